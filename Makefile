@@ -1,0 +1,81 @@
+# Thin targets over `python -m pipelines.…`; run `make help` for the list.
+
+# The conversion's and the training's flags, passed on where they are set.
+VIDEOS    ?= $(if $(DATA),,$(DEMO))
+DATA      ?=
+SIZE      ?=
+FRAMES    ?=
+MODEL     ?=
+RECIPE    ?= $(or $(MODEL),lstm)
+EPOCHS    ?=
+RUN       ?=
+SEED      ?=
+VAL_FOLDS ?=
+FLAGS     ?=
+
+DEMO   := data/demo_videos
+VENV   := .venv
+PYTHON := $(VENV)/bin/python
+# The newest interpreter for which every pinned package has a wheel, the user's own first.
+BASE_PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
+# Where an NVIDIA driver is present, TensorFlow comes with its CUDA libraries.
+GPU := $(if $(wildcard /proc/driver/nvidia/version)$(shell command -v nvidia-smi),$(comma)gpu)
+comma := ,
+
+flag = $(if $(2),--$(1)='$(2)')
+DATA_FLAGS = $(call flag,videos,$(VIDEOS)) $(call flag,data,$(DATA)) $(call flag,size,$(SIZE)) $(call flag,frames,$(FRAMES))
+
+.PHONY: help train shards evaluate tensorboard inspect test lint clean
+.DEFAULT_GOAL := help
+
+help:  ## List the targets and variables.
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@echo "Variables: VIDEOS (folder of class folders; a demo corpus if unset), DATA (folder of shards), SIZE (64, 112x96),"
+	@echo "  FRAMES, MODEL, RECIPE ($(patsubst pipelines/recipes/%.flags,%,$(wildcard pipelines/recipes/*.flags))), EPOCHS,"
+	@echo "  RUN (a run's folder), SEED, VAL_FOLDS (1-5,9), FLAGS (any other: $(PYTHON) -m pipelines.train --helpshort)"
+
+train: $(VENV)/installed pipelines/recipes/$(RECIPE).flags $(filter $(DEMO),$(VIDEOS))  ## Convert what is missing, train, evaluate.
+	$(PYTHON) -m pipelines.train --flagfile=pipelines/recipes/$(RECIPE).flags $(DATA_FLAGS) $(call flag,model,$(MODEL)) \
+	  $(call flag,epochs,$(EPOCHS)) $(call flag,run,$(RUN)) $(call flag,seed,$(SEED)) $(call flag,val_folds,$(VAL_FOLDS)) $(FLAGS)
+
+shards: $(VENV)/installed $(filter $(DEMO),$(VIDEOS))  ## Convert VIDEOS into TFRecord shards.
+	$(PYTHON) -m pipelines.convert $(DATA_FLAGS) $(FLAGS)
+
+evaluate: $(VENV)/installed  ## Evaluate RUN again, on VAL_FOLDS if set.
+	$(PYTHON) -m pipelines.evaluate $(call flag,run,$(RUN)) $(call flag,data,$(DATA)) $(call flag,folds,$(VAL_FOLDS)) $(FLAGS)
+
+tensorboard: $(VENV)/installed  ## Open TensorBoard on RUN, or on all runs.
+	$(PYTHON) -m tensorboard.main --logdir=$(or $(RUN),runs) $(FLAGS)
+
+inspect: $(VENV)/installed  ## Show what is in the shards of DATA, or of the demo.
+	$(PYTHON) -m tools.inspect_shards --data=$(or $(DATA),$(DEMO:_videos=_videos-15x64x64)) $(FLAGS)
+
+test: $(VENV)/installed-test  ## Run the tests.
+	$(PYTHON) -m pytest $(FLAGS)
+
+lint: $(VENV)/installed-lint  ## Check style and imports.
+	$(PYTHON) -m flake8
+	$(PYTHON) -m isort --check .
+
+clean:  ## Remove the virtual environment and caches; data/ and runs/ stay.
+	rm -rf $(VENV) build *.egg-info .pytest_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(DEMO): | $(VENV)/installed
+	$(PYTHON) -m tools.make_demo_videos --output=$@
+
+pipelines/recipes/%.flags:
+	@echo "error: there is no recipe '$*'; RECIPE is one of: $(patsubst pipelines/recipes/%.flags,%,$(wildcard pipelines/recipes/*.flags))" >&2; exit 2
+
+$(VENV)/bin/python:
+	@test -n "$(BASE_PYTHON)" || { echo "error: Python 3.11 to 3.13 with venv is needed; set BASE_PYTHON=<path>" >&2; exit 2; }
+	$(BASE_PYTHON) -m venv $(VENV)
+
+# One stamp for each set of extras; a stamp older than the pins is stale.
+$(VENV)/installed: EXTRAS := convert,train$(GPU)
+$(VENV)/installed-test: EXTRAS := convert,train,test$(GPU)
+$(VENV)/installed-lint: EXTRAS := lint
+$(VENV)/installed $(VENV)/installed-test $(VENV)/installed-lint: setup.cfg pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	touch $@

@@ -1,0 +1,126 @@
+"""What the entry points share: how they start, fail, show progress and notice interruptions."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+
+import tqdm
+from absl import app, flags, logging
+
+from ucf50_tfrecord.specs import UserError
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Parses the flags and runs `main`; a UserError ends as one line and status 2."""
+
+    def guarded(argv: list[str]) -> int | None:
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)
+        if len(argv) > 1:
+            raise app.UsageError(f"Expected flags only. Received: {' '.join(argv[1:])}")
+        try:
+            return main()
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return 130
+
+    app.run(guarded)
+
+
+def load_tensorflow() -> None:
+    """Imports TensorFlow and finds its devices without the notices that it prints meanwhile.
+
+    Those come before its log level applies. Where an NVIDIA driver is present, errors are
+    shown all the same, since they are about GPUs that should work.
+    """
+    # Below Python: the notices come from C++.
+    with tempfile.TemporaryFile() as notices, contextlib.ExitStack() as stack:
+        stderr = os.dup(2)
+        stack.callback(os.close, stderr)
+        os.dup2(notices.fileno(), 2)
+        try:
+            import tensorflow as tf
+
+            tf.config.list_physical_devices()
+        finally:
+            os.dup2(stderr, 2)
+        if os.path.exists("/proc/driver/nvidia/version"):
+            notices.seek(0)
+            sys.stderr.writelines(line for line in notices.read().decode().splitlines(True) if line.startswith("E"))
+
+
+class TrainingDisplay:
+    """Shows a bar while an epoch runs (on a terminal) and one line when it is done."""
+
+    def __init__(self):
+        self._bar: tqdm.tqdm | None = None
+
+    def __enter__(self) -> TrainingDisplay:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._close_bar()
+
+    def update(self, progress) -> None:
+        """Takes a training.loop.Progress after each step."""
+        if self._bar is None:
+            steps = progress.num_steps // progress.num_epochs
+            done = progress.step - 1 - (progress.epoch - 1) * steps
+            self._bar = progress_bar(steps, "step", f"epoch {progress.epoch}/{progress.num_epochs}")
+            self._bar.update(done)
+        self._bar.update()
+        if progress.scores and not progress.epoch_done:
+            self._bar.set_postfix({name: f"{value:.3g}" for name, value in progress.scores.items()})
+        if progress.epoch_done:
+            self._close_bar()
+            scores = "  ".join(f"{name} {value:.4f}" for name, value in progress.scores.items())
+            print(f"epoch {progress.epoch:>3}/{progress.num_epochs}  {scores}", flush=True)
+
+    def _close_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        self._bar = None
+
+
+def print_scores(title: str, plain: dict[str, float], shuffled: dict[str, float]) -> None:
+    """Prints a model's scores on clips as they are and with their frames shuffled."""
+    print(f"\n{title}:\n                     accuracy  macro F1")
+    for name, scores in (("frames in order", plain), ("frames shuffled", shuffled)):
+        print(f"  {name:<17}{scores['accuracy']:>12.4f}{scores['macro_f1']:>10.4f}")
+
+
+def progress_bar(total: int, unit: str, description: str) -> tqdm.tqdm:
+    """A bar on a terminal; elsewhere nothing, so that logs hold plain lines only."""
+    return tqdm.tqdm(
+        total=total, unit=unit, desc=description, disable=not sys.stderr.isatty(), leave=False
+    )
+
+
+@contextlib.contextmanager
+def stop_requests() -> Iterator[Callable[[], bool]]:
+    """Turns SIGINT and SIGTERM into an answer to "should we stop?" while the block runs.
+
+    A second signal ends the process at once.
+    """
+    received: list[int] = []
+
+    def handle(signum: int, _frame) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(signum)
+        print("stopping after this step …", file=sys.stderr)
+
+    previous = {signum: signal.signal(signum, handle) for signum in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(received)
+    finally:
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)

@@ -1,0 +1,87 @@
+"""Evaluates a finished run again: other folds, other shards, or other weights.
+
+  python -m pipelines.evaluate --run=runs/demo
+  python -m pipelines.evaluate --run=runs/demo --weights=best --folds=6-10
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+from absl import flags
+
+from pipelines import console
+from ucf50_tfrecord import manifest as manifest_lib
+from ucf50_tfrecord import storage
+from ucf50_tfrecord.specs import STRATEGIES, UserError, format_folds, parse_folds
+
+_RUN = flags.DEFINE_string("run", None, "The run's folder.")
+_DATA = flags.DEFINE_string("data", None, "Folder of shards. Default: the run's own.")
+_FOLDS = flags.DEFINE_string("folds", None, "Folds to evaluate on. Default: the run's validation folds.")
+_WEIGHTS = flags.DEFINE_enum("weights", "last", ("last", "best"), "Which checkpoint of the run.")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Clips a step, over all devices.", lower_bound=1)
+_STRATEGY = flags.DEFINE_enum("strategy", "auto", STRATEGIES, "Devices: one, all mirrored, or auto.")
+_OUTPUT = flags.DEFINE_string("output", None, "Folder for the results. Default: <run>/evaluation-<weights>-<folds>.")
+
+
+def main() -> None:
+    console.load_tensorflow()
+    from ucf50_tfrecord import models
+    from ucf50_tfrecord.dataset import pipeline
+    from ucf50_tfrecord.evaluation import runner
+    from ucf50_tfrecord.training import checkpoint
+    from ucf50_tfrecord.training import run as run_lib
+    from ucf50_tfrecord.training import strategy as strategy_lib
+
+    if not _RUN.value:
+        raise UserError("Pass --run=<folder of a run>.")
+    config = run_lib.load_config(_RUN.value)
+    manifest = manifest_lib.load(_DATA.value or config.data_dir)
+    check_fits(manifest, config)
+    folds = parse_folds(_FOLDS.value) if _FOLDS.value else config.val_folds
+    trained_on = sorted(set(folds) & set(config.train_folds))
+    if trained_on and manifest.fingerprint == config.fingerprint:
+        print(f"warning: the run was trained on folds {format_folds(trained_on)}; their scores say nothing of new clips")
+
+    strategy = strategy_lib.make_strategy(_STRATEGY.value)
+    with strategy.scope():
+        model = models.build_model(config.model, dtype=strategy_lib.choose_policy(config.train.precision))
+        checkpoint.load_weights(_RUN.value, _WEIGHTS.value, model)
+    clips = pipeline.load_clips(manifest, folds)
+    evaluate = runner.Evaluator(model, clips, strategy=strategy, batch_size=_BATCH_SIZE.value)
+    evaluations = [evaluate(perturbation) for perturbation in runner.PERTURBATIONS]
+
+    folder = pathlib.Path(
+        _OUTPUT.value or os.path.join(_RUN.value, f"evaluation-{_WEIGHTS.value}-{format_folds(folds)}")
+    )
+    runner.save_predictions(folder / run_lib.PREDICTIONS_FILENAME, evaluations)
+    plain, shuffled = evaluations
+    storage.write_json(folder / run_lib.SUMMARY_FILENAME, plain.scores | {
+        "shuffled": shuffled.scores,
+        "weights": _WEIGHTS.value,
+        "num_clips": len(clips),
+        "folds": folds,
+        "fingerprint": manifest.fingerprint,
+    })
+    console.print_scores(f"{config.model.name} on {len(clips)} clips of folds {format_folds(folds)}", plain.scores, shuffled.scores)
+    print(f"Results:     {folder}")
+
+
+def check_fits(manifest: manifest_lib.Manifest, config) -> None:
+    """Raises UserError unless a run's model can read the manifest's clips."""
+    stored, wanted = manifest.format, config.model
+    if (stored.num_frames, stored.height, stored.width) != (wanted.num_frames, wanted.height, wanted.width):
+        raise UserError(
+            f"{manifest.data_dir} holds clips of {stored}, the run was trained on "
+            f"{wanted.num_frames}x{wanted.height}x{wanted.width} (frames x height x width)"
+        )
+    if manifest.classes != config.classes:
+        raise UserError(
+            f"{manifest.data_dir} has {len(manifest.classes)} classes ({', '.join(manifest.classes[:3])}, …), "
+            f"the run was trained on {len(config.classes)} ({', '.join(config.classes[:3])}, …)"
+        )
+
+
+if __name__ == "__main__":
+    console.run(main)

@@ -1,0 +1,194 @@
+"""Trains a model on shards, evaluates it on folds that it has not seen, and sums up.
+
+  python -m pipelines.train --videos=/data/UCF50 --flagfile=pipelines/recipes/lstm.flags
+
+With --videos the shards are brought up to date first; with --data alone they are
+taken as they are. With --run naming an unfinished run, that run goes on.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import pathlib
+import shlex
+import sys
+import time
+
+from absl import flags
+
+from pipelines import console, convert
+from ucf50_tfrecord import manifest as manifest_lib
+from ucf50_tfrecord import storage
+from ucf50_tfrecord.specs import (
+    MODEL_NAMES, OPTIMIZERS, PRECISIONS, SCHEDULES, STRATEGIES, ModelSpec, TrainSpec, UserError,
+    format_folds, parse_folds,
+)
+
+_RUN = flags.DEFINE_string("run", None, "The run's folder. Default: a new one, runs/<data>-<model>-<time>.")
+_MODEL = flags.DEFINE_enum("model", "lstm", MODEL_NAMES, "The model.")
+_VAL_FOLDS = flags.DEFINE_string(
+    "val_folds", None, "Folds to evaluate on, such as 1-5,9. Default: the first fifth of the folds."
+)
+_TRAIN_FOLDS = flags.DEFINE_string("train_folds", None, "Folds to train on. Default: all others.")
+_EPOCHS = flags.DEFINE_integer("epochs", 20, "Passes over the training clips.")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Clips a step, over all devices.")
+_OPTIMIZER = flags.DEFINE_enum("optimizer", "adam", OPTIMIZERS, "The optimizer.")
+_LEARNING_RATE = flags.DEFINE_float("learning_rate", 1e-3, "The (peak) learning rate.")
+_SCHEDULE = flags.DEFINE_enum("schedule", "constant", SCHEDULES, "How the learning rate runs.")
+_WARMUP_EPOCHS = flags.DEFINE_float("warmup_epochs", 0.0, "Epochs of linear warm-up, with --schedule=cosine.")
+_WEIGHT_DECAY = flags.DEFINE_float("weight_decay", 0.0, "Weight decay, with --optimizer=adamw.")
+_LABEL_SMOOTHING = flags.DEFINE_float("label_smoothing", 0.0, "Share of the target spread over all classes.")
+_DROPOUT = flags.DEFINE_float("dropout", 0.0, "Dropout, in models that have it.")
+_FLIP = flags.DEFINE_boolean("horizontal_flip", False, "Mirror half of the training clips, anew each epoch.")
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the weights, the order of clips and all other chance.")
+_PRECISION = flags.DEFINE_enum("precision", "auto", PRECISIONS, "Of the computation; weights are float32.")
+_STRATEGY = flags.DEFINE_enum("strategy", "auto", STRATEGIES, "Devices: one, all mirrored, or auto.")
+_LOG_EVERY = flags.DEFINE_integer("log_every_steps", 20, "Steps between training curves' points.", lower_bound=1)
+_CHECKPOINT_SECS = flags.DEFINE_float("checkpoint_secs", 300, "Seconds between checkpoints within an epoch.")
+
+flags.adopt_module_key_flags(convert)
+
+
+def main() -> None:
+    # Shards, before TensorFlow is loaded: the conversion's workers start lighter.
+    manifest = convert.load_or_convert()
+    val_folds, train_folds = choose_folds(manifest)
+    model_spec, train_spec = specs_from_flags(manifest)
+
+    # Devices and clips.
+    console.load_tensorflow()
+    from ucf50_tfrecord.dataset import pipeline
+    from ucf50_tfrecord.evaluation import runner
+    from ucf50_tfrecord.training import logs, loop
+    from ucf50_tfrecord.training import run as run_lib
+    from ucf50_tfrecord.training import strategy as strategy_lib
+
+    strategy = strategy_lib.make_strategy(_STRATEGY.value)
+    policy = strategy_lib.choose_policy(train_spec.precision)
+    train_clips = pipeline.load_clips(manifest, train_folds)
+    val_clips = pipeline.load_clips(manifest, val_folds)
+    run_dir = _RUN.value or new_run_dir(manifest.data_dir, model_spec.name)
+    run_lib.open_run(run_dir, run_lib.RunConfig(
+        data_dir=os.path.abspath(manifest.data_dir), fingerprint=manifest.fingerprint, classes=manifest.classes,
+        train_folds=train_folds, val_folds=val_folds, model=model_spec, train=train_spec,
+    ))
+    print(
+        f"Training {model_spec.name} on {len(train_clips)} clips (folds {format_folds(train_folds)}), validating "
+        f"on {len(val_clips)} (folds {format_folds(val_folds)}); {policy}, {strategy.num_replicas_in_sync} device(s)"
+    )
+
+    # Training.
+    log = logs.TensorBoardLog(run_dir)
+    log.text("flags", flags.FLAGS.flag_values_dict())
+    with console.stop_requests() as should_stop, console.TrainingDisplay() as display:
+        trained = loop.train(
+            train_clips, model_spec, train_spec, strategy=strategy, policy=policy,
+            options=loop.RunOptions(
+                run_dir=run_dir, log_every_steps=_LOG_EVERY.value, checkpoint_secs=_CHECKPOINT_SECS.value
+            ),
+            hooks=loop.Hooks(
+                make_evaluator=functools.partial(
+                    runner.Evaluator, clips=val_clips, strategy=strategy, batch_size=train_spec.batch_size
+                ),
+                report=display.update, should_stop=should_stop,
+            ),
+            log=log,
+        )
+    if not trained.finished:
+        print(f"Stopped at step {trained.step} and saved. To go on:\n  {resume_command(run_dir)}")
+        return
+
+    # Evaluation of the last weights: selecting the best by these folds would flatter them.
+    plain, shuffled = trained.evaluate(), trained.evaluate("shuffle")
+    runner.save_predictions(pathlib.Path(run_dir, run_lib.PREDICTIONS_FILENAME), [plain, shuffled])
+    summary = plain.scores | {
+        "shuffled": shuffled.scores,
+        "num_clips": len(val_clips),
+        "num_train_clips": len(train_clips),
+        "val_folds": val_folds,
+        "train_folds": train_folds,
+        "fold_by": manifest.fold_rule.fold_by,
+        "model": model_spec.name,
+        "params": trained.model.count_params(),
+        "epochs": train_spec.epochs,
+        "seed": train_spec.seed,
+        "policy": policy,
+        "num_devices": strategy.num_replicas_in_sync,
+        "best": {"macro_f1": trained.best_macro_f1, "epoch": trained.best_epoch},
+        "clips_per_sec": trained.clips_per_sec,
+        "wait_share": trained.wait_share,
+        "fingerprint": manifest.fingerprint,
+        "data_dir": manifest.data_dir,
+    }
+    storage.write_json(pathlib.Path(run_dir, run_lib.SUMMARY_FILENAME), summary)
+    print_summary(summary, run_dir)
+
+
+def choose_folds(manifest: manifest_lib.Manifest) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Returns the folds to validate on and to train on.
+
+    Raises:
+      UserError: if a fold does not exist, or is in both.
+    """
+    val_folds = parse_folds(_VAL_FOLDS.value) if _VAL_FOLDS.value else manifest_lib.default_val_folds(manifest)
+    rest = tuple(fold for fold in manifest.folds if fold not in val_folds)
+    train_folds = parse_folds(_TRAIN_FOLDS.value) if _TRAIN_FOLDS.value else rest
+    both = sorted(set(val_folds) & set(train_folds))
+    if both:
+        raise UserError(f"Folds {format_folds(both)} are in both --train_folds and --val_folds")
+    for name, folds in (("val_folds", val_folds), ("train_folds", train_folds)):
+        unknown = sorted(set(folds) - set(manifest.folds))
+        if unknown or not folds:
+            raise UserError(
+                f"Expected --{name} out of folds {format_folds(manifest.folds)} of {manifest.data_dir}. "
+                f"Received: {format_folds(unknown) or 'none'}"
+            )
+        counts = [sum(manifest.clips_per_class[fold][label] for fold in folds) for label in range(len(manifest.classes))]
+        missing = [name for name, count in zip(manifest.classes, counts) if not count]
+        if missing:
+            print(f"warning: no clip of {', '.join(missing)} in --{name}={format_folds(folds)}", file=sys.stderr)
+    return val_folds, train_folds
+
+
+def specs_from_flags(manifest: manifest_lib.Manifest) -> tuple[ModelSpec, TrainSpec]:
+    model_spec = ModelSpec(
+        name=_MODEL.value, num_classes=len(manifest.classes), num_frames=manifest.format.num_frames,
+        height=manifest.format.height, width=manifest.format.width, dropout=_DROPOUT.value,
+    )
+    train_spec = TrainSpec(
+        epochs=_EPOCHS.value, batch_size=_BATCH_SIZE.value, optimizer=_OPTIMIZER.value,
+        learning_rate=_LEARNING_RATE.value, schedule=_SCHEDULE.value, warmup_epochs=_WARMUP_EPOCHS.value,
+        weight_decay=_WEIGHT_DECAY.value, label_smoothing=_LABEL_SMOOTHING.value,
+        horizontal_flip=_FLIP.value, seed=_SEED.value, precision=_PRECISION.value,
+    )
+    return model_spec, train_spec
+
+
+def new_run_dir(data_dir: str, model: str) -> str:
+    """Names a new run after its data, its model and the time."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    return os.path.join("runs", f"{pathlib.Path(data_dir).name}-{model}-{stamp}")
+
+
+def resume_command(run_dir: str) -> str:
+    """Returns this very command with --run added."""
+    arguments = [argument for argument in sys.argv[1:] if not argument.startswith("--run=")]
+    return shlex.join([sys.executable, "-m", "pipelines.train", *arguments, f"--run={run_dir}"])
+
+
+def print_summary(summary: dict, run_dir: str) -> None:
+    title = (
+        f"{summary['model']}, {summary['params']:,} parameters, after {summary['epochs']} epochs, "
+        f"on {summary['num_clips']} clips of folds {format_folds(summary['val_folds'])}"
+    )
+    console.print_scores(title, summary, summary["shuffled"])
+    logdir = os.path.join(run_dir, "tensorboard")
+    print(
+        f"Run:         {run_dir}\n"
+        f"TensorBoard: {shlex.join([sys.executable, '-m', 'tensorboard.main', '--logdir', logdir])}"
+    )
+
+
+if __name__ == "__main__":
+    console.run(main)

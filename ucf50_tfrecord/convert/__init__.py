@@ -1,0 +1,1 @@
+"""The write side: videos in, shards out. Loads PyAV, never TensorFlow."""

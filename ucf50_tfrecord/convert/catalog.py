@@ -1,0 +1,142 @@
+"""Finds the videos of a folder-per-class set: <folder>/<class>/…/<video>.
+
+Names of the form `v_<Class>_gNN_cNN` (UCF11, UCF50, UCF101) give the recording
+group and the clip number. Labels are the positions of the sorted class names.
+"""
+
+from __future__ import annotations
+
+import collections
+import os
+import pathlib
+import re
+
+from ucf50_tfrecord.specs import Catalog, UserError, Video
+
+VIDEO_SUFFIXES = frozenset(
+    ".3g2 .3gp .asf .avi .divx .dv .f4v .flv .gif .m2ts .m2v .m4v .mjpeg .mkv .mov .mp4 .mpe .mpeg "
+    ".mpg .mts .mxf .nut .ogm .ogv .rm .rmvb .ts .vob .webm .wmv .y4m".split()
+)
+_UCF_NAME = re.compile(r"_g(\d+)_c(\d+)$")
+_NUM_EXAMPLES = 3
+
+
+def find_videos(videos_dir: str | os.PathLike, *, skip_empty_classes: bool = False) -> Catalog:
+    """Catalogues a folder of class folders, ordered by video id.
+
+    Class folders may be links and may hold subfolders. Hidden files and folders are
+    ignored; files that are no videos by their suffix are counted in a warning.
+
+    Raises:
+      UserError: if the folder cannot be read or holds no class folders, if a class
+        folder holds no video (unless skip_empty_classes), or if two videos of a class
+        differ in their suffix only.
+    """
+    root = pathlib.Path(videos_dir)
+    class_dirs, stray = _list_class_dirs(root)
+    files: dict[str, list[pathlib.Path]] = {}
+    for class_dir in class_dirs:
+        files[class_dir.name], strays = _list_videos(class_dir)
+        stray += strays
+    empty = [name for name, paths in files.items() if not paths]
+    if not class_dirs or len(empty) == len(files):
+        _explain_no_videos(root, stray)
+    if empty and not skip_empty_classes:
+        raise UserError(
+            f"{len(empty)} class folders of {root} hold no video: {_examples(empty)}. Fill or remove "
+            "them, or pass --skip_empty_classes to leave them out of the classes."
+        )
+    classes = tuple(sorted(name for name in files if files[name]))
+    videos = [
+        _describe(path, root, class_name, label)
+        for label, class_name in enumerate(classes)
+        for path in files[class_name]
+    ]
+    _check_ids_are_unique(videos)
+    warnings = []
+    if empty:
+        warnings.append(f"{len(empty)} empty class folders left out: {_examples(empty)}")
+    if stray:
+        names = [str(path.relative_to(root)) for path in stray]
+        warnings.append(f"{len(stray)} files and folders passed over, no videos: {_examples(names)}")
+    return Catalog(
+        videos_dir=str(root),
+        classes=classes,
+        videos=tuple(sorted(videos, key=lambda video: video.video_id)),
+        warnings=tuple(warnings),
+    )
+
+
+def _list_class_dirs(root: pathlib.Path) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
+    """Returns the class folders, sorted, and the stray entries beside them."""
+    try:
+        entries = sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))
+    except OSError as error:
+        raise UserError(f"Cannot read the videos' folder {root}: {error.strerror}") from error
+    dirs = [entry for entry in entries if entry.is_dir()]
+    return dirs, [entry for entry in entries if not entry.is_dir()]
+
+
+def _list_videos(class_dir: pathlib.Path) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
+    """Returns the videos and the stray entries below a class folder, sorted.
+
+    Links to folders are not followed below the class folder: they may form loops.
+    """
+
+    def fail(error: OSError) -> None:
+        raise UserError(f"Cannot read the folder {error.filename}: {error.strerror}") from error
+
+    videos, stray = [], []
+    for folder, subfolders, names in os.walk(class_dir, onerror=fail):
+        stray += [pathlib.Path(folder, name) for name in subfolders if os.path.islink(os.path.join(folder, name))]
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        for name in names:
+            if not name.startswith("."):
+                path = pathlib.Path(folder, name)
+                (videos if path.suffix.lower() in VIDEO_SUFFIXES else stray).append(path)
+    return sorted(videos), sorted(stray)
+
+
+def _describe(path: pathlib.Path, root: pathlib.Path, class_name: str, label: int) -> Video:
+    relative = path.relative_to(root)
+    match = _UCF_NAME.search(path.stem)
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise UserError(f"Cannot read the video {path}: {error.strerror}") from error
+    return Video(
+        relative_path=relative.as_posix(),
+        video_id=relative.with_suffix("").as_posix(),
+        class_name=class_name,
+        label=label,
+        group=int(match[1]) if match else None,
+        clip=int(match[2]) if match else None,
+        num_bytes=status.st_size,
+        mtime_ns=status.st_mtime_ns,
+    )
+
+
+def _check_ids_are_unique(videos: list[Video]) -> None:
+    paths = collections.defaultdict(list)
+    for video in videos:
+        paths[video.video_id].append(video.relative_path)
+    duplicates = [" and ".join(sorted(same)) for same in paths.values() if len(same) > 1]
+    if duplicates:
+        raise UserError(
+            f"{len(duplicates)} video ids stand for more than one file: {_examples(sorted(duplicates))}. "
+            "Remove or rename one of each."
+        )
+
+
+def _explain_no_videos(root: pathlib.Path, stray: list[pathlib.Path]) -> None:
+    direct = [path for path in stray if path.parent == root and path.suffix.lower() in VIDEO_SUFFIXES]
+    found = f"{len(direct)} videos outside class folders" if direct else "no videos"
+    raise UserError(
+        f"Expected {root} to hold one folder a class, each with its videos "
+        f"({root}/<class>/<video>.avi); found {found}."
+    )
+
+
+def _examples(names: list[str]) -> str:
+    rest = len(names) - _NUM_EXAMPLES
+    return ", ".join(names[:_NUM_EXAMPLES]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,0 +1,69 @@
+"""Videos to folds to shards: a pure function of the catalogue and the format."""
+
+from __future__ import annotations
+
+import hashlib
+
+from ucf50_tfrecord import manifest, record
+from ucf50_tfrecord.specs import Catalog, ClipFormat, FoldRule, Plan, ShardJob, Video
+
+DEFAULT_SHARD_BYTES = 32 << 20
+
+
+def fold_of(video: Video, rule: FoldRule) -> int:
+    """Returns a video's fold: its group's number, or its id hashed into 1..num_folds."""
+    if rule.fold_by == "group" and video.group is not None:
+        return video.group
+    return 1 + _hash(video.video_id) % rule.num_folds
+
+
+def plan_shards(
+    catalog: Catalog,
+    *,
+    name: str,
+    clip_format: ClipFormat,
+    fold_rule: FoldRule,
+    decoder: str,
+    shard_bytes: int = DEFAULT_SHARD_BYTES,
+) -> Plan:
+    """Assigns every video to a shard of its fold.
+
+    Within a fold, videos are ordered by the hash of their id, so that each shard mixes
+    the classes, and cut into equal runs of at most about `shard_bytes` of pixels. A shard
+    is named {name}-fold{FF}.tfrecord-{i:05d}-of-{n:05d}.
+    """
+    folds: dict[int, list[Video]] = {}
+    for video in catalog.videos:
+        folds.setdefault(fold_of(video, fold_rule), []).append(video)
+    shared = {
+        "schema_version": record.SCHEMA_VERSION,
+        "format": clip_format,
+        "decoder": decoder,
+    }
+    jobs = []
+    for fold, videos in sorted(folds.items()):
+        videos.sort(key=lambda video: (_hash(video.video_id), video.video_id))
+        num_shards = max(1, -(-len(videos) * clip_format.num_bytes // shard_bytes))
+        num_shards = min(num_shards, len(videos))
+        for index in range(num_shards):
+            start, stop = (len(videos) * i // num_shards for i in (index, index + 1))
+            members = tuple(videos[start:stop])
+            filename = f"{name}-fold{fold:02d}.tfrecord-{index:05d}-of-{num_shards:05d}"
+            jobs.append(ShardJob(
+                videos_dir=catalog.videos_dir,
+                filename=filename,
+                fold=fold,
+                format=clip_format,
+                videos=members,
+                fingerprint=manifest.fingerprint({**shared, "fold": fold, "videos": members}),
+            ))
+    return Plan(
+        name=name, classes=catalog.classes, format=clip_format, fold_rule=fold_rule,
+        decoder=decoder, jobs=tuple(jobs),
+    )
+
+
+def _hash(text: str) -> int:
+    # Python's own hash() differs from process to process.
+    digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
+    return int.from_bytes(digest[:8], "big")

@@ -1,0 +1,1 @@
+"""Scores on clips that training has not seen."""

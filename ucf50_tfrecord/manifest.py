@@ -1,0 +1,266 @@
+"""A dataset's table of contents: what a folder of shards holds, and what each shard holds.
+
+On disk, beside the shards:
+  manifest.json             written last: a folder without it is not a finished dataset
+  <shard>.json              one sidecar a shard, a ShardReport
+  features.json,
+  dataset_info.json         for readers that use TensorFlow Datasets
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+from collections.abc import Iterable
+from typing import Any
+
+from ucf50_tfrecord import record, storage
+from ucf50_tfrecord.specs import ClipFormat, FoldRule, Plan, UserError, expect, to_json
+
+MANIFEST_FILENAME = "manifest.json"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Quarantined:
+    """A video that gave no clip, and why."""
+
+    relative_path: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShardReport:
+    """What one shard file holds; its sidecar is this as JSON.
+
+    `offsets[i]` (bytes) is where record i starts; clip_ids, labels and groups go with
+    it. `fingerprint` is the ShardJob's, `sha256` that of the file's bytes.
+    """
+
+    filename: str
+    fold: int
+    num_bytes: int
+    sha256: str
+    fingerprint: str
+    clip_ids: tuple[str, ...]
+    labels: tuple[int, ...]
+    groups: tuple[int | None, ...]
+    offsets: tuple[int, ...]
+    quarantined: tuple[Quarantined, ...] = ()
+
+    @property
+    def num_clips(self) -> int:
+        return len(self.clip_ids)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ManifestShard:
+    """A shard's line in the manifest."""
+
+    filename: str
+    fold: int
+    num_clips: int
+    num_bytes: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The table of contents of a dataset.
+
+    `data_dir` is where it was loaded from and is not stored. `clips_per_class[fold]`
+    counts a fold's clips by label.
+    """
+
+    data_dir: str
+    name: str
+    format: ClipFormat
+    fold_rule: FoldRule
+    decoder: str
+    classes: tuple[str, ...]
+    num_videos: int
+    clips_per_class: dict[int, tuple[int, ...]]
+    shards: tuple[ManifestShard, ...]
+    quarantined: tuple[Quarantined, ...]
+
+    @property
+    def num_clips(self) -> int:
+        return sum(shard.num_clips for shard in self.shards)
+
+    @property
+    def folds(self) -> tuple[int, ...]:
+        """The folds that hold clips, ascending."""
+        return tuple(sorted(self.clips_per_class))
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex sha256 of what the shards hold: equal on every machine for equal contents."""
+        contents = {
+            "schema_version": record.SCHEMA_VERSION,
+            "format": to_json(self.format),
+            "classes": self.classes,
+            "shards": sorted((shard.filename, shard.sha256) for shard in self.shards),
+        }
+        return fingerprint(contents)
+
+    def save(self) -> None:
+        """Writes manifest.json; doing so declares the dataset finished."""
+        value = to_json(self)
+        del value["data_dir"], value["clips_per_class"]
+        value |= {
+            "schema_version": record.SCHEMA_VERSION,
+            "num_clips": self.num_clips,
+            "fingerprint": self.fingerprint,
+            "folds": {
+                str(fold): {"num_clips": sum(counts), "clips_per_class": list(counts)}
+                for fold, counts in self.clips_per_class.items()
+            },
+        }
+        storage.write_json(pathlib.Path(self.data_dir, MANIFEST_FILENAME), value)
+
+
+def fingerprint(contents: Any) -> str:
+    """Hex sha256 of a JSON value in canonical form."""
+    text = json.dumps(to_json(contents), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def sidecar_path(data_dir: str, filename: str) -> pathlib.Path:
+    return pathlib.Path(data_dir, f"{filename}.json")
+
+
+def save_report(data_dir: str, report: ShardReport) -> None:
+    """Writes a shard's sidecar."""
+    storage.write_json(sidecar_path(data_dir, report.filename), to_json(report))
+
+
+def load_report(data_dir: str, filename: str) -> ShardReport:
+    """Reads a shard's sidecar.
+
+    Raises:
+      UserError: if it is missing or is not a sidecar.
+    """
+    path = sidecar_path(data_dir, filename)
+    value = storage.read_json(path)
+    try:
+        value["quarantined"] = tuple(Quarantined(**item) for item in value["quarantined"])
+        for key in ("clip_ids", "labels", "groups", "offsets"):
+            value[key] = tuple(value[key])
+        return ShardReport(**value)
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path} is not a shard's sidecar: {error}") from error
+
+
+def exists(data_dir: str) -> bool:
+    return pathlib.Path(data_dir, MANIFEST_FILENAME).is_file()
+
+
+def load(data_dir: str) -> Manifest:
+    """Loads the manifest of a finished dataset.
+
+    Raises:
+      UserError: if the folder holds no manifest, or one of another schema.
+    """
+    path = pathlib.Path(data_dir, MANIFEST_FILENAME)
+    if not path.is_file():
+        raise UserError(
+            f"{data_dir} holds no {MANIFEST_FILENAME}, so it is not a finished set of shards. "
+            "Convert videos into it first: python -m pipelines.convert "
+            f"--videos=<folder of class folders> --data={data_dir}"
+        )
+    value = storage.read_json(path)
+    try:
+        if value["schema_version"] != record.SCHEMA_VERSION:
+            raise UserError(
+                f"{path} was written with record schema {value['schema_version']}; this version "
+                f"reads schema {record.SCHEMA_VERSION}. Convert the videos again into another folder."
+            )
+        return Manifest(
+            data_dir=str(data_dir),
+            name=value["name"],
+            format=ClipFormat(**value["format"]),
+            fold_rule=FoldRule(**value["fold_rule"]),
+            decoder=value["decoder"],
+            classes=tuple(value["classes"]),
+            num_videos=value["num_videos"],
+            clips_per_class={
+                int(fold): tuple(item["clips_per_class"]) for fold, item in value["folds"].items()
+            },
+            shards=tuple(ManifestShard(**item) for item in value["shards"]),
+            quarantined=tuple(Quarantined(**item) for item in value["quarantined"]),
+        )
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path} is not a dataset's manifest: {error}") from error
+
+
+def default_val_folds(manifest: Manifest) -> tuple[int, ...]:
+    """Chooses a fifth of the folds present to validate on: the first ones.
+
+    Where those would miss a class, folds that bring missing classes go first (most new
+    classes, then the lowest number), so that no class is left unmeasured by chance.
+    UCF50, where every fold holds every class, gets folds 1 to 5.
+    """
+    expect(len(manifest.folds) >= 2, "at least 2 folds with clips", folds=manifest.folds)
+    chosen: list[int] = []
+    covered: set[int] = set()
+
+    def gain(fold: int) -> tuple[int, int]:
+        held = {label for label, count in enumerate(manifest.clips_per_class[fold]) if count}
+        return -len(held - covered), fold
+
+    for _ in range(max(1, len(manifest.folds) // 5)):
+        fold = min((fold for fold in manifest.folds if fold not in chosen), key=gain)
+        chosen.append(fold)
+        covered |= {label for label, count in enumerate(manifest.clips_per_class[fold]) if count}
+    return tuple(sorted(chosen))
+
+
+def assemble(data_dir: str, plan: Plan, reports: Iterable[ShardReport]) -> Manifest:
+    """Builds the manifest of a complete set of shards, in the order of their names."""
+    reports = sorted(reports, key=lambda report: report.filename)
+    clips_per_class: dict[int, list[int]] = {}
+    for report in reports:
+        for label in report.labels:
+            clips_per_class.setdefault(report.fold, [0] * len(plan.classes))[label] += 1
+    return Manifest(
+        data_dir=str(data_dir),
+        name=plan.name,
+        format=plan.format,
+        fold_rule=plan.fold_rule,
+        decoder=plan.decoder,
+        classes=plan.classes,
+        num_videos=sum(len(job.videos) for job in plan.jobs),
+        clips_per_class={fold: tuple(counts) for fold, counts in clips_per_class.items()},
+        shards=tuple(
+            ManifestShard(**{f.name: getattr(report, f.name) for f in dataclasses.fields(ManifestShard)})
+            for report in reports
+        ),
+        quarantined=tuple(item for report in reports for item in report.quarantined),
+    )
+
+
+def save_tfds_metadata(manifest: Manifest) -> None:
+    """Writes features.json and dataset_info.json: one TFDS split a fold, "fold01", "fold02", …"""
+    folder = pathlib.Path(manifest.data_dir)
+    storage.write_json(
+        folder / "features.json", record.tfds_features(manifest.format, manifest.classes)
+    )
+    with storage.atomic_write(folder / "label.labels.txt") as file:
+        file.write("".join(f"{name}\n" for name in manifest.classes).encode("utf-8", "surrogateescape"))
+    splits = []
+    for fold in manifest.folds:
+        shards = [shard for shard in manifest.shards if shard.fold == fold]
+        splits.append({
+            "name": f"fold{fold:02d}",
+            "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+            "shardLengths": [str(shard.num_clips) for shard in shards],
+            "numBytes": str(sum(shard.num_bytes for shard in shards)),
+        })
+    storage.write_json(folder / "dataset_info.json", {
+        "name": manifest.name,
+        "version": "1.0.0",
+        "fileFormat": "tfrecord",
+        "moduleName": "ucf50_tfrecord.convert",
+        "splits": splits,
+    })

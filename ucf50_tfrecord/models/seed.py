@@ -1,0 +1,73 @@
+"""The published baselines, layer for layer: a frame encoder and an RNN or LSTM over its features.
+
+Per frame: three blocks of conv 3x3 (32, 64, 128 filters), ReLU and max-pool 2; flatten;
+dense 256 with ReLU. Over time: one RNN or LSTM of 256 units; its last step goes to the
+classifier. No dropout, no normalisation. The published models are PyTorch's, so weights
+start from PyTorch's distributions; they have one parameter fewer a recurrent unit, since
+PyTorch adds two bias vectors where one does the same.
+"""
+
+from __future__ import annotations
+
+import keras
+from keras import layers
+
+from ucf50_tfrecord.models import frames
+from ucf50_tfrecord.models.frames import Encoder, Tensor
+from ucf50_tfrecord.specs import ModelSpec
+
+NUM_UNITS = 256
+
+
+def seed_rnn(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
+    """CNN + RNN (tanh): uint8 [B, T, H, W, 3] to logits float32 [B, num_classes]."""
+    init = _torch_init(NUM_UNITS)
+    head = layers.SimpleRNN(
+        NUM_UNITS, recurrent_initializer=init["kernel_initializer"], **init, dtype=dtype
+    )
+    return _build(spec, dtype, head)
+
+
+def seed_lstm(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
+    """CNN + LSTM: uint8 [B, T, H, W, 3] to logits float32 [B, num_classes]."""
+    init = _torch_init(NUM_UNITS)
+    head = layers.LSTM(
+        NUM_UNITS, recurrent_initializer=init["kernel_initializer"], unit_forget_bias=False,
+        **init, dtype=dtype,
+    )
+    return _build(spec, dtype, head)
+
+
+def seed_encoder(dtype: keras.DTypePolicy) -> Encoder:
+    """Returns the published frame encoder: [B * T, H, W, 3] to [B * T, 256]."""
+
+    def encoder(x: Tensor) -> Tensor:
+        for filters in frames.BLOCK_FILTERS:
+            init = _torch_init(9 * x.shape[-1])
+            x = layers.Conv2D(filters, 3, padding="same", activation="relu", dtype=dtype, **init)(x)
+            x = layers.MaxPooling2D(2, dtype=dtype)(x)
+        x = layers.Flatten(dtype=dtype)(x)
+        init = _torch_init(x.shape[-1])
+        return layers.Dense(frames.NUM_FEATURES, activation="relu", dtype=dtype, **init)(x)
+
+    return encoder
+
+
+def _build(spec: ModelSpec, dtype: keras.DTypePolicy, head: layers.Layer) -> keras.Model:
+    video = frames.clip_input(spec)
+    features = frames.encode_frames(video, seed_encoder(dtype), dtype)  # [B, T, 256]
+    logits = frames.classify(head(features), spec, **_torch_init(NUM_UNITS))
+    return keras.Model(video, logits, name=spec.name)
+
+
+def _torch_init(fan: int) -> dict[str, keras.Initializer]:
+    """PyTorch's default start: uniform within 1/sqrt(fan), weights and biases alike.
+
+    `fan` is the fan-in of convolutions and dense layers, the number of units of recurrent
+    ones. Source: reset_parameters of torch.nn.Linear, _ConvNd and RNNBase.
+    """
+    bound = fan**-0.5
+    return {
+        "kernel_initializer": keras.initializers.RandomUniform(-bound, bound),
+        "bias_initializer": keras.initializers.RandomUniform(-bound, bound),
+    }

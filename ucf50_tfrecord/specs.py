@@ -1,0 +1,234 @@
+"""The nouns of the system: frozen dataclasses that validate when they are built.
+
+Everything here is plain data that pickles, compares and turns into JSON. Both
+sides of the record contract use it, so it imports nothing outside the standard
+library.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable
+from typing import Any
+
+ENCODINGS = ("raw",)
+FOLD_RULES = ("group", "video")
+MODEL_NAMES = ("frame_pool", "lstm", "seed_lstm", "seed_rnn")
+OPTIMIZERS = ("adam", "adamw")
+SCHEDULES = ("constant", "cosine")
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+STRATEGIES = ("auto", "one", "mirrored")
+
+
+class UserError(ValueError):
+    """A mistake that the user can mend; its text is the whole message they need.
+
+    Entry points print it without a traceback and exit with status 2.
+    """
+
+
+def expect(condition: bool, expected: str, **received: Any) -> None:
+    """Raises UserError("Expected …. Received: name=value") unless condition holds."""
+    if not condition:
+        values = ", ".join(f"{name}={value!r}" for name, value in received.items())
+        raise UserError(f"Expected {expected}. Received: {values}")
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Reads a frame size: "64" is 64x64, "112x96" is height 112 and width 96 (pixels)."""
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text.strip())
+    expect(match is not None, "a size such as 64 or 112x96 (height x width)", size=text)
+    height = int(match[1])
+    return height, int(match[2]) if match[2] else height
+
+
+def parse_folds(text: str) -> tuple[int, ...]:
+    """Reads a list of folds such as "1-5,9"."""
+    folds: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.strip().partition("-")
+        valid = first.isdigit() and (not last or last.isdigit())
+        expect(valid, "folds such as 1-5,9", folds=text)
+        folds += range(int(first), int(last or first) + 1)
+    return tuple(sorted(set(folds)))
+
+
+def format_folds(folds: Iterable[int]) -> str:
+    """Writes folds as parse_folds reads them: (1, 2, 3, 9) is "1-3,9"."""
+    runs: list[list[int]] = []
+    for fold in sorted(folds):
+        if runs and fold == runs[-1][1] + 1:
+            runs[-1][1] = fold
+        else:
+            runs.append([fold, fold])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClipFormat:
+    """What one stored clip looks like: uint8 frames of shape [num_frames, height, width, 3]."""
+
+    num_frames: int = 15
+    height: int = 64
+    width: int = 64
+    encoding: str = "raw"
+
+    def __post_init__(self):
+        expect(1 <= self.num_frames <= 10_000, "1 to 10000 frames a clip", num_frames=self.num_frames)
+        expect(8 <= self.height <= 4096, "a height of 8 to 4096 pixels", height=self.height)
+        expect(8 <= self.width <= 4096, "a width of 8 to 4096 pixels", width=self.width)
+        expect(self.encoding in ENCODINGS, f"an encoding out of {ENCODINGS}", encoding=self.encoding)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return self.num_frames, self.height, self.width, 3
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of one clip's pixels."""
+        return self.num_frames * self.height * self.width * 3
+
+    def __str__(self) -> str:
+        return f"{self.num_frames}x{self.height}x{self.width}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FoldRule:
+    """How a video gets its fold.
+
+    `group`: the recording group of its UCF name (`_gNN_`), so that one recording
+    never stands on both sides of a split; a video without a group is hashed.
+    `video`: the hash of the video's id, into folds 1..num_folds. This is the
+    random clip split of most published notebooks, which leaks recordings.
+    """
+
+    fold_by: str = "group"
+    num_folds: int = 25
+
+    def __post_init__(self):
+        expect(self.fold_by in FOLD_RULES, f"fold_by out of {FOLD_RULES}", fold_by=self.fold_by)
+        expect(2 <= self.num_folds <= 9999, "2 to 9999 folds", num_folds=self.num_folds)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Video:
+    """One catalogued video file.
+
+    `relative_path` is relative to the catalogue's folder, with forward slashes.
+    `video_id` is that path without its suffix: "Biking/v_Biking_g01_c02".
+    `group` and `clip` come from UCF names and are None elsewhere.
+    """
+
+    relative_path: str
+    video_id: str
+    class_name: str
+    label: int
+    group: int | None
+    clip: int | None
+    num_bytes: int
+    mtime_ns: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Catalog:
+    """All videos of a folder-per-class set, ordered by id; `classes[label]` is a name.
+
+    `warnings` are sentences about what was passed over, for the user to read.
+    """
+
+    videos_dir: str
+    classes: tuple[str, ...]
+    videos: tuple[Video, ...]
+    warnings: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShardJob:
+    """The unit of conversion: which videos go into one shard, and how.
+
+    `fingerprint` (hex sha256) covers all that decides the shard's bytes: the format,
+    the code's schema, the decoder's version, and each video's path, size and mtime.
+    """
+
+    videos_dir: str
+    filename: str
+    fold: int
+    format: ClipFormat
+    videos: tuple[Video, ...]
+    fingerprint: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A whole conversion: the dataset's name and rules, and its shards' jobs by file name."""
+
+    name: str
+    classes: tuple[str, ...]
+    format: ClipFormat
+    fold_rule: FoldRule
+    decoder: str
+    jobs: tuple[ShardJob, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """Which model, for which clips. `dropout` is a share, used by models that have dropout."""
+
+    name: str
+    num_classes: int
+    num_frames: int
+    height: int
+    width: int
+    dropout: float = 0.0
+
+    def __post_init__(self):
+        expect(self.name in MODEL_NAMES, f"a model out of {MODEL_NAMES}", model=self.name)
+        expect(self.num_classes >= 2, "at least 2 classes", num_classes=self.num_classes)
+        expect(0 <= self.dropout < 1, "a dropout from 0 to below 1", dropout=self.dropout)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainSpec:
+    """How to train. `batch_size` is global, over all replicas; the rates are per step."""
+
+    epochs: int
+    batch_size: int
+    optimizer: str = "adam"
+    learning_rate: float = 1e-3
+    schedule: str = "constant"
+    warmup_epochs: float = 0.0
+    weight_decay: float = 0.0
+    label_smoothing: float = 0.0
+    horizontal_flip: bool = False
+    seed: int = 0
+    precision: str = "auto"
+
+    def __post_init__(self):
+        expect(self.epochs >= 1, "at least 1 epoch", epochs=self.epochs)
+        expect(self.batch_size >= 1, "a batch of at least 1 clip", batch_size=self.batch_size)
+        expect(self.optimizer in OPTIMIZERS, f"an optimizer out of {OPTIMIZERS}", optimizer=self.optimizer)
+        expect(self.schedule in SCHEDULES, f"a schedule out of {SCHEDULES}", schedule=self.schedule)
+        expect(self.learning_rate > 0, "a learning rate above 0", learning_rate=self.learning_rate)
+        expect(
+            0 <= self.warmup_epochs <= self.epochs,
+            f"a warm-up of 0 to {self.epochs} epochs", warmup_epochs=self.warmup_epochs,
+        )
+        expect(self.weight_decay >= 0, "a weight decay of 0 or more", weight_decay=self.weight_decay)
+        expect(
+            0 <= self.label_smoothing < 1, "a label smoothing from 0 to below 1",
+            label_smoothing=self.label_smoothing,
+        )
+        expect(0 <= self.seed < 2**31, "a seed from 0 to 2147483647", seed=self.seed)
+        expect(self.precision in PRECISIONS, f"a precision out of {PRECISIONS}", precision=self.precision)
+
+
+def to_json(value: Any) -> Any:
+    """Turns a spec (or a dict or sequence of specs) into JSON-ready values."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_json(item) for item in value]
+    return value

@@ -1,0 +1,323 @@
+"""The training loop, the whole step visible. Read `train` from top to bottom.
+
+Keras's `fit` is not used: it does not run under MultiWorkerMirroredStrategy, and what
+it restores after an interruption is the epoch, not the step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from ucf50_tfrecord import models
+from ucf50_tfrecord.dataset import augment, pipeline
+from ucf50_tfrecord.specs import ModelSpec, TrainSpec, UserError
+from ucf50_tfrecord.training.checkpoint import Checkpoints
+from ucf50_tfrecord.training.logs import TensorBoardLog
+
+_NUM_STRIPS = 4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Progress:
+    """Where training stands, for a progress display. Epochs count from 1.
+
+    `scores` holds the epoch's validation scores at its end and the latest training
+    values between, if there are new ones.
+    """
+
+    step: int
+    num_steps: int
+    epoch: int
+    num_epochs: int
+    epoch_done: bool = False
+    scores: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Hooks:
+    """What the loop calls and does not decide itself.
+
+    make_evaluator: given the model, returns what scores it after each epoch: a function
+      without arguments, which returns an object with `scores` (dict of str to float, with
+      "macro_f1") and `confusion` (counts [C, C]).
+    report: is told after each step.
+    should_stop: asked after each step; True saves a checkpoint and ends the loop.
+    """
+
+    make_evaluator: Callable[[keras.Model], Callable[..., Any]]
+    report: Callable[[Progress], None] = lambda progress: None
+    should_stop: Callable[[], bool] = lambda: False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What training leaves. `evaluate` is what Hooks.make_evaluator returned. `clips_per_sec` and `wait_share` are None if no step was left to do.
+
+    `wait_share` is the share of the training time spent waiting for input.
+    """
+
+    model: keras.Model
+    evaluate: Callable[..., Any]
+    finished: bool
+    step: int
+    clips_per_sec: float | None
+    wait_share: float | None
+    best_macro_f1: float
+    best_epoch: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How a run is logged and saved. None of it changes the trained weights."""
+
+    run_dir: str
+    log_every_steps: int = 20
+    checkpoint_secs: float = 300.0
+
+
+def train(
+    clips: pipeline.Clips,
+    model_spec: ModelSpec,
+    spec: TrainSpec,
+    *,
+    strategy: tf.distribute.Strategy,
+    policy: str,
+    options: RunOptions,
+    hooks: Hooks,
+    log: TensorBoardLog,
+) -> Trained:
+    """Trains a model, going on from the run's last checkpoint if it has one.
+
+    Args:
+      clips: the training clips.
+      model_spec: which model.
+      spec: how to train.
+      strategy: the devices.
+      policy: the Keras dtype policy, see strategy.choose_policy.
+      options: where to save and how often.
+      hooks: evaluation, progress and interruption.
+      log: the run's TensorBoard files, closed at the end.
+
+    Raises:
+      UserError: if the checkpoint does not fit, or the loss becomes NaN.
+    """
+    # Model and state.
+    keras.utils.set_random_seed(spec.seed)
+    steps_per_epoch = pipeline.num_steps(len(clips), spec.batch_size)
+    num_steps = spec.epochs * steps_per_epoch
+    with strategy.scope():
+        model = models.build_model(model_spec, dtype=policy)
+        optimizer = make_optimizer(spec, steps_per_epoch, policy)
+        optimizer.build(model.trainable_variables)
+        checkpoints = Checkpoints(options.run_dir, model, optimizer)
+    checkpoints.restore_last()
+    first_step = step = int(checkpoints.step.numpy())
+
+    # Input: the stream starts at the very batch that comes next.
+    def worker_dataset(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        return pipeline.make_dataset(
+            clips, batch_size=spec.batch_size, seed=spec.seed, start_step=first_step,
+            num_workers=context.num_input_pipelines, worker=context.input_pipeline_id,
+            replicas_per_worker=strategy.num_replicas_in_sync // context.num_input_pipelines,
+        )
+
+    batches = iter(strategy.distribute_datasets_from_function(worker_dataset))
+    train_step = make_train_step(model, optimizer, spec, strategy, len(clips))
+    evaluate = hooks.make_evaluator(model)
+    if first_step == 0:
+        log.clips("training clips", sample_videos(clips))
+
+    # Steps.
+    meter = _Meter(spec.batch_size)
+    last_save = time.monotonic()
+    stopped = False
+    while step < num_steps and not stopped:
+        epoch = step // steps_per_epoch
+        meter.start_step()
+        batch = next(batches)
+        meter.input_arrived()
+        meter.end_step(train_step(batch, tf.constant(epoch, tf.int64)))
+        step += 1
+        checkpoints.step.assign(step)
+
+        scores, epoch_done = {}, step % steps_per_epoch == 0
+        if epoch_done or step % options.log_every_steps == 0:
+            scores = meter.read()
+            if not np.isfinite(scores["loss"]):
+                raise UserError(
+                    f"The loss is {scores['loss']} at step {step} (epoch {epoch + 1}); the last good "
+                    "checkpoint is kept. A smaller --learning_rate or --precision=float32 may help."
+                )
+            log.scalars("train", scores | {"learning_rate": float(optimizer.learning_rate)}, step)
+        if epoch_done:
+            evaluation = evaluate()
+            log.scalars("validation", evaluation.scores, step)
+            log.confusion(evaluation.confusion, clips.manifest.classes, step)
+            log.flush()
+            checkpoints.save_best(evaluation.scores["macro_f1"], epoch + 1)
+            scores = {"train_loss": meter.read_epoch_loss()} | evaluation.scores
+        stopped = hooks.should_stop()
+        if epoch_done or stopped or time.monotonic() - last_save > options.checkpoint_secs:
+            checkpoints.save_last()
+            last_save = time.monotonic()
+        hooks.report(Progress(
+            step=step, num_steps=num_steps, epoch=epoch + 1, num_epochs=spec.epochs,
+            epoch_done=epoch_done, scores=scores,
+        ))
+
+    log.close()
+    clips_per_sec, wait_share = meter.total()
+    return Trained(
+        model=model, evaluate=evaluate, finished=step >= num_steps, step=step,
+        clips_per_sec=clips_per_sec, wait_share=wait_share,
+        best_macro_f1=float(checkpoints.best_macro_f1.numpy()),
+        best_epoch=int(checkpoints.best_epoch.numpy()),
+    )
+
+
+def make_train_step(
+    model: keras.Model,
+    optimizer: keras.optimizers.Optimizer,
+    spec: TrainSpec,
+    strategy: tf.distribute.Strategy,
+    num_clips: int,
+) -> Callable[[Any, tf.Tensor], tf.Tensor]:
+    """Returns the compiled step: (a distributed batch, epoch int64 []) to float32 [3].
+
+    The result is summed over the global batch: loss, correct predictions, clips.
+    """
+
+    def replica_step(batch: dict[str, tf.Tensor], epoch: tf.Tensor) -> tf.Tensor:
+        video, label = batch["video"], batch["label"]  # [B, T, H, W, 3], [B]
+        counts = tf.cast(batch["mask"], tf.float32)  # [B], 0 for fillers
+        if spec.horizontal_flip:
+            video = augment.horizontal_flip(
+                video, batch["index"], num_clips=num_clips, seed=spec.seed, epoch=epoch
+            )
+        replica = tf.distribute.get_replica_context()
+        global_count = replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.reduce_sum(counts))
+        with tf.GradientTape() as tape:
+            logits = model(video, training=True)  # float32 [B, C]
+            losses = counts * _cross_entropy(label, logits, spec.label_smoothing)
+            # The optimizer sums gradients over replicas, so this is the global batch's mean.
+            loss = optimizer.scale_loss(tf.reduce_sum(losses) / global_count)
+        gradients = tape.gradient(loss, model.trainable_variables)
+        optimizer.apply_gradients(zip(gradients, model.trainable_variables))
+        correct = tf.cast(tf.argmax(logits, axis=1, output_type=label.dtype) == label, tf.float32)
+        return tf.stack([tf.reduce_sum(losses), tf.reduce_sum(correct * counts), tf.reduce_sum(counts)])
+
+    @tf.function
+    def train_step(batch: Any, epoch: tf.Tensor) -> tf.Tensor:
+        sums = strategy.run(replica_step, args=(batch, epoch))
+        return strategy.reduce(tf.distribute.ReduceOp.SUM, sums, axis=None)
+
+    return train_step
+
+
+def make_optimizer(
+    spec: TrainSpec, steps_per_epoch: int, policy: str
+) -> keras.optimizers.Optimizer:
+    """Builds the optimizer with its schedule, and loss scaling for float16."""
+    learning_rate = spec.learning_rate
+    if spec.schedule == "cosine":
+        warmup_steps = round(spec.warmup_epochs * steps_per_epoch)
+        learning_rate = keras.optimizers.schedules.CosineDecay(
+            initial_learning_rate=0.0 if warmup_steps else spec.learning_rate,
+            decay_steps=max(1, spec.epochs * steps_per_epoch - warmup_steps),
+            warmup_target=spec.learning_rate if warmup_steps else None,
+            warmup_steps=warmup_steps,
+        )
+    if spec.optimizer == "adamw":
+        optimizer = keras.optimizers.AdamW(learning_rate, weight_decay=spec.weight_decay)
+        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    else:
+        optimizer = keras.optimizers.Adam(learning_rate)
+    if policy == "mixed_float16":
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    return optimizer
+
+
+def sample_videos(clips: pipeline.Clips) -> np.ndarray:
+    """Reads a few clips spread over the set: uint8 [N, T, H, W, 3]."""
+    dataset = pipeline.make_dataset(clips, batch_size=min(_NUM_STRIPS, len(clips)), seed=0)
+    return next(iter(dataset))["video"].numpy()
+
+
+def _cross_entropy(label: tf.Tensor, logits: tf.Tensor, smoothing: float) -> tf.Tensor:
+    """Cross entropy with label smoothing: int32 [B], float32 [B, C] to float32 [B]."""
+    num_classes = logits.shape[-1]
+    target = tf.one_hot(label, num_classes, 1.0 - smoothing + smoothing / num_classes, smoothing / num_classes)
+    return tf.nn.softmax_cross_entropy_with_logits(target, logits)
+
+
+class _Meter:
+    """Sums what the steps return, on their device, and the time that they take.
+
+    Only `read` waits for the device. The first step, which compiles, is not timed, and
+    neither is what happens between steps (evaluation, saving).
+    """
+
+    def __init__(self, batch_size: int):
+        self._batch_size = batch_size
+        self._sums = tf.zeros([3])  # since the last read: loss, correct, clips
+        self._epoch_sums = np.zeros(3)
+        self._recent, self._before = _Times(), _Times()
+        self._compiled = False
+        self._started = self._arrived = 0.0
+
+    def start_step(self) -> None:
+        self._started = time.perf_counter()
+
+    def input_arrived(self) -> None:
+        self._arrived = time.perf_counter()
+
+    def end_step(self, sums: tf.Tensor) -> None:
+        self._sums += sums
+        if self._compiled:
+            self._recent.add(time.perf_counter() - self._started, self._arrived - self._started, self._batch_size)
+        self._compiled = True
+
+    def read(self) -> dict[str, float]:
+        """Returns the means since the last read, after waiting for the device."""
+        started = time.perf_counter()
+        sums = self._sums.numpy().astype(np.float64)
+        self._recent.secs += time.perf_counter() - started
+        self._epoch_sums += sums
+        scores = {"loss": sums[0] / sums[2], "accuracy": sums[1] / sums[2]}
+        if self._recent.clips:
+            scores["clips_per_sec"] = self._recent.clips / self._recent.secs
+            scores["wait_share"] = self._recent.wait_secs / self._recent.secs
+        self._before.add(self._recent.secs, self._recent.wait_secs, self._recent.clips)
+        self._sums, self._recent = tf.zeros([3]), _Times()
+        return scores
+
+    def read_epoch_loss(self) -> float:
+        """Returns the mean loss since the last call; call it after `read`."""
+        loss = self._epoch_sums[0] / self._epoch_sums[2]
+        self._epoch_sums = np.zeros(3)
+        return loss
+
+    def total(self) -> tuple[float | None, float | None]:
+        """Returns clips per second and the share of waiting over all that was read."""
+        if not self._before.clips:
+            return None, None
+        return self._before.clips / self._before.secs, self._before.wait_secs / self._before.secs
+
+
+@dataclasses.dataclass
+class _Times:
+    secs: float = 0.0
+    wait_secs: float = 0.0
+    clips: int = 0
+
+    def add(self, secs: float, wait_secs: float, clips: int) -> None:
+        self.secs += secs
+        self.wait_secs += wait_secs
+        self.clips += clips

@@ -1,0 +1,82 @@
+"""A run's folder: what was asked of it, so that it can be resumed and evaluated.
+
+<run>/config.json       a RunConfig
+<run>/checkpoints/      last/ and best/
+<run>/tensorboard/      event files
+<run>/summary.json      scores, written when training has finished
+<run>/predictions.jsonl what the model said of each validation clip
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+
+from ucf50_tfrecord import storage
+from ucf50_tfrecord.specs import ModelSpec, TrainSpec, UserError, to_json
+
+CONFIG_FILENAME = "config.json"
+SUMMARY_FILENAME = "summary.json"
+PREDICTIONS_FILENAME = "predictions.jsonl"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """All that decides a run's weights, and where its clips lie.
+
+    `fingerprint` is the manifest's: the shards' contents, wherever they lie.
+    """
+
+    data_dir: str
+    fingerprint: str
+    classes: tuple[str, ...]
+    train_folds: tuple[int, ...]
+    val_folds: tuple[int, ...]
+    model: ModelSpec
+    train: TrainSpec
+
+
+def load_config(run_dir: str) -> RunConfig:
+    """Reads a run's configuration.
+
+    Raises:
+      UserError: if the folder is not a run's.
+    """
+    path = pathlib.Path(run_dir, CONFIG_FILENAME)
+    if not path.is_file():
+        raise UserError(f"{run_dir} is not a run's folder: it holds no {CONFIG_FILENAME}")
+    value = storage.read_json(path)
+    try:
+        value["model"], value["train"] = ModelSpec(**value["model"]), TrainSpec(**value["train"])
+        for key in ("classes", "train_folds", "val_folds"):
+            value[key] = tuple(value[key])
+        return RunConfig(**value)
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path} is not a run's configuration: {error}") from error
+
+
+def open_run(run_dir: str, config: RunConfig) -> None:
+    """Starts a run, or goes on with one that was asked for the same.
+
+    The number of epochs may grow; all else that decides the weights must be the same.
+
+    Raises:
+      UserError: if the folder holds a run of another configuration.
+    """
+    path = pathlib.Path(run_dir, CONFIG_FILENAME)
+    if path.is_file():
+        old, new = _flatten(load_config(run_dir)), _flatten(config)
+        differing = [name for name in new if old[name] != new[name] and name != "data_dir"]
+        if differing == ["epochs"] and new["epochs"] > old["epochs"] and new["schedule"] == "constant":
+            differing = []
+        if differing:
+            changes = "; ".join(f"{name} was {old[name]!r}, is {new[name]!r}" for name in differing)
+            raise UserError(f"{run_dir} holds a run with another configuration: {changes}. Choose another --run.")
+    storage.write_json(path, to_json(config))
+
+
+def _flatten(config: RunConfig) -> dict[str, object]:
+    value = to_json(config)
+    model, train = value.pop("model"), value.pop("train")
+    model["model"] = model.pop("name")
+    return value | model | train
