@@ -47,10 +47,11 @@ def parse_folds(text: str) -> tuple[int, ...]:
     """Reads a list of folds such as "1-5,9"."""
     folds: list[int] = []
     for part in text.split(","):
-        first, _, last = part.strip().partition("-")
-        valid = first.isdigit() and (not last or last.isdigit())
-        expect(valid, "folds such as 1-5,9", folds=text)
-        folds += range(int(first), int(last or first) + 1)
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
+        expect(match is not None, "folds such as 1-5,9", folds=text)
+        first, last = int(match[1]), int(match[2] or match[1])
+        expect(first <= last, "folds such as 1-5,9", folds=text)
+        folds += range(first, last + 1)
     return tuple(sorted(set(folds)))
 
 

@@ -1,0 +1,95 @@
+"""Fixtures: real files, made by PyAV. A frame of a numbered video carries its own number."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import av
+import numpy as np
+import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+REPOSITORY = pathlib.Path(__file__).parents[1]
+GROUPS = range(1, 6)
+CLASSES = ("Left", "Middle", "Right")
+
+
+def write_numbered_video(path: pathlib.Path, num_frames: int, *, height: int = 32, width: int = 48, first: int = 0) -> None:
+    """Writes a lossless video in which every pixel of frame k is the grey value first + k."""
+    frames = np.full((num_frames, height, width, 3), 0, np.uint8)
+    frames += (first + np.arange(num_frames, dtype=np.uint8))[:, np.newaxis, np.newaxis, np.newaxis]
+    write_video(path, frames, codec="ffv1", pix_fmt="bgr0")
+
+
+def write_video(
+    path: pathlib.Path, frames: np.ndarray, *, codec: str = "mpeg4", pix_fmt: str = "yuv420p", rate: int = 25
+) -> None:
+    """Writes uint8 [frames, H, W, 3], RGB."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = pix_fmt
+        stream.gop_size = 12
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+def make_videos(folder: pathlib.Path, *, clips: int = 2) -> pathlib.Path:
+    """Writes a small UCF-named set: CLASSES x GROUPS x clips videos of 20 to 29 frames.
+
+    The class is written in the grey of the left, middle or right third, so it can be learned.
+    """
+    for label, name in enumerate(CLASSES):
+        for group in GROUPS:
+            for clip in range(1, clips + 1):
+                rng = np.random.default_rng([label, group, clip])
+                frames = rng.integers(0, 60, (20 + (group + clip) % 10, 32, 48, 3), dtype=np.uint8)
+                frames[:, :, 16 * label:16 * (label + 1)] += 150
+                write_video(folder / name / f"v_{name}_g{group:02d}_c{clip:02d}.avi", frames)
+    return folder
+
+
+def run_module(*arguments: str | os.PathLike, **options) -> subprocess.CompletedProcess:
+    """Runs `python -m …` in the repository as a user would."""
+    return subprocess.run(
+        [sys.executable, "-m", *map(str, arguments)], cwd=REPOSITORY, text=True, capture_output=True, **options
+    )
+
+
+@pytest.fixture(scope="session")
+def videos_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    return make_videos(tmp_path_factory.mktemp("videos") / "Small Set")
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory: pytest.TempPathFactory, videos_dir: pathlib.Path) -> pathlib.Path:
+    """A converted dataset: 30 clips of 5 frames of 16x24 in folds 1 to 5. Read only."""
+    data = tmp_path_factory.mktemp("data") / "small"
+    # 20 KB of pixels make 4 clips a shard, so that folds and batches span shards.
+    build(videos_dir, data, shard_bytes=20_000)
+    return data
+
+
+def build(videos_dir, data_dir, *, workers: int = 1, fold_by: str = "group", shard_bytes: int = 1 << 20, name: str = "small"):
+    """Converts a folder with the library; returns the manifest."""
+    from ucf50_tfrecord.convert import catalog, decode, engines, plan
+    from ucf50_tfrecord.specs import ClipFormat, FoldRule
+
+    planned = plan.plan_shards(
+        catalog.find_videos(videos_dir), name=name, clip_format=ClipFormat(num_frames=5, height=16, width=24),
+        fold_rule=FoldRule(fold_by=fold_by, num_folds=4), decoder=decode.decoder_version(), shard_bytes=shard_bytes,
+    )
+    return engines.build_dataset(planned, str(data_dir), num_workers=workers)
+
+
+def real_folder(variable: str) -> pathlib.Path:
+    """Returns a folder of real videos named by an environment variable, or skips the test."""
+    if variable not in os.environ:
+        pytest.skip(f"{variable} does not name a folder")
+    return pathlib.Path(os.environ[variable]).resolve()

@@ -1,0 +1,122 @@
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+from tests.conftest import build, make_videos, real_folder, write_numbered_video
+from ucf50_tfrecord import manifest, record
+from ucf50_tfrecord.specs import UserError
+
+
+def hashes(built):
+    return {shard.filename: shard.sha256 for shard in built.shards}
+
+
+@pytest.fixture
+def videos(tmp_path, videos_dir):
+    """A copy of the small set that a test may change."""
+    return shutil.copytree(videos_dir, tmp_path / "videos")
+
+
+def test_one_and_two_workers_write_the_same_bytes(tmp_path, videos_dir):
+    one, two = (build(videos_dir, tmp_path / str(n), workers=n) for n in (1, 2))
+    assert hashes(one) == hashes(two)
+    for shard in one.shards:
+        assert (tmp_path / "1" / shard.filename).read_bytes() == (tmp_path / "2" / shard.filename).read_bytes()
+
+
+def test_pixels_reach_the_shard(tmp_path):
+    for name in ("a", "b"):
+        write_numbered_video(tmp_path / "videos" / name / "v.mkv", 41, first=100)
+    built = build(tmp_path / "videos", tmp_path / "data")
+    for shard in built.shards:
+        for _, payload in record.read_records(tmp_path / "data" / shard.filename):
+            features = record.decode(payload)
+            assert features["frame_index"] == [0, 10, 20, 30, 40]
+            np.testing.assert_array_equal(features["video"][:, 3, 5, 1], [100, 110, 120, 130, 140])
+
+
+def test_nothing_is_converted_twice(tmp_path, videos):
+    first = build(videos, tmp_path / "data")
+    times = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "data").glob("*.tfrecord-*")}
+    assert build(videos, tmp_path / "data") == first
+    assert times == {path.name: path.stat().st_mtime_ns for path in (tmp_path / "data").glob("*.tfrecord-*")}
+
+
+@pytest.mark.parametrize("damage", ["shard missing", "shard cut", "sidecar missing", "sidecar torn", "manifest missing"])
+def test_what_is_missing_is_made_again_and_only_that(tmp_path, videos, damage):
+    data = tmp_path / "data"
+    first = build(videos, data)
+    shard = data / first.shards[2].filename
+    other = data / first.shards[3].filename
+    untouched = other.stat().st_ino
+    sidecar = manifest.sidecar_path(str(data), shard.name)
+    {
+        "shard missing": shard.unlink,
+        "shard cut": lambda: os.truncate(shard, 1000),
+        "sidecar missing": sidecar.unlink,
+        "sidecar torn": lambda: os.truncate(sidecar, 20),
+        "manifest missing": (data / "manifest.json").unlink,
+    }[damage]()
+    assert build(videos, data) == first
+    assert other.stat().st_ino == untouched
+
+
+def test_a_changed_set_rewrites_the_shards_it_touches(tmp_path, videos):
+    data = tmp_path / "data"
+    before = build(videos, data)
+    (videos / "Left" / "v_Left_g02_c01.avi").unlink()
+    shutil.copy(videos / "Left" / "v_Left_g01_c01.avi", videos / "Left" / "v_Left_g07_c01.avi")
+    after = build(videos, data)
+    assert after.folds == (1, 2, 3, 4, 5, 7)
+    changed = {name for name, value in hashes(after).items() if hashes(before).get(name) != value}
+    assert {name[:12] for name in changed} == {"small-fold02", "small-fold07"}
+    assert hashes(build(videos, tmp_path / "fresh")) == hashes(after)
+    names = {path.name for path in data.glob("*.tfrecord-*")}
+    assert names == {path.name for path in (tmp_path / "fresh").glob("*.tfrecord-*")}
+
+
+def test_leftovers_of_other_plans_go_and_other_files_stay(tmp_path, videos):
+    data = tmp_path / "data"
+    data.mkdir()
+    ours = ["small-fold09.tfrecord-00000-of-00001", "small-fold09.tfrecord-00000-of-00001.json",
+            ".tmp-123-small-fold01.tfrecord-00000-of-00001"]
+    others = ["notes.txt", "other-fold01.tfrecord-00000-of-00001", "small.tfrecord-00000-of-00001"]
+    for name in ours + others:
+        (data / name).touch()
+    build(videos, data)
+    assert not any((data / name).exists() for name in ours)
+    assert all((data / name).exists() for name in others)
+
+
+def test_a_broken_video_is_quarantined_and_the_others_are_converted(tmp_path, videos):
+    (videos / "Left" / "v_Left_g01_c09.avi").write_bytes(b"not a video")
+    built = build(videos, tmp_path / "data")
+    assert (built.num_videos, built.num_clips) == (31, 30)
+    [item] = built.quarantined
+    assert item.relative_path == "Left/v_Left_g01_c09.avi" and "InvalidDataError" in item.reason
+    assert manifest.load(str(tmp_path / "data")) == built
+
+
+def test_a_set_without_any_clip_is_an_error(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / "videos" / name).mkdir(parents=True)
+        (tmp_path / "videos" / name / "x.avi").write_bytes(b"not a video")
+    with pytest.raises(UserError, match="None of the 2 videos gave a clip; the first, .*InvalidDataError"):
+        build(tmp_path / "videos", tmp_path / "data")
+    assert not manifest.exists(str(tmp_path / "data"))
+
+
+def test_fold_by_video_spreads_a_group(tmp_path):
+    videos = make_videos(tmp_path / "videos", clips=4)
+    built = build(videos, tmp_path / "data", fold_by="video")
+    assert built.folds == (1, 2, 3, 4) and built.num_clips == 60
+    groups = [set(manifest.load_report(built.data_dir, shard.filename).groups) for shard in built.shards]
+    assert sum(1 in held for held in groups) > 1
+
+
+def test_real_videos_convert_without_loss(tmp_path):
+    built = build(real_folder("UCF50_VIDEOS"), tmp_path / "data", workers=2)
+    assert (built.num_videos, built.num_clips, len(built.classes)) == (278, 278, 8)
+    assert built.folds == tuple(range(4, 26))

@@ -1,0 +1,85 @@
+"""The import rules of the design, checked from the source and in fresh processes."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+# A package may import the packages in its row, itself and third-party libraries.
+BASE = {"specs", "record", "manifest", "storage"}
+ALLOWED = {
+    "specs": set(),
+    "storage": {"specs"},
+    "record": {"specs"},
+    "manifest": {"specs", "record", "storage"},
+    "convert": BASE,
+    "dataset": BASE,
+    "models": {"specs"},
+    "training": BASE | {"dataset", "models"},
+    "evaluation": BASE | {"dataset", "models", "training"},
+}
+LIBRARY = REPOSITORY / "ucf50_tfrecord"
+
+
+def imported_modules(path: pathlib.Path) -> set[str]:
+    modules = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            modules |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return modules
+
+
+def rooms_imported(path: pathlib.Path) -> set[str]:
+    parts = [module.split(".") for module in imported_modules(path)]
+    return {names[1] for names in parts if names[0] == "ucf50_tfrecord" and len(names) > 1}
+
+
+@pytest.mark.parametrize("path", sorted(LIBRARY.rglob("*.py")), ids=lambda path: str(path.relative_to(LIBRARY)))
+def test_imports_point_one_way(path):
+    room = path.relative_to(LIBRARY).parts[0].removesuffix(".py")
+    if room == "__init__":
+        assert not rooms_imported(path)
+        return
+    assert rooms_imported(path) <= ALLOWED[room] | {room}
+    assert not {m.split(".")[0] for m in imported_modules(path)} & {"pipelines", "tools", "tests"}
+
+
+def test_every_room_has_a_rule():
+    rooms = {path.relative_to(LIBRARY).parts[0].removesuffix(".py") for path in LIBRARY.rglob("*.py")}
+    assert rooms - {"__init__"} == set(ALLOWED)
+
+
+def test_only_decode_imports_pyav_in_the_library():
+    users = {path.name for path in LIBRARY.rglob("*.py") if any(m.split(".")[0] == "av" for m in imported_modules(path))}
+    assert users == {"decode.py"}
+
+
+def test_only_record_knows_feature_keys():
+    for path in LIBRARY.rglob("*.py"):
+        if path.name != "record.py":
+            assert "clip/" not in path.read_text() and "image/" not in path.read_text(), path
+
+
+@pytest.mark.parametrize("modules, absent", [
+    ("ucf50_tfrecord.convert.engines, ucf50_tfrecord.convert.plan, ucf50_tfrecord.convert.catalog", ["tensorflow", "keras"]),
+    ("pipelines.convert, pipelines.train", ["tensorflow", "keras", "av"]),
+    ("ucf50_tfrecord.evaluation.runner, ucf50_tfrecord.training.loop", ["av", "ucf50_tfrecord.convert"]),
+])
+def test_a_fresh_process_loads_one_side_only(modules, absent):
+    code = f"import sys, {modules}; print([name for name in {absent} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_importing_the_library_prints_and_parses_nothing():
+    for path in LIBRARY.rglob("*.py"):
+        names = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
+        assert "print" not in names, path
+        assert not any(module.startswith("absl") for module in imported_modules(path)), path

@@ -1,0 +1,106 @@
+import dataclasses
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+from tests.conftest import CLASSES
+from ucf50_tfrecord import manifest, record
+from ucf50_tfrecord.specs import UserError
+
+
+def test_manifest_says_what_the_shards_hold(data_dir):
+    loaded = manifest.load(str(data_dir))
+    assert loaded.num_videos == loaded.num_clips == 30
+    assert loaded.classes == CLASSES
+    assert loaded.folds == (1, 2, 3, 4, 5)
+    assert set(loaded.clips_per_class.values()) == {(2, 2, 2)}
+    assert loaded.quarantined == ()
+    value = json.loads((data_dir / "manifest.json").read_text())
+    assert value["num_videos"] == value["num_clips"] == 30
+    assert value["folds"]["1"] == {"num_clips": 6, "clips_per_class": [2, 2, 2]}
+    assert value["classes"] == list(CLASSES) and value["quarantined"] == []
+
+
+def test_sidecars_point_at_the_records(data_dir):
+    loaded = manifest.load(str(data_dir))
+    assert len(loaded.shards) > len(loaded.folds)
+    for shard in loaded.shards:
+        report = manifest.load_report(str(data_dir), shard.filename)
+        records = list(record.read_records(data_dir / shard.filename))
+        assert report.offsets == tuple(offset for offset, _ in records)
+        features = [record.decode(payload) for _, payload in records]
+        assert report.clip_ids == tuple(f["clip/media_id"][0].decode() for f in features)
+        assert report.labels == tuple(f["label"][0] for f in features)
+        assert {f["fold"][0] for f in features} == {shard.fold}
+        assert report.groups == tuple(f["group"][0] for f in features)
+
+
+def test_fingerprint_depends_on_the_contents_alone(data_dir, tmp_path):
+    loaded = manifest.load(str(data_dir))
+    assert loaded.fingerprint == dataclasses.replace(loaded, data_dir="/elsewhere", shards=loaded.shards[::-1]).fingerprint
+    changed = dataclasses.replace(loaded.shards[0], sha256="0" * 64)
+    assert loaded.fingerprint != dataclasses.replace(loaded, shards=(changed, *loaded.shards[1:])).fingerprint
+
+
+def test_a_folder_without_manifest_says_how_to_make_one(tmp_path):
+    with pytest.raises(UserError, match="holds no manifest.json.*python -m pipelines.convert"):
+        manifest.load(str(tmp_path))
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda value: value.update(schema_version=99), "written with record schema 99"),
+    (lambda value: value.pop("format"), "is not a dataset's manifest"),
+    (lambda value: value["format"].update(depth=3), "is not a dataset's manifest"),
+])
+def test_a_wrong_manifest_is_named(data_dir, tmp_path, change, message):
+    value = json.loads((data_dir / "manifest.json").read_text())
+    change(value)
+    (tmp_path / "manifest.json").write_text(json.dumps(value))
+    with pytest.raises(UserError, match=message):
+        manifest.load(str(tmp_path))
+
+
+def with_folds(loaded, clips_per_class):
+    return dataclasses.replace(loaded, clips_per_class=clips_per_class)
+
+
+def test_default_validation_folds_are_the_first_fifth(data_dir):
+    loaded = manifest.load(str(data_dir))
+    assert manifest.default_val_folds(loaded) == (1,)
+    ucf50 = with_folds(loaded, {fold: (5, 5, 5) for fold in range(1, 26)})
+    assert manifest.default_val_folds(ucf50) == (1, 2, 3, 4, 5)
+
+
+def test_default_validation_folds_cover_the_classes(data_dir):
+    # As in a subset of UCF50 whose first groups hold one class only.
+    counts = {fold: (5, 0, 0) for fold in range(1, 10)} | {10: (0, 3, 2), 11: (2, 2, 0)}
+    assert manifest.default_val_folds(with_folds(manifest.load(str(data_dir)), counts)) == (1, 10)
+
+
+def test_one_fold_cannot_be_split(data_dir):
+    with pytest.raises(UserError, match="at least 2 folds"):
+        manifest.default_val_folds(with_folds(manifest.load(str(data_dir)), {3: (1, 1, 1)}))
+
+
+def test_tensorflow_datasets_reads_the_shards(data_dir):
+    import tensorflow_datasets as tfds
+
+    loaded = manifest.load(str(data_dir))
+    builder = tfds.builder_from_directory(str(data_dir))
+    assert set(builder.info.splits) == {f"fold{fold:02d}" for fold in loaded.folds}
+    assert builder.info.features["label"].names == list(CLASSES)
+    ours = {}
+    for shard in loaded.shards:
+        for _, payload in record.read_records(pathlib.Path(data_dir, shard.filename)):
+            features = record.decode(payload)
+            ours[features["clip/media_id"][0]] = features
+    num_read = 0
+    for example in tfds.as_numpy(builder.as_dataset(split="fold01+fold02")):
+        expected = ours[example["clip/media_id"]]
+        np.testing.assert_array_equal(example["video"], expected["video"])
+        assert example["label"] == expected["label"][0]
+        assert example["fold"] == expected["fold"][0] in (1, 2)
+        num_read += 1
+    assert num_read == 12

@@ -1,0 +1,101 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ucf50_tfrecord import record
+from ucf50_tfrecord.specs import ClipFormat, UserError
+
+FORMAT = ClipFormat(num_frames=3, height=8, width=10)
+
+
+def make_clip(**changes) -> record.Clip:
+    values = dict(
+        clip_id="Jump/v_Jump_g02_c01",
+        frames=np.random.default_rng(0).integers(0, 256, FORMAT.shape, dtype=np.uint8),
+        label=4, class_name="Jump", group=2, fold=2, data_path="Jump/v_Jump_g02_c01.avi", frame_rate=29.97,
+        frame_indices=np.array([0, 5, 9]), timestamps_us=np.array([0, 200_000, 360_000]), end_us=400_000,
+    )
+    return record.Clip(**values | changes)
+
+
+def test_a_record_is_tensorflows_sequence_example_and_also_its_example():
+    clip = make_clip()
+    serialized = record.encode(clip)
+    sequence = tf.train.SequenceExample.FromString(serialized)
+    context = sequence.context.feature
+    assert context["clip/media_id"].bytes_list.value[:] == [b"Jump/v_Jump_g02_c01"]
+    assert context["clip/data_path"].bytes_list.value[:] == [b"Jump/v_Jump_g02_c01.avi"]
+    assert context["clip/label/index"].int64_list.value[:] == [4]
+    assert context["clip/label/string"].bytes_list.value[:] == context["clip/label/text"].bytes_list.value[:] == [b"Jump"]
+    assert context["clip/start/timestamp"].int64_list.value[:] == [0]
+    assert context["clip/end/timestamp"].int64_list.value[:] == [400_000]
+    assert [context[f"image/{key}"].int64_list.value[0] for key in ("height", "width", "channels")] == [8, 10, 3]
+    assert context["image/format"].bytes_list.value[:] == [b"RAW"]
+    assert context["image/frame_rate"].float_list.value[0] == pytest.approx(29.97)
+    assert context["frame_index"].int64_list.value[:] == [0, 5, 9]
+    assert context["frame_timestamp"].int64_list.value[:] == [0, 200_000, 360_000]
+    timestamps = sequence.feature_lists.feature_list["image/timestamp"].feature
+    assert [step.int64_list.value[0] for step in timestamps] == [0, 200_000, 360_000]
+    assert context["video"].bytes_list.value[0] == clip.frames.tobytes()
+    example = tf.train.Example.FromString(serialized)
+    assert dict(example.features.feature) == dict(context)
+
+
+def test_tensorflow_parses_it_as_sequence_example_and_as_example():
+    serialized = record.encode(make_clip())
+    keys = {"label": tf.io.FixedLenFeature([], tf.int64), "group": tf.io.FixedLenFeature([], tf.int64)}
+    example = tf.io.parse_single_example(serialized, keys)
+    context, sequence = tf.io.parse_single_sequence_example(
+        serialized, keys, {"image/timestamp": tf.io.FixedLenSequenceFeature([], tf.int64)}
+    )
+    assert example["label"] == context["label"] == 4
+    assert example["group"] == context["group"] == 2
+    assert sequence["image/timestamp"].numpy().tolist() == [0, 200_000, 360_000]
+
+
+def test_parse_and_decode_return_what_was_encoded():
+    clip = make_clip(group=None)
+    serialized = record.encode(clip)
+    parsed = record.parse(tf.constant(serialized), FORMAT)
+    assert parsed["video"].dtype == tf.uint8 and parsed["label"].dtype == tf.int32
+    np.testing.assert_array_equal(parsed["video"], clip.frames)
+    assert parsed["label"] == 4
+    decoded = record.decode(serialized)
+    np.testing.assert_array_equal(decoded["video"], clip.frames)
+    assert decoded["group"] == [record.UNKNOWN_GROUP]
+
+
+def test_equal_clips_give_equal_bytes():
+    assert record.encode(make_clip()) == record.encode(make_clip())
+    assert record.encode(make_clip()) != record.encode(make_clip(label=5))
+
+
+def test_names_that_are_not_utf8_keep_their_bytes():
+    name = b"Jump/\xff.avi".decode("utf-8", "surrogateescape")
+    assert record.decode(record.encode(make_clip(data_path=name)))["clip/data_path"] == [b"Jump/\xff.avi"]
+
+
+def test_framing_is_tfrecord(tmp_path):
+    payloads = [b"", b"a", bytes(range(256)) * 40]
+    path = tmp_path / "x.tfrecord"
+    path.write_bytes(b"".join(map(record.frame_record, payloads)))
+    assert [item.numpy() for item in tf.data.TFRecordDataset(str(path))] == payloads
+    with tf.io.TFRecordWriter(str(tmp_path / "tf")) as writer:
+        for payload in payloads:
+            writer.write(payload)
+    assert path.read_bytes() == (tmp_path / "tf").read_bytes()
+    assert list(record.read_records(path)) == [(0, b""), (16, b"a"), (33, payloads[2])]
+
+
+def test_damage_is_found_and_named(tmp_path):
+    whole = record.frame_record(b"first") + record.frame_record(b"second")
+    path = tmp_path / "x.tfrecord"
+    for position in range(len(whole)):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1:])
+        with pytest.raises(UserError, match=f"x.tfrecord: the record at byte {0 if position < 21 else 21} is damaged"):
+            list(record.read_records(path))
+    for length in range(1, len(whole)):
+        path.write_bytes(whole[:length])
+        if length != 21:
+            with pytest.raises(UserError, match="cut short"):
+                list(record.read_records(path))

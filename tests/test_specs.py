@@ -1,0 +1,58 @@
+import pytest
+
+from ucf50_tfrecord import specs
+from ucf50_tfrecord.specs import ClipFormat, FoldRule, ModelSpec, TrainSpec, UserError
+
+
+@pytest.mark.parametrize("text, size", [("64", (64, 64)), ("112x96", (112, 96)), (" 8x9 ", (8, 9))])
+def test_parse_size_reads_height_times_width(text, size):
+    assert specs.parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "x", "64x", "64x64x3", "-4", "6.4"])
+def test_parse_size_names_the_wrong_value(text):
+    with pytest.raises(UserError, match="Expected a size.*Received: size="):
+        specs.parse_size(text)
+
+
+@pytest.mark.parametrize("folds, text", [((1, 2, 3, 9), "1-3,9"), ((7,), "7"), ((), ""), ((3, 1), "1,3")])
+def test_format_folds(folds, text):
+    assert specs.format_folds(folds) == text
+
+
+@pytest.mark.parametrize("text, folds", [("1-3,9", (1, 2, 3, 9)), ("9, 2,2", (2, 9)), ("0", (0,))])
+def test_parse_folds(text, folds):
+    assert specs.parse_folds(text) == folds
+
+
+@pytest.mark.parametrize("text", ["", "a", "1-", "1,,2", "-3", "3-1"])
+def test_parse_folds_names_the_wrong_value(text):
+    with pytest.raises(UserError, match="Expected folds"):
+        specs.parse_folds(text)
+
+
+MODEL = dict(name="lstm", num_classes=3, num_frames=5, height=16, width=16)
+TRAIN = dict(epochs=2, batch_size=4)
+
+
+@pytest.mark.parametrize("spec, base, wrong", [
+    (ClipFormat, {}, {"num_frames": 0}), (ClipFormat, {}, {"height": 4}), (ClipFormat, {}, {"width": 9999}),
+    (ClipFormat, {}, {"encoding": "gif"}),
+    (FoldRule, {}, {"fold_by": "clip"}), (FoldRule, {}, {"num_folds": 1}),
+    (ModelSpec, MODEL, {"name": "resnet"}), (ModelSpec, MODEL, {"num_classes": 1}), (ModelSpec, MODEL, {"dropout": 1.0}),
+    (TrainSpec, TRAIN, {"epochs": 0}), (TrainSpec, TRAIN, {"batch_size": 0}), (TrainSpec, TRAIN, {"learning_rate": 0.0}),
+    (TrainSpec, TRAIN, {"optimizer": "sgd"}), (TrainSpec, TRAIN, {"schedule": "step"}),
+    (TrainSpec, TRAIN, {"warmup_epochs": 3.0}), (TrainSpec, TRAIN, {"weight_decay": -1.0}),
+    (TrainSpec, TRAIN, {"label_smoothing": 1.0}), (TrainSpec, TRAIN, {"seed": -1}), (TrainSpec, TRAIN, {"precision": "int8"}),
+])
+def test_specs_refuse_wrong_values_when_built(spec, base, wrong):
+    spec(**base)
+    with pytest.raises(UserError, match=r"Expected .*\. Received: "):
+        spec(**{**base, **wrong})
+
+
+def test_clip_format_describes_a_clip():
+    clip_format = ClipFormat(num_frames=15, height=64, width=48)
+    assert clip_format.shape == (15, 64, 48, 3)
+    assert clip_format.num_bytes == 15 * 64 * 48 * 3
+    assert str(clip_format) == "15x64x48"

@@ -1,0 +1,56 @@
+import errno
+import os
+
+import pytest
+
+from ucf50_tfrecord import storage
+from ucf50_tfrecord.specs import UserError
+
+
+def test_a_file_appears_only_when_it_is_whole(tmp_path):
+    path = tmp_path / "folder" / "file"
+    with storage.atomic_write(path) as file:
+        file.write(b"half")
+        assert not path.exists()
+    assert path.read_bytes() == b"half"
+    assert os.listdir(path.parent) == ["file"]
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with pytest.raises(RuntimeError):
+        with storage.atomic_write(path) as file:
+            file.write(b"new")
+            raise RuntimeError
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_full_disk_is_reported_with_the_path(tmp_path):
+    path = tmp_path / "file"
+    with pytest.raises(UserError, match=f"Cannot write {path}: No space left"):
+        with storage.atomic_write(path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert not os.listdir(tmp_path)
+
+
+def test_a_folder_that_is_a_file_is_reported(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="Cannot write"):
+        storage.write_json(tmp_path / "file" / "x.json", {})
+
+
+def test_json_round_trip_has_one_form(tmp_path):
+    storage.write_json(tmp_path / "a", {"b": 1, "a": ["ü"]})
+    storage.write_json(tmp_path / "b", {"a": ["ü"], "b": 1})
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert storage.read_json(tmp_path / "a") == {"a": ["ü"], "b": 1}
+
+
+def test_unreadable_json_is_named(tmp_path):
+    with pytest.raises(UserError, match="Cannot read .*missing"):
+        storage.read_json(tmp_path / "missing")
+    (tmp_path / "torn").write_text('{"a": ')
+    with pytest.raises(UserError, match="torn is not valid JSON"):
+        storage.read_json(tmp_path / "torn")
