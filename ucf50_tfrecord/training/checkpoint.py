@@ -25,8 +25,11 @@ class Checkpoints:
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
         self.best_macro_f1 = tf.Variable(-1.0, trainable=False, name="best_macro_f1")
         self.best_epoch = tf.Variable(0, dtype=tf.int64, trainable=False, name="best_epoch")
+        # Keras does not track the state of its dropout layers' seeds for TensorFlow.
+        weights = {id(variable) for variable in model.weights}
+        seeds = [variable.value for variable in model.variables if id(variable) not in weights]
         state = tf.train.Checkpoint(
-            model=model, optimizer=optimizer, step=self.step,
+            model=model, optimizer=optimizer, seeds=seeds, step=self.step,
             best_macro_f1=self.best_macro_f1, best_epoch=self.best_epoch,
         )
         self._last = tf.train.CheckpointManager(state, str(folder / "last"), max_to_keep=2)

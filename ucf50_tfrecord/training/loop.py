@@ -155,7 +155,7 @@ def train(
                     f"The loss is {scores['loss']} at step {step} (epoch {epoch + 1}); the last good "
                     "checkpoint is kept. A smaller --learning_rate or --precision=float32 may help."
                 )
-            log.scalars("train", scores | {"learning_rate": float(optimizer.learning_rate)}, step)
+            log.scalars("train", scores | {"learning_rate": float(tf.convert_to_tensor(optimizer.learning_rate))}, step)
         if epoch_done:
             evaluation = evaluate()
             log.scalars("validation", evaluation.scores, step)
@@ -287,10 +287,10 @@ class _Meter:
     def read(self) -> dict[str, float]:
         """Returns the means since the last read, after waiting for the device."""
         started = time.perf_counter()
-        sums = self._sums.numpy().astype(np.float64)
+        sums = self._sums.numpy()
         self._recent.secs += time.perf_counter() - started
         self._epoch_sums += sums
-        scores = {"loss": sums[0] / sums[2], "accuracy": sums[1] / sums[2]}
+        scores = {"loss": float(sums[0] / sums[2]), "accuracy": float(sums[1] / sums[2])}
         if self._recent.clips:
             scores["clips_per_sec"] = self._recent.clips / self._recent.secs
             scores["wait_share"] = self._recent.wait_secs / self._recent.secs
@@ -300,7 +300,7 @@ class _Meter:
 
     def read_epoch_loss(self) -> float:
         """Returns the mean loss since the last call; call it after `read`."""
-        loss = self._epoch_sums[0] / self._epoch_sums[2]
+        loss = float(self._epoch_sums[0] / self._epoch_sums[2])
         self._epoch_sums = np.zeros(3)
         return loss
 

@@ -1,0 +1,85 @@
+import keras
+import numpy as np
+import pytest
+
+from ucf50_tfrecord import models, specs
+from ucf50_tfrecord.specs import ModelSpec
+
+
+def make_spec(name, **changes):
+    return ModelSpec(**dict(name=name, num_classes=7, num_frames=4, height=16, width=24) | changes)
+
+
+def make_video(spec, batch=3):
+    shape = (batch, spec.num_frames, spec.height, spec.width, 3)
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def test_the_table_and_the_flag_name_the_same_models():
+    assert sorted(models.BUILDERS) == sorted(specs.MODEL_NAMES)
+
+
+# The published models have 2,729,842 and 2,335,090: PyTorch adds a second bias to each
+# recurrent unit, 4 x 256 for the LSTM and 256 for the RNN.
+@pytest.mark.parametrize("name, count", [("seed_lstm", 2_729_842 - 1024), ("seed_rnn", 2_335_090 - 256)])
+def test_seed_models_have_the_published_size(name, count):
+    spec = ModelSpec(name=name, num_classes=50, num_frames=15, height=64, width=64)
+    assert models.build_model(spec).count_params() == count == {"seed_lstm": 2_728_818, "seed_rnn": 2_334_834}[name]
+
+
+def test_seed_model_is_the_published_stack():
+    spec = ModelSpec(name="seed_lstm", num_classes=50, num_frames=15, height=64, width=64)
+    shapes = [tuple(v.shape) for v in models.build_model(spec).trainable_variables]
+    assert shapes == [
+        (3, 3, 3, 32), (32,), (3, 3, 32, 64), (64,), (3, 3, 64, 128), (128,), (8192, 256), (256,),
+        (256, 1024), (256, 1024), (1024,), (256, 50), (50,),
+    ]
+
+
+@pytest.mark.parametrize("name", specs.MODEL_NAMES)
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16", "mixed_float16"])
+def test_uint8_clips_in_float32_logits_out(name, dtype):
+    spec = make_spec(name)
+    model = models.build_model(spec, dtype=dtype)
+    assert model.input.dtype == "uint8" and model.input.shape == (None, 4, 16, 24, 3)
+    logits = model(make_video(spec), training=False)
+    assert logits.dtype == "float32" and logits.shape == (3, 7)
+    assert np.isfinite(logits).all()
+    assert all(v.dtype == "float32" for v in model.trainable_variables)
+
+
+@pytest.mark.parametrize("name", specs.MODEL_NAMES)
+@pytest.mark.parametrize("changes", [dict(height=33, width=20), dict(num_frames=1), dict(num_classes=2)])
+def test_any_size_length_and_number_of_classes(name, changes):
+    spec = make_spec(name, **changes)
+    assert models.build_model(spec)(make_video(spec)).shape == (3, spec.num_classes)
+
+
+@pytest.mark.parametrize("name", specs.MODEL_NAMES)
+def test_only_the_pooling_model_is_blind_to_order(name):
+    keras.utils.set_random_seed(0)
+    spec = make_spec(name, num_frames=8)
+    model, video = models.build_model(spec), make_video(spec)
+    difference = np.abs(model(video, training=False) - model(video[:, ::-1], training=False)).max()
+    assert difference < 1e-5 if name == "frame_pool" else difference > 1e-4
+
+
+@pytest.mark.parametrize("name", specs.MODEL_NAMES)
+def test_clips_do_not_mix_and_frames_stay_with_their_clip(name):
+    keras.utils.set_random_seed(0)
+    spec = make_spec(name)
+    model, video = models.build_model(spec), make_video(spec)
+    alone = np.concatenate([model(video[i:i + 1], training=False) for i in range(3)])
+    np.testing.assert_allclose(model(video, training=False), alone, atol=1e-5)
+
+
+def test_seed_weights_start_as_pytorch_starts_them():
+    keras.utils.set_random_seed(0)
+    spec = ModelSpec(name="seed_lstm", num_classes=50, num_frames=2, height=64, width=64)
+    model = models.build_model(spec)
+    fans = [27, 27, 288, 288, 576, 576, 8192, 8192, 256, 256, 256, 256, 256]
+    for variable, fan in zip(model.trainable_variables, fans, strict=True):
+        values, bound = variable.numpy(), fan**-0.5
+        assert np.abs(values).max() <= bound and np.abs(values).max() > 0.8 * bound
+        if values.size > 1000:
+            assert values.std() == pytest.approx(bound / 3**0.5, rel=0.1)

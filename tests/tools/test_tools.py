@@ -1,0 +1,107 @@
+import subprocess
+
+import av
+import numpy as np
+import pytest
+
+from tests.conftest import REPOSITORY, run_module
+
+# (forwards, backwards)
+PAIRS = (("Grow", "Shrink"), ("Rise", "Sink"), ("Part", "Meet"), ("Scatter", "Gather"))
+
+
+def read_frames(path):
+    with av.open(str(path)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    output = tmp_path_factory.mktemp("demo") / "demo"
+    result = run_module("tools.make_demo_videos", f"--output={output}", "--groups=2", "--clips=1")
+    assert result.returncode == 0, result.stderr
+    assert "16 videos, 8 classes, 2 groups" in result.stdout
+    return output
+
+
+def test_the_corpus_looks_like_ucf50(corpus):
+    files = sorted(path.relative_to(corpus).as_posix() for path in corpus.rglob("*.avi"))
+    assert len(files) == 16 and files[0] == "Gather/v_Gather_g01_c01.avi"
+    for path in corpus.rglob("*.avi"):
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            assert (stream.codec_context.name, stream.codec_context.codec_tag) == ("mpeg4", "XVID")
+            assert (stream.height, stream.width, stream.average_rate) == (120, 160, 25)
+            keys = [i for i, packet in enumerate(container.demux(stream)) if packet.is_keyframe]
+            assert 50 <= stream.frames <= 75 and keys[:3] == [0, 12, 24]
+
+
+def test_partners_show_the_same_frames_backwards(corpus):
+    for forwards, backwards in PAIRS:
+        for group in (1, 2):
+            one, two = (read_frames(corpus / name / f"v_{name}_g{group:02d}_c01.avi") for name in (forwards, backwards))
+            assert one.shape == two.shape
+            # The codec loses a little, differently in each direction.
+            assert np.abs(one.astype(int) - two[::-1].astype(int)).mean() < 5
+            assert np.abs(one.astype(int) - two.astype(int)).mean() > 1.2 * np.abs(one.astype(int) - two[::-1]).mean()
+
+
+def test_the_corpus_is_reproducible_and_the_seed_changes_it(corpus, tmp_path):
+    for seed in (0, 1):
+        flags = [f"--output={tmp_path / str(seed)}", "--groups=1", "--clips=1", f"--seed={seed}", "--workers=1"]
+        assert run_module("tools.make_demo_videos", *flags).returncode == 0
+    for path in (tmp_path / "0").rglob("*.avi"):
+        name = path.relative_to(tmp_path / "0")
+        assert path.read_bytes() == (corpus / name).read_bytes()
+        assert path.read_bytes() != (tmp_path / "1" / name).read_bytes()
+
+
+def test_an_existing_corpus_is_left_alone(corpus):
+    before = sorted(corpus.rglob("*"))
+    result = run_module("tools.make_demo_videos", f"--output={corpus}")
+    assert result.returncode == 2 and "exists already" in result.stderr and "Traceback" not in result.stderr
+    assert before == sorted(corpus.rglob("*"))
+
+
+def test_inspect_shows_counts_and_a_record(data_dir):
+    result = run_module("tools.inspect_shards", f"--data={data_dir}")
+    assert result.returncode == 0, result.stderr
+    assert "30 clips of 5x16x24" in result.stdout
+    assert "Middle     10  1-5" in result.stdout
+    assert "uint8 [5, 16, 24, 3]" in result.stdout and "clip/media_id" in result.stdout
+    assert run_module("tools.inspect_shards", "--data=nowhere").returncode == 2
+
+
+def make(*arguments):
+    return subprocess.run(["make", *arguments], cwd=REPOSITORY, text=True, capture_output=True)
+
+
+def test_make_help_lists_every_target():
+    result = make("help")
+    assert result.returncode == 0
+    for target in ("train", "shards", "evaluate", "tensorboard", "inspect", "test", "lint", "clean"):
+        assert f"  make {target} " in result.stdout
+    assert "seed_lstm" in result.stdout
+
+
+@pytest.mark.parametrize("arguments, parts, absent", [
+    (["train"], ["tools.make_demo_videos", "recipes/lstm.flags", "--videos='data/demo_videos'"], ["--data=", "--model="]),
+    (["train", "MODEL=frame_pool"], ["recipes/frame_pool.flags", "--model='frame_pool'"], []),
+    (["train", "RECIPE=seed_rnn", "VIDEOS=/my videos", "SIZE=112x96", "FRAMES=8", "EPOCHS=3", "SEED=4", "VAL_FOLDS=1-5",
+      "RUN=runs/x", "FLAGS=--fold_by=video"],
+     ["recipes/seed_rnn.flags", "--videos='/my videos'", "--size='112x96'", "--frames='8'", "--epochs='3'", "--seed='4'",
+      "--val_folds='1-5'", "--run='runs/x'", "--fold_by=video"], ["tools.make_demo_videos"]),
+    (["train", "DATA=/shards"], ["--data='/shards'"], ["--videos", "tools.make_demo_videos"]),
+    (["shards", "VIDEOS=/v", "SIZE=112"], ["pipelines.convert", "--videos='/v'", "--size='112'"], ["--flagfile"]),
+    (["evaluate", "RUN=runs/x", "VAL_FOLDS=3"], ["pipelines.evaluate", "--run='runs/x'", "--folds='3'"], []),
+])
+def test_make_passes_its_variables_on(arguments, parts, absent, tmp_path):
+    result = make("--dry-run", *arguments)
+    assert result.returncode == 0, result.stderr
+    assert all(part in result.stdout for part in parts), result.stdout
+    assert not any(part in result.stdout for part in absent), result.stdout
+
+
+def test_make_names_an_unknown_recipe():
+    result = make("--dry-run", "train", "RECIPE=nope")
+    assert "there is no recipe 'nope'" in result.stdout + result.stderr

@@ -1,0 +1,173 @@
+import functools
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests.conftest import REPOSITORY
+from ucf50_tfrecord import manifest
+from ucf50_tfrecord.dataset import pipeline
+from ucf50_tfrecord.evaluation import runner
+from ucf50_tfrecord.specs import ModelSpec, TrainSpec, UserError
+from ucf50_tfrecord.training import checkpoint, logs, loop
+from ucf50_tfrecord.training import strategy as strategy_lib
+
+
+def train(data_dir, run_dir, *, model="frame_pool", policy="float32", strategy="one", hooks=None, dropout=0.0, **spec):
+    """Trains on folds 2 to 5 (24 clips), validates on fold 1."""
+    loaded = manifest.load(str(data_dir))
+    clips, val_clips = (pipeline.load_clips(loaded, folds) for folds in ([2, 3, 4, 5], [1]))
+    strategy = strategy_lib.make_strategy(strategy)
+    make_evaluator = functools.partial(runner.Evaluator, clips=val_clips, strategy=strategy, batch_size=4)
+    return loop.train(
+        clips, ModelSpec(name=model, num_classes=3, num_frames=5, height=16, width=24, dropout=dropout),
+        TrainSpec(**dict(epochs=2, batch_size=5) | spec), strategy=strategy, policy=policy,
+        options=loop.RunOptions(run_dir=str(run_dir), log_every_steps=1, checkpoint_secs=1e9),
+        hooks=loop.Hooks(make_evaluator=make_evaluator, **(hooks or {})),
+        log=logs.TensorBoardLog(str(run_dir)),
+    )
+
+
+def weights(trained):
+    return [v.numpy() for v in trained.model.variables]
+
+
+def losses(seen):
+    return [progress.scores["loss"] for progress in seen if "loss" in progress.scores]
+
+
+def test_it_learns_and_scores_held_out_groups(data_dir, tmp_path):
+    # Batch norm's moving averages need some 60 steps, however soon the training loss is low.
+    trained = train(data_dir, tmp_path, model="lstm", epochs=16, optimizer="adamw", schedule="cosine", warmup_epochs=1.0)
+    assert trained.finished and trained.step == 16 * 5
+    assert trained.evaluate().scores == {"accuracy": 1.0, "macro_f1": 1.0}
+    assert trained.best_macro_f1 == 1.0 and 1 <= trained.best_epoch <= 16
+    assert trained.clips_per_sec > 0 and 0 <= trained.wait_share <= 1
+
+
+def test_the_loss_is_the_mean_over_the_clips_that_count(data_dir, tmp_path):
+    """One epoch of one batch that is filled up: the reported loss is that of the initial weights."""
+    seen = []
+    loaded = manifest.load(str(data_dir))
+    clips = pipeline.load_clips(loaded, [2, 3, 4, 5])
+    train(data_dir, tmp_path, epochs=1, batch_size=32, hooks={"report": seen.append}, label_smoothing=0.1)
+    keras.utils.set_random_seed(0)
+    from ucf50_tfrecord import models
+
+    model = models.build_model(ModelSpec(name="frame_pool", num_classes=3, num_frames=5, height=16, width=24))
+    batch = next(iter(pipeline.make_dataset(clips, batch_size=24)))
+    target = tf.one_hot(batch["label"], 3) * 0.9 + 0.1 / 3
+    expected = keras.losses.categorical_crossentropy(target, model(batch["video"]), from_logits=True)
+    assert seen[-1].scores["train_loss"] == pytest.approx(float(tf.reduce_mean(expected)), rel=1e-5)
+
+
+@pytest.mark.parametrize("stop_at", [1, 3, 5, 7])
+def test_an_interrupted_run_ends_with_the_same_weights(data_dir, tmp_path, stop_at):
+    options = dict(model="lstm", dropout=0.3, horizontal_flip=True, optimizer="adamw", schedule="cosine", weight_decay=0.01)
+    whole = train(data_dir, tmp_path / "whole", **options)
+    seen = []
+    stopped = train(data_dir, tmp_path / "parts", hooks={
+        "report": seen.append, "should_stop": lambda: len(seen) + 1 == stop_at,
+    }, **options)
+    assert not stopped.finished and stopped.step == stop_at
+    resumed = train(data_dir, tmp_path / "parts", **options)
+    assert resumed.finished
+    for expected, found in zip(weights(whole), weights(resumed), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_a_finished_run_is_not_trained_again(data_dir, tmp_path):
+    first = train(data_dir, tmp_path)
+    seen = []
+    again = train(data_dir, tmp_path, hooks={"report": seen.append})
+    assert again.finished and not seen and again.clips_per_sec is None
+    for expected, found in zip(weights(first), weights(again), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_best_and_last_weights_can_be_loaded(data_dir, tmp_path):
+    from ucf50_tfrecord import models
+
+    trained = train(data_dir, tmp_path)
+    model = models.build_model(ModelSpec(name="frame_pool", num_classes=3, num_frames=5, height=16, width=24))
+    checkpoint.load_weights(str(tmp_path), "last", model)
+    for expected, found in zip(weights(trained), (v.numpy() for v in model.variables), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    checkpoint.load_weights(str(tmp_path), "best", model)
+    with pytest.raises(UserError, match="holds no checkpoint"):
+        checkpoint.load_weights(str(tmp_path / "nowhere"), "last", model)
+    other = models.build_model(ModelSpec(name="seed_rnn", num_classes=3, num_frames=5, height=16, width=24))
+    with pytest.raises(UserError, match="Cannot restore the checkpoint"):
+        checkpoint.load_weights(str(tmp_path), "last", other)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_mixed_precision_trains(data_dir, tmp_path, policy):
+    seen = []
+    train(data_dir, tmp_path, policy=policy, epochs=4, hooks={"report": seen.append})
+    assert seen[-1].scores["train_loss"] < 0.8 * losses(seen)[0]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(data_dir, tmp_path):
+    with pytest.raises(UserError, match="The loss is .* at step .*--learning_rate"):
+        train(data_dir, tmp_path, learning_rate=1e30, epochs=5)
+
+
+def test_tensorboard_gets_curves_pictures_and_texts(data_dir, tmp_path):
+    log = logs.TensorBoardLog(str(tmp_path))
+    log.text("flags", {"size": 64})
+    log.close()
+    train(data_dir, tmp_path, epochs=2)
+    events = {}
+    for split in ("train", "validation"):
+        events[split] = EventAccumulator(str(tmp_path / "tensorboard" / split), size_guidance={"tensors": 0})
+        events[split].Reload()
+    curves = {split: set(found.Tags()["tensors"]) for split, found in events.items()}
+    assert curves["train"] == {"loss", "accuracy", "learning_rate", "clips_per_sec", "wait_share", "training clips", "flags"}
+    assert curves["validation"] == {"accuracy", "macro_f1", "confusion"}
+    assert [event.step for event in events["train"].Tensors("loss")] == list(range(1, 11))
+    assert [event.step for event in events["validation"].Tensors("macro_f1")] == [5, 10]
+    picture = events["validation"].Tensors("confusion")[0].tensor_proto.string_val[2]
+    assert tf.io.decode_png(picture).shape[-1] == 3
+
+
+MIRRORED = """
+import sys, tensorflow as tf
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+from tests.training import test_loop
+for name in ("one", "mirrored"):
+    seen = []
+    trained = test_loop.train(sys.argv[1], sys.argv[2] + name, strategy=name, model=sys.argv[3], policy=sys.argv[4],
+                              batch_size=6, learning_rate=1e-4, horizontal_flip=True, hooks={"report": seen.append})
+    print(name, *test_loop.losses(seen), seen[-1].scores["train_loss"], trained.evaluate().logits.tolist(), sep=";")
+"""
+
+
+@pytest.mark.parametrize("model, policy", [("seed_lstm", "float32"), ("lstm", "float32"), ("lstm", "mixed_float16")])
+def test_two_replicas_train_as_one_device_does(data_dir, tmp_path, model, policy):
+    arguments = [sys.executable, "-c", MIRRORED, str(data_dir), str(tmp_path) + "/", model, policy]
+    result = subprocess.run(arguments, cwd=REPOSITORY, text=True, capture_output=True)
+    assert result.returncode == 0, result.stderr
+    one, mirrored = (line.split(";") for line in result.stdout.splitlines())
+    assert (one[0], mirrored[0], len(one)) == ("one", "mirrored", len(mirrored))
+    tolerance = 1e-3 if policy == "float32" else 0.05
+    np.testing.assert_allclose([float(x) for x in mirrored[1:-1]], [float(x) for x in one[1:-1]], rtol=tolerance)
+
+
+def test_evaluation_of_a_run_counts_each_clip_once(data_dir, tmp_path):
+    trained = train(data_dir, tmp_path, epochs=1)
+    evaluation = trained.evaluate()
+    assert evaluation.logits.shape == (6, 3) and evaluation.confusion.sum() == 6
+    shuffled = trained.evaluate("shuffle")
+    np.testing.assert_allclose(shuffled.logits, evaluation.logits, atol=1e-5)  # frame_pool is blind to order
+    with pytest.raises(UserError, match="a perturbation out of"):
+        trained.evaluate("reverse")
+    path = pathlib.Path(tmp_path, "predictions.jsonl")
+    runner.save_predictions(path, [evaluation, shuffled])
+    assert len(path.read_text().splitlines()) == 12
