@@ -55,6 +55,7 @@ test: $(VENV)/installed-test  ## Run the tests.
 	$(PYTHON) -m pytest $(FLAGS)
 
 lint: $(VENV)/installed-lint  ## Check style and imports.
+	$(PYTHON) -m black --quiet --check --line-length 110 ucf50_tfrecord pipelines tools tests
 	$(PYTHON) -m flake8
 	$(PYTHON) -m isort --check .
 

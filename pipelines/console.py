@@ -54,7 +54,9 @@ def load_tensorflow() -> None:
             os.dup2(stderr, 2)
         if os.path.exists("/proc/driver/nvidia/version"):
             notices.seek(0)
-            sys.stderr.writelines(line for line in notices.read().decode().splitlines(True) if line.startswith("E"))
+            sys.stderr.writelines(
+                line for line in notices.read().decode().splitlines(True) if line.startswith("E")
+            )
 
 
 class TrainingDisplay:
@@ -99,9 +101,7 @@ def print_scores(title: str, plain: dict[str, float], shuffled: dict[str, float]
 
 def progress_bar(total: int, unit: str, description: str) -> tqdm.tqdm:
     """A bar on a terminal; elsewhere nothing, so that logs hold plain lines only."""
-    return tqdm.tqdm(
-        total=total, unit=unit, desc=description, disable=not sys.stderr.isatty(), leave=False
-    )
+    return tqdm.tqdm(total=total, unit=unit, desc=description, disable=not sys.stderr.isatty(), leave=False)
 
 
 @contextlib.contextmanager

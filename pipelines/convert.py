@@ -28,11 +28,15 @@ _NAME = flags.DEFINE_string("name", None, "The dataset's name. Default: from the
 _SIZE = flags.DEFINE_string("size", "64", "Frame size in pixels: 64, or height x width as in 112x96.")
 _FRAMES = flags.DEFINE_integer("frames", 15, "Frames a clip, evenly spaced over the video.")
 _FOLD_BY = flags.DEFINE_enum(
-    "fold_by", "group", FOLD_RULES,
+    "fold_by",
+    "group",
+    FOLD_RULES,
     "What keeps clips together in a fold: group (the recording, from UCF names), or video "
     "(each video by itself: the random split, which leaks recordings).",
 )
-_NUM_FOLDS = flags.DEFINE_integer("num_folds", 25, "Folds for videos without a group, or with --fold_by=video.")
+_NUM_FOLDS = flags.DEFINE_integer(
+    "num_folds", 25, "Folds for videos without a group, or with --fold_by=video."
+)
 _WORKERS = flags.DEFINE_integer("workers", None, "Processes that decode. Default: one a core.")
 _SHARD_MIB = flags.DEFINE_integer("shard_mib", 32, "Largest size of a shard's pixels, in MiB.", lower_bound=1)
 _SKIP_EMPTY = flags.DEFINE_boolean("skip_empty_classes", False, "Leave class folders without videos out.")
@@ -88,17 +92,27 @@ def convert() -> manifest.Manifest:
     if manifest.exists(data_dir):
         _check_same_format(manifest.load(data_dir), _asked_for(name), _FORMAT_FLAGS)
     planned = plan.plan_shards(
-        found, name=name, clip_format=clip_format(), fold_rule=fold_rule(),
-        decoder=decode.decoder_version(), shard_bytes=_SHARD_MIB.value << 20,
+        found,
+        name=name,
+        clip_format=clip_format(),
+        fold_rule=fold_rule(),
+        decoder=decode.decoder_version(),
+        shard_bytes=_SHARD_MIB.value << 20,
     )
-    num_standing = sum(r.num_clips + len(r.quarantined) for r in engines.finished_reports(planned, data_dir).values())
+    num_standing = sum(
+        r.num_clips + len(r.quarantined) for r in engines.finished_reports(planned, data_dir).values()
+    )
     num_missing = len(found.videos) - num_standing
     if num_missing:
-        print(f"Converting {num_missing} of {len(found.videos)} videos with {num_workers} workers into {data_dir}")
+        print(
+            f"Converting {num_missing} of {len(found.videos)} videos with {num_workers} workers into {data_dir}"
+        )
     started = time.monotonic()
     with console.progress_bar(num_missing, "video", "converting") as bar:
         built = engines.build_dataset(
-            planned, data_dir, num_workers=num_workers,
+            planned,
+            data_dir,
+            num_workers=num_workers,
             on_shard=lambda report: bar.update(report.num_clips + len(report.quarantined)),
         )
     _print_result(built, num_missing, time.monotonic() - started)
@@ -120,18 +134,27 @@ def default_data_dir(name: str) -> str:
 def _asked_for(name: str) -> dict[str, object]:
     asked, rule = clip_format(), fold_rule()
     return {
-        "name": _NAME.value or name, "size": f"{asked.height}x{asked.width}", "frames": asked.num_frames,
-        "fold_by": rule.fold_by, "num_folds": rule.num_folds,
+        "name": _NAME.value or name,
+        "size": f"{asked.height}x{asked.width}",
+        "frames": asked.num_frames,
+        "fold_by": rule.fold_by,
+        "num_folds": rule.num_folds,
     }
 
 
 def _check_same_format(found: manifest.Manifest, asked: dict[str, object], names) -> None:
     stored = {
-        "name": found.name, "size": f"{found.format.height}x{found.format.width}",
-        "frames": found.format.num_frames, "fold_by": found.fold_rule.fold_by,
+        "name": found.name,
+        "size": f"{found.format.height}x{found.format.width}",
+        "frames": found.format.num_frames,
+        "fold_by": found.fold_rule.fold_by,
         "num_folds": found.fold_rule.num_folds,
     }
-    differing = [f"--{name} is {asked[name]}, there it is {stored[name]}" for name in names if asked[name] != stored[name]]
+    differing = [
+        f"--{name} is {asked[name]}, there it is {stored[name]}"
+        for name in names
+        if asked[name] != stored[name]
+    ]
     if differing:
         raise UserError(
             f"{found.data_dir} holds shards of another format: {'; '.join(differing)}. "

@@ -1,7 +1,7 @@
 """Evaluates a finished run again: other folds, other shards, or other weights.
 
-  python -m pipelines.evaluate --run=runs/demo
-  python -m pipelines.evaluate --run=runs/demo --weights=best --folds=6-10
+python -m pipelines.evaluate --run=runs/demo
+python -m pipelines.evaluate --run=runs/demo --weights=best --folds=6-10
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ _FOLDS = flags.DEFINE_string("folds", None, "Folds to evaluate on. Default: the 
 _WEIGHTS = flags.DEFINE_enum("weights", "last", ("last", "best"), "Which checkpoint of the run.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Clips a step, over all devices.", lower_bound=1)
 _STRATEGY = flags.DEFINE_enum("strategy", "auto", STRATEGIES, "Devices: one, all mirrored, or auto.")
-_OUTPUT = flags.DEFINE_string("output", None, "Folder for the results. Default: <run>/evaluation-<weights>-<folds>.")
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "Folder for the results. Default: <run>/evaluation-<weights>-<folds>."
+)
 
 
 def main() -> None:
@@ -42,7 +44,9 @@ def main() -> None:
     folds = parse_folds(_FOLDS.value) if _FOLDS.value else config.val_folds
     trained_on = sorted(set(folds) & set(config.train_folds))
     if trained_on and manifest.fingerprint == config.fingerprint:
-        print(f"warning: the run was trained on folds {format_folds(trained_on)}; their scores say nothing of new clips")
+        print(
+            f"warning: the run was trained on folds {format_folds(trained_on)}; their scores say nothing of new clips"
+        )
 
     strategy = strategy_lib.make_strategy(_STRATEGY.value)
     with strategy.scope():
@@ -57,14 +61,22 @@ def main() -> None:
     )
     runner.save_predictions(folder / run_lib.PREDICTIONS_FILENAME, evaluations)
     plain, shuffled = evaluations
-    storage.write_json(folder / run_lib.SUMMARY_FILENAME, plain.scores | {
-        "shuffled": shuffled.scores,
-        "weights": _WEIGHTS.value,
-        "num_clips": len(clips),
-        "folds": folds,
-        "fingerprint": manifest.fingerprint,
-    })
-    console.print_scores(f"{config.model.name} on {len(clips)} clips of folds {format_folds(folds)}", plain.scores, shuffled.scores)
+    storage.write_json(
+        folder / run_lib.SUMMARY_FILENAME,
+        plain.scores
+        | {
+            "shuffled": shuffled.scores,
+            "weights": _WEIGHTS.value,
+            "num_clips": len(clips),
+            "folds": folds,
+            "fingerprint": manifest.fingerprint,
+        },
+    )
+    console.print_scores(
+        f"{config.model.name} on {len(clips)} clips of folds {format_folds(folds)}",
+        plain.scores,
+        shuffled.scores,
+    )
     print(f"Results:     {folder}")
 
 

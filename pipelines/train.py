@@ -21,8 +21,16 @@ from pipelines import console, convert
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import storage
 from ucf50_tfrecord.specs import (
-    MODEL_NAMES, OPTIMIZERS, PRECISIONS, SCHEDULES, STRATEGIES, ModelSpec, TrainSpec, UserError,
-    format_folds, parse_folds,
+    MODEL_NAMES,
+    OPTIMIZERS,
+    PRECISIONS,
+    SCHEDULES,
+    STRATEGIES,
+    ModelSpec,
+    TrainSpec,
+    UserError,
+    format_folds,
+    parse_folds,
 )
 
 _RUN = flags.DEFINE_string("run", None, "The run's folder. Default: a new one, runs/<data>-<model>-<time>.")
@@ -44,7 +52,9 @@ _FLIP = flags.DEFINE_boolean("horizontal_flip", False, "Mirror half of the train
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the weights, the order of clips and all other chance.")
 _PRECISION = flags.DEFINE_enum("precision", "auto", PRECISIONS, "Of the computation; weights are float32.")
 _STRATEGY = flags.DEFINE_enum("strategy", "auto", STRATEGIES, "Devices: one, all mirrored, or auto.")
-_LOG_EVERY = flags.DEFINE_integer("log_every_steps", 20, "Steps between training curves' points.", lower_bound=1)
+_LOG_EVERY = flags.DEFINE_integer(
+    "log_every_steps", 20, "Steps between training curves' points.", lower_bound=1
+)
 _CHECKPOINT_SECS = flags.DEFINE_float("checkpoint_secs", 300, "Seconds between checkpoints within an epoch.")
 
 flags.adopt_module_key_flags(convert)
@@ -69,10 +79,18 @@ def main() -> None:
     train_clips = pipeline.load_clips(manifest, train_folds)
     val_clips = pipeline.load_clips(manifest, val_folds)
     run_dir = _RUN.value or new_run_dir(manifest.data_dir, model_spec.name)
-    run_lib.open_run(run_dir, run_lib.RunConfig(
-        data_dir=os.path.abspath(manifest.data_dir), fingerprint=manifest.fingerprint, classes=manifest.classes,
-        train_folds=train_folds, val_folds=val_folds, model=model_spec, train=train_spec,
-    ))
+    run_lib.open_run(
+        run_dir,
+        run_lib.RunConfig(
+            data_dir=os.path.abspath(manifest.data_dir),
+            fingerprint=manifest.fingerprint,
+            classes=manifest.classes,
+            train_folds=train_folds,
+            val_folds=val_folds,
+            model=model_spec,
+            train=train_spec,
+        ),
+    )
     print(
         f"Training {model_spec.name} on {len(train_clips)} clips (folds {format_folds(train_folds)}), validating "
         f"on {len(val_clips)} (folds {format_folds(val_folds)}); {policy}, {strategy.num_replicas_in_sync} device(s)"
@@ -83,7 +101,11 @@ def main() -> None:
     log.text("flags", flags.FLAGS.flag_values_dict())
     with console.stop_requests() as should_stop, console.TrainingDisplay() as display:
         trained = loop.train(
-            train_clips, model_spec, train_spec, strategy=strategy, policy=policy,
+            train_clips,
+            model_spec,
+            train_spec,
+            strategy=strategy,
+            policy=policy,
             options=loop.RunOptions(
                 run_dir=run_dir, log_every_steps=_LOG_EVERY.value, checkpoint_secs=_CHECKPOINT_SECS.value
             ),
@@ -91,7 +113,8 @@ def main() -> None:
                 make_evaluator=functools.partial(
                     runner.Evaluator, clips=val_clips, strategy=strategy, batch_size=train_spec.batch_size
                 ),
-                report=display.update, should_stop=should_stop,
+                report=display.update,
+                should_stop=should_stop,
             ),
             log=log,
         )
@@ -131,7 +154,9 @@ def choose_folds(manifest: manifest_lib.Manifest) -> tuple[tuple[int, ...], tupl
     Raises:
       UserError: if a fold does not exist, or is in both.
     """
-    val_folds = parse_folds(_VAL_FOLDS.value) if _VAL_FOLDS.value else manifest_lib.default_val_folds(manifest)
+    val_folds = (
+        parse_folds(_VAL_FOLDS.value) if _VAL_FOLDS.value else manifest_lib.default_val_folds(manifest)
+    )
     rest = tuple(fold for fold in manifest.folds if fold not in val_folds)
     train_folds = parse_folds(_TRAIN_FOLDS.value) if _TRAIN_FOLDS.value else rest
     both = sorted(set(val_folds) & set(train_folds))
@@ -144,23 +169,39 @@ def choose_folds(manifest: manifest_lib.Manifest) -> tuple[tuple[int, ...], tupl
                 f"Expected --{name} out of folds {format_folds(manifest.folds)} of {manifest.data_dir}. "
                 f"Received: {format_folds(unknown) or 'none'}"
             )
-        counts = [sum(manifest.clips_per_class[fold][label] for fold in folds) for label in range(len(manifest.classes))]
+        counts = [
+            sum(manifest.clips_per_class[fold][label] for fold in folds)
+            for label in range(len(manifest.classes))
+        ]
         missing = [name for name, count in zip(manifest.classes, counts) if not count]
         if missing:
-            print(f"warning: no clip of {', '.join(missing)} in --{name}={format_folds(folds)}", file=sys.stderr)
+            print(
+                f"warning: no clip of {', '.join(missing)} in --{name}={format_folds(folds)}", file=sys.stderr
+            )
     return val_folds, train_folds
 
 
 def specs_from_flags(manifest: manifest_lib.Manifest) -> tuple[ModelSpec, TrainSpec]:
     model_spec = ModelSpec(
-        name=_MODEL.value, num_classes=len(manifest.classes), num_frames=manifest.format.num_frames,
-        height=manifest.format.height, width=manifest.format.width, dropout=_DROPOUT.value,
+        name=_MODEL.value,
+        num_classes=len(manifest.classes),
+        num_frames=manifest.format.num_frames,
+        height=manifest.format.height,
+        width=manifest.format.width,
+        dropout=_DROPOUT.value,
     )
     train_spec = TrainSpec(
-        epochs=_EPOCHS.value, batch_size=_BATCH_SIZE.value, optimizer=_OPTIMIZER.value,
-        learning_rate=_LEARNING_RATE.value, schedule=_SCHEDULE.value, warmup_epochs=_WARMUP_EPOCHS.value,
-        weight_decay=_WEIGHT_DECAY.value, label_smoothing=_LABEL_SMOOTHING.value,
-        horizontal_flip=_FLIP.value, seed=_SEED.value, precision=_PRECISION.value,
+        epochs=_EPOCHS.value,
+        batch_size=_BATCH_SIZE.value,
+        optimizer=_OPTIMIZER.value,
+        learning_rate=_LEARNING_RATE.value,
+        schedule=_SCHEDULE.value,
+        warmup_epochs=_WARMUP_EPOCHS.value,
+        weight_decay=_WEIGHT_DECAY.value,
+        label_smoothing=_LABEL_SMOOTHING.value,
+        horizontal_flip=_FLIP.value,
+        seed=_SEED.value,
+        precision=_PRECISION.value,
     )
     return model_spec, train_spec
 

@@ -18,7 +18,9 @@ GROUPS = range(1, 6)
 CLASSES = ("Left", "Middle", "Right")
 
 
-def write_numbered_video(path: pathlib.Path, num_frames: int, *, height: int = 32, width: int = 48, first: int = 0) -> None:
+def write_numbered_video(
+    path: pathlib.Path, num_frames: int, *, height: int = 32, width: int = 48, first: int = 0
+) -> None:
     """Writes a lossless video in which every pixel of frame k is the grey value first + k."""
     frames = np.full((num_frames, height, width, 3), 0, np.uint8)
     frames += (first + np.arange(num_frames, dtype=np.uint8))[:, np.newaxis, np.newaxis, np.newaxis]
@@ -50,7 +52,7 @@ def make_videos(folder: pathlib.Path, *, clips: int = 2) -> pathlib.Path:
             for clip in range(1, clips + 1):
                 rng = np.random.default_rng([label, group, clip])
                 frames = rng.integers(0, 60, (20 + (group + clip) % 10, 32, 48, 3), dtype=np.uint8)
-                frames[:, :, 16 * label:16 * (label + 1)] += 150
+                frames[:, :, 16 * label : 16 * (label + 1)] += 150
                 write_video(folder / name / f"v_{name}_g{group:02d}_c{clip:02d}.avi", frames)
     return folder
 
@@ -58,7 +60,11 @@ def make_videos(folder: pathlib.Path, *, clips: int = 2) -> pathlib.Path:
 def run_module(*arguments: str | os.PathLike, **options) -> subprocess.CompletedProcess:
     """Runs `python -m …` in the repository as a user would."""
     return subprocess.run(
-        [sys.executable, "-m", *map(str, arguments)], cwd=REPOSITORY, text=True, capture_output=True, **options
+        [sys.executable, "-m", *map(str, arguments)],
+        cwd=REPOSITORY,
+        text=True,
+        capture_output=True,
+        **options,
     )
 
 
@@ -76,14 +82,26 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory, videos_dir: pathlib.Path)
     return data
 
 
-def build(videos_dir, data_dir, *, workers: int = 1, fold_by: str = "group", shard_bytes: int = 1 << 20, name: str = "small"):
+def build(
+    videos_dir,
+    data_dir,
+    *,
+    workers: int = 1,
+    fold_by: str = "group",
+    shard_bytes: int = 1 << 20,
+    name: str = "small",
+):
     """Converts a folder with the library; returns the manifest."""
     from ucf50_tfrecord.convert import catalog, decode, engines, plan
     from ucf50_tfrecord.specs import ClipFormat, FoldRule
 
     planned = plan.plan_shards(
-        catalog.find_videos(videos_dir), name=name, clip_format=ClipFormat(num_frames=5, height=16, width=24),
-        fold_rule=FoldRule(fold_by=fold_by, num_folds=4), decoder=decode.decoder_version(), shard_bytes=shard_bytes,
+        catalog.find_videos(videos_dir),
+        name=name,
+        clip_format=ClipFormat(num_frames=5, height=16, width=24),
+        fold_rule=FoldRule(fold_by=fold_by, num_folds=4),
+        decoder=decode.decoder_version(),
+        shard_bytes=shard_bytes,
     )
     return engines.build_dataset(planned, str(data_dir), num_workers=workers)
 

@@ -41,7 +41,9 @@ def rooms_imported(path: pathlib.Path) -> set[str]:
     return {names[1] for names in parts if names[0] == "ucf50_tfrecord" and len(names) > 1}
 
 
-@pytest.mark.parametrize("path", sorted(LIBRARY.rglob("*.py")), ids=lambda path: str(path.relative_to(LIBRARY)))
+@pytest.mark.parametrize(
+    "path", sorted(LIBRARY.rglob("*.py")), ids=lambda path: str(path.relative_to(LIBRARY))
+)
 def test_imports_point_one_way(path):
     room = path.relative_to(LIBRARY).parts[0].removesuffix(".py")
     if room == "__init__":
@@ -57,7 +59,11 @@ def test_every_room_has_a_rule():
 
 
 def test_only_decode_imports_pyav_in_the_library():
-    users = {path.name for path in LIBRARY.rglob("*.py") if any(m.split(".")[0] == "av" for m in imported_modules(path))}
+    users = {
+        path.name
+        for path in LIBRARY.rglob("*.py")
+        if any(m.split(".")[0] == "av" for m in imported_modules(path))
+    }
     assert users == {"decode.py"}
 
 
@@ -67,14 +73,22 @@ def test_only_record_knows_feature_keys():
             assert "clip/" not in path.read_text() and "image/" not in path.read_text(), path
 
 
-@pytest.mark.parametrize("modules, absent", [
-    ("ucf50_tfrecord.convert.engines, ucf50_tfrecord.convert.plan, ucf50_tfrecord.convert.catalog", ["tensorflow", "keras"]),
-    ("pipelines.convert, pipelines.train", ["tensorflow", "keras", "av"]),
-    ("ucf50_tfrecord.evaluation.runner, ucf50_tfrecord.training.loop", ["av", "ucf50_tfrecord.convert"]),
-])
+@pytest.mark.parametrize(
+    "modules, absent",
+    [
+        (
+            "ucf50_tfrecord.convert.engines, ucf50_tfrecord.convert.plan, ucf50_tfrecord.convert.catalog",
+            ["tensorflow", "keras"],
+        ),
+        ("pipelines.convert, pipelines.train", ["tensorflow", "keras", "av"]),
+        ("ucf50_tfrecord.evaluation.runner, ucf50_tfrecord.training.loop", ["av", "ucf50_tfrecord.convert"]),
+    ],
+)
 def test_a_fresh_process_loads_one_side_only(modules, absent):
     code = f"import sys, {modules}; print([name for name in {absent} if name in sys.modules])"
-    result = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
     assert result.stdout.strip() == "[]"
 
 

@@ -39,7 +39,10 @@ def test_sidecars_point_at_the_records(data_dir):
 
 def test_fingerprint_depends_on_the_contents_alone(data_dir, tmp_path):
     loaded = manifest.load(str(data_dir))
-    assert loaded.fingerprint == dataclasses.replace(loaded, data_dir="/elsewhere", shards=loaded.shards[::-1]).fingerprint
+    assert (
+        loaded.fingerprint
+        == dataclasses.replace(loaded, data_dir="/elsewhere", shards=loaded.shards[::-1]).fingerprint
+    )
     changed = dataclasses.replace(loaded.shards[0], sha256="0" * 64)
     assert loaded.fingerprint != dataclasses.replace(loaded, shards=(changed, *loaded.shards[1:])).fingerprint
 
@@ -49,11 +52,14 @@ def test_a_folder_without_manifest_says_how_to_make_one(tmp_path):
         manifest.load(str(tmp_path))
 
 
-@pytest.mark.parametrize("change, message", [
-    (lambda value: value.update(schema_version=99), "written with record schema 99"),
-    (lambda value: value.pop("format"), "is not a dataset's manifest"),
-    (lambda value: value["format"].update(depth=3), "is not a dataset's manifest"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda value: value.update(schema_version=99), "written with record schema 99"),
+        (lambda value: value.pop("format"), "is not a dataset's manifest"),
+        (lambda value: value["format"].update(depth=3), "is not a dataset's manifest"),
+    ],
+)
 def test_a_wrong_manifest_is_named(data_dir, tmp_path, change, message):
     value = json.loads((data_dir / "manifest.json").read_text())
     change(value)

@@ -12,8 +12,15 @@ def make_clip(**changes) -> record.Clip:
     values = dict(
         clip_id="Jump/v_Jump_g02_c01",
         frames=np.random.default_rng(0).integers(0, 256, FORMAT.shape, dtype=np.uint8),
-        label=4, class_name="Jump", group=2, fold=2, data_path="Jump/v_Jump_g02_c01.avi", frame_rate=29.97,
-        frame_indices=np.array([0, 5, 9]), timestamps_us=np.array([0, 200_000, 360_000]), end_us=400_000,
+        label=4,
+        class_name="Jump",
+        group=2,
+        fold=2,
+        data_path="Jump/v_Jump_g02_c01.avi",
+        frame_rate=29.97,
+        frame_indices=np.array([0, 5, 9]),
+        timestamps_us=np.array([0, 200_000, 360_000]),
+        end_us=400_000,
     )
     return record.Clip(**values | changes)
 
@@ -26,10 +33,18 @@ def test_a_record_is_tensorflows_sequence_example_and_also_its_example():
     assert context["clip/media_id"].bytes_list.value[:] == [b"Jump/v_Jump_g02_c01"]
     assert context["clip/data_path"].bytes_list.value[:] == [b"Jump/v_Jump_g02_c01.avi"]
     assert context["clip/label/index"].int64_list.value[:] == [4]
-    assert context["clip/label/string"].bytes_list.value[:] == context["clip/label/text"].bytes_list.value[:] == [b"Jump"]
+    assert (
+        context["clip/label/string"].bytes_list.value[:]
+        == context["clip/label/text"].bytes_list.value[:]
+        == [b"Jump"]
+    )
     assert context["clip/start/timestamp"].int64_list.value[:] == [0]
     assert context["clip/end/timestamp"].int64_list.value[:] == [400_000]
-    assert [context[f"image/{key}"].int64_list.value[0] for key in ("height", "width", "channels")] == [8, 10, 3]
+    assert [context[f"image/{key}"].int64_list.value[0] for key in ("height", "width", "channels")] == [
+        8,
+        10,
+        3,
+    ]
     assert context["image/format"].bytes_list.value[:] == [b"RAW"]
     assert context["image/frame_rate"].float_list.value[0] == pytest.approx(29.97)
     assert context["frame_index"].int64_list.value[:] == [0, 5, 9]
@@ -91,8 +106,10 @@ def test_damage_is_found_and_named(tmp_path):
     whole = record.frame_record(b"first") + record.frame_record(b"second")
     path = tmp_path / "x.tfrecord"
     for position in range(len(whole)):
-        path.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1:])
-        with pytest.raises(UserError, match=f"x.tfrecord: the record at byte {0 if position < 21 else 21} is damaged"):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
+        with pytest.raises(
+            UserError, match=f"x.tfrecord: the record at byte {0 if position < 21 else 21} is damaged"
+        ):
             list(record.read_records(path))
     for length in range(1, len(whole)):
         path.write_bytes(whole[:length])

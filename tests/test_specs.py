@@ -35,16 +35,30 @@ MODEL = dict(name="lstm", num_classes=3, num_frames=5, height=16, width=16)
 TRAIN = dict(epochs=2, batch_size=4)
 
 
-@pytest.mark.parametrize("spec, base, wrong", [
-    (ClipFormat, {}, {"num_frames": 0}), (ClipFormat, {}, {"height": 4}), (ClipFormat, {}, {"width": 9999}),
-    (ClipFormat, {}, {"encoding": "gif"}),
-    (FoldRule, {}, {"fold_by": "clip"}), (FoldRule, {}, {"num_folds": 1}),
-    (ModelSpec, MODEL, {"name": "resnet"}), (ModelSpec, MODEL, {"num_classes": 1}), (ModelSpec, MODEL, {"dropout": 1.0}),
-    (TrainSpec, TRAIN, {"epochs": 0}), (TrainSpec, TRAIN, {"batch_size": 0}), (TrainSpec, TRAIN, {"learning_rate": 0.0}),
-    (TrainSpec, TRAIN, {"optimizer": "sgd"}), (TrainSpec, TRAIN, {"schedule": "step"}),
-    (TrainSpec, TRAIN, {"warmup_epochs": 3.0}), (TrainSpec, TRAIN, {"weight_decay": -1.0}),
-    (TrainSpec, TRAIN, {"label_smoothing": 1.0}), (TrainSpec, TRAIN, {"seed": -1}), (TrainSpec, TRAIN, {"precision": "int8"}),
-])
+@pytest.mark.parametrize(
+    "spec, base, wrong",
+    [
+        (ClipFormat, {}, {"num_frames": 0}),
+        (ClipFormat, {}, {"height": 4}),
+        (ClipFormat, {}, {"width": 9999}),
+        (ClipFormat, {}, {"encoding": "gif"}),
+        (FoldRule, {}, {"fold_by": "clip"}),
+        (FoldRule, {}, {"num_folds": 1}),
+        (ModelSpec, MODEL, {"name": "resnet"}),
+        (ModelSpec, MODEL, {"num_classes": 1}),
+        (ModelSpec, MODEL, {"dropout": 1.0}),
+        (TrainSpec, TRAIN, {"epochs": 0}),
+        (TrainSpec, TRAIN, {"batch_size": 0}),
+        (TrainSpec, TRAIN, {"learning_rate": 0.0}),
+        (TrainSpec, TRAIN, {"optimizer": "sgd"}),
+        (TrainSpec, TRAIN, {"schedule": "step"}),
+        (TrainSpec, TRAIN, {"warmup_epochs": 3.0}),
+        (TrainSpec, TRAIN, {"weight_decay": -1.0}),
+        (TrainSpec, TRAIN, {"label_smoothing": 1.0}),
+        (TrainSpec, TRAIN, {"seed": -1}),
+        (TrainSpec, TRAIN, {"precision": "int8"}),
+    ],
+)
 def test_specs_refuse_wrong_values_when_built(spec, base, wrong):
     spec(**base)
     with pytest.raises(UserError, match=r"Expected .*\. Received: "):

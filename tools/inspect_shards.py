@@ -1,6 +1,6 @@
 """Shows what is in a folder of shards: counts by class and fold, and one record's keys.
 
-  python -m tools.inspect_shards --data=data/demo_videos-15x64x64
+python -m tools.inspect_shards --data=data/demo_videos-15x64x64
 """
 
 from __future__ import annotations

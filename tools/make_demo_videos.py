@@ -151,7 +151,9 @@ def make_corpus(output: str, *, groups: int, clips: int, seed: int, workers: int
     partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
     takes = [
         Take(str(partial), pair, group, clip, seed)
-        for group in range(1, groups + 1) for pair in PAIRS for clip in range(1, clips + 1)
+        for group in range(1, groups + 1)
+        for pair in PAIRS
+        for clip in range(1, clips + 1)
     ]
     context = multiprocessing.get_context("spawn")
     try:
@@ -200,7 +202,9 @@ def main() -> None:
     num_videos = make_corpus(
         _OUTPUT.value, groups=_GROUPS.value, clips=_CLIPS.value, seed=_SEED.value, workers=workers
     )
-    print(f"Demo corpus: {_OUTPUT.value} ({num_videos} videos, {2 * len(PAIRS)} classes, {_GROUPS.value} groups)")
+    print(
+        f"Demo corpus: {_OUTPUT.value} ({num_videos} videos, {2 * len(PAIRS)} classes, {_GROUPS.value} groups)"
+    )
 
 
 if __name__ == "__main__":

@@ -243,24 +243,27 @@ def assemble(data_dir: str, plan: Plan, reports: Iterable[ShardReport]) -> Manif
 def save_tfds_metadata(manifest: Manifest) -> None:
     """Writes features.json and dataset_info.json: one TFDS split a fold, "fold01", "fold02", …"""
     folder = pathlib.Path(manifest.data_dir)
-    storage.write_json(
-        folder / "features.json", record.tfds_features(manifest.format, manifest.classes)
-    )
+    storage.write_json(folder / "features.json", record.tfds_features(manifest.format, manifest.classes))
     with storage.atomic_write(folder / "label.labels.txt") as file:
         file.write("".join(f"{name}\n" for name in manifest.classes).encode("utf-8", "surrogateescape"))
     splits = []
     for fold in manifest.folds:
         shards = [shard for shard in manifest.shards if shard.fold == fold]
-        splits.append({
-            "name": f"fold{fold:02d}",
-            "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
-            "shardLengths": [str(shard.num_clips) for shard in shards],
-            "numBytes": str(sum(shard.num_bytes for shard in shards)),
-        })
-    storage.write_json(folder / "dataset_info.json", {
-        "name": manifest.name,
-        "version": "1.0.0",
-        "fileFormat": "tfrecord",
-        "moduleName": "ucf50_tfrecord.convert",
-        "splits": splits,
-    })
+        splits.append(
+            {
+                "name": f"fold{fold:02d}",
+                "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+                "shardLengths": [str(shard.num_clips) for shard in shards],
+                "numBytes": str(sum(shard.num_bytes for shard in shards)),
+            }
+        )
+    storage.write_json(
+        folder / "dataset_info.json",
+        {
+            "name": manifest.name,
+            "version": "1.0.0",
+            "fileFormat": "tfrecord",
+            "moduleName": "ucf50_tfrecord.convert",
+            "splits": splits,
+        },
+    )

@@ -259,7 +259,10 @@ def _build_messages() -> dict[str, type]:
         entry.options.map_entry = True
         entry.field.add(name="key", number=1, type=kinds.TYPE_STRING, label=kinds.LABEL_OPTIONAL)
         entry.field.add(
-            name="value", number=2, type=kinds.TYPE_MESSAGE, label=kinds.LABEL_OPTIONAL,
+            name="value",
+            number=2,
+            type=kinds.TYPE_MESSAGE,
+            label=kinds.LABEL_OPTIONAL,
             type_name=f".tensorflow.{value_type}",
         )
 

@@ -213,11 +213,13 @@ class TrainSpec:
         expect(self.learning_rate > 0, "a learning rate above 0", learning_rate=self.learning_rate)
         expect(
             0 <= self.warmup_epochs <= self.epochs,
-            f"a warm-up of 0 to {self.epochs} epochs", warmup_epochs=self.warmup_epochs,
+            f"a warm-up of 0 to {self.epochs} epochs",
+            warmup_epochs=self.warmup_epochs,
         )
         expect(self.weight_decay >= 0, "a weight decay of 0 or more", weight_decay=self.weight_decay)
         expect(
-            0 <= self.label_smoothing < 1, "a label smoothing from 0 to below 1",
+            0 <= self.label_smoothing < 1,
+            "a label smoothing from 0 to below 1",
             label_smoothing=self.label_smoothing,
         )
         expect(0 <= self.seed < 2**31, "a seed from 0 to 2147483647", seed=self.seed)

@@ -26,7 +26,11 @@ def test_ucf_names_give_class_group_and_clip(videos_dir):
 def test_other_names_have_no_group(tmp_path):
     make_files(tmp_path, "b/x.mp4", "a/y_g1.MKV", "a/deep/er/z.webm")
     found = catalog.find_videos(tmp_path)
-    assert [(v.video_id, v.group, v.label) for v in found.videos] == [("a/deep/er/z", None, 0), ("a/y_g1", None, 0), ("b/x", None, 1)]
+    assert [(v.video_id, v.group, v.label) for v in found.videos] == [
+        ("a/deep/er/z", None, 0),
+        ("a/y_g1", None, 0),
+        ("b/x", None, 1),
+    ]
 
 
 def test_labels_are_the_sorted_names_whatever_the_file_system_says(tmp_path, monkeypatch):
@@ -64,7 +68,10 @@ def test_two_files_of_one_id_are_an_error_that_names_both(tmp_path):
         catalog.find_videos(tmp_path)
 
 
-@pytest.mark.parametrize("names, found", [([], "no videos"), (["1.avi", "2.avi"], "2 videos outside class folders"), (["a/1.txt"], "no videos")])
+@pytest.mark.parametrize(
+    "names, found",
+    [([], "no videos"), (["1.avi", "2.avi"], "2 videos outside class folders"), (["a/1.txt"], "no videos")],
+)
 def test_a_folder_of_another_layout_is_explained(tmp_path, names, found):
     make_files(tmp_path, *names)
     with pytest.raises(UserError, match=f"to hold one folder a class.*found {found}"):

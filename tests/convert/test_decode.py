@@ -51,9 +51,13 @@ def test_scaling_averages_areas(tmp_path):
     assert np.abs(frames.astype(int) - 100).max() <= 2
 
 
-@pytest.mark.parametrize("content, reason", [
-    (b"", "InvalidDataError"), (b"no video at all" * 100, "InvalidDataError"),
-])
+@pytest.mark.parametrize(
+    "content, reason",
+    [
+        (b"", "InvalidDataError"),
+        (b"no video at all" * 100, "InvalidDataError"),
+    ],
+)
 def test_a_file_that_is_no_video_gives_a_reason(tmp_path, content, reason):
     path = tmp_path / "broken.avi"
     path.write_bytes(content)
@@ -79,7 +83,7 @@ def test_a_missing_file_and_a_file_without_video_give_reasons(tmp_path):
 def test_a_video_cut_short_gives_the_frames_that_are_left(tmp_path):
     whole, cut = tmp_path / "whole.avi", tmp_path / "cut.avi"
     write_video(whole, np.random.default_rng(0).integers(0, 255, (60, 64, 64, 3), dtype=np.uint8))
-    cut.write_bytes(whole.read_bytes()[:whole.stat().st_size // 2])
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     clip = decode.decode_clip(cut, FORMAT)
     assert 10 < clip.frame_indices[-1] < 50
 

@@ -23,7 +23,9 @@ def test_one_and_two_workers_write_the_same_bytes(tmp_path, videos_dir):
     one, two = (build(videos_dir, tmp_path / str(n), workers=n) for n in (1, 2))
     assert hashes(one) == hashes(two)
     for shard in one.shards:
-        assert (tmp_path / "1" / shard.filename).read_bytes() == (tmp_path / "2" / shard.filename).read_bytes()
+        assert (tmp_path / "1" / shard.filename).read_bytes() == (
+            tmp_path / "2" / shard.filename
+        ).read_bytes()
 
 
 def test_pixels_reach_the_shard(tmp_path):
@@ -44,7 +46,9 @@ def test_nothing_is_converted_twice(tmp_path, videos):
     assert times == {path.name: path.stat().st_mtime_ns for path in (tmp_path / "data").glob("*.tfrecord-*")}
 
 
-@pytest.mark.parametrize("damage", ["shard missing", "shard cut", "sidecar missing", "sidecar torn", "manifest missing"])
+@pytest.mark.parametrize(
+    "damage", ["shard missing", "shard cut", "sidecar missing", "sidecar torn", "manifest missing"]
+)
 def test_what_is_missing_is_made_again_and_only_that(tmp_path, videos, damage):
     data = tmp_path / "data"
     first = build(videos, data)
@@ -80,8 +84,11 @@ def test_a_changed_set_rewrites_the_shards_it_touches(tmp_path, videos):
 def test_leftovers_of_other_plans_go_and_other_files_stay(tmp_path, videos):
     data = tmp_path / "data"
     data.mkdir()
-    ours = ["small-fold09.tfrecord-00000-of-00001", "small-fold09.tfrecord-00000-of-00001.json",
-            ".tmp-123-small-fold01.tfrecord-00000-of-00001"]
+    ours = [
+        "small-fold09.tfrecord-00000-of-00001",
+        "small-fold09.tfrecord-00000-of-00001.json",
+        ".tmp-123-small-fold01.tfrecord-00000-of-00001",
+    ]
     others = ["notes.txt", "other-fold01.tfrecord-00000-of-00001", "small.tfrecord-00000-of-00001"]
     for name in ours + others:
         (data / name).touch()

@@ -20,8 +20,16 @@ def make_plan(found, **changes):
 
 
 def make_video(name: str, group: int | None = None) -> Video:
-    return Video(relative_path=f"a/{name}.avi", video_id=f"a/{name}", class_name="a", label=0, group=group, clip=None,
-                 num_bytes=1, mtime_ns=1)
+    return Video(
+        relative_path=f"a/{name}.avi",
+        video_id=f"a/{name}",
+        class_name="a",
+        label=0,
+        group=group,
+        clip=None,
+        num_bytes=1,
+        mtime_ns=1,
+    )
 
 
 def test_a_fold_is_the_group_or_the_hash_of_the_id():
@@ -41,7 +49,9 @@ def test_every_video_is_in_one_shard_of_its_fold(videos_dir):
     assert all(video.group == job.fold for job in planned.jobs for video in job.videos)
     # 5 x 16 x 24 x 3 bytes a clip, 6 clips a fold: two shards of at most 20,000 bytes.
     assert [job.filename for job in planned.jobs[:3]] == [
-        "small-fold01.tfrecord-00000-of-00002", "small-fold01.tfrecord-00001-of-00002", "small-fold02.tfrecord-00000-of-00002",
+        "small-fold01.tfrecord-00000-of-00002",
+        "small-fold01.tfrecord-00001-of-00002",
+        "small-fold02.tfrecord-00000-of-00002",
     ]
     assert all(len(job.videos) == 3 for job in planned.jobs)
 
@@ -60,7 +70,11 @@ def test_the_plan_is_the_same_in_every_process(videos_dir):
     )
     outputs = {
         subprocess.run(
-            [sys.executable, "-c", code, str(videos_dir)], cwd=REPOSITORY, check=True, capture_output=True, text=True,
+            [sys.executable, "-c", code, str(videos_dir)],
+            cwd=REPOSITORY,
+            check=True,
+            capture_output=True,
+            text=True,
             env={**os.environ, "PYTHONHASHSEED": seed, "LC_ALL": locale},
         ).stdout
         for seed, locale in [("1", "C"), ("2", "C.UTF-8")]
@@ -68,9 +82,13 @@ def test_the_plan_is_the_same_in_every_process(videos_dir):
     assert len(outputs) == 1
 
 
-@pytest.mark.parametrize("change", [
-    dict(clip_format=ClipFormat(num_frames=6, height=16, width=24)), dict(decoder="d 2"),
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        dict(clip_format=ClipFormat(num_frames=6, height=16, width=24)),
+        dict(decoder="d 2"),
+    ],
+)
 def test_a_fingerprint_covers_what_decides_the_bytes(videos_dir, change):
     found = catalog.find_videos(videos_dir)
     before, after = make_plan(found), make_plan(found, **change)
@@ -80,6 +98,8 @@ def test_a_fingerprint_covers_what_decides_the_bytes(videos_dir, change):
 def test_a_changed_video_changes_its_shard_alone(videos_dir):
     found = catalog.find_videos(videos_dir)
     touched = dataclasses.replace(found.videos[0], mtime_ns=0)
-    before, after = make_plan(found), make_plan(dataclasses.replace(found, videos=(touched, *found.videos[1:])))
+    before, after = make_plan(found), make_plan(
+        dataclasses.replace(found, videos=(touched, *found.videos[1:]))
+    )
     changed = [b.filename for a, b in zip(before.jobs, after.jobs) if a.fingerprint != b.fingerprint]
     assert len(changed) == 1 and "fold01" in changed[0]

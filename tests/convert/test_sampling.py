@@ -6,10 +6,18 @@ import pytest
 from ucf50_tfrecord.convert.sampling import even_indices
 
 
-@pytest.mark.parametrize("num_available, num_frames, expected", [
-    (15, 15, list(range(15))), (29, 15, list(range(0, 29, 2))), (1, 3, [0, 0, 0]), (2, 3, [0, 1, 1]),
-    (5, 1, [2]), (4, 1, [1]), (3, 5, [0, 1, 1, 2, 2]),
-])
+@pytest.mark.parametrize(
+    "num_available, num_frames, expected",
+    [
+        (15, 15, list(range(15))),
+        (29, 15, list(range(0, 29, 2))),
+        (1, 3, [0, 0, 0]),
+        (2, 3, [0, 1, 1]),
+        (5, 1, [2]),
+        (4, 1, [1]),
+        (3, 5, [0, 1, 1, 2, 2]),
+    ],
+)
 def test_known_samples(num_available, num_frames, expected):
     assert even_indices(num_available, num_frames).tolist() == expected
 

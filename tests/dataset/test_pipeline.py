@@ -17,7 +17,9 @@ def clips(data_dir):
 
 def batches(clips, count=None, **options):
     dataset = pipeline.make_dataset(clips, **options)
-    return [{k: v.numpy() for k, v in batch.items()} for batch in dataset.take(-1 if count is None else count)]
+    return [
+        {k: v.numpy() for k, v in batch.items()} for batch in dataset.take(-1 if count is None else count)
+    ]
 
 
 def indices(found, counted_only=True):
@@ -58,7 +60,7 @@ def test_evaluation_counts_every_clip_once_in_order(clips, batch_size):
 
 def test_training_is_shuffled_complete_repeated_and_reproducible(clips):
     found = batches(clips, 15, batch_size=4, seed=3)
-    epochs = [indices(found[5 * e:5 * e + 5]) for e in range(3)]
+    epochs = [indices(found[5 * e : 5 * e + 5]) for e in range(3)]
     assert all(sorted(epoch) == list(range(18)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2] and epochs[0] != list(range(18))
     assert indices(batches(clips, 15, batch_size=4, seed=3)) == sum(epochs, [])
@@ -87,11 +89,19 @@ def test_workers_and_replicas_share_each_global_batch(clips, num_workers, replic
     steps = 5
     whole = batches(clips, steps, batch_size=4, seed=seed)
     parts = [
-        batches(clips, steps * replicas, batch_size=4, seed=seed, num_workers=num_workers, worker=worker, replicas_per_worker=replicas)
+        batches(
+            clips,
+            steps * replicas,
+            batch_size=4,
+            seed=seed,
+            num_workers=num_workers,
+            worker=worker,
+            replicas_per_worker=replicas,
+        )
         for worker in range(num_workers)
     ]
     for step in range(steps):
-        dealt = [b for part in parts for b in part[step * replicas:(step + 1) * replicas]]
+        dealt = [b for part in parts for b in part[step * replicas : (step + 1) * replicas]]
         for key in ("index", "mask", "label"):
             np.testing.assert_array_equal(np.concatenate([b[key] for b in dealt]), whole[step][key])
 
@@ -106,15 +116,26 @@ def test_unknown_folds_are_named(data_dir):
         pipeline.load_clips(manifest.load(str(data_dir)), [1, 9])
 
 
-@pytest.mark.parametrize("damage, message", [
-    (lambda path: path.unlink(), "is missing"),
-    (lambda path: path.write_bytes(path.read_bytes()[:-1]), "bytes, expected"),
-    (lambda path: shutil.copy(path.with_name(path.name.replace("fold01", "fold02") + ".json"), f"{path}.json"), "is not the one that manifest.json lists"),
-])
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda path: path.unlink(), "is missing"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "bytes, expected"),
+        (
+            lambda path: shutil.copy(
+                path.with_name(path.name.replace("fold01", "fold02") + ".json"), f"{path}.json"
+            ),
+            "is not the one that manifest.json lists",
+        ),
+    ],
+)
 def test_a_damaged_set_is_named_before_training(data_dir, tmp_path, damage, message):
     copy = shutil.copytree(data_dir, tmp_path / "data")
     damage(copy / "small-fold01.tfrecord-00001-of-00002")
-    with pytest.raises(UserError, match=f"small-fold01.tfrecord-00001-of-00002 {message}|small-fold01.tfrecord-00001-of-00002 has .* {message}"):
+    with pytest.raises(
+        UserError,
+        match=f"small-fold01.tfrecord-00001-of-00002 {message}|small-fold01.tfrecord-00001-of-00002 has .* {message}",
+    ):
         pipeline.load_clips(manifest.load(str(copy)), [1])
 
 
@@ -133,7 +154,12 @@ def test_shuffled_frames_are_the_same_frames_in_a_fixed_random_order(clips):
     def shuffled(batch_size, seed=0):
         dataset = pipeline.make_dataset(clips, batch_size=batch_size)
         dataset = perturb.shuffle_frames(dataset, num_clips=len(clips), num_frames=5, seed=seed)
-        return {int(i): v for b in dataset for i, v, m in zip(b["index"].numpy(), b["video"].numpy(), b["mask"].numpy()) if m}
+        return {
+            int(i): v
+            for b in dataset
+            for i, v, m in zip(b["index"].numpy(), b["video"].numpy(), b["mask"].numpy())
+            if m
+        }
 
     plain = {int(i): v for b in batches(clips, batch_size=6) for i, v in zip(b["index"], b["video"])}
     by_4, by_7, other = shuffled(4), shuffled(7), shuffled(4, seed=1)
@@ -155,7 +181,9 @@ def test_flips_mirror_half_of_the_clips_whole_and_do_not_depend_on_the_batch():
     def flip(rows, epoch=0, seed=0):
         rows = tf.constant(rows, tf.int64)
         epoch = tf.constant(epoch, tf.int64)
-        return augment.horizontal_flip(tf.gather(video, rows), rows, num_clips=1000, seed=seed, epoch=epoch).numpy()
+        return augment.horizontal_flip(
+            tf.gather(video, rows), rows, num_clips=1000, seed=seed, epoch=epoch
+        ).numpy()
 
     whole = flip(index)
     mirrored = (whole == video.numpy()[:, :, :, ::-1]).all(axis=(1, 2, 3, 4))

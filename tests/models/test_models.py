@@ -24,15 +24,30 @@ def test_the_table_and_the_flag_name_the_same_models():
 @pytest.mark.parametrize("name, count", [("seed_lstm", 2_729_842 - 1024), ("seed_rnn", 2_335_090 - 256)])
 def test_seed_models_have_the_published_size(name, count):
     spec = ModelSpec(name=name, num_classes=50, num_frames=15, height=64, width=64)
-    assert models.build_model(spec).count_params() == count == {"seed_lstm": 2_728_818, "seed_rnn": 2_334_834}[name]
+    assert (
+        models.build_model(spec).count_params()
+        == count
+        == {"seed_lstm": 2_728_818, "seed_rnn": 2_334_834}[name]
+    )
 
 
 def test_seed_model_is_the_published_stack():
     spec = ModelSpec(name="seed_lstm", num_classes=50, num_frames=15, height=64, width=64)
     shapes = [tuple(v.shape) for v in models.build_model(spec).trainable_variables]
     assert shapes == [
-        (3, 3, 3, 32), (32,), (3, 3, 32, 64), (64,), (3, 3, 64, 128), (128,), (8192, 256), (256,),
-        (256, 1024), (256, 1024), (1024,), (256, 50), (50,),
+        (3, 3, 3, 32),
+        (32,),
+        (3, 3, 32, 64),
+        (64,),
+        (3, 3, 64, 128),
+        (128,),
+        (8192, 256),
+        (256,),
+        (256, 1024),
+        (256, 1024),
+        (1024,),
+        (256, 50),
+        (50,),
     ]
 
 
@@ -69,7 +84,7 @@ def test_clips_do_not_mix_and_frames_stay_with_their_clip(name):
     keras.utils.set_random_seed(0)
     spec = make_spec(name)
     model, video = models.build_model(spec), make_video(spec)
-    alone = np.concatenate([model(video[i:i + 1], training=False) for i in range(3)])
+    alone = np.concatenate([model(video[i : i + 1], training=False) for i in range(3)])
     np.testing.assert_allclose(model(video, training=False), alone, atol=1e-5)
 
 

@@ -7,25 +7,42 @@ from pipelines import convert
 from tests.conftest import run_module
 
 
-@pytest.mark.parametrize("folder, name", [
-    ("/data/UCF50/", "ucf50"), ("/data/my set (2)", "my_set_2"), ("/data/50-classes", "videos_50_classes"), ("/data/日本", "videos"),
-])
+@pytest.mark.parametrize(
+    "folder, name",
+    [
+        ("/data/UCF50/", "ucf50"),
+        ("/data/my set (2)", "my_set_2"),
+        ("/data/50-classes", "videos_50_classes"),
+        ("/data/日本", "videos"),
+    ],
+)
 def test_a_dataset_is_named_after_its_folder(folder, name):
     assert convert.dataset_name(folder) == name
 
 
 def test_it_converts_then_has_nothing_to_do_then_refuses_another_format(videos_dir, tmp_path):
-    command = ["pipelines.convert", f"--videos={videos_dir}", f"--data={tmp_path / 'set'}", "--size=16x24", "--frames=5"]
+    command = [
+        "pipelines.convert",
+        f"--videos={videos_dir}",
+        f"--data={tmp_path / 'set'}",
+        "--size=16x24",
+        "--frames=5",
+    ]
     first = run_module(*command)
     assert first.returncode == 0, first.stderr
     assert "Converting 30 of 30 videos" in first.stdout
     assert "30 videos, 30 clips, 0 quarantined, 3 classes, folds 1-5, 5 shards" in first.stdout
     second = run_module(*command)
-    assert second.returncode == 0 and "nothing to convert" in second.stdout and "Converting" not in second.stdout
+    assert (
+        second.returncode == 0 and "nothing to convert" in second.stdout and "Converting" not in second.stdout
+    )
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "set").iterdir()}
     other = run_module(*command[:-2], "--size=24x16", "--frames=6")
     assert other.returncode == 2 and "Traceback" not in other.stderr
-    assert "holds shards of another format: --size is 24x16, there it is 16x24; --frames is 6, there it is 5" in other.stderr
+    assert (
+        "holds shards of another format: --size is 24x16, there it is 16x24; --frames is 6, there it is 5"
+        in other.stderr
+    )
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "set").iterdir()}
 
 
@@ -40,17 +57,20 @@ def test_quarantined_videos_and_strays_are_named(videos_dir, tmp_path):
     assert "warning: 1 files and folders passed over, no videos: readme.txt" in result.stderr
 
 
-@pytest.mark.parametrize("flags, message", [
-    ([], "Pass --videos="),
-    (["--videos=nowhere"], "Cannot read the videos' folder nowhere"),
-    (["--videos={videos}", "--size=big"], "Expected a size such as 64 or 112x96 .* Received: size='big'"),
-    (["--videos={videos}", "--frames=0"], "Expected 1 to 10000 frames a clip. Received: num_frames=0"),
-    (["--videos={videos}", "--workers=0"], "Expected at least 1 worker"),
-    (["--videos={videos}", "--name=Ä"], "Expected a name of letters"),
-    (["--videos={videos}", "--fold_by=actor"], "flag --fold_by=actor"),
-    (["--videos={videos}", "--sizes=3"], "Unknown command line flag 'sizes'"),
-    (["--videos={videos}", "stray"], "Expected flags only. Received: stray"),
-])
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        ([], "Pass --videos="),
+        (["--videos=nowhere"], "Cannot read the videos' folder nowhere"),
+        (["--videos={videos}", "--size=big"], "Expected a size such as 64 or 112x96 .* Received: size='big'"),
+        (["--videos={videos}", "--frames=0"], "Expected 1 to 10000 frames a clip. Received: num_frames=0"),
+        (["--videos={videos}", "--workers=0"], "Expected at least 1 worker"),
+        (["--videos={videos}", "--name=Ä"], "Expected a name of letters"),
+        (["--videos={videos}", "--fold_by=actor"], "flag --fold_by=actor"),
+        (["--videos={videos}", "--sizes=3"], "Unknown command line flag 'sizes'"),
+        (["--videos={videos}", "stray"], "Expected flags only. Received: stray"),
+    ],
+)
 def test_a_mistake_ends_with_one_clear_message(videos_dir, tmp_path, flags, message):
     result = run_module(
         "pipelines.convert", f"--data={tmp_path / 'set'}", *(flag.format(videos=videos_dir) for flag in flags)

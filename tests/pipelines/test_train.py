@@ -20,8 +20,15 @@ RECIPES = sorted((REPOSITORY / "pipelines" / "recipes").glob("*.flags"))
 
 def train_flags(data_dir, run_dir, *extra):
     return [
-        "pipelines.train", f"--data={data_dir}", f"--run={run_dir}", "--model=frame_pool", "--batch_size=2",
-        "--precision=float32", "--epochs=4", "--val_folds=1,2", *extra,
+        "pipelines.train",
+        f"--data={data_dir}",
+        f"--run={run_dir}",
+        "--model=frame_pool",
+        "--batch_size=2",
+        "--precision=float32",
+        "--epochs=4",
+        "--val_folds=1,2",
+        *extra,
     ]
 
 
@@ -30,7 +37,11 @@ def final_weights(run_dir):
 
     reader = tf.train.load_checkpoint(tf.train.latest_checkpoint(str(run_dir / "checkpoints" / "last")))
     # The file format's own entries and the counters of saves are no weights.
-    names = [name for name in reader.get_variable_to_shape_map() if name.startswith(("model", "optimizer", "step", "seeds"))]
+    names = [
+        name
+        for name in reader.get_variable_to_shape_map()
+        if name.startswith(("model", "optimizer", "step", "seeds"))
+    ]
     assert len(names) > 10
     return {name: reader.get_tensor(name) for name in names}
 
@@ -67,10 +78,16 @@ def test_the_summary_can_be_made_again_from_the_predictions(finished_run, data_d
         assert predicted == [int(np.argmax(line["logits"])) for line in chosen]
         assert all(line["clip_id"].startswith(line["class"]) for line in chosen)
         assert scores["accuracy"] == pytest.approx(accuracy_score(labels, predicted))
-        assert scores["macro_f1"] == pytest.approx(f1_score(labels, predicted, average="macro", zero_division=0))
+        assert scores["macro_f1"] == pytest.approx(
+            f1_score(labels, predicted, average="macro", zero_division=0)
+        )
     loaded = manifest.load(str(data_dir))
     assert summary["fingerprint"] == loaded.fingerprint
-    assert (summary["val_folds"], summary["train_folds"], summary["num_train_clips"]) == ([1, 2], [3, 4, 5], 18)
+    assert (summary["val_folds"], summary["train_folds"], summary["num_train_clips"]) == (
+        [1, 2],
+        [3, 4, 5],
+        18,
+    )
     assert summary["model"] == "frame_pool" and summary["params"] > 0 and summary["seed"] == 0
     assert summary["clips_per_sec"] > 0 and 0 <= summary["wait_share"] <= 1
 
@@ -80,7 +97,11 @@ def test_an_interrupted_process_goes_on_to_the_same_weights(finished_run, data_d
     run_dir = tmp_path / "run"
     command = train_flags(data_dir, run_dir, "--checkpoint_secs=0.05")
     process = subprocess.Popen(
-        [sys.executable, "-m", *command], cwd=REPOSITORY, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-m", *command],
+        cwd=REPOSITORY,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
     deadline = time.monotonic() + 120
     while not list((run_dir / "checkpoints" / "last").glob("ckpt-*.index")) and time.monotonic() < deadline:
@@ -90,7 +111,9 @@ def test_an_interrupted_process_goes_on_to_the_same_weights(finished_run, data_d
     assert process.returncode == status, stderr
     assert not (run_dir / "summary.json").exists()
     if status == 0:
-        assert re.search(rf"Stopped at step \d+ and saved. To go on:\n.*-m pipelines.train .*--run={run_dir}", stdout)
+        assert re.search(
+            rf"Stopped at step \d+ and saved. To go on:\n.*-m pipelines.train .*--run={run_dir}", stdout
+        )
     resumed = run_module(*command)
     assert resumed.returncode == 0, resumed.stderr
     expected, found = final_weights(finished_run[0]), final_weights(run_dir)
@@ -122,8 +145,15 @@ def test_a_run_can_be_evaluated_again(finished_run, data_dir, tmp_path):
 
 def test_videos_alone_are_enough(videos_dir, tmp_path):
     result = run_module(
-        "pipelines.train", f"--videos={videos_dir}", f"--data={tmp_path / 'set'}", "--size=16", "--frames=3",
-        f"--run={tmp_path / 'run'}", "--epochs=1", "--model=seed_rnn", f"--flagfile={REPOSITORY}/pipelines/recipes/seed_rnn.flags",
+        "pipelines.train",
+        f"--videos={videos_dir}",
+        f"--data={tmp_path / 'set'}",
+        "--size=16",
+        "--frames=3",
+        f"--run={tmp_path / 'run'}",
+        "--epochs=1",
+        "--model=seed_rnn",
+        f"--flagfile={REPOSITORY}/pipelines/recipes/seed_rnn.flags",
         "--epochs=1",
     )
     assert result.returncode == 0, result.stderr
@@ -138,20 +168,23 @@ def test_every_recipe_parses(recipe, data_dir, tmp_path):
     assert result.returncode == 2 and "Expected --val_folds out of folds 1-5" in result.stderr
 
 
-@pytest.mark.parametrize("flags, message", [
-    (["--data="], r"Pass --videos=<folder of class folders>, or --data=<folder of shards>"),
-    (["--data=nowhere"], "nowhere holds no manifest.json"),
-    (["--model=resnet"], "flag --model=resnet"),
-    (["--epoch=3"], "Unknown command line flag 'epoch'"),
-    (["--epochs=many"], "flag --epochs=many"),
-    (["--flagfile=nowhere.flags"], "nowhere.flags"),
-    (["--val_folds=1-3", "--train_folds=3-5"], "Folds 3 are in both --train_folds and --val_folds"),
-    (["--val_folds=7"], "Expected --val_folds out of folds 1-5 of .* Received: 7"),
-    (["--val_folds=one"], "Expected folds such as 1-5,9. Received: folds='one'"),
-    (["--val_folds=1-5"], "Expected --train_folds out of folds 1-5 .* Received: none"),
-    (["--size=32"], "--size is 32x32, there it is 16x24"),
-    (["--batch_size=0"], "Expected a batch of at least 1 clip"),
-])
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--data="], r"Pass --videos=<folder of class folders>, or --data=<folder of shards>"),
+        (["--data=nowhere"], "nowhere holds no manifest.json"),
+        (["--model=resnet"], "flag --model=resnet"),
+        (["--epoch=3"], "Unknown command line flag 'epoch'"),
+        (["--epochs=many"], "flag --epochs=many"),
+        (["--flagfile=nowhere.flags"], "nowhere.flags"),
+        (["--val_folds=1-3", "--train_folds=3-5"], "Folds 3 are in both --train_folds and --val_folds"),
+        (["--val_folds=7"], "Expected --val_folds out of folds 1-5 of .* Received: 7"),
+        (["--val_folds=one"], "Expected folds such as 1-5,9. Received: folds='one'"),
+        (["--val_folds=1-5"], "Expected --train_folds out of folds 1-5 .* Received: none"),
+        (["--size=32"], "--size is 32x32, there it is 16x24"),
+        (["--batch_size=0"], "Expected a batch of at least 1 clip"),
+    ],
+)
 def test_a_mistake_ends_with_one_clear_message(data_dir, tmp_path, flags, message):
     result = run_module("pipelines.train", f"--data={data_dir}", f"--run={tmp_path / 'run'}", *flags)
     assert result.returncode != 0 and "Traceback" not in result.stderr
@@ -159,12 +192,15 @@ def test_a_mistake_ends_with_one_clear_message(data_dir, tmp_path, flags, messag
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("flags, message", [
-    ([], "Pass --run=<folder of a run>"),
-    (["--run=nowhere"], "nowhere is not a run's folder"),
-    (["--folds=8"], "Expected folds out of 1-5"),
-    (["--data={other}"], "holds clips of 5x16x24, the run was trained on 4x16x24"),
-])
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        ([], "Pass --run=<folder of a run>"),
+        (["--run=nowhere"], "nowhere is not a run's folder"),
+        (["--folds=8"], "Expected folds out of 1-5"),
+        (["--data={other}"], "holds clips of 5x16x24, the run was trained on 4x16x24"),
+    ],
+)
 def test_evaluation_explains_mistakes(finished_run, data_dir, tmp_path, flags, message):
     run_dir = shutil.copytree(finished_run[0], tmp_path / "run")
     if "{other}" in "".join(flags):

@@ -39,16 +39,28 @@ def test_the_corpus_looks_like_ucf50(corpus):
 def test_partners_show_the_same_frames_backwards(corpus):
     for forwards, backwards in PAIRS:
         for group in (1, 2):
-            one, two = (read_frames(corpus / name / f"v_{name}_g{group:02d}_c01.avi") for name in (forwards, backwards))
+            one, two = (
+                read_frames(corpus / name / f"v_{name}_g{group:02d}_c01.avi")
+                for name in (forwards, backwards)
+            )
             assert one.shape == two.shape
             # The codec loses a little, differently in each direction.
             assert np.abs(one.astype(int) - two[::-1].astype(int)).mean() < 5
-            assert np.abs(one.astype(int) - two.astype(int)).mean() > 1.2 * np.abs(one.astype(int) - two[::-1]).mean()
+            assert (
+                np.abs(one.astype(int) - two.astype(int)).mean()
+                > 1.2 * np.abs(one.astype(int) - two[::-1]).mean()
+            )
 
 
 def test_the_corpus_is_reproducible_and_the_seed_changes_it(corpus, tmp_path):
     for seed in (0, 1):
-        flags = [f"--output={tmp_path / str(seed)}", "--groups=1", "--clips=1", f"--seed={seed}", "--workers=1"]
+        flags = [
+            f"--output={tmp_path / str(seed)}",
+            "--groups=1",
+            "--clips=1",
+            f"--seed={seed}",
+            "--workers=1",
+        ]
         assert run_module("tools.make_demo_videos", *flags).returncode == 0
     for path in (tmp_path / "0").rglob("*.avi"):
         name = path.relative_to(tmp_path / "0")
@@ -84,17 +96,54 @@ def test_make_help_lists_every_target():
     assert "seed_lstm" in result.stdout
 
 
-@pytest.mark.parametrize("arguments, parts, absent", [
-    (["train"], ["tools.make_demo_videos", "recipes/lstm.flags", "--videos='data/demo_videos'"], ["--data=", "--model="]),
-    (["train", "MODEL=frame_pool"], ["recipes/frame_pool.flags", "--model='frame_pool'"], []),
-    (["train", "RECIPE=seed_rnn", "VIDEOS=/my videos", "SIZE=112x96", "FRAMES=8", "EPOCHS=3", "SEED=4", "VAL_FOLDS=1-5",
-      "RUN=runs/x", "FLAGS=--fold_by=video"],
-     ["recipes/seed_rnn.flags", "--videos='/my videos'", "--size='112x96'", "--frames='8'", "--epochs='3'", "--seed='4'",
-      "--val_folds='1-5'", "--run='runs/x'", "--fold_by=video"], ["tools.make_demo_videos"]),
-    (["train", "DATA=/shards"], ["--data='/shards'"], ["--videos", "tools.make_demo_videos"]),
-    (["shards", "VIDEOS=/v", "SIZE=112"], ["pipelines.convert", "--videos='/v'", "--size='112'"], ["--flagfile"]),
-    (["evaluate", "RUN=runs/x", "VAL_FOLDS=3"], ["pipelines.evaluate", "--run='runs/x'", "--folds='3'"], []),
-])
+@pytest.mark.parametrize(
+    "arguments, parts, absent",
+    [
+        (
+            ["train"],
+            ["tools.make_demo_videos", "recipes/lstm.flags", "--videos='data/demo_videos'"],
+            ["--data=", "--model="],
+        ),
+        (["train", "MODEL=frame_pool"], ["recipes/frame_pool.flags", "--model='frame_pool'"], []),
+        (
+            [
+                "train",
+                "RECIPE=seed_rnn",
+                "VIDEOS=/my videos",
+                "SIZE=112x96",
+                "FRAMES=8",
+                "EPOCHS=3",
+                "SEED=4",
+                "VAL_FOLDS=1-5",
+                "RUN=runs/x",
+                "FLAGS=--fold_by=video",
+            ],
+            [
+                "recipes/seed_rnn.flags",
+                "--videos='/my videos'",
+                "--size='112x96'",
+                "--frames='8'",
+                "--epochs='3'",
+                "--seed='4'",
+                "--val_folds='1-5'",
+                "--run='runs/x'",
+                "--fold_by=video",
+            ],
+            ["tools.make_demo_videos"],
+        ),
+        (["train", "DATA=/shards"], ["--data='/shards'"], ["--videos", "tools.make_demo_videos"]),
+        (
+            ["shards", "VIDEOS=/v", "SIZE=112"],
+            ["pipelines.convert", "--videos='/v'", "--size='112'"],
+            ["--flagfile"],
+        ),
+        (
+            ["evaluate", "RUN=runs/x", "VAL_FOLDS=3"],
+            ["pipelines.evaluate", "--run='runs/x'", "--folds='3'"],
+            [],
+        ),
+    ],
+)
 def test_make_passes_its_variables_on(arguments, parts, absent, tmp_path):
     result = make("--dry-run", *arguments)
     assert result.returncode == 0, result.stderr

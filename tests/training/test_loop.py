@@ -18,15 +18,28 @@ from ucf50_tfrecord.training import checkpoint, logs, loop
 from ucf50_tfrecord.training import strategy as strategy_lib
 
 
-def train(data_dir, run_dir, *, model="frame_pool", policy="float32", strategy="one", hooks=None, dropout=0.0, **spec):
+def train(
+    data_dir,
+    run_dir,
+    *,
+    model="frame_pool",
+    policy="float32",
+    strategy="one",
+    hooks=None,
+    dropout=0.0,
+    **spec
+):
     """Trains on folds 2 to 5 (24 clips), validates on fold 1."""
     loaded = manifest.load(str(data_dir))
     clips, val_clips = (pipeline.load_clips(loaded, folds) for folds in ([2, 3, 4, 5], [1]))
     strategy = strategy_lib.make_strategy(strategy)
     make_evaluator = functools.partial(runner.Evaluator, clips=val_clips, strategy=strategy, batch_size=4)
     return loop.train(
-        clips, ModelSpec(name=model, num_classes=3, num_frames=5, height=16, width=24, dropout=dropout),
-        TrainSpec(**dict(epochs=2, batch_size=5) | spec), strategy=strategy, policy=policy,
+        clips,
+        ModelSpec(name=model, num_classes=3, num_frames=5, height=16, width=24, dropout=dropout),
+        TrainSpec(**dict(epochs=2, batch_size=5) | spec),
+        strategy=strategy,
+        policy=policy,
         options=loop.RunOptions(run_dir=str(run_dir), log_every_steps=1, checkpoint_secs=1e9),
         hooks=loop.Hooks(make_evaluator=make_evaluator, **(hooks or {})),
         log=logs.TensorBoardLog(str(run_dir)),
@@ -43,7 +56,9 @@ def losses(seen):
 
 def test_it_learns_and_scores_held_out_groups(data_dir, tmp_path):
     # Batch norm's moving averages need some 60 steps, however soon the training loss is low.
-    trained = train(data_dir, tmp_path, model="lstm", epochs=16, optimizer="adamw", schedule="cosine", warmup_epochs=1.0)
+    trained = train(
+        data_dir, tmp_path, model="lstm", epochs=16, optimizer="adamw", schedule="cosine", warmup_epochs=1.0
+    )
     assert trained.finished and trained.step == 16 * 5
     assert trained.evaluate().scores == {"accuracy": 1.0, "macro_f1": 1.0}
     assert trained.best_macro_f1 == 1.0 and 1 <= trained.best_epoch <= 16
@@ -68,12 +83,25 @@ def test_the_loss_is_the_mean_over_the_clips_that_count(data_dir, tmp_path):
 
 @pytest.mark.parametrize("stop_at", [1, 3, 5, 7])
 def test_an_interrupted_run_ends_with_the_same_weights(data_dir, tmp_path, stop_at):
-    options = dict(model="lstm", dropout=0.3, horizontal_flip=True, optimizer="adamw", schedule="cosine", weight_decay=0.01)
+    options = dict(
+        model="lstm",
+        dropout=0.3,
+        horizontal_flip=True,
+        optimizer="adamw",
+        schedule="cosine",
+        weight_decay=0.01,
+    )
     whole = train(data_dir, tmp_path / "whole", **options)
     seen = []
-    stopped = train(data_dir, tmp_path / "parts", hooks={
-        "report": seen.append, "should_stop": lambda: len(seen) + 1 == stop_at,
-    }, **options)
+    stopped = train(
+        data_dir,
+        tmp_path / "parts",
+        hooks={
+            "report": seen.append,
+            "should_stop": lambda: len(seen) + 1 == stop_at,
+        },
+        **options
+    )
     assert not stopped.finished and stopped.step == stop_at
     resumed = train(data_dir, tmp_path / "parts", **options)
     assert resumed.finished
@@ -128,7 +156,15 @@ def test_tensorboard_gets_curves_pictures_and_texts(data_dir, tmp_path):
         events[split] = EventAccumulator(str(tmp_path / "tensorboard" / split), size_guidance={"tensors": 0})
         events[split].Reload()
     curves = {split: set(found.Tags()["tensors"]) for split, found in events.items()}
-    assert curves["train"] == {"loss", "accuracy", "learning_rate", "clips_per_sec", "wait_share", "training clips", "flags"}
+    assert curves["train"] == {
+        "loss",
+        "accuracy",
+        "learning_rate",
+        "clips_per_sec",
+        "wait_share",
+        "training clips",
+        "flags",
+    }
     assert curves["validation"] == {"accuracy", "macro_f1", "confusion"}
     assert [event.step for event in events["train"].Tensors("loss")] == list(range(1, 11))
     assert [event.step for event in events["validation"].Tensors("macro_f1")] == [5, 10]
@@ -149,7 +185,9 @@ for name in ("one", "mirrored"):
 """
 
 
-@pytest.mark.parametrize("model, policy", [("seed_lstm", "float32"), ("lstm", "float32"), ("lstm", "mixed_float16")])
+@pytest.mark.parametrize(
+    "model, policy", [("seed_lstm", "float32"), ("lstm", "float32"), ("lstm", "mixed_float16")]
+)
 def test_two_replicas_train_as_one_device_does(data_dir, tmp_path, model, policy):
     arguments = [sys.executable, "-c", MIRRORED, str(data_dir), str(tmp_path) + "/", model, policy]
     result = subprocess.run(arguments, cwd=REPOSITORY, text=True, capture_output=True)
@@ -157,7 +195,9 @@ def test_two_replicas_train_as_one_device_does(data_dir, tmp_path, model, policy
     one, mirrored = (line.split(";") for line in result.stdout.splitlines())
     assert (one[0], mirrored[0], len(one)) == ("one", "mirrored", len(mirrored))
     tolerance = 1e-3 if policy == "float32" else 0.05
-    np.testing.assert_allclose([float(x) for x in mirrored[1:-1]], [float(x) for x in one[1:-1]], rtol=tolerance)
+    np.testing.assert_allclose(
+        [float(x) for x in mirrored[1:-1]], [float(x) for x in one[1:-1]], rtol=tolerance
+    )
 
 
 def test_evaluation_of_a_run_counts_each_clip_once(data_dir, tmp_path):

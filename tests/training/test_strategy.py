@@ -5,13 +5,22 @@ from ucf50_tfrecord.specs import UserError
 from ucf50_tfrecord.training import strategy
 
 
-@pytest.mark.parametrize("gpus, flags, policy", [
-    ([], {"avx512_bf16"}, "mixed_bfloat16"), ([], {"amx_bf16"}, "mixed_bfloat16"), ([], {"avx2"}, "float32"),
-    ([(9, 0)], set(), "mixed_bfloat16"), ([(8, 0), (7, 5)], set(), "mixed_float16"), ([(6, 1)], {"avx512_bf16"}, "float32"),
-])
+@pytest.mark.parametrize(
+    "gpus, flags, policy",
+    [
+        ([], {"avx512_bf16"}, "mixed_bfloat16"),
+        ([], {"amx_bf16"}, "mixed_bfloat16"),
+        ([], {"avx2"}, "float32"),
+        ([(9, 0)], set(), "mixed_bfloat16"),
+        ([(8, 0), (7, 5)], set(), "mixed_float16"),
+        ([(6, 1)], {"avx512_bf16"}, "float32"),
+    ],
+)
 def test_auto_precision_follows_the_device(monkeypatch, gpus, flags, policy):
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: list(range(len(gpus))))
-    monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: {"compute_capability": gpus[gpu]})
+    monkeypatch.setattr(
+        tf.config.experimental, "get_device_details", lambda gpu: {"compute_capability": gpus[gpu]}
+    )
     monkeypatch.setattr(strategy, "_cpu_flags", lambda: flags)
     assert strategy.choose_policy("auto") == policy
 

@@ -88,7 +88,9 @@ def _list_videos(class_dir: pathlib.Path) -> tuple[list[pathlib.Path], list[path
 
     videos, stray = [], []
     for folder, subfolders, names in os.walk(class_dir, onerror=fail):
-        stray += [pathlib.Path(folder, name) for name in subfolders if os.path.islink(os.path.join(folder, name))]
+        stray += [
+            pathlib.Path(folder, name) for name in subfolders if os.path.islink(os.path.join(folder, name))
+        ]
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         for name in names:
             if not name.startswith("."):

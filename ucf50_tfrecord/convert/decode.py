@@ -64,9 +64,7 @@ def decode_clip(path: str | os.PathLike, clip_format: ClipFormat) -> DecodedClip
         raise VideoError(f"{type(error).__name__}: {reason}") from error
 
 
-def _convert_frames(
-    path: str | os.PathLike, indices: np.ndarray, clip_format: ClipFormat
-) -> DecodedClip:
+def _convert_frames(path: str | os.PathLike, indices: np.ndarray, clip_format: ClipFormat) -> DecodedClip:
     pixels: dict[int, np.ndarray] = {}
     seconds: dict[int, float] = {}
     wanted = set(indices.tolist())
@@ -81,7 +79,9 @@ def _convert_frames(
         if index in wanted:
             seconds[index] = last_secs - first_secs
             pixels[index] = frame.reformat(
-                width=clip_format.width, height=clip_format.height, format="rgb24",
+                width=clip_format.width,
+                height=clip_format.height,
+                format="rgb24",
                 interpolation="AREA",
             ).to_ndarray()
     if len(pixels) < len(wanted):

@@ -49,17 +49,23 @@ def plan_shards(
             start, stop = (len(videos) * i // num_shards for i in (index, index + 1))
             members = tuple(videos[start:stop])
             filename = f"{name}-fold{fold:02d}.tfrecord-{index:05d}-of-{num_shards:05d}"
-            jobs.append(ShardJob(
-                videos_dir=catalog.videos_dir,
-                filename=filename,
-                fold=fold,
-                format=clip_format,
-                videos=members,
-                fingerprint=manifest.fingerprint({**shared, "fold": fold, "videos": members}),
-            ))
+            jobs.append(
+                ShardJob(
+                    videos_dir=catalog.videos_dir,
+                    filename=filename,
+                    fold=fold,
+                    format=clip_format,
+                    videos=members,
+                    fingerprint=manifest.fingerprint({**shared, "fold": fold, "videos": members}),
+                )
+            )
     return Plan(
-        name=name, classes=catalog.classes, format=clip_format, fold_rule=fold_rule,
-        decoder=decoder, jobs=tuple(jobs),
+        name=name,
+        classes=catalog.classes,
+        format=clip_format,
+        fold_rule=fold_rule,
+        decoder=decoder,
+        jobs=tuple(jobs),
     )
 
 

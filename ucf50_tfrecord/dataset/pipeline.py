@@ -54,7 +54,8 @@ def load_clips(manifest: Manifest, folds: Iterable[int]) -> Clips:
     unknown = [fold for fold in folds if fold not in manifest.folds]
     expect(
         bool(folds) and not unknown,
-        f"folds out of {format_folds(manifest.folds)} in {manifest.data_dir}", folds=unknown or folds,
+        f"folds out of {format_folds(manifest.folds)} in {manifest.data_dir}",
+        folds=unknown or folds,
     )
     shards = [shard for shard in manifest.shards if shard.fold in folds]
     reports = [_checked_report(manifest, shard) for shard in shards]
@@ -133,7 +134,8 @@ def make_dataset(
     num_parts = num_workers * replicas_per_worker
     expect(
         batch_size > 0 and batch_size % num_parts == 0,
-        f"a batch size that {num_parts} replicas can share evenly", batch_size=batch_size,
+        f"a batch size that {num_parts} replicas can share evenly",
+        batch_size=batch_size,
     )
     size = batch_size // num_parts
     steps = num_steps(len(clips), batch_size)

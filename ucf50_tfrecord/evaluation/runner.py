@@ -74,7 +74,9 @@ class Evaluator:
         Args:
           perturbation: "none", or "shuffle": each clip's frames in a random order.
         """
-        expect(perturbation in PERTURBATIONS, f"a perturbation out of {PERTURBATIONS}", perturbation=perturbation)
+        expect(
+            perturbation in PERTURBATIONS, f"a perturbation out of {PERTURBATIONS}", perturbation=perturbation
+        )
         logits = np.full((len(self._clips), len(self._clips.manifest.classes)), np.nan, np.float32)
         for batch in self._strategy.distribute_datasets_from_function(
             functools.partial(self._worker_dataset, perturbation)
@@ -86,18 +88,20 @@ class Evaluator:
             raise UserError(f"The model gives NaN for {np.isnan(logits).any(axis=1).sum()} clips")
         return Evaluation(clips=self._clips, logits=logits, perturbation=perturbation)
 
-    def _worker_dataset(
-        self, perturbation: str, context: tf.distribute.InputContext
-    ) -> tf.data.Dataset:
+    def _worker_dataset(self, perturbation: str, context: tf.distribute.InputContext) -> tf.data.Dataset:
         dataset = pipeline.make_dataset(
-            self._clips, batch_size=self._batch_size,
+            self._clips,
+            batch_size=self._batch_size,
             replicas_per_worker=self._strategy.num_replicas_in_sync // context.num_input_pipelines,
-            num_workers=context.num_input_pipelines, worker=context.input_pipeline_id,
+            num_workers=context.num_input_pipelines,
+            worker=context.input_pipeline_id,
         )
         if perturbation == "shuffle":
             dataset = perturb.shuffle_frames(
-                dataset, num_clips=len(self._clips),
-                num_frames=self._clips.manifest.format.num_frames, seed=_SHUFFLE_SEED,
+                dataset,
+                num_clips=len(self._clips),
+                num_frames=self._clips.manifest.format.num_frames,
+                seed=_SHUFFLE_SEED,
             )
         return dataset
 

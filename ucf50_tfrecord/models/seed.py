@@ -22,9 +22,7 @@ NUM_UNITS = 256
 def seed_rnn(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
     """CNN + RNN (tanh): uint8 [B, T, H, W, 3] to logits float32 [B, num_classes]."""
     init = _torch_init(NUM_UNITS)
-    head = layers.SimpleRNN(
-        NUM_UNITS, recurrent_initializer=init["kernel_initializer"], **init, dtype=dtype
-    )
+    head = layers.SimpleRNN(NUM_UNITS, recurrent_initializer=init["kernel_initializer"], **init, dtype=dtype)
     return _build(spec, dtype, head)
 
 
@@ -32,8 +30,11 @@ def seed_lstm(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
     """CNN + LSTM: uint8 [B, T, H, W, 3] to logits float32 [B, num_classes]."""
     init = _torch_init(NUM_UNITS)
     head = layers.LSTM(
-        NUM_UNITS, recurrent_initializer=init["kernel_initializer"], unit_forget_bias=False,
-        **init, dtype=dtype,
+        NUM_UNITS,
+        recurrent_initializer=init["kernel_initializer"],
+        unit_forget_bias=False,
+        **init,
+        dtype=dtype,
     )
     return _build(spec, dtype, head)
 

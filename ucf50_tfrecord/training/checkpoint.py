@@ -18,9 +18,7 @@ class Checkpoints:
     temporary name and its index last.
     """
 
-    def __init__(
-        self, run_dir: str, model: keras.Model, optimizer: keras.optimizers.Optimizer
-    ):
+    def __init__(self, run_dir: str, model: keras.Model, optimizer: keras.optimizers.Optimizer):
         folder = pathlib.Path(run_dir, "checkpoints")
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
         self.best_macro_f1 = tf.Variable(-1.0, trainable=False, name="best_macro_f1")
@@ -29,8 +27,12 @@ class Checkpoints:
         weights = {id(variable) for variable in model.weights}
         seeds = [variable.value for variable in model.variables if id(variable) not in weights]
         state = tf.train.Checkpoint(
-            model=model, optimizer=optimizer, seeds=seeds, step=self.step,
-            best_macro_f1=self.best_macro_f1, best_epoch=self.best_epoch,
+            model=model,
+            optimizer=optimizer,
+            seeds=seeds,
+            step=self.step,
+            best_macro_f1=self.best_macro_f1,
+            best_epoch=self.best_epoch,
         )
         self._last = tf.train.CheckpointManager(state, str(folder / "last"), max_to_keep=2)
         best = tf.train.Checkpoint(model=model)

@@ -58,9 +58,11 @@ class Hooks:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Trained:
-    """What training leaves. `evaluate` is what Hooks.make_evaluator returned. `clips_per_sec` and `wait_share` are None if no step was left to do.
+    """What training leaves.
 
-    `wait_share` is the share of the training time spent waiting for input.
+    evaluate: what Hooks.make_evaluator returned.
+    wait_share: the share of the training time spent waiting for input. Like
+      `clips_per_sec` it is None if no step was left to do.
     """
 
     model: keras.Model
@@ -123,8 +125,12 @@ def train(
     # Input: the stream starts at the very batch that comes next.
     def worker_dataset(context: tf.distribute.InputContext) -> tf.data.Dataset:
         return pipeline.make_dataset(
-            clips, batch_size=spec.batch_size, seed=spec.seed, start_step=first_step,
-            num_workers=context.num_input_pipelines, worker=context.input_pipeline_id,
+            clips,
+            batch_size=spec.batch_size,
+            seed=spec.seed,
+            start_step=first_step,
+            num_workers=context.num_input_pipelines,
+            worker=context.input_pipeline_id,
             replicas_per_worker=strategy.num_replicas_in_sync // context.num_input_pipelines,
         )
 
@@ -155,7 +161,11 @@ def train(
                     f"The loss is {scores['loss']} at step {step} (epoch {epoch + 1}); the last good "
                     "checkpoint is kept. A smaller --learning_rate or --precision=float32 may help."
                 )
-            log.scalars("train", scores | {"learning_rate": float(tf.convert_to_tensor(optimizer.learning_rate))}, step)
+            log.scalars(
+                "train",
+                scores | {"learning_rate": float(tf.convert_to_tensor(optimizer.learning_rate))},
+                step,
+            )
         if epoch_done:
             evaluation = evaluate()
             log.scalars("validation", evaluation.scores, step)
@@ -167,16 +177,26 @@ def train(
         if epoch_done or stopped or time.monotonic() - last_save > options.checkpoint_secs:
             checkpoints.save_last()
             last_save = time.monotonic()
-        hooks.report(Progress(
-            step=step, num_steps=num_steps, epoch=epoch + 1, num_epochs=spec.epochs,
-            epoch_done=epoch_done, scores=scores,
-        ))
+        hooks.report(
+            Progress(
+                step=step,
+                num_steps=num_steps,
+                epoch=epoch + 1,
+                num_epochs=spec.epochs,
+                epoch_done=epoch_done,
+                scores=scores,
+            )
+        )
 
     log.close()
     clips_per_sec, wait_share = meter.total()
     return Trained(
-        model=model, evaluate=evaluate, finished=step >= num_steps, step=step,
-        clips_per_sec=clips_per_sec, wait_share=wait_share,
+        model=model,
+        evaluate=evaluate,
+        finished=step >= num_steps,
+        step=step,
+        clips_per_sec=clips_per_sec,
+        wait_share=wait_share,
         best_macro_f1=float(checkpoints.best_macro_f1.numpy()),
         best_epoch=int(checkpoints.best_epoch.numpy()),
     )
@@ -221,9 +241,7 @@ def make_train_step(
     return train_step
 
 
-def make_optimizer(
-    spec: TrainSpec, steps_per_epoch: int, policy: str
-) -> keras.optimizers.Optimizer:
+def make_optimizer(spec: TrainSpec, steps_per_epoch: int, policy: str) -> keras.optimizers.Optimizer:
     """Builds the optimizer with its schedule, and loss scaling for float16."""
     learning_rate = spec.learning_rate
     if spec.schedule == "cosine":
@@ -253,7 +271,9 @@ def sample_videos(clips: pipeline.Clips) -> np.ndarray:
 def _cross_entropy(label: tf.Tensor, logits: tf.Tensor, smoothing: float) -> tf.Tensor:
     """Cross entropy with label smoothing: int32 [B], float32 [B, C] to float32 [B]."""
     num_classes = logits.shape[-1]
-    target = tf.one_hot(label, num_classes, 1.0 - smoothing + smoothing / num_classes, smoothing / num_classes)
+    target = tf.one_hot(
+        label, num_classes, 1.0 - smoothing + smoothing / num_classes, smoothing / num_classes
+    )
     return tf.nn.softmax_cross_entropy_with_logits(target, logits)
 
 
@@ -281,7 +301,9 @@ class _Meter:
     def end_step(self, sums: tf.Tensor) -> None:
         self._sums += sums
         if self._compiled:
-            self._recent.add(time.perf_counter() - self._started, self._arrived - self._started, self._batch_size)
+            self._recent.add(
+                time.perf_counter() - self._started, self._arrived - self._started, self._batch_size
+            )
         self._compiled = True
 
     def read(self) -> dict[str, float]:

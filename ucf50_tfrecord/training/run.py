@@ -71,7 +71,9 @@ def open_run(run_dir: str, config: RunConfig) -> None:
             differing = []
         if differing:
             changes = "; ".join(f"{name} was {old[name]!r}, is {new[name]!r}" for name in differing)
-            raise UserError(f"{run_dir} holds a run with another configuration: {changes}. Choose another --run.")
+            raise UserError(
+                f"{run_dir} holds a run with another configuration: {changes}. Choose another --run."
+            )
     storage.write_json(path, to_json(config))
 
 
