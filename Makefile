@@ -1,29 +1,30 @@
 # Thin targets over `python -m pipelines.…`; run `make help` for the list.
 
 # The conversion's and the training's flags, passed on where they are set.
-VIDEOS    ?= $(if $(DATA),,$(DEMO))
-DATA      ?=
-SIZE      ?=
-FRAMES    ?=
-MODEL     ?=
-RECIPE    ?= $(or $(MODEL),lstm)
-EPOCHS    ?=
-RUN       ?=
-SEED      ?=
-VAL_FOLDS ?=
-FLAGS     ?=
+# Set on the command line only: "=" keeps variables of the shell's environment out.
+VIDEOS    = $(if $(DATA),,$(DEMO))
+DATA      =
+SIZE      =
+FRAMES    =
+MODEL     =
+RECIPE    = $(or $(MODEL),lstm)
+EPOCHS    =
+RUN       =
+SEED      =
+VAL_FOLDS =
+FLAGS     =
 
 DEMO   := data/demo_videos
 VENV   := .venv
 PYTHON := $(VENV)/bin/python
 # The newest interpreter for which every pinned package has a wheel, the user's own first.
 BASE_PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
-	$$p -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
+	$$p -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
 # Where an NVIDIA driver is present, TensorFlow comes with its CUDA libraries.
-GPU := $(if $(wildcard /proc/driver/nvidia/version)$(shell command -v nvidia-smi),$(comma)gpu)
 comma := ,
+GPU := $(if $(wildcard /proc/driver/nvidia/version)$(shell command -v nvidia-smi),$(comma)gpu)
 
-flag = $(if $(2),--$(1)='$(2)')
+flag = $(if $(2),--$(1)='$(subst ','\'',$(2))')
 DATA_FLAGS = $(call flag,videos,$(VIDEOS)) $(call flag,data,$(DATA)) $(call flag,size,$(SIZE)) $(call flag,frames,$(FRAMES))
 
 .PHONY: help train shards evaluate tensorboard inspect test lint clean
@@ -31,7 +32,7 @@ DATA_FLAGS = $(call flag,videos,$(VIDEOS)) $(call flag,data,$(DATA)) $(call flag
 
 help:  ## List the targets and variables.
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
-	@echo "Variables: VIDEOS (folder of class folders; a demo corpus if unset), DATA (folder of shards), SIZE (64, 112x96),"
+	@echo "Variables: VIDEOS (folder of class folders; a demo corpus if unset, and DATA too), DATA (folder of shards), SIZE (64, 112x96),"
 	@echo "  FRAMES, MODEL, RECIPE ($(patsubst pipelines/recipes/%.flags,%,$(wildcard pipelines/recipes/*.flags))), EPOCHS,"
 	@echo "  RUN (a run's folder), SEED, VAL_FOLDS (1-5,9), FLAGS (any other: $(PYTHON) -m pipelines.train --helpshort)"
 
@@ -46,10 +47,10 @@ evaluate: $(VENV)/installed  ## Evaluate RUN again, on VAL_FOLDS if set.
 	$(PYTHON) -m pipelines.evaluate $(call flag,run,$(RUN)) $(call flag,data,$(DATA)) $(call flag,folds,$(VAL_FOLDS)) $(FLAGS)
 
 tensorboard: $(VENV)/installed  ## Open TensorBoard on RUN, or on all runs.
-	$(PYTHON) -m tensorboard.main --logdir=$(or $(RUN),runs) $(FLAGS)
+	$(PYTHON) -m tensorboard.main $(call flag,logdir,$(or $(RUN),runs)) $(FLAGS)
 
-inspect: $(VENV)/installed  ## Show what is in the shards of DATA, or of the demo.
-	$(PYTHON) -m tools.inspect_shards --data=$(or $(DATA),$(DEMO:_videos=_videos-15x64x64)) $(FLAGS)
+inspect: $(VENV)/installed  ## Show what is in the shards of DATA, or of each set under data/.
+	$(PYTHON) -m tools.inspect_shards $(call flag,data,$(DATA)) $(FLAGS)
 
 test: $(VENV)/installed-test  ## Run the tests.
 	$(PYTHON) -m pytest $(FLAGS)
@@ -71,7 +72,7 @@ pipelines/recipes/%.flags:
 
 $(VENV)/bin/python:
 	@test -n "$(BASE_PYTHON)" || { echo "error: Python 3.11 to 3.13 with venv is needed; set BASE_PYTHON=<path>" >&2; exit 2; }
-	$(BASE_PYTHON) -m venv $(VENV)
+	$(BASE_PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 # One stamp for each set of extras; a stamp older than the pins is stale.
 $(VENV)/installed: EXTRAS := convert,train$(GPU)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterator
 import tqdm
 from absl import app, flags, logging
 
-from ucf50_tfrecord.specs import UserError
+from ucf50_tfrecord.specs import UserError, expect
 
 
 def run(main: Callable[[], int | None]) -> None:
@@ -21,9 +22,10 @@ def run(main: Callable[[], int | None]) -> None:
     def guarded(argv: list[str]) -> int | None:
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)
-        if len(argv) > 1:
-            raise app.UsageError(f"Expected flags only. Received: {' '.join(argv[1:])}")
+        # A conversion's workers end with their parent when it is told to end.
+        signal.signal(signal.SIGTERM, _raise_interrupt)
         try:
+            expect(len(argv) == 1, "flags only", arguments=argv[1:])
             return main()
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
@@ -35,12 +37,23 @@ def run(main: Callable[[], int | None]) -> None:
     app.run(guarded)
 
 
-def load_tensorflow() -> None:
-    """Imports TensorFlow and finds its devices without the notices that it prints meanwhile.
+def _raise_interrupt(_signum: int, _frame) -> None:
+    raise KeyboardInterrupt
 
-    Those come before its log level applies. Where an NVIDIA driver is present, errors are
-    shown all the same, since they are about GPUs that should work.
+
+def load_tensorflow() -> None:
+    """Imports TensorFlow and finds its devices.
+
+    Without an NVIDIA driver, what TensorFlow prints meanwhile is hidden unless it fails: a
+    page about CUDA, which comes before its log level applies. With a driver all of it is
+    shown, and a warning if TensorFlow does not see a GPU.
     """
+    if has_nvidia_driver():
+        import tensorflow as tf
+
+        if not tf.config.list_physical_devices("GPU"):
+            print("warning: there is an NVIDIA driver, but TensorFlow sees no GPU", file=sys.stderr)
+        return
     # Below Python: the notices come from C++.
     with tempfile.TemporaryFile() as notices, contextlib.ExitStack() as stack:
         stderr = os.dup(2)
@@ -50,13 +63,16 @@ def load_tensorflow() -> None:
             import tensorflow as tf
 
             tf.config.list_physical_devices()
+        except BaseException:
+            notices.seek(0)
+            os.write(stderr, notices.read())
+            raise
         finally:
             os.dup2(stderr, 2)
-        if os.path.exists("/proc/driver/nvidia/version"):
-            notices.seek(0)
-            sys.stderr.writelines(
-                line for line in notices.read().decode().splitlines(True) if line.startswith("E")
-            )
+
+
+def has_nvidia_driver() -> bool:
+    return os.path.exists("/proc/driver/nvidia/version") or shutil.which("nvidia-smi") is not None
 
 
 class TrainingDisplay:

@@ -8,6 +8,7 @@ and does nothing when nothing has changed.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import re
@@ -40,6 +41,8 @@ _NUM_FOLDS = flags.DEFINE_integer(
 _WORKERS = flags.DEFINE_integer("workers", None, "Processes that decode. Default: one a core.")
 _SHARD_MIB = flags.DEFINE_integer("shard_mib", 32, "Largest size of a shard's pixels, in MiB.", lower_bound=1)
 _SKIP_EMPTY = flags.DEFINE_boolean("skip_empty_classes", False, "Leave class folders without videos out.")
+
+_VERIFY = flags.DEFINE_boolean("verify", False, "Read standing shards too, and convert damaged ones again.")
 
 _FORMAT_FLAGS = ("name", "size", "frames", "fold_by", "num_folds")
 
@@ -99,23 +102,27 @@ def convert() -> manifest.Manifest:
         decoder=decode.decoder_version(),
         shard_bytes=_SHARD_MIB.value << 20,
     )
-    num_standing = sum(
-        r.num_clips + len(r.quarantined) for r in engines.finished_reports(planned, data_dir).values()
-    )
-    num_missing = len(found.videos) - num_standing
-    if num_missing:
-        print(
-            f"Converting {num_missing} of {len(found.videos)} videos with {num_workers} workers into {data_dir}"
-        )
     started = time.monotonic()
-    with console.progress_bar(num_missing, "video", "converting") as bar:
+    with contextlib.ExitStack() as stack:
+        bar = None
+
+        def start(num_videos: int) -> None:
+            nonlocal bar
+            if num_videos:
+                print(
+                    f"Converting {num_videos} of {len(found.videos)} videos, {num_workers} workers: {data_dir}"
+                )
+            bar = stack.enter_context(console.progress_bar(num_videos, "video", "converting"))
+
         built = engines.build_dataset(
             planned,
             data_dir,
             num_workers=num_workers,
+            verify=_VERIFY.value,
+            on_start=start,
             on_shard=lambda report: bar.update(report.num_clips + len(report.quarantined)),
         )
-    _print_result(built, num_missing, time.monotonic() - started)
+    _print_result(built, bar.n, time.monotonic() - started)
     return built
 
 

@@ -43,14 +43,17 @@ def main() -> None:
     check_fits(manifest, config)
     folds = parse_folds(_FOLDS.value) if _FOLDS.value else config.val_folds
     trained_on = sorted(set(folds) & set(config.train_folds))
-    if trained_on and manifest.fingerprint == config.fingerprint:
+    if trained_on:
         print(
-            f"warning: the run was trained on folds {format_folds(trained_on)}; their scores say nothing of new clips"
+            f"warning: the run was trained on folds {format_folds(trained_on)}; "
+            "their scores say nothing of new clips"
         )
+    if manifest.fingerprint != config.fingerprint:
+        print(f"warning: {manifest.data_dir} holds other shards than those the run was trained on")
 
     strategy = strategy_lib.make_strategy(_STRATEGY.value)
     with strategy.scope():
-        model = models.build_model(config.model, dtype=strategy_lib.choose_policy(config.train.precision))
+        model = models.build_model(config.model, dtype=strategy_lib.keras_policy(config.train.precision))
         checkpoint.load_weights(_RUN.value, _WEIGHTS.value, model)
     clips = pipeline.load_clips(manifest, folds)
     evaluate = runner.Evaluator(model, clips, strategy=strategy, batch_size=_BATCH_SIZE.value)
@@ -69,6 +72,9 @@ def main() -> None:
             "weights": _WEIGHTS.value,
             "num_clips": len(clips),
             "folds": folds,
+            "model": config.model.name,
+            "params": model.count_params(),
+            "seed": config.train.seed,
             "fingerprint": manifest.fingerprint,
         },
     )

@@ -8,12 +8,12 @@ taken as they are. With --run naming an unfinished run, that run goes on.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import pathlib
 import shlex
 import sys
-import time
 
 from absl import flags
 
@@ -29,6 +29,7 @@ from ucf50_tfrecord.specs import (
     ModelSpec,
     TrainSpec,
     UserError,
+    expect,
     format_folds,
     parse_folds,
 )
@@ -61,10 +62,15 @@ flags.adopt_module_key_flags(convert)
 
 
 def main() -> None:
+    # What the flags say, before anything is done for them.
+    train_spec = train_spec_from_flags()
+    val_folds = parse_folds(_VAL_FOLDS.value) if _VAL_FOLDS.value else None
+    train_folds = parse_folds(_TRAIN_FOLDS.value) if _TRAIN_FOLDS.value else None
+
     # Shards, before TensorFlow is loaded: the conversion's workers start lighter.
     manifest = convert.load_or_convert()
-    val_folds, train_folds = choose_folds(manifest)
-    model_spec, train_spec = specs_from_flags(manifest)
+    val_folds, train_folds = choose_folds(manifest, val_folds, train_folds)
+    model_spec = model_spec_from_flags(manifest)
 
     # Devices and clips.
     console.load_tensorflow()
@@ -75,37 +81,46 @@ def main() -> None:
     from ucf50_tfrecord.training import strategy as strategy_lib
 
     strategy = strategy_lib.make_strategy(_STRATEGY.value)
-    policy = strategy_lib.choose_policy(train_spec.precision)
+    num_devices = strategy.num_replicas_in_sync
+    expect(
+        train_spec.batch_size % num_devices == 0,
+        f"a batch size that {num_devices} devices can share evenly",
+        batch_size=train_spec.batch_size,
+    )
+    train_spec = dataclasses.replace(
+        train_spec, precision=strategy_lib.choose_precision(train_spec.precision)
+    )
     train_clips = pipeline.load_clips(manifest, train_folds)
     val_clips = pipeline.load_clips(manifest, val_folds)
-    run_dir = _RUN.value or new_run_dir(manifest.data_dir, model_spec.name)
-    run_lib.open_run(
-        run_dir,
-        run_lib.RunConfig(
-            data_dir=os.path.abspath(manifest.data_dir),
-            fingerprint=manifest.fingerprint,
-            classes=manifest.classes,
-            train_folds=train_folds,
-            val_folds=val_folds,
-            model=model_spec,
-            train=train_spec,
-        ),
+
+    # Run.
+    run_dir = _RUN.value or run_lib.make_run_dir(manifest.data_dir, model_spec.name)
+    config = run_lib.RunConfig(
+        data_dir=os.path.abspath(manifest.data_dir),
+        fingerprint=manifest.fingerprint,
+        classes=manifest.classes,
+        train_folds=train_folds,
+        val_folds=val_folds,
+        model=model_spec,
+        train=train_spec,
     )
+    run_lib.open_run(run_dir, config)
     print(
-        f"Training {model_spec.name} on {len(train_clips)} clips (folds {format_folds(train_folds)}), validating "
-        f"on {len(val_clips)} (folds {format_folds(val_folds)}); {policy}, {strategy.num_replicas_in_sync} device(s)"
+        f"Training {model_spec.name} on {len(train_clips)} clips (folds {format_folds(train_folds)}), "
+        f"validating on {len(val_clips)} (folds {format_folds(val_folds)}); "
+        f"{train_spec.precision} on {num_devices} {strategy_lib.device_type()}(s); run {run_dir}"
     )
 
     # Training.
     log = logs.TensorBoardLog(run_dir)
-    log.text("flags", flags.FLAGS.flag_values_dict())
+    key_flags = flags.FLAGS.get_key_flags_for_module(sys.argv[0])
+    log.text("flags", {flag.name: flag.value for flag in key_flags})
     with console.stop_requests() as should_stop, console.TrainingDisplay() as display:
         trained = loop.train(
             train_clips,
             model_spec,
             train_spec,
             strategy=strategy,
-            policy=policy,
             options=loop.RunOptions(
                 run_dir=run_dir, log_every_steps=_LOG_EVERY.value, checkpoint_secs=_CHECKPOINT_SECS.value
             ),
@@ -129,36 +144,39 @@ def main() -> None:
         "shuffled": shuffled.scores,
         "num_clips": len(val_clips),
         "num_train_clips": len(train_clips),
-        "val_folds": val_folds,
+        "folds": val_folds,
         "train_folds": train_folds,
         "fold_by": manifest.fold_rule.fold_by,
         "model": model_spec.name,
         "params": trained.model.count_params(),
         "epochs": train_spec.epochs,
         "seed": train_spec.seed,
-        "policy": policy,
-        "num_devices": strategy.num_replicas_in_sync,
+        "precision": train_spec.precision,
+        "num_devices": num_devices,
         "best": {"macro_f1": trained.best_macro_f1, "epoch": trained.best_epoch},
-        "clips_per_sec": trained.clips_per_sec,
-        "wait_share": trained.wait_share,
         "fingerprint": manifest.fingerprint,
         "data_dir": manifest.data_dir,
     }
-    storage.write_json(pathlib.Path(run_dir, run_lib.SUMMARY_FILENAME), summary)
+    summary_path = pathlib.Path(run_dir, run_lib.SUMMARY_FILENAME)
+    speed = {"clips_per_sec": trained.clips_per_sec, "wait_share": trained.wait_share}
+    if trained.clips_per_sec is None and summary_path.exists():  # nothing was left to train
+        speed = {key: storage.read_json(summary_path)[key] for key in speed}
+    storage.write_json(summary_path, summary | speed)
     print_summary(summary, run_dir)
 
 
-def choose_folds(manifest: manifest_lib.Manifest) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Returns the folds to validate on and to train on.
+def choose_folds(
+    manifest: manifest_lib.Manifest, val_folds: tuple[int, ...] | None, train_folds: tuple[int, ...] | None
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Returns the folds to validate on and to train on, filling in what is not given.
 
     Raises:
       UserError: if a fold does not exist, or is in both.
     """
-    val_folds = (
-        parse_folds(_VAL_FOLDS.value) if _VAL_FOLDS.value else manifest_lib.default_val_folds(manifest)
-    )
-    rest = tuple(fold for fold in manifest.folds if fold not in val_folds)
-    train_folds = parse_folds(_TRAIN_FOLDS.value) if _TRAIN_FOLDS.value else rest
+    if val_folds is None:
+        val_folds = manifest_lib.default_val_folds(manifest)
+    if train_folds is None:
+        train_folds = tuple(fold for fold in manifest.folds if fold not in val_folds)
     both = sorted(set(val_folds) & set(train_folds))
     if both:
         raise UserError(f"Folds {format_folds(both)} are in both --train_folds and --val_folds")
@@ -181,8 +199,8 @@ def choose_folds(manifest: manifest_lib.Manifest) -> tuple[tuple[int, ...], tupl
     return val_folds, train_folds
 
 
-def specs_from_flags(manifest: manifest_lib.Manifest) -> tuple[ModelSpec, TrainSpec]:
-    model_spec = ModelSpec(
+def model_spec_from_flags(manifest: manifest_lib.Manifest) -> ModelSpec:
+    return ModelSpec(
         name=_MODEL.value,
         num_classes=len(manifest.classes),
         num_frames=manifest.format.num_frames,
@@ -190,7 +208,10 @@ def specs_from_flags(manifest: manifest_lib.Manifest) -> tuple[ModelSpec, TrainS
         width=manifest.format.width,
         dropout=_DROPOUT.value,
     )
-    train_spec = TrainSpec(
+
+
+def train_spec_from_flags() -> TrainSpec:
+    return TrainSpec(
         epochs=_EPOCHS.value,
         batch_size=_BATCH_SIZE.value,
         optimizer=_OPTIMIZER.value,
@@ -203,13 +224,6 @@ def specs_from_flags(manifest: manifest_lib.Manifest) -> tuple[ModelSpec, TrainS
         seed=_SEED.value,
         precision=_PRECISION.value,
     )
-    return model_spec, train_spec
-
-
-def new_run_dir(data_dir: str, model: str) -> str:
-    """Names a new run after its data, its model and the time."""
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    return os.path.join("runs", f"{pathlib.Path(data_dir).name}-{model}-{stamp}")
 
 
 def resume_command(run_dir: str) -> str:
@@ -221,7 +235,7 @@ def resume_command(run_dir: str) -> str:
 def print_summary(summary: dict, run_dir: str) -> None:
     title = (
         f"{summary['model']}, {summary['params']:,} parameters, after {summary['epochs']} epochs, "
-        f"on {summary['num_clips']} clips of folds {format_folds(summary['val_folds'])}"
+        f"on {summary['num_clips']} clips of folds {format_folds(summary['folds'])}"
     )
     console.print_scores(title, summary, summary["shuffled"])
     logdir = os.path.join(run_dir, "tensorboard")

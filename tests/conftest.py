@@ -83,13 +83,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory, videos_dir: pathlib.Path)
 
 
 def build(
-    videos_dir,
-    data_dir,
-    *,
-    workers: int = 1,
-    fold_by: str = "group",
-    shard_bytes: int = 1 << 20,
-    name: str = "small",
+    videos_dir, data_dir, *, workers=1, fold_by="group", shard_bytes=1 << 20, name="small", verify=False
 ):
     """Converts a folder with the library; returns the manifest."""
     from ucf50_tfrecord.convert import catalog, decode, engines, plan
@@ -103,7 +97,7 @@ def build(
         decoder=decode.decoder_version(),
         shard_bytes=shard_bytes,
     )
-    return engines.build_dataset(planned, str(data_dir), num_workers=workers)
+    return engines.build_dataset(planned, str(data_dir), num_workers=workers, verify=verify)
 
 
 def real_folder(variable: str) -> pathlib.Path:

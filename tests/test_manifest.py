@@ -58,6 +58,7 @@ def test_a_folder_without_manifest_says_how_to_make_one(tmp_path):
         (lambda value: value.update(schema_version=99), "written with record schema 99"),
         (lambda value: value.pop("format"), "is not a dataset's manifest"),
         (lambda value: value["format"].update(depth=3), "is not a dataset's manifest"),
+        (lambda value: value.update(folds=[]), "is not a dataset's manifest"),
     ],
 )
 def test_a_wrong_manifest_is_named(data_dir, tmp_path, change, message):
@@ -81,12 +82,17 @@ def test_default_validation_folds_are_the_first_fifth(data_dir):
 
 def test_default_validation_folds_cover_the_classes(data_dir):
     # As in a subset of UCF50 whose first groups hold one class only.
-    counts = {fold: (5, 0, 0) for fold in range(1, 10)} | {10: (0, 3, 2), 11: (2, 2, 0)}
+    counts = {fold: (5, 0, 0) for fold in range(1, 10)} | {10: (0, 3, 2), 11: (2, 2, 0), 12: (0, 1, 1)}
     assert manifest.default_val_folds(with_folds(manifest.load(str(data_dir)), counts)) == (1, 10)
 
 
+def test_the_last_fold_with_a_class_stays_in_training(data_dir):
+    counts = {fold: (5, 5, 0) for fold in range(1, 5)} | {5: (1, 1, 4)}
+    assert manifest.default_val_folds(with_folds(manifest.load(str(data_dir)), counts)) == (1,)
+
+
 def test_one_fold_cannot_be_split(data_dir):
-    with pytest.raises(UserError, match="at least 2 folds"):
+    with pytest.raises(UserError, match="No fold of .* can be held out"):
         manifest.default_val_folds(with_folds(manifest.load(str(data_dir)), {3: (1, 1, 1)}))
 
 

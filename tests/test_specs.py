@@ -25,7 +25,7 @@ def test_parse_folds(text, folds):
     assert specs.parse_folds(text) == folds
 
 
-@pytest.mark.parametrize("text", ["", "a", "1-", "1,,2", "-3", "3-1"])
+@pytest.mark.parametrize("text", ["", "a", "1-", "1,,2", "-3", "3-1", "1-2000000000"])
 def test_parse_folds_names_the_wrong_value(text):
     with pytest.raises(UserError, match="Expected folds"):
         specs.parse_folds(text)
@@ -54,6 +54,8 @@ TRAIN = dict(epochs=2, batch_size=4)
         (TrainSpec, TRAIN, {"schedule": "step"}),
         (TrainSpec, TRAIN, {"warmup_epochs": 3.0}),
         (TrainSpec, TRAIN, {"weight_decay": -1.0}),
+        (TrainSpec, TRAIN, {"weight_decay": 0.1}),
+        (TrainSpec, TRAIN, {"warmup_epochs": 1.0}),
         (TrainSpec, TRAIN, {"label_smoothing": 1.0}),
         (TrainSpec, TRAIN, {"seed": -1}),
         (TrainSpec, TRAIN, {"precision": "int8"}),

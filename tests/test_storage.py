@@ -54,3 +54,24 @@ def test_unreadable_json_is_named(tmp_path):
     (tmp_path / "torn").write_text('{"a": ')
     with pytest.raises(UserError, match="torn is not valid JSON"):
         storage.read_json(tmp_path / "torn")
+
+
+def test_names_that_are_not_utf8_survive_json(tmp_path):
+    name = b"caf\xe9.avi".decode("utf-8", "surrogateescape")
+    storage.write_json(tmp_path / "a", [name])
+    assert storage.read_json(tmp_path / "a") == [name]
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="Cannot make the folder .*file/a/b: Not a directory"):
+        storage.make_folder(tmp_path / "file" / "a" / "b")
+
+
+def test_a_lock_is_held_by_one_and_then_free(tmp_path):
+    with storage.exclusive_lock(tmp_path):
+        with pytest.raises(UserError, match="Another process is writing"):
+            with storage.exclusive_lock(tmp_path):
+                pass
+    with storage.exclusive_lock(tmp_path):
+        pass

@@ -15,20 +15,21 @@ from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import record
 from ucf50_tfrecord.specs import UserError, format_folds
 
-_DATA = flags.DEFINE_string("data", None, "The folder of shards.")
+_DATA = flags.DEFINE_string("data", None, "The folder of shards. Default: each one under data/.")
 
 
 def main() -> None:
-    if not _DATA.value:
-        raise UserError("Pass --data=<folder of shards>.")
-    manifest = manifest_lib.load(_DATA.value)
-    print_counts(manifest)
-    shard = next(shard for shard in manifest.shards if shard.num_clips)
-    path = pathlib.Path(manifest.data_dir, shard.filename)
-    _, serialized = next(record.read_records(path))
-    print(f"\nFirst record of {shard.filename}, {len(serialized)} bytes:")
-    for key, value in sorted(record.decode(serialized).items()):
-        print(f"  {key:<22} {_describe(value)}")
+    folders = (
+        [_DATA.value]
+        if _DATA.value
+        else sorted(str(path.parent) for path in pathlib.Path("data").glob("*/manifest.json"))
+    )
+    if not folders:
+        raise UserError("Pass --data=<folder of shards>; there is none under data/.")
+    for folder in folders:
+        manifest = manifest_lib.load(folder)
+        print_counts(manifest)
+        print_first_record(manifest)
 
 
 def print_counts(manifest: manifest_lib.Manifest) -> None:
@@ -46,6 +47,15 @@ def print_counts(manifest: manifest_lib.Manifest) -> None:
     for name, column in zip(manifest.classes, counts.T):
         held = format_folds(fold for fold, count in zip(manifest.folds, column) if count)
         print(f"{name:<{width}} {column.sum():>6}  {held}")
+
+
+def print_first_record(manifest: manifest_lib.Manifest) -> None:
+    shard = next(shard for shard in manifest.shards if shard.num_clips)
+    _, serialized = next(record.read_records(pathlib.Path(manifest.data_dir, shard.filename)))
+    print(f"\nFirst record of {shard.filename}, {len(serialized)} bytes:")
+    for key, value in sorted(record.decode(serialized).items()):
+        print(f"  {key:<22} {_describe(value)}")
+    print()
 
 
 def _describe(value) -> str:

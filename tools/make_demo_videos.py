@@ -26,6 +26,7 @@ import numpy as np
 from absl import flags
 
 from pipelines import console
+from ucf50_tfrecord import storage
 from ucf50_tfrecord.specs import UserError, expect
 
 _OUTPUT = flags.DEFINE_string("output", "data/demo_videos", "The corpus's folder; must not exist yet.")
@@ -148,6 +149,7 @@ def make_corpus(output: str, *, groups: int, clips: int, seed: int, workers: int
     target = pathlib.Path(output)
     if target.exists():
         raise UserError(f"{target} exists already; remove it, or choose another --output")
+    storage.make_folder(target.absolute().parent)
     partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
     takes = [
         Take(str(partial), pair, group, clip, seed)

@@ -17,17 +17,18 @@ from collections.abc import Iterable
 from typing import Any
 
 from ucf50_tfrecord import record, storage
-from ucf50_tfrecord.specs import ClipFormat, FoldRule, Plan, UserError, expect, to_json
+from ucf50_tfrecord.specs import ClipFormat, FoldRule, Plan, UserError, to_json
 
 MANIFEST_FILENAME = "manifest.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Quarantined:
-    """A video that gave no clip, and why."""
+    """A video that gave no clip, and why. An unreadable one is tried again by the next conversion."""
 
     relative_path: str
     reason: str
+    unreadable: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,12 +70,13 @@ class ManifestShard:
 class Manifest:
     """The table of contents of a dataset.
 
-    `data_dir` is where it was loaded from and is not stored. `clips_per_class[fold]`
-    counts a fold's clips by label.
+    `data_dir` is where it was loaded from and is not stored. `videos_dir` is where the
+    videos lay. `clips_per_class[fold]` counts a fold's clips by label.
     """
 
     data_dir: str
     name: str
+    videos_dir: str
     format: ClipFormat
     fold_rule: FoldRule
     decoder: str
@@ -179,6 +181,7 @@ def load(data_dir: str) -> Manifest:
         return Manifest(
             data_dir=str(data_dir),
             name=value["name"],
+            videos_dir=value["videos_dir"],
             format=ClipFormat(**value["format"]),
             fold_rule=FoldRule(**value["fold_rule"]),
             decoder=value["decoder"],
@@ -190,29 +193,39 @@ def load(data_dir: str) -> Manifest:
             shards=tuple(ManifestShard(**item) for item in value["shards"]),
             quarantined=tuple(Quarantined(**item) for item in value["quarantined"]),
         )
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path} is not a dataset's manifest: {error}") from error
+    except UserError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is not a dataset's manifest: {error!r}") from error
 
 
 def default_val_folds(manifest: Manifest) -> tuple[int, ...]:
     """Chooses a fifth of the folds present to validate on: the first ones.
 
     Where those would miss a class, folds that bring missing classes go first (most new
-    classes, then the lowest number), so that no class is left unmeasured by chance.
-    UCF50, where every fold holds every class, gets folds 1 to 5.
+    classes, then the lowest number), so that no class is left unmeasured by chance. A fold
+    that is the last to hold some class stays in training. UCF50, where every fold holds
+    every class, gets folds 1 to 5.
+
+    Raises:
+      UserError: if no fold can be spared.
     """
-    expect(len(manifest.folds) >= 2, "at least 2 folds with clips", folds=manifest.folds)
+    held = {
+        fold: {label for label, count in enumerate(counts) if count}
+        for fold, counts in manifest.clips_per_class.items()
+    }
     chosen: list[int] = []
-    covered: set[int] = set()
-
-    def gain(fold: int) -> tuple[int, int]:
-        held = {label for label, count in enumerate(manifest.clips_per_class[fold]) if count}
-        return -len(held - covered), fold
-
-    for _ in range(max(1, len(manifest.folds) // 5)):
-        fold = min((fold for fold in manifest.folds if fold not in chosen), key=gain)
-        chosen.append(fold)
-        covered |= {label for label, count in enumerate(manifest.clips_per_class[fold]) if count}
+    for _ in range(max(1, len(held) // 5)):
+        rest = [fold for fold in sorted(held) if fold not in chosen]
+        covered = set().union(*(held[fold] for fold in chosen))
+        spare = [fold for fold in rest if held[fold] <= set().union(*(held[f] for f in rest if f != fold))]
+        if spare:
+            chosen.append(min(spare, key=lambda fold: (-len(held[fold] - covered), fold)))
+    if not chosen:
+        raise UserError(
+            f"No fold of {manifest.data_dir} can be held out: each is the only one with some class. "
+            "Choose --val_folds and --train_folds."
+        )
     return tuple(sorted(chosen))
 
 
@@ -226,6 +239,7 @@ def assemble(data_dir: str, plan: Plan, reports: Iterable[ShardReport]) -> Manif
     return Manifest(
         data_dir=str(data_dir),
         name=plan.name,
+        videos_dir=plan.videos_dir,
         format=plan.format,
         fold_rule=plan.fold_rule,
         decoder=plan.decoder,

@@ -18,6 +18,7 @@ MODEL_NAMES = ("frame_pool", "lstm", "seed_lstm", "seed_rnn")
 OPTIMIZERS = ("adam", "adamw")
 SCHEDULES = ("constant", "cosine")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+MAX_FOLD = 9999
 STRATEGIES = ("auto", "one", "mirrored")
 
 
@@ -50,7 +51,7 @@ def parse_folds(text: str) -> tuple[int, ...]:
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
         expect(match is not None, "folds such as 1-5,9", folds=text)
         first, last = int(match[1]), int(match[2] or match[1])
-        expect(first <= last, "folds such as 1-5,9", folds=text)
+        expect(first <= last <= MAX_FOLD, f"folds such as 1-5,9, at most {MAX_FOLD}", folds=text)
         folds += range(first, last + 1)
     return tuple(sorted(set(folds)))
 
@@ -109,7 +110,7 @@ class FoldRule:
 
     def __post_init__(self):
         expect(self.fold_by in FOLD_RULES, f"fold_by out of {FOLD_RULES}", fold_by=self.fold_by)
-        expect(2 <= self.num_folds <= 9999, "2 to 9999 folds", num_folds=self.num_folds)
+        expect(2 <= self.num_folds <= MAX_FOLD, f"2 to {MAX_FOLD} folds", num_folds=self.num_folds)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -165,6 +166,7 @@ class Plan:
     """A whole conversion: the dataset's name and rules, and its shards' jobs by file name."""
 
     name: str
+    videos_dir: str
     classes: tuple[str, ...]
     format: ClipFormat
     fold_rule: FoldRule
@@ -217,6 +219,18 @@ class TrainSpec:
             warmup_epochs=self.warmup_epochs,
         )
         expect(self.weight_decay >= 0, "a weight decay of 0 or more", weight_decay=self.weight_decay)
+        expect(
+            not self.weight_decay or self.optimizer == "adamw",
+            "optimizer adamw where there is weight decay",
+            optimizer=self.optimizer,
+            weight_decay=self.weight_decay,
+        )
+        expect(
+            not self.warmup_epochs or self.schedule == "cosine",
+            "schedule cosine where there is a warm-up",
+            schedule=self.schedule,
+            warmup_epochs=self.warmup_epochs,
+        )
         expect(
             0 <= self.label_smoothing < 1,
             "a label smoothing from 0 to below 1",

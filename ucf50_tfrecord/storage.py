@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import hashlib
 import json
 import os
 import pathlib
@@ -26,7 +28,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
     temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
     try:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             with open(temporary, "wb") as file:
                 yield file
                 file.flush()
@@ -41,10 +43,48 @@ def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
         raise
 
 
+def make_folder(path: str | os.PathLike) -> None:
+    """Makes a folder and its parents, if it is not there yet.
+
+    Raises:
+      UserError: if it cannot be made, or is not a folder to write in.
+    """
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"Cannot make the folder {path}: {error.strerror}") from error
+    if not os.access(path, os.W_OK):
+        raise UserError(f"Cannot write in the folder {path}: Permission denied")
+
+
+@contextlib.contextmanager
+def exclusive_lock(folder: str | os.PathLike) -> Iterator[None]:
+    """Holds a folder's lock while the block runs; the system frees it when the process ends.
+
+    Raises:
+      UserError: if another process holds it.
+    """
+    with open(pathlib.Path(folder, ".lock"), "wb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(f"Another process is writing {folder}; wait until it has finished") from error
+        yield
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """Returns the hex sha256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def write_json(path: str | os.PathLike, value: Any) -> None:
-    """Writes JSON atomically, with sorted keys so that equal values give equal bytes."""
+    """Writes JSON atomically, with sorted keys so that equal values give equal bytes.
+
+    Names that are not UTF-8 (lone surrogates in Python) survive the way to JSON and back.
+    """
     with atomic_write(path) as file:
-        file.write(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n")
+        file.write(json.dumps(value, indent=1, sort_keys=True).encode() + b"\n")
 
 
 def read_json(path: str | os.PathLike) -> Any:

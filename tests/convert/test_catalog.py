@@ -94,7 +94,13 @@ def test_linked_class_folders_count_and_loops_do_not_hang(tmp_path):
 
 
 def test_a_dangling_link_is_named(tmp_path):
-    make_files(tmp_path, "a/1.avi")
+    make_files(tmp_path, "a/1.avi", "b/1.avi")
     (tmp_path / "a" / "gone.avi").symlink_to(tmp_path / "nowhere.avi")
     with pytest.raises(UserError, match="Cannot read the video .*gone.avi"):
+        catalog.find_videos(tmp_path)
+
+
+def test_one_class_is_too_few(tmp_path):
+    make_files(tmp_path, "a/1.avi")
+    with pytest.raises(UserError, match="at least 2 class folders with videos in .*; found only a"):
         catalog.find_videos(tmp_path)

@@ -61,13 +61,25 @@ def test_scaling_averages_areas(tmp_path):
 def test_a_file_that_is_no_video_gives_a_reason(tmp_path, content, reason):
     path = tmp_path / "broken.avi"
     path.write_bytes(content)
-    with pytest.raises(decode.VideoError, match=reason):
+    with pytest.raises(decode.VideoError, match=reason) as raised:
+        decode.decode_clip(path, FORMAT)
+    assert not raised.value.unreadable
+
+
+def test_an_unknown_codec_gives_a_reason(tmp_path):
+    path = tmp_path / "unknown.avi"
+    write_video(path, np.zeros((3, 32, 48, 3), np.uint8))
+    content = path.read_bytes()
+    assert b"FMP4" in content
+    path.write_bytes(content.replace(b"FMP4", b"ZZQ9"))
+    with pytest.raises(decode.VideoError, match="no decoder for its codec"):
         decode.decode_clip(path, FORMAT)
 
 
 def test_a_missing_file_and_a_file_without_video_give_reasons(tmp_path):
-    with pytest.raises(decode.VideoError, match="FileNotFoundError"):
+    with pytest.raises(decode.VideoError, match="FileNotFoundError") as raised:
         decode.decode_clip(tmp_path / "nowhere.avi", FORMAT)
+    assert raised.value.unreadable
     import av
 
     with av.open(str(tmp_path / "sound.wav"), "w") as container:

@@ -1,11 +1,17 @@
 import os
+import pathlib
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
 
-from tests.conftest import build, make_videos, real_folder, write_numbered_video
-from ucf50_tfrecord import manifest, record
+from tests.conftest import REPOSITORY, build, make_videos, real_folder, write_numbered_video
+from ucf50_tfrecord import manifest, record, storage
+from ucf50_tfrecord.convert import plan
 from ucf50_tfrecord.specs import UserError
 
 
@@ -106,13 +112,119 @@ def test_a_broken_video_is_quarantined_and_the_others_are_converted(tmp_path, vi
     assert manifest.load(str(tmp_path / "data")) == built
 
 
+def test_an_unreadable_video_is_tried_again(tmp_path, videos, monkeypatch):
+    hidden = tmp_path / "hidden.avi"
+    video = videos / "Left" / "v_Left_g02_c01.avi"
+    plan_shards = plan.plan_shards
+
+    def hide_after_planning(*args, **options):
+        planned = plan_shards(*args, **options)
+        video.rename(hidden)
+        return planned
+
+    with monkeypatch.context() as patch:
+        patch.setattr(plan, "plan_shards", hide_after_planning)
+        built = build(videos, tmp_path / "data")
+    assert built.num_clips == 29 and built.quarantined[0].unreadable
+    hidden.rename(video)
+    built = build(videos, tmp_path / "data")
+    assert built.num_clips == 30 and not built.quarantined
+
+
+def test_names_that_are_not_utf8_are_converted(tmp_path, videos):
+    odd = os.fsencode(videos / "Left") + b"/caf\xe9 'x'\n-g.avi"
+    shutil.copy(videos / "Left" / "v_Left_g02_c01.avi", odd)
+    built = build(videos, tmp_path / "data")
+    assert built.num_clips == 31 and not built.quarantined
+    assert build(videos, tmp_path / "data") == built
+    ids = [
+        clip_id
+        for shard in built.shards
+        for clip_id in manifest.load_report(built.data_dir, shard.filename).clip_ids
+    ]
+    assert "Left/" + os.fsdecode(b"caf\xe9 'x'\n-g") in ids
+
+
+def test_the_shards_of_other_videos_are_not_overwritten(tmp_path, videos):
+    first = build(videos, tmp_path / "data")
+    other = make_videos(tmp_path / "other", clips=1)
+    with pytest.raises(UserError, match=f"holds shards of the videos in {videos}, not of those in {other}"):
+        build(other, tmp_path / "data")
+    assert manifest.load(str(tmp_path / "data")) == first
+    moved = videos.rename(tmp_path / "moved")
+    assert hashes(build(moved, tmp_path / "data")) == hashes(first)
+
+
+def test_a_second_converter_of_one_folder_is_refused(tmp_path, videos):
+    (tmp_path / "data").mkdir()
+    with storage.exclusive_lock(tmp_path / "data"):
+        with pytest.raises(UserError, match="Another process is writing"):
+            build(videos, tmp_path / "data")
+
+
+def test_verify_finds_a_flipped_byte(tmp_path, videos):
+    first = build(videos, tmp_path / "data")
+    path = tmp_path / "data" / first.shards[1].filename
+    content = bytearray(path.read_bytes())
+    content[500] ^= 1
+    path.write_bytes(content)
+    build(videos, tmp_path / "data")
+    assert path.read_bytes() == content
+    build(videos, tmp_path / "data", verify=True)
+    assert storage.sha256(path) == first.shards[1].sha256
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
+def test_no_worker_outlives_the_converter_and_the_next_one_goes_on(tmp_path, videos_dir, signum):
+    videos = tmp_path / "videos"
+    for copy in range(15):
+        shutil.copytree(videos_dir / "Left", videos / f"class{copy}")
+    data = tmp_path / "data"
+    command = [
+        sys.executable,
+        "-m",
+        "pipelines.convert",
+        f"--videos={videos}",
+        f"--data={data}",
+        "--workers=2",
+    ]
+    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not list(data.glob("*.tfrecord-*.json")) and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.send_signal(signum)
+    process.wait(timeout=60)
+    time.sleep(0.5)
+    marker = str(videos).encode()
+    alive = [
+        p
+        for p in pathlib.Path("/proc").glob("[0-9]*/cmdline")
+        if f"={process.pid}".encode() in read(p) or marker in read(p)
+    ]
+    assert not alive
+    assert not manifest.exists(str(data))
+    assert subprocess.run(command, cwd=REPOSITORY, capture_output=True).returncode == 0
+    subprocess.run(
+        [*command[:-2], f"--data={tmp_path / 'whole'}"], cwd=REPOSITORY, check=True, capture_output=True
+    )
+    assert hashes(manifest.load(str(data))) == hashes(manifest.load(str(tmp_path / "whole")))
+    assert not list(data.glob(".tmp-*"))
+
+
+def read(path):
+    try:
+        return path.read_bytes()
+    except OSError:  # the process ended meanwhile
+        return b""
+
+
 def test_a_set_without_any_clip_is_an_error(tmp_path):
     for name in ("a", "b"):
         (tmp_path / "videos" / name).mkdir(parents=True)
         (tmp_path / "videos" / name / "x.avi").write_bytes(b"not a video")
     with pytest.raises(UserError, match="None of the 2 videos gave a clip; the first, .*InvalidDataError"):
         build(tmp_path / "videos", tmp_path / "data")
-    assert not manifest.exists(str(tmp_path / "data"))
+    assert {path.name for path in (tmp_path / "data").iterdir()} == {".lock"}
 
 
 def test_fold_by_video_spreads_a_group(tmp_path):

@@ -98,3 +98,10 @@ def test_seed_weights_start_as_pytorch_starts_them():
         assert np.abs(values).max() <= bound and np.abs(values).max() > 0.8 * bound
         if values.size > 1000:
             assert values.std() == pytest.approx(bound / 3**0.5, rel=0.1)
+
+
+@pytest.mark.parametrize("name", ["seed_lstm", "seed_rnn"])
+def test_input_and_recurrent_weights_start_apart(name):
+    recurrent = next(layer for layer in models.build_model(make_spec(name)).layers if hasattr(layer, "cell"))
+    kernel, recurrent_kernel, _ = recurrent.get_weights()
+    assert kernel.shape == recurrent_kernel.shape and not np.array_equal(kernel, recurrent_kernel)

@@ -68,7 +68,7 @@ def test_quarantined_videos_and_strays_are_named(videos_dir, tmp_path):
         (["--videos={videos}", "--name=Ä"], "Expected a name of letters"),
         (["--videos={videos}", "--fold_by=actor"], "flag --fold_by=actor"),
         (["--videos={videos}", "--sizes=3"], "Unknown command line flag 'sizes'"),
-        (["--videos={videos}", "stray"], "Expected flags only. Received: stray"),
+        (["--videos={videos}", "stray"], r"Expected flags only. Received: arguments=\['stray'\]"),
     ],
 )
 def test_a_mistake_ends_with_one_clear_message(videos_dir, tmp_path, flags, message):

@@ -14,6 +14,7 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from tests.conftest import REPOSITORY, run_module
 from ucf50_tfrecord import manifest
+from ucf50_tfrecord.training import run
 
 RECIPES = sorted((REPOSITORY / "pipelines" / "recipes").glob("*.flags"))
 
@@ -83,7 +84,7 @@ def test_the_summary_can_be_made_again_from_the_predictions(finished_run, data_d
         )
     loaded = manifest.load(str(data_dir))
     assert summary["fingerprint"] == loaded.fingerprint
-    assert (summary["val_folds"], summary["train_folds"], summary["num_train_clips"]) == (
+    assert (summary["folds"], summary["train_folds"], summary["num_train_clips"]) == (
         [1, 2],
         [3, 4, 5],
         18,
@@ -127,6 +128,31 @@ def test_a_run_folder_keeps_its_configuration(finished_run, data_dir):
     result = run_module(*train_flags(data_dir, run_dir, "--learning_rate=0.5", "--seed=3"))
     assert result.returncode == 2 and "Traceback" not in result.stderr
     assert "learning_rate was 0.001, is 0.5; seed was 0, is 3. Choose another --run" in result.stderr
+
+
+def test_a_finished_run_keeps_its_figures(finished_run, data_dir):
+    run_dir, _ = finished_run
+    before = (run_dir / "summary.json").read_text()
+    result = run_module(*train_flags(data_dir, run_dir))
+    assert result.returncode == 0 and "epoch" not in result.stdout.split("after")[0]
+    assert (run_dir / "summary.json").read_text() == before
+
+
+def test_runs_of_the_same_second_have_folders_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run.time, "strftime", lambda form: "now")
+    assert [run.make_run_dir("data/x", "lstm") for _ in range(3)] == [
+        "runs/x-lstm-now",
+        "runs/x-lstm-now-2",
+        "runs/x-lstm-now-3",
+    ]
+
+
+def test_flags_are_checked_before_anything_is_converted(videos_dir, tmp_path):
+    result = run_module(
+        "pipelines.train", f"--videos={videos_dir}", f"--data={tmp_path / 'set'}", "--batch_size=0"
+    )
+    assert result.returncode == 2 and not (tmp_path / "set").exists()
 
 
 def test_a_run_can_be_evaluated_again(finished_run, data_dir, tmp_path):

@@ -1,3 +1,4 @@
+import os
 import subprocess
 
 import av
@@ -84,8 +85,9 @@ def test_inspect_shows_counts_and_a_record(data_dir):
     assert run_module("tools.inspect_shards", "--data=nowhere").returncode == 2
 
 
-def make(*arguments):
-    return subprocess.run(["make", *arguments], cwd=REPOSITORY, text=True, capture_output=True)
+def make(*arguments, env=None):
+    env = {key: value for key, value in (env or os.environ).items() if not key.startswith(("MAKE", "MFLAGS"))}
+    return subprocess.run(["make", *arguments], cwd=REPOSITORY, text=True, capture_output=True, env=env)
 
 
 def test_make_help_lists_every_target():
@@ -149,6 +151,14 @@ def test_make_passes_its_variables_on(arguments, parts, absent, tmp_path):
     assert result.returncode == 0, result.stderr
     assert all(part in result.stdout for part in parts), result.stdout
     assert not any(part in result.stdout for part in absent), result.stdout
+
+
+def test_make_installs_the_gpu_extra_where_a_driver_is(tmp_path):
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    result = make("--dry-run", "--always-make", "train", env={**os.environ, "PATH": path})
+    assert "'.[convert,train,gpu]'" in result.stdout
 
 
 def test_make_names_an_unknown_recipe():

@@ -28,7 +28,7 @@ def find_videos(videos_dir: str | os.PathLike, *, skip_empty_classes: bool = Fal
     ignored; files that are no videos by their suffix are counted in a warning.
 
     Raises:
-      UserError: if the folder cannot be read or holds no class folders, if a class
+      UserError: if the folder cannot be read or holds fewer than two class folders, if a class
         folder holds no video (unless skip_empty_classes), or if two videos of a class
         differ in their suffix only.
     """
@@ -47,6 +47,8 @@ def find_videos(videos_dir: str | os.PathLike, *, skip_empty_classes: bool = Fal
             "them, or pass --skip_empty_classes to leave them out of the classes."
         )
     classes = tuple(sorted(name for name in files if files[name]))
+    if len(classes) < 2:
+        raise UserError(f"Expected at least 2 class folders with videos in {root}; found only {classes[0]}")
     videos = [
         _describe(path, root, class_name, label)
         for label, class_name in enumerate(classes)

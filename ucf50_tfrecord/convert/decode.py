@@ -15,7 +15,15 @@ from ucf50_tfrecord.specs import ClipFormat
 
 
 class VideoError(Exception):
-    """A video gives no clip; the text is the reason, without the path."""
+    """A video gives no clip; the text is the reason, without the path.
+
+    `unreadable` tells that the file could not be read at all, so that it may well decode
+    another time; else its contents are at fault.
+    """
+
+    def __init__(self, reason: str, *, unreadable: bool = False):
+        super().__init__(reason)
+        self.unreadable = unreadable
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,7 +69,7 @@ def decode_clip(path: str | os.PathLike, clip_format: ClipFormat) -> DecodedClip
         return _convert_frames(path, indices, clip_format)
     except (av.error.FFmpegError, OSError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise VideoError(f"{type(error).__name__}: {reason}") from error
+        raise VideoError(f"{type(error).__name__}: {reason}", unreadable=_is_unreadable(path)) from error
 
 
 def _convert_frames(path: str | os.PathLike, indices: np.ndarray, clip_format: ClipFormat) -> DecodedClip:
@@ -103,6 +111,8 @@ def _decodable_frames(path: str | os.PathLike) -> Iterator[tuple[av.VideoFrame, 
         if not container.streams.video:
             raise VideoError("no video stream")
         stream = container.streams.video[0]
+        if stream.codec_context is None:
+            raise VideoError("no decoder for its codec")
         # Every core converts a video of its own; threads inside one would only compete.
         stream.codec_context.thread_count = 1
         frame_rate = float(stream.average_rate or 0.0)
@@ -113,3 +123,14 @@ def _decodable_frames(path: str | os.PathLike) -> Iterator[tuple[av.VideoFrame, 
                 continue
             for frame in frames:
                 yield frame, frame_rate
+
+
+def _is_unreadable(path: str | os.PathLike) -> bool:
+    """Tells whether the file itself cannot be read: FFmpeg's error codes do not."""
+    try:
+        with open(path, "rb") as file:
+            while file.read(1 << 20):
+                pass
+    except OSError:
+        return True
+    return False

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import concurrent.futures
 import multiprocessing
+import os
 import pathlib
 import re
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 
-from ucf50_tfrecord import manifest
+from ucf50_tfrecord import manifest, storage
 from ucf50_tfrecord.convert.shard import convert_shard
 from ucf50_tfrecord.manifest import Manifest, ShardReport
 from ucf50_tfrecord.specs import Plan, ShardJob, UserError
@@ -21,6 +23,8 @@ def build_dataset(
     data_dir: str,
     *,
     num_workers: int,
+    verify: bool = False,
+    on_start: Callable[[int], None] = lambda num_videos: None,
     on_shard: Callable[[ShardReport], None] = lambda report: None,
 ) -> Manifest:
     """Converts what is missing of a plan, then declares the dataset finished.
@@ -32,35 +36,50 @@ def build_dataset(
       plan: what to build.
       data_dir: the dataset's folder.
       num_workers: processes.
+      verify: whether to read the standing shards and compare their sha256.
+      on_start: is told how many videos are to be converted.
       on_shard: is told each shard's report as it is converted.
 
     Raises:
-      UserError: if a shard cannot be written, a worker dies, or no video gives a clip.
+      UserError: if the folder holds other videos' shards or is being written by another
+        process, if a shard cannot be written, a worker dies, or no video gives a clip.
     """
-    reports = finished_reports(plan, data_dir)
-    missing = [job for job in plan.jobs if job.filename not in reports]
-    if missing:
+    before = manifest.load(data_dir) if manifest.exists(data_dir) else None
+    reports = finished_reports(plan, data_dir, verify=verify)
+    if before is not None and before == manifest.assemble(data_dir, plan, reports.values()):
+        on_start(0)
+        return before  # also where the folder may only be read
+    if before is not None and before.videos_dir != plan.videos_dir and not reports:
+        raise UserError(
+            f"{data_dir} holds shards of the videos in {before.videos_dir}, not of those in "
+            f"{plan.videos_dir}. Choose another --data, or remove the folder."
+        )
+    storage.make_folder(data_dir)
+    with storage.exclusive_lock(data_dir):
+        missing = [job for job in plan.jobs if job.filename not in reports]
+        on_start(sum(len(job.videos) for job in missing))
         pathlib.Path(data_dir, manifest.MANIFEST_FILENAME).unlink(missing_ok=True)
         for report in run_local(missing, data_dir, num_workers=num_workers):
             reports[report.filename] = report
             on_shard(report)
-    built = manifest.assemble(data_dir, plan, reports.values())
-    if not built.num_clips:
-        first = built.quarantined[0]
-        raise UserError(
-            f"None of the {built.num_videos} videos gave a clip; the first, {first.relative_path}: {first.reason}"
-        )
-    _remove_leftovers(plan, data_dir)
-    manifest.save_tfds_metadata(built)
-    built.save()
-    return built
+        built = manifest.assemble(data_dir, plan, reports.values())
+        _remove_shards(plan, data_dir, keep=set(reports) if built.num_clips else set())
+        if not built.num_clips:
+            first = built.quarantined[0]
+            raise UserError(
+                f"None of the {built.num_videos} videos gave a clip; "
+                f"the first, {first.relative_path}: {first.reason}"
+            )
+        manifest.save_tfds_metadata(built)
+        built.save()
+        return built
 
 
-def finished_reports(plan: Plan, data_dir: str) -> dict[str, ShardReport]:
+def finished_reports(plan: Plan, data_dir: str, *, verify: bool = False) -> dict[str, ShardReport]:
     """Returns, by file name, the reports of shards that already stand as their jobs want them.
 
-    A shard counts as standing when its sidecar carries the job's fingerprint and the
-    file has the size that the sidecar states.
+    A shard stands when its sidecar carries the job's fingerprint, the file has the size
+    (and with `verify` the sha256) that the sidecar states, and no video of it was unreadable.
     """
     reports = {}
     for job in plan.jobs:
@@ -71,7 +90,13 @@ def finished_reports(plan: Plan, data_dir: str) -> dict[str, ShardReport]:
             report = manifest.load_report(data_dir, job.filename)
         except UserError:
             continue  # a damaged sidecar: the shard is converted again
-        if report.fingerprint == job.fingerprint and report.num_bytes == path.stat().st_size:
+        stands = (
+            report.fingerprint == job.fingerprint
+            and report.num_bytes == path.stat().st_size
+            and not any(item.unreadable for item in report.quarantined)
+            and (not verify or report.sha256 == storage.sha256(path))
+        )
+        if stands:
             reports[job.filename] = report
     return reports
 
@@ -102,16 +127,22 @@ def run_local(jobs: list[ShardJob], data_dir: str, *, num_workers: int) -> Itera
         pool.shutdown(cancel_futures=True)
 
 
-def _remove_leftovers(plan: Plan, data_dir: str) -> None:
-    """Deletes what earlier plans and dead runs of this dataset left in its folder."""
-    wanted = {job.filename for job in plan.jobs}
+def _remove_shards(plan: Plan, data_dir: str, *, keep: set[str]) -> None:
+    """Deletes this dataset's shards, but for those to keep, and what dead runs left of them."""
     shard = re.compile(rf"(\.tmp-\d+-)?({re.escape(plan.name)}-fold\d+\.tfrecord-\d+-of-\d+)(\.json)?")
     for path in pathlib.Path(data_dir).iterdir():
         match = shard.fullmatch(path.name)
-        if match and (match[1] or match[2] not in wanted):
+        if match and (match[1] or match[2] not in keep):
             path.unlink()
 
 
 def _init_worker() -> None:
     # Ctrl-C reaches the whole process group; the parent alone decides what happens then.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A parent that is killed cannot end its workers.
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _exit_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)

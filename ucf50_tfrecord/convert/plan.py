@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 
 from ucf50_tfrecord import manifest, record
 from ucf50_tfrecord.specs import Catalog, ClipFormat, FoldRule, Plan, ShardJob, Video
@@ -61,6 +62,7 @@ def plan_shards(
             )
     return Plan(
         name=name,
+        videos_dir=os.path.abspath(catalog.videos_dir),
         classes=catalog.classes,
         format=clip_format,
         fold_rule=fold_rule,

@@ -28,7 +28,11 @@ def convert_shard(job: ShardJob, data_dir: str) -> ShardReport:
             try:
                 serialized = record.encode(_read_clip(job, video))
             except decode.VideoError as error:
-                quarantined.append(Quarantined(relative_path=video.relative_path, reason=str(error)))
+                quarantined.append(
+                    Quarantined(
+                        relative_path=video.relative_path, reason=str(error), unreadable=error.unreadable
+                    )
+                )
                 continue
             clips.append((video, file.tell()))
             framed = record.frame_record(serialized)

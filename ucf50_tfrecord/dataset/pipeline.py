@@ -8,9 +8,12 @@ step reads nothing that it does not use, and the input's whole state is (seed, s
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterable
+import re
+import shlex
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -160,6 +163,21 @@ def make_dataset(
     # Batches are dealt out above, to the clip; TensorFlow must not split them again.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return dataset.prefetch(2 * replicas_per_worker).with_options(options)
+
+
+@contextlib.contextmanager
+def explain_damage(clips: Clips) -> Iterator[None]:
+    """Turns what TensorFlow raises for a damaged or vanished record into a UserError."""
+    try:
+        yield
+    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError) as error:
+        # Without TensorFlow's names of graph nodes, before and after what it found.
+        found = re.sub(r"\{\{.*?\}\}", "", error.message).split("[[")[0].strip()
+        flags = shlex.join([f"--videos={clips.manifest.videos_dir}", f"--data={clips.manifest.data_dir}"])
+        raise UserError(
+            f"A shard in {clips.manifest.data_dir} is damaged ({found}). To find it and convert it again: "
+            f"python -m pipelines.convert --verify {flags}, with the flags that made it."
+        ) from error
 
 
 def _clip_reader(clips: Clips) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:

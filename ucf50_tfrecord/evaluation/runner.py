@@ -78,9 +78,14 @@ class Evaluator:
             perturbation in PERTURBATIONS, f"a perturbation out of {PERTURBATIONS}", perturbation=perturbation
         )
         logits = np.full((len(self._clips), len(self._clips.manifest.classes)), np.nan, np.float32)
-        for batch in self._strategy.distribute_datasets_from_function(
-            functools.partial(self._worker_dataset, perturbation)
-        ):
+        batches = iter(
+            self._strategy.distribute_datasets_from_function(
+                functools.partial(self._worker_dataset, perturbation)
+            )
+        )
+        for _ in range(pipeline.num_steps(len(self._clips), self._batch_size)):
+            with pipeline.explain_damage(self._clips):
+                batch = next(batches)
             outputs = self._local(self._forward(batch["video"]))
             counts, index = self._local(batch["mask"]), self._local(batch["index"])
             logits[index[counts]] = outputs[counts]

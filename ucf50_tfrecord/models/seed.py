@@ -21,19 +21,19 @@ NUM_UNITS = 256
 
 def seed_rnn(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
     """CNN + RNN (tanh): uint8 [B, T, H, W, 3] to logits float32 [B, num_classes]."""
-    init = _torch_init(NUM_UNITS)
-    head = layers.SimpleRNN(NUM_UNITS, recurrent_initializer=init["kernel_initializer"], **init, dtype=dtype)
+    head = layers.SimpleRNN(
+        NUM_UNITS, recurrent_initializer=_torch_uniform(NUM_UNITS), **_torch_init(NUM_UNITS), dtype=dtype
+    )
     return _build(spec, dtype, head)
 
 
 def seed_lstm(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
     """CNN + LSTM: uint8 [B, T, H, W, 3] to logits float32 [B, num_classes]."""
-    init = _torch_init(NUM_UNITS)
     head = layers.LSTM(
         NUM_UNITS,
-        recurrent_initializer=init["kernel_initializer"],
+        recurrent_initializer=_torch_uniform(NUM_UNITS),
         unit_forget_bias=False,
-        **init,
+        **_torch_init(NUM_UNITS),
         dtype=dtype,
     )
     return _build(spec, dtype, head)
@@ -62,13 +62,14 @@ def _build(spec: ModelSpec, dtype: keras.DTypePolicy, head: layers.Layer) -> ker
 
 
 def _torch_init(fan: int) -> dict[str, keras.Initializer]:
-    """PyTorch's default start: uniform within 1/sqrt(fan), weights and biases alike.
+    """PyTorch's default start: weights and biases uniform within 1/sqrt(fan).
 
     `fan` is the fan-in of convolutions and dense layers, the number of units of recurrent
     ones. Source: reset_parameters of torch.nn.Linear, _ConvNd and RNNBase.
     """
-    bound = fan**-0.5
-    return {
-        "kernel_initializer": keras.initializers.RandomUniform(-bound, bound),
-        "bias_initializer": keras.initializers.RandomUniform(-bound, bound),
-    }
+    return {"kernel_initializer": _torch_uniform(fan), "bias_initializer": _torch_uniform(fan)}
+
+
+def _torch_uniform(fan: int) -> keras.Initializer:
+    # One object for one variable: an initializer gives equal values for equal shapes.
+    return keras.initializers.RandomUniform(-(fan**-0.5), fan**-0.5)

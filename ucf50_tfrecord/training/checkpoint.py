@@ -9,6 +9,9 @@ import tensorflow as tf
 
 from ucf50_tfrecord.specs import UserError
 
+# What TensorFlow raises for a checkpoint that is cut short, garbled or of another model.
+_DAMAGE = (AssertionError, IndexError, ValueError, tf.errors.OpError)
+
 
 class Checkpoints:
     """The checkpoints of a run: the last ones, and the best by validation macro F1.
@@ -50,7 +53,7 @@ class Checkpoints:
             return False
         try:
             self._state.restore(path).assert_consumed()
-        except (AssertionError, ValueError, tf.errors.OpError) as error:
+        except _DAMAGE as error:
             raise UserError(f"Cannot restore the checkpoint {path}: {error}") from error
         return True
 
@@ -83,5 +86,5 @@ def load_weights(run_dir: str, which: str, model: keras.Model) -> None:
     try:
         status = tf.train.Checkpoint(model=model).restore(path)
         status.assert_existing_objects_matched().expect_partial()
-    except (AssertionError, ValueError, tf.errors.OpError) as error:
+    except _DAMAGE as error:
         raise UserError(f"Cannot restore the checkpoint {path}: {error}") from error

@@ -20,6 +20,7 @@ from ucf50_tfrecord.dataset import augment, pipeline
 from ucf50_tfrecord.specs import ModelSpec, TrainSpec, UserError
 from ucf50_tfrecord.training.checkpoint import Checkpoints
 from ucf50_tfrecord.training.logs import TensorBoardLog
+from ucf50_tfrecord.training.strategy import keras_policy
 
 _NUM_STRIPS = 4
 
@@ -90,7 +91,6 @@ def train(
     spec: TrainSpec,
     *,
     strategy: tf.distribute.Strategy,
-    policy: str,
     options: RunOptions,
     hooks: Hooks,
     log: TensorBoardLog,
@@ -100,9 +100,8 @@ def train(
     Args:
       clips: the training clips.
       model_spec: which model.
-      spec: how to train.
+      spec: how to train; its precision must be resolved, see strategy.choose_precision.
       strategy: the devices.
-      policy: the Keras dtype policy, see strategy.choose_policy.
       options: where to save and how often.
       hooks: evaluation, progress and interruption.
       log: the run's TensorBoard files, closed at the end.
@@ -112,6 +111,7 @@ def train(
     """
     # Model and state.
     keras.utils.set_random_seed(spec.seed)
+    policy = keras_policy(spec.precision)
     steps_per_epoch = pipeline.num_steps(len(clips), spec.batch_size)
     num_steps = spec.epochs * steps_per_epoch
     with strategy.scope():
@@ -141,20 +141,24 @@ def train(
         log.clips("training clips", sample_videos(clips))
 
     # Steps.
-    meter = _Meter(spec.batch_size)
+    meter = _Meter()
     last_save = time.monotonic()
     stopped = False
     while step < num_steps and not stopped:
         epoch = step // steps_per_epoch
         meter.start_step()
-        batch = next(batches)
+        with pipeline.explain_damage(clips):
+            batch = next(batches)
         meter.input_arrived()
         meter.end_step(train_step(batch, tf.constant(epoch, tf.int64)))
         step += 1
         checkpoints.step.assign(step)
 
-        scores, epoch_done = {}, step % steps_per_epoch == 0
-        if epoch_done or step % options.log_every_steps == 0:
+        epoch_done = step % steps_per_epoch == 0
+        stopped = hooks.should_stop()
+        save = epoch_done or stopped or time.monotonic() - last_save > options.checkpoint_secs
+        scores = {}
+        if save or step % options.log_every_steps == 0:  # what is saved is always checked first
             scores = meter.read()
             if not np.isfinite(scores["loss"]):
                 raise UserError(
@@ -173,8 +177,7 @@ def train(
             log.flush()
             checkpoints.save_best(evaluation.scores["macro_f1"], epoch + 1)
             scores = {"train_loss": meter.read_epoch_loss()} | evaluation.scores
-        stopped = hooks.should_stop()
-        if epoch_done or stopped or time.monotonic() - last_save > options.checkpoint_secs:
+        if save:
             checkpoints.save_last()
             last_save = time.monotonic()
         hooks.report(
@@ -189,14 +192,12 @@ def train(
         )
 
     log.close()
-    clips_per_sec, wait_share = meter.total()
     return Trained(
         model=model,
         evaluate=evaluate,
         finished=step >= num_steps,
         step=step,
-        clips_per_sec=clips_per_sec,
-        wait_share=wait_share,
+        **meter.total(),
         best_macro_f1=float(checkpoints.best_macro_f1.numpy()),
         best_epoch=int(checkpoints.best_epoch.numpy()),
     )
@@ -284,12 +285,11 @@ class _Meter:
     neither is what happens between steps (evaluation, saving).
     """
 
-    def __init__(self, batch_size: int):
-        self._batch_size = batch_size
+    def __init__(self):
         self._sums = tf.zeros([3])  # since the last read: loss, correct, clips
         self._epoch_sums = np.zeros(3)
-        self._recent, self._before = _Times(), _Times()
-        self._compiled = False
+        self._times, self._total = _Times(), _Times()
+        self._untimed_clips: float | None = None  # those of the first step, once it is done
         self._started = self._arrived = 0.0
 
     def start_step(self) -> None:
@@ -300,24 +300,24 @@ class _Meter:
 
     def end_step(self, sums: tf.Tensor) -> None:
         self._sums += sums
-        if self._compiled:
-            self._recent.add(
-                time.perf_counter() - self._started, self._arrived - self._started, self._batch_size
-            )
-        self._compiled = True
+        if self._untimed_clips is None:
+            self._untimed_clips = float(sums[2])
+        else:
+            self._times.secs += time.perf_counter() - self._started
+            self._times.wait_secs += self._arrived - self._started
 
     def read(self) -> dict[str, float]:
         """Returns the means since the last read, after waiting for the device."""
         started = time.perf_counter()
         sums = self._sums.numpy()
-        self._recent.secs += time.perf_counter() - started
-        self._epoch_sums += sums
+        self._times.secs += time.perf_counter() - started
+        self._times.clips = float(sums[2]) - (self._untimed_clips or 0.0)
         scores = {"loss": float(sums[0] / sums[2]), "accuracy": float(sums[1] / sums[2])}
-        if self._recent.clips:
-            scores["clips_per_sec"] = self._recent.clips / self._recent.secs
-            scores["wait_share"] = self._recent.wait_secs / self._recent.secs
-        self._before.add(self._recent.secs, self._recent.wait_secs, self._recent.clips)
-        self._sums, self._recent = tf.zeros([3]), _Times()
+        if self._times.clips:
+            scores |= self._times.rates()
+            self._total.add(self._times)
+        self._epoch_sums += sums
+        self._sums, self._times, self._untimed_clips = tf.zeros([3]), _Times(), 0.0
         return scores
 
     def read_epoch_loss(self) -> float:
@@ -326,20 +326,21 @@ class _Meter:
         self._epoch_sums = np.zeros(3)
         return loss
 
-    def total(self) -> tuple[float | None, float | None]:
-        """Returns clips per second and the share of waiting over all that was read."""
-        if not self._before.clips:
-            return None, None
-        return self._before.clips / self._before.secs, self._before.wait_secs / self._before.secs
+    def total(self) -> dict[str, float | None]:
+        """Returns clips_per_sec and wait_share over all that was read, None if nothing was timed."""
+        return self._total.rates() if self._total.clips else {"clips_per_sec": None, "wait_share": None}
 
 
 @dataclasses.dataclass
 class _Times:
     secs: float = 0.0
     wait_secs: float = 0.0
-    clips: int = 0
+    clips: float = 0.0
 
-    def add(self, secs: float, wait_secs: float, clips: int) -> None:
-        self.secs += secs
-        self.wait_secs += wait_secs
-        self.clips += clips
+    def add(self, other: _Times) -> None:
+        self.secs += other.secs
+        self.wait_secs += other.wait_secs
+        self.clips += other.clips
+
+    def rates(self) -> dict[str, float]:
+        return {"clips_per_sec": self.clips / self.secs, "wait_share": self.wait_secs / self.secs}

@@ -9,8 +9,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pathlib
+import time
 
 from ucf50_tfrecord import storage
 from ucf50_tfrecord.specs import ModelSpec, TrainSpec, UserError, to_json
@@ -22,7 +24,7 @@ PREDICTIONS_FILENAME = "predictions.jsonl"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """All that decides a run's weights, and where its clips lie.
+    """All that decides a run's weights (with its precision resolved), and where its clips lie.
 
     `fingerprint` is the manifest's: the shards' contents, wherever they lie.
     """
@@ -55,6 +57,18 @@ def load_config(run_dir: str) -> RunConfig:
         raise UserError(f"{path} is not a run's configuration: {error}") from error
 
 
+def make_run_dir(data_dir: str, model: str) -> str:
+    """Makes a new run's folder, runs/<data>-<model>-<time>, which no other run has."""
+    name = f"{pathlib.Path(data_dir).name}-{model}-{time.strftime('%Y%m%d-%H%M%S')}"
+    storage.make_folder("runs")
+    for suffix in ("", *(f"-{number}" for number in range(2, 1000))):
+        path = pathlib.Path("runs", name + suffix)
+        with contextlib.suppress(FileExistsError):  # a run that started in the same second
+            path.mkdir()
+            return str(path)
+    raise UserError(f"runs/{name} to {name}-999 exist already; choose a --run")
+
+
 def open_run(run_dir: str, config: RunConfig) -> None:
     """Starts a run, or goes on with one that was asked for the same.
 
@@ -63,6 +77,7 @@ def open_run(run_dir: str, config: RunConfig) -> None:
     Raises:
       UserError: if the folder holds a run of another configuration.
     """
+    storage.make_folder(run_dir)
     path = pathlib.Path(run_dir, CONFIG_FILENAME)
     if path.is_file():
         old, new = _flatten(load_config(run_dir)), _flatten(config)

@@ -26,15 +26,24 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
     return tf.distribute.OneDeviceStrategy(devices[0])
 
 
-def choose_policy(precision: str) -> str:
-    """Returns the Keras dtype policy for a precision flag.
+def device_type() -> str:
+    """Returns "GPU" where TensorFlow sees one, else "CPU"."""
+    return "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
+
+
+def choose_precision(precision: str) -> str:
+    """Resolves "auto" to a precision that the devices are fast in; others stay as they are.
 
     "auto" takes bfloat16 where the device computes in it (GPUs of compute capability 8.0
     and newer; CPUs with AVX512_BF16 or AMX), float16 on GPUs from 7.0, else float32.
     """
     expect(precision in PRECISIONS, f"a precision out of {PRECISIONS}", precision=precision)
-    if precision == "auto":
-        precision = _fastest_precision()
+    return _fastest_precision() if precision == "auto" else precision
+
+
+def keras_policy(precision: str) -> str:
+    """Returns the Keras dtype policy: computation in `precision`, variables in float32."""
+    expect(precision in PRECISIONS[1:], f"a precision out of {PRECISIONS[1:]}", precision=precision)
     return precision if precision == "float32" else f"mixed_{precision}"
 
 
