@@ -102,7 +102,7 @@ def convert() -> manifest.Manifest:
         decoder=decode.decoder_version(),
         shard_bytes=_SHARD_MIB.value << 20,
     )
-    started = time.monotonic()
+    started, num_converted = time.monotonic(), 0
     with contextlib.ExitStack() as stack:
         bar = None
 
@@ -114,15 +114,20 @@ def convert() -> manifest.Manifest:
                 )
             bar = stack.enter_context(console.progress_bar(num_videos, "video", "converting"))
 
+        def count(report: manifest.ShardReport) -> None:
+            nonlocal num_converted
+            num_converted += report.num_clips + len(report.quarantined)
+            bar.update(report.num_clips + len(report.quarantined))
+
         built = engines.build_dataset(
             planned,
             data_dir,
             num_workers=num_workers,
             verify=_VERIFY.value,
             on_start=start,
-            on_shard=lambda report: bar.update(report.num_clips + len(report.quarantined)),
+            on_shard=count,
         )
-    _print_result(built, bar.n, time.monotonic() - started)
+    _print_result(built, num_converted, time.monotonic() - started)
     return built
 
 

@@ -32,6 +32,7 @@ def test_it_converts_then_has_nothing_to_do_then_refuses_another_format(videos_d
     assert first.returncode == 0, first.stderr
     assert "Converting 30 of 30 videos" in first.stdout
     assert "30 videos, 30 clips, 0 quarantined, 3 classes, folds 1-5, 5 shards" in first.stdout
+    assert re.search(r"; \d+\.\d videos/s\)", first.stdout)
     second = run_module(*command)
     assert (
         second.returncode == 0 and "nothing to convert" in second.stdout and "Converting" not in second.stdout

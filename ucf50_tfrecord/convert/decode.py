@@ -1,7 +1,18 @@
-"""Video files to frames. The only file that imports PyAV."""
+"""Video files to frames. The only file that imports PyAV.
+
+A clip needs a few frames of a video, and decoding is what costs. So all packets are
+demuxed first (cheap), the wanted frames are chosen from what the packets say, and then
+  - selectively: where each packet provably is one frame (MPEG-4 without B-frames and
+    without frames that are not coded, as in UCF50), the decoder gets only the packets
+    from the keyframe before each wanted frame up to it;
+  - in order: elsewhere it gets all packets, up to the last wanted frame's end, and the
+    choice is made again if other frames came out than the packets promised.
+Either way the pixels are those of decoding everything in order and then picking.
+"""
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import os
 from collections.abc import Iterator
@@ -9,9 +20,17 @@ from collections.abc import Iterator
 import av
 import av.error
 import numpy as np
+from av.video.reformatter import Interpolation, VideoReformatter
 
-from ucf50_tfrecord.convert import sampling
+from ucf50_tfrecord.convert import mpeg4, sampling
 from ucf50_tfrecord.specs import ClipFormat
+
+# Packets are kept in memory up to this size; a longer video is read from its file again.
+_MAX_KEPT_BYTES = 64 << 20
+# The same bytes on every CPU: no approximate vector code in scaling and inverse transforms.
+_SCALING = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
+# One for the process: its tables cost more to build than ten frames cost to scale.
+_REFORMATTER = VideoReformatter()
 
 
 class VideoError(Exception):
@@ -55,74 +74,210 @@ def decode_clip(path: str | os.PathLike, clip_format: ClipFormat) -> DecodedClip
     """Decodes a video's first video stream and picks evenly spaced frames.
 
     The frames are spread over those that really decode, since containers lie about
-    their number; hence two passes, one that counts and one that converts. Frames are
-    scaled to the format's size by area averaging, whatever their aspect ratio.
+    their number. They are turned as the video's rotation says and scaled to the
+    format's size by area averaging, whatever their aspect ratio.
 
     Raises:
       VideoError: if the file cannot be opened, has no video stream, or no frame of it decodes.
     """
     try:
-        num_available = sum(1 for _ in _decodable_frames(path))
-        if not num_available:
-            raise VideoError("no frame decodes")
-        indices = sampling.even_indices(num_available, clip_format.num_frames)
-        return _convert_frames(path, indices, clip_format)
+        with _Source(path) as source:
+            packets = source.scan()
+            picked = _pick_selectively(source, packets, clip_format) if _is_predictable(packets) else None
+            picked = picked or _pick_in_order(source, packets, clip_format)
+            return _assemble(picked, source)
     except (av.error.FFmpegError, OSError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise VideoError(f"{type(error).__name__}: {reason}", unreadable=_is_unreadable(path)) from error
 
 
-def _convert_frames(path: str | os.PathLike, indices: np.ndarray, clip_format: ClipFormat) -> DecodedClip:
+@dataclasses.dataclass(frozen=True)
+class _Packet:
+    """What is known of a packet without decoding it.
+
+    coding_type: see mpeg4.FrameTypes; None for other codecs.
+    """
+
+    pts: int | None
+    is_keyframe: bool
+    coding_type: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Picked:
+    """The chosen frames, and when each of the video's frames is shown."""
+
+    indices: np.ndarray  # int64 [T]
+    pixels: dict[int, np.ndarray]  # by index, uint8 [H, W, 3]
+    pts: list[int | None]  # of all frames, in the stream's time base
+
+
+def _is_predictable(packets: list[_Packet]) -> bool:
+    """Tells whether it is known without decoding which packets yield a frame, in which order.
+
+    Holds for MPEG-4 Part 2 where every packet is an I-frame, a P-frame or not coded, the
+    keyframe flags are those of the I-frames, and times ascend.
+    """
+    if not packets or packets[0].coding_type != mpeg4.I_VOP:
+        return False
+    if packets[-1].coding_type == mpeg4.NOT_CODED:
+        return False  # the decoder then shows the frame before it once more
+    types_match = all(
+        packet.coding_type in (mpeg4.I_VOP, mpeg4.P_VOP, mpeg4.NOT_CODED)
+        and packet.is_keyframe == (packet.coding_type == mpeg4.I_VOP)
+        for packet in packets
+    )
+    times = [packet.pts for packet in packets]
+    return types_match and None not in times and all(a < b for a, b in zip(times, times[1:]))
+
+
+def _pick_selectively(source: _Source, packets: list[_Packet], clip_format: ClipFormat) -> _Picked | None:
+    """Decodes only what leads to the wanted frames; None if a packet does not keep its promise."""
+    # Frame number to packet number: packets that are not coded yield no frame.
+    packet_of = [i for i, packet in enumerate(packets) if packet.coding_type != mpeg4.NOT_CODED]
+    indices = sampling.even_indices(len(packet_of), clip_format.num_frames)
+    keyframes = [i for i, packet in enumerate(packets) if packet.is_keyframe]
+    frame_at = {packet_of[frame]: frame for frame in indices.tolist()}
+    needed: set[int] = set()
+    for last in frame_at:
+        needed.update(range(keyframes[bisect.bisect_right(keyframes, last) - 1], last + 1))
     pixels: dict[int, np.ndarray] = {}
-    seconds: dict[int, float] = {}
-    wanted = set(indices.tolist())
-    first_secs = last_secs = None
-    frame_rate = 0.0
-    for index, (frame, frame_rate) in enumerate(_decodable_frames(path)):
-        # Frames without a time are placed by their position.
-        position_secs = index / frame_rate if frame_rate else 0.0
-        last_secs = position_secs if frame.time is None else frame.time
-        if first_secs is None:
-            first_secs = last_secs
-        if index in wanted:
-            seconds[index] = last_secs - first_secs
-            pixels[index] = frame.reformat(
-                width=clip_format.width,
-                height=clip_format.height,
-                format="rgb24",
-                interpolation="AREA",
-            ).to_ndarray()
-    if len(pixels) < len(wanted):
-        raise VideoError(f"{len(wanted) - len(pixels)} frames decoded once and not again")
-    last_frame_secs = 1 / frame_rate if frame_rate else 0.0
+    previous = -1
+    for number, packet in enumerate(source.replay()):
+        if number not in needed:
+            continue
+        if number != previous + 1:
+            source.codec.flush_buffers()
+        previous = number
+        frames = source.decode(packet)
+        if len(frames) != (packets[number].coding_type != mpeg4.NOT_CODED):
+            return None
+        # A damaged frame is patched up with what the frames before it showed, needed or not.
+        if any(frame.pts != packet.pts or frame.is_corrupt for frame in frames):
+            return None
+        if number in frame_at:
+            pixels[frame_at[number]] = _convert(frames[0], clip_format)
+            if len(pixels) == len(frame_at):
+                return _Picked(indices, pixels, [packets[i].pts for i in packet_of])
+    return None
+
+
+def _pick_in_order(source: _Source, packets: list[_Packet], clip_format: ClipFormat) -> _Picked:
+    """Decodes everything, converting the frames that the packets let expect.
+
+    Where another number of frames came out, those still missing are converted in a second pass.
+    """
+    num_expected = sum(packet.coding_type != mpeg4.NOT_CODED for packet in packets)
+    pixels: dict[int, np.ndarray] = {}
+    indices = sampling.even_indices(max(1, num_expected), clip_format.num_frames)
+    for _ in range(2):
+        pts: list[int | None] = []
+        wanted = set(indices.tolist())
+        for index, frame in enumerate(source.frames()):
+            pts.append(frame.pts)
+            if index in wanted and index not in pixels:
+                pixels[index] = _convert(frame, clip_format)
+        if not pts:
+            raise VideoError("no frame decodes")
+        indices = sampling.even_indices(len(pts), clip_format.num_frames)
+        if pixels.keys() >= set(indices.tolist()):
+            return _Picked(indices, pixels, pts)
+    raise VideoError("another number of frames decodes each time")
+
+
+def _convert(frame: av.VideoFrame, clip_format: ClipFormat) -> np.ndarray:
+    """Scales a frame and turns it upright: uint8 [H, W, 3]."""
+    quarter_turns = round(frame.rotation / 90) % 4
+    height, width = clip_format.height, clip_format.width
+    if quarter_turns % 2:
+        height, width = width, height
+    scaled = _REFORMATTER.reformat(frame, width, height, "rgb24", interpolation=_SCALING, threads=1)
+    return np.rot90(scaled.to_ndarray(), quarter_turns)
+
+
+def _assemble(picked: _Picked, source: _Source) -> DecodedClip:
+    """Stacks the frames; those without a time are placed by their position."""
+    step_secs = 1 / source.frame_rate if source.frame_rate else 0.0
+
+    def secs(index: int) -> float:
+        pts = picked.pts[index]
+        return index * step_secs if pts is None else pts * source.time_base_secs
+
+    indices = picked.indices.tolist()
+    start_secs, last_secs = secs(0), secs(len(picked.pts) - 1)
     return DecodedClip(
-        frames=np.stack([pixels[i] for i in indices.tolist()]),
-        frame_indices=indices,
-        timestamps_us=np.array([round(seconds[i] * 1e6) for i in indices.tolist()], np.int64),
-        end_us=round((last_secs - first_secs + last_frame_secs) * 1e6),
-        frame_rate=frame_rate,
+        frames=np.stack([picked.pixels[i] for i in indices]),
+        frame_indices=picked.indices,
+        timestamps_us=np.array([round((secs(i) - start_secs) * 1e6) for i in indices], np.int64),
+        end_us=round((last_secs - start_secs + step_secs) * 1e6),
+        frame_rate=source.frame_rate,
     )
 
 
-def _decodable_frames(path: str | os.PathLike) -> Iterator[tuple[av.VideoFrame, float]]:
-    """Yields (frame, the stream's frame rate) in order of display; damaged packets are skipped."""
-    # Metadata need not be UTF-8, and nothing here reads it.
-    with av.open(os.fspath(path), metadata_errors="replace") as container:
-        if not container.streams.video:
+class _Source:
+    """A video file whose packets can be gone through more than once."""
+
+    def __init__(self, path: str | os.PathLike):
+        self._path = os.fspath(path)
+        self._kept: list[av.Packet] | None = []
+        self._open()
+
+    def __enter__(self) -> _Source:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._container.close()
+
+    def _open(self) -> None:
+        # Metadata need not be UTF-8, and nothing here reads it.
+        self._container = av.open(self._path, metadata_errors="replace")
+        if not self._container.streams.video:
             raise VideoError("no video stream")
-        stream = container.streams.video[0]
-        if stream.codec_context is None:
+        self._stream = self._container.streams.video[0]
+        self.codec = self._stream.codec_context
+        if self.codec is None:
             raise VideoError("no decoder for its codec")
         # Every core converts a video of its own; threads inside one would only compete.
-        stream.codec_context.thread_count = 1
-        frame_rate = float(stream.average_rate or 0.0)
-        for packet in container.demux(stream):
-            try:
-                frames = packet.decode()
-            except av.error.InvalidDataError:
-                continue
-            for frame in frames:
-                yield frame, frame_rate
+        self.codec.thread_count = 1
+        self.frame_rate = float(self._stream.average_rate or 0.0)
+        self.time_base_secs = float(self._stream.time_base)
+
+    def scan(self) -> list[_Packet]:
+        """Goes through all packets once, without decoding."""
+        packets, num_bytes = [], 0
+        types = mpeg4.FrameTypes(self.codec.extradata or b"") if self.codec.name == "mpeg4" else None
+        for packet in self._demux():
+            coding_type = types.read(bytes(packet)) if types else None
+            packets.append(_Packet(packet.pts, packet.is_keyframe, coding_type))
+            num_bytes += packet.size
+            if num_bytes > _MAX_KEPT_BYTES:
+                self._kept = None
+            if self._kept is not None:
+                self._kept.append(packet)
+        return packets
+
+    def replay(self) -> Iterator[av.Packet]:
+        """Goes through the packets again, with a new decoder."""
+        if self.codec.is_open or self._kept is None:
+            self._container.close()
+            self._open()
+        self.codec.options = {"flags": "+bitexact"}
+        yield from self._demux() if self._kept is None else self._kept
+
+    def _demux(self) -> Iterator[av.Packet]:
+        return (packet for packet in self._container.demux(self._stream) if packet.size)
+
+    def frames(self) -> Iterator[av.VideoFrame]:
+        """Decodes everything, in the order of display; damaged packets are skipped."""
+        for packet in self.replay():
+            yield from self.decode(packet)
+        yield from self.decode(None)
+
+    def decode(self, packet: av.Packet | None) -> list[av.VideoFrame]:
+        try:
+            return self.codec.decode(packet)
+        except av.error.InvalidDataError:
+            return []
 
 
 def _is_unreadable(path: str | os.PathLike) -> bool:

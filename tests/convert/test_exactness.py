@@ -1,0 +1,227 @@
+"""What the converter decodes equals, bit for bit, decoding everything in order and then picking.
+
+The reference below shares no code with the converter.
+"""
+
+import fractions
+import pathlib
+import random
+
+import av
+import numpy as np
+import pytest
+from av.video.reformatter import Interpolation
+
+from tests.conftest import real_folder
+from ucf50_tfrecord.convert import decode
+from ucf50_tfrecord.specs import ClipFormat
+
+FORMAT = ClipFormat(num_frames=15, height=24, width=40)
+
+
+def reference(path):
+    """Decodes all frames, picks the nearest to evenly spaced positions, scales and turns them."""
+    frames = []
+    with av.open(str(path), metadata_errors="replace") as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        stream.codec_context.options = {"flags": "+bitexact"}
+        for packet in container.demux(stream):
+            try:
+                frames += packet.decode()
+            except av.error.InvalidDataError:
+                pass
+    if not frames:
+        return None
+    half = fractions.Fraction(1, 2)
+    picked = [int(fractions.Fraction(i * (len(frames) - 1), 14) + half) for i in range(15)]
+    flags = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
+    pictures = []
+    for frame in (frames[i] for i in picked):
+        turned = frame.rotation % 180 != 0
+        width, height = (24, 40) if turned else (40, 24)
+        scaled = frame.reformat(width=width, height=height, format="rgb24", interpolation=flags, threads=1)
+        pictures.append(np.rot90(scaled.to_ndarray(), frame.rotation // 90))
+    return picked, np.stack(pictures)
+
+
+def check(path):
+    expected = reference(path)
+    if expected is None:
+        with pytest.raises(decode.VideoError):
+            decode.decode_clip(path, FORMAT)
+        return
+    clip = decode.decode_clip(path, FORMAT)
+    assert clip.frame_indices.tolist() == expected[0], path
+    np.testing.assert_array_equal(clip.frames, expected[1], err_msg=str(path))
+
+
+@pytest.fixture
+def ways(monkeypatch):
+    """Records how each video was decoded: True for selectively."""
+    taken = []
+    pick = decode._pick_selectively
+
+    def spy(*arguments):
+        picked = pick(*arguments)
+        taken.append(picked is not None)
+        return picked
+
+    monkeypatch.setattr(decode, "_pick_selectively", spy)
+    return taken
+
+
+def moving_noise(num_frames, height=64, width=96):
+    rng = np.random.default_rng(0)
+    world = rng.integers(0, 256, (height, width + 2 * num_frames, 3), dtype=np.uint8)
+    return np.stack([world[:, 2 * i : 2 * i + width] for i in range(num_frames)])
+
+
+def encode(path, frames, codec, *, codec_options=None, tag=None, **attributes):
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25, options=codec_options or {})
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = attributes.pop("pix_fmt", "yuv420p")
+        for name, value in attributes.items():
+            setattr(stream.codec_context, name, value)
+        if tag:
+            stream.codec_context.codec_tag = tag
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+@pytest.mark.parametrize("num_frames", [1, 5, 15, 40, 200])
+@pytest.mark.parametrize("gop_size", [1, 12, 300])
+def test_xvid_without_b_frames_is_decoded_selectively(tmp_path, ways, num_frames, gop_size):
+    path = tmp_path / "x.avi"
+    encode(path, moving_noise(num_frames), "mpeg4", tag="XVID", gop_size=gop_size)
+    check(path)
+    assert ways == [True]
+
+
+@pytest.mark.parametrize("max_b_frames", [1, 2])
+@pytest.mark.parametrize("suffix", ["avi", "mp4", "mkv"])
+def test_b_frames_are_decoded_in_order(tmp_path, ways, suffix, max_b_frames):
+    path = tmp_path / f"x.{suffix}"
+    encode(path, moving_noise(60), "mpeg4", max_b_frames=max_b_frames, gop_size=12)
+    check(path)
+    assert True not in ways
+
+
+@pytest.mark.parametrize(
+    "codec, suffix, options",
+    [
+        ("libx264", "mp4", {"bf": "3", "g": "25"}),
+        ("libx264", "mkv", {"bf": "2", "x264-params": "open-gop=1:keyint=20"}),
+        ("libx265", "mp4", {"x265-params": "open-gop=1:keyint=20:log-level=none"}),
+        ("libvpx-vp9", "webm", {"deadline": "realtime", "cpu-used": "8"}),
+        ("mjpeg", "avi", {}),
+        ("mpeg2video", "mpg", {"bf": "2"}),
+        ("mpeg1video", "mpg", {}),
+        ("ffv1", "mkv", {}),
+    ],
+)
+def test_other_codecs(tmp_path, ways, codec, suffix, options):
+    path = tmp_path / f"x.{suffix}"
+    pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+    encode(path, moving_noise(70), codec, codec_options=options, pix_fmt=pix_fmt)
+    check(path)
+    assert not ways
+
+
+def remux(source, target, keep=lambda number: True, change=lambda number, data: data, keyframes=None):
+    """Copies a video packet by packet."""
+    with av.open(str(source)) as container, av.open(str(target), "w") as copy:
+        stream = container.streams.video[0]
+        output = copy.add_stream_from_template(stream)
+        for number, packet in enumerate(packet for packet in container.demux(stream) if packet.size):
+            if keep(number):
+                changed = av.Packet(change(number, bytes(packet)))
+                changed.pts, changed.dts, changed.time_base = packet.pts, packet.dts, packet.time_base
+                changed.is_keyframe = packet.is_keyframe if keyframes is None else number in keyframes
+                changed.stream = output
+                copy.mux(changed)
+
+
+def not_coded(data: bytes) -> bytes:
+    """Makes a P-frame's header say "not coded", as encoders write for a frame like the last one."""
+    start = data.index(b"\x00\x00\x01\xb6") + 4
+    bits = int.from_bytes(data[start : start + 8], "big")
+    # Two bits of type, the seconds (none passed), a marker, five bits of time (25 frames a
+    # second), a marker: the next bit is vop_coded.
+    assert not bits >> (64 - 3) & 1
+    position = 64 - (2 + 1 + 1 + 5 + 1) - 1
+    return data[:start] + (bits & ~(1 << position)).to_bytes(8, "big")[:2]
+
+
+@pytest.mark.parametrize("skipped, selectively", [({5, 17, 18, 40}, True), ({5, 40, 79}, False)])
+def test_frames_that_are_not_coded_are_counted_out(tmp_path, ways, skipped, selectively):
+    whole, path = tmp_path / "whole.avi", tmp_path / "x.avi"
+    encode(whole, moving_noise(80), "mpeg4", tag="XVID", gop_size=12)
+    remux(whole, path, change=lambda number, data: not_coded(data) if number in skipped else data)
+    check(path)
+    assert (True in ways) == selectively
+
+
+def test_lying_and_missing_keyframe_flags_are_not_believed(tmp_path, ways):
+    whole = tmp_path / "whole.avi"
+    encode(whole, moving_noise(80), "mpeg4", gop_size=12)
+    for name, keyframes in (("all", set(range(80))), ("none but one", {0}), ("wrong", {0, 5, 30})):
+        path = tmp_path / f"{name}.mp4"
+        remux(whole, path, keyframes=keyframes)
+        check(path)
+    assert True not in ways
+
+
+def test_lost_packets(tmp_path):
+    whole = tmp_path / "whole.avi"
+    encode(whole, moving_noise(80), "mpeg4", tag="XVID", gop_size=12)
+    for name, lost in (("first", {0}), ("keyframe", {24}), ("some", {3, 30, 31, 32, 60})):
+        path = tmp_path / f"{name}.avi"
+        remux(whole, path, keep=lambda number: number not in lost)
+        check(path)
+
+
+def test_damaged_videos(tmp_path):
+    """Seeded flips of bits, anywhere behind the header, and files cut short."""
+    whole = tmp_path / "whole.avi"
+    encode(whole, moving_noise(60), "mpeg4", tag="XVID", gop_size=12)
+    content = whole.read_bytes()
+    header = content.index(b"movi")
+    rng = random.Random(0)
+    for number in range(60):
+        damaged = bytearray(content)
+        for _ in range(rng.choice([1, 1, 3, 10])):
+            damaged[rng.randrange(header, len(damaged))] ^= 1 << rng.randrange(8)
+        if rng.random() < 0.2:
+            del damaged[rng.randrange(header + 1000, len(damaged)) :]
+        path = tmp_path / f"{number}.avi"
+        path.write_bytes(damaged)
+        check(path)
+
+
+def test_a_long_video_is_read_again_instead_of_kept(tmp_path, monkeypatch, ways):
+    path = tmp_path / "x.avi"
+    encode(path, moving_noise(80), "mpeg4", tag="XVID", gop_size=12)
+    monkeypatch.setattr(decode, "_MAX_KEPT_BYTES", 10_000)
+    check(path)
+    ordered = tmp_path / "x.mp4"
+    encode(ordered, moving_noise(80), "libx264", codec_options={"bf": "3"})
+    check(ordered)
+    assert ways == [True]
+
+
+def test_real_clips_are_exact_and_nearly_all_selective(ways):
+    files = sorted(real_folder("UCF50_VIDEOS").rglob("*.avi"))
+    for path in files:
+        check(path)
+    assert len(files) == 278 and sum(ways) >= 265
+
+
+def test_real_odd_videos_are_exact():
+    files = [path for path in sorted(real_folder("ODD_VIDEOS").iterdir()) if path.is_file()]
+    assert len(files) > 50
+    for path in files:
+        if pathlib.Path(path).name != "pixeltable__pixeltable--bad_video.mp4":
+            check(path)

@@ -1,0 +1,97 @@
+"""What an MPEG-4 Part 2 stream (Xvid, DivX) says of itself: which packets hold which frames.
+
+Two kinds of packets break the rule "one packet, one frame, in order": frames marked as
+not coded, which yield no frame, and B-frames, alone or packed two to a packet. Both are
+told by the headers, so no packet need be decoded to find them.
+
+Source: ISO/IEC 14496-2, 6.2.3 (video object layer) and 6.2.5 (video object plane).
+"""
+
+from __future__ import annotations
+
+import re
+
+_VOL_START = re.compile(rb"\x00\x00\x01[\x20-\x2f]")
+_START = b"\x00\x00\x01"
+_VOP_START = _START + b"\xb6"
+_GRAYSCALE, _EXTENDED_ASPECT = 3, 15
+_MAX_SECONDS = 60
+I_VOP, P_VOP, B_VOP, S_VOP, NOT_CODED = range(5)
+
+
+class _Bits:
+    """Reads bits from the most significant end; past the end they are zero."""
+
+    def __init__(self, data: bytes):
+        self._value, self._left = int.from_bytes(data, "big"), 8 * len(data)
+
+    def read(self, count: int) -> int:
+        self._left -= count
+        shifted = self._value >> self._left if self._left >= 0 else self._value << -self._left
+        return shifted & ((1 << count) - 1)
+
+
+class FrameTypes:
+    """Reads the frames' types of one stream, packet by packet in their order."""
+
+    def __init__(self, extradata: bytes):
+        self._layer = _layer_header(extradata)
+        self._increment_bits = _time_increment_bits(self._layer)
+
+    def read(self, packet: bytes) -> int | None:
+        """Returns the type of a packet's frame: NOT_CODED for one that yields no picture.
+
+        None where the packet cannot stand for itself: it does not hold exactly one frame,
+        its header is damaged, or it brings another layer header than the stream's first.
+        """
+        start = packet.find(_VOP_START)
+        if start < 0 or packet.find(_VOP_START, start + 4) >= 0:
+            return None
+        layer = _layer_header(packet[:start])
+        if layer and not self._layer:
+            self._layer, self._increment_bits = layer, _time_increment_bits(layer)
+        if not self._increment_bits or (layer and layer != self._layer):
+            return None
+        bits = _Bits(packet[start + 4 : start + 24])
+        kind = bits.read(2)
+        for _ in range(_MAX_SECONDS):  # modulo_time_base: a one for each second passed
+            if not bits.read(1):
+                break
+        else:
+            return None
+        markers = bits.read(1)
+        bits.read(self._increment_bits)
+        markers &= bits.read(1)
+        if not markers:
+            return None
+        return kind if bits.read(1) else NOT_CODED
+
+
+def _layer_header(data: bytes) -> bytes:
+    """Returns the video object layer's header, empty if there is none."""
+    start = _VOL_START.search(data)
+    if start is None:
+        return b""
+    end = data.find(_START, start.end())
+    return data[start.end() : end if end >= 0 else None]
+
+
+def _time_increment_bits(layer: bytes) -> int:
+    """Returns the length of the time field in each frame's header, 0 if it is not told."""
+    bits = _Bits(layer)
+    bits.read(1 + 8)  # random_accessible_vol, video_object_type_indication
+    version = 1
+    if bits.read(1):  # is_object_layer_identifier
+        version = bits.read(4)
+        bits.read(3)  # priority
+    if bits.read(4) == _EXTENDED_ASPECT:
+        bits.read(8 + 8)  # par_width, par_height
+    if bits.read(1):  # vol_control_parameters
+        bits.read(2 + 1)  # chroma_format, low_delay
+        if bits.read(1):  # vbv_parameters
+            bits.read(15 + 1 + 15 + 1 + 15 + 1 + 3 + 11 + 1 + 15 + 1)
+    if bits.read(2) == _GRAYSCALE and version != 1:
+        bits.read(4)  # shape_extension
+    bits.read(1)  # marker
+    resolution = bits.read(16)
+    return max(1, (resolution - 1).bit_length()) if resolution else 0
