@@ -27,7 +27,7 @@ GPU := $(if $(wildcard /proc/driver/nvidia/version)$(shell command -v nvidia-smi
 flag = $(if $(2),--$(1)='$(subst ','\'',$(2))')
 DATA_FLAGS = $(call flag,videos,$(VIDEOS)) $(call flag,data,$(DATA)) $(call flag,size,$(SIZE)) $(call flag,frames,$(FRAMES))
 
-.PHONY: help train shards evaluate tensorboard inspect test lint clean
+.PHONY: help train shards evaluate tensorboard inspect bench test lint clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets and variables.
@@ -52,6 +52,9 @@ tensorboard: $(VENV)/installed  ## Open TensorBoard on RUN, or on all runs.
 inspect: $(VENV)/installed  ## Show what is in the shards of DATA, or of each set under data/.
 	$(PYTHON) -m tools.inspect_shards $(call flag,data,$(DATA)) $(FLAGS)
 
+bench: $(VENV)-bench/installed $(filter $(DEMO),$(VIDEOS))  ## Measure the conversion of VIDEOS beside other tools.
+	$(VENV)-bench/bin/python -m tools.bench_convert $(call flag,videos,$(VIDEOS)) $(FLAGS)
+
 test: $(VENV)/installed-test  ## Run the tests.
 	$(PYTHON) -m pytest $(FLAGS)
 
@@ -61,7 +64,7 @@ lint: $(VENV)/installed-lint  ## Check style and imports.
 	$(PYTHON) -m isort --check .
 
 clean:  ## Remove the virtual environment and caches; data/ and runs/ stay.
-	rm -rf $(VENV) build *.egg-info .pytest_cache
+	rm -rf $(VENV) $(VENV)-bench build *.egg-info .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(DEMO): | $(VENV)/installed
@@ -73,6 +76,11 @@ pipelines/recipes/%.flags:
 $(VENV)/bin/python:
 	@test -n "$(BASE_PYTHON)" || { echo "error: Python 3.11 to 3.13 with venv is needed; set BASE_PYTHON=<path>" >&2; exit 2; }
 	$(BASE_PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+
+$(VENV)-bench/installed: setup.cfg pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PYTHON) -m venv $(VENV)-bench
+	$(VENV)-bench/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[convert,bench]'
+	touch $@
 
 # One stamp for each set of extras; a stamp older than the pins is stale.
 $(VENV)/installed: EXTRAS := convert,train$(GPU)

@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 
@@ -85,6 +86,19 @@ def test_inspect_shows_counts_and_a_record(data_dir):
     assert run_module("tools.inspect_shards", "--data=nowhere").returncode == 2
 
 
+def test_the_benchmark_measures_what_is_installed_and_keeps_its_figures(videos_dir, tmp_path):
+    output = tmp_path / "convert.json"
+    flags = [f"--videos={videos_dir}", f"--output={output}", "--rounds=1", "--max_videos=2"]
+    result = run_module("tools.bench_convert", *flags)
+    assert result.returncode == 0, result.stderr
+    figures = json.loads(output.read_text())
+    names = {row["name"] for row in figures["rows"]}
+    assert names >= {"ours", "decode everything (PyAV)"} and figures["num_videos"] == 2
+    assert all(name in result.stdout for name in names)
+    assert all(row["videos_per_sec"] > 0 and row["ours_ratio"] > 0 for row in figures["rows"])
+    assert set(figures["workers"]) == {"1", "2"}
+
+
 def make(*arguments, env=None):
     env = {key: value for key, value in (env or os.environ).items() if not key.startswith(("MAKE", "MFLAGS"))}
     return subprocess.run(["make", *arguments], cwd=REPOSITORY, text=True, capture_output=True, env=env)
@@ -93,7 +107,7 @@ def make(*arguments, env=None):
 def test_make_help_lists_every_target():
     result = make("help")
     assert result.returncode == 0
-    for target in ("train", "shards", "evaluate", "tensorboard", "inspect", "test", "lint", "clean"):
+    for target in ("train", "shards", "evaluate", "tensorboard", "inspect", "bench", "test", "lint", "clean"):
         assert f"  make {target} " in result.stdout
     assert "seed_lstm" in result.stdout
 

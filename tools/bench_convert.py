@@ -1,0 +1,237 @@
+"""Measures how fast videos become clips, beside what people use today.
+
+  python -m tools.bench_convert --videos=/data/UCF50
+
+Every method reads the same videos and makes 15 frames of 64x64 of each, in a process of
+its own on one core, in turn and in several rounds: trust the ratios, since other work on
+the machine slows all methods alike. "decode everything" makes no frames at all: it is the
+floor of any method that decodes in order.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import multiprocessing
+import os
+import pathlib
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+
+import numpy as np
+from absl import flags
+
+from pipelines import console
+from ucf50_tfrecord import storage
+from ucf50_tfrecord.convert import catalog, decode, engines, plan, sampling
+from ucf50_tfrecord.specs import ClipFormat, FoldRule, UserError, to_json
+
+_VIDEOS = flags.DEFINE_string("videos", None, "Folder with one folder of videos a class.")
+_MAX_VIDEOS = flags.DEFINE_integer(
+    "max_videos", 60, "Videos to measure on, spread over the set.", lower_bound=1
+)
+_ROUNDS = flags.DEFINE_integer("rounds", 3, "Times each method is measured.", lower_bound=1)
+_OUTPUT = flags.DEFINE_string("output", "bench_results/convert.json", "Where the figures go.")
+
+FORMAT = ClipFormat()
+Method = Callable[[str], object]
+
+
+def ours(path: str) -> np.ndarray:
+    return decode.decode_clip(path, FORMAT).frames
+
+
+def decode_everything(path: str) -> int:
+    import av
+
+    with av.open(path, metadata_errors="replace") as container:
+        container.streams.video[0].codec_context.thread_count = 1
+        return sum(1 for _ in container.decode(video=0))
+
+
+def pyav_all_to_arrays(path: str) -> np.ndarray:
+    import av
+
+    with av.open(path, metadata_errors="replace") as container:
+        container.streams.video[0].codec_context.thread_count = 1
+        frames = [
+            frame.to_ndarray(format="rgb24", width=64, height=64) for frame in container.decode(video=0)
+        ]
+    return np.stack([frames[i] for i in sampling.even_indices(len(frames), FORMAT.num_frames)])
+
+
+def opencv_seek(path: str) -> np.ndarray:
+    import cv2
+
+    cv2.setNumThreads(1)
+    capture = cv2.VideoCapture(path)
+    frames = []
+    for index in sampling.even_indices(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), FORMAT.num_frames):
+        capture.set(cv2.CAP_PROP_POS_FRAMES, int(index))
+        read, frame = capture.read()
+        if read:
+            frame = cv2.resize(frame, (FORMAT.width, FORMAT.height), interpolation=cv2.INTER_AREA)
+            frames.append(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
+    return np.stack(frames)
+
+
+def opencv_grab(path: str) -> np.ndarray:
+    import cv2
+
+    cv2.setNumThreads(1)
+    capture = cv2.VideoCapture(path)
+    count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    wanted = set(sampling.even_indices(count, FORMAT.num_frames).tolist())
+    frames = []
+    for index in range(count):
+        if not capture.grab():
+            break
+        if index in wanted:
+            frame = capture.retrieve()[1]
+            frame = cv2.resize(frame, (FORMAT.width, FORMAT.height), interpolation=cv2.INTER_AREA)
+            frames.append(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
+    return np.stack(frames)
+
+
+def decord_batch(path: str) -> np.ndarray:
+    import decord
+
+    reader = decord.VideoReader(path, width=FORMAT.width, height=FORMAT.height, num_threads=1)
+    return reader.get_batch(sampling.even_indices(len(reader), FORMAT.num_frames)).asnumpy()
+
+
+def torchcodec_frames(path: str) -> np.ndarray:
+    from torchcodec.decoders import VideoDecoder
+
+    decoder = VideoDecoder(path, num_ffmpeg_threads=1)
+    indices = sampling.even_indices(len(decoder), FORMAT.num_frames).tolist()
+    return decoder.get_frames_at(indices).data.numpy()
+
+
+# Name: the method and the package it needs.
+METHODS: dict[str, tuple[Method, str]] = {
+    "ours": (ours, "av"),
+    "decode everything (PyAV)": (decode_everything, "av"),
+    "every frame to an array (PyAV)": (pyav_all_to_arrays, "av"),
+    "seek to each frame (OpenCV)": (opencv_seek, "cv2"),
+    "grab all, retrieve some (OpenCV)": (opencv_grab, "cv2"),
+    "get_batch (decord)": (decord_batch, "decord"),
+    "get_frames_at (torchcodec)": (torchcodec_frames, "torchcodec"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A method's figures. Rates are medians over the rounds, on one core."""
+
+    name: str
+    videos_per_sec: float
+    ours_ratio: float
+    peak_mb: float
+
+
+def measure(name: str, paths: list[str]) -> tuple[float, float]:
+    """Runs a method over the videos: seconds, and the process's peak memory in MB."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    method = METHODS[name][0]
+    method(paths[0])  # imports and tables
+    started = time.perf_counter()
+    for path in paths:
+        method(path)
+    secs = time.perf_counter() - started
+    return secs, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def measure_all(paths: list[str], rounds: int) -> list[Row]:
+    """Measures every method whose package is installed, each round in fresh processes."""
+    missing = _missing_packages()
+    for package, reason in sorted(missing.items()):
+        print(f"not measured: {package} ({reason})")
+    names = [name for name, (_, package) in METHODS.items() if package not in missing]
+    secs: dict[str, list[float]] = {name: [] for name in names}
+    peaks: dict[str, float] = {}
+    context = multiprocessing.get_context("spawn")
+    with console.progress_bar(rounds * len(names), "run", "measuring") as bar:
+        for _ in range(rounds):
+            for name in names:
+                with context.Pool(1) as pool:
+                    taken, peak = pool.apply(measure, (name, paths))
+                secs[name].append(taken)
+                peaks[name] = max(peak, peaks.get(name, 0.0))
+                bar.update()
+    return [
+        Row(
+            name=name,
+            videos_per_sec=len(paths) / statistics.median(secs[name]),
+            ours_ratio=statistics.median(theirs / mine for theirs, mine in zip(secs[name], secs["ours"])),
+            peak_mb=peaks[name],
+        )
+        for name in names
+    ]
+
+
+def measure_workers(found: catalog.Catalog) -> dict[int, float]:
+    """Converts the whole set with one and with two workers: videos a second, start-up included."""
+    planned = plan.plan_shards(
+        found, name="bench", clip_format=FORMAT, fold_rule=FoldRule(), decoder=decode.decoder_version()
+    )
+    rates = {}
+    for num_workers in (1, 2):
+        with tempfile.TemporaryDirectory() as folder:
+            started = time.perf_counter()
+            engines.build_dataset(planned, folder, num_workers=num_workers)
+            rates[num_workers] = len(found.videos) / (time.perf_counter() - started)
+    return rates
+
+
+def _missing_packages() -> dict[str, str]:
+    """Returns, by package, why it cannot be used. Tried in a child, to keep this process small:
+    a child's peak memory counts from its parent's size.
+    """
+    packages = {package for _, package in METHODS.values()}
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        reasons = dict(zip(packages, pool.map(_import_error, packages)))
+    return {package: reason for package, reason in reasons.items() if reason}
+
+
+def _import_error(package: str) -> str:
+    try:
+        importlib.import_module("torchcodec.decoders" if package == "torchcodec" else package)
+    except (ImportError, OSError) as error:  # torchcodec needs a system's FFmpeg
+        return str(error).splitlines()[0]
+    return ""
+
+
+def main() -> None:
+    if not _VIDEOS.value:
+        raise UserError("Pass --videos=<folder of class folders>.")
+    found = catalog.find_videos(_VIDEOS.value)
+    step = max(1, len(found.videos) // _MAX_VIDEOS.value)
+    paths = [os.path.join(_VIDEOS.value, v.relative_path) for v in found.videos[::step]][: _MAX_VIDEOS.value]
+    rows = measure_all(paths, _ROUNDS.value)
+    print(f"{len(paths)} videos, {FORMAT}, one core, median of {_ROUNDS.value} rounds")
+    print(f"{'':<34}{'videos/s':>9}{'ours is':>9}{'peak MB':>9}")
+    for row in rows:
+        print(f"{row.name:<34}{row.videos_per_sec:>9.1f}{row.ours_ratio:>8.2f}x{row.peak_mb:>9.0f}")
+    rates = measure_workers(found)
+    print(
+        f"whole conversion of {len(found.videos)} videos: {rates[1]:.1f} videos/s with 1 worker, "
+        f"{rates[2]:.1f} with 2 ({rates[2] / rates[1]:.2f}x)"
+    )
+    storage.write_json(
+        pathlib.Path(_OUTPUT.value),
+        {
+            "decoder": decode.decoder_version(),
+            "num_videos": len(paths),
+            "rows": to_json(rows),
+            "workers": to_json(rates),
+        },
+    )
+    print(f"Figures: {_OUTPUT.value}")
+
+
+if __name__ == "__main__":
+    console.run(main)
