@@ -27,7 +27,7 @@ GPU := $(if $(wildcard /proc/driver/nvidia/version)$(shell command -v nvidia-smi
 flag = $(if $(2),--$(1)='$(subst ','\'',$(2))')
 DATA_FLAGS = $(call flag,videos,$(VIDEOS)) $(call flag,data,$(DATA)) $(call flag,size,$(SIZE)) $(call flag,frames,$(FRAMES))
 
-.PHONY: help train shards evaluate tensorboard inspect bench test lint clean
+.PHONY: help train shards verify repair evaluate tensorboard inspect bench test lint clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets and variables.
@@ -45,6 +45,12 @@ shards: $(VENV)/installed $(filter $(DEMO),$(VIDEOS))  ## Convert VIDEOS into TF
 
 evaluate: $(VENV)/installed  ## Evaluate RUN again, on VAL_FOLDS if set.
 	$(PYTHON) -m pipelines.evaluate $(call flag,run,$(RUN)) $(call flag,data,$(DATA)) $(call flag,folds,$(VAL_FOLDS)) $(FLAGS)
+
+verify: $(VENV)/installed  ## Check every shard of DATA.
+	$(PYTHON) -m pipelines.verify $(call flag,data,$(DATA)) $(FLAGS)
+
+repair: $(VENV)/installed $(filter $(DEMO),$(VIDEOS))  ## Convert damaged and missing shards of VIDEOS again.
+	$(PYTHON) -m pipelines.convert --verify $(DATA_FLAGS) $(FLAGS)
 
 tensorboard: $(VENV)/installed  ## Open TensorBoard on RUN, or on all runs.
 	$(PYTHON) -m tensorboard.main $(call flag,logdir,$(or $(RUN),runs)) $(FLAGS)

@@ -44,6 +44,10 @@ _SKIP_EMPTY = flags.DEFINE_boolean("skip_empty_classes", False, "Leave class fol
 
 _VERIFY = flags.DEFINE_boolean("verify", False, "Read standing shards too, and convert damaged ones again.")
 
+_MAX_QUARANTINED = flags.DEFINE_float(
+    "max_quarantined", 0.01, "Share of videos without a clip above which to end with an error.", 0.0, 1.0
+)
+
 _FORMAT_FLAGS = ("name", "size", "frames", "fold_by", "num_folds")
 
 
@@ -128,6 +132,11 @@ def convert() -> manifest.Manifest:
             on_shard=count,
         )
     _print_result(built, num_converted, time.monotonic() - started)
+    if len(built.quarantined) > _MAX_QUARANTINED.value * built.num_videos:
+        raise UserError(
+            f"{len(built.quarantined)} of {built.num_videos} videos gave no clip, more than the share of "
+            f"--max_quarantined={_MAX_QUARANTINED.value}. All others are converted."
+        )
     return built
 
 

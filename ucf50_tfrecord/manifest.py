@@ -133,24 +133,27 @@ def sidecar_path(data_dir: str, filename: str) -> pathlib.Path:
 
 
 def save_report(data_dir: str, report: ShardReport) -> None:
-    """Writes a shard's sidecar."""
-    storage.write_json(sidecar_path(data_dir, report.filename), to_json(report))
+    """Writes a shard's sidecar, with a checksum of itself."""
+    value = to_json(report)
+    storage.write_json(sidecar_path(data_dir, report.filename), value | {"checksum": fingerprint(value)})
 
 
 def load_report(data_dir: str, filename: str) -> ShardReport:
     """Reads a shard's sidecar.
 
     Raises:
-      UserError: if it is missing or is not a sidecar.
+      UserError: if it is missing, damaged, or not a sidecar.
     """
     path = sidecar_path(data_dir, filename)
     value = storage.read_json(path)
     try:
+        if value.pop("checksum") != fingerprint(value):
+            raise UserError(f"{path} is damaged: its checksum is another than it says")
         value["quarantined"] = tuple(Quarantined(**item) for item in value["quarantined"])
         for key in ("clip_ids", "labels", "groups", "offsets"):
             value[key] = tuple(value[key])
         return ShardReport(**value)
-    except (KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not a shard's sidecar: {error}") from error
 
 
@@ -252,6 +255,46 @@ def assemble(data_dir: str, plan: Plan, reports: Iterable[ShardReport]) -> Manif
         ),
         quarantined=tuple(item for report in reports for item in report.quarantined),
     )
+
+
+def verify_shard(manifest: Manifest, shard: ManifestShard) -> list[str]:
+    """Reads a shard and its sidecar and compares them with each other and the manifest.
+
+    Returns:
+      What is wrong, in sentences that name the file and, where it can be told, the record's
+      offset and id; empty if the shard is sound.
+    """
+    path = pathlib.Path(manifest.data_dir, shard.filename)
+    try:
+        report = load_report(manifest.data_dir, shard.filename)
+    except UserError as error:
+        return [str(error)]
+    if not path.is_file():
+        return [f"{path} is missing"]
+    problems = []
+    if (report.sha256, report.num_bytes, report.num_clips) != (
+        shard.sha256,
+        shard.num_bytes,
+        shard.num_clips,
+    ):
+        problems.append(
+            f"{sidecar_path(manifest.data_dir, shard.filename)} is not the one {MANIFEST_FILENAME} lists"
+        )
+    ids = dict(zip(report.offsets, report.clip_ids))
+    found: list[tuple[int, str]] = []
+    try:
+        for offset, payload in record.read_records(path):
+            found.append((offset, record.clip_id(payload)))
+    except UserError as error:
+        offset = found[-1][0] if found else -1
+        damaged = next((f" ({ids[start]})" for start in report.offsets if start > offset), "")
+        problems.append(f"{error}{damaged}" if str(path) in str(error) else f"{path}: {error}")
+    else:
+        if found != list(ids.items()):
+            problems.append(f"{path} holds other clips than its sidecar says")
+    if not problems and storage.sha256(path) != shard.sha256:
+        problems.append(f"{path} has another sha256 than {MANIFEST_FILENAME} says")
+    return problems
 
 
 def save_tfds_metadata(manifest: Manifest) -> None:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import google_crc32c
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import DecodeError
 
 from ucf50_tfrecord.specs import ClipFormat, UserError
 
@@ -143,6 +144,19 @@ def decode(serialized: bytes) -> dict[str, Any]:
     pixels = np.frombuffer(features[VIDEO][0], np.uint8)
     features[VIDEO] = pixels.reshape(-1, height, width, features[IMAGE_CHANNELS][0])
     return features
+
+
+def clip_id(serialized: bytes) -> str:
+    """Reads a record's id, the clip's `clip/media_id`.
+
+    Raises:
+      UserError: if it is not a clip's record.
+    """
+    try:
+        context = _MESSAGES["SequenceExample"].FromString(serialized).context
+        return context.feature[MEDIA_ID].bytes_list.value[0].decode("utf-8", "surrogateescape")
+    except (DecodeError, IndexError) as error:
+        raise UserError(f"A record of {len(serialized)} bytes is not a clip's") from error
 
 
 def frame_record(payload: bytes) -> bytes:

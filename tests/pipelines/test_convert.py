@@ -51,8 +51,12 @@ def test_quarantined_videos_and_strays_are_named(videos_dir, tmp_path):
     videos = shutil.copytree(videos_dir, tmp_path / "videos")
     (videos / "Left" / "broken.avi").write_bytes(b"x")
     (videos / "readme.txt").write_bytes(b"x")
-    result = run_module("pipelines.convert", f"--videos={videos}", f"--data={tmp_path / 'set'}")
-    assert result.returncode == 0, result.stderr
+    command = ["pipelines.convert", f"--videos={videos}", f"--data={tmp_path / 'set'}"]
+    refused = run_module(*command)
+    assert refused.returncode == 2
+    assert "1 of 31 videos gave no clip, more than the share of --max_quarantined=0.01" in refused.stderr
+    result = run_module(*command, "--max_quarantined=0.05")
+    assert result.returncode == 0 and "nothing to convert" in result.stdout, result.stderr
     assert "31 videos, 30 clips, 1 quarantined" in result.stdout
     assert "quarantined: Left/broken.avi: InvalidDataError" in result.stderr
     assert "warning: 1 files and folders passed over, no videos: readme.txt" in result.stderr

@@ -107,7 +107,19 @@ def make(*arguments, env=None):
 def test_make_help_lists_every_target():
     result = make("help")
     assert result.returncode == 0
-    for target in ("train", "shards", "evaluate", "tensorboard", "inspect", "bench", "test", "lint", "clean"):
+    for target in (
+        "train",
+        "shards",
+        "evaluate",
+        "tensorboard",
+        "verify",
+        "repair",
+        "inspect",
+        "bench",
+        "test",
+        "lint",
+        "clean",
+    ):
         assert f"  make {target} " in result.stdout
     assert "seed_lstm" in result.stdout
 

@@ -1,0 +1,58 @@
+"""Checks every shard of a dataset against its sidecar and the manifest.
+
+  python -m pipelines.verify --data=data/ucf50-15x64x64
+
+Sizes, sha256, the checksums of every record, counts and ids. Ends with status 1 if
+anything is wrong; `python -m pipelines.convert --verify` with the flags that made the
+dataset converts the damaged shards again.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import functools
+import multiprocessing
+import os
+import sys
+
+from absl import flags
+
+from pipelines import console
+from ucf50_tfrecord import manifest as manifest_lib
+from ucf50_tfrecord.specs import UserError, expect
+
+_DATA = flags.DEFINE_string("data", None, "The dataset's folder.")
+_WORKERS = flags.DEFINE_integer("workers", None, "Processes that read. Default: one a core.")
+
+
+def main() -> int:
+    if not _DATA.value:
+        raise UserError("Pass --data=<folder of shards>.")
+    workers = os.cpu_count() if _WORKERS.value is None else _WORKERS.value
+    expect(workers >= 1, "at least 1 worker", workers=workers)
+    manifest = manifest_lib.load(_DATA.value)
+    check = functools.partial(manifest_lib.verify_shard, manifest)
+    context = multiprocessing.get_context("spawn")
+    num_damaged = 0
+    with (
+        concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool,
+        console.progress_bar(len(manifest.shards), "shard", "verifying") as bar,
+    ):
+        for problems in pool.map(check, manifest.shards):
+            bar.update()
+            num_damaged += bool(problems)
+            for problem in problems:
+                print(f"damaged: {problem}", file=sys.stderr)
+    if num_damaged:
+        print(
+            f"{num_damaged} of {len(manifest.shards)} shards of {manifest.data_dir} are damaged. To convert them "
+            f"again: python -m pipelines.convert --verify --videos={manifest.videos_dir} "
+            f"--data={manifest.data_dir}, with the flags that made the dataset."
+        )
+        return 1
+    print(f"{manifest.data_dir} is sound: {len(manifest.shards)} shards, {manifest.num_clips} clips")
+    return 0
+
+
+if __name__ == "__main__":
+    console.run(main)
