@@ -14,6 +14,7 @@ import os
 import pathlib
 import shlex
 import sys
+from typing import TYPE_CHECKING
 
 from absl import flags
 
@@ -33,6 +34,11 @@ from ucf50_tfrecord.specs import (
     format_folds,
     parse_folds,
 )
+
+if TYPE_CHECKING:
+    from ucf50_tfrecord.evaluation import runner
+    from ucf50_tfrecord.training import loop
+    from ucf50_tfrecord.training import run as run_lib
 
 _RUN = flags.DEFINE_string("run", None, "The run's folder. Default: a new one, runs/<data>-<model>-<time>.")
 _MODEL = flags.DEFINE_enum("model", "lstm", MODEL_NAMES, "The model.")
@@ -138,31 +144,40 @@ def main() -> None:
         return
 
     # Evaluation of the last weights: selecting the best by these folds would flatter them.
-    plain, shuffled = trained.evaluate(), trained.evaluate("shuffle")
-    runner.save_predictions(pathlib.Path(run_dir, run_lib.PREDICTIONS_FILENAME), [plain, shuffled])
-    summary = plain.scores | {
-        "shuffled": shuffled.scores,
-        "num_clips": len(val_clips),
+    evaluations = [trained.evaluate(perturbation) for perturbation in runner.PERTURBATIONS]
+    runner.save_predictions(pathlib.Path(run_dir, run_lib.PREDICTIONS_FILENAME), evaluations)
+    summary = summarize(trained, evaluations, config) | {
         "num_train_clips": len(train_clips),
-        "folds": val_folds,
-        "train_folds": train_folds,
-        "fold_by": manifest.fold_rule.fold_by,
-        "model": model_spec.name,
-        "params": trained.model.count_params(),
-        "epochs": train_spec.epochs,
-        "seed": train_spec.seed,
-        "precision": train_spec.precision,
         "num_devices": num_devices,
-        "best": {"macro_f1": trained.best_macro_f1, "epoch": trained.best_epoch},
-        "fingerprint": manifest.fingerprint,
-        "data_dir": manifest.data_dir,
+        "fold_by": manifest.fold_rule.fold_by,
     }
     summary_path = pathlib.Path(run_dir, run_lib.SUMMARY_FILENAME)
-    speed = {"clips_per_sec": trained.clips_per_sec, "wait_share": trained.wait_share}
     if trained.clips_per_sec is None and summary_path.exists():  # nothing was left to train
-        speed = {key: storage.read_json(summary_path)[key] for key in speed}
-    storage.write_json(summary_path, summary | speed)
+        before = storage.read_json(summary_path)
+        summary |= {key: before[key] for key in ("clips_per_sec", "wait_share")}
+    storage.write_json(summary_path, summary)
     print_summary(summary, run_dir)
+
+
+def summarize(trained: loop.Trained, evaluations: list[runner.Evaluation], config: run_lib.RunConfig) -> dict:
+    """Returns what summary.json says of a finished run."""
+    plain, shuffled = evaluations
+    return plain.scores | {
+        "shuffled": shuffled.scores,
+        "num_clips": len(plain.clips),
+        "folds": config.val_folds,
+        "train_folds": config.train_folds,
+        "model": config.model.name,
+        "params": trained.model.count_params(),
+        "epochs": config.train.epochs,
+        "seed": config.train.seed,
+        "precision": config.train.precision,
+        "best": {"macro_f1": trained.best_macro_f1, "epoch": trained.best_epoch},
+        "clips_per_sec": trained.clips_per_sec,
+        "wait_share": trained.wait_share,
+        "fingerprint": config.fingerprint,
+        "data_dir": config.data_dir,
+    }
 
 
 def choose_folds(

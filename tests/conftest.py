@@ -57,6 +57,13 @@ def make_videos(folder: pathlib.Path, *, clips: int = 2) -> pathlib.Path:
     return folder
 
 
+def flip_bit(path: pathlib.Path, position: int) -> None:
+    """Damages one bit of a file."""
+    content = bytearray(path.read_bytes())
+    content[position] ^= 4
+    path.write_bytes(content)
+
+
 def run_module(*arguments: str | os.PathLike, **options) -> subprocess.CompletedProcess:
     """Runs `python -m …` in the repository as a user would."""
     return subprocess.run(

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from tests.conftest import REPOSITORY, build, make_videos, real_folder, write_numbered_video
+from tests.conftest import REPOSITORY, build, flip_bit, make_videos, real_folder, write_numbered_video
 from ucf50_tfrecord import manifest, record, storage
 from ucf50_tfrecord.convert import plan
 from ucf50_tfrecord.specs import UserError
@@ -165,11 +165,10 @@ def test_a_second_converter_of_one_folder_is_refused(tmp_path, videos):
 def test_verify_finds_a_flipped_byte(tmp_path, videos):
     first = build(videos, tmp_path / "data")
     path = tmp_path / "data" / first.shards[1].filename
-    content = bytearray(path.read_bytes())
-    content[500] ^= 1
-    path.write_bytes(content)
+    flip_bit(path, 500)
+    damaged = storage.sha256(path)
     build(videos, tmp_path / "data")
-    assert path.read_bytes() == content
+    assert storage.sha256(path) == damaged
     build(videos, tmp_path / "data", verify=True)
     assert storage.sha256(path) == first.shards[1].sha256
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.conftest import flip_bit
 from ucf50_tfrecord import manifest, record
 from ucf50_tfrecord.dataset import augment, perturb, pipeline
 from ucf50_tfrecord.specs import UserError
@@ -142,9 +143,7 @@ def test_a_damaged_set_is_named_before_training(data_dir, tmp_path, damage, mess
 def test_a_flipped_byte_never_reaches_a_batch(data_dir, tmp_path):
     copy = shutil.copytree(data_dir, tmp_path / "data")
     path = copy / "small-fold01.tfrecord-00000-of-00002"
-    content = bytearray(path.read_bytes())
-    content[3000] ^= 4
-    path.write_bytes(content)
+    flip_bit(path, 3000)
     clips = pipeline.load_clips(manifest.load(str(copy)), [1])
     with pytest.raises(tf.errors.DataLossError):
         batches(clips, batch_size=4)

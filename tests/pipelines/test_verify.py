@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from tests.conftest import run_module
+from tests.conftest import flip_bit, run_module
 from ucf50_tfrecord import manifest, record
 
 
@@ -27,9 +27,7 @@ def test_a_damaged_record_is_named_with_its_clip(copy):
     loaded = manifest.load(str(copy))
     path = copy / loaded.shards[4].filename
     report = manifest.load_report(str(copy), path.name)
-    content = bytearray(path.read_bytes())
-    content[report.offsets[1] + 100] ^= 1
-    path.write_bytes(content)
+    flip_bit(path, report.offsets[1] + 100)
     result = run_module("pipelines.verify", f"--data={copy}", "--workers=2")
     assert result.returncode == 1 and "Traceback" not in result.stderr
     expected = (

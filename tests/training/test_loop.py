@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, flip_bit
 from ucf50_tfrecord import manifest, models
 from ucf50_tfrecord.dataset import pipeline
 from ucf50_tfrecord.evaluation import runner
@@ -287,9 +287,7 @@ def test_weights_that_are_not_finite_are_never_saved(data_dir, tmp_path):
 def test_a_damaged_record_ends_training_with_the_way_to_mend_it(data_dir, tmp_path):
     copy = shutil.copytree(data_dir, tmp_path / "data")
     path = copy / "small-fold03.tfrecord-00000-of-00002"
-    content = bytearray(path.read_bytes())
-    content[3000] ^= 4
-    path.write_bytes(content)
+    flip_bit(path, 3000)
     with pytest.raises(UserError, match="A shard in .* is damaged .*corrupted record.* --verify .*--videos="):
         train(copy, tmp_path / "run")
 
