@@ -1,6 +1,7 @@
 import json
 import os
 import subprocess
+import sys
 
 import av
 import numpy as np
@@ -84,6 +85,12 @@ def test_inspect_shows_counts_and_a_record(data_dir):
     assert "Middle     10  1-5" in result.stdout
     assert "uint8 [5, 16, 24, 3]" in result.stdout and "clip/media_id" in result.stdout
     assert run_module("tools.inspect_shards", "--data=nowhere").returncode == 2
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(data_dir):
+    command = f"{sys.executable} -u -m tools.inspect_shards --data='{data_dir}' | head -1; exit ${{PIPESTATUS[0]}}"
+    result = subprocess.run(["bash", "-c", command], cwd=REPOSITORY, text=True, capture_output=True)
+    assert (result.returncode, result.stderr) == (0, "") and result.stdout.count("\n") == 1
 
 
 def test_the_benchmark_measures_what_is_installed_and_keeps_its_figures(videos_dir, tmp_path):
