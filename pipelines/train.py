@@ -154,7 +154,7 @@ def main() -> None:
     summary_path = pathlib.Path(run_dir, run_lib.SUMMARY_FILENAME)
     if trained.clips_per_sec is None and summary_path.exists():  # nothing was left to train
         before = storage.read_json(summary_path)
-        summary |= {key: before[key] for key in ("clips_per_sec", "wait_share")}
+        summary |= {key: before.get(key) for key in ("clips_per_sec", "wait_share")}
     storage.write_json(summary_path, summary)
     print_summary(summary, run_dir)
 

@@ -9,9 +9,7 @@ dataset converts the damaged shards again.
 
 from __future__ import annotations
 
-import concurrent.futures
 import functools
-import multiprocessing
 import os
 import sys
 
@@ -19,6 +17,7 @@ from absl import flags
 
 from pipelines import console
 from ucf50_tfrecord import manifest as manifest_lib
+from ucf50_tfrecord import workers
 from ucf50_tfrecord.specs import UserError, expect
 
 _DATA = flags.DEFINE_string("data", None, "The dataset's folder.")
@@ -28,17 +27,13 @@ _WORKERS = flags.DEFINE_integer("workers", None, "Processes that read. Default: 
 def main() -> int:
     if not _DATA.value:
         raise UserError("Pass --data=<folder of shards>.")
-    workers = os.cpu_count() if _WORKERS.value is None else _WORKERS.value
-    expect(workers >= 1, "at least 1 worker", workers=workers)
+    num_workers = os.cpu_count() if _WORKERS.value is None else _WORKERS.value
+    expect(num_workers >= 1, "at least 1 worker", workers=num_workers)
     manifest = manifest_lib.load(_DATA.value)
     check = functools.partial(manifest_lib.verify_shard, manifest)
-    context = multiprocessing.get_context("spawn")
     num_damaged = 0
-    with (
-        concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool,
-        console.progress_bar(len(manifest.shards), "shard", "verifying") as bar,
-    ):
-        for problems in pool.map(check, manifest.shards):
+    with console.progress_bar(len(manifest.shards), "shard", "verifying") as bar:
+        for problems in workers.map_unordered(check, manifest.shards, num_workers):
             bar.update()
             num_damaged += bool(problems)
             for problem in problems:

@@ -14,9 +14,10 @@ BASE = {"specs", "record", "manifest", "storage"}
 ALLOWED = {
     "specs": set(),
     "storage": {"specs"},
+    "workers": {"specs"},
     "record": {"specs"},
     "manifest": {"specs", "record", "storage"},
-    "convert": BASE,
+    "convert": BASE | {"workers"},
     "dataset": BASE,
     "models": {"specs"},
     "training": BASE | {"dataset", "models"},

@@ -51,6 +51,9 @@ def test_json_round_trip_has_one_form(tmp_path):
 def test_unreadable_json_is_named(tmp_path):
     with pytest.raises(UserError, match="Cannot read .*missing"):
         storage.read_json(tmp_path / "missing")
+    (tmp_path / "deep").write_text("[" * 200_000)
+    with pytest.raises(UserError, match="deep is not valid JSON"):
+        storage.read_json(tmp_path / "deep")
     (tmp_path / "torn").write_text('{"a": ')
     with pytest.raises(UserError, match="torn is not valid JSON"):
         storage.read_json(tmp_path / "torn")
@@ -75,3 +78,10 @@ def test_a_lock_is_held_by_one_and_then_free(tmp_path):
                 pass
     with storage.exclusive_lock(tmp_path):
         pass
+
+
+def test_a_lock_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / ".lock").mkdir()
+    with pytest.raises(UserError, match="Cannot lock the folder"):
+        with storage.exclusive_lock(tmp_path):
+            pass

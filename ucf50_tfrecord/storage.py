@@ -62,13 +62,16 @@ def exclusive_lock(folder: str | os.PathLike) -> Iterator[None]:
     """Holds a folder's lock while the block runs; the system frees it when the process ends.
 
     Raises:
-      UserError: if another process holds it.
+      UserError: if another process holds it, or it cannot be made.
     """
-    with open(pathlib.Path(folder, ".lock"), "wb") as file:
+    with contextlib.ExitStack() as stack:
         try:
+            file = stack.enter_context(open(pathlib.Path(folder, ".lock"), "wb"))
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise UserError(f"Another process is writing {folder}; wait until it has finished") from error
+        except OSError as error:
+            raise UserError(f"Cannot lock the folder {folder}: {error.strerror}") from error
         yield
 
 
@@ -97,5 +100,5 @@ def read_json(path: str | os.PathLike) -> Any:
         return json.loads(pathlib.Path(path).read_bytes())
     except OSError as error:
         raise UserError(f"Cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
+    except (RecursionError, ValueError) as error:
         raise UserError(f"{path} is not valid JSON: {error}") from error

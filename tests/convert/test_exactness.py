@@ -6,6 +6,7 @@ The reference below shares no code with the converter.
 import fractions
 import pathlib
 import random
+import re
 
 import av
 import numpy as np
@@ -174,6 +175,25 @@ def test_lying_and_missing_keyframe_flags_are_not_believed(tmp_path, ways):
     assert True not in ways
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"\x00\x00\x01\xb2XviD0001",  # user data: another encoder's build
+        b"\x00\x00\x01\xb5\x0d\x20\x20\x20\x20",  # visual object: other colours
+    ],
+)
+def test_headers_that_change_on_the_way_are_not_skipped(tmp_path, ways, header):
+    """They set the decoder's state for all frames to come, also where theirs is not wanted."""
+    whole, path = tmp_path / "whole.avi", tmp_path / "x.avi"
+    encode(whole, moving_noise(200), "mpeg4", tag="XVID", gop_size=2)
+    start = b"\x00\x00\x01\xb6"
+    remux(
+        whole, path, change=lambda number, data: data.replace(start, header + start) if number == 2 else data
+    )
+    check(path)
+    assert True not in ways
+
+
 def test_lost_packets(tmp_path):
     whole = tmp_path / "whole.avi"
     encode(whole, moving_noise(80), "mpeg4", tag="XVID", gop_size=12)
@@ -184,18 +204,20 @@ def test_lost_packets(tmp_path):
 
 
 def test_damaged_videos(tmp_path):
-    """Seeded flips of bits, anywhere behind the header, and files cut short."""
+    """Seeded flips of bits, half of them in the headers of frames, most of which are not wanted."""
     whole = tmp_path / "whole.avi"
-    encode(whole, moving_noise(60), "mpeg4", tag="XVID", gop_size=12)
+    encode(whole, moving_noise(120), "mpeg4", tag="XVID", gop_size=2)
     content = whole.read_bytes()
-    header = content.index(b"movi")
+    first = content.index(b"movi")
+    headers = [match.start() for match in re.finditer(rb"\x00\x00\x01[\x20\xb0-\xb6]", content)]
     rng = random.Random(0)
     for number in range(60):
         damaged = bytearray(content)
         for _ in range(rng.choice([1, 1, 3, 10])):
-            damaged[rng.randrange(header, len(damaged))] ^= 1 << rng.randrange(8)
+            anywhere, header = rng.randrange(first, len(content)), rng.choice(headers) + rng.randrange(12)
+            damaged[rng.choice([anywhere, header])] ^= 1 << rng.randrange(8)
         if rng.random() < 0.2:
-            del damaged[rng.randrange(header + 1000, len(damaged)) :]
+            del damaged[rng.randrange(first + 1000, len(damaged)) :]
         path = tmp_path / f"{number}.avi"
         path.write_bytes(damaged)
         check(path)

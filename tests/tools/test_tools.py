@@ -88,7 +88,9 @@ def test_inspect_shows_counts_and_a_record(data_dir):
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(data_dir):
-    command = f"{sys.executable} -u -m tools.inspect_shards --data='{data_dir}' | head -1; exit ${{PIPESTATUS[0]}}"
+    command = (
+        f"{sys.executable} -u -m tools.inspect_shards --data='{data_dir}' | head -1; exit ${{PIPESTATUS[0]}}"
+    )
     result = subprocess.run(["bash", "-c", command], cwd=REPOSITORY, text=True, capture_output=True)
     assert (result.returncode, result.stderr) == (0, "") and result.stdout.count("\n") == 1
 

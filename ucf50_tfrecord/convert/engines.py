@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import concurrent.futures
-import multiprocessing
-import os
+import functools
 import pathlib
 import re
-import signal
-import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures.process import BrokenProcessPool
 
-from ucf50_tfrecord import manifest, storage
+from ucf50_tfrecord import manifest, storage, workers
 from ucf50_tfrecord.convert.shard import convert_shard
 from ucf50_tfrecord.manifest import Manifest, ShardReport
 from ucf50_tfrecord.specs import Plan, ShardJob, UserError
@@ -44,20 +39,18 @@ def build_dataset(
       UserError: if the folder holds other videos' shards or is being written by another
         process, if a shard cannot be written, a worker dies, or no video gives a clip.
     """
-    before = manifest.load(data_dir) if manifest.exists(data_dir) else None
-    reports = finished_reports(plan, data_dir, verify=verify)
-    if before is not None and before == manifest.assemble(data_dir, plan, reports.values()):
+    finished, _ = _look_up(plan, data_dir, verify=verify)
+    if finished is not None:
         on_start(0)
-        return before  # also where the folder may only be read
-    if before is not None and before.videos_dir != plan.videos_dir and not reports:
-        raise UserError(
-            f"{data_dir} holds shards of the videos in {before.videos_dir}, not of those in "
-            f"{plan.videos_dir}. Choose another --data, or remove the folder."
-        )
+        return finished  # also where the folder may only be read
     storage.make_folder(data_dir)
     with storage.exclusive_lock(data_dir):
+        # Looked up again: another process may have had the lock since.
+        finished, reports = _look_up(plan, data_dir, verify=verify)
         missing = [job for job in plan.jobs if job.filename not in reports]
         on_start(sum(len(job.videos) for job in missing))
+        if finished is not None:
+            return finished
         pathlib.Path(data_dir, manifest.MANIFEST_FILENAME).unlink(missing_ok=True)
         for report in run_local(missing, data_dir, num_workers=num_workers):
             reports[report.filename] = report
@@ -73,6 +66,26 @@ def build_dataset(
         manifest.save_tfds_metadata(built)
         built.save()
         return built
+
+
+def _look_up(plan: Plan, data_dir: str, *, verify: bool) -> tuple[Manifest | None, dict[str, ShardReport]]:
+    """Returns the manifest if the plan is done, and the reports of the shards that stand.
+
+    Raises:
+      UserError: if the folder holds other videos' shards.
+    """
+    before = manifest.load(data_dir) if manifest.exists(data_dir) else None
+    reports = finished_reports(plan, data_dir, verify=verify)
+    if before is None:
+        return None, reports
+    if before == manifest.assemble(data_dir, plan, reports.values()):
+        return before, reports
+    if before.videos_dir != plan.videos_dir and not reports:
+        raise UserError(
+            f"{data_dir} holds shards of the videos in {before.videos_dir}, not of those in "
+            f"{plan.videos_dir}. Choose another --data, or remove the folder."
+        )
+    return None, reports
 
 
 def finished_reports(plan: Plan, data_dir: str, *, verify: bool = False) -> dict[str, ShardReport]:
@@ -107,24 +120,11 @@ def run_local(jobs: list[ShardJob], data_dir: str, *, num_workers: int) -> Itera
     Raises:
       UserError: if a shard cannot be written or a worker dies.
     """
-    # spawn: the caller's threads and signal handlers do not leak into the workers.
-    context = multiprocessing.get_context("spawn")
-    pool = concurrent.futures.ProcessPoolExecutor(
-        max_workers=max(1, min(num_workers, len(jobs))), mp_context=context, initializer=_init_worker
-    )
     # Largest first, so that no worker is left with a big shard at the end.
     ordered = sorted(jobs, key=lambda job: -sum(video.num_bytes for video in job.videos))
-    try:
-        futures = [pool.submit(convert_shard, job, data_dir) for job in ordered]
-        for future in concurrent.futures.as_completed(futures):
-            yield future.result()
-    except BrokenProcessPool as error:
-        raise UserError(
-            "A worker process died while decoding (out of memory, or a video that crashes the "
-            "decoder). Finished shards are kept; the same command goes on from there."
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
+    yield from workers.map_unordered(
+        functools.partial(convert_shard, data_dir=data_dir), ordered, num_workers
+    )
 
 
 def _remove_shards(plan: Plan, data_dir: str, *, keep: set[str]) -> None:
@@ -134,15 +134,3 @@ def _remove_shards(plan: Plan, data_dir: str, *, keep: set[str]) -> None:
         match = shard.fullmatch(path.name)
         if match and (match[1] or match[2] not in keep):
             path.unlink()
-
-
-def _init_worker() -> None:
-    # Ctrl-C reaches the whole process group; the parent alone decides what happens then.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # A parent that is killed cannot end its workers.
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-
-
-def _exit_with_parent() -> None:
-    multiprocessing.parent_process().join()
-    os._exit(1)

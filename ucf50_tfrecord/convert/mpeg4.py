@@ -12,6 +12,8 @@ from __future__ import annotations
 import re
 
 _VOL_START = re.compile(rb"\x00\x00\x01[\x20-\x2f]")
+# A group's header carries only the time of day, which matters to B-frames alone.
+_GROUP = re.compile(rb"\x00\x00\x01\xb3.*?(?=\x00\x00\x01|\Z)", re.DOTALL)
 _START = b"\x00\x00\x01"
 _VOP_START = _START + b"\xb6"
 _GRAYSCALE, _EXTENDED_ASPECT = 3, 15
@@ -35,6 +37,7 @@ class FrameTypes:
     """Reads the frames' types of one stream, packet by packet in their order."""
 
     def __init__(self, extradata: bytes):
+        self._headers: bytes | None = None
         self._layer = _layer_header(extradata)
         self._increment_bits = _time_increment_bits(self._layer)
 
@@ -42,12 +45,19 @@ class FrameTypes:
         """Returns the type of a packet's frame: NOT_CODED for one that yields no picture.
 
         None where the packet cannot stand for itself: it does not hold exactly one frame,
-        its header is damaged, or it brings another layer header than the stream's first.
+        its header is damaged, or it brings other headers than the stream's first packet.
         """
         start = packet.find(_VOP_START)
         if start < 0 or packet.find(_VOP_START, start + 4) >= 0:
             return None
-        layer = _layer_header(packet[:start])
+        # What stands before a frame sets the decoder's state for good (layer, colours, the
+        # encoder's build), so no packet that changes it may be left out.
+        headers = _GROUP.sub(b"", packet[:start])
+        if self._headers is None:
+            self._headers = headers
+        elif headers and headers != self._headers:
+            return None
+        layer = _layer_header(headers)
         if layer and not self._layer:
             self._layer, self._increment_bits = layer, _time_increment_bits(layer)
         if not self._increment_bits or (layer and layer != self._layer):
