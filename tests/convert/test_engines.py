@@ -176,7 +176,7 @@ def test_verify_finds_a_flipped_byte(tmp_path, videos):
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
 def test_no_worker_outlives_the_converter_and_the_next_one_goes_on(tmp_path, videos_dir, signum):
     videos = tmp_path / "videos"
-    for copy in range(15):
+    for copy in range(40):  # 80 shards, so that most are still to do when the first stands
         shutil.copytree(videos_dir / "Left", videos / f"class{copy}")
     data = tmp_path / "data"
     command = [
@@ -186,13 +186,14 @@ def test_no_worker_outlives_the_converter_and_the_next_one_goes_on(tmp_path, vid
         f"--videos={videos}",
         f"--data={data}",
         "--workers=2",
+        "--shard_mib=1",
     ]
     process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while not list(data.glob("*.tfrecord-*.json")) and time.monotonic() < deadline:
         time.sleep(0.002)
     process.send_signal(signum)
-    process.wait(timeout=60)
+    assert process.wait(timeout=60) != 0
     time.sleep(0.5)
     marker = str(videos).encode()
     alive = [
@@ -204,7 +205,7 @@ def test_no_worker_outlives_the_converter_and_the_next_one_goes_on(tmp_path, vid
     assert not manifest.exists(str(data))
     assert subprocess.run(command, cwd=REPOSITORY, capture_output=True).returncode == 0
     subprocess.run(
-        [*command[:-2], f"--data={tmp_path / 'whole'}"], cwd=REPOSITORY, check=True, capture_output=True
+        [*command, f"--data={tmp_path / 'whole'}"], cwd=REPOSITORY, check=True, capture_output=True
     )
     assert hashes(manifest.load(str(data))) == hashes(manifest.load(str(tmp_path / "whole")))
     assert not list(data.glob(".tmp-*"))
