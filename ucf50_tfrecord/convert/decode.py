@@ -2,11 +2,11 @@
 
 A clip needs a few frames of a video, and decoding is what costs. So all packets are
 demuxed first (cheap), the wanted frames are chosen from what the packets say, and then
-  - selectively: where each packet provably is one frame (MPEG-4 without B-frames and
-    without frames that are not coded, as in UCF50), the decoder gets only the packets
-    from the keyframe before each wanted frame up to it;
-  - in order: elsewhere it gets all packets, up to the last wanted frame's end, and the
-    choice is made again if other frames came out than the packets promised.
+  - selectively: where the packets' headers tell which of them yield a frame (MPEG-4
+    Part 2 without B-frames, as in UCF50), the decoder gets only the packets from the
+    keyframe before each wanted frame up to it;
+  - in order: elsewhere it gets all packets, and the choice is made again if other frames
+    came out than the packets let expect.
 Either way the pixels are those of decoding everything in order and then picking.
 """
 
