@@ -90,7 +90,7 @@ $(VENV)-bench/installed: setup.cfg pyproject.toml constraints.txt | $(VENV)/bin/
 
 # One stamp for each set of extras; a stamp older than the pins is stale.
 $(VENV)/installed: EXTRAS := convert,train$(GPU)
-$(VENV)/installed-test: EXTRAS := convert,train,test$(GPU)
+$(VENV)/installed-test: EXTRAS := convert,beam,train,test$(GPU)
 $(VENV)/installed-lint: EXTRAS := lint
 $(VENV)/installed $(VENV)/installed-test $(VENV)/installed-lint: setup.cfg pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS)]'

@@ -24,6 +24,7 @@ def run(main: Callable[[], int | None]) -> None:
             logging.set_verbosity(logging.WARNING)
         # A conversion's workers end with their parent when it is told to end.
         signal.signal(signal.SIGTERM, _raise_interrupt)
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be UTF-8
         try:
             expect(len(argv) == 1, "flags only", arguments=argv[1:])
             return main()
@@ -116,6 +117,11 @@ def print_scores(title: str, plain: dict[str, float], shuffled: dict[str, float]
     print(f"\n{title}:\n                     accuracy  macro F1")
     for name, scores in (("frames in order", plain), ("frames shuffled", shuffled)):
         print(f"  {name:<17}{scores['accuracy']:>12.4f}{scores['macro_f1']:>10.4f}")
+
+
+def printable(text: str) -> str:
+    """Escapes what would break a line, or is no character at all, in a file's name."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def progress_bar(total: int, unit: str, description: str) -> tqdm.tqdm:

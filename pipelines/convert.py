@@ -4,22 +4,45 @@
 
 Shards that already stand are kept: the same command goes on after an interruption,
 and does nothing when nothing has changed.
+
+On many hosts with a common file system, start it once for each task, as in a Slurm array:
+
+  python -m pipelines.convert --videos=… --data=… --task_index=$SLURM_ARRAY_TASK_ID --task_count=100
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import pathlib
 import re
+import shlex
 import sys
 import time
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from pipelines import console
 from ucf50_tfrecord import manifest
-from ucf50_tfrecord.specs import FOLD_RULES, ClipFormat, FoldRule, UserError, expect, format_folds, parse_size
+from ucf50_tfrecord.specs import (
+    ENCODINGS,
+    FOLD_RULES,
+    RESIZES,
+    SPACINGS,
+    ClipFormat,
+    DecodeLimits,
+    FoldRule,
+    Plan,
+    UserError,
+    expect,
+    format_folds,
+    parse_size,
+)
+
+if TYPE_CHECKING:
+    from ucf50_tfrecord.convert.engines import Engine
 
 _VIDEOS = flags.DEFINE_string("videos", None, "Folder with one folder of videos a class.")
 _DATA = flags.DEFINE_string(
@@ -28,6 +51,21 @@ _DATA = flags.DEFINE_string(
 _NAME = flags.DEFINE_string("name", None, "The dataset's name. Default: from the videos' folder.")
 _SIZE = flags.DEFINE_string("size", "64", "Frame size in pixels: 64, or height x width as in 112x96.")
 _FRAMES = flags.DEFINE_integer("frames", 15, "Frames a clip, evenly spaced over the video.")
+_ENCODING = flags.DEFINE_enum(
+    "encoding", "raw", ENCODINGS, "How frames are stored; raw+jpeg stores them twice, for other readers."
+)
+_JPEG_QUALITY = flags.DEFINE_integer(
+    "jpeg_quality", ClipFormat.jpeg_quality, "1 to 100, with an --encoding of JPEG."
+)
+_SPACING = flags.DEFINE_enum(
+    "spacing", "index", SPACINGS, "Frames evenly spaced by their number, or by when they are shown."
+)
+_RESIZE = flags.DEFINE_enum(
+    "resize", "stretch", RESIZES, "How a frame of another shape comes to --size; pad is with black."
+)
+_CLIPS_PER_VIDEO = flags.DEFINE_integer(
+    "clips_per_video", 1, "Clips of each video, their frames evenly shifted against each other."
+)
 _FOLD_BY = flags.DEFINE_enum(
     "fold_by",
     "group",
@@ -38,22 +76,55 @@ _FOLD_BY = flags.DEFINE_enum(
 _NUM_FOLDS = flags.DEFINE_integer(
     "num_folds", 25, "Folds for videos without a group, or with --fold_by=video."
 )
-_WORKERS = flags.DEFINE_integer("workers", None, "Processes that decode. Default: one a core.")
 _SHARD_MIB = flags.DEFINE_integer("shard_mib", 32, "Largest size of a shard's pixels, in MiB.", lower_bound=1)
 _SKIP_EMPTY = flags.DEFINE_boolean("skip_empty_classes", False, "Leave class folders without videos out.")
 
-_VERIFY = flags.DEFINE_boolean("verify", False, "Read standing shards too, and convert damaged ones again.")
-
+_VERIFY = flags.DEFINE_boolean(
+    "verify",
+    False,
+    "Read standing shards too and convert damaged ones again; give videos that failed a chance.",
+)
+_CHECKSUM = flags.DEFINE_boolean(
+    "checksum",
+    False,
+    "Know changed videos by their contents (sha256) rather than by size and time. Shards that were made "
+    "without it are converted again.",
+)
+_OVERWRITE = flags.DEFINE_boolean(
+    "overwrite", False, "Replace shards of another format or of other videos in --data."
+)
 _MAX_QUARANTINED = flags.DEFINE_float(
     "max_quarantined", 0.01, "Share of videos without a clip above which to end with an error.", 0.0, 1.0
 )
+_VIDEO_TIMEOUT_SECS = flags.DEFINE_float(
+    "video_timeout_secs", DecodeLimits.timeout_secs, "Seconds a video may take, plus one for each MB of it."
+)
+_VIDEO_MEMORY_MIB = flags.DEFINE_integer(
+    "video_memory_mib", DecodeLimits.memory_mib, "Memory that decoding a video may take, in MiB."
+)
 
-_FORMAT_FLAGS = ("name", "size", "frames", "fold_by", "num_folds")
+_WORKERS = flags.DEFINE_integer("workers", None, "Processes that decode. Default: one a core.")
+_ENGINE = flags.DEFINE_enum("engine", "local", ("local", "beam"), "Who converts: this host, or Apache Beam.")
+_BEAM_ARGS = flags.DEFINE_string("beam_args", "", 'Options for Beam: "--runner=… --…".')
+_TASK_INDEX = flags.DEFINE_integer("task_index", None, "Convert this task's share only: 0 to task_count - 1.")
+_TASK_COUNT = flags.DEFINE_integer("task_count", None, "How many tasks share the work.")
+_FINALIZE = flags.DEFINE_boolean(
+    "finalize", False, "Convert nothing: write the manifest, now that all tasks are done."
+)
 
 
 def clip_format() -> ClipFormat:
     height, width = parse_size(_SIZE.value)
-    return ClipFormat(num_frames=_FRAMES.value, height=height, width=width)
+    return ClipFormat(
+        num_frames=_FRAMES.value,
+        height=height,
+        width=width,
+        encoding=_ENCODING.value,
+        jpeg_quality=_JPEG_QUALITY.value,
+        spacing=_SPACING.value,
+        resize=_RESIZE.value,
+        clips_per_video=_CLIPS_PER_VIDEO.value,
+    )
 
 
 def fold_rule() -> FoldRule:
@@ -67,72 +138,56 @@ def load_or_convert() -> manifest.Manifest:
       UserError: if the flags name no dataset, or one of another format than they ask for.
     """
     if _VIDEOS.value:
+        expect(_TASK_INDEX.value is None, "no --task_index where a whole dataset is needed")
         return convert()
     if not _DATA.value:
         raise UserError("Pass --videos=<folder of class folders>, or --data=<folder of shards>.")
     loaded = manifest.load(_DATA.value)
-    given = [name for name in _FORMAT_FLAGS if flags.FLAGS[name].present]
-    _check_same_format(loaded, _asked_for(loaded.name), given)
+    asked = _format_flags(loaded.name, clip_format(), fold_rule())
+    _check_same_format(loaded, {name: value for name, value in asked.items() if flags.FLAGS[name].present})
     return loaded
 
 
-def convert() -> manifest.Manifest:
+def convert() -> manifest.Manifest | None:
     """Brings the shards of --videos up to date and says what was done.
 
-    Raises:
-      UserError: see catalog.find_videos and engines.build_dataset.
-    """
-    # Only a host that converts needs PyAV.
-    from ucf50_tfrecord.convert import catalog, decode, engines, plan
+    Returns:
+      The manifest; None where this task has done its share and others have not.
 
+    Raises:
+      UserError: see catalog.find_videos and the functions of engines.
+    """
     if not _VIDEOS.value:
         raise UserError("Pass --videos=<folder of class folders>.")
-    num_workers = os.cpu_count() if _WORKERS.value is None else _WORKERS.value
-    expect(num_workers >= 1, "at least 1 worker", workers=num_workers)
+    expect(
+        (_TASK_INDEX.value is None) == (_TASK_COUNT.value is None),
+        "--task_index and --task_count together",
+        task_index=_TASK_INDEX.value,
+        task_count=_TASK_COUNT.value,
+    )
+    run = _engine()
     name = _NAME.value or dataset_name(_VIDEOS.value)
     expect(re.fullmatch(r"[a-z]\w*", name), "a name of letters, digits and _, starting with a-z", name=name)
     data_dir = _DATA.value or default_data_dir(name)
+    if manifest.exists(data_dir) and not _OVERWRITE.value:
+        asked = _format_flags(name, clip_format(), fold_rule())
+        _check_same_format(manifest.load(data_dir), asked)
+    planned = _plan(name)
+    # Only a host that converts needs PyAV.
+    from ucf50_tfrecord.convert import engines
 
-    found = catalog.find_videos(_VIDEOS.value, skip_empty_classes=_SKIP_EMPTY.value)
-    for warning in found.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
-    if manifest.exists(data_dir):
-        _check_same_format(manifest.load(data_dir), _asked_for(name), _FORMAT_FLAGS)
-    planned = plan.plan_shards(
-        found,
-        name=name,
-        clip_format=clip_format(),
-        fold_rule=fold_rule(),
-        decoder=decode.decoder_version(),
-        shard_bytes=_SHARD_MIB.value << 20,
-    )
-    started, num_converted = time.monotonic(), 0
-    with contextlib.ExitStack() as stack:
-        bar = None
-
-        def start(num_videos: int) -> None:
-            nonlocal bar
-            if num_videos:
-                print(
-                    f"Converting {num_videos} of {len(found.videos)} videos, {num_workers} workers: {data_dir}"
-                )
-            bar = stack.enter_context(console.progress_bar(num_videos, "video", "converting"))
-
-        def count(report: manifest.ShardReport) -> None:
-            nonlocal num_converted
-            num_converted += report.num_clips + len(report.quarantined)
-            bar.update(report.num_clips + len(report.quarantined))
-
-        built = engines.build_dataset(
-            planned,
-            data_dir,
-            num_workers=num_workers,
-            verify=_VERIFY.value,
-            on_start=start,
-            on_shard=count,
-        )
-    _print_result(built, num_converted, time.monotonic() - started)
-    if len(built.quarantined) > _MAX_QUARANTINED.value * built.num_videos:
+    with ConversionDisplay(planned, data_dir) as display:
+        if _FINALIZE.value:
+            built = engines.finalize(planned, data_dir)
+        elif _TASK_INDEX.value is not None:
+            task = _TASK_INDEX.value, _TASK_COUNT.value
+            built = engines.convert_part(planned, data_dir, task=task, run=run, progress=display)
+        else:
+            built = engines.build_dataset(
+                planned, data_dir, run=run, verify=_VERIFY.value, overwrite=_OVERWRITE.value, progress=display
+            )
+    display.print_result(built)
+    if built and len(built.quarantined) > _MAX_QUARANTINED.value * built.num_videos:
         raise UserError(
             f"{len(built.quarantined)} of {built.num_videos} videos gave no clip, more than the share of "
             f"--max_quarantined={_MAX_QUARANTINED.value}. All others are converted."
@@ -152,47 +207,121 @@ def default_data_dir(name: str) -> str:
     return os.path.join("data", f"{name}-{clip_format()}{by_video}")
 
 
-def _asked_for(name: str) -> dict[str, object]:
-    asked, rule = clip_format(), fold_rule()
+def _engine() -> Engine:
+    """Returns what converts, by the flags.
+
+    Raises:
+      UserError: if a flag is out of its range, or Beam is wanted and not installed.
+    """
+    from ucf50_tfrecord.convert import engines
+
+    limits = DecodeLimits(timeout_secs=_VIDEO_TIMEOUT_SECS.value, memory_mib=_VIDEO_MEMORY_MIB.value)
+    if _ENGINE.value == "beam":
+        try:
+            from ucf50_tfrecord.convert import beam
+        except ImportError as error:
+            raise UserError(f"--engine=beam needs the extra: pip install '.[beam]' ({error})") from error
+        expect(
+            _WORKERS.value is None, "no --workers with --engine=beam: see --beam_args", workers=_WORKERS.value
+        )
+        return functools.partial(beam.run_beam, beam_args=shlex.split(_BEAM_ARGS.value), limits=limits)
+    expect(not _BEAM_ARGS.value, "--engine=beam where there are --beam_args", beam_args=_BEAM_ARGS.value)
+    num_workers = os.cpu_count() if _WORKERS.value is None else _WORKERS.value
+    expect(num_workers >= 1, "at least 1 worker", workers=num_workers)
+    return functools.partial(engines.run_local, num_workers=num_workers, limits=limits)
+
+
+def _plan(name: str) -> Plan:
+    """Finds the videos and plans their shards, printing the catalogue's warnings."""
+    from ucf50_tfrecord.convert import catalog, decode, plan
+
+    found = catalog.find_videos(_VIDEOS.value, skip_empty_classes=_SKIP_EMPTY.value, checksum=_CHECKSUM.value)
+    for warning in found.warnings:
+        print(f"warning: {console.printable(warning)}", file=sys.stderr)
+    return plan.plan_shards(
+        found,
+        name=name,
+        clip_format=clip_format(),
+        fold_rule=fold_rule(),
+        decoder=decode.decoder_version(),
+        shard_bytes=_SHARD_MIB.value << 20,
+    )
+
+
+def _format_flags(name: str, fmt: ClipFormat, rule: FoldRule) -> dict[str, object]:
+    """Returns what decides a dataset's contents, by the names of the flags."""
     return {
-        "name": _NAME.value or name,
-        "size": f"{asked.height}x{asked.width}",
-        "frames": asked.num_frames,
+        "name": name,
+        "size": f"{fmt.height}x{fmt.width}",
+        "frames": fmt.num_frames,
+        "encoding": fmt.encoding,
+        "jpeg_quality": fmt.jpeg_quality,
+        "spacing": fmt.spacing,
+        "resize": fmt.resize,
+        "clips_per_video": fmt.clips_per_video,
         "fold_by": rule.fold_by,
         "num_folds": rule.num_folds,
     }
 
 
-def _check_same_format(found: manifest.Manifest, asked: dict[str, object], names) -> None:
-    stored = {
-        "name": found.name,
-        "size": f"{found.format.height}x{found.format.width}",
-        "frames": found.format.num_frames,
-        "fold_by": found.fold_rule.fold_by,
-        "num_folds": found.fold_rule.num_folds,
-    }
+def _check_same_format(found: manifest.Manifest, asked: dict[str, object]) -> None:
+    stored = _format_flags(found.name, found.format, found.fold_rule)
     differing = [
-        f"--{name} is {asked[name]}, there it is {stored[name]}"
-        for name in names
-        if asked[name] != stored[name]
+        f"--{name} is {value}, there it is {stored[name]}"
+        for name, value in asked.items()
+        if value != stored[name]
     ]
     if differing:
         raise UserError(
             f"{found.data_dir} holds shards of another format: {'; '.join(differing)}. "
-            "Choose another --data, or the same flags."
+            "Choose another --data, or the same flags; --overwrite replaces them."
         )
 
 
-def _print_result(built: manifest.Manifest, num_converted: int, secs: float) -> None:
-    for item in built.quarantined:
-        print(f"quarantined: {item.relative_path}: {item.reason}", file=sys.stderr)
-    num_bytes = sum(shard.num_bytes for shard in built.shards)
-    done = f"{num_converted / secs:.1f} videos/s" if num_converted else "nothing to convert"
-    print(
-        f"Shards: {built.data_dir} ({built.num_videos} videos, {built.num_clips} clips, "
-        f"{len(built.quarantined)} quarantined, {len(built.classes)} classes, folds {format_folds(built.folds)}, "
-        f"{len(built.shards)} shards, {num_bytes / 1e6:.1f} MB; {done})"
-    )
+class ConversionDisplay:
+    """Shows a conversion's progress, and in the end what came out. An engines.Progress."""
+
+    def __init__(self, planned: Plan, data_dir: str):
+        self._plan, self._data_dir = planned, data_dir
+        self._started, self._num_converted = time.monotonic(), 0
+        self._num_videos = {job.filename: len(job.videos) for job in planned.jobs}
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> ConversionDisplay:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._stack.close()
+
+    def start(self, jobs) -> None:
+        count = sum(self._num_videos[job.filename] for job in jobs)
+        if count:
+            print(
+                f"Converting {count} of {sum(self._num_videos.values())} videos: {self._data_dir}", flush=True
+            )
+        self._bar = self._stack.enter_context(console.progress_bar(count, "video", "converting"))
+
+    def update(self, report: manifest.ShardReport) -> None:
+        count = self._num_videos[report.filename]
+        self._num_converted += count
+        self._bar.update(count)
+
+    def print_result(self, built: manifest.Manifest | None) -> None:
+        secs = time.monotonic() - self._started
+        done = f"{self._num_converted / secs:.1f} videos/s" if self._num_converted else "nothing to convert"
+        if built is None:
+            print(
+                f"This task's share is done, {self._num_converted} videos ({done}); others are not: {self._data_dir}"
+            )
+            return
+        for item in built.quarantined:
+            print(f"quarantined: {console.printable(item.relative_path)}: {item.reason}", file=sys.stderr)
+        num_bytes = sum(shard.num_bytes for shard in built.shards)
+        print(
+            f"Shards: {built.data_dir} ({built.num_videos} videos, {built.num_clips} clips, "
+            f"{len(built.quarantined)} quarantined, {len(built.classes)} classes, "
+            f"folds {format_folds(built.folds)}, {len(built.shards)} shards, {num_bytes / 1e6:.1f} MB; {done})"
+        )
 
 
 def main() -> None:

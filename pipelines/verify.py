@@ -9,6 +9,7 @@ dataset converts the damaged shards again.
 
 from __future__ import annotations
 
+import concurrent.futures
 import functools
 import os
 import sys
@@ -17,11 +18,10 @@ from absl import flags
 
 from pipelines import console
 from ucf50_tfrecord import manifest as manifest_lib
-from ucf50_tfrecord import workers
 from ucf50_tfrecord.specs import UserError, expect
 
 _DATA = flags.DEFINE_string("data", None, "The dataset's folder.")
-_WORKERS = flags.DEFINE_integer("workers", None, "Processes that read. Default: one a core.")
+_WORKERS = flags.DEFINE_integer("workers", None, "Threads that read. Default: one a core.")
 
 
 def main() -> int:
@@ -32,8 +32,11 @@ def main() -> int:
     manifest = manifest_lib.load(_DATA.value)
     check = functools.partial(manifest_lib.verify_shard, manifest)
     num_damaged = 0
-    with console.progress_bar(len(manifest.shards), "shard", "verifying") as bar:
-        for problems in workers.map_unordered(check, manifest.shards, num_workers):
+    with (
+        concurrent.futures.ThreadPoolExecutor(num_workers) as threads,
+        console.progress_bar(len(manifest.shards), "shard", "verifying") as bar,
+    ):
+        for problems in threads.map(check, manifest.shards):
             bar.update()
             num_damaged += bool(problems)
             for problem in problems:

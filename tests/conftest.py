@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
 import subprocess
@@ -89,22 +90,30 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory, videos_dir: pathlib.Path)
     return data
 
 
-def build(
-    videos_dir, data_dir, *, workers=1, fold_by="group", shard_bytes=1 << 20, name="small", verify=False
+def plan_of(
+    videos_dir, *, fold_by="group", shard_bytes=1 << 20, name="small", checksum=False, **format_options
 ):
-    """Converts a folder with the library; returns the manifest."""
-    from ucf50_tfrecord.convert import catalog, decode, engines, plan
+    """Plans the conversion of a folder to clips of 5 frames of 16x24."""
+    from ucf50_tfrecord.convert import catalog, decode, plan
     from ucf50_tfrecord.specs import ClipFormat, FoldRule
 
-    planned = plan.plan_shards(
-        catalog.find_videos(videos_dir),
+    return plan.plan_shards(
+        catalog.find_videos(videos_dir, checksum=checksum),
         name=name,
-        clip_format=ClipFormat(num_frames=5, height=16, width=24),
+        clip_format=ClipFormat(**{"num_frames": 5, "height": 16, "width": 24, **format_options}),
         fold_rule=FoldRule(fold_by=fold_by, num_folds=4),
         decoder=decode.decoder_version(),
         shard_bytes=shard_bytes,
     )
-    return engines.build_dataset(planned, str(data_dir), num_workers=workers, verify=verify)
+
+
+def build(videos_dir, data_dir, *, workers=1, verify=False, overwrite=False, **plan_options):
+    """Converts a folder with the library; returns the manifest."""
+    from ucf50_tfrecord.convert import engines
+
+    run = functools.partial(engines.run_local, num_workers=workers)
+    planned = plan_of(videos_dir, **plan_options)
+    return engines.build_dataset(planned, str(data_dir), run=run, verify=verify, overwrite=overwrite)
 
 
 def real_folder(variable: str) -> pathlib.Path:

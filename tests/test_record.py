@@ -27,7 +27,7 @@ def make_clip(**changes) -> record.Clip:
 
 def test_a_record_is_tensorflows_sequence_example_and_also_its_example():
     clip = make_clip()
-    serialized = record.encode(clip)
+    serialized = record.encode(clip, FORMAT)
     sequence = tf.train.SequenceExample.FromString(serialized)
     context = sequence.context.feature
     assert context["clip/media_id"].bytes_list.value[:] == [b"Jump/v_Jump_g02_c01"]
@@ -57,7 +57,7 @@ def test_a_record_is_tensorflows_sequence_example_and_also_its_example():
 
 
 def test_tensorflow_parses_it_as_sequence_example_and_as_example():
-    serialized = record.encode(make_clip())
+    serialized = record.encode(make_clip(), FORMAT)
     keys = {"label": tf.io.FixedLenFeature([], tf.int64), "group": tf.io.FixedLenFeature([], tf.int64)}
     example = tf.io.parse_single_example(serialized, keys)
     context, sequence = tf.io.parse_single_sequence_example(
@@ -70,7 +70,7 @@ def test_tensorflow_parses_it_as_sequence_example_and_as_example():
 
 def test_parse_and_decode_return_what_was_encoded():
     clip = make_clip(group=None)
-    serialized = record.encode(clip)
+    serialized = record.encode(clip, FORMAT)
     parsed = record.parse(tf.constant(serialized), FORMAT)
     assert parsed["video"].dtype == tf.uint8 and parsed["label"].dtype == tf.int32
     np.testing.assert_array_equal(parsed["video"], clip.frames)
@@ -81,13 +81,15 @@ def test_parse_and_decode_return_what_was_encoded():
 
 
 def test_equal_clips_give_equal_bytes():
-    assert record.encode(make_clip()) == record.encode(make_clip())
-    assert record.encode(make_clip()) != record.encode(make_clip(label=5))
+    assert record.encode(make_clip(), FORMAT) == record.encode(make_clip(), FORMAT)
+    assert record.encode(make_clip(), FORMAT) != record.encode(make_clip(label=5), FORMAT)
 
 
 def test_names_that_are_not_utf8_keep_their_bytes():
     name = b"Jump/\xff.avi".decode("utf-8", "surrogateescape")
-    assert record.decode(record.encode(make_clip(data_path=name)))["clip/data_path"] == [b"Jump/\xff.avi"]
+    assert record.decode(record.encode(make_clip(data_path=name), FORMAT))["clip/data_path"] == [
+        b"Jump/\xff.avi"
+    ]
 
 
 def test_framing_is_tfrecord(tmp_path):

@@ -72,16 +72,16 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
 
 
 def test_a_lock_is_held_by_one_and_then_free(tmp_path):
-    with storage.exclusive_lock(tmp_path):
+    with storage.folder_lock(tmp_path):
         with pytest.raises(UserError, match="Another process is writing"):
-            with storage.exclusive_lock(tmp_path):
+            with storage.folder_lock(tmp_path):
                 pass
-    with storage.exclusive_lock(tmp_path):
+    with storage.folder_lock(tmp_path):
         pass
 
 
 def test_a_lock_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / ".lock").mkdir()
     with pytest.raises(UserError, match="Cannot lock the folder"):
-        with storage.exclusive_lock(tmp_path):
+        with storage.folder_lock(tmp_path):
             pass

@@ -11,6 +11,7 @@ floor of any method that decodes in order.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import multiprocessing
 import os
@@ -41,7 +42,7 @@ Method = Callable[[str], object]
 
 
 def ours(path: str) -> np.ndarray:
-    return decode.decode_clip(path, FORMAT).frames
+    return decode.decode_clips(path, FORMAT)[0].frames
 
 
 def decode_everything(path: str) -> int:
@@ -182,7 +183,9 @@ def measure_workers(found: catalog.Catalog) -> dict[int, float]:
     for num_workers in (1, 2):
         with tempfile.TemporaryDirectory() as folder:
             started = time.perf_counter()
-            engines.build_dataset(planned, folder, num_workers=num_workers)
+            engines.build_dataset(
+                planned, folder, run=functools.partial(engines.run_local, num_workers=num_workers)
+            )
             rates[num_workers] = len(found.videos) / (time.perf_counter() - started)
     return rates
 

@@ -24,11 +24,24 @@ MANIFEST_FILENAME = "manifest.json"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Quarantined:
-    """A video that gave no clip, and why. An unreadable one is tried again by the next conversion."""
+    """A video that gave no clip, and why.
+
+    cause: "contents", "unreadable" (its file; the next conversion tries again), or what its
+    decoding did: "crash", "timeout", "memory", "killed" (`--verify` tries again).
+    """
 
     relative_path: str
     reason: str
-    unreadable: bool = False
+    cause: str = "contents"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Source:
+    """A video's file as it was when it was converted; sha256 where it was asked for."""
+
+    num_bytes: int
+    mtime_ns: int
+    sha256: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,7 +49,8 @@ class ShardReport:
     """What one shard file holds; its sidecar is this as JSON.
 
     `offsets[i]` (bytes) is where record i starts; clip_ids, labels and groups go with
-    it. `fingerprint` is the ShardJob's, `sha256` that of the file's bytes.
+    it. `sources` are the files of the ShardJob's videos, `fingerprint` is the job's, `sha256`
+    that of the shard's bytes.
     """
 
     filename: str
@@ -48,6 +62,7 @@ class ShardReport:
     labels: tuple[int, ...]
     groups: tuple[int | None, ...]
     offsets: tuple[int, ...]
+    sources: tuple[Source, ...]
     quarantined: tuple[Quarantined, ...] = ()
 
     @property
@@ -150,6 +165,7 @@ def load_report(data_dir: str, filename: str) -> ShardReport:
         if value.pop("checksum") != fingerprint(value):
             raise UserError(f"{path} is damaged: its checksum is another than it says")
         value["quarantined"] = tuple(Quarantined(**item) for item in value["quarantined"])
+        value["sources"] = tuple(Source(**item) for item in value["sources"])
         for key in ("clip_ids", "labels", "groups", "offsets"):
             value[key] = tuple(value[key])
         return ShardReport(**value)
@@ -302,7 +318,8 @@ def save_tfds_metadata(manifest: Manifest) -> None:
     folder = pathlib.Path(manifest.data_dir)
     storage.write_json(folder / "features.json", record.tfds_features(manifest.format, manifest.classes))
     with storage.atomic_write(folder / "label.labels.txt") as file:
-        file.write("".join(f"{name}\n" for name in manifest.classes).encode("utf-8", "surrogateescape"))
+        lines = [name.replace("\n", "\\n") + "\n" for name in manifest.classes]
+        file.write("".join(lines).encode("utf-8", "surrogateescape"))
     splits = []
     for fold in manifest.folds:
         shards = [shard for shard in manifest.shards if shard.fold == fold]

@@ -12,6 +12,7 @@ Only `parse` imports TensorFlow, when it is called.
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 import struct
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import google_crc32c
 import numpy as np
+import PIL.features
+import PIL.Image
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
@@ -27,8 +30,8 @@ from ucf50_tfrecord.specs import ClipFormat, UserError
 if TYPE_CHECKING:
     import tensorflow as tf
 
-# Raise it whenever the bytes written for the same video change.
-SCHEMA_VERSION = 1
+# Raise it whenever the bytes written for the same video change, or the manifest's or sidecars' fields.
+SCHEMA_VERSION = 2
 
 VIDEO = "video"
 LABEL = "label"
@@ -49,7 +52,9 @@ IMAGE_HEIGHT = "image/height"
 IMAGE_WIDTH = "image/width"
 IMAGE_CHANNELS = "image/channels"
 IMAGE_FRAME_RATE = "image/frame_rate"
-IMAGE_TIMESTAMP = "image/timestamp"  # the one feature list, where MediaSequence looks for it
+# Feature lists, one entry a frame, where MediaSequence looks for them.
+IMAGE_TIMESTAMP = "image/timestamp"
+IMAGE_ENCODED = "image/encoded"
 
 UNKNOWN_GROUP = -1
 
@@ -79,11 +84,12 @@ class Clip:
     end_us: int
 
 
-def encode(clip: Clip) -> bytes:
+def encode(clip: Clip, clip_format: ClipFormat) -> bytes:
     """Serializes a clip; equal clips give equal bytes (map entries are sorted)."""
     num_frames, height, width, channels = clip.frames.shape
+    stored_raw, image_format = _encoding(clip_format)
+    frames = np.ascontiguousarray(clip.frames, np.uint8)
     context: dict[str, Any] = {
-        VIDEO: [np.ascontiguousarray(clip.frames, np.uint8).tobytes()],
         LABEL: [clip.label],
         GROUP: [UNKNOWN_GROUP if clip.group is None else clip.group],
         FOLD: [clip.fold],
@@ -96,18 +102,24 @@ def encode(clip: Clip) -> bytes:
         LABEL_TEXT: [_utf8(clip.class_name)],
         START_TIMESTAMP: [0],
         END_TIMESTAMP: [int(clip.end_us)],
-        IMAGE_FORMAT: [b"RAW"],
+        IMAGE_FORMAT: [(image_format or "RAW").encode()],
         IMAGE_HEIGHT: [height],
         IMAGE_WIDTH: [width],
         IMAGE_CHANNELS: [channels],
         IMAGE_FRAME_RATE: [float(clip.frame_rate)],
     }
+    feature_lists: dict[str, list[Any]] = {IMAGE_TIMESTAMP: context[FRAME_TIMESTAMP]}
+    if stored_raw:
+        context[VIDEO] = [frames.tobytes()]
+    if image_format:
+        feature_lists[IMAGE_ENCODED] = [_compress(frame, image_format, clip_format) for frame in frames]
     message = _MESSAGES["SequenceExample"]()
     for key, values in context.items():
         _fill(message.context.feature[key], values)
-    timestamps = message.feature_lists.feature_list[IMAGE_TIMESTAMP]
-    for timestamp in clip.timestamps_us:
-        _fill(timestamps.feature.add(), [int(timestamp)])
+    for key, values in feature_lists.items():
+        steps = message.feature_lists.feature_list[key]
+        for value in values:
+            _fill(steps.feature.add(), [value])
     return message.SerializeToString(deterministic=True)
 
 
@@ -123,12 +135,25 @@ def parse(serialized: tf.Tensor, clip_format: ClipFormat) -> dict[str, tf.Tensor
     """
     import tensorflow as tf
 
-    features = tf.io.parse_single_example(
-        serialized,
-        {VIDEO: tf.io.FixedLenFeature([], tf.string), LABEL: tf.io.FixedLenFeature([], tf.int64)},
-    )
-    video = tf.reshape(tf.io.decode_raw(features[VIDEO], tf.uint8), clip_format.shape)
-    return {"video": video, "label": tf.cast(features[LABEL], tf.int32)}
+    label = {LABEL: tf.io.FixedLenFeature([], tf.int64)}
+    stored_raw, image_format = _encoding(clip_format)
+    if stored_raw:
+        features = tf.io.parse_single_example(
+            serialized, {VIDEO: tf.io.FixedLenFeature([], tf.string), **label}
+        )
+        video = tf.io.decode_raw(features[VIDEO], tf.uint8)
+    else:
+        decode_image = tf.io.decode_jpeg if image_format == "JPEG" else tf.io.decode_png
+        features, lists = tf.io.parse_single_sequence_example(
+            serialized, label, {IMAGE_ENCODED: tf.io.FixedLenSequenceFeature([], tf.string)}
+        )
+        video = tf.map_fn(
+            lambda image: decode_image(image, channels=3), lists[IMAGE_ENCODED], fn_output_signature=tf.uint8
+        )
+    return {
+        "video": tf.reshape(video, clip_format.shape),
+        "label": tf.cast(features[LABEL], tf.int32),
+    }
 
 
 def decode(serialized: bytes) -> dict[str, Any]:
@@ -136,14 +161,29 @@ def decode(serialized: bytes) -> dict[str, Any]:
 
     Returns:
       The context's features by key, each a list of bytes, int or float, but for
-      VIDEO, which is the uint8 array [T, H, W, 3].
+      VIDEO, which is the uint8 array [T, H, W, 3] whatever the encoding.
     """
     message = _MESSAGES["SequenceExample"].FromString(serialized)
     features = {key: _values(feature) for key, feature in message.context.feature.items()}
-    height, width = features[IMAGE_HEIGHT][0], features[IMAGE_WIDTH][0]
-    pixels = np.frombuffer(features[VIDEO][0], np.uint8)
-    features[VIDEO] = pixels.reshape(-1, height, width, features[IMAGE_CHANNELS][0])
+    if VIDEO in features:
+        pixels = np.frombuffer(features[VIDEO][0], np.uint8)
+        height, width = features[IMAGE_HEIGHT][0], features[IMAGE_WIDTH][0]
+        features[VIDEO] = pixels.reshape(-1, height, width, features[IMAGE_CHANNELS][0])
+    else:
+        steps = message.feature_lists.feature_list[IMAGE_ENCODED].feature
+        features[VIDEO] = np.stack(
+            [np.asarray(PIL.Image.open(io.BytesIO(step.bytes_list.value[0]))) for step in steps]
+        )
     return features
+
+
+def encoder_version(clip_format: ClipFormat) -> str:
+    """Names what decides the bytes of compressed frames; empty where there are none."""
+    _, image_format = _encoding(clip_format)
+    if not image_format:
+        return ""
+    library = {"JPEG": "libjpeg_turbo", "PNG": "zlib"}[image_format]
+    return f"Pillow {PIL.__version__}, {library} {PIL.features.version(library)}"
 
 
 def clip_id(serialized: bytes) -> str:
@@ -192,8 +232,8 @@ def read_records(path: str | os.PathLike) -> Iterator[tuple[int, bytes]]:
 def tfds_features(clip_format: ClipFormat, classes: tuple[str, ...]) -> dict[str, Any]:
     """Describes a record to TensorFlow Datasets: its features.json, as a JSON value.
 
-    TFDS parses records as `tf.train.Example`, so it sees the context: `video`
-    uint8 [T, H, W, 3] and scalar `label`, `group`, `fold` and `clip/media_id`.
+    TFDS parses records as `tf.train.Example`, so it sees the context: scalar `label`, `group`,
+    `fold` and `clip/media_id`, and `video` uint8 [T, H, W, 3] where the encoding stores it raw.
     """
     package = "tensorflow_datasets.core.features"
 
@@ -208,7 +248,6 @@ def tfds_features(clip_format: ClipFormat, classes: tuple[str, ...]) -> dict[str
         }
 
     features = {
-        VIDEO: tensor(clip_format.shape, "uint8", "bytes"),
         LABEL: {
             "pythonClassName": f"{package}.class_label_feature.ClassLabel",
             "classLabel": {"numClasses": str(len(classes))},
@@ -217,10 +256,26 @@ def tfds_features(clip_format: ClipFormat, classes: tuple[str, ...]) -> dict[str
         FOLD: tensor((), "int64", "none"),
         MEDIA_ID: {"pythonClassName": f"{package}.text_feature.Text", "text": {}},
     }
+    if _encoding(clip_format)[0]:
+        features[VIDEO] = tensor(clip_format.shape, "uint8", "bytes")
     return {
         "pythonClassName": f"{package}.features_dict.FeaturesDict",
         "featuresDict": {"features": features},
     }
+
+
+def _encoding(clip_format: ClipFormat) -> tuple[bool, str]:
+    """Tells whether pixels are stored raw, and as what kind of image they are besides, or ""."""
+    parts = set(clip_format.encoding.split("+"))
+    return "raw" in parts, "".join(parts - {"raw"}).upper()
+
+
+def _compress(frame: np.ndarray, image_format: str, clip_format: ClipFormat) -> bytes:
+    """Encodes uint8 [H, W, 3] as JPEG or PNG."""
+    options = {"quality": clip_format.jpeg_quality} if image_format == "JPEG" else {}
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(frame).save(buffer, image_format, **options)
+    return buffer.getvalue()
 
 
 def _utf8(text: str) -> bytes:

@@ -12,7 +12,9 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-ENCODINGS = ("raw",)
+ENCODINGS = ("raw", "jpeg", "png", "raw+jpeg")
+SPACINGS = ("index", "time")
+RESIZES = ("stretch", "crop", "pad")
 FOLD_RULES = ("group", "video")
 MODEL_NAMES = ("frame_pool", "lstm", "seed_lstm", "seed_rnn")
 OPTIMIZERS = ("adam", "adamw")
@@ -69,18 +71,42 @@ def format_folds(folds: Iterable[int]) -> str:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClipFormat:
-    """What one stored clip looks like: uint8 frames of shape [num_frames, height, width, 3]."""
+    """What one stored clip looks like: uint8 frames of shape [num_frames, height, width, 3].
+
+    encoding: how the pixels are stored; `raw+jpeg` stores them twice, for two kinds of readers.
+    jpeg_quality: 1 to 100, as libjpeg has it.
+    spacing: `index`, frames evenly spaced by their number; `time`, by when they are shown,
+      which differs where the frame rate varies.
+    resize: `stretch` to the size whatever the aspect ratio; `crop` the middle; `pad` with black.
+    clips_per_video: clip k of K takes every K-th of K * num_frames evenly spaced frames, from k on.
+    """
 
     num_frames: int = 15
     height: int = 64
     width: int = 64
     encoding: str = "raw"
+    jpeg_quality: int = 95
+    spacing: str = "index"
+    resize: str = "stretch"
+    clips_per_video: int = 1
 
     def __post_init__(self):
         expect(1 <= self.num_frames <= 10_000, "1 to 10000 frames a clip", num_frames=self.num_frames)
         expect(8 <= self.height <= 4096, "a height of 8 to 4096 pixels", height=self.height)
         expect(8 <= self.width <= 4096, "a width of 8 to 4096 pixels", width=self.width)
         expect(self.encoding in ENCODINGS, f"an encoding out of {ENCODINGS}", encoding=self.encoding)
+        expect(1 <= self.jpeg_quality <= 100, "a JPEG quality of 1 to 100", jpeg_quality=self.jpeg_quality)
+        expect(
+            "jpeg" in self.encoding or self.jpeg_quality == ClipFormat.jpeg_quality,
+            "an encoding with jpeg where there is a JPEG quality",
+            jpeg_quality=self.jpeg_quality,
+            encoding=self.encoding,
+        )
+        expect(self.spacing in SPACINGS, f"a spacing out of {SPACINGS}", spacing=self.spacing)
+        expect(self.resize in RESIZES, f"a resize out of {RESIZES}", resize=self.resize)
+        expect(
+            1 <= self.clips_per_video <= 1000, "1 to 1000 clips a video", clips_per_video=self.clips_per_video
+        )
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -92,7 +118,17 @@ class ClipFormat:
         return self.num_frames * self.height * self.width * 3
 
     def __str__(self) -> str:
-        return f"{self.num_frames}x{self.height}x{self.width}"
+        parts = [f"{self.num_frames}x{self.height}x{self.width}"]
+        if self.encoding != "raw":
+            quality = self.jpeg_quality if "jpeg" in self.encoding else ""
+            parts.append(f"{self.encoding.replace('+', '_')}{quality}")
+        if self.spacing != "index":
+            parts.append(self.spacing)
+        if self.resize != "stretch":
+            parts.append(self.resize)
+        if self.clips_per_video > 1:
+            parts.append(f"{self.clips_per_video}clips")
+        return "-".join(parts)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -113,13 +149,14 @@ class FoldRule:
         expect(2 <= self.num_folds <= MAX_FOLD, f"2 to {MAX_FOLD} folds", num_folds=self.num_folds)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Video:
     """One catalogued video file.
 
     `relative_path` is relative to the catalogue's folder, with forward slashes.
     `video_id` is that path without its suffix: "Biking/v_Biking_g01_c02".
     `group` and `clip` come from UCF names and are None elsewhere.
+    `sha256` (hex, of the contents) is None where it was not asked for.
     """
 
     relative_path: str
@@ -130,6 +167,27 @@ class Video:
     clip: int | None
     num_bytes: int
     mtime_ns: int
+    sha256: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DecodeLimits:
+    """What one video may cost before it is given up.
+
+    timeout_secs: for any video; a second a megabyte of its file comes on top.
+    memory_mib: what decoding may allocate.
+    """
+
+    timeout_secs: float = 120.0
+    memory_mib: int = 2048
+
+    def __post_init__(self):
+        expect(self.timeout_secs > 0, "a time limit above 0 seconds", timeout_secs=self.timeout_secs)
+        expect(self.memory_mib >= 16, "a memory limit of at least 16 MiB", memory_mib=self.memory_mib)
+
+    def timeout_of(self, video: Video) -> float:
+        """Returns the seconds that a video may take."""
+        return self.timeout_secs + video.num_bytes / 1e6
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -149,8 +207,8 @@ class Catalog:
 class ShardJob:
     """The unit of conversion: which videos go into one shard, and how.
 
-    `fingerprint` (hex sha256) covers all that decides the shard's bytes: the format,
-    the code's schema, the decoder's version, and each video's path, size and mtime.
+    `fingerprint` (hex sha256) covers all that decides the shard's bytes but the videos'
+    contents: the format, the code's schema, the decoder's version, the videos' paths and labels.
     """
 
     videos_dir: str

@@ -8,10 +8,14 @@ import hashlib
 import json
 import os
 import pathlib
+import secrets
+import time
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from ucf50_tfrecord.specs import UserError
+
+_LOCK_POLL_SECS = 0.1
 
 
 @contextlib.contextmanager
@@ -25,7 +29,8 @@ def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
       UserError: if the file cannot be written (no space, no permission, …).
     """
     path = pathlib.Path(path)
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    # Random: writers on other hosts may have the same process id.
+    temporary = path.with_name(f".tmp-{secrets.token_hex(4)}-{path.name}")
     try:
         try:
             make_folder(path.parent)
@@ -57,19 +62,41 @@ def make_folder(path: str | os.PathLike) -> None:
         raise UserError(f"Cannot write in the folder {path}: Permission denied")
 
 
+class LockedError(UserError):
+    """Another process holds a folder's lock."""
+
+
 @contextlib.contextmanager
-def exclusive_lock(folder: str | os.PathLike) -> Iterator[None]:
+def folder_lock(
+    folder: str | os.PathLike, name: str = ".lock", *, shared: bool = False, wait_secs: float = 0.0
+) -> Iterator[None]:
     """Holds a folder's lock while the block runs; the system frees it when the process ends.
 
+    Args:
+      folder: what is locked.
+      name: the lock's file in it.
+      shared: whether others may hold it too, if they share it as well.
+      wait_secs: how long to wait for another process that holds it.
+
     Raises:
-      UserError: if another process holds it, or it cannot be made.
+      LockedError: if another process holds it.
+      UserError: if it cannot be made.
     """
+    mode = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB
+    deadline = time.monotonic() + wait_secs
     with contextlib.ExitStack() as stack:
         try:
-            file = stack.enter_context(open(pathlib.Path(folder, ".lock"), "wb"))
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file = stack.enter_context(open(pathlib.Path(folder, name), "wb"))
+            while True:
+                try:
+                    fcntl.flock(file, mode)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() >= deadline:
+                        raise
+                time.sleep(_LOCK_POLL_SECS)
         except BlockingIOError as error:
-            raise UserError(f"Another process is writing {folder}; wait until it has finished") from error
+            raise LockedError(f"Another process is writing {folder}; wait until it has finished") from error
         except OSError as error:
             raise UserError(f"Cannot lock the folder {folder}: {error.strerror}") from error
         yield

@@ -1,61 +1,265 @@
-"""A pool of processes that end with their parent, however it ends."""
+"""Calls in processes of their own, for work that may crash, hang or eat memory.
+
+A worker process gets many items and answers one by one, so the item that ends it is
+known: the first without an answer. That item gets a second chance, alone in a fresh
+process (the one before it may have damaged the first); if it ends that one too, it is
+at fault. All others are unharmed.
+"""
 
 from __future__ import annotations
 
-import concurrent.futures
-import multiprocessing
+import contextlib
+import dataclasses
+import json
+import multiprocessing.connection
 import os
+import resource
 import signal
+import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures.process import BrokenProcessPool
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ucf50_tfrecord.specs import UserError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+_START_SECS = 120
+_END_SECS = 5
 
-def map_unordered(
-    function: Callable[[Item], Result], items: Sequence[Item], num_workers: int
-) -> Iterator[Result]:
-    """Calls a function for each item in worker processes, yielding results as they are done.
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """How an item ended its process, twice.
+
+    cause: "crash", "timeout", "memory", or "killed" (by the system or a person: not
+    for sure the item's fault).
+    """
+
+    cause: str
+    reason: str
+
+
+class Cancelled(Exception):
+    """The pool was closed while the call ran."""
+
+
+class IsolatedPool:
+    """Worker processes, each limited in memory, that may die without harm.
+
+    Thread-safe: every thread that maps has a worker to itself meanwhile. Leaving the pool's
+    context kills all workers and ends the calls that run with Cancelled. Workers end with
+    their parent, however it ends.
 
     Args:
-      function: can be pickled.
-      items: what it is called with.
-      num_workers: processes, at most one an item.
-
-    Raises:
-      UserError: if a worker dies; exceptions of the function as they are.
+      memory_bytes: what a worker may allocate beyond its start.
     """
-    # spawn: the caller's threads and signal handlers do not leak into the workers.
-    pool = concurrent.futures.ProcessPoolExecutor(
-        max_workers=max(1, min(num_workers, len(items))),
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_init_worker,
-    )
-    try:
-        futures = [pool.submit(function, item) for item in items]
-        for future in concurrent.futures.as_completed(futures):
-            yield future.result()
-    except BrokenProcessPool as error:
-        raise UserError(
-            "A worker process died (out of memory, or a file that crashes the decoder). "
-            "What is finished is kept; the same command goes on from there."
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
+
+    def __init__(self, memory_bytes: int):
+        self._memory_bytes = memory_bytes
+        self._lock = threading.Lock()
+        self._idle: list[_Worker] = []
+        self._all: set[_Worker] = set()
+        self._closed = False
+
+    def __enter__(self) -> IsolatedPool:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        with self._lock:
+            self._closed = True
+            workers = list(self._all)
+        for worker in workers:
+            worker.kill()
+
+    def map(
+        self,
+        function: Callable[[Item], Result],
+        items: Sequence[Item],
+        timeout_secs: Callable[[Item], float],
+    ) -> Iterator[tuple[Item, Result | Failure]]:
+        """Yields each item with the function's result, in order.
+
+        Args:
+          function: can be pickled. An exception of it counts as a crash.
+          items: what it is called with.
+          timeout_secs: how long the call with an item may take.
+
+        Raises:
+          UserError: if no worker can be started.
+          Cancelled: if the pool is closed meanwhile.
+        """
+        position, has_failed = 0, False
+        while position < len(items):
+            batch = items[position : position + 1] if has_failed else items[position:]
+            try:
+                with self._worker(fresh=has_failed) as worker:
+                    worker.send((function, batch))
+                    for item in batch:
+                        yield item, worker.receive(timeout_secs(item))
+                        position, has_failed = position + 1, False
+            except _Died as death:
+                if has_failed:
+                    yield items[position], death.failure
+                    position += 1
+                has_failed = not has_failed
+
+    @contextlib.contextmanager
+    def _worker(self, *, fresh: bool) -> Iterator[_Worker]:
+        """Lends a worker; one that is not handed back in order is killed."""
+        with self._lock:
+            worker = self._idle.pop() if self._idle and not fresh else None
+            if worker is None:
+                self._check_open()
+                worker = _Worker(self._memory_bytes)
+                self._all.add(worker)
+        try:
+            worker.wait_until_ready()
+            yield worker
+        except BaseException as error:
+            worker.kill()
+            with self._lock:
+                self._all.remove(worker)
+                if not isinstance(error, GeneratorExit):
+                    self._check_open()
+            raise
+        with self._lock:
+            self._idle.append(worker)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Cancelled
 
 
-def _init_worker() -> None:
-    # Ctrl-C reaches the whole process group; the parent alone decides what happens then.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # A parent that is killed cannot end its workers.
+class _Died(Exception):
+    """A worker's end; `failure` says how."""
+
+    def __init__(self, cause: str, reason: str):
+        super().__init__(reason)
+        self.failure = Failure(cause, reason)
+
+
+class _Worker:
+    """The parent's end of one worker process.
+
+    A plain interpreter, not multiprocessing's spawn: that would import the parent's main module again.
+    """
+
+    def __init__(self, memory_bytes: int):
+        ours, theirs = socket.socketpair()
+        # The worker never reads from its standard input, which ends when this process does.
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _BOOT, json.dumps(sys.path), str(theirs.fileno()), str(memory_bytes)],
+            stdin=subprocess.PIPE,
+            pass_fds=[theirs.fileno()],
+            process_group=0,  # Ctrl-C reaches the parent alone, which decides what happens then
+        )
+        theirs.close()
+        self._connection = multiprocessing.connection.Connection(ours.detach())
+        self._is_ready = False
+
+    def wait_until_ready(self) -> None:
+        """Waits for the process to have started, which does not count against its items.
+
+        Raises:
+          UserError: if it does not start.
+        """
+        if self._is_ready:
+            return
+        try:
+            self.receive(_START_SECS)
+        except _Died as death:
+            raise UserError(f"A worker process did not start: {death}") from death
+        self._is_ready = True
+
+    def send(self, call: Any) -> None:
+        with contextlib.suppress(OSError):  # it is dead: receive tells how
+            self._connection.send(call)
+
+    def receive(self, timeout_secs: float) -> Any:
+        """Returns the next answer.
+
+        Raises:
+          _Died: if none comes in time or none can come.
+        """
+        try:
+            if not self._connection.poll(timeout_secs):
+                raise _Died("timeout", f"it took longer than {timeout_secs:.0f} s")
+            answer = self._connection.recv()
+        except (EOFError, OSError) as error:
+            self._join()
+            raise _Died(*_explain_exit(self._process.returncode)) from error
+        if isinstance(answer, Failure):
+            raise _Died(answer.cause, answer.reason)
+        return answer
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._join()
+
+    def _join(self) -> None:
+        # Not for ever: a process that waits for a broken disk cannot die.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_END_SECS)
+
+
+def _explain_exit(status: int | None) -> tuple[str, str]:
+    """Returns the cause and the reason of a process's end."""
+    if status == -signal.SIGKILL:
+        return "killed", "its process was killed, as the system does when memory runs out"
+    if status is not None and status < 0:
+        return "crash", f"its process crashed with {signal.Signals(-status).name}"
+    return "crash", f"its process ended with status {status}"
+
+
+_BOOT = """
+import json, sys
+sys.path[:] = json.loads(sys.argv[1])
+from ucf50_tfrecord import workers
+workers.serve(int(sys.argv[2]), int(sys.argv[3]))
+"""
+
+
+def serve(connection_fd: int, memory_bytes: int) -> None:
+    """Answers calls until the parent hangs up: what a worker process runs."""
     threading.Thread(target=_exit_with_parent, daemon=True).start()
+    connection = multiprocessing.connection.Connection(connection_fd)
+    is_limited = False
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        connection.send(None)
+        while True:
+            function, items = connection.recv()
+            if not is_limited:  # now that what the function needs is loaded
+                _limit_memory(memory_bytes)
+                is_limited = True
+            for item in items:
+                connection.send(_call(function, item, memory_bytes))
+
+
+def _call(function: Callable[[Item], Result], item: Item, memory_bytes: int) -> Result | Failure:
+    try:
+        return function(item)
+    except MemoryError:
+        return Failure("memory", f"it needed more than {memory_bytes / 2**20:.0f} MiB of memory")
+    except Exception as error:  # whatever it is, it costs this item alone; the reason is reported
+        return Failure("crash", f"{type(error).__name__}: {error}")
+
+
+def _limit_memory(memory_bytes: int) -> None:
+    """Makes allocations fail beyond what the process has now and memory_bytes more."""
+    with open("/proc/self/statm", encoding="ascii") as file:
+        now = int(file.read().split()[0]) * resource.getpagesize()
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    soft = now + memory_bytes
+    resource.setrlimit(
+        resource.RLIMIT_AS, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard)
+    )
 
 
 def _exit_with_parent() -> None:
-    multiprocessing.parent_process().join()
+    # A parent that is killed cannot end its workers.
+    os.read(sys.stdin.fileno(), 1)
     os._exit(1)

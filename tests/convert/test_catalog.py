@@ -1,3 +1,4 @@
+import hashlib
 import os
 
 import pytest
@@ -93,11 +94,20 @@ def test_linked_class_folders_count_and_loops_do_not_hang(tmp_path):
     assert "b/loop" in found.warnings[0]
 
 
-def test_a_dangling_link_is_named(tmp_path):
+def test_links_to_nowhere_and_pipes_are_passed_over(tmp_path):
     make_files(tmp_path, "a/1.avi", "b/1.avi")
     (tmp_path / "a" / "gone.avi").symlink_to(tmp_path / "nowhere.avi")
-    with pytest.raises(UserError, match="Cannot read the video .*gone.avi"):
-        catalog.find_videos(tmp_path)
+    os.mkfifo(tmp_path / "b" / "pipe.avi")
+    found = catalog.find_videos(tmp_path)
+    assert [v.video_id for v in found.videos] == ["a/1", "b/1"]
+    assert found.warnings == ("2 files and folders passed over, no videos: a/gone.avi, b/pipe.avi",)
+
+
+def test_checksums_are_those_of_the_contents(tmp_path):
+    make_files(tmp_path, "a/1.avi", "b/1.avi")
+    assert {v.sha256 for v in catalog.find_videos(tmp_path).videos} == {None}
+    found = catalog.find_videos(tmp_path, checksum=True)
+    assert {v.sha256 for v in found.videos} == {hashlib.sha256(b"x").hexdigest()}
 
 
 def test_one_class_is_too_few(tmp_path):

@@ -125,7 +125,7 @@ def test_an_unreadable_video_is_tried_again(tmp_path, videos, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(plan, "plan_shards", hide_after_planning)
         built = build(videos, tmp_path / "data")
-    assert built.num_clips == 29 and built.quarantined[0].unreadable
+    assert built.num_clips == 29 and built.quarantined[0].cause == "unreadable"
     hidden.rename(video)
     built = build(videos, tmp_path / "data")
     assert built.num_clips == 30 and not built.quarantined
@@ -157,7 +157,7 @@ def test_the_shards_of_other_videos_are_not_overwritten(tmp_path, videos):
 
 def test_a_second_converter_of_one_folder_is_refused(tmp_path, videos):
     (tmp_path / "data").mkdir()
-    with storage.exclusive_lock(tmp_path / "data"):
+    with storage.folder_lock(tmp_path / "data"):
         with pytest.raises(UserError, match="Another process is writing"):
             build(videos, tmp_path / "data")
 

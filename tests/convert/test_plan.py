@@ -87,6 +87,11 @@ def test_the_plan_is_the_same_in_every_process(videos_dir):
     [
         dict(clip_format=ClipFormat(num_frames=6, height=16, width=24)),
         dict(decoder="d 2"),
+        dict(clip_format=dataclasses.replace(FORMAT, encoding="png")),
+        dict(clip_format=dataclasses.replace(FORMAT, encoding="jpeg", jpeg_quality=80)),
+        dict(clip_format=dataclasses.replace(FORMAT, spacing="time")),
+        dict(clip_format=dataclasses.replace(FORMAT, resize="pad")),
+        dict(clip_format=dataclasses.replace(FORMAT, clips_per_video=2)),
     ],
 )
 def test_a_fingerprint_covers_what_decides_the_bytes(videos_dir, change):
@@ -95,11 +100,11 @@ def test_a_fingerprint_covers_what_decides_the_bytes(videos_dir, change):
     assert not {job.fingerprint for job in before.jobs} & {job.fingerprint for job in after.jobs}
 
 
-def test_a_changed_video_changes_its_shard_alone(videos_dir):
+def test_a_renamed_video_changes_its_shard_alone(videos_dir):
     found = catalog.find_videos(videos_dir)
-    touched = dataclasses.replace(found.videos[0], mtime_ns=0)
+    renamed = dataclasses.replace(found.videos[0], relative_path="Left/other.avi")
     before, after = make_plan(found), make_plan(
-        dataclasses.replace(found, videos=(touched, *found.videos[1:]))
+        dataclasses.replace(found, videos=(renamed, *found.videos[1:]))
     )
     changed = [b.filename for a, b in zip(before.jobs, after.jobs) if a.fingerprint != b.fingerprint]
     assert len(changed) == 1 and "fold01" in changed[0]

@@ -7,10 +7,14 @@ group and the clip number. Labels are the positions of the sorted class names.
 from __future__ import annotations
 
 import collections
+import concurrent.futures
+import dataclasses
 import os
 import pathlib
 import re
+import stat
 
+from ucf50_tfrecord import storage
 from ucf50_tfrecord.specs import Catalog, UserError, Video
 
 VIDEO_SUFFIXES = frozenset(
@@ -21,11 +25,14 @@ _UCF_NAME = re.compile(r"_g(\d+)_c(\d+)$")
 _NUM_EXAMPLES = 3
 
 
-def find_videos(videos_dir: str | os.PathLike, *, skip_empty_classes: bool = False) -> Catalog:
+def find_videos(
+    videos_dir: str | os.PathLike, *, skip_empty_classes: bool = False, checksum: bool = False
+) -> Catalog:
     """Catalogues a folder of class folders, ordered by video id.
 
     Class folders may be links and may hold subfolders. Hidden files and folders are
-    ignored; files that are no videos by their suffix are counted in a warning.
+    ignored; what is no video by its suffix, no file or a link to nowhere is counted in a warning. With `checksum`
+    every video is read for its sha256.
 
     Raises:
       UserError: if the folder cannot be read or holds fewer than two class folders, if a class
@@ -49,12 +56,16 @@ def find_videos(videos_dir: str | os.PathLike, *, skip_empty_classes: bool = Fal
     classes = tuple(sorted(name for name in files if files[name]))
     if len(classes) < 2:
         raise UserError(f"Expected at least 2 class folders with videos in {root}; found only {classes[0]}")
-    videos = [
-        _describe(path, root, class_name, label)
+    described = [
+        (path, _describe(path, root, class_name, label))
         for label, class_name in enumerate(classes)
         for path in files[class_name]
     ]
+    videos = [video for _, video in described if video]
+    stray += [path for path, video in described if not video]
     _check_ids_are_unique(videos)
+    if checksum:
+        videos = _with_checksums(videos, root)
     warnings = []
     if empty:
         warnings.append(f"{len(empty)} empty class folders left out: {_examples(empty)}")
@@ -101,13 +112,18 @@ def _list_videos(class_dir: pathlib.Path) -> tuple[list[pathlib.Path], list[path
     return sorted(videos), sorted(stray)
 
 
-def _describe(path: pathlib.Path, root: pathlib.Path, class_name: str, label: int) -> Video:
+def _describe(path: pathlib.Path, root: pathlib.Path, class_name: str, label: int) -> Video | None:
+    """Catalogues a file; None if it is a link to nowhere, or a pipe or device."""
     relative = path.relative_to(root)
     match = _UCF_NAME.search(path.stem)
     try:
         status = path.stat()
+    except FileNotFoundError:
+        return None
     except OSError as error:
         raise UserError(f"Cannot read the video {path}: {error.strerror}") from error
+    if not stat.S_ISREG(status.st_mode):
+        return None
     return Video(
         relative_path=relative.as_posix(),
         video_id=relative.with_suffix("").as_posix(),
@@ -118,6 +134,19 @@ def _describe(path: pathlib.Path, root: pathlib.Path, class_name: str, label: in
         num_bytes=status.st_size,
         mtime_ns=status.st_mtime_ns,
     )
+
+
+def _with_checksums(videos: list[Video], root: pathlib.Path) -> list[Video]:
+    """Adds each video's sha256; a file that cannot be read keeps None, and fails when it is decoded."""
+
+    def with_checksum(video: Video) -> Video:
+        try:
+            return dataclasses.replace(video, sha256=storage.sha256(root / video.relative_path))
+        except OSError:
+            return video
+
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        return list(threads.map(with_checksum, videos))
 
 
 def _check_ids_are_unique(videos: list[Video]) -> None:

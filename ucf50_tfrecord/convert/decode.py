@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+import fractions
 import os
 from collections.abc import Iterator
 
@@ -36,13 +37,13 @@ _REFORMATTER = VideoReformatter()
 class VideoError(Exception):
     """A video gives no clip; the text is the reason, without the path.
 
-    `unreadable` tells that the file could not be read at all, so that it may well decode
-    another time; else its contents are at fault.
+    `cause` is "unreadable" where the file could not be read at all, so that it may well
+    decode another time, else "contents".
     """
 
-    def __init__(self, reason: str, *, unreadable: bool = False):
+    def __init__(self, reason: str, cause: str = "contents"):
         super().__init__(reason)
-        self.unreadable = unreadable
+        self.cause = cause
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,25 +71,33 @@ def decoder_version() -> str:
     return ", ".join([f"PyAV {av.__version__}", *versions])
 
 
-def decode_clip(path: str | os.PathLike, clip_format: ClipFormat) -> DecodedClip:
-    """Decodes a video's first video stream and picks evenly spaced frames.
+def decode_clips(path: str | os.PathLike, clip_format: ClipFormat) -> list[DecodedClip]:
+    """Decodes a video's first video stream and picks the frames of its clips.
 
-    The frames are spread over those that really decode, since containers lie about
-    their number. They are turned as the video's rotation says and scaled to the
-    format's size by area averaging, whatever their aspect ratio.
+    The frames are spread over those that really decode, since containers lie about their
+    number; in time they can be spread only where every frame has one. They are turned as
+    the video's rotation says and scaled by area averaging.
+
+    Returns:
+      `clip_format.clips_per_video` clips.
 
     Raises:
       VideoError: if the file cannot be opened, has no video stream, or no frame of it decodes.
+      MemoryError: if there is not enough memory.
     """
     try:
         with _Source(path) as source:
             packets = source.scan()
             picked = _pick_selectively(source, packets, clip_format) if _is_predictable(packets) else None
             picked = picked or _pick_in_order(source, packets, clip_format)
-            return _assemble(picked, source)
+            step = clip_format.clips_per_video
+            return [_assemble(picked, picked.indices[k::step], source) for k in range(step)]
+    except MemoryError:
+        raise
     except (av.error.FFmpegError, OSError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise VideoError(f"{type(error).__name__}: {reason}", unreadable=_is_unreadable(path)) from error
+        cause = "unreadable" if _is_unreadable(path) else "contents"
+        raise VideoError(f"{type(error).__name__}: {reason}", cause) from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,10 +105,12 @@ class _Packet:
     """What is known of a packet without decoding it.
 
     coding_type: see mpeg4.FrameTypes; None for other codecs.
+    is_discard: an edit list leaves its frame out.
     """
 
     pts: int | None
     is_keyframe: bool
+    is_discard: bool
     coding_type: int | None
 
 
@@ -107,7 +118,7 @@ class _Packet:
 class _Picked:
     """The chosen frames, and when each of the video's frames is shown."""
 
-    indices: np.ndarray  # int64 [T]
+    indices: np.ndarray  # int64 [clips_per_video * T]
     pixels: dict[int, np.ndarray]  # by index, uint8 [H, W, 3]
     pts: list[int | None]  # of all frames, in the stream's time base
 
@@ -116,7 +127,7 @@ def _is_predictable(packets: list[_Packet]) -> bool:
     """Tells whether it is known without decoding which packets yield a frame, in which order.
 
     Holds for MPEG-4 Part 2 where every packet is an I-frame, a P-frame or not coded, the
-    keyframe flags are those of the I-frames, and times ascend.
+    keyframe flags are those of the I-frames, times ascend, and no edit list cuts.
     """
     if not packets or packets[0].coding_type != mpeg4.I_VOP:
         return False
@@ -125,6 +136,7 @@ def _is_predictable(packets: list[_Packet]) -> bool:
     types_match = all(
         packet.coding_type in (mpeg4.I_VOP, mpeg4.P_VOP, mpeg4.NOT_CODED)
         and packet.is_keyframe == (packet.coding_type == mpeg4.I_VOP)
+        and not packet.is_discard
         for packet in packets
     )
     times = [packet.pts for packet in packets]
@@ -135,7 +147,7 @@ def _pick_selectively(source: _Source, packets: list[_Packet], clip_format: Clip
     """Decodes only what leads to the wanted frames; None if a packet does not keep its promise."""
     # Frame number to packet number: packets that are not coded yield no frame.
     packet_of = [i for i, packet in enumerate(packets) if packet.coding_type != mpeg4.NOT_CODED]
-    indices = sampling.even_indices(len(packet_of), clip_format.num_frames)
+    indices = sampling.choose_frames([packets[i].pts for i in packet_of], clip_format)
     keyframes = [i for i, packet in enumerate(packets) if packet.is_keyframe]
     frame_at = {packet_of[frame]: frame for frame in indices.tolist()}
     needed: set[int] = set()
@@ -156,7 +168,7 @@ def _pick_selectively(source: _Source, packets: list[_Packet], clip_format: Clip
         if any(frame.pts != packet.pts or frame.is_corrupt for frame in frames):
             return None
         if number in frame_at:
-            pixels[frame_at[number]] = _convert(frames[0], clip_format)
+            pixels[frame_at[number]] = _convert(frames[0], source.pixel_aspect, clip_format)
             if len(pixels) == len(frame_at):
                 return _Picked(indices, pixels, [packets[i].pts for i in packet_of])
     return None
@@ -167,48 +179,51 @@ def _pick_in_order(source: _Source, packets: list[_Packet], clip_format: ClipFor
 
     Where another number of frames came out, those still missing are converted in a second pass.
     """
-    num_expected = sum(packet.coding_type != mpeg4.NOT_CODED for packet in packets)
+    shown = [p.pts for p in packets if p.coding_type != mpeg4.NOT_CODED and not p.is_discard]
     pixels: dict[int, np.ndarray] = {}
-    indices = sampling.even_indices(max(1, num_expected), clip_format.num_frames)
+    indices = sampling.choose_frames((shown if None in shown else sorted(shown)) or [None], clip_format)
     for _ in range(2):
         pts: list[int | None] = []
         wanted = set(indices.tolist())
         for index, frame in enumerate(source.frames()):
             pts.append(frame.pts)
             if index in wanted and index not in pixels:
-                pixels[index] = _convert(frame, clip_format)
+                pixels[index] = _convert(frame, source.pixel_aspect, clip_format)
         if not pts:
             raise VideoError("no frame decodes")
-        indices = sampling.even_indices(len(pts), clip_format.num_frames)
+        indices = sampling.choose_frames(pts, clip_format)
         if pixels.keys() >= set(indices.tolist()):
             return _Picked(indices, pixels, pts)
     raise VideoError("another number of frames decodes each time")
 
 
-def _convert(frame: av.VideoFrame, clip_format: ClipFormat) -> np.ndarray:
+def _convert(frame: av.VideoFrame, pixel_aspect: fractions.Fraction, clip_format: ClipFormat) -> np.ndarray:
     """Scales a frame and turns it upright: uint8 [H, W, 3]."""
     quarter_turns = round(frame.rotation / 90) % 4
     height, width = clip_format.height, clip_format.width
     if quarter_turns % 2:
         height, width = width, height
+    if clip_format.resize != "stretch":
+        shown = frame.height, frame.width * pixel_aspect
+        height, width = sampling.fit_size(shown, (height, width), clip_format.resize)
     scaled = _REFORMATTER.reformat(frame, width, height, "rgb24", interpolation=_SCALING, threads=1)
-    return np.rot90(scaled.to_ndarray(), quarter_turns)
+    upright = np.rot90(scaled.to_ndarray(), quarter_turns)
+    return sampling.place_centred(upright, clip_format.height, clip_format.width)
 
 
-def _assemble(picked: _Picked, source: _Source) -> DecodedClip:
-    """Stacks the frames; those without a time are placed by their position."""
+def _assemble(picked: _Picked, indices: np.ndarray, source: _Source) -> DecodedClip:
+    """Stacks one clip's frames; those without a time are placed by their position."""
     step_secs = 1 / source.frame_rate if source.frame_rate else 0.0
 
     def secs(index: int) -> float:
         pts = picked.pts[index]
         return index * step_secs if pts is None else pts * source.time_base_secs
 
-    indices = picked.indices.tolist()
     start_secs, last_secs = secs(0), secs(len(picked.pts) - 1)
     return DecodedClip(
-        frames=np.stack([picked.pixels[i] for i in indices]),
-        frame_indices=picked.indices,
-        timestamps_us=np.array([round((secs(i) - start_secs) * 1e6) for i in indices], np.int64),
+        frames=np.stack([picked.pixels[i] for i in indices.tolist()]),
+        frame_indices=indices,
+        timestamps_us=np.array([round((secs(i) - start_secs) * 1e6) for i in indices.tolist()], np.int64),
         end_us=round((last_secs - start_secs + step_secs) * 1e6),
         frame_rate=source.frame_rate,
     )
@@ -241,6 +256,7 @@ class _Source:
         self.codec.thread_count = 1
         self.frame_rate = float(self._stream.average_rate or 0.0)
         self.time_base_secs = float(self._stream.time_base)
+        self.pixel_aspect = self._stream.sample_aspect_ratio or fractions.Fraction(1)
 
     def scan(self) -> list[_Packet]:
         """Goes through all packets once, without decoding."""
@@ -248,7 +264,7 @@ class _Source:
         types = mpeg4.FrameTypes(self.codec.extradata or b"") if self.codec.name == "mpeg4" else None
         for packet in self._demux():
             coding_type = types.read(bytes(packet)) if types else None
-            packets.append(_Packet(packet.pts, packet.is_keyframe, coding_type))
+            packets.append(_Packet(packet.pts, packet.is_keyframe, packet.is_discard, coding_type))
             num_bytes += packet.size
             if num_bytes > _MAX_KEPT_BYTES:
                 self._kept = None

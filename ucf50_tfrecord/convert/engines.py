@@ -1,26 +1,50 @@
-"""Runs a plan: which shards are missing, who converts them, and when the set is finished."""
+"""Runs a plan: which shards are missing, who converts them, and when the set is finished.
+
+An engine is a function (jobs, data_dir) -> reports, as they are done: run_local here,
+run_beam in beam.py. All of them map shard.convert_shard.
+"""
 
 from __future__ import annotations
 
-import functools
+import concurrent.futures
+import contextlib
 import pathlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from ucf50_tfrecord import manifest, storage, workers
-from ucf50_tfrecord.convert.shard import convert_shard
+from ucf50_tfrecord.convert.shard import convert_shard, source_of
 from ucf50_tfrecord.manifest import Manifest, ShardReport
-from ucf50_tfrecord.specs import Plan, ShardJob, UserError
+from ucf50_tfrecord.specs import DecodeLimits, Plan, ShardJob, UserError, expect
+
+Engine = Callable[[Sequence[ShardJob], str], Iterator[ShardReport]]
+
+# What may be the machine's fault is tried again by every conversion; a crash, or a video
+# beyond its limits, only where shards are verified, because it may cost minutes.
+_RETRIED = frozenset({"unreadable", "killed"})
+_RETRIED_BY_VERIFY = _RETRIED | {"crash", "timeout", "memory"}
+
+_LAST_TASK_SECS = 60.0
+
+
+class Progress:
+    """Hears how a conversion goes on; this one does nothing with it."""
+
+    def start(self, jobs: Sequence[ShardJob]) -> None:
+        """Takes the jobs that are to be done."""
+
+    def update(self, report: ShardReport) -> None:
+        """Takes a shard's report once it is converted."""
 
 
 def build_dataset(
     plan: Plan,
     data_dir: str,
     *,
-    num_workers: int,
+    run: Engine,
     verify: bool = False,
-    on_start: Callable[[int], None] = lambda num_videos: None,
-    on_shard: Callable[[ShardReport], None] = lambda report: None,
+    overwrite: bool = False,
+    progress: Progress = Progress(),
 ) -> Manifest:
     """Converts what is missing of a plan, then declares the dataset finished.
 
@@ -30,107 +54,227 @@ def build_dataset(
     Args:
       plan: what to build.
       data_dir: the dataset's folder.
-      num_workers: processes.
-      verify: whether to read the standing shards and compare their sha256.
-      on_start: is told how many videos are to be converted.
-      on_shard: is told each shard's report as it is converted.
+      run: what converts the missing shards.
+      verify: whether to read the standing shards and compare their sha256, and to try
+        videos again that went beyond their limits.
+      overwrite: whether a dataset of other videos may be replaced.
+      progress: hears how it goes on.
 
     Raises:
       UserError: if the folder holds other videos' shards or is being written by another
-        process, if a shard cannot be written, a worker dies, or no video gives a clip.
+        process, if a shard cannot be written, or no video gives a clip.
     """
-    finished, _ = _look_up(plan, data_dir, verify=verify)
-    if finished is not None:
-        on_start(0)
-        return finished  # also where the folder may only be read
+    if manifest.exists(data_dir):
+        before, reports = _look_up(plan, data_dir, verify=verify, overwrite=overwrite)
+        if before == manifest.assemble(data_dir, plan, reports.values()):
+            progress.start([])
+            return before  # also where the folder may only be read
     storage.make_folder(data_dir)
-    with storage.exclusive_lock(data_dir):
-        # Looked up again: another process may have had the lock since.
-        finished, reports = _look_up(plan, data_dir, verify=verify)
-        missing = [job for job in plan.jobs if job.filename not in reports]
-        on_start(sum(len(job.videos) for job in missing))
-        if finished is not None:
-            return finished
-        pathlib.Path(data_dir, manifest.MANIFEST_FILENAME).unlink(missing_ok=True)
-        for report in run_local(missing, data_dir, num_workers=num_workers):
-            reports[report.filename] = report
-            on_shard(report)
-        built = manifest.assemble(data_dir, plan, reports.values())
-        _remove_shards(plan, data_dir, keep=set(reports) if built.num_clips else set())
-        if not built.num_clips:
-            first = built.quarantined[0]
-            raise UserError(
-                f"None of the {built.num_videos} videos gave a clip; "
-                f"the first, {first.relative_path}: {first.reason}"
-            )
-        manifest.save_tfds_metadata(built)
-        built.save()
-        return built
+    with storage.folder_lock(data_dir):
+        # Looked up under the lock: another process may have had it since.
+        before, reports = _look_up(plan, data_dir, verify=verify, overwrite=overwrite)
+        _run_missing(plan.jobs, data_dir, reports, run, progress)
+        return _declare(plan, data_dir, before, reports)
 
 
-def _look_up(plan: Plan, data_dir: str, *, verify: bool) -> tuple[Manifest | None, dict[str, ShardReport]]:
-    """Returns the manifest if the plan is done, and the reports of the shards that stand.
+def convert_part(
+    plan: Plan, data_dir: str, *, task: tuple[int, int], run: Engine, progress: Progress = Progress()
+) -> Manifest | None:
+    """Converts one task's share of a plan; other processes and hosts convert the others.
+
+    Task i of n has every n-th shard from i on. The task that finishes last declares the
+    dataset finished, and so does finalize.
+
+    Args:
+      plan: the whole of what is built, the same in every task.
+      data_dir: the dataset's folder, on a file system that all tasks see.
+      task: (index, count), with 0 <= index < count.
+      run: see build_dataset.
+      progress: see build_dataset.
+
+    Returns:
+      The manifest if the dataset is finished.
 
     Raises:
-      UserError: if the folder holds other videos' shards.
+      UserError: see build_dataset.
     """
-    before = manifest.load(data_dir) if manifest.exists(data_dir) else None
-    reports = finished_reports(plan, data_dir, verify=verify)
-    if before is None:
-        return None, reports
-    if before == manifest.assemble(data_dir, plan, reports.values()):
-        return before, reports
-    if before.videos_dir != plan.videos_dir and not reports:
-        raise UserError(
-            f"{data_dir} holds shards of the videos in {before.videos_dir}, not of those in "
-            f"{plan.videos_dir}. Choose another --data, or remove the folder."
-        )
-    return None, reports
+    index, count = task
+    expect(
+        0 <= index < count, "a task index from 0 to below the task count", task_index=index, task_count=count
+    )
+    storage.make_folder(data_dir)
+    with (
+        # Another task may be looking whether it was the last.
+        storage.folder_lock(data_dir, shared=True, wait_secs=_LAST_TASK_SECS),
+        storage.folder_lock(data_dir, f".lock-task-{index}-of-{count}"),
+    ):
+        _, reports = _look_up(plan, data_dir)
+        _run_missing(plan.jobs[index::count], data_dir, reports, run, progress)
+    with contextlib.suppress(storage.LockedError):  # then the task that holds it declares it
+        with storage.folder_lock(data_dir):
+            before, reports = _look_up(plan, data_dir)
+            if len(reports) == len(plan.jobs):
+                return _declare(plan, data_dir, before, reports)
+    return None
+
+
+def finalize(plan: Plan, data_dir: str) -> Manifest:
+    """Declares a dataset finished whose shards were converted by convert_part.
+
+    Raises:
+      UserError: if shards are missing, if a task still runs, or no video gave a clip.
+    """
+    storage.make_folder(data_dir)
+    with storage.folder_lock(data_dir):
+        before, reports = _look_up(plan, data_dir)
+        missing = [(i, job.filename) for i, job in enumerate(plan.jobs) if job.filename not in reports]
+        if missing:
+            raise UserError(
+                f"{len(missing)} of {len(plan.jobs)} shards are missing in {data_dir}: shard {missing[0][0]} "
+                f"is {missing[0][1]}. Shard i belongs to task i mod task_count; run its task again."
+            )
+        return _declare(plan, data_dir, before, reports)
 
 
 def finished_reports(plan: Plan, data_dir: str, *, verify: bool = False) -> dict[str, ShardReport]:
     """Returns, by file name, the reports of shards that already stand as their jobs want them.
 
-    A shard stands when its sidecar carries the job's fingerprint, the file has the size
-    (and with `verify` the sha256) that the sidecar states, and no video of it was unreadable.
+    A shard stands when its sidecar carries the job's fingerprint, its videos' files are as
+    they were (by sha256 where the plan has it, else by size and time of change), the file has
+    the size (and with `verify` the sha256) that the sidecar states, and no video of it waits
+    to be tried again.
     """
-    reports = {}
-    for job in plan.jobs:
-        path = pathlib.Path(data_dir, job.filename)
-        if not path.is_file() or not manifest.sidecar_path(data_dir, job.filename).is_file():
-            continue
-        try:
-            report = manifest.load_report(data_dir, job.filename)
-        except UserError:
-            continue  # a damaged sidecar: the shard is converted again
-        stands = (
-            report.fingerprint == job.fingerprint
-            and report.num_bytes == path.stat().st_size
-            and not any(item.unreadable for item in report.quarantined)
-            and (not verify or report.sha256 == storage.sha256(path))
-        )
-        if stands:
-            reports[job.filename] = report
-    return reports
+
+    def report_of(job: ShardJob) -> ShardReport | None:
+        return _standing_report(job, data_dir, verify=verify)
+
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        reports = threads.map(report_of, plan.jobs)
+        return {report.filename: report for report in reports if report}
 
 
-def run_local(jobs: list[ShardJob], data_dir: str, *, num_workers: int) -> Iterator[ShardReport]:
-    """Converts shards in a pool of processes, yielding each report as it is done.
+def run_local(
+    jobs: Sequence[ShardJob], data_dir: str, *, num_workers: int, limits: DecodeLimits = DecodeLimits()
+) -> Iterator[ShardReport]:
+    """Converts shards with worker processes on this host, yielding each report as it is done.
 
     Raises:
-      UserError: if a shard cannot be written or a worker dies.
+      UserError: if a shard cannot be written or no worker process can be started.
     """
     # Largest first, so that no worker is left with a big shard at the end.
     ordered = sorted(jobs, key=lambda job: -sum(video.num_bytes for video in job.videos))
-    yield from workers.map_unordered(
-        functools.partial(convert_shard, data_dir=data_dir), ordered, num_workers
+    num_workers = max(1, min(num_workers, len(ordered)))
+    with (
+        concurrent.futures.ThreadPoolExecutor(num_workers) as threads,
+        # Left first: its workers are killed, and the threads that wait for them end.
+        workers.IsolatedPool(limits.memory_mib << 20) as pool,
+    ):
+        futures = [threads.submit(convert_shard, job, data_dir, pool, limits) for job in ordered]
+        for future in concurrent.futures.as_completed(futures):
+            yield future.result()
+
+
+def _look_up(
+    plan: Plan, data_dir: str, *, verify: bool = False, overwrite: bool = False
+) -> tuple[Manifest | None, dict[str, ShardReport]]:
+    """Returns the manifest of what the folder holds, and the reports of the shards that stand.
+
+    Raises:
+      UserError: if the folder holds other videos' shards that are not to be overwritten.
+    """
+    reports = finished_reports(plan, data_dir, verify=verify)
+    if not manifest.exists(data_dir):
+        return None, reports
+    try:
+        before = manifest.load(data_dir)
+    except UserError:
+        if overwrite:
+            return None, reports
+        raise
+    if before.videos_dir != plan.videos_dir and not reports and not overwrite:
+        raise UserError(
+            f"{data_dir} holds shards of the videos in {before.videos_dir}, not of those in "
+            f"{plan.videos_dir}. Choose another --data, or pass --overwrite."
+        )
+    return before, reports
+
+
+def _run_missing(
+    jobs: Sequence[ShardJob], data_dir: str, reports: dict[str, ShardReport], run: Engine, progress: Progress
+) -> None:
+    """Converts the jobs without a report, adding theirs."""
+    missing = [job for job in jobs if job.filename not in reports]
+    progress.start(missing)
+    if not missing:
+        return
+    pathlib.Path(data_dir, manifest.MANIFEST_FILENAME).unlink(missing_ok=True)
+    with contextlib.closing(run(missing, data_dir)) as done:
+        for report in done:
+            reports[report.filename] = report
+            progress.update(report)
+
+
+def _declare(plan: Plan, data_dir: str, before: Manifest | None, reports: dict[str, ShardReport]) -> Manifest:
+    """Writes the manifest, and removes the shards of earlier plans.
+
+    Raises:
+      UserError: if no video gave a clip.
+    """
+    built = manifest.assemble(data_dir, plan, reports.values())
+    if built == before:
+        return built
+    names = {plan.name} if before is None else {plan.name, before.name}
+    _remove_shards(data_dir, names, keep=set(reports) if built.num_clips else set())
+    if not built.num_clips:
+        first = built.quarantined[0]
+        raise UserError(
+            f"None of the {built.num_videos} videos gave a clip; "
+            f"the first, {first.relative_path}: {first.reason}"
+        )
+    manifest.save_tfds_metadata(built)
+    built.save()
+    return built
+
+
+def _standing_report(job: ShardJob, data_dir: str, *, verify: bool) -> ShardReport | None:
+    """Returns the report of a job's shard if it stands; see finished_reports."""
+    path = pathlib.Path(data_dir, job.filename)
+    if not path.is_file() or not manifest.sidecar_path(data_dir, job.filename).is_file():
+        return None
+    try:
+        report = manifest.load_report(data_dir, job.filename)
+    except UserError:
+        return None  # a damaged sidecar: the shard is converted again
+    retried = _RETRIED_BY_VERIFY if verify else _RETRIED
+    stands = (
+        report.fingerprint == job.fingerprint
+        and report.num_bytes == path.stat().st_size
+        and _are_unchanged(job, report)
+        and not any(item.cause in retried for item in report.quarantined)
+        and (not verify or report.sha256 == storage.sha256(path))
+    )
+    return report if stands else None
+
+
+def _are_unchanged(job: ShardJob, report: ShardReport) -> bool:
+    """Tells whether the videos' files are those that the shard was made of."""
+
+    def is_unchanged(now: manifest.Source, then: manifest.Source) -> bool:
+        if now.sha256 is not None:
+            return now.sha256 == then.sha256
+        return (now.num_bytes, now.mtime_ns) == (then.num_bytes, then.mtime_ns)
+
+    return len(job.videos) == len(report.sources) and all(
+        is_unchanged(source_of(video), source) for video, source in zip(job.videos, report.sources)
     )
 
 
-def _remove_shards(plan: Plan, data_dir: str, *, keep: set[str]) -> None:
-    """Deletes this dataset's shards, but for those to keep, and what dead runs left of them."""
-    shard = re.compile(rf"(\.tmp-\d+-)?({re.escape(plan.name)}-fold\d+\.tfrecord-\d+-of-\d+)(\.json)?")
+def _remove_shards(data_dir: str, names: set[str], *, keep: set[str]) -> None:
+    """Deletes the named datasets' shards, but for those to keep, and what dead runs left."""
+    any_name = "|".join(map(re.escape, sorted(names)))
+    shard = re.compile(rf"(\.tmp-\w+-)?((?:{any_name})-fold\d+\.tfrecord-\d+-of-\d+)(\.json)?")
+    task_lock = re.compile(r"\.lock-task-\d+-of-\d+")
     for path in pathlib.Path(data_dir).iterdir():
         match = shard.fullmatch(path.name)
-        if match and (match[1] or match[2] not in keep):
+        if (match and (match[1] or match[2] not in keep)) or task_lock.fullmatch(path.name):
             path.unlink()

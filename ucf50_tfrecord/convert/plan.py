@@ -31,8 +31,12 @@ def plan_shards(
 
     Within a fold, videos are ordered by the hash of their id, so that each shard mixes
     the classes, and cut into equal runs of at most about `shard_bytes` of pixels. A shard
-    is named {name}-fold{FF}.tfrecord-{i:05d}-of-{n:05d}.
+    is named {name}-fold{FF}.tfrecord-{i:05d}-of-{n:05d}. `decoder` names what makes the pixels.
     """
+    # Absolute: workers on other hosts have other working folders.
+    videos_dir = os.path.abspath(catalog.videos_dir)
+    encoder = record.encoder_version(clip_format)
+    decoder = f"{decoder}, {encoder}" if encoder else decoder
     folds: dict[int, list[Video]] = {}
     for video in catalog.videos:
         folds.setdefault(fold_of(video, fold_rule), []).append(video)
@@ -41,28 +45,30 @@ def plan_shards(
         "format": clip_format,
         "decoder": decoder,
     }
+    video_bytes = clip_format.num_bytes * clip_format.clips_per_video
     jobs = []
     for fold, videos in sorted(folds.items()):
         videos.sort(key=lambda video: (_hash(video.video_id), video.video_id))
-        num_shards = max(1, -(-len(videos) * clip_format.num_bytes // shard_bytes))
+        num_shards = max(1, -(-len(videos) * video_bytes // shard_bytes))
         num_shards = min(num_shards, len(videos))
         for index in range(num_shards):
             start, stop = (len(videos) * i // num_shards for i in (index, index + 1))
             members = tuple(videos[start:stop])
+            described = [(v.relative_path, v.class_name, v.label, v.group) for v in members]
             filename = f"{name}-fold{fold:02d}.tfrecord-{index:05d}-of-{num_shards:05d}"
             jobs.append(
                 ShardJob(
-                    videos_dir=catalog.videos_dir,
+                    videos_dir=videos_dir,
                     filename=filename,
                     fold=fold,
                     format=clip_format,
                     videos=members,
-                    fingerprint=manifest.fingerprint({**shared, "fold": fold, "videos": members}),
+                    fingerprint=manifest.fingerprint({**shared, "fold": fold, "videos": described}),
                 )
             )
     return Plan(
         name=name,
-        videos_dir=os.path.abspath(catalog.videos_dir),
+        videos_dir=videos_dir,
         classes=catalog.classes,
         format=clip_format,
         fold_rule=fold_rule,

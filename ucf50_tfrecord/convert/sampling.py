@@ -1,8 +1,32 @@
-"""Which of a video's frames make a clip."""
+"""Which of a video's frames make a clip, and which of a frame's pixels."""
 
 from __future__ import annotations
 
+import bisect
+import fractions
+import itertools
+from collections.abc import Sequence
+
 import numpy as np
+
+from ucf50_tfrecord.specs import ClipFormat
+
+
+def choose_frames(times: Sequence[int | None], clip_format: ClipFormat) -> np.ndarray:
+    """Picks the frames of all clips of a video, in the order of display.
+
+    Args:
+      times: when each frame is shown, in any unit. Where one is None, frames are picked by
+        their number, whatever the format's spacing.
+      clip_format: clip k of K is [k::K] of what is returned.
+
+    Returns:
+      int64 [clips_per_video * num_frames], ascending.
+    """
+    num_frames = clip_format.clips_per_video * clip_format.num_frames
+    if clip_format.spacing == "time" and None not in times:
+        return even_times(times, num_frames)
+    return even_indices(len(times), num_frames)
 
 
 def even_indices(num_available: int, num_frames: int) -> np.ndarray:
@@ -20,3 +44,65 @@ def even_indices(num_available: int, num_frames: int) -> np.ndarray:
         return np.array([last // 2], np.int64)
     steps = np.arange(num_frames, dtype=np.int64)
     return (2 * steps * last + num_frames - 1) // (2 * (num_frames - 1))
+
+
+def even_times(times: Sequence[int], num_frames: int) -> np.ndarray:
+    """Picks the frames nearest to evenly spaced times, first and last frame included.
+
+    Of two equally near the later is taken, so that frames at a constant rate give even_indices.
+
+    Args:
+      times: when each frame is shown.
+
+    Returns:
+      int64 [num_frames], ascending.
+    """
+    # Damaged files have times that go back; a frame is not shown before the one ahead of it.
+    times = [time - times[0] for time in itertools.accumulate(times, max)]
+    parts = max(2, 2 * (num_frames - 1))
+    picked = []
+    for i in range(num_frames):
+        # Times are compared in parts of their unit: whole numbers, however large.
+        target = 2 * i * times[-1] if num_frames > 1 else times[-1] - 1
+        later = bisect.bisect_left(times, -(-target // parts))
+        earlier = times[max(0, later - 1)]
+        is_later = times[later] * parts - target <= target - earlier * parts
+        picked.append(later if is_later else bisect.bisect_left(times, earlier))
+    return np.array(picked, np.int64)
+
+
+def fit_size(shown: tuple[int, fractions.Fraction], size: tuple[int, int], resize: str) -> tuple[int, int]:
+    """Returns the height and width to scale a frame to, keeping its aspect ratio.
+
+    Args:
+      shown: the frame's height and width as displayed, in pixels.
+      size: the height and width wanted.
+      resize: `crop`, so that it covers them; `pad`, so that it fits into them.
+    """
+    fits_height = size[0] * shown[1] >= size[1] * shown[0]  # at the wanted height it is too wide
+    if fits_height == (resize == "crop"):
+        return size[0], max(1, round(shown[1] * size[0] / shown[0]))
+    return max(1, round(shown[0] * size[1] / shown[1])), size[1]
+
+
+def place_centred(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Cuts off what is too much on both sides, and fills up what is too little with black.
+
+    Args:
+      image: uint8 [h, w, 3].
+
+    Returns:
+      uint8 [height, width, 3].
+    """
+    if image.shape[:2] == (height, width):
+        return image
+    for axis, size in enumerate((height, width)):
+        excess = image.shape[axis] - size
+        if excess > 0:
+            image = image.take(range(excess // 2, excess // 2 + size), axis)
+        elif excess < 0:
+            before = -excess // 2
+            around = [(0, 0)] * 3
+            around[axis] = (before, -excess - before)
+            image = np.pad(image, around)
+    return image

@@ -1,0 +1,128 @@
+"""A video that crashes, hangs or eats memory costs itself alone: the real converter, real workers."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.conftest import REPOSITORY, build, run_module
+from ucf50_tfrecord import manifest
+
+# Runs at the start of every Python process: a decoder that ends badly on files of certain names.
+SITECUSTOMIZE = """
+import ctypes, os, pathlib, time
+from ucf50_tfrecord.convert import decode
+
+decode_clips = decode.decode_clips
+
+def decode_badly(path, clip_format):
+    name = pathlib.Path(path).name
+    if "segfault" in name:
+        ctypes.string_at(0)
+    if "abort" in name:
+        os.abort()
+    if "hang" in name:
+        time.sleep(600)
+    if "eat" in name:
+        eaten = []
+        while True:
+            eaten.append(bytearray(1 << 20))
+    return decode_clips(path, clip_format)
+
+decode.decode_clips = decode_badly
+"""
+REASONS = {
+    "segfault": ("crash", "its process crashed with SIGSEGV"),
+    "abort": ("crash", "its process crashed with SIGABRT"),
+    "hang": ("timeout", "it took longer than 2 s"),
+    "eat": ("memory", "it needed more than 300 MiB of memory"),
+}
+
+
+@pytest.fixture
+def bad_decoder(tmp_path, monkeypatch):
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(SITECUSTOMIZE)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'site'}:{REPOSITORY}")
+
+
+def test_files_that_end_their_decoder_cost_themselves_alone(tmp_path, videos_dir, bad_decoder):
+    videos = shutil.copytree(videos_dir, tmp_path / "videos")
+    source = videos / "Left" / "v_Left_g01_c01.avi"
+    for group, name in enumerate(REASONS, start=1):
+        for clip in (7, 8):
+            shutil.copy(source, videos / "Right" / f"{name}_g{group:02d}_c{clip:02d}.avi")
+    data = tmp_path / "data"
+    result = run_module(
+        "pipelines.convert",
+        f"--videos={videos}",
+        f"--data={data}",
+        "--name=small",
+        "--size=16x24",
+        "--frames=5",
+        "--workers=2",
+        "--shard_mib=1",
+        "--video_timeout_secs=2",
+        "--video_memory_mib=300",
+        "--max_quarantined=0.5",
+    )
+    assert result.returncode == 0, result.stderr
+    built = manifest.load(str(data))
+    assert (built.num_videos, built.num_clips) == (38, 30)
+    found = {item.relative_path: (item.cause, item.reason) for item in built.quarantined}
+    assert found == {
+        f"Right/{name}_g{group:02d}_c{clip:02d}.avi": REASONS[name]
+        for group, name in enumerate(REASONS, start=1)
+        for clip in (7, 8)
+    }
+    for path, (_, reason) in found.items():
+        assert f"quarantined: {path}: {reason}" in result.stderr
+    # The clips of all other videos are those of a set without the bad ones.
+    whole = build(videos_dir, tmp_path / "whole")
+    assert {s.filename: s.sha256 for s in built.shards} == {s.filename: s.sha256 for s in whole.shards}
+
+
+def test_failures_are_tried_again_where_shards_are_verified(tmp_path, videos_dir, monkeypatch):
+    videos = shutil.copytree(videos_dir, tmp_path / "videos")
+    shutil.copy(videos / "Left" / "v_Left_g01_c01.avi", videos / "Left" / "abort_g01_c07.avi")
+    with monkeypatch.context() as patch:
+        (tmp_path / "site").mkdir()
+        (tmp_path / "site" / "sitecustomize.py").write_text(SITECUSTOMIZE)
+        patch.setenv("PYTHONPATH", f"{tmp_path / 'site'}:{REPOSITORY}")
+        assert build(videos, tmp_path / "data").num_clips == 30
+    assert build(videos, tmp_path / "data").num_clips == 30
+    assert build(videos, tmp_path / "data", verify=True).num_clips == 31
+
+
+def test_a_worker_that_is_killed_loses_nothing(tmp_path, videos_dir):
+    """Kills both worker processes; the conversion goes on and its result is the same."""
+    videos = tmp_path / "videos"
+    for copy in range(60):
+        shutil.copytree(videos_dir / "Left", videos / f"class{copy}")
+    command = [sys.executable, "-m", "pipelines.convert", f"--videos={videos}", "--workers=2"]
+    process = subprocess.Popen([*command, f"--data={tmp_path / 'data'}"], cwd=REPOSITORY)
+    deadline = time.monotonic() + 60
+    while len(first := children(process.pid)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.6)
+    for pid in first:
+        os.kill(pid, signal.SIGKILL)
+    assert process.wait(timeout=60) == 0
+    assert subprocess.run([*command, f"--data={tmp_path / 'whole'}"], cwd=REPOSITORY).returncode == 0
+    built, whole = (manifest.load(str(tmp_path / name)) for name in ("data", "whole"))
+    assert built.shards == whole.shards and not built.quarantined
+
+
+def children(pid):
+    try:
+        tasks = [
+            open(f"/proc/{pid}/task/{task}/children").read().split()
+            for task in os.listdir(f"/proc/{pid}/task")
+        ]
+    except OSError:
+        return []
+    return [int(child) for task in tasks for child in task]

@@ -1,0 +1,56 @@
+"""Runs conversions with Apache Beam: on a cluster, or in several processes of one host."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from ucf50_tfrecord import manifest, workers
+from ucf50_tfrecord.convert.shard import convert_shard
+from ucf50_tfrecord.manifest import ShardReport
+from ucf50_tfrecord.specs import DecodeLimits, ShardJob
+
+
+class _ConvertShards(beam.DoFn):
+    """Converts each job; its element out is the shard's file name, its report is the sidecar."""
+
+    def __init__(self, data_dir: str, limits: DecodeLimits):
+        self._data_dir, self._limits = data_dir, limits
+
+    def setup(self) -> None:
+        self._pool = workers.IsolatedPool(self._limits.memory_mib << 20)
+
+    def process(self, job: ShardJob) -> Iterator[str]:
+        yield convert_shard(job, self._data_dir, self._pool, self._limits).filename
+
+    def teardown(self) -> None:
+        self._pool.__exit__()
+
+
+def run_beam(
+    jobs: Sequence[ShardJob],
+    data_dir: str,
+    *,
+    beam_args: Sequence[str],
+    limits: DecodeLimits = DecodeLimits(),
+) -> Iterator[ShardReport]:
+    """Converts shards with a Beam pipeline, yielding the reports once all are done.
+
+    Args:
+      jobs: what to convert; the videos' folder must be seen by Beam's workers.
+      data_dir: the dataset's folder, which Beam's workers must see too.
+      beam_args: Beam's own options, as on a command line.
+      limits: what a video may cost.
+    """
+    with beam.Pipeline(options=PipelineOptions(list(beam_args))) as pipeline:
+        _ = (
+            pipeline
+            | "Jobs" >> beam.Create(jobs)
+            | "Spread" >> beam.Reshuffle()
+            | "Convert" >> beam.ParDo(_ConvertShards(os.path.abspath(data_dir), limits))
+        )
+    for job in jobs:
+        yield manifest.load_report(data_dir, job.filename)
