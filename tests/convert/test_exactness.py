@@ -3,8 +3,8 @@
 The reference below shares no code with the converter.
 """
 
+import dataclasses
 import fractions
-import pathlib
 import random
 import re
 
@@ -20,8 +20,8 @@ from ucf50_tfrecord.specs import ClipFormat
 FORMAT = ClipFormat(num_frames=15, height=24, width=40)
 
 
-def reference(path):
-    """Decodes all frames, picks the nearest to evenly spaced positions, scales and turns them."""
+def decode_all(path):
+    """Decodes all frames of a video in order."""
     frames = []
     with av.open(str(path), metadata_errors="replace") as container:
         stream = container.streams.video[0]
@@ -32,29 +32,51 @@ def reference(path):
                 frames += packet.decode()
             except av.error.InvalidDataError:
                 pass
-    if not frames:
-        return None
-    half = fractions.Fraction(1, 2)
-    picked = [int(fractions.Fraction(i * (len(frames) - 1), 14) + half) for i in range(15)]
+    return frames
+
+
+def to_picture(frame):
+    """Scales and turns a frame."""
     flags = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
-    pictures = []
-    for frame in (frames[i] for i in picked):
-        turned = frame.rotation % 180 != 0
-        width, height = (24, 40) if turned else (40, 24)
-        scaled = frame.reformat(width=width, height=height, format="rgb24", interpolation=flags, threads=1)
-        pictures.append(np.rot90(scaled.to_ndarray(), frame.rotation // 90))
-    return picked, np.stack(pictures)
+    width, height = (24, 40) if frame.rotation % 180 else (40, 24)
+    scaled = frame.reformat(width=width, height=height, format="rgb24", interpolation=flags, threads=1)
+    return np.rot90(scaled.to_ndarray(), frame.rotation // 90)
 
 
-def check(path):
-    expected = reference(path)
-    if expected is None:
+def pick_by_index(frames, count):
+    """The nearest to evenly spaced positions, halves up."""
+    half = fractions.Fraction(1, 2)
+    return [int(fractions.Fraction(i * (len(frames) - 1), count - 1) + half) for i in range(count)]
+
+
+def pick_by_time(frames, count):
+    """The nearest to evenly spaced times; of two equally near the later, of simultaneous ones the first."""
+    shown = [frame.pts for frame in frames]
+    if None in shown:
+        return pick_by_index(frames, count)
+    shown = [max(shown[: i + 1]) for i in range(len(shown))]
+    picked = []
+    for i in range(count):
+        target = shown[0] + fractions.Fraction((shown[-1] - shown[0]) * i, count - 1)
+        best = min(shown, key=lambda time: (abs(time - target), -time))
+        picked.append(shown.index(best))
+    return picked
+
+
+def check(path, pick=pick_by_index, **options):
+    clip_format = dataclasses.replace(FORMAT, **options)
+    frames = decode_all(path)
+    if not frames:
         with pytest.raises(decode.VideoError):
-            decode.decode_clips(path, FORMAT)[0]
+            decode.decode_clips(path, clip_format)
         return
-    clip = decode.decode_clips(path, FORMAT)[0]
-    assert clip.frame_indices.tolist() == expected[0], path
-    np.testing.assert_array_equal(clip.frames, expected[1], err_msg=str(path))
+    clips = decode.decode_clips(path, clip_format)
+    expected = pick(frames, 15 * len(clips))
+    for k, clip in enumerate(clips):
+        indices = expected[k :: len(clips)]
+        assert clip.frame_indices.tolist() == indices, path
+        pictures = np.stack([to_picture(frames[i]) for i in indices])
+        np.testing.assert_array_equal(clip.frames, pictures, err_msg=str(path))
 
 
 @pytest.fixture
@@ -241,9 +263,18 @@ def test_real_clips_are_exact_and_nearly_all_selective(ways):
     assert len(files) == 278 and sum(ways) >= 265
 
 
-def test_real_odd_videos_are_exact():
+def odd_videos():
     files = [path for path in sorted(real_folder("ODD_VIDEOS").iterdir()) if path.is_file()]
     assert len(files) > 50
-    for path in files:
-        if pathlib.Path(path).name != "pixeltable__pixeltable--bad_video.mp4":
-            check(path)
+    return [path for path in files if path.name != "pixeltable__pixeltable--bad_video.mp4"]
+
+
+def test_real_odd_videos_are_exact():
+    for path in odd_videos():
+        check(path)
+
+
+def test_by_time_and_with_several_clips_they_are_exact_too(ways):
+    for path in odd_videos() + sorted(real_folder("UCF50_VIDEOS").rglob("*.avi"))[::10]:
+        check(path, pick_by_time, spacing="time", clips_per_video=2)
+    assert sum(ways) >= 20
