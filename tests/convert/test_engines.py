@@ -9,7 +9,15 @@ import time
 import numpy as np
 import pytest
 
-from tests.conftest import REPOSITORY, build, flip_bit, make_videos, real_folder, write_numbered_video
+from tests.conftest import (
+    REPOSITORY,
+    build,
+    flip_bit,
+    make_videos,
+    real_folder,
+    run_module,
+    write_numbered_video,
+)
 from ucf50_tfrecord import manifest, record, storage
 from ucf50_tfrecord.convert import plan
 from ucf50_tfrecord.specs import UserError
@@ -131,18 +139,160 @@ def test_an_unreadable_video_is_tried_again(tmp_path, videos, monkeypatch):
     assert built.num_clips == 30 and not built.quarantined
 
 
-def test_names_that_are_not_utf8_are_converted(tmp_path, videos):
-    odd = os.fsencode(videos / "Left") + b"/caf\xe9 'x'\n-g.avi"
-    shutil.copy(videos / "Left" / "v_Left_g02_c01.avi", odd)
-    built = build(videos, tmp_path / "data")
-    assert built.num_clips == 31 and not built.quarantined
-    assert build(videos, tmp_path / "data") == built
-    ids = [
-        clip_id
+ODD_NAMES = [
+    b"-rf.avi",
+    b"--help.avi",
+    b" spaces  inside .avi",
+    b"'quotes\" `and` $HOME.avi",
+    b"new\nline\ttab.avi",
+    b"not utf-8 caf\xe9.avi",
+    "日本語 🎬.avi".encode(),
+    b"percent %s {} %(x)d #1.avi",
+    b"a" * 250 + b".avi",
+    b"v_Left_g01_c01.copy.avi",
+]
+
+
+@pytest.mark.parametrize("class_name", [b"Left", b"-x", b"caf\xe9 \n'", b"b" * 255])
+def test_odd_names_are_converted(tmp_path, videos, class_name):
+    folder = os.fsencode(videos) + b"/" + class_name
+    os.makedirs(folder, exist_ok=True)
+    for name in ODD_NAMES:
+        shutil.copy(videos / "Left" / "v_Left_g02_c01.avi", folder + b"/" + name)
+    result = run_module(
+        "pipelines.convert", f"--videos={videos}", f"--data={tmp_path / 'data'}", "--name=small"
+    )
+    assert result.returncode == 0, result.stderr
+    built = manifest.load(str(tmp_path / "data"))
+    assert built.num_clips == 40 and not built.quarantined and os.fsdecode(class_name) in built.classes
+    reports = [manifest.load_report(built.data_dir, shard.filename) for shard in built.shards]
+    stems = {os.fsdecode(class_name + b"/" + name.rsplit(b".", 1)[0]) for name in ODD_NAMES}
+    assert stems <= {clip_id for report in reports for clip_id in report.clip_ids}
+    paths = [
+        record.decode(payload)["clip/data_path"][0]
         for shard in built.shards
-        for clip_id in manifest.load_report(built.data_dir, shard.filename).clip_ids
+        for _, payload in record.read_records(tmp_path / "data" / shard.filename)
     ]
-    assert "Left/" + os.fsdecode(b"caf\xe9 'x'\n-g") in ids
+    assert {class_name + b"/" + name for name in ODD_NAMES} <= set(paths)
+    again = run_module(
+        "pipelines.convert", f"--videos={videos}", f"--data={tmp_path / 'data'}", "--name=small"
+    )
+    assert again.returncode == 0 and "nothing to convert" in again.stdout
+
+
+def test_reasons_stand_on_one_line_each(tmp_path, videos):
+    (videos / "Left" / "two\nlines.avi").write_bytes(b"")
+    result = run_module(
+        "pipelines.convert", f"--videos={videos}", f"--data={tmp_path / 'data'}", "--max_quarantined=0.1"
+    )
+    assert result.returncode == 0
+    assert "quarantined: Left/two\\nlines.avi: InvalidDataError" in result.stderr
+
+
+def run_without_privileges(*arguments):
+    """Runs a module as somebody who cannot read what permissions forbid; root else can."""
+    command = [sys.executable, "-m", *arguments]
+    if os.geteuid() == 0:
+        if shutil.which("setpriv") is None:
+            pytest.skip("root reads everything, and there is no setpriv")
+        command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all", *command]
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+
+
+def test_a_video_that_may_not_be_read_is_quarantined_and_a_folder_is_an_error(tmp_path, videos):
+    arguments = (
+        "pipelines.convert",
+        f"--videos={videos}",
+        f"--data={tmp_path / 'data'}",
+        "--max_quarantined=1",
+    )
+    secret = videos / "Left" / "v_Left_g02_c01.avi"
+    secret.chmod(0)
+    result = run_without_privileges(*arguments)
+    assert result.returncode == 0, result.stderr
+    assert "quarantined: Left/v_Left_g02_c01.avi: PermissionError: Permission denied" in result.stderr
+    secret.chmod(0o644)
+    result = run_without_privileges(*arguments)
+    assert result.returncode == 0 and "30 clips, 0 quarantined" in result.stdout
+    (videos / "Left").chmod(0)
+    result = run_without_privileges(*arguments)
+    (videos / "Left").chmod(0o755)
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert f"Cannot read the folder {videos / 'Left'}: Permission denied" in result.stderr
+
+
+def converted(before, data):
+    """Names the shards that were written again."""
+    return {
+        path.name
+        for path in data.glob("*.tfrecord-*-of-?????")
+        if path.stat().st_ino != before.get(path.name)
+    }
+
+
+def inodes(data):
+    return {path.name: path.stat().st_ino for path in data.glob("*.tfrecord-*-of-?????")}
+
+
+def test_a_touched_video_rewrites_its_shard_unless_contents_are_compared(tmp_path, videos):
+    data = tmp_path / "data"
+    build(videos, data, checksum=True)
+    first = videos / "Left" / "v_Left_g01_c01.avi"
+    os.utime(first, ns=(1, 1))
+    before = inodes(data)
+    build(videos, data, checksum=True)
+    assert not converted(before, data)
+    build(videos, data)
+    assert {name[:12] for name in converted(before, data)} == {"small-fold01"}
+
+
+def test_a_change_that_keeps_size_and_time_is_found_by_contents(tmp_path, videos):
+    data = tmp_path / "data"
+    build(videos, data, checksum=True)
+    video = videos / "Left" / "v_Left_g03_c01.avi"
+    times = video.stat().st_atime_ns, video.stat().st_mtime_ns
+    flip_bit(video, video.stat().st_size // 2)
+    os.utime(video, ns=times)
+    before = inodes(data)
+    build(videos, data)
+    assert not converted(before, data)
+    build(videos, data, checksum=True)
+    assert {name[:12] for name in converted(before, data)} == {"small-fold03"}
+
+
+def test_what_was_made_without_checksums_is_converted_again(tmp_path, videos):
+    data = tmp_path / "data"
+    first = build(videos, data)
+    before = inodes(data)
+    assert build(videos, data, checksum=True) == first
+    assert len(converted(before, data)) == len(first.shards)
+
+
+def test_overwrite_replaces_another_format_name_or_set(tmp_path, videos):
+    data = tmp_path / "data"
+    build(videos, data)
+    command = [
+        "pipelines.convert",
+        f"--videos={videos}",
+        f"--data={data}",
+        "--name=other",
+        "--size=24x16",
+        "--frames=6",
+    ]
+    refused = run_module(*command, "--resize=pad")
+    assert refused.returncode == 2
+    for flag in ("name", "size", "frames", "resize"):
+        assert f"--{flag} is" in refused.stderr
+    assert "--overwrite replaces them" in refused.stderr
+    assert run_module(*command, "--overwrite").returncode == 0
+    built = manifest.load(str(data))
+    assert (built.name, built.format.shape) == ("other", (6, 24, 16, 3))
+    assert not list(data.glob("small-*"))
+    other = make_videos(tmp_path / "other", clips=1)
+    assert build(other, data, overwrite=True).num_clips == 15
+    assert not list(data.glob("other-*"))
+    (data / "manifest.json").write_text("{}")
+    assert build(other, data, overwrite=True).num_clips == 15
 
 
 def test_the_shards_of_other_videos_are_not_overwritten(tmp_path, videos):
