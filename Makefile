@@ -58,7 +58,8 @@ tensorboard: $(VENV)/installed  ## Open TensorBoard on RUN, or on all runs.
 inspect: $(VENV)/installed  ## Show what is in the shards of DATA, or of each set under data/.
 	$(PYTHON) -m tools.inspect_shards $(call flag,data,$(DATA)) $(FLAGS)
 
-bench: $(VENV)-bench/installed $(filter $(DEMO),$(VIDEOS))  ## Measure the conversion of VIDEOS beside other tools.
+bench: $(VENV)-bench/installed $(filter $(DEMO),$(VIDEOS))  ## Measure planning, and the conversion of VIDEOS beside other tools.
+	$(VENV)-bench/bin/python -m tools.bench_plan
 	$(VENV)-bench/bin/python -m tools.bench_convert $(call flag,videos,$(VIDEOS)) $(FLAGS)
 
 test: $(VENV)/installed-test  ## Run the tests.

@@ -10,6 +10,7 @@ floor of any method that decodes in order.
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import functools
 import importlib
@@ -28,16 +29,23 @@ from absl import flags
 from pipelines import console
 from ucf50_tfrecord import storage
 from ucf50_tfrecord.convert import catalog, decode, engines, plan, sampling
-from ucf50_tfrecord.specs import ClipFormat, FoldRule, UserError, to_json
+from ucf50_tfrecord.specs import Catalog, ClipFormat, FoldRule, UserError, to_json
 
 _VIDEOS = flags.DEFINE_string("videos", None, "Folder with one folder of videos a class.")
 _MAX_VIDEOS = flags.DEFINE_integer(
     "max_videos", 60, "Videos to measure on, spread over the set.", lower_bound=1
 )
+_CONVERSION_VIDEOS = flags.DEFINE_integer(
+    "conversion_videos",
+    1000,
+    "Videos of the set that is converted whole: those there are, repeated.",
+    lower_bound=1,
+)
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "Times each method is measured.", lower_bound=1)
 _OUTPUT = flags.DEFINE_string("output", "bench_results/convert.json", "Where the figures go.")
 
 FORMAT = ClipFormat()
+LONG_FRAMES = 108_000  # an hour at 30 frames a second
 Method = Callable[[str], object]
 
 
@@ -174,20 +182,86 @@ def measure_all(paths: list[str], rounds: int) -> list[Row]:
     ]
 
 
-def measure_workers(found: catalog.Catalog) -> dict[int, float]:
-    """Converts the whole set with one and with two workers: videos a second, start-up included."""
-    planned = plan.plan_shards(
-        found, name="bench", clip_format=FORMAT, fold_rule=FoldRule(), decoder=decode.decoder_version()
-    )
-    rates = {}
-    for num_workers in (1, 2):
-        with tempfile.TemporaryDirectory() as folder:
-            started = time.perf_counter()
-            engines.build_dataset(
-                planned, folder, run=functools.partial(engines.run_local, num_workers=num_workers)
-            )
-            rates[num_workers] = len(found.videos) / (time.perf_counter() - started)
-    return rates
+@dataclasses.dataclass(frozen=True)
+class Conversion:
+    """A whole conversion, start-up included. `worker_peak_mb` is the largest worker's memory."""
+
+    num_workers: int
+    num_videos: int
+    secs: float
+    worker_peak_mb: float
+
+    @property
+    def videos_per_sec(self) -> float:
+        return self.num_videos / self.secs
+
+
+def repeat_videos(found: Catalog, count: int, folder: str) -> str:
+    """Makes a set of that many videos out of links to those there are, under other names."""
+    for number in range(count):
+        video = found.videos[number % len(found.videos)]
+        source = pathlib.Path(found.videos_dir, video.relative_path)
+        name = f"v_{video.class_name}_g{video.group or 1:02d}_c{number:06d}{source.suffix}"
+        target = pathlib.Path(folder, video.class_name, name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(source.resolve())
+    return folder
+
+
+def measure_conversion(videos_dir: str, num_workers: int) -> Conversion:
+    """Converts a set, from finding its videos to the manifest. Runs in a fresh process."""
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        planned = plan.plan_shards(
+            catalog.find_videos(videos_dir),
+            name="bench",
+            clip_format=FORMAT,
+            fold_rule=FoldRule(),
+            decoder=decode.decoder_version(),
+        )
+        run = functools.partial(engines.run_local, num_workers=num_workers)
+        built = engines.build_dataset(planned, folder, run=run)
+        secs = time.perf_counter() - started
+    peak_mb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    return Conversion(num_workers, built.num_videos, secs, peak_mb)
+
+
+def measure_workers(videos_dir: str, rounds: int) -> list[Conversion]:
+    """Converts a set with one and with two workers, in turn; returns each one's median round."""
+    taken: dict[int, list[Conversion]] = {1: [], 2: []}
+    context = multiprocessing.get_context("spawn")
+    for _ in range(rounds):
+        for num_workers, conversions in taken.items():
+            with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
+                conversions.append(pool.submit(measure_conversion, videos_dir, num_workers).result())
+    return [sorted(c, key=lambda item: item.secs)[len(c) // 2] for c in taken.values()]
+
+
+def measure_long_video(num_frames: int) -> float:
+    """Decodes one clip of a video of that many frames; returns the process's peak memory in MB."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "long.avi")
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            pool.apply(write_long_video, (path, num_frames))
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            return pool.apply(measure, ("ours", [path]))[1]
+
+
+def write_long_video(path: str, num_frames: int) -> None:
+    import av
+
+    frames = [
+        av.VideoFrame.from_ndarray(np.random.default_rng(i).integers(0, 255, (48, 64, 3), np.uint8))
+        for i in range(12)
+    ]
+    with av.open(path, "w") as container:
+        stream = container.add_stream("mpeg4", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(num_frames):
+            frame = frames[number % len(frames)]
+            frame.pts = number
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
 
 
 def _missing_packages() -> dict[str, str]:
@@ -219,18 +293,23 @@ def main() -> None:
     print(f"{'':<34}{'videos/s':>9}{'ours is':>9}{'peak MB':>9}")
     for row in rows:
         print(f"{row.name:<34}{row.videos_per_sec:>9.1f}{row.ours_ratio:>8.2f}x{row.peak_mb:>9.0f}")
-    rates = measure_workers(found)
+    with tempfile.TemporaryDirectory() as folder:
+        repeated = repeat_videos(found, _CONVERSION_VIDEOS.value, folder)
+        one, two = measure_workers(repeated, _ROUNDS.value)
     print(
-        f"whole conversion of {len(found.videos)} videos: {rates[1]:.1f} videos/s with 1 worker, "
-        f"{rates[2]:.1f} with 2 ({rates[2] / rates[1]:.2f}x)"
+        f"whole conversion of {one.num_videos} videos: {one.secs:.1f} s with 1 worker, {two.secs:.1f} s with 2, "
+        f"{two.videos_per_sec:.1f} videos/s ({one.secs / two.secs:.2f}x), a worker's peak {two.worker_peak_mb:.0f} MB"
     )
+    long_peak_mb = measure_long_video(LONG_FRAMES)
+    print(f"a video of {LONG_FRAMES} frames: peak {long_peak_mb:.0f} MB")
     storage.write_json(
         pathlib.Path(_OUTPUT.value),
         {
             "decoder": decode.decoder_version(),
             "num_videos": len(paths),
             "rows": to_json(rows),
-            "workers": to_json(rates),
+            "conversions": to_json([one, two]),
+            "long_video": {"num_frames": LONG_FRAMES, "peak_mb": long_peak_mb},
         },
     )
     print(f"Figures: {_OUTPUT.value}")

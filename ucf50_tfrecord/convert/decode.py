@@ -17,6 +17,7 @@ import dataclasses
 import fractions
 import os
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import av
 import av.error
@@ -28,6 +29,7 @@ from ucf50_tfrecord.specs import ClipFormat
 
 # Packets are kept in memory up to this size; a longer video is read from its file again.
 _MAX_KEPT_BYTES = 64 << 20
+_PACKET_BYTES = 512  # what a packet takes beside its data
 # The same bytes on every CPU: no approximate vector code in scaling and inverse transforms.
 _SCALING = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
 # One for the process: its tables cost more to build than ten frames cost to scale.
@@ -100,8 +102,7 @@ def decode_clips(path: str | os.PathLike, clip_format: ClipFormat) -> list[Decod
         raise VideoError(f"{type(error).__name__}: {reason}", cause) from error
 
 
-@dataclasses.dataclass(frozen=True)
-class _Packet:
+class _Packet(NamedTuple):
     """What is known of a packet without decoding it.
 
     coding_type: see mpeg4.FrameTypes; None for other codecs.
@@ -265,11 +266,11 @@ class _Source:
         for packet in self._demux():
             coding_type = types.read(bytes(packet)) if types else None
             packets.append(_Packet(packet.pts, packet.is_keyframe, packet.is_discard, coding_type))
-            num_bytes += packet.size
-            if num_bytes > _MAX_KEPT_BYTES:
-                self._kept = None
             if self._kept is not None:
                 self._kept.append(packet)
+                num_bytes += packet.size + _PACKET_BYTES
+                if num_bytes > _MAX_KEPT_BYTES:
+                    self._kept = None
         return packets
 
     def replay(self) -> Iterator[av.Packet]:

@@ -1,0 +1,108 @@
+"""Measures how planning grows with the number of videos.
+
+  python -m tools.bench_plan
+
+The videos are simulated: 50 classes, UCF's names, sizes of some hundred KB. Each size is planned
+in a process of its own, whose time and peak memory, catalogue included, are shown.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import pathlib
+import resource
+import time
+
+from absl import flags
+
+from pipelines import console
+from ucf50_tfrecord import storage
+from ucf50_tfrecord.convert import plan
+from ucf50_tfrecord.specs import Catalog, ClipFormat, FoldRule, Video, to_json
+
+_SIZES = flags.DEFINE_list("sizes", ["10000", "100000", "1000000"], "Numbers of videos.")
+_OUTPUT = flags.DEFINE_string("output", "bench_results/plan.json", "Where the figures go.")
+
+NUM_CLASSES, NUM_GROUPS = 50, 25
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What planning took. `peak_mb` is the whole process's, `base_mb` what it had before the catalogue."""
+
+    num_videos: int
+    num_shards: int
+    catalog_secs: float
+    plan_secs: float
+    base_mb: float
+    peak_mb: float
+
+
+def simulate(num_videos: int) -> Catalog:
+    """Makes up a catalogue as find_videos would return it."""
+    classes = tuple(f"Class{label:02d}" for label in range(NUM_CLASSES))
+    videos = []
+    for number in range(num_videos):
+        label, group, clip = (
+            number % NUM_CLASSES,
+            1 + number // NUM_CLASSES % NUM_GROUPS,
+            1 + number // NUM_CLASSES // NUM_GROUPS,
+        )
+        video_id = f"{classes[label]}/v_{classes[label]}_g{group:02d}_c{clip:02d}"
+        videos.append(
+            Video(
+                relative_path=f"{video_id}.avi",
+                video_id=video_id,
+                class_name=classes[label],
+                label=label,
+                group=group,
+                clip=clip,
+                num_bytes=300_000 + number % 1000 * 500,
+                mtime_ns=1_700_000_000_000_000_000 + number,
+            )
+        )
+    videos.sort(key=lambda video: video.video_id)
+    return Catalog(videos_dir="/videos", classes=classes, videos=tuple(videos))
+
+
+def measure(num_videos: int) -> Row:
+    """Plans that many videos. Runs in a fresh process."""
+    base_mb = _peak_mb()
+    started = time.perf_counter()
+    catalog = simulate(num_videos)
+    catalogued = time.perf_counter()
+    planned = plan.plan_shards(
+        catalog, name="bench", clip_format=ClipFormat(), fold_rule=FoldRule(), decoder="bench"
+    )
+    return Row(
+        num_videos=num_videos,
+        num_shards=len(planned.jobs),
+        catalog_secs=catalogued - started,
+        plan_secs=time.perf_counter() - catalogued,
+        base_mb=base_mb,
+        peak_mb=_peak_mb(),
+    )
+
+
+def _peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main() -> None:
+    rows = []
+    print(f"{'videos':>9}{'shards':>8}{'catalogue s':>13}{'plan s':>8}{'us/video':>10}{'peak MB':>9}")
+    for size in map(int, _SIZES.value):
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            row = pool.apply(measure, (size,))
+        rows.append(row)
+        print(
+            f"{row.num_videos:>9}{row.num_shards:>8}{row.catalog_secs:>13.2f}{row.plan_secs:>8.2f}"
+            f"{row.plan_secs / row.num_videos * 1e6:>10.1f}{row.peak_mb:>9.0f}"
+        )
+    storage.write_json(pathlib.Path(_OUTPUT.value), {"rows": to_json(rows)})
+    print(f"Figures: {_OUTPUT.value}")
+
+
+if __name__ == "__main__":
+    console.run(main)
