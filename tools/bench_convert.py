@@ -41,11 +41,13 @@ _CONVERSION_VIDEOS = flags.DEFINE_integer(
     "Videos of the set that is converted whole: those there are, repeated.",
     lower_bound=1,
 )
+_LONG_FRAMES = flags.DEFINE_integer(
+    "long_frames", 108_000, "Frames of the video on which memory is measured: an hour.", lower_bound=1
+)
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "Times each method is measured.", lower_bound=1)
 _OUTPUT = flags.DEFINE_string("output", "bench_results/convert.json", "Where the figures go.")
 
 FORMAT = ClipFormat()
-LONG_FRAMES = 108_000  # an hour at 30 frames a second
 Method = Callable[[str], object]
 
 
@@ -300,8 +302,8 @@ def main() -> None:
         f"whole conversion of {one.num_videos} videos: {one.secs:.1f} s with 1 worker, {two.secs:.1f} s with 2, "
         f"{two.videos_per_sec:.1f} videos/s ({one.secs / two.secs:.2f}x), a worker's peak {two.worker_peak_mb:.0f} MB"
     )
-    long_peak_mb = measure_long_video(LONG_FRAMES)
-    print(f"a video of {LONG_FRAMES} frames: peak {long_peak_mb:.0f} MB")
+    long_peak_mb = measure_long_video(_LONG_FRAMES.value)
+    print(f"a video of {_LONG_FRAMES.value} frames: peak {long_peak_mb:.0f} MB")
     storage.write_json(
         pathlib.Path(_OUTPUT.value),
         {
@@ -309,7 +311,7 @@ def main() -> None:
             "num_videos": len(paths),
             "rows": to_json(rows),
             "conversions": to_json([one, two]),
-            "long_video": {"num_frames": LONG_FRAMES, "peak_mb": long_peak_mb},
+            "long_video": {"num_frames": _LONG_FRAMES.value, "peak_mb": long_peak_mb},
         },
     )
     print(f"Figures: {_OUTPUT.value}")

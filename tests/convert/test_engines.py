@@ -42,6 +42,27 @@ def test_one_and_two_workers_write_the_same_bytes(tmp_path, videos_dir):
         ).read_bytes()
 
 
+def test_the_surroundings_do_not_matter(tmp_path, videos_dir):
+    """Locale, hash seed, time zone and the folder one stands in change no byte."""
+    plain = build(videos_dir, tmp_path / "plain")
+    for number, variables in enumerate(
+        [
+            {"PYTHONHASHSEED": "1", "LC_ALL": "C", "TZ": "Asia/Tokyo"},
+            {"PYTHONHASHSEED": "2", "LC_ALL": "C.UTF-8", "PYTHONOPTIMIZE": "1", "PYTHONUTF8": "1"},
+        ]
+    ):
+        data = tmp_path / str(number)
+        command = ["-m", "pipelines.convert", f"--videos={os.path.relpath(videos_dir, tmp_path)}"]
+        subprocess.run(
+            [sys.executable, *command, f"--data={data}", "--name=small", "--size=16x24", "--frames=5"],
+            cwd=tmp_path,
+            env={**os.environ, **variables, "PYTHONPATH": str(REPOSITORY)},
+            check=True,
+            capture_output=True,
+        )
+        assert manifest.load(str(data)).shards == plain.shards
+
+
 def test_pixels_reach_the_shard(tmp_path):
     for name in ("a", "b"):
         write_numbered_video(tmp_path / "videos" / name / "v.mkv", 41, first=100)

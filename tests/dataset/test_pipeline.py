@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.conftest import flip_bit
+from tests.conftest import build, flip_bit
 from ucf50_tfrecord import manifest, record
 from ucf50_tfrecord.dataset import augment, perturb, pipeline
 from ucf50_tfrecord.specs import UserError
@@ -49,6 +49,16 @@ def test_batches_hold_the_records_they_claim(clips):
             features = stored[clips.ids[index]]
             np.testing.assert_array_equal(batch["video"][row], features["video"])
             assert batch["label"][row] == features["label"][0] == clips.labels[index]
+
+
+@pytest.mark.parametrize("encoding", ["png", "raw+jpeg", "jpeg"])
+def test_compressed_frames_are_read_as_raw_ones(clips, videos_dir, tmp_path, encoding):
+    built = build(videos_dir, tmp_path / "data", encoding=encoding, shard_bytes=20_000)
+    compressed = pipeline.load_clips(built, [1, 2, 3])
+    for expected, batch in zip(batches(clips, batch_size=6), batches(compressed, batch_size=6), strict=True):
+        np.testing.assert_array_equal(batch["label"], expected["label"])
+        difference = np.abs(batch["video"].astype(int) - expected["video"])
+        assert difference.mean() < 12 if encoding == "jpeg" else difference.max() == 0
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 5, 18, 64])

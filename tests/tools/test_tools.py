@@ -98,6 +98,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(data_dir):
 def test_the_benchmark_measures_what_is_installed_and_keeps_its_figures(videos_dir, tmp_path):
     output = tmp_path / "convert.json"
     flags = [f"--videos={videos_dir}", f"--output={output}", "--rounds=1", "--max_videos=2"]
+    flags += ["--conversion_videos=40", "--long_frames=2000"]
     result = run_module("tools.bench_convert", *flags)
     assert result.returncode == 0, result.stderr
     figures = json.loads(output.read_text())
@@ -105,7 +106,17 @@ def test_the_benchmark_measures_what_is_installed_and_keeps_its_figures(videos_d
     assert names >= {"ours", "decode everything (PyAV)"} and figures["num_videos"] == 2
     assert all(name in result.stdout for name in names)
     assert all(row["videos_per_sec"] > 0 and row["ours_ratio"] > 0 for row in figures["rows"])
-    assert set(figures["workers"]) == {"1", "2"}
+    assert [(row["num_workers"], row["num_videos"]) for row in figures["conversions"]] == [(1, 40), (2, 40)]
+    assert figures["long_video"]["num_frames"] == 2000
+
+
+def test_planning_is_measured_at_each_size(tmp_path):
+    output = tmp_path / "plan.json"
+    result = run_module("tools.bench_plan", f"--output={output}", "--sizes=1000,20000")
+    assert result.returncode == 0, result.stderr
+    rows = json.loads(output.read_text())["rows"]
+    assert [row["num_videos"] for row in rows] == [1000, 20000]
+    assert all(row["num_shards"] >= 20 for row in rows)
 
 
 def make(*arguments, env=None):
