@@ -116,8 +116,10 @@ def decord_batch(path: str) -> np.ndarray:
 
 def torchcodec_frames(path: str) -> np.ndarray:
     from torchcodec.decoders import VideoDecoder
+    from torchcodec.transforms import Resize
 
-    decoder = VideoDecoder(path, num_ffmpeg_threads=1)
+    size = Resize((FORMAT.height, FORMAT.width))
+    decoder = VideoDecoder(path, num_ffmpeg_threads=1, transforms=[size])
     indices = sampling.even_indices(len(decoder), FORMAT.num_frames).tolist()
     return decoder.get_frames_at(indices).data.numpy()
 

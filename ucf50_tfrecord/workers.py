@@ -27,6 +27,8 @@ from ucf50_tfrecord.specs import UserError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+# The system sends SIGKILL when memory runs out, and schedulers send the others.
+_ENDED_FROM_OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 _START_SECS = 120
 _END_SECS = 5
 
@@ -69,6 +71,10 @@ class IsolatedPool:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Kills all workers; calls that run end with Cancelled."""
         with self._lock:
             self._closed = True
             workers = list(self._all)
@@ -208,8 +214,11 @@ class _Worker:
 
 def _explain_exit(status: int | None) -> tuple[str, str]:
     """Returns the cause and the reason of a process's end."""
-    if status == -signal.SIGKILL:
-        return "killed", "its process was killed, as the system does when memory runs out"
+    if status is not None and -status in _ENDED_FROM_OUTSIDE:
+        return (
+            "killed",
+            f"its process was ended with {signal.Signals(-status).name}, perhaps for want of memory",
+        )
     if status is not None and status < 0:
         return "crash", f"its process crashed with {signal.Signals(-status).name}"
     return "crash", f"its process ended with status {status}"

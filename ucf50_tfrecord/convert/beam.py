@@ -27,7 +27,7 @@ class _ConvertShards(beam.DoFn):
         yield convert_shard(job, self._data_dir, self._pool, self._limits).filename
 
     def teardown(self) -> None:
-        self._pool.__exit__()
+        self._pool.close()
 
 
 def run_beam(
