@@ -19,6 +19,7 @@ import pathlib
 import re
 import shlex
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -160,6 +161,11 @@ def convert() -> manifest.Manifest | None:
     if not _VIDEOS.value:
         raise UserError("Pass --videos=<folder of class folders>.")
     expect(
+        not (_FINALIZE.value and _TASK_INDEX.value is not None),
+        "--finalize or --task_index, not both",
+        task_index=_TASK_INDEX.value,
+    )
+    expect(
         (_TASK_INDEX.value is None) == (_TASK_COUNT.value is None),
         "--task_index and --task_count together",
         task_index=_TASK_INDEX.value,
@@ -176,16 +182,17 @@ def convert() -> manifest.Manifest | None:
     # Only a host that converts needs PyAV.
     from ucf50_tfrecord.convert import engines
 
+    options = engines.BuildOptions(verify=_VERIFY.value, overwrite=_OVERWRITE.value)
     with ConversionDisplay(planned, data_dir) as display:
         if _FINALIZE.value:
-            built = engines.finalize(planned, data_dir)
+            built = engines.finalize(planned, data_dir, options=options)
         elif _TASK_INDEX.value is not None:
             task = _TASK_INDEX.value, _TASK_COUNT.value
-            built = engines.convert_part(planned, data_dir, task=task, run=run, progress=display)
-        else:
-            built = engines.build_dataset(
-                planned, data_dir, run=run, verify=_VERIFY.value, overwrite=_OVERWRITE.value, progress=display
+            built = engines.convert_part(
+                planned, data_dir, task=task, run=run, options=options, progress=display
             )
+        else:
+            built = engines.build_dataset(planned, data_dir, run=run, options=options, progress=display)
     display.print_result(built)
     if built and len(built.quarantined) > _MAX_QUARANTINED.value * built.num_videos:
         raise UserError(
@@ -282,9 +289,10 @@ class ConversionDisplay:
     """Shows a conversion's progress, and in the end what came out. An engines.Progress."""
 
     def __init__(self, planned: Plan, data_dir: str):
-        self._plan, self._data_dir = planned, data_dir
+        self._data_dir = data_dir
+        self._num_videos = sum(len(job.videos) for job in planned.jobs)
         self._started, self._num_converted = time.monotonic(), 0
-        self._num_videos = {job.filename: len(job.videos) for job in planned.jobs}
+        self._lock = threading.Lock()
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> ConversionDisplay:
@@ -293,18 +301,15 @@ class ConversionDisplay:
     def __exit__(self, *exc_info: object) -> None:
         self._stack.close()
 
-    def start(self, jobs) -> None:
-        count = sum(self._num_videos[job.filename] for job in jobs)
-        if count:
-            print(
-                f"Converting {count} of {sum(self._num_videos.values())} videos: {self._data_dir}", flush=True
-            )
-        self._bar = self._stack.enter_context(console.progress_bar(count, "video", "converting"))
+    def start(self, num_videos: int) -> None:
+        if num_videos:
+            print(f"Converting {num_videos} of {self._num_videos} videos: {self._data_dir}", flush=True)
+        self._bar = self._stack.enter_context(console.progress_bar(num_videos, "video", "converting"))
 
-    def update(self, report: manifest.ShardReport) -> None:
-        count = self._num_videos[report.filename]
-        self._num_converted += count
-        self._bar.update(count)
+    def update(self, num_videos: int) -> None:
+        with self._lock:
+            self._num_converted += num_videos
+            self._bar.update(num_videos)
 
     def print_result(self, built: manifest.Manifest | None) -> None:
         secs = time.monotonic() - self._started

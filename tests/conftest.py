@@ -113,7 +113,8 @@ def build(videos_dir, data_dir, *, workers=1, verify=False, overwrite=False, **p
 
     run = functools.partial(engines.run_local, num_workers=workers)
     planned = plan_of(videos_dir, **plan_options)
-    return engines.build_dataset(planned, str(data_dir), run=run, verify=verify, overwrite=overwrite)
+    options = engines.BuildOptions(verify=verify, overwrite=overwrite)
+    return engines.build_dataset(planned, str(data_dir), run=run, options=options)
 
 
 def real_folder(variable: str) -> pathlib.Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -33,6 +33,7 @@ class _ConvertShards(beam.DoFn):
 def run_beam(
     jobs: Sequence[ShardJob],
     data_dir: str,
+    on_videos: Callable[[int], None],
     *,
     beam_args: Sequence[str],
     limits: DecodeLimits = DecodeLimits(),
@@ -42,6 +43,7 @@ def run_beam(
     Args:
       jobs: what to convert; the videos' folder must be seen by Beam's workers.
       data_dir: the dataset's folder, which Beam's workers must see too.
+      on_videos: is told the number of videos, shard by shard once all are done.
       beam_args: Beam's own options, as on a command line.
       limits: what a video may cost.
     """
@@ -53,4 +55,5 @@ def run_beam(
             | "Convert" >> beam.ParDo(_ConvertShards(os.path.abspath(data_dir), limits))
         )
     for job in jobs:
+        on_videos(len(job.videos))
         yield manifest.load_report(data_dir, job.filename)

@@ -1,13 +1,14 @@
 """Runs a plan: which shards are missing, who converts them, and when the set is finished.
 
-An engine is a function (jobs, data_dir) -> reports, as they are done: run_local here,
-run_beam in beam.py. All of them map shard.convert_shard.
+An engine is a function (jobs, data_dir, on_videos) -> reports, as they are done: run_local
+here, run_beam in beam.py. All of them map shard.convert_shard.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import pathlib
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +18,8 @@ from ucf50_tfrecord.convert.shard import convert_shard, source_of
 from ucf50_tfrecord.manifest import Manifest, ShardReport
 from ucf50_tfrecord.specs import DecodeLimits, Plan, ShardJob, UserError, expect
 
-Engine = Callable[[Sequence[ShardJob], str], Iterator[ShardReport]]
+# The third argument is told how many more videos are through, from any thread.
+Engine = Callable[[Sequence[ShardJob], str, Callable[[int], None]], Iterator[ShardReport]]
 
 # What may be the machine's fault is tried again by every conversion; a crash, or a video
 # beyond its limits, only where shards are verified, because it may cost minutes.
@@ -30,11 +32,24 @@ _LAST_TASK_SECS = 60.0
 class Progress:
     """Hears how a conversion goes on; this one does nothing with it."""
 
-    def start(self, jobs: Sequence[ShardJob]) -> None:
-        """Takes the jobs that are to be done."""
+    def start(self, num_videos: int) -> None:
+        """Takes the number of videos that are to be converted."""
 
-    def update(self, report: ShardReport) -> None:
-        """Takes a shard's report once it is converted."""
+    def update(self, num_videos: int) -> None:
+        """Takes the number of videos that are through since the last call. Called from any thread."""
+
+
+@dataclasses.dataclass(frozen=True)
+class BuildOptions:
+    """What is thought of what the folder holds already.
+
+    verify: whether to read the standing shards and compare their sha256, and to try videos
+      again that went beyond their limits.
+    overwrite: whether shards of another name or of other videos may be replaced.
+    """
+
+    verify: bool = False
+    overwrite: bool = False
 
 
 def build_dataset(
@@ -42,8 +57,7 @@ def build_dataset(
     data_dir: str,
     *,
     run: Engine,
-    verify: bool = False,
-    overwrite: bool = False,
+    options: BuildOptions = BuildOptions(),
     progress: Progress = Progress(),
 ) -> Manifest:
     """Converts what is missing of a plan, then declares the dataset finished.
@@ -55,9 +69,7 @@ def build_dataset(
       plan: what to build.
       data_dir: the dataset's folder.
       run: what converts the missing shards.
-      verify: whether to read the standing shards and compare their sha256, and to try
-        videos again that went beyond their limits.
-      overwrite: whether a dataset of other videos may be replaced.
+      options: see BuildOptions.
       progress: hears how it goes on.
 
     Raises:
@@ -65,20 +77,26 @@ def build_dataset(
         process, if a shard cannot be written, or no video gives a clip.
     """
     if manifest.exists(data_dir):
-        before, reports = _look_up(plan, data_dir, verify=verify, overwrite=overwrite)
+        before, reports = _look_up(plan, data_dir, options)
         if before == manifest.assemble(data_dir, plan, reports.values()):
-            progress.start([])
+            progress.start(0)
             return before  # also where the folder may only be read
     storage.make_folder(data_dir)
     with storage.folder_lock(data_dir):
         # Looked up under the lock: another process may have had it since.
-        before, reports = _look_up(plan, data_dir, verify=verify, overwrite=overwrite)
+        before, reports = _look_up(plan, data_dir, options)
         _run_missing(plan.jobs, data_dir, reports, run, progress)
-        return _declare(plan, data_dir, before, reports)
+        return _declare(plan, data_dir, before, reports, options)
 
 
 def convert_part(
-    plan: Plan, data_dir: str, *, task: tuple[int, int], run: Engine, progress: Progress = Progress()
+    plan: Plan,
+    data_dir: str,
+    *,
+    task: tuple[int, int],
+    run: Engine,
+    options: BuildOptions = BuildOptions(),
+    progress: Progress = Progress(),
 ) -> Manifest | None:
     """Converts one task's share of a plan; other processes and hosts convert the others.
 
@@ -89,8 +107,7 @@ def convert_part(
       plan: the whole of what is built, the same in every task.
       data_dir: the dataset's folder, on a file system that all tasks see.
       task: (index, count), with 0 <= index < count.
-      run: see build_dataset.
-      progress: see build_dataset.
+      run, options, progress: see build_dataset.
 
     Returns:
       The manifest if the dataset is finished.
@@ -108,17 +125,18 @@ def convert_part(
         storage.folder_lock(data_dir, shared=True, wait_secs=_LAST_TASK_SECS),
         storage.folder_lock(data_dir, f".lock-task-{index}-of-{count}"),
     ):
-        _, reports = _look_up(plan, data_dir)
+        _, reports = _look_up(plan, data_dir, options)
         _run_missing(plan.jobs[index::count], data_dir, reports, run, progress)
     with contextlib.suppress(storage.LockedError):  # then the task that holds it declares it
         with storage.folder_lock(data_dir):
-            before, reports = _look_up(plan, data_dir)
+            unread = dataclasses.replace(options, verify=False)  # each task has verified its share
+            before, reports = _look_up(plan, data_dir, unread)
             if len(reports) == len(plan.jobs):
-                return _declare(plan, data_dir, before, reports)
+                return _declare(plan, data_dir, before, reports, options)
     return None
 
 
-def finalize(plan: Plan, data_dir: str) -> Manifest:
+def finalize(plan: Plan, data_dir: str, *, options: BuildOptions = BuildOptions()) -> Manifest:
     """Declares a dataset finished whose shards were converted by convert_part.
 
     Raises:
@@ -126,14 +144,14 @@ def finalize(plan: Plan, data_dir: str) -> Manifest:
     """
     storage.make_folder(data_dir)
     with storage.folder_lock(data_dir):
-        before, reports = _look_up(plan, data_dir)
+        before, reports = _look_up(plan, data_dir, options)
         missing = [(i, job.filename) for i, job in enumerate(plan.jobs) if job.filename not in reports]
         if missing:
             raise UserError(
                 f"{len(missing)} of {len(plan.jobs)} shards are missing in {data_dir}: shard {missing[0][0]} "
                 f"is {missing[0][1]}. Shard i belongs to task i mod task_count; run its task again."
             )
-        return _declare(plan, data_dir, before, reports)
+        return _declare(plan, data_dir, before, reports, options)
 
 
 def finished_reports(plan: Plan, data_dir: str, *, verify: bool = False) -> dict[str, ShardReport]:
@@ -154,7 +172,12 @@ def finished_reports(plan: Plan, data_dir: str, *, verify: bool = False) -> dict
 
 
 def run_local(
-    jobs: Sequence[ShardJob], data_dir: str, *, num_workers: int, limits: DecodeLimits = DecodeLimits()
+    jobs: Sequence[ShardJob],
+    data_dir: str,
+    on_videos: Callable[[int], None],
+    *,
+    num_workers: int,
+    limits: DecodeLimits = DecodeLimits(),
 ) -> Iterator[ShardReport]:
     """Converts shards with worker processes on this host, yielding each report as it is done.
 
@@ -169,29 +192,29 @@ def run_local(
         # Left first: its workers are killed, and the threads that wait for them end.
         workers.IsolatedPool(limits.memory_mib << 20) as pool,
     ):
-        futures = [threads.submit(convert_shard, job, data_dir, pool, limits) for job in ordered]
+        futures = [threads.submit(convert_shard, job, data_dir, pool, limits, on_videos) for job in ordered]
         for future in concurrent.futures.as_completed(futures):
             yield future.result()
 
 
 def _look_up(
-    plan: Plan, data_dir: str, *, verify: bool = False, overwrite: bool = False
+    plan: Plan, data_dir: str, options: BuildOptions
 ) -> tuple[Manifest | None, dict[str, ShardReport]]:
     """Returns the manifest of what the folder holds, and the reports of the shards that stand.
 
     Raises:
       UserError: if the folder holds other videos' shards that are not to be overwritten.
     """
-    reports = finished_reports(plan, data_dir, verify=verify)
+    reports = finished_reports(plan, data_dir, verify=options.verify)
     if not manifest.exists(data_dir):
         return None, reports
     try:
         before = manifest.load(data_dir)
     except UserError:
-        if overwrite:
+        if options.overwrite:
             return None, reports
         raise
-    if before.videos_dir != plan.videos_dir and not reports and not overwrite:
+    if before.videos_dir != plan.videos_dir and not reports and not options.overwrite:
         raise UserError(
             f"{data_dir} holds shards of the videos in {before.videos_dir}, not of those in "
             f"{plan.videos_dir}. Choose another --data, or pass --overwrite."
@@ -204,17 +227,21 @@ def _run_missing(
 ) -> None:
     """Converts the jobs without a report, adding theirs."""
     missing = [job for job in jobs if job.filename not in reports]
-    progress.start(missing)
+    progress.start(sum(len(job.videos) for job in missing))
     if not missing:
         return
     pathlib.Path(data_dir, manifest.MANIFEST_FILENAME).unlink(missing_ok=True)
-    with contextlib.closing(run(missing, data_dir)) as done:
-        for report in done:
-            reports[report.filename] = report
-            progress.update(report)
+    with contextlib.closing(run(missing, data_dir, progress.update)) as done:
+        reports.update((report.filename, report) for report in done)
 
 
-def _declare(plan: Plan, data_dir: str, before: Manifest | None, reports: dict[str, ShardReport]) -> Manifest:
+def _declare(
+    plan: Plan,
+    data_dir: str,
+    before: Manifest | None,
+    reports: dict[str, ShardReport],
+    options: BuildOptions,
+) -> Manifest:
     """Writes the manifest, and removes the shards of earlier plans.
 
     Raises:
@@ -223,8 +250,9 @@ def _declare(plan: Plan, data_dir: str, before: Manifest | None, reports: dict[s
     built = manifest.assemble(data_dir, plan, reports.values())
     if built == before:
         return built
-    names = {plan.name} if before is None else {plan.name, before.name}
-    _remove_shards(data_dir, names, keep=set(reports) if built.num_clips else set())
+    _remove_shards(
+        data_dir, None if options.overwrite else plan.name, keep=set(reports) if built.num_clips else set()
+    )
     if not built.num_clips:
         first = built.quarantined[0]
         raise UserError(
@@ -269,10 +297,10 @@ def _are_unchanged(job: ShardJob, report: ShardReport) -> bool:
     )
 
 
-def _remove_shards(data_dir: str, names: set[str], *, keep: set[str]) -> None:
-    """Deletes the named datasets' shards, but for those to keep, and what dead runs left."""
-    any_name = "|".join(map(re.escape, sorted(names)))
-    shard = re.compile(rf"(\.tmp-\w+-)?((?:{any_name})-fold\d+\.tfrecord-\d+-of-\d+)(\.json)?")
+def _remove_shards(data_dir: str, name: str | None, *, keep: set[str]) -> None:
+    """Deletes the named dataset's shards (None: any), but for those to keep, and what dead runs left."""
+    any_name = r"[a-z]\w*" if name is None else re.escape(name)
+    shard = re.compile(rf"(\.tmp-\w+-)?({any_name}-fold\d+\.tfrecord-\d+-of-\d+)(\.json)?")
     task_lock = re.compile(r"\.lock-task-\d+-of-\d+")
     for path in pathlib.Path(data_dir).iterdir():
         match = shard.fullmatch(path.name)

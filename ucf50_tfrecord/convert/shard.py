@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import pathlib
+from collections.abc import Callable
 
 from ucf50_tfrecord import manifest, record, storage, workers
 from ucf50_tfrecord.convert import decode
@@ -14,7 +15,11 @@ from ucf50_tfrecord.specs import ClipFormat, DecodeLimits, ShardJob, Video
 
 
 def convert_shard(
-    job: ShardJob, data_dir: str, pool: workers.IsolatedPool, limits: DecodeLimits
+    job: ShardJob,
+    data_dir: str,
+    pool: workers.IsolatedPool,
+    limits: DecodeLimits,
+    on_videos: Callable[[int], None] = lambda num_videos: None,
 ) -> ShardReport:
     """Decodes the job's videos into a shard and its sidecar in `data_dir`.
 
@@ -30,6 +35,7 @@ def convert_shard(
     make_records = functools.partial(video_records, dataclasses.replace(job, videos=()))
     with storage.atomic_write(pathlib.Path(data_dir, job.filename)) as file:
         for video, result in pool.map(make_records, job.videos, limits.timeout_of):
+            on_videos(1)
             if isinstance(result, workers.Failure):
                 result = Quarantined(
                     relative_path=video.relative_path, reason=result.reason, cause=result.cause
