@@ -204,6 +204,7 @@ class _Worker:
 
     def kill(self) -> None:
         self._process.kill()
+        self._process.stdin.close()
         self._join()
 
     def _join(self) -> None:

@@ -98,7 +98,7 @@ def test_what_is_missing_is_made_again_and_only_that(tmp_path, videos, damage):
         "sidecar torn": lambda: os.truncate(sidecar, 20),
         "manifest missing": (data / "manifest.json").unlink,
     }[damage]()
-    assert build(videos, data) == first
+    assert build(videos, data) == first == manifest.load(str(data))
     assert other.stat().st_ino == untouched
 
 
@@ -285,7 +285,7 @@ def test_what_was_made_without_checksums_is_converted_again(tmp_path, videos):
     data = tmp_path / "data"
     first = build(videos, data)
     before = inodes(data)
-    assert build(videos, data, checksum=True) == first
+    assert build(videos, data, checksum=True) == first == manifest.load(str(data))
     assert len(converted(before, data)) == len(first.shards)
 
 
@@ -342,6 +342,7 @@ def test_verify_finds_a_flipped_byte(tmp_path, videos):
     assert storage.sha256(path) == damaged
     build(videos, tmp_path / "data", verify=True)
     assert storage.sha256(path) == first.shards[1].sha256
+    assert manifest.load(str(tmp_path / "data")) == first
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])

@@ -72,3 +72,21 @@ def test_missing_cut_and_exchanged_shards_are_found(copy):
     assert "holds other clips than its sidecar says" in found[2]
     assert f"{copy / names[5]}: A record of 0 bytes is not a clip's" in found[3]
     assert len(found) == 4
+
+
+def test_what_is_found_damaged_is_repaired(videos_dir, tmp_path):
+    flags = [
+        f"--videos={videos_dir}",
+        f"--data={tmp_path / 'data'}",
+        "--name=small",
+        "--size=16x24",
+        "--frames=5",
+    ]
+    assert run_module("pipelines.convert", *flags).returncode == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "data").iterdir()}
+    flip_bit(tmp_path / "data" / "small-fold02.tfrecord-00000-of-00001", 2000)
+    assert run_module("pipelines.verify", f"--data={tmp_path / 'data'}").returncode == 1
+    repaired = run_module("pipelines.convert", "--verify", *flags)
+    assert repaired.returncode == 0 and "Converting 6 of 30 videos" in repaired.stdout
+    assert run_module("pipelines.verify", f"--data={tmp_path / 'data'}").returncode == 0
+    assert {path.name: path.read_bytes() for path in (tmp_path / "data").iterdir()} == before

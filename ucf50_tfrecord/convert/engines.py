@@ -248,7 +248,7 @@ def _declare(
       UserError: if no video gave a clip.
     """
     built = manifest.assemble(data_dir, plan, reports.values())
-    if built == before:
+    if built == before and manifest.exists(data_dir):  # it is gone where shards were converted again
         return built
     _remove_shards(
         data_dir, None if options.overwrite else plan.name, keep=set(reports) if built.num_clips else set()
