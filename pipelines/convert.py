@@ -161,9 +161,10 @@ def convert() -> manifest.Manifest | None:
     if not _VIDEOS.value:
         raise UserError("Pass --videos=<folder of class folders>.")
     expect(
-        not (_FINALIZE.value and _TASK_INDEX.value is not None),
-        "--finalize or --task_index, not both",
+        not _FINALIZE.value or (_TASK_INDEX.value is None and not _VERIFY.value),
+        "--finalize without --task_index and --verify, which go with converting",
         task_index=_TASK_INDEX.value,
+        verify=_VERIFY.value,
     )
     expect(
         (_TASK_INDEX.value is None) == (_TASK_COUNT.value is None),

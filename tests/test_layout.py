@@ -59,13 +59,14 @@ def test_every_room_has_a_rule():
     assert rooms - {"__init__"} == set(ALLOWED)
 
 
-def test_only_decode_imports_pyav_in_the_library():
+@pytest.mark.parametrize("library, file", [("av", "decode.py"), ("apache_beam", "beam.py")])
+def test_only_one_file_imports(library, file):
     users = {
         path.name
         for path in LIBRARY.rglob("*.py")
-        if any(m.split(".")[0] == "av" for m in imported_modules(path))
+        if any(m.split(".")[0] == library for m in imported_modules(path))
     }
-    assert users == {"decode.py"}
+    assert users == {file}
 
 
 def test_only_record_knows_feature_keys():

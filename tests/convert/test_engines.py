@@ -1,3 +1,4 @@
+import functools
 import os
 import pathlib
 import shutil
@@ -14,12 +15,13 @@ from tests.conftest import (
     build,
     flip_bit,
     make_videos,
+    plan_of,
     real_folder,
     run_module,
     write_numbered_video,
 )
 from ucf50_tfrecord import manifest, record, storage
-from ucf50_tfrecord.convert import plan
+from ucf50_tfrecord.convert import engines, plan
 from ucf50_tfrecord.specs import UserError
 
 
@@ -158,6 +160,18 @@ def test_an_unreadable_video_is_tried_again(tmp_path, videos, monkeypatch):
     hidden.rename(video)
     built = build(videos, tmp_path / "data")
     assert built.num_clips == 30 and not built.quarantined
+
+
+def test_tasks_finish_a_set_with_an_unreadable_video(tmp_path, videos):
+    """Its shard would be tried again by the next conversion, but every task has had its try."""
+    planned = plan_of(videos)
+    (videos / "Left" / "v_Left_g02_c01.avi").unlink()
+    run = functools.partial(engines.run_local, num_workers=1)
+    data = str(tmp_path / "data")
+    assert engines.convert_part(planned, data, task=(0, 2), run=run) is None
+    built = engines.convert_part(planned, data, task=(1, 2), run=run)
+    assert built.num_clips == 29 and [item.cause for item in built.quarantined] == ["unreadable"]
+    assert engines.finalize(planned, data) == built == manifest.load(data)
 
 
 ODD_NAMES = [

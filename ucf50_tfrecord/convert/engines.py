@@ -125,12 +125,12 @@ def convert_part(
         storage.folder_lock(data_dir, shared=True, wait_secs=_LAST_TASK_SECS),
         storage.folder_lock(data_dir, f".lock-task-{index}-of-{count}"),
     ):
-        _, reports = _look_up(plan, data_dir, options)
-        _run_missing(plan.jobs[index::count], data_dir, reports, run, progress)
+        part = dataclasses.replace(plan, jobs=plan.jobs[index::count])
+        _, reports = _look_up(part, data_dir, options)
+        _run_missing(part.jobs, data_dir, reports, run, progress)
     with contextlib.suppress(storage.LockedError):  # then the task that holds it declares it
         with storage.folder_lock(data_dir):
-            unread = dataclasses.replace(options, verify=False)  # each task has verified its share
-            before, reports = _look_up(plan, data_dir, unread)
+            before, reports = _look_up_done(plan, data_dir, options)
             if len(reports) == len(plan.jobs):
                 return _declare(plan, data_dir, before, reports, options)
     return None
@@ -144,7 +144,7 @@ def finalize(plan: Plan, data_dir: str, *, options: BuildOptions = BuildOptions(
     """
     storage.make_folder(data_dir)
     with storage.folder_lock(data_dir):
-        before, reports = _look_up(plan, data_dir, options)
+        before, reports = _look_up_done(plan, data_dir, options)
         missing = [(i, job.filename) for i, job in enumerate(plan.jobs) if job.filename not in reports]
         if missing:
             raise UserError(
@@ -154,17 +154,19 @@ def finalize(plan: Plan, data_dir: str, *, options: BuildOptions = BuildOptions(
         return _declare(plan, data_dir, before, reports, options)
 
 
-def finished_reports(plan: Plan, data_dir: str, *, verify: bool = False) -> dict[str, ShardReport]:
+def finished_reports(
+    plan: Plan, data_dir: str, *, verify: bool = False, retried: frozenset[str] = _RETRIED
+) -> dict[str, ShardReport]:
     """Returns, by file name, the reports of shards that already stand as their jobs want them.
 
     A shard stands when its sidecar carries the job's fingerprint, its videos' files are as
     they were (by sha256 where the plan has it, else by size and time of change), the file has
-    the size (and with `verify` the sha256) that the sidecar states, and no video of it waits
-    to be tried again.
+    the size (and with `verify` the sha256) that the sidecar states, and no video of it was
+    quarantined for one of the `retried` causes.
     """
 
     def report_of(job: ShardJob) -> ShardReport | None:
-        return _standing_report(job, data_dir, verify=verify)
+        return _standing_report(job, data_dir, verify, retried)
 
     with concurrent.futures.ThreadPoolExecutor() as threads:
         reports = threads.map(report_of, plan.jobs)
@@ -205,21 +207,37 @@ def _look_up(
     Raises:
       UserError: if the folder holds other videos' shards that are not to be overwritten.
     """
-    reports = finished_reports(plan, data_dir, verify=options.verify)
+    retried = _RETRIED_BY_VERIFY if options.verify else _RETRIED
+    reports = finished_reports(plan, data_dir, verify=options.verify, retried=retried)
+    return _load_before(plan, data_dir, options, reports), reports
+
+
+def _look_up_done(
+    plan: Plan, data_dir: str, options: BuildOptions
+) -> tuple[Manifest | None, dict[str, ShardReport]]:
+    """As _look_up, once every shard has had its try: what failed is not to be tried again now."""
+    reports = finished_reports(plan, data_dir, retried=frozenset())
+    return _load_before(plan, data_dir, options, reports), reports
+
+
+def _load_before(
+    plan: Plan, data_dir: str, options: BuildOptions, reports: dict[str, ShardReport]
+) -> Manifest | None:
+    """Loads the manifest there is, if any; raises as _look_up does."""
     if not manifest.exists(data_dir):
-        return None, reports
+        return None
     try:
         before = manifest.load(data_dir)
     except UserError:
         if options.overwrite:
-            return None, reports
+            return None
         raise
     if before.videos_dir != plan.videos_dir and not reports and not options.overwrite:
         raise UserError(
             f"{data_dir} holds shards of the videos in {before.videos_dir}, not of those in "
             f"{plan.videos_dir}. Choose another --data, or pass --overwrite."
         )
-    return before, reports
+    return before
 
 
 def _run_missing(
@@ -264,7 +282,9 @@ def _declare(
     return built
 
 
-def _standing_report(job: ShardJob, data_dir: str, *, verify: bool) -> ShardReport | None:
+def _standing_report(
+    job: ShardJob, data_dir: str, verify: bool, retried: frozenset[str]
+) -> ShardReport | None:
     """Returns the report of a job's shard if it stands; see finished_reports."""
     path = pathlib.Path(data_dir, job.filename)
     if not path.is_file() or not manifest.sidecar_path(data_dir, job.filename).is_file():
@@ -273,7 +293,6 @@ def _standing_report(job: ShardJob, data_dir: str, *, verify: bool) -> ShardRepo
         report = manifest.load_report(data_dir, job.filename)
     except UserError:
         return None  # a damaged sidecar: the shard is converted again
-    retried = _RETRIED_BY_VERIFY if verify else _RETRIED
     stands = (
         report.fingerprint == job.fingerprint
         and report.num_bytes == path.stat().st_size
