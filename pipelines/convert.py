@@ -139,13 +139,20 @@ def load_or_convert() -> manifest.Manifest:
       UserError: if the flags name no dataset, or one of another format than they ask for.
     """
     if _VIDEOS.value:
-        expect(_TASK_INDEX.value is None, "no --task_index where a whole dataset is needed")
+        expect(
+            _TASK_INDEX.value is None,
+            "no --task_index where a whole dataset is needed",
+            task_index=_TASK_INDEX.value,
+        )
         return convert()
     if not _DATA.value:
         raise UserError("Pass --videos=<folder of class folders>, or --data=<folder of shards>.")
     loaded = manifest.load(_DATA.value)
-    asked = _format_flags(loaded.name, clip_format(), fold_rule())
-    _check_same_format(loaded, {name: value for name, value in asked.items() if flags.FLAGS[name].present})
+    stored = _format_flags(loaded.name, loaded.format, loaded.fold_rule)
+    asked = {name: flags.FLAGS[name].value for name in stored if flags.FLAGS[name].present}
+    if "size" in asked:
+        asked["size"] = "{}x{}".format(*parse_size(_SIZE.value))
+    _check_same_format(loaded, asked)
     return loaded
 
 
@@ -161,10 +168,8 @@ def convert() -> manifest.Manifest | None:
     if not _VIDEOS.value:
         raise UserError("Pass --videos=<folder of class folders>.")
     expect(
-        not _FINALIZE.value or (_TASK_INDEX.value is None and not _VERIFY.value),
-        "--finalize without --task_index and --verify, which go with converting",
-        task_index=_TASK_INDEX.value,
-        verify=_VERIFY.value,
+        not _FINALIZE.value or not (_TASK_COUNT.value or _VERIFY.value or _OVERWRITE.value),
+        "--finalize without --task_index, --verify and --overwrite, which go with converting",
     )
     expect(
         (_TASK_INDEX.value is None) == (_TASK_COUNT.value is None),
@@ -176,9 +181,9 @@ def convert() -> manifest.Manifest | None:
     name = _NAME.value or dataset_name(_VIDEOS.value)
     expect(re.fullmatch(r"[a-z]\w*", name), "a name of letters, digits and _, starting with a-z", name=name)
     data_dir = _DATA.value or default_data_dir(name)
-    if manifest.exists(data_dir) and not _OVERWRITE.value:
-        asked = _format_flags(name, clip_format(), fold_rule())
-        _check_same_format(manifest.load(data_dir), asked)
+    before = None if _OVERWRITE.value else manifest.load_if_finished(data_dir)
+    if before:
+        _check_same_format(before, _format_flags(name, clip_format(), fold_rule()))
     planned = _plan(name)
     # Only a host that converts needs PyAV.
     from ucf50_tfrecord.convert import engines
@@ -186,7 +191,7 @@ def convert() -> manifest.Manifest | None:
     options = engines.BuildOptions(verify=_VERIFY.value, overwrite=_OVERWRITE.value)
     with ConversionDisplay(planned, data_dir) as display:
         if _FINALIZE.value:
-            built = engines.finalize(planned, data_dir, options=options)
+            built = engines.finalize(planned, data_dir)
         elif _TASK_INDEX.value is not None:
             task = _TASK_INDEX.value, _TASK_COUNT.value
             built = engines.convert_part(
@@ -227,14 +232,18 @@ def _engine() -> Engine:
     if _ENGINE.value == "beam":
         try:
             from ucf50_tfrecord.convert import beam
+
+            beam_args = shlex.split(_BEAM_ARGS.value)
         except ImportError as error:
             raise UserError(f"--engine=beam needs the extra: pip install '.[beam]' ({error})") from error
+        except ValueError as error:
+            raise UserError(f"Cannot read --beam_args={_BEAM_ARGS.value!r}: {error}") from error
         expect(
             _WORKERS.value is None, "no --workers with --engine=beam: see --beam_args", workers=_WORKERS.value
         )
-        return functools.partial(beam.run_beam, beam_args=shlex.split(_BEAM_ARGS.value), limits=limits)
+        return functools.partial(beam.run_beam, beam_args=beam_args, limits=limits)
     expect(not _BEAM_ARGS.value, "--engine=beam where there are --beam_args", beam_args=_BEAM_ARGS.value)
-    num_workers = os.cpu_count() if _WORKERS.value is None else _WORKERS.value
+    num_workers = len(os.sched_getaffinity(0)) if _WORKERS.value is None else _WORKERS.value
     expect(num_workers >= 1, "at least 1 worker", workers=num_workers)
     return functools.partial(engines.run_local, num_workers=num_workers, limits=limits)
 
@@ -317,11 +326,14 @@ class ConversionDisplay:
         done = f"{self._num_converted / secs:.1f} videos/s" if self._num_converted else "nothing to convert"
         if built is None:
             print(
-                f"This task's share is done, {self._num_converted} videos ({done}); others are not: {self._data_dir}"
+                f"This task's share is done, {self._num_converted} videos ({done}); other tasks finish {self._data_dir}"
             )
             return
         for item in built.quarantined:
-            print(f"quarantined: {console.printable(item.relative_path)}: {item.reason}", file=sys.stderr)
+            retry = " (--verify tries again)" if item.cause in ("crash", "timeout", "memory") else ""
+            print(
+                f"quarantined: {console.printable(item.relative_path)}: {item.reason}{retry}", file=sys.stderr
+            )
         num_bytes = sum(shard.num_bytes for shard in built.shards)
         print(
             f"Shards: {built.data_dir} ({built.num_videos} videos, {built.num_clips} clips, "

@@ -27,7 +27,7 @@ _WORKERS = flags.DEFINE_integer("workers", None, "Threads that read. Default: on
 def main() -> int:
     if not _DATA.value:
         raise UserError("Pass --data=<folder of shards>.")
-    num_workers = os.cpu_count() if _WORKERS.value is None else _WORKERS.value
+    num_workers = len(os.sched_getaffinity(0)) if _WORKERS.value is None else _WORKERS.value
     expect(num_workers >= 1, "at least 1 worker", workers=num_workers)
     manifest = manifest_lib.load(_DATA.value)
     check = functools.partial(manifest_lib.verify_shard, manifest)

@@ -14,6 +14,7 @@ import pytest
 
 from tests.conftest import REPOSITORY
 from ucf50_tfrecord import workers
+from ucf50_tfrecord.specs import UserError
 
 MEMORY = 256 << 20
 
@@ -172,3 +173,47 @@ def test_a_pool_needs_no_main_guard(tmp_path):
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
     )
     assert result.stdout == "[(-1, 1)]\n", result.stderr
+
+
+@pytest.mark.parametrize(
+    "interpreter, message",
+    [
+        ("/nowhere/python", "Cannot start a worker process: No such file"),
+        ("/bin/false", "did not start: .*status 1"),
+    ],
+)
+def test_a_worker_that_does_not_start_is_an_error(monkeypatch, interpreter, message):
+    monkeypatch.setattr(sys, "executable", interpreter)
+    with pytest.raises(UserError, match=message):
+        run([1])
+
+
+class SlowToLoad:
+    """A function that takes long to arrive in the worker, as one does that imports a lot."""
+
+    def __init__(self, secs):
+        self.secs = secs
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        time.sleep(self.secs)
+
+    def __call__(self, item):
+        return item
+
+
+def test_loading_does_not_count_against_the_first_item():
+    assert run([1, 2], SlowToLoad(1.5), timeout_secs=0.7) == [(1, 1), (2, 2)]
+
+
+def test_a_worker_killed_while_it_starts_is_started_again():
+    with workers.IsolatedPool(MEMORY) as pool:
+        results = []
+        thread = threading.Thread(
+            target=lambda: results.extend(pool.map(SlowToLoad(1.0), [1, 2], lambda _: 60))
+        )
+        thread.start()
+        time.sleep(0.6)
+        os.kill(next(iter(pool._all))._process.pid, signal.SIGKILL)
+        thread.join(30)
+    assert results == [(1, 1), (2, 2)]

@@ -39,7 +39,7 @@ _CONVERSION_VIDEOS = flags.DEFINE_integer(
     "conversion_videos",
     1000,
     "Videos of the set that is converted whole: those there are, repeated.",
-    lower_bound=1,
+    lower_bound=2,
 )
 _LONG_FRAMES = flags.DEFINE_integer(
     "long_frames", 108_000, "Frames of the video on which memory is measured: an hour.", lower_bound=1
@@ -202,8 +202,9 @@ class Conversion:
 
 def repeat_videos(found: Catalog, count: int, folder: str) -> str:
     """Makes a set of that many videos out of links to those there are, under other names."""
+    step = max(1, len(found.videos) // count)  # spread over the classes
     for number in range(count):
-        video = found.videos[number % len(found.videos)]
+        video = found.videos[number * step % len(found.videos)]
         source = pathlib.Path(found.videos_dir, video.relative_path)
         name = f"v_{video.class_name}_g{video.group or 1:02d}_c{number:06d}{source.suffix}"
         target = pathlib.Path(folder, video.class_name, name)

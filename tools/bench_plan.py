@@ -19,7 +19,7 @@ from absl import flags
 from pipelines import console
 from ucf50_tfrecord import storage
 from ucf50_tfrecord.convert import plan
-from ucf50_tfrecord.specs import Catalog, ClipFormat, FoldRule, Video, to_json
+from ucf50_tfrecord.specs import Catalog, ClipFormat, FoldRule, Video, expect, to_json
 
 _SIZES = flags.DEFINE_list("sizes", ["10000", "100000", "1000000"], "Numbers of videos.")
 _OUTPUT = flags.DEFINE_string("output", "bench_results/plan.json", "Where the figures go.")
@@ -90,9 +90,11 @@ def _peak_mb() -> float:
 
 
 def main() -> None:
+    sizes = [int(size) if size.isdecimal() else 0 for size in _SIZES.value]
+    expect(all(sizes), "numbers of videos, 1 or more", sizes=_SIZES.value)
     rows = []
     print(f"{'videos':>9}{'shards':>8}{'catalogue s':>13}{'plan s':>8}{'us/video':>10}{'peak MB':>9}")
-    for size in map(int, _SIZES.value):
+    for size in sizes:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             row = pool.apply(measure, (size,))
         rows.append(row)

@@ -26,8 +26,8 @@ MANIFEST_FILENAME = "manifest.json"
 class Quarantined:
     """A video that gave no clip, and why.
 
-    cause: "contents", "unreadable" (its file; the next conversion tries again), or what its
-    decoding did: "crash", "timeout", "memory", "killed" (`--verify` tries again).
+    cause: "contents"; "unreadable" (its file) or "killed" (its process, from outside), which the
+    next conversion tries again; "crash", "timeout" or "memory", which `--verify` tries again.
     """
 
     relative_path: str
@@ -216,6 +216,16 @@ def load(data_dir: str) -> Manifest:
         raise
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is not a dataset's manifest: {error!r}") from error
+
+
+def load_if_finished(data_dir: str) -> Manifest | None:
+    """Loads the manifest as load does, or returns None where there is none."""
+    try:
+        return load(data_dir)
+    except UserError:
+        if exists(data_dir):
+            raise
+        return None  # there was none, or another process has just taken it away
 
 
 def default_val_folds(manifest: Manifest) -> tuple[int, ...]:

@@ -175,15 +175,19 @@ class DecodeLimits:
     """What one video may cost before it is given up.
 
     timeout_secs: for any video; a second a megabyte of its file comes on top.
-    memory_mib: what decoding may allocate.
+    memory_mib: what decoding may take.
     """
 
     timeout_secs: float = 120.0
     memory_mib: int = 2048
 
     def __post_init__(self):
-        expect(self.timeout_secs > 0, "a time limit above 0 seconds", timeout_secs=self.timeout_secs)
-        expect(self.memory_mib >= 16, "a memory limit of at least 16 MiB", memory_mib=self.memory_mib)
+        expect(0 < self.timeout_secs <= 1e6, "a time limit above 0, to 1e6 s", timeout_secs=self.timeout_secs)
+        expect(
+            16 <= self.memory_mib <= 1 << 20,
+            "a memory limit of 16 to 1048576 MiB",
+            memory_mib=self.memory_mib,
+        )
 
     def timeout_of(self, video: Video) -> float:
         """Returns the seconds that a video may take."""

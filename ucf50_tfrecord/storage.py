@@ -86,7 +86,8 @@ def folder_lock(
     deadline = time.monotonic() + wait_secs
     with contextlib.ExitStack() as stack:
         try:
-            file = stack.enter_context(open(pathlib.Path(folder, name), "wb"))
+            # For reading too: over NFS a shared lock needs it.
+            file = stack.enter_context(open(pathlib.Path(folder, name), "a+b"))
             while True:
                 try:
                     fcntl.flock(file, mode)

@@ -19,6 +19,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -30,6 +31,9 @@ Result = TypeVar("Result")
 # The system sends SIGKILL when memory runs out, and schedulers send the others.
 _ENDED_FROM_OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 _START_SECS = 120
+_MAX_FALSE_STARTS = 2
+_WATCH_SECS = 0.05
+_ADDRESS_SPACE_FACTOR = 8
 _END_SECS = 5
 
 
@@ -57,7 +61,7 @@ class IsolatedPool:
     their parent, however it ends.
 
     Args:
-      memory_bytes: what a worker may allocate beyond its start.
+      memory_bytes: what a worker may take in memory beyond what it has once it is loaded.
     """
 
     def __init__(self, memory_bytes: int):
@@ -98,15 +102,20 @@ class IsolatedPool:
           UserError: if no worker can be started.
           Cancelled: if the pool is closed meanwhile.
         """
-        position, has_failed = 0, False
+        position, has_failed, num_false_starts = 0, False, 0
         while position < len(items):
             batch = items[position : position + 1] if has_failed else items[position:]
             try:
                 with self._worker(fresh=has_failed) as worker:
-                    worker.send((function, batch))
+                    worker.begin(function, batch)
+                    num_false_starts = 0
                     for item in batch:
                         yield item, worker.receive(timeout_secs(item))
                         position, has_failed = position + 1, False
+            except _NotStarted as error:
+                num_false_starts += 1
+                if num_false_starts > _MAX_FALSE_STARTS:
+                    raise UserError(f"A worker process did not start: {error}") from error
             except _Died as death:
                 if has_failed:
                     yield items[position], death.failure
@@ -117,13 +126,12 @@ class IsolatedPool:
     def _worker(self, *, fresh: bool) -> Iterator[_Worker]:
         """Lends a worker; one that is not handed back in order is killed."""
         with self._lock:
+            self._check_open()
             worker = self._idle.pop() if self._idle and not fresh else None
             if worker is None:
-                self._check_open()
                 worker = _Worker(self._memory_bytes)
                 self._all.add(worker)
         try:
-            worker.wait_until_ready()
             yield worker
         except BaseException as error:
             worker.kill()
@@ -148,6 +156,10 @@ class _Died(Exception):
         self.failure = Failure(cause, reason)
 
 
+class _NotStarted(Exception):
+    """A worker ended before its first item; the text says how."""
+
+
 class _Worker:
     """The parent's end of one worker process.
 
@@ -157,33 +169,34 @@ class _Worker:
     def __init__(self, memory_bytes: int):
         ours, theirs = socket.socketpair()
         # The worker never reads from its standard input, which ends when this process does.
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _BOOT, json.dumps(sys.path), str(theirs.fileno()), str(memory_bytes)],
-            stdin=subprocess.PIPE,
-            pass_fds=[theirs.fileno()],
-            process_group=0,  # Ctrl-C reaches the parent alone, which decides what happens then
-        )
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _BOOT, json.dumps(sys.path), str(theirs.fileno()), str(memory_bytes)],
+                stdin=subprocess.PIPE,
+                pass_fds=[theirs.fileno()],
+                process_group=0,  # Ctrl-C reaches the parent alone, which decides what happens then
+            )
+        except OSError as error:
+            raise UserError(f"Cannot start a worker process: {error.strerror}") from error
         theirs.close()
         self._connection = multiprocessing.connection.Connection(ours.detach())
-        self._is_ready = False
+        self._memory_bytes = memory_bytes
+        self._base_bytes: int | None = None  # what it takes once all is loaded
 
-    def wait_until_ready(self) -> None:
-        """Waits for the process to have started, which does not count against its items.
+    def begin(self, function: Callable, items: Sequence) -> None:
+        """Sends a call, and waits until what the function needs is loaded: no item's fault.
 
         Raises:
-          UserError: if it does not start.
+          _NotStarted: if the process ends before.
         """
-        if self._is_ready:
-            return
+        with contextlib.suppress(OSError):  # it is dead: receive tells how
+            self._connection.send((function, items))
         try:
             self.receive(_START_SECS)
         except _Died as death:
-            raise UserError(f"A worker process did not start: {death}") from death
-        self._is_ready = True
-
-    def send(self, call: Any) -> None:
-        with contextlib.suppress(OSError):  # it is dead: receive tells how
-            self._connection.send(call)
+            raise _NotStarted(str(death)) from death
+        if self._base_bytes is None:
+            self._base_bytes = self._resident_bytes()
 
     def receive(self, timeout_secs: float) -> Any:
         """Returns the next answer.
@@ -191,9 +204,12 @@ class _Worker:
         Raises:
           _Died: if none comes in time or none can come.
         """
+        deadline = time.monotonic() + timeout_secs
         try:
-            if not self._connection.poll(timeout_secs):
-                raise _Died("timeout", f"it took longer than {timeout_secs:.0f} s")
+            while not self._connection.poll(_WATCH_SECS):
+                if time.monotonic() >= deadline:
+                    raise _Died("timeout", f"it took longer than {timeout_secs:.0f} s")
+                self._check_memory()
             answer = self._connection.recv()
         except (EOFError, OSError) as error:
             self._join()
@@ -201,6 +217,18 @@ class _Worker:
         if isinstance(answer, Failure):
             raise _Died(answer.cause, answer.reason)
         return answer
+
+    def _check_memory(self) -> None:
+        """Looks at the memory in use, from outside: libraries survive a failed allocation, and go on wrongly."""
+        if self._base_bytes is not None and self._resident_bytes() > self._base_bytes + self._memory_bytes:
+            raise _Died(*_over_memory(self._memory_bytes))
+
+    def _resident_bytes(self) -> int:
+        try:
+            with open(f"/proc/{self._process.pid}/statm", encoding="ascii") as file:
+                return int(file.read().split()[1]) * resource.getpagesize()
+        except (OSError, IndexError):  # it has just ended
+            return 0
 
     def kill(self) -> None:
         self._process.kill()
@@ -233,18 +261,22 @@ workers.serve(int(sys.argv[2]), int(sys.argv[3]))
 """
 
 
+def _over_memory(memory_bytes: int) -> tuple[str, str]:
+    return "memory", f"it needed more than {memory_bytes / 2**20:.0f} MiB of memory"
+
+
 def serve(connection_fd: int, memory_bytes: int) -> None:
     """Answers calls until the parent hangs up: what a worker process runs."""
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     connection = multiprocessing.connection.Connection(connection_fd)
     is_limited = False
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
-        connection.send(None)
         while True:
             function, items = connection.recv()
             if not is_limited:  # now that what the function needs is loaded
-                _limit_memory(memory_bytes)
+                _limit_address_space(_ADDRESS_SPACE_FACTOR * memory_bytes)
                 is_limited = True
+            connection.send(None)
             for item in items:
                 connection.send(_call(function, item, memory_bytes))
 
@@ -253,17 +285,21 @@ def _call(function: Callable[[Item], Result], item: Item, memory_bytes: int) -> 
     try:
         return function(item)
     except MemoryError:
-        return Failure("memory", f"it needed more than {memory_bytes / 2**20:.0f} MiB of memory")
+        return Failure(*_over_memory(memory_bytes))
     except Exception as error:  # whatever it is, it costs this item alone; the reason is reported
         return Failure("crash", f"{type(error).__name__}: {error}")
 
 
-def _limit_memory(memory_bytes: int) -> None:
-    """Makes allocations fail beyond what the process has now and memory_bytes more."""
+def _limit_address_space(num_bytes: int) -> None:
+    """Makes allocations fail beyond what the process has now and num_bytes more.
+
+    Far more than the memory allowed: it only stops what allocates faster than the parent looks,
+    or allocates without using it.
+    """
     with open("/proc/self/statm", encoding="ascii") as file:
         now = int(file.read().split()[0]) * resource.getpagesize()
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    soft = now + memory_bytes
+    soft = now + num_bytes
     resource.setrlimit(
         resource.RLIMIT_AS, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard)
     )

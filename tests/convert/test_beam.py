@@ -40,3 +40,11 @@ def test_flags_of_the_other_engine_are_refused(tmp_path, videos_dir):
     refused = convert(videos_dir, tmp_path / "a", "--engine=local", f"--beam_args={BEAM_ARGS}")
     assert refused.returncode == 2 and "Expected --engine=beam where there are --beam_args" in refused.stderr
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(
+    "args, message", [("'", "Cannot read --beam_args"), ("--runner=Nope", "Beam refuses its options")]
+)
+def test_options_that_beam_refuses_are_an_error(tmp_path, videos_dir, args, message):
+    result = convert(videos_dir, tmp_path / "a", f"--beam_args={args}")
+    assert result.returncode == 2 and message in result.stderr and "Traceback" not in result.stderr

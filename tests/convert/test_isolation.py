@@ -1,5 +1,6 @@
 """A video that crashes, hangs or eats memory costs itself alone: the real converter, real workers."""
 
+import functools
 import os
 import shutil
 import signal
@@ -7,10 +8,13 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
-from tests.conftest import REPOSITORY, build, run_module
+from tests.conftest import REPOSITORY, build, plan_of, run_module, write_video
 from ucf50_tfrecord import manifest
+from ucf50_tfrecord.convert import engines
+from ucf50_tfrecord.specs import DecodeLimits, UserError
 
 # Runs at the start of every Python process: a decoder that ends badly on files of certain names.
 SITECUSTOMIZE = """
@@ -80,10 +84,33 @@ def test_files_that_end_their_decoder_cost_themselves_alone(tmp_path, videos_dir
         for clip in (7, 8)
     }
     for path, (_, reason) in found.items():
-        assert f"quarantined: {path}: {reason}" in result.stderr
+        assert f"quarantined: {path}: {reason} (--verify tries again)" in result.stderr
     # The clips of all other videos are those of a set without the bad ones.
     whole = build(videos_dir, tmp_path / "whole")
     assert {s.filename: s.sha256 for s in built.shards} == {s.filename: s.sha256 for s in whole.shards}
+
+
+def test_too_little_memory_never_makes_another_clip(tmp_path):
+    """FFmpeg goes on without the frames for which it gets no memory; no such clip may come out."""
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (10, 1440, 2560, 3), dtype=np.uint8)
+    for name in ("a", "b"):
+        write_video(tmp_path / "videos" / name / "large.mp4", frames, codec="libx264")
+    planned = plan_of(tmp_path / "videos")
+    results = {}
+    for memory_mib in (16, 64, 120, 2048):
+        data = tmp_path / str(memory_mib)
+        run = functools.partial(engines.run_local, num_workers=1, limits=DecodeLimits(memory_mib=memory_mib))
+        try:
+            built = engines.build_dataset(planned, str(data), run=run)
+        except UserError as error:
+            assert f"it needed more than {memory_mib} MiB" in str(error)
+            results[memory_mib] = None
+        else:
+            assert {item.cause for item in built.quarantined} <= {"memory"}
+            results[memory_mib] = built.num_clips, built.fingerprint
+    assert results[16] is None and results[2048][0] == 2
+    assert {result for result in results.values() if result and result[0] == 2} == {results[2048]}
 
 
 def test_failures_are_tried_again_where_shards_are_verified(tmp_path, videos_dir, monkeypatch):

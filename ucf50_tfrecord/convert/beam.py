@@ -11,7 +11,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from ucf50_tfrecord import manifest, workers
 from ucf50_tfrecord.convert.shard import convert_shard
 from ucf50_tfrecord.manifest import ShardReport
-from ucf50_tfrecord.specs import DecodeLimits, ShardJob
+from ucf50_tfrecord.specs import DecodeLimits, ShardJob, UserError
 
 
 class _ConvertShards(beam.DoFn):
@@ -46,14 +46,26 @@ def run_beam(
       on_videos: is told the number of videos, shard by shard once all are done.
       beam_args: Beam's own options, as on a command line.
       limits: what a video may cost.
+
+    Raises:
+      UserError: if Beam refuses its options, or a shard cannot be written.
     """
-    with beam.Pipeline(options=PipelineOptions(list(beam_args))) as pipeline:
-        _ = (
-            pipeline
-            | "Jobs" >> beam.Create(jobs)
-            | "Spread" >> beam.Reshuffle()
-            | "Convert" >> beam.ParDo(_ConvertShards(os.path.abspath(data_dir), limits))
-        )
+    try:
+        pipeline = beam.Pipeline(options=PipelineOptions(list(beam_args)))
+    except ValueError as error:  # such as a runner that there is not
+        raise UserError(f"Beam refuses its options {list(beam_args)}: {error}") from error
+    try:
+        with pipeline:
+            _ = (
+                pipeline
+                | "Jobs" >> beam.Create(jobs)
+                | "Spread" >> beam.Reshuffle()
+                | "Convert" >> beam.ParDo(_ConvertShards(os.path.abspath(data_dir), limits))
+            )
+    except RuntimeError as error:
+        if str(error).startswith("KeyboardInterrupt"):  # Beam's own, around ours
+            raise KeyboardInterrupt from error
+        raise
     for job in jobs:
         on_videos(len(job.videos))
         yield manifest.load_report(data_dir, job.filename)

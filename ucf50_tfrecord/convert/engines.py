@@ -85,8 +85,9 @@ def build_dataset(
     with storage.folder_lock(data_dir):
         # Looked up under the lock: another process may have had it since.
         before, reports = _look_up(plan, data_dir, options)
+        _discard(before, plan, data_dir, reports)
         _run_missing(plan.jobs, data_dir, reports, run, progress)
-        return _declare(plan, data_dir, before, reports, options)
+        return _declare(plan, data_dir, reports)
 
 
 def convert_part(
@@ -126,17 +127,18 @@ def convert_part(
         storage.folder_lock(data_dir, f".lock-task-{index}-of-{count}"),
     ):
         part = dataclasses.replace(plan, jobs=plan.jobs[index::count])
-        _, reports = _look_up(part, data_dir, options)
+        before, reports = _look_up(part, data_dir, options)
+        _discard(before, part, data_dir, reports)
         _run_missing(part.jobs, data_dir, reports, run, progress)
     with contextlib.suppress(storage.LockedError):  # then the task that holds it declares it
         with storage.folder_lock(data_dir):
-            before, reports = _look_up_done(plan, data_dir, options)
+            reports = finished_reports(plan, data_dir, retried=frozenset())
             if len(reports) == len(plan.jobs):
-                return _declare(plan, data_dir, before, reports, options)
+                return _declare(plan, data_dir, reports)
     return None
 
 
-def finalize(plan: Plan, data_dir: str, *, options: BuildOptions = BuildOptions()) -> Manifest:
+def finalize(plan: Plan, data_dir: str) -> Manifest:
     """Declares a dataset finished whose shards were converted by convert_part.
 
     Raises:
@@ -144,14 +146,14 @@ def finalize(plan: Plan, data_dir: str, *, options: BuildOptions = BuildOptions(
     """
     storage.make_folder(data_dir)
     with storage.folder_lock(data_dir):
-        before, reports = _look_up_done(plan, data_dir, options)
+        reports = finished_reports(plan, data_dir, retried=frozenset())
         missing = [(i, job.filename) for i, job in enumerate(plan.jobs) if job.filename not in reports]
         if missing:
             raise UserError(
                 f"{len(missing)} of {len(plan.jobs)} shards are missing in {data_dir}: shard {missing[0][0]} "
                 f"is {missing[0][1]}. Shard i belongs to task i mod task_count; run its task again."
             )
-        return _declare(plan, data_dir, before, reports, options)
+        return _declare(plan, data_dir, reports)
 
 
 def finished_reports(
@@ -212,26 +214,18 @@ def _look_up(
     return _load_before(plan, data_dir, options, reports), reports
 
 
-def _look_up_done(
-    plan: Plan, data_dir: str, options: BuildOptions
-) -> tuple[Manifest | None, dict[str, ShardReport]]:
-    """As _look_up, once every shard has had its try: what failed is not to be tried again now."""
-    reports = finished_reports(plan, data_dir, retried=frozenset())
-    return _load_before(plan, data_dir, options, reports), reports
-
-
 def _load_before(
     plan: Plan, data_dir: str, options: BuildOptions, reports: dict[str, ShardReport]
 ) -> Manifest | None:
     """Loads the manifest there is, if any; raises as _look_up does."""
-    if not manifest.exists(data_dir):
-        return None
     try:
-        before = manifest.load(data_dir)
+        before = manifest.load_if_finished(data_dir)
     except UserError:
         if options.overwrite:
             return None
         raise
+    if before is None:
+        return None
     if before.videos_dir != plan.videos_dir and not reports and not options.overwrite:
         raise UserError(
             f"{data_dir} holds shards of the videos in {before.videos_dir}, not of those in "
@@ -240,37 +234,39 @@ def _load_before(
     return before
 
 
+def _discard(before: Manifest | None, plan: Plan, data_dir: str, reports: dict[str, ShardReport]) -> None:
+    """Takes the manifest away where shards are missing; before it, the shards of another name.
+
+    In this order: the manifest is all that tells the other name.
+    """
+    if all(job.filename in reports for job in plan.jobs):
+        return
+    if before is not None and before.name != plan.name:
+        _remove_shards(data_dir, before.name, keep=set())
+    pathlib.Path(data_dir, manifest.MANIFEST_FILENAME).unlink(missing_ok=True)
+
+
 def _run_missing(
     jobs: Sequence[ShardJob], data_dir: str, reports: dict[str, ShardReport], run: Engine, progress: Progress
 ) -> None:
     """Converts the jobs without a report, adding theirs."""
     missing = [job for job in jobs if job.filename not in reports]
     progress.start(sum(len(job.videos) for job in missing))
-    if not missing:
-        return
-    pathlib.Path(data_dir, manifest.MANIFEST_FILENAME).unlink(missing_ok=True)
-    with contextlib.closing(run(missing, data_dir, progress.update)) as done:
-        reports.update((report.filename, report) for report in done)
+    if missing:
+        with contextlib.closing(run(missing, data_dir, progress.update)) as done:
+            reports.update((report.filename, report) for report in done)
 
 
-def _declare(
-    plan: Plan,
-    data_dir: str,
-    before: Manifest | None,
-    reports: dict[str, ShardReport],
-    options: BuildOptions,
-) -> Manifest:
+def _declare(plan: Plan, data_dir: str, reports: dict[str, ShardReport]) -> Manifest:
     """Writes the manifest, and removes the shards of earlier plans.
 
     Raises:
       UserError: if no video gave a clip.
     """
     built = manifest.assemble(data_dir, plan, reports.values())
-    if built == before and manifest.exists(data_dir):  # it is gone where shards were converted again
-        return built
-    _remove_shards(
-        data_dir, None if options.overwrite else plan.name, keep=set(reports) if built.num_clips else set()
-    )
+    _remove_shards(data_dir, plan.name, keep=set(reports) if built.num_clips else set())
+    for path in pathlib.Path(data_dir).glob(".lock-task-*"):
+        path.unlink()
     if not built.num_clips:
         first = built.quarantined[0]
         raise UserError(
@@ -316,12 +312,10 @@ def _are_unchanged(job: ShardJob, report: ShardReport) -> bool:
     )
 
 
-def _remove_shards(data_dir: str, name: str | None, *, keep: set[str]) -> None:
-    """Deletes the named dataset's shards (None: any), but for those to keep, and what dead runs left."""
-    any_name = r"[a-z]\w*" if name is None else re.escape(name)
-    shard = re.compile(rf"(\.tmp-\w+-)?({any_name}-fold\d+\.tfrecord-\d+-of-\d+)(\.json)?")
-    task_lock = re.compile(r"\.lock-task-\d+-of-\d+")
+def _remove_shards(data_dir: str, name: str, *, keep: set[str]) -> None:
+    """Deletes the named dataset's shards, but for those to keep, and what dead runs left of them."""
+    shard = re.compile(rf"(\.tmp-\w+-)?({re.escape(name)}-fold\d+\.tfrecord-\d+-of-\d+)(\.json)?")
     for path in pathlib.Path(data_dir).iterdir():
         match = shard.fullmatch(path.name)
-        if (match and (match[1] or match[2] not in keep)) or task_lock.fullmatch(path.name):
-            path.unlink()
+        if match and (match[1] or match[2] not in keep):
+            path.unlink(missing_ok=True)

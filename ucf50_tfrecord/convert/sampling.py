@@ -47,9 +47,10 @@ def even_indices(num_available: int, num_frames: int) -> np.ndarray:
 
 
 def even_times(times: Sequence[int], num_frames: int) -> np.ndarray:
-    """Picks the frames nearest to evenly spaced times, first and last frame included.
+    """Picks the frames nearest to evenly spaced times, first and last time included.
 
-    Of two equally near the later is taken, so that frames at a constant rate give even_indices.
+    Of frames shown at once it is the first. Of two equally near the later is taken, so that
+    frames at a constant rate give even_indices.
 
     Args:
       times: when each frame is shown.
