@@ -76,6 +76,21 @@ def run_module(*arguments: str | os.PathLike, **options) -> subprocess.Completed
     )
 
 
+def convert_command(videos, data, *flags: str) -> list[str]:
+    """The command that converts a folder with two workers into many small shards."""
+    arguments = [f"--videos={videos}", f"--data={data}", "--workers=2", "--shard_mib=1", *flags]
+    return [sys.executable, "-m", "pipelines.convert", *arguments]
+
+
+def child_pids(pid: int) -> list[int]:
+    """The processes that a process has started and that still run."""
+    try:
+        tasks = [path.read_text() for path in pathlib.Path(f"/proc/{pid}/task").glob("*/children")]
+    except OSError:  # it has ended meanwhile
+        return []
+    return [int(child) for text in tasks for child in text.split()]
+
+
 @pytest.fixture(scope="session")
 def videos_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return make_videos(tmp_path_factory.mktemp("videos") / "Small Set")

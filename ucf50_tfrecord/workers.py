@@ -167,9 +167,9 @@ class _Worker:
     """
 
     def __init__(self, memory_bytes: int):
-        ours, theirs = socket.socketpair()
-        # The worker never reads from its standard input, which ends when this process does.
         try:
+            ours, theirs = socket.socketpair()
+            # The worker never reads from its standard input, which ends when this process does.
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _BOOT, json.dumps(sys.path), str(theirs.fileno()), str(memory_bytes)],
                 stdin=subprocess.PIPE,

@@ -13,6 +13,7 @@ import pytest
 from tests.conftest import (
     REPOSITORY,
     build,
+    convert_command,
     flip_bit,
     make_videos,
     plan_of,
@@ -365,15 +366,7 @@ def test_no_worker_outlives_the_converter_and_the_next_one_goes_on(tmp_path, vid
     for copy in range(40):  # 80 shards, so that most are still to do when the first stands
         shutil.copytree(videos_dir / "Left", videos / f"class{copy}")
     data = tmp_path / "data"
-    command = [
-        sys.executable,
-        "-m",
-        "pipelines.convert",
-        f"--videos={videos}",
-        f"--data={data}",
-        "--workers=2",
-        "--shard_mib=1",
-    ]
+    command = convert_command(videos, data)
     process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while not list(data.glob("*.tfrecord-*.json")) and time.monotonic() < deadline:

@@ -1,18 +1,16 @@
 """Kills, full disks and several converters at once: what comes out equals an undisturbed run."""
 
 import os
-import pathlib
 import random
 import resource
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
 
-from tests.conftest import REPOSITORY, run_module
+from tests.conftest import REPOSITORY, child_pids, convert_command, run_module
 from ucf50_tfrecord import manifest
 
 
@@ -25,25 +23,12 @@ def many_videos(tmp_path_factory, videos_dir):
     return videos
 
 
-def command_of(videos, data, *flags):
-    return [
-        sys.executable,
-        "-m",
-        "pipelines.convert",
-        f"--videos={videos}",
-        f"--data={data}",
-        "--workers=2",
-        "--shard_mib=1",
-        *flags,
-    ]
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, many_videos):
     """The content of every shard of an undisturbed run, by name, and how long that took."""
     data = tmp_path_factory.mktemp("whole") / "data"
     started = time.monotonic()
-    subprocess.run(command_of(many_videos, data), cwd=REPOSITORY, check=True, capture_output=True)
+    subprocess.run(convert_command(many_videos, data), cwd=REPOSITORY, check=True, capture_output=True)
     secs = time.monotonic() - started
     shards = contents(data)
     assert len(shards) > 60
@@ -55,15 +40,6 @@ def contents(data):
     return {path.name: path.read_bytes() for path in data.iterdir() if not path.name.startswith(".lock")}
 
 
-def descendants(pid):
-    """The process ids of a process's children."""
-    try:
-        tasks = [path.read_text() for path in pathlib.Path(f"/proc/{pid}/task").glob("*/children")]
-    except OSError:  # it has ended meanwhile
-        return []
-    return [int(child) for text in tasks for child in text.split()]
-
-
 @pytest.mark.parametrize("seed", range(24))
 def test_a_kill_at_any_moment_loses_nothing(tmp_path, many_videos, undisturbed, seed):
     """Kills the converter, or one of its workers, or interrupts it, at a seeded moment."""
@@ -72,7 +48,7 @@ def test_a_kill_at_any_moment_loses_nothing(tmp_path, many_videos, undisturbed, 
     rng = random.Random(seed)
     how = ["kill", "worker", "interrupt", "terminate"][seed % 4]
     process = subprocess.Popen(
-        command_of(many_videos, data),
+        convert_command(many_videos, data),
         cwd=REPOSITORY,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -80,7 +56,7 @@ def test_a_kill_at_any_moment_loses_nothing(tmp_path, many_videos, undisturbed, 
     )
     time.sleep(secs * rng.uniform(0.1, 1.0))
     if how == "worker":
-        for pid in descendants(process.pid)[:1]:
+        for pid in child_pids(process.pid)[:1]:
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
@@ -98,7 +74,7 @@ def test_a_kill_at_any_moment_loses_nothing(tmp_path, many_videos, undisturbed, 
         assert contents(data) == whole
     for path in data.glob("videos-fold*"):
         assert path.read_bytes() == whole[path.name]
-    again = subprocess.run(command_of(many_videos, data), cwd=REPOSITORY, capture_output=True, text=True)
+    again = subprocess.run(convert_command(many_videos, data), cwd=REPOSITORY, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
     assert contents(data) == whole
 
@@ -109,7 +85,7 @@ def limit_file_size():
 
 def test_a_shard_that_cannot_be_written_ends_clearly_and_goes_on_later(tmp_path, many_videos, undisturbed):
     data = tmp_path / "data"
-    command = command_of(many_videos, data)
+    command = convert_command(many_videos, data)
     refused = subprocess.run(
         command, cwd=REPOSITORY, capture_output=True, text=True, preexec_fn=limit_file_size
     )
@@ -132,12 +108,15 @@ def test_a_full_disk_ends_clearly_and_goes_on_later(tmp_path, many_videos, undis
     kept = tmp_path / "kept"
     script = f'{mount} && {{ "$@"; status=$?; cp -r {data} {kept}; exit $status; }}'
     refused = subprocess.run(
-        [*small, script, "sh", *command_of(many_videos, data)], cwd=REPOSITORY, capture_output=True, text=True
+        [*small, script, "sh", *convert_command(many_videos, data)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
     )
     assert refused.returncode == 2 and "Traceback" not in refused.stderr
     assert "error: Cannot write" in refused.stderr and "No space left on device" in refused.stderr
     assert not list(kept.glob(".tmp-*")) and len(list(kept.glob("*.json"))) > 3
-    again = subprocess.run(command_of(many_videos, kept), cwd=REPOSITORY, capture_output=True, text=True)
+    again = subprocess.run(convert_command(many_videos, kept), cwd=REPOSITORY, capture_output=True, text=True)
     assert again.returncode == 0 and "Converting 400 of" not in again.stdout
     assert contents(kept) == undisturbed[0]
 
@@ -146,7 +125,7 @@ def test_two_converters_at_once_do_no_harm(tmp_path, many_videos, undisturbed):
     data = tmp_path / "data"
     processes = [
         subprocess.Popen(
-            command_of(many_videos, data),
+            convert_command(many_videos, data),
             cwd=REPOSITORY,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -167,7 +146,7 @@ def test_four_tasks_one_killed_and_run_again(tmp_path, many_videos, undisturbed)
     def task(index):
         flags = [f"--task_index={index}", "--task_count=4"]
         return subprocess.Popen(
-            command_of(many_videos, data, *flags),
+            convert_command(many_videos, data, *flags),
             cwd=REPOSITORY,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from tests.conftest import REPOSITORY, build, plan_of, run_module, write_video
+from tests.conftest import REPOSITORY, build, child_pids, plan_of, run_module, write_video
 from ucf50_tfrecord import manifest
 from ucf50_tfrecord.convert import engines
 from ucf50_tfrecord.specs import DecodeLimits, UserError
@@ -133,7 +133,7 @@ def test_a_worker_that_is_killed_loses_nothing(tmp_path, videos_dir):
     command = [sys.executable, "-m", "pipelines.convert", f"--videos={videos}", "--workers=2"]
     process = subprocess.Popen([*command, f"--data={tmp_path / 'data'}"], cwd=REPOSITORY)
     deadline = time.monotonic() + 60
-    while len(first := children(process.pid)) < 2 and time.monotonic() < deadline:
+    while len(first := child_pids(process.pid)) < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(0.6)
     for pid in first:
@@ -142,14 +142,3 @@ def test_a_worker_that_is_killed_loses_nothing(tmp_path, videos_dir):
     assert subprocess.run([*command, f"--data={tmp_path / 'whole'}"], cwd=REPOSITORY).returncode == 0
     built, whole = (manifest.load(str(tmp_path / name)) for name in ("data", "whole"))
     assert built.shards == whole.shards and not built.quarantined
-
-
-def children(pid):
-    try:
-        tasks = [
-            open(f"/proc/{pid}/task/{task}/children").read().split()
-            for task in os.listdir(f"/proc/{pid}/task")
-        ]
-    except OSError:
-        return []
-    return [int(child) for task in tasks for child in task]

@@ -157,7 +157,7 @@ def finalize(plan: Plan, data_dir: str) -> Manifest:
 
 
 def finished_reports(
-    plan: Plan, data_dir: str, *, verify: bool = False, retried: frozenset[str] = _RETRIED
+    plan: Plan, data_dir: str, *, retried: frozenset[str], verify: bool = False
 ) -> dict[str, ShardReport]:
     """Returns, by file name, the reports of shards that already stand as their jobs want them.
 
@@ -211,27 +211,18 @@ def _look_up(
     """
     retried = _RETRIED_BY_VERIFY if options.verify else _RETRIED
     reports = finished_reports(plan, data_dir, verify=options.verify, retried=retried)
-    return _load_before(plan, data_dir, options, reports), reports
-
-
-def _load_before(
-    plan: Plan, data_dir: str, options: BuildOptions, reports: dict[str, ShardReport]
-) -> Manifest | None:
-    """Loads the manifest there is, if any; raises as _look_up does."""
     try:
         before = manifest.load_if_finished(data_dir)
     except UserError:
-        if options.overwrite:
-            return None
-        raise
-    if before is None:
-        return None
-    if before.videos_dir != plan.videos_dir and not reports and not options.overwrite:
+        if not options.overwrite:
+            raise
+        before = None
+    if before and before.videos_dir != plan.videos_dir and not reports and not options.overwrite:
         raise UserError(
             f"{data_dir} holds shards of the videos in {before.videos_dir}, not of those in "
             f"{plan.videos_dir}. Choose another --data, or pass --overwrite."
         )
-    return before
+    return before, reports
 
 
 def _discard(before: Manifest | None, plan: Plan, data_dir: str, reports: dict[str, ShardReport]) -> None:
