@@ -106,6 +106,10 @@ class TrainingDisplay:
             scores = "  ".join(f"{name} {value:.4f}" for name, value in progress.scores.items())
             print(f"epoch {progress.epoch:>3}/{progress.num_epochs}  {scores}", flush=True)
 
+    def warn(self, text: str) -> None:
+        """Prints a warning without breaking the bar."""
+        tqdm.tqdm.write(f"warning: {text}", file=sys.stderr)
+
     def _close_bar(self) -> None:
         if self._bar is not None:
             self._bar.close()

@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import pathlib
 import re
 import shlex
 import sys
@@ -178,7 +177,7 @@ def convert() -> manifest.Manifest | None:
         task_count=_TASK_COUNT.value,
     )
     run = _engine()
-    name = _NAME.value or dataset_name(_VIDEOS.value)
+    name = _NAME.value or manifest.default_name(_VIDEOS.value)
     expect(re.fullmatch(r"[a-z]\w*", name), "a name of letters, digits and _, starting with a-z", name=name)
     data_dir = _DATA.value or default_data_dir(name)
     before = None if _OVERWRITE.value else manifest.load_if_finished(data_dir)
@@ -206,12 +205,6 @@ def convert() -> manifest.Manifest | None:
             f"--max_quarantined={_MAX_QUARANTINED.value}. All others are converted."
         )
     return built
-
-
-def dataset_name(videos_dir: str) -> str:
-    """Makes a dataset's name out of its videos' folder: "/data/UCF-50/" is "ucf_50"."""
-    base = re.sub(r"\W+", "_", pathlib.Path(videos_dir).resolve().name.lower(), flags=re.ASCII).strip("_")
-    return base if base[:1].isalpha() else f"videos_{base}".rstrip("_")
 
 
 def default_data_dir(name: str) -> str:

@@ -6,12 +6,14 @@ python -m pipelines.evaluate --run=runs/demo --weights=best --folds=6-10
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
+import sys
 
 from absl import flags
 
-from pipelines import console
+from pipelines import console, inputs
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import storage
 from ucf50_tfrecord.specs import STRATEGIES, UserError, format_folds, parse_folds
@@ -26,11 +28,12 @@ _OUTPUT = flags.DEFINE_string(
     "output", None, "Folder for the results. Default: <run>/evaluation-<weights>-<folds>."
 )
 
+flags.adopt_module_key_flags(inputs)
+
 
 def main() -> None:
     console.load_tensorflow()
     from ucf50_tfrecord import models
-    from ucf50_tfrecord.dataset import pipeline
     from ucf50_tfrecord.evaluation import runner
     from ucf50_tfrecord.training import checkpoint
     from ucf50_tfrecord.training import run as run_lib
@@ -55,8 +58,9 @@ def main() -> None:
     with strategy.scope():
         model = models.build_model(config.model, dtype=strategy_lib.keras_policy(config.train.precision))
         checkpoint.load_weights(_RUN.value, _WEIGHTS.value, model)
-    clips = pipeline.load_clips(manifest, folds)
-    evaluate = runner.Evaluator(model, clips, strategy=strategy, batch_size=_BATCH_SIZE.value)
+    [feed] = inputs.make_feeds(manifest, (folds,), strategy)
+    warn = functools.partial(print, "warning:", file=sys.stderr)
+    evaluate = runner.Evaluator(model, feed, strategy=strategy, batch_size=_BATCH_SIZE.value, warn=warn)
     evaluations = [evaluate(perturbation) for perturbation in runner.PERTURBATIONS]
 
     folder = pathlib.Path(
@@ -70,7 +74,7 @@ def main() -> None:
         | {
             "shuffled": shuffled.scores,
             "weights": _WEIGHTS.value,
-            "num_clips": len(clips),
+            "num_clips": len(plain.clips),
             "folds": folds,
             "model": config.model.name,
             "params": model.count_params(),
@@ -79,7 +83,7 @@ def main() -> None:
         },
     )
     console.print_scores(
-        f"{config.model.name} on {len(clips)} clips of folds {format_folds(folds)}",
+        f"{config.model.name} on {len(plain.clips)} clips of folds {format_folds(folds)}",
         plain.scores,
         shuffled.scores,
     )

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from pipelines import console, convert
+from pipelines import console, convert, inputs
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import storage
 from ucf50_tfrecord.specs import (
@@ -27,6 +27,7 @@ from ucf50_tfrecord.specs import (
     PRECISIONS,
     SCHEDULES,
     STRATEGIES,
+    AugmentSpec,
     ModelSpec,
     TrainSpec,
     UserError,
@@ -56,6 +57,16 @@ _WEIGHT_DECAY = flags.DEFINE_float("weight_decay", 0.0, "Weight decay, with --op
 _LABEL_SMOOTHING = flags.DEFINE_float("label_smoothing", 0.0, "Share of the target spread over all classes.")
 _DROPOUT = flags.DEFINE_float("dropout", 0.0, "Dropout, in models that have it.")
 _FLIP = flags.DEFINE_boolean("horizontal_flip", False, "Mirror half of the training clips, anew each epoch.")
+_CROP_AREA = flags.DEFINE_float(
+    "crop_area", 1.0, "Cut at least this share of each training frame out, and scale it back; 1 is off."
+)
+_BRIGHTNESS = flags.DEFINE_float("brightness", 0.0, "Scale training clips' brightness by 1 - x to 1 + x.")
+_CONTRAST = flags.DEFINE_float("contrast", 0.0, "Scale training clips' contrast by 1 - x to 1 + x.")
+_SATURATION = flags.DEFINE_float("saturation", 0.0, "Scale training clips' saturation by 1 - x to 1 + x.")
+_TEMPORAL_SHIFT = flags.DEFINE_integer(
+    "temporal_shift", 0, "Move training clips by up to this many frames in time."
+)
+_ERASE = flags.DEFINE_float("erase", 0.0, "Share of training clips in which a rectangle is painted over.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the weights, the order of clips and all other chance.")
 _PRECISION = flags.DEFINE_enum("precision", "auto", PRECISIONS, "Of the computation; weights are float32.")
 _STRATEGY = flags.DEFINE_enum("strategy", "auto", STRATEGIES, "Devices: one, all mirrored, or auto.")
@@ -65,6 +76,7 @@ _LOG_EVERY = flags.DEFINE_integer(
 _CHECKPOINT_SECS = flags.DEFINE_float("checkpoint_secs", 300, "Seconds between checkpoints within an epoch.")
 
 flags.adopt_module_key_flags(convert)
+flags.adopt_module_key_flags(inputs)
 
 
 def main() -> None:
@@ -77,27 +89,24 @@ def main() -> None:
     manifest = convert.load_or_convert()
     val_folds, train_folds = choose_folds(manifest, val_folds, train_folds)
     model_spec = model_spec_from_flags(manifest)
+    expect(
+        train_spec.augment.temporal_shift < model_spec.num_frames,
+        f"a shift of less than a clip's {model_spec.num_frames} frames",
+        temporal_shift=train_spec.augment.temporal_shift,
+    )
 
     # Devices and clips.
     console.load_tensorflow()
-    from ucf50_tfrecord.dataset import pipeline
     from ucf50_tfrecord.evaluation import runner
     from ucf50_tfrecord.training import logs, loop
     from ucf50_tfrecord.training import run as run_lib
     from ucf50_tfrecord.training import strategy as strategy_lib
 
     strategy = strategy_lib.make_strategy(_STRATEGY.value)
-    num_devices = strategy.num_replicas_in_sync
-    expect(
-        train_spec.batch_size % num_devices == 0,
-        f"a batch size that {num_devices} devices can share evenly",
-        batch_size=train_spec.batch_size,
-    )
     train_spec = dataclasses.replace(
         train_spec, precision=strategy_lib.choose_precision(train_spec.precision)
     )
-    train_clips = pipeline.load_clips(manifest, train_folds)
-    val_clips = pipeline.load_clips(manifest, val_folds)
+    train_feed, val_feed = inputs.make_feeds(manifest, (train_folds, val_folds), strategy)
 
     # Run.
     run_dir = _RUN.value or run_lib.make_run_dir(manifest.data_dir, model_spec.name)
@@ -112,9 +121,9 @@ def main() -> None:
     )
     run_lib.open_run(run_dir, config)
     print(
-        f"Training {model_spec.name} on {len(train_clips)} clips (folds {format_folds(train_folds)}), "
-        f"validating on {len(val_clips)} (folds {format_folds(val_folds)}); "
-        f"{train_spec.precision} on {num_devices} {strategy_lib.device_type()}(s); run {run_dir}"
+        f"Training {model_spec.name} on {len(train_feed.clips)} clips (folds {format_folds(train_folds)}), "
+        f"validating on {len(val_feed.clips)} (folds {format_folds(val_folds)}); {train_spec.precision} on "
+        f"{strategy.num_replicas_in_sync} {strategy_lib.device_type()}(s); run {run_dir}"
     )
 
     # Training.
@@ -123,7 +132,7 @@ def main() -> None:
     log.text("flags", {flag.name: flag.value for flag in key_flags})
     with console.stop_requests() as should_stop, console.TrainingDisplay() as display:
         trained = loop.train(
-            train_clips,
+            train_feed,
             model_spec,
             train_spec,
             strategy=strategy,
@@ -132,9 +141,14 @@ def main() -> None:
             ),
             hooks=loop.Hooks(
                 make_evaluator=functools.partial(
-                    runner.Evaluator, clips=val_clips, strategy=strategy, batch_size=train_spec.batch_size
+                    runner.Evaluator,
+                    feed=val_feed,
+                    strategy=strategy,
+                    batch_size=train_spec.batch_size,
+                    warn=display.warn,
                 ),
                 report=display.update,
+                warn=display.warn,
                 should_stop=should_stop,
             ),
             log=log,
@@ -147,8 +161,9 @@ def main() -> None:
     evaluations = [trained.evaluate(perturbation) for perturbation in runner.PERTURBATIONS]
     runner.save_predictions(pathlib.Path(run_dir, run_lib.PREDICTIONS_FILENAME), evaluations)
     summary = summarize(trained, evaluations, config) | {
-        "num_train_clips": len(train_clips),
-        "num_devices": num_devices,
+        "num_train_clips": len(train_feed.clips),
+        "num_skipped_clips": trained.num_skipped,
+        "num_devices": strategy.num_replicas_in_sync,
         "fold_by": manifest.fold_rule.fold_by,
     }
     summary_path = pathlib.Path(run_dir, run_lib.SUMMARY_FILENAME)
@@ -235,7 +250,15 @@ def train_spec_from_flags() -> TrainSpec:
         warmup_epochs=_WARMUP_EPOCHS.value,
         weight_decay=_WEIGHT_DECAY.value,
         label_smoothing=_LABEL_SMOOTHING.value,
-        horizontal_flip=_FLIP.value,
+        augment=AugmentSpec(
+            horizontal_flip=_FLIP.value,
+            crop_area=_CROP_AREA.value,
+            brightness=_BRIGHTNESS.value,
+            contrast=_CONTRAST.value,
+            saturation=_SATURATION.value,
+            temporal_shift=_TEMPORAL_SHIFT.value,
+            erase=_ERASE.value,
+        ),
         seed=_SEED.value,
         precision=_PRECISION.value,
     )

@@ -43,9 +43,8 @@ def main() -> int:
                 print(f"damaged: {problem}", file=sys.stderr)
     if num_damaged:
         print(
-            f"{num_damaged} of {len(manifest.shards)} shards of {manifest.data_dir} are damaged. To convert them "
-            f"again: python -m pipelines.convert --verify --videos={manifest.videos_dir} "
-            f"--data={manifest.data_dir}, with the flags that made the dataset."
+            f"{num_damaged} of {len(manifest.shards)} shards of {manifest.data_dir} are damaged. To mend "
+            f"them: {manifest_lib.repair_command(manifest)}"
         )
         return 1
     print(f"{manifest.data_dir} is sound: {len(manifest.shards)} shards, {manifest.num_clips} clips")

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -68,16 +70,28 @@ def test_tensorflow_parses_it_as_sequence_example_and_as_example():
     assert sequence["image/timestamp"].numpy().tolist() == [0, 200_000, 360_000]
 
 
-def test_parse_and_decode_return_what_was_encoded():
-    clip = make_clip(group=None)
-    serialized = record.encode(clip, FORMAT)
-    parsed = record.parse(tf.constant(serialized), FORMAT)
-    assert parsed["video"].dtype == tf.uint8 and parsed["label"].dtype == tf.int32
-    np.testing.assert_array_equal(parsed["video"], clip.frames)
-    assert parsed["label"] == 4
-    decoded = record.decode(serialized)
+@pytest.mark.parametrize("encoding", ["raw", "png", "raw+jpeg"])
+def test_clips_are_read_as_they_were_encoded(tmp_path, encoding):
+    clip, clip_format = make_clip(group=None), dataclasses.replace(FORMAT, encoding=encoding)
+    payload = record.encode(clip, clip_format)
+    decoded = record.decode(payload)
     np.testing.assert_array_equal(decoded["video"], clip.frames)
-    assert decoded["group"] == [record.UNKNOWN_GROUP]
+    assert decoded["group"] == [record.UNKNOWN_GROUP] and decoded["label"] == [4]
+    path = tmp_path / "shard"
+    path.write_bytes(record.frame_record(b"another") + record.frame_record(payload))
+    place = 23, clip.clip_id
+    with open(path, "rb") as file:
+        if record.stores_raw(clip_format):
+            pixels = np.zeros(clip.frames.size, np.uint8)
+            assert record._read_pixels_in_place(file.fileno(), *place, pixels)
+            np.testing.assert_array_equal(pixels.reshape(clip.frames.shape), clip.frames)
+            pixels[:] = 0
+            record.read_pixels(file.fileno(), *place, clip_format=clip_format, out=pixels)
+            np.testing.assert_array_equal(pixels.reshape(clip.frames.shape), clip.frames)
+        else:
+            images = record.read_images(file.fileno(), *place, clip_format=clip_format)
+            frames = record.decode_images(tf.constant(images), clip_format)
+            np.testing.assert_array_equal(frames, clip.frames)
 
 
 def test_equal_clips_give_equal_bytes():

@@ -13,6 +13,8 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+import re
+import shlex
 from collections.abc import Iterable
 from typing import Any
 
@@ -226,6 +228,37 @@ def load_if_finished(data_dir: str) -> Manifest | None:
         if exists(data_dir):
             raise
         return None  # there was none, or another process has just taken it away
+
+
+def default_name(videos_dir: str) -> str:
+    """Makes a dataset's name out of its videos' folder: "/data/UCF-50/" is "ucf_50"."""
+    base = re.sub(r"\W+", "_", pathlib.Path(videos_dir).resolve().name.lower(), flags=re.ASCII).strip("_")
+    return base if base[:1].isalpha() else f"videos_{base}".rstrip("_")
+
+
+def repair_command(manifest: Manifest) -> str:
+    """Returns the command that converts a dataset's damaged shards again."""
+    differing = {
+        f.name: getattr(spec, f.name)
+        for spec in (manifest.format, manifest.fold_rule)
+        for f in dataclasses.fields(spec)
+        if getattr(spec, f.name) != f.default
+    }
+    variables = {"VIDEOS": manifest.videos_dir, "DATA": manifest.data_dir}
+    if {"height", "width"} & differing.keys():
+        variables["SIZE"] = f"{manifest.format.height}x{manifest.format.width}"
+    if "num_frames" in differing:
+        variables["FRAMES"] = str(manifest.format.num_frames)
+    if manifest.name != default_name(manifest.videos_dir):
+        differing = {"name": manifest.name} | differing
+    flags = [
+        f"--{name}={value}"
+        for name, value in differing.items()
+        if name not in ("height", "width", "num_frames")
+    ]
+    if flags:
+        variables["FLAGS"] = " ".join(flags)
+    return f"make repair {shlex.join(f'{name}={value}' for name, value in variables.items())}"
 
 
 def default_val_folds(manifest: Manifest) -> tuple[int, ...]:

@@ -20,8 +20,10 @@ MODEL_NAMES = ("frame_pool", "lstm", "seed_lstm", "seed_rnn")
 OPTIMIZERS = ("adam", "adamw")
 SCHEDULES = ("constant", "cosine")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
-MAX_FOLD = 9999
 STRATEGIES = ("auto", "one", "mirrored")
+CACHES = ("auto", "none", "host", "device")
+ON_BAD_RECORD = ("stop", "skip")
+MAX_FOLD = 9999
 
 
 class UserError(ValueError):
@@ -254,6 +256,32 @@ class ModelSpec:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class AugmentSpec:
+    """How training clips are changed by chance, each clip's frames alike. The defaults change nothing.
+
+    horizontal_flip: mirror half of the clips.
+    crop_area: cut out a rectangle of at least this share of the frame, and scale it back.
+    brightness, contrast, saturation: scale by a factor from 1 - x to 1 + x.
+    temporal_shift: move by up to this many frames either way.
+    erase: the share of clips in which a rectangle is painted over.
+    """
+
+    horizontal_flip: bool = False
+    crop_area: float = 1.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    temporal_shift: int = 0
+    erase: float = 0.0
+
+    def __post_init__(self):
+        expect(0 < self.crop_area <= 1, "a crop area above 0, to 1", crop_area=self.crop_area)
+        for name in ("brightness", "contrast", "saturation", "erase"):
+            expect(0 <= getattr(self, name) <= 1, f"{name} from 0 to 1", **{name: getattr(self, name)})
+        expect(self.temporal_shift >= 0, "a shift of 0 frames or more", temporal_shift=self.temporal_shift)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainSpec:
     """How to train. `batch_size` is global, over all replicas; the rates are per step."""
 
@@ -265,7 +293,7 @@ class TrainSpec:
     warmup_epochs: float = 0.0
     weight_decay: float = 0.0
     label_smoothing: float = 0.0
-    horizontal_flip: bool = False
+    augment: AugmentSpec = AugmentSpec()
     seed: int = 0
     precision: str = "auto"
 

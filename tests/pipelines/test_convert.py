@@ -3,8 +3,8 @@ import shutil
 
 import pytest
 
-from pipelines import convert
 from tests.conftest import run_module
+from ucf50_tfrecord import manifest
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,7 @@ from tests.conftest import run_module
     ],
 )
 def test_a_dataset_is_named_after_its_folder(folder, name):
-    assert convert.dataset_name(folder) == name
+    assert manifest.default_name(folder) == name
 
 
 def test_it_converts_then_has_nothing_to_do_then_refuses_another_format(videos_dir, tmp_path):

@@ -1,5 +1,6 @@
 import json
 import random
+import shlex
 import shutil
 
 import pytest
@@ -31,10 +32,11 @@ def test_a_damaged_record_is_named_with_its_clip(copy):
     result = run_module("pipelines.verify", f"--data={copy}", "--workers=2")
     assert result.returncode == 1 and "Traceback" not in result.stderr
     expected = (
-        f"{path.name}: the record at byte {report.offsets[1]} is damaged or cut short ({report.clip_ids[1]})"
+        f"{path.name}: the record at byte {report.offsets[1]} is damaged: it has another checksum than it "
+        f"says ({report.clip_ids[1]})"
     )
     assert expected in result.stderr
-    assert "1 of 10 shards" in result.stdout and "--verify --videos=" in result.stdout
+    assert "1 of 10 shards" in result.stdout and "To mend them: make repair" in result.stdout
 
 
 def test_any_flipped_byte_of_a_shard_or_sidecar_is_found(copy):
@@ -68,9 +70,9 @@ def test_missing_cut_and_exchanged_shards_are_found(copy):
     (copy / names[5]).write_bytes((copy / names[5]).read_bytes() + record.frame_record(b""))
     found = problems(copy)
     assert f"{copy / names[0]} is missing" in found[0]
-    assert "damaged or cut short" in found[1]
+    assert "is cut short" in found[1]
     assert "holds other clips than its sidecar says" in found[2]
-    assert f"{copy / names[5]}: A record of 0 bytes is not a clip's" in found[3]
+    assert f"{copy / names[5]}: a record (0 bytes) is not a clip's" in found[3]
     assert len(found) == 4
 
 
@@ -85,8 +87,14 @@ def test_what_is_found_damaged_is_repaired(videos_dir, tmp_path):
     assert run_module("pipelines.convert", *flags).returncode == 0
     before = {path.name: path.read_bytes() for path in (tmp_path / "data").iterdir()}
     flip_bit(tmp_path / "data" / "small-fold02.tfrecord-00000-of-00001", 2000)
-    assert run_module("pipelines.verify", f"--data={tmp_path / 'data'}").returncode == 1
-    repaired = run_module("pipelines.convert", "--verify", *flags)
+    verified = run_module("pipelines.verify", f"--data={tmp_path / 'data'}")
+    assert verified.returncode == 1
+    # The command that it names, with each of make's variables as the flag that the Makefile makes of it.
+    command = shlex.split(verified.stdout.split("To mend them: ")[1])
+    assert command[:2] == ["make", "repair"]
+    variables = dict(word.split("=", 1) for word in command[2:])
+    mend = [f"--{name.lower()}={value}" for name, value in variables.items() if name != "FLAGS"]
+    repaired = run_module("pipelines.convert", "--verify", *mend, *variables["FLAGS"].split())
     assert repaired.returncode == 0 and "Converting 6 of 30 videos" in repaired.stdout
     assert run_module("pipelines.verify", f"--data={tmp_path / 'data'}").returncode == 0
     assert {path.name: path.read_bytes() for path in (tmp_path / "data").iterdir()} == before

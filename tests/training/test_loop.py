@@ -5,6 +5,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import time
 
 import keras
 import numpy as np
@@ -14,9 +15,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.conftest import REPOSITORY, flip_bit
 from ucf50_tfrecord import manifest, models
-from ucf50_tfrecord.dataset import pipeline
+from ucf50_tfrecord.dataset.clips import load_clips
+from ucf50_tfrecord.dataset.feed import Feed
 from ucf50_tfrecord.evaluation import runner
-from ucf50_tfrecord.specs import ModelSpec, TrainSpec, UserError
+from ucf50_tfrecord.specs import AugmentSpec, ModelSpec, TrainSpec, UserError
 from ucf50_tfrecord.training import checkpoint, logs, loop
 from ucf50_tfrecord.training import strategy as strategy_lib
 
@@ -32,15 +34,20 @@ def train(
     dropout=0.0,
     log_every_steps=1,
     checkpoint_secs=1e9,
-    **spec
+    cache="none",
+    skip_bad_records=False,
+    **spec,
 ):
     """Trains on folds 2 to 5 (24 clips), validates on fold 1."""
     loaded = manifest.load(str(data_dir))
-    clips, val_clips = (pipeline.load_clips(loaded, folds) for folds in ([2, 3, 4, 5], [1]))
     strategy = strategy_lib.make_strategy(strategy)
-    make_evaluator = functools.partial(runner.Evaluator, clips=val_clips, strategy=strategy, batch_size=4)
+    feed, val_feed = (
+        Feed(load_clips(loaded, folds), strategy=strategy, cache=cache, skip_bad_records=skip_bad_records)
+        for folds in ([2, 3, 4, 5], [1])
+    )
+    make_evaluator = functools.partial(runner.Evaluator, feed=val_feed, strategy=strategy, batch_size=4)
     return loop.train(
-        clips,
+        feed,
         ModelSpec(name=model, num_classes=3, num_frames=5, height=16, width=24, dropout=dropout),
         TrainSpec(**dict(epochs=2, batch_size=5, precision=precision) | spec),
         strategy=strategy,
@@ -50,6 +57,12 @@ def train(
         hooks=loop.Hooks(make_evaluator=make_evaluator, **(hooks or {})),
         log=logs.TensorBoardLog(str(run_dir)),
     )
+
+
+def read_all(data_dir, *, batch_size):
+    """The training clips as one batch, filled up."""
+    clips = load_clips(manifest.load(str(data_dir)), [2, 3, 4, 5])
+    return next(Feed(clips, strategy=strategy_lib.make_strategy("one")).batches(batch_size=batch_size))
 
 
 def weights(trained):
@@ -74,43 +87,59 @@ def test_it_learns_and_scores_held_out_groups(data_dir, tmp_path):
 def test_the_loss_is_the_mean_over_the_clips_that_count(data_dir, tmp_path):
     """One epoch of one batch that is filled up: the reported loss is that of the initial weights."""
     seen = []
-    loaded = manifest.load(str(data_dir))
-    clips = pipeline.load_clips(loaded, [2, 3, 4, 5])
     train(data_dir, tmp_path, epochs=1, batch_size=32, hooks={"report": seen.append}, label_smoothing=0.1)
     keras.utils.set_random_seed(0)
     model = models.build_model(ModelSpec(name="frame_pool", num_classes=3, num_frames=5, height=16, width=24))
-    batch = next(iter(pipeline.make_dataset(clips, batch_size=24)))
+    batch = read_all(data_dir, batch_size=24)
     target = tf.one_hot(batch["label"], 3) * 0.9 + 0.1 / 3
     expected = keras.losses.categorical_crossentropy(target, model(batch["video"]), from_logits=True)
     assert seen[-1].scores["train_loss"] == pytest.approx(float(tf.reduce_mean(expected)), rel=1e-5)
 
 
+# All that draws on chance.
+AUGMENT = AugmentSpec(
+    horizontal_flip=True,
+    crop_area=0.6,
+    brightness=0.2,
+    contrast=0.2,
+    saturation=0.2,
+    temporal_shift=1,
+    erase=0.3,
+)
+CHANCE = {
+    "model": "lstm",
+    "dropout": 0.3,
+    "augment": AUGMENT,
+    "optimizer": "adamw",
+    "schedule": "cosine",
+    "weight_decay": 0.01,
+}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data_dir, tmp_path_factory):
+    """A run from its start to its end, streamed from the shards."""
+    return train(data_dir, tmp_path_factory.mktemp("undisturbed"), **CHANCE)
+
+
 @pytest.mark.parametrize("stop_at", [1, 3, 5, 7])
-def test_an_interrupted_run_ends_with_the_same_weights(data_dir, tmp_path, stop_at):
-    options = dict(
-        model="lstm",
-        dropout=0.3,
-        horizontal_flip=True,
-        optimizer="adamw",
-        schedule="cosine",
-        weight_decay=0.01,
-    )
-    whole = train(data_dir, tmp_path / "whole", **options)
+def test_an_interrupted_run_ends_with_the_same_weights(undisturbed, data_dir, tmp_path, stop_at):
     seen = []
-    stopped = train(
-        data_dir,
-        tmp_path / "parts",
-        hooks={
-            "report": seen.append,
-            "should_stop": lambda: len(seen) + 1 == stop_at,
-        },
-        **options
-    )
+    hooks = {"report": seen.append, "should_stop": lambda: len(seen) + 1 == stop_at}
+    stopped = train(data_dir, tmp_path, hooks=hooks, **CHANCE)
     assert not stopped.finished and stopped.step == stop_at
-    resumed = train(data_dir, tmp_path / "parts", **options)
+    resumed = train(data_dir, tmp_path, **CHANCE)
     assert resumed.finished
-    for expected, found in zip(weights(whole), weights(resumed), strict=True):
+    for expected, found in zip(weights(undisturbed), weights(resumed), strict=True):
         np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("cache", ["host", "device"])
+def test_weights_do_not_depend_on_where_clips_are_kept(undisturbed, data_dir, tmp_path, cache):
+    kept = train(data_dir, tmp_path, cache=cache, **CHANCE)
+    for expected, found in zip(weights(undisturbed), weights(kept), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(kept.evaluate("shuffle").logits, undisturbed.evaluate("shuffle").logits)
 
 
 def test_a_finished_run_is_not_trained_again(data_dir, tmp_path):
@@ -165,8 +194,8 @@ def test_tensorboard_gets_curves_pictures_and_texts(data_dir, tmp_path):
         "loss",
         "accuracy",
         "learning_rate",
-        "clips_per_sec",
-        "wait_share",
+        "input/clips_per_sec",
+        "input/wait_share",
         "training clips",
         "flags",
     }
@@ -186,17 +215,18 @@ for name in ("one", "mirrored"):
     seen = []
     trained = test_loop.train(
         sys.argv[1], sys.argv[2] + name, strategy=name, model=sys.argv[3], precision=sys.argv[4],
-        batch_size=10, learning_rate=1e-4, horizontal_flip=True, hooks={"report": seen.append})
+        batch_size=10, learning_rate=1e-4, augment=test_loop.AUGMENT, cache=sys.argv[5], hooks={"report": seen.append})
     print(json.dumps([test_loop.losses(seen) + [seen[-1].scores["train_loss"]], trained.evaluate().logits.tolist()]))
 """
 
 
 @pytest.mark.parametrize(
-    "model, precision", [("seed_lstm", "float32"), ("lstm", "float32"), ("lstm", "float16")]
+    "model, precision, cache",
+    [("seed_lstm", "float32", "none"), ("lstm", "float32", "device"), ("lstm", "float16", "host")],
 )
-def test_two_replicas_train_as_one_device_does(data_dir, tmp_path, model, precision):
+def test_two_replicas_train_as_one_device_does(data_dir, tmp_path, model, precision, cache):
     """24 clips in batches of 10: in the last one the replicas have 4 and 0 clips that count."""
-    arguments = [sys.executable, "-c", MIRRORED, str(data_dir), str(tmp_path) + "/", model, precision]
+    arguments = [sys.executable, "-c", MIRRORED, str(data_dir), str(tmp_path) + "/", model, precision, cache]
     result = subprocess.run(arguments, cwd=REPOSITORY, text=True, capture_output=True)
     assert result.returncode == 0, result.stderr
     one, mirrored = map(json.loads, result.stdout.splitlines())
@@ -207,12 +237,11 @@ def test_two_replicas_train_as_one_device_does(data_dir, tmp_path, model, precis
 
 def test_a_step_follows_the_gradient_of_the_clips_that_count(data_dir, tmp_path):
     """One step of plain gradient descent over a batch that is filled up, against a gradient by hand."""
-    clips = pipeline.load_clips(manifest.load(str(data_dir)), [2, 3, 4, 5])
     spec = ModelSpec(name="frame_pool", num_classes=3, num_frames=5, height=16, width=24)
     keras.utils.set_random_seed(0)
     model = models.build_model(spec)
     before = [v.numpy() for v in model.trainable_variables]
-    batch = next(iter(pipeline.make_dataset(clips, batch_size=32)))
+    batch = read_all(data_dir, batch_size=32)
     assert batch["mask"].numpy().sum() == 24
     with tf.GradientTape() as tape:
         losses = keras.losses.sparse_categorical_crossentropy(
@@ -225,7 +254,6 @@ def test_a_step_follows_the_gradient_of_the_clips_that_count(data_dir, tmp_path)
         keras.optimizers.SGD(0.1),
         TrainSpec(epochs=1, batch_size=32),
         strategy_lib.make_strategy("one"),
-        24,
     )
     sums = step(batch, tf.constant(0, tf.int64)).numpy()
     assert sums[0] == pytest.approx(24 * float(loss), rel=1e-5) and sums[2] == 24
@@ -286,10 +314,92 @@ def test_weights_that_are_not_finite_are_never_saved(data_dir, tmp_path):
 
 def test_a_damaged_record_ends_training_with_the_way_to_mend_it(data_dir, tmp_path):
     copy = shutil.copytree(data_dir, tmp_path / "data")
-    path = copy / "small-fold03.tfrecord-00000-of-00002"
-    flip_bit(path, 3000)
-    with pytest.raises(UserError, match="A shard in .* is damaged .*corrupted record.* --verify .*--videos="):
+    flip_bit(copy / "small-fold03.tfrecord-00000-of-00002", 3000)
+    with pytest.raises(UserError, match="fold03.*the record at byte 0 is damaged.*To mend it: make repair"):
         train(copy, tmp_path / "run")
+
+
+def test_skipped_records_are_reported_and_leave_training_and_scores_sound(data_dir, tmp_path):
+    copy = shutil.copytree(data_dir, tmp_path / "data")
+    for fold in ("01", "03"):
+        flip_bit(copy / f"small-fold{fold}.tfrecord-00000-of-00002", 3000)
+    warnings = []
+    trained = train(copy, tmp_path / "run", skip_bad_records=True, hooks={"warn": warnings.append})
+    assert trained.finished and trained.num_skipped == 1
+    assert len(warnings) == 2  # one an epoch
+    assert "1 of 24 clips were skipped" in warnings[0] and "small-fold03" in warnings[0]
+    evaluation = trained.evaluate()
+    assert len(evaluation.clips) == len(evaluation.logits) == 5 and np.isfinite(evaluation.logits).all()
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard" / "train"))
+    events.Reload()
+    skipped = [tf.make_ndarray(event.tensor_proto) for event in events.Tensors("input/skipped_clips")]
+    assert [int(count) for count in skipped] == [1, 1]
+
+
+def test_a_set_without_a_readable_clip_ends_training(data_dir, tmp_path):
+    copy = shutil.copytree(data_dir, tmp_path / "data")
+    loaded = manifest.load(str(copy))
+    clips = load_clips(loaded, [2])
+    for path in {str(path) for path in clips.shard_paths}:
+        pathlib.Path(path).unlink()
+    strategy = strategy_lib.make_strategy("one")
+    feed = Feed(clips, strategy=strategy, skip_bad_records=True)
+    model = models.build_model(ModelSpec(name="frame_pool", num_classes=3, num_frames=5, height=16, width=24))
+    warnings = []
+    evaluate = runner.Evaluator(model, feed, strategy=strategy, batch_size=4, warn=warnings.append)
+    with pytest.raises(UserError, match="Expected at least 1 clip that can be read. Received: skipped=6"):
+        evaluate()
+    assert "6 of 6 clips were skipped" in warnings[0]
+
+
+def test_evaluation_sees_clips_as_they_are(data_dir, tmp_path):
+    """Whatever training does to its clips, the scores are those of the stored ones."""
+    trained = train(data_dir, tmp_path, augment=AUGMENT, epochs=1)
+    batch = next(
+        Feed(
+            load_clips(manifest.load(str(data_dir)), [1]), strategy=strategy_lib.make_strategy("one")
+        ).batches(batch_size=4)
+    )
+    expected = trained.model(batch["video"], training=False)
+    for _ in range(2):
+        np.testing.assert_array_equal(trained.evaluate().logits[:4], expected)
+
+
+def test_the_input_state_in_a_checkpoint_is_a_few_bytes(data_dir, tmp_path):
+    """All that is neither model nor optimizer, the counters of saves and of the best epoch included."""
+    trained = train(data_dir, tmp_path, epochs=1)
+    path = tf.train.latest_checkpoint(str(tmp_path / "checkpoints" / "last"))
+    reader = tf.train.load_checkpoint(path)
+    rest = [
+        name
+        for name in reader.get_variable_to_shape_map()
+        if not name.startswith(("model", "optimizer", "_CHECK"))
+    ]
+    num_bytes = sum(np.asarray(reader.get_tensor(name)).nbytes for name in rest)
+    assert trained.finished and any(name.startswith("step") for name in rest) and num_bytes < 100
+
+
+def test_waiting_for_input_is_measured_and_warned_of(data_dir, tmp_path, monkeypatch):
+    """A source that is slow: nearly all time is spent waiting, and the user is told once."""
+    from ucf50_tfrecord.dataset.reader import ClipReader
+
+    read = ClipReader.read_pixels
+
+    def slow_read(self, index):
+        time.sleep(0.3)
+        return read(self, index)
+
+    monkeypatch.setattr(ClipReader, "read_pixels", slow_read)
+    warnings = []
+    trained = train(
+        data_dir, tmp_path, hooks={"warn": warnings.append}, epochs=1, batch_size=1, log_every_steps=3
+    )
+    assert trained.wait_share > 0.5
+    [text] = warnings
+    assert (
+        "training waits" in text
+        and "--cache=host or --cache=device keeps the clips' 0.1 MB in memory" in text
+    )
 
 
 def test_evaluation_of_a_run_counts_each_clip_once(data_dir, tmp_path):

@@ -1,28 +1,140 @@
-"""Random changes to training clips, made on the device inside the training step."""
+"""Random changes to training clips, made on the device inside the training step.
+
+All chance comes from (seed, step, position in the global batch), so it depends neither on
+the number of replicas nor on where a run was resumed. Every change is the same for all
+frames of a clip: what moves in the video, not what the augmentation flickers, is motion.
+"""
 
 from __future__ import annotations
 
+import math
+
 import tensorflow as tf
 
+from ucf50_tfrecord.specs import AugmentSpec
 
-def horizontal_flip(
-    video: tf.Tensor, index: tf.Tensor, *, num_clips: int, seed: int, epoch: tf.Tensor
+_NUM_DRAWS = 17
+_LUMA = (0.299, 0.587, 0.114)  # of R, G, B, after ITU-R BT.601
+# Rectangles' width to height, from Inception's crops (as torchvision has them) and from
+# "Random Erasing Data Augmentation", Zhong et al. 2017, as are the erased areas.
+_CROP_RATIOS = (3 / 4, 4 / 3)
+_ERASED_RATIOS = (0.3, 1 / 0.3)
+_ERASED_AREAS = (0.02, 1 / 3)
+
+
+def augment(
+    video: tf.Tensor, position: tf.Tensor, *, spec: AugmentSpec, batch_size: int, seed: int, step: tf.Tensor
 ) -> tf.Tensor:
-    """Mirrors half of the clips, every frame of a clip alike.
-
-    Whether a clip is mirrored is a function of (seed, epoch, clip index) alone, so it does
-    not depend on the batch, the replica or where a run was resumed.
+    """Changes each clip by chance, as far as `spec` asks for it.
 
     Args:
-      video: [B, T, H, W, 3], any dtype.
-      index: int64 [B], the clips' indices, below num_clips.
-      num_clips: clips in the training set.
+      video: uint8 [B, T, H, W, 3], a replica's share of a batch.
+      position: int64 [B], the clips' places in the global batch.
+      spec: which changes, and how strong.
+      batch_size: clips in the global batch.
       seed: the run's seed.
-      epoch: int64 [].
+      step: int64 [], counted from the run's start.
 
     Returns:
-      The same shape and dtype.
+      uint8 [B, T, H, W, 3].
     """
-    draws = tf.random.stateless_uniform([num_clips], seed=tf.stack([tf.cast(seed, tf.int64), epoch]))
-    flip = (tf.gather(draws, index) < 0.5)[:, tf.newaxis, tf.newaxis, tf.newaxis, tf.newaxis]
-    return tf.where(flip, tf.reverse(video, axis=[3]), video)
+    draws = tf.random.stateless_uniform(
+        [batch_size, _NUM_DRAWS], seed=tf.stack([tf.constant(seed, tf.int64), step])
+    )
+    draws = tf.unstack(tf.gather(draws, position), axis=1)  # 17 times [B], in [0, 1)
+    if spec.temporal_shift:
+        video = shift_frames(video, draws[0], spec.temporal_shift)
+    if spec.horizontal_flip:
+        video = tf.where(_per_clip(draws[1]) < 0.5, tf.reverse(video, axis=[3]), video)
+    if spec.crop_area < 1:
+        video = resized_crop(video, draws[2:6], spec.crop_area)
+    if spec.brightness or spec.contrast or spec.saturation:
+        video = jitter_color(video, draws[6:9], spec)
+    if spec.erase:
+        video = erase(video, draws[9:], spec.erase)
+    return video
+
+
+def shift_frames(video: tf.Tensor, draw: tf.Tensor, max_shift: int) -> tf.Tensor:
+    """Moves clips in time by up to max_shift frames either way; the end frame fills the gap."""
+    num_frames = video.shape[1]
+    shift = _integer(draw, 2 * max_shift + 1) - max_shift  # [B]
+    source = tf.clip_by_value(tf.range(num_frames) + shift[:, tf.newaxis], 0, num_frames - 1)  # [B, T]
+    return tf.gather(video, source, axis=1, batch_dims=1)
+
+
+def resized_crop(video: tf.Tensor, draws: list[tf.Tensor], min_area: float) -> tf.Tensor:
+    """Cuts a random rectangle out, min_area to all of the frame, and scales it back (bilinear)."""
+    _, num_frames, height, width, channels = video.shape
+    area = min_area + (1 - min_area) * draws[0]
+    ratio = _log_uniform(draws[1], *_CROP_RATIOS)
+    crop_height = tf.minimum(tf.sqrt(area / ratio), 1.0)  # shares of the frame's
+    crop_width = tf.minimum(tf.sqrt(area * ratio), 1.0)
+    top, left = draws[2] * (1 - crop_height), draws[3] * (1 - crop_width)
+    boxes = tf.stack([top, left, top + crop_height, left + crop_width], axis=1)  # [B, 4]
+    frames = tf.reshape(video, (-1, height, width, channels))
+    cropped = tf.image.crop_and_resize(
+        frames,
+        tf.repeat(boxes, num_frames, axis=0),
+        box_indices=tf.range(tf.shape(frames)[0]),
+        crop_size=(height, width),
+    )
+    return tf.reshape(_to_uint8(cropped), tf.shape(video))
+
+
+def jitter_color(video: tf.Tensor, draws: list[tf.Tensor], spec: AugmentSpec) -> tf.Tensor:
+    """Scales brightness, contrast and saturation, each by a factor around 1, as torchvision's ColorJitter.
+
+    Contrast is scaled about the clip's mean grey, so that it does not flicker.
+    """
+    strengths = (spec.brightness, spec.contrast, spec.saturation)
+    brightness, contrast, saturation = (
+        _per_clip(1 - strength + 2 * strength * draw) for strength, draw in zip(strengths, draws)
+    )
+    pixels = tf.cast(video, tf.float32) * brightness
+    grey = tf.tensordot(pixels, tf.constant(_LUMA), axes=1)[..., tf.newaxis]  # [B, T, H, W, 1]
+    mean = tf.reduce_mean(grey, axis=[1, 2, 3, 4], keepdims=True)
+    pixels = mean + contrast * (pixels - mean)
+    grey = mean + contrast * (grey - mean)
+    return _to_uint8(grey + saturation * (pixels - grey))
+
+
+def erase(video: tf.Tensor, draws: list[tf.Tensor], probability: float) -> tf.Tensor:
+    """Paints a random rectangle of a share of the clips in one random color, over all frames."""
+    _, _, height, width, _ = video.shape
+    area = _ERASED_AREAS[0] + (_ERASED_AREAS[1] - _ERASED_AREAS[0]) * draws[0]
+    ratio = _log_uniform(draws[1], *_ERASED_RATIOS)
+
+    def span(size: int, share: tf.Tensor, draw: tf.Tensor) -> tf.Tensor:
+        """Returns bool [B, size]: a random run of about size * share."""
+        length = tf.clip_by_value(tf.round(size * share), 1, size)
+        first = tf.floor(draw * (size - length + 1))
+        pixel = tf.range(size, dtype=tf.float32)
+        return (pixel >= first[:, tf.newaxis]) & (pixel < (first + length)[:, tf.newaxis])
+
+    rows, columns = span(height, tf.sqrt(area / ratio), draws[2]), span(
+        width, tf.sqrt(area * ratio), draws[3]
+    )
+    inside = (
+        rows[:, tf.newaxis, :, tf.newaxis, tf.newaxis] & columns[:, tf.newaxis, tf.newaxis, :, tf.newaxis]
+    )
+    color = tf.cast(256 * tf.stack(draws[4:7], axis=1), tf.uint8)[:, tf.newaxis, tf.newaxis, tf.newaxis]
+    return tf.where(inside & (_per_clip(draws[7]) < probability), color, video)
+
+
+def _per_clip(values: tf.Tensor) -> tf.Tensor:
+    """Shapes [B] so that it broadcasts over [B, T, H, W, 3]."""
+    return values[:, tf.newaxis, tf.newaxis, tf.newaxis, tf.newaxis]
+
+
+def _integer(draw: tf.Tensor, count: int) -> tf.Tensor:
+    """Turns draws from [0, 1) into int32 in [0, count)."""
+    return tf.minimum(tf.cast(draw * count, tf.int32), count - 1)
+
+
+def _log_uniform(draw: tf.Tensor, low: float, high: float) -> tf.Tensor:
+    return tf.exp(math.log(low) + (math.log(high) - math.log(low)) * draw)
+
+
+def _to_uint8(pixels: tf.Tensor) -> tf.Tensor:
+    return tf.cast(tf.round(tf.clip_by_value(pixels, 0, 255)), tf.uint8)

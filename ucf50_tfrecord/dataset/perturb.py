@@ -6,26 +6,21 @@ import numpy as np
 import tensorflow as tf
 
 
-def shuffle_frames(
-    dataset: tf.data.Dataset, *, num_clips: int, num_frames: int, seed: int
-) -> tf.data.Dataset:
-    """Puts each clip's frames into a random order drawn from (seed, clip index).
+def frame_orders(num_clips: int, num_frames: int, *, seed: int) -> tf.Tensor:
+    """Draws a random order of frames for each clip: int32 [N, T]; another seed gives other orders."""
+    generator = np.random.default_rng(seed)
+    return tf.constant(np.argsort(generator.random((num_clips, num_frames)), axis=1), tf.int32)
+
+
+def reorder_frames(video: tf.Tensor, index: tf.Tensor, orders: tf.Tensor) -> tf.Tensor:
+    """Puts each clip's frames into its own order, whatever batch it is in.
 
     Args:
-      dataset: batches as make_dataset yields them, with video [B, T, H, W, 3].
-      num_clips: clip indices are below this.
-      num_frames: T.
-      seed: another seed gives other orders; the batch a clip is in does not matter.
+      video: [B, T, H, W, 3], any dtype.
+      index: int64 [B], the clips' indices.
+      orders: int32 [N, T], what frame_orders returns.
 
     Returns:
-      The same batches, each clip's frames permuted.
+      The same shape and dtype.
     """
-    generator = np.random.default_rng(seed)
-    orders = np.argsort(generator.random((num_clips, num_frames)), axis=1)  # [N, T]
-    table = tf.constant(orders, tf.int32)
-
-    def shuffle(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        order = tf.gather(table, batch["index"])  # [B, T]
-        return batch | {"video": tf.gather(batch["video"], order, axis=1, batch_dims=1)}
-
-    return dataset.map(shuffle, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return tf.gather(video, tf.gather(orders, index), axis=1, batch_dims=1)

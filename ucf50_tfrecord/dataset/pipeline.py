@@ -1,82 +1,47 @@
-"""Shards to batches, in an order that is derived and never stored.
+"""Clips to batches, in an order that is derived and never stored.
 
 Every clip has an index. An epoch's order is a permutation of the indices drawn from
 (seed, epoch); a batch is a run of that order; a clip is read at its own offset in its
 shard. So there is no shuffle buffer, the shuffle is complete, a run that starts at any
 step reads nothing that it does not use, and the input's whole state is (seed, step).
+
+Workers and replicas share each global batch by record, so that it holds the same clips
+however many there are. Sharing by file would change the batches with the number of workers,
+and would save nothing: each clip is read alone, by the worker that needs it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import pathlib
-import re
-import shlex
-from collections.abc import Callable, Iterable, Iterator
+import os
 
 import numpy as np
 import tensorflow as tf
 
-from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import record
-from ucf50_tfrecord.manifest import Manifest, ManifestShard, ShardReport
-from ucf50_tfrecord.specs import UserError, expect, format_folds
+from ucf50_tfrecord.dataset.clips import Clips
+from ucf50_tfrecord.dataset.reader import Buffers, ClipReader
+from ucf50_tfrecord.specs import expect
+
+# Batches being read at once may take this, but two are always read side by side.
+_MAX_BYTES_IN_WORK = 256 << 20
+_PREFETCHED_BATCHES = 2
 
 
-@dataclasses.dataclass(frozen=True)
-class Clips:
-    """The clips of some folds, in the order of their shards' names and offsets.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Share:
+    """Which part of each global batch a stream deals out: that of one input worker, for its replicas."""
 
-    `ids` and the arrays have one entry a clip:
-    shards: int64, which of `shard_paths` holds it; offsets: int64, at which byte;
-    labels: int32; groups: int64, record.UNKNOWN_GROUP where there is none; folds: int64.
-    """
+    num_workers: int = 1
+    worker: int = 0
+    num_replicas: int = 1  # of this worker; every worker has as many
 
-    manifest: Manifest
-    shard_paths: tuple[str, ...]
-    ids: tuple[str, ...]
-    shards: np.ndarray
-    offsets: np.ndarray
-    labels: np.ndarray
-    groups: np.ndarray
-    folds: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.offsets)
-
-
-def load_clips(manifest: Manifest, folds: Iterable[int]) -> Clips:
-    """Indexes the clips of the given folds from the shards' sidecars.
-
-    Raises:
-      UserError: if a fold does not exist or is empty, or if a shard is missing or is
-        not the one that the manifest lists.
-    """
-    folds = sorted(set(folds))
-    unknown = [fold for fold in folds if fold not in manifest.folds]
-    expect(
-        bool(folds) and not unknown,
-        f"folds out of {format_folds(manifest.folds)} in {manifest.data_dir}",
-        folds=unknown or folds,
-    )
-    shards = [shard for shard in manifest.shards if shard.fold in folds]
-    reports = [_checked_report(manifest, shard) for shard in shards]
-    clips = [(number, report) for number, report in enumerate(reports) for _ in report.clip_ids]
-
-    def column(name: str) -> list:
-        return [value for report in reports for value in getattr(report, name)]
-
-    return Clips(
-        manifest=manifest,
-        shard_paths=tuple(str(pathlib.Path(manifest.data_dir, shard.filename)) for shard in shards),
-        ids=tuple(column("clip_ids")),
-        shards=np.array([number for number, _ in clips], np.int64),
-        offsets=np.array(column("offsets"), np.int64),
-        labels=np.array(column("labels"), np.int32),
-        groups=np.array([record.UNKNOWN_GROUP if g is None else g for g in column("groups")], np.int64),
-        folds=np.array([report.fold for _, report in clips], np.int64),
-    )
+    def __post_init__(self):
+        expect(
+            0 <= self.worker < self.num_workers and self.num_replicas >= 1,
+            "a worker below the number of workers, with at least 1 replica",
+            **dataclasses.asdict(self),
+        )
 
 
 def num_steps(num_clips: int, batch_size: int) -> int:
@@ -84,138 +49,161 @@ def num_steps(num_clips: int, batch_size: int) -> int:
     return -(-num_clips // batch_size)
 
 
-def epoch_order(num_clips: int, batch_size: int, *, seed: int | None, epoch: int) -> np.ndarray:
-    """Orders an epoch's clips, as batches: int64 [steps, batch_size] of clip indices.
-
-    With a seed the order is a permutation drawn from (seed, epoch), without one it is
-    ascending. The last batch is filled up with clips from the epoch's head, which
-    `make_dataset` marks as filler: they are real clips, so that statistics over a batch
-    see nothing unusual.
-    """
+def epoch_order(num_clips: int, *, seed: int | None, epoch: int) -> np.ndarray:
+    """Orders an epoch's clips: int64 [N], drawn from (seed, epoch), or ascending without a seed."""
     if seed is None:
-        order = np.arange(num_clips)
-    else:
-        order = np.random.default_rng([seed, epoch]).permutation(num_clips)
-    steps = num_steps(num_clips, batch_size)
-    return np.resize(order, steps * batch_size).reshape(steps, batch_size)
+        return np.arange(num_clips)
+    return np.random.default_rng([seed, epoch]).permutation(num_clips)
 
 
-def make_dataset(
+def epoch_batches(order: np.ndarray, batch_size: int, num_parts: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cuts an epoch into batches that num_parts replicas can share evenly.
+
+    What is missing, in the last batch and where replicas do not divide the batch size, is filled
+    up with clips from the epoch's head that do not count: real clips, so that statistics over a
+    batch see nothing unusual.
+
+    Returns:
+      Clip indices int64 [steps, slots], slots = batch_size rounded up to a multiple of num_parts,
+      and bool [steps, slots]: which of them count.
+    """
+    steps, slots = num_steps(len(order), batch_size), -(-batch_size // num_parts) * num_parts
+    counts = np.zeros((steps, slots), bool)
+    counts[:, :batch_size] = np.arange(steps * batch_size).reshape(steps, batch_size) < len(order)
+    batches = np.empty((steps, slots), np.int64)
+    batches[counts] = order
+    batches[~counts] = np.resize(order, np.count_nonzero(~counts))
+    return batches, counts
+
+
+def index_batches(
     clips: Clips,
     *,
     batch_size: int,
     seed: int | None = None,
     start_step: int = 0,
-    num_workers: int = 1,
-    worker: int = 0,
-    replicas_per_worker: int = 1,
+    share: Share = Share(),
+    usable: np.ndarray | None = None,
 ) -> tf.data.Dataset:
-    """Builds the stream of batches that one input worker feeds to its replicas.
+    """Builds the stream that says which clips are in each batch, still without their frames.
 
-    With a seed (training) the clips are shuffled anew each epoch and the stream never
-    ends. Without one (evaluation) every clip comes once, in ascending order.
+    With a seed (training) the clips are shuffled anew each epoch and the stream never ends.
+    Without one (evaluation) every clip comes once, in ascending order.
 
     Args:
       clips: what load_clips returns.
       batch_size: the global batch, over all workers and replicas.
       seed: of the order, or None for evaluation.
       start_step: the first global batch to yield, counted from the start of epoch 0.
-      num_workers: input workers that share each global batch.
-      worker: this worker's number; it feeds the slice [worker/num_workers, …) of each batch.
-      replicas_per_worker: a worker's slice is dealt out in this many consecutive batches.
+      share: which part of each batch to yield, as one batch for each replica in turn.
+      usable: bool [N], False for clips that must not count; None for all.
 
     Returns:
-      A dataset of dictionaries, B = batch_size / num_workers / replicas_per_worker:
-        video: uint8 [B, T, H, W, 3]
-        label: int32 [B]
+      A dataset of dictionaries, B = batch_size / replicas of all workers, rounded up:
         index: int64 [B], the clip's index in `clips`
-        mask: bool [B], False for a filler that must not count
+        label: int32 [B]
+        position: int64 [B], the clip's place in the global batch, below batch_size
+        mask: bool [B], False for a clip that must not count
 
     Raises:
-      UserError: if the batch cannot be dealt out evenly.
+      UserError: if there is no clip, or the batch size is not positive.
     """
-    num_parts = num_workers * replicas_per_worker
-    expect(
-        batch_size > 0 and batch_size % num_parts == 0,
-        f"a batch size that {num_parts} replicas can share evenly",
-        batch_size=batch_size,
-    )
-    size = batch_size // num_parts
-    steps = num_steps(len(clips), batch_size)
+    expect(batch_size > 0, "a batch of at least 1 clip", batch_size=batch_size)
+    expect(len(clips) > 0, "at least 1 clip", num_clips=len(clips))
+    num_parts = share.num_workers * share.num_replicas
+    steps, size = num_steps(len(clips), batch_size), -(-batch_size // num_parts)
+    mine = slice(share.worker * share.num_replicas * size, (share.worker + 1) * share.num_replicas * size)
+    labels = tf.constant(clips.labels)
 
-    def epoch_slice(epoch: np.ndarray) -> np.ndarray:
-        """Returns int64 [clips of this worker, 2]: indices and whether they count."""
-        order = epoch_order(len(clips), batch_size, seed=seed, epoch=int(epoch))
-        counts = np.arange(order.size).reshape(order.shape) < len(clips)
-        first = start_step - int(epoch) * steps if epoch == start_step // steps else 0
-        part = slice(worker * batch_size // num_workers, (worker + 1) * batch_size // num_workers)
-        return np.stack([order[first:, part].ravel(), counts[first:, part].ravel()], axis=1)
+    def epoch_rows(epoch: np.ndarray) -> np.ndarray:
+        """Returns int64 [batches of this share, size, 3]: index, position, whether it counts."""
+        order = epoch_order(len(clips), seed=seed, epoch=int(epoch))
+        index, counts = epoch_batches(order, batch_size, num_parts)
+        if usable is not None:
+            counts &= usable[index]
+        position = np.broadcast_to(np.arange(index.shape[1]) % batch_size, index.shape)
+        first = start_step % steps if epoch == start_step // steps else 0
+        return np.stack([index, position, counts], axis=2)[first:, mine].reshape(-1, size, 3)
 
     def epoch_dataset(epoch: tf.Tensor) -> tf.data.Dataset:
-        rows = tf.numpy_function(epoch_slice, [epoch], tf.int64, stateful=False)
-        return tf.data.Dataset.from_tensor_slices(tf.ensure_shape(rows, [None, 2]))
+        rows = tf.numpy_function(epoch_rows, [epoch], tf.int64, stateful=False)
+        return tf.data.Dataset.from_tensor_slices(tf.ensure_shape(rows, [None, size, 3]))
 
-    first_epoch, last_epoch = start_step // steps, tf.int64.max if seed is not None else 1
-    dataset = tf.data.Dataset.range(first_epoch, last_epoch).flat_map(epoch_dataset)
-    dataset = dataset.map(_clip_reader(clips), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    dataset = dataset.batch(size, drop_remainder=True)
+    def name_columns(rows: tf.Tensor) -> dict[str, tf.Tensor]:
+        index, position, counts = tf.unstack(rows, axis=1)
+        mask = tf.cast(counts, tf.bool)
+        return {"index": index, "label": tf.gather(labels, index), "position": position, "mask": mask}
+
+    last_epoch = tf.int64.max if seed is not None else 1
+    dataset = tf.data.Dataset.range(start_step // steps, last_epoch).flat_map(epoch_dataset).map(name_columns)
     options = tf.data.Options()
     # Batches are dealt out above, to the clip; TensorFlow must not split them again.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    return dataset.prefetch(2 * replicas_per_worker).with_options(options)
+    return dataset.with_options(options)
 
 
-@contextlib.contextmanager
-def explain_damage(clips: Clips) -> Iterator[None]:
-    """Turns what TensorFlow raises for a damaged or vanished record into a UserError."""
-    try:
-        yield
-    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError) as error:
-        # Without TensorFlow's names of graph nodes, before and after what it found.
-        found = re.sub(r"\{\{.*?\}\}", "", error.message).split("[[")[0].strip()
-        flags = shlex.join([f"--videos={clips.manifest.videos_dir}", f"--data={clips.manifest.data_dir}"])
-        raise UserError(
-            f"A shard in {clips.manifest.data_dir} is damaged ({found}). To find it and convert it again: "
-            f"python -m pipelines.convert --verify {flags}, with the flags that made it."
-        ) from error
+def read_frames(batches: tf.data.Dataset, reader: ClipReader) -> tf.data.Dataset:
+    """Adds `video`, uint8 [B, T, H, W, 3], from the shards. A clip that is skipped counts no more.
+
+    Memory: the batches that are read side by side (one a core while they fit into 256 MB, at least
+    two), and two that wait.
+    """
+    clip_format = reader.clips.manifest.format
+    size = batches.element_spec["index"].shape[0]
+    parallel = _parallel_batches(size * clip_format.num_bytes)
+
+    def read(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        video, good = tf.numpy_function(
+            reader.read_pixels, [batch["index"]], [tf.uint8, tf.bool], stateful=False
+        )
+        video, good = tf.ensure_shape(video, (size, *clip_format.shape)), tf.ensure_shape(good, [size])
+        return batch | {"video": video, "mask": batch["mask"] & good}
+
+    def read_encoded(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        images, good = tf.numpy_function(
+            reader.read_images, [batch["index"]], [tf.string, tf.bool], stateful=False
+        )
+        images, good = tf.ensure_shape(images, [size, clip_format.num_frames]), tf.ensure_shape(good, [size])
+        return batch | {"images": images, "good": good}
+
+    def decode(clip: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        images, good = clip.pop("images"), clip.pop("good")
+        video = tf.cond(
+            good,
+            lambda: record.decode_images(images, clip_format),
+            lambda: tf.zeros(clip_format.shape, tf.uint8),
+        )
+        return clip | {"video": video, "mask": clip["mask"] & good}
+
+    if record.stores_raw(clip_format):
+        batches = batches.map(read, num_parallel_calls=parallel, deterministic=True)
+    else:  # decoding is the work, so that is what runs in parallel, clip by clip
+        clips = batches.map(read_encoded).unbatch()
+        clips = clips.map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        batches = clips.batch(size, drop_remainder=True)
+    return batches.prefetch(_PREFETCHED_BATCHES)
 
 
-def _clip_reader(clips: Clips) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
-    """Returns a graph function: (index, counts) int64 [2] to one example."""
-    paths = tf.constant(clips.shard_paths)
-    shards, offsets = tf.constant(clips.shards), tf.constant(clips.offsets)
+def gather_frames(batches: tf.data.Dataset, table: np.ndarray, buffers: Buffers) -> tf.data.Dataset:
+    """Adds `video`, uint8 [B, T, H, W, 3], from all clips' frames in memory, uint8 [N, T, H, W, 3].
 
-    def read_clip(row: tf.Tensor) -> dict[str, tf.Tensor]:
-        index, counts = row[0], row[1]
-        serialized = _read_record(paths[shards[index]], offsets[index])
-        example = record.parse(serialized, clips.manifest.format)
-        return example | {"index": index, "mask": tf.cast(counts, tf.bool)}
+    Memory: as read_frames; taken from `buffers`.
+    """
+    size = batches.element_spec["index"].shape[0]
+    parallel = _parallel_batches(size * table[0].nbytes)
 
-    return read_clip
+    def take(index: np.ndarray) -> np.ndarray:
+        # mode="clip" writes straight into `out`; every index is in range.
+        return np.take(table, index, axis=0, out=buffers.take((size, *table.shape[1:])), mode="clip")
 
+    def gather(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        video = tf.numpy_function(take, [batch["index"]], tf.uint8, stateful=False)
+        return batch | {"video": tf.ensure_shape(video, (size, *table.shape[1:]))}
 
-def _read_record(path: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
-    """Reads the record at a byte offset of a TFRecord file, checking its CRCs: string []."""
-    variant = tf.raw_ops.TFRecordDatasetV2(
-        filenames=path[tf.newaxis],
-        compression_type="",
-        buffer_size=tf.constant(0, tf.int64),  # no read-ahead: the next clip lies elsewhere
-        byte_offsets=offset[tf.newaxis],
-    )
-    dataset = tf.data.experimental.from_variant(variant, tf.TensorSpec([], tf.string))
-    return dataset.take(1).get_single_element()
+    batches = batches.map(gather, num_parallel_calls=parallel, deterministic=True)
+    return batches.prefetch(_PREFETCHED_BATCHES)
 
 
-def _checked_report(manifest: Manifest, shard: ManifestShard) -> ShardReport:
-    """Loads a shard's sidecar, if the shard is there and is the one that the manifest lists."""
-    path = pathlib.Path(manifest.data_dir, shard.filename)
-    mend = "Run the conversion again (make shards) to rebuild it."
-    if not path.is_file():
-        raise UserError(f"The shard {path} is missing. {mend}")
-    report = manifest_lib.load_report(manifest.data_dir, shard.filename)
-    if report.sha256 != shard.sha256:
-        raise UserError(f"The shard {path} is not the one that manifest.json lists. {mend}")
-    num_bytes = path.stat().st_size
-    if num_bytes != shard.num_bytes:
-        raise UserError(f"The shard {path} has {num_bytes} bytes, expected {shard.num_bytes}. {mend}")
-    return report
+def _parallel_batches(num_bytes: int) -> int:
+    """Returns how many batches of that many bytes to make side by side."""
+    return max(2, min(len(os.sched_getaffinity(0)), _MAX_BYTES_IN_WORK // num_bytes))

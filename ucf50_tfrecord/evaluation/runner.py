@@ -6,13 +6,17 @@ import dataclasses
 import functools
 import json
 import pathlib
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from ucf50_tfrecord import storage
-from ucf50_tfrecord.dataset import perturb, pipeline
+from ucf50_tfrecord.dataset import perturb
+from ucf50_tfrecord.dataset.clips import Clips
+from ucf50_tfrecord.dataset.feed import Feed, frames
 from ucf50_tfrecord.evaluation import metrics
 from ucf50_tfrecord.specs import UserError, expect
 
@@ -27,7 +31,7 @@ class Evaluation:
     logits: float32 [N, C], in the order of `clips`.
     """
 
-    clips: pipeline.Clips
+    clips: Clips
     logits: np.ndarray
     perturbation: str = "none"
 
@@ -50,65 +54,62 @@ class Evaluation:
 
 
 class Evaluator:
-    """Evaluates one model on one set of clips, as often as wanted, compiled once."""
+    """Evaluates one model on one feed of clips, as often as wanted, compiled once."""
 
     def __init__(
         self,
         model: keras.Model,
-        clips: pipeline.Clips,
+        feed: Feed,
         *,
         strategy: tf.distribute.Strategy,
         batch_size: int,
+        warn: Callable[[str], None] = lambda text: None,
     ):
-        self._clips = clips
+        """`warn` is told, after each evaluation, of clips that were skipped."""
+        self._feed, self._warn = feed, warn
         self._strategy = strategy
-        replicas = strategy.num_replicas_in_sync
-        self._batch_size = -(-batch_size // replicas) * replicas
-        self._forward = tf.function(
-            lambda video: strategy.run(model, args=(video,), kwargs={"training": False})
-        )
+        self._batch_size = batch_size
+        num_frames = feed.clips.manifest.format.num_frames
+        orders = perturb.frame_orders(len(feed.clips), num_frames, seed=_SHUFFLE_SEED)
+
+        def replica_forward(batch: dict[str, tf.Tensor], perturbation: str) -> tf.Tensor:
+            video = frames(batch)  # [B, T, H, W, 3]
+            if perturbation == "shuffle":
+                video = perturb.reorder_frames(video, batch["index"], orders)
+            return model(video, training=False)
+
+        @tf.function
+        def forward(batch: Any, perturbation: str) -> Any:
+            return strategy.run(replica_forward, args=(batch, perturbation))
+
+        self._forward = forward
 
     def __call__(self, perturbation: str = "none") -> Evaluation:
-        """Evaluates all clips.
+        """Evaluates all clips; those that the feed skips are left out.
 
         Args:
           perturbation: "none", or "shuffle": each clip's frames in a random order.
+
+        Raises:
+          UserError: if a clip cannot be read, or the model gives NaN.
         """
         expect(
             perturbation in PERTURBATIONS, f"a perturbation out of {PERTURBATIONS}", perturbation=perturbation
         )
-        logits = np.full((len(self._clips), len(self._clips.manifest.classes)), np.nan, np.float32)
-        batches = iter(
-            self._strategy.distribute_datasets_from_function(
-                functools.partial(self._worker_dataset, perturbation)
-            )
-        )
-        for _ in range(pipeline.num_steps(len(self._clips), self._batch_size)):
-            with pipeline.explain_damage(self._clips):
-                batch = next(batches)
-            outputs = self._local(self._forward(batch["video"]))
+        clips = self._feed.clips
+        logits = np.full((len(clips), len(clips.manifest.classes)), np.nan, np.float32)
+        seen = np.zeros(len(clips), bool)
+        for batch in self._feed.batches(batch_size=self._batch_size):
+            outputs = self._local(self._forward(batch, perturbation))
             counts, index = self._local(batch["mask"]), self._local(batch["index"])
             logits[index[counts]] = outputs[counts]
-        if np.isnan(logits).any():
-            raise UserError(f"The model gives NaN for {np.isnan(logits).any(axis=1).sum()} clips")
-        return Evaluation(clips=self._clips, logits=logits, perturbation=perturbation)
-
-    def _worker_dataset(self, perturbation: str, context: tf.distribute.InputContext) -> tf.data.Dataset:
-        dataset = pipeline.make_dataset(
-            self._clips,
-            batch_size=self._batch_size,
-            replicas_per_worker=self._strategy.num_replicas_in_sync // context.num_input_pipelines,
-            num_workers=context.num_input_pipelines,
-            worker=context.input_pipeline_id,
-        )
-        if perturbation == "shuffle":
-            dataset = perturb.shuffle_frames(
-                dataset,
-                num_clips=len(self._clips),
-                num_frames=self._clips.manifest.format.num_frames,
-                seed=_SHUFFLE_SEED,
-            )
-        return dataset
+            seen[index[counts]] = True
+        if self._feed.skipped:
+            self._warn(self._feed.describe_skipped())
+        expect(seen.any(), "at least 1 clip that can be read", skipped=len(self._feed.skipped))
+        if np.isnan(logits[seen]).any():
+            raise UserError(f"The model gives NaN for {np.isnan(logits[seen]).any(axis=1).sum()} clips")
+        return Evaluation(clips=clips.select(seen), logits=logits[seen], perturbation=perturbation)
 
     def _local(self, value) -> np.ndarray:
         """Joins the replicas' values along the batch: PerReplica [B, …] to [replicas * B, …]."""

@@ -6,6 +6,7 @@ it restores after an interruption is the epoch, not the step.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import time
 from collections.abc import Callable
@@ -17,12 +18,19 @@ import tensorflow as tf
 
 from ucf50_tfrecord import models
 from ucf50_tfrecord.dataset import augment, pipeline
-from ucf50_tfrecord.specs import ModelSpec, TrainSpec, UserError
+from ucf50_tfrecord.dataset.feed import Feed, frames
+from ucf50_tfrecord.specs import ModelSpec, TrainSpec, UserError, expect
 from ucf50_tfrecord.training.checkpoint import Checkpoints
 from ucf50_tfrecord.training.logs import TensorBoardLog
 from ucf50_tfrecord.training.strategy import keras_policy
 
 _NUM_STRIPS = 4
+# Training that waits longer for input, at so many points of the curve in a row, should be told.
+_MAX_WAIT_SHARE = 0.05
+_WAITS_BEFORE_WARNING = 3
+_MIN_WAIT_SECS = 1.0
+# Steps that may be queued on the device: one runs, one is ready to follow.
+_MAX_QUEUED_STEPS = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,11 +57,13 @@ class Hooks:
       without arguments, which returns an object with `scores` (dict of str to float, with
       "macro_f1") and `confusion` (counts [C, C]).
     report: is told after each step.
+    warn: is told, in a sentence, what the user should know but need not stop for.
     should_stop: asked after each step; True saves a checkpoint and ends the loop.
     """
 
     make_evaluator: Callable[[keras.Model], Callable[..., Any]]
     report: Callable[[Progress], None] = lambda progress: None
+    warn: Callable[[str], None] = lambda text: None
     should_stop: Callable[[], bool] = lambda: False
 
 
@@ -64,6 +74,7 @@ class Trained:
     evaluate: what Hooks.make_evaluator returned.
     wait_share: the share of the training time spent waiting for input. Like
       `clips_per_sec` it is None if no step was left to do.
+    num_skipped: training clips that could not be read and were left out.
     """
 
     model: keras.Model
@@ -72,6 +83,7 @@ class Trained:
     step: int
     clips_per_sec: float | None
     wait_share: float | None
+    num_skipped: int
     best_macro_f1: float
     best_epoch: int
 
@@ -86,7 +98,7 @@ class RunOptions:
 
 
 def train(
-    clips: pipeline.Clips,
+    feed: Feed,
     model_spec: ModelSpec,
     spec: TrainSpec,
     *,
@@ -98,7 +110,7 @@ def train(
     """Trains a model, going on from the run's last checkpoint if it has one.
 
     Args:
-      clips: the training clips.
+      feed: the training clips.
       model_spec: which model.
       spec: how to train; its precision must be resolved, see strategy.choose_precision.
       strategy: the devices.
@@ -107,8 +119,9 @@ def train(
       log: the run's TensorBoard files, closed at the end.
 
     Raises:
-      UserError: if the checkpoint does not fit, or the loss becomes NaN.
+      UserError: if the checkpoint does not fit, a clip cannot be read, or the loss becomes NaN.
     """
+    clips = feed.clips
     # Model and state.
     keras.utils.set_random_seed(spec.seed)
     policy = keras_policy(spec.precision)
@@ -123,34 +136,22 @@ def train(
     first_step = step = int(checkpoints.step.numpy())
 
     # Input: the stream starts at the very batch that comes next.
-    def worker_dataset(context: tf.distribute.InputContext) -> tf.data.Dataset:
-        return pipeline.make_dataset(
-            clips,
-            batch_size=spec.batch_size,
-            seed=spec.seed,
-            start_step=first_step,
-            num_workers=context.num_input_pipelines,
-            worker=context.input_pipeline_id,
-            replicas_per_worker=strategy.num_replicas_in_sync // context.num_input_pipelines,
-        )
-
-    batches = iter(strategy.distribute_datasets_from_function(worker_dataset))
-    train_step = make_train_step(model, optimizer, spec, strategy, len(clips))
+    batches = feed.batches(batch_size=spec.batch_size, seed=spec.seed, start_step=first_step)
+    train_step = make_train_step(model, optimizer, spec, strategy)
     evaluate = hooks.make_evaluator(model)
     if first_step == 0:
-        log.clips("training clips", sample_videos(clips))
+        log.clips("training clips", feed.sample(min(_NUM_STRIPS, len(clips))))
 
     # Steps.
-    meter = _Meter()
+    meter, wait_alarm = _Meter(), _WaitAlarm(feed, hooks.warn)
     last_save = time.monotonic()
     stopped = False
     while step < num_steps and not stopped:
         epoch = step // steps_per_epoch
         meter.start_step()
-        with pipeline.explain_damage(clips):
-            batch = next(batches)
+        batch = next(batches)
         meter.input_arrived()
-        meter.end_step(train_step(batch, tf.constant(epoch, tf.int64)))
+        meter.end_step(train_step(batch, tf.constant(step, tf.int64)))
         step += 1
         checkpoints.step.assign(step)
 
@@ -165,12 +166,16 @@ def train(
                     f"The loss is {scores['loss']} at step {step} (epoch {epoch + 1}); the last good "
                     "checkpoint is kept. A smaller --learning_rate or --precision=float32 may help."
                 )
+            wait_alarm.note(meter.last)
             log.scalars(
                 "train",
                 scores | {"learning_rate": float(tf.convert_to_tensor(optimizer.learning_rate))},
                 step,
             )
         if epoch_done:
+            if feed.skipped:
+                log.scalars("train", {"input/skipped_clips": len(feed.skipped)}, step)
+                hooks.warn(feed.describe_skipped())
             evaluation = evaluate()
             log.scalars("validation", evaluation.scores, step)
             log.confusion(evaluation.confusion, clips.manifest.classes, step)
@@ -198,6 +203,7 @@ def train(
         finished=step >= num_steps,
         step=step,
         **meter.total(),
+        num_skipped=len(feed.skipped),
         best_macro_f1=float(checkpoints.best_macro_f1.numpy()),
         best_epoch=int(checkpoints.best_epoch.numpy()),
     )
@@ -208,22 +214,26 @@ def make_train_step(
     optimizer: keras.optimizers.Optimizer,
     spec: TrainSpec,
     strategy: tf.distribute.Strategy,
-    num_clips: int,
 ) -> Callable[[Any, tf.Tensor], tf.Tensor]:
-    """Returns the compiled step: (a distributed batch, epoch int64 []) to float32 [3].
+    """Returns the compiled step: (a distributed batch of a Feed, step int64 []) to float32 [3].
 
     The result is summed over the global batch: loss, correct predictions, clips.
     """
 
-    def replica_step(batch: dict[str, tf.Tensor], epoch: tf.Tensor) -> tf.Tensor:
-        video, label = batch["video"], batch["label"]  # [B, T, H, W, 3], [B]
+    def replica_step(batch: dict[str, tf.Tensor], step: tf.Tensor) -> tf.Tensor:
+        label = batch["label"]  # [B]
         counts = tf.cast(batch["mask"], tf.float32)  # [B], 0 for fillers
-        if spec.horizontal_flip:
-            video = augment.horizontal_flip(
-                video, batch["index"], num_clips=num_clips, seed=spec.seed, epoch=epoch
-            )
+        video = augment.augment(  # [B, T, H, W, 3]
+            frames(batch),
+            batch["position"],
+            spec=spec.augment,
+            batch_size=spec.batch_size,
+            seed=spec.seed,
+            step=step,
+        )
         replica = tf.distribute.get_replica_context()
         global_count = replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.reduce_sum(counts))
+        global_count = tf.maximum(global_count, 1.0)  # none counts if all had to be skipped
         with tf.GradientTape() as tape:
             logits = model(video, training=True)  # float32 [B, C]
             losses = counts * _cross_entropy(label, logits, spec.label_smoothing)
@@ -235,8 +245,8 @@ def make_train_step(
         return tf.stack([tf.reduce_sum(losses), tf.reduce_sum(correct * counts), tf.reduce_sum(counts)])
 
     @tf.function
-    def train_step(batch: Any, epoch: tf.Tensor) -> tf.Tensor:
-        sums = strategy.run(replica_step, args=(batch, epoch))
+    def train_step(batch: Any, step: tf.Tensor) -> tf.Tensor:
+        sums = strategy.run(replica_step, args=(batch, step))
         return strategy.reduce(tf.distribute.ReduceOp.SUM, sums, axis=None)
 
     return train_step
@@ -263,12 +273,6 @@ def make_optimizer(spec: TrainSpec, steps_per_epoch: int, policy: str) -> keras.
     return optimizer
 
 
-def sample_videos(clips: pipeline.Clips) -> np.ndarray:
-    """Reads a few clips spread over the set: uint8 [N, T, H, W, 3]."""
-    dataset = pipeline.make_dataset(clips, batch_size=min(_NUM_STRIPS, len(clips)), seed=0)
-    return next(iter(dataset))["video"].numpy()
-
-
 def _cross_entropy(label: tf.Tensor, logits: tf.Tensor, smoothing: float) -> tf.Tensor:
     """Cross entropy with label smoothing: int32 [B], float32 [B, C] to float32 [B]."""
     num_classes = logits.shape[-1]
@@ -281,42 +285,55 @@ def _cross_entropy(label: tf.Tensor, logits: tf.Tensor, smoothing: float) -> tf.
 class _Meter:
     """Sums what the steps return, on their device, and the time that they take.
 
-    Only `read` waits for the device. The first step, which compiles, is not timed, and
-    neither is what happens between steps (evaluation, saving).
+    The host runs at most a step ahead of the device. So a host that waits for input has a
+    device that soon will, and the time it waits is what the input costs. The first step, which
+    compiles, is not timed, and neither is what happens between steps (evaluation, saving).
     """
 
     def __init__(self):
         self._sums = tf.zeros([3])  # since the last read: loss, correct, clips
         self._epoch_sums = np.zeros(3)
+        self._queued: collections.deque[tf.Tensor] = collections.deque()
         self._times, self._total = _Times(), _Times()
+        self.last = _Times()  # between the last two reads
         self._untimed_clips: float | None = None  # those of the first step, once it is done
-        self._started = self._arrived = 0.0
+        self._started = self._asked = self._arrived = 0.0
 
     def start_step(self) -> None:
         self._started = time.perf_counter()
+        if len(self._queued) == _MAX_QUEUED_STEPS:
+            self._queued.popleft().numpy()
+        self._asked = time.perf_counter()
 
     def input_arrived(self) -> None:
         self._arrived = time.perf_counter()
 
     def end_step(self, sums: tf.Tensor) -> None:
         self._sums += sums
+        self._queued.append(sums)
         if self._untimed_clips is None:
             self._untimed_clips = float(sums[2])
         else:
             self._times.secs += time.perf_counter() - self._started
-            self._times.wait_secs += self._arrived - self._started
+            self._times.wait_secs += self._arrived - self._asked
 
     def read(self) -> dict[str, float]:
-        """Returns the means since the last read, after waiting for the device."""
+        """Returns the means since the last read, after waiting for the device.
+
+        Raises:
+          UserError: if none of the clips since then could be read.
+        """
         started = time.perf_counter()
         sums = self._sums.numpy()
         self._times.secs += time.perf_counter() - started
+        expect(sums[2] > 0, "at least 1 clip that can be read", clips=int(sums[2]))
         self._times.clips = float(sums[2]) - (self._untimed_clips or 0.0)
         scores = {"loss": float(sums[0] / sums[2]), "accuracy": float(sums[1] / sums[2])}
         if self._times.clips:
-            scores |= self._times.rates()
+            scores |= {f"input/{name}": value for name, value in self._times.rates().items()}
             self._total.add(self._times)
         self._epoch_sums += sums
+        self.last = self._times
         self._sums, self._times, self._untimed_clips = tf.zeros([3]), _Times(), 0.0
         return scores
 
@@ -344,3 +361,22 @@ class _Times:
 
     def rates(self) -> dict[str, float]:
         return {"clips_per_sec": self.clips / self.secs, "wait_share": self.wait_secs / self.secs}
+
+
+class _WaitAlarm:
+    """Warns, once, when training keeps waiting for its input."""
+
+    def __init__(self, feed: Feed, warn: Callable[[str], None]):
+        self._feed, self._warn = feed, warn
+        self._waits: list[_Times] = []
+        self._warned = False
+
+    def note(self, times: _Times) -> None:
+        """Takes the times since the last call."""
+        waits = times.secs and times.wait_secs / times.secs > _MAX_WAIT_SHARE
+        self._waits = [*self._waits, times] if waits else []
+        secs, wait_secs = (sum(getattr(t, name) for t in self._waits) for name in ("secs", "wait_secs"))
+        if self._warned or len(self._waits) < _WAITS_BEFORE_WARNING or wait_secs < _MIN_WAIT_SECS:
+            return
+        self._warned = True
+        self._warn(f"training waits {wait_secs / secs:.0%} of its time for input. {self._feed.advice()}")

@@ -15,7 +15,7 @@ import pathlib
 import time
 
 from ucf50_tfrecord import storage
-from ucf50_tfrecord.specs import ModelSpec, TrainSpec, UserError, to_json
+from ucf50_tfrecord.specs import AugmentSpec, ModelSpec, TrainSpec, UserError, to_json
 
 CONFIG_FILENAME = "config.json"
 SUMMARY_FILENAME = "summary.json"
@@ -49,7 +49,9 @@ def load_config(run_dir: str) -> RunConfig:
         raise UserError(f"{run_dir} is not a run's folder: it holds no {CONFIG_FILENAME}")
     value = storage.read_json(path)
     try:
-        value["model"], value["train"] = ModelSpec(**value["model"]), TrainSpec(**value["train"])
+        augment = AugmentSpec(**value["train"].pop("augment"))
+        value["train"] = TrainSpec(**value["train"], augment=augment)
+        value["model"] = ModelSpec(**value["model"])
         for key in ("classes", "train_folds", "val_folds"):
             value[key] = tuple(value[key])
         return RunConfig(**value)
@@ -96,4 +98,4 @@ def _flatten(config: RunConfig) -> dict[str, object]:
     value = to_json(config)
     model, train = value.pop("model"), value.pop("train")
     model["model"] = model.pop("name")
-    return value | model | train
+    return value | model | train.pop("augment") | train

@@ -1,0 +1,74 @@
+import shutil
+
+import numpy as np
+import pytest
+
+from tests.conftest import build
+from ucf50_tfrecord import manifest, record
+from ucf50_tfrecord.dataset.clips import load_clips
+from ucf50_tfrecord.specs import UserError
+
+
+def test_clips_are_indexed_from_the_sidecars(data_dir):
+    clips = load_clips(manifest.load(str(data_dir)), [1, 2, 3])
+    assert len(clips) == 18 and len(clips.shard_paths) == 6
+    assert clips.num_bytes == 18 * 5 * 16 * 24 * 3
+    assert sorted(set(clips.folds.tolist())) == sorted(set(clips.groups.tolist())) == [1, 2, 3]
+    offsets, payloads = zip(*record.read_records(clips.shard_paths[1]))
+    mine = [i for i in range(len(clips)) if clips.shards[i] == 1]
+    assert tuple(clips.offsets[mine]) == offsets
+    assert [clips.ids[i] for i in mine] == [record.clip_id(payload) for payload in payloads]
+    assert clips.labels[mine].tolist() == [record.decode(payload)["label"][0] for payload in payloads]
+
+
+def test_some_clips_can_be_selected(data_dir):
+    clips = load_clips(manifest.load(str(data_dir)), [1, 2, 3])
+    odd = clips.select(np.arange(18) % 2 == 1)
+    assert odd.ids == clips.ids[1::2] and odd.offsets.tolist() == clips.offsets[1::2].tolist()
+    assert clips.select(np.array([3, 0])).ids == (clips.ids[3], clips.ids[0])
+
+
+def test_unknown_folds_are_named(data_dir):
+    with pytest.raises(UserError, match=r"Expected folds out of 1-5 in .* Received: folds=\[9\]"):
+        load_clips(manifest.load(str(data_dir)), [1, 9])
+
+
+NAME = "small-fold01.tfrecord-00001-of-00002"
+
+
+def swap_sidecar(path):
+    """As after a conversion that was stopped before it wrote the manifest."""
+    shutil.copy(path.with_name(path.name.replace("fold01", "fold02") + ".json"), f"{path}.json")
+
+
+DAMAGES = {
+    f"The shard .*{NAME} is missing": lambda path: path.unlink(),
+    f"The shard .*{NAME} has .* bytes, expected": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    f"The shard .*{NAME} is not the one that manifest.json lists": swap_sidecar,
+    f"{NAME}.json: No such file": lambda path: path.with_name(f"{NAME}.json").unlink(),
+    f"{NAME}.json is damaged": lambda path: path.with_name(f"{NAME}.json").write_text(
+        path.with_name(f"{NAME}.json").read_text().replace('"label', '"lable', 1).replace("g01", "g02", 1)
+    ),
+}
+
+
+@pytest.mark.parametrize("message", DAMAGES)
+def test_a_damaged_set_is_named_with_the_command_that_mends_it(data_dir, videos_dir, tmp_path, message):
+    copy = shutil.copytree(data_dir, tmp_path / "data")
+    DAMAGES[message](copy / NAME)
+    mend = f"make repair 'VIDEOS={videos_dir}' DATA={copy} SIZE=16x24 FRAMES=5 'FLAGS=--name=small --num_folds=4'"
+    with pytest.raises(UserError, match=f"{message}.* To mend it: {mend}"):
+        load_clips(manifest.load(str(copy)), [1])
+
+
+def test_the_mending_command_asks_for_the_same_format(videos_dir, tmp_path):
+    built = build(videos_dir, tmp_path / "data", encoding="jpeg", jpeg_quality=80, height=64, width=64)
+    command = manifest.repair_command(built)
+    assert command.endswith("FRAMES=5 'FLAGS=--name=small --encoding=jpeg --jpeg_quality=80 --num_folds=4'")
+    assert "SIZE" not in command
+
+
+def test_shards_need_not_be_there_when_bad_records_are_skipped(data_dir, tmp_path):
+    copy = shutil.copytree(data_dir, tmp_path / "data")
+    (copy / NAME).unlink()
+    assert len(load_clips(manifest.load(str(copy)), [1], check_shards=False)) == 6

@@ -1,0 +1,144 @@
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.conftest import build, flip_bit
+from ucf50_tfrecord import manifest
+from ucf50_tfrecord.dataset import feed as feed_lib
+from ucf50_tfrecord.dataset import memory
+from ucf50_tfrecord.dataset.clips import load_clips
+from ucf50_tfrecord.dataset.feed import Feed
+from ucf50_tfrecord.specs import UserError
+from ucf50_tfrecord.training.strategy import make_strategy
+
+KEPT = ("none", "host", "device")
+
+
+def feed_batches(clips, count, *, cache, reader_options=None, **options):
+    feed = Feed(clips, strategy=make_strategy("one"), cache=cache, **(reader_options or {}))
+    stream = feed.batches(**options)
+    batches = []
+    for _ in range(count):
+        batch = next(stream)
+        named = {name: np.array(batch[name]) for name in ("index", "label", "position", "mask")}
+        batches.append(named | {"video": np.array(feed_lib.frames(batch))})
+    return feed, batches
+
+
+@pytest.mark.parametrize("encoding", ["raw", "png"])
+@pytest.mark.parametrize("seed", [None, 3])
+def test_wherever_clips_are_kept_the_batches_are_the_same(videos_dir, tmp_path, encoding, seed):
+    built = build(videos_dir, tmp_path / "data", encoding=encoding, shard_bytes=20_000)
+    clips = load_clips(built, [1, 2, 3])
+    options = {"batch_size": 4, "seed": seed, "start_step": 2}
+    found = [feed_batches(clips, 3 if seed is None else 9, cache=cache, **options)[1] for cache in KEPT]
+    for batches in found[1:]:
+        for expected, batch in zip(found[0], batches, strict=True):
+            for name in expected:
+                np.testing.assert_array_equal(batch[name], expected[name])
+
+
+def test_loading_tells_how_far_it_is(data_dir):
+    told = []
+    clips = load_clips(manifest.load(str(data_dir)), [1, 2])
+    Feed(clips, strategy=make_strategy("one"), cache="host", on_loaded=told.append)
+    assert sum(told) == 12
+
+
+def test_a_few_clips_can_be_looked_at(data_dir):
+    clips = load_clips(manifest.load(str(data_dir)), [1, 2])
+    feed, [whole] = feed_batches(clips, 1, cache="none", batch_size=12)
+    np.testing.assert_array_equal(feed.sample(3), whole["video"][[0, 6, 11]])
+
+
+@pytest.mark.parametrize("cache", KEPT)
+def test_a_damaged_record_is_named_wherever_clips_are_kept(data_dir, tmp_path, cache):
+    copy = shutil.copytree(data_dir, tmp_path / "data")
+    flip_bit(copy / "small-fold02.tfrecord-00000-of-00002", 3000)
+    clips = load_clips(manifest.load(str(copy)), [1, 2])
+    with pytest.raises(
+        UserError, match=r"fold02.*byte 0 is damaged.*v_.*_g02.*make repair.*--on_bad_record=skip"
+    ):
+        feed_batches(clips, 6, cache=cache, batch_size=2)
+
+
+@pytest.mark.parametrize("cache", KEPT)
+def test_a_skipped_record_never_counts_wherever_clips_are_kept(data_dir, tmp_path, cache):
+    copy = shutil.copytree(data_dir, tmp_path / "data")
+    flip_bit(copy / "small-fold02.tfrecord-00000-of-00002", 3000)
+    clips = load_clips(manifest.load(str(copy)), [1, 2])
+    skip = {"skip_bad_records": True}
+    feed, batches = feed_batches(clips, 8, cache=cache, reader_options=skip, batch_size=3, seed=0)
+    bad = int(np.flatnonzero(clips.folds == 2)[0])
+    assert list(feed.skipped) == [bad]
+    for batch in batches:
+        np.testing.assert_array_equal(batch["mask"], batch["index"] != bad)
+    assert f"1 of 12 clips were skipped: {clips.shard_paths[2]}: the record at byte 0 is damaged" in (
+        feed.describe_skipped()
+    )
+
+
+def test_an_undecodable_frame_ends_with_a_clear_error(videos_dir, tmp_path, monkeypatch):
+    """Sound records of pictures that are none, as a broken encoder would leave them."""
+    from ucf50_tfrecord import record
+
+    built = build(videos_dir, tmp_path / "data", encoding="png", shard_bytes=20_000)
+    monkeypatch.setattr(record, "read_images", lambda *place, clip_format: [b"no picture"] * 5)
+    with pytest.raises(
+        UserError, match="A clip of .* cannot be decoded .Unknown image.*To convert it again: make repair"
+    ):
+        feed_batches(load_clips(built, [1]), 1, cache="none", batch_size=2)
+
+
+GB = 10**9
+
+
+@pytest.mark.parametrize(
+    "asked, gpu_gb, host_gb, expected, reason",
+    [
+        ("none", 80, 100, "none", "as asked"),
+        ("auto", None, 100, "host", "1.23 GB take no more than half of the 100.00 GB of free host memory"),
+        ("auto", None, 2, "none", "1.23 GB take more than half of the 2.00 GB of free host memory"),
+        ("auto", 80, 100, "device", "1.23 GB take no more than half of the 80.00 GB free on each device"),
+        ("auto", 2, 100, "host", "half of the 100.00 GB of free host memory"),
+        ("auto", 80, 2, "none", "more than half of the 2.00 GB of free host memory"),
+        ("device", 2, 100, "device", "as asked"),
+        ("device", None, 100, "device", "as asked"),
+        ("host", 2, 2, "host", "as asked"),
+        ("host", 80, 1, None, "--cache=host needs 1.23 GB, there are 1.00 GB of free host memory"),
+        ("device", 1, 100, None, "--cache=device needs 1.23 GB, there are 1.00 GB free on each device"),
+        ("device", 80, 1, None, "--cache=device needs 1.23 GB, .* 1.00 GB of free host memory"),
+    ],
+)
+def test_memory_decides_where_clips_are_kept(monkeypatch, asked, gpu_gb, host_gb, expected, reason):
+    monkeypatch.setattr(memory, "available_host_bytes", lambda: host_gb * GB)
+    monkeypatch.setattr(memory, "available_device_bytes", lambda: gpu_gb and gpu_gb * GB)
+    if expected is None:
+        with pytest.raises(UserError, match=reason):
+            feed_lib.choose_cache(asked, 1_230_000_000)
+    else:
+        choice = feed_lib.choose_cache(asked, 1_230_000_000)
+        assert choice.cache == expected and reason in choice.reason
+
+
+def test_free_memory_is_measured():
+    free = memory.available_host_bytes()
+    assert 100e6 < free < 1e15
+    assert (memory.available_device_bytes() is None) == (not tf.config.list_logical_devices("GPU"))
+
+
+def test_a_control_group_limits_what_is_free(tmp_path):
+    group = tmp_path / "job"
+    group.mkdir()
+    files = {
+        "memory.max": "1000\n",
+        "memory.current": "700\n",
+        "memory.stat": "anon 300\ninactive_file 250\n",
+    }
+    for name, text in files.items():
+        (group / name).write_text(text)
+    assert memory._cgroup_room(group) == 550 and memory._cgroup_room(tmp_path) is None
+    (group / "memory.max").write_text("max\n")
+    assert memory._cgroup_room(group) is None

@@ -1,0 +1,205 @@
+import dataclasses
+import gc
+import shutil
+
+import numpy as np
+import pytest
+
+from tests.conftest import build, flip_bit
+from tests.dataset.helpers import indices, read_batches
+from ucf50_tfrecord import manifest, record
+from ucf50_tfrecord.dataset import pipeline
+from ucf50_tfrecord.dataset.clips import Clips, load_clips
+from ucf50_tfrecord.dataset.reader import Buffers, ClipReader
+from ucf50_tfrecord.specs import ClipFormat, UserError
+
+NAME = "small-fold01.tfrecord-00000-of-00002"
+REMOVED, TRUNCATED = "remove", "truncate"
+
+
+def stored_frames(clips):
+    return [
+        record.decode(payload)["video"]
+        for path in clips.shard_paths
+        for _, payload in record.read_records(path)
+    ]
+
+
+@pytest.fixture
+def copy(data_dir, tmp_path):
+    return shutil.copytree(data_dir, tmp_path / "data")
+
+
+def test_clips_are_read_in_any_order(data_dir):
+    clips = load_clips(manifest.load(str(data_dir)), [1, 2, 3])
+    expected = stored_frames(clips)
+    video, good = ClipReader(clips).read_pixels(np.array([17, 0, 5, 5]))
+    assert video.shape == (4, 5, 16, 24, 3) and video.dtype == np.uint8 and good.all()
+    np.testing.assert_array_equal(video, np.stack([expected[i] for i in (17, 0, 5, 5)]))
+
+
+def test_records_of_another_writer_are_read_too(data_dir, copy):
+    """A record that says the same with its map entries in another order cannot be read in place."""
+    import tensorflow as tf
+
+    path = copy / NAME
+    clips = load_clips(manifest.load(str(data_dir)), [1])
+    records = list(record.read_records(path))
+    rewritten = tf.train.SequenceExample.FromString(records[0][1])
+    items = list(rewritten.context.feature.items())
+    payload = b"".join(
+        tf.train.Features(feature={key: value}).SerializeToString()
+        for key, value in sorted(items, reverse=True)
+    )
+    payload = record._field(1, payload)
+    assert record.decode(payload)["clip/media_id"] == [clips.ids[0].encode()]
+    path.write_bytes(record.frame_record(payload))
+    video, _ = ClipReader(load_clips(manifest.load(str(copy)), [1], check_shards=False)).read_pixels(
+        np.array([0])
+    )
+    np.testing.assert_array_equal(video[0], stored_frames(clips)[0])
+
+
+def damage_position(path, clip):
+    """A byte in the middle of a clip's record."""
+    offset, payload = list(record.read_records(path))[clip]
+    return offset + 12 + len(payload) // 2
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda path: flip_bit(path, damage_position(path, 1)), "is damaged: it has another checksum"),
+        (lambda path: flip_bit(path, 2), "the record at byte 0 is damaged: its length has another checksum"),
+        (lambda path: path.write_bytes(path.read_bytes()[:7000]), "the record at byte 6.* is cut short"),
+        (lambda path: path.unlink(), "No such file or directory"),
+        (
+            lambda path: shutil.copy(path.with_name(path.name.replace("fold01", "fold02")), path),
+            "the record at byte 0 is of clip '.*_g02_.*', expected '.*_g01_",
+        ),
+        (
+            lambda path: path.write_bytes(record.frame_record(b"\x0a\x00")),
+            r"the record at byte 0 \(2 bytes\) is not a clip's",
+        ),
+    ],
+    ids=["a byte", "a length", "truncated", "missing", "another shard", "no clip"],
+)
+def test_damage_is_named_with_shard_offset_clip_and_mend(copy, damage, message):
+    clips = load_clips(manifest.load(str(copy)), [1])
+    damage(copy / NAME)
+    reader = ClipReader(clips)
+    expected = f"{NAME}: .*{message}.*v_.*_g01_c0.*To mend it: make repair .*VIDEOS=.*DATA={copy}"
+    with pytest.raises(UserError, match=expected):
+        reader.read_pixels(np.arange(6))
+    assert reader.error is not None and not reader.skipped
+
+
+@pytest.mark.parametrize("encoding", ["raw", "png"])
+def test_shards_of_another_format_are_named(data_dir, videos_dir, tmp_path, encoding):
+    """The sidecars are right, the records in the shards hold more frames, or none that are raw."""
+    other = {"raw": {"num_frames": 6}, "png": {"encoding": "png"}}[encoding]
+    build(videos_dir, tmp_path / "other", shard_bytes=20_000, **other)
+    copy = shutil.copytree(data_dir, tmp_path / "data")
+    clips = load_clips(manifest.load(str(copy)), [1])
+    shutil.copy(next((tmp_path / "other").glob("small-fold01.tfrecord-00000-of-0000?")), copy / NAME)
+    with pytest.raises(UserError, match="the record at byte 0 (holds no clip of 5x16x24|is of clip)"):
+        ClipReader(clips).read_pixels(np.arange(1))
+    built = manifest.load(str(tmp_path / "other"))
+    wanted = ClipFormat(num_frames=4, height=16, width=24, encoding="png")
+    with open(copy / NAME, "rb") as file, pytest.raises(UserError, match="holds no clip of 4x16x24-png"):
+        record.read_images(file.fileno(), 0, load_clips(built, [1]).ids[0], clip_format=wanted)
+
+
+@pytest.mark.parametrize("damage", [REMOVED, TRUNCATED])
+@pytest.mark.parametrize("encoding", ["raw", "png"])
+def test_bad_records_are_skipped_and_told(videos_dir, tmp_path, damage, encoding):
+    built = build(videos_dir, tmp_path / "data", encoding=encoding, shard_bytes=20_000)
+    whole = read_batches(load_clips(built, [1, 2]), 6, batch_size=4, seed=1)
+    path = tmp_path / "data" / NAME
+    offsets = [offset for offset, _ in record.read_records(path)]
+    clips = load_clips(built, [1, 2])
+    if damage == REMOVED:
+        path.unlink()
+        bad = set(np.flatnonzero(clips.shards == 0).tolist())
+    else:
+        path.write_bytes(path.read_bytes()[: offsets[-1] + 100])
+        bad = {len(offsets) - 1}
+    reader = ClipReader(clips, skip_bad_records=True)
+    found = read_batches(clips, 6, batch_size=4, seed=1, reader=reader)
+    assert reader.skipped.keys() == bad and all(clips.ids[i] in reader.skipped[i] for i in bad)
+    assert indices(found) == [i for i in indices(whole) if i not in bad]  # the others keep their places
+    for expected, batch in zip(whole, found):
+        np.testing.assert_array_equal(batch["index"], expected["index"])
+        np.testing.assert_array_equal(batch["video"][batch["mask"]], expected["video"][batch["mask"]])
+        assert not batch["video"][np.isin(batch["index"], list(bad))].any()
+
+
+def test_ten_thousand_flipped_bytes_are_all_detected(tmp_path, data_dir):
+    """Each record has one byte of its payload changed; not one reaches a batch."""
+    count, clip_format = 10_000, ClipFormat(num_frames=2, height=8, width=8)
+    rng = np.random.default_rng(0)
+    shard, ids, offsets = bytearray(), [], []
+    for number in range(count):
+        clip = record.Clip(
+            clip_id=f"A/v_{number}",
+            frames=rng.integers(0, 256, (2, 8, 8, 3), np.uint8),
+            label=0,
+            class_name="A",
+            group=None,
+            fold=1,
+            data_path=f"A/v_{number}.avi",
+            frame_rate=25.0,
+            frame_indices=np.arange(2),
+            timestamps_us=np.arange(2) * 40_000,
+            end_us=80_000,
+        )
+        framed = bytearray(record.frame_record(record.encode(clip, clip_format)))
+        framed[rng.integers(12, len(framed) - 4)] ^= rng.integers(1, 256)
+        ids.append(clip.clip_id)
+        offsets.append(len(shard))
+        shard += framed
+    path = tmp_path / "flipped"
+    path.write_bytes(shard)
+    some = manifest.load(str(data_dir))
+    clips = Clips(
+        manifest=dataclasses.replace(some, format=clip_format),
+        shard_paths=(str(path),),
+        ids=tuple(ids),
+        shards=np.zeros(count, np.int64),
+        offsets=np.array(offsets),
+        labels=np.zeros(count, np.int32),
+        groups=np.zeros(count, np.int64),
+        folds=np.ones(count, np.int64),
+    )
+    reader = ClipReader(clips, skip_bad_records=True)
+    reached = 0
+    for batch in pipeline.read_frames(pipeline.index_batches(clips, batch_size=100, seed=0), reader).take(
+        100
+    ):
+        reached += int(batch["mask"].numpy().sum()) + int(batch["video"].numpy().any())
+    assert (len(reader.skipped), reached) == (count, 0)
+
+
+def test_buffers_come_back_when_no_view_of_them_is_left():
+    buffers = Buffers()
+    first = buffers.take((2, 8))
+    address, view = first.ctypes.data, first[1]
+    assert address % 64 == 0
+    del first
+    gc.collect()
+    assert buffers.take((2, 8)).ctypes.data != address  # the view still holds it
+    del view
+    gc.collect()
+    assert address in {array.ctypes.data for array in [buffers.take((2, 8)), buffers.take((4, 4))]}
+    assert buffers.take((3, 3)).shape == (3, 3)
+
+
+def test_few_files_are_open_at_a_time(data_dir, monkeypatch):
+    from ucf50_tfrecord.dataset import reader as reader_lib
+
+    monkeypatch.setattr(reader_lib, "_MAX_OPEN_FILES", 2)
+    clips = load_clips(manifest.load(str(data_dir)), [1, 2, 3, 4, 5])
+    reader = ClipReader(clips)
+    video, _ = reader.read_pixels(np.arange(30))
+    np.testing.assert_array_equal(video, np.stack(stored_frames(clips)))
+    assert reader._open.cache_info().currsize == 2

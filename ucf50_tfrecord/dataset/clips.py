@@ -1,0 +1,116 @@
+"""Which clips there are, and where: an index made of the shards' sidecars. No record is read."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Iterable
+
+import numpy as np
+
+from ucf50_tfrecord import manifest as manifest_lib
+from ucf50_tfrecord import record
+from ucf50_tfrecord.manifest import Manifest, ManifestShard, ShardReport
+from ucf50_tfrecord.specs import UserError, expect, format_folds
+
+
+@dataclasses.dataclass(frozen=True)
+class Clips:
+    """The clips of some folds, in the order of their shards' names and offsets.
+
+    `ids` and the arrays have one entry a clip:
+    shards: int64, which of `shard_paths` holds it; offsets: int64, at which byte;
+    labels: int32; groups: int64, record.UNKNOWN_GROUP where there is none; folds: int64.
+    """
+
+    manifest: Manifest
+    shard_paths: tuple[str, ...]
+    ids: tuple[str, ...]
+    shards: np.ndarray
+    offsets: np.ndarray
+    labels: np.ndarray
+    groups: np.ndarray
+    folds: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all clips' pixels, decoded."""
+        return len(self) * self.manifest.format.num_bytes
+
+    def select(self, chosen: np.ndarray) -> Clips:
+        """Returns the clips at the given indices, int64 [M], or where a mask is true, bool [N]."""
+        arrays = {
+            name: getattr(self, name)[chosen] for name in ("shards", "offsets", "labels", "groups", "folds")
+        }
+        return dataclasses.replace(self, ids=tuple(np.array(self.ids, object)[chosen]), **arrays)
+
+
+def load_clips(manifest: Manifest, folds: Iterable[int], *, check_shards: bool = True) -> Clips:
+    """Indexes the clips of the given folds from the shards' sidecars.
+
+    Args:
+      manifest: of the dataset.
+      folds: which of its folds.
+      check_shards: whether a shard that is missing or has another size is an error now, or
+        only when its clips are read.
+
+    Raises:
+      UserError: if a fold does not exist or is empty, or if a shard or its sidecar is missing
+        or is not the one that the manifest lists.
+    """
+    folds = sorted(set(folds))
+    unknown = [fold for fold in folds if fold not in manifest.folds]
+    expect(
+        bool(folds) and not unknown,
+        f"folds out of {format_folds(manifest.folds)} in {manifest.data_dir}",
+        folds=unknown or folds,
+    )
+    shards = [shard for shard in manifest.shards if shard.fold in folds]
+    reports = [_load_report(manifest, shard) for shard in shards]
+    if check_shards:
+        for shard in shards:
+            _check_size(manifest, shard)
+    clips = [(number, report) for number, report in enumerate(reports) for _ in report.clip_ids]
+
+    def column(name: str) -> list:
+        return [value for report in reports for value in getattr(report, name)]
+
+    return Clips(
+        manifest=manifest,
+        shard_paths=tuple(str(pathlib.Path(manifest.data_dir, shard.filename)) for shard in shards),
+        ids=tuple(column("clip_ids")),
+        shards=np.array([number for number, _ in clips], np.int64),
+        offsets=np.array(column("offsets"), np.int64),
+        labels=np.array(column("labels"), np.int32),
+        groups=np.array([record.UNKNOWN_GROUP if g is None else g for g in column("groups")], np.int64),
+        folds=np.array([report.fold for _, report in clips], np.int64),
+    )
+
+
+def _load_report(manifest: Manifest, shard: ManifestShard) -> ShardReport:
+    """Loads a shard's sidecar, if it is the one that the manifest lists."""
+    path = pathlib.Path(manifest.data_dir, shard.filename)
+    mend = f"To mend it: {manifest_lib.repair_command(manifest)}"
+    try:
+        report = manifest_lib.load_report(manifest.data_dir, shard.filename)
+    except UserError as error:
+        raise UserError(f"{error}. {mend}") from error
+    if report.sha256 != shard.sha256:
+        raise UserError(
+            f"The shard {path} is not the one that {manifest_lib.MANIFEST_FILENAME} lists: it was "
+            f"written again since. {mend}"
+        )
+    return report
+
+
+def _check_size(manifest: Manifest, shard: ManifestShard) -> None:
+    path = pathlib.Path(manifest.data_dir, shard.filename)
+    mend = f"To mend it: {manifest_lib.repair_command(manifest)}"
+    if not path.is_file():
+        raise UserError(f"The shard {path} is missing. {mend}")
+    num_bytes = path.stat().st_size
+    if num_bytes != shard.num_bytes:
+        raise UserError(f"The shard {path} has {num_bytes} bytes, expected {shard.num_bytes}. {mend}")

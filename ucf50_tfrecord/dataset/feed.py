@@ -1,0 +1,252 @@
+"""Feeds clips to the replicas of a strategy: from the shards, from host memory, or from the device's.
+
+All three give the same clips in the same order; they differ in where the frames come from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from ucf50_tfrecord import manifest as manifest_lib
+from ucf50_tfrecord import record
+from ucf50_tfrecord.dataset import memory, pipeline
+from ucf50_tfrecord.dataset.clips import Clips
+from ucf50_tfrecord.dataset.reader import Buffers, ClipReader, aligned_empty
+from ucf50_tfrecord.specs import CACHES, UserError, expect
+
+# What clips may take of the memory that is free; a model in training needs the rest.
+_AUTO_SHARE = 0.5
+_LOADED_AT_ONCE_BYTES = 16 << 20
+_NUM_REASONS = 3  # of skipped clips, in a message
+_RESIDENT = "resident"  # the batch's entry for the frames that its `index` points into
+
+
+CACHE_MEANINGS = {
+    "none": "read from the shards as they are needed",
+    "host": "kept in host memory",
+    "device": "kept on each device",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class CacheChoice:
+    """Where frames are kept: "none", "host" or "device", and why, as a sentence's end."""
+
+    cache: str
+    reason: str
+
+
+def choose_cache(cache: str, num_bytes: int) -> CacheChoice:
+    """Resolves "auto" by the memory that is free, and checks that a given choice fits into it.
+
+    "auto" keeps frames on the GPUs if they take no more than half of what is free there, else in
+    host memory if they take no more than half of what is free, else nowhere. On a CPU the device's
+    memory is the host's, where frames are gathered beside the training step rather than in it.
+
+    Args:
+      cache: "auto", "none", "host" or "device".
+      num_bytes: of all frames that are to be kept, on each device.
+
+    Raises:
+      UserError: if what is asked for does not fit.
+    """
+    expect(cache in CACHES, f"a cache out of {CACHES}", cache=cache)
+    host, gpu = memory.available_host_bytes(), memory.available_device_bytes()
+    device = host if gpu is None else gpu
+    sizes = f"the clips' {_size(num_bytes)}"
+    host_room, device_room = f"{_size(host)} of free host memory", f"{_size(device)} free on each device"
+    if cache == "none":
+        return CacheChoice(cache, "as asked")
+    if cache == "auto":
+        if gpu is not None and num_bytes <= _AUTO_SHARE * gpu and num_bytes <= _AUTO_SHARE * host:
+            return CacheChoice("device", f"{sizes} take no more than half of the {device_room}")
+        if num_bytes <= _AUTO_SHARE * host:
+            return CacheChoice("host", f"{sizes} take no more than half of the {host_room}")
+        return CacheChoice("none", f"{sizes} take more than half of the {host_room}")
+    # Frames come to a device by way of the host's memory.
+    if num_bytes > host or (cache == "device" and num_bytes > device):
+        room = host_room if cache == "host" else f"{device_room} and {host_room}"
+        raise UserError(
+            f"--cache={cache} needs {_size(num_bytes)}, there are {room}. --cache=none needs none of it."
+        )
+    return CacheChoice(cache, "as asked")
+
+
+class Feed:
+    """Some clips' way to a strategy's replicas.
+
+    `clips` are the clips, `cache` is where their frames are kept, `skipped` tells by their index
+    why clips could not be read.
+    """
+
+    def __init__(
+        self,
+        clips: Clips,
+        *,
+        strategy: tf.distribute.Strategy,
+        cache: str = "none",
+        skip_bad_records: bool = False,
+        on_loaded: Callable[[int], None] = lambda count: None,
+    ):
+        """Loads the frames, if they are to be kept.
+
+        Args:
+          clips: what load_clips returns.
+          strategy: the devices.
+          cache: "none", "host" or "device".
+          skip_bad_records: whether to leave out what cannot be read.
+          on_loaded: is told of numbers of clips while they are loaded.
+
+        Raises:
+          UserError: if a record cannot be read, unless it is skipped.
+        """
+        expect(cache in CACHES[1:], f"a cache out of {CACHES[1:]}", cache=cache)
+        self.clips, self.cache = clips, cache
+        self._strategy = strategy
+        self._reader = ClipReader(clips, skip_bad_records=skip_bad_records)
+        self._buffers = Buffers()
+        self._table = self._resident = None
+        if cache != "none":
+            self._table = self._load(on_loaded)
+        if cache == "device":
+            self._resident = self._put_on_devices(self._table)
+            self._table = None
+
+    @property
+    def skipped(self) -> dict[int, str]:
+        return self._reader.skipped
+
+    def batches(
+        self, *, batch_size: int, seed: int | None = None, start_step: int = 0
+    ) -> Iterator[dict[str, Any]]:
+        """Yields distributed batches; see pipeline.index_batches for the order and the arguments.
+
+        In a replica a batch is a dictionary of tensors: index, label, position and mask, and what
+        `frames` turns into the clips' frames.
+
+        Raises:
+          UserError: if a record cannot be read, unless it is skipped.
+        """
+        make = functools.partial(
+            self._worker_dataset, batch_size=batch_size, seed=seed, start_step=start_step
+        )
+        iterator = iter(self._strategy.distribute_datasets_from_function(make))
+        while True:
+            with self._explained():
+                batch = next(iterator, None)
+            if batch is None:
+                return
+            yield batch if self._resident is None else batch | {_RESIDENT: self._resident}
+
+    def describe_skipped(self) -> str:
+        """Tells which clips could not be read, why, and how to mend them."""
+        reasons = [self.skipped[clip] for clip in sorted(self.skipped)]
+        more = "; …" if len(reasons) > _NUM_REASONS else ""
+        return (
+            f"{len(reasons)} of {len(self.clips)} clips were skipped: {'; '.join(reasons[:_NUM_REASONS])}{more}. "
+            f"To mend them: {manifest_lib.repair_command(self.clips.manifest)}"
+        )
+
+    def advice(self) -> str:
+        """Tells how these clips could be fed faster."""
+        if self.cache == "device":
+            return "The clips are on the device already: see what else uses this machine."
+        if self.cache == "host":
+            return f"--cache=device keeps the clips' {_size(self.clips.num_bytes)} on each device."
+        encoded = not record.stores_raw(self.clips.manifest.format)
+        return (
+            f"--cache=host or --cache=device keeps the clips' {_size(self.clips.num_bytes)} in memory; "
+            + ("frames stored raw (--encoding=raw) need no decoding; " if encoded else "")
+            + "faster storage or more CPU cores help too."
+        )
+
+    def sample(self, count: int) -> np.ndarray:
+        """Reads a few clips spread over the set: uint8 [count, T, H, W, 3]."""
+        chosen = self.clips.select(np.linspace(0, len(self.clips) - 1, count).round().astype(int))
+        reader = ClipReader(chosen, skip_bad_records=True)
+        dataset = pipeline.read_frames(pipeline.index_batches(chosen, batch_size=count), reader)
+        return next(iter(dataset))["video"].numpy()
+
+    def _worker_dataset(
+        self, context: tf.distribute.InputContext, *, batch_size: int, seed: int | None, start_step: int
+    ) -> tf.data.Dataset:
+        usable = np.ones(len(self.clips), bool)
+        if self.cache != "none":
+            usable[list(self.skipped)] = False
+        batches = pipeline.index_batches(
+            self.clips,
+            batch_size=batch_size,
+            seed=seed,
+            start_step=start_step,
+            share=pipeline.Share(
+                num_workers=context.num_input_pipelines,
+                worker=context.input_pipeline_id,
+                num_replicas=self._strategy.num_replicas_in_sync // context.num_input_pipelines,
+            ),
+            usable=usable,
+        )
+        if self.cache == "none":
+            return pipeline.read_frames(batches, self._reader)
+        return batches if self._table is None else pipeline.gather_frames(batches, self._table, self._buffers)
+
+    def _load(self, on_loaded: Callable[[int], None]) -> np.ndarray:
+        """Reads all clips: uint8 [N, T, H, W, 3]."""
+        clip_format = self.clips.manifest.format
+        table = aligned_empty(self.clips.num_bytes).reshape(-1, *clip_format.shape)
+        batch_size = min(len(self.clips), max(1, _LOADED_AT_ONCE_BYTES // clip_format.num_bytes))
+        batches = pipeline.index_batches(self.clips, batch_size=batch_size)
+        with self._explained():
+            for batch in pipeline.read_frames(batches, self._reader):
+                table[batch["index"].numpy()] = batch["video"].numpy()
+                on_loaded(batch_size)
+        return table
+
+    def _put_on_devices(self, table: np.ndarray) -> Any:
+        """Copies the frames to each of this worker's devices; returns one tensor a replica."""
+        with tf.device("CPU:0"):
+            on_host = tf.constant(table)
+        devices = self._strategy.extended.worker_devices
+
+        def put(context: tf.distribute.DistributedValues) -> tf.Tensor:
+            with tf.device(devices[context.replica_id_in_sync_group % len(devices)]):
+                return tf.identity(on_host)
+
+        return self._strategy.experimental_distribute_values_from_function(put)
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turns what TensorFlow raises for a record that cannot be read into the reader's error."""
+        try:
+            yield
+        except tf.errors.OpError as error:
+            if self._reader.error is not None:
+                raise self._reader.error from None
+            if not isinstance(error, tf.errors.InvalidArgumentError):
+                raise
+            # Checksums and format were right, so this is what was written. Without TensorFlow's
+            # names of graph nodes, before and after what it found.
+            found = re.sub(r"\{\{.*?\}\}", "", error.message).split("[[")[0].strip()
+            manifest = self.clips.manifest
+            raise UserError(
+                f"A clip of {manifest.data_dir} cannot be decoded ({found}). "
+                f"To convert it again: {manifest_lib.repair_command(manifest)}"
+            ) from error
+
+
+def frames(batch: dict[str, tf.Tensor]) -> tf.Tensor:
+    """Returns a replica's frames, uint8 [B, T, H, W, 3], wherever they are kept. For use in a step."""
+    if _RESIDENT in batch:
+        return tf.gather(batch[_RESIDENT], batch["index"])
+    return batch["video"]
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"

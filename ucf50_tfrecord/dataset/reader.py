@@ -1,0 +1,146 @@
+"""Frames out of shards, by clip: each record is read at its own offset and checked.
+
+Raw frames go from the file into the batch without a copy in between, which is why this
+is not TFRecordDataset: that copies a clip five times on its way into a batch (file to
+string, string to parsed string, to tensor, to batch), and copies are all that feeding raw
+frames costs. Reading releases Python's lock, so that threads read side by side.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from ucf50_tfrecord import manifest as manifest_lib
+from ucf50_tfrecord import record
+from ucf50_tfrecord.dataset.clips import Clips
+from ucf50_tfrecord.specs import UserError
+
+_MAX_OPEN_FILES = 256
+# TensorFlow takes arrays over as tensors without a copy if they are aligned for its vector instructions.
+_ALIGNMENT = 64
+
+
+class ClipReader:
+    """Reads clips' frames out of their shards. Safe to call from several threads.
+
+    skipped: why clips could not be read, by their index in `clips`.
+    error: why reading stopped, if it has.
+    """
+
+    def __init__(self, clips: Clips, *, skip_bad_records: bool = False):
+        """With skip_bad_records, a record that cannot be read is noted and left out."""
+        self.clips = clips
+        self.skipped: dict[int, str] = {}
+        self.error: UserError | None = None
+        self._skip_bad_records = skip_bad_records
+        self._buffers = Buffers()
+        # A file is closed when it has left the cache and no thread reads it any more.
+        self._open = functools.lru_cache(_MAX_OPEN_FILES)(functools.partial(open, mode="rb", buffering=0))
+
+    def read_pixels(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Reads clips that are stored raw.
+
+        Args:
+          index: int64 [B], of clips.
+
+        Returns:
+          uint8 [B, T, H, W, 3], and bool [B]: False where a clip was skipped (its pixels are 0).
+
+        Raises:
+          UserError: naming shard, offset and clip of a record that cannot be read, and how to mend it.
+        """
+        clip_format = self.clips.manifest.format
+        video = self._buffers.take((len(index), *clip_format.shape))
+        pixels = video.reshape(len(index), clip_format.num_bytes)
+
+        def read(row: int, file: int, offset: int, clip_id: str) -> None:
+            record.read_pixels(file, offset, clip_id, clip_format=clip_format, out=pixels[row])
+
+        good = self._read(index, read)
+        video[~good] = 0
+        return video, good
+
+    def read_images(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Reads clips that are stored as JPEGs or PNGs.
+
+        Arguments and errors are those of read_pixels.
+
+        Returns:
+          Encoded frames, object [B, T] of bytes, and bool [B]: False where a clip was skipped (its
+          frames are empty).
+        """
+        clip_format = self.clips.manifest.format
+        images = np.full((len(index), clip_format.num_frames), b"", object)
+
+        def read(row: int, file: int, offset: int, clip_id: str) -> None:
+            images[row] = record.read_images(file, offset, clip_id, clip_format=clip_format)
+
+        return images, self._read(index, read)
+
+    def _read(self, index: np.ndarray, read: Callable[[int, int, int, str], None]) -> np.ndarray:
+        """Calls read(row, file descriptor, offset, clip id) for each clip; returns bool [B], what went well."""
+        clips, good = self.clips, np.ones(len(index), bool)
+        for row, clip in enumerate(index.tolist()):
+            path = clips.shard_paths[clips.shards[clip]]
+            try:
+                file = self._open(path)
+                read(row, file.fileno(), int(clips.offsets[clip]), clips.ids[clip])
+            except (UserError, OSError) as error:
+                self._note(clip, f"{path}: {error.strerror if isinstance(error, OSError) else error}")
+                good[row] = False
+        return good
+
+    def _note(self, clip: int, found: str) -> None:
+        """Notes what is wrong with a clip's record; raises it, unless bad records are skipped."""
+        if self._skip_bad_records:
+            self.skipped[clip] = f"{found} ({self.clips.ids[clip]})"
+            return
+        mend = manifest_lib.repair_command(self.clips.manifest)
+        self.error = UserError(
+            f"{found} ({self.clips.ids[clip]}). To mend it: {mend}; "
+            "to train without such clips: --on_bad_record=skip"
+        )
+        raise self.error
+
+
+class Buffers:
+    """Memory for batches, used again once nobody holds the batch any more.
+
+    Fresh memory costs a page fault each 4 KB, about as much as filling it.
+    """
+
+    def __init__(self):
+        self._free: list[np.ndarray] = []
+
+    def take(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Returns a uint8 array that TensorFlow can take over without a copy. Its values are undefined."""
+        size = math.prod(shape)
+        try:
+            buffer = self._free.pop()
+        except IndexError:
+            buffer = aligned_empty(size)
+        if buffer.size != size:
+            buffer = aligned_empty(size)
+        return np.asarray(_Lease(buffer, self._free)).reshape(shape)
+
+
+class _Lease:
+    """What arrays over a buffer, and all views of them, hold on to: gives the buffer back when it goes."""
+
+    def __init__(self, buffer: np.ndarray, free: list[np.ndarray]):
+        self._buffer, self._free = buffer, free
+        self.__array_interface__ = buffer.__array_interface__
+
+    def __del__(self):
+        self._free.append(self._buffer)
+
+
+def aligned_empty(size: int) -> np.ndarray:
+    """Returns uint8 [size] that TensorFlow can take over as a tensor without a copy."""
+    buffer = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -buffer.ctypes.data % _ALIGNMENT
+    return buffer[start : start + size]
