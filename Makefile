@@ -58,9 +58,10 @@ tensorboard: $(VENV)/installed  ## Open TensorBoard on RUN, or on all runs.
 inspect: $(VENV)/installed  ## Show what is in the shards of DATA, or of each set under data/.
 	$(PYTHON) -m tools.inspect_shards $(call flag,data,$(DATA)) $(FLAGS)
 
-bench: $(VENV)-bench/installed $(filter $(DEMO),$(VIDEOS))  ## Measure planning, and the conversion of VIDEOS beside other tools.
+bench: $(VENV)-bench/installed $(filter $(DEMO),$(VIDEOS))  ## Measure planning, conversion and input of VIDEOS beside other tools.
 	$(VENV)-bench/bin/python -m tools.bench_plan
 	$(VENV)-bench/bin/python -m tools.bench_convert $(call flag,videos,$(VIDEOS)) $(FLAGS)
+	$(VENV)-bench/bin/python -m tools.bench_input $(call flag,videos,$(VIDEOS))
 
 test: $(VENV)/installed-test  ## Run the tests.
 	$(PYTHON) -m pytest $(FLAGS)
@@ -86,7 +87,7 @@ $(VENV)/bin/python:
 
 $(VENV)-bench/installed: setup.cfg pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PYTHON) -m venv $(VENV)-bench
-	$(VENV)-bench/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[convert,bench]'
+	$(VENV)-bench/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[convert,train,bench]'
 	touch $@
 
 # One stamp for each set of extras; a stamp older than the pins is stale.

@@ -60,6 +60,7 @@ IMAGE_ENCODED = "image/encoded"
 UNKNOWN_GROUP = -1
 
 _CONTEXT_TAG = 0x0A  # SequenceExample's field 1
+_BYTES = [bytes([value]) for value in range(128)]
 _MAX_FEATURE_BYTES = 1 << 24  # all features but the pixels; more is no record of ours
 
 
@@ -336,25 +337,27 @@ def _utf8(text: str) -> bytes:
 def _read_pixels_in_place(file: int, offset: int, clip_id: str, out: np.ndarray) -> bool:
     """Reads pixels as read_pixels does, where the record is sound and laid out as `encode` does it.
 
-    The pixels are the context's last entry (map entries are sorted), so they end where the
-    context ends, and the context's length stands at the payload's start.
+    The pixels are the context's last entry (map entries are sorted), so they end where the context
+    ends, and the context's length stands at the payload's start. Lines here cost: while Python runs,
+    no other thread reads. The length needs no check of its own, since with a wrong one the payload's
+    checksum is wrong.
     """
     start = os.pread(file, 24, offset)
-    if len(start) < 24 or start[12] != _CONTEXT_TAG or start[8:12] != _masked_crc(crc32c.crc32c(start[:8])):
+    if len(start) < 24 or start[12] != _CONTEXT_TAG:
         return False
-    (num_bytes,) = struct.unpack("<Q", start[:8])
     context_bytes, position = _read_varint(start, 13)
+    num_bytes = 12 + int.from_bytes(start[:8], "little") + 4
     num_before = position + context_bytes - out.size
-    num_after = 12 + num_bytes + 4 - num_before - out.size
+    num_after = num_bytes - num_before - out.size
     if not (24 <= num_before <= _MAX_FEATURE_BYTES and 4 <= num_after <= _MAX_FEATURE_BYTES):
         return False
     before, after = bytearray(num_before), bytearray(num_after)
-    if os.preadv(file, [before, out, after], offset) != 12 + num_bytes + 4:
+    if os.preadv(file, (before, out, after), offset) != num_bytes:
         return False
-    crc = crc32c.crc32c(memoryview(before)[12:])
-    crc = crc32c.crc32c(memoryview(after)[:-4], crc32c.crc32c(out.data, crc))
+    crc = crc32c.crc32c(out, crc32c.crc32c(memoryview(before)[12:]))
+    crc = crc32c.crc32c(memoryview(after)[:-4], crc)
     return (
-        after[-4:] == _masked_crc(crc)
+        after.endswith(_masked_crc(crc))
         and before.endswith(_pixels_prefix(out.size))
         and _feature_entry(MEDIA_ID, _utf8(clip_id)) in before
     )
@@ -404,27 +407,30 @@ def _pixels_prefix(num_bytes: int) -> bytes:
 
 def _field(number: int, value: bytes) -> bytes:
     """Serializes a length-delimited protocol buffer field (number below 16)."""
-    return bytes([number << 3 | 2]) + _varint(len(value)) + value
+    return _BYTES[number << 3 | 2] + _varint(len(value)) + value
 
 
 def _varint(value: int) -> bytes:
     """Encodes a protocol buffer varint: seven bits a byte, the lowest first."""
+    if value < 128:
+        return _BYTES[value]
     encoded = bytearray()
     while value > 127:
         encoded.append(value & 127 | 128)
         value >>= 7
-    return bytes(encoded) + bytes([value])
+    return bytes(encoded) + _BYTES[value]
 
 
 def _read_varint(data: bytes, position: int) -> tuple[int, int]:
     """Decodes the varint at a position, of at most 10 bytes; returns it and the position after it."""
     value = 0
-    for index in range(10):
-        byte = data[position + index]
-        value |= (byte & 127) << 7 * index
+    for shift in range(0, 70, 7):
+        byte = data[position]
+        position += 1
+        value |= (byte & 127) << shift
         if byte < 128:
             break
-    return value, position + index + 1
+    return value, position
 
 
 def _masked_crc(crc: int) -> bytes:

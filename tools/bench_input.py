@@ -1,0 +1,424 @@
+"""Measures how fast clips reach a training step, beside what people use today.
+
+  python -m tools.bench_input --videos=/data/UCF50
+
+The videos are converted at each size; then every method reads the same shards, shuffled and in
+batches, in a process of its own, in turn and in several rounds: trust the ratios, since other
+work on the machine slows all methods alike. The floor is TFRecordDataset reading the shards in
+sequence: it does not parse, shuffle or batch.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import functools
+import multiprocessing
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from pipelines import console
+from ucf50_tfrecord import manifest as manifest_lib
+from ucf50_tfrecord import storage
+from ucf50_tfrecord.specs import ClipFormat, FoldRule, ModelSpec, TrainSpec, UserError, parse_size, to_json
+
+_VIDEOS = flags.DEFINE_string("videos", None, "Folder with one folder of videos a class.")
+_SIZES = flags.DEFINE_list("sizes", ["64", "112", "224"], "Frame sizes in pixels to measure at.")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Clips a batch.", lower_bound=1)
+_ROUNDS = flags.DEFINE_integer("rounds", 3, "Times each method is measured.", lower_bound=1)
+_SECS = flags.DEFINE_float("secs", 3.0, "Seconds that each measurement takes.", lower_bound=0.1)
+_EPOCHS = flags.DEFINE_integer("epochs", 50, "Epochs over which memory is watched.", lower_bound=2)
+_OUTPUT = flags.DEFINE_string("output", "bench_results/input.json", "Where the figures go.")
+
+_WARM_UP_BATCHES = 8
+_SHUFFLE_BUFFER = 256  # clips, in the pipelines that need one
+Batches = Iterator[Any]
+
+
+def floor(data: str, batch_size: int) -> Batches:
+    """One record at a time, in sequence."""
+    import tensorflow as tf
+
+    return iter(tf.data.TFRecordDataset(_shard_paths(data)).repeat())
+
+
+def ours(data: str, batch_size: int, cache: str = "none") -> Batches:
+    return _feed(data, cache).batches(batch_size=batch_size, seed=0)
+
+
+def ours_float(data: str, batch_size: int) -> Batches:
+    """Our streaming, with pixels scaled to float32 on the host."""
+    console.load_tensorflow()
+    import tensorflow as tf
+
+    from ucf50_tfrecord.dataset import pipeline, reader
+    from ucf50_tfrecord.training import strategy
+
+    clips = _load_clips(data)
+    batches = pipeline.index_batches(clips, batch_size=batch_size, seed=0)
+    batches = pipeline.read_frames(batches, reader.ClipReader(clips))
+    scale = functools.partial(_scale_video, tf)
+    batches = batches.map(scale, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2)
+    return iter(strategy.make_strategy("one").distribute_datasets_from_function(lambda context: batches))
+
+
+def _scale_video(tf: Any, batch: dict[str, Any]) -> dict[str, Any]:
+    return batch | {"video": tf.cast(batch["video"], tf.float32) / 255}
+
+
+def plain(data: str, batch_size: int) -> Batches:
+    """Interleave, shuffle, parse, batch: the pipeline of TensorFlow's guides, over the same raw shards."""
+    import tensorflow as tf
+
+    clip_format = manifest_lib.load(data).format
+    features = {"video": tf.io.FixedLenFeature([], tf.string), "label": tf.io.FixedLenFeature([], tf.int64)}
+
+    def parse(serialized: Any) -> tuple[Any, Any]:
+        example = tf.io.parse_single_example(serialized, features)
+        return tf.reshape(tf.io.decode_raw(example["video"], tf.uint8), clip_format.shape), example["label"]
+
+    return iter(_shuffled_records(data).map(parse, tf.data.AUTOTUNE).batch(batch_size).prefetch(2))
+
+
+def model_garden_style(data: str, batch_size: int) -> Batches:
+    """As TF Model Garden's video pipeline reads clips: JPEGs decoded in map_fn, float32 on the host."""
+    import tensorflow as tf
+
+    clip_format = manifest_lib.load(data).format
+    context = {"label": tf.io.FixedLenFeature([], tf.int64)}
+    sequence = {"image/encoded": tf.io.FixedLenSequenceFeature([], tf.string)}
+
+    def parse(serialized: Any) -> tuple[Any, Any]:
+        example, lists = tf.io.parse_single_sequence_example(serialized, context, sequence)
+        decode = functools.partial(tf.io.decode_jpeg, channels=3)
+        video = tf.map_fn(decode, lists["image/encoded"], fn_output_signature=tf.uint8)
+        video = tf.image.convert_image_dtype(tf.ensure_shape(video, clip_format.shape), tf.float32)
+        return video, example["label"]
+
+    return iter(_shuffled_records(data).map(parse, tf.data.AUTOTUNE).batch(batch_size).prefetch(2))
+
+
+# Name: the method, the encoding that it reads, and whether it yields batches (or single records).
+METHODS: dict[str, tuple[Callable[[str, int], Batches], str, bool]] = {
+    "floor: records in sequence": (floor, "raw", False),
+    "ours, --cache=none": (ours, "raw", True),
+    "ours, --cache=host": (functools.partial(ours, cache="host"), "raw", True),
+    "ours, float32 on the host": (ours_float, "raw", True),
+    "interleave, shuffle, parse, batch": (plain, "raw", True),
+    "ours, JPEG, --cache=none": (ours, "jpeg", True),
+    "Model Garden style, JPEG": (model_garden_style, "jpeg", True),
+}
+OURS = "ours, --cache=none"
+
+
+def _shard_paths(data: str) -> list[str]:
+    return [os.path.join(data, shard.filename) for shard in manifest_lib.load(data).shards]
+
+
+def _shuffled_records(data: str) -> Any:
+    import tensorflow as tf
+
+    paths = _shard_paths(data)
+    files = tf.data.Dataset.from_tensor_slices(paths).shuffle(len(paths)).repeat()
+    records = files.interleave(
+        tf.data.TFRecordDataset, num_parallel_calls=tf.data.AUTOTUNE, deterministic=False
+    )
+    return records.shuffle(_SHUFFLE_BUFFER)
+
+
+def _load_clips(data: str) -> Any:
+    from ucf50_tfrecord.dataset import clips
+
+    manifest = manifest_lib.load(data)
+    return clips.load_clips(manifest, manifest.folds)
+
+
+def _feed(data: str, cache: str) -> Any:
+    console.load_tensorflow()
+    from ucf50_tfrecord.dataset import feed
+    from ucf50_tfrecord.training import strategy
+
+    return feed.Feed(_load_clips(data), strategy=strategy.make_strategy("one"), cache=cache)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A method's figures at a size: medians over the rounds; ours_ratio is ours over it, round by round."""
+
+    name: str
+    size: str
+    clips_per_sec: float
+    bytes_per_sec: float
+    floor_ratio: float
+    ours_ratio: float
+
+
+def measure_rate(name: str, data: str, batch_size: int, secs: float) -> float:
+    """Returns a method's clips a second, once it is warm. Runs in a fresh process."""
+    console.load_tensorflow()
+    method, _, in_batches = METHODS[name]
+    count = batch_size if in_batches else 1
+    batches = method(data, batch_size)
+    for _ in range(_WARM_UP_BATCHES * batch_size // count):
+        next(batches)
+    started, clips = time.perf_counter(), 0
+    while (taken := time.perf_counter() - started) < secs:
+        next(batches)
+        clips += count
+    return clips / taken
+
+
+def measure_rates(sets: dict[str, str], clip_format: ClipFormat) -> list[Row]:
+    """Measures every method on the sets of one size, by encoding."""
+    rates: dict[str, list[float]] = {name: [] for name in METHODS}
+    with console.progress_bar(_ROUNDS.value * len(METHODS), "run", f"measuring at {clip_format}") as bar:
+        for _ in range(_ROUNDS.value):
+            for name, (_, encoding, _) in METHODS.items():
+                arguments = (name, sets[encoding], _BATCH_SIZE.value, _SECS.value)
+                rates[name].append(in_fresh_process(measure_rate, *arguments))
+                bar.update()
+
+    def ratio(name: str, other: str) -> float:
+        return statistics.median(a / b for a, b in zip(rates[name], rates[other]))
+
+    return [
+        Row(
+            name=name,
+            size=f"{clip_format.height}x{clip_format.width}",
+            clips_per_sec=statistics.median(rates[name]),
+            bytes_per_sec=statistics.median(rates[name]) * clip_format.num_bytes,
+            floor_ratio=ratio(name, next(iter(METHODS))),
+            ours_ratio=ratio(OURS, name),
+        )
+        for name in METHODS
+    ]
+
+
+def measure_gather(data: str, batch_size: int) -> tuple[float, float]:
+    """Seconds of a seed_lstm training step on the first device, and of the gather in it with --cache=device.
+
+    Medians; the steps and the gathers take turns. Runs in a fresh process.
+    """
+    console.load_tensorflow()
+    import tensorflow as tf
+
+    from ucf50_tfrecord import models
+    from ucf50_tfrecord.dataset import feed as feed_lib
+    from ucf50_tfrecord.training import loop
+    from ucf50_tfrecord.training import strategy as strategy_lib
+
+    feed, strategy = _feed(data, "device"), strategy_lib.make_strategy("one")
+    fmt = feed.clips.manifest.format
+    precision = strategy_lib.choose_precision("auto")
+    spec = TrainSpec(epochs=1, batch_size=batch_size, precision=precision)
+    with strategy.scope():
+        model_spec = ModelSpec(
+            name="seed_lstm",
+            num_classes=len(feed.clips.manifest.classes),
+            num_frames=fmt.num_frames,
+            height=fmt.height,
+            width=fmt.width,
+        )
+        model = models.build_model(model_spec, dtype=strategy_lib.keras_policy(precision))
+        optimizer = loop.make_optimizer(spec, 1, strategy_lib.keras_policy(precision))
+        optimizer.build(model.trainable_variables)
+    step = loop.make_train_step(model, optimizer, spec, strategy)
+    gather = tf.function(lambda batch: strategy.run(feed_lib.frames, args=(batch,)))
+    secs: dict[str, list[float]] = {"step": [], "gather": []}
+    batches = feed.batches(batch_size=batch_size, seed=0)
+    for number in range(8):
+        batch = next(batches)
+        started = time.perf_counter()
+        step(batch, tf.constant(number, tf.int64)).numpy()
+        stepped = time.perf_counter()
+        video = gather(batch)
+        video[:1, :1, :1, :1].numpy()  # waits for it, without copying all of it
+        secs["step"].append(stepped - started)
+        secs["gather"].append(time.perf_counter() - stepped)
+    return statistics.median(secs["step"][2:]), statistics.median(secs["gather"][2:])
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """A process's memory (resident, MB) after each epoch of streaming a set."""
+
+    num_clips: int
+    megabytes: list[float]
+
+
+def measure_streaming_memory(data: str, batch_size: int, epochs: int) -> Memory:
+    """Streams a set for some epochs. Runs in a fresh process."""
+    feed = _feed(data, "none")
+    from ucf50_tfrecord.dataset import pipeline
+
+    batches = feed.batches(batch_size=batch_size, seed=0)
+    megabytes = []
+    for _ in range(epochs):
+        for _ in range(pipeline.num_steps(len(feed.clips), batch_size)):
+            next(batches)
+        megabytes.append(resident_megabytes(os.getpid()))
+    return Memory(len(feed.clips), megabytes)
+
+
+def measure_training_memory(data: str, epochs: int) -> Memory:
+    """Trains on a set for some epochs, streaming, with an evaluation and a checkpoint after each."""
+    with tempfile.TemporaryDirectory() as run_dir:
+        command = [sys.executable, "-m", "pipelines.train", f"--data={data}", f"--run={run_dir}/run"]
+        command += [f"--epochs={epochs}", "--model=frame_pool", "--cache=none", "--horizontal_flip"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            megabytes = [
+                resident_megabytes(process.pid) for line in process.stdout if line.startswith("epoch ")
+            ]
+    if process.returncode or len(megabytes) != epochs:
+        raise UserError(f"training ended with status {process.returncode} after {len(megabytes)} epochs")
+    return Memory(manifest_lib.load(data).num_clips, megabytes)
+
+
+def resident_megabytes(pid: int) -> float:
+    pages = int(pathlib.Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+@dataclasses.dataclass(frozen=True)
+class Neighbours:
+    """How often clips that follow each other are of one class, or of one recording of it."""
+
+    what: str
+    share: float
+    standard_error: float
+    chance: float
+
+
+def measure_shuffle(data: str, epochs: int = 200) -> list[Neighbours]:
+    """Compares neighbours in many epochs' orders with what a random order gives on average."""
+    console.load_tensorflow()
+    from ucf50_tfrecord.dataset import pipeline
+
+    clips = _load_clips(data)
+    recordings = np.unique(np.stack([clips.labels, clips.groups]), axis=1, return_inverse=True)[1]
+    found = []
+    for what, values in (("class", clips.labels), ("recording", recordings)):
+        counts = np.unique(values, return_counts=True)[1]
+        shares = []
+        for epoch in range(epochs):
+            ordered = values[pipeline.epoch_order(len(clips), seed=0, epoch=epoch)]
+            shares.append(float((ordered[1:] == ordered[:-1]).mean()))
+        found.append(
+            Neighbours(
+                what=what,
+                share=statistics.mean(shares),
+                standard_error=statistics.stdev(shares) / epochs**0.5,
+                chance=float((counts * (counts - 1)).sum() / (len(clips) * (len(clips) - 1))),
+            )
+        )
+    return found
+
+
+def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def convert(videos_dir: str, data: str, clip_format: ClipFormat) -> str:
+    """Converts all videos; returns the folder. Runs in a fresh process."""
+    from ucf50_tfrecord.convert import catalog, decode, engines, plan
+
+    planned = plan.plan_shards(
+        catalog.find_videos(videos_dir),
+        name="bench",
+        clip_format=clip_format,
+        fold_rule=FoldRule(),
+        decoder=decode.decoder_version(),
+    )
+    run = functools.partial(engines.run_local, num_workers=len(os.sched_getaffinity(0)))
+    engines.build_dataset(planned, data, run=run)
+    return data
+
+
+def print_rates(rows: list[Row]) -> None:
+    title = f"{rows[0].size}, batches of {_BATCH_SIZE.value}"
+    print(f"{title:<36}{'clips/s':>9}{'GB/s':>7}{'of floor':>10}{'ours is':>9}")
+    for row in rows:
+        print(
+            f"{row.name:<36}{row.clips_per_sec:>9.0f}{row.bytes_per_sec / 1e9:>7.2f}"
+            f"{row.floor_ratio:>10.2f}{row.ours_ratio:>8.2f}x"
+        )
+
+
+def print_memory(what: str, found: Memory) -> None:
+    early = found.megabytes[min(4, len(found.megabytes) // 2)]
+    print(
+        f"{what} {found.num_clips} clips: {early:.0f} MB after {min(5, len(found.megabytes) // 2 + 1)} epochs, "
+        f"{found.megabytes[-1]:.0f} MB after {len(found.megabytes)}, at most {max(found.megabytes):.0f} MB"
+    )
+
+
+def bench_size(size: tuple[int, int]) -> list[Row]:
+    """Converts the videos at a size, and measures and prints every method on them."""
+    clip_format = ClipFormat(height=size[0], width=size[1])
+    with tempfile.TemporaryDirectory() as folder:
+        sets = {}
+        for encoding in ("raw", "jpeg"):
+            encoded = dataclasses.replace(clip_format, encoding=encoding)
+            sets[encoding] = in_fresh_process(convert, _VIDEOS.value, f"{folder}/{encoding}", encoded)
+        rows = measure_rates(sets, clip_format)
+    print_rates(rows)
+    return rows
+
+
+def bench_set() -> dict[str, Any]:
+    """Measures and prints what does not depend on the size: gather, shuffle, memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        small = in_fresh_process(convert, _VIDEOS.value, f"{folder}/small", ClipFormat())
+        large = in_fresh_process(convert, _VIDEOS.value, f"{folder}/large", ClipFormat(clips_per_video=10))
+        batch_size = _BATCH_SIZE.value
+        step_secs, gather_secs = in_fresh_process(measure_gather, small, batch_size)
+        print(
+            f"--cache=device: of a seed_lstm step of {step_secs * 1e3:.0f} ms the gather is "
+            f"{gather_secs * 1e3:.2f} ms, {gather_secs / step_secs:.2%}"
+        )
+        neighbours = in_fresh_process(measure_shuffle, small)
+        for found in neighbours:
+            print(
+                f"neighbours of one {found.what}: {found.share:.4f} +- {found.standard_error:.4f}, "
+                f"by chance {found.chance:.4f}"
+            )
+        memory = {
+            "streaming": in_fresh_process(measure_streaming_memory, small, batch_size, _EPOCHS.value),
+            "streaming ten times as many": in_fresh_process(
+                measure_streaming_memory, large, batch_size, _EPOCHS.value
+            ),
+            "training on": measure_training_memory(small, _EPOCHS.value),
+        }
+    for what, used in memory.items():
+        print_memory(what, used)
+    return {
+        "gather": {"step_secs": step_secs, "gather_secs": gather_secs},
+        "neighbours": to_json(neighbours),
+        "memory": to_json(memory),
+    }
+
+
+def main() -> None:
+    if not _VIDEOS.value:
+        raise UserError("Pass --videos=<folder of class folders>.")
+    sizes = [parse_size(size) for size in _SIZES.value]
+    rows = [row for size in sizes for row in bench_size(size)]
+    figures = {"rows": to_json(rows)} | bench_set()
+    storage.write_json(pathlib.Path(_OUTPUT.value), figures)
+    print(f"Figures: {_OUTPUT.value}")
+
+
+if __name__ == "__main__":
+    console.run(main)
