@@ -27,6 +27,7 @@ from absl import flags
 from pipelines import console
 from ucf50_tfrecord import manifest
 from ucf50_tfrecord.specs import (
+    DEFAULT_SHARD_BYTES,
     ENCODINGS,
     FOLD_RULES,
     RESIZES,
@@ -76,7 +77,9 @@ _FOLD_BY = flags.DEFINE_enum(
 _NUM_FOLDS = flags.DEFINE_integer(
     "num_folds", 25, "Folds for videos without a group, or with --fold_by=video."
 )
-_SHARD_MIB = flags.DEFINE_integer("shard_mib", 32, "Largest size of a shard's pixels, in MiB.", lower_bound=1)
+_SHARD_MIB = flags.DEFINE_integer(
+    "shard_mib", DEFAULT_SHARD_BYTES >> 20, "Largest size of a shard's pixels, in MiB.", lower_bound=1
+)
 _SKIP_EMPTY = flags.DEFINE_boolean("skip_empty_classes", False, "Leave class folders without videos out.")
 
 _VERIFY = flags.DEFINE_boolean(

@@ -106,10 +106,6 @@ def main() -> None:
     train_spec = dataclasses.replace(
         train_spec, precision=strategy_lib.choose_precision(train_spec.precision)
     )
-    train_feed, val_feed = inputs.make_feeds(manifest, (train_folds, val_folds), strategy)
-
-    # Run.
-    run_dir = _RUN.value or run_lib.make_run_dir(manifest.data_dir, model_spec.name)
     config = run_lib.RunConfig(
         data_dir=os.path.abspath(manifest.data_dir),
         fingerprint=manifest.fingerprint,
@@ -119,6 +115,12 @@ def main() -> None:
         model=model_spec,
         train=train_spec,
     )
+    if _RUN.value:
+        run_lib.check_run(_RUN.value, config)
+    train_feed, val_feed = inputs.make_feeds(manifest, (train_folds, val_folds), strategy)
+
+    # Run.
+    run_dir = _RUN.value or run_lib.make_run_dir(manifest.data_dir, model_spec.name)
     run_lib.open_run(run_dir, config)
     print(
         f"Training {model_spec.name} on {len(train_feed.clips)} clips (folds {format_folds(train_folds)}), "
@@ -169,7 +171,7 @@ def main() -> None:
     summary_path = pathlib.Path(run_dir, run_lib.SUMMARY_FILENAME)
     if trained.clips_per_sec is None and summary_path.exists():  # nothing was left to train
         before = storage.read_json(summary_path)
-        summary |= {key: before.get(key) for key in ("clips_per_sec", "wait_share")}
+        summary |= {key: before.get(key) for key in ("clips_per_sec", "wait_share", "num_skipped_clips")}
     storage.write_json(summary_path, summary)
     print_summary(summary, run_dir)
 

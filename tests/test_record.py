@@ -83,7 +83,7 @@ def test_clips_are_read_as_they_were_encoded(tmp_path, encoding):
     with open(path, "rb") as file:
         if record.stores_raw(clip_format):
             pixels = np.zeros(clip.frames.size, np.uint8)
-            assert record._read_pixels_in_place(file.fileno(), *place, pixels)
+            assert record._read_pixels_in_place(file.fileno(), *place, clip_format, pixels)
             np.testing.assert_array_equal(pixels.reshape(clip.frames.shape), clip.frames)
             pixels[:] = 0
             record.read_pixels(file.fileno(), *place, clip_format=clip_format, out=pixels)

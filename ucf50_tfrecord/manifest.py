@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ucf50_tfrecord import record, storage
-from ucf50_tfrecord.specs import ClipFormat, FoldRule, Plan, UserError, to_json
+from ucf50_tfrecord.specs import DEFAULT_SHARD_BYTES, ClipFormat, FoldRule, Plan, UserError, to_json
 
 MANIFEST_FILENAME = "manifest.json"
 
@@ -88,7 +88,7 @@ class Manifest:
     """The table of contents of a dataset.
 
     `data_dir` is where it was loaded from and is not stored. `videos_dir` is where the
-    videos lay. `clips_per_class[fold]` counts a fold's clips by label.
+    videos lay. `shard_bytes` is the plan's. `clips_per_class[fold]` counts a fold's clips by label.
     """
 
     data_dir: str
@@ -97,6 +97,7 @@ class Manifest:
     format: ClipFormat
     fold_rule: FoldRule
     decoder: str
+    shard_bytes: int
     classes: tuple[str, ...]
     num_videos: int
     clips_per_class: dict[int, tuple[int, ...]]
@@ -206,6 +207,7 @@ def load(data_dir: str) -> Manifest:
             format=ClipFormat(**value["format"]),
             fold_rule=FoldRule(**value["fold_rule"]),
             decoder=value["decoder"],
+            shard_bytes=value.get("shard_bytes", DEFAULT_SHARD_BYTES),
             classes=tuple(value["classes"]),
             num_videos=value["num_videos"],
             clips_per_class={
@@ -256,9 +258,13 @@ def repair_command(manifest: Manifest) -> str:
         for name, value in differing.items()
         if name not in ("height", "width", "num_frames")
     ]
+    if manifest.shard_bytes != DEFAULT_SHARD_BYTES:
+        flags.append(f"--shard_mib={-(-manifest.shard_bytes >> 20)}")
     if flags:
         variables["FLAGS"] = " ".join(flags)
-    return f"make repair {shlex.join(f'{name}={value}' for name, value in variables.items())}"
+    # make reads a $ as the start of a variable's name
+    words = [f"{name}={value}".replace("$", "$$") for name, value in variables.items()]
+    return f"make repair {shlex.join(words)}"
 
 
 def default_val_folds(manifest: Manifest) -> tuple[int, ...]:
@@ -305,6 +311,7 @@ def assemble(data_dir: str, plan: Plan, reports: Iterable[ShardReport]) -> Manif
         format=plan.format,
         fold_rule=plan.fold_rule,
         decoder=plan.decoder,
+        shard_bytes=plan.shard_bytes,
         classes=plan.classes,
         num_videos=sum(len(job.videos) for job in plan.jobs),
         clips_per_class={fold: tuple(counts) for fold, counts in clips_per_class.items()},

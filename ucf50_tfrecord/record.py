@@ -170,11 +170,11 @@ def read_pixels(file: int, offset: int, clip_id: str, *, clip_format: ClipFormat
     Raises:
       UserError: saying what is wrong with the record; `out` may then hold anything.
     """
-    if _read_pixels_in_place(file, offset, clip_id, out):
+    if _read_pixels_in_place(file, offset, clip_id, clip_format, out):
         return
     # Not as `encode` lays it out, or damaged: the slow way, which tells.
-    features = _checked_message(file, offset, clip_id).context.feature
-    pixels = features[VIDEO].bytes_list.value[0] if VIDEO in features else b""
+    message = _checked_message(file, offset, clip_id, clip_format)
+    pixels = b"".join(message.context.feature[VIDEO].bytes_list.value)
     if len(pixels) != out.size:
         raise UserError(f"the record at byte {offset} holds no clip of {clip_format}")
     out[:] = np.frombuffer(pixels, np.uint8)
@@ -185,12 +185,13 @@ def read_images(file: int, offset: int, clip_id: str, *, clip_format: ClipFormat
 
     Arguments and errors are those of read_pixels.
     """
-    message = _checked_message(file, offset, clip_id)
+    message = _checked_message(file, offset, clip_id, clip_format)
     steps = message.feature_lists.feature_list[IMAGE_ENCODED].feature
+    images = [image for step in steps for image in step.bytes_list.value]
     stored_as = message.context.feature[IMAGE_FORMAT].bytes_list.value
-    if len(steps) != clip_format.num_frames or stored_as[:] != [_encoding(clip_format)[1].encode()]:
+    if len(images) != clip_format.num_frames or stored_as[:] != [_encoding(clip_format)[1].encode()]:
         raise UserError(f"the record at byte {offset} holds no clip of {clip_format}")
-    return [step.bytes_list.value[0] for step in steps]
+    return images
 
 
 def decode(serialized: bytes) -> dict[str, Any]:
@@ -255,6 +256,8 @@ def read_payload(file: int, offset: int) -> bytes:
     if header[8:] != _masked_crc(crc32c.crc32c(header[:8])):
         raise UserError(f"{name} is damaged: its length has another checksum than it says")
     (num_bytes,) = struct.unpack("<Q", header[:8])
+    if num_bytes > os.fstat(file).st_size - offset:
+        raise UserError(f"{name} is cut short")
     payload, checksum = _read(file, num_bytes, offset + 12), _read(file, 4, offset + 12 + num_bytes)
     if len(payload) < num_bytes or len(checksum) < 4:
         raise UserError(f"{name} is cut short")
@@ -334,7 +337,9 @@ def _utf8(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-def _read_pixels_in_place(file: int, offset: int, clip_id: str, out: np.ndarray) -> bool:
+def _read_pixels_in_place(
+    file: int, offset: int, clip_id: str, clip_format: ClipFormat, out: np.ndarray
+) -> bool:
     """Reads pixels as read_pixels does, where the record is sound and laid out as `encode` does it.
 
     The pixels are the context's last entry (map entries are sorted), so they end where the context
@@ -359,17 +364,21 @@ def _read_pixels_in_place(file: int, offset: int, clip_id: str, out: np.ndarray)
     return (
         after.endswith(_masked_crc(crc))
         and before.endswith(_pixels_prefix(out.size))
-        and _feature_entry(MEDIA_ID, _utf8(clip_id)) in before
+        and all(entry in before for entry in _size_entries(clip_format.height, clip_format.width))
+        and _feature_entry(MEDIA_ID, _bytes_feature(_utf8(clip_id))) in before
     )
 
 
-def _checked_message(file: int, offset: int, clip_id: str) -> Any:
+def _checked_message(file: int, offset: int, clip_id: str, clip_format: ClipFormat) -> Any:
     """Reads and parses the record that should be a clip's."""
-    payload = read_payload(file, offset)
-    found = _parse_clip(payload, f"the record at byte {offset}")
-    if _clip_id(found) != clip_id:
-        raise UserError(f"the record at byte {offset} is of clip {_clip_id(found)!r}, expected {clip_id!r}")
-    return found
+    payload, name = read_payload(file, offset), f"the record at byte {offset}"
+    message = _parse_clip(payload, name)
+    if _clip_id(message) != clip_id:
+        raise UserError(f"{name} is of clip {_clip_id(message)!r}, expected {clip_id!r}")
+    size = [list(message.context.feature[key].int64_list.value) for key in (IMAGE_HEIGHT, IMAGE_WIDTH)]
+    if size != [[clip_format.height], [clip_format.width]]:
+        raise UserError(f"{name} holds no clip of {clip_format}")
+    return message
 
 
 def _parse_clip(payload: bytes, name: str) -> Any:
@@ -394,15 +403,26 @@ def _read(file: int, num_bytes: int, offset: int) -> bytes:
     return b"".join(parts)
 
 
-def _feature_entry(key: str, value: bytes) -> bytes:
-    """Serializes a bytes feature as an entry of a feature map, without the entry's own tag."""
-    return _field(1, key.encode()) + _field(2, _field(1, _field(1, value)))
+def _feature_entry(key: str, feature: bytes) -> bytes:
+    """Serializes an entry of a feature map, without the entry's own tag and length."""
+    return _field(1, key.encode()) + _field(2, feature)
+
+
+def _bytes_feature(value: bytes) -> bytes:
+    return _field(1, _field(1, value))
 
 
 @functools.cache
 def _pixels_prefix(num_bytes: int) -> bytes:
     """Returns what stands before the pixels: their entry's tags, key and lengths."""
-    return _feature_entry(VIDEO, bytes(num_bytes))[:-num_bytes]
+    return _feature_entry(VIDEO, _bytes_feature(bytes(num_bytes)))[:-num_bytes]
+
+
+@functools.cache
+def _size_entries(height: int, width: int) -> list[bytes]:
+    """Returns the entries that say a frame's height and width."""
+    sizes = {IMAGE_HEIGHT: height, IMAGE_WIDTH: width}
+    return [_feature_entry(key, _field(3, _field(1, _varint(size)))) for key, size in sizes.items()]
 
 
 def _field(number: int, value: bytes) -> bytes:

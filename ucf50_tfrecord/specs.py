@@ -24,6 +24,8 @@ STRATEGIES = ("auto", "one", "mirrored")
 CACHES = ("auto", "none", "host", "device")
 ON_BAD_RECORD = ("stop", "skip")
 MAX_FOLD = 9999
+# At most so many bytes of pixels go into a shard, unless asked for otherwise.
+DEFAULT_SHARD_BYTES = 32 << 20
 
 
 class UserError(ValueError):
@@ -227,7 +229,10 @@ class ShardJob:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A whole conversion: the dataset's name and rules, and its shards' jobs by file name."""
+    """A whole conversion: the dataset's name and rules, and its shards' jobs by file name.
+
+    shard_bytes: what a shard's pixels take at most.
+    """
 
     name: str
     videos_dir: str
@@ -235,6 +240,7 @@ class Plan:
     format: ClipFormat
     fold_rule: FoldRule
     decoder: str
+    shard_bytes: int
     jobs: tuple[ShardJob, ...]
 
 

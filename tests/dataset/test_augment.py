@@ -118,6 +118,23 @@ def test_crops_show_a_part_of_the_frame_scaled_up():
     assert found[:, 0, 0, 0, 0].max() > 0.2  # not always in the corner
 
 
+def test_crops_are_no_smaller_than_asked():
+    """Where little may be cut away, the shape of what is left has no room either."""
+    rows = np.linspace(0, 255, 200).round()[:, np.newaxis] * np.ones(200)
+    frame = np.stack([rows, rows.T, 0 * rows], axis=2).astype(np.uint8)
+    found = augment(
+        tf.constant(np.broadcast_to(frame, (64, 1, 200, 200, 3))),
+        tf.range(64, dtype=tf.int64),
+        spec=AugmentSpec(crop_area=0.9),
+        batch_size=64,
+        seed=0,
+        step=tf.constant(0, tf.int64),
+    ).numpy()
+    found = found.astype(float) / 255
+    area = (found[:, 0, -1, 0, 0] - found[:, 0, 0, 0, 0]) * (found[:, 0, 0, -1, 1] - found[:, 0, 0, 0, 1])
+    assert 0.885 < area.min() < 0.93 and 0.97 < area.max() <= 1
+
+
 def test_colors_are_scaled_as_asked(video):
     floats = video.astype(float)
     bright = run(video, AugmentSpec(brightness=0.3)) / np.maximum(floats, 1)

@@ -56,16 +56,21 @@ DAMAGES = {
 def test_a_damaged_set_is_named_with_the_command_that_mends_it(data_dir, videos_dir, tmp_path, message):
     copy = shutil.copytree(data_dir, tmp_path / "data")
     DAMAGES[message](copy / NAME)
-    mend = f"make repair 'VIDEOS={videos_dir}' DATA={copy} SIZE=16x24 FRAMES=5 'FLAGS=--name=small --num_folds=4'"
+    mend = (
+        f"make repair 'VIDEOS={videos_dir}' DATA={copy} SIZE=16x24 FRAMES=5 "
+        "'FLAGS=--name=small --num_folds=4 --shard_mib=1'"
+    )
     with pytest.raises(UserError, match=f"{message}.* To mend it: {mend}"):
         load_clips(manifest.load(str(copy)), [1])
 
 
 def test_the_mending_command_asks_for_the_same_format(videos_dir, tmp_path):
-    built = build(videos_dir, tmp_path / "data", encoding="jpeg", jpeg_quality=80, height=64, width=64)
+    options = {"encoding": "jpeg", "jpeg_quality": 80, "height": 64, "width": 64}
+    built = build(videos_dir, tmp_path / "da$ta", shard_bytes=32 << 20, **options)
+    assert manifest.load(built.data_dir) == built
     command = manifest.repair_command(built)
     assert command.endswith("FRAMES=5 'FLAGS=--name=small --encoding=jpeg --jpeg_quality=80 --num_folds=4'")
-    assert "SIZE" not in command
+    assert "SIZE" not in command and f"'DATA={tmp_path}/da$$ta'" in command  # make reads $$ as $
 
 
 def test_shards_need_not_be_there_when_bad_records_are_skipped(data_dir, tmp_path):

@@ -7,7 +7,7 @@ import av
 import numpy as np
 import pytest
 
-from tests.conftest import REPOSITORY, run_module
+from tests.conftest import REPOSITORY, build, run_module
 
 # (forwards, backwards)
 PAIRS = (("Grow", "Shrink"), ("Rise", "Sink"), ("Part", "Meet"), ("Scatter", "Gather"))
@@ -210,3 +210,29 @@ def test_make_installs_the_gpu_extra_where_a_driver_is(tmp_path):
 def test_make_names_an_unknown_recipe():
     result = make("--dry-run", "train", "RECIPE=nope")
     assert "there is no recipe 'nope'" in result.stdout + result.stderr
+
+
+BENCH_INPUT = """
+import json, sys
+from absl import flags
+from tools import bench_input
+flags.FLAGS(["bench", "--secs=0.1"])
+raw, jpeg = sys.argv[1:]
+rates = {name: bench_input.measure_rate(name, {"raw": raw, "jpeg": jpeg}[encoding], 4, 0.1)
+         for name, (_, encoding) in bench_input.METHODS.items()}
+rates["floor"] = bench_input.measure_floor(raw, 0.1)
+gather = bench_input.measure_gather(raw, 4)
+memory = bench_input.measure_streaming_memory(raw, 4, 3)
+print(json.dumps([rates, gather, memory.megabytes, [n.share for n in bench_input.measure_shuffle(raw)]]))
+"""
+
+
+def test_the_inputs_benchmark_measures(data_dir, videos_dir, tmp_path):
+    build(videos_dir, tmp_path / "jpeg", encoding="jpeg", shard_bytes=20_000)
+    arguments = [sys.executable, "-c", BENCH_INPUT, str(data_dir), str(tmp_path / "jpeg")]
+    result = subprocess.run(arguments, cwd=REPOSITORY, text=True, capture_output=True)
+    assert result.returncode == 0, result.stderr
+    rates, (step_secs, gather_secs), megabytes, neighbours = json.loads(result.stdout)
+    assert len(rates) == 7 and min(rates.values()) > 0
+    assert 0 < gather_secs < step_secs and len(megabytes) == 3 and min(megabytes) > 100
+    assert 0.2 < neighbours[0] < 0.4 and neighbours[1] < 0.2  # of 3 classes, of 15 recordings

@@ -253,7 +253,8 @@ def test_a_step_follows_the_gradient_of_the_clips_that_count(data_dir, tmp_path)
         model,
         keras.optimizers.SGD(0.1),
         TrainSpec(epochs=1, batch_size=32),
-        strategy_lib.make_strategy("one"),
+        strategy=strategy_lib.make_strategy("one"),
+        frames=lambda batch: batch["video"],
     )
     sums = step(batch, tf.constant(0, tf.int64)).numpy()
     assert sums[0] == pytest.approx(24 * float(loss), rel=1e-5) and sums[2] == 24
@@ -377,6 +378,51 @@ def test_the_input_state_in_a_checkpoint_is_a_few_bytes(data_dir, tmp_path):
     ]
     num_bytes = sum(np.asarray(reader.get_tensor(name)).nbytes for name in rest)
     assert trained.finished and any(name.startswith("step") for name in rest) and num_bytes < 100
+
+
+@pytest.mark.parametrize(
+    "input_secs, step_secs, expected",
+    [(0.05, 0.02, 0.6), (0.06, 0.05, 0.17), (0.02, 0.05, 0.0), (0.001, 0.05, 0.0)],
+)
+def test_the_wait_is_the_time_that_the_device_lacks_input(input_secs, step_secs, expected):
+    """On a device that works on while the host goes on, as GPUs do."""
+    device_free_at = arrival = time.perf_counter()
+
+    class Sums:
+        """A step's result, there when the device has come to its end."""
+
+        def __init__(self):
+            nonlocal device_free_at
+            device_free_at = self.ends = max(device_free_at, time.perf_counter()) + step_secs
+
+        def numpy(self):
+            time.sleep(max(0.0, self.ends - time.perf_counter()))
+            return np.ones(3)
+
+        def __getitem__(self, index):
+            return self.numpy()[index]
+
+        def __radd__(self, other):
+            return other + 1.0
+
+    meter = loop._Meter()
+    for _ in range(20):
+        meter.start_step()
+        arrival = max(arrival + input_secs, time.perf_counter() - 2 * input_secs)  # a buffer of two batches
+        time.sleep(max(0.0, arrival - time.perf_counter()))
+        meter.input_arrived()
+        meter.end_step(Sums())
+    share = meter._times.wait_secs / meter._times.secs
+    assert share == pytest.approx(expected, abs=0.1)
+
+
+@pytest.mark.parametrize("log_every_steps", [1, 2])
+def test_skipping_goes_on_where_a_whole_batch_is_bad(data_dir, tmp_path, log_every_steps):
+    copy = shutil.copytree(data_dir, tmp_path / "data")
+    flip_bit(copy / "small-fold03.tfrecord-00000-of-00002", 3000)
+    options = {"batch_size": 1, "epochs": 1, "log_every_steps": log_every_steps}
+    trained = train(copy, tmp_path / "run", skip_bad_records=True, **options)
+    assert trained.finished and trained.step == 24 and trained.num_skipped == 1
 
 
 def test_waiting_for_input_is_measured_and_warned_of(data_dir, tmp_path, monkeypatch):

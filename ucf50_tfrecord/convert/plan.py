@@ -6,9 +6,7 @@ import hashlib
 import os
 
 from ucf50_tfrecord import manifest, record
-from ucf50_tfrecord.specs import Catalog, ClipFormat, FoldRule, Plan, ShardJob, Video
-
-DEFAULT_SHARD_BYTES = 32 << 20
+from ucf50_tfrecord.specs import DEFAULT_SHARD_BYTES, Catalog, ClipFormat, FoldRule, Plan, ShardJob, Video
 
 
 def fold_of(video: Video, rule: FoldRule) -> int:
@@ -73,6 +71,7 @@ def plan_shards(
         format=clip_format,
         fold_rule=fold_rule,
         decoder=decoder,
+        shard_bytes=shard_bytes,
         jobs=tuple(jobs),
     )
 

@@ -7,8 +7,6 @@ frames of a clip: what moves in the video, not what the augmentation flickers, i
 
 from __future__ import annotations
 
-import math
-
 import tensorflow as tf
 
 from ucf50_tfrecord.specs import AugmentSpec
@@ -38,9 +36,9 @@ def augment(
     Returns:
       uint8 [B, T, H, W, 3].
     """
-    draws = tf.random.stateless_uniform(
-        [batch_size, _NUM_DRAWS], seed=tf.stack([tf.constant(seed, tf.int64), step])
-    )
+    with tf.device("CPU:0"):  # where TensorFlow wants a seed, also of a draw on a GPU
+        seeds = tf.stack([tf.constant(seed, tf.int64), step])
+    draws = tf.random.stateless_uniform([batch_size, _NUM_DRAWS], seed=seeds)
     draws = tf.unstack(tf.gather(draws, position), axis=1)  # 17 times [B], in [0, 1)
     if spec.temporal_shift:
         video = shift_frames(video, draws[0], spec.temporal_shift)
@@ -58,21 +56,29 @@ def augment(
 def shift_frames(video: tf.Tensor, draw: tf.Tensor, max_shift: int) -> tf.Tensor:
     """Moves clips in time by up to max_shift frames either way; the end frame fills the gap."""
     num_frames = video.shape[1]
-    shift = _integer(draw, 2 * max_shift + 1) - max_shift  # [B]
-    source = tf.clip_by_value(tf.range(num_frames) + shift[:, tf.newaxis], 0, num_frames - 1)  # [B, T]
-    return tf.gather(video, source, axis=1, batch_dims=1)
+    shift = tf.floor(draw * (2 * max_shift + 1)) - max_shift  # [B], whole numbers
+    source = tf.range(num_frames, dtype=tf.float32) + shift[:, tf.newaxis]  # [B, T]
+    source = tf.cast(tf.clip_by_value(source, 0, num_frames - 1), tf.int64)
+    return take_frames(video, source)
+
+
+def take_frames(video: tf.Tensor, source: tf.Tensor) -> tf.Tensor:
+    """Makes clips of other clips' frames: uint8 [B, T, H, W, 3], int64 [B, K] to uint8 [B, K, H, W, 3]."""
+    # TensorFlow does not gather uint8 on GPUs; float16 holds 0 to 255 exactly.
+    frames = tf.gather(tf.cast(video, tf.float16), source, axis=1, batch_dims=1)
+    return tf.cast(frames, tf.uint8)
 
 
 def resized_crop(video: tf.Tensor, draws: list[tf.Tensor], min_area: float) -> tf.Tensor:
     """Cuts a random rectangle out, min_area to all of the frame, and scales it back (bilinear)."""
     _, num_frames, height, width, channels = video.shape
     area = min_area + (1 - min_area) * draws[0]
-    ratio = _log_uniform(draws[1], *_CROP_RATIOS)
-    crop_height = tf.minimum(tf.sqrt(area / ratio), 1.0)  # shares of the frame's
-    crop_width = tf.minimum(tf.sqrt(area * ratio), 1.0)
+    # No side is longer than the frame's.
+    ratio = _log_uniform(draws[1], tf.maximum(_CROP_RATIOS[0], area), tf.minimum(_CROP_RATIOS[1], 1 / area))
+    crop_height, crop_width = tf.sqrt(area / ratio), tf.sqrt(area * ratio)  # shares of the frame's
     top, left = draws[2] * (1 - crop_height), draws[3] * (1 - crop_width)
     boxes = tf.stack([top, left, top + crop_height, left + crop_width], axis=1)  # [B, 4]
-    frames = tf.reshape(video, (-1, height, width, channels))
+    frames = tf.cast(tf.reshape(video, (-1, height, width, channels)), tf.float32)  # as GPUs want it
     cropped = tf.image.crop_and_resize(
         frames,
         tf.repeat(boxes, num_frames, axis=0),
@@ -83,9 +89,10 @@ def resized_crop(video: tf.Tensor, draws: list[tf.Tensor], min_area: float) -> t
 
 
 def jitter_color(video: tf.Tensor, draws: list[tf.Tensor], spec: AugmentSpec) -> tf.Tensor:
-    """Scales brightness, contrast and saturation, each by a factor around 1, as torchvision's ColorJitter.
+    """Scales brightness, contrast and saturation, each by a factor around 1.
 
-    Contrast is scaled about the clip's mean grey, so that it does not flicker.
+    Contrast is scaled about the clip's mean grey, so that nothing flickers; saturation about each
+    pixel's own grey.
     """
     strengths = (spec.brightness, spec.contrast, spec.saturation)
     brightness, contrast, saturation = (
@@ -127,13 +134,9 @@ def _per_clip(values: tf.Tensor) -> tf.Tensor:
     return values[:, tf.newaxis, tf.newaxis, tf.newaxis, tf.newaxis]
 
 
-def _integer(draw: tf.Tensor, count: int) -> tf.Tensor:
-    """Turns draws from [0, 1) into int32 in [0, count)."""
-    return tf.minimum(tf.cast(draw * count, tf.int32), count - 1)
-
-
-def _log_uniform(draw: tf.Tensor, low: float, high: float) -> tf.Tensor:
-    return tf.exp(math.log(low) + (math.log(high) - math.log(low)) * draw)
+def _log_uniform(draw: tf.Tensor, low: tf.Tensor | float, high: tf.Tensor | float) -> tf.Tensor:
+    low, high = tf.math.log(low), tf.math.log(high)
+    return tf.exp(low + (high - low) * draw)
 
 
 def _to_uint8(pixels: tf.Tensor) -> tf.Tensor:

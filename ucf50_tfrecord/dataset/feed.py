@@ -19,14 +19,13 @@ from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import record
 from ucf50_tfrecord.dataset import memory, pipeline
 from ucf50_tfrecord.dataset.clips import Clips
-from ucf50_tfrecord.dataset.reader import Buffers, ClipReader, aligned_empty
+from ucf50_tfrecord.dataset.reader import Buffers, ClipReader
 from ucf50_tfrecord.specs import CACHES, UserError, expect
 
 # What clips may take of the memory that is free; a model in training needs the rest.
 _AUTO_SHARE = 0.5
 _LOADED_AT_ONCE_BYTES = 16 << 20
 _NUM_REASONS = 3  # of skipped clips, in a message
-_RESIDENT = "resident"  # the batch's entry for the frames that its `index` points into
 
 
 CACHE_MEANINGS = {
@@ -50,6 +49,7 @@ def choose_cache(cache: str, num_bytes: int) -> CacheChoice:
     "auto" keeps frames on the GPUs if they take no more than half of what is free there, else in
     host memory if they take no more than half of what is free, else nowhere. On a CPU the device's
     memory is the host's, where frames are gathered beside the training step rather than in it.
+    What is not known to be too little is not refused.
 
     Args:
       cache: "auto", "none", "host" or "device".
@@ -59,32 +59,39 @@ def choose_cache(cache: str, num_bytes: int) -> CacheChoice:
       UserError: if what is asked for does not fit.
     """
     expect(cache in CACHES, f"a cache out of {CACHES}", cache=cache)
-    host, gpu = memory.available_host_bytes(), memory.available_device_bytes()
-    device = host if gpu is None else gpu
-    sizes = f"the clips' {_size(num_bytes)}"
-    host_room, device_room = f"{_size(host)} of free host memory", f"{_size(device)} free on each device"
     if cache == "none":
         return CacheChoice(cache, "as asked")
-    if cache == "auto":
-        if gpu is not None and num_bytes <= _AUTO_SHARE * gpu and num_bytes <= _AUTO_SHARE * host:
-            return CacheChoice("device", f"{sizes} take no more than half of the {device_room}")
-        if num_bytes <= _AUTO_SHARE * host:
-            return CacheChoice("host", f"{sizes} take no more than half of the {host_room}")
-        return CacheChoice("none", f"{sizes} take more than half of the {host_room}")
-    # Frames come to a device by way of the host's memory.
-    if num_bytes > host or (cache == "device" and num_bytes > device):
-        room = host_room if cache == "host" else f"{device_room} and {host_room}"
-        raise UserError(
-            f"--cache={cache} needs {_size(num_bytes)}, there are {room}. --cache=none needs none of it."
-        )
-    return CacheChoice(cache, "as asked")
+    host, gpu = memory.available_host_bytes(), memory.available_device_bytes()
+    rooms = {"host": host, "device": host if gpu is None else gpu}
+    names = {"host": "free host memory", "device": "free memory of each device"}
+    if cache != "auto":
+        room = rooms[cache]
+        if room is not None and num_bytes > room:
+            raise UserError(
+                f"--cache={cache} needs {_size(num_bytes)}, there are {_size(room)} of {names[cache]}. "
+                "--cache=none needs none of it."
+            )
+        return CacheChoice(cache, "as asked")
+    for place in ("device", "host") if gpu is not None else ("host",):
+        room = rooms[place]
+        if room is not None and num_bytes <= _AUTO_SHARE * room:
+            return CacheChoice(
+                place,
+                f"the clips' {_size(num_bytes)} take no more than half of the {_size(room)} of {names[place]}",
+            )
+    if host is None:
+        return CacheChoice("none", "how much host memory is free is not known here")
+    return CacheChoice(
+        "none", f"the clips' {_size(num_bytes)} take more than half of the {_size(host)} of {names['host']}"
+    )
 
 
 class Feed:
     """Some clips' way to a strategy's replicas.
 
-    `clips` are the clips, `cache` is where their frames are kept, `skipped` tells by their index
-    why clips could not be read.
+    clips: the clips.
+    cache: where their frames are kept.
+    skipped: why clips could not be read, by their index.
     """
 
     def __init__(
@@ -112,17 +119,19 @@ class Feed:
         self.clips, self.cache = clips, cache
         self._strategy = strategy
         self._reader = ClipReader(clips, skip_bad_records=skip_bad_records)
+        self.skipped = self._reader.skipped
         self._buffers = Buffers()
-        self._table = self._resident = None
+        shape = (len(clips), *clips.manifest.format.shape)
+        self._table = np.empty(shape if cache == "host" else 0, np.uint8)
+        # Variables, because TensorFlow gathers uint8 from them on GPUs, but not from tensors.
+        self._residents = [_empty_on(device, shape) for device in self._devices] if cache == "device" else []
         if cache != "none":
-            self._table = self._load(on_loaded)
-        if cache == "device":
-            self._resident = self._put_on_devices(self._table)
-            self._table = None
+            self._load(on_loaded)
 
     @property
-    def skipped(self) -> dict[int, str]:
-        return self._reader.skipped
+    def _devices(self) -> tuple[str, ...]:
+        """This worker's devices, in the order of its replicas."""
+        return self._strategy.extended.worker_devices
 
     def batches(
         self, *, batch_size: int, seed: int | None = None, start_step: int = 0
@@ -130,7 +139,7 @@ class Feed:
         """Yields distributed batches; see pipeline.index_batches for the order and the arguments.
 
         In a replica a batch is a dictionary of tensors: index, label, position and mask, and what
-        `frames` turns into the clips' frames.
+        `frames` makes the clips' frames of.
 
         Raises:
           UserError: if a record cannot be read, unless it is skipped.
@@ -144,7 +153,16 @@ class Feed:
                 batch = next(iterator, None)
             if batch is None:
                 return
-            yield batch if self._resident is None else batch | {_RESIDENT: self._resident}
+            yield batch
+
+    def frames(self, batch: dict[str, tf.Tensor]) -> tf.Tensor:
+        """Returns a replica's frames, uint8 [B, T, H, W, 3], wherever they are kept. For use in a step."""
+        if not self._residents:
+            return batch["video"]
+        replica = tf.get_static_value(
+            tf.convert_to_tensor(tf.distribute.get_replica_context().replica_id_in_sync_group)
+        )
+        return tf.gather(self._residents[replica % len(self._residents)], batch["index"])
 
     def describe_skipped(self) -> str:
         """Tells which clips could not be read, why, and how to mend them."""
@@ -173,7 +191,8 @@ class Feed:
         chosen = self.clips.select(np.linspace(0, len(self.clips) - 1, count).round().astype(int))
         reader = ClipReader(chosen, skip_bad_records=True)
         dataset = pipeline.read_frames(pipeline.index_batches(chosen, batch_size=count), reader)
-        return next(iter(dataset))["video"].numpy()
+        with self._explained():
+            return next(iter(dataset))["video"].numpy()
 
     def _worker_dataset(
         self, context: tf.distribute.InputContext, *, batch_size: int, seed: int | None, start_step: int
@@ -195,31 +214,27 @@ class Feed:
         )
         if self.cache == "none":
             return pipeline.read_frames(batches, self._reader)
-        return batches if self._table is None else pipeline.gather_frames(batches, self._table, self._buffers)
+        if self.cache == "host":
+            return pipeline.gather_frames(batches, self._table, self._buffers)
+        return batches
 
-    def _load(self, on_loaded: Callable[[int], None]) -> np.ndarray:
-        """Reads all clips: uint8 [N, T, H, W, 3]."""
-        clip_format = self.clips.manifest.format
-        table = aligned_empty(self.clips.num_bytes).reshape(-1, *clip_format.shape)
-        batch_size = min(len(self.clips), max(1, _LOADED_AT_ONCE_BYTES // clip_format.num_bytes))
+    def _load(self, on_loaded: Callable[[int], None]) -> None:
+        """Reads all clips into the table or onto the devices, some at a time."""
+        num_clips = len(self.clips)
+        batch_size = min(num_clips, max(1, _LOADED_AT_ONCE_BYTES // self.clips.manifest.format.num_bytes))
         batches = pipeline.index_batches(self.clips, batch_size=batch_size)
+        first = 0
         with self._explained():
             for batch in pipeline.read_frames(batches, self._reader):
-                table[batch["index"].numpy()] = batch["video"].numpy()
-                on_loaded(batch_size)
-        return table
-
-    def _put_on_devices(self, table: np.ndarray) -> Any:
-        """Copies the frames to each of this worker's devices; returns one tensor a replica."""
-        with tf.device("CPU:0"):
-            on_host = tf.constant(table)
-        devices = self._strategy.extended.worker_devices
-
-        def put(context: tf.distribute.DistributedValues) -> tf.Tensor:
-            with tf.device(devices[context.replica_id_in_sync_group % len(devices)]):
-                return tf.identity(on_host)
-
-        return self._strategy.experimental_distribute_values_from_function(put)
+                video = batch["video"][: num_clips - first]  # without the last batch's fillers
+                rows = slice(first, first + len(video))
+                if self.cache == "host":
+                    self._table[rows] = video
+                for resident in self._residents:
+                    resident[rows].assign(video)
+                first += len(video)
+                on_loaded(len(video))
+        self._reader.release_buffers()
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
@@ -231,21 +246,18 @@ class Feed:
                 raise self._reader.error from None
             if not isinstance(error, tf.errors.InvalidArgumentError):
                 raise
-            # Checksums and format were right, so this is what was written. Without TensorFlow's
-            # names of graph nodes, before and after what it found.
+            # The records are sound, so this is how they were written. Without TensorFlow's names
+            # of graph nodes, before and after what it found.
             found = re.sub(r"\{\{.*?\}\}", "", error.message).split("[[")[0].strip()
-            manifest = self.clips.manifest
             raise UserError(
-                f"A clip of {manifest.data_dir} cannot be decoded ({found}). "
-                f"To convert it again: {manifest_lib.repair_command(manifest)}"
+                f"A frame in {self.clips.manifest.data_dir} cannot be decoded, although its record's checksum "
+                f"is right: {found} Convert the videos again, into another folder."
             ) from error
 
 
-def frames(batch: dict[str, tf.Tensor]) -> tf.Tensor:
-    """Returns a replica's frames, uint8 [B, T, H, W, 3], wherever they are kept. For use in a step."""
-    if _RESIDENT in batch:
-        return tf.gather(batch[_RESIDENT], batch["index"])
-    return batch["video"]
+def _empty_on(device: str, shape: tuple[int, ...]) -> tf.Variable:
+    with tf.device(device):
+        return tf.Variable(tf.zeros(shape, tf.uint8), trainable=False)
 
 
 def _size(num_bytes: int) -> str:

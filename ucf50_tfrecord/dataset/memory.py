@@ -8,57 +8,63 @@ import tensorflow as tf
 from tensorflow.python.client import device_lib  # the only way to ask TensorFlow for a GPU's memory
 
 _CGROUPS = pathlib.Path("/sys/fs/cgroup")
+# A limit above this is none: version 1 writes a huge number instead.
+_NO_LIMIT = 1 << 60
 
 
-def available_host_bytes() -> int:
-    """Returns what this process can still use without swapping.
+def available_host_bytes() -> int | None:
+    """Returns what this process can still use without swapping, or None where that is not known.
 
     That is MemAvailable of Linux's /proc/meminfo, or less where a control group (a container, a
-    batch system's job) sets a limit. Elsewhere than on Linux it is 0: unknown.
+    batch system's job) sets a limit.
     """
     try:
         lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
     except OSError:
-        return 0
+        return None  # not Linux
     fields = dict(line.split(":") for line in lines)
-    return min([1024 * int(fields["MemAvailable"].split()[0]), *_cgroup_rooms()])
+    return max(0, min([1024 * int(fields["MemAvailable"].split()[0]), *_cgroup_rooms()]))
 
 
 def available_device_bytes() -> int | None:
-    """Returns the free memory of the GPU that has the least, or None without GPUs.
-
-    It is what was free when TensorFlow first looked, less what this process has taken since.
-    """
-    limits = [
-        device.memory_limit for device in device_lib.list_local_devices() if device.device_type == "GPU"
-    ]
-    gpus = tf.config.list_logical_devices("GPU")
-    if not gpus:
+    """Returns the free memory of the GPU that has the least, or None without GPUs."""
+    if not tf.config.list_logical_devices("GPU"):
         return None
-    used = [tf.config.experimental.get_memory_info(gpu.name)["current"] for gpu in gpus]
-    return min(limit - taken for limit, taken in zip(limits, used, strict=True))
+    devices = device_lib.list_local_devices()
+    return min(device.memory_limit for device in devices if device.device_type == "GPU")
 
 
 def _cgroup_rooms() -> list[int]:
-    """Returns what each limiting control group (version 2) around this process still allows, in bytes."""
+    """Returns what each limiting control group around this process still allows, in bytes."""
     try:
         entries = pathlib.Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:
         return []
-    own = next((entry[len("0::/") :] for entry in entries if entry.startswith("0::/")), None)
-    if own is None:
-        return []
-    group = _CGROUPS / own
-    return [room for folder in (group, *group.parents) if (room := _cgroup_room(folder)) is not None]
+    rooms = []
+    for entry in entries:
+        _, controllers, path = entry.split(":", 2)
+        if controllers not in ("", "memory"):  # version 2, or version 1's for memory
+            continue
+        root = _CGROUPS / controllers
+        group = root / path.lstrip("/")
+        folders = [group, *(parent for parent in group.parents if parent.is_relative_to(root))]
+        rooms += [room for folder in folders if (room := _cgroup_room(folder)) is not None]
+    return rooms
 
 
 def _cgroup_room(folder: pathlib.Path) -> int | None:
     """Returns a control group's limit less its use, or None where it has no limit."""
-    try:
-        limit = (folder / "memory.max").read_text().strip()
-        used = int((folder / "memory.current").read_text())
-        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-    except OSError:
-        return None  # not a control group, or the root, which has no limit
-    # File pages that nobody has used lately are given up when memory is short.
-    return None if limit == "max" else int(limit) - used + int(stat["inactive_file"])
+    for limit_file, use_file, inactive in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        try:
+            limit = (folder / limit_file).read_text().strip()
+            used = int((folder / use_file).read_text())
+            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        except OSError:
+            continue  # of the other version, or the root, which has no limit
+        if limit != "max" and int(limit) < _NO_LIMIT:
+            # File pages that nobody has used lately are given up when memory is short.
+            return int(limit) - used + int(stat[inactive])
+    return None

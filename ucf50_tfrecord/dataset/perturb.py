@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Sequence
+
 import numpy as np
-import tensorflow as tf
 
 
-def frame_orders(num_clips: int, num_frames: int, *, seed: int) -> tf.Tensor:
-    """Draws a random order of frames for each clip: int32 [N, T]; another seed gives other orders."""
-    generator = np.random.default_rng(seed)
-    return tf.constant(np.argsort(generator.random((num_clips, num_frames)), axis=1), tf.int32)
+def frame_orders(clip_ids: Sequence[str], num_frames: int, *, seed: int) -> np.ndarray:
+    """Draws a random order of frames for each clip: int64 [N, T].
 
-
-def reorder_frames(video: tf.Tensor, index: tf.Tensor, orders: tf.Tensor) -> tf.Tensor:
-    """Puts each clip's frames into its own order, whatever batch it is in.
-
-    Args:
-      video: [B, T, H, W, 3], any dtype.
-      index: int64 [B], the clips' indices.
-      orders: int32 [N, T], what frame_orders returns.
-
-    Returns:
-      The same shape and dtype.
+    A clip's order follows from (seed, clip id), whatever else is evaluated with it.
     """
-    return tf.gather(video, tf.gather(orders, index), axis=1, batch_dims=1)
+    keys = (zlib.crc32(clip_id.encode("utf-8", "surrogateescape")) for clip_id in clip_ids)
+    orders = [np.random.default_rng([seed, key]).permutation(num_frames) for key in keys]
+    return np.array(orders, np.int64).reshape(-1, num_frames)

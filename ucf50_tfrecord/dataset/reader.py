@@ -81,6 +81,10 @@ class ClipReader:
 
         return images, self._read(index, read)
 
+    def release_buffers(self) -> None:
+        """Gives up the memory that is kept for further batches."""
+        self._buffers = Buffers()
+
     def _read(self, index: np.ndarray, read: Callable[[int, int, int, str], None]) -> np.ndarray:
         """Calls read(row, file descriptor, offset, clip id) for each clip; returns bool [B], what went well."""
         clips, good = self.clips, np.ones(len(index), bool)
@@ -89,9 +93,12 @@ class ClipReader:
             try:
                 file = self._open(path)
                 read(row, file.fileno(), int(clips.offsets[clip]), clips.ids[clip])
-            except (UserError, OSError) as error:
-                self._note(clip, f"{path}: {error.strerror if isinstance(error, OSError) else error}")
+            except (UserError, FileNotFoundError) as error:
+                self._note(clip, f"{path} is missing" if isinstance(error, OSError) else f"{path}: {error}")
                 good[row] = False
+            except OSError as error:  # nothing is known to be wrong with the shard
+                self.error = UserError(f"Cannot read {path}: {error.strerror}")
+                raise self.error from error
         return good
 
     def _note(self, clip: int, found: str) -> None:

@@ -14,9 +14,9 @@ import numpy as np
 import tensorflow as tf
 
 from ucf50_tfrecord import storage
-from ucf50_tfrecord.dataset import perturb
+from ucf50_tfrecord.dataset import augment, perturb
 from ucf50_tfrecord.dataset.clips import Clips
-from ucf50_tfrecord.dataset.feed import Feed, frames
+from ucf50_tfrecord.dataset.feed import Feed
 from ucf50_tfrecord.evaluation import metrics
 from ucf50_tfrecord.specs import UserError, expect
 
@@ -67,20 +67,23 @@ class Evaluator:
     ):
         """`warn` is told, after each evaluation, of clips that were skipped."""
         self._feed, self._warn = feed, warn
-        self._strategy = strategy
         self._batch_size = batch_size
         num_frames = feed.clips.manifest.format.num_frames
-        orders = perturb.frame_orders(len(feed.clips), num_frames, seed=_SHUFFLE_SEED)
+        orders = tf.constant(perturb.frame_orders(feed.clips.ids, num_frames, seed=_SHUFFLE_SEED))  # [N, T]
 
         def replica_forward(batch: dict[str, tf.Tensor], perturbation: str) -> tf.Tensor:
-            video = frames(batch)  # [B, T, H, W, 3]
+            video = feed.frames(batch)  # [B, T, H, W, 3]
             if perturbation == "shuffle":
-                video = perturb.reorder_frames(video, batch["index"], orders)
+                video = augment.take_frames(video, tf.gather(orders, batch["index"]))
             return model(video, training=False)
 
         @tf.function
-        def forward(batch: Any, perturbation: str) -> Any:
-            return strategy.run(replica_forward, args=(batch, perturbation))
+        def forward(batch: Any, perturbation: str) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            """Returns, for the global batch: logits float32 [B, C], index int64 [B], mask int64 [B]."""
+            logits = strategy.run(replica_forward, args=(batch, perturbation))
+            mask = strategy.run(lambda mask: tf.cast(mask, tf.int64), args=(batch["mask"],))
+            # Over the replicas of all workers: each of them scores all clips.
+            return tuple(strategy.gather(value, axis=0) for value in (logits, batch["index"], mask))
 
         self._forward = forward
 
@@ -100,8 +103,8 @@ class Evaluator:
         logits = np.full((len(clips), len(clips.manifest.classes)), np.nan, np.float32)
         seen = np.zeros(len(clips), bool)
         for batch in self._feed.batches(batch_size=self._batch_size):
-            outputs = self._local(self._forward(batch, perturbation))
-            counts, index = self._local(batch["mask"]), self._local(batch["index"])
+            outputs, index, mask = (value.numpy() for value in self._forward(batch, perturbation))
+            counts = mask.astype(bool)
             logits[index[counts]] = outputs[counts]
             seen[index[counts]] = True
         if self._feed.skipped:
@@ -110,11 +113,6 @@ class Evaluator:
         if np.isnan(logits[seen]).any():
             raise UserError(f"The model gives NaN for {np.isnan(logits[seen]).any(axis=1).sum()} clips")
         return Evaluation(clips=clips.select(seen), logits=logits[seen], perturbation=perturbation)
-
-    def _local(self, value) -> np.ndarray:
-        """Joins the replicas' values along the batch: PerReplica [B, …] to [replicas * B, …]."""
-        parts = self._strategy.experimental_local_results(value)
-        return np.concatenate([part.numpy() for part in parts])
 
 
 def save_predictions(path: pathlib.Path, evaluations: list[Evaluation]) -> None:

@@ -7,6 +7,7 @@ it restores after an interruption is the epoch, not the step.
 from __future__ import annotations
 
 import collections
+import concurrent.futures
 import dataclasses
 import time
 from collections.abc import Callable
@@ -18,7 +19,7 @@ import tensorflow as tf
 
 from ucf50_tfrecord import models
 from ucf50_tfrecord.dataset import augment, pipeline
-from ucf50_tfrecord.dataset.feed import Feed, frames
+from ucf50_tfrecord.dataset.feed import Feed
 from ucf50_tfrecord.specs import ModelSpec, TrainSpec, UserError, expect
 from ucf50_tfrecord.training.checkpoint import Checkpoints
 from ucf50_tfrecord.training.logs import TensorBoardLog
@@ -137,7 +138,7 @@ def train(
 
     # Input: the stream starts at the very batch that comes next.
     batches = feed.batches(batch_size=spec.batch_size, seed=spec.seed, start_step=first_step)
-    train_step = make_train_step(model, optimizer, spec, strategy)
+    train_step = make_train_step(model, optimizer, spec, strategy=strategy, frames=feed.frames)
     evaluate = hooks.make_evaluator(model)
     if first_step == 0:
         log.clips("training clips", feed.sample(min(_NUM_STRIPS, len(clips))))
@@ -151,7 +152,9 @@ def train(
         meter.start_step()
         batch = next(batches)
         meter.input_arrived()
-        meter.end_step(train_step(batch, tf.constant(step, tf.int64)))
+        with tf.device("CPU:0"):  # where the seeds that come of it are wanted
+            step_number = tf.constant(step, tf.int64)
+        meter.end_step(train_step(batch, step_number))
         step += 1
         checkpoints.step.assign(step)
 
@@ -161,7 +164,7 @@ def train(
         scores = {}
         if save or step % options.log_every_steps == 0:  # what is saved is always checked first
             scores = meter.read()
-            if not np.isfinite(scores["loss"]):
+            if scores and not np.isfinite(scores["loss"]):
                 raise UserError(
                     f"The loss is {scores['loss']} at step {step} (epoch {epoch + 1}); the last good "
                     "checkpoint is kept. A smaller --learning_rate or --precision=float32 may help."
@@ -213,9 +216,13 @@ def make_train_step(
     model: keras.Model,
     optimizer: keras.optimizers.Optimizer,
     spec: TrainSpec,
+    *,
     strategy: tf.distribute.Strategy,
+    frames: Callable[[dict[str, tf.Tensor]], tf.Tensor],
 ) -> Callable[[Any, tf.Tensor], tf.Tensor]:
-    """Returns the compiled step: (a distributed batch of a Feed, step int64 []) to float32 [3].
+    """Returns the compiled step: (a distributed batch, step int64 [] on the host) to float32 [3].
+
+    `frames` makes a replica's batch uint8 [B, T, H, W, 3], as Feed.frames does.
 
     The result is summed over the global batch: loss, correct predictions, clips.
     """
@@ -285,50 +292,56 @@ def _cross_entropy(label: tf.Tensor, logits: tf.Tensor, smoothing: float) -> tf.
 class _Meter:
     """Sums what the steps return, on their device, and the time that they take.
 
-    The host runs at most a step ahead of the device. So a host that waits for input has a
-    device that soon will, and the time it waits is what the input costs. The first step, which
-    compiles, is not timed, and neither is what happens between steps (evaluation, saving).
+    The host runs at most a step ahead of the device. The wait for input is the time that the
+    device is without work: from the end of its last step, however far ahead the host was, to the
+    next batch. The first step, which compiles, is not timed, and neither is what happens between
+    steps (evaluation, saving).
     """
 
     def __init__(self):
         self._sums = tf.zeros([3])  # since the last read: loss, correct, clips
         self._epoch_sums = np.zeros(3)
-        self._queued: collections.deque[tf.Tensor] = collections.deque()
+        self._watcher = concurrent.futures.ThreadPoolExecutor(1, "step")
+        self._queued: collections.deque[concurrent.futures.Future] = collections.deque()  # ends of steps
         self._times, self._total = _Times(), _Times()
         self.last = _Times()  # between the last two reads
         self._untimed_clips: float | None = None  # those of the first step, once it is done
-        self._started = self._asked = self._arrived = 0.0
+        self._started = self._asked = self._wait_secs = 0.0
 
     def start_step(self) -> None:
         self._started = time.perf_counter()
         if len(self._queued) == _MAX_QUEUED_STEPS:
-            self._queued.popleft().numpy()
+            self._queued.popleft().result()
         self._asked = time.perf_counter()
 
     def input_arrived(self) -> None:
-        self._arrived = time.perf_counter()
+        arrived, self._wait_secs = time.perf_counter(), 0.0
+        if not self._queued:
+            self._wait_secs = arrived - self._asked
+        elif self._queued[-1].done():
+            self._wait_secs = max(0.0, arrived - max(self._asked, self._queued[-1].result()))
 
     def end_step(self, sums: tf.Tensor) -> None:
         self._sums += sums
-        self._queued.append(sums)
+        self._queued.append(self._watcher.submit(_time_of_end, sums))
         if self._untimed_clips is None:
             self._untimed_clips = float(sums[2])
         else:
             self._times.secs += time.perf_counter() - self._started
-            self._times.wait_secs += self._arrived - self._asked
+            self._times.wait_secs += self._wait_secs
 
     def read(self) -> dict[str, float]:
         """Returns the means since the last read, after waiting for the device.
 
-        Raises:
-          UserError: if none of the clips since then could be read.
+        There are none if no clip counted, as where all had to be skipped.
         """
         started = time.perf_counter()
         sums = self._sums.numpy()
         self._times.secs += time.perf_counter() - started
-        expect(sums[2] > 0, "at least 1 clip that can be read", clips=int(sums[2]))
         self._times.clips = float(sums[2]) - (self._untimed_clips or 0.0)
-        scores = {"loss": float(sums[0] / sums[2]), "accuracy": float(sums[1] / sums[2])}
+        scores = {}
+        if sums[2]:
+            scores = {"loss": float(sums[0] / sums[2]), "accuracy": float(sums[1] / sums[2])}
         if self._times.clips:
             scores |= {f"input/{name}": value for name, value in self._times.rates().items()}
             self._total.add(self._times)
@@ -338,7 +351,12 @@ class _Meter:
         return scores
 
     def read_epoch_loss(self) -> float:
-        """Returns the mean loss since the last call; call it after `read`."""
+        """Returns the mean loss since the last call; call it after `read`.
+
+        Raises:
+          UserError: if no clip of the epoch could be read.
+        """
+        expect(self._epoch_sums[2] > 0, "at least 1 clip that can be read", clips=int(self._epoch_sums[2]))
         loss = float(self._epoch_sums[0] / self._epoch_sums[2])
         self._epoch_sums = np.zeros(3)
         return loss
@@ -346,6 +364,12 @@ class _Meter:
     def total(self) -> dict[str, float | None]:
         """Returns clips_per_sec and wait_share over all that was read, None if nothing was timed."""
         return self._total.rates() if self._total.clips else {"clips_per_sec": None, "wait_share": None}
+
+
+def _time_of_end(sums: tf.Tensor) -> float:
+    """Waits for a step's result; returns when it was there."""
+    sums.numpy()
+    return time.perf_counter()
 
 
 @dataclasses.dataclass

@@ -74,24 +74,31 @@ def make_run_dir(data_dir: str, model: str) -> str:
 def open_run(run_dir: str, config: RunConfig) -> None:
     """Starts a run, or goes on with one that was asked for the same.
 
+    Raises:
+      UserError: as check_run does.
+    """
+    storage.make_folder(run_dir)
+    check_run(run_dir, config)
+    storage.write_json(pathlib.Path(run_dir, CONFIG_FILENAME), to_json(config))
+
+
+def check_run(run_dir: str, config: RunConfig) -> None:
+    """Checks that a folder holds no run yet, or one that was asked for the same.
+
     The number of epochs may grow; all else that decides the weights must be the same.
 
     Raises:
       UserError: if the folder holds a run of another configuration.
     """
-    storage.make_folder(run_dir)
-    path = pathlib.Path(run_dir, CONFIG_FILENAME)
-    if path.is_file():
-        old, new = _flatten(load_config(run_dir)), _flatten(config)
-        differing = [name for name in new if old[name] != new[name] and name != "data_dir"]
-        if differing == ["epochs"] and new["epochs"] > old["epochs"] and new["schedule"] == "constant":
-            differing = []
-        if differing:
-            changes = "; ".join(f"{name} was {old[name]!r}, is {new[name]!r}" for name in differing)
-            raise UserError(
-                f"{run_dir} holds a run with another configuration: {changes}. Choose another --run."
-            )
-    storage.write_json(path, to_json(config))
+    if not pathlib.Path(run_dir, CONFIG_FILENAME).is_file():
+        return
+    old, new = _flatten(load_config(run_dir)), _flatten(config)
+    differing = [name for name in new if old[name] != new[name] and name != "data_dir"]
+    if differing == ["epochs"] and new["epochs"] > old["epochs"] and new["schedule"] == "constant":
+        differing = []
+    if differing:
+        changes = "; ".join(f"{name} was {old[name]!r}, is {new[name]!r}" for name in differing)
+        raise UserError(f"{run_dir} holds a run with another configuration: {changes}. Choose another --run.")
 
 
 def _flatten(config: RunConfig) -> dict[str, object]:
