@@ -27,7 +27,6 @@ _AUTO_SHARE = 0.5
 _LOADED_AT_ONCE_BYTES = 16 << 20
 _NUM_REASONS = 3  # of skipped clips, in a message
 
-
 CACHE_MEANINGS = {
     "none": "read from the shards as they are needed",
     "host": "kept in host memory",
@@ -124,14 +123,10 @@ class Feed:
         shape = (len(clips), *clips.manifest.format.shape)
         self._table = np.empty(shape if cache == "host" else 0, np.uint8)
         # Variables, because TensorFlow gathers uint8 from them on GPUs, but not from tensors.
-        self._residents = [_empty_on(device, shape) for device in self._devices] if cache == "device" else []
+        devices = strategy.extended.worker_devices if cache == "device" else ()
+        self._residents = [_empty_on(device, shape) for device in devices]  # in the order of replicas
         if cache != "none":
             self._load(on_loaded)
-
-    @property
-    def _devices(self) -> tuple[str, ...]:
-        """This worker's devices, in the order of its replicas."""
-        return self._strategy.extended.worker_devices
 
     def batches(
         self, *, batch_size: int, seed: int | None = None, start_step: int = 0
@@ -220,20 +215,19 @@ class Feed:
 
     def _load(self, on_loaded: Callable[[int], None]) -> None:
         """Reads all clips into the table or onto the devices, some at a time."""
-        num_clips = len(self.clips)
-        batch_size = min(num_clips, max(1, _LOADED_AT_ONCE_BYTES // self.clips.manifest.format.num_bytes))
-        batches = pipeline.index_batches(self.clips, batch_size=batch_size)
-        first = 0
+        batch_size = max(1, _LOADED_AT_ONCE_BYTES // self.clips.manifest.format.num_bytes)
+        batches = pipeline.index_batches(self.clips, batch_size=min(batch_size, len(self.clips)))
+        num_loaded = 0
         with self._explained():
             for batch in pipeline.read_frames(batches, self._reader):
-                video = batch["video"][: num_clips - first]  # without the last batch's fillers
-                rows = slice(first, first + len(video))
+                index, video = batch["index"], batch["video"]  # fillers only write a clip again
                 if self.cache == "host":
-                    self._table[rows] = video
+                    self._table[index.numpy()] = video.numpy()
                 for resident in self._residents:
-                    resident[rows].assign(video)
-                first += len(video)
-                on_loaded(len(video))
+                    resident.scatter_update(tf.IndexedSlices(video, index))
+                num_new = min(len(video), len(self.clips) - num_loaded)
+                num_loaded += num_new
+                on_loaded(num_new)
         self._reader.release_buffers()
 
     @contextlib.contextmanager
@@ -244,7 +238,8 @@ class Feed:
         except tf.errors.OpError as error:
             if self._reader.error is not None:
                 raise self._reader.error from None
-            if not isinstance(error, tf.errors.InvalidArgumentError):
+            stores_raw = record.stores_raw(self.clips.manifest.format)
+            if stores_raw or not isinstance(error, tf.errors.InvalidArgumentError):
                 raise
             # The records are sound, so this is how they were written. Without TensorFlow's names
             # of graph nodes, before and after what it found.

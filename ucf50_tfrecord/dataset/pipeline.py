@@ -178,7 +178,7 @@ def read_frames(batches: tf.data.Dataset, reader: ClipReader) -> tf.data.Dataset
     if record.stores_raw(clip_format):
         batches = batches.map(read, num_parallel_calls=parallel, deterministic=True)
     else:  # decoding is the work, so that is what runs in parallel, clip by clip
-        clips = batches.map(read_encoded).unbatch()
+        clips = batches.map(read_encoded, num_parallel_calls=parallel, deterministic=True).unbatch()
         clips = clips.map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         batches = clips.batch(size, drop_remainder=True)
     return batches.prefetch(_PREFETCHED_BATCHES)
