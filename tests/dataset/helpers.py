@@ -7,15 +7,25 @@ import numpy as np
 from ucf50_tfrecord.dataset import pipeline
 from ucf50_tfrecord.dataset.clips import Clips
 from ucf50_tfrecord.dataset.reader import ClipReader
+from ucf50_tfrecord.specs import AugmentSpec
+
+EVERY_AUGMENTATION = AugmentSpec(
+    horizontal_flip=True,
+    crop_area=0.5,
+    brightness=0.3,
+    contrast=0.3,
+    saturation=0.3,
+    temporal_shift=2,
+    erase=0.5,
+)
 
 
 def read_batches(clips: Clips, count: int | None = None, *, reader=None, **options) -> list[dict]:
     """Reads `count` batches, or all, from the shards as arrays; options are those of index_batches."""
     batches = pipeline.index_batches(clips, **options)
     dataset = pipeline.read_frames(batches, reader or ClipReader(clips))
-    # Copied: what TensorFlow hands out lies in buffers that are used again.
     return [
-        {name: np.array(value) for name, value in batch.items()}
+        {name: value.numpy() for name, value in batch.items()}
         for batch in dataset.take(-1 if count is None else count)
     ]
 

@@ -2,18 +2,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.dataset.helpers import EVERY_AUGMENTATION
 from ucf50_tfrecord.dataset.augment import augment
 from ucf50_tfrecord.specs import AugmentSpec, UserError
 
-EVERYTHING = AugmentSpec(
-    horizontal_flip=True,
-    crop_area=0.5,
-    brightness=0.3,
-    contrast=0.3,
-    saturation=0.3,
-    temporal_shift=2,
-    erase=0.5,
-)
 ONE_BY_ONE = [
     AugmentSpec(horizontal_flip=True),
     AugmentSpec(crop_area=0.5),
@@ -53,7 +45,7 @@ def test_nothing_is_changed_by_default(video):
     np.testing.assert_array_equal(run(video, AugmentSpec()), video)
 
 
-@pytest.mark.parametrize("spec", [*ONE_BY_ONE, EVERYTHING])
+@pytest.mark.parametrize("spec", [*ONE_BY_ONE, EVERY_AUGMENTATION])
 def test_chance_follows_from_seed_step_and_position_alone(video, spec):
     whole = run(video, spec, seed=5, step=9)
     assert (whole != video).any()

@@ -6,21 +6,12 @@ import tensorflow as tf
 from tensorflow.core.framework import types_pb2
 from tensorflow.python.framework import kernels
 
+from tests.dataset.helpers import EVERY_AUGMENTATION
 from ucf50_tfrecord.dataset.augment import augment, take_frames
-from ucf50_tfrecord.specs import AugmentSpec
 
 SHAPE = (4, 6, 16, 20, 3)
 VIDEO = tf.TensorSpec(SHAPE, tf.uint8)
 INDEX = tf.TensorSpec([4], tf.int64)
-EVERYTHING = AugmentSpec(
-    horizontal_flip=True,
-    crop_area=0.5,
-    brightness=0.3,
-    contrast=0.3,
-    saturation=0.3,
-    temporal_shift=2,
-    erase=0.5,
-)
 # Of no weight, or on the host by design (shapes, seeds).
 ANYWHERE = {"Placeholder", "Const", "Identity", "NoOp", "Shape", "Pack", "Range", "StatelessRandomGetAlg"}
 
@@ -67,7 +58,7 @@ def test_a_missing_kernel_is_found():
 def test_augmentation_runs_on_gpus():
     @tf.function
     def step(video, position, number):
-        return augment(video, position, spec=EVERYTHING, batch_size=4, seed=0, step=number)
+        return augment(video, position, spec=EVERY_AUGMENTATION, batch_size=4, seed=0, step=number)
 
     assert missing(step, VIDEO, INDEX, tf.TensorSpec([], tf.int64)) == set()
 

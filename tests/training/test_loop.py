@@ -14,11 +14,12 @@ import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.conftest import REPOSITORY, flip_bit
+from tests.dataset.helpers import EVERY_AUGMENTATION
 from ucf50_tfrecord import manifest, models
 from ucf50_tfrecord.dataset.clips import load_clips
 from ucf50_tfrecord.dataset.feed import Feed
 from ucf50_tfrecord.evaluation import runner
-from ucf50_tfrecord.specs import AugmentSpec, ModelSpec, TrainSpec, UserError
+from ucf50_tfrecord.specs import ModelSpec, TrainSpec, UserError
 from ucf50_tfrecord.training import checkpoint, logs, loop
 from ucf50_tfrecord.training import strategy as strategy_lib
 
@@ -97,19 +98,10 @@ def test_the_loss_is_the_mean_over_the_clips_that_count(data_dir, tmp_path):
 
 
 # All that draws on chance.
-AUGMENT = AugmentSpec(
-    horizontal_flip=True,
-    crop_area=0.6,
-    brightness=0.2,
-    contrast=0.2,
-    saturation=0.2,
-    temporal_shift=1,
-    erase=0.3,
-)
 CHANCE = {
     "model": "lstm",
     "dropout": 0.3,
-    "augment": AUGMENT,
+    "augment": EVERY_AUGMENTATION,
     "optimizer": "adamw",
     "schedule": "cosine",
     "weight_decay": 0.01,
@@ -215,7 +207,8 @@ for name in ("one", "mirrored"):
     seen = []
     trained = test_loop.train(
         sys.argv[1], sys.argv[2] + name, strategy=name, model=sys.argv[3], precision=sys.argv[4],
-        batch_size=10, learning_rate=1e-4, augment=test_loop.AUGMENT, cache=sys.argv[5], hooks={"report": seen.append})
+        batch_size=10, learning_rate=1e-4, augment=test_loop.EVERY_AUGMENTATION, cache=sys.argv[5],
+        hooks={"report": seen.append})
     print(json.dumps([test_loop.losses(seen) + [seen[-1].scores["train_loss"]], trained.evaluate().logits.tolist()]))
 """
 
@@ -355,7 +348,7 @@ def test_a_set_without_a_readable_clip_ends_training(data_dir, tmp_path):
 
 def test_evaluation_sees_clips_as_they_are(data_dir, tmp_path):
     """Whatever training does to its clips, the scores are those of the stored ones."""
-    trained = train(data_dir, tmp_path, augment=AUGMENT, epochs=1)
+    trained = train(data_dir, tmp_path, augment=EVERY_AUGMENTATION, epochs=1)
     batch = next(
         Feed(
             load_clips(manifest.load(str(data_dir)), [1]), strategy=strategy_lib.make_strategy("one")
