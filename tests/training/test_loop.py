@@ -114,7 +114,7 @@ def undisturbed(data_dir, tmp_path_factory):
     return train(data_dir, tmp_path_factory.mktemp("undisturbed"), **CHANCE)
 
 
-@pytest.mark.parametrize("stop_at", [1, 3, 5, 7])
+@pytest.mark.parametrize("stop_at", [3, 5])
 def test_an_interrupted_run_ends_with_the_same_weights(undisturbed, data_dir, tmp_path, stop_at):
     seen = []
     hooks = {"report": seen.append, "should_stop": lambda: len(seen) + 1 == stop_at}
