@@ -92,13 +92,11 @@ class TrainingDisplay:
         self._close_bar()
 
     def update(self, progress) -> None:
-        """Takes a training.loop.Progress after each step."""
+        """Takes a training.loop.Progress after each call of steps."""
+        steps = progress.num_steps // progress.num_epochs
         if self._bar is None:
-            steps = progress.num_steps // progress.num_epochs
-            done = progress.step - 1 - (progress.epoch - 1) * steps
             self._bar = progress_bar(steps, "step", f"epoch {progress.epoch}/{progress.num_epochs}")
-            self._bar.update(done)
-        self._bar.update()
+        self._bar.update(progress.step - (progress.epoch - 1) * steps - self._bar.n)
         if progress.scores and not progress.epoch_done:
             self._bar.set_postfix({name: f"{value:.3g}" for name, value in progress.scores.items()})
         if progress.epoch_done:

@@ -6,6 +6,7 @@ python -m pipelines.evaluate --run=runs/demo --weights=best --folds=6-10
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import pathlib
@@ -20,7 +21,9 @@ from ucf50_tfrecord.specs import STRATEGIES, UserError, format_folds, parse_fold
 
 _RUN = flags.DEFINE_string("run", None, "The run's folder.")
 _DATA = flags.DEFINE_string("data", None, "Folder of shards. Default: the run's own.")
-_FOLDS = flags.DEFINE_string("folds", None, "Folds to evaluate on. Default: the run's validation folds.")
+_FOLDS = flags.DEFINE_string(
+    "folds", None, "Folds to evaluate on. Default: the run's test folds, else its validation folds."
+)
 _WEIGHTS = flags.DEFINE_enum("weights", "last", ("last", "best"), "Which checkpoint of the run.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Clips a step, over all devices.", lower_bound=1)
 _STRATEGY = flags.DEFINE_enum("strategy", "auto", STRATEGIES, "Devices: one, all mirrored, or auto.")
@@ -44,7 +47,7 @@ def main() -> None:
     config = run_lib.load_config(_RUN.value)
     manifest = manifest_lib.load(_DATA.value or config.data_dir)
     check_fits(manifest, config)
-    folds = parse_folds(_FOLDS.value) if _FOLDS.value else config.val_folds
+    folds = parse_folds(_FOLDS.value) if _FOLDS.value else config.test_folds or config.val_folds
     trained_on = sorted(set(folds) & set(config.train_folds))
     if trained_on:
         print(
@@ -56,8 +59,10 @@ def main() -> None:
 
     strategy = strategy_lib.make_strategy(_STRATEGY.value)
     with strategy.scope():
-        model = models.build_model(config.model, dtype=strategy_lib.keras_policy(config.train.precision))
-        checkpoint.load_weights(_RUN.value, _WEIGHTS.value, model)
+        # The checkpoint holds all weights: what the encoder started with is not needed again.
+        spec = dataclasses.replace(config.model, encoder_weights="none", freeze_encoder=False)
+        model = models.build_model(spec, dtype=strategy_lib.keras_policy(config.train.precision))
+        checkpoint.load_weights(_RUN.value, _WEIGHTS.value, model, averaged=config.train.ema > 0)
     [feed] = inputs.make_feeds(manifest, (folds,), strategy)
     warn = functools.partial(print, "warning:", file=sys.stderr)
     evaluate = runner.Evaluator(model, feed, strategy=strategy, batch_size=_BATCH_SIZE.value, warn=warn)

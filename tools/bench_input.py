@@ -237,33 +237,31 @@ def measure_gather(data: str, batch_size: int) -> tuple[float, float]:
     console.load_tensorflow()
     import tensorflow as tf
 
-    from ucf50_tfrecord import models
-    from ucf50_tfrecord.training import loop
+    from ucf50_tfrecord.training import loop, step
     from ucf50_tfrecord.training import strategy as strategy_lib
 
     feed, strategy = _feed(data, "device"), strategy_lib.make_strategy("one")
     fmt = feed.clips.manifest.format
     precision = strategy_lib.choose_precision("auto")
     spec = TrainSpec(epochs=1, batch_size=batch_size, precision=precision)
-    with strategy.scope():
-        model_spec = ModelSpec(
-            name="seed_lstm",
-            num_classes=len(feed.clips.manifest.classes),
-            num_frames=fmt.num_frames,
-            height=fmt.height,
-            width=fmt.width,
-        )
-        model = models.build_model(model_spec, dtype=strategy_lib.keras_policy(precision))
-        optimizer = loop.make_optimizer(spec, 1, strategy_lib.keras_policy(precision))
-        optimizer.build(model.trainable_variables)
-    step = loop.make_train_step(model, optimizer, spec, strategy=strategy, frames=feed.frames)
+    model_spec = ModelSpec(
+        name="seed_lstm",
+        num_classes=len(feed.clips.manifest.classes),
+        num_frames=fmt.num_frames,
+        height=fmt.height,
+        width=fmt.width,
+    )
+    state = loop.build_state(model_spec, spec, num_clips=len(feed.clips), strategy=strategy)
+    train_step = step.make_train_step(
+        state.model, state.optimizer, spec, strategy=strategy, frames=feed.frames
+    )
     gather = tf.function(lambda batch: strategy.run(feed.frames, args=(batch,)))
     secs: dict[str, list[float]] = {"step": [], "gather": []}
     batches = feed.batches(batch_size=batch_size, seed=0)
     for number in range(8):
         batch = next(batches)
         started = time.perf_counter()
-        step(batch, tf.constant(number, tf.int64)).numpy()
+        train_step(batch, tf.constant(number, tf.int64)).numpy()
         stepped = time.perf_counter()
         video = gather(batch)
         video[:1, :1, :1, :1].numpy()  # waits for it, without copying all of it

@@ -267,8 +267,8 @@ def repair_command(manifest: Manifest) -> str:
     return f"make repair {shlex.join(words)}"
 
 
-def default_val_folds(manifest: Manifest) -> tuple[int, ...]:
-    """Chooses a fifth of the folds present to validate on: the first ones.
+def default_val_folds(manifest: Manifest, without: Iterable[int] = ()) -> tuple[int, ...]:
+    """Chooses a fifth of the folds present, those `without` left out, to validate on: the first ones.
 
     Where those would miss a class, folds that bring missing classes go first (most new
     classes, then the lowest number), so that no class is left unmeasured by chance. A fold
@@ -281,6 +281,7 @@ def default_val_folds(manifest: Manifest) -> tuple[int, ...]:
     held = {
         fold: {label for label, count in enumerate(counts) if count}
         for fold, counts in manifest.clips_per_class.items()
+        if fold not in set(without)
     }
     chosen: list[int] = []
     for _ in range(max(1, len(held) // 5)):

@@ -16,11 +16,39 @@ ENCODINGS = ("raw", "jpeg", "png", "raw+jpeg")
 SPACINGS = ("index", "time")
 RESIZES = ("stretch", "crop", "pad")
 FOLD_RULES = ("group", "video")
-MODEL_NAMES = ("frame_pool", "lstm", "seed_lstm", "seed_rnn")
+MODEL_NAMES = (
+    "frame_pool",
+    "rnn",
+    "lstm",
+    "bilstm",
+    "gru",
+    "conv3d",
+    "transformer",
+    "seed_pool",
+    "seed_rnn",
+    "seed_lstm",
+)
+# Those that read frames by an encoder of choice.
+ENCODER_MODELS = ("frame_pool", "rnn", "lstm", "bilstm", "gru")
+# Controls that must not see order, and models that stay as published.
+NO_MOTION_MODELS = ("frame_pool", "seed_pool", "seed_rnn", "seed_lstm")
+# The project's own frame encoder, and those of keras.applications.
+THREE_BLOCK = "three_block"
+APPLICATIONS = (
+    *(f"ConvNeXt{size}" for size in ("Tiny", "Small", "Base", "Large", "XLarge")),
+    *(f"DenseNet{depth}" for depth in (121, 169, 201)),
+    *(f"EfficientNetB{number}" for number in range(8)),
+    *(f"EfficientNetV2{size}" for size in ("B0", "B1", "B2", "B3", "S", "M", "L")),
+    *("InceptionResNetV2", "InceptionV3", "MobileNet", "MobileNetV2", "MobileNetV3Large", "MobileNetV3Small"),
+    *("NASNetLarge", "NASNetMobile"),
+    *(f"ResNet{depth}{version}" for depth in (50, 101, 152) for version in ("", "V2")),
+    *("VGG16", "VGG19", "Xception"),
+)
+ENCODERS = (THREE_BLOCK, *APPLICATIONS)
 OPTIMIZERS = ("adam", "adamw")
 SCHEDULES = ("constant", "cosine")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
-STRATEGIES = ("auto", "one", "mirrored")
+STRATEGIES = ("auto", "one", "mirrored", "multi_worker")
 CACHES = ("auto", "none", "host", "device")
 ON_BAD_RECORD = ("stop", "skip")
 MAX_FOLD = 9999
@@ -246,7 +274,14 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """Which model, for which clips. `dropout` is a share, used by models that have dropout."""
+    """Which model, for which clips.
+
+    dropout: a share, used by models that have dropout.
+    encoder: the frame encoder, in models that leave the choice: "three_block" or a keras.applications name.
+    encoder_weights: "none", "imagenet", or a file of the encoder's weights (.weights.h5).
+    freeze_encoder: whether the encoder keeps the weights it starts with.
+    motion: whether each frame comes with its difference from the frame before.
+    """
 
     name: str
     num_classes: int
@@ -254,11 +289,46 @@ class ModelSpec:
     height: int
     width: int
     dropout: float = 0.0
+    encoder: str = THREE_BLOCK
+    encoder_weights: str = "none"
+    freeze_encoder: bool = False
+    motion: bool = False
 
     def __post_init__(self):
         expect(self.name in MODEL_NAMES, f"a model out of {MODEL_NAMES}", model=self.name)
         expect(self.num_classes >= 2, "at least 2 classes", num_classes=self.num_classes)
         expect(0 <= self.dropout < 1, "a dropout from 0 to below 1", dropout=self.dropout)
+        expect(self.encoder in ENCODERS, f"an encoder out of {ENCODERS}", encoder=self.encoder)
+        if (self.encoder, self.encoder_weights, self.freeze_encoder) != (THREE_BLOCK, "none", False):
+            expect(
+                self.name in ENCODER_MODELS,
+                f"a model out of {ENCODER_MODELS} where an encoder is chosen",
+                model=self.name,
+                encoder=self.encoder,
+                encoder_weights=self.encoder_weights,
+                freeze_encoder=self.freeze_encoder,
+            )
+        expect(
+            self.encoder != THREE_BLOCK or self.encoder_weights != "imagenet",
+            f"an encoder of keras.applications where its weights are ImageNet's: one of {APPLICATIONS}",
+            encoder=self.encoder,
+            encoder_weights=self.encoder_weights,
+        )
+        expect(
+            not self.freeze_encoder or self.encoder_weights != "none",
+            "encoder_weights where the encoder is frozen",
+            encoder_weights=self.encoder_weights,
+        )
+        expect(
+            not self.motion or self.name not in NO_MOTION_MODELS,
+            f"a model other than {NO_MOTION_MODELS} where there is motion input",
+            model=self.name,
+        )
+        expect(
+            not self.motion or self.encoder == THREE_BLOCK,
+            "encoder three_block where there is motion input",
+            encoder=self.encoder,
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -289,7 +359,15 @@ class AugmentSpec:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainSpec:
-    """How to train. `batch_size` is global, over all replicas; the rates are per step."""
+    """How to train. `batch_size` is global, over all replicas; the rates are per step.
+
+    clip_norm: the norm that the gradient of the global batch is cut down to; 0 leaves it as it is.
+    ema: the decay of an exponential moving average of the weights, which is then what is evaluated;
+      0 is none.
+    early_stopping: end after so many epochs without a better validation macro F1, with the best
+      epoch's weights; 0 is off.
+    xla: whether forward and backward pass are compiled by XLA.
+    """
 
     epochs: int
     batch_size: int
@@ -299,9 +377,13 @@ class TrainSpec:
     warmup_epochs: float = 0.0
     weight_decay: float = 0.0
     label_smoothing: float = 0.0
+    clip_norm: float = 0.0
+    ema: float = 0.0
+    early_stopping: int = 0
     augment: AugmentSpec = AugmentSpec()
     seed: int = 0
     precision: str = "auto"
+    xla: bool = False
 
     def __post_init__(self):
         expect(self.epochs >= 1, "at least 1 epoch", epochs=self.epochs)
@@ -332,6 +414,9 @@ class TrainSpec:
             "a label smoothing from 0 to below 1",
             label_smoothing=self.label_smoothing,
         )
+        expect(self.clip_norm >= 0, "a gradient norm of 0 or more", clip_norm=self.clip_norm)
+        expect(0 <= self.ema < 1, "a moving average's decay from 0 to below 1", ema=self.ema)
+        expect(self.early_stopping >= 0, "0 epochs or more", early_stopping=self.early_stopping)
         expect(0 <= self.seed < 2**31, "a seed from 0 to 2147483647", seed=self.seed)
         expect(self.precision in PRECISIONS, f"a precision out of {PRECISIONS}", precision=self.precision)
 

@@ -24,7 +24,7 @@ def train_flags(data_dir, run_dir, *extra):
         "pipelines.train",
         f"--data={data_dir}",
         f"--run={run_dir}",
-        "--model=frame_pool",
+        "--model=seed_pool",
         "--batch_size=2",
         "--precision=float32",
         "--epochs=4",
@@ -89,7 +89,7 @@ def test_the_summary_can_be_made_again_from_the_predictions(finished_run, data_d
         [3, 4, 5],
         18,
     )
-    assert summary["model"] == "frame_pool" and summary["params"] > 0 and summary["seed"] == 0
+    assert summary["model"] == "seed_pool" and summary["params"] > 0 and summary["seed"] == 0
     assert summary["clips_per_sec"] > 0 and 0 <= summary["wait_share"] <= 1
 
 

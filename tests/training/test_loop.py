@@ -21,6 +21,9 @@ from ucf50_tfrecord.dataset.feed import Feed
 from ucf50_tfrecord.evaluation import runner
 from ucf50_tfrecord.specs import ModelSpec, TrainSpec, UserError
 from ucf50_tfrecord.training import checkpoint, logs, loop
+from ucf50_tfrecord.training import meter as meter_lib
+from ucf50_tfrecord.training import optimizer as optimizer_lib
+from ucf50_tfrecord.training import step as step_lib
 from ucf50_tfrecord.training import strategy as strategy_lib
 
 
@@ -28,13 +31,14 @@ def train(
     data_dir,
     run_dir,
     *,
-    model="frame_pool",
+    model="seed_pool",
     precision="float32",
     strategy="one",
     hooks=None,
     dropout=0.0,
     log_every_steps=1,
     checkpoint_secs=1e9,
+    steps_per_call=1,
     cache="none",
     skip_bad_records=False,
     **spec,
@@ -47,13 +51,18 @@ def train(
         for folds in ([2, 3, 4, 5], [1])
     )
     make_evaluator = functools.partial(runner.Evaluator, feed=val_feed, strategy=strategy, batch_size=4)
+    model_spec = ModelSpec(name=model, num_classes=3, num_frames=5, height=16, width=24, dropout=dropout)
+    train_spec = TrainSpec(**dict(epochs=2, batch_size=5, precision=precision) | spec)
     return loop.train(
         feed,
-        ModelSpec(name=model, num_classes=3, num_frames=5, height=16, width=24, dropout=dropout),
-        TrainSpec(**dict(epochs=2, batch_size=5, precision=precision) | spec),
+        loop.build_state(model_spec, train_spec, num_clips=len(feed.clips), strategy=strategy),
+        train_spec,
         strategy=strategy,
         options=loop.RunOptions(
-            run_dir=str(run_dir), log_every_steps=log_every_steps, checkpoint_secs=checkpoint_secs
+            run_dir=str(run_dir),
+            log_every_steps=log_every_steps,
+            steps_per_call=steps_per_call,
+            checkpoint_secs=checkpoint_secs,
         ),
         hooks=loop.Hooks(make_evaluator=make_evaluator, **(hooks or {})),
         log=logs.TensorBoardLog(str(run_dir)),
@@ -90,7 +99,7 @@ def test_the_loss_is_the_mean_over_the_clips_that_count(data_dir, tmp_path):
     seen = []
     train(data_dir, tmp_path, epochs=1, batch_size=32, hooks={"report": seen.append}, label_smoothing=0.1)
     keras.utils.set_random_seed(0)
-    model = models.build_model(ModelSpec(name="frame_pool", num_classes=3, num_frames=5, height=16, width=24))
+    model = models.build_model(ModelSpec(name="seed_pool", num_classes=3, num_frames=5, height=16, width=24))
     batch = read_all(data_dir, batch_size=24)
     target = tf.one_hot(batch["label"], 3) * 0.9 + 0.1 / 3
     expected = keras.losses.categorical_crossentropy(target, model(batch["video"]), from_logits=True)
@@ -145,7 +154,7 @@ def test_a_finished_run_is_not_trained_again(data_dir, tmp_path):
 
 def test_best_and_last_weights_can_be_loaded(data_dir, tmp_path):
     trained = train(data_dir, tmp_path)
-    model = models.build_model(ModelSpec(name="frame_pool", num_classes=3, num_frames=5, height=16, width=24))
+    model = models.build_model(ModelSpec(name="seed_pool", num_classes=3, num_frames=5, height=16, width=24))
     checkpoint.load_weights(str(tmp_path), "last", model)
     for expected, found in zip(weights(trained), (v.numpy() for v in model.variables), strict=True):
         np.testing.assert_array_equal(found, expected)
@@ -186,6 +195,7 @@ def test_tensorboard_gets_curves_pictures_and_texts(data_dir, tmp_path):
         "loss",
         "accuracy",
         "learning_rate",
+        "gradient_norm",
         "input/clips_per_sec",
         "input/wait_share",
         "training clips",
@@ -230,7 +240,7 @@ def test_two_replicas_train_as_one_device_does(data_dir, tmp_path, model, precis
 
 def test_a_step_follows_the_gradient_of_the_clips_that_count(data_dir, tmp_path):
     """One step of plain gradient descent over a batch that is filled up, against a gradient by hand."""
-    spec = ModelSpec(name="frame_pool", num_classes=3, num_frames=5, height=16, width=24)
+    spec = ModelSpec(name="seed_pool", num_classes=3, num_frames=5, height=16, width=24)
     keras.utils.set_random_seed(0)
     model = models.build_model(spec)
     before = [v.numpy() for v in model.trainable_variables]
@@ -242,7 +252,7 @@ def test_a_step_follows_the_gradient_of_the_clips_that_count(data_dir, tmp_path)
         )
         loss = tf.reduce_mean(losses)
     gradients = tape.gradient(loss, model.trainable_variables)
-    step = loop.make_train_step(
+    step = step_lib.make_train_step(
         model,
         keras.optimizers.SGD(0.1),
         TrainSpec(epochs=1, batch_size=32),
@@ -256,12 +266,16 @@ def test_a_step_follows_the_gradient_of_the_clips_that_count(data_dir, tmp_path)
 
 
 def test_optimizers():
-    plain = loop.make_optimizer(TrainSpec(epochs=2, batch_size=1), 10, "float32")
-    assert type(plain) is keras.optimizers.Adam and float(plain.learning_rate) == pytest.approx(1e-3)
+    plain = optimizer_lib.make_optimizer(TrainSpec(epochs=2, batch_size=1), 10, "float32")
+    assert (
+        isinstance(plain, keras.optimizers.Adam)
+        and not isinstance(plain, keras.optimizers.AdamW)
+        and float(plain.learning_rate) == pytest.approx(1e-3)
+    )
     spec = TrainSpec(
         epochs=2, batch_size=1, optimizer="adamw", schedule="cosine", warmup_epochs=1.0, weight_decay=0.1
     )
-    scaled = loop.make_optimizer(spec, 10, "mixed_float16")
+    scaled = optimizer_lib.make_optimizer(spec, 10, "mixed_float16")
     assert isinstance(scaled, keras.optimizers.LossScaleOptimizer)
     adamw = scaled.inner_optimizer
     schedule = adamw._learning_rate
@@ -269,7 +283,7 @@ def test_optimizers():
     np.testing.assert_allclose(rates, [0, 0.5e-3, 1e-3, 0.5e-3, 0], atol=1e-9)
     # Without gradients, only what decays shrinks.
     kernel, bias = (keras.Variable([1.0], name=name) for name in ("kernel", "bias"))
-    decaying = loop.make_optimizer(
+    decaying = optimizer_lib.make_optimizer(
         dataclasses.replace(spec, schedule="constant", warmup_epochs=0.0), 10, "float32"
     )
     decaying.apply_gradients([(tf.zeros(1), kernel), (tf.zeros(1), bias)])
@@ -301,7 +315,7 @@ def test_a_torn_checkpoint_is_named(data_dir, tmp_path):
 def test_weights_that_are_not_finite_are_never_saved(data_dir, tmp_path):
     with pytest.raises(UserError, match="The loss is"):
         train(data_dir, tmp_path, learning_rate=1e30, epochs=5, log_every_steps=1000, checkpoint_secs=0)
-    model = models.build_model(ModelSpec(name="frame_pool", num_classes=3, num_frames=5, height=16, width=24))
+    model = models.build_model(ModelSpec(name="seed_pool", num_classes=3, num_frames=5, height=16, width=24))
     checkpoint.load_weights(str(tmp_path), "last", model)
     assert all(np.isfinite(values).all() for values in model.get_weights())
 
@@ -338,7 +352,7 @@ def test_a_set_without_a_readable_clip_ends_training(data_dir, tmp_path):
         pathlib.Path(path).unlink()
     strategy = strategy_lib.make_strategy("one")
     feed = Feed(clips, strategy=strategy, skip_bad_records=True)
-    model = models.build_model(ModelSpec(name="frame_pool", num_classes=3, num_frames=5, height=16, width=24))
+    model = models.build_model(ModelSpec(name="seed_pool", num_classes=3, num_frames=5, height=16, width=24))
     warnings = []
     evaluate = runner.Evaluator(model, feed, strategy=strategy, batch_size=4, warn=warnings.append)
     with pytest.raises(UserError, match="Expected at least 1 clip that can be read. Received: skipped=6"):
@@ -396,15 +410,16 @@ def test_the_wait_is_the_time_that_the_device_lacks_input(monkeypatch, input_sec
             now = max(now, self.end)
             return self.end
 
-    monkeypatch.setattr(loop.time, "perf_counter", lambda: now)
-    meter = loop._Meter()
-    monkeypatch.setattr(meter._watcher, "submit", lambda function, sums: Step())
+    for clock in ("perf_counter", "time"):
+        monkeypatch.setattr(meter_lib.time, clock, lambda: now)
+    meter = meter_lib.Meter()
+    monkeypatch.setattr(meter._watcher, "submit", lambda function, rows: Step())
     for _ in range(200):
-        meter.start_step()
+        meter.start_call()
+        asked = now
         arrival = max(arrival + input_secs, now - 2 * input_secs)  # a buffer of two batches
         now = max(now, arrival)
-        meter.input_arrived()
-        meter.end_step(tf.ones([3]))
+        meter.end_call(tf.ones([1, 5]), tf.constant([[asked, now]], tf.float64))
     assert meter._times.wait_secs / meter._times.secs == pytest.approx(expected, abs=0.02)
 
 
@@ -445,7 +460,7 @@ def test_evaluation_of_a_run_counts_each_clip_once(data_dir, tmp_path):
     evaluation = trained.evaluate()
     assert evaluation.logits.shape == (6, 3) and evaluation.confusion.sum() == 6
     shuffled = trained.evaluate("shuffle")
-    np.testing.assert_allclose(shuffled.logits, evaluation.logits, atol=1e-5)  # frame_pool is blind to order
+    np.testing.assert_allclose(shuffled.logits, evaluation.logits, atol=1e-5)  # seed_pool is blind to order
     with pytest.raises(UserError, match="a perturbation out of"):
         trained.evaluate("reverse")
     path = pathlib.Path(tmp_path, "predictions.jsonl")

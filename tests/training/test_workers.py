@@ -31,7 +31,7 @@ for _ in range(-(-len(clips) // batch_size)):
     seen.append(index[mask].tolist())
 keras.utils.set_random_seed(0)
 with strategy.scope():
-    model = models.build_model(ModelSpec(name="frame_pool", num_classes=3, num_frames=5, height=16, width=24))
+    model = models.build_model(ModelSpec(name="seed_pool", num_classes=3, num_frames=5, height=16, width=24))
 evaluate = runner.Evaluator(model, feed, strategy=strategy, batch_size=batch_size)
 print(json.dumps([seen, evaluate("shuffle").logits.tolist(), evaluate().scores["accuracy"]]))
 """

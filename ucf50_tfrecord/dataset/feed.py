@@ -128,23 +128,29 @@ class Feed:
         if cache != "none":
             self._load(on_loaded)
 
-    def batches(
-        self, *, batch_size: int, seed: int | None = None, start_step: int = 0
-    ) -> Iterator[dict[str, Any]]:
-        """Yields distributed batches; see pipeline.index_batches for the order and the arguments.
+    def iterator(self, *, batch_size: int, seed: int | None = None, start_step: int = 0) -> Iterator[Any]:
+        """Returns a distributed iterator over batches; see pipeline.index_batches for the arguments.
 
         In a replica a batch is a dictionary of tensors: index, label, position and mask, and what
-        `frames` makes the clips' frames of.
-
-        Raises:
-          UserError: if a record cannot be read, unless it is skipped.
+        `frames` makes the clips' frames of. A compiled function may take batches from it; what it
+        raises for a record that cannot be read, `explained` turns into the user's error.
         """
         make = functools.partial(
             self._worker_dataset, batch_size=batch_size, seed=seed, start_step=start_step
         )
-        iterator = iter(self._strategy.distribute_datasets_from_function(make))
+        return iter(self._strategy.distribute_datasets_from_function(make))
+
+    def batches(
+        self, *, batch_size: int, seed: int | None = None, start_step: int = 0
+    ) -> Iterator[dict[str, Any]]:
+        """Yields the batches of `iterator`.
+
+        Raises:
+          UserError: if a record cannot be read, unless it is skipped.
+        """
+        iterator = self.iterator(batch_size=batch_size, seed=seed, start_step=start_step)
         while True:
-            with self._explained():
+            with self.explained():
                 batch = next(iterator, None)
             if batch is None:
                 return
@@ -186,7 +192,7 @@ class Feed:
         chosen = self.clips.select(np.linspace(0, len(self.clips) - 1, count).round().astype(int))
         reader = ClipReader(chosen, skip_bad_records=True)
         dataset = pipeline.read_frames(pipeline.index_batches(chosen, batch_size=count), reader)
-        with self._explained():
+        with self.explained():
             return next(iter(dataset))["video"].numpy()
 
     def _worker_dataset(
@@ -218,7 +224,7 @@ class Feed:
         batch_size = max(1, _LOADED_AT_ONCE_BYTES // self.clips.manifest.format.num_bytes)
         batches = pipeline.index_batches(self.clips, batch_size=min(batch_size, len(self.clips)))
         num_loaded = 0
-        with self._explained():
+        with self.explained():
             for batch in pipeline.read_frames(batches, self._reader):
                 index, video = batch["index"], batch["video"]  # fillers only write a clip again
                 if self.cache == "host":
@@ -231,7 +237,7 @@ class Feed:
         self._reader.release_buffers()
 
     @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
+    def explained(self) -> Iterator[None]:
         """Turns what TensorFlow raises for a record that cannot be read into the reader's error."""
         try:
             yield

@@ -76,6 +76,13 @@ def epoch_batches(order: np.ndarray, batch_size: int, num_parts: int) -> tuple[n
     return batches, counts
 
 
+def batch_clips(num_clips: int, *, batch_size: int, seed: int | None, step: int) -> np.ndarray:
+    """Returns the clips of a global batch: int64 [at most batch_size], step counted from epoch 0's start."""
+    epoch, number = divmod(step, num_steps(num_clips, batch_size))
+    order = epoch_order(num_clips, seed=seed, epoch=epoch)
+    return order[number * batch_size : (number + 1) * batch_size]
+
+
 def index_batches(
     clips: Clips,
     *,

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import keras
 
-from ucf50_tfrecord.models import lstm, pooling, seed
+from ucf50_tfrecord.models import conv3d, pooling, recurrent, seed, transformer
 from ucf50_tfrecord.specs import ModelSpec
 
 BUILDERS = {
     "frame_pool": pooling.frame_pool,
-    "lstm": lstm.lstm,
-    "seed_lstm": seed.seed_lstm,
+    "rnn": recurrent.rnn,
+    "lstm": recurrent.lstm,
+    "bilstm": recurrent.bilstm,
+    "gru": recurrent.gru,
+    "conv3d": conv3d.conv3d,
+    "transformer": transformer.transformer,
+    "seed_pool": seed.seed_pool,
     "seed_rnn": seed.seed_rnn,
+    "seed_lstm": seed.seed_lstm,
 }
 
 

@@ -1,4 +1,4 @@
-"""What every family shares: clips to frames and back, and the three-block frame encoders."""
+"""What every family shares: clips in, frames to features, features to logits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from keras import layers, ops
 from ucf50_tfrecord.specs import ModelSpec
 
 NUM_FEATURES = 256
-BLOCK_FILTERS = (32, 64, 128)
 
 Tensor = keras.KerasTensor
 Encoder = Callable[[Tensor], Tensor]
@@ -22,21 +21,33 @@ def clip_input(spec: ModelSpec) -> Tensor:
     return keras.Input(shape, dtype="uint8", name="video")
 
 
-def encode_frames(video: Tensor, encoder: Encoder, dtype: keras.DTypePolicy) -> Tensor:
+def pixels(video: Tensor, spec: ModelSpec, dtype: keras.DTypePolicy) -> Tensor:
+    """Scales uint8 [B, T, H, W, 3] to [0, 1], here on the device.
+
+    With motion input each frame comes with its difference from the frame before (the first one's
+    is 0), in three more channels from -1 to 1.
+    """
+    scaled = layers.Rescaling(1 / 255, dtype=dtype)(video)
+    if not spec.motion:
+        return scaled
+    difference = scaled[:, 1:] - scaled[:, :-1]
+    difference = ops.concatenate([ops.zeros_like(scaled[:, :1]), difference], axis=1)
+    return ops.concatenate([scaled, difference], axis=-1)  # [B, T, H, W, 6]
+
+
+def encode_frames(video: Tensor, encoder: Encoder) -> Tensor:
     """Runs a frame encoder over all frames of all clips in one call, without a loop over time.
 
     Args:
-      video: uint8 [B, T, H, W, 3].
-      encoder: maps [B * T, H, W, 3] with values in [0, 1] to [B * T, F].
-      dtype: the layers' policy.
+      video: [B, T, H, W, C].
+      encoder: maps [B * T, H, W, C] to [B * T, ...].
 
     Returns:
-      Features [B, T, F].
+      [B, T, ...].
     """
-    _, num_frames, height, width, channels = video.shape
-    frames = ops.reshape(video, (-1, height, width, channels))
-    features = encoder(layers.Rescaling(1 / 255, dtype=dtype)(frames))
-    return ops.reshape(features, (-1, num_frames, features.shape[-1]))
+    _, num_frames, *frame_shape = video.shape
+    encoded = encoder(ops.reshape(video, (-1, *frame_shape)))
+    return ops.reshape(encoded, (-1, num_frames, *encoded.shape[1:]))
 
 
 def classify(features: Tensor, spec: ModelSpec, **init) -> Tensor:
@@ -44,23 +55,9 @@ def classify(features: Tensor, spec: ModelSpec, **init) -> Tensor:
     return layers.Dense(spec.num_classes, dtype="float32", name="logits", **init)(features)
 
 
-def normalized_encoder(spec: ModelSpec, dtype: keras.DTypePolicy) -> Encoder:
-    """Three blocks of conv 3x3, batch norm, ReLU and max-pool 2, then dense 256 with batch norm.
+def normalize(x: Tensor, dtype: keras.DTypePolicy) -> Tensor:
+    """Batch norm over the last axis; its statistics are those of the global batch (all replicas).
 
-    Batch norm takes its statistics over all frames of the global batch (all replicas).
+    A quicker moving average than Keras's 0.99, as a small set's epochs have few steps.
     """
-
-    def normalize(x: Tensor) -> Tensor:
-        return layers.BatchNormalization(momentum=0.9, synchronized=True, dtype=dtype)(x)
-
-    def encoder(x: Tensor) -> Tensor:  # [B * T, H, W, 3]
-        for filters in BLOCK_FILTERS:
-            x = layers.Conv2D(filters, 3, padding="same", use_bias=False, dtype=dtype)(x)
-            x = layers.MaxPooling2D(2, dtype=dtype)(x)
-            x = layers.ReLU(dtype=dtype)(normalize(x))
-        x = layers.Flatten(dtype=dtype)(x)
-        x = layers.Dropout(spec.dropout, dtype=dtype)(x)
-        x = layers.Dense(NUM_FEATURES, use_bias=False, dtype=dtype)(x)
-        return layers.ReLU(dtype=dtype)(normalize(x))  # [B * T, 256]
-
-    return encoder
+    return layers.BatchNormalization(momentum=0.9, synchronized=True, dtype=dtype)(x)

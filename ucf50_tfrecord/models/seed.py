@@ -1,5 +1,7 @@
 """The published baselines, layer for layer: a frame encoder and an RNN or LSTM over its features.
 
+And their order-blind control, the same encoder with a mean over time.
+
 Per frame: three blocks of conv 3x3 (32, 64, 128 filters), ReLU and max-pool 2; flatten;
 dense 256 with ReLU. Over time: one RNN or LSTM of 256 units; its last step goes to the
 classifier. No dropout, no normalisation. The published models are PyTorch's, so weights
@@ -9,10 +11,13 @@ PyTorch adds two bias vectors where one does the same.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import keras
-from keras import layers
+from keras import layers, ops
 
 from ucf50_tfrecord.models import frames
+from ucf50_tfrecord.models.encoders import BLOCK_FILTERS
 from ucf50_tfrecord.models.frames import Encoder, Tensor
 from ucf50_tfrecord.specs import ModelSpec
 
@@ -39,11 +44,16 @@ def seed_lstm(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
     return _build(spec, dtype, head)
 
 
+def seed_pool(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
+    """CNN + mean over time, blind to order: uint8 [B, T, H, W, 3] to logits float32 [B, num_classes]."""
+    return _build(spec, dtype, lambda features: ops.mean(features, axis=1))
+
+
 def seed_encoder(dtype: keras.DTypePolicy) -> Encoder:
     """Returns the published frame encoder: [B * T, H, W, 3] to [B * T, 256]."""
 
     def encoder(x: Tensor) -> Tensor:
-        for filters in frames.BLOCK_FILTERS:
+        for filters in BLOCK_FILTERS:
             init = _torch_init(9 * x.shape[-1])
             x = layers.Conv2D(filters, 3, padding="same", activation="relu", dtype=dtype, **init)(x)
             x = layers.MaxPooling2D(2, dtype=dtype)(x)
@@ -54,9 +64,9 @@ def seed_encoder(dtype: keras.DTypePolicy) -> Encoder:
     return encoder
 
 
-def _build(spec: ModelSpec, dtype: keras.DTypePolicy, head: layers.Layer) -> keras.Model:
+def _build(spec: ModelSpec, dtype: keras.DTypePolicy, head: Callable[[Tensor], Tensor]) -> keras.Model:
     video = frames.clip_input(spec)
-    features = frames.encode_frames(video, seed_encoder(dtype), dtype)  # [B, T, 256]
+    features = frames.encode_frames(frames.pixels(video, spec, dtype), seed_encoder(dtype))  # [B, T, 256]
     logits = frames.classify(head(features), spec, **_torch_init(NUM_UNITS))
     return keras.Model(video, logits, name=spec.name)
 

@@ -34,6 +34,7 @@ class RunConfig:
     classes: tuple[str, ...]
     train_folds: tuple[int, ...]
     val_folds: tuple[int, ...]
+    test_folds: tuple[int, ...]
     model: ModelSpec
     train: TrainSpec
 
@@ -52,7 +53,7 @@ def load_config(run_dir: str) -> RunConfig:
         augment = AugmentSpec(**value["train"].pop("augment"))
         value["train"] = TrainSpec(**value["train"], augment=augment)
         value["model"] = ModelSpec(**value["model"])
-        for key in ("classes", "train_folds", "val_folds"):
+        for key in ("classes", "train_folds", "val_folds", "test_folds"):
             value[key] = tuple(value[key])
         return RunConfig(**value)
     except (KeyError, TypeError) as error:

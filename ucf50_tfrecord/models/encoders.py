@@ -1,0 +1,112 @@
+"""Frame encoders: the project's own of three blocks, and those of keras.applications."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import keras
+from keras import layers, ops
+
+from ucf50_tfrecord.models import frames
+from ucf50_tfrecord.models.dropout import Dropout
+from ucf50_tfrecord.models.frames import Tensor, encode_frames, normalize
+from ucf50_tfrecord.specs import THREE_BLOCK, ModelSpec, UserError
+
+BLOCK_FILTERS = (32, 64, 128)
+
+
+def frame_features(video: Tensor, spec: ModelSpec, dtype: keras.DTypePolicy) -> Tensor:
+    """Encodes each frame by the encoder that the spec names.
+
+    Args:
+      video: uint8 [B, T, H, W, 3].
+      spec: names the encoder and its weights.
+      dtype: the layers' policy.
+
+    Returns:
+      Features [B, T, F].
+
+    Raises:
+      UserError: if the encoder's weights cannot be had or do not fit, or frames are too small for it.
+    """
+    scaled = frames.pixels(video, spec, dtype)  # [B, T, H, W, C]
+    shape = scaled.shape[2:]
+    if spec.encoder == THREE_BLOCK:
+        encoder = three_block(shape, spec, dtype)
+    else:
+        encoder = application(shape, spec, dtype)
+    encoder.trainable = not spec.freeze_encoder
+    if spec.freeze_encoder:  # its batch norm keeps its statistics, too
+        return encode_frames(scaled, lambda x: encoder(x, training=False))
+    return encode_frames(scaled, encoder)
+
+
+def three_block(shape: tuple[int, ...], spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
+    """Three blocks of conv 3x3, max-pool 2, batch norm, ReLU; then dropout, dense 256, batch norm, ReLU.
+
+    [N, H, W, C] with values in [0, 1] to [N, 256].
+    """
+    x = image = keras.Input(shape, dtype=dtype.compute_dtype)
+    for filters in BLOCK_FILTERS:
+        x = layers.Conv2D(filters, 3, padding="same", use_bias=False, dtype=dtype)(x)
+        x = layers.MaxPooling2D(2, dtype=dtype)(x)
+        x = layers.ReLU(dtype=dtype)(normalize(x, dtype))
+    x = Dropout(spec.dropout, stream=0, dtype=dtype)(layers.Flatten(dtype=dtype)(x))
+    x = layers.Dense(frames.NUM_FEATURES, use_bias=False, dtype=dtype)(x)
+    features = layers.ReLU(dtype=dtype)(normalize(x, dtype))
+    encoder = keras.Model(image, features, name="encoder")
+    if spec.encoder_weights != "none":
+        with _explained(spec):
+            encoder.load_weights(spec.encoder_weights)
+    return encoder
+
+
+def application(shape: tuple[int, ...], spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
+    """An image model of keras.applications without its classifier, averaged over space.
+
+    [N, H, W, 3] with values in [0, 1], which are brought to what that model was made for, to [N, F].
+    ImageNet's weights are downloaded by Keras, once, into ~/.keras.
+    """
+    build = getattr(keras.applications, spec.encoder)
+    module = getattr(keras.applications, build.__module__.rsplit(".", 1)[-1])
+    weights = None if spec.encoder_weights == "none" else spec.encoder_weights
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(dtype)  # these models take no policy of their own
+    try:
+        with _explained(spec):
+            model = build(include_top=False, weights=weights, input_shape=shape, pooling="avg")
+    finally:
+        keras.config.set_dtype_policy(before)
+    image = keras.Input(shape, dtype=dtype.compute_dtype)
+    prepared = _Preprocess(module.preprocess_input, dtype=dtype)(image)
+    return keras.Model(image, ops.cast(model(prepared), dtype.compute_dtype), name="encoder")
+
+
+class _Preprocess(keras.layers.Layer):
+    """Scales [0, 1] back to [0, 255] and applies a model's own preprocessing."""
+
+    def __init__(self, preprocess, *, dtype: keras.DTypePolicy):
+        super().__init__(dtype=dtype)
+        self._preprocess = preprocess
+
+    def call(self, image):
+        return self._preprocess(image * 255.0)
+
+
+@contextlib.contextmanager
+def _explained(spec: ModelSpec) -> Iterator[None]:
+    """Turns what Keras raises for weights or sizes that do not fit into an error for the user."""
+    path = spec.encoder_weights
+    if path not in ("none", "imagenet") and not os.path.isfile(path):
+        raise UserError(
+            f"Expected --encoder_weights=none, imagenet or a file. Received: {path}, which is no file"
+        )
+    try:
+        yield
+    except Exception as error:  # Keras raises bare Exception for a failed download
+        raise UserError(
+            f"The encoder {spec.encoder} with --encoder_weights={path} cannot be built for frames of "
+            f"{spec.height}x{spec.width}: {error}"
+        ) from error

@@ -1,0 +1,57 @@
+"""A frame encoder and a recurrent layer whose outputs are averaged over time.
+
+On NVIDIA GPUs Keras runs LSTM and GRU by cuDNN as long as they keep their default activations,
+have a bias, no recurrent dropout and are not unrolled; anything else costs that kernel. cuDNN has
+a plain RNN too, but TensorFlow does not offer it: `rnn` is a loop over time on every device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import keras
+from keras import layers, ops
+
+from ucf50_tfrecord.models import frames
+from ucf50_tfrecord.models.dropout import Dropout
+from ucf50_tfrecord.models.encoders import frame_features
+from ucf50_tfrecord.specs import ModelSpec
+
+NUM_UNITS = 256
+
+
+def rnn(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
+    """Plain RNN (tanh) of 256 units: uint8 [B, T, H, W, 3] to logits float32 [B, num_classes]."""
+    return _build(spec, dtype, layers.SimpleRNN, NUM_UNITS)
+
+
+def lstm(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
+    """LSTM of 256 units: uint8 [B, T, H, W, 3] to logits float32 [B, num_classes]."""
+    return _build(spec, dtype, layers.LSTM, NUM_UNITS)
+
+
+def gru(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
+    """GRU of 256 units: uint8 [B, T, H, W, 3] to logits float32 [B, num_classes]."""
+    return _build(spec, dtype, layers.GRU, NUM_UNITS)
+
+
+def bilstm(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
+    """Two LSTMs of 128 units, one over each direction of time, side by side.
+
+    uint8 [B, T, H, W, 3] to logits float32 [B, num_classes].
+    """
+
+    def both_ways(units: int, **options) -> layers.Layer:
+        return layers.Bidirectional(layers.LSTM(units, **options), dtype=options["dtype"])
+
+    return _build(spec, dtype, both_ways, NUM_UNITS // 2)
+
+
+def _build(
+    spec: ModelSpec, dtype: keras.DTypePolicy, layer: Callable[..., layers.Layer], num_units: int
+) -> keras.Model:
+    video = frames.clip_input(spec)
+    features = frame_features(video, spec, dtype)  # [B, T, F]
+    outputs = layer(num_units, return_sequences=True, dtype=dtype)(features)  # [B, T, 256]
+    pooled = Dropout(spec.dropout, stream=1, dtype=dtype)(ops.mean(outputs, axis=1))
+    return keras.Model(video, frames.classify(pooled, spec), name=spec.name)

@@ -1,0 +1,86 @@
+"""A video transformer, factored: attention over space within each frame, then over time.
+
+Source: Arnab et al. 2021, "ViViT: A Video Vision Transformer", its factorised encoder (model 2),
+with pre-norm blocks, means in place of class tokens, and a convolutional stem, without which
+transformers learn badly from few clips (Xiao et al. 2021, "Early Convolutions Help Transformers
+See Better").
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import keras
+from keras import layers, ops
+
+from ucf50_tfrecord.models import frames
+from ucf50_tfrecord.models.dropout import Dropout
+from ucf50_tfrecord.models.frames import Tensor, normalize
+from ucf50_tfrecord.specs import ModelSpec
+
+STEM_FILTERS = (32, 64)
+WIDTH = 128
+NUM_HEADS = 4
+NUM_BLOCKS = 2  # over space, and as many over time
+# Tokens along each side of a frame, at most, whatever its size: attention costs their 4th power.
+MAX_TOKENS = 8
+
+
+def transformer(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
+    """Conv stem, patches, 2 blocks over space, mean, 2 blocks over time, mean, dropout, classifier.
+
+    uint8 [B, T, H, W, 3] to logits float32 [B, num_classes].
+    """
+    streams = itertools.count()
+    video = frames.clip_input(spec)
+    tokens = frames.encode_frames(frames.pixels(video, spec, dtype), lambda x: _patches(x, dtype))
+
+    def over_space(x: Tensor) -> Tensor:  # [B * T, N, D] to [B * T, D]
+        return ops.mean(_blocks(x, spec, dtype, streams), axis=1)
+
+    moments = frames.encode_frames(tokens, over_space)  # [B, T, D]
+    summary = ops.mean(_blocks(moments, spec, dtype, streams), axis=1)  # [B, D]
+    dropped = Dropout(spec.dropout, stream=next(streams), dtype=dtype)(summary)
+    return keras.Model(video, frames.classify(dropped, spec), name=spec.name)
+
+
+def _patches(image: Tensor, dtype: keras.DTypePolicy) -> Tensor:
+    """[N, H, W, C] to tokens [N, at most 64, D]."""
+    x = image
+    for filters in STEM_FILTERS:
+        x = layers.Conv2D(filters, 3, padding="same", use_bias=False, dtype=dtype)(x)
+        x = layers.MaxPooling2D(2, padding="same", dtype=dtype)(x)
+        x = layers.ReLU(dtype=dtype)(normalize(x, dtype))
+    size = tuple(-(-side // MAX_TOKENS) for side in x.shape[1:3])
+    x = layers.Conv2D(WIDTH, size, strides=size, padding="same", dtype=dtype)(x)
+    return ops.reshape(x, (-1, x.shape[1] * x.shape[2], WIDTH))
+
+
+def _blocks(x: Tensor, spec: ModelSpec, dtype: keras.DTypePolicy, streams: Iterator[int]) -> Tensor:
+    """Adds learned positions, then attends NUM_BLOCKS times: [N, L, D] to [N, L, D]."""
+
+    def drop(values: Tensor) -> Tensor:
+        return Dropout(spec.dropout, stream=next(streams), dtype=dtype)(values)
+
+    x = _Positions(dtype=dtype)(x)
+    for _ in range(NUM_BLOCKS):
+        y = layers.LayerNormalization(dtype=dtype)(x)
+        y = layers.MultiHeadAttention(NUM_HEADS, WIDTH // NUM_HEADS, dtype=dtype)(y, y)
+        x = x + drop(y)
+        y = layers.LayerNormalization(dtype=dtype)(x)
+        y = layers.Dense(2 * WIDTH, activation="gelu", dtype=dtype)(y)
+        x = x + drop(layers.Dense(WIDTH, dtype=dtype)(y))
+    return layers.LayerNormalization(dtype=dtype)(x)
+
+
+class _Positions(keras.layers.Layer):
+    """Adds a learned vector for each place: [N, L, D] to the same."""
+
+    def build(self, shape):
+        self._table = self.add_weight(
+            shape=shape[1:], initializer=keras.initializers.RandomNormal(stddev=0.02)
+        )
+
+    def call(self, x):
+        return x + ops.cast(self._table, x.dtype)

@@ -1,0 +1,97 @@
+"""Optimizers with their schedules, and the moving average of the weights."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import keras
+import tensorflow as tf
+
+from ucf50_tfrecord.specs import TrainSpec
+
+
+class _TakesReducedGradients:
+    """An optimizer whose gradients are summed over all replicas before it sees them.
+
+    Keras sums them inside the update, after the loss scale has looked at each replica's own: where
+    one replica's float16 gradients overflow and another's don't, they would part. Clipping by norm
+    needs the sum as well.
+    """
+
+    def _all_reduce_sum_gradients(self, grads_and_vars):
+        return list(grads_and_vars)
+
+
+class _Adam(_TakesReducedGradients, keras.optimizers.Adam):
+    pass
+
+
+class _AdamW(_TakesReducedGradients, keras.optimizers.AdamW):
+    pass
+
+
+def make_optimizer(spec: TrainSpec, steps_per_epoch: int, policy: str) -> keras.optimizers.Optimizer:
+    """Builds the optimizer with its schedule, and loss scaling for float16.
+
+    It expects gradients that are already summed over the replicas.
+    """
+    learning_rate = spec.learning_rate
+    if spec.schedule == "cosine":
+        warmup_steps = round(spec.warmup_epochs * steps_per_epoch)
+        learning_rate = keras.optimizers.schedules.CosineDecay(
+            initial_learning_rate=0.0 if warmup_steps else spec.learning_rate,
+            decay_steps=max(1, spec.epochs * steps_per_epoch - warmup_steps),
+            warmup_target=spec.learning_rate if warmup_steps else None,
+            warmup_steps=warmup_steps,
+        )
+    if spec.optimizer == "adamw":
+        optimizer = _AdamW(learning_rate, weight_decay=spec.weight_decay, name="adamw")
+        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    else:
+        optimizer = _Adam(learning_rate, name="adam")
+    if policy == "mixed_float16":
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    return optimizer
+
+
+class WeightAverages(tf.Module):
+    """An exponential moving average of a model's trainable weights; to be made in a strategy's scope.
+
+    The decay starts low, min(decay, (1 + step) / (10 + step)), so that the average soon forgets
+    the initial weights; as tf.train.ExponentialMovingAverage has it. Batch norm's statistics are
+    moving averages already and stay as they are.
+    """
+
+    def __init__(self, model: keras.Model, decay: float):
+        super().__init__()
+        self._decay = decay
+        self._weights = [variable.value for variable in model.trainable_variables]
+        self.averages = [tf.Variable(weight, trainable=False) for weight in self._weights]
+
+    def update(self, strategy: tf.distribute.Strategy, step: tf.Tensor) -> None:
+        """Takes the weights in after a step (int64 [], counted from 0). For use in cross-replica context."""
+        number = tf.cast(step, tf.float32) + 1
+        decay = tf.minimum(self._decay, (1 + number) / (10 + number))
+        for average, weight in zip(self.averages, self._weights):
+            strategy.extended.update(
+                average,
+                lambda average, weight: average.assign(decay * average + (1 - decay) * weight),
+                args=(weight,),
+            )
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """Gives the model the averages while the block runs."""
+        weights = [weight.numpy() for weight in self._weights]
+        self.apply()
+        try:
+            yield
+        finally:
+            for variable, weight in zip(self._weights, weights):
+                variable.assign(weight)
+
+    def apply(self) -> None:
+        """Gives the model the averages for good."""
+        for variable, average in zip(self._weights, self.averages):
+            variable.assign(average.numpy())

@@ -1,0 +1,141 @@
+"""A training step: what happens to a batch, on each replica and over all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from ucf50_tfrecord.dataset import augment
+from ucf50_tfrecord.models import dropout
+from ucf50_tfrecord.specs import TrainSpec, expect
+from ucf50_tfrecord.training.optimizer import WeightAverages
+
+# The columns of what a step returns, summed over the global batch: the loss, correct predictions
+# and clips; the norm of the gradient where it is finite (0 elsewhere), and whether it is.
+COLUMNS = ("loss", "correct", "clips", "gradient_norm", "finite")
+
+TrainStep = Callable[[Any, tf.Tensor], tf.Tensor]
+
+
+def make_train_step(
+    model: keras.Model,
+    optimizer: keras.optimizers.Optimizer,
+    spec: TrainSpec,
+    *,
+    strategy: tf.distribute.Strategy,
+    frames: Callable[[dict[str, tf.Tensor]], tf.Tensor],
+    averages: WeightAverages | None = None,
+) -> TrainStep:
+    """Returns the compiled step: (a distributed batch, step int64 [] on the host) to float32 [5], the COLUMNS.
+
+    Args:
+      model: uint8 [B, T, H, W, 3] to logits float32 [B, C].
+      optimizer: what make_optimizer returns.
+      spec: how to train.
+      strategy: the devices.
+      frames: makes a replica's batch uint8 [B, T, H, W, 3], as Feed.frames does.
+      averages: the weights' moving average, if there is to be one.
+
+    Raises:
+      UserError: if XLA is asked for where it cannot be had.
+    """
+    num_replicas = strategy.num_replicas_in_sync
+    expect(not spec.xla or num_replicas == 1, "one device where XLA compiles", devices=num_replicas)
+
+    def differentiate(
+        video: tf.Tensor, label: tf.Tensor, weights: tf.Tensor, chance_of: dict[str, tf.Tensor]
+    ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
+        """Returns losses float32 [B], whether each prediction is right, float32 [B], and gradients."""
+        chance = dropout.Chance(seed=spec.seed, batch_size=spec.batch_size, **chance_of)
+        with tf.GradientTape() as tape, dropout.chance(chance):
+            logits = model(video, training=True)  # float32 [B, C]
+            losses = _cross_entropy(label, logits, spec.label_smoothing)
+            # Gradients are summed over replicas, so this is the global batch's mean.
+            loss = optimizer.scale_loss(tf.reduce_sum(weights * losses))
+        correct = tf.cast(tf.argmax(logits, axis=1, output_type=label.dtype) == label, tf.float32)
+        return losses, correct, tape.gradient(loss, model.trainable_variables)
+
+    if spec.xla:
+        differentiate = tf.function(differentiate, jit_compile=True, autograph=False)
+
+    def replica_step(batch: dict[str, tf.Tensor], step: tf.Tensor) -> tf.Tensor:
+        replica = tf.distribute.get_replica_context()
+        counts = tf.cast(batch["mask"], tf.float32)  # [B], 0 for fillers
+        video = augment.augment(  # [B, T, H, W, 3]
+            frames(batch),
+            batch["position"],
+            spec=spec.augment,
+            batch_size=spec.batch_size,
+            seed=spec.seed,
+            step=step,
+        )
+        global_count = replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.reduce_sum(counts))
+        weights = counts / tf.maximum(global_count, 1.0)  # none counts if all had to be skipped
+        chance_of = {"step": step, "position": batch["position"]}
+        losses, correct, gradients = differentiate(video, batch["label"], weights, chance_of)
+        gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+        scale = optimizer.scale_loss(tf.constant(1.0))  # of float16; else 1
+        norm = tf.linalg.global_norm(gradients) / scale
+        if spec.clip_norm:
+            factor = spec.clip_norm / tf.maximum(norm, spec.clip_norm)
+            gradients = [gradient * factor for gradient in gradients]
+        optimizer.apply_gradients(zip(gradients, model.trainable_variables))
+        finite = tf.math.is_finite(norm)
+        sums = [tf.reduce_sum(values * counts) for values in (losses, correct)]
+        # The last two are the same on all replicas.
+        shared = [tf.where(finite, norm, 0.0), tf.cast(finite, tf.float32)]
+        return tf.stack([*sums, tf.reduce_sum(counts), *(value / num_replicas for value in shared)])
+
+    @tf.function
+    def train_step(batch: Any, step: tf.Tensor) -> tf.Tensor:
+        sums = strategy.run(replica_step, args=(batch, step))
+        if averages is not None:
+            averages.update(strategy, step)
+        return strategy.reduce(tf.distribute.ReduceOp.SUM, sums, axis=None)
+
+    return train_step
+
+
+def make_train_steps(
+    train_step: TrainStep, strategy: tf.distribute.Strategy
+) -> Callable[[Iterator, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
+    """Returns a function that takes several steps in one call from the host.
+
+    It maps (distributed iterator, first step int64 [], number of steps int32 [] = N) to float32
+    [N, 5], the steps' COLUMNS, and float64 [N, 2] on the host: when each step asked for its batch
+    and when it came, in seconds since 1970.
+    """
+
+    @tf.function
+    def train_steps(
+        batches: Iterator, first_step: tf.Tensor, num_steps: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        sums = tf.TensorArray(tf.float32, num_steps, element_shape=[len(COLUMNS)])
+        times = tf.TensorArray(tf.float64, num_steps, element_shape=[2])
+        for i in tf.range(num_steps):
+            with tf.device("CPU:0"):
+                asked = tf.timestamp()
+            with tf.control_dependencies([asked]):
+                batch = next(batches)
+            with tf.control_dependencies(strategy.experimental_local_results(batch["label"])):
+                with tf.device("CPU:0"):
+                    arrived = tf.timestamp()
+            with tf.device("CPU:0"):  # where the seeds that come of it are wanted
+                step = first_step + tf.cast(i, tf.int64)
+                times = times.write(i, tf.stack([asked, arrived]))
+            sums = sums.write(i, train_step(batch, step))
+        return sums.stack(), times.stack()
+
+    return train_steps
+
+
+def _cross_entropy(label: tf.Tensor, logits: tf.Tensor, smoothing: float) -> tf.Tensor:
+    """Cross entropy with label smoothing: int32 [B], float32 [B, C] to float32 [B]."""
+    num_classes = logits.shape[-1]
+    target = tf.one_hot(
+        label, num_classes, 1.0 - smoothing + smoothing / num_classes, smoothing / num_classes
+    )
+    return tf.nn.softmax_cross_entropy_with_logits(target, logits)
