@@ -1,7 +1,7 @@
-import dataclasses
 import functools
 import json
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -16,13 +16,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.conftest import REPOSITORY, flip_bit
 from tests.dataset.helpers import EVERY_AUGMENTATION
 from ucf50_tfrecord import manifest, models
+from ucf50_tfrecord.dataset import pipeline
 from ucf50_tfrecord.dataset.clips import load_clips
 from ucf50_tfrecord.dataset.feed import Feed
 from ucf50_tfrecord.evaluation import runner
 from ucf50_tfrecord.specs import ModelSpec, TrainSpec, UserError
 from ucf50_tfrecord.training import checkpoint, logs, loop
 from ucf50_tfrecord.training import meter as meter_lib
-from ucf50_tfrecord.training import optimizer as optimizer_lib
 from ucf50_tfrecord.training import step as step_lib
 from ucf50_tfrecord.training import strategy as strategy_lib
 
@@ -64,7 +64,7 @@ def train(
             steps_per_call=steps_per_call,
             checkpoint_secs=checkpoint_secs,
         ),
-        hooks=loop.Hooks(make_evaluator=make_evaluator, **(hooks or {})),
+        hooks=loop.Hooks(**{"make_evaluator": make_evaluator} | (hooks or {})),
         log=logs.TensorBoardLog(str(run_dir)),
     )
 
@@ -108,13 +108,27 @@ def test_the_loss_is_the_mean_over_the_clips_that_count(data_dir, tmp_path):
 
 # All that draws on chance.
 CHANCE = {
-    "model": "lstm",
+    "model": "frame_pool",
+    "epochs": 4,
     "dropout": 0.3,
     "augment": EVERY_AUGMENTATION,
     "optimizer": "adamw",
     "schedule": "cosine",
     "weight_decay": 0.01,
+    "ema": 0.9,
+    "clip_norm": 1.0,
 }
+
+
+def step_of(run_dir):
+    """The step that a run's last checkpoint was saved after."""
+    steps = [int(path.stem.split("-")[1]) for path in run_dir.glob("checkpoints/last/ckpt-*.index")]
+    return max(steps, default=0)
+
+
+def assert_same_weights(found, expected):
+    for one, other in zip(weights(found), weights(expected), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.fixture(scope="module")
@@ -123,23 +137,33 @@ def undisturbed(data_dir, tmp_path_factory):
     return train(data_dir, tmp_path_factory.mktemp("undisturbed"), **CHANCE)
 
 
-@pytest.mark.parametrize("stop_at", [3, 5])
-def test_an_interrupted_run_ends_with_the_same_weights(undisturbed, data_dir, tmp_path, stop_at):
-    seen = []
-    hooks = {"report": seen.append, "should_stop": lambda: len(seen) + 1 == stop_at}
-    stopped = train(data_dir, tmp_path, hooks=hooks, **CHANCE)
-    assert not stopped.finished and stopped.step == stop_at
+def test_ten_interruptions_leave_the_same_weights(undisturbed, data_dir, tmp_path):
+    """Stopped after 10 of its 20 steps, in mid-epoch and at ends, each time with a new model and feed."""
+    stops = sorted(np.random.default_rng(0).choice(np.arange(1, 20), 10, replace=False).tolist())
+    assert any(stop % 5 == 0 for stop in stops) and any(stop % 5 for stop in stops)
+    for stop in stops:
+        seen = []
+        hooks = {"report": seen.append, "should_stop": lambda: step_of(tmp_path) + len(seen) + 1 >= stop}
+        stopped = train(data_dir, tmp_path, hooks=hooks, **CHANCE)
+        assert not stopped.finished and stopped.step == stop
     resumed = train(data_dir, tmp_path, **CHANCE)
     assert resumed.finished
-    for expected, found in zip(weights(undisturbed), weights(resumed), strict=True):
-        np.testing.assert_array_equal(found, expected)
+    assert_same_weights(resumed, undisturbed)
+
+
+def test_several_steps_a_call_give_the_same_weights(undisturbed, data_dir, tmp_path):
+    """4 steps a call, at most: an epoch's 5 steps are cut in two, and a point of the curve after 3 cuts too."""
+    seen = []
+    options = {"steps_per_call": 4, "log_every_steps": 3, "hooks": {"report": seen.append}}
+    found = train(data_dir, tmp_path, **options, **CHANCE)
+    assert [progress.step for progress in seen][:7] == [3, 5, 6, 9, 10, 12, 15]
+    assert_same_weights(found, undisturbed)
 
 
 @pytest.mark.parametrize("cache", ["host", "device"])
 def test_weights_do_not_depend_on_where_clips_are_kept(undisturbed, data_dir, tmp_path, cache):
     kept = train(data_dir, tmp_path, cache=cache, **CHANCE)
-    for expected, found in zip(weights(undisturbed), weights(kept), strict=True):
-        np.testing.assert_array_equal(found, expected)
+    assert_same_weights(kept, undisturbed)
     np.testing.assert_array_equal(kept.evaluate("shuffle").logits, undisturbed.evaluate("shuffle").logits)
 
 
@@ -148,8 +172,7 @@ def test_a_finished_run_is_not_trained_again(data_dir, tmp_path):
     seen = []
     again = train(data_dir, tmp_path, hooks={"report": seen.append})
     assert again.finished and not seen and again.clips_per_sec is None
-    for expected, found in zip(weights(first), weights(again), strict=True):
-        np.testing.assert_array_equal(found, expected)
+    assert_same_weights(again, first)
 
 
 def test_best_and_last_weights_can_be_loaded(data_dir, tmp_path):
@@ -177,8 +200,49 @@ def test_mixed_precision_trains(data_dir, tmp_path, precision):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(data_dir, tmp_path):
-    with pytest.raises(UserError, match="The loss is .* at step .*--learning_rate"):
-        train(data_dir, tmp_path, learning_rate=1e30, epochs=5)
+    with pytest.raises(UserError, match=r"at step (\d+) .*on the clips .*--learning_rate") as raised:
+        train(data_dir, tmp_path, learning_rate=1e30, epochs=5, log_every_steps=100, batch_size=2)
+    step = int(re.search(r"at step (\d+)", str(raised.value))[1])
+    clips = load_clips(manifest.load(str(data_dir)), [2, 3, 4, 5])
+    indices = pipeline.batch_clips(len(clips), batch_size=2, seed=0, step=step - 1)
+    assert f"on the clips {', '.join(clips.ids[i] for i in indices)}." in str(raised.value)
+    assert step < 12  # named though it was looked for at the epoch's end only
+    assert step_of(tmp_path) == 0  # and nothing was saved
+
+
+def test_early_stopping_ends_a_run_that_gets_no_better(data_dir, tmp_path):
+    """Scores that peak after epoch 2: patience 2 ends it after epoch 4, and it stays ended."""
+    scores = iter([0.3, 0.6, 0.6, 0.5, 0.9])
+    plain = functools.partial(
+        runner.Evaluation, clips=load_clips(manifest.load(str(data_dir)), [1]), logits=np.zeros((6, 3), "f4")
+    )
+
+    def make_evaluator(model):
+        def evaluate():
+            evaluation = plain()
+            evaluation.__dict__["scores"] = {"macro_f1": next(scores)}
+            return evaluation
+
+        return evaluate
+
+    options = {"epochs": 9, "early_stopping": 2, "hooks": {"make_evaluator": make_evaluator}}
+    trained = train(data_dir, tmp_path, **options)
+    assert trained.finished and trained.stopped_early and trained.step == 4 * 5
+    assert (trained.best_epoch, trained.best_macro_f1) == (2, pytest.approx(0.6))
+    again = train(data_dir, tmp_path, **options)
+    assert again.finished and again.stopped_early and again.clips_per_sec is None
+    assert next(scores) == 0.9
+
+
+def test_memory_that_does_not_suffice_is_explained(data_dir, tmp_path, monkeypatch):
+    def exhausted(*arguments):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor\nmany lines")
+
+    monkeypatch.setattr(step_lib, "make_train_steps", lambda *arguments: exhausted)
+    with pytest.raises(
+        UserError, match="Out of memory at step 1: OOM when .* tensor. A smaller --batch_size"
+    ):
+        train(data_dir, tmp_path)
 
 
 def test_tensorboard_gets_curves_pictures_and_texts(data_dir, tmp_path):
@@ -217,7 +281,8 @@ for name in ("one", "mirrored"):
     seen = []
     trained = test_loop.train(
         sys.argv[1], sys.argv[2] + name, strategy=name, model=sys.argv[3], precision=sys.argv[4],
-        batch_size=10, learning_rate=1e-4, augment=test_loop.EVERY_AUGMENTATION, cache=sys.argv[5],
+        batch_size=10, learning_rate=1e-4, dropout=0.3, ema=0.9, clip_norm=1.0,
+        augment=test_loop.EVERY_AUGMENTATION, cache=sys.argv[5],
         hooks={"report": seen.append})
     print(json.dumps([test_loop.losses(seen) + [seen[-1].scores["train_loss"]], trained.evaluate().logits.tolist()]))
 """
@@ -238,58 +303,6 @@ def test_two_replicas_train_as_one_device_does(data_dir, tmp_path, model, precis
         np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
 
 
-def test_a_step_follows_the_gradient_of_the_clips_that_count(data_dir, tmp_path):
-    """One step of plain gradient descent over a batch that is filled up, against a gradient by hand."""
-    spec = ModelSpec(name="seed_pool", num_classes=3, num_frames=5, height=16, width=24)
-    keras.utils.set_random_seed(0)
-    model = models.build_model(spec)
-    before = [v.numpy() for v in model.trainable_variables]
-    batch = read_all(data_dir, batch_size=32)
-    assert batch["mask"].numpy().sum() == 24
-    with tf.GradientTape() as tape:
-        losses = keras.losses.sparse_categorical_crossentropy(
-            batch["label"][:24], model(batch["video"][:24]), True
-        )
-        loss = tf.reduce_mean(losses)
-    gradients = tape.gradient(loss, model.trainable_variables)
-    step = step_lib.make_train_step(
-        model,
-        keras.optimizers.SGD(0.1),
-        TrainSpec(epochs=1, batch_size=32),
-        strategy=strategy_lib.make_strategy("one"),
-        frames=lambda batch: batch["video"],
-    )
-    sums = step(batch, tf.constant(0, tf.int64)).numpy()
-    assert sums[0] == pytest.approx(24 * float(loss), rel=1e-5) and sums[2] == 24
-    for old, gradient, variable in zip(before, gradients, model.trainable_variables, strict=True):
-        np.testing.assert_allclose(variable.numpy(), old - 0.1 * gradient.numpy(), atol=1e-6)
-
-
-def test_optimizers():
-    plain = optimizer_lib.make_optimizer(TrainSpec(epochs=2, batch_size=1), 10, "float32")
-    assert (
-        isinstance(plain, keras.optimizers.Adam)
-        and not isinstance(plain, keras.optimizers.AdamW)
-        and float(plain.learning_rate) == pytest.approx(1e-3)
-    )
-    spec = TrainSpec(
-        epochs=2, batch_size=1, optimizer="adamw", schedule="cosine", warmup_epochs=1.0, weight_decay=0.1
-    )
-    scaled = optimizer_lib.make_optimizer(spec, 10, "mixed_float16")
-    assert isinstance(scaled, keras.optimizers.LossScaleOptimizer)
-    adamw = scaled.inner_optimizer
-    schedule = adamw._learning_rate
-    rates = [float(schedule(step)) for step in (0, 5, 10, 15, 20)]
-    np.testing.assert_allclose(rates, [0, 0.5e-3, 1e-3, 0.5e-3, 0], atol=1e-9)
-    # Without gradients, only what decays shrinks.
-    kernel, bias = (keras.Variable([1.0], name=name) for name in ("kernel", "bias"))
-    decaying = optimizer_lib.make_optimizer(
-        dataclasses.replace(spec, schedule="constant", warmup_epochs=0.0), 10, "float32"
-    )
-    decaying.apply_gradients([(tf.zeros(1), kernel), (tf.zeros(1), bias)])
-    assert float(kernel[0]) == pytest.approx(1 - 1e-3 * 0.1) and float(bias[0]) == 1.0
-
-
 def test_best_weights_are_saved_when_they_beat_all_before(tmp_path):
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
     optimizer = keras.optimizers.SGD()
@@ -304,12 +317,55 @@ def test_best_weights_are_saved_when_they_beat_all_before(tmp_path):
     assert model.get_weights()[0] == 3
 
 
-def test_a_torn_checkpoint_is_named(data_dir, tmp_path):
+@pytest.mark.parametrize("part", ["data-00000-of-00001", "index"])
+def test_a_torn_checkpoint_gives_way_to_the_one_before_it(data_dir, tmp_path, part):
+    trained = train(data_dir, tmp_path)
+    last = tmp_path / "checkpoints" / "last"
+    assert step_of(tmp_path) == 10 and (last / "ckpt-5.index").exists()
+    torn = last / f"ckpt-10.{part}"
+    torn.write_bytes(torn.read_bytes()[:100])
+    (last / "checkpoint").write_bytes(b"model_checkpo")  # TensorFlow's list of them, torn too
+    seen, warnings = [], []
+    again = train(data_dir, tmp_path, hooks={"report": seen.append, "warn": warnings.append})
+    assert [progress.step for progress in seen] == [6, 7, 8, 9, 10]
+    assert_same_weights(again, trained)
+    [text] = warnings
+    assert "Cannot restore the checkpoint" in text and "ckpt-10" in text and "of step 5" in text
+
+
+def test_a_flipped_byte_in_a_checkpoint_is_noticed(data_dir, tmp_path):
+    train(data_dir, tmp_path)
+    path = next((tmp_path / "checkpoints" / "last").glob("ckpt-10.data*"))
+    flip_bit(path, path.stat().st_size // 2)
+    warnings = []
+    train(data_dir, tmp_path, hooks={"warn": warnings.append})
+    assert "ckpt-10" in warnings[0] and "of step 5" in warnings[0]
+
+
+def test_a_run_whose_checkpoints_are_all_torn_says_so(data_dir, tmp_path):
     train(data_dir, tmp_path, epochs=1)
     for path in (tmp_path / "checkpoints" / "last").glob("*.data*"):
         path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(UserError, match="Cannot restore the checkpoint"):
         train(data_dir, tmp_path, epochs=1)
+
+
+def test_an_epoch_that_was_not_evaluated_is_when_the_run_goes_on(data_dir, tmp_path):
+    """Killed in its evaluation, after what was due had been saved."""
+
+    def fail(model):
+        def evaluate():
+            raise KeyboardInterrupt
+
+        return evaluate
+
+    with pytest.raises(KeyboardInterrupt):
+        train(data_dir, tmp_path, epochs=1, checkpoint_secs=0, hooks={"make_evaluator": fail})
+    assert step_of(tmp_path) == 5
+    seen = []
+    trained = train(data_dir, tmp_path, epochs=1, hooks={"report": seen.append})
+    assert not seen and trained.finished and trained.best_epoch == 1
+    assert (tmp_path / "checkpoints" / "best" / "checkpoint").exists()
 
 
 def test_weights_that_are_not_finite_are_never_saved(data_dir, tmp_path):

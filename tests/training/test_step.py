@@ -1,0 +1,166 @@
+"""One training step, against what it should do computed by hand."""
+
+import json
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.conftest import REPOSITORY
+from tests.training.test_loop import read_all
+from ucf50_tfrecord import models
+from ucf50_tfrecord.specs import ModelSpec, TrainSpec, UserError
+from ucf50_tfrecord.training import checkpoint, optimizer, step
+from ucf50_tfrecord.training import strategy as strategy_lib
+from ucf50_tfrecord.training.optimizer import WeightAverages
+
+SPEC = ModelSpec(name="seed_pool", num_classes=3, num_frames=5, height=16, width=24)
+
+
+def build():
+    keras.utils.set_random_seed(0)
+    return models.build_model(SPEC)
+
+
+def one_step(model, batch, rate=0.1, averages=None, **spec):
+    train_step = step.make_train_step(
+        model,
+        keras.optimizers.SGD(rate),
+        TrainSpec(epochs=1, batch_size=32, **spec),
+        strategy=strategy_lib.make_strategy("one"),
+        frames=lambda batch: batch["video"],
+        averages=averages,
+    )
+    return dict(zip(step.COLUMNS, train_step(batch, tf.constant(0, tf.int64)).numpy(), strict=True))
+
+
+def gradient_by_hand(model, batch):
+    """Of the mean loss over the 24 clips that count; and that loss."""
+    with tf.GradientTape() as tape:
+        losses = keras.losses.sparse_categorical_crossentropy(
+            batch["label"][:24], model(batch["video"][:24]), True
+        )
+        loss = tf.reduce_mean(losses)
+    return [g.numpy() for g in tape.gradient(loss, model.trainable_variables)], float(loss)
+
+
+@pytest.mark.parametrize("xla", [False, True])
+@pytest.mark.parametrize("clip_norm", [0.0, 0.01])
+def test_a_step_follows_the_gradient_of_the_clips_that_count(data_dir, xla, clip_norm):
+    """Plain gradient descent over a batch that is filled up with clips that do not count."""
+    model = build()
+    before = [v.numpy() for v in model.trainable_variables]
+    batch = read_all(data_dir, batch_size=32)
+    assert batch["mask"].numpy().sum() == 24
+    gradients, loss = gradient_by_hand(model, batch)
+    norm = np.sqrt(sum((g**2).sum() for g in gradients))
+    sums = one_step(model, batch, xla=xla, clip_norm=clip_norm)
+    assert sums["loss"] == pytest.approx(24 * loss, rel=1e-5) and sums["clips"] == 24
+    assert sums["gradient_norm"] == pytest.approx(norm, rel=1e-4) and sums["finite"] == 1
+    factor = min(1, clip_norm / norm) if clip_norm else 1
+    assert not clip_norm or factor < 0.5
+    for old, gradient, variable in zip(before, gradients, model.trainable_variables, strict=True):
+        np.testing.assert_allclose(variable.numpy(), old - 0.1 * factor * gradient, atol=1e-6)
+
+
+def test_xla_wants_one_device():
+    spec = TrainSpec(epochs=1, batch_size=4, xla=True)
+
+    class Two:
+        num_replicas_in_sync = 2
+
+    with pytest.raises(UserError, match="one device where XLA compiles. Received: devices=2"):
+        step.make_train_step(
+            build(), keras.optimizers.SGD(), spec, strategy=Two(), frames=lambda batch: batch
+        )
+
+
+def test_averages_follow_the_weights_and_can_be_evaluated(data_dir, tmp_path):
+    model = build()
+    averages = WeightAverages(model, 0.5)
+    start = model.trainable_variables[0].numpy()
+    one_step(model, read_all(data_dir, batch_size=32), averages=averages)
+    trained = model.trainable_variables[0].numpy()
+    decay = 2 / 11  # (1 + 1) / (10 + 1), still below 0.5
+    expected = decay * start + (1 - decay) * trained
+    np.testing.assert_allclose(averages.averages[0].numpy(), expected, rtol=1e-5)
+    with averages.applied():
+        np.testing.assert_array_equal(model.trainable_variables[0].numpy(), averages.averages[0].numpy())
+    np.testing.assert_array_equal(model.trainable_variables[0].numpy(), trained)
+
+    sgd = keras.optimizers.SGD()
+    sgd.build(model.trainable_variables)
+    checkpoint.Checkpoints(str(tmp_path), model, sgd, averages).save_last()
+    for averaged, value in ((True, averages.averages[0].numpy()), (False, trained)):
+        loaded = build()
+        checkpoint.load_weights(str(tmp_path), "last", loaded, averaged=averaged)
+        np.testing.assert_array_equal(loaded.trainable_variables[0].numpy(), value)
+
+
+# One replica's gradients are too large for float16 under the loss scale, the other's are 0.
+OVERFLOW = """
+import json, keras, numpy as np, tensorflow as tf
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+from ucf50_tfrecord.specs import TrainSpec
+from ucf50_tfrecord.training import optimizer, step
+from ucf50_tfrecord.training import strategy as strategy_lib
+strategy = strategy_lib.make_strategy("mirrored")
+spec = TrainSpec(epochs=1, batch_size=2)
+with strategy.scope():
+    video = keras.Input((1, 2, 2, 3), dtype="uint8")
+    dense = keras.layers.Dense(2, kernel_initializer="zeros", dtype="mixed_float16")
+    model = keras.Model(video, keras.ops.cast(dense(keras.layers.Flatten(dtype="mixed_float16")(video)), "float32"))
+    scaled = optimizer.make_optimizer(spec, 1, "mixed_float16")
+    scaled.build(model.trainable_variables)
+def part(context):
+    replica = context.replica_id_in_sync_group
+    return {"video": tf.fill([1, 1, 2, 2, 3], tf.cast(255 * replica, tf.uint8)), "label": tf.constant([0]),
+            "mask": tf.constant([True]), "position": tf.constant([replica], tf.int64)}
+train_step = step.make_train_step(model, scaled, spec, strategy=strategy, frames=lambda batch: batch["video"])
+found = []
+for number in range(8):
+    batch = strategy.experimental_distribute_values_from_function(part)
+    sums = train_step(batch, tf.constant(number, tf.int64)).numpy()
+    copies = [v.numpy().tolist() for v in strategy.experimental_local_results(model.trainable_variables[0].value)]
+    found.append([float(sums[4]), float(scaled.scale_loss(1.0)), copies[0] == copies[1], bool(np.any(copies[0]))])
+print(json.dumps(found))
+"""
+
+
+def test_an_overflow_on_one_replica_skips_the_step_on_all():
+    result = subprocess.run(
+        [sys.executable, "-c", OVERFLOW], cwd=REPOSITORY, text=True, capture_output=True, timeout=120
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    found = json.loads(result.stdout)
+    overflows = [finite == 0 for finite, *_ in found]
+    assert overflows[0] and not overflows[-1]
+    first_good = overflows.index(False)
+    for number, (finite, scale, equal, moved) in enumerate(found):
+        assert equal and moved == (number >= first_good)
+        assert scale == 2.0**15 / 2 ** min(number + 1, first_good)
+
+
+def test_optimizers():
+    plain = optimizer.make_optimizer(TrainSpec(epochs=2, batch_size=1), 10, "float32")
+    assert isinstance(plain, keras.optimizers.Adam) and not isinstance(plain, keras.optimizers.AdamW)
+    assert float(plain.learning_rate) == pytest.approx(1e-3)
+    spec = TrainSpec(
+        epochs=2, batch_size=1, optimizer="adamw", schedule="cosine", warmup_epochs=1.0, weight_decay=0.1
+    )
+    scaled = optimizer.make_optimizer(spec, 10, "mixed_float16")
+    assert isinstance(scaled, keras.optimizers.LossScaleOptimizer)
+    schedule = scaled.inner_optimizer._learning_rate
+    rates = [float(schedule(number)) for number in (0, 5, 10, 15, 20)]
+    np.testing.assert_allclose(rates, [0, 0.5e-3, 1e-3, 0.5e-3, 0], atol=1e-9)
+    # Without gradients, only what decays shrinks.
+    kernel, bias = (keras.Variable([1.0], name=name) for name in ("kernel", "bias"))
+    decaying = optimizer.make_optimizer(
+        TrainSpec(epochs=2, batch_size=1, optimizer="adamw", weight_decay=0.1), 10, "float32"
+    )
+    decaying.apply_gradients([(tf.zeros(1), kernel), (tf.zeros(1), bias)])
+    assert float(kernel[0]) == pytest.approx(1 - 1e-3 * 0.1) and float(bias[0]) == 1.0
