@@ -142,8 +142,8 @@ def test_ten_interruptions_leave_the_same_weights(undisturbed, data_dir, tmp_pat
     stops = sorted(np.random.default_rng(0).choice(np.arange(1, 20), 10, replace=False).tolist())
     assert any(stop % 5 == 0 for stop in stops) and any(stop % 5 for stop in stops)
     for stop in stops:
-        seen = []
-        hooks = {"report": seen.append, "should_stop": lambda: step_of(tmp_path) + len(seen) + 1 >= stop}
+        seen, start = [], step_of(tmp_path)
+        hooks = {"report": seen.append, "should_stop": lambda: start + len(seen) + 1 == stop}
         stopped = train(data_dir, tmp_path, hooks=hooks, **CHANCE)
         assert not stopped.finished and stopped.step == stop
     resumed = train(data_dir, tmp_path, **CHANCE)
