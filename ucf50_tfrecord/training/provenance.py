@@ -1,0 +1,105 @@
+"""What a run ran on: versions, devices and the state of the code, as plain dicts."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import pathlib
+import platform
+import subprocess
+
+import tensorflow as tf
+
+import ucf50_tfrecord
+
+_PACKAGES = ("keras", "numpy", "tensorboard", "av")
+_PACKAGE_DIR = pathlib.Path(ucf50_tfrecord.__file__).parent
+_DRIVER_FILE = pathlib.Path("/proc/driver/nvidia/version")
+_CPU_FILE = pathlib.Path("/proc/cpuinfo")
+_GIT_SECS = 5.0
+
+
+def environment() -> dict[str, dict[str, str | int | bool]]:
+    """Returns sections for a run's card: "versions", "devices" and "code", each a table that JSON can hold.
+
+    Asks git, which takes some 10 ms; its answer is waited for 15 s at most.
+    """
+    return {"versions": versions(), "devices": devices(), "code": code_state()}
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of Python and the packages; of CUDA and cuDNN where there is a GPU."""
+    found = {"python": platform.python_version(), "tensorflow": tf.__version__}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:  # the write side's packages need not be there
+            continue
+    if tf.config.list_physical_devices("GPU"):
+        build = tf.sysconfig.get_build_info()
+        for name in ("cuda", "cudnn"):
+            if f"{name}_version" in build:
+                found[f"{name} (built for)"] = str(build[f"{name}_version"])
+    return found
+
+
+def devices() -> dict[str, str | int]:
+    """Returns the processor, the cores that this process may use, and each GPU with its driver."""
+    found: dict[str, str | int] = {"platform": platform.platform(), "cpu": _cpu_name()}
+    found["cpu cores"] = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    for number, gpu in enumerate(tf.config.list_physical_devices("GPU")):
+        details = tf.config.experimental.get_device_details(gpu)
+        capability = ".".join(map(str, details.get("compute_capability", ())))
+        name = details.get("device_name", gpu.name)
+        found[f"gpu {number}"] = f"{name}, compute capability {capability}" if capability else name
+    if _DRIVER_FILE.exists():
+        found["nvidia driver"] = _DRIVER_FILE.read_text().partition("\n")[0].removeprefix("NVRM version: ")
+    return found
+
+
+def code_state(package_dir: pathlib.Path = _PACKAGE_DIR) -> dict[str, str | int | bool]:
+    """Returns the package's version and, where its files are tracked by git, the state of the tree.
+
+    `commit` is HEAD's hash, `dirty` tells whether files differ from it or are new (ignored ones do not
+    count), `changed_files` how many. They are absent where the package is installed elsewhere, or git is
+    missing, does not answer in time or refuses to.
+    """
+    state: dict[str, str | int | bool] = {"version": ucf50_tfrecord.__version__}
+    # An installed package may lie in the work tree of another project, which does not track it.
+    tracked = _git(package_dir, "ls-files", "--error-unmatch", "__init__.py")
+    commit = _git(package_dir, "rev-parse", "HEAD") if tracked else None
+    changes = _git(package_dir, "status", "--porcelain", ":/") if commit else None
+    if commit and changes is not None:
+        state |= {
+            "commit": commit.strip(),
+            "dirty": bool(changes),
+            "changed_files": len(changes.splitlines()),
+        }
+    return state
+
+
+def _git(folder: pathlib.Path, *arguments: str) -> str | None:
+    """Returns what a git command prints, None where it fails."""
+    # A hook's variables would point at another tree; reading must not wait for, or take, the index's lock.
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    try:
+        result = subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            timeout=_GIT_SECS,
+            env=variables | {"GIT_OPTIONAL_LOCKS": "0"},
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.decode("utf-8", "backslashreplace") if result.returncode == 0 else None
+
+
+def _cpu_name() -> str:
+    if _CPU_FILE.exists():
+        for line in _CPU_FILE.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
