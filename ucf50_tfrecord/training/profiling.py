@@ -1,0 +1,87 @@
+"""TensorFlow's profiler over some steps of a run, for TensorBoard's Profile page."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from ucf50_tfrecord.specs import expect
+
+
+class Profiler:
+    """Profiles the steps `first` to `last`, both included, into the run's TensorBoard folder.
+
+    A context manager, or `close` ends it. What goes wrong is warned of: training goes on without a profile.
+    """
+
+    def __init__(
+        self,
+        run_dir: str,
+        steps: tuple[int, int] | None,
+        *,
+        warn: Callable[[str], None] = lambda text: None,
+    ):
+        """Takes (first, last), counted from 1 as the curves' steps are; None profiles nothing.
+
+        Raises:
+          UserError: if first is less than 1 or greater than last.
+        """
+        if steps is not None:
+            expect(len(steps) == 2 and 1 <= steps[0] <= steps[1], "steps a,b with 1 <= a <= b", steps=steps)
+        self._folder = str(pathlib.Path(run_dir, "tensorboard", "train"))
+        self._steps, self._warn = steps, warn
+        self._running = False
+        self._marker: tf.profiler.experimental.Trace | None = None
+
+    def step(self, number: int) -> None:
+        """Call before each step with its number; without steps to profile this costs nothing.
+
+        What happens until the next call counts as this step on the Profile page: waiting for input,
+        the device's work, and what else the loop does. A run that goes on after `first` starts there.
+        """
+        if self._steps is None:
+            return
+        self._end_marker()
+        first, last = self._steps
+        if number > last:
+            self.close()
+        elif number >= first:
+            if not self._running:
+                self._start()
+            self._marker = tf.profiler.experimental.Trace("train", step_num=number, _r=1)
+            self._marker.__enter__()
+
+    def close(self) -> None:
+        """Writes the profile, if one was started; nothing is profiled any more."""
+        self._end_marker()
+        self._steps = None
+        if not self._running:
+            return
+        self._running = False
+        try:
+            tf.test.experimental.sync_devices()  # the last step's work may still be queued
+            tf.profiler.experimental.stop()
+        except (OSError, tf.errors.OpError) as error:
+            self._warn(f"the profile could not be written: {error}")
+
+    def _start(self) -> None:
+        try:
+            tf.test.experimental.sync_devices()  # work of earlier steps is not part of it
+            tf.profiler.experimental.start(self._folder)
+            self._running = True
+        except (OSError, tf.errors.OpError) as error:  # such as another profiler that runs
+            self._steps = None
+            self._warn(f"there will be no profile: {error}")
+
+    def _end_marker(self) -> None:
+        if self._marker is not None:
+            self._marker.__exit__(None, None, None)
+            self._marker = None
+
+    def __enter__(self) -> Profiler:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
