@@ -1,77 +1,229 @@
-"""TensorBoard: curves, pictures and texts of a run."""
+"""TensorBoard: curves, pictures, texts and the row of a run in the table that compares runs.
+
+<run>/tensorboard/              the run's row in the HParams table
+<run>/tensorboard/train/        curves, texts, sample clips, the profile
+<run>/tensorboard/validation/   curves and pictures of the scores
+<run>/tensorboard/test/         the same of test clips, if any are scored
+"""
 
 from __future__ import annotations
 
-import io
+import os
 import pathlib
+import re
+import time
 from collections.abc import Mapping, Sequence
 
-import matplotlib.figure
 import numpy as np
 import tensorflow as tf
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams import api as hparams_api
+from tensorboard.plugins.hparams import api_pb2
+from tensorboard.plugins.scalar.summary_v2 import scalar_pb
+
+from ucf50_tfrecord.specs import expect
+from ucf50_tfrecord.training import events, figures
+
+SPLITS = ("train", "validation", "test")
+# The columns of the table that compares runs: split, tag.
+METRICS = (
+    ("validation", "accuracy"),
+    ("validation", "macro_f1"),
+    ("test", "accuracy"),
+    ("test", "macro_f1"),
+)
+# Always the same, so that writing it again replaces it.
+_HPARAMS_FILENAME = "events.out.tfevents.0000000000.hparams"
+_NUM_SHOWN = 5  # more columns are hidden until they are ticked
 
 
 class TensorBoardLog:
-    """Writes a run's event files; the x axis of every curve is the training step."""
+    """Writes a run's event files; the x axis of every curve is the training step.
 
-    def __init__(self, run_dir: str):
-        folder = pathlib.Path(run_dir, "tensorboard")
-        self._writers = {
-            split: tf.summary.create_file_writer(str(folder / split)) for split in ("train", "validation")
-        }
+    A split's file is made when first written to. Nothing is sure to be on disk before `flush`.
+    """
+
+    def __init__(self, run_dir: str, *, start_step: int | None = None):
+        """Opens a run's log.
+
+        Args:
+          run_dir: the run's folder.
+          start_step: the step that training starts after, 0 or a checkpoint's: events of later steps, left
+            by a process that was interrupted after its last checkpoint, are removed. None removes none.
+
+        Raises:
+          UserError: if an event file cannot be read or written.
+        """
+        self._folder = pathlib.Path(run_dir, "tensorboard")
+        self._run_name = os.path.basename(os.path.abspath(run_dir))
+        self._start_step = start_step or 0
+        self._writers: dict[str, tf.summary.SummaryWriter] = {}
+        if start_step is not None:
+            for split in SPLITS:
+                events.drop_later(self._folder / split, start_step)
 
     def scalars(self, split: str, values: Mapping[str, float], step: int) -> None:
-        with self._writers[split].as_default(step=step):
-            for name, value in values.items():
-                tf.summary.scalar(name, value)
+        """Adds a point to each named curve.
+
+        Values should be on the host: one that is a tensor is waited for.
+        """
+        points = Summary()  # all of them in one record: tf.summary.scalar takes 0.2 ms for each
+        for name, value in values.items():
+            points.MergeFrom(scalar_pb(_valid(name), float(value)))
+        with self._writer(split).as_default(step=step):
+            tf.summary.experimental.write_raw_pb(points.SerializeToString())
 
     def text(self, name: str, table: Mapping[str, object]) -> None:
-        """Writes a two-column table, such as the flags of the run."""
-        rows = "".join(f"|`{key}`|`{value}`|\n" for key, value in table.items())
-        with self._writers["train"].as_default(step=0):
-            tf.summary.text(name, f"|name|value|\n|---|---|\n{rows}")
+        """Writes a two-column table, such as the flags of the run, at the step that training starts after."""
+        self._text(name, _markdown(table))
+
+    def card(self, **sections: Mapping[str, object]) -> None:
+        """Writes one page with a table for each section: what the run is made of.
+
+        A run that goes on gets another, at its step: flags, code and machine may have changed.
+        """
+        parts = [f"### {title.capitalize()}\n\n{_markdown(table)}" for title, table in sections.items()]
+        self._text("run", "\n\n".join(parts))
+
+    def hparams(self, values: Mapping[str, object], metrics: Sequence[tuple[str, str]] = METRICS) -> None:
+        """Writes the run's row in the table that compares runs, in place of an earlier one.
+
+        TensorBoard takes the table's columns from one run, whichever it finds first: give all runs the same.
+
+        Args:
+          values: the row's flags, the most telling first: the table starts with five of them as columns.
+            What is no number, truth value or text is shown as text.
+          metrics: the scores' columns, as (split, tag); those never written stay empty.
+
+        Raises:
+          UserError: if the file cannot be written.
+        """
+        row = {_valid(name): _hparam(value) for name, value in values.items()}
+        columns = [
+            hparams_api.Metric(tag=tag, group=split, display_name=f"{split} {tag}") for split, tag in metrics
+        ]
+        shown = list(row)[:_NUM_SHOWN]
+        now = time.time()
+        summaries = [
+            hparams_api.hparams_config_pb([hparams_api.HParam(n, _Column(n in shown)) for n in row], columns),
+            hparams_api.hparams_pb(row, trial_id=_valid(self._run_name), start_time_secs=now),
+        ]
+        header = tf.compat.v1.Event(wall_time=now, file_version="brain.Event:2")
+        records = [header.SerializeToString()]
+        for summary in summaries:
+            event = tf.compat.v1.Event(wall_time=now, step=0)
+            event.summary.ParseFromString(summary.SerializeToString())
+            records.append(event.SerializeToString())
+        events.write_records(self._folder / _HPARAMS_FILENAME, records)
 
     def clips(self, name: str, video: np.ndarray) -> None:
-        """Shows clips, uint8 [N, T, H, W, 3], each as a strip of its frames from left to right."""
+        """Shows clips, uint8 [N, T, H, W, 3], each as a strip of all its frames from left to right."""
         strips = [np.concatenate(list(frames), axis=1) for frames in video]
-        with self._writers["train"].as_default(step=0):
-            tf.summary.image(name, np.concatenate(strips, axis=0)[np.newaxis])
+        self._picture("train", name, np.concatenate(strips, axis=0), self._start_step)
 
-    def confusion(self, matrix: np.ndarray, classes: Sequence[str], step: int) -> None:
-        """Shows a confusion matrix (counts, rows are the true classes) as a picture."""
-        with self._writers["validation"].as_default(step=step):
-            tf.summary.image("confusion", draw_confusion(matrix, classes)[np.newaxis])
+    def confusion(
+        self, matrix: np.ndarray, classes: Sequence[str], step: int, *, split: str = "validation"
+    ) -> None:
+        """Shows a confusion matrix, counts [C, C] whose rows are the true classes, as a picture."""
+        self._picture(split, "confusion", figures.draw_confusion(matrix, classes), step)
+
+    def class_f1(
+        self, f1: np.ndarray, classes: Sequence[str], step: int, *, split: str = "validation"
+    ) -> None:
+        """Shows each class's F1, float [C], as a picture sorted by it, and as a curve class_f1/<class>.
+
+        NaN stands for a class without clips: it gets no point.
+        """
+        expect(len(f1) == len(classes), "an F1 for each class", f1=len(f1), classes=len(classes))
+        self._picture(split, "class_f1", figures.draw_class_f1(f1, classes), step)
+        points = {f"class_f1/{name}": float(value) for name, value in zip(classes, f1) if not np.isnan(value)}
+        self.scalars(split, points, step)
+
+    def mistakes(
+        self, video: np.ndarray, captions: Sequence[str], step: int, *, split: str = "validation"
+    ) -> None:
+        """Shows clips that were taken for another class, each as a caption above some of its frames.
+
+        Without any the picture says so: the one of an earlier step would be shown as the latest otherwise.
+
+        Args:
+          video: uint8 [N, T, H, W, 3].
+          captions: N texts, such as "v_Biking_g04_c02: true Biking, predicted Diving (0.93)".
+          step: the training step.
+          split: whose clips they are.
+        """
+        expect(
+            len(video) == len(captions), "a caption for each clip", video=len(video), captions=len(captions)
+        )
+        self._picture(split, "mistakes", figures.draw_mistakes(video, captions), step)
 
     def flush(self) -> None:
+        """Waits until all that was written is in the files."""
         for writer in self._writers.values():
             writer.flush()
 
     def close(self) -> None:
+        """Flushes and closes the files; closing again does nothing."""
         for writer in self._writers.values():
             writer.close()
+        self._writers = {}
+
+    def _writer(self, split: str) -> tf.summary.SummaryWriter:
+        expect(split in SPLITS, f"a split out of {SPLITS}", split=split)
+        if split not in self._writers:
+            events.await_new_name(self._folder / split)
+            self._writers[split] = tf.summary.create_file_writer(str(self._folder / split))
+        return self._writers[split]
+
+    def _text(self, name: str, markdown: str) -> None:
+        with self._writer("train").as_default(step=self._start_step):
+            tf.summary.text(_valid(name), markdown)
+
+    def _picture(self, split: str, name: str, picture: np.ndarray, step: int) -> None:
+        with self._writer(split).as_default(step=step):
+            tf.summary.image(_valid(name), picture[np.newaxis])
 
 
-def draw_confusion(matrix: np.ndarray, classes: Sequence[str]) -> np.ndarray:
-    """Draws a confusion matrix, rows normalised to shares of the true class.
+class _Column(hparams_api.Domain):
+    """A column of the table of runs.
 
-    Args:
-      matrix: counts [C, C], rows are the true classes.
-      classes: C names.
-
-    Returns:
-      uint8 [height, width, 3].
+    It has no values to choose from: they would be a filter, made from one run, and hide the runs with others.
     """
-    size = max(4.0, 0.28 * len(classes) + 2.0)  # inches: keeps the names of 50 classes apart
-    figure = matplotlib.figure.Figure(figsize=(size + 0.8, size), layout="constrained")
-    axes = figure.add_subplot()
-    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    image = axes.imshow(shares, cmap="viridis", vmin=0, vmax=1)
-    ticks = np.arange(len(classes))
-    axes.set_xticks(ticks, classes, rotation=90)
-    axes.set_yticks(ticks, classes)
-    axes.set_xlabel("predicted class")
-    axes.set_ylabel("true class")
-    figure.colorbar(image, ax=axes, label="share of the true class's clips")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100)
-    return tf.io.decode_png(buffer.getvalue(), channels=3).numpy()
+
+    def __init__(self, shown: bool):
+        self._shown = shown
+
+    @property
+    def dtype(self) -> type:
+        return object
+
+    def sample_uniform(self, rng: object = None) -> object:
+        raise NotImplementedError("a column has no values to draw from")
+
+    def update_hparam_info(self, hparam_info: api_pb2.HParamInfo) -> None:
+        hparam_info.differs = self._shown  # what differs between runs comes first
+
+
+def _markdown(table: Mapping[str, object]) -> str:
+    """A two-column table; values may hold anything, such as Markdown's own characters."""
+    rows = "".join(f"|{_code(name)}|{_code(value)}|\n" for name, value in table.items())
+    return f"|name|value|\n|---|---|\n{rows}"
+
+
+def _code(value: object) -> str:
+    """Markdown that shows a value as it is, on one line."""
+    text = _valid(" ".join(str(value).splitlines()))
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    space = " " if "`" in (text[:1], text[-1:]) else ""
+    return f"{fence}{space}{text}{space}{fence}" if text.strip() else ""
+
+
+def _hparam(value: object) -> bool | int | float | str:
+    if isinstance(value, (tuple, list)):
+        value = ", ".join(map(str, value))
+    return value if isinstance(value, (bool, int, float)) else _valid(str(value))
+
+
+def _valid(text: str) -> str:
+    """Escapes what UTF-8, and so a protocol buffer, cannot hold: folders' names need not be UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode()
