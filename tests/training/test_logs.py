@@ -185,9 +185,9 @@ def test_class_f1_has_a_curve_a_class_and_a_picture(tmp_path):
     log.close()
     curves = set(read(tmp_path, "validation").Tags()["tensors"])
     names = ("Tai Chi", "50% $x_1$ <i>|`", "été 太极", "no UTF-8 \\udce9", "two\nlines", " ")
-    assert curves == {"class_f1"} | {f"class_f1/{name}" for name in names}
-    assert points(tmp_path, "validation", "class_f1/ ") == [(5, 0.6)]
-    assert points(tmp_path, "test", "class_f1/Tai Chi") == [(9, 0.0)]
+    assert curves == {"per_class_f1"} | {f"per_class_f1/{name}" for name in names}
+    assert points(tmp_path, "validation", "per_class_f1/ ") == [(5, 0.6)]
+    assert points(tmp_path, "test", "per_class_f1/Tai Chi") == [(9, 0.0)]
     with pytest.raises(UserError, match="an F1 for each class"):
         log.class_f1(f1[:2], ODD_NAMES, 5)
 

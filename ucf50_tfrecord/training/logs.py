@@ -130,13 +130,16 @@ class TensorBoardLog:
     def class_f1(
         self, f1: np.ndarray, classes: Sequence[str], step: int, *, split: str = "validation"
     ) -> None:
-        """Shows each class's F1, float [C], as a picture sorted by it, and as a curve class_f1/<class>.
+        """Shows each class's F1, float [C], as a picture sorted by it, and as a curve per_class_f1/<class>.
 
-        NaN stands for a class without clips: it gets no point.
+        The curves' name comes after the others' in the alphabet: TensorBoard shows them below. NaN stands for
+        a class without clips: it gets no point.
         """
         expect(len(f1) == len(classes), "an F1 for each class", f1=len(f1), classes=len(classes))
-        self._picture(split, "class_f1", figures.draw_class_f1(f1, classes), step)
-        points = {f"class_f1/{name}": float(value) for name, value in zip(classes, f1) if not np.isnan(value)}
+        self._picture(split, "per_class_f1", figures.draw_class_f1(f1, classes), step)
+        points = {
+            f"per_class_f1/{name}": float(value) for name, value in zip(classes, f1) if not np.isnan(value)
+        }
         self.scalars(split, points, step)
 
     def mistakes(
