@@ -306,7 +306,7 @@ def test_runs_compare_in_one_table(tmp_path):
             "flip": True,
             "folds": (1, 2),
             "a": None,
-            "b": 1,
+            "b": np.int64(1),
             "c": 2,
         }
         for start_step in (0, 10):  # interrupted, and gone on

@@ -222,6 +222,8 @@ def _code(value: object) -> str:
 
 
 def _hparam(value: object) -> bool | int | float | str:
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, (tuple, list)):
         value = ", ".join(map(str, value))
     return value if isinstance(value, (bool, int, float)) else _valid(str(value))
