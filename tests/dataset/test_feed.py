@@ -10,7 +10,7 @@ from ucf50_tfrecord import manifest
 from ucf50_tfrecord.dataset import feed as feed_lib
 from ucf50_tfrecord.dataset import memory
 from ucf50_tfrecord.dataset.clips import load_clips
-from ucf50_tfrecord.dataset.feed import Feed
+from ucf50_tfrecord.dataset.feed import Feed, read_clips
 from ucf50_tfrecord.specs import UserError
 from ucf50_tfrecord.training.strategy import make_strategy
 
@@ -52,7 +52,7 @@ def test_loading_tells_how_far_it_is(data_dir, monkeypatch):
 def test_a_few_clips_can_be_looked_at(data_dir):
     clips = load_clips(manifest.load(str(data_dir)), [1, 2])
     feed, [whole] = feed_batches(clips, 1, cache="none", batch_size=12)
-    np.testing.assert_array_equal(feed.sample(3), whole["video"][[0, 6, 11]])
+    np.testing.assert_array_equal(read_clips(feed.clips.spread(3)), whole["video"][[0, 6, 11]])
 
 
 @pytest.mark.parametrize("cache", KEPT)
@@ -90,7 +90,7 @@ def test_an_undecodable_frame_ends_with_a_clear_error(videos_dir, tmp_path, monk
     monkeypatch.setattr(record, "read_images", lambda *place, clip_format: [b"no picture"] * 5)
     message = "A frame in .* cannot be decoded, although .*: Unknown image.* Convert the videos again"
     with pytest.raises(UserError, match=message):
-        Feed(clips, strategy=make_strategy("one")).sample(2)
+        read_clips(clips.spread(2))
     with pytest.raises(UserError, match=message):
         feed_batches(clips, 1, cache="none", batch_size=2)
 

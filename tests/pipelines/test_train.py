@@ -62,7 +62,7 @@ def test_a_run_ends_with_its_scores_and_the_way_to_tensorboard(finished_run):
     assert re.search(rf"frames in order +{summary['accuracy']:.4f} +{summary['macro_f1']:.4f}", result.stdout)
     assert re.search(rf"frames shuffled +{summary['shuffled']['accuracy']:.4f}", result.stdout)
     assert f"Run:         {run_dir}" in result.stdout
-    assert f"-m tensorboard.main --logdir {run_dir}/tensorboard" in result.stdout
+    assert f"-m tensorboard.main --logdir {run_dir}\n" in result.stdout
     assert len(re.findall(r"^epoch +\d/4 ", result.stdout, re.MULTILINE)) == 4
     assert "Traceback" not in result.stderr and "oneDNN" not in result.stderr
 

@@ -13,12 +13,12 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.conftest import REPOSITORY, flip_bit
+from tests.conftest import CLASSES, REPOSITORY, flip_bit
 from tests.dataset.helpers import EVERY_AUGMENTATION
 from ucf50_tfrecord import manifest, models
 from ucf50_tfrecord.dataset import pipeline
 from ucf50_tfrecord.dataset.clips import load_clips
-from ucf50_tfrecord.dataset.feed import Feed
+from ucf50_tfrecord.dataset.feed import Feed, read_clips
 from ucf50_tfrecord.evaluation import runner
 from ucf50_tfrecord.specs import ModelSpec, TrainSpec, UserError
 from ucf50_tfrecord.training import checkpoint, logs, loop
@@ -39,6 +39,7 @@ def train(
     log_every_steps=1,
     checkpoint_secs=1e9,
     steps_per_call=1,
+    profile_steps=None,
     cache="none",
     skip_bad_records=False,
     **spec,
@@ -63,9 +64,15 @@ def train(
             log_every_steps=log_every_steps,
             steps_per_call=steps_per_call,
             checkpoint_secs=checkpoint_secs,
+            profile_steps=profile_steps,
         ),
-        hooks=loop.Hooks(**{"make_evaluator": make_evaluator} | (hooks or {})),
-        log=logs.TensorBoardLog(str(run_dir)),
+        hooks=loop.Hooks(
+            **{
+                "make_evaluator": make_evaluator,
+                "open_log": lambda step: logs.TensorBoardLog(str(run_dir), start_step=step),
+            }
+            | (hooks or {})
+        ),
     )
 
 
@@ -213,24 +220,22 @@ def test_a_loss_that_is_not_finite_stops_the_run(data_dir, tmp_path):
 def test_early_stopping_ends_a_run_that_gets_no_better(data_dir, tmp_path):
     """Scores that peak after epoch 2: patience 2 ends it after epoch 4, and it stays ended."""
     scores = iter([0.3, 0.6, 0.6, 0.5, 0.9])
-    plain = functools.partial(
-        runner.Evaluation, clips=load_clips(manifest.load(str(data_dir)), [1]), logits=np.zeros((6, 3), "f4")
-    )
 
-    def make_evaluator(model):
-        def evaluate():
-            evaluation = plain()
+    class Peaking(runner.Evaluator):
+        def __call__(self, perturbation="none"):
+            evaluation = super().__call__(perturbation)
             evaluation.__dict__["scores"] = {"macro_f1": next(scores)}
             return evaluation
 
-        return evaluate
-
+    clips, strategy = load_clips(manifest.load(str(data_dir)), [1]), strategy_lib.make_strategy("one")
+    feed = Feed(clips, strategy=strategy)
+    make_evaluator = functools.partial(Peaking, feed=feed, strategy=strategy, batch_size=4)
     options = {"epochs": 9, "early_stopping": 2, "hooks": {"make_evaluator": make_evaluator}}
     trained = train(data_dir, tmp_path, **options)
-    assert trained.finished and trained.stopped_early and trained.step == 4 * 5
+    assert trained.finished and (trained.step, trained.epochs) == (4 * 5, 4)
     assert (trained.best_epoch, trained.best_macro_f1) == (2, pytest.approx(0.6))
     again = train(data_dir, tmp_path, **options)
-    assert again.finished and again.stopped_early and again.clips_per_sec is None
+    assert again.finished and again.epochs == 4 and again.clips_per_sec is None
     assert next(scores) == 0.9
 
 
@@ -245,15 +250,15 @@ def test_memory_that_does_not_suffice_is_explained(data_dir, tmp_path, monkeypat
         train(data_dir, tmp_path)
 
 
-def test_tensorboard_gets_curves_pictures_and_texts(data_dir, tmp_path):
-    log = logs.TensorBoardLog(str(tmp_path))
-    log.text("flags", {"size": 64})
-    log.close()
+def read_events(run_dir, split):
+    events = EventAccumulator(str(run_dir / "tensorboard" / split), size_guidance={"tensors": 0})
+    events.Reload()
+    return events
+
+
+def test_tensorboard_gets_curves_and_pictures(data_dir, tmp_path):
     train(data_dir, tmp_path, epochs=2)
-    events = {}
-    for split in ("train", "validation"):
-        events[split] = EventAccumulator(str(tmp_path / "tensorboard" / split), size_guidance={"tensors": 0})
-        events[split].Reload()
+    events = {split: read_events(tmp_path, split) for split in ("train", "validation")}
     curves = {split: set(found.Tags()["tensors"]) for split, found in events.items()}
     assert curves["train"] == {
         "loss",
@@ -263,13 +268,47 @@ def test_tensorboard_gets_curves_pictures_and_texts(data_dir, tmp_path):
         "input/clips_per_sec",
         "input/wait_share",
         "training clips",
-        "flags",
     }
-    assert curves["validation"] == {"accuracy", "macro_f1", "confusion"}
+    classes = {f"per_class_f1/{name}" for name in ("Left", "Middle", "Right")}
+    pictures = {"confusion", "mistakes", "per_class_f1"}
+    assert curves["validation"] == {"accuracy", "macro_f1"} | pictures | classes
     assert [event.step for event in events["train"].Tensors("loss")] == list(range(1, 11))
     assert [event.step for event in events["validation"].Tensors("macro_f1")] == [5, 10]
-    picture = events["validation"].Tensors("confusion")[0].tensor_proto.string_val[2]
-    assert tf.io.decode_png(picture).shape[-1] == 3
+    for name in pictures:
+        assert events["validation"].Tensors(name)[-1].step == 10
+
+
+def test_curves_do_not_jump_back_after_a_crash(data_dir, tmp_path):
+    """Killed after step 8, when the last checkpoint was of step 5: steps 6 to 8 are trained and drawn again."""
+
+    def die(progress):
+        if progress.step == 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(data_dir, tmp_path, hooks={"report": die})
+    assert [event.step for event in read_events(tmp_path, "train").Tensors("loss")][-1] == 8
+    train(data_dir, tmp_path)
+    assert [event.step for event in read_events(tmp_path, "train").Tensors("loss")] == list(range(1, 11))
+
+
+def test_a_run_can_be_profiled(data_dir, tmp_path):
+    train(data_dir, tmp_path, epochs=1, profile_steps=(2, 3))
+    assert list(tmp_path.glob("tensorboard/train/plugins/profile/*/*.xplane.pb"))
+
+
+def test_the_worst_mistakes_are_the_surest(data_dir, tmp_path):
+    trained = train(data_dir, tmp_path, epochs=1)
+    clips = load_clips(manifest.load(str(data_dir)), [1])
+    logits = np.zeros((6, 3), np.float32)
+    logits[range(6), (clips.labels + [1, 0, 1, 0, 0, 1]) % 3] = [1, 9, 3, 1, 1, 2]
+    evaluation = runner.Evaluation(clips=clips, logits=logits)
+    video, captions = trained.evaluate.mistakes(evaluation, count=2)
+    np.testing.assert_array_equal(video, read_clips(clips.select(np.array([2, 5]))))
+    first = f"{clips.ids[2]}: true {CLASSES[clips.labels[2]]}, predicted {CLASSES[(clips.labels[2] + 1) % 3]}"
+    assert captions[0] == f"{first} ({np.exp(3) / (np.exp(3) + 2):.2f})" and len(captions) == 2
+    right = runner.Evaluation(clips=clips, logits=np.eye(3, dtype="f4")[clips.labels])
+    assert trained.evaluate.mistakes(right)[0].shape == (0, 5, 16, 24, 3)
 
 
 MIRRORED = """
@@ -394,8 +433,7 @@ def test_skipped_records_are_reported_and_leave_training_and_scores_sound(data_d
     assert "1 of 24 clips were skipped" in warnings[0] and "small-fold03" in warnings[0]
     evaluation = trained.evaluate()
     assert len(evaluation.clips) == len(evaluation.logits) == 5 and np.isfinite(evaluation.logits).all()
-    events = EventAccumulator(str(tmp_path / "run" / "tensorboard" / "train"))
-    events.Reload()
+    events = read_events(tmp_path / "run", "train")
     skipped = [tf.make_ndarray(event.tensor_proto) for event in events.Tensors("input/skipped_clips")]
     assert [int(count) for count in skipped] == [1, 1]
 

@@ -47,6 +47,10 @@ class Clips:
         }
         return dataclasses.replace(self, ids=tuple(np.array(self.ids, object)[chosen]), **arrays)
 
+    def spread(self, count: int) -> Clips:
+        """Returns some clips, evenly spread over the set."""
+        return self.select(np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(int))
+
 
 def load_clips(manifest: Manifest, folds: Iterable[int], *, check_shards: bool = True) -> Clips:
     """Indexes the clips of the given folds from the shards' sidecars.

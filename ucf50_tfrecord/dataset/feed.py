@@ -187,14 +187,6 @@ class Feed:
             + "faster storage or more CPU cores help too."
         )
 
-    def sample(self, count: int) -> np.ndarray:
-        """Reads a few clips spread over the set: uint8 [count, T, H, W, 3]."""
-        chosen = self.clips.select(np.linspace(0, len(self.clips) - 1, count).round().astype(int))
-        reader = ClipReader(chosen, skip_bad_records=True)
-        dataset = pipeline.read_frames(pipeline.index_batches(chosen, batch_size=count), reader)
-        with self.explained():
-            return next(iter(dataset))["video"].numpy()
-
     def _worker_dataset(
         self, context: tf.distribute.InputContext, *, batch_size: int, seed: int | None, start_step: int
     ) -> tf.data.Dataset:
@@ -236,24 +228,42 @@ class Feed:
                 on_loaded(num_new)
         self._reader.release_buffers()
 
-    @contextlib.contextmanager
-    def explained(self) -> Iterator[None]:
+    def explained(self) -> contextlib.AbstractContextManager:
         """Turns what TensorFlow raises for a record that cannot be read into the reader's error."""
-        try:
-            yield
-        except tf.errors.OpError as error:
-            if self._reader.error is not None:
-                raise self._reader.error from None
-            stores_raw = record.stores_raw(self.clips.manifest.format)
-            if stores_raw or not isinstance(error, tf.errors.InvalidArgumentError):
-                raise
-            # The records are sound, so this is how they were written. Without TensorFlow's names
-            # of graph nodes, before and after what it found.
-            found = re.sub(r"\{\{.*?\}\}", "", error.message).split("[[")[0].strip()
-            raise UserError(
-                f"A frame in {self.clips.manifest.data_dir} cannot be decoded, although its record's checksum "
-                f"is right: {found} Convert the videos again, into another folder."
-            ) from error
+        return _explained(self._reader)
+
+
+def read_clips(clips: Clips) -> np.ndarray:
+    """Reads a few clips from their shards, in order: uint8 [N, T, H, W, 3]. What cannot be read is black.
+
+    Raises:
+      UserError: if a frame cannot be decoded although its record is sound.
+    """
+    if not len(clips):
+        return np.zeros((0, *clips.manifest.format.shape), np.uint8)
+    reader = ClipReader(clips, skip_bad_records=True)
+    dataset = pipeline.read_frames(pipeline.index_batches(clips, batch_size=len(clips)), reader)
+    with _explained(reader):
+        return next(iter(dataset))["video"].numpy()
+
+
+@contextlib.contextmanager
+def _explained(reader: ClipReader) -> Iterator[None]:
+    try:
+        yield
+    except tf.errors.OpError as error:
+        if reader.error is not None:
+            raise reader.error from None
+        stores_raw = record.stores_raw(reader.clips.manifest.format)
+        if stores_raw or not isinstance(error, tf.errors.InvalidArgumentError):
+            raise
+        # The records are sound, so this is how they were written. Without TensorFlow's names
+        # of graph nodes, before and after what it found.
+        found = re.sub(r"\{\{.*?\}\}", "", error.message).split("[[")[0].strip()
+        raise UserError(
+            f"A frame in {reader.clips.manifest.data_dir} cannot be decoded, although its record's checksum "
+            f"is right: {found} Convert the videos again, into another folder."
+        ) from error
 
 
 def _empty_on(device: str, shape: tuple[int, ...]) -> tf.Variable:

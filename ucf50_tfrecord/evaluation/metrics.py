@@ -22,6 +22,13 @@ def macro_f1(labels: np.ndarray, predictions: np.ndarray) -> float:
     return float(metrics.f1_score(labels, predictions, labels=present, average="macro", zero_division=0))
 
 
+def class_f1(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> np.ndarray:
+    """F1 of each class, float64 [C]; NaN for a class that does not occur among the labels."""
+    every = np.arange(num_classes)
+    f1 = metrics.f1_score(labels, predictions, labels=every, average=None, zero_division=0)
+    return np.where(np.isin(every, labels), f1, np.nan)
+
+
 def confusion(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> np.ndarray:
     """Counts int64 [C, C]: rows are true classes, columns predicted ones."""
     return metrics.confusion_matrix(labels, predictions, labels=np.arange(num_classes))

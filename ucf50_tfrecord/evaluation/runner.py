@@ -16,7 +16,7 @@ import tensorflow as tf
 from ucf50_tfrecord import storage
 from ucf50_tfrecord.dataset import augment, perturb
 from ucf50_tfrecord.dataset.clips import Clips
-from ucf50_tfrecord.dataset.feed import Feed
+from ucf50_tfrecord.dataset.feed import Feed, read_clips
 from ucf50_tfrecord.evaluation import metrics
 from ucf50_tfrecord.specs import UserError, expect
 
@@ -46,6 +46,11 @@ class Evaluation:
             "accuracy": metrics.accuracy(self.clips.labels, self.predictions),
             "macro_f1": metrics.macro_f1(self.clips.labels, self.predictions),
         }
+
+    @functools.cached_property
+    def class_f1(self) -> np.ndarray:
+        """F1 of each class, float64 [C]; NaN for a class without clips."""
+        return metrics.class_f1(self.clips.labels, self.predictions, self.logits.shape[1])
 
     @functools.cached_property
     def confusion(self) -> np.ndarray:
@@ -113,6 +118,29 @@ class Evaluator:
         if np.isnan(logits[seen]).any():
             raise UserError(f"The model gives NaN for {np.isnan(logits[seen]).any(axis=1).sum()} clips")
         return Evaluation(clips=clips.select(seen), logits=logits[seen], perturbation=perturbation)
+
+    def mistakes(self, evaluation: Evaluation, count: int = 8) -> tuple[np.ndarray, list[str]]:
+        """Returns the clips that the model was surest of and wrong about, the worst first.
+
+        Args:
+          evaluation: what this evaluator returned.
+          count: of clips, at most.
+
+        Returns:
+          uint8 [N, T, H, W, 3], and N captions, each with the clip's id, its class, the predicted
+          class and that one's probability.
+        """
+        clips, classes = evaluation.clips, evaluation.clips.manifest.classes
+        shifted = evaluation.logits - evaluation.logits.max(axis=1, keepdims=True)
+        surest = 1 / np.exp(shifted).sum(axis=1)  # the predicted class's probability
+        wrong = np.flatnonzero(evaluation.predictions != clips.labels)
+        worst = wrong[np.argsort(-surest[wrong], kind="stable")][:count]
+        captions = [
+            f"{clips.ids[i]}: true {classes[clips.labels[i]]}, predicted "
+            f"{classes[evaluation.predictions[i]]} ({surest[i]:.2f})"
+            for i in worst
+        ]
+        return read_clips(clips.select(worst)), captions
 
 
 def save_predictions(path: pathlib.Path, evaluations: list[Evaluation]) -> None:

@@ -13,6 +13,7 @@ import pathlib
 import re
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -159,6 +160,15 @@ class TensorBoardLog:
             len(video) == len(captions), "a caption for each clip", video=len(video), captions=len(captions)
         )
         self._picture(split, "mistakes", figures.draw_mistakes(video, captions), step)
+
+    def evaluation(
+        self, split: str, evaluation: Any, mistakes: tuple[np.ndarray, Sequence[str]], step: int
+    ) -> None:
+        """Draws what an evaluation.runner.Evaluation found, and the clips of its worst mistakes."""
+        classes = evaluation.clips.manifest.classes
+        self.confusion(evaluation.confusion, classes, step, split=split)
+        self.class_f1(evaluation.class_f1, classes, step, split=split)
+        self.mistakes(*mistakes, step, split=split)
 
     def flush(self) -> None:
         """Waits until all that was written is in the files."""

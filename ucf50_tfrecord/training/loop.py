@@ -18,17 +18,20 @@ import tensorflow as tf
 
 from ucf50_tfrecord import models
 from ucf50_tfrecord.dataset import pipeline
-from ucf50_tfrecord.dataset.feed import Feed
+from ucf50_tfrecord.dataset.feed import Feed, read_clips
 from ucf50_tfrecord.specs import ModelSpec, TrainSpec, UserError
 from ucf50_tfrecord.training import meter as meter_lib
 from ucf50_tfrecord.training import step as step_lib
 from ucf50_tfrecord.training.checkpoint import Checkpoints
 from ucf50_tfrecord.training.logs import TensorBoardLog
 from ucf50_tfrecord.training.optimizer import WeightAverages, make_optimizer
+from ucf50_tfrecord.training.profiling import Profiler
 from ucf50_tfrecord.training.strategy import keras_policy
 
 _NUM_STRIPS = 4
 _NUM_NAMED_CLIPS = 5
+# Pictures of the scores are left out where they would take more of the time.
+_MAX_DRAWING_SHARE = 0.05
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,15 +54,16 @@ class Progress:
 class Hooks:
     """What the loop calls and does not decide itself.
 
-    make_evaluator: given the model, returns what scores it after each epoch: a function
-      without arguments, which returns an object with `scores` (dict of str to float, with
-      "macro_f1") and `confusion` (counts [C, C]).
+    make_evaluator: given the model, returns what scores it after each epoch, as
+      evaluation.runner.Evaluator does.
+    open_log: given the step that training starts after, returns the run's TensorBoard files.
     report: is told after each call of steps.
     warn: is told, in a sentence, what the user should know but need not stop for.
     should_stop: asked after each call of steps; True saves a checkpoint and ends the loop.
     """
 
-    make_evaluator: Callable[[keras.Model], Callable[..., Any]]
+    make_evaluator: Callable[[keras.Model], Any]
+    open_log: Callable[[int], TensorBoardLog]
     report: Callable[[Progress], None] = lambda progress: None
     warn: Callable[[str], None] = lambda text: None
     should_stop: Callable[[], bool] = lambda: False
@@ -70,12 +74,14 @@ class RunOptions:
     """How a run is logged and saved. None of it changes the trained weights.
 
     steps_per_call: at most so many steps are taken in one call from the host.
+    profile_steps: the first and the last step to profile, counted from 1; None profiles nothing.
     """
 
     run_dir: str
     log_every_steps: int = 20
     steps_per_call: int = 1
     checkpoint_secs: float = 300.0
+    profile_steps: tuple[int, int] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,17 +103,18 @@ class Trained:
 
     model: with the weights that are evaluated.
     evaluate: what Hooks.make_evaluator returned.
-    stopped_early: whether TrainSpec.early_stopping ended it.
+    finished: whether it came to its end, by the number of epochs or by TrainSpec.early_stopping.
+    step, epochs: how many have been done, those of earlier processes included.
     wait_share: the share of the training time spent waiting for input. Like
       `clips_per_sec` it is None if no step was left to do.
     num_skipped: training clips that could not be read and were left out.
     """
 
     model: keras.Model
-    evaluate: Callable[..., Any]
+    evaluate: Any
     finished: bool
-    stopped_early: bool
     step: int
+    epochs: int
     clips_per_sec: float | None
     wait_share: float | None
     num_skipped: int
@@ -148,7 +155,6 @@ def train(
     strategy: tf.distribute.Strategy,
     options: RunOptions,
     hooks: Hooks,
-    log: TensorBoardLog,
 ) -> Trained:
     """Trains a model, going on from the run's last checkpoint if it has one.
 
@@ -158,8 +164,7 @@ def train(
       spec: how to train.
       strategy: the devices.
       options: where to save and how often.
-      hooks: evaluation, progress and interruption.
-      log: the run's TensorBoard files, closed at the end.
+      hooks: evaluation, TensorBoard's files, progress and interruption.
 
     Raises:
       UserError: if no checkpoint fits, a clip cannot be read, memory runs out, or the loss becomes NaN.
@@ -185,12 +190,16 @@ def train(
         ),
         strategy,
     )
+    log = hooks.open_log(step)
     validation = _Validation(feed, state, checkpoints, hooks, log)
     meter, wait_alarm = meter_lib.Meter(), meter_lib.WaitAlarm(feed.advice, hooks.warn)
+    profiler = Profiler(options.run_dir, options.profile_steps, warn=hooks.warn)
     if step == 0:
-        log.clips("training clips", feed.sample(min(_NUM_STRIPS, len(feed.clips))))
+        log.clips("training clips", read_clips(feed.clips.spread(_NUM_STRIPS)))
     elif step % steps_per_epoch == 0 and not validation.is_done(step // steps_per_epoch):
-        validation.run(step, step // steps_per_epoch)  # interrupted between an epoch's end and this
+        validation.run(
+            step, step // steps_per_epoch, last=step == num_steps
+        )  # interrupted between an epoch's end and this
 
     # Steps.
     last_save = time.monotonic()
@@ -203,6 +212,7 @@ def train(
             options.log_every_steps - step % options.log_every_steps,
         )
         meter.start_call()
+        profiler.step(step + 1)
         with feed.explained(), _memory_explained(step):
             meter.end_call(*train_steps(batches, *_call_arguments(step, count)))
         step += count
@@ -223,7 +233,9 @@ def train(
         if due:
             checkpoints.save_last()
         if epoch_done:  # evaluation may take long, so what is due is saved before
-            scores = {"train_loss": meter.read_epoch_loss()} | validation.run(step, epoch + 1)
+            scores = {"train_loss": meter.read_epoch_loss()} | validation.run(
+                step, epoch + 1, last=step == num_steps
+            )
         if due or epoch_done:
             last_save = time.monotonic()
         hooks.report(
@@ -237,17 +249,17 @@ def train(
             )
         )
 
+    profiler.close()
     log.close()
-    stopped_early = validation.stops_early(spec.early_stopping)
-    finished = step >= num_steps or stopped_early
+    finished = step >= num_steps or validation.stops_early(spec.early_stopping)
     if finished and state.averages is not None:
         state.averages.apply()
     return Trained(
         model=state.model,
         evaluate=validation.evaluate,
         finished=finished,
-        stopped_early=stopped_early,
         step=step,
+        epochs=step // steps_per_epoch,
         **meter.total(),
         num_skipped=len(feed.skipped),
         best_macro_f1=float(checkpoints.best_macro_f1.numpy()),
@@ -262,8 +274,9 @@ class _Validation:
         self._feed, self._state, self._checkpoints = feed, state, checkpoints
         self._warn, self._log = hooks.warn, log
         self.evaluate = hooks.make_evaluator(state.model)
+        self._next_pictures = 0.0  # when, by the clock: drawing 50 classes may take longer than an epoch
 
-    def run(self, step: int, epoch: int) -> dict[str, float]:
+    def run(self, step: int, epoch: int, *, last: bool) -> dict[str, float]:
         """Does it all after so many steps and epochs; returns the scores."""
         if self._feed.skipped:
             self._log.scalars("train", {"input/skipped_clips": len(self._feed.skipped)}, step)
@@ -272,7 +285,11 @@ class _Validation:
             evaluation = self.evaluate()
             self._checkpoints.save_best(evaluation.scores["macro_f1"], epoch)
         self._log.scalars("validation", evaluation.scores, step)
-        self._log.confusion(evaluation.confusion, self._feed.clips.manifest.classes, step)
+        started = time.monotonic()
+        if started >= self._next_pictures or last:
+            self._log.evaluation("validation", evaluation, self.evaluate.mistakes(evaluation), step)
+            drawn = time.monotonic()
+            self._next_pictures = drawn + (drawn - started) / _MAX_DRAWING_SHARE
         self._log.flush()
         self._checkpoints.evaluated_epochs.assign(epoch)
         self._checkpoints.save_last()

@@ -13,9 +13,10 @@ import contextlib
 import dataclasses
 import pathlib
 import time
+from collections.abc import Sequence
 
 from ucf50_tfrecord import storage
-from ucf50_tfrecord.specs import AugmentSpec, ModelSpec, TrainSpec, UserError, to_json
+from ucf50_tfrecord.specs import AugmentSpec, ModelSpec, TrainSpec, UserError, format_folds, to_json
 
 CONFIG_FILENAME = "config.json"
 SUMMARY_FILENAME = "summary.json"
@@ -58,6 +59,32 @@ def load_config(run_dir: str) -> RunConfig:
         return RunConfig(**value)
     except (KeyError, TypeError) as error:
         raise UserError(f"{path} is not a run's configuration: {error}") from error
+
+
+def hparams(config: RunConfig) -> dict[str, object]:
+    """Returns a run's row of the table that compares runs, the most telling first."""
+    model, train = to_json(config.model), to_json(config.train)
+    telling = {"model": model.pop("name")}
+    telling |= {name: train.pop(name) for name in ("epochs", "learning_rate", "batch_size", "seed")}
+    folds = {
+        f"{name}_folds": format_folds(getattr(config, f"{name}_folds")) for name in ("train", "val", "test")
+    }
+    return (
+        telling | train.pop("augment") | train | model | folds | {"data": pathlib.Path(config.data_dir).name}
+    )
+
+
+def describe_data(config: RunConfig, num_clips: Sequence[int]) -> dict[str, object]:
+    """Returns what a run's card says of its clips; num_clips are those of its sets, in order."""
+    sets = {"train": config.train_folds, "validation": config.val_folds, "test": config.test_folds}
+    return {
+        "folder": config.data_dir,
+        "fingerprint": config.fingerprint,
+        "classes": f"{len(config.classes)}: {', '.join(config.classes)}",
+    } | {
+        f"{name} clips": f"{count}, folds {format_folds(folds)}"
+        for (name, folds), count in zip(sets.items(), num_clips)
+    }
 
 
 def make_run_dir(data_dir: str, model: str) -> str:
