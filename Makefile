@@ -12,6 +12,7 @@ EPOCHS    =
 RUN       =
 SEED      =
 VAL_FOLDS =
+TEST_FOLDS =
 FLAGS     =
 
 DEMO   := data/demo_videos
@@ -27,18 +28,19 @@ GPU := $(if $(wildcard /proc/driver/nvidia/version)$(shell command -v nvidia-smi
 flag = $(if $(2),--$(1)='$(subst ','\'',$(2))')
 DATA_FLAGS = $(call flag,videos,$(VIDEOS)) $(call flag,data,$(DATA)) $(call flag,size,$(SIZE)) $(call flag,frames,$(FRAMES))
 
-.PHONY: help train shards verify repair evaluate tensorboard inspect bench test lint clean
+.PHONY: help train shards verify repair evaluate tensorboard inspect help-models bench test lint clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets and variables.
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
 	@echo "Variables: VIDEOS (folder of class folders; a demo corpus if unset, and DATA too), DATA (folder of shards), SIZE (64, 112x96),"
 	@echo "  FRAMES, MODEL, RECIPE ($(patsubst pipelines/recipes/%.flags,%,$(wildcard pipelines/recipes/*.flags))), EPOCHS,"
-	@echo "  RUN (a run's folder), SEED, VAL_FOLDS (1-5,9), FLAGS (any other: $(PYTHON) -m pipelines.train --helpshort)"
+	@echo "  RUN (a run's folder), SEED, VAL_FOLDS and TEST_FOLDS (1-5,9), FLAGS (any other: $(PYTHON) -m pipelines.train --helpshort)"
 
 train: $(VENV)/installed pipelines/recipes/$(RECIPE).flags $(filter $(DEMO),$(VIDEOS))  ## Convert what is missing, train, evaluate.
 	$(PYTHON) -m pipelines.train --flagfile=pipelines/recipes/$(RECIPE).flags $(DATA_FLAGS) $(call flag,model,$(MODEL)) \
-	  $(call flag,epochs,$(EPOCHS)) $(call flag,run,$(RUN)) $(call flag,seed,$(SEED)) $(call flag,val_folds,$(VAL_FOLDS)) $(FLAGS)
+	  $(call flag,epochs,$(EPOCHS)) $(call flag,run,$(RUN)) $(call flag,seed,$(SEED)) $(call flag,val_folds,$(VAL_FOLDS)) \
+	  $(call flag,test_folds,$(TEST_FOLDS)) $(FLAGS)
 
 shards: $(VENV)/installed $(filter $(DEMO),$(VIDEOS))  ## Convert VIDEOS into TFRecord shards.
 	$(PYTHON) -m pipelines.convert $(DATA_FLAGS) $(FLAGS)
@@ -57,6 +59,9 @@ tensorboard: $(VENV)/installed  ## Open TensorBoard on RUN, or on all runs.
 
 inspect: $(VENV)/installed  ## Show what is in the shards of DATA, or of each set under data/.
 	$(PYTHON) -m tools.inspect_shards $(call flag,data,$(DATA)) $(FLAGS)
+
+help-models: $(VENV)/installed  ## List the models and their numbers of parameters.
+	$(PYTHON) -m tools.describe_models $(call flag,size,$(SIZE)) $(call flag,frames,$(FRAMES)) $(FLAGS)
 
 bench: $(VENV)-bench/installed $(filter $(DEMO),$(VIDEOS))  ## Measure planning, conversion and input of VIDEOS beside other tools.
 	$(VENV)-bench/bin/python -m tools.bench_plan

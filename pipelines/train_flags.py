@@ -36,7 +36,9 @@ _ENCODER_WEIGHTS = flags.DEFINE_string(
 _FREEZE_ENCODER = flags.DEFINE_boolean("freeze_encoder", False, "Train all but the encoder.")
 _MOTION = flags.DEFINE_boolean("motion", False, "Give the model each frame's difference from the one before.")
 _VAL_FOLDS = flags.DEFINE_string(
-    "val_folds", None, "Folds to evaluate on, such as 1-5,9. Default: the first fifth of the folds."
+    "val_folds",
+    None,
+    "Folds to evaluate on, such as 1-5,9. Default: the first fifth of the folds, or all that --train_folds leaves.",
 )
 _TEST_FOLDS = flags.DEFINE_string(
     "test_folds",
@@ -115,8 +117,13 @@ def choose_folds(manifest: manifest_lib.Manifest, asked: Folds) -> Folds:
       UserError: if a fold does not exist, or is in two of the sets.
     """
     test = asked.test or ()
-    val = asked.val or manifest_lib.default_val_folds(manifest, without=(*test, *(asked.train or ())))
-    train = asked.train or tuple(fold for fold in manifest.folds if fold not in (*val, *test))
+    val, train = asked.val, asked.train
+    if val is None and train is None:
+        val = manifest_lib.default_val_folds(manifest, without=test)
+    if val is None:
+        val = tuple(fold for fold in manifest.folds if fold not in (*train, *test))
+    if train is None:
+        train = tuple(fold for fold in manifest.folds if fold not in (*val, *test))
     folds = Folds(train=train, val=val, test=asked.test)
     named = {f"--{name}_folds": part for name, part in dataclasses.asdict(folds).items() if part is not None}
     for (name, part), (other_name, other) in itertools.combinations(named.items(), 2):

@@ -148,6 +148,25 @@ def test_runs_of_the_same_second_have_folders_of_their_own(tmp_path, monkeypatch
     ]
 
 
+def test_a_test_set_is_scored_that_selection_never_saw(data_dir, tmp_path):
+    """Train, validation and test folds; the best epoch by validation, scored on the test folds."""
+    run_dir = tmp_path / "run"
+    flags = ["--val_folds=2", "--test_folds=1", "--early_stopping=1", "--ema=0.9", "--learning_rate=1e-6"]
+    result = run_module(*train_flags(data_dir, run_dir, *flags))
+    assert result.returncode == 0, result.stderr
+    summary = json.loads((run_dir / "summary.json").read_text())
+    assert (summary["folds"], summary["train_folds"], summary["num_clips"]) == ([1], [3, 4, 5], 6)
+    assert summary["weights"] == "best" and summary["trained_epochs"] == summary["best"]["epoch"] + 1 < 4
+    assert summary["validation"]["macro_f1"] == pytest.approx(summary["best"]["macro_f1"])
+    assert f"with the weights of epoch {summary['best']['epoch']}, on 6 clips of folds 1" in result.stdout
+    lines = [json.loads(line) for line in (run_dir / "predictions.jsonl").read_text().splitlines()]
+    assert {line["fold"] for line in lines} == {1}
+    again = run_module("pipelines.evaluate", f"--run={run_dir}", "--weights=best")
+    assert again.returncode == 0, again.stderr
+    found = json.loads((run_dir / "evaluation-best-1" / "summary.json").read_text())
+    assert found["macro_f1"] == summary["macro_f1"]
+
+
 def test_flags_are_checked_before_anything_is_converted(videos_dir, tmp_path):
     result = run_module(
         "pipelines.train", f"--videos={videos_dir}", f"--data={tmp_path / 'set'}", "--batch_size=0"
@@ -207,6 +226,16 @@ def test_every_recipe_parses(recipe, data_dir, tmp_path):
         (["--val_folds=7"], "Expected --val_folds out of folds 1-5 of .* Received: 7"),
         (["--val_folds=one"], "Expected folds such as 1-5,9. Received: folds='one'"),
         (["--val_folds=1-5"], "Expected --train_folds out of folds 1-5 .* Received: none"),
+        (["--test_folds=1,2", "--val_folds=2-3"], "Folds 2 are in both --val_folds and --test_folds"),
+        (["--test_folds=4", "--train_folds=1-4"], "Folds 4 are in both --train_folds and --test_folds"),
+        (["--test_folds=9"], "Expected --test_folds out of folds 1-5 of .* Received: 9"),
+        (["--early_stopping=3"], "--test_folds with --early_stopping: scores on the folds that chose"),
+        (["--profile_steps=9,3"], "--profile_steps=a,b with 1 <= a <= b"),
+        (["--encoder=LeNet"], "flag --encoder=LeNet"),
+        (["--encoder=VGG16"], "VGG16 .* cannot be built for frames of 16x24"),
+        (["--model=lstm", "--encoder_weights=nowhere.h5"], "none, imagenet or a file. Received: nowhere.h5"),
+        (["--model=conv3d", "--freeze_encoder"], "Expected a model out of .* where an encoder is chosen"),
+        (["--ema=1"], "a moving average's decay from 0 to below 1"),
         (["--size=32"], "--size is 32x32, there it is 16x24"),
         (["--batch_size=0"], "Expected a batch of at least 1 clip"),
     ],

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import REPOSITORY, build, run_module
+from ucf50_tfrecord.specs import MODEL_NAMES
 
 # (forwards, backwards)
 PAIRS = (("Grow", "Shrink"), ("Rise", "Sink"), ("Part", "Meet"), ("Scatter", "Gather"))
@@ -236,3 +237,13 @@ def test_the_inputs_benchmark_measures(data_dir, videos_dir, tmp_path):
     assert len(rates) == 7 and min(rates.values()) > 0
     assert gather_secs > 0 < step_secs and len(megabytes) == 3 and min(megabytes) > 100
     assert 0.2 < neighbours[0] < 0.4 and neighbours[1] < 0.2  # of 3 classes, of 15 recordings
+
+
+def test_the_models_are_listed_with_their_parameters():
+    result = run_module("tools.describe_models", "--classes=50")
+    assert result.returncode == 0, result.stderr
+    rows = {line.split()[0]: line.split(maxsplit=2)[1:] for line in result.stdout.splitlines()[3:]}
+    assert sorted(rows) == sorted(MODEL_NAMES)
+    assert rows["seed_lstm"] == ["2,728,818", "The published CNN + LSTM"]
+    result = run_module("tools.describe_models", "--size=huge")
+    assert result.returncode == 2 and "a size such as 64 or 112x96" in result.stderr

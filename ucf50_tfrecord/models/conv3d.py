@@ -19,7 +19,7 @@ BLOCK_FILTERS = (32, 64, 128, 256)
 
 
 def conv3d(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
-    """Four blocks of conv 1x3x3, max-pool 1x2x2, conv 3x1x1, each normalised; mean over space and time.
+    """3D CNN, four blocks of conv 1x3x3, max-pool and conv 3x1x1, mean, dropout, classifier.
 
     uint8 [B, T, H, W, 3] to logits float32 [B, num_classes].
     """

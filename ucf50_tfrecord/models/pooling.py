@@ -12,7 +12,7 @@ from ucf50_tfrecord.specs import ModelSpec
 
 
 def frame_pool(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
-    """The frame encoder of the recurrent models, mean over time, dropout, classifier.
+    """Frame encoder, mean over time, dropout, classifier: the control of the recurrent models.
 
     uint8 [B, T, H, W, 3] to logits float32 [B, num_classes].
     """

@@ -21,22 +21,31 @@ NUM_UNITS = 256
 
 
 def rnn(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
-    """Plain RNN (tanh) of 256 units: uint8 [B, T, H, W, 3] to logits float32 [B, num_classes]."""
+    """Frame encoder, plain RNN (tanh) of 256 units, mean over time, dropout, classifier.
+
+    uint8 [B, T, H, W, 3] to logits float32 [B, num_classes].
+    """
     return _build(spec, dtype, layers.SimpleRNN, NUM_UNITS)
 
 
 def lstm(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
-    """LSTM of 256 units: uint8 [B, T, H, W, 3] to logits float32 [B, num_classes]."""
+    """Frame encoder, LSTM of 256 units, mean over time, dropout, classifier.
+
+    uint8 [B, T, H, W, 3] to logits float32 [B, num_classes].
+    """
     return _build(spec, dtype, layers.LSTM, NUM_UNITS)
 
 
 def gru(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
-    """GRU of 256 units: uint8 [B, T, H, W, 3] to logits float32 [B, num_classes]."""
+    """Frame encoder, GRU of 256 units, mean over time, dropout, classifier.
+
+    uint8 [B, T, H, W, 3] to logits float32 [B, num_classes].
+    """
     return _build(spec, dtype, layers.GRU, NUM_UNITS)
 
 
 def bilstm(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
-    """Two LSTMs of 128 units, one over each direction of time, side by side.
+    """Frame encoder, LSTMs of 128 units over both directions of time, mean, dropout, classifier.
 
     uint8 [B, T, H, W, 3] to logits float32 [B, num_classes].
     """

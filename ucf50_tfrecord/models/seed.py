@@ -25,7 +25,7 @@ NUM_UNITS = 256
 
 
 def seed_rnn(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
-    """CNN + RNN (tanh): uint8 [B, T, H, W, 3] to logits float32 [B, num_classes]."""
+    """The published CNN + RNN (tanh): uint8 [B, T, H, W, 3] to logits float32 [B, num_classes]."""
     head = layers.SimpleRNN(
         NUM_UNITS, recurrent_initializer=_torch_uniform(NUM_UNITS), **_torch_init(NUM_UNITS), dtype=dtype
     )
@@ -33,7 +33,7 @@ def seed_rnn(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
 
 
 def seed_lstm(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
-    """CNN + LSTM: uint8 [B, T, H, W, 3] to logits float32 [B, num_classes]."""
+    """The published CNN + LSTM: uint8 [B, T, H, W, 3] to logits float32 [B, num_classes]."""
     head = layers.LSTM(
         NUM_UNITS,
         recurrent_initializer=_torch_uniform(NUM_UNITS),
@@ -45,7 +45,10 @@ def seed_lstm(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
 
 
 def seed_pool(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
-    """CNN + mean over time, blind to order: uint8 [B, T, H, W, 3] to logits float32 [B, num_classes]."""
+    """The published CNN, mean over time, classifier: the control of the other two.
+
+    uint8 [B, T, H, W, 3] to logits float32 [B, num_classes].
+    """
     return _build(spec, dtype, lambda features: ops.mean(features, axis=1))
 
 

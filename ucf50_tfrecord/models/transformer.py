@@ -28,7 +28,7 @@ MAX_TOKENS = 8
 
 
 def transformer(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
-    """Conv stem, patches, 2 blocks over space, mean, 2 blocks over time, mean, dropout, classifier.
+    """Conv stem, patches, attention over space and then over time, mean, dropout, classifier.
 
     uint8 [B, T, H, W, 3] to logits float32 [B, num_classes].
     """
