@@ -1,0 +1,27 @@
+"""Models compute on GPUs what they compute: TensorFlow moves what has no kernel there to the host, silently."""
+
+import pytest
+import tensorflow as tf
+
+from tests.dataset.test_gpu_kernels import missing, needs_a_build_with_gpus  # noqa: F401
+from tests.models.test_models import make_spec
+from ucf50_tfrecord import models
+from ucf50_tfrecord.models.dropout import Chance, chance
+
+
+# Recurrent layers take cuDNN there, see test_encoders; a graph made without a GPU has their loop.
+@pytest.mark.parametrize("name", ["frame_pool", "conv3d", "transformer", "seed_pool"])
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16", "mixed_float16"])
+def test_forward_and_backward_pass_run_on_gpus(name, dtype):
+    spec = make_spec(name, dropout=0.3, motion=name in ("conv3d", "transformer"))
+    model = models.build_model(spec, dtype=dtype)
+
+    @tf.function
+    def step(video, position, number):
+        with tf.GradientTape() as tape, chance(Chance(seed=0, step=number, position=position, batch_size=4)):
+            loss = tf.reduce_sum(model(video, training=True) ** 2)
+        return tape.gradient(loss, model.trainable_variables)
+
+    shape = (4, spec.num_frames, spec.height, spec.width, 3)
+    position, number = tf.TensorSpec([4], tf.int64), tf.TensorSpec([], tf.int64)
+    assert missing(step, tf.TensorSpec(shape, tf.uint8), position, number) == set()

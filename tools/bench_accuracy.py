@@ -1,0 +1,137 @@
+"""Trains the recipes, and steps from one to another, with several seeds, and tables their scores.
+
+  python -m tools.bench_accuracy --data=data/ucf50x8-15x64x64 --val_folds=4,5,20-23
+
+Scores are those of the last weights on the validation folds, which nothing is selected on. Finished
+runs are kept, so an interrupted table goes on with the same command.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import statistics
+import subprocess
+import sys
+import time
+
+from absl import flags
+
+from pipelines import console
+from ucf50_tfrecord import storage
+from ucf50_tfrecord.specs import UserError, expect, to_json
+
+_DATA = flags.DEFINE_string("data", None, "Folder of shards.")
+_VAL_FOLDS = flags.DEFINE_string("val_folds", None, "Folds to score on. Default: those of pipelines.train.")
+_SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds.")
+_ROWS = flags.DEFINE_list("rows", None, "Which rows. Default: all.")
+_RUNS = flags.DEFINE_string("runs", "bench_results/accuracy", "Folder of the runs, and of the figures.")
+
+_RECIPES = pathlib.Path(__file__).parents[1] / "pipelines" / "recipes"
+_PLAIN = ("--dropout=0", "--nohorizontal_flip", "--label_smoothing=0")
+
+# A row's recipe, and what differs from it.
+ROWS: dict[str, tuple[str, tuple[str, ...]]] = {
+    **{path.stem: (path.stem, ()) for path in sorted(_RECIPES.glob("*.flags"))},
+    # As published, trained as long as the others.
+    **{f"{name} long": (name, ("--epochs=20",)) for name in ("seed_pool", "seed_rnn", "seed_lstm")},
+    # From the published model to the recipe, a step at a time.
+    "ladder 1: schedule": ("lstm", ("--model=seed_lstm", *_PLAIN)),
+    "ladder 2: augmentation, smoothing": ("lstm", ("--model=seed_lstm", "--dropout=0")),
+    "ladder 3: normalised, averaged": ("lstm", ("--dropout=0",)),
+    # What else could be in the recipe.
+    "lstm, no augmentation": ("lstm", _PLAIN[1:2]),
+    "lstm, constant rate": ("lstm", ("--schedule=constant", "--warmup_epochs=0")),
+    "lstm, motion": ("lstm", ("--motion",)),
+    "lstm, more augmentation": (
+        "lstm",
+        ("--crop_area=0.5", "--brightness=0.2", "--contrast=0.2", "--saturation=0.2"),
+    ),
+    "conv3d, motion": ("conv3d", ("--motion",)),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+    """A row's scores, one for each seed; `secs` is a whole command's, start and evaluation included."""
+
+    name: str
+    epochs: int
+    accuracy: list[float]
+    macro_f1: list[float]
+    shuffled_macro_f1: list[float]
+    secs: list[float]
+
+
+def train(name: str, seed: str) -> dict:
+    """Trains one cell of the table, unless that is done; returns its summary, with its seconds.
+
+    Raises:
+      UserError: if training fails, or the folder holds a run with other flags.
+    """
+    recipe, extra = ROWS[name]
+    run_dir = pathlib.Path(_RUNS.value, f"{name.replace(' ', '-').replace(',', '').replace(':', '')}-seed{seed}")
+    given = [f"--flagfile={_RECIPES / recipe}.flags", *extra, f"--data={_DATA.value}", f"--seed={seed}"]
+    given += [f"--val_folds={_VAL_FOLDS.value}"] if _VAL_FOLDS.value else []
+    done = run_dir / "row.json"
+    if done.exists():
+        cell = storage.read_json(done)
+        # The recipe's own text too: it may have been changed since.
+        expect(cell["flags"] == _resolved(given), f"the same flags as before for {run_dir}, or none there")
+        return cell
+    started = time.monotonic()
+    command = [sys.executable, "-m", "pipelines.train", *given, f"--run={run_dir}"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode or not (run_dir / "summary.json").exists():
+        raise UserError(f"{name}, seed {seed}: training ended with status {result.returncode}: {result.stderr}")
+    secs = time.monotonic() - started
+    cell = {"flags": _resolved(given), "secs": secs} | storage.read_json(run_dir / "summary.json")
+    storage.write_json(done, cell)
+    return cell
+
+
+def _resolved(given: list[str]) -> list[str]:
+    """Returns flags with their flagfile's text in its place."""
+    path = pathlib.Path(given[0].removeprefix("--flagfile="))
+    lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
+    return [*lines, *given[1:]]
+
+
+def measure(name: str) -> Row:
+    cells = [train(name, seed) for seed in _SEEDS.value]
+    return Row(
+        name=name,
+        epochs=cells[0]["epochs"],
+        accuracy=[cell["accuracy"] for cell in cells],
+        macro_f1=[cell["macro_f1"] for cell in cells],
+        shuffled_macro_f1=[cell["shuffled"]["macro_f1"] for cell in cells],
+        secs=[cell["secs"] for cell in cells],
+    )
+
+
+def spread(values: list[float]) -> str:
+    """Mean and standard deviation over the seeds."""
+    deviation = statistics.stdev(values) if len(values) > 1 else float("nan")
+    return f"{statistics.mean(values):.3f} ± {deviation:.3f}"
+
+
+def main() -> None:
+    if not _DATA.value:
+        raise UserError("Pass --data=<folder of shards>.")
+    names = _ROWS.value or list(ROWS)
+    for name in names:
+        expect(name in ROWS, f"rows out of {', '.join(ROWS)}", row=name)
+    print(f"{'':<36}{'epochs':>6}{'accuracy':>16}{'macro F1':>16}{'shuffled':>16}{'minutes':>9}")
+    rows = []
+    for name in names:
+        rows.append(measure(name))
+        row = rows[-1]
+        scores = "".join(f"{spread(v):>16}" for v in (row.accuracy, row.macro_f1, row.shuffled_macro_f1))
+        print(f"{name:<36}{row.epochs:>6}{scores}{statistics.mean(row.secs) / 60:>9.1f}", flush=True)
+    path = pathlib.Path(_RUNS.value, "accuracy.json")
+    storage.write_json(path, to_json(rows))
+    print(f"Figures: {path}")
+
+
+if __name__ == "__main__":
+    console.run(main)
