@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import shutil
 import signal
@@ -23,7 +24,7 @@ def run(main: Callable[[], int | None]) -> None:
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)
         # A conversion's workers end with their parent when it is told to end.
-        signal.signal(signal.SIGTERM, _raise_interrupt)
+        handle_sigterm()
         sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be UTF-8
         try:
             expect(len(argv) == 1, "flags only", arguments=argv[1:])
@@ -39,6 +40,11 @@ def run(main: Callable[[], int | None]) -> None:
             return 0
 
     app.run(guarded)
+
+
+def handle_sigterm() -> None:
+    """Has SIGTERM end this process as Ctrl-C does. TensorFlow takes SIGTERM for itself where there are workers."""
+    signal.signal(signal.SIGTERM, _raise_interrupt)
 
 
 def _raise_interrupt(_signum: int, _frame) -> None:
@@ -112,6 +118,11 @@ class TrainingDisplay:
         if self._bar is not None:
             self._bar.close()
         self._bar = None
+
+
+def only_chief_speaks(is_chief: bool) -> contextlib.AbstractContextManager:
+    """Keeps what a worker prints to itself while the block runs, unless it is the chief; errors are shown."""
+    return contextlib.nullcontext() if is_chief else contextlib.redirect_stdout(io.StringIO())
 
 
 def print_scores(title: str, plain: dict[str, float], shuffled: dict[str, float]) -> None:

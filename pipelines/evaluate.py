@@ -66,7 +66,10 @@ def main() -> None:
     [feed] = inputs.make_feeds(manifest, (folds,), strategy)
     warn = functools.partial(print, "warning:", file=sys.stderr)
     evaluate = runner.Evaluator(model, feed, strategy=strategy, batch_size=_BATCH_SIZE.value, warn=warn)
-    evaluations = [evaluate(perturbation) for perturbation in runner.PERTURBATIONS]
+    with strategy_lib.explain_lost_workers(strategy):
+        evaluations = [evaluate(perturbation) for perturbation in runner.PERTURBATIONS]
+    if not strategy_lib.is_chief(strategy):
+        return
 
     folder = pathlib.Path(
         _OUTPUT.value or os.path.join(_RUN.value, f"evaluation-{_WEIGHTS.value}-{format_folds(folds)}")

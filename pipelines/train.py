@@ -4,10 +4,14 @@
 
 With --videos the shards are brought up to date first; with --data alone they are
 taken as they are. With --run naming an unfinished run, that run goes on.
+
+With --strategy=multi_worker this is one of several workers, which TF_CONFIG or Slurm names; all get
+the same flags, with --data and --run. tools/launch_workers.py starts them on one machine.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -22,15 +26,26 @@ from absl import flags
 
 from pipelines import console, convert, inputs, train_flags
 from ucf50_tfrecord import storage
-from ucf50_tfrecord.specs import STRATEGIES, expect, format_folds
+from ucf50_tfrecord.specs import STRATEGIES, UserError, expect, format_folds
+from ucf50_tfrecord.training import cluster
 
 if TYPE_CHECKING:
+    import tensorflow as tf
+
+    from ucf50_tfrecord.dataset.feed import Feed
     from ucf50_tfrecord.evaluation import runner
     from ucf50_tfrecord.training import loop
     from ucf50_tfrecord.training import run as run_lib
 
 _RUN = flags.DEFINE_string("run", None, "The run's folder. Default: a new one, runs/<data>-<model>-<time>.")
-_STRATEGY = flags.DEFINE_enum("strategy", "auto", STRATEGIES, "Devices: one, all mirrored, or auto.")
+_STRATEGY = flags.DEFINE_enum(
+    "strategy",
+    "auto",
+    STRATEGIES,
+    "Devices: one; mirrored, all of this process; multi_worker, all of the workers that TF_CONFIG or Slurm "
+    "names; or auto.",
+)
+_JOIN_SECS = flags.DEFINE_float("join_secs", 600, "With several workers: seconds to wait for them to start.")
 _LOG_EVERY = flags.DEFINE_integer(
     "log_every_steps", 20, "Steps between training curves' points.", lower_bound=1
 )
@@ -53,10 +68,19 @@ for _module in (train_flags, convert, inputs):
 
 
 def main() -> None:
+    with contextlib.ExitStack() as stack:
+        train(stack)
+
+
+def train(stack: contextlib.ExitStack) -> None:
+    """Does all that this module does; `stack` is left when it ends, however it ends."""
     # What the flags say, before anything is done for them.
     train_spec = train_flags.train_spec_from_flags()
     asked = train_flags.folds_from_flags(test_wanted=train_spec.early_stopping > 0)
     profile_steps = parse_steps(_PROFILE_STEPS.value) if _PROFILE_STEPS.value else None
+    uses_workers = cluster.uses_workers(_STRATEGY.value, os.environ)
+    if uses_workers:
+        check_worker_flags()
 
     # Shards, before TensorFlow is loaded: the conversion's workers start lighter.
     manifest = convert.load_or_convert()
@@ -68,17 +92,23 @@ def main() -> None:
         temporal_shift=train_spec.augment.temporal_shift,
     )
 
-    # Devices, clips and model.
+    # Devices.
     console.load_tensorflow()
-    from ucf50_tfrecord.evaluation import runner
-    from ucf50_tfrecord.training import logs, loop, provenance
+    from ucf50_tfrecord.training import loop
     from ucf50_tfrecord.training import run as run_lib
     from ucf50_tfrecord.training import strategy as strategy_lib
 
-    strategy = strategy_lib.make_strategy(_STRATEGY.value)
+    if uses_workers:
+        print("Waiting for the other workers …", flush=True)
+    strategy = strategy_lib.make_strategy(_STRATEGY.value, join_secs=_JOIN_SECS.value)
+    console.handle_sigterm()
+    stack.enter_context(strategy_lib.explain_lost_workers(strategy))
+    stack.enter_context(console.only_chief_speaks(strategy_lib.is_chief(strategy)))
     train_spec = dataclasses.replace(
         train_spec, precision=strategy_lib.choose_precision(train_spec.precision)
     )
+
+    # Clips and model: a mistake in what was asked for shows before anything is written.
     config = run_lib.RunConfig(
         data_dir=os.path.abspath(manifest.data_dir),
         fingerprint=manifest.fingerprint,
@@ -93,10 +123,14 @@ def main() -> None:
         run_lib.check_run(_RUN.value, config)
     feeds = inputs.make_feeds(manifest, [part for part in dataclasses.astuple(folds) if part], strategy)
     state = loop.build_state(model_spec, train_spec, num_clips=len(feeds[0].clips), strategy=strategy)
+    digests = strategy_lib.gather_from_workers(strategy, run_lib.digest(config))
+    expect(len(set(digests)) == 1, "the same flags and shards for all workers", digests=digests)
 
-    # Run.
+    # The run's folder. All workers have looked at it by now, and none goes on before it is made.
     run_dir = _RUN.value or run_lib.make_run_dir(manifest.data_dir, model_spec.name)
-    run_lib.open_run(run_dir, config)
+    if strategy_lib.is_chief(strategy):
+        run_lib.open_run(run_dir, config)
+    strategy_lib.wait_for_workers(strategy)
     counts = "; ".join(
         f"{name} on {len(feed.clips)} (folds {format_folds(part)})"
         for name, feed, part in zip(("training", "validating", "testing"), feeds, dataclasses.astuple(folds))
@@ -106,9 +140,41 @@ def main() -> None:
         f"{strategy_lib.device_type()}(s); run {run_dir}"
     )
 
-    # Training.
+    # Training and evaluation.
+    trained, evaluators = run_training(config, run_dir, feeds, state, strategy, profile_steps)
+    if not trained.finished:
+        print_stopped(trained, run_dir, strategy_lib.num_workers(strategy))
+    else:
+        strategy_lib.wait_for_workers(strategy)  # until the chief has saved the best weights
+        evaluations = evaluate_run(trained, evaluators, config, run_dir)
+        if strategy_lib.is_chief(strategy):
+            summary = summarize(trained, evaluations, config) | {
+                "num_train_clips": len(feeds[0].clips),
+                "num_devices": strategy.num_replicas_in_sync,
+                "num_workers": strategy_lib.num_workers(strategy),
+                "fold_by": manifest.fold_rule.fold_by,
+            }
+            write_results(summary, evaluations, run_dir)
+            print_summary(summary, run_dir)
+    strategy_lib.wait_for_workers(strategy)  # who ends first would be missed
+
+
+def run_training(
+    config: run_lib.RunConfig,
+    run_dir: str,
+    feeds: list[Feed],
+    state: loop.State,
+    strategy: tf.distribute.Strategy,
+    profile_steps: tuple[int, int] | None,
+) -> tuple[loop.Trained, list[Callable]]:
+    """Trains on the first feed; returns that and what makes the evaluators of the others."""
+    from ucf50_tfrecord.evaluation import runner
+    from ucf50_tfrecord.training import logs, loop, provenance
+    from ucf50_tfrecord.training import run as run_lib
+    from ucf50_tfrecord.training import strategy as strategy_lib
+
     def open_log(step: int) -> logs.TensorBoardLog:
-        log = logs.TensorBoardLog(run_dir, start_step=step)
+        log = logs.TensorBoardLog(run_dir, start_step=step, writes=strategy_lib.is_chief(strategy))
         log.hparams(run_lib.hparams(config) | {"devices": strategy.num_replicas_in_sync})
         data = run_lib.describe_data(config, [len(feed.clips) for feed in feeds])
         log.card(data=data, **provenance.environment(), flags=given_flags())
@@ -120,7 +186,7 @@ def main() -> None:
                 runner.Evaluator,
                 feed=feed,
                 strategy=strategy,
-                batch_size=train_spec.batch_size,
+                batch_size=config.train.batch_size,
                 warn=display.warn,
             )
             for feed in feeds[1:]
@@ -128,7 +194,7 @@ def main() -> None:
         trained = loop.train(
             feeds[0],
             state,
-            train_spec,
+            config.train,
             strategy=strategy,
             options=loop.RunOptions(
                 run_dir=run_dir,
@@ -145,16 +211,71 @@ def main() -> None:
                 should_stop=should_stop,
             ),
         )
-    if not trained.finished:
-        print(f"Stopped at step {trained.step} and saved. To go on:\n  {resume_command(run_dir)}")
-        return
-    summary = evaluate_run(trained, evaluators, config, run_dir) | {
-        "num_train_clips": len(feeds[0].clips),
-        "num_devices": strategy.num_replicas_in_sync,
-        "fold_by": manifest.fold_rule.fold_by,
-    }
-    write_summary(summary, run_dir)
-    print_summary(summary, run_dir)
+    return trained, evaluators
+
+
+def evaluate_run(
+    trained: loop.Trained, evaluators: list[Callable], config: run_lib.RunConfig, run_dir: str
+) -> dict[str, list[runner.Evaluation]]:
+    """Scores a finished run; returns a split's evaluations, one for each of runner.PERTURBATIONS.
+
+    These are the last weights, as selecting the best by the folds that are scored would flatter
+    them; with early stopping the best epoch's. The first split is the one that is reported: the
+    test folds, where there are some.
+    """
+    from ucf50_tfrecord.evaluation import runner
+    from ucf50_tfrecord.training import checkpoint, logs
+
+    if config.train.early_stopping:
+        checkpoint.load_weights(run_dir, "best", trained.model)
+    validation = [trained.evaluate(perturbation) for perturbation in runner.PERTURBATIONS]
+    if len(evaluators) == 1:
+        return {"validation": validation}
+    evaluate = evaluators[1](trained.model)
+    test = [evaluate(perturbation) for perturbation in runner.PERTURBATIONS]
+    log = logs.TensorBoardLog(run_dir, writes=trained.is_chief)
+    log.scalars("test", test[0].scores, trained.step)
+    log.evaluation("test", test[0], evaluate.mistakes(test[0]), trained.step)
+    log.close()
+    return {"test": test, "validation": validation}
+
+
+def write_results(summary: dict, evaluations: dict[str, list[runner.Evaluation]], run_dir: str) -> None:
+    """Writes predictions.jsonl and summary.json."""
+    from ucf50_tfrecord.evaluation import runner
+    from ucf50_tfrecord.training import run as run_lib
+
+    reported = next(iter(evaluations.values()))
+    runner.save_predictions(pathlib.Path(run_dir, run_lib.PREDICTIONS_FILENAME), reported)
+    path = pathlib.Path(run_dir, run_lib.SUMMARY_FILENAME)
+    if summary["clips_per_sec"] is None and path.exists():  # nothing was left to train
+        before = storage.read_json(path)
+        summary |= {key: before.get(key) for key in ("clips_per_sec", "wait_share", "num_skipped_clips")}
+    storage.write_json(path, summary)
+
+
+def check_worker_flags() -> None:
+    """Checks the flags of one of several workers.
+
+    Raises:
+      UserError: if the workers could not agree on a folder.
+    """
+    if not _RUN.value:
+        raise UserError(
+            "With several workers pass --run=<folder>: the same for all, on a file system that all share."
+        )
+    if flags.FLAGS["videos"].value:
+        raise UserError(
+            "With several workers pass --data=<folder of shards> in place of --videos, and convert before: "
+            "python -m pipelines.convert --videos=…"
+        )
+
+
+def print_stopped(trained: loop.Trained, run_dir: str, num_workers: int) -> None:
+    how = f"\n  {resume_command(run_dir)}"
+    if num_workers > 1:
+        how = f" start all workers again with --run={run_dir}"
+    print(f"Stopped at step {trained.step} and saved. To go on:{how}", flush=True)
 
 
 def parse_steps(text: str) -> tuple[int, int]:
@@ -173,64 +294,36 @@ def given_flags() -> dict[str, object]:
     return {flag.name: flag.value for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0])}
 
 
-def evaluate_run(
-    trained: loop.Trained, evaluators: list[Callable], config: run_lib.RunConfig, run_dir: str
+def summarize(
+    trained: loop.Trained, evaluations: dict[str, list[runner.Evaluation]], config: run_lib.RunConfig
 ) -> dict:
-    """Scores a finished run on its held-out clips, saves the predictions, and returns its summary.
-
-    These are the last weights, as selecting the best by the folds that are scored would flatter
-    them; with early stopping the best epoch's, scored on the test folds.
-    """
-    from ucf50_tfrecord.evaluation import runner
-    from ucf50_tfrecord.training import checkpoint, logs
-    from ucf50_tfrecord.training import run as run_lib
-
-    if config.train.early_stopping:
-        checkpoint.load_weights(run_dir, "best", trained.model)
-    evaluate = evaluators[-1](trained.model) if len(evaluators) > 1 else trained.evaluate
-    evaluations = [evaluate(perturbation) for perturbation in runner.PERTURBATIONS]
-    runner.save_predictions(pathlib.Path(run_dir, run_lib.PREDICTIONS_FILENAME), evaluations)
-    if len(evaluators) == 1:
-        return summarize(trained, evaluations, config)
-    log = logs.TensorBoardLog(run_dir)
-    log.scalars("test", evaluations[0].scores, trained.step)
-    log.evaluation("test", evaluations[0], evaluate.mistakes(evaluations[0]), trained.step)
-    log.close()
-    return summarize(trained, evaluations, config) | {"validation": trained.evaluate().scores}
-
-
-def write_summary(summary: dict, run_dir: str) -> None:
-    from ucf50_tfrecord.training import run as run_lib
-
-    path = pathlib.Path(run_dir, run_lib.SUMMARY_FILENAME)
-    if summary["clips_per_sec"] is None and path.exists():  # nothing was left to train
-        before = storage.read_json(path)
-        summary |= {key: before.get(key) for key in ("clips_per_sec", "wait_share", "num_skipped_clips")}
-    storage.write_json(path, summary)
-
-
-def summarize(trained: loop.Trained, evaluations: list[runner.Evaluation], config: run_lib.RunConfig) -> dict:
     """Returns what summary.json says of a finished run."""
-    plain, shuffled = evaluations
-    return plain.scores | {
-        "shuffled": shuffled.scores,
-        "num_clips": len(plain.clips),
-        "folds": config.test_folds or config.val_folds,
-        "weights": "best" if config.train.early_stopping else "last",
-        "train_folds": config.train_folds,
-        "model": config.model.name,
-        "params": trained.model.count_params(),
-        "epochs": config.train.epochs,
-        "trained_epochs": trained.epochs,
-        "seed": config.train.seed,
-        "precision": config.train.precision,
-        "best": {"macro_f1": trained.best_macro_f1, "epoch": trained.best_epoch},
-        "clips_per_sec": trained.clips_per_sec,
-        "wait_share": trained.wait_share,
-        "num_skipped_clips": trained.num_skipped,
-        "fingerprint": config.fingerprint,
-        "data_dir": config.data_dir,
-    }
+    (split, (plain, shuffled)), *others = evaluations.items()
+    other_scores = {name: other.scores for name, (other, _) in others}
+    return (
+        plain.scores
+        | other_scores
+        | {
+            "split": split,
+            "shuffled": shuffled.scores,
+            "num_clips": len(plain.clips),
+            "folds": config.test_folds or config.val_folds,
+            "weights": "best" if config.train.early_stopping else "last",
+            "train_folds": config.train_folds,
+            "model": config.model.name,
+            "params": trained.model.count_params(),
+            "epochs": config.train.epochs,
+            "trained_epochs": trained.epochs,
+            "seed": config.train.seed,
+            "precision": config.train.precision,
+            "best": {"macro_f1": trained.best_macro_f1, "epoch": trained.best_epoch},
+            "clips_per_sec": trained.clips_per_sec,
+            "wait_share": trained.wait_share,
+            "num_skipped_clips": trained.num_skipped,
+            "fingerprint": config.fingerprint,
+            "data_dir": config.data_dir,
+        }
+    )
 
 
 def resume_command(run_dir: str) -> str:

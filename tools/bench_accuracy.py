@@ -70,7 +70,9 @@ def train(name: str, seed: str) -> dict:
       UserError: if training fails, or the folder holds a run with other flags.
     """
     recipe, extra = ROWS[name]
-    run_dir = pathlib.Path(_RUNS.value, f"{name.replace(' ', '-').replace(',', '').replace(':', '')}-seed{seed}")
+    run_dir = pathlib.Path(
+        _RUNS.value, f"{name.replace(' ', '-').replace(',', '').replace(':', '')}-seed{seed}"
+    )
     given = [f"--flagfile={_RECIPES / recipe}.flags", *extra, f"--data={_DATA.value}", f"--seed={seed}"]
     given += [f"--val_folds={_VAL_FOLDS.value}"] if _VAL_FOLDS.value else []
     done = run_dir / "row.json"
@@ -83,7 +85,9 @@ def train(name: str, seed: str) -> dict:
     command = [sys.executable, "-m", "pipelines.train", *given, f"--run={run_dir}"]
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode or not (run_dir / "summary.json").exists():
-        raise UserError(f"{name}, seed {seed}: training ended with status {result.returncode}: {result.stderr}")
+        raise UserError(
+            f"{name}, seed {seed}: training ended with status {result.returncode}: {result.stderr}"
+        )
     secs = time.monotonic() - started
     cell = {"flags": _resolved(given), "secs": secs} | storage.read_json(run_dir / "summary.json")
     storage.write_json(done, cell)

@@ -1,10 +1,7 @@
 import functools
-import json
 import pathlib
 import re
 import shutil
-import subprocess
-import sys
 import time
 
 import keras
@@ -13,7 +10,7 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.conftest import CLASSES, REPOSITORY, flip_bit
+from tests.conftest import CLASSES, flip_bit
 from tests.dataset.helpers import EVERY_AUGMENTATION
 from ucf50_tfrecord import manifest, models
 from ucf50_tfrecord.dataset import pipeline
@@ -309,37 +306,6 @@ def test_the_worst_mistakes_are_the_surest(data_dir, tmp_path):
     assert captions[0] == f"{first} ({np.exp(3) / (np.exp(3) + 2):.2f})" and len(captions) == 2
     right = runner.Evaluation(clips=clips, logits=np.eye(3, dtype="f4")[clips.labels])
     assert trained.evaluate.mistakes(right)[0].shape == (0, 5, 16, 24, 3)
-
-
-MIRRORED = """
-import json, sys, tensorflow as tf
-tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
-from tests.training import test_loop
-for name in ("one", "mirrored"):
-    seen = []
-    trained = test_loop.train(
-        sys.argv[1], sys.argv[2] + name, strategy=name, model=sys.argv[3], precision=sys.argv[4],
-        batch_size=10, learning_rate=1e-4, dropout=0.3, ema=0.9, clip_norm=1.0,
-        augment=test_loop.EVERY_AUGMENTATION, cache=sys.argv[5],
-        hooks={"report": seen.append})
-    print(json.dumps([test_loop.losses(seen) + [seen[-1].scores["train_loss"]], trained.evaluate().logits.tolist()]))
-"""
-
-
-@pytest.mark.parametrize(
-    "model, precision, cache",
-    [("lstm", "float32", "device"), ("lstm", "float16", "host")],
-)
-def test_two_replicas_train_as_one_device_does(data_dir, tmp_path, model, precision, cache):
-    """24 clips in batches of 10: in the last one the replicas have 4 and 0 clips that count."""
-    arguments = [sys.executable, "-c", MIRRORED, str(data_dir), str(tmp_path) + "/", model, precision, cache]
-    result = subprocess.run(arguments, cwd=REPOSITORY, text=True, capture_output=True)
-    assert result.returncode == 0, result.stderr
-    one, mirrored = map(json.loads, result.stdout.splitlines())
-    tolerance = 1e-4 if precision == "float32" else 0.02
-    for expected, found in zip(one, mirrored, strict=True):
-        np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
 
 
 def test_best_weights_are_saved_when_they_beat_all_before(tmp_path):

@@ -1,14 +1,16 @@
-"""Two input workers, each a process of its own, under MultiWorkerMirroredStrategy."""
+"""The same training on one device, on two of one process, and by two workers: processes of their own."""
 
 import json
 import os
-import socket
 import subprocess
 import sys
+import time
 
 import numpy as np
+import pytest
 
 from tests.conftest import REPOSITORY
+from tools.launch_workers import free_ports
 
 WORKER = """
 import json, sys
@@ -40,12 +42,10 @@ ONE = WORKER.replace(
 )
 
 
-def start(code, arguments, task=None):
-    environment = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
-    if task is not None:
-        environment["TF_CONFIG"] = json.dumps(task)
+def start(code, arguments, **variables):
+    environment = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1", **variables}
     return subprocess.Popen(
-        [sys.executable, "-c", code, *arguments],
+        [sys.executable, "-c", code, *map(str, arguments)],
         cwd=REPOSITORY,
         env={**os.environ, **environment},
         text=True,
@@ -54,14 +54,14 @@ def start(code, arguments, task=None):
     )
 
 
-def free_ports(count):
-    sockets = [socket.socket() for _ in range(count)]
-    for opened in sockets:
-        opened.bind(("localhost", 0))
-    ports = [opened.getsockname()[1] for opened in sockets]
-    for opened in sockets:
-        opened.close()
-    return ports
+def results_of(processes):
+    """What each process printed: one JSON value a line."""
+    results = []
+    for process in processes:
+        stdout, stderr = process.communicate(timeout=200)
+        assert process.returncode == 0, stderr[-3000:]
+        results.append([json.loads(line) for line in stdout.splitlines()])
+    return results
 
 
 def test_two_workers_feed_and_evaluate_every_clip_once(data_dir):
@@ -69,16 +69,63 @@ def test_two_workers_feed_and_evaluate_every_clip_once(data_dir):
     arguments = [str(data_dir), "5", "device"]
     cluster = {"worker": [f"localhost:{port}" for port in free_ports(2)]}
     tasks = [{"cluster": cluster, "task": {"type": "worker", "index": index}} for index in range(2)]
-    processes = [start(WORKER, arguments, task) for task in tasks] + [start(ONE, arguments)]
-    results = []
-    for process in processes:
-        stdout, stderr = process.communicate(timeout=200)
-        assert process.returncode == 0, stderr[-3000:]
-        results.append(json.loads(stdout.splitlines()[-1]))
-    first, second, one = results
+    processes = [start(WORKER, arguments, TF_CONFIG=json.dumps(task)) for task in tasks]
+    [first], [second], [one] = results_of([*processes, start(ONE, arguments)])
     for step, expected in enumerate(one[0]):
         assert first[0][step] + second[0][step] == expected
     assert sorted(sum(one[0], [])) == list(range(12))
     for found in (first, second):  # each knows all clips' logits
         np.testing.assert_allclose(found[1], one[1], atol=1e-5)
         assert found[2] == one[2]
+
+
+TRAIN = """
+import json, sys, tensorflow as tf
+data_dir, run_dir, model, precision, cache, *names = sys.argv[1:]
+if "mirrored" in names:
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+from tests.training import test_loop
+for name in names:
+    seen = []
+    trained = test_loop.train(
+        data_dir, f"{run_dir}/{name}", strategy=name, model=model, precision=precision,
+        batch_size=10, learning_rate=1e-4, augment=test_loop.EVERY_AUGMENTATION, cache=cache,
+        hooks={"report": seen.append})
+    losses = test_loop.losses(seen) + [seen[-1].scores["train_loss"]]
+    print(json.dumps([losses, trained.evaluate().logits.tolist()]))
+"""
+
+
+def slurm_step(task):
+    """What srun tells the tasks of a step of two on this machine."""
+    return {
+        "SLURM_JOB_ID": str(int(time.time()) % 100_000),
+        "SLURM_STEP_ID": "0",
+        "SLURM_STEP_NUM_TASKS": "2",
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_STEP_TASKS_PER_NODE": "2",
+        "SLURMD_NODENAME": "localhost",
+        "SLURM_PROCID": str(task),
+        "SLURM_LOCALID": str(task),
+    }
+
+
+@pytest.mark.parametrize(
+    "model, precision, cache, with_workers",
+    [("lstm", "float32", "device", True), ("lstm", "float16", "host", False)],
+)
+def test_two_replicas_train_as_one_device_does(data_dir, tmp_path, model, precision, cache, with_workers):
+    """24 clips in batches of 10: in the last one the replicas have 4 and 0 clips that count.
+
+    The replicas are two devices of one process; and two processes, as Slurm would start them.
+    """
+    arguments = [data_dir, tmp_path, model, precision, cache]
+    step = [slurm_step(task) for task in range(2)] if with_workers else []
+    workers = [start(TRAIN, [*arguments, "multi_worker"], **variables) for variables in step]
+    alone, *others = results_of([start(TRAIN, [*arguments, "one", "mirrored"]), *workers])
+    one, mirrored = alone
+    tolerance = 1e-4 if precision == "float32" else 0.02
+    for found in (mirrored, *(worker for [worker] in others)):
+        for expected_values, found_values in zip(one, found, strict=True):
+            np.testing.assert_allclose(found_values, expected_values, rtol=tolerance, atol=tolerance)

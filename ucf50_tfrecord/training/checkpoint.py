@@ -26,6 +26,9 @@ class Checkpoints:
     step: int64 variable, the number of finished training steps.
     evaluated_epochs: int64 variable, after how many epochs the model has been evaluated.
     best_macro_f1, best_epoch: variables that tell when the best weights were saved.
+
+    Of several workers all restore and one writes. That one needs no other for it: no variable
+    of Keras's is put together from the replicas when it is read.
     """
 
     def __init__(
@@ -34,7 +37,11 @@ class Checkpoints:
         model: keras.Model,
         optimizer: keras.optimizers.Optimizer,
         averages: WeightAverages | None = None,
+        *,
+        writes: bool = True,
     ):
+        """`writes` tells whether this process is the one that saves."""
+        self._writes = writes
         folder = pathlib.Path(run_dir, "checkpoints")
         self.step, self.evaluated_epochs, self.best_epoch = (
             tf.Variable(0, dtype=tf.int64, trainable=False, name=name)
@@ -79,14 +86,16 @@ class Checkpoints:
         return False
 
     def save_last(self) -> None:
-        self._last.save(checkpoint_number=self.step)
+        if self._writes:
+            self._last.save(checkpoint_number=self.step)
 
     def save_best(self, macro_f1: float, epoch: int) -> None:
         """Saves the weights if they beat all before by validation macro F1."""
         if macro_f1 > self.best_macro_f1.numpy():
             self.best_macro_f1.assign(macro_f1)
             self.best_epoch.assign(epoch)
-            self._best.save(checkpoint_number=self.step)
+            if self._writes:
+                self._best.save(checkpoint_number=self.step)
 
 
 def load_weights(run_dir: str, which: str, model: keras.Model, *, averaged: bool = False) -> None:

@@ -42,13 +42,16 @@ class TensorBoardLog:
     """Writes a run's event files; the x axis of every curve is the training step.
 
     A split's file is made when first written to. Nothing is sure to be on disk before `flush`.
+
+    writes: whether anything is written at all.
     """
 
-    def __init__(self, run_dir: str, *, start_step: int | None = None):
+    def __init__(self, run_dir: str, *, start_step: int | None = None, writes: bool = True):
         """Opens a run's log.
 
         Args:
           run_dir: the run's folder.
+          writes: whether anything is to be written: of several workers, one does.
           start_step: the step that training starts after, 0 or a checkpoint's: events of later steps, left
             by a process that was interrupted after its last checkpoint, are removed. None removes none.
 
@@ -58,8 +61,9 @@ class TensorBoardLog:
         self._folder = pathlib.Path(run_dir, "tensorboard")
         self._run_name = os.path.basename(os.path.abspath(run_dir))
         self._start_step = start_step or 0
+        self.writes = writes
         self._writers: dict[str, tf.summary.SummaryWriter] = {}
-        if start_step is not None:
+        if start_step is not None and writes:
             for split in SPLITS:
                 events.drop_later(self._folder / split, start_step)
 
@@ -99,6 +103,8 @@ class TensorBoardLog:
         Raises:
           UserError: if the file cannot be written.
         """
+        if not self.writes:
+            return
         row = {_valid(name): _hparam(value) for name, value in values.items()}
         columns = [
             hparams_api.Metric(tag=tag, group=split, display_name=f"{split} {tag}") for split, tag in metrics
@@ -183,6 +189,8 @@ class TensorBoardLog:
 
     def _writer(self, split: str) -> tf.summary.SummaryWriter:
         expect(split in SPLITS, f"a split out of {SPLITS}", split=split)
+        if not self.writes:
+            return tf.summary.create_noop_writer()
         if split not in self._writers:
             events.await_new_name(self._folder / split)
             self._writers[split] = tf.summary.create_file_writer(str(self._folder / split))

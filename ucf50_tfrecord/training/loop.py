@@ -6,6 +6,7 @@ it restores after an interruption is the epoch, not the step.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import time
@@ -19,14 +20,14 @@ import tensorflow as tf
 from ucf50_tfrecord import models
 from ucf50_tfrecord.dataset import pipeline
 from ucf50_tfrecord.dataset.feed import Feed, read_clips
-from ucf50_tfrecord.specs import ModelSpec, TrainSpec, UserError
+from ucf50_tfrecord.specs import ModelSpec, TrainSpec, UserError, expect
 from ucf50_tfrecord.training import meter as meter_lib
 from ucf50_tfrecord.training import step as step_lib
+from ucf50_tfrecord.training import strategy as strategy_lib
 from ucf50_tfrecord.training.checkpoint import Checkpoints
 from ucf50_tfrecord.training.logs import TensorBoardLog
 from ucf50_tfrecord.training.optimizer import WeightAverages, make_optimizer
 from ucf50_tfrecord.training.profiling import Profiler
-from ucf50_tfrecord.training.strategy import keras_policy
 
 _NUM_STRIPS = 4
 _NUM_NAMED_CLIPS = 5
@@ -59,7 +60,8 @@ class Hooks:
     open_log: given the step that training starts after, returns the run's TensorBoard files.
     report: is told after each call of steps.
     warn: is told, in a sentence, what the user should know but need not stop for.
-    should_stop: asked after each call of steps; True saves a checkpoint and ends the loop.
+    should_stop: asked after each call of steps; True saves a checkpoint and ends the loop. Of several
+      workers one is enough: all end after the same step.
     """
 
     make_evaluator: Callable[[keras.Model], Any]
@@ -108,6 +110,7 @@ class Trained:
     wait_share: the share of the training time spent waiting for input. Like
       `clips_per_sec` it is None if no step was left to do.
     num_skipped: training clips that could not be read and were left out.
+    is_chief: whether this process is the one that writes.
     """
 
     model: keras.Model
@@ -118,6 +121,7 @@ class Trained:
     clips_per_sec: float | None
     wait_share: float | None
     num_skipped: int
+    is_chief: bool
     best_macro_f1: float
     best_epoch: int
 
@@ -137,7 +141,7 @@ def build_state(
       UserError: if the model cannot be built, see models.build_model.
     """
     keras.utils.set_random_seed(spec.seed)
-    policy = keras_policy(spec.precision)
+    policy = strategy_lib.keras_policy(spec.precision)
     steps_per_epoch = pipeline.num_steps(num_clips, spec.batch_size)
     with strategy.scope():
         model = models.build_model(model_spec, dtype=policy)
@@ -173,9 +177,17 @@ def train(
     steps_per_epoch = pipeline.num_steps(len(feed.clips), spec.batch_size)
     num_steps = spec.epochs * steps_per_epoch
     with strategy.scope():
-        checkpoints = Checkpoints(options.run_dir, state.model, state.optimizer, state.averages)
+        checkpoints = Checkpoints(
+            options.run_dir,
+            state.model,
+            state.optimizer,
+            state.averages,
+            writes=strategy_lib.is_chief(strategy),
+        )
     checkpoints.restore_last(hooks.warn)
     step = int(checkpoints.step.numpy())
+    steps = strategy_lib.gather_from_workers(strategy, step)
+    expect(len(set(steps)) == 1, "all workers to see the same checkpoint", steps=steps)
 
     # Input: the stream starts at the very batch that comes next.
     batches = feed.iterator(batch_size=spec.batch_size, seed=spec.seed, start_step=step)
@@ -202,6 +214,7 @@ def train(
         )  # interrupted between an epoch's end and this
 
     # Steps.
+    ballot = _StopBallot(hooks.should_stop, strategy_lib.num_workers(strategy))
     last_save = time.monotonic()
     stopped = False
     while step < num_steps and not stopped and not validation.stops_early(spec.early_stopping):
@@ -214,12 +227,13 @@ def train(
         meter.start_call()
         profiler.step(step + 1)
         with feed.explained(), _memory_explained(step):
-            meter.end_call(*train_steps(batches, *_call_arguments(step, count)))
+            rows, times, votes = train_steps(batches, *_call_arguments(step, count, ballot.vote()))
+            meter.end_call(rows, times)
         step += count
         checkpoints.step.assign(step)
 
         epoch_done = step % steps_per_epoch == 0
-        stopped = hooks.should_stop()
+        stopped = ballot.decide(votes)
         due = stopped or time.monotonic() - last_save > options.checkpoint_secs
         scores = {}
         if due or epoch_done or step % options.log_every_steps == 0:
@@ -262,6 +276,7 @@ def train(
         epochs=step // steps_per_epoch,
         **meter.total(),
         num_skipped=len(feed.skipped),
+        is_chief=log.writes,
         best_macro_f1=float(checkpoints.best_macro_f1.numpy()),
         best_epoch=int(checkpoints.best_epoch.numpy()),
     )
@@ -286,7 +301,7 @@ class _Validation:
             self._checkpoints.save_best(evaluation.scores["macro_f1"], epoch)
         self._log.scalars("validation", evaluation.scores, step)
         started = time.monotonic()
-        if started >= self._next_pictures or last:
+        if self._log.writes and (started >= self._next_pictures or last):
             self._log.evaluation("validation", evaluation, self.evaluate.mistakes(evaluation), step)
             drawn = time.monotonic()
             self._next_pictures = drawn + (drawn - started) / _MAX_DRAWING_SHARE
@@ -305,9 +320,33 @@ class _Validation:
         return 0 < patience <= epochs_without
 
 
-def _call_arguments(step: int, count: int) -> tuple[tf.Tensor, tf.Tensor]:
+class _StopBallot:
+    """Lets all workers stop after the same step, whenever and wherever a request arrives.
+
+    A worker's vote goes into a call and comes back summed over all. What counts is the vote of the
+    call before last, which has ended on every device by then, so that nobody waits for it. A process
+    that trains alone decides at once.
+    """
+
+    def __init__(self, should_stop: Callable[[], bool], num_workers: int):
+        self._should_stop, self._num_workers = should_stop, num_workers
+        self._votes: collections.deque[tf.Tensor] = collections.deque()
+
+    def vote(self) -> float:
+        """Returns this worker's vote for the next call."""
+        return float(self._num_workers > 1 and self._should_stop())
+
+    def decide(self, votes: tf.Tensor) -> bool:
+        """Tells, after a call with these votes, whether to stop: the same in all workers."""
+        if self._num_workers == 1:
+            return self._should_stop()
+        self._votes.append(votes)
+        return len(self._votes) > meter_lib.MAX_QUEUED_CALLS and bool(self._votes.popleft().numpy() > 0)
+
+
+def _call_arguments(step: int, count: int, vote: float) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     with tf.device("CPU:0"):  # where the seeds that come of the step are wanted
-        return tf.constant(step, tf.int64), tf.constant(count, tf.int32)
+        return tf.constant(step, tf.int64), tf.constant(count, tf.int32), tf.constant(vote)
 
 
 def _check_losses(losses: np.ndarray, step: int, feed: Feed, spec: TrainSpec) -> None:

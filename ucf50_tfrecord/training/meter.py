@@ -19,7 +19,7 @@ _MAX_WAIT_SHARE = 0.05
 _WAITS_BEFORE_WARNING = 3
 _MIN_WAIT_SECS = 1.0
 # Calls that may be queued on the device: one runs, one is ready to follow.
-_MAX_QUEUED_CALLS = 2
+MAX_QUEUED_CALLS = 2
 
 
 @dataclasses.dataclass
@@ -62,7 +62,7 @@ class Meter:
     def start_call(self) -> None:
         """Waits until the device has no more than a call left to do."""
         self._started = time.perf_counter()
-        if len(self._queued) == _MAX_QUEUED_CALLS:
+        if len(self._queued) == MAX_QUEUED_CALLS:
             self._queued.popleft().result()
 
     def end_call(self, rows: tf.Tensor, times: tf.Tensor) -> None:

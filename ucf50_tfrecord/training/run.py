@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
+import json
 import pathlib
 import time
 from collections.abc import Sequence
@@ -127,6 +129,12 @@ def check_run(run_dir: str, config: RunConfig) -> None:
     if differing:
         changes = "; ".join(f"{name} was {old[name]!r}, is {new[name]!r}" for name in differing)
         raise UserError(f"{run_dir} holds a run with another configuration: {changes}. Choose another --run.")
+
+
+def digest(config: RunConfig) -> int:
+    """Returns a number below 2**48 that says whether configurations are the same, wherever their clips lie."""
+    value = {key: value for key, value in to_json(config).items() if key != "data_dir"}
+    return int(hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12], 16)
 
 
 def _flatten(config: RunConfig) -> dict[str, object]:

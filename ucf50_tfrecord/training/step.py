@@ -101,18 +101,19 @@ def make_train_step(
 
 def make_train_steps(
     train_step: TrainStep, strategy: tf.distribute.Strategy
-) -> Callable[[Iterator, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
+) -> Callable[..., tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:
     """Returns a function that takes several steps in one call from the host.
 
-    It maps (distributed iterator, first step int64 [], number of steps int32 [] = N) to float32
-    [N, 5], the steps' COLUMNS, and float64 [N, 2] on the host: when each step asked for its batch
-    and when it came, in seconds since 1970.
+    It maps (distributed iterator, first step int64 [], number of steps int32 [] = N, this worker's
+    vote to stop float32 []) to float32 [N, 5], the steps' COLUMNS; float64 [N, 2] on the host, when
+    each step asked for its batch and when it came, in seconds since 1970; and the votes, float32 [],
+    summed over all replicas.
     """
 
     @tf.function
     def train_steps(
-        batches: Iterator, first_step: tf.Tensor, num_steps: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+        batches: Iterator, first_step: tf.Tensor, num_steps: tf.Tensor, vote: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         sums = tf.TensorArray(tf.float32, num_steps, element_shape=[len(COLUMNS)])
         times = tf.TensorArray(tf.float64, num_steps, element_shape=[2])
         for i in tf.range(num_steps):
@@ -127,7 +128,8 @@ def make_train_steps(
                 step = first_step + tf.cast(i, tf.int64)
                 times = times.write(i, tf.stack([asked, arrived]))
             sums = sums.write(i, train_step(batch, step))
-        return sums.stack(), times.stack()
+        votes = strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(lambda: vote), axis=None)
+        return sums.stack(), times.stack(), votes
 
     return train_steps
 

@@ -2,28 +2,177 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import pathlib
+import re
+from collections.abc import Iterator
 
 import tensorflow as tf
 
-from ucf50_tfrecord.specs import PRECISIONS, STRATEGIES, expect
+from ucf50_tfrecord.specs import PRECISIONS, UserError, expect
+from ucf50_tfrecord.training import cluster as cluster_lib
+
+# Where srun was told to bind GPUs, each task sees its own alone.
+_GPUS_BOUND = {"SLURM_GPUS_PER_TASK", "SLURM_GPU_BIND"}
 
 
-def make_strategy(name: str) -> tf.distribute.Strategy:
-    """Builds the strategy: "one" device, "mirrored" over all GPUs (or all CPU devices if
-    there is none), or "auto", which mirrors where there is more than one GPU.
+def make_strategy(name: str, *, join_secs: float = 600.0) -> tf.distribute.Strategy:
+    """Builds the strategy.
+
+    "one" device; "mirrored" over all GPUs (or all CPU devices if there is none); "multi_worker" over
+    the GPUs (or the CPU) of all workers that TF_CONFIG or Slurm names, see cluster.uses_workers;
+    "auto" is multi_worker where TF_CONFIG names more than one worker, else mirrored where there is more
+    than one GPU, else one. With workers this must come before all else that runs in TensorFlow, and it
+    waits until all of them are there, for `join_secs` at most.
 
     Raises:
-      UserError: if the name is not known.
+      UserError: if the name is not known, or the workers cannot be found or reached.
     """
-    expect(name in STRATEGIES, f"a strategy out of {STRATEGIES}", strategy=name)
+    uses_workers = cluster_lib.uses_workers(name, os.environ)
     for gpu in tf.config.list_physical_devices("GPU"):
         tf.config.experimental.set_memory_growth(gpu, True)  # leave room for others on a shared GPU
+    if uses_workers:
+        return _join_workers(join_secs)
     gpus = tf.config.list_logical_devices("GPU")
     devices = [device.name for device in gpus or tf.config.list_logical_devices("CPU")]
     if name == "mirrored" or (name == "auto" and len(gpus) > 1):
         return tf.distribute.MirroredStrategy(devices)
     return tf.distribute.OneDeviceStrategy(devices[0])
+
+
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Tells whether this process is the one that writes: the first worker, or the only one."""
+    return strategy.extended.should_checkpoint
+
+
+def num_workers(strategy: tf.distribute.Strategy) -> int:
+    """Returns how many processes train together."""
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return 1
+    spec = strategy.cluster_resolver.cluster_spec()
+    return sum(spec.num_tasks(job) for job in spec.jobs)
+
+
+def gather_from_workers(strategy: tf.distribute.Strategy, value: int) -> list[int]:
+    """Returns every worker's value, in their order, once all have called this: a barrier too.
+
+    Raises:
+      tf.errors.OpError: if a worker is lost meanwhile, see explain_lost_workers.
+    """
+    count = num_workers(strategy)
+    if count == 1:
+        return [value]
+    resolver = strategy.cluster_resolver
+    jobs = sorted(resolver.cluster_spec().jobs)  # the chief before the workers
+    before = jobs[: jobs.index(resolver.task_type)]
+    place = sum(resolver.cluster_spec().num_tasks(job) for job in before) + resolver.task_id
+    mine = tf.one_hot(place, count, on_value=tf.constant(value, tf.int64), off_value=tf.constant(0, tf.int64))
+    return strategy.reduce(tf.distribute.ReduceOp.SUM, mine, axis=None).numpy().tolist()
+
+
+def wait_for_workers(strategy: tf.distribute.Strategy) -> None:
+    """Returns once all workers have called this.
+
+    Raises:
+      tf.errors.OpError: if a worker is lost meanwhile, see explain_lost_workers.
+    """
+    gather_from_workers(strategy, 0)
+
+
+@contextlib.contextmanager
+def explain_lost_workers(strategy: tf.distribute.Strategy) -> Iterator[None]:
+    """Turns what TensorFlow raises when another worker has ended into a sentence.
+
+    TensorFlow raises it in whatever waits for the other worker: at once where the connection breaks,
+    else when the worker's heartbeats have been missing for ten seconds.
+
+    Raises:
+      UserError: in place of such an error.
+    """
+    try:
+        yield
+    except tf.errors.OpError as error:
+        is_lost = isinstance(error, tf.errors.UnavailableError) or "remote target /job" in error.message
+        if num_workers(strategy) == 1 or not is_lost:
+            raise
+        raise UserError(
+            f"{_name_lost(error, strategy)} has ended or cannot be reached, so the others cannot go on. Start "
+            "all workers with the same command again: they go on from the last checkpoint."
+        ) from error
+
+
+def _name_lost(error: tf.errors.OpError, strategy: tf.distribute.Strategy) -> str:
+    resolver = strategy.cluster_resolver
+    own = resolver.task_type, resolver.task_id  # named too, as where it was noticed
+    found = re.findall(r"/job:(\w+)/replica:0/task:(\d+)", error.message)
+    others = [(job, int(index)) for job, index in found if (job, int(index)) != own]
+    if not others:
+        return "Another worker"
+    job, index = others[0]
+    return f"{job.capitalize()} {index} ({resolver.cluster_spec().task_address(job, index)})"
+
+
+def _join_workers(join_secs: float) -> tf.distribute.Strategy:
+    """Builds the strategy of all workers, when the last of them is there."""
+    gpus = tf.config.list_physical_devices("GPU")
+    cluster = cluster_lib.from_tf_config(os.environ)
+    if cluster is not None:
+        resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+    else:
+        resolver = _slurm_resolver(gpus)
+        addresses = tuple(resolver.cluster_spec().job_tasks("worker"))
+        cluster = cluster_lib.Cluster(addresses=addresses, worker=resolver.task_id)
+    # TensorFlow would wait for ever, where neither a signal nor a time limit of Python's reaches it.
+    cluster_lib.meet(cluster, timeout_secs=join_secs)
+    kinds = tf.distribute.experimental.CommunicationImplementation
+    options = tf.distribute.experimental.CommunicationOptions(
+        implementation=kinds.NCCL if gpus else kinds.RING
+    )
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy(resolver, options)
+    except tf.errors.OpError as error:
+        raise UserError(f"Cannot train with the other workers: {error.message.splitlines()[0]}") from error
+
+
+def _slurm_resolver(
+    gpus: list[tf.config.PhysicalDevice],
+) -> tf.distribute.cluster_resolver.ClusterResolver:
+    """Returns the workers that srun started; this one is left with its share of the host's GPUs.
+
+    TensorFlow's own resolver finds the addresses. It does not run where there is no GPU, counts on
+    ranks that follow the order of the hosts' names, and deals out GPUs over what Slurm has bound:
+    those three are decided here.
+
+    Raises:
+      UserError: if Slurm's variables cannot be understood.
+    """
+    environment = os.environ
+    try:
+        cluster = tf.distribute.cluster_resolver.SlurmClusterResolver(
+            port_base=cluster_lib.slurm_port(environment),
+            gpus_per_node=int(environment["SLURM_STEP_NUM_TASKS"]),  # one a task: only counted through
+            gpus_per_task=1,
+            auto_set_gpu=False,
+        ).cluster_spec()
+        worker = cluster_lib.slurm_worker(tuple(cluster.job_tasks("worker")), environment)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"Cannot find the workers in Slurm's environment: {error}") from error
+    host = cluster.task_address("worker", worker).rpartition(":")[0]
+    neighbours = [
+        index
+        for index, address in enumerate(cluster.job_tasks("worker"))
+        if address.rpartition(":")[0] == host
+    ]
+    if gpus and not _GPUS_BOUND & environment.keys():
+        count = len(gpus) // len(neighbours)
+        expect(count > 0, f"a GPU for each of the {len(neighbours)} tasks on {host}", gpus=len(gpus))
+        first = neighbours.index(worker) * count
+        gpus = gpus[first : first + count]
+        tf.config.set_visible_devices(gpus, "GPU")
+    return tf.distribute.cluster_resolver.SimpleClusterResolver(
+        cluster, task_type="worker", task_id=worker, num_accelerators={"GPU": len(gpus)}, rpc_layer="grpc"
+    )
 
 
 def device_type() -> str:

@@ -1,0 +1,260 @@
+"""Trains with several workers on this machine: starts them, and ends when they do.
+
+  python -m tools.launch_workers --workers=2 -- --videos=/data/UCF50 --flagfile=pipelines/recipes/lstm.flags
+
+What follows -- are the flags of pipelines.train. The videos are converted before the workers start.
+GPUs are shared out evenly, and so are the cores. The first worker's output is shown as it is, of the
+others only what goes wrong. Signals are passed on. No worker outlives this process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import functools
+import json
+import os
+import pathlib
+import random
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+
+from absl import flags
+
+from pipelines import console, convert, train
+from ucf50_tfrecord.specs import UserError, expect
+from ucf50_tfrecord.training import cluster
+from ucf50_tfrecord.training import run as run_lib
+
+_POLL_SECS = 0.05
+# After one worker has ended badly the others cannot go on: time for them to say so themselves.
+_GRACE_SECS = 3.0
+# Where systems do not hand out ports by themselves, so that none is taken between here and its worker.
+_PORTS = range(20_000, 32_000)
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1
+# What every worker says, and the first one shows.
+_SAID_BY_ALL = ("warning:", "stopping after this step")
+
+
+def main(num_workers: int) -> int:
+    """Starts the workers and returns their status.
+
+    Raises:
+      UserError: if the flags are wrong, there are too few GPUs, or the videos cannot be converted.
+    """
+    expect(num_workers >= 1, "at least 1 worker", workers=num_workers)
+    strategy = flags.FLAGS["strategy"].value
+    expect(strategy in ("auto", "multi_worker"), "a --strategy of multi_worker or auto", strategy=strategy)
+    expect(
+        cluster.TF_CONFIG not in os.environ,
+        f"no {cluster.TF_CONFIG}: it is made here for each worker",
+        TF_CONFIG=os.environ.get(cluster.TF_CONFIG),
+    )
+    environments = worker_environments(num_workers, visible_gpus())
+    train.train_spec_from_flags()  # so that mistakes show before anything is converted
+    manifest = convert.load_or_convert()
+    given = flags.FLAGS["run"].value
+    run_dir = given or run_lib.make_run_dir(manifest.data_dir, flags.FLAGS["model"].value)
+    decided = ["--strategy=multi_worker", "--videos=", f"--data={manifest.data_dir}", f"--run={run_dir}"]
+    command = [sys.executable, "-m", "pipelines.train", *sys.argv[1:], *decided]
+    status, was_signalled = run_workers(command, environments)
+    if not given:
+        with contextlib.suppress(OSError):  # it stays, unless nothing was written into it
+            os.rmdir(run_dir)
+    if was_signalled and status == 0 and not pathlib.Path(run_dir, run_lib.SUMMARY_FILENAME).exists():
+        again = [argument for argument in sys.argv[1:] if not argument.startswith("--run=")]
+        launcher = [sys.executable, "-m", "tools.launch_workers", f"--workers={num_workers}", "--"]
+        print(f"That is:\n  {shlex.join([*launcher, *again, f'--run={run_dir}'])}")
+    return status
+
+
+def visible_gpus() -> list[str]:
+    """Returns the GPUs that training would see, by the names that CUDA_VISIBLE_DEVICES takes.
+
+    Raises:
+      UserError: if there is a driver, but no way to ask it.
+    """
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [name for name in named.split(",") if name.strip() and not name.startswith("-")]
+    if not console.has_nvidia_driver():
+        return []
+    query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+    try:
+        return subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise UserError(f"Cannot count the GPUs, set CUDA_VISIBLE_DEVICES=0,1,…: {error}") from error
+
+
+def worker_environments(num_workers: int, gpus: Sequence[str]) -> list[dict[str, str]]:
+    """Returns each worker's environment: who the workers are, and its share of the machine.
+
+    Raises:
+      UserError: if there are GPUs, but not one for each worker.
+    """
+    expect(not gpus or len(gpus) >= num_workers, f"a GPU for each of {num_workers} workers", gpus=len(gpus))
+    count = len(gpus) // num_workers
+    threads = max(1, len(os.sched_getaffinity(0)) // num_workers)
+    addresses = [f"localhost:{port}" for port in free_ports(num_workers)]
+    environments = []
+    for index in range(num_workers):
+        config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+        environment = {
+            # That a worker is lost is said once, below; TensorFlow says it many times.
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+            "TF_NUM_INTRAOP_THREADS": str(threads),
+            **os.environ,
+            cluster.TF_CONFIG: json.dumps(config),
+        }
+        if gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[index * count : (index + 1) * count])
+        environments.append(environment)
+    return environments
+
+
+def free_ports(count: int) -> list[int]:
+    """Returns ports of this machine that nobody listens at.
+
+    Raises:
+      UserError: if there are not so many.
+    """
+    found = []
+    for port in random.sample(_PORTS, len(_PORTS)):
+        if len(found) == count:
+            break
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("", port))
+            found.append(port)
+    expect(
+        len(found) == count, f"{count} free ports from {_PORTS.start} to {_PORTS.stop - 1}", free=len(found)
+    )
+    return found
+
+
+def run_workers(command: Sequence[str], environments: Sequence[dict[str, str]]) -> tuple[int, bool]:
+    """Runs one process for each environment until all have ended, passing signals on.
+
+    If one ends badly, the others get a moment to end by themselves and are killed.
+
+    Returns:
+      The status of the one that ended badly, or 0; whether there was a signal.
+    """
+    received: list[int] = []
+    with _signals_noted(received), contextlib.ExitStack() as stack:
+        workers = [_start(command, *item, stack) for item in enumerate(environments)]
+        for index, worker in enumerate(workers[1:], 1):
+            reader = threading.Thread(target=_show_errors, args=(worker, index), daemon=True)
+            reader.start()
+            stack.callback(reader.join, _GRACE_SECS)
+        num_passed_on, failed, deadline = 0, None, float("inf")
+        while any(worker.poll() is None for worker in workers):
+            for signum in received[num_passed_on:]:
+                num_passed_on += 1
+                for worker in workers:
+                    worker.send_signal(signum)
+                if num_passed_on == 2:  # a worker that waits for another does not hear it
+                    deadline = min(deadline, time.monotonic() + _GRACE_SECS)
+            if failed is None:
+                failed = _failed(workers)
+                if failed is not None:
+                    grace_secs = 0.0 if workers[failed].returncode < 0 else _GRACE_SECS
+                    deadline = min(deadline, time.monotonic() + grace_secs)
+            if time.monotonic() >= deadline:
+                for worker in workers:
+                    worker.kill()
+            time.sleep(_POLL_SECS)
+        failed = _failed(workers) if failed is None else failed
+    if failed is None:
+        return 0, bool(received)
+    return _explain(failed, workers[failed].returncode, bool(received)), bool(received)
+
+
+def _failed(workers: Sequence[subprocess.Popen]) -> int | None:
+    """Returns which worker has ended badly; if several have, one that was killed is the cause."""
+    bad = [index for index, worker in enumerate(workers) if worker.poll()]
+    return min(bad, key=lambda index: workers[index].returncode >= 0, default=None)
+
+
+def _explain(index: int, returncode: int, was_signalled: bool) -> int:
+    """Says how a worker ended, unless that was asked for; returns the status to end with."""
+    if returncode > 0:
+        if not was_signalled:
+            print(f"error: worker {index} ended with status {returncode}, see above", file=sys.stderr)
+        return returncode
+    if not was_signalled:
+        print(
+            f"error: worker {index} was ended by {signal.Signals(-returncode).name}, and the others with it; run "
+            "the same command again to go on from the last checkpoint",
+            file=sys.stderr,
+        )
+    return 128 - returncode
+
+
+def _start(
+    command: Sequence[str], index: int, environment: dict[str, str], stack: contextlib.ExitStack
+) -> subprocess.Popen:
+    """Starts a worker; leaving `stack` kills it if it still runs."""
+    is_first = index == 0
+    worker = subprocess.Popen(
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=None if is_first else subprocess.DEVNULL,
+        stderr=None if is_first else subprocess.PIPE,
+        text=True,
+        errors="backslashreplace",
+        process_group=0,  # Ctrl-C reaches this process alone, which passes it on
+        preexec_fn=functools.partial(_end_with_parent, os.getpid()),
+    )
+    stack.callback(worker.wait)
+    stack.callback(worker.kill)
+    return worker
+
+
+def _show_errors(worker: subprocess.Popen, index: int) -> None:
+    for line in worker.stderr:
+        if line.strip() and not line.startswith(_SAID_BY_ALL):
+            print(f"worker {index}: {line}", end="", file=sys.stderr, flush=True)
+
+
+def _end_with_parent(parent: int) -> None:
+    """Has the system kill this process when its parent ends, however that ends."""
+    if _LIBC.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL)) or os.getppid() != parent:
+        os._exit(1)
+
+
+@contextlib.contextmanager
+def _signals_noted(received: list[int]) -> Iterator[None]:
+    def note(signum: int, _frame) -> None:
+        received.append(signum)
+
+    previous = {
+        signum: signal.signal(signum, note) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
+    try:
+        yield
+    finally:
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)
+
+
+def _take_own_flags() -> int:
+    """Returns --workers, and leaves in sys.argv what follows --."""
+    parser = argparse.ArgumentParser("python -m tools.launch_workers", description=__doc__.splitlines()[0])
+    parser.add_argument("--workers", type=int, required=True, help="how many to start")
+    parser.add_argument("flags", nargs="*", help="-- and the flags of pipelines.train")
+    parsed = parser.parse_args()
+    sys.argv[1:] = parsed.flags
+    return parsed.workers
+
+
+if __name__ == "__main__":
+    console.run(functools.partial(main, _take_own_flags()))

@@ -1,0 +1,224 @@
+"""Which workers train together, as the environment tells it: from TF_CONFIG, or from Slurm's srun.
+
+A worker is one process. Does not load TensorFlow, so that mistakes show before anything is done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import re
+import socket
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from ucf50_tfrecord.specs import STRATEGIES, UserError, expect
+
+TF_CONFIG = "TF_CONFIG"
+# Jobs whose tasks train. The chief, where there is one, comes before the workers.
+_JOBS = ("chief", "worker")
+_EXAMPLE = '{"cluster": {"worker": ["host0:12345", "host1:12345"]}, "task": {"type": "worker", "index": 0}}'
+# How workers know each other from whatever else calls at their ports.
+_GREETING, _INDEX_BYTES = b"ucf50-tfrecord worker", 4
+_VISIT_SECS = 5.0
+_POLL_SECS = 0.2
+# What srun tells each task of a step.
+_SLURM_VARIABLES = (
+    "SLURM_JOB_ID",
+    "SLURM_PROCID",
+    "SLURM_STEP_NUM_TASKS",
+    "SLURM_STEP_NODELIST",
+    "SLURM_STEP_TASKS_PER_NODE",
+)
+# Below the ports that systems hand out by themselves (from 32768 on Linux).
+_FIRST_PORT, _NUM_PORT_BLOCKS, _PORTS_A_BLOCK = 12_000, 1_250, 16
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """The workers, as host:port, and which of them this process is. Worker 0 is the chief."""
+
+    addresses: tuple[str, ...]
+    worker: int
+
+    def __post_init__(self):
+        expect(
+            0 <= self.worker < len(self.addresses),
+            f"a task below the cluster's {len(self.addresses)}",
+            task=self.worker,
+        )
+
+
+def uses_workers(strategy: str, environment: Mapping[str, str]) -> bool:
+    """Tells whether a strategy trains with the workers that the environment names.
+
+    "auto" does where TF_CONFIG names more than one: each would train alone otherwise, and all
+    would write into one folder.
+
+    Raises:
+      UserError: if TF_CONFIG, where it matters, cannot be used; if "multi_worker" is asked for and
+        nothing names the workers.
+    """
+    expect(strategy in STRATEGIES, f"a strategy out of {STRATEGIES}", strategy=strategy)
+    if strategy == "multi_worker":
+        if from_tf_config(environment) is None and not is_slurm_step(environment):
+            raise UserError(
+                f"--strategy=multi_worker trains with the workers that {TF_CONFIG} names, such as "
+                f"'{_EXAMPLE}', or that srun starts (Slurm); there is neither. On one machine, "
+                "`make train WORKERS=2` or `python -m tools.launch_workers --workers=2` starts them."
+            )
+        return True
+    cluster = from_tf_config(environment) if strategy == "auto" else None
+    return cluster is not None and len(cluster.addresses) > 1
+
+
+def from_tf_config(environment: Mapping[str, str]) -> Cluster | None:
+    """Reads TF_CONFIG, TensorFlow's own way to name workers; None where it is not set or names none.
+
+    Raises:
+      UserError: if it cannot be used.
+    """
+    text = environment.get(TF_CONFIG, "").strip()
+    if not text:
+        return None
+    try:
+        config = json.loads(text)
+    except (RecursionError, ValueError) as error:
+        raise _unusable(text, f"it is not JSON: {error}") from error
+    if not isinstance(config, dict) or not isinstance(config.get("cluster", {}), dict):
+        raise _unusable(text, "it names no cluster")
+    jobs: dict[str, Any] = config.get("cluster", {})
+    if not jobs:
+        return None
+    problem = _problem_of_jobs(jobs) or _problem_of_task(config.get("task"), jobs)
+    if problem:
+        raise _unusable(text, problem)
+    task = config["task"]
+    addresses = [address for job in _JOBS for address in jobs.get(job, [])]
+    first = len(jobs.get("chief", [])) if task["type"] == "worker" else 0
+    return Cluster(addresses=tuple(addresses), worker=first + int(task["index"]))
+
+
+def _problem_of_jobs(jobs: dict[str, Any]) -> str | None:
+    for job, addresses in jobs.items():
+        if job not in _JOBS:
+            return f"there are jobs {' and '.join(_JOBS)} only, not {job!r}"
+        if not isinstance(addresses, list) or not all(map(_is_address, addresses)):
+            return f"{job!r} must be a list of host:port"
+    return "there is one chief at most" if len(jobs.get("chief", [])) > 1 else None
+
+
+def _problem_of_task(task: Any, jobs: dict[str, Any]) -> str | None:
+    if not isinstance(task, dict) or not {"type", "index"} <= task.keys():
+        return "its task needs a type and an index"
+    job, index = task["type"], task["index"]
+    if job not in jobs:
+        return f"a task of type {job!r} is not in its cluster"
+    if not re.fullmatch(r"\d+", str(index)) or int(index) >= len(jobs[job]):
+        return f"there is no task {index!r} among the {len(jobs[job])} of {job!r}"
+    return None
+
+
+def is_slurm_step(environment: Mapping[str, str]) -> bool:
+    """Tells whether srun started this process, as one task of a step."""
+    return all(name in environment for name in _SLURM_VARIABLES)
+
+
+def slurm_port(environment: Mapping[str, str]) -> int:
+    """Returns the first port for a step's tasks: other steps that share a host most likely have others."""
+    step = re.sub(r"\D", "", environment.get("SLURM_STEP_ID", "")) or "0"
+    block = (31 * int(environment["SLURM_JOB_ID"]) + int(step)) % _NUM_PORT_BLOCKS
+    return _FIRST_PORT + _PORTS_A_BLOCK * block
+
+
+def slurm_worker(addresses: tuple[str, ...], environment: Mapping[str, str]) -> int:
+    """Returns which of the workers this task is.
+
+    By its host and its place there: a rank need not count hosts in the order of `addresses`.
+
+    Raises:
+      UserError: if it is none of them.
+    """
+    host, place = environment.get("SLURMD_NODENAME"), environment.get("SLURM_LOCALID")
+    if host is None or place is None:
+        return int(environment["SLURM_PROCID"])
+    own = f"{host}:{slurm_port(environment) + int(place)}"
+    expect(own in addresses, f"this task's address {own} among the step's", addresses=addresses)
+    return addresses.index(own)
+
+
+def meet(cluster: Cluster, *, timeout_secs: float) -> None:
+    """Waits until all workers have called this: those that the first one waits for come to its address.
+
+    Raises:
+      UserError: if not all have come in time; it names those that are missing.
+    """
+    if len(cluster.addresses) == 1:
+        return
+    deadline = time.monotonic() + timeout_secs
+    if cluster.worker:
+        _visit(cluster, deadline)
+    else:
+        _receive(cluster, deadline)
+
+
+def _receive(cluster: Cluster, deadline: float) -> None:
+    """Waits for all other workers, then lets them go on."""
+    missing = set(range(1, len(cluster.addresses)))
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(_listen(cluster.addresses[0], deadline))
+        visitors = []
+        while missing and time.monotonic() < deadline:
+            with contextlib.suppress(OSError):  # nobody came meanwhile, or has gone again
+                visitor = stack.enter_context(server.accept()[0])
+                visitor.settimeout(_VISIT_SECS)
+                greeting = visitor.recv(len(_GREETING) + _INDEX_BYTES, socket.MSG_WAITALL)
+                if greeting.startswith(_GREETING):  # else a worker of an earlier start calls
+                    missing.discard(int.from_bytes(greeting[len(_GREETING) :]))
+                    visitors.append(visitor)
+        if missing:
+            names = ", ".join(f"{index} ({cluster.addresses[index]})" for index in sorted(missing))
+            raise UserError(f"Of {len(cluster.addresses)} workers these did not come in time: {names}")
+        for visitor in visitors:
+            with contextlib.suppress(OSError):  # it came again, and has another connection
+                visitor.sendall(_GREETING)
+
+
+def _visit(cluster: Cluster, deadline: float) -> None:
+    """Goes to the first worker until that one says that all are there."""
+    host, _, port = cluster.addresses[0].rpartition(":")
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError):  # it is not there yet
+            with socket.create_connection((host.strip("[]"), int(port)), _VISIT_SECS) as connection:
+                connection.sendall(_GREETING + cluster.worker.to_bytes(_INDEX_BYTES))
+                connection.settimeout(max(0.0, deadline - time.monotonic()) + _VISIT_SECS)
+                if connection.recv(len(_GREETING), socket.MSG_WAITALL) == _GREETING:
+                    return
+        time.sleep(_POLL_SECS)
+    raise UserError(
+        f"Worker 0 ({cluster.addresses[0]}) did not say in time that all {len(cluster.addresses)} workers are there"
+    )
+
+
+def _listen(address: str, deadline: float) -> socket.socket:
+    port = int(address.rpartition(":")[2])
+    both = {"family": socket.AF_INET6, "dualstack_ipv6": True} if socket.has_dualstack_ipv6() else {}
+    while True:
+        try:
+            server = socket.create_server(("", port), **both)
+            server.settimeout(_POLL_SECS)
+            return server
+        except OSError as error:  # perhaps an earlier start's, which is about to end
+            if time.monotonic() >= deadline:
+                raise UserError(f"Cannot listen at port {port} of this host: {error.strerror}") from error
+        time.sleep(_POLL_SECS)
+
+
+def _is_address(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"\S+:\d+", value) is not None
+
+
+def _unusable(text: str, reason: str) -> UserError:
+    return UserError(f"Cannot use {TF_CONFIG}={text!r}: {reason}. Expected, for example: {_EXAMPLE}")
