@@ -164,3 +164,37 @@ def test_optimizers():
     )
     decaying.apply_gradients([(tf.zeros(1), kernel), (tf.zeros(1), bias)])
     assert float(kernel[0]) == pytest.approx(1 - 1e-3 * 0.1) and float(bias[0]) == 1.0
+
+
+def four_updates(make, scaled):
+    """Applies four given gradients; returns the weights and the optimizer's moments."""
+    random = np.random.default_rng(0)
+    variables = [
+        keras.Variable(random.normal(size=size), name=name)
+        for size, name in (((7, 3), "kernel"), (5, "bias"))
+    ]
+    inner = make()
+    if isinstance(inner, keras.optimizers.AdamW):
+        inner.exclude_from_weight_decay(var_names=["bias"])
+    outer = keras.optimizers.LossScaleOptimizer(inner) if scaled else inner
+    outer.build(variables)
+
+    @tf.function
+    def update(*gradients):
+        outer.apply_gradients(zip(gradients, variables))
+
+    for _ in range(4):
+        update(*(tf.constant(random.normal(size=variable.shape), tf.float32) for variable in variables))
+    return [value.numpy() for value in (*variables, *inner.variables)]
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("name, settings", [("Adam", {}), ("AdamW", {"weight_decay": 0.1})])
+def test_the_update_in_one_op_is_keras_own(scaled, name, settings):
+    rate = keras.optimizers.schedules.CosineDecay(1e-2, 10)
+    found, expected = (
+        four_updates(lambda: kind(rate, name="adam", **settings), scaled)
+        for kind in (getattr(optimizer, f"_{name}"), getattr(keras.optimizers, name))
+    )
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)

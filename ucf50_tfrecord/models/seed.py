@@ -58,8 +58,7 @@ def seed_encoder(dtype: keras.DTypePolicy) -> Encoder:
     def encoder(x: Tensor) -> Tensor:
         for filters in BLOCK_FILTERS:
             init = _torch_init(9 * x.shape[-1])
-            x = layers.Conv2D(filters, 3, padding="same", activation="relu", dtype=dtype, **init)(x)
-            x = layers.MaxPooling2D(2, dtype=dtype)(x)
+            x = frames.ConvReluPool(filters, 3, padding="same", dtype=dtype, **init)(x)
         x = layers.Flatten(dtype=dtype)(x)
         init = _torch_init(x.shape[-1])
         return layers.Dense(frames.NUM_FEATURES, activation="relu", dtype=dtype, **init)(x)

@@ -1,0 +1,190 @@
+"""Measures whole training steps of the published CNN + LSTM, beside other ways to write it.
+
+  python -m tools.bench_step --torch_python=/envs/torch/bin/python
+
+A step is forward, backward and Adam, on clips that are in memory already. Every method runs in a
+process of its own, in turn and in several rounds: trust the ratios, since other work on the
+machine slows all methods alike. PyTorch needs an environment of its own; without --torch_python
+its rows are left out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import operator
+import os
+import pathlib
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from pipelines import console
+from tools.bench_input import in_fresh_process
+from ucf50_tfrecord import storage
+from ucf50_tfrecord.specs import ModelSpec, TrainSpec, UserError, to_json
+
+_BATCH_SIZES = flags.DEFINE_list("batch_sizes", ["4", "16"], "Clips a batch, a table each.")
+_PRECISIONS = flags.DEFINE_list("precisions", ["float32", "bfloat16"], "What TensorFlow computes in.")
+_TORCH_PYTHON = flags.DEFINE_string("torch_python", None, "The Python of an environment with PyTorch.")
+_ROUNDS = flags.DEFINE_integer("rounds", 3, "Times each method is measured.", lower_bound=1)
+_SECS = flags.DEFINE_float("secs", 6.0, "Seconds that each measurement takes.", lower_bound=0.1)
+_OUTPUT = flags.DEFINE_string("output", "bench_results/step.json", "Where the figures go.")
+
+_WARM_UP_STEPS = 3
+_SPEC = ModelSpec(name="seed_lstm", num_classes=50, num_frames=15, height=64, width=64)
+TORCH = "PyTorch, float32"
+
+
+def ours(spec: ModelSpec, policy: Any) -> Any:
+    """The project's model."""
+    from ucf50_tfrecord import models
+
+    return models.build_model(spec, dtype=policy)
+
+
+def time_distributed(spec: ModelSpec, policy: Any) -> Any:
+    """The same layers one by one, in the published order, the frame encoder in TimeDistributed.
+
+    uint8 [B, T, H, W, 3] to logits float32 [B, num_classes].
+    """
+    import keras
+    from keras import layers
+
+    shape = (spec.num_frames, spec.height, spec.width, 3)
+    encoder = [keras.Input(shape[1:]), layers.Rescaling(1 / 255, dtype=policy)]
+    for filters in (32, 64, 128):
+        encoder.append(layers.Conv2D(filters, 3, padding="same", activation="relu", dtype=policy))
+        encoder.append(layers.MaxPooling2D(2, dtype=policy))
+    encoder += [layers.Flatten(dtype=policy), layers.Dense(256, activation="relu", dtype=policy)]
+    video = keras.Input(shape, dtype="uint8")
+    features = layers.TimeDistributed(keras.Sequential(encoder), dtype=policy)(video)  # [B, T, 256]
+    outputs = layers.LSTM(256, dtype=policy)(features)  # [B, 256]
+    return keras.Model(video, layers.Dense(spec.num_classes, dtype="float32")(outputs))
+
+
+BUILDERS: dict[str, Callable[[ModelSpec, Any], Any]] = {
+    "ours": ours,
+    "Keras TimeDistributed": time_distributed,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A method's figures: medians over the rounds; torch_ratio is to PyTorch at the first batch size."""
+
+    name: str
+    batch_size: int
+    clips_per_sec: float
+    torch_ratio: float | None
+
+
+def measure_tensorflow(name: str, precision: str, batch_size: int, secs: float) -> float:
+    """Returns a model's clips a second in training. Runs in a fresh process."""
+    console.load_tensorflow()
+    import keras
+    import tensorflow as tf
+
+    from ucf50_tfrecord.training import optimizer as optimizer_lib
+    from ucf50_tfrecord.training import step as step_lib
+    from ucf50_tfrecord.training import strategy as strategy_lib
+
+    strategy, policy = strategy_lib.make_strategy("one"), strategy_lib.keras_policy(precision)
+    spec = TrainSpec(epochs=1, batch_size=batch_size, precision=precision, learning_rate=1e-3)
+    with strategy.scope():
+        model = BUILDERS[name](_SPEC, keras.dtype_policies.get(policy))
+        optimizer = optimizer_lib.make_optimizer(spec, 1, policy)
+        optimizer.build(model.trainable_variables)
+    train_step = step_lib.make_train_step(
+        model, optimizer, spec, strategy=strategy, frames=operator.itemgetter("video")
+    )
+    random = np.random.default_rng(0)
+    shape = (batch_size, _SPEC.num_frames, _SPEC.height, _SPEC.width, 3)
+    batch = {
+        "video": tf.constant(random.integers(0, 256, shape, dtype=np.uint8)),
+        "label": tf.constant(random.integers(0, _SPEC.num_classes, batch_size), tf.int32),
+        "mask": tf.ones([batch_size], tf.bool),
+        "position": tf.range(batch_size, dtype=tf.int64),
+    }
+
+    def step() -> None:
+        train_step(batch, tf.constant(0, tf.int64)).numpy()
+
+    for _ in range(_WARM_UP_STEPS):
+        step()
+    started, steps = time.perf_counter(), 0
+    while (taken := time.perf_counter() - started) < secs:
+        step()
+        steps += 1
+    return steps * batch_size / taken
+
+
+def measure_torch(python: str, batch_size: int, secs: float) -> float:
+    """Returns PyTorch's clips a second in training, with a thread for each of this process's cores."""
+    script = pathlib.Path(__file__).with_name("bench_step_torch.py")
+    arguments = [python, str(script), str(batch_size), str(secs), str(len(os.sched_getaffinity(0)))]
+    result = subprocess.run(arguments, text=True, capture_output=True)
+    if result.returncode:
+        raise UserError(f"PyTorch could not be measured:\n{result.stderr}")
+    return float(result.stdout)
+
+
+def measure_all(batch_sizes: list[int], precisions: list[str], torch_python: str | None) -> list[Row]:
+    """Measures every method at every batch size, in turn."""
+    secs = _SECS.value
+    runs: dict[tuple[str, int], Callable[[], float]] = {}
+    for size in batch_sizes:
+        if torch_python:
+            runs[TORCH, size] = functools.partial(measure_torch, torch_python, size, secs)
+        for name in BUILDERS:
+            for precision in precisions:
+                runs[f"{name}, {precision}", size] = functools.partial(
+                    in_fresh_process, measure_tensorflow, name, precision, size, secs
+                )
+    rates: dict[tuple[str, int], list[float]] = {key: [] for key in runs}
+    with console.progress_bar(_ROUNDS.value * len(runs), "run", "measuring steps") as bar:
+        for _ in range(_ROUNDS.value):
+            for key, run in runs.items():
+                rates[key].append(run())
+                bar.update()
+    torch = rates.get((TORCH, batch_sizes[0]))
+    return [
+        Row(
+            name=name,
+            batch_size=size,
+            clips_per_sec=statistics.median(found),
+            torch_ratio=statistics.median(a / b for a, b in zip(found, torch)) if torch else None,
+        )
+        for (name, size), found in rates.items()
+    ]
+
+
+def print_rows(rows: list[Row], batch_sizes: list[int]) -> None:
+    for size in batch_sizes:
+        print(f"{f'batches of {size}':<36}{'clips/s':>9}{f'PyTorch at {batch_sizes[0]}':>15}")
+        for row in rows:
+            if row.batch_size == size:
+                ratio = "" if row.torch_ratio is None else f"{row.torch_ratio:.2f}x"
+                print(f"{row.name:<36}{row.clips_per_sec:>9.1f}{ratio:>15}")
+
+
+def main() -> None:
+    try:
+        batch_sizes = [int(size) for size in _BATCH_SIZES.value]
+    except ValueError:
+        raise UserError(f"--batch_sizes wants whole numbers, not {_BATCH_SIZES.value}") from None
+    if not _TORCH_PYTHON.value:
+        print("Without --torch_python=<a Python with PyTorch> there are no rows of PyTorch.")
+    rows = measure_all(batch_sizes, _PRECISIONS.value, _TORCH_PYTHON.value)
+    print_rows(rows, batch_sizes)
+    storage.write_json(pathlib.Path(_OUTPUT.value), {"rows": to_json(rows)})
+    print(f"Figures: {_OUTPUT.value}")
+
+
+if __name__ == "__main__":
+    console.run(main)
