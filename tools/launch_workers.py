@@ -28,7 +28,7 @@ from collections.abc import Iterator, Sequence
 
 from absl import flags
 
-from pipelines import console, convert, train
+from pipelines import console, convert, train, train_flags
 from ucf50_tfrecord.specs import UserError, expect
 from ucf50_tfrecord.training import cluster
 from ucf50_tfrecord.training import run as run_lib
@@ -59,7 +59,7 @@ def main(num_workers: int) -> int:
         TF_CONFIG=os.environ.get(cluster.TF_CONFIG),
     )
     environments = worker_environments(num_workers, visible_gpus())
-    train.train_spec_from_flags()  # so that mistakes show before anything is converted
+    train_flags.train_spec_from_flags()  # so that mistakes show before anything is converted
     manifest = convert.load_or_convert()
     given = flags.FLAGS["run"].value
     run_dir = given or run_lib.make_run_dir(manifest.data_dir, flags.FLAGS["model"].value)
