@@ -33,6 +33,8 @@ from ucf50_tfrecord.specs import UserError, expect
 from ucf50_tfrecord.training import cluster
 from ucf50_tfrecord.training import run as run_lib
 
+flags.adopt_module_key_flags(train)
+
 _POLL_SECS = 0.05
 # After one worker has ended badly the others cannot go on: time for them to say so themselves.
 _GRACE_SECS = 3.0
