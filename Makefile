@@ -14,6 +14,7 @@ SEED      =
 VAL_FOLDS =
 TEST_FOLDS =
 WORKERS   =
+TORCH     =
 FLAGS     =
 
 DEMO   := data/demo_videos
@@ -66,10 +67,11 @@ inspect: $(VENV)/installed  ## Show what is in the shards of DATA, or of each se
 help-models: $(VENV)/installed  ## List the models and their numbers of parameters.
 	$(PYTHON) -m tools.describe_models $(call flag,size,$(SIZE)) $(call flag,frames,$(FRAMES)) $(FLAGS)
 
-bench: $(VENV)-bench/installed $(filter $(DEMO),$(VIDEOS))  ## Measure planning, conversion and input of VIDEOS beside other tools.
+bench: $(VENV)-bench/installed $(filter $(DEMO),$(VIDEOS))  ## Measure planning, conversion, input and steps beside other tools.
 	$(VENV)-bench/bin/python -m tools.bench_plan
 	$(VENV)-bench/bin/python -m tools.bench_convert $(call flag,videos,$(VIDEOS)) $(FLAGS)
 	$(VENV)-bench/bin/python -m tools.bench_input $(call flag,videos,$(VIDEOS))
+	$(VENV)-bench/bin/python -m tools.bench_step $(call flag,torch_python,$(TORCH))
 
 test: $(VENV)/installed-test  ## Run the tests.
 	$(PYTHON) -m pytest $(FLAGS)
