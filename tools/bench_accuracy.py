@@ -37,17 +37,17 @@ ROWS: dict[str, tuple[str, tuple[str, ...]]] = {
     **{f"{name} long": (name, ("--epochs=20",)) for name in ("seed_pool", "seed_rnn", "seed_lstm")},
     # From the published model to the recipe, a step at a time.
     "ladder 1: schedule": ("lstm", ("--model=seed_lstm", *_PLAIN)),
-    "ladder 2: augmentation, smoothing": ("lstm", ("--model=seed_lstm", "--dropout=0")),
-    "ladder 3: normalised, averaged": ("lstm", ("--dropout=0",)),
+    "ladder 2: flips and smoothing": ("lstm", ("--model=seed_lstm", "--dropout=0")),
+    "ladder 3: normalised and averaged": ("lstm", ("--dropout=0",)),
     # What else could be in the recipe.
-    "lstm, no augmentation": ("lstm", _PLAIN[1:2]),
-    "lstm, constant rate": ("lstm", ("--schedule=constant", "--warmup_epochs=0")),
-    "lstm, motion": ("lstm", ("--motion",)),
-    "lstm, more augmentation": (
+    "lstm without flips": ("lstm", _PLAIN[1:2]),
+    "lstm with a constant rate": ("lstm", ("--schedule=constant", "--warmup_epochs=0")),
+    "lstm with motion": ("lstm", ("--motion",)),
+    "lstm with more augmentation": (
         "lstm",
         ("--crop_area=0.5", "--brightness=0.2", "--contrast=0.2", "--saturation=0.2"),
     ),
-    "conv3d, motion": ("conv3d", ("--motion",)),
+    "conv3d with motion": ("conv3d", ("--motion",)),
 }
 
 
@@ -70,9 +70,7 @@ def train(name: str, seed: str) -> dict:
       UserError: if training fails, or the folder holds a run with other flags.
     """
     recipe, extra = ROWS[name]
-    run_dir = pathlib.Path(
-        _RUNS.value, f"{name.replace(' ', '-').replace(',', '').replace(':', '')}-seed{seed}"
-    )
+    run_dir = pathlib.Path(_RUNS.value, f"{name.replace(':', '').replace(' ', '-')}-seed{seed}")
     given = [f"--flagfile={_RECIPES / recipe}.flags", *extra, f"--data={_DATA.value}", f"--seed={seed}"]
     given += [f"--val_folds={_VAL_FOLDS.value}"] if _VAL_FOLDS.value else []
     done = run_dir / "row.json"

@@ -10,10 +10,8 @@ sequence: it does not parse, shuffle or batch.
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
 import functools
-import multiprocessing
 import os
 import pathlib
 import statistics
@@ -28,6 +26,7 @@ import numpy as np
 from absl import flags
 
 from pipelines import console
+from tools.processes import in_fresh_process
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import storage
 from ucf50_tfrecord.specs import ClipFormat, FoldRule, ModelSpec, TrainSpec, UserError, parse_size, to_json
@@ -344,12 +343,6 @@ def measure_shuffle(data: str, epochs: int = 200) -> list[Neighbours]:
             )
         )
     return found
-
-
-def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(function, *arguments).result()
 
 
 def convert(videos_dir: str, data: str, clip_format: ClipFormat) -> str:

@@ -25,7 +25,7 @@ import numpy as np
 from absl import flags
 
 from pipelines import console
-from tools.bench_input import in_fresh_process
+from tools.processes import in_fresh_process
 from ucf50_tfrecord import storage
 from ucf50_tfrecord.specs import ModelSpec, TrainSpec, UserError, to_json
 

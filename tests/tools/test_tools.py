@@ -247,3 +247,31 @@ def test_the_models_are_listed_with_their_parameters():
     assert rows["seed_lstm"] == ["2,728,818", "The published CNN + LSTM"]
     result = run_module("tools.describe_models", "--size=huge")
     assert result.returncode == 2 and "a size such as 64 or 112x96" in result.stderr
+
+
+def test_the_accuracy_table_keeps_finished_runs(data_dir, tmp_path):
+    arguments = [f"--data={data_dir}", "--val_folds=1", "--rows=seed_pool", f"--runs={tmp_path}"]
+    first = run_module("tools.bench_accuracy", *arguments, "--seeds=0")
+    assert first.returncode == 0, first.stderr
+    second = run_module("tools.bench_accuracy", *arguments, "--seeds=0,1")
+    assert second.returncode == 0, second.stderr
+    [row] = json.loads((tmp_path / "accuracy.json").read_text())
+    summaries = [json.loads((tmp_path / f"seed_pool-seed{seed}/summary.json").read_text()) for seed in (0, 1)]
+    assert row["macro_f1"] == [summary["macro_f1"] for summary in summaries]
+    assert [summary["seed"] for summary in summaries] == [0, 1]
+    mean, deviation = np.mean(row["macro_f1"]), np.std(row["macro_f1"], ddof=1)
+    assert f"{mean:.3f} ± {deviation:.3f}" in second.stdout
+    cell = tmp_path / "seed_pool-seed0" / "row.json"
+    cell.write_text(cell.read_text().replace("--epochs=5", "--epochs=6"))
+    third = run_module("tools.bench_accuracy", *arguments, "--seeds=0")
+    assert third.returncode == 2 and "the same flags as before for" in third.stderr
+
+
+def test_the_steps_benchmark_measures(tmp_path):
+    arguments = ["--batch_sizes=1", "--precisions=float32", "--rounds=1", "--secs=0.1"]
+    result = run_module("tools.bench_step", *arguments, f"--output={tmp_path / 'step.json'}")
+    assert result.returncode == 0, result.stderr
+    rows = json.loads((tmp_path / "step.json").read_text())["rows"]
+    assert [row["name"] for row in rows] == ["ours, float32", "Keras TimeDistributed, float32"]
+    assert all(row["clips_per_sec"] > 0 and row["torch_ratio"] is None for row in rows)
+    assert "Without --torch_python" in result.stdout
