@@ -17,16 +17,20 @@ from absl import flags
 from pipelines import console, inputs
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import storage
-from ucf50_tfrecord.specs import STRATEGIES, UserError, format_folds, parse_folds
+from ucf50_tfrecord.specs import UserError, format_folds, parse_folds
 
 _RUN = flags.DEFINE_string("run", None, "The run's folder.")
 _DATA = flags.DEFINE_string("data", None, "Folder of shards. Default: the run's own.")
 _FOLDS = flags.DEFINE_string(
     "folds", None, "Folds to evaluate on. Default: the run's test folds, else its validation folds."
 )
-_WEIGHTS = flags.DEFINE_enum("weights", "last", ("last", "best"), "Which checkpoint of the run.")
+_WEIGHTS = flags.DEFINE_enum(
+    "weights", None, ("last", "best"), "Which checkpoint of the run. Default: that of its own final scores."
+)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Clips a step, over all devices.", lower_bound=1)
-_STRATEGY = flags.DEFINE_enum("strategy", "auto", STRATEGIES, "Devices: one, all mirrored, or auto.")
+_STRATEGY = flags.DEFINE_enum(
+    "strategy", "auto", ("auto", "one", "mirrored"), "Devices of this process: one, all mirrored, or auto."
+)
 _OUTPUT = flags.DEFINE_string(
     "output", None, "Folder for the results. Default: <run>/evaluation-<weights>-<folds>."
 )
@@ -36,6 +40,13 @@ flags.adopt_module_key_flags(inputs)
 
 def main() -> None:
     console.load_tensorflow()
+    from ucf50_tfrecord.training import strategy as strategy_lib
+
+    with strategy_lib.explain_exhausted_memory():
+        evaluate_again()
+
+
+def evaluate_again() -> None:
     from ucf50_tfrecord import models
     from ucf50_tfrecord.evaluation import runner
     from ucf50_tfrecord.training import checkpoint
@@ -57,22 +68,23 @@ def main() -> None:
     if manifest.fingerprint != config.fingerprint:
         print(f"warning: {manifest.data_dir} holds other shards than those the run was trained on")
 
-    strategy = strategy_lib.make_strategy(_STRATEGY.value)
+    # One process is enough, whatever names workers here.
+    strategy = strategy_lib.make_strategy(_STRATEGY.value, environment={})
+    weights = _WEIGHTS.value or ("best" if config.train.early_stopping else "last")
     with strategy.scope():
         # The checkpoint holds all weights: what the encoder started with is not needed again.
         spec = dataclasses.replace(config.model, encoder_weights="none", freeze_encoder=False)
         model = models.build_model(spec, dtype=strategy_lib.keras_policy(config.train.precision))
-        checkpoint.load_weights(_RUN.value, _WEIGHTS.value, model, averaged=config.train.ema > 0)
+        if config.model.freeze_encoder:  # of what is trained there are averages
+            model.get_layer("encoder").trainable = False
+        checkpoint.load_weights(_RUN.value, weights, model, averaged=config.train.ema > 0)
     [feed] = inputs.make_feeds(manifest, (folds,), strategy)
     warn = functools.partial(print, "warning:", file=sys.stderr)
     evaluate = runner.Evaluator(model, feed, strategy=strategy, batch_size=_BATCH_SIZE.value, warn=warn)
-    with strategy_lib.explain_lost_workers(strategy):
-        evaluations = [evaluate(perturbation) for perturbation in runner.PERTURBATIONS]
-    if not strategy_lib.is_chief(strategy):
-        return
+    evaluations = [evaluate(perturbation) for perturbation in runner.PERTURBATIONS]
 
     folder = pathlib.Path(
-        _OUTPUT.value or os.path.join(_RUN.value, f"evaluation-{_WEIGHTS.value}-{format_folds(folds)}")
+        _OUTPUT.value or os.path.join(_RUN.value, f"evaluation-{weights}-{format_folds(folds)}")
     )
     runner.save_predictions(folder / run_lib.PREDICTIONS_FILENAME, evaluations)
     plain, shuffled = evaluations
@@ -81,7 +93,7 @@ def main() -> None:
         plain.scores
         | {
             "shuffled": shuffled.scores,
-            "weights": _WEIGHTS.value,
+            "weights": weights,
             "num_clips": len(plain.clips),
             "folds": folds,
             "model": config.model.name,

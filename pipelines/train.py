@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import itertools
 import os
 import pathlib
 import re
@@ -26,15 +27,16 @@ from absl import flags
 
 from pipelines import console, convert, inputs, train_flags
 from ucf50_tfrecord import storage
-from ucf50_tfrecord.specs import STRATEGIES, UserError, expect, format_folds
+from ucf50_tfrecord.specs import ENCODER_MODELS, STRATEGIES, UserError, expect, format_folds
 from ucf50_tfrecord.training import cluster
 
 if TYPE_CHECKING:
+    import keras
     import tensorflow as tf
 
     from ucf50_tfrecord.dataset.feed import Feed
     from ucf50_tfrecord.evaluation import runner
-    from ucf50_tfrecord.training import loop
+    from ucf50_tfrecord.training import logs, loop
     from ucf50_tfrecord.training import run as run_lib
 
 _RUN = flags.DEFINE_string("run", None, "The run's folder. Default: a new one, runs/<data>-<model>-<time>.")
@@ -94,6 +96,7 @@ def train(stack: contextlib.ExitStack) -> None:
 
     # Devices.
     console.load_tensorflow()
+    from ucf50_tfrecord.evaluation import runner
     from ucf50_tfrecord.training import loop
     from ucf50_tfrecord.training import run as run_lib
     from ucf50_tfrecord.training import strategy as strategy_lib
@@ -102,6 +105,7 @@ def train(stack: contextlib.ExitStack) -> None:
         print("Waiting for the other workers …", flush=True)
     strategy = strategy_lib.make_strategy(_STRATEGY.value, join_secs=_JOIN_SECS.value)
     console.handle_sigterm()
+    stack.enter_context(strategy_lib.explain_exhausted_memory())
     stack.enter_context(strategy_lib.explain_lost_workers(strategy))
     stack.enter_context(console.only_chief_speaks(strategy_lib.is_chief(strategy)))
     train_spec = dataclasses.replace(
@@ -130,6 +134,7 @@ def train(stack: contextlib.ExitStack) -> None:
     run_dir = _RUN.value or run_lib.make_run_dir(manifest.data_dir, model_spec.name)
     if strategy_lib.is_chief(strategy):
         run_lib.open_run(run_dir, config)
+        stack.enter_context(storage.folder_lock(run_dir))
     strategy_lib.wait_for_workers(strategy)
     counts = "; ".join(
         f"{name} on {len(feed.clips)} (folds {format_folds(part)})"
@@ -140,61 +145,36 @@ def train(stack: contextlib.ExitStack) -> None:
         f"{strategy_lib.device_type()}(s); run {run_dir}"
     )
 
+    if train_spec.batch_size % strategy.num_replicas_in_sync:
+        print(
+            f"warning: {strategy.num_replicas_in_sync} devices cannot share {train_spec.batch_size} clips a step "
+            "evenly: what fills the batch up does not count, but batch norm sees it",
+            file=sys.stderr,
+        )
+
     # Training and evaluation.
-    trained, evaluators = run_training(config, run_dir, feeds, state, strategy, profile_steps)
-    if not trained.finished:
-        print_stopped(trained, run_dir, strategy_lib.num_workers(strategy))
-    else:
-        strategy_lib.wait_for_workers(strategy)  # until the chief has saved the best weights
-        evaluations = evaluate_run(trained, evaluators, config, run_dir)
-        if strategy_lib.is_chief(strategy):
-            summary = summarize(trained, evaluations, config) | {
-                "num_train_clips": len(feeds[0].clips),
-                "num_devices": strategy.num_replicas_in_sync,
-                "num_workers": strategy_lib.num_workers(strategy),
-                "fold_by": manifest.fold_rule.fold_by,
-            }
-            write_results(summary, evaluations, run_dir)
-            print_summary(summary, run_dir)
-    strategy_lib.wait_for_workers(strategy)  # who ends first would be missed
-
-
-def run_training(
-    config: run_lib.RunConfig,
-    run_dir: str,
-    feeds: list[Feed],
-    state: loop.State,
-    strategy: tf.distribute.Strategy,
-    profile_steps: tuple[int, int] | None,
-) -> tuple[loop.Trained, list[Callable]]:
-    """Trains on the first feed; returns that and what makes the evaluators of the others."""
-    from ucf50_tfrecord.evaluation import runner
-    from ucf50_tfrecord.training import logs, loop, provenance
-    from ucf50_tfrecord.training import run as run_lib
-    from ucf50_tfrecord.training import strategy as strategy_lib
-
-    def open_log(step: int) -> logs.TensorBoardLog:
-        log = logs.TensorBoardLog(run_dir, start_step=step, writes=strategy_lib.is_chief(strategy))
-        log.hparams(run_lib.hparams(config) | {"devices": strategy.num_replicas_in_sync})
-        data = run_lib.describe_data(config, [len(feed.clips) for feed in feeds])
-        log.card(data=data, **provenance.environment(), flags=given_flags())
-        return log
-
     with console.stop_requests() as should_stop, console.TrainingDisplay() as display:
         evaluators = [
             functools.partial(
                 runner.Evaluator,
                 feed=feed,
                 strategy=strategy,
-                batch_size=config.train.batch_size,
+                batch_size=train_spec.batch_size,
                 warn=display.warn,
             )
             for feed in feeds[1:]
         ]
+        hooks = loop.Hooks(
+            make_evaluator=evaluators[0],
+            open_log=functools.partial(open_log, config, run_dir, feeds, strategy),
+            report=display.update,
+            warn=display.warn,
+            should_stop=should_stop,
+        )
         trained = loop.train(
             feeds[0],
             state,
-            config.train,
+            train_spec,
             strategy=strategy,
             options=loop.RunOptions(
                 run_dir=run_dir,
@@ -203,50 +183,98 @@ def run_training(
                 checkpoint_secs=_CHECKPOINT_SECS.value,
                 profile_steps=profile_steps,
             ),
-            hooks=loop.Hooks(
-                make_evaluator=evaluators[0],
-                open_log=open_log,
-                report=display.update,
-                warn=display.warn,
-                should_stop=should_stop,
-            ),
+            hooks=hooks,
         )
-    return trained, evaluators
+        strategy_lib.wait_for_workers(strategy)  # until the chief has saved the best weights
+        evaluations = evaluate_run(trained, evaluators, config, run_dir, strategy, should_stop)
+    if evaluations is None:
+        print_stopped(trained, run_dir, strategy_lib.num_workers(strategy))
+    elif strategy_lib.is_chief(strategy):
+        summary = summarize(trained, evaluations, config) | {
+            "num_train_clips": len(feeds[0].clips),
+            "num_devices": strategy.num_replicas_in_sync,
+            "num_workers": strategy_lib.num_workers(strategy),
+            "fold_by": manifest.fold_rule.fold_by,
+        }
+        write_results(summary, evaluations, trained.model, run_dir)
+        print_summary(summary, run_dir)
+    strategy_lib.wait_for_workers(strategy)  # who ends first would be missed
+
+
+def open_log(
+    config: run_lib.RunConfig,
+    run_dir: str,
+    feeds: list[Feed],
+    strategy: tf.distribute.Strategy,
+    step: int,
+) -> logs.TensorBoardLog:
+    """Opens TensorBoard's files of a run that starts after a step, and says there what the run is made of."""
+    from ucf50_tfrecord.training import logs, provenance
+    from ucf50_tfrecord.training import run as run_lib
+    from ucf50_tfrecord.training import strategy as strategy_lib
+
+    log = logs.TensorBoardLog(run_dir, start_step=step, writes=strategy_lib.is_chief(strategy))
+    if log.writes:
+        log.hparams(run_lib.hparams(config) | {"devices": strategy.num_replicas_in_sync})
+        data = run_lib.describe_data(config, [len(feed.clips) for feed in feeds])
+        log.card(data=data, **provenance.environment(), flags=given_flags())
+    return log
 
 
 def evaluate_run(
-    trained: loop.Trained, evaluators: list[Callable], config: run_lib.RunConfig, run_dir: str
-) -> dict[str, list[runner.Evaluation]]:
+    trained: loop.Trained,
+    evaluators: list[Callable],
+    config: run_lib.RunConfig,
+    run_dir: str,
+    strategy: tf.distribute.Strategy,
+    should_stop: Callable[[], bool],
+) -> dict[str, list[runner.Evaluation]] | None:
     """Scores a finished run; returns a split's evaluations, one for each of runner.PERTURBATIONS.
 
     These are the last weights, as selecting the best by the folds that are scored would flatter
     them; with early stopping the best epoch's. The first split is the one that is reported: the
     test folds, where there are some.
+
+    Returns None if the run is not finished, or is stopped meanwhile.
     """
     from ucf50_tfrecord.evaluation import runner
     from ucf50_tfrecord.training import checkpoint, logs
+    from ucf50_tfrecord.training import strategy as strategy_lib
 
+    if not trained.finished:
+        return None
     if config.train.early_stopping:
         checkpoint.load_weights(run_dir, "best", trained.model)
-    validation = [trained.evaluate(perturbation) for perturbation in runner.PERTURBATIONS]
-    if len(evaluators) == 1:
-        return {"validation": validation}
-    evaluate = evaluators[1](trained.model)
-    test = [evaluate(perturbation) for perturbation in runner.PERTURBATIONS]
-    log = logs.TensorBoardLog(run_dir, writes=trained.is_chief)
-    log.scalars("test", test[0].scores, trained.step)
-    log.evaluation("test", test[0], evaluate.mistakes(test[0]), trained.step)
-    log.close()
-    return {"test": test, "validation": validation}
+    evaluate = {"validation": trained.evaluate}
+    if len(evaluators) > 1:
+        evaluate = {"test": evaluators[1](trained.model)} | evaluate
+    found: dict[str, list[runner.Evaluation]] = {split: [] for split in evaluate}
+    for split, perturbation in itertools.product(evaluate, runner.PERTURBATIONS):
+        if any(strategy_lib.gather_from_workers(strategy, int(should_stop()))):
+            return None
+        found[split].append(evaluate[split](perturbation))
+    if "test" in found and strategy_lib.is_chief(strategy):
+        log = logs.TensorBoardLog(run_dir)
+        log.drop_from("test", 0)  # of the same run, finished before
+        log.scalars("test", found["test"][0].scores, trained.step)
+        log.evaluation("test", found["test"][0], evaluate["test"].mistakes(found["test"][0]), trained.step)
+        log.close()
+    return found
 
 
-def write_results(summary: dict, evaluations: dict[str, list[runner.Evaluation]], run_dir: str) -> None:
-    """Writes predictions.jsonl and summary.json."""
+def write_results(
+    summary: dict, evaluations: dict[str, list[runner.Evaluation]], model: keras.Model, run_dir: str
+) -> None:
+    """Writes predictions.jsonl, the encoder's weights and summary.json."""
     from ucf50_tfrecord.evaluation import runner
     from ucf50_tfrecord.training import run as run_lib
 
     reported = next(iter(evaluations.values()))
     runner.save_predictions(pathlib.Path(run_dir, run_lib.PREDICTIONS_FILENAME), reported)
+    if summary["model"] in ENCODER_MODELS:
+        unfinished = pathlib.Path(run_dir, f".{run_lib.ENCODER_FILENAME}")
+        model.get_layer("encoder").save_weights(unfinished)
+        os.replace(unfinished, pathlib.Path(run_dir, run_lib.ENCODER_FILENAME))
     path = pathlib.Path(run_dir, run_lib.SUMMARY_FILENAME)
     if summary["clips_per_sec"] is None and path.exists():  # nothing was left to train
         before = storage.read_json(path)

@@ -6,8 +6,8 @@ import tensorflow as tf
 from ucf50_tfrecord.models.dropout import Chance, Dropout, chance
 
 
-def drop(values, position, *, rate=0.25, stream=0, seed=0, step=0, batch_size=8):
-    layer = Dropout(rate, stream=stream, dtype=keras.dtype_policies.get("float32"))
+def drop(values, position, *, rate=0.25, stream=0, seed=0, step=0, batch_size=8, **options):
+    layer = Dropout(rate, stream=stream, dtype=keras.dtype_policies.get("float32"), **options)
     position, step = tf.constant(position, tf.int64), tf.constant(step, tf.int64)
     with chance(Chance(seed=seed, step=step, position=position, batch_size=batch_size)):
         return layer(tf.constant(values, tf.float32), training=True).numpy()
@@ -25,6 +25,11 @@ def test_a_clips_dropout_follows_its_place_in_the_global_batch(rows):
     whole = drop(np.ones((8 * rows, 50)), range(8)).reshape(8, rows, 50)
     half = drop(np.ones((4 * rows, 50)), [6, 1, 5, 0]).reshape(4, rows, 50)
     np.testing.assert_array_equal(half, whole[[6, 1, 5, 0]])
+
+
+def test_rows_can_be_dropped_as_a_whole():
+    dropped = drop(np.ones((8 * 500, 3, 2)), range(8), whole_rows=True).reshape(8 * 500, 6)
+    assert (dropped == dropped[:, :1]).all() and (dropped == 0).mean() == pytest.approx(0.25, abs=0.03)
 
 
 def test_clips_rows_layers_steps_and_seeds_draw_apart():

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from tests.models.test_models import make_spec, make_video
 from ucf50_tfrecord import models, specs
+from ucf50_tfrecord.models.dropout import Dropout
 from ucf50_tfrecord.specs import UserError
 
 SMALL = "MobileNetV3Small"
@@ -47,6 +48,17 @@ def test_frames_reach_a_keras_model_as_it_was_made_for_them():
     vgg = next(layer for layer in encoder.layers if isinstance(layer, keras.Model))
     prepared = keras.applications.vgg16.preprocess_input(video[0].astype("float32"))
     np.testing.assert_allclose(encoder(video[0] / np.float32(255)), vgg(prepared), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name, count", [(SMALL, 0), ("EfficientNetB0", 9)])
+def test_an_application_keeps_no_chance_of_its_own_and_shares_its_statistics(name, count):
+    """As it would on one device, whatever the number of replicas, and after a resume."""
+    spec = make_spec("frame_pool", encoder=name, height=32, width=32)
+    found = list(encoder_of(models.build_model(spec))._flatten_layers())
+    assert not [layer for layer in found if isinstance(layer, keras.layers.Dropout)]
+    assert len([layer for layer in found if isinstance(layer, Dropout)]) == count
+    norms = [layer for layer in found if isinstance(layer, keras.layers.BatchNormalization)]
+    assert norms and all(layer.synchronized for layer in norms)
 
 
 def test_an_application_starts_from_a_file(tmp_path):

@@ -48,7 +48,7 @@ def picture(run_dir, split, tag):
 def write_curves(run_dir, steps, *, value, start_step=None):
     """Trains, as far as the files are concerned; every tenth step is an epoch's end."""
     log = logs.TensorBoardLog(str(run_dir), start_step=start_step)
-    log.text("flags", {"start": start_step})
+    log.card(flags={"start": start_step})
     for step in steps:
         log.scalars("train", {"loss": value, "accuracy": value / 2}, step)
         if step % 10 == 0:

@@ -156,6 +156,13 @@ def test_workers_stop_after_the_same_step_wherever_the_request_arrives():
     assert decisions == [[False, False]] * 6 + [[True, True]]
 
 
+def test_memory_that_does_not_suffice_is_explained():
+    error = tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor\nmany lines")
+    with pytest.raises(UserError, match="Out of memory: OOM when allocating tensor. A smaller --batch_size"):
+        with strategy.explain_exhausted_memory():
+            raise error
+
+
 def test_what_is_no_lost_worker_is_not_called_one():
     alone = strategy.make_strategy("one")
     assert strategy.is_chief(alone) and strategy.num_workers(alone) == 1

@@ -54,11 +54,14 @@ class Dropout(keras.layers.Layer):
     Args:
       rate: the share.
       stream: a number of the layer's own in its model, so that layers draw apart.
+      whole_rows: whether each of the B * k is dropped as a whole (stochastic depth).
     """
 
-    def __init__(self, rate: float, *, stream: int, dtype: keras.DTypePolicy):
-        super().__init__(dtype=dtype)
-        self.rate, self.stream = rate, stream
+    def __init__(
+        self, rate: float, *, stream: int, dtype: keras.DTypePolicy, whole_rows: bool = False, **options
+    ):
+        super().__init__(dtype=dtype, **options)
+        self.rate, self.stream, self.whole_rows = rate, stream, whole_rows
 
     def call(self, values: tf.Tensor, training: bool = False) -> tf.Tensor:
         if not training or not self.rate:
@@ -69,7 +72,8 @@ class Dropout(keras.layers.Layer):
         rows = tf.shape(values)[0] // tf.shape(given.position)[0]  # of a clip
         with tf.device("CPU:0"):  # where TensorFlow wants a seed, also of a draw on a GPU
             seeds = tf.stack([tf.constant(given.seed * 1000 + self.stream + 1, tf.int64), given.step])
-            shape = tf.concat([[given.batch_size, rows], values.shape[1:]], axis=0)
+            each = [1] * (len(values.shape) - 1) if self.whole_rows else values.shape[1:]
+            shape = tf.concat([[given.batch_size, rows], each], axis=0)
         draws = tf.gather(tf.random.stateless_uniform(shape, seed=seeds), given.position)
-        kept = tf.reshape(draws, tf.shape(values)) >= self.rate
+        kept = tf.reshape(draws, [-1, *each]) >= self.rate
         return tf.where(kept, values / (1 - self.rate), tf.zeros_like(values))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections.abc import Iterator
 
@@ -15,6 +16,8 @@ from ucf50_tfrecord.models.frames import Tensor, encode_frames, normalize
 from ucf50_tfrecord.specs import THREE_BLOCK, ModelSpec, UserError
 
 BLOCK_FILTERS = (32, 64, 128)
+# Of the dropout in models of keras.applications: beyond those of our own models.
+_FIRST_STREAM = 100
 
 
 def frame_features(video: Tensor, spec: ModelSpec, dtype: keras.DTypePolicy) -> Tensor:
@@ -79,9 +82,34 @@ def application(shape: tuple[int, ...], spec: ModelSpec, dtype: keras.DTypePolic
             model = build(include_top=False, weights=weights, input_shape=shape, pooling="avg")
     finally:
         keras.config.set_dtype_policy(before)
+    model = _in_step_with_others(model)
     image = keras.Input(shape, dtype=dtype.compute_dtype)
     prepared = _Preprocess(module.preprocess_input, dtype=dtype)(image)
     return keras.Model(image, ops.cast(model(prepared), dtype.compute_dtype), name="encoder")
+
+
+def _in_step_with_others(model: keras.Model) -> keras.Model:
+    """Lets a model's batch norm and dropout depend neither on the number of replicas nor on a resume."""
+    streams = itertools.count(_FIRST_STREAM)
+
+    def adapted(layer: layers.Layer) -> layers.Layer:
+        if isinstance(layer, layers.Dropout):
+            whole_rows = layer.noise_shape is not None  # EfficientNet's: (None, 1, 1, 1)
+            return Dropout(
+                layer.rate,
+                stream=next(streams),
+                dtype=layer.dtype_policy,
+                whole_rows=whole_rows,
+                name=layer.name,
+            )
+        copy = layer.__class__.from_config(layer.get_config())
+        if isinstance(copy, layers.BatchNormalization):
+            copy.synchronized = True
+        return copy
+
+    adapted_model = keras.models.clone_model(model, clone_function=adapted)
+    adapted_model.set_weights(model.get_weights())
+    return adapted_model
 
 
 class _Preprocess(keras.layers.Layer):

@@ -125,7 +125,7 @@ class BatchNorm(layers.BatchNormalization):
             is_training=True,
         )
         # The op's variance is the unbiased one, Keras's is not.
-        count = tf.cast(tf.size(inputs) // inputs.shape[-1], tf.float32)
+        count = tf.cast(tf.size(inputs, tf.int64) // inputs.shape[-1], tf.float32)
         variance = result.batch_variance * (1 - 1 / count)
         for moving, batch in ((self.moving_mean, result.batch_mean), (self.moving_variance, variance)):
             moving.assign(moving * self.momentum + batch * (1 - self.momentum))

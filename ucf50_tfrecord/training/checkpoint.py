@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import re
+import shutil
 from collections.abc import Callable
 
 import keras
@@ -14,21 +15,20 @@ from ucf50_tfrecord.training.optimizer import WeightAverages
 
 # What TensorFlow raises for a checkpoint that is cut short, garbled or of another model.
 _DAMAGE = (AssertionError, IndexError, ValueError, tf.errors.OpError)
-_NUM_KEPT = 2
 
 
 class Checkpoints:
-    """The checkpoints of a run: the last ones, and the best by validation macro F1.
+    """The checkpoints of a run: the last two, and the best by validation macro F1.
 
-    TensorFlow writes each checkpoint under a temporary name and its index last, and compares
-    checksums when it reads one.
+    A checkpoint is never written over: each gets the next number, and older ones go when it is
+    complete. TensorFlow compares checksums when it reads one.
+
+    Of several workers all restore and one writes. That one needs no other for it: no variable
+    of Keras's is put together from the replicas when it is read.
 
     step: int64 variable, the number of finished training steps.
     evaluated_epochs: int64 variable, after how many epochs the model has been evaluated.
     best_macro_f1, best_epoch: variables that tell when the best weights were saved.
-
-    Of several workers all restore and one writes. That one needs no other for it: no variable
-    of Keras's is put together from the replicas when it is read.
     """
 
     def __init__(
@@ -42,7 +42,6 @@ class Checkpoints:
     ):
         """`writes` tells whether this process is the one that saves."""
         self._writes = writes
-        folder = pathlib.Path(run_dir, "checkpoints")
         self.step, self.evaluated_epochs, self.best_epoch = (
             tf.Variable(0, dtype=tf.int64, trainable=False, name=name)
             for name in ("step", "evaluated_epochs", "best_epoch")
@@ -57,37 +56,39 @@ class Checkpoints:
             best_epoch=self.best_epoch,
             **_tracked(averages),
         )
-        self._last_dir = folder / "last"
-        self._last = tf.train.CheckpointManager(self._state, str(self._last_dir), max_to_keep=_NUM_KEPT)
-        best = tf.train.Checkpoint(model=model)
-        self._best = tf.train.CheckpointManager(best, str(folder / "best"), max_to_keep=1)
+        self._best = tf.train.Checkpoint(model=model)
+        self._folder = pathlib.Path(run_dir, "checkpoints")
 
     def restore_last(self, warn: Callable[[str], None] = lambda text: None) -> bool:
         """Restores the newest checkpoint that is sound; returns False where there is none yet.
 
+        Newer ones that are damaged are removed.
+
         Args:
-          warn: is told of newer ones that are damaged.
+          warn: is told of those.
 
         Raises:
           UserError: if there are checkpoints, but all are damaged or of another model.
         """
-        errors = []
-        for path in _newest_first(self._last_dir):
+        damaged = {}
+        for path in find(self._folder / "last"):
             try:
-                self._state.restore(path).assert_consumed()
+                self._state.read(path).assert_consumed()
             except _DAMAGE as error:
-                errors.append(f"Cannot restore the checkpoint {path}: {error}")
+                damaged[path] = f"Cannot restore the checkpoint {path}: {error}"
                 continue
-            for text in errors:
+            for bad, text in damaged.items():
                 warn(f"{text}. The one before it is taken, of step {self.step.numpy()}.")
+                if self._writes:
+                    _remove(pathlib.Path(bad).parent, lambda name: name == pathlib.Path(bad).name)
             return True
-        if errors:
-            raise UserError(errors[0])
+        if damaged:
+            raise UserError(next(iter(damaged.values())))
         return False
 
     def save_last(self) -> None:
         if self._writes:
-            self._last.save(checkpoint_number=self.step)
+            _write(self._state, self._folder / "last", num_kept=2)
 
     def save_best(self, macro_f1: float, epoch: int) -> None:
         """Saves the weights if they beat all before by validation macro F1."""
@@ -95,7 +96,40 @@ class Checkpoints:
             self.best_macro_f1.assign(macro_f1)
             self.best_epoch.assign(epoch)
             if self._writes:
-                self._best.save(checkpoint_number=self.step)
+                _write(self._best, self._folder / "best", num_kept=1)
+
+
+def find(folder: pathlib.Path) -> list[str]:
+    """Lists the checkpoints in a folder, the newest first, as tf.train.load_checkpoint takes them."""
+    found = [re.fullmatch(r"ckpt-(\d+)\.index", path.name) for path in folder.glob("ckpt-*.index")]
+    numbers = sorted((int(match[1]) for match in found if match), reverse=True)
+    return [str(folder / f"ckpt-{number}") for number in numbers]
+
+
+def _write(checkpoint: tf.train.Checkpoint, folder: pathlib.Path, *, num_kept: int) -> None:
+    """Writes the next checkpoint; removes the oldest, and what was left of one that was never completed.
+
+    Raises:
+      UserError: if it cannot be written.
+    """
+    before = find(folder)
+    number = 1 + (int(before[0].rsplit("-", 1)[1]) if before else 0)
+    try:
+        checkpoint.write(str(folder / f"ckpt-{number}"))
+    except (OSError, tf.errors.OpError) as error:
+        raise UserError(f"Cannot write a checkpoint into {folder}: {error}") from error
+    kept = {pathlib.Path(path).name for path in find(folder)[:num_kept]}
+    _remove(folder, lambda name: name not in kept)
+
+
+def _remove(folder: pathlib.Path, chosen: Callable[[str], bool]) -> None:
+    """Removes the files, each index before its data, of all checkpoints whose name, as ckpt-7, is chosen."""
+    for path in sorted(folder.glob("ckpt-*"), key=lambda path: path.suffix != ".index"):
+        if chosen(re.match(r"ckpt-\d*", path.name)[0]):
+            if path.is_dir():  # TensorFlow's, of one that it was killed in
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
 
 def load_weights(run_dir: str, which: str, model: keras.Model, *, averaged: bool = False) -> None:
@@ -114,9 +148,9 @@ def load_weights(run_dir: str, which: str, model: keras.Model, *, averaged: bool
     # The best weights are saved as they were evaluated.
     averages = WeightAverages(model, 0.0) if averaged and which == "last" else None
     errors = []
-    for path in _newest_first(folder):
+    for path in find(folder):
         try:
-            status = tf.train.Checkpoint(model=model, **_tracked(averages)).restore(path)
+            status = tf.train.Checkpoint(model=model, **_tracked(averages)).read(path)
             status.assert_existing_objects_matched().expect_partial()
         except _DAMAGE as error:
             errors.append(f"Cannot restore the checkpoint {path}: {error}")
@@ -131,11 +165,3 @@ def load_weights(run_dir: str, which: str, model: keras.Model, *, averaged: bool
 
 def _tracked(averages: WeightAverages | None) -> dict[str, WeightAverages]:
     return {} if averages is None else {"averages": averages}
-
-
-def _newest_first(folder: pathlib.Path) -> list[str]:
-    """Lists the checkpoints in a folder, by their numbers: TensorFlow's own list may be torn too."""
-    numbers = [re.fullmatch(r"ckpt-(\d+)\.index", path.name) for path in folder.glob("ckpt-*.index")]
-    return [
-        str(folder / f"ckpt-{number}") for number in sorted((int(m[1]) for m in numbers if m), reverse=True)
-    ]

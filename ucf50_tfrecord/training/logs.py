@@ -67,6 +67,16 @@ class TensorBoardLog:
             for split in SPLITS:
                 events.drop_later(self._folder / split, start_step)
 
+    def drop_from(self, split: str, step: int) -> None:
+        """Removes a split's events of this step and later: they will be written again.
+
+        Raises:
+          UserError: if an event file cannot be read or written.
+        """
+        expect(split not in self._writers, "a split that has not been written to", split=split)
+        if self.writes:
+            events.drop_later(self._folder / split, step - 1)
+
     def scalars(self, split: str, values: Mapping[str, float], step: int) -> None:
         """Adds a point to each named curve.
 
@@ -77,10 +87,6 @@ class TensorBoardLog:
             points.MergeFrom(scalar_pb(_valid(name), float(value)))
         with self._writer(split).as_default(step=step):
             tf.summary.experimental.write_raw_pb(points.SerializeToString())
-
-    def text(self, name: str, table: Mapping[str, object]) -> None:
-        """Writes a two-column table, such as the flags of the run, at the step that training starts after."""
-        self._text(name, _markdown(table))
 
     def card(self, **sections: Mapping[str, object]) -> None:
         """Writes one page with a table for each section: what the run is made of.

@@ -10,7 +10,7 @@ import collections
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -110,7 +110,6 @@ class Trained:
     wait_share: the share of the training time spent waiting for input. Like
       `clips_per_sec` it is None if no step was left to do.
     num_skipped: training clips that could not be read and were left out.
-    is_chief: whether this process is the one that writes.
     """
 
     model: keras.Model
@@ -121,7 +120,6 @@ class Trained:
     clips_per_sec: float | None
     wait_share: float | None
     num_skipped: int
-    is_chief: bool
     best_macro_f1: float
     best_epoch: int
 
@@ -138,13 +136,21 @@ def build_state(
       strategy: the devices.
 
     Raises:
-      UserError: if the model cannot be built, see models.build_model.
+      UserError: if the model cannot be built, see models.build_model, or not be compiled as asked for.
     """
     keras.utils.set_random_seed(spec.seed)
     policy = strategy_lib.keras_policy(spec.precision)
     steps_per_epoch = pipeline.num_steps(num_clips, spec.batch_size)
     with strategy.scope():
         model = models.build_model(model_spec, dtype=policy)
+        takes_cudnn = any(
+            isinstance(layer, (keras.layers.RNN, keras.layers.Bidirectional)) for layer in model.layers
+        )
+        expect(
+            not (spec.xla and takes_cudnn and strategy_lib.device_type() == "GPU"),
+            "a model without recurrent layers where XLA compiles for GPUs: it cannot compile cuDNN's",
+            model=model_spec.name,
+        )
         optimizer = make_optimizer(spec, steps_per_epoch, policy)
         optimizer.build(model.trainable_variables)
         averages = WeightAverages(model, spec.ema) if spec.ema else None
@@ -171,153 +177,213 @@ def train(
       hooks: evaluation, TensorBoard's files, progress and interruption.
 
     Raises:
-      UserError: if no checkpoint fits, a clip cannot be read, memory runs out, or the loss becomes NaN.
+      UserError: if no checkpoint fits, a clip cannot be read, or the loss or its gradient becomes NaN.
     """
-    # Where it stands.
-    steps_per_epoch = pipeline.num_steps(len(feed.clips), spec.batch_size)
-    num_steps = spec.epochs * steps_per_epoch
-    with strategy.scope():
-        checkpoints = Checkpoints(
-            options.run_dir,
-            state.model,
-            state.optimizer,
-            state.averages,
-            writes=strategy_lib.is_chief(strategy),
-        )
-    checkpoints.restore_last(hooks.warn)
-    step = int(checkpoints.step.numpy())
-    steps = strategy_lib.gather_from_workers(strategy, step)
-    expect(len(set(steps)) == 1, "all workers to see the same checkpoint", steps=steps)
+    with contextlib.ExitStack() as stack:
+        training = _Training(feed, state, spec, strategy=strategy, options=options, hooks=hooks, stack=stack)
+        ballot = _StopBallot(hooks.should_stop, strategy_lib.num_workers(strategy))
+        stopped = False
+        training.catch_up()
+        while not stopped and training.has_steps_left():
+            votes = training.take_steps(ballot.vote())
+            stopped = ballot.decide(votes)
+            scores = training.log_and_save(stopped)
+            if training.is_epoch_done() and not stopped:  # else the run does that when it goes on
+                scores |= training.end_epoch()
+            hooks.report(training.progress(scores))
+        return training.result()
 
-    # Input: the stream starts at the very batch that comes next.
-    batches = feed.iterator(batch_size=spec.batch_size, seed=spec.seed, start_step=step)
-    train_steps = step_lib.make_train_steps(
-        step_lib.make_train_step(
+
+class _Training:
+    """What `train` works on: the run's state, its input, and where they are logged and saved."""
+
+    def __init__(
+        self,
+        feed: Feed,
+        state: State,
+        spec: TrainSpec,
+        *,
+        strategy: tf.distribute.Strategy,
+        options: RunOptions,
+        hooks: Hooks,
+        stack: contextlib.ExitStack,
+    ):
+        """Restores the last checkpoint and opens what `stack` closes."""
+        self._feed, self._state, self._spec, self._options, self._hooks = feed, state, spec, options, hooks
+        self._steps_per_epoch = pipeline.num_steps(len(feed.clips), spec.batch_size)
+        self._num_steps = spec.epochs * self._steps_per_epoch
+        is_chief = strategy_lib.is_chief(strategy)
+        with strategy.scope():
+            self._checkpoints = Checkpoints(
+                options.run_dir, state.model, state.optimizer, state.averages, writes=is_chief
+            )
+        self._checkpoints.restore_last(hooks.warn)
+        self._step = int(self._checkpoints.step.numpy())
+        steps = strategy_lib.gather_from_workers(strategy, self._step)
+        expect(len(set(steps)) == 1, "all workers to see the same checkpoint", steps=steps)
+
+        # The stream starts at the very batch that comes next.
+        self._batches = feed.iterator(batch_size=spec.batch_size, seed=spec.seed, start_step=self._step)
+        train_step = step_lib.make_train_step(
             state.model,
             state.optimizer,
             spec,
             strategy=strategy,
             frames=feed.frames,
             averages=state.averages,
-        ),
-        strategy,
-    )
-    log = hooks.open_log(step)
-    validation = _Validation(feed, state, checkpoints, hooks, log)
-    meter, wait_alarm = meter_lib.Meter(), meter_lib.WaitAlarm(feed.advice, hooks.warn)
-    profiler = Profiler(options.run_dir, options.profile_steps, warn=hooks.warn)
-    if step == 0:
-        log.clips("training clips", read_clips(feed.clips.spread(_NUM_STRIPS)))
-    elif step % steps_per_epoch == 0 and not validation.is_done(step // steps_per_epoch):
-        validation.run(
-            step, step // steps_per_epoch, last=step == num_steps
-        )  # interrupted between an epoch's end and this
-
-    # Steps.
-    ballot = _StopBallot(hooks.should_stop, strategy_lib.num_workers(strategy))
-    last_save = time.monotonic()
-    stopped = False
-    while step < num_steps and not stopped and not validation.stops_early(spec.early_stopping):
-        epoch = step // steps_per_epoch
-        count = min(  # up to the next step after which there is something to do
-            options.steps_per_call,
-            steps_per_epoch - step % steps_per_epoch,
-            options.log_every_steps - step % options.log_every_steps,
         )
-        meter.start_call()
-        profiler.step(step + 1)
-        with feed.explained(), _memory_explained(step):
-            rows, times, votes = train_steps(batches, *_call_arguments(step, count, ballot.vote()))
-            meter.end_call(rows, times)
-        step += count
-        checkpoints.step.assign(step)
+        self._train_steps = step_lib.make_train_steps(train_step, strategy)
+        self._evaluate = hooks.make_evaluator(state.model)
+        self._log = hooks.open_log(self._step)
+        stack.callback(self._log.close)
+        profile_steps = options.profile_steps if is_chief else None
+        self._profiler = stack.enter_context(Profiler(options.run_dir, profile_steps, warn=hooks.warn))
+        self._meter = meter_lib.Meter()
+        self._wait_alarm = meter_lib.WaitAlarm(feed.advice, hooks.warn)
+        self._last_save = time.monotonic()
+        self._next_pictures = 0.0  # when, by the clock
 
-        epoch_done = step % steps_per_epoch == 0
-        stopped = ballot.decide(votes)
-        due = stopped or time.monotonic() - last_save > options.checkpoint_secs
-        scores = {}
-        if due or epoch_done or step % options.log_every_steps == 0:
-            with _memory_explained(step):
-                rows = meter.read()
-            _check_losses(rows[:, 0], step, feed, spec)  # before anything is saved
-            scores = meter_lib.curves(rows, meter.last)
-            wait_alarm.note(meter.last)
-            rate = float(tf.convert_to_tensor(state.optimizer.learning_rate))
-            log.scalars("train", scores | {"learning_rate": rate}, step)
-        if due:
-            checkpoints.save_last()
-        if epoch_done:  # evaluation may take long, so what is due is saved before
-            scores = {"train_loss": meter.read_epoch_loss()} | validation.run(
-                step, epoch + 1, last=step == num_steps
-            )
-        if due or epoch_done:
-            last_save = time.monotonic()
-        hooks.report(
-            Progress(
-                step=step,
-                num_steps=num_steps,
-                epoch=epoch + 1,
-                num_epochs=spec.epochs,
-                epoch_done=epoch_done,
-                scores=scores,
-            )
-        )
+    def catch_up(self) -> None:
+        """Does what belongs before the next step."""
+        if self._step == 0 and self._log.writes:
+            self._log.clips("training clips", read_clips(self._feed.clips.spread(_NUM_STRIPS)))
+        if self._step and self.is_epoch_done() and not self._is_evaluated():
+            self._log.drop_from("validation", self._step)
+            self.end_epoch()  # the process ended between the epoch's last step and this
 
-    profiler.close()
-    log.close()
-    finished = step >= num_steps or validation.stops_early(spec.early_stopping)
-    if finished and state.averages is not None:
-        state.averages.apply()
-    return Trained(
-        model=state.model,
-        evaluate=validation.evaluate,
-        finished=finished,
-        step=step,
-        epochs=step // steps_per_epoch,
-        **meter.total(),
-        num_skipped=len(feed.skipped),
-        is_chief=log.writes,
-        best_macro_f1=float(checkpoints.best_macro_f1.numpy()),
-        best_epoch=int(checkpoints.best_epoch.numpy()),
-    )
+    def has_steps_left(self) -> bool:
+        return self._step < self._num_steps and not self._stops_early()
 
+    def take_steps(self, vote: float) -> tf.Tensor:
+        """Trains up to the next step after which there is something to do; returns the votes, float32 []."""
+        ends = [self._steps_per_epoch, self._options.log_every_steps]
+        count = min(self._options.steps_per_call, *(end - self._step % end for end in ends))
+        for bound in self._profile_bounds():
+            if self._step < bound:
+                count = min(count, bound - self._step)
+        self._meter.start_call()
+        self._profiler.step(self._step + 1)
+        with tf.device("CPU:0"):  # where the seeds that come of the step are wanted
+            arguments = tf.constant(self._step, tf.int64), tf.constant(count, tf.int32), tf.constant(vote)
+        with self._feed.explained():
+            rows, times, votes = self._train_steps(self._batches, *arguments)
+            self._meter.end_call(rows, times)
+        self._step += count
+        self._checkpoints.step.assign(self._step)
+        return votes
 
-class _Validation:
-    """What happens at an epoch's end: evaluation, its curves and pictures, checkpoints."""
+    def log_and_save(self, stopped: bool) -> dict[str, float]:
+        """Adds a point to the curves and saves a checkpoint, if it is time to; returns the point."""
+        due = stopped or time.monotonic() - self._last_save > self._options.checkpoint_secs
+        # Evaluation may take long, so that an epoch is saved before.
+        save = due or self.is_epoch_done()
+        if not save and self._step % self._options.log_every_steps:
+            return {}
+        rows = self._meter.read()
+        self._check(rows)  # before anything is saved
+        scores = meter_lib.curves(rows, self._meter.last)
+        self._wait_alarm.note(self._meter.last)
+        rate = float(tf.convert_to_tensor(self._state.optimizer.learning_rate))
+        self._log.scalars("train", scores | {"learning_rate": rate}, self._step)
+        if save:
+            self._save()
+        return scores
 
-    def __init__(self, feed: Feed, state: State, checkpoints: Checkpoints, hooks: Hooks, log: TensorBoardLog):
-        self._feed, self._state, self._checkpoints = feed, state, checkpoints
-        self._warn, self._log = hooks.warn, log
-        self.evaluate = hooks.make_evaluator(state.model)
-        self._next_pictures = 0.0  # when, by the clock: drawing 50 classes may take longer than an epoch
+    def is_epoch_done(self) -> bool:
+        return self._step % self._steps_per_epoch == 0
 
-    def run(self, step: int, epoch: int, *, last: bool) -> dict[str, float]:
-        """Does it all after so many steps and epochs; returns the scores."""
+    def end_epoch(self) -> dict[str, float]:
+        """Evaluates, logs and saves; returns the epoch's scores."""
+        step, epoch = self._step, self._step // self._steps_per_epoch
+        scores = self._meter.read_epoch_loss()
         if self._feed.skipped:
             self._log.scalars("train", {"input/skipped_clips": len(self._feed.skipped)}, step)
-            self._warn(self._feed.describe_skipped())
+            self._hooks.warn(self._feed.describe_skipped())
         with self._state.evaluated_weights():
-            evaluation = self.evaluate()
+            evaluation = self._evaluate()
             self._checkpoints.save_best(evaluation.scores["macro_f1"], epoch)
+        self._checkpoints.evaluated_epochs.assign(epoch)
         self._log.scalars("validation", evaluation.scores, step)
         started = time.monotonic()
-        if self._log.writes and (started >= self._next_pictures or last):
-            self._log.evaluation("validation", evaluation, self.evaluate.mistakes(evaluation), step)
+        if self._log.writes and (started >= self._next_pictures or not self.has_steps_left()):
+            self._log.evaluation("validation", evaluation, self._evaluate.mistakes(evaluation), step)
             drawn = time.monotonic()
+            # Drawing 50 classes may take longer than an epoch.
             self._next_pictures = drawn + (drawn - started) / _MAX_DRAWING_SHARE
         self._log.flush()
-        self._checkpoints.evaluated_epochs.assign(epoch)
+        self._save()
+        return scores | evaluation.scores
+
+    def progress(self, scores: dict[str, float]) -> Progress:
+        return Progress(
+            step=self._step,
+            num_steps=self._num_steps,
+            epoch=(self._step - 1) // self._steps_per_epoch + 1,
+            num_epochs=self._spec.epochs,
+            epoch_done=self.is_epoch_done() and self._is_evaluated(),
+            scores=scores,
+        )
+
+    def result(self) -> Trained:
+        finished = not self.has_steps_left() and self._is_evaluated()
+        if finished and self._state.averages is not None:
+            self._state.averages.apply()
+        return Trained(
+            model=self._state.model,
+            evaluate=self._evaluate,
+            finished=finished,
+            step=self._step,
+            epochs=self._step // self._steps_per_epoch,
+            **self._meter.total(),
+            num_skipped=len(self._feed.skipped),
+            best_macro_f1=float(self._checkpoints.best_macro_f1.numpy()),
+            best_epoch=int(self._checkpoints.best_epoch.numpy()),
+        )
+
+    def _save(self) -> None:
         self._checkpoints.save_last()
-        return evaluation.scores
+        self._last_save = time.monotonic()
 
-    def is_done(self, epoch: int) -> bool:
-        return self._checkpoints.evaluated_epochs.numpy() >= epoch
+    def _is_evaluated(self) -> bool:
+        return self._checkpoints.evaluated_epochs.numpy() >= self._step // self._steps_per_epoch
 
-    def stops_early(self, patience: int) -> bool:
-        """Whether there has been no better epoch for so many, unless that is 0."""
+    def _stops_early(self) -> bool:
+        """Whether there has been no better epoch for as many as TrainSpec.early_stopping says."""
         checkpoints = self._checkpoints
         epochs_without = int(checkpoints.evaluated_epochs.numpy() - checkpoints.best_epoch.numpy())
-        return 0 < patience <= epochs_without
+        return 0 < self._spec.early_stopping <= epochs_without
+
+    def _profile_bounds(self) -> tuple[int, ...]:
+        """After which steps a call ends for the profile's sake: before its first and after its last."""
+        if self._options.profile_steps is None:
+            return ()
+        first, last = self._options.profile_steps
+        return first - 1, last
+
+    def _check(self, rows: np.ndarray) -> None:
+        """Raises UserError at the first step whose loss or gradient is not finite.
+
+        Under float16's loss scale gradients overflow now and then: such steps are skipped.
+        """
+        columns = dict(zip(step_lib.COLUMNS, rows.T))
+        bad = ~np.isfinite(columns["loss"])
+        if not isinstance(self._state.optimizer, keras.optimizers.LossScaleOptimizer):
+            bad |= columns["finite"] < 0.5
+        if not bad.any():
+            return
+        first = int(np.flatnonzero(bad)[0])
+        step = self._step - len(rows) + first  # from 0
+        clips, batch_size = self._feed.clips, self._spec.batch_size
+        indices = pipeline.batch_clips(len(clips), batch_size=batch_size, seed=self._spec.seed, step=step)
+        names = [clips.ids[clip] for clip in indices[:_NUM_NAMED_CLIPS]]
+        more = ", …" if len(indices) > len(names) else ""
+        loss = columns["loss"][first]
+        what = "gradient is not finite" if np.isfinite(loss) else f"loss is {loss}"
+        raise UserError(
+            f"The {what} at step {step + 1} (epoch {step // self._steps_per_epoch + 1}), on the clips "
+            f"{', '.join(names)}{more}. The last good checkpoint is kept. A smaller --learning_rate, "
+            "--clip_norm=1 or --precision=float32 may help."
+        )
 
 
 class _StopBallot:
@@ -342,37 +408,3 @@ class _StopBallot:
             return self._should_stop()
         self._votes.append(votes)
         return len(self._votes) > meter_lib.MAX_QUEUED_CALLS and bool(self._votes.popleft().numpy() > 0)
-
-
-def _call_arguments(step: int, count: int, vote: float) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    with tf.device("CPU:0"):  # where the seeds that come of the step are wanted
-        return tf.constant(step, tf.int64), tf.constant(count, tf.int32), tf.constant(vote)
-
-
-def _check_losses(losses: np.ndarray, step: int, feed: Feed, spec: TrainSpec) -> None:
-    """Raises UserError at the first loss that is not finite, of the steps that end at `step`."""
-    bad = np.flatnonzero(~np.isfinite(losses))
-    if not len(bad):
-        return
-    first = step - len(losses) + int(bad[0])  # from 0
-    num_clips = len(feed.clips)
-    clips = pipeline.batch_clips(num_clips, batch_size=spec.batch_size, seed=spec.seed, step=first)
-    names = [feed.clips.ids[clip] for clip in clips[:_NUM_NAMED_CLIPS]]
-    more = ", …" if len(clips) > len(names) else ""
-    raise UserError(
-        f"The loss is {losses[bad[0]]} at step {first + 1} (epoch "
-        f"{first // pipeline.num_steps(num_clips, spec.batch_size) + 1}), on the clips {', '.join(names)}{more}. "
-        "The last good checkpoint is kept. A smaller --learning_rate, --clip_norm=1 or --precision=float32 may help."
-    )
-
-
-@contextlib.contextmanager
-def _memory_explained(step: int) -> Iterator[None]:
-    """Turns what TensorFlow raises where a device's memory does not suffice into an error for the user."""
-    try:
-        yield
-    except tf.errors.ResourceExhaustedError as error:
-        raise UserError(
-            f"Out of memory at step {step + 1}: {error.message.splitlines()[0]}. A smaller --batch_size, a 16-bit "
-            "--precision, --cache=host or none, or clips of a smaller --size or fewer --frames take less."
-        ) from error

@@ -58,6 +58,7 @@ class Meter:
         self.last = Times()  # between the last two reads
         self._untimed_clips: float | None = None  # those of the first call, once it is done
         self._started = 0.0
+        self._has_run = False
 
     def start_call(self) -> None:
         """Waits until the device has no more than a call left to do."""
@@ -67,6 +68,7 @@ class Meter:
 
     def end_call(self, rows: tf.Tensor, times: tf.Tensor) -> None:
         """Takes what step.make_train_steps' function returns."""
+        self._has_run = True
         waits = self._waits(times.numpy())
         self._rows.append(rows)
         self._queued.append(self._watcher.submit(_time_of_end, rows))
@@ -99,16 +101,19 @@ class Meter:
         self._rows, self._times, self._untimed_clips = [], Times(), 0.0
         return rows
 
-    def read_epoch_loss(self) -> float:
-        """Returns the mean loss since the last call; call it after `read`.
+    def read_epoch_loss(self) -> dict[str, float]:
+        """Returns train_loss, the mean loss since the last call; call it after `read`.
+
+        It is missing where no step was taken, as by a run that goes on after an epoch's last one.
 
         Raises:
-          UserError: if no clip of the epoch could be read.
+          UserError: if no clip could be read.
         """
         loss, _, clips, *_ = self._epoch_sums
-        expect(clips > 0, "at least 1 clip that can be read", clips=int(clips))
         self._epoch_sums = np.zeros(len(COLUMNS))
-        return float(loss / clips)
+        if self._has_run:
+            expect(clips > 0, "at least 1 clip that can be read", clips=int(clips))
+        return {"train_loss": float(loss / clips)} if clips else {}
 
     def total(self) -> dict[str, float | None]:
         """Returns clips_per_sec and wait_share over all that was read, None if nothing was timed."""

@@ -32,7 +32,7 @@ class Profiler:
             expect(len(steps) == 2 and 1 <= steps[0] <= steps[1], "steps a,b with 1 <= a <= b", steps=steps)
         self._folder = str(pathlib.Path(run_dir, "tensorboard", "train"))
         self._steps, self._warn = steps, warn
-        self._running = False
+        self._running = self._was_running = False
         self._marker: tf.profiler.experimental.Trace | None = None
 
     def step(self, number: int) -> None:
@@ -56,6 +56,10 @@ class Profiler:
     def close(self) -> None:
         """Writes the profile, if one was started; nothing is profiled any more."""
         self._end_marker()
+        if self._steps is not None and not self._was_running:
+            self._warn(
+                f"there is no profile: none of the steps {self._steps[0]} to {self._steps[1]} was taken"
+            )
         self._steps = None
         if not self._running:
             return
@@ -70,7 +74,7 @@ class Profiler:
         try:
             tf.test.experimental.sync_devices()  # work of earlier steps is not part of it
             tf.profiler.experimental.start(self._folder)
-            self._running = True
+            self._running = self._was_running = True
         except (OSError, tf.errors.OpError) as error:  # such as another profiler that runs
             self._steps = None
             self._warn(f"there will be no profile: {error}")

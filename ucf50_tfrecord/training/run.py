@@ -4,7 +4,8 @@
 <run>/checkpoints/      last/ and best/
 <run>/tensorboard/      event files
 <run>/summary.json      scores, written when training has finished
-<run>/predictions.jsonl what the model said of each validation clip
+<run>/predictions.jsonl what the model said of each held-out clip
+<run>/encoder.weights.h5 the frame encoder, for --encoder_weights; of models that leave the choice of it
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from ucf50_tfrecord.specs import AugmentSpec, ModelSpec, TrainSpec, UserError, f
 CONFIG_FILENAME = "config.json"
 SUMMARY_FILENAME = "summary.json"
 PREDICTIONS_FILENAME = "predictions.jsonl"
+ENCODER_FILENAME = "encoder.weights.h5"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -109,6 +111,10 @@ def open_run(run_dir: str, config: RunConfig) -> None:
     """
     storage.make_folder(run_dir)
     check_run(run_dir, config)
+    path = pathlib.Path(run_dir, CONFIG_FILENAME)
+    if path.is_file() and load_config(run_dir).train.epochs != config.train.epochs:
+        for name in (SUMMARY_FILENAME, PREDICTIONS_FILENAME):  # of fewer epochs
+            pathlib.Path(run_dir, name).unlink(missing_ok=True)
     storage.write_json(pathlib.Path(run_dir, CONFIG_FILENAME), to_json(config))
 
 

@@ -128,7 +128,9 @@ def make_train_steps(
                 step = first_step + tf.cast(i, tf.int64)
                 times = times.write(i, tf.stack([asked, arrived]))
             sums = sums.write(i, train_step(batch, step))
-        votes = strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(tf.identity, args=(vote,)), axis=None)
+        votes = strategy.reduce(
+            tf.distribute.ReduceOp.SUM, strategy.run(tf.identity, args=(vote,)), axis=None
+        )
         return sums.stack(), times.stack(), votes
 
     return train_steps

@@ -6,7 +6,7 @@ import contextlib
 import os
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import tensorflow as tf
 
@@ -17,19 +17,21 @@ from ucf50_tfrecord.training import cluster as cluster_lib
 _GPUS_BOUND = {"SLURM_GPUS_PER_TASK", "SLURM_GPU_BIND"}
 
 
-def make_strategy(name: str, *, join_secs: float = 600.0) -> tf.distribute.Strategy:
+def make_strategy(
+    name: str, *, join_secs: float = 600.0, environment: Mapping[str, str] = os.environ
+) -> tf.distribute.Strategy:
     """Builds the strategy.
 
     "one" device; "mirrored" over all GPUs (or all CPU devices if there is none); "multi_worker" over
     the GPUs (or the CPU) of all workers that TF_CONFIG or Slurm names, see cluster.uses_workers;
     "auto" is multi_worker where TF_CONFIG names more than one worker, else mirrored where there is more
     than one GPU, else one. With workers this must come before all else that runs in TensorFlow, and it
-    waits until all of them are there, for `join_secs` at most.
+    waits until all of them are there, for `join_secs` at most. `environment` is where they are named.
 
     Raises:
       UserError: if the name is not known, or the workers cannot be found or reached.
     """
-    uses_workers = cluster_lib.uses_workers(name, os.environ)
+    uses_workers = cluster_lib.uses_workers(name, environment)
     for gpu in tf.config.list_physical_devices("GPU"):
         tf.config.experimental.set_memory_growth(gpu, True)  # leave room for others on a shared GPU
     if uses_workers:
@@ -99,6 +101,22 @@ def explain_lost_workers(strategy: tf.distribute.Strategy) -> Iterator[None]:
         raise UserError(
             f"{_name_lost(error, strategy)} has ended or cannot be reached, so the others cannot go on. Start "
             "all workers with the same command again: they go on from the last checkpoint."
+        ) from error
+
+
+@contextlib.contextmanager
+def explain_exhausted_memory() -> Iterator[None]:
+    """Turns what TensorFlow raises where a device's memory does not suffice into a sentence.
+
+    Raises:
+      UserError: in place of such an error.
+    """
+    try:
+        yield
+    except tf.errors.ResourceExhaustedError as error:
+        raise UserError(
+            f"Out of memory: {error.message.splitlines()[0]}. A smaller --batch_size, a 16-bit --precision, "
+            "--cache=host or none, or clips of a smaller --size or fewer --frames take less."
         ) from error
 
 
