@@ -145,11 +145,10 @@ def train(stack: contextlib.ExitStack) -> None:
         f"{strategy_lib.device_type()}(s); run {run_dir}"
     )
 
-    if train_spec.batch_size % strategy.num_replicas_in_sync:
+    if train_spec.batch_size % strategy.num_replicas_in_sync and state.has_batch_norm:
         print(
             f"warning: {strategy.num_replicas_in_sync} devices cannot share {train_spec.batch_size} clips a step "
-            "evenly: what fills the batch up does not count, but batch norm sees it",
-            file=sys.stderr,
+            "evenly: the clips that fill a batch up do not count, but batch norm sees them"
         )
 
     # Training and evaluation.

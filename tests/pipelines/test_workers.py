@@ -1,5 +1,6 @@
 """Training with several workers as users run it: started together, stopped, killed, started again."""
 
+import contextlib
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import pytest
 from tests.conftest import REPOSITORY, child_pids, run_module
 from tests.pipelines.test_train import final_weights
 from tools import launch_workers
+from ucf50_tfrecord.training import checkpoint
 
 FLAGS = [
     "--model=seed_pool",
@@ -54,12 +56,16 @@ def start_workers(*train_flags):
 
 def wait_for_checkpoint(run_dir, *, after=0):
     """Waits until training has gone beyond a step; returns the step of the newest checkpoint."""
+    import tensorflow as tf
+
     deadline = time.monotonic() + 150
     while time.monotonic() < deadline:
-        paths = (run_dir / "checkpoints" / "last").glob("ckpt-*.index")
-        newest = max((int(path.stem.removeprefix("ckpt-")) for path in paths), default=0)
-        if newest > after:
-            return newest
+        for path in checkpoint.find(run_dir / "checkpoints" / "last")[:1]:
+            # It may be unfinished, or gone already.
+            with contextlib.suppress(tf.errors.OpError, ValueError):
+                step = int(tf.train.load_variable(path, "step/.ATTRIBUTES/VARIABLE_VALUE"))
+                if step > after:
+                    return step
         time.sleep(0.01)
     raise TimeoutError(run_dir)
 
@@ -163,6 +169,7 @@ def test_the_launcher_explains_mistakes(data_dir, workers, flags, message):
 LAUNCHER = """
 import os, sys
 from tools import launch_workers
+from ucf50_tfrecord.training import checkpoint
 environments = [{**os.environ, "INDEX": str(index)} for index in range(3)]
 status, was_signalled = launch_workers.run_workers([sys.executable, "-c", sys.argv[1]], environments)
 print("was signalled:", was_signalled)

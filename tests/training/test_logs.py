@@ -71,7 +71,7 @@ def test_a_resumed_curve_does_not_jump_back(tmp_path):
     for split in ("validation", "test"):
         assert points(tmp_path, split, "macro_f1") == [(10, 1.0), (20, 1.0), (30, 2.0), (40, 2.0)]
     assert [e.step for e in read(tmp_path, "validation").Tensors("confusion")] == [10, 20, 30, 40]
-    assert [e.step for e in read(tmp_path, "train").Tensors("flags")] == [0, 20]
+    assert [e.step for e in read(tmp_path, "train").Tensors("run")] == [0, 20]
 
 
 def test_a_run_that_starts_again_has_no_trace_of_its_first_try(tmp_path):

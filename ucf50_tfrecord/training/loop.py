@@ -94,6 +94,11 @@ class State:
     optimizer: keras.optimizers.Optimizer
     averages: WeightAverages | None
 
+    @property
+    def has_batch_norm(self) -> bool:
+        layers = self.model._flatten_layers(include_self=False)
+        return any(isinstance(layer, keras.layers.BatchNormalization) for layer in layers)
+
     def evaluated_weights(self) -> contextlib.AbstractContextManager:
         """While it is open the model has the weights that are evaluated: the average, if there is one."""
         return contextlib.nullcontext() if self.averages is None else self.averages.applied()
