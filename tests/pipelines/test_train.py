@@ -13,7 +13,7 @@ import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
 from tests.conftest import REPOSITORY, run_module
-from ucf50_tfrecord import manifest
+from ucf50_tfrecord import manifest, storage
 from ucf50_tfrecord.training import run
 
 RECIPES = sorted((REPOSITORY / "pipelines" / "recipes").glob("*.flags"))
@@ -128,6 +128,21 @@ def test_a_run_folder_keeps_its_configuration(finished_run, data_dir):
     result = run_module(*train_flags(data_dir, run_dir, "--learning_rate=0.5", "--seed=3"))
     assert result.returncode == 2 and "Traceback" not in result.stderr
     assert "learning_rate was 0.001, is 0.5; seed was 0, is 3. Choose another --run" in result.stderr
+
+
+def test_a_run_that_is_being_trained_is_left_alone(data_dir, tmp_path):
+    (tmp_path / "run").mkdir()
+    with storage.folder_lock(tmp_path / "run"):
+        result = run_module(*train_flags(data_dir, tmp_path / "run"))
+    assert result.returncode == 2 and f"Another process is writing {tmp_path / 'run'}" in result.stderr
+
+
+def test_more_epochs_go_on_and_replace_the_figures(finished_run, data_dir, tmp_path):
+    run_dir = shutil.copytree(finished_run[0], tmp_path / "run")
+    result = run_module(*train_flags(data_dir, run_dir, "--epochs=5"))
+    assert result.returncode == 0, result.stderr
+    assert re.findall(r"^epoch +(\d)/5 ", result.stdout, re.MULTILINE) == ["5"]
+    assert json.loads((run_dir / "summary.json").read_text())["trained_epochs"] == 5
 
 
 def test_a_finished_run_keeps_its_figures(finished_run, data_dir):

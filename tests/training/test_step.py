@@ -100,6 +100,25 @@ def test_averages_follow_the_weights_and_can_be_evaluated(data_dir, tmp_path):
         np.testing.assert_array_equal(loaded.trainable_variables[0].numpy(), value)
 
 
+def test_averages_of_what_is_trained_beside_a_frozen_encoder(tmp_path):
+    spec = ModelSpec(name="frame_pool", num_classes=3, num_frames=5, height=16, width=24)
+    model = models.build_model(spec)
+    model.get_layer("encoder").trainable = False
+    averages = WeightAverages(model, 0.5)
+    averages.averages[0].assign(averages.averages[0] + 1)
+    sgd = keras.optimizers.SGD()
+    sgd.build(model.trainable_variables)
+    checkpoint.Checkpoints(str(tmp_path), model, sgd, averages).save_last()
+    loaded = models.build_model(spec)
+    loaded.get_layer("encoder").trainable = False
+    checkpoint.load_weights(str(tmp_path), "last", loaded, averaged=True)
+    encoder, expected = (m.get_layer("encoder").get_weights() for m in (loaded, model))
+    for one, other in zip(encoder, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+    kernel = model.trainable_variables[0].numpy() + 1
+    np.testing.assert_allclose(loaded.trainable_variables[0].numpy(), kernel, rtol=1e-6)
+
+
 # One replica's gradients are too large for float16 under the loss scale, the other's are 0.
 OVERFLOW = """
 import json, keras, numpy as np, tensorflow as tf

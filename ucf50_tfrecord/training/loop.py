@@ -194,7 +194,7 @@ def train(
             stopped = ballot.decide(votes)
             scores = training.log_and_save(stopped)
             if training.is_epoch_done() and not stopped:  # else the run does that when it goes on
-                scores |= training.end_epoch()
+                scores = training.end_epoch()
             hooks.report(training.progress(scores))
         return training.result()
 
