@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from pipelines import console, convert, inputs, train_flags
+from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import storage
 from ucf50_tfrecord.specs import ENCODER_MODELS, STRATEGIES, UserError, expect, format_folds
 from ucf50_tfrecord.training import cluster
@@ -69,17 +70,50 @@ for _module in (train_flags, convert, inputs):
     flags.adopt_module_key_flags(_module)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+    """A training that is ready to start.
+
+    feeds: of the training, the validation and, if there are some, the test clips.
+    """
+
+    manifest: manifest_lib.Manifest
+    config: run_lib.RunConfig
+    strategy: tf.distribute.Strategy
+    feeds: list[Feed]
+    state: loop.State
+    run_dir: str
+
+
 def main() -> None:
     with contextlib.ExitStack() as stack:
-        train(stack)
+        job = prepare(stack)
+        from ucf50_tfrecord.training import strategy as strategy_lib
+
+        announce(job)
+        with console.stop_requests() as should_stop, console.TrainingDisplay() as display:
+            evaluators = make_evaluators(job, display.warn)
+            trained = train(job, evaluators, display, should_stop)
+            strategy_lib.wait_for_workers(job.strategy)  # until the chief has saved the best weights
+            evaluations = evaluate_run(job, trained, evaluators, should_stop)
+        if evaluations is None:
+            print_stopped(trained, job.run_dir, strategy_lib.num_workers(job.strategy))
+        elif strategy_lib.is_chief(job.strategy):
+            summary = summarize(job, trained, evaluations)
+            write_results(summary, evaluations, trained.model, job.run_dir)
+            print_summary(summary, job.run_dir)
+        strategy_lib.wait_for_workers(job.strategy)  # who ends first would be missed
 
 
-def train(stack: contextlib.ExitStack) -> None:
-    """Does all that this module does; `stack` is left when it ends, however it ends."""
+def prepare(stack: contextlib.ExitStack) -> Job:
+    """Checks what is asked for and makes all that training needs; its folder last.
+
+    `stack` is to be left when training ends, however it ends.
+    """
     # What the flags say, before anything is done for them.
     train_spec = train_flags.train_spec_from_flags()
     asked = train_flags.folds_from_flags(test_wanted=train_spec.early_stopping > 0)
-    profile_steps = parse_steps(_PROFILE_STEPS.value) if _PROFILE_STEPS.value else None
+    parse_steps(_PROFILE_STEPS.value)
     uses_workers = cluster.uses_workers(_STRATEGY.value, os.environ)
     if uses_workers:
         check_worker_flags()
@@ -96,7 +130,6 @@ def train(stack: contextlib.ExitStack) -> None:
 
     # Devices.
     console.load_tensorflow()
-    from ucf50_tfrecord.evaluation import runner
     from ucf50_tfrecord.training import loop
     from ucf50_tfrecord.training import run as run_lib
     from ucf50_tfrecord.training import strategy as strategy_lib
@@ -136,97 +169,85 @@ def train(stack: contextlib.ExitStack) -> None:
         run_lib.open_run(run_dir, config)
         stack.enter_context(storage.folder_lock(run_dir))
     strategy_lib.wait_for_workers(strategy)
+    return Job(manifest=manifest, config=config, strategy=strategy, feeds=feeds, state=state, run_dir=run_dir)
+
+
+def announce(job: Job) -> None:
+    """Says what is trained, on what."""
+    from ucf50_tfrecord.training import strategy as strategy_lib
+
+    config, num_devices = job.config, job.strategy.num_replicas_in_sync
+    sets = (
+        ("training", config.train_folds),
+        ("validating", config.val_folds),
+        ("testing", config.test_folds),
+    )
     counts = "; ".join(
-        f"{name} on {len(feed.clips)} (folds {format_folds(part)})"
-        for name, feed, part in zip(("training", "validating", "testing"), feeds, dataclasses.astuple(folds))
+        f"{name} on {len(feed.clips)} (folds {format_folds(folds)})"
+        for (name, folds), feed in zip(sets, job.feeds)
     )
     print(
-        f"Clips: {counts}.\n{model_spec.name}, {train_spec.precision} on {strategy.num_replicas_in_sync} "
-        f"{strategy_lib.device_type()}(s); run {run_dir}"
+        f"Clips: {counts}.\n{config.model.name}, {config.train.precision} on {num_devices} "
+        f"{strategy_lib.device_type()}(s); run {job.run_dir}"
     )
-
-    if train_spec.batch_size % strategy.num_replicas_in_sync and state.has_batch_norm:
+    if config.train.batch_size % num_devices and job.state.has_batch_norm:
         print(
-            f"warning: {strategy.num_replicas_in_sync} devices cannot share {train_spec.batch_size} clips a step "
-            "evenly: the clips that fill a batch up do not count, but batch norm sees them"
+            f"warning: {num_devices} devices cannot share {config.train.batch_size} clips a step evenly: the clips "
+            "that fill a batch up do not count, but batch norm sees them"
         )
 
-    # Training and evaluation.
-    with console.stop_requests() as should_stop, console.TrainingDisplay() as display:
-        evaluators = [
-            functools.partial(
-                runner.Evaluator,
-                feed=feed,
-                strategy=strategy,
-                batch_size=train_spec.batch_size,
-                warn=display.warn,
-            )
-            for feed in feeds[1:]
-        ]
-        hooks = loop.Hooks(
+
+def make_evaluators(job: Job, warn: Callable[[str], None]) -> list[Callable[[keras.Model], runner.Evaluator]]:
+    """Returns what makes the evaluators on the validation clips and, if there are some, the test clips."""
+    from ucf50_tfrecord.evaluation import runner
+
+    options = {"strategy": job.strategy, "batch_size": job.config.train.batch_size, "warn": warn}
+    return [functools.partial(runner.Evaluator, feed=feed, **options) for feed in job.feeds[1:]]
+
+
+def train(
+    job: Job, evaluators: list[Callable], display: console.TrainingDisplay, should_stop: Callable[[], bool]
+) -> loop.Trained:
+    from ucf50_tfrecord.training import loop
+
+    return loop.train(
+        job.feeds[0],
+        job.state,
+        job.config.train,
+        strategy=job.strategy,
+        options=loop.RunOptions(
+            run_dir=job.run_dir,
+            log_every_steps=_LOG_EVERY.value,
+            steps_per_call=_STEPS_PER_CALL.value,
+            checkpoint_secs=_CHECKPOINT_SECS.value,
+            profile_steps=parse_steps(_PROFILE_STEPS.value),
+        ),
+        hooks=loop.Hooks(
             make_evaluator=evaluators[0],
-            open_log=functools.partial(open_log, config, run_dir, feeds, strategy),
+            open_log=functools.partial(open_log, job),
             report=display.update,
             warn=display.warn,
             should_stop=should_stop,
-        )
-        trained = loop.train(
-            feeds[0],
-            state,
-            train_spec,
-            strategy=strategy,
-            options=loop.RunOptions(
-                run_dir=run_dir,
-                log_every_steps=_LOG_EVERY.value,
-                steps_per_call=_STEPS_PER_CALL.value,
-                checkpoint_secs=_CHECKPOINT_SECS.value,
-                profile_steps=profile_steps,
-            ),
-            hooks=hooks,
-        )
-        strategy_lib.wait_for_workers(strategy)  # until the chief has saved the best weights
-        evaluations = evaluate_run(trained, evaluators, config, run_dir, strategy, should_stop)
-    if evaluations is None:
-        print_stopped(trained, run_dir, strategy_lib.num_workers(strategy))
-    elif strategy_lib.is_chief(strategy):
-        summary = summarize(trained, evaluations, config) | {
-            "num_train_clips": len(feeds[0].clips),
-            "num_devices": strategy.num_replicas_in_sync,
-            "num_workers": strategy_lib.num_workers(strategy),
-            "fold_by": manifest.fold_rule.fold_by,
-        }
-        write_results(summary, evaluations, trained.model, run_dir)
-        print_summary(summary, run_dir)
-    strategy_lib.wait_for_workers(strategy)  # who ends first would be missed
+        ),
+    )
 
 
-def open_log(
-    config: run_lib.RunConfig,
-    run_dir: str,
-    feeds: list[Feed],
-    strategy: tf.distribute.Strategy,
-    step: int,
-) -> logs.TensorBoardLog:
+def open_log(job: Job, step: int) -> logs.TensorBoardLog:
     """Opens TensorBoard's files of a run that starts after a step, and says there what the run is made of."""
     from ucf50_tfrecord.training import logs, provenance
     from ucf50_tfrecord.training import run as run_lib
     from ucf50_tfrecord.training import strategy as strategy_lib
 
-    log = logs.TensorBoardLog(run_dir, start_step=step, writes=strategy_lib.is_chief(strategy))
+    log = logs.TensorBoardLog(job.run_dir, start_step=step, writes=strategy_lib.is_chief(job.strategy))
     if log.writes:
-        log.hparams(run_lib.hparams(config) | {"devices": strategy.num_replicas_in_sync})
-        data = run_lib.describe_data(config, [len(feed.clips) for feed in feeds])
+        log.hparams(run_lib.hparams(job.config) | {"devices": job.strategy.num_replicas_in_sync})
+        data = run_lib.describe_data(job.config, [len(feed.clips) for feed in job.feeds])
         log.card(data=data, **provenance.environment(), flags=given_flags())
     return log
 
 
 def evaluate_run(
-    trained: loop.Trained,
-    evaluators: list[Callable],
-    config: run_lib.RunConfig,
-    run_dir: str,
-    strategy: tf.distribute.Strategy,
-    should_stop: Callable[[], bool],
+    job: Job, trained: loop.Trained, evaluators: list[Callable], should_stop: Callable[[], bool]
 ) -> dict[str, list[runner.Evaluation]] | None:
     """Scores a finished run; returns a split's evaluations, one for each of runner.PERTURBATIONS.
 
@@ -242,18 +263,18 @@ def evaluate_run(
 
     if not trained.finished:
         return None
-    if config.train.early_stopping:
-        checkpoint.load_weights(run_dir, "best", trained.model)
+    if job.config.train.early_stopping:
+        checkpoint.load_weights(job.run_dir, "best", trained.model)
     evaluate = {"validation": trained.evaluate}
     if len(evaluators) > 1:
         evaluate = {"test": evaluators[1](trained.model)} | evaluate
     found: dict[str, list[runner.Evaluation]] = {split: [] for split in evaluate}
     for split, perturbation in itertools.product(evaluate, runner.PERTURBATIONS):
-        if any(strategy_lib.gather_from_workers(strategy, int(should_stop()))):
+        if any(strategy_lib.gather_from_workers(job.strategy, int(should_stop()))):
             return None
         found[split].append(evaluate[split](perturbation))
-    if "test" in found and strategy_lib.is_chief(strategy):
-        log = logs.TensorBoardLog(run_dir)
+    if "test" in found and strategy_lib.is_chief(job.strategy):
+        log = logs.TensorBoardLog(job.run_dir)
         log.drop_from("test", 0)  # of the same run, finished before
         log.scalars("test", found["test"][0].scores, trained.step)
         log.evaluation("test", found["test"][0], evaluate["test"].mistakes(found["test"][0]), trained.step)
@@ -305,8 +326,10 @@ def print_stopped(trained: loop.Trained, run_dir: str, num_workers: int) -> None
     print(f"Stopped at step {trained.step} and saved. To go on:{how}", flush=True)
 
 
-def parse_steps(text: str) -> tuple[int, int]:
-    """Reads steps such as "20,30"."""
+def parse_steps(text: str | None) -> tuple[int, int] | None:
+    """Reads steps such as "20,30"; None of None."""
+    if text is None:
+        return None
     match = re.fullmatch(r"(\d+),(\d+)", text.replace(" ", ""))
     expect(
         match is not None and 1 <= int(match[1]) <= int(match[2]),
@@ -321,10 +344,11 @@ def given_flags() -> dict[str, object]:
     return {flag.name: flag.value for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0])}
 
 
-def summarize(
-    trained: loop.Trained, evaluations: dict[str, list[runner.Evaluation]], config: run_lib.RunConfig
-) -> dict:
+def summarize(job: Job, trained: loop.Trained, evaluations: dict[str, list[runner.Evaluation]]) -> dict:
     """Returns what summary.json says of a finished run."""
+    from ucf50_tfrecord.training import strategy as strategy_lib
+
+    config = job.config
     (split, (plain, shuffled)), *others = evaluations.items()
     other_scores = {name: other.scores for name, (other, _) in others}
     return (
@@ -347,6 +371,10 @@ def summarize(
             "clips_per_sec": trained.clips_per_sec,
             "wait_share": trained.wait_share,
             "num_skipped_clips": trained.num_skipped,
+            "num_train_clips": len(job.feeds[0].clips),
+            "num_devices": job.strategy.num_replicas_in_sync,
+            "num_workers": strategy_lib.num_workers(job.strategy),
+            "fold_by": job.manifest.fold_rule.fold_by,
             "fingerprint": config.fingerprint,
             "data_dir": config.data_dir,
         }
