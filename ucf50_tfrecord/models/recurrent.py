@@ -1,8 +1,4 @@
-"""A frame encoder and a recurrent layer; what both say, averaged over time, goes to the classifier.
-
-The classifier sees the frames' features beside the recurrent outputs, so that what frames tell need
-not pass through the recurrent layer: without that path these models fell behind `frame_pool` on few
-clips (README).
+"""A frame encoder and a recurrent layer whose outputs are averaged over time.
 
 On NVIDIA GPUs Keras runs LSTM and GRU by cuDNN as long as they keep their default activations,
 have a bias, no recurrent dropout and are not unrolled; anything else costs that kernel. cuDNN has
@@ -25,7 +21,7 @@ NUM_UNITS = 256
 
 
 def rnn(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
-    """Frame encoder, plain RNN (tanh) of 256 units beside it, mean over time, dropout, classifier.
+    """Frame encoder, plain RNN (tanh) of 256 units, mean over time, dropout, classifier.
 
     uint8 [B, T, H, W, 3] to logits float32 [B, num_classes].
     """
@@ -33,7 +29,7 @@ def rnn(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
 
 
 def lstm(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
-    """Frame encoder, LSTM of 256 units beside it, mean over time, dropout, classifier.
+    """Frame encoder, LSTM of 256 units, mean over time, dropout, classifier.
 
     uint8 [B, T, H, W, 3] to logits float32 [B, num_classes].
     """
@@ -41,7 +37,7 @@ def lstm(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
 
 
 def gru(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
-    """Frame encoder, GRU of 256 units beside it, mean over time, dropout, classifier.
+    """Frame encoder, GRU of 256 units, mean over time, dropout, classifier.
 
     uint8 [B, T, H, W, 3] to logits float32 [B, num_classes].
     """
@@ -49,7 +45,7 @@ def gru(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
 
 
 def bilstm(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
-    """Frame encoder, LSTMs of 128 units over both directions of time beside it, mean, dropout, classifier.
+    """Frame encoder, LSTMs of 128 units over both directions of time, mean, dropout, classifier.
 
     uint8 [B, T, H, W, 3] to logits float32 [B, num_classes].
     """
@@ -66,6 +62,5 @@ def _build(
     video = frames.clip_input(spec)
     features = frame_features(video, spec, dtype)  # [B, T, F]
     outputs = layer(num_units, return_sequences=True, dtype=dtype)(features)  # [B, T, 256]
-    pooled = ops.mean(ops.concatenate([features, outputs], axis=2), axis=1)  # [B, F + 256]
-    pooled = Dropout(spec.dropout, stream=1, dtype=dtype)(pooled)
+    pooled = Dropout(spec.dropout, stream=1, dtype=dtype)(ops.mean(outputs, axis=1))
     return keras.Model(video, frames.classify(pooled, spec), name=spec.name)
