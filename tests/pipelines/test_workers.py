@@ -15,7 +15,6 @@ import pytest
 from tests.conftest import REPOSITORY, child_pids, run_module
 from tests.pipelines.test_train import final_weights
 from tools import launch_workers
-from ucf50_tfrecord.training import checkpoint
 
 FLAGS = [
     "--model=seed_pool",
@@ -57,6 +56,8 @@ def start_workers(*train_flags):
 def wait_for_checkpoint(run_dir, *, after=0):
     """Waits until training has gone beyond a step; returns the step of the newest checkpoint."""
     import tensorflow as tf
+
+    from ucf50_tfrecord.training import checkpoint
 
     deadline = time.monotonic() + 150
     while time.monotonic() < deadline:
@@ -169,7 +170,6 @@ def test_the_launcher_explains_mistakes(data_dir, workers, flags, message):
 LAUNCHER = """
 import os, sys
 from tools import launch_workers
-from ucf50_tfrecord.training import checkpoint
 environments = [{**os.environ, "INDEX": str(index)} for index in range(3)]
 status, was_signalled = launch_workers.run_workers([sys.executable, "-c", sys.argv[1]], environments)
 print("was signalled:", was_signalled)
@@ -229,7 +229,9 @@ def test_when_one_worker_ends_badly_the_others_end_too(end, status, message):
 def test_no_worker_outlives_its_launcher():
     launcher = start_launcher("time.sleep(60)")
     assert launcher.stdout.readline() == "ready 0\n"
-    workers = child_pids(launcher.pid)
+    deadline = time.monotonic() + 30
+    while len(workers := child_pids(launcher.pid)) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
     launcher.kill()
     launcher.communicate()
     deadline = time.monotonic() + 10
