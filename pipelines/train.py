@@ -166,8 +166,7 @@ def prepare(stack: contextlib.ExitStack) -> Job:
     # The run's folder. All workers have looked at it by now, and none goes on before it is made.
     run_dir = _RUN.value or run_lib.make_run_dir(manifest.data_dir, model_spec.name)
     if strategy_lib.is_chief(strategy):
-        run_lib.open_run(run_dir, config)
-        stack.enter_context(storage.folder_lock(run_dir))
+        stack.enter_context(run_lib.open_run(run_dir, config))
     strategy_lib.wait_for_workers(strategy)
     return Job(manifest=manifest, config=config, strategy=strategy, feeds=feeds, state=state, run_dir=run_dir)
 

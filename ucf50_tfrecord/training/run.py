@@ -16,7 +16,7 @@ import hashlib
 import json
 import pathlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from ucf50_tfrecord import storage
 from ucf50_tfrecord.specs import AugmentSpec, ModelSpec, TrainSpec, UserError, format_folds, to_json
@@ -103,19 +103,22 @@ def make_run_dir(data_dir: str, model: str) -> str:
     raise UserError(f"runs/{name} to {name}-999 exist already; choose a --run")
 
 
-def open_run(run_dir: str, config: RunConfig) -> None:
-    """Starts a run, or goes on with one that was asked for the same.
+@contextlib.contextmanager
+def open_run(run_dir: str, config: RunConfig) -> Iterator[None]:
+    """Starts a run, or goes on with one that was asked for the same; holds its folder while the block runs.
 
     Raises:
-      UserError: as check_run does.
+      UserError: as check_run does, or if another process holds the folder.
     """
     storage.make_folder(run_dir)
-    check_run(run_dir, config)
-    path = pathlib.Path(run_dir, CONFIG_FILENAME)
-    if path.is_file() and load_config(run_dir).train.epochs != config.train.epochs:
-        for name in (SUMMARY_FILENAME, PREDICTIONS_FILENAME):  # of fewer epochs
-            pathlib.Path(run_dir, name).unlink(missing_ok=True)
-    storage.write_json(pathlib.Path(run_dir, CONFIG_FILENAME), to_json(config))
+    with storage.folder_lock(run_dir):
+        check_run(run_dir, config)
+        path = pathlib.Path(run_dir, CONFIG_FILENAME)
+        if path.is_file() and load_config(run_dir).train.epochs != config.train.epochs:
+            for name in (SUMMARY_FILENAME, PREDICTIONS_FILENAME):  # of fewer epochs
+                pathlib.Path(run_dir, name).unlink(missing_ok=True)
+        storage.write_json(path, to_json(config))
+        yield
 
 
 def check_run(run_dir: str, config: RunConfig) -> None:
