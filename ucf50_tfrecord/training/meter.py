@@ -58,7 +58,6 @@ class Meter:
         self.last = Times()  # between the last two reads
         self._untimed_clips: float | None = None  # those of the first call, once it is done
         self._started = 0.0
-        self._has_run = False
 
     def start_call(self) -> None:
         """Waits until the device has no more than a call left to do."""
@@ -68,7 +67,6 @@ class Meter:
 
     def end_call(self, rows: tf.Tensor, times: tf.Tensor) -> None:
         """Takes what step.make_train_steps' function returns."""
-        self._has_run = True
         waits = self._waits(times.numpy())
         self._rows.append(rows)
         self._queued.append(self._watcher.submit(_time_of_end, rows))
@@ -111,7 +109,7 @@ class Meter:
         """
         loss, _, clips, *_ = self._epoch_sums
         self._epoch_sums = np.zeros(len(COLUMNS))
-        if self._has_run:
+        if self._untimed_clips is not None:  # a call was taken
             expect(clips > 0, "at least 1 clip that can be read", clips=int(clips))
         return {"train_loss": float(loss / clips)} if clips else {}
 
