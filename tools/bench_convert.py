@@ -10,7 +10,6 @@ floor of any method that decodes in order.
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
 import functools
 import importlib
@@ -27,6 +26,7 @@ import numpy as np
 from absl import flags
 
 from pipelines import console
+from tools.processes import in_fresh_process
 from ucf50_tfrecord import storage
 from ucf50_tfrecord.convert import catalog, decode, engines, plan, sampling
 from ucf50_tfrecord.specs import Catalog, ClipFormat, FoldRule, UserError, to_json
@@ -166,12 +166,10 @@ def measure_all(paths: list[str], rounds: int) -> list[Row]:
     names = [name for name, (_, package) in METHODS.items() if package not in missing]
     secs: dict[str, list[float]] = {name: [] for name in names}
     peaks: dict[str, float] = {}
-    context = multiprocessing.get_context("spawn")
     with console.progress_bar(rounds * len(names), "run", "measuring") as bar:
         for _ in range(rounds):
             for name in names:
-                with context.Pool(1) as pool:
-                    taken, peak = pool.apply(measure, (name, paths))
+                taken, peak = in_fresh_process(measure, name, paths)
                 secs[name].append(taken)
                 peaks[name] = max(peak, peaks.get(name, 0.0))
                 bar.update()
@@ -234,11 +232,9 @@ def measure_conversion(videos_dir: str, num_workers: int) -> Conversion:
 def measure_workers(videos_dir: str, rounds: int) -> list[Conversion]:
     """Converts a set with one and with two workers, in turn; returns each one's median round."""
     taken: dict[int, list[Conversion]] = {1: [], 2: []}
-    context = multiprocessing.get_context("spawn")
     for _ in range(rounds):
         for num_workers, conversions in taken.items():
-            with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
-                conversions.append(pool.submit(measure_conversion, videos_dir, num_workers).result())
+            conversions.append(in_fresh_process(measure_conversion, videos_dir, num_workers))
     return [sorted(c, key=lambda item: item.secs)[len(c) // 2] for c in taken.values()]
 
 
@@ -246,10 +242,8 @@ def measure_long_video(num_frames: int) -> float:
     """Decodes one clip of a video of that many frames; returns the process's peak memory in MB."""
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "long.avi")
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            pool.apply(write_long_video, (path, num_frames))
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            return pool.apply(measure, ("ours", [path]))[1]
+        in_fresh_process(write_long_video, path, num_frames)
+        return in_fresh_process(measure, "ours", [path])[1]
 
 
 def write_long_video(path: str, num_frames: int) -> None:

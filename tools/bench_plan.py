@@ -9,7 +9,6 @@ in a process of its own, whose time and peak memory, catalogue included, are sho
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
 import pathlib
 import resource
 import time
@@ -17,6 +16,7 @@ import time
 from absl import flags
 
 from pipelines import console
+from tools.processes import in_fresh_process
 from ucf50_tfrecord import storage
 from ucf50_tfrecord.convert import plan
 from ucf50_tfrecord.specs import Catalog, ClipFormat, FoldRule, Video, expect, to_json
@@ -95,8 +95,7 @@ def main() -> None:
     rows = []
     print(f"{'videos':>9}{'shards':>8}{'catalogue s':>13}{'plan s':>8}{'us/video':>10}{'peak MB':>9}")
     for size in sizes:
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            row = pool.apply(measure, (size,))
+        row = in_fresh_process(measure, size)
         rows.append(row)
         print(
             f"{row.num_videos:>9}{row.num_shards:>8}{row.catalog_secs:>13.2f}{row.plan_secs:>8.2f}"
