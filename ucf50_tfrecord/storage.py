@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import secrets
 import time
 from collections.abc import Iterator
@@ -46,6 +47,13 @@ def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
         if error.filename in (None, str(temporary), str(path), str(path.parent)):
             raise UserError(f"Cannot write {path}: {error.strerror or error}") from error
         raise
+
+
+def remove_unfinished(folder: str | os.PathLike) -> None:
+    """Removes what processes left that were killed in atomic_write. For who holds the folder's lock."""
+    for path in pathlib.Path(folder).iterdir():
+        if re.match(r"\.tmp-[0-9a-f]{8}-", path.name):
+            path.unlink(missing_ok=True)
 
 
 def make_folder(path: str | os.PathLike) -> None:

@@ -348,6 +348,16 @@ def test_a_second_converter_of_one_folder_is_refused(tmp_path, videos):
             build(videos, tmp_path / "data")
 
 
+@pytest.mark.parametrize("name", ["manifest.json", "features.json", "label.labels.txt"])
+def test_what_a_kill_at_the_very_end_leaves_is_removed(tmp_path, videos, name):
+    first = build(videos, tmp_path / "data")
+    (tmp_path / "data" / "manifest.json").unlink()
+    (tmp_path / "data" / f".tmp-0123abcd-{name}").touch()
+    (tmp_path / "data" / ".tmp-notes").touch()  # not ours
+    assert build(videos, tmp_path / "data") == first
+    assert [path.name for path in (tmp_path / "data").glob(".tmp*")] == [".tmp-notes"]
+
+
 def test_verify_finds_a_flipped_byte(tmp_path, videos):
     first = build(videos, tmp_path / "data")
     path = tmp_path / "data" / first.shards[1].filename

@@ -256,6 +256,7 @@ def _declare(plan: Plan, data_dir: str, reports: dict[str, ShardReport]) -> Mani
     """
     built = manifest.assemble(data_dir, plan, reports.values())
     _remove_shards(data_dir, plan.name, keep=set(reports) if built.num_clips else set())
+    storage.remove_unfinished(data_dir)  # of the manifest and the files beside it, too
     for path in pathlib.Path(data_dir).glob(".lock-task-*"):
         path.unlink()
     if not built.num_clips:
