@@ -9,35 +9,41 @@ mirrored training clips keep their class.
 
 The files look like UCF50's: v_<Class>_gNN_cNN.avi, MPEG-4 (tag XVID) in AVI, a keyframe
 every 12 frames, 25 groups, each with a background, colours, sizes and speeds of its own.
+
+  python -m tools.make_demo_videos --output=data/order --scenario=order
+
+renders one of the corpora of `tools.scenarios` instead, in each of which one known cause tells the
+classes apart.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
+import functools
+import itertools
 import multiprocessing
 import os
 import pathlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import av
 import numpy as np
 from absl import flags
 
 from pipelines import console
+from tools import scenarios
 from ucf50_tfrecord import storage
 from ucf50_tfrecord.specs import UserError, expect
-
-_OUTPUT = flags.DEFINE_string("output", "data/demo_videos", "The corpus's folder; must not exist yet.")
-_GROUPS = flags.DEFINE_integer("groups", 25, "Recording groups.")
-_CLIPS = flags.DEFINE_integer("clips", 2, "Clips a class and group.")
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of all that is drawn by chance.")
-_WORKERS = flags.DEFINE_integer("workers", None, "Processes that render. Default: one a core.")
 
 HEIGHT, WIDTH = 120, 160  # pixels
 FRAME_RATE = 25
 GOP_FRAMES = 12
+FINEST_QUANTIZER = 2  # of those that FFmpeg uses unasked
+DEFAULT_FRAMES = 15  # as many as a converted clip has by default: each is sampled, once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +93,6 @@ PAIRS: dict[tuple[str, str], Scene] = {
 class Take:
     """One recording, from which a pair's two twins are written."""
 
-    folder: str
     pair: tuple[str, str]
     group: int
     clip: int
@@ -111,25 +116,46 @@ def render(take: Take) -> np.ndarray:
     return np.stack(frames)
 
 
-def write_twins(take: Take) -> int:
-    """Writes a take forwards into the pair's first class, backwards into its second."""
+def write_twins(folder: pathlib.Path, take: Take) -> int:
+    """Writes a take forwards into the pair's first class, backwards into its second; returns 2."""
     frames = render(take)
     for class_name, ordered in zip(take.pair, (frames, frames[::-1])):
-        folder = pathlib.Path(take.folder, class_name)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_video(folder / f"v_{class_name}_g{take.group:02d}_c{take.clip:02d}.avi", ordered)
+        write_video(_video_path(folder, class_name, take.group, take.clip), ordered)
     return 2
 
 
-def write_video(path: pathlib.Path, frames: np.ndarray) -> None:
-    """Writes uint8 [frames, H, W, 3] as XviD-style MPEG-4 in AVI."""
+def write_clip(
+    folder: pathlib.Path,
+    clip_id: tuple[str, int, int],
+    *,
+    scenario: scenarios.Scenario,
+    seed: int,
+    num_frames: int,
+) -> int:
+    """Writes a scenario's clip, given by its class, group and number; returns 1."""
+    class_name, group, clip = clip_id
+    frames = scenarios.render_clip(
+        scenario, class_name, group=group, clip=clip, seed=seed, num_frames=num_frames
+    )
+    write_video(_video_path(folder, class_name, group, clip), frames, exact=True)
+    return 1
+
+
+def write_video(path: pathlib.Path, frames: np.ndarray, *, exact: bool = False) -> None:
+    """Writes uint8 [frames, H, W, 3] as XviD-style MPEG-4 in AVI.
+
+    With `exact` every frame is coded on its own, equally well. A predicted frame holds traces of the
+    one before it, by which an order-blind model could tell where the actor came from, and how fast.
+    """
     options = {"fflags": "+bitexact"}  # no library versions in the header
     with av.open(str(path), "w", options=options) as container:
         stream = container.add_stream("mpeg4", rate=FRAME_RATE, options={"flags": "+bitexact"})
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
-        stream.gop_size = GOP_FRAMES
+        stream.gop_size = 1 if exact else GOP_FRAMES
         stream.bit_rate = 600_000
+        if exact:
+            stream.codec_context.qmin = stream.codec_context.qmax = FINEST_QUANTIZER
         stream.codec_context.codec_tag = "XVID"
         stream.codec_context.thread_count = 1
         for frame in frames:
@@ -137,8 +163,8 @@ def write_video(path: pathlib.Path, frames: np.ndarray) -> None:
         container.mux(stream.encode(None))
 
 
-def make_corpus(output: str, *, groups: int, clips: int, seed: int, workers: int) -> int:
-    """Renders the whole corpus, which appears at `output` once it is complete.
+def make_corpus(output: str | os.PathLike, *, groups: int, clips: int, seed: int, workers: int) -> int:
+    """Renders the demo corpus, which appears at `output` once it is complete.
 
     Returns:
       The number of videos.
@@ -146,29 +172,82 @@ def make_corpus(output: str, *, groups: int, clips: int, seed: int, workers: int
     Raises:
       UserError: if `output` exists already.
     """
+    numbers = itertools.product(range(1, groups + 1), PAIRS, range(1, clips + 1))
+    takes = [Take(pair, group, clip, seed) for group, pair, clip in numbers]
+    return _write_corpus(output, write_twins, takes, num_videos=2 * len(takes), workers=workers)
+
+
+def make_scenario(
+    output: str | os.PathLike,
+    scenario: scenarios.Scenario,
+    *,
+    groups: int,
+    clips: int,
+    seed: int,
+    num_frames: int,
+    workers: int,
+) -> int:
+    """Renders a scenario's corpus, which appears at `output` once it is complete.
+
+    Args:
+      output: its folder, which must not exist yet.
+      scenario: one of scenarios.SCENARIOS, or one of your own.
+      groups: how many recording groups there are, each with all classes.
+      clips: how many clips a class has in each group.
+      seed: of all that is drawn by chance.
+      num_frames: of each clip.
+      workers: processes that render; 1: this one does, and starts none.
+
+    Returns:
+      The number of videos.
+
+    Raises:
+      UserError: if `output` exists already, or the scenario cannot be shown in so many frames.
+    """
+    clip_ids = list(itertools.product(scenario.classes, range(1, groups + 1), range(1, clips + 1)))
+    write = functools.partial(write_clip, scenario=scenario, seed=seed, num_frames=num_frames)
+    return _write_corpus(output, write, clip_ids, num_videos=len(clip_ids), workers=workers)
+
+
+def _write_corpus(
+    output: str | os.PathLike,
+    write: Callable[[pathlib.Path, Any], int],
+    items: Sequence[Any],
+    *,
+    num_videos: int,
+    workers: int,
+) -> int:
+    """Has `write` write each item's videos into a folder, which appears at `output` once all are there."""
     target = pathlib.Path(output)
     if target.exists():
         raise UserError(f"{target} exists already; remove it, or choose another --output")
     storage.make_folder(target.absolute().parent)
     partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
-    takes = [
-        Take(str(partial), pair, group, clip, seed)
-        for group in range(1, groups + 1)
-        for pair in PAIRS
-        for clip in range(1, clips + 1)
-    ]
-    context = multiprocessing.get_context("spawn")
     try:
-        with (
-            concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool,
-            console.progress_bar(2 * len(takes), "video", "rendering the demo corpus") as bar,
-        ):
-            for written in pool.map(write_twins, takes):
+        with _mapper(workers) as run, console.progress_bar(num_videos, "video", "rendering") as bar:
+            for written in run(functools.partial(write, partial), items):
                 bar.update(written)
         partial.rename(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return 2 * len(takes)
+    return num_videos
+
+
+@contextlib.contextmanager
+def _mapper(workers: int) -> Iterator[Callable]:
+    """Yields a `map` over so many processes, or over this one alone."""
+    if workers == 1:
+        yield map
+        return
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
+        yield pool.map
+
+
+def _video_path(folder: pathlib.Path, class_name: str, group: int, clip: int) -> pathlib.Path:
+    """Returns where a video goes, as UCF50 names it; its class's folder is made."""
+    (folder / class_name).mkdir(parents=True, exist_ok=True)
+    return folder / class_name / f"v_{class_name}_g{group:02d}_c{clip:02d}.avi"
 
 
 def _look(seed: int, group: int) -> Look:
@@ -195,19 +274,41 @@ def _draw(look: Look, parts: list[tuple[float, float, float]]) -> np.ndarray:
     return picture
 
 
+def define_flags() -> None:
+    """Not at import: other tools make corpora by this module, and have flags of the same names."""
+    default = "Default: data/demo_videos, or data/<scenario>."
+    flags.DEFINE_string("output", None, f"The corpus's folder; must not exist yet. {default}")
+    flags.DEFINE_integer("groups", 25, "Recording groups.")
+    flags.DEFINE_integer("clips", 2, "Clips a class and group.")
+    flags.DEFINE_integer("seed", 0, "Seed of all that is drawn by chance.")
+    flags.DEFINE_integer("workers", None, "Processes that render. Default: one a core.")
+    names = sorted(scenarios.SCENARIOS)
+    flags.DEFINE_enum("scenario", None, names, "Renders a corpus with a known cause, not the demo corpus.")
+    flags.DEFINE_integer("frames", None, f"Frames a clip of a scenario. Default: {DEFAULT_FRAMES}.")
+
+
 def main() -> None:
-    workers = os.cpu_count() if _WORKERS.value is None else _WORKERS.value
+    args = flags.FLAGS
+    workers = os.cpu_count() if args.workers is None else args.workers
     expect(workers >= 1, "at least 1 worker", workers=workers)
-    expect(1 <= _GROUPS.value <= 99, "1 to 99 groups", groups=_GROUPS.value)
-    expect(1 <= _CLIPS.value <= 99, "1 to 99 clips", clips=_CLIPS.value)
-    expect(_SEED.value >= 0, "a seed of 0 or more", seed=_SEED.value)
-    num_videos = make_corpus(
-        _OUTPUT.value, groups=_GROUPS.value, clips=_CLIPS.value, seed=_SEED.value, workers=workers
-    )
-    print(
-        f"Demo corpus: {_OUTPUT.value} ({num_videos} videos, {2 * len(PAIRS)} classes, {_GROUPS.value} groups)"
-    )
+    expect(1 <= args.groups <= 99, "1 to 99 groups", groups=args.groups)
+    expect(1 <= args.clips <= 99, "1 to 99 clips", clips=args.clips)
+    expect(args.seed >= 0, "a seed of 0 or more", seed=args.seed)
+    output = args.output or f"data/{args.scenario or 'demo_videos'}"
+    options = {"groups": args.groups, "clips": args.clips, "seed": args.seed, "workers": workers}
+    if args.scenario is None:
+        expect(args.frames is None, "--frames with a --scenario only", frames=args.frames)
+        title, num_classes = "Demo corpus", 2 * len(PAIRS)
+        num_videos = make_corpus(output, **options)
+    else:
+        num_frames = DEFAULT_FRAMES if args.frames is None else args.frames
+        expect(num_frames >= 4, "at least 4 frames", frames=num_frames)
+        scenario = scenarios.SCENARIOS[args.scenario]
+        title, num_classes = f"{args.scenario}: {scenario.description}", len(scenario.classes)
+        num_videos = make_scenario(output, scenario, num_frames=num_frames, **options)
+    print(f"{title}: {output} ({num_videos} videos, {num_classes} classes, {args.groups} groups)")
 
 
 if __name__ == "__main__":
+    define_flags()
     console.run(main)

@@ -1,0 +1,435 @@
+"""Corpora with one known, planted cause each: what a comparison of models ought to find in them.
+
+A scenario says what marks its classes (an actor's colour, the place behind it, how it moves, when
+its colour shows) and which verdicts follow from that. Everything else is drawn by chance in the
+same way for all classes, so nothing else tells them apart. `tools.make_demo_videos --scenario=…`
+writes a scenario's clips as videos.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from ucf50_tfrecord.specs import expect
+
+SIZE = 48  # pixels a side
+VERDICTS = {
+    "above_chance": "on unseen groups a sequence model beats chance",
+    "appearance_suffices": "on unseen groups an order-blind model beats chance",
+    "needs_order": "trained and tested on shuffled frames a sequence model scores lower",
+    "uses_direction": "playing the test clips backwards costs accuracy",
+    "needs_several_frames": "trained and tested on one frame, repeated, it scores lower",
+    "uses_background": "giving test clips another clip's background costs accuracy",
+    "needs_full_rate": "halving the test clips' frame rate costs accuracy",
+    "evidence_at_start": "the first quarter of the frames scores better than the last",
+    "evidence_at_end": "the last quarter of the frames scores better than the first",
+    "recognises_recording": "splitting clips at random, not by group, raises the score",
+    "models_differ": "an LSTM beats the order-blind model",
+}
+
+# RGB, 0 to 255: far from each other and from any background.
+ACTOR_COLORS = ((230, 40, 40), (40, 205, 60), (50, 70, 240), (240, 220, 50))  # red, green, blue, yellow
+NEUTRAL_COLOR = (205, 205, 205)
+# Tint and stripes of the places that mark a class. The stripes' direction is in radians a pixel, x
+# and y; none is oblique, so that mirrored clips keep their class.
+CLASS_PLACES = (
+    ((135, 95, 55), (0.55, 0.0)),
+    ((60, 125, 65), (0.0, 0.55)),
+    ((55, 95, 140), (0.25, 0.0)),
+    ((130, 65, 115), (0.0, 0.25)),
+)
+_MIDDLE = 95  # what backgrounds vary about
+_MIN_CONTRAST = 130  # of a group's colour to _MIDDLE, in the RGB cube
+
+# What is drawn by chance comes from one stream each; 0 and 1 are those of the demo corpus.
+_ACTOR, _PLACE, _RECORDING_PLACE, _RECORDING_COLOR, _CLIP = range(2, 7)
+
+# A path draws where the actor's centre is: float64 [T, 2], x and y in shares of the picture, y downwards.
+Path = Callable[[int, np.random.Generator], np.ndarray]
+
+
+def circle(num_frames: int, rng: np.random.Generator) -> np.ndarray:
+    """One turn about the centre, from anywhere, either way round."""
+    radii = rng.uniform(0.28, 0.32, 2)
+    return 0.5 + radii * _round_trip(num_frames, 1, rng)
+
+
+def rise(num_frames: int, rng: np.random.Generator) -> np.ndarray:
+    """From the bottom to the top.
+
+    Both middle frames of an even number show the middle: else the later one, which stands for the
+    clip where a model sees one frame only, would be higher in clips that rise than in those that sink.
+    """
+    time = np.arange(num_frames)
+    steps = time - num_frames // 2 + ((time < num_frames // 2) & (num_frames % 2 == 0))
+    y = 0.5 + rng.uniform(-0.03, 0.03) - 0.45 * steps / steps[-1]
+    return np.stack([np.full(num_frames, rng.uniform(0.25, 0.75)), y], axis=1)
+
+
+def sink(num_frames: int, rng: np.random.Generator) -> np.ndarray:
+    return rise(num_frames, rng)[::-1]
+
+
+def slow(num_frames: int, rng: np.random.Generator) -> np.ndarray:
+    """Once to and fro, on a flat ellipse: the sway in y keeps it from lingering at either end."""
+    return _to_and_fro(num_frames, 1, rng)
+
+
+def fast(num_frames: int, rng: np.random.Generator) -> np.ndarray:
+    """Several times to and fro, through exactly the positions of one slow turn.
+
+    Frame i of a turn is at i / num_frames of it. A number of turns coprime with num_frames takes
+    the frames through the same positions in another order, so that an order-blind model sees no
+    difference. num_frames - 1 turns would look like one backwards.
+    """
+    return _to_and_fro(num_frames, fast_turns(num_frames), rng)
+
+
+def flicker(num_frames: int, rng: np.random.Generator) -> np.ndarray:
+    """Jumps between two places from frame to frame, with one slip in mid-clip."""
+    return _jumps(num_frames, 1, rng)
+
+
+def slow_flicker(num_frames: int, rng: np.random.Generator) -> np.ndarray:
+    """Jumps once, in mid-clip: what is left of `flicker` at half the frame rate."""
+    return _jumps(num_frames, 0, rng)
+
+
+PATHS: dict[str, Path] = {
+    path.__name__: path for path in (circle, rise, sink, slow, fast, flicker, slow_flicker)
+}
+
+
+def fast_turns(num_frames: int) -> int:
+    """Returns how many turns `fast` takes: at least 3, coprime with num_frames, and not one backwards."""
+    turns = [f for f in range(3, num_frames - 1) if math.gcd(f, num_frames) == 1]
+    expect(bool(turns), "a number of frames that slow and fast can share (not 4 or 6)", frames=num_frames)
+    return turns[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Traits:
+    """What marks a class.
+
+    color: the actor's, a position in ACTOR_COLORS; None: one of each group's own.
+    background: a position in CLASS_PLACES; None: one of each group's own.
+    path: how the actor moves, of PATHS.
+    when: in which quarter of the frames the colour shows (start, end); else the actor is grey.
+    """
+
+    color: int | None = None
+    background: int | None = None
+    path: str = "circle"
+    when: str = "always"
+
+    def __post_init__(self) -> None:
+        expect(self.color in (None, *range(len(ACTOR_COLORS))), "a number of a colour", color=self.color)
+        places = (None, *range(len(CLASS_PLACES)))
+        expect(self.background in places, "a number of a place", background=self.background)
+        expect(self.path in PATHS, f"one of {', '.join(PATHS)}", path=self.path)
+        expect(self.when in ("always", "start", "end"), "always, start or end", when=self.when)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scenario:
+    """A corpus with a planted cause.
+
+    description: what tells the classes apart, one sentence.
+    classes: each class's traits.
+    truth: the verdicts, of VERDICTS, that follow from the cause; the others are open.
+    recording_backgrounds: whether each recording, a class's clips in a group, has a place of its own.
+    true_colors: the share of recordings that show their class's colour; the others show a random one.
+    """
+
+    description: str
+    classes: dict[str, Traits]
+    truth: dict[str, bool]
+    recording_backgrounds: bool = False
+    true_colors: float = 1.0
+
+    def __post_init__(self) -> None:
+        expect(len(self.classes) >= 2, "at least 2 classes", classes=list(self.classes))
+        expect(self.truth.keys() <= VERDICTS.keys(), f"of {', '.join(VERDICTS)}", truth=list(self.truth))
+        expect(0 <= self.true_colors <= 1, "a share", true_colors=self.true_colors)
+        marked = any(traits.background is not None for traits in self.classes.values())
+        expect(not (marked and self.recording_backgrounds), "backgrounds of classes or of recordings")
+
+
+def render_clip(
+    scenario: Scenario, class_name: str, *, group: int, clip: int, seed: int, num_frames: int
+) -> np.ndarray:
+    """Renders a clip: uint8 [num_frames, SIZE, SIZE, 3], RGB. Equal arguments give equal bytes."""
+    recording = _Recording(scenario, class_name, group, seed)
+    rng = np.random.default_rng([seed, _CLIP, recording.label, group, clip])
+    radius, group_color = _actor(group, seed)
+    colors = _frame_colors(recording, group_color, num_frames) + rng.uniform(-12, 12, 3)
+    cover = _cover(PATHS[recording.traits.path](num_frames, rng), radius)  # [T, H, W, 1]
+    video = recording.place() * (1 - cover) + colors[:, np.newaxis, np.newaxis].astype(np.float32) * cover
+    video += 3 * rng.standard_normal((num_frames, SIZE, SIZE, 1), np.float32)
+    return np.clip(video, 0, 255).astype(np.uint8)
+
+
+def render_background(scenario: Scenario, class_name: str, *, group: int, seed: int) -> np.ndarray:
+    """Renders what a recording's clips show behind the actor, without noise: float32 [SIZE, SIZE, 3]."""
+    return _Recording(scenario, class_name, group, seed).place()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Recording:
+    """A class's clips in a group, and what they share."""
+
+    scenario: Scenario
+    class_name: str
+    group: int
+    seed: int
+
+    @property
+    def label(self) -> int:
+        return list(self.scenario.classes).index(self.class_name)
+
+    @property
+    def traits(self) -> Traits:
+        return self.scenario.classes[self.class_name]
+
+    def place(self) -> np.ndarray:
+        """Draws the background: float32 [SIZE, SIZE, 3], 0 to 255."""
+        if self.scenario.recording_backgrounds:
+            rng = np.random.default_rng([self.seed, _RECORDING_PLACE, self.label, self.group])
+            return _waves(rng, tint=45, height=24)
+        # The group's, not the recording's: the classes of a group must differ in their traits only.
+        rng = np.random.default_rng([self.seed, _PLACE, self.group])
+        if self.traits.background is None:
+            return _waves(rng, tint=20, height=12)
+        return _class_place(self.traits.background, rng)
+
+    def color(self) -> int | None:
+        """Draws which of ACTOR_COLORS the recording shows; None: the group's."""
+        if self.scenario.true_colors == 1:
+            return self.traits.color
+        rng = np.random.default_rng([self.seed, _RECORDING_COLOR, self.label, self.group])
+        is_true = rng.random() < self.scenario.true_colors
+        return self.traits.color if is_true else int(rng.integers(len(ACTOR_COLORS)))
+
+
+def _round_trip(num_frames: int, turns: int, rng: np.random.Generator) -> np.ndarray:
+    """Turns on the unit circle, from anywhere, either way round: float64 [T, 2], sine and cosine."""
+    phase, direction = rng.uniform(), rng.choice([-1, 1])
+    # Taken modulo num_frames, so that other numbers of turns meet the same positions to the last bit.
+    steps = direction * turns * np.arange(num_frames) % num_frames
+    angles = 2 * np.pi * (steps / num_frames + phase)
+    return np.stack([np.sin(angles), np.cos(angles)], axis=1)
+
+
+def _to_and_fro(num_frames: int, turns: int, rng: np.random.Generator) -> np.ndarray:
+    centre = np.array([0.5, rng.uniform(0.35, 0.65)])
+    return centre + np.array([0.32, 0.15]) * _round_trip(num_frames, turns, rng)
+
+
+def _jumps(num_frames: int, jumps_within_pairs: int, rng: np.random.Generator) -> np.ndarray:
+    """Jumps between two places that each show in half the frames.
+
+    The frames go in pairs. The first of each pair, which alone is left at half the rate, is in one
+    place in the clip's first half and in the other in its second; the second of a pair is where the
+    first is, or in the other place. So at half the rate nothing tells the two apart, and both are
+    clips of a known kind: a model cannot get them right by chance. What is left over from a multiple
+    of 4 frames alternates in both.
+    """
+    time = np.arange(num_frames)
+    whole = num_frames - num_frames % 4
+    place = np.where(time < whole, (2 * time >= whole) + jumps_within_pairs * time, time + 1) % 2
+    places = np.stack([[0.27, 0.73] + rng.uniform(-0.05, 0.05, 2), rng.uniform(0.3, 0.7, 2)], axis=1)
+    return places[place ^ rng.integers(2)]  # it may begin in either
+
+
+def _actor(group: int, seed: int) -> tuple[float, np.ndarray]:
+    """Draws a group's actor: radius in pixels, and colour float64 [3], 0 to 255."""
+    rng = np.random.default_rng([seed, _ACTOR, group])
+    radius = rng.uniform(6.0, 6.5)
+    color = rng.uniform(0, 255, 3)
+    while np.linalg.norm(color - _MIDDLE) < _MIN_CONTRAST:
+        color = rng.uniform(0, 255, 3)
+    return radius, color
+
+
+def _frame_colors(recording: _Recording, group_color: np.ndarray, num_frames: int) -> np.ndarray:
+    """Returns the actor's colour in each frame: float64 [T, 3]."""
+    number = recording.color()
+    color = group_color if number is None else np.array(ACTOR_COLORS[number])
+    time, quarter = np.arange(num_frames), round(num_frames / 4)
+    shown = {"always": time >= 0, "start": time < quarter, "end": time >= num_frames - quarter}
+    return np.where(shown[recording.traits.when][:, np.newaxis], color, NEUTRAL_COLOR).astype(np.float64)
+
+
+def _cover(places: np.ndarray, radius: float) -> np.ndarray:
+    """Draws the actor, a disc: float64 [T, 2] to float32 [T, SIZE, SIZE, 1], its share of each pixel."""
+    pixels = np.arange(SIZE, dtype=np.float32)
+    dx, dy = (pixels - SIZE * places[:, axis, np.newaxis].astype(np.float32) for axis in (0, 1))  # [T, SIZE]
+    distance = np.hypot(dx[:, np.newaxis], dy[:, :, np.newaxis])
+    return np.clip(radius - distance + 0.5, 0, 1)[..., np.newaxis].astype(np.float32)  # smooth edge
+
+
+def _waves(rng: np.random.Generator, *, tint: float, height: float) -> np.ndarray:
+    """Draws a place: a tint and a few soft waves, float32 [SIZE, SIZE, 3]."""
+    y, x = np.mgrid[0:SIZE, 0:SIZE]
+    place = np.zeros((SIZE, SIZE, 3)) + _MIDDLE + rng.uniform(-20, 20) + rng.uniform(-tint, tint, 3)
+    for _ in range(4):
+        slope_x, slope_y = rng.uniform(-0.35, 0.35, 2)
+        wave = np.sin(x * slope_x + y * slope_y + rng.uniform(0, 2 * np.pi))
+        place += wave[..., np.newaxis] * rng.uniform(-height, height, 3)
+    return place.astype(np.float32)
+
+
+def _class_place(number: int, rng: np.random.Generator) -> np.ndarray:
+    """Draws a class's place as a group has it: float32 [SIZE, SIZE, 3]."""
+    tint, (slope_x, slope_y) = CLASS_PLACES[number]
+    y, x = np.mgrid[0:SIZE, 0:SIZE]
+    stripes = np.sin(x * slope_x + y * slope_y + rng.uniform(0, 2 * np.pi)) * rng.uniform(10, 18)
+    return (np.array(tint) + rng.uniform(-10, 10, 3) + stripes[..., np.newaxis]).astype(np.float32)
+
+
+def _verdicts(*, yes: str = "", no: str = "") -> dict[str, bool]:
+    return {kind: True for kind in yes.split()} | {kind: False for kind in no.split()}
+
+
+_COLORS = {"Red": 0, "Green": 1, "Blue": 2, "Yellow": 3}
+_PLACES = {"Court": 0, "Field": 1, "Pool": 2, "Track": 3}
+_UNMARKED = ("Alpha", "Beta", "Gamma", "Delta")
+_TWO_COLORS, _TWO_PLACES = {"Red": 0, "Blue": 2}, {"Field": 1, "Pool": 2}
+
+SCENARIOS: dict[str, Scenario] = {
+    "nothing": Scenario(
+        "Nothing tells the classes apart.",
+        {name: Traits() for name in _UNMARKED},
+        _verdicts(no=" ".join(VERDICTS)),
+    ),
+    "appearance": Scenario(
+        "Each class has an actor of its own colour.",
+        {name: Traits(color=color) for name, color in _COLORS.items()},
+        _verdicts(
+            yes="above_chance appearance_suffices",
+            no="needs_order uses_direction needs_several_frames uses_background needs_full_rate "
+            "evidence_at_start evidence_at_end recognises_recording",
+        ),
+    ),
+    "background": Scenario(
+        "Each class is recorded in a place of its own.",
+        {name: Traits(background=place) for name, place in _PLACES.items()},
+        _verdicts(
+            yes="above_chance appearance_suffices uses_background",
+            no="needs_order uses_direction needs_several_frames needs_full_rate "
+            "evidence_at_start evidence_at_end recognises_recording",
+        ),
+    ),
+    "leak": Scenario(
+        "Nothing tells the classes apart but the place of each recording.",
+        {name: Traits() for name in _UNMARKED},
+        _verdicts(
+            yes="recognises_recording",
+            no="above_chance appearance_suffices needs_order uses_direction needs_full_rate "
+            "models_differ evidence_at_start evidence_at_end",
+        ),
+        recording_backgrounds=True,
+    ),
+    "order": Scenario(
+        "One class shows the other's frames backwards.",
+        {"Rise": Traits(path="rise"), "Sink": Traits(path="sink")},
+        _verdicts(
+            yes="above_chance needs_order uses_direction needs_several_frames models_differ",
+            no="appearance_suffices uses_background needs_full_rate",
+        ),
+    ),
+    "speed": Scenario(
+        "The classes take the actor through the same positions, slowly and fast.",
+        {"Slow": Traits(path="slow"), "Fast": Traits(path="fast")},
+        _verdicts(
+            yes="above_chance needs_order needs_several_frames models_differ",
+            no="appearance_suffices uses_direction uses_background",
+        ),
+    ),
+    "full_rate": Scenario(
+        "Only neighbouring frames tell the classes apart: at half the frame rate they are one.",
+        {"Flicker": Traits(path="flicker"), "SlowFlicker": Traits(path="slow_flicker")},
+        _verdicts(
+            yes="above_chance needs_order needs_several_frames needs_full_rate models_differ",
+            no="appearance_suffices",
+        ),
+    ),
+    "start": Scenario(
+        "Each class has an actor of its own colour, which shows in the first quarter of the frames.",
+        {name: Traits(color=color, when="start") for name, color in _COLORS.items()},
+        _verdicts(
+            yes="above_chance appearance_suffices evidence_at_start",
+            no="needs_order uses_background needs_full_rate evidence_at_end",
+        ),
+    ),
+    "end": Scenario(
+        "Each class has an actor of its own colour, which shows in the last quarter of the frames.",
+        {name: Traits(color=color, when="end") for name, color in _COLORS.items()},
+        _verdicts(
+            yes="above_chance appearance_suffices evidence_at_end",
+            no="needs_order uses_background needs_full_rate evidence_at_start",
+        ),
+    ),
+    "appearance_order": Scenario(
+        "Two colours, each of which rises in one class and sinks in another.",
+        {
+            name + path.title(): Traits(color=color, path=path)
+            for name, color in _TWO_COLORS.items()
+            for path in ("rise", "sink")
+        },
+        _verdicts(
+            yes="above_chance appearance_suffices needs_order uses_direction needs_several_frames "
+            "models_differ",
+            no="uses_background needs_full_rate",
+        ),
+    ),
+    "appearance_speed": Scenario(
+        "Two colours, each of which moves slowly in one class and fast in another.",
+        {
+            name + path.title(): Traits(color=color, path=path)
+            for name, color in _TWO_COLORS.items()
+            for path in ("slow", "fast")
+        },
+        _verdicts(
+            yes="above_chance appearance_suffices needs_order needs_several_frames models_differ",
+            no="uses_direction uses_background",
+        ),
+    ),
+    "background_order": Scenario(
+        "Two places, in each of which the actor rises in one class and sinks in another.",
+        {
+            name + path.title(): Traits(background=place, path=path)
+            for name, place in _TWO_PLACES.items()
+            for path in ("rise", "sink")
+        },
+        _verdicts(
+            yes="above_chance appearance_suffices needs_order uses_direction needs_several_frames "
+            "uses_background models_differ",
+            no="needs_full_rate",
+        ),
+    ),
+    "leak_order": Scenario(
+        "The actor rises in two classes and sinks in two; what else tells them is each recording's place.",
+        {name + path.title(): Traits(path=path) for name in _UNMARKED[:2] for path in ("rise", "sink")},
+        _verdicts(
+            yes="above_chance needs_order uses_direction needs_several_frames recognises_recording "
+            "models_differ",
+            no="appearance_suffices",
+        ),
+        recording_backgrounds=True,
+    ),
+    "appearance_leak": Scenario(
+        "Six recordings in ten show their class's colour, the others any; each has a place of its own.",
+        {name: Traits(color=color) for name, color in _COLORS.items()},
+        _verdicts(
+            yes="above_chance appearance_suffices recognises_recording",
+            no="needs_order uses_direction needs_full_rate evidence_at_start evidence_at_end",
+        ),
+        recording_backgrounds=True,
+        true_colors=0.6,
+    ),
+}
