@@ -12,6 +12,7 @@ from absl import flags
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord.specs import (
     ENCODERS,
+    FRAME_ORDERS,
     MODEL_NAMES,
     OPTIMIZERS,
     PRECISIONS,
@@ -76,6 +77,12 @@ _TEMPORAL_SHIFT = flags.DEFINE_integer(
     "temporal_shift", 0, "Move training clips by up to this many frames in time."
 )
 _ERASE = flags.DEFINE_float("erase", 0.0, "Share of training clips in which a rectangle is painted over.")
+_FRAME_ORDER = flags.DEFINE_enum(
+    "frame_order",
+    FRAME_ORDERS[0],
+    FRAME_ORDERS,
+    "Train on clips with their frames shuffled, or with a single frame in place of all: what order is worth.",
+)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the weights, the order of clips and all other chance.")
 _PRECISION = flags.DEFINE_enum("precision", "auto", PRECISIONS, "Of the computation; weights are float32.")
 _XLA = flags.DEFINE_boolean("xla", False, "Compile the forward and backward pass by XLA; on one device.")
@@ -180,6 +187,7 @@ def train_spec_from_flags() -> TrainSpec:
             saturation=_SATURATION.value,
             temporal_shift=_TEMPORAL_SHIFT.value,
             erase=_ERASE.value,
+            frame_order=_FRAME_ORDER.value,
         ),
         seed=_SEED.value,
         precision=_PRECISION.value,

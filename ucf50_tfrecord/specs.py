@@ -32,6 +32,8 @@ MODEL_NAMES = (
 ENCODER_MODELS = ("frame_pool", "rnn", "lstm", "bilstm", "gru")
 # Controls that must not see order, and models that stay as published.
 NO_MOTION_MODELS = ("frame_pool", "seed_pool", "seed_rnn", "seed_lstm")
+# What they see of a clip is the same in whatever order its frames come.
+ORDER_BLIND_MODELS = ("frame_pool", "seed_pool")
 # The project's own frame encoder, and those of keras.applications.
 THREE_BLOCK = "three_block"
 APPLICATIONS = (
@@ -49,6 +51,8 @@ OPTIMIZERS = ("adam", "adamw")
 SCHEDULES = ("constant", "cosine")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 STRATEGIES = ("auto", "one", "mirrored", "multi_worker")
+# How training clips' frames are arranged: as they are; in a random order; all the same one.
+FRAME_ORDERS = ("kept", "shuffled", "single")
 CACHES = ("auto", "none", "host", "device")
 ON_BAD_RECORD = ("stop", "skip")
 MAX_FOLD = 9999
@@ -340,6 +344,7 @@ class AugmentSpec:
     brightness, contrast, saturation: scale by a factor from 1 - x to 1 + x.
     temporal_shift: move by up to this many frames either way.
     erase: the share of clips in which a rectangle is painted over.
+    frame_order: kept, shuffled (anew each time), or single: a frame of the clip stands for all.
     """
 
     horizontal_flip: bool = False
@@ -349,11 +354,17 @@ class AugmentSpec:
     saturation: float = 0.0
     temporal_shift: int = 0
     erase: float = 0.0
+    frame_order: str = FRAME_ORDERS[0]
 
     def __post_init__(self):
         expect(0 < self.crop_area <= 1, "a crop area above 0, to 1", crop_area=self.crop_area)
         for name in ("brightness", "contrast", "saturation", "erase"):
             expect(0 <= getattr(self, name) <= 1, f"{name} from 0 to 1", **{name: getattr(self, name)})
+        expect(
+            self.frame_order in FRAME_ORDERS,
+            f"a frame order out of {FRAME_ORDERS}",
+            frame_order=self.frame_order,
+        )
         expect(self.temporal_shift >= 0, "a shift of 0 frames or more", temporal_shift=self.temporal_shift)
 
 

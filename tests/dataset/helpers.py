@@ -17,6 +17,7 @@ EVERY_AUGMENTATION = AugmentSpec(
     saturation=0.3,
     temporal_shift=2,
     erase=0.5,
+    frame_order="shuffled",
 )
 
 

@@ -14,6 +14,8 @@ ONE_BY_ONE = [
     AugmentSpec(saturation=0.3),
     AugmentSpec(temporal_shift=2),
     AugmentSpec(erase=0.5),
+    AugmentSpec(frame_order="shuffled"),
+    AugmentSpec(frame_order="single"),
 ]
 SHAPE = (64, 6, 16, 20, 3)
 
@@ -59,7 +61,9 @@ def test_chance_follows_from_seed_step_and_position_alone(video, spec):
     ).any()
 
 
-@pytest.mark.parametrize("spec", [spec for spec in ONE_BY_ONE if not spec.temporal_shift])
+@pytest.mark.parametrize(
+    "spec", [spec for spec in ONE_BY_ONE if not spec.temporal_shift and spec.frame_order == "kept"]
+)
 def test_all_frames_of_a_clip_are_changed_alike(video, spec):
     still = np.repeat(video[:, :1], SHAPE[1], axis=1)
     found = run(still, spec)
@@ -93,6 +97,16 @@ def test_shifts_move_clips_in_time():
             shift = next(s for s in range(-2, 3) if (frames == np.clip(np.arange(6) + s, 0, 5)).all())
             shifts.add(shift)
     assert shifts == {-2, -1, 0, 1, 2}
+
+
+def test_frames_are_shuffled_or_one_stands_for_all():
+    numbered = np.zeros(SHAPE, np.uint8) + np.arange(SHAPE[1], dtype=np.uint8)[:, None, None, None]
+    shuffled = run(numbered, AugmentSpec(frame_order="shuffled"))[:, :, 0, 0, 0].astype(int)
+    assert (np.sort(shuffled, axis=1) == np.arange(SHAPE[1])).all()
+    firsts = np.bincount(shuffled[:, 0], minlength=SHAPE[1])
+    assert (firsts > 0).all() and len({tuple(order) for order in shuffled}) > 50
+    single = run(numbered, AugmentSpec(frame_order="single"))[:, :, 0, 0, 0].astype(int)
+    assert (single == single[:, :1]).all() and set(single[:, 0]) == set(range(SHAPE[1]))
 
 
 def test_crops_show_a_part_of_the_frame_scaled_up():
@@ -161,7 +175,14 @@ def test_a_rectangle_is_erased_in_the_chosen_share_of_clips(video):
 
 @pytest.mark.parametrize(
     "fields",
-    [{"crop_area": 0}, {"crop_area": 1.5}, {"brightness": -0.1}, {"erase": 2}, {"temporal_shift": -1}],
+    [
+        {"crop_area": 0},
+        {"crop_area": 1.5},
+        {"brightness": -0.1},
+        {"erase": 2},
+        {"temporal_shift": -1},
+        {"frame_order": "odd"},
+    ],
 )
 def test_what_cannot_be_is_an_error(fields):
     with pytest.raises(UserError, match=f"Received: {next(iter(fields))}="):

@@ -12,7 +12,8 @@ import tensorflow as tf
 from ucf50_tfrecord.specs import AugmentSpec
 
 _NUM_DRAWS = 17
-_LUMA = (0.299, 0.587, 0.114)  # of R, G, B, after ITU-R BT.601
+_ORDER_STREAM = 1 << 40  # keeps the draws of frames' orders apart from the others
+LUMA = (0.299, 0.587, 0.114)  # of R, G, B, after ITU-R BT.601
 # Rectangles' width to height, from Inception's crops (as torchvision has them) and from
 # "Random Erasing Data Augmentation", Zhong et al. 2017, as are the erased areas.
 _CROP_RATIOS = (3 / 4, 4 / 3)
@@ -38,6 +39,10 @@ def augment(
     """
     with tf.device("CPU:0"):  # where TensorFlow wants a seed, also of a draw on a GPU
         seeds = tf.stack([tf.constant(seed, tf.int64), step])
+        order_seeds = tf.stack([tf.constant(seed, tf.int64) + _ORDER_STREAM, step])
+    if spec.frame_order != "kept":
+        keys = tf.random.stateless_uniform([batch_size, video.shape[1]], seed=order_seeds)
+        video = arrange_frames(video, tf.gather(keys, position), spec.frame_order)
     draws = tf.random.stateless_uniform([batch_size, _NUM_DRAWS], seed=seeds)
     draws = tf.unstack(tf.gather(draws, position), axis=1)  # 17 times [B], in [0, 1)
     if spec.temporal_shift:
@@ -51,6 +56,14 @@ def augment(
     if spec.erase:
         video = erase(video, draws[9:], spec.erase)
     return video
+
+
+def arrange_frames(video: tf.Tensor, keys: tf.Tensor, frame_order: str) -> tf.Tensor:
+    """Puts clips' frames into the order of random keys, float32 [B, T]; or "single": the first of it for all."""
+    order = tf.cast(tf.argsort(keys, axis=1), tf.int64)
+    if frame_order == "single":
+        order = tf.repeat(order[:, :1], video.shape[1], axis=1)
+    return take_frames(video, order)
 
 
 def shift_frames(video: tf.Tensor, draw: tf.Tensor, max_shift: int) -> tf.Tensor:
@@ -99,7 +112,7 @@ def jitter_color(video: tf.Tensor, draws: list[tf.Tensor], spec: AugmentSpec) ->
         _per_clip(1 - strength + 2 * strength * draw) for strength, draw in zip(strengths, draws)
     )
     pixels = tf.cast(video, tf.float32) * brightness
-    grey = tf.tensordot(pixels, tf.constant(_LUMA), axes=1)[..., tf.newaxis]  # [B, T, H, W, 1]
+    grey = tf.tensordot(pixels, tf.constant(LUMA), axes=1)[..., tf.newaxis]  # [B, T, H, W, 1]
     mean = tf.reduce_mean(grey, axis=[1, 2, 3, 4], keepdims=True)
     pixels = mean + contrast * (pixels - mean)
     grey = mean + contrast * (grey - mean)

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -14,14 +14,14 @@ import numpy as np
 import tensorflow as tf
 
 from ucf50_tfrecord import storage
-from ucf50_tfrecord.dataset import augment, perturb
+from ucf50_tfrecord.dataset import perturb
 from ucf50_tfrecord.dataset.clips import Clips
 from ucf50_tfrecord.dataset.feed import Feed, read_clips
 from ucf50_tfrecord.evaluation import metrics
 from ucf50_tfrecord.specs import UserError, expect
 
-PERTURBATIONS = ("none", "shuffle")
-_SHUFFLE_SEED = 0
+# What a training run is scored on.
+PERTURBATIONS = (perturb.PLAIN, perturb.SHUFFLES[0])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class Evaluation:
 
     clips: Clips
     logits: np.ndarray
-    perturbation: str = "none"
+    perturbation: str = perturb.PLAIN
 
     @functools.cached_property
     def predictions(self) -> np.ndarray:
@@ -68,56 +68,125 @@ class Evaluator:
         *,
         strategy: tf.distribute.Strategy,
         batch_size: int,
+        perturbations: Sequence[str] = PERTURBATIONS,
         warn: Callable[[str], None] = lambda text: None,
     ):
-        """`warn` is told, after each evaluation, of clips that were skipped."""
-        self._feed, self._warn = feed, warn
-        self._batch_size = batch_size
-        num_frames = feed.clips.manifest.format.num_frames
-        orders = tf.constant(perturb.frame_orders(feed.clips.ids, num_frames, seed=_SHUFFLE_SEED))  # [N, T]
+        """`perturbations` are those that it will be asked for, of perturb.names.
 
-        def replica_forward(batch: dict[str, tf.Tensor], perturbation: str) -> tf.Tensor:
+        `warn` is told, after each evaluation, of clips that were skipped.
+        """
+        known = perturb.names(feed.clips.manifest.format.num_frames)
+        for name in perturbations:
+            expect(name in known, f"perturbations out of {known}", perturbation=name)
+        self._feed, self._warn, self._strategy = feed, warn, strategy
+        self._batch_size, self._perturbations = batch_size, tuple(perturbations)
+
+        def replica_forward(
+            batch: dict[str, tf.Tensor], which: tf.Tensor, changes: list[perturb.Intervention]
+        ) -> tf.Tensor:
             video = feed.frames(batch)  # [B, T, H, W, 3]
-            if perturbation == "shuffle":
-                video = augment.take_frames(video, tf.gather(orders, batch["index"]))
-            return model(video, training=False)
+            changed = [functools.partial(change, video, batch["index"]) for change in changes]
+            return model(tf.switch_case(which, changed), training=False)
 
         @tf.function
-        def forward(batch: Any, perturbation: str) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        def forward(
+            batch: Any, which: tf.Tensor, changes: list[perturb.Intervention]
+        ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             """Returns, for the global batch: logits float32 [B, C], index int64 [B], mask int64 [B]."""
-            logits = strategy.run(replica_forward, args=(batch, perturbation))
-            mask = strategy.run(lambda mask: tf.cast(mask, tf.int64), args=(batch["mask"],))
-            # Over the replicas of all workers: each of them scores all clips.
-            return tuple(strategy.gather(value, axis=0) for value in (logits, batch["index"], mask))
+            logits = strategy.run(functools.partial(replica_forward, changes=changes), args=(batch, which))
+            return self._gather(batch, logits)
 
         self._forward = forward
 
-    def __call__(self, perturbation: str = "none") -> Evaluation:
+    def __call__(self, perturbation: str = perturb.PLAIN) -> Evaluation:
         """Evaluates all clips; those that the feed skips are left out.
 
-        Args:
-          perturbation: "none", or "shuffle": each clip's frames in a random order.
+        Raises:
+          UserError: as evaluate_each does.
+        """
+        return self.evaluate_each([perturbation])[perturbation]
+
+    def evaluate_each(
+        self, perturbations: Sequence[str], should_stop: Callable[[], bool] = lambda: False
+    ) -> dict[str, Evaluation] | None:
+        """Evaluates all clips with each of some perturbations, in one pass over the clips.
+
+        Returns None if `should_stop`, which is asked after each batch, tells to.
 
         Raises:
           UserError: if a clip cannot be read, or the model gives NaN.
         """
-        expect(
-            perturbation in PERTURBATIONS, f"a perturbation out of {PERTURBATIONS}", perturbation=perturbation
+        numbers = [self._perturbations.index(name) for name in perturbations]
+        with tf.device("CPU:0"):  # where a branch is chosen
+            chosen = [tf.constant(number, tf.int32) for number in numbers]
+        changes = self._changes
+        shape = (len(numbers), len(self._feed.clips.manifest.classes))
+        collected = self._collect(
+            lambda batch: [self._forward(batch, which, changes) for which in chosen], shape, should_stop
         )
-        clips = self._feed.clips
-        logits = np.full((len(clips), len(clips.manifest.classes)), np.nan, np.float32)
-        seen = np.zeros(len(clips), bool)
-        for batch in self._feed.batches(batch_size=self._batch_size):
-            outputs, index, mask = (value.numpy() for value in self._forward(batch, perturbation))
-            counts = mask.astype(bool)
-            logits[index[counts]] = outputs[counts]
-            seen[index[counts]] = True
+        if collected is None:
+            return None
+        logits, seen = collected  # [N, P, C], [N]
         if self._feed.skipped:
             self._warn(self._feed.describe_skipped())
         expect(seen.any(), "at least 1 clip that can be read", skipped=len(self._feed.skipped))
-        if np.isnan(logits[seen]).any():
-            raise UserError(f"The model gives NaN for {np.isnan(logits[seen]).any(axis=1).sum()} clips")
-        return Evaluation(clips=clips.select(seen), logits=logits[seen], perturbation=perturbation)
+        bad = np.isnan(logits[seen]).any(axis=(1, 2)).sum()
+        if bad:
+            raise UserError(f"The model gives NaN for {bad} clips")
+        clips = self._feed.clips.select(seen)
+        return {
+            name: Evaluation(clips=clips, logits=logits[seen, place], perturbation=name)
+            for place, name in enumerate(perturbations)
+        }
+
+    @functools.cached_property
+    def _changes(self) -> list[perturb.Intervention]:
+        swaps = "background_swap" in self._perturbations
+        backgrounds = self._find_backgrounds() if swaps else None
+        return [perturb.make(name, self._feed.clips, backgrounds) for name in self._perturbations]
+
+    def _find_backgrounds(self) -> np.ndarray:
+        """Returns each clip's background, uint8 [N, H, W, 3]."""
+
+        def replica_find(batch: dict[str, tf.Tensor]) -> tf.Tensor:
+            # Floats, which strategies gather on every device.
+            return tf.cast(perturb.background(self._feed.frames(batch)), tf.float32)
+
+        @tf.function
+        def find(batch: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            return self._gather(batch, self._strategy.run(replica_find, args=(batch,)))
+
+        shape = (1, *self._feed.clips.manifest.format.shape[1:])
+        backgrounds, _ = self._collect(lambda batch: [find(batch)], shape)
+        return np.nan_to_num(backgrounds[:, 0]).astype(np.uint8)
+
+    def _gather(self, batch: Any, values: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Joins what the replicas of all workers found, so that each of them has all: values, index and mask."""
+        mask = self._strategy.run(lambda mask: tf.cast(mask, tf.int64), args=(batch["mask"],))
+        return tuple(self._strategy.gather(value, axis=0) for value in (values, batch["index"], mask))
+
+    def _collect(
+        self,
+        functions: Callable[[Any], list[tuple[tf.Tensor, tf.Tensor, tf.Tensor]]],
+        shape: tuple[int, ...],
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """Calls functions for each batch, K of them, each of which returns what `_gather` does.
+
+        Returns their values by clip, float32 [N, *shape] with shape = (K, …), and bool [N]: which clips
+        were seen; the others' values are NaN. None if it is stopped.
+        """
+        num_clips = len(self._feed.clips)
+        collected, seen = np.full((num_clips, *shape), np.nan, np.float32), np.zeros(num_clips, bool)
+        for batch in self._feed.batches(batch_size=self._batch_size):
+            for place, found in enumerate(functions(batch)):
+                values, index, mask = (value.numpy() for value in found)
+                counts = mask.astype(bool)
+                collected[index[counts], place] = values[counts]
+                seen[index[counts]] = True
+            if should_stop():
+                return None
+        return collected, seen
 
     def mistakes(self, evaluation: Evaluation, count: int = 8) -> tuple[np.ndarray, list[str]]:
         """Returns the clips that the model was surest of and wrong about, the worst first.

@@ -1,0 +1,155 @@
+"""Each intervention against what it says it does, on clips whose frames carry their number."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.dataset.test_gpu_kernels import missing
+from ucf50_tfrecord import manifest
+from ucf50_tfrecord.dataset import perturb
+from ucf50_tfrecord.dataset.clips import load_clips
+
+NUM_FRAMES = 5
+
+
+@pytest.fixture(scope="module")
+def clips(data_dir):
+    return load_clips(manifest.load(str(data_dir)), [1, 2])
+
+
+def numbered(count, num_frames=NUM_FRAMES, height=16, width=24):
+    """Clips whose pixels are their frame's number: uint8 [N, T, H, W, 3]."""
+    video = np.zeros((count, num_frames, height, width, 3), np.uint8)
+    return video + np.arange(num_frames, dtype=np.uint8)[:, np.newaxis, np.newaxis, np.newaxis]
+
+
+def apply(name, clips, video, backgrounds=None, index=None):
+    change = perturb.make(name, clips, backgrounds)
+    index = np.arange(len(video)) if index is None else index
+    return change(tf.constant(video), tf.constant(index, tf.int64)).numpy()
+
+
+def frames_of(name, clips, index=None):
+    found = apply(name, clips, numbered(len(clips) if index is None else len(index)), index=index)
+    assert (found == found[..., :1, :1, :1]).all()
+    return found[..., 0, 0, 0].tolist()
+
+
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("none", [0, 1, 2, 3, 4]),
+        ("reverse", [4, 3, 2, 1, 0]),
+        ("middle1", [2, 2, 2, 2, 2]),
+        ("first1", [0, 0, 0, 0, 0]),
+        ("last1", [4, 4, 4, 4, 4]),
+        ("first2", [0, 1, 1, 1, 1]),
+        ("last2", [3, 3, 3, 3, 4]),
+        ("last4", [1, 1, 2, 3, 4]),
+        ("half_rate", [0, 0, 2, 2, 4]),
+    ],
+)
+def test_frames_are_arranged(clips, name, expected):
+    assert frames_of(name, clips) == [expected] * len(clips)
+
+
+def test_shuffles_differ_by_clip_and_permutation_and_follow_from_the_clip(clips):
+    orders = [frames_of(name, clips) for name in perturb.SHUFFLES]
+    assert all(sorted(order) == [0, 1, 2, 3, 4] for order in sum(orders, []))
+    assert len({tuple(map(tuple, order)) for order in orders}) == 3
+    assert len({tuple(order) for order in orders[0]}) > 1
+    backwards = np.arange(len(clips))[::-1]
+    assert frames_of("shuffle2", clips, index=backwards) == orders[1][::-1]
+    assert frames_of("shuffle2", clips.select(backwards)) == orders[1][::-1]
+
+
+def test_the_names_are_those_that_can_be_made(clips):
+    names = perturb.names(NUM_FRAMES)
+    assert len(set(names)) == len(names) and names[0] == "none"
+    video = np.random.default_rng(0).integers(0, 256, (len(clips), NUM_FRAMES, 16, 24, 3), np.uint8)
+    for name in names:
+        found = apply(name, clips, video, backgrounds=video[:, 0])
+        assert found.shape == video.shape and found.dtype == np.uint8
+        assert (found != video).any() == (name != "none")
+
+
+def test_the_quarter_is_one_of_the_horizons():
+    assert perturb.horizons(15) == (1, 2, 4, 8)
+    assert [perturb.quarter(t) for t in (2, 5, 8, 15, 16)] == [1, 1, 2, 2, 4]
+
+
+def test_a_gap_is_black_in_the_middle_third(clips):
+    found = apply("gap", clips, numbered(1) + 1)
+    assert found[0, :, 0, 0, 0].tolist() == [1, 0, 0, 0, 5]
+
+
+def test_grey_keeps_the_luma(clips):
+    video = np.zeros((1, NUM_FRAMES, 16, 24, 3), np.uint8)
+    video[..., 0] = 100  # of which red makes 0.299
+    assert (apply("grey", clips, video) == 30).all()
+
+
+def scene(count, background):
+    """A white square that moves over a background of one grey a clip."""
+    video = np.zeros((count, NUM_FRAMES, 16, 24, 3), np.uint8)
+    video += np.asarray(background, np.uint8)[:, np.newaxis, np.newaxis, np.newaxis, np.newaxis]
+    for t in range(NUM_FRAMES):
+        video[:, t, 4:8, 4 * t : 4 * t + 4] = 255
+    return video
+
+
+def test_the_background_is_what_stands_still(clips):
+    found = perturb.background(tf.constant(scene(2, [40, 90]))).numpy()
+    assert (found[0] == 40).all() and (found[1] == 90).all()
+
+
+def test_backgrounds_are_swapped_behind_what_moves(clips):
+    partner, greys = perturb.partners(clips), np.arange(len(clips)) * 5
+    backgrounds = np.zeros((len(clips), 16, 24, 3), np.uint8) + greys[:, None, None, None].astype(np.uint8)
+    found = apply("background_swap", clips, scene(len(clips), greys), backgrounds)
+    for i, video in enumerate(found):
+        np.testing.assert_array_equal(video, scene(1, [greys[partner[i]]])[0])
+
+
+def test_partners_are_of_another_class_and_group(clips):
+    partner = perturb.partners(clips)
+    assert (clips.labels[partner] != clips.labels).all() and (clips.groups[partner] != clips.groups).all()
+    one_class = clips.select(clips.labels == 0)
+    partner = perturb.partners(one_class)
+    assert (one_class.groups[partner] != one_class.groups).all()
+    few = clips.select(np.array([0, 1]))
+    assert perturb.partners(few).tolist() == [1, 0]
+
+
+def test_blurring_keeps_what_moves_and_levels_what_does_not(clips):
+    video = scene(1, [0])
+    video[:, :, 12, 12] = 200  # a bright spot that stands still
+    found = apply("background_blur", clips, video)
+    moving = video == 255
+    assert (found[moving] == 255).all()
+    assert found[0, 0, 12, 12].max() < 40
+
+
+@pytest.mark.parametrize("height, width", [(16, 24), (17, 22)])
+def test_patches_change_places_alike_in_all_frames(clips, height, width):
+    grid = np.arange(16, dtype=np.uint8).reshape(4, 4).repeat(height // 4, 0).repeat(width // 4, 1)
+    video = np.full((len(clips), NUM_FRAMES, height, width, 3), 99, np.uint8)
+    video[:, :, : grid.shape[0], : grid.shape[1]] = grid[..., np.newaxis]
+    found = apply("patches", clips, video)
+    assert (found == found[:, :1]).all()
+    inside = found[:, 0, : grid.shape[0], : grid.shape[1], 0]
+    for clip in inside:
+        cells = clip.reshape(4, height // 4, 4, width // 4)
+        assert (cells == cells[:, :1, :, :1]).all()  # patches are whole
+        assert sorted(cells[:, 0, :, 0].ravel()) == list(range(16))
+    assert len({clip.tobytes() for clip in inside}) > 1
+    assert (found[:, :, grid.shape[0] :] == 99).all() and (found[:, :, :, grid.shape[1] :] == 99).all()
+
+
+@pytest.mark.parametrize("name", perturb.names(NUM_FRAMES)[1:])
+def test_interventions_run_on_gpus(clips, name):
+    if not tf.test.is_built_with_cuda():
+        pytest.skip("this TensorFlow knows no GPU")
+    change = tf.function(perturb.make(name, clips, np.zeros((len(clips), 16, 24, 3), np.uint8)))
+    video = tf.TensorSpec((4, NUM_FRAMES, 16, 24, 3), tf.uint8)
+    assert missing(change, video, tf.TensorSpec([4], tf.int64)) == set()
