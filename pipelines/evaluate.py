@@ -6,7 +6,6 @@ python -m pipelines.evaluate --run=runs/demo --weights=best --folds=6-10
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import os
 import pathlib
@@ -47,17 +46,16 @@ def main() -> None:
 
 
 def evaluate_again() -> None:
-    from ucf50_tfrecord import models
     from ucf50_tfrecord.evaluation import runner
-    from ucf50_tfrecord.training import checkpoint
     from ucf50_tfrecord.training import run as run_lib
     from ucf50_tfrecord.training import strategy as strategy_lib
+    from ucf50_tfrecord.training import trained
 
     if not _RUN.value:
         raise UserError("Pass --run=<folder of a run>.")
     config = run_lib.load_config(_RUN.value)
     manifest = manifest_lib.load(_DATA.value or config.data_dir)
-    check_fits(manifest, config)
+    trained.check_fits(manifest, config)
     folds = parse_folds(_FOLDS.value) if _FOLDS.value else config.test_folds or config.val_folds
     trained_on = sorted(set(folds) & set(config.train_folds))
     if trained_on:
@@ -70,14 +68,8 @@ def evaluate_again() -> None:
 
     # One process is enough, whatever names workers here.
     strategy = strategy_lib.make_strategy(_STRATEGY.value, environment={})
-    weights = _WEIGHTS.value or ("best" if config.train.early_stopping else "last")
-    with strategy.scope():
-        # The checkpoint holds all weights: what the encoder started with is not needed again.
-        spec = dataclasses.replace(config.model, encoder_weights="none", freeze_encoder=False)
-        model = models.build_model(spec, dtype=strategy_lib.keras_policy(config.train.precision))
-        if config.model.freeze_encoder:  # of what is trained there are averages
-            model.get_layer("encoder").trainable = False
-        checkpoint.load_weights(_RUN.value, weights, model, averaged=config.train.ema > 0)
+    weights = _WEIGHTS.value or trained.scored_weights(config)
+    model = trained.load_model(_RUN.value, config, weights, strategy=strategy)
     [feed] = inputs.make_feeds(manifest, (folds,), strategy)
     warn = functools.partial(print, "warning:", file=sys.stderr)
     evaluate = runner.Evaluator(model, feed, strategy=strategy, batch_size=_BATCH_SIZE.value, warn=warn)
@@ -108,21 +100,6 @@ def evaluate_again() -> None:
         shuffled.scores,
     )
     print(f"Results:     {folder}")
-
-
-def check_fits(manifest: manifest_lib.Manifest, config) -> None:
-    """Raises UserError unless a run's model can read the manifest's clips."""
-    stored, wanted = manifest.format, config.model
-    if (stored.num_frames, stored.height, stored.width) != (wanted.num_frames, wanted.height, wanted.width):
-        raise UserError(
-            f"{manifest.data_dir} holds clips of {stored}, the run was trained on "
-            f"{wanted.num_frames}x{wanted.height}x{wanted.width} (frames x height x width)"
-        )
-    if manifest.classes != config.classes:
-        raise UserError(
-            f"{manifest.data_dir} has {len(manifest.classes)} classes ({', '.join(manifest.classes[:3])}, …), "
-            f"the run was trained on {len(config.classes)} ({', '.join(config.classes[:3])}, …)"
-        )
 
 
 if __name__ == "__main__":

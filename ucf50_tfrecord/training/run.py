@@ -32,6 +32,7 @@ class RunConfig:
     """All that decides a run's weights (with its precision resolved), and where its clips lie.
 
     `fingerprint` is the manifest's: the shards' contents, wherever they lie.
+    `clip_split` says which clips of those folds are trained and tested on, where it is not all of them.
     """
 
     data_dir: str
@@ -42,6 +43,7 @@ class RunConfig:
     test_folds: tuple[int, ...]
     model: ModelSpec
     train: TrainSpec
+    clip_split: str = ""
 
 
 def load_config(run_dir: str) -> RunConfig:
