@@ -117,13 +117,15 @@ def sha256(path: str | os.PathLike) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_json(path: str | os.PathLike, value: Any) -> None:
+def write_json(path: str | os.PathLike, value: Any, *, indent: int | None = 1) -> None:
     """Writes JSON atomically, with sorted keys so that equal values give equal bytes.
+
+    `indent` None puts all on one line, which suits long tables of numbers.
 
     Names that are not UTF-8 (lone surrogates in Python) survive the way to JSON and back.
     """
     with atomic_write(path) as file:
-        file.write(json.dumps(value, indent=1, sort_keys=True).encode() + b"\n")
+        file.write(json.dumps(value, indent=indent, sort_keys=True).encode() + b"\n")
 
 
 def read_json(path: str | os.PathLike) -> Any:

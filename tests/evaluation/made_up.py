@@ -1,0 +1,76 @@
+"""Results of comparisons that never ran: predictions that are right as often as is asked for."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ucf50_tfrecord.dataset.perturb import SHUFFLES
+from ucf50_tfrecord.evaluation.results import SHUFFLED, Cell, CellResult, Condition, Results
+
+NUM_FRAMES = 8
+CLASSES = ("Biking", "Diving", "Rowing", "Yo<Yo>")
+
+
+def make_results(
+    shares: dict[tuple[str, str, str], float],
+    *,
+    num_groups: int = 20,
+    clips_per_group: int = 8,
+    num_seeds: int = 1,
+    seed: int = 0,
+) -> Results:
+    """Makes results in two parts.
+
+    Args:
+      shares: how many clips are right, by (model, training, perturbation); SHUFFLED stands for all permutations.
+      num_groups: each with as many clips of every class.
+      clips_per_group: in all.
+      num_seeds: of each model.
+      seed: of what is drawn.
+    """
+    rng = np.random.default_rng(seed)
+    num_clips = num_groups * clips_per_group
+    labels = np.arange(num_clips) % len(CLASSES)
+    groups = np.arange(num_clips) // clips_per_group + 1
+    cells = []
+    for model, training in dict.fromkeys((model, training) for model, training, _ in shares):
+        wanted = {name: share for (m, t, name), share in shares.items() if (m, t) == (model, training)}
+        for number in range(num_seeds):
+            names = [n for name in wanted for n in (SHUFFLES if name == SHUFFLED else (name,))]
+            tables = {name: _logits(labels, wanted.get(name, wanted.get(SHUFFLED)), rng) for name in names}
+            for part in range(2):
+                chosen = np.flatnonzero(groups % 2 == part)
+                cells.append(
+                    CellResult(
+                        cell=Cell(model=model, training=training, part=part, seed=number),
+                        architecture=model,
+                        clips=chosen,
+                        logits={name: table[chosen] for name, table in tables.items()},
+                        recurrence=None,
+                        run_dir="",
+                        precision="float32",
+                    )
+                )
+    return Results(
+        name="made up",
+        classes=CLASSES,
+        num_frames=NUM_FRAMES,
+        ids=tuple(f"{CLASSES[label]}/v{i}" for i, label in enumerate(labels)),
+        labels=labels,
+        groups=groups,
+        folds=groups,
+        cells=tuple(cells),
+    )
+
+
+def right_about(results: Results, condition: Condition) -> float:
+    return float(np.nanmean(results.correct(condition)))
+
+
+def _logits(labels: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
+    """Draws logits float32 [N, C], of which a share is largest at the label."""
+    right = rng.permutation(len(labels)) < round(share * len(labels))
+    said = np.where(right, labels, (labels + rng.integers(1, len(CLASSES), len(labels))) % len(CLASSES))
+    logits = rng.normal(0, 0.3, (len(labels), len(CLASSES)))
+    logits[np.arange(len(labels)), said] += 3
+    return logits.astype(np.float32)

@@ -1,0 +1,161 @@
+"""Cells of comparisons, trained for real on a small set."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from ucf50_tfrecord import manifest, models
+from ucf50_tfrecord.dataset.clips import load_clips
+from ucf50_tfrecord.evaluation import audit, cells, compare
+from ucf50_tfrecord.evaluation.cells import Plan, Recipe
+from ucf50_tfrecord.evaluation.results import Cell
+from ucf50_tfrecord.models import recurrent
+from ucf50_tfrecord.specs import AugmentSpec, ModelSpec, TrainSpec, UserError
+from ucf50_tfrecord.training.run import RunConfig
+from ucf50_tfrecord.training.strategy import make_strategy
+
+
+@pytest.fixture(scope="module")
+def loaded(data_dir):
+    return manifest.load(str(data_dir))
+
+
+@pytest.fixture(scope="module")
+def clips(loaded):
+    return load_clips(loaded, loaded.folds)
+
+
+def recipe(name, **options):
+    model = ModelSpec(name=name, num_classes=3, num_frames=5, height=16, width=24)
+    return Recipe(model=model, train=TrainSpec(epochs=1, batch_size=8, precision="float32", **options))
+
+
+def plan(*names, **options):
+    return Plan(**{"recipes": {name: recipe(name) for name in names}, "num_parts": 2, "orders": ()} | options)
+
+
+def test_a_plan_lists_each_training_once_and_what_answers_most_first():
+    listed = plan("frame_pool", "lstm", num_seeds=2, orders=("shuffled",), audited=("lstm",)).cells()
+    assert len(listed) == len(set(map(str, listed))) == 8 + 4 + 4
+    assert {cell.model for cell in listed[:2]} == {"frame_pool", "lstm"}
+    assert {cell.model for cell in listed if cell.training != "kept"} == {"lstm"}  # the other sees no order
+    assert [cell.split for cell in listed].index("video") == 12
+
+
+def test_a_cell_has_its_own_seed_and_frame_order():
+    cell = Cell(model="lstm", training="single", seed=3)
+    found = cells.cell_recipe(recipe("lstm", augment=AugmentSpec(horizontal_flip=True)), cell)
+    assert found.train.seed == 3
+    assert found.train.augment == AugmentSpec(horizontal_flip=True, frame_order="single")
+
+
+@pytest.mark.parametrize("num_parts", [2, 3, 5])
+def test_parts_by_group_are_whole_folds_and_by_video_are_not(clips, num_parts):
+    by_group = cells.deal_parts(clips, plan("lstm", num_parts=num_parts), "group")
+    assert set(by_group) == set(range(num_parts))
+    assert all(len(set(by_group[clips.folds == fold])) == 1 for fold in set(clips.folds))
+    by_video = cells.deal_parts(clips, plan("lstm", num_parts=num_parts), "video")
+    counts = np.bincount(by_video, minlength=num_parts)
+    assert counts.sum() == len(clips) and counts.max() - counts.min() <= 3
+    assert any(len(set(by_video[clips.folds == fold])) > 1 for fold in set(clips.folds))
+
+
+def test_clips_of_a_video_stay_together(clips):
+    twice = dataclasses.replace(
+        clips, ids=tuple(f"{clips.ids[i // 2 * 2]}#{i % 2}" for i in range(len(clips)))
+    )
+    parts = cells.deal_parts(twice, plan("lstm", num_parts=3), "video")
+    videos = [clip_id.rsplit("#", 1)[0] for clip_id in twice.ids]
+    same_class = [i for i in range(0, len(clips), 2) if clips.labels[i] == clips.labels[i + 1]]
+    assert same_class and all(videos[i] == videos[i + 1] and parts[i] == parts[i + 1] for i in same_class)
+
+
+def test_only_the_folds_that_are_named_are_tested(clips):
+    parts = cells.deal_parts(clips, plan("lstm", num_parts=0, val_folds=(2, 4)), "group")
+    assert set(clips.folds[parts == 0]) == {2, 4}
+
+
+def test_a_part_with_all_clips_of_a_class_is_refused(clips):
+    lonely = clips.select((clips.labels != 1) | (clips.folds == 2))
+    with pytest.raises(UserError, match="holds all clips of Middle"):
+        cells.deal_parts(lonely, plan("lstm"), "group")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"num_parts": 6}, {"num_parts": 1}, {"audited": ("rnn",)}, {"num_seeds": 0}]
+)
+def test_a_wrong_plan_is_refused(clips, wrong):
+    with pytest.raises(UserError):
+        cells.deal_parts(clips, plan("lstm", **wrong), "group")
+
+
+def test_a_control_that_sees_order_ends_the_comparison(loaded, tmp_path, monkeypatch):
+    def sees_order(spec, dtype):
+        return recurrent.lstm(spec, dtype)
+
+    monkeypatch.setitem(models.BUILDERS, "frame_pool", sees_order)
+    comparison = compare.Comparison(
+        folder=str(tmp_path),
+        plan=plan("frame_pool"),
+        manifest=loaded,
+        strategy=make_strategy("one"),
+        tensorboard=False,
+    )
+    with pytest.raises(UserError, match="must not see the order of frames, but shuffle1 changes its logits"):
+        comparison.run(compare.Callbacks())
+    assert not list(tmp_path.glob("cells/*/cell.json"))
+
+
+def test_rounding_is_no_order_but_more_than_that_is():
+    plain = np.array([[10.0, -3.0], [2.0, 0.0]])
+    cells.check_order_blind("cell", {"none": plain, "reverse": plain + 5e-4}, "float32")
+    with pytest.raises(UserError, match="reverse"):
+        cells.check_order_blind("cell", {"none": plain, "reverse": plain + 5e-3}, "float32")
+    cells.check_order_blind("cell", {"none": plain, "reverse": plain + 5e-3}, "bfloat16")
+    with pytest.raises(UserError, match="shuffle2"):
+        cells.check_order_blind("cell", {"none": plain, "shuffle2": np.full_like(plain, np.nan)}, "bfloat16")
+
+
+def config(**options):
+    value = dict(train_folds=(1, 2), val_folds=(3,), test_folds=(), model=recipe("lstm").model)
+    value |= {"train": recipe("lstm").train} | options
+    return RunConfig(data_dir="", fingerprint="", classes=("a", "b", "c"), **value)
+
+
+def test_runs_that_differ_in_seed_and_folds_alone_are_one_model():
+    other = dataclasses.replace(recipe("lstm").train, seed=1)
+    longer = dataclasses.replace(recipe("lstm").train, epochs=9)
+    found = compare.name_runs(
+        {
+            "runs/a": config(),
+            "runs/b": config(train=other),
+            "runs/c": config(train_folds=(2, 3), val_folds=(1,)),
+            "runs/d": config(train=longer),
+        }
+    )
+    assert [(cell.model, cell.seed, cell.part) for cell in found] == [
+        ("lstm", 0, 0),
+        ("lstm", 1, 0),
+        ("lstm", 0, 1),
+        ("lstm (d)", 0, 0),
+    ]
+    with pytest.raises(UserError, match="runs/b is the same as another run"):
+        compare.name_runs({"runs/a": config(), "runs/b": config()})
+
+
+def test_the_audit_finds_recordings_on_both_sides():
+    rng = np.random.default_rng(0)
+    places = rng.integers(0, 256, (12, 1, 16, 16, 3))  # of 12 recordings, each shown by 4 clips
+    video = np.clip(places.repeat(4, 0).repeat(6, 1) + rng.normal(0, 8, (48, 6, 16, 16, 3)), 0, 255)
+    groups, labels = (np.arange(48) // 4) % 4, np.arange(48) // 16
+    pictures = audit.fingerprints([video[:20].astype(np.uint8), video[20:].astype(np.uint8)])
+    assert pictures.shape == (48, 3 * 16 * 16 * 3)
+    by_group = audit.find_nearest(pictures, groups % 2, labels=labels, groups=groups)
+    by_video = audit.find_nearest(pictures, np.arange(48) % 2, labels=labels, groups=groups)
+    assert by_video.accuracy == by_video.same_recording == by_video.near_duplicates == 1.0
+    assert by_group.same_recording == by_group.near_duplicates == 0.0
+    test, train, similarity = by_video.pairs[0]
+    assert test // 4 == train // 4 and similarity > 0.98
+    unknown = audit.find_nearest(pictures, groups % 2, labels=labels, groups=np.full(48, -1))
+    assert unknown.same_recording is None

@@ -1,0 +1,112 @@
+"""The statistics against cases whose answer is known."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from ucf50_tfrecord.evaluation import metrics, statistics
+
+
+def test_an_interval_over_groups_is_wider_than_one_over_clips():
+    rng = np.random.default_rng(0)
+    by_group = rng.integers(0, 2, 25).astype(float)
+    values, groups = by_group.repeat(10), np.arange(25).repeat(10)  # ten copies of 25 independent values
+    over_groups = statistics.mean_interval(values, groups)
+    over_clips = statistics.mean_interval(values, np.arange(250))
+    assert over_groups.value == over_clips.value == pytest.approx(by_group.mean())
+    ratio = (over_groups.high - over_groups.low) / (over_clips.high - over_clips.low)
+    assert ratio == pytest.approx(np.sqrt(10), rel=0.15)
+
+
+def test_an_interval_is_that_of_the_normal_law_where_there_are_many_groups():
+    values = np.random.default_rng(1).normal(3.0, 2.0, 400)
+    found = statistics.mean_interval(values, np.arange(400))
+    half = 1.96 * values.std() / np.sqrt(400)
+    assert found.low == pytest.approx(values.mean() - half, abs=0.05)
+    assert found.high == pytest.approx(values.mean() + half, abs=0.05)
+
+
+def test_intervals_hold_the_truth_nineteen_times_in_twenty():
+    rng, hits = np.random.default_rng(2), 0
+    for _ in range(200):
+        effects = rng.normal(0.3, 0.1, 25)  # of groups
+        values, groups = (effects.repeat(4) + rng.normal(0, 0.3, 100)), np.arange(25).repeat(4)
+        found = statistics.mean_interval(values, groups)
+        hits += found.low <= 0.3 <= found.high
+    assert 180 <= hits <= 198
+
+
+def test_groups_weigh_by_their_clips():
+    found = statistics.mean_interval(np.array([1.0, 1.0, 1.0, 0.0]), np.array([0, 0, 0, 1]))
+    assert found.value == 0.75
+    assert (found.low, found.high) == (0.0, 1.0)  # either group alone
+
+
+def test_one_group_gives_no_interval():
+    found = statistics.mean_interval(np.array([1.0, 0.0]), np.zeros(2, int))
+    assert found.value == 0.5 and np.isnan([found.low, found.high]).all()
+
+
+def test_macro_f1_is_scikit_learns_and_so_over_seeds():
+    rng = np.random.default_rng(3)
+    labels, groups = rng.integers(0, 6, 90), rng.integers(0, 9, 90)
+    predictions = np.where(
+        rng.random((2, 90)) < 0.6, labels, rng.integers(0, 5, (2, 90))
+    )  # 5 never by chance
+    found = statistics.macro_f1_interval(labels, predictions, groups, 7)  # class 6 has no clips
+    assert found.value == pytest.approx(np.mean([metrics.macro_f1(labels, row) for row in predictions]))
+    assert found.low < found.value < found.high
+
+
+def test_a_sign_flip_test_of_few_groups_is_exact():
+    # All of 4 groups differ the same way: 2 of 2**4 assignments of signs are as extreme.
+    assert statistics.sign_flip_p(np.ones(8), np.arange(4).repeat(2)) == pytest.approx(2 / 16)
+    # Sums 3, 1, -1: |mean| >= 1 in all assignments but those with |sum| = 1.
+    sums = np.array([3.0, 1.0, -1.0])
+    assert statistics.sign_flip_p(sums, np.arange(3)) == pytest.approx(6 / 8)
+    assert statistics.sign_flip_p(np.zeros(6), np.arange(6)) == 1.0
+
+
+def test_sign_flips_take_whole_groups():
+    values, groups = np.array([1.0] * 50 + [-1.0] * 50), np.arange(2).repeat(50)
+    assert statistics.sign_flip_p(values, groups) == 1.0
+    assert statistics.sign_flip_p(np.ones(100), groups) == pytest.approx(0.5)  # of 2 groups no less
+
+
+def test_a_sign_flip_test_is_right_about_nothing_as_often_as_it_says():
+    rng = np.random.default_rng(4)
+    p_values = [statistics.sign_flip_p(rng.normal(size=40), np.arange(10).repeat(4)) for _ in range(300)]
+    assert 0.02 <= np.mean(np.array(p_values) < 0.05) <= 0.09
+
+
+def test_mcnemar_counts_the_clips_of_which_one_model_alone_is_right():
+    one = np.array([True] * 9 + [False] * 1 + [True] * 30)
+    other = np.array([False] * 9 + [True] * 1 + [True] * 30)
+    # 1 or fewer, or 9 or more, of 10 throws of a coin.
+    assert statistics.mcnemar_p(one, other) == pytest.approx(22 / 1024)
+    assert statistics.mcnemar_p(one, one) == 1.0
+
+
+def test_p_values_are_corrected_by_benjamini_and_hochberg():
+    found = statistics.adjust(np.array([0.01, 0.02, 0.03, 0.04]))
+    np.testing.assert_allclose(found, 0.04)
+    np.testing.assert_allclose(statistics.adjust(np.array([0.01, 0.5])), [0.02, 0.5])
+    assert len(statistics.adjust(np.array([]))) == 0
+
+
+def test_the_groups_needed_do_show_the_effect():
+    rng = np.random.default_rng(5)
+    values, groups = rng.normal(0.0, 1.0, 200), np.arange(200)
+    needed = statistics.groups_needed(values, groups, 0.5)
+    assert needed == pytest.approx((2.80 / 0.5) ** 2, rel=0.2)
+    shown = [stats.ttest_1samp(rng.normal(0.5, 1.0, needed), 0).pvalue < 0.05 for _ in range(400)]
+    assert 0.7 <= np.mean(shown) <= 0.9
+
+
+def test_calibration_of_a_case_made_by_hand():
+    probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.6, 0.4]])
+    labels = np.array([0, 1, 0, 0])
+    # Bins: 0.9 is right half the time (gap 0.4), 0.6 always (gap 0.4).
+    assert statistics.expected_calibration_error(probabilities, labels) == pytest.approx(0.4)
+    sure = np.eye(2)[labels]
+    assert statistics.expected_calibration_error(sure, labels) == 0.0

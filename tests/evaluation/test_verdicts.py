@@ -1,0 +1,125 @@
+"""Verdicts on predictions that are made up, so that what they should say is known."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from tests.evaluation.made_up import NUM_FRAMES, make_results, right_about
+from ucf50_tfrecord.dataset import perturb
+from ucf50_tfrecord.evaluation import results as results_lib
+from ucf50_tfrecord.evaluation import verdicts
+from ucf50_tfrecord.evaluation.results import SHUFFLED, Condition
+from ucf50_tfrecord.evaluation.verdicts import NO, UNKNOWN, YES
+
+
+def judged(results):
+    return {(verdict.kind, verdict.models): verdict for verdict in verdicts.judge(results)}
+
+
+def test_order_that_is_used_is_found():
+    found = judged(make_results({("lstm", "kept", "none"): 0.9, ("lstm", "shuffled", "shuffle"): 0.3}))
+    verdict = found["needs_order", ("lstm",)]
+    assert verdict.answer == YES and verdict.adjusted_p < 0.01
+    assert verdict.effect.value == pytest.approx(0.6, abs=0.05)
+    assert verdict.effect.low < verdict.effect.value < verdict.effect.high
+    assert verdict.text.startswith("lstm uses order: trained and tested on shuffled frames it loses 0.6")
+
+
+def test_order_that_is_not_used_is_denied_and_nothing_is_claimed():
+    found = judged(make_results({("lstm", "kept", "none"): 0.98, ("lstm", "shuffled", "shuffle"): 0.98}))
+    assert found["needs_order", ("lstm",)].answer == NO
+    assert found["above_chance", ("lstm",)].answer == YES
+
+
+def test_what_is_too_small_to_tell_is_not_told():
+    found = judged(
+        make_results(
+            {("lstm", "kept", "none"): 0.6, ("rnn", "kept", "none"): 0.5}, num_groups=5, clips_per_group=4
+        )
+    )
+    [verdict] = [v for (kind, _), v in found.items() if kind == "models_differ"]
+    assert verdict.answer == UNKNOWN and verdict.more_groups > 0
+    assert f"about {verdict.more_groups} more groups needed" in verdict.text
+
+
+def test_chance_is_not_recognition():
+    found = judged(make_results({("lstm", "kept", "none"): 0.25}))
+    assert found["above_chance", ("lstm",)].answer != YES
+
+
+def test_of_two_models_the_better_is_named_first():
+    found = judged(make_results({("rnn", "kept", "none"): 0.4, ("lstm", "kept", "none"): 0.8}))
+    verdict = found["models_differ", ("lstm", "rnn")]
+    assert verdict.answer == YES and verdict.mcnemar_p < 0.001
+    assert "lstm and rnn differ: lstm is ahead by 0.4" in verdict.text
+
+
+def test_where_the_evidence_is():
+    quarter = perturb.quarter(NUM_FRAMES)
+    shares = {("lstm", "kept", "none"): 0.9, ("lstm", "kept", f"first{quarter}"): 0.85}
+    found = judged(make_results(shares | {("lstm", "kept", f"last{quarter}"): 0.3}))
+    assert found["evidence_at_start", ("lstm",)].answer == YES
+    assert found["evidence_at_end", ("lstm",)].answer == NO  # it is the other way round
+
+
+def test_an_order_blind_model_is_not_asked_about_order():
+    shares = {("frame_pool", "kept", name): 0.9 for name in perturb.names(NUM_FRAMES)}
+    kinds = {kind for kind, _ in judged(make_results(shares))}
+    assert "appearance_suffices" in kinds
+    assert not kinds & {"needs_order", "uses_direction", "disturbed_by_shuffling", "above_chance"}
+
+
+def test_many_empty_contrasts_claim_nothing():
+    """Twenty comparisons of models that are equally good: without a correction one would differ by chance."""
+    wrong = 0
+    for seed in range(10):
+        shares = {(model, "kept", "none"): 0.5 for model in ("rnn", "lstm", "gru", "seed_rnn", "seed_lstm")}
+        found = judged(make_results(shares, seed=seed))
+        wrong += any(v.answer == YES for (kind, _), v in found.items() if kind == "models_differ")
+    assert wrong <= 1
+
+
+def test_the_shortest_horizon_that_scores_as_the_whole():
+    shares = {("lstm", "kept", "none"): 0.9, ("lstm", "kept", "last1"): 0.4, ("lstm", "kept", "last2"): 0.6}
+    results = make_results(shares | {("lstm", "kept", "last4"): 0.9})
+    count, loss = verdicts.horizon(results, "lstm", "last")
+    assert count == 4 and abs(loss.value) < 0.05
+    assert verdicts.horizon(results, "lstm", "first") is None
+
+
+def test_seeds_and_permutations_are_averaged_clip_by_clip():
+    shares = {("lstm", "kept", "none"): 1.0, ("lstm", "kept", "shuffle"): 0.5}
+    results = make_results(shares, num_seeds=2)
+    assert results.logits(Condition("lstm")).shape[0] == 2
+    logits = results.logits(Condition("lstm", perturbation=SHUFFLED))
+    assert logits.shape[0] == 2 * perturb.NUM_SHUFFLES
+    by_hand = (logits.argmax(axis=2) == results.labels).mean(axis=0)
+    np.testing.assert_array_equal(results.correct(Condition("lstm", perturbation=SHUFFLED)), by_hand)
+
+
+def test_results_survive_the_way_to_a_file_and_back(tmp_path):
+    results = make_results({("lstm", "kept", "none"): 0.7, ("lstm", "kept", "shuffle"): 0.5}, num_seeds=2)
+    results_lib.save(tmp_path / "results.json", results)
+    loaded = results_lib.load(tmp_path / "results.json")
+    assert loaded.ids == results.ids and loaded.models == results.models
+    for name in ("none", "shuffle"):
+        condition = Condition("lstm", perturbation=name)
+        np.testing.assert_allclose(loaded.logits(condition), results.logits(condition), atol=1e-4)
+    assert [v.text for v in verdicts.judge(loaded)] == [v.text for v in verdicts.judge(results)]
+    results_lib.save(tmp_path / "again.json", loaded)
+    assert (tmp_path / "again.json").read_bytes() == (tmp_path / "results.json").read_bytes()
+
+
+def test_clips_without_a_group_are_resampled_by_video():
+    results = make_results({("lstm", "kept", "none"): 0.7}, num_groups=1)
+    lone = np.full(len(results.ids), -1)
+    ids = tuple(f"A/v{i // 2}#{i % 2}" for i in range(len(results.ids)))
+    changed = dataclasses.replace(results, groups=lone, ids=ids)
+    assert len(np.unique(changed.units)) == len(results.ids) / 2
+    assert len(np.unique(results.units)) == 1
+
+
+def test_made_up_clips_are_right_as_often_as_asked_for():
+    results = make_results({("lstm", "kept", "none"): 0.7})
+    assert right_about(results, Condition("lstm")) == pytest.approx(0.7, abs=0.01)

@@ -1,0 +1,341 @@
+"""Trains and tests the cells of a comparison, each once, and puts together what they found.
+
+<folder>/cells/<cell>/            a run's folder, as training leaves it
+<folder>/cells/<cell>/cell.json   what its model says of its test clips, written last: such a cell is finished
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import gc
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from ucf50_tfrecord import storage
+from ucf50_tfrecord.dataset.clips import Clips, load_clips
+from ucf50_tfrecord.dataset.feed import Feed, choose_cache, read_clips
+from ucf50_tfrecord.evaluation import audit, cells
+from ucf50_tfrecord.evaluation import results as results_lib
+from ucf50_tfrecord.evaluation.cells import Plan, Recipe
+from ucf50_tfrecord.evaluation.results import SPLITS, Cell, CellResult, Results
+from ucf50_tfrecord.evaluation.runner import Evaluator
+from ucf50_tfrecord.manifest import Manifest
+from ucf50_tfrecord.specs import UserError, to_json
+from ucf50_tfrecord.training import loop
+from ucf50_tfrecord.training import run as run_lib
+from ucf50_tfrecord.training import trained
+from ucf50_tfrecord.training.logs import TensorBoardLog
+
+CELL_FILENAME = "cell.json"
+_EVALUATED_AT_ONCE = 32
+_READ_AT_ONCE = 64
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Callbacks:
+    """What a comparison calls.
+
+    start: told of a cell that will be trained, with the numbers of cells finished and of all.
+    report: told of training's progress, a training.loop.Progress.
+    warn: told, in a sentence, what the user should know.
+    should_stop: asked after each call of steps and between tests.
+    """
+
+    start: Callable[[Cell, int, int], None] = lambda cell, done, total: None
+    report: Callable[[loop.Progress], None] = lambda progress: None
+    warn: Callable[[str], None] = lambda text: None
+    should_stop: Callable[[], bool] = lambda: False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A comparison that can go on where it was stopped.
+
+    folder: of its cells. plan: what is compared. manifest: the shards.
+    tensorboard: whether each training writes its curves and pictures, for which each epoch is evaluated.
+    """
+
+    folder: str
+    plan: Plan
+    manifest: Manifest
+    strategy: tf.distribute.Strategy
+    cache: str = "auto"
+    tensorboard: bool = True
+
+    @functools.cached_property
+    def clips(self) -> Clips:
+        return load_clips(self.manifest, self.manifest.folds)
+
+    @functools.cached_property
+    def parts(self) -> dict[str, np.ndarray]:
+        """The parts that clips are tested in, int64 [N], for each way to split them that is wanted."""
+        splits = {cell.split for cell in self.plan.cells()}
+        return {split: cells.deal_parts(self.clips, self.plan, split) for split in SPLITS if split in splits}
+
+    def run(self, callbacks: Callbacks) -> Results | None:
+        """Runs the cells that are not finished; returns None if it is stopped.
+
+        Raises:
+          UserError: if a cell's folder holds a run with another configuration, a clip cannot be read,
+            or training fails.
+        """
+        wanted = self.plan.cells()
+        self.parts  # a mistake in what is asked for shows before anything is trained
+        found: list[CellResult] = []
+        for number, cell in enumerate(wanted):
+            result = self._finished(cell)
+            if result is None:
+                callbacks.start(cell, number, len(wanted))
+                result = self._run_cell(cell, callbacks)
+            if result is None:
+                return None
+            found.append(result)
+        return assemble(self.clips, found, audit=self._audit())
+
+    def run_dir(self, cell: Cell) -> str:
+        return os.path.join(self.folder, "cells", str(cell))
+
+    def _config(self, cell: Cell) -> run_lib.RunConfig:
+        recipe = cells.cell_recipe(self.plan.recipes[cell.model], cell)
+        parts = self.parts[cell.split]
+        return run_lib.RunConfig(
+            data_dir=os.path.abspath(self.manifest.data_dir),
+            fingerprint=self.manifest.fingerprint,
+            classes=self.manifest.classes,
+            train_folds=cells.folds_of(self.clips.select(parts != cell.part)),
+            val_folds=cells.folds_of(self.clips.select(parts == cell.part)),
+            test_folds=(),
+            model=recipe.model,
+            train=recipe.train,
+            clip_split=cells.describe_split(cell, self.plan.num_parts),
+        )
+
+    def _finished(self, cell: Cell) -> CellResult | None:
+        path = pathlib.Path(self.run_dir(cell), CELL_FILENAME)
+        if not path.exists():
+            return None
+        run_lib.check_run(self.run_dir(cell), self._config(cell))
+        return _load_cell(path)
+
+    def _run_cell(self, cell: Cell, callbacks: Callbacks) -> CellResult | None:
+        config, run_dir = self._config(cell), self.run_dir(cell)
+        recipe = cells.cell_recipe(self.plan.recipes[cell.model], cell)
+        _forget_models()
+        with run_lib.open_run(run_dir, config):
+            cache = choose_cache(self.cache, self.clips.num_bytes).cache
+            train, test = cells.make_feeds(
+                self.clips, self.parts[cell.split], cell.part, strategy=self.strategy, cache=cache
+            )
+            done = self._train(cell, recipe, train, test, callbacks=callbacks)
+            if not done.finished:
+                return None
+            evaluate = Evaluator(
+                done.model,
+                test,
+                strategy=self.strategy,
+                batch_size=_EVALUATED_AT_ONCE,
+                perturbations=cells.interventions(cell, recipe.model.num_frames),
+                warn=callbacks.warn,
+            )
+            examined = cells.examine(
+                cell,
+                done.model,
+                recipe,
+                train=train.clips,
+                evaluate=evaluate,
+                look_inside=self.plan.inside,
+                should_stop=callbacks.should_stop,
+            )
+            if examined is None:
+                return None
+            result = cells.cell_result(
+                cell, recipe, examined[0], all_ids=self.clips.ids, inside=examined[1], run_dir=run_dir
+            )
+            _save_cell(pathlib.Path(run_dir, CELL_FILENAME), result)
+        return result
+
+    def _train(
+        self, cell: Cell, recipe: Recipe, train: Feed, test: Feed, *, callbacks: Callbacks
+    ) -> loop.Trained:
+        config, run_dir = self._config(cell), self.run_dir(cell)
+
+        def open_log(step: int) -> TensorBoardLog:
+            log = TensorBoardLog(run_dir, start_step=step, writes=self.tensorboard)
+            log.hparams(run_lib.hparams(config) | {"devices": self.strategy.num_replicas_in_sync})
+            return log
+
+        def make_evaluator(model: keras.Model) -> Callable[[], Any]:
+            if not self.tensorboard:
+                return _NoEvaluation
+            return Evaluator(model, test, strategy=self.strategy, batch_size=_EVALUATED_AT_ONCE)
+
+        state = loop.build_state(
+            recipe.model, recipe.train, num_clips=len(train.clips), strategy=self.strategy
+        )
+        return loop.train(
+            train,
+            state,
+            recipe.train,
+            strategy=self.strategy,
+            options=loop.RunOptions(run_dir=run_dir),
+            hooks=loop.Hooks(
+                make_evaluator=make_evaluator,
+                open_log=open_log,
+                report=callbacks.report,
+                warn=callbacks.warn,
+                should_stop=callbacks.should_stop,
+            ),
+        )
+
+    def _audit(self) -> dict[str, dict]:
+        """Looks for near-duplicates between the parts of both splits, as far as there are parts."""
+        if not self.plan.num_parts:
+            return find_near_duplicates(self.clips, self.parts)
+        return find_near_duplicates(
+            self.clips, {split: cells.deal_parts(self.clips, self.plan, split) for split in SPLITS}
+        )
+
+
+def examine_runs(
+    run_dirs: Sequence[str], manifest: Manifest, *, strategy: tf.distribute.Strategy, callbacks: Callbacks
+) -> Results | None:
+    """Tests the models of existing runs, each on the folds that its own final scores are of.
+
+    Runs of one model with different seeds count as one model's seeds, as long as nothing else differs;
+    other runs of it are called by their folders' names. Nothing is written into their folders.
+
+    Raises:
+      UserError: if a run is not finished, or does not fit the shards.
+    """
+    clips = load_clips(manifest, manifest.folds)
+    configs = {run_dir: run_lib.load_config(run_dir) for run_dir in run_dirs}
+    found = []
+    for number, (cell, run_dir) in enumerate(zip(name_runs(configs), configs)):
+        config = configs[run_dir]
+        trained.check_fits(manifest, config)
+        _check_run(run_dir, config, manifest)
+        callbacks.start(cell, number, len(configs))
+        _forget_models()
+        model = trained.load_model(run_dir, config, trained.scored_weights(config), strategy=strategy)
+        tested = np.isin(clips.folds, config.test_folds or config.val_folds)
+        trained_on = np.isin(clips.folds, config.train_folds)
+        feed = Feed(clips.select(tested), strategy=strategy)
+        recipe = Recipe(model=config.model, train=config.train)
+        evaluate = Evaluator(
+            model,
+            feed,
+            strategy=strategy,
+            batch_size=_EVALUATED_AT_ONCE,
+            perturbations=cells.interventions(cell, config.model.num_frames),
+        )
+        examined = cells.examine(
+            cell,
+            model,
+            recipe,
+            train=clips.select(trained_on),
+            evaluate=evaluate,
+            should_stop=callbacks.should_stop,
+        )
+        if examined is None:
+            return None
+        found.append(
+            cells.cell_result(
+                cell, recipe, examined[0], all_ids=clips.ids, inside=examined[1], run_dir=run_dir
+            )
+        )
+    return assemble(clips, found, audit=None)
+
+
+def name_runs(configs: dict[str, run_lib.RunConfig]) -> list[Cell]:
+    """Returns a cell for each run: those that differ in seed and folds alone share a model's name.
+
+    Raises:
+      UserError: if two runs are the same but for their folder.
+    """
+    kinds: dict[str, list[dict]] = {}
+    named, taken = [], {}
+    for run_dir, config in configs.items():
+        order = config.train.augment.frame_order
+        shared = to_json(config.model) | to_json(config.train)
+        shared = {key: value for key, value in shared.items() if key not in ("seed", "augment")}
+        shared |= {key: v for key, v in to_json(config.train.augment).items() if key != "frame_order"}
+        alike = kinds.setdefault(config.model.name, [])
+        if shared not in alike:
+            alike.append(shared)
+        number = alike.index(shared)
+        name = config.model.name if number == 0 else f"{config.model.name} ({pathlib.Path(run_dir).name})"
+        tested = config.test_folds or config.val_folds
+        parts = taken.setdefault((name, order, config.train.seed), [])
+        if tested in parts:
+            raise UserError(f"{run_dir} is the same as another run: {name}, seed {config.train.seed}")
+        parts.append(tested)
+        named.append(Cell(model=name, training=order, part=len(parts) - 1, seed=config.train.seed))
+    return named
+
+
+def assemble(clips: Clips, found: Iterable[CellResult], *, audit: dict | None) -> Results:
+    """Puts cells' results together with their clips."""
+    return Results(
+        name=pathlib.Path(clips.manifest.data_dir).name,
+        classes=clips.manifest.classes,
+        num_frames=clips.manifest.format.num_frames,
+        ids=clips.ids,
+        labels=clips.labels.astype(np.int64),
+        groups=clips.groups,
+        folds=clips.folds,
+        cells=tuple(found),
+        audit=audit,
+    )
+
+
+def find_near_duplicates(clips: Clips, parts: dict[str, np.ndarray]) -> dict[str, dict]:
+    """Returns audit.find_nearest for each split, as JSON."""
+    batches = audit.in_batches(len(clips), _READ_AT_ONCE)
+    pictures = audit.fingerprints(read_clips(clips.select(batch)) for batch in batches)
+    return {
+        split: to_json(audit.find_nearest(pictures, dealt, labels=clips.labels, groups=clips.groups))
+        for split, dealt in parts.items()
+    }
+
+
+class _NoEvaluation:
+    """Stands for an epoch's evaluation where nobody looks at it: the last weights are tested anyway."""
+
+    scores = {"macro_f1": float("nan")}
+
+
+def _check_run(run_dir: str, config: run_lib.RunConfig, manifest: Manifest) -> None:
+    written_last = (run_lib.SUMMARY_FILENAME, CELL_FILENAME)
+    if not any(pathlib.Path(run_dir, name).exists() for name in written_last):
+        raise UserError(f"{run_dir} holds a run that is not finished: there is no {written_last[0]}")
+    if config.fingerprint != manifest.fingerprint:
+        raise UserError(
+            f"{run_dir} was trained on other shards than those in {manifest.data_dir}: what it has seen of their "
+            "clips is not known"
+        )
+
+
+def _forget_models() -> None:
+    """Frees what Keras and TensorFlow keep of models before: a comparison builds hundreds of them."""
+    keras.backend.clear_session()
+    gc.collect()
+
+
+def _save_cell(path: pathlib.Path, result: CellResult) -> None:
+    storage.write_json(path, results_lib.cell_to_json(result), indent=None)
+
+
+def _load_cell(path: pathlib.Path) -> CellResult:
+    try:
+        return results_lib.cell_from_json(storage.read_json(path))
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} does not hold a cell's result: {error!r}. Remove it, to test again."
+        ) from error

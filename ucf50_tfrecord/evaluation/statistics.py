@@ -1,0 +1,185 @@
+"""Intervals and tests where clips of one recording group are not independent: the group is the unit.
+
+By scipy. Every function takes one value a clip and each clip's group.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+from scipy import stats
+
+_CONFIDENCE = 0.95
+_NUM_RESAMPLES = 1999
+_NUM_FLIPS = 9999
+_POWER = 0.8
+_SEED = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A value and its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def mean_interval(values: np.ndarray, groups: np.ndarray) -> Estimate:
+    """Mean over clips, and its interval by a bootstrap over groups.
+
+    Args:
+      values: float [N].
+      groups: int [N].
+    """
+    sums, counts = _by_group(values[:, np.newaxis], groups)  # [G, 1], [G]
+    weights = np.concatenate([sums, counts[:, np.newaxis]], axis=1)
+    return interval(weights, lambda totals: totals[..., 0] / totals[..., 1])
+
+
+def interval(parts: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray]) -> Estimate:
+    """A statistic of sums over groups, and its interval by resampling groups (percentile bootstrap).
+
+    Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap"; resampling whole groups
+    is the cluster bootstrap. With few groups its intervals are too narrow.
+
+    Args:
+      parts: float [G, ...], what each group adds to the sums.
+      statistic: of sums [..., K], for parts [G, K], to [...].
+    """
+
+    def resampled(chosen: np.ndarray, axis: int = -1) -> np.ndarray:
+        return statistic(parts[chosen].sum(axis=-2))
+
+    value = float(statistic(parts.sum(axis=0)))
+    if len(parts) == 1:
+        return Estimate(value, float("nan"), float("nan"))
+    result = stats.bootstrap(
+        (np.arange(len(parts)),),
+        resampled,
+        n_resamples=_NUM_RESAMPLES,
+        batch=200,
+        vectorized=True,
+        method="percentile",
+        confidence_level=_CONFIDENCE,
+        rng=np.random.default_rng(_SEED),
+    )
+    return Estimate(value, float(result.confidence_interval.low), float(result.confidence_interval.high))
+
+
+def macro_f1_interval(
+    labels: np.ndarray, predictions: np.ndarray, groups: np.ndarray, num_classes: int
+) -> Estimate:
+    """Macro F1 over the classes that occur, the mean over seeds, with its interval over groups.
+
+    A class never predicted counts 0. The same number as metrics.macro_f1, from counts that can be
+    resampled.
+
+    Args:
+      labels: int [N].
+      predictions: int [S, N], one row a seed.
+      groups: int [N].
+      num_classes: C.
+    """
+    every = np.arange(num_classes)
+    is_label = labels[:, np.newaxis] == every  # [N, C]
+    is_predicted = predictions[..., np.newaxis] == every  # [S, N, C]
+    counts = np.stack([is_predicted & is_label, is_predicted, np.broadcast_to(is_label, is_predicted.shape)])
+    parts, _ = _by_group(np.moveaxis(counts, 2, 0).reshape(len(labels), -1).astype(float), groups)
+
+    def macro_f1(sums: np.ndarray) -> np.ndarray:
+        hits, predicted, present = np.moveaxis(sums.reshape(*sums.shape[:-1], *counts.shape[:2], -1), -3, 0)
+        f1 = 2 * hits / np.maximum(predicted + present, 1)  # [..., S, C]
+        occurs = present > 0
+        return (f1.sum(axis=-1, where=occurs) / np.maximum(occurs.sum(axis=-1), 1)).mean(axis=-1)
+
+    return interval(parts, macro_f1)
+
+
+def sign_flip_p(values: np.ndarray, groups: np.ndarray) -> float:
+    """Two-sided p that clips' paired differences are 0 on average, by flipping whole groups' signs.
+
+    Exact for up to 13 groups, else over 9,999 draws. Source: the permutation test for paired
+    samples, Fisher 1935, with the group in the clip's place.
+
+    Args:
+      values: float [N], each clip's difference.
+      groups: int [N].
+    """
+    sums = _by_group(values[:, np.newaxis], groups)[0][:, 0]
+    if not sums.any():
+        return 1.0
+    result = stats.permutation_test(
+        (sums,),
+        lambda x, axis: x.mean(axis=axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=_NUM_FLIPS,
+        rng=np.random.default_rng(_SEED),
+    )
+    return float(result.pvalue)
+
+
+def mcnemar_p(correct: np.ndarray, other: np.ndarray) -> float:
+    """Exact two-sided p of McNemar's test (1947): whether two models are right equally often.
+
+    It takes clips for independent, which those of one group are not: too small a p where groups are
+    large. Given for comparison with what is usually published.
+
+    Args:
+      correct, other: bool [N], on the same clips.
+    """
+    only_one, only_other = int((correct & ~other).sum()), int((~correct & other).sum())
+    if only_one + only_other == 0:
+        return 1.0
+    return float(stats.binomtest(only_one, only_one + only_other).pvalue)
+
+
+def adjust(p_values: np.ndarray) -> np.ndarray:
+    """Corrects p values for their number, by false discovery rate (Benjamini and Hochberg 1995)."""
+    return stats.false_discovery_control(p_values) if len(p_values) else np.asarray(p_values)
+
+
+def groups_needed(values: np.ndarray, groups: np.ndarray, effect: float) -> int:
+    """How many groups would show a mean difference of this size, with a power of 80% at 5%.
+
+    By the normal approximation; the spread between groups is the observed one.
+
+    Args:
+      values: float [N], each clip's difference.
+      groups: int [N].
+      effect: the difference to be shown, not 0.
+    """
+    sums, counts = _by_group(values[:, np.newaxis], groups)
+    residuals = (sums[:, 0] - values.mean() * counts) / counts.mean()
+    wanted = stats.norm.ppf((1 + _CONFIDENCE) / 2) + stats.norm.ppf(_POWER)
+    return int(np.ceil((wanted * residuals.std(ddof=1) / effect) ** 2)) if len(sums) > 1 else 0
+
+
+def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, num_bins: int = 15) -> float:
+    """Mean gap between confidence and accuracy over equal bins of confidence, weighted by their clips.
+
+    Source: Guo et al. 2017, "On Calibration of Modern Neural Networks".
+
+    Args:
+      probabilities: float [N, C].
+      labels: int [N].
+      num_bins: of confidence.
+    """
+    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    bins = np.minimum((confidence * num_bins).astype(int), num_bins - 1)
+    gaps = np.bincount(bins, weights=confidence - right, minlength=num_bins)
+    return float(np.abs(gaps).sum() / len(labels))
+
+
+def _by_group(values: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sums float [N, K] over each group: float [G, K], and the groups' clips, int [G]."""
+    _, index, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    sums = np.zeros((len(counts), values.shape[1]))
+    np.add.at(sums, index, values)
+    return sums, counts
