@@ -1,0 +1,227 @@
+"""Runs the comparison on corpora whose truth is planted, and counts how often its verdicts are right.
+
+  python -m tools.compare_check --folder=bench_results/compare_check
+
+A corpus of tools/scenarios.py has one known cause, or none. For each an LSTM and its order-blind control
+are trained and tested as `python -m pipelines.compare` does, on small clips. A verdict is right where it says
+"yes" to what was planted and does not say "yes" to what was not; it is a false claim where it says "yes" to
+what was not planted, or "no" to what was. Finished corpora are kept, so the same command goes on. Ends with
+status 1 where the verdicts are not as good as they have to be.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import dataclasses
+import functools
+import os
+import pathlib
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable
+
+from absl import flags
+
+from pipelines import compare as compare_pipeline
+from pipelines import console
+from tools import make_demo_videos, scenarios
+from ucf50_tfrecord import storage
+from ucf50_tfrecord.specs import ClipFormat, FoldRule, UserError, expect, to_json
+
+_FOLDER = flags.DEFINE_string("folder", "bench_results/compare_check", "Where corpora, runs and figures go.")
+_SCENARIOS = flags.DEFINE_list("scenarios", list(scenarios.SCENARIOS), "Which scenarios.")
+_JOBS = flags.DEFINE_integer(
+    "jobs", None, "Corpora that are worked on side by side. Default: one a core.", lower_bound=1
+)
+_CORPUS_SEEDS = flags.DEFINE_list("corpus_seeds", ["0", "1"], "Corpora of each scenario: their seeds.")
+
+_SEQUENCE_MODEL, _CONTROL = "lstm", "frame_pool"
+_SIZE, _NUM_FRAMES = 32, 8
+_NUM_GROUPS, _CLIPS_PER_GROUP = 16, 12  # the latter over all classes
+_NUM_PARTS = 2
+_TRAINING = ("--epochs=12", "--batch_size=16", "--precision=auto")
+# What the verdicts must reach.
+_MIN_RIGHT, _MAX_FALSE_CLAIMS = 0.90, 0.05
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Judged:
+    """A verdict beside the truth. `expected` is whether the kind's question has a yes for an answer."""
+
+    scenario: str
+    seed: int
+    kind: str
+    expected: bool
+    answer: str
+    text: str
+
+    @property
+    def is_right(self) -> bool:
+        return (self.answer == "yes") == self.expected
+
+    @property
+    def is_false_claim(self) -> bool:
+        return not self.is_right and self.answer != "cannot tell"
+
+
+def judge_corpus(name: str, seed: int) -> list[Judged]:
+    """Renders, converts, trains and compares, unless that is done; returns the verdicts whose truth is known."""
+    folder = pathlib.Path(_FOLDER.value, f"{name}-{seed}")
+    done = folder / "judged.json"
+    if done.exists():
+        return [Judged(**value) for value in storage.read_json(done)]
+    truth = scenarios.SCENARIOS[name].truth
+    judged = []
+    for verdict in compare(name, seed, folder):
+        if verdict.kind in truth and verdict.models[0] == _model_of(verdict.kind, verdict.models):
+            judged.append(
+                Judged(
+                    scenario=name,
+                    seed=seed,
+                    kind=verdict.kind,
+                    expected=truth[verdict.kind],
+                    answer=verdict.answer,
+                    text=verdict.text,
+                )
+            )
+    missing = set(truth) - {one.kind for one in judged}
+    expect(not missing, "a verdict of each kind whose truth is known", scenario=name, missing=sorted(missing))
+    storage.write_json(done, to_json(judged))
+    return judged
+
+
+def judge_side_by_side(corpora: list[tuple[str, int]]) -> list[Judged]:
+    """Judges each corpus in a process of its own: trainings as small as these keep one core busy."""
+    jobs = _JOBS.value or os.cpu_count()
+    environment = os.environ | {"TF_NUM_INTRAOP_THREADS": "1", "OMP_NUM_THREADS": "1"} if jobs > 1 else None
+
+    def judge(corpus: tuple[str, int]) -> list[Judged]:
+        name, seed = corpus
+        command = [sys.executable, "-m", "tools.compare_check", f"--folder={_FOLDER.value}"]
+        command += [f"--scenarios={name}", f"--corpus_seeds={seed}"]
+        result = subprocess.run(command, env=environment, capture_output=True, text=True)
+        if result.returncode not in (0, 1):  # 1: a verdict of this corpus is wrong
+            raise UserError(
+                f"{shlex.join(command)} ended with status {result.returncode}: {result.stderr[-2000:]}"
+            )
+        return judge_corpus(name, seed)
+
+    judged = []
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        for found in pool.map(judge, corpora):
+            print_corpus(found)
+            judged += found
+    return judged
+
+
+def print_corpus(judged: list[Judged]) -> None:
+    wrong = [one for one in judged if not one.is_right]
+    print(
+        f"{judged[0].scenario}, seed {judged[0].seed}: {len(judged) - len(wrong)} of {len(judged)} right",
+        flush=True,
+    )
+    for one in wrong:
+        print(f"  {'FALSE' if one.is_false_claim else 'missed'} {one.kind}: {one.text}", flush=True)
+
+
+def _model_of(kind: str, models: tuple[str, ...]) -> str:
+    """Returns whose verdict counts: the truth is about the sequence model, or the control."""
+    if kind == "models_differ":  # either may be ahead; the truth is that the sequence model is
+        return models[0]
+    return _CONTROL if kind == "appearance_suffices" else _SEQUENCE_MODEL
+
+
+def compare(name: str, seed: int, folder: pathlib.Path):
+    """Compares the two models on a scenario's corpus; returns all verdicts."""
+    from ucf50_tfrecord.evaluation import compare as compare_lib
+    from ucf50_tfrecord.evaluation import verdicts
+    from ucf50_tfrecord.evaluation.cells import Plan
+    from ucf50_tfrecord.training import strategy as strategy_lib
+
+    manifest = make_shards(name, seed, folder)
+    recipes = {
+        model: compare_pipeline.read_recipe(compare_pipeline.recipe_arguments(model, _TRAINING), manifest)
+        for model in (_CONTROL, _SEQUENCE_MODEL)
+    }
+    comparison = compare_lib.Comparison(
+        folder=str(folder),
+        plan=Plan(recipes=recipes, num_parts=_NUM_PARTS, audited=(_SEQUENCE_MODEL,), inside=False),
+        manifest=manifest,
+        strategy=strategy_lib.make_strategy("auto", environment={}),
+        tensorboard=False,
+    )
+    results = comparison.run(compare_lib.Callbacks())
+    return verdicts.judge(results)
+
+
+def make_shards(name: str, seed: int, folder: pathlib.Path):
+    """Renders and converts a scenario's corpus; returns its manifest."""
+    from ucf50_tfrecord.convert import catalog, decode, engines, plan
+
+    videos, data = folder / "videos", folder / "shards"
+    if not videos.exists():
+        scenario = scenarios.SCENARIOS[name]
+        make_demo_videos.make_scenario(
+            videos,
+            scenario,
+            groups=_NUM_GROUPS,
+            clips=_CLIPS_PER_GROUP // len(scenario.classes),
+            seed=seed,
+            num_frames=_NUM_FRAMES,
+            workers=1,
+        )
+    planned = plan.plan_shards(
+        catalog.find_videos(videos),
+        name=name,
+        clip_format=ClipFormat(num_frames=_NUM_FRAMES, height=_SIZE, width=_SIZE),
+        fold_rule=FoldRule(),
+        decoder=decode.decoder_version(),
+    )
+    return engines.build_dataset(planned, str(data), run=functools.partial(engines.run_local, num_workers=1))
+
+
+def print_table(judged: Iterable[Judged]) -> None:
+    """Prints, by kind: of what was planted, how often it was found; of what was not, how often it was claimed."""
+    kinds = collections.defaultdict(list)
+    for one in judged:
+        kinds[one.kind].append(one)
+    print(f"\n{'':<24}{'planted':>9}{'found':>8}{'denied':>8}{'absent':>9}{'claimed':>9}{'cannot tell':>13}")
+    for kind, cases in kinds.items():
+        planted, absent = [c for c in cases if c.expected], [c for c in cases if not c.expected]
+        print(
+            f"{kind:<24}{len(planted):>9}{sum(c.is_right for c in planted):>8}"
+            f"{sum(c.is_false_claim for c in planted):>8}{len(absent):>9}"
+            f"{sum(c.is_false_claim for c in absent):>9}{sum(c.answer == 'cannot tell' for c in cases):>13}"
+        )
+
+
+def main() -> int:
+    for name in _SCENARIOS.value:
+        expect(
+            name in scenarios.SCENARIOS, f"scenarios out of {', '.join(scenarios.SCENARIOS)}", scenario=name
+        )
+    for seed in _CORPUS_SEEDS.value:
+        expect(seed.isdigit(), "--corpus_seeds=<numbers>", corpus_seeds=seed)
+    corpora = [(name, seed) for seed in map(int, _CORPUS_SEEDS.value) for name in _SCENARIOS.value]
+    if len(corpora) == 1:
+        console.load_tensorflow()
+        judged = judge_corpus(*corpora[0])
+        print_corpus(judged)
+    else:
+        judged = judge_side_by_side(corpora)
+    print_table(judged)
+    right = sum(one.is_right for one in judged) / len(judged)
+    claims = sum(one.is_false_claim for one in judged) / len(judged)
+    print(
+        f"\n{len(judged)} verdicts: {right:.1%} right (at least {_MIN_RIGHT:.0%} wanted), {claims:.1%} false claims "
+        f"(at most {_MAX_FALSE_CLAIMS:.0%})"
+    )
+    if len(corpora) > 1:
+        storage.write_json(pathlib.Path(_FOLDER.value, "compare_check.json"), to_json(judged))
+    return 0 if right >= _MIN_RIGHT and claims <= _MAX_FALSE_CLAIMS else 1
+
+
+if __name__ == "__main__":
+    console.run(main)
