@@ -72,7 +72,7 @@ def test_the_summary_can_be_made_again_from_the_predictions(finished_run, data_d
     summary = json.loads((run_dir / "summary.json").read_text())
     lines = [json.loads(line) for line in (run_dir / "predictions.jsonl").read_text().splitlines()]
     assert len(lines) == 2 * summary["num_clips"] == 24
-    for perturbation, scores in (("none", summary), ("shuffle", summary["shuffled"])):
+    for perturbation, scores in (("none", summary), ("shuffle1", summary["shuffled"])):
         chosen = [line for line in lines if line["perturbation"] == perturbation]
         assert len({line["clip_id"] for line in chosen}) == 12 and {line["fold"] for line in chosen} == {1, 2}
         labels, predicted = ([line[key] for line in chosen] for key in ("label", "predicted"))
