@@ -77,7 +77,7 @@ class Evaluator:
         """
         known = perturb.names(feed.clips.manifest.format.num_frames)
         for name in perturbations:
-            expect(name in known, f"perturbations out of {known}", perturbation=name)
+            expect(name in known, f"perturbations out of {known}", perturbations=name)
         self._feed, self._warn, self._strategy = feed, warn, strategy
         self._batch_size, self._perturbations = batch_size, tuple(perturbations)
 
@@ -116,7 +116,10 @@ class Evaluator:
         Raises:
           UserError: if a clip cannot be read, or the model gives NaN.
         """
-        numbers = [self._perturbations.index(name) for name in perturbations]
+        known = self._perturbations
+        for name in perturbations:
+            expect(name in known, f"a perturbation out of {known}", perturbation=name)
+        numbers = [known.index(name) for name in perturbations]
         with tf.device("CPU:0"):  # where a branch is chosen
             chosen = [tf.constant(number, tf.int32) for number in numbers]
         changes = self._changes
