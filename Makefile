@@ -14,6 +14,11 @@ SEED      =
 VAL_FOLDS =
 TEST_FOLDS =
 WORKERS   =
+MODELS    =
+CV        =
+SEEDS     =
+RUNS      =
+OUTPUT    =
 TORCH     =
 FLAGS     =
 
@@ -30,14 +35,15 @@ GPU := $(if $(wildcard /proc/driver/nvidia/version)$(shell command -v nvidia-smi
 flag = $(if $(2),--$(1)='$(subst ','\'',$(2))')
 DATA_FLAGS = $(call flag,videos,$(VIDEOS)) $(call flag,data,$(DATA)) $(call flag,size,$(SIZE)) $(call flag,frames,$(FRAMES))
 
-.PHONY: help train shards verify repair evaluate tensorboard inspect help-models bench test lint clean
+.PHONY: help train shards verify repair evaluate compare compare-check tensorboard inspect help-models bench test lint clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets and variables.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
 	@echo "Variables: VIDEOS (folder of class folders; a demo corpus if unset, and DATA too), DATA (folder of shards), SIZE (64, 112x96),"
 	@echo "  FRAMES, MODEL, RECIPE ($(patsubst pipelines/recipes/%.flags,%,$(wildcard pipelines/recipes/*.flags))), EPOCHS,"
 	@echo "  RUN (a run's folder), SEED, VAL_FOLDS and TEST_FOLDS (1-5,9), WORKERS (processes that train),"
+	@echo "  MODELS (a,b), CV (parts, or logo), SEEDS (how many), RUNS (folders: a,b) and OUTPUT of a comparison,"
 	@echo "  FLAGS (any other: $(PYTHON) -m pipelines.train --helpshort)"
 
 train: $(VENV)/installed pipelines/recipes/$(RECIPE).flags $(filter $(DEMO),$(VIDEOS))  ## Convert what is missing, train, evaluate.
@@ -51,6 +57,14 @@ shards: $(VENV)/installed $(filter $(DEMO),$(VIDEOS))  ## Convert VIDEOS into TF
 
 evaluate: $(VENV)/installed  ## Evaluate RUN again, on VAL_FOLDS if set.
 	$(PYTHON) -m pipelines.evaluate $(call flag,run,$(RUN)) $(call flag,data,$(DATA)) $(call flag,folds,$(VAL_FOLDS)) $(FLAGS)
+
+compare: $(VENV)/installed $(if $(RUNS),,$(filter $(DEMO),$(VIDEOS)))  ## Compare MODELS by cross-validation, or RUNS; a report says why they differ.
+	$(PYTHON) -m pipelines.compare $(if $(RUNS),$(call flag,data,$(DATA)),$(DATA_FLAGS)) $(call flag,models,$(MODELS)) \
+	  $(call flag,cv,$(CV)) $(call flag,val_folds,$(VAL_FOLDS)) $(call flag,seeds,$(SEEDS)) $(call flag,epochs,$(EPOCHS)) \
+	  $(call flag,runs,$(RUNS)) $(call flag,output,$(OUTPUT)) $(FLAGS)
+
+compare-check: $(VENV)/installed  ## Check the comparison's verdicts on corpora whose truth is planted.
+	$(PYTHON) -m tools.compare_check $(FLAGS)
 
 verify: $(VENV)/installed  ## Check every shard of DATA.
 	$(PYTHON) -m pipelines.verify $(call flag,data,$(DATA)) $(FLAGS)

@@ -22,6 +22,7 @@ ALLOWED = {
     "models": {"specs"},
     "training": BASE | {"dataset", "models"},
     "evaluation": BASE | {"dataset", "models", "training"},
+    "report": BASE | {"dataset", "training", "evaluation"},
 }
 LIBRARY = REPOSITORY / "ucf50_tfrecord"
 

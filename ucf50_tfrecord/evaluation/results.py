@@ -112,7 +112,10 @@ class Results:
 
     @functools.cached_property
     def units(self) -> np.ndarray:
-        """What is resampled, int64 [N]: a clip's group; where it has none its video."""
+        """What is resampled, int64 [N]: a clip's group; where it has none its video.
+
+        A group is its number, whatever the class: what was held out together is resampled together.
+        """
         videos = [f"video {video_of(clip_id)}" for clip_id in self.ids]
         known = [
             f"group {group}" if group != record.UNKNOWN_GROUP else video

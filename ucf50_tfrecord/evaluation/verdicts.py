@@ -19,7 +19,7 @@ from ucf50_tfrecord.evaluation.results import SHUFFLED, Condition, Results, comm
 from ucf50_tfrecord.evaluation.statistics import Estimate
 
 YES, NO, UNKNOWN = "yes", "no", "cannot tell"
-# An effect on accuracy that is smaller is none that matters.
+# An effect on accuracy that is smaller may be there, but hardly matters.
 MARGIN = 0.05
 _LEVEL = 0.05
 
@@ -121,13 +121,15 @@ class Verdict:
     @property
     def text(self) -> str:
         kind = KINDS[self.kind]
-        numbers = f"{self.effect} (p = {self.adjusted_p:.2g})"
         if self.answer == UNKNOWN:
             more = f"; about {self.more_groups} more groups needed" if self.more_groups else ""
             models = " and ".join(self.models)
+            numbers = f"{self.effect} (p = {self.adjusted_p:.2g})"
             return f"{kind.question} Cannot tell of {models} at this size: {numbers}{more}."
-        words = kind.yes if self.answer == YES else kind.no
-        return f"{words.format(*self.models)} {numbers}."
+        if self.answer == NO:  # for which the interval stands, not the test
+            return f"{kind.no.format(*self.models)} {self.effect}."
+        small = f"; less than {MARGIN} may not matter" if self.effect.value < MARGIN else ""
+        return f"{kind.yes.format(*self.models)} {self.effect} (p = {self.adjusted_p:.2g}){small}."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,7 +155,11 @@ def judge(results: Results) -> list[Verdict]:
             for contrast, mask in zip(contrasts, tested)
         ]
     )
-    adjusted = statistics.adjust(p_values)
+    # The two questions about a clip's ends are one test.
+    asked = np.array([contrast.kind != "evidence_at_end" for contrast in contrasts], bool)
+    adjusted = np.empty(len(p_values))
+    adjusted[asked] = statistics.adjust(p_values[asked])
+    adjusted[~asked] = adjusted[[i - 1 for i in np.flatnonzero(~asked)]]
     return [
         _verdict(results, contrast, mask, p=float(p), adjusted_p=float(a))
         for contrast, mask, p, a in zip(contrasts, tested, p_values, adjusted)
@@ -167,7 +173,7 @@ def find_contrasts(results: Results) -> Iterator[Contrast]:
     for one, other in itertools.combinations(results.models, 2):
         pair = Condition(one), Condition(other)
         difference = results.correct(pair[0]) - results.correct(pair[1])
-        if np.nanmean(difference) < 0 and not np.isnan(difference).all():  # who is ahead is named first
+        if not np.isnan(difference).all() and np.nanmean(difference) < 0:  # who is ahead is named first
             one, other, difference, pair = other, one, -difference, pair[::-1]
         yield Contrast("models_differ", (one, other), difference, pair)
 

@@ -55,7 +55,7 @@ def draw_confusion(matrix: np.ndarray, classes: Sequence[str]) -> np.ndarray:
     axes.tick_params(which="minor", length=0)
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
-    axes.set_title(f"{np.trace(matrix)} of {totals.sum()} clips right")
+    axes.set_title(f"{np.trace(matrix)} of {totals.sum()} right")
     figure.colorbar(image, ax=axes, label="share of the true class's clips", shrink=0.6)
     return _pixels(figure)
 

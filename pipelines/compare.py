@@ -1,0 +1,279 @@
+"""Compares models: trains each on all but one part of the clips, tests it on that one, and explains.
+
+  python -m pipelines.compare --data=data/ucf50-15x64x64 --models=frame_pool,rnn,lstm --cv=5 --seeds=3
+  python -m pipelines.compare --runs=runs/one,runs/other
+  python -m pipelines.compare --results=runs/…-compare/results.json
+
+The first trains each recipe in pipelines/recipes/ that is named, with whatever flags of training follow.
+What is finished is not trained again, so an interrupted comparison goes on with the same command. The
+second tests runs that there are; the third writes the report again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import tqdm
+from absl import flags
+from absl.testing import flagsaver
+
+from pipelines import console, convert, train_flags
+from ucf50_tfrecord import manifest as manifest_lib
+from ucf50_tfrecord.specs import CACHES, FRAME_ORDERS, expect, parse_folds
+
+if TYPE_CHECKING:
+    from ucf50_tfrecord.dataset.clips import Clips
+    from ucf50_tfrecord.evaluation.cells import Plan, Recipe
+    from ucf50_tfrecord.evaluation.results import Cell, Results
+
+_MODELS = flags.DEFINE_list("models", ["frame_pool", "rnn", "lstm"], "Recipes to compare.")
+_CV = flags.DEFINE_string(
+    "cv",
+    None,
+    "Parts of the cross-validation, each of whole folds; logo leaves one fold out at a time. Default: 5, or with "
+    "--val_folds those alone.",
+)
+_SEEDS = flags.DEFINE_integer("seeds", 1, "Trainings of each, with seeds from 0 on.", lower_bound=1)
+_ORDERS = flags.DEFINE_list(
+    "orders",
+    list(FRAME_ORDERS[1:]),
+    "Other orders of frames to train models that see order with: shuffled, single, or none (empty).",
+)
+_AUDIT = flags.DEFINE_list(
+    "audit", ["all"], "Models to train on clips split by video, too, as a leak audit: all, none, or some."
+)
+_RUNS = flags.DEFINE_list("runs", None, "Folders of finished runs to compare, in place of --models.")
+_RESULTS = flags.DEFINE_string("results", None, "A results.json to write the report of again.")
+_OUTPUT = flags.DEFINE_string("output", None, "The comparison's folder. Default: runs/<data>-compare.")
+_CACHE = flags.DEFINE_enum("cache", "auto", CACHES, "Where clips are kept; see pipelines.train.")
+_STRATEGY = flags.DEFINE_enum(
+    "strategy", "auto", ("auto", "one", "mirrored"), "Devices of this process: one, all mirrored, or auto."
+)
+
+for _module in (train_flags, convert):
+    flags.adopt_module_key_flags(_module)
+
+_RECIPES = pathlib.Path(__file__).parent / "recipes"
+
+
+def main() -> None:
+    given = [name for name in ("runs", "results") if flags.FLAGS[name].value]
+    expect(len(given) < 2, "either --runs or --results", given=given)
+    if _RESULTS.value:
+        write_again(pathlib.Path(_RESULTS.value))
+    elif _RUNS.value:
+        compare_runs()
+    else:
+        compare_recipes()
+
+
+def compare_recipes() -> None:
+    """Trains and tests what is not finished, and writes the report."""
+    manifest = convert.load_or_convert()
+    recipes = {name: recipe_arguments(name, sys.argv[1:]) for name in dict.fromkeys(_MODELS.value)}
+    console.load_tensorflow()
+    from ucf50_tfrecord.evaluation import compare
+    from ucf50_tfrecord.training import strategy as strategy_lib
+
+    strategy = strategy_lib.make_strategy(_STRATEGY.value, environment={})
+    plan = make_plan(manifest, {name: read_recipe(args, manifest) for name, args in recipes.items()})
+    folder = _OUTPUT.value or os.path.join("runs", f"{pathlib.Path(manifest.data_dir).name}-compare")
+    comparison = compare.Comparison(
+        folder=folder, plan=plan, manifest=manifest, strategy=strategy, cache=_CACHE.value
+    )
+    describe(comparison)
+    with (
+        strategy_lib.explain_exhausted_memory(),
+        console.stop_requests() as should_stop,
+        Display() as display,
+    ):
+        results = comparison.run(callbacks(display, should_stop))
+    if results is None:
+        print(
+            f"Stopped. What is finished is kept; to go on:\n  {shlex.join([sys.executable, *sys.orig_argv[1:]])}"
+        )
+        return
+    publish(pathlib.Path(folder), results, comparison.clips)
+
+
+def compare_runs() -> None:
+    """Tests existing runs' models, and writes the report."""
+    console.load_tensorflow()
+    from ucf50_tfrecord.dataset.clips import load_clips
+    from ucf50_tfrecord.evaluation import compare
+    from ucf50_tfrecord.training import run as run_lib
+    from ucf50_tfrecord.training import strategy as strategy_lib
+
+    data_dir = flags.FLAGS["data"].value or run_lib.load_config(_RUNS.value[0]).data_dir
+    manifest = manifest_lib.load(data_dir)
+    strategy = strategy_lib.make_strategy(_STRATEGY.value, environment={})
+    folder = _OUTPUT.value or os.path.join("runs", f"{pathlib.Path(data_dir).name}-compare-runs")
+    with (
+        strategy_lib.explain_exhausted_memory(),
+        console.stop_requests() as should_stop,
+        Display() as display,
+    ):
+        results = compare.examine_runs(
+            _RUNS.value, manifest, strategy=strategy, callbacks=callbacks(display, should_stop)
+        )
+    if results is None:
+        print("Stopped.")
+        return
+    publish(pathlib.Path(folder), results, load_clips(manifest, manifest.folds))
+
+
+def write_again(path: pathlib.Path) -> None:
+    """Writes the report of results.json beside it, with clips' pictures if --data tells where they are."""
+    console.load_tensorflow()
+    from ucf50_tfrecord.dataset.clips import load_clips
+    from ucf50_tfrecord.evaluation import results as results_lib
+
+    results = results_lib.load(path)
+    clips = None
+    if flags.FLAGS["data"].value:
+        manifest = manifest_lib.load(flags.FLAGS["data"].value)
+        clips = load_clips(manifest, manifest.folds)
+        expect(clips.ids == results.ids, f"the clips of {path} in --data", data=flags.FLAGS["data"].value)
+    publish(path.parent, results, clips)
+
+
+def publish(folder: pathlib.Path, results: Results, clips: Clips | None) -> None:
+    """Writes results.json, the report and TensorBoard's pictures; prints the verdicts."""
+    from ucf50_tfrecord.dataset.feed import read_clips
+    from ucf50_tfrecord.evaluation import results as results_lib
+    from ucf50_tfrecord.evaluation import verdicts
+    from ucf50_tfrecord.report import build as report
+
+    results_lib.save(folder / "results.json", results)
+    judged = verdicts.judge(results)
+    reader = None if clips is None else lambda chosen: read_clips(clips.select(np.asarray(chosen)))
+    pictures = report.write(folder, results, judged, read_clips=reader)
+    write_tensorboard(folder / "tensorboard", pictures)
+    for answer in (verdicts.YES, verdicts.NO, verdicts.UNKNOWN):
+        chosen = [verdict for verdict in judged if verdict.answer == answer]
+        print(f"\n{answer.capitalize()}:" + "".join(f"\n  {verdict.text}" for verdict in chosen))
+    print(f"\nReport:      {folder / 'report.html'}")
+
+
+def write_tensorboard(folder: pathlib.Path, pictures: dict[str, np.ndarray]) -> None:
+    """Writes pictures, uint8 [H, W, 3] by name, in place of those of an earlier report."""
+    import tensorflow as tf
+
+    shutil.rmtree(folder, ignore_errors=True)
+    writer = tf.summary.create_file_writer(str(folder))
+    with writer.as_default(step=0):
+        for name, picture in pictures.items():
+            tf.summary.image(name, picture[np.newaxis])
+    writer.close()
+
+
+def recipe_arguments(name: str, given: Sequence[str]) -> list[str]:
+    """Returns the command line of a recipe's training, with the flags given.
+
+    Raises:
+      UserError: if there is no such recipe, or the flags say what the comparison decides.
+    """
+    path = _RECIPES / f"{name}.flags"
+    known = sorted(path.stem for path in _RECIPES.glob("*.flags"))
+    expect(path.stem in known, f"models out of {', '.join(known)}", models=name)
+    for flag in ("model", "seed", "frame_order", "early_stopping", "train_folds", "test_folds"):
+        expect(
+            not flags.FLAGS[flag].present,
+            f"no --{flag}, which the comparison decides",
+            **{flag: flags.FLAGS[flag].value},
+        )
+    return [sys.argv[0], f"--flagfile={path}", *given]
+
+
+def read_recipe(arguments: list[str], manifest: manifest_lib.Manifest) -> Recipe:
+    """Reads a recipe's flags, which those of the command line override."""
+    from ucf50_tfrecord.evaluation.cells import Recipe
+    from ucf50_tfrecord.training import strategy as strategy_lib
+
+    with flagsaver.flagsaver():
+        flags.FLAGS(arguments)
+        model, train = train_flags.model_spec_from_flags(manifest), train_flags.train_spec_from_flags()
+    precision = strategy_lib.choose_precision(train.precision)
+    return Recipe(model=model, train=dataclasses.replace(train, precision=precision))
+
+
+def make_plan(manifest: manifest_lib.Manifest, recipes: dict[str, Recipe]) -> Plan:
+    """Reads what is to be compared from the flags."""
+    from ucf50_tfrecord.evaluation.cells import Plan
+
+    val_folds = flags.FLAGS["val_folds"].value
+    expect(not (val_folds and _CV.value), "either --cv or --val_folds", cv=_CV.value, val_folds=val_folds)
+    cv = "0" if val_folds else _CV.value or "5"
+    expect(cv == "logo" or cv.isdigit(), "--cv=<a number> or logo", cv=cv)
+    orders = [order for order in _ORDERS.value if order]
+    for order in orders:
+        expect(order in FRAME_ORDERS[1:], f"orders out of {FRAME_ORDERS[1:]}", orders=order)
+    audited = {"all": list(recipes), "none": []}.get(",".join(_AUDIT.value), _AUDIT.value)
+    return Plan(
+        recipes=recipes,
+        num_parts=len(manifest.folds) if cv == "logo" else int(cv),
+        val_folds=parse_folds(val_folds) if val_folds else (),
+        num_seeds=_SEEDS.value,
+        orders=tuple(orders),
+        audited=() if val_folds else tuple(audited),
+    )
+
+
+def describe(comparison) -> None:
+    """Says what will be trained."""
+    plan, wanted = comparison.plan, comparison.plan.cells()
+    how = f"{plan.num_parts} parts" if plan.num_parts else f"folds {flags.FLAGS['val_folds'].value}"
+    print(
+        f"Comparing {', '.join(plan.recipes)} on {len(comparison.clips)} clips of {comparison.manifest.data_dir}: "
+        f"{how}, {plan.num_seeds} seed(s); {len(wanted)} trainings in {comparison.folder}"
+    )
+
+
+class Display:
+    """One line for the whole comparison; a line for each finished training where there is no terminal."""
+
+    def __init__(self):
+        self._bar: tqdm.tqdm | None = None
+        self._cell = ""
+
+    def __enter__(self) -> Display:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def start(self, cell: Cell, done: int, total: int) -> None:
+        if self._bar is None:
+            self._bar = console.progress_bar(total, "training", "comparing")
+        self._bar.update(done - self._bar.n)
+        self._bar.set_postfix_str(str(cell))
+        if not sys.stderr.isatty():
+            print(f"{done + 1}/{total}  {cell}", flush=True)
+
+    def report(self, progress) -> None:
+        """Takes a training.loop.Progress."""
+        if self._bar is not None and progress.epoch_done:
+            cell = self._bar.postfix.split(",")[0]
+            self._bar.set_postfix_str(f"{cell}, epoch {progress.epoch}/{progress.num_epochs}")
+
+    def warn(self, text: str) -> None:
+        tqdm.tqdm.write(f"warning: {text}", file=sys.stderr)
+
+
+def callbacks(display: Display, should_stop: Callable[[], bool]):
+    from ucf50_tfrecord.evaluation.compare import Callbacks
+
+    return Callbacks(start=display.start, report=display.report, warn=display.warn, should_stop=should_stop)
+
+
+if __name__ == "__main__":
+    console.run(main)

@@ -1,0 +1,111 @@
+"""The comparison as its users run it: real processes, a real interruption."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from tests.conftest import REPOSITORY, run_module
+
+FLAGS = ("--models=frame_pool,lstm", "--cv=2", "--orders=", "--audit=frame_pool", "--epochs=1")
+
+
+def command(data, folder, *flags):
+    return [sys.executable, "-m", "pipelines.compare", f"--data={data}", f"--output={folder}", *FLAGS, *flags]
+
+
+@pytest.fixture(scope="module")
+def compared(data_dir, tmp_path_factory):
+    """A comparison that was told to stop after its first training, and went on."""
+    folder = tmp_path_factory.mktemp("compared")
+    process = subprocess.Popen(command(data_dir, folder), cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+    while len(list(folder.glob("cells/*/cell.json"))) < 1 and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    stopped = {path: path.stat().st_mtime_ns for path in folder.glob("cells/*/cell.json")}
+    result = subprocess.run(command(data_dir, folder), cwd=REPOSITORY, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return folder, (process.returncode, output), stopped, result.stdout
+
+
+def test_a_stopped_comparison_says_how_to_go_on_and_trains_nothing_twice(compared):
+    folder, (status, output), stopped, after = compared
+    assert status == 0 and "to go on:" in output and "pipelines.compare" in output
+    assert 1 <= len(stopped) < 6
+    assert {path: path.stat().st_mtime_ns for path in stopped} == stopped
+    assert len(list(folder.glob("cells/*/cell.json"))) == 6
+    assert f"{len(stopped) + 1}/6  " in after and f"{len(stopped)}/6  " not in after
+
+
+def test_every_prediction_is_there(compared, data_dir):
+    results = json.loads((compared[0] / "results.json").read_text())
+    assert len(results["clips"]["id"]) == 30 and len(results["cells"]) == 6
+    for split, model in (("group", "lstm"), ("group", "frame_pool"), ("video", "frame_pool")):
+        tested = [
+            clip
+            for cell in results["cells"]
+            if (cell["split"], cell["model"], cell["training"]) == (split, model, "kept")
+            for clip in cell["clips"]
+        ]
+        assert sorted(tested) == list(range(30))
+    cell = next(c for c in results["cells"] if c["model"] == "lstm" and c["training"] == "kept")
+    assert {"none", "shuffle1", "reverse", "background_swap", "last2", "patches"} <= set(cell["logits"])
+    assert np.shape(cell["logits"]["gap"]) == (len(cell["clips"]), 3)
+    assert len(cell["recurrence"]["memory_gradient"]) == 5
+
+
+def test_the_report_says_what_was_found_and_can_be_written_again(compared, data_dir):
+    folder, after = compared[0], compared[3]
+    assert "Report:" in after and "Cannot tell:" in after
+    assert list((folder / "tensorboard").glob("events.*"))
+    reports = {name: (folder / name).read_bytes() for name in ("report.html", "report.md", "results.json")}
+    result = run_module("pipelines.compare", f"--results={folder / 'results.json'}", f"--data={data_dir}")
+    assert result.returncode == 0, result.stderr
+    assert {name: (folder / name).read_bytes() for name in reports} == reports
+
+
+def test_existing_runs_say_what_they_said_when_they_were_trained(compared, tmp_path):
+    folder = compared[0]
+    names = ("frame_pool-part1-seed0", "lstm-part1-seed0")
+    runs = ",".join(str(folder / "cells" / name) for name in names)
+    result = run_module("pipelines.compare", f"--runs={runs}", f"--output={tmp_path / 'again'}")
+    assert result.returncode == 0, result.stderr
+    found = json.loads((tmp_path / "again" / "results.json").read_text())["cells"]
+    for cell, name in zip(found, names):
+        before = json.loads((folder / "cells" / name / "cell.json").read_text())
+        assert cell["clips"] == before["clips"]
+        for perturbation, logits in before["logits"].items():
+            np.testing.assert_allclose(cell["logits"][perturbation], logits, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (("--models=nothing",), "models out of"),
+        (("--cv=9",), "at most 5 parts"),
+        (("--cv=some",), "--cv=<a number> or logo"),
+        (("--seed=3",), "no --seed, which the comparison decides"),
+        (("--cv=2", "--val_folds=1"), "either --cv or --val_folds"),
+        (("--orders=backwards",), "orders out of"),
+        (("--audit=conv3d",), "audited models out of"),
+        (("--runs=a", "--results=b"), "either --runs or --results"),
+    ],
+)
+def test_mistakes_are_told_in_a_line(data_dir, tmp_path, flags, message, monkeypatch, capsys):
+    from absl import flags as absl_flags
+    from absl.testing import flagsaver
+
+    from pipelines import compare
+    from ucf50_tfrecord.specs import UserError
+
+    arguments = ["compare", f"--data={data_dir}", f"--output={tmp_path}", *flags]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with flagsaver.flagsaver(), pytest.raises(UserError, match=message):
+        absl_flags.FLAGS(arguments)
+        compare.main()
+    assert not list(tmp_path.iterdir())

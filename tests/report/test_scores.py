@@ -1,0 +1,148 @@
+"""The report's numbers, against hand-made cases."""
+
+import math
+
+import numpy as np
+import pytest
+
+from tests.report.tiny import CLASSES, tiny_cell, tiny_results
+from ucf50_tfrecord.evaluation.results import Condition
+from ucf50_tfrecord.evaluation.statistics import Estimate
+from ucf50_tfrecord.report import scores as scores_lib
+from ucf50_tfrecord.report.scores import Scores, shown
+
+
+def scores_of(*cells, **options):
+    return Scores(tiny_results(cells, **options))
+
+
+def test_accuracy_is_the_mean_over_seeds_and_clips():
+    scores = scores_of(tiny_cell("lstm", "aabbcc"), tiny_cell("lstm", "aabbca", seed=1))
+    condition = Condition("lstm")
+    assert scores.accuracy(condition).value == pytest.approx(11 / 12)
+    f1 = (2 * 2 / (3 + 2) + 1 + 2 * 1 / (1 + 2)) / 3  # of the second seed
+    assert scores.by_seed(condition) == pytest.approx(np.array([[1, 5 / 6], [1, f1]]))
+    assert scores.macro_f1(condition).value == pytest.approx((1 + f1) / 2)
+
+
+def test_class_scores_are_means_over_seeds_and_missing_classes_have_none():
+    scores = scores_of(tiny_cell("lstm", "aabb"), tiny_cell("lstm", "abbb", seed=1), labels="aabb")
+    precision, recall, f1 = scores.class_scores(Condition("lstm"))
+    assert precision[:2] == pytest.approx([1, (1 + 2 / 3) / 2])
+    assert recall[:2] == pytest.approx([(1 + 1 / 2) / 2, 1])
+    assert f1[:2] == pytest.approx([(1 + 2 / 3) / 2, (1 + 4 / 5) / 2])
+    assert np.isnan([precision[2], recall[2], f1[2]]).all()
+
+
+def test_changes_are_paired_and_by_class():
+    scores = scores_of(tiny_cell("lstm", "aabbcc", reverse="abbbac"))
+    plain, reverse = Condition("lstm"), Condition("lstm", perturbation="reverse")
+    assert scores.change(reverse, plain).value == pytest.approx(-2 / 6)
+    assert [e.value for e in scores.changes_by_class(reverse, plain)] == pytest.approx([-0.5, 0, -0.5])
+    assert scores.mean_changes_by_class(reverse, plain) == pytest.approx([-0.5, 0, -0.5])
+    assert scores.change(Condition("lstm", perturbation="gap"), plain) is None
+
+
+def test_a_class_without_clips_has_no_change():
+    scores = scores_of(tiny_cell("lstm", "aabb", reverse="aaaa"), labels="aabb")
+    conditions = Condition("lstm", perturbation="reverse"), Condition("lstm")
+    assert scores.changes_by_class(*conditions)[2] is None
+    assert np.isnan(scores.mean_changes_by_class(*conditions)).tolist() == [False, False, True]
+
+
+def test_calibration_of_a_case_made_by_hand():
+    probabilities = np.array([[0.9, 0.1], [0.1, 0.9], [0.4, 0.6], [0.6, 0.4]])
+    # Half of those said with 0.9 are right, and all of those said with 0.6.
+    assert scores_lib.calibration_error(np.array([0, 0, 1, 0]), probabilities) == pytest.approx(0.4)
+    assert scores_lib.calibration_error(np.array([0, 1]), np.eye(2)) == 0
+
+
+def test_quality_is_that_of_the_mean_probabilities():
+    scores = scores_of(tiny_cell("lstm", "aabbcc"), tiny_cell("lstm", "aabbca", seed=1))
+    quality = scores.quality(Condition("lstm"))
+    likely, other = math.exp(4) / (math.exp(4) + 2), 1 / (math.exp(4) + 2)
+    assert quality.log_loss == pytest.approx(-(5 * math.log(likely) + math.log((likely + other) / 2)) / 6)
+    assert quality.top5 is None  # of three classes
+
+
+def test_top5_counts_the_five_likeliest():
+    classes = tuple("abcdefg")
+    cell = tiny_cell("lstm", "aa", classes=classes)
+    cell.logits["none"][:] = [[7, 6, 5, 4, 3, 2, 1], [7, 6, 5, 4, 3, 2, 1]]
+    assert scores_of(cell, labels="ef", classes=classes).quality(Condition("lstm")).top5 == 0.5
+
+
+def test_a_video_is_named_by_the_mean_of_its_clips():
+    ids = ("a/v1#0", "a/v1#1", "b/v2#0", "b/v2#1")
+    cell = tiny_cell("lstm", "abbb", sure=(9, 4, 4, 4))
+    count, accuracy, f1 = scores_of(cell, labels="aabb", ids=ids).by_video(Condition("lstm"))
+    assert (count, accuracy.value, f1.value) == (2, 1.0, 1.0)
+    assert scores_of(tiny_cell("lstm", "abbb"), labels="aabb").by_video(Condition("lstm")) is None
+
+
+def test_confusions_add_seeds_up_and_are_ranked_by_the_models_mean():
+    scores = scores_of(
+        tiny_cell("rnn", "aabbca"), tiny_cell("rnn", "aabbaa", seed=1), tiny_cell("lstm", "cabbcc")
+    )
+    assert scores.confusion("rnn").tolist() == [[4, 0, 0], [0, 4, 0], [3, 0, 1]]
+    first, second = scores.most_confused(5)
+    assert (first.true, first.taken_for, first.shares) == (2, 0, {"rnn": 0.75, "lstm": 0.0})
+    assert (second.true, second.taken_for, second.mean) == (0, 2, 0.25)
+    assert len(scores.most_confused(1)) == 1
+
+
+def test_clips_that_all_seeds_of_one_model_alone_recognise():
+    scores = scores_of(
+        tiny_cell("rnn", "bbbbcc"), tiny_cell("rnn", "babbcc", seed=1), tiny_cell("lstm", "aabbcc")
+    )
+    assert scores.only_right("lstm", "rnn").tolist() == [0]
+    assert scores.only_right("rnn", "lstm").tolist() == []
+
+
+def test_interventions_come_in_the_order_of_their_definition_with_permutations_as_one():
+    words = {
+        "patches": "aaaaaa",
+        "last1": "aaaaaa",
+        "shuffle2": "aaaaaa",
+        "shuffle1": "aaaaaa",
+        "new": "aaaaaa",
+    }
+    assert scores_of(tiny_cell("lstm", "aabbcc", **words)).interventions() == (
+        "shuffle",
+        "last1",
+        "patches",
+        "new",
+    )
+
+
+def test_order_checks_find_the_largest_change():
+    cell = tiny_cell("frame_pool", "aabbcc", reverse="aabbcc", shuffle1="aabbcc", shuffle2="aabbca")
+    cell.logits["reverse"] = cell.logits["none"] + np.float32(1e-6)
+    other = tiny_cell(
+        "frame_pool", "aabbcc", training="shuffled", reverse="cccccc"
+    )  # answers another question
+    shuffled, backwards = scores_of(cell, other).order_checks()
+    assert (shuffled.moved, shuffled.tested, shuffled.change, shuffled.scale) == (1, 12, 4.0, 4.0)
+    assert (backwards.moved, backwards.tested) == (0, 6) and 0 < backwards.change < 1e-5
+
+
+def test_models_are_held_against_those_that_read_frames_alike():
+    models = ("frame_pool", "seed_pool", "lstm", "seed_rnn")
+    scores = scores_of(*(tiny_cell(model, "aabbcc") for model in models))
+    assert [scores.control_of(model) for model in ("lstm", "seed_rnn")] == ["frame_pool", "seed_pool"]
+    scores = scores_of(tiny_cell("frame_pool", "aabbcc"), tiny_cell("seed_rnn", "aabbcc"))
+    assert scores.control_of("seed_rnn") == "frame_pool" and not scores.read_alike("seed_rnn", "frame_pool")
+    assert scores_of(tiny_cell("lstm", "aabbcc")).control_of("lstm") is None
+
+
+def test_models_without_usual_predictions_are_left_out():
+    scores = scores_of(tiny_cell("rnn", "aabbcc", split="video"), tiny_cell("lstm", "aabbcc"))
+    assert scores.models == ("lstm",)
+
+
+def test_estimates_in_tables():
+    assert shown(Estimate(0.5, 0.25, 1.0)) == "0.500 [0.250, 1.000]"
+    assert shown(Estimate(-0.0001, -0.1, 0.2), sign=True) == "+0.000 [-0.100, +0.200]"
+    assert shown(Estimate(0.5, math.nan, math.nan)) == "0.500 [–]"
+    assert shown(None) == "–"
+    assert len(CLASSES) == 3

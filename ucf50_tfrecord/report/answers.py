@@ -1,0 +1,183 @@
+"""The report's first section: the answers, what they say together, and whether the comparison can be trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ucf50_tfrecord.dataset import perturb
+from ucf50_tfrecord.evaluation import cells
+from ucf50_tfrecord.evaluation import verdicts as judging
+from ucf50_tfrecord.evaluation.results import LOGIT_DECIMALS, Condition
+from ucf50_tfrecord.evaluation.verdicts import KINDS, MARGIN, NO, UNKNOWN, YES, Verdict
+from ucf50_tfrecord.report.document import Block, Bullets, Cell, Heading, Paragraph, Table
+from ucf50_tfrecord.report.scores import Scores
+from ucf50_tfrecord.specs import ORDER_BLIND_MODELS, UserError
+
+TONES = {YES: "yes", NO: "no", UNKNOWN: "unknown"}
+_HEADINGS = {YES: "Yes", NO: "No", UNKNOWN: "Cannot tell"}
+_ABOVE_CHANCE = ("above_chance", "appearance_suffices")
+
+
+def find(verdicts: Sequence[Verdict], kind: str, *models: str) -> Verdict | None:
+    """Finds the verdict of a kind on some models, in this order."""
+    return next((v for v in verdicts if v.kind == kind and v.models == models), None)
+
+
+def answers(verdicts: Sequence[Verdict], kind: str, *models: str) -> str | None:
+    """The answer of that verdict; None where there is none."""
+    verdict = find(verdicts, kind, *models)
+    return verdict.answer if verdict else None
+
+
+def section(scores: Scores, verdicts: Sequence[Verdict]) -> Iterator[Block]:
+    yield Heading("Verdicts")
+    if not verdicts:
+        yield Paragraph("Nothing was predicted yet: there is nothing to judge.")
+        return
+    yield from _at_a_glance(scores, verdicts)
+    together = list(conclusions(scores, verdicts))
+    if together:
+        yield Heading("Taken together", 3)
+        yield Bullets(together)
+    for answer, title in _HEADINGS.items():
+        texts = [verdict.text for verdict in verdicts if verdict.answer == answer]
+        yield Heading(f"{title} ({len(texts)})", 3)
+        yield Bullets(texts, TONES[answer]) if texts else Paragraph("None.")
+    horizons = list(_horizons(scores, verdicts))
+    if horizons:
+        yield Heading("How much of the clip is needed", 3)
+        yield Bullets(horizons)
+        yield Paragraph(f"“As the whole clip” is a loss whose 95% interval ends below {MARGIN}.")
+    yield from _order_check(scores)
+
+
+def conclusions(scores: Scores, verdicts: Sequence[Verdict]) -> Iterator[str]:
+    """Sentences that rest on several verdicts, each of which must hold."""
+    for model in scores.sequence_models:
+        order = find(verdicts, "needs_order", model)
+        yield from _against_control(scores, verdicts, model, order)
+        disturbed = find(verdicts, "disturbed_by_shuffling", model)
+        if order and disturbed and (order.answer, disturbed.answer) == (NO, YES):
+            yield (
+                f"{model} has learnt to expect order, but does not need it: shuffled frames cost {disturbed.effect} "
+                f"at test time alone, and {order.effect} once it is trained on shuffled frames too."
+            )
+
+
+def _against_control(
+    scores: Scores, verdicts: Sequence[Verdict], model: str, order: Verdict | None
+) -> Iterator[str]:
+    control = scores.control_of(model)
+    if control is None:
+        return
+    alike = scores.read_alike(model, control)
+    but = "" if alike else ", from which it also differs in how it reads frames"
+    appearance = find(verdicts, "appearance_suffices", control)
+    recognises = answers(verdicts, "above_chance", model) == YES
+    if order and order.answer == NO and recognises and appearance and appearance.answer == YES:
+        yield (
+            f"The score of {model} comes from appearance, not order: {control}, which cannot see order, is above "
+            f"chance by {appearance.effect}, and trained and tested on shuffled frames {model} loses {order.effect}."
+        )
+    ahead = find(verdicts, "models_differ", model, control)
+    behind = find(verdicts, "models_differ", control, model)
+    if ahead and ahead.answer == YES and order and order.answer == YES:
+        # Whether the loss without order is as large as the gain, as far as their intervals tell.
+        part = "" if alike and order.effect.high >= ahead.effect.low else "part of "
+        yield (
+            f"Order is {part}what {model} gains over {control}{but}: it is ahead by {ahead.effect}, and loses "
+            f"{order.effect} trained and tested on shuffled frames."
+        )
+    if behind and behind.answer == YES:
+        yield (
+            f"{control}, which cannot see order, is ahead of {model} by {behind.effect}: what {model} does beyond "
+            f"averaging over frames does not pay here{'' if alike else ', or its way of reading frames costs more'}."
+        )
+
+
+def _at_a_glance(scores: Scores, verdicts: Sequence[Verdict]) -> Iterator[Block]:
+    def cell(kind: str, model: str) -> Cell:
+        verdict = find(verdicts, kind, model)
+        if verdict is None:
+            return Cell("")
+        word = "?" if verdict.answer == UNKNOWN else verdict.answer
+        return Cell(f"{word} {verdict.effect.value:+z.2f}", TONES[verdict.answer])
+
+    kinds = [kind for kind in KINDS if any(v.kind == kind and len(v.models) == 1 for v in verdicts)]
+    if kinds:
+        rows = [[KINDS[kind].question, *(cell(kind, model) for model in scores.models)] for kind in kinds]
+        caption = (
+            "Answers at a glance: the effect on accuracy, from 0 to 1, in the direction that the question asks for. "
+            "?: cannot tell at this size. Empty: not asked, because it was not tested or the model cannot see order."
+        )
+        yield Table(caption, ("Question", *scores.models), rows)
+
+
+def _horizons(scores: Scores, verdicts: Sequence[Verdict]) -> Iterator[str]:
+    total = scores.results.num_frames
+    for model in scores.models:
+        if YES not in {answers(verdicts, kind, model) for kind in _ABOVE_CHANCE}:
+            continue  # of a model that recognises nothing one frame is as good as all
+        for end in ("first", "last"):
+            if not scores.tested(Condition(model, perturbation=f"{end}1")).any():
+                continue
+            found = judging.horizon(scores.results, model, end)
+            if found is None:
+                yield f"No number of {end} frames that was tried is shown to score as the whole clip for {model}."
+                continue
+            count, loss = found
+            if count == 1:
+                yield f"The {end} frame of {total} scores as the whole clip for {model}: it costs {loss}."
+            else:
+                yield f"The {end} {count} frames of {total} score as the whole clip for {model}: they cost {loss}."
+
+
+def _order_check(scores: Scores) -> Iterator[Block]:
+    checks = list(scores.order_checks())
+    blind = [check for check in checks if check.model in scores.order_blind]
+    if not checks:
+        return
+    yield Heading("Built-in check", 3)
+    if blind:
+        moved, tested = sum(check.moved for check in blind), sum(check.tested for check in blind)
+        yield Paragraph(
+            "A model that cannot see order must say the same of shuffled and reversed frames, up to the rounding of "
+            f"sums. The largest change of any logit of {' and '.join(scores.order_blind)} is "
+            f"{max(check.change for check in blind):.1g}, and {moved} of {tested} predictions are another class."
+        )
+        failures = list(_failures(scores))
+        if failures:
+            yield Paragraph("This check fails; trust nothing above or below:")
+            yield Bullets(failures)
+    else:
+        yield Paragraph(
+            "No model here is blind to order. With one, such as frame_pool, the comparison would check itself: "
+            "shuffled frames may not change what it says."
+        )
+    rows = [
+        [c.model, c.perturbation, "no" if c.model in scores.order_blind else "yes"]
+        + [f"{c.change:.2g}", f"{c.scale:.2g}", f"{c.moved} of {c.tested}"]
+        for c in checks
+    ]
+    columns = (
+        "Model",
+        "Frames",
+        "Sees order",
+        "Largest change of a logit",
+        "Largest logit",
+        "Predictions changed",
+    )
+    caption = (
+        "What another order of frames changes in the models' answers; logits are kept to "
+        f"{LOGIT_DECIMALS} decimals."
+    )
+    yield Table(caption, columns, rows)
+
+
+def _failures(scores: Scores) -> Iterator[str]:
+    for result in scores.results.cells:
+        if result.architecture in ORDER_BLIND_MODELS and perturb.PLAIN in result.logits:
+            try:
+                cells.check_order_blind(str(result.cell), result.logits, result.precision)
+            except UserError as error:
+                yield str(error)
