@@ -159,7 +159,8 @@ def publish(folder: pathlib.Path, results: Results, clips: Clips | None) -> None
     write_tensorboard(folder / "tensorboard", pictures)
     for answer in (verdicts.YES, verdicts.NO, verdicts.UNKNOWN):
         chosen = [verdict for verdict in judged if verdict.answer == answer]
-        print(f"\n{answer.capitalize()}:" + "".join(f"\n  {verdict.text}" for verdict in chosen))
+        if chosen:
+            print(f"\n{answer.capitalize()}:" + "".join(f"\n  {verdict.text}" for verdict in chosen))
     print(f"\nReport:      {folder / 'report.html'}")
 
 

@@ -84,7 +84,9 @@ def partners(clips: Clips) -> np.ndarray:
 
 def background(video: tf.Tensor) -> tf.Tensor:
     """Returns the median over a clip's frames: uint8 [B, T, H, W, 3] to uint8 [B, H, W, 3]."""
-    ordered = tf.sort(tf.cast(tf.transpose(video, (0, 2, 3, 4, 1)), tf.float32), axis=-1)  # [B, H, W, 3, T]
+    # Floats, which are transposed and sorted on every device.
+    pixels = tf.transpose(tf.cast(video, tf.float32), (0, 2, 3, 4, 1))
+    ordered = tf.sort(pixels, axis=-1)  # [B, H, W, 3, T]
     return tf.cast(ordered[..., video.shape[1] // 2], tf.uint8)
 
 
@@ -142,7 +144,7 @@ def _gap(video: tf.Tensor) -> tf.Tensor:
 
 def _grey(video: tf.Tensor) -> tf.Tensor:
     grey = tf.tensordot(tf.cast(video, tf.float32), tf.constant(LUMA), axes=1)[..., tf.newaxis]
-    return tf.cast(tf.round(grey), tf.uint8) + tf.zeros_like(video)
+    return tf.cast(tf.tile(tf.round(grey), (1, 1, 1, 1, 3)), tf.uint8)
 
 
 def _blur_background(video: tf.Tensor) -> tf.Tensor:
@@ -178,17 +180,18 @@ def _scramble(orders: np.ndarray) -> Intervention:
     def scramble(video: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
         _, num_frames, height, width, _ = video.shape
         high, wide = height // _GRID, width // _GRID
-        whole = video[:, :, : high * _GRID, : wide * _GRID]  # what is left over stays in its place
-        cut = tf.reshape(whole, (-1, num_frames, _GRID, high, _GRID, wide, 3))
-        patches = tf.reshape(
-            tf.transpose(cut, (0, 2, 4, 1, 3, 5, 6)), (-1, _GRID**2, num_frames * high, wide, 3)
+        # TensorFlow neither gathers nor transposes uint8 everywhere; float16 holds 0 to 255 exactly.
+        whole = tf.cast(video[:, :, : high * _GRID, : wide * _GRID], tf.float16)
+        cut = tf.transpose(
+            tf.reshape(whole, (-1, num_frames, _GRID, high, _GRID, wide, 3)), (0, 2, 4, 1, 3, 5, 6)
         )
-        mixed = tf.reshape(
-            take_frames(patches, tf.gather(table, index)), (-1, _GRID, _GRID, num_frames, high, wide, 3)
-        )
+        patches = tf.reshape(cut, (-1, _GRID**2, num_frames, high, wide, 3))
+        mixed = tf.gather(patches, tf.gather(table, index), axis=1, batch_dims=1)
+        mixed = tf.reshape(mixed, (-1, _GRID, _GRID, num_frames, high, wide, 3))
         joined = tf.reshape(tf.transpose(mixed, (0, 3, 1, 4, 2, 5, 6)), tf.shape(whole))
-        below = tf.concat([joined, video[:, :, : high * _GRID, wide * _GRID :]], axis=3)
-        return tf.concat([below, video[:, :, high * _GRID :]], axis=2)
+        # What is left over of the frame stays in its place.
+        above = tf.concat([tf.cast(joined, tf.uint8), video[:, :, : high * _GRID, wide * _GRID :]], axis=3)
+        return tf.concat([above, video[:, :, high * _GRID :]], axis=2)
 
     return scramble
 
