@@ -30,6 +30,7 @@ def compared(data_dir, tmp_path_factory):
     stopped = {path: path.stat().st_mtime_ns for path in folder.glob("cells/*/cell.json")}
     result = subprocess.run(command(data_dir, folder), cwd=REPOSITORY, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+    assert "Traceback" not in result.stderr and "oneDNN" not in result.stderr
     return folder, (process.returncode, output), stopped, result.stdout
 
 

@@ -158,8 +158,7 @@ def _blur_background(video: tf.Tensor) -> tf.Tensor:
 
 
 def _swap_background(partner: np.ndarray, backgrounds: np.ndarray) -> Intervention:
-    # TensorFlow does not gather uint8 on GPUs; float16 holds 0 to 255 exactly.
-    table = tf.constant(backgrounds[partner].astype(np.float16))
+    table = tf.constant(backgrounds[partner].astype(np.float32))  # GPUs do not gather uint8
 
     def swap(video: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
         return _behind(video, background(video), tf.cast(tf.gather(table, index), tf.uint8))

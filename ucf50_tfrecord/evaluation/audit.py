@@ -78,7 +78,9 @@ def find_nearest(
 
 def _fingerprint(video: np.ndarray) -> np.ndarray:
     chosen = np.linspace(0, video.shape[1] - 1, _NUM_FRAMES).round().astype(int)
-    small = [tf.image.resize(video[:, i], (_SIDE, _SIDE), method="area").numpy() for i in chosen]
+    small = [
+        tf.image.resize(video[:, i].astype(np.float32), (_SIDE, _SIDE), method="area").numpy() for i in chosen
+    ]
     rows = np.stack(small, axis=1).reshape(len(video), -1)
     rows -= rows.mean(axis=1, keepdims=True)
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
