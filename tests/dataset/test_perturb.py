@@ -8,6 +8,7 @@ from tests.dataset.test_gpu_kernels import missing
 from ucf50_tfrecord import manifest
 from ucf50_tfrecord.dataset import perturb
 from ucf50_tfrecord.dataset.clips import load_clips
+from ucf50_tfrecord.dataset.feed import read_clips
 
 NUM_FRAMES = 5
 
@@ -153,3 +154,10 @@ def test_interventions_run_on_gpus(clips, name):
     change = tf.function(perturb.make(name, clips, np.zeros((len(clips), 16, 24, 3), np.uint8)))
     video = tf.TensorSpec((4, NUM_FRAMES, 16, 24, 3), tf.uint8)
     assert missing(change, video, tf.TensorSpec([4], tf.int64)) == set()
+
+
+def test_backgrounds_are_found_in_the_shards(clips):
+    video = read_clips(clips)
+    np.testing.assert_array_equal(
+        perturb.find_backgrounds(clips), perturb.background(tf.constant(video)).numpy()
+    )

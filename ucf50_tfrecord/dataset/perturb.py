@@ -18,11 +18,13 @@ import tensorflow as tf
 
 from ucf50_tfrecord.dataset.augment import LUMA, take_frames
 from ucf50_tfrecord.dataset.clips import Clips
+from ucf50_tfrecord.dataset.feed import read_clips
 
 NUM_SHUFFLES = 3
 PLAIN = "none"
 SHUFFLES = tuple(f"shuffle{number}" for number in range(1, NUM_SHUFFLES + 1))
 _GRID = 4  # patches a side
+_READ_AT_ONCE = 64  # clips
 # Further than so many of 255 steps from the background, in any channel, is foreground.
 _FOREGROUND = 30
 _BLUR_SHARE = 4  # of the frame's sides: the blur's width
@@ -84,10 +86,21 @@ def partners(clips: Clips) -> np.ndarray:
 
 def background(video: tf.Tensor) -> tf.Tensor:
     """Returns the median over a clip's frames: uint8 [B, T, H, W, 3] to uint8 [B, H, W, 3]."""
-    # Floats, which are transposed and sorted on every device.
-    pixels = tf.transpose(tf.cast(video, tf.float32), (0, 2, 3, 4, 1))
+    # Not by a transpose, which TensorFlow would move before the cast, and oneDNN complains of.
+    pixels = tf.stack(tf.unstack(tf.cast(video, tf.float32), axis=1), axis=-1)
     ordered = tf.sort(pixels, axis=-1)  # [B, H, W, 3, T]
     return tf.cast(ordered[..., video.shape[1] // 2], tf.uint8)
+
+
+def find_backgrounds(clips: Clips) -> np.ndarray:
+    """Reads clips from their shards and returns what `background` does: uint8 [N, H, W, 3]."""
+    found = np.empty((len(clips), *clips.manifest.format.shape[1:]), np.uint8)
+    for first in range(0, len(clips), _READ_AT_ONCE):
+        chosen = np.arange(first, min(first + _READ_AT_ONCE, len(clips)))
+        found[chosen] = np.sort(read_clips(clips.select(chosen)), axis=1)[
+            :, clips.manifest.format.num_frames // 2
+        ]
+    return found
 
 
 def make(name: str, clips: Clips, backgrounds: np.ndarray | None = None) -> Intervention:
@@ -96,7 +109,7 @@ def make(name: str, clips: Clips, backgrounds: np.ndarray | None = None) -> Inte
     Args:
       name: one of `names`.
       clips: the clips.
-      backgrounds: uint8 [N, H, W, 3], where name is background_swap: what `background` returns for each.
+      backgrounds: uint8 [N, H, W, 3], where name is background_swap: what `find_backgrounds` returns.
 
     Returns:
       A function of uint8 [B, T, H, W, 3] and the clips' indices int64 [B] to the former's kind.
@@ -179,18 +192,19 @@ def _scramble(orders: np.ndarray) -> Intervention:
     def scramble(video: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
         _, num_frames, height, width, _ = video.shape
         high, wide = height // _GRID, width // _GRID
-        # TensorFlow neither gathers nor transposes uint8 everywhere; float16 holds 0 to 255 exactly.
-        whole = tf.cast(video[:, :, : high * _GRID, : wide * _GRID], tf.float16)
-        cut = tf.transpose(
-            tf.reshape(whole, (-1, num_frames, _GRID, high, _GRID, wide, 3)), (0, 2, 4, 1, 3, 5, 6)
-        )
-        patches = tf.reshape(cut, (-1, _GRID**2, num_frames, high, wide, 3))
-        mixed = tf.gather(patches, tf.gather(table, index), axis=1, batch_dims=1)
-        mixed = tf.reshape(mixed, (-1, _GRID, _GRID, num_frames, high, wide, 3))
-        joined = tf.reshape(tf.transpose(mixed, (0, 3, 1, 4, 2, 5, 6)), tf.shape(whole))
-        # What is left over of the frame stays in its place.
-        above = tf.concat([tf.cast(joined, tf.uint8), video[:, :, : high * _GRID, wide * _GRID :]], axis=3)
-        return tf.concat([above, video[:, :, high * _GRID :]], axis=2)
+        rows, columns = np.divmod(np.arange(_GRID**2), _GRID)
+        starts = rows * high * width + columns * wide  # of the patches, among a frame's pixels
+        y, x = (place.ravel() for place in np.mgrid[:height, :width])
+        own = np.arange(height * width)
+        inside = (y < high * _GRID) & (x < wide * _GRID)  # what is left over stays in its place
+        patch = np.where(inside, y // high * _GRID + x // wide, 0)
+        source = tf.gather(
+            tf.constant(starts), tf.gather(tf.gather(table, index), patch, axis=1)
+        )  # [B, H * W]
+        source = tf.where(inside, source + (own - starts[patch]), own)
+        # TensorFlow does not gather uint8 on GPUs; float16 holds 0 to 255 exactly.
+        pixels = tf.cast(tf.reshape(video, (-1, num_frames, height * width, 3)), tf.float16)
+        return tf.reshape(tf.cast(tf.gather(pixels, source, axis=2, batch_dims=1), tf.uint8), tf.shape(video))
 
     return scramble
 

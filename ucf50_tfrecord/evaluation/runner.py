@@ -122,74 +122,40 @@ class Evaluator:
         numbers = [known.index(name) for name in perturbations]
         with tf.device("CPU:0"):  # where a branch is chosen
             chosen = [tf.constant(number, tf.int32) for number in numbers]
-        changes = self._changes
-        shape = (len(numbers), len(self._feed.clips.manifest.classes))
-        collected = self._collect(
-            lambda batch: [self._forward(batch, which, changes) for which in chosen], shape, should_stop
-        )
-        if collected is None:
-            return None
-        logits, seen = collected  # [N, P, C], [N]
+        clips, changes = self._feed.clips, self._changes
+        logits = np.full(
+            (len(clips), len(numbers), len(clips.manifest.classes)), np.nan, np.float32
+        )  # [N, P, C]
+        seen = np.zeros(len(clips), bool)
+        for batch in self._feed.batches(batch_size=self._batch_size):
+            for place, which in enumerate(chosen):
+                outputs, index, mask = (value.numpy() for value in self._forward(batch, which, changes))
+                counts = mask.astype(bool)
+                logits[index[counts], place] = outputs[counts]
+                seen[index[counts]] = True
+            if should_stop():
+                return None
         if self._feed.skipped:
             self._warn(self._feed.describe_skipped())
         expect(seen.any(), "at least 1 clip that can be read", skipped=len(self._feed.skipped))
         bad = np.isnan(logits[seen]).any(axis=(1, 2)).sum()
         if bad:
             raise UserError(f"The model gives NaN for {bad} clips")
-        clips = self._feed.clips.select(seen)
         return {
-            name: Evaluation(clips=clips, logits=logits[seen, place], perturbation=name)
+            name: Evaluation(clips=clips.select(seen), logits=logits[seen, place], perturbation=name)
             for place, name in enumerate(perturbations)
         }
 
     @functools.cached_property
     def _changes(self) -> list[perturb.Intervention]:
         swaps = "background_swap" in self._perturbations
-        backgrounds = self._find_backgrounds() if swaps else None
+        backgrounds = perturb.find_backgrounds(self._feed.clips) if swaps else None
         return [perturb.make(name, self._feed.clips, backgrounds) for name in self._perturbations]
-
-    def _find_backgrounds(self) -> np.ndarray:
-        """Returns each clip's background, uint8 [N, H, W, 3]."""
-
-        def replica_find(batch: dict[str, tf.Tensor]) -> tf.Tensor:
-            # Floats, which strategies gather on every device.
-            return tf.cast(perturb.background(self._feed.frames(batch)), tf.float32)
-
-        @tf.function
-        def find(batch: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-            return self._gather(batch, self._strategy.run(replica_find, args=(batch,)))
-
-        shape = (1, *self._feed.clips.manifest.format.shape[1:])
-        backgrounds, _ = self._collect(lambda batch: [find(batch)], shape)
-        return np.nan_to_num(backgrounds[:, 0]).astype(np.uint8)
 
     def _gather(self, batch: Any, values: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Joins what the replicas of all workers found, so that each of them has all: values, index and mask."""
         mask = self._strategy.run(lambda mask: tf.cast(mask, tf.int64), args=(batch["mask"],))
         return tuple(self._strategy.gather(value, axis=0) for value in (values, batch["index"], mask))
-
-    def _collect(
-        self,
-        functions: Callable[[Any], list[tuple[tf.Tensor, tf.Tensor, tf.Tensor]]],
-        shape: tuple[int, ...],
-        should_stop: Callable[[], bool] = lambda: False,
-    ) -> tuple[np.ndarray, np.ndarray] | None:
-        """Calls functions for each batch, K of them, each of which returns what `_gather` does.
-
-        Returns their values by clip, float32 [N, *shape] with shape = (K, …), and bool [N]: which clips
-        were seen; the others' values are NaN. None if it is stopped.
-        """
-        num_clips = len(self._feed.clips)
-        collected, seen = np.full((num_clips, *shape), np.nan, np.float32), np.zeros(num_clips, bool)
-        for batch in self._feed.batches(batch_size=self._batch_size):
-            for place, found in enumerate(functions(batch)):
-                values, index, mask = (value.numpy() for value in found)
-                counts = mask.astype(bool)
-                collected[index[counts], place] = values[counts]
-                seen[index[counts]] = True
-            if should_stop():
-                return None
-        return collected, seen
 
     def mistakes(self, evaluation: Evaluation, count: int = 8) -> tuple[np.ndarray, list[str]]:
         """Returns the clips that the model was surest of and wrong about, the worst first.
