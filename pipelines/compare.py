@@ -25,9 +25,9 @@ import tqdm
 from absl import flags
 from absl.testing import flagsaver
 
-from pipelines import console, convert, train_flags
+from pipelines import console, convert, inputs, train_flags
 from ucf50_tfrecord import manifest as manifest_lib
-from ucf50_tfrecord.specs import CACHES, FRAME_ORDERS, expect, parse_folds
+from ucf50_tfrecord.specs import FRAME_ORDERS, expect, parse_folds
 
 if TYPE_CHECKING:
     from ucf50_tfrecord.dataset.clips import Clips
@@ -53,12 +53,11 @@ _AUDIT = flags.DEFINE_list(
 _RUNS = flags.DEFINE_list("runs", None, "Folders of finished runs to compare, in place of --models.")
 _RESULTS = flags.DEFINE_string("results", None, "A results.json to write the report of again.")
 _OUTPUT = flags.DEFINE_string("output", None, "The comparison's folder. Default: runs/<data>-compare.")
-_CACHE = flags.DEFINE_enum("cache", "auto", CACHES, "Where clips are kept; see pipelines.train.")
 _STRATEGY = flags.DEFINE_enum(
     "strategy", "auto", ("auto", "one", "mirrored"), "Devices of this process: one, all mirrored, or auto."
 )
 
-for _module in (train_flags, convert):
+for _module in (train_flags, convert, inputs):
     flags.adopt_module_key_flags(_module)
 
 _RECIPES = pathlib.Path(__file__).parent / "recipes"
@@ -87,7 +86,12 @@ def compare_recipes() -> None:
     plan = make_plan(manifest, {name: read_recipe(args, manifest) for name, args in recipes.items()})
     folder = _OUTPUT.value or os.path.join("runs", f"{pathlib.Path(manifest.data_dir).name}-compare")
     comparison = compare.Comparison(
-        folder=folder, plan=plan, manifest=manifest, strategy=strategy, cache=_CACHE.value
+        folder=folder,
+        plan=plan,
+        manifest=manifest,
+        strategy=strategy,
+        cache=flags.FLAGS["cache"].value,
+        skip_bad_records=flags.FLAGS["on_bad_record"].value == "skip",
     )
     describe(comparison)
     with (

@@ -5,16 +5,15 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from ucf50_tfrecord.dataset import perturb
 from ucf50_tfrecord.dataset.clips import Clips
-from ucf50_tfrecord.dataset.feed import Feed, read_clips
+from ucf50_tfrecord.dataset.feed import read_clips
 from ucf50_tfrecord.evaluation import recurrence
 from ucf50_tfrecord.evaluation.results import LOGIT_DECIMALS, SPLITS, Cell, CellResult, video_of
 from ucf50_tfrecord.evaluation.runner import Evaluator
@@ -25,7 +24,6 @@ from ucf50_tfrecord.specs import (
     TrainSpec,
     UserError,
     expect,
-    format_folds,
     to_json,
 )
 
@@ -235,24 +233,8 @@ def cell_result(
     )
 
 
-def make_feeds(
-    clips: Clips, parts: np.ndarray, part: int, *, strategy: tf.distribute.Strategy, cache: str
-) -> tuple[Feed, Feed]:
-    """Returns the feeds of a part's training and test clips."""
-    return tuple(
-        Feed(clips.select(mask), strategy=strategy, cache=cache) for mask in (parts != part, parts == part)
-    )
-
-
 def folds_of(clips: Clips) -> tuple[int, ...]:
     return tuple(np.unique(clips.folds).tolist())
-
-
-def describe_parts(clips: Clips, parts: np.ndarray) -> Iterable[str]:
-    """Yields a line for each part that is tested: its clips and folds."""
-    for part in range(parts.max() + 1):
-        chosen = clips.select(parts == part)
-        yield f"part {part + 1}: {len(chosen)} clips of folds {format_folds(folds_of(chosen))}"
 
 
 def _deal_videos(clips: Clips, num_parts: int) -> np.ndarray:

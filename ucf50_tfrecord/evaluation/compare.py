@@ -59,6 +59,7 @@ class Comparison:
     """A comparison that can go on where it was stopped.
 
     folder: of its cells. plan: what is compared. manifest: the shards.
+    cache, skip_bad_records: where clips are kept, and whether those that cannot be read are left out.
     tensorboard: whether each training writes its curves and pictures, for which each epoch is evaluated.
     """
 
@@ -67,6 +68,7 @@ class Comparison:
     manifest: Manifest
     strategy: tf.distribute.Strategy
     cache: str = "auto"
+    skip_bad_records: bool = False
     tensorboard: bool = True
 
     @functools.cached_property
@@ -129,10 +131,7 @@ class Comparison:
         recipe = cells.cell_recipe(self.plan.recipes[cell.model], cell)
         _forget_models()
         with run_lib.open_run(run_dir, config):
-            cache = choose_cache(self.cache, self.clips.num_bytes).cache
-            train, test = cells.make_feeds(
-                self.clips, self.parts[cell.split], cell.part, strategy=self.strategy, cache=cache
-            )
+            train, test = self._make_feeds(cell)
             done = self._train(cell, recipe, train, test, callbacks=callbacks)
             if not done.finished:
                 return None
@@ -160,6 +159,19 @@ class Comparison:
             )
             _save_cell(pathlib.Path(run_dir, CELL_FILENAME), result)
         return result
+
+    def _make_feeds(self, cell: Cell) -> tuple[Feed, Feed]:
+        """Returns the feeds of a cell's training and test clips."""
+        is_test = self.parts[cell.split] == cell.part
+        return tuple(
+            Feed(
+                self.clips.select(chosen),
+                strategy=self.strategy,
+                cache=choose_cache(self.cache, self.clips.num_bytes).cache,
+                skip_bad_records=self.skip_bad_records,
+            )
+            for chosen in (~is_test, is_test)
+        )
 
     def _train(
         self, cell: Cell, recipe: Recipe, train: Feed, test: Feed, *, callbacks: Callbacks
