@@ -11,7 +11,6 @@ floor of any method that decodes in order.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import importlib
 import multiprocessing
 import os
@@ -26,10 +25,11 @@ import numpy as np
 from absl import flags
 
 from pipelines import console
+from tools import shards
 from tools.processes import in_fresh_process
 from ucf50_tfrecord import storage
-from ucf50_tfrecord.convert import catalog, decode, engines, plan, sampling
-from ucf50_tfrecord.specs import Catalog, ClipFormat, FoldRule, UserError, to_json
+from ucf50_tfrecord.convert import catalog, decode, sampling
+from ucf50_tfrecord.specs import Catalog, ClipFormat, UserError, to_json
 
 _VIDEOS = flags.DEFINE_string("videos", None, "Folder with one folder of videos a class.")
 _MAX_VIDEOS = flags.DEFINE_integer(
@@ -215,15 +215,7 @@ def measure_conversion(videos_dir: str, num_workers: int) -> Conversion:
     """Converts a set, from finding its videos to the manifest. Runs in a fresh process."""
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
-        planned = plan.plan_shards(
-            catalog.find_videos(videos_dir),
-            name="bench",
-            clip_format=FORMAT,
-            fold_rule=FoldRule(),
-            decoder=decode.decoder_version(),
-        )
-        run = functools.partial(engines.run_local, num_workers=num_workers)
-        built = engines.build_dataset(planned, folder, run=run)
+        built = shards.convert(videos_dir, folder, FORMAT, num_workers=num_workers, name="bench")
         secs = time.perf_counter() - started
     peak_mb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     return Conversion(num_workers, built.num_videos, secs, peak_mb)

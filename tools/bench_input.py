@@ -29,7 +29,7 @@ from pipelines import console
 from tools.processes import in_fresh_process
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import storage
-from ucf50_tfrecord.specs import ClipFormat, FoldRule, ModelSpec, TrainSpec, UserError, parse_size, to_json
+from ucf50_tfrecord.specs import ClipFormat, ModelSpec, TrainSpec, UserError, parse_size, to_json
 
 _VIDEOS = flags.DEFINE_string("videos", None, "Folder with one folder of videos a class.")
 _SIZES = flags.DEFINE_list("sizes", ["64", "112", "224"], "Frame sizes in pixels to measure at.")
@@ -347,17 +347,9 @@ def measure_shuffle(data: str, epochs: int = 200) -> list[Neighbours]:
 
 def convert(videos_dir: str, data: str, clip_format: ClipFormat) -> str:
     """Converts all videos; returns the folder. Runs in a fresh process."""
-    from ucf50_tfrecord.convert import catalog, decode, engines, plan
+    from tools import shards
 
-    planned = plan.plan_shards(
-        catalog.find_videos(videos_dir),
-        name="bench",
-        clip_format=clip_format,
-        fold_rule=FoldRule(),
-        decoder=decode.decoder_version(),
-    )
-    run = functools.partial(engines.run_local, num_workers=len(os.sched_getaffinity(0)))
-    engines.build_dataset(planned, data, run=run)
+    shards.convert(videos_dir, data, clip_format, num_workers=len(os.sched_getaffinity(0)), name="bench")
     return data
 
 

@@ -1,0 +1,30 @@
+"""Converts a folder of videos for a tool that needs its shards."""
+
+from __future__ import annotations
+
+import functools
+import os
+
+from ucf50_tfrecord.convert import catalog, decode, engines, plan
+from ucf50_tfrecord.manifest import Manifest
+from ucf50_tfrecord.specs import ClipFormat, FoldRule
+
+
+def convert(
+    videos_dir: str | os.PathLike, data_dir: str, clip_format: ClipFormat, *, num_workers: int, name: str
+) -> Manifest:
+    """Finds a folder's videos and brings their shards up to date, without a word; returns the manifest.
+
+    Raises:
+      UserError: as engines.build_dataset does.
+    """
+    planned = plan.plan_shards(
+        catalog.find_videos(videos_dir),
+        name=name,
+        clip_format=clip_format,
+        fold_rule=FoldRule(),
+        decoder=decode.decoder_version(),
+    )
+    return engines.build_dataset(
+        planned, data_dir, run=functools.partial(engines.run_local, num_workers=num_workers)
+    )
