@@ -111,13 +111,17 @@ class TrainingDisplay:
             print(f"epoch {progress.epoch:>3}/{progress.num_epochs}  {scores}", flush=True)
 
     def warn(self, text: str) -> None:
-        """Prints a warning without breaking the bar."""
-        tqdm.tqdm.write(f"warning: {text}", file=sys.stderr)
+        warn(text)
 
     def _close_bar(self) -> None:
         if self._bar is not None:
             self._bar.close()
         self._bar = None
+
+
+def warn(text: str) -> None:
+    """Prints a warning without breaking a bar."""
+    tqdm.tqdm.write(f"warning: {text}", file=sys.stderr)
 
 
 def only_chief_speaks(is_chief: bool) -> contextlib.AbstractContextManager:
@@ -130,11 +134,6 @@ def print_scores(title: str, plain: dict[str, float], shuffled: dict[str, float]
     print(f"\n{title}:\n                     accuracy  macro F1")
     for name, scores in (("frames in order", plain), ("frames shuffled", shuffled)):
         print(f"  {name:<17}{scores['accuracy']:>12.4f}{scores['macro_f1']:>10.4f}")
-
-
-def printable(text: str) -> str:
-    """Escapes what would break a line, or is no character at all, in a file's name."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def progress_bar(total: int, unit: str, description: str) -> tqdm.tqdm:

@@ -40,6 +40,7 @@ from ucf50_tfrecord.specs import (
     expect,
     format_folds,
     parse_size,
+    printable,
 )
 
 if TYPE_CHECKING:
@@ -250,7 +251,7 @@ def _plan(name: str) -> Plan:
 
     found = catalog.find_videos(_VIDEOS.value, skip_empty_classes=_SKIP_EMPTY.value, checksum=_CHECKSUM.value)
     for warning in found.warnings:
-        print(f"warning: {console.printable(warning)}", file=sys.stderr)
+        print(f"warning: {printable(warning)}", file=sys.stderr)
     return plan.plan_shards(
         found,
         name=name,
@@ -327,9 +328,7 @@ class ConversionDisplay:
             return
         for item in built.quarantined:
             retry = " (--verify tries again)" if item.cause in ("crash", "timeout", "memory") else ""
-            print(
-                f"quarantined: {console.printable(item.relative_path)}: {item.reason}{retry}", file=sys.stderr
-            )
+            print(f"quarantined: {printable(item.relative_path)}: {item.reason}{retry}", file=sys.stderr)
         num_bytes = sum(shard.num_bytes for shard in built.shards)
         print(
             f"Shards: {built.data_dir} ({built.num_videos} videos, {built.num_clips} clips, "

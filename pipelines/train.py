@@ -346,6 +346,7 @@ def given_flags() -> dict[str, object]:
 def summarize(job: Job, trained: loop.Trained, evaluations: dict[str, list[runner.Evaluation]]) -> dict:
     """Returns what summary.json says of a finished run."""
     from ucf50_tfrecord.training import strategy as strategy_lib
+    from ucf50_tfrecord.training import trained as trained_lib
 
     config = job.config
     (split, (plain, shuffled)), *others = evaluations.items()
@@ -358,7 +359,7 @@ def summarize(job: Job, trained: loop.Trained, evaluations: dict[str, list[runne
             "shuffled": shuffled.scores,
             "num_clips": len(plain.clips),
             "folds": config.test_folds or config.val_folds,
-            "weights": "best" if config.train.early_stopping else "last",
+            "weights": trained_lib.scored_weights(config),
             "train_folds": config.train_folds,
             "model": config.model.name,
             "params": trained.model.count_params(),

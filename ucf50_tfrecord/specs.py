@@ -432,6 +432,11 @@ class TrainSpec:
         expect(self.precision in PRECISIONS, f"a precision out of {PRECISIONS}", precision=self.precision)
 
 
+def printable(text: str) -> str:
+    """Escapes line breaks, and what is no character at all: names of files need not be UTF-8."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def to_json(value: Any) -> Any:
     """Turns a spec (or a dict or sequence of specs) into JSON-ready values."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

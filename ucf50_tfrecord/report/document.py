@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from ucf50_tfrecord import storage
+from ucf50_tfrecord.specs import printable
 
 FIGURES = "figures"  # the folder beside the Markdown
 # What a cell or a list may be marked as.
@@ -119,11 +120,6 @@ def file_name(text: str) -> str:
     plain = re.sub(r"[^A-Za-z0-9_-]+", "_", text)
     checksum = zlib.crc32(text.encode("utf-8", "surrogateescape"))
     return plain if plain == text and text else f"{plain}-{checksum:08x}"
-
-
-def printable(text: str) -> str:
-    """Escapes line breaks, and what is no character at all: folders' names need not be UTF-8."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def to_html(document: Document, pictures: dict[str, bytes]) -> str:

@@ -12,12 +12,12 @@ from collections.abc import Iterable, Mapping, Sequence
 import matplotlib.axes
 import matplotlib.figure
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.ticker import MaxNLocator
 
 from ucf50_tfrecord.evaluation.statistics import Estimate
-from ucf50_tfrecord.report.document import printable
+from ucf50_tfrecord.specs import printable
+from ucf50_tfrecord.training import figures
 
 DPI = 144  # twice as fine as the words need: they are printed, too
 # Okabe and Ito's without their yellow, which white paper swallows.
@@ -27,7 +27,6 @@ _SIGNED = LinearSegmentedColormap.from_list(
     "orange-blue", ["#b35900", "#f5b366", "#ffffff", "#8fbbdd", "#08519c"]
 )
 _MIN_RANGE = 0.1  # of a heat map's colours: less is no effect to be painted strongly
-_MAX_NAME_LENGTH = 30
 _ROW = 0.24  # inches
 _STRONG = 0.88  # share of the strongest colour from which white can be read on it better than black
 # A heat map of more rows has numbers only where they are at least so large: the others are white anyway.
@@ -99,7 +98,7 @@ def draw_forest(rows: Sequence[str], panels: Sequence[Panel], *, panel_width: fl
     first.set_ylim(len(rows) - 0.4, -0.6)  # the first on top
     if most > 1:
         figure.legend(*first.get_legend_handles_labels(), loc="outside right upper", frameon=False)
-    return _pixels(figure)
+    return figures.rendered(figure, DPI)
 
 
 def draw_changes(
@@ -147,7 +146,7 @@ def draw_changes(
         shrink=min(1.0, 4 / (_ROW * max(3, len(rows)))),
         pad=0.02,
     )
-    return _pixels(figure)
+    return figures.rendered(figure, DPI)
 
 
 def draw_charts(charts: Sequence[Chart], *, columns: int = 2) -> np.ndarray:
@@ -169,7 +168,7 @@ def draw_charts(charts: Sequence[Chart], *, columns: int = 2) -> np.ndarray:
         ncols=min(beside, len(handles)),
         frameon=False,
     )
-    return _pixels(figure)
+    return figures.rendered(figure, DPI)
 
 
 def _draw_panel(axes: matplotlib.axes.Axes, panel: Panel, num_rows: int) -> None:
@@ -265,8 +264,7 @@ def _marker(style: int) -> str:
 
 def _shown(name: str) -> str:
     """A name, as far as there is room for it."""
-    name = printable(name)
-    return _literal(name if len(name) <= _MAX_NAME_LENGTH else name[: _MAX_NAME_LENGTH - 1] + "…")
+    return _literal(figures.shown(name))
 
 
 def _literal(text: str) -> str:
@@ -277,9 +275,3 @@ def _literal(text: str) -> str:
 def _figure(width: float, height: float) -> matplotlib.figure.Figure:
     """Inches."""
     return matplotlib.figure.Figure(figsize=(width, height), dpi=DPI, layout="constrained")
-
-
-def _pixels(figure: matplotlib.figure.Figure) -> np.ndarray:
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()

@@ -13,6 +13,8 @@ import matplotlib.figure
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+from ucf50_tfrecord.specs import printable
+
 _DPI = 100
 _COLOURS = "Blues"
 _MAX_NAME_LENGTH = 30
@@ -45,7 +47,7 @@ def draw_confusion(matrix: np.ndarray, classes: Sequence[str]) -> np.ndarray:
         number = axes.text(column, row, str(matrix[row, column]), ha="center", va="center", fontsize=8)
         number.set_color("white" if shares[row, column] > 0.5 else "black")
         number.set_in_layout(False)  # measuring hundreds of them takes longer than drawing them
-    ticks, names = np.arange(len(classes)), [_shown(name) for name in classes]
+    ticks, names = np.arange(len(classes)), [shown(name) for name in classes]
     axes.set_xticks(ticks, names, rotation=90, parse_math=False)
     axes.set_yticks(ticks, names, parse_math=False)
     # Lines between the cells, so that the eye finds a row's name.
@@ -57,7 +59,7 @@ def draw_confusion(matrix: np.ndarray, classes: Sequence[str]) -> np.ndarray:
     axes.set_ylabel("true class")
     axes.set_title(f"{np.trace(matrix)} of {totals.sum()} right")
     figure.colorbar(image, ax=axes, label="share of the true class's clips", shrink=0.6)
-    return _pixels(figure)
+    return rendered(figure)
 
 
 def draw_class_f1(f1: np.ndarray, classes: Sequence[str]) -> np.ndarray:
@@ -71,7 +73,7 @@ def draw_class_f1(f1: np.ndarray, classes: Sequence[str]) -> np.ndarray:
       uint8 [height, width, 3].
     """
     order = np.argsort(-np.asarray(f1, np.float64), kind="stable")  # NaN comes last
-    values, names = np.asarray(f1, np.float64)[order], [_shown(classes[i]) for i in order]
+    values, names = np.asarray(f1, np.float64)[order], [shown(classes[i]) for i in order]
     figure = matplotlib.figure.Figure(figsize=(6.5, 0.22 * len(classes) + 1.6), layout="constrained")
     axes = figure.add_subplot()
     bars = axes.barh(np.arange(len(names)), np.nan_to_num(values), color="#08519c", height=0.7)
@@ -88,7 +90,7 @@ def draw_class_f1(f1: np.ndarray, classes: Sequence[str]) -> np.ndarray:
         axes.axvline(mean, color="black", linestyle="--", linewidth=1, zorder=0.5)  # behind bars and numbers
         axes.set_title(f"mean of the classes (dashed): {mean:.3f}")
     axes.set_xlabel("F1, 0 to 1")
-    return _pixels(figure)
+    return rendered(figure)
 
 
 def draw_mistakes(video: np.ndarray, captions: Sequence[str]) -> np.ndarray:
@@ -109,7 +111,7 @@ def draw_mistakes(video: np.ndarray, captions: Sequence[str]) -> np.ndarray:
     height = len(strips) * row_height if strips else 2 * _CAPTION_HEIGHT
     width = max(strip_width + 2 * _MARGIN, _MIN_WIDTH)
     figure = matplotlib.figure.Figure(figsize=(width / _DPI, height / _DPI))
-    captions = [_printable(caption) for caption in captions] if strips else ["no mistakes"]
+    captions = [printable(caption) for caption in captions] if strips else ["no mistakes"]
     for row, caption in enumerate(captions):
         top = height - row * row_height  # figures count pixels from below
         figure.text(
@@ -118,7 +120,7 @@ def draw_mistakes(video: np.ndarray, captions: Sequence[str]) -> np.ndarray:
     for row, strip in enumerate(strips):
         below = height - (row + 1) * row_height + _MARGIN
         figure.figimage(strip, xo=_MARGIN, yo=below, origin="upper")
-    return _pixels(figure)
+    return rendered(figure)
 
 
 def draw_strip(frames: np.ndarray) -> np.ndarray:
@@ -131,20 +133,15 @@ def draw_strip(frames: np.ndarray) -> np.ndarray:
     return np.concatenate(list(framed), axis=1)[:, :-_GAP]
 
 
-def _pixels(figure: matplotlib.figure.Figure) -> np.ndarray:
+def rendered(figure: matplotlib.figure.Figure, dpi: int = _DPI) -> np.ndarray:
     """Renders a figure to uint8 [height, width, 3]."""
     canvas = FigureCanvasAgg(figure)
-    figure.set_dpi(_DPI)
+    figure.set_dpi(dpi)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def _shown(name: str) -> str:
+def shown(name: str) -> str:
     """A class's name, as far as there is room for it."""
-    name = _printable(name)
+    name = printable(name)
     return name if len(name) <= _MAX_NAME_LENGTH else name[: _MAX_NAME_LENGTH - 1] + "…"
-
-
-def _printable(text: str) -> str:
-    """Escapes line breaks, and what is no character at all: folders' names need not be UTF-8."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
