@@ -126,7 +126,11 @@ def compare_runs() -> None:
         Display() as display,
     ):
         results = compare.examine_runs(
-            _RUNS.value, manifest, strategy=strategy, callbacks=callbacks(display, should_stop)
+            _RUNS.value,
+            manifest,
+            strategy=strategy,
+            skip_bad_records=flags.FLAGS["on_bad_record"].value == "skip",
+            callbacks=callbacks(display, should_stop),
         )
     if results is None:
         print("Stopped.")
@@ -221,14 +225,18 @@ def make_plan(manifest: manifest_lib.Manifest, recipes: dict[str, Recipe]) -> Pl
     orders = [order for order in _ORDERS.value if order]
     for order in orders:
         expect(order in FRAME_ORDERS[1:], f"orders out of {FRAME_ORDERS[1:]}", orders=order)
-    audited = {"all": list(recipes), "none": []}.get(",".join(_AUDIT.value), _AUDIT.value)
+    asked = ",".join(_AUDIT.value)
+    audited = {"all": list(recipes), "none": []}.get(asked, _AUDIT.value)
+    if val_folds:
+        expect(not flags.FLAGS["audit"].present or not audited, "--cv with --audit", audit=asked)
+        audited = []  # there are no parts to deal videos into
     return Plan(
         recipes=recipes,
         num_parts=len(manifest.folds) if cv == "logo" else int(cv),
         val_folds=parse_folds(val_folds) if val_folds else (),
         num_seeds=_SEEDS.value,
         orders=tuple(orders),
-        audited=() if val_folds else tuple(audited),
+        audited=tuple(audited),
     )
 
 
@@ -247,7 +255,7 @@ class Display:
 
     def __init__(self):
         self._bar: tqdm.tqdm | None = None
-        self._cell = ""
+        self._cell = ""  # that is being trained
 
     def __enter__(self) -> Display:
         return self
@@ -260,22 +268,22 @@ class Display:
         if self._bar is None:
             self._bar = console.progress_bar(total, "training", "comparing")
         self._bar.update(done - self._bar.n)
-        self._bar.set_postfix_str(str(cell))
+        self._cell = str(cell)
+        self._bar.set_postfix_str(self._cell)
         if not sys.stderr.isatty():
             print(f"{done + 1}/{total}  {cell}", flush=True)
 
     def report(self, progress) -> None:
         """Takes a training.loop.Progress."""
         if self._bar is not None and progress.epoch_done:
-            cell = self._bar.postfix.split(",")[0]
-            self._bar.set_postfix_str(f"{cell}, epoch {progress.epoch}/{progress.num_epochs}")
+            self._bar.set_postfix_str(f"{self._cell}, epoch {progress.epoch}/{progress.num_epochs}")
 
     def warn(self, text: str) -> None:
-        tqdm.tqdm.write(f"warning: {text}", file=sys.stderr)
+        console.warn(text)
 
 
 def callbacks(display: Display, should_stop: Callable[[], bool]):
-    from ucf50_tfrecord.evaluation.compare import Callbacks
+    from ucf50_tfrecord.evaluation.cells import Callbacks
 
     return Callbacks(start=display.start, report=display.report, warn=display.warn, should_stop=should_stop)
 

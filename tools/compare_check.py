@@ -14,7 +14,6 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import dataclasses
-import functools
 import os
 import pathlib
 import shlex
@@ -28,7 +27,7 @@ from pipelines import compare as compare_pipeline
 from pipelines import console
 from tools import make_demo_videos, scenarios
 from ucf50_tfrecord import storage
-from ucf50_tfrecord.specs import ClipFormat, FoldRule, UserError, expect, to_json
+from ucf50_tfrecord.specs import ClipFormat, UserError, expect, to_json
 
 _FOLDER = flags.DEFINE_string("folder", "bench_results/compare_check", "Where corpora, runs and figures go.")
 _SCENARIOS = flags.DEFINE_list("scenarios", list(scenarios.SCENARIOS), "Which scenarios.")
@@ -137,7 +136,7 @@ def compare(name: str, seed: int, folder: pathlib.Path):
     """Compares the two models on a scenario's corpus; returns all verdicts."""
     from ucf50_tfrecord.evaluation import compare as compare_lib
     from ucf50_tfrecord.evaluation import verdicts
-    from ucf50_tfrecord.evaluation.cells import Plan
+    from ucf50_tfrecord.evaluation.cells import Callbacks, Plan
     from ucf50_tfrecord.training import strategy as strategy_lib
 
     manifest = make_shards(name, seed, folder)
@@ -152,13 +151,13 @@ def compare(name: str, seed: int, folder: pathlib.Path):
         strategy=strategy_lib.make_strategy("auto", environment={}),
         tensorboard=False,
     )
-    results = comparison.run(compare_lib.Callbacks())
+    results = comparison.run(Callbacks())
     return verdicts.judge(results)
 
 
 def make_shards(name: str, seed: int, folder: pathlib.Path):
     """Renders and converts a scenario's corpus; returns its manifest."""
-    from ucf50_tfrecord.convert import catalog, decode, engines, plan
+    from tools import shards
 
     videos, data = folder / "videos", folder / "shards"
     if not videos.exists():
@@ -172,14 +171,8 @@ def make_shards(name: str, seed: int, folder: pathlib.Path):
             num_frames=_NUM_FRAMES,
             workers=1,
         )
-    planned = plan.plan_shards(
-        catalog.find_videos(videos),
-        name=name,
-        clip_format=ClipFormat(num_frames=_NUM_FRAMES, height=_SIZE, width=_SIZE),
-        fold_rule=FoldRule(),
-        decoder=decode.decoder_version(),
-    )
-    return engines.build_dataset(planned, str(data), run=functools.partial(engines.run_local, num_workers=1))
+    clip_format = ClipFormat(num_frames=_NUM_FRAMES, height=_SIZE, width=_SIZE)
+    return shards.convert(videos, str(data), clip_format, num_workers=1, name=name)
 
 
 def print_table(judged: Iterable[Judged]) -> None:

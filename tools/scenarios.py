@@ -295,6 +295,15 @@ def _verdicts(*, yes: str = "", no: str = "") -> dict[str, bool]:
     return {kind: True for kind in yes.split()} | {kind: False for kind in no.split()}
 
 
+def _crossed(marks: dict[str, int], trait: str, paths: tuple[str, ...]) -> dict[str, Traits]:
+    """Makes a class of each mark and each path; the mark is a trait's value."""
+    return {
+        name + path.title(): Traits(path=path, **{trait: mark})
+        for name, mark in marks.items()
+        for path in paths
+    }
+
+
 _COLORS = {"Red": 0, "Green": 1, "Blue": 2, "Yellow": 3}
 _PLACES = {"Court": 0, "Field": 1, "Pool": 2, "Track": 3}
 _UNMARKED = ("Alpha", "Beta", "Gamma", "Delta")
@@ -376,11 +385,7 @@ SCENARIOS: dict[str, Scenario] = {
     ),
     "appearance_order": Scenario(
         "Two colours, each of which rises in one class and sinks in another.",
-        {
-            name + path.title(): Traits(color=color, path=path)
-            for name, color in _TWO_COLORS.items()
-            for path in ("rise", "sink")
-        },
+        _crossed(_TWO_COLORS, "color", ("rise", "sink")),
         _verdicts(
             yes="above_chance appearance_suffices needs_order uses_direction needs_several_frames "
             "models_differ",
@@ -389,11 +394,7 @@ SCENARIOS: dict[str, Scenario] = {
     ),
     "appearance_speed": Scenario(
         "Two colours, each of which moves slowly in one class and fast in another.",
-        {
-            name + path.title(): Traits(color=color, path=path)
-            for name, color in _TWO_COLORS.items()
-            for path in ("slow", "fast")
-        },
+        _crossed(_TWO_COLORS, "color", ("slow", "fast")),
         _verdicts(
             yes="above_chance appearance_suffices needs_order needs_several_frames models_differ",
             no="uses_direction uses_background",
@@ -401,11 +402,7 @@ SCENARIOS: dict[str, Scenario] = {
     ),
     "background_order": Scenario(
         "Two places, in each of which the actor rises in one class and sinks in another.",
-        {
-            name + path.title(): Traits(background=place, path=path)
-            for name, place in _TWO_PLACES.items()
-            for path in ("rise", "sink")
-        },
+        _crossed(_TWO_PLACES, "background", ("rise", "sink")),
         _verdicts(
             yes="above_chance appearance_suffices needs_order uses_direction needs_several_frames "
             "uses_background models_differ",

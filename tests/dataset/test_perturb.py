@@ -74,6 +74,10 @@ def test_the_names_are_those_that_can_be_made(clips):
         assert (found != video).any() == (name != "none")
 
 
+def test_every_intervention_is_explained_and_nothing_else():
+    assert {perturb.stem(name) for name in perturb.names(NUM_FRAMES)} == set(perturb.MEANINGS)
+
+
 def test_the_quarter_is_one_of_the_horizons():
     assert perturb.horizons(15) == (1, 2, 4, 8)
     assert [perturb.quarter(t) for t in (2, 5, 8, 15, 16)] == [1, 1, 2, 2, 4]

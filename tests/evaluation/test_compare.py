@@ -103,7 +103,7 @@ def test_a_control_that_sees_order_ends_the_comparison(loaded, tmp_path, monkeyp
         tensorboard=False,
     )
     with pytest.raises(UserError, match="must not see the order of frames, but shuffle1 changes its logits"):
-        comparison.run(compare.Callbacks())
+        comparison.run(cells.Callbacks())
     assert not list(tmp_path.glob("cells/*/cell.json"))
 
 

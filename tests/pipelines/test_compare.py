@@ -91,6 +91,8 @@ MISTAKES = {
     "--seed=3": "no --seed, which the comparison decides",
     "--cv=2 --val_folds=1": "either --cv or --val_folds",
     "--orders=backwards": "orders out of",
+    "--val_folds=4,77": "folds out of 1-5",
+    "--val_folds=1 --audit=lstm": "--cv with --audit",
     "--audit=conv3d": "audited models out of",
     "--runs=a --results=b": "either --runs or --results",
 }

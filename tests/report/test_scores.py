@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.report.tiny import CLASSES, tiny_cell, tiny_results
+from ucf50_tfrecord.evaluation import statistics
 from ucf50_tfrecord.evaluation.results import Condition
 from ucf50_tfrecord.evaluation.statistics import Estimate
 from ucf50_tfrecord.report import scores as scores_lib
@@ -53,8 +54,9 @@ def test_a_class_without_clips_has_no_change():
 def test_calibration_of_a_case_made_by_hand():
     probabilities = np.array([[0.9, 0.1], [0.1, 0.9], [0.4, 0.6], [0.6, 0.4]])
     # Half of those said with 0.9 are right, and all of those said with 0.6.
-    assert scores_lib.calibration_error(np.array([0, 0, 1, 0]), probabilities) == pytest.approx(0.4)
-    assert scores_lib.calibration_error(np.array([0, 1]), np.eye(2)) == 0
+    error = statistics.expected_calibration_error
+    assert error(probabilities, np.array([0, 0, 1, 0])) == pytest.approx(0.4)
+    assert error(np.eye(2), np.array([0, 1])) == 0
 
 
 def test_quality_is_that_of_the_mean_probabilities():

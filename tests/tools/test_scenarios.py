@@ -8,6 +8,7 @@ from absl import flags
 from tests.conftest import run_module
 from tools import make_demo_videos, scenarios
 from tools.scenarios import SCENARIOS, Scenario, Traits
+from ucf50_tfrecord.evaluation import verdicts
 from ucf50_tfrecord.specs import UserError
 
 RECORDING = ("leak", "leak_order", "appearance_leak")
@@ -51,6 +52,10 @@ def test_equal_arguments_give_equal_bytes():
     assert np.array_equal(frames, clip_of("appearance", "Red"))
     for change in ({"group": 2}, {"clip": 2}, {"seed": 1}):
         assert not np.array_equal(frames, clip_of("appearance", "Red", **change))
+
+
+def test_verdicts_are_those_that_the_comparison_gives():
+    assert scenarios.VERDICTS.keys() == verdicts.KINDS.keys() - {"disturbed_by_shuffling"}
 
 
 def test_all_scenarios_render_and_their_truth_is_of_known_kinds():

@@ -213,8 +213,8 @@ class Feed:
 
     def _load(self, on_loaded: Callable[[int], None]) -> None:
         """Reads all clips into the table or onto the devices, some at a time."""
-        batch_size = max(1, _LOADED_AT_ONCE_BYTES // self.clips.manifest.format.num_bytes)
-        batches = pipeline.index_batches(self.clips, batch_size=min(batch_size, len(self.clips)))
+        batch_size = min(_at_once(self.clips), len(self.clips))
+        batches = pipeline.index_batches(self.clips, batch_size=batch_size)
         num_loaded = 0
         with self.explained():
             for batch in pipeline.read_frames(batches, self._reader):
@@ -245,6 +245,18 @@ def read_clips(clips: Clips) -> np.ndarray:
     dataset = pipeline.read_frames(pipeline.index_batches(clips, batch_size=len(clips)), reader)
     with _explained(reader):
         return next(iter(dataset))["video"].numpy()
+
+
+def read_in_batches(clips: Clips) -> Iterator[np.ndarray]:
+    """Reads clips as read_clips does, a few megabytes at a time: yields uint8 [B, T, H, W, 3]."""
+    size = _at_once(clips)
+    for first in range(0, len(clips), size):
+        yield read_clips(clips.select(np.arange(first, min(first + size, len(clips)))))
+
+
+def _at_once(clips: Clips) -> int:
+    """How many clips are read at once where many are."""
+    return max(1, _LOADED_AT_ONCE_BYTES // clips.manifest.format.num_bytes)
 
 
 @contextlib.contextmanager

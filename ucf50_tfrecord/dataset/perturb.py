@@ -18,38 +18,45 @@ import tensorflow as tf
 
 from ucf50_tfrecord.dataset.augment import LUMA, take_frames
 from ucf50_tfrecord.dataset.clips import Clips
-from ucf50_tfrecord.dataset.feed import read_clips
+from ucf50_tfrecord.dataset.feed import read_in_batches
 
 NUM_SHUFFLES = 3
 PLAIN = "none"
 SHUFFLES = tuple(f"shuffle{number}" for number in range(1, NUM_SHUFFLES + 1))
 _GRID = 4  # patches a side
-_READ_AT_ONCE = 64  # clips
 # Further than so many of 255 steps from the background, in any channel, is foreground.
 _FOREGROUND = 30
 _BLUR_SHARE = 4  # of the frame's sides: the blur's width
+
+# What each intervention shows the model; of those with a number, by what stands before it.
+MEANINGS = {
+    PLAIN: "the clip as it is",
+    "shuffle": f"the frames in a random order, which differs from clip to clip; mean of {NUM_SHUFFLES} orders",
+    "reverse": "the frames backwards",
+    "middle1": "the clip frozen to its middle frame",
+    "first": "only the first k frames, the last of which stands for all that follow; first1 is the clip frozen to it",
+    "last": "only the last k frames, the first of which stands for all before; last1 is the clip frozen to it",
+    "half_rate": "every second frame, shown twice",
+    "gap": "the middle third is black",
+    "background_swap": "the background of another clip, of another class and group where there is one",
+    "background_blur": "the background blurred",
+    "grey": "without colour",
+    "patches": f"a grid of {_GRID}x{_GRID} patches in a random order, the same in all frames of a clip",
+}
 
 Intervention = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 def names(num_frames: int) -> tuple[str, ...]:
-    """Lists the interventions on clips of so many frames.
-
-    none: the clip as it is.
-    shuffle1, …: the frames in a random order.
-    reverse: the frames backwards.
-    first<k>, last<k>: only the first or last k frames, the nearest of which stands for each other;
-      of k = 1, 2, 4, … . first1 and last1 are the clip frozen to that frame, and so is middle1.
-    half_rate: every second frame, shown twice.
-    gap: the middle third is black.
-    background_swap: the background of another clip, of another class and group where there is one.
-    background_blur: the background blurred.
-    grey: without colour.
-    patches: a grid of 4x4 patches, in a random order, which is the same in all frames.
-    """
+    """Lists the interventions on clips of so many frames; MEANINGS says what they are."""
     ends = [f"{end}{k}" for end in ("first", "last") for k in horizons(num_frames)]
     others = ("half_rate", "gap", "background_swap", "background_blur", "grey", "patches")
     return (PLAIN, *SHUFFLES, "reverse", "middle1", *ends, *others)
+
+
+def stem(name: str) -> str:
+    """Returns an intervention's entry in MEANINGS."""
+    return name if name in MEANINGS else name.rstrip("0123456789")
 
 
 def horizons(num_frames: int) -> tuple[int, ...]:
@@ -94,13 +101,8 @@ def background(video: tf.Tensor) -> tf.Tensor:
 
 def find_backgrounds(clips: Clips) -> np.ndarray:
     """Reads clips from their shards and returns what `background` does: uint8 [N, H, W, 3]."""
-    found = np.empty((len(clips), *clips.manifest.format.shape[1:]), np.uint8)
-    for first in range(0, len(clips), _READ_AT_ONCE):
-        chosen = np.arange(first, min(first + _READ_AT_ONCE, len(clips)))
-        found[chosen] = np.sort(read_clips(clips.select(chosen)), axis=1)[
-            :, clips.manifest.format.num_frames // 2
-        ]
-    return found
+    middle = clips.manifest.format.num_frames // 2
+    return np.concatenate([np.sort(video, axis=1)[:, middle] for video in read_in_batches(clips)])
 
 
 def make(name: str, clips: Clips, backgrounds: np.ndarray | None = None) -> Intervention:

@@ -8,7 +8,7 @@ is then right for no merit of a model's.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import numpy as np
 import tensorflow as tf
@@ -84,9 +84,3 @@ def _fingerprint(video: np.ndarray) -> np.ndarray:
     rows = np.stack(small, axis=1).reshape(len(video), -1)
     rows -= rows.mean(axis=1, keepdims=True)
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
-
-
-def in_batches(count: int, size: int) -> Iterator[np.ndarray]:
-    """Yields 0 to count in runs of `size`: int64 arrays."""
-    for first in range(0, count, size):
-        yield np.arange(first, min(first + size, count))

@@ -6,14 +6,14 @@ import dataclasses
 import itertools
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from ucf50_tfrecord.dataset import perturb
 from ucf50_tfrecord.dataset.clips import Clips
-from ucf50_tfrecord.dataset.feed import read_clips
+from ucf50_tfrecord.dataset.feed import Feed, read_clips
 from ucf50_tfrecord.evaluation import recurrence
 from ucf50_tfrecord.evaluation.results import LOGIT_DECIMALS, SPLITS, Cell, CellResult, video_of
 from ucf50_tfrecord.evaluation.runner import Evaluator
@@ -24,16 +24,35 @@ from ucf50_tfrecord.specs import (
     TrainSpec,
     UserError,
     expect,
+    format_folds,
     to_json,
 )
+from ucf50_tfrecord.training import loop
 
 NOT_TESTED = -1
+EVALUATED_AT_ONCE = 32  # clips
 # Of what looks inside a recurrence: so many clips of the training and of the test part, or bytes.
 _MAX_INSPECTED_CLIPS = 512
 _MAX_INSPECTED_BYTES = 256 << 20
 # How far the logits of a model that is blind to order may move, as a share of their size: the frames'
 # sum rounds differently in another order.
 _ROUNDING = {"float32": 1e-4, "bfloat16": 0.05, "float16": 0.01}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Callbacks:
+    """What a comparison calls.
+
+    start: told of a cell that will be trained, with the numbers of cells finished and of all.
+    report: told of training's progress, a training.loop.Progress.
+    warn: told, in a sentence, what the user should know.
+    should_stop: asked after each call of steps and between tests.
+    """
+
+    start: Callable[[Cell, int, int], None] = lambda cell, done, total: None
+    report: Callable[[loop.Progress], None] = lambda progress: None
+    warn: Callable[[str], None] = lambda text: None
+    should_stop: Callable[[], bool] = lambda: False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,7 +120,7 @@ def deal_parts(clips: Clips, plan: Plan, split: str) -> np.ndarray:
     in turn, in the order of their ids' hashes: so both have parts of about the same size.
 
     Raises:
-      UserError: if some class would not be trained on.
+      UserError: if a fold does not exist, or some class would not be trained on.
     """
     if split == "video":
         parts = _deal_videos(clips, plan.num_parts)
@@ -114,6 +133,8 @@ def deal_parts(clips: Clips, plan: Plan, split: str) -> np.ndarray:
         )
         parts = np.searchsorted(folds, clips.folds) % plan.num_parts
     else:
+        unknown = sorted(set(plan.val_folds) - set(clips.folds.tolist()))
+        expect(not unknown, f"folds out of {format_folds(folds_of(clips))}", val_folds=format_folds(unknown))
         parts = np.where(np.isin(clips.folds, plan.val_folds), 0, NOT_TESTED)
     for part in range(max(1, plan.num_parts)):
         missing = np.setdiff1d(np.unique(clips.labels), clips.labels[parts != part])
@@ -150,35 +171,77 @@ def interventions(cell: Cell, num_frames: int) -> tuple[str, ...]:
     return perturb.names(num_frames)
 
 
-def examine(
-    cell: Cell,
-    model: keras.Model,
-    recipe: Recipe,
-    *,
-    train: Clips,
-    evaluate: Evaluator,
-    look_inside: bool = True,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> tuple[dict[str, Any], dict[str, Any] | None] | None:
-    """Tests a trained model: its evaluations by intervention, and what is inside its recurrence.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A trained model that is to be tested, and what it is in the comparison.
 
-    Returns None if it is stopped meanwhile.
+    recipe: how it was trained, with the cell's seed and frame order. run_dir: where its weights are.
+    """
+
+    cell: Cell
+    recipe: Recipe
+    model: keras.Model
+    run_dir: str
+
+
+def examine(
+    subject: Subject,
+    train: Clips,
+    test: Feed,
+    *,
+    all_ids: Sequence[str],
+    strategy: tf.distribute.Strategy,
+    callbacks: Callbacks,
+    look_inside: bool = True,
+) -> CellResult | None:
+    """Tests a model with all interventions that are meant for its cell, and looks inside its recurrence.
+
+    Args:
+      subject: the model.
+      train, test: the clips that it was trained on, and those that it is tested on.
+      all_ids: of the comparison's clips.
+      strategy: the devices.
+      callbacks: asked whether to stop.
+      look_inside: whether to look inside the recurrence of a model that was trained as usual.
+
+    Returns:
+      None if it is stopped meanwhile.
 
     Raises:
-      UserError: if a model that must not see order does.
+      UserError: if a model that must not see order does, or a clip cannot be read.
     """
-    found = evaluate.evaluate_each(interventions(cell, recipe.model.num_frames), should_stop)
+    cell, recipe = subject.cell, subject.recipe
+    names = interventions(cell, recipe.model.num_frames)
+    evaluate = Evaluator(
+        subject.model,
+        test,
+        strategy=strategy,
+        batch_size=EVALUATED_AT_ONCE,
+        perturbations=names,
+        warn=callbacks.warn,
+    )
+    found = evaluate.evaluate_each(names, callbacks.should_stop)
     if found is None:
         return None
+    logits = {name: evaluation.logits for name, evaluation in found.items()}
     if recipe.is_order_blind:
-        logits = {name: evaluation.logits for name, evaluation in found.items()}
         check_order_blind(str(cell), logits, recipe.train.precision)
-    inside = None
+    tested = found[perturb.PLAIN].clips
     as_usual = cell == Cell(model=cell.model, part=cell.part, seed=cell.seed)
+    inside = None
     if look_inside and as_usual and recipe.model.name in recurrence.RECURRENT_MODELS:
-        test = next(iter(found.values())).clips
-        inside = to_json(recurrence.inspect(model, _some(train), _some(test)))
-    return found, inside
+        inside = to_json(recurrence.inspect(subject.model, _some(train), _some(tested)))
+    place = {clip_id: i for i, clip_id in enumerate(all_ids)}
+    return CellResult(
+        cell=cell,
+        architecture=recipe.model.name,
+        clips=np.array([place[clip_id] for clip_id in tested.ids], np.int64),
+        # As files keep them, so that a report is the same before and after.
+        logits={name: np.round(values, LOGIT_DECIMALS) for name, values in logits.items()},
+        recurrence=inside,
+        run_dir=subject.run_dir,
+        precision=recipe.train.precision,
+    )
 
 
 def check_order_blind(name: str, logits: Mapping[str, np.ndarray], precision: str) -> None:
@@ -207,30 +270,6 @@ def check_order_blind(name: str, logits: Mapping[str, np.ndarray], precision: st
                 f"{name} must not see the order of frames, but {perturbation} changes its logits by up to "
                 f"{change:.3g}; rounding explains {allowed:.1g}. The comparison cannot be trusted."
             )
-
-
-def cell_result(
-    cell: Cell,
-    recipe: Recipe,
-    evaluations: Mapping[str, Any],
-    *,
-    all_ids: Sequence[str],
-    inside: dict[str, Any] | None,
-    run_dir: str,
-) -> CellResult:
-    """Puts a cell's result together; `all_ids` are those of the comparison's clips."""
-    place = {clip_id: i for i, clip_id in enumerate(all_ids)}
-    plain = next(iter(evaluations.values()))
-    return CellResult(
-        cell=cell,
-        architecture=recipe.model.name,
-        clips=np.array([place[clip_id] for clip_id in plain.clips.ids], np.int64),
-        # As files keep them, so that a report is the same before and after.
-        logits={name: np.round(e.logits, LOGIT_DECIMALS) for name, e in evaluations.items()},
-        recurrence=inside,
-        run_dir=run_dir,
-        precision=recipe.train.precision,
-    )
 
 
 def folds_of(clips: Clips) -> tuple[int, ...]:

@@ -20,10 +20,10 @@ import tensorflow as tf
 
 from ucf50_tfrecord import storage
 from ucf50_tfrecord.dataset.clips import Clips, load_clips
-from ucf50_tfrecord.dataset.feed import Feed, choose_cache, read_clips
+from ucf50_tfrecord.dataset.feed import Feed, choose_cache, read_in_batches
 from ucf50_tfrecord.evaluation import audit, cells
 from ucf50_tfrecord.evaluation import results as results_lib
-from ucf50_tfrecord.evaluation.cells import Plan, Recipe
+from ucf50_tfrecord.evaluation.cells import Callbacks, Plan, Recipe, Subject
 from ucf50_tfrecord.evaluation.results import SPLITS, Cell, CellResult, Results
 from ucf50_tfrecord.evaluation.runner import Evaluator
 from ucf50_tfrecord.manifest import Manifest
@@ -34,24 +34,6 @@ from ucf50_tfrecord.training import trained
 from ucf50_tfrecord.training.logs import TensorBoardLog
 
 CELL_FILENAME = "cell.json"
-_EVALUATED_AT_ONCE = 32
-_READ_AT_ONCE = 64
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Callbacks:
-    """What a comparison calls.
-
-    start: told of a cell that will be trained, with the numbers of cells finished and of all.
-    report: told of training's progress, a training.loop.Progress.
-    warn: told, in a sentence, what the user should know.
-    should_stop: asked after each call of steps and between tests.
-    """
-
-    start: Callable[[Cell, int, int], None] = lambda cell, done, total: None
-    report: Callable[[loop.Progress], None] = lambda progress: None
-    warn: Callable[[str], None] = lambda text: None
-    should_stop: Callable[[], bool] = lambda: False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -135,29 +117,17 @@ class Comparison:
             done = self._train(cell, recipe, train, test, callbacks=callbacks)
             if not done.finished:
                 return None
-            evaluate = Evaluator(
-                done.model,
+            result = cells.examine(
+                Subject(cell=cell, recipe=recipe, model=done.model, run_dir=run_dir),
+                train.clips,
                 test,
+                all_ids=self.clips.ids,
                 strategy=self.strategy,
-                batch_size=_EVALUATED_AT_ONCE,
-                perturbations=cells.interventions(cell, recipe.model.num_frames),
-                warn=callbacks.warn,
-            )
-            examined = cells.examine(
-                cell,
-                done.model,
-                recipe,
-                train=train.clips,
-                evaluate=evaluate,
+                callbacks=callbacks,
                 look_inside=self.plan.inside,
-                should_stop=callbacks.should_stop,
             )
-            if examined is None:
-                return None
-            result = cells.cell_result(
-                cell, recipe, examined[0], all_ids=self.clips.ids, inside=examined[1], run_dir=run_dir
-            )
-            _save_cell(pathlib.Path(run_dir, CELL_FILENAME), result)
+            if result is not None:
+                _save_cell(pathlib.Path(run_dir, CELL_FILENAME), result)
         return result
 
     def _make_feeds(self, cell: Cell) -> tuple[Feed, Feed]:
@@ -186,7 +156,7 @@ class Comparison:
         def make_evaluator(model: keras.Model) -> Callable[[], Any]:
             if not self.tensorboard:
                 return _NoEvaluation
-            return Evaluator(model, test, strategy=self.strategy, batch_size=_EVALUATED_AT_ONCE)
+            return Evaluator(model, test, strategy=self.strategy, batch_size=cells.EVALUATED_AT_ONCE)
 
         state = loop.build_state(
             recipe.model, recipe.train, num_clips=len(train.clips), strategy=self.strategy
@@ -216,7 +186,12 @@ class Comparison:
 
 
 def examine_runs(
-    run_dirs: Sequence[str], manifest: Manifest, *, strategy: tf.distribute.Strategy, callbacks: Callbacks
+    run_dirs: Sequence[str],
+    manifest: Manifest,
+    *,
+    strategy: tf.distribute.Strategy,
+    skip_bad_records: bool = False,
+    callbacks: Callbacks,
 ) -> Results | None:
     """Tests the models of existing runs, each on the folds that its own final scores are of.
 
@@ -238,30 +213,22 @@ def examine_runs(
         model = trained.load_model(run_dir, config, trained.scored_weights(config), strategy=strategy)
         tested = np.isin(clips.folds, config.test_folds or config.val_folds)
         trained_on = np.isin(clips.folds, config.train_folds)
-        feed = Feed(clips.select(tested), strategy=strategy)
-        recipe = Recipe(model=config.model, train=config.train)
-        evaluate = Evaluator(
-            model,
-            feed,
+        result = cells.examine(
+            Subject(
+                cell=cell,
+                recipe=Recipe(model=config.model, train=config.train),
+                model=model,
+                run_dir=run_dir,
+            ),
+            clips.select(trained_on),
+            Feed(clips.select(tested), strategy=strategy, skip_bad_records=skip_bad_records),
+            all_ids=clips.ids,
             strategy=strategy,
-            batch_size=_EVALUATED_AT_ONCE,
-            perturbations=cells.interventions(cell, config.model.num_frames),
+            callbacks=callbacks,
         )
-        examined = cells.examine(
-            cell,
-            model,
-            recipe,
-            train=clips.select(trained_on),
-            evaluate=evaluate,
-            should_stop=callbacks.should_stop,
-        )
-        if examined is None:
+        if result is None:
             return None
-        found.append(
-            cells.cell_result(
-                cell, recipe, examined[0], all_ids=clips.ids, inside=examined[1], run_dir=run_dir
-            )
-        )
+        found.append(result)
     return assemble(clips, found, audit=None)
 
 
@@ -309,8 +276,7 @@ def assemble(clips: Clips, found: Iterable[CellResult], *, audit: dict | None) -
 
 def find_near_duplicates(clips: Clips, parts: dict[str, np.ndarray]) -> dict[str, dict]:
     """Returns audit.find_nearest for each split, as JSON."""
-    batches = audit.in_batches(len(clips), _READ_AT_ONCE)
-    pictures = audit.fingerprints(read_clips(clips.select(batch)) for batch in batches)
+    pictures = audit.fingerprints(read_in_batches(clips))
     return {
         split: to_json(audit.find_nearest(pictures, dealt, labels=clips.labels, groups=clips.groups))
         for split, dealt in parts.items()

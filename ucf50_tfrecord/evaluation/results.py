@@ -153,10 +153,16 @@ class Results:
 
     def correct(self, condition: Condition) -> np.ndarray:
         """Returns the share of seeds that are right about each clip, float64 [N]; NaN where it was not tested."""
-        predictions, tested = self.predictions(condition)
-        if not len(predictions):
-            return np.full(len(self.ids), np.nan)
-        return np.where(tested, (predictions == self.labels).mean(axis=0), np.nan)
+        if condition not in self._correct:
+            predictions, tested = self.predictions(condition)
+            shares = (predictions == self.labels).mean(axis=0) if len(predictions) else np.nan
+            self._correct[condition] = np.where(tested, shares, np.nan)
+        return self._correct[condition]
+
+    @functools.cached_property
+    def _correct(self) -> dict[Condition, np.ndarray]:
+        """What `correct` has been asked for: contrasts and tables ask again and again."""
+        return {}
 
     def _found(self, condition: Condition) -> list[CellResult]:
         wanted = condition.perturbation

@@ -13,7 +13,7 @@ import numpy as np
 
 from ucf50_tfrecord import record
 from ucf50_tfrecord.dataset import perturb
-from ucf50_tfrecord.evaluation.results import SHUFFLED, Condition, Results
+from ucf50_tfrecord.evaluation.results import Condition, Results
 from ucf50_tfrecord.evaluation.verdicts import MARGIN, Verdict
 from ucf50_tfrecord.report import answers, causes, document, leaks, performance
 from ucf50_tfrecord.report.causes import ReadClips
@@ -22,20 +22,6 @@ from ucf50_tfrecord.report.scores import Scores
 from ucf50_tfrecord.specs import FRAME_ORDERS
 
 NAME = "report"
-# What perturb.names says of each; of several with a number, of all of them.
-_INTERVENTIONS = {
-    SHUFFLED: f"the frames in a random order, which differs from clip to clip; mean of {perturb.NUM_SHUFFLES} orders",
-    "reverse": "the frames backwards",
-    "middle1": "the clip frozen to its middle frame",
-    "first": "only the first k frames, the last of which stands for all that follow; first1 is the clip frozen to it",
-    "last": "only the last k frames, the first of which stands for all before; last1 is the clip frozen to it",
-    "half_rate": "every second frame, shown twice",
-    "gap": "the middle third is black",
-    "background_swap": "the background of another clip, of another class and group where there is one",
-    "background_blur": "the background blurred",
-    "grey": "without colour",
-    "patches": "a grid of 4x4 patches in a random order, the same in all frames of a clip",
-}
 
 
 def write(
@@ -157,9 +143,13 @@ def _how_to_read(scores: Scores) -> Iterator[Block]:
             "are none, one lies outside its interval.",
         ]
     )
-    names = [name for name in _INTERVENTIONS if any(_kind(found) == name for found in scores.interventions())]
-    if names:
-        rows = [[f"{name}<k>" if name in ("first", "last") else name, _INTERVENTIONS[name]] for name in names]
+    found = {perturb.stem(name) for name in scores.interventions()}
+    rows = [
+        [f"{name}<k>" if name in ("first", "last") else name, meaning]
+        for name, meaning in perturb.MEANINGS.items()
+        if name in found
+    ]
+    if rows:
         yield Table("The interventions at test time.", ("Intervention", "What the model is shown"), rows)
     yield Heading("Limits", 3)
     yield Bullets(
@@ -176,9 +166,3 @@ def _how_to_read(scores: Scores) -> Iterator[Block]:
             "general.",
         ]
     )
-
-
-def _kind(intervention: str) -> str:
-    """The entry of _INTERVENTIONS that explains it."""
-    stem = intervention.rstrip("0123456789")
-    return stem if stem in ("first", "last") else intervention

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ucf50_tfrecord.evaluation.recurrence import GATES
 from ucf50_tfrecord.evaluation.results import Condition, Results
 from ucf50_tfrecord.evaluation.statistics import Estimate
 from ucf50_tfrecord.report import plots
@@ -27,7 +28,6 @@ _CURVES = {
     "memory_gradient": ("the same through the last state alone", "norm of d logit / d features"),
     "probe_accuracy": ("linear probe on the hidden state", "accuracy (0 to 1)"),
 }
-_GATES = ("input", "forget", "output")
 
 
 def recurrence(scores: Scores) -> Iterator[Block]:
@@ -92,8 +92,8 @@ def _memory(cells: Sequence[dict[str, Any]]) -> list[str]:
 def _gates(found: dict[str, list[dict[str, Any]]]) -> Iterator[Block]:
     charts = []
     for model, cells in found.items():
-        gates = [gate for gate in _GATES if all(gate in cell["gates"] for cell in cells)]
-        curves = [_curve(g, _GATES.index(g), [cell["gates"][g] for cell in cells]) for g in gates]
+        gates = [gate for gate in GATES if all(gate in cell["gates"] for cell in cells)]
+        curves = [_curve(g, GATES.index(g), [cell["gates"][g] for cell in cells]) for g in gates]
         if curves:
             charts.append(plots.Chart(model, "frame", "mean activity (0 to 1)", curves))
     if charts:

@@ -18,7 +18,6 @@ from ucf50_tfrecord.evaluation.results import SHUFFLED, Condition, Results, comm
 from ucf50_tfrecord.evaluation.statistics import Estimate
 
 _TOP = 5
-_NUM_BINS = 15
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Quality:
 
     top5: share of clips whose class is among the five likeliest; None with five classes or fewer.
     log_loss: mean of -ln(probability of the true class).
-    calibration_error: see `calibration_error`.
+    calibration_error: see statistics.expected_calibration_error.
     """
 
     top5: float | None
@@ -69,7 +68,6 @@ class Scores:
 
     def __init__(self, results: Results):
         self.results = results
-        self._correct: dict[Condition, np.ndarray] = {}
         # Those whose clips were all tested by all of their seeds, in some part.
         self.models = tuple(m for m in results.models if self.tested(Condition(m)).any())
 
@@ -91,32 +89,26 @@ class Scores:
         kinds = {result.cell.model: result.architecture for result in self.results.cells}
         return len({kinds[model].startswith("seed_") for model in models}) == 1
 
-    def correct(self, condition: Condition) -> np.ndarray:
-        """As Results.correct: float64 [N]."""
-        if condition not in self._correct:
-            self._correct[condition] = self.results.correct(condition)
-        return self._correct[condition]
-
     def tested(self, condition: Condition) -> np.ndarray:
         """Returns bool [N]."""
-        return ~np.isnan(self.correct(condition))
+        return ~np.isnan(self.results.correct(condition))
 
     def accuracy(self, condition: Condition) -> Estimate | None:
-        return self._mean(self.correct(condition))
+        return self._mean(self.results.correct(condition))
 
     def change(self, condition: Condition, base: Condition) -> Estimate | None:
         """Paired: what the accuracy is higher under a condition than under another, on the same clips."""
-        return self._mean(self.correct(condition) - self.correct(base))
+        return self._mean(self.results.correct(condition) - self.results.correct(base))
 
     def changes_by_class(self, condition: Condition, base: Condition) -> list[Estimate | None]:
         """The same for each class: C."""
-        difference = self.correct(condition) - self.correct(base)
+        difference = self.results.correct(condition) - self.results.correct(base)
         labels, every = self.results.labels, range(len(self.results.classes))
         return [self._mean(np.where(labels == label, difference, np.nan)) for label in every]
 
     def mean_changes_by_class(self, condition: Condition, base: Condition) -> np.ndarray:
         """The same without intervals: float [C], NaN where nothing was tested."""
-        difference = self.correct(condition) - self.correct(base)
+        difference = self.results.correct(condition) - self.results.correct(base)
         kept, num_classes = common(difference), len(self.results.classes)
         labels = self.results.labels[kept]
         counts = np.bincount(labels, minlength=num_classes)
@@ -156,7 +148,7 @@ class Scores:
         """Accuracy and macro F1 of always naming the most frequent class."""
         labels = self.results.labels[self.tested(condition)]
         always = np.full(len(labels), np.bincount(labels).argmax())
-        return metrics.accuracy(labels, always), metrics.macro_f1(labels, always)
+        return verdicts.chance(self.results, condition), metrics.macro_f1(labels, always)
 
     def probabilities(self, condition: Condition) -> np.ndarray:
         """Returns the mean over seeds, float64 [N, C]; NaN where not all seeds were tested."""
@@ -170,7 +162,7 @@ class Scores:
         if len(every) > _TOP:
             top5 = float(sklearn_metrics.top_k_accuracy_score(labels, probabilities, k=_TOP, labels=every))
         loss = float(sklearn_metrics.log_loss(labels, probabilities, labels=every))
-        return Quality(top5, loss, calibration_error(labels, probabilities))
+        return Quality(top5, loss, statistics.expected_calibration_error(probabilities, labels))
 
     def by_video(self, condition: Condition) -> tuple[int, Estimate, Estimate] | None:
         """Accuracy and macro F1 of videos, by the mean of their clips' probabilities, and how many there are.
@@ -215,7 +207,9 @@ class Scores:
 
     def only_right(self, model: str, other: str) -> np.ndarray:
         """Clips about which all seeds of a model are right and all of the other wrong: indices int64 [M]."""
-        return np.flatnonzero((self.correct(Condition(model)) == 1) & (self.correct(Condition(other)) == 0))
+        return np.flatnonzero(
+            (self.results.correct(Condition(model)) == 1) & (self.results.correct(Condition(other)) == 0)
+        )
 
     def interventions(self) -> tuple[str, ...]:
         """Those that any model was tested with, all permutations as one, in the order of perturb.names."""
@@ -242,23 +236,6 @@ class Scores:
     def _mean(self, values: np.ndarray) -> Estimate | None:
         kept = common(values)
         return statistics.mean_interval(values[kept], self.results.units[kept]) if kept.any() else None
-
-
-def calibration_error(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Expected calibration error: how far confidence is from accuracy, the mean over clips.
-
-    Clips are sorted into 15 bins of equal width by the highest probability; each bin's mean of it is
-    held against the share that is right. Source: Guo et al. 2017, "On Calibration of Modern Neural
-    Networks".
-
-    Args:
-      labels: int [N].
-      probabilities: float [N, C].
-    """
-    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-    bins = np.minimum((confidence * _NUM_BINS).astype(int), _NUM_BINS - 1)
-    gaps = np.bincount(bins, right - confidence, minlength=_NUM_BINS)  # sums over the bins' clips
-    return float(np.abs(gaps).sum() / len(labels))
 
 
 def excludes_zero(estimate: Estimate | None) -> bool:

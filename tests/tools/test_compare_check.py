@@ -1,0 +1,39 @@
+"""How the check counts; in a process of its own, as it defines flags that other entry points have too."""
+
+import json
+import subprocess
+import sys
+
+from tests.conftest import REPOSITORY
+
+# Planted or not, the answer, whether that is right, and whether it is a false claim.
+CASES = [
+    (True, "yes", True, False),
+    (True, "no", False, True),
+    (True, "cannot tell", False, False),
+    (False, "yes", False, True),
+    (False, "no", True, False),
+    (False, "cannot tell", True, False),
+]
+JUDGE = """
+import json, sys
+from tools.compare_check import Judged, print_table
+
+judged = [
+    Judged(scenario="order", seed=0, kind="needs_order", expected=expected, answer=answer, text="")
+    for expected, answer, *_ in json.loads(sys.argv[1])
+]
+print_table(judged)
+print(json.dumps([[one.is_right, one.is_false_claim] for one in judged]))
+"""
+
+
+def test_verdicts_are_right_or_wrong_or_false_claims():
+    result = subprocess.run(
+        [sys.executable, "-c", JUDGE, json.dumps(CASES)], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    *_, table, judged = result.stdout.splitlines()
+    assert json.loads(judged) == [[is_right, is_false_claim] for *_, is_right, is_false_claim in CASES]
+    # Planted, found, denied; absent, claimed; cannot tell.
+    assert table.split() == ["needs_order", "3", "1", "1", "3", "1", "2"]
