@@ -9,7 +9,6 @@ from tests.report.tiny import CLASSES, tiny_cell, tiny_results
 from ucf50_tfrecord.evaluation import statistics
 from ucf50_tfrecord.evaluation.results import Condition
 from ucf50_tfrecord.evaluation.statistics import Estimate
-from ucf50_tfrecord.report import scores as scores_lib
 from ucf50_tfrecord.report.scores import Scores, shown
 
 
