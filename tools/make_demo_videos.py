@@ -304,7 +304,7 @@ def main() -> None:
         num_frames = DEFAULT_FRAMES if args.frames is None else args.frames
         expect(num_frames >= 4, "at least 4 frames", frames=num_frames)
         scenario = scenarios.SCENARIOS[args.scenario]
-        title, num_classes = f"{args.scenario}: {scenario.description}", len(scenario.classes)
+        title, num_classes = f"{args.scenario}: {scenario.description.rstrip('.')}", len(scenario.classes)
         num_videos = make_scenario(output, scenario, num_frames=num_frames, **options)
     print(f"{title}: {output} ({num_videos} videos, {num_classes} classes, {args.groups} groups)")
 
