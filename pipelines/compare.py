@@ -116,6 +116,7 @@ def compare_runs() -> None:
     from ucf50_tfrecord.training import run as run_lib
     from ucf50_tfrecord.training import strategy as strategy_lib
 
+    skip = flags.FLAGS["on_bad_record"].value == "skip"
     data_dir = flags.FLAGS["data"].value or run_lib.load_config(_RUNS.value[0]).data_dir
     manifest = manifest_lib.load(data_dir)
     strategy = strategy_lib.make_strategy(_STRATEGY.value, environment={})
@@ -129,13 +130,13 @@ def compare_runs() -> None:
             _RUNS.value,
             manifest,
             strategy=strategy,
-            skip_bad_records=flags.FLAGS["on_bad_record"].value == "skip",
+            skip_bad_records=skip,
             callbacks=callbacks(display, should_stop),
         )
     if results is None:
         print("Stopped.")
         return
-    publish(pathlib.Path(folder), results, load_clips(manifest, manifest.folds))
+    publish(pathlib.Path(folder), results, load_clips(manifest, manifest.folds, check_shards=not skip))
 
 
 def write_again(path: pathlib.Path) -> None:

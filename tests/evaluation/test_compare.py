@@ -1,10 +1,13 @@
 """Cells of comparisons, trained for real on a small set."""
 
 import dataclasses
+import pathlib
+import shutil
 
 import numpy as np
 import pytest
 
+from tests.conftest import flip_bit
 from ucf50_tfrecord import manifest, models
 from ucf50_tfrecord.dataset.clips import load_clips
 from ucf50_tfrecord.evaluation import audit, cells, compare
@@ -105,6 +108,29 @@ def test_a_control_that_sees_order_ends_the_comparison(loaded, tmp_path, monkeyp
     with pytest.raises(UserError, match="must not see the order of frames, but shuffle1 changes its logits"):
         comparison.run(cells.Callbacks())
     assert not list(tmp_path.glob("cells/*/cell.json"))
+
+
+def test_a_record_that_cannot_be_read_is_left_out_where_that_is_asked_for(data_dir, tmp_path):
+    data = shutil.copytree(data_dir, tmp_path / "data")
+    damaged = manifest.load(str(data))
+    all_clips = load_clips(damaged, damaged.folds)
+    bad = int(np.flatnonzero(all_clips.folds == 1)[0])
+    path = pathlib.Path(all_clips.shard_paths[all_clips.shards[bad]])
+    flip_bit(path, int(all_clips.offsets[bad]) + 2000)  # among the pixels
+    comparison = compare.Comparison(
+        folder=str(tmp_path / "out"),
+        plan=plan("frame_pool", num_parts=0, val_folds=(1,)),
+        manifest=damaged,
+        strategy=make_strategy("one"),
+        tensorboard=False,
+    )
+    with pytest.raises(UserError, match="damaged"):
+        comparison.run(cells.Callbacks())
+    warned = []
+    skipping = dataclasses.replace(comparison, skip_bad_records=True)
+    [result] = skipping.run(cells.Callbacks(warn=warned.append)).cells
+    assert set(result.clips) == set(np.flatnonzero(all_clips.folds == 1)) - {bad}
+    assert any("1 of 6 clips were skipped" in text for text in warned)
 
 
 def test_rounding_is_no_order_but_more_than_that_is():

@@ -55,7 +55,7 @@ class Comparison:
 
     @functools.cached_property
     def clips(self) -> Clips:
-        return load_clips(self.manifest, self.manifest.folds)
+        return load_clips(self.manifest, self.manifest.folds, check_shards=not self.skip_bad_records)
 
     @functools.cached_property
     def parts(self) -> dict[str, np.ndarray]:
@@ -201,7 +201,7 @@ def examine_runs(
     Raises:
       UserError: if a run is not finished, or does not fit the shards.
     """
-    clips = load_clips(manifest, manifest.folds)
+    clips = load_clips(manifest, manifest.folds, check_shards=not skip_bad_records)
     configs = {run_dir: run_lib.load_config(run_dir) for run_dir in run_dirs}
     found = []
     for number, (cell, run_dir) in enumerate(zip(name_runs(configs), configs)):
