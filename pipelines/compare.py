@@ -88,7 +88,7 @@ def compare_recipes() -> None:
     comparison = compare.Comparison(
         folder=folder,
         plan=plan,
-        manifest=manifest,
+        clips=inputs.load_clips(manifest, manifest.folds),
         strategy=strategy,
         cache=flags.FLAGS["cache"].value,
         skip_bad_records=flags.FLAGS["on_bad_record"].value == "skip",
@@ -111,14 +111,13 @@ def compare_recipes() -> None:
 def compare_runs() -> None:
     """Tests existing runs' models, and writes the report."""
     console.load_tensorflow()
-    from ucf50_tfrecord.dataset.clips import load_clips
     from ucf50_tfrecord.evaluation import compare
     from ucf50_tfrecord.training import run as run_lib
     from ucf50_tfrecord.training import strategy as strategy_lib
 
-    skip = flags.FLAGS["on_bad_record"].value == "skip"
     data_dir = flags.FLAGS["data"].value or run_lib.load_config(_RUNS.value[0]).data_dir
     manifest = manifest_lib.load(data_dir)
+    clips = inputs.load_clips(manifest, manifest.folds)
     strategy = strategy_lib.make_strategy(_STRATEGY.value, environment={})
     folder = _OUTPUT.value or os.path.join("runs", f"{pathlib.Path(data_dir).name}-compare-runs")
     with (
@@ -128,28 +127,27 @@ def compare_runs() -> None:
     ):
         results = compare.examine_runs(
             _RUNS.value,
-            manifest,
+            clips,
             strategy=strategy,
-            skip_bad_records=skip,
+            skip_bad_records=flags.FLAGS["on_bad_record"].value == "skip",
             callbacks=callbacks(display, should_stop),
         )
     if results is None:
         print("Stopped.")
         return
-    publish(pathlib.Path(folder), results, load_clips(manifest, manifest.folds, check_shards=not skip))
+    publish(pathlib.Path(folder), results, clips)
 
 
 def write_again(path: pathlib.Path) -> None:
     """Writes the report of results.json beside it, with clips' pictures if --data tells where they are."""
     console.load_tensorflow()
-    from ucf50_tfrecord.dataset.clips import load_clips
     from ucf50_tfrecord.evaluation import results as results_lib
 
     results = results_lib.load(path)
     clips = None
     if flags.FLAGS["data"].value:
         manifest = manifest_lib.load(flags.FLAGS["data"].value)
-        clips = load_clips(manifest, manifest.folds)
+        clips = inputs.load_clips(manifest, manifest.folds)
         expect(clips.ids == results.ids, f"the clips of {path} in --data", data=flags.FLAGS["data"].value)
     publish(path.parent, results, clips)
 
@@ -243,10 +241,10 @@ def make_plan(manifest: manifest_lib.Manifest, recipes: dict[str, Recipe]) -> Pl
 
 def describe(comparison) -> None:
     """Says what will be trained."""
-    plan, wanted = comparison.plan, comparison.plan.cells()
+    plan, wanted, clips = comparison.plan, comparison.plan.cells(), comparison.clips
     how = f"{plan.num_parts} parts" if plan.num_parts else f"folds {flags.FLAGS['val_folds'].value}"
     print(
-        f"Comparing {', '.join(plan.recipes)} on {len(comparison.clips)} clips of {comparison.manifest.data_dir}: "
+        f"Comparing {', '.join(plan.recipes)} on {len(clips)} clips of {clips.manifest.data_dir}: "
         f"{how}, {plan.num_seeds} seed(s); {len(wanted)} trainings in {comparison.folder}"
     )
 

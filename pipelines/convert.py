@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from pipelines import console
-from ucf50_tfrecord import manifest
+from ucf50_tfrecord import manifest, remote
 from ucf50_tfrecord.specs import (
     DEFAULT_SHARD_BYTES,
     ENCODINGS,
@@ -48,7 +48,13 @@ if TYPE_CHECKING:
 
 _VIDEOS = flags.DEFINE_string("videos", None, "Folder with one folder of videos a class.")
 _DATA = flags.DEFINE_string(
-    "data", None, "The dataset's folder, for its shards. Default: data/<name>-<frames>x<height>x<width>."
+    "data",
+    None,
+    "The dataset's folder, for its shards; or a URL, such as s3://bucket/set, to which they are copied when all "
+    "are made. Default: data/<name>-<frames>x<height>x<width>.",
+)
+_STAGING = flags.DEFINE_string(
+    "staging", None, "Folder in which shards are made whose --data is a URL. Default: as --data's default."
 )
 _NAME = flags.DEFINE_string("name", None, "The dataset's name. Default: from the videos' folder.")
 _SIZE = flags.DEFINE_string("size", "64", "Frame size in pixels: 64, or height x width as in 112x96.")
@@ -183,10 +189,13 @@ def convert() -> manifest.Manifest | None:
     run = _engine()
     name = _NAME.value or manifest.default_name(_VIDEOS.value)
     expect(re.fullmatch(r"[a-z]\w*", name), "a name of letters, digits and _, starting with a-z", name=name)
-    data_dir = _DATA.value or default_data_dir(name)
-    before = None if _OVERWRITE.value else manifest.load_if_finished(data_dir)
-    if before:
-        _check_same_format(before, _format_flags(name, clip_format(), fold_rule()))
+    data_dir, url = _DATA.value or default_data_dir(name), None
+    if remote.is_remote(data_dir):
+        data_dir, url = _STAGING.value or default_data_dir(name), data_dir
+    for folder in (data_dir, url) if url else (data_dir,):
+        before = None if _OVERWRITE.value else manifest.load_if_finished(folder)
+        if before:
+            _check_same_format(before, _format_flags(name, clip_format(), fold_rule()))
     planned = _plan(name)
     # Only a host that converts needs PyAV.
     from ucf50_tfrecord.convert import engines
@@ -208,7 +217,17 @@ def convert() -> manifest.Manifest | None:
             f"{len(built.quarantined)} of {built.num_videos} videos gave no clip, more than the share of "
             f"--max_quarantined={_MAX_QUARANTINED.value}. All others are converted."
         )
-    return built
+    return _publish(built, url) if built and url else built
+
+
+def _publish(built: manifest.Manifest, url: str) -> manifest.Manifest:
+    """Copies the dataset to where --data says, and says so."""
+    from ucf50_tfrecord.convert import publish
+
+    with console.progress_bar(len(built.shards), "shard", "uploading") as bar:
+        copied = publish.publish(built, url, verify=_VERIFY.value, on_shard=bar.update)
+    print(f"Copied to {url}", flush=True)
+    return copied
 
 
 def default_data_dir(name: str) -> str:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from absl import flags
 
 from pipelines import console
 from ucf50_tfrecord.manifest import Manifest
-from ucf50_tfrecord.specs import CACHES, ON_BAD_RECORD, format_folds
+from ucf50_tfrecord.specs import CACHES, FETCH_METHODS, ON_BAD_RECORD, FetchSpec, format_folds
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
+    from ucf50_tfrecord.dataset.clips import Clips
     from ucf50_tfrecord.dataset.feed import Feed
 
 _CACHE = flags.DEFINE_enum(
@@ -26,21 +28,56 @@ _CACHE = flags.DEFINE_enum(
 _ON_BAD_RECORD = flags.DEFINE_enum(
     "on_bad_record", "stop", ON_BAD_RECORD, "Whether to stop at a record that cannot be read, or to skip it."
 )
+_FETCH = flags.DEFINE_enum(
+    "fetch",
+    "copy",
+    FETCH_METHODS,
+    "How shards whose folder is a URL are read: copy whole shards into --fetch_cache, ahead of their use; or "
+    "stream each clip by TensorFlow's own file systems (gs://, and with tensorflow-io s3://, az://, …).",
+)
+_FETCH_CACHE = flags.DEFINE_string(
+    "fetch_cache", None, "Folder of the copies; processes may share it. Default: ~/.cache/ucf50_tfrecord."
+)
+_FETCH_CACHE_GIB = flags.DEFINE_float(
+    "fetch_cache_gib", 20.0, "What the copies may take together.", lower_bound=0.0
+)
+
+
+def load_clips(manifest: Manifest, folds: Iterable[int], *, shuffle_shards: int = 0) -> Clips:
+    """Indexes the clips of some folds; how they are read follows from the flags. See clips.load_clips."""
+    from ucf50_tfrecord.dataset import clips
+
+    check = _ON_BAD_RECORD.value == "stop"
+    return clips.load_clips(
+        manifest, folds, check_shards=check, fetch=fetch_spec(), shuffle_shards=shuffle_shards
+    )
+
+
+def fetch_spec() -> FetchSpec:
+    """Returns how shards in an object store are read, by the flags."""
+    caches = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return FetchSpec(
+        method=_FETCH.value,
+        cache_dir=os.path.abspath(_FETCH_CACHE.value or os.path.join(caches, "ucf50_tfrecord")),
+        cache_bytes=int(_FETCH_CACHE_GIB.value * 2**30),
+    )
 
 
 def make_feeds(
-    manifest: Manifest, splits: Sequence[Sequence[int]], strategy: tf.distribute.Strategy
+    manifest: Manifest,
+    splits: Sequence[Sequence[int]],
+    strategy: tf.distribute.Strategy,
+    *,
+    shuffle_shards: int = 0,
 ) -> list[Feed]:
     """Makes a feed for each set of folds, and says where their clips are kept and why.
 
     Raises:
       UserError: if a fold does not exist, a shard is damaged, or --cache does not fit.
     """
-    from ucf50_tfrecord.dataset import clips as clips_lib
     from ucf50_tfrecord.dataset import feed
 
-    skip = _ON_BAD_RECORD.value == "skip"
-    splits_clips = [clips_lib.load_clips(manifest, folds, check_shards=not skip) for folds in splits]
+    splits_clips = [load_clips(manifest, folds, shuffle_shards=shuffle_shards) for folds in splits]
     choice = feed.choose_cache(_CACHE.value, sum(clips.num_bytes for clips in splits_clips))
     print(f"Clips are {feed.CACHE_MEANINGS[choice.cache]} (--cache={choice.cache}): {choice.reason}")
     feeds = []
@@ -49,7 +86,11 @@ def make_feeds(
         with console.progress_bar(total, "clip", f"loading folds {format_folds(folds)}") as bar:
             feeds.append(
                 feed.Feed(
-                    clips, strategy=strategy, cache=choice.cache, skip_bad_records=skip, on_loaded=bar.update
+                    clips,
+                    strategy=strategy,
+                    cache=choice.cache,
+                    skip_bad_records=_ON_BAD_RECORD.value == "skip",
+                    on_loaded=bar.update,
                 )
             )
     return feeds

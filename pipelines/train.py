@@ -147,7 +147,7 @@ def prepare(stack: contextlib.ExitStack) -> Job:
 
     # Clips and model: a mistake in what was asked for shows before anything is written.
     config = run_lib.RunConfig(
-        data_dir=os.path.abspath(manifest.data_dir),
+        data_dir=storage.absolute(manifest.data_dir),
         fingerprint=manifest.fingerprint,
         classes=manifest.classes,
         train_folds=folds.train,
@@ -158,7 +158,8 @@ def prepare(stack: contextlib.ExitStack) -> Job:
     )
     if _RUN.value:
         run_lib.check_run(_RUN.value, config)
-    feeds = inputs.make_feeds(manifest, [part for part in dataclasses.astuple(folds) if part], strategy)
+    splits = [part for part in dataclasses.astuple(folds) if part]
+    feeds = inputs.make_feeds(manifest, splits, strategy, shuffle_shards=train_spec.shuffle_shards)
     state = loop.build_state(model_spec, train_spec, num_clips=len(feeds[0].clips), strategy=strategy)
     digests = strategy_lib.gather_from_workers(strategy, run_lib.digest(config))
     expect(len(set(digests)) == 1, "the same flags and shards for all workers", digests=digests)

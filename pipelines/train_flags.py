@@ -83,6 +83,11 @@ _FRAME_ORDER = flags.DEFINE_enum(
     FRAME_ORDERS,
     "Train on clips with their frames shuffled, or with a single frame in place of all: what order is worth.",
 )
+_SHUFFLE_SHARDS = flags.DEFINE_integer(
+    "shuffle_shards",
+    0,
+    "Mix the clips of so many shards at a time, for shards that cannot all be near; 0 mixes all.",
+)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the weights, the order of clips and all other chance.")
 _PRECISION = flags.DEFINE_enum("precision", "auto", PRECISIONS, "Of the computation; weights are float32.")
 _XLA = flags.DEFINE_boolean("xla", False, "Compile the forward and backward pass by XLA; on one device.")
@@ -189,6 +194,7 @@ def train_spec_from_flags() -> TrainSpec:
             erase=_ERASE.value,
             frame_order=_FRAME_ORDER.value,
         ),
+        shuffle_shards=_SHUFFLE_SHARDS.value,
         seed=_SEED.value,
         precision=_PRECISION.value,
         xla=_XLA.value,

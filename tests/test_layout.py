@@ -10,10 +10,11 @@ import pytest
 from tests.conftest import REPOSITORY
 
 # A package may import the packages in its row, itself and third-party libraries.
-BASE = {"specs", "record", "manifest", "storage"}
+BASE = {"specs", "record", "manifest", "remote", "storage"}
 ALLOWED = {
     "specs": set(),
-    "storage": {"specs"},
+    "remote": {"specs"},
+    "storage": {"specs", "remote"},
     "workers": {"specs"},
     "record": {"specs"},
     "manifest": {"specs", "record", "storage"},

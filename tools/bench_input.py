@@ -332,7 +332,7 @@ def measure_shuffle(data: str, epochs: int = 200) -> list[Neighbours]:
         counts = np.unique(values, return_counts=True)[1]
         shares = []
         for epoch in range(epochs):
-            ordered = values[pipeline.epoch_order(len(clips), seed=0, epoch=epoch)]
+            ordered = values[pipeline.epoch_order(clips, seed=0, epoch=epoch)]
             shares.append(float((ordered[1:] == ordered[:-1]).mean()))
         found.append(
             Neighbours(

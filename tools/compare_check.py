@@ -134,6 +134,7 @@ def _model_of(kind: str, models: tuple[str, ...]) -> str:
 
 def compare(name: str, seed: int, folder: pathlib.Path):
     """Compares the two models on a scenario's corpus; returns all verdicts."""
+    from ucf50_tfrecord.dataset.clips import load_clips
     from ucf50_tfrecord.evaluation import compare as compare_lib
     from ucf50_tfrecord.evaluation import verdicts
     from ucf50_tfrecord.evaluation.cells import Callbacks, Plan
@@ -147,7 +148,7 @@ def compare(name: str, seed: int, folder: pathlib.Path):
     comparison = compare_lib.Comparison(
         folder=str(folder),
         plan=Plan(recipes=recipes, num_parts=_NUM_PARTS, audited=(_SEQUENCE_MODEL,), inside=False),
-        manifest=manifest,
+        clips=load_clips(manifest, manifest.folds),
         strategy=strategy_lib.make_strategy("auto", environment={}),
         tensorboard=False,
     )

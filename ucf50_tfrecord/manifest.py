@@ -22,6 +22,8 @@ from ucf50_tfrecord import record, storage
 from ucf50_tfrecord.specs import DEFAULT_SHARD_BYTES, ClipFormat, FoldRule, Plan, UserError, to_json
 
 MANIFEST_FILENAME = "manifest.json"
+# For readers that use TensorFlow Datasets.
+TFDS_FILENAMES = ("features.json", "label.labels.txt", "dataset_info.json")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -146,8 +148,8 @@ def fingerprint(contents: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def sidecar_path(data_dir: str, filename: str) -> pathlib.Path:
-    return pathlib.Path(data_dir, f"{filename}.json")
+def sidecar_path(data_dir: str, filename: str) -> str:
+    return storage.join(data_dir, f"{filename}.json")
 
 
 def save_report(data_dir: str, report: ShardReport) -> None:
@@ -177,17 +179,17 @@ def load_report(data_dir: str, filename: str) -> ShardReport:
 
 
 def exists(data_dir: str) -> bool:
-    return pathlib.Path(data_dir, MANIFEST_FILENAME).is_file()
+    return storage.file_size(storage.join(data_dir, MANIFEST_FILENAME)) is not None
 
 
 def load(data_dir: str) -> Manifest:
-    """Loads the manifest of a finished dataset.
+    """Loads the manifest of a finished dataset, whose folder may be a URL.
 
     Raises:
-      UserError: if the folder holds no manifest, or one of another schema.
+      UserError: if the folder holds no manifest or one of another schema, or cannot be read.
     """
-    path = pathlib.Path(data_dir, MANIFEST_FILENAME)
-    if not path.is_file():
+    path = storage.join(data_dir, MANIFEST_FILENAME)
+    if not exists(data_dir):
         raise UserError(
             f"{data_dir} holds no {MANIFEST_FILENAME}, so it is not a finished set of shards. "
             "Convert videos into it first: python -m pipelines.convert "
@@ -330,13 +332,16 @@ def verify_shard(manifest: Manifest, shard: ManifestShard) -> list[str]:
     Returns:
       What is wrong, in sentences that name the file and, where it can be told, the record's
       offset and id; empty if the shard is sound.
+
+    Raises:
+      UserError: if the folder is a URL, and cannot be read.
     """
-    path = pathlib.Path(manifest.data_dir, shard.filename)
+    path = storage.join(manifest.data_dir, shard.filename)
     try:
         report = load_report(manifest.data_dir, shard.filename)
     except UserError as error:
         return [str(error)]
-    if not path.is_file():
+    if storage.file_size(path) is None:
         return [f"{path} is missing"]
     problems = []
     if (report.sha256, report.num_bytes, report.num_clips) != (
@@ -347,6 +352,15 @@ def verify_shard(manifest: Manifest, shard: ManifestShard) -> list[str]:
         problems.append(
             f"{sidecar_path(manifest.data_dir, shard.filename)} is not the one {MANIFEST_FILENAME} lists"
         )
+    with storage.local_copy(path) as copy:
+        problems += [f"{path}{problem}" for problem in _find_damage(copy, report)]
+        if not problems and storage.sha256(copy) != shard.sha256:
+            problems.append(f"{path} has another sha256 than {MANIFEST_FILENAME} says")
+    return problems
+
+
+def _find_damage(path: pathlib.Path, report: ShardReport) -> list[str]:
+    """Compares a shard's records with its sidecar; returns what is wrong, to go on after the file's name."""
     ids = dict(zip(report.offsets, report.clip_ids))
     found: list[tuple[int, str]] = []
     try:
@@ -355,13 +369,8 @@ def verify_shard(manifest: Manifest, shard: ManifestShard) -> list[str]:
     except UserError as error:
         offset = found[-1][0] if found else -1
         damaged = next((f" ({ids[start]})" for start in report.offsets if start > offset), "")
-        problems.append(f"{error}{damaged}" if str(path) in str(error) else f"{path}: {error}")
-    else:
-        if found != list(ids.items()):
-            problems.append(f"{path} holds other clips than its sidecar says")
-    if not problems and storage.sha256(path) != shard.sha256:
-        problems.append(f"{path} has another sha256 than {MANIFEST_FILENAME} says")
-    return problems
+        return [f": {str(error).removeprefix(f'{path}: ')}{damaged}"]
+    return [] if found == list(ids.items()) else [" holds other clips than its sidecar says"]
 
 
 def save_tfds_metadata(manifest: Manifest) -> None:

@@ -173,10 +173,26 @@ def read_pixels(file: int, offset: int, clip_id: str, *, clip_format: ClipFormat
     if _read_pixels_in_place(file, offset, clip_id, clip_format, out):
         return
     # Not as `encode` lays it out, or damaged: the slow way, which tells.
-    message = _checked_message(file, offset, clip_id, clip_format)
+    try:
+        parse_pixels(read_payload(file, offset), clip_id, clip_format=clip_format, out=out)
+    except UserError as error:
+        raise UserError(f"the record at byte {offset} {error}") from None
+
+
+def parse_pixels(payload: bytes, clip_id: str, *, clip_format: ClipFormat, out: np.ndarray) -> None:
+    """Takes a raw clip's pixels out of its record, checking format and id.
+
+    Args:
+      payload: the record, without its frame of length and checksums.
+      clip_id, clip_format, out: see read_pixels.
+
+    Raises:
+      UserError: if it is not the clip's; the caller knows which record it is.
+    """
+    message = _checked_message(payload, clip_id, clip_format)
     pixels = b"".join(message.context.feature[VIDEO].bytes_list.value)
     if len(pixels) != out.size:
-        raise UserError(f"the record at byte {offset} holds no clip of {clip_format}")
+        raise UserError(f"holds no clip of {clip_format}")
     out[:] = np.frombuffer(pixels, np.uint8)
 
 
@@ -185,12 +201,20 @@ def read_images(file: int, offset: int, clip_id: str, *, clip_format: ClipFormat
 
     Arguments and errors are those of read_pixels.
     """
-    message = _checked_message(file, offset, clip_id, clip_format)
+    try:
+        return parse_images(read_payload(file, offset), clip_id, clip_format=clip_format)
+    except UserError as error:
+        raise UserError(f"the record at byte {offset} {error}") from None
+
+
+def parse_images(payload: bytes, clip_id: str, *, clip_format: ClipFormat) -> list[bytes]:
+    """Takes a clip's encoded frames out of its record; see parse_pixels and read_images."""
+    message = _checked_message(payload, clip_id, clip_format)
     steps = message.feature_lists.feature_list[IMAGE_ENCODED].feature
     images = [image for step in steps for image in step.bytes_list.value]
     stored_as = message.context.feature[IMAGE_FORMAT].bytes_list.value
     if len(images) != clip_format.num_frames or stored_as[:] != [_encoding(clip_format)[1].encode()]:
-        raise UserError(f"the record at byte {offset} holds no clip of {clip_format}")
+        raise UserError(f"holds no clip of {clip_format}")
     return images
 
 
@@ -230,7 +254,10 @@ def clip_id(serialized: bytes) -> str:
     Raises:
       UserError: if it is not a clip's record.
     """
-    return _clip_id(_parse_clip(serialized, "a record"))
+    try:
+        return _clip_id(_parse_clip(serialized))
+    except UserError as error:
+        raise UserError(f"a record {error}") from None
 
 
 def frame_record(payload: bytes) -> bytes:
@@ -247,22 +274,21 @@ def read_payload(file: int, offset: int) -> bytes:
     """Reads the record at a byte offset of an open TFRecord file, checking its CRCs.
 
     Raises:
-      UserError: if the record is damaged or cut short; the caller knows the file's name.
+      UserError: if the record is damaged or cut short; the caller knows which it is.
     """
-    name = f"the record at byte {offset}"
     header = _read(file, 12, offset)
     if len(header) < 12:
-        raise UserError(f"{name} is cut short")
+        raise UserError("is cut short")
     if header[8:] != _masked_crc(crc32c.crc32c(header[:8])):
-        raise UserError(f"{name} is damaged: its length has another checksum than it says")
+        raise UserError("is damaged: its length has another checksum than it says")
     (num_bytes,) = struct.unpack("<Q", header[:8])
     if num_bytes > os.fstat(file).st_size - offset:
-        raise UserError(f"{name} is cut short")
+        raise UserError("is cut short")
     payload, checksum = _read(file, num_bytes, offset + 12), _read(file, 4, offset + 12 + num_bytes)
     if len(payload) < num_bytes or len(checksum) < 4:
-        raise UserError(f"{name} is cut short")
+        raise UserError("is cut short")
     if checksum != _masked_crc(crc32c.crc32c(payload)):
-        raise UserError(f"{name} is damaged: it has another checksum than it says")
+        raise UserError("is damaged: it has another checksum than it says")
     return payload
 
 
@@ -278,7 +304,7 @@ def read_records(path: str | os.PathLike) -> Iterator[tuple[int, bytes]]:
             try:
                 payload = read_payload(file.fileno(), offset)
             except UserError as error:
-                raise UserError(f"{path}: {error}") from None
+                raise UserError(f"{path}: the record at byte {offset} {error}") from None
             yield offset, payload
             offset += 12 + len(payload) + 4
 
@@ -369,25 +395,24 @@ def _read_pixels_in_place(
     )
 
 
-def _checked_message(file: int, offset: int, clip_id: str, clip_format: ClipFormat) -> Any:
-    """Reads and parses the record that should be a clip's."""
-    payload, name = read_payload(file, offset), f"the record at byte {offset}"
-    message = _parse_clip(payload, name)
+def _checked_message(payload: bytes, clip_id: str, clip_format: ClipFormat) -> Any:
+    """Parses the record that should be a clip's."""
+    message = _parse_clip(payload)
     if _clip_id(message) != clip_id:
-        raise UserError(f"{name} is of clip {_clip_id(message)!r}, expected {clip_id!r}")
+        raise UserError(f"is of clip {_clip_id(message)!r}, expected {clip_id!r}")
     size = [list(message.context.feature[key].int64_list.value) for key in (IMAGE_HEIGHT, IMAGE_WIDTH)]
     if size != [[clip_format.height], [clip_format.width]]:
-        raise UserError(f"{name} holds no clip of {clip_format}")
+        raise UserError(f"holds no clip of {clip_format}")
     return message
 
 
-def _parse_clip(payload: bytes, name: str) -> Any:
+def _parse_clip(payload: bytes) -> Any:
     try:
         message = _MESSAGES["SequenceExample"].FromString(payload)
         _clip_id(message)
         return message
     except (DecodeError, IndexError) as error:
-        raise UserError(f"{name} ({len(payload)} bytes) is not a clip's") from error
+        raise UserError(f"({len(payload)} bytes) is not a clip's") from error
 
 
 def _clip_id(message: Any) -> str:

@@ -55,6 +55,7 @@ STRATEGIES = ("auto", "one", "mirrored", "multi_worker")
 FRAME_ORDERS = ("kept", "shuffled", "single")
 CACHES = ("auto", "none", "host", "device")
 ON_BAD_RECORD = ("stop", "skip")
+FETCH_METHODS = ("copy", "stream")
 MAX_FOLD = 9999
 # At most so many bytes of pixels go into a shard, unless asked for otherwise.
 DEFAULT_SHARD_BYTES = 32 << 20
@@ -377,6 +378,7 @@ class TrainSpec:
       0 is none.
     early_stopping: end after so many epochs without a better validation macro F1, with the best
       epoch's weights; 0 is off.
+    shuffle_shards: of how many shards the clips are mixed at a time; 0 is all, a complete shuffle.
     xla: whether forward and backward pass are compiled by XLA.
     """
 
@@ -392,6 +394,7 @@ class TrainSpec:
     ema: float = 0.0
     early_stopping: int = 0
     augment: AugmentSpec = AugmentSpec()
+    shuffle_shards: int = 0
     seed: int = 0
     precision: str = "auto"
     xla: bool = False
@@ -428,8 +431,28 @@ class TrainSpec:
         expect(self.clip_norm >= 0, "a gradient norm of 0 or more", clip_norm=self.clip_norm)
         expect(0 <= self.ema < 1, "a moving average's decay from 0 to below 1", ema=self.ema)
         expect(self.early_stopping >= 0, "0 epochs or more", early_stopping=self.early_stopping)
+        expect(self.shuffle_shards >= 0, "0 shards or more", shuffle_shards=self.shuffle_shards)
         expect(0 <= self.seed < 2**31, "a seed from 0 to 2147483647", seed=self.seed)
         expect(self.precision in PRECISIONS, f"a precision out of {PRECISIONS}", precision=self.precision)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FetchSpec:
+    """How shards that lie in an object store are read.
+
+    method: "copy" keeps whole shards in a local folder; "stream" reads each clip from the store by
+      TensorFlow's file systems.
+    cache_dir: the folder; processes may share it.
+    cache_bytes: what the copies in it may take together.
+    """
+
+    method: str = "copy"
+    cache_dir: str = ""
+    cache_bytes: int = 0
+
+    def __post_init__(self):
+        expect(self.method in FETCH_METHODS, f"a method out of {FETCH_METHODS}", method=self.method)
+        expect(self.cache_bytes >= 0, "0 bytes or more", cache_bytes=self.cache_bytes)
 
 
 def printable(text: str) -> str:

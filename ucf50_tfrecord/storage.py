@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there. Those that are only read may be URLs."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ import os
 import pathlib
 import re
 import secrets
+import tempfile
 import time
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
+from ucf50_tfrecord import remote
 from ucf50_tfrecord.specs import UserError
 
 _LOCK_POLL_SECS = 0.1
+_COPY_BYTES = 32 << 20
 
 
 @contextlib.contextmanager
@@ -111,6 +114,56 @@ def folder_lock(
         yield
 
 
+def join(folder: str | os.PathLike, name: str) -> str:
+    """Returns the path of a file in a folder, or its URL where the folder has one."""
+    if remote.is_remote(folder):
+        return f"{str(folder).rstrip('/')}/{name}"
+    return os.path.join(folder, name)
+
+
+def absolute(folder: str | os.PathLike) -> str:
+    """Returns a folder's path from the root; a URL as it is."""
+    return str(folder) if remote.is_remote(folder) else os.path.abspath(folder)
+
+
+def read_bytes(path: str | os.PathLike) -> bytes:
+    """Reads a file.
+
+    Raises:
+      FileNotFoundError: if there is none.
+      OSError, UserError: if it cannot be read: if it is here, or a URL.
+    """
+    return remote.read(str(path)) if remote.is_remote(path) else pathlib.Path(path).read_bytes()
+
+
+def file_size(path: str | os.PathLike) -> int | None:
+    """Returns a file's size in bytes, None if there is none. Errors are those of read_bytes."""
+    try:
+        if remote.is_remote(path):
+            return remote.size(str(path))
+        return os.stat(path).st_size if os.path.isfile(path) else None
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+@contextlib.contextmanager
+def local_copy(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Gives a file that can be opened: itself if it is here, else a copy that goes with the block.
+
+    Errors are those of read_bytes.
+    """
+    if not remote.is_remote(path):
+        yield pathlib.Path(path)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = pathlib.Path(folder, os.path.basename(str(path)))
+        num_bytes = remote.size(str(path))
+        with open(copy, "wb") as file:
+            for start in range(0, num_bytes, _COPY_BYTES):
+                file.write(remote.read(str(path), start, min(start + _COPY_BYTES, num_bytes)))
+        yield copy
+
+
 def sha256(path: str | os.PathLike) -> str:
     """Returns the hex sha256 of a file's bytes."""
     with open(path, "rb") as file:
@@ -129,14 +182,14 @@ def write_json(path: str | os.PathLike, value: Any, *, indent: int | None = 1) -
 
 
 def read_json(path: str | os.PathLike) -> Any:
-    """Reads a JSON file.
+    """Reads a JSON file, which may be a URL.
 
     Raises:
       UserError: if the file is missing, unreadable or not JSON.
     """
     try:
-        return json.loads(pathlib.Path(path).read_bytes())
+        return json.loads(read_bytes(path))
     except OSError as error:
-        raise UserError(f"Cannot read {path}: {error.strerror}") from error
+        raise UserError(f"Cannot read {path}: {error.strerror or error}") from error
     except (RecursionError, ValueError) as error:
         raise UserError(f"{path} is not valid JSON: {error}") from error

@@ -93,7 +93,7 @@ def test_what_is_missing_is_made_again_and_only_that(tmp_path, videos, damage):
     shard = data / first.shards[2].filename
     other = data / first.shards[3].filename
     untouched = other.stat().st_ino
-    sidecar = manifest.sidecar_path(str(data), shard.name)
+    sidecar = pathlib.Path(manifest.sidecar_path(str(data), shard.name))
     {
         "shard missing": shard.unlink,
         "shard cut": lambda: os.truncate(shard, 1000),

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 
@@ -5,7 +7,7 @@ from tests.conftest import build, real_folder
 from tests.dataset.helpers import assert_equal_batches, indices, read_batches
 from ucf50_tfrecord import manifest, record
 from ucf50_tfrecord.dataset import pipeline
-from ucf50_tfrecord.dataset.clips import load_clips
+from ucf50_tfrecord.dataset.clips import Clips, load_clips
 from ucf50_tfrecord.dataset.pipeline import Share
 from ucf50_tfrecord.dataset.reader import Buffers
 from ucf50_tfrecord.specs import UserError
@@ -120,6 +122,43 @@ def test_workers_and_replicas_share_each_global_batch(clips, num_workers, replic
         assert (joined["position"] < batch_size).all()
 
 
+def bare_clips(num_clips, shards=None, shuffle_shards=0):
+    """Clips of which only their number and their shards are known."""
+    none = np.zeros(num_clips, np.int64)
+    shards = none if shards is None else shards
+    return Clips(
+        manifest=None,
+        shard_paths=tuple(f"shard {number}" for number in range(shards.max() + 1)),
+        ids=("",) * num_clips,
+        shards=shards,
+        offsets=none,
+        sizes=none,
+        labels=none,
+        groups=none,
+        folds=none,
+        shuffle_shards=shuffle_shards,
+    )
+
+
+@pytest.mark.parametrize("window", [1, 3, 7, 20])
+def test_clips_of_so_many_shards_are_mixed_at_a_time(window):
+    shards = np.sort(np.random.default_rng(0).integers(0, 7, 200))
+    clips = bare_clips(200, shards, window)
+    orders = [pipeline.epoch_order(clips, seed=1, epoch=epoch) for epoch in (0, 0, 1)]
+    assert (orders[0] == orders[1]).all() and (orders[0] != orders[2]).any()
+    for order in orders:
+        assert (np.sort(order) == np.arange(200)).all()
+        visits = [number for number, _ in itertools.groupby(shards[order])]
+        firsts = list(dict.fromkeys(visits))
+        for shard in firsts:  # none is visited before or after its window's own
+            window_of = firsts.index(shard) // window
+            seen = np.flatnonzero(shards[order] == shard)
+            others = [s for s in firsts if firsts.index(s) // window < window_of]
+            assert seen.min() >= np.isin(shards, others).sum()
+    if window > 1:
+        assert len(visits) > 20  # within a window clips really mix
+
+
 def test_clips_of_one_class_or_group_are_neighbours_by_chance_only():
     """Over the real clips: the share of neighbours of one class, and of one group, against its expectation."""
     from ucf50_tfrecord.convert import catalog
@@ -133,7 +172,7 @@ def test_clips_of_one_class_or_group_are_neighbours_by_chance_only():
         chance = (counts * (counts - 1)).sum() / (len(values) * (len(values) - 1))
         shares = []
         for epoch in range(200):
-            ordered = values[pipeline.epoch_order(len(values), seed=0, epoch=epoch)]
+            ordered = values[pipeline.epoch_order(bare_clips(len(values)), seed=0, epoch=epoch)]
             shares.append((ordered[1:] == ordered[:-1]).mean())
         error = np.std(shares) / np.sqrt(len(shares))
         assert abs(np.mean(shares) - chance) < 4 * error

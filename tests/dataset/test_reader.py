@@ -214,6 +214,7 @@ def test_flipped_bytes_are_all_detected(tmp_path, data_dir, encoding, count):
         ids=tuple(ids),
         shards=np.zeros(count, np.int64),
         offsets=np.array(offsets),
+        sizes=np.diff([*offsets, len(shard)]),
         labels=np.zeros(count, np.int32),
         groups=np.zeros(count, np.int64),
         folds=np.ones(count, np.int64),
@@ -242,11 +243,11 @@ def test_buffers_come_back_when_no_view_of_them_is_left():
 
 
 def test_few_files_are_open_at_a_time(data_dir, monkeypatch):
-    from ucf50_tfrecord.dataset import reader as reader_lib
+    from ucf50_tfrecord.dataset import shard_files
 
-    monkeypatch.setattr(reader_lib, "_MAX_OPEN_FILES", 2)
+    monkeypatch.setattr(shard_files, "_MAX_OPEN_FILES", 2)
     clips = load_clips(manifest.load(str(data_dir)), [1, 2, 3, 4, 5])
     reader = ClipReader(clips)
     video, _ = reader.read_pixels(np.arange(30))
     np.testing.assert_array_equal(video, np.stack(stored_frames(clips)))
-    assert reader._open.cache_info().currsize == 2
+    assert reader._files.open.cache_info().currsize == 2

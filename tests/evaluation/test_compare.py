@@ -101,7 +101,7 @@ def test_a_control_that_sees_order_ends_the_comparison(loaded, tmp_path, monkeyp
     comparison = compare.Comparison(
         folder=str(tmp_path),
         plan=plan("frame_pool"),
-        manifest=loaded,
+        clips=load_clips(loaded, loaded.folds),
         strategy=make_strategy("one"),
         tensorboard=False,
     )
@@ -120,7 +120,7 @@ def test_a_record_that_cannot_be_read_is_left_out_where_that_is_asked_for(data_d
     comparison = compare.Comparison(
         folder=str(tmp_path / "out"),
         plan=plan("frame_pool", num_parts=0, val_folds=(1,)),
-        manifest=damaged,
+        clips=all_clips,
         strategy=make_strategy("one"),
         tensorboard=False,
     )

@@ -43,7 +43,7 @@ def test_any_flipped_byte_of_a_shard_or_sidecar_is_found(copy):
     loaded = manifest.load(str(copy))
     shard = loaded.shards[0]
     rng = random.Random(0)
-    for path in (copy / shard.filename, manifest.sidecar_path(str(copy), shard.filename)):
+    for path in (copy / shard.filename, copy / f"{shard.filename}.json"):
         content = path.read_bytes()
         for _ in range(100):
             damaged = bytearray(content)

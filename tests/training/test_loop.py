@@ -208,7 +208,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(data_dir, tmp_path):
         train(data_dir, tmp_path, learning_rate=1e30, epochs=5, log_every_steps=100, batch_size=2)
     step = int(re.search(r"at step (\d+)", str(raised.value))[1])
     clips = load_clips(manifest.load(str(data_dir)), [2, 3, 4, 5])
-    indices = pipeline.batch_clips(len(clips), batch_size=2, seed=0, step=step - 1)
+    indices = pipeline.batch_clips(clips, batch_size=2, seed=0, step=step - 1)
     assert f"on the clips {', '.join(clips.ids[i] for i in indices)}." in str(raised.value)
     assert step < 12  # named though it was looked for at the epoch's end only
     assert step_of(tmp_path) == 0  # and nothing was saved

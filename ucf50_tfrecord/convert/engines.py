@@ -9,6 +9,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
+import os
 import pathlib
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -275,7 +276,7 @@ def _standing_report(
 ) -> ShardReport | None:
     """Returns the report of a job's shard if it stands; see finished_reports."""
     path = pathlib.Path(data_dir, job.filename)
-    if not path.is_file() or not manifest.sidecar_path(data_dir, job.filename).is_file():
+    if not path.is_file() or not os.path.isfile(manifest.sidecar_path(data_dir, job.filename)):
         return None
     try:
         report = manifest.load_report(data_dir, job.filename)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
-import pathlib
+import functools
 from collections.abc import Iterable
 
 import numpy as np
 
 from ucf50_tfrecord import manifest as manifest_lib
-from ucf50_tfrecord import record
+from ucf50_tfrecord import record, storage
 from ucf50_tfrecord.manifest import Manifest, ManifestShard, ShardReport
-from ucf50_tfrecord.specs import UserError, expect, format_folds
+from ucf50_tfrecord.specs import FetchSpec, UserError, expect, format_folds
+
+_LOOKUPS_AT_ONCE = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,8 +22,12 @@ class Clips:
     """The clips of some folds, in the order of their shards' names and offsets.
 
     `ids` and the arrays have one entry a clip:
-    shards: int64, which of `shard_paths` holds it; offsets: int64, at which byte;
+    shards: int64, which of `shard_paths` holds it; offsets: int64, at which byte; sizes: int64, in how
+    many bytes, the record's frame included;
     labels: int32; groups: int64, record.UNKNOWN_GROUP where there is none; folds: int64.
+
+    `fetch` says how their records are read where the dataset's folder is a URL, `shuffle_shards` of how
+    many shards the clips are mixed at a time when they are shuffled, 0 of all.
     """
 
     manifest: Manifest
@@ -28,9 +35,12 @@ class Clips:
     ids: tuple[str, ...]
     shards: np.ndarray
     offsets: np.ndarray
+    sizes: np.ndarray
     labels: np.ndarray
     groups: np.ndarray
     folds: np.ndarray
+    fetch: FetchSpec = FetchSpec()
+    shuffle_shards: int = 0
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -43,7 +53,8 @@ class Clips:
     def select(self, chosen: np.ndarray) -> Clips:
         """Returns the clips at the given indices, int64 [M], or where a mask is true, bool [N]."""
         arrays = {
-            name: getattr(self, name)[chosen] for name in ("shards", "offsets", "labels", "groups", "folds")
+            name: getattr(self, name)[chosen]
+            for name in ("shards", "offsets", "sizes", "labels", "groups", "folds")
         }
         return dataclasses.replace(self, ids=tuple(np.array(self.ids, object)[chosen]), **arrays)
 
@@ -52,7 +63,14 @@ class Clips:
         return self.select(np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(int))
 
 
-def load_clips(manifest: Manifest, folds: Iterable[int], *, check_shards: bool = True) -> Clips:
+def load_clips(
+    manifest: Manifest,
+    folds: Iterable[int],
+    *,
+    check_shards: bool = True,
+    fetch: FetchSpec = FetchSpec(),
+    shuffle_shards: int = 0,
+) -> Clips:
     """Indexes the clips of the given folds from the shards' sidecars.
 
     Args:
@@ -60,10 +78,11 @@ def load_clips(manifest: Manifest, folds: Iterable[int], *, check_shards: bool =
       folds: which of its folds.
       check_shards: whether a shard that is missing or has another size is an error now, or
         only when its clips are read.
+      fetch, shuffle_shards: see Clips.
 
     Raises:
       UserError: if a fold does not exist or is empty, or if a shard or its sidecar is missing
-        or is not the one that the manifest lists.
+        or is not the one that the manifest lists, or cannot be read.
     """
     folds = sorted(set(folds))
     unknown = [fold for fold in folds if fold not in manifest.folds]
@@ -73,10 +92,10 @@ def load_clips(manifest: Manifest, folds: Iterable[int], *, check_shards: bool =
         folds=unknown or folds,
     )
     shards = [shard for shard in manifest.shards if shard.fold in folds]
-    reports = [_load_report(manifest, shard) for shard in shards]
-    if check_shards:
-        for shard in shards:
-            _check_size(manifest, shard)
+    with concurrent.futures.ThreadPoolExecutor(_LOOKUPS_AT_ONCE) as threads:  # each may be a request
+        reports = list(threads.map(functools.partial(_load_report, manifest), shards))
+        if check_shards:
+            list(threads.map(functools.partial(_check_size, manifest), shards))
     clips = [(number, report) for number, report in enumerate(reports) for _ in report.clip_ids]
 
     def column(name: str) -> list:
@@ -84,19 +103,22 @@ def load_clips(manifest: Manifest, folds: Iterable[int], *, check_shards: bool =
 
     return Clips(
         manifest=manifest,
-        shard_paths=tuple(str(pathlib.Path(manifest.data_dir, shard.filename)) for shard in shards),
+        shard_paths=tuple(storage.join(manifest.data_dir, shard.filename) for shard in shards),
         ids=tuple(column("clip_ids")),
         shards=np.array([number for number, _ in clips], np.int64),
         offsets=np.array(column("offsets"), np.int64),
+        sizes=np.concatenate([np.diff([*report.offsets, report.num_bytes]) for report in reports]),
         labels=np.array(column("labels"), np.int32),
         groups=np.array([record.UNKNOWN_GROUP if g is None else g for g in column("groups")], np.int64),
         folds=np.array([report.fold for _, report in clips], np.int64),
+        fetch=fetch,
+        shuffle_shards=shuffle_shards,
     )
 
 
 def _load_report(manifest: Manifest, shard: ManifestShard) -> ShardReport:
     """Loads a shard's sidecar, if it is the one that the manifest lists."""
-    path = pathlib.Path(manifest.data_dir, shard.filename)
+    path = storage.join(manifest.data_dir, shard.filename)
     mend = f"To mend it: {manifest_lib.repair_command(manifest)}"
     try:
         report = manifest_lib.load_report(manifest.data_dir, shard.filename)
@@ -111,10 +133,10 @@ def _load_report(manifest: Manifest, shard: ManifestShard) -> ShardReport:
 
 
 def _check_size(manifest: Manifest, shard: ManifestShard) -> None:
-    path = pathlib.Path(manifest.data_dir, shard.filename)
+    path = storage.join(manifest.data_dir, shard.filename)
     mend = f"To mend it: {manifest_lib.repair_command(manifest)}"
-    if not path.is_file():
+    num_bytes = storage.file_size(path)
+    if num_bytes is None:
         raise UserError(f"The shard {path} is missing. {mend}")
-    num_bytes = path.stat().st_size
     if num_bytes != shard.num_bytes:
         raise UserError(f"The shard {path} has {num_bytes} bytes, expected {shard.num_bytes}. {mend}")

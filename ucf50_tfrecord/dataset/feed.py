@@ -26,6 +26,20 @@ from ucf50_tfrecord.specs import CACHES, UserError, expect
 _AUTO_SHARE = 0.5
 _LOADED_AT_ONCE_BYTES = 16 << 20
 _NUM_REASONS = 3  # of skipped clips, in a message
+# What TensorFlow's file systems raise where an object store fails, and its reader at a damaged record.
+_STORE_ERRORS = (
+    tf.errors.AbortedError,
+    tf.errors.DataLossError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.FailedPreconditionError,
+    tf.errors.InternalError,
+    tf.errors.NotFoundError,
+    tf.errors.OutOfRangeError,
+    tf.errors.PermissionDeniedError,
+    tf.errors.UnauthenticatedError,
+    tf.errors.UnavailableError,
+    tf.errors.UnknownError,
+)
 
 CACHE_MEANINGS = {
     "none": "read from the shards as they are needed",
@@ -112,12 +126,19 @@ class Feed:
           on_loaded: is told of numbers of clips while they are loaded.
 
         Raises:
-          UserError: if a record cannot be read, unless it is skipped.
+          UserError: if a record cannot be read, unless it is skipped, or an object store cannot be reached.
         """
         expect(cache in CACHES[1:], f"a cache out of {CACHES[1:]}", cache=cache)
         self.clips, self.cache = clips, cache
         self._strategy = strategy
-        self._reader = ClipReader(clips, skip_bad_records=skip_bad_records)
+        self._reader = ClipReader(
+            clips if cache == "none" else _in_order(clips), skip_bad_records=skip_bad_records
+        )
+        expect(
+            not (skip_bad_records and self._reader.streams),
+            "--on_bad_record=stop where shards are streamed, or --fetch=copy",
+            on_bad_record="skip",
+        )
         self.skipped = self._reader.skipped
         self._buffers = Buffers()
         shape = (len(clips), *clips.manifest.format.shape)
@@ -183,6 +204,7 @@ class Feed:
         encoded = not record.stores_raw(self.clips.manifest.format)
         return (
             f"--cache=host or --cache=device keeps the clips' {_size(self.clips.num_bytes)} in memory; "
+            + ("--fetch=copy reads from local copies; " if self._reader.streams else "")
             + ("frames stored raw (--encoding=raw) need no decoding; " if encoded else "")
             + "faster storage or more CPU cores help too."
         )
@@ -241,7 +263,7 @@ def read_clips(clips: Clips) -> np.ndarray:
     """
     if not len(clips):
         return np.zeros((0, *clips.manifest.format.shape), np.uint8)
-    reader = ClipReader(clips, skip_bad_records=True)
+    reader = ClipReader(_in_order(clips), skip_bad_records=True)
     dataset = pipeline.read_frames(pipeline.index_batches(clips, batch_size=len(clips)), reader)
     with _explained(reader):
         return next(iter(dataset))["video"].numpy()
@@ -252,6 +274,11 @@ def read_in_batches(clips: Clips) -> Iterator[np.ndarray]:
     size = _at_once(clips)
     for first in range(0, len(clips), size):
         yield read_clips(clips.select(np.arange(first, min(first + size, len(clips)))))
+
+
+def _in_order(clips: Clips) -> Clips:
+    """Tells a reader that it is asked for one shard after the other, and need not have all at hand."""
+    return dataclasses.replace(clips, shuffle_shards=1)
 
 
 def _at_once(clips: Clips) -> int:
@@ -266,16 +293,23 @@ def _explained(reader: ClipReader) -> Iterator[None]:
     except tf.errors.OpError as error:
         if reader.error is not None:
             raise reader.error from None
+        if reader.streams and isinstance(error, _STORE_ERRORS):
+            raise UserError(
+                f"Cannot read {reader.clips.manifest.data_dir}: {_first_line(error.message)}"
+            ) from error
         stores_raw = record.stores_raw(reader.clips.manifest.format)
         if stores_raw or not isinstance(error, tf.errors.InvalidArgumentError):
             raise
-        # The records are sound, so this is how they were written. Without TensorFlow's names
-        # of graph nodes, before and after what it found.
-        found = re.sub(r"\{\{.*?\}\}", "", error.message).split("[[")[0].strip()
+        # The records are sound, so this is how they were written.
         raise UserError(
             f"A frame in {reader.clips.manifest.data_dir} cannot be decoded, although its record's checksum "
-            f"is right: {found} Convert the videos again, into another folder."
+            f"is right: {_first_line(error.message)} Convert the videos again, into another folder."
         ) from error
+
+
+def _first_line(message: str) -> str:
+    """Returns what TensorFlow found, without its names of graph nodes before and after."""
+    return re.sub(r"\{\{.*?\}\}", "", message).split("[[")[0].strip()
 
 
 def _empty_on(device: str, shape: tuple[int, ...]) -> tf.Variable:

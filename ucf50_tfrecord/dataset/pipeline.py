@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -26,6 +27,9 @@ from ucf50_tfrecord.specs import expect
 # Batches being read at once may take this, but two are always read side by side.
 _MAX_BYTES_IN_WORK = 256 << 20
 _PREFETCHED_BATCHES = 2
+_ANNOUNCED_BATCHES = 256
+# Of object stores, where each takes a while and little work.
+_PARALLEL_REQUESTS = 16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,11 +53,22 @@ def num_steps(num_clips: int, batch_size: int) -> int:
     return -(-num_clips // batch_size)
 
 
-def epoch_order(num_clips: int, *, seed: int | None, epoch: int) -> np.ndarray:
-    """Orders an epoch's clips: int64 [N], drawn from (seed, epoch), or ascending without a seed."""
+def epoch_order(clips: Clips, *, seed: int | None, epoch: int) -> np.ndarray:
+    """Orders an epoch's clips: int64 [N], drawn from (seed, epoch), or ascending without a seed.
+
+    Where clips of some shards are mixed at a time, the shards' order is drawn first, then that of the
+    clips of each `shuffle_shards` of them, so that no other shards are needed meanwhile.
+    """
     if seed is None:
-        return np.arange(num_clips)
-    return np.random.default_rng([seed, epoch]).permutation(num_clips)
+        return np.arange(len(clips))
+    random, window = np.random.default_rng([seed, epoch]), clips.shuffle_shards
+    if not window:
+        return random.permutation(len(clips))
+    shards = random.permutation(len(clips.shard_paths))
+    windows = [shards[first : first + window] for first in range(0, len(shards), window)]
+    return np.concatenate(
+        [random.permutation(np.flatnonzero(np.isin(clips.shards, mixed))) for mixed in windows]
+    )
 
 
 def epoch_batches(order: np.ndarray, batch_size: int, num_parts: int) -> tuple[np.ndarray, np.ndarray]:
@@ -76,10 +91,10 @@ def epoch_batches(order: np.ndarray, batch_size: int, num_parts: int) -> tuple[n
     return batches, counts
 
 
-def batch_clips(num_clips: int, *, batch_size: int, seed: int | None, step: int) -> np.ndarray:
+def batch_clips(clips: Clips, *, batch_size: int, seed: int | None, step: int) -> np.ndarray:
     """Returns the clips of a global batch: int64 [at most batch_size], step counted from epoch 0's start."""
-    epoch, number = divmod(step, num_steps(num_clips, batch_size))
-    order = epoch_order(num_clips, seed=seed, epoch=epoch)
+    epoch, number = divmod(step, num_steps(len(clips), batch_size))
+    order = epoch_order(clips, seed=seed, epoch=epoch)
     return order[number * batch_size : (number + 1) * batch_size]
 
 
@@ -124,7 +139,7 @@ def index_batches(
 
     def epoch_rows(epoch: np.ndarray) -> np.ndarray:
         """Returns int64 [batches of this share, size, 3]: index, position, whether it counts."""
-        order = epoch_order(len(clips), seed=seed, epoch=int(epoch))
+        order = epoch_order(clips, seed=seed, epoch=int(epoch))
         index, counts = epoch_batches(order, batch_size, num_parts)
         if usable is not None:
             counts &= usable[index]
@@ -159,6 +174,33 @@ def read_frames(batches: tf.data.Dataset, reader: ClipReader) -> tf.data.Dataset
     size = batches.element_spec["index"].shape[0]
     parallel = _parallel_batches(size * clip_format.num_bytes)
 
+    def decode(clip: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        images, good = clip.pop("images"), clip.pop("good")
+        video = tf.cond(
+            good,
+            lambda: record.decode_images(images, clip_format),
+            lambda: tf.zeros(clip_format.shape, tf.uint8),
+        )
+        return clip | {"video": video, "mask": clip["mask"] & good}
+
+    if reader.fetches_ahead:
+        batches = _announce(batches, reader)
+    if reader.streams:
+        batches = _add_payloads(batches, reader.clips, size)
+    read, read_encoded = (_parse_functions if reader.streams else _read_functions)(reader, size)
+    if record.stores_raw(clip_format):
+        batches = batches.map(read, num_parallel_calls=parallel, deterministic=True)
+    else:  # decoding is the work, so that is what runs in parallel, clip by clip
+        clips = batches.map(read_encoded, num_parallel_calls=parallel, deterministic=True).unbatch()
+        clips = clips.map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        batches = clips.batch(size, drop_remainder=True)
+    return batches.prefetch(_PREFETCHED_BATCHES)
+
+
+def _read_functions(reader: ClipReader, size: int) -> tuple[Callable, Callable]:
+    """Returns what adds a batch's pixels, or encoded frames, from the shards."""
+    clip_format = reader.clips.manifest.format
+
     def read(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         video, good = tf.numpy_function(
             reader.read_pixels, [batch["index"]], [tf.uint8, tf.bool], stateful=False
@@ -173,22 +215,59 @@ def read_frames(batches: tf.data.Dataset, reader: ClipReader) -> tf.data.Dataset
         images, good = tf.ensure_shape(images, [size, clip_format.num_frames]), tf.ensure_shape(good, [size])
         return batch | {"images": images, "good": good}
 
-    def decode(clip: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        images, good = clip.pop("images"), clip.pop("good")
-        video = tf.cond(
-            good,
-            lambda: record.decode_images(images, clip_format),
-            lambda: tf.zeros(clip_format.shape, tf.uint8),
-        )
-        return clip | {"video": video, "mask": clip["mask"] & good}
+    return read, read_encoded
 
-    if record.stores_raw(clip_format):
-        batches = batches.map(read, num_parallel_calls=parallel, deterministic=True)
-    else:  # decoding is the work, so that is what runs in parallel, clip by clip
-        clips = batches.map(read_encoded, num_parallel_calls=parallel, deterministic=True).unbatch()
-        clips = clips.map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        batches = clips.batch(size, drop_remainder=True)
-    return batches.prefetch(_PREFETCHED_BATCHES)
+
+def _announce(batches: tf.data.Dataset, reader: ClipReader) -> tf.data.Dataset:
+    """Has the reader know which clips come, long before they are read: indices are small."""
+
+    def announce(index: np.ndarray) -> np.ndarray:
+        reader.expect(index)
+        return index
+
+    def pass_on(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        index = tf.numpy_function(announce, [batch["index"]], tf.int64)
+        return batch | {"index": tf.ensure_shape(index, batch["index"].shape)}
+
+    return batches.map(pass_on).prefetch(_ANNOUNCED_BATCHES)
+
+
+def _add_payloads(batches: tf.data.Dataset, clips: Clips, size: int) -> tf.data.Dataset:
+    """Adds `payload`, string [B], the clips' records, read one by one by TensorFlow's file systems."""
+    paths = tf.constant(clips.shard_paths)
+    shards, offsets = tf.constant(clips.shards), tf.constant(clips.offsets)
+    sizes = tf.constant(clips.sizes)
+
+    def fetch(clip: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        index = clip["index"]
+        record_alone = tf.raw_ops.TFRecordDatasetV2(
+            filenames=[paths[shards[index]]],
+            compression_type="",
+            buffer_size=sizes[index],  # so that it is one request
+            byte_offsets=[offsets[index]],
+        )
+        records = tf.data.experimental.from_variant(record_alone, tf.TensorSpec((), tf.string))
+        return clip | {"payload": records.take(1).get_single_element()}
+
+    single = batches.unbatch().map(fetch, num_parallel_calls=_PARALLEL_REQUESTS, deterministic=True)
+    return single.batch(size, drop_remainder=True)
+
+
+def _parse_functions(reader: ClipReader, size: int) -> tuple[Callable, Callable]:
+    """Returns what makes pixels, or encoded frames, of a batch's payloads; nothing is skipped there."""
+    clip_format, all_good = reader.clips.manifest.format, tf.ones(size, tf.bool)
+
+    def parse(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        inputs = [batch["index"], batch.pop("payload")]
+        video = tf.numpy_function(reader.parse_pixels, inputs, tf.uint8, stateful=False)
+        return batch | {"video": tf.ensure_shape(video, (size, *clip_format.shape))}
+
+    def parse_encoded(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        inputs = [batch["index"], batch.pop("payload")]
+        images = tf.numpy_function(reader.parse_images, inputs, tf.string, stateful=False)
+        return batch | {"images": tf.ensure_shape(images, [size, clip_format.num_frames]), "good": all_good}
+
+    return parse, parse_encoded
 
 
 def gather_frames(batches: tf.data.Dataset, table: np.ndarray, buffers: Buffers) -> tf.data.Dataset:

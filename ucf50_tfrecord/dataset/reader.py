@@ -8,18 +8,19 @@ frames costs. Reading releases Python's lock, so that threads read side by side.
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import BinaryIO
 
 import numpy as np
 
 from ucf50_tfrecord import manifest as manifest_lib
-from ucf50_tfrecord import record
+from ucf50_tfrecord import record, remote
+from ucf50_tfrecord.dataset import shard_files
 from ucf50_tfrecord.dataset.clips import Clips
 from ucf50_tfrecord.specs import UserError
 
-_MAX_OPEN_FILES = 256
 # TensorFlow takes arrays over as tensors without a copy if they are aligned for its vector instructions.
 _ALIGNMENT = 64
 
@@ -29,17 +30,34 @@ class ClipReader:
 
     skipped: why clips could not be read, by their index in `clips`.
     error: why reading stopped, if it has.
+    streams: whether TensorFlow reads the records, and this only takes the clips out of them.
+    fetches_ahead: whether it helps to know which clips come; see `expect`.
     """
 
     def __init__(self, clips: Clips, *, skip_bad_records: bool = False):
-        """With skip_bad_records, a record that cannot be read is noted and left out."""
+        """With skip_bad_records, a record that cannot be read is noted and left out, unless it is streamed.
+
+        Raises:
+          UserError: if the shards lie in an object store that cannot be reached this way.
+        """
         self.clips = clips
         self.skipped: dict[int, str] = {}
         self.error: UserError | None = None
         self._skip_bad_records = skip_bad_records
         self._buffers = Buffers()
-        # A file is closed when it has left the cache and no thread reads it any more.
-        self._open = functools.lru_cache(_MAX_OPEN_FILES)(functools.partial(open, mode="rb", buffering=0))
+        # Of shards in an object store there may be no files: then TensorFlow reads the records.
+        is_remote = remote.is_remote(clips.manifest.data_dir)
+        self.streams = is_remote and clips.fetch.method == "stream"
+        self.fetches_ahead = is_remote and not self.streams
+        if self.streams:
+            remote.load_tf_filesystem(clips.manifest.data_dir)
+        self._files = None if self.streams else shard_files.open_files(clips)
+
+    def expect(self, index: np.ndarray) -> None:
+        """Takes the clips that will be read next, int64 [K] in that order."""
+        shards = self.clips.shards[index]
+        first_uses = np.sort(np.unique(shards, return_index=True)[1])
+        self._files.expect(self.clips.shard_paths[shard] for shard in shards[first_uses])
 
     def read_pixels(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Reads clips that are stored raw.
@@ -81,6 +99,29 @@ class ClipReader:
 
         return images, self._read(index, read)
 
+    def parse_pixels(self, index: np.ndarray, payloads: np.ndarray) -> np.ndarray:
+        """Takes clips' pixels out of their records, object [B] of bytes; returns uint8 [B, T, H, W, 3].
+
+        Raises:
+          UserError: if a record is not its clip's.
+        """
+        clip_format = self.clips.manifest.format
+        video = self._buffers.take((len(index), *clip_format.shape))
+        pixels = video.reshape(len(index), clip_format.num_bytes)
+        for row, (clip, payload) in enumerate(zip(index.tolist(), payloads)):
+            with self._noting(clip):
+                record.parse_pixels(payload, self.clips.ids[clip], clip_format=clip_format, out=pixels[row])
+        return video
+
+    def parse_images(self, index: np.ndarray, payloads: np.ndarray) -> np.ndarray:
+        """Takes clips' encoded frames out of their records: object [B, T]. See parse_pixels."""
+        clip_format = self.clips.manifest.format
+        images = np.full((len(index), clip_format.num_frames), b"", object)
+        for row, (clip, payload) in enumerate(zip(index.tolist(), payloads)):
+            with self._noting(clip):
+                images[row] = record.parse_images(payload, self.clips.ids[clip], clip_format=clip_format)
+        return images
+
     def release_buffers(self) -> None:
         """Gives up the memory that is kept for further batches."""
         self._buffers = Buffers()
@@ -89,17 +130,42 @@ class ClipReader:
         """Calls read(row, file descriptor, offset, clip id) for each clip; returns bool [B], what went well."""
         clips, good = self.clips, np.ones(len(index), bool)
         for row, clip in enumerate(index.tolist()):
-            path = clips.shard_paths[clips.shards[clip]]
+            path = self._path(clip)
             try:
                 file = self._open(path)
                 read(row, file.fileno(), int(clips.offsets[clip]), clips.ids[clip])
-            except (UserError, FileNotFoundError) as error:
-                self._note(clip, f"{path} is missing" if isinstance(error, OSError) else f"{path}: {error}")
+            except FileNotFoundError:
+                self._note(clip, f"{path} is missing")
                 good[row] = False
             except OSError as error:  # nothing is known to be wrong with the shard
                 self.error = UserError(f"Cannot read {path}: {error.strerror}")
                 raise self.error from error
+            except UserError as error:
+                if error is self.error:
+                    raise
+                is_shard = isinstance(error, shard_files.ShardDamagedError)
+                self._note(clip, str(error) if is_shard else f"{self._files.describe(path)}: {error}")
+                good[row] = False
         return good
+
+    def _open(self, path: str) -> BinaryIO:
+        try:
+            return self._files.open(path)
+        except shard_files.ShardDamagedError:
+            raise
+        except UserError as error:  # it cannot be reached
+            self.error = error
+            raise
+
+    def _path(self, clip: int) -> str:
+        return self.clips.shard_paths[self.clips.shards[clip]]
+
+    @contextlib.contextmanager
+    def _noting(self, clip: int) -> Iterator[None]:
+        try:
+            yield
+        except UserError as error:
+            self._note(clip, f"{self._path(clip)}: the record at byte {self.clips.offsets[clip]} {error}")
 
     def _note(self, clip: int, found: str) -> None:
         """Notes what is wrong with a clip's record; raises it, unless bad records are skipped."""

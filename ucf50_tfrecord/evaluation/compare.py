@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from ucf50_tfrecord import storage
-from ucf50_tfrecord.dataset.clips import Clips, load_clips
+from ucf50_tfrecord.dataset.clips import Clips
 from ucf50_tfrecord.dataset.feed import Feed, choose_cache, read_in_batches
 from ucf50_tfrecord.evaluation import audit, cells
 from ucf50_tfrecord.evaluation import results as results_lib
@@ -40,22 +40,18 @@ CELL_FILENAME = "cell.json"
 class Comparison:
     """A comparison that can go on where it was stopped.
 
-    folder: of its cells. plan: what is compared. manifest: the shards.
+    folder: of its cells. plan: what is compared. clips: all of the dataset's.
     cache, skip_bad_records: where clips are kept, and whether those that cannot be read are left out.
     tensorboard: whether each training writes its curves and pictures, for which each epoch is evaluated.
     """
 
     folder: str
     plan: Plan
-    manifest: Manifest
+    clips: Clips
     strategy: tf.distribute.Strategy
     cache: str = "auto"
     skip_bad_records: bool = False
     tensorboard: bool = True
-
-    @functools.cached_property
-    def clips(self) -> Clips:
-        return load_clips(self.manifest, self.manifest.folds, check_shards=not self.skip_bad_records)
 
     @functools.cached_property
     def parts(self) -> dict[str, np.ndarray]:
@@ -90,9 +86,9 @@ class Comparison:
         recipe = cells.cell_recipe(self.plan.recipes[cell.model], cell)
         parts = self.parts[cell.split]
         return run_lib.RunConfig(
-            data_dir=os.path.abspath(self.manifest.data_dir),
-            fingerprint=self.manifest.fingerprint,
-            classes=self.manifest.classes,
+            data_dir=storage.absolute(self.clips.manifest.data_dir),
+            fingerprint=self.clips.manifest.fingerprint,
+            classes=self.clips.manifest.classes,
             train_folds=cells.folds_of(self.clips.select(parts != cell.part)),
             val_folds=cells.folds_of(self.clips.select(parts == cell.part)),
             test_folds=(),
@@ -133,9 +129,10 @@ class Comparison:
     def _make_feeds(self, cell: Cell) -> tuple[Feed, Feed]:
         """Returns the feeds of a cell's training and test clips."""
         is_test = self.parts[cell.split] == cell.part
+        mixed = self.plan.recipes[cell.model].train.shuffle_shards
         return tuple(
             Feed(
-                self.clips.select(chosen),
+                dataclasses.replace(self.clips.select(chosen), shuffle_shards=mixed),
                 strategy=self.strategy,
                 cache=choose_cache(self.cache, self.clips.num_bytes).cache,
                 skip_bad_records=self.skip_bad_records,
@@ -187,7 +184,7 @@ class Comparison:
 
 def examine_runs(
     run_dirs: Sequence[str],
-    manifest: Manifest,
+    clips: Clips,
     *,
     strategy: tf.distribute.Strategy,
     skip_bad_records: bool = False,
@@ -201,13 +198,12 @@ def examine_runs(
     Raises:
       UserError: if a run is not finished, or does not fit the shards.
     """
-    clips = load_clips(manifest, manifest.folds, check_shards=not skip_bad_records)
     configs = {run_dir: run_lib.load_config(run_dir) for run_dir in run_dirs}
     found = []
     for number, (cell, run_dir) in enumerate(zip(name_runs(configs), configs)):
         config = configs[run_dir]
-        trained.check_fits(manifest, config)
-        _check_run(run_dir, config, manifest)
+        trained.check_fits(clips.manifest, config)
+        _check_run(run_dir, config, clips.manifest)
         callbacks.start(cell, number, len(configs))
         _forget_models()
         model = trained.load_model(run_dir, config, trained.scored_weights(config), strategy=strategy)

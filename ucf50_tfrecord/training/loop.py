@@ -379,7 +379,7 @@ class _Training:
         first = int(np.flatnonzero(bad)[0])
         step = self._step - len(rows) + first  # from 0
         clips, batch_size = self._feed.clips, self._spec.batch_size
-        indices = pipeline.batch_clips(len(clips), batch_size=batch_size, seed=self._spec.seed, step=step)
+        indices = pipeline.batch_clips(clips, batch_size=batch_size, seed=self._spec.seed, step=step)
         names = [clips.ids[clip] for clip in indices[:_NUM_NAMED_CLIPS]]
         more = ", …" if len(indices) > len(names) else ""
         loss = columns["loss"][first]

@@ -1,0 +1,233 @@
+import pathlib
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from tests.conftest import REPOSITORY, flip_bit
+from tests.web import serving
+from ucf50_tfrecord import manifest, remote
+from ucf50_tfrecord.dataset import shard_files
+from ucf50_tfrecord.dataset.clips import load_clips
+from ucf50_tfrecord.dataset.reader import ClipReader
+from ucf50_tfrecord.specs import FetchSpec, UserError
+
+GIB = 1 << 30
+
+
+@pytest.fixture
+def server(data_dir):
+    with serving(data_dir) as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def quick_retries(monkeypatch):
+    monkeypatch.setattr(shard_files, "_RETRY_SECS", (0.01, 0.01))
+
+
+def clips_of(url, cache_dir, *, cache_bytes=GIB, folds=None, shuffle_shards=0):
+    loaded = manifest.load(url)
+    fetch = FetchSpec(cache_dir=str(cache_dir), cache_bytes=cache_bytes)
+    return load_clips(loaded, folds or loaded.folds, fetch=fetch, shuffle_shards=shuffle_shards)
+
+
+def read_all(clips, order=None):
+    index = np.arange(len(clips)) if order is None else order
+    reader = ClipReader(clips)
+    return np.concatenate([reader.read_pixels(index[i : i + 1])[0] for i in range(len(index))])
+
+
+@pytest.fixture(scope="module")
+def expected(data_dir):
+    loaded = manifest.load(str(data_dir))
+    return read_all(load_clips(loaded, loaded.folds))
+
+
+def copies(folder):
+    return sorted(path for path in pathlib.Path(folder).iterdir() if path.suffix == ".tfrecord")
+
+
+def test_copies_give_the_same_clips_and_are_fetched_once(server, tmp_path, expected):
+    clips = clips_of(server.url, tmp_path)
+    assert (read_all(clips) == expected).all()
+    shards = {shard.filename: shard.num_bytes for shard in clips.manifest.shards}
+    assert {name: server.num_bytes_sent[name] for name in shards} == shards
+    shard_files._CACHES.clear()  # another process
+    assert (read_all(clips_of(server.url, tmp_path)) == expected).all()
+    assert {name: server.num_bytes_sent[name] for name in shards} == shards
+
+
+def test_shards_are_fetched_ahead_of_their_use(server, tmp_path):
+    clips = clips_of(server.url, tmp_path)
+    ClipReader(clips).expect(np.arange(len(clips)))
+    deadline = time.monotonic() + 20
+    while len(copies(tmp_path)) < len(clips.shard_paths):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_copy_goes_on_where_it_was_stopped(server, data_dir, tmp_path, expected):
+    clips = clips_of(server.url, tmp_path)
+    shard = clips.manifest.shards[0]
+    content = (data_dir / shard.filename).read_bytes()
+    (tmp_path / f"{shard.sha256}-{shard.num_bytes}.part").write_bytes(content[:5000])
+    assert (read_all(clips) == expected).all()
+    assert server.num_bytes_sent[shard.filename] == shard.num_bytes - 5000
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_what_was_left_half_written_and_wrong_is_fetched_again(server, tmp_path, expected):
+    clips = clips_of(server.url, tmp_path)
+    shard = clips.manifest.shards[0]
+    (tmp_path / f"{shard.sha256}-{shard.num_bytes}.part").write_bytes(b"x" * 5000)
+    assert (read_all(clips) == expected).all()
+
+
+def test_a_server_without_ranges_will_do(server, data_dir, tmp_path, expected, monkeypatch):
+    monkeypatch.setattr(shard_files, "_CHUNK_BYTES", 7000)
+    clips = clips_of(server.url, tmp_path)
+    server.behaviour = {s.filename: (data_dir / s.filename).read_bytes() for s in clips.manifest.shards}
+    assert (read_all(clips) == expected).all()
+
+
+@pytest.mark.parametrize("window", [0, 1, 2])
+def test_the_folder_holds_no_more_than_it_may(server, tmp_path, expected, window):
+    clips = clips_of(server.url, tmp_path)
+    largest = max(shard.num_bytes for shard in clips.manifest.shards)
+    room = 2 * max(window, 1) * largest
+    clips = clips_of(server.url, tmp_path, cache_bytes=room, shuffle_shards=window or 1)
+    order = np.arange(len(clips)) if not window else np.argsort(clips.shards % 5, kind="stable")
+    most, done = [0], threading.Event()
+
+    def watch():
+        while not done.is_set():
+            sizes = []
+            for path in tmp_path.iterdir():
+                try:
+                    sizes.append(path.stat().st_size if path.suffix in (".tfrecord", ".part") else 0)
+                except FileNotFoundError:
+                    pass
+            most[0] = max(most[0], sum(sizes))
+            time.sleep(0.001)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        for _ in range(3):
+            assert (read_all(clips, order) == expected[order]).all()
+    finally:
+        done.set()
+        watcher.join()
+    assert largest <= most[0] <= room
+    assert server.num_bytes_sent[clips.manifest.shards[0].filename] > clips.manifest.shards[0].num_bytes
+
+
+READ = """
+import sys, numpy as np
+from tests.dataset import test_shard_files as tests
+url, folder, room, seed = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+clips = tests.clips_of(url, folder, cache_bytes=room, shuffle_shards=1)
+for epoch in range(3):
+    order = np.random.default_rng([seed, epoch]).permutation(len(clips.shard_paths))
+    order = np.concatenate([np.flatnonzero(clips.shards == shard) for shard in order])
+    video = tests.read_all(clips, order)
+    print(epoch, int(video[np.argsort(order)].astype(np.int64).sum()), flush=True)
+"""
+
+
+def test_processes_share_a_folder_that_holds_less_than_they_read(server, tmp_path, expected):
+    loaded = manifest.load(server.url)
+    room = 8 * max(shard.num_bytes for shard in loaded.shards)
+    command = [sys.executable, "-c", READ, server.url, tmp_path, str(room)]
+    processes = [
+        subprocess.Popen([*command, str(seed)], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+        for seed in range(3)
+    ]
+    for process in processes:
+        lines = process.communicate(timeout=120)[0].splitlines()
+        assert process.returncode == 0
+        assert lines == [f"{epoch} {expected.astype(np.int64).sum()}" for epoch in range(3)]
+    assert sum(path.stat().st_size for path in copies(tmp_path)) <= room
+
+
+def test_a_folder_that_is_full_of_what_others_use_is_an_error(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(shard_files, "_ROOM_WAIT_SECS", 0.2)
+    clips = clips_of(server.url, tmp_path)
+    room = 3 * max(shard.num_bytes for shard in clips.manifest.shards)
+    clips = clips_of(server.url, tmp_path, cache_bytes=room, shuffle_shards=1)
+    others = shard_files.ShardCache(shard_files.open_files(clips).shards, clips.fetch)
+    others.check_room([others.shards[path] for path in clips.shard_paths[:3]], 0)
+    for path in clips.shard_paths[:3]:
+        others.open(path)
+    with pytest.raises(UserError, match="is full of shards in use.*--fetch_cache_gib"):
+        read_all(clips, np.flatnonzero(clips.shards > 2))
+
+
+def test_too_little_room_is_an_error_before_anything_is_fetched(server, tmp_path):
+    clips = clips_of(server.url, tmp_path, cache_bytes=20_000)
+    with pytest.raises(UserError, match="mixed at a time take .* GiB.*--fetch_cache_gib.*--shuffle_shards"):
+        ClipReader(clips)
+    assert not copies(tmp_path)
+
+
+def test_a_damaged_shard_is_named_and_no_copy_of_it_stays(server, data_dir, tmp_path):
+    clips = clips_of(server.url, tmp_path)
+    shard = clips.manifest.shards[0]
+    content = bytearray((data_dir / shard.filename).read_bytes())
+    content[700] ^= 1
+    server.behaviour[shard.filename] = bytes(content)
+    with pytest.raises(UserError, match=f"{server.url}/{shard.filename} is damaged: it has another sha256"):
+        read_all(clips)
+    reader = ClipReader(clips, skip_bad_records=True)
+    good = reader.read_pixels(np.arange(len(clips)))[1]
+    assert (good == (clips.shards != 0)).all()
+    assert not list(tmp_path.glob(f"{shard.sha256}*"))
+
+
+def test_a_missing_shard_is_named(server, tmp_path):
+    clips = clips_of(server.url, tmp_path)
+    server.behaviour[clips.manifest.shards[1].filename] = 404
+    with pytest.raises(UserError, match=f"{clips.manifest.shards[1].filename} is missing.*make repair"):
+        read_all(clips)
+
+
+@pytest.mark.parametrize("status", [403, 500, 503])
+def test_a_server_that_fails_is_no_bad_record(server, tmp_path, status):
+    clips = clips_of(server.url, tmp_path)
+    server.behaviour = {shard.filename: status for shard in clips.manifest.shards}
+    reader = ClipReader(clips, skip_bad_records=True)
+    with pytest.raises(UserError, match=f"Cannot read {server.url}/.*{status}") as raised:
+        reader.read_pixels(np.arange(4))
+    assert reader.error is raised.value and not reader.skipped
+
+
+def test_a_server_that_went_away_is_an_error_in_bounded_time(data_dir, tmp_path):
+    with serving(data_dir) as server:
+        clips = clips_of(server.url, tmp_path)
+    started = time.monotonic()
+    with pytest.raises(UserError, match=f"Cannot read {server.url}/"):
+        read_all(clips)
+    assert time.monotonic() - started < 60
+
+
+def test_a_copy_that_is_damaged_on_the_disk_is_noticed(server, tmp_path):
+    clips = clips_of(server.url, tmp_path)
+    read_all(clips)
+    flip_bit(copies(tmp_path)[0], 3000)
+    with pytest.raises(UserError, match=f"copied to {tmp_path}.*: the record at byte 0 is damaged"):
+        read_all(clips)
+
+
+def test_a_manifest_that_is_not_there_is_named(server):
+    server.behaviour["manifest.json"] = 404
+    with pytest.raises(UserError, match=f"{server.url} holds no manifest.json"):
+        manifest.load(server.url)
+
+
+def test_a_web_server_cannot_be_written(server):
+    with pytest.raises(UserError, match="Cannot write http://.*/x: "):
+        remote.write(f"{server.url}/x", b"")

@@ -1,0 +1,64 @@
+"""A web server on loopback that serves a folder, counts what it sends, and can misbehave."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import pathlib
+import threading
+from collections.abc import Iterator
+
+from aiohttp import web
+
+
+class Server:
+    """url: of the folder. num_bytes_sent: by file name. behaviour: what to send in place of a file, by name."""
+
+    def __init__(self, folder: pathlib.Path):
+        self.url = ""
+        self.num_bytes_sent: dict[str, int] = {}
+        self.behaviour: dict[str, web.StreamResponse | bytes | int] = {}
+        self._folder = folder
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        name = request.match_info["name"]
+        odd = self.behaviour.get(name)
+        if isinstance(odd, int):
+            return web.Response(status=odd)
+        if isinstance(odd, bytes):  # of the whole file: without ranges
+            return web.Response(body=odd)
+        path = self._folder / name
+        if not path.is_file():
+            return web.Response(status=404)
+        if request.method == "GET":
+            wanted = request.http_range
+            size = path.stat().st_size
+            stop = size if wanted.stop is None else min(wanted.stop, size)
+            self.num_bytes_sent[name] = self.num_bytes_sent.get(name, 0) + stop - (wanted.start or 0)
+        return web.FileResponse(path)
+
+
+@contextlib.contextmanager
+def serving(folder: pathlib.Path, port: int = 0) -> Iterator[Server]:
+    """Serves a folder's files while the block runs."""
+    server, loop = Server(folder), asyncio.new_event_loop()
+    app = web.Application()
+    app.router.add_get("/{name}", server.handle)  # HEAD too
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+
+    async def start() -> int:
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", port)
+        await site.start()
+        return site._server.sockets[0].getsockname()[1]
+
+    server.url = f"http://127.0.0.1:{loop.run_until_complete(start())}"
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()

@@ -1,0 +1,357 @@
+"""Shards as open files: those that are here, and copies of those that lie in an object store.
+
+Copies are whole shards, compared with the manifest's sha256 before they are used, in a folder that holds
+no more than it is allowed to. Several processes of a host may share the folder: a shard that one has
+open is locked, and no other removes it. A copy that was interrupted goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import fcntl
+import functools
+import hashlib
+import os
+import pathlib
+import threading
+import time
+from collections.abc import Iterable
+from typing import BinaryIO, Protocol
+
+from ucf50_tfrecord import remote, storage
+from ucf50_tfrecord.dataset.clips import Clips
+from ucf50_tfrecord.manifest import ManifestShard
+from ucf50_tfrecord.specs import FetchSpec, UserError
+
+_MAX_OPEN_FILES = 256
+_NUM_DOWNLOADS = 4  # side by side
+_CHUNK_BYTES = 8 << 20
+_RETRY_SECS = (0.5, 2.0)
+_ROOM_WAIT_SECS, _ROOM_POLL_SECS = 60.0, 0.1
+_LOCK_WAIT_SECS = 3600.0  # another process downloads the same shard
+
+
+class ShardDamagedError(UserError):
+    """A shard is not the one that the manifest lists."""
+
+
+class ShardFiles(Protocol):
+    """Opens shards by the paths in Clips. Safe to call from several threads."""
+
+    def open(self, path: str) -> BinaryIO:
+        """Opens a shard, or returns it open.
+
+        Raises:
+          FileNotFoundError: if it is missing.
+          ShardDamagedError: if it is not the one that the manifest lists.
+          OSError, UserError: if it cannot be read.
+        """
+
+    def expect(self, paths: Iterable[str]) -> None:
+        """Takes the shards that will be opened next, in that order."""
+
+    def describe(self, path: str) -> str:
+        """Says where a shard's bytes are."""
+
+
+def open_files(clips: Clips) -> ShardFiles:
+    """Returns what opens the shards of some clips; one for all clips of a remote dataset."""
+    manifest = clips.manifest
+    if not remote.is_remote(manifest.data_dir):
+        return _LocalFiles()
+    with _CACHES_LOCK:
+        key = manifest.data_dir, manifest.fingerprint, clips.fetch
+        if key not in _CACHES:
+            shards = {storage.join(manifest.data_dir, shard.filename): shard for shard in manifest.shards}
+            _CACHES[key] = ShardCache(shards, clips.fetch)
+        cache = _CACHES[key]
+    cache.check_room([cache.shards[path] for path in clips.shard_paths], clips.shuffle_shards)
+    return cache
+
+
+class _LocalFiles:
+    def __init__(self):
+        # A file is closed when it has left the cache and no thread reads it any more.
+        self.open = functools.lru_cache(_MAX_OPEN_FILES)(functools.partial(open, mode="rb", buffering=0))
+
+    def expect(self, paths: Iterable[str]) -> None:
+        """Nothing is to be prepared."""
+
+    def describe(self, path: str) -> str:
+        return path
+
+
+class ShardCache:
+    """Copies of remote shards in a bounded local folder, made ahead of their use.
+
+    shards: by URL, the dataset's.
+    """
+
+    def __init__(self, shards: dict[str, ManifestShard], fetch: FetchSpec):
+        """Makes the folder.
+
+        Raises:
+          UserError: if it cannot be made or written.
+        """
+        self.shards, self._fetch = shards, fetch
+        self._folder = pathlib.Path(fetch.cache_dir)
+        storage.make_folder(self._folder)
+        self._changed = threading.Condition()  # guards what follows
+        self._open: collections.OrderedDict[str, BinaryIO] = collections.OrderedDict()  # last used last
+        self._unused: set[str] = set()  # fetched ahead, and not asked for yet
+        self._expected: dict[str, None] = {}  # in their order
+        self._ahead_bytes, self._needed_bytes = fetch.cache_bytes, 0
+        self._threads: list[threading.Thread] = []
+        self._url_locks = {url: threading.Lock() for url in shards}
+
+    def check_room(self, shards: list[ManifestShard], window: int) -> None:
+        """Checks that the folder may hold what is read at a time.
+
+        That much this process keeps others from removing; what is not yet read of it is fetched ahead.
+
+        Args:
+          shards: that are read.
+          window: how many of them are mixed at a time, 0 for all.
+
+        Raises:
+          UserError: if it may not.
+        """
+        sizes = sorted((shard.num_bytes for shard in shards), reverse=True)
+        at_once = sum(sizes[: window or len(sizes)])
+        # The last batches of a window are still being read when the next window's begin.
+        needed = sum(sizes[: 2 * window or len(sizes)])
+        if needed > self._fetch.cache_bytes:
+            raise UserError(
+                f"The shards that are mixed at a time take {needed / 2**30:.2f} GiB, and their copies may take "
+                f"{self._fetch.cache_bytes / 2**30:.2f} GiB in {self._folder}. A larger --fetch_cache_gib helps, or "
+                "--shuffle_shards=… (so many shards are mixed at a time in place of all), or --cache=host where "
+                "memory suffices."
+            )
+        with self._changed:
+            self._needed_bytes = max(self._needed_bytes, needed)
+            ahead = needed - at_once if at_once < sum(sizes) else needed
+            self._ahead_bytes = min(self._ahead_bytes, ahead)
+
+    def open(self, path: str) -> BinaryIO:
+        """Returns a shard's copy, open, making it first if it is not there. See ShardFiles."""
+        with self._changed:
+            file = self._open.get(path)
+            if file is not None:
+                self._open.move_to_end(path)
+        if file is None:
+            file = self._fetch_shard(path)
+        with self._changed:
+            if path in self._unused:
+                self._unused.discard(path)
+                self._changed.notify_all()
+        return file
+
+    def expect(self, paths: Iterable[str]) -> None:
+        """Fetches shards ahead of their use, as far as there is room."""
+        with self._changed:
+            self._expected |= {path: None for path in paths if path not in self._open}
+            self._changed.notify_all()
+            if self._expected and not self._threads:
+                self._threads = [
+                    # A process does not wait for what it would have needed later.
+                    threading.Thread(target=self._fetch_ahead, daemon=True)
+                    for _ in range(_NUM_DOWNLOADS)
+                ]
+                for thread in self._threads:
+                    thread.start()
+
+    def describe(self, path: str) -> str:
+        """Names the URL and the copy, which may have been damaged since it was made."""
+        return f"{path} (copied to {self._copy_of(path)})"
+
+    def _copy_of(self, url: str) -> pathlib.Path:
+        return self._folder / f"{self.shards[url].sha256}.tfrecord"
+
+    def _fetch_ahead(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(self._may_fetch_next)
+                path = next(iter(self._expected))
+                del self._expected[path]
+                if path in self._open:
+                    continue
+                self._unused.add(path)
+            try:
+                self._fetch_shard(path)
+            except (OSError, UserError):  # who needs the shard meets it again, and tells
+                with self._changed:
+                    self._unused.discard(path)
+
+    def _may_fetch_next(self) -> bool:
+        if not self._expected:
+            return False
+        fetched = {*self._unused, next(iter(self._expected))}
+        waiting = sum(self.shards[path].num_bytes for path in fetched)
+        return waiting <= self._ahead_bytes
+
+    def _fetch_shard(self, url: str) -> BinaryIO:
+        """Opens a shard's copy, making it first if it is not there."""
+        with self._url_locks[url]:
+            with self._changed:
+                if url in self._open:
+                    return self._open[url]
+            shard = self.shards[url]
+            path = self._copy_of(url)
+            while (file := _open_shared(path)) is None:
+                # One lock for several shards, so that locks' files do not pile up.
+                with storage.folder_lock(
+                    self._folder, f".lock-{shard.sha256[:2]}", wait_secs=_LOCK_WAIT_SECS
+                ):
+                    if not path.exists():
+                        self._copy(url, shard, path)
+            with self._changed:
+                self._open[url] = file
+            while self._holds_too_much() and self._let_go():
+                pass
+            return file
+
+    def _holds_too_much(self) -> bool:
+        with self._changed:
+            held = sum(self.shards[url].num_bytes for url in self._open)
+            return held > self._needed_bytes or len(self._open) > _MAX_OPEN_FILES
+
+    def _copy(self, url: str, shard: ManifestShard, path: pathlib.Path) -> None:
+        """Downloads a shard, going on with what a process left that was stopped meanwhile."""
+        part = self._folder / f"{shard.sha256}-{shard.num_bytes}.part"
+        self._reserve(part, shard.num_bytes)
+        for is_last_attempt in (False, True):
+            try:
+                digest = _download(url, shard.num_bytes, part)
+            except OSError as error:
+                if isinstance(error, FileNotFoundError) and error.filename != str(part):
+                    raise
+                raise UserError(f"Cannot write {part}: {error.strerror or error}") from error
+            if digest == shard.sha256:
+                os.replace(part, path)
+                return
+            part.unlink()
+            if is_last_attempt:
+                raise ShardDamagedError(f"{url} is damaged: it has another sha256 than the manifest says")
+            self._reserve(part, shard.num_bytes)
+
+    def _reserve(self, part: pathlib.Path, num_bytes: int) -> None:
+        """Makes room for a copy, and has it counted from now on.
+
+        Raises:
+          UserError: if the folder is full of what is in use.
+        """
+        deadline = time.monotonic() + _ROOM_WAIT_SECS
+        while not self._has_reserved(part, num_bytes):
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"{self._folder} is full of shards in use: other processes share it. A larger "
+                    "--fetch_cache_gib, or another --fetch_cache, helps."
+                )
+            time.sleep(_ROOM_POLL_SECS)
+
+    def _has_reserved(self, part: pathlib.Path, num_bytes: int) -> bool:
+        with storage.folder_lock(self._folder, ".lock-room", wait_secs=_LOCK_WAIT_SECS):
+            while (excess := self._used_bytes(without=part) + num_bytes - self._fetch.cache_bytes) > 0:
+                if not self._remove_unused(part, excess) and not self._let_go():
+                    return False
+            part.touch()
+            return True
+
+    def _let_go(self) -> bool:
+        """Lets others remove what was used longest ago, if there is something."""
+        with self._changed:
+            oldest = next((url for url in self._open if url not in self._unused), None)
+            if oldest is not None:
+                del self._open[oldest]
+        return oldest is not None
+
+    def _used_bytes(self, without: pathlib.Path) -> int:
+        total = 0
+        for path in self._folder.iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                if path.suffix == ".tfrecord":
+                    total += path.stat().st_size
+                elif path.suffix == ".part" and path != without:
+                    total += int(path.stem.split("-")[1])
+        return total
+
+    def _remove_unused(self, without: pathlib.Path, num_bytes: int) -> int:
+        """Removes copies that nobody has open, the oldest first; returns how many bytes they took."""
+        removed = 0
+        for path in sorted(self._folder.iterdir(), key=_age):
+            if removed >= num_bytes:
+                break
+            if path.suffix == ".tfrecord":
+                size = path.stat().st_size
+                removed += size if _remove_unlocked(path) else 0
+            elif path.suffix == ".part" and path != without:
+                with contextlib.suppress(storage.LockedError):
+                    with storage.folder_lock(self._folder, f".lock-{path.name[:2]}"):
+                        path.unlink(missing_ok=True)  # nobody is at work on it
+                        removed += int(path.stem.split("-")[1])
+        return removed
+
+
+_CACHES: dict[tuple[str, str, FetchSpec], ShardCache] = {}
+_CACHES_LOCK = threading.Lock()
+
+
+def _open_shared(path: pathlib.Path) -> BinaryIO | None:
+    """Opens a copy so that no process removes it; None if it is not there."""
+    try:
+        file = open(path, "rb", buffering=0)
+    except FileNotFoundError:
+        return None
+    fcntl.flock(file, fcntl.LOCK_SH)
+    try:
+        is_same = os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+        os.utime(path)  # its age is that of its last use
+    except FileNotFoundError:
+        is_same = False
+    if not is_same:  # removed after it was opened, before it was locked
+        file.close()
+        return None
+    return file
+
+
+def _remove_unlocked(path: pathlib.Path) -> bool:
+    with open(path, "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        path.unlink()
+    return True
+
+
+def _age(path: pathlib.Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def _download(url: str, num_bytes: int, part: pathlib.Path) -> str:
+    """Fetches what a file still lacks; returns the sha256 of the whole of it."""
+    with open(part, "a+b") as file:
+        file.seek(0)
+        digest = hashlib.sha256()
+        while content := file.read(_CHUNK_BYTES):
+            digest.update(content)
+        while (start := file.tell()) < num_bytes:
+            content = _read_patiently(url, start, min(start + _CHUNK_BYTES, num_bytes))
+            if not content:  # shorter than it should be: the sha256 tells
+                break
+            file.write(content)
+            digest.update(content)
+    return digest.hexdigest()
+
+
+def _read_patiently(url: str, start: int, end: int) -> bytes:
+    for secs in _RETRY_SECS:
+        try:
+            return remote.read(url, start, end)
+        except UserError:
+            time.sleep(secs)
+    return remote.read(url, start, end)

@@ -1,0 +1,238 @@
+"""Files in object stores and on web servers, by URL: s3://, gs://, az://, hdfs://, https://, …
+
+They are reached through fsspec where its package for the scheme is installed (the extra `remote`), else
+through TensorFlow's file systems: gs:// is one of its own, and tensorflow-io (the extra `io`) brings others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import os
+import re
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from ucf50_tfrecord.specs import UserError
+
+_CONNECT_SECS, _READ_SECS = 10, 30
+_MAX_ATTEMPTS = 3
+# Whose errors tell of the network and of what lies there, beside OSError.
+_NETWORK_PACKAGES = {"adlfs", "aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "pyarrow"}
+
+
+def is_remote(path: str | os.PathLike) -> bool:
+    """Tells whether a path is a URL."""
+    return re.match(r"[a-z][a-z0-9+]*://", str(path)) is not None
+
+
+def read(url: str, start: int = 0, end: int | None = None) -> bytes:
+    """Reads a file, or its bytes from start to before end.
+
+    Raises:
+      FileNotFoundError: if there is none.
+      UserError: if it cannot be read, or nothing here knows such URLs.
+    """
+    with _explained("read", url):
+        return _store(_scheme(url)).read(url, start, end)
+
+
+def size(url: str) -> int:
+    """Returns a file's size in bytes. Errors are those of `read`."""
+    with _explained("read", url):
+        return _store(_scheme(url)).size(url)
+
+
+def write(url: str, content: bytes) -> None:
+    """Writes a file, which is there as a whole or not at all.
+
+    Raises:
+      UserError: if it cannot be written.
+    """
+    with _explained("write", url):
+        _store(_scheme(url)).write(url, content)
+
+
+def upload(path: str | os.PathLike, url: str) -> None:
+    """Writes a file with the contents of a local one. Errors are those of `write`."""
+    with _explained("write", url):
+        _store(_scheme(url)).upload(os.fspath(path), url)
+
+
+def remove(url: str) -> None:
+    """Removes a file, if it is there. Errors are those of `write`."""
+    with _explained("remove", url), contextlib.suppress(FileNotFoundError):
+        _store(_scheme(url)).remove(url)
+
+
+def load_tf_filesystem(url: str) -> None:
+    """Makes sure that TensorFlow itself can read such URLs, loading tensorflow-io where it is needed.
+
+    Raises:
+      UserError: if it cannot.
+    """
+    import tensorflow as tf
+
+    scheme = _scheme(url)
+    if scheme in tf.io.gfile.get_registered_schemes():
+        return
+    if endpoint := s3_endpoint():
+        os.environ["S3_ENDPOINT"] = endpoint  # what its s3 reads
+    # Else each read asks for the size first.
+    os.environ.setdefault("S3_DISABLE_MULTI_PART_DOWNLOAD", "1")
+    os.environ.setdefault("S3_CONNECT_TIMEOUT_MSEC", str(_CONNECT_SECS * 1000))
+    os.environ.setdefault("S3_REQUEST_TIMEOUT_MSEC", str(_READ_SECS * 1000))
+    with contextlib.suppress(ImportError, NotImplementedError, tf.errors.OpError):
+        importlib.import_module("tensorflow_io")
+    if scheme not in tf.io.gfile.get_registered_schemes():
+        raise UserError(_ways_out(scheme))
+
+
+def s3_endpoint() -> str | None:
+    """Returns the S3 server that the environment names in place of Amazon's.
+
+    Raises:
+      UserError: if its name is no URL.
+    """
+    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "S3_ENDPOINT"):
+        if endpoint := os.environ.get(name):
+            if not re.match(r"https?://", endpoint):
+                raise UserError(
+                    f"Expected a URL in the environment's {name}, such as http://{endpoint}. "
+                    f"Received: {name}={endpoint}"
+                )
+            return endpoint
+    return None
+
+
+class _Store(Protocol):
+    """How files of a scheme are reached. All raise FileNotFoundError, or what their library raises."""
+
+    def read(self, url: str, start: int, end: int | None) -> bytes: ...
+
+    def size(self, url: str) -> int: ...
+
+    def write(self, url: str, content: bytes) -> None: ...
+
+    def upload(self, path: str, url: str) -> None: ...
+
+    def remove(self, url: str) -> None: ...
+
+
+class _Fsspec:
+    def __init__(self, scheme: str):
+        import fsspec
+
+        fsspec.get_filesystem_class(scheme)  # an ImportError if its package is missing
+        self._files = fsspec.filesystem(scheme, use_listings_cache=False, **_options(scheme))
+
+    def read(self, url: str, start: int, end: int | None) -> bytes:
+        return self._files.cat_file(url, start=start or None, end=end)
+
+    def size(self, url: str) -> int:
+        num_bytes = self._files.info(url)["size"]
+        if num_bytes is None:
+            raise OSError("the server does not tell its size")
+        return num_bytes
+
+    def write(self, url: str, content: bytes) -> None:
+        self._files.pipe_file(url, content)
+
+    def upload(self, path: str, url: str) -> None:
+        self._files.put_file(path, url)
+
+    def remove(self, url: str) -> None:
+        self._files.rm_file(url)
+
+
+class _Gfile:
+    """TensorFlow's file systems."""
+
+    def __init__(self):
+        import tensorflow as tf
+
+        self._gfile, self._errors = tf.io.gfile, tf.errors
+
+    def read(self, url: str, start: int, end: int | None) -> bytes:
+        with self._translated(), self._gfile.GFile(url, "rb") as file:
+            file.seek(start)
+            return file.read(-1 if end is None else end - start)
+
+    def size(self, url: str) -> int:
+        with self._translated():
+            return self._gfile.stat(url).length
+
+    def write(self, url: str, content: bytes) -> None:
+        with self._translated(), self._gfile.GFile(url, "wb") as file:
+            file.write(content)
+
+    def upload(self, path: str, url: str) -> None:
+        with self._translated():
+            self._gfile.copy(path, url, overwrite=True)
+
+    def remove(self, url: str) -> None:
+        with self._translated():
+            self._gfile.remove(url)
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except self._errors.NotFoundError as error:
+            raise FileNotFoundError(error.message) from error
+        except self._errors.OpError as error:
+            raise OSError(error.message) from error
+
+
+@functools.cache
+def _store(scheme: str) -> _Store:
+    try:
+        return _Fsspec(scheme)
+    except (ImportError, ValueError):  # not installed, or nothing that fsspec has heard of
+        pass
+    try:
+        load_tf_filesystem(f"{scheme}://")
+    except ImportError as error:
+        raise UserError(_ways_out(scheme)) from error
+    return _Gfile()
+
+
+def _options(scheme: str) -> dict[str, Any]:
+    if scheme in ("s3", "s3a"):
+        timeouts = {"connect_timeout": _CONNECT_SECS, "read_timeout": _READ_SECS}
+        retries = {"retries": {"max_attempts": _MAX_ATTEMPTS}}
+        return {"endpoint_url": s3_endpoint(), "config_kwargs": timeouts | retries}
+    if scheme in ("http", "https"):
+        import aiohttp
+
+        timeout = aiohttp.ClientTimeout(sock_connect=_CONNECT_SECS, sock_read=_READ_SECS)
+        return {"client_kwargs": {"timeout": timeout}}
+    return {}
+
+
+def _scheme(url: str) -> str:
+    return url.split("://", 1)[0]
+
+
+def _ways_out(scheme: str) -> str:
+    return (
+        f"This TensorFlow has no file system for {scheme}:// URLs. Two ways out: pip install '.[remote]' (fsspec, "
+        "which copies shards with any TensorFlow: --fetch=copy), or pip install '.[io]' in an environment of its "
+        "own (tensorflow-io, whose file systems load on TensorFlow 2.16 and 2.17 alone)."
+    )
+
+
+@contextlib.contextmanager
+def _explained(doing: str, url: str) -> Iterator[None]:
+    """Turns what libraries raise where the network or the server fails into a UserError."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except NotImplementedError as error:
+        raise UserError(f"Cannot {doing} {url}: {_scheme(url)}:// can only be read") from error
+    except Exception as error:
+        if not isinstance(error, OSError) and type(error).__module__.split(".")[0] not in _NETWORK_PACKAGES:
+            raise
+        raise UserError(f"Cannot {doing} {url}: {str(error) or type(error).__name__}") from error
