@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import pathlib
 
-import tensorflow as tf
-from tensorflow.python.client import device_lib  # the only way to ask TensorFlow for a GPU's memory
-
 _CGROUPS = pathlib.Path("/sys/fs/cgroup")
 # A limit above this is none: version 1 writes a huge number instead.
 _NO_LIMIT = 1 << 60
@@ -27,7 +24,10 @@ def available_host_bytes() -> int | None:
 
 
 def available_device_bytes() -> int | None:
-    """Returns the free memory of the GPU that has the least, or None without GPUs."""
+    """Returns the free memory of the GPU that has the least, or None without GPUs. Loads TensorFlow."""
+    import tensorflow as tf
+    from tensorflow.python.client import device_lib  # the only way to ask TensorFlow for a GPU's memory
+
     if not tf.config.list_logical_devices("GPU"):
         return None
     devices = device_lib.list_local_devices()
