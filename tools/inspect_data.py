@@ -68,7 +68,9 @@ def find_sets() -> list[str]:
     """
     folders = sorted(str(path.parent) for path in pathlib.Path("data").glob("*/manifest.json"))
     if not folders:
-        raise UserError("Pass --data=<folder of shards>, or --run=<folder of a run>; there is none under data/.")
+        raise UserError(
+            "Pass --data=<folder of shards>, or --run=<folder of a run>; there is none under data/."
+        )
     return folders
 
 
@@ -238,7 +240,9 @@ def print_run(run_dir: str) -> None:
         f"{model.name} on clips of {model.num_frames}x{model.height}x{model.width}, {len(config.classes)} "
         f"classes, of {config.data_dir}"
     )
-    print_wrapped(f"folds: {'; '.join(f'{name} {format_folds(part)}' for name, part in folds.items() if part)}")
+    print_wrapped(
+        f"folds: {'; '.join(f'{name} {format_folds(part)}' for name, part in folds.items() if part)}"
+    )
     print_wrapped(
         f"{train.epochs} epochs of batches of {train.batch_size}, {train.optimizer} at {train.learning_rate:g} "
         f"({train.schedule}), {train.precision}, seed {train.seed}"
@@ -250,7 +254,9 @@ def print_run(run_dir: str) -> None:
 def print_scores(run_dir: str) -> None:
     path = pathlib.Path(run_dir, run_lib.SUMMARY_FILENAME)
     if not path.is_file():
-        print_wrapped("not finished, so there are no scores yet; the command that started it goes on, with --run")
+        print_wrapped(
+            "not finished, so there are no scores yet; the command that started it goes on, with --run"
+        )
         print()
         return
     summary = storage.read_json(path)

@@ -19,7 +19,7 @@ from ucf50_tfrecord import record
 from ucf50_tfrecord.dataset.clips import Clips
 from ucf50_tfrecord.specs import UserError
 
-_MAX_OPEN_FILES = 256
+MAX_OPEN_FILES = 256
 # TensorFlow takes arrays over as tensors without a copy if they are aligned for its vector instructions.
 _ALIGNMENT = 64
 
@@ -39,7 +39,7 @@ class ClipReader:
         self._skip_bad_records = skip_bad_records
         self._buffers = Buffers()
         # A file is closed when it has left the cache and no thread reads it any more.
-        self._open = functools.lru_cache(_MAX_OPEN_FILES)(functools.partial(open, mode="rb", buffering=0))
+        self._open = functools.lru_cache(MAX_OPEN_FILES)(functools.partial(open, mode="rb", buffering=0))
 
     def read_pixels(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Reads clips that are stored raw.

@@ -234,7 +234,9 @@ def fastest_precision() -> PrecisionChoice:
     details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
     capability = min(detail.get("compute_capability", (0, 0)) for detail in details)
     precision = "bfloat16" if capability >= (8, 0) else "float16" if capability >= (7, 0) else "float32"
-    return PrecisionChoice(precision, f"the oldest GPU's compute capability is {'.'.join(map(str, capability))}")
+    return PrecisionChoice(
+        precision, f"the oldest GPU's compute capability is {'.'.join(map(str, capability))}"
+    )
 
 
 def _cpu_flags() -> set[str]:
