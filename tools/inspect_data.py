@@ -133,7 +133,7 @@ def _format_ranges(manifest: Manifest, counts: np.ndarray, names: list[str]) -> 
     for name, row in zip(names, counts):
         held = format_folds(fold for fold, count in zip(manifest.folds, row) if count)
         room = _WIDTH - width - _TOTAL_WIDTH - 2
-        lines.append(f"{_cut(name, width):<{width}}{row.sum():>{_TOTAL_WIDTH}}  {_cut(held, room)}")
+        lines.append(f"{_cut(name, width):<{width}}{row.sum():>{_TOTAL_WIDTH}}  {_cut(held, room)}".rstrip())
     return "\n".join(lines)
 
 

@@ -41,7 +41,7 @@ def check(options: Options) -> Iterator[Finding]:
     yield from check_versions(tested_versions(), installed_versions())
     yield from _check_origins()
     yield from _check_decoder()
-    yield from _check_tensorflow(options)
+    yield from check_tensorflow(options)
     yield from _check_io()
 
 
@@ -166,7 +166,7 @@ def _check_decoder() -> Iterator[Finding]:
         yield ok(version)
 
 
-def _check_tensorflow(options: Options) -> Iterator[Finding]:
+def check_tensorflow(options: Options) -> Iterator[Finding]:
     answer = ask_tensorflow(options.run)
     if isinstance(answer, NoAnswer):
         yield fail(

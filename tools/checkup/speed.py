@@ -150,9 +150,8 @@ def train(data: str, input_secs: float, step_secs: float) -> dict[str, Any]:
     Returns:
       input, step: clips a second; num_devices, fits_in_memory: see Rates; what, how: what was measured.
     """
-    from absl import flags
-
     import tensorflow as tf
+    from absl import flags
 
     import pipelines
     from pipelines import train_flags
