@@ -10,6 +10,7 @@ looks at: argparse in place of absl, and every check's imports within the check.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import textwrap
 
@@ -92,3 +93,5 @@ if __name__ == "__main__":
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # the reader of our output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

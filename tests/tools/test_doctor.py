@@ -246,6 +246,17 @@ def test_what_a_set_is_bad_for_is_told(videos_dir, tmp_path):
     assert levels(leak) == ["warn"] and "--fold_by=video" in leak[0].mend
 
 
+def test_videos_are_looked_at(videos_dir, tmp_path):
+    assert [item.text for item in sets.check_videos(str(videos_dir))] == [
+        f"{videos_dir}: 30 videos, 3 classes, 5 groups"
+    ]
+    assert levels(sets.check_videos(str(tmp_path / "nowhere"))) == ["fail"]
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        shutil.copy(next(videos_dir.rglob("*.avi")), tmp_path / name / "video.avi")
+    assert levels(sets.check_videos(str(tmp_path))) == ["ok", "warn"]
+
+
 def test_a_folder_that_is_being_written_is_left_to_it(data_dir, tmp_path):
     folder = copy_set(data_dir, tmp_path / "set")
     (folder / manifest_lib.MANIFEST_FILENAME).unlink()
@@ -322,6 +333,8 @@ def test_devices_are_told():
     assert [*devices.check_cores(8, 16, None)] == [ok("8 of 16 CPU cores")]
     [limited] = devices.check_cores(16, 16, 2.5)
     assert limited.level == "warn" and "--cpu-list 0-1" in limited.command
+    assert levels(devices.check_driver("470.57.02", "12.5.1")) == ["fail"]
+    assert [*devices.check_driver("570.86", "12.5.1")] == [*devices.check_driver("[N/A]", "")] == []
     assert levels(host.check_open_files(256, 1000)) == ["warn"]
     assert levels(host.check_open_files(1024, 1)) == ["ok"]
 

@@ -14,6 +14,8 @@ from tools.checkup.finding import Answer, Finding, NoAnswer, Options, fail, ok, 
 from tools.checkup.packages import ask_tensorflow, install_command
 
 _SMI_SECS = 30.0
+# By CUDA's major version; source: its release notes, "minimum required driver version".
+_MIN_DRIVERS = {"11": 450, "12": 525, "13": 580}
 _SMI_FIELDS = ("name", "driver_version", "memory.total", "memory.free", "mig.mode.current")  # memory in MiB
 _MIN_SHM_BYTES = 1 << 30
 _BUSY_SHARE = 0.5
@@ -31,6 +33,7 @@ def check(options: Options) -> Iterator[Finding]:
             yield warn(f"nvidia-smi gives no answer: {rows}", "see the driver's installation, or restart")
         else:
             yield from check_gpus(rows)
+            yield from check_driver(rows[0]["driver_version"], found.get("cuda", ""))
         if found:
             yield from _check_seen(answer)
             yield from _check_libraries(found)
@@ -63,12 +66,25 @@ def check_gpus(rows: list[dict[str, str]]) -> Iterator[Finding]:
             yield ok(f"{text}; memory is taken as needed")
 
 
+def check_driver(driver: str, cuda: str) -> Iterator[Finding]:
+    """Compares the driver's version with what TensorFlow's CUDA wants."""
+    wanted = _MIN_DRIVERS.get(cuda.partition(".")[0])
+    version = driver.partition(".")[0]
+    if wanted and version.isdecimal() and int(version) < wanted:
+        yield fail(
+            f"driver {driver} is too old for TensorFlow's CUDA {cuda}", f"install driver {wanted} or newer"
+        )
+
+
 def _check_seen(answer: Answer) -> Iterator[Finding]:
     """Checks that TensorFlow sees the driver's GPUs."""
     found = answer.value
     if found["gpus"]:
         capabilities = ", ".join(f"{gpu['name']} ({gpu['capability']})" for gpu in found["gpus"])
-        yield ok(f"TensorFlow sees {len(found['gpus'])} GPU(s), compute capability: {capabilities}")
+        yield ok(
+            f"TensorFlow sees {len(found['gpus'])} GPU(s), compute capability: {capabilities}; it is built with "
+            f"CUDA {found['cuda']}, cuDNN {found['cudnn']}"
+        )
     elif os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         yield fail(
             "TensorFlow sees no GPU: CUDA_VISIBLE_DEVICES hides them", command="unset CUDA_VISIBLE_DEVICES"
@@ -79,8 +95,9 @@ def _check_seen(answer: Answer) -> Iterator[Finding]:
             command=install_command("gpu"),
         )
     else:
+        # Such as "W0000 00:00:1.2 3 gpu_device.cc:4] Cannot dlopen some GPU libraries. …".
         lines = [line for line in answer.notices.splitlines() if re.search("dlopen|dlerror|cuInit", line)]
-        why = f": {' '.join(lines[0].split()[-12:])}" if lines else ""
+        why = f": {lines[0].rpartition('] ')[2]}" if lines else ""
         yield fail(
             f"there is an NVIDIA driver, but TensorFlow sees no GPU{why}",
             "install tensorflow[and-cuda], the extra `gpu`, which brings the CUDA libraries",

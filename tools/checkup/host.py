@@ -80,7 +80,7 @@ def _check_disk(options: Options) -> Iterator[Finding]:
                 f"{size(free)} are free on the disk of {folder}", "make room, or choose another folder"
             )
         else:
-            rooms.append(f"{folder} {size(free)}")
+            rooms.append(f"{folder} {size(free)}" + (f" ({size(num_bytes)} are wanted)" if num_bytes else ""))
         if not os.access(existing, os.W_OK):
             yield warn(
                 f"{existing} cannot be written to", "DATA= and RUN= choose other folders; TMPDIR= the last"
@@ -96,9 +96,12 @@ def _shards_bytes(options: Options) -> int:
     if not options.videos or (options.data and os.path.exists(options.data)):
         return 0
     from ucf50_tfrecord.convert import catalog
-    from ucf50_tfrecord.specs import ClipFormat
+    from ucf50_tfrecord.specs import ClipFormat, UserError
 
-    return len(catalog.find_videos(options.videos).videos) * ClipFormat().num_bytes
+    try:
+        return len(catalog.find_videos(options.videos).videos) * ClipFormat().num_bytes
+    except UserError:
+        return 0  # sets.check tells
 
 
 def _checkpoint_bytes(run_dir: str) -> int:

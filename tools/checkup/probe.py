@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 from typing import Any
 
@@ -11,6 +12,7 @@ def tensorflow(run_dir: str | None) -> dict[str, Any]:
 
     A checkpoint is a name and what is wrong with it, or "".
     """
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "0"  # it says which CUDA libraries it misses, in a warning
     import keras
     import tensorflow as tf
 

@@ -20,6 +20,8 @@ _NUM_NAMED = 5
 
 
 def check(options: Options) -> Iterator[Finding]:
+    if options.videos:
+        yield from check_videos(options.videos)
     folders = find_folders(options)
     for folder in folders:
         yield from check_set(folder)
@@ -47,6 +49,30 @@ def sound_manifests(options: Options) -> Iterator[Manifest]:
             yield manifest_lib.load(folder)
         except UserError:
             continue  # check_set tells
+
+
+def check_videos(folder: str) -> Iterator[Finding]:
+    """Looks at which videos there are; none is opened."""
+    from ucf50_tfrecord.convert import catalog
+    from ucf50_tfrecord.specs import UserError
+
+    try:
+        found = catalog.find_videos(folder)
+    except UserError as error:
+        yield fail(str(error), "VIDEOS=… names a folder with one folder of videos a class")
+        return
+    for text in found.warnings:
+        yield warn(text)
+    groups = {video.group for video in found.videos}
+    yield ok(
+        f"{folder}: {len(found.videos)} videos, {len(found.classes)} classes, {len(groups - {None})} groups"
+    )
+    if groups == {None}:
+        yield warn(
+            f"{folder}: no name holds a recording group (_g07_), so videos of one recording may be on both sides of "
+            "a split, and scores too high",
+            "name them as UCF50 does: v_<Class>_g<recording>_c<clip>",
+        )
 
 
 def check_set(folder: str) -> Iterator[Finding]:

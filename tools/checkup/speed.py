@@ -60,6 +60,9 @@ def check(options: Options) -> Iterator[Finding]:
         except NoAnswer as error:
             yield fail(f"decoding could not be measured: {error}")
             return
+        if not decoded["rate"]:
+            yield fail(f"no video of {decoded['what']} decodes", "make inspect and make shards say why")
+            return
         yield ok(f"decode {decoded['rate']:,.0f} clips/s a core ({decoded['what']})")
         try:
             trained = _ask("train", decoded["data"], secs["input"], secs["step"])
