@@ -35,7 +35,7 @@ GPU := $(if $(wildcard /proc/driver/nvidia/version)$(shell command -v nvidia-smi
 flag = $(if $(2),--$(1)='$(subst ','\'',$(2))')
 DATA_FLAGS = $(call flag,videos,$(VIDEOS)) $(call flag,data,$(DATA)) $(call flag,size,$(SIZE)) $(call flag,frames,$(FRAMES))
 
-.PHONY: help train shards verify repair evaluate compare compare-check tensorboard inspect help-models bench test lint clean
+.PHONY: help train shards verify repair evaluate compare compare-check tensorboard inspect doctor help-models bench test lint clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets and variables.
@@ -75,8 +75,14 @@ repair: $(VENV)/installed $(filter $(DEMO),$(VIDEOS))  ## Convert damaged and mi
 tensorboard: $(VENV)/installed  ## Open TensorBoard on RUN, or on all runs.
 	$(PYTHON) -m tensorboard.main $(call flag,logdir,$(or $(RUN),runs)) $(FLAGS)
 
-inspect: $(VENV)/installed  ## Show what is in the shards of DATA, or of each set under data/.
-	$(PYTHON) -m tools.inspect_shards $(call flag,data,$(DATA)) $(FLAGS)
+inspect: $(VENV)/installed  ## Show what is in the shards of DATA, or of each set under data/; or the curves of RUN.
+	$(PYTHON) -m tools.inspect_data $(call flag,data,$(DATA)) $(call flag,run,$(RUN)) $(FLAGS)
+
+# An installation that fails is what the doctor is for.
+doctor: | $(VENV)/bin/python  ## Look for what is wrong with this machine, DATA and RUN, and say how to mend it.
+	-@$(MAKE) --no-print-directory $(VENV)/installed
+	@$(PYTHON) -m tools.doctor $(call flag,data,$(DATA)) $(call flag,videos,$(filter-out $(DEMO),$(VIDEOS))) \
+	  $(call flag,run,$(RUN)) $(FLAGS)
 
 help-models: $(VENV)/installed  ## List the models and their numbers of parameters.
 	$(PYTHON) -m tools.describe_models $(call flag,size,$(SIZE)) $(call flag,frames,$(FRAMES)) $(FLAGS)

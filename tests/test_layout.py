@@ -88,6 +88,8 @@ def test_only_record_knows_feature_keys():
             ["tensorflow", "keras"],
         ),
         ("pipelines.convert, pipelines.train", ["tensorflow", "keras", "av"]),
+        ("tools.inspect_data, tools.doctor", ["tensorflow", "keras", "av"]),
+        ("ucf50_tfrecord.training.events, ucf50_tfrecord.dataset.memory", ["tensorflow", "keras"]),
         ("ucf50_tfrecord.evaluation.runner, ucf50_tfrecord.training.loop", ["av", "ucf50_tfrecord.convert"]),
     ],
 )

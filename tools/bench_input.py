@@ -26,6 +26,7 @@ import numpy as np
 from absl import flags
 
 from pipelines import console
+from tools import rates as rates_lib
 from tools.processes import in_fresh_process
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import storage
@@ -39,7 +40,6 @@ _SECS = flags.DEFINE_float("secs", 3.0, "Seconds that each measurement takes.", 
 _EPOCHS = flags.DEFINE_integer("epochs", 50, "Epochs over which memory is watched.", lower_bound=2)
 _OUTPUT = flags.DEFINE_string("output", "bench_results/input.json", "Where the figures go.")
 
-_WARM_UP_BATCHES = 8
 _SHUFFLE_BUFFER = 256  # clips, in the pipelines that need one
 Batches = Iterator[Any]
 
@@ -158,15 +158,7 @@ class Row:
 def measure_rate(name: str, data: str, batch_size: int, secs: float) -> float:
     """Returns a method's clips a second, once it is warm. Runs in a fresh process."""
     console.load_tensorflow()
-    batches = METHODS[name][0](data, batch_size)
-    for _ in range(_WARM_UP_BATCHES):
-        next(batches)
-    started, clips = time.perf_counter(), 0
-    while (taken := time.perf_counter() - started) < secs:
-        batch = next(batches)
-        # What only fills a batch up does not count.
-        clips += int(batch["mask"].numpy().sum()) if isinstance(batch, dict) else batch_size
-    return clips / taken
+    return rates_lib.of_batches(METHODS[name][0](data, batch_size), batch_size, secs=secs)
 
 
 def measure_floor(data: str, secs: float) -> float:

@@ -12,19 +12,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import operator
 import os
 import pathlib
 import statistics
 import subprocess
-import time
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 from absl import flags
 
 from pipelines import console
+from tools import rates as rates_lib
 from tools.processes import in_fresh_process
 from ucf50_tfrecord import storage
 from ucf50_tfrecord.specs import ModelSpec, TrainSpec, UserError, to_json
@@ -36,7 +34,6 @@ _ROUNDS = flags.DEFINE_integer("rounds", 3, "Times each method is measured.", lo
 _SECS = flags.DEFINE_float("secs", 6.0, "Seconds that each measurement takes.", lower_bound=0.1)
 _OUTPUT = flags.DEFINE_string("output", "bench_results/step.json", "Where the figures go.")
 
-_WARM_UP_STEPS = 3
 _SPEC = ModelSpec(name="seed_lstm", num_classes=50, num_frames=15, height=64, width=64)
 TORCH = "PyTorch, float32"
 
@@ -88,10 +85,8 @@ def measure_tensorflow(name: str, precision: str, batch_size: int, secs: float) 
     """Returns a model's clips a second in training. Runs in a fresh process."""
     console.load_tensorflow()
     import keras
-    import tensorflow as tf
 
     from ucf50_tfrecord.training import optimizer as optimizer_lib
-    from ucf50_tfrecord.training import step as step_lib
     from ucf50_tfrecord.training import strategy as strategy_lib
 
     strategy, policy = strategy_lib.make_strategy("one"), strategy_lib.keras_policy(precision)
@@ -100,28 +95,7 @@ def measure_tensorflow(name: str, precision: str, batch_size: int, secs: float) 
         model = BUILDERS[name](_SPEC, keras.dtype_policies.get(policy))
         optimizer = optimizer_lib.make_optimizer(spec, 1, policy)
         optimizer.build(model.trainable_variables)
-    train_step = step_lib.make_train_step(
-        model, optimizer, spec, strategy=strategy, frames=operator.itemgetter("video")
-    )
-    random = np.random.default_rng(0)
-    shape = (batch_size, _SPEC.num_frames, _SPEC.height, _SPEC.width, 3)
-    batch = {
-        "video": tf.constant(random.integers(0, 256, shape, dtype=np.uint8)),
-        "label": tf.constant(random.integers(0, _SPEC.num_classes, batch_size), tf.int32),
-        "mask": tf.ones([batch_size], tf.bool),
-        "position": tf.range(batch_size, dtype=tf.int64),
-    }
-
-    def step() -> None:
-        train_step(batch, tf.constant(0, tf.int64)).numpy()
-
-    for _ in range(_WARM_UP_STEPS):
-        step()
-    started, steps = time.perf_counter(), 0
-    while (taken := time.perf_counter() - started) < secs:
-        step()
-        steps += 1
-    return steps * batch_size / taken
+    return rates_lib.of_steps(model, optimizer, spec, strategy=strategy, secs=secs)
 
 
 def measure_torch(python: str, batch_size: int, secs: float) -> float:

@@ -277,19 +277,33 @@ def read_payload(file: int, offset: int) -> bytes:
       UserError: if the record is damaged or cut short; the caller knows which it is.
     """
     header = _read(file, 12, offset)
+    num_bytes = _framed_bytes(header)
+    if num_bytes > os.fstat(file).st_size - offset:
+        raise UserError("is cut short")
+    return unframe(header + _read(file, num_bytes - len(header), offset + len(header)))
+
+
+def unframe(framed: bytes) -> bytes:
+    """Returns the payload of a record as frame_record makes it, checking its CRCs.
+
+    Raises:
+      UserError: if it is damaged or cut short; the caller knows which it is.
+    """
+    if len(framed) < _framed_bytes(framed[:12]):
+        raise UserError("is cut short")
+    payload = framed[12:-4]
+    if framed[-4:] != _masked_crc(crc32c.crc32c(payload)):
+        raise UserError("is damaged: it has another checksum than it says")
+    return payload
+
+
+def _framed_bytes(header: bytes) -> int:
+    """Returns how many bytes a record takes, by its first 12."""
     if len(header) < 12:
         raise UserError("is cut short")
     if header[8:] != _masked_crc(crc32c.crc32c(header[:8])):
         raise UserError("is damaged: its length has another checksum than it says")
-    (num_bytes,) = struct.unpack("<Q", header[:8])
-    if num_bytes > os.fstat(file).st_size - offset:
-        raise UserError("is cut short")
-    payload, checksum = _read(file, num_bytes, offset + 12), _read(file, 4, offset + 12 + num_bytes)
-    if len(payload) < num_bytes or len(checksum) < 4:
-        raise UserError("is cut short")
-    if checksum != _masked_crc(crc32c.crc32c(payload)):
-        raise UserError("is damaged: it has another checksum than it says")
-    return payload
+    return 12 + struct.unpack("<Q", header[:8])[0] + 4
 
 
 def read_records(path: str | os.PathLike) -> Iterator[tuple[int, bytes]]:

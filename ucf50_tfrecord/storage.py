@@ -126,14 +126,18 @@ def absolute(folder: str | os.PathLike) -> str:
     return str(folder) if remote.is_remote(folder) else os.path.abspath(folder)
 
 
-def read_bytes(path: str | os.PathLike) -> bytes:
-    """Reads a file.
+def read_bytes(path: str | os.PathLike, start: int = 0, end: int | None = None) -> bytes:
+    """Reads a file, or its bytes from start to before end.
 
     Raises:
       FileNotFoundError: if there is none.
       OSError, UserError: if it cannot be read: if it is here, or a URL.
     """
-    return remote.read(str(path)) if remote.is_remote(path) else pathlib.Path(path).read_bytes()
+    if remote.is_remote(path):
+        return remote.read(str(path), start, end)
+    with open(path, "rb") as file:
+        file.seek(start)
+        return file.read(-1 if end is None else end - start)
 
 
 def file_size(path: str | os.PathLike) -> int | None:

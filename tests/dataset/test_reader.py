@@ -245,7 +245,7 @@ def test_buffers_come_back_when_no_view_of_them_is_left():
 def test_few_files_are_open_at_a_time(data_dir, monkeypatch):
     from ucf50_tfrecord.dataset import shard_files
 
-    monkeypatch.setattr(shard_files, "_MAX_OPEN_FILES", 2)
+    monkeypatch.setattr(shard_files, "MAX_OPEN_FILES", 2)
     clips = load_clips(manifest.load(str(data_dir)), [1, 2, 3, 4, 5])
     reader = ClipReader(clips)
     video, _ = reader.read_pixels(np.arange(30))

@@ -169,10 +169,10 @@ def test_shards_of_another_format_are_not_replaced(published, videos_dir, stagin
     assert not pathlib.Path(f"{staging}-other").exists()
 
 
-def test_inspect_shows_what_is_there(published):
-    done = run_module("tools.inspect_shards", f"--data={URL}")
+def test_inspect_shows_what_is_there(published, tmp_path):
+    done = run_module("tools.inspect_data", f"--data={URL}", f"--sheet={tmp_path / 'sheet.png'}")
     assert done.returncode == 0, done.stderr
-    assert f"{URL}: 30 clips" in done.stdout
+    assert f"{URL}\n  30 clips" in done.stdout and (tmp_path / "sheet.png").is_file()
 
 
 @pytest.mark.parametrize("method", methods())

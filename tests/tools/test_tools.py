@@ -79,18 +79,9 @@ def test_an_existing_corpus_is_left_alone(corpus):
     assert before == sorted(corpus.rglob("*"))
 
 
-def test_inspect_shows_counts_and_a_record(data_dir):
-    result = run_module("tools.inspect_shards", f"--data={data_dir}")
-    assert result.returncode == 0, result.stderr
-    assert "30 clips of 5x16x24" in result.stdout
-    assert "Middle     10  1-5" in result.stdout
-    assert "uint8 [5, 16, 24, 3]" in result.stdout and "clip/media_id" in result.stdout
-    assert run_module("tools.inspect_shards", "--data=nowhere").returncode == 2
-
-
 def test_a_reader_that_has_seen_enough_is_no_error(data_dir):
     command = (
-        f"{sys.executable} -u -m tools.inspect_shards --data='{data_dir}' | head -1; exit ${{PIPESTATUS[0]}}"
+        f"{sys.executable} -u -m tools.inspect_data --data='{data_dir}' | head -1; exit ${{PIPESTATUS[0]}}"
     )
     result = subprocess.run(["bash", "-c", command], cwd=REPOSITORY, text=True, capture_output=True)
     assert (result.returncode, result.stderr) == (0, "") and result.stdout.count("\n") == 1
@@ -136,6 +127,7 @@ def test_make_help_lists_every_target():
         "verify",
         "repair",
         "inspect",
+        "doctor",
         "bench",
         "test",
         "lint",

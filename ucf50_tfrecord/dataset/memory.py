@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-
-import tensorflow as tf
-from tensorflow.python.client import device_lib  # the only way to ask TensorFlow for a GPU's memory
+from collections.abc import Iterator
 
 _CGROUPS = pathlib.Path("/sys/fs/cgroup")
 # A limit above this is none: version 1 writes a huge number instead.
@@ -27,29 +25,35 @@ def available_host_bytes() -> int | None:
 
 
 def available_device_bytes() -> int | None:
-    """Returns the free memory of the GPU that has the least, or None without GPUs."""
+    """Returns the free memory of the GPU that has the least, or None without GPUs. Loads TensorFlow."""
+    import tensorflow as tf
+    from tensorflow.python.client import device_lib  # the only way to ask TensorFlow for a GPU's memory
+
     if not tf.config.list_logical_devices("GPU"):
         return None
     devices = device_lib.list_local_devices()
     return min(device.memory_limit for device in devices if device.device_type == "GPU")
 
 
-def _cgroup_rooms() -> list[int]:
-    """Returns what each limiting control group around this process still allows, in bytes."""
+def cgroup_folders(controller: str) -> Iterator[pathlib.Path]:
+    """Yields the folders of the control groups around this process, such as those of "memory" or "cpu"."""
     try:
         entries = pathlib.Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:
-        return []
-    rooms = []
+        return
     for entry in entries:
         _, controllers, path = entry.split(":", 2)
-        if controllers not in ("", "memory"):  # version 2, or version 1's for memory
+        if controllers and controller not in controllers.split(","):  # version 2 names none
             continue
         root = _CGROUPS / controllers
         group = root / path.lstrip("/")
-        folders = [group, *(parent for parent in group.parents if parent.is_relative_to(root))]
-        rooms += [room for folder in folders if (room := _cgroup_room(folder)) is not None]
-    return rooms
+        yield from [group, *(parent for parent in group.parents if parent.is_relative_to(root))]
+
+
+def _cgroup_rooms() -> list[int]:
+    """Returns what each limiting control group around this process still allows, in bytes."""
+    folders = cgroup_folders("memory")
+    return [room for folder in folders if (room := _cgroup_room(folder)) is not None]
 
 
 def _cgroup_room(folder: pathlib.Path) -> int | None:

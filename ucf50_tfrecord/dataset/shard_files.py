@@ -24,7 +24,7 @@ from ucf50_tfrecord.dataset.clips import Clips
 from ucf50_tfrecord.manifest import ManifestShard
 from ucf50_tfrecord.specs import FetchSpec, UserError
 
-_MAX_OPEN_FILES = 256
+MAX_OPEN_FILES = 256
 _NUM_DOWNLOADS = 4  # side by side
 _CHUNK_BYTES = 8 << 20
 _RETRY_SECS = (0.5, 2.0)
@@ -73,7 +73,7 @@ def open_files(clips: Clips) -> ShardFiles:
 class _LocalFiles:
     def __init__(self):
         # A file is closed when it has left the cache and no thread reads it any more.
-        self.open = functools.lru_cache(_MAX_OPEN_FILES)(functools.partial(open, mode="rb", buffering=0))
+        self.open = functools.lru_cache(MAX_OPEN_FILES)(functools.partial(open, mode="rb", buffering=0))
 
     def expect(self, paths: Iterable[str]) -> None:
         """Nothing is to be prepared."""
@@ -214,7 +214,7 @@ class ShardCache:
     def _holds_too_much(self) -> bool:
         with self._changed:
             held = sum(self.shards[url].num_bytes for url in self._open)
-            return held > self._needed_bytes or len(self._open) > _MAX_OPEN_FILES
+            return held > self._needed_bytes or len(self._open) > MAX_OPEN_FILES
 
     def _copy(self, url: str, shard: ManifestShard, path: pathlib.Path) -> None:
         """Downloads a shard, going on with what a process left that was stopped meanwhile."""

@@ -106,6 +106,23 @@ def find(folder: pathlib.Path) -> list[str]:
     return [str(folder / f"ckpt-{number}") for number in numbers]
 
 
+def check(path: str) -> None:
+    """Reads all of a checkpoint, which compares its checksums.
+
+    Args:
+      path: as `find` lists it.
+
+    Raises:
+      UserError: if it is damaged.
+    """
+    try:
+        reader = tf.train.load_checkpoint(path)
+        for name in reader.get_variable_to_shape_map():
+            reader.get_tensor(name)
+    except _DAMAGE as error:
+        raise UserError(f"The checkpoint {path} is damaged: {error}") from error
+
+
 def _write(checkpoint: tf.train.Checkpoint, folder: pathlib.Path, *, num_kept: int) -> None:
     """Writes the next checkpoint; removes the oldest, and what was left of one that was never completed.
 

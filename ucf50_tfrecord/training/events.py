@@ -1,4 +1,4 @@
-"""Event files, as TensorBoard reads them: TFRecords of tf.Event.
+"""Event files, as TensorBoard reads them: TFRecords of tf.Event. Does not load TensorFlow.
 
 A run that goes on from a checkpoint repeats the steps after it. Their events are taken out of the files
 first, so that no reader sees a curve jump back.
@@ -11,8 +11,10 @@ import pathlib
 import time
 from collections.abc import Iterable, Iterator
 
-import tensorflow as tf
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.util import tensor_util
 
+from ucf50_tfrecord import record
 from ucf50_tfrecord.specs import UserError
 
 # Without "tfevents", so that no reader takes an unfinished file for an event file.
@@ -30,14 +32,32 @@ def read_records(path: pathlib.Path) -> Iterator[bytes]:
     Raises:
       UserError: if the file cannot be read.
     """
-    records = iter(tf.data.TFRecordDataset(str(path)))
-    while True:
-        try:
-            yield next(records).numpy()
-        except (StopIteration, tf.errors.DataLossError):
-            return
-        except tf.errors.OpError as error:
-            raise UserError(f"Cannot read {path}: {error.message}") from error
+    try:
+        for _, payload in record.read_records(path):
+            yield payload
+    except UserError:  # torn or damaged
+        return
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror}") from error
+
+
+def read_scalars(folder: pathlib.Path) -> dict[str, list[tuple[int, float]]]:
+    """Reads the curves of a folder's event files: by tag, (step, value) in the order of steps.
+
+    Of points of the same step the one written last counts.
+
+    Raises:
+      UserError: if a file cannot be read.
+    """
+    curves: dict[str, dict[int, float]] = {}
+    for path in find_files(folder):
+        for payload in read_records(path):
+            event = Event.FromString(payload)
+            for value in event.summary.value:
+                if value.metadata.plugin_data.plugin_name == "scalars":
+                    point = float(tensor_util.make_ndarray(value.tensor))
+                    curves.setdefault(value.tag, {})[event.step] = point
+    return {tag: sorted(points.items()) for tag, points in curves.items()}
 
 
 def write_records(path: pathlib.Path, records: Iterable[bytes]) -> None:
@@ -51,13 +71,12 @@ def write_records(path: pathlib.Path, records: Iterable[bytes]) -> None:
     unfinished = path.with_name(_UNFINISHED_FILENAME)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tf.io.TFRecordWriter(str(unfinished)) as writer:
-            for record in records:
-                writer.write(record)
-        with open(unfinished, "rb") as file:
+        with open(unfinished, "wb") as file:
+            file.writelines(map(record.frame_record, records))
+            file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, path)
-    except (OSError, tf.errors.OpError) as error:
+    except OSError as error:
         raise UserError(f"Cannot write {path}: {error}") from error
     finally:
         unfinished.unlink(missing_ok=True)
@@ -73,9 +92,9 @@ def drop_later(folder: pathlib.Path, step: int) -> int:
     """
     dropped = 0
     for path in find_files(folder):
-        later = sum(_step(record) > step for record in read_records(path))
+        later = sum(_step(payload) > step for payload in read_records(path))
         if later:
-            write_records(path, (record for record in read_records(path) if _step(record) <= step))
+            write_records(path, (payload for payload in read_records(path) if _step(payload) <= step))
         dropped += later
     return dropped
 
@@ -91,5 +110,5 @@ def await_new_name(folder: pathlib.Path) -> None:
             time.sleep(max(0.0, int(second) + 1 - time.time()))
 
 
-def _step(record: bytes) -> int:
-    return tf.compat.v1.Event.FromString(record).step
+def _step(payload: bytes) -> int:
+    return Event.FromString(payload).step

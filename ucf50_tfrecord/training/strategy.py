@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import pathlib
 import re
@@ -198,6 +199,14 @@ def device_type() -> str:
     return "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
 
 
+@dataclasses.dataclass(frozen=True)
+class PrecisionChoice:
+    """What to compute in: "float32", "bfloat16" or "float16", and why, as a sentence's end."""
+
+    precision: str
+    reason: str
+
+
 def choose_precision(precision: str) -> str:
     """Resolves "auto" to a precision that the devices are fast in; others stay as they are.
 
@@ -205,7 +214,7 @@ def choose_precision(precision: str) -> str:
     and newer; CPUs with AVX512_BF16 or AMX), float16 on GPUs from 7.0, else float32.
     """
     expect(precision in PRECISIONS, f"a precision out of {PRECISIONS}", precision=precision)
-    return _fastest_precision() if precision == "auto" else precision
+    return fastest_precision().precision if precision == "auto" else precision
 
 
 def keras_policy(precision: str) -> str:
@@ -214,13 +223,20 @@ def keras_policy(precision: str) -> str:
     return precision if precision == "float32" else f"mixed_{precision}"
 
 
-def _fastest_precision() -> str:
+def fastest_precision() -> PrecisionChoice:
+    """Returns what "auto" takes, see choose_precision."""
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus:
-        return "bfloat16" if _cpu_flags() & {"avx512_bf16", "amx_bf16"} else "float32"
+        found = sorted(_cpu_flags() & {"avx512_bf16", "amx_bf16"})
+        if found:
+            return PrecisionChoice("bfloat16", f"the CPU computes in it ({', '.join(found)})")
+        return PrecisionChoice("float32", "there is no GPU, and the CPU has neither avx512_bf16 nor amx_bf16")
     details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
     capability = min(detail.get("compute_capability", (0, 0)) for detail in details)
-    return "bfloat16" if capability >= (8, 0) else "float16" if capability >= (7, 0) else "float32"
+    precision = "bfloat16" if capability >= (8, 0) else "float16" if capability >= (7, 0) else "float32"
+    return PrecisionChoice(
+        precision, f"the oldest GPU's compute capability is {'.'.join(map(str, capability))}"
+    )
 
 
 def _cpu_flags() -> set[str]:

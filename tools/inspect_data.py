@@ -1,0 +1,302 @@
+"""Shows what is in a folder of shards, and how a run went.
+
+  python -m tools.inspect_data --data=data/demo_videos-15x64x64
+  python -m tools.inspect_data --run=runs/first
+
+Of shards: clips by class and fold, sizes, durations, a record's keys, and a picture of some frames of each class
+(contact_sheet.png in the shards' folder, or --sheet). Of a run: what it is, its scores, and its curves.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import functools
+import io
+import os
+import pathlib
+import sys
+import textwrap
+from collections.abc import Sequence
+
+import numpy as np
+from absl import flags
+
+from pipelines import console
+from tools import contact_sheet
+from ucf50_tfrecord import manifest as manifest_lib
+from ucf50_tfrecord import record, remote, storage
+from ucf50_tfrecord.dataset import clips as clips_lib
+from ucf50_tfrecord.manifest import Manifest
+from ucf50_tfrecord.specs import UserError, expect, format_folds, printable
+from ucf50_tfrecord.training import run as run_lib
+
+_DATA = flags.DEFINE_string("data", None, "The folder of shards. Default: each one under data/.")
+_RUN = flags.DEFINE_string("run", None, "A run's folder.")
+_SHEET = flags.DEFINE_string(
+    "sheet",
+    None,
+    "Where the picture goes, a .png; empty draws none. Default: contact_sheet.png in --data, or here if that is a URL.",
+)
+
+_WIDTH = 80
+_MIN_NAME_WIDTH, _MAX_NAME_WIDTH, _TOTAL_WIDTH = 12, 24, 7
+_SAMPLE_CLIPS, _SAMPLE_BYTES = 100, 64 << 20
+# What is drawn of a run: title, and by the curves' names their split and tag.
+_CURVES = (
+    ("loss", {"train": ("train", "loss")}),
+    ("accuracy", {"train": ("train", "accuracy"), "validation": ("validation", "accuracy")}),
+    ("macro F1", {"validation": ("validation", "macro_f1")}),
+    ("learning rate", {"train": ("train", "learning_rate")}),
+)
+
+
+def main() -> None:
+    if _SHEET.value:
+        expect(_SHEET.value.endswith(".png"), "--sheet=<a file .png>", sheet=_SHEET.value)
+    if _RUN.value:
+        print_run(_RUN.value)
+    if _DATA.value or not _RUN.value:
+        folders = [_DATA.value] if _DATA.value else find_sets()
+        expect(not _SHEET.value or len(folders) == 1, "--data with a --sheet", sets=folders)
+        for folder in folders:
+            manifest = manifest_lib.load(folder)
+            print_counts(manifest)
+            print_clips(manifest)
+
+
+def find_sets() -> list[str]:
+    """Returns the finished sets of shards under data/.
+
+    Raises:
+      UserError: if there is none.
+    """
+    folders = sorted(str(path.parent) for path in pathlib.Path("data").glob("*/manifest.json"))
+    if not folders:
+        raise UserError(
+            "Pass --data=<folder of shards>, or --run=<folder of a run>; there is none under data/."
+        )
+    return folders
+
+
+def print_counts(manifest: Manifest) -> None:
+    """Prints what the manifest says."""
+    sizes = [shard.num_bytes for shard in manifest.shards]
+    print(manifest.data_dir)
+    print_wrapped(
+        f"{manifest.num_clips} clips of {manifest.format} (frames x height x width), {len(manifest.classes)} "
+        f"classes, {manifest.num_videos} videos"
+    )
+    print_wrapped(
+        f"{len(sizes)} shards, {format_bytes(sum(sizes))} ({format_bytes(min(sizes))} to "
+        f"{format_bytes(max(sizes))} each); folds by {manifest.fold_rule.fold_by}; "
+        f"fingerprint {manifest.fingerprint[:16]}"
+    )
+    print_wrapped(f"decoded with {manifest.decoder}")
+    for item in manifest.quarantined:
+        print(f"  quarantined: {printable(item.relative_path)}: {printable(item.reason)}")
+    print(f"\n{format_table(manifest)}\n")
+
+
+def print_wrapped(text: str) -> None:
+    print(textwrap.fill(text, _WIDTH, initial_indent="  ", subsequent_indent="    "))
+
+
+def format_table(manifest: Manifest) -> str:
+    """Lays out the clips of each class and fold, 80 columns wide; where there is no room, the folds as ranges."""
+    counts = np.array([manifest.clips_per_class[fold] for fold in manifest.folds]).T  # [classes, folds]
+    names = [printable(name) for name in manifest.classes]
+    longest = min(max(map(len, [*names, "class"])), _MAX_NAME_WIDTH)
+    sums = counts.sum(axis=0)
+    # The sums below take wider cells than the counts; they are left out where there is no room.
+    for rows in ([*zip(names, counts), ("all", sums)], [*zip(names, counts)]):
+        cell_width = 1 + max(len(str(row.max())) for _, row in rows)
+        width = min(longest, _WIDTH - _TOTAL_WIDTH - len(manifest.folds) * cell_width)
+        if width >= min(longest, _MIN_NAME_WIDTH):
+            return "\n".join(_format_rows(rows, manifest.folds, width, cell_width))
+    return _format_ranges(manifest, counts, names)
+
+
+def _format_rows(
+    rows: list[tuple[str, np.ndarray]], folds: Sequence[int], width: int, cell_width: int
+) -> list[str]:
+    height = len(str(max(folds)))
+    lines = []
+    for line in range(height):  # a fold's number stands upright: it may be wider than the counts below
+        name, total = ("class", "clips") if line == height - 1 else ("", "fold")
+        digits = "".join(f"{f'{fold:>{height}}'[line]:>{cell_width}}" for fold in folds)
+        lines.append(f"{name:<{width}}{total:>{_TOTAL_WIDTH}}{digits}")
+    for name, row in rows:
+        cells = "".join(f"{count or '.':>{cell_width}}" for count in row.tolist())
+        lines.append(f"{_cut(name, width):<{width}}{row.sum():>{_TOTAL_WIDTH}}{cells}")
+    return lines
+
+
+def _format_ranges(manifest: Manifest, counts: np.ndarray, names: list[str]) -> str:
+    width = min(max(map(len, [*names, "class"])), _MAX_NAME_WIDTH)
+    lines = [f"{'class':<{width}}{'clips':>{_TOTAL_WIDTH}}  in folds"]
+    for name, row in zip(names, counts):
+        held = format_folds(fold for fold, count in zip(manifest.folds, row) if count)
+        room = _WIDTH - width - _TOTAL_WIDTH - 2
+        lines.append(f"{_cut(name, width):<{width}}{row.sum():>{_TOTAL_WIDTH}}  {_cut(held, room)}".rstrip())
+    return "\n".join(lines)
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 1]}…"
+
+
+def print_clips(manifest: Manifest) -> None:
+    """Prints what some records say, and draws the contact sheet.
+
+    Raises:
+      UserError: if a shard or a record is damaged.
+    """
+    clips = clips_lib.load_clips(manifest, manifest.folds)
+    sample = clips.spread(min(_SAMPLE_CLIPS, max(1, _SAMPLE_BYTES // manifest.format.num_bytes)))
+    with concurrent.futures.ThreadPoolExecutor() as threads:  # each may be a request
+        records = list(threads.map(functools.partial(read_record, sample), range(len(sample))))
+    secs = np.array([features[record.END_TIMESTAMP][0] for features in records]) / 1e6
+    rates = sorted({round(features[record.IMAGE_FRAME_RATE][0], 2) for features in records})
+    print(
+        f"{len(sample)} clips, evenly chosen: videos of {secs.min():.1f} to {secs.max():.1f} s, "
+        f"median {np.median(secs):.1f}; {format_rates(rates)} frames/s\n"
+    )
+    print(f"A record, {pathlib.Path(sample.shard_paths[sample.shards[0]]).name} at byte {sample.offsets[0]}:")
+    for key, value in sorted(records[0].items()):
+        print(f"  {key:<22} {_cut(describe(value), _WIDTH - 25)}")
+    print()
+    if _SHEET.value != "":
+        draw_sheet(clips)
+
+
+def read_record(clips: clips_lib.Clips, index: int) -> dict:
+    """Reads all features of a clip's record, as record.decode returns them.
+
+    Raises:
+      UserError: if it is damaged.
+    """
+    path, start = clips.shard_paths[clips.shards[index]], int(clips.offsets[index])
+    framed = storage.read_bytes(path, start, start + int(clips.sizes[index]))
+    try:
+        return record.decode(record.unframe(framed))
+    except UserError as error:
+        mend = manifest_lib.repair_command(clips.manifest)
+        raise UserError(
+            f"{path}: the record at byte {start} {error} ({clips.ids[index]}). To mend it: {mend}"
+        ) from None
+
+
+def draw_sheet(clips: clips_lib.Clips) -> None:
+    """Draws one clip of each class, from the middle of its clips, and says where the picture is.
+
+    Raises:
+      UserError: if a record is damaged, or the picture that was asked for cannot be written.
+    """
+    manifest = clips.manifest
+    rows = []
+    for label, name in enumerate(manifest.classes):
+        indices = np.flatnonzero(clips.labels == label)
+        if not len(indices):
+            rows.append(contact_sheet.Row(name, "no clip", None))
+            continue
+        chosen = int(indices[len(indices) // 2])
+        short = clips.ids[chosen].rpartition("/")[2]
+        frames = read_record(clips, chosen)[record.VIDEO]
+        rows.append(contact_sheet.Row(name, f"{len(indices)} clips\n{short}", frames))
+    title = f"{os.path.basename(os.path.abspath(manifest.data_dir))}: {manifest.num_clips} clips of {manifest.format}"
+    picture = contact_sheet.draw(title, rows, manifest.format.shape)
+    content = io.BytesIO()
+    picture.save(content, "PNG")
+    beside = "contact_sheet.png" if remote.is_remote(manifest.data_dir) else None
+    path = _SHEET.value or beside or os.path.join(manifest.data_dir, "contact_sheet.png")
+    try:
+        with storage.atomic_write(path) as file:
+            file.write(content.getvalue())
+    except UserError as error:
+        if _SHEET.value:
+            raise
+        print(f"No contact sheet: {error}. --sheet=<file.png> puts it elsewhere.", file=sys.stderr)
+        return
+    print(f"Contact sheet: {path} ({picture.width}x{picture.height} pixels)\n")
+
+
+def describe(value: list | np.ndarray) -> str:
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} {list(value.shape)}, mean {value.mean():.1f}"
+    return printable(" ".join(v.decode(errors="replace") if isinstance(v, bytes) else str(v) for v in value))
+
+
+def format_rates(rates: list[float]) -> str:
+    return f"{rates[0]:g}" if len(rates) == 1 else f"{rates[0]:g} to {rates[-1]:g}"
+
+
+def format_bytes(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"
+
+
+def print_run(run_dir: str) -> None:
+    """Prints what a run is, its scores, and its curves as far as it got.
+
+    Raises:
+      UserError: if the folder is not a run's.
+    """
+    config = run_lib.load_config(run_dir)
+    model, train = config.model, config.train
+    folds = {"train": config.train_folds, "validate": config.val_folds, "test": config.test_folds}
+    print(run_dir)
+    print_wrapped(
+        f"{model.name} on clips of {model.num_frames}x{model.height}x{model.width}, {len(config.classes)} "
+        f"classes, of {config.data_dir}"
+    )
+    print_wrapped(
+        f"folds: {'; '.join(f'{name} {format_folds(part)}' for name, part in folds.items() if part)}"
+    )
+    print_wrapped(
+        f"{train.epochs} epochs of batches of {train.batch_size}, {train.optimizer} at {train.learning_rate:g} "
+        f"({train.schedule}), {train.precision}, seed {train.seed}"
+    )
+    print_scores(run_dir)
+    print_curves(run_dir)
+
+
+def print_scores(run_dir: str) -> None:
+    path = pathlib.Path(run_dir, run_lib.SUMMARY_FILENAME)
+    if not path.is_file():
+        print_wrapped(
+            "not finished, so there are no scores yet; the command that started it goes on, with --run"
+        )
+        print()
+        return
+    summary = storage.read_json(path)
+    try:
+        print(
+            f"  {summary['params']:,} parameters; {summary['num_train_clips']} training clips, "
+            f"{summary['trained_epochs']} epochs"
+        )
+        title = f"{summary['num_clips']} clips of folds {format_folds(summary['folds'])} ({summary['split']})"
+        console.print_scores(title, summary, summary["shuffled"])
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path} is not a run's summary: {error!r}") from error
+    print()
+
+
+def print_curves(run_dir: str) -> None:
+    """Draws the curves of the run's event files."""
+    from tools import curves
+    from ucf50_tfrecord.training import events
+
+    folder = pathlib.Path(run_dir, "tensorboard")
+    found = {split: events.read_scalars(folder / split) for split in ("train", "validation")}
+    drawings = []
+    for title, parts in _CURVES:
+        points = {name: found[split].get(tag, []) for name, (split, tag) in parts.items()}
+        drawings.append(curves.draw(title, points, is_coloured=sys.stdout.isatty()))
+    drawn = [text for text in drawings if text]
+    if not drawn:
+        print(f"No curves: there are no points in the event files of {folder}.\n")
+        return
+    print("By training step:\n" + "\n".join(drawn) + "\n")
+
+
+if __name__ == "__main__":
+    console.run(main)

@@ -1,0 +1,93 @@
+"""How many clips a second: of the decoder, of the input, of training steps."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
+
+    from ucf50_tfrecord.specs import ClipFormat, TrainSpec
+
+_WARM_UP_BATCHES = 8
+_WARM_UP_STEPS = 3
+
+
+def of_decoding(paths: Sequence[str], clip_format: ClipFormat, *, secs: float) -> float:
+    """Returns the clips a second that one core makes of videos, as a conversion does. Loads PyAV."""
+    from ucf50_tfrecord.convert import decode
+
+    def count(path: str) -> int:
+        try:
+            return len(decode.decode_clips(path, clip_format))
+        except decode.VideoError:  # a conversion leaves it out
+            return 0
+
+    count(paths[0])  # imports and tables
+    videos = itertools.cycle(paths)
+    started, clips = time.perf_counter(), 0
+    while (taken := time.perf_counter() - started) < secs:
+        clips += count(next(videos))
+    return clips / taken
+
+
+def of_batches(batches: Iterator[Any], batch_size: int, *, secs: float) -> float:
+    """Returns the clips a second of an endless input, once it is warm."""
+    for _ in range(_WARM_UP_BATCHES):
+        next(batches)
+    started, clips = time.perf_counter(), 0
+    while (taken := time.perf_counter() - started) < secs:
+        batch = next(batches)
+        # What only fills a batch up does not count.
+        clips += int(batch["mask"].numpy().sum()) if isinstance(batch, dict) else batch_size
+    return clips / taken
+
+
+def of_steps(
+    model: keras.Model,
+    optimizer: keras.optimizers.Optimizer,
+    spec: TrainSpec,
+    *,
+    strategy: tf.distribute.Strategy,
+    secs: float,
+) -> float:
+    """Returns the clips a second of training steps on clips by chance, which are in memory already.
+
+    Args:
+      model: uint8 [B, T, H, W, 3] to logits float32 [B, C].
+      optimizer: what optimizer.make_optimizer returns.
+      spec: how to train.
+      strategy: one device.
+      secs: how long to measure.
+    """
+    import tensorflow as tf
+
+    from ucf50_tfrecord.training import step as step_lib
+
+    train_step = step_lib.make_train_step(
+        model, optimizer, spec, strategy=strategy, frames=lambda batch: batch["video"]
+    )
+    random, size = np.random.default_rng(0), spec.batch_size
+    batch = {
+        "video": tf.constant(random.integers(0, 256, (size, *model.input_shape[1:]), dtype=np.uint8)),
+        "label": tf.constant(random.integers(0, model.output_shape[-1], size), tf.int32),
+        "mask": tf.ones([size], tf.bool),
+        "position": tf.range(size, dtype=tf.int64),
+    }
+
+    def step() -> None:
+        train_step(batch, tf.constant(0, tf.int64)).numpy()
+
+    for _ in range(_WARM_UP_STEPS):
+        step()
+    started, steps = time.perf_counter(), 0
+    while (taken := time.perf_counter() - started) < secs:
+        step()
+        steps += 1
+    return steps * size / taken
