@@ -75,8 +75,8 @@ class ClipReader:
         video = self._buffers.take((len(index), *clip_format.shape))
         pixels = video.reshape(len(index), clip_format.num_bytes)
 
-        def read(row: int, file: int, offset: int, clip_id: str) -> None:
-            record.read_pixels(file, offset, clip_id, clip_format=clip_format, out=pixels[row])
+        def read(row: int, file: BinaryIO, offset: int, clip_id: str) -> None:
+            record.read_pixels(file.fileno(), offset, clip_id, clip_format=clip_format, out=pixels[row])
 
         good = self._read(index, read)
         video[~good] = 0
@@ -94,8 +94,8 @@ class ClipReader:
         clip_format = self.clips.manifest.format
         images = np.full((len(index), clip_format.num_frames), b"", object)
 
-        def read(row: int, file: int, offset: int, clip_id: str) -> None:
-            images[row] = record.read_images(file, offset, clip_id, clip_format=clip_format)
+        def read(row: int, file: BinaryIO, offset: int, clip_id: str) -> None:
+            images[row] = record.read_images(file.fileno(), offset, clip_id, clip_format=clip_format)
 
         return images, self._read(index, read)
 
@@ -126,14 +126,14 @@ class ClipReader:
         """Gives up the memory that is kept for further batches."""
         self._buffers = Buffers()
 
-    def _read(self, index: np.ndarray, read: Callable[[int, int, int, str], None]) -> np.ndarray:
-        """Calls read(row, file descriptor, offset, clip id) for each clip; returns bool [B], what went well."""
+    def _read(self, index: np.ndarray, read: Callable[[int, BinaryIO, int, str], None]) -> np.ndarray:
+        """Calls read(row, file, offset, clip id) for each clip; returns bool [B], what went well."""
         clips, good = self.clips, np.ones(len(index), bool)
         for row, clip in enumerate(index.tolist()):
             path = self._path(clip)
             try:
-                file = self._open(path)
-                read(row, file.fileno(), int(clips.offsets[clip]), clips.ids[clip])
+                # Nothing here holds on to the file: it is to be closed when it is not needed any more.
+                read(row, self._open(path), int(clips.offsets[clip]), clips.ids[clip])
             except FileNotFoundError:
                 self._note(clip, f"{path} is missing")
                 good[row] = False
