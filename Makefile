@@ -35,7 +35,7 @@ GPU := $(if $(wildcard /proc/driver/nvidia/version)$(shell command -v nvidia-smi
 flag = $(if $(2),--$(1)='$(subst ','\'',$(2))')
 DATA_FLAGS = $(call flag,videos,$(VIDEOS)) $(call flag,data,$(DATA)) $(call flag,size,$(SIZE)) $(call flag,frames,$(FRAMES))
 
-.PHONY: help train shards verify repair evaluate compare compare-check tensorboard inspect doctor help-models bench test lint clean
+.PHONY: help train shards verify repair evaluate predict export compare compare-check tensorboard inspect doctor help-models bench test test-readers test-remote test-io lint clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets and variables.
@@ -96,13 +96,16 @@ bench: $(VENV)-bench/installed $(filter $(DEMO),$(VIDEOS))  ## Measure planning,
 test: $(VENV)/installed-test  ## Run the tests.
 	$(PYTHON) -m pytest $(FLAGS)
 
+test-readers: $(VENV)-readers/installed  ## Run the tests of other projects' readers, in an environment of its own.
+	$(VENV)-readers/bin/python -m pytest tests/readers $(FLAGS)
+
 lint: $(VENV)/installed-lint  ## Check style and imports.
 	$(PYTHON) -m black --quiet --check --line-length 110 ucf50_tfrecord pipelines tools tests
 	$(PYTHON) -m flake8
 	$(PYTHON) -m isort --check .
 
 clean:  ## Remove the virtual environment and caches; data/ and runs/ stay.
-	rm -rf $(VENV) $(VENV)-bench build *.egg-info .pytest_cache
+	rm -rf $(VENV) $(VENV)-bench $(VENV)-readers build *.egg-info .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(DEMO): | $(VENV)/installed
@@ -118,6 +121,14 @@ $(VENV)/bin/python:
 $(VENV)-bench/installed: setup.cfg pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PYTHON) -m venv $(VENV)-bench
 	$(VENV)-bench/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[convert,train,bench]'
+	touch $@
+
+# Without their dependencies: they want other versions than ours, and Python 3.13 has no MediaPipe with this module.
+$(VENV)-readers/installed: setup.cfg pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PYTHON) -m venv $(VENV)-readers
+	$(VENV)-readers/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[convert,train,test,readers]'
+	$(VENV)-readers/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps \
+	  tf-models-official 'mediapipe; python_version < "3.13"'
 	touch $@
 
 # One stamp for each set of extras; a stamp older than the pins is stale.

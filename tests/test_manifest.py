@@ -1,8 +1,6 @@
 import dataclasses
 import json
-import pathlib
 
-import numpy as np
 import pytest
 
 from tests.conftest import CLASSES
@@ -94,25 +92,3 @@ def test_the_last_fold_with_a_class_stays_in_training(data_dir):
 def test_one_fold_cannot_be_split(data_dir):
     with pytest.raises(UserError, match="No fold of .* can be held out"):
         manifest.default_val_folds(with_folds(manifest.load(str(data_dir)), {3: (1, 1, 1)}))
-
-
-def test_tensorflow_datasets_reads_the_shards(data_dir):
-    import tensorflow_datasets as tfds
-
-    loaded = manifest.load(str(data_dir))
-    builder = tfds.builder_from_directory(str(data_dir))
-    assert set(builder.info.splits) == {f"fold{fold:02d}" for fold in loaded.folds}
-    assert builder.info.features["label"].names == list(CLASSES)
-    ours = {}
-    for shard in loaded.shards:
-        for _, payload in record.read_records(pathlib.Path(data_dir, shard.filename)):
-            features = record.decode(payload)
-            ours[features["clip/media_id"][0]] = features
-    num_read = 0
-    for example in tfds.as_numpy(builder.as_dataset(split="fold01+fold02")):
-        expected = ours[example["clip/media_id"]]
-        np.testing.assert_array_equal(example["video"], expected["video"])
-        assert example["label"] == expected["label"][0]
-        assert example["fold"] == expected["fold"][0] in (1, 2)
-        num_read += 1
-    assert num_read == 12

@@ -58,18 +58,6 @@ def test_a_record_is_tensorflows_sequence_example_and_also_its_example():
     assert dict(example.features.feature) == dict(context)
 
 
-def test_tensorflow_parses_it_as_sequence_example_and_as_example():
-    serialized = record.encode(make_clip(), FORMAT)
-    keys = {"label": tf.io.FixedLenFeature([], tf.int64), "group": tf.io.FixedLenFeature([], tf.int64)}
-    example = tf.io.parse_single_example(serialized, keys)
-    context, sequence = tf.io.parse_single_sequence_example(
-        serialized, keys, {"image/timestamp": tf.io.FixedLenSequenceFeature([], tf.int64)}
-    )
-    assert example["label"] == context["label"] == 4
-    assert example["group"] == context["group"] == 2
-    assert sequence["image/timestamp"].numpy().tolist() == [0, 200_000, 360_000]
-
-
 @pytest.mark.parametrize("encoding", ["raw", "png", "raw+jpeg"])
 def test_clips_are_read_as_they_were_encoded(tmp_path, encoding):
     clip, clip_format = make_clip(group=None), dataclasses.replace(FORMAT, encoding=encoding)

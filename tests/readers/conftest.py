@@ -1,0 +1,65 @@
+"""A project's folder as the README's examples expect it, and the frames that its shards should hold."""
+
+import pathlib
+
+import numpy as np
+import pytest
+
+from tests.conftest import build, write_video
+from ucf50_tfrecord import manifest
+from ucf50_tfrecord.convert import decode
+from ucf50_tfrecord.specs import ENCODINGS, ClipFormat
+
+CLASSES = ("Left", "Right")
+GROUPS = (1, 6, 7, 12, 21)
+
+
+def write_videos(folder: pathlib.Path) -> None:
+    """Writes waves of colour that move to the left or to the right, a clip of each class and group."""
+    y, x = np.mgrid[:96, :128]
+    for label, name in enumerate(CLASSES):
+        for group in GROUPS:
+            phases = np.arange(20)[:, np.newaxis, np.newaxis] / (3 - 6 * label)
+            waves = [np.sin(x / (9 + group) + y / (8 + 5 * channel) + phases) for channel in range(3)]
+            frames = np.uint8(127.5 + 120 * np.stack(waves, axis=-1))
+            write_video(folder / name / f"v_{name}_g{group:02d}_c01.avi", frames)
+
+
+def build_set(project: pathlib.Path, **format_options) -> pathlib.Path:
+    """Converts the project's videos into the folder that `make shards` takes by default, a clip a shard."""
+    clip_format = ClipFormat(**format_options)
+    data_dir = project / "data" / f"ucf50-{clip_format}"
+    sizes = {"num_frames": clip_format.num_frames, "height": clip_format.height, "width": clip_format.width}
+    build(
+        project / "UCF50",
+        data_dir,
+        name="ucf50",
+        shard_bytes=clip_format.num_bytes,
+        encoding=clip_format.encoding,
+        **sizes,
+    )
+    return data_dir
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory) -> pathlib.Path:
+    folder = tmp_path_factory.mktemp("project")
+    write_videos(folder / "UCF50")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def data_dirs(project) -> dict[str, pathlib.Path]:
+    """The set of each encoding, 10 clips of 15x64x64. Read only."""
+    return {encoding: build_set(project, encoding=encoding) for encoding in ENCODINGS}
+
+
+@pytest.fixture(scope="session")
+def expected(project, data_dirs) -> dict[str, tuple[np.ndarray, int]]:
+    """By clip id: what the converter's decoder makes of the video, uint8 [15, 64, 64, 3], and the label."""
+    labels = {name: label for label, name in enumerate(CLASSES)}
+    clips = {}
+    for path in sorted((project / "UCF50").rglob("*.avi")):
+        [clip] = decode.decode_clips(path, manifest.load(str(data_dirs["raw"])).format)
+        clips[f"{path.parent.name}/{path.stem}"] = (clip.frames, labels[path.parent.name])
+    return clips

@@ -1,0 +1,159 @@
+"""Readers of TensorFlow's: its own parsers, TensorFlow Datasets, and DMVR by its key specs."""
+
+import re
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.conftest import real_folder
+from tests.readers import checks, readme
+from tests.readers.conftest import build_set
+from ucf50_tfrecord import manifest, record
+from ucf50_tfrecord.specs import ENCODINGS
+
+STRING = tf.io.FixedLenFeature([], tf.string)
+
+
+def payloads(data_dir, folds="*"):
+    return [payload.numpy() for payload in tf.data.TFRecordDataset(checks.shards(data_dir, folds))]
+
+
+def ids_of(clip_ids):
+    return [clip_id.decode() for clip_id in clip_ids.numpy()]
+
+
+def test_the_patterns_find_shards_alone(data_dirs):
+    """Those of the README; a shorter one finds the sidecars too, and TensorFlow stops at them."""
+    patterns = re.findall(r"data/\S+tfrecord[^\s\"]*", readme.SECTION)
+    assert patterns and all(pattern.endswith(".tfrecord-?????-of-?????") for pattern in patterns)
+    for data_dir in data_dirs.values():
+        listed = {shard.filename for shard in manifest.load(str(data_dir)).shards}
+        found = tf.io.gfile.glob(f"{data_dir}/*.tfrecord-?????-of-?????")
+        assert {path.rpartition("/")[2] for path in found} == listed
+        sidecar = f"{found[0]}.json"
+        assert sidecar in tf.io.gfile.glob(f"{data_dir}/*.tfrecord-*")
+        with pytest.raises(tf.errors.DataLossError):
+            list(tf.data.TFRecordDataset(sidecar))
+
+
+def test_the_example_of_tensorflow_datasets(project, data_dirs, expected, monkeypatch):
+    found = readme.run("builder_from_directory", project, monkeypatch)
+    train = list(found["train"].as_numpy_iterator())
+    assert sorted((clip["fold"], clip["label"]) for clip in train) == [(6, 0), (6, 1), (7, 0), (7, 1)]
+    [half] = found["half"].as_numpy_iterator()
+    assert half["fold"] == 1
+    for clip in [*train, half]:
+        frames, label = expected[clip["clip/media_id"].decode()]
+        np.testing.assert_array_equal(clip["video"], frames)
+        assert clip["label"] == label
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_tensorflow_datasets_reads_every_set(data_dirs, expected, encoding):
+    """Its features.json names frames where it can read them, and only there."""
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder_from_directory(str(data_dirs[encoding]))
+    assert set(builder.info.splits) == {"fold01", "fold06", "fold07", "fold12", "fold21"}
+    assert builder.info.features["label"].names == ["Left", "Right"]
+    seen, clip_ids = set(), []
+    for clip in tfds.as_numpy(builder.as_dataset(split="all")):
+        clip_ids.append(clip["clip/media_id"].decode())
+        frames, label = expected[clip_ids[-1]]
+        assert clip["label"] == label and clip["fold"] == clip["group"] == int(clip_ids[-1][-6:-4])
+        seen.add(checks.fidelity(clip["video"], frames) if "video" in clip else "none")
+    assert sorted(clip_ids) == sorted(expected)
+    assert seen == {readme.sees("tensorflow_datasets")[encoding]}
+
+
+def test_the_example_of_raw_frames(project, data_dirs, expected, monkeypatch):
+    found = readme.run("parse_single_example", project, monkeypatch)
+    read = {(frames.tobytes(), label) for frames, label in found["clips"].as_numpy_iterator()}
+    asked = [clip for clip_id, clip in expected.items() if "_g06_" in clip_id or "_g07_" in clip_id]
+    assert read == {(frames.tobytes(), label) for frames, label in asked} and len(read) == 4
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_parse_example_reads_batches(project, data_dirs, expected, encoding, monkeypatch):
+    found = readme.run("parse_single_example", project, monkeypatch)
+    features = found["features"] | {"clip/media_id": STRING}
+    if readme.sees("tf.io.parse_example")[encoding] == "none":
+        with pytest.raises(tf.errors.InvalidArgumentError, match="video"):
+            tf.io.parse_example(payloads(data_dirs[encoding]), features)
+        del features["video"]
+    clips = tf.io.parse_example(payloads(data_dirs[encoding]), features)
+    clip_ids = ids_of(clips["clip/media_id"])
+    assert sorted(clip_ids) == sorted(expected)
+    assert clips["label"].numpy().tolist() == [expected[clip_id][1] for clip_id in clip_ids]
+    for clip_id, pixels in zip(clip_ids, clips["video"].numpy() if "video" in clips else ()):
+        assert pixels == expected[clip_id][0].tobytes()
+
+
+def test_the_example_of_compressed_frames(project, data_dirs, expected, monkeypatch):
+    """The frames are those of every other JPEG decoder, Pillow's and so record.decode's too."""
+    found = readme.run("parse_single_sequence_example", project, monkeypatch)
+    read = {(frames.tobytes(), label) for frames, label in found["clips"].as_numpy_iterator()}
+    ours = [record.decode(payload) for payload in payloads(data_dirs["jpeg"], "0[6-9]")]
+    assert read == {(clip["video"].tobytes(), clip["label"][0]) for clip in ours} and len(read) == 4
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_parse_sequence_example_reads_batches(project, data_dirs, expected, encoding, monkeypatch):
+    """Raw frames from the context, where there are any, else from the feature lists."""
+    found = readme.run("parse_single_sequence_example", project, monkeypatch)
+    context, lists = found["context"] | {"clip/media_id": STRING}, found["lists"]
+    if "raw" in encoding:
+        context, lists = context | {"video": STRING}, {}
+    clips, steps, lengths = tf.io.parse_sequence_example(payloads(data_dirs[encoding]), context, lists)
+    assert sorted(ids_of(clips["clip/media_id"])) == sorted(expected)
+    for number, clip_id in enumerate(ids_of(clips["clip/media_id"])):
+        frames, label = expected[clip_id]
+        assert clips["clip/label/index"][number] == label
+        assert clips["clip/label/text"][number] == clip_id.split("/")[0]
+        if "raw" in encoding:
+            read = np.frombuffer(clips["video"][number].numpy(), np.uint8).reshape(frames.shape)
+        else:
+            assert lengths["image/encoded"][number] == 15
+            read = np.stack([found["decode"](image) for image in steps["image/encoded"][number]])
+        assert checks.fidelity(read, frames) == readme.sees("tf.io.parse_sequence_example")[encoding]
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_dmvr_finds_its_keys(data_dirs, expected, encoding):
+    """The parsers that its modalities add_image and add_label ask for, and how it decodes frames.
+
+    Source: dmvr/modalities.py, dmvr/builders.py and dmvr/processors.py; it is not on PyPI.
+    """
+    context = {
+        "clip/label/index": tf.io.VarLenFeature(tf.int64),
+        "clip/label/text": tf.io.VarLenFeature(tf.string),
+    }
+    lists = {"image/encoded": tf.io.FixedLenSequenceFeature((), tf.string)}
+    for payload in payloads(data_dirs[encoding]):
+        if readme.sees("DMVR")[encoding] == "fails":
+            with pytest.raises(tf.errors.InvalidArgumentError, match="image/encoded"):
+                tf.io.parse_single_sequence_example(payload, context, lists)
+            continue
+        clip, steps = tf.io.parse_single_sequence_example(payload, context, lists)
+        frames, label = expected[record.clip_id(payload)]
+        assert clip["clip/label/index"].values.numpy().tolist() == [label]
+        assert clip["clip/label/text"].values == [record.clip_id(payload).split("/")[0]]
+        read = np.stack([tf.image.decode_jpeg(image, channels=3) for image in steps["image/encoded"]])
+        assert checks.fidelity(read, frames) == readme.sees("DMVR")[encoding]
+
+
+def test_jpeg_of_real_videos_is_as_near_as_stated(tmp_path):
+    """With TensorFlow's coarser default too."""
+    videos = sorted(real_folder("UCF50_VIDEOS").rglob("*.avi"))[::40]
+    for number, path in enumerate(videos):
+        link = tmp_path / "UCF50" / "ab"[number % 2] / path.name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(path)
+    data_dir = build_set(tmp_path, encoding="raw+jpeg", height=172, width=172)
+    for payload in payloads(data_dir):
+        exact = record.decode(payload)["video"]
+        images = checks.images_of(payload)
+        for method in ("INTEGER_ACCURATE", "INTEGER_FAST"):
+            read = np.stack([tf.io.decode_jpeg(image, dct_method=method) for image in images])
+            assert checks.fidelity(read, exact) == "JPEG"

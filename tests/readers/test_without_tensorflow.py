@@ -1,0 +1,117 @@
+"""Readers in an interpreter that has no TensorFlow: the README's example, and the package tfrecord."""
+
+import importlib.metadata
+import importlib.util
+import pathlib
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests.conftest import REPOSITORY, flip_bit
+from tests.readers import checks, readme
+from ucf50_tfrecord import manifest, record
+from ucf50_tfrecord.specs import ENCODINGS, UserError
+
+WITHOUT_TENSORFLOW = """
+import importlib.util, sys
+sys.path.insert(0, sys.argv[1])
+assert importlib.util.find_spec("tensorflow") is None
+"""
+SAVE_ALL = """
+import numpy as np
+for encoding, data_dir in {data_dirs!r}.items():
+    clips = Clips(data_dir, folds=range(100))
+    frames, labels = zip(*(clips[index] for index in range(len(clips))))
+    np.savez(f"{{sys.argv[2]}}/{{encoding}}.npz", frames=np.stack(frames), labels=labels)
+print(len(train), *train[0][0].shape)
+"""
+# As its own documentation has it; frames lie in the context or in the feature lists.
+TFRECORD = """
+import glob, io, numpy as np, PIL.Image
+from tfrecord.reader import tfrecord_loader
+for encoding, data_dir in {data_dirs!r}.items():
+    frames, labels = [], []
+    for shard in sorted(glob.glob(f"{{data_dir}}/*.tfrecord-?????-of-?????")):
+        for context, steps in tfrecord_loader(shard, None, {{}}, sequence_description={{}}):
+            if "video" in context:
+                frames.append(np.frombuffer(context["video"], np.uint8).reshape(15, 64, 64, 3))
+            else:
+                frames.append(np.stack([PIL.Image.open(io.BytesIO(image)) for image in steps["image/encoded"]]))
+            labels.append(context["clip/label/index"][0])
+    np.savez(f"{{sys.argv[2]}}/{{encoding}}.npz", frames=np.stack(frames), labels=labels)
+"""
+
+
+def link_packages(site: pathlib.Path, *names: str) -> pathlib.Path:
+    """Makes a folder of packages that holds these distributions, by links, and the library."""
+    for name in names:
+        distribution = importlib.metadata.distribution(name)
+        for file in distribution.files:
+            if ".." not in file.parts:
+                (site / file).parent.mkdir(parents=True, exist_ok=True)
+                (site / file).symlink_to(distribution.locate_file(file))
+    (site / "ucf50_tfrecord").symlink_to(REPOSITORY / "ucf50_tfrecord")
+    return site
+
+
+def requirements() -> list[str]:
+    """What `pip install .` brings, without extras."""
+    return [
+        re.match(r"[\w-]+", requirement)[0]
+        for requirement in importlib.metadata.requires("ucf50-tfrecord")
+        if "extra ==" not in requirement
+    ]
+
+
+def run_alone(code: str, site: pathlib.Path, output: pathlib.Path, cwd: pathlib.Path) -> str:
+    """Runs code in a fresh interpreter that sees the standard library and `site` alone."""
+    command = [sys.executable, "-I", "-S", "-c", WITHOUT_TENSORFLOW + code, str(site), str(output)]
+    result = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def check(reader, data_dirs, expected, output):
+    """Holds what a reader saved of each set, in the order of the shards, against the converter's frames."""
+    for encoding in ENCODINGS:
+        shards = manifest.load(str(data_dirs[encoding])).shards
+        reports = [manifest.load_report(str(data_dirs[encoding]), shard.filename) for shard in shards]
+        clip_ids = [clip_id for report in reports for clip_id in report.clip_ids]
+        saved = np.load(output / f"{encoding}.npz")
+        assert saved["labels"].tolist() == [expected[clip_id][1] for clip_id in clip_ids]
+        assert len(saved["frames"]) == len(clip_ids) == len(expected)
+        for frames, clip_id in zip(saved["frames"], clip_ids):
+            assert checks.fidelity(frames, expected[clip_id][0]) == readme.sees(reader)[encoding]
+
+
+def as_text(data_dirs):
+    return {encoding: str(data_dir) for encoding, data_dir in data_dirs.items()}
+
+
+def test_the_example(project, data_dirs, expected, tmp_path):
+    site = link_packages(tmp_path / "site", *requirements())
+    code = readme.example("class Clips") + SAVE_ALL.format(data_dirs=as_text(data_dirs))
+    assert run_alone(code, site, tmp_path, project) == "8 15 64 64 3\n"
+    check("ucf50_tfrecord.record", data_dirs, expected, tmp_path)
+
+
+def test_the_package_tfrecord(project, data_dirs, expected, tmp_path):
+    """It reads what we write, and does not notice damage, which ours does."""
+    if importlib.util.find_spec("tfrecord") is None:
+        pytest.skip("tfrecord is not installed: make test-readers")
+    site = link_packages(tmp_path / "site", *requirements(), "tfrecord")
+    code = TFRECORD.format(data_dirs=as_text(data_dirs))
+    run_alone(code, site, tmp_path, project)
+    check("tfrecord", data_dirs, expected, tmp_path)
+    damaged = tmp_path / "damaged" / "ucf50-fold01.tfrecord-00000-of-00001"
+    damaged.parent.mkdir()
+    damaged.write_bytes(pathlib.Path(checks.shards(data_dirs["raw"], "01")[0]).read_bytes())
+    flip_bit(damaged, 100_000)
+    run_alone(TFRECORD.format(data_dirs={"damaged": str(damaged.parent)}), site, tmp_path, project)
+    [frames] = np.load(tmp_path / "damaged.npz")["frames"]
+    assert not any(np.array_equal(frames, other) for other, _ in expected.values())
+    with pytest.raises(UserError, match="another checksum"):
+        list(record.read_records(damaged))
