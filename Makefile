@@ -28,6 +28,8 @@ PYTHON := $(VENV)/bin/python
 # The newest interpreter for which every pinned package has a wheel, the user's own first.
 BASE_PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
+IO_PYTHON ?= $(shell for p in $(BASE_PYTHON) python3.12 python3.11; do \
+	$$p -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
 # Where an NVIDIA driver is present, TensorFlow comes with its CUDA libraries.
 comma := ,
 GPU := $(if $(wildcard /proc/driver/nvidia/version)$(shell command -v nvidia-smi),$(comma)gpu)
@@ -99,13 +101,19 @@ test: $(VENV)/installed-test  ## Run the tests.
 test-readers: $(VENV)-readers/installed  ## Run the tests of other projects' readers, in an environment of its own.
 	$(VENV)-readers/bin/python -m pytest tests/readers $(FLAGS)
 
+test-remote: $(VENV)/installed-remote  ## Run the tests of datasets in object stores.
+	$(PYTHON) -m pytest --numprocesses 0 tests/stores $(FLAGS)
+
+test-io: $(VENV)-io/installed  ## Run them with tensorflow-io, in an environment of its own.
+	$(VENV)-io/bin/python -m pytest --numprocesses 0 tests/stores $(FLAGS)
+
 lint: $(VENV)/installed-lint  ## Check style and imports.
 	$(PYTHON) -m black --quiet --check --line-length 110 ucf50_tfrecord pipelines tools tests
 	$(PYTHON) -m flake8
 	$(PYTHON) -m isort --check .
 
 clean:  ## Remove the virtual environment and caches; data/ and runs/ stay.
-	rm -rf $(VENV) $(VENV)-bench $(VENV)-readers build *.egg-info .pytest_cache
+	rm -rf $(VENV) $(VENV)-bench $(VENV)-io $(VENV)-readers build *.egg-info .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(DEMO): | $(VENV)/installed
@@ -131,10 +139,18 @@ $(VENV)-readers/installed: setup.cfg pyproject.toml constraints.txt | $(VENV)/bi
 	  tf-models-official 'mediapipe; python_version < "3.13"'
 	touch $@
 
+# TensorFlow 2.17 has no wheel for Python 3.13.
+$(VENV)-io/installed: setup.cfg pyproject.toml constraints-io.txt
+	@test -n "$(IO_PYTHON)" || { echo "error: tensorflow-io needs Python 3.11 or 3.12 with venv; set IO_PYTHON=<path>" >&2; exit 2; }
+	$(IO_PYTHON) -m venv $(VENV)-io
+	$(VENV)-io/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-io.txt --editable '.[convert,train,io,stores,test]'
+	touch $@
+
 # One stamp for each set of extras; a stamp older than the pins is stale.
 $(VENV)/installed: EXTRAS := convert,train$(GPU)
 $(VENV)/installed-test: EXTRAS := convert,beam,train,test$(GPU)
+$(VENV)/installed-remote: EXTRAS := convert,train,remote,stores,test$(GPU)
 $(VENV)/installed-lint: EXTRAS := lint
-$(VENV)/installed $(VENV)/installed-test $(VENV)/installed-lint: setup.cfg pyproject.toml constraints.txt | $(VENV)/bin/python
+$(VENV)/installed $(VENV)/installed-test $(VENV)/installed-remote $(VENV)/installed-lint: setup.cfg pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	touch $@
