@@ -297,12 +297,12 @@ def print_summary(document: dict[str, Any], num_failed: int, output: pathlib.Pat
         num_right = sum(video["top"][0]["class"] == video["folder_class"] for video in labelled)
         print(
             f"Right about {num_right} of the {len(labelled)} videos whose folder has a class's name "
-            f"({num_right / len(labelled):.3f})."
+            f"({num_right / len(labelled):.3f}), whether it was trained on them or not."
         )
     if num_failed:
         print(f"{num_failed} of {len(videos)} videos could not be predicted.")
     num_timelines = sum("timeline" in video for video in videos)
-    pictures = f" and {num_timelines} timelines" if num_timelines else ""
+    pictures = f"; timelines: {num_timelines}" if num_timelines else ""
     print(f"Results: {output} ({_PREDICTIONS_FILENAME}{pictures})")
 
 

@@ -90,7 +90,7 @@ def find_videos(paths: Sequence[str]) -> tuple[list[VideoFile], list[str]]:
 
 def _video_file(path: pathlib.Path) -> VideoFile:
     if not path.is_file():
-        raise UserError(f"There is no video and no folder {path}")
+        raise UserError(f"There is no video or folder {path}")
     return VideoFile(path=str(path), num_bytes=path.stat().st_size)
 
 
