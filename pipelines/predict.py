@@ -92,6 +92,7 @@ class Setting:
     config: RunConfig
     weights: str
     windows: WindowSpec
+    limits: DecodeLimits
     calibration: Calibration
     predictor: Predictor
     output: pathlib.Path
@@ -120,8 +121,8 @@ def find_videos() -> list[decoding.VideoFile]:
     if not _VIDEO.value:
         raise UserError("Pass --video=<a video, or a folder of videos>.")
     # A comma may be part of a name.
-    paths = [_VIDEO.value] if os.path.exists(_VIDEO.value) else _VIDEO.value.split(",")
-    videos, warnings = decoding.find_videos(paths)
+    paths = [_VIDEO.value] if os.path.exists(_VIDEO.value) else filter(None, _VIDEO.value.split(","))
+    videos, warnings = decoding.find_videos(list(paths))
     for warning in warnings:
         console.warn(printable(warning))
     return videos
@@ -131,6 +132,7 @@ def prepare(stack: contextlib.ExitStack) -> Setting:
     """Loads the run's model and all that goes with it."""
     if not _RUN.value:
         raise UserError("Pass --run=<folder of a run>.")
+    limits = DecodeLimits(timeout_secs=_VIDEO_TIMEOUT_SECS.value, memory_mib=_VIDEO_MEMORY_MIB.value)
     console.load_tensorflow()
     from ucf50_tfrecord.inference import calibration, predict
     from ucf50_tfrecord.training import run as run_lib
@@ -153,6 +155,7 @@ def prepare(stack: contextlib.ExitStack) -> Setting:
         config=config,
         weights=weights,
         windows=windows,
+        limits=limits,
         calibration=calibrated,
         predictor=predict.Predictor(
             model, config.clip_format, batch_size=_BATCH_SIZE.value, temperature=calibrated.temperature
@@ -195,7 +198,7 @@ def predict_all(videos: list[decoding.VideoFile], setting: Setting) -> list[dict
         decoder = decoding.Decoder(
             clip_format=setting.config.clip_format,
             windows=setting.windows,
-            limits=DecodeLimits(timeout_secs=_VIDEO_TIMEOUT_SECS.value, memory_mib=_VIDEO_MEMORY_MIB.value),
+            limits=setting.limits,
             num_workers=_WORKERS.value or len(os.sched_getaffinity(0)),
             on_wait=lambda num_frames: bar.set_postfix_str(f"{num_frames} frames decoded"),
         )
@@ -241,6 +244,7 @@ def print_row(name: str, class_name: str, value: str) -> None:
     name, class_name = fit(name, _NAME_WIDTH, keep_end=True), fit(class_name, _CLASS_WIDTH)
     line = f"{name:<{_NAME_WIDTH}} {class_name:<{_CLASS_WIDTH}} {value:>11}"
     tqdm.tqdm.write(line, file=sys.stdout)
+    sys.stdout.flush()  # a long video's row need not wait for the next in a pipe
 
 
 def fit(text: str, width: int, *, keep_end: bool = False) -> str:

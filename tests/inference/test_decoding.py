@@ -97,7 +97,7 @@ def test_bad_videos_cost_themselves_alone(tmp_path, monkeypatch):
     decoder = decoding.Decoder(
         clip_format=FORMAT,
         windows=WINDOWS,
-        limits=DecodeLimits(timeout_secs=2),
+        limits=DecodeLimits(timeout_secs=1.5),
         num_workers=3,
         on_wait=waited.append,
     )

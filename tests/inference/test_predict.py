@@ -139,7 +139,7 @@ def test_the_classes_that_lead_are_shown_first():
     assert len(timeline.leading_classes(np.full((2, 50), 0.02))) == 7
 
 
-@pytest.mark.parametrize("num_windows", [2, 40, 4000])
+@pytest.mark.parametrize("num_windows", [2, 4000])
 def test_timelines_are_drawn_whatever_classes_are_called(num_windows):
     classes = ("$x$ and \\alpha", "not \udcff UTF-8", "_hidden", *(f"class {i}" * 9 for i in range(20)))
     pixels = timeline.draw_timeline(made_up_prediction(num_windows, len(classes)), classes)

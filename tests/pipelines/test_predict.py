@@ -80,17 +80,10 @@ def check_table(text, videos):
         assert shown == [(top["class"], round(top["probability"], 3)) for top in video["top"]]
 
 
-@pytest.mark.parametrize(
-    "flags, message",
-    [
-        (["--video=/nowhere.avi", "--run=/nowhere"], "error: There is no video or folder /nowhere.avi"),
-        (["--run=/nowhere"], "error: Pass --video="),
-    ],
-)
-def test_a_mistake_ends_with_one_clear_message(flags, message):
-    result = run_module("pipelines.predict", *flags)
-    assert result.returncode == 2 and result.stdout == ""
-    assert result.stderr.startswith(message) and len(result.stderr.splitlines()) == 1
+def test_a_mistake_ends_with_one_clear_message():
+    result = run_module("pipelines.predict", "--video=/nowhere.avi,", "--run=/nowhere")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == "error: There is no video or folder /nowhere.avi\n"
 
 
 def test_an_interruption_ends_it_and_its_workers(tmp_path, run_dir, videos_dir):

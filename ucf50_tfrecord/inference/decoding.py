@@ -144,7 +144,8 @@ class Decoder:
     def __call__(self, videos: Sequence[VideoFile]) -> Iterator[tuple[VideoFile, DecodedVideo | Failed]]:
         """Yields each video with its windows, in order. Their frames' file is removed when the next is asked for.
 
-        Some videos are decoded ahead. Leaving the generator kills the worker processes.
+        Some videos are decoded ahead. The files lie in the system's temporary folder (TMPDIR). Leaving the
+        generator kills the worker processes.
 
         Raises:
           UserError: if no worker process can be started.
