@@ -46,6 +46,7 @@ help:  ## List the targets and variables.
 	@echo "  FRAMES, MODEL, RECIPE ($(patsubst pipelines/recipes/%.flags,%,$(wildcard pipelines/recipes/*.flags))), EPOCHS,"
 	@echo "  RUN (a run's folder), SEED, VAL_FOLDS and TEST_FOLDS (1-5,9), WORKERS (processes that train),"
 	@echo "  MODELS (a,b), CV (parts, or logo), SEEDS (how many), RUNS (folders: a,b) and OUTPUT of a comparison,"
+	@echo "  VIDEO (to predict: a file or a folder; OUTPUT is then for the pictures),"
 	@echo "  FLAGS (any other: $(PYTHON) -m pipelines.train --helpshort)"
 
 train: $(VENV)/installed pipelines/recipes/$(RECIPE).flags $(filter $(DEMO),$(VIDEOS))  ## Convert what is missing, train, evaluate.
@@ -59,6 +60,10 @@ shards: $(VENV)/installed $(filter $(DEMO),$(VIDEOS))  ## Convert VIDEOS into TF
 
 evaluate: $(VENV)/installed  ## Evaluate RUN again, on VAL_FOLDS if set.
 	$(PYTHON) -m pipelines.evaluate $(call flag,run,$(RUN)) $(call flag,data,$(DATA)) $(call flag,folds,$(VAL_FOLDS)) $(FLAGS)
+
+predict: $(VENV)/installed  ## Predict the classes of VIDEO, a file or a folder, by RUN.
+	$(PYTHON) -m pipelines.predict $(call flag,run,$(RUN)) $(call flag,video,$(VIDEO)) $(call flag,data,$(DATA)) \
+	  $(call flag,output,$(OUTPUT)) $(FLAGS)
 
 compare: $(VENV)/installed $(if $(RUNS),,$(filter $(DEMO),$(VIDEOS)))  ## Compare MODELS by cross-validation, or RUNS; a report says why they differ.
 	$(PYTHON) -m pipelines.compare $(if $(RUNS),$(call flag,data,$(DATA)),$(DATA_FLAGS)) $(call flag,models,$(MODELS)) \

@@ -130,6 +130,7 @@ def prepare(stack: contextlib.ExitStack) -> Job:
 
     # Devices.
     console.load_tensorflow()
+    from ucf50_tfrecord.dataset import reader
     from ucf50_tfrecord.training import loop
     from ucf50_tfrecord.training import run as run_lib
     from ucf50_tfrecord.training import strategy as strategy_lib
@@ -155,11 +156,13 @@ def prepare(stack: contextlib.ExitStack) -> Job:
         test_folds=folds.test or (),
         model=model_spec,
         train=train_spec,
+        clip_format=manifest.format,
     )
     if _RUN.value:
         run_lib.check_run(_RUN.value, config)
     splits = [part for part in dataclasses.astuple(folds) if part]
     feeds = inputs.make_feeds(manifest, splits, strategy, shuffle_shards=train_spec.shuffle_shards)
+    config = dataclasses.replace(config, video_secs=reader.video_secs([feed.clips for feed in feeds]))
     state = loop.build_state(model_spec, train_spec, num_clips=len(feeds[0].clips), strategy=strategy)
     digests = strategy_lib.gather_from_workers(strategy, run_lib.digest(config))
     expect(len(set(digests)) == 1, "the same flags and shards for all workers", digests=digests)

@@ -24,6 +24,7 @@ ALLOWED = {
     "training": BASE | {"dataset", "models"},
     "evaluation": BASE | {"dataset", "models", "training"},
     "report": BASE | {"dataset", "training", "evaluation"},
+    "inference": BASE | {"workers", "convert", "dataset", "models", "training", "evaluation", "report"},
 }
 LIBRARY = REPOSITORY / "ucf50_tfrecord"
 
@@ -71,6 +72,11 @@ def test_only_one_file_imports(library, file):
     assert users == {file}
 
 
+def test_only_one_file_of_inference_imports_the_write_side():
+    users = {path.name for path in (LIBRARY / "inference").glob("*.py") if "convert" in rooms_imported(path)}
+    assert users == {"decoding.py"}
+
+
 def test_only_record_knows_feature_keys():
     for path in LIBRARY.rglob("*.py"):
         texts = [
@@ -90,6 +96,8 @@ def test_only_record_knows_feature_keys():
         ("pipelines.convert, pipelines.train", ["tensorflow", "keras", "av"]),
         ("tools.inspect_data, tools.doctor", ["tensorflow", "keras", "av"]),
         ("ucf50_tfrecord.training.events, ucf50_tfrecord.dataset.memory", ["tensorflow", "keras"]),
+        ("pipelines.predict", ["tensorflow", "keras", "av"]),
+        ("ucf50_tfrecord.inference.decoding", ["tensorflow", "keras"]),
         ("ucf50_tfrecord.evaluation.runner, ucf50_tfrecord.training.loop", ["av", "ucf50_tfrecord.convert"]),
     ],
 )

@@ -69,6 +69,7 @@ def test_clips_are_read_as_they_were_encoded(tmp_path, encoding):
     path.write_bytes(record.frame_record(b"another") + record.frame_record(payload))
     place = 23, clip.clip_id
     with open(path, "rb") as file:
+        assert record.read_end_us(file.fileno(), 23) == clip.end_us
         if record.stores_raw(clip_format):
             pixels = np.zeros(clip.frames.size, np.uint8)
             assert record._read_pixels_in_place(file.fileno(), *place, clip_format, pixels)

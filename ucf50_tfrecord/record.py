@@ -15,6 +15,7 @@ import dataclasses
 import functools
 import io
 import os
+import re
 import struct
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -62,6 +63,8 @@ UNKNOWN_GROUP = -1
 _CONTEXT_TAG = 0x0A  # SequenceExample's field 1
 _BYTES = [bytes([value]) for value in range(128)]
 _MAX_FEATURE_BYTES = 1 << 24  # all features but the pixels; more is no record of ours
+# Map entries are sorted, so before the end's stands only the path's.
+_START_BYTES = 1 << 13
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -216,6 +219,27 @@ def parse_images(payload: bytes, clip_id: str, *, clip_format: ClipFormat) -> li
     if len(images) != clip_format.num_frames or stored_as[:] != [_encoding(clip_format)[1].encode()]:
         raise UserError(f"holds no clip of {clip_format}")
     return images
+
+
+def read_end_us(file: int, offset: int) -> int | None:
+    """Reads when a clip's video ends, in microseconds, from its record's first bytes alone.
+
+    The arguments are those of read_pixels. None where it is not found; no checksum is looked at.
+    """
+    start = os.pread(file, _START_BYTES, offset)
+    match = _end_entry().search(start)
+    return _read_varint(start, match.end())[0] if match and len(start) >= match.end() + 10 else None
+
+
+def as_read(frame: np.ndarray, clip_format: ClipFormat) -> np.ndarray:
+    """Returns a frame as a reader gets it once it has been stored: uint8 [H, W, 3] to the same.
+
+    Of all encodings JPEG alone changes it. Pillow decodes it bit for bit as decode_images does.
+    """
+    stored_raw, image_format = _encoding(clip_format)
+    if stored_raw or image_format != "JPEG":
+        return frame
+    return np.asarray(PIL.Image.open(io.BytesIO(_compress(frame, image_format, clip_format))))
 
 
 def decode(serialized: bytes) -> dict[str, Any]:
@@ -462,6 +486,12 @@ def _size_entries(height: int, width: int) -> list[bytes]:
     """Returns the entries that say a frame's height and width."""
     sizes = {IMAGE_HEIGHT: height, IMAGE_WIDTH: width}
     return [_feature_entry(key, _field(3, _field(1, _varint(size)))) for key, size in sizes.items()]
+
+
+@functools.cache
+def _end_entry() -> re.Pattern[bytes]:
+    """Matches the video's end up to its number: key, then the tags and lengths of an int64 list."""
+    return re.compile(re.escape(_field(1, END_TIMESTAMP.encode())) + rb"\x12.\x1a.\x0a.", re.DOTALL)
 
 
 def _field(number: int, value: bytes) -> bytes:

@@ -169,6 +169,26 @@ class ClipFormat:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class WindowSpec:
+    """How a long video is cut into windows that overlap, each of which gives what a video gives.
+
+    whole_secs: a video that lasts no longer is not cut, nor is one no longer than a window.
+    window_secs: how long a window lasts.
+    stride_secs: from one window's start to the next one's.
+    """
+
+    whole_secs: float
+    window_secs: float
+    stride_secs: float
+
+    def __post_init__(self):
+        for name in ("window_secs", "stride_secs"):
+            value = getattr(self, name)
+            expect(0.01 <= value <= 1e6, f"{name} from 0.01 to 1e6", **{name: value})
+        expect(self.whole_secs >= 0, "whole_secs of 0 or more", whole_secs=self.whole_secs)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class FoldRule:
     """How a video gets its fold.
 
@@ -226,9 +246,9 @@ class DecodeLimits:
             memory_mib=self.memory_mib,
         )
 
-    def timeout_of(self, video: Video) -> float:
-        """Returns the seconds that a video may take."""
-        return self.timeout_secs + video.num_bytes / 1e6
+    def timeout_of(self, num_bytes: int) -> float:
+        """Returns the seconds that a video of so many bytes may take."""
+        return self.timeout_secs + num_bytes / 1e6
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

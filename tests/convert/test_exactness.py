@@ -83,14 +83,14 @@ def check(path, pick=pick_by_index, **options):
 def ways(monkeypatch):
     """Records how each video was decoded: True for selectively."""
     taken = []
-    pick = decode._pick_selectively
+    pick = decode._Picker.pick_selectively
 
     def spy(*arguments):
         picked = pick(*arguments)
         taken.append(picked is not None)
         return picked
 
-    monkeypatch.setattr(decode, "_pick_selectively", spy)
+    monkeypatch.setattr(decode._Picker, "pick_selectively", spy)
     return taken
 
 

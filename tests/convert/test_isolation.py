@@ -21,9 +21,9 @@ SITECUSTOMIZE = """
 import ctypes, os, pathlib, time
 from ucf50_tfrecord.convert import decode
 
-decode_clips = decode.decode_clips
+pick_frames = decode.pick_frames
 
-def decode_badly(path, clip_format):
+def decode_badly(path, *arguments):
     name = pathlib.Path(path).name
     if "segfault" in name:
         ctypes.string_at(0)
@@ -35,9 +35,9 @@ def decode_badly(path, clip_format):
         eaten = []
         while True:
             eaten.append(bytearray(1 << 20))
-    return decode_clips(path, clip_format)
+    return pick_frames(path, *arguments)
 
-decode.decode_clips = decode_badly
+decode.pick_frames = decode_badly
 """
 REASONS = {
     "segfault": ("crash", "its process crashed with SIGSEGV"),

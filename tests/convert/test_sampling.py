@@ -3,7 +3,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from ucf50_tfrecord.convert.sampling import even_indices
+from ucf50_tfrecord.convert import sampling
+from ucf50_tfrecord.convert.sampling import Timeline, even_indices
+from ucf50_tfrecord.specs import ClipFormat, WindowSpec
 
 
 @pytest.mark.parametrize(
@@ -31,3 +33,35 @@ def test_every_sample_is_the_nearest_frame_and_both_ends_are_in():
             assert (np.diff(indices) >= 0).all()
             for i, index in enumerate(indices.tolist()):
                 assert abs(index - Fraction(i * (num_available - 1), num_frames - 1)) <= Fraction(1, 2)
+
+
+TWO_FRAMES = ClipFormat(num_frames=2, height=16, width=24)
+WINDOWS = WindowSpec(whole_secs=0.0, window_secs=2.0, stride_secs=1.5)
+
+
+@pytest.mark.parametrize(
+    "end_us, starts_us",
+    [
+        (0, [0]),
+        (2_000_000, [0]),
+        (2_000_001, [0, 1]),
+        (3_500_000, [0, 1_500_000]),
+        (3_600_000, [0, 1_500_000, 1_600_000]),
+    ],
+)
+def test_windows_reach_from_a_videos_start_to_its_end(end_us, starts_us):
+    ends_us = [end_us] if len(starts_us) == 1 else [start + 2_000_000 for start in starts_us]
+    assert sampling.cut_windows(end_us, WINDOWS) == list(zip(starts_us, ends_us))
+
+
+def test_a_window_in_which_no_frame_appears_holds_the_one_still_shown():
+    timeline = Timeline([0, 1000, 9000, 9500, 8000, 11_000], 0.001, frame_rate=1.0)
+    found = sampling.choose_window_frames(timeline, TWO_FRAMES, WINDOWS)
+    # From 0, 1.5, 3, …, 9 and 10 s on; the time that goes back counts as the one before it.
+    assert found[:, 0].tolist() == [[0, 1], [1, 1], [1, 1], [1, 1], [1, 1], [2, 2], [2, 4], [5, 5]]
+
+
+def test_frames_without_times_are_windowed_by_their_rate():
+    timeline = Timeline([None] * 100, 0.001, frame_rate=25.0)
+    found = sampling.choose_window_frames(timeline, TWO_FRAMES, WINDOWS)
+    assert found[:, 0].tolist() == [[0, 49], [38, 87], [50, 99]]

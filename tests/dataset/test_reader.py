@@ -11,7 +11,7 @@ from tests.dataset.helpers import indices, read_batches
 from ucf50_tfrecord import manifest, record
 from ucf50_tfrecord.dataset import pipeline
 from ucf50_tfrecord.dataset.clips import Clips, load_clips
-from ucf50_tfrecord.dataset.reader import Buffers, ClipReader
+from ucf50_tfrecord.dataset.reader import Buffers, ClipReader, video_secs
 from ucf50_tfrecord.specs import ClipFormat, UserError
 
 NAME = "small-fold01.tfrecord-00000-of-00002"
@@ -37,6 +37,19 @@ def test_clips_are_read_in_any_order(data_dir):
     video, good = ClipReader(clips).read_pixels(np.array([17, 0, 5, 5]))
     assert video.shape == (4, 5, 16, 24, 3) and video.dtype == np.uint8 and good.all()
     np.testing.assert_array_equal(video, np.stack([expected[i] for i in (17, 0, 5, 5)]))
+
+
+def test_the_videos_lengths_are_read_from_the_records(data_dir, copy):
+    parts = [load_clips(manifest.load(str(copy)), folds) for folds in ([1, 2], [3, 4, 5])]
+    lengths = [
+        record.decode(payload)["clip/end/timestamp"][0] / 1e6
+        for clips in parts
+        for path in clips.shard_paths
+        for _, payload in record.read_records(path)
+    ]
+    assert video_secs(parts) == (np.median(lengths), max(lengths)) == (0.98, 1.08)
+    shutil.rmtree(copy)
+    assert video_secs(parts) is None
 
 
 def test_records_of_another_writer_are_read_too(data_dir, copy):

@@ -84,6 +84,8 @@ def test_the_summary_can_be_made_again_from_the_predictions(finished_run, data_d
         )
     loaded = manifest.load(str(data_dir))
     assert summary["fingerprint"] == loaded.fingerprint
+    config = run.load_config(str(run_dir))
+    assert (config.clip_format, config.video_secs) == (loaded.format, (0.98, 1.08))
     assert (summary["folds"], summary["train_folds"], summary["num_train_clips"]) == (
         [1, 2],
         [3, 4, 5],

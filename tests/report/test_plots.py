@@ -108,7 +108,7 @@ def test_a_single_chart_is_narrower_than_two():
 
 
 def test_ten_models_look_different():
-    looks = [(plots._colour(i), plots._marker(i)) for i in range(10)]
+    looks = [(plots.colour(i), plots._marker(i)) for i in range(10)]
     assert len(set(looks)) == 10
 
 

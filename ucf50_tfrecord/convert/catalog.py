@@ -43,14 +43,14 @@ def find_videos(
     class_dirs, stray = _list_class_dirs(root)
     files: dict[str, list[pathlib.Path]] = {}
     for class_dir in class_dirs:
-        files[class_dir.name], strays = _list_videos(class_dir)
+        files[class_dir.name], strays = list_videos(class_dir)
         stray += strays
     empty = [name for name, paths in files.items() if not paths]
     if not class_dirs or len(empty) == len(files):
         _explain_no_videos(root, stray)
     if empty and not skip_empty_classes:
         raise UserError(
-            f"{len(empty)} class folders of {root} hold no video: {_examples(empty)}. Fill or remove "
+            f"{len(empty)} class folders of {root} hold no video: {examples(empty)}. Fill or remove "
             "them, or pass --skip_empty_classes to leave them out of the classes."
         )
     classes = tuple(sorted(name for name in files if files[name]))
@@ -68,10 +68,10 @@ def find_videos(
         videos = _with_checksums(videos, root)
     warnings = []
     if empty:
-        warnings.append(f"{len(empty)} empty class folders left out: {_examples(empty)}")
+        warnings.append(f"{len(empty)} empty class folders left out: {examples(empty)}")
     if stray:
         names = [str(path.relative_to(root)) for path in stray]
-        warnings.append(f"{len(stray)} files and folders passed over, no videos: {_examples(names)}")
+        warnings.append(f"{len(stray)} files and folders passed over, no videos: {examples(names)}")
     return Catalog(
         videos_dir=str(root),
         classes=classes,
@@ -90,24 +90,27 @@ def _list_class_dirs(root: pathlib.Path) -> tuple[list[pathlib.Path], list[pathl
     return dirs, [entry for entry in entries if not entry.is_dir()]
 
 
-def _list_videos(class_dir: pathlib.Path) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
-    """Returns the videos and the stray entries below a class folder, sorted.
+def list_videos(folder: pathlib.Path) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
+    """Returns the videos, by their suffix, and the stray entries below a folder, sorted.
 
-    Links to folders are not followed below the class folder: they may form loops.
+    Hidden ones are ignored. Links to folders are not followed below the folder: they may form loops.
+
+    Raises:
+      UserError: if a folder cannot be read.
     """
 
     def fail(error: OSError) -> None:
         raise UserError(f"Cannot read the folder {error.filename}: {error.strerror}") from error
 
     videos, stray = [], []
-    for folder, subfolders, names in os.walk(class_dir, onerror=fail):
+    for parent, subfolders, names in os.walk(folder, onerror=fail):
         stray += [
-            pathlib.Path(folder, name) for name in subfolders if os.path.islink(os.path.join(folder, name))
+            pathlib.Path(parent, name) for name in subfolders if os.path.islink(os.path.join(parent, name))
         ]
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         for name in names:
             if not name.startswith("."):
-                path = pathlib.Path(folder, name)
+                path = pathlib.Path(parent, name)
                 (videos if path.suffix.lower() in VIDEO_SUFFIXES else stray).append(path)
     return sorted(videos), sorted(stray)
 
@@ -156,7 +159,7 @@ def _check_ids_are_unique(videos: list[Video]) -> None:
     duplicates = [" and ".join(sorted(same)) for same in paths.values() if len(same) > 1]
     if duplicates:
         raise UserError(
-            f"{len(duplicates)} video ids stand for more than one file: {_examples(sorted(duplicates))}. "
+            f"{len(duplicates)} video ids stand for more than one file: {examples(sorted(duplicates))}. "
             "Remove or rename one of each."
         )
 
@@ -170,6 +173,7 @@ def _explain_no_videos(root: pathlib.Path, stray: list[pathlib.Path]) -> None:
     )
 
 
-def _examples(names: list[str]) -> str:
+def examples(names: list[str]) -> str:
+    """Names the first few, and how many more there are."""
     rest = len(names) - _NUM_EXAMPLES
     return ", ".join(names[:_NUM_EXAMPLES]) + (f" and {rest} more" if rest > 0 else "")

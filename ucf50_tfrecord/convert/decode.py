@@ -16,8 +16,8 @@ import bisect
 import dataclasses
 import fractions
 import os
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Iterator
+from typing import Generic, NamedTuple, TypeVar
 
 import av
 import av.error
@@ -25,7 +25,10 @@ import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from ucf50_tfrecord.convert import mpeg4, sampling
+from ucf50_tfrecord.convert.sampling import Timeline
 from ucf50_tfrecord.specs import ClipFormat
+
+Kept = TypeVar("Kept")
 
 # Packets are kept in memory up to this size; a longer video is read from its file again.
 _MAX_KEPT_BYTES = 64 << 20
@@ -73,15 +76,57 @@ def decoder_version() -> str:
     return ", ".join([f"PyAV {av.__version__}", *versions])
 
 
+@dataclasses.dataclass(frozen=True)
+class Picked(Generic[Kept]):
+    """The frames chosen of a video.
+
+    indices: int64 [..., T], positions among the frames that decode.
+    kept: what was kept of each of them, by index; of other frames too, where a guess was wrong.
+    timeline: of all frames that decode.
+    """
+
+    indices: np.ndarray
+    kept: dict[int, Kept]
+    timeline: Timeline
+
+
 def decode_clips(path: str | os.PathLike, clip_format: ClipFormat) -> list[DecodedClip]:
     """Decodes a video's first video stream and picks the frames of its clips.
 
     The frames are spread over those that really decode, since containers lie about their
-    number; in time they can be spread only where every frame has one. They are turned as
-    the video's rotation says and scaled by area averaging.
+    number; in time they can be spread only where every frame has one.
 
     Returns:
       `clip_format.clips_per_video` clips.
+
+    Raises:
+      VideoError, MemoryError: as pick_frames does.
+    """
+
+    def choose(timeline: Timeline) -> np.ndarray:
+        return sampling.choose_frames(timeline.times, clip_format)
+
+    picked = pick_frames(path, clip_format, choose, lambda picture: picture)
+    return [_assemble(picked, indices) for indices in picked.indices]
+
+
+def pick_frames(
+    path: str | os.PathLike,
+    clip_format: ClipFormat,
+    choose: Callable[[Timeline], np.ndarray],
+    keep: Callable[[np.ndarray], Kept],
+) -> Picked[Kept]:
+    """Decodes the chosen frames of a video's first video stream, in one pass where that can be.
+
+    They are turned as the video's rotation says and scaled by area averaging.
+
+    Args:
+      path: the video's file.
+      clip_format: the size of frames, and how they come to it.
+      choose: picks frames, int64 [..., T], by when they are shown. It is asked again where other
+        frames decode than the file lets expect.
+      keep: takes a frame, uint8 [H, W, 3], and returns what is to be kept of it; each frame once, mostly
+        in the order of display. So frames need not stay in memory.
 
     Raises:
       VideoError: if the file cannot be opened, has no video stream, or no frame of it decodes.
@@ -90,10 +135,9 @@ def decode_clips(path: str | os.PathLike, clip_format: ClipFormat) -> list[Decod
     try:
         with _Source(path) as source:
             packets = source.scan()
-            picked = _pick_selectively(source, packets, clip_format) if _is_predictable(packets) else None
-            picked = picked or _pick_in_order(source, packets, clip_format)
-            step = clip_format.clips_per_video
-            return [_assemble(picked, picked.indices[k::step], source) for k in range(step)]
+            picker = _Picker(source, packets, clip_format, choose, keep)
+            picked = picker.pick_selectively() if _is_predictable(packets) else None
+            return picked or picker.pick_in_order()
     except MemoryError:
         raise
     except (av.error.FFmpegError, OSError) as error:
@@ -113,15 +157,6 @@ class _Packet(NamedTuple):
     is_keyframe: bool
     is_discard: bool
     coding_type: int | None
-
-
-@dataclasses.dataclass(frozen=True)
-class _Picked:
-    """The chosen frames, and when each of the video's frames is shown."""
-
-    indices: np.ndarray  # int64 [clips_per_video * T]
-    pixels: dict[int, np.ndarray]  # by index, uint8 [H, W, 3]
-    pts: list[int | None]  # of all frames, in the stream's time base
 
 
 def _is_predictable(packets: list[_Packet]) -> bool:
@@ -144,58 +179,90 @@ def _is_predictable(packets: list[_Packet]) -> bool:
     return types_match and None not in times and all(a < b for a, b in zip(times, times[1:]))
 
 
-def _pick_selectively(source: _Source, packets: list[_Packet], clip_format: ClipFormat) -> _Picked | None:
-    """Decodes only what leads to the wanted frames; None if a packet does not keep its promise."""
-    # Frame number to packet number: packets that are not coded yield no frame.
-    packet_of = [i for i, packet in enumerate(packets) if packet.coding_type != mpeg4.NOT_CODED]
-    indices = sampling.choose_frames([packets[i].pts for i in packet_of], clip_format)
+class _Picker(Generic[Kept]):
+    """Decodes chosen frames of one video; see pick_frames."""
+
+    def __init__(
+        self,
+        source: _Source,
+        packets: list[_Packet],
+        clip_format: ClipFormat,
+        choose: Callable[[Timeline], np.ndarray],
+        keep: Callable[[np.ndarray], Kept],
+    ):
+        self._source, self._packets, self._format = source, packets, clip_format
+        self._choose, self._keep = choose, keep
+        self._kept: dict[int, Kept] = {}
+
+    def pick_selectively(self) -> Picked[Kept] | None:
+        """Decodes only what leads to the wanted frames; None if a packet does not keep its promise."""
+        source, packets = self._source, self._packets
+        # Frame number to packet number: packets that are not coded yield no frame.
+        packet_of = [i for i, packet in enumerate(packets) if packet.coding_type != mpeg4.NOT_CODED]
+        timeline = self._timeline([packets[i].pts for i in packet_of])
+        indices = self._choose(timeline)
+        frame_at = {packet_of[frame]: frame for frame in np.unique(indices).tolist()}
+        needed = _packets_to(frame_at, packets)
+        previous = -1
+        for number, packet in enumerate(source.replay()):
+            if number not in needed:
+                continue
+            if number != previous + 1:
+                source.codec.flush_buffers()
+            previous = number
+            frames = source.decode(packet)
+            if len(frames) != (packets[number].coding_type != mpeg4.NOT_CODED):
+                break
+            # A damaged frame is patched up with what the frames before it showed, needed or not.
+            if any(frame.pts != packet.pts or frame.is_corrupt for frame in frames):
+                break
+            if number in frame_at:
+                self._take(frame_at[number], frames[0])
+                if len(self._kept) == len(frame_at):
+                    return Picked(indices, self._kept, timeline)
+        self._kept = {}
+        return None
+
+    def pick_in_order(self) -> Picked[Kept]:
+        """Decodes everything, converting the frames that the packets let expect.
+
+        Where another number of frames came out, those still missing are converted in a second pass.
+        """
+        shown = [p.pts for p in self._packets if p.coding_type != mpeg4.NOT_CODED and not p.is_discard]
+        indices = self._choose(self._timeline((shown if None in shown else sorted(shown)) or [None]))
+        for _ in range(2):
+            pts: list[int | None] = []
+            wanted = set(np.unique(indices).tolist())
+            for index, frame in enumerate(self._source.frames()):
+                pts.append(frame.pts)
+                if index in wanted and index not in self._kept:
+                    self._take(index, frame)
+            if not pts:
+                raise VideoError("no frame decodes")
+            timeline = self._timeline(pts)
+            indices = self._choose(timeline)
+            if self._kept.keys() >= set(np.unique(indices).tolist()):
+                return Picked(indices, self._kept, timeline)
+        raise VideoError("another number of frames decodes each time")
+
+    def _timeline(self, times: list[int | None]) -> Timeline:
+        return Timeline(times, self._source.time_base_secs, self._source.frame_rate)
+
+    def _take(self, index: int, frame: av.VideoFrame) -> None:
+        self._kept[index] = self._keep(_convert(frame, self._source.pixel_aspect, self._format))
+
+
+def _packets_to(wanted: Collection[int], packets: list[_Packet]) -> set[int]:
+    """Returns the packets from the keyframe before each wanted one up to it."""
     keyframes = [i for i, packet in enumerate(packets) if packet.is_keyframe]
-    frame_at = {packet_of[frame]: frame for frame in indices.tolist()}
     needed: set[int] = set()
-    for last in frame_at:
-        needed.update(range(keyframes[bisect.bisect_right(keyframes, last) - 1], last + 1))
-    pixels: dict[int, np.ndarray] = {}
-    previous = -1
-    for number, packet in enumerate(source.replay()):
-        if number not in needed:
-            continue
-        if number != previous + 1:
-            source.codec.flush_buffers()
-        previous = number
-        frames = source.decode(packet)
-        if len(frames) != (packets[number].coding_type != mpeg4.NOT_CODED):
-            return None
-        # A damaged frame is patched up with what the frames before it showed, needed or not.
-        if any(frame.pts != packet.pts or frame.is_corrupt for frame in frames):
-            return None
-        if number in frame_at:
-            pixels[frame_at[number]] = _convert(frames[0], source.pixel_aspect, clip_format)
-            if len(pixels) == len(frame_at):
-                return _Picked(indices, pixels, [packets[i].pts for i in packet_of])
-    return None
-
-
-def _pick_in_order(source: _Source, packets: list[_Packet], clip_format: ClipFormat) -> _Picked:
-    """Decodes everything, converting the frames that the packets let expect.
-
-    Where another number of frames came out, those still missing are converted in a second pass.
-    """
-    shown = [p.pts for p in packets if p.coding_type != mpeg4.NOT_CODED and not p.is_discard]
-    pixels: dict[int, np.ndarray] = {}
-    indices = sampling.choose_frames((shown if None in shown else sorted(shown)) or [None], clip_format)
-    for _ in range(2):
-        pts: list[int | None] = []
-        wanted = set(indices.tolist())
-        for index, frame in enumerate(source.frames()):
-            pts.append(frame.pts)
-            if index in wanted and index not in pixels:
-                pixels[index] = _convert(frame, source.pixel_aspect, clip_format)
-        if not pts:
-            raise VideoError("no frame decodes")
-        indices = sampling.choose_frames(pts, clip_format)
-        if pixels.keys() >= set(indices.tolist()):
-            return _Picked(indices, pixels, pts)
-    raise VideoError("another number of frames decodes each time")
+    reached = -1
+    for last in sorted(wanted):
+        # No packet twice: of a long video every tenth frame may be wanted, with one keyframe for all.
+        first = max(keyframes[bisect.bisect_right(keyframes, last) - 1], reached + 1)
+        needed.update(range(first, last + 1))
+        reached = last
+    return needed
 
 
 def _convert(frame: av.VideoFrame, pixel_aspect: fractions.Fraction, clip_format: ClipFormat) -> np.ndarray:
@@ -212,21 +279,15 @@ def _convert(frame: av.VideoFrame, pixel_aspect: fractions.Fraction, clip_format
     return sampling.place_centred(upright, clip_format.height, clip_format.width)
 
 
-def _assemble(picked: _Picked, indices: np.ndarray, source: _Source) -> DecodedClip:
-    """Stacks one clip's frames; those without a time are placed by their position."""
-    step_secs = 1 / source.frame_rate if source.frame_rate else 0.0
-
-    def secs(index: int) -> float:
-        pts = picked.pts[index]
-        return index * step_secs if pts is None else pts * source.time_base_secs
-
-    start_secs, last_secs = secs(0), secs(len(picked.pts) - 1)
+def _assemble(picked: Picked[np.ndarray], indices: np.ndarray) -> DecodedClip:
+    """Stacks one clip's frames."""
+    timeline = picked.timeline
     return DecodedClip(
-        frames=np.stack([picked.pixels[i] for i in indices.tolist()]),
+        frames=np.stack([picked.kept[i] for i in indices.tolist()]),
         frame_indices=indices,
-        timestamps_us=np.array([round((secs(i) - start_secs) * 1e6) for i in indices.tolist()], np.int64),
-        end_us=round((last_secs - start_secs + step_secs) * 1e6),
-        frame_rate=source.frame_rate,
+        timestamps_us=np.array([timeline.microseconds(i) for i in indices.tolist()], np.int64),
+        end_us=timeline.end_us,
+        frame_rate=timeline.frame_rate,
     )
 
 

@@ -3,30 +3,100 @@
 from __future__ import annotations
 
 import bisect
+import dataclasses
 import fractions
 import itertools
 from collections.abc import Sequence
 
 import numpy as np
 
-from ucf50_tfrecord.specs import ClipFormat
+from ucf50_tfrecord.specs import ClipFormat, WindowSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class Timeline:
+    """When a video's frames are shown, in the order of display.
+
+    times: in units of time_base_secs; None where the file does not tell.
+    frame_rate: mean frames per second as the container states it, 0.0 if it does not.
+    """
+
+    times: Sequence[int | None]
+    time_base_secs: float
+    frame_rate: float
+
+    def secs(self, index: int) -> float:
+        """When a frame is shown; one without a time is placed by its position."""
+        time = self.times[index]
+        return index * self._frame_secs if time is None else time * self.time_base_secs
+
+    def microseconds(self, index: int) -> int:
+        """When a frame is shown, from the first frame."""
+        return round((self.secs(index) - self.secs(0)) * 1e6)
+
+    @property
+    def end_us(self) -> int:
+        """Microseconds from the first frame to the end of the last."""
+        return round((self.secs(len(self.times) - 1) - self.secs(0) + self._frame_secs) * 1e6)
+
+    @property
+    def _frame_secs(self) -> float:
+        return 1 / self.frame_rate if self.frame_rate else 0.0
 
 
 def choose_frames(times: Sequence[int | None], clip_format: ClipFormat) -> np.ndarray:
-    """Picks the frames of all clips of a video, in the order of display.
+    """Picks the frames of all clips of a video.
 
     Args:
-      times: when each frame is shown, in any unit. Where one is None, frames are picked by
-        their number, whatever the format's spacing.
-      clip_format: clip k of K is [k::K] of what is returned.
+      times: when each frame is shown, in any unit and in the order of display. Where one is None,
+        frames are picked by their number, whatever the format's spacing.
+      clip_format: clip k of K gets every K-th of K * num_frames frames, from k on.
 
     Returns:
-      int64 [clips_per_video * num_frames], ascending.
+      int64 [clips_per_video, num_frames], each row ascending.
     """
-    num_frames = clip_format.clips_per_video * clip_format.num_frames
+    num_clips = clip_format.clips_per_video
+    num_frames = num_clips * clip_format.num_frames
     if clip_format.spacing == "time" and None not in times:
-        return even_times(times, num_frames)
-    return even_indices(len(times), num_frames)
+        picked = even_times(times, num_frames)
+    else:
+        picked = even_indices(len(times), num_frames)
+    return picked.reshape(clip_format.num_frames, num_clips).T
+
+
+def cut_windows(end_us: int, windows: WindowSpec) -> list[tuple[int, int]]:
+    """Cuts a video into windows: (start, end) of each, in microseconds from the first frame.
+
+    A video of at most `whole_secs` is one window. Else there is one every `stride_secs`, and the
+    last ends with the video.
+    """
+    window_us, stride_us = round(windows.window_secs * 1e6), round(windows.stride_secs * 1e6)
+    if end_us <= max(round(windows.whole_secs * 1e6), window_us):
+        return [(0, end_us)]
+    last = end_us - window_us
+    return [(start, start + window_us) for start in (*range(0, last, stride_us), last)]
+
+
+def choose_window_frames(timeline: Timeline, clip_format: ClipFormat, windows: WindowSpec) -> np.ndarray:
+    """Picks the frames of all clips of each of a video's windows, as choose_frames does it of a video.
+
+    A window's frames are those that appear from its start to before its end; where none does, the
+    one that is still shown. A video in one window gives what choose_frames gives.
+
+    Returns:
+      int64 [windows, clips_per_video, num_frames].
+    """
+    cuts = cut_windows(timeline.end_us, windows)
+    if len(cuts) == 1:
+        return choose_frames(timeline.times, clip_format)[np.newaxis]
+    # As in even_times.
+    shown_us = list(itertools.accumulate(map(timeline.microseconds, range(len(timeline.times))), max))
+    chosen = []
+    for start, end in cuts:
+        stop = bisect.bisect_left(shown_us, end)
+        first = min(bisect.bisect_left(shown_us, start), stop - 1)
+        chosen.append(first + choose_frames(timeline.times[first:stop], clip_format))
+    return np.stack(chosen)
 
 
 def even_indices(num_available: int, num_frames: int) -> np.ndarray:

@@ -34,7 +34,8 @@ def convert_shard(
     digest = hashlib.sha256()
     make_records = functools.partial(video_records, dataclasses.replace(job, videos=()))
     with storage.atomic_write(pathlib.Path(data_dir, job.filename)) as file:
-        for video, result in pool.map(make_records, job.videos, limits.timeout_of):
+        answers = pool.map(make_records, job.videos, lambda video: limits.timeout_of(video.num_bytes))
+        for video, result in answers:
             on_videos(1)
             if isinstance(result, workers.Failure):
                 result = Quarantined(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO
 
 import numpy as np
@@ -21,6 +21,7 @@ from ucf50_tfrecord.dataset import shard_files
 from ucf50_tfrecord.dataset.clips import Clips
 from ucf50_tfrecord.specs import UserError
 
+_MAX_MEASURED_CLIPS = 1000
 # TensorFlow takes arrays over as tensors without a copy if they are aligned for its vector instructions.
 _ALIGNMENT = 64
 
@@ -178,6 +179,26 @@ class ClipReader:
             "to train without such clips: --on_bad_record=skip"
         )
         raise self.error
+
+
+def video_secs(parts: Sequence[Clips]) -> tuple[float, float] | None:
+    """Tells how long the videos of some clips last: the median and the longest, in seconds.
+
+    Of each part some clips are looked at, evenly spread, and of those the start of their records. None
+    where the shards are no local files.
+    """
+    found = [secs for clips in parts for secs in _video_secs(clips.spread(_MAX_MEASURED_CLIPS))]
+    return (float(np.median(found)), max(found)) if found else None
+
+
+def _video_secs(clips: Clips) -> Iterator[float]:
+    """Yields how long clips' videos last; what cannot be read is left out, as reading the clips will tell."""
+    for shard in np.unique(clips.shards).tolist():
+        with contextlib.suppress(OSError), open(clips.shard_paths[shard], "rb", buffering=0) as file:
+            for offset in clips.offsets[clips.shards == shard].tolist():
+                end_us = record.read_end_us(file.fileno(), offset)
+                if end_us:
+                    yield end_us / 1e6
 
 
 class Buffers:

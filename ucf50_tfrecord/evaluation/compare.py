@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from ucf50_tfrecord import storage
+from ucf50_tfrecord.dataset import reader
 from ucf50_tfrecord.dataset.clips import Clips
 from ucf50_tfrecord.dataset.feed import Feed, choose_cache, read_in_batches
 from ucf50_tfrecord.evaluation import audit, cells
@@ -95,7 +96,13 @@ class Comparison:
             model=recipe.model,
             train=recipe.train,
             clip_split=cells.describe_split(cell, self.plan.num_parts),
+            clip_format=self.manifest.format,
+            video_secs=self._video_secs,
         )
+
+    @functools.cached_property
+    def _video_secs(self) -> tuple[float, float] | None:
+        return reader.video_secs([self.clips])
 
     def _finished(self, cell: Cell) -> CellResult | None:
         path = pathlib.Path(self.run_dir(cell), CELL_FILENAME)

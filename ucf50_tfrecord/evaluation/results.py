@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -112,16 +113,8 @@ class Results:
 
     @functools.cached_property
     def units(self) -> np.ndarray:
-        """What is resampled, int64 [N]: a clip's group; where it has none its video.
-
-        A group is its number, whatever the class: what was held out together is resampled together.
-        """
-        videos = [f"video {video_of(clip_id)}" for clip_id in self.ids]
-        known = [
-            f"group {group}" if group != record.UNKNOWN_GROUP else video
-            for group, video in zip(self.groups.tolist(), videos)
-        ]
-        return np.unique(known, return_inverse=True)[1]
+        """What is resampled, int64 [N]."""
+        return units_of(self.ids, self.groups)
 
     def has(self, condition: Condition) -> bool:
         return bool(self._found(condition))
@@ -177,6 +170,22 @@ class Results:
 def video_of(clip_id: str) -> str:
     """A clip's video: several clips of a video have numbers after a #."""
     return clip_id.rsplit("#", 1)[0] if clip_id.rsplit("#", 1)[-1].isdigit() else clip_id
+
+
+def units_of(ids: Sequence[str], groups: np.ndarray) -> np.ndarray:
+    """Numbers what clips are independent by, int64 [N]: a clip's group; where it has none its video.
+
+    A group is its number, whatever the class: what was held out together belongs together.
+
+    Args:
+      ids: of N clips.
+      groups: int64 [N], record.UNKNOWN_GROUP where there is none.
+    """
+    known = [
+        f"group {group}" if group != record.UNKNOWN_GROUP else f"video {video_of(clip_id)}"
+        for group, clip_id in zip(groups.tolist(), ids)
+    ]
+    return np.unique(known, return_inverse=True)[1]
 
 
 def save(path: pathlib.Path, results: Results) -> None:

@@ -87,7 +87,7 @@ def draw_forest(rows: Sequence[str], panels: Sequence[Panel], *, panel_width: fl
       panel_width: inches of each.
     """
     most = max(len(panel.series) for panel in panels)
-    names = [_shown(name) for name in rows]
+    names = [shown(name) for name in rows]
     width = panel_width * len(panels) + _room(names) + (_room(panels[0].series) if most > 1 else 0)
     figure = _figure(width, max(1, len(rows)) * (_ROW + 0.13 * (most - 1)) + 1.1)
     every = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
@@ -119,7 +119,7 @@ def draw_changes(
       limit: the value of the strongest colour, where several pictures are to have the same.
       unsure: bool [R, K], those that are shown in grey.
     """
-    names = [_shown(name) for name in rows]
+    names = [shown(name) for name in rows]
     figure = _figure(_room(names) + 0.46 * len(columns) + 1.2, _ROW * max(3, len(rows)) + 1.5)
     axes = figure.add_subplot(facecolor="0.88")
     largest = limit or color_range(values)
@@ -133,7 +133,7 @@ def draw_changes(
         number.set_color("white" if strong else "0.45" if faint else "black")
         number.set_fontweight("normal" if faint or unsure is None else "bold")
         number.set_in_layout(False)  # measuring hundreds of them takes longer than drawing them
-    axes.set_xticks(np.arange(len(columns)), [_shown(name) for name in columns], rotation=45, ha="right")
+    axes.set_xticks(np.arange(len(columns)), [shown(name) for name in columns], rotation=45, ha="right")
     axes.set_yticks(np.arange(len(rows)), names)
     axes.set_xticks(np.arange(1, len(columns)) - 0.5, minor=True)
     axes.set_yticks(np.arange(1, len(rows)) - 0.5, minor=True)
@@ -178,12 +178,12 @@ def _draw_panel(axes: matplotlib.axes.Axes, panel: Panel, num_rows: int) -> None
         drawn = [(row, estimate) for row, estimate in enumerate(estimates) if estimate is not None]
         for index, (row, estimate) in enumerate(drawn):
             style = number if several else row if panel.style is None else panel.style
-            axes.plot([estimate.low, estimate.high], [row + offset] * 2, color=_colour(style), linewidth=1.6)
+            axes.plot([estimate.low, estimate.high], [row + offset] * 2, color=colour(style), linewidth=1.6)
             axes.plot(
                 estimate.value,
                 row + offset,
                 _marker(style),
-                color=_colour(style),
+                color=colour(style),
                 markersize=5.5,
                 label=_literal(name) if index == 0 else None,
             )
@@ -210,10 +210,10 @@ def _draw_chart(axes: matplotlib.axes.Axes, chart: Chart) -> dict[str, object]:
         x, y, low, high = (np.asarray(part, float) for part in (curve.x, curve.y, curve.low, curve.high))
         if chart.log:  # has no place for 0
             y, low = np.where(y > 0, y, np.nan), np.where(low > 0, low, np.where(high > 0, y, np.nan))
-        colour = _colour(curve.style)
-        axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
-        [handles[_shown(curve.name)]] = axes.plot(
-            x, y, marker=_marker(curve.style), color=colour, markersize=4.5, linewidth=1.4
+        shade = colour(curve.style)
+        axes.fill_between(x, low, high, color=shade, alpha=0.15, linewidth=0)
+        [handles[shown(curve.name)]] = axes.plot(
+            x, y, marker=_marker(curve.style), color=shade, markersize=4.5, linewidth=1.4
         )
     if chart.reference is not None:
         axes.axhline(chart.reference[0], color="0.3", linestyle="--", linewidth=1)
@@ -254,7 +254,8 @@ def _room(names: Iterable[str]) -> float:
     return 0.4 + 0.075 * max(map(len, names), default=0)
 
 
-def _colour(style: int) -> str:
+def colour(style: int) -> str:
+    """A colour that can be told from its neighbours by the colour-blind, too."""
     return _COLOURS[style % len(_COLOURS)]
 
 
@@ -262,7 +263,7 @@ def _marker(style: int) -> str:
     return _MARKERS[style % len(_MARKERS)]
 
 
-def _shown(name: str) -> str:
+def shown(name: str) -> str:
     """A name, as far as there is room for it."""
     return _literal(figures.shown(name))
 

@@ -19,7 +19,15 @@ import time
 from collections.abc import Iterator, Sequence
 
 from ucf50_tfrecord import storage
-from ucf50_tfrecord.specs import AugmentSpec, ModelSpec, TrainSpec, UserError, format_folds, to_json
+from ucf50_tfrecord.specs import (
+    AugmentSpec,
+    ClipFormat,
+    ModelSpec,
+    TrainSpec,
+    UserError,
+    format_folds,
+    to_json,
+)
 
 CONFIG_FILENAME = "config.json"
 SUMMARY_FILENAME = "summary.json"
@@ -33,6 +41,9 @@ class RunConfig:
 
     `fingerprint` is the manifest's: the shards' contents, wherever they lie.
     `clip_split` says which clips of those folds are trained and tested on, where it is not all of them.
+    `clip_format` is the manifest's; `video_secs` how long its clips' videos last, the median and the longest:
+    what it takes to make clips of other videos. None in runs of earlier versions; video_secs also where the
+    shards do not lie on this machine.
     """
 
     data_dir: str
@@ -44,6 +55,12 @@ class RunConfig:
     model: ModelSpec
     train: TrainSpec
     clip_split: str = ""
+    clip_format: ClipFormat | None = None
+    video_secs: tuple[float, float] | None = None
+
+
+# Where a run's shards lie and what follows from their contents, which the fingerprint stands for.
+_NOT_COMPARED = ("data_dir", "clip_format", "video_secs")
 
 
 def load_config(run_dir: str) -> RunConfig:
@@ -62,6 +79,10 @@ def load_config(run_dir: str) -> RunConfig:
         value["model"] = ModelSpec(**value["model"])
         for key in ("classes", "train_folds", "val_folds", "test_folds"):
             value[key] = tuple(value[key])
+        if value.get("clip_format"):
+            value["clip_format"] = ClipFormat(**value["clip_format"])
+        if value.get("video_secs"):
+            value["video_secs"] = tuple(value["video_secs"])
         return RunConfig(**value)
     except (KeyError, TypeError) as error:
         raise UserError(f"{path} is not a run's configuration: {error}") from error
@@ -134,7 +155,7 @@ def check_run(run_dir: str, config: RunConfig) -> None:
     if not pathlib.Path(run_dir, CONFIG_FILENAME).is_file():
         return
     old, new = _flatten(load_config(run_dir)), _flatten(config)
-    differing = [name for name in new if old[name] != new[name] and name != "data_dir"]
+    differing = [name for name in new if old[name] != new[name] and name not in _NOT_COMPARED]
     if differing == ["epochs"] and new["epochs"] > old["epochs"] and new["schedule"] == "constant":
         differing = []
     if differing:
@@ -144,7 +165,7 @@ def check_run(run_dir: str, config: RunConfig) -> None:
 
 def digest(config: RunConfig) -> int:
     """Returns a number below 2**48 that says whether configurations are the same, wherever their clips lie."""
-    value = {key: value for key, value in to_json(config).items() if key != "data_dir"}
+    value = {key: value for key, value in to_json(config).items() if key not in _NOT_COMPARED}
     return int(hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12], 16)
 
 

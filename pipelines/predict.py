@@ -1,0 +1,314 @@
+"""Predicts the classes of videos by a trained run.
+
+  python -m pipelines.predict --run=runs/demo --video=holiday.mp4
+  python -m pipelines.predict --run=runs/demo --video=clips/,more.avi --top=3 --json
+
+Videos are decoded as they were for training. A long one is cut into windows that overlap; its probabilities are
+the mean of theirs. Each video is decoded in a process of its own: one that fails costs itself alone, and
+the exit status is then 1.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+import sys
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+import PIL.Image
+import tqdm
+from absl import flags
+
+from pipelines import console
+from ucf50_tfrecord import storage
+from ucf50_tfrecord.specs import DecodeLimits, UserError, WindowSpec, format_folds, printable, to_json
+
+if TYPE_CHECKING:
+    from ucf50_tfrecord.inference import decoding
+    from ucf50_tfrecord.inference.calibration import Calibration
+    from ucf50_tfrecord.inference.predict import Prediction, Predictor
+    from ucf50_tfrecord.training.run import RunConfig
+
+_RUN = flags.DEFINE_string("run", None, "The run's folder.")
+_VIDEO = flags.DEFINE_string(
+    "video", None, "A video or a folder of videos, searched with its subfolders; several with commas."
+)
+_DATA = flags.DEFINE_string(
+    "data", None, "Folder of the run's shards: where runs of earlier versions look up how clips were made."
+)
+_WEIGHTS = flags.DEFINE_enum(
+    "weights", None, ("last", "best"), "Which checkpoint of the run. Default: that of its own final scores."
+)
+_TOP = flags.DEFINE_integer("top", 5, "Classes to show of each video.", lower_bound=1)
+_JSON = flags.DEFINE_boolean(
+    "json", False, "Print one JSON document and nothing else; the rest goes to standard error."
+)
+_OUTPUT = flags.DEFINE_string(
+    "output",
+    None,
+    "Folder for predictions.json and a timeline picture of each video that is cut. Default: "
+    "<run>/predictions, where the next prediction replaces it.",
+)
+_WINDOW_SECS = flags.DEFINE_float(
+    "window_secs",
+    None,
+    "Cut videos longer than this into windows of this length. Default: cut those longer than any that the run "
+    "was made with, into windows of those videos' median length.",
+)
+_STRIDE_SECS = flags.DEFINE_float(
+    "stride_secs", None, "From one window's start to the next one's. Default: half a window."
+)
+_CALIBRATE = flags.DEFINE_boolean(
+    "calibrate", True, "Scale confidences by a temperature that is fitted on the run's held-out clips."
+)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Clips a step.", lower_bound=1)
+_WORKERS = flags.DEFINE_integer("workers", None, "Processes that decode. Default: one a core.", lower_bound=1)
+_VIDEO_TIMEOUT_SECS = flags.DEFINE_float(
+    "video_timeout_secs", 600.0, "Seconds that decoding a video may take, plus one for each MB of it."
+)
+_VIDEO_MEMORY_MIB = flags.DEFINE_integer(
+    "video_memory_mib", DecodeLimits.memory_mib, "Memory that decoding a video may take, in MiB."
+)
+
+_PREDICTIONS_FILENAME = "predictions.json"
+_MEANING = (
+    "Probabilities hold for videos like the run's own. The model knows its classes alone: a video of none of "
+    "them gets one all the same."
+)
+_FLAG_OF_CAUSE = {"timeout": "--video_timeout_secs", "memory": "--video_memory_mib"}
+_NAME_WIDTH, _CLASS_WIDTH = 40, 26  # of 80 columns
+_MAX_STEM = 50  # characters, of up to 4 bytes each: a file's name holds 255
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What all videos are predicted with."""
+
+    config: RunConfig
+    weights: str
+    windows: WindowSpec
+    limits: DecodeLimits
+    calibration: Calibration
+    predictor: Predictor
+    output: pathlib.Path
+
+
+def main() -> int:
+    with contextlib.ExitStack() as stack:
+        if _JSON.value:
+            stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+        videos = find_videos()
+        setting = prepare(stack)
+        announce(setting)
+        document = describe(setting) | {"videos": predict_all(videos, setting)}
+        storage.write_json(setting.output / _PREDICTIONS_FILENAME, document)
+        num_failed = sum("error" in video for video in document["videos"])
+        print_summary(document, num_failed, setting.output)
+    if _JSON.value:
+        print(json.dumps(document, indent=1, sort_keys=True, allow_nan=False))
+    return 1 if num_failed else 0
+
+
+def find_videos() -> list[decoding.VideoFile]:
+    """Returns the videos that --video names, printing what was passed over."""
+    from ucf50_tfrecord.inference import decoding
+
+    if not _VIDEO.value:
+        raise UserError("Pass --video=<a video, or a folder of videos>.")
+    # A comma may be part of a name.
+    paths = [_VIDEO.value] if os.path.exists(_VIDEO.value) else filter(None, _VIDEO.value.split(","))
+    videos, warnings = decoding.find_videos(list(paths))
+    for warning in warnings:
+        console.warn(printable(warning))
+    return videos
+
+
+def prepare(stack: contextlib.ExitStack) -> Setting:
+    """Loads the run's model and all that goes with it."""
+    if not _RUN.value:
+        raise UserError("Pass --run=<folder of a run>.")
+    limits = DecodeLimits(timeout_secs=_VIDEO_TIMEOUT_SECS.value, memory_mib=_VIDEO_MEMORY_MIB.value)
+    console.load_tensorflow()
+    from ucf50_tfrecord.inference import calibration, predict
+    from ucf50_tfrecord.training import run as run_lib
+    from ucf50_tfrecord.training import strategy as strategy_lib
+    from ucf50_tfrecord.training import trained
+
+    stack.enter_context(strategy_lib.explain_exhausted_memory())
+    config = predict.complete_config(run_lib.load_config(_RUN.value), _DATA.value, console.warn)
+    windows = predict.choose_windows(config.video_secs, _WINDOW_SECS.value, _STRIDE_SECS.value)
+    weights = _WEIGHTS.value or trained.scored_weights(config)
+    model = trained.load_model(
+        _RUN.value, config, weights, strategy=strategy_lib.make_strategy("one", environment={})
+    )
+    calibrated = calibration.Calibration(reason="--nocalibrate")
+    if _CALIBRATE.value:
+        calibrated = calibration.calibrate(_RUN.value, config, weights)
+    output = pathlib.Path(_OUTPUT.value or os.path.join(_RUN.value, "predictions"))
+    storage.make_folder(output)
+    return Setting(
+        config=config,
+        weights=weights,
+        windows=windows,
+        limits=limits,
+        calibration=calibrated,
+        predictor=predict.Predictor(
+            model, config.clip_format, batch_size=_BATCH_SIZE.value, temperature=calibrated.temperature
+        ),
+        output=output,
+    )
+
+
+def announce(setting: Setting) -> None:
+    """Says how videos are looked at, and what the probabilities are worth."""
+    config, windows, calibration = setting.config, setting.windows, setting.calibration
+    whole_secs = max(windows.whole_secs, windows.window_secs)
+    texts = [
+        f"{config.model.name}, {setting.weights} weights, clips of {config.clip_format}. Videos of up to "
+        f"{whole_secs:.1f} s are taken whole, longer ones in windows of {windows.window_secs:.1f} s every "
+        f"{windows.stride_secs:.1f} s, whose probabilities are averaged."
+    ]
+    if calibration.num_clips:
+        errors = f"expected calibration error {calibration.ece_before:.3f}"
+        if calibration.ece_after is not None:
+            errors += f", with it {calibration.ece_after:.3f} (cross-validated by recording group)"
+        folds = format_folds(config.test_folds or config.val_folds)
+        texts.append(
+            f"Confidence: temperature {calibration.temperature:.2f}, fitted on {calibration.num_clips} held-out "
+            f"clips (folds {folds}); {errors}."
+        )
+    else:
+        texts.append(f"Confidence: not calibrated (temperature 1): {calibration.reason}.")
+    for text in (*texts, _MEANING):
+        print(textwrap.fill(text, 80), flush=True)
+
+
+def predict_all(videos: list[decoding.VideoFile], setting: Setting) -> list[dict[str, Any]]:
+    """Predicts videos one after the other and prints what comes out; returns their parts of the document."""
+    from ucf50_tfrecord.inference import decoding
+
+    found = []
+    print_row("video", "class", "probability")
+    with console.progress_bar(len(videos), "video", "predicting") as bar:
+        decoder = decoding.Decoder(
+            clip_format=setting.config.clip_format,
+            windows=setting.windows,
+            limits=setting.limits,
+            num_workers=_WORKERS.value or len(os.sched_getaffinity(0)),
+            on_wait=lambda num_frames: bar.set_postfix_str(f"{num_frames} frames decoded"),
+        )
+        with contextlib.closing(decoder(videos)) as decoded:
+            for number, (video, result) in enumerate(decoded):
+                if isinstance(result, decoding.Failed):
+                    found.append(report_failure(video, result))
+                else:
+                    on_share = functools.partial(show_share, bar, number)
+                    prediction = setting.predictor(video, result, on_share)
+                    print_prediction(prediction, setting.config.classes)
+                    timeline = save_timeline(prediction, setting, number)
+                    found.append(prediction.to_json(setting.config.classes, _TOP.value) | timeline)
+                show_share(bar, number, 1.0)
+    return found
+
+
+def show_share(bar: tqdm.tqdm, number: int, share: float) -> None:
+    """Has a bar show that a share of a video's windows is done."""
+    bar.n = number + round(share, 2) if share < 1 else number + 1
+    bar.set_postfix_str("")
+
+
+def report_failure(video: decoding.VideoFile, failed: decoding.Failed) -> dict[str, Any]:
+    flag = _FLAG_OF_CAUSE.get(failed.cause)
+    more = f" ({flag} allows more)" if flag else ""
+    tqdm.tqdm.write(f"not predicted: {printable(video.path)}: {failed.reason}{more}", file=sys.stderr)
+    return {"path": video.path, "error": failed.reason, "cause": failed.cause}
+
+
+def print_prediction(prediction: Prediction, classes: tuple[str, ...]) -> None:
+    """Prints a video's rows of the table: its name and length beside its most probable classes."""
+    num_windows = len(prediction.windows_secs)
+    cut = f", {num_windows} windows" if num_windows > 1 else ""
+    about = [prediction.video.path, f"  {prediction.secs:.1f} s{cut}"]
+    top = prediction.top(_TOP.value)
+    for text, (label, probability) in zip([*about, *[""] * len(top)], top):
+        print_row(text, classes[label], f"{probability:.3f}")
+
+
+def print_row(name: str, class_name: str, value: str) -> None:
+    """Prints a line of the table, 80 columns wide, without breaking a bar."""
+    name, class_name = fit(name, _NAME_WIDTH, keep_end=True), fit(class_name, _CLASS_WIDTH)
+    line = f"{name:<{_NAME_WIDTH}} {class_name:<{_CLASS_WIDTH}} {value:>11}"
+    tqdm.tqdm.write(line, file=sys.stdout)
+    sys.stdout.flush()  # a long video's row need not wait for the next in a pipe
+
+
+def fit(text: str, width: int, *, keep_end: bool = False) -> str:
+    """Shortens a name to a column's width: what differs in paths is their end."""
+    text = printable(text)
+    if len(text) <= width:
+        return text
+    return "…" + text[1 - width :] if keep_end else text[: width - 1] + "…"
+
+
+def save_timeline(prediction: Prediction, setting: Setting, number: int) -> dict[str, str]:
+    """Draws a video in several windows; returns where the picture lies, for the document."""
+    if len(prediction.windows_secs) == 1:
+        return {}
+    from ucf50_tfrecord.inference import timeline
+
+    stem = pathlib.Path(prediction.video.path).stem[:_MAX_STEM]
+    path = setting.output / f"{number + 1:02d}-{stem}.png"
+    pixels = timeline.draw_timeline(prediction, setting.config.classes)
+    with storage.atomic_write(path) as file:
+        PIL.Image.fromarray(pixels).save(file, "PNG")
+    return {"timeline": str(path)}
+
+
+def describe(setting: Setting) -> dict[str, Any]:
+    """Returns what decides the predictions besides the videos, for the document."""
+    from ucf50_tfrecord.convert import decode
+    from ucf50_tfrecord.training import provenance
+
+    config = setting.config
+    return {
+        "run": {
+            "path": _RUN.value,
+            "model": config.model.name,
+            "weights": setting.weights,
+            "precision": config.train.precision,
+            "seed": config.train.seed,
+            "fingerprint": config.fingerprint,
+        },
+        "classes": config.classes,
+        "clip_format": to_json(config.clip_format),
+        "windows": to_json(setting.windows),
+        "calibration": to_json(setting.calibration),
+        "meaning": _MEANING,
+        "decoder": decode.decoder_version(),
+        **provenance.environment(),
+    }
+
+
+def print_summary(document: dict[str, Any], num_failed: int, output: pathlib.Path) -> None:
+    videos = document["videos"]
+    labelled = [video for video in videos if video.get("folder_class")]
+    if labelled:
+        num_right = sum(video["top"][0]["class"] == video["folder_class"] for video in labelled)
+        print(
+            f"Right about {num_right} of the {len(labelled)} videos whose folder has a class's name "
+            f"({num_right / len(labelled):.3f}), whether it was trained on them or not."
+        )
+    if num_failed:
+        print(f"{num_failed} of {len(videos)} videos could not be predicted.")
+    num_timelines = sum("timeline" in video for video in videos)
+    pictures = f"; timelines: {num_timelines}" if num_timelines else ""
+    print(f"Results: {output} ({_PREDICTIONS_FILENAME}{pictures})")
+
+
+if __name__ == "__main__":
+    console.run(main)

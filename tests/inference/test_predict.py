@@ -1,0 +1,147 @@
+"""What is predicted of a video is what evaluation found of its clip."""
+
+import dataclasses
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from scipy import special
+
+from tests.conftest import build
+from tests.inference.made_run import make_run
+from ucf50_tfrecord import record, storage
+from ucf50_tfrecord.inference import decoding, predict, timeline
+from ucf50_tfrecord.specs import DecodeLimits, UserError, to_json
+from ucf50_tfrecord.training import run as run_lib
+from ucf50_tfrecord.training import strategy as strategy_lib
+from ucf50_tfrecord.training import trained
+
+
+def predict_all(run_dir, videos_dir, *, window_secs=None, stride_secs=None, temperature=1.0):
+    """Predicts all videos below a folder, as the entry point does."""
+    config = predict.complete_config(run_lib.load_config(str(run_dir)), None)
+    strategy = strategy_lib.make_strategy("one")
+    model = trained.load_model(str(run_dir), config, "last", strategy=strategy)
+    predictor = predict.Predictor(model, config.clip_format, batch_size=3, temperature=temperature)
+    decoder = decoding.Decoder(
+        clip_format=config.clip_format,
+        windows=predict.choose_windows(config.video_secs, window_secs, stride_secs),
+        limits=DecodeLimits(),
+        num_workers=2,
+    )
+    videos, _ = decoding.find_videos([str(videos_dir)])
+    return [predictor(video, decoded) for video, decoded in decoder(videos)]
+
+
+@pytest.mark.parametrize(
+    "clip_format",
+    [
+        {},
+        {"encoding": "jpeg", "jpeg_quality": 60, "resize": "crop", "spacing": "time", "clips_per_video": 2},
+    ],
+    ids=["raw", "jpeg"],
+)
+def test_logits_are_those_of_evaluation(tmp_path, videos_dir, data_dir, clip_format):
+    if clip_format:
+        build(videos_dir, data_dir := tmp_path / "data", **clip_format)
+    config = make_run(tmp_path / "run", data_dir)
+    lines = (tmp_path / "run" / run_lib.PREDICTIONS_FILENAME).read_text().splitlines()
+    expected = {
+        line["clip_id"]: line["logits"] for line in map(json.loads, lines) if line["perturbation"] == "none"
+    }
+    num_clips = config.clip_format.clips_per_video
+    assert len(expected) == 12 * num_clips
+    num_compared = 0
+    for prediction in predict_all(tmp_path / "run", videos_dir):
+        path = pathlib.Path(prediction.video.path)
+        clip_id = path.relative_to(videos_dir).with_suffix("").as_posix()
+        assert prediction.logits.shape == (1, num_clips, 3)
+        for number, logits in enumerate(prediction.logits[0]):
+            name = clip_id if num_clips == 1 else f"{clip_id}#{number}"
+            if name in expected:
+                np.testing.assert_allclose(logits, expected[name], rtol=1e-4, atol=1e-4)
+                num_compared += 1
+        assert predict.folder_class(prediction.video, config.classes) == clip_id.split("/")[0]
+    assert num_compared == len(expected)
+    # The encoding is no detail: without it the frames would be others.
+    frame = np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8)
+    changes = (record.as_read(frame, config.clip_format) != frame).any()
+    assert changes == (config.clip_format.encoding == "jpeg")
+
+
+def test_a_videos_probabilities_are_the_mean_of_its_windows(tmp_path, videos_dir, data_dir):
+    config = make_run(tmp_path / "run", data_dir)
+    prediction = predict_all(
+        tmp_path / "run", videos_dir / "Left", window_secs=0.4, stride_secs=0.2, temperature=2.0
+    )[0]
+    # 22 frames, 25 a second
+    assert prediction.windows_secs == [(0.0, 0.4), (0.2, 0.6), (0.4, 0.8), (0.48, 0.88)]
+    assert prediction.logits.shape == (4, 1, 3)
+    expected = special.softmax(prediction.logits[:, 0] / 2, axis=1).mean(axis=0)
+    np.testing.assert_allclose(prediction.probabilities, expected, rtol=1e-6)
+    document = prediction.to_json(config.classes, top=2)
+    assert [item["class"] for item in document["top"]] == [
+        config.classes[label] for label in np.argsort(-expected)[:2]
+    ]
+    assert document["num_frames"] == 22 and len(document["windows"]) == 4
+    assert json.loads(json.dumps(document, allow_nan=False)) == document
+
+
+def test_runs_of_earlier_versions_look_into_their_shards(tmp_path, data_dir):
+    new = make_run(tmp_path / "run", data_dir)
+    value = to_json(new)
+    del value["clip_format"], value["video_secs"]
+    storage.write_json(tmp_path / "run" / run_lib.CONFIG_FILENAME, value)
+    old = run_lib.load_config(str(tmp_path / "run"))
+    assert (old.clip_format, old.video_secs) == (None, None)
+    assert predict.complete_config(old, None) == new
+    run_lib.check_run(str(tmp_path / "run"), new)  # it goes on as the run that it is
+    assert run_lib.digest(old) == run_lib.digest(new)
+    moved = dataclasses.replace(old, data_dir=str(tmp_path / "gone"))
+    with pytest.raises(UserError, match="no shards in .*gone. Pass --data="):
+        predict.complete_config(moved, None)
+    assert predict.complete_config(moved, str(data_dir)).clip_format == new.clip_format
+    warned = []
+    predict.complete_config(dataclasses.replace(old, fingerprint="other"), None, warned.append)
+    assert "other shards" in warned[0]
+
+
+def test_what_is_asked_for_of_windows_is_completed():
+    choose = predict.choose_windows
+
+    def values(spec):
+        return spec.whole_secs, spec.window_secs, spec.stride_secs
+
+    assert values(choose((4.0, 9.0), None, None)) == (9.0, 4.0, 2.0)
+    assert values(choose((4.0, 9.0), 3.0, None)) == (0.0, 3.0, 1.5)
+    assert values(choose((4.0, 9.0), None, 1.0)) == (9.0, 4.0, 1.0)
+    with pytest.raises(UserError, match="stride_secs=0"):
+        choose((4.0, 9.0), None, 0.0)
+
+
+def made_up_prediction(num_windows, num_classes):
+    rng = np.random.default_rng(0)
+    starts = np.arange(num_windows).tolist()
+    return predict.Prediction(
+        video=decoding.VideoFile(path="x.avi", num_bytes=1),
+        num_frames=25 * num_windows,
+        secs=num_windows + 1.0,
+        windows_secs=[(float(start), start + 2.0) for start in starts],
+        logits=rng.normal(0, 2, (num_windows, 1, num_classes)).astype(np.float32),
+        temperature=1.0,
+    )
+
+
+def test_the_classes_that_lead_are_shown_first():
+    probabilities = np.array([[0.1, 0.5, 0.4], [0.1, 0.5, 0.4], [0.9, 0.0, 0.1]])
+    assert timeline.leading_classes(probabilities) == [1, 0, 2]
+    assert len(timeline.leading_classes(np.full((2, 50), 0.02))) == 7
+
+
+@pytest.mark.parametrize("num_windows", [2, 4000])
+def test_timelines_are_drawn_whatever_classes_are_called(num_windows):
+    classes = ("$x$ and \\alpha", "not \udcff UTF-8", "_hidden", *(f"class {i}" * 9 for i in range(20)))
+    pixels = timeline.draw_timeline(made_up_prediction(num_windows, len(classes)), classes)
+    assert pixels.dtype == np.uint8 and pixels.shape[1:] == (1440, 3)
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 100

@@ -1,0 +1,118 @@
+"""Prediction as users run it."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from tests.conftest import REPOSITORY, child_pids, run_module, write_numbered_video
+from tests.inference.made_run import make_run
+from ucf50_tfrecord.specs import printable
+
+
+@pytest.fixture(scope="module")
+def run_dir(data_dir, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "untrained"
+    make_run(folder, data_dir)
+    return folder
+
+
+def test_folders_of_good_and_bad_videos(tmp_path, videos_dir, run_dir):
+    source = videos_dir / "Left" / "v_Left_g01_c01.avi"
+    videos = tmp_path / "Left, and more"
+    shutil.copytree(videos_dir / "Right", videos / "Right")
+    shutil.copy(source, os.fsencode(videos) + b"/na\xefve.avi")
+    (videos / "cut.avi").write_bytes(source.read_bytes()[:700])
+    (videos / "notes.txt").write_text("no video")
+    write_numbered_video(videos / "long.mkv", 250)
+    flags = [f"--video={videos}", f"--run={run_dir}", "--top=2", "--json"]
+    result = run_module("pipelines.predict", *flags)
+    assert result.returncode == 1
+    document = json.loads(result.stdout)
+    assert document == json.loads((run_dir / "predictions" / "predictions.json").read_text())
+    found = {os.path.basename(video["path"]): video for video in document["videos"]}
+    assert len(found) == 13
+    # Each of them, and nothing else, is found.
+    cut, long, naive = (found.pop(name) for name in ("cut.avi", "long.mkv", "na\udcefve.avi"))
+    assert found.keys() == {path.name for path in (videos_dir / "Right").iterdir()}
+    assert cut["cause"] == "contents" and cut["error"]
+    assert f"not predicted: {videos}/cut.avi: {cut['error']}" in result.stderr
+    assert "passed over, no videos: notes.txt" in result.stderr
+    # 10 s is longer than any of the run's videos, which last about one.
+    assert len(long["windows"]) > 10
+    with Image.open(long["timeline"]) as picture:
+        assert picture.width == 1440
+    for video in (long, naive, *found.values()):
+        assert len(video["top"]) == 2 and len(video["probabilities"]) == 3
+        assert sum(video["probabilities"]) == pytest.approx(1, abs=1e-4)
+        assert video is long or ("timeline" not in video and len(video["windows"]) == 1)
+    num_right = sum(video["top"][0]["class"] == "Right" for video in found.values())
+    assert f"Right about {num_right} of the 10 videos" in result.stderr
+    check_document(document)
+    check_table(result.stderr, {video["path"]: video for video in (long, naive, *found.values())})
+
+
+def check_document(document):
+    """It says what its numbers depend on."""
+    assert document["run"]["weights"] == "last" and document["clip_format"]["num_frames"] == 5
+    assert document["calibration"]["temperature"] == 1.0
+    assert document["calibration"]["reason"] == "of 12 held-out clips, 30 are needed"
+    assert {"python", "tensorflow", "keras", "numpy", "av"} <= document["versions"].keys()
+    assert "libavcodec" in document["decoder"] and document["code"]["version"]
+    assert document["classes"] == ["Left", "Middle", "Right"]
+
+
+def check_table(text, videos):
+    """Two lines a video, 79 columns wide, with the document's classes and probabilities."""
+    lines = text.splitlines()
+    rows = [line for line in lines if re.search(r" (Left|Middle|Right) +\d\.\d{3}$", line)]
+    assert {len(row) for row in rows} == {79} and len(rows) == 2 * len(videos)
+    for (first, second), (path, video) in zip(zip(rows[::2], rows[1::2]), sorted(videos.items())):
+        assert printable(path).endswith(first[:40].strip().removeprefix("…"))
+        assert second.startswith(f"  {video['secs']:.1f} s")
+        shown = [(row.split()[-2], float(row.split()[-1])) for row in (first, second)]
+        assert shown == [(top["class"], round(top["probability"], 3)) for top in video["top"]]
+
+
+def test_a_mistake_ends_with_one_clear_message():
+    result = run_module("pipelines.predict", "--video=/nowhere.avi,", "--run=/nowhere")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == "error: There is no video or folder /nowhere.avi\n"
+
+
+def test_an_interruption_ends_it_and_its_workers(tmp_path, run_dir, videos_dir):
+    (tmp_path / "videos").mkdir()
+    for number in range(3000):
+        (tmp_path / "videos" / f"{number}.avi").symlink_to(videos_dir / "Left" / "v_Left_g01_c01.avi")
+    command = [
+        sys.executable,
+        "-m",
+        "pipelines.predict",
+        f"--video={tmp_path / 'videos'}",
+        f"--run={run_dir}",
+    ]
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    process = subprocess.Popen(
+        [*command, f"--output={tmp_path / 'found'}"],
+        cwd=REPOSITORY,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for line in process.stdout:
+        if line.startswith(f"  {22 / 25:.1f} s"):
+            break
+    workers = child_pids(process.pid)
+    process.send_signal(signal.SIGINT)
+    rest, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert errors.splitlines()[-1] == "interrupted" and "Traceback" not in errors
+    assert workers and not any(os.path.exists(f"/proc/{pid}") for pid in workers)
+    assert not list(tmp_path.glob("ucf50-frames-*")) and not list((tmp_path / "found").iterdir())

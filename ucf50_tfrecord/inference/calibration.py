@@ -1,0 +1,129 @@
+"""How far a run's probabilities can be taken at their word: temperature scaling.
+
+Source: Guo et al. 2017, "On Calibration of Modern Neural Networks".
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+
+import numpy as np
+from scipy import optimize, special
+from sklearn.model_selection import GroupKFold
+
+from ucf50_tfrecord.dataset.perturb import PLAIN
+from ucf50_tfrecord.evaluation.results import units_of
+from ucf50_tfrecord.evaluation.statistics import expected_calibration_error
+from ucf50_tfrecord.specs import UserError
+from ucf50_tfrecord.training import trained
+from ucf50_tfrecord.training.run import PREDICTIONS_FILENAME, RunConfig
+
+# Of fewer clips a temperature says little.
+MIN_CLIPS = 30
+_TEMPERATURES = (0.05, 20.0)
+_NUM_PARTS = 5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """What logits are divided by before they become probabilities.
+
+    temperature: 1 changes nothing.
+    num_clips: how many held-out clips it was fitted on; 0 where it was not, and `reason` says why.
+    ece_before, ece_after: the expected calibration error of those clips, 0 to 1; the latter with each
+      clip scaled by a temperature that was fitted without its recording group, and None where there
+      is only one group.
+    """
+
+    temperature: float = 1.0
+    num_clips: int = 0
+    ece_before: float | None = None
+    ece_after: float | None = None
+    reason: str = ""
+
+
+def calibrate(run_dir: str, config: RunConfig, weights: str) -> Calibration:
+    """Fits a temperature on what the run said of its held-out clips, their frames in order.
+
+    Args:
+      run_dir: the run's folder.
+      config: its configuration.
+      weights: which of its checkpoints the temperature is for.
+
+    Raises:
+      UserError: if the file of its predictions is damaged.
+    """
+    path = pathlib.Path(run_dir, PREDICTIONS_FILENAME)
+    scored = trained.scored_weights(config)
+    if weights != scored:
+        return Calibration(reason=f"the run's predictions on held-out clips are of its {scored} weights")
+    if not path.is_file():
+        return Calibration(reason=f"the run holds no {PREDICTIONS_FILENAME}")
+    logits, labels, units = _load(path, len(config.classes))
+    if len(labels) < MIN_CLIPS:
+        return Calibration(reason=f"of {len(labels)} held-out clips, {MIN_CLIPS} are needed")
+    if (logits.argmax(axis=1) == labels).all():
+        return Calibration(
+            reason="the run is right about all held-out clips, so nothing bounds its confidence"
+        )
+    return Calibration(
+        temperature=fit_temperature(logits, labels),
+        num_clips=len(labels),
+        ece_before=expected_calibration_error(special.softmax(logits, axis=1), labels),
+        ece_after=cross_validated_error(logits, labels, units),
+    )
+
+
+def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Returns the temperature, from 0.05 to 20, with the least mean negative log-likelihood.
+
+    Args:
+      logits: float [N, C].
+      labels: int [N].
+    """
+
+    def loss(log_temperature: float) -> float:
+        scores = special.log_softmax(logits / np.exp(log_temperature), axis=1)
+        return -scores[np.arange(len(labels)), labels].mean()
+
+    found = optimize.minimize_scalar(loss, bounds=np.log(_TEMPERATURES), method="bounded")
+    return float(np.exp(found.x))
+
+
+def cross_validated_error(logits: np.ndarray, labels: np.ndarray, units: np.ndarray) -> float | None:
+    """Returns the expected calibration error where no clip's unit helped to fit its temperature.
+
+    Args:
+      logits: float [N, C].
+      labels: int [N].
+      units: int [N], what clips are independent by; None is returned if it is one alone.
+    """
+    num_parts = min(_NUM_PARTS, len(np.unique(units)))
+    if num_parts < 2:
+        return None
+    probabilities = np.empty(logits.shape)
+    for others, part in GroupKFold(num_parts).split(logits, groups=units):
+        temperature = fit_temperature(logits[others], labels[others])
+        probabilities[part] = special.softmax(logits[part] / temperature, axis=1)
+    return expected_calibration_error(probabilities, labels)
+
+
+def _load(path: pathlib.Path, num_classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Reads logits float64 [N, C], labels int64 [N] and units int64 [N] of clips with their frames in order."""
+    try:
+        lines = map(json.loads, path.read_bytes().splitlines())
+        plain = [line for line in lines if line["perturbation"] == PLAIN]
+        logits = np.array([line["logits"] for line in plain], np.float64).reshape(len(plain), num_classes)
+        labels = np.array([line["label"] for line in plain], np.int64)
+        groups = np.array([line["group"] for line in plain], np.int64)
+        if not (np.isfinite(logits).all() and ((0 <= labels) & (labels < num_classes)).all()):
+            raise ValueError("numbers out of their range")
+        return logits, labels, units_of([line["clip_id"] for line in plain], groups)
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} does not hold a run's predictions: {error!r}. --nocalibrate goes without them."
+        ) from error

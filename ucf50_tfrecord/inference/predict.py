@@ -1,0 +1,191 @@
+"""What a trained model says of videos that no shard holds."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from scipy import special
+
+from ucf50_tfrecord import manifest as manifest_lib
+from ucf50_tfrecord.dataset import reader
+from ucf50_tfrecord.dataset.clips import load_clips
+from ucf50_tfrecord.inference.decoding import DecodedVideo, VideoFile
+from ucf50_tfrecord.specs import ClipFormat, UserError, WindowSpec
+from ucf50_tfrecord.training import trained
+from ucf50_tfrecord.training.run import RunConfig
+
+# The median and the longest of 278 videos of eight UCF50 classes, where a run's own are not known.
+UCF50_SECS = (5.0, 20.0)
+_DECIMALS = 6  # of probabilities and logits in files
+
+
+def complete_config(
+    config: RunConfig, data_dir: str | None, warn: Callable[[str], None] = lambda text: None
+) -> RunConfig:
+    """Returns a run's configuration with what it takes to make clips as the run's were made.
+
+    Runs of earlier versions do not hold it, so it is looked up in their shards.
+
+    Args:
+      config: the run's.
+      data_dir: a folder of its shards, which then comes before what the configuration says.
+      warn: is told if these are other shards than those that the run was trained on.
+
+    Raises:
+      UserError: if the shards are needed and not there, or the model cannot read such clips.
+    """
+    if config.clip_format and not data_dir:
+        return dataclasses.replace(config, video_secs=config.video_secs or UCF50_SECS)
+    folder = data_dir or config.data_dir
+    if not manifest_lib.exists(folder):
+        raise UserError(
+            f"How the run's clips were made is not known: the run is of an earlier version, and there are no shards "
+            f"in {folder}. Pass --data=<folder of its shards>."
+        )
+    manifest = manifest_lib.load(folder)
+    trained.check_fits(manifest, config)
+    if manifest.fingerprint != config.fingerprint:
+        warn(f"{folder} holds other shards than those the run was trained on")
+    clips = load_clips(manifest, manifest.folds, check_shards=False)
+    video_secs = reader.video_secs([clips]) or UCF50_SECS
+    return dataclasses.replace(config, clip_format=manifest.format, video_secs=video_secs)
+
+
+def choose_windows(
+    video_secs: tuple[float, float], window_secs: float | None, stride_secs: float | None
+) -> WindowSpec:
+    """Completes what is asked for of windows.
+
+    By default a video no longer than the longest of the run's is taken whole, as those were; a longer
+    one is cut into windows that last as long as the run's videos typically did. The stride is half a
+    window.
+
+    Args:
+      video_secs: how long the run's videos last, the median and the longest.
+      window_secs: how long a window is asked to be; then every longer video is cut.
+      stride_secs: from a window's start to the next one's.
+    """
+    typical, longest = video_secs
+    window = typical if window_secs is None else window_secs
+    return WindowSpec(
+        whole_secs=longest if window_secs is None else 0.0,
+        window_secs=window,
+        stride_secs=window / 2 if stride_secs is None else stride_secs,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What a model says of a video.
+
+    windows_secs: start and end of each window.
+    logits: float32 [windows, clips_per_video, C].
+    temperature: what logits are divided by.
+    """
+
+    video: VideoFile
+    num_frames: int
+    secs: float
+    windows_secs: list[tuple[float, float]]
+    logits: np.ndarray
+    temperature: float
+
+    @functools.cached_property
+    def window_probabilities(self) -> np.ndarray:
+        """Of each window the mean over its clips, float64 [windows, C]."""
+        return special.softmax(self.logits.astype(np.float64) / self.temperature, axis=2).mean(axis=1)
+
+    @functools.cached_property
+    def probabilities(self) -> np.ndarray:
+        """The mean over the windows, float64 [C]."""
+        return self.window_probabilities.mean(axis=0)
+
+    def top(self, count: int) -> list[tuple[int, float]]:
+        """Returns the most probable classes, the first first, and their probabilities."""
+        order = np.argsort(-self.probabilities, kind="stable")[:count]
+        return [(int(label), float(self.probabilities[label])) for label in order]
+
+    def to_json(self, classes: Sequence[str], top: int) -> dict[str, Any]:
+        folder = folder_class(self.video, classes)
+        return {
+            "path": self.video.path,
+            "num_frames": self.num_frames,
+            "secs": round(self.secs, _DECIMALS),
+            "folder_class": folder,
+            "top": [
+                {"class": classes[label], "probability": round(value, _DECIMALS)}
+                for label, value in self.top(top)
+            ],
+            "probabilities": _rounded(self.probabilities),
+            "windows": [
+                {
+                    "start_secs": round(start, _DECIMALS),
+                    "end_secs": round(end, _DECIMALS),
+                    "probabilities": _rounded(probabilities),
+                    "logits": [_rounded(row) for row in logits],
+                }
+                for (start, end), probabilities, logits in zip(
+                    self.windows_secs, self.window_probabilities, self.logits
+                )
+            ],
+        }
+
+
+def folder_class(video: VideoFile, classes: Sequence[str]) -> str | None:
+    """Returns the class that a video's folder is named after, if it is."""
+    name = pathlib.Path(video.path).absolute().parent.name
+    return name if name in classes else None
+
+
+class Predictor:
+    """Runs a model over videos' windows, some clips at a time."""
+
+    def __init__(self, model: keras.Model, clip_format: ClipFormat, *, batch_size: int, temperature: float):
+        self._format, self._batch_size, self._temperature = clip_format, batch_size, temperature
+        self._forward = tf.function(
+            functools.partial(model, training=False),
+            input_signature=[tf.TensorSpec([None, *clip_format.shape], tf.uint8)],
+        )
+
+    def __call__(
+        self, video: VideoFile, decoded: DecodedVideo, on_share: Callable[[float], None] = lambda share: None
+    ) -> Prediction:
+        """Predicts a video; its frames are read from their file as they are needed.
+
+        Args:
+          video: the video.
+          decoded: its windows.
+          on_share: hears how much of them is done, 0 to 1.
+
+        Raises:
+          UserError: if the model gives NaN.
+        """
+        frames = np.memmap(decoded.frames_path, np.uint8, "r").reshape(-1, *self._format.shape[1:])
+        places = decoded.places.reshape(-1, self._format.num_frames)
+        parts = []
+        for first in range(0, len(places), self._batch_size):
+            batch = frames[places[first : first + self._batch_size]]  # [B, T, H, W, 3]
+            parts.append(self._forward(batch).numpy())
+            on_share((first + len(batch)) / len(places))
+        logits = np.concatenate(parts)  # [windows * clips_per_video, C]
+        if not np.isfinite(logits).all():
+            raise UserError(f"The model gives NaN for {video.path}")
+        return Prediction(
+            video=video,
+            num_frames=decoded.num_frames,
+            secs=decoded.end_us / 1e6,
+            windows_secs=[(start / 1e6, end / 1e6) for start, end in decoded.windows_us],
+            logits=logits.reshape(*decoded.places.shape[:2], -1),
+            temperature=self._temperature,
+        )
+
+
+def _rounded(values: np.ndarray) -> list[float]:
+    return [round(value, _DECIMALS) for value in values.tolist()]
