@@ -35,7 +35,7 @@ GPU := $(if $(wildcard /proc/driver/nvidia/version)$(shell command -v nvidia-smi
 flag = $(if $(2),--$(1)='$(subst ','\'',$(2))')
 DATA_FLAGS = $(call flag,videos,$(VIDEOS)) $(call flag,data,$(DATA)) $(call flag,size,$(SIZE)) $(call flag,frames,$(FRAMES))
 
-.PHONY: help train shards verify repair evaluate compare compare-check tensorboard inspect help-models bench test lint clean
+.PHONY: help train shards verify repair evaluate export compare compare-check tensorboard inspect help-models bench test lint clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets and variables.
@@ -43,7 +43,7 @@ help:  ## List the targets and variables.
 	@echo "Variables: VIDEOS (folder of class folders; a demo corpus if unset, and DATA too), DATA (folder of shards), SIZE (64, 112x96),"
 	@echo "  FRAMES, MODEL, RECIPE ($(patsubst pipelines/recipes/%.flags,%,$(wildcard pipelines/recipes/*.flags))), EPOCHS,"
 	@echo "  RUN (a run's folder), SEED, VAL_FOLDS and TEST_FOLDS (1-5,9), WORKERS (processes that train),"
-	@echo "  MODELS (a,b), CV (parts, or logo), SEEDS (how many), RUNS (folders: a,b) and OUTPUT of a comparison,"
+	@echo "  MODELS (a,b), CV (parts, or logo), SEEDS (how many), RUNS (folders: a,b), OUTPUT (of a comparison or export),"
 	@echo "  FLAGS (any other: $(PYTHON) -m pipelines.train --helpshort)"
 
 train: $(VENV)/installed pipelines/recipes/$(RECIPE).flags $(filter $(DEMO),$(VIDEOS))  ## Convert what is missing, train, evaluate.
@@ -57,6 +57,9 @@ shards: $(VENV)/installed $(filter $(DEMO),$(VIDEOS))  ## Convert VIDEOS into TF
 
 evaluate: $(VENV)/installed  ## Evaluate RUN again, on VAL_FOLDS if set.
 	$(PYTHON) -m pipelines.evaluate $(call flag,run,$(RUN)) $(call flag,data,$(DATA)) $(call flag,folds,$(VAL_FOLDS)) $(FLAGS)
+
+export: $(VENV)/installed  ## Write RUN for other programs into OUTPUT, with a model card.
+	$(PYTHON) -m pipelines.export $(call flag,run,$(RUN)) $(call flag,output,$(OUTPUT)) $(FLAGS)
 
 compare: $(VENV)/installed $(if $(RUNS),,$(filter $(DEMO),$(VIDEOS)))  ## Compare MODELS by cross-validation, or RUNS; a report says why they differ.
 	$(PYTHON) -m pipelines.compare $(if $(RUNS),$(call flag,data,$(DATA)),$(DATA_FLAGS)) $(call flag,models,$(MODELS)) \

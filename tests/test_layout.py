@@ -23,6 +23,7 @@ ALLOWED = {
     "training": BASE | {"dataset", "models"},
     "evaluation": BASE | {"dataset", "models", "training"},
     "report": BASE | {"dataset", "training", "evaluation"},
+    "inference": BASE | {"dataset", "models", "training", "evaluation", "report"},
 }
 LIBRARY = REPOSITORY / "ucf50_tfrecord"
 
