@@ -45,7 +45,7 @@ help:  ## List the targets and variables.
 	@echo "Variables: VIDEOS (folder of class folders; a demo corpus if unset, and DATA too), DATA (folder of shards), SIZE (64, 112x96),"
 	@echo "  FRAMES, MODEL, RECIPE ($(patsubst pipelines/recipes/%.flags,%,$(wildcard pipelines/recipes/*.flags))), EPOCHS,"
 	@echo "  RUN (a run's folder), SEED, VAL_FOLDS and TEST_FOLDS (1-5,9), WORKERS (processes that train),"
-	@echo "  MODELS (a,b), CV (parts, or logo), SEEDS (how many), RUNS (folders: a,b) and OUTPUT of a comparison,"
+	@echo "  MODELS (a,b), CV (parts, or logo), SEEDS (how many), RUNS (folders: a,b) and OUTPUT (of a comparison or an export),"
 	@echo "  VIDEO (to predict: a file or a folder; OUTPUT is then for the pictures),"
 	@echo "  FLAGS (any other: $(PYTHON) -m pipelines.train --helpshort)"
 
@@ -64,6 +64,9 @@ evaluate: $(VENV)/installed  ## Evaluate RUN again, on VAL_FOLDS if set.
 predict: $(VENV)/installed  ## Predict the classes of VIDEO, a file or a folder, by RUN.
 	$(PYTHON) -m pipelines.predict $(call flag,run,$(RUN)) $(call flag,video,$(VIDEO)) $(call flag,data,$(DATA)) \
 	  $(call flag,output,$(OUTPUT)) $(FLAGS)
+
+export: $(VENV)/installed  ## Write RUN for other programs into OUTPUT, with a model card.
+	$(PYTHON) -m pipelines.export $(call flag,run,$(RUN)) $(call flag,output,$(OUTPUT)) $(FLAGS)
 
 compare: $(VENV)/installed $(if $(RUNS),,$(filter $(DEMO),$(VIDEOS)))  ## Compare MODELS by cross-validation, or RUNS; a report says why they differ.
 	$(PYTHON) -m pipelines.compare $(if $(RUNS),$(call flag,data,$(DATA)),$(DATA_FLAGS)) $(call flag,models,$(MODELS)) \

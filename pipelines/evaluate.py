@@ -7,7 +7,6 @@ python -m pipelines.evaluate --run=runs/demo --weights=best --folds=6-10
 from __future__ import annotations
 
 import functools
-import os
 import pathlib
 import sys
 
@@ -75,9 +74,7 @@ def evaluate_again() -> None:
     evaluate = runner.Evaluator(model, feed, strategy=strategy, batch_size=_BATCH_SIZE.value, warn=warn)
     evaluations = [evaluate(perturbation) for perturbation in runner.PERTURBATIONS]
 
-    folder = pathlib.Path(
-        _OUTPUT.value or os.path.join(_RUN.value, f"evaluation-{weights}-{format_folds(folds)}")
-    )
+    folder = pathlib.Path(_OUTPUT.value or run_lib.evaluation_dir(_RUN.value, weights, folds))
     runner.save_predictions(folder / run_lib.PREDICTIONS_FILENAME, evaluations)
     plain, shuffled = evaluations
     storage.write_json(

@@ -349,6 +349,7 @@ def given_flags() -> dict[str, object]:
 
 def summarize(job: Job, trained: loop.Trained, evaluations: dict[str, list[runner.Evaluation]]) -> dict:
     """Returns what summary.json says of a finished run."""
+    from ucf50_tfrecord.training import provenance
     from ucf50_tfrecord.training import strategy as strategy_lib
     from ucf50_tfrecord.training import trained as trained_lib
 
@@ -381,6 +382,7 @@ def summarize(job: Job, trained: loop.Trained, evaluations: dict[str, list[runne
             "fold_by": job.manifest.fold_rule.fold_by,
             "fingerprint": config.fingerprint,
             "data_dir": config.data_dir,
+            "environment": provenance.environment(),
         }
     )
 

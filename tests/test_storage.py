@@ -85,3 +85,45 @@ def test_a_lock_that_cannot_be_made_is_named(tmp_path):
     with pytest.raises(UserError, match="Cannot lock the folder"):
         with storage.folder_lock(tmp_path):
             pass
+
+
+def write_folder(path, content=b"new"):
+    with storage.atomic_folder(path, names=["data", "mark"], mark="mark") as folder:
+        (folder / "mark").touch()
+        (folder / "data").mkdir()
+        (folder / "data" / "file").write_bytes(content)
+        assert content not in [file.read_bytes() for file in path.rglob("file")]
+
+
+def test_a_folder_appears_only_when_it_is_whole(tmp_path):
+    path = tmp_path / "deep" / "folder"
+    for content in (b"first", b"second"):
+        write_folder(path, content)
+        assert (path / "data" / "file").read_bytes() == content
+        assert os.listdir(path.parent) == ["folder"]
+
+
+def test_a_failed_folder_leaves_the_old_one_and_nothing_else(tmp_path):
+    write_folder(tmp_path / "folder", b"old")
+    with pytest.raises(UserError, match="Cannot write the folder .*folder: No space left"):
+        with storage.atomic_folder(tmp_path / "folder", names=["data", "mark"], mark="mark") as folder:
+            (folder / "data").mkdir()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert (tmp_path / "folder" / "data" / "file").read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["folder"]
+
+
+def test_a_folder_of_someone_else_is_not_replaced(tmp_path):
+    path = tmp_path / "folder"
+    path.mkdir()
+    write_folder(path)  # it was empty
+    (path / "mine").touch()
+    with pytest.raises(
+        UserError, match="new, empty or written by this before. Received: .*folder, which holds mine"
+    ):
+        write_folder(path)
+    (path / "mine").unlink()
+    (path / "mark").unlink()
+    with pytest.raises(UserError, match="which holds no mark"):
+        write_folder(path)
+    assert os.listdir(tmp_path) == ["folder"] and (path / "data" / "file").exists()

@@ -10,9 +10,10 @@ import os
 import pathlib
 import re
 import secrets
+import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, BinaryIO
 
 from ucf50_tfrecord import remote
@@ -50,6 +51,60 @@ def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
         if error.filename in (None, str(temporary), str(path), str(path.parent)):
             raise UserError(f"Cannot write {path}: {error.strerror or error}") from error
         raise
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | os.PathLike, *, names: Collection[str], mark: str) -> Iterator[pathlib.Path]:
+    """Opens a new folder that appears at `path` by rename once the block ends well.
+
+    What is there before is replaced if it is an empty folder, or one that this wrote: it holds the
+    file `mark`, and nothing but `names`. As in atomic_write the new folder lies beside it, and is
+    removed if the block fails.
+
+    Args:
+      path: the folder to be.
+      names: all that may be in it.
+      mark: the one of them that tells a folder that this wrote.
+
+    Raises:
+      UserError: if something else is there, or the folder cannot be written.
+    """
+    path = pathlib.Path(path).resolve()
+    _check_replaceable(path, names, mark)
+    make_folder(path.parent)
+    temporary, old = (path.with_name(f".tmp-{secrets.token_hex(4)}-{path.name}") for _ in range(2))
+    try:
+        temporary.mkdir()
+        yield temporary
+        _check_replaceable(path, names, mark)  # the block may have taken long
+        if path.exists():
+            os.rename(path, old)
+        os.rename(temporary, path)
+    except OSError as error:
+        # As in atomic_write, an error about another file is not ours to explain.
+        if error.filename is None or str(error.filename).startswith((str(temporary), str(path))):
+            raise UserError(f"Cannot write the folder {path}: {error.strerror or error}") from error
+        raise
+    finally:
+        if old.exists() and not path.exists():
+            os.rename(old, path)
+        for folder in (temporary, old):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_replaceable(path: pathlib.Path, names: Collection[str], mark: str) -> None:
+    try:
+        found = sorted(os.listdir(path))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise UserError(f"Cannot write the folder {path}: {error.strerror}") from error
+    foreign = [name for name in found if name not in names]
+    if found and (foreign or mark not in found):
+        what = foreign[0] if foreign else f"no {mark}"
+        raise UserError(
+            f"Expected a folder that is new, empty or written by this before. Received: {path}, which holds {what}"
+        )
 
 
 def remove_unfinished(folder: str | os.PathLike) -> None:

@@ -5,7 +5,7 @@ import numpy as np
 from PIL import Image
 
 from ucf50_tfrecord.report import document
-from ucf50_tfrecord.report.document import Bullets, Cell, Document, Figure, Heading, Paragraph, Table
+from ucf50_tfrecord.report.document import Bullets, Cell, Code, Document, Figure, Heading, Paragraph, Table
 
 VOID = {"br", "hr", "img", "input", "link", "meta", "wbr"}
 ODD = 'a<b> & "c" | d* _e_ `f` $g$ [h](i)\nj \udce9'
@@ -94,6 +94,13 @@ def test_markdown_takes_no_sentence_for_a_list_or_heading_and_no_name_for_emphas
         tmp_path, Paragraph("# a"), Paragraph("- b"), Paragraph("1. c"), Paragraph("-0.5 seed_rnn 3.5")
     )
     assert markdown.splitlines()[2::2] == [r"\# a", r"\- b", r"1\. c", "-0.5 seed_rnn 3.5"]
+
+
+def test_programs_are_shown_as_they_are():
+    program = "print('<b>', 1 & 2)  # *_`x`\nif x:\n    pass"
+    made = Document("a", [Code(program)])
+    assert f"\n\n```python\n{program}\n```\n" in document.to_markdown(made)
+    assert program in "".join(Page(document.to_html(made, {})).texts)
 
 
 def test_pictures_are_inside_the_page_and_beside_the_markdown(tmp_path):

@@ -96,7 +96,7 @@ class Comparison:
             model=recipe.model,
             train=recipe.train,
             clip_split=cells.describe_split(cell, self.plan.num_parts),
-            clip_format=self.manifest.format,
+            clip_format=self.clips.manifest.format,
             video_secs=self._video_secs,
         )
 

@@ -199,3 +199,26 @@ def save_predictions(path: pathlib.Path, evaluations: list[Evaluation]) -> None:
                     "logits": [round(float(x), 6) for x in evaluation.logits[i]],
                 }
                 file.write(json.dumps(line, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n")
+
+
+def load_predictions(path: pathlib.Path, num_classes: int) -> list[dict[str, Any]]:
+    """Reads what save_predictions wrote: a dict for each clip and perturbation.
+
+    Raises:
+      UserError: if the file cannot be read, or does not hold predictions of so many classes.
+    """
+    try:  # in bytes, as a class's name may hold what Unicode takes for the end of a line
+        lines = path.read_bytes().splitlines()
+        predictions = [json.loads(line.decode("utf-8", "surrogateescape")) for line in lines]
+        sound = all(
+            len(p["logits"]) == num_classes
+            and {"clip_id", "perturbation", "fold", "group", "label"} <= set(p)
+            for p in predictions
+        )
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} does not hold predictions: {error!r}") from error
+    if not (sound and predictions):
+        raise UserError(f"{path} does not hold predictions of {num_classes} classes")
+    return predictions

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -46,6 +47,7 @@ def chance(value: Chance) -> Iterator[None]:
         del _local.chance
 
 
+@keras.saving.register_keras_serializable(package="ucf50_tfrecord")
 class Dropout(keras.layers.Layer):
     """Sets a share of the values to 0 and scales the others, in training only.
 
@@ -62,6 +64,10 @@ class Dropout(keras.layers.Layer):
     ):
         super().__init__(dtype=dtype, **options)
         self.rate, self.stream, self.whole_rows = rate, stream, whole_rows
+
+    def get_config(self) -> dict[str, Any]:
+        own = {"rate": self.rate, "stream": self.stream, "whole_rows": self.whole_rows}
+        return super().get_config() | own
 
     def call(self, values: tf.Tensor, training: bool = False) -> tf.Tensor:
         if not training or not self.rate:

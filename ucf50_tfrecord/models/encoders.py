@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import keras
 from keras import layers, ops
@@ -73,7 +74,6 @@ def application(shape: tuple[int, ...], spec: ModelSpec, dtype: keras.DTypePolic
     ImageNet's weights are downloaded by Keras, once, into ~/.keras.
     """
     build = getattr(keras.applications, spec.encoder)
-    module = getattr(keras.applications, build.__module__.rsplit(".", 1)[-1])
     weights = None if spec.encoder_weights == "none" else spec.encoder_weights
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(dtype)  # these models take no policy of their own
@@ -84,7 +84,7 @@ def application(shape: tuple[int, ...], spec: ModelSpec, dtype: keras.DTypePolic
         keras.config.set_dtype_policy(before)
     model = _in_step_with_others(model)
     image = keras.Input(shape, dtype=dtype.compute_dtype)
-    prepared = _Preprocess(module.preprocess_input, dtype=dtype)(image)
+    prepared = _Preprocess(spec.encoder, dtype=dtype)(image)
     return keras.Model(image, ops.cast(model(prepared), dtype.compute_dtype), name="encoder")
 
 
@@ -112,12 +112,18 @@ def _in_step_with_others(model: keras.Model) -> keras.Model:
     return adapted_model
 
 
+@keras.saving.register_keras_serializable(package="ucf50_tfrecord", name="Preprocess")
 class _Preprocess(keras.layers.Layer):
-    """Scales [0, 1] back to [0, 255] and applies a model's own preprocessing."""
+    """Scales [0, 1] back to [0, 255] and applies the preprocessing of a model of keras.applications."""
 
-    def __init__(self, preprocess, *, dtype: keras.DTypePolicy):
-        super().__init__(dtype=dtype)
-        self._preprocess = preprocess
+    def __init__(self, encoder: str, *, dtype: keras.DTypePolicy, **options):
+        super().__init__(dtype=dtype, **options)
+        self.encoder = encoder
+        module = getattr(keras.applications, encoder).__module__.rsplit(".", 1)[-1]
+        self._preprocess = getattr(keras.applications, module).preprocess_input
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {"encoder": self.encoder}
 
     def call(self, image):
         return self._preprocess(image * 255.0)

@@ -64,6 +64,7 @@ def normalize(x: Tensor, dtype: keras.DTypePolicy) -> Tensor:
     return BatchNorm(momentum=0.9, synchronized=True, dtype=dtype)(x)
 
 
+@keras.saving.register_keras_serializable(package="ucf50_tfrecord")
 class ConvReluPool(layers.Conv2D):
     """Convolution, bias, ReLU and max-pool 2: [N, H, W, C] to [N, H // 2, W // 2, filters].
 
@@ -102,6 +103,7 @@ def _bias_relu_pool(x: tf.Tensor, bias: tf.Tensor):
     return pooled, gradient
 
 
+@keras.saving.register_keras_serializable(package="ucf50_tfrecord")
 class BatchNorm(layers.BatchNormalization):
     """keras.layers.BatchNormalization; in training over images on a single replica it is one op.
 

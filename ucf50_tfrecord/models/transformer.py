@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import keras
 from keras import layers, ops
@@ -74,8 +75,12 @@ def _blocks(x: Tensor, spec: ModelSpec, dtype: keras.DTypePolicy, streams: Itera
     return layers.LayerNormalization(dtype=dtype)(x)
 
 
+@keras.saving.register_keras_serializable(package="ucf50_tfrecord", name="Positions")
 class _Positions(keras.layers.Layer):
     """Adds a learned vector for each place: [N, L, D] to the same."""
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config()  # Keras guesses it where there is none, and a policy stops it
 
     def build(self, shape):
         self._table = self.add_weight(

@@ -85,7 +85,15 @@ class Figure:
     photo: bool = False
 
 
-Block = Heading | Paragraph | Bullets | Table | Figure
+@dataclasses.dataclass(frozen=True)
+class Code:
+    """Lines of a program, shown as they are; none of them may start with a fence, ```."""
+
+    text: str
+    language: str = "python"
+
+
+Block = Heading | Paragraph | Bullets | Table | Figure | Code
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,6 +173,8 @@ def _html(block: Block, pictures: dict[str, bytes]) -> str:
             return _html_table(block)
         case Figure():
             return _html_figure(block, pictures[block.name])
+        case Code(text):
+            return f'<div class="scroll" tabindex="0"><pre><code>{html.escape(text)}</code></pre></div>'
 
 
 def _html_table(table: Table) -> str:
@@ -225,6 +235,8 @@ def _markdown(block: Block) -> str:
         case Figure():
             alt = _markdown_text(block.alt)
             return f"![{alt}]({FIGURES}/{block.name}.png)\n\n*{_markdown_text(block.caption)}*"
+        case Code(text, language):
+            return f"```{language}\n{text}\n```"
 
 
 def _markdown_table(table: Table) -> str:
@@ -327,6 +339,7 @@ figure{margin:0;min-width:0}
 figure.table{margin:1.25rem 0}
 figcaption{color:#57606a;font-size:.88em;line-height:1.4;margin-top:.4rem;max-width:46rem;overflow-wrap:anywhere}
 .table figcaption{margin:0 0 .4rem}
+pre{margin:1rem 0;font-size:.88em;line-height:1.45}
 img{display:block;max-width:100%;height:auto}
 table{border-collapse:collapse;font-size:.88em;line-height:1.35}
 th,td{padding:.32rem .6rem;border-bottom:1px solid #d8dee4;text-align:left;vertical-align:top}

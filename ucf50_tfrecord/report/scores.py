@@ -17,7 +17,7 @@ from ucf50_tfrecord.evaluation import metrics, statistics, verdicts
 from ucf50_tfrecord.evaluation.results import SHUFFLED, Condition, Results, common, video_of
 from ucf50_tfrecord.evaluation.statistics import Estimate
 
-_TOP = 5
+TOP = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,8 +159,8 @@ class Scores:
         labels, probabilities = self.results.labels[tested], self.probabilities(condition)[tested]
         every = np.arange(probabilities.shape[1])
         top5 = None
-        if len(every) > _TOP:
-            top5 = float(sklearn_metrics.top_k_accuracy_score(labels, probabilities, k=_TOP, labels=every))
+        if len(every) > TOP:
+            top5 = float(sklearn_metrics.top_k_accuracy_score(labels, probabilities, k=TOP, labels=every))
         loss = float(sklearn_metrics.log_loss(labels, probabilities, labels=every))
         return Quality(top5, loss, statistics.expected_calibration_error(probabilities, labels))
 

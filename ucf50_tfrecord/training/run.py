@@ -88,6 +88,11 @@ def load_config(run_dir: str) -> RunConfig:
         raise UserError(f"{path} is not a run's configuration: {error}") from error
 
 
+def evaluation_dir(run_dir: str, weights: str, folds: Sequence[int]) -> pathlib.Path:
+    """Returns where the results of evaluating a run again lie: a summary and predictions of their own."""
+    return pathlib.Path(run_dir, f"evaluation-{weights}-{format_folds(folds)}")
+
+
 def hparams(config: RunConfig) -> dict[str, object]:
     """Returns a run's row of the table that compares runs, the most telling first."""
     model, train = to_json(config.model), to_json(config.train)

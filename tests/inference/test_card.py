@@ -1,0 +1,173 @@
+"""Cards: their numbers are those of the predictions, and what is not known is said."""
+
+import dataclasses
+import json
+import pathlib
+import re
+import shutil
+
+import numpy as np
+import pytest
+from sklearn import metrics as sklearn_metrics
+
+from tests.evaluation.made_up import make_results
+from ucf50_tfrecord import storage
+from ucf50_tfrecord.evaluation import statistics
+from ucf50_tfrecord.evaluation.results import Condition
+from ucf50_tfrecord.inference import card, sources
+from ucf50_tfrecord.inference.card import Export, ExportedFile, Own
+from ucf50_tfrecord.report import document
+from ucf50_tfrecord.specs import UserError
+
+EXPORT = Export(
+    files=(ExportedFile(format="keras", num_bytes=1_234_567, difference=2e-7),),
+    tolerance=1e-4,
+    num_clips=12,
+    own=Own(mean=0.001, largest=0.02, num_other=1),
+)
+
+
+def markdown(run, export=EXPORT):
+    return document.to_markdown(card.build(run, export))
+
+
+def row(text, name):
+    """The cells of a table's row, without Markdown's escapes."""
+    [line] = [line for line in text.splitlines() if line.startswith(f"| {name} |")]
+    return [cell.strip() for cell in line.replace("\\", "").split("|")[2:-1]]
+
+
+def read_predictions(run_dir, perturbation):
+    lines = pathlib.Path(run_dir, "predictions.jsonl").read_text().splitlines()
+    chosen = [p for p in map(json.loads, lines) if p["perturbation"] == perturbation]
+    return {key: np.array([p[key] for p in chosen]) for key in ("label", "predicted", "group", "logits")}
+
+
+def test_scores_are_those_of_the_predictions(run, run_dir):
+    text, said = markdown(run), read_predictions(run_dir, "none")
+    right = (said["predicted"] == said["label"]).astype(float)
+    assert row(text, "accuracy") == [str(statistics.mean_interval(right, said["group"]))]
+    f1 = sklearn_metrics.f1_score(said["label"], said["predicted"], average="macro", zero_division=0)
+    assert row(text, "macro F1")[0].startswith(f"{f1:.3f} [")
+    shuffled = read_predictions(run_dir, "shuffle1")
+    accuracy = np.mean(shuffled["predicted"] == shuffled["label"])
+    assert row(text, "accuracy, frames shuffled")[0].startswith(f"{accuracy:.3f} [")
+    probabilities = np.exp(said["logits"]) / np.exp(said["logits"]).sum(axis=1, keepdims=True)
+    error = statistics.expected_calibration_error(probabilities, said["label"])
+    assert row(text, "expected calibration error") == [f"{error:.3f}"]
+    assert row(text, "class among the 5 likeliest") == ["–"]  # of three classes it always is
+    scores = sklearn_metrics.classification_report(
+        said["label"], said["predicted"], output_dict=True, zero_division=0
+    )
+    found = []
+    for label, name in enumerate(run.config.classes):
+        wanted = [f"{scores[str(label)][key]:.3f}" for key in ("f1-score", "precision", "recall")]
+        assert row(text.split("Each class")[1].split("confused")[0], name) == [*wanted, "4"]
+        found.append((text.index(f"| {name} | {wanted[0]}"), float(wanted[0])))
+    values = [value for _, value in sorted(found)]
+    assert values == sorted(values, reverse=True)
+
+
+def test_the_five_likeliest_are_counted_with_their_interval():
+    rng = np.random.default_rng(0)
+    base = make_results({("lstm", "kept", "none"): 0.5})
+    logits = rng.normal(size=(len(base.ids), 8)).astype(np.float32)
+    cell = dataclasses.replace(base.cells[0], clips=np.arange(len(base.ids)), logits={"none": logits})
+    results = dataclasses.replace(base, classes=tuple("abcdefgh"), cells=(cell,))
+    known = sklearn_metrics.top_k_accuracy_score(results.labels, logits, k=5, labels=range(8))
+    estimate = card.top_accuracy(results, Condition("lstm"))
+    assert estimate.value == pytest.approx(known) and estimate.low < known < estimate.high
+
+
+def test_the_card_tells_what_the_model_was_made_of(run):
+    text = markdown(run)
+    assert row(text, "training clips") == ["18 clips of 3 recording groups, folds 3-5"]
+    assert row(text, "validation clips") == ["12 clips of 2 recording groups, folds 1-2"]
+    assert row(text, "test clips") == ["none"]
+    assert row(text, "split") == ["by group: no recording stands on both sides of the split"]
+    assert row(text, "fingerprint of the shards") == [run.config.fingerprint]
+    assert row(text, "parameters") == [f"{run.summary['params']:,}"]
+    assert row(text, "weights") == ["last, after 2 epochs"] and "seed 0" in row(text, "flags")[0]
+    assert re.search(r"python 3\.\d+.*tensorflow 2", row(text, "versions")[0])
+    assert "version " in row(text, "code")[0]
+    assert row(text, "model.keras") == ["1.2", "2e-07"]
+    assert "differ by 0.02 at most; 1 clip of 12 got another class" in text
+    assert "nothing here shows that the model uses their order" in text
+    for title in ("Limits", "Responsible use", "Files, and how to call them"):
+        assert f"\n## {title}\n" in text
+
+
+def test_what_is_missing_is_said(run_dir, tmp_path):
+    copy = shutil.copytree(run_dir, tmp_path / "run")
+    summary = storage.read_json(copy / "summary.json")
+    del summary["environment"]
+    storage.write_json(copy / "summary.json", summary)
+    config = storage.read_json(copy / "config.json")
+    storage.write_json(copy / "config.json", config | {"data_dir": "/data/gone"})
+    text = markdown(sources.gather(copy), dataclasses.replace(EXPORT, own=None))
+    assert text.startswith("# Model card: lstm on gone\n")
+    assert row(text, "training clips")[0].startswith("18 clips, folds 3-5; recording groups unknown")
+    assert row(text, "validation clips") == ["12 clips of 2 recording groups, folds 1-2"]
+    assert row(text, "code") == ["not recorded by this run"]
+    assert "The shards' manifest is missing (there is no set of shards in /data/gone any more)" in text
+    assert "clips of random pixels" in text and "is not known" in text
+    storage.write_json(copy / "config.json", config | {"fingerprint": "0" * 64})
+    assert "holds other shards now" in sources.gather(copy).no_manifest
+
+
+def test_a_split_by_video_is_warned_of(run):
+    leaky = dataclasses.replace(run, summary=run.summary | {"fold_by": "video"})
+    text = markdown(leaky)
+    assert "\nWarning: Clips of one recording can stand on both sides" in text
+    assert "which training has not seen" not in text and "no recording stands" not in text
+
+
+def test_weights_chosen_by_the_scored_clips_are_warned_of(run):
+    text = markdown(dataclasses.replace(run, weights="best"))
+    assert "Warning: the weights were chosen by these very clips" in text
+    assert row(text, "weights") == ["best by validation macro F1, of epoch 1 of 2"]
+
+
+def test_names_cannot_break_the_card(run):
+    classes = ("a|b\n# c", "`d` <script>", "\udcff*e*")
+    config = dataclasses.replace(run.config, classes=classes)
+    results = dataclasses.replace(run.results, classes=classes, name="x\n\n# y")
+    text = markdown(dataclasses.replace(run, config=config, results=results, manifest=None))
+    assert "<script>" not in text and r"\`d\` \<script\>" in text and r"a\|b" in text
+    headings = [line for line in text.splitlines() if line.startswith("#")]
+    assert len(headings) == 8 and headings[0].startswith("# Model card: lstm on x")
+
+
+def test_a_run_without_scores_has_no_card(run_dir, tmp_path):
+    with pytest.raises(UserError, match="missing is not a run's folder"):
+        sources.gather(tmp_path / "missing")
+    copy = shutil.copytree(run_dir, tmp_path / "run")
+    with pytest.raises(
+        UserError, match="those of its last weights. .*make evaluate RUN=.*FLAGS=--weights=best"
+    ):
+        sources.gather(copy, "best")
+    (copy / "predictions.jsonl").write_text('{"clip_id": "a"}\n')
+    with pytest.raises(UserError, match="predictions.jsonl does not hold predictions"):
+        sources.gather(copy)
+    (copy / "summary.json").write_text('{"accuracy": 1}')
+    with pytest.raises(UserError, match="summary.json is not a training's summary: it has no best, "):
+        sources.gather(copy)
+    (copy / "summary.json").unlink()
+    with pytest.raises(
+        UserError, match="run holds no summary.json, which a training writes when it has finished"
+    ):
+        sources.gather(copy)
+
+
+def test_other_weights_have_the_scores_of_their_evaluation(run_dir, tmp_path):
+    copy = shutil.copytree(run_dir, tmp_path / "run")
+    folder = copy / "evaluation-best-1-2"
+    folder.mkdir()
+    shutil.move(copy / "predictions.jsonl", folder)
+    fingerprint = storage.read_json(copy / "config.json")["fingerprint"]
+    storage.write_json(folder / "summary.json", {"fingerprint": fingerprint})
+    found = sources.gather(copy, "best")
+    assert found.weights == "best" and found.predictions_path == folder / "predictions.jsonl"
+    storage.write_json(folder / "summary.json", {"fingerprint": "other"})
+    with pytest.raises(UserError, match="on the run's own shards first"):
+        sources.gather(copy, "best")

@@ -1,0 +1,232 @@
+"""Exports: what they give in other processes, and what they refuse."""
+
+import dataclasses
+import json
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.conftest import REPOSITORY
+from tests.inference.untrained import fresh_model, write_run
+from ucf50_tfrecord import specs
+from ucf50_tfrecord.dataset.clips import load_clips
+from ucf50_tfrecord.dataset.feed import read_clips
+from ucf50_tfrecord.inference import export, sources
+from ucf50_tfrecord.inference.card import CARD_FILENAME
+from ucf50_tfrecord.specs import ModelSpec, UserError
+from ucf50_tfrecord.training import checkpoint
+
+ALL = set(export.FILENAMES.values()) | {CARD_FILENAME, export.EXPORT_FILENAME}
+
+
+@pytest.fixture(scope="module")
+def exported(run, tmp_path_factory):
+    """A folder with all formats, and what exporting returned."""
+    folder = tmp_path_factory.mktemp("exports") / "all"
+    warnings = []
+    result = export.export_run(run, folder, formats=export.FORMATS, warn=warnings.append)
+    assert not warnings
+    return folder, result
+
+
+@pytest.fixture(scope="module")
+def clips(run):
+    """Four clips of the run's and what its model says of them, float32 [4, 3]."""
+    frames = read_clips(load_clips(run.manifest, (1, 2)).spread(4))
+    logits = fresh_model(run.config.model)(frames, training=False).numpy()
+    return frames, tf.nn.softmax(logits).numpy()
+
+
+def test_the_folder_holds_the_formats_the_card_and_nothing_else(exported):
+    folder, result = exported
+    assert {path.name for path in folder.iterdir()} == ALL
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+    assert [file.format for file in result.files] == list(export.FORMATS)
+    assert all(file.difference <= 1e-6 and file.num_bytes > 1e5 for file in result.files)
+    assert result.num_clips == 12 and result.own.largest < 1e-5 and result.own.num_other == 0
+    noted = json.loads((folder / export.EXPORT_FILENAME).read_text())
+    assert noted["classes"] == ["Left", "Middle", "Right"] and noted["weights"] == "last"
+    assert noted["input"] == {"dtype": "uint8", "shape": [None, 5, 16, 24, 3]}
+
+
+@pytest.mark.parametrize(
+    "name, absent, probabilities",
+    [
+        ("saved_model", ["keras", "ucf50_tfrecord"], "answer['probabilities']"),
+        ("keras", [], "probabilities"),
+        ("onnx", ["tensorflow", "keras", "ucf50_tfrecord"], "probabilities"),
+    ],
+)
+def test_the_cards_program_runs_in_a_fresh_process(exported, clips, tmp_path, name, absent, probabilities):
+    folder, _ = exported
+    frames, expected = clips
+    np.save(tmp_path / "frames.npy", frames)
+    programs = re.findall(r"```python\n(.*?)\n```", (folder / CARD_FILENAME).read_text(), re.DOTALL)
+    program = programs[export.FORMATS.index(name)]
+    program, count = re.subn(
+        r"np\.zeros\(\(1, 5, 16, 24, 3\), np\.uint8\)", f"np.load({str(tmp_path / 'frames.npy')!r})", program
+    )
+    assert count == 1
+    blocked = f"import sys\nfor name in {absent}: sys.modules[name] = None\n"
+    path = [] if "ucf50_tfrecord" in absent else [str(REPOSITORY)]
+    code = f"{blocked}sys.path[:0] = {path}\n{program}\nnp.save({str(tmp_path / 'found.npy')!r}, {probabilities})"
+    result = subprocess.run([sys.executable, "-c", code], cwd=folder, text=True, capture_output=True)
+    assert result.returncode == 0, result.stderr
+    np.testing.assert_allclose(np.load(tmp_path / "found.npy"), expected, atol=1e-5)
+    said, probability = result.stdout.split()
+    assert said == ("Left", "Middle", "Right")[expected[0].argmax()]
+    assert float(probability) == pytest.approx(expected[0].max(), abs=1e-5)
+
+
+def test_the_signature_is_what_serving_tools_take(exported, clips):
+    frames, expected = clips
+    loaded = tf.saved_model.load(str(exported[0] / "saved_model"))
+    serve = loaded.signatures["serving_default"]
+    [spec] = serve.structured_input_signature[1].values()
+    assert (spec.name, spec.dtype, spec.shape.as_list()) == ("frames", tf.uint8, [None, 5, 16, 24, 3])
+    shapes = {name: (out.dtype, out.shape.as_list()) for name, out in serve.structured_outputs.items()}
+    assert shapes["probabilities"] == (tf.float32, [None, 3])
+    assert shapes["class_names"][0] == tf.string
+    for count in (1, 3):  # every output has a row for each clip
+        answer = serve(frames=tf.constant(frames[:count]))
+        assert answer["class_names"].numpy().tolist() == [[b"Left", b"Middle", b"Right"]] * count
+        np.testing.assert_allclose(answer["probabilities"], expected[:count], atol=1e-5)
+
+
+def make_case(name, **changes):
+    """A model of clips of 3 frames of 16x16, two of those, and its probabilities."""
+    sizes = {"num_classes": 3, "num_frames": 3, "height": 16, "width": 16}
+    spec = ModelSpec(**sizes | {"name": name, "dropout": 0.3} | changes)
+    model = fresh_model(spec)
+    export.prepare(model)
+    shape = 2, spec.num_frames, spec.height, spec.width, 3
+    frames = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    return model, frames, tf.nn.softmax(model(frames, training=False)).numpy()
+
+
+APPLICATION = {"encoder": "MobileNetV3Small", "height": 32, "width": 32}
+CASES = [(name, {}, ("keras", "onnx")) for name in specs.MODEL_NAMES]
+CASES += [("conv3d", {"motion": True}, ("keras",)), ("frame_pool", APPLICATION, ("keras",))]
+
+
+@pytest.mark.parametrize("name, changes, formats", CASES)
+def test_every_model_comes_back(tmp_path, name, changes, formats):
+    model, frames, expected = make_case(name, **changes)
+    for kind in formats:
+        path = tmp_path / export.FILENAMES[kind]
+        export.write(kind, path, model, ("a", "b", "c"))
+        run = export.READERS[kind](path)
+        for count in (2, 1):
+            np.testing.assert_allclose(run(frames[:count]), expected[:count], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["lstm", "bilstm", "gru"])
+def test_no_graph_holds_kernels_of_gpus_alone(monkeypatch, name):
+    def ops(model):
+        graph = tf.function(lambda x: model(x, training=False)).get_concrete_function(frames).graph
+        return {op.type for op in graph.get_operations()}
+
+    spec = ModelSpec(name=name, num_classes=3, num_frames=4, height=16, width=24)
+    frames = tf.zeros((1, 4, 16, 24, 3), tf.uint8)
+    model = fresh_model(spec)
+    backend = sys.modules["keras.src.backend.tensorflow.rnn"]
+    monkeypatch.setattr(backend, "_is_gpu_available", lambda: True)
+    assert "CudnnRNNV3" in ops(model)
+    export.prepare(model)
+    assert not any("cudnn" in op.lower() for op in ops(model))
+
+
+def test_a_run_in_16_bits_is_exported_in_float32(data_dir, tmp_path):
+    run = sources.gather(write_run(tmp_path / "run", data_dir, name="seed_lstm", precision="bfloat16"))
+    result = export.export_run(run, tmp_path / "export", formats=["saved_model"])
+    assert 1e-5 < result.own.mean < 0.01 and result.files[0].difference <= 1e-6
+    text = (tmp_path / "export" / CARD_FILENAME).read_text()
+    assert "trained in bfloat16, exported in float32" in text
+    assert f"by {result.own.largest:.1g} at most" in text
+
+
+def test_without_the_shards_random_pixels_are_compared(run, tmp_path):
+    warnings = []
+    gone = dataclasses.replace(run, manifest=None, no_manifest="no shards")
+    result = export.export_run(gone, tmp_path / "export", formats=["keras"], warn=warnings.append)
+    assert result.own is None and result.num_clips == 16
+    assert warnings == ["The files are compared on random pixels, not on clips of the run: no shards"]
+
+
+def test_an_earlier_export_is_replaced_and_nothing_else(run, exported, tmp_path):
+    folder = shutil.copytree(exported[0], tmp_path / "export")
+    export.export_run(run, folder, formats=["saved_model"])
+    assert {path.name for path in folder.iterdir()} == ALL - {"model.keras", "model.onnx"}
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(
+        UserError, match=f"Expected a folder that is new, empty .*{folder}, which holds notes.txt"
+    ):
+        export.export_run(run, folder, formats=["keras"])
+    assert (folder / "notes.txt").read_text() == "mine" and (folder / "saved_model").is_dir()
+    assert [path.name for path in tmp_path.iterdir()] == ["export"]
+
+
+def test_a_file_that_differs_from_the_model_is_not_exported(run, exported, tmp_path, monkeypatch):
+    folder = shutil.copytree(exported[0], tmp_path / "export")
+    before = (folder / "model.keras").read_bytes()
+    monkeypatch.setitem(
+        export.READERS, "keras", lambda path: lambda frames: np.eye(3)[np.zeros(len(frames), int)]
+    )
+    with pytest.raises(
+        UserError, match="model.keras gives other probabilities than the model, by up to .*0.0001"
+    ):
+        export.export_run(run, folder, formats=["keras"])
+    assert (folder / "model.keras").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["export"]
+
+
+def test_predictions_of_other_weights_are_noticed(run_dir, data_dir, tmp_path):
+    copy = shutil.copytree(run_dir, tmp_path / "run")
+    model = fresh_model(sources.gather(copy).config.model)
+    for variable in model.trainable_variables:
+        variable.assign(variable * 3)
+    checkpoint.Checkpoints(copy, model, keras.optimizers.Adam()).save_last()
+    with pytest.raises(
+        UserError, match="differ from those in .*predictions.jsonl by .* not the predictions of the last"
+    ):
+        export.export_run(sources.gather(copy), tmp_path / "export")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_formats_that_cannot_be_written_are_explained(run, tmp_path, monkeypatch):
+    for formats in (["tflite"], []):
+        with pytest.raises(UserError, match=r"formats out of \('saved_model', 'keras', 'onnx'\)"):
+            export.export_run(run, tmp_path / "export", formats=formats)
+    monkeypatch.setattr(export, "_ONNX_PACKAGES", ("tf2onnx", "no_such_package"))
+    with pytest.raises(UserError, match=r"the extra `onnx` \(no_such_package missing\)"):
+        export.export_run(run, tmp_path / "export", formats=["onnx"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_ops_that_onnx_does_not_have_are_explained(tmp_path):
+    frames = keras.Input((4, 16, 24, 3), dtype="uint8")
+    model = keras.Model(frames, keras.layers.Lambda(_hard_for_onnx)(frames), name="strange")
+    with pytest.raises(
+        UserError, match=r"cannot write this model \(strange\) as ONNX; leave onnx out of --formats"
+    ):
+        export.write("onnx", tmp_path / "model.onnx", model, ("a", "b"))
+    assert not list(tmp_path.iterdir())
+
+
+def _hard_for_onnx(frames):
+    return tf.math.digamma(tf.reduce_mean(tf.cast(frames, tf.float32), axis=(2, 3, 4)))
+
+
+def test_outputs_that_cannot_be_written_are_named(run, tmp_path):
+    (tmp_path / "file").touch()
+    for output in (tmp_path / "file", tmp_path / "file" / "export"):
+        with pytest.raises(UserError, match="Cannot .*file"):
+            export.export_run(run, output)
+    assert pathlib.Path(tmp_path / "file").read_bytes() == b""

@@ -1,0 +1,78 @@
+"""Runs that were never trained: fresh weights, and all files that a training leaves."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from pipelines import train
+from ucf50_tfrecord import manifest as manifest_lib
+from ucf50_tfrecord import models
+from ucf50_tfrecord.dataset.clips import load_clips
+from ucf50_tfrecord.dataset.feed import Feed
+from ucf50_tfrecord.evaluation import runner
+from ucf50_tfrecord.specs import ModelSpec, TrainSpec
+from ucf50_tfrecord.training import run as run_lib
+from ucf50_tfrecord.training import strategy as strategy_lib
+from ucf50_tfrecord.training.checkpoint import Checkpoints
+from ucf50_tfrecord.training.loop import Trained
+
+
+def fresh_model(spec: ModelSpec, dtype: str = "float32") -> keras.Model:
+    """A model whose batch norms have seen something: else they would change nothing."""
+    keras.utils.set_random_seed(0)
+    model = models.build_model(spec, dtype=dtype)
+    rng = np.random.default_rng(0)
+    for variable in model.non_trainable_variables:
+        if "moving" in variable.path:
+            variable.assign(rng.uniform(0.5, 1.5, variable.shape))
+    return model
+
+
+def write_run(run_dir: pathlib.Path, data_dir: pathlib.Path, *, precision="float32", **spec) -> str:
+    """Writes a finished run of folds 3 to 5, validated on 1 and 2; returns its folder."""
+    manifest = manifest_lib.load(str(data_dir))
+    model_spec = ModelSpec(
+        **{"name": "lstm", "num_classes": 3, "num_frames": 5, "height": 16, "width": 24, "dropout": 0.3}
+        | spec
+    )
+    config = run_lib.RunConfig(
+        data_dir=os.path.abspath(data_dir),
+        fingerprint=manifest.fingerprint,
+        classes=manifest.classes,
+        train_folds=(3, 4, 5),
+        val_folds=(1, 2),
+        test_folds=(),
+        model=model_spec,
+        train=TrainSpec(epochs=2, batch_size=4, precision=precision),
+    )
+    strategy = tf.distribute.get_strategy()
+    model = fresh_model(model_spec, strategy_lib.keras_policy(precision))
+    feeds = [Feed(load_clips(manifest, folds), strategy=strategy) for folds in ((3, 4, 5), (1, 2))]
+    evaluate = runner.Evaluator(model, feeds[1], strategy=strategy, batch_size=4)
+    with run_lib.open_run(str(run_dir), config):
+        checkpoints = Checkpoints(str(run_dir), model, keras.optimizers.Adam())
+        checkpoints.save_best(0.5, epoch=1)
+        checkpoints.save_last()
+        evaluations = {"validation": [evaluate(name) for name in runner.PERTURBATIONS]}
+        job = train.Job(
+            manifest=manifest, config=config, strategy=strategy, feeds=feeds, state=None, run_dir=str(run_dir)
+        )
+        trained = Trained(
+            model=model,
+            evaluate=evaluate,
+            finished=True,
+            step=10,
+            epochs=2,
+            clips_per_sec=1.0,
+            wait_share=0.0,
+            num_skipped=0,
+            best_macro_f1=0.5,
+            best_epoch=1,
+        )
+        train.write_results(train.summarize(job, trained, evaluations), evaluations, model, str(run_dir))
+    return str(run_dir)

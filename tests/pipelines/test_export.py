@@ -1,0 +1,24 @@
+"""Exporting as users run it."""
+
+import re
+
+from tests.conftest import run_module
+from tests.inference.untrained import write_run
+
+
+def test_a_run_is_exported_into_its_folder(data_dir, tmp_path):
+    run_dir = tmp_path / "run"
+    write_run(run_dir, data_dir, name="seed_pool")
+    result = run_module("pipelines.export", f"--run={run_dir}")
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"^  saved_model +\d+\.\d  \d", result.stdout, re.MULTILINE)
+    assert re.search(r"^  model\.keras +\d+\.\d  0$", result.stdout, re.MULTILINE)
+    assert "compared with the model on 12 clips of the run (tolerance 0.0001)" in result.stdout
+    assert f"Model card: {run_dir}/export/MODEL_CARD.md\n" in result.stdout
+    assert "Traceback" not in result.stderr and "oneDNN" not in result.stderr
+    assert sorted(path.name for path in (run_dir / "export").iterdir()) == [
+        "MODEL_CARD.md",
+        "export.json",
+        "model.keras",
+        "saved_model",
+    ]

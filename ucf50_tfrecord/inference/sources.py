@@ -1,0 +1,162 @@
+"""What a finished run's files tell of it, and the manifest of its shards, where that is still there."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from ucf50_tfrecord import manifest as manifest_lib
+from ucf50_tfrecord import storage
+from ucf50_tfrecord.evaluation import runner
+from ucf50_tfrecord.evaluation.results import Cell, CellResult, Results
+from ucf50_tfrecord.manifest import Manifest
+from ucf50_tfrecord.report.scores import Scores
+from ucf50_tfrecord.specs import UserError
+from ucf50_tfrecord.training import run as run_lib
+from ucf50_tfrecord.training import trained
+from ucf50_tfrecord.training.run import RunConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sources:
+    """What is known of a run.
+
+    weights: those that are exported, "last" or "best".
+    summary: the run's own summary.json.
+    predictions_path: where the predictions of these weights are noted. results: what they are.
+    manifest: of the run's shards, None if they are gone or others; `no_manifest` then says why.
+    """
+
+    run_dir: str
+    config: RunConfig
+    weights: str
+    summary: dict[str, Any]
+    predictions_path: pathlib.Path
+    results: Results
+    manifest: Manifest | None
+    no_manifest: str
+
+    @functools.cached_property
+    def scores(self) -> Scores:
+        return Scores(self.results)
+
+    @property
+    def model(self) -> str:
+        return self.config.model.name
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether the scores are those on test folds, not on the folds that were validated on."""
+        return bool(self.config.test_folds)
+
+    @property
+    def is_selected(self) -> bool:
+        """Whether the weights were chosen by the clips that they are scored on."""
+        return self.weights == "best" and not self.is_tested
+
+    @property
+    def leaks(self) -> bool:
+        return self.summary["fold_by"] == "video" or bool(self.config.clip_split)
+
+
+def gather(run_dir: str, weights: str | None = None) -> Sources:
+    """Reads a finished run's files.
+
+    Args:
+      run_dir: the run's folder.
+      weights: "last", "best", or None for those of the run's own scores. Scores of the others are
+        looked for where evaluating the run again puts them.
+
+    Raises:
+      UserError: if the folder is not a run's, training has not finished, or there are no scores of these weights.
+    """
+    config = run_lib.load_config(run_dir)
+    summary_path = pathlib.Path(run_dir, run_lib.SUMMARY_FILENAME)
+    if not summary_path.is_file():
+        raise UserError(
+            f"{run_dir} holds no {run_lib.SUMMARY_FILENAME}, which a training writes when it has finished: a card "
+            f"would have no scores. Go on with the run: the command that started it, with RUN={run_dir}"
+        )
+    summary = storage.read_json(summary_path)
+    missing = sorted(
+        {"best", "fold_by", "num_train_clips", "params", "trained_epochs", "weights"} - set(summary)
+    )
+    if missing:
+        raise UserError(f"{summary_path} is not a training's summary: it has no {', '.join(missing)}")
+    weights = weights or trained.scored_weights(config)
+    predictions_path = _find_predictions(run_dir, config, summary, weights)
+    manifest, why = _find_manifest(config)
+    return Sources(
+        run_dir=run_dir,
+        config=config,
+        weights=weights,
+        summary=summary,
+        predictions_path=predictions_path,
+        results=_load_results(predictions_path, config, manifest),
+        manifest=manifest,
+        no_manifest=why,
+    )
+
+
+def _find_predictions(run_dir: str, config: RunConfig, summary: dict, weights: str) -> pathlib.Path:
+    """Returns the file with the predictions of some weights on the held-out clips."""
+    if weights == summary["weights"]:
+        return pathlib.Path(run_dir, run_lib.PREDICTIONS_FILENAME)
+    folder = run_lib.evaluation_dir(run_dir, weights, config.test_folds or config.val_folds)
+    path = folder / run_lib.SUMMARY_FILENAME
+    if not path.is_file() or storage.read_json(path).get("fingerprint") != config.fingerprint:
+        raise UserError(
+            f"The scores in {run_dir} are those of its {summary['weights']} weights. For a card of the {weights} "
+            f"ones evaluate them on the run's own shards first: make evaluate RUN={run_dir} FLAGS=--weights={weights}"
+        )
+    return folder / run_lib.PREDICTIONS_FILENAME
+
+
+def _find_manifest(config: RunConfig) -> tuple[Manifest | None, str]:
+    """Returns the manifest of the shards that a run was trained on; None, and why, if they are not there."""
+    if not manifest_lib.exists(config.data_dir):
+        return None, f"there is no set of shards in {config.data_dir} any more"
+    try:
+        manifest = manifest_lib.load(config.data_dir)
+    except UserError as error:
+        return None, str(error)
+    if manifest.fingerprint != config.fingerprint:
+        return None, f"{config.data_dir} holds other shards now than the run was trained on"
+    return manifest, ""
+
+
+def _load_results(path: pathlib.Path, config: RunConfig, manifest: Manifest | None) -> Results:
+    """Makes a comparison's results, of one training, of a run's predictions."""
+    predictions = runner.load_predictions(path, len(config.classes))
+    clips = {p["clip_id"]: (p["label"], p["group"], p["fold"]) for p in predictions}
+    place = {clip_id: i for i, clip_id in enumerate(clips)}
+    logits = {
+        name: np.full((len(clips), len(config.classes)), np.nan, np.float32)
+        for name in dict.fromkeys(p["perturbation"] for p in predictions)
+    }
+    for p in predictions:
+        logits[p["perturbation"]][place[p["clip_id"]]] = p["logits"]
+    labels, groups, folds = np.array(list(clips.values()), np.int64).T
+    cell = CellResult(
+        cell=Cell(model=config.model.name, seed=config.train.seed),
+        architecture=config.model.name,
+        clips=np.arange(len(clips)),
+        logits=logits,
+        recurrence=None,
+        run_dir="",
+        precision=config.train.precision,
+    )
+    return Results(
+        name=manifest.name if manifest else pathlib.Path(config.data_dir).name,
+        classes=config.classes,
+        num_frames=config.model.num_frames,
+        ids=tuple(clips),
+        labels=labels,
+        groups=groups,
+        folds=folds,
+        cells=(cell,),
+    )
