@@ -16,13 +16,12 @@ import os
 import pathlib
 import sys
 import textwrap
-from collections.abc import Sequence
 
 import numpy as np
 from absl import flags
 
 from pipelines import console
-from tools import contact_sheet
+from tools import class_table, contact_sheet
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import record, remote, storage
 from ucf50_tfrecord.dataset import clips as clips_lib
@@ -38,8 +37,6 @@ _SHEET = flags.DEFINE_string(
     "Where the picture goes, a .png; empty draws none. Default: contact_sheet.png in --data, or here if that is a URL.",
 )
 
-_WIDTH = 80
-_MIN_NAME_WIDTH, _MAX_NAME_WIDTH, _TOTAL_WIDTH = 12, 24, 7
 _SAMPLE_CLIPS, _SAMPLE_BYTES = 100, 64 << 20
 # What is drawn of a run: title, and by the curves' names their split and tag.
 _CURVES = (
@@ -94,55 +91,11 @@ def print_counts(manifest: Manifest) -> None:
     print_wrapped(f"decoded with {manifest.decoder}")
     for item in manifest.quarantined:
         print(f"  quarantined: {printable(item.relative_path)}: {printable(item.reason)}")
-    print(f"\n{format_table(manifest)}\n")
+    print(f"\n{class_table.format_table(manifest)}\n")
 
 
 def print_wrapped(text: str) -> None:
-    print(textwrap.fill(text, _WIDTH, initial_indent="  ", subsequent_indent="    "))
-
-
-def format_table(manifest: Manifest) -> str:
-    """Lays out the clips of each class and fold, 80 columns wide; where there is no room, the folds as ranges."""
-    counts = np.array([manifest.clips_per_class[fold] for fold in manifest.folds]).T  # [classes, folds]
-    names = [printable(name) for name in manifest.classes]
-    longest = min(max(map(len, [*names, "class"])), _MAX_NAME_WIDTH)
-    sums = counts.sum(axis=0)
-    # The sums below take wider cells than the counts; they are left out where there is no room.
-    for rows in ([*zip(names, counts), ("all", sums)], [*zip(names, counts)]):
-        cell_width = 1 + max(len(str(row.max())) for _, row in rows)
-        width = min(longest, _WIDTH - _TOTAL_WIDTH - len(manifest.folds) * cell_width)
-        if width >= min(longest, _MIN_NAME_WIDTH):
-            return "\n".join(_format_rows(rows, manifest.folds, width, cell_width))
-    return _format_ranges(manifest, counts, names)
-
-
-def _format_rows(
-    rows: list[tuple[str, np.ndarray]], folds: Sequence[int], width: int, cell_width: int
-) -> list[str]:
-    height = len(str(max(folds)))
-    lines = []
-    for line in range(height):  # a fold's number stands upright: it may be wider than the counts below
-        name, total = ("class", "clips") if line == height - 1 else ("", "fold")
-        digits = "".join(f"{f'{fold:>{height}}'[line]:>{cell_width}}" for fold in folds)
-        lines.append(f"{name:<{width}}{total:>{_TOTAL_WIDTH}}{digits}")
-    for name, row in rows:
-        cells = "".join(f"{count or '.':>{cell_width}}" for count in row.tolist())
-        lines.append(f"{_cut(name, width):<{width}}{row.sum():>{_TOTAL_WIDTH}}{cells}")
-    return lines
-
-
-def _format_ranges(manifest: Manifest, counts: np.ndarray, names: list[str]) -> str:
-    width = min(max(map(len, [*names, "class"])), _MAX_NAME_WIDTH)
-    lines = [f"{'class':<{width}}{'clips':>{_TOTAL_WIDTH}}  in folds"]
-    for name, row in zip(names, counts):
-        held = format_folds(fold for fold, count in zip(manifest.folds, row) if count)
-        room = _WIDTH - width - _TOTAL_WIDTH - 2
-        lines.append(f"{_cut(name, width):<{width}}{row.sum():>{_TOTAL_WIDTH}}  {_cut(held, room)}".rstrip())
-    return "\n".join(lines)
-
-
-def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else f"{text[: width - 1]}…"
+    print(textwrap.fill(text, class_table.WIDTH, initial_indent="  ", subsequent_indent="    "))
 
 
 def print_clips(manifest: Manifest) -> None:
@@ -163,7 +116,7 @@ def print_clips(manifest: Manifest) -> None:
     )
     print(f"A record, {pathlib.Path(sample.shard_paths[sample.shards[0]]).name} at byte {sample.offsets[0]}:")
     for key, value in sorted(records[0].items()):
-        print(f"  {key:<22} {_cut(describe(value), _WIDTH - 25)}")
+        print(f"  {key:<22} {class_table.cut(describe(value), class_table.WIDTH - 25)}")
     print()
     if _SHEET.value != "":
         draw_sheet(clips)
@@ -178,12 +131,11 @@ def read_record(clips: clips_lib.Clips, index: int) -> dict:
     path, start = clips.shard_paths[clips.shards[index]], int(clips.offsets[index])
     framed = storage.read_bytes(path, start, start + int(clips.sizes[index]))
     try:
-        return record.decode(record.unframe(framed))
+        with record.naming(start, f"{path}: "):
+            return record.decode(record.unframe(framed))
     except UserError as error:
         mend = manifest_lib.repair_command(clips.manifest)
-        raise UserError(
-            f"{path}: the record at byte {start} {error} ({clips.ids[index]}). To mend it: {mend}"
-        ) from None
+        raise UserError(f"{error} ({clips.ids[index]}). To mend it: {mend}") from None
 
 
 def draw_sheet(clips: clips_lib.Clips) -> None:

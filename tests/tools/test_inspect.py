@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import build, flip_bit, run_module
-from tools import contact_sheet, curves, inspect_data
+from tools import class_table, contact_sheet, curves
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import record, storage
 from ucf50_tfrecord.dataset import clips as clips_lib
@@ -105,7 +105,7 @@ def table_of(data_dir, *, num_folds=25, count=7, other=0, name="BaseballPitch"):
     manifest = manifest_lib.load(str(data_dir))
     folds = {fold: (count, other) for fold in range(1, num_folds + 1)}
     made = dataclasses.replace(manifest, classes=(name, "B"), clips_per_class=folds)
-    return inspect_data.format_table(made).splitlines()
+    return class_table.format_table(made).splitlines()
 
 
 def test_the_table_keeps_to_80_columns(data_dir):

@@ -1,0 +1,58 @@
+"""How many clips of each class are in each fold, as a table for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ucf50_tfrecord.manifest import Manifest
+from ucf50_tfrecord.specs import format_folds, printable
+
+WIDTH = 80  # columns
+_MIN_NAME_WIDTH, _MAX_NAME_WIDTH, _TOTAL_WIDTH = 12, 24, 7
+
+
+def format_table(manifest: Manifest) -> str:
+    """Lays out the clips of each class and fold, 80 columns wide; where there is no room, the folds as ranges."""
+    counts = np.array([manifest.clips_per_class[fold] for fold in manifest.folds]).T  # [classes, folds]
+    names = [printable(name) for name in manifest.classes]
+    longest = min(max(map(len, [*names, "class"])), _MAX_NAME_WIDTH)
+    sums = counts.sum(axis=0)
+    # The sums below take wider cells than the counts; they are left out where there is no room.
+    for rows in ([*zip(names, counts), ("all", sums)], [*zip(names, counts)]):
+        cell_width = 1 + max(len(str(row.max())) for _, row in rows)
+        width = min(longest, WIDTH - _TOTAL_WIDTH - len(manifest.folds) * cell_width)
+        if width >= min(longest, _MIN_NAME_WIDTH):
+            return "\n".join(_format_rows(rows, manifest.folds, width, cell_width))
+    return _format_ranges(manifest, counts, names)
+
+
+def _format_rows(
+    rows: list[tuple[str, np.ndarray]], folds: Sequence[int], width: int, cell_width: int
+) -> list[str]:
+    height = len(str(max(folds)))
+    lines = []
+    for line in range(height):  # a fold's number stands upright: it may be wider than the counts below
+        name, total = ("class", "clips") if line == height - 1 else ("", "fold")
+        digits = "".join(f"{f'{fold:>{height}}'[line]:>{cell_width}}" for fold in folds)
+        lines.append(f"{name:<{width}}{total:>{_TOTAL_WIDTH}}{digits}")
+    for name, row in rows:
+        cells = "".join(f"{count or '.':>{cell_width}}" for count in row.tolist())
+        lines.append(f"{cut(name, width):<{width}}{row.sum():>{_TOTAL_WIDTH}}{cells}")
+    return lines
+
+
+def _format_ranges(manifest: Manifest, counts: np.ndarray, names: list[str]) -> str:
+    width = min(max(map(len, [*names, "class"])), _MAX_NAME_WIDTH)
+    lines = [f"{'class':<{width}}{'clips':>{_TOTAL_WIDTH}}  in folds"]
+    for name, row in zip(names, counts):
+        held = format_folds(fold for fold, count in zip(manifest.folds, row) if count)
+        room = WIDTH - width - _TOTAL_WIDTH - 2
+        lines.append(f"{cut(name, width):<{width}}{row.sum():>{_TOTAL_WIDTH}}  {cut(held, room)}".rstrip())
+    return "\n".join(lines)
+
+
+def cut(text: str, width: int) -> str:
+    """Shortens a text to so many characters."""
+    return text if len(text) <= width else f"{text[: width - 1]}…"
