@@ -11,6 +11,7 @@ of their own. Only `decode_images` imports TensorFlow, when it is called.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import io
@@ -176,10 +177,8 @@ def read_pixels(file: int, offset: int, clip_id: str, *, clip_format: ClipFormat
     if _read_pixels_in_place(file, offset, clip_id, clip_format, out):
         return
     # Not as `encode` lays it out, or damaged: the slow way, which tells.
-    try:
+    with naming(offset):
         parse_pixels(read_payload(file, offset), clip_id, clip_format=clip_format, out=out)
-    except UserError as error:
-        raise UserError(f"the record at byte {offset} {error}") from None
 
 
 def parse_pixels(payload: bytes, clip_id: str, *, clip_format: ClipFormat, out: np.ndarray) -> None:
@@ -204,10 +203,8 @@ def read_images(file: int, offset: int, clip_id: str, *, clip_format: ClipFormat
 
     Arguments and errors are those of read_pixels.
     """
-    try:
+    with naming(offset):
         return parse_images(read_payload(file, offset), clip_id, clip_format=clip_format)
-    except UserError as error:
-        raise UserError(f"the record at byte {offset} {error}") from None
 
 
 def parse_images(payload: bytes, clip_id: str, *, clip_format: ClipFormat) -> list[bytes]:
@@ -219,6 +216,15 @@ def parse_images(payload: bytes, clip_id: str, *, clip_format: ClipFormat) -> li
     if len(images) != clip_format.num_frames or stored_as[:] != [_encoding(clip_format)[1].encode()]:
         raise UserError(f"holds no clip of {clip_format}")
     return images
+
+
+@contextlib.contextmanager
+def naming(offset: int, before: str = "") -> Iterator[None]:
+    """Has what is found wrong with a record while the block runs say which record it is."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{before}the record at byte {offset} {error}") from None
 
 
 def read_end_us(file: int, offset: int) -> int | None:
@@ -339,10 +345,8 @@ def read_records(path: str | os.PathLike) -> Iterator[tuple[int, bytes]]:
     with open(path, "rb", buffering=0) as file:
         offset = 0
         while offset < os.fstat(file.fileno()).st_size:
-            try:
+            with naming(offset, f"{path}: "):
                 payload = read_payload(file.fileno(), offset)
-            except UserError as error:
-                raise UserError(f"{path}: the record at byte {offset} {error}") from None
             yield offset, payload
             offset += 12 + len(payload) + 4
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -174,6 +173,22 @@ def read_frames(batches: tf.data.Dataset, reader: ClipReader) -> tf.data.Dataset
     size = batches.element_spec["index"].shape[0]
     parallel = _parallel_batches(size * clip_format.num_bytes)
 
+    def read(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        payloads = [batch.pop("payload")] if reader.streams else []
+        video, good = tf.numpy_function(
+            reader.read_pixels, [batch["index"], *payloads], [tf.uint8, tf.bool], stateful=False
+        )
+        video, good = tf.ensure_shape(video, (size, *clip_format.shape)), tf.ensure_shape(good, [size])
+        return batch | {"video": video, "mask": batch["mask"] & good}
+
+    def read_encoded(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        payloads = [batch.pop("payload")] if reader.streams else []
+        images, good = tf.numpy_function(
+            reader.read_images, [batch["index"], *payloads], [tf.string, tf.bool], stateful=False
+        )
+        images, good = tf.ensure_shape(images, [size, clip_format.num_frames]), tf.ensure_shape(good, [size])
+        return batch | {"images": images, "good": good}
+
     def decode(clip: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         images, good = clip.pop("images"), clip.pop("good")
         video = tf.cond(
@@ -187,7 +202,6 @@ def read_frames(batches: tf.data.Dataset, reader: ClipReader) -> tf.data.Dataset
         batches = _announce(batches, reader)
     if reader.streams:
         batches = _add_payloads(batches, reader.clips, size)
-    read, read_encoded = (_parse_functions if reader.streams else _read_functions)(reader, size)
     if record.stores_raw(clip_format):
         batches = batches.map(read, num_parallel_calls=parallel, deterministic=True)
     else:  # decoding is the work, so that is what runs in parallel, clip by clip
@@ -195,27 +209,6 @@ def read_frames(batches: tf.data.Dataset, reader: ClipReader) -> tf.data.Dataset
         clips = clips.map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         batches = clips.batch(size, drop_remainder=True)
     return batches.prefetch(_PREFETCHED_BATCHES)
-
-
-def _read_functions(reader: ClipReader, size: int) -> tuple[Callable, Callable]:
-    """Returns what adds a batch's pixels, or encoded frames, from the shards."""
-    clip_format = reader.clips.manifest.format
-
-    def read(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        video, good = tf.numpy_function(
-            reader.read_pixels, [batch["index"]], [tf.uint8, tf.bool], stateful=False
-        )
-        video, good = tf.ensure_shape(video, (size, *clip_format.shape)), tf.ensure_shape(good, [size])
-        return batch | {"video": video, "mask": batch["mask"] & good}
-
-    def read_encoded(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        images, good = tf.numpy_function(
-            reader.read_images, [batch["index"]], [tf.string, tf.bool], stateful=False
-        )
-        images, good = tf.ensure_shape(images, [size, clip_format.num_frames]), tf.ensure_shape(good, [size])
-        return batch | {"images": images, "good": good}
-
-    return read, read_encoded
 
 
 def _announce(batches: tf.data.Dataset, reader: ClipReader) -> tf.data.Dataset:
@@ -251,23 +244,6 @@ def _add_payloads(batches: tf.data.Dataset, clips: Clips, size: int) -> tf.data.
 
     single = batches.unbatch().map(fetch, num_parallel_calls=_PARALLEL_REQUESTS, deterministic=True)
     return single.batch(size, drop_remainder=True)
-
-
-def _parse_functions(reader: ClipReader, size: int) -> tuple[Callable, Callable]:
-    """Returns what makes pixels, or encoded frames, of a batch's payloads; nothing is skipped there."""
-    clip_format, all_good = reader.clips.manifest.format, tf.ones(size, tf.bool)
-
-    def parse(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        inputs = [batch["index"], batch.pop("payload")]
-        video = tf.numpy_function(reader.parse_pixels, inputs, tf.uint8, stateful=False)
-        return batch | {"video": tf.ensure_shape(video, (size, *clip_format.shape))}
-
-    def parse_encoded(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        inputs = [batch["index"], batch.pop("payload")]
-        images = tf.numpy_function(reader.parse_images, inputs, tf.string, stateful=False)
-        return batch | {"images": tf.ensure_shape(images, [size, clip_format.num_frames]), "good": all_good}
-
-    return parse, parse_encoded
 
 
 def gather_frames(batches: tf.data.Dataset, table: np.ndarray, buffers: Buffers) -> tf.data.Dataset:

@@ -36,7 +36,9 @@ class ClipReader:
     """
 
     def __init__(self, clips: Clips, *, skip_bad_records: bool = False):
-        """With skip_bad_records, a record that cannot be read is noted and left out, unless it is streamed.
+        """With skip_bad_records, a record that cannot be read is noted and left out.
+
+        What TensorFlow itself cannot read of a streamed record ends the reading all the same.
 
         Raises:
           UserError: if the shards lie in an object store that cannot be reached this way.
@@ -60,11 +62,14 @@ class ClipReader:
         first_uses = np.sort(np.unique(shards, return_index=True)[1])
         self._files.expect(self.clips.shard_paths[shard] for shard in shards[first_uses])
 
-    def read_pixels(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def read_pixels(
+        self, index: np.ndarray, payloads: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Reads clips that are stored raw.
 
         Args:
           index: int64 [B], of clips.
+          payloads: object [B] of bytes, the clips' records, where TensorFlow has read them.
 
         Returns:
           uint8 [B, T, H, W, 3], and bool [B]: False where a clip was skipped (its pixels are 0).
@@ -79,11 +84,16 @@ class ClipReader:
         def read(row: int, file: BinaryIO, offset: int, clip_id: str) -> None:
             record.read_pixels(file.fileno(), offset, clip_id, clip_format=clip_format, out=pixels[row])
 
-        good = self._read(index, read)
+        def parse(row: int, payload: bytes, clip_id: str) -> None:
+            record.parse_pixels(payload, clip_id, clip_format=clip_format, out=pixels[row])
+
+        good = self._read(index, payloads, read, parse)
         video[~good] = 0
         return video, good
 
-    def read_images(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def read_images(
+        self, index: np.ndarray, payloads: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Reads clips that are stored as JPEGs or PNGs.
 
         Arguments and errors are those of read_pixels.
@@ -98,43 +108,36 @@ class ClipReader:
         def read(row: int, file: BinaryIO, offset: int, clip_id: str) -> None:
             images[row] = record.read_images(file.fileno(), offset, clip_id, clip_format=clip_format)
 
-        return images, self._read(index, read)
+        def parse(row: int, payload: bytes, clip_id: str) -> None:
+            images[row] = record.parse_images(payload, clip_id, clip_format=clip_format)
 
-    def parse_pixels(self, index: np.ndarray, payloads: np.ndarray) -> np.ndarray:
-        """Takes clips' pixels out of their records, object [B] of bytes; returns uint8 [B, T, H, W, 3].
-
-        Raises:
-          UserError: if a record is not its clip's.
-        """
-        clip_format = self.clips.manifest.format
-        video = self._buffers.take((len(index), *clip_format.shape))
-        pixels = video.reshape(len(index), clip_format.num_bytes)
-        for row, (clip, payload) in enumerate(zip(index.tolist(), payloads)):
-            with self._noting(clip):
-                record.parse_pixels(payload, self.clips.ids[clip], clip_format=clip_format, out=pixels[row])
-        return video
-
-    def parse_images(self, index: np.ndarray, payloads: np.ndarray) -> np.ndarray:
-        """Takes clips' encoded frames out of their records: object [B, T]. See parse_pixels."""
-        clip_format = self.clips.manifest.format
-        images = np.full((len(index), clip_format.num_frames), b"", object)
-        for row, (clip, payload) in enumerate(zip(index.tolist(), payloads)):
-            with self._noting(clip):
-                images[row] = record.parse_images(payload, self.clips.ids[clip], clip_format=clip_format)
-        return images
+        return images, self._read(index, payloads, read, parse)
 
     def release_buffers(self) -> None:
         """Gives up the memory that is kept for further batches."""
         self._buffers = Buffers()
 
-    def _read(self, index: np.ndarray, read: Callable[[int, BinaryIO, int, str], None]) -> np.ndarray:
-        """Calls read(row, file, offset, clip id) for each clip; returns bool [B], what went well."""
+    def _read(
+        self,
+        index: np.ndarray,
+        payloads: np.ndarray | None,
+        read: Callable[[int, BinaryIO, int, str], None],
+        parse: Callable[[int, bytes, str], None],
+    ) -> np.ndarray:
+        """Calls read(row, file, offset, clip id) for each clip; returns bool [B], what went well.
+
+        Where the records are there already, it calls parse(row, payload, clip id).
+        """
         clips, good = self.clips, np.ones(len(index), bool)
         for row, clip in enumerate(index.tolist()):
-            path = self._path(clip)
+            path, offset, clip_id = self._path(clip), int(clips.offsets[clip]), clips.ids[clip]
             try:
-                # Nothing here holds on to the file: it is to be closed when it is not needed any more.
-                read(row, self._open(path), int(clips.offsets[clip]), clips.ids[clip])
+                if payloads is None:
+                    # Nothing here holds on to the file: it is to be closed when it is not needed any more.
+                    read(row, self._open(path), offset, clip_id)
+                else:
+                    with record.naming(offset):
+                        parse(row, payloads[row], clip_id)
             except FileNotFoundError:
                 self._note(clip, f"{path} is missing")
                 good[row] = False
@@ -145,7 +148,8 @@ class ClipReader:
                 if error is self.error:
                     raise
                 is_shard = isinstance(error, shard_files.ShardDamagedError)
-                self._note(clip, str(error) if is_shard else f"{self._files.describe(path)}: {error}")
+                where = self._files.describe(path) if self._files else path
+                self._note(clip, str(error) if is_shard else f"{where}: {error}")
                 good[row] = False
         return good
 
@@ -160,13 +164,6 @@ class ClipReader:
 
     def _path(self, clip: int) -> str:
         return self.clips.shard_paths[self.clips.shards[clip]]
-
-    @contextlib.contextmanager
-    def _noting(self, clip: int) -> Iterator[None]:
-        try:
-            yield
-        except UserError as error:
-            self._note(clip, f"{self._path(clip)}: the record at byte {self.clips.offsets[clip]} {error}")
 
     def _note(self, clip: int, found: str) -> None:
         """Notes what is wrong with a clip's record; raises it, unless bad records are skipped."""

@@ -270,10 +270,7 @@ class ShardCache:
         total = 0
         for path in self._folder.iterdir():
             with contextlib.suppress(FileNotFoundError):
-                if path.suffix == ".tfrecord":
-                    total += path.stat().st_size
-                elif path.suffix == ".part" and path != without:
-                    total += int(path.stem.split("-")[1])
+                total += _counted_bytes(path) if path != without else 0
         return total
 
     def _remove_unused(self, without: pathlib.Path, num_bytes: int) -> int:
@@ -283,13 +280,13 @@ class ShardCache:
             if removed >= num_bytes:
                 break
             if path.suffix == ".tfrecord":
-                size = path.stat().st_size
-                removed += size if _remove_unlocked(path) else 0
+                num_bytes_there = _counted_bytes(path)
+                removed += num_bytes_there if _remove_unlocked(path) else 0
             elif path.suffix == ".part" and path != without:
                 with contextlib.suppress(storage.LockedError):
                     with storage.folder_lock(self._folder, f".lock-{path.name[:2]}"):
                         path.unlink(missing_ok=True)  # nobody is at work on it
-                        removed += int(path.stem.split("-")[1])
+                        removed += _counted_bytes(path)
         return removed
 
 
@@ -323,6 +320,13 @@ def _remove_unlocked(path: pathlib.Path) -> bool:
             return False
         path.unlink()
     return True
+
+
+def _counted_bytes(path: pathlib.Path) -> int:
+    """Returns what a file of the folder counts for: a copy that is being made for what it will take."""
+    if path.suffix == ".part":
+        return int(path.stem.split("-")[1])
+    return path.stat().st_size if path.suffix == ".tfrecord" else 0
 
 
 def _age(path: pathlib.Path) -> float:
