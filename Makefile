@@ -151,7 +151,7 @@ $(VENV)-readers/installed: setup.cfg pyproject.toml constraints.txt | $(VENV)/bi
 $(VENV)-io/installed: setup.cfg pyproject.toml constraints-io.txt
 	@test -n "$(IO_PYTHON)" || { echo "error: tensorflow-io needs Python 3.11 or 3.12 with venv; set IO_PYTHON=<path>" >&2; exit 2; }
 	$(IO_PYTHON) -m venv $(VENV)-io
-	$(VENV)-io/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-io.txt --editable '.[convert,train,io,stores,test]'
+	$(VENV)-io/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-io.txt --editable '.[convert,train,io,stores]'
 	touch $@
 
 # One stamp for each set of extras; a stamp older than the pins is stale.

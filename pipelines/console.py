@@ -45,16 +45,16 @@ def run(main: Callable[[], int | None]) -> None:
         app.run(guarded)
     except SystemExit as ending:
         if "tensorflow_io" in sys.modules:
-            _end_at_once(ending.code)
+            end_at_once(ending.code)
         raise
     except Exception:
         if "tensorflow_io" in sys.modules:
             traceback.print_exc()
-            _end_at_once(1)
+            end_at_once(1)
         raise
 
 
-def _end_at_once(code: int | str | None) -> None:
+def end_at_once(code: int | str | None) -> None:
     """Ends the process without what C++ does at its end.
 
     There, tensorflow-io 0.37.1 aborts a process that has used its s3:// (tensorflow/io issue 2039).

@@ -11,6 +11,8 @@ import functools
 import importlib
 import os
 import re
+import socket
+import urllib.parse
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -75,14 +77,18 @@ def load_tf_filesystem(url: str) -> None:
     import tensorflow as tf
 
     scheme = _scheme(url)
+    if scheme == "s3":  # looked at when its first file is opened
+        if endpoint := s3_endpoint():
+            os.environ["S3_ENDPOINT"] = endpoint
+        # Else each read asks for the size first.
+        os.environ.setdefault("S3_DISABLE_MULTI_PART_DOWNLOAD", "1")
+        os.environ.setdefault("S3_CONNECT_TIMEOUT_MSEC", str(_CONNECT_SECS * 1000))
+        os.environ.setdefault("S3_REQUEST_TIMEOUT_MSEC", str(_READ_SECS * 1000))
+        # Of a server that does not answer; by default it tries for a minute, at each file.
+        os.environ.setdefault("AWS_RETRY_MODE", "standard")
+        os.environ.setdefault("AWS_MAX_ATTEMPTS", str(_MAX_ATTEMPTS))
     if scheme in tf.io.gfile.get_registered_schemes():
         return
-    if endpoint := s3_endpoint():
-        os.environ["S3_ENDPOINT"] = endpoint  # what its s3 reads
-    # Else each read asks for the size first.
-    os.environ.setdefault("S3_DISABLE_MULTI_PART_DOWNLOAD", "1")
-    os.environ.setdefault("S3_CONNECT_TIMEOUT_MSEC", str(_CONNECT_SECS * 1000))
-    os.environ.setdefault("S3_REQUEST_TIMEOUT_MSEC", str(_READ_SECS * 1000))
     with contextlib.suppress(ImportError, NotImplementedError, tf.errors.OpError):
         importlib.import_module("tensorflow_io")
     if scheme not in tf.io.gfile.get_registered_schemes():
@@ -155,34 +161,44 @@ class _Gfile:
         self._gfile, self._errors = tf.io.gfile, tf.errors
 
     def read(self, url: str, start: int, end: int | None) -> bytes:
-        with self._translated(), self._gfile.GFile(url, "rb") as file:
+        with self._translated(url), self._gfile.GFile(url, "rb") as file:
             file.seek(start)
             return file.read(-1 if end is None else end - start)
 
     def size(self, url: str) -> int:
-        with self._translated():
+        with self._translated(url):
             return self._gfile.stat(url).length
 
     def write(self, url: str, content: bytes) -> None:
-        with self._translated(), self._gfile.GFile(url, "wb") as file:
+        with self._translated(url), self._gfile.GFile(url, "wb") as file:
             file.write(content)
 
     def upload(self, path: str, url: str) -> None:
-        with self._translated():
+        with self._translated(url):
             self._gfile.copy(path, url, overwrite=True)
 
     def remove(self, url: str) -> None:
-        with self._translated():
+        with self._translated(url):
             self._gfile.remove(url)
 
     @contextlib.contextmanager
-    def _translated(self) -> Iterator[None]:
+    def _translated(self, url: str) -> Iterator[None]:
         try:
             yield
         except self._errors.NotFoundError as error:
+            _check_server(url)
             raise FileNotFoundError(error.message) from error
         except self._errors.OpError as error:
             raise OSError(error.message) from error
+
+
+def _check_server(url: str) -> None:
+    """Raises OSError if an S3 server does not answer: to tensorflow-io nothing exists then."""
+    endpoint = s3_endpoint() if _scheme(url) == "s3" else None
+    if endpoint:
+        server = urllib.parse.urlsplit(endpoint)
+        address = server.hostname, server.port or {"http": 80, "https": 443}[server.scheme]
+        socket.create_connection(address, _CONNECT_SECS).close()
 
 
 @functools.cache
