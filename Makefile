@@ -104,7 +104,7 @@ bench: $(VENV)-bench/installed $(filter $(DEMO),$(VIDEOS))  ## Measure planning,
 	$(VENV)-bench/bin/python -m tools.bench_step $(call flag,torch_python,$(TORCH))
 
 test: $(VENV)/installed-test  ## Run the tests.
-	$(PYTHON) -m pytest $(FLAGS)
+	$(PYTHON) -m pytest --ignore=tests/stores $(FLAGS)
 
 test-readers: $(VENV)-readers/installed  ## Run the tests of other projects' readers, in an environment of its own.
 	$(VENV)-readers/bin/python -m pytest tests/readers $(FLAGS)
