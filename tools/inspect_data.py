@@ -26,7 +26,7 @@ from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import record, remote, storage
 from ucf50_tfrecord.dataset import clips as clips_lib
 from ucf50_tfrecord.manifest import Manifest
-from ucf50_tfrecord.specs import UserError, expect, format_folds, printable
+from ucf50_tfrecord.specs import UserError, expect, format_bytes, format_folds, printable
 from ucf50_tfrecord.training import run as run_lib
 
 _DATA = flags.DEFINE_string("data", None, "The folder of shards. Default: each one under data/.")
@@ -180,10 +180,6 @@ def describe(value: list | np.ndarray) -> str:
 
 def format_rates(rates: list[float]) -> str:
     return f"{rates[0]:g}" if len(rates) == 1 else f"{rates[0]:g} to {rates[-1]:g}"
-
-
-def format_bytes(num_bytes: int) -> str:
-    return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"
 
 
 def print_run(run_dir: str) -> None:

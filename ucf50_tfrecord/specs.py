@@ -475,6 +475,11 @@ class FetchSpec:
         expect(self.cache_bytes >= 0, "0 bytes or more", cache_bytes=self.cache_bytes)
 
 
+def format_bytes(num_bytes: int) -> str:
+    """Writes a size as people read it: 1.25 GB, 320.5 MB."""
+    return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"
+
+
 def printable(text: str) -> str:
     """Escapes line breaks, and what is no character at all: names of files need not be UTF-8."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -20,7 +20,7 @@ from ucf50_tfrecord import record
 from ucf50_tfrecord.dataset import memory, pipeline
 from ucf50_tfrecord.dataset.clips import Clips
 from ucf50_tfrecord.dataset.reader import Buffers, ClipReader
-from ucf50_tfrecord.specs import CACHES, UserError, expect
+from ucf50_tfrecord.specs import CACHES, UserError, expect, format_bytes
 
 # What clips may take of the memory that is free; a model in training needs the rest.
 _AUTO_SHARE = 0.5
@@ -74,6 +74,7 @@ def choose_cache(cache: str, num_bytes: int) -> CacheChoice:
     expect(cache in CACHES, f"a cache out of {CACHES}", cache=cache)
     if cache == "none":
         return CacheChoice(cache, "as asked")
+    needed = format_bytes(num_bytes)
     host, gpu = memory.available_host_bytes(), memory.available_device_bytes()
     rooms = {"host": host, "device": host if gpu is None else gpu}
     names = {"host": "free host memory", "device": "free memory of each device"}
@@ -81,7 +82,7 @@ def choose_cache(cache: str, num_bytes: int) -> CacheChoice:
         room = rooms[cache]
         if room is not None and num_bytes > room:
             raise UserError(
-                f"--cache={cache} needs {_size(num_bytes)}, there are {_size(room)} of {names[cache]}. "
+                f"--cache={cache} needs {needed}, there are {format_bytes(room)} of {names[cache]}. "
                 "--cache=none needs none of it."
             )
         return CacheChoice(cache, "as asked")
@@ -90,12 +91,13 @@ def choose_cache(cache: str, num_bytes: int) -> CacheChoice:
         if room is not None and num_bytes <= _AUTO_SHARE * room:
             return CacheChoice(
                 place,
-                f"the clips' {_size(num_bytes)} take no more than half of the {_size(room)} of {names[place]}",
+                f"the clips' {needed} take no more than half of the {format_bytes(room)} of {names[place]}",
             )
     if host is None:
         return CacheChoice("none", "how much host memory is free is not known here")
     return CacheChoice(
-        "none", f"the clips' {_size(num_bytes)} take more than half of the {_size(host)} of {names['host']}"
+        "none",
+        f"the clips' {needed} take more than half of the {format_bytes(host)} of {names['host']}",
     )
 
 
@@ -200,10 +202,10 @@ class Feed:
         if self.cache == "device":
             return "The clips are on the device already: see what else uses this machine."
         if self.cache == "host":
-            return f"--cache=device keeps the clips' {_size(self.clips.num_bytes)} on each device."
+            return f"--cache=device keeps the clips' {format_bytes(self.clips.num_bytes)} on each device."
         encoded = not record.stores_raw(self.clips.manifest.format)
         return (
-            f"--cache=host or --cache=device keeps the clips' {_size(self.clips.num_bytes)} in memory; "
+            f"--cache=host or --cache=device keeps the clips' {format_bytes(self.clips.num_bytes)} in memory; "
             + ("--fetch=copy reads from local copies; " if self._reader.streams else "")
             + ("frames stored raw (--encoding=raw) need no decoding; " if encoded else "")
             + "faster storage or more CPU cores help too."
@@ -315,7 +317,3 @@ def _first_line(message: str) -> str:
 def _empty_on(device: str, shape: tuple[int, ...]) -> tf.Variable:
     with tf.device(device):
         return tf.Variable(tf.zeros(shape, tf.uint8), trainable=False)
-
-
-def _size(num_bytes: int) -> str:
-    return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"

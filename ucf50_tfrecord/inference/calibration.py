@@ -6,7 +6,6 @@ Source: Guo et al. 2017, "On Calibration of Modern Neural Networks".
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 
 import numpy as np
@@ -14,6 +13,7 @@ from scipy import optimize, special
 from sklearn.model_selection import GroupKFold
 
 from ucf50_tfrecord.dataset.perturb import PLAIN
+from ucf50_tfrecord.evaluation import runner
 from ucf50_tfrecord.evaluation.results import units_of
 from ucf50_tfrecord.evaluation.statistics import expected_calibration_error
 from ucf50_tfrecord.specs import UserError
@@ -113,17 +113,14 @@ def cross_validated_error(logits: np.ndarray, labels: np.ndarray, units: np.ndar
 def _load(path: pathlib.Path, num_classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Reads logits float64 [N, C], labels int64 [N] and units int64 [N] of clips with their frames in order."""
     try:
-        lines = map(json.loads, path.read_bytes().splitlines())
-        plain = [line for line in lines if line["perturbation"] == PLAIN]
-        logits = np.array([line["logits"] for line in plain], np.float64).reshape(len(plain), num_classes)
-        labels = np.array([line["label"] for line in plain], np.int64)
-        groups = np.array([line["group"] for line in plain], np.int64)
+        plain = [p for p in runner.load_predictions(path, num_classes) if p["perturbation"] == PLAIN]
+        logits = np.array([p["logits"] for p in plain], np.float64).reshape(len(plain), num_classes)
+        labels = np.array([p["label"] for p in plain], np.int64)
+        groups = np.array([p["group"] for p in plain], np.int64)
         if not (np.isfinite(logits).all() and ((0 <= labels) & (labels < num_classes)).all()):
             raise ValueError("numbers out of their range")
-        return logits, labels, units_of([line["clip_id"] for line in plain], groups)
-    except OSError as error:
-        raise UserError(f"Cannot read {path}: {error.strerror}") from error
-    except (KeyError, TypeError, ValueError) as error:
+        return logits, labels, units_of([p["clip_id"] for p in plain], groups)
+    except (TypeError, ValueError) as error:  # a UserError is one
         raise UserError(
-            f"{path} does not hold a run's predictions: {error!r}. --nocalibrate goes without them."
+            f"{path} does not hold a run's predictions: {error}. --nocalibrate goes without them."
         ) from error
