@@ -42,6 +42,7 @@ def save(run_dir, logits, labels):
             "clip_id": f"{number}",
             "perturbation": perturbation,
             "label": label,
+            "fold": 1,
             "group": number % 10,
             "logits": row if perturbation == "none" else [9.0, 0.0, 0.0, 0.0],
         }
