@@ -4,6 +4,7 @@
 # Set on the command line only: "=" keeps variables of the shell's environment out.
 VIDEOS    = $(if $(DATA),,$(DEMO))
 DATA      =
+VIDEO     =
 SIZE      =
 FRAMES    =
 MODEL     =
@@ -46,7 +47,7 @@ help:  ## List the targets and variables.
 	@echo "  FRAMES, MODEL, RECIPE ($(patsubst pipelines/recipes/%.flags,%,$(wildcard pipelines/recipes/*.flags))), EPOCHS,"
 	@echo "  RUN (a run's folder), SEED, VAL_FOLDS and TEST_FOLDS (1-5,9), WORKERS (processes that train),"
 	@echo "  MODELS (a,b), CV (parts, or logo), SEEDS (how many), RUNS (folders: a,b) and OUTPUT (of a comparison or an export),"
-	@echo "  VIDEO (to predict: a file or a folder; OUTPUT is then for the pictures),"
+	@echo "  VIDEO (to predict: a file or a folder; OUTPUT is then the folder of results),"
 	@echo "  FLAGS (any other: $(PYTHON) -m pipelines.train --helpshort)"
 
 train: $(VENV)/installed pipelines/recipes/$(RECIPE).flags $(filter $(DEMO),$(VIDEOS))  ## Convert what is missing, train, evaluate.

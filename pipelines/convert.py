@@ -38,6 +38,7 @@ from ucf50_tfrecord.specs import (
     Plan,
     UserError,
     expect,
+    format_bytes,
     format_folds,
     parse_size,
     printable,
@@ -352,7 +353,7 @@ class ConversionDisplay:
         print(
             f"Shards: {built.data_dir} ({built.num_videos} videos, {built.num_clips} clips, "
             f"{len(built.quarantined)} quarantined, {len(built.classes)} classes, "
-            f"folds {format_folds(built.folds)}, {len(built.shards)} shards, {num_bytes / 1e6:.1f} MB; {done})"
+            f"folds {format_folds(built.folds)}, {len(built.shards)} shards, {format_bytes(num_bytes)}; {done})"
         )
 
 

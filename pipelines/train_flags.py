@@ -6,7 +6,6 @@ import dataclasses
 import itertools
 import sys
 
-import numpy as np
 from absl import flags
 
 from ucf50_tfrecord import manifest as manifest_lib
@@ -149,8 +148,7 @@ def choose_folds(manifest: manifest_lib.Manifest, asked: Folds) -> Folds:
                 f"Expected {name} out of folds {format_folds(manifest.folds)} of {manifest.data_dir}. "
                 f"Received: {format_folds(unknown) or 'none'}"
             )
-        counts = np.sum([manifest.clips_per_class[fold] for fold in part], axis=0)
-        missing = [name for name, count in zip(manifest.classes, counts) if not count]
+        missing = manifest.missing_classes(part)
         if missing:
             print(f"warning: no clip of {', '.join(missing)} in {name}={format_folds(part)}", file=sys.stderr)
     return folds

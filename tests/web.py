@@ -17,7 +17,7 @@ class Server:
     def __init__(self, folder: pathlib.Path):
         self.url = ""
         self.num_bytes_sent: dict[str, int] = {}
-        self.behaviour: dict[str, web.StreamResponse | bytes | int] = {}
+        self.behaviour: dict[str, bytes | int] = {}
         self._folder = folder
 
     async def handle(self, request: web.Request) -> web.StreamResponse:

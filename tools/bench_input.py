@@ -185,10 +185,7 @@ def measure_floor(data: str, secs: float) -> float:
     rates = []
     for drain in (drain_in_python, drain_in_tensorflow):
         drain()
-        started, clips = time.perf_counter(), 0
-        while (taken := time.perf_counter() - started) < secs:
-            clips += drain()
-        rates.append(clips / taken)
+        rates.append(rates_lib.per_second(drain, secs))
     return max(rates)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +19,14 @@ _WARM_UP_BATCHES = 8
 _WARM_UP_STEPS = 3
 
 
+def per_second(act: Callable[[], int], secs: float) -> float:
+    """Returns how many a second act() makes, called again and again; it returns how many it has made."""
+    started, count = time.perf_counter(), 0
+    while (taken := time.perf_counter() - started) < secs:
+        count += act()
+    return count / taken
+
+
 def of_decoding(paths: Sequence[str], clip_format: ClipFormat, *, secs: float) -> float:
     """Returns the clips a second that one core makes of videos, as a conversion does. Loads PyAV."""
     from ucf50_tfrecord.convert import decode
@@ -31,22 +39,20 @@ def of_decoding(paths: Sequence[str], clip_format: ClipFormat, *, secs: float) -
 
     count(paths[0])  # imports and tables
     videos = itertools.cycle(paths)
-    started, clips = time.perf_counter(), 0
-    while (taken := time.perf_counter() - started) < secs:
-        clips += count(next(videos))
-    return clips / taken
+    return per_second(lambda: count(next(videos)), secs)
 
 
 def of_batches(batches: Iterator[Any], batch_size: int, *, secs: float) -> float:
     """Returns the clips a second of an endless input, once it is warm."""
-    for _ in range(_WARM_UP_BATCHES):
-        next(batches)
-    started, clips = time.perf_counter(), 0
-    while (taken := time.perf_counter() - started) < secs:
+
+    def take() -> int:
         batch = next(batches)
         # What only fills a batch up does not count.
-        clips += int(batch["mask"].numpy().sum()) if isinstance(batch, dict) else batch_size
-    return clips / taken
+        return int(batch["mask"].numpy().sum()) if isinstance(batch, dict) else batch_size
+
+    for _ in range(_WARM_UP_BATCHES):
+        next(batches)
+    return per_second(take, secs)
 
 
 def of_steps(
@@ -81,13 +87,10 @@ def of_steps(
         "position": tf.range(size, dtype=tf.int64),
     }
 
-    def step() -> None:
+    def step() -> int:
         train_step(batch, tf.constant(0, tf.int64)).numpy()
+        return size
 
     for _ in range(_WARM_UP_STEPS):
         step()
-    started, steps = time.perf_counter(), 0
-    while (taken := time.perf_counter() - started) < secs:
-        step()
-        steps += 1
-    return steps * size / taken
+    return per_second(step, secs)

@@ -115,6 +115,11 @@ class Manifest:
         """The folds that hold clips, ascending."""
         return tuple(sorted(self.clips_per_class))
 
+    def missing_classes(self, folds: Iterable[int]) -> list[str]:
+        """Returns the classes of which these folds hold no clip."""
+        counts = [self.clips_per_class[fold] for fold in folds]
+        return [name for label, name in enumerate(self.classes) if not any(c[label] for c in counts)]
+
     @property
     def fingerprint(self) -> str:
         """Hex sha256 of what the shards hold: equal on every machine for equal contents."""
@@ -323,6 +328,21 @@ def assemble(data_dir: str, plan: Plan, reports: Iterable[ShardReport]) -> Manif
             for report in reports
         ),
         quarantined=tuple(item for report in reports for item in report.quarantined),
+    )
+
+
+def size_problem(manifest: Manifest, shard: ManifestShard) -> str | None:
+    """Returns what is wrong with a shard, as far as its size tells.
+
+    Raises:
+      UserError: if the folder is a URL, and cannot be read.
+    """
+    path = storage.join(manifest.data_dir, shard.filename)
+    num_bytes = storage.file_size(path)
+    if num_bytes is None:
+        return f"{path} is missing"
+    return (
+        None if num_bytes == shard.num_bytes else f"{path} has {num_bytes} bytes, expected {shard.num_bytes}"
     )
 
 

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 from ucf50_tfrecord import remote
 from ucf50_tfrecord.specs import UserError
 
+_LOCK_FILENAME = ".lock"
 _LOCK_POLL_SECS = 0.1
 _COPY_BYTES = 32 << 20
 
@@ -134,7 +135,7 @@ class LockedError(UserError):
 
 @contextlib.contextmanager
 def folder_lock(
-    folder: str | os.PathLike, name: str = ".lock", *, shared: bool = False, wait_secs: float = 0.0
+    folder: str | os.PathLike, name: str = _LOCK_FILENAME, *, shared: bool = False, wait_secs: float = 0.0
 ) -> Iterator[None]:
     """Holds a folder's lock while the block runs; the system frees it when the process ends.
 
@@ -167,6 +168,17 @@ def folder_lock(
         except OSError as error:
             raise UserError(f"Cannot lock the folder {folder}: {error.strerror}") from error
         yield
+
+
+def is_locked(folder: str | os.PathLike) -> bool:
+    """Tells whether a process writes a folder now; False where that cannot be told. Makes no file."""
+    if not os.path.isfile(os.path.join(folder, _LOCK_FILENAME)):
+        return False
+    try:
+        with folder_lock(folder, shared=True):
+            return False
+    except UserError as error:  # others: not ours to write in
+        return isinstance(error, LockedError)
 
 
 def join(folder: str | os.PathLike, name: str) -> str:

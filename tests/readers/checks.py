@@ -6,7 +6,7 @@ import os
 import numpy as np
 import tensorflow as tf
 
-# Of JPEG of the default quality, as the README states it.
+# Below the worst that the README states of JPEG of the default quality.
 MIN_PSNR_DB = 30
 
 

@@ -1,5 +1,6 @@
 """A project's folder as the README's examples expect it, and the frames that its shards should hold."""
 
+import dataclasses
 import pathlib
 
 import numpy as np
@@ -29,15 +30,8 @@ def build_set(project: pathlib.Path, **format_options) -> pathlib.Path:
     """Converts the project's videos into the folder that `make shards` takes by default, a clip a shard."""
     clip_format = ClipFormat(**format_options)
     data_dir = project / "data" / f"ucf50-{clip_format}"
-    sizes = {"num_frames": clip_format.num_frames, "height": clip_format.height, "width": clip_format.width}
-    build(
-        project / "UCF50",
-        data_dir,
-        name="ucf50",
-        shard_bytes=clip_format.num_bytes,
-        encoding=clip_format.encoding,
-        **sizes,
-    )
+    options = dataclasses.asdict(clip_format)
+    build(project / "UCF50", data_dir, name="ucf50", shard_bytes=clip_format.num_bytes, **options)
     return data_dir
 
 

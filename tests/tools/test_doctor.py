@@ -295,7 +295,9 @@ def test_versions_are_compared_with_those_tested():
         "ok",
     ]
     assert levels(packages.check_versions(tested, same | packages.IO_PINS)) == ["ok"]
-    assert levels(packages.check_versions(tested, same | {packages.IO: "0.37.1"})) == ["warn"]
+    [other_tensorflow] = packages.check_versions(tested, same | {packages.IO: "0.37.1"})
+    assert other_tensorflow.level == "warn"
+    assert "--constraint constraints-io.txt --editable '.[convert,train,io]'" in other_tensorflow.command
 
 
 def test_keras_must_be_set_as_the_models_want_it(monkeypatch):

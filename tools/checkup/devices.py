@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 from tools.checkup.finding import Answer, Finding, NoAnswer, Options, fail, ok, warn
 from tools.checkup.packages import ask_tensorflow, install_command
+from ucf50_tfrecord.specs import format_bytes
 
 _SMI_SECS = 30.0
 # By CUDA's major version; source: its release notes, "minimum required driver version".
@@ -136,7 +137,7 @@ def _check_several(gpus: list[dict[str, str]]) -> Iterator[Finding]:
     shm_bytes = shutil.disk_usage("/dev/shm").total if os.path.isdir("/dev/shm") else 0
     if shm_bytes < _MIN_SHM_BYTES:
         yield warn(
-            f"/dev/shm has {shm_bytes / 1e6:.0f} MB, through which NCCL joins GPUs",
+            f"/dev/shm has {format_bytes(shm_bytes)}, through which NCCL joins GPUs",
             "docker run --shm-size=1g",
         )
 

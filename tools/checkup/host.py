@@ -12,9 +12,9 @@ from collections.abc import Iterator
 
 from tools.checkup import sets
 from tools.checkup.finding import Finding, Options, fail, ok, warn
+from ucf50_tfrecord.specs import format_bytes
 
 _MIN_MEMORY_BYTES = 2 << 30  # TensorFlow, a model in training, batches
-_CACHE_SHARE = 0.5  # of what is free, as feed.choose_cache
 _FEW_BYTES, _MANY_BYTES = 500 << 20, 5 << 30
 _KEPT_CHECKPOINTS = 4  # two last ones, the best, and one being written
 _FILES_BESIDE_SHARDS = 200
@@ -40,21 +40,21 @@ def _check_memory(manifests: list) -> Iterator[Finding]:
         return
     if free < _MIN_MEMORY_BYTES:
         yield warn(
-            f"{size(free)} of host memory are free; training takes some {size(_MIN_MEMORY_BYTES)}",
+            f"{format_bytes(free)} of host memory are free; training takes some {format_bytes(_MIN_MEMORY_BYTES)}",
             "end other work, or ask for more; --cache=none and a smaller --batch_size take less",
         )
     else:
-        yield ok(f"{size(free)} of host memory are free")
+        yield ok(f"{format_bytes(free)} of host memory are free")
     for manifest in manifests:
         num_bytes = manifest.num_clips * manifest.format.num_bytes
-        if num_bytes > _CACHE_SHARE * free:
+        if num_bytes > memory.AUTO_SHARE * free:
             yield ok(
-                f"{manifest.data_dir}: {size(num_bytes)} of clips are read from the shards, not kept in memory"
+                f"{manifest.data_dir}: {format_bytes(num_bytes)} of clips are read from the shards, not kept in memory"
             )
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     if soft != resource.RLIM_INFINITY:
         yield warn(
-            f"a limit of {size(soft)} on address space: TensorFlow wants far more",
+            f"a limit of {format_bytes(soft)} on address space: TensorFlow wants far more",
             command="ulimit -v unlimited",
         )
 
@@ -71,16 +71,21 @@ def _check_disk(options: Options) -> Iterator[Finding]:
         existing = _existing(folder)
         free = shutil.disk_usage(existing).free
         if free < max(num_bytes, _FEW_BYTES):
-            needs = f", {size(num_bytes)} are wanted" if num_bytes else ""
+            needs = f", {format_bytes(num_bytes)} are wanted" if num_bytes else ""
             yield fail(
-                f"{size(free)} are free on the disk of {folder}{needs}", "make room, or choose another folder"
+                f"{format_bytes(free)} are free on the disk of {folder}{needs}",
+                "make room, or choose another folder",
             )
         elif free < num_bytes + _MANY_BYTES:
             yield warn(
-                f"{size(free)} are free on the disk of {folder}", "make room, or choose another folder"
+                f"{format_bytes(free)} are free on the disk of {folder}",
+                "make room, or choose another folder",
             )
         else:
-            rooms.append(f"{folder} {size(free)}" + (f" ({size(num_bytes)} are wanted)" if num_bytes else ""))
+            rooms.append(
+                f"{folder} {format_bytes(free)}"
+                + (f" ({format_bytes(num_bytes)} are wanted)" if num_bytes else "")
+            )
         if not os.access(existing, os.W_OK):
             yield warn(
                 f"{existing} cannot be written to", "DATA= and RUN= choose other folders; TMPDIR= the last"
@@ -88,7 +93,7 @@ def _check_disk(options: Options) -> Iterator[Finding]:
     if rooms:
         yield ok(f"free on disk: {', '.join(rooms)}")
     if checkpoint_bytes:
-        yield ok(f"a checkpoint of {options.run} takes {size(checkpoint_bytes)}")
+        yield ok(f"a checkpoint of {options.run} takes {format_bytes(checkpoint_bytes)}")
 
 
 def _shards_bytes(options: Options) -> int:
@@ -164,7 +169,3 @@ def file_system(path: pathlib.Path) -> str:
 def _existing(folder: str) -> pathlib.Path:
     path = pathlib.Path(folder).absolute()
     return next(parent for parent in (path, *path.parents) if parent.exists())
-
-
-def size(num_bytes: int) -> str:
-    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.0f} MB"

@@ -29,7 +29,18 @@ _NEEDED = {
     "tensorflow": "tensorflow",
     "tqdm": "tqdm",
 }
-_OPTIONAL = {"av": "av", "matplotlib": "matplotlib", "scipy": "scipy", "sklearn": "scikit-learn"}
+_OPTIONAL = {
+    "av": "av",
+    "matplotlib": "matplotlib",
+    "plotext": "plotext",
+    "scipy": "scipy",
+    "sklearn": "scikit-learn",
+}
+_PURPOSES = {
+    "av": "converting videos",
+    "plotext": "make inspect",
+    "scipy": "comparing models",
+}  # else training
 _NAMED = ("tensorflow", "keras", "numpy", "av", "protobuf")
 IO, IO_PINS = "tensorflow-io", {"tensorflow": "2.17.1", "tensorflow-io": "0.37.1"}  # the extra [io]
 # What loads tensorflow-io 0.37.1's file systems.
@@ -56,7 +67,7 @@ def ask_tensorflow(run_dir: str | None) -> Answer | NoAnswer:
 
 def install_command(extras: str = "convert,train") -> str:
     """Returns the command that brings this environment to the tested versions."""
-    return f"{_pip_install()} --editable '.[{extras}]'"
+    return f"{_pip_install('io' in extras.split(','))} --editable '.[{extras}]'"
 
 
 def _reinstall_command(package: str) -> str:
@@ -64,11 +75,13 @@ def _reinstall_command(package: str) -> str:
     return f"{_pip_install()} --force-reinstall --no-deps {package}"
 
 
-def _pip_install() -> str:
+def _pip_install(with_io: bool = False) -> str:
+    # A set of pins of its own, with the TensorFlow that tensorflow-io wants.
+    constraints = "constraints-io.txt" if with_io or installed_versions()[IO] else "constraints.txt"
     python = pathlib.Path(sys.executable)
     if python.is_relative_to(os.getcwd()):
         python = python.relative_to(os.getcwd())
-    return f"{shlex.quote(str(python))} -m pip install --constraint constraints.txt"
+    return f"{shlex.quote(str(python))} -m pip install --constraint {constraints}"
 
 
 def tested_versions() -> dict[str, str]:
@@ -98,9 +111,7 @@ def check_versions(tested: dict[str, str], installed: dict[str, str | None]) -> 
         yield fail(f"missing: {', '.join(missing)}", command=install_command())
     for name in _OPTIONAL.values():
         if not installed[name]:
-            purpose = (
-                "converting videos" if name == "av" else "comparing models" if name == "scipy" else "training"
-            )
+            purpose = _PURPOSES.get(name, "training")
             yield warn(f"missing: {name}, which {purpose} wants", command=install_command())
     other = {name: v for name, v in installed.items() if v and name in tested and v != tested[name]}
     if other:
@@ -116,7 +127,8 @@ def _check_io_pins(installed: dict[str, str | None]) -> Iterator[Finding]:
     wanted = " and ".join(f"{name} {version}" for name, version in IO_PINS.items())
     if other:
         yield warn(
-            f"{', '.join(other)}: the extra [io] is tested with {wanted}", command=install_command("io")
+            f"{', '.join(other)}: the extra [io] is tested with {wanted}",
+            command=install_command("convert,train,io"),
         )
     else:
         yield ok(f"as the extra [io] is tested: {wanted}")

@@ -8,9 +8,9 @@ from typing import Any
 
 
 def tensorflow(run_dir: str | None) -> dict[str, Any]:
-    """Returns what TensorFlow is, which devices it sees, which precision "auto" takes, and a run's checkpoints.
+    """Returns how TensorFlow is built and Keras is set, which devices there are, and what "auto" takes.
 
-    A checkpoint is a name and what is wrong with it, or "".
+    Beside it a run's checkpoints: a name and what is wrong with it, or "".
     """
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "0"  # it says which CUDA libraries it misses, in a warning
     import keras
@@ -23,8 +23,6 @@ def tensorflow(run_dir: str | None) -> dict[str, Any]:
     build = tf.sysconfig.get_build_info()
     choice = strategy.fastest_precision()
     return {
-        "tensorflow": tf.__version__,
-        "keras": keras.__version__,
         "backend": keras.config.backend(),
         "image_data_format": keras.config.image_data_format(),
         "floatx": keras.config.floatx(),

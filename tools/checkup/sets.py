@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import functools
 import os
 import pathlib
 import shlex
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 _SAMPLE_SHARDS, _SAMPLE_BYTES = 3, 256 << 20
 _MAX_QUARANTINED_SHARE = 0.01
 _NUM_NAMED = 5
+_LOOKUPS_AT_ONCE = 16
 
 
 def check(options: Options) -> Iterator[Finding]:
@@ -78,7 +81,7 @@ def check_videos(folder: str) -> Iterator[Finding]:
 def check_set(folder: str) -> Iterator[Finding]:
     """Looks at a folder of shards: all files' sizes, and the contents of a few."""
     from ucf50_tfrecord import manifest as manifest_lib
-    from ucf50_tfrecord import remote
+    from ucf50_tfrecord import remote, storage
     from ucf50_tfrecord.specs import UserError
 
     if remote.is_remote(folder):
@@ -88,7 +91,7 @@ def check_set(folder: str) -> Iterator[Finding]:
         yield fail(f"{folder} is not there", "convert videos into it", command=_convert_command(folder))
         return
     if not manifest_lib.exists(folder):
-        if _is_locked(folder):
+        if storage.is_locked(folder):
             yield ok(f"{folder} is being converted")
             return
         count = len(list(pathlib.Path(folder).glob("*.tfrecord-*-of-?????")))
@@ -122,22 +125,6 @@ def _check_remote_set(url: str) -> Iterator[Finding]:
     yield from _check_contents(manifest)
 
 
-def _is_locked(folder: str) -> bool:
-    """Tells whether a process writes a folder now."""
-    from ucf50_tfrecord import storage
-    from ucf50_tfrecord.specs import UserError
-
-    if not os.path.isfile(os.path.join(folder, ".lock")):
-        return False
-    try:
-        with storage.folder_lock(folder, shared=True):
-            return False
-    except storage.LockedError:
-        return True
-    except UserError:  # not ours to write in
-        return False
-
-
 def _convert_command(folder: str) -> str:
     return f"make shards VIDEOS=<folder of class folders> DATA={shlex.quote(folder)}"
 
@@ -145,7 +132,9 @@ def _convert_command(folder: str) -> str:
 def _check_shards(manifest: Manifest) -> Iterator[Finding]:
     from ucf50_tfrecord import manifest as manifest_lib
 
-    problems = [problem for shard in manifest.shards for problem in _look(manifest, shard)]
+    with concurrent.futures.ThreadPoolExecutor(_LOOKUPS_AT_ONCE) as threads:  # each may be a request
+        looks = threads.map(functools.partial(_look, manifest), manifest.shards)
+        problems = [problem for found in looks for problem in found]
     sample = sample_shards(manifest.shards) if not problems else []
     problems += [problem for shard in sample for problem in manifest_lib.verify_shard(manifest, shard)]
     if problems:
@@ -160,18 +149,15 @@ def _check_shards(manifest: Manifest) -> Iterator[Finding]:
     yield ok(text + (verify if len(sample) < len(manifest.shards) else ""))
 
 
-def _look(manifest: Manifest, shard: ManifestShard) -> Iterator[str]:
-    """Yields what is wrong with a shard, as far as its size tells."""
+def _look(manifest: Manifest, shard: ManifestShard) -> list[str]:
+    """Returns what is wrong with a shard and its sidecar, as far as sizes tell."""
+    from ucf50_tfrecord import manifest as manifest_lib
     from ucf50_tfrecord import storage
 
-    path = storage.join(manifest.data_dir, shard.filename)
-    num_bytes = storage.file_size(path)
-    if num_bytes is None:
-        yield f"{path} is missing"
-    elif num_bytes != shard.num_bytes:
-        yield f"{path} has {num_bytes} bytes, not {shard.num_bytes}"
-    if storage.file_size(f"{path}.json") is None:
-        yield f"{path}.json, its sidecar, is missing"
+    problem = manifest_lib.size_problem(manifest, shard)
+    sidecar = manifest_lib.sidecar_path(manifest.data_dir, shard.filename)
+    found = [problem] if problem else []
+    return found + ([] if storage.file_size(sidecar) is not None else [f"{sidecar}, a sidecar, is missing"])
 
 
 def sample_shards(shards: tuple[ManifestShard, ...]) -> list[ManifestShard]:
@@ -210,10 +196,7 @@ def _check_contents(manifest: Manifest) -> Iterator[Finding]:
     except UserError as error:
         yield warn(str(error))
         return
-    held_out = [
-        sum(manifest.clips_per_class[fold][label] for fold in val_folds) for label in _labels(manifest)
-    ]
-    missing = [printable(manifest.classes[label]) for label, count in enumerate(held_out) if not count]
+    missing = [printable(name) for name in manifest.missing_classes(val_folds)]
     if missing:
         more = ", …" if len(missing) > _NUM_NAMED else ""
         yield warn(
@@ -228,13 +211,10 @@ def _check_contents(manifest: Manifest) -> Iterator[Finding]:
         )
 
 
-def _labels(manifest: Manifest) -> range:
-    return range(len(manifest.classes))
-
-
 def check_run(run_dir: str) -> Iterator[Finding]:
     """Looks at a run: its checkpoints, whether it is finished, and whether its shards are there."""
     from ucf50_tfrecord import manifest as manifest_lib
+    from ucf50_tfrecord import storage
     from ucf50_tfrecord.specs import UserError
     from ucf50_tfrecord.training import run as run_lib
 
@@ -257,7 +237,7 @@ def check_run(run_dir: str) -> Iterator[Finding]:
     if pathlib.Path(run_dir, run_lib.SUMMARY_FILENAME).is_file():
         yield ok(f"{run_dir} is finished")
         return
-    if _is_locked(run_dir):
+    if storage.is_locked(run_dir):
         yield ok(f"{run_dir} is being trained")
         return
     command = (

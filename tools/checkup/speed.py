@@ -14,7 +14,8 @@ from typing import Any
 
 from tools.checkup import sets
 from tools.checkup.finding import Finding, NoAnswer, Options, ask, fail, ok, warn
-from tools.checkup.host import size
+from ucf50_tfrecord.remote import is_remote
+from ucf50_tfrecord.specs import format_bytes
 
 _SHARES = {"decode": 0.2, "input": 0.3, "step": 0.5}  # of the time
 _TIMEOUT_SECS = 300.0
@@ -53,7 +54,9 @@ def check(options: Options) -> Iterator[Finding]:
         yield warn(
             f"other work is running (load {os.getloadavg()[0]:.1f}): the rates are lower than they could be"
         )
-    data = next((manifest.data_dir for manifest in sets.sound_manifests(options)), None)
+    # Of a set behind a URL the network would be measured, and whole shards copied.
+    folders = (manifest.data_dir for manifest in sets.sound_manifests(options))
+    data = next((folder for folder in folders if not is_remote(folder)), None)
     with tempfile.TemporaryDirectory() as folder:
         try:
             decoded = _ask("decode", options.videos, data, folder, secs["decode"])
@@ -124,18 +127,19 @@ def decode(videos: str | None, data: str | None, folder: str, secs: float) -> di
     """
     from tools import make_demo_videos, rates, shards
     from ucf50_tfrecord import manifest as manifest_lib
-    from ucf50_tfrecord.convert import catalog
+    from ucf50_tfrecord.convert import catalog, sampling
     from ucf50_tfrecord.specs import ClipFormat
 
-    clip_format = manifest_lib.load(data).format if data else ClipFormat()
-    given = videos or (manifest_lib.load(data).videos_dir if data else None)
+    manifest = manifest_lib.load(data) if data else None
+    clip_format = manifest.format if manifest else ClipFormat()
+    given = videos or (manifest.videos_dir if manifest else None)
     made = os.path.join(folder, "videos")
-    if not (given and os.path.isdir(given)) or not data:
-        make_demo_videos.make_corpus(made, groups=2, clips=1, seed=0, workers=1)
     used = given if given and os.path.isdir(given) else made
+    if used == made or manifest is None:
+        make_demo_videos.make_corpus(made, groups=2, clips=1, seed=0, workers=1)
     found = catalog.find_videos(used).videos
-    step = max(1, len(found) // _MAX_VIDEOS)
-    paths = [os.path.join(used, video.relative_path) for video in found[::step]]
+    chosen = sampling.even_indices(len(found), min(_MAX_VIDEOS, len(found)))
+    paths = [os.path.join(used, found[i].relative_path) for i in chosen]
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     rate = rates.of_decoding(paths, clip_format, secs=secs)
     if data is None:
@@ -184,6 +188,6 @@ def train(data: str, input_secs: float, step_secs: float) -> dict[str, Any]:
         "step": step_rate,
         "num_devices": max(1, len(tf.config.list_physical_devices("GPU"))),
         "fits_in_memory": feed_lib.choose_cache("auto", clips.num_bytes).cache != "none",
-        "what": f"{data}, {size(clips.num_bytes)}",
+        "what": f"{data}, {format_bytes(clips.num_bytes)}",
         "how": f"{model_spec.name}, batches of {spec.batch_size}, {spec.precision} on one {strategy_lib.device_type()}",
     }

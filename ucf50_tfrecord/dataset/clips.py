@@ -133,10 +133,5 @@ def _load_report(manifest: Manifest, shard: ManifestShard) -> ShardReport:
 
 
 def _check_size(manifest: Manifest, shard: ManifestShard) -> None:
-    path = storage.join(manifest.data_dir, shard.filename)
-    mend = f"To mend it: {manifest_lib.repair_command(manifest)}"
-    num_bytes = storage.file_size(path)
-    if num_bytes is None:
-        raise UserError(f"The shard {path} is missing. {mend}")
-    if num_bytes != shard.num_bytes:
-        raise UserError(f"The shard {path} has {num_bytes} bytes, expected {shard.num_bytes}. {mend}")
+    if problem := manifest_lib.size_problem(manifest, shard):
+        raise UserError(f"The shard {problem}. To mend it: {manifest_lib.repair_command(manifest)}")

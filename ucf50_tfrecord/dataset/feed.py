@@ -22,8 +22,6 @@ from ucf50_tfrecord.dataset.clips import Clips
 from ucf50_tfrecord.dataset.reader import Buffers, ClipReader
 from ucf50_tfrecord.specs import CACHES, UserError, expect, format_bytes
 
-# What clips may take of the memory that is free; a model in training needs the rest.
-_AUTO_SHARE = 0.5
 _LOADED_AT_ONCE_BYTES = 16 << 20
 _NUM_REASONS = 3  # of skipped clips, in a message
 # What TensorFlow's file systems raise where an object store fails, and its reader at a damaged record.
@@ -88,7 +86,7 @@ def choose_cache(cache: str, num_bytes: int) -> CacheChoice:
         return CacheChoice(cache, "as asked")
     for place in ("device", "host") if gpu is not None else ("host",):
         room = rooms[place]
-        if room is not None and num_bytes <= _AUTO_SHARE * room:
+        if room is not None and num_bytes <= memory.AUTO_SHARE * room:
             return CacheChoice(
                 place,
                 f"the clips' {needed} take no more than half of the {format_bytes(room)} of {names[place]}",

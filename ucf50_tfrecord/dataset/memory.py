@@ -5,6 +5,8 @@ from __future__ import annotations
 import pathlib
 from collections.abc import Iterator
 
+# What clips may take of the memory that is free; a model in training needs the rest.
+AUTO_SHARE = 0.5
 _CGROUPS = pathlib.Path("/sys/fs/cgroup")
 # A limit above this is none: version 1 writes a huge number instead.
 _NO_LIMIT = 1 << 60
