@@ -1,16 +1,19 @@
 """Cells of comparisons, trained for real on a small set."""
 
 import dataclasses
+import json
 import pathlib
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
-from tests.conftest import flip_bit
+from tests.conftest import REPOSITORY, flip_bit
 from ucf50_tfrecord import manifest, models
 from ucf50_tfrecord.dataset.clips import load_clips
-from ucf50_tfrecord.evaluation import audit, cells, compare
+from ucf50_tfrecord.evaluation import audit, cells, compare, recurrence
 from ucf50_tfrecord.evaluation.cells import Plan, Recipe
 from ucf50_tfrecord.evaluation.results import Cell
 from ucf50_tfrecord.models import recurrent
@@ -131,6 +134,44 @@ def test_a_record_that_cannot_be_read_is_left_out_where_that_is_asked_for(data_d
     [result] = skipping.run(cells.Callbacks(warn=warned.append)).cells
     assert set(result.clips) == set(np.flatnonzero(all_clips.folds == 1)) - {bad}
     assert any("1 of 6 clips were skipped" in text for text in warned)
+
+
+REPLICAS = """
+import json, sys, tensorflow as tf
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+from tests.evaluation.test_compare import plan
+from ucf50_tfrecord import manifest
+from ucf50_tfrecord.dataset.clips import load_clips
+from ucf50_tfrecord.evaluation import cells, compare, results
+from ucf50_tfrecord.training.strategy import make_strategy
+data, folder = sys.argv[1:]
+found = manifest.load(data)
+for name in ("one", "mirrored"):
+    comparison = compare.Comparison(
+        folder=f"{folder}/{name}", plan=plan("lstm", num_parts=0, val_folds=(1,)),
+        clips=load_clips(found, found.folds), strategy=make_strategy(name), tensorboard=False)
+    [result] = comparison.run(cells.Callbacks()).cells
+    print(json.dumps(results.cell_to_json(result)))
+"""
+
+
+def test_two_replicas_find_what_one_device_finds(data_dir, tmp_path):
+    """Training, every intervention and the look inside: 24 clips to train on, 6 to test."""
+    result = subprocess.run(
+        [sys.executable, "-c", REPLICAS, data_dir, tmp_path],
+        cwd=REPOSITORY,
+        text=True,
+        capture_output=True,
+        timeout=200,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    one, mirrored = (json.loads(line) for line in result.stdout.splitlines())
+    assert one["clips"] == mirrored["clips"] and one["logits"].keys() == mirrored["logits"].keys()
+    for name, logits in one["logits"].items():
+        np.testing.assert_allclose(mirrored["logits"][name], logits, rtol=1e-3, atol=1e-3, err_msg=name)
+    for name in recurrence.GRADIENTS:
+        np.testing.assert_allclose(mirrored["recurrence"][name], one["recurrence"][name], rtol=1e-2)
 
 
 def test_rounding_is_no_order_but_more_than_that_is():
