@@ -14,6 +14,7 @@ import functools
 import itertools
 import os
 import pathlib
+import stat
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 
@@ -73,12 +74,12 @@ def find_videos(paths: Sequence[str]) -> tuple[list[VideoFile], list[str]]:
       UserError: if a path leads nowhere, or nothing is found.
     """
     found, warnings = [], []
-    for path in map(pathlib.Path, paths):
-        if not path.is_dir():
+    for path in paths:
+        if not os.path.isdir(path):
             found.append(path)
             continue
-        videos, stray = catalog.list_videos(path)
-        found += [video for video in videos if video.is_file()]
+        videos, stray = catalog.list_videos(pathlib.Path(path))
+        found += [str(video) for video in videos if video.is_file()]
         stray += [video for video in videos if not video.is_file()]
         if stray:
             names = catalog.examples([str(item.relative_to(path)) for item in stray])
@@ -88,10 +89,16 @@ def find_videos(paths: Sequence[str]) -> tuple[list[VideoFile], list[str]]:
     return [_video_file(path) for path in dict.fromkeys(found)], warnings
 
 
-def _video_file(path: pathlib.Path) -> VideoFile:
-    if not path.is_file():
-        raise UserError(f"There is no video or folder {path}")
-    return VideoFile(path=str(path), num_bytes=path.stat().st_size)
+def _video_file(path: str) -> VideoFile:
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        raise UserError(f"There is no video or folder {path}") from None
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror}") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"Expected a video, or a folder of videos. Received: {path}, which is neither")
+    return VideoFile(path=path, num_bytes=status.st_size)
 
 
 def decode_windows(
@@ -117,12 +124,13 @@ def decode_windows(
             picked = decode.pick_frames(video.path, clip_format, choose, keep)
         except decode.VideoError as error:
             return Failed(str(error), error.cause)
+    windows_us = sampling.cut_windows(picked.timeline, windows)
     return DecodedVideo(
         frames_path=frames_path,
         places=np.vectorize(picked.kept.__getitem__, otypes=[np.int64])(picked.indices),
-        windows_us=sampling.cut_windows(picked.timeline.end_us, windows),
+        windows_us=windows_us,
         num_frames=len(picked.timeline.times),
-        end_us=picked.timeline.end_us,
+        end_us=max(picked.timeline.end_us, windows_us[-1][1]),
     )
 
 
