@@ -55,9 +55,10 @@ class DecodedVideo:
 
 @dataclasses.dataclass(frozen=True)
 class Failed:
-    """A video that gave no frames.
+    """A video of which nothing can be said.
 
-    reason: without the path. cause: decode.VideoError's, or workers.Failure's.
+    reason: without the path. cause: decode.VideoError's, or workers.Failure's; "room" where its frames
+    could not be written, "model" where the model gives no numbers.
     """
 
     reason: str
@@ -114,16 +115,19 @@ def decode_windows(
     def choose(timeline: sampling.Timeline) -> np.ndarray:
         return sampling.choose_window_frames(timeline, clip_format, windows)
 
-    with open(frames_path, "wb") as file:
+    try:
+        with open(frames_path, "wb") as file:
 
-        def keep(picture: np.ndarray) -> int:
-            file.write(record.as_read(picture, clip_format).tobytes())
-            return next(numbers)
+            def keep(picture: np.ndarray) -> int:
+                file.write(record.as_read(picture, clip_format).tobytes())
+                return next(numbers)
 
-        try:
             picked = decode.pick_frames(video.path, clip_format, choose, keep)
-        except decode.VideoError as error:
-            return Failed(str(error), error.cause)
+    except decode.VideoError as error:
+        return Failed(str(error), error.cause)
+    except OSError as error:  # closing says it again, whatever pick_frames took it for
+        folder = os.path.dirname(frames_path)
+        return Failed(f"its frames cannot be written to {folder} (TMPDIR): {error.strerror}", "room")
     windows_us = sampling.cut_windows(picked.timeline, windows)
     return DecodedVideo(
         frames_path=frames_path,
