@@ -75,7 +75,9 @@ def test_a_window_in_which_no_frame_appears_is_left_out():
 
 def test_times_that_jump_or_go_back_at_the_end_lose_no_frame():
     day = 86_400_000
-    jump = Timeline([*range(0, 4000, 500), *range(10**6 * day, 10**6 * day + 4000, 500)], 0.001, frame_rate=2.0)
+    jump = Timeline(
+        [*range(0, 4000, 500), *range(10**6 * day, 10**6 * day + 4000, 500)], 0.001, frame_rate=2.0
+    )
     assert starts_secs(jump) == [0, 1.5, 3, *(10**6 * day / 1000 + start for start in (-1.5, 0, 1.5, 2))]
     back = Timeline([*range(0, 6000, 500), 0], 0.001, frame_rate=2.0)
     assert starts_secs(back) == [0, 1.5, 3, 3.5]
