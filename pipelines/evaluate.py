@@ -12,18 +12,14 @@ import sys
 
 from absl import flags
 
-from pipelines import console, inputs
+from pipelines import console, inputs, run_flags
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import storage
-from ucf50_tfrecord.specs import UserError, format_folds, parse_folds
+from ucf50_tfrecord.specs import format_folds, parse_folds
 
-_RUN = flags.DEFINE_string("run", None, "The run's folder.")
 _DATA = flags.DEFINE_string("data", None, "Folder of shards. Default: the run's own.")
 _FOLDS = flags.DEFINE_string(
     "folds", None, "Folds to evaluate on. Default: the run's test folds, else its validation folds."
-)
-_WEIGHTS = flags.DEFINE_enum(
-    "weights", None, ("last", "best"), "Which checkpoint of the run. Default: that of its own final scores."
 )
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Clips a step, over all devices.", lower_bound=1)
 _STRATEGY = flags.DEFINE_enum(
@@ -33,6 +29,7 @@ _OUTPUT = flags.DEFINE_string(
     "output", None, "Folder for the results. Default: <run>/evaluation-<weights>-<folds>."
 )
 
+flags.adopt_module_key_flags(run_flags)
 flags.adopt_module_key_flags(inputs)
 
 
@@ -50,9 +47,8 @@ def evaluate_again() -> None:
     from ucf50_tfrecord.training import strategy as strategy_lib
     from ucf50_tfrecord.training import trained
 
-    if not _RUN.value:
-        raise UserError("Pass --run=<folder of a run>.")
-    config = run_lib.load_config(_RUN.value)
+    run_dir = run_flags.run_dir()
+    config = run_lib.load_config(run_dir)
     manifest = manifest_lib.load(_DATA.value or config.data_dir)
     trained.check_fits(manifest, config)
     folds = parse_folds(_FOLDS.value) if _FOLDS.value else config.test_folds or config.val_folds
@@ -67,14 +63,14 @@ def evaluate_again() -> None:
 
     # One process is enough, whatever names workers here.
     strategy = strategy_lib.make_strategy(_STRATEGY.value, environment={})
-    weights = _WEIGHTS.value or trained.scored_weights(config)
-    model = trained.load_model(_RUN.value, config, weights, strategy=strategy)
+    weights = run_flags.weights() or trained.scored_weights(config)
+    model = trained.load_model(run_dir, config, weights, strategy=strategy)
     [feed] = inputs.make_feeds(manifest, (folds,), strategy)
     warn = functools.partial(print, "warning:", file=sys.stderr)
     evaluate = runner.Evaluator(model, feed, strategy=strategy, batch_size=_BATCH_SIZE.value, warn=warn)
     evaluations = [evaluate(perturbation) for perturbation in runner.PERTURBATIONS]
 
-    folder = pathlib.Path(_OUTPUT.value or run_lib.evaluation_dir(_RUN.value, weights, folds))
+    folder = pathlib.Path(_OUTPUT.value or run_lib.evaluation_dir(run_dir, weights, folds))
     runner.save_predictions(folder / run_lib.PREDICTIONS_FILENAME, evaluations)
     plain, shuffled = evaluations
     storage.write_json(

@@ -11,27 +11,23 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from pipelines import console
-from ucf50_tfrecord.specs import UserError
+from pipelines import console, run_flags
 
 if TYPE_CHECKING:
     from ucf50_tfrecord.inference.card import Export
 
-_RUN = flags.DEFINE_string("run", None, "The run's folder.")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to write. Default: <run>/export.")
 _FORMATS = flags.DEFINE_list(
     "formats",
     ["saved_model", "keras"],
     "What to write, out of saved_model, keras, and onnx, which needs the extra `onnx`.",
 )
-_WEIGHTS = flags.DEFINE_enum(
-    "weights", None, ("last", "best"), "Which checkpoint of the run. Default: that of its own final scores."
-)
+
+flags.adopt_module_key_flags(run_flags)
 
 
 def main() -> None:
-    if not _RUN.value:
-        raise UserError("Pass --run=<folder of a run>.")
+    run_dir = run_flags.run_dir()
     console.load_tensorflow()
     import tensorflow as tf
 
@@ -39,8 +35,8 @@ def main() -> None:
     tf.config.set_visible_devices([], "GPU")
     from ucf50_tfrecord.inference import export, sources
 
-    output = _OUTPUT.value or os.path.join(_RUN.value, "export")
-    run = sources.gather(_RUN.value, _WEIGHTS.value)
+    output = _OUTPUT.value or os.path.join(run_dir, "export")
+    run = sources.gather(run_dir, run_flags.weights())
     print_export(export.export_run(run, output, formats=_FORMATS.value, warn=console.warn), output)
 
 

@@ -24,7 +24,7 @@ import PIL.Image
 import tqdm
 from absl import flags
 
-from pipelines import console
+from pipelines import console, run_flags
 from ucf50_tfrecord import storage
 from ucf50_tfrecord.specs import DecodeLimits, UserError, WindowSpec, format_folds, printable, to_json
 
@@ -34,15 +34,11 @@ if TYPE_CHECKING:
     from ucf50_tfrecord.inference.predict import Prediction, Predictor
     from ucf50_tfrecord.training.run import RunConfig
 
-_RUN = flags.DEFINE_string("run", None, "The run's folder.")
 _VIDEO = flags.DEFINE_string(
     "video", None, "A video or a folder of videos, searched with its subfolders; several with commas."
 )
 _DATA = flags.DEFINE_string(
     "data", None, "Folder of the run's shards: where runs of earlier versions look up how clips were made."
-)
-_WEIGHTS = flags.DEFINE_enum(
-    "weights", None, ("last", "best"), "Which checkpoint of the run. Default: that of its own final scores."
 )
 _TOP = flags.DEFINE_integer("top", 5, "Classes to show of each video.", lower_bound=1)
 _JSON = flags.DEFINE_boolean(
@@ -75,6 +71,8 @@ _VIDEO_MEMORY_MIB = flags.DEFINE_integer(
     "video_memory_mib", DecodeLimits.memory_mib, "Memory that decoding a video may take, in MiB."
 )
 
+flags.adopt_module_key_flags(run_flags)
+
 _PREDICTIONS_FILENAME = "predictions.json"
 _MEANING = (
     "Probabilities hold for videos like the run's own. The model knows its classes alone: a video of none of "
@@ -106,7 +104,7 @@ def main() -> int:
         setting = prepare(stack)
         announce(setting)
         document = describe(setting) | {"videos": predict_all(videos, setting)}
-        storage.write_json(setting.output / _PREDICTIONS_FILENAME, document)
+        save(document, setting.output)
         num_failed = sum("error" in video for video in document["videos"])
         print_summary(document, num_failed, setting.output)
     if _JSON.value:
@@ -130,8 +128,7 @@ def find_videos() -> list[decoding.VideoFile]:
 
 def prepare(stack: contextlib.ExitStack) -> Setting:
     """Loads the run's model and all that goes with it."""
-    if not _RUN.value:
-        raise UserError("Pass --run=<folder of a run>.")
+    run_dir = run_flags.run_dir()
     limits = DecodeLimits(timeout_secs=_VIDEO_TIMEOUT_SECS.value, memory_mib=_VIDEO_MEMORY_MIB.value)
     console.load_tensorflow()
     from ucf50_tfrecord.inference import calibration, predict
@@ -140,16 +137,15 @@ def prepare(stack: contextlib.ExitStack) -> Setting:
     from ucf50_tfrecord.training import trained
 
     stack.enter_context(strategy_lib.explain_exhausted_memory())
-    config = predict.complete_config(run_lib.load_config(_RUN.value), _DATA.value, console.warn)
+    config = predict.complete_config(run_lib.load_config(run_dir), _DATA.value, console.warn)
     windows = predict.choose_windows(config.video_secs, _WINDOW_SECS.value, _STRIDE_SECS.value)
-    weights = _WEIGHTS.value or trained.scored_weights(config)
-    model = trained.load_model(
-        _RUN.value, config, weights, strategy=strategy_lib.make_strategy("one", environment={})
-    )
+    weights = run_flags.weights() or trained.scored_weights(config)
+    strategy = strategy_lib.make_strategy("one", environment={})
+    model = trained.load_model(run_dir, config, weights, strategy=strategy)
     calibrated = calibration.Calibration(reason="--nocalibrate")
     if _CALIBRATE.value:
-        calibrated = calibration.calibrate(_RUN.value, config, weights)
-    output = pathlib.Path(_OUTPUT.value or os.path.join(_RUN.value, "predictions"))
+        calibrated = calibration.calibrate(run_dir, config, weights)
+    output = pathlib.Path(_OUTPUT.value or os.path.join(run_dir, "predictions"))
     storage.make_folder(output)
     return Setting(
         config=config,
@@ -204,14 +200,14 @@ def predict_all(videos: list[decoding.VideoFile], setting: Setting) -> list[dict
         )
         with contextlib.closing(decoder(videos)) as decoded:
             for number, (video, result) in enumerate(decoded):
+                if isinstance(result, decoding.DecodedVideo):
+                    result = setting.predictor(video, result, functools.partial(show_share, bar, number))
                 if isinstance(result, decoding.Failed):
                     found.append(report_failure(video, result))
                 else:
-                    on_share = functools.partial(show_share, bar, number)
-                    prediction = setting.predictor(video, result, on_share)
-                    print_prediction(prediction, setting.config.classes)
-                    timeline = save_timeline(prediction, setting, number)
-                    found.append(prediction.to_json(setting.config.classes, _TOP.value) | timeline)
+                    print_prediction(result, setting.config.classes)
+                    timeline = save_timeline(result, setting, number)
+                    found.append(result.to_json(setting.config.classes, _TOP.value) | timeline)
                 show_share(bar, number, 1.0)
     return found
 
@@ -269,6 +265,23 @@ def save_timeline(prediction: Prediction, setting: Setting, number: int) -> dict
     return {"timeline": str(path)}
 
 
+def save(document: dict[str, Any], output: pathlib.Path) -> None:
+    """Writes predictions.json, and removes the pictures that belong to the one before it alone."""
+    path = output / _PREDICTIONS_FILENAME
+    try:
+        before = find_timelines(storage.read_json(path))
+    except (UserError, KeyError, TypeError):  # there is none, or not of ours
+        before = set()
+    storage.write_json(path, document)
+    for name in before - find_timelines(document):
+        (output / name).unlink(missing_ok=True)
+
+
+def find_timelines(document: Any) -> set[str]:
+    """Returns the names of a document's pictures."""
+    return {pathlib.Path(video["timeline"]).name for video in document["videos"] if "timeline" in video}
+
+
 def describe(setting: Setting) -> dict[str, Any]:
     """Returns what decides the predictions besides the videos, for the document."""
     from ucf50_tfrecord.convert import decode
@@ -277,7 +290,7 @@ def describe(setting: Setting) -> dict[str, Any]:
     config = setting.config
     return {
         "run": {
-            "path": _RUN.value,
+            "path": run_flags.run_dir(),
             "model": config.model.name,
             "weights": setting.weights,
             "precision": config.train.precision,

@@ -108,6 +108,14 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory, videos_dir: pathlib.Path)
     return data
 
 
+@pytest.fixture(scope="session")
+def pool_run(data_dir: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A finished run, never trained, whose model tells clips apart. Read only."""
+    from tests.untrained import write_run
+
+    return pathlib.Path(write_run(tmp_path_factory.mktemp("runs") / "pool", data_dir, weight_std=0.5))
+
+
 def plan_of(
     videos_dir, *, fold_by="group", shard_bytes=1 << 20, name="small", checksum=False, **format_options
 ):

@@ -51,14 +51,37 @@ WINDOWS = WindowSpec(whole_secs=0.0, window_secs=2.0, stride_secs=1.5)
 )
 def test_windows_reach_from_a_videos_start_to_its_end(end_us, starts_us):
     ends_us = [end_us] if len(starts_us) == 1 else [start + 2_000_000 for start in starts_us]
-    assert sampling.cut_windows(end_us, WINDOWS) == list(zip(starts_us, ends_us))
+    timeline = Timeline([*range(0, end_us, 100_000), end_us], 1e-6, frame_rate=0.0)
+    assert sampling.cut_windows(timeline, WINDOWS) == list(zip(starts_us, ends_us))
+    last = len(timeline.times) - 1  # not even where nothing tells how long it is shown is it left out
+    assert sampling.choose_window_frames(timeline, TWO_FRAMES, WINDOWS)[-1, 0, -1] == last
 
 
-def test_a_window_in_which_no_frame_appears_holds_the_one_still_shown():
+def starts_secs(timeline, windows=WINDOWS):
+    return [start / 1e6 for start, _ in sampling.cut_windows(timeline, windows)]
+
+
+def test_a_window_in_which_no_frame_appears_is_left_out():
     timeline = Timeline([0, 1000, 9000, 9500, 8000, 11_000], 0.001, frame_rate=1.0)
+    assert starts_secs(timeline) == [0, 7.5, 9, 10]
     found = sampling.choose_window_frames(timeline, TWO_FRAMES, WINDOWS)
-    # From 0, 1.5, 3, …, 9 and 10 s on; the time that goes back counts as the one before it.
-    assert found[:, 0].tolist() == [[0, 1], [1, 1], [1, 1], [1, 1], [1, 1], [2, 2], [2, 4], [5, 5]]
+    # The time that goes back counts as the one before it.
+    assert found[:, 0].tolist() == [[0, 1], [2, 2], [2, 4], [5, 5]]
+    # The last window, whose only frame has appeared before; and windows with room between them.
+    assert starts_secs(Timeline([0, 1000, 4000], 0.001, frame_rate=0.1)) == [0, 3]
+    apart = WindowSpec(whole_secs=0.0, window_secs=1.0, stride_secs=3.0)
+    assert starts_secs(Timeline([0, 2000, 4000, 9500], 0.001, frame_rate=1.0), apart) == [0, 9, 9.5]
+
+
+def test_times_that_jump_or_go_back_at_the_end_lose_no_frame():
+    day = 86_400_000
+    jump = Timeline(
+        [*range(0, 4000, 500), *range(10**6 * day, 10**6 * day + 4000, 500)], 0.001, frame_rate=2.0
+    )
+    assert starts_secs(jump) == [0, 1.5, 3, *(10**6 * day / 1000 + start for start in (-1.5, 0, 1.5, 2))]
+    back = Timeline([*range(0, 6000, 500), 0], 0.001, frame_rate=2.0)
+    assert starts_secs(back) == [0, 1.5, 3, 3.5]
+    assert sampling.choose_window_frames(back, TWO_FRAMES, WINDOWS)[-1, 0, -1] == 12
 
 
 def test_frames_without_times_are_windowed_by_their_rate():

@@ -1,13 +1,13 @@
 import pytest
 
-from tests.inference.untrained import write_run
+from tests.untrained import write_run
 from ucf50_tfrecord.inference import sources
 
 
 @pytest.fixture(scope="session")
 def run_dir(data_dir, tmp_path_factory):
     """A finished run of an LSTM. Read only."""
-    return write_run(tmp_path_factory.mktemp("runs") / "lstm", data_dir)
+    return write_run(tmp_path_factory.mktemp("runs") / "lstm", data_dir, name="lstm")
 
 
 @pytest.fixture(scope="session")

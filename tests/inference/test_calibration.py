@@ -97,8 +97,23 @@ def test_without_what_it_takes_the_temperature_is_1_and_the_reason_told(tmp_path
     assert reason().startswith("the run is right about all held-out clips")
 
 
-@pytest.mark.parametrize("content", ["{", '{"perturbation": "none"}', "[]", '{"perturbation": 1}\n{}'])
+LINE = '{"clip_id": "a", "perturbation": "none", "label": 0, "fold": 1, "group": 1, "logits": [1, 2, 3, 4]}'
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        '{"perturbation": "none"}',
+        "[]",
+        LINE.replace("[1,", "[NaN,"),
+        LINE.replace("[1,", '["1",'),
+        LINE.replace('"label": 0', '"label": 4'),
+        LINE.replace('"group": 1', '"group": null'),
+        LINE.replace(", 4]", "]"),
+    ],
+)
 def test_damaged_predictions_are_a_users_error(tmp_path, content):
     (tmp_path / "predictions.jsonl").write_text(content)
-    with pytest.raises(UserError, match="does not hold a run's predictions.*--nocalibrate"):
+    with pytest.raises(UserError, match="does not hold predictions.*--nocalibrate"):
         calibration.calibrate(str(tmp_path), config(), "last")

@@ -115,6 +115,13 @@ def test_what_is_missing_is_said(run_dir, tmp_path):
     assert "holds other shards now" in sources.gather(copy).no_manifest
 
 
+def test_several_clips_a_video_are_told_of(run):
+    clip_format = dataclasses.replace(run.manifest.format, clips_per_video=3)
+    several = dataclasses.replace(run, manifest=dataclasses.replace(run.manifest, format=clip_format))
+    assert "stretched to the size. Run these" in markdown(run)
+    assert "; 15 such frames of a video are dealt in turn to 3 clips. Run these" in markdown(several)
+
+
 def test_a_split_by_video_is_warned_of(run):
     leaky = dataclasses.replace(run, summary=run.summary | {"fold_by": "video"})
     text = markdown(leaky)
@@ -156,6 +163,9 @@ def test_a_run_without_scores_has_no_card(run_dir, tmp_path):
     with pytest.raises(
         UserError, match="run holds no summary.json, which a training writes when it has finished"
     ):
+        sources.gather(copy)
+    (copy / "cell.json").touch()
+    with pytest.raises(UserError, match="is one training of a comparison, whose scores are in its report"):
         sources.gather(copy)
 
 

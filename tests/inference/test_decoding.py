@@ -78,8 +78,21 @@ def test_folders_are_searched_and_files_taken_as_they_are(tmp_path):
     assert warning.endswith("passed over, no videos: notes.txt, pipe.avi")
     with pytest.raises(UserError, match="There is no video or folder .*nowhere"):
         decoding.find_videos([str(tmp_path / "nowhere")])
-    with pytest.raises(UserError, match="Expected a video, or a folder of videos"):
-        decoding.find_videos([str(tmp_path / "empty")])
+    for path in (tmp_path / "empty", tmp_path / "a" / "pipe.avi"):
+        with pytest.raises(UserError, match="Expected a video, or a folder of videos"):
+            decoding.find_videos([str(path)])
+    with pytest.raises(UserError, match="Cannot read x*: File name too long"):
+        decoding.find_videos(["x" * 300])
+    with pytest.raises(UserError, match="no video or folder https://host/a.mp4"):
+        decoding.find_videos(["https://host/a.mp4"])
+
+
+def test_frames_without_room_are_explained(tmp_path):
+    write_numbered_video(tmp_path / "numbered.mkv", 75)
+    failed = decoding.decode_windows(video_file(tmp_path / "numbered.mkv"), "/dev/full", FORMAT, WINDOWS)
+    assert failed == decoding.Failed(
+        "its frames cannot be written to /dev (TMPDIR): No space left on device", "room"
+    )
 
 
 def test_bad_videos_cost_themselves_alone(tmp_path, monkeypatch):

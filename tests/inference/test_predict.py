@@ -6,13 +6,14 @@ import pathlib
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from scipy import special
 
 from tests.conftest import build
-from tests.inference.made_run import make_run
+from tests.untrained import write_run
 from ucf50_tfrecord import record, storage
 from ucf50_tfrecord.inference import decoding, predict, timeline
-from ucf50_tfrecord.specs import DecodeLimits, UserError, to_json
+from ucf50_tfrecord.specs import ClipFormat, DecodeLimits, UserError, to_json
 from ucf50_tfrecord.training import run as run_lib
 from ucf50_tfrecord.training import strategy as strategy_lib
 from ucf50_tfrecord.training import trained
@@ -42,18 +43,22 @@ def predict_all(run_dir, videos_dir, *, window_secs=None, stride_secs=None, temp
     ],
     ids=["raw", "jpeg"],
 )
-def test_logits_are_those_of_evaluation(tmp_path, videos_dir, data_dir, clip_format):
+def test_logits_are_those_of_evaluation(tmp_path, videos_dir, pool_run, clip_format):
     if clip_format:
-        build(videos_dir, data_dir := tmp_path / "data", **clip_format)
-    config = make_run(tmp_path / "run", data_dir)
-    lines = (tmp_path / "run" / run_lib.PREDICTIONS_FILENAME).read_text().splitlines()
+        build(videos_dir, tmp_path / "data", **clip_format)
+        run_dir = pathlib.Path(write_run(tmp_path / "run", tmp_path / "data", weight_std=0.5))
+    else:
+        run_dir = pool_run
+    config = run_lib.load_config(str(run_dir))
+    lines = (run_dir / run_lib.PREDICTIONS_FILENAME).read_text().splitlines()
     expected = {
         line["clip_id"]: line["logits"] for line in map(json.loads, lines) if line["perturbation"] == "none"
     }
     num_clips = config.clip_format.clips_per_video
     assert len(expected) == 12 * num_clips
+    assert np.std(list(expected.values()), axis=0).min() > 0.01  # clips can be told apart
     num_compared = 0
-    for prediction in predict_all(tmp_path / "run", videos_dir):
+    for prediction in predict_all(run_dir, videos_dir):
         path = pathlib.Path(prediction.video.path)
         clip_id = path.relative_to(videos_dir).with_suffix("").as_posix()
         assert prediction.logits.shape == (1, num_clips, 3)
@@ -70,26 +75,47 @@ def test_logits_are_those_of_evaluation(tmp_path, videos_dir, data_dir, clip_for
     assert changes == (config.clip_format.encoding == "jpeg")
 
 
-def test_a_videos_probabilities_are_the_mean_of_its_windows(tmp_path, videos_dir, data_dir):
-    config = make_run(tmp_path / "run", data_dir)
-    prediction = predict_all(
-        tmp_path / "run", videos_dir / "Left", window_secs=0.4, stride_secs=0.2, temperature=2.0
-    )[0]
+def test_a_videos_probabilities_are_the_mean_of_its_windows(videos_dir, pool_run):
+    classes = run_lib.load_config(str(pool_run)).classes
+    path = videos_dir / "Left" / "v_Left_g01_c01.avi"
+    [prediction] = predict_all(pool_run, path, window_secs=0.4, stride_secs=0.2, temperature=2.0)
     # 22 frames, 25 a second
     assert prediction.windows_secs == [(0.0, 0.4), (0.2, 0.6), (0.4, 0.8), (0.48, 0.88)]
     assert prediction.logits.shape == (4, 1, 3)
     expected = special.softmax(prediction.logits[:, 0] / 2, axis=1).mean(axis=0)
     np.testing.assert_allclose(prediction.probabilities, expected, rtol=1e-6)
-    document = prediction.to_json(config.classes, top=2)
+    document = prediction.to_json(classes, top=2)
     assert [item["class"] for item in document["top"]] == [
-        config.classes[label] for label in np.argsort(-expected)[:2]
+        classes[label] for label in np.argsort(-expected)[:2]
     ]
     assert document["num_frames"] == 22 and len(document["windows"]) == 4
     assert json.loads(json.dumps(document, allow_nan=False)) == document
 
 
-def test_runs_of_earlier_versions_look_into_their_shards(tmp_path, data_dir):
-    new = make_run(tmp_path / "run", data_dir)
+def test_a_model_that_gives_no_numbers_costs_one_video(videos_dir, tmp_path):
+    clip_format = ClipFormat(num_frames=5, height=16, width=24)
+    predictor = predict.Predictor(
+        lambda frames, training: tf.math.log(
+            tf.reduce_min(tf.cast(frames, tf.float32), axis=(2, 3))[..., 0] - 1
+        ),
+        clip_format,
+        batch_size=1,
+        temperature=1.0,
+    )
+    np.zeros(clip_format.shape, np.uint8).tofile(tmp_path / "frames")
+    decoded = decoding.DecodedVideo(
+        frames_path=str(tmp_path / "frames"),
+        places=np.arange(5).reshape(1, 1, 5),
+        windows_us=[(0, 1)],
+        num_frames=5,
+        end_us=1,
+    )
+    failed = predictor(decoding.VideoFile(path="a.avi", num_bytes=1), decoded)
+    assert failed == decoding.Failed("the model gives NaN or infinity for it", "model")
+
+
+def test_runs_of_earlier_versions_look_into_their_shards(tmp_path, data_dir, pool_run):
+    new = run_lib.load_config(str(pool_run))
     value = to_json(new)
     del value["clip_format"], value["video_secs"]
     storage.write_json(tmp_path / "run" / run_lib.CONFIG_FILENAME, value)

@@ -1,14 +1,13 @@
 """Exporting as users run it."""
 
 import re
+import shutil
 
 from tests.conftest import run_module
-from tests.inference.untrained import write_run
 
 
-def test_a_run_is_exported_into_its_folder(data_dir, tmp_path):
-    run_dir = tmp_path / "run"
-    write_run(run_dir, data_dir, name="seed_pool")
+def test_a_run_is_exported_into_its_folder(pool_run, tmp_path):
+    run_dir = shutil.copytree(pool_run, tmp_path / "run")
     result = run_module("pipelines.export", f"--run={run_dir}")
     assert result.returncode == 0, result.stderr
     assert re.search(r"^  saved_model +\d+\.\d  \d", result.stdout, re.MULTILINE)

@@ -12,18 +12,17 @@ import pytest
 from PIL import Image
 
 from tests.conftest import REPOSITORY, child_pids, run_module, write_numbered_video
-from tests.inference.made_run import make_run
 from ucf50_tfrecord.specs import printable
 
 
-@pytest.fixture(scope="module")
-def run_dir(data_dir, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "untrained"
-    make_run(folder, data_dir)
-    return folder
-
-
-def test_folders_of_good_and_bad_videos(tmp_path, videos_dir, run_dir):
+def test_folders_of_good_and_bad_videos(tmp_path, videos_dir, pool_run):
+    run_dir = shutil.copytree(pool_run, tmp_path / "run")
+    results = run_dir / "predictions"
+    results.mkdir()
+    for name in ("07-of-before.png", "mine.png"):
+        (results / name).touch()
+    earlier = {"videos": [{"timeline": "/elsewhere/07-of-before.png"}, {"error": "none"}]}
+    (results / "predictions.json").write_text(json.dumps(earlier))
     source = videos_dir / "Left" / "v_Left_g01_c01.avi"
     videos = tmp_path / "Left, and more"
     shutil.copytree(videos_dir / "Right", videos / "Right")
@@ -35,7 +34,8 @@ def test_folders_of_good_and_bad_videos(tmp_path, videos_dir, run_dir):
     result = run_module("pipelines.predict", *flags)
     assert result.returncode == 1
     document = json.loads(result.stdout)
-    assert document == json.loads((run_dir / "predictions" / "predictions.json").read_text())
+    assert document == json.loads((results / "predictions.json").read_text())
+    assert sorted(path.name for path in results.iterdir()) == ["12-long.png", "mine.png", "predictions.json"]
     found = {os.path.basename(video["path"]): video for video in document["videos"]}
     assert len(found) == 13
     # Each of them, and nothing else, is found.
@@ -86,7 +86,7 @@ def test_a_mistake_ends_with_one_clear_message():
     assert result.stderr == "error: There is no video or folder /nowhere.avi\n"
 
 
-def test_an_interruption_ends_it_and_its_workers(tmp_path, run_dir, videos_dir):
+def test_an_interruption_ends_it_and_its_workers(tmp_path, pool_run, videos_dir):
     (tmp_path / "videos").mkdir()
     for number in range(3000):
         (tmp_path / "videos" / f"{number}.avi").symlink_to(videos_dir / "Left" / "v_Left_g01_c01.avi")
@@ -95,7 +95,7 @@ def test_an_interruption_ends_it_and_its_workers(tmp_path, run_dir, videos_dir):
         "-m",
         "pipelines.predict",
         f"--video={tmp_path / 'videos'}",
-        f"--run={run_dir}",
+        f"--run={pool_run}",
     ]
     environment = os.environ | {"TMPDIR": str(tmp_path)}
     process = subprocess.Popen(

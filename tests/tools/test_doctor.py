@@ -16,7 +16,6 @@ from tools.checkup.finding import Options, ask, fail, ok, warn
 from tools.checkup.speed import Rates
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import storage
-from ucf50_tfrecord.specs import ModelSpec, TrainSpec, to_json
 from ucf50_tfrecord.training import run as run_lib
 
 SECTIONS = ["Packages", "Devices", "Environment", "Room", "Shards and runs", "Speed"]
@@ -101,37 +100,9 @@ def test_it_speaks_where_nothing_works(tmp_path):
     assert any("could not be checked: ImportError: broken on purpose" in line for line in found)
 
 
-@pytest.fixture
-def run_dir(data_dir, tmp_path):
-    """A run that has a fresh model's checkpoints, and is not finished."""
-    import tensorflow as tf
-
-    from ucf50_tfrecord.training import checkpoint, loop
-
-    manifest = manifest_lib.load(data_dir)
-    model = ModelSpec(name="frame_pool", num_classes=3, num_frames=5, height=16, width=24)
-    train = TrainSpec(epochs=2, batch_size=4, precision="float32")
-    config = run_lib.RunConfig(
-        data_dir=str(data_dir),
-        fingerprint=manifest.fingerprint,
-        classes=manifest.classes,
-        train_folds=(2, 3, 4, 5),
-        val_folds=(1,),
-        test_folds=(),
-        model=model,
-        train=train,
-    )
-    folder = tmp_path / "run"
-    storage.write_json(folder / run_lib.CONFIG_FILENAME, to_json(config))
-    strategy = tf.distribute.OneDeviceStrategy("CPU:0")
-    state = loop.build_state(model, train, num_clips=24, strategy=strategy)
-    checkpoints = checkpoint.Checkpoints(str(folder), state.model, state.optimizer)
-    for _ in range(2):
-        checkpoints.save_last()
-    return folder
-
-
-def test_a_whole_examination(data_dir, run_dir):
+def test_a_whole_examination(data_dir, pool_run, tmp_path):
+    run_dir = shutil.copytree(pool_run, tmp_path / "run")
+    (run_dir / run_lib.SUMMARY_FILENAME).unlink()
     newest = run_dir / "checkpoints" / "last" / "ckpt-2.data-00000-of-00001"
     flip_bit(newest, newest.stat().st_size // 2)
     status, found = examine(f"--data={data_dir}", f"--run={run_dir}", "--speed_secs=0.5")
@@ -140,7 +111,7 @@ def test_a_whole_examination(data_dir, run_dir):
     assert line.startswith("warn") and "is damaged" in line and "goes on from ckpt-1" in line
     assert one(found, "its checkpoint ckpt-1 is sound").startswith("ok")
     line = one(found, "is not finished")
-    assert line.startswith("warn") and "MODEL=frame_pool" in line
+    assert line.startswith("warn") and "MODEL=seed_pool" in line
     assert "30 clips of 5x16x24" in one(found, "all sizes are right")
     assert "--precision=auto is" in one(found, "precision")
     for text in ("clips/s a core", "clips/s, streamed", "(lstm, batches of 16,", "is the bottleneck"):
@@ -221,6 +192,16 @@ def test_damage_is_found_with_its_repair(data_dir, tmp_path, damage):
     first = next(sets.check_set(str(folder)))
     assert first.level == "fail" and path.name in first.text
     assert first.command == manifest_lib.repair_command(manifest)
+
+
+def test_a_manifest_is_looked_at_once(data_dir, monkeypatch):
+    loads = []
+    load = manifest_lib.load
+    monkeypatch.setattr(manifest_lib, "load", lambda folder: loads.append(folder) or load(folder))
+    sets.load_manifest.cache_clear()
+    options = Options(data=str(data_dir))
+    found = [*host.check(options), *sets.check(options)]
+    assert sets.sound_manifests(options) and levels(found).count("ok") > 3 and loads == [str(data_dir)]
 
 
 def test_what_a_set_is_bad_for_is_told(videos_dir, tmp_path):

@@ -42,16 +42,22 @@ def find_folders(options: Options) -> list[str]:
     return sorted({str(path.parent) for name in names for path in pathlib.Path("data").glob(name)})
 
 
-def sound_manifests(options: Options) -> Iterator[Manifest]:
-    """Yields the manifests that can be read."""
+def sound_manifests(options: Options) -> list[Manifest]:
+    """Returns the manifests that can be read; of the others check_set tells."""
+    found = map(load_manifest, find_folders(options))
+    return [manifest for manifest in found if not isinstance(manifest, Exception)]
+
+
+@functools.cache
+def load_manifest(folder: str) -> Manifest | Exception:
+    """Returns a set's manifest, or the UserError that says what is wrong with it; looks once."""
     from ucf50_tfrecord import manifest as manifest_lib
     from ucf50_tfrecord.specs import UserError
 
-    for folder in find_folders(options):
-        try:
-            yield manifest_lib.load(folder)
-        except UserError:
-            continue  # check_set tells
+    try:
+        return manifest_lib.load(folder)
+    except UserError as error:
+        return error
 
 
 def check_videos(folder: str) -> Iterator[Finding]:
@@ -82,7 +88,6 @@ def check_set(folder: str) -> Iterator[Finding]:
     """Looks at a folder of shards: all files' sizes, and the contents of a few."""
     from ucf50_tfrecord import manifest as manifest_lib
     from ucf50_tfrecord import remote, storage
-    from ucf50_tfrecord.specs import UserError
 
     if remote.is_remote(folder):
         yield from _check_remote_set(folder)
@@ -101,21 +106,21 @@ def check_set(folder: str) -> Iterator[Finding]:
             command=_convert_command(folder),
         )
         return
-    try:
-        manifest = manifest_lib.load(folder)
-    except UserError as error:
-        yield fail(str(error), "convert the videos again", command=_convert_command(folder))
+    manifest = load_manifest(folder)
+    if isinstance(manifest, Exception):
+        yield fail(str(manifest), "convert the videos again", command=_convert_command(folder))
         return
     yield from _check_shards(manifest)
     yield from _check_contents(manifest)
 
 
 def _check_remote_set(url: str) -> Iterator[Finding]:
-    from ucf50_tfrecord import manifest as manifest_lib
     from ucf50_tfrecord.specs import UserError
 
+    manifest = load_manifest(url)
     try:
-        manifest = manifest_lib.load(url)
+        if isinstance(manifest, Exception):
+            raise manifest
         yield from _check_shards(manifest)
     except UserError as error:  # it may not be reached at all, or not any more
         yield fail(
@@ -213,7 +218,6 @@ def _check_contents(manifest: Manifest) -> Iterator[Finding]:
 
 def check_run(run_dir: str) -> Iterator[Finding]:
     """Looks at a run: its checkpoints, whether it is finished, and whether its shards are there."""
-    from ucf50_tfrecord import manifest as manifest_lib
     from ucf50_tfrecord import storage
     from ucf50_tfrecord.specs import UserError
     from ucf50_tfrecord.training import run as run_lib
@@ -223,16 +227,14 @@ def check_run(run_dir: str) -> Iterator[Finding]:
     except UserError as error:
         yield fail(str(error), "RUN=… names a folder under runs/ that training has made")
         return
-    try:
-        manifest = manifest_lib.load(config.data_dir)
-    except UserError as error:
-        yield warn(f"the run's shards: {error}", "DATA=… names where they are now")
-    else:
-        if manifest.fingerprint != config.fingerprint:
-            yield warn(
-                f"{config.data_dir} holds other shards than those {run_dir} was trained on",
-                "name theirs by DATA=…",
-            )
+    manifest = load_manifest(config.data_dir)
+    if isinstance(manifest, Exception):
+        yield warn(f"the run's shards: {manifest}", "DATA=… names where they are now")
+    elif manifest.fingerprint != config.fingerprint:
+        yield warn(
+            f"{config.data_dir} holds other shards than those {run_dir} was trained on",
+            "name theirs by DATA=…",
+        )
     yield from _check_checkpoints(run_dir)
     if pathlib.Path(run_dir, run_lib.SUMMARY_FILENAME).is_file():
         yield ok(f"{run_dir} is finished")

@@ -34,6 +34,10 @@ class Timeline:
         """When a frame is shown, from the first frame."""
         return round((self.secs(index) - self.secs(0)) * 1e6)
 
+    def shown_us(self) -> list[int]:
+        """When each frame is shown, in microseconds from the first, ascending, as in even_times."""
+        return list(itertools.accumulate(map(self.microseconds, range(len(self.times))), max))
+
     @property
     def end_us(self) -> int:
         """Microseconds from the first frame to the end of the last."""
@@ -64,39 +68,54 @@ def choose_frames(times: Sequence[int | None], clip_format: ClipFormat) -> np.nd
     return picked.reshape(clip_format.num_frames, num_clips).T
 
 
-def cut_windows(end_us: int, windows: WindowSpec) -> list[tuple[int, int]]:
+def cut_windows(timeline: Timeline, windows: WindowSpec) -> list[tuple[int, int]]:
     """Cuts a video into windows: (start, end) of each, in microseconds from the first frame.
 
     A video of at most `whole_secs` is one window. Else there is one every `stride_secs`, and the
-    last ends with the video.
+    last ends with the video. Left out are those in which no frame appears: a picture that stays does not
+    count for more, and times that jump, as in joined recordings, do not make hours of nothing.
     """
     window_us, stride_us = round(windows.window_secs * 1e6), round(windows.stride_secs * 1e6)
+    shown_us = timeline.shown_us()
+    end_us = _end_us(timeline, shown_us)
     if end_us <= max(round(windows.whole_secs * 1e6), window_us):
         return [(0, end_us)]
-    last = end_us - window_us
-    return [(start, start + window_us) for start in (*range(0, last, stride_us), last)]
+    starts, start, last = [], 0, end_us - window_us
+    while start < last and start <= shown_us[-1]:
+        next_us = shown_us[bisect.bisect_left(shown_us, start)]
+        if next_us < start + window_us:
+            starts.append(start)
+            start += stride_us
+        else:  # on to the first window that reaches beyond it
+            start = ((next_us - window_us) // stride_us + 1) * stride_us
+    if last <= shown_us[-1]:
+        starts.append(last)
+    return [(start, start + window_us) for start in starts]
 
 
 def choose_window_frames(timeline: Timeline, clip_format: ClipFormat, windows: WindowSpec) -> np.ndarray:
     """Picks the frames of all clips of each of a video's windows, as choose_frames does it of a video.
 
-    A window's frames are those that appear from its start to before its end; where none does, the
-    one that is still shown. A video in one window gives what choose_frames gives.
+    A window's frames are those that appear from its start to before its end. A video in one window
+    gives what choose_frames gives.
 
     Returns:
       int64 [windows, clips_per_video, num_frames].
     """
-    cuts = cut_windows(timeline.end_us, windows)
-    if len(cuts) == 1:
-        return choose_frames(timeline.times, clip_format)[np.newaxis]
-    # As in even_times.
-    shown_us = list(itertools.accumulate(map(timeline.microseconds, range(len(timeline.times))), max))
+    shown_us = timeline.shown_us()
+    end_us = _end_us(timeline, shown_us)
     chosen = []
-    for start, end in cuts:
-        stop = bisect.bisect_left(shown_us, end)
-        first = min(bisect.bisect_left(shown_us, start), stop - 1)
+    for start, end in cut_windows(timeline, windows):
+        first = bisect.bisect_left(shown_us, start)
+        # Where a frame's length is not known the video ends when its last one appears.
+        stop = bisect.bisect_left(shown_us, end) if end < end_us else len(shown_us)
         chosen.append(first + choose_frames(timeline.times[first:stop], clip_format))
     return np.stack(chosen)
+
+
+def _end_us(timeline: Timeline, shown_us: Sequence[int]) -> int:
+    """When a video ends, no frame being shown later: the last frame's time may go back."""
+    return max(timeline.end_us, shown_us[-1])
 
 
 def even_indices(num_available: int, num_frames: int) -> np.ndarray:

@@ -212,7 +212,10 @@ def load_predictions(path: pathlib.Path, num_classes: int) -> list[dict[str, Any
         predictions = [json.loads(line.decode("utf-8", "surrogateescape")) for line in lines]
         sound = all(
             len(p["logits"]) == num_classes
-            and {"clip_id", "perturbation", "fold", "group", "label"} <= set(p)
+            and np.isfinite(p["logits"]).all()
+            and p["label"] in range(num_classes)
+            and all(isinstance(p[key], int) for key in ("label", "fold", "group"))
+            and all(isinstance(p[key], str) for key in ("clip_id", "perturbation"))
             for p in predictions
         )
     except OSError as error:

@@ -114,13 +114,9 @@ def _load(path: pathlib.Path, num_classes: int) -> tuple[np.ndarray, np.ndarray,
     """Reads logits float64 [N, C], labels int64 [N] and units int64 [N] of clips with their frames in order."""
     try:
         plain = [p for p in runner.load_predictions(path, num_classes) if p["perturbation"] == PLAIN]
-        logits = np.array([p["logits"] for p in plain], np.float64).reshape(len(plain), num_classes)
-        labels = np.array([p["label"] for p in plain], np.int64)
-        groups = np.array([p["group"] for p in plain], np.int64)
-        if not (np.isfinite(logits).all() and ((0 <= labels) & (labels < num_classes)).all()):
-            raise ValueError("numbers out of their range")
-        return logits, labels, units_of([p["clip_id"] for p in plain], groups)
-    except (TypeError, ValueError) as error:  # a UserError is one
-        raise UserError(
-            f"{path} does not hold a run's predictions: {error}. --nocalibrate goes without them."
-        ) from error
+    except UserError as error:
+        raise UserError(f"{error}. --nocalibrate goes without them.") from error
+    logits = np.array([p["logits"] for p in plain], np.float64).reshape(len(plain), num_classes)
+    labels = np.array([p["label"] for p in plain], np.int64)
+    groups = np.array([p["group"] for p in plain], np.int64)
+    return logits, labels, units_of([p["clip_id"] for p in plain], groups)

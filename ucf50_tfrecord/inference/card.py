@@ -147,8 +147,6 @@ def _describe_videos(manifest: Manifest) -> str:
 
 
 def _describe_split(sources: Sources) -> str:
-    if sources.config.clip_split:
-        return f"{sources.config.clip_split} (leaks recordings)"
     if sources.leaks:
         return "by video (leaks recordings): a video's fold is drawn from its name"
     if (sources.results.groups == record.UNKNOWN_GROUP).any():
@@ -225,8 +223,9 @@ def _scores(sources: Sources) -> Iterator[Block]:
     yield Heading("Scores")
     yield Table(
         f"On {_count(len(results.ids), 'clip')} of {_count_groups(results.groups)}, the {kind} folds "
-        f"{format_folds(np.unique(results.folds).tolist())}; 95% intervals by resampling whole groups, too narrow "
-        "where groups are few. The calibration error has none: resampling only makes it larger. – is not noted.",
+        f"{format_folds(np.unique(results.folds).tolist())}; 95% intervals by resampling whole groups (videos "
+        "that have none by themselves), too narrow where groups are few. The calibration error has none: resampling "
+        "only makes it larger. – is not noted.",
         ("measure", "value"),
         rows,
     )
@@ -356,6 +355,8 @@ def _how_frames_are_made(sources: Sources) -> str:
         spacing = {"index": "by their number", "time": "by the clock"}[manifest.format.spacing]
         resize = {"stretch": "stretched to", "crop": "cropped to", "pad": "padded to"}[manifest.format.resize]
         how = f"evenly spaced {spacing}, from the video's first to its last, {resize} the size"
+        if (count := manifest.format.clips_per_video) > 1:
+            how += f"; {count * spec.num_frames} such frames of a video are dealt in turn to {count} clips"
     return (
         f"A clip is {spec.num_frames} RGB frames of {spec.height} rows and {spec.width} columns, uint8; {how}. Run "
         "these in this folder."

@@ -14,6 +14,7 @@ import functools
 import itertools
 import os
 import pathlib
+import stat
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 
@@ -54,9 +55,10 @@ class DecodedVideo:
 
 @dataclasses.dataclass(frozen=True)
 class Failed:
-    """A video that gave no frames.
+    """A video of which nothing can be said.
 
-    reason: without the path. cause: decode.VideoError's, or workers.Failure's.
+    reason: without the path. cause: decode.VideoError's, or workers.Failure's; "room" where its frames
+    could not be written, "model" where the model gives no numbers.
     """
 
     reason: str
@@ -73,12 +75,12 @@ def find_videos(paths: Sequence[str]) -> tuple[list[VideoFile], list[str]]:
       UserError: if a path leads nowhere, or nothing is found.
     """
     found, warnings = [], []
-    for path in map(pathlib.Path, paths):
-        if not path.is_dir():
+    for path in paths:
+        if not os.path.isdir(path):
             found.append(path)
             continue
-        videos, stray = catalog.list_videos(path)
-        found += [video for video in videos if video.is_file()]
+        videos, stray = catalog.list_videos(pathlib.Path(path))
+        found += [str(video) for video in videos if video.is_file()]
         stray += [video for video in videos if not video.is_file()]
         if stray:
             names = catalog.examples([str(item.relative_to(path)) for item in stray])
@@ -88,10 +90,16 @@ def find_videos(paths: Sequence[str]) -> tuple[list[VideoFile], list[str]]:
     return [_video_file(path) for path in dict.fromkeys(found)], warnings
 
 
-def _video_file(path: pathlib.Path) -> VideoFile:
-    if not path.is_file():
-        raise UserError(f"There is no video or folder {path}")
-    return VideoFile(path=str(path), num_bytes=path.stat().st_size)
+def _video_file(path: str) -> VideoFile:
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        raise UserError(f"There is no video or folder {path}") from None
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror}") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"Expected a video, or a folder of videos. Received: {path}, which is neither")
+    return VideoFile(path=path, num_bytes=status.st_size)
 
 
 def decode_windows(
@@ -107,22 +115,26 @@ def decode_windows(
     def choose(timeline: sampling.Timeline) -> np.ndarray:
         return sampling.choose_window_frames(timeline, clip_format, windows)
 
-    with open(frames_path, "wb") as file:
+    try:
+        with open(frames_path, "wb") as file:
 
-        def keep(picture: np.ndarray) -> int:
-            file.write(record.as_read(picture, clip_format).tobytes())
-            return next(numbers)
+            def keep(picture: np.ndarray) -> int:
+                file.write(record.as_read(picture, clip_format).tobytes())
+                return next(numbers)
 
-        try:
             picked = decode.pick_frames(video.path, clip_format, choose, keep)
-        except decode.VideoError as error:
-            return Failed(str(error), error.cause)
+    except decode.VideoError as error:
+        return Failed(str(error), error.cause)
+    except OSError as error:  # closing says it again, whatever pick_frames took it for
+        folder = os.path.dirname(frames_path)
+        return Failed(f"its frames cannot be written to {folder} (TMPDIR): {error.strerror}", "room")
+    windows_us = sampling.cut_windows(picked.timeline, windows)
     return DecodedVideo(
         frames_path=frames_path,
         places=np.vectorize(picked.kept.__getitem__, otypes=[np.int64])(picked.indices),
-        windows_us=sampling.cut_windows(picked.timeline.end_us, windows),
+        windows_us=windows_us,
         num_frames=len(picked.timeline.times),
-        end_us=picked.timeline.end_us,
+        end_us=max(picked.timeline.end_us, windows_us[-1][1]),
     )
 
 

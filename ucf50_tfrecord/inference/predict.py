@@ -16,7 +16,7 @@ from scipy import special
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord.dataset import reader
 from ucf50_tfrecord.dataset.clips import load_clips
-from ucf50_tfrecord.inference.decoding import DecodedVideo, VideoFile
+from ucf50_tfrecord.inference.decoding import DecodedVideo, Failed, VideoFile
 from ucf50_tfrecord.specs import ClipFormat, UserError, WindowSpec
 from ucf50_tfrecord.training import trained
 from ucf50_tfrecord.training.run import RunConfig
@@ -156,16 +156,15 @@ class Predictor:
 
     def __call__(
         self, video: VideoFile, decoded: DecodedVideo, on_share: Callable[[float], None] = lambda share: None
-    ) -> Prediction:
+    ) -> Prediction | Failed:
         """Predicts a video; its frames are read from their file as they are needed.
+
+        It fails where the model gives no numbers, as one in float16 may for what it never met.
 
         Args:
           video: the video.
           decoded: its windows.
           on_share: hears how much of them is done, 0 to 1.
-
-        Raises:
-          UserError: if the model gives NaN.
         """
         frames = np.memmap(decoded.frames_path, np.uint8, "r").reshape(-1, *self._format.shape[1:])
         places = decoded.places.reshape(-1, self._format.num_frames)
@@ -176,7 +175,7 @@ class Predictor:
             on_share((first + len(batch)) / len(places))
         logits = np.concatenate(parts)  # [windows * clips_per_video, C]
         if not np.isfinite(logits).all():
-            raise UserError(f"The model gives NaN for {video.path}")
+            return Failed("the model gives NaN or infinity for it", "model")
         return Prediction(
             video=video,
             num_frames=decoded.num_frames,

@@ -11,7 +11,7 @@ import numpy as np
 
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import storage
-from ucf50_tfrecord.evaluation import runner
+from ucf50_tfrecord.evaluation import compare, runner
 from ucf50_tfrecord.evaluation.results import Cell, CellResult, Results
 from ucf50_tfrecord.manifest import Manifest
 from ucf50_tfrecord.report.scores import Scores
@@ -60,7 +60,7 @@ class Sources:
 
     @property
     def leaks(self) -> bool:
-        return self.summary["fold_by"] == "video" or bool(self.config.clip_split)
+        return self.summary["fold_by"] == "video"
 
 
 def gather(run_dir: str, weights: str | None = None) -> Sources:
@@ -76,6 +76,11 @@ def gather(run_dir: str, weights: str | None = None) -> Sources:
     """
     config = run_lib.load_config(run_dir)
     summary_path = pathlib.Path(run_dir, run_lib.SUMMARY_FILENAME)
+    if pathlib.Path(run_dir, compare.CELL_FILENAME).is_file():
+        raise UserError(
+            f"{run_dir} is one training of a comparison, whose scores are in its report. To export a model train it "
+            "by itself: make train"
+        )
     if not summary_path.is_file():
         raise UserError(
             f"{run_dir} holds no {run_lib.SUMMARY_FILENAME}, which a training writes when it has finished: a card "

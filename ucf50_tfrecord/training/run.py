@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 import pathlib
 import time
 from collections.abc import Iterator, Sequence
@@ -70,7 +71,7 @@ def load_config(run_dir: str) -> RunConfig:
       UserError: if the folder is not a run's.
     """
     path = pathlib.Path(run_dir, CONFIG_FILENAME)
-    if not path.is_file():
+    if not os.path.isfile(path):  # pathlib's raises for names that are too long
         raise UserError(f"{run_dir} is not a run's folder: it holds no {CONFIG_FILENAME}")
     value = storage.read_json(path)
     try:

@@ -12,6 +12,7 @@ import tensorflow as tf
 from pipelines import train
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import models
+from ucf50_tfrecord.dataset import reader
 from ucf50_tfrecord.dataset.clips import load_clips
 from ucf50_tfrecord.dataset.feed import Feed
 from ucf50_tfrecord.evaluation import runner
@@ -33,12 +34,26 @@ def fresh_model(spec: ModelSpec, dtype: str = "float32") -> keras.Model:
     return model
 
 
-def write_run(run_dir: pathlib.Path, data_dir: pathlib.Path, *, precision="float32", **spec) -> str:
-    """Writes a finished run of folds 3 to 5, validated on 1 and 2; returns its folder."""
+def write_run(
+    run_dir: pathlib.Path,
+    data_dir: pathlib.Path,
+    *,
+    name: str = "seed_pool",
+    precision: str = "float32",
+    weight_std: float | None = None,
+) -> str:
+    """Writes a finished run of a set's folds 3 to 5, validated on 1 and 2; returns its folder.
+
+    weight_std: of weights by chance in place of fresh ones, which tell hardly any clips apart.
+    """
     manifest = manifest_lib.load(str(data_dir))
     model_spec = ModelSpec(
-        **{"name": "lstm", "num_classes": 3, "num_frames": 5, "height": 16, "width": 24, "dropout": 0.3}
-        | spec
+        name=name,
+        num_classes=len(manifest.classes),
+        num_frames=manifest.format.num_frames,
+        height=manifest.format.height,
+        width=manifest.format.width,
+        dropout=0.3,
     )
     config = run_lib.RunConfig(
         data_dir=os.path.abspath(data_dir),
@@ -49,15 +64,22 @@ def write_run(run_dir: pathlib.Path, data_dir: pathlib.Path, *, precision="float
         test_folds=(),
         model=model_spec,
         train=TrainSpec(epochs=2, batch_size=4, precision=precision),
+        clip_format=manifest.format,
+        video_secs=reader.video_secs([load_clips(manifest, manifest.folds)]),
     )
     strategy = tf.distribute.get_strategy()
     model = fresh_model(model_spec, strategy_lib.keras_policy(precision))
+    if weight_std:
+        rng = np.random.default_rng(0)
+        for variable in model.trainable_variables:
+            variable.assign(rng.normal(0, weight_std, variable.shape))
     feeds = [Feed(load_clips(manifest, folds), strategy=strategy) for folds in ((3, 4, 5), (1, 2))]
     evaluate = runner.Evaluator(model, feeds[1], strategy=strategy, batch_size=4)
     with run_lib.open_run(str(run_dir), config):
         checkpoints = Checkpoints(str(run_dir), model, keras.optimizers.Adam())
         checkpoints.save_best(0.5, epoch=1)
-        checkpoints.save_last()
+        for _ in range(2):
+            checkpoints.save_last()
         evaluations = {"validation": [evaluate(name) for name in runner.PERTURBATIONS]}
         job = train.Job(
             manifest=manifest, config=config, strategy=strategy, feeds=feeds, state=None, run_dir=str(run_dir)
