@@ -179,7 +179,7 @@ WORKER = """
 import os, signal, sys, time
 index = int(os.environ["INDEX"])
 def stop(*_):
-    print("stopped", index, file=sys.stderr); sys.exit(0)
+    print(f"stopped {index}", file=sys.stderr); sys.exit(0)  # in one write, which others do not cut
 signal.signal(signal.SIGTERM, stop)
 print("ready", index, flush=True)
 print("warning: said by all", file=sys.stderr)
