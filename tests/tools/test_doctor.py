@@ -205,7 +205,8 @@ def test_a_manifest_is_looked_at_once(data_dir, monkeypatch):
 
 
 def test_what_a_set_is_bad_for_is_told(videos_dir, tmp_path):
-    assert levels(sets.check_set(str(tmp_path / "nowhere"))) == ["fail"]
+    [missing] = sets.check_set(str(tmp_path / "nowhere"))
+    assert missing.level == "fail" and missing.text.endswith("nowhere is not there")
     (tmp_path / "other" / manifest_lib.MANIFEST_FILENAME).parent.mkdir()
     (tmp_path / "other" / manifest_lib.MANIFEST_FILENAME).write_text("{}")
     assert levels(sets.check_set(str(tmp_path / "other"))) == ["fail"]

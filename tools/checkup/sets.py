@@ -93,7 +93,8 @@ def check_set(folder: str) -> Iterator[Finding]:
         yield from _check_remote_set(folder)
         return
     if not os.path.isdir(folder):
-        yield fail(f"{folder} is not there", "convert videos into it", command=_convert_command(folder))
+        what = "no folder" if os.path.exists(folder) else "not there"
+        yield fail(f"{folder} is {what}", "convert videos into it", command=_convert_command(folder))
         return
     if not manifest_lib.exists(folder):
         if storage.is_locked(folder):
