@@ -70,12 +70,17 @@ def flip_bit(path: pathlib.Path, position: int) -> None:
 
 def run_module(*arguments: str | os.PathLike, **options) -> subprocess.CompletedProcess:
     """Runs `python -m …` in the repository as a user would."""
+    return _run_python("-m", *arguments, **options)
+
+
+def run_code(code: str, *arguments: str | os.PathLike, **options) -> subprocess.CompletedProcess:
+    """Runs code in a process of its own, in the repository."""
+    return _run_python("-c", code, *arguments, **options)
+
+
+def _run_python(*arguments: str | os.PathLike, **options) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", *map(str, arguments)],
-        cwd=REPOSITORY,
-        text=True,
-        capture_output=True,
-        **options,
+        [sys.executable, *map(str, arguments)], cwd=REPOSITORY, text=True, capture_output=True, **options
     )
 
 

@@ -2,12 +2,10 @@
 
 import ast
 import pathlib
-import subprocess
-import sys
 
 import pytest
 
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, run_code
 
 # A package may import the packages in its row, itself and third-party libraries.
 BASE = {"specs", "record", "manifest", "remote", "storage"}
@@ -103,9 +101,7 @@ def test_only_record_knows_feature_keys():
 )
 def test_a_fresh_process_loads_one_side_only(modules, absent):
     code = f"import sys, {modules}; print([name for name in {absent} if name in sys.modules])"
-    result = subprocess.run(
-        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
-    )
+    result = run_code(code, check=True)
     assert result.stdout.strip() == "[]"
 
 

@@ -2,12 +2,10 @@ import collections
 import dataclasses
 import os
 import random
-import subprocess
-import sys
 
 import pytest
 
-from tests.conftest import REPOSITORY
+from tests.conftest import run_code
 from ucf50_tfrecord.convert import catalog, plan
 from ucf50_tfrecord.specs import ClipFormat, FoldRule, Video
 
@@ -69,13 +67,8 @@ def test_the_plan_is_the_same_in_every_process(videos_dir):
         "print([(job.filename, job.fingerprint) for job in make_plan(catalog.find_videos(sys.argv[1])).jobs])"
     )
     outputs = {
-        subprocess.run(
-            [sys.executable, "-c", code, str(videos_dir)],
-            cwd=REPOSITORY,
-            check=True,
-            capture_output=True,
-            text=True,
-            env={**os.environ, "PYTHONHASHSEED": seed, "LC_ALL": locale},
+        run_code(
+            code, videos_dir, check=True, env={**os.environ, "PYTHONHASHSEED": seed, "LC_ALL": locale}
         ).stdout
         for seed, locale in [("1", "C"), ("2", "C.UTF-8")]
     }

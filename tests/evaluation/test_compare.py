@@ -4,13 +4,11 @@ import dataclasses
 import json
 import pathlib
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
-from tests.conftest import REPOSITORY, flip_bit
+from tests.conftest import flip_bit, run_code
 from ucf50_tfrecord import manifest, models
 from ucf50_tfrecord.dataset.clips import load_clips
 from ucf50_tfrecord.evaluation import audit, cells, compare, recurrence
@@ -158,13 +156,7 @@ for name in ("one", "mirrored"):
 
 def test_two_replicas_find_what_one_device_finds(data_dir, tmp_path):
     """Training, every intervention and the look inside: 24 clips to train on, 6 to test."""
-    result = subprocess.run(
-        [sys.executable, "-c", REPLICAS, data_dir, tmp_path],
-        cwd=REPOSITORY,
-        text=True,
-        capture_output=True,
-        timeout=200,
-    )
+    result = run_code(REPLICAS, data_dir, tmp_path, timeout=200)
     assert result.returncode == 0, result.stderr[-3000:]
     one, mirrored = (json.loads(line) for line in result.stdout.splitlines())
     assert one["clips"] == mirrored["clips"] and one["logits"].keys() == mirrored["logits"].keys()

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from tests.conftest import REPOSITORY, run_module
+from tests.conftest import REPOSITORY, run_code, run_module
 
 FLAGS = ("--models=frame_pool,lstm", "--cv=2", "--orders=", "--audit=frame_pool", "--epochs=1")
 
@@ -120,9 +120,7 @@ print(json.dumps(said))
 
 def test_mistakes_are_told_in_a_line(data_dir, tmp_path):
     arguments = [json.dumps(list(MISTAKES)), f"--data={data_dir}", f"--output={tmp_path / 'out'}"]
-    result = subprocess.run(
-        [sys.executable, "-c", TRY_EACH, *arguments], cwd=REPOSITORY, capture_output=True, text=True
-    )
+    result = run_code(TRY_EACH, *arguments)
     assert result.returncode == 0, result.stderr
     said = json.loads(result.stdout.splitlines()[-1])
     for mistake, message in MISTAKES.items():

@@ -1,10 +1,8 @@
 """How the check counts; in a process of its own, as it defines flags that other entry points have too."""
 
 import json
-import subprocess
-import sys
 
-from tests.conftest import REPOSITORY
+from tests.conftest import run_code
 
 # Planted or not, the answer, whether that is right, and whether it is a false claim.
 CASES = [
@@ -29,9 +27,7 @@ print(json.dumps([[one.is_right, one.is_false_claim] for one in judged]))
 
 
 def test_verdicts_are_right_or_wrong_or_false_claims():
-    result = subprocess.run(
-        [sys.executable, "-c", JUDGE, json.dumps(CASES)], cwd=REPOSITORY, capture_output=True, text=True
-    )
+    result = run_code(JUDGE, json.dumps(CASES))
     assert result.returncode == 0, result.stderr
     *_, table, judged = result.stdout.splitlines()
     assert json.loads(judged) == [[is_right, is_false_claim] for *_, is_right, is_false_claim in CASES]

@@ -5,11 +5,10 @@ import os
 import pathlib
 import shutil
 import subprocess
-import sys
 
 import pytest
 
-from tests.conftest import REPOSITORY, build, flip_bit, run_module
+from tests.conftest import build, flip_bit, run_code, run_module
 from tools import doctor
 from tools.checkup import devices, environment, finding, host, packages, sets, speed
 from tools.checkup.finding import Options, ask, fail, ok, warn
@@ -160,13 +159,7 @@ def test_an_answer_comes_from_a_process_that_may_break(tmp_path):
         "import atexit, os\natexit.register(os.abort)\ndef one():\n    return 1\n"
     )
     code = "from tools.checkup.finding import ask; print(ask('aborts', 'one', timeout_secs=20).value)"
-    result = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=REPOSITORY,
-        env=os.environ | {"PYTHONPATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-    )
+    result = run_code(code, env=os.environ | {"PYTHONPATH": str(tmp_path)})
     assert result.stdout == "1\n"
 
 

@@ -7,7 +7,7 @@ import av
 import numpy as np
 import pytest
 
-from tests.conftest import REPOSITORY, build, run_module
+from tests.conftest import REPOSITORY, build, run_code, run_module
 from ucf50_tfrecord.specs import MODEL_NAMES
 
 # (forwards, backwards)
@@ -222,8 +222,7 @@ print(json.dumps([rates, gather, memory.megabytes, [n.share for n in bench_input
 
 def test_the_inputs_benchmark_measures(data_dir, videos_dir, tmp_path):
     build(videos_dir, tmp_path / "jpeg", encoding="jpeg", shard_bytes=20_000)
-    arguments = [sys.executable, "-c", BENCH_INPUT, str(data_dir), str(tmp_path / "jpeg")]
-    result = subprocess.run(arguments, cwd=REPOSITORY, text=True, capture_output=True)
+    result = run_code(BENCH_INPUT, data_dir, tmp_path / "jpeg")
     assert result.returncode == 0, result.stderr
     rates, (step_secs, gather_secs), megabytes, neighbours = json.loads(result.stdout)
     assert len(rates) == 7 and min(rates.values()) > 0

@@ -1,15 +1,13 @@
 """One training step, against what it should do computed by hand."""
 
 import json
-import subprocess
-import sys
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.conftest import REPOSITORY
+from tests.conftest import run_code
 from tests.training.test_loop import read_all
 from ucf50_tfrecord import models
 from ucf50_tfrecord.specs import ModelSpec, TrainSpec, UserError
@@ -151,9 +149,7 @@ print(json.dumps(found))
 
 
 def test_an_overflow_on_one_replica_skips_the_step_on_all():
-    result = subprocess.run(
-        [sys.executable, "-c", OVERFLOW], cwd=REPOSITORY, text=True, capture_output=True, timeout=120
-    )
+    result = run_code(OVERFLOW, timeout=120)
     assert result.returncode == 0, result.stderr[-3000:]
     found = json.loads(result.stdout)
     overflows = [finite == 0 for finite, *_ in found]

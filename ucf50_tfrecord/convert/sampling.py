@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import fractions
+import functools
 import itertools
 from collections.abc import Sequence
 
@@ -34,6 +35,7 @@ class Timeline:
         """When a frame is shown, from the first frame."""
         return round((self.secs(index) - self.secs(0)) * 1e6)
 
+    @functools.cached_property
     def shown_us(self) -> list[int]:
         """When each frame is shown, in microseconds from the first, ascending, as in even_times."""
         return list(itertools.accumulate(map(self.microseconds, range(len(self.times))), max))
@@ -42,6 +44,11 @@ class Timeline:
     def end_us(self) -> int:
         """Microseconds from the first frame to the end of the last."""
         return round((self.secs(len(self.times) - 1) - self.secs(0) + self._frame_secs) * 1e6)
+
+    @property
+    def latest_us(self) -> int:
+        """As end_us, no frame being shown later: the last one's time may go back."""
+        return max(self.end_us, self.shown_us[-1])
 
     @property
     def _frame_secs(self) -> float:
@@ -76,8 +83,7 @@ def cut_windows(timeline: Timeline, windows: WindowSpec) -> list[tuple[int, int]
     count for more, and times that jump, as in joined recordings, do not make hours of nothing.
     """
     window_us, stride_us = round(windows.window_secs * 1e6), round(windows.stride_secs * 1e6)
-    shown_us = timeline.shown_us()
-    end_us = _end_us(timeline, shown_us)
+    shown_us, end_us = timeline.shown_us, timeline.latest_us
     if end_us <= max(round(windows.whole_secs * 1e6), window_us):
         return [(0, end_us)]
     starts, start, last = [], 0, end_us - window_us
@@ -102,8 +108,7 @@ def choose_window_frames(timeline: Timeline, clip_format: ClipFormat, windows: W
     Returns:
       int64 [windows, clips_per_video, num_frames].
     """
-    shown_us = timeline.shown_us()
-    end_us = _end_us(timeline, shown_us)
+    shown_us, end_us = timeline.shown_us, timeline.latest_us
     chosen = []
     for start, end in cut_windows(timeline, windows):
         first = bisect.bisect_left(shown_us, start)
@@ -111,11 +116,6 @@ def choose_window_frames(timeline: Timeline, clip_format: ClipFormat, windows: W
         stop = bisect.bisect_left(shown_us, end) if end < end_us else len(shown_us)
         chosen.append(first + choose_frames(timeline.times[first:stop], clip_format))
     return np.stack(chosen)
-
-
-def _end_us(timeline: Timeline, shown_us: Sequence[int]) -> int:
-    """When a video ends, no frame being shown later: the last frame's time may go back."""
-    return max(timeline.end_us, shown_us[-1])
 
 
 def even_indices(num_available: int, num_frames: int) -> np.ndarray:

@@ -128,13 +128,12 @@ def decode_windows(
     except OSError as error:  # closing says it again, whatever pick_frames took it for
         folder = os.path.dirname(frames_path)
         return Failed(f"its frames cannot be written to {folder} (TMPDIR): {error.strerror}", "room")
-    windows_us = sampling.cut_windows(picked.timeline, windows)
     return DecodedVideo(
         frames_path=frames_path,
         places=np.vectorize(picked.kept.__getitem__, otypes=[np.int64])(picked.indices),
-        windows_us=windows_us,
+        windows_us=sampling.cut_windows(picked.timeline, windows),
         num_frames=len(picked.timeline.times),
-        end_us=max(picked.timeline.end_us, windows_us[-1][1]),
+        end_us=picked.timeline.latest_us,
     )
 
 
