@@ -32,11 +32,10 @@ def run(main: Callable[[], int | None]) -> None:
             expect(len(argv) == 1, "flags only", arguments=argv[1:])
             return main()
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
+            # Here already: to let go of the error is to let go of what its frames hold, such as iterators.
+            return _end(f"error: {error}", 2)
         except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            return 130
+            return _end("interrupted", 130)
         except BrokenPipeError:  # the reader of our output, such as head, has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
@@ -44,20 +43,29 @@ def run(main: Callable[[], int | None]) -> None:
     try:
         app.run(guarded)
     except SystemExit as ending:
-        if "tensorflow_io" in sys.modules:
+        if "tensorflow" in sys.modules:
             end_at_once(ending.code)
         raise
     except Exception:
-        if "tensorflow_io" in sys.modules:
+        if "tensorflow" in sys.modules:
             traceback.print_exc()
             end_at_once(1)
         raise
 
 
-def end_at_once(code: int | str | None) -> None:
-    """Ends the process without what C++ does at its end.
+def _end(message: str, status: int) -> int:
+    print(message, file=sys.stderr)
+    if "tensorflow" in sys.modules:
+        end_at_once(status)
+    return status
 
-    There, tensorflow-io 0.37.1 aborts a process that has used its s3:// (tensorflow/io issue 2039).
+
+def end_at_once(code: int | str | None) -> None:
+    """Ends the process without taking TensorFlow apart.
+
+    Its iterators wait for the reads that are under way: for as long as an object store keeps them waiting,
+    and for ever once Python has stopped the threads that read. And tensorflow-io 0.37.1 aborts a process
+    that has used its s3:// (tensorflow/io issue 2039).
     """
     if isinstance(code, str):
         print(code, file=sys.stderr)

@@ -231,3 +231,36 @@ def test_a_manifest_that_is_not_there_is_named(server):
 def test_a_web_server_cannot_be_written(server):
     with pytest.raises(UserError, match="Cannot write http://.*/x: "):
         remote.write(f"{server.url}/x", b"")
+
+
+def test_who_waits_for_a_shard_shares_its_failure(server, tmp_path, monkeypatch):
+    clips = clips_of(server.url, tmp_path)
+    attempts, begun, go_on = [], threading.Event(), threading.Event()
+
+    def fail(url, *_):
+        attempts.append(url)
+        begun.set()
+        assert go_on.wait(20)
+        raise UserError(f"Cannot read {url}: gone")
+
+    monkeypatch.setattr(shard_files, "_download", fail)
+    cache, url = shard_files.open_files(clips), clips.shard_paths[0]
+    found = []
+
+    def open_it():
+        with pytest.raises(UserError, match="gone") as error:
+            cache.open(url)
+        found.append(error.value)
+
+    threads = [threading.Thread(target=open_it) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    assert begun.wait(20)
+    time.sleep(0.2)  # the others wait by now; one that does not would only try for itself
+    go_on.set()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 4 and len(attempts) == 1
+    with pytest.raises(UserError):  # a later one tries again
+        cache.open(url)
+    assert len(attempts) == 2

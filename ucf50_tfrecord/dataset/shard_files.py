@@ -104,6 +104,7 @@ class ShardCache:
         self._ahead_bytes, self._needed_bytes = fetch.cache_bytes, 0
         self._threads: list[threading.Thread] = []
         self._url_locks = {url: threading.Lock() for url in shards}
+        self._failures: dict[str, OSError | UserError] = {}  # the last of each shard, guarded by its lock
 
     def check_room(self, shards: list[ManifestShard], window: int) -> None:
         """Checks that the folder may hold what is read at a time.
@@ -191,25 +192,37 @@ class ShardCache:
         return waiting <= self._ahead_bytes
 
     def _fetch_shard(self, url: str) -> BinaryIO:
-        """Opens a shard's copy, making it first if it is not there."""
+        """Opens a shard's copy, making it first if it is not there.
+
+        Who waited for another's attempt shares how it ended, or a batch would wait for as many as it has clips.
+        """
+        earlier = self._failures.get(url)
         with self._url_locks[url]:
-            with self._changed:
-                if url in self._open:
-                    return self._open[url]
-            shard = self.shards[url]
-            path = self._copy_of(url)
-            while (file := _open_shared(path)) is None:
-                # One lock for several shards, so that locks' files do not pile up.
-                with storage.folder_lock(
-                    self._folder, f".lock-{shard.sha256[:2]}", wait_secs=_LOCK_WAIT_SECS
-                ):
-                    if not path.exists():
-                        self._copy(url, shard, path)
-            with self._changed:
-                self._open[url] = file
-            while self._holds_too_much() and self._let_go():
-                pass
-            return file
+            failure = self._failures.get(url)
+            if failure is not earlier:
+                raise failure
+            try:
+                return self._make_open(url)
+            except (OSError, UserError) as error:
+                self._failures[url] = error
+                raise
+
+    def _make_open(self, url: str) -> BinaryIO:
+        with self._changed:
+            if url in self._open:
+                return self._open[url]
+        shard = self.shards[url]
+        path = self._copy_of(url)
+        while (file := _open_shared(path)) is None:
+            # One lock for several shards, so that locks' files do not pile up.
+            with storage.folder_lock(self._folder, f".lock-{shard.sha256[:2]}", wait_secs=_LOCK_WAIT_SECS):
+                if not path.exists():
+                    self._copy(url, shard, path)
+        with self._changed:
+            self._open[url] = file
+        while self._holds_too_much() and self._let_go():
+            pass
+        return file
 
     def _holds_too_much(self) -> bool:
         with self._changed:
