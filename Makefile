@@ -38,7 +38,7 @@ GPU := $(if $(wildcard /proc/driver/nvidia/version)$(shell command -v nvidia-smi
 flag = $(if $(2),--$(1)='$(subst ','\'',$(2))')
 DATA_FLAGS = $(call flag,videos,$(VIDEOS)) $(call flag,data,$(DATA)) $(call flag,size,$(SIZE)) $(call flag,frames,$(FRAMES))
 
-.PHONY: help train shards verify repair evaluate predict export compare compare-check tensorboard inspect doctor help-models bench test test-readers test-remote test-io lint clean
+.PHONY: help train shards verify repair evaluate predict export compare compare-check tensorboard inspect doctor help-models bench bench-fetch test test-readers test-remote test-io lint clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets and variables.
@@ -103,6 +103,10 @@ bench: $(VENV)-bench/installed $(filter $(DEMO),$(VIDEOS))  ## Measure planning,
 	$(VENV)-bench/bin/python -m tools.bench_convert $(call flag,videos,$(VIDEOS)) $(FLAGS)
 	$(VENV)-bench/bin/python -m tools.bench_input $(call flag,videos,$(VIDEOS))
 	$(VENV)-bench/bin/python -m tools.bench_step $(call flag,torch_python,$(TORCH))
+	@$(MAKE) --no-print-directory bench-fetch
+
+bench-fetch: $(VENV)-io/installed $(VENV)/installed-remote $(filter $(DEMO),$(VIDEOS))  ## Measure how fast clips come out of an object store.
+	$(VENV)-io/bin/python -m tools.bench_fetch $(call flag,videos,$(VIDEOS)) --remote_python=$(PYTHON)
 
 test: $(VENV)/installed-test  ## Run the tests.
 	$(PYTHON) -m pytest --ignore=tests/stores $(FLAGS)

@@ -27,6 +27,7 @@ from absl import flags
 
 from pipelines import console
 from tools import rates as rates_lib
+from tools import rival_inputs
 from tools.processes import in_fresh_process
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import storage
@@ -40,7 +41,6 @@ _SECS = flags.DEFINE_float("secs", 3.0, "Seconds that each measurement takes.", 
 _EPOCHS = flags.DEFINE_integer("epochs", 50, "Epochs over which memory is watched.", lower_bound=2)
 _OUTPUT = flags.DEFINE_string("output", "bench_results/input.json", "Where the figures go.")
 
-_SHUFFLE_BUFFER = 256  # clips, in the pipelines that need one
 Batches = Iterator[Any]
 
 
@@ -68,64 +68,17 @@ def _scale_video(tf: Any, batch: dict[str, Any]) -> dict[str, Any]:
     return batch | {"video": tf.cast(batch["video"], tf.float32) / 255}
 
 
-def plain(data: str, batch_size: int) -> Batches:
-    """Interleave, shuffle, parse, batch: the pipeline of TensorFlow's guides, over the same raw shards."""
-    import tensorflow as tf
-
-    clip_format = manifest_lib.load(data).format
-    features = {"video": tf.io.FixedLenFeature([], tf.string), "label": tf.io.FixedLenFeature([], tf.int64)}
-
-    def parse(serialized: Any) -> tuple[Any, Any]:
-        example = tf.io.parse_single_example(serialized, features)
-        return tf.reshape(tf.io.decode_raw(example["video"], tf.uint8), clip_format.shape), example["label"]
-
-    return iter(_shuffled_records(data).map(parse, tf.data.AUTOTUNE).batch(batch_size).prefetch(2))
-
-
-def model_garden_style(data: str, batch_size: int) -> Batches:
-    """As TF Model Garden's video pipeline reads clips: JPEGs decoded in map_fn, float32 on the host."""
-    import tensorflow as tf
-
-    clip_format = manifest_lib.load(data).format
-    context = {"label": tf.io.FixedLenFeature([], tf.int64)}
-    sequence = {"image/encoded": tf.io.FixedLenSequenceFeature([], tf.string)}
-
-    def parse(serialized: Any) -> tuple[Any, Any]:
-        example, lists = tf.io.parse_single_sequence_example(serialized, context, sequence)
-        decode = functools.partial(tf.io.decode_jpeg, channels=3)
-        video = tf.map_fn(decode, lists["image/encoded"], fn_output_signature=tf.uint8)
-        video = tf.image.convert_image_dtype(tf.ensure_shape(video, clip_format.shape), tf.float32)
-        return video, example["label"]
-
-    return iter(_shuffled_records(data).map(parse, tf.data.AUTOTUNE).batch(batch_size).prefetch(2))
-
-
 # Name: the method and the encoding that it reads.
 METHODS: dict[str, tuple[Callable[[str, int], Batches], str]] = {
     "ours, --cache=none": (ours, "raw"),
     "ours, --cache=host": (functools.partial(ours, cache="host"), "raw"),
     "ours, float32 on the host": (ours_float, "raw"),
-    "interleave, shuffle, parse, batch": (plain, "raw"),
+    "interleave, shuffle, parse, batch": (rival_inputs.plain, "raw"),
     "ours, JPEG, --cache=none": (ours, "jpeg"),
-    "Model Garden style, JPEG": (model_garden_style, "jpeg"),
+    "Model Garden style, JPEG": (rival_inputs.model_garden_style, "jpeg"),
 }
 FLOOR = "floor: records in sequence"
 OURS = "ours, --cache=none"
-
-
-def _shard_paths(data: str) -> list[str]:
-    return [os.path.join(data, shard.filename) for shard in manifest_lib.load(data).shards]
-
-
-def _shuffled_records(data: str) -> Any:
-    import tensorflow as tf
-
-    paths = _shard_paths(data)
-    files = tf.data.Dataset.from_tensor_slices(paths).shuffle(len(paths)).repeat()
-    records = files.interleave(
-        tf.data.TFRecordDataset, num_parallel_calls=tf.data.AUTOTUNE, deterministic=False
-    )
-    return records.shuffle(_SHUFFLE_BUFFER)
 
 
 def _load_clips(data: str) -> Any:
@@ -169,7 +122,7 @@ def measure_floor(data: str, secs: float) -> float:
     console.load_tensorflow()
     import tensorflow as tf
 
-    records = tf.data.TFRecordDataset(_shard_paths(data))
+    records = tf.data.TFRecordDataset(rival_inputs.shard_paths(data))
     one_by_one = iter(records.repeat())
     num_clips = manifest_lib.load(data).num_clips
     passes = max(1, 2000 // num_clips)

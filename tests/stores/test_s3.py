@@ -6,7 +6,6 @@ import json
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,18 +15,12 @@ import pytest
 
 from tests.conftest import REPOSITORY, convert_command, run_module
 from tests.pipelines.test_train import final_weights
+from tools.s3_endpoint import BUCKET, Endpoint
 from ucf50_tfrecord import manifest
 
-boto3 = pytest.importorskip("boto3", reason="make test-io and make test-remote bring boto3 and moto")
+pytest.importorskip("boto3", reason="make test-io and make test-remote bring boto3 and moto")
 
-URL = "s3://bucket/some/set"
-SERVER = """
-import sys, time
-from moto.server import ThreadedMotoServer
-ThreadedMotoServer(ip_address="127.0.0.1", port=int(sys.argv[1]), verbose=False).start()
-while True:
-    time.sleep(60)
-"""
+URL = f"s3://{BUCKET}/some/set"
 SIZE = ("--size=16x24", "--frames=5")
 MAX_FAILURE_SECS = 120
 
@@ -41,53 +34,17 @@ def methods() -> list[str]:
     return ["copy", "stream"]
 
 
-class Endpoint:
-    """A server that can be killed and started again, empty, at the same address."""
-
-    def __init__(self):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port = probe.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self._port}"
-        self._process = None
-
-    def start(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", SERVER, str(self._port)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self._port), 1).close()
-                break
-            except OSError:
-                assert time.monotonic() < deadline and self._process.poll() is None
-                time.sleep(0.1)
-        self.client().create_bucket(Bucket="bucket")
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.wait()
-
-    def client(self):
-        return boto3.client("s3", endpoint_url=self.url)
-
-    def objects(self) -> dict[str, tuple]:
-        listed = self.client().list_objects_v2(Bucket="bucket").get("Contents", [])
-        return {item["Key"]: (item["LastModified"], item["ETag"]) for item in listed}
+def objects(endpoint: Endpoint) -> dict[str, tuple]:
+    listed = endpoint.client().list_objects_v2(Bucket=BUCKET).get("Contents", [])
+    return {item["Key"]: (item["LastModified"], item["ETag"]) for item in listed}
 
 
 @pytest.fixture(scope="module")
 def endpoint():
     endpoint = Endpoint()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ACCESS_KEY_ID", "testing")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        patch.setenv("AWS_REGION", "us-east-1")
-        patch.setenv("AWS_ENDPOINT_URL", endpoint.url)
+        for name, value in endpoint.environment.items():
+            patch.setenv(name, value)
         endpoint.start()
         yield endpoint
     endpoint.kill()
@@ -134,17 +91,17 @@ def test_the_copy_is_sound_and_sent_once(published, endpoint, staging):
     local, there = manifest.load(str(staging)), manifest.load(URL)
     assert there.fingerprint == local.fingerprint and there.data_dir == URL
     names = {path.name for path in staging.iterdir() if not path.name.startswith(".")}
-    before = endpoint.objects()
+    before = objects(endpoint)
     assert {key.removeprefix("some/set/") for key in before} == names
     published()
-    assert endpoint.objects() == before
+    assert objects(endpoint) == before
 
 
 def test_verify_finds_what_is_damaged_and_repair_sends_it_again(published, endpoint, staging):
     shard = manifest.load(URL).shards[3].filename
     content = bytearray((staging / shard).read_bytes())
     content[900] ^= 1
-    endpoint.client().put_object(Bucket="bucket", Key=f"some/set/{shard}", Body=bytes(content))
+    endpoint.client().put_object(Bucket=BUCKET, Key=f"some/set/{shard}", Body=bytes(content))
     found = run_module("pipelines.verify", f"--data={URL}")
     assert found.returncode == 1
     assert f"damaged: {URL}/{shard}: the record at byte 0 is damaged" in found.stderr
@@ -236,3 +193,23 @@ def test_a_tensorflow_without_s3_says_what_to_do(published, tmp_path):
 def test_a_bucket_that_is_not_there_is_named(endpoint):
     done = run_module("pipelines.verify", "--data=s3://other/set", env=os.environ)
     assert done.returncode == 2 and "error: s3://other/set holds no manifest.json" in done.stderr
+
+
+@pytest.mark.skipif("stream" not in methods(), reason="this TensorFlow does not stream")
+def test_the_benchmark_of_fetching_measures_every_way(videos_dir, tmp_path):
+    output = tmp_path / "fetch.json"
+    done = run_module(
+        "tools.bench_fetch",
+        f"--videos={videos_dir}",
+        f"--remote_python={sys.executable}",
+        "--size=16",
+        "--rounds=1",
+        "--epochs=2",
+        f"--output={output}",
+    )
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(output.read_text())["rows"]
+    assert [row["name"] for row in rows if row["name"] not in done.stdout] == [] and len(rows) == 5
+    streamed = next(row for row in rows if row["name"].startswith("--fetch=stream"))
+    assert streamed["first_epoch_stream_ratio"] == streamed["later_stream_ratio"] == 1
+    assert all(row["later_clips_per_sec"] > 0 and row["first_batch_secs"] > 0 for row in rows)
