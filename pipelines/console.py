@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import io
+import logging as python_logging
 import os
 import shutil
 import signal
@@ -89,8 +90,11 @@ def load_tensorflow() -> None:
 
     Without an NVIDIA driver, what TensorFlow prints meanwhile is hidden unless it fails: a
     page about CUDA, which comes before its log level applies. With a driver all of it is
-    shown, and a warning if TensorFlow does not see a GPU.
+    shown, and a warning if TensorFlow does not see a GPU. Of its Python side only errors are shown, as of
+    its C++ side (TF_CPP_MIN_LOG_LEVEL): it takes models that are built one after the other for one that is
+    traced again and again, and warns of it.
     """
+    python_logging.getLogger("tensorflow").setLevel(python_logging.ERROR)
     if has_nvidia_driver():
         import tensorflow as tf
 

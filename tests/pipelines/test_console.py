@@ -46,3 +46,26 @@ def test_a_process_that_fails_ends_while_a_read_is_under_way(ending, status, las
     done = run_code(READING.format(ending=textwrap.indent(ending, " " * 8)), timeout=120)
     assert done.returncode == status, done.stderr
     assert done.stderr.splitlines()[-1] == last_line
+
+
+BUILDING = """
+from pipelines import console
+
+def main():
+    console.load_tensorflow()
+    import tensorflow as tf
+
+    def add(x, y):
+        return x + y
+
+    traced = tf.function(add)
+    for number in range(9):
+        traced(number, number)  # numbers of Python's: traced each time
+
+console.run(main)
+"""
+
+
+def test_tensorflow_does_not_warn_of_what_users_cannot_change():
+    done = run_code(BUILDING)
+    assert done.returncode == 0 and done.stderr == ""
