@@ -76,9 +76,12 @@ def make_feeds(
       UserError: if a fold does not exist, a shard is damaged, or --cache does not fit.
     """
     from ucf50_tfrecord.dataset import feed
+    from ucf50_tfrecord.training import strategy as strategy_lib
 
     splits_clips = [load_clips(manifest, folds, shuffle_shards=shuffle_shards) for folds in splits]
-    choice = feed.choose_cache(_CACHE.value, sum(clips.num_bytes for clips in splits_clips))
+    num_bytes = sum(clips.num_bytes for clips in splits_clips)
+    workers_here = strategy_lib.num_workers_here(strategy)
+    choice = feed.choose_cache(_CACHE.value, num_bytes, num_processes=workers_here)
     print(f"Clips are {feed.CACHE_MEANINGS[choice.cache]} (--cache={choice.cache}): {choice.reason}")
     feeds = []
     for folds, clips in zip(splits, splits_clips):

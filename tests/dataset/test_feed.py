@@ -129,6 +129,15 @@ def test_memory_decides_where_clips_are_kept(monkeypatch, asked, gpu_gb, host_gb
         assert choice.cache == expected and reason in choice.reason
 
 
+def test_workers_of_a_host_share_its_memory(monkeypatch):
+    monkeypatch.setattr(memory, "available_host_bytes", lambda: 4 * GB)
+    monkeypatch.setattr(memory, "available_device_bytes", lambda: None)
+    assert feed_lib.choose_cache("auto", 1_230_000_000).cache == "host"
+    choice = feed_lib.choose_cache("auto", 1_230_000_000, num_processes=2)
+    assert choice.cache == "none"
+    assert "half of the 2.00 GB of free host memory for each of 2 workers" in choice.reason
+
+
 def test_free_memory_is_measured():
     free = memory.available_host_bytes()
     assert 0 < free < 1e15

@@ -54,7 +54,7 @@ class CacheChoice:
     reason: str
 
 
-def choose_cache(cache: str, num_bytes: int) -> CacheChoice:
+def choose_cache(cache: str, num_bytes: int, *, num_processes: int = 1) -> CacheChoice:
     """Resolves "auto" by the memory that is free, and checks that a given choice fits into it.
 
     "auto" keeps frames on the GPUs if they take no more than half of what is free there, else in
@@ -65,6 +65,7 @@ def choose_cache(cache: str, num_bytes: int) -> CacheChoice:
     Args:
       cache: "auto", "none", "host" or "device".
       num_bytes: of all frames that are to be kept, on each device.
+      num_processes: how many workers share this host's memory; each keeps all frames.
 
     Raises:
       UserError: if what is asked for does not fit.
@@ -74,8 +75,12 @@ def choose_cache(cache: str, num_bytes: int) -> CacheChoice:
         return CacheChoice(cache, "as asked")
     needed = format_bytes(num_bytes)
     host, gpu = memory.available_host_bytes(), memory.available_device_bytes()
+    if host is not None:
+        host //= num_processes
     rooms = {"host": host, "device": host if gpu is None else gpu}
     names = {"host": "free host memory", "device": "free memory of each device"}
+    if num_processes > 1:
+        names["host"] += f" for each of {num_processes} workers"
     if cache != "auto":
         room = rooms[cache]
         if room is not None and num_bytes > room:

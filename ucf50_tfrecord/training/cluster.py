@@ -216,6 +216,11 @@ def _listen(address: str, deadline: float) -> socket.socket:
         time.sleep(_POLL_SECS)
 
 
+def host(address: str) -> str:
+    """Returns the host of host:port."""
+    return address.rpartition(":")[0]
+
+
 def _is_address(value: object) -> bool:
     return isinstance(value, str) and re.fullmatch(r"\S+:\d+", value) is not None
 

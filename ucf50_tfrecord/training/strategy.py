@@ -57,6 +57,16 @@ def num_workers(strategy: tf.distribute.Strategy) -> int:
     return sum(spec.num_tasks(job) for job in spec.jobs)
 
 
+def num_workers_here(strategy: tf.distribute.Strategy) -> int:
+    """Returns how many of the workers run on this one's host, itself counted."""
+    if num_workers(strategy) == 1:
+        return 1
+    resolver = strategy.cluster_resolver
+    spec = resolver.cluster_spec()
+    own = cluster_lib.host(spec.task_address(resolver.task_type, resolver.task_id))
+    return sum(cluster_lib.host(address) == own for job in spec.jobs for address in spec.job_tasks(job))
+
+
 def gather_from_workers(strategy: tf.distribute.Strategy, value: int) -> list[int]:
     """Returns every worker's value, in their order, once all have called this: a barrier too.
 
@@ -177,11 +187,11 @@ def _slurm_resolver(
         worker = cluster_lib.slurm_worker(tuple(cluster.job_tasks("worker")), environment)
     except (RuntimeError, ValueError) as error:
         raise UserError(f"Cannot find the workers in Slurm's environment: {error}") from error
-    host = cluster.task_address("worker", worker).rpartition(":")[0]
+    host = cluster_lib.host(cluster.task_address("worker", worker))
     neighbours = [
         index
         for index, address in enumerate(cluster.job_tasks("worker"))
-        if address.rpartition(":")[0] == host
+        if cluster_lib.host(address) == host
     ]
     if gpus and not _GPUS_BOUND & environment.keys():
         count = len(gpus) // len(neighbours)
