@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import REPOSITORY
-from tools.launch_workers import free_ports
+from tools.launch_workers import free_ports, worker_environments
 
 WORKER = """
 import json, sys
@@ -77,6 +78,31 @@ def test_two_workers_feed_and_evaluate_every_clip_once(data_dir):
     for found in (first, second):  # each knows all clips' logits
         np.testing.assert_allclose(found[1], one[1], atol=1e-5)
         assert found[2] == one[2]
+
+
+JOIN = """
+from ucf50_tfrecord.training import strategy
+strategy.BUILD_SECS = 3.0
+strategy.make_strategy("multi_worker")
+"""
+MEET = """
+import os
+from ucf50_tfrecord.training import cluster
+cluster.meet(cluster.from_tf_config(os.environ), timeout_secs=100)
+"""
+
+
+@pytest.mark.parametrize("remaining", [0, 1])
+def test_a_worker_that_ends_once_all_have_met_keeps_no_other_waiting(remaining):
+    environments = worker_environments(2, [])
+    codes = [JOIN if worker == remaining else MEET for worker in range(2)]
+    processes = [
+        start(code, [], **environment) for code, environment in zip(codes, environments, strict=True)
+    ]
+    _, stderr = processes[remaining].communicate(timeout=100)
+    assert processes[remaining].returncode == -signal.SIGKILL
+    assert "error: all workers were there 3 s ago, and one has not answered since." in stderr
+    assert processes[1 - remaining].wait(timeout=30) == 0
 
 
 TRAIN = """

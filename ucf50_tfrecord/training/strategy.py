@@ -7,6 +7,8 @@ import dataclasses
 import os
 import pathlib
 import re
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 
 import tensorflow as tf
@@ -16,6 +18,17 @@ from ucf50_tfrecord.training import cluster as cluster_lib
 
 # Where srun was told to bind GPUs, each task sees its own alone.
 _GPUS_BOUND = {"SLURM_GPUS_PER_TASK", "SLURM_GPU_BIND"}
+
+# How long workers that have met may take to connect their devices, which takes seconds.
+BUILD_SECS = 120.0
+_WATCH = """
+import os, select, signal, sys
+if not select.select([sys.stdin], [], [], float(sys.argv[1]))[0]:
+    sys.stderr.write(
+        f"error: all workers were there {sys.argv[1]} s ago, and one has not answered since. Start all "
+        "workers with the same command again.\\n")
+    os.kill(int(sys.argv[2]), signal.SIGKILL)
+"""
 
 
 def make_strategy(
@@ -159,9 +172,26 @@ def _join_workers(join_secs: float) -> tf.distribute.Strategy:
         implementation=kinds.NCCL if gpus else kinds.RING
     )
     try:
-        return tf.distribute.MultiWorkerMirroredStrategy(resolver, options)
+        with _ends_in_time(BUILD_SECS):
+            return tf.distribute.MultiWorkerMirroredStrategy(resolver, options)
     except tf.errors.OpError as error:
         raise UserError(f"Cannot train with the other workers: {error.message.splitlines()[0]}") from error
+
+
+@contextlib.contextmanager
+def _ends_in_time(secs: float) -> Iterator[None]:
+    """Kills this process if the block takes longer, and says why.
+
+    A worker that ends after it has met the others and before TensorFlow knows it keeps the others waiting
+    for ever, in C++, where neither signals nor threads of Python's run. So another process watches.
+    """
+    command = [sys.executable, "-c", _WATCH, f"{secs:g}", str(os.getpid())]
+    watcher = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)  # no Ctrl-C
+    try:
+        yield
+    finally:
+        watcher.stdin.close()  # as when this process ends
+        watcher.wait()
 
 
 def _slurm_resolver(
