@@ -1,16 +1,20 @@
 """Cells of comparisons, trained for real on a small set."""
 
 import dataclasses
+import gc
 import json
 import pathlib
 import shutil
 
+import keras
 import numpy as np
 import pytest
+from tensorflow.python.framework.func_graph import FuncGraph
 
 from tests.conftest import flip_bit, run_code
 from ucf50_tfrecord import manifest, models
 from ucf50_tfrecord.dataset.clips import load_clips
+from ucf50_tfrecord.dataset.reader import ClipReader
 from ucf50_tfrecord.evaluation import audit, cells, compare, recurrence
 from ucf50_tfrecord.evaluation.cells import Plan, Recipe
 from ucf50_tfrecord.evaluation.results import Cell
@@ -164,6 +168,23 @@ def test_two_replicas_find_what_one_device_finds(data_dir, tmp_path):
         np.testing.assert_allclose(mirrored["logits"][name], logits, rtol=1e-3, atol=1e-3, err_msg=name)
     for name in recurrence.GRADIENTS:
         np.testing.assert_allclose(mirrored["recurrence"][name], one["recurrence"][name], rtol=1e-2)
+
+
+def test_nothing_is_kept_of_cells_that_are_finished(clips, tmp_path):
+    def count():
+        compare._forget_models()
+        return sum(isinstance(thing, (ClipReader, keras.Model, FuncGraph)) for thing in gc.get_objects())
+
+    before, counts = count(), []
+    compare.Comparison(
+        folder=str(tmp_path),
+        plan=plan("frame_pool", "seed_lstm"),
+        clips=clips,
+        strategy=make_strategy("one"),
+        cache="host",
+    ).run(cells.Callbacks(start=lambda *_: counts.append(count())))
+    assert counts[0] <= before and len(counts) == 4
+    assert counts[1:] == counts[:1] * 3 and count() == counts[0]
 
 
 def test_rounding_is_no_order_but_more_than_that_is():

@@ -17,6 +17,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.framework import ops as tf_ops
 
 from ucf50_tfrecord import storage
 from ucf50_tfrecord.dataset import reader
@@ -304,8 +305,16 @@ def _check_run(run_dir: str, config: run_lib.RunConfig, manifest: Manifest) -> N
 
 
 def _forget_models() -> None:
-    """Frees what Keras and TensorFlow keep of models before: a comparison builds hundreds of them."""
+    """Frees what Keras and TensorFlow keep of models before: a comparison builds hundreds of them.
+
+    TensorFlow registers the gradient of each call of a tf.custom_gradient, its own all_reduce and ours, under
+    a new name and for ever, and with it the graph, the weights, and the clips that were kept in memory. So
+    what was traced before cannot be differentiated any more.
+    """
     keras.backend.clear_session()
+    gradients = tf_ops.gradient_registry._registry  # there is no other way to take something out
+    for name in [name for name in gradients if name.startswith("CustomGradient-")]:
+        del gradients[name]
     gc.collect()
 
 
