@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 import tqdm
 from absl import app, flags, logging
 
+from ucf50_tfrecord import remote
 from ucf50_tfrecord.specs import UserError, expect
 
 
@@ -112,6 +113,12 @@ def load_tensorflow() -> None:
             raise
         finally:
             os.dup2(stderr, 2)
+
+
+def load_file_systems(folder: str) -> None:
+    """Imports TensorFlow, as load_tensorflow does, where a folder is a URL that is reached through it."""
+    if remote.needs_tensorflow(folder):
+        load_tensorflow()
 
 
 def has_nvidia_driver() -> bool:

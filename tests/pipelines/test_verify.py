@@ -98,3 +98,11 @@ def test_what_is_found_damaged_is_repaired(videos_dir, tmp_path):
     assert repaired.returncode == 0 and "Converting 6 of 30 videos" in repaired.stdout
     assert run_module("pipelines.verify", f"--data={tmp_path / 'data'}").returncode == 0
     assert {path.name: path.read_bytes() for path in (tmp_path / "data").iterdir()} == before
+
+
+def test_a_url_that_nothing_reaches_is_told_in_one_line():
+    """Without TensorFlow's notices, which it prints when it is loaded to look for a file system."""
+    result = run_module("pipelines.verify", "--data=nowhere://bucket/set")
+    assert result.returncode == 2
+    [line] = result.stderr.splitlines()
+    assert line.startswith("error: This TensorFlow has no file system for nowhere:// URLs")
