@@ -1,12 +1,14 @@
-"""Trains a model on shards, evaluates it on folds that it has not seen, and sums up.
+"""Trains a model on shards and evaluates it on folds that it has not seen.
 
-  python -m pipelines.train --videos=/data/UCF50 --flagfile=pipelines/recipes/lstm.flags
+  python -m pipelines.train --videos=/data/UCF50 \\
+    --flagfile=pipelines/recipes/lstm.flags
 
-With --videos the shards are brought up to date first; with --data alone they are
-taken as they are. With --run naming an unfinished run, that run goes on.
+With --videos the shards are brought up to date first; with --data alone they
+are taken as they are. With --run naming an unfinished run, that run goes on.
 
-With --strategy=multi_worker this is one of several workers, which TF_CONFIG or Slurm names; all get
-the same flags, with --data and --run. tools/launch_workers.py starts them on one machine.
+With --strategy=multi_worker this is one of several workers, which TF_CONFIG or
+Slurm names; all get the same flags, with --data and --run.
+tools/launch_workers.py starts them on one machine.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from absl import flags
 from pipelines import console, convert, inputs, train_flags
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import storage
-from ucf50_tfrecord.specs import ENCODER_MODELS, STRATEGIES, UserError, expect, format_folds
+from ucf50_tfrecord.specs import ENCODER_MODELS, STRATEGIES, TrainSpec, UserError, expect, format_folds
 from ucf50_tfrecord.training import cluster
 
 if TYPE_CHECKING:
@@ -110,10 +112,7 @@ def prepare(stack: contextlib.ExitStack) -> Job:
 
     `stack` is to be left when training ends, however it ends.
     """
-    # What the flags say, before anything is done for them.
-    train_spec = train_flags.train_spec_from_flags()
-    asked = train_flags.folds_from_flags(test_wanted=train_spec.early_stopping > 0)
-    parse_steps(_PROFILE_STEPS.value)
+    train_spec, asked = read_flags()
     uses_workers = cluster.uses_workers(_STRATEGY.value, os.environ)
     if uses_workers:
         check_worker_flags()
@@ -173,6 +172,18 @@ def prepare(stack: contextlib.ExitStack) -> Job:
         stack.enter_context(run_lib.open_run(run_dir, config))
     strategy_lib.wait_for_workers(strategy)
     return Job(manifest=manifest, config=config, strategy=strategy, feeds=feeds, state=state, run_dir=run_dir)
+
+
+def read_flags() -> tuple[TrainSpec, train_flags.Folds]:
+    """Reads what the flags say of the training, before anything is done for them.
+
+    Raises:
+      UserError: if something is wrong with them, whatever the shards.
+    """
+    train_spec = train_flags.train_spec_from_flags()
+    asked = train_flags.folds_from_flags(test_wanted=train_spec.early_stopping > 0)
+    parse_steps(_PROFILE_STEPS.value)
+    return train_spec, asked
 
 
 def announce(job: Job) -> None:
