@@ -204,6 +204,13 @@ def announce(job: Job) -> None:
         f"Clips: {counts}.\n{config.model.name}, {config.train.precision} on {num_devices} "
         f"{strategy_lib.device_type()}(s); run {job.run_dir}"
     )
+    num_clips = len(job.feeds[0].clips)
+    if config.train.batch_size > num_clips:
+        print(
+            f"warning: {num_clips} training clips do not fill a batch of {config.train.batch_size}: "
+            f"--batch_size={num_clips} trains as well, in less memory and time",
+            file=sys.stderr,
+        )
     if config.train.batch_size % num_devices and job.state.has_batch_norm:
         print(
             f"warning: {num_devices} devices cannot share {config.train.batch_size} clips a step evenly: the clips "
