@@ -101,6 +101,7 @@ repair: $(VENV)/installed $(filter $(DEMO),$(VIDEOS))  ## Convert damaged and mi
 	$(PYTHON) -m pipelines.convert --verify $(DATA_FLAGS) $(FLAGS)
 
 tensorboard: $(VENV)/installed  ## Open TensorBoard on RUN, or on all runs.
+	@test -d '$(or $(RUN),runs)' || { echo "error: there is no folder '$(or $(RUN),runs)' of runs to show" >&2; exit 2; }
 	$(PYTHON) -m tensorboard.main $(call flag,logdir,$(or $(RUN),runs)) $(FLAGS)
 
 inspect: $(VENV)/installed  ## Show the shards of DATA, else of data/; or RUN's curves.

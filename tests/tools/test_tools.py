@@ -226,6 +226,14 @@ def test_make_names_an_unknown_variable():
     assert make("--dry-run", "verify", env={**os.environ, "EPOCH": "3"}).returncode == 0
 
 
+def test_tensorboard_wants_a_folder_that_is_there(tmp_path):
+    (tmp_path / "venv" / "bin").mkdir(parents=True)
+    for name in ("bin/python", "installed"):
+        (tmp_path / "venv" / name).touch()
+    result = make("tensorboard", f"VENV={tmp_path / 'venv'}", "RUN=runs/nowhere")
+    assert result.returncode == 2 and "error: there is no folder 'runs/nowhere'" in result.stderr
+
+
 BENCH_INPUT = """
 import json, sys
 from absl import flags
