@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import pathlib
 import shlex
 import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -172,10 +174,11 @@ def publish(folder: pathlib.Path, results: Results, clips: Clips | None) -> None
     reader = None if clips is None else lambda chosen: read_clips(clips.select(np.asarray(chosen)))
     pictures = report.write(folder, results, judged, read_clips=reader)
     write_tensorboard(folder / "tensorboard", pictures)
+    fill = functools.partial(textwrap.fill, width=80, initial_indent="  ", subsequent_indent="    ")
     for answer in (verdicts.YES, verdicts.NO, verdicts.UNKNOWN):
         chosen = [verdict for verdict in judged if verdict.answer == answer]
         if chosen:
-            print(f"\n{answer.capitalize()}:" + "".join(f"\n  {verdict.text}" for verdict in chosen))
+            print(f"\n{answer.capitalize()}:" + "".join(f"\n{fill(verdict.text)}" for verdict in chosen))
     print(f"\nReport:      {folder / 'report.html'}")
 
 
@@ -290,7 +293,7 @@ class Display:
 
     def start(self, cell: Cell, done: int, total: int) -> None:
         if self._bar is None:
-            self._bar = console.progress_bar(total, "training", "comparing")
+            self._bar = console.progress_bar(total, "run", "comparing")
         self._bar.update(done - self._bar.n)
         self._cell = str(cell)
         self._bar.set_postfix_str(self._cell)
@@ -300,7 +303,7 @@ class Display:
     def report(self, progress) -> None:
         """Takes a training.loop.Progress."""
         if self._bar is not None and progress.epoch_done:
-            self._bar.set_postfix_str(f"{self._cell}, epoch {progress.epoch}/{progress.num_epochs}")
+            self._bar.set_postfix_str(f"{self._cell} {progress.epoch}/{progress.num_epochs}")
 
     def warn(self, text: str) -> None:
         console.warn(text)

@@ -19,6 +19,10 @@ from absl import app, flags, logging
 from ucf50_tfrecord import remote
 from ucf50_tfrecord.specs import UserError, expect
 
+# tqdm's own takes so much that scores beside it do not fit 80 columns.
+_BAR_FORMAT = "{desc}: {n_fmt}/{total_fmt} |{bar}| {elapsed}<{remaining}, {rate_fmt}{postfix}"
+_SHOWN_BESIDE_A_BAR = ("loss", "accuracy")
+
 
 def run(main: Callable[[], int | None]) -> None:
     """Parses the flags and runs `main`; a UserError ends as one line and status 2."""
@@ -144,7 +148,8 @@ class TrainingDisplay:
             self._bar = progress_bar(steps, "step", f"epoch {progress.epoch}/{progress.num_epochs}")
         self._bar.update(progress.step - (progress.epoch - 1) * steps - self._bar.n)
         if progress.scores and not progress.epoch_done:
-            self._bar.set_postfix({name: f"{value:.3g}" for name, value in progress.scores.items()})
+            shown = [name for name in _SHOWN_BESIDE_A_BAR if name in progress.scores]
+            self._bar.set_postfix({name: f"{progress.scores[name]:.3g}" for name in shown})
         if progress.epoch_done:
             self._close_bar()
             scores = "  ".join(f"{name} {value:.4f}" for name, value in progress.scores.items())
@@ -178,7 +183,14 @@ def print_scores(title: str, plain: dict[str, float], shuffled: dict[str, float]
 
 def progress_bar(total: int, unit: str, description: str) -> tqdm.tqdm:
     """A bar on a terminal; elsewhere nothing, so that logs hold plain lines only."""
-    return tqdm.tqdm(total=total, unit=unit, desc=description, disable=not sys.stderr.isatty(), leave=False)
+    return tqdm.tqdm(
+        total=total,
+        unit=unit,
+        desc=description,
+        bar_format=_BAR_FORMAT,
+        disable=not sys.stderr.isatty(),
+        leave=False,
+    )
 
 
 @contextlib.contextmanager

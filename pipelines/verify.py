@@ -14,6 +14,7 @@ import functools
 import os
 import sys
 
+import tqdm
 from absl import flags
 
 from pipelines import console
@@ -41,7 +42,7 @@ def main() -> int:
             bar.update()
             num_damaged += bool(problems)
             for problem in problems:
-                print(f"damaged: {problem}", file=sys.stderr)
+                tqdm.tqdm.write(f"damaged: {problem}", file=sys.stderr)
     if num_damaged:
         print(
             f"{num_damaged} of {len(manifest.shards)} shards of {manifest.data_dir} are damaged. To mend "

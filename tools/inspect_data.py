@@ -97,7 +97,9 @@ def print_counts(manifest: Manifest) -> None:
 
 
 def print_wrapped(text: str) -> None:
-    print(textwrap.fill(text, class_table.WIDTH, initial_indent="  ", subsequent_indent="    "))
+    options = {"initial_indent": "  ", "subsequent_indent": "    "}
+    # Paths stay whole, to be copied.
+    print(textwrap.fill(text, class_table.WIDTH, break_on_hyphens=False, break_long_words=False, **options))
 
 
 def print_clips(manifest: Manifest) -> None:

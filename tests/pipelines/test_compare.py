@@ -63,6 +63,8 @@ def test_every_prediction_is_there(compared, data_dir):
 def test_the_report_says_what_was_found_and_can_be_written_again(compared, data_dir):
     folder, after = compared[0], compared[3]
     assert "Report:" in after and "Cannot tell:" in after
+    verdicts = after[after.index("\nCannot tell:") :].split("\nReport:")[0]
+    assert max(map(len, verdicts.splitlines())) <= 80
     assert list((folder / "tensorboard").glob("events.*"))
     reports = {name: (folder / name).read_bytes() for name in ("report.html", "report.md", "results.json")}
     result = run_module("pipelines.compare", f"--results={folder / 'results.json'}", f"--data={data_dir}")

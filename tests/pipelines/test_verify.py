@@ -1,11 +1,17 @@
 import json
+import os
+import pty
 import random
+import re
 import shlex
 import shutil
+import subprocess
+import sys
+import termios
 
 import pytest
 
-from tests.conftest import flip_bit, run_module
+from tests.conftest import REPOSITORY, flip_bit, run_module
 from ucf50_tfrecord import manifest, record
 
 
@@ -37,6 +43,19 @@ def test_a_damaged_record_is_named_with_its_clip(copy):
     )
     assert expected in result.stderr
     assert "1 of 10 shards" in result.stdout and "To mend them: make repair" in result.stdout
+
+
+def test_on_a_terminal_a_problem_has_a_line_of_its_own(copy):
+    loaded = manifest.load(str(copy))
+    flip_bit(copy / loaded.shards[4].filename, 100)
+    terminal, end = pty.openpty()
+    termios.tcsetwinsize(end, (24, 80))
+    command = [sys.executable, "-m", "pipelines.verify", f"--data={copy}"]
+    subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=end)
+    os.close(end)
+    shown = os.read(terminal, 1 << 16).decode()
+    os.close(terminal)
+    assert "verifying: " in shown and re.search(r"[\r\n]damaged: ", shown)
 
 
 def test_any_flipped_byte_of_a_shard_or_sidecar_is_found(copy):
