@@ -112,7 +112,7 @@ def compare_recipes() -> None:
         results = comparison.run(callbacks(display, should_stop))
     if results is None:
         print(
-            f"Stopped. What is finished is kept; to go on:\n  {shlex.join([sys.executable, *sys.orig_argv[1:]])}"
+            f"Stopped. What is finished is kept; to go on:\n  {shlex.join([console.python(), *sys.orig_argv[1:]])}"
         )
         return
     publish(pathlib.Path(folder), results, comparison.clips)

@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import io
 import os
+import pathlib
 import shutil
 import signal
 import sys
@@ -78,6 +79,12 @@ def end_at_once(code: int | str | None) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code if isinstance(code, int) else int(code is not None))
+
+
+def python() -> str:
+    """Returns this interpreter for a command that is shown: from the current folder, if it lies in that."""
+    path = pathlib.Path(sys.executable)
+    return str(path.relative_to(os.getcwd()) if path.is_relative_to(os.getcwd()) else path)
 
 
 def handle_sigterm() -> None:

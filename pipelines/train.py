@@ -408,7 +408,7 @@ def summarize(job: Job, trained: loop.Trained, evaluations: dict[str, list[runne
 def resume_command(run_dir: str) -> str:
     """Returns this very command with --run added."""
     arguments = [argument for argument in sys.argv[1:] if not argument.startswith("--run=")]
-    return shlex.join([sys.executable, "-m", "pipelines.train", *arguments, f"--run={run_dir}"])
+    return shlex.join([console.python(), "-m", "pipelines.train", *arguments, f"--run={run_dir}"])
 
 
 def print_summary(summary: dict, run_dir: str) -> None:
@@ -420,7 +420,7 @@ def print_summary(summary: dict, run_dir: str) -> None:
     console.print_scores(title, summary, summary["shuffled"])
     print(
         f"Run:         {run_dir}\n"
-        f"TensorBoard: {shlex.join([sys.executable, '-m', 'tensorboard.main', '--logdir', run_dir])}"
+        f"TensorBoard: {shlex.join([console.python(), '-m', 'tensorboard.main', '--logdir', run_dir])}"
     )
 
 

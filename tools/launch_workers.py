@@ -75,7 +75,7 @@ def main(num_workers: int) -> int:
             os.rmdir(run_dir)
     if was_signalled and status == 0 and not pathlib.Path(run_dir, run_lib.SUMMARY_FILENAME).exists():
         again = [argument for argument in sys.argv[1:] if not argument.startswith("--run=")]
-        launcher = [sys.executable, "-m", "tools.launch_workers", f"--workers={num_workers}", "--"]
+        launcher = [console.python(), "-m", "tools.launch_workers", f"--workers={num_workers}", "--"]
         print(f"That is:\n  {shlex.join([*launcher, *again, f'--run={run_dir}'])}")
     return status
 

@@ -68,3 +68,12 @@ def test_a_bar_shows_its_scores_in_80_columns(monkeypatch):
     os.close(terminal)
     assert re.match(r"epoch 4/20: 298/334 \|[#\d ]+\| .*, loss=2.68, accuracy=0.123$", shown)
     assert len(shown) < 80
+
+
+def test_commands_are_shown_from_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.executable", str(tmp_path / ".venv" / "bin" / "python"))
+    monkeypatch.chdir(tmp_path)
+    assert console.python() == ".venv/bin/python"
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert console.python() == str(tmp_path / ".venv" / "bin" / "python")
