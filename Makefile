@@ -23,6 +23,12 @@ OUTPUT    =
 TORCH     =
 FLAGS     =
 
+# One of another name make would pass over in silence.
+VARIABLES := VIDEOS DATA VIDEO SIZE FRAMES MODEL RECIPE EPOCHS RUN SEED VAL_FOLDS TEST_FOLDS WORKERS MODELS CV SEEDS \
+  RUNS OUTPUT TORCH FLAGS BASE_PYTHON IO_PYTHON PYTHON VENV GPU SHELL
+UNKNOWN := $(strip $(foreach name,$(filter-out $(VARIABLES),$(.VARIABLES)),$(if $(filter command,$(origin $(name))),$(name))))
+$(if $(UNKNOWN),$(error there is no variable $(UNKNOWN); `make help` lists them))
+
 DEMO   := data/demo_videos
 VENV   := .venv
 PYTHON := $(VENV)/bin/python
@@ -35,6 +41,8 @@ IO_PYTHON ?= $(shell for p in $(BASE_PYTHON) python3.12 python3.11; do \
 comma := ,
 GPU := $(if $(wildcard /proc/driver/nvidia/version)$(shell command -v nvidia-smi),$(comma)gpu)
 
+RECIPES := $(patsubst pipelines/recipes/%.flags,%,$(wildcard pipelines/recipes/*.flags))
+
 flag = $(if $(2),--$(1)='$(subst ','\'',$(2))')
 DATA_FLAGS = $(call flag,videos,$(VIDEOS)) $(call flag,data,$(DATA)) $(call flag,size,$(SIZE)) $(call flag,frames,$(FRAMES))
 
@@ -43,14 +51,23 @@ DATA_FLAGS = $(call flag,videos,$(VIDEOS)) $(call flag,data,$(DATA)) $(call flag
 
 help:  ## List the targets and variables.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
-	@echo "Variables: VIDEOS (folder of class folders; a demo corpus if unset, and DATA too), DATA (folder of shards), SIZE (64, 112x96),"
-	@echo "  FRAMES, MODEL, RECIPE ($(patsubst pipelines/recipes/%.flags,%,$(wildcard pipelines/recipes/*.flags))), EPOCHS,"
-	@echo "  RUN (a run's folder), SEED, VAL_FOLDS and TEST_FOLDS (1-5,9), WORKERS (processes that train),"
-	@echo "  MODELS (a,b), CV (parts, or logo), SEEDS (how many), RUNS (folders: a,b) and OUTPUT (of a comparison or an export),"
-	@echo "  VIDEO (to predict: a file or a folder; OUTPUT is then the folder of results),"
-	@echo "  FLAGS (any other: $(PYTHON) -m pipelines.train --helpshort)"
+	@echo "Variables, as in make train VIDEOS=/data/UCF50 SIZE=112:"
+	@echo "  VIDEOS         folder of class folders; a demo corpus if unset, and DATA too"
+	@echo "  DATA           folder of shards, or its URL"
+	@echo "  SIZE, FRAMES   of a clip: pixels, as 64 or 112x96 (height x width), and number"
+	@echo "$(RECIPES)" | fold -s -w 60 | sed '1s/^/  MODEL, RECIPE  /; 2,$$s/^/                 /'
+	@echo "  EPOCHS, SEED   in place of the recipe's"
+	@echo "  VAL_FOLDS, TEST_FOLDS  folds to validate and to test on: 1-5,9"
+	@echo "  WORKERS        processes that train together"
+	@echo "  RUN            a run's folder; an unfinished run goes on"
+	@echo "  MODELS, RUNS   what to compare, with commas: recipes, or runs' folders"
+	@echo "  CV, SEEDS      of a comparison: parts, or logo; trainings of each model"
+	@echo "  VIDEO          to predict: a video, a folder, or several with commas"
+	@echo "  OUTPUT         folder for what compare, export or predict writes"
+	@echo "  FLAGS          any other: $(PYTHON) -m pipelines.train --helpshort"
 
-train: $(VENV)/installed pipelines/recipes/$(RECIPE).flags $(filter $(DEMO),$(VIDEOS))  ## Convert what is missing, train, evaluate.
+# The recipe first: a mistake shows before anything is installed.
+train: pipelines/recipes/$(RECIPE).flags $(VENV)/installed $(filter $(DEMO),$(VIDEOS))  ## Convert what is missing, train, evaluate.
 	$(PYTHON) -m $(if $(WORKERS),tools.launch_workers --workers='$(subst ','\'',$(WORKERS))' --,pipelines.train) \
 	  --flagfile=pipelines/recipes/$(RECIPE).flags $(DATA_FLAGS) $(call flag,model,$(MODEL)) \
 	  $(call flag,epochs,$(EPOCHS)) $(call flag,run,$(RUN)) $(call flag,seed,$(SEED)) $(call flag,val_folds,$(VAL_FOLDS)) \
@@ -66,15 +83,15 @@ predict: $(VENV)/installed  ## Predict the classes of VIDEO, a file or a folder,
 	$(PYTHON) -m pipelines.predict $(call flag,run,$(RUN)) $(call flag,video,$(VIDEO)) $(call flag,data,$(DATA)) \
 	  $(call flag,output,$(OUTPUT)) $(FLAGS)
 
-export: $(VENV)/installed  ## Write RUN for other programs into OUTPUT, with a model card.
+export: $(VENV)/installed  ## Write RUN for other programs, with a card, to OUTPUT.
 	$(PYTHON) -m pipelines.export $(call flag,run,$(RUN)) $(call flag,output,$(OUTPUT)) $(FLAGS)
 
-compare: $(VENV)/installed $(if $(RUNS),,$(filter $(DEMO),$(VIDEOS)))  ## Compare MODELS by cross-validation, or RUNS; a report says why they differ.
+compare: $(VENV)/installed $(if $(RUNS),,$(filter $(DEMO),$(VIDEOS)))  ## Compare MODELS, or RUNS, and say why they differ.
 	$(PYTHON) -m pipelines.compare $(if $(RUNS),$(call flag,data,$(DATA)),$(DATA_FLAGS)) $(call flag,models,$(MODELS)) \
 	  $(call flag,cv,$(CV)) $(call flag,val_folds,$(VAL_FOLDS)) $(call flag,seeds,$(SEEDS)) $(call flag,epochs,$(EPOCHS)) \
 	  $(call flag,runs,$(RUNS)) $(call flag,output,$(OUTPUT)) $(FLAGS)
 
-compare-check: $(VENV)/installed  ## Check the comparison's verdicts on corpora whose truth is planted.
+compare-check: $(VENV)/installed  ## Check the comparison's verdicts on planted truths.
 	$(PYTHON) -m tools.compare_check $(FLAGS)
 
 verify: $(VENV)/installed  ## Check every shard of DATA.
@@ -84,13 +101,14 @@ repair: $(VENV)/installed $(filter $(DEMO),$(VIDEOS))  ## Convert damaged and mi
 	$(PYTHON) -m pipelines.convert --verify $(DATA_FLAGS) $(FLAGS)
 
 tensorboard: $(VENV)/installed  ## Open TensorBoard on RUN, or on all runs.
+	@test -d '$(or $(RUN),runs)' || { echo "error: there is no folder '$(or $(RUN),runs)' of runs to show" >&2; exit 2; }
 	$(PYTHON) -m tensorboard.main $(call flag,logdir,$(or $(RUN),runs)) $(FLAGS)
 
-inspect: $(VENV)/installed  ## Show what is in the shards of DATA, or of each set under data/; or the curves of RUN.
+inspect: $(VENV)/installed  ## Show the shards of DATA, else of data/; or RUN's curves.
 	$(PYTHON) -m tools.inspect_data $(call flag,data,$(DATA)) $(call flag,run,$(RUN)) $(FLAGS)
 
 # An installation that fails is what the doctor is for.
-doctor: | $(VENV)/bin/python  ## Look for what is wrong with this machine, DATA and RUN, and say how to mend it.
+doctor: | $(VENV)/bin/python  ## Find what is wrong here, in DATA or RUN; say the cure.
 	-@$(MAKE) --no-print-directory $(VENV)/installed
 	@$(PYTHON) -m tools.doctor $(call flag,data,$(DATA)) $(call flag,videos,$(filter-out $(DEMO),$(VIDEOS))) \
 	  $(call flag,run,$(RUN)) $(FLAGS)
@@ -98,7 +116,7 @@ doctor: | $(VENV)/bin/python  ## Look for what is wrong with this machine, DATA 
 help-models: $(VENV)/installed  ## List the models and their numbers of parameters.
 	$(PYTHON) -m tools.describe_models $(call flag,size,$(SIZE)) $(call flag,frames,$(FRAMES)) $(FLAGS)
 
-bench: $(VENV)-bench/installed $(filter $(DEMO),$(VIDEOS))  ## Measure planning, conversion, input and steps beside other tools.
+bench: $(VENV)-bench/installed $(filter $(DEMO),$(VIDEOS))  ## Measure conversion, input and steps beside other tools.
 	$(VENV)-bench/bin/python -m tools.bench_plan
 	$(VENV)-bench/bin/python -m tools.bench_convert $(call flag,videos,$(VIDEOS)) $(FLAGS)
 	$(VENV)-bench/bin/python -m tools.bench_input $(call flag,videos,$(VIDEOS))
@@ -111,13 +129,13 @@ bench-fetch: $(VENV)-io/installed $(VENV)/installed-remote $(filter $(DEMO),$(VI
 test: $(VENV)/installed-test  ## Run the tests.
 	$(PYTHON) -m pytest --ignore=tests/stores $(FLAGS)
 
-test-readers: $(VENV)-readers/installed  ## Run the tests of other projects' readers, in an environment of its own.
+test-readers: $(VENV)-readers/installed  ## Run the tests of other projects' readers.
 	$(VENV)-readers/bin/python -m pytest tests/readers $(FLAGS)
 
 test-remote: $(VENV)/installed-remote  ## Run the tests of datasets in object stores.
 	$(PYTHON) -m pytest --numprocesses 0 tests/stores $(FLAGS)
 
-test-io: $(VENV)-io/installed  ## Run them with tensorflow-io, in an environment of its own.
+test-io: $(VENV)-io/installed  ## Run the same with tensorflow-io.
 	$(VENV)-io/bin/python -m pytest --numprocesses 0 tests/stores $(FLAGS)
 
 lint: $(VENV)/installed-lint  ## Check style and imports.
@@ -125,7 +143,7 @@ lint: $(VENV)/installed-lint  ## Check style and imports.
 	$(PYTHON) -m flake8
 	$(PYTHON) -m isort --check .
 
-clean:  ## Remove the virtual environment and caches; data/ and runs/ stay.
+clean:  ## Remove .venv and caches; data/ and runs/ stay.
 	rm -rf $(VENV) $(VENV)-bench $(VENV)-io $(VENV)-readers build *.egg-info .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -133,7 +151,7 @@ $(DEMO): | $(VENV)/installed
 	$(PYTHON) -m tools.make_demo_videos --output=$@
 
 pipelines/recipes/%.flags:
-	@echo "error: there is no recipe '$*'; RECIPE is one of: $(patsubst pipelines/recipes/%.flags,%,$(wildcard pipelines/recipes/*.flags))" >&2; exit 2
+	@echo "error: there is no recipe '$*'; RECIPE or MODEL is one of: $(RECIPES)" >&2; exit 2
 
 $(VENV)/bin/python:
 	@test -n "$(BASE_PYTHON)" || { echo "error: Python 3.11 to 3.13 with venv is needed; set BASE_PYTHON=<path>" >&2; exit 2; }

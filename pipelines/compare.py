@@ -1,24 +1,28 @@
-"""Compares models: trains each on all but one part of the clips, tests it on that one, and explains.
+"""Compares models: trains each on all parts of the clips but one, tests it there.
 
-  python -m pipelines.compare --data=data/ucf50-15x64x64 --models=frame_pool,rnn,lstm --cv=5 --seeds=3
+  python -m pipelines.compare --data=data/ucf50-15x64x64 --models=rnn,lstm
   python -m pipelines.compare --runs=runs/one,runs/other
   python -m pipelines.compare --results=runs/…-compare/results.json
 
-The first trains each recipe in pipelines/recipes/ that is named, with whatever flags of training follow.
-What is finished is not trained again, so an interrupted comparison goes on with the same command. The
-second tests runs that there are; the third writes the report again.
+The first trains each recipe in pipelines/recipes/ that is named, with whatever
+flags of training follow. What is finished is not trained again, so an
+interrupted comparison goes on with the same command. The second tests runs that
+there are; the third writes the report again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import os
 import pathlib
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tqdm
@@ -76,14 +80,19 @@ def main() -> None:
 
 def compare_recipes() -> None:
     """Trains and tests what is not finished, and writes the report."""
-    manifest = convert.load_or_convert()
+    # What the flags say, before anything is done for them.
     recipes = {name: recipe_arguments(name, sys.argv[1:]) for name in dict.fromkeys(_MODELS.value)}
+    for arguments in recipes.values():
+        with parsed(arguments):
+            train_flags.train_spec_from_flags()
+    asked = plan_flags(list(recipes))
+    manifest = convert.load_or_convert()
     console.load_tensorflow()
     from ucf50_tfrecord.evaluation import compare
     from ucf50_tfrecord.training import strategy as strategy_lib
 
     strategy = strategy_lib.make_strategy(_STRATEGY.value, environment={})
-    plan = make_plan(manifest, {name: read_recipe(args, manifest) for name, args in recipes.items()})
+    plan = make_plan(manifest, {name: read_recipe(args, manifest) for name, args in recipes.items()}, asked)
     folder = _OUTPUT.value or os.path.join("runs", f"{pathlib.Path(manifest.data_dir).name}-compare")
     comparison = compare.Comparison(
         folder=folder,
@@ -93,6 +102,7 @@ def compare_recipes() -> None:
         cache=flags.FLAGS["cache"].value,
         skip_bad_records=flags.FLAGS["on_bad_record"].value == "skip",
     )
+    comparison.parts  # a mistake in what is asked for shows before anything is promised
     describe(comparison)
     with (
         strategy_lib.explain_exhausted_memory(),
@@ -102,7 +112,7 @@ def compare_recipes() -> None:
         results = comparison.run(callbacks(display, should_stop))
     if results is None:
         print(
-            f"Stopped. What is finished is kept; to go on:\n  {shlex.join([sys.executable, *sys.orig_argv[1:]])}"
+            f"Stopped. What is finished is kept; to go on:\n  {shlex.join([console.python(), *sys.orig_argv[1:]])}"
         )
         return
     publish(pathlib.Path(folder), results, comparison.clips)
@@ -164,10 +174,11 @@ def publish(folder: pathlib.Path, results: Results, clips: Clips | None) -> None
     reader = None if clips is None else lambda chosen: read_clips(clips.select(np.asarray(chosen)))
     pictures = report.write(folder, results, judged, read_clips=reader)
     write_tensorboard(folder / "tensorboard", pictures)
+    fill = functools.partial(textwrap.fill, width=80, initial_indent="  ", subsequent_indent="    ")
     for answer in (verdicts.YES, verdicts.NO, verdicts.UNKNOWN):
         chosen = [verdict for verdict in judged if verdict.answer == answer]
         if chosen:
-            print(f"\n{answer.capitalize()}:" + "".join(f"\n  {verdict.text}" for verdict in chosen))
+            print(f"\n{answer.capitalize()}:" + "".join(f"\n{fill(verdict.text)}" for verdict in chosen))
     print(f"\nReport:      {folder / 'report.html'}")
 
 
@@ -201,42 +212,59 @@ def recipe_arguments(name: str, given: Sequence[str]) -> list[str]:
     return [sys.argv[0], f"--flagfile={path}", *given]
 
 
+@contextlib.contextmanager
+def parsed(arguments: list[str]) -> Iterator[None]:
+    """Has flags be those of another command line while the block runs."""
+    with flagsaver.flagsaver():
+        flags.FLAGS(arguments)
+        yield
+
+
 def read_recipe(arguments: list[str], manifest: manifest_lib.Manifest) -> Recipe:
     """Reads a recipe's flags, which those of the command line override."""
     from ucf50_tfrecord.evaluation.cells import Recipe
     from ucf50_tfrecord.training import strategy as strategy_lib
 
-    with flagsaver.flagsaver():
-        flags.FLAGS(arguments)
+    with parsed(arguments):
         model, train = train_flags.model_spec_from_flags(manifest), train_flags.train_spec_from_flags()
     precision = strategy_lib.choose_precision(train.precision)
     return Recipe(model=model, train=dataclasses.replace(train, precision=precision))
 
 
-def make_plan(manifest: manifest_lib.Manifest, recipes: dict[str, Recipe]) -> Plan:
-    """Reads what is to be compared from the flags."""
-    from ucf50_tfrecord.evaluation.cells import Plan
+def plan_flags(models: Sequence[str]) -> dict[str, Any]:
+    """Reads what the flags say of a comparison of some models, as the arguments of Plan.
 
-    val_folds = flags.FLAGS["val_folds"].value
+    num_parts is None where there shall be one for each fold.
+    """
+    val_folds, cv = flags.FLAGS["val_folds"].value, _CV.value or "5"
     expect(not (val_folds and _CV.value), "either --cv or --val_folds", cv=_CV.value, val_folds=val_folds)
-    cv = "0" if val_folds else _CV.value or "5"
-    expect(cv == "logo" or cv.isdigit(), "--cv=<a number> or logo", cv=cv)
+    expect(cv == "logo" or (cv.isdecimal() and int(cv) >= 2), "--cv=<a number from 2 on> or --cv=logo", cv=cv)
     orders = [order for order in _ORDERS.value if order]
     for order in orders:
         expect(order in FRAME_ORDERS[1:], f"orders out of {FRAME_ORDERS[1:]}", orders=order)
     asked = ",".join(_AUDIT.value)
-    audited = {"all": list(recipes), "none": []}.get(asked, _AUDIT.value)
+    audited = {"all": list(models), "none": []}.get(asked, _AUDIT.value)
+    unknown = sorted(set(audited) - set(models))
+    expect(not unknown, f"audited models out of {', '.join(models)}", audit=unknown)
+    num_parts = None if cv == "logo" else int(cv)
     if val_folds:
         expect(not flags.FLAGS["audit"].present or not audited, "--cv with --audit", audit=asked)
-        audited = []  # there are no parts to deal videos into
-    return Plan(
-        recipes=recipes,
-        num_parts=len(manifest.folds) if cv == "logo" else int(cv),
-        val_folds=parse_folds(val_folds) if val_folds else (),
-        num_seeds=_SEEDS.value,
-        orders=tuple(orders),
-        audited=tuple(audited),
-    )
+        num_parts, audited = 0, []  # there are no parts to deal videos into
+    return {
+        "num_parts": num_parts,
+        "val_folds": parse_folds(val_folds) if val_folds else (),
+        "num_seeds": _SEEDS.value,
+        "orders": tuple(orders),
+        "audited": tuple(audited),
+    }
+
+
+def make_plan(manifest: manifest_lib.Manifest, recipes: dict[str, Recipe], asked: dict[str, Any]) -> Plan:
+    """Plans the comparison that plan_flags has read, for a set."""
+    from ucf50_tfrecord.evaluation.cells import Plan
+
+    num_parts = len(manifest.folds) if asked["num_parts"] is None else asked["num_parts"]
+    return Plan(recipes=recipes, **asked | {"num_parts": num_parts})
 
 
 def describe(comparison) -> None:
@@ -265,7 +293,7 @@ class Display:
 
     def start(self, cell: Cell, done: int, total: int) -> None:
         if self._bar is None:
-            self._bar = console.progress_bar(total, "training", "comparing")
+            self._bar = console.progress_bar(total, "run", "comparing")
         self._bar.update(done - self._bar.n)
         self._cell = str(cell)
         self._bar.set_postfix_str(self._cell)
@@ -275,7 +303,7 @@ class Display:
     def report(self, progress) -> None:
         """Takes a training.loop.Progress."""
         if self._bar is not None and progress.epoch_done:
-            self._bar.set_postfix_str(f"{self._cell}, epoch {progress.epoch}/{progress.num_epochs}")
+            self._bar.set_postfix_str(f"{self._cell} {progress.epoch}/{progress.num_epochs}")
 
     def warn(self, text: str) -> None:
         console.warn(text)

@@ -7,6 +7,7 @@ import contextlib
 import io
 import logging as python_logging
 import os
+import pathlib
 import shutil
 import signal
 import sys
@@ -17,7 +18,12 @@ from collections.abc import Callable, Iterator
 import tqdm
 from absl import app, flags, logging
 
+from ucf50_tfrecord import remote
 from ucf50_tfrecord.specs import UserError, expect
+
+# tqdm's own takes so much that scores beside it do not fit 80 columns.
+_BAR_FORMAT = "{desc}: {n_fmt}/{total_fmt} |{bar}| {elapsed}<{remaining}, {rate_fmt}{postfix}"
+_SHOWN_BESIDE_A_BAR = ("loss", "accuracy")
 
 
 def run(main: Callable[[], int | None]) -> None:
@@ -76,6 +82,12 @@ def end_at_once(code: int | str | None) -> None:
     os._exit(code if isinstance(code, int) else int(code is not None))
 
 
+def python() -> str:
+    """Returns this interpreter for a command that is shown: from the current folder, if it lies in that."""
+    path = pathlib.Path(sys.executable)
+    return str(path.relative_to(os.getcwd()) if path.is_relative_to(os.getcwd()) else path)
+
+
 def handle_sigterm() -> None:
     """Has SIGTERM end this process as Ctrl-C does. TensorFlow takes SIGTERM for itself where there are workers."""
     signal.signal(signal.SIGTERM, _raise_interrupt)
@@ -118,6 +130,12 @@ def load_tensorflow() -> None:
             os.dup2(stderr, 2)
 
 
+def load_file_systems(folder: str) -> None:
+    """Imports TensorFlow, as load_tensorflow does, where a folder is a URL that is reached through it."""
+    if remote.needs_tensorflow(folder):
+        load_tensorflow()
+
+
 def has_nvidia_driver() -> bool:
     return os.path.exists("/proc/driver/nvidia/version") or shutil.which("nvidia-smi") is not None
 
@@ -141,7 +159,8 @@ class TrainingDisplay:
             self._bar = progress_bar(steps, "step", f"epoch {progress.epoch}/{progress.num_epochs}")
         self._bar.update(progress.step - (progress.epoch - 1) * steps - self._bar.n)
         if progress.scores and not progress.epoch_done:
-            self._bar.set_postfix({name: f"{value:.3g}" for name, value in progress.scores.items()})
+            shown = [name for name in _SHOWN_BESIDE_A_BAR if name in progress.scores]
+            self._bar.set_postfix({name: f"{progress.scores[name]:.3g}" for name in shown})
         if progress.epoch_done:
             self._close_bar()
             scores = "  ".join(f"{name} {value:.4f}" for name, value in progress.scores.items())
@@ -175,7 +194,14 @@ def print_scores(title: str, plain: dict[str, float], shuffled: dict[str, float]
 
 def progress_bar(total: int, unit: str, description: str) -> tqdm.tqdm:
     """A bar on a terminal; elsewhere nothing, so that logs hold plain lines only."""
-    return tqdm.tqdm(total=total, unit=unit, desc=description, disable=not sys.stderr.isatty(), leave=False)
+    return tqdm.tqdm(
+        total=total,
+        unit=unit,
+        desc=description,
+        bar_format=_BAR_FORMAT,
+        disable=not sys.stderr.isatty(),
+        leave=False,
+    )
 
 
 @contextlib.contextmanager

@@ -2,12 +2,14 @@
 
   python -m pipelines.convert --videos=/data/UCF50
 
-Shards that already stand are kept: the same command goes on after an interruption,
-and does nothing when nothing has changed.
+Shards that already stand are kept: the same command goes on after an
+interruption, and does nothing when nothing has changed.
 
-On many hosts with a common file system, start it once for each task, as in a Slurm array:
+On many hosts with a common file system, start it once for each task, as in a
+Slurm array:
 
-  python -m pipelines.convert --videos=… --data=… --task_index=$SLURM_ARRAY_TASK_ID --task_count=100
+  python -m pipelines.convert --videos=… --data=… \\
+    --task_index=$SLURM_ARRAY_TASK_ID --task_count=100
 """
 
 from __future__ import annotations
@@ -157,6 +159,7 @@ def load_or_convert() -> manifest.Manifest:
         return convert()
     if not _DATA.value:
         raise UserError("Pass --videos=<folder of class folders>, or --data=<folder of shards>.")
+    console.load_file_systems(_DATA.value)
     loaded = manifest.load(_DATA.value)
     stored = _format_flags(loaded.name, loaded.format, loaded.fold_rule)
     asked = {name: flags.FLAGS[name].value for name in stored if flags.FLAGS[name].present}
@@ -192,6 +195,7 @@ def convert() -> manifest.Manifest | None:
     expect(re.fullmatch(r"[a-z]\w*", name), "a name of letters, digits and _, starting with a-z", name=name)
     data_dir, url = _DATA.value or default_data_dir(name), None
     if remote.is_remote(data_dir):
+        console.load_file_systems(data_dir)
         data_dir, url = _STAGING.value or default_data_dir(name), data_dir
     for folder in (data_dir, url) if url else (data_dir,):
         before = None if _OVERWRITE.value else manifest.load_if_finished(folder)
@@ -252,7 +256,10 @@ def _engine() -> Engine:
 
             beam_args = shlex.split(_BEAM_ARGS.value)
         except ImportError as error:
-            raise UserError(f"--engine=beam needs the extra: pip install '.[beam]' ({error})") from error
+            raise UserError(
+                f"--engine=beam needs the extra `beam` ({error}): {sys.executable} -m pip install --constraint "
+                "constraints.txt -e '.[convert,beam]'"
+            ) from error
         except ValueError as error:
             raise UserError(f"Cannot read --beam_args={_BEAM_ARGS.value!r}: {error}") from error
         expect(

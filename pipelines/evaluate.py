@@ -61,16 +61,17 @@ def evaluate_again() -> None:
     if manifest.fingerprint != config.fingerprint:
         print(f"warning: {manifest.data_dir} holds other shards than those the run was trained on")
 
+    weights = run_flags.weights() or trained.scored_weights(config)
+    folder = pathlib.Path(_OUTPUT.value or run_lib.evaluation_dir(run_dir, weights, folds))
     # One process is enough, whatever names workers here.
     strategy = strategy_lib.make_strategy(_STRATEGY.value, environment={})
-    weights = run_flags.weights() or trained.scored_weights(config)
     model = trained.load_model(run_dir, config, weights, strategy=strategy)
     [feed] = inputs.make_feeds(manifest, (folds,), strategy)
+    storage.make_folder(folder)  # a mistake shows before the work
     warn = functools.partial(print, "warning:", file=sys.stderr)
     evaluate = runner.Evaluator(model, feed, strategy=strategy, batch_size=_BATCH_SIZE.value, warn=warn)
     evaluations = [evaluate(perturbation) for perturbation in runner.PERTURBATIONS]
 
-    folder = pathlib.Path(_OUTPUT.value or run_lib.evaluation_dir(run_dir, weights, folds))
     runner.save_predictions(folder / run_lib.PREDICTIONS_FILENAME, evaluations)
     plain, shuffled = evaluations
     storage.write_json(

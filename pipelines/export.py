@@ -1,7 +1,7 @@
 """Exports a finished run for other programs, with a model card.
 
 python -m pipelines.export --run=runs/demo
-python -m pipelines.export --run=runs/demo --formats=saved_model,keras,onnx --output=/models/demo
+python -m pipelines.export --run=runs/demo --formats=onnx --output=/models/demo
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """Predicts the classes of videos by a trained run.
 
   python -m pipelines.predict --run=runs/demo --video=holiday.mp4
-  python -m pipelines.predict --run=runs/demo --video=clips/,more.avi --top=3 --json
+  python -m pipelines.predict --run=runs/demo --video=clips/,more.avi --json
 
-Videos are decoded as they were for training. A long one is cut into windows that overlap; its probabilities are
-the mean of theirs. Each video is decoded in a process of its own: one that fails costs itself alone, and
-the exit status is then 1.
+Videos are decoded as they were for training. A long one is cut into windows
+that overlap; its probabilities are the mean of theirs. Each video is decoded in
+a process of its own: one that fails costs itself alone, and the exit status is
+then 1.
 """
 
 from __future__ import annotations

@@ -1,12 +1,14 @@
-"""Trains a model on shards, evaluates it on folds that it has not seen, and sums up.
+"""Trains a model on shards and evaluates it on folds that it has not seen.
 
-  python -m pipelines.train --videos=/data/UCF50 --flagfile=pipelines/recipes/lstm.flags
+  python -m pipelines.train --videos=/data/UCF50 \\
+    --flagfile=pipelines/recipes/lstm.flags
 
-With --videos the shards are brought up to date first; with --data alone they are
-taken as they are. With --run naming an unfinished run, that run goes on.
+With --videos the shards are brought up to date first; with --data alone they
+are taken as they are. With --run naming an unfinished run, that run goes on.
 
-With --strategy=multi_worker this is one of several workers, which TF_CONFIG or Slurm names; all get
-the same flags, with --data and --run. tools/launch_workers.py starts them on one machine.
+With --strategy=multi_worker this is one of several workers, which TF_CONFIG or
+Slurm names; all get the same flags, with --data and --run.
+tools/launch_workers.py starts them on one machine.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from absl import flags
 from pipelines import console, convert, inputs, train_flags
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import storage
-from ucf50_tfrecord.specs import ENCODER_MODELS, STRATEGIES, UserError, expect, format_folds
+from ucf50_tfrecord.specs import ENCODER_MODELS, STRATEGIES, TrainSpec, UserError, expect, format_folds
 from ucf50_tfrecord.training import cluster
 
 if TYPE_CHECKING:
@@ -110,10 +112,7 @@ def prepare(stack: contextlib.ExitStack) -> Job:
 
     `stack` is to be left when training ends, however it ends.
     """
-    # What the flags say, before anything is done for them.
-    train_spec = train_flags.train_spec_from_flags()
-    asked = train_flags.folds_from_flags(test_wanted=train_spec.early_stopping > 0)
-    parse_steps(_PROFILE_STEPS.value)
+    train_spec, asked = read_flags()
     uses_workers = cluster.uses_workers(_STRATEGY.value, os.environ)
     if uses_workers:
         check_worker_flags()
@@ -175,6 +174,18 @@ def prepare(stack: contextlib.ExitStack) -> Job:
     return Job(manifest=manifest, config=config, strategy=strategy, feeds=feeds, state=state, run_dir=run_dir)
 
 
+def read_flags() -> tuple[TrainSpec, train_flags.Folds]:
+    """Reads what the flags say of the training, before anything is done for them.
+
+    Raises:
+      UserError: if something is wrong with them, whatever the shards.
+    """
+    train_spec = train_flags.train_spec_from_flags()
+    asked = train_flags.folds_from_flags(test_wanted=train_spec.early_stopping > 0)
+    parse_steps(_PROFILE_STEPS.value)
+    return train_spec, asked
+
+
 def announce(job: Job) -> None:
     """Says what is trained, on what."""
     from ucf50_tfrecord.training import strategy as strategy_lib
@@ -193,6 +204,13 @@ def announce(job: Job) -> None:
         f"Clips: {counts}.\n{config.model.name}, {config.train.precision} on {num_devices} "
         f"{strategy_lib.device_type()}(s); run {job.run_dir}"
     )
+    num_clips = len(job.feeds[0].clips)
+    if config.train.batch_size > num_clips:
+        print(
+            f"warning: {num_clips} training clips do not fill a batch of {config.train.batch_size}: "
+            f"--batch_size={num_clips} trains as well, in less memory and time",
+            file=sys.stderr,
+        )
     if config.train.batch_size % num_devices and job.state.has_batch_norm:
         print(
             f"warning: {num_devices} devices cannot share {config.train.batch_size} clips a step evenly: the clips "
@@ -390,7 +408,7 @@ def summarize(job: Job, trained: loop.Trained, evaluations: dict[str, list[runne
 def resume_command(run_dir: str) -> str:
     """Returns this very command with --run added."""
     arguments = [argument for argument in sys.argv[1:] if not argument.startswith("--run=")]
-    return shlex.join([sys.executable, "-m", "pipelines.train", *arguments, f"--run={run_dir}"])
+    return shlex.join([console.python(), "-m", "pipelines.train", *arguments, f"--run={run_dir}"])
 
 
 def print_summary(summary: dict, run_dir: str) -> None:
@@ -402,7 +420,7 @@ def print_summary(summary: dict, run_dir: str) -> None:
     console.print_scores(title, summary, summary["shuffled"])
     print(
         f"Run:         {run_dir}\n"
-        f"TensorBoard: {shlex.join([sys.executable, '-m', 'tensorboard.main', '--logdir', run_dir])}"
+        f"TensorBoard: {shlex.join([console.python(), '-m', 'tensorboard.main', '--logdir', run_dir])}"
     )
 
 

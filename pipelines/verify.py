@@ -2,9 +2,9 @@
 
   python -m pipelines.verify --data=data/ucf50-15x64x64
 
-Sizes, sha256, the checksums of every record, counts and ids. Ends with status 1 if
-anything is wrong; `python -m pipelines.convert --verify` with the flags that made the
-dataset converts the damaged shards again.
+Sizes, sha256, the checksums of every record, counts and ids. Ends with status 1
+if anything is wrong; `python -m pipelines.convert --verify` with the flags that
+made the dataset converts the damaged shards again.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import functools
 import os
 import sys
 
+import tqdm
 from absl import flags
 
 from pipelines import console
@@ -29,6 +30,7 @@ def main() -> int:
         raise UserError("Pass --data=<folder of shards>.")
     num_workers = len(os.sched_getaffinity(0)) if _WORKERS.value is None else _WORKERS.value
     expect(num_workers >= 1, "at least 1 worker", workers=num_workers)
+    console.load_file_systems(_DATA.value)
     manifest = manifest_lib.load(_DATA.value)
     check = functools.partial(manifest_lib.verify_shard, manifest)
     num_damaged = 0
@@ -40,7 +42,7 @@ def main() -> int:
             bar.update()
             num_damaged += bool(problems)
             for problem in problems:
-                print(f"damaged: {problem}", file=sys.stderr)
+                tqdm.tqdm.write(f"damaged: {problem}", file=sys.stderr)
     if num_damaged:
         print(
             f"{num_damaged} of {len(manifest.shards)} shards of {manifest.data_dir} are damaged. To mend "

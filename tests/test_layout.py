@@ -110,3 +110,20 @@ def test_importing_the_library_prints_and_parses_nothing():
         names = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
         assert "print" not in names, path
         assert not any(module.startswith("absl") for module in imported_modules(path)), path
+
+
+ENTRY_POINTS = [
+    path
+    for folder in ("pipelines", "tools")
+    for path in sorted((REPOSITORY / folder).glob("*.py"))
+    if '__name__ == "__main__"' in path.read_text()
+]
+
+
+@pytest.mark.parametrize("path", ENTRY_POINTS, ids=lambda path: path.stem)
+def test_help_fits_a_terminal(path):
+    """--help shows the docstring as it is where absl prints it; argparse wraps its first line."""
+    text = path.read_text()
+    docstring = ast.get_docstring(ast.parse(text), clean=False)
+    shown = "" if "argparse" in text else docstring
+    assert max(map(len, shown.split("\n"))) <= 80

@@ -1,9 +1,11 @@
-"""Trains the recipes, and steps from one to another, with several seeds, and tables their scores.
+"""Trains the recipes, and steps between them, with several seeds; tables scores.
 
-  python -m tools.bench_accuracy --data=data/ucf50x8-15x64x64 --val_folds=4,5,20-23
+  python -m tools.bench_accuracy --data=data/ucf50x8-15x64x64 \\
+    --val_folds=4,5,20-23
 
-Scores are those of the last weights on the validation folds, which nothing is selected on. Finished
-runs are kept, so an interrupted table goes on with the same command.
+Scores are those of the last weights on the validation folds, which nothing is
+selected on. Finished runs are kept, so an interrupted table goes on with the
+same command.
 """
 
 from __future__ import annotations

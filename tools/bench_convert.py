@@ -2,10 +2,10 @@
 
   python -m tools.bench_convert --videos=/data/UCF50
 
-Every method reads the same videos and makes 15 frames of 64x64 of each, in a process of
-its own on one core, in turn and in several rounds: trust the ratios, since other work on
-the machine slows all methods alike. "decode everything" makes no frames at all: it is the
-floor of any method that decodes in order.
+Every method reads the same videos and makes 15 frames of 64x64 of each, in a
+process of its own on one core, in turn and in several rounds: trust the ratios,
+since other work on the machine slows all methods alike. "decode everything"
+makes no frames at all: it is the floor of any method that decodes in order.
 """
 
 from __future__ import annotations

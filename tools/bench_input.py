@@ -2,10 +2,11 @@
 
   python -m tools.bench_input --videos=/data/UCF50
 
-The videos are converted at each size; then every method reads the same shards, shuffled and in
-batches, in a process of its own, in turn and in several rounds: trust the ratios, since other
-work on the machine slows all methods alike. The floor is TFRecordDataset reading the shards in
-sequence: it does not parse, shuffle or batch.
+The videos are converted at each size; then every method reads the same shards,
+shuffled and in batches, in a process of its own, in turn and in several rounds:
+trust the ratios, since other work on the machine slows all methods alike. The
+floor is TFRecordDataset reading the shards in sequence: it does not parse,
+shuffle or batch.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
   python -m tools.bench_plan
 
-The videos are simulated: 50 classes, UCF's names, sizes of some hundred KB. Each size is planned
-in a process of its own, whose time and peak memory, catalogue included, are shown.
+The videos are simulated: 50 classes, UCF's names, sizes of some hundred KB.
+Each size is planned in a process of its own, whose time and peak memory,
+catalogue included, are shown.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Measures whole training steps of the published CNN + LSTM, beside other ways to write it.
+"""Measures training steps of the published CNN + LSTM, written in several ways.
 
   python -m tools.bench_step --torch_python=/envs/torch/bin/python
 
-A step is forward, backward and Adam, on clips that are in memory already. Every method runs in a
-process of its own, in turn and in several rounds: trust the ratios, since other work on the
-machine slows all methods alike. PyTorch needs an environment of its own; without --torch_python
-its rows are left out.
+A step is forward, backward and Adam, on clips that are in memory already. Every
+method runs in a process of its own, in turn and in several rounds: trust the
+ratios, since other work on the machine slows all methods alike. PyTorch needs
+an environment of its own; without --torch_python its rows are left out.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Measures training steps of the published CNN + LSTM in PyTorch; see tools/bench_step.py.
+"""Measures training steps of the published CNN + LSTM in PyTorch, for bench_step.
 
   python tools/bench_step_torch.py <batch size> <seconds> <threads>
 

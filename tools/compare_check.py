@@ -1,12 +1,14 @@
-"""Runs the comparison on corpora whose truth is planted, and counts how often its verdicts are right.
+"""Counts how often the comparison is right about corpora whose truth is planted.
 
   python -m tools.compare_check --folder=bench_results/compare_check
 
-A corpus of tools/scenarios.py has one known cause, or none. For each an LSTM and its order-blind control
-are trained and tested as `python -m pipelines.compare` does, on small clips. A verdict is right where it says
-"yes" to what was planted and does not say "yes" to what was not; it is a false claim where it says "yes" to
-what was not planted, or "no" to what was. Finished corpora are kept, so the same command goes on. Ends with
-status 1 where the verdicts are not as good as they have to be.
+A corpus of tools/scenarios.py has one known cause, or none. For each an LSTM
+and its order-blind control are trained and tested as `python -m
+pipelines.compare` does, on small clips. A verdict is right where it says "yes"
+to what was planted and does not say "yes" to what was not; it is a false claim
+where it says "yes" to what was not planted, or "no" to what was. Finished
+corpora are kept, so the same command goes on. Ends with status 1 where the
+verdicts are not as good as they have to be.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Lists the models: what each is, and how many parameters it has for clips of a shape.
+"""Lists the models: what each is, and its parameters for clips of a shape.
 
 python -m tools.describe_models --classes=50 --frames=15 --size=64
 """
@@ -6,11 +6,12 @@ python -m tools.describe_models --classes=50 --frames=15 --size=64
 from __future__ import annotations
 
 import inspect
+import textwrap
 
 from absl import flags
 
 from pipelines import console
-from ucf50_tfrecord.specs import MODEL_NAMES, ModelSpec, parse_size
+from ucf50_tfrecord.specs import MODEL_NAMES, ClipFormat, ModelSpec, parse_size
 
 _CLASSES = flags.DEFINE_integer("classes", 50, "Number of classes.")
 _FRAMES = flags.DEFINE_integer("frames", 15, "Frames a clip.", lower_bound=1)
@@ -19,17 +20,19 @@ _SIZE = flags.DEFINE_string("size", "64", "Frame size, such as 64 or 112x96 (hei
 
 def main() -> None:
     height, width = parse_size(_SIZE.value)
+    clip_format = ClipFormat(num_frames=_FRAMES.value, height=height, width=width)
     console.load_tensorflow()
     from ucf50_tfrecord import models
 
-    print(f"{_CLASSES.value} classes, clips of {_FRAMES.value}x{height}x{width}\n")
+    print(f"{_CLASSES.value} classes, clips of {clip_format}\n")
     print(f"{'model':<13}{'parameters':>11}  what it is")
     for name in MODEL_NAMES:
         spec = ModelSpec(
             name=name, num_classes=_CLASSES.value, num_frames=_FRAMES.value, height=height, width=width
         )
         count = models.build_model(spec).count_params()
-        print(f"{name:<13}{count:>11,}  {describe(models.BUILDERS[name])}")
+        row = f"{name:<13}{count:>11,}  {describe(models.BUILDERS[name])}"
+        print(textwrap.fill(row, 80, subsequent_indent=" " * 26))
 
 
 def describe(builder) -> str:

@@ -3,8 +3,9 @@
   python -m tools.inspect_data --data=data/demo_videos-15x64x64
   python -m tools.inspect_data --run=runs/first
 
-Of shards: clips by class and fold, sizes, durations, a record's keys, and a picture of some frames of each class
-(contact_sheet.png in the shards' folder, or --sheet). Of a run: what it is, its scores, and its curves.
+Of shards: clips by class and fold, sizes, durations, a record's keys, and a
+picture of some frames of each class (contact_sheet.png in the shards' folder,
+or --sheet). Of a run: what it is, its scores, and its curves.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ def main() -> None:
         folders = [_DATA.value] if _DATA.value else find_sets()
         expect(not _SHEET.value or len(folders) == 1, "--data with a --sheet", sets=folders)
         for folder in folders:
+            console.load_file_systems(folder)
             manifest = manifest_lib.load(folder)
             print_counts(manifest)
             print_clips(manifest)
@@ -95,7 +97,9 @@ def print_counts(manifest: Manifest) -> None:
 
 
 def print_wrapped(text: str) -> None:
-    print(textwrap.fill(text, class_table.WIDTH, initial_indent="  ", subsequent_indent="    "))
+    options = {"initial_indent": "  ", "subsequent_indent": "    "}
+    # Paths stay whole, to be copied.
+    print(textwrap.fill(text, class_table.WIDTH, break_on_hyphens=False, break_long_words=False, **options))
 
 
 def print_clips(manifest: Manifest) -> None:

@@ -1,10 +1,12 @@
-"""Trains with several workers on this machine: starts them, and ends when they do.
+"""Trains with several workers on this machine: starts them, ends when they do.
 
-  python -m tools.launch_workers --workers=2 -- --videos=/data/UCF50 --flagfile=pipelines/recipes/lstm.flags
+  python -m tools.launch_workers --workers=2 -- \\
+    --videos=/data/UCF50 --flagfile=pipelines/recipes/lstm.flags
 
-What follows -- are the flags of pipelines.train. The videos are converted before the workers start.
-GPUs are shared out evenly, and so are the cores. The first worker's output is shown as it is, of the
-others only what goes wrong. Signals are passed on. No worker outlives this process.
+What follows -- are the flags of pipelines.train. The videos are converted
+before the workers start. GPUs are shared out evenly, and so are the cores. The
+first worker's output is shown as it is, of the others only what goes wrong.
+Signals are passed on. No worker outlives this process.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from collections.abc import Iterator, Sequence
 
 from absl import flags
 
-from pipelines import console, convert, train, train_flags
+from pipelines import console, convert, train
 from ucf50_tfrecord.specs import UserError, expect
 from ucf50_tfrecord.training import cluster
 from ucf50_tfrecord.training import run as run_lib
@@ -61,7 +63,7 @@ def main(num_workers: int) -> int:
         TF_CONFIG=os.environ.get(cluster.TF_CONFIG),
     )
     environments = worker_environments(num_workers, visible_gpus())
-    train_flags.train_spec_from_flags()  # so that mistakes show before anything is converted
+    train.read_flags()  # so that mistakes show before anything is converted
     manifest = convert.load_or_convert()
     given = flags.FLAGS["run"].value
     run_dir = given or run_lib.make_run_dir(manifest.data_dir, flags.FLAGS["model"].value)
@@ -73,7 +75,7 @@ def main(num_workers: int) -> int:
             os.rmdir(run_dir)
     if was_signalled and status == 0 and not pathlib.Path(run_dir, run_lib.SUMMARY_FILENAME).exists():
         again = [argument for argument in sys.argv[1:] if not argument.startswith("--run=")]
-        launcher = [sys.executable, "-m", "tools.launch_workers", f"--workers={num_workers}", "--"]
+        launcher = [console.python(), "-m", "tools.launch_workers", f"--workers={num_workers}", "--"]
         print(f"That is:\n  {shlex.join([*launcher, *again, f'--run={run_dir}'])}")
     return status
 

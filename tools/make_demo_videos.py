@@ -2,18 +2,19 @@
 
   python -m tools.make_demo_videos --output=data/demo_videos
 
-Eight classes in four pairs. Each clip of one class has a twin in its partner: the same
-frames backwards, in the same group. So a model that does not see order cannot score
-above 0.5, whatever it learns of appearance. No pair is another's mirror image, so that
-mirrored training clips keep their class.
+Eight classes in four pairs. Each clip of one class has a twin in its partner:
+the same frames backwards, in the same group. So a model that does not see order
+cannot score above 0.5, whatever it learns of appearance. No pair is another's
+mirror image, so that mirrored training clips keep their class.
 
-The files look like UCF50's: v_<Class>_gNN_cNN.avi, MPEG-4 (tag XVID) in AVI, a keyframe
-every 12 frames, 25 groups, each with a background, colours, sizes and speeds of its own.
+The files look like UCF50's: v_<Class>_gNN_cNN.avi, MPEG-4 (tag XVID) in AVI, a
+keyframe every 12 frames, 25 groups, each with a background, colours, sizes and
+speeds of its own.
 
   python -m tools.make_demo_videos --output=data/order --scenario=order
 
-renders one of the corpora of `tools.scenarios` instead, in each of which one known cause tells the
-classes apart.
+renders one of the corpora of `tools.scenarios` instead, in each of which one
+known cause tells the classes apart.
 """
 
 from __future__ import annotations

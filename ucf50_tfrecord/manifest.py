@@ -200,7 +200,11 @@ def load(data_dir: str) -> Manifest:
             "Convert videos into it first: python -m pipelines.convert "
             f"--videos=<folder of class folders> --data={data_dir}"
         )
-    value = storage.read_json(path)
+    mend = "To write it anew remove it and convert again, by the command that made it: shards that stand are kept."
+    try:
+        value = storage.read_json(path)
+    except UserError as error:
+        raise UserError(f"{error}. {mend}") from error
     try:
         if value["schema_version"] != record.SCHEMA_VERSION:
             raise UserError(
@@ -226,7 +230,7 @@ def load(data_dir: str) -> Manifest:
     except UserError:
         raise
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is not a dataset's manifest: {error!r}") from error
+        raise UserError(f"{path} is not a dataset's manifest: {error!r}. {mend}") from error
 
 
 def load_if_finished(data_dir: str) -> Manifest | None:

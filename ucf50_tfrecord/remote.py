@@ -12,6 +12,7 @@ import importlib
 import os
 import re
 import socket
+import sys
 import urllib.parse
 from collections.abc import Iterator
 from typing import Any, Protocol
@@ -27,6 +28,11 @@ _NETWORK_PACKAGES = {"adlfs", "aiobotocore", "aiohttp", "azure", "botocore", "gc
 def is_remote(path: str | os.PathLike) -> bool:
     """Tells whether a path is a URL."""
     return re.match(r"[a-z][a-z0-9+]*://", str(path)) is not None
+
+
+def needs_tensorflow(path: str | os.PathLike) -> bool:
+    """Tells whether a path is reached through TensorFlow's file systems, as fsspec knows none for it."""
+    return is_remote(path) and _fsspec(_scheme(str(path))) is None
 
 
 def read(url: str, start: int = 0, end: int | None = None) -> bytes:
@@ -202,11 +208,17 @@ def _check_server(url: str) -> None:
 
 
 @functools.cache
-def _store(scheme: str) -> _Store:
+def _fsspec(scheme: str) -> _Store | None:
     try:
         return _Fsspec(scheme)
     except (ImportError, ValueError):  # not installed, or nothing that fsspec has heard of
-        pass
+        return None
+
+
+@functools.cache
+def _store(scheme: str) -> _Store:
+    if store := _fsspec(scheme):
+        return store
     try:
         load_tf_filesystem(f"{scheme}://")
     except ImportError as error:
@@ -233,9 +245,10 @@ def _scheme(url: str) -> str:
 
 def _ways_out(scheme: str) -> str:
     return (
-        f"This TensorFlow has no file system for {scheme}:// URLs. Two ways out: pip install '.[remote]' (fsspec, "
-        "which copies shards with any TensorFlow: --fetch=copy), or pip install '.[io]' in an environment of its "
-        "own (tensorflow-io, whose file systems load on TensorFlow 2.16 and 2.17 alone)."
+        f"This TensorFlow has no file system for {scheme}:// URLs. Two ways out: the extra `remote` (fsspec, which "
+        f"copies shards with any TensorFlow: --fetch=copy), by {sys.executable} -m pip install --constraint "
+        "constraints.txt -e '.[convert,train,remote]'; or the extra `io` in an environment of its own (tensorflow-io, "
+        "whose file systems load on TensorFlow 2.16 and 2.17 alone)."
     )
 
 
@@ -251,4 +264,6 @@ def _explained(doing: str, url: str) -> Iterator[None]:
     except Exception as error:
         if not isinstance(error, OSError) and type(error).__module__.split(".")[0] not in _NETWORK_PACKAGES:
             raise
-        raise UserError(f"Cannot {doing} {url}: {str(error) or type(error).__name__}") from error
+        raise UserError(
+            f"Cannot {doing} {url}: {' '.join(str(error).split()) or type(error).__name__}"
+        ) from error

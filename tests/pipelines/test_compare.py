@@ -63,6 +63,8 @@ def test_every_prediction_is_there(compared, data_dir):
 def test_the_report_says_what_was_found_and_can_be_written_again(compared, data_dir):
     folder, after = compared[0], compared[3]
     assert "Report:" in after and "Cannot tell:" in after
+    verdicts = after[after.index("\nCannot tell:") :].split("\nReport:")[0]
+    assert max(map(len, verdicts.splitlines())) <= 80
     assert list((folder / "tensorboard").glob("events.*"))
     reports = {name: (folder / name).read_bytes() for name in ("report.html", "report.md", "results.json")}
     result = run_module("pipelines.compare", f"--results={folder / 'results.json'}", f"--data={data_dir}")
@@ -86,8 +88,9 @@ def test_existing_runs_say_what_they_said_when_they_were_trained(compared, tmp_p
 
 MISTAKES = {
     "--models=nothing": "models out of",
-    "--cv=9": "at most 5 parts",
-    "--cv=some": "--cv=<a number> or logo",
+    "--cv=9": "at most 5 parts (--cv)",
+    "--cv=some": "--cv=<a number from 2 on> or --cv=logo",
+    "--cv=1": "--cv=<a number from 2 on> or --cv=logo",
     "--seed=3": "no --seed, which the comparison decides",
     "--cv=2 --val_folds=1": "either --cv or --val_folds",
     "--orders=backwards": "orders out of",
@@ -116,6 +119,25 @@ for mistake in mistakes:
             said[mistake] = str(error)
 print(json.dumps(said))
 """
+
+
+# Of these nothing needs to be converted to know.
+EARLY_MISTAKES = (
+    "--models=nothing",
+    "--cv=1",
+    "--batch_size=0",
+    "--orders=backwards",
+    "--audit=conv3d",
+    "--val_folds=x",
+)
+
+
+def test_mistakes_show_before_anything_is_converted(videos_dir, tmp_path):
+    arguments = [json.dumps(EARLY_MISTAKES), f"--videos={videos_dir}", f"--data={tmp_path / 'set'}"]
+    result = run_code(TRY_EACH, *arguments)
+    assert result.returncode == 0, result.stderr
+    assert sorted(json.loads(result.stdout.splitlines()[-1])) == sorted(EARLY_MISTAKES)
+    assert not (tmp_path / "set").exists()
 
 
 def test_mistakes_are_told_in_a_line(data_dir, tmp_path):

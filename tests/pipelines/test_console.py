@@ -1,8 +1,15 @@
+import itertools
+import os
+import pty
+import re
+import termios
 import textwrap
 
 import pytest
 
+from pipelines import console
 from tests.conftest import run_code
+from ucf50_tfrecord.training import loop
 
 # A dataset that reads two clips side by side: one fails, the other is kept waiting by its store.
 READING = """
@@ -69,3 +76,27 @@ console.run(main)
 def test_tensorflow_does_not_warn_of_what_users_cannot_change():
     done = run_code(BUILDING)
     assert done.returncode == 0 and done.stderr == ""
+
+
+def test_a_bar_shows_its_scores_in_80_columns(monkeypatch):
+    terminal, end = pty.openpty()
+    termios.tcsetwinsize(end, (24, 80))
+    scores = {"loss": 2.6789, "accuracy": 0.1234, "gradient_norm": 3.21, "input/clips_per_sec": 1234.5}
+    progress = loop.Progress(step=1300, num_steps=20 * 334, epoch=4, num_epochs=20, scores=scores)
+    with open(end, "w", encoding="ascii") as stderr, console.TrainingDisplay() as display:
+        monkeypatch.setattr("sys.stderr", stderr)
+        monkeypatch.setattr("tqdm.std.time", itertools.count(step=20).__next__)  # seconds
+        display.update(progress)
+        shown = os.read(terminal, 1 << 16).decode().split("\r")[-1]
+    os.close(terminal)
+    assert re.match(r"epoch 4/20: 298/334 \|[#\d ]+\| .*, loss=2.68, accuracy=0.123$", shown)
+    assert len(shown) < 80
+
+
+def test_commands_are_shown_from_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.executable", str(tmp_path / ".venv" / "bin" / "python"))
+    monkeypatch.chdir(tmp_path)
+    assert console.python() == ".venv/bin/python"
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert console.python() == str(tmp_path / ".venv" / "bin" / "python")

@@ -1,5 +1,6 @@
 """Training as users run it: real processes, real interruptions."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -7,11 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
+from pipelines import train
 from tests.conftest import REPOSITORY, run_module
 from ucf50_tfrecord import manifest, storage
 from ucf50_tfrecord.training import run
@@ -184,6 +187,26 @@ def test_a_test_set_is_scored_that_selection_never_saw(data_dir, tmp_path):
     assert found["macro_f1"] == summary["macro_f1"]
 
 
+def test_a_batch_of_more_clips_than_there_are_is_told(finished_run, monkeypatch, capsys):
+    """It may take all memory, and the process with it, which says nothing then."""
+    config = run.load_config(str(finished_run[0]))
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=40))
+    job = types.SimpleNamespace(
+        config=config,
+        feeds=[types.SimpleNamespace(clips=range(18)), types.SimpleNamespace(clips=range(12))],
+        strategy=types.SimpleNamespace(num_replicas_in_sync=1),
+        run_dir="runs/x",
+    )
+    train.announce(job)
+    assert (
+        "18 training clips do not fill a batch of 40: --batch_size=18 trains as well"
+        in capsys.readouterr().err
+    )
+    job.feeds[0].clips = range(40)
+    train.announce(job)
+    assert not capsys.readouterr().err
+
+
 def test_flags_are_checked_before_anything_is_converted(videos_dir, tmp_path):
     result = run_module(
         "pipelines.train", f"--videos={videos_dir}", f"--data={tmp_path / 'set'}", "--batch_size=0"
@@ -270,6 +293,7 @@ def test_a_mistake_ends_with_one_clear_message(data_dir, tmp_path, flags, messag
         ([], "Pass --run=<folder of a run>"),
         (["--run=nowhere"], "nowhere is not a run's folder"),
         (["--folds=8"], "Expected folds out of 1-5"),
+        ([f"--output={REPOSITORY / 'README.md'}"], "Cannot make the folder .*README.md"),
         (["--data={other}"], "holds clips of 5x16x24, the run was trained on 4x16x24"),
     ],
 )

@@ -1,11 +1,17 @@
 import json
+import os
+import pty
 import random
+import re
 import shlex
 import shutil
+import subprocess
+import sys
+import termios
 
 import pytest
 
-from tests.conftest import flip_bit, run_module
+from tests.conftest import REPOSITORY, flip_bit, run_module
 from ucf50_tfrecord import manifest, record
 
 
@@ -37,6 +43,19 @@ def test_a_damaged_record_is_named_with_its_clip(copy):
     )
     assert expected in result.stderr
     assert "1 of 10 shards" in result.stdout and "To mend them: make repair" in result.stdout
+
+
+def test_on_a_terminal_a_problem_has_a_line_of_its_own(copy):
+    loaded = manifest.load(str(copy))
+    flip_bit(copy / loaded.shards[4].filename, 100)
+    terminal, end = pty.openpty()
+    termios.tcsetwinsize(end, (24, 80))
+    command = [sys.executable, "-m", "pipelines.verify", f"--data={copy}"]
+    subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=end)
+    os.close(end)
+    shown = os.read(terminal, 1 << 16).decode()
+    os.close(terminal)
+    assert "verifying: " in shown and re.search(r"[\r\n]damaged: ", shown)
 
 
 def test_any_flipped_byte_of_a_shard_or_sidecar_is_found(copy):
@@ -98,3 +117,11 @@ def test_what_is_found_damaged_is_repaired(videos_dir, tmp_path):
     assert repaired.returncode == 0 and "Converting 6 of 30 videos" in repaired.stdout
     assert run_module("pipelines.verify", f"--data={tmp_path / 'data'}").returncode == 0
     assert {path.name: path.read_bytes() for path in (tmp_path / "data").iterdir()} == before
+
+
+def test_a_url_that_nothing_reaches_is_told_in_one_line():
+    """Without TensorFlow's notices, which it prints when it is loaded to look for a file system."""
+    result = run_module("pipelines.verify", "--data=nowhere://bucket/set")
+    assert result.returncode == 2
+    [line] = result.stderr.splitlines()
+    assert line.startswith("error: This TensorFlow has no file system for nowhere:// URLs")

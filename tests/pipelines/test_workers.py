@@ -262,3 +262,10 @@ def test_workers_share_the_machine(monkeypatch):
         launch_workers.worker_environments(6, launch_workers.visible_gpus())
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     assert launch_workers.visible_gpus() == []
+
+
+def test_mistakes_show_before_anything_is_converted(videos_dir, tmp_path):
+    data = [f"--videos={videos_dir}", f"--data={tmp_path / 'set'}"]
+    result = run_module("tools.launch_workers", "--workers=2", "--", *data, "--val_folds=x")
+    assert result.returncode == 2 and "Expected folds such as 1-5,9" in result.stderr
+    assert not (tmp_path / "set").exists()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import build, flip_bit, run_module
+from tests.conftest import build, flip_bit, run_code, run_module
 from tools import class_table, contact_sheet, curves
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import record, storage
@@ -17,6 +17,12 @@ from ucf50_tfrecord.dataset import clips as clips_lib
 from ucf50_tfrecord.specs import ModelSpec, TrainSpec, to_json
 from ucf50_tfrecord.training import events
 from ucf50_tfrecord.training import run as run_lib
+
+
+def test_paths_are_not_broken_at_hyphens():
+    path = "/data/" + "-".join(["long"] * 15)
+    code = "import sys; from tools import inspect_data; inspect_data.print_wrapped('clips of ' + sys.argv[1])"
+    assert run_code(code, path).stdout == f"  clips of\n    {path}\n"
 
 
 def test_inspect_shows_counts_and_a_record(data_dir, tmp_path):

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -135,6 +136,17 @@ def test_make_help_lists_every_target():
     ):
         assert f"  make {target} " in result.stdout
     assert "seed_lstm" in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 80
+
+
+def test_make_help_lists_every_variable():
+    text = make("help").stdout
+    readme = (REPOSITORY / "README.md").read_text()
+    table = readme[readme.index("| variable |") :].split("\n\n")[0]
+    variables = re.findall(r"`([A-Z_]+)`", " ".join(row.split("|")[1] for row in table.splitlines()))
+    assert len(variables) > 15
+    for variable in variables:
+        assert re.search(rf"^  [A-Z_, ]*\b{variable}\b", text, re.MULTILINE), variable
 
 
 @pytest.mark.parametrize(
@@ -200,9 +212,26 @@ def test_make_installs_the_gpu_extra_where_a_driver_is(tmp_path):
     assert "'.[convert,train,gpu]'" in result.stdout
 
 
-def test_make_names_an_unknown_recipe():
-    result = make("--dry-run", "train", "RECIPE=nope")
-    assert "there is no recipe 'nope'" in result.stdout + result.stderr
+@pytest.mark.parametrize("name", ["RECIPE", "MODEL"])
+def test_make_names_an_unknown_recipe_before_it_installs(name, tmp_path):
+    result = make("--dry-run", "train", f"{name}=nope", f"VENV={tmp_path / 'new'}")
+    first = result.stdout.splitlines()[0]
+    assert "there is no recipe 'nope'; RECIPE or MODEL is one of: bilstm " in first and "exit 2" in first
+
+
+def test_make_names_an_unknown_variable():
+    result = make("--dry-run", "verify", "data=data/x", "EPOCH=3")
+    assert result.returncode == 2 and not result.stdout
+    assert re.search("there is no variable (data EPOCH|EPOCH data); `make help` lists them", result.stderr)
+    assert make("--dry-run", "verify", env={**os.environ, "EPOCH": "3"}).returncode == 0
+
+
+def test_tensorboard_wants_a_folder_that_is_there(tmp_path):
+    (tmp_path / "venv" / "bin").mkdir(parents=True)
+    for name in ("bin/python", "installed"):
+        (tmp_path / "venv" / name).touch()
+    result = make("tensorboard", f"VENV={tmp_path / 'venv'}", "RUN=runs/nowhere")
+    assert result.returncode == 2 and "error: there is no folder 'runs/nowhere'" in result.stderr
 
 
 BENCH_INPUT = """
@@ -233,11 +262,15 @@ def test_the_inputs_benchmark_measures(data_dir, videos_dir, tmp_path):
 def test_the_models_are_listed_with_their_parameters():
     result = run_module("tools.describe_models", "--classes=50")
     assert result.returncode == 0, result.stderr
-    rows = {line.split()[0]: line.split(maxsplit=2)[1:] for line in result.stdout.splitlines()[3:]}
+    lines = result.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    rows = {line.split()[0]: line.split(maxsplit=2)[1:] for line in lines[3:] if not line.startswith(" ")}
     assert sorted(rows) == sorted(MODEL_NAMES)
     assert rows["seed_lstm"] == ["2,728,818", "The published CNN + LSTM"]
     result = run_module("tools.describe_models", "--size=huge")
     assert result.returncode == 2 and "a size such as 64 or 112x96" in result.stderr
+    result = run_module("tools.describe_models", "--size=0")
+    assert result.returncode == 2 and "Expected a height of 8 to 4096 pixels" in result.stderr
 
 
 def test_the_accuracy_table_keeps_finished_runs(data_dir, tmp_path):

@@ -371,8 +371,17 @@ def test_a_run_whose_checkpoints_are_all_torn_says_so(data_dir, tmp_path):
     train(data_dir, tmp_path, epochs=1)
     for path in (tmp_path / "checkpoints" / "last").glob("*.data*"):
         path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(UserError, match="Cannot restore the checkpoint"):
+    with pytest.raises(
+        UserError, match="Cannot restore the checkpoint .* None before it is sound: start another --run"
+    ):
         train(data_dir, tmp_path, epochs=1)
+
+
+def test_reasons_leave_out_what_is_for_tensorflows_developers(tmp_path):
+    with pytest.raises(tf.errors.OpError) as raised:
+        tf.raw_ops.ReadFile(filename=str(tmp_path / "x"))
+    assert "{{" in str(raised.value) and "[Op:" in str(raised.value)
+    assert checkpoint.reason(raised.value) == f"{tmp_path / 'x'}; No such file or directory"
 
 
 def test_an_epoch_that_was_not_evaluated_is_when_the_run_goes_on(data_dir, tmp_path):

@@ -128,7 +128,7 @@ def deal_parts(clips: Clips, plan: Plan, split: str) -> np.ndarray:
         folds = np.unique(clips.folds)
         expect(
             plan.num_parts <= len(folds),
-            f"at most {len(folds)} parts, as many as folds with clips",
+            f"at most {len(folds)} parts (--cv), as many as folds with clips",
             parts=plan.num_parts,
         )
         parts = np.searchsorted(folds, clips.folds) % plan.num_parts

@@ -36,7 +36,7 @@ from ucf50_tfrecord.inference.card import Export, ExportedFile, Own
 from ucf50_tfrecord.inference.snippets import FILENAMES
 from ucf50_tfrecord.inference.sources import Sources
 from ucf50_tfrecord.specs import UserError, expect, to_json
-from ucf50_tfrecord.training import trained
+from ucf50_tfrecord.training import checkpoint, trained
 
 FORMATS = tuple(FILENAMES)
 DEFAULT_FORMATS = FORMATS[:2]
@@ -187,7 +187,7 @@ def write(name: str, path: pathlib.Path, model: keras.Model, classes: Sequence[s
     try:
         _WRITERS[name](path, model, classes)
     except tf.errors.OpError as error:
-        raise UserError(f"Cannot write {path.name}: {error.message.splitlines()[0]}") from error
+        raise UserError(f"Cannot write {path.name}: {checkpoint.reason(error).splitlines()[0]}") from error
 
 
 def _write_saved_model(path: pathlib.Path, model: keras.Model, classes: Sequence[str]) -> None:

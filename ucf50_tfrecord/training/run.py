@@ -86,7 +86,7 @@ def load_config(run_dir: str) -> RunConfig:
             value["video_secs"] = tuple(value["video_secs"])
         return RunConfig(**value)
     except (KeyError, TypeError) as error:
-        raise UserError(f"{path} is not a run's configuration: {error}") from error
+        raise UserError(f"{path} is not a run's configuration: {error!r}") from error
 
 
 def evaluation_dir(run_dir: str, weights: str, folds: Sequence[int]) -> pathlib.Path:
@@ -158,21 +158,39 @@ def check_run(run_dir: str, config: RunConfig) -> None:
     Raises:
       UserError: if the folder holds a run of another configuration.
     """
-    if not pathlib.Path(run_dir, CONFIG_FILENAME).is_file():
+    if os.path.exists(run_dir) and not os.path.isdir(run_dir):
+        raise UserError(f"Expected a folder for the run. Received: {run_dir}, which is a file")
+    if not os.path.isfile(os.path.join(run_dir, CONFIG_FILENAME)):
         return
     old, new = _flatten(load_config(run_dir)), _flatten(config)
     differing = [name for name in new if old[name] != new[name] and name not in _NOT_COMPARED]
     if differing == ["epochs"] and new["epochs"] > old["epochs"] and new["schedule"] == "constant":
         differing = []
     if differing:
-        changes = "; ".join(f"{name} was {old[name]!r}, is {new[name]!r}" for name in differing)
-        raise UserError(f"{run_dir} holds a run with another configuration: {changes}. Choose another --run.")
+        changes = "; ".join(
+            f"{name} was {_describe(name, old[name])}, is {_describe(name, new[name])}" for name in differing
+        )
+        raise UserError(
+            f"{run_dir} holds a run with another configuration: {changes}. "
+            "Choose another --run, or of a comparison another --output."
+        )
 
 
 def digest(config: RunConfig) -> int:
     """Returns a number below 2**48 that says whether configurations are the same, wherever their clips lie."""
     value = {key: value for key, value in to_json(config).items() if key not in _NOT_COMPARED}
     return int(hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12], 16)
+
+
+def _describe(name: str, value: object) -> str:
+    """Writes an entry of _flatten's as people read it."""
+    if name == "fingerprint":
+        return f"{value[:16]}…"
+    if name.endswith("_folds"):
+        return format_folds(value) or "none"
+    if name == "classes":
+        return f"{len(value)} ({', '.join(value[:3])}{', …' if len(value) > 3 else ''})"
+    return repr(value)
 
 
 def _flatten(config: RunConfig) -> dict[str, object]:
