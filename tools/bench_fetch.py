@@ -1,11 +1,14 @@
-"""Measures how fast clips come out of an object store: copied whole, or streamed by TensorFlow.
+"""Measures how fast clips come out of an object store, copied or streamed.
 
-  python -m tools.bench_fetch --videos=/data/UCF50 --remote_python=.venv/bin/python
+  python -m tools.bench_fetch --videos=/data/UCF50 \\
+    --remote_python=.venv/bin/python
 
-Runs in the environment of the extras `io` and `stores`, where tensorflow-io streams; the Python of one with
-the extra `remote` adds the copies that fsspec makes. All read the same shards from one S3 server on this
-machine, each in a fresh process that starts with no copies, in turn and in several rounds: trust the
-ratios. The server is moto's, written in Python and without a network's latency: it bounds what all reach.
+Runs in the environment of the extras `io` and `stores`, where tensorflow-io
+streams; the Python of one with the extra `remote` adds the copies that fsspec
+makes. All read the same shards from one S3 server on this machine, each in a
+fresh process that starts with no copies, in turn and in several rounds: trust
+the ratios. The server is moto's, written in Python and without a network's
+latency: it bounds what all reach.
 """
 
 from __future__ import annotations

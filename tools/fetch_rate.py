@@ -1,9 +1,11 @@
-"""Measures one way to feed clips from an object store; see tools/bench_fetch.py.
+"""Measures one way to feed clips from an object store, for tools.bench_fetch.
 
-  python -m tools.fetch_rate --data=s3://bucket/set --method=copy --fetch_cache=/tmp/copies
+  python -m tools.fetch_rate --data=s3://bucket/set --method=copy \\
+    --fetch_cache=/tmp/copies
 
-Prints JSON: the clips of an epoch, the seconds until the first batch was there, which begin when the set
-is looked up, and the seconds that each epoch took, the first one's from the same moment on.
+Prints JSON: the clips of an epoch, the seconds until the first batch was there,
+which begin when the set is looked up, and the seconds that each epoch took, the
+first one's from the same moment on.
 """
 
 from __future__ import annotations
