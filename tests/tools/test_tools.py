@@ -153,7 +153,7 @@ def test_make_help_lists_every_variable():
     "arguments, parts, absent",
     [
         (
-            ["train"],
+            ["--always-make", "train"],  # whether or not the demo is there already
             ["tools.make_demo_videos", "recipes/lstm.flags", "--videos='data/demo_videos'"],
             ["--data=", "--model="],
         ),
