@@ -123,12 +123,12 @@ def _find_predictions(run_dir: str, config: RunConfig, summary: dict, weights: s
 
 def _find_manifest(config: RunConfig) -> tuple[Manifest | None, str]:
     """Returns the manifest of the shards that a run was trained on; None, and why, if they are not there."""
-    if not manifest_lib.exists(config.data_dir):
-        return None, f"there is no set of shards in {config.data_dir} any more"
     try:
-        manifest = manifest_lib.load(config.data_dir)
+        manifest = manifest_lib.load_if_finished(config.data_dir)
     except UserError as error:
         return None, str(error)
+    if manifest is None:
+        return None, f"there is no set of shards in {config.data_dir} any more"
     if manifest.fingerprint != config.fingerprint:
         return None, f"{config.data_dir} holds other shards now than the run was trained on"
     return manifest, ""
