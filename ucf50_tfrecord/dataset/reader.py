@@ -11,12 +11,12 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from ucf50_tfrecord import manifest as manifest_lib
-from ucf50_tfrecord import record, remote
+from ucf50_tfrecord import record, remote, storage
 from ucf50_tfrecord.dataset import shard_files
 from ucf50_tfrecord.dataset.clips import Clips
 from ucf50_tfrecord.specs import UserError
@@ -176,6 +176,27 @@ class ClipReader:
             "to train without such clips: --on_bad_record=skip"
         )
         raise self.error
+
+
+def read_record(clips: Clips, index: int) -> dict[str, Any]:
+    """Reads all features of one clip's record, as record.decode returns them, and nothing else of its shard.
+
+    For a few clips of a set, wherever it lies: of a shard behind a URL no copy is made.
+
+    Raises:
+      UserError: if it is damaged, or cannot be read.
+    """
+    path, start = clips.shard_paths[clips.shards[index]], int(clips.offsets[index])
+    try:
+        framed = storage.read_bytes(path, start, start + int(clips.sizes[index]))
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror or error}") from error
+    try:
+        with record.naming(start, f"{path}: "):
+            return record.decode(record.unframe(framed))
+    except UserError as error:
+        mend = manifest_lib.repair_command(clips.manifest)
+        raise UserError(f"{error} ({clips.ids[index]}). To mend it: {mend}") from None
 
 
 def video_secs(parts: Sequence[Clips]) -> tuple[float, float] | None:
