@@ -15,7 +15,7 @@ from ucf50_tfrecord.evaluation import compare, runner
 from ucf50_tfrecord.evaluation.results import Cell, CellResult, Results
 from ucf50_tfrecord.manifest import Manifest
 from ucf50_tfrecord.report.scores import Scores
-from ucf50_tfrecord.specs import UserError
+from ucf50_tfrecord.specs import ClipFormat, UserError
 from ucf50_tfrecord.training import run as run_lib
 from ucf50_tfrecord.training import trained
 from ucf50_tfrecord.training.run import RunConfig
@@ -47,6 +47,11 @@ class Sources:
     @property
     def model(self) -> str:
         return self.config.model.name
+
+    @property
+    def clip_format(self) -> ClipFormat | None:
+        """How the run's clips were made; None where a run of an earlier version has lost its shards."""
+        return self.config.clip_format or (self.manifest.format if self.manifest else None)
 
     @property
     def is_tested(self) -> bool:
