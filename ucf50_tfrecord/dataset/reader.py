@@ -133,8 +133,7 @@ class ClipReader:
             path, offset, clip_id = self._path(clip), int(clips.offsets[clip]), clips.ids[clip]
             try:
                 if payloads is None:
-                    # Nothing here holds on to the file: it is to be closed when it is not needed any more.
-                    read(row, self._open(path), offset, clip_id)
+                    self._read_sound(path, lambda file: read(row, file, offset, clip_id))
                 else:
                     with record.naming(offset):
                         parse(row, payloads[row], clip_id)
@@ -142,16 +141,28 @@ class ClipReader:
                 self._note(clip, f"{path} is missing")
                 good[row] = False
             except OSError as error:  # nothing is known to be wrong with the shard
-                self.error = UserError(f"Cannot read {path}: {error.strerror}")
+                self.error = UserError(f"Cannot read {self._where(path)}: {error.strerror}")
                 raise self.error from error
             except UserError as error:
                 if error is self.error:
                     raise
                 is_shard = isinstance(error, shard_files.ShardDamagedError)
-                where = self._files.describe(path) if self._files else path
-                self._note(clip, str(error) if is_shard else f"{where}: {error}")
+                self._note(clip, str(error) if is_shard else f"{self._where(path)}: {error}")
                 good[row] = False
         return good
+
+    def _read_sound(self, path: str, read: Callable[[BinaryIO], None]) -> None:
+        """Calls read(file) for a shard; once more if it is damaged and can be made again.
+
+        When this returns nothing holds on to the file: it is to be closed when it is not needed any more.
+        """
+        file = self._open(path)
+        try:
+            return read(file)
+        except UserError:
+            if not self._files.renew(path, file):
+                raise
+        read(self._open(path))
 
     def _open(self, path: str) -> BinaryIO:
         try:
@@ -162,6 +173,9 @@ class ClipReader:
             self.error = error
             raise
 
+    def _where(self, path: str) -> str:
+        return self._files.describe(path) if self._files else path
+
     def _path(self, clip: int) -> str:
         return self.clips.shard_paths[self.clips.shards[clip]]
 
@@ -171,9 +185,9 @@ class ClipReader:
             self.skipped[clip] = f"{found} ({self.clips.ids[clip]})"
             return
         mend = manifest_lib.repair_command(self.clips.manifest)
+        skip = "--fetch=copy --on_bad_record=skip" if self.streams else "--on_bad_record=skip"
         self.error = UserError(
-            f"{found} ({self.clips.ids[clip]}). To mend it: {mend}; "
-            "to train without such clips: --on_bad_record=skip"
+            f"{found} ({self.clips.ids[clip]}). To mend it: {mend}; to train without such clips: {skip}"
         )
         raise self.error
 
