@@ -65,13 +65,21 @@ def test_copies_give_the_same_clips_and_are_fetched_once(server, tmp_path, expec
     assert {name: server.num_bytes_sent[name] for name in shards} == shards
 
 
-def test_shards_are_fetched_ahead_of_their_use(server, tmp_path):
-    clips = clips_of(server.url, tmp_path)
-    ClipReader(clips).expect(np.arange(len(clips)))
+def wait_for_copies(folder, count):
     deadline = time.monotonic() + 20
-    while len(copies(tmp_path)) < len(clips.shard_paths):
+    while len(copies(folder)) < count:
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_shards_are_fetched_ahead_of_their_use(server, tmp_path):
+    clips = clips_of(server.url, tmp_path)
+    reader = ClipReader(clips)
+    ClipReader(
+        clips_of(server.url, tmp_path, shuffle_shards=1)
+    )  # as pictures are made of a few clips meanwhile
+    reader.expect(np.arange(len(clips)))
+    wait_for_copies(tmp_path, len(clips.shard_paths))
 
 
 def test_a_copy_goes_on_where_it_was_stopped(server, data_dir, tmp_path, expected):
@@ -294,10 +302,7 @@ def test_what_was_fetched_ahead_makes_room_for_what_is_needed(server, tmp_path, 
     reader = ClipReader(training)
     shard_files.open_files(evaluation)
     reader.expect(np.arange(len(training)))
-    deadline = time.monotonic() + 20
-    while len(copies(tmp_path)) < len(training.shard_paths):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_for_copies(tmp_path, len(training.shard_paths))
     wanted = expected[[3 <= fold <= 4 for fold in clips_of(server.url, tmp_path).folds]]
     assert (read_all(evaluation) == wanted).all()
 

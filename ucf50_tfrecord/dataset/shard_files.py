@@ -119,7 +119,7 @@ class ShardCache:
         self._open: collections.OrderedDict[str, BinaryIO] = collections.OrderedDict()  # last used last
         self._unused: set[str] = set()  # fetched ahead, and not asked for yet
         self._expected: dict[str, None] = {}  # in their order
-        self._ahead_bytes, self._needed_bytes = fetch.cache_bytes, 0
+        self._ahead_bytes = self._needed_bytes = 0
         self._threads: list[threading.Thread] = []
         self._url_locks = {url: threading.Lock() for url in shards}
         self._renewed: set[str] = set()  # guarded, for each shard, by its lock
@@ -151,7 +151,7 @@ class ShardCache:
         with self._changed:
             self._needed_bytes = max(self._needed_bytes, needed)
             ahead = needed - at_once if at_once < sum(sizes) else needed
-            self._ahead_bytes = min(self._ahead_bytes, ahead)
+            self._ahead_bytes = max(self._ahead_bytes, ahead)  # where that is too much, see _let_wait
 
     def open(self, path: str) -> BinaryIO:
         """Returns a shard's copy, open, making it first if it is not there. See ShardFiles."""
