@@ -161,9 +161,10 @@ def test_a_run_without_scores_has_no_card(run_dir, tmp_path):
     (copy / "predictions.jsonl").write_text('{"clip_id": "a"}\n')
     with pytest.raises(UserError, match="predictions.jsonl does not hold predictions"):
         sources.gather(copy)
-    (copy / "summary.json").write_text('{"accuracy": 1}')
-    with pytest.raises(UserError, match="summary.json is not a training's summary: it has no best, "):
-        sources.gather(copy)
+    for content in ('{"accuracy": 1}', "5"):
+        (copy / "summary.json").write_text(content)
+        with pytest.raises(UserError, match="summary.json is not a training's summary: it has no best, "):
+            sources.gather(copy)
     (copy / "summary.json").unlink()
     with pytest.raises(
         UserError, match="run holds no summary.json, which a training writes when it has finished"

@@ -92,9 +92,8 @@ def gather(run_dir: str, weights: str | None = None) -> Sources:
             f"would have no scores. Go on with the run: the command that started it, with RUN={run_dir}"
         )
     summary = storage.read_json(summary_path)
-    missing = sorted(
-        {"best", "fold_by", "num_train_clips", "params", "trained_epochs", "weights"} - set(summary)
-    )
+    wanted = {"best", "fold_by", "num_train_clips", "params", "trained_epochs", "weights"}
+    missing = sorted(wanted.difference(summary if isinstance(summary, dict) else ()))
     if missing:
         raise UserError(f"{summary_path} is not a training's summary: it has no {', '.join(missing)}")
     weights = weights or trained.scored_weights(config)
