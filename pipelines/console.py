@@ -37,14 +37,16 @@ def run(main: Callable[[], int | None]) -> None:
         sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be UTF-8
         try:
             expect(len(argv) == 1, "flags only", arguments=argv[1:])
-            return main()
+            status = main()
+            _flush()
+            return status
         except UserError as error:
             # Here already: to let go of the error is to let go of what its frames hold, such as iterators.
             return _end(f"error: {error}", 2)
         except KeyboardInterrupt:
             return _end("interrupted", 130)
-        except BrokenPipeError:  # the reader of our output, such as head, has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except BrokenPipeError:
+            _flush()
             return 0
 
     try:
@@ -60,7 +62,16 @@ def run(main: Callable[[], int | None]) -> None:
         raise
 
 
+def _flush() -> None:
+    """Hands on what was printed, or drops it: its reader, such as head, may have seen enough."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _end(message: str, status: int) -> int:
+    _flush()
     print(message, file=sys.stderr)
     if "tensorflow" in sys.modules:
         end_at_once(status)
@@ -77,7 +88,7 @@ def end_at_once(code: int | str | None) -> None:
     if isinstance(code, str):
         print(code, file=sys.stderr)
     atexit._run_exitfuncs()
-    sys.stdout.flush()
+    _flush()
     sys.stderr.flush()
     os._exit(code if isinstance(code, int) else int(code is not None))
 

@@ -10,7 +10,7 @@ from absl import flags
 
 from pipelines import console
 from ucf50_tfrecord.manifest import Manifest
-from ucf50_tfrecord.specs import CACHES, FETCH_METHODS, ON_BAD_RECORD, FetchSpec, format_folds
+from ucf50_tfrecord.specs import CACHES, FETCH_METHODS, ON_BAD_RECORD, FetchSpec, expect, format_folds
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -38,9 +38,7 @@ _FETCH = flags.DEFINE_enum(
 _FETCH_CACHE = flags.DEFINE_string(
     "fetch_cache", None, "Folder of the copies; processes may share it. Default: ~/.cache/ucf50_tfrecord."
 )
-_FETCH_CACHE_GIB = flags.DEFINE_float(
-    "fetch_cache_gib", 20.0, "What the copies may take together.", lower_bound=0.0
-)
+_FETCH_CACHE_GIB = flags.DEFINE_float("fetch_cache_gib", 20.0, "What the copies may take together.")
 
 
 def load_clips(manifest: Manifest, folds: Iterable[int], *, shuffle_shards: int = 0) -> Clips:
@@ -54,12 +52,18 @@ def load_clips(manifest: Manifest, folds: Iterable[int], *, shuffle_shards: int 
 
 
 def fetch_spec() -> FetchSpec:
-    """Returns how shards in an object store are read, by the flags."""
+    """Returns how shards in an object store are read, by the flags.
+
+    Raises:
+      UserError: if they may take no number of bytes.
+    """
+    gib = _FETCH_CACHE_GIB.value
+    expect(0 <= gib <= 1e6, "--fetch_cache_gib from 0 to 1e6", fetch_cache_gib=gib)
     caches = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     return FetchSpec(
         method=_FETCH.value,
         cache_dir=os.path.abspath(_FETCH_CACHE.value or os.path.join(caches, "ucf50_tfrecord")),
-        cache_bytes=int(_FETCH_CACHE_GIB.value * 2**30),
+        cache_bytes=int(gib * 2**30),
     )
 
 

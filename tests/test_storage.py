@@ -49,7 +49,7 @@ def test_json_round_trip_has_one_form(tmp_path):
 
 
 def test_unreadable_json_is_named(tmp_path):
-    with pytest.raises(UserError, match="Cannot read .*missing"):
+    with pytest.raises(storage.MissingError, match="Cannot read .*missing"):
         storage.read_json(tmp_path / "missing")
     (tmp_path / "deep").write_text("[" * 200_000)
     with pytest.raises(UserError, match="deep is not valid JSON"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import pathlib
 import threading
@@ -12,16 +13,18 @@ from aiohttp import web
 
 
 class Server:
-    """url: of the folder. num_bytes_sent: by file name. behaviour: what to send in place of a file, by name."""
+    """url: of the folder. num_bytes_sent, num_requests, and behaviour, what to send in its place: by file name."""
 
     def __init__(self, folder: pathlib.Path):
         self.url = ""
         self.num_bytes_sent: dict[str, int] = {}
+        self.num_requests: collections.Counter[str] = collections.Counter()
         self.behaviour: dict[str, bytes | int] = {}
         self._folder = folder
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         name = request.match_info["name"]
+        self.num_requests[name] += 1
         odd = self.behaviour.get(name)
         if isinstance(odd, int):
             return web.Response(status=odd)

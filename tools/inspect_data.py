@@ -26,6 +26,7 @@ from tools import class_table, contact_sheet
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import record, remote, storage
 from ucf50_tfrecord.dataset import clips as clips_lib
+from ucf50_tfrecord.dataset import reader
 from ucf50_tfrecord.manifest import Manifest
 from ucf50_tfrecord.specs import UserError, expect, format_bytes, format_folds, printable
 from ucf50_tfrecord.training import run as run_lib
@@ -111,7 +112,7 @@ def print_clips(manifest: Manifest) -> None:
     clips = clips_lib.load_clips(manifest, manifest.folds)
     sample = clips.spread(min(_SAMPLE_CLIPS, max(1, _SAMPLE_BYTES // manifest.format.num_bytes)))
     with concurrent.futures.ThreadPoolExecutor() as threads:  # each may be a request
-        records = list(threads.map(functools.partial(read_record, sample), range(len(sample))))
+        records = list(threads.map(functools.partial(reader.read_record, sample), range(len(sample))))
     secs = np.array([features[record.END_TIMESTAMP][0] for features in records]) / 1e6
     rates = sorted({round(features[record.IMAGE_FRAME_RATE][0], 2) for features in records})
     print(
@@ -124,22 +125,6 @@ def print_clips(manifest: Manifest) -> None:
     print()
     if _SHEET.value != "":
         draw_sheet(clips)
-
-
-def read_record(clips: clips_lib.Clips, index: int) -> dict:
-    """Reads all features of a clip's record, as record.decode returns them.
-
-    Raises:
-      UserError: if it is damaged.
-    """
-    path, start = clips.shard_paths[clips.shards[index]], int(clips.offsets[index])
-    framed = storage.read_bytes(path, start, start + int(clips.sizes[index]))
-    try:
-        with record.naming(start, f"{path}: "):
-            return record.decode(record.unframe(framed))
-    except UserError as error:
-        mend = manifest_lib.repair_command(clips.manifest)
-        raise UserError(f"{error} ({clips.ids[index]}). To mend it: {mend}") from None
 
 
 def draw_sheet(clips: clips_lib.Clips) -> None:
@@ -157,7 +142,7 @@ def draw_sheet(clips: clips_lib.Clips) -> None:
             continue
         chosen = int(indices[len(indices) // 2])
         short = clips.ids[chosen].rpartition("/")[2]
-        frames = read_record(clips, chosen)[record.VIDEO]
+        frames = reader.read_record(clips, chosen)[record.VIDEO]
         rows.append(contact_sheet.Row(name, f"{len(indices)} clips\n{short}", frames))
     title = f"{os.path.basename(os.path.abspath(manifest.data_dir))}: {manifest.num_clips} clips of {manifest.format}"
     picture = contact_sheet.draw(title, rows, manifest.format.shape)

@@ -187,24 +187,33 @@ def exists(data_dir: str) -> bool:
     return storage.file_size(storage.join(data_dir, MANIFEST_FILENAME)) is not None
 
 
+_ANEW = (
+    "To write it anew remove it and convert again, by the command that made it: shards that stand are kept."
+)
+
+
+class NotFinishedError(UserError):
+    """A folder holds no manifest."""
+
+
 def load(data_dir: str) -> Manifest:
     """Loads the manifest of a finished dataset, whose folder may be a URL.
 
     Raises:
-      UserError: if the folder holds no manifest or one of another schema, or cannot be read.
+      NotFinishedError: if the folder holds no manifest.
+      UserError: if it holds one of another schema, or cannot be read.
     """
     path = storage.join(data_dir, MANIFEST_FILENAME)
-    if not exists(data_dir):
-        raise UserError(
+    try:
+        value = storage.read_json(path)
+    except storage.MissingError:
+        raise NotFinishedError(
             f"{data_dir} holds no {MANIFEST_FILENAME}, so it is not a finished set of shards. "
             "Convert videos into it first: python -m pipelines.convert "
             f"--videos=<folder of class folders> --data={data_dir}"
-        )
-    mend = "To write it anew remove it and convert again, by the command that made it: shards that stand are kept."
-    try:
-        value = storage.read_json(path)
-    except UserError as error:
-        raise UserError(f"{error}. {mend}") from error
+        ) from None
+    except storage.NotJsonError as error:
+        raise UserError(f"{error}. {_ANEW}") from error
     try:
         if value["schema_version"] != record.SCHEMA_VERSION:
             raise UserError(
@@ -230,17 +239,15 @@ def load(data_dir: str) -> Manifest:
     except UserError:
         raise
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is not a dataset's manifest: {error!r}. {mend}") from error
+        raise UserError(f"{path} is not a dataset's manifest: {error!r}. {_ANEW}") from error
 
 
 def load_if_finished(data_dir: str) -> Manifest | None:
     """Loads the manifest as load does, or returns None where there is none."""
     try:
         return load(data_dir)
-    except UserError:
-        if exists(data_dir):
-            raise
-        return None  # there was none, or another process has just taken it away
+    except NotFinishedError:
+        return None
 
 
 def default_name(videos_dir: str) -> str:
@@ -358,7 +365,7 @@ def verify_shard(manifest: Manifest, shard: ManifestShard) -> list[str]:
       offset and id; empty if the shard is sound.
 
     Raises:
-      UserError: if the folder is a URL, and cannot be read.
+      UserError: if the folder is a URL, and cannot be read or copied.
     """
     path = storage.join(manifest.data_dir, shard.filename)
     try:
@@ -376,10 +383,13 @@ def verify_shard(manifest: Manifest, shard: ManifestShard) -> list[str]:
         problems.append(
             f"{sidecar_path(manifest.data_dir, shard.filename)} is not the one {MANIFEST_FILENAME} lists"
         )
-    with storage.local_copy(path) as copy:
-        problems += [f"{path}{problem}" for problem in _find_damage(copy, report)]
-        if not problems and storage.sha256(copy) != shard.sha256:
-            problems.append(f"{path} has another sha256 than {MANIFEST_FILENAME} says")
+    try:
+        with storage.local_copy(path) as copy:
+            problems += [f"{path}{problem}" for problem in _find_damage(copy, report)]
+            if not problems and storage.sha256(copy) != shard.sha256:
+                problems.append(f"{path} has another sha256 than {MANIFEST_FILENAME} says")
+    except OSError as error:  # such as a disk's bad sector
+        problems.append(f"{path} cannot be read: {error.strerror or error}")
     return problems
 
 

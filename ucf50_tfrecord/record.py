@@ -254,6 +254,9 @@ def decode(serialized: bytes) -> dict[str, Any]:
     Returns:
       The context's features by key, each a list of bytes, int or float, but for
       VIDEO, which is the uint8 array [T, H, W, 3] whatever the encoding.
+
+    Raises:
+      UserError: if a frame cannot be decoded; the caller knows which record it is.
     """
     message = _MESSAGES["SequenceExample"].FromString(serialized)
     features = {key: _values(feature) for key, feature in message.context.feature.items()}
@@ -263,9 +266,12 @@ def decode(serialized: bytes) -> dict[str, Any]:
         features[VIDEO] = pixels.reshape(-1, height, width, features[IMAGE_CHANNELS][0])
     else:
         steps = message.feature_lists.feature_list[IMAGE_ENCODED].feature
-        features[VIDEO] = np.stack(
-            [np.asarray(PIL.Image.open(io.BytesIO(step.bytes_list.value[0]))) for step in steps]
-        )
+        try:
+            features[VIDEO] = np.stack(
+                [np.asarray(PIL.Image.open(io.BytesIO(step.bytes_list.value[0]))) for step in steps]
+            )
+        except OSError as error:
+            raise UserError(f"holds a frame that cannot be decoded: {error}") from error
     return features
 
 

@@ -32,7 +32,7 @@ def is_remote(path: str | os.PathLike) -> bool:
 
 def needs_tensorflow(path: str | os.PathLike) -> bool:
     """Tells whether a path is reached through TensorFlow's file systems, as fsspec knows none for it."""
-    return is_remote(path) and _fsspec(_scheme(str(path))) is None
+    return is_remote(path) and not _knows_fsspec(_scheme(str(path)))
 
 
 def read(url: str, start: int = 0, end: int | None = None) -> bytes:
@@ -41,6 +41,15 @@ def read(url: str, start: int = 0, end: int | None = None) -> bytes:
     Raises:
       FileNotFoundError: if there is none.
       UserError: if it cannot be read, or nothing here knows such URLs.
+    """
+    content = read_or_all(url, start, end)
+    return content if end is None or len(content) <= end - start else content[start:end]
+
+
+def read_or_all(url: str, start: int, end: int | None) -> bytes:
+    """Reads as `read` does, but for a web server that knows no ranges: it sends the whole file, and that is returned.
+
+    For who wants all of it, piece by piece, which would then come again with each piece.
     """
     with _explained("read", url):
         return _store(_scheme(url)).read(url, start, end)
@@ -58,13 +67,13 @@ def write(url: str, content: bytes) -> None:
     Raises:
       UserError: if it cannot be written.
     """
-    with _explained("write", url):
+    with _explained("write", url), _no_place_is_an_error():
         _store(_scheme(url)).write(url, content)
 
 
 def upload(path: str | os.PathLike, url: str) -> None:
     """Writes a file with the contents of a local one. Errors are those of `write`."""
-    with _explained("write", url):
+    with _explained("write", url), _no_place_is_an_error():
         _store(_scheme(url)).upload(os.fspath(path), url)
 
 
@@ -72,6 +81,17 @@ def remove(url: str) -> None:
     """Removes a file, if it is there. Errors are those of `write`."""
     with _explained("remove", url), contextlib.suppress(FileNotFoundError):
         _store(_scheme(url)).remove(url)
+
+
+def list_names(url: str) -> list[str]:
+    """Returns the names of the files in a folder, not of those in its folders; none if there is no such folder.
+
+    Raises:
+      UserError: if they cannot be told.
+    """
+    with _explained("list", url), contextlib.suppress(FileNotFoundError):
+        return _store(_scheme(url)).list_names(url)
+    return []
 
 
 def load_tf_filesystem(url: str) -> None:
@@ -131,12 +151,13 @@ class _Store(Protocol):
 
     def remove(self, url: str) -> None: ...
 
+    def list_names(self, url: str) -> list[str]: ...
+
 
 class _Fsspec:
     def __init__(self, scheme: str):
         import fsspec
 
-        fsspec.get_filesystem_class(scheme)  # an ImportError if its package is missing
         self._files = fsspec.filesystem(scheme, use_listings_cache=False, **_options(scheme))
 
     def read(self, url: str, start: int, end: int | None) -> bytes:
@@ -156,6 +177,10 @@ class _Fsspec:
 
     def remove(self, url: str) -> None:
         self._files.rm_file(url)
+
+    def list_names(self, url: str) -> list[str]:
+        found = self._files.ls(url, detail=True)
+        return [os.path.basename(item["name"]) for item in found if item["type"] == "file"]
 
 
 class _Gfile:
@@ -187,6 +212,10 @@ class _Gfile:
         with self._translated(url):
             self._gfile.remove(url)
 
+    def list_names(self, url: str) -> list[str]:
+        with self._translated(url):
+            return [name for name in self._gfile.listdir(url) if not name.endswith("/")]
+
     @contextlib.contextmanager
     def _translated(self, url: str) -> Iterator[None]:
         try:
@@ -208,22 +237,29 @@ def _check_server(url: str) -> None:
 
 
 @functools.cache
-def _fsspec(scheme: str) -> _Store | None:
+def _store(scheme: str) -> _Store:
+    if not _knows_fsspec(scheme):
+        try:
+            load_tf_filesystem(f"{scheme}://")
+        except ImportError as error:
+            raise UserError(_ways_out(scheme)) from error
+        return _Gfile()
     try:
         return _Fsspec(scheme)
-    except (ImportError, ValueError):  # not installed, or nothing that fsspec has heard of
-        return None
+    except UserError:
+        raise
+    except ValueError as error:  # such as for want of an account's name
+        raise UserError(f"Cannot reach {scheme}:// URLs: {error}") from error
 
 
-@functools.cache
-def _store(scheme: str) -> _Store:
-    if store := _fsspec(scheme):
-        return store
+def _knows_fsspec(scheme: str) -> bool:
     try:
-        load_tf_filesystem(f"{scheme}://")
-    except ImportError as error:
-        raise UserError(_ways_out(scheme)) from error
-    return _Gfile()
+        import fsspec
+
+        fsspec.get_filesystem_class(scheme)
+    except (ImportError, ValueError):  # not installed, or nothing that fsspec has heard of
+        return False
+    return True
 
 
 def _options(scheme: str) -> dict[str, Any]:
@@ -236,6 +272,8 @@ def _options(scheme: str) -> dict[str, Any]:
 
         timeout = aiohttp.ClientTimeout(sock_connect=_CONNECT_SECS, sock_read=_READ_SECS)
         return {"client_kwargs": {"timeout": timeout}}
+    if scheme in ("file", "local"):
+        return {"auto_mkdir": True}  # as object stores, which know no folders
     return {}
 
 
@@ -250,6 +288,15 @@ def _ways_out(scheme: str) -> str:
         "constraints.txt -e '.[convert,train,remote]'; or the extra `io` in an environment of its own (tensorflow-io, "
         "whose file systems load on TensorFlow 2.16 and 2.17 alone)."
     )
+
+
+@contextlib.contextmanager
+def _no_place_is_an_error() -> Iterator[None]:
+    """To a reader a missing file is an answer; to a writer a missing bucket is one failure of many."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise OSError(str(error) or "there is no such place") from error
 
 
 @contextlib.contextmanager

@@ -229,9 +229,16 @@ def local_copy(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     with tempfile.TemporaryDirectory() as folder:
         copy = pathlib.Path(folder, os.path.basename(str(path)))
         num_bytes = remote.size(str(path))
-        with open(copy, "wb") as file:
-            for start in range(0, num_bytes, _COPY_BYTES):
-                file.write(remote.read(str(path), start, min(start + _COPY_BYTES, num_bytes)))
+        try:
+            with open(copy, "wb") as file:
+                while (start := file.tell()) < num_bytes:
+                    end = min(start + _COPY_BYTES, num_bytes)
+                    if not file.write(remote.read_or_all(str(path), start, end)):
+                        break  # it has become shorter meanwhile
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise UserError(f"Cannot copy {path} to {folder} (TMPDIR): {error.strerror}") from error
         yield copy
 
 
@@ -252,15 +259,29 @@ def write_json(path: str | os.PathLike, value: Any, *, indent: int | None = 1) -
         file.write(json.dumps(value, indent=indent, sort_keys=True).encode() + b"\n")
 
 
+class MissingError(UserError):
+    """There is no such file."""
+
+
+class NotJsonError(UserError):
+    """A file holds something else than JSON."""
+
+
 def read_json(path: str | os.PathLike) -> Any:
     """Reads a JSON file, which may be a URL.
 
     Raises:
-      UserError: if the file is missing, unreadable or not JSON.
+      MissingError: if there is none.
+      NotJsonError: if it holds something else.
+      UserError: if it cannot be read.
     """
     try:
-        return json.loads(read_bytes(path))
+        content = read_bytes(path)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise MissingError(f"Cannot read {path}: {error.strerror or error}") from error
     except OSError as error:
         raise UserError(f"Cannot read {path}: {error.strerror or error}") from error
+    try:
+        return json.loads(content)
     except (RecursionError, ValueError) as error:
-        raise UserError(f"{path} is not valid JSON: {error}") from error
+        raise NotJsonError(f"{path} is not valid JSON: {error}") from error

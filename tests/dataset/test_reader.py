@@ -8,11 +8,11 @@ import pytest
 
 from tests.conftest import build, flip_bit
 from tests.dataset.helpers import indices, read_batches
-from ucf50_tfrecord import manifest, record
+from ucf50_tfrecord import manifest, record, remote
 from ucf50_tfrecord.dataset import pipeline
 from ucf50_tfrecord.dataset.clips import Clips, load_clips
-from ucf50_tfrecord.dataset.reader import Buffers, ClipReader, video_secs
-from ucf50_tfrecord.specs import ClipFormat, UserError
+from ucf50_tfrecord.dataset.reader import Buffers, ClipReader, read_record, video_secs
+from ucf50_tfrecord.specs import ClipFormat, FetchSpec, UserError
 
 NAME = "small-fold01.tfrecord-00000-of-00002"
 REMOVED, TRUNCATED = "remove", "truncate"
@@ -106,6 +106,29 @@ def test_damage_is_named_with_shard_offset_clip_and_mend(copy, damage, message):
     with pytest.raises(UserError, match=expected):
         reader.read_pixels(np.arange(6))
     assert reader.error is not None and not reader.skipped
+
+
+def test_a_streamed_record_that_is_damaged_names_a_way_that_there_is(data_dir, monkeypatch):
+    """Streaming skips nothing."""
+    monkeypatch.setattr(remote, "load_tf_filesystem", lambda url: None)
+    clips = load_clips(manifest.load(str(data_dir)), [1], fetch=FetchSpec(method="stream"))
+    there = dataclasses.replace(clips.manifest, data_dir="s3://bucket/set")
+    reader = ClipReader(dataclasses.replace(clips, manifest=there))
+    with pytest.raises(UserError, match="to train without such clips: --fetch=copy --on_bad_record=skip$"):
+        reader.read_pixels(np.array([0]), np.array([b"\x0a\x00"], object))
+
+
+def test_a_frame_that_was_written_badly_is_named(videos_dir, tmp_path):
+    build(videos_dir, tmp_path / "set", encoding="jpeg")
+    clips = load_clips(manifest.load(str(tmp_path / "set")), [1])
+    path = tmp_path / "set" / clips.manifest.shards[0].filename
+    _, payload = next(record.read_records(path))
+    bad = payload.replace(b"\xff\xd8\xff", b"\xff\xd8\x00")
+    path.write_bytes(record.frame_record(bad) + path.read_bytes()[len(record.frame_record(bad)) :])
+    with pytest.raises(
+        UserError, match=f"{path}: the record at byte 0 holds a frame that cannot be decoded.*repair"
+    ):
+        read_record(clips, 0)
 
 
 @pytest.mark.parametrize("encoding", ["raw", "png"])

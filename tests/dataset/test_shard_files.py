@@ -1,4 +1,8 @@
+import dataclasses
+import errno
+import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import threading
@@ -9,10 +13,10 @@ import pytest
 
 from tests.conftest import REPOSITORY, flip_bit
 from tests.web import serving
-from ucf50_tfrecord import manifest, remote
+from ucf50_tfrecord import manifest, remote, storage
 from ucf50_tfrecord.dataset import shard_files
 from ucf50_tfrecord.dataset.clips import load_clips
-from ucf50_tfrecord.dataset.reader import ClipReader
+from ucf50_tfrecord.dataset.reader import ClipReader, read_record
 from ucf50_tfrecord.specs import FetchSpec, UserError
 
 GIB = 1 << 30
@@ -61,13 +65,21 @@ def test_copies_give_the_same_clips_and_are_fetched_once(server, tmp_path, expec
     assert {name: server.num_bytes_sent[name] for name in shards} == shards
 
 
-def test_shards_are_fetched_ahead_of_their_use(server, tmp_path):
-    clips = clips_of(server.url, tmp_path)
-    ClipReader(clips).expect(np.arange(len(clips)))
+def wait_for_copies(folder, count):
     deadline = time.monotonic() + 20
-    while len(copies(tmp_path)) < len(clips.shard_paths):
+    while len(copies(folder)) < count:
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_shards_are_fetched_ahead_of_their_use(server, tmp_path):
+    clips = clips_of(server.url, tmp_path)
+    reader = ClipReader(clips)
+    ClipReader(
+        clips_of(server.url, tmp_path, shuffle_shards=1)
+    )  # as pictures are made of a few clips meanwhile
+    reader.expect(np.arange(len(clips)))
+    wait_for_copies(tmp_path, len(clips.shard_paths))
 
 
 def test_a_copy_goes_on_where_it_was_stopped(server, data_dir, tmp_path, expected):
@@ -214,12 +226,115 @@ def test_a_server_that_went_away_is_an_error_in_bounded_time(data_dir, tmp_path)
     assert time.monotonic() - started < 60
 
 
-def test_a_copy_that_is_damaged_on_the_disk_is_noticed(server, tmp_path):
+def copy_of(shard, folder):
+    return folder / f"{shard.sha256}.tfrecord"
+
+
+def test_a_copy_that_the_disk_damages_is_fetched_again_once(server, tmp_path, expected):
     clips = clips_of(server.url, tmp_path)
     read_all(clips)
-    flip_bit(copies(tmp_path)[0], 3000)
+    shard = clips.manifest.shards[0]
+    flip_bit(copy_of(shard, tmp_path), 3000)
+    reader = ClipReader(clips, skip_bad_records=True)
+    video, good = reader.read_pixels(np.arange(len(clips)))
+    assert good.all() and (video == expected).all() and not reader.skipped
+    assert server.num_bytes_sent[shard.filename] == 2 * shard.num_bytes
+    flip_bit(copy_of(shard, tmp_path), 3000)  # this disk will not do
     with pytest.raises(UserError, match=f"copied to {tmp_path}.*: the record at byte 0 is damaged"):
         read_all(clips)
+    assert server.num_bytes_sent[shard.filename] == 2 * shard.num_bytes
+
+
+def test_a_damaged_copy_is_fetched_once_for_all_who_met_it(server, tmp_path):
+    clips = clips_of(server.url, tmp_path)
+    cache, path, shard = shard_files.open_files(clips), clips.shard_paths[0], clips.manifest.shards[0]
+    other = shard_files.ShardCache(cache.shards, clips.fetch)  # another process
+    files = [cache.open(path), cache.open(path), other.open(path)]
+    flip_bit(copy_of(shard, tmp_path), 3000)
+    assert [cache.renew(path, files[0]), cache.renew(path, files[1])] == [True, True]
+    content = cache.open(path).read()
+    assert other.renew(path, files[2]) and other.open(path).read() == content
+    assert server.num_bytes_sent[shard.filename] == 2 * shard.num_bytes
+    sound = cache.open(path)
+    assert not cache.renew(path, sound) and cache.open(path) is sound
+
+
+def test_a_record_that_was_published_damaged_is_named_and_not_fetched_again(data_dir, tmp_path):
+    folder = shutil.copytree(data_dir, tmp_path / "set")
+    loaded = manifest.load(str(folder))
+    shard = loaded.shards[0]
+    flip_bit(folder / shard.filename, 3000)
+    sha256 = storage.sha256(folder / shard.filename)
+    report = manifest.load_report(str(folder), shard.filename)
+    manifest.save_report(str(folder), dataclasses.replace(report, sha256=sha256))
+    shards = (dataclasses.replace(shard, sha256=sha256), *loaded.shards[1:])
+    dataclasses.replace(loaded, shards=shards).save()
+    with serving(folder) as server:
+        clips = clips_of(server.url, tmp_path / "cache")
+        with pytest.raises(UserError, match="the record at byte 0 is damaged"):
+            read_all(clips)
+        assert server.num_bytes_sent[shard.filename] == shard.num_bytes
+
+
+def test_files_of_others_in_the_folder_are_left_alone(server, tmp_path, expected):
+    clips = clips_of(server.url, tmp_path)
+    room = 2 * max(shard.num_bytes for shard in clips.manifest.shards)
+    mine = [tmp_path / name for name in ("mine.tfrecord", "film.part", "a-b.part")]
+    for path in mine:
+        path.write_bytes(bytes(room))
+    clips = clips_of(server.url, tmp_path, cache_bytes=room, shuffle_shards=1)
+    assert (read_all(clips) == expected).all()
+    assert [path.stat().st_size for path in mine] == [room] * 3
+
+
+def test_a_copy_that_somebody_tidies_up_is_no_error(tmp_path):
+    gone = tmp_path / f"{'0' * 64}.tfrecord"
+    assert shard_files._counted_bytes(gone) == 0 and not shard_files._remove_unlocked(gone)
+
+
+def test_what_was_fetched_ahead_makes_room_for_what_is_needed(server, tmp_path, expected, monkeypatch):
+    """Training has been told which shards come next, and fills the folder; evaluation needs others."""
+    monkeypatch.setattr(shard_files, "_ROOM_WAIT_SECS", 2.0)
+    room = 4 * max(shard.num_bytes for shard in manifest.load(server.url).shards)
+    training, evaluation = (
+        clips_of(server.url, tmp_path, cache_bytes=room, folds=f) for f in ([1, 2], [3, 4])
+    )
+    reader = ClipReader(training)
+    shard_files.open_files(evaluation)
+    reader.expect(np.arange(len(training)))
+    wait_for_copies(tmp_path, len(training.shard_paths))
+    wanted = expected[[3 <= fold <= 4 for fold in clips_of(server.url, tmp_path).folds]]
+    assert (read_all(evaluation) == wanted).all()
+
+
+def test_a_disk_that_cannot_be_written_is_named(server, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    clips = clips_of(server.url, tmp_path)
+    monkeypatch.setattr(shard_files.os, "replace", fail)
+    with pytest.raises(UserError, match=f"^Cannot write {tmp_path}/.*part: No space left on device"):
+        read_all(clips)
+
+
+def test_a_manifest_is_asked_for_once(server):
+    manifest.load(server.url)
+    assert server.num_requests == {"manifest.json": 1}
+    server.behaviour["manifest.json"] = 404
+    assert manifest.load_if_finished(server.url) is None
+    assert server.num_requests == {"manifest.json": 2}
+
+
+def test_a_few_records_are_read_without_their_shards(server, tmp_path, expected, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    clips = clips_of(server.url, tmp_path / "cache")
+    for index in (0, 7):
+        np.testing.assert_array_equal(read_record(clips, index)["video"], expected[index])
+    sent = sum(n for name, n in server.num_bytes_sent.items() if "tfrecord" in name and "json" not in name)
+    assert sent == clips.sizes[[0, 7]].sum() and not list(tmp_path.iterdir())
+    server.behaviour[clips.manifest.shards[0].filename] = 404
+    with pytest.raises(UserError, match=f"Cannot read {clips.shard_paths[0]}"):
+        read_record(clips, 0)
 
 
 def test_a_manifest_that_is_not_there_is_named(server):

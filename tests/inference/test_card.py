@@ -110,14 +110,19 @@ def test_what_is_missing_is_said(run_dir, tmp_path):
     assert row(text, "validation clips") == ["12 clips of 2 recording groups, folds 1-2"]
     assert row(text, "code") == ["not recorded by this run"]
     assert "The shards' manifest is missing (there is no set of shards in /data/gone any more)" in text
-    assert "clips of random pixels" in text and "is not known" in text
+    assert "clips of random pixels" in text
+    # What the run itself knows is told all the same.
+    assert row(text, "stored clips") == ["5x16x24"] and "by their number, " in text
+    storage.write_json(copy / "config.json", config | {"data_dir": "/data/gone", "clip_format": None})
+    text = markdown(sources.gather(copy))
+    assert "spacing and resizing them is not known" in text and "stored clips" not in text
     storage.write_json(copy / "config.json", config | {"fingerprint": "0" * 64})
     assert "holds other shards now" in sources.gather(copy).no_manifest
 
 
 def test_several_clips_a_video_are_told_of(run):
-    clip_format = dataclasses.replace(run.manifest.format, clips_per_video=3)
-    several = dataclasses.replace(run, manifest=dataclasses.replace(run.manifest, format=clip_format))
+    clip_format = dataclasses.replace(run.config.clip_format, clips_per_video=3)
+    several = dataclasses.replace(run, config=dataclasses.replace(run.config, clip_format=clip_format))
     assert "stretched to the size. Run these" in markdown(run)
     assert "; 15 such frames of a video are dealt in turn to 3 clips. Run these" in markdown(several)
 
@@ -156,9 +161,10 @@ def test_a_run_without_scores_has_no_card(run_dir, tmp_path):
     (copy / "predictions.jsonl").write_text('{"clip_id": "a"}\n')
     with pytest.raises(UserError, match="predictions.jsonl does not hold predictions"):
         sources.gather(copy)
-    (copy / "summary.json").write_text('{"accuracy": 1}')
-    with pytest.raises(UserError, match="summary.json is not a training's summary: it has no best, "):
-        sources.gather(copy)
+    for content in ('{"accuracy": 1}', "5"):
+        (copy / "summary.json").write_text(content)
+        with pytest.raises(UserError, match="summary.json is not a training's summary: it has no best, "):
+            sources.gather(copy)
     (copy / "summary.json").unlink()
     with pytest.raises(
         UserError, match="run holds no summary.json, which a training writes when it has finished"

@@ -15,7 +15,8 @@ import tensorflow as tf
 
 from tests.conftest import REPOSITORY
 from tests.untrained import fresh_model, write_run
-from ucf50_tfrecord import specs
+from tests.web import serving
+from ucf50_tfrecord import manifest, specs
 from ucf50_tfrecord.dataset.clips import load_clips
 from ucf50_tfrecord.dataset.feed import read_clips
 from ucf50_tfrecord.inference import export, sources
@@ -159,6 +160,26 @@ def test_without_the_shards_random_pixels_are_compared(run, tmp_path):
     result = export.export_run(gone, tmp_path / "export", formats=["keras"], warn=warnings.append)
     assert result.own is None and result.num_clips == 16
     assert warnings == ["The files are compared on random pixels, not on clips of the run: no shards"]
+
+
+def test_clips_behind_a_url_are_compared_too(run, data_dir, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with serving(data_dir) as server:
+        there = dataclasses.replace(run, manifest=manifest.load(server.url))
+        frames, ids = export.choose_clips(there, warn=pytest.fail)
+    expected, expected_ids = export.choose_clips(run, warn=pytest.fail)
+    assert ids == expected_ids
+    np.testing.assert_array_equal(frames, expected)
+    assert not list(tmp_path.iterdir())
+    warnings = []
+    frames, ids = export.choose_clips(there, warnings.append)  # the server is gone
+    assert ids is None and len(frames) == 16 and f"Cannot read {server.url}/" in warnings[0]
+
+
+def test_a_store_that_cannot_be_reached_costs_what_it_holds_alone(run):
+    config = dataclasses.replace(run.config, data_dir="http://127.0.0.1:9/set")
+    found, why = sources._find_manifest(config)
+    assert found is None and why.startswith("Cannot read http://127.0.0.1:9/set/manifest.json")
 
 
 def test_an_earlier_export_is_replaced_and_nothing_else(run, exported, tmp_path):

@@ -2,13 +2,15 @@ import itertools
 import os
 import pty
 import re
+import subprocess
+import sys
 import termios
 import textwrap
 
 import pytest
 
 from pipelines import console
-from tests.conftest import run_code
+from tests.conftest import REPOSITORY, run_code
 from ucf50_tfrecord.training import loop
 
 # A dataset that reads two clips side by side: one fails, the other is kept waiting by its store.
@@ -73,6 +75,21 @@ console.run(main)
 """
 
 
+PRINTING = """
+import sys
+from pipelines import console
+from ucf50_tfrecord.specs import UserError
+
+def main():
+    sys.modules.update({loaded})
+    print("a line, which waits in a buffer")
+    sys.stdin.read()  # until the reader has gone
+    {ending}
+
+console.run(main)
+"""
+
+
 def test_tensorflow_does_not_warn_of_what_users_cannot_change():
     done = run_code(BUILDING)
     assert done.returncode == 0 and done.stderr == ""
@@ -100,3 +117,24 @@ def test_commands_are_shown_from_the_current_folder(tmp_path, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert console.python() == str(tmp_path / ".venv" / "bin" / "python")
+
+
+@pytest.mark.parametrize("loaded", ["", "tensorflow=None"])
+@pytest.mark.parametrize(
+    "ending, status, errors",
+    [("return 0", 0, ""), ("return 1", 1, ""), ('raise UserError("no")', 2, "error: no\n")],
+)
+def test_a_reader_that_is_gone_before_the_output_is_no_error(loaded, ending, status, errors):
+    process = subprocess.Popen(
+        [sys.executable, "-c", PRINTING.format(loaded=loaded, ending=ending)],
+        cwd=REPOSITORY,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    process.stdout.close()
+    process.stdin.close()
+    assert process.stderr.read() == errors and process.wait(60) == status
+    process.stderr.close()

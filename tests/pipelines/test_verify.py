@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import pty
@@ -93,6 +94,18 @@ def test_missing_cut_and_exchanged_shards_are_found(copy):
     assert "holds other clips than its sidecar says" in found[2]
     assert f"{copy / names[5]}: a record (0 bytes) is not a clip's" in found[3]
     assert len(found) == 4
+
+
+def test_a_disk_that_fails_is_a_problem_of_one_shard(copy, monkeypatch):
+    read_records, bad = record.read_records, manifest.load(str(copy)).shards[2].filename
+
+    def read(path):
+        if path.name == bad:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read_records(path)
+
+    monkeypatch.setattr(record, "read_records", read)
+    assert problems(copy) == [f"{copy / bad} cannot be read: Input/output error"]
 
 
 def test_what_is_found_damaged_is_repaired(videos_dir, tmp_path):

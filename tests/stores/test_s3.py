@@ -190,9 +190,13 @@ def test_a_tensorflow_without_s3_says_what_to_do(published, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_bucket_that_is_not_there_is_named(endpoint):
+def test_a_bucket_that_is_not_there_is_named(published, staging, videos_dir):
     done = run_module("pipelines.verify", "--data=s3://other/set", env=os.environ)
     assert done.returncode == 2 and "error: s3://other/set holds no manifest.json" in done.stderr
+    command = convert_command(videos_dir, "s3://other/set", f"--staging={staging}", *SIZE)
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: Cannot write s3://other/set/")
 
 
 @pytest.mark.skipif("stream" not in methods(), reason="this TensorFlow does not stream")

@@ -4,11 +4,13 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
+import time
 
 import pytest
 
-from tests.conftest import build, flip_bit, run_code, run_module
+from tests.conftest import build, child_pids, flip_bit, run_code, run_module
 from tools import doctor
 from tools.checkup import devices, environment, finding, host, packages, sets, speed
 from tools.checkup.finding import Options, ask, fail, ok, warn
@@ -161,6 +163,19 @@ def test_an_answer_comes_from_a_process_that_may_break(tmp_path):
     code = "from tools.checkup.finding import ask; print(ask('aborts', 'one', timeout_secs=20).value)"
     result = run_code(code, env=os.environ | {"PYTHONPATH": str(tmp_path)})
     assert result.stdout == "1\n"
+
+
+def test_what_cannot_be_killed_is_not_waited_for(monkeypatch):
+    """A process that a broken GPU or disk holds in the kernel."""
+    monkeypatch.setattr(finding, "_END_SECS", 0.2)
+    before, started = set(child_pids(os.getpid())), time.monotonic()
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess.Popen, "kill", lambda process: None)
+        with pytest.raises(finding.NoAnswer, match="no answer within 1 s"):
+            ask("time", "sleep", 60, timeout_secs=1)
+    assert time.monotonic() - started < 20
+    for pid in set(child_pids(os.getpid())) - before:
+        os.kill(pid, signal.SIGKILL)
 
 
 def test_a_sound_set_is_told_so(data_dir):

@@ -7,10 +7,9 @@ import os
 import pathlib
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator
 
-from tools.checkup.finding import Answer, Finding, NoAnswer, Options, fail, ok, warn
+from tools.checkup.finding import Answer, Finding, NoAnswer, Options, fail, ok, run_bounded, warn
 from tools.checkup.packages import ask_tensorflow, install_command
 from ucf50_tfrecord.specs import format_bytes
 
@@ -180,10 +179,8 @@ def _ask_smi() -> list[dict[str, str]] | str:
     """Returns nvidia-smi's GPUs by _SMI_FIELDS, or why it gives none."""
     command = ["nvidia-smi", f"--query-gpu={','.join(_SMI_FIELDS)}", "--format=csv,noheader,nounits"]
     try:
-        ended = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_SMI_SECS
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
+        ended = run_bounded(command, _SMI_SECS)
+    except (OSError, NoAnswer) as error:
         return str(error)
     rows = [[cell.strip() for cell in line.split(",")] for line in ended.stdout.splitlines()]
     if ended.returncode or not rows or any(len(row) != len(_SMI_FIELDS) for row in rows):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import json
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 LEVELS = ("ok", "warn", "fail")
+_END_SECS = 5.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,21 +103,41 @@ def ask(module: str, function: str, *arguments: Any, timeout_secs: float) -> Ans
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, "answer.json")
         command = [sys.executable, "-c", _BOOT, module, function, json.dumps(arguments), str(path)]
-        try:
-            ended = subprocess.run(
-                command,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                encoding="utf-8",
-                errors="replace",
-                timeout=timeout_secs,
-            )
-        except subprocess.TimeoutExpired:
-            raise NoAnswer(f"no answer within {timeout_secs:.0f} s") from None
+        ended = run_bounded(command, timeout_secs)
         try:
             return Answer(json.loads(path.read_text(encoding="utf-8")), ended.stderr)
         except (OSError, ValueError):
             raise NoAnswer(_explain(ended)) from None
+
+
+def run_bounded(command: list[str], timeout_secs: float) -> subprocess.CompletedProcess:
+    """Runs a command, and captures what it writes, as text.
+
+    subprocess.run would wait for ever for one that cannot be killed, as a GPU or a disk that hangs makes it.
+
+    Raises:
+      OSError: if it cannot be started.
+      NoAnswer: if it does not end in time.
+    """
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        errors="replace",
+    )
+    try:
+        output, errors = process.communicate(timeout=timeout_secs)
+    except subprocess.TimeoutExpired:
+        raise NoAnswer(f"no answer within {timeout_secs:.0f} s") from None
+    finally:
+        process.kill()  # unless it has ended
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_END_SECS)
+        process.stdout.close()
+        process.stderr.close()
+    return subprocess.CompletedProcess(command, process.returncode, output, errors)
 
 
 def _explain(ended: subprocess.CompletedProcess) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import re
 from collections.abc import Callable
 
 from ucf50_tfrecord import manifest as manifest_lib
@@ -47,13 +48,27 @@ def publish(
     if before != copied:
         for name in TFDS_FILENAMES:
             _upload(built, name, url)
-        kept = {shard.filename for shard in built.shards}
-        for shard in before.shards if before else ():
-            if shard.filename not in kept:
-                remote.remove(storage.join(url, shard.filename))
-                remote.remove(storage.join(url, f"{shard.filename}.json"))
+        for name in _find_stale(built, before, url):
+            remote.remove(storage.join(url, name))
         _upload(built, MANIFEST_FILENAME, url)
     return copied
+
+
+def _find_stale(built: Manifest, before: Manifest | None, url: str) -> list[str]:
+    """Names the shards and sidecars of earlier datasets; readers that go by the files' names would take them too.
+
+    They are looked for, as a copy that was interrupted has left no manifest that lists them; what an earlier
+    manifest lists may have another name.
+    """
+    kept = {name for shard in built.shards for name in _names(shard)}
+    listed = {name for shard in (before.shards if before else ()) for name in _names(shard)}
+    ours = re.compile(rf"{re.escape(built.name)}-fold\d+\.tfrecord-\d+-of-\d+(\.json)?")
+    found = filter(ours.fullmatch, remote.list_names(url))
+    return sorted(listed.union(found) - kept)
+
+
+def _names(shard: ManifestShard) -> tuple[str, str]:
+    return shard.filename, f"{shard.filename}.json"
 
 
 def _bring_shards(built: Manifest, copied: Manifest, verify: bool, on_shard: Callable[[], object]) -> None:
@@ -61,9 +76,8 @@ def _bring_shards(built: Manifest, copied: Manifest, verify: bool, on_shard: Cal
 
     def bring(shard: ManifestShard) -> None:
         if not _stands(shard, built, url) or (verify and manifest_lib.verify_shard(copied, shard)):
-            _upload(built, shard.filename, url)
-            # Last: it says that the shard is there.
-            _upload(built, f"{shard.filename}.json", url)
+            for name in _names(shard):  # the sidecar last: it says that the shard is there
+                _upload(built, name, url)
         on_shard()
 
     with concurrent.futures.ThreadPoolExecutor(_UPLOADS_AT_ONCE) as threads:

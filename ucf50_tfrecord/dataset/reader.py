@@ -11,12 +11,12 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from ucf50_tfrecord import manifest as manifest_lib
-from ucf50_tfrecord import record, remote
+from ucf50_tfrecord import record, remote, storage
 from ucf50_tfrecord.dataset import shard_files
 from ucf50_tfrecord.dataset.clips import Clips
 from ucf50_tfrecord.specs import UserError
@@ -133,8 +133,7 @@ class ClipReader:
             path, offset, clip_id = self._path(clip), int(clips.offsets[clip]), clips.ids[clip]
             try:
                 if payloads is None:
-                    # Nothing here holds on to the file: it is to be closed when it is not needed any more.
-                    read(row, self._open(path), offset, clip_id)
+                    self._read_sound(path, lambda file: read(row, file, offset, clip_id))
                 else:
                     with record.naming(offset):
                         parse(row, payloads[row], clip_id)
@@ -142,16 +141,28 @@ class ClipReader:
                 self._note(clip, f"{path} is missing")
                 good[row] = False
             except OSError as error:  # nothing is known to be wrong with the shard
-                self.error = UserError(f"Cannot read {path}: {error.strerror}")
+                self.error = UserError(f"Cannot read {self._where(path)}: {error.strerror}")
                 raise self.error from error
             except UserError as error:
                 if error is self.error:
                     raise
                 is_shard = isinstance(error, shard_files.ShardDamagedError)
-                where = self._files.describe(path) if self._files else path
-                self._note(clip, str(error) if is_shard else f"{where}: {error}")
+                self._note(clip, str(error) if is_shard else f"{self._where(path)}: {error}")
                 good[row] = False
         return good
+
+    def _read_sound(self, path: str, read: Callable[[BinaryIO], None]) -> None:
+        """Calls read(file) for a shard; once more if it is damaged and can be made again.
+
+        When this returns nothing holds on to the file: it is to be closed when it is not needed any more.
+        """
+        file = self._open(path)
+        try:
+            return read(file)
+        except UserError:
+            if not self._files.renew(path, file):
+                raise
+        read(self._open(path))
 
     def _open(self, path: str) -> BinaryIO:
         try:
@@ -162,6 +173,9 @@ class ClipReader:
             self.error = error
             raise
 
+    def _where(self, path: str) -> str:
+        return self._files.describe(path) if self._files else path
+
     def _path(self, clip: int) -> str:
         return self.clips.shard_paths[self.clips.shards[clip]]
 
@@ -171,11 +185,32 @@ class ClipReader:
             self.skipped[clip] = f"{found} ({self.clips.ids[clip]})"
             return
         mend = manifest_lib.repair_command(self.clips.manifest)
+        skip = "--fetch=copy --on_bad_record=skip" if self.streams else "--on_bad_record=skip"
         self.error = UserError(
-            f"{found} ({self.clips.ids[clip]}). To mend it: {mend}; "
-            "to train without such clips: --on_bad_record=skip"
+            f"{found} ({self.clips.ids[clip]}). To mend it: {mend}; to train without such clips: {skip}"
         )
         raise self.error
+
+
+def read_record(clips: Clips, index: int) -> dict[str, Any]:
+    """Reads all features of one clip's record, as record.decode returns them, and nothing else of its shard.
+
+    For a few clips of a set, wherever it lies: of a shard behind a URL no copy is made.
+
+    Raises:
+      UserError: if it is damaged, or cannot be read.
+    """
+    path, start = clips.shard_paths[clips.shards[index]], int(clips.offsets[index])
+    try:
+        framed = storage.read_bytes(path, start, start + int(clips.sizes[index]))
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror or error}") from error
+    try:
+        with record.naming(start, f"{path}: "):
+            return record.decode(record.unframe(framed))
+    except UserError as error:
+        mend = manifest_lib.repair_command(clips.manifest)
+        raise UserError(f"{error} ({clips.ids[index]}). To mend it: {mend}") from None
 
 
 def video_secs(parts: Sequence[Clips]) -> tuple[float, float] | None:

@@ -2,7 +2,8 @@
 
 Copies are whole shards, compared with the manifest's sha256 before they are used, in a folder that holds
 no more than it is allowed to. Several processes of a host may share the folder: a shard that one has
-open is locked, and no other removes it. A copy that was interrupted goes on where it stopped.
+open is locked, and no other removes it. A copy that was interrupted goes on where it stopped; one that the
+disk has damaged since is made again.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import functools
 import hashlib
 import os
 import pathlib
+import re
 import threading
 import time
 from collections.abc import Iterable
@@ -30,6 +32,8 @@ _CHUNK_BYTES = 8 << 20
 _RETRY_SECS = (0.5, 2.0)
 _ROOM_WAIT_SECS, _ROOM_POLL_SECS = 60.0, 0.1
 _LOCK_WAIT_SECS = 3600.0  # another process downloads the same shard
+# Copies, and those that are being made, with the bytes they will take. Other files of the folder are left alone.
+_COPY, _PART = re.compile(r"[0-9a-f]{64}\.tfrecord"), re.compile(r"[0-9a-f]{64}-(\d+)\.part")
 
 
 class ShardDamagedError(UserError):
@@ -46,6 +50,17 @@ class ShardFiles(Protocol):
           FileNotFoundError: if it is missing.
           ShardDamagedError: if it is not the one that the manifest lists.
           OSError, UserError: if it cannot be read.
+        """
+
+    def renew(self, path: str, file: BinaryIO) -> bool:
+        """Tells whether a shard in which damage was found may be sound if it is opened again.
+
+        Args:
+          path: the shard's.
+          file: what `open` returned for it, and is damaged.
+
+        Raises:
+          UserError: if that cannot be told.
         """
 
     def expect(self, paths: Iterable[str]) -> None:
@@ -75,6 +90,9 @@ class _LocalFiles:
         # A file is closed when it has left the cache and no thread reads it any more.
         self.open = functools.lru_cache(MAX_OPEN_FILES)(functools.partial(open, mode="rb", buffering=0))
 
+    def renew(self, path: str, file: BinaryIO) -> bool:
+        return False
+
     def expect(self, paths: Iterable[str]) -> None:
         """Nothing is to be prepared."""
 
@@ -101,9 +119,10 @@ class ShardCache:
         self._open: collections.OrderedDict[str, BinaryIO] = collections.OrderedDict()  # last used last
         self._unused: set[str] = set()  # fetched ahead, and not asked for yet
         self._expected: dict[str, None] = {}  # in their order
-        self._ahead_bytes, self._needed_bytes = fetch.cache_bytes, 0
+        self._ahead_bytes = self._needed_bytes = 0
         self._threads: list[threading.Thread] = []
         self._url_locks = {url: threading.Lock() for url in shards}
+        self._renewed: set[str] = set()  # guarded, for each shard, by its lock
         self._failures: dict[str, OSError | UserError] = {}  # the last of each shard, guarded by its lock
 
     def check_room(self, shards: list[ManifestShard], window: int) -> None:
@@ -132,21 +151,38 @@ class ShardCache:
         with self._changed:
             self._needed_bytes = max(self._needed_bytes, needed)
             ahead = needed - at_once if at_once < sum(sizes) else needed
-            self._ahead_bytes = min(self._ahead_bytes, ahead)
+            self._ahead_bytes = max(self._ahead_bytes, ahead)  # where that is too much, see _let_wait
 
     def open(self, path: str) -> BinaryIO:
         """Returns a shard's copy, open, making it first if it is not there. See ShardFiles."""
         with self._changed:
+            if path in self._unused or path in self._expected:  # it is needed now, even if it is on its way
+                self._unused.discard(path)
+                self._expected.pop(path, None)
+                self._changed.notify_all()
             file = self._open.get(path)
             if file is not None:
                 self._open.move_to_end(path)
-        if file is None:
-            file = self._fetch_shard(path)
-        with self._changed:
-            if path in self._unused:
-                self._unused.discard(path)
-                self._changed.notify_all()
-        return file
+        return self._fetch_shard(path) if file is None else file
+
+    def renew(self, path: str, file: BinaryIO) -> bool:
+        """Removes a copy that the disk has damaged, once; `open` makes it again. See ShardFiles."""
+        copy, shard = self._copy_of(path), self.shards[path]
+        with self._url_locks[path], self._being_made(shard):
+            if _is_at(copy, file):  # else it has been removed already, by whomever
+                if path in self._renewed:
+                    return False
+                self._renewed.add(path)
+                try:
+                    if storage.sha256(copy) == shard.sha256:
+                        return False  # what lies behind the URL is no better
+                    copy.unlink()
+                except OSError as error:
+                    raise UserError(f"Cannot make {copy} again: {error.strerror}") from error
+            with self._changed:
+                if self._open.get(path) is file:
+                    del self._open[path]
+        return True
 
     def expect(self, paths: Iterable[str]) -> None:
         """Fetches shards ahead of their use, as far as there is room."""
@@ -214,8 +250,7 @@ class ShardCache:
         shard = self.shards[url]
         path = self._copy_of(url)
         while (file := _open_shared(path)) is None:
-            # One lock for several shards, so that locks' files do not pile up.
-            with storage.folder_lock(self._folder, f".lock-{shard.sha256[:2]}", wait_secs=_LOCK_WAIT_SECS):
+            with self._being_made(shard):
                 if not path.exists():
                     self._copy(url, shard, path)
         with self._changed:
@@ -223,6 +258,11 @@ class ShardCache:
         while self._holds_too_much() and self._let_go():
             pass
         return file
+
+    def _being_made(self, shard: ManifestShard) -> contextlib.AbstractContextManager[None]:
+        """Keeps other processes from making or renewing a shard's copy while the block runs."""
+        # One lock for several shards, so that locks' files do not pile up.
+        return storage.folder_lock(self._folder, f".lock-{shard.sha256[:2]}", wait_secs=_LOCK_WAIT_SECS)
 
     def _holds_too_much(self) -> bool:
         with self._changed:
@@ -232,30 +272,28 @@ class ShardCache:
     def _copy(self, url: str, shard: ManifestShard, path: pathlib.Path) -> None:
         """Downloads a shard, going on with what a process left that was stopped meanwhile."""
         part = self._folder / f"{shard.sha256}-{shard.num_bytes}.part"
-        self._reserve(part, shard.num_bytes)
-        for is_last_attempt in (False, True):
-            try:
-                digest = _download(url, shard.num_bytes, part)
-            except OSError as error:
-                if isinstance(error, FileNotFoundError) and error.filename != str(part):
-                    raise
-                raise UserError(f"Cannot write {part}: {error.strerror or error}") from error
-            if digest == shard.sha256:
-                os.replace(part, path)
-                return
-            part.unlink()
-            if is_last_attempt:
-                raise ShardDamagedError(f"{url} is damaged: it has another sha256 than the manifest says")
-            self._reserve(part, shard.num_bytes)
+        try:
+            for _ in range(2):
+                self._reserve(url, part)
+                if _download(url, shard.num_bytes, part) == shard.sha256:
+                    os.replace(part, path)
+                    return
+                part.unlink()
+        except OSError as error:
+            # That nothing lies behind the URL is no failure of the folder's.
+            if isinstance(error, FileNotFoundError) and not _is_below(self._folder, error.filename):
+                raise
+            raise UserError(f"Cannot write {part}: {error.strerror or error}") from error
+        raise ShardDamagedError(f"{url} is damaged: it has another sha256 than the manifest says")
 
-    def _reserve(self, part: pathlib.Path, num_bytes: int) -> None:
+    def _reserve(self, url: str, part: pathlib.Path) -> None:
         """Makes room for a copy, and has it counted from now on.
 
         Raises:
           UserError: if the folder is full of what is in use.
         """
         deadline = time.monotonic() + _ROOM_WAIT_SECS
-        while not self._has_reserved(part, num_bytes):
+        while not self._has_reserved(url, part):
             if time.monotonic() > deadline:
                 raise UserError(
                     f"{self._folder} is full of shards in use: other processes share it. A larger "
@@ -263,10 +301,11 @@ class ShardCache:
                 )
             time.sleep(_ROOM_POLL_SECS)
 
-    def _has_reserved(self, part: pathlib.Path, num_bytes: int) -> bool:
+    def _has_reserved(self, url: str, part: pathlib.Path) -> bool:
+        allowed = self._fetch.cache_bytes - self.shards[url].num_bytes
         with storage.folder_lock(self._folder, ".lock-room", wait_secs=_LOCK_WAIT_SECS):
-            while (excess := self._used_bytes(without=part) + num_bytes - self._fetch.cache_bytes) > 0:
-                if not self._remove_unused(part, excess) and not self._let_go():
+            while (excess := self._used_bytes(without=part) - allowed) > 0:
+                if not self._remove_unused(part, excess) and not self._let_go() and not self._let_wait(url):
                     return False
             part.touch()
             return True
@@ -279,12 +318,18 @@ class ShardCache:
                 del self._open[oldest]
         return oldest is not None
 
+    def _let_wait(self, url: str) -> bool:
+        """Lets go of what was fetched ahead, if there is something, for a shard that is needed now."""
+        with self._changed:
+            ahead = next((other for other in self._open if other in self._unused), None)
+            if ahead is None or url in self._unused:
+                return False
+            del self._open[ahead]
+            self._unused.discard(ahead)
+            return True
+
     def _used_bytes(self, without: pathlib.Path) -> int:
-        total = 0
-        for path in self._folder.iterdir():
-            with contextlib.suppress(FileNotFoundError):
-                total += _counted_bytes(path) if path != without else 0
-        return total
+        return sum(_counted_bytes(path) for path in self._folder.iterdir() if path != without)
 
     def _remove_unused(self, without: pathlib.Path, num_bytes: int) -> int:
         """Removes copies that nobody has open, the oldest first; returns how many bytes they took."""
@@ -292,10 +337,10 @@ class ShardCache:
         for path in sorted(self._folder.iterdir(), key=_age):
             if removed >= num_bytes:
                 break
-            if path.suffix == ".tfrecord":
+            if _COPY.fullmatch(path.name):
                 num_bytes_there = _counted_bytes(path)
                 removed += num_bytes_there if _remove_unlocked(path) else 0
-            elif path.suffix == ".part" and path != without:
+            elif _PART.fullmatch(path.name) and path != without:
                 with contextlib.suppress(storage.LockedError):
                     with storage.folder_lock(self._folder, f".lock-{path.name[:2]}"):
                         path.unlink(missing_ok=True)  # nobody is at work on it
@@ -314,32 +359,44 @@ def _open_shared(path: pathlib.Path) -> BinaryIO | None:
     except FileNotFoundError:
         return None
     fcntl.flock(file, fcntl.LOCK_SH)
-    try:
-        is_same = os.path.samestat(os.fstat(file.fileno()), os.stat(path))
-        os.utime(path)  # its age is that of its last use
-    except FileNotFoundError:
-        is_same = False
-    if not is_same:  # removed after it was opened, before it was locked
+    if not _is_at(path, file):  # removed after it was opened, before it was locked
         file.close()
         return None
+    with contextlib.suppress(FileNotFoundError):
+        os.utime(path)  # its age is that of its last use
     return file
 
 
+def _is_at(path: pathlib.Path, file: BinaryIO) -> bool:
+    """Tells whether an open file is the one that lies at a path now."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _is_below(folder: pathlib.Path, filename: str | None) -> bool:
+    return filename is not None and pathlib.Path(filename).is_relative_to(folder)
+
+
 def _remove_unlocked(path: pathlib.Path) -> bool:
-    with open(path, "rb") as file:
-        try:
+    try:
+        with open(path, "rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        path.unlink()
+            path.unlink()
+    except (BlockingIOError, FileNotFoundError):  # in use, or somebody tidies up
+        return False
     return True
 
 
 def _counted_bytes(path: pathlib.Path) -> int:
     """Returns what a file of the folder counts for: a copy that is being made for what it will take."""
-    if path.suffix == ".part":
-        return int(path.stem.split("-")[1])
-    return path.stat().st_size if path.suffix == ".tfrecord" else 0
+    if part := _PART.fullmatch(path.name):
+        return int(part[1])
+    try:
+        return path.stat().st_size if _COPY.fullmatch(path.name) else 0
+    except FileNotFoundError:
+        return 0
 
 
 def _age(path: pathlib.Path) -> float:
@@ -368,7 +425,7 @@ def _download(url: str, num_bytes: int, part: pathlib.Path) -> str:
 def _read_patiently(url: str, start: int, end: int) -> bytes:
     for secs in _RETRY_SECS:
         try:
-            return remote.read(url, start, end)
+            return remote.read_or_all(url, start, end)
         except UserError:
             time.sleep(secs)
-    return remote.read(url, start, end)
+    return remote.read_or_all(url, start, end)

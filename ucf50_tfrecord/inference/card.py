@@ -104,9 +104,10 @@ def _data(sources: Sources) -> Iterator[Block]:
     sets = {"training": config.train_folds, "validation": config.val_folds, "test": config.test_folds}
     rows = [("set", sources.results.name), ("classes", f"{len(config.classes)}: {', '.join(config.classes)}")]
     rows += [(f"{name} clips", _describe_set(sources, folds)) for name, folds in sets.items()]
+    if sources.clip_format:
+        rows.append(("stored clips", str(sources.clip_format)))
     if manifest:
-        rows += [("videos", _describe_videos(manifest)), ("stored clips", str(manifest.format))]
-        rows += [("decoded by", manifest.decoder)]
+        rows += [("videos", _describe_videos(manifest)), ("decoded by", manifest.decoder)]
     rows += [("split", _describe_split(sources)), ("fingerprint of the shards", config.fingerprint)]
     if summary.get("num_skipped_clips"):
         rows.append(("training clips that could not be read", str(summary["num_skipped_clips"])))
@@ -349,13 +350,13 @@ def _files(sources: Sources, export: Export) -> Iterator[Block]:
 
 
 def _how_frames_are_made(sources: Sources) -> str:
-    spec, manifest = sources.config.model, sources.manifest
+    spec, clip_format = sources.config.model, sources.clip_format
     how = "the way of spacing and resizing them is not known, as the shards' manifest is missing"
-    if manifest:
-        spacing = {"index": "by their number", "time": "by the clock"}[manifest.format.spacing]
-        resize = {"stretch": "stretched to", "crop": "cropped to", "pad": "padded to"}[manifest.format.resize]
+    if clip_format:
+        spacing = {"index": "by their number", "time": "by the clock"}[clip_format.spacing]
+        resize = {"stretch": "stretched to", "crop": "cropped to", "pad": "padded to"}[clip_format.resize]
         how = f"evenly spaced {spacing}, from the video's first to its last, {resize} the size"
-        if (count := manifest.format.clips_per_video) > 1:
+        if (count := clip_format.clips_per_video) > 1:
             how += f"; {count * spec.num_frames} such frames of a video are dealt in turn to {count} clips"
     return (
         f"A clip is {spec.num_frames} RGB frames of {spec.height} rows and {spec.width} columns, uint8; {how}. Run "

@@ -25,9 +25,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ucf50_tfrecord import storage
+from ucf50_tfrecord import record, storage
+from ucf50_tfrecord.dataset import reader
 from ucf50_tfrecord.dataset.clips import load_clips
-from ucf50_tfrecord.dataset.feed import read_clips
 from ucf50_tfrecord.dataset.perturb import PLAIN
 from ucf50_tfrecord.evaluation.results import Condition
 from ucf50_tfrecord.evaluation.verdicts import ensemble
@@ -147,7 +147,8 @@ def choose_clips(sources: Sources, warn: Callable[[str], None]) -> tuple[np.ndar
             clips = load_clips(manifest, np.unique(sources.results.folds).tolist())
             tested = set(sources.results.ids)
             clips = clips.select(np.array([clip_id in tested for clip_id in clips.ids])).spread(count)
-            return read_clips(clips), clips.ids
+            pixels = [reader.read_record(clips, index)[record.VIDEO] for index in range(len(clips))]
+            return np.stack(pixels), clips.ids
         except UserError as error:
             why = str(error)
     warn(f"The files are compared on random pixels, not on clips of the run: {why}")

@@ -44,12 +44,12 @@ def complete_config(
     if config.clip_format and not data_dir:
         return dataclasses.replace(config, video_secs=config.video_secs or UCF50_SECS)
     folder = data_dir or config.data_dir
-    if not manifest_lib.exists(folder):
+    manifest = manifest_lib.load_if_finished(folder)
+    if manifest is None:
         raise UserError(
             f"How the run's clips were made is not known: the run is of an earlier version, and there are no shards "
             f"in {folder}. Pass --data=<folder of its shards>."
         )
-    manifest = manifest_lib.load(folder)
     trained.check_fits(manifest, config)
     if manifest.fingerprint != config.fingerprint:
         warn(f"{folder} holds other shards than those the run was trained on")

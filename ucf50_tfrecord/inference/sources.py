@@ -15,7 +15,7 @@ from ucf50_tfrecord.evaluation import compare, runner
 from ucf50_tfrecord.evaluation.results import Cell, CellResult, Results
 from ucf50_tfrecord.manifest import Manifest
 from ucf50_tfrecord.report.scores import Scores
-from ucf50_tfrecord.specs import UserError
+from ucf50_tfrecord.specs import ClipFormat, UserError
 from ucf50_tfrecord.training import run as run_lib
 from ucf50_tfrecord.training import trained
 from ucf50_tfrecord.training.run import RunConfig
@@ -47,6 +47,11 @@ class Sources:
     @property
     def model(self) -> str:
         return self.config.model.name
+
+    @property
+    def clip_format(self) -> ClipFormat | None:
+        """How the run's clips were made; None where a run of an earlier version has lost its shards."""
+        return self.config.clip_format or (self.manifest.format if self.manifest else None)
 
     @property
     def is_tested(self) -> bool:
@@ -87,9 +92,8 @@ def gather(run_dir: str, weights: str | None = None) -> Sources:
             f"would have no scores. Go on with the run: the command that started it, with RUN={run_dir}"
         )
     summary = storage.read_json(summary_path)
-    missing = sorted(
-        {"best", "fold_by", "num_train_clips", "params", "trained_epochs", "weights"} - set(summary)
-    )
+    wanted = {"best", "fold_by", "num_train_clips", "params", "trained_epochs", "weights"}
+    missing = sorted(wanted.difference(summary if isinstance(summary, dict) else ()))
     if missing:
         raise UserError(f"{summary_path} is not a training's summary: it has no {', '.join(missing)}")
     weights = weights or trained.scored_weights(config)
@@ -123,12 +127,12 @@ def _find_predictions(run_dir: str, config: RunConfig, summary: dict, weights: s
 
 def _find_manifest(config: RunConfig) -> tuple[Manifest | None, str]:
     """Returns the manifest of the shards that a run was trained on; None, and why, if they are not there."""
-    if not manifest_lib.exists(config.data_dir):
-        return None, f"there is no set of shards in {config.data_dir} any more"
     try:
-        manifest = manifest_lib.load(config.data_dir)
+        manifest = manifest_lib.load_if_finished(config.data_dir)
     except UserError as error:
         return None, str(error)
+    if manifest is None:
+        return None, f"there is no set of shards in {config.data_dir} any more"
     if manifest.fingerprint != config.fingerprint:
         return None, f"{config.data_dir} holds other shards now than the run was trained on"
     return manifest, ""
