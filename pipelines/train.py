@@ -127,20 +127,13 @@ def prepare(stack: contextlib.ExitStack) -> Job:
         temporal_shift=train_spec.augment.temporal_shift,
     )
 
-    # Devices.
     console.load_tensorflow()
     from ucf50_tfrecord.dataset import reader
     from ucf50_tfrecord.training import loop
     from ucf50_tfrecord.training import run as run_lib
     from ucf50_tfrecord.training import strategy as strategy_lib
 
-    if uses_workers:
-        print("Waiting for the other workers …", flush=True)
-    strategy = strategy_lib.make_strategy(_STRATEGY.value, join_secs=_JOIN_SECS.value)
-    console.handle_sigterm()
-    stack.enter_context(strategy_lib.explain_exhausted_memory())
-    stack.enter_context(strategy_lib.explain_lost_workers(strategy))
-    stack.enter_context(console.only_chief_speaks(strategy_lib.is_chief(strategy)))
+    strategy = start_devices(stack, uses_workers)
     train_spec = dataclasses.replace(
         train_spec, precision=strategy_lib.choose_precision(train_spec.precision)
     )
@@ -172,6 +165,20 @@ def prepare(stack: contextlib.ExitStack) -> Job:
         stack.enter_context(run_lib.open_run(run_dir, config))
     strategy_lib.wait_for_workers(strategy)
     return Job(manifest=manifest, config=config, strategy=strategy, feeds=feeds, state=state, run_dir=run_dir)
+
+
+def start_devices(stack: contextlib.ExitStack, uses_workers: bool) -> tf.distribute.Strategy:
+    """Returns the devices, those of all workers once they have come; while `stack` lasts their failures are told."""
+    from ucf50_tfrecord.training import strategy as strategy_lib
+
+    if uses_workers:
+        print("Waiting for the other workers …", flush=True)
+    strategy = strategy_lib.make_strategy(_STRATEGY.value, join_secs=_JOIN_SECS.value)
+    console.handle_sigterm()  # which TensorFlow takes for itself where there are workers
+    stack.enter_context(strategy_lib.explain_exhausted_memory())
+    stack.enter_context(strategy_lib.explain_lost_workers(strategy))
+    stack.enter_context(console.only_chief_speaks(strategy_lib.is_chief(strategy)))
+    return strategy
 
 
 def read_flags() -> tuple[TrainSpec, train_flags.Folds]:
