@@ -105,8 +105,9 @@ def test_a_bar_shows_its_scores_in_80_columns(monkeypatch):
         monkeypatch.setattr("sys.stderr", stderr)
         monkeypatch.setattr("tqdm.std.time", itertools.count(step=20).__next__)  # seconds
         display.update(progress)
-        written = b""
-        while b"accuracy" not in written and select.select([terminal], [], [], 10)[0]:
+        poll, written = select.poll(), b""
+        poll.register(terminal, select.POLLIN)
+        while b"accuracy" not in written and poll.poll(10_000):  # milliseconds
             written += os.read(terminal, 1 << 16)  # in as many parts as the system makes of it
         shown = written.decode().split("\r")[-1]
     os.close(terminal)
