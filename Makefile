@@ -121,10 +121,10 @@ bench: $(VENV)-bench/installed $(filter $(DEMO),$(VIDEOS))  ## Measure conversio
 	$(VENV)-bench/bin/python -m tools.bench_convert $(call flag,videos,$(VIDEOS)) $(FLAGS)
 	$(VENV)-bench/bin/python -m tools.bench_input $(call flag,videos,$(VIDEOS))
 	$(VENV)-bench/bin/python -m tools.bench_step $(call flag,torch_python,$(TORCH))
-	@$(MAKE) --no-print-directory bench-fetch
+	@$(MAKE) --no-print-directory bench-fetch FLAGS=
 
 bench-fetch: $(VENV)-io/installed $(VENV)/installed-remote $(filter $(DEMO),$(VIDEOS))  ## Measure how fast clips come out of an object store.
-	$(VENV)-io/bin/python -m tools.bench_fetch $(call flag,videos,$(VIDEOS)) --remote_python=$(PYTHON)
+	$(VENV)-io/bin/python -m tools.bench_fetch $(call flag,videos,$(VIDEOS)) --remote_python=$(PYTHON) $(FLAGS)
 
 test: $(VENV)/installed-test  ## Run the tests.
 	$(PYTHON) -m pytest --ignore=tests/stores $(FLAGS)
