@@ -33,6 +33,7 @@ from ucf50_tfrecord.specs import (
     ENCODINGS,
     FOLD_RULES,
     RESIZES,
+    SANDBOXES,
     SPACINGS,
     ClipFormat,
     DecodeLimits,
@@ -110,10 +111,18 @@ _MAX_QUARANTINED = flags.DEFINE_float(
     "max_quarantined", 0.01, "Share of videos without a clip above which to end with an error.", 0.0, 1.0
 )
 _VIDEO_TIMEOUT_SECS = flags.DEFINE_float(
-    "video_timeout_secs", DecodeLimits.timeout_secs, "Seconds a video may take, plus one for each MB of it."
+    "video_timeout_secs",
+    DecodeLimits.timeout_secs,
+    "Seconds that a video may take, plus one per MB of it, at most an hour.",
 )
 _VIDEO_MEMORY_MIB = flags.DEFINE_integer(
     "video_memory_mib", DecodeLimits.memory_mib, "Memory that decoding a video may take, in MiB."
+)
+_SANDBOX = flags.DEFINE_enum(
+    "sandbox",
+    DecodeLimits.sandbox,
+    SANDBOXES,
+    "Whether processes that decode are restricted to their videos, as far as the kernel can; `make doctor` tells.",
 )
 
 _WORKERS = flags.DEFINE_integer("workers", None, "Processes that decode. Default: one a core.")
@@ -249,7 +258,9 @@ def _engine() -> Engine:
     """
     from ucf50_tfrecord.convert import engines
 
-    limits = DecodeLimits(timeout_secs=_VIDEO_TIMEOUT_SECS.value, memory_mib=_VIDEO_MEMORY_MIB.value)
+    limits = DecodeLimits(
+        timeout_secs=_VIDEO_TIMEOUT_SECS.value, memory_mib=_VIDEO_MEMORY_MIB.value, sandbox=_SANDBOX.value
+    )
     if _ENGINE.value == "beam":
         try:
             from ucf50_tfrecord.convert import beam

@@ -27,7 +27,15 @@ from absl import flags
 
 from pipelines import console, run_flags
 from ucf50_tfrecord import storage
-from ucf50_tfrecord.specs import DecodeLimits, UserError, WindowSpec, format_folds, printable, to_json
+from ucf50_tfrecord.specs import (
+    SANDBOXES,
+    DecodeLimits,
+    UserError,
+    WindowSpec,
+    format_folds,
+    printable,
+    to_json,
+)
 
 if TYPE_CHECKING:
     from ucf50_tfrecord.inference import decoding
@@ -66,10 +74,18 @@ _CALIBRATE = flags.DEFINE_boolean(
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Clips a step.", lower_bound=1)
 _WORKERS = flags.DEFINE_integer("workers", None, "Processes that decode. Default: one a core.", lower_bound=1)
 _VIDEO_TIMEOUT_SECS = flags.DEFINE_float(
-    "video_timeout_secs", 600.0, "Seconds that decoding a video may take, plus one for each MB of it."
+    "video_timeout_secs",
+    600.0,
+    "Seconds that decoding a video may take, plus one per MB of it, at most an hour.",
 )
 _VIDEO_MEMORY_MIB = flags.DEFINE_integer(
     "video_memory_mib", DecodeLimits.memory_mib, "Memory that decoding a video may take, in MiB."
+)
+_SANDBOX = flags.DEFINE_enum(
+    "sandbox",
+    DecodeLimits.sandbox,
+    SANDBOXES,
+    "Whether processes that decode are restricted to their videos, as far as the kernel can; `make doctor` tells.",
 )
 
 flags.adopt_module_key_flags(run_flags)
@@ -130,7 +146,9 @@ def find_videos() -> list[decoding.VideoFile]:
 def prepare(stack: contextlib.ExitStack) -> Setting:
     """Loads the run's model and all that goes with it."""
     run_dir = run_flags.run_dir()
-    limits = DecodeLimits(timeout_secs=_VIDEO_TIMEOUT_SECS.value, memory_mib=_VIDEO_MEMORY_MIB.value)
+    limits = DecodeLimits(
+        timeout_secs=_VIDEO_TIMEOUT_SECS.value, memory_mib=_VIDEO_MEMORY_MIB.value, sandbox=_SANDBOX.value
+    )
     console.load_tensorflow()
     from ucf50_tfrecord.inference import calibration, predict
     from ucf50_tfrecord.training import run as run_lib

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from typing import Any
 
 import pytest
 
@@ -61,9 +62,15 @@ def die_once(folder, item):
     return item, os.getpid()
 
 
-def run(items, function=double_or_die, memory=MEMORY, timeout_secs=60.0):
+def call_of(function, timeout_secs=60.0, **options):
+    """A call whose answers are taken as they are."""
+    defaults = {"answer": Any, "parse": lambda item, answer: answer, "max_bytes": 1 << 20}
+    return workers.Call(function=function, timeout_secs=lambda item: timeout_secs, **defaults | options)
+
+
+def run(items, function=double_or_die, memory=MEMORY, timeout_secs=60.0, **options):
     with workers.IsolatedPool(memory) as pool:
-        return list(pool.map(function, items, lambda item: timeout_secs))
+        return list(pool.map(call_of(function, timeout_secs, **options), items))
 
 
 def test_results_come_in_order_from_another_process():
@@ -100,7 +107,8 @@ def test_what_hangs_is_given_up(end):
 
 
 def test_an_item_has_a_second_chance_alone_in_a_fresh_process(tmp_path):
-    results = run([0, 1, 2, 3], functools.partial(die_once, str(tmp_path)))
+    with workers.IsolatedPool(MEMORY, sandbox=False) as pool:  # it leaves a file
+        results = list(pool.map(call_of(functools.partial(die_once, str(tmp_path))), [0, 1, 2, 3]))
     assert [item for item, (same, _) in results if item == same] == [0, 1, 2, 3]
     pids = [pid for _, (_, pid) in results]
     assert pids[0] != pids[1] and pids[2] != pids[3]
@@ -108,7 +116,7 @@ def test_an_item_has_a_second_chance_alone_in_a_fresh_process(tmp_path):
 
 def test_workers_are_kept_from_call_to_call():
     with workers.IsolatedPool(MEMORY) as pool:
-        pids = {pid for _ in range(3) for _, pid in pool.map(double_or_die, ["pid", "pid"], lambda _: 60)}
+        pids = {pid for _ in range(3) for _, pid in pool.map(call_of(double_or_die), ["pid", "pid"])}
     assert len(pids) == 1
 
 
@@ -117,7 +125,7 @@ def test_closing_the_pool_ends_calls_that_run():
 
     def work(pool):
         try:
-            list(pool.map(double_or_die, ["sleep"], lambda _: 60))
+            list(pool.map(call_of(double_or_die), ["sleep"]))
         except workers.Cancelled as error:
             errors.append(error)
 
@@ -131,15 +139,15 @@ def test_closing_the_pool_ends_calls_that_run():
         thread.join(20)
     assert len(errors) == 3 and time.monotonic() - started < 20
     with pytest.raises(workers.Cancelled):
-        list(pool.map(double_or_die, [1], lambda _: 60))
+        list(pool.map(call_of(double_or_die), [1]))
 
 
 @pytest.mark.parametrize("item", ["sleep", "spin"])
 def test_a_busy_worker_ends_with_its_parent(item):
     code = (
-        "import sys; from tests.test_workers import double_or_die; from ucf50_tfrecord import workers\n"
+        "import sys; from tests.test_workers import call_of, double_or_die; from ucf50_tfrecord import workers\n"
         "with workers.IsolatedPool(1 << 28) as pool:\n"
-        f"    for item, pid in pool.map(double_or_die, ['pid', {item!r}], lambda _: 60): print(pid, flush=True)\n"
+        f"    for item, pid in pool.map(call_of(double_or_die), ['pid', {item!r}]): print(pid, flush=True)\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
     worker = int(parent.stdout.readline())
@@ -164,7 +172,9 @@ def test_a_pool_needs_no_main_guard(tmp_path):
     script.write_text(
         "from ucf50_tfrecord import workers\n"
         "with workers.IsolatedPool(1 << 28) as pool:\n"
-        "    print(list(pool.map(abs, [-1], lambda _: 60)))\n"
+        "    call = workers.Call(function=abs, answer=int, parse=lambda item, answer: answer, max_bytes=99,"
+        " timeout_secs=lambda item: 60)\n"
+        "    print(list(pool.map(call, [-1])))\n"
     )
     result = subprocess.run(
         [sys.executable, script],
@@ -209,9 +219,7 @@ def test_loading_does_not_count_against_the_first_item():
 def test_a_worker_killed_while_it_starts_is_started_again():
     with workers.IsolatedPool(MEMORY) as pool:
         results = []
-        thread = threading.Thread(
-            target=lambda: results.extend(pool.map(SlowToLoad(1.0), [1, 2], lambda _: 60))
-        )
+        thread = threading.Thread(target=lambda: results.extend(pool.map(call_of(SlowToLoad(1.0)), [1, 2])))
         thread.start()
         time.sleep(0.6)
         os.kill(next(iter(pool._all))._process.pid, signal.SIGKILL)

@@ -52,7 +52,7 @@ Method = Callable[[str], object]
 
 
 def ours(path: str) -> np.ndarray:
-    return decode.decode_clips(path, FORMAT)[0].frames
+    return decode.decode_file(path, FORMAT)[0].frames
 
 
 def decode_everything(path: str) -> int:

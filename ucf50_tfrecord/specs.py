@@ -56,6 +56,8 @@ FRAME_ORDERS = ("kept", "shuffled", "single")
 CACHES = ("auto", "none", "host", "device")
 ON_BAD_RECORD = ("stop", "skip")
 FETCH_METHODS = ("copy", "stream")
+SANDBOXES = ("auto", "off")
+_MAX_TIMEOUT_OF_SIZE_SECS = 3600.0
 MAX_FOLD = 9999
 # At most so many bytes of pixels go into a shard, unless asked for otherwise.
 DEFAULT_SHARD_BYTES = 32 << 20
@@ -229,14 +231,16 @@ class Video:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DecodeLimits:
-    """What one video may cost before it is given up.
+    """Limits on what decoding one video may cost and do.
 
-    timeout_secs: for any video; a second a megabyte of its file comes on top.
-    memory_mib: what decoding may take.
+    timeout_secs: for any video; one second per megabyte of its file comes on top, at most an hour.
+    memory_mib: memory that decoding may take.
+    sandbox: "auto" restricts the decoding process to its video as far as the kernel can, "off" does not.
     """
 
     timeout_secs: float = 120.0
     memory_mib: int = 2048
+    sandbox: str = SANDBOXES[0]
 
     def __post_init__(self):
         expect(0 < self.timeout_secs <= 1e6, "a time limit above 0, to 1e6 s", timeout_secs=self.timeout_secs)
@@ -245,10 +249,11 @@ class DecodeLimits:
             "a memory limit of 16 to 1048576 MiB",
             memory_mib=self.memory_mib,
         )
+        expect(self.sandbox in SANDBOXES, f"a sandbox out of {SANDBOXES}", sandbox=self.sandbox)
 
     def timeout_of(self, num_bytes: int) -> float:
-        """Returns the seconds that a video of so many bytes may take."""
-        return self.timeout_secs + num_bytes / 1e6
+        """Returns the seconds that a video may take, by the bytes that its file takes on disk."""
+        return self.timeout_secs + min(num_bytes / 1e6, _MAX_TIMEOUT_OF_SIZE_SECS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -11,6 +12,7 @@ import pathlib
 import re
 import secrets
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Collection, Iterator
@@ -205,6 +207,28 @@ def read_bytes(path: str | os.PathLike, start: int = 0, end: int | None = None) 
     with open(path, "rb") as file:
         file.seek(start)
         return file.read(-1 if end is None else end - start)
+
+
+def open_regular(path: str | os.PathLike) -> BinaryIO:
+    """Opens a file for reading, unbuffered. Pipes and devices, at which a reader may wait for ever, are refused.
+
+    Raises:
+      OSError: if it cannot be opened, or is no regular file.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "Not a regular file", str(path))
+    return open(descriptor, "rb", buffering=0)
+
+
+def allocated_bytes(path: str | os.PathLike) -> int:
+    """Returns how many bytes of a file are on disk, which are few of a sparse one; 0 if that cannot be told."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return 0
+    return min(status.st_size, status.st_blocks * 512)
 
 
 def file_size(path: str | os.PathLike) -> int | None:

@@ -195,7 +195,7 @@ def run_local(
     with (
         concurrent.futures.ThreadPoolExecutor(num_workers) as threads,
         # Left first: its workers are killed, and the threads that wait for them end.
-        workers.IsolatedPool(limits.memory_mib << 20) as pool,
+        workers.IsolatedPool.within(limits) as pool,
     ):
         futures = [threads.submit(convert_shard, job, data_dir, pool, limits, on_videos) for job in ordered]
         for future in concurrent.futures.as_completed(futures):
