@@ -4,17 +4,22 @@ import ctypes
 import functools
 import os
 import pathlib
+import pickle
 import signal
+import socket
+import stat
+import struct
 import subprocess
 import sys
 import threading
 import time
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import pytest
 
 from tests.conftest import REPOSITORY
-from ucf50_tfrecord import workers
+from ucf50_tfrecord import storage, workers
 from ucf50_tfrecord.specs import UserError
 
 MEMORY = 256 << 20
@@ -225,3 +230,142 @@ def test_a_worker_killed_while_it_starts_is_started_again():
         os.kill(next(iter(pool._all))._process.pid, signal.SIGKILL)
         thread.join(30)
     assert results == [(1, 1), (2, 2)]
+
+
+def attempt(item, file):
+    """Tries what a process of a stranger's would like to do; returns what came of it."""
+    attempts = {
+        "own file": lambda: file.read().decode(),
+        "other file": lambda: open(item[1]).read(),
+        "through proc": lambda: open(f"/proc/self/root{item[1]}").read(),
+        "new file": lambda: open(item[1] + ".new", "w"),
+        "unlink": lambda: os.unlink(item[1]),
+        "chmod": lambda: os.chmod(item[1], 0o777),
+        "list": lambda: os.listdir(os.path.dirname(item[1])),
+        "socket": lambda: socket.socket(),
+        "connect": lambda: socket.create_connection(("127.0.0.1", 9)),
+        "program": lambda: subprocess.run(["/bin/true"]),
+        "process": os.fork,
+        "signal": lambda: os.kill(os.getppid(), 0),
+        "memory": lambda: open(f"/proc/{os.getppid()}/mem", "rb"),
+        "thread": lambda: threading.Thread(target=str).start(),
+        "library": lambda: __import__("wave").__name__,
+    }
+    try:
+        return str(attempts[item[0]]())
+    except OSError as error:
+        return type(error).__name__
+
+
+@pytest.fixture
+def secret(tmp_path):
+    (tmp_path / "secret").write_text("secret")
+    (tmp_path / "video").write_text("video")
+    return str(tmp_path / "secret")
+
+
+def attempt_all(secret, *, sandbox, kinds):
+    call = call_of(attempt, open_files=lambda item: [storage.open_regular(secret.replace("secret", "video"))])
+    with workers.IsolatedPool(MEMORY, sandbox=sandbox) as pool:
+        state = pool.start()
+        return state, [result for _, result in pool.map(call, [(kind, secret) for kind in kinds])]
+
+
+@pytest.mark.parametrize(
+    "needs, kinds",
+    [
+        ("landlock_abi", ["other file", "through proc", "new file", "unlink", "list", "memory"]),
+        ("seccomp", ["chmod", "socket", "connect", "program", "process", "signal"]),
+    ],
+)
+def test_a_worker_is_refused_all_but_its_file(secret, needs, kinds):
+    state, results = attempt_all(secret, sandbox=True, kinds=kinds)
+    if not getattr(state, needs):
+        pytest.skip(f"this kernel has no {needs}")
+    assert results == ["PermissionError"] * len(kinds)
+    assert pathlib.Path(secret).read_text() == "secret" and not os.path.exists(secret + ".new")
+
+
+def test_a_restricted_worker_has_what_it_needs(secret):
+    _, results = attempt_all(secret, sandbox=True, kinds=["own file", "thread", "library"])
+    assert results == ["video", "None", "wave"]
+
+
+def test_a_sandbox_can_be_left_off(secret):
+    state, results = attempt_all(secret, sandbox=False, kinds=["other file", "signal"])
+    assert (state.landlock_abi, state.seccomp, results) == (0, False, ["secret", "None"])
+
+
+def test_a_file_that_cannot_be_opened_costs_its_item_alone(tmp_path):
+    (tmp_path / "1").write_text("one")
+    os.mkfifo(tmp_path / "2")
+    call = call_of(read_file, open_files=lambda item: [storage.open_regular(tmp_path / item)])
+    with workers.IsolatedPool(MEMORY) as pool:
+        found = dict(pool.map(call, ["0", "1", "2", "1"]))
+    assert found == {
+        "0": workers.Failure("unreadable", "FileNotFoundError: No such file or directory"),
+        "1": "one",
+        "2": workers.Failure("unreadable", "OSError: Not a regular file"),
+    }
+
+
+def read_file(item, file):
+    return file.read().decode()
+
+
+class Answer(msgspec.Struct):
+    number: Annotated[int, msgspec.Meta(ge=0, le=100)]
+
+
+def misbehave(item):
+    """Sends what it likes, in place of an answer, as a process that a video has taken over."""
+    [connection] = [number for number in range(3, 64) if is_socket(number)]
+    if isinstance(item, bytes):
+        os.write(connection, item)
+        time.sleep(600)
+    return item
+
+
+def is_socket(number):
+    try:
+        return stat.S_ISSOCK(os.fstat(number).st_mode)
+    except OSError:
+        return False
+
+
+def message(kind, content, length=None):
+    return kind + struct.pack("<Q", len(content) if length is None else length) + content
+
+
+NO_ANSWER = "its process gave no answer of the expected form"
+
+
+@pytest.mark.parametrize(
+    "item, cause, reason",
+    [
+        (message(b"A", pickle.dumps(print)), "crash", NO_ANSWER),
+        (message(b"A", b""), "crash", NO_ANSWER),
+        (message(b"A", msgspec.msgpack.encode({"number": 101})), "crash", NO_ANSWER),
+        (message(b"A", msgspec.msgpack.encode({"number": "1"})), "crash", NO_ANSWER),
+        (message(b"A", b"", 1 << 62), "crash", "its process gave an answer of 4611686018427387904 bytes"),
+        (message(b"X", msgspec.msgpack.encode({"cause": "killed", "reason": ""})), "crash", NO_ANSWER),
+        (message(b"?", b"garbage"), "crash", NO_ANSWER),
+        (message(b"A", b"x", 100), "timeout", "it took longer than 2 s"),
+        (b"A", "timeout", "it took longer than 2 s"),
+    ],
+)
+def test_a_malformed_answer_ends_its_worker_and_costs_its_item_alone(item, cause, reason):
+    found = run([{"number": 1}, item, {"number": 2}], misbehave, timeout_secs=2.0, answer=Answer)
+    assert [result for _, result in found][::2] == [Answer(1), Answer(2)]
+    failure = found[1][1]
+    assert failure.cause == cause and failure.reason.startswith(reason)
+
+
+def test_an_answer_that_cannot_be_right_counts_as_malformed():
+    def parse(item, answer):
+        if item != answer:
+            raise ValueError("another number than was asked for")
+        return answer
+
+    [(_, failure)] = run([2], parse=parse)
+    assert failure == workers.Failure("crash", f"{NO_ANSWER}: another number than was asked for")

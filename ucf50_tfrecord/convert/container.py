@@ -233,12 +233,14 @@ def _open(source: _Input) -> av.container.InputContainer:
 
 def _find_refused_format(source: _Input, arguments: dict) -> str | None:
     """Opens a file again to learn from FFmpeg's log which format outside FORMATS its contents have."""
-    level = av.logging.get_level()
+    level, skips_repeated = av.logging.get_level(), av.logging.get_skip_repeated()
     av.logging.set_level(av.logging.ERROR)
+    av.logging.set_skip_repeated(False)  # another file may have been refused before
     try:
         source.seek(0)
         with av.logging.Capture() as logs, contextlib.suppress(av.error.FFmpegError):
             av.open(source, **arguments).close()
     finally:
         av.logging.set_level(level)
+        av.logging.set_skip_repeated(skips_repeated)
     return next((name for _, name, text in logs if text.startswith(_REFUSED_FORMAT)), None)
