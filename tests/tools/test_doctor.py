@@ -16,7 +16,8 @@ from tools.checkup import devices, environment, finding, host, packages, sets, s
 from tools.checkup.finding import Options, ask, fail, ok, warn
 from tools.checkup.speed import Rates
 from ucf50_tfrecord import manifest as manifest_lib
-from ucf50_tfrecord import storage
+from ucf50_tfrecord import storage, workers
+from ucf50_tfrecord.sandbox import Sandbox
 from ucf50_tfrecord.training import run as run_lib
 
 SECTIONS = ["Packages", "Devices", "Environment", "Room", "Shards and runs", "Speed"]
@@ -270,6 +271,20 @@ def test_variables_that_do_harm():
     assert levels(found(TF_XLA_FLAGS="--tf_xla_auto_jit=2")) == ["warn"]
     assert found(TF_FORCE_GPU_ALLOW_GROWTH="false") == []
     assert levels(found(True, TF_FORCE_GPU_ALLOW_GROWTH="false")) == ["warn"]
+
+
+@pytest.mark.parametrize(
+    "sandbox, level, text",
+    [
+        (Sandbox(landlock_abi=7, seccomp=True), "ok", "by Landlock, version 7 (files) and seccomp (sockets"),
+        (Sandbox(seccomp=True), "warn", "restricted by seccomp"),
+        (Sandbox(), "warn", "restricted by nothing"),
+    ],
+)
+def test_the_sandbox_in_force_is_told(monkeypatch, sandbox, level, text):
+    monkeypatch.setattr(workers.IsolatedPool, "start", lambda pool: sandbox)
+    finding = environment.check_sandbox()
+    assert finding.level == level and text in finding.text
 
 
 def test_versions_are_compared_with_those_tested():
