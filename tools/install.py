@@ -49,7 +49,8 @@ def install(extras: Sequence[str]) -> None:
     table = read_extras()
     dependencies = dict.fromkeys(read_dependencies() + [line for name in extras for line in table[name]])
     _pip("--require-hashes", "--constraint", str(pins), "--no-build-isolation", *dependencies)
-    _pip("--no-deps", "--no-build-isolation", "--editable", str(REPOSITORY))
+    # Errors alone: setuptools warns of every editable installation.
+    _pip("--quiet", "--no-deps", "--no-build-isolation", "--editable", str(REPOSITORY))
 
 
 def install_alone(names: Iterable[str], path: pathlib.Path) -> None:
