@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from tools.pins import REPOSITORY, normalize, pins_file, read_pins
 
@@ -34,11 +34,17 @@ def main() -> None:
     unknown = [name for name in extras if name not in known]
     if unknown:
         parser.error(f"there is no extra {', '.join(map(repr, unknown))}; extras are: {', '.join(known)}")
-    install(extras)
+    try:
+        install(extras)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
 
 
 def install(extras: Sequence[str]) -> None:
     """Installs the dependencies of the project and of extras, then the project itself.
+
+    Raises:
+      ValueError: if the pins are not written as they should be.
 
     pip wants a hash of everything as soon as it is told one, and a folder has none: so the project comes
     by itself. It is built with the pinned setuptools, and so is a package that has no wheel: pip does not
@@ -53,12 +59,18 @@ def install(extras: Sequence[str]) -> None:
     _pip("--quiet", "--no-deps", "--no-build-isolation", "--editable", str(REPOSITORY))
 
 
-def install_alone(names: Iterable[str], path: pathlib.Path) -> None:
+def install_alone(names: Sequence[str], path: pathlib.Path) -> None:
     """Installs the pinned versions of packages, without what these depend on.
 
-    pip before 26 takes hashes from requirements only, not from constraints.
+    Not every pip takes hashes from constraints; all take them from requirements.
+
+    Raises:
+      ValueError: if one has no pin.
     """
     pins = read_pins(path)
+    missing = [name for name in names if name not in pins]
+    if missing:
+        raise ValueError(f"{path}: expected pins of {', '.join(names)}. Found none of {', '.join(missing)}")
     with tempfile.TemporaryDirectory() as folder:
         requirements = pathlib.Path(folder) / "requirements.txt"
         lines = [" ".join([f"{name}=={pins[name].version}", *pins[name].hashes]) for name in names]

@@ -25,7 +25,10 @@ _COMPILE = (
 
 
 def main() -> int:
-    install_alone(["uv"], PINS)
+    try:
+        install_alone(["uv"], PINS)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
     for path in (PINS, IO_PINS):
         # To standard output: uv keeps the hashes of a file that it writes over.
         command = [sys.executable, "-m", "uv", "--quiet", *_COMPILE, str(path)]
