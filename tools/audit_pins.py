@@ -2,7 +2,7 @@
 
   python -m tools.audit_pins
 
-Further arguments go to pip-audit, such as --ignore-vuln=<id>. Ends with
+Further arguments go to pip-audit, such as --ignore-vuln=<id>. Exits with
 status 1 if there are vulnerabilities, with 3 if it could not look them up.
 """
 
@@ -15,50 +15,60 @@ from typing import NamedTuple
 
 from tools.pins import IO_PINS, PINS
 
-_FOUND, _NOT_AUDITED = 1, 3
+_NONE_FOUND, _FOUND, _NOT_AUDITED = 0, 1, 3
 _AUDIT = (
-    *(sys.executable, "-m", "pip_audit", "--service=osv", "--format=json", "--progress-spinner=off"),
-    *("--disable-pip", f"--requirement={PINS}", f"--requirement={IO_PINS}"),
+    *(sys.executable, "-m", "pip_audit", "--disable-pip", "--progress-spinner=off"),
+    *("--vulnerability-service=osv", "--format=json"),
 )
+_MAX_REASON_CHARS = 200
 
 
 class Outcome(NamedTuple):
-    """The end of an audit: the lines to print, and the exit status."""
+    """The lines to print about one file of pins, and the exit status."""
 
     lines: list[str]
     status: int
 
 
 def main() -> int:
-    result = subprocess.run([*_AUDIT, *sys.argv[1:]], capture_output=True, text=True)
-    outcome = read_outcome(result.stdout, result.stderr)
-    print(*outcome.lines, sep="\n", file=sys.stderr if outcome.status == _NOT_AUDITED else sys.stdout)
-    return outcome.status
+    status = _NONE_FOUND
+    for path in (PINS, IO_PINS):
+        command = [*_AUDIT, f"--requirement={path}", *sys.argv[1:]]
+        result = subprocess.run(command, capture_output=True, text=True)
+        outcome = read_outcome(path.name, result.stdout, result.stderr)
+        if outcome.status == _NOT_AUDITED:
+            print(*outcome.lines, sep="\n", file=sys.stderr)
+            return _NOT_AUDITED
+        print(*outcome.lines, sep="\n")
+        status = max(status, outcome.status)
+    return status
 
 
-def read_outcome(stdout: str, stderr: str) -> Outcome:
-    """Makes an outcome of what pip-audit wrote, whose own status is 1 for any failure, and 0 if it skips all."""
+def read_outcome(name: str, stdout: str, stderr: str) -> Outcome:
+    """Reads the output of pip-audit.
+
+    Its own exit status does not tell: it is 1 for any failure, and 0 if the database knows no package.
+    """
     try:
         packages = json.loads(stdout)["dependencies"]
     except ValueError:
-        return Outcome([_explain_failure(stderr)], _NOT_AUDITED)
+        return Outcome([f"error: {_explain_failure(stderr)}, so {name} was not audited"], _NOT_AUDITED)
     skipped = [package["name"] for package in packages if "skip_reason" in package]
-    if skipped or not packages:
+    if skipped:
         names = ", ".join(skipped[:5]) + (", …" if len(skipped) > 5 else "")
-        text = f"error: the advisory database has no answer for {len(skipped)} packages: {names}"
+        text = f"error: the advisory database does not know {len(skipped)} packages of {name}: {names}"
         return Outcome([text], _NOT_AUDITED)
     found = [_describe(package, item) for package in packages for item in package["vulns"]]
-    if found:
-        return Outcome([*found, f"{len(found)} known vulnerabilities in {len(packages)} packages"], _FOUND)
-    return Outcome([f"No known vulnerabilities in {len(packages)} packages"], 0)
+    total = f"{name}: {len(found)} known vulnerabilities in {len(packages)} packages"
+    return Outcome([*found, total], _FOUND if found else _NONE_FOUND)
 
 
 def _explain_failure(stderr: str) -> str:
     reason = (stderr.strip().splitlines() or ["no output"])[-1]
-    # An error of the HTTP client, which pip-audit lets through.
+    # pip-audit lets most errors of its HTTP client through.
     if reason.startswith("requests.exceptions.") or "Could not connect" in reason:
-        return "error: the advisory database (OSV) cannot be reached from here, so nothing was audited"
-    return f"error: pip-audit failed, so nothing was audited: {reason}"
+        return "the advisory database (OSV) cannot be reached from here"
+    return f"pip-audit failed ({reason[:_MAX_REASON_CHARS]})"
 
 
 def _describe(package: dict, vulnerability: dict) -> str:
