@@ -29,13 +29,17 @@ _PIP = (sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-versio
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("extras", help="names of extras, with commas")
-    extras = parser.parse_args().extras.split(",")
+    parser.add_argument("--reinstall", metavar="PACKAGE", help="a package to install again, as it is broken")
+    arguments = parser.parse_args()
+    extras = arguments.extras.split(",")
     known = read_extras()
     unknown = [name for name in extras if name not in known]
     if unknown:
         parser.error(f"there is no extra {', '.join(map(repr, unknown))}; extras are: {', '.join(known)}")
     try:
         install(extras)
+        if arguments.reinstall:
+            install_alone([normalize(arguments.reinstall)], pins_file(extras), "--force-reinstall")
     except ValueError as error:
         sys.exit(f"error: {error}")
 
@@ -59,8 +63,8 @@ def install(extras: Sequence[str]) -> None:
     _pip("--quiet", "--no-deps", "--no-build-isolation", "--editable", str(REPOSITORY))
 
 
-def install_alone(names: Sequence[str], path: pathlib.Path) -> None:
-    """Installs the pinned versions of packages, without what these depend on.
+def install_alone(names: Sequence[str], path: pathlib.Path, *options: str) -> None:
+    """Installs the pinned versions of packages, without what these depend on; options are pip's.
 
     Not every pip takes hashes from constraints; all take them from requirements.
 
@@ -75,7 +79,7 @@ def install_alone(names: Sequence[str], path: pathlib.Path) -> None:
         requirements = pathlib.Path(folder) / "requirements.txt"
         lines = [" ".join([f"{name}=={pins[name].version}", *pins[name].hashes]) for name in names]
         requirements.write_text("\n".join(lines), encoding="utf-8")
-        _pip("--no-deps", "--require-hashes", "--requirement", str(requirements))
+        _pip(*options, "--no-deps", "--require-hashes", "--requirement", str(requirements))
 
 
 def build_requirements() -> list[str]:
