@@ -47,12 +47,12 @@ def main() -> None:
 def install(extras: Sequence[str]) -> None:
     """Installs the dependencies of the project and of extras, then the project itself.
 
-    Raises:
-      ValueError: if the pins are not written as they should be.
-
     pip wants a hash of everything as soon as it is told one, and a folder has none: so the project comes
     by itself. It is built with the pinned setuptools, and so is a package that has no wheel: pip does not
     check what it downloads for a build in isolation.
+
+    Raises:
+      ValueError: if a line of the pins is malformed, or one that is needed first is missing.
     """
     pins = pins_file(extras)
     install_alone(["pip", *build_requirements()], pins)
@@ -74,7 +74,7 @@ def install_alone(names: Sequence[str], path: pathlib.Path, *options: str) -> No
     pins = read_pins(path)
     missing = [name for name in names if name not in pins]
     if missing:
-        raise ValueError(f"{path}: expected pins of {', '.join(names)}. Found none of {', '.join(missing)}")
+        raise ValueError(f"{path}: expected a pin of {', '.join(missing)}. Found none")
     with tempfile.TemporaryDirectory() as folder:
         requirements = pathlib.Path(folder) / "requirements.txt"
         lines = [" ".join([f"{name}=={pins[name].version}", *pins[name].hashes]) for name in names]
