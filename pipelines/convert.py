@@ -43,6 +43,7 @@ from ucf50_tfrecord.specs import (
     expect,
     format_bytes,
     format_folds,
+    install_command,
     parse_size,
     printable,
 )
@@ -268,8 +269,7 @@ def _engine() -> Engine:
             beam_args = shlex.split(_BEAM_ARGS.value)
         except ImportError as error:
             raise UserError(
-                f"--engine=beam needs the extra `beam` ({error}): {sys.executable} -m pip install --constraint "
-                "constraints.txt -e '.[convert,beam]'"
+                f"--engine=beam needs the extra `beam` ({error}): {install_command('convert,beam')}"
             ) from error
         except ValueError as error:
             raise UserError(f"Cannot read --beam_args={_BEAM_ARGS.value!r}: {error}") from error

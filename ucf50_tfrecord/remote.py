@@ -12,12 +12,11 @@ import importlib
 import os
 import re
 import socket
-import sys
 import urllib.parse
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-from ucf50_tfrecord.specs import UserError
+from ucf50_tfrecord.specs import UserError, install_command
 
 _CONNECT_SECS, _READ_SECS = 10, 30
 _MAX_ATTEMPTS = 3
@@ -284,9 +283,9 @@ def _scheme(url: str) -> str:
 def _ways_out(scheme: str) -> str:
     return (
         f"This TensorFlow has no file system for {scheme}:// URLs. Two ways out: the extra `remote` (fsspec, which "
-        f"copies shards with any TensorFlow: --fetch=copy), by {sys.executable} -m pip install --constraint "
-        "constraints.txt -e '.[convert,train,remote]'; or the extra `io` in an environment of its own (tensorflow-io, "
-        "whose file systems load on TensorFlow 2.16 and 2.17 alone)."
+        f"copies shards with any TensorFlow: --fetch=copy), by {install_command('convert,train,remote')}; or the "
+        "extra `io` in an environment of its own (tensorflow-io, whose file systems load on TensorFlow 2.16 and "
+        "2.17 alone)."
     )
 
 

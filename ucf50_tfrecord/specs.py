@@ -8,7 +8,11 @@ library.
 from __future__ import annotations
 
 import dataclasses
+import os
+import pathlib
 import re
+import shlex
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -68,6 +72,14 @@ class UserError(ValueError):
 
     Entry points print it without a traceback and exit with status 2.
     """
+
+
+def install_command(extras: str) -> str:
+    """Returns the command that installs extras, such as "convert,train", in the versions that are tested."""
+    python = pathlib.Path(sys.executable)
+    if python.is_relative_to(os.getcwd()):
+        python = python.relative_to(os.getcwd())
+    return f"{shlex.quote(str(python))} -m tools.install {extras}"
 
 
 def expect(condition: bool, expected: str, **received: Any) -> None:

@@ -18,7 +18,6 @@ import importlib.util
 import json
 import logging
 import pathlib
-import sys
 from collections.abc import Callable, Sequence
 
 import keras
@@ -35,7 +34,7 @@ from ucf50_tfrecord.inference import card
 from ucf50_tfrecord.inference.card import Export, ExportedFile, Own
 from ucf50_tfrecord.inference.snippets import FILENAMES
 from ucf50_tfrecord.inference.sources import Sources
-from ucf50_tfrecord.specs import UserError, expect, to_json
+from ucf50_tfrecord.specs import UserError, expect, install_command, to_json
 from ucf50_tfrecord.training import checkpoint, trained
 
 FORMATS = tuple(FILENAMES)
@@ -65,7 +64,7 @@ def check_formats(formats: Sequence[str]) -> None:
     if "onnx" in formats and missing:
         raise UserError(
             f"The format onnx needs the packages of the extra `onnx` ({', '.join(missing)} missing). Install "
-            f"them: {sys.executable} -m pip install --constraint constraints.txt -e '.[convert,train,onnx]'"
+            f"them: {install_command('convert,train,onnx')}"
         )
 
 
