@@ -88,7 +88,7 @@ def open_files(clips: Clips) -> ShardFiles:
 class _LocalFiles:
     def __init__(self):
         # A file is closed when it has left the cache and no thread reads it any more.
-        self.open = functools.lru_cache(MAX_OPEN_FILES)(functools.partial(open, mode="rb", buffering=0))
+        self.open = functools.lru_cache(MAX_OPEN_FILES)(storage.open_file)
 
     def renew(self, path: str, file: BinaryIO) -> bool:
         return False
@@ -407,25 +407,23 @@ def _age(path: pathlib.Path) -> float:
 
 
 def _download(url: str, num_bytes: int, part: pathlib.Path) -> str:
-    """Fetches what a file still lacks; returns the sha256 of the whole of it."""
+    """Fetches what a file still lacks of num_bytes, and never more; returns the sha256 of the whole of it."""
     with open(part, "a+b") as file:
         file.seek(0)
         digest = hashlib.sha256()
         while content := file.read(_CHUNK_BYTES):
             digest.update(content)
+        waits = [*_RETRY_SECS]
         while (start := file.tell()) < num_bytes:
-            content = _read_patiently(url, start, min(start + _CHUNK_BYTES, num_bytes))
-            if not content:  # shorter than it should be: the sha256 tells
-                break
-            file.write(content)
-            digest.update(content)
+            try:
+                for content in remote.read_chunks(url, start, num_bytes):
+                    file.write(content)
+                    digest.update(content)
+                break  # if it is shorter than it should be, the sha256 tells
+            except UserError:
+                if file.tell() > start:
+                    waits = [*_RETRY_SECS]
+                if not waits:
+                    raise
+                time.sleep(waits.pop(0))
     return digest.hexdigest()
-
-
-def _read_patiently(url: str, start: int, end: int) -> bytes:
-    for secs in _RETRY_SECS:
-        try:
-            return remote.read_or_all(url, start, end)
-        except UserError:
-            time.sleep(secs)
-    return remote.read_or_all(url, start, end)
