@@ -8,14 +8,15 @@ import pytest
 from tests.conftest import REPOSITORY, run_code
 
 # A package may import the packages in its row, itself and third-party libraries.
-BASE = {"specs", "record", "manifest", "remote", "storage"}
+BASE = {"specs", "record", "manifest", "parsing", "remote", "storage"}
 ALLOWED = {
     "specs": set(),
     "remote": {"specs"},
     "storage": {"specs", "remote"},
+    "parsing": {"specs", "storage"},
     "workers": {"specs"},
     "record": {"specs"},
-    "manifest": {"specs", "record", "storage"},
+    "manifest": {"specs", "record", "parsing", "storage"},
     "convert": BASE | {"workers"},
     "dataset": BASE,
     "models": {"specs"},

@@ -37,7 +37,7 @@ def needs_tensorflow(path: str | os.PathLike) -> bool:
     return is_remote(path) and not _knows_fsspec(_scheme(str(path)))
 
 
-def read(url: str, start: int = 0, end: int | None = None, *, max_bytes: int) -> bytes:
+def read(url: str, start: int = 0, end: int | None = None, *, max_bytes: int = 1 << 30) -> bytes:
     """Reads a file, or its bytes from start to before end; stops after max_bytes, whatever the server sends.
 
     Raises:

@@ -27,7 +27,7 @@ _LOCK_POLL_SECS = 0.1
 MAX_JSON_BYTES = 64 << 20
 # What atomic_write calls a file that is not complete.
 TEMPORARY = r"\.tmp-[0-9a-f]{8}-"
-_MARKER_FILENAME = ".ucf50-tfrecord"
+MARKER_FILENAME = ".ucf50-tfrecord"
 
 
 @contextlib.contextmanager
@@ -154,10 +154,10 @@ def check_own(folder: str | os.PathLike, kind: str, is_earlier: Callable[[set[st
       UserError: if the folder holds something else, or cannot be read.
     """
     names = list_folder(folder)
-    marker = os.path.join(folder, _MARKER_FILENAME)
+    marker = os.path.join(folder, MARKER_FILENAME)
     marked = (
         read_bytes(marker, max_bytes=1 << 10).decode(errors="replace").strip()
-        if _MARKER_FILENAME in names
+        if MARKER_FILENAME in names
         else None
     )
     if marked == kind:
@@ -174,7 +174,7 @@ def claim_folder(folder: str | os.PathLike, kind: str, is_earlier: Callable[[set
     """Makes a folder, if need be, and marks it as one for files of one kind. See check_own."""
     check_own(folder, kind, is_earlier)
     make_folder(folder)
-    marker = pathlib.Path(folder, _MARKER_FILENAME)
+    marker = pathlib.Path(folder, MARKER_FILENAME)
     if not marker.exists():
         with atomic_write(marker) as file:
             file.write(f"{kind}\n".encode())

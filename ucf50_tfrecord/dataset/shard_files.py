@@ -33,7 +33,10 @@ _RETRY_SECS = (0.5, 2.0)
 _ROOM_WAIT_SECS, _ROOM_POLL_SECS = 60.0, 0.1
 _LOCK_WAIT_SECS = 3600.0  # another process downloads the same shard
 # Copies, and those that are being made, with the bytes they will take. Other files of the folder are left alone.
-_COPY, _PART = re.compile(r"[0-9a-f]{64}\.tfrecord"), re.compile(r"[0-9a-f]{64}-(\d+)\.part")
+_COPY, _PART = re.compile(r"[0-9a-f]{64}\.tfrecord"), re.compile(r"[0-9a-f]{64}-([0-9]+)\.part")
+_FOLDER_KIND = "cache of shards"
+# By these a cache is known that an earlier version made.
+_OWN = re.compile(rf"{_COPY.pattern}|{_PART.pattern}|\.lock-room|\.lock-[0-9a-f]{{2}}")
 
 
 class ShardDamagedError(UserError):
@@ -110,11 +113,11 @@ class ShardCache:
         """Makes the folder.
 
         Raises:
-          UserError: if it cannot be made or written.
+          UserError: if it cannot be made or written, or is used for something else.
         """
         self.shards, self._fetch = shards, fetch
         self._folder = pathlib.Path(fetch.cache_dir)
-        storage.make_folder(self._folder)
+        storage.claim_folder(self._folder, _FOLDER_KIND, lambda names: any(map(_OWN.fullmatch, names)))
         self._changed = threading.Condition()  # guards what follows
         self._open: collections.OrderedDict[str, BinaryIO] = collections.OrderedDict()  # last used last
         self._unused: set[str] = set()  # fetched ahead, and not asked for yet
@@ -337,6 +340,8 @@ class ShardCache:
         for path in sorted(self._folder.iterdir(), key=_age):
             if removed >= num_bytes:
                 break
+            if path.is_dir():
+                continue
             if _COPY.fullmatch(path.name):
                 num_bytes_there = _counted_bytes(path)
                 removed += num_bytes_there if _remove_unlocked(path) else 0

@@ -320,7 +320,7 @@ def save(path: pathlib.Path, results: Results) -> None:
     with storage.atomic_write(path) as file:  # cell by cell: all of them may take gigabytes as lists
         file.write(json.dumps(head)[:-1].encode() + b', "cells": [')
         for number, result in enumerate(results.cells):
-            file.write(b",\n" * bool(number) + json.dumps(_cell_to_json(result)).encode())
+            file.write(b",\n" * bool(number) + json.dumps(cell_to_json(result)).encode())
         file.write(b"]}\n")
 
 
@@ -346,7 +346,7 @@ def load(path: pathlib.Path) -> Results:
 
 def save_cell(path: pathlib.Path, result: CellResult) -> None:
     """Writes cell.json."""
-    storage.write_json(path, _cell_to_json(result), indent=None)
+    storage.write_json(path, cell_to_json(result), indent=None)
 
 
 def load_cell(path: pathlib.Path, *, num_clips: int, num_classes: int, num_frames: int) -> CellResult:
@@ -363,7 +363,7 @@ def load_cell(path: pathlib.Path, *, num_clips: int, num_classes: int, num_frame
     return file.to_result()
 
 
-def _cell_to_json(result: CellResult) -> dict[str, Any]:
+def cell_to_json(result: CellResult) -> dict[str, Any]:
     return to_json(result.cell) | {
         "architecture": result.architecture,
         "clips": result.clips.tolist(),

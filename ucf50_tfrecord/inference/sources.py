@@ -13,7 +13,6 @@ from ucf50_tfrecord import parsing
 from ucf50_tfrecord.evaluation import compare, runner
 from ucf50_tfrecord.evaluation.results import Cell, CellResult, Results
 from ucf50_tfrecord.manifest import Manifest
-from ucf50_tfrecord.parsing import Sha256
 from ucf50_tfrecord.report.scores import Scores
 from ucf50_tfrecord.specs import ClipFormat, UserError
 from ucf50_tfrecord.training import run as run_lib
@@ -133,7 +132,7 @@ def _find_predictions(run_dir: str, config: RunConfig, summary: Summary, weights
 class _Evaluated:
     """What is read of an evaluation's summary."""
 
-    fingerprint: Sha256 | None = None
+    fingerprint: str | None = None
 
 
 def _find_manifest(config: RunConfig) -> tuple[Manifest | None, str]:

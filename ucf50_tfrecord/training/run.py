@@ -16,7 +16,6 @@ import hashlib
 import json
 import os
 import pathlib
-import re
 import time
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
@@ -256,18 +255,18 @@ def check_run(run_dir: str, config: RunConfig) -> None:
 
 
 def _check_new(run_dir: str) -> None:
-    """Raises UserError if a folder without a configuration holds anything: its curves might be cut, its files replaced.
+    """Checks a folder that holds no configuration, which a run writes first: a run would cut or replace its files.
 
-    A run's folder is known by its configuration, which is written first.
+    Raises:
+      UserError: if it holds what a run writes, or a set of shards or a comparison.
     """
-    left = re.compile(
-        rf"\.lock|{storage.TEMPORARY}.*", re.DOTALL
-    )  # by a process that was killed before it was
-    found = sorted(name for name in storage.list_folder(run_dir) if not left.fullmatch(name))
+    written = {"checkpoints", "tensorboard", SUMMARY_FILENAME, PREDICTIONS_FILENAME, ENCODER_FILENAME}
+    others = {"manifest.json", "cells", "results.json", storage.MARKER_FILENAME}
+    found = sorted(storage.list_folder(run_dir) & (written | others)) if os.path.isdir(run_dir) else []
     if found:
         raise UserError(
             f"Expected a folder for the run that is new, empty or a run's. Received: {run_dir}, which holds no "
-            f"{CONFIG_FILENAME}, but {found[0]!r}"
+            f"{CONFIG_FILENAME}, but {found[0]}"
         )
 
 
