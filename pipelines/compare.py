@@ -133,7 +133,7 @@ def compare_runs() -> None:
     clips = inputs.load_clips(manifest, manifest.folds)
     strategy = strategy_lib.make_strategy(_STRATEGY.value, environment={})
     folder = _OUTPUT.value or os.path.join("runs", f"{pathlib.Path(data_dir).name}-compare-runs")
-    claim_folder(folder)
+    check_folder(folder)
     with (
         strategy_lib.explain_exhausted_memory(),
         console.stop_requests() as should_stop,
@@ -157,7 +157,7 @@ def write_again(path: pathlib.Path) -> None:
     console.load_tensorflow()
     from ucf50_tfrecord.evaluation import results as results_lib
 
-    claim_folder(path.parent)
+    check_folder(path.parent)
     results = results_lib.load(path)
     clips = None
     if flags.FLAGS["data"].value:
@@ -195,6 +195,7 @@ def publish(folder: pathlib.Path, results: Results, clips: Clips | None) -> None
     from ucf50_tfrecord.evaluation import verdicts
     from ucf50_tfrecord.report import build as report
 
+    claim_folder(folder)
     results_lib.save(folder / "results.json", results)
     judged = verdicts.judge(results)
     reader = None if clips is None else lambda chosen: read_clips(clips.select(np.asarray(chosen)))

@@ -281,7 +281,8 @@ def save(document: dict[str, Any], output: pathlib.Path) -> None:
         console.warn(f"{error}. It is replaced; pictures that it lists stay")
         before = set()
     storage.write_json(path, document)
-    storage.remove_files(output, (before - find_timelines(path)).__contains__)
+    stale = before.difference(video.get("timeline") for video in document["videos"])
+    storage.remove_files(output, lambda name: name in stale)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

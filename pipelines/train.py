@@ -389,10 +389,9 @@ def summarize(
 ) -> run_lib.Summary:
     """Returns what summary.json says of a finished run."""
     from ucf50_tfrecord.training import provenance
+    from ucf50_tfrecord.training import run as run_lib
     from ucf50_tfrecord.training import strategy as strategy_lib
     from ucf50_tfrecord.training import trained as trained_lib
-
-    from ucf50_tfrecord.training import run as run_lib
 
     config = job.config
     (split, (plain, shuffled)), *others = evaluations.items()

@@ -8,15 +8,16 @@ import pytest
 from tests.conftest import REPOSITORY, run_code
 
 # A package may import the packages in its row, itself and third-party libraries.
-BASE = {"specs", "record", "manifest", "parsing", "remote", "storage"}
+BASE = {"specs", "record", "manifest", "parsing", "remote", "shards", "storage"}
 ALLOWED = {
     "specs": set(),
     "remote": {"specs"},
     "storage": {"specs", "remote"},
     "parsing": {"specs", "storage"},
+    "shards": {"specs", "parsing"},
     "workers": {"specs"},
     "record": {"specs"},
-    "manifest": {"specs", "record", "parsing", "storage"},
+    "manifest": {"specs", "record", "parsing", "shards", "storage"},
     "convert": BASE | {"workers"},
     "dataset": BASE,
     "models": {"specs"},

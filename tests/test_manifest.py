@@ -135,7 +135,7 @@ HOSTILE = {
     "classes[1]: Expected str of length": lambda v: v.update(classes=["Left", "", "Right"]),
     "classes: Expected array of length >= 1": lambda v: v.update(classes=[]),
     "Expected clips_per_class of fold 1 for 2 classes": lambda v: v.update(classes=["Left", "Right"]),
-    "Expected as many clips in each fold as its shards have": count_differently,
+    "Expected 6 clips in fold 1, as its shards have. Received: num_clips=7": count_differently,
     "Expected num_clips of 30. Received: num_clips=31": lambda v: v.update(num_clips=31),
     "Expected at most 3 clips of num_videos=3": lambda v: v.update(num_videos=3),
     "format: Expected clips of at most 1073741824 bytes of pixels": lambda v: v["format"].update(

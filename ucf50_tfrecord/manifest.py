@@ -23,7 +23,16 @@ from typing import Annotated, Any
 import msgspec
 
 from ucf50_tfrecord import parsing, record, storage
-from ucf50_tfrecord.parsing import Count, Int64, Name, Sha256
+from ucf50_tfrecord.parsing import Count, Name, Sha256
+from ucf50_tfrecord.shards import (
+    DATASET_NAME,
+    ManifestShard,
+    Quarantined,
+    ShardReport,
+    Source,  # noqa: F401  (of a ShardReport)
+    repeated,
+    shard_pattern,
+)
 from ucf50_tfrecord.specs import (
     DEFAULT_SHARD_BYTES,
     MAX_CLASSES,
@@ -38,110 +47,6 @@ from ucf50_tfrecord.specs import (
 MANIFEST_FILENAME = "manifest.json"
 # For readers that use TensorFlow Datasets.
 TFDS_FILENAMES = ("features.json", "label.labels.txt", "dataset_info.json")
-# A dataset's name. Shards' names begin with it, so it has nothing of a path in it.
-NAME = r"[a-z]\w*"
-_SHARD = (
-    r"(?P<name>{name})-fold(?P<fold>[0-9]{{2,}})\.tfrecord-(?P<index>[0-9]{{5,}})-of-(?P<count>[0-9]{{5,}})"
-)
-
-
-def shard_pattern(name: str | None = None) -> re.Pattern[str]:
-    """Matches the file names of shards: of one dataset, or of any."""
-    return re.compile(_SHARD.format(name=NAME if name is None else re.escape(name)))
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Quarantined:
-    """A video that gave no clip, and why.
-
-    cause: "contents"; "unreadable" (its file) or "killed" (its process, from outside), which the
-    next conversion tries again; "crash", "timeout" or "memory", which `--verify` tries again.
-    """
-
-    relative_path: Name
-    reason: str
-    cause: str = "contents"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Source:
-    """A video's file as it was when it was converted; sha256 where it was asked for."""
-
-    num_bytes: Count
-    mtime_ns: Int64
-    sha256: Sha256 | None = None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ShardReport:
-    """What one shard file holds; its sidecar is this as JSON.
-
-    `offsets[i]` (bytes) is where record i starts; clip_ids, labels and groups go with
-    it. `sources` are the files of the ShardJob's videos, `fingerprint` is the job's, `sha256`
-    that of the shard's bytes.
-    """
-
-    filename: str
-    fold: Count
-    num_bytes: Count
-    sha256: Sha256
-    fingerprint: Sha256
-    clip_ids: tuple[Name, ...]
-    labels: tuple[Annotated[int, msgspec.Meta(ge=0, lt=MAX_CLASSES)], ...]
-    groups: tuple[Int64 | None, ...]
-    offsets: tuple[Count, ...]
-    sources: tuple[Source, ...]
-    quarantined: tuple[Quarantined, ...] = ()
-
-    def __post_init__(self):
-        _expect_shard_name(self.filename, self.fold)
-        lengths = {name: len(getattr(self, name)) for name in ("clip_ids", "labels", "groups", "offsets")}
-        expect(len(set(lengths.values())) == 1, "an entry for each clip", **lengths)
-        expect(
-            len(set(self.clip_ids)) == len(self.clip_ids),
-            "distinct clip_ids",
-            repeated=_repeated(self.clip_ids),
-        )
-        edges = (*self.offsets, self.num_bytes)
-        expect(
-            edges[0] == 0 and all(start < end for start, end in itertools.pairwise(edges)),
-            "offsets that ascend from 0 and stay below num_bytes",
-            num_bytes=self.num_bytes,
-            offsets=f"{len(self.offsets)} from {min(edges)} to {max(edges[:-1], default=0)}",
-        )
-
-    @property
-    def num_clips(self) -> int:
-        return len(self.clip_ids)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ManifestShard:
-    """A shard's line in the manifest."""
-
-    filename: str
-    fold: Count
-    num_clips: Count
-    num_bytes: Count
-    sha256: Sha256
-
-    def __post_init__(self):
-        _expect_shard_name(self.filename, self.fold)
-
-
-def _expect_shard_name(filename: str, fold: int) -> None:
-    """Raises UserError unless a file's name is a shard's of that fold: it is joined to folders, and may be deleted."""
-    match = shard_pattern().fullmatch(filename)
-    expect(
-        match is not None and int(match["fold"]) == fold and int(match["index"]) < int(match["count"]),
-        "a filename <name>-fold<fold>.tfrecord-<i>-of-<n>",
-        filename=filename,
-        fold=fold,
-    )
-
-
-def _repeated(names: Iterable[str]) -> str | None:
-    return next((name for name, count in collections.Counter(names).items() if count > 1), None)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -218,7 +123,7 @@ class _ManifestFile:
     """What manifest.json holds, checked against itself."""
 
     schema_version: Count
-    name: Annotated[str, msgspec.Meta(pattern=rf"^{NAME}\Z")]
+    name: Annotated[str, msgspec.Meta(pattern=rf"^{DATASET_NAME}\Z")]
     videos_dir: str
     format: ClipFormat
     fold_rule: FoldRule
@@ -234,10 +139,10 @@ class _ManifestFile:
 
     def __post_init__(self):
         expect(
-            len(set(self.classes)) == len(self.classes), "distinct classes", repeated=_repeated(self.classes)
+            len(set(self.classes)) == len(self.classes), "distinct classes", repeated=repeated(self.classes)
         )
         names = [shard.filename for shard in self.shards]
-        expect(len(set(names)) == len(names), "each shard once", repeated=_repeated(names))
+        expect(len(set(names)) == len(names), "each shard once", repeated=repeated(names))
         own = shard_pattern(self.name)
         foreign = next((name for name in names if not own.fullmatch(name)), None)
         expect(foreign is None, f"shards of the dataset {self.name!r}", filename=foreign)
@@ -247,9 +152,13 @@ class _ManifestFile:
         held = collections.Counter()
         for shard in self.shards:
             held[shard.fold] += shard.num_clips
-        held = {fold: count for fold, count in held.items() if count}
         listed = {fold: item.num_clips for fold, item in self.folds.items()}
-        expect(listed == held, "as many clips in each fold as its shards have", folds=listed, shards=held)
+        for fold in sorted(held.keys() | listed):
+            expect(
+                listed.get(fold, 0) == held[fold],
+                f"{held[fold]} clips in fold {fold}, as its shards have",
+                num_clips=listed.get(fold, 0),
+            )
         for fold, item in self.folds.items():
             counts = item.clips_per_class
             expect(
@@ -310,7 +219,8 @@ def check_report(manifest: Manifest, shard: ManifestShard, report: ShardReport) 
         listed, found = getattr(shard, field.name), getattr(report, field.name)
         if listed != found:
             raise UserError(
-                f"{path} is not the one {MANIFEST_FILENAME} lists: Expected {field.name} {listed!r}. Received: {found!r}"
+                f"{path} is not the one {MANIFEST_FILENAME} lists: Expected {field.name} {listed!r}. "
+                f"Received: {found!r}"
             )
     for clip_id, label in zip(report.clip_ids, report.labels):
         if label >= len(manifest.classes) or not clip_id.startswith(f"{manifest.classes[label]}/"):

@@ -18,7 +18,8 @@ from ucf50_tfrecord.specs import UserError
 
 _MAX_INT64 = 2**63 - 1
 _MAX_FLOAT32 = 3.4028234663852886e38
-_MAX_SHOWN = 60  # characters of a value in a message
+# Of a value in a message, and of a message: a file may hold anything, and much of it.
+_MAX_SHOWN, _MAX_DESCRIPTION = 60, 500
 
 Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 # Also of bytes and of nanoseconds.
@@ -60,13 +61,15 @@ def convert(value: Any, kind: type[T], problem: str, *, extra: bool = False) -> 
     try:
         parsed = msgspec.convert(value, kind, str_keys=True)
     except msgspec.ValidationError as error:
-        raise UserError(f"{problem}: {_describe(str(error), value)}") from None
+        description = _describe(str(error), value)
+        raise UserError(f"{problem}: {_cut(description, _MAX_DESCRIPTION)}") from None
     except UnicodeEncodeError:  # a field's name that is no text; values may be such
         raise UserError(f"{problem}: Expected known fields. Received: a name that is not UTF-8") from None
     unknown = None if extra else _find_unknown(value, parsed, "")
     if unknown is not None:
         raise UserError(
-            f"{problem}: Expected known fields. Received: {_shown(unknown.lstrip('.'))}; perhaps a later version wrote it"
+            f"{problem}: Expected known fields. Received: {_shown(unknown.lstrip('.'))}; perhaps a later "
+            "version wrote it"
         )
     return parsed
 
@@ -120,5 +123,8 @@ def _shown(value: Any) -> str:
         return f"an object of {len(value)} fields"
     if isinstance(value, list):
         return f"a list of {len(value)}"
-    text = repr(value)
-    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
+    return _cut(repr(value), _MAX_SHOWN)
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[:length]}…"

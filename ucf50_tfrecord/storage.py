@@ -153,21 +153,25 @@ def check_own(folder: str | os.PathLike, kind: str, is_earlier: Callable[[set[st
     Raises:
       UserError: if the folder holds something else, or cannot be read.
     """
-    names = list_folder(folder)
-    marker = os.path.join(folder, MARKER_FILENAME)
-    marked = (
-        read_bytes(marker, max_bytes=1 << 10).decode(errors="replace").strip()
-        if MARKER_FILENAME in names
-        else None
-    )
+    names = {name for name in list_folder(folder) if not re.match(TEMPORARY, name)}
+    marked = _read_marker(folder) if MARKER_FILENAME in names else None
     if marked == kind:
         return
-    foreign = {name for name in names if not re.match(TEMPORARY, name)}
-    if marked is not None or (foreign and not is_earlier(foreign)):
-        what = f"files of another kind: {marked!r}" if marked else f"other files, such as {min(foreign)!r}"
+    if marked is not None or (names and not is_earlier(names)):
+        other = f"files of another kind: {marked!r}"
+        what = f"other files, such as {min(names)!r}" if marked is None else other
         raise UserError(
-            f"Expected a folder for a {kind}: new, empty or written as such before. Received: {folder}, which holds {what}"
+            f"Expected a folder for a {kind}: new, empty or written as such before. Received: {folder}, "
+            f"which holds {what}"
         )
+
+
+def _read_marker(folder: str | os.PathLike) -> str:
+    path = os.path.join(folder, MARKER_FILENAME)
+    try:
+        return read_bytes(path, max_bytes=1 << 10).decode(errors="replace").strip()
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror}") from error
 
 
 def claim_folder(folder: str | os.PathLike, kind: str, is_earlier: Callable[[set[str]], bool]) -> None:
@@ -287,13 +291,14 @@ def read_bytes(
       OSError, UserError: if it cannot be read: if it is here, or a URL.
       UserError: if it is no regular file, or has more bytes.
     """
-    limit = max_bytes + 1 if end is None else end - start
     if remote.is_remote(path):
-        content = remote.read(str(path), start, end, max_bytes=limit)
+        content = remote.read(str(path), start, end, max_bytes=max_bytes + 1 if end is None else end - start)
     else:
         with open_file(path) as file, open(file.fileno(), "rb", closefd=False) as buffered:
+            # Only as much memory is asked for as the file can fill.
+            stop = min(os.fstat(file.fileno()).st_size, start + max_bytes + 1 if end is None else end)
             buffered.seek(start)
-            content = buffered.read(limit)
+            content = buffered.read(max(0, stop - start))
     if end is None and len(content) > max_bytes:
         raise UserError(f"Expected a file of at most {max_bytes} bytes. Received: {path}, which has more")
     return content

@@ -103,7 +103,7 @@ def turn_labels(copy):
 
 
 MISFITS = {
-    f"{NAME}.json is not the one manifest.json lists: Expected fold 1. Received: 2": lambda copy: change_sidecar(
+    f"{NAME}.json is not the one manifest.json lists: Expected filename": lambda copy: change_sidecar(
         copy / f"{NAME}.json", fold=2, filename=NAME.replace("fold01", "fold02")
     ),
     "Expected the label of the clip's class. Received: ": turn_labels,

@@ -388,7 +388,7 @@ def test_a_shard_without_end_is_copied_no_further_than_its_size(server, tmp_path
     clips = clips_of(server.url, tmp_path, folds=[1])
     name = clips.manifest.shards[0].filename
     server.behaviour[name] = ...
-    sizes = []
+    cache, sizes = shard_files.open_files(clips), []
     remove = pathlib.Path.unlink
 
     def note(path, **options):
@@ -397,7 +397,7 @@ def test_a_shard_without_end_is_copied_no_further_than_its_size(server, tmp_path
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError, match="it has another sha256"):
         patch.setattr(pathlib.Path, "unlink", note)
-        shard_files.open_files(clips).open(f"{server.url}/{name}")
+        cache.open(f"{server.url}/{name}")
     assert sizes == [clips.manifest.shards[0].num_bytes] * 2
 
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from ucf50_tfrecord import manifest, storage, workers
 from ucf50_tfrecord.convert.shard import convert_shard, source_of
 from ucf50_tfrecord.manifest import Manifest, ShardReport
+from ucf50_tfrecord.shards import shard_pattern
 from ucf50_tfrecord.specs import DecodeLimits, Plan, ShardJob, UserError, expect
 
 # The third argument is told how many more videos are through, from any thread.
@@ -214,7 +215,7 @@ def _make_folder(data_dir: str) -> None:
       UserError: if it holds other files and no shards: some of them might be replaced.
     """
     names = storage.list_folder(data_dir)
-    shard = manifest.shard_pattern()
+    shard = shard_pattern()
     foreign = sorted(name for name in names if not _EARLY.fullmatch(name))
     if foreign and not any(shard.fullmatch(name.removesuffix(".json")) for name in names):
         raise UserError(
@@ -328,7 +329,7 @@ def _are_unchanged(job: ShardJob, report: ShardReport) -> bool:
 
 def _remove_shards(data_dir: str, name: str, *, keep: set[str]) -> None:
     """Deletes the named dataset's shards, but for those to keep, and what dead runs left of them."""
-    shard = manifest.shard_pattern(name)
+    shard = shard_pattern(name)
 
     def is_left(file: str) -> bool:
         finished = re.sub(f"^{storage.TEMPORARY}", "", file)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import remote, storage
 from ucf50_tfrecord.manifest import MANIFEST_FILENAME, TFDS_FILENAMES, Manifest, ManifestShard
+from ucf50_tfrecord.shards import shard_pattern
 from ucf50_tfrecord.specs import UserError
 
 _UPLOADS_AT_ONCE = 8
@@ -62,7 +63,7 @@ def _find_stale(built: Manifest, before: Manifest | None, url: str) -> list[str]
     """
     kept = {name for shard in built.shards for name in _names(shard)}
     listed = {name for shard in (before.shards if before else ()) for name in _names(shard)}
-    ours = manifest_lib.shard_pattern(built.name)
+    ours = shard_pattern(built.name)
     return sorted(
         name
         for name in remote.list_names(url)
