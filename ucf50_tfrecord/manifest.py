@@ -24,12 +24,12 @@ import msgspec
 
 from ucf50_tfrecord import parsing, record, storage
 from ucf50_tfrecord.parsing import Count, Name, Sha256
-from ucf50_tfrecord.shards import (
+from ucf50_tfrecord.shards import (  # noqa: F401: Source, a part of ShardReport
     DATASET_NAME,
     ManifestShard,
     Quarantined,
     ShardReport,
-    Source,  # noqa: F401  (of a ShardReport)
+    Source,
     repeated,
     shard_pattern,
 )
@@ -443,9 +443,11 @@ def _find_damage(path: pathlib.Path, report: ShardReport) -> list[str]:
         offset = found[-1][0] if found else -1
         damaged = next((f" ({clip_id})" for start, (clip_id, _) in held if start > offset), "")
         return [f": {str(error).removeprefix(f'{path}: ')}{damaged}"]
-    if found == held:
-        return []
-    return [" holds other clips, or other labels, than its sidecar says"]
+    if [(start, clip_id) for start, (clip_id, _) in found] != [
+        (start, clip_id) for start, (clip_id, _) in held
+    ]:
+        return [" holds other clips than its sidecar says"]
+    return [] if found == held else [" holds clips of other labels than its sidecar says"]
 
 
 def save_tfds_metadata(manifest: Manifest) -> None:
