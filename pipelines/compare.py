@@ -18,7 +18,6 @@ import functools
 import os
 import pathlib
 import shlex
-import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +30,7 @@ from absl.testing import flagsaver
 
 from pipelines import console, convert, inputs, train_flags
 from ucf50_tfrecord import manifest as manifest_lib
+from ucf50_tfrecord import storage
 from ucf50_tfrecord.specs import FRAME_ORDERS, expect, parse_folds
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ _STRATEGY = flags.DEFINE_enum(
 for _module in (train_flags, convert, inputs):
     flags.adopt_module_key_flags(_module)
 
+_FOLDER_KIND = "comparison"
 _RECIPES = pathlib.Path(__file__).parent / "recipes"
 
 
@@ -94,6 +95,7 @@ def compare_recipes() -> None:
     strategy = strategy_lib.make_strategy(_STRATEGY.value, environment={})
     plan = make_plan(manifest, {name: read_recipe(args, manifest) for name, args in recipes.items()}, asked)
     folder = _OUTPUT.value or os.path.join("runs", f"{pathlib.Path(manifest.data_dir).name}-compare")
+    check_folder(folder)
     comparison = compare.Comparison(
         folder=folder,
         plan=plan,
@@ -104,6 +106,7 @@ def compare_recipes() -> None:
     )
     comparison.parts  # a mistake in what is asked for shows before anything is promised
     describe(comparison)
+    claim_folder(folder)
     with (
         strategy_lib.explain_exhausted_memory(),
         console.stop_requests() as should_stop,
@@ -130,6 +133,7 @@ def compare_runs() -> None:
     clips = inputs.load_clips(manifest, manifest.folds)
     strategy = strategy_lib.make_strategy(_STRATEGY.value, environment={})
     folder = _OUTPUT.value or os.path.join("runs", f"{pathlib.Path(data_dir).name}-compare-runs")
+    check_folder(folder)
     with (
         strategy_lib.explain_exhausted_memory(),
         console.stop_requests() as should_stop,
@@ -153,6 +157,7 @@ def write_again(path: pathlib.Path) -> None:
     console.load_tensorflow()
     from ucf50_tfrecord.evaluation import results as results_lib
 
+    check_folder(path.parent)
     results = results_lib.load(path)
     clips = None
     if flags.FLAGS["data"].value:
@@ -162,6 +167,27 @@ def write_again(path: pathlib.Path) -> None:
     publish(path.parent, results, clips)
 
 
+def claim_folder(folder: str | os.PathLike) -> None:
+    """Makes a comparison's folder, which is marked as such.
+
+    Raises:
+      UserError: if it holds something else, such as a run.
+    """
+    storage.claim_folder(folder, _FOLDER_KIND, _is_comparison)
+
+
+def check_folder(folder: str | os.PathLike) -> None:
+    """Raises UserError, as claim_folder does, and makes nothing."""
+    storage.check_own(folder, _FOLDER_KIND, _is_comparison)
+
+
+def _is_comparison(names: set[str]) -> bool:
+    """Tells by a folder's names whether an earlier version wrote a comparison into it."""
+    written = {"cells", "results.json", "report.html", "report.md", "figures", "tensorboard"}
+    is_other = bool({"config.json", "manifest.json"} & names)
+    return not is_other and ("cells" in names or (names <= written and "results.json" in names))
+
+
 def publish(folder: pathlib.Path, results: Results, clips: Clips | None) -> None:
     """Writes results.json, the report and TensorBoard's pictures; prints the verdicts."""
     from ucf50_tfrecord.dataset.feed import read_clips
@@ -169,6 +195,7 @@ def publish(folder: pathlib.Path, results: Results, clips: Clips | None) -> None
     from ucf50_tfrecord.evaluation import verdicts
     from ucf50_tfrecord.report import build as report
 
+    claim_folder(folder)
     results_lib.save(folder / "results.json", results)
     judged = verdicts.judge(results)
     reader = None if clips is None else lambda chosen: read_clips(clips.select(np.asarray(chosen)))
@@ -186,7 +213,8 @@ def write_tensorboard(folder: pathlib.Path, pictures: dict[str, np.ndarray]) -> 
     """Writes pictures, uint8 [H, W, 3] by name, in place of those of an earlier report."""
     import tensorflow as tf
 
-    shutil.rmtree(folder, ignore_errors=True)
+    storage.make_folder(folder)
+    storage.remove_files(folder, lambda name: name.startswith("events.out.tfevents."))
     writer = tf.summary.create_file_writer(str(folder))
     with writer.as_default(step=0):
         for name, picture in pictures.items():

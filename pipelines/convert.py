@@ -28,6 +28,7 @@ from absl import flags
 
 from pipelines import console
 from ucf50_tfrecord import manifest, remote
+from ucf50_tfrecord.shards import DATASET_NAME
 from ucf50_tfrecord.specs import (
     DEFAULT_SHARD_BYTES,
     ENCODINGS,
@@ -202,7 +203,7 @@ def convert() -> manifest.Manifest | None:
     )
     run = _engine()
     name = _NAME.value or manifest.default_name(_VIDEOS.value)
-    expect(re.fullmatch(r"[a-z]\w*", name), "a name of letters, digits and _, starting with a-z", name=name)
+    expect(re.fullmatch(DATASET_NAME, name), "a name of letters, digits and _, starting with a-z", name=name)
     data_dir, url = _DATA.value or default_data_dir(name), None
     if remote.is_remote(data_dir):
         console.load_file_systems(data_dir)

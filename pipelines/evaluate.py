@@ -29,6 +29,8 @@ _OUTPUT = flags.DEFINE_string(
     "output", None, "Folder for the results. Default: <run>/evaluation-<weights>-<folds>."
 )
 
+_FOLDER_KIND = "evaluation"
+
 flags.adopt_module_key_flags(run_flags)
 flags.adopt_module_key_flags(inputs)
 
@@ -67,7 +69,7 @@ def evaluate_again() -> None:
     strategy = strategy_lib.make_strategy(_STRATEGY.value, environment={})
     model = trained.load_model(run_dir, config, weights, strategy=strategy)
     [feed] = inputs.make_feeds(manifest, (folds,), strategy)
-    storage.make_folder(folder)  # a mistake shows before the work
+    storage.claim_folder(folder, _FOLDER_KIND, _is_evaluation)  # a mistake shows before the work
     warn = functools.partial(print, "warning:", file=sys.stderr)
     evaluate = runner.Evaluator(model, feed, strategy=strategy, batch_size=_BATCH_SIZE.value, warn=warn)
     evaluations = [evaluate(perturbation) for perturbation in runner.PERTURBATIONS]
@@ -94,6 +96,13 @@ def evaluate_again() -> None:
         shuffled.scores,
     )
     print(f"Results:     {folder}")
+
+
+def _is_evaluation(names: set[str]) -> bool:
+    """Tells by a folder's names whether an earlier version wrote an evaluation into it; a run has these, too."""
+    from ucf50_tfrecord.training import run as run_lib
+
+    return names == {run_lib.PREDICTIONS_FILENAME, run_lib.SUMMARY_FILENAME}
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import functools
 import json
 import os
 import pathlib
+import re
 import sys
 import textwrap
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ import tqdm
 from absl import flags
 
 from pipelines import console, run_flags
-from ucf50_tfrecord import storage
+from ucf50_tfrecord import parsing, storage
 from ucf50_tfrecord.specs import (
     SANDBOXES,
     DecodeLimits,
@@ -91,6 +92,8 @@ _SANDBOX = flags.DEFINE_enum(
 flags.adopt_module_key_flags(run_flags)
 
 _PREDICTIONS_FILENAME = "predictions.json"
+_FOLDER_KIND = "predictions"
+_TIMELINE = re.compile(r"[0-9]{2,}-[^/]*\.png", re.DOTALL)
 _MEANING = (
     "Probabilities hold for videos like the run's own. The model knows its classes alone: a video of none of "
     "them gets one all the same."
@@ -149,6 +152,8 @@ def prepare(stack: contextlib.ExitStack) -> Setting:
     limits = DecodeLimits(
         timeout_secs=_VIDEO_TIMEOUT_SECS.value, memory_mib=_VIDEO_MEMORY_MIB.value, sandbox=_SANDBOX.value
     )
+    output = pathlib.Path(_OUTPUT.value or os.path.join(run_dir, "predictions"))
+    storage.check_own(output, _FOLDER_KIND, _is_predictions)
     console.load_tensorflow()
     from ucf50_tfrecord.inference import calibration, predict
     from ucf50_tfrecord.training import run as run_lib
@@ -164,8 +169,7 @@ def prepare(stack: contextlib.ExitStack) -> Setting:
     calibrated = calibration.Calibration(reason="--nocalibrate")
     if _CALIBRATE.value:
         calibrated = calibration.calibrate(run_dir, config, weights)
-    output = pathlib.Path(_OUTPUT.value or os.path.join(run_dir, "predictions"))
-    storage.make_folder(output)
+    storage.claim_folder(output, _FOLDER_KIND, _is_predictions)
     return Setting(
         config=config,
         weights=weights,
@@ -281,24 +285,54 @@ def save_timeline(prediction: Prediction, setting: Setting, number: int) -> dict
     pixels = timeline.draw_timeline(prediction, setting.config.classes)
     with storage.atomic_write(path) as file:
         PIL.Image.fromarray(pixels).save(file, "PNG")
-    return {"timeline": str(path)}
+    return {"timeline": path.name}
 
 
 def save(document: dict[str, Any], output: pathlib.Path) -> None:
     """Writes predictions.json, and removes the pictures that belong to the one before it alone."""
     path = output / _PREDICTIONS_FILENAME
     try:
-        before = find_timelines(storage.read_json(path))
-    except (UserError, KeyError, TypeError):  # there is none, or not of ours
+        before = find_timelines(path)
+    except storage.MissingError:
+        before = set()
+    except UserError as error:
+        console.warn(f"{error}. It is replaced; pictures that it lists stay")
         before = set()
     storage.write_json(path, document)
-    for name in before - find_timelines(document):
-        (output / name).unlink(missing_ok=True)
+    stale = before.difference(video.get("timeline") for video in document["videos"])
+    storage.remove_files(output, lambda name: name in stale)
 
 
-def find_timelines(document: Any) -> set[str]:
-    """Returns the names of a document's pictures."""
-    return {pathlib.Path(video["timeline"]).name for video in document["videos"] if "timeline" in video}
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Predicted:
+    timeline: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Predictions:
+    """What is read of predictions.json."""
+
+    videos: tuple[_Predicted, ...]
+
+
+def find_timelines(path: pathlib.Path) -> set[str]:
+    """Returns the names of the pictures that a predictions.json lists, as far as they are names that this gives.
+
+    Earlier versions wrote the path; that leads into the same folder, or counts for nothing.
+    """
+    listed = {
+        video.timeline
+        for video in parsing.read(path, _Predictions, "a list of predictions", extra=True).videos
+    }
+    names = {name.removeprefix(f"{path.parent}{os.sep}") for name in listed}
+    return set(filter(_TIMELINE.fullmatch, names))
+
+
+def _is_predictions(names: set[str]) -> bool:
+    """Tells by a folder's names whether an earlier version wrote predictions into it."""
+    return _PREDICTIONS_FILENAME in names and all(
+        name == _PREDICTIONS_FILENAME or name.endswith(".png") for name in names
+    )
 
 
 def describe(setting: Setting) -> dict[str, Any]:

@@ -30,7 +30,15 @@ from absl import flags
 from pipelines import console, convert, inputs, train_flags
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import storage
-from ucf50_tfrecord.specs import ENCODER_MODELS, STRATEGIES, TrainSpec, UserError, expect, format_folds
+from ucf50_tfrecord.specs import (
+    ENCODER_MODELS,
+    STRATEGIES,
+    TrainSpec,
+    UserError,
+    expect,
+    format_folds,
+    to_json,
+)
 from ucf50_tfrecord.training import cluster
 
 if TYPE_CHECKING:
@@ -311,7 +319,10 @@ def evaluate_run(
 
 
 def write_results(
-    summary: dict, evaluations: dict[str, list[runner.Evaluation]], model: keras.Model, run_dir: str
+    summary: run_lib.Summary,
+    evaluations: dict[str, list[runner.Evaluation]],
+    model: keras.Model,
+    run_dir: str,
 ) -> None:
     """Writes predictions.jsonl, the encoder's weights and summary.json."""
     from ucf50_tfrecord.evaluation import runner
@@ -319,15 +330,16 @@ def write_results(
 
     reported = next(iter(evaluations.values()))
     runner.save_predictions(pathlib.Path(run_dir, run_lib.PREDICTIONS_FILENAME), reported)
-    if summary["model"] in ENCODER_MODELS:
+    if summary.model in ENCODER_MODELS:
         unfinished = pathlib.Path(run_dir, f".{run_lib.ENCODER_FILENAME}")
         model.get_layer("encoder").save_weights(unfinished)
         os.replace(unfinished, pathlib.Path(run_dir, run_lib.ENCODER_FILENAME))
     path = pathlib.Path(run_dir, run_lib.SUMMARY_FILENAME)
-    if summary["clips_per_sec"] is None and path.exists():  # nothing was left to train
-        before = storage.read_json(path)
-        summary |= {key: before.get(key) for key in ("clips_per_sec", "wait_share", "num_skipped_clips")}
-    storage.write_json(path, summary)
+    if summary.clips_per_sec is None and path.exists():  # nothing was left to train
+        before = run_lib.load_summary(run_dir)
+        kept = ("clips_per_sec", "wait_share", "num_skipped_clips")
+        summary = dataclasses.replace(summary, **{name: getattr(before, name) for name in kept})
+    storage.write_json(path, to_json(summary))
 
 
 def check_worker_flags() -> None:
@@ -372,43 +384,43 @@ def given_flags() -> dict[str, object]:
     return {flag.name: flag.value for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0])}
 
 
-def summarize(job: Job, trained: loop.Trained, evaluations: dict[str, list[runner.Evaluation]]) -> dict:
+def summarize(
+    job: Job, trained: loop.Trained, evaluations: dict[str, list[runner.Evaluation]]
+) -> run_lib.Summary:
     """Returns what summary.json says of a finished run."""
     from ucf50_tfrecord.training import provenance
+    from ucf50_tfrecord.training import run as run_lib
     from ucf50_tfrecord.training import strategy as strategy_lib
     from ucf50_tfrecord.training import trained as trained_lib
 
     config = job.config
     (split, (plain, shuffled)), *others = evaluations.items()
-    other_scores = {name: other.scores for name, (other, _) in others}
-    return (
-        plain.scores
-        | other_scores
-        | {
-            "split": split,
-            "shuffled": shuffled.scores,
-            "num_clips": len(plain.clips),
-            "folds": config.test_folds or config.val_folds,
-            "weights": trained_lib.scored_weights(config),
-            "train_folds": config.train_folds,
-            "model": config.model.name,
-            "params": trained.model.count_params(),
-            "epochs": config.train.epochs,
-            "trained_epochs": trained.epochs,
-            "seed": config.train.seed,
-            "precision": config.train.precision,
-            "best": {"macro_f1": trained.best_macro_f1, "epoch": trained.best_epoch},
-            "clips_per_sec": trained.clips_per_sec,
-            "wait_share": trained.wait_share,
-            "num_skipped_clips": trained.num_skipped,
-            "num_train_clips": len(job.feeds[0].clips),
-            "num_devices": job.strategy.num_replicas_in_sync,
-            "num_workers": strategy_lib.num_workers(job.strategy),
-            "fold_by": job.manifest.fold_rule.fold_by,
-            "fingerprint": config.fingerprint,
-            "data_dir": config.data_dir,
-            "environment": provenance.environment(),
-        }
+    return run_lib.Summary(
+        **plain.scores,
+        **{name: run_lib.Scores(**other.scores) for name, (other, _) in others},
+        split=split,
+        shuffled=run_lib.Scores(**shuffled.scores),
+        num_clips=len(plain.clips),
+        folds=config.test_folds or config.val_folds,
+        weights=trained_lib.scored_weights(config),
+        train_folds=config.train_folds,
+        model=config.model.name,
+        params=trained.model.count_params(),
+        epochs=config.train.epochs,
+        trained_epochs=trained.epochs,
+        seed=config.train.seed,
+        precision=config.train.precision,
+        best=run_lib.Best(macro_f1=trained.best_macro_f1, epoch=trained.best_epoch),
+        clips_per_sec=trained.clips_per_sec,
+        wait_share=trained.wait_share,
+        num_skipped_clips=trained.num_skipped,
+        num_train_clips=len(job.feeds[0].clips),
+        num_devices=job.strategy.num_replicas_in_sync,
+        num_workers=strategy_lib.num_workers(job.strategy),
+        fold_by=job.manifest.fold_rule.fold_by,
+        fingerprint=config.fingerprint,
+        data_dir=config.data_dir,
+        environment=provenance.environment(),
     )
 
 
@@ -418,13 +430,13 @@ def resume_command(run_dir: str) -> str:
     return shlex.join([console.python(), "-m", "pipelines.train", *arguments, f"--run={run_dir}"])
 
 
-def print_summary(summary: dict, run_dir: str) -> None:
-    chosen = f"with the weights of epoch {summary['best']['epoch']}, " if summary["weights"] == "best" else ""
+def print_summary(summary: run_lib.Summary, run_dir: str) -> None:
+    chosen = f"with the weights of epoch {summary.best.epoch}, " if summary.weights == "best" else ""
     title = (
-        f"{summary['model']}, {summary['params']:,} parameters, after {summary['trained_epochs']} epochs, "
-        f"{chosen}on {summary['num_clips']} clips of folds {format_folds(summary['folds'])}"
+        f"{summary.model}, {summary.params:,} parameters, after {summary.trained_epochs} epochs, "
+        f"{chosen}on {summary.num_clips} clips of folds {format_folds(summary.folds)}"
     )
-    console.print_scores(title, summary, summary["shuffled"])
+    console.print_scores(title, to_json(summary), to_json(summary.shuffled))
     print(
         f"Run:         {run_dir}\n"
         f"TensorBoard: {shlex.join([console.python(), '-m', 'tensorboard.main', '--logdir', run_dir])}"

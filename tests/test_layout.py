@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import REPOSITORY, run_code
 
 # A package may import the packages in its row, itself and third-party libraries.
-BASE = {"specs", "record", "manifest", "remote", "storage"}
+BASE = {"specs", "record", "manifest", "parsing", "remote", "shards", "storage"}
 ALLOWED = {
     "specs": set(),
     "remote": {"specs"},
@@ -17,8 +17,10 @@ ALLOWED = {
     "sandbox": set(),
     "worker_process": {"sandbox"},
     "workers": {"specs", "sandbox", "worker_process"},
+    "parsing": {"specs", "storage"},
+    "shards": {"specs", "parsing"},
     "record": {"specs"},
-    "manifest": {"specs", "record", "storage"},
+    "manifest": {"specs", "record", "parsing", "shards", "storage"},
     "convert": BASE | {"workers"},
     "dataset": BASE,
     "models": {"specs"},

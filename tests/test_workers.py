@@ -265,7 +265,7 @@ def secret(tmp_path):
 
 
 def attempt_all(secret, *, sandbox, kinds):
-    call = call_of(attempt, open_files=lambda item: [storage.open_regular(secret.replace("secret", "video"))])
+    call = call_of(attempt, open_files=lambda item: [storage.open_file(secret.replace("secret", "video"))])
     with workers.IsolatedPool(MEMORY, sandbox=sandbox) as pool:
         state = pool.start()
         return state, [result for _, result in pool.map(call, [(kind, secret) for kind in kinds])]
@@ -299,13 +299,15 @@ def test_a_sandbox_can_be_left_off(secret):
 def test_a_file_that_cannot_be_opened_costs_its_item_alone(tmp_path):
     (tmp_path / "1").write_text("one")
     os.mkfifo(tmp_path / "2")
-    call = call_of(read_file, open_files=lambda item: [storage.open_regular(tmp_path / item)])
+    call = call_of(read_file, open_files=lambda item: [storage.open_file(tmp_path / item)])
     with workers.IsolatedPool(MEMORY) as pool:
         found = dict(pool.map(call, ["0", "1", "2", "1"]))
     assert found == {
         "0": workers.Failure("unreadable", "FileNotFoundError: No such file or directory"),
         "1": "one",
-        "2": workers.Failure("unreadable", "OSError: Not a regular file"),
+        "2": workers.Failure(
+            "unreadable", f"Expected a regular file. Received: {tmp_path / '2'}, which is a named pipe"
+        ),
     }
 
 

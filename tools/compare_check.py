@@ -28,7 +28,7 @@ from absl import flags
 from pipelines import compare as compare_pipeline
 from pipelines import console
 from tools import make_demo_videos, scenarios
-from ucf50_tfrecord import storage
+from ucf50_tfrecord import parsing, storage
 from ucf50_tfrecord.specs import ClipFormat, UserError, expect, to_json
 
 _FOLDER = flags.DEFINE_string("folder", "bench_results/compare_check", "Where corpora, runs and figures go.")
@@ -72,7 +72,7 @@ def judge_corpus(name: str, seed: int) -> list[Judged]:
     folder = pathlib.Path(_FOLDER.value, f"{name}-{seed}")
     done = folder / "judged.json"
     if done.exists():
-        return [Judged(**value) for value in storage.read_json(done)]
+        return parsing.read(done, list[Judged], "a list of judged verdicts")
     truth = scenarios.SCENARIOS[name].truth
     judged = []
     for verdict in compare(name, seed, folder):

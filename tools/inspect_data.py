@@ -28,7 +28,7 @@ from ucf50_tfrecord import record, remote, storage
 from ucf50_tfrecord.dataset import clips as clips_lib
 from ucf50_tfrecord.dataset import reader
 from ucf50_tfrecord.manifest import Manifest
-from ucf50_tfrecord.specs import UserError, expect, format_bytes, format_folds, printable
+from ucf50_tfrecord.specs import UserError, expect, format_bytes, format_folds, printable, to_json
 from ucf50_tfrecord.training import run as run_lib
 
 _DATA = flags.DEFINE_string("data", None, "The folder of shards. Default: each one under data/.")
@@ -204,16 +204,11 @@ def print_scores(run_dir: str) -> None:
         )
         print()
         return
-    summary = storage.read_json(path)
-    try:
-        print(
-            f"  {summary['params']:,} parameters; {summary['num_train_clips']} training clips, "
-            f"{summary['trained_epochs']} epochs"
-        )
-        title = f"{summary['num_clips']} clips of folds {format_folds(summary['folds'])} ({summary['split']})"
-        console.print_scores(title, summary, summary["shuffled"])
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path} is not a run's summary: {error!r}") from error
+    summary = run_lib.load_summary(run_dir)
+    trained_on = "unknown" if summary.num_train_clips is None else summary.num_train_clips
+    print(f"  {summary.params:,} parameters; {trained_on} training clips, {summary.trained_epochs} epochs")
+    title = f"{summary.num_clips} clips of folds {format_folds(summary.folds)} ({summary.split})"
+    console.print_scores(title, to_json(summary), to_json(summary.shuffled))
     print()
 
 

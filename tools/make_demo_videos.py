@@ -27,7 +27,6 @@ import itertools
 import multiprocessing
 import os
 import pathlib
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -222,15 +221,13 @@ def _write_corpus(
     target = pathlib.Path(output)
     if target.exists():
         raise UserError(f"{target} exists already; remove it, or choose another --output")
-    storage.make_folder(target.absolute().parent)
-    partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
-    try:
-        with _mapper(workers) as run, console.progress_bar(num_videos, "video", "rendering") as bar:
-            for written in run(functools.partial(write, partial), items):
-                bar.update(written)
-        partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with (
+        storage.atomic_folder(target, names=(), mark="") as partial,
+        _mapper(workers) as run,
+        console.progress_bar(num_videos, "video", "rendering") as bar,
+    ):
+        for written in run(functools.partial(write, partial), items):
+            bar.update(written)
     return num_videos
 
 

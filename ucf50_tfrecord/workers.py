@@ -78,7 +78,7 @@ class Call(Generic[Item, Answer, Result]):
     max_bytes: what an answer may take.
     timeout_secs: how long an item may take.
     open_files: opens the files of an item, from which all that its worker can read; they are closed after the
-      call. Raises OSError if that fails.
+      call. Raises OSError or UserError if that fails.
     """
 
     function: Callable[..., Answer]
@@ -279,6 +279,8 @@ class _Worker:
             files = open_files(item)
         except OSError as error:
             return Failure("unreadable", f"{type(error).__name__}: {error.strerror or error}")
+        except UserError as error:
+            return Failure("unreadable", str(error))
         try:
             self._send(ITEM + pickle.dumps(item), [file.fileno() for file in files])
         finally:

@@ -280,7 +280,7 @@ def test_encodings_hold_the_same_frames(tmp_path):
         read[encoding] = record.decode(payload)["video"]
         report = manifest.load_report(str(data), built.shards[0].filename)
         with open(data / built.shards[0].filename, "rb") as file:
-            place = file.fileno(), 0, report.clip_ids[0]
+            place = file.fileno(), 0, (report.clip_ids[0], report.labels[0])
             if record.stores_raw(built.format):
                 found = np.empty(built.format.num_bytes, np.uint8)
                 record.read_pixels(*place, clip_format=built.format, out=found)

@@ -107,7 +107,7 @@ def decode_file(path: str | os.PathLike, clip_format: ClipFormat) -> list[Decode
     Raises:
       VideoError, MemoryError: as pick_frames does, or if the file cannot be opened.
     """
-    with reading(), storage.open_regular(path) as file:
+    with reading(), storage.open_file(path) as file:
         return decode_clips(file, pathlib.Path(path).suffix, clip_format)
 
 

@@ -160,7 +160,7 @@ def decoding_call(
         parse=functools.partial(_parse_answer, clip_format),
         max_bytes=clip_format.clips_per_video * clip_bytes + _ANSWER_BYTES,
         timeout_secs=lambda video: limits.timeout_of(storage.allocated_bytes(path(video))),
-        open_files=lambda video: [storage.open_regular(path(video))],
+        open_files=lambda video: [storage.open_file(path(video))],
     )
 
 

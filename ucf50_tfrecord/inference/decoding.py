@@ -237,7 +237,7 @@ class Decoder:
         def open_files(video: VideoFile) -> list[BinaryIO]:
             frames.seek(0)
             frames.truncate()  # what an earlier attempt left
-            return [storage.open_regular(video.path), open(os.dup(frames.fileno()), "r+b", buffering=0)]
+            return [storage.open_file(video.path), open(os.dup(frames.fileno()), "r+b", buffering=0)]
 
         call = workers.Call(
             function=functools.partial(decode_windows, self.clip_format, self.windows),

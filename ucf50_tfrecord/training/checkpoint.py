@@ -147,7 +147,8 @@ def _write(checkpoint: tf.train.Checkpoint, folder: pathlib.Path, *, num_kept: i
 def _remove(folder: pathlib.Path, chosen: Callable[[str], bool]) -> None:
     """Removes the files, each index before its data, of all checkpoints whose name, as ckpt-7, is chosen."""
     for path in sorted(folder.glob("ckpt-*"), key=lambda path: path.suffix != ".index"):
-        if chosen(re.match(r"ckpt-\d*", path.name)[0]):
+        match = re.fullmatch(r"(ckpt-[0-9]+)([._].*)?", path.name)
+        if match and chosen(match[1]):
             if path.is_dir():  # TensorFlow's, of one that it was killed in
                 shutil.rmtree(path)
             else:
