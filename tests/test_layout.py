@@ -8,14 +8,15 @@ import pytest
 from tests.conftest import REPOSITORY, run_code
 
 # A package may import the packages in its row, itself and third-party libraries.
-BASE = {"specs", "record", "manifest", "remote", "storage"}
+BASE = {"specs", "texts", "record", "manifest", "remote", "storage"}
 ALLOWED = {
     "specs": set(),
-    "remote": {"specs"},
+    "texts": set(),
+    "remote": {"specs", "texts"},
     "storage": {"specs", "remote"},
     "workers": {"specs"},
     "record": {"specs"},
-    "manifest": {"specs", "record", "storage"},
+    "manifest": {"specs", "texts", "record", "storage"},
     "convert": BASE | {"workers"},
     "dataset": BASE,
     "models": {"specs"},

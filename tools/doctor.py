@@ -9,12 +9,15 @@ looks at: argparse in place of absl, and every check's imports within the check.
 
 from __future__ import annotations
 
-import argparse
+import contextlib
 import os
+import re
 import sys
 import textwrap
 
+from pipelines import raise_on_interrupt, scratch, terminal
 from tools.checkup.finding import Finding, Options, run_check
+from ucf50_tfrecord.specs import UserError, printable
 
 _WIDTH = 80
 _INDENT = " " * 7
@@ -33,19 +36,21 @@ def main() -> int:
     options = parse_options()
     # In a locale that cannot show a character of a name or a message.
     sys.stdout.reconfigure(errors="backslashreplace")
+    with contextlib.suppress(UserError):  # the section on room tells
+        scratch.use_own_folder()
     counts: dict[str, int] = {"warn": 0, "fail": 0}
     for title, name in _SECTIONS:
-        print(title, flush=True)
+        terminal.say(title, flush=True)
         for finding in run_check(name, options):
-            print("\n".join(format_finding(finding)), flush=True)
+            terminal.say(*format_finding(finding), flush=True)
             if finding.level in counts:
                 counts[finding.level] += 1
-    print(f"\n{counts['fail']} to mend, {counts['warn']} to know of")
+    terminal.say("", f"{counts['fail']} to mend, {counts['warn']} to know of")
     return 1 if counts["fail"] else 0
 
 
 def parse_options() -> Options:
-    parser = argparse.ArgumentParser(
+    parser = terminal.ArgumentParser(
         prog="python -m tools.doctor", description=__doc__.partition("\n")[0], allow_abbrev=False
     )
     parser.add_argument("--data", help="a folder of shards; default: each one under data/")
@@ -70,7 +75,10 @@ def format_finding(finding: Finding) -> list[str]:
     if finding.mend:
         lines += _wrap(f"{_INDENT}mend: ", finding.mend)
     if finding.command:
-        parts = _wrap(f"{_INDENT}$ ", finding.command, room=_WIDTH - 2)
+        start = f"{_INDENT}$ "
+        parts = [f"{start}{finding.command}"]
+        if not re.search(r"['\"\\]", finding.command):  # a space may be part of a word
+            parts = _wrap(start, finding.command, room=_WIDTH - 2)
         lines += [f"{part} \\" for part in parts[:-1]] + parts[-1:]
     return lines
 
@@ -78,7 +86,7 @@ def format_finding(finding: Finding) -> list[str]:
 def _wrap(start: str, text: str, room: int = _WIDTH) -> list[str]:
     indent = " " * len(start)
     return textwrap.wrap(
-        text,
+        printable(text),
         room,
         initial_indent=start,
         subsequent_indent=indent,
@@ -89,9 +97,10 @@ def _wrap(start: str, text: str, room: int = _WIDTH) -> list[str]:
 
 if __name__ == "__main__":
     try:
+        raise_on_interrupt()
         sys.exit(main())
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        terminal.note("interrupted")
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

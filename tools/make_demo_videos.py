@@ -35,7 +35,7 @@ import av
 import numpy as np
 from absl import flags
 
-from pipelines import console
+from pipelines import console, terminal
 from tools import scenarios
 from ucf50_tfrecord import storage
 from ucf50_tfrecord.specs import UserError, expect
@@ -307,7 +307,7 @@ def main() -> None:
         scenario = scenarios.SCENARIOS[args.scenario]
         title, num_classes = f"{args.scenario}: {scenario.description.rstrip('.')}", len(scenario.classes)
         num_videos = make_scenario(output, scenario, num_frames=num_frames, **options)
-    print(f"{title}: {output} ({num_videos} videos, {num_classes} classes, {args.groups} groups)")
+    terminal.say(f"{title}: {output} ({num_videos} videos, {num_classes} classes, {args.groups} groups)")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 from ucf50_tfrecord.specs import UserError
+from ucf50_tfrecord.texts import tensorflow_reason
 
 _CONNECT_SECS, _READ_SECS = 10, 30
 _MAX_ATTEMPTS = 3
@@ -222,9 +223,9 @@ class _Gfile:
             yield
         except self._errors.NotFoundError as error:
             _check_server(url)
-            raise FileNotFoundError(error.message) from error
+            raise FileNotFoundError(tensorflow_reason(error)) from error
         except self._errors.OpError as error:
-            raise OSError(error.message) from error
+            raise OSError(tensorflow_reason(error)) from error
 
 
 def _check_server(url: str) -> None:

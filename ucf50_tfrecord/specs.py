@@ -481,7 +481,10 @@ def format_bytes(num_bytes: int) -> str:
 
 
 def printable(text: str) -> str:
-    """Escapes line breaks, and what is no character at all: names of files need not be UTF-8."""
+    """Escapes what a terminal does not show as a character: control characters, line breaks, directions of writing.
+
+    Also what is no character at all: names of files need not be UTF-8.
+    """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

@@ -8,11 +8,11 @@ import importlib.util
 import os
 import pathlib
 import platform
-import shlex
 import sys
 from collections.abc import Iterator
 
 from tools.checkup.finding import Answer, Finding, NoAnswer, Options, ask, fail, ok, warn
+from ucf50_tfrecord.texts import shell_word
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 TENSORFLOW_SECS, _IMPORT_SECS = 180.0, 60.0
@@ -81,7 +81,7 @@ def _pip_install(with_io: bool = False) -> str:
     python = pathlib.Path(sys.executable)
     if python.is_relative_to(os.getcwd()):
         python = python.relative_to(os.getcwd())
-    return f"{shlex.quote(str(python))} -m pip install --constraint {constraints}"
+    return f"{shell_word(str(python))} -m pip install --constraint {constraints}"
 
 
 def tested_versions() -> dict[str, str]:
