@@ -21,6 +21,9 @@ from ucf50_tfrecord.specs import UserError, printable
 
 _WIDTH = 80
 _INDENT = " " * 7
+_UNBROKEN_SPACE = "\xa0"  # not in a printable text
+# Of a shell's command line.
+_WORD = re.compile(r"""(?:\$'(?:[^'\\]|\\.)*'|'[^']*'|"[^"]*"|[^\s'"])+""")
 # Title, and the module of tools.checkup.
 _SECTIONS = (
     ("Packages", "packages"),
@@ -71,14 +74,14 @@ def parse_options() -> Options:
 
 def format_finding(finding: Finding) -> list[str]:
     """Lays a finding out in 80 columns: what is found, then how to mend it; a long command goes on after a \\."""
-    lines = _wrap(f"  {finding.level:<5}", finding.text)
+    lines = _wrap(f"  {finding.level:<5}", printable(finding.text))
     if finding.mend:
-        lines += _wrap(f"{_INDENT}mend: ", finding.mend)
+        lines += _wrap(f"{_INDENT}mend: ", printable(finding.mend))
     if finding.command:
-        start = f"{_INDENT}$ "
-        parts = [f"{start}{finding.command}"]
-        if not re.search(r"['\"\\]", finding.command):  # a space may be part of a word
-            parts = _wrap(start, finding.command, room=_WIDTH - 2)
+        # A space in quotes is no place to break.
+        words = _WORD.sub(lambda match: match[0].replace(" ", _UNBROKEN_SPACE), printable(finding.command))
+        parts = _wrap(f"{_INDENT}$ ", words, room=_WIDTH - 2)
+        parts = [part.replace(_UNBROKEN_SPACE, " ") for part in parts]
         lines += [f"{part} \\" for part in parts[:-1]] + parts[-1:]
     return lines
 
@@ -86,7 +89,7 @@ def format_finding(finding: Finding) -> list[str]:
 def _wrap(start: str, text: str, room: int = _WIDTH) -> list[str]:
     indent = " " * len(start)
     return textwrap.wrap(
-        printable(text),
+        text,
         room,
         initial_indent=start,
         subsequent_indent=indent,

@@ -377,7 +377,7 @@ def test_a_run_whose_checkpoints_are_all_torn_says_so(data_dir, tmp_path):
         train(data_dir, tmp_path, epochs=1)
 
 
-def test_reasons_leave_out_what_is_for_tensorflows_developers(tmp_path):
+def test_the_reason_of_a_real_error_is_plain(tmp_path):
     with pytest.raises(tf.errors.OpError) as raised:
         tf.raw_ops.ReadFile(filename=str(tmp_path / "x"))
     assert "{{" in str(raised.value) and "[Op:" in str(raised.value)
