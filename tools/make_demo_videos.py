@@ -19,12 +19,10 @@ known cause tells the classes apart.
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import dataclasses
 import functools
 import itertools
-import multiprocessing
 import os
 import pathlib
 import shutil
@@ -36,7 +34,7 @@ import numpy as np
 from absl import flags
 
 from pipelines import console, terminal
-from tools import scenarios
+from tools import processes, scenarios
 from ucf50_tfrecord import storage
 from ucf50_tfrecord.specs import UserError, expect
 
@@ -240,8 +238,7 @@ def _mapper(workers: int) -> Iterator[Callable]:
     if workers == 1:
         yield map
         return
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with processes.pool(workers) as pool:
         yield pool.map
 
 
