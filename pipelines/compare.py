@@ -14,24 +14,21 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import os
 import pathlib
-import shlex
 import sys
-import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import tqdm
 from absl import flags
 from absl.testing import flagsaver
 
-from pipelines import console, convert, inputs, train_flags
+from pipelines import console, convert, inputs, terminal, train_flags
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import storage
 from ucf50_tfrecord.specs import FRAME_ORDERS, expect, parse_folds
+from ucf50_tfrecord.texts import shell_command
 
 if TYPE_CHECKING:
     from ucf50_tfrecord.dataset.clips import Clips
@@ -114,9 +111,8 @@ def compare_recipes() -> None:
     ):
         results = comparison.run(callbacks(display, should_stop))
     if results is None:
-        print(
-            f"Stopped. What is finished is kept; to go on:\n  {shlex.join([console.python(), *sys.orig_argv[1:]])}"
-        )
+        again = shell_command([console.python(), *sys.orig_argv[1:]])
+        terminal.say("Stopped. What is finished is kept; to go on:", f"  {again}")
         return
     publish(pathlib.Path(folder), results, comparison.clips)
 
@@ -147,7 +143,7 @@ def compare_runs() -> None:
             callbacks=callbacks(display, should_stop),
         )
     if results is None:
-        print("Stopped.")
+        terminal.say("Stopped.")
         return
     publish(pathlib.Path(folder), results, clips)
 
@@ -201,25 +197,29 @@ def publish(folder: pathlib.Path, results: Results, clips: Clips | None) -> None
     reader = None if clips is None else lambda chosen: read_clips(clips.select(np.asarray(chosen)))
     pictures = report.write(folder, results, judged, read_clips=reader)
     write_tensorboard(folder / "tensorboard", pictures)
-    fill = functools.partial(textwrap.fill, width=80, initial_indent="  ", subsequent_indent="    ")
     for answer in (verdicts.YES, verdicts.NO, verdicts.UNKNOWN):
         chosen = [verdict for verdict in judged if verdict.answer == answer]
         if chosen:
-            print(f"\n{answer.capitalize()}:" + "".join(f"\n{fill(verdict.text)}" for verdict in chosen))
-    print(f"\nReport:      {folder / 'report.html'}")
+            terminal.say("", f"{answer.capitalize()}:")
+            for verdict in chosen:
+                terminal.say_wrapped(verdict.text, initial_indent="  ", subsequent_indent="    ")
+    terminal.say("", f"Report:      {folder / 'report.html'}")
 
 
 def write_tensorboard(folder: pathlib.Path, pictures: dict[str, np.ndarray]) -> None:
     """Writes pictures, uint8 [H, W, 3] by name, in place of those of an earlier report."""
     import tensorflow as tf
 
+    from ucf50_tfrecord.training import logs
+
     storage.make_folder(folder)
     storage.remove_files(folder, lambda name: name.startswith("events.out.tfevents."))
-    writer = tf.summary.create_file_writer(str(folder))
-    with writer.as_default(step=0):
-        for name, picture in pictures.items():
-            tf.summary.image(name, picture[np.newaxis])
-    writer.close()
+    with logs.explain_unwritable(folder):
+        writer = tf.summary.create_file_writer(str(folder))
+        with writer.as_default(step=0):
+            for name, picture in pictures.items():
+                tf.summary.image(name, picture[np.newaxis])
+        writer.close()
 
 
 def recipe_arguments(name: str, given: Sequence[str]) -> list[str]:
@@ -299,7 +299,7 @@ def describe(comparison) -> None:
     """Says what will be trained."""
     plan, wanted, clips = comparison.plan, comparison.plan.cells(), comparison.clips
     how = f"{plan.num_parts} parts" if plan.num_parts else f"folds {flags.FLAGS['val_folds'].value}"
-    print(
+    terminal.say(
         f"Comparing {', '.join(plan.recipes)} on {len(clips)} clips of {clips.manifest.data_dir}: "
         f"{how}, {plan.num_seeds} seed(s); {len(wanted)} trainings in {comparison.folder}"
     )
@@ -309,7 +309,7 @@ class Display:
     """One line for the whole comparison; a line for each finished training where there is no terminal."""
 
     def __init__(self):
-        self._bar: tqdm.tqdm | None = None
+        self._bar: console.ProgressBar | None = None
         self._cell = ""  # that is being trained
 
     def __enter__(self) -> Display:
@@ -326,7 +326,7 @@ class Display:
         self._cell = str(cell)
         self._bar.set_postfix_str(self._cell)
         if not sys.stderr.isatty():
-            print(f"{done + 1}/{total}  {cell}", flush=True)
+            terminal.say(f"{done + 1}/{total}  {cell}", flush=True)
 
     def report(self, progress) -> None:
         """Takes a training.loop.Progress."""
@@ -334,7 +334,7 @@ class Display:
             self._bar.set_postfix_str(f"{self._cell} {progress.epoch}/{progress.num_epochs}")
 
     def warn(self, text: str) -> None:
-        console.warn(text)
+        terminal.warn(text)
 
 
 def callbacks(display: Display, should_stop: Callable[[], bool]):

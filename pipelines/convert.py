@@ -19,14 +19,13 @@ import functools
 import os
 import re
 import shlex
-import sys
 import threading
 import time
 from typing import TYPE_CHECKING
 
 from absl import flags
 
-from pipelines import console
+from pipelines import console, terminal
 from ucf50_tfrecord import manifest, remote
 from ucf50_tfrecord.shards import DATASET_NAME
 from ucf50_tfrecord.specs import (
@@ -44,10 +43,9 @@ from ucf50_tfrecord.specs import (
     expect,
     format_bytes,
     format_folds,
-    install_command,
     parse_size,
-    printable,
 )
+from ucf50_tfrecord.texts import install_command
 
 if TYPE_CHECKING:
     from ucf50_tfrecord.convert.engines import Engine
@@ -242,7 +240,7 @@ def _publish(built: manifest.Manifest, url: str) -> manifest.Manifest:
 
     with console.progress_bar(len(built.shards), "shard", "uploading") as bar:
         copied = publish.publish(built, url, verify=_VERIFY.value, on_shard=bar.update)
-    print(f"Copied to {url}", flush=True)
+    terminal.say(f"Copied to {url}", flush=True)
     return copied
 
 
@@ -290,7 +288,7 @@ def _plan(name: str) -> Plan:
 
     found = catalog.find_videos(_VIDEOS.value, skip_empty_classes=_SKIP_EMPTY.value, checksum=_CHECKSUM.value)
     for warning in found.warnings:
-        print(f"warning: {printable(warning)}", file=sys.stderr)
+        terminal.warn(warning)
     return plan.plan_shards(
         found,
         name=name,
@@ -349,7 +347,9 @@ class ConversionDisplay:
 
     def start(self, num_videos: int) -> None:
         if num_videos:
-            print(f"Converting {num_videos} of {self._num_videos} videos: {self._data_dir}", flush=True)
+            terminal.say(
+                f"Converting {num_videos} of {self._num_videos} videos: {self._data_dir}", flush=True
+            )
         self._bar = self._stack.enter_context(console.progress_bar(num_videos, "video", "converting"))
 
     def update(self, num_videos: int) -> None:
@@ -361,15 +361,15 @@ class ConversionDisplay:
         secs = time.monotonic() - self._started
         done = f"{self._num_converted / secs:.1f} videos/s" if self._num_converted else "nothing to convert"
         if built is None:
-            print(
+            terminal.say(
                 f"This task's share is done, {self._num_converted} videos ({done}); other tasks finish {self._data_dir}"
             )
             return
         for item in built.quarantined:
             retry = " (--verify tries again)" if item.cause in ("crash", "timeout", "memory") else ""
-            print(f"quarantined: {printable(item.relative_path)}: {item.reason}{retry}", file=sys.stderr)
+            terminal.note(f"quarantined: {item.relative_path}: {item.reason}{retry}")
         num_bytes = sum(shard.num_bytes for shard in built.shards)
-        print(
+        terminal.say(
             f"Shards: {built.data_dir} ({built.num_videos} videos, {built.num_clips} clips, "
             f"{len(built.quarantined)} quarantined, {len(built.classes)} classes, "
             f"folds {format_folds(built.folds)}, {len(built.shards)} shards, {format_bytes(num_bytes)}; {done})"

@@ -19,14 +19,12 @@ import os
 import pathlib
 import re
 import sys
-import textwrap
 from typing import TYPE_CHECKING, Any
 
 import PIL.Image
-import tqdm
 from absl import flags
 
-from pipelines import console, run_flags
+from pipelines import console, run_flags, terminal
 from ucf50_tfrecord import parsing, storage
 from ucf50_tfrecord.specs import (
     SANDBOXES,
@@ -128,7 +126,7 @@ def main() -> int:
         num_failed = sum("error" in video for video in document["videos"])
         print_summary(document, num_failed, setting.output)
     if _JSON.value:
-        print(json.dumps(document, indent=1, sort_keys=True, allow_nan=False))
+        terminal.say(*json.dumps(document, indent=1, sort_keys=True, allow_nan=False).split("\n"))
     return 1 if num_failed else 0
 
 
@@ -142,7 +140,7 @@ def find_videos() -> list[decoding.VideoFile]:
     paths = [_VIDEO.value] if os.path.exists(_VIDEO.value) else filter(None, _VIDEO.value.split(","))
     videos, warnings = decoding.find_videos(list(paths))
     for warning in warnings:
-        console.warn(printable(warning))
+        terminal.warn(warning)
     return videos
 
 
@@ -161,7 +159,7 @@ def prepare(stack: contextlib.ExitStack) -> Setting:
     from ucf50_tfrecord.training import trained
 
     stack.enter_context(strategy_lib.explain_exhausted_memory())
-    config = predict.complete_config(run_lib.load_config(run_dir), _DATA.value, console.warn)
+    config = predict.complete_config(run_lib.load_config(run_dir), _DATA.value, terminal.warn)
     windows = predict.choose_windows(config.video_secs, _WINDOW_SECS.value, _STRIDE_SECS.value)
     weights = run_flags.weights() or trained.scored_weights(config)
     strategy = strategy_lib.make_strategy("one", environment={})
@@ -204,7 +202,7 @@ def announce(setting: Setting) -> None:
     else:
         texts.append(f"Confidence: not calibrated (temperature 1): {calibration.reason}.")
     for text in (*texts, _MEANING):
-        print(textwrap.fill(text, 80), flush=True)
+        terminal.say_wrapped(text, flush=True)
 
 
 def predict_all(videos: list[decoding.VideoFile], setting: Setting) -> list[dict[str, Any]]:
@@ -235,7 +233,7 @@ def predict_all(videos: list[decoding.VideoFile], setting: Setting) -> list[dict
     return found
 
 
-def show_share(bar: tqdm.tqdm, number: int, share: float) -> None:
+def show_share(bar: console.ProgressBar, number: int, share: float) -> None:
     """Has a bar show that a share of a video's windows is done."""
     bar.n = number + round(share, 2) if share < 1 else number + 1
     bar.set_postfix_str("")
@@ -244,7 +242,7 @@ def show_share(bar: tqdm.tqdm, number: int, share: float) -> None:
 def report_failure(video: decoding.VideoFile, failed: decoding.Failed) -> dict[str, Any]:
     flag = _FLAG_OF_CAUSE.get(failed.cause)
     more = f" ({flag} allows more)" if flag else ""
-    tqdm.tqdm.write(f"not predicted: {printable(video.path)}: {failed.reason}{more}", file=sys.stderr)
+    terminal.note(f"not predicted: {video.path}: {failed.reason}{more}")
     return {"path": video.path, "error": failed.reason, "cause": failed.cause}
 
 
@@ -261,9 +259,8 @@ def print_prediction(prediction: Prediction, classes: tuple[str, ...]) -> None:
 def print_row(name: str, class_name: str, value: str) -> None:
     """Prints a line of the table, 80 columns wide, without breaking a bar."""
     name, class_name = fit(name, _NAME_WIDTH, keep_end=True), fit(class_name, _CLASS_WIDTH)
-    line = f"{name:<{_NAME_WIDTH}} {class_name:<{_CLASS_WIDTH}} {value:>11}"
-    tqdm.tqdm.write(line, file=sys.stdout)
-    sys.stdout.flush()  # a long video's row need not wait for the next in a pipe
+    # A long video's row need not wait for the next in a pipe.
+    terminal.say(f"{name:<{_NAME_WIDTH}} {class_name:<{_CLASS_WIDTH}} {value:>11}", flush=True)
 
 
 def fit(text: str, width: int, *, keep_end: bool = False) -> str:
@@ -365,15 +362,15 @@ def print_summary(document: dict[str, Any], num_failed: int, output: pathlib.Pat
     labelled = [video for video in videos if video.get("folder_class")]
     if labelled:
         num_right = sum(video["top"][0]["class"] == video["folder_class"] for video in labelled)
-        print(
+        terminal.say(
             f"Right about {num_right} of the {len(labelled)} videos whose folder has a class's name "
             f"({num_right / len(labelled):.3f}), whether it was trained on them or not."
         )
     if num_failed:
-        print(f"{num_failed} of {len(videos)} videos could not be predicted.")
+        terminal.say(f"{num_failed} of {len(videos)} videos could not be predicted.")
     num_timelines = sum("timeline" in video for video in videos)
     pictures = f"; timelines: {num_timelines}" if num_timelines else ""
-    print(f"Results: {output} ({_PREDICTIONS_FILENAME}{pictures})")
+    terminal.say(f"Results: {output} ({_PREDICTIONS_FILENAME}{pictures})")
 
 
 if __name__ == "__main__":

@@ -20,14 +20,13 @@ import itertools
 import os
 import pathlib
 import re
-import shlex
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from absl import flags
 
-from pipelines import console, convert, inputs, train_flags
+from pipelines import console, convert, inputs, terminal, train_flags
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import storage
 from ucf50_tfrecord.specs import (
@@ -39,6 +38,7 @@ from ucf50_tfrecord.specs import (
     format_folds,
     to_json,
 )
+from ucf50_tfrecord.texts import shell_command
 from ucf50_tfrecord.training import cluster
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ def start_devices(stack: contextlib.ExitStack, uses_workers: bool) -> tf.distrib
     from ucf50_tfrecord.training import strategy as strategy_lib
 
     if uses_workers:
-        print("Waiting for the other workers …", flush=True)
+        terminal.say("Waiting for the other workers …", flush=True)
     strategy = strategy_lib.make_strategy(_STRATEGY.value, join_secs=_JOIN_SECS.value)
     console.handle_sigterm()  # which TensorFlow takes for itself where there are workers
     stack.enter_context(strategy_lib.explain_exhausted_memory())
@@ -215,20 +215,20 @@ def announce(job: Job) -> None:
         f"{name} on {len(feed.clips)} (folds {format_folds(folds)})"
         for (name, folds), feed in zip(sets, job.feeds)
     )
-    print(
-        f"Clips: {counts}.\n{config.model.name}, {config.train.precision} on {num_devices} "
-        f"{strategy_lib.device_type()}(s); run {job.run_dir}"
+    terminal.say(
+        f"Clips: {counts}.",
+        f"{config.model.name}, {config.train.precision} on {num_devices} "
+        f"{strategy_lib.device_type()}(s); run {job.run_dir}",
     )
     num_clips = len(job.feeds[0].clips)
     if config.train.batch_size > num_clips:
-        print(
-            f"warning: {num_clips} training clips do not fill a batch of {config.train.batch_size}: "
-            f"--batch_size={num_clips} trains as well, in less memory and time",
-            file=sys.stderr,
+        terminal.warn(
+            f"{num_clips} training clips do not fill a batch of {config.train.batch_size}: "
+            f"--batch_size={num_clips} trains as well, in less memory and time"
         )
     if config.train.batch_size % num_devices and job.state.has_batch_norm:
-        print(
-            f"warning: {num_devices} devices cannot share {config.train.batch_size} clips a step evenly: the clips "
+        terminal.warn(
+            f"{num_devices} devices cannot share {config.train.batch_size} clips a step evenly: the clips "
             "that fill a batch up do not count, but batch norm sees them"
         )
 
@@ -360,10 +360,11 @@ def check_worker_flags() -> None:
 
 
 def print_stopped(trained: loop.Trained, run_dir: str, num_workers: int) -> None:
-    how = f"\n  {resume_command(run_dir)}"
+    stopped = f"Stopped at step {trained.step} and saved. To go on:"
     if num_workers > 1:
-        how = f" start all workers again with --run={run_dir}"
-    print(f"Stopped at step {trained.step} and saved. To go on:{how}", flush=True)
+        terminal.say(f"{stopped} start all workers again with --run={run_dir}", flush=True)
+    else:
+        terminal.say(stopped, f"  {resume_command(run_dir)}", flush=True)
 
 
 def parse_steps(text: str | None) -> tuple[int, int] | None:
@@ -427,7 +428,7 @@ def summarize(
 def resume_command(run_dir: str) -> str:
     """Returns this very command with --run added."""
     arguments = [argument for argument in sys.argv[1:] if not argument.startswith("--run=")]
-    return shlex.join([console.python(), "-m", "pipelines.train", *arguments, f"--run={run_dir}"])
+    return shell_command([console.python(), "-m", "pipelines.train", *arguments, f"--run={run_dir}"])
 
 
 def print_summary(summary: run_lib.Summary, run_dir: str) -> None:
@@ -437,10 +438,8 @@ def print_summary(summary: run_lib.Summary, run_dir: str) -> None:
         f"{chosen}on {summary.num_clips} clips of folds {format_folds(summary.folds)}"
     )
     console.print_scores(title, to_json(summary), to_json(summary.shuffled))
-    print(
-        f"Run:         {run_dir}\n"
-        f"TensorBoard: {shlex.join([console.python(), '-m', 'tensorboard.main', '--logdir', run_dir])}"
-    )
+    tensorboard = shell_command([console.python(), "-m", "tensorboard.main", "--logdir", run_dir])
+    terminal.say(f"Run:         {run_dir}", f"TensorBoard: {tensorboard}")
 
 
 if __name__ == "__main__":

@@ -31,7 +31,8 @@ def write_hostile_files(folder: pathlib.Path, canary: pathlib.Path, port: int) -
         "subtitles_g01_c05.avi": "# VobSub index file, v7 (do not modify this line!)\nid: en, index: 0\n"
         "timestamp: 00:00:00:000, filepos: 000000000\n",
         "subtitles_g01_c05.sub": "x" * 4096,
-        "session_g01_c06.avi": f"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video {port} RTP/AVP 96\n"
+        "session_g01_c06.avi": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\n"
+        f"m=video {port} RTP/AVP 96\n"
         "a=rtpmap:96 H264/90000\n",
     }
     folder.mkdir(parents=True, exist_ok=True)

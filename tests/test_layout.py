@@ -9,10 +9,11 @@ import pytest
 from tests.conftest import REPOSITORY, run_code
 
 # A package may import the packages in its row, itself and third-party libraries.
-BASE = {"specs", "record", "manifest", "parsing", "remote", "shards", "storage"}
+BASE = {"specs", "texts", "record", "manifest", "parsing", "remote", "shards", "storage"}
 ALLOWED = {
     "specs": set(),
-    "remote": {"specs"},
+    "texts": set(),
+    "remote": {"specs", "texts"},
     "storage": {"specs", "remote"},
     "sandbox": set(),
     "worker_process": {"sandbox"},
@@ -20,7 +21,7 @@ ALLOWED = {
     "parsing": {"specs", "storage"},
     "shards": {"specs", "parsing"},
     "record": {"specs"},
-    "manifest": {"specs", "record", "parsing", "shards", "storage"},
+    "manifest": {"specs", "texts", "record", "parsing", "shards", "storage"},
     "convert": BASE | {"workers"},
     "dataset": BASE,
     "models": {"specs"},
@@ -121,8 +122,53 @@ def test_a_fresh_process_loads_one_side_only(modules, absent):
 def test_importing_the_library_prints_and_parses_nothing():
     for path in LIBRARY.rglob("*.py"):
         names = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
-        assert "print" not in names, path
+        assert not names & {"print", "tqdm"}, path
         assert not any(module.startswith("absl") for module in imported_modules(path)), path
+
+
+# In a process of its own, with PyTorch alone; it prints a number.
+PRINTS_BY_ITSELF = "bench_step_torch.py"
+WRITES_TO_THE_TERMINAL = {
+    "print",
+    "stdout.write",
+    "stderr.write",
+    "tqdm",
+    "argparse.ArgumentParser",
+    "print_exc",
+}
+
+
+@pytest.mark.parametrize("folder", ["pipelines", "tools"])
+def test_only_one_file_writes_to_the_terminal(folder):
+    """terminal.py escapes what names hold; console.py has the bars."""
+    for path in (REPOSITORY / folder).rglob("*.py"):
+        called = [
+            ast.unparse(node.func)
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Call)
+        ]
+        writing = {
+            name for name in called for last in WRITES_TO_THE_TERMINAL if f".{name}".endswith(f".{last}")
+        }
+        assert writing <= ({"print"} if path.name == PRINTS_BY_ITSELF else set()), path
+        assert path.name == "console.py" or "tqdm" not in imported_modules(path), path
+
+
+def test_the_lines_of_a_message_are_given_one_by_one():
+    """A line break in a text that is printed would be escaped as a name's is."""
+    for path in [*(REPOSITORY / "pipelines").rglob("*.py"), *(REPOSITORY / "tools").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in (
+                "say",
+                "note",
+                "warn",
+            ):
+                texts = [
+                    text for part in node.args for text in ast.walk(part) if isinstance(text, ast.Constant)
+                ]
+                assert "split" in ast.unparse(node) or not any(
+                    "\n" in str(text.value) for text in texts
+                ), path
 
 
 ENTRY_POINTS = [

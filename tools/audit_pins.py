@@ -13,6 +13,7 @@ import subprocess
 import sys
 from typing import NamedTuple
 
+from pipelines import terminal
 from tools.pins import IO_PINS, PINS
 
 _NONE_FOUND, _FOUND, _NOT_AUDITED = 0, 1, 3
@@ -37,9 +38,9 @@ def main() -> int:
         result = subprocess.run(command, capture_output=True, text=True)
         outcome = read_outcome(path.name, result.stdout, result.stderr)
         if outcome.status == _NOT_AUDITED:
-            print(*outcome.lines, sep="\n", file=sys.stderr)
+            terminal.note(*outcome.lines)
             return _NOT_AUDITED
-        print(*outcome.lines, sep="\n")
+        terminal.say(*outcome.lines)
         status = max(status, outcome.status)
     return status
 

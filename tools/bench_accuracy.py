@@ -21,7 +21,7 @@ from typing import Annotated
 import msgspec
 from absl import flags
 
-from pipelines import console
+from pipelines import console, terminal
 from ucf50_tfrecord import parsing, storage
 from ucf50_tfrecord.specs import UserError, expect, to_json
 from ucf50_tfrecord.training import run as run_lib
@@ -138,16 +138,16 @@ def main() -> None:
     names = _ROWS.value or list(ROWS)
     for name in names:
         expect(name in ROWS, f"rows out of {', '.join(ROWS)}", row=name)
-    print(f"{'':<36}{'epochs':>6}{'accuracy':>16}{'macro F1':>16}{'shuffled':>16}{'minutes':>9}")
+    terminal.say(f"{'':<36}{'epochs':>6}{'accuracy':>16}{'macro F1':>16}{'shuffled':>16}{'minutes':>9}")
     rows = []
     for name in names:
         rows.append(measure(name))
         row = rows[-1]
         scores = "".join(f"{spread(v):>16}" for v in (row.accuracy, row.macro_f1, row.shuffled_macro_f1))
-        print(f"{name:<36}{row.epochs:>6}{scores}{statistics.mean(row.secs) / 60:>9.1f}", flush=True)
+        terminal.say(f"{name:<36}{row.epochs:>6}{scores}{statistics.mean(row.secs) / 60:>9.1f}", flush=True)
     path = pathlib.Path(_RUNS.value, "accuracy.json")
     storage.write_json(path, to_json(rows))
-    print(f"Figures: {path}")
+    terminal.say(f"Figures: {path}")
 
 
 if __name__ == "__main__":

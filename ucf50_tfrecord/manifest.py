@@ -16,7 +16,6 @@ import itertools
 import json
 import pathlib
 import re
-import shlex
 from collections.abc import Iterable
 from typing import Annotated, Any
 
@@ -43,6 +42,7 @@ from ucf50_tfrecord.specs import (
     expect,
     to_json,
 )
+from ucf50_tfrecord.texts import make_variable, shell_command
 
 MANIFEST_FILENAME = "manifest.json"
 # For readers that use TensorFlow Datasets.
@@ -322,10 +322,8 @@ def repair_command(manifest: Manifest) -> str:
     if manifest.shard_bytes != DEFAULT_SHARD_BYTES:
         flags.append(f"--shard_mib={-(-manifest.shard_bytes >> 20)}")
     if flags:
-        variables["FLAGS"] = " ".join(flags)
-    # make reads a $ as the start of a variable's name
-    words = [f"{name}={value}".replace("$", "$$") for name, value in variables.items()]
-    return f"make repair {shlex.join(words)}"
+        variables["FLAGS"] = shell_command(flags)  # make gives it to a shell as it is
+    return f"make repair {' '.join(make_variable(*item) for item in variables.items())}"
 
 
 def default_val_folds(manifest: Manifest, without: Iterable[int] = ()) -> tuple[int, ...]:

@@ -16,7 +16,8 @@ import urllib.parse
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-from ucf50_tfrecord.specs import UserError, install_command
+from ucf50_tfrecord.specs import UserError
+from ucf50_tfrecord.texts import install_command, tensorflow_reason
 
 _CONNECT_SECS, _READ_SECS = 10, 30
 _MAX_ATTEMPTS = 3
@@ -254,9 +255,9 @@ class _Gfile(_Store):
             yield
         except self._errors.NotFoundError as error:
             _check_server(url)
-            raise FileNotFoundError(error.message) from error
+            raise FileNotFoundError(tensorflow_reason(error)) from error
         except self._errors.OpError as error:
-            raise OSError(error.message) from error
+            raise OSError(tensorflow_reason(error)) from error
 
 
 def _check_server(url: str) -> None:

@@ -8,11 +8,7 @@ library.
 from __future__ import annotations
 
 import dataclasses
-import os
-import pathlib
 import re
-import shlex
-import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -76,14 +72,6 @@ class UserError(ValueError):
 
     Entry points print it without a traceback and exit with status 2.
     """
-
-
-def install_command(extras: str) -> str:
-    """Returns the command that installs extras, such as "convert,train", in the versions that are tested."""
-    python = pathlib.Path(sys.executable)
-    if python.is_relative_to(os.getcwd()):
-        python = python.relative_to(os.getcwd())
-    return f"{shlex.quote(str(python))} -m tools.install {extras}"
 
 
 def expect(condition: bool, expected: str, **received: Any) -> None:
@@ -521,7 +509,10 @@ def format_bytes(num_bytes: int) -> str:
 
 
 def printable(text: str) -> str:
-    """Escapes line breaks, and what is no character at all: names of files need not be UTF-8."""
+    """Escapes what a terminal does not show as a character: control characters, line breaks, directions of writing.
+
+    Also what is no character at all: names of files need not be UTF-8.
+    """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

@@ -16,7 +16,7 @@ from tools.checkup import devices, environment, finding, host, packages, sets, s
 from tools.checkup.finding import Options, ask, fail, ok, warn
 from tools.checkup.speed import Rates
 from ucf50_tfrecord import manifest as manifest_lib
-from ucf50_tfrecord import storage, workers
+from ucf50_tfrecord import storage, texts, workers
 from ucf50_tfrecord.sandbox import Sandbox
 from ucf50_tfrecord.training import run as run_lib
 
@@ -359,14 +359,14 @@ def test_a_cpu_quota_is_that_of_the_tightest_group(tmp_path, monkeypatch):
 
 
 def test_findings_fit_80_columns_and_commands_can_be_pasted(tmp_path):
-    command = "echo " + " ".join(f"'word {number}'" for number in range(30))
+    words = [f"word  {number}, it's" + "\x1b" * (number % 2) for number in range(30)]
+    command = f"printf '%s;' {texts.shell_command(words)}"
     lines = doctor.format_finding(warn("a text " * 40, "do " * 40, command=command))
     assert max(map(len, lines)) <= 80 and lines[0].startswith("  warn a text")
     first = next(number for number, line in enumerate(lines) if line.lstrip().startswith("$"))
     script = "\n".join(lines[first:]).replace("$ ", "", 1)
-    pasted = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout
-    asked = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True).stdout
-    assert " ".join(pasted.split()) == " ".join(asked.split())
+    pasted = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout
+    assert pasted == "".join(f"{word};" for word in words)
 
 
 def test_a_check_that_breaks_is_a_line(monkeypatch):

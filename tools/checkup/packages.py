@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from tools import pins
 from tools.checkup.finding import Answer, Finding, NoAnswer, Options, ask, fail, ok, warn
-from ucf50_tfrecord import specs
+from ucf50_tfrecord import texts
 
 TENSORFLOW_SECS, _IMPORT_SECS = 180.0, 60.0
 _PYTHONS = ((3, 11), (3, 13))
@@ -69,7 +69,7 @@ def install_command(extras: str = "convert,train") -> str:
     """Returns the command that brings this environment to the tested versions."""
     # With tensorflow-io the versions are others.
     with_io = installed_versions()[IO] and "io" not in extras.split(",")
-    return specs.install_command(f"{extras},io" if with_io else extras)
+    return texts.install_command(f"{extras},io" if with_io else extras)
 
 
 def _reinstall_command(package: str) -> str:

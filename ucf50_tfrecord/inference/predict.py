@@ -188,7 +188,7 @@ class Predictor:
         )
 
     def _read(self, frames: BinaryIO, places: np.ndarray) -> np.ndarray | None:
-        """Reads clips' frames, uint8 [B, T, H, W, 3], by their places in the file, int64 [B, T]; None if one is gone."""
+        """Reads clips' frames, uint8 [B, T, H, W, 3], by their places, int64 [B, T]; None if one is gone."""
         batch = np.empty((*places.shape, *self._format.shape[1:]), np.uint8)
         for out, place in zip(batch.reshape(places.size, -1), places.flat):
             if os.preadv(frames.fileno(), [out], int(place) * out.size) != out.size:
