@@ -46,7 +46,7 @@ RECIPES := $(patsubst pipelines/recipes/%.flags,%,$(wildcard pipelines/recipes/*
 flag = $(if $(2),--$(1)='$(subst ','\'',$(2))')
 DATA_FLAGS = $(call flag,videos,$(VIDEOS)) $(call flag,data,$(DATA)) $(call flag,size,$(SIZE)) $(call flag,frames,$(FRAMES))
 
-.PHONY: help train shards verify repair evaluate predict export compare compare-check tensorboard inspect doctor help-models bench bench-fetch test test-readers test-remote test-io lint audit pins clean
+.PHONY: help train shards verify repair evaluate predict export compare compare-check tensorboard inspect doctor help-models bench bench-fetch test test-readers test-remote test-io fuzz lint audit pins clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets and variables.
@@ -137,6 +137,9 @@ test-remote: $(VENV)/installed-remote  ## Run the tests of datasets in object st
 
 test-io: $(VENV)-io/installed  ## Run the same with tensorflow-io.
 	$(VENV)-io/bin/python -m pytest --numprocesses 0 tests/stores $(FLAGS)
+
+fuzz: $(VENV)/installed  ## Feed damaged and hostile files to the programs; FLAGS=--secs=3600.
+	$(PYTHON) -m tools.fuzz $(call flag,seed,$(SEED)) $(FLAGS)
 
 lint: $(VENV)/installed-lint  ## Check style and imports.
 	$(PYTHON) -m black --quiet --check --line-length 110 ucf50_tfrecord pipelines tools tests
