@@ -153,8 +153,8 @@ def write_again(path: pathlib.Path) -> None:
     console.load_tensorflow()
     from ucf50_tfrecord.evaluation import results as results_lib
 
-    check_folder(path.parent)
     results = results_lib.load(path)
+    check_folder(path.parent)
     clips = None
     if flags.FLAGS["data"].value:
         manifest = manifest_lib.load(flags.FLAGS["data"].value)

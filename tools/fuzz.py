@@ -18,18 +18,17 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
-import shlex
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 
 from absl import flags
 
-from pipelines import console
+from pipelines import console, terminal
 from tools.fuzzing import hostile, jsons, samples, seeds, videos, watched
 from tools.fuzzing.findings import Findings
 from ucf50_tfrecord.specs import expect
+from ucf50_tfrecord.texts import shell_command
 
 _SECS = flags.DEFINE_float("secs", 600.0, "Begin nothing new after so many seconds.", lower_bound=0.0)
 _SEED = flags.DEFINE_integer("seed", 0, "Decides the mutants.")
@@ -47,10 +46,11 @@ _PROGRESS_SECS = 30.0
 
 
 class Progress:
-    """Prints a line of progress: over and over on a terminal, elsewhere now and then."""
+    """Shows progress: a bar on a terminal, elsewhere a line now and then."""
 
     def __init__(self, findings: Findings):
         self._findings = findings
+        self._bar = console.progress_bar(_VIDEOS.value + _JSON.value, "file", "fuzzing")
         self._started = self._shown = time.monotonic()
         self.num_videos = self.num_json = 0
 
@@ -59,15 +59,18 @@ class Progress:
         return time.monotonic() - self._started
 
     def show(self) -> None:
-        text = (
-            f"videos {self.num_videos}/{_VIDEOS.value}  JSON {self.num_json}/{_JSON.value}  "
-            f"failures {self._findings.total}  {self.secs:.0f} s"
-        )
-        if sys.stderr.isatty():
-            print(f"\r{text}", end="", file=sys.stderr, flush=True)
-        elif time.monotonic() - self._shown >= _PROGRESS_SECS:
+        self._bar.update(self.num_videos + self.num_json - self._bar.n)
+        self._bar.set_postfix_str(f"{self._findings.total} failures")
+        if self._bar.disable and time.monotonic() - self._shown >= _PROGRESS_SECS:
             self._shown = time.monotonic()
-            print(text, flush=True)
+            terminal.say(
+                f"videos {self.num_videos}/{_VIDEOS.value}  JSON {self.num_json}/{_JSON.value}  "
+                f"failures {self._findings.total}  {self.secs:.0f} s",
+                flush=True,
+            )
+
+    def close(self) -> None:
+        self._bar.close()
 
 
 def main() -> int:
@@ -79,10 +82,11 @@ def main() -> int:
             ending = run(progress, try_videos, try_json) or ending
     except KeyboardInterrupt:
         ending = "interrupted"
-    if sys.stderr.isatty():
-        print(file=sys.stderr)
-    print(f"{progress.num_videos} videos, {progress.num_json} JSON files, {progress.secs:.0f} s: {ending}")
-    print(findings.table())
+    progress.close()
+    terminal.say(
+        f"{progress.num_videos} videos, {progress.num_json} JSON files, {progress.secs:.0f} s: {ending}",
+        *findings.table(),
+    )
     return 130 if ending == "interrupted" else int(findings.total > 0)
 
 
@@ -128,7 +132,7 @@ def campaign(findings: Findings) -> Iterator[tuple[Callable, Callable]]:
     num_workers = _WORKERS.value or len(os.sched_getaffinity(0))
     again = [console.python(), "-m", "tools.fuzz", f"--seed={_SEED.value}"]
     again += [f"--seeds={_SEEDS.value}"] if _SEEDS.value else []
-    command = shlex.join(again)
+    command = shell_command(again)
     with contextlib.ExitStack() as stack:
         work = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ucf50-fuzz-")))
         listener = watched.Listener()

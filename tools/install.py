@@ -11,7 +11,6 @@ setuptools are brought to the pinned versions first.
 # Runs in an empty environment, so it imports the standard library alone.
 from __future__ import annotations
 
-import argparse
 import configparser
 import pathlib
 import re
@@ -21,13 +20,14 @@ import tempfile
 import tomllib
 from collections.abc import Sequence
 
+from pipelines import terminal
 from tools.pins import REPOSITORY, normalize, pins_file, read_pins
 
 _PIP = (sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = terminal.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("extras", help="names of extras, with commas")
     parser.add_argument("--reinstall", metavar="PACKAGE", help="a package to install again, as it is broken")
     arguments = parser.parse_args()

@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Iterable
 
 from ucf50_tfrecord import storage
-from ucf50_tfrecord.specs import printable
 
 # Of failures of one kind only the first are kept: a single fault can have thousands.
 _MAX_KEPT_PER_KIND = 3
@@ -120,15 +119,15 @@ class Findings:
             },
         )
 
-    def table(self) -> str:
-        """Returns the counters by stage, then the notes, then the commonest kinds of problems."""
+    def table(self) -> list[str]:
+        """Returns lines: the counters by stage, then the notes, then the commonest kinds of problems."""
         lines = [f"{'':<52}" + "".join(f"{stage:>15}" for stage in Stage)]
         for counter in Counter:
             cells = "".join(f"{self.counts[stage, counter]:>15}" for stage in Stage)
             lines.append(f"{counter:<52}{cells}")
         lines += [f"{note:<52}{count:>15}" for note, count in sorted(self.notes.items())]
         for (stage, counter, kind), count in self.kinds.most_common(_MAX_KINDS_SHOWN):
-            lines.append(f"  {count:>6} x {stage}: {counter}: {printable(kind)}")
+            lines.append(f"  {count:>6} x {stage}: {counter}: {kind}")
         if self.total:
             lines.append(f"Inputs and commands: {self.folder}")
-        return "\n".join(lines)
+        return lines

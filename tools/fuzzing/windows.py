@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 
 import numpy as np
 
+from pipelines import terminal
 from tools.fuzzing.reference import digest
 from ucf50_tfrecord.inference import decoding
 from ucf50_tfrecord.specs import ClipFormat, DecodeLimits, WindowSpec
@@ -26,13 +28,15 @@ def main() -> None:
     videos, _ = decoding.find_videos(asked["paths"])
     with contextlib.closing(decoder(videos)) as decoded:
         for video, result in decoded:
-            print(json.dumps({"path": video.path} | _describe(result, clip_format)))
+            terminal.say(json.dumps({"path": video.path} | _describe(result, clip_format)))
 
 
 def _describe(result: decoding.DecodedVideo | decoding.Failed, clip_format: ClipFormat) -> dict:
     if isinstance(result, decoding.Failed):
         return {"cause": result.cause}
-    frames = np.fromfile(result.frames_path, np.uint8).reshape(-1, *clip_format.shape[1:])
+    num_bytes = os.fstat(result.frames.fileno()).st_size
+    frames = np.frombuffer(os.pread(result.frames.fileno(), num_bytes, 0), np.uint8)
+    frames = frames.reshape(-1, *clip_format.shape[1:])
     return {"windows": len(result.places), "digests": [digest(frames[clip]) for clip in result.places[0]]}
 
 
