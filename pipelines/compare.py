@@ -61,13 +61,15 @@ _STRATEGY = flags.DEFINE_enum(
 for _module in (train_flags, convert, inputs):
     flags.adopt_module_key_flags(_module)
 
-_FOLDER_KIND = "comparison"
+_FOLDER_KIND = "a comparison"
 _RECIPES = pathlib.Path(__file__).parent / "recipes"
 
 
 def main() -> None:
     given = [name for name in ("runs", "results") if flags.FLAGS[name].value]
     expect(len(given) < 2, "either --runs or --results", given=given)
+    if _OUTPUT.value:
+        check_folder(_OUTPUT.value)
     if _RESULTS.value:
         write_again(pathlib.Path(_RESULTS.value))
     elif _RUNS.value:

@@ -27,7 +27,7 @@ _OUTPUT = flags.DEFINE_string(
     "output", None, "Folder for the results. Default: <run>/evaluation-<weights>-<folds>."
 )
 
-_FOLDER_KIND = "evaluation"
+_FOLDER_KIND = "an evaluation"
 
 flags.adopt_module_key_flags(run_flags)
 flags.adopt_module_key_flags(inputs)

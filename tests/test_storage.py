@@ -156,22 +156,24 @@ def is_earlier(names):
 
 def test_a_claimed_folder_is_known_by_its_marker(tmp_path):
     folder = tmp_path / "deep" / "folder"
-    storage.check_own(folder, "cache", is_earlier)
+    storage.check_own(folder, "a cache", is_earlier)
     assert not folder.exists()
-    storage.claim_folder(folder, "cache", is_earlier)
+    storage.claim_folder(folder, "a cache", is_earlier)
     (folder / "anything").touch()
-    storage.claim_folder(folder, "cache", is_earlier)
-    with pytest.raises(UserError, match="a folder for a comparison: .* holds files of another kind: 'cache'"):
-        storage.claim_folder(folder, "comparison", is_earlier)
+    storage.claim_folder(folder, "a cache", is_earlier)
+    with pytest.raises(
+        UserError, match="a folder for a comparison: .* holds files of another kind: 'a cache'"
+    ):
+        storage.claim_folder(folder, "a comparison", is_earlier)
 
 
 def test_a_folder_of_something_else_is_not_claimed(tmp_path):
     (tmp_path / "mine").touch()
     with pytest.raises(UserError, match=f"Received: {tmp_path}, which holds other files, such as 'mine'"):
-        storage.claim_folder(tmp_path, "cache", is_earlier)
+        storage.claim_folder(tmp_path, "a cache", is_earlier)
     assert os.listdir(tmp_path) == ["mine"]
     (tmp_path / "earlier").touch()
-    storage.claim_folder(tmp_path, "cache", is_earlier)
+    storage.claim_folder(tmp_path, "a cache", is_earlier)
 
 
 def test_chosen_files_are_removed_and_folders_never(tmp_path):

@@ -451,7 +451,9 @@ class TrainSpec:
         expect(self.optimizer in OPTIMIZERS, f"an optimizer out of {OPTIMIZERS}", optimizer=self.optimizer)
         expect(self.schedule in SCHEDULES, f"a schedule out of {SCHEDULES}", schedule=self.schedule)
         expect(
-            0 < self.learning_rate <= 1e6, "a learning rate above 0, to 1e6", learning_rate=self.learning_rate
+            0 < self.learning_rate <= 1e38,
+            "a learning rate above 0, to 1e38",
+            learning_rate=self.learning_rate,
         )
         expect(
             0 <= self.warmup_epochs <= self.epochs,

@@ -146,7 +146,7 @@ def check_own(folder: str | os.PathLike, kind: str, is_earlier: Callable[[set[st
 
     Args:
       folder: it may not exist yet.
-      kind: what it is for, such as "comparison".
+      kind: what it is for, such as "a comparison".
       is_earlier: tells by the names in a folder without a marker whether an earlier version, which made no
         markers, wrote it.
 
@@ -158,10 +158,10 @@ def check_own(folder: str | os.PathLike, kind: str, is_earlier: Callable[[set[st
     if marked == kind:
         return
     if marked is not None or (names and not is_earlier(names)):
-        other = f"files of another kind: {marked!r}"
-        what = f"other files, such as {min(names)!r}" if marked is None else other
+        first = min(names, key=lambda name: (name.startswith("."), name))
+        what = f"other files, such as {first!r}" if marked is None else f"files of another kind: {marked!r}"
         raise UserError(
-            f"Expected a folder for a {kind}: new, empty or written as such before. Received: {folder}, "
+            f"Expected a folder for {kind}: new, empty or written as such before. Received: {folder}, "
             f"which holds {what}"
         )
 

@@ -34,7 +34,7 @@ _ROOM_WAIT_SECS, _ROOM_POLL_SECS = 60.0, 0.1
 _LOCK_WAIT_SECS = 3600.0  # another process downloads the same shard
 # Copies, and those that are being made, with the bytes they will take. Other files of the folder are left alone.
 _COPY, _PART = re.compile(r"[0-9a-f]{64}\.tfrecord"), re.compile(r"[0-9a-f]{64}-([0-9]+)\.part")
-_FOLDER_KIND = "cache of shards"
+_FOLDER_KIND = "a cache of shards"
 # By these a cache is known that an earlier version made.
 _OWN = re.compile(rf"{_COPY.pattern}|{_PART.pattern}|\.lock-room|\.lock-[0-9a-f]{{2}}")
 
