@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.drawing.test_document import Page
 from tests.report import tiny
-from tests.report.test_document import Page
 from tests.report.tiny import tiny_cell, tiny_results, tiny_verdict
 from ucf50_tfrecord.dataset import perturb
 from ucf50_tfrecord.evaluation import results as results_lib
 from ucf50_tfrecord.evaluation import verdicts as verdicts_lib
 from ucf50_tfrecord.evaluation.verdicts import NO, UNKNOWN
 from ucf50_tfrecord.report import build as report
-from ucf50_tfrecord.report import document
+from ucf50_tfrecord.specs import printable
 
 SECTIONS = [
     "Verdicts",
@@ -358,7 +358,7 @@ def test_any_class_name_survives(tmp_path):
     results = full_results(names=ODD_NAMES, ids=ids)
     page, _, _ = written(tmp_path, results, read_clips=read_clips([]))
     for name in (*ODD_NAMES, *(ids[i] for i in (1, 5))):
-        assert document.printable(name) in page.text
+        assert printable(name) in page.text
     tables = re.findall(r"(?:^\|.*\n)+", (tmp_path / "report.md").read_text(), re.MULTILINE)
     for table in tables:
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1

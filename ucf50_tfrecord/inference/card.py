@@ -16,14 +16,14 @@ import numpy as np
 from ucf50_tfrecord import record, storage
 from ucf50_tfrecord.dataset.clips import Clips, load_clips
 from ucf50_tfrecord.dataset.perturb import SHUFFLES
+from ucf50_tfrecord.drawing import document
+from ucf50_tfrecord.drawing.document import Block, Bullets, Code, Heading, Paragraph, Table
 from ucf50_tfrecord.evaluation import statistics
 from ucf50_tfrecord.evaluation.results import Condition, Results
 from ucf50_tfrecord.inference import snippets
 from ucf50_tfrecord.inference.snippets import FILENAMES
 from ucf50_tfrecord.inference.sources import Sources
 from ucf50_tfrecord.manifest import Manifest
-from ucf50_tfrecord.report import document
-from ucf50_tfrecord.report.document import Block, Bullets, Code, Heading, Paragraph, Table
 from ucf50_tfrecord.report.scores import TOP, shown
 from ucf50_tfrecord.specs import THREE_BLOCK, AugmentSpec, UserError, format_folds, to_json
 

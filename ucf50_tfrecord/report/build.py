@@ -11,13 +11,14 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from ucf50_tfrecord import record
+from ucf50_tfrecord import record, storage
 from ucf50_tfrecord.dataset import perturb
+from ucf50_tfrecord.drawing import document
+from ucf50_tfrecord.drawing.document import Block, Bullets, Document, Heading, Paragraph, Table
 from ucf50_tfrecord.evaluation.results import Condition, Results
 from ucf50_tfrecord.evaluation.verdicts import MARGIN, Verdict
-from ucf50_tfrecord.report import answers, causes, document, leaks, performance
+from ucf50_tfrecord.report import answers, causes, leaks, performance
 from ucf50_tfrecord.report.causes import ReadClips
-from ucf50_tfrecord.report.document import Block, Bullets, Document, Heading, Paragraph, Table
 from ucf50_tfrecord.report.scores import Scores
 from ucf50_tfrecord.specs import FRAME_ORDERS
 
@@ -50,7 +51,9 @@ def write(
       UserError: if a file cannot be written.
     """
     content = build(results, verdicts, read_clips=read_clips, notes=notes)
-    document.write(folder, content, name=NAME)
+    for path, data in document.to_files(content, NAME).items():
+        with storage.atomic_write(folder / path) as file:
+            file.write(data)
     return {figure.name: figure.pixels for figure in content.figures}
 
 

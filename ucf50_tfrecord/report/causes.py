@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from ucf50_tfrecord.drawing import canvas, class_scores, diagrams
+from ucf50_tfrecord.drawing.document import Block, Bullets, Figure, Heading, Paragraph, Table, file_name
 from ucf50_tfrecord.evaluation.recurrence import GATES
 from ucf50_tfrecord.evaluation.results import Condition, Results
 from ucf50_tfrecord.evaluation.statistics import Estimate
-from ucf50_tfrecord.report import plots
-from ucf50_tfrecord.report.document import Block, Bullets, Figure, Heading, Paragraph, Table, file_name
 from ucf50_tfrecord.report.scores import Scores, excludes_zero, shown
-from ucf50_tfrecord.training import figures
 
 # Clips' indices int64 [M] to uint8 [M, T, H, W, 3].
 ReadClips = Callable[[np.ndarray], np.ndarray]
@@ -55,10 +54,10 @@ def recurrence(scores: Scores) -> Iterator[Block]:
         curves = [_curve(model, style[model], [c[key] for c in cells]) for model, cells in found.items()]
         is_probe = key == "probe_accuracy"
         reference = chance if is_probe else None
-        charts.append(plots.Chart(title, "frame", ylabel, curves, log=not is_probe, reference=reference))
+        charts.append(diagrams.Chart(title, "frame", ylabel, curves, log=not is_probe, reference=reference))
     caption = "Means over trainings, bands from the least to the most. Gradients are on a logarithmic axis."
     alt = "Gradients by frame and accuracy of a linear probe by frame, a line a model."
-    yield Figure("recurrence", plots.draw_charts(charts), caption, alt, plots.DPI)
+    yield Figure("recurrence", diagrams.draw_charts(charts), caption, alt, canvas.PRINT_DPI)
     rows = [[model, *_memory(cells)] for model, cells in found.items()]
     total = scores.results.num_frames
     caption = (
@@ -75,10 +74,10 @@ def _inspected(results: Results, model: str) -> list[dict[str, Any]]:
     return [result.recurrence for result in cells if result.recurrence]
 
 
-def _curve(name: str, style: int, rows: Sequence[Sequence[float]]) -> plots.Curve:
+def _curve(name: str, style: int, rows: Sequence[Sequence[float]]) -> diagrams.Curve:
     table = np.array(rows, float)  # [cells, T]
     frames = np.arange(1, table.shape[1] + 1)
-    return plots.Curve(name, style, frames, table.mean(axis=0), table.min(axis=0), table.max(axis=0))
+    return diagrams.Curve(name, style, frames, table.mean(axis=0), table.min(axis=0), table.max(axis=0))
 
 
 def _memory(cells: Sequence[dict[str, Any]]) -> list[str]:
@@ -95,14 +94,18 @@ def _gates(found: dict[str, list[dict[str, Any]]]) -> Iterator[Block]:
         gates = [gate for gate in GATES if all(gate in cell["gates"] for cell in cells)]
         curves = [_curve(g, GATES.index(g), [cell["gates"][g] for cell in cells]) for g in gates]
         if curves:
-            charts.append(plots.Chart(model, "frame", "mean activity (0 to 1)", curves))
+            charts.append(diagrams.Chart(model, "frame", "mean activity (0 to 1)", curves))
     if charts:
         caption = (
             "Activity of the LSTMs' gates, mean over units and clips, from 0 (closed) to 1 (open). A forget gate "
             "near 1 keeps what is remembered, and lets gradients through."
         )
         yield Figure(
-            "gates", plots.draw_charts(charts), caption, "Gate activity by frame, a line a gate.", plots.DPI
+            "gates",
+            diagrams.draw_charts(charts),
+            caption,
+            "Gate activity by frame, a line a gate.",
+            canvas.PRINT_DPI,
         )
 
 
@@ -118,7 +121,10 @@ def errors(scores: Scores, read_clips: ReadClips | None) -> Iterator[Block]:
         caption = f"{model}: what each class is taken for; {right} of {total} predictions of all seeds right."
         alt = f"Confusion matrix of {model}; its largest entries are in the table of confused pairs."
         yield Figure(
-            f"confusion_{file_name(model)}", figures.draw_confusion(matrix, results.classes), caption, alt
+            f"confusion_{file_name(model)}",
+            class_scores.draw_confusion(matrix, results.classes),
+            caption,
+            alt,
         )
     yield from _confused(scores, read_clips)
     yield from _class_gains(scores)
@@ -170,7 +176,7 @@ def _class_gains(scores: Scores) -> Iterator[Block]:
     yield Heading("Which classes gain over a model that cannot see order", 3)
     gains = {m: scores.changes_by_class(Condition(m), Condition(control)) for m, control in controls.items()}
     panels = [
-        plots.Panel(
+        diagrams.Panel(
             model,
             "gain of accuracy (0 to 1)",
             {model: gain},
@@ -179,12 +185,14 @@ def _class_gains(scores: Scores) -> Iterator[Block]:
         )
         for model, gain in gains.items()
     ]
-    picture = plots.draw_forest(classes, panels, panel_width=2.3)
+    picture = diagrams.draw_forest(classes, panels, panel_width=2.3)
     caption = (
         "Each class's accuracy less that of a model that cannot see order, on the same clips; 95% intervals "
         "over groups."
     )
-    yield Figure("class_gains", picture, caption, "What lies beyond its interval is named below.", plots.DPI)
+    yield Figure(
+        "class_gains", picture, caption, "What lies beyond its interval is named below.", canvas.PRINT_DPI
+    )
     yield Bullets(
         [_gain_words(f"{model} over {controls[model]}", gain, classes) for model, gain in gains.items()]
     )
@@ -242,5 +250,5 @@ def strips(
     name: str, read_clips: ReadClips, clips: np.ndarray, captions: Sequence[str], caption: str
 ) -> Figure:
     """Shows clips below each other, each with its caption."""
-    picture = figures.draw_mistakes(read_clips(clips.astype(np.int64)), captions)
+    picture = class_scores.draw_captioned_clips(read_clips(clips.astype(np.int64)), captions)
     return Figure(name, picture, caption, "; ".join(captions), photo=True)

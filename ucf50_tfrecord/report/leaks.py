@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from ucf50_tfrecord import record
+from ucf50_tfrecord.drawing.document import Block, Bullets, Cell, Heading, Paragraph, Table
 from ucf50_tfrecord.evaluation import audit
 from ucf50_tfrecord.evaluation.results import SPLITS, Condition, Results
 from ucf50_tfrecord.evaluation.verdicts import YES, Verdict
 from ucf50_tfrecord.report.answers import TONES, find
 from ucf50_tfrecord.report.causes import ReadClips, strips
-from ucf50_tfrecord.report.document import Block, Bullets, Cell, Heading, Paragraph, Table
 from ucf50_tfrecord.report.scores import Scores, shown
 
 _NUM_PAIR_STRIPS = 3

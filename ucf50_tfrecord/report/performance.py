@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from ucf50_tfrecord.dataset import perturb
+from ucf50_tfrecord.drawing import canvas, diagrams
+from ucf50_tfrecord.drawing.document import Block, Cell, Figure, Heading, Paragraph, Table, file_name
 from ucf50_tfrecord.evaluation.results import SHUFFLED, Condition
 from ucf50_tfrecord.evaluation.statistics import Estimate
 from ucf50_tfrecord.evaluation.verdicts import Verdict
-from ucf50_tfrecord.report import plots
 from ucf50_tfrecord.report.answers import TONES
-from ucf50_tfrecord.report.document import Block, Cell, Figure, Heading, Paragraph, Table, file_name
 from ucf50_tfrecord.report.scores import Scores, excludes_zero, shown
 
 _CHANGE = "change of accuracy (0 to 1)"
@@ -42,7 +42,7 @@ def _scores(scores: Scores) -> Iterator[Block]:
     chance = scores.chance(max(conditions.values(), key=lambda condition: scores.tested(condition).sum()))
     yield Heading("Scores")
     panels = [
-        plots.Panel(
+        diagrams.Panel(
             title,
             "0 to 1",
             {title: list(values.values())},
@@ -53,7 +53,7 @@ def _scores(scores: Scores) -> Iterator[Block]:
     ]
     caption = "Accuracy and macro F1 with 95% intervals over groups; the ticks below are the seeds."
     alt = "; ".join(f"{model}: accuracy {accuracy[model]}, macro F1 {f1[model]}" for model in scores.models)
-    yield Figure("scores", plots.draw_forest(scores.models, panels), caption, alt, plots.DPI)
+    yield Figure("scores", diagrams.draw_forest(scores.models, panels), caption, alt, canvas.PRINT_DPI)
     rows = [
         [model, shown(accuracy[model]), shown(f1[model]), _spread(seeds[model][0]), _spread(seeds[model][1])]
         for model in scores.models
@@ -151,10 +151,14 @@ def _interventions(scores: Scores) -> Iterator[Block]:
     }
     values = np.array([[e.value if e else np.nan for e in row] for row in changes.values()])
     unsure = np.array([[not excludes_zero(estimate) for estimate in row] for row in changes.values()])
-    picture = plots.draw_changes(values, rows=scores.models, columns=names, label=_CHANGE, unsure=unsure)
+    picture = diagrams.draw_changes(values, rows=scores.models, columns=names, label=_CHANGE, unsure=unsure)
     caption = "Change of accuracy under each intervention; grey where its 95% interval holds 0."
     yield Figure(
-        "interventions", picture, caption, "The numbers are those of the table that follows.", plots.DPI
+        "interventions",
+        picture,
+        caption,
+        "The numbers are those of the table that follows.",
+        canvas.PRINT_DPI,
     )
     rows = [[name, *(_marked(changes[model][i]) for model in scores.models)] for i, name in enumerate(names)]
     caption = "Change of accuracy against the clip as it is, with 95% intervals over groups; shaded where they miss 0."
@@ -179,13 +183,13 @@ def _horizon_figure(scores: Scores) -> Iterator[Block]:
             found = [(k, scores.accuracy(Condition(model, perturbation=n))) for k, n in zip(counts, names)]
             known = [(k, e.value, e.low, e.high) for k, e in found if e is not None]
             if len(known) > 1:  # more than the whole clip
-                curves.append(plots.Curve(model, style, *zip(*known)))
+                curves.append(diagrams.Curve(model, style, *zip(*known)))
         if curves:
             ticks = {k: str(k) if k < total else f"all {k}" for k in counts}
             chance = scores.chance(Condition(scores.models[0]))[0], "most frequent class"
             axes = (f"number of {end} frames shown", "accuracy (0 to 1)")
             charts.append(
-                plots.Chart(f"only the {end} frames", *axes, curves, xticks=ticks, reference=chance)
+                diagrams.Chart(f"only the {end} frames", *axes, curves, xticks=ticks, reference=chance)
             )
     if charts:
         yield Heading("Memory horizon", 3)
@@ -195,7 +199,7 @@ def _horizon_figure(scores: Scores) -> Iterator[Block]:
         alt = (
             "Accuracy against the number of frames shown; the numbers follow from the table of interventions."
         )
-        yield Figure("horizon", plots.draw_charts(charts), caption, alt, plots.DPI)
+        yield Figure("horizon", diagrams.draw_charts(charts), caption, alt, canvas.PRINT_DPI)
 
 
 def _by_class(scores: Scores, names: Sequence[str]) -> Iterator[Block]:
@@ -208,12 +212,12 @@ def _by_class(scores: Scores, names: Sequence[str]) -> Iterator[Block]:
         )
         for model in scores.models
     }
-    limit = plots.color_range(np.stack(list(tables.values())))
+    limit = diagrams.colour_limit(np.stack(list(tables.values())))
     for model, table in tables.items():
-        picture = plots.draw_changes(table, rows=classes, columns=names, label=_CHANGE, limit=limit)
+        picture = diagrams.draw_changes(table, rows=classes, columns=names, label=_CHANGE, limit=limit)
         caption = f"{model}: change of each class's accuracy (its recall) under each intervention."
         alt = "A class a row, an intervention a column, the change as a number."
-        yield Figure(f"interventions_{file_name(model)}", picture, caption, alt, plots.DPI)
+        yield Figure(f"interventions_{file_name(model)}", picture, caption, alt, canvas.PRINT_DPI)
     models = [m for m in scores.sequence_models if scores.tested(Condition(m, perturbation=SHUFFLED)).any()]
     if not models:
         return
@@ -253,15 +257,15 @@ def _trainings(scores: Scores) -> Iterator[Block]:
         for name, (t, p) in _TRAININGS.items()
     }
     series = {name: found for name, found in series.items() if any(found)}
-    panel = plots.Panel("", "accuracy (0 to 1), 95% intervals over groups", series)
-    picture = plots.draw_forest(models, [panel], panel_width=7.0)
+    panel = diagrams.Panel("", "accuracy (0 to 1), 95% intervals over groups", series)
+    picture = diagrams.draw_forest(models, [panel], panel_width=7.0)
     alt = "The numbers are those of the table that follows."
     yield Figure(
         "trainings",
         picture,
         "Accuracy by what the frames were like in training and in the test.",
         alt,
-        plots.DPI,
+        canvas.PRINT_DPI,
     )
     rows = [[model, *(shown(found[i]) for found in series.values())] for i, model in enumerate(models)]
     yield Table(

@@ -4,8 +4,8 @@ import re
 import numpy as np
 from PIL import Image
 
-from ucf50_tfrecord.report import document
-from ucf50_tfrecord.report.document import Bullets, Cell, Code, Document, Figure, Heading, Paragraph, Table
+from ucf50_tfrecord.drawing import document
+from ucf50_tfrecord.drawing.document import Bullets, Cell, Code, Document, Figure, Heading, Paragraph, Table
 
 VOID = {"br", "hr", "img", "input", "link", "meta", "wbr"}
 ODD = 'a<b> & "c" | d* _e_ `f` $g$ [h](i)\nj \udce9'
@@ -47,7 +47,9 @@ def picture(colour=(255, 0, 0)):
 
 
 def written(tmp_path, *blocks, title="Title"):
-    document.write(tmp_path, Document(title, blocks), name="page")
+    for path, data in document.to_files(Document(title, blocks), "page").items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_bytes(data)
     return Page((tmp_path / "page.html").read_text()), (tmp_path / "page.md").read_text()
 
 
@@ -137,3 +139,11 @@ def test_writing_again_gives_the_same_bytes(tmp_path):
     files = [path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file()]
     assert len(files) == 3
     assert all((tmp_path / "a" / f).read_bytes() == (tmp_path / "b" / f).read_bytes() for f in files)
+
+
+def test_figures_in_sequence_share_a_row(tmp_path):
+    def figure(name):
+        return Figure(name, picture(), "", "")
+
+    page, _ = written(tmp_path, figure("a"), figure("b"), Paragraph("x"), figure("c"))
+    assert page.attributes("class").count("row") == 2
