@@ -43,7 +43,7 @@ def test_forest_of_models_with_seeds_and_gaps():
     assert rgb(canvas.COLOURS[3]) not in colours(pixels)  # nothing was tested
 
 
-def test_forest_of_several_series_has_room_for_each():
+def test_forest_leaves_space_for_each_of_several_series():
     rows = ["rnn", "lstm"]
     one = diagrams.draw_forest(rows, [Panel("", "x", {"only": estimates(2)})])
     four = diagrams.draw_forest(rows, [Panel("", "x", {f"$number$ {i}": estimates(2) for i in range(4)})])
@@ -59,7 +59,7 @@ def test_changes_are_orange_below_and_blue_above_zero():
     assert found[0] == pytest.approx(found[1], rel=0.2)
 
 
-def test_small_changes_are_not_painted_strongly_and_none_is_grey():
+def test_small_changes_are_pale_and_missing_ones_grey():
     pixels = diagrams.draw_changes(np.array([[-0.01, np.nan]]), rows=["m"], columns=["a", "b"], label="x")
     counts = {
         colour: np.mean(np.all(pixels == colour, axis=2)) for colour in (ORANGE, WHITE, (224, 224, 224))
@@ -67,7 +67,7 @@ def test_small_changes_are_not_painted_strongly_and_none_is_grey():
     assert counts[ORANGE] < 0.01 and counts[224, 224, 224] > 0.01
 
 
-def test_pictures_of_one_limit_have_the_same_colours():
+def test_pictures_with_a_common_limit_share_their_colours():
     options = dict(rows=["m"], columns=["a"], label="x")
     alone = diagrams.draw_changes(np.array([[-0.2]]), **options)
     beside = diagrams.draw_changes(
@@ -77,7 +77,7 @@ def test_pictures_of_one_limit_have_the_same_colours():
     assert not np.array_equal(alone, beside)
 
 
-def test_changes_of_fifty_classes_have_a_row_each():
+def test_changes_of_fifty_classes_have_one_row_each():
     rng = np.random.default_rng(0)
     few, many = (
         diagrams.draw_changes(
@@ -88,7 +88,7 @@ def test_changes_of_fifty_classes_have_a_row_each():
         )
         for count in (8, 50)
     )
-    rows = (many.shape[0] - few.shape[0]) / 42  # pixels of a row
+    rows = (many.shape[0] - few.shape[0]) / 42  # pixels per row
     assert 0.2 < rows / canvas.PRINT_DPI < 0.3
     assert few.shape[1] <= 8 * 2 * canvas.PRINT_DPI
 

@@ -36,7 +36,7 @@ def draw_confusion(matrix: np.ndarray, classes: Sequence[str]) -> np.ndarray:
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
     axes.set_title(f"{np.trace(matrix)} of {totals.sum()} right")
-    figure.colorbar(image, ax=axes, label="share of the true class's clips", shrink=0.6)
+    figure.colorbar(image, ax=axes, label="fraction of the true class's clips", shrink=0.6)
     return canvas.render(figure)
 
 

@@ -1,4 +1,4 @@
-"""Models: uint8 clips in, float32 logits out. One file a family, one table of builders."""
+"""Models: uint8 clips in, float32 logits out. One file per family, one table of builders."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def build_model(spec: ModelSpec, *, dtype: str = "float32") -> keras.Model:
     """Builds a model.
 
     Args:
-      spec: which model, for which clips.
+      spec: the model's name, and the shape of its clips.
       dtype: a Keras dtype policy: "float32", "mixed_bfloat16" or "mixed_float16".
 
     Returns:
-      A model from uint8 [B, T, H, W, 3] to logits float32 [B, num_classes]. It scales the
-      pixels to [0, 1] itself, so that a quarter of the bytes cross the bus.
+      A model that maps uint8 [B, T, H, W, 3] to logits float32 [B, num_classes]. It scales pixels to
+      [0, 1] itself: uint8 is a quarter of the bytes to copy to the device.
     """
     return BUILDERS[spec.name](spec, keras.dtype_policies.get(dtype))
