@@ -7,6 +7,7 @@ import keras
 from ucf50_tfrecord.models import conv3d, pooling, recurrent, seed, transformer
 from ucf50_tfrecord.specs import ModelSpec
 
+# Each builds, for a spec and a dtype policy, a model from uint8 [B, T, H, W, 3] to logits float32 [B, num_classes].
 BUILDERS = {
     "frame_pool": pooling.frame_pool,
     "rnn": recurrent.rnn,
@@ -29,7 +30,7 @@ def build_model(spec: ModelSpec, *, dtype: str = "float32") -> keras.Model:
       dtype: a Keras dtype policy: "float32", "mixed_bfloat16" or "mixed_float16".
 
     Returns:
-      A model that maps uint8 [B, T, H, W, 3] to logits float32 [B, num_classes]. It scales pixels to
-      [0, 1] itself: uint8 is a quarter of the bytes to copy to the device.
+      A model of BUILDERS. It scales pixels to [0, 1] itself: uint8 is a quarter of the bytes to copy to
+      the device.
     """
     return BUILDERS[spec.name](spec, keras.dtype_policies.get(dtype))

@@ -19,10 +19,7 @@ BLOCK_FILTERS = (32, 64, 128, 256)
 
 
 def conv3d(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
-    """3D CNN, four blocks of conv 1x3x3, max-pool and conv 3x1x1, mean, dropout, classifier.
-
-    Maps uint8 [B, T, H, W, 3] to logits float32 [B, num_classes].
-    """
+    """3D CNN, four blocks of conv 1x3x3, max-pool and conv 3x1x1, mean, dropout, classifier."""
     video = frames.clip_input(spec)
     x = frames.pixels(video, spec, dtype)
     for filters in BLOCK_FILTERS:

@@ -21,34 +21,22 @@ NUM_UNITS = 256
 
 
 def rnn(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
-    """Frame encoder, plain RNN (tanh) of 256 units, mean over time, dropout, classifier.
-
-    Maps uint8 [B, T, H, W, 3] to logits float32 [B, num_classes].
-    """
+    """Frame encoder, plain RNN (tanh) of 256 units, mean over time, dropout, classifier."""
     return _build(spec, dtype, layers.SimpleRNN, NUM_UNITS)
 
 
 def lstm(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
-    """Frame encoder, LSTM of 256 units, mean over time, dropout, classifier.
-
-    Maps uint8 [B, T, H, W, 3] to logits float32 [B, num_classes].
-    """
+    """Frame encoder, LSTM of 256 units, mean over time, dropout, classifier."""
     return _build(spec, dtype, layers.LSTM, NUM_UNITS)
 
 
 def gru(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
-    """Frame encoder, GRU of 256 units, mean over time, dropout, classifier.
-
-    Maps uint8 [B, T, H, W, 3] to logits float32 [B, num_classes].
-    """
+    """Frame encoder, GRU of 256 units, mean over time, dropout, classifier."""
     return _build(spec, dtype, layers.GRU, NUM_UNITS)
 
 
 def bilstm(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
-    """Frame encoder, LSTMs of 128 units over both directions of time, mean, dropout, classifier.
-
-    Maps uint8 [B, T, H, W, 3] to logits float32 [B, num_classes].
-    """
+    """Frame encoder, LSTMs of 128 units over both directions of time, mean, dropout, classifier."""
 
     def both_ways(units: int, **options) -> layers.Layer:
         return layers.Bidirectional(layers.LSTM(units, **options), dtype=options["dtype"])

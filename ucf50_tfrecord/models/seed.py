@@ -25,10 +25,7 @@ NUM_UNITS = 256
 
 
 def seed_rnn(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
-    """The published CNN + RNN (tanh).
-
-    Maps uint8 [B, T, H, W, 3] to logits float32 [B, num_classes].
-    """
+    """The published CNN + RNN (tanh)."""
     head = layers.SimpleRNN(
         NUM_UNITS, recurrent_initializer=_torch_uniform(NUM_UNITS), **_torch_init(NUM_UNITS), dtype=dtype
     )
@@ -36,10 +33,7 @@ def seed_rnn(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
 
 
 def seed_lstm(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
-    """The published CNN + LSTM.
-
-    Maps uint8 [B, T, H, W, 3] to logits float32 [B, num_classes].
-    """
+    """The published CNN + LSTM."""
     head = layers.LSTM(
         NUM_UNITS,
         recurrent_initializer=_torch_uniform(NUM_UNITS),
@@ -51,10 +45,7 @@ def seed_lstm(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
 
 
 def seed_pool(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
-    """The published CNN, mean over time, classifier: the control of the other two.
-
-    Maps uint8 [B, T, H, W, 3] to logits float32 [B, num_classes].
-    """
+    """The published CNN, mean over time, classifier: the control of the other two."""
     return _build(spec, dtype, lambda features: ops.mean(features, axis=1))
 
 

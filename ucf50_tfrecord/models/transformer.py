@@ -28,10 +28,7 @@ MAX_TOKENS = 8
 
 
 def transformer(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
-    """Conv stem, patches, attention over space and then over time, mean, dropout, classifier.
-
-    Maps uint8 [B, T, H, W, 3] to logits float32 [B, num_classes].
-    """
+    """Conv stem, patches, attention over space and then over time, mean, dropout, classifier."""
     streams = itertools.count()
     video = frames.clip_input(spec)
     tokens = frames.encode_frames(frames.pixels(video, spec, dtype), lambda x: _patches(x, dtype))
