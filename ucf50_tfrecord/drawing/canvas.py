@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 import matplotlib.axes
 import matplotlib.figure
-import matplotlib.text
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap

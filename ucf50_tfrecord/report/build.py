@@ -39,7 +39,7 @@ _HOW_TO_READ = (
     f"{MARGIN} of accuracy or more; a smaller change may exist. Otherwise the answer is “cannot tell”, with the "
     "number of groups that would probably settle it, given their spread and a power of 80%.",
     "McNemar's test treats clips as independent: its p is too small where groups are large. It is given because it "
-    "is what is usually published.",
+    "is usually published.",
     "Intervals in tables of classes and interventions are not corrected for their number: of 20 changes that are "
     "none, one lies outside its interval.",
 )

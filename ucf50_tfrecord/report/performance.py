@@ -46,8 +46,8 @@ def _scores(scores: Scores) -> Iterator[Block]:
     yield Heading("Scores")
     panels = []
     for i, (title, values) in enumerate({"accuracy": accuracy, "macro F1": f1}.items()):
-        points, reference = [of[i] for of in seeds.values()], (chance[i], "always the most frequent class")
-        series = {title: list(values.values())}
+        series, points = {title: list(values.values())}, [by_seed[i] for by_seed in seeds.values()]
+        reference = (chance[i], "always the most frequent class")
         panels.append(diagrams.Panel(title, "0 to 1", series, points, reference=reference))
     caption = "Accuracy and macro F1 with 95% intervals over groups; the ticks below are the seeds."
     alt = "; ".join(f"{model}: accuracy {accuracy[model]}, macro F1 {f1[model]}" for model in scores.models)
