@@ -46,7 +46,7 @@ RECIPES := $(patsubst pipelines/recipes/%.flags,%,$(wildcard pipelines/recipes/*
 flag = $(if $(2),--$(1)='$(subst ','\'',$(2))')
 DATA_FLAGS = $(call flag,videos,$(VIDEOS)) $(call flag,data,$(DATA)) $(call flag,size,$(SIZE)) $(call flag,frames,$(FRAMES))
 
-.PHONY: help train shards verify repair evaluate predict export compare compare-check tensorboard inspect doctor help-models bench bench-fetch test test-readers test-remote test-io lint clean
+.PHONY: help train shards verify repair evaluate predict export compare compare-check tensorboard inspect doctor help-models bench bench-fetch test test-readers test-remote test-io fuzz lint audit pins clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets and variables.
@@ -138,10 +138,20 @@ test-remote: $(VENV)/installed-remote  ## Run the tests of datasets in object st
 test-io: $(VENV)-io/installed  ## Run the same with tensorflow-io.
 	$(VENV)-io/bin/python -m pytest --numprocesses 0 tests/stores $(FLAGS)
 
+fuzz: $(VENV)/installed  ## Feed damaged and hostile files to the programs; FLAGS=--secs=3600.
+	$(PYTHON) -m tools.fuzz $(call flag,seed,$(SEED)) $(FLAGS)
+
 lint: $(VENV)/installed-lint  ## Check style and imports.
 	$(PYTHON) -m black --quiet --check --line-length 110 ucf50_tfrecord pipelines tools tests
 	$(PYTHON) -m flake8
 	$(PYTHON) -m isort --check .
+
+audit: $(VENV)/installed-audit  ## Look the pinned packages up among known vulnerabilities.
+	$(PYTHON) -m tools.audit_pins $(FLAGS)
+
+# Not after an installation: what is written anew may be what keeps it from succeeding.
+pins: | $(VENV)/bin/python  ## Write the hashes of the versions in constraints*.txt.
+	$(PYTHON) -m tools.write_hashes
 
 clean:  ## Remove .venv and caches; data/ and runs/ stay.
 	rm -rf $(VENV) $(VENV)-bench $(VENV)-io $(VENV)-readers build *.egg-info .pytest_cache
@@ -157,24 +167,25 @@ $(VENV)/bin/python:
 	@test -n "$(BASE_PYTHON)" || { echo "error: Python 3.11 to 3.13 with venv is needed; set BASE_PYTHON=<path>" >&2; exit 2; }
 	$(BASE_PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
+# Whatever is installed is checked against the hashes in the pins.
 $(VENV)-bench/installed: setup.cfg pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PYTHON) -m venv $(VENV)-bench
-	$(VENV)-bench/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[convert,train,bench]'
+	$(VENV)-bench/bin/python -m tools.install convert,train,bench
 	touch $@
 
-# Without their dependencies: they want other versions than ours, and Python 3.13 has no MediaPipe with this module.
+# Two without their dependencies: they want other versions than ours, and Python 3.13 has no MediaPipe with this module.
 $(VENV)-readers/installed: setup.cfg pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PYTHON) -m venv $(VENV)-readers
-	$(VENV)-readers/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[convert,train,test,readers]'
-	$(VENV)-readers/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps \
-	  tf-models-official 'mediapipe; python_version < "3.13"'
+	$(VENV)-readers/bin/python -m tools.install convert,train,test,readers
+	$(VENV)-readers/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes \
+	  --constraint constraints.txt --no-deps tf-models-official 'mediapipe; python_version < "3.13"'
 	touch $@
 
 # TensorFlow 2.17 has no wheel for Python 3.13.
 $(VENV)-io/installed: setup.cfg pyproject.toml constraints-io.txt
 	@test -n "$(IO_PYTHON)" || { echo "error: tensorflow-io needs Python 3.11 or 3.12 with venv; set IO_PYTHON=<path>" >&2; exit 2; }
 	$(IO_PYTHON) -m venv $(VENV)-io
-	$(VENV)-io/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-io.txt --editable '.[convert,train,io,stores]'
+	$(VENV)-io/bin/python -m tools.install convert,train,io,stores
 	touch $@
 
 # One stamp for each set of extras; a stamp older than the pins is stale.
@@ -182,6 +193,8 @@ $(VENV)/installed: EXTRAS := convert,train$(GPU)
 $(VENV)/installed-test: EXTRAS := convert,beam,train,test$(GPU)
 $(VENV)/installed-remote: EXTRAS := convert,train,remote,stores,test$(GPU)
 $(VENV)/installed-lint: EXTRAS := lint
-$(VENV)/installed $(VENV)/installed-test $(VENV)/installed-remote $(VENV)/installed-lint: setup.cfg pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS)]'
+$(VENV)/installed-audit: EXTRAS := audit
+$(VENV)/installed $(VENV)/installed-test $(VENV)/installed-remote $(VENV)/installed-lint $(VENV)/installed-audit: \
+  setup.cfg pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PYTHON) -m tools.install $(EXTRAS)
 	touch $@

@@ -14,24 +14,21 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import os
 import pathlib
-import shlex
-import shutil
 import sys
-import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import tqdm
 from absl import flags
 from absl.testing import flagsaver
 
-from pipelines import console, convert, inputs, train_flags
+from pipelines import console, convert, inputs, terminal, train_flags
 from ucf50_tfrecord import manifest as manifest_lib
+from ucf50_tfrecord import storage
 from ucf50_tfrecord.specs import FRAME_ORDERS, expect, parse_folds
+from ucf50_tfrecord.texts import shell_command
 
 if TYPE_CHECKING:
     from ucf50_tfrecord.dataset.clips import Clips
@@ -64,6 +61,7 @@ _STRATEGY = flags.DEFINE_enum(
 for _module in (train_flags, convert, inputs):
     flags.adopt_module_key_flags(_module)
 
+_FOLDER_KIND = "comparison"
 _RECIPES = pathlib.Path(__file__).parent / "recipes"
 
 
@@ -94,6 +92,7 @@ def compare_recipes() -> None:
     strategy = strategy_lib.make_strategy(_STRATEGY.value, environment={})
     plan = make_plan(manifest, {name: read_recipe(args, manifest) for name, args in recipes.items()}, asked)
     folder = _OUTPUT.value or os.path.join("runs", f"{pathlib.Path(manifest.data_dir).name}-compare")
+    check_folder(folder)
     comparison = compare.Comparison(
         folder=folder,
         plan=plan,
@@ -104,6 +103,7 @@ def compare_recipes() -> None:
     )
     comparison.parts  # a mistake in what is asked for shows before anything is promised
     describe(comparison)
+    claim_folder(folder)
     with (
         strategy_lib.explain_exhausted_memory(),
         console.stop_requests() as should_stop,
@@ -111,9 +111,8 @@ def compare_recipes() -> None:
     ):
         results = comparison.run(callbacks(display, should_stop))
     if results is None:
-        print(
-            f"Stopped. What is finished is kept; to go on:\n  {shlex.join([console.python(), *sys.orig_argv[1:]])}"
-        )
+        again = shell_command([console.python(), *sys.orig_argv[1:]])
+        terminal.say("Stopped. What is finished is kept; to go on:", f"  {again}")
         return
     publish(pathlib.Path(folder), results, comparison.clips)
 
@@ -130,6 +129,7 @@ def compare_runs() -> None:
     clips = inputs.load_clips(manifest, manifest.folds)
     strategy = strategy_lib.make_strategy(_STRATEGY.value, environment={})
     folder = _OUTPUT.value or os.path.join("runs", f"{pathlib.Path(data_dir).name}-compare-runs")
+    check_folder(folder)
     with (
         strategy_lib.explain_exhausted_memory(),
         console.stop_requests() as should_stop,
@@ -143,7 +143,7 @@ def compare_runs() -> None:
             callbacks=callbacks(display, should_stop),
         )
     if results is None:
-        print("Stopped.")
+        terminal.say("Stopped.")
         return
     publish(pathlib.Path(folder), results, clips)
 
@@ -153,6 +153,7 @@ def write_again(path: pathlib.Path) -> None:
     console.load_tensorflow()
     from ucf50_tfrecord.evaluation import results as results_lib
 
+    check_folder(path.parent)
     results = results_lib.load(path)
     clips = None
     if flags.FLAGS["data"].value:
@@ -162,6 +163,27 @@ def write_again(path: pathlib.Path) -> None:
     publish(path.parent, results, clips)
 
 
+def claim_folder(folder: str | os.PathLike) -> None:
+    """Makes a comparison's folder, which is marked as such.
+
+    Raises:
+      UserError: if it holds something else, such as a run.
+    """
+    storage.claim_folder(folder, _FOLDER_KIND, _is_comparison)
+
+
+def check_folder(folder: str | os.PathLike) -> None:
+    """Raises UserError, as claim_folder does, and makes nothing."""
+    storage.check_own(folder, _FOLDER_KIND, _is_comparison)
+
+
+def _is_comparison(names: set[str]) -> bool:
+    """Tells by a folder's names whether an earlier version wrote a comparison into it."""
+    written = {"cells", "results.json", "report.html", "report.md", "figures", "tensorboard"}
+    is_other = bool({"config.json", "manifest.json"} & names)
+    return not is_other and ("cells" in names or (names <= written and "results.json" in names))
+
+
 def publish(folder: pathlib.Path, results: Results, clips: Clips | None) -> None:
     """Writes results.json, the report and TensorBoard's pictures; prints the verdicts."""
     from ucf50_tfrecord.dataset.feed import read_clips
@@ -169,29 +191,35 @@ def publish(folder: pathlib.Path, results: Results, clips: Clips | None) -> None
     from ucf50_tfrecord.evaluation import verdicts
     from ucf50_tfrecord.report import build as report
 
+    claim_folder(folder)
     results_lib.save(folder / "results.json", results)
     judged = verdicts.judge(results)
     reader = None if clips is None else lambda chosen: read_clips(clips.select(np.asarray(chosen)))
     pictures = report.write(folder, results, judged, read_clips=reader)
     write_tensorboard(folder / "tensorboard", pictures)
-    fill = functools.partial(textwrap.fill, width=80, initial_indent="  ", subsequent_indent="    ")
     for answer in (verdicts.YES, verdicts.NO, verdicts.UNKNOWN):
         chosen = [verdict for verdict in judged if verdict.answer == answer]
         if chosen:
-            print(f"\n{answer.capitalize()}:" + "".join(f"\n{fill(verdict.text)}" for verdict in chosen))
-    print(f"\nReport:      {folder / 'report.html'}")
+            terminal.say("", f"{answer.capitalize()}:")
+            for verdict in chosen:
+                terminal.say_wrapped(verdict.text, initial_indent="  ", subsequent_indent="    ")
+    terminal.say("", f"Report:      {folder / 'report.html'}")
 
 
 def write_tensorboard(folder: pathlib.Path, pictures: dict[str, np.ndarray]) -> None:
     """Writes pictures, uint8 [H, W, 3] by name, in place of those of an earlier report."""
     import tensorflow as tf
 
-    shutil.rmtree(folder, ignore_errors=True)
-    writer = tf.summary.create_file_writer(str(folder))
-    with writer.as_default(step=0):
-        for name, picture in pictures.items():
-            tf.summary.image(name, picture[np.newaxis])
-    writer.close()
+    from ucf50_tfrecord.training import logs
+
+    storage.make_folder(folder)
+    storage.remove_files(folder, lambda name: name.startswith("events.out.tfevents."))
+    with logs.explain_unwritable(folder):
+        writer = tf.summary.create_file_writer(str(folder))
+        with writer.as_default(step=0):
+            for name, picture in pictures.items():
+                tf.summary.image(name, picture[np.newaxis])
+        writer.close()
 
 
 def recipe_arguments(name: str, given: Sequence[str]) -> list[str]:
@@ -271,7 +299,7 @@ def describe(comparison) -> None:
     """Says what will be trained."""
     plan, wanted, clips = comparison.plan, comparison.plan.cells(), comparison.clips
     how = f"{plan.num_parts} parts" if plan.num_parts else f"folds {flags.FLAGS['val_folds'].value}"
-    print(
+    terminal.say(
         f"Comparing {', '.join(plan.recipes)} on {len(clips)} clips of {clips.manifest.data_dir}: "
         f"{how}, {plan.num_seeds} seed(s); {len(wanted)} trainings in {comparison.folder}"
     )
@@ -281,7 +309,7 @@ class Display:
     """One line for the whole comparison; a line for each finished training where there is no terminal."""
 
     def __init__(self):
-        self._bar: tqdm.tqdm | None = None
+        self._bar: console.ProgressBar | None = None
         self._cell = ""  # that is being trained
 
     def __enter__(self) -> Display:
@@ -298,7 +326,7 @@ class Display:
         self._cell = str(cell)
         self._bar.set_postfix_str(self._cell)
         if not sys.stderr.isatty():
-            print(f"{done + 1}/{total}  {cell}", flush=True)
+            terminal.say(f"{done + 1}/{total}  {cell}", flush=True)
 
     def report(self, progress) -> None:
         """Takes a training.loop.Progress."""
@@ -306,7 +334,7 @@ class Display:
             self._bar.set_postfix_str(f"{self._cell} {progress.epoch}/{progress.num_epochs}")
 
     def warn(self, text: str) -> None:
-        console.warn(text)
+        terminal.warn(text)
 
 
 def callbacks(display: Display, should_stop: Callable[[], bool]):

@@ -12,14 +12,16 @@ import shutil
 import signal
 import sys
 import tempfile
-import traceback
 from collections.abc import Callable, Iterator
 
 import tqdm
 from absl import app, flags, logging
 
+import pipelines
+from pipelines import scratch
+from pipelines.terminal import note, note_exception, say, warn
 from ucf50_tfrecord import remote
-from ucf50_tfrecord.specs import UserError, expect
+from ucf50_tfrecord.specs import UserError, expect, printable
 
 # tqdm's own takes so much that scores beside it do not fit 80 columns.
 _BAR_FORMAT = "{desc}: {n_fmt}/{total_fmt} |{bar}| {elapsed}<{remaining}, {rate_fmt}{postfix}"
@@ -34,8 +36,10 @@ def run(main: Callable[[], int | None]) -> None:
             logging.set_verbosity(logging.WARNING)
         # A conversion's workers end with their parent when it is told to end.
         handle_sigterm()
-        sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")  # its encoding need not know all characters
         try:
+            pipelines.raise_on_interrupt()
+            scratch.use_own_folder()
             expect(len(argv) == 1, "flags only", arguments=argv[1:])
             status = main()
             _flush()
@@ -50,16 +54,26 @@ def run(main: Callable[[], int | None]) -> None:
             return 0
 
     try:
-        app.run(guarded)
+        app.run(guarded, flags_parser=_parse_flags)
     except SystemExit as ending:
         if "tensorflow" in sys.modules:
             end_at_once(ending.code)
         raise
-    except Exception:
+    except Exception as error:
+        _flush()
+        note_exception(error)
         if "tensorflow" in sys.modules:
-            traceback.print_exc()
             end_at_once(1)
-        raise
+        sys.exit(1)
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+    """Parses the flags as absl does, whose own messages show values as they are."""
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        note(f"FATAL Flags parsing error: {error}", "Pass --helpshort or --helpfull to see help on flags.")
+        sys.exit(1)
 
 
 def _flush() -> None:
@@ -72,7 +86,7 @@ def _flush() -> None:
 
 def _end(message: str, status: int) -> int:
     _flush()
-    print(message, file=sys.stderr)
+    note(message)
     if "tensorflow" in sys.modules:
         end_at_once(status)
     return status
@@ -86,7 +100,7 @@ def end_at_once(code: int | str | None) -> None:
     that has used its s3:// (tensorflow/io issue 2039).
     """
     if isinstance(code, str):
-        print(code, file=sys.stderr)
+        note(code)
     atexit._run_exitfuncs()
     _flush()
     sys.stderr.flush()
@@ -122,7 +136,7 @@ def load_tensorflow() -> None:
         import tensorflow as tf
 
         if not tf.config.list_physical_devices("GPU"):
-            print("warning: there is an NVIDIA driver, but TensorFlow sees no GPU", file=sys.stderr)
+            warn("there is an NVIDIA driver, but TensorFlow sees no GPU")
         return
     # Below Python: the notices come from C++.
     with tempfile.TemporaryFile() as notices, contextlib.ExitStack() as stack:
@@ -155,7 +169,7 @@ class TrainingDisplay:
     """Shows a bar while an epoch runs (on a terminal) and one line when it is done."""
 
     def __init__(self):
-        self._bar: tqdm.tqdm | None = None
+        self._bar: ProgressBar | None = None
 
     def __enter__(self) -> TrainingDisplay:
         return self
@@ -175,7 +189,7 @@ class TrainingDisplay:
         if progress.epoch_done:
             self._close_bar()
             scores = "  ".join(f"{name} {value:.4f}" for name, value in progress.scores.items())
-            print(f"epoch {progress.epoch:>3}/{progress.num_epochs}  {scores}", flush=True)
+            say(f"epoch {progress.epoch:>3}/{progress.num_epochs}  {scores}", flush=True)
 
     def warn(self, text: str) -> None:
         warn(text)
@@ -186,11 +200,6 @@ class TrainingDisplay:
         self._bar = None
 
 
-def warn(text: str) -> None:
-    """Prints a warning without breaking a bar."""
-    tqdm.tqdm.write(f"warning: {text}", file=sys.stderr)
-
-
 def only_chief_speaks(is_chief: bool) -> contextlib.AbstractContextManager:
     """Keeps what a worker prints to itself while the block runs, unless it is the chief; errors are shown."""
     return contextlib.nullcontext() if is_chief else contextlib.redirect_stdout(io.StringIO())
@@ -198,14 +207,23 @@ def only_chief_speaks(is_chief: bool) -> contextlib.AbstractContextManager:
 
 def print_scores(title: str, plain: dict[str, float], shuffled: dict[str, float]) -> None:
     """Prints a model's scores on clips as they are and with their frames shuffled."""
-    print(f"\n{title}:\n                     accuracy  macro F1")
+    say("", f"{title}:", "                     accuracy  macro F1")
     for name, scores in (("frames in order", plain), ("frames shuffled", shuffled)):
-        print(f"  {name:<17}{scores['accuracy']:>12.4f}{scores['macro_f1']:>10.4f}")
+        say(f"  {name:<17}{scores['accuracy']:>12.4f}{scores['macro_f1']:>10.4f}")
 
 
-def progress_bar(total: int, unit: str, description: str) -> tqdm.tqdm:
+class ProgressBar(tqdm.tqdm):
+    """A bar whose texts stay on its line, whatever they hold."""
+
+    @property
+    def format_dict(self) -> dict[str, object]:
+        shown = super().format_dict
+        return shown | {name: printable(shown[name] or "") for name in ("prefix", "postfix")}
+
+
+def progress_bar(total: int, unit: str, description: str) -> ProgressBar:
     """A bar on a terminal; elsewhere nothing, so that logs hold plain lines only."""
-    return tqdm.tqdm(
+    return ProgressBar(
         total=total,
         unit=unit,
         desc=description,
@@ -227,7 +245,7 @@ def stop_requests() -> Iterator[Callable[[], bool]]:
         if received:
             raise KeyboardInterrupt
         received.append(signum)
-        print("stopping after this step …", file=sys.stderr)
+        note("stopping after this step …")
 
     previous = {signum: signal.signal(signum, handle) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -19,20 +19,21 @@ import functools
 import os
 import re
 import shlex
-import sys
 import threading
 import time
 from typing import TYPE_CHECKING
 
 from absl import flags
 
-from pipelines import console
+from pipelines import console, terminal
 from ucf50_tfrecord import manifest, remote
+from ucf50_tfrecord.shards import DATASET_NAME
 from ucf50_tfrecord.specs import (
     DEFAULT_SHARD_BYTES,
     ENCODINGS,
     FOLD_RULES,
     RESIZES,
+    SANDBOXES,
     SPACINGS,
     ClipFormat,
     DecodeLimits,
@@ -43,8 +44,8 @@ from ucf50_tfrecord.specs import (
     format_bytes,
     format_folds,
     parse_size,
-    printable,
 )
+from ucf50_tfrecord.texts import install_command
 
 if TYPE_CHECKING:
     from ucf50_tfrecord.convert.engines import Engine
@@ -110,10 +111,18 @@ _MAX_QUARANTINED = flags.DEFINE_float(
     "max_quarantined", 0.01, "Share of videos without a clip above which to end with an error.", 0.0, 1.0
 )
 _VIDEO_TIMEOUT_SECS = flags.DEFINE_float(
-    "video_timeout_secs", DecodeLimits.timeout_secs, "Seconds a video may take, plus one for each MB of it."
+    "video_timeout_secs",
+    DecodeLimits.timeout_secs,
+    "Seconds that a video may take, plus one per MB of it, at most an hour.",
 )
 _VIDEO_MEMORY_MIB = flags.DEFINE_integer(
     "video_memory_mib", DecodeLimits.memory_mib, "Memory that decoding a video may take, in MiB."
+)
+_SANDBOX = flags.DEFINE_enum(
+    "sandbox",
+    DecodeLimits.sandbox,
+    SANDBOXES,
+    "Whether processes that decode are restricted to their videos, as far as the kernel can; `make doctor` tells.",
 )
 
 _WORKERS = flags.DEFINE_integer("workers", None, "Processes that decode. Default: one a core.")
@@ -192,7 +201,7 @@ def convert() -> manifest.Manifest | None:
     )
     run = _engine()
     name = _NAME.value or manifest.default_name(_VIDEOS.value)
-    expect(re.fullmatch(r"[a-z]\w*", name), "a name of letters, digits and _, starting with a-z", name=name)
+    expect(re.fullmatch(DATASET_NAME, name), "a name of letters, digits and _, starting with a-z", name=name)
     data_dir, url = _DATA.value or default_data_dir(name), None
     if remote.is_remote(data_dir):
         console.load_file_systems(data_dir)
@@ -231,7 +240,7 @@ def _publish(built: manifest.Manifest, url: str) -> manifest.Manifest:
 
     with console.progress_bar(len(built.shards), "shard", "uploading") as bar:
         copied = publish.publish(built, url, verify=_VERIFY.value, on_shard=bar.update)
-    print(f"Copied to {url}", flush=True)
+    terminal.say(f"Copied to {url}", flush=True)
     return copied
 
 
@@ -249,7 +258,9 @@ def _engine() -> Engine:
     """
     from ucf50_tfrecord.convert import engines
 
-    limits = DecodeLimits(timeout_secs=_VIDEO_TIMEOUT_SECS.value, memory_mib=_VIDEO_MEMORY_MIB.value)
+    limits = DecodeLimits(
+        timeout_secs=_VIDEO_TIMEOUT_SECS.value, memory_mib=_VIDEO_MEMORY_MIB.value, sandbox=_SANDBOX.value
+    )
     if _ENGINE.value == "beam":
         try:
             from ucf50_tfrecord.convert import beam
@@ -257,8 +268,7 @@ def _engine() -> Engine:
             beam_args = shlex.split(_BEAM_ARGS.value)
         except ImportError as error:
             raise UserError(
-                f"--engine=beam needs the extra `beam` ({error}): {sys.executable} -m pip install --constraint "
-                "constraints.txt -e '.[convert,beam]'"
+                f"--engine=beam needs the extra `beam` ({error}): {install_command('convert,beam')}"
             ) from error
         except ValueError as error:
             raise UserError(f"Cannot read --beam_args={_BEAM_ARGS.value!r}: {error}") from error
@@ -278,7 +288,7 @@ def _plan(name: str) -> Plan:
 
     found = catalog.find_videos(_VIDEOS.value, skip_empty_classes=_SKIP_EMPTY.value, checksum=_CHECKSUM.value)
     for warning in found.warnings:
-        print(f"warning: {printable(warning)}", file=sys.stderr)
+        terminal.warn(warning)
     return plan.plan_shards(
         found,
         name=name,
@@ -337,7 +347,9 @@ class ConversionDisplay:
 
     def start(self, num_videos: int) -> None:
         if num_videos:
-            print(f"Converting {num_videos} of {self._num_videos} videos: {self._data_dir}", flush=True)
+            terminal.say(
+                f"Converting {num_videos} of {self._num_videos} videos: {self._data_dir}", flush=True
+            )
         self._bar = self._stack.enter_context(console.progress_bar(num_videos, "video", "converting"))
 
     def update(self, num_videos: int) -> None:
@@ -349,15 +361,15 @@ class ConversionDisplay:
         secs = time.monotonic() - self._started
         done = f"{self._num_converted / secs:.1f} videos/s" if self._num_converted else "nothing to convert"
         if built is None:
-            print(
+            terminal.say(
                 f"This task's share is done, {self._num_converted} videos ({done}); other tasks finish {self._data_dir}"
             )
             return
         for item in built.quarantined:
             retry = " (--verify tries again)" if item.cause in ("crash", "timeout", "memory") else ""
-            print(f"quarantined: {printable(item.relative_path)}: {item.reason}{retry}", file=sys.stderr)
+            terminal.note(f"quarantined: {item.relative_path}: {item.reason}{retry}")
         num_bytes = sum(shard.num_bytes for shard in built.shards)
-        print(
+        terminal.say(
             f"Shards: {built.data_dir} ({built.num_videos} videos, {built.num_clips} clips, "
             f"{len(built.quarantined)} quarantined, {len(built.classes)} classes, "
             f"folds {format_folds(built.folds)}, {len(built.shards)} shards, {format_bytes(num_bytes)}; {done})"

@@ -6,13 +6,11 @@ python -m pipelines.evaluate --run=runs/demo --weights=best --folds=6-10
 
 from __future__ import annotations
 
-import functools
 import pathlib
-import sys
 
 from absl import flags
 
-from pipelines import console, inputs, run_flags
+from pipelines import console, inputs, run_flags, terminal
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import storage
 from ucf50_tfrecord.specs import format_folds, parse_folds
@@ -28,6 +26,8 @@ _STRATEGY = flags.DEFINE_enum(
 _OUTPUT = flags.DEFINE_string(
     "output", None, "Folder for the results. Default: <run>/evaluation-<weights>-<folds>."
 )
+
+_FOLDER_KIND = "evaluation"
 
 flags.adopt_module_key_flags(run_flags)
 flags.adopt_module_key_flags(inputs)
@@ -54,12 +54,11 @@ def evaluate_again() -> None:
     folds = parse_folds(_FOLDS.value) if _FOLDS.value else config.test_folds or config.val_folds
     trained_on = sorted(set(folds) & set(config.train_folds))
     if trained_on:
-        print(
-            f"warning: the run was trained on folds {format_folds(trained_on)}; "
-            "their scores say nothing of new clips"
+        terminal.warn(
+            f"the run was trained on folds {format_folds(trained_on)}; their scores say nothing of new clips"
         )
     if manifest.fingerprint != config.fingerprint:
-        print(f"warning: {manifest.data_dir} holds other shards than those the run was trained on")
+        terminal.warn(f"{manifest.data_dir} holds other shards than those the run was trained on")
 
     weights = run_flags.weights() or trained.scored_weights(config)
     folder = pathlib.Path(_OUTPUT.value or run_lib.evaluation_dir(run_dir, weights, folds))
@@ -67,9 +66,10 @@ def evaluate_again() -> None:
     strategy = strategy_lib.make_strategy(_STRATEGY.value, environment={})
     model = trained.load_model(run_dir, config, weights, strategy=strategy)
     [feed] = inputs.make_feeds(manifest, (folds,), strategy)
-    storage.make_folder(folder)  # a mistake shows before the work
-    warn = functools.partial(print, "warning:", file=sys.stderr)
-    evaluate = runner.Evaluator(model, feed, strategy=strategy, batch_size=_BATCH_SIZE.value, warn=warn)
+    storage.claim_folder(folder, _FOLDER_KIND, _is_evaluation)  # a mistake shows before the work
+    evaluate = runner.Evaluator(
+        model, feed, strategy=strategy, batch_size=_BATCH_SIZE.value, warn=terminal.warn
+    )
     evaluations = [evaluate(perturbation) for perturbation in runner.PERTURBATIONS]
 
     runner.save_predictions(folder / run_lib.PREDICTIONS_FILENAME, evaluations)
@@ -93,7 +93,14 @@ def evaluate_again() -> None:
         plain.scores,
         shuffled.scores,
     )
-    print(f"Results:     {folder}")
+    terminal.say(f"Results:     {folder}")
+
+
+def _is_evaluation(names: set[str]) -> bool:
+    """Tells by a folder's names whether an earlier version wrote an evaluation into it; a run has these, too."""
+    from ucf50_tfrecord.training import run as run_lib
+
+    return names == {run_lib.PREDICTIONS_FILENAME, run_lib.SUMMARY_FILENAME}
 
 
 if __name__ == "__main__":

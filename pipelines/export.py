@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from pipelines import console, run_flags
+from pipelines import console, run_flags, terminal
 
 if TYPE_CHECKING:
     from ucf50_tfrecord.inference.card import Export
@@ -37,7 +37,7 @@ def main() -> None:
 
     output = _OUTPUT.value or os.path.join(run_dir, "export")
     run = sources.gather(run_dir, run_flags.weights())
-    print_export(export.export_run(run, output, formats=_FORMATS.value, warn=console.warn), output)
+    print_export(export.export_run(run, output, formats=_FORMATS.value, warn=terminal.warn), output)
 
 
 def print_export(exported: Export, output: str) -> None:
@@ -45,17 +45,17 @@ def print_export(exported: Export, output: str) -> None:
     from ucf50_tfrecord.inference.snippets import FILENAMES
 
     kind = "clips of the run" if exported.own else "clips of random pixels"
-    print(
-        f"Read back, and compared with the model on {exported.num_clips} {kind} (tolerance {exported.tolerance:g}):\n"
-        f"  {'file':<14}{'MB':>8}  largest difference of a probability"
+    terminal.say(
+        f"Read back, and compared with the model on {exported.num_clips} {kind} (tolerance {exported.tolerance:g}):",
+        f"  {'file':<14}{'MB':>8}  largest difference of a probability",
     )
     for file in exported.files:
-        print(f"  {FILENAMES[file.format]:<14}{file.num_bytes / 1e6:>8.1f}  {file.difference:.1g}")
+        terminal.say(f"  {FILENAMES[file.format]:<14}{file.num_bytes / 1e6:>8.1f}  {file.difference:.1g}")
     if own := exported.own:
-        print(
+        terminal.say(
             f"  the run's own predictions: {own.largest:.1g}; another class for {own.num_other} of {exported.num_clips}"
         )
-    print(f"Export:     {output}\nModel card: {os.path.join(output, CARD_FILENAME)}")
+    terminal.say(f"Export:     {output}", f"Model card: {os.path.join(output, CARD_FILENAME)}")
 
 
 if __name__ == "__main__":

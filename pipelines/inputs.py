@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from pipelines import console
+from pipelines import console, terminal
 from ucf50_tfrecord.manifest import Manifest
 from ucf50_tfrecord.specs import CACHES, FETCH_METHODS, ON_BAD_RECORD, FetchSpec, expect, format_folds
 
@@ -86,7 +86,7 @@ def make_feeds(
     num_bytes = sum(clips.num_bytes for clips in splits_clips)
     workers_here = strategy_lib.num_workers_here(strategy)
     choice = feed.choose_cache(_CACHE.value, num_bytes, num_processes=workers_here)
-    print(f"Clips are {feed.CACHE_MEANINGS[choice.cache]} (--cache={choice.cache}): {choice.reason}")
+    terminal.say(f"Clips are {feed.CACHE_MEANINGS[choice.cache]} (--cache={choice.cache}): {choice.reason}")
     feeds = []
     for folds, clips in zip(splits, splits_clips):
         total = len(clips) if choice.cache != "none" else 0

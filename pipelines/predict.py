@@ -17,16 +17,23 @@ import functools
 import json
 import os
 import pathlib
+import re
 import sys
-import textwrap
 from typing import TYPE_CHECKING, Any
 
-import tqdm
 from absl import flags
 
-from pipelines import console, run_flags
-from ucf50_tfrecord import storage
-from ucf50_tfrecord.specs import DecodeLimits, UserError, WindowSpec, format_folds, printable, to_json
+from pipelines import console, run_flags, terminal
+from ucf50_tfrecord import parsing, storage
+from ucf50_tfrecord.specs import (
+    SANDBOXES,
+    DecodeLimits,
+    UserError,
+    WindowSpec,
+    format_folds,
+    printable,
+    to_json,
+)
 
 if TYPE_CHECKING:
     from ucf50_tfrecord.inference import decoding
@@ -65,15 +72,25 @@ _CALIBRATE = flags.DEFINE_boolean(
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Clips a step.", lower_bound=1)
 _WORKERS = flags.DEFINE_integer("workers", None, "Processes that decode. Default: one a core.", lower_bound=1)
 _VIDEO_TIMEOUT_SECS = flags.DEFINE_float(
-    "video_timeout_secs", 600.0, "Seconds that decoding a video may take, plus one for each MB of it."
+    "video_timeout_secs",
+    600.0,
+    "Seconds that decoding a video may take, plus one per MB of it, at most an hour.",
 )
 _VIDEO_MEMORY_MIB = flags.DEFINE_integer(
     "video_memory_mib", DecodeLimits.memory_mib, "Memory that decoding a video may take, in MiB."
+)
+_SANDBOX = flags.DEFINE_enum(
+    "sandbox",
+    DecodeLimits.sandbox,
+    SANDBOXES,
+    "Whether processes that decode are restricted to their videos, as far as the kernel can; `make doctor` tells.",
 )
 
 flags.adopt_module_key_flags(run_flags)
 
 _PREDICTIONS_FILENAME = "predictions.json"
+_FOLDER_KIND = "predictions"
+_TIMELINE = re.compile(r"[0-9]{2,}-[^/]*\.png", re.DOTALL)
 _MEANING = (
     "Probabilities hold for videos like the run's own. The model knows its classes alone: a video of none of "
     "them gets one all the same."
@@ -108,7 +125,7 @@ def main() -> int:
         num_failed = sum("error" in video for video in document["videos"])
         print_summary(document, num_failed, setting.output)
     if _JSON.value:
-        print(json.dumps(document, indent=1, sort_keys=True, allow_nan=False))
+        terminal.say(*json.dumps(document, indent=1, sort_keys=True, allow_nan=False).split("\n"))
     return 1 if num_failed else 0
 
 
@@ -122,14 +139,18 @@ def find_videos() -> list[decoding.VideoFile]:
     paths = [_VIDEO.value] if os.path.exists(_VIDEO.value) else filter(None, _VIDEO.value.split(","))
     videos, warnings = decoding.find_videos(list(paths))
     for warning in warnings:
-        console.warn(printable(warning))
+        terminal.warn(warning)
     return videos
 
 
 def prepare(stack: contextlib.ExitStack) -> Setting:
     """Loads the run's model and all that goes with it."""
     run_dir = run_flags.run_dir()
-    limits = DecodeLimits(timeout_secs=_VIDEO_TIMEOUT_SECS.value, memory_mib=_VIDEO_MEMORY_MIB.value)
+    limits = DecodeLimits(
+        timeout_secs=_VIDEO_TIMEOUT_SECS.value, memory_mib=_VIDEO_MEMORY_MIB.value, sandbox=_SANDBOX.value
+    )
+    output = pathlib.Path(_OUTPUT.value or os.path.join(run_dir, "predictions"))
+    storage.check_own(output, _FOLDER_KIND, _is_predictions)
     console.load_tensorflow()
     from ucf50_tfrecord.inference import calibration, predict
     from ucf50_tfrecord.training import run as run_lib
@@ -137,7 +158,7 @@ def prepare(stack: contextlib.ExitStack) -> Setting:
     from ucf50_tfrecord.training import trained
 
     stack.enter_context(strategy_lib.explain_exhausted_memory())
-    config = predict.complete_config(run_lib.load_config(run_dir), _DATA.value, console.warn)
+    config = predict.complete_config(run_lib.load_config(run_dir), _DATA.value, terminal.warn)
     windows = predict.choose_windows(config.video_secs, _WINDOW_SECS.value, _STRIDE_SECS.value)
     weights = run_flags.weights() or trained.scored_weights(config)
     strategy = strategy_lib.make_strategy("one", environment={})
@@ -145,8 +166,7 @@ def prepare(stack: contextlib.ExitStack) -> Setting:
     calibrated = calibration.Calibration(reason="--nocalibrate")
     if _CALIBRATE.value:
         calibrated = calibration.calibrate(run_dir, config, weights)
-    output = pathlib.Path(_OUTPUT.value or os.path.join(run_dir, "predictions"))
-    storage.make_folder(output)
+    storage.claim_folder(output, _FOLDER_KIND, _is_predictions)
     return Setting(
         config=config,
         weights=weights,
@@ -181,7 +201,7 @@ def announce(setting: Setting) -> None:
     else:
         texts.append(f"Confidence: not calibrated (temperature 1): {calibration.reason}.")
     for text in (*texts, _MEANING):
-        print(textwrap.fill(text, 80), flush=True)
+        terminal.say_wrapped(text, flush=True)
 
 
 def predict_all(videos: list[decoding.VideoFile], setting: Setting) -> list[dict[str, Any]]:
@@ -212,7 +232,7 @@ def predict_all(videos: list[decoding.VideoFile], setting: Setting) -> list[dict
     return found
 
 
-def show_share(bar: tqdm.tqdm, number: int, share: float) -> None:
+def show_share(bar: console.ProgressBar, number: int, share: float) -> None:
     """Has a bar show that a share of a video's windows is done."""
     bar.n = number + round(share, 2) if share < 1 else number + 1
     bar.set_postfix_str("")
@@ -221,7 +241,7 @@ def show_share(bar: tqdm.tqdm, number: int, share: float) -> None:
 def report_failure(video: decoding.VideoFile, failed: decoding.Failed) -> dict[str, Any]:
     flag = _FLAG_OF_CAUSE.get(failed.cause)
     more = f" ({flag} allows more)" if flag else ""
-    tqdm.tqdm.write(f"not predicted: {printable(video.path)}: {failed.reason}{more}", file=sys.stderr)
+    terminal.note(f"not predicted: {video.path}: {failed.reason}{more}")
     return {"path": video.path, "error": failed.reason, "cause": failed.cause}
 
 
@@ -238,9 +258,8 @@ def print_prediction(prediction: Prediction, classes: tuple[str, ...]) -> None:
 def print_row(name: str, class_name: str, value: str) -> None:
     """Prints a line of the table, 80 columns wide, without breaking a bar."""
     name, class_name = fit(name, _NAME_WIDTH, keep_end=True), fit(class_name, _CLASS_WIDTH)
-    line = f"{name:<{_NAME_WIDTH}} {class_name:<{_CLASS_WIDTH}} {value:>11}"
-    tqdm.tqdm.write(line, file=sys.stdout)
-    sys.stdout.flush()  # a long video's row need not wait for the next in a pipe
+    # A long video's row need not wait for the next in a pipe.
+    terminal.say(f"{name:<{_NAME_WIDTH}} {class_name:<{_CLASS_WIDTH}} {value:>11}", flush=True)
 
 
 def fit(text: str, width: int, *, keep_end: bool = False) -> str:
@@ -264,24 +283,54 @@ def save_timeline(prediction: Prediction, setting: Setting, number: int) -> dict
     )
     with storage.atomic_write(path) as file:
         file.write(pixels.to_png(picture))
-    return {"timeline": str(path)}
+    return {"timeline": path.name}
 
 
 def save(document: dict[str, Any], output: pathlib.Path) -> None:
     """Writes predictions.json, and removes the pictures that belong to the one before it alone."""
     path = output / _PREDICTIONS_FILENAME
     try:
-        before = find_timelines(storage.read_json(path))
-    except (UserError, KeyError, TypeError):  # there is none, or not of ours
+        before = find_timelines(path)
+    except storage.MissingError:
+        before = set()
+    except UserError as error:
+        console.warn(f"{error}. It is replaced; pictures that it lists stay")
         before = set()
     storage.write_json(path, document)
-    for name in before - find_timelines(document):
-        (output / name).unlink(missing_ok=True)
+    stale = before.difference(video.get("timeline") for video in document["videos"])
+    storage.remove_files(output, lambda name: name in stale)
 
 
-def find_timelines(document: Any) -> set[str]:
-    """Returns the names of a document's pictures."""
-    return {pathlib.Path(video["timeline"]).name for video in document["videos"] if "timeline" in video}
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Predicted:
+    timeline: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Predictions:
+    """What is read of predictions.json."""
+
+    videos: tuple[_Predicted, ...]
+
+
+def find_timelines(path: pathlib.Path) -> set[str]:
+    """Returns the names of the pictures that a predictions.json lists, as far as they are names that this gives.
+
+    Earlier versions wrote the path; that leads into the same folder, or counts for nothing.
+    """
+    listed = {
+        video.timeline
+        for video in parsing.read(path, _Predictions, "a list of predictions", extra=True).videos
+    }
+    names = {name.removeprefix(f"{path.parent}{os.sep}") for name in listed}
+    return set(filter(_TIMELINE.fullmatch, names))
+
+
+def _is_predictions(names: set[str]) -> bool:
+    """Tells by a folder's names whether an earlier version wrote predictions into it."""
+    return _PREDICTIONS_FILENAME in names and all(
+        name == _PREDICTIONS_FILENAME or name.endswith(".png") for name in names
+    )
 
 
 def describe(setting: Setting) -> dict[str, Any]:
@@ -314,15 +363,15 @@ def print_summary(document: dict[str, Any], num_failed: int, output: pathlib.Pat
     labelled = [video for video in videos if video.get("folder_class")]
     if labelled:
         num_right = sum(video["top"][0]["class"] == video["folder_class"] for video in labelled)
-        print(
+        terminal.say(
             f"Right about {num_right} of the {len(labelled)} videos whose folder has a class's name "
             f"({num_right / len(labelled):.3f}), whether it was trained on them or not."
         )
     if num_failed:
-        print(f"{num_failed} of {len(videos)} videos could not be predicted.")
+        terminal.say(f"{num_failed} of {len(videos)} videos could not be predicted.")
     num_timelines = sum("timeline" in video for video in videos)
     pictures = f"; timelines: {num_timelines}" if num_timelines else ""
-    print(f"Results: {output} ({_PREDICTIONS_FILENAME}{pictures})")
+    terminal.say(f"Results: {output} ({_PREDICTIONS_FILENAME}{pictures})")
 
 
 if __name__ == "__main__":

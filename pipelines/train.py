@@ -20,17 +20,25 @@ import itertools
 import os
 import pathlib
 import re
-import shlex
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from absl import flags
 
-from pipelines import console, convert, inputs, train_flags
+from pipelines import console, convert, inputs, terminal, train_flags
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import storage
-from ucf50_tfrecord.specs import ENCODER_MODELS, STRATEGIES, TrainSpec, UserError, expect, format_folds
+from ucf50_tfrecord.specs import (
+    ENCODER_MODELS,
+    STRATEGIES,
+    TrainSpec,
+    UserError,
+    expect,
+    format_folds,
+    to_json,
+)
+from ucf50_tfrecord.texts import shell_command
 from ucf50_tfrecord.training import cluster
 
 if TYPE_CHECKING:
@@ -172,7 +180,7 @@ def start_devices(stack: contextlib.ExitStack, uses_workers: bool) -> tf.distrib
     from ucf50_tfrecord.training import strategy as strategy_lib
 
     if uses_workers:
-        print("Waiting for the other workers …", flush=True)
+        terminal.say("Waiting for the other workers …", flush=True)
     strategy = strategy_lib.make_strategy(_STRATEGY.value, join_secs=_JOIN_SECS.value)
     console.handle_sigterm()  # which TensorFlow takes for itself where there are workers
     stack.enter_context(strategy_lib.explain_exhausted_memory())
@@ -207,20 +215,20 @@ def announce(job: Job) -> None:
         f"{name} on {len(feed.clips)} (folds {format_folds(folds)})"
         for (name, folds), feed in zip(sets, job.feeds)
     )
-    print(
-        f"Clips: {counts}.\n{config.model.name}, {config.train.precision} on {num_devices} "
-        f"{strategy_lib.device_type()}(s); run {job.run_dir}"
+    terminal.say(
+        f"Clips: {counts}.",
+        f"{config.model.name}, {config.train.precision} on {num_devices} "
+        f"{strategy_lib.device_type()}(s); run {job.run_dir}",
     )
     num_clips = len(job.feeds[0].clips)
     if config.train.batch_size > num_clips:
-        print(
-            f"warning: {num_clips} training clips do not fill a batch of {config.train.batch_size}: "
-            f"--batch_size={num_clips} trains as well, in less memory and time",
-            file=sys.stderr,
+        terminal.warn(
+            f"{num_clips} training clips do not fill a batch of {config.train.batch_size}: "
+            f"--batch_size={num_clips} trains as well, in less memory and time"
         )
     if config.train.batch_size % num_devices and job.state.has_batch_norm:
-        print(
-            f"warning: {num_devices} devices cannot share {config.train.batch_size} clips a step evenly: the clips "
+        terminal.warn(
+            f"{num_devices} devices cannot share {config.train.batch_size} clips a step evenly: the clips "
             "that fill a batch up do not count, but batch norm sees them"
         )
 
@@ -311,7 +319,10 @@ def evaluate_run(
 
 
 def write_results(
-    summary: dict, evaluations: dict[str, list[runner.Evaluation]], model: keras.Model, run_dir: str
+    summary: run_lib.Summary,
+    evaluations: dict[str, list[runner.Evaluation]],
+    model: keras.Model,
+    run_dir: str,
 ) -> None:
     """Writes predictions.jsonl, the encoder's weights and summary.json."""
     from ucf50_tfrecord.evaluation import runner
@@ -319,15 +330,16 @@ def write_results(
 
     reported = next(iter(evaluations.values()))
     runner.save_predictions(pathlib.Path(run_dir, run_lib.PREDICTIONS_FILENAME), reported)
-    if summary["model"] in ENCODER_MODELS:
+    if summary.model in ENCODER_MODELS:
         unfinished = pathlib.Path(run_dir, f".{run_lib.ENCODER_FILENAME}")
         model.get_layer("encoder").save_weights(unfinished)
         os.replace(unfinished, pathlib.Path(run_dir, run_lib.ENCODER_FILENAME))
     path = pathlib.Path(run_dir, run_lib.SUMMARY_FILENAME)
-    if summary["clips_per_sec"] is None and path.exists():  # nothing was left to train
-        before = storage.read_json(path)
-        summary |= {key: before.get(key) for key in ("clips_per_sec", "wait_share", "num_skipped_clips")}
-    storage.write_json(path, summary)
+    if summary.clips_per_sec is None and path.exists():  # nothing was left to train
+        before = run_lib.load_summary(run_dir)
+        kept = ("clips_per_sec", "wait_share", "num_skipped_clips")
+        summary = dataclasses.replace(summary, **{name: getattr(before, name) for name in kept})
+    storage.write_json(path, to_json(summary))
 
 
 def check_worker_flags() -> None:
@@ -348,10 +360,11 @@ def check_worker_flags() -> None:
 
 
 def print_stopped(trained: loop.Trained, run_dir: str, num_workers: int) -> None:
-    how = f"\n  {resume_command(run_dir)}"
+    stopped = f"Stopped at step {trained.step} and saved. To go on:"
     if num_workers > 1:
-        how = f" start all workers again with --run={run_dir}"
-    print(f"Stopped at step {trained.step} and saved. To go on:{how}", flush=True)
+        terminal.say(f"{stopped} start all workers again with --run={run_dir}", flush=True)
+    else:
+        terminal.say(stopped, f"  {resume_command(run_dir)}", flush=True)
 
 
 def parse_steps(text: str | None) -> tuple[int, int] | None:
@@ -372,63 +385,61 @@ def given_flags() -> dict[str, object]:
     return {flag.name: flag.value for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0])}
 
 
-def summarize(job: Job, trained: loop.Trained, evaluations: dict[str, list[runner.Evaluation]]) -> dict:
+def summarize(
+    job: Job, trained: loop.Trained, evaluations: dict[str, list[runner.Evaluation]]
+) -> run_lib.Summary:
     """Returns what summary.json says of a finished run."""
     from ucf50_tfrecord.training import provenance
+    from ucf50_tfrecord.training import run as run_lib
     from ucf50_tfrecord.training import strategy as strategy_lib
     from ucf50_tfrecord.training import trained as trained_lib
 
     config = job.config
     (split, (plain, shuffled)), *others = evaluations.items()
-    other_scores = {name: other.scores for name, (other, _) in others}
-    return (
-        plain.scores
-        | other_scores
-        | {
-            "split": split,
-            "shuffled": shuffled.scores,
-            "num_clips": len(plain.clips),
-            "folds": config.test_folds or config.val_folds,
-            "weights": trained_lib.scored_weights(config),
-            "train_folds": config.train_folds,
-            "model": config.model.name,
-            "params": trained.model.count_params(),
-            "epochs": config.train.epochs,
-            "trained_epochs": trained.epochs,
-            "seed": config.train.seed,
-            "precision": config.train.precision,
-            "best": {"macro_f1": trained.best_macro_f1, "epoch": trained.best_epoch},
-            "clips_per_sec": trained.clips_per_sec,
-            "wait_share": trained.wait_share,
-            "num_skipped_clips": trained.num_skipped,
-            "num_train_clips": len(job.feeds[0].clips),
-            "num_devices": job.strategy.num_replicas_in_sync,
-            "num_workers": strategy_lib.num_workers(job.strategy),
-            "fold_by": job.manifest.fold_rule.fold_by,
-            "fingerprint": config.fingerprint,
-            "data_dir": config.data_dir,
-            "environment": provenance.environment(),
-        }
+    return run_lib.Summary(
+        **plain.scores,
+        **{name: run_lib.Scores(**other.scores) for name, (other, _) in others},
+        split=split,
+        shuffled=run_lib.Scores(**shuffled.scores),
+        num_clips=len(plain.clips),
+        folds=config.test_folds or config.val_folds,
+        weights=trained_lib.scored_weights(config),
+        train_folds=config.train_folds,
+        model=config.model.name,
+        params=trained.model.count_params(),
+        epochs=config.train.epochs,
+        trained_epochs=trained.epochs,
+        seed=config.train.seed,
+        precision=config.train.precision,
+        best=run_lib.Best(macro_f1=trained.best_macro_f1, epoch=trained.best_epoch),
+        clips_per_sec=trained.clips_per_sec,
+        wait_share=trained.wait_share,
+        num_skipped_clips=trained.num_skipped,
+        num_train_clips=len(job.feeds[0].clips),
+        num_devices=job.strategy.num_replicas_in_sync,
+        num_workers=strategy_lib.num_workers(job.strategy),
+        fold_by=job.manifest.fold_rule.fold_by,
+        fingerprint=config.fingerprint,
+        data_dir=config.data_dir,
+        environment=provenance.environment(),
     )
 
 
 def resume_command(run_dir: str) -> str:
     """Returns this very command with --run added."""
     arguments = [argument for argument in sys.argv[1:] if not argument.startswith("--run=")]
-    return shlex.join([console.python(), "-m", "pipelines.train", *arguments, f"--run={run_dir}"])
+    return shell_command([console.python(), "-m", "pipelines.train", *arguments, f"--run={run_dir}"])
 
 
-def print_summary(summary: dict, run_dir: str) -> None:
-    chosen = f"with the weights of epoch {summary['best']['epoch']}, " if summary["weights"] == "best" else ""
+def print_summary(summary: run_lib.Summary, run_dir: str) -> None:
+    chosen = f"with the weights of epoch {summary.best.epoch}, " if summary.weights == "best" else ""
     title = (
-        f"{summary['model']}, {summary['params']:,} parameters, after {summary['trained_epochs']} epochs, "
-        f"{chosen}on {summary['num_clips']} clips of folds {format_folds(summary['folds'])}"
+        f"{summary.model}, {summary.params:,} parameters, after {summary.trained_epochs} epochs, "
+        f"{chosen}on {summary.num_clips} clips of folds {format_folds(summary.folds)}"
     )
-    console.print_scores(title, summary, summary["shuffled"])
-    print(
-        f"Run:         {run_dir}\n"
-        f"TensorBoard: {shlex.join([console.python(), '-m', 'tensorboard.main', '--logdir', run_dir])}"
-    )
+    console.print_scores(title, to_json(summary), to_json(summary.shuffled))
+    tensorboard = shell_command([console.python(), "-m", "tensorboard.main", "--logdir", run_dir])
+    terminal.say(f"Run:         {run_dir}", f"TensorBoard: {tensorboard}")
 
 
 if __name__ == "__main__":

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import sys
 
 from absl import flags
 
+from pipelines import terminal
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord.specs import (
     ENCODERS,
@@ -150,7 +150,7 @@ def choose_folds(manifest: manifest_lib.Manifest, asked: Folds) -> Folds:
             )
         missing = manifest.missing_classes(part)
         if missing:
-            print(f"warning: no clip of {', '.join(missing)} in {name}={format_folds(part)}", file=sys.stderr)
+            terminal.warn(f"no clip of {', '.join(missing)} in {name}={format_folds(part)}")
     return folds
 
 

@@ -12,12 +12,10 @@ from __future__ import annotations
 import concurrent.futures
 import functools
 import os
-import sys
 
-import tqdm
 from absl import flags
 
-from pipelines import console
+from pipelines import console, terminal
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord.specs import UserError, expect
 
@@ -42,14 +40,14 @@ def main() -> int:
             bar.update()
             num_damaged += bool(problems)
             for problem in problems:
-                tqdm.tqdm.write(f"damaged: {problem}", file=sys.stderr)
+                terminal.note(f"damaged: {problem}")
     if num_damaged:
-        print(
+        terminal.say(
             f"{num_damaged} of {len(manifest.shards)} shards of {manifest.data_dir} are damaged. To mend "
             f"them: {manifest_lib.repair_command(manifest)}"
         )
         return 1
-    print(f"{manifest.data_dir} is sound: {len(manifest.shards)} shards, {manifest.num_clips} clips")
+    terminal.say(f"{manifest.data_dir} is sound: {len(manifest.shards)} shards, {manifest.num_clips} clips")
     return 0
 
 

@@ -2,20 +2,26 @@
 
 import ast
 import pathlib
+import re
 
 import pytest
 
 from tests.conftest import REPOSITORY, run_code
 
 # A package may import the packages in its row, itself and third-party libraries.
-BASE = {"specs", "record", "manifest", "remote", "storage"}
+BASE = {"specs", "texts", "record", "manifest", "parsing", "remote", "shards", "storage"}
 ALLOWED = {
     "specs": set(),
-    "remote": {"specs"},
+    "texts": set(),
+    "remote": {"specs", "texts"},
     "storage": {"specs", "remote"},
-    "workers": {"specs"},
+    "sandbox": set(),
+    "worker_process": {"sandbox"},
+    "workers": {"specs", "sandbox", "worker_process"},
+    "parsing": {"specs", "storage"},
+    "shards": {"specs", "parsing"},
     "record": {"specs"},
-    "manifest": {"specs", "record", "storage"},
+    "manifest": {"specs", "texts", "record", "parsing", "shards", "storage"},
     "convert": BASE | {"workers"},
     "dataset": BASE,
     "models": {"specs"},
@@ -62,14 +68,22 @@ def test_every_room_has_a_rule():
     assert rooms - {"__init__"} == set(ALLOWED)
 
 
-@pytest.mark.parametrize("library, file", [("av", "decode.py"), ("apache_beam", "beam.py")])
-def test_only_one_file_imports(library, file):
+@pytest.mark.parametrize(
+    "library, files", [("av", {"container.py", "decode.py"}), ("apache_beam", {"beam.py"})]
+)
+def test_only_these_files_import(library, files):
     users = {
         path.name
         for path in LIBRARY.rglob("*.py")
         if any(m.split(".")[0] == library for m in imported_modules(path))
     }
-    assert users == {file}
+    assert users == files
+
+
+def test_videos_are_opened_in_one_place():
+    """No other file of the library hands FFmpeg anything to open."""
+    users = {path.name for path in LIBRARY.rglob("*.py") if re.search(r"\bav\.open\(", path.read_text())}
+    assert users == {"container.py"}
 
 
 def test_only_one_file_of_inference_imports_the_write_side():
@@ -110,8 +124,53 @@ def test_a_fresh_process_loads_one_side_only(modules, absent):
 def test_importing_the_library_prints_and_parses_nothing():
     for path in LIBRARY.rglob("*.py"):
         names = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
-        assert "print" not in names, path
+        assert not names & {"print", "tqdm"}, path
         assert not any(module.startswith("absl") for module in imported_modules(path)), path
+
+
+# In a process of its own, with PyTorch alone; it prints a number.
+PRINTS_BY_ITSELF = "bench_step_torch.py"
+WRITES_TO_THE_TERMINAL = {
+    "print",
+    "stdout.write",
+    "stderr.write",
+    "tqdm",
+    "argparse.ArgumentParser",
+    "print_exc",
+}
+
+
+@pytest.mark.parametrize("folder", ["pipelines", "tools"])
+def test_only_one_file_writes_to_the_terminal(folder):
+    """terminal.py escapes what names hold; console.py has the bars."""
+    for path in (REPOSITORY / folder).rglob("*.py"):
+        called = [
+            ast.unparse(node.func)
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Call)
+        ]
+        writing = {
+            name for name in called for last in WRITES_TO_THE_TERMINAL if f".{name}".endswith(f".{last}")
+        }
+        assert writing <= ({"print"} if path.name == PRINTS_BY_ITSELF else set()), path
+        assert path.name == "console.py" or "tqdm" not in imported_modules(path), path
+
+
+def test_the_lines_of_a_message_are_given_one_by_one():
+    """A line break in a text that is printed would be escaped as a name's is."""
+    for path in [*(REPOSITORY / "pipelines").rglob("*.py"), *(REPOSITORY / "tools").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in (
+                "say",
+                "note",
+                "warn",
+            ):
+                texts = [
+                    text for part in node.args for text in ast.walk(part) if isinstance(text, ast.Constant)
+                ]
+                assert "split" in ast.unparse(node) or not any(
+                    "\n" in str(text.value) for text in texts
+                ), path
 
 
 ENTRY_POINTS = [

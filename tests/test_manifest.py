@@ -1,5 +1,7 @@
 import dataclasses
 import json
+import os
+import re
 
 import pytest
 
@@ -101,3 +103,86 @@ def test_the_last_fold_with_a_class_stays_in_training(data_dir):
 def test_one_fold_cannot_be_split(data_dir):
     with pytest.raises(UserError, match="No fold of .* can be held out"):
         manifest.default_val_folds(with_folds(manifest.load(str(data_dir)), {3: (1, 1, 1)}))
+
+
+def rename_shards(value, name):
+    value["shards"][0]["filename"] = name
+
+
+def count_differently(value):
+    value["folds"]["1"] = {"num_clips": 7, "clips_per_class": [3, 2, 2]}
+
+
+HOSTILE = {
+    "shards[0].sha256: Expected str matching": lambda v: v["shards"][0].update(sha256="../../victim/data"),
+    "shards[0]: Expected a filename <name>-fold": lambda v: rename_shards(
+        v, "../small-fold01.tfrecord-00000-of-00002"
+    ),
+    "shards[0]: Expected a filename": lambda v: rename_shards(v, "mine.txt"),
+    "shards[0]: Expected a filename <name>": lambda v: rename_shards(
+        v, "small-fold02.tfrecord-00000-of-00002"
+    ),
+    "shards[0]: Expected a filename <": lambda v: rename_shards(v, "small-fold01.tfrecord-00002-of-00002"),
+    "Expected shards of the dataset 'small'": lambda v: rename_shards(
+        v, "other-fold01.tfrecord-00000-of-00002"
+    ),
+    "Expected each shard once": lambda v: v["shards"].append(v["shards"][0]),
+    "shards[1].num_bytes: Expected int >= 0. Received: -5": lambda v: v["shards"][1].update(num_bytes=-5),
+    "name: Expected str matching": lambda v: v.update(name="../small"),
+    "Expected distinct classes. Received: repeated='Left'": lambda v: v.update(
+        classes=["Left", "Left", "Right"]
+    ),
+    "classes[1]: Expected str of length": lambda v: v.update(classes=["Left", "", "Right"]),
+    "classes: Expected array of length >= 1": lambda v: v.update(classes=[]),
+    "Expected clips_per_class of fold 1 for 2 classes": lambda v: v.update(classes=["Left", "Right"]),
+    "Expected 6 clips in fold 1, as its shards have. Received: num_clips=7": count_differently,
+    "Expected num_clips of 30. Received: num_clips=31": lambda v: v.update(num_clips=31),
+    "Expected at most 3 clips of num_videos=3": lambda v: v.update(num_videos=3),
+    "format: Expected clips of at most 1073741824 bytes of pixels": lambda v: v["format"].update(
+        num_frames=10_000, height=4096, width=4096
+    ),
+    "Expected known fields. Received: 'shards[0].more'": lambda v: v["shards"][0].update(more=1),
+}
+
+
+@pytest.mark.parametrize("message", HOSTILE)
+def test_a_hostile_manifest_is_refused_with_its_field(data_dir, tmp_path, message):
+    value = json.loads((data_dir / "manifest.json").read_text())
+    HOSTILE[message](value)
+    (tmp_path / "manifest.json").write_text(json.dumps(value))
+    with pytest.raises(UserError, match=re.escape(f"manifest.json is not a dataset's manifest: {message}")):
+        manifest.load(str(tmp_path))
+
+
+def test_a_manifest_that_is_no_regular_file_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "manifest.json")
+    with pytest.raises(
+        UserError, match="Expected a regular file. Received: .*manifest.json, which is a named pipe"
+    ):
+        manifest.load(str(tmp_path))
+
+
+HOSTILE_SIDECARS = {
+    "labels[0]: Expected int >= 0. Received: -1": {"labels": [-1, 0, 0]},
+    "Expected an entry for each clip. Received: clip_ids=3, labels=2": {"labels": [0, 0]},
+    "Expected distinct clip_ids. Received: repeated='a/b'": {"clip_ids": ["a/b", "a/b", "a/c"]},
+    "Expected offsets that ascend from 0 and stay below num_bytes": {"offsets": [0, 50, 50]},
+    "Expected offsets that ascend from 0 and stay": {"offsets": [1, 50, 90]},
+    "Expected offsets that ascend from 0 and": {"offsets": [0, 50, 10**12]},
+    "offsets[2]: Expected int. Received: 0.5": {"offsets": [0, 50, 0.5]},
+    "fingerprint: Expected str matching": {"fingerprint": "x"},
+    "sources[0].mtime_ns: Expected int <= ": {
+        "sources": [{"num_bytes": 1, "mtime_ns": 2**64, "sha256": None}]
+    },
+}
+
+
+@pytest.mark.parametrize("message", HOSTILE_SIDECARS)
+def test_a_hostile_sidecar_is_refused_with_its_field(data_dir, tmp_path, message):
+    name = "small-fold01.tfrecord-00000-of-00002"
+    value = json.loads((data_dir / f"{name}.json").read_text()) | HOSTILE_SIDECARS[message]
+    del value["checksum"]
+    assert len(value["clip_ids"]) == 3
+    (tmp_path / f"{name}.json").write_text(json.dumps(value | {"checksum": manifest.fingerprint(value)}))
+    with pytest.raises(UserError, match=re.escape(f"{name}.json is not a shard's sidecar: {message}")):
+        manifest.load_report(str(tmp_path), name)

@@ -67,7 +67,7 @@ def test_clips_are_read_as_they_were_encoded(tmp_path, encoding):
     assert decoded["group"] == [record.UNKNOWN_GROUP] and decoded["label"] == [4]
     path = tmp_path / "shard"
     path.write_bytes(record.frame_record(b"another") + record.frame_record(payload))
-    place = 23, clip.clip_id
+    place = 23, (clip.clip_id, clip.label)
     with open(path, "rb") as file:
         assert record.read_end_us(file.fileno(), 23) == clip.end_us
         if record.stores_raw(clip_format):

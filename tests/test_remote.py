@@ -82,7 +82,7 @@ def test_parts_are_right_from_a_server_that_knows_no_ranges(tmp_path, monkeypatc
         server.behaviour["a"] = content
         assert remote.read(f"{server.url}/a", 50, 60) == content[50:60]
         assert storage.read_bytes(f"{server.url}/a", 190, 200) == content[190:]
-        monkeypatch.setattr(storage, "_COPY_BYTES", 30)
+        monkeypatch.setattr(remote, "_CHUNK_BYTES", 30)
         with storage.local_copy(f"{server.url}/a") as copy:
             assert copy.read_bytes() == content
 
@@ -96,3 +96,15 @@ def test_a_failure_is_told_in_one_line(monkeypatch):
     monkeypatch.setattr(remote, "_store", lambda scheme: Failing())
     with pytest.raises(UserError, match="^Cannot read gs://bucket/x: no answer when reading it$"):
         remote.read("gs://bucket/x")
+
+
+def test_a_body_without_end_is_read_as_far_as_it_is_wanted(tmp_path):
+    with serving(tmp_path) as server:
+        server.behaviour["a"] = ...
+        with pytest.raises(
+            UserError, match="a file of at most 1000000 bytes. Received: http.*/a, which has more"
+        ):
+            storage.read_bytes(f"{server.url}/a", max_bytes=1_000_000)
+        assert remote.read(f"{server.url}/a", 100, 300) == bytes(200)
+        assert sum(map(len, remote.read_chunks(f"{server.url}/a", 5, 1_000_000))) == 999_995
+        assert server.num_bytes_sent["a"] < 64 << 20

@@ -127,3 +127,57 @@ def test_a_folder_of_someone_else_is_not_replaced(tmp_path):
     with pytest.raises(UserError, match="which holds no mark"):
         write_folder(path)
     assert os.listdir(tmp_path) == ["folder"] and (path / "data" / "file").exists()
+
+
+def test_only_regular_files_are_read_and_nothing_is_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name, kind in (("pipe", "named pipe"), ("folder", "folder")):
+        for read in (storage.read_json, storage.read_bytes, storage.sha256):
+            with pytest.raises(
+                UserError, match=f"a regular file. Received: {tmp_path}/{name}, which is a {kind}"
+            ):
+                read(tmp_path / name)
+    with pytest.raises(UserError, match="/dev/zero, which is a device"):
+        storage.read_json("/dev/zero")
+
+
+def test_a_file_is_read_up_to_a_size(tmp_path):
+    (tmp_path / "a").write_bytes(b"[1, 2]")
+    assert storage.read_json(tmp_path / "a", max_bytes=6) == [1, 2]
+    with pytest.raises(UserError, match="a file of at most 5 bytes. Received: .*/a, which has more"):
+        storage.read_json(tmp_path / "a", max_bytes=5)
+    assert storage.read_bytes(tmp_path / "a", 1, 4, max_bytes=1) == b"1, "
+
+
+def is_earlier(names):
+    return "earlier" in names
+
+
+def test_a_claimed_folder_is_known_by_its_marker(tmp_path):
+    folder = tmp_path / "deep" / "folder"
+    storage.check_own(folder, "cache", is_earlier)
+    assert not folder.exists()
+    storage.claim_folder(folder, "cache", is_earlier)
+    (folder / "anything").touch()
+    storage.claim_folder(folder, "cache", is_earlier)
+    with pytest.raises(UserError, match="a folder for a comparison: .* holds files of another kind: 'cache'"):
+        storage.claim_folder(folder, "comparison", is_earlier)
+
+
+def test_a_folder_of_something_else_is_not_claimed(tmp_path):
+    (tmp_path / "mine").touch()
+    with pytest.raises(UserError, match=f"Received: {tmp_path}, which holds other files, such as 'mine'"):
+        storage.claim_folder(tmp_path, "cache", is_earlier)
+    assert os.listdir(tmp_path) == ["mine"]
+    (tmp_path / "earlier").touch()
+    storage.claim_folder(tmp_path, "cache", is_earlier)
+
+
+def test_chosen_files_are_removed_and_folders_never(tmp_path):
+    for name in ("a1", "b1"):
+        (tmp_path / name).touch()
+    (tmp_path / "a2").mkdir()
+    (tmp_path / "a3").symlink_to(tmp_path / "b1")
+    storage.remove_files(tmp_path, lambda name: name.startswith("a"))
+    assert sorted(os.listdir(tmp_path)) == ["a2", "b1"]

@@ -4,16 +4,22 @@ import ctypes
 import functools
 import os
 import pathlib
+import pickle
 import signal
+import socket
+import stat
+import struct
 import subprocess
 import sys
 import threading
 import time
+from typing import Annotated, Any
 
+import msgspec
 import pytest
 
 from tests.conftest import REPOSITORY
-from ucf50_tfrecord import workers
+from ucf50_tfrecord import storage, workers
 from ucf50_tfrecord.specs import UserError
 
 MEMORY = 256 << 20
@@ -61,9 +67,15 @@ def die_once(folder, item):
     return item, os.getpid()
 
 
-def run(items, function=double_or_die, memory=MEMORY, timeout_secs=60.0):
+def call_of(function, timeout_secs=60.0, **options):
+    """A call whose answers are taken as they are."""
+    defaults = {"answer": Any, "parse": lambda item, answer: answer, "max_bytes": 1 << 20}
+    return workers.Call(function=function, timeout_secs=lambda item: timeout_secs, **defaults | options)
+
+
+def run(items, function=double_or_die, memory=MEMORY, timeout_secs=60.0, **options):
     with workers.IsolatedPool(memory) as pool:
-        return list(pool.map(function, items, lambda item: timeout_secs))
+        return list(pool.map(call_of(function, timeout_secs, **options), items))
 
 
 def test_results_come_in_order_from_another_process():
@@ -100,7 +112,8 @@ def test_what_hangs_is_given_up(end):
 
 
 def test_an_item_has_a_second_chance_alone_in_a_fresh_process(tmp_path):
-    results = run([0, 1, 2, 3], functools.partial(die_once, str(tmp_path)))
+    with workers.IsolatedPool(MEMORY, sandbox=False) as pool:  # it leaves a file
+        results = list(pool.map(call_of(functools.partial(die_once, str(tmp_path))), [0, 1, 2, 3]))
     assert [item for item, (same, _) in results if item == same] == [0, 1, 2, 3]
     pids = [pid for _, (_, pid) in results]
     assert pids[0] != pids[1] and pids[2] != pids[3]
@@ -108,7 +121,7 @@ def test_an_item_has_a_second_chance_alone_in_a_fresh_process(tmp_path):
 
 def test_workers_are_kept_from_call_to_call():
     with workers.IsolatedPool(MEMORY) as pool:
-        pids = {pid for _ in range(3) for _, pid in pool.map(double_or_die, ["pid", "pid"], lambda _: 60)}
+        pids = {pid for _ in range(3) for _, pid in pool.map(call_of(double_or_die), ["pid", "pid"])}
     assert len(pids) == 1
 
 
@@ -117,7 +130,7 @@ def test_closing_the_pool_ends_calls_that_run():
 
     def work(pool):
         try:
-            list(pool.map(double_or_die, ["sleep"], lambda _: 60))
+            list(pool.map(call_of(double_or_die), ["sleep"]))
         except workers.Cancelled as error:
             errors.append(error)
 
@@ -131,15 +144,15 @@ def test_closing_the_pool_ends_calls_that_run():
         thread.join(20)
     assert len(errors) == 3 and time.monotonic() - started < 20
     with pytest.raises(workers.Cancelled):
-        list(pool.map(double_or_die, [1], lambda _: 60))
+        list(pool.map(call_of(double_or_die), [1]))
 
 
 @pytest.mark.parametrize("item", ["sleep", "spin"])
 def test_a_busy_worker_ends_with_its_parent(item):
     code = (
-        "import sys; from tests.test_workers import double_or_die; from ucf50_tfrecord import workers\n"
+        "import sys; from tests.test_workers import call_of, double_or_die; from ucf50_tfrecord import workers\n"
         "with workers.IsolatedPool(1 << 28) as pool:\n"
-        f"    for item, pid in pool.map(double_or_die, ['pid', {item!r}], lambda _: 60): print(pid, flush=True)\n"
+        f"    for item, pid in pool.map(call_of(double_or_die), ['pid', {item!r}]): print(pid, flush=True)\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
     worker = int(parent.stdout.readline())
@@ -164,7 +177,9 @@ def test_a_pool_needs_no_main_guard(tmp_path):
     script.write_text(
         "from ucf50_tfrecord import workers\n"
         "with workers.IsolatedPool(1 << 28) as pool:\n"
-        "    print(list(pool.map(abs, [-1], lambda _: 60)))\n"
+        "    call = workers.Call(function=abs, answer=int, parse=lambda item, answer: answer, max_bytes=99,"
+        " timeout_secs=lambda item: 60)\n"
+        "    print(list(pool.map(call, [-1])))\n"
     )
     result = subprocess.run(
         [sys.executable, script],
@@ -209,11 +224,150 @@ def test_loading_does_not_count_against_the_first_item():
 def test_a_worker_killed_while_it_starts_is_started_again():
     with workers.IsolatedPool(MEMORY) as pool:
         results = []
-        thread = threading.Thread(
-            target=lambda: results.extend(pool.map(SlowToLoad(1.0), [1, 2], lambda _: 60))
-        )
+        thread = threading.Thread(target=lambda: results.extend(pool.map(call_of(SlowToLoad(1.0)), [1, 2])))
         thread.start()
         time.sleep(0.6)
         os.kill(next(iter(pool._all))._process.pid, signal.SIGKILL)
         thread.join(30)
     assert results == [(1, 1), (2, 2)]
+
+
+def attempt(item, file):
+    """Tries what a process of a stranger's would like to do; returns what came of it."""
+    attempts = {
+        "own file": lambda: file.read().decode(),
+        "other file": lambda: open(item[1]).read(),
+        "through proc": lambda: open(f"/proc/self/root{item[1]}").read(),
+        "new file": lambda: open(item[1] + ".new", "w"),
+        "unlink": lambda: os.unlink(item[1]),
+        "chmod": lambda: os.chmod(item[1], 0o777),
+        "list": lambda: os.listdir(os.path.dirname(item[1])),
+        "socket": lambda: socket.socket(),
+        "connect": lambda: socket.create_connection(("127.0.0.1", 9)),
+        "program": lambda: subprocess.run(["/bin/true"]),
+        "process": os.fork,
+        "signal": lambda: os.kill(os.getppid(), 0),
+        "memory": lambda: open(f"/proc/{os.getppid()}/mem", "rb"),
+        "thread": lambda: threading.Thread(target=str).start(),
+        "library": lambda: __import__("wave").__name__,
+    }
+    try:
+        return str(attempts[item[0]]())
+    except OSError as error:
+        return type(error).__name__
+
+
+@pytest.fixture
+def secret(tmp_path):
+    (tmp_path / "secret").write_text("secret")
+    (tmp_path / "video").write_text("video")
+    return str(tmp_path / "secret")
+
+
+def attempt_all(secret, *, sandbox, kinds):
+    call = call_of(attempt, open_files=lambda item: [storage.open_file(secret.replace("secret", "video"))])
+    with workers.IsolatedPool(MEMORY, sandbox=sandbox) as pool:
+        state = pool.start()
+        return state, [result for _, result in pool.map(call, [(kind, secret) for kind in kinds])]
+
+
+@pytest.mark.parametrize(
+    "needs, kinds",
+    [
+        ("landlock_abi", ["other file", "through proc", "new file", "unlink", "list", "memory"]),
+        ("seccomp", ["chmod", "socket", "connect", "program", "process", "signal"]),
+    ],
+)
+def test_a_worker_is_refused_all_but_its_file(secret, needs, kinds):
+    state, results = attempt_all(secret, sandbox=True, kinds=kinds)
+    if not getattr(state, needs):
+        pytest.skip(f"this kernel has no {needs}")
+    assert results == ["PermissionError"] * len(kinds)
+    assert pathlib.Path(secret).read_text() == "secret" and not os.path.exists(secret + ".new")
+
+
+def test_a_restricted_worker_has_what_it_needs(secret):
+    _, results = attempt_all(secret, sandbox=True, kinds=["own file", "thread", "library"])
+    assert results == ["video", "None", "wave"]
+
+
+def test_a_sandbox_can_be_left_off(secret):
+    state, results = attempt_all(secret, sandbox=False, kinds=["other file", "signal"])
+    assert (state.landlock_abi, state.seccomp, results) == (0, False, ["secret", "None"])
+
+
+def test_a_file_that_cannot_be_opened_costs_its_item_alone(tmp_path):
+    (tmp_path / "1").write_text("one")
+    os.mkfifo(tmp_path / "2")
+    call = call_of(read_file, open_files=lambda item: [storage.open_file(tmp_path / item)])
+    with workers.IsolatedPool(MEMORY) as pool:
+        found = dict(pool.map(call, ["0", "1", "2", "1"]))
+    assert found == {
+        "0": workers.Failure("unreadable", "FileNotFoundError: No such file or directory"),
+        "1": "one",
+        "2": workers.Failure(
+            "unreadable", f"Expected a regular file. Received: {tmp_path / '2'}, which is a named pipe"
+        ),
+    }
+
+
+def read_file(item, file):
+    return file.read().decode()
+
+
+class Answer(msgspec.Struct):
+    number: Annotated[int, msgspec.Meta(ge=0, le=100)]
+
+
+def misbehave(item):
+    """Sends what it likes, in place of an answer, as a process that a video has taken over."""
+    [connection] = [number for number in range(3, 64) if is_socket(number)]
+    if isinstance(item, bytes):
+        os.write(connection, item)
+        time.sleep(600)
+    return item
+
+
+def is_socket(number):
+    try:
+        return stat.S_ISSOCK(os.fstat(number).st_mode)
+    except OSError:
+        return False
+
+
+def message(kind, content, length=None):
+    return kind + struct.pack("<Q", len(content) if length is None else length) + content
+
+
+NO_ANSWER = "its process gave no answer of the expected form"
+
+
+@pytest.mark.parametrize(
+    "item, cause, reason",
+    [
+        (message(b"A", pickle.dumps(print)), "crash", NO_ANSWER),
+        (message(b"A", b""), "crash", NO_ANSWER),
+        (message(b"A", msgspec.msgpack.encode({"number": 101})), "crash", NO_ANSWER),
+        (message(b"A", msgspec.msgpack.encode({"number": "1"})), "crash", NO_ANSWER),
+        (message(b"A", b"", 1 << 62), "crash", "its process gave an answer of 4611686018427387904 bytes"),
+        (message(b"X", msgspec.msgpack.encode({"cause": "killed", "reason": ""})), "crash", NO_ANSWER),
+        (message(b"?", b"garbage"), "crash", NO_ANSWER),
+        (message(b"A", b"x", 100), "timeout", "it took longer than 2 s"),
+        (b"A", "timeout", "it took longer than 2 s"),
+    ],
+)
+def test_a_malformed_answer_ends_its_worker_and_costs_its_item_alone(item, cause, reason):
+    found = run([{"number": 1}, item, {"number": 2}], misbehave, timeout_secs=2.0, answer=Answer)
+    assert [result for _, result in found][::2] == [Answer(1), Answer(2)]
+    failure = found[1][1]
+    assert failure.cause == cause and failure.reason.startswith(reason)
+
+
+def test_an_answer_that_cannot_be_right_counts_as_malformed():
+    def parse(item, answer):
+        if item != answer:
+            raise ValueError("another number than was asked for")
+        return answer
+
+    [(_, failure)] = run([2], parse=parse)
+    assert failure == workers.Failure("crash", f"{NO_ANSWER}: another number than was asked for")

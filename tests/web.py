@@ -8,18 +8,22 @@ import contextlib
 import pathlib
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 from aiohttp import web
 
 
 class Server:
-    """url: of the folder. num_bytes_sent, num_requests, and behaviour, what to send in its place: by file name."""
+    """url: of the folder. num_bytes_sent, num_requests, and behaviour, what to send in its place: by file name.
+
+    A behaviour is a status, a body without ranges, or `...`: a body without end, sent until nobody reads it.
+    """
 
     def __init__(self, folder: pathlib.Path):
         self.url = ""
         self.num_bytes_sent: dict[str, int] = {}
         self.num_requests: collections.Counter[str] = collections.Counter()
-        self.behaviour: dict[str, bytes | int] = {}
+        self.behaviour: dict[str, Any] = {}
         self._folder = folder
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -30,6 +34,8 @@ class Server:
             return web.Response(status=odd)
         if isinstance(odd, bytes):  # of the whole file: without ranges
             return web.Response(body=odd)
+        if odd is ...:
+            return await self._send_without_end(name, request)
         path = self._folder / name
         if not path.is_file():
             return web.Response(status=404)
@@ -39,6 +45,16 @@ class Server:
             stop = size if wanted.stop is None else min(wanted.stop, size)
             self.num_bytes_sent[name] = self.num_bytes_sent.get(name, 0) + stop - (wanted.start or 0)
         return web.FileResponse(path)
+
+    async def _send_without_end(self, name: str, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        if request.method == "GET":
+            with contextlib.suppress(ConnectionError):
+                while True:
+                    await response.write(bytes(1 << 16))
+                    self.num_bytes_sent[name] = self.num_bytes_sent.get(name, 0) + (1 << 16)
+        return response
 
 
 @contextlib.contextmanager

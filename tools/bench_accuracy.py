@@ -16,12 +16,15 @@ import statistics
 import subprocess
 import sys
 import time
+from typing import Annotated
 
+import msgspec
 from absl import flags
 
-from pipelines import console
-from ucf50_tfrecord import storage
+from pipelines import console, terminal
+from ucf50_tfrecord import parsing, storage
 from ucf50_tfrecord.specs import UserError, expect, to_json
+from ucf50_tfrecord.training import run as run_lib
 
 _DATA = flags.DEFINE_string("data", None, "Folder of shards.")
 _VAL_FOLDS = flags.DEFINE_string("val_folds", None, "Folds to score on. Default: those of pipelines.train.")
@@ -65,8 +68,16 @@ class Row:
     secs: list[float]
 
 
-def train(name: str, seed: str) -> dict:
-    """Trains one cell of the table, unless that is done; returns its summary, with its seconds.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cell(run_lib.Summary):
+    """A run's summary, with the flags that it was trained by and the whole command's seconds."""
+
+    flags: tuple[str, ...]
+    secs: Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+
+
+def train(name: str, seed: str) -> Cell:
+    """Trains one cell of the table, unless that is done; returns it.
 
     Raises:
       UserError: if training fails, or the folder holds a run with other flags.
@@ -77,9 +88,9 @@ def train(name: str, seed: str) -> dict:
     given += [f"--val_folds={_VAL_FOLDS.value}"] if _VAL_FOLDS.value else []
     done = run_dir / "row.json"
     if done.exists():
-        cell = storage.read_json(done)
+        cell = parsing.read(done, Cell, "a training of this benchmark")
         # The recipe's own text too: it may have been changed since.
-        expect(cell["flags"] == _resolved(given), f"the same flags as before for {run_dir}, or none there")
+        expect(cell.flags == _resolved(given), f"the same flags as before for {run_dir}, or none there")
         return cell
     started = time.monotonic()
     command = [sys.executable, "-m", "pipelines.train", *given, f"--run={run_dir}"]
@@ -89,27 +100,29 @@ def train(name: str, seed: str) -> dict:
             f"{name}, seed {seed}: training ended with status {result.returncode}: {result.stderr}"
         )
     secs = time.monotonic() - started
-    cell = {"flags": _resolved(given), "secs": secs} | storage.read_json(run_dir / "summary.json")
-    storage.write_json(done, cell)
+    summary = run_lib.load_summary(run_dir)
+    shared = {field.name: getattr(summary, field.name) for field in dataclasses.fields(summary)}
+    cell = Cell(flags=_resolved(given), secs=secs, **shared)
+    storage.write_json(done, to_json(cell))
     return cell
 
 
-def _resolved(given: list[str]) -> list[str]:
+def _resolved(given: list[str]) -> tuple[str, ...]:
     """Returns flags with their flagfile's text in its place."""
     path = pathlib.Path(given[0].removeprefix("--flagfile="))
     lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
-    return [*lines, *given[1:]]
+    return (*lines, *given[1:])
 
 
 def measure(name: str) -> Row:
     cells = [train(name, seed) for seed in _SEEDS.value]
     return Row(
         name=name,
-        epochs=cells[0]["epochs"],
-        accuracy=[cell["accuracy"] for cell in cells],
-        macro_f1=[cell["macro_f1"] for cell in cells],
-        shuffled_macro_f1=[cell["shuffled"]["macro_f1"] for cell in cells],
-        secs=[cell["secs"] for cell in cells],
+        epochs=cells[0].epochs,
+        accuracy=[cell.accuracy for cell in cells],
+        macro_f1=[cell.macro_f1 for cell in cells],
+        shuffled_macro_f1=[cell.shuffled.macro_f1 for cell in cells],
+        secs=[cell.secs for cell in cells],
     )
 
 
@@ -125,16 +138,16 @@ def main() -> None:
     names = _ROWS.value or list(ROWS)
     for name in names:
         expect(name in ROWS, f"rows out of {', '.join(ROWS)}", row=name)
-    print(f"{'':<36}{'epochs':>6}{'accuracy':>16}{'macro F1':>16}{'shuffled':>16}{'minutes':>9}")
+    terminal.say(f"{'':<36}{'epochs':>6}{'accuracy':>16}{'macro F1':>16}{'shuffled':>16}{'minutes':>9}")
     rows = []
     for name in names:
         rows.append(measure(name))
         row = rows[-1]
         scores = "".join(f"{spread(v):>16}" for v in (row.accuracy, row.macro_f1, row.shuffled_macro_f1))
-        print(f"{name:<36}{row.epochs:>6}{scores}{statistics.mean(row.secs) / 60:>9.1f}", flush=True)
+        terminal.say(f"{name:<36}{row.epochs:>6}{scores}{statistics.mean(row.secs) / 60:>9.1f}", flush=True)
     path = pathlib.Path(_RUNS.value, "accuracy.json")
     storage.write_json(path, to_json(rows))
-    print(f"Figures: {path}")
+    terminal.say(f"Figures: {path}")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from collections.abc import Callable
 import numpy as np
 from absl import flags
 
-from pipelines import console
+from pipelines import console, terminal
 from tools import shards
 from tools.processes import in_fresh_process
 from ucf50_tfrecord import storage
@@ -52,7 +52,7 @@ Method = Callable[[str], object]
 
 
 def ours(path: str) -> np.ndarray:
-    return decode.decode_clips(path, FORMAT)[0].frames
+    return decode.decode_file(path, FORMAT)[0].frames
 
 
 def decode_everything(path: str) -> int:
@@ -162,7 +162,7 @@ def measure_all(paths: list[str], rounds: int) -> list[Row]:
     """Measures every method whose package is installed, each round in fresh processes."""
     missing = _missing_packages()
     for package, reason in sorted(missing.items()):
-        print(f"not measured: {package} ({reason})")
+        terminal.say(f"not measured: {package} ({reason})")
     names = [name for name, (_, package) in METHODS.items() if package not in missing]
     secs: dict[str, list[float]] = {name: [] for name in names}
     peaks: dict[str, float] = {}
@@ -280,19 +280,19 @@ def main() -> None:
     step = max(1, len(found.videos) // _MAX_VIDEOS.value)
     paths = [os.path.join(_VIDEOS.value, v.relative_path) for v in found.videos[::step]][: _MAX_VIDEOS.value]
     rows = measure_all(paths, _ROUNDS.value)
-    print(f"{len(paths)} videos, {FORMAT}, one core, median of {_ROUNDS.value} rounds")
-    print(f"{'':<34}{'videos/s':>9}{'ours is':>9}{'peak MB':>9}")
+    terminal.say(f"{len(paths)} videos, {FORMAT}, one core, median of {_ROUNDS.value} rounds")
+    terminal.say(f"{'':<34}{'videos/s':>9}{'ours is':>9}{'peak MB':>9}")
     for row in rows:
-        print(f"{row.name:<34}{row.videos_per_sec:>9.1f}{row.ours_ratio:>8.2f}x{row.peak_mb:>9.0f}")
+        terminal.say(f"{row.name:<34}{row.videos_per_sec:>9.1f}{row.ours_ratio:>8.2f}x{row.peak_mb:>9.0f}")
     with tempfile.TemporaryDirectory() as folder:
         repeated = repeat_videos(found, _CONVERSION_VIDEOS.value, folder)
         one, two = measure_workers(repeated, _ROUNDS.value)
-    print(
+    terminal.say(
         f"whole conversion of {one.num_videos} videos: {one.secs:.1f} s with 1 worker, {two.secs:.1f} s with 2, "
         f"{two.videos_per_sec:.1f} videos/s ({one.secs / two.secs:.2f}x), a worker's peak {two.worker_peak_mb:.0f} MB"
     )
     long_peak_mb = measure_long_video(_LONG_FRAMES.value)
-    print(f"a video of {_LONG_FRAMES.value} frames: peak {long_peak_mb:.0f} MB")
+    terminal.say(f"a video of {_LONG_FRAMES.value} frames: peak {long_peak_mb:.0f} MB")
     storage.write_json(
         pathlib.Path(_OUTPUT.value),
         {
@@ -303,7 +303,7 @@ def main() -> None:
             "long_video": {"num_frames": _LONG_FRAMES.value, "peak_mb": long_peak_mb},
         },
     )
-    print(f"Figures: {_OUTPUT.value}")
+    terminal.say(f"Figures: {_OUTPUT.value}")
 
 
 if __name__ == "__main__":

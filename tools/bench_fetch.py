@@ -24,10 +24,11 @@ import tempfile
 
 from absl import flags
 
-from pipelines import console
+from pipelines import console, terminal
 from tools.s3_endpoint import BUCKET, Endpoint
 from ucf50_tfrecord import storage
 from ucf50_tfrecord.specs import UserError, to_json
+from ucf50_tfrecord.texts import shell_command
 
 _VIDEOS = flags.DEFINE_string("videos", None, "Folder with one folder of videos a class.")
 _REMOTE_PYTHON = flags.DEFINE_string(
@@ -83,7 +84,10 @@ def run(python: str, module: str, *arguments: str) -> str:
     """
     done = subprocess.run([python, "-m", module, *arguments], text=True, capture_output=True)
     if done.returncode:
-        raise UserError(f"{module} {' '.join(arguments)} ended with status {done.returncode}:\n{done.stderr}")
+        terminal.note(*done.stderr.splitlines())
+        raise UserError(
+            f"{shell_command([module, *arguments])} ended with status {done.returncode}, see above"
+        )
     return done.stdout
 
 
@@ -135,19 +139,19 @@ def measure_all(local: str, url: str) -> list[Row]:
 
 
 def print_rows(rows: list[Row]) -> None:
-    print(f"{'':<32}{'first batch':>12}{'first epoch':>20}{'later epochs':>20}")
+    terminal.say(f"{'':<32}{'first batch':>12}{'first epoch':>20}{'later epochs':>20}")
     for row in rows:
         first = f"{row.first_epoch_clips_per_sec:.0f} ({row.first_epoch_stream_ratio:.2f}x)"
         later = f"{row.later_clips_per_sec:.0f} ({row.later_stream_ratio:.2f}x)"
-        print(f"{row.name:<32}{row.first_batch_secs:>10.2f} s{first:>20}{later:>20}")
-    print("Clips a second, and the ratio to streaming.")
+        terminal.say(f"{row.name:<32}{row.first_batch_secs:>10.2f} s{first:>20}{later:>20}")
+    terminal.say("Clips a second, and the ratio to streaming.")
 
 
 def main() -> None:
     if not _VIDEOS.value:
         raise UserError("Pass --videos=<folder of class folders>.")
     if not _REMOTE_PYTHON.value:
-        print("Without --remote_python=<a Python with the extra remote> there is no row of fsspec.")
+        terminal.say("Without --remote_python=<a Python with the extra remote> there is no row of fsspec.")
     endpoint = Endpoint()
     endpoint.start()
     try:
@@ -161,7 +165,7 @@ def main() -> None:
         endpoint.kill()
     print_rows(rows)
     storage.write_json(pathlib.Path(_OUTPUT.value), {"rows": to_json(rows)})
-    print(f"Figures: {_OUTPUT.value}")
+    terminal.say(f"Figures: {_OUTPUT.value}")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from pipelines import console
+from pipelines import console, terminal
 from tools import rates as rates_lib
 from tools import rival_inputs
 from tools.processes import in_fresh_process
@@ -298,9 +298,9 @@ def convert(videos_dir: str, data: str, clip_format: ClipFormat) -> str:
 
 def print_rates(rows: list[Row]) -> None:
     title = f"{rows[0].size}, batches of {_BATCH_SIZE.value}"
-    print(f"{title:<36}{'clips/s':>9}{'GB/s':>7}{'of floor':>10}{'ours is':>9}")
+    terminal.say(f"{title:<36}{'clips/s':>9}{'GB/s':>7}{'of floor':>10}{'ours is':>9}")
     for row in rows:
-        print(
+        terminal.say(
             f"{row.name:<36}{row.clips_per_sec:>9.0f}{row.bytes_per_sec / 1e9:>7.2f}"
             f"{row.floor_ratio:>10.2f}{row.ours_ratio:>8.2f}x"
         )
@@ -308,7 +308,7 @@ def print_rates(rows: list[Row]) -> None:
 
 def print_memory(what: str, found: Memory) -> None:
     early = found.megabytes[min(4, len(found.megabytes) // 2)]
-    print(
+    terminal.say(
         f"{what} {found.num_clips} clips: {early:.0f} MB after {min(5, len(found.megabytes) // 2 + 1)} epochs, "
         f"{found.megabytes[-1]:.0f} MB after {len(found.megabytes)}, at most {max(found.megabytes):.0f} MB"
     )
@@ -334,13 +334,13 @@ def bench_set() -> dict[str, Any]:
         large = in_fresh_process(convert, _VIDEOS.value, f"{folder}/large", ClipFormat(clips_per_video=10))
         batch_size = _BATCH_SIZE.value
         step_secs, gather_secs = in_fresh_process(measure_gather, small, batch_size)
-        print(
+        terminal.say(
             f"--cache=device: of a seed_lstm step of {step_secs * 1e3:.0f} ms the gather is "
             f"{gather_secs * 1e3:.2f} ms, {gather_secs / step_secs:.2%}"
         )
         neighbours = in_fresh_process(measure_shuffle, small)
         for found in neighbours:
-            print(
+            terminal.say(
                 f"neighbours of one {found.what}: {found.share:.4f} +- {found.standard_error:.4f}, "
                 f"by chance {found.chance:.4f}"
             )
@@ -367,7 +367,7 @@ def main() -> None:
     rows = [row for size in sizes for row in bench_size(size)]
     figures = {"rows": to_json(rows)} | bench_set()
     storage.write_json(pathlib.Path(_OUTPUT.value), figures)
-    print(f"Figures: {_OUTPUT.value}")
+    terminal.say(f"Figures: {_OUTPUT.value}")
 
 
 if __name__ == "__main__":

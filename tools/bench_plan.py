@@ -16,7 +16,7 @@ import time
 
 from absl import flags
 
-from pipelines import console
+from pipelines import console, terminal
 from tools.processes import in_fresh_process
 from ucf50_tfrecord import storage
 from ucf50_tfrecord.convert import plan
@@ -94,16 +94,16 @@ def main() -> None:
     sizes = [int(size) if size.isdecimal() else 0 for size in _SIZES.value]
     expect(all(sizes), "numbers of videos, 1 or more", sizes=_SIZES.value)
     rows = []
-    print(f"{'videos':>9}{'shards':>8}{'catalogue s':>13}{'plan s':>8}{'us/video':>10}{'peak MB':>9}")
+    terminal.say(f"{'videos':>9}{'shards':>8}{'catalogue s':>13}{'plan s':>8}{'us/video':>10}{'peak MB':>9}")
     for size in sizes:
         row = in_fresh_process(measure, size)
         rows.append(row)
-        print(
+        terminal.say(
             f"{row.num_videos:>9}{row.num_shards:>8}{row.catalog_secs:>13.2f}{row.plan_secs:>8.2f}"
             f"{row.plan_secs / row.num_videos * 1e6:>10.1f}{row.peak_mb:>9.0f}"
         )
     storage.write_json(pathlib.Path(_OUTPUT.value), {"rows": to_json(rows)})
-    print(f"Figures: {_OUTPUT.value}")
+    terminal.say(f"Figures: {_OUTPUT.value}")
 
 
 if __name__ == "__main__":

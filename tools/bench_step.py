@@ -21,7 +21,7 @@ from typing import Any
 
 from absl import flags
 
-from pipelines import console
+from pipelines import console, terminal
 from tools import rates as rates_lib
 from tools.processes import in_fresh_process
 from ucf50_tfrecord import storage
@@ -104,7 +104,8 @@ def measure_torch(python: str, batch_size: int, secs: float) -> float:
     arguments = [python, str(script), str(batch_size), str(secs), str(len(os.sched_getaffinity(0)))]
     result = subprocess.run(arguments, text=True, capture_output=True)
     if result.returncode:
-        raise UserError(f"PyTorch could not be measured:\n{result.stderr}")
+        terminal.note(*result.stderr.splitlines())
+        raise UserError("PyTorch could not be measured, see above")
     return float(result.stdout)
 
 
@@ -140,11 +141,11 @@ def measure_all(batch_sizes: list[int], precisions: list[str], torch_python: str
 
 def print_rows(rows: list[Row], batch_sizes: list[int]) -> None:
     for size in batch_sizes:
-        print(f"{f'batches of {size}':<36}{'clips/s':>9}{f'PyTorch at {batch_sizes[0]}':>15}")
+        terminal.say(f"{f'batches of {size}':<36}{'clips/s':>9}{f'PyTorch at {batch_sizes[0]}':>15}")
         for row in rows:
             if row.batch_size == size:
                 ratio = "" if row.torch_ratio is None else f"{row.torch_ratio:.2f}x"
-                print(f"{row.name:<36}{row.clips_per_sec:>9.1f}{ratio:>15}")
+                terminal.say(f"{row.name:<36}{row.clips_per_sec:>9.1f}{ratio:>15}")
 
 
 def main() -> None:
@@ -153,11 +154,11 @@ def main() -> None:
     except ValueError:
         raise UserError(f"--batch_sizes wants whole numbers, not {_BATCH_SIZES.value}") from None
     if not _TORCH_PYTHON.value:
-        print("Without --torch_python=<a Python with PyTorch> there are no rows of PyTorch.")
+        terminal.say("Without --torch_python=<a Python with PyTorch> there are no rows of PyTorch.")
     rows = measure_all(batch_sizes, _PRECISIONS.value, _TORCH_PYTHON.value)
     print_rows(rows, batch_sizes)
     storage.write_json(pathlib.Path(_OUTPUT.value), {"rows": to_json(rows)})
-    print(f"Figures: {_OUTPUT.value}")
+    terminal.say(f"Figures: {_OUTPUT.value}")
 
 
 if __name__ == "__main__":

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pipelines import terminal
 from ucf50_tfrecord.drawing.pixels import shorten
 from ucf50_tfrecord.manifest import Manifest
 from ucf50_tfrecord.specs import format_folds, printable
 
-WIDTH = 80  # columns
 _MIN_NAME_WIDTH, _MAX_NAME_WIDTH, _TOTAL_WIDTH = 12, 24, 7
 
 
-def format_table(manifest: Manifest) -> str:
+def format_table(manifest: Manifest) -> list[str]:
     """Lays out the clips of each class and fold, 80 columns wide; where there is no room, the folds as ranges."""
     counts = np.array([manifest.clips_per_class[fold] for fold in manifest.folds]).T  # [classes, folds]
     names = [printable(name) for name in manifest.classes]
@@ -23,9 +23,9 @@ def format_table(manifest: Manifest) -> str:
     # The sums below take wider cells than the counts; they are left out where there is no room.
     for rows in ([*zip(names, counts), ("all", sums)], [*zip(names, counts)]):
         cell_width = 1 + max(len(str(row.max())) for _, row in rows)
-        width = min(longest, WIDTH - _TOTAL_WIDTH - len(manifest.folds) * cell_width)
+        width = min(longest, terminal.WIDTH - _TOTAL_WIDTH - len(manifest.folds) * cell_width)
         if width >= min(longest, _MIN_NAME_WIDTH):
-            return "\n".join(_format_rows(rows, manifest.folds, width, cell_width))
+            return _format_rows(rows, manifest.folds, width, cell_width)
     return _format_ranges(manifest, counts, names)
 
 
@@ -44,13 +44,13 @@ def _format_rows(
     return lines
 
 
-def _format_ranges(manifest: Manifest, counts: np.ndarray, names: list[str]) -> str:
+def _format_ranges(manifest: Manifest, counts: np.ndarray, names: list[str]) -> list[str]:
     width = min(max(map(len, [*names, "class"])), _MAX_NAME_WIDTH)
     lines = [f"{'class':<{width}}{'clips':>{_TOTAL_WIDTH}}  in folds"]
     for name, row in zip(names, counts):
         held = format_folds(fold for fold, count in zip(manifest.folds, row) if count)
-        room = WIDTH - width - _TOTAL_WIDTH - 2
+        room = terminal.WIDTH - width - _TOTAL_WIDTH - 2
         lines.append(
             f"{shorten(name, width):<{width}}{row.sum():>{_TOTAL_WIDTH}}  {shorten(held, room)}".rstrip()
         )
-    return "\n".join(lines)
+    return lines

@@ -18,7 +18,6 @@ import concurrent.futures
 import dataclasses
 import os
 import pathlib
-import shlex
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -26,10 +25,11 @@ from collections.abc import Iterable
 from absl import flags
 
 from pipelines import compare as compare_pipeline
-from pipelines import console
+from pipelines import console, terminal
 from tools import make_demo_videos, scenarios
-from ucf50_tfrecord import storage
+from ucf50_tfrecord import parsing, storage
 from ucf50_tfrecord.specs import ClipFormat, UserError, expect, to_json
+from ucf50_tfrecord.texts import shell_command
 
 _FOLDER = flags.DEFINE_string("folder", "bench_results/compare_check", "Where corpora, runs and figures go.")
 _SCENARIOS = flags.DEFINE_list("scenarios", list(scenarios.SCENARIOS), "Which scenarios.")
@@ -72,7 +72,7 @@ def judge_corpus(name: str, seed: int) -> list[Judged]:
     folder = pathlib.Path(_FOLDER.value, f"{name}-{seed}")
     done = folder / "judged.json"
     if done.exists():
-        return [Judged(**value) for value in storage.read_json(done)]
+        return parsing.read(done, list[Judged], "a list of judged verdicts")
     truth = scenarios.SCENARIOS[name].truth
     judged = []
     for verdict in compare(name, seed, folder):
@@ -104,9 +104,8 @@ def judge_side_by_side(corpora: list[tuple[str, int]]) -> list[Judged]:
         command += [f"--scenarios={name}", f"--corpus_seeds={seed}"]
         result = subprocess.run(command, env=environment, capture_output=True, text=True)
         if result.returncode not in (0, 1):  # 1: a verdict of this corpus is wrong
-            raise UserError(
-                f"{shlex.join(command)} ended with status {result.returncode}: {result.stderr[-2000:]}"
-            )
+            terminal.note(*result.stderr.splitlines())
+            raise UserError(f"{shell_command(command)} ended with status {result.returncode}, see above")
         return judge_corpus(name, seed)
 
     judged = []
@@ -119,12 +118,12 @@ def judge_side_by_side(corpora: list[tuple[str, int]]) -> list[Judged]:
 
 def print_corpus(judged: list[Judged]) -> None:
     wrong = [one for one in judged if not one.is_right]
-    print(
+    terminal.say(
         f"{judged[0].scenario}, seed {judged[0].seed}: {len(judged) - len(wrong)} of {len(judged)} right",
         flush=True,
     )
     for one in wrong:
-        print(f"  {'FALSE' if one.is_false_claim else 'missed'} {one.kind}: {one.text}", flush=True)
+        terminal.say(f"  {'FALSE' if one.is_false_claim else 'missed'} {one.kind}: {one.text}", flush=True)
 
 
 def _model_of(kind: str, models: tuple[str, ...]) -> str:
@@ -183,10 +182,13 @@ def print_table(judged: Iterable[Judged]) -> None:
     kinds = collections.defaultdict(list)
     for one in judged:
         kinds[one.kind].append(one)
-    print(f"\n{'':<24}{'planted':>9}{'found':>8}{'denied':>8}{'absent':>9}{'claimed':>9}{'cannot tell':>13}")
+    terminal.say("")
+    terminal.say(
+        f"{'':<24}{'planted':>9}{'found':>8}{'denied':>8}{'absent':>9}{'claimed':>9}{'cannot tell':>13}"
+    )
     for kind, cases in kinds.items():
         planted, absent = [c for c in cases if c.expected], [c for c in cases if not c.expected]
-        print(
+        terminal.say(
             f"{kind:<24}{len(planted):>9}{sum(c.is_right for c in planted):>8}"
             f"{sum(c.is_false_claim for c in planted):>8}{len(absent):>9}"
             f"{sum(c.is_false_claim for c in absent):>9}{sum(c.answer == 'cannot tell' for c in cases):>13}"
@@ -210,8 +212,9 @@ def main() -> int:
     print_table(judged)
     right = sum(one.is_right for one in judged) / len(judged)
     claims = sum(one.is_false_claim for one in judged) / len(judged)
-    print(
-        f"\n{len(judged)} verdicts: {right:.1%} right (at least {_MIN_RIGHT:.0%} wanted), {claims:.1%} false claims "
+    terminal.say("")
+    terminal.say(
+        f"{len(judged)} verdicts: {right:.1%} right (at least {_MIN_RIGHT:.0%} wanted), {claims:.1%} false claims "
         f"(at most {_MAX_FALSE_CLAIMS:.0%})"
     )
     if len(corpora) > 1:

@@ -6,11 +6,10 @@ python -m tools.describe_models --classes=50 --frames=15 --size=64
 from __future__ import annotations
 
 import inspect
-import textwrap
 
 from absl import flags
 
-from pipelines import console
+from pipelines import console, terminal
 from ucf50_tfrecord.specs import MODEL_NAMES, ClipFormat, ModelSpec, parse_size
 
 _CLASSES = flags.DEFINE_integer("classes", 50, "Number of classes.")
@@ -24,15 +23,15 @@ def main() -> None:
     console.load_tensorflow()
     from ucf50_tfrecord import models
 
-    print(f"{_CLASSES.value} classes, clips of {clip_format}\n")
-    print(f"{'model':<13}{'parameters':>11}  what it is")
+    terminal.say(f"{_CLASSES.value} classes, clips of {clip_format}", "")
+    terminal.say(f"{'model':<13}{'parameters':>11}  what it is")
     for name in MODEL_NAMES:
         spec = ModelSpec(
             name=name, num_classes=_CLASSES.value, num_frames=_FRAMES.value, height=height, width=width
         )
         count = models.build_model(spec).count_params()
         row = f"{name:<13}{count:>11,}  {describe(models.BUILDERS[name])}"
-        print(textwrap.fill(row, 80, subsequent_indent=" " * 26))
+        terminal.say_wrapped(row, subsequent_indent=" " * 26)
 
 
 def describe(builder) -> str:

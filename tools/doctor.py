@@ -9,15 +9,21 @@ looks at: argparse in place of absl, and every check's imports within the check.
 
 from __future__ import annotations
 
-import argparse
+import contextlib
 import os
+import re
 import sys
 import textwrap
 
+from pipelines import raise_on_interrupt, scratch, terminal
 from tools.checkup.finding import Finding, Options, run_check
+from ucf50_tfrecord.specs import UserError, printable
 
 _WIDTH = 80
 _INDENT = " " * 7
+_UNBROKEN_SPACE = "\xa0"  # not in a printable text
+# Of a shell's command line.
+_WORD = re.compile(r"""(?:\$'(?:[^'\\]|\\.)*'|'[^']*'|"[^"]*"|[^\s'"])+""")
 # Title, and the module of tools.checkup.
 _SECTIONS = (
     ("Packages", "packages"),
@@ -33,19 +39,21 @@ def main() -> int:
     options = parse_options()
     # In a locale that cannot show a character of a name or a message.
     sys.stdout.reconfigure(errors="backslashreplace")
+    with contextlib.suppress(UserError):  # the section on room tells
+        scratch.use_own_folder()
     counts: dict[str, int] = {"warn": 0, "fail": 0}
     for title, name in _SECTIONS:
-        print(title, flush=True)
+        terminal.say(title, flush=True)
         for finding in run_check(name, options):
-            print("\n".join(format_finding(finding)), flush=True)
+            terminal.say(*format_finding(finding), flush=True)
             if finding.level in counts:
                 counts[finding.level] += 1
-    print(f"\n{counts['fail']} to mend, {counts['warn']} to know of")
+    terminal.say("", f"{counts['fail']} to mend, {counts['warn']} to know of")
     return 1 if counts["fail"] else 0
 
 
 def parse_options() -> Options:
-    parser = argparse.ArgumentParser(
+    parser = terminal.ArgumentParser(
         prog="python -m tools.doctor", description=__doc__.partition("\n")[0], allow_abbrev=False
     )
     parser.add_argument("--data", help="a folder of shards; default: each one under data/")
@@ -66,11 +74,14 @@ def parse_options() -> Options:
 
 def format_finding(finding: Finding) -> list[str]:
     """Lays a finding out in 80 columns: what is found, then how to mend it; a long command goes on after a \\."""
-    lines = _wrap(f"  {finding.level:<5}", finding.text)
+    lines = _wrap(f"  {finding.level:<5}", printable(finding.text))
     if finding.mend:
-        lines += _wrap(f"{_INDENT}mend: ", finding.mend)
+        lines += _wrap(f"{_INDENT}mend: ", printable(finding.mend))
     if finding.command:
-        parts = _wrap(f"{_INDENT}$ ", finding.command, room=_WIDTH - 2)
+        # A space in quotes is no place to break.
+        words = _WORD.sub(lambda match: match[0].replace(" ", _UNBROKEN_SPACE), printable(finding.command))
+        parts = _wrap(f"{_INDENT}$ ", words, room=_WIDTH - 2)
+        parts = [part.replace(_UNBROKEN_SPACE, " ") for part in parts]
         lines += [f"{part} \\" for part in parts[:-1]] + parts[-1:]
     return lines
 
@@ -89,9 +100,10 @@ def _wrap(start: str, text: str, room: int = _WIDTH) -> list[str]:
 
 if __name__ == "__main__":
     try:
+        raise_on_interrupt()
         sys.exit(main())
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        terminal.note("interrupted")
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

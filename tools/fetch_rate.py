@@ -17,7 +17,7 @@ from typing import Any
 
 from absl import flags
 
-from pipelines import console
+from pipelines import console, terminal
 from tools import rival_inputs
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import remote
@@ -58,7 +58,7 @@ def main() -> None:
             first_batch_secs = first_batch_secs or time.perf_counter() - started
         epoch_secs.append(time.perf_counter() - started - sum(epoch_secs))
     figures = {"num_clips": num_clips, "first_batch_secs": first_batch_secs, "epoch_secs": epoch_secs}
-    print(json.dumps(figures))
+    terminal.say(json.dumps(figures))
 
 
 if __name__ == "__main__":

@@ -15,12 +15,11 @@ import functools
 import os
 import pathlib
 import sys
-import textwrap
 
 import numpy as np
 from absl import flags
 
-from pipelines import console
+from pipelines import console, terminal
 from tools import class_table, contact_sheet
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import record, remote, storage
@@ -28,7 +27,7 @@ from ucf50_tfrecord.dataset import clips as clips_lib
 from ucf50_tfrecord.dataset import reader
 from ucf50_tfrecord.drawing.pixels import shorten, to_png
 from ucf50_tfrecord.manifest import Manifest
-from ucf50_tfrecord.specs import UserError, expect, format_bytes, format_folds, printable
+from ucf50_tfrecord.specs import UserError, expect, format_bytes, format_folds, printable, to_json
 from ucf50_tfrecord.training import run as run_lib
 
 _DATA = flags.DEFINE_string("data", None, "The folder of shards. Default: each one under data/.")
@@ -81,7 +80,7 @@ def find_sets() -> list[str]:
 def print_counts(manifest: Manifest) -> None:
     """Prints what the manifest says."""
     sizes = [shard.num_bytes for shard in manifest.shards]
-    print(manifest.data_dir)
+    terminal.say(manifest.data_dir)
     print_wrapped(
         f"{manifest.num_clips} clips of {manifest.format} (frames x height x width), {len(manifest.classes)} "
         f"classes, {manifest.num_videos} videos"
@@ -93,14 +92,15 @@ def print_counts(manifest: Manifest) -> None:
     )
     print_wrapped(f"decoded with {manifest.decoder}")
     for item in manifest.quarantined:
-        print(f"  quarantined: {printable(item.relative_path)}: {printable(item.reason)}")
-    print(f"\n{class_table.format_table(manifest)}\n")
+        terminal.say(f"  quarantined: {item.relative_path}: {item.reason}")
+    terminal.say("", *class_table.format_table(manifest), "")
 
 
 def print_wrapped(text: str) -> None:
-    options = {"initial_indent": "  ", "subsequent_indent": "    "}
     # Paths stay whole, to be copied.
-    print(textwrap.fill(text, class_table.WIDTH, break_on_hyphens=False, break_long_words=False, **options))
+    terminal.say_wrapped(
+        text, break_on_hyphens=False, break_long_words=False, initial_indent="  ", subsequent_indent="    "
+    )
 
 
 def print_clips(manifest: Manifest) -> None:
@@ -115,14 +115,15 @@ def print_clips(manifest: Manifest) -> None:
         records = list(threads.map(functools.partial(reader.read_record, sample), range(len(sample))))
     secs = np.array([features[record.END_TIMESTAMP][0] for features in records]) / 1e6
     rates = sorted({round(features[record.IMAGE_FRAME_RATE][0], 2) for features in records})
-    print(
+    terminal.say(
         f"{len(sample)} clips, evenly chosen: videos of {secs.min():.1f} to {secs.max():.1f} s, "
-        f"median {np.median(secs):.1f}; {format_rates(rates)} frames/s\n"
+        f"median {np.median(secs):.1f}; {format_rates(rates)} frames/s",
+        "",
+        f"A record, {pathlib.Path(sample.shard_paths[sample.shards[0]]).name} at byte {sample.offsets[0]}:",
     )
-    print(f"A record, {pathlib.Path(sample.shard_paths[sample.shards[0]]).name} at byte {sample.offsets[0]}:")
     for key, value in sorted(records[0].items()):
-        print(f"  {key:<22} {shorten(describe(value), class_table.WIDTH - 25)}")
-    print()
+        terminal.say(f"  {key:<22} {shorten(describe(value), terminal.WIDTH - 25)}")
+    terminal.say("")
     if _SHEET.value != "":
         draw_sheet(clips)
 
@@ -154,10 +155,10 @@ def draw_sheet(clips: clips_lib.Clips) -> None:
     except UserError as error:
         if _SHEET.value:
             raise
-        print(f"No contact sheet: {error}. --sheet=<file.png> puts it elsewhere.", file=sys.stderr)
+        terminal.note(f"No contact sheet: {error}. --sheet=<file.png> puts it elsewhere.")
         return
     height, width = picture.shape[:2]
-    print(f"Contact sheet: {path} ({width}x{height} pixels)\n")
+    terminal.say(f"Contact sheet: {path} ({width}x{height} pixels)", "")
 
 
 def describe(value: list | np.ndarray) -> str:
@@ -179,7 +180,7 @@ def print_run(run_dir: str) -> None:
     config = run_lib.load_config(run_dir)
     model, train = config.model, config.train
     folds = {"train": config.train_folds, "validate": config.val_folds, "test": config.test_folds}
-    print(run_dir)
+    terminal.say(run_dir)
     print_wrapped(
         f"{model.name} on clips of {model.num_frames}x{model.height}x{model.width}, {len(config.classes)} "
         f"classes, of {config.data_dir}"
@@ -201,19 +202,16 @@ def print_scores(run_dir: str) -> None:
         print_wrapped(
             "not finished, so there are no scores yet; the command that started it goes on, with --run"
         )
-        print()
+        terminal.say("")
         return
-    summary = storage.read_json(path)
-    try:
-        print(
-            f"  {summary['params']:,} parameters; {summary['num_train_clips']} training clips, "
-            f"{summary['trained_epochs']} epochs"
-        )
-        title = f"{summary['num_clips']} clips of folds {format_folds(summary['folds'])} ({summary['split']})"
-        console.print_scores(title, summary, summary["shuffled"])
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path} is not a run's summary: {error!r}") from error
-    print()
+    summary = run_lib.load_summary(run_dir)
+    trained_on = "unknown" if summary.num_train_clips is None else summary.num_train_clips
+    terminal.say(
+        f"  {summary.params:,} parameters; {trained_on} training clips, {summary.trained_epochs} epochs"
+    )
+    title = f"{summary.num_clips} clips of folds {format_folds(summary.folds)} ({summary.split})"
+    console.print_scores(title, to_json(summary), to_json(summary.shuffled))
+    terminal.say("")
 
 
 def print_curves(run_dir: str) -> None:
@@ -229,9 +227,12 @@ def print_curves(run_dir: str) -> None:
         drawings.append(curves.draw(title, points, is_coloured=sys.stdout.isatty()))
     drawn = [text for text in drawings if text]
     if not drawn:
-        print(f"No curves: there are no points in the event files of {folder}.\n")
+        terminal.say(f"No curves: there are no points in the event files of {folder}.", "")
         return
-    print("By training step:\n" + "\n".join(drawn) + "\n")
+    terminal.say("By training step:")
+    for text in drawn:
+        terminal.say_drawing(text)
+    terminal.say("")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ Signals are passed on. No worker outlives this process.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import ctypes
 import functools
@@ -19,7 +18,6 @@ import json
 import os
 import pathlib
 import random
-import shlex
 import signal
 import socket
 import subprocess
@@ -30,8 +28,9 @@ from collections.abc import Iterator, Sequence
 
 from absl import flags
 
-from pipelines import console, convert, train
+from pipelines import console, convert, terminal, train
 from ucf50_tfrecord.specs import UserError, expect
+from ucf50_tfrecord.texts import shell_command
 from ucf50_tfrecord.training import cluster
 from ucf50_tfrecord.training import run as run_lib
 
@@ -76,7 +75,7 @@ def main(num_workers: int) -> int:
     if was_signalled and status == 0 and not pathlib.Path(run_dir, run_lib.SUMMARY_FILENAME).exists():
         again = [argument for argument in sys.argv[1:] if not argument.startswith("--run=")]
         launcher = [console.python(), "-m", "tools.launch_workers", f"--workers={num_workers}", "--"]
-        print(f"That is:\n  {shlex.join([*launcher, *again, f'--run={run_dir}'])}")
+        terminal.say("That is:", f"  {shell_command([*launcher, *again, f'--run={run_dir}'])}")
     return status
 
 
@@ -191,13 +190,12 @@ def _explain(index: int, returncode: int, was_signalled: bool) -> int:
     """Says how a worker ended, unless that was asked for; returns the status to end with."""
     if returncode > 0:
         if not was_signalled:
-            print(f"error: worker {index} ended with status {returncode}, see above", file=sys.stderr)
+            terminal.note(f"error: worker {index} ended with status {returncode}, see above")
         return returncode
     if not was_signalled:
-        print(
+        terminal.note(
             f"error: worker {index} was ended by {signal.Signals(-returncode).name}, and the others with it; run "
-            "the same command again to go on from the last checkpoint",
-            file=sys.stderr,
+            "the same command again to go on from the last checkpoint"
         )
     return 128 - returncode
 
@@ -226,7 +224,7 @@ def _start(
 def _show_errors(worker: subprocess.Popen, index: int) -> None:
     for line in worker.stderr:
         if line.strip() and not line.startswith(_SAID_BY_ALL):
-            print(f"worker {index}: {line}", end="", file=sys.stderr, flush=True)
+            terminal.note(f"worker {index}: {line.rstrip()}")
 
 
 def _end_with_parent(parent: int) -> None:
@@ -252,7 +250,7 @@ def _signals_noted(received: list[int]) -> Iterator[None]:
 
 def _take_own_flags() -> int:
     """Returns --workers, and leaves in sys.argv what follows --."""
-    parser = argparse.ArgumentParser("python -m tools.launch_workers", description=__doc__.splitlines()[0])
+    parser = terminal.ArgumentParser("python -m tools.launch_workers", description=__doc__.splitlines()[0])
     parser.add_argument("--workers", type=int, required=True, help="how many to start")
     parser.add_argument("flags", nargs="*", help="-- and the flags of pipelines.train")
     parsed = parser.parse_args()

@@ -19,15 +19,12 @@ known cause tells the classes apart.
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import dataclasses
 import functools
 import itertools
-import multiprocessing
 import os
 import pathlib
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -35,8 +32,8 @@ import av
 import numpy as np
 from absl import flags
 
-from pipelines import console
-from tools import scenarios
+from pipelines import console, terminal
+from tools import processes, scenarios
 from ucf50_tfrecord import storage
 from ucf50_tfrecord.specs import UserError, expect
 
@@ -222,15 +219,13 @@ def _write_corpus(
     target = pathlib.Path(output)
     if target.exists():
         raise UserError(f"{target} exists already; remove it, or choose another --output")
-    storage.make_folder(target.absolute().parent)
-    partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
-    try:
-        with _mapper(workers) as run, console.progress_bar(num_videos, "video", "rendering") as bar:
-            for written in run(functools.partial(write, partial), items):
-                bar.update(written)
-        partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with (
+        storage.atomic_folder(target, names=(), mark="") as partial,
+        _mapper(workers) as run,
+        console.progress_bar(num_videos, "video", "rendering") as bar,
+    ):
+        for written in run(functools.partial(write, partial), items):
+            bar.update(written)
     return num_videos
 
 
@@ -240,8 +235,7 @@ def _mapper(workers: int) -> Iterator[Callable]:
     if workers == 1:
         yield map
         return
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with processes.pool(workers) as pool:
         yield pool.map
 
 
@@ -307,7 +301,7 @@ def main() -> None:
         scenario = scenarios.SCENARIOS[args.scenario]
         title, num_classes = f"{args.scenario}: {scenario.description.rstrip('.')}", len(scenario.classes)
         num_videos = make_scenario(output, scenario, num_frames=num_frames, **options)
-    print(f"{title}: {output} ({num_videos} videos, {num_classes} classes, {args.groups} groups)")
+    terminal.say(f"{title}: {output} ({num_videos} videos, {num_classes} classes, {args.groups} groups)")
 
 
 if __name__ == "__main__":

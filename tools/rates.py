@@ -33,7 +33,7 @@ def of_decoding(paths: Sequence[str], clip_format: ClipFormat, *, secs: float) -
 
     def count(path: str) -> int:
         try:
-            return len(decode.decode_clips(path, clip_format))
+            return len(decode.decode_file(path, clip_format))
         except decode.VideoError:  # a conversion leaves it out
             return 0
 

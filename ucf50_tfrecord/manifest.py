@@ -9,80 +9,44 @@ On disk, beside the shards:
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import hashlib
+import itertools
 import json
 import pathlib
 import re
-import shlex
 from collections.abc import Iterable
-from typing import Any
+from typing import Annotated, Any
 
-from ucf50_tfrecord import record, storage
-from ucf50_tfrecord.specs import DEFAULT_SHARD_BYTES, ClipFormat, FoldRule, Plan, UserError, to_json
+import msgspec
+
+from ucf50_tfrecord import parsing, record, storage
+from ucf50_tfrecord.parsing import Count, Name, Sha256
+from ucf50_tfrecord.shards import (  # noqa: F401: Source, a part of ShardReport
+    DATASET_NAME,
+    ManifestShard,
+    Quarantined,
+    ShardReport,
+    Source,
+    repeated,
+    shard_pattern,
+)
+from ucf50_tfrecord.specs import (
+    DEFAULT_SHARD_BYTES,
+    MAX_CLASSES,
+    ClipFormat,
+    FoldRule,
+    Plan,
+    UserError,
+    expect,
+    to_json,
+)
+from ucf50_tfrecord.texts import make_variable, shell_command
 
 MANIFEST_FILENAME = "manifest.json"
 # For readers that use TensorFlow Datasets.
 TFDS_FILENAMES = ("features.json", "label.labels.txt", "dataset_info.json")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Quarantined:
-    """A video that gave no clip, and why.
-
-    cause: "contents"; "unreadable" (its file) or "killed" (its process, from outside), which the
-    next conversion tries again; "crash", "timeout" or "memory", which `--verify` tries again.
-    """
-
-    relative_path: str
-    reason: str
-    cause: str = "contents"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Source:
-    """A video's file as it was when it was converted; sha256 where it was asked for."""
-
-    num_bytes: int
-    mtime_ns: int
-    sha256: str | None = None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ShardReport:
-    """What one shard file holds; its sidecar is this as JSON.
-
-    `offsets[i]` (bytes) is where record i starts; clip_ids, labels and groups go with
-    it. `sources` are the files of the ShardJob's videos, `fingerprint` is the job's, `sha256`
-    that of the shard's bytes.
-    """
-
-    filename: str
-    fold: int
-    num_bytes: int
-    sha256: str
-    fingerprint: str
-    clip_ids: tuple[str, ...]
-    labels: tuple[int, ...]
-    groups: tuple[int | None, ...]
-    offsets: tuple[int, ...]
-    sources: tuple[Source, ...]
-    quarantined: tuple[Quarantined, ...] = ()
-
-    @property
-    def num_clips(self) -> int:
-        return len(self.clip_ids)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ManifestShard:
-    """A shard's line in the manifest."""
-
-    filename: str
-    fold: int
-    num_clips: int
-    num_bytes: int
-    sha256: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -133,18 +97,84 @@ class Manifest:
 
     def save(self) -> None:
         """Writes manifest.json; doing so declares the dataset finished."""
-        value = to_json(self)
-        del value["data_dir"], value["clips_per_class"]
-        value |= {
-            "schema_version": record.SCHEMA_VERSION,
-            "num_clips": self.num_clips,
-            "fingerprint": self.fingerprint,
-            "folds": {
-                str(fold): {"num_clips": sum(counts), "clips_per_class": list(counts)}
-                for fold, counts in self.clips_per_class.items()
-            },
+        shared = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name in _FILE_FIELDS}
+        folds = {
+            fold: _Fold(num_clips=sum(counts), clips_per_class=counts)
+            for fold, counts in self.clips_per_class.items()
         }
-        storage.write_json(pathlib.Path(self.data_dir, MANIFEST_FILENAME), value)
+        value = _ManifestFile(
+            **shared,
+            schema_version=record.SCHEMA_VERSION,
+            num_clips=self.num_clips,
+            fingerprint=self.fingerprint,
+            folds=folds,
+        )
+        storage.write_json(pathlib.Path(self.data_dir, MANIFEST_FILENAME), to_json(value))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Fold:
+    num_clips: Count
+    clips_per_class: tuple[Count, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _ManifestFile:
+    """What manifest.json holds, checked against itself."""
+
+    schema_version: Count
+    name: Annotated[str, msgspec.Meta(pattern=rf"^{DATASET_NAME}\Z")]
+    videos_dir: str
+    format: ClipFormat
+    fold_rule: FoldRule
+    decoder: str
+    shard_bytes: Annotated[int, msgspec.Meta(ge=1, le=2**62)] = DEFAULT_SHARD_BYTES
+    classes: Annotated[tuple[Name, ...], msgspec.Meta(min_length=1, max_length=MAX_CLASSES)]
+    num_videos: Count
+    num_clips: Count | None = None
+    fingerprint: Sha256 | None = None
+    folds: dict[Count, _Fold]
+    shards: tuple[ManifestShard, ...]
+    quarantined: tuple[Quarantined, ...]
+
+    def __post_init__(self):
+        expect(
+            len(set(self.classes)) == len(self.classes), "distinct classes", repeated=repeated(self.classes)
+        )
+        names = [shard.filename for shard in self.shards]
+        expect(len(set(names)) == len(names), "each shard once", repeated=repeated(names))
+        own = shard_pattern(self.name)
+        foreign = next((name for name in names if not own.fullmatch(name)), None)
+        expect(foreign is None, f"shards of the dataset {self.name!r}", filename=foreign)
+        self._check_counts()
+
+    def _check_counts(self) -> None:
+        held = collections.Counter()
+        for shard in self.shards:
+            held[shard.fold] += shard.num_clips
+        listed = {fold: item.num_clips for fold, item in self.folds.items()}
+        for fold in sorted(held.keys() | listed):
+            expect(
+                listed.get(fold, 0) == held[fold],
+                f"{held[fold]} clips in fold {fold}, as its shards have",
+                num_clips=listed.get(fold, 0),
+            )
+        for fold, item in self.folds.items():
+            counts = item.clips_per_class
+            expect(
+                len(counts) == len(self.classes) and sum(counts) == item.num_clips,
+                f"clips_per_class of fold {fold} for {len(self.classes)} classes, together {item.num_clips}",
+                clips_per_class=counts,
+            )
+        num_clips = sum(listed.values())
+        expect(self.num_clips in (None, num_clips), f"num_clips of {num_clips}", num_clips=self.num_clips)
+        most = self.num_videos * self.format.clips_per_video
+        expect(
+            num_clips <= most, f"at most {most} clips of num_videos={self.num_videos}", num_clips=num_clips
+        )
+
+
+_FILE_FIELDS = {field.name for field in dataclasses.fields(_ManifestFile)} - {"num_clips", "fingerprint"}
 
 
 def fingerprint(contents: Any) -> str:
@@ -170,17 +200,41 @@ def load_report(data_dir: str, filename: str) -> ShardReport:
       UserError: if it is missing, damaged, or not a sidecar.
     """
     path = sidecar_path(data_dir, filename)
-    value = storage.read_json(path)
-    try:
-        if value.pop("checksum") != fingerprint(value):
-            raise UserError(f"{path} is damaged: its checksum is another than it says")
-        value["quarantined"] = tuple(Quarantined(**item) for item in value["quarantined"])
-        value["sources"] = tuple(Source(**item) for item in value["sources"])
-        for key in ("clip_ids", "labels", "groups", "offsets"):
-            value[key] = tuple(value[key])
-        return ShardReport(**value)
-    except (AttributeError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not a shard's sidecar: {error}") from error
+    value, problem = storage.read_json(path), f"{path} is not a shard's sidecar"
+    if not isinstance(value, dict) or "checksum" not in value:
+        raise UserError(f"{problem}: Expected a field checksum. Received: none")
+    if value.pop("checksum") != fingerprint(value):
+        raise UserError(f"{path} is damaged: its checksum is another than it says")
+    return parsing.convert(value, ShardReport, problem)
+
+
+def check_report(manifest: Manifest, shard: ManifestShard, report: ShardReport) -> None:
+    """Checks that a sidecar is the one of a shard that a manifest lists, and fits the dataset.
+
+    Raises:
+      UserError: if not.
+    """
+    path = sidecar_path(manifest.data_dir, shard.filename)
+    for field in dataclasses.fields(ManifestShard):
+        listed, found = getattr(shard, field.name), getattr(report, field.name)
+        if listed != found:
+            raise UserError(
+                f"{path} is not the one {MANIFEST_FILENAME} lists: Expected {field.name} {listed!r}. "
+                f"Received: {found!r}"
+            )
+    for clip_id, label in zip(report.clip_ids, report.labels):
+        if label >= len(manifest.classes) or not clip_id.startswith(f"{manifest.classes[label]}/"):
+            raise UserError(
+                f"{path} does not fit {MANIFEST_FILENAME}: Expected the label of the clip's class. "
+                f"Received: {label} for {clip_id!r}"
+            )
+    least, most = record.size_bounds(manifest.format)
+    for start, end in itertools.pairwise((*report.offsets, report.num_bytes)):
+        if not least <= end - start <= most:
+            raise UserError(
+                f"{path} does not fit {MANIFEST_FILENAME}: Expected records of {least} to {most} bytes. "
+                f"Received: {end - start} at offset {start}"
+            )
 
 
 def exists(data_dir: str) -> bool:
@@ -214,32 +268,21 @@ def load(data_dir: str) -> Manifest:
         ) from None
     except storage.NotJsonError as error:
         raise UserError(f"{error}. {_ANEW}") from error
-    try:
-        if value["schema_version"] != record.SCHEMA_VERSION:
-            raise UserError(
-                f"{path} was written with record schema {value['schema_version']}; this version "
-                f"reads schema {record.SCHEMA_VERSION}. Convert the videos again into another folder."
-            )
-        return Manifest(
-            data_dir=str(data_dir),
-            name=value["name"],
-            videos_dir=value["videos_dir"],
-            format=ClipFormat(**value["format"]),
-            fold_rule=FoldRule(**value["fold_rule"]),
-            decoder=value["decoder"],
-            shard_bytes=value.get("shard_bytes", DEFAULT_SHARD_BYTES),
-            classes=tuple(value["classes"]),
-            num_videos=value["num_videos"],
-            clips_per_class={
-                int(fold): tuple(item["clips_per_class"]) for fold, item in value["folds"].items()
-            },
-            shards=tuple(ManifestShard(**item) for item in value["shards"]),
-            quarantined=tuple(Quarantined(**item) for item in value["quarantined"]),
+    version = value.get("schema_version") if isinstance(value, dict) else None
+    if isinstance(version, int) and version != record.SCHEMA_VERSION:
+        raise UserError(
+            f"{path} was written with record schema {version}; this version "
+            f"reads schema {record.SCHEMA_VERSION}. Convert the videos again into another folder."
         )
-    except UserError:
-        raise
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is not a dataset's manifest: {error!r}. {_ANEW}") from error
+    try:
+        file = parsing.convert(value, _ManifestFile, f"{path} is not a dataset's manifest")
+    except UserError as error:
+        raise UserError(f"{error}. {_ANEW}") from error
+    return Manifest(
+        **{f.name: getattr(file, f.name) for f in dataclasses.fields(Manifest) if f.name in _FILE_FIELDS},
+        data_dir=str(data_dir),
+        clips_per_class={fold: item.clips_per_class for fold, item in file.folds.items()},
+    )
 
 
 def load_if_finished(data_dir: str) -> Manifest | None:
@@ -279,10 +322,8 @@ def repair_command(manifest: Manifest) -> str:
     if manifest.shard_bytes != DEFAULT_SHARD_BYTES:
         flags.append(f"--shard_mib={-(-manifest.shard_bytes >> 20)}")
     if flags:
-        variables["FLAGS"] = " ".join(flags)
-    # make reads a $ as the start of a variable's name
-    words = [f"{name}={value}".replace("$", "$$") for name, value in variables.items()]
-    return f"make repair {shlex.join(words)}"
+        variables["FLAGS"] = shell_command(flags)  # make gives it to a shell as it is
+    return f"make repair {' '.join(make_variable(*item) for item in variables.items())}"
 
 
 def default_val_folds(manifest: Manifest, without: Iterable[int] = ()) -> tuple[int, ...]:
@@ -375,14 +416,10 @@ def verify_shard(manifest: Manifest, shard: ManifestShard) -> list[str]:
     if storage.file_size(path) is None:
         return [f"{path} is missing"]
     problems = []
-    if (report.sha256, report.num_bytes, report.num_clips) != (
-        shard.sha256,
-        shard.num_bytes,
-        shard.num_clips,
-    ):
-        problems.append(
-            f"{sidecar_path(manifest.data_dir, shard.filename)} is not the one {MANIFEST_FILENAME} lists"
-        )
+    try:
+        check_report(manifest, shard, report)
+    except UserError as error:
+        problems.append(str(error))
     try:
         with storage.local_copy(path) as copy:
             problems += [f"{path}{problem}" for problem in _find_damage(copy, report)]
@@ -395,16 +432,20 @@ def verify_shard(manifest: Manifest, shard: ManifestShard) -> list[str]:
 
 def _find_damage(path: pathlib.Path, report: ShardReport) -> list[str]:
     """Compares a shard's records with its sidecar; returns what is wrong, to go on after the file's name."""
-    ids = dict(zip(report.offsets, report.clip_ids))
-    found: list[tuple[int, str]] = []
+    held = [*zip(report.offsets, zip(report.clip_ids, report.labels))]
+    found: list[tuple[int, tuple[str, int]]] = []
     try:
         for offset, payload in record.read_records(path):
-            found.append((offset, record.clip_id(payload)))
+            found.append((offset, record.clip_id_and_label(payload)))
     except UserError as error:
         offset = found[-1][0] if found else -1
-        damaged = next((f" ({ids[start]})" for start in report.offsets if start > offset), "")
+        damaged = next((f" ({clip_id})" for start, (clip_id, _) in held if start > offset), "")
         return [f": {str(error).removeprefix(f'{path}: ')}{damaged}"]
-    return [] if found == list(ids.items()) else [" holds other clips than its sidecar says"]
+    if [(start, clip_id) for start, (clip_id, _) in found] != [
+        (start, clip_id) for start, (clip_id, _) in held
+    ]:
+        return [" holds other clips than its sidecar says"]
+    return [] if found == held else [" holds clips of other labels than its sidecar says"]
 
 
 def save_tfds_metadata(manifest: Manifest) -> None:

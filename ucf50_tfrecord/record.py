@@ -64,6 +64,7 @@ UNKNOWN_GROUP = -1
 _CONTEXT_TAG = 0x0A  # SequenceExample's field 1
 _BYTES = [bytes([value]) for value in range(128)]
 _MAX_FEATURE_BYTES = 1 << 24  # all features but the pixels; more is no record of ours
+_MAX_IMAGE_HEADER = 1 << 12
 # Map entries are sorted, so before the end's stands only the path's.
 _START_BYTES = 1 << 13
 
@@ -159,57 +160,59 @@ def stores_raw(clip_format: ClipFormat) -> bool:
     return _encoding(clip_format)[0]
 
 
-def read_pixels(file: int, offset: int, clip_id: str, *, clip_format: ClipFormat, out: np.ndarray) -> None:
-    """Reads a raw clip's pixels from its shard into a batch, checking CRCs, format and id.
+def read_pixels(
+    file: int, offset: int, clip: tuple[str, int], *, clip_format: ClipFormat, out: np.ndarray
+) -> None:
+    """Reads a raw clip's pixels from its shard into a batch, checking CRCs, format, id and label.
 
     The pixels go from the file to `out` without a copy in between.
 
     Args:
       file: descriptor of the open shard.
       offset: where the record starts, in bytes.
-      clip_id: the clip that should be there.
+      clip: the id and the label of the clip that should be there.
       clip_format: the format that the manifest states.
       out: uint8 [T * H * W * 3], receives the pixels.
 
     Raises:
       UserError: saying what is wrong with the record; `out` may then hold anything.
     """
-    if _read_pixels_in_place(file, offset, clip_id, clip_format, out):
+    if _read_pixels_in_place(file, offset, clip, clip_format, out):
         return
     # Not as `encode` lays it out, or damaged: the slow way, which tells.
     with naming(offset):
-        parse_pixels(read_payload(file, offset), clip_id, clip_format=clip_format, out=out)
+        parse_pixels(read_payload(file, offset), clip, clip_format=clip_format, out=out)
 
 
-def parse_pixels(payload: bytes, clip_id: str, *, clip_format: ClipFormat, out: np.ndarray) -> None:
-    """Takes a raw clip's pixels out of its record, checking format and id.
+def parse_pixels(payload: bytes, clip: tuple[str, int], *, clip_format: ClipFormat, out: np.ndarray) -> None:
+    """Takes a raw clip's pixels out of its record, checking format, id and label.
 
     Args:
       payload: the record, without its frame of length and checksums.
-      clip_id, clip_format, out: see read_pixels.
+      clip, clip_format, out: see read_pixels.
 
     Raises:
       UserError: if it is not the clip's; the caller knows which record it is.
     """
-    message = _checked_message(payload, clip_id, clip_format)
+    message = _checked_message(payload, clip, clip_format)
     pixels = b"".join(message.context.feature[VIDEO].bytes_list.value)
     if len(pixels) != out.size:
         raise UserError(f"holds no clip of {clip_format}")
     out[:] = np.frombuffer(pixels, np.uint8)
 
 
-def read_images(file: int, offset: int, clip_id: str, *, clip_format: ClipFormat) -> list[bytes]:
-    """Reads a clip's encoded frames, T JPEGs or PNGs, from its shard, checking CRC, format and id.
+def read_images(file: int, offset: int, clip: tuple[str, int], *, clip_format: ClipFormat) -> list[bytes]:
+    """Reads a clip's encoded frames, T JPEGs or PNGs, from its shard, checking CRC, format, id and label.
 
     Arguments and errors are those of read_pixels.
     """
     with naming(offset):
-        return parse_images(read_payload(file, offset), clip_id, clip_format=clip_format)
+        return parse_images(read_payload(file, offset), clip, clip_format=clip_format)
 
 
-def parse_images(payload: bytes, clip_id: str, *, clip_format: ClipFormat) -> list[bytes]:
+def parse_images(payload: bytes, clip: tuple[str, int], *, clip_format: ClipFormat) -> list[bytes]:
     """Takes a clip's encoded frames out of its record; see parse_pixels and read_images."""
-    message = _checked_message(payload, clip_id, clip_format)
+    message = _checked_message(payload, clip, clip_format)
     steps = message.feature_lists.feature_list[IMAGE_ENCODED].feature
     images = [image for step in steps for image in step.bytes_list.value]
     stored_as = message.context.feature[IMAGE_FORMAT].bytes_list.value
@@ -284,16 +287,31 @@ def encoder_version(clip_format: ClipFormat) -> str:
     return f"Pillow {PIL.__version__}, {library} {PIL.features.version(library)}"
 
 
-def clip_id(serialized: bytes) -> str:
-    """Reads a record's id, the clip's `clip/media_id`.
+def clip_id_and_label(serialized: bytes) -> tuple[str, int]:
+    """Reads a record's id, the clip's `clip/media_id`, and its label.
 
     Raises:
       UserError: if it is not a clip's record.
     """
     try:
-        return _clip_id(_parse_clip(serialized))
+        message = _parse_clip(serialized)
+        return _clip_id(message), _label(message)
     except UserError as error:
         raise UserError(f"a record {error}") from None
+
+
+def clip_id(serialized: bytes) -> str:
+    """Reads a record's id. Errors are those of clip_id_and_label."""
+    return clip_id_and_label(serialized)[0]
+
+
+def size_bounds(clip_format: ClipFormat) -> tuple[int, int]:
+    """Returns the least and the most bytes that a clip's record takes, its frame of length and checksums included."""
+    stored_raw, image_format = _encoding(clip_format)
+    least = clip_format.num_bytes if stored_raw else clip_format.num_frames
+    # An image of noise may take more than its pixels, and has a header.
+    images = 2 * clip_format.num_bytes + clip_format.num_frames * _MAX_IMAGE_HEADER if image_format else 0
+    return least, images + stored_raw * clip_format.num_bytes + _MAX_FEATURE_BYTES
 
 
 def frame_record(payload: bytes) -> bytes:
@@ -412,7 +430,7 @@ def _utf8(text: str) -> bytes:
 
 
 def _read_pixels_in_place(
-    file: int, offset: int, clip_id: str, clip_format: ClipFormat, out: np.ndarray
+    file: int, offset: int, clip: tuple[str, int], clip_format: ClipFormat, out: np.ndarray
 ) -> bool:
     """Reads pixels as read_pixels does, where the record is sound and laid out as `encode` does it.
 
@@ -439,15 +457,18 @@ def _read_pixels_in_place(
         after.endswith(_masked_crc(crc))
         and before.endswith(_pixels_prefix(out.size))
         and all(entry in before for entry in _size_entries(clip_format.height, clip_format.width))
-        and _feature_entry(MEDIA_ID, _bytes_feature(_utf8(clip_id))) in before
+        and _label_entry(clip[1]) in before
+        and _feature_entry(MEDIA_ID, _bytes_feature(_utf8(clip[0]))) in before
     )
 
 
-def _checked_message(payload: bytes, clip_id: str, clip_format: ClipFormat) -> Any:
+def _checked_message(payload: bytes, clip: tuple[str, int], clip_format: ClipFormat) -> Any:
     """Parses the record that should be a clip's."""
     message = _parse_clip(payload)
-    if _clip_id(message) != clip_id:
-        raise UserError(f"is of clip {_clip_id(message)!r}, expected {clip_id!r}")
+    if _clip_id(message) != clip[0]:
+        raise UserError(f"is of clip {_clip_id(message)!r}, expected {clip[0]!r}")
+    if _label(message) != clip[1]:
+        raise UserError(f"has label {_label(message)}, expected {clip[1]}")
     size = [list(message.context.feature[key].int64_list.value) for key in (IMAGE_HEIGHT, IMAGE_WIDTH)]
     if size != [[clip_format.height], [clip_format.width]]:
         raise UserError(f"holds no clip of {clip_format}")
@@ -458,9 +479,14 @@ def _parse_clip(payload: bytes) -> Any:
     try:
         message = _MESSAGES["SequenceExample"].FromString(payload)
         _clip_id(message)
+        _label(message)
         return message
     except (DecodeError, IndexError) as error:
         raise UserError(f"({len(payload)} bytes) is not a clip's") from error
+
+
+def _label(message: Any) -> int:
+    return message.context.feature[LABEL].int64_list.value[0]
 
 
 def _clip_id(message: Any) -> str:
@@ -494,8 +520,17 @@ def _pixels_prefix(num_bytes: int) -> bytes:
 @functools.cache
 def _size_entries(height: int, width: int) -> list[bytes]:
     """Returns the entries that say a frame's height and width."""
-    sizes = {IMAGE_HEIGHT: height, IMAGE_WIDTH: width}
-    return [_feature_entry(key, _field(3, _field(1, _varint(size)))) for key, size in sizes.items()]
+    return [_int_entry(IMAGE_HEIGHT, height), _int_entry(IMAGE_WIDTH, width)]
+
+
+@functools.cache
+def _label_entry(label: int) -> bytes:
+    """Returns the map entry of a label, with its tag and length: it is short enough to be part of another."""
+    return _field(1, _int_entry(LABEL, label))
+
+
+def _int_entry(key: str, value: int) -> bytes:
+    return _feature_entry(key, _field(3, _field(1, _varint(value))))
 
 
 @functools.cache

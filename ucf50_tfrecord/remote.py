@@ -12,15 +12,17 @@ import importlib
 import os
 import re
 import socket
-import sys
 import urllib.parse
 from collections.abc import Iterator
 from typing import Any, Protocol
 
 from ucf50_tfrecord.specs import UserError
+from ucf50_tfrecord.texts import install_command, tensorflow_reason
 
 _CONNECT_SECS, _READ_SECS = 10, 30
 _MAX_ATTEMPTS = 3
+_CHUNK_BYTES = 8 << 20
+_PARTIAL_CONTENT = 206
 # Whose errors tell of the network and of what lies there, beside OSError.
 _NETWORK_PACKAGES = {"adlfs", "aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "pyarrow"}
 
@@ -35,24 +37,28 @@ def needs_tensorflow(path: str | os.PathLike) -> bool:
     return is_remote(path) and not _knows_fsspec(_scheme(str(path)))
 
 
-def read(url: str, start: int = 0, end: int | None = None) -> bytes:
-    """Reads a file, or its bytes from start to before end.
+def read(url: str, start: int = 0, end: int | None = None, *, max_bytes: int = 1 << 30) -> bytes:
+    """Reads a file, or its bytes from start to before end; stops after max_bytes, whatever the server sends.
 
     Raises:
       FileNotFoundError: if there is none.
       UserError: if it cannot be read, or nothing here knows such URLs.
     """
-    content = read_or_all(url, start, end)
-    return content if end is None or len(content) <= end - start else content[start:end]
-
-
-def read_or_all(url: str, start: int, end: int | None) -> bytes:
-    """Reads as `read` does, but for a web server that knows no ranges: it sends the whole file, and that is returned.
-
-    For who wants all of it, piece by piece, which would then come again with each piece.
-    """
+    end = start + max_bytes if end is None else min(end, start + max_bytes)
     with _explained("read", url):
         return _store(_scheme(url)).read(url, start, end)
+
+
+def read_chunks(url: str, start: int, end: int) -> Iterator[bytes]:
+    """Yields a file's bytes from start to before end, or to its end, piece by piece. Errors are those of `read`."""
+    with _explained("read", url):
+        chunks = _store(_scheme(url)).read_chunks(url, start, end)
+    while True:
+        with _explained("read", url):
+            chunk = next(chunks, b"")
+        if not chunk:
+            return
+        yield chunk
 
 
 def size(url: str) -> int:
@@ -141,7 +147,12 @@ def s3_endpoint() -> str | None:
 class _Store(Protocol):
     """How files of a scheme are reached. All raise FileNotFoundError, or what their library raises."""
 
-    def read(self, url: str, start: int, end: int | None) -> bytes: ...
+    def read_chunks(self, url: str, start: int, end: int) -> Iterator[bytes]:
+        while start < end and (content := self.read(url, start, min(start + _CHUNK_BYTES, end))):
+            yield content
+            start += len(content)
+
+    def read(self, url: str, start: int, end: int) -> bytes: ...
 
     def size(self, url: str) -> int: ...
 
@@ -154,14 +165,14 @@ class _Store(Protocol):
     def list_names(self, url: str) -> list[str]: ...
 
 
-class _Fsspec:
+class _Fsspec(_Store):
     def __init__(self, scheme: str):
         import fsspec
 
         self._files = fsspec.filesystem(scheme, use_listings_cache=False, **_options(scheme))
 
-    def read(self, url: str, start: int, end: int | None) -> bytes:
-        return self._files.cat_file(url, start=start or None, end=end)
+    def read(self, url: str, start: int, end: int) -> bytes:
+        return self._files.cat_file(url, start=start, end=end)[: end - start]
 
     def size(self, url: str) -> int:
         num_bytes = self._files.info(url)["size"]
@@ -183,7 +194,29 @@ class _Fsspec:
         return [os.path.basename(item["name"]) for item in found if item["type"] == "file"]
 
 
-class _Gfile:
+class _Http(_Fsspec):
+    """Web servers, which may ignore ranges, and send without end: a body is read as far as it is wanted."""
+
+    def read(self, url: str, start: int, end: int) -> bytes:
+        return b"".join(self.read_chunks(url, start, end))
+
+    def read_chunks(self, url: str, start: int, end: int) -> Iterator[bytes]:
+        if start >= end:
+            return
+        headers = {"Range": f"bytes={start}-{end - 1}"}
+        # A stream (block_size 0) whose size is not asked for (any but 0 will do).
+        with self._files.open(url, "rb", block_size=0, size=1, headers=headers) as stream:
+            num_skipped = 0 if stream.r.status == _PARTIAL_CONTENT else start
+            num_wanted = end - start
+            while num_wanted and (content := stream.read(_CHUNK_BYTES)):
+                wanted = content[num_skipped : num_skipped + num_wanted]
+                num_skipped = max(0, num_skipped - len(content))
+                num_wanted -= len(wanted)
+                if wanted:
+                    yield wanted
+
+
+class _Gfile(_Store):
     """TensorFlow's file systems."""
 
     def __init__(self):
@@ -191,10 +224,10 @@ class _Gfile:
 
         self._gfile, self._errors = tf.io.gfile, tf.errors
 
-    def read(self, url: str, start: int, end: int | None) -> bytes:
+    def read(self, url: str, start: int, end: int) -> bytes:
         with self._translated(url), self._gfile.GFile(url, "rb") as file:
             file.seek(start)
-            return file.read(-1 if end is None else end - start)
+            return file.read(end - start)
 
     def size(self, url: str) -> int:
         with self._translated(url):
@@ -222,9 +255,9 @@ class _Gfile:
             yield
         except self._errors.NotFoundError as error:
             _check_server(url)
-            raise FileNotFoundError(error.message) from error
+            raise FileNotFoundError(tensorflow_reason(error)) from error
         except self._errors.OpError as error:
-            raise OSError(error.message) from error
+            raise OSError(tensorflow_reason(error)) from error
 
 
 def _check_server(url: str) -> None:
@@ -245,7 +278,7 @@ def _store(scheme: str) -> _Store:
             raise UserError(_ways_out(scheme)) from error
         return _Gfile()
     try:
-        return _Fsspec(scheme)
+        return _Http(scheme) if scheme in ("http", "https") else _Fsspec(scheme)
     except UserError:
         raise
     except ValueError as error:  # such as for want of an account's name
@@ -284,9 +317,9 @@ def _scheme(url: str) -> str:
 def _ways_out(scheme: str) -> str:
     return (
         f"This TensorFlow has no file system for {scheme}:// URLs. Two ways out: the extra `remote` (fsspec, which "
-        f"copies shards with any TensorFlow: --fetch=copy), by {sys.executable} -m pip install --constraint "
-        "constraints.txt -e '.[convert,train,remote]'; or the extra `io` in an environment of its own (tensorflow-io, "
-        "whose file systems load on TensorFlow 2.16 and 2.17 alone)."
+        f"copies shards with any TensorFlow: --fetch=copy), by {install_command('convert,train,remote')}; or the "
+        "extra `io` in an environment of its own (tensorflow-io, whose file systems load on TensorFlow 2.16 and "
+        "2.17 alone)."
     )
 
 

@@ -56,7 +56,13 @@ FRAME_ORDERS = ("kept", "shuffled", "single")
 CACHES = ("auto", "none", "host", "device")
 ON_BAD_RECORD = ("stop", "skip")
 FETCH_METHODS = ("copy", "stream")
+SANDBOXES = ("auto", "off")
+_MAX_TIMEOUT_OF_SIZE_SECS = 3600.0
 MAX_FOLD = 9999
+# Pixels of one clip, at most: 340 frames of 1024x1024. A batch holds several clips in memory, and a file that
+# asks for 10000x4096x4096 (half a terabyte) must not be obeyed.
+MAX_CLIP_BYTES = 1 << 30
+MAX_CLASSES = 1 << 16
 # At most so many bytes of pixels go into a shard, unless asked for otherwise.
 DEFAULT_SHARD_BYTES = 32 << 20
 
@@ -106,6 +112,18 @@ def format_folds(folds: Iterable[int]) -> str:
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
 
 
+def expect_clip_size(num_frames: int, height: int, width: int) -> None:
+    """Raises UserError unless clips of this size can be stored and trained on."""
+    expect(1 <= num_frames <= 10_000, "1 to 10000 frames a clip", num_frames=num_frames)
+    expect(8 <= height <= 4096, "a height of 8 to 4096 pixels", height=height)
+    expect(8 <= width <= 4096, "a width of 8 to 4096 pixels", width=width)
+    expect(
+        num_frames * height * width * 3 <= MAX_CLIP_BYTES,
+        f"clips of at most {MAX_CLIP_BYTES} bytes of pixels",
+        clip=f"{num_frames}x{height}x{width}x3",
+    )
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClipFormat:
     """What one stored clip looks like: uint8 frames of shape [num_frames, height, width, 3].
@@ -128,9 +146,7 @@ class ClipFormat:
     clips_per_video: int = 1
 
     def __post_init__(self):
-        expect(1 <= self.num_frames <= 10_000, "1 to 10000 frames a clip", num_frames=self.num_frames)
-        expect(8 <= self.height <= 4096, "a height of 8 to 4096 pixels", height=self.height)
-        expect(8 <= self.width <= 4096, "a width of 8 to 4096 pixels", width=self.width)
+        expect_clip_size(self.num_frames, self.height, self.width)
         expect(self.encoding in ENCODINGS, f"an encoding out of {ENCODINGS}", encoding=self.encoding)
         expect(1 <= self.jpeg_quality <= 100, "a JPEG quality of 1 to 100", jpeg_quality=self.jpeg_quality)
         expect(
@@ -229,14 +245,16 @@ class Video:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DecodeLimits:
-    """What one video may cost before it is given up.
+    """Limits on what decoding one video may cost and do.
 
-    timeout_secs: for any video; a second a megabyte of its file comes on top.
-    memory_mib: what decoding may take.
+    timeout_secs: for any video; one second per megabyte of its file comes on top, at most an hour.
+    memory_mib: memory that decoding may take.
+    sandbox: "auto" restricts the decoding process to its video as far as the kernel can, "off" does not.
     """
 
     timeout_secs: float = 120.0
     memory_mib: int = 2048
+    sandbox: str = SANDBOXES[0]
 
     def __post_init__(self):
         expect(0 < self.timeout_secs <= 1e6, "a time limit above 0, to 1e6 s", timeout_secs=self.timeout_secs)
@@ -245,10 +263,11 @@ class DecodeLimits:
             "a memory limit of 16 to 1048576 MiB",
             memory_mib=self.memory_mib,
         )
+        expect(self.sandbox in SANDBOXES, f"a sandbox out of {SANDBOXES}", sandbox=self.sandbox)
 
     def timeout_of(self, num_bytes: int) -> float:
-        """Returns the seconds that a video of so many bytes may take."""
-        return self.timeout_secs + num_bytes / 1e6
+        """Returns the seconds that a video may take, by the bytes that its file takes on disk."""
+        return self.timeout_secs + min(num_bytes / 1e6, _MAX_TIMEOUT_OF_SIZE_SECS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -321,7 +340,10 @@ class ModelSpec:
 
     def __post_init__(self):
         expect(self.name in MODEL_NAMES, f"a model out of {MODEL_NAMES}", model=self.name)
-        expect(self.num_classes >= 2, "at least 2 classes", num_classes=self.num_classes)
+        expect(
+            2 <= self.num_classes <= MAX_CLASSES, f"2 to {MAX_CLASSES} classes", num_classes=self.num_classes
+        )
+        expect_clip_size(self.num_frames, self.height, self.width)
         expect(0 <= self.dropout < 1, "a dropout from 0 to below 1", dropout=self.dropout)
         expect(self.encoder in ENCODERS, f"an encoder out of {ENCODERS}", encoder=self.encoder)
         if (self.encoder, self.encoder_weights, self.freeze_encoder) != (THREE_BLOCK, "none", False):
@@ -386,7 +408,11 @@ class AugmentSpec:
             f"a frame order out of {FRAME_ORDERS}",
             frame_order=self.frame_order,
         )
-        expect(self.temporal_shift >= 0, "a shift of 0 frames or more", temporal_shift=self.temporal_shift)
+        expect(
+            0 <= self.temporal_shift < 10_000,
+            "a shift of 0 to 9999 frames",
+            temporal_shift=self.temporal_shift,
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -420,17 +446,19 @@ class TrainSpec:
     xla: bool = False
 
     def __post_init__(self):
-        expect(self.epochs >= 1, "at least 1 epoch", epochs=self.epochs)
-        expect(self.batch_size >= 1, "a batch of at least 1 clip", batch_size=self.batch_size)
+        expect(1 <= self.epochs <= 10**6, "1 to 1000000 epochs", epochs=self.epochs)
+        expect(1 <= self.batch_size <= 10**6, "a batch of 1 to 1000000 clips", batch_size=self.batch_size)
         expect(self.optimizer in OPTIMIZERS, f"an optimizer out of {OPTIMIZERS}", optimizer=self.optimizer)
         expect(self.schedule in SCHEDULES, f"a schedule out of {SCHEDULES}", schedule=self.schedule)
-        expect(self.learning_rate > 0, "a learning rate above 0", learning_rate=self.learning_rate)
+        expect(
+            0 < self.learning_rate <= 1e6, "a learning rate above 0, to 1e6", learning_rate=self.learning_rate
+        )
         expect(
             0 <= self.warmup_epochs <= self.epochs,
             f"a warm-up of 0 to {self.epochs} epochs",
             warmup_epochs=self.warmup_epochs,
         )
-        expect(self.weight_decay >= 0, "a weight decay of 0 or more", weight_decay=self.weight_decay)
+        expect(0 <= self.weight_decay <= 1e6, "a weight decay of 0 to 1e6", weight_decay=self.weight_decay)
         expect(
             not self.weight_decay or self.optimizer == "adamw",
             "optimizer adamw where there is weight decay",
@@ -448,10 +476,10 @@ class TrainSpec:
             "a label smoothing from 0 to below 1",
             label_smoothing=self.label_smoothing,
         )
-        expect(self.clip_norm >= 0, "a gradient norm of 0 or more", clip_norm=self.clip_norm)
+        expect(0 <= self.clip_norm <= 1e30, "a gradient norm of 0 to 1e30", clip_norm=self.clip_norm)
         expect(0 <= self.ema < 1, "a moving average's decay from 0 to below 1", ema=self.ema)
-        expect(self.early_stopping >= 0, "0 epochs or more", early_stopping=self.early_stopping)
-        expect(self.shuffle_shards >= 0, "0 shards or more", shuffle_shards=self.shuffle_shards)
+        expect(0 <= self.early_stopping <= 10**6, "0 to 1000000 epochs", early_stopping=self.early_stopping)
+        expect(0 <= self.shuffle_shards <= 10**9, "0 to 1e9 shards", shuffle_shards=self.shuffle_shards)
         expect(0 <= self.seed < 2**31, "a seed from 0 to 2147483647", seed=self.seed)
         expect(self.precision in PRECISIONS, f"a precision out of {PRECISIONS}", precision=self.precision)
 
@@ -481,7 +509,10 @@ def format_bytes(num_bytes: int) -> str:
 
 
 def printable(text: str) -> str:
-    """Escapes line breaks, and what is no character at all: names of files need not be UTF-8."""
+    """Escapes what a terminal does not show as a character: control characters, line breaks, directions of writing.
+
+    Also what is no character at all: names of files need not be UTF-8.
+    """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

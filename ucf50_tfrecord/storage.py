@@ -11,9 +11,10 @@ import pathlib
 import re
 import secrets
 import shutil
+import stat
 import tempfile
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, BinaryIO
 
 from ucf50_tfrecord import remote
@@ -21,7 +22,12 @@ from ucf50_tfrecord.specs import UserError
 
 _LOCK_FILENAME = ".lock"
 _LOCK_POLL_SECS = 0.1
-_COPY_BYTES = 32 << 20
+# A JSON file, at most. Of UCF50 a manifest takes 40 KB and a sidecar 10 KB; as Python objects a hostile file may
+# take twenty times its size.
+MAX_JSON_BYTES = 64 << 20
+# What atomic_write calls a file that is not complete.
+TEMPORARY = r"\.tmp-[0-9a-f]{8}-"
+MARKER_FILENAME = ".ucf50-tfrecord"
 
 
 @contextlib.contextmanager
@@ -110,9 +116,72 @@ def _check_replaceable(path: pathlib.Path, names: Collection[str], mark: str) ->
 
 def remove_unfinished(folder: str | os.PathLike) -> None:
     """Removes what processes left that were killed in atomic_write. For who holds the folder's lock."""
-    for path in pathlib.Path(folder).iterdir():
-        if re.match(r"\.tmp-[0-9a-f]{8}-", path.name):
-            path.unlink(missing_ok=True)
+    remove_files(folder, lambda name: re.match(TEMPORARY, name) is not None)
+
+
+def remove_files(folder: str | os.PathLike, is_chosen: Callable[[str], bool]) -> None:
+    """Deletes the files directly in a folder whose names are chosen; never a folder."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if is_chosen(entry.name) and not entry.is_dir(follow_symlinks=False):
+                pathlib.Path(entry.path).unlink(missing_ok=True)
+
+
+def list_folder(folder: str | os.PathLike) -> set[str]:
+    """Returns the names in a folder; none if there is no such folder.
+
+    Raises:
+      UserError: if it cannot be read.
+    """
+    try:
+        return set(os.listdir(folder))
+    except FileNotFoundError:
+        return set()
+    except OSError as error:
+        raise UserError(f"Cannot read the folder {folder}: {error.strerror}") from error
+
+
+def check_own(folder: str | os.PathLike, kind: str, is_earlier: Callable[[set[str]], bool]) -> None:
+    """Checks that a folder is for files of one kind: new, empty, or marked as such by claim_folder.
+
+    Args:
+      folder: it may not exist yet.
+      kind: what it is for, such as "comparison".
+      is_earlier: tells by the names in a folder without a marker whether an earlier version, which made no
+        markers, wrote it.
+
+    Raises:
+      UserError: if the folder holds something else, or cannot be read.
+    """
+    names = {name for name in list_folder(folder) if not re.match(TEMPORARY, name)}
+    marked = _read_marker(folder) if MARKER_FILENAME in names else None
+    if marked == kind:
+        return
+    if marked is not None or (names and not is_earlier(names)):
+        other = f"files of another kind: {marked!r}"
+        what = f"other files, such as {min(names)!r}" if marked is None else other
+        raise UserError(
+            f"Expected a folder for a {kind}: new, empty or written as such before. Received: {folder}, "
+            f"which holds {what}"
+        )
+
+
+def _read_marker(folder: str | os.PathLike) -> str:
+    path = os.path.join(folder, MARKER_FILENAME)
+    try:
+        return read_bytes(path, max_bytes=1 << 10).decode(errors="replace").strip()
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror}") from error
+
+
+def claim_folder(folder: str | os.PathLike, kind: str, is_earlier: Callable[[set[str]], bool]) -> None:
+    """Makes a folder, if need be, and marks it as one for files of one kind. See check_own."""
+    check_own(folder, kind, is_earlier)
+    make_folder(folder)
+    marker = pathlib.Path(folder, MARKER_FILENAME)
+    if not marker.exists():
+        with atomic_write(marker) as file:
+            file.write(f"{kind}\n".encode())
 
 
 def make_folder(path: str | os.PathLike) -> None:
@@ -193,18 +262,55 @@ def absolute(folder: str | os.PathLike) -> str:
     return str(folder) if remote.is_remote(folder) else os.path.abspath(folder)
 
 
-def read_bytes(path: str | os.PathLike, start: int = 0, end: int | None = None) -> bytes:
-    """Reads a file, or its bytes from start to before end.
+def open_file(path: str | os.PathLike) -> BinaryIO:
+    """Opens a regular file here to read it, unbuffered; what is none is refused, and never waited for.
+
+    Raises:
+      FileNotFoundError: if there is none.
+      OSError: if it cannot be opened.
+      UserError: if it is a folder, a named pipe, a device or a socket.
+    """
+    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    mode = os.fstat(file).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(file)
+        kinds = {stat.S_IFDIR: "folder", stat.S_IFIFO: "named pipe"}
+        raise UserError(
+            f"Expected a regular file. Received: {path}, which is a {kinds.get(stat.S_IFMT(mode), 'device')}"
+        )
+    return os.fdopen(file, "rb", buffering=0)
+
+
+def read_bytes(
+    path: str | os.PathLike, start: int = 0, end: int | None = None, *, max_bytes: int = MAX_JSON_BYTES
+) -> bytes:
+    """Reads a regular file of at most max_bytes, or any file's bytes from start to before end.
 
     Raises:
       FileNotFoundError: if there is none.
       OSError, UserError: if it cannot be read: if it is here, or a URL.
+      UserError: if it is no regular file, or has more bytes.
     """
     if remote.is_remote(path):
-        return remote.read(str(path), start, end)
-    with open(path, "rb") as file:
-        file.seek(start)
-        return file.read(-1 if end is None else end - start)
+        content = remote.read(str(path), start, end, max_bytes=max_bytes + 1 if end is None else end - start)
+    else:
+        with open_file(path) as file, open(file.fileno(), "rb", closefd=False) as buffered:
+            # Only as much memory is asked for as the file can fill.
+            stop = min(os.fstat(file.fileno()).st_size, start + max_bytes + 1 if end is None else end)
+            buffered.seek(start)
+            content = buffered.read(max(0, stop - start))
+    if end is None and len(content) > max_bytes:
+        raise UserError(f"Expected a file of at most {max_bytes} bytes. Received: {path}, which has more")
+    return content
+
+
+def allocated_bytes(path: str | os.PathLike) -> int:
+    """Returns how many bytes of a file are on disk, which are few of a sparse one; 0 if that cannot be told."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return 0
+    return min(status.st_size, status.st_blocks * 512)
 
 
 def file_size(path: str | os.PathLike) -> int | None:
@@ -231,10 +337,7 @@ def local_copy(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         num_bytes = remote.size(str(path))
         try:
             with open(copy, "wb") as file:
-                while (start := file.tell()) < num_bytes:
-                    end = min(start + _COPY_BYTES, num_bytes)
-                    if not file.write(remote.read_or_all(str(path), start, end)):
-                        break  # it has become shorter meanwhile
+                file.writelines(remote.read_chunks(str(path), 0, num_bytes))
         except FileNotFoundError:
             raise
         except OSError as error:
@@ -244,7 +347,7 @@ def local_copy(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 def sha256(path: str | os.PathLike) -> str:
     """Returns the hex sha256 of a file's bytes."""
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -267,21 +370,33 @@ class NotJsonError(UserError):
     """A file holds something else than JSON."""
 
 
-def read_json(path: str | os.PathLike) -> Any:
-    """Reads a JSON file, which may be a URL.
+def read_json(path: str | os.PathLike, *, max_bytes: int = MAX_JSON_BYTES) -> Any:
+    """Reads a JSON file, which may be a URL. NaN and infinity, which JSON has not, are refused.
 
     Raises:
       MissingError: if there is none.
       NotJsonError: if it holds something else.
-      UserError: if it cannot be read.
+      UserError: if it cannot be read, is no regular file, or has more bytes.
     """
     try:
-        content = read_bytes(path)
+        content = read_bytes(path, max_bytes=max_bytes)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise MissingError(f"Cannot read {path}: {error.strerror or error}") from error
     except OSError as error:
         raise UserError(f"Cannot read {path}: {error.strerror or error}") from error
     try:
-        return json.loads(content)
-    except (RecursionError, ValueError) as error:
+        return parse_json(content)
+    except ValueError as error:
         raise NotJsonError(f"{path} is not valid JSON: {error}") from error
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Returns a JSON text's value; raises ValueError if it is none, or has NaN, infinity or too many brackets."""
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError as error:
+        raise ValueError("its brackets are nested too deeply") from error
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")

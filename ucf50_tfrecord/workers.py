@@ -1,19 +1,24 @@
-"""Calls in processes of their own, for work that may crash, hang or eat memory.
+"""Calls in processes of their own, for work that may crash, hang, eat memory or be taken over.
 
 A worker process gets many items and answers one by one, so the item that ends it is
 known: the first without an answer. That item gets a second chance, alone in a fresh
 process (the one before it may have damaged the first); if it ends that one too, it is
 at fault. All others are unharmed.
+
+A worker reads what strangers made, so it is not trusted. It gets its files open, runs in a sandbox, and its
+answers are data: messages of a stated type and size, which end the worker if they are anything else.
 """
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import json
-import multiprocessing.connection
 import os
+import pickle
 import resource
+import select
 import signal
 import socket
 import subprocess
@@ -21,11 +26,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, Generic, TypeVar
 
-from ucf50_tfrecord.specs import UserError
+import msgspec
+
+from ucf50_tfrecord.sandbox import Sandbox
+from ucf50_tfrecord.specs import DecodeLimits, UserError
+from ucf50_tfrecord.worker_process import ANSWERED, FUNCTION, ITEM, LENGTH, Failed, do_nothing
 
 Item = TypeVar("Item")
+Answer = TypeVar("Answer")
 Result = TypeVar("Result")
 
 # The system sends SIGKILL when memory runs out, and schedulers send the others.
@@ -33,16 +43,19 @@ _ENDED_FROM_OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, 
 _START_SECS = 120
 _MAX_FALSE_STARTS = 2
 _WATCH_SECS = 0.05
-_ADDRESS_SPACE_FACTOR = 8
 _END_SECS = 5
+# An item is sent while the worker is busy with the one before it.
+_MAX_SENT = 2
+# Of messages other than answers: what a worker says when it starts or when a call fails.
+_SMALL_BYTES = 1 << 14
 
 
 @dataclasses.dataclass(frozen=True)
 class Failure:
-    """How an item ended its process, twice.
+    """Why an item has no result.
 
-    cause: "crash", "timeout", "memory", or "killed" (by the system or a person: not
-    for sure the item's fault).
+    cause: "crash", "timeout" or "memory" where it ended its process, twice; "killed" where the system or a person
+    did (not for sure the item's fault); "unreadable" where its files could not be opened.
     """
 
     cause: str
@@ -53,8 +66,31 @@ class Cancelled(Exception):
     """The pool was closed while the call ran."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Call(Generic[Item, Answer, Result]):
+    """What workers do with items, and what may come back.
+
+    function: answers an item, given its open files too. It can be pickled, and runs in a worker; an exception
+      of it counts as a crash.
+    answer: the type of its answers, for msgspec: a Struct, or a built-in type.
+    parse: makes the result of an item's answer. It runs in this process, and raises ValueError if the answer
+      cannot be right.
+    max_bytes: what an answer may take.
+    timeout_secs: how long an item may take.
+    open_files: opens the files of an item, from which all that its worker can read; they are closed after the
+      call. Raises OSError or UserError if that fails.
+    """
+
+    function: Callable[..., Answer]
+    answer: Any
+    parse: Callable[[Item, Answer], Result]
+    max_bytes: int
+    timeout_secs: Callable[[Item], float]
+    open_files: Callable[[Item], Sequence[BinaryIO]] = lambda item: ()
+
+
 class IsolatedPool:
-    """Worker processes, each limited in memory, that may die without harm.
+    """Worker processes, each limited in memory and in what it may do, that may die without harm.
 
     Thread-safe: every thread that maps has a worker to itself meanwhile. Leaving the pool's
     context kills all workers and ends the calls that run with Cancelled. Workers end with
@@ -62,14 +98,21 @@ class IsolatedPool:
 
     Args:
       memory_bytes: what a worker may take in memory beyond what it has once it is loaded.
+      sandbox: whether workers give up, as far as the kernel can take them away, the rights that they do not need:
+        see sandbox.enter.
     """
 
-    def __init__(self, memory_bytes: int):
-        self._memory_bytes = memory_bytes
+    def __init__(self, memory_bytes: int, *, sandbox: bool = True):
+        self._memory_bytes, self._sandbox = memory_bytes, sandbox
         self._lock = threading.Lock()
         self._idle: list[_Worker] = []
         self._all: set[_Worker] = set()
         self._closed = False
+
+    @classmethod
+    def within(cls, limits: DecodeLimits) -> IsolatedPool:
+        """Returns a pool whose workers decode within some limits."""
+        return cls(limits.memory_mib << 20, sandbox=limits.sandbox == "auto")
 
     def __enter__(self) -> IsolatedPool:
         return self
@@ -86,17 +129,9 @@ class IsolatedPool:
             worker.kill()
 
     def map(
-        self,
-        function: Callable[[Item], Result],
-        items: Sequence[Item],
-        timeout_secs: Callable[[Item], float],
+        self, call: Call[Item, Answer, Result], items: Sequence[Item]
     ) -> Iterator[tuple[Item, Result | Failure]]:
-        """Yields each item with the function's result, in order.
-
-        Args:
-          function: can be pickled. An exception of it counts as a crash.
-          items: what it is called with.
-          timeout_secs: how long the call with an item may take.
+        """Yields each item with its result, in order.
 
         Raises:
           UserError: if no worker can be started.
@@ -107,10 +142,10 @@ class IsolatedPool:
             batch = items[position : position + 1] if has_failed else items[position:]
             try:
                 with self._worker(fresh=has_failed) as worker:
-                    worker.begin(function, batch)
+                    worker.begin(call.function)
                     num_false_starts = 0
-                    for item in batch:
-                        yield item, worker.receive(timeout_secs(item))
+                    for item, result in _answers(worker, call, batch):
+                        yield item, result
                         position, has_failed = position + 1, False
             except _NotStarted as error:
                 num_false_starts += 1
@@ -122,6 +157,18 @@ class IsolatedPool:
                     position += 1
                 has_failed = not has_failed
 
+    def start(self) -> Sandbox:
+        """Starts a worker, if none is idle, and returns what restricts it.
+
+        Raises:
+          UserError: if it does not start.
+        """
+        try:
+            with self._worker(fresh=False) as worker:
+                return worker.begin(do_nothing)
+        except _NotStarted as error:
+            raise UserError(f"A worker process did not start: {error}") from error
+
     @contextlib.contextmanager
     def _worker(self, *, fresh: bool) -> Iterator[_Worker]:
         """Lends a worker; one that is not handed back in order is killed."""
@@ -129,7 +176,7 @@ class IsolatedPool:
             self._check_open()
             worker = self._idle.pop() if self._idle and not fresh else None
             if worker is None:
-                worker = _Worker(self._memory_bytes)
+                worker = _Worker(self._memory_bytes, self._sandbox)
                 self._all.add(worker)
         try:
             yield worker
@@ -146,6 +193,32 @@ class IsolatedPool:
     def _check_open(self) -> None:
         if self._closed:
             raise Cancelled
+
+
+def _answers(worker: _Worker, call: Call, items: Sequence) -> Iterator[tuple[Any, Any]]:
+    """Has a worker answer items, one of them sent ahead; yields each with its result.
+
+    Raises:
+      _Died: if the worker ends, or answers something else than it may.
+    """
+    decoder = msgspec.msgpack.Decoder(call.answer)
+    rest, sent = iter(items), collections.deque()
+    while True:
+        while len(sent) < _MAX_SENT and (item := next(rest, _END)) is not _END:
+            sent.append((item, worker.send_item(item, call.open_files)))
+        if not sent:
+            return
+        item, failure = sent.popleft()
+        if failure is None:
+            content = worker.receive(call.timeout_secs(item), call.max_bytes)
+            try:
+                result = call.parse(item, decoder.decode(content))
+            except (msgspec.MsgspecError, ValueError) as error:
+                raise _Died("crash", f"its process gave no answer of the expected form: {error}") from error
+        yield item, failure or result
+
+
+_END = object()
 
 
 class _Died(Exception):
@@ -166,62 +239,110 @@ class _Worker:
     A plain interpreter, not multiprocessing's spawn: that would import the parent's main module again.
     """
 
-    def __init__(self, memory_bytes: int):
+    def __init__(self, memory_bytes: int, sandbox: bool):
+        arguments = [json.dumps(sys.path), str(memory_bytes), str(int(sandbox))]
         try:
-            ours, theirs = socket.socketpair()
+            self._socket, theirs = socket.socketpair()
             # The worker never reads from its standard input, which ends when this process does.
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _BOOT, json.dumps(sys.path), str(theirs.fileno()), str(memory_bytes)],
+                [sys.executable, "-c", _BOOT, str(theirs.fileno()), *arguments],
                 stdin=subprocess.PIPE,
                 pass_fds=[theirs.fileno()],
                 process_group=0,  # Ctrl-C reaches the parent alone, which decides what happens then
+                # A sandbox holds for the threads that are started in it.
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
             )
         except OSError as error:
             raise UserError(f"Cannot start a worker process: {error.strerror}") from error
         theirs.close()
-        self._connection = multiprocessing.connection.Connection(ours.detach())
         self._memory_bytes = memory_bytes
         self._base_bytes: int | None = None  # what it takes once all is loaded
 
-    def begin(self, function: Callable, items: Sequence) -> None:
-        """Sends a call, and waits until what the function needs is loaded: no item's fault.
+    def begin(self, function: Callable) -> Sandbox:
+        """Sends a function, and waits until what it needs is loaded: no item's fault.
 
         Raises:
           _NotStarted: if the process ends before.
         """
-        with contextlib.suppress(OSError):  # it is dead: receive tells how
-            self._connection.send((function, items))
         try:
-            self.receive(_START_SECS)
-        except _Died as death:
+            self._send(FUNCTION + pickle.dumps(function))
+            state = msgspec.msgpack.decode(self.receive(_START_SECS, _SMALL_BYTES), type=Sandbox)
+        except (_Died, msgspec.MsgspecError) as death:
             raise _NotStarted(str(death)) from death
         if self._base_bytes is None:
             self._base_bytes = self._resident_bytes()
+        return state
 
-    def receive(self, timeout_secs: float) -> Any:
+    def send_item(self, item: Any, open_files: Callable[[Any], Sequence[BinaryIO]]) -> Failure | None:
+        """Sends an item with its open files; returns why they cannot be opened, if so."""
+        try:
+            files = open_files(item)
+        except OSError as error:
+            return Failure("unreadable", f"{type(error).__name__}: {error.strerror or error}")
+        except UserError as error:
+            return Failure("unreadable", str(error))
+        try:
+            self._send(ITEM + pickle.dumps(item), [file.fileno() for file in files])
+        finally:
+            for file in files:
+                file.close()
+        return None
+
+    def _send(self, message: bytes, files: Sequence[int] = ()) -> None:
+        """Sends a message. A process that does not take it is dead or stuck: `receive` tells."""
+        self._socket.settimeout(_END_SECS)
+        with contextlib.suppress(OSError):
+            socket.send_fds(self._socket, [LENGTH.pack(len(message))], files)
+            self._socket.sendall(message)
+
+    def receive(self, timeout_secs: float, max_bytes: int) -> memoryview:
         """Returns the next answer.
 
         Raises:
-          _Died: if none comes in time or none can come.
+          _Died: if none comes in time, none can come, or it is longer than it may be.
         """
         deadline = time.monotonic() + timeout_secs
+        wait = f"it took longer than {timeout_secs:.0f} s"
+        kind_and_length = self._receive(1 + LENGTH.size, deadline, wait)
+        kind, num_bytes = kind_and_length[0], LENGTH.unpack(kind_and_length[1:])[0]
+        if num_bytes > (max_bytes if kind == ANSWERED else _SMALL_BYTES):
+            raise _Died("crash", f"its process gave an answer of {num_bytes} bytes, more than it may")
+        content = memoryview(self._receive(num_bytes, deadline, wait))
+        if kind == ANSWERED:
+            return content
         try:
-            while not self._connection.poll(_WATCH_SECS):
+            failed = msgspec.msgpack.decode(content, type=Failed)
+        except msgspec.MsgspecError as error:
+            raise _Died("crash", f"its process gave no answer of the expected form: {error}") from error
+        reason = _over_memory(self._memory_bytes) if failed.cause == "memory" else failed.reason
+        raise _Died(failed.cause, reason)
+
+    def _receive(self, num_bytes: int, deadline: float, wait: str) -> bytearray:
+        """Reads so many bytes, watching the time and the memory in use."""
+        buffer = bytearray(num_bytes)
+        unread = memoryview(buffer)
+        poll = select.poll()  # select itself knows no more than 1024 files
+        poll.register(self._socket, select.POLLIN)
+        while unread:
+            if not poll.poll(_WATCH_SECS * 1000):
                 if time.monotonic() >= deadline:
-                    raise _Died("timeout", f"it took longer than {timeout_secs:.0f} s")
+                    raise _Died("timeout", wait)
                 self._check_memory()
-            answer = self._connection.recv()
-        except (EOFError, OSError) as error:
-            self._join()
-            raise _Died(*_explain_exit(self._process.returncode)) from error
-        if isinstance(answer, Failure):
-            raise _Died(answer.cause, answer.reason)
-        return answer
+                continue
+            try:
+                count = self._socket.recv_into(unread)
+            except OSError:
+                count = 0
+            if not count:
+                self._join()
+                raise _Died(*_explain_exit(self._process.returncode))
+            unread = unread[count:]
+        return buffer
 
     def _check_memory(self) -> None:
         """Looks at the memory in use, from outside: libraries survive a failed allocation, and go on wrongly."""
         if self._base_bytes is not None and self._resident_bytes() > self._base_bytes + self._memory_bytes:
-            raise _Died(*_over_memory(self._memory_bytes))
+            raise _Died("memory", _over_memory(self._memory_bytes))
 
     def _resident_bytes(self) -> int:
         try:
@@ -234,6 +355,9 @@ class _Worker:
         self._process.kill()
         self._process.stdin.close()
         self._join()
+        # Not closed: another thread may be waiting for it, which it wakes.
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def _join(self) -> None:
         # Not for ever: a process that waits for a broken disk cannot die.
@@ -253,59 +377,13 @@ def _explain_exit(status: int | None) -> tuple[str, str]:
     return "crash", f"its process ended with status {status}"
 
 
+def _over_memory(memory_bytes: int) -> str:
+    return f"it needed more than {memory_bytes / 2**20:.0f} MiB of memory"
+
+
 _BOOT = """
 import json, sys
-sys.path[:] = json.loads(sys.argv[1])
-from ucf50_tfrecord import workers
-workers.serve(int(sys.argv[2]), int(sys.argv[3]))
+sys.path[:] = json.loads(sys.argv[2])
+from ucf50_tfrecord import worker_process
+worker_process.serve(int(sys.argv[1]), memory_bytes=int(sys.argv[3]), sandbox=sys.argv[4] == "1")
 """
-
-
-def _over_memory(memory_bytes: int) -> tuple[str, str]:
-    return "memory", f"it needed more than {memory_bytes / 2**20:.0f} MiB of memory"
-
-
-def serve(connection_fd: int, memory_bytes: int) -> None:
-    """Answers calls until the parent hangs up: what a worker process runs."""
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-    connection = multiprocessing.connection.Connection(connection_fd)
-    is_limited = False
-    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
-        while True:
-            function, items = connection.recv()
-            if not is_limited:  # now that what the function needs is loaded
-                _limit_address_space(_ADDRESS_SPACE_FACTOR * memory_bytes)
-                is_limited = True
-            connection.send(None)
-            for item in items:
-                connection.send(_call(function, item, memory_bytes))
-
-
-def _call(function: Callable[[Item], Result], item: Item, memory_bytes: int) -> Result | Failure:
-    try:
-        return function(item)
-    except MemoryError:
-        return Failure(*_over_memory(memory_bytes))
-    except Exception as error:  # whatever it is, it costs this item alone; the reason is reported
-        return Failure("crash", f"{type(error).__name__}: {error}")
-
-
-def _limit_address_space(num_bytes: int) -> None:
-    """Makes allocations fail beyond what the process has now and num_bytes more.
-
-    Far more than the memory allowed: it only stops what allocates faster than the parent looks,
-    or allocates without using it.
-    """
-    with open("/proc/self/statm", encoding="ascii") as file:
-        now = int(file.read().split()[0]) * resource.getpagesize()
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    soft = now + num_bytes
-    resource.setrlimit(
-        resource.RLIMIT_AS, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard)
-    )
-
-
-def _exit_with_parent() -> None:
-    # A parent that is killed cannot end its workers.
-    os.read(sys.stdin.fileno(), 1)
-    os._exit(1)

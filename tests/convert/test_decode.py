@@ -13,7 +13,7 @@ FORMAT = ClipFormat(num_frames=15, height=16, width=24)
 def test_frames_that_carry_their_number_prove_the_sampling(tmp_path, num_frames):
     path = tmp_path / "numbered.mkv"
     write_numbered_video(path, num_frames)
-    clip = decode.decode_clips(path, FORMAT)[0]
+    clip = decode.decode_file(path, FORMAT)[0]
     assert clip.frames.shape == FORMAT.shape and clip.frames.dtype == np.uint8
     expected = even_indices(num_frames, 15)
     assert (clip.frames == expected[:, np.newaxis, np.newaxis, np.newaxis]).all()
@@ -23,7 +23,7 @@ def test_frames_that_carry_their_number_prove_the_sampling(tmp_path, num_frames)
 def test_times_are_those_of_the_frames(tmp_path):
     path = tmp_path / "numbered.mkv"
     write_numbered_video(path, 50)
-    clip = decode.decode_clips(path, FORMAT)[0]
+    clip = decode.decode_file(path, FORMAT)[0]
     assert clip.frame_rate == 25.0
     assert clip.timestamps_us.tolist() == [40_000 * i for i in clip.frame_indices.tolist()]
     assert clip.end_us == 50 * 40_000
@@ -35,7 +35,7 @@ def test_height_and_width_are_not_swapped_and_colours_are_rgb(tmp_path):
     frame[:32, 48:] = (250, 20, 20)  # red at the top right
     frame[32:, :48] = (20, 20, 250)  # blue at the bottom left
     write_video(path, np.stack([frame] * 20))
-    frames = decode.decode_clips(path, FORMAT)[0].frames
+    frames = decode.decode_file(path, FORMAT)[0].frames
     assert frames.shape == (15, 16, 24, 3)
     assert np.abs(frames[7, 4, 18].astype(int) - (250, 20, 20)).max() < 12
     assert np.abs(frames[7, 12, 6].astype(int) - (20, 20, 250)).max() < 12
@@ -47,7 +47,7 @@ def test_scaling_averages_areas(tmp_path):
     frame = np.zeros((32, 48, 3), np.uint8)
     frame[::2, ::2] = frame[1::2, 1::2] = 200
     write_video(path, np.stack([frame] * 2), codec="ffv1", pix_fmt="bgr0")
-    frames = decode.decode_clips(path, FORMAT)[0].frames
+    frames = decode.decode_file(path, FORMAT)[0].frames
     assert np.abs(frames.astype(int) - 100).max() <= 2
 
 
@@ -62,7 +62,7 @@ def test_a_file_that_is_no_video_gives_a_reason(tmp_path, content, reason):
     path = tmp_path / "broken.avi"
     path.write_bytes(content)
     with pytest.raises(decode.VideoError, match=reason) as raised:
-        decode.decode_clips(path, FORMAT)[0]
+        decode.decode_file(path, FORMAT)[0]
     assert raised.value.cause == "contents"
 
 
@@ -73,30 +73,30 @@ def test_an_unknown_codec_gives_a_reason(tmp_path):
     assert b"FMP4" in content
     path.write_bytes(content.replace(b"FMP4", b"ZZQ9"))
     with pytest.raises(decode.VideoError, match="no decoder for its codec"):
-        decode.decode_clips(path, FORMAT)[0]
+        decode.decode_file(path, FORMAT)[0]
 
 
 def test_a_missing_file_and_a_file_without_video_give_reasons(tmp_path):
     with pytest.raises(decode.VideoError, match="FileNotFoundError") as raised:
-        decode.decode_clips(tmp_path / "nowhere.avi", FORMAT)[0]
+        decode.decode_file(tmp_path / "nowhere.avi", FORMAT)[0]
     assert raised.value.cause == "unreadable"
     import av
 
-    with av.open(str(tmp_path / "sound.wav"), "w") as container:
+    with av.open(str(tmp_path / "sound.mkv"), "w") as container:
         stream = container.add_stream("pcm_s16le", rate=8000)
         frame = av.AudioFrame(format="s16", layout="mono", samples=800)
         frame.sample_rate = 8000
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     with pytest.raises(decode.VideoError, match="no video stream"):
-        decode.decode_clips(tmp_path / "sound.wav", FORMAT)[0]
+        decode.decode_file(tmp_path / "sound.mkv", FORMAT)[0]
 
 
 def test_a_video_cut_short_gives_the_frames_that_are_left(tmp_path):
     whole, cut = tmp_path / "whole.avi", tmp_path / "cut.avi"
     write_video(whole, np.random.default_rng(0).integers(0, 255, (60, 64, 64, 3), dtype=np.uint8))
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
-    clip = decode.decode_clips(cut, FORMAT)[0]
+    clip = decode.decode_file(cut, FORMAT)[0]
     assert 10 < clip.frame_indices[-1] < 50
 
 
@@ -105,7 +105,7 @@ def test_real_odd_videos_decode_or_say_why():
     files = sorted(path for path in real_folder("ODD_VIDEOS").iterdir() if path.is_file())
     for path in files:
         try:
-            clip = decode.decode_clips(path, FORMAT)[0]
+            clip = decode.decode_file(path, FORMAT)[0]
             assert clip.frames.shape == FORMAT.shape
             assert (np.diff(clip.frame_indices) >= 0).all()
         except decode.VideoError as error:

@@ -125,7 +125,7 @@ def test_leftovers_of_other_plans_go_and_other_files_stay(tmp_path, videos):
     ours = [
         "small-fold09.tfrecord-00000-of-00001",
         "small-fold09.tfrecord-00000-of-00001.json",
-        ".tmp-123-small-fold01.tfrecord-00000-of-00001",
+        ".tmp-0123abcd-small-fold01.tfrecord-00000-of-00001",
     ]
     others = ["notes.txt", "other-fold01.tfrecord-00000-of-00001", "small.tfrecord-00000-of-00001"]
     for name in ours + others:
@@ -428,3 +428,26 @@ def test_real_videos_convert_without_loss(tmp_path):
     built = build(real_folder("UCF50_VIDEOS"), tmp_path / "data", workers=2)
     assert (built.num_videos, built.num_clips, len(built.classes)) == (278, 278, 8)
     assert built.folds == tuple(range(4, 26))
+
+
+def test_a_folder_of_something_else_is_not_converted_into(tmp_path, videos):
+    data = tmp_path / "data"
+    data.mkdir()
+    for name in ("features.json", "manifest.json", "thesis.tex"):
+        (data / name).write_text("mine")
+        with pytest.raises(
+            UserError, match=f"a folder for shards: .*{data}, which holds other files, such as '{name}'"
+        ):
+            build(videos, data, overwrite=True)
+        assert {path.name for path in data.iterdir()} == {name} and (data / name).read_text() == "mine"
+        (data / name).unlink()
+    (data / ".lock-task-0-of-2").touch()  # of a conversion that was stopped early
+    assert build(videos, data).num_clips
+
+
+def test_a_folder_with_a_shards_name_is_left_alone(tmp_path, videos):
+    data = tmp_path / "data"
+    (data / "small-fold09.tfrecord-00000-of-00001").mkdir(parents=True)
+    (data / ".lock-task-mine").touch()
+    build(videos, data)
+    assert (data / "small-fold09.tfrecord-00000-of-00001").is_dir() and (data / ".lock-task-mine").exists()

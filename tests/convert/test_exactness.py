@@ -14,7 +14,7 @@ import pytest
 from av.video.reformatter import Interpolation
 
 from tests.conftest import real_folder
-from ucf50_tfrecord.convert import decode
+from ucf50_tfrecord.convert import container, decode
 from ucf50_tfrecord.specs import ClipFormat
 
 FORMAT = ClipFormat(num_frames=15, height=24, width=40)
@@ -68,9 +68,9 @@ def check(path, pick=pick_by_index, **options):
     frames = decode_all(path)
     if not frames:
         with pytest.raises(decode.VideoError):
-            decode.decode_clips(path, clip_format)
+            decode.decode_file(path, clip_format)
         return
-    clips = decode.decode_clips(path, clip_format)
+    clips = decode.decode_file(path, clip_format)
     expected = pick(frames, 15 * len(clips))
     for k, clip in enumerate(clips):
         indices = expected[k :: len(clips)]
@@ -248,7 +248,7 @@ def test_damaged_videos(tmp_path):
 def test_a_long_video_is_read_again_instead_of_kept(tmp_path, monkeypatch, ways):
     path = tmp_path / "x.avi"
     encode(path, moving_noise(80), "mpeg4", tag="XVID", gop_size=12)
-    monkeypatch.setattr(decode, "_MAX_KEPT_BYTES", 10_000)
+    monkeypatch.setattr(container, "_MAX_KEPT_BYTES", 10_000)
     check(path)
     ordered = tmp_path / "x.mp4"
     encode(ordered, moving_noise(80), "libx264", codec_options={"bf": "3"})

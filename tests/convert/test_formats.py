@@ -61,7 +61,7 @@ def test_range_matrix_and_depth(tmp_path, matrix, full_range, pix_fmt):
                 plane.update(samples.tobytes())
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-    [clip] = decode.decode_clips(path, ClipFormat(num_frames=len(COLOURS), height=16, width=24))
+    [clip] = decode.decode_file(path, ClipFormat(num_frames=len(COLOURS), height=16, width=24))
     difference = np.abs(clip.frames.astype(int) - np.array(COLOURS)[:, np.newaxis, np.newaxis])
     assert difference.max() <= 4
 
@@ -81,7 +81,7 @@ def test_alpha_is_dropped(tmp_path, pix_fmt):
                 stream.encode(av.VideoFrame.from_ndarray(rgba, format="rgba").reformat(format=pix_fmt))
             )
         container.mux(stream.encode(None))
-    [clip] = decode.decode_clips(path, SMALL)
+    [clip] = decode.decode_file(path, SMALL)
     assert np.abs(clip.frames.astype(int) - (200, 30, 90)).max() <= 5
 
 
@@ -90,7 +90,7 @@ def test_palettes(tmp_path):
     frames = np.zeros((6, 32, 48, 3), np.uint8)
     frames[:, :16], frames[:, 16:] = (255, 0, 0), (0, 0, 255)
     write_video(path, frames, codec="gif", pix_fmt="bgr8", rate=10)
-    [clip] = decode.decode_clips(path, SMALL)
+    [clip] = decode.decode_file(path, SMALL)
     assert np.abs(clip.frames[:, :7].astype(int) - (255, 0, 0)).max() <= 36
     assert np.abs(clip.frames[:, 9:].astype(int) - (0, 0, 255)).max() <= 85
 
@@ -110,7 +110,7 @@ def test_rotation_is_applied(tmp_path, quarter_turns):
         container.mux(stream.encode(None))
     with av.open(str(path)) as container:
         assert round(next(container.decode(video=0)).rotation) % 360 == 90 * quarter_turns
-    [clip] = decode.decode_clips(path, ClipFormat(num_frames=2, height=16, width=16))
+    [clip] = decode.decode_file(path, ClipFormat(num_frames=2, height=16, width=16))
     corners = {0: (2, 2), 1: (13, 2), 2: (13, 13), 3: (2, 13)}
     for turns, (y, x) in corners.items():
         assert (clip.frames[0, y, x, 0] > 200) == (turns == quarter_turns)
@@ -132,7 +132,7 @@ def striped(path, *, height, width, pixel_aspect=1):
 
 
 def decode_first(path, **options):
-    [clip] = decode.decode_clips(path, ClipFormat(num_frames=1, **options))
+    [clip] = decode.decode_file(path, ClipFormat(num_frames=1, **options))
     return clip.frames[0].astype(int)
 
 
@@ -194,7 +194,7 @@ def test_spacing_by_time_follows_the_clock(tmp_path):
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     by_index, by_time = (
-        decode.decode_clips(path, ClipFormat(num_frames=5, height=16, width=24, spacing=spacing))[0]
+        decode.decode_file(path, ClipFormat(num_frames=5, height=16, width=24, spacing=spacing))[0]
         for spacing in ("index", "time")
     )
     assert by_index.frame_indices.tolist() == by_index.frames[:, 3, 5, 1].tolist() == [0, 3, 7, 10, 13]
@@ -231,7 +231,7 @@ def test_edit_lists_are_honoured(tmp_path, codec, options):
             packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
             container.mux(packet)
     for spacing in ("index", "time"):
-        [clip] = decode.decode_clips(path, ClipFormat(num_frames=2, height=16, width=24, spacing=spacing))
+        [clip] = decode.decode_file(path, ClipFormat(num_frames=2, height=16, width=24, spacing=spacing))
         assert clip.frame_indices.tolist() == [0, 42]
         assert np.abs(clip.frames.mean((1, 2, 3)) - (20 + 4 * 7, 20 + 4 * 49)).max() < 4
 
@@ -280,7 +280,7 @@ def test_encodings_hold_the_same_frames(tmp_path):
         read[encoding] = record.decode(payload)["video"]
         report = manifest.load_report(str(data), built.shards[0].filename)
         with open(data / built.shards[0].filename, "rb") as file:
-            place = file.fileno(), 0, report.clip_ids[0]
+            place = file.fileno(), 0, (report.clip_ids[0], report.labels[0])
             if record.stores_raw(built.format):
                 found = np.empty(built.format.num_bytes, np.uint8)
                 record.read_pixels(*place, clip_format=built.format, out=found)

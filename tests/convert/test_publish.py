@@ -1,5 +1,6 @@
 """Copies of datasets in stores that need no server; tests/stores has a real one."""
 
+import json
 import os
 
 import pytest
@@ -94,3 +95,16 @@ def test_verifying_sends_what_is_damaged_again(data_dir, url, sent):
     publish.publish(built, url, verify=True)
     assert sent == [built.shards[2].filename, f"{built.shards[2].filename}.json"]
     assert manifest.verify_shard(manifest.load(url), built.shards[2]) == []
+
+
+def test_a_hostile_manifest_removes_no_file(data_dir, url):
+    """It may list shards; what is no shard's name, or has a path in it, it cannot list."""
+    built = manifest.load(str(data_dir))
+    value = json.loads((data_dir / "manifest.json").read_text())
+    for name in ("victim.txt", "../victim.txt", "sub/small-fold01.tfrecord-00000-of-00002"):
+        remote.write(f"{url}/{name}", b"mine")
+        hostile = value | {"shards": [*value["shards"], value["shards"][0] | {"filename": name}]}
+        remote.write(f"{url}/manifest.json", json.dumps(hostile).encode())
+        publish.publish(built, url)
+        assert remote.read(f"{url}/{name}") == b"mine"
+        remote.remove(f"{url}/{name}")

@@ -1,3 +1,4 @@
+import json
 import shutil
 
 import numpy as np
@@ -77,3 +78,48 @@ def test_shards_need_not_be_there_when_bad_records_are_skipped(data_dir, tmp_pat
     copy = shutil.copytree(data_dir, tmp_path / "data")
     (copy / NAME).unlink()
     assert len(load_clips(manifest.load(str(copy)), [1], check_shards=False)) == 6
+
+
+def change_sidecar(path, **fields):
+    value = json.loads(path.read_text()) | fields
+    del value["checksum"]
+    path.write_text(json.dumps(value | {"checksum": manifest.fingerprint(value)}))
+
+
+def swap_ids(copy):
+    """Each clip's id is still of its class."""
+    paths = [copy / f"small-fold01.tfrecord-0000{number}-of-00002.json" for number in (0, 1)]
+    first, second = (json.loads(path.read_text())["clip_ids"] for path in paths)
+    match = next(
+        (a, b) for a in range(3) for b in range(3) if first[a].split("/")[0] == second[b].split("/")[0]
+    )
+    second[match[1]] = first[match[0]]
+    change_sidecar(paths[1], clip_ids=second)
+
+
+def turn_labels(copy):
+    path = copy / f"{NAME}.json"
+    change_sidecar(path, labels=[(label + 1) % 3 for label in json.loads(path.read_text())["labels"]])
+
+
+MISFITS = {
+    f"{NAME}.json is not the one manifest.json lists: Expected filename": lambda copy: change_sidecar(
+        copy / f"{NAME}.json", fold=2, filename=NAME.replace("fold01", "fold02")
+    ),
+    "Expected the label of the clip's class. Received: ": turn_labels,
+    "Expected the label of the clip's class. Received: 70": lambda copy: change_sidecar(
+        copy / f"{NAME}.json", labels=[70, 0, 0]
+    ),
+    "Expected records of 5760 to 16782976 bytes. Received: 8 at offset 0": lambda copy: change_sidecar(
+        copy / f"{NAME}.json", offsets=[0, 8, 9000]
+    ),
+    "holds the clip 'Left/v_Left_g01_c01' in two shards|holds the clip": swap_ids,
+}
+
+
+@pytest.mark.parametrize("message", MISFITS)
+def test_a_sidecar_that_does_not_fit_the_manifest_is_refused(data_dir, tmp_path, message):
+    copy = shutil.copytree(data_dir, tmp_path / "data")
+    MISFITS[message](copy)
+    with pytest.raises(UserError, match=message):
+        load_clips(manifest.load(str(copy)), [1])

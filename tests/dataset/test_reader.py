@@ -143,8 +143,9 @@ def test_shards_of_another_format_are_named(data_dir, videos_dir, tmp_path, enco
         ClipReader(clips).read_pixels(np.arange(1))
     built = manifest.load(str(tmp_path / "other"))
     wanted = ClipFormat(num_frames=4, height=16, width=24, encoding="png")
+    clips = load_clips(built, [1])
     with open(copy / NAME, "rb") as file, pytest.raises(UserError, match="holds no clip of 4x16x24-png"):
-        record.read_images(file.fileno(), 0, load_clips(built, [1]).ids[0], clip_format=wanted)
+        record.read_images(file.fileno(), 0, (clips.ids[0], int(clips.labels[0])), clip_format=wanted)
 
 
 def test_shards_of_the_same_bytes_in_another_shape_are_named(videos_dir, tmp_path):
@@ -177,7 +178,9 @@ def test_no_bytes_whatever_end_in_more_than_an_error(data_dir, copy, crafted):
     with pytest.raises(UserError, match=f"{NAME}: the record at byte 0"):
         reader.read_pixels(np.array([0]))
     with open(copy / NAME, "rb") as file, pytest.raises(UserError, match="the record at byte 0"):
-        record.read_images(file.fileno(), 0, clips.ids[0], clip_format=clips.manifest.format)
+        record.read_images(
+            file.fileno(), 0, (clips.ids[0], int(clips.labels[0])), clip_format=clips.manifest.format
+        )
 
 
 def test_trouble_that_is_not_the_shards_is_never_skipped(data_dir):
@@ -287,3 +290,17 @@ def test_few_files_are_open_at_a_time(data_dir, monkeypatch):
     video, _ = reader.read_pixels(np.arange(30))
     np.testing.assert_array_equal(video, np.stack(stored_frames(clips)))
     assert reader._files.open.cache_info().currsize == 2
+
+
+@pytest.mark.parametrize("encoding", ["raw", "png"])
+def test_a_record_of_another_label_is_not_trained_on(videos_dir, tmp_path, encoding):
+    built = build(videos_dir, tmp_path / "data", shard_bytes=20_000, encoding=encoding)
+    clips = load_clips(built, [1])
+    wrong = dataclasses.replace(clips, labels=(clips.labels + 1) % 3)
+    reader = ClipReader(wrong)
+    read = reader.read_pixels if record.stores_raw(built.format) else reader.read_images
+    with pytest.raises(
+        UserError, match=f"record at byte 0 has label {clips.labels[0]}, expected {wrong.labels[0]}"
+    ):
+        read(np.arange(1))
+    assert not manifest.verify_shard(built, built.shards[0])

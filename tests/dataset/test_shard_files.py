@@ -1,5 +1,6 @@
 import dataclasses
 import errno
+import json
 import os
 import pathlib
 import shutil
@@ -279,6 +280,7 @@ def test_a_record_that_was_published_damaged_is_named_and_not_fetched_again(data
 def test_files_of_others_in_the_folder_are_left_alone(server, tmp_path, expected):
     clips = clips_of(server.url, tmp_path)
     room = 2 * max(shard.num_bytes for shard in clips.manifest.shards)
+    assert (read_all(clips) == expected).all()
     mine = [tmp_path / name for name in ("mine.tfrecord", "film.part", "a-b.part")]
     for path in mine:
         path.write_bytes(bytes(room))
@@ -312,6 +314,7 @@ def test_a_disk_that_cannot_be_written_is_named(server, tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     clips = clips_of(server.url, tmp_path)
+    shard_files.open_files(clips)
     monkeypatch.setattr(shard_files.os, "replace", fail)
     with pytest.raises(UserError, match=f"^Cannot write {tmp_path}/.*part: No space left on device"):
         read_all(clips)
@@ -379,3 +382,38 @@ def test_who_waits_for_a_shard_shares_its_failure(server, tmp_path, monkeypatch)
     with pytest.raises(UserError):  # a later one tries again
         cache.open(url)
     assert len(attempts) == 2
+
+
+def test_a_shard_without_end_is_copied_no_further_than_its_size(server, tmp_path):
+    clips = clips_of(server.url, tmp_path, folds=[1])
+    name = clips.manifest.shards[0].filename
+    server.behaviour[name] = ...
+    cache, sizes = shard_files.open_files(clips), []
+    remove = pathlib.Path.unlink
+
+    def note(path, **options):
+        sizes.append(path.stat().st_size)
+        remove(path, **options)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError, match="it has another sha256"):
+        patch.setattr(pathlib.Path, "unlink", note)
+        cache.open(f"{server.url}/{name}")
+    assert sizes == [clips.manifest.shards[0].num_bytes] * 2
+
+
+def test_a_manifest_cannot_name_a_copy_outside_the_cache(server, tmp_path):
+    value = json.loads(manifest_text := (server_folder := server._folder / "manifest.json").read_text())
+    value["shards"][0]["sha256"] = "../../victim/data"
+    server.behaviour["manifest.json"] = json.dumps(value).encode()
+    with pytest.raises(UserError, match="manifest.json is not a dataset's manifest: .*sha256: Expected str"):
+        manifest.load(server.url)
+    assert server_folder.read_text() == manifest_text
+
+
+def test_a_folder_of_something_else_is_no_cache(server, tmp_path):
+    (tmp_path / "mine.txt").touch()
+    clips = clips_of(server.url, tmp_path)
+    with pytest.raises(UserError, match="a folder for a cache of shards: .*, such as 'mine.txt'"):
+        shard_files.open_files(clips)
+    (tmp_path / f"{'0' * 64}.tfrecord").touch()  # as earlier versions left it
+    shard_files.open_files(clips)

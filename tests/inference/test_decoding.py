@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import tempfile
 
 import numpy as np
 import pytest
@@ -17,16 +18,22 @@ WINDOWS = WindowSpec(whole_secs=3.0, window_secs=2.0, stride_secs=1.0)
 
 
 def video_file(path):
-    return decoding.VideoFile(path=str(path), num_bytes=path.stat().st_size)
+    return decoding.VideoFile(path=str(path))
 
 
 def decode(path, tmp_path, clip_format=FORMAT, windows=WINDOWS):
-    return decoding.decode_windows(video_file(path), str(tmp_path / "frames"), clip_format, windows)
+    """Decodes a video in this process, and parses the answer as of a worker."""
+    with open(path, "rb") as file, open(tmp_path / "frames", "w+b", buffering=0) as frames:
+        answer = decoding.decode_windows(clip_format, windows, video_file(path), file, frames)
+        kept = open(tmp_path / "frames", "rb", buffering=0)
+        return decoding._parse_windows(clip_format, kept, video_file(path), answer)
 
 
 def read_numbers(decoded, clip_format=FORMAT):
     """The numbers that the frames of each window's clips carry, and how many frames the file holds."""
-    frames = np.fromfile(decoded.frames_path, np.uint8).reshape(-1, *clip_format.shape[1:])
+    num_bytes = os.fstat(decoded.frames.fileno()).st_size
+    frames = np.frombuffer(os.pread(decoded.frames.fileno(), num_bytes, 0), np.uint8)
+    frames = frames.reshape(-1, *clip_format.shape[1:])
     assert (frames == frames[:, :1, :1, :1]).all()
     return frames[:, 0, 0, 0][decoded.places].tolist(), len(frames)
 
@@ -89,10 +96,21 @@ def test_folders_are_searched_and_files_taken_as_they_are(tmp_path):
 
 def test_frames_without_room_are_explained(tmp_path):
     write_numbered_video(tmp_path / "numbered.mkv", 75)
-    failed = decoding.decode_windows(video_file(tmp_path / "numbered.mkv"), "/dev/full", FORMAT, WINDOWS)
-    assert failed == decoding.Failed(
-        "its frames cannot be written to /dev (TMPDIR): No space left on device", "room"
-    )
+    video = video_file(tmp_path / "numbered.mkv")
+    with open(video.path, "rb") as file, open("/dev/full", "wb", buffering=0) as full:
+        answer = decoding.decode_windows(FORMAT, WINDOWS, video, file, full)
+        failed = decoding._parse_windows(FORMAT, full, video, answer)
+    where = f"(in {tempfile.gettempdir()}, TMPDIR)"
+    reason = f"its frames cannot be written: No space left on device {where}"
+    assert failed == decoding.Failed(reason, "room")
+
+
+@pytest.mark.parametrize("places", [b"", b"\0" * 8 * 4, b"\xff" * 8 * 5, (9).to_bytes(8, "little") * 5])
+def test_windows_of_frames_that_are_not_there_are_refused(tmp_path, places):
+    (tmp_path / "frames").write_bytes(bytes(16 * 24 * 3 * 9))
+    answer = decoding._Windows(places=places, windows_us=[(0, 1)], num_frames=9, end_us=1)
+    with open(tmp_path / "frames", "rb") as frames, pytest.raises(ValueError):
+        decoding._parse_windows(FORMAT, frames, decoding.VideoFile(path="a.avi"), answer)
 
 
 def test_bad_videos_cost_themselves_alone(tmp_path, monkeypatch):
@@ -114,19 +132,19 @@ def test_bad_videos_cost_themselves_alone(tmp_path, monkeypatch):
         num_workers=3,
         on_wait=waited.append,
     )
-    found, paths = {}, []
+    found, files = {}, []
     for video, result in decoder([video_file(tmp_path / name) for name in names]):
         found[os.path.basename(video.path)] = result
         if isinstance(result, decoding.DecodedVideo):
             assert read_numbers(result)[0] == [[even_indices(20, 5).tolist()]]
-            paths.append(result.frames_path)
-    assert list(found) == names and len(paths) == 2
+            files.append(result.frames)
+    assert list(found) == names and len(files) == 2
     assert {name: result.cause for name, result in found.items() if isinstance(result, decoding.Failed)} == {
         "segfault.mkv": "crash",
         "hang.mkv": "timeout",
         "text.avi": "contents",
     }
-    assert not any(map(os.path.exists, paths)) and waited
+    assert all(file.closed for file in files) and waited
 
 
 def test_leaving_ends_the_workers(tmp_path):
@@ -137,4 +155,13 @@ def test_leaving_ends_the_workers(tmp_path):
         _, result = next(decoded)
         assert set(child_pids(os.getpid())) - before
     assert not set(child_pids(os.getpid())) - before
-    assert not os.path.exists(os.path.dirname(result.frames_path))
+    assert result.frames.closed
+
+
+def test_frames_have_no_name_that_a_killed_process_could_leave(tmp_path, monkeypatch):
+    write_numbered_video(tmp_path / "good.mkv", 20)
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    decoder = decoding.Decoder(clip_format=FORMAT, windows=WINDOWS, limits=DecodeLimits(), num_workers=1)
+    for _, result in decoder([video_file(tmp_path / "good.mkv")]):
+        assert os.fstat(result.frames.fileno()).st_size and not os.listdir(tmp_path / "temporary")

@@ -102,16 +102,20 @@ def test_a_model_that_gives_no_numbers_costs_one_video(videos_dir, tmp_path):
         batch_size=1,
         temperature=1.0,
     )
-    np.zeros(clip_format.shape, np.uint8).tofile(tmp_path / "frames")
+    frames = open(tmp_path / "frames", "w+b", buffering=0)
+    frames.write(bytes(clip_format.num_bytes))
     decoded = decoding.DecodedVideo(
-        frames_path=str(tmp_path / "frames"),
+        frames=frames,
         places=np.arange(5).reshape(1, 1, 5),
         windows_us=[(0, 1)],
         num_frames=5,
         end_us=1,
     )
-    failed = predictor(decoding.VideoFile(path="a.avi", num_bytes=1), decoded)
+    failed = predictor(decoding.VideoFile(path="a.avi"), decoded)
     assert failed == decoding.Failed("the model gives NaN or infinity for it", "model")
+    frames.truncate(10)  # by a worker that has been taken over
+    failed = predictor(decoding.VideoFile(path="a.avi"), decoded)
+    assert failed == decoding.Failed("its process changed the frames after it had answered", "crash")
 
 
 def test_runs_of_earlier_versions_look_into_their_shards(tmp_path, data_dir, pool_run):

@@ -1,6 +1,7 @@
 """The comparison as its users run it: real processes, a real interruption."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -148,3 +149,24 @@ def test_mistakes_are_told_in_a_line(data_dir, tmp_path):
     for mistake, message in MISTAKES.items():
         assert message in said[mistake], mistake
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("output", ["run", "data", "mine"])
+def test_a_folder_of_something_else_is_no_comparison(data_dir, pool_run, tmp_path, output):
+    """A run's curves lay below the folder that a comparison clears."""
+    shutil.copytree(pool_run, tmp_path / "run")
+    (tmp_path / "run" / "tensorboard").mkdir()
+    (tmp_path / "run" / "tensorboard" / "events.out.tfevents.1.host").write_text("curves")
+    shutil.copytree(data_dir, tmp_path / "data")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "results.json").touch()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    for flags in (
+        [f"--data={data_dir}", "--models=frame_pool"],
+        [f"--data={data_dir}", f"--runs={pool_run}"],
+    ):
+        result = run_module("pipelines.compare", *flags, f"--output={tmp_path / output}")
+        assert result.returncode == 2, result.stderr
+        assert "error: Expected a folder for a comparison: new, empty or written as such" in result.stderr
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before

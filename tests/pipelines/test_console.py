@@ -3,6 +3,7 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import sys
 import termios
@@ -143,3 +144,27 @@ def test_a_reader_that_is_gone_before_the_output_is_no_error(loaded, ending, sta
     process.stdin.close()
     assert process.stderr.read() == errors and process.wait(60) == status
     process.stderr.close()
+
+
+@pytest.mark.parametrize("module", ["pipelines.convert", "tools.inspect_data", "tools.doctor"])
+def test_ctrl_c_while_an_entry_point_is_imported_shows_no_traceback(tmp_path, module):
+    """A package that is imported early on tells when, and waits."""
+    early = {"pipelines.convert": "absl", "tools.inspect_data": "numpy", "tools.doctor": "argparse"}[module]
+    waiting = "print('importing', flush=True)\nimport time\ntime.sleep(60)\n"
+    (tmp_path / f"{early}.py").write_text(waiting)
+    process = subprocess.Popen(
+        [sys.executable, "-m", module],
+        cwd=REPOSITORY,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "importing\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60) == ("", "interrupted\n") and process.returncode == 130
+
+
+def test_importing_the_entry_points_leaves_ctrl_c_to_others():
+    code = "import signal, pipelines, tools; print(signal.getsignal(signal.SIGINT).__name__)"
+    assert run_code(code).stdout == "default_int_handler\n"

@@ -19,9 +19,10 @@ def test_folders_of_good_and_bad_videos(tmp_path, videos_dir, pool_run):
     run_dir = shutil.copytree(pool_run, tmp_path / "run")
     results = run_dir / "predictions"
     results.mkdir()
-    for name in ("07-of-before.png", "mine.png"):
+    for name in ("07-of-before.png", "08-by-path.png", "mine.png"):
         (results / name).touch()
-    earlier = {"videos": [{"timeline": "/elsewhere/07-of-before.png"}, {"error": "none"}]}
+    listed = ("07-of-before.png", "mine.png", "/elsewhere/08-by-path.png", "../config.json")
+    earlier = {"videos": [*({"timeline": name} for name in listed), {"error": "none"}]}
     (results / "predictions.json").write_text(json.dumps(earlier))
     source = videos_dir / "Left" / "v_Left_g01_c01.avi"
     videos = tmp_path / "Left, and more"
@@ -35,7 +36,9 @@ def test_folders_of_good_and_bad_videos(tmp_path, videos_dir, pool_run):
     assert result.returncode == 1
     document = json.loads(result.stdout)
     assert document == json.loads((results / "predictions.json").read_text())
-    assert sorted(path.name for path in results.iterdir()) == ["12-long.png", "mine.png", "predictions.json"]
+    kept = ["08-by-path.png", "12-long.png", "mine.png", "predictions.json"]
+    assert sorted(path.name for path in results.iterdir()) == [".ucf50-tfrecord", *kept]
+    assert (run_dir / "config.json").exists()
     found = {os.path.basename(video["path"]): video for video in document["videos"]}
     assert len(found) == 13
     # Each of them, and nothing else, is found.
@@ -46,7 +49,7 @@ def test_folders_of_good_and_bad_videos(tmp_path, videos_dir, pool_run):
     assert "passed over, no videos: notes.txt" in result.stderr
     # 10 s is longer than any of the run's videos, which last about one.
     assert len(long["windows"]) > 10
-    with Image.open(long["timeline"]) as picture:
+    with Image.open(results / long["timeline"]) as picture:
         assert picture.width == 1440
     for video in (long, naive, *found.values()):
         assert len(video["top"]) == 2 and len(video["probabilities"]) == 3
@@ -115,4 +118,4 @@ def test_an_interruption_ends_it_and_its_workers(tmp_path, pool_run, videos_dir)
     assert process.returncode == 130
     assert errors.splitlines()[-1] == "interrupted" and "Traceback" not in errors
     assert workers and not any(os.path.exists(f"/proc/{pid}") for pid in workers)
-    assert not list(tmp_path.glob("ucf50-frames-*")) and not list((tmp_path / "found").iterdir())
+    assert not list(tmp_path.glob("ucf50-frames-*")) and os.listdir(tmp_path / "found") == [".ucf50-tfrecord"]

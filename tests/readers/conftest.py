@@ -54,6 +54,6 @@ def expected(project, data_dirs) -> dict[str, tuple[np.ndarray, int]]:
     labels = {name: label for label, name in enumerate(CLASSES)}
     clips = {}
     for path in sorted((project / "UCF50").rglob("*.avi")):
-        [clip] = decode.decode_clips(path, manifest.load(str(data_dirs["raw"])).format)
+        [clip] = decode.decode_file(path, manifest.load(str(data_dirs["raw"])).format)
         clips[f"{path.parent.name}/{path.stem}"] = (clip.frames, labels[path.parent.name])
     return clips

@@ -111,7 +111,7 @@ def table_of(data_dir, *, num_folds=25, count=7, other=0, name="BaseballPitch"):
     manifest = manifest_lib.load(str(data_dir))
     folds = {fold: (count, other) for fold in range(1, num_folds + 1)}
     made = dataclasses.replace(manifest, classes=(name, "B"), clips_per_class=folds)
-    return class_table.format_table(made).splitlines()
+    return class_table.format_table(made)
 
 
 def test_the_table_keeps_to_80_columns(data_dir):
@@ -131,7 +131,7 @@ def test_the_table_keeps_to_80_columns(data_dir):
 def make_run(folder):
     config = run_lib.RunConfig(
         data_dir="data/set",
-        fingerprint="f",
+        fingerprint="f" * 64,
         classes=("a", "b"),
         train_folds=(2, 3),
         val_folds=(1,),
@@ -173,21 +173,29 @@ def test_the_curves_of_an_unfinished_run(tmp_path):
 
 def test_the_scores_of_a_finished_run(tmp_path):
     run_dir = make_run(tmp_path / "run")
-    summary = {"params": 1234567, "num_train_clips": 24, "trained_epochs": 2, "num_clips": 6, "folds": [1]}
-    summary |= {
-        "split": "validation",
-        "accuracy": 0.5,
-        "macro_f1": 0.25,
-        "shuffled": {"accuracy": 0.125, "macro_f1": 0},
-    }
-    storage.write_json(run_dir / run_lib.SUMMARY_FILENAME, summary)
+    summary = run_lib.Summary(
+        accuracy=0.5,
+        macro_f1=0.25,
+        shuffled=run_lib.Scores(accuracy=0.125, macro_f1=0.0),
+        num_clips=6,
+        folds=(1,),
+        weights="last",
+        model="lstm",
+        params=1234567,
+        epochs=2,
+        trained_epochs=2,
+        seed=0,
+        best=run_lib.Best(macro_f1=0.25, epoch=1),
+        num_train_clips=24,
+    )
+    storage.write_json(run_dir / run_lib.SUMMARY_FILENAME, to_json(summary))
     result = run_module("tools.inspect_data", f"--run={run_dir}")
     assert result.returncode == 0, result.stderr
     assert "1,234,567 parameters" in result.stdout and "6 clips of folds 1 (validation)" in result.stdout
     assert "0.5000    0.2500" in result.stdout and "0.1250" in result.stdout
     storage.write_json(run_dir / run_lib.SUMMARY_FILENAME, {})
     result = run_module("tools.inspect_data", f"--run={run_dir}")
-    assert result.returncode == 2 and "is not a run's summary" in result.stderr
+    assert result.returncode == 2 and "is not a training's summary: Expected a field" in result.stderr
     result = run_module("tools.inspect_data", f"--run={tmp_path}")
     assert result.returncode == 2 and "is not a run's folder" in result.stderr
 

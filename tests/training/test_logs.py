@@ -1,7 +1,11 @@
 """TensorBoard's files, read back as TensorBoard reads them."""
 
+import contextlib
 import os
 import pathlib
+import re
+import shutil
+import subprocess
 import time
 
 import numpy as np
@@ -315,3 +319,44 @@ def test_runs_compare_in_one_table(tmp_path):
     assert scores == ["validation accuracy", "validation macro_f1", "test accuracy", "test macro_f1"]
     assert set(flags[:5]) == {"model", "learning_rate", "flip", "folds", "a"}  # the first that were given
     assert set(flags[5:]) == {"b", "c", "epochs"}
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 64 KB, with a function that fills it."""
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+
+    def fill():
+        with contextlib.suppress(OSError), open(tmp_path / "filling", "wb", buffering=0) as file:
+            while True:
+                file.write(bytes(1024))
+
+    yield tmp_path, fill
+    subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
+
+
+def test_a_full_disk_is_named(small_disk):
+    folder, fill = small_disk
+    log = logs.TensorBoardLog(str(folder / "run"))
+    log.scalars("train", {"loss": 1.0}, 1)
+    log.flush()
+    fill()
+    writes = {
+        "a curve": lambda: log.scalars("validation", {"loss": 1.0}, 2),
+        "many points": lambda: [log.scalars("train", {"x" * 500: 1.0}, step) for step in range(20)],
+        "the row of the run": lambda: log.hparams({"seed": 1}),
+    }
+    for name, write in writes.items():
+        with pytest.raises(UserError, match="Cannot write .*No space left on device") as raised:
+            write()
+        assert str(folder / "run" / "tensorboard") in str(raised.value), name
+        assert not re.search(r"\{\{|\[Op:|Out of memory|\n", str(raised.value)), name
+    log.close()
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "tensorboard").touch()
+    with pytest.raises(UserError, match="Cannot write TensorBoard's files in .*is not a directory"):
+        logs.TensorBoardLog(str(tmp_path)).scalars("train", {"loss": 1.0}, 1)

@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.conftest import CLASSES, flip_bit
 from tests.dataset.helpers import EVERY_AUGMENTATION
-from ucf50_tfrecord import manifest, models
+from ucf50_tfrecord import manifest, models, texts
 from ucf50_tfrecord.dataset import pipeline
 from ucf50_tfrecord.dataset.clips import load_clips
 from ucf50_tfrecord.dataset.feed import Feed, read_clips
@@ -377,11 +377,11 @@ def test_a_run_whose_checkpoints_are_all_torn_says_so(data_dir, tmp_path):
         train(data_dir, tmp_path, epochs=1)
 
 
-def test_reasons_leave_out_what_is_for_tensorflows_developers(tmp_path):
+def test_the_reason_of_a_real_error_is_plain(tmp_path):
     with pytest.raises(tf.errors.OpError) as raised:
         tf.raw_ops.ReadFile(filename=str(tmp_path / "x"))
     assert "{{" in str(raised.value) and "[Op:" in str(raised.value)
-    assert checkpoint.reason(raised.value) == f"{tmp_path / 'x'}; No such file or directory"
+    assert texts.tensorflow_reason(raised.value) == f"{tmp_path / 'x'}; No such file or directory"
 
 
 def test_an_epoch_that_was_not_evaluated_is_when_the_run_goes_on(data_dir, tmp_path):

@@ -163,6 +163,13 @@ def test_memory_that_does_not_suffice_is_explained():
             raise error
 
 
+def test_a_full_disk_is_no_exhausted_memory():
+    text = "{{function_node __wrapped__SaveV2}} /runs/a/ckpt-1; No space left on device [Op:SaveV2]"
+    with pytest.raises(UserError) as raised, strategy.explain_exhausted_memory():
+        raise tf.errors.ResourceExhaustedError(None, None, text)
+    assert str(raised.value) == "Cannot write /runs/a/ckpt-1: No space left on device"
+
+
 def test_what_is_no_lost_worker_is_not_called_one():
     alone = strategy.make_strategy("one")
     assert strategy.is_chief(alone) and strategy.num_workers(alone) == 1

@@ -24,6 +24,7 @@ def check(options: Options) -> Iterator[Finding]:
         *_check_encoding(),
     ]
     yield from traps or [ok("no variable of the environment stands in the way")]
+    yield check_sandbox()
 
 
 def _check_workers(environment: Mapping[str, str]) -> Iterator[Finding]:
@@ -41,6 +42,25 @@ def _check_workers(environment: Mapping[str, str]) -> Iterator[Finding]:
             "where it is left over:",
             command="unset TF_CONFIG",
         )
+
+
+def check_sandbox() -> Finding:
+    """Starts a process as decoding does, and tells what restricts it."""
+    from ucf50_tfrecord import workers
+    from ucf50_tfrecord.specs import DecodeLimits
+
+    with workers.IsolatedPool.within(DecodeLimits()) as pool:
+        sandbox = pool.start()
+    files = f"Landlock, version {sandbox.landlock_abi} (files)" if sandbox.landlock_abi else ""
+    calls = "seccomp (sockets, programs, other processes)" if sandbox.seccomp else ""
+    in_force = " and ".join(filter(None, (files, calls)))
+    if files and calls:
+        return ok(f"processes that decode videos are restricted by {in_force}")
+    return warn(
+        f"processes that decode videos are restricted by {in_force or 'nothing'}: the kernel, or the container's "
+        "profile, does not offer more",
+        "convert videos of strangers on Linux 5.13 or later, where Landlock is switched on",
+    )
 
 
 def check_variables(environment: Mapping[str, str], *, has_gpu: bool, num_cores: int) -> Iterator[Finding]:

@@ -7,9 +7,9 @@ import os
 import pathlib
 import resource
 import shutil
-import tempfile
 from collections.abc import Iterator
 
+from pipelines import scratch
 from tools.checkup import sets
 from tools.checkup.finding import Finding, Options, fail, ok, warn
 from ucf50_tfrecord.specs import format_bytes
@@ -64,7 +64,7 @@ def _check_disk(options: Options) -> Iterator[Finding]:
     wanted = {
         options.local_data: _shards_bytes(options),
         options.run or "runs": _KEPT_CHECKPOINTS * checkpoint_bytes,
-        tempfile.gettempdir(): 0,
+        scratch.shared_folder(): 0,
     }
     rooms = []
     for folder, num_bytes in wanted.items():

@@ -8,13 +8,13 @@ import importlib.util
 import os
 import pathlib
 import platform
-import shlex
 import sys
 from collections.abc import Iterator
 
+from tools import pins
 from tools.checkup.finding import Answer, Finding, NoAnswer, Options, ask, fail, ok, warn
+from ucf50_tfrecord import texts
 
-REPOSITORY = pathlib.Path(__file__).parents[2]
 TENSORFLOW_SECS, _IMPORT_SECS = 180.0, 60.0
 _PYTHONS = ((3, 11), (3, 13))
 # Packages by the name that is imported, without which nothing runs; and those of one side.
@@ -69,27 +69,19 @@ def ask_tensorflow(run_dir: str | None) -> Answer | NoAnswer:
 
 def install_command(extras: str = "convert,train") -> str:
     """Returns the command that brings this environment to the tested versions."""
-    return f"{_pip_install('io' in extras.split(','))} --editable '.[{extras}]'"
+    # With tensorflow-io the versions are others.
+    with_io = installed_versions()[IO] and "io" not in extras.split(",")
+    return texts.install_command(f"{extras},io" if with_io else extras)
 
 
 def _reinstall_command(package: str) -> str:
     """Returns the command for a package whose version is right, and which is broken nevertheless."""
-    return f"{_pip_install()} --force-reinstall --no-deps {package}"
-
-
-def _pip_install(with_io: bool = False) -> str:
-    # A set of pins of its own, with the TensorFlow that tensorflow-io wants.
-    constraints = "constraints-io.txt" if with_io or installed_versions()[IO] else "constraints.txt"
-    python = pathlib.Path(sys.executable)
-    if python.is_relative_to(os.getcwd()):
-        python = python.relative_to(os.getcwd())
-    return f"{shlex.quote(str(python))} -m pip install --constraint {constraints}"
+    return f"{install_command()} --reinstall={package}"
 
 
 def tested_versions() -> dict[str, str]:
     """Returns the versions in constraints.txt, by package."""
-    lines = (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    return dict(line.split("==") for line in lines if "==" in line and not line.startswith("#"))
+    return {name: pin.version for name, pin in pins.read_pins(pins.PINS).items()}
 
 
 def installed_versions() -> dict[str, str | None]:

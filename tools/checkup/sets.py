@@ -6,12 +6,12 @@ import concurrent.futures
 import functools
 import os
 import pathlib
-import shlex
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from tools.checkup.finding import Finding, NoAnswer, Options, fail, ok, warn
 from tools.checkup.packages import ask_tensorflow
+from ucf50_tfrecord.texts import make_variable
 
 if TYPE_CHECKING:
     from ucf50_tfrecord.manifest import Manifest, ManifestShard
@@ -132,7 +132,7 @@ def _check_remote_set(url: str) -> Iterator[Finding]:
 
 
 def _convert_command(folder: str) -> str:
-    return f"make shards VIDEOS=<folder of class folders> DATA={shlex.quote(folder)}"
+    return f"make shards VIDEOS=<folder of class folders> {make_variable('DATA', folder)}"
 
 
 def _check_shards(manifest: Manifest) -> Iterator[Finding]:
@@ -151,7 +151,7 @@ def _check_shards(manifest: Manifest) -> Iterator[Finding]:
         f"{manifest.data_dir}: {manifest.num_clips} clips of {manifest.format} in {len(manifest.shards)} shards; "
         f"all sizes are right, {len(sample)} read through"
     )
-    verify = f"; all: make verify DATA={shlex.quote(manifest.data_dir)}"
+    verify = f"; all: make verify {make_variable('DATA', manifest.data_dir)}"
     yield ok(text + (verify if len(sample) < len(manifest.shards) else ""))
 
 
@@ -180,7 +180,7 @@ def sample_shards(shards: tuple[ManifestShard, ...]) -> list[ManifestShard]:
 def _check_contents(manifest: Manifest) -> Iterator[Finding]:
     """Looks at what a sound set is good for."""
     from ucf50_tfrecord import manifest as manifest_lib
-    from ucf50_tfrecord.specs import UserError, format_folds, printable
+    from ucf50_tfrecord.specs import UserError, format_folds
 
     folder = manifest.data_dir
     share = len(manifest.quarantined) / max(1, manifest.num_videos)
@@ -188,7 +188,7 @@ def _check_contents(manifest: Manifest) -> Iterator[Finding]:
         first = manifest.quarantined[0]
         yield warn(
             f"{folder}: {len(manifest.quarantined)} of {manifest.num_videos} videos ({share:.1%}) gave no clip, such "
-            f"as {printable(first.relative_path)}: {printable(first.reason)}",
+            f"as {first.relative_path}: {first.reason}",
             "make inspect lists them; this tries those again that cost too much",
             command=manifest_lib.repair_command(manifest),
         )
@@ -202,7 +202,7 @@ def _check_contents(manifest: Manifest) -> Iterator[Finding]:
     except UserError as error:
         yield warn(str(error))
         return
-    missing = [printable(name) for name in manifest.missing_classes(val_folds)]
+    missing = manifest.missing_classes(val_folds)
     if missing:
         more = ", …" if len(missing) > _NUM_NAMED else ""
         yield warn(
@@ -243,9 +243,8 @@ def check_run(run_dir: str) -> Iterator[Finding]:
     if storage.is_locked(run_dir):
         yield ok(f"{run_dir} is being trained")
         return
-    command = (
-        f"make train RUN={shlex.quote(run_dir)} DATA={shlex.quote(config.data_dir)} MODEL={config.model.name}"
-    )
+    variables = {"RUN": run_dir, "DATA": config.data_dir, "MODEL": config.model.name}
+    command = f"make train {' '.join(make_variable(*item) for item in variables.items())}"
     yield warn(
         f"{run_dir} is not finished: {config.model.name}, {config.train.epochs} epochs",
         "it goes on with the command that started it, which is this one and that one's flags",

@@ -21,7 +21,7 @@ class _ConvertShards(beam.DoFn):
         self._data_dir, self._limits = data_dir, limits
 
     def setup(self) -> None:
-        self._pool = workers.IsolatedPool(self._limits.memory_mib << 20)
+        self._pool = workers.IsolatedPool.within(self._limits)
 
     def process(self, job: ShardJob) -> Iterator[str]:
         yield convert_shard(job, self._data_dir, self._pool, self._limits).filename

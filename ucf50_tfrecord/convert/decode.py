@@ -1,4 +1,4 @@
-"""Video files to frames. The only file that imports PyAV.
+"""Video files to frames.
 
 A clip needs a few frames of a video, and decoding is what costs. So all packets are
 demuxed first (cheap), the wanted frames are chosen from what the packets say, and then
@@ -16,39 +16,26 @@ import bisect
 import dataclasses
 import fractions
 import os
-from collections.abc import Callable, Collection, Iterator
-from typing import Generic, NamedTuple, TypeVar
+import pathlib
+from collections.abc import Callable, Collection
+from typing import BinaryIO, Generic, TypeVar
 
 import av
-import av.error
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
+from ucf50_tfrecord import storage
 from ucf50_tfrecord.convert import mpeg4, sampling
+from ucf50_tfrecord.convert.container import Container, Packet, VideoError, open_video, reading
 from ucf50_tfrecord.convert.sampling import Timeline
 from ucf50_tfrecord.specs import ClipFormat
 
 Kept = TypeVar("Kept")
 
-# Packets are kept in memory up to this size; a longer video is read from its file again.
-_MAX_KEPT_BYTES = 64 << 20
-_PACKET_BYTES = 512  # what a packet takes beside its data
 # The same bytes on every CPU: no approximate vector code in scaling and inverse transforms.
 _SCALING = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
 # One for the process: its tables cost more to build than ten frames cost to scale.
 _REFORMATTER = VideoReformatter()
-
-
-class VideoError(Exception):
-    """A video gives no clip; the text is the reason, without the path.
-
-    `cause` is "unreadable" where the file could not be read at all, so that it may well
-    decode another time, else "contents".
-    """
-
-    def __init__(self, reason: str, cause: str = "contents"):
-        super().__init__(reason)
-        self.cause = cause
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,11 +77,15 @@ class Picked(Generic[Kept]):
     timeline: Timeline
 
 
-def decode_clips(path: str | os.PathLike, clip_format: ClipFormat) -> list[DecodedClip]:
+def decode_clips(file: BinaryIO, suffix: str, clip_format: ClipFormat) -> list[DecodedClip]:
     """Decodes a video's first video stream and picks the frames of its clips.
 
     The frames are spread over those that really decode, since containers lie about their
     number; in time they can be spread only where every frame has one.
+
+    Args:
+      file, suffix: the open video; see container.Container.
+      clip_format: how many frames and clips, and their size.
 
     Returns:
       `clip_format.clips_per_video` clips.
@@ -106,12 +97,23 @@ def decode_clips(path: str | os.PathLike, clip_format: ClipFormat) -> list[Decod
     def choose(timeline: Timeline) -> np.ndarray:
         return sampling.choose_frames(timeline.times, clip_format)
 
-    picked = pick_frames(path, clip_format, choose, lambda picture: picture)
+    picked = pick_frames(file, suffix, clip_format, choose, lambda picture: picture)
     return [_assemble(picked, indices) for indices in picked.indices]
 
 
+def decode_file(path: str | os.PathLike, clip_format: ClipFormat) -> list[DecodedClip]:
+    """Decodes the clips of a video by its path, in this process: for videos that are trusted.
+
+    Raises:
+      VideoError, MemoryError: as pick_frames does, or if the file cannot be opened.
+    """
+    with reading(), storage.open_file(path) as file:
+        return decode_clips(file, pathlib.Path(path).suffix, clip_format)
+
+
 def pick_frames(
-    path: str | os.PathLike,
+    file: BinaryIO,
+    suffix: str,
     clip_format: ClipFormat,
     choose: Callable[[Timeline], np.ndarray],
     keep: Callable[[np.ndarray], Kept],
@@ -121,7 +123,7 @@ def pick_frames(
     They are turned as the video's rotation says and scaled by area averaging.
 
     Args:
-      path: the video's file.
+      file, suffix: the open video; see container.Container.
       clip_format: the size of frames, and how they come to it.
       choose: picks frames, int64 [..., T], by when they are shown. It is asked again where other
         frames decode than the file lets expect.
@@ -129,37 +131,17 @@ def pick_frames(
         in the order of display. So frames need not stay in memory.
 
     Raises:
-      VideoError: if the file cannot be opened, has no video stream, or no frame of it decodes.
+      VideoError: if the file cannot be read, has no video stream, or no frame of it decodes.
       MemoryError: if there is not enough memory.
     """
-    try:
-        with _Source(path) as source:
-            packets = source.scan()
-            picker = _Picker(source, packets, clip_format, choose, keep)
-            picked = picker.pick_selectively() if _is_predictable(packets) else None
-            return picked or picker.pick_in_order()
-    except MemoryError:
-        raise
-    except (av.error.FFmpegError, OSError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        cause = "unreadable" if _is_unreadable(path) else "contents"
-        raise VideoError(f"{type(error).__name__}: {reason}", cause) from error
+    with open_video(file, suffix) as source:
+        packets = source.scan()
+        picker = _Picker(source, packets, clip_format, choose, keep)
+        picked = picker.pick_selectively() if _is_predictable(packets) else None
+        return picked or picker.pick_in_order()
 
 
-class _Packet(NamedTuple):
-    """What is known of a packet without decoding it.
-
-    coding_type: see mpeg4.FrameTypes; None for other codecs.
-    is_discard: an edit list leaves its frame out.
-    """
-
-    pts: int | None
-    is_keyframe: bool
-    is_discard: bool
-    coding_type: int | None
-
-
-def _is_predictable(packets: list[_Packet]) -> bool:
+def _is_predictable(packets: list[Packet]) -> bool:
     """Tells whether it is known without decoding which packets yield a frame, in which order.
 
     Holds for MPEG-4 Part 2 where every packet is an I-frame, a P-frame or not coded, the
@@ -184,8 +166,8 @@ class _Picker(Generic[Kept]):
 
     def __init__(
         self,
-        source: _Source,
-        packets: list[_Packet],
+        source: Container,
+        packets: list[Packet],
         clip_format: ClipFormat,
         choose: Callable[[Timeline], np.ndarray],
         keep: Callable[[np.ndarray], Kept],
@@ -252,7 +234,7 @@ class _Picker(Generic[Kept]):
         self._kept[index] = self._keep(_convert(frame, self._source.pixel_aspect, self._format))
 
 
-def _packets_to(wanted: Collection[int], packets: list[_Packet]) -> set[int]:
+def _packets_to(wanted: Collection[int], packets: list[Packet]) -> set[int]:
     """Returns the packets from the keyframe before each wanted one up to it."""
     keyframes = [i for i, packet in enumerate(packets) if packet.is_keyframe]
     needed: set[int] = set()
@@ -289,81 +271,3 @@ def _assemble(picked: Picked[np.ndarray], indices: np.ndarray) -> DecodedClip:
         end_us=timeline.end_us,
         frame_rate=timeline.frame_rate,
     )
-
-
-class _Source:
-    """A video file whose packets can be gone through more than once."""
-
-    def __init__(self, path: str | os.PathLike):
-        self._path = os.fspath(path)
-        self._kept: list[av.Packet] | None = []
-        self._open()
-
-    def __enter__(self) -> _Source:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._container.close()
-
-    def _open(self) -> None:
-        # Metadata need not be UTF-8, and nothing here reads it.
-        self._container = av.open(self._path, metadata_errors="replace")
-        if not self._container.streams.video:
-            raise VideoError("no video stream")
-        self._stream = self._container.streams.video[0]
-        self.codec = self._stream.codec_context
-        if self.codec is None:
-            raise VideoError("no decoder for its codec")
-        # Every core converts a video of its own; threads inside one would only compete.
-        self.codec.thread_count = 1
-        self.frame_rate = float(self._stream.average_rate or 0.0)
-        self.time_base_secs = float(self._stream.time_base)
-        self.pixel_aspect = self._stream.sample_aspect_ratio or fractions.Fraction(1)
-
-    def scan(self) -> list[_Packet]:
-        """Goes through all packets once, without decoding."""
-        packets, num_bytes = [], 0
-        types = mpeg4.FrameTypes(self.codec.extradata or b"") if self.codec.name == "mpeg4" else None
-        for packet in self._demux():
-            coding_type = types.read(bytes(packet)) if types else None
-            packets.append(_Packet(packet.pts, packet.is_keyframe, packet.is_discard, coding_type))
-            if self._kept is not None:
-                self._kept.append(packet)
-                num_bytes += packet.size + _PACKET_BYTES
-                if num_bytes > _MAX_KEPT_BYTES:
-                    self._kept = None
-        return packets
-
-    def replay(self) -> Iterator[av.Packet]:
-        """Goes through the packets again, with a new decoder."""
-        if self.codec.is_open or self._kept is None:
-            self._container.close()
-            self._open()
-        self.codec.options = {"flags": "+bitexact"}
-        yield from self._demux() if self._kept is None else self._kept
-
-    def _demux(self) -> Iterator[av.Packet]:
-        return (packet for packet in self._container.demux(self._stream) if packet.size)
-
-    def frames(self) -> Iterator[av.VideoFrame]:
-        """Decodes everything, in the order of display; damaged packets are skipped."""
-        for packet in self.replay():
-            yield from self.decode(packet)
-        yield from self.decode(None)
-
-    def decode(self, packet: av.Packet | None) -> list[av.VideoFrame]:
-        try:
-            return self.codec.decode(packet)
-        except av.error.InvalidDataError:
-            return []
-
-
-def _is_unreadable(path: str | os.PathLike) -> bool:
-    """Tells whether the file itself cannot be read: FFmpeg's error codes do not."""
-    try:
-        with open(path, "rb") as file:
-            while file.read(1 << 20):
-                pass
-    except OSError:
-        return True
-    return False

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from ucf50_tfrecord import manifest, storage, workers
 from ucf50_tfrecord.convert.shard import convert_shard, source_of
 from ucf50_tfrecord.manifest import Manifest, ShardReport
+from ucf50_tfrecord.shards import shard_pattern
 from ucf50_tfrecord.specs import DecodeLimits, Plan, ShardJob, UserError, expect
 
 # The third argument is told how many more videos are through, from any thread.
@@ -28,6 +29,9 @@ _RETRIED = frozenset({"unreadable", "killed"})
 _RETRIED_BY_VERIFY = _RETRIED | {"crash", "timeout", "memory"}
 
 _LAST_TASK_SECS = 60.0
+_TASK_LOCK = re.compile(r"\.lock-task-[0-9]+-of-[0-9]+")
+# What a conversion that was stopped early leaves beside shards.
+_EARLY = re.compile(rf"\.lock|{_TASK_LOCK.pattern}|{storage.TEMPORARY}.*", re.DOTALL)
 
 
 class Progress:
@@ -82,7 +86,7 @@ def build_dataset(
         if before == manifest.assemble(data_dir, plan, reports.values()):
             progress.start(0)
             return before  # also where the folder may only be read
-    storage.make_folder(data_dir)
+    _make_folder(data_dir)
     with storage.folder_lock(data_dir):
         # Looked up under the lock: another process may have had it since.
         before, reports = _look_up(plan, data_dir, options)
@@ -121,7 +125,7 @@ def convert_part(
     expect(
         0 <= index < count, "a task index from 0 to below the task count", task_index=index, task_count=count
     )
-    storage.make_folder(data_dir)
+    _make_folder(data_dir)
     with (
         # Another task may be looking whether it was the last.
         storage.folder_lock(data_dir, shared=True, wait_secs=_LAST_TASK_SECS),
@@ -145,7 +149,7 @@ def finalize(plan: Plan, data_dir: str) -> Manifest:
     Raises:
       UserError: if shards are missing, if a task still runs, or no video gave a clip.
     """
-    storage.make_folder(data_dir)
+    _make_folder(data_dir)
     with storage.folder_lock(data_dir):
         reports = finished_reports(plan, data_dir, retried=frozenset())
         missing = [(i, job.filename) for i, job in enumerate(plan.jobs) if job.filename not in reports]
@@ -195,11 +199,30 @@ def run_local(
     with (
         concurrent.futures.ThreadPoolExecutor(num_workers) as threads,
         # Left first: its workers are killed, and the threads that wait for them end.
-        workers.IsolatedPool(limits.memory_mib << 20) as pool,
+        workers.IsolatedPool.within(limits) as pool,
     ):
         futures = [threads.submit(convert_shard, job, data_dir, pool, limits, on_videos) for job in ordered]
         for future in concurrent.futures.as_completed(futures):
             yield future.result()
+
+
+def _make_folder(data_dir: str) -> None:
+    """Makes a dataset's folder, if need be.
+
+    A dataset's folder is known by its shards, so it needs no marker.
+
+    Raises:
+      UserError: if it holds other files and no shards: some of them might be replaced.
+    """
+    names = storage.list_folder(data_dir)
+    shard = shard_pattern()
+    foreign = sorted(name for name in names if not _EARLY.fullmatch(name))
+    if foreign and not any(shard.fullmatch(name.removesuffix(".json")) for name in names):
+        raise UserError(
+            f"Expected a folder for shards: new, empty or with shards. Received: {data_dir}, which holds other "
+            f"files, such as {foreign[0]!r}"
+        )
+    storage.make_folder(data_dir)
 
 
 def _look_up(
@@ -258,8 +281,7 @@ def _declare(plan: Plan, data_dir: str, reports: dict[str, ShardReport]) -> Mani
     built = manifest.assemble(data_dir, plan, reports.values())
     _remove_shards(data_dir, plan.name, keep=set(reports) if built.num_clips else set())
     storage.remove_unfinished(data_dir)  # of the manifest and the files beside it, too
-    for path in pathlib.Path(data_dir).glob(".lock-task-*"):
-        path.unlink()
+    storage.remove_files(data_dir, lambda name: _TASK_LOCK.fullmatch(name) is not None)
     if not built.num_clips:
         first = built.quarantined[0]
         raise UserError(
@@ -307,8 +329,11 @@ def _are_unchanged(job: ShardJob, report: ShardReport) -> bool:
 
 def _remove_shards(data_dir: str, name: str, *, keep: set[str]) -> None:
     """Deletes the named dataset's shards, but for those to keep, and what dead runs left of them."""
-    shard = re.compile(rf"(\.tmp-\w+-)?({re.escape(name)}-fold\d+\.tfrecord-\d+-of-\d+)(\.json)?")
-    for path in pathlib.Path(data_dir).iterdir():
-        match = shard.fullmatch(path.name)
-        if match and (match[1] or match[2] not in keep):
-            path.unlink(missing_ok=True)
+    shard = shard_pattern(name)
+
+    def is_left(file: str) -> bool:
+        finished = re.sub(f"^{storage.TEMPORARY}", "", file)
+        is_shard = shard.fullmatch(finished.removesuffix(".json")) is not None
+        return is_shard and (finished != file or file.removesuffix(".json") not in keep)
+
+    storage.remove_files(data_dir, is_left)

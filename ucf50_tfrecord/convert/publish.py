@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-import re
 from collections.abc import Callable
 
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import remote, storage
 from ucf50_tfrecord.manifest import MANIFEST_FILENAME, TFDS_FILENAMES, Manifest, ManifestShard
+from ucf50_tfrecord.shards import shard_pattern
 from ucf50_tfrecord.specs import UserError
 
 _UPLOADS_AT_ONCE = 8
@@ -58,13 +58,17 @@ def _find_stale(built: Manifest, before: Manifest | None, url: str) -> list[str]
     """Names the shards and sidecars of earlier datasets; readers that go by the files' names would take them too.
 
     They are looked for, as a copy that was interrupted has left no manifest that lists them; what an earlier
-    manifest lists may have another name.
+    manifest lists may have another name. Only shards are named, and only what lies directly in the folder: the
+    earlier manifest may be anyone's.
     """
     kept = {name for shard in built.shards for name in _names(shard)}
     listed = {name for shard in (before.shards if before else ()) for name in _names(shard)}
-    ours = re.compile(rf"{re.escape(built.name)}-fold\d+\.tfrecord-\d+-of-\d+(\.json)?")
-    found = filter(ours.fullmatch, remote.list_names(url))
-    return sorted(listed.union(found) - kept)
+    ours = shard_pattern(built.name)
+    return sorted(
+        name
+        for name in remote.list_names(url)
+        if name not in kept and (name in listed or ours.fullmatch(name.removesuffix(".json")))
+    )
 
 
 def _names(shard: ManifestShard) -> tuple[str, str]:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 import pathlib
 from collections.abc import Callable
+from typing import Annotated, BinaryIO
+
+import msgspec
+import numpy as np
 
 from ucf50_tfrecord import manifest, record, storage, workers
 from ucf50_tfrecord.convert import decode
+from ucf50_tfrecord.convert.container import Undecodable
 from ucf50_tfrecord.manifest import Quarantined, ShardReport, Source
 from ucf50_tfrecord.specs import ClipFormat, DecodeLimits, ShardJob, Video
+
+_Microseconds = Annotated[int, msgspec.Meta(ge=-(1 << 62), le=1 << 62)]
+# More than msgpack takes per frame, per clip and for the rest, beside the pixels.
+_FRAME_BYTES, _CLIP_BYTES, _ANSWER_BYTES = 32, 256, 1 << 14
 
 
 def convert_shard(
@@ -32,10 +40,9 @@ def convert_shard(
     clips: list[tuple[str, Video, int]] = []
     quarantined: list[Quarantined] = []
     digest = hashlib.sha256()
-    make_records = functools.partial(video_records, dataclasses.replace(job, videos=()))
+    call = decoding_call(job.videos_dir, job.format, limits)
     with storage.atomic_write(pathlib.Path(data_dir, job.filename)) as file:
-        answers = pool.map(make_records, job.videos, lambda video: limits.timeout_of(video.num_bytes))
-        for video, result in answers:
+        for video, result in pool.map(call, job.videos):
             on_videos(1)
             if isinstance(result, workers.Failure):
                 result = Quarantined(
@@ -44,7 +51,9 @@ def convert_shard(
             if isinstance(result, Quarantined):
                 quarantined.append(result)
                 continue
-            for clip_id, framed in result:
+            for number, clip in enumerate(result):
+                clip_id = clip_id_of(video, number, job.format)
+                framed = _make_record(job, video, clip_id, clip)
                 clips.append((clip_id, video, file.tell()))
                 digest.update(framed)
                 file.write(framed)
@@ -70,33 +79,107 @@ def source_of(video: Video) -> Source:
     return Source(num_bytes=video.num_bytes, mtime_ns=video.mtime_ns, sha256=video.sha256)
 
 
-def video_records(job: ShardJob, video: Video) -> list[tuple[str, bytes]] | Quarantined:
-    """Turns a video into (clip id, framed TFRecord record), one for each of its clips."""
+class _Clip(msgspec.Struct, forbid_unknown_fields=True):
+    """A decode.DecodedClip, as a worker sends it. frames: the pixels of all frames, one after the other."""
+
+    frames: bytes
+    frame_indices: list[Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]]
+    timestamps_us: list[_Microseconds]
+    end_us: _Microseconds
+    frame_rate: Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+
+
+class _Decoded(msgspec.Struct, tag=True, forbid_unknown_fields=True):
+    """A worker's answer: a video's clips."""
+
+    clips: list[_Clip]
+
+
+def decode_video(clip_format: ClipFormat, video: Video, file: BinaryIO) -> _Decoded | Undecodable:
+    """Decodes a video's clips; runs in a worker."""
+    suffix = pathlib.PurePosixPath(video.relative_path).suffix
     try:
-        decoded = decode.decode_clips(pathlib.Path(job.videos_dir, video.relative_path), job.format)
+        decoded = decode.decode_clips(file, suffix, clip_format)
     except decode.VideoError as error:
-        return Quarantined(relative_path=video.relative_path, reason=str(error), cause=error.cause)
-    records = []
-    for number, clip in enumerate(decoded):
-        clip_id = clip_id_of(video, number, job.format)
-        serialized = record.encode(
-            record.Clip(
-                clip_id=clip_id,
-                frames=clip.frames,
-                label=video.label,
-                class_name=video.class_name,
-                group=video.group,
-                fold=job.fold,
-                data_path=video.relative_path,
-                frame_rate=clip.frame_rate,
-                frame_indices=clip.frame_indices,
-                timestamps_us=clip.timestamps_us,
+        return Undecodable.of(error)
+    return _Decoded(
+        [
+            _Clip(
+                frames=clip.frames.tobytes(),
+                frame_indices=clip.frame_indices.tolist(),
+                timestamps_us=clip.timestamps_us.tolist(),
                 end_us=clip.end_us,
-            ),
-            job.format,
-        )
-        records.append((clip_id, record.frame_record(serialized)))
-    return records
+                frame_rate=clip.frame_rate,
+            )
+            for clip in decoded
+        ]
+    )
+
+
+def _parse_answer(
+    clip_format: ClipFormat, video: Video, answer: _Decoded | Undecodable
+) -> list[decode.DecodedClip] | Quarantined:
+    """Makes a video's clips of a worker's answer.
+
+    Raises:
+      ValueError: if they are not clips of the format.
+    """
+    if isinstance(answer, Undecodable):
+        return Quarantined(relative_path=video.relative_path, reason=answer.reason, cause=answer.cause)
+    if len(answer.clips) != clip_format.clips_per_video:
+        raise ValueError(f"expected {clip_format.clips_per_video} clips, found {len(answer.clips)}")
+    return [_parse_clip(clip_format, clip) for clip in answer.clips]
+
+
+def _parse_clip(clip_format: ClipFormat, clip: _Clip) -> decode.DecodedClip:
+    sizes = len(clip.frames), len(clip.frame_indices), len(clip.timestamps_us)
+    expected = clip_format.num_bytes, clip_format.num_frames, clip_format.num_frames
+    if sizes != expected:
+        raise ValueError(f"expected bytes, indices and times of a clip {expected}, found {sizes}")
+    return decode.DecodedClip(
+        frames=np.frombuffer(clip.frames, np.uint8).reshape(clip_format.shape),
+        frame_indices=np.array(clip.frame_indices, np.int64),
+        timestamps_us=np.array(clip.timestamps_us, np.int64),
+        end_us=clip.end_us,
+        frame_rate=clip.frame_rate,
+    )
+
+
+def decoding_call(
+    videos_dir: str, clip_format: ClipFormat, limits: DecodeLimits
+) -> workers.Call[Video, _Decoded | Undecodable, list[decode.DecodedClip] | Quarantined]:
+    """Returns what workers do with the videos of a folder."""
+
+    def path(video: Video) -> pathlib.Path:
+        return pathlib.Path(videos_dir, video.relative_path)
+
+    clip_bytes = clip_format.num_bytes + _FRAME_BYTES * clip_format.num_frames + _CLIP_BYTES
+    return workers.Call(
+        function=functools.partial(decode_video, clip_format),
+        answer=_Decoded | Undecodable,
+        parse=functools.partial(_parse_answer, clip_format),
+        max_bytes=clip_format.clips_per_video * clip_bytes + _ANSWER_BYTES,
+        timeout_secs=lambda video: limits.timeout_of(storage.allocated_bytes(path(video))),
+        open_files=lambda video: [storage.open_file(path(video))],
+    )
+
+
+def _make_record(job: ShardJob, video: Video, clip_id: str, clip: decode.DecodedClip) -> bytes:
+    """Returns a clip's framed TFRecord record."""
+    stored = record.Clip(
+        clip_id=clip_id,
+        frames=clip.frames,
+        label=video.label,
+        class_name=video.class_name,
+        group=video.group,
+        fold=job.fold,
+        data_path=video.relative_path,
+        frame_rate=clip.frame_rate,
+        frame_indices=clip.frame_indices,
+        timestamps_us=clip.timestamps_us,
+        end_us=clip.end_us,
+    )
+    return record.frame_record(record.encode(stored, job.format))
 
 
 def clip_id_of(video: Video, number: int, clip_format: ClipFormat) -> str:

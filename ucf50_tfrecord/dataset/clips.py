@@ -96,6 +96,7 @@ def load_clips(
         reports = list(threads.map(functools.partial(_load_report, manifest), shards))
         if check_shards:
             list(threads.map(functools.partial(_check_size, manifest), shards))
+    _check_together(manifest, folds, reports)
     clips = [(number, report) for number, report in enumerate(reports) for _ in report.clip_ids]
 
     def column(name: str) -> list:
@@ -129,7 +130,28 @@ def _load_report(manifest: Manifest, shard: ManifestShard) -> ShardReport:
             f"The shard {path} is not the one that {manifest_lib.MANIFEST_FILENAME} lists: it was "
             f"written again since. {mend}"
         )
+    try:
+        manifest_lib.check_report(manifest, shard, report)
+    except UserError as error:
+        raise UserError(f"{error}. {mend}") from error
     return report
+
+
+def _check_together(manifest: Manifest, folds: Iterable[int], reports: list[ShardReport]) -> None:
+    """Checks that the sidecars of some folds' shards hold the clips that the manifest counts, each once."""
+    counts = {fold: np.zeros(len(manifest.classes), np.int64) for fold in folds}
+    ids: set[str] = set()
+    for report in reports:
+        np.add.at(counts[report.fold], np.array(report.labels, np.int64), 1)
+        if repeated := ids.intersection(report.clip_ids):
+            raise UserError(f"{manifest.data_dir} holds the clip {min(repeated)!r} in two shards")
+        ids.update(report.clip_ids)
+    for fold, found in counts.items():
+        if (listed := manifest.clips_per_class[fold]) != tuple(found.tolist()):
+            raise UserError(
+                f"{manifest.data_dir}: Expected clips_per_class {listed} of fold {fold}, as its "
+                f"{manifest_lib.MANIFEST_FILENAME} says. Received: {tuple(found.tolist())} in its sidecars"
+            )
 
 
 def _check_size(manifest: Manifest, shard: ManifestShard) -> None:

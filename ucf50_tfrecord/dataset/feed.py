@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,6 +20,7 @@ from ucf50_tfrecord.dataset import memory, pipeline
 from ucf50_tfrecord.dataset.clips import Clips
 from ucf50_tfrecord.dataset.reader import Buffers, ClipReader
 from ucf50_tfrecord.specs import CACHES, UserError, expect, format_bytes
+from ucf50_tfrecord.texts import tensorflow_reason
 
 _LOADED_AT_ONCE_BYTES = 16 << 20
 _NUM_REASONS = 3  # of skipped clips, in a message
@@ -300,7 +300,7 @@ def _explained(reader: ClipReader) -> Iterator[None]:
             raise reader.error from None
         if reader.streams and isinstance(error, _STORE_ERRORS):
             raise UserError(
-                f"Cannot read {reader.clips.manifest.data_dir}: {_first_line(error.message)}"
+                f"Cannot read {reader.clips.manifest.data_dir}: {tensorflow_reason(error)}"
             ) from error
         stores_raw = record.stores_raw(reader.clips.manifest.format)
         if stores_raw or not isinstance(error, tf.errors.InvalidArgumentError):
@@ -308,13 +308,8 @@ def _explained(reader: ClipReader) -> Iterator[None]:
         # The records are sound, so this is how they were written.
         raise UserError(
             f"A frame in {reader.clips.manifest.data_dir} cannot be decoded, although its record's checksum "
-            f"is right: {_first_line(error.message)} Convert the videos again, into another folder."
+            f"is right: {tensorflow_reason(error)} Convert the videos again, into another folder."
         ) from error
-
-
-def _first_line(message: str) -> str:
-    """Returns what TensorFlow found, without its names of graph nodes before and after."""
-    return re.sub(r"\{\{.*?\}\}", "", message).split("[[")[0].strip()
 
 
 def _empty_on(device: str, shape: tuple[int, ...]) -> tf.Variable:

@@ -81,11 +81,11 @@ class ClipReader:
         video = self._buffers.take((len(index), *clip_format.shape))
         pixels = video.reshape(len(index), clip_format.num_bytes)
 
-        def read(row: int, file: BinaryIO, offset: int, clip_id: str) -> None:
-            record.read_pixels(file.fileno(), offset, clip_id, clip_format=clip_format, out=pixels[row])
+        def read(row: int, file: BinaryIO, offset: int, clip: tuple[str, int]) -> None:
+            record.read_pixels(file.fileno(), offset, clip, clip_format=clip_format, out=pixels[row])
 
-        def parse(row: int, payload: bytes, clip_id: str) -> None:
-            record.parse_pixels(payload, clip_id, clip_format=clip_format, out=pixels[row])
+        def parse(row: int, payload: bytes, clip: tuple[str, int]) -> None:
+            record.parse_pixels(payload, clip, clip_format=clip_format, out=pixels[row])
 
         good = self._read(index, payloads, read, parse)
         video[~good] = 0
@@ -105,11 +105,11 @@ class ClipReader:
         clip_format = self.clips.manifest.format
         images = np.full((len(index), clip_format.num_frames), b"", object)
 
-        def read(row: int, file: BinaryIO, offset: int, clip_id: str) -> None:
-            images[row] = record.read_images(file.fileno(), offset, clip_id, clip_format=clip_format)
+        def read(row: int, file: BinaryIO, offset: int, clip: tuple[str, int]) -> None:
+            images[row] = record.read_images(file.fileno(), offset, clip, clip_format=clip_format)
 
-        def parse(row: int, payload: bytes, clip_id: str) -> None:
-            images[row] = record.parse_images(payload, clip_id, clip_format=clip_format)
+        def parse(row: int, payload: bytes, clip: tuple[str, int]) -> None:
+            images[row] = record.parse_images(payload, clip, clip_format=clip_format)
 
         return images, self._read(index, payloads, read, parse)
 
@@ -121,22 +121,23 @@ class ClipReader:
         self,
         index: np.ndarray,
         payloads: np.ndarray | None,
-        read: Callable[[int, BinaryIO, int, str], None],
-        parse: Callable[[int, bytes, str], None],
+        read: Callable[[int, BinaryIO, int, tuple[str, int]], None],
+        parse: Callable[[int, bytes, tuple[str, int]], None],
     ) -> np.ndarray:
-        """Calls read(row, file, offset, clip id) for each clip; returns bool [B], what went well.
+        """Calls read(row, file, offset, (id, label)) for each clip; returns bool [B], what went well.
 
-        Where the records are there already, it calls parse(row, payload, clip id).
+        Where the records are there already, it calls parse(row, payload, (id, label)).
         """
         clips, good = self.clips, np.ones(len(index), bool)
         for row, clip in enumerate(index.tolist()):
-            path, offset, clip_id = self._path(clip), int(clips.offsets[clip]), clips.ids[clip]
+            path, offset = self._path(clip), int(clips.offsets[clip])
+            expected = clips.ids[clip], int(clips.labels[clip])
             try:
                 if payloads is None:
-                    self._read_sound(path, lambda file: read(row, file, offset, clip_id))
+                    self._read_sound(path, lambda file: read(row, file, offset, expected))
                 else:
                     with record.naming(offset):
-                        parse(row, payloads[row], clip_id)
+                        parse(row, payloads[row], expected)
             except FileNotFoundError:
                 self._note(clip, f"{path} is missing")
                 good[row] = False

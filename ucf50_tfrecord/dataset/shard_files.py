@@ -33,7 +33,10 @@ _RETRY_SECS = (0.5, 2.0)
 _ROOM_WAIT_SECS, _ROOM_POLL_SECS = 60.0, 0.1
 _LOCK_WAIT_SECS = 3600.0  # another process downloads the same shard
 # Copies, and those that are being made, with the bytes they will take. Other files of the folder are left alone.
-_COPY, _PART = re.compile(r"[0-9a-f]{64}\.tfrecord"), re.compile(r"[0-9a-f]{64}-(\d+)\.part")
+_COPY, _PART = re.compile(r"[0-9a-f]{64}\.tfrecord"), re.compile(r"[0-9a-f]{64}-([0-9]+)\.part")
+_FOLDER_KIND = "cache of shards"
+# By these a cache is known that an earlier version made.
+_OWN = re.compile(rf"{_COPY.pattern}|{_PART.pattern}|\.lock-room|\.lock-[0-9a-f]{{2}}")
 
 
 class ShardDamagedError(UserError):
@@ -88,7 +91,7 @@ def open_files(clips: Clips) -> ShardFiles:
 class _LocalFiles:
     def __init__(self):
         # A file is closed when it has left the cache and no thread reads it any more.
-        self.open = functools.lru_cache(MAX_OPEN_FILES)(functools.partial(open, mode="rb", buffering=0))
+        self.open = functools.lru_cache(MAX_OPEN_FILES)(storage.open_file)
 
     def renew(self, path: str, file: BinaryIO) -> bool:
         return False
@@ -110,11 +113,11 @@ class ShardCache:
         """Makes the folder.
 
         Raises:
-          UserError: if it cannot be made or written.
+          UserError: if it cannot be made or written, or is used for something else.
         """
         self.shards, self._fetch = shards, fetch
         self._folder = pathlib.Path(fetch.cache_dir)
-        storage.make_folder(self._folder)
+        storage.claim_folder(self._folder, _FOLDER_KIND, lambda names: any(map(_OWN.fullmatch, names)))
         self._changed = threading.Condition()  # guards what follows
         self._open: collections.OrderedDict[str, BinaryIO] = collections.OrderedDict()  # last used last
         self._unused: set[str] = set()  # fetched ahead, and not asked for yet
@@ -337,6 +340,8 @@ class ShardCache:
         for path in sorted(self._folder.iterdir(), key=_age):
             if removed >= num_bytes:
                 break
+            if path.is_dir():
+                continue
             if _COPY.fullmatch(path.name):
                 num_bytes_there = _counted_bytes(path)
                 removed += num_bytes_there if _remove_unlocked(path) else 0
@@ -407,25 +412,23 @@ def _age(path: pathlib.Path) -> float:
 
 
 def _download(url: str, num_bytes: int, part: pathlib.Path) -> str:
-    """Fetches what a file still lacks; returns the sha256 of the whole of it."""
+    """Fetches what a file still lacks of num_bytes, and never more; returns the sha256 of the whole of it."""
     with open(part, "a+b") as file:
         file.seek(0)
         digest = hashlib.sha256()
         while content := file.read(_CHUNK_BYTES):
             digest.update(content)
+        waits = [*_RETRY_SECS]
         while (start := file.tell()) < num_bytes:
-            content = _read_patiently(url, start, min(start + _CHUNK_BYTES, num_bytes))
-            if not content:  # shorter than it should be: the sha256 tells
-                break
-            file.write(content)
-            digest.update(content)
+            try:
+                for content in remote.read_chunks(url, start, num_bytes):
+                    file.write(content)
+                    digest.update(content)
+                break  # if it is shorter than it should be, the sha256 tells
+            except UserError:
+                if file.tell() > start:
+                    waits = [*_RETRY_SECS]
+                if not waits:
+                    raise
+                time.sleep(waits.pop(0))
     return digest.hexdigest()
-
-
-def _read_patiently(url: str, start: int, end: int) -> bytes:
-    for secs in _RETRY_SECS:
-        try:
-            return remote.read_or_all(url, start, end)
-        except UserError:
-            time.sleep(secs)
-    return remote.read_or_all(url, start, end)

@@ -15,6 +15,7 @@ import tensorflow as tf
 from sklearn import neighbors
 
 from ucf50_tfrecord import record
+from ucf50_tfrecord.parsing import Count, Finite, Fraction
 
 _SIDE = 16  # pixels of the pictures that are compared
 _NUM_FRAMES = 3
@@ -33,10 +34,10 @@ class NearestClips:
     pairs: the most similar ones, as [test clip, training clip, cosine similarity], by index.
     """
 
-    accuracy: float
-    same_recording: float | None
-    near_duplicates: float
-    pairs: list[tuple[int, int, float]]
+    accuracy: Fraction
+    same_recording: Fraction | None
+    near_duplicates: Fraction
+    pairs: list[tuple[Count, Count, Finite]]
 
 
 def fingerprints(batches: Iterable[np.ndarray]) -> np.ndarray:

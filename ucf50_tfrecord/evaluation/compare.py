@@ -29,7 +29,7 @@ from ucf50_tfrecord.evaluation.cells import Callbacks, Plan, Recipe, Subject
 from ucf50_tfrecord.evaluation.results import SPLITS, Cell, CellResult, Results
 from ucf50_tfrecord.evaluation.runner import Evaluator
 from ucf50_tfrecord.manifest import Manifest
-from ucf50_tfrecord.specs import UserError, to_json
+from ucf50_tfrecord.specs import UserError, expect, to_json
 from ucf50_tfrecord.training import loop
 from ucf50_tfrecord.training import run as run_lib
 from ucf50_tfrecord.training import trained
@@ -110,7 +110,18 @@ class Comparison:
         if not path.exists():
             return None
         run_lib.check_run(self.run_dir(cell), self._config(cell))
-        return _load_cell(path)
+        manifest = self.clips.manifest
+        try:
+            found = results_lib.load_cell(
+                path,
+                num_clips=len(self.clips),
+                num_classes=len(manifest.classes),
+                num_frames=manifest.format.num_frames,
+            )
+            expect(found.cell == cell, f"the cell {cell}", cell=str(found.cell))
+        except UserError as error:
+            raise UserError(f"{error}. Remove {path}, to test again.") from error
+        return found
 
     def _run_cell(self, cell: Cell, callbacks: Callbacks) -> CellResult | None:
         config, run_dir = self._config(cell), self.run_dir(cell)
@@ -131,7 +142,7 @@ class Comparison:
                 look_inside=self.plan.inside,
             )
             if result is not None:
-                _save_cell(pathlib.Path(run_dir, CELL_FILENAME), result)
+                results_lib.save_cell(pathlib.Path(run_dir, CELL_FILENAME), result)
         return result
 
     def _make_feeds(self, cell: Cell) -> tuple[Feed, Feed]:
@@ -316,16 +327,3 @@ def _forget_models() -> None:
     for name in [name for name in gradients if name.startswith("CustomGradient-")]:
         del gradients[name]
     gc.collect()
-
-
-def _save_cell(path: pathlib.Path, result: CellResult) -> None:
-    storage.write_json(path, results_lib.cell_to_json(result), indent=None)
-
-
-def _load_cell(path: pathlib.Path) -> CellResult:
-    try:
-        return results_lib.cell_from_json(storage.read_json(path))
-    except (KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} does not hold a cell's result: {error!r}. Remove it, to test again."
-        ) from error

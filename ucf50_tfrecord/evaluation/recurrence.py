@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -21,6 +21,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from ucf50_tfrecord.parsing import Finite, Fraction
 from ucf50_tfrecord.specs import expect
 
 RECURRENT_MODELS = ("rnn", "lstm", "gru", "seed_rnn", "seed_lstm")
@@ -48,12 +49,17 @@ class Recurrence:
       (closed) to 1 (open). Empty for other layers.
     """
 
-    loss_gradient: tuple[float, ...]
-    logit_gradient: tuple[float, ...]
-    memory_gradient: tuple[float, ...]
-    memory_frames: float
-    probe_accuracy: tuple[float, ...]
-    gates: dict[str, tuple[float, ...]]
+    loss_gradient: tuple[Finite, ...]
+    logit_gradient: tuple[Finite, ...]
+    memory_gradient: tuple[Finite, ...]
+    memory_frames: Finite
+    probe_accuracy: tuple[Fraction, ...]
+    gates: dict[Literal[GATES], tuple[Fraction, ...]]
+
+    def __post_init__(self):
+        curves = (self.loss_gradient, self.logit_gradient, self.memory_gradient, self.probe_accuracy)
+        lengths = {len(curve) for curve in (*curves, *self.gates.values())}
+        expect(len(lengths) == 1 and lengths != {0}, "curves of as many frames each", frames=sorted(lengths))
 
 
 def inspect(

@@ -7,13 +7,27 @@ import functools
 import json
 import pathlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
+import msgspec
 import numpy as np
 
-from ucf50_tfrecord import record, storage
+from ucf50_tfrecord import parsing, record, storage
+from ucf50_tfrecord.dataset import perturb
 from ucf50_tfrecord.dataset.perturb import PLAIN, SHUFFLES
-from ucf50_tfrecord.specs import FRAME_ORDERS, ORDER_BLIND_MODELS, UserError, expect, to_json
+from ucf50_tfrecord.evaluation import recurrence
+from ucf50_tfrecord.evaluation.audit import NearestClips
+from ucf50_tfrecord.evaluation.recurrence import Recurrence
+from ucf50_tfrecord.parsing import Count, Finite, Int64, Name
+from ucf50_tfrecord.specs import (
+    FRAME_ORDERS,
+    MODEL_NAMES,
+    ORDER_BLIND_MODELS,
+    PRECISIONS,
+    UserError,
+    expect,
+    to_json,
+)
 
 # What training and test clips have apart: recording groups, or only the videos.
 SPLITS = ("group", "video")
@@ -21,6 +35,8 @@ SPLITS = ("group", "video")
 LOGIT_DECIMALS = 4
 # All permutations together.
 SHUFFLED = "shuffle"
+# Of UCF50 a cell takes 40 MB.
+_MAX_CELL_BYTES, _MAX_RESULTS_BYTES = 1 << 30, 8 << 30
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,11 +49,11 @@ class Cell:
     part: which part of the clips is held out, from 0.
     """
 
-    model: str
+    model: Name
     training: str = FRAME_ORDERS[0]
     split: str = SPLITS[0]
-    part: int = 0
-    seed: int = 0
+    part: Count = 0
+    seed: Count = 0
 
     def __post_init__(self):
         expect(self.training in FRAME_ORDERS, f"a training out of {FRAME_ORDERS}", training=self.training)
@@ -188,6 +204,105 @@ def units_of(ids: Sequence[str], groups: np.ndarray) -> np.ndarray:
     return np.unique(known, return_inverse=True)[1]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _CellFile(Cell):
+    """What cell.json, and each cell in results.json, holds."""
+
+    architecture: Literal[MODEL_NAMES]
+    clips: tuple[Count, ...]
+    logits: dict[Name, tuple[tuple[Finite, ...], ...]]
+    recurrence: Recurrence | None
+    run_dir: str
+    precision: Literal[PRECISIONS]
+
+    def __post_init__(self):
+        super().__post_init__()
+        expect(len(set(self.clips)) == len(self.clips) > 0, "clips, each once", clips=len(self.clips))
+        expect(PLAIN in self.logits, f"logits of clips as they are ({PLAIN!r})", logits=sorted(self.logits))
+        for name, rows in self.logits.items():
+            expect(
+                len(rows) == len(self.clips) and len({len(row) for row in rows}) == 1,
+                f"equally long rows of logits of {name!r} for {len(self.clips)} clips",
+                rows=len(rows),
+            )
+        widths = {len(rows[0]) for rows in self.logits.values()}
+        expect(len(widths) == 1, "logits of as many classes in all tests", classes=sorted(widths))
+
+    def check(self, num_clips: int, num_classes: int, num_frames: int) -> None:
+        """Raises UserError unless the cell fits a comparison of so many clips, classes, and frames per clip."""
+        expect(max(self.clips) < num_clips, f"clips below {num_clips}", clips=max(self.clips))
+        width = len(self.logits[PLAIN][0])
+        expect(width == num_classes, f"logits of {num_classes} classes", classes=width)
+        known = perturb.names(num_frames)
+        unknown = [name for name in self.logits if name not in known]
+        expect(not unknown, f"logits of tests out of {known}", logits=unknown)
+        for name in recurrence.GRADIENTS if self.recurrence else ():
+            curve = getattr(self.recurrence, name)
+            expect(len(curve) == num_frames, f"{name} of {num_frames} frames", **{name: len(curve)})
+
+    def to_result(self) -> CellResult:
+        return CellResult(
+            cell=Cell(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Cell)}),
+            architecture=self.architecture,
+            clips=np.array(self.clips, np.int64),
+            logits={name: np.array(rows, np.float32) for name, rows in self.logits.items()},
+            recurrence=to_json(self.recurrence),
+            run_dir=self.run_dir,
+            precision=self.precision,
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _ClipsFile:
+    id: tuple[Name, ...]
+    label: tuple[Count, ...]
+    group: tuple[Int64, ...]
+    fold: tuple[Count, ...]
+
+    def __post_init__(self):
+        lengths = {field.name: len(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        expect(len(set(lengths.values())) == 1 and self.id, "an entry for each clip", **lengths)
+        expect(
+            len(set(self.id)) == len(self.id),
+            "distinct ids of clips",
+            id=len(self.id),
+            distinct=len(set(self.id)),
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _ResultsFile:
+    """What results.json holds."""
+
+    name: str
+    classes: tuple[Name, ...]
+    num_frames: Annotated[int, msgspec.Meta(ge=1, le=10_000)]
+    clips: _ClipsFile
+    audit: dict[Literal[SPLITS], NearestClips] | None
+    cells: tuple[_CellFile, ...]
+
+    def __post_init__(self):
+        num_clips, num_classes = len(self.clips.id), len(self.classes)
+        expect(len(set(self.classes)) == num_classes >= 2, "2 or more distinct classes", classes=num_classes)
+        expect(
+            max(self.clips.label) < num_classes, f"labels below {num_classes}", label=max(self.clips.label)
+        )
+        kinds: dict[str, str] = {}
+        for number, cell in enumerate(self.cells):
+            cell.check(num_clips, num_classes, self.num_frames)
+            kind = kinds.setdefault(cell.model, cell.architecture)
+            expect(
+                kind == cell.architecture,
+                f"one architecture of {cell.model!r}",
+                architecture=cell.architecture,
+            )
+        keys = [(cell.model, cell.training, cell.split, cell.part, cell.seed) for cell in self.cells]
+        expect(len(set(keys)) == len(keys) > 0, "cells, each once", cells=len(keys), distinct=len(set(keys)))
+        for split, nearest in (self.audit or {}).items():
+            last = max((index for pair in nearest.pairs for index in pair[:2]), default=0)
+            expect(last < num_clips, f"pairs of clips below {num_clips} in audit", **{split: last})
+
+
 def save(path: pathlib.Path, results: Results) -> None:
     """Writes results.json: the clips once, then by cell and intervention a row of logits a clip."""
     head = {
@@ -215,20 +330,37 @@ def load(path: pathlib.Path) -> Results:
     Raises:
       UserError: if the file is not one of those.
     """
-    value = storage.read_json(path)
+    file = parsing.read(path, _ResultsFile, "a comparison's results", max_bytes=_MAX_RESULTS_BYTES)
+    return Results(
+        name=file.name,
+        classes=file.classes,
+        num_frames=file.num_frames,
+        ids=file.clips.id,
+        labels=np.array(file.clips.label, np.int64),
+        groups=np.array(file.clips.group, np.int64),
+        folds=np.array(file.clips.fold, np.int64),
+        cells=tuple(cell.to_result() for cell in file.cells),
+        audit=to_json(file.audit),
+    )
+
+
+def save_cell(path: pathlib.Path, result: CellResult) -> None:
+    """Writes cell.json."""
+    storage.write_json(path, cell_to_json(result), indent=None)
+
+
+def load_cell(path: pathlib.Path, *, num_clips: int, num_classes: int, num_frames: int) -> CellResult:
+    """Reads what save_cell wrote, of a comparison of so many clips, classes, and frames per clip.
+
+    Raises:
+      UserError: if the file is not one of those.
+    """
+    file = parsing.read(path, _CellFile, "a cell's result", max_bytes=_MAX_CELL_BYTES)
     try:
-        clips = value["clips"]
-        return Results(
-            name=value["name"],
-            classes=tuple(value["classes"]),
-            num_frames=value["num_frames"],
-            ids=tuple(clips["id"]),
-            **{f"{key}s": np.array(clips[key], np.int64) for key in ("label", "group", "fold")},
-            cells=tuple(cell_from_json(cell) for cell in value["cells"]),
-            audit=value["audit"],
-        )
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path} does not hold a comparison's results: {error!r}") from error
+        file.check(num_clips, num_classes, num_frames)
+    except UserError as error:
+        raise UserError(f"{path} is not a cell's result of this comparison: {error}") from error
+    return file.to_result()
 
 
 def cell_to_json(result: CellResult) -> dict[str, Any]:
@@ -240,20 +372,6 @@ def cell_to_json(result: CellResult) -> dict[str, Any]:
         "run_dir": result.run_dir,
         "precision": result.precision,
     }
-
-
-def cell_from_json(value: dict[str, Any]) -> CellResult:
-    """Raises KeyError or TypeError if the value is not what cell_to_json made."""
-    key = {field.name: value[field.name] for field in dataclasses.fields(Cell)}
-    return CellResult(
-        cell=Cell(**key),
-        architecture=value["architecture"],
-        clips=np.array(value["clips"], np.int64),
-        logits={name: np.array(rows, np.float32) for name, rows in value["logits"].items()},
-        recurrence=value["recurrence"],
-        run_dir=value["run_dir"],
-        precision=value["precision"],
-    )
 
 
 def _rounded(rows: np.ndarray) -> list[list[float]]:

@@ -10,18 +10,22 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import msgspec
 import numpy as np
 import tensorflow as tf
 
-from ucf50_tfrecord import storage
+from ucf50_tfrecord import parsing, storage
 from ucf50_tfrecord.dataset import perturb
 from ucf50_tfrecord.dataset.clips import Clips
 from ucf50_tfrecord.dataset.feed import Feed, read_clips
 from ucf50_tfrecord.evaluation import metrics
+from ucf50_tfrecord.parsing import Count, Finite, Int64, Name
 from ucf50_tfrecord.specs import UserError, expect
 
 # What a training run is scored on.
 PERTURBATIONS = (perturb.PLAIN, perturb.SHUFFLES[0])
+# Of a file of predictions: a million lines with the logits of 50 classes take half of it.
+_MAX_PREDICTIONS_BYTES = 1 << 30
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -138,9 +142,9 @@ class Evaluator:
         if self._feed.skipped:
             self._warn(self._feed.describe_skipped())
         expect(seen.any(), "at least 1 clip that can be read", skipped=len(self._feed.skipped))
-        bad = np.isnan(logits[seen]).any(axis=(1, 2)).sum()
+        bad = (~np.isfinite(logits[seen])).any(axis=(1, 2)).sum()
         if bad:
-            raise UserError(f"The model gives NaN for {bad} clips")
+            raise UserError(f"The model gives NaN or infinity for {bad} clips")
         return {
             name: Evaluation(clips=clips.select(seen), logits=logits[seen, place], perturbation=name)
             for place, name in enumerate(perturbations)
@@ -181,47 +185,83 @@ class Evaluator:
         return read_clips(clips.select(worst)), captions
 
 
+class SavedPrediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A line of predictions.jsonl: what a model said of a clip. A Struct, as it has a field `class`.
+
+    group: record.UNKNOWN_GROUP where there is none. The names are those of the classes.
+    """
+
+    clip_id: Name
+    perturbation: Name
+    fold: Count
+    group: Int64
+    label: Count
+    predicted: Count | None = None
+    class_name: str | None = msgspec.field(name="class", default=None)
+    predicted_class: str | None = None
+    logits: tuple[Finite, ...]
+
+
 def save_predictions(path: pathlib.Path, evaluations: list[Evaluation]) -> None:
     """Writes one JSON line for each clip and perturbation, so that every score can be made again."""
     with storage.atomic_write(path) as file:
         for evaluation in evaluations:
             clips, classes = evaluation.clips, evaluation.clips.manifest.classes
             for i, clip_id in enumerate(clips.ids):
-                line = {
-                    "clip_id": clip_id,
-                    "perturbation": evaluation.perturbation,
-                    "fold": int(clips.folds[i]),
-                    "group": int(clips.groups[i]),
-                    "label": int(clips.labels[i]),
-                    "predicted": int(evaluation.predictions[i]),
-                    "class": classes[clips.labels[i]],
-                    "predicted_class": classes[evaluation.predictions[i]],
-                    "logits": [round(float(x), 6) for x in evaluation.logits[i]],
-                }
-                file.write(json.dumps(line, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n")
+                line = SavedPrediction(
+                    clip_id=clip_id,
+                    perturbation=evaluation.perturbation,
+                    fold=int(clips.folds[i]),
+                    group=int(clips.groups[i]),
+                    label=int(clips.labels[i]),
+                    predicted=int(evaluation.predictions[i]),
+                    class_name=classes[clips.labels[i]],
+                    predicted_class=classes[evaluation.predictions[i]],
+                    logits=tuple(round(float(x), 6) for x in evaluation.logits[i]),
+                )
+                text = json.dumps(msgspec.to_builtins(line), ensure_ascii=False)
+                file.write(text.encode("utf-8", "surrogateescape") + b"\n")
 
 
-def load_predictions(path: pathlib.Path, num_classes: int) -> list[dict[str, Any]]:
-    """Reads what save_predictions wrote: a dict for each clip and perturbation.
+def load_predictions(path: pathlib.Path, num_classes: int) -> list[SavedPrediction]:
+    """Reads what save_predictions wrote, one for each clip and perturbation.
 
     Raises:
       UserError: if the file cannot be read, or does not hold predictions of so many classes.
     """
     try:  # in bytes, as a class's name may hold what Unicode takes for the end of a line
-        lines = path.read_bytes().splitlines()
-        predictions = [json.loads(line.decode("utf-8", "surrogateescape")) for line in lines]
-        sound = all(
-            len(p["logits"]) == num_classes
-            and np.isfinite(p["logits"]).all()
-            and p["label"] in range(num_classes)
-            and all(isinstance(p[key], int) for key in ("label", "fold", "group"))
-            and all(isinstance(p[key], str) for key in ("clip_id", "perturbation"))
-            for p in predictions
-        )
+        lines = storage.read_bytes(path, max_bytes=_MAX_PREDICTIONS_BYTES).splitlines()
     except OSError as error:
         raise UserError(f"Cannot read {path}: {error.strerror}") from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} does not hold predictions: {error!r}") from error
-    if not (sound and predictions):
-        raise UserError(f"{path} does not hold predictions of {num_classes} classes")
-    return predictions
+    if not lines:
+        raise UserError(f"{path} does not hold predictions: it is empty")
+    clips: dict[str, tuple[int, int, int]] = {}
+    predictions: dict[tuple[str, str], SavedPrediction] = {}
+    for number, line in enumerate(lines, 1):
+        problem = f"{path} does not hold predictions of {num_classes} classes: line {number}"
+        try:
+            value = storage.parse_json(line.decode("utf-8", "surrogateescape"))
+        except ValueError as error:
+            raise UserError(f"{problem}: {error}") from error
+        found = parsing.convert(value, SavedPrediction, problem)
+        try:
+            expect(found.label < num_classes, f"a label below {num_classes}", label=found.label)
+            expect(len(found.logits) == num_classes, f"{num_classes} logits", logits=len(found.logits))
+            place = found.label, found.group, found.fold
+            expect(
+                clips.setdefault(found.clip_id, place) == place,
+                "one label, group and fold of a clip",
+                found=place,
+            )
+            key = found.perturbation, found.clip_id
+            expect(
+                predictions.setdefault(key, found) is found, "one line of a clip and perturbation", found=key
+            )
+        except UserError as error:
+            raise UserError(f"{problem}: {error}") from error
+    expect_plain = any(prediction.perturbation == perturb.PLAIN for prediction in predictions.values())
+    if not expect_plain:
+        raise UserError(
+            f"{path} does not hold predictions of clips as they are (perturbation {perturb.PLAIN!r})"
+        )
+    return [*predictions.values()]

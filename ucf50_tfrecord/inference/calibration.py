@@ -113,10 +113,10 @@ def cross_validated_error(logits: np.ndarray, labels: np.ndarray, units: np.ndar
 def _load(path: pathlib.Path, num_classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Reads logits float64 [N, C], labels int64 [N] and units int64 [N] of clips with their frames in order."""
     try:
-        plain = [p for p in runner.load_predictions(path, num_classes) if p["perturbation"] == PLAIN]
+        plain = [p for p in runner.load_predictions(path, num_classes) if p.perturbation == PLAIN]
     except UserError as error:
         raise UserError(f"{error}. --nocalibrate goes without them.") from error
-    logits = np.array([p["logits"] for p in plain], np.float64).reshape(len(plain), num_classes)
-    labels = np.array([p["label"] for p in plain], np.int64)
-    groups = np.array([p["group"] for p in plain], np.int64)
-    return logits, labels, units_of([p["clip_id"] for p in plain], groups)
+    logits = np.array([p.logits for p in plain], np.float64).reshape(len(plain), num_classes)
+    labels = np.array([p.label for p in plain], np.int64)
+    groups = np.array([p.group for p in plain], np.int64)
+    return logits, labels, units_of([p.clip_id for p in plain], groups)

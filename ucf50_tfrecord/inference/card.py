@@ -91,7 +91,7 @@ def _summary(sources: Sources) -> Iterator[Block]:
     new = "" if sources.leaks else ", which training has not seen"
     yield Paragraph(
         f"Tells {num_classes} kinds of action in short video clips apart. Trained on "
-        f"{_count(sources.summary['num_train_clips'], 'clip')}; accuracy {accuracy} on "
+        f"{_count(sources.summary.num_train_clips, 'clip')}; accuracy {accuracy} on "
         f"{_count(len(results.ids), 'clip')} of {_count_groups(results.groups)}{new}."
     )
     if sources.leaks:
@@ -109,8 +109,8 @@ def _data(sources: Sources) -> Iterator[Block]:
     if manifest:
         rows += [("videos", _describe_videos(manifest)), ("decoded by", manifest.decoder)]
     rows += [("split", _describe_split(sources)), ("fingerprint of the shards", config.fingerprint)]
-    if summary.get("num_skipped_clips"):
-        rows.append(("training clips that could not be read", str(summary["num_skipped_clips"])))
+    if summary.num_skipped_clips:
+        rows.append(("training clips that could not be read", str(summary.num_skipped_clips)))
     yield Table("What the model was made from.", ("", ""), rows)
     if not manifest:
         yield Paragraph(
@@ -128,7 +128,7 @@ def _describe_set(sources: Sources, folds: Sequence[int]) -> str:
     if clips := _indexed(sources, folds):
         return f"{_count(len(clips), 'clip')} of {_count_groups(clips.groups)}, {where}"
     is_training = tuple(folds) == sources.config.train_folds
-    count = _count(sources.summary["num_train_clips"], "clip") if is_training else "unknown number of clips"
+    count = _count(sources.summary.num_train_clips, "clip") if is_training else "unknown number of clips"
     return f"{count}, {where}; recording groups unknown, as the shards' sidecars are missing"
 
 
@@ -165,7 +165,7 @@ def _model(sources: Sources) -> Iterator[Block]:
         ("", ""),
         [
             ("architecture", spec.name),
-            ("parameters", f"{sources.summary['params']:,}"),
+            ("parameters", f"{sources.summary.params:,}"),
             (
                 "frame encoder",
                 f"{encoder}, started {weights}{' and kept so' if spec.freeze_encoder else ''}",
@@ -183,23 +183,20 @@ def _training(sources: Sources) -> Iterator[Block]:
     changes = {
         name: value for name, value in train.pop("augment").items() if value != getattr(AugmentSpec(), name)
     }
-    weights = f"{sources.weights}, after {summary['trained_epochs']} epochs"
+    weights = f"{sources.weights}, after {summary.trained_epochs} epochs"
     if sources.weights == "best":
-        weights = (
-            f"best by validation macro F1, of epoch {summary['best']['epoch']} of {summary['trained_epochs']}"
-        )
+        weights = f"best by validation macro F1, of epoch {summary.best.epoch} of {summary.trained_epochs}"
     rows = [
         ("weights", weights),
         ("augmentation", _listed(changes) or "none"),
         ("flags", _listed({name: value for name, value in train.items() if name != "precision"})),
         (
             "devices, workers",
-            f"{summary.get('num_devices', 'unknown')}, {summary.get('num_workers', 'unknown')}",
+            ", ".join(str(n or "unknown") for n in (summary.num_devices, summary.num_workers)),
         ),
     ]
-    environment = summary.get("environment", {})
     for name in ("versions", "devices", "code"):
-        rows.append((name, _listed(environment.get(name, {})) or "not recorded by this run"))
+        rows.append((name, _listed(summary.environment.get(name, {})) or "not recorded by this run"))
     yield Heading("Training")
     yield Table("How it was trained.", ("", ""), rows)
 

@@ -17,36 +17,42 @@ import pathlib
 import stat
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated, BinaryIO
 
+import msgspec
 import numpy as np
 
-from ucf50_tfrecord import record, workers
+from ucf50_tfrecord import record, storage, workers
 from ucf50_tfrecord.convert import catalog, decode, sampling
+from ucf50_tfrecord.convert.container import Undecodable
 from ucf50_tfrecord.specs import ClipFormat, DecodeLimits, UserError, WindowSpec
 
 _POLL_SECS = 0.5
+# The windows of some weeks of video.
+_MAX_ANSWER_BYTES = 256 << 20
+_Microseconds = Annotated[int, msgspec.Meta(ge=-(1 << 62), le=1 << 62)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VideoFile:
-    """A video that is to be decoded. num_bytes: of its file."""
+    """A video that is to be decoded."""
 
     path: str
-    num_bytes: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DecodedVideo:
     """A video's windows.
 
-    frames_path: a file of the frames that they take, one after the other, each uint8 [H, W, 3].
+    frames: a file of the frames that they take, one after the other, each uint8 [H, W, 3]. A worker wrote it,
+      and may write on: it is to be read, not mapped into memory.
     places: int64 [windows, clips_per_video, T], which of these frames make a clip.
     windows_us: start and end of each window, in microseconds from the video's first frame.
     num_frames: how many decode.
     end_us: microseconds from the first frame to the end of the last.
     """
 
-    frames_path: str
+    frames: BinaryIO
     places: np.ndarray
     windows_us: list[tuple[int, int]]
     num_frames: int
@@ -99,42 +105,88 @@ def _video_file(path: str) -> VideoFile:
         raise UserError(f"Cannot read {path}: {error.strerror}") from error
     if not stat.S_ISREG(status.st_mode):
         raise UserError(f"Expected a video, or a folder of videos. Received: {path}, which is neither")
-    return VideoFile(path=path, num_bytes=status.st_size)
+    return VideoFile(path=path)
+
+
+class _Windows(msgspec.Struct, tag=True, forbid_unknown_fields=True):
+    """A worker's answer: the fields of DecodedVideo. places: int64 [windows, clips_per_video, T], little-endian."""
+
+    places: bytes
+    windows_us: list[tuple[_Microseconds, _Microseconds]]
+    num_frames: Annotated[int, msgspec.Meta(ge=1, lt=1 << 53)]
+    end_us: _Microseconds
 
 
 def decode_windows(
-    video: VideoFile, frames_path: str, clip_format: ClipFormat, windows: WindowSpec
-) -> DecodedVideo | Failed:
+    clip_format: ClipFormat, windows: WindowSpec, video: VideoFile, file: BinaryIO, frames: BinaryIO
+) -> _Windows | Undecodable:
     """Decodes the frames of a video's windows into a file, each frame once, in one pass over the video.
 
     They pass through the encoding in which the run's clips were stored, so that the model sees of a video
-    what it saw of it in training: for JPEG that is not the same.
+    what it saw of it in training: for JPEG that is not the same. Runs in a worker.
     """
     numbers = itertools.count()
 
     def choose(timeline: sampling.Timeline) -> np.ndarray:
         return sampling.choose_window_frames(timeline, clip_format, windows)
 
+    def keep(picture: np.ndarray) -> int:
+        _write(frames, record.as_read(picture, clip_format).tobytes())
+        return next(numbers)
+
     try:
-        with open(frames_path, "wb") as file:
-
-            def keep(picture: np.ndarray) -> int:
-                file.write(record.as_read(picture, clip_format).tobytes())
-                return next(numbers)
-
-            picked = decode.pick_frames(video.path, clip_format, choose, keep)
+        picked = decode.pick_frames(file, pathlib.Path(video.path).suffix, clip_format, choose, keep)
     except decode.VideoError as error:
-        return Failed(str(error), error.cause)
-    except OSError as error:  # closing says it again, whatever pick_frames took it for
-        folder = os.path.dirname(frames_path)
-        return Failed(f"its frames cannot be written to {folder} (TMPDIR): {error.strerror}", "room")
-    return DecodedVideo(
-        frames_path=frames_path,
-        places=np.vectorize(picked.kept.__getitem__, otypes=[np.int64])(picked.indices),
+        return Undecodable.of(error)
+    return _Windows(
+        places=np.vectorize(picked.kept.__getitem__, otypes=["<i8"])(picked.indices).tobytes(),
         windows_us=sampling.cut_windows(picked.timeline, windows),
         num_frames=len(picked.timeline.times),
         end_us=picked.timeline.latest_us,
     )
+
+
+def _write(file: BinaryIO, content: bytes) -> None:
+    """Writes all of it.
+
+    Raises:
+      VideoError: if there is no room.
+    """
+    unwritten = memoryview(content)
+    try:
+        while unwritten:
+            unwritten = unwritten[file.write(unwritten) :]
+    except OSError as error:
+        raise decode.VideoError(f"its frames cannot be written: {error.strerror}", "room") from error
+
+
+def _parse_windows(
+    clip_format: ClipFormat, frames: BinaryIO, video: VideoFile, answer: _Windows | Undecodable
+) -> DecodedVideo | Failed:
+    """Makes a decoded video of a worker's answer.
+
+    Raises:
+      ValueError: if it is not one of the format.
+    """
+    if isinstance(answer, Undecodable):
+        where = f" (in {tempfile.gettempdir()}, TMPDIR)" if answer.cause == "room" else ""
+        return Failed(answer.reason + where, answer.cause)
+    places = np.frombuffer(answer.places, "<i8").astype(np.int64)
+    places = places.reshape(len(answer.windows_us), clip_format.clips_per_video, clip_format.num_frames)
+    num_stored = os.fstat(frames.fileno()).st_size // _frame_bytes(clip_format)
+    if not places.size or places.min() < 0 or places.max() >= num_stored:
+        raise ValueError(f"expected windows of {num_stored} frames, found others")
+    return DecodedVideo(
+        frames=frames,
+        places=places,
+        windows_us=answer.windows_us,
+        num_frames=answer.num_frames,
+        end_us=answer.end_us,
+    )
+
+
+def _frame_bytes(clip_format: ClipFormat) -> int:
+    return clip_format.num_bytes // clip_format.num_frames
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -162,33 +214,53 @@ class Decoder:
           UserError: if no worker process can be started.
         """
         with (
-            tempfile.TemporaryDirectory(prefix="ucf50-frames-") as folder,
+            contextlib.ExitStack() as files,
             concurrent.futures.ThreadPoolExecutor(self.num_workers) as threads,
             # Left first: its workers are killed, and the threads that wait for them end.
-            workers.IsolatedPool(self.limits.memory_mib << 20) as pool,
+            workers.IsolatedPool.within(self.limits) as pool,
         ):
-            waiting: collections.deque[tuple[VideoFile, str, concurrent.futures.Future]] = collections.deque()
-            for number, video in enumerate(videos):
-                path = os.path.join(folder, str(number))
-                waiting.append((video, path, threads.submit(self._decode, pool, video, path)))
+            waiting: collections.deque[tuple[VideoFile, BinaryIO, concurrent.futures.Future]] = (
+                collections.deque()
+            )
+            for video in videos:
+                # Without a name, so that nothing is left of it whatever ends this process.
+                frames = files.enter_context(_temporary_file())
+                waiting.append((video, frames, threads.submit(self._decode, pool, video, frames)))
                 if len(waiting) > self.num_workers:
                     yield from self._finish(*waiting.popleft())
             while waiting:
                 yield from self._finish(*waiting.popleft())
 
-    def _decode(self, pool: workers.IsolatedPool, video: VideoFile, path: str) -> DecodedVideo | Failed:
-        function = functools.partial(
-            decode_windows, frames_path=path, clip_format=self.clip_format, windows=self.windows
+    def _decode(
+        self, pool: workers.IsolatedPool, video: VideoFile, frames: BinaryIO
+    ) -> DecodedVideo | Failed:
+        def open_files(video: VideoFile) -> list[BinaryIO]:
+            frames.seek(0)
+            frames.truncate()  # what an earlier attempt left
+            return [storage.open_file(video.path), open(os.dup(frames.fileno()), "r+b", buffering=0)]
+
+        call = workers.Call(
+            function=functools.partial(decode_windows, self.clip_format, self.windows),
+            answer=_Windows | Undecodable,
+            parse=functools.partial(_parse_windows, self.clip_format, frames),
+            max_bytes=_MAX_ANSWER_BYTES,
+            timeout_secs=lambda video: self.limits.timeout_of(storage.allocated_bytes(video.path)),
+            open_files=open_files,
         )
-        [(_, result)] = pool.map(function, [video], lambda video: self.limits.timeout_of(video.num_bytes))
+        [(_, result)] = pool.map(call, [video])
         return Failed(result.reason, result.cause) if isinstance(result, workers.Failure) else result
 
     def _finish(
-        self, video: VideoFile, path: str, future: concurrent.futures.Future
+        self, video: VideoFile, frames: BinaryIO, future: concurrent.futures.Future
     ) -> Iterator[tuple[VideoFile, DecodedVideo | Failed]]:
-        frame_bytes = self.clip_format.num_bytes // self.clip_format.num_frames
         while not concurrent.futures.wait([future], _POLL_SECS).done:
-            with contextlib.suppress(FileNotFoundError):
-                self.on_wait(os.path.getsize(path) // frame_bytes)
+            self.on_wait(os.fstat(frames.fileno()).st_size // _frame_bytes(self.clip_format))
         yield video, future.result()
-        pathlib.Path(path).unlink(missing_ok=True)
+        frames.close()
+
+
+def _temporary_file() -> BinaryIO:
+    try:
+        return tempfile.TemporaryFile(buffering=0)
+    except OSError as error:
+        raise UserError(f"Cannot write to {tempfile.gettempdir()} (TMPDIR): {error.strerror}") from error

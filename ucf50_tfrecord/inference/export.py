@@ -18,7 +18,6 @@ import importlib.util
 import json
 import logging
 import pathlib
-import sys
 from collections.abc import Callable, Sequence
 
 import keras
@@ -36,7 +35,8 @@ from ucf50_tfrecord.inference.card import Export, ExportedFile, Own
 from ucf50_tfrecord.inference.snippets import FILENAMES
 from ucf50_tfrecord.inference.sources import Sources
 from ucf50_tfrecord.specs import UserError, expect, to_json
-from ucf50_tfrecord.training import checkpoint, trained
+from ucf50_tfrecord.texts import install_command, tensorflow_reason
+from ucf50_tfrecord.training import trained
 
 FORMATS = tuple(FILENAMES)
 DEFAULT_FORMATS = FORMATS[:2]
@@ -65,7 +65,7 @@ def check_formats(formats: Sequence[str]) -> None:
     if "onnx" in formats and missing:
         raise UserError(
             f"The format onnx needs the packages of the extra `onnx` ({', '.join(missing)} missing). Install "
-            f"them: {sys.executable} -m pip install --constraint constraints.txt -e '.[convert,train,onnx]'"
+            f"them: {install_command('convert,train,onnx')}"
         )
 
 
@@ -188,7 +188,7 @@ def write(name: str, path: pathlib.Path, model: keras.Model, classes: Sequence[s
     try:
         _WRITERS[name](path, model, classes)
     except tf.errors.OpError as error:
-        raise UserError(f"Cannot write {path.name}: {checkpoint.reason(error).splitlines()[0]}") from error
+        raise UserError(f"Cannot write {path.name}: {tensorflow_reason(error)}") from error
 
 
 def _write_saved_model(path: pathlib.Path, model: keras.Model, classes: Sequence[str]) -> None:
@@ -236,7 +236,7 @@ def _write_onnx(path: pathlib.Path, model: keras.Model, classes: Sequence[str]) 
     except Exception as error:  # it raises whatever it meets
         raise UserError(
             f"tf2onnx cannot write this model ({model.name}) as ONNX; leave onnx out of --formats. It says: "
-            f"{str(error).splitlines()[0]}"
+            f"{tensorflow_reason(error)}"
         ) from error
     finally:
         logger.setLevel(level)

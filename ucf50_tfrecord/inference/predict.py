@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 import keras
 import numpy as np
@@ -166,11 +167,12 @@ class Predictor:
           decoded: its windows.
           on_share: hears how much of them is done, 0 to 1.
         """
-        frames = np.memmap(decoded.frames_path, np.uint8, "r").reshape(-1, *self._format.shape[1:])
         places = decoded.places.reshape(-1, self._format.num_frames)
         parts = []
         for first in range(0, len(places), self._batch_size):
-            batch = frames[places[first : first + self._batch_size]]  # [B, T, H, W, 3]
+            batch = self._read(decoded.frames, places[first : first + self._batch_size])
+            if batch is None:
+                return Failed("its process changed the frames after it had answered", "crash")
             parts.append(self._forward(batch).numpy())
             on_share((first + len(batch)) / len(places))
         logits = np.concatenate(parts)  # [windows * clips_per_video, C]
@@ -184,6 +186,14 @@ class Predictor:
             logits=logits.reshape(*decoded.places.shape[:2], -1),
             temperature=self._temperature,
         )
+
+    def _read(self, frames: BinaryIO, places: np.ndarray) -> np.ndarray | None:
+        """Reads clips' frames, uint8 [B, T, H, W, 3], by their places, int64 [B, T]; None if one is gone."""
+        batch = np.empty((*places.shape, *self._format.shape[1:]), np.uint8)
+        for out, place in zip(batch.reshape(places.size, -1), places.flat):
+            if os.preadv(frames.fileno(), [out], int(place) * out.size) != out.size:
+                return None
+        return batch
 
 
 def _rounded(values: np.ndarray) -> list[float]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
-from typing import Any
 
 import numpy as np
 
 from ucf50_tfrecord import manifest as manifest_lib
-from ucf50_tfrecord import storage
+from ucf50_tfrecord import parsing
 from ucf50_tfrecord.evaluation import compare, runner
 from ucf50_tfrecord.evaluation.results import Cell, CellResult, Results
 from ucf50_tfrecord.manifest import Manifest
@@ -18,7 +17,7 @@ from ucf50_tfrecord.report.scores import Scores
 from ucf50_tfrecord.specs import ClipFormat, UserError
 from ucf50_tfrecord.training import run as run_lib
 from ucf50_tfrecord.training import trained
-from ucf50_tfrecord.training.run import RunConfig
+from ucf50_tfrecord.training.run import RunConfig, Summary
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,7 +33,7 @@ class Sources:
     run_dir: str
     config: RunConfig
     weights: str
-    summary: dict[str, Any]
+    summary: Summary
     predictions_path: pathlib.Path
     results: Results
     manifest: Manifest | None
@@ -65,7 +64,7 @@ class Sources:
 
     @property
     def leaks(self) -> bool:
-        return self.summary["fold_by"] == "video"
+        return self.summary.fold_by == "video"
 
 
 def gather(run_dir: str, weights: str | None = None) -> Sources:
@@ -91,11 +90,10 @@ def gather(run_dir: str, weights: str | None = None) -> Sources:
             f"{run_dir} holds no {run_lib.SUMMARY_FILENAME}, which a training writes when it has finished: a card "
             f"would have no scores. Go on with the run: the command that started it, with RUN={run_dir}"
         )
-    summary = storage.read_json(summary_path)
-    wanted = {"best", "fold_by", "num_train_clips", "params", "trained_epochs", "weights"}
-    missing = sorted(wanted.difference(summary if isinstance(summary, dict) else ()))
+    summary = run_lib.load_summary(run_dir)
+    missing = [name for name in ("fold_by", "num_train_clips") if getattr(summary, name) is None]
     if missing:
-        raise UserError(f"{summary_path} is not a training's summary: it has no {', '.join(missing)}")
+        raise UserError(f"{summary_path} is an earlier version's: it has no {', '.join(missing)}")
     weights = weights or trained.scored_weights(config)
     predictions_path = _find_predictions(run_dir, config, summary, weights)
     manifest, why = _find_manifest(config)
@@ -111,18 +109,30 @@ def gather(run_dir: str, weights: str | None = None) -> Sources:
     )
 
 
-def _find_predictions(run_dir: str, config: RunConfig, summary: dict, weights: str) -> pathlib.Path:
+def _find_predictions(run_dir: str, config: RunConfig, summary: Summary, weights: str) -> pathlib.Path:
     """Returns the file with the predictions of some weights on the held-out clips."""
-    if weights == summary["weights"]:
+    if weights == summary.weights:
         return pathlib.Path(run_dir, run_lib.PREDICTIONS_FILENAME)
     folder = run_lib.evaluation_dir(run_dir, weights, config.test_folds or config.val_folds)
     path = folder / run_lib.SUMMARY_FILENAME
-    if not path.is_file() or storage.read_json(path).get("fingerprint") != config.fingerprint:
+    found = (
+        parsing.read(path, _Evaluated, "an evaluation's summary", extra=True)
+        if path.is_file()
+        else _Evaluated()
+    )
+    if found.fingerprint != config.fingerprint:
         raise UserError(
-            f"The scores in {run_dir} are those of its {summary['weights']} weights. For a card of the {weights} "
+            f"The scores in {run_dir} are those of its {summary.weights} weights. For a card of the {weights} "
             f"ones evaluate them on the run's own shards first: make evaluate RUN={run_dir} FLAGS=--weights={weights}"
         )
     return folder / run_lib.PREDICTIONS_FILENAME
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Evaluated:
+    """What is read of an evaluation's summary."""
+
+    fingerprint: str | None = None
 
 
 def _find_manifest(config: RunConfig) -> tuple[Manifest | None, str]:
@@ -141,14 +151,14 @@ def _find_manifest(config: RunConfig) -> tuple[Manifest | None, str]:
 def _load_results(path: pathlib.Path, config: RunConfig, manifest: Manifest | None) -> Results:
     """Makes a comparison's results, of one training, of a run's predictions."""
     predictions = runner.load_predictions(path, len(config.classes))
-    clips = {p["clip_id"]: (p["label"], p["group"], p["fold"]) for p in predictions}
+    clips = {p.clip_id: (p.label, p.group, p.fold) for p in predictions}
     place = {clip_id: i for i, clip_id in enumerate(clips)}
     logits = {
         name: np.full((len(clips), len(config.classes)), np.nan, np.float32)
-        for name in dict.fromkeys(p["perturbation"] for p in predictions)
+        for name in dict.fromkeys(p.perturbation for p in predictions)
     }
     for p in predictions:
-        logits[p["perturbation"]][place[p["clip_id"]]] = p["logits"]
+        logits[p.perturbation][place[p.clip_id]] = p.logits
     labels, groups, folds = np.array(list(clips.values()), np.int64).T
     cell = CellResult(
         cell=Cell(model=config.model.name, seed=config.train.seed),

@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from ucf50_tfrecord.specs import UserError
+from ucf50_tfrecord.texts import tensorflow_reason
 from ucf50_tfrecord.training.optimizer import WeightAverages
 
 # What TensorFlow raises for a checkpoint that is cut short, garbled or of another model.
@@ -75,7 +76,7 @@ class Checkpoints:
             try:
                 self._state.read(path).assert_consumed()
             except _DAMAGE as error:
-                damaged[path] = f"Cannot restore the checkpoint {path}: {reason(error)}"
+                damaged[path] = f"Cannot restore the checkpoint {path}: {tensorflow_reason(error)}"
                 continue
             for bad, text in damaged.items():
                 warn(f"{text}. The one before it is taken, of step {self.step.numpy()}.")
@@ -106,11 +107,6 @@ def find(folder: pathlib.Path) -> list[str]:
     return [str(folder / f"ckpt-{number}") for number in numbers]
 
 
-def reason(error: Exception) -> str:
-    """Returns an error's text without what TensorFlow adds for its own developers."""
-    return re.sub(r"\{\{.*?\}\} *| *\[Op:\w+\]", "", str(error))
-
-
 def check(path: str) -> None:
     """Reads all of a checkpoint, which compares its checksums.
 
@@ -125,7 +121,7 @@ def check(path: str) -> None:
         for name in reader.get_variable_to_shape_map():
             reader.get_tensor(name)
     except _DAMAGE as error:
-        raise UserError(f"The checkpoint {path} is damaged: {reason(error)}") from error
+        raise UserError(f"The checkpoint {path} is damaged: {tensorflow_reason(error)}") from error
 
 
 def _write(checkpoint: tf.train.Checkpoint, folder: pathlib.Path, *, num_kept: int) -> None:
@@ -139,7 +135,7 @@ def _write(checkpoint: tf.train.Checkpoint, folder: pathlib.Path, *, num_kept: i
     try:
         checkpoint.write(str(folder / f"ckpt-{number}"))
     except (OSError, tf.errors.OpError) as error:
-        raise UserError(f"Cannot write a checkpoint into {folder}: {reason(error)}") from error
+        raise UserError(f"Cannot write a checkpoint into {folder}: {tensorflow_reason(error)}") from error
     kept = {pathlib.Path(path).name for path in find(folder)[:num_kept]}
     _remove(folder, lambda name: name not in kept)
 
@@ -147,7 +143,8 @@ def _write(checkpoint: tf.train.Checkpoint, folder: pathlib.Path, *, num_kept: i
 def _remove(folder: pathlib.Path, chosen: Callable[[str], bool]) -> None:
     """Removes the files, each index before its data, of all checkpoints whose name, as ckpt-7, is chosen."""
     for path in sorted(folder.glob("ckpt-*"), key=lambda path: path.suffix != ".index"):
-        if chosen(re.match(r"ckpt-\d*", path.name)[0]):
+        match = re.fullmatch(r"(ckpt-[0-9]+)([._].*)?", path.name)
+        if match and chosen(match[1]):
             if path.is_dir():  # TensorFlow's, of one that it was killed in
                 shutil.rmtree(path)
             else:
@@ -175,7 +172,7 @@ def load_weights(run_dir: str, which: str, model: keras.Model, *, averaged: bool
             status = tf.train.Checkpoint(model=model, **_tracked(averages)).read(path)
             status.assert_existing_objects_matched().expect_partial()
         except _DAMAGE as error:
-            errors.append(f"Cannot restore the checkpoint {path}: {reason(error)}")
+            errors.append(f"Cannot restore the checkpoint {path}: {tensorflow_reason(error)}")
             continue
         if averages is not None:
             averages.apply()

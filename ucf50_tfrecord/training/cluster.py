@@ -114,9 +114,9 @@ def _problem_of_task(task: Any, jobs: dict[str, Any]) -> str | None:
     if not isinstance(task, dict) or not {"type", "index"} <= task.keys():
         return "its task needs a type and an index"
     job, index = task["type"], task["index"]
-    if job not in jobs:
+    if not isinstance(job, str) or job not in jobs:
         return f"a task of type {job!r} is not in its cluster"
-    if not re.fullmatch(r"\d+", str(index)) or int(index) >= len(jobs[job]):
+    if not re.fullmatch(r"[0-9]{1,9}", str(index)) or int(index) >= len(jobs[job]):
         return f"there is no task {index!r} among the {len(jobs[job])} of {job!r}"
     return None
 
@@ -222,7 +222,8 @@ def host(address: str) -> str:
 
 
 def _is_address(value: object) -> bool:
-    return isinstance(value, str) and re.fullmatch(r"\S+:\d+", value) is not None
+    match = re.fullmatch(r"\S+:([0-9]{1,5})", value) if isinstance(value, str) else None
+    return match is not None and int(match[1]) < 1 << 16
 
 
 def _unusable(text: str, reason: str) -> UserError:

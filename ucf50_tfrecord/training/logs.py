@@ -8,11 +8,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,8 @@ from tensorboard.plugins.hparams import api_pb2
 from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 
 from ucf50_tfrecord.drawing import class_scores
-from ucf50_tfrecord.specs import expect
+from ucf50_tfrecord.specs import UserError, expect
+from ucf50_tfrecord.texts import tensorflow_reason
 from ucf50_tfrecord.training import events
 
 SPLITS = ("train", "validation", "test")
@@ -42,7 +44,8 @@ _NUM_SHOWN = 5  # more columns are hidden until they are ticked
 class TensorBoardLog:
     """Writes a run's event files; the x axis of every curve is the training step.
 
-    A split's file is made when first written to. Nothing is sure to be on disk before `flush`.
+    A split's file is made when first written to. Nothing is sure to be on disk before `flush`. All methods raise
+    UserError if a file cannot be written, such as where the disk is full.
 
     writes: whether anything is written at all.
     """
@@ -86,7 +89,7 @@ class TensorBoardLog:
         points = Summary()  # all of them in one record: tf.summary.scalar takes 0.2 ms for each
         for name, value in values.items():
             points.MergeFrom(scalar_pb(_valid(name), float(value)))
-        with self._writer(split).as_default(step=step):
+        with self._writing(split, step):
             tf.summary.experimental.write_raw_pb(points.SerializeToString())
 
     def card(self, **sections: Mapping[str, object]) -> None:
@@ -185,14 +188,21 @@ class TensorBoardLog:
 
     def flush(self) -> None:
         """Waits until all that was written is in the files."""
-        for writer in self._writers.values():
-            writer.flush()
+        with explain_unwritable(self._folder):
+            for writer in self._writers.values():
+                writer.flush()
 
     def close(self) -> None:
         """Flushes and closes the files; closing again does nothing."""
-        for writer in self._writers.values():
-            writer.close()
+        with explain_unwritable(self._folder):
+            for writer in self._writers.values():
+                writer.close()
         self._writers = {}
+
+    @contextlib.contextmanager
+    def _writing(self, split: str, step: int) -> Iterator[None]:
+        with explain_unwritable(self._folder), self._writer(split).as_default(step=step):
+            yield
 
     def _writer(self, split: str) -> tf.summary.SummaryWriter:
         expect(split in SPLITS, f"a split out of {SPLITS}", split=split)
@@ -204,12 +214,27 @@ class TensorBoardLog:
         return self._writers[split]
 
     def _text(self, name: str, markdown: str) -> None:
-        with self._writer("train").as_default(step=self._start_step):
+        with self._writing("train", self._start_step):
             tf.summary.text(_valid(name), markdown)
 
     def _picture(self, split: str, name: str, picture: np.ndarray, step: int) -> None:
-        with self._writer(split).as_default(step=step):
+        with self._writing(split, step):
             tf.summary.image(_valid(name), picture[np.newaxis])
+
+
+@contextlib.contextmanager
+def explain_unwritable(folder: str | os.PathLike) -> Iterator[None]:
+    """Turns what TensorFlow raises where it cannot write TensorBoard's files into a sentence.
+
+    Raises:
+      UserError: in place of such an error.
+    """
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise UserError(
+            f"Cannot write TensorBoard's files in {folder}: {tensorflow_reason(error)}"
+        ) from error
 
 
 class _Column(hparams_api.Domain):

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from ucf50_tfrecord.specs import expect
+from ucf50_tfrecord.texts import tensorflow_reason
 
 
 class Profiler:
@@ -68,7 +69,7 @@ class Profiler:
             tf.test.experimental.sync_devices()  # the last step's work may still be queued
             tf.profiler.experimental.stop()
         except (OSError, tf.errors.OpError) as error:
-            self._warn(f"the profile could not be written: {error}")
+            self._warn(f"the profile could not be written: {tensorflow_reason(error)}")
 
     def _start(self) -> None:
         try:
@@ -77,7 +78,7 @@ class Profiler:
             self._running = self._was_running = True
         except (OSError, tf.errors.OpError) as error:  # such as another profiler that runs
             self._steps = None
-            self._warn(f"there will be no profile: {error}")
+            self._warn(f"there will be no profile: {tensorflow_reason(error)}")
 
     def _end_marker(self) -> None:
         if self._marker is not None:

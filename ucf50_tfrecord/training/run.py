@@ -18,14 +18,21 @@ import os
 import pathlib
 import time
 from collections.abc import Iterator, Sequence
+from typing import Annotated, Literal
 
-from ucf50_tfrecord import storage
+import msgspec
+
+from ucf50_tfrecord import parsing, storage
+from ucf50_tfrecord.parsing import Count, Finite, Fraction, Name, Sha256
 from ucf50_tfrecord.specs import (
-    AugmentSpec,
+    FOLD_RULES,
+    MODEL_NAMES,
+    PRECISIONS,
     ClipFormat,
     ModelSpec,
     TrainSpec,
     UserError,
+    expect,
     format_folds,
     to_json,
 )
@@ -34,6 +41,8 @@ CONFIG_FILENAME = "config.json"
 SUMMARY_FILENAME = "summary.json"
 PREDICTIONS_FILENAME = "predictions.jsonl"
 ENCODER_FILENAME = "encoder.weights.h5"
+# Of a video, in seconds: what a record's microseconds can say.
+_Secs = Annotated[float, msgspec.Meta(gt=0, le=1e13)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,17 +56,40 @@ class RunConfig:
     shards do not lie on this machine.
     """
 
-    data_dir: str
-    fingerprint: str
-    classes: tuple[str, ...]
-    train_folds: tuple[int, ...]
-    val_folds: tuple[int, ...]
-    test_folds: tuple[int, ...]
+    data_dir: Name
+    fingerprint: Sha256
+    classes: tuple[Name, ...]
+    train_folds: tuple[Count, ...]
+    val_folds: tuple[Count, ...]
+    test_folds: tuple[Count, ...]
     model: ModelSpec
     train: TrainSpec
     clip_split: str = ""
     clip_format: ClipFormat | None = None
-    video_secs: tuple[float, float] | None = None
+    video_secs: tuple[_Secs, _Secs] | None = None
+
+    def __post_init__(self):
+        expect(
+            len(set(self.classes)) == len(self.classes) == self.model.num_classes,
+            f"distinct classes, {self.model.num_classes} as the model has",
+            classes=len(self.classes),
+            distinct=len(set(self.classes)),
+        )
+        for name in ("train_folds", "val_folds", "test_folds"):
+            folds = getattr(self, name)
+            expect(len(set(folds)) == len(folds), f"{name} that are distinct", **{name: folds})
+        if self.clip_format:
+            model, stored = self.model, self.clip_format
+            sizes = [(spec.num_frames, spec.height, spec.width) for spec in (model, stored)]
+            expect(
+                sizes[0] == sizes[1], "clip_format of the model's size", model=sizes[0], clip_format=sizes[1]
+            )
+        if self.video_secs:
+            expect(
+                self.video_secs[0] <= self.video_secs[1],
+                "video_secs that are the median and the longest",
+                video_secs=self.video_secs,
+            )
 
 
 # Where a run's shards lie and what follows from their contents, which the fingerprint stands for.
@@ -73,20 +105,65 @@ def load_config(run_dir: str) -> RunConfig:
     path = pathlib.Path(run_dir, CONFIG_FILENAME)
     if not os.path.isfile(path):  # pathlib's raises for names that are too long
         raise UserError(f"{run_dir} is not a run's folder: it holds no {CONFIG_FILENAME}")
-    value = storage.read_json(path)
-    try:
-        augment = AugmentSpec(**value["train"].pop("augment"))
-        value["train"] = TrainSpec(**value["train"], augment=augment)
-        value["model"] = ModelSpec(**value["model"])
-        for key in ("classes", "train_folds", "val_folds", "test_folds"):
-            value[key] = tuple(value[key])
-        if value.get("clip_format"):
-            value["clip_format"] = ClipFormat(**value["clip_format"])
-        if value.get("video_secs"):
-            value["video_secs"] = tuple(value["video_secs"])
-        return RunConfig(**value)
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path} is not a run's configuration: {error!r}") from error
+    return parsing.read(path, RunConfig, "a run's configuration")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scores:
+    accuracy: Fraction
+    macro_f1: Fraction
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Best:
+    """The best epoch by validation macro F1; -1 of epoch 0 where none was evaluated."""
+
+    macro_f1: Annotated[float, msgspec.Meta(ge=-1, le=1)]
+    epoch: Count
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Summary(Scores):
+    """What summary.json says of a finished run. Its own scores are those of `split`.
+
+    shuffled: the same clips' scores with their frames shuffled. validation: where `split` is "test".
+    clips_per_sec, wait_share, num_skipped_clips: of the process that trained last; None if none did.
+    environment: of training.provenance. Summaries of earlier versions have less.
+    """
+
+    split: Literal["validation", "test"] = "validation"
+    shuffled: Scores
+    validation: Scores | None = None
+    num_clips: Count
+    folds: tuple[Count, ...]
+    weights: Literal["last", "best"]
+    train_folds: tuple[Count, ...] = ()
+    model: Literal[MODEL_NAMES]
+    params: Count
+    epochs: Count
+    trained_epochs: Count
+    seed: Count
+    precision: Literal[PRECISIONS] = PRECISIONS[0]
+    best: Best
+    clips_per_sec: Finite | None = None
+    wait_share: Finite | None = None
+    num_skipped_clips: Count | None = None
+    num_train_clips: Count | None = None
+    num_devices: Count | None = None
+    num_workers: Count | None = None
+    fold_by: Literal[FOLD_RULES] | None = None
+    fingerprint: Sha256 | None = None
+    data_dir: str | None = None
+    environment: dict[str, dict[str, str | int | bool]] = dataclasses.field(default_factory=dict)
+
+
+def load_summary(run_dir: str | os.PathLike) -> Summary:
+    """Reads a finished run's summary.json.
+
+    Raises:
+      UserError: if there is none, or it holds something else.
+    """
+    return parsing.read(pathlib.Path(run_dir, SUMMARY_FILENAME), Summary, "a training's summary")
 
 
 def evaluation_dir(run_dir: str, weights: str, folds: Sequence[int]) -> pathlib.Path:
@@ -161,6 +238,7 @@ def check_run(run_dir: str, config: RunConfig) -> None:
     if os.path.exists(run_dir) and not os.path.isdir(run_dir):
         raise UserError(f"Expected a folder for the run. Received: {run_dir}, which is a file")
     if not os.path.isfile(os.path.join(run_dir, CONFIG_FILENAME)):
+        _check_new(run_dir)
         return
     old, new = _flatten(load_config(run_dir)), _flatten(config)
     differing = [name for name in new if old[name] != new[name] and name not in _NOT_COMPARED]
@@ -173,6 +251,22 @@ def check_run(run_dir: str, config: RunConfig) -> None:
         raise UserError(
             f"{run_dir} holds a run with another configuration: {changes}. "
             "Choose another --run, or of a comparison another --output."
+        )
+
+
+def _check_new(run_dir: str) -> None:
+    """Checks a folder that holds no configuration, which a run writes first: a run would cut or replace its files.
+
+    Raises:
+      UserError: if it holds what a run writes, or a set of shards or a comparison.
+    """
+    written = {"checkpoints", "tensorboard", SUMMARY_FILENAME, PREDICTIONS_FILENAME, ENCODER_FILENAME}
+    others = {"manifest.json", "cells", "results.json", storage.MARKER_FILENAME}
+    found = sorted(storage.list_folder(run_dir) & (written | others)) if os.path.isdir(run_dir) else []
+    if found:
+        raise UserError(
+            f"Expected a folder for the run that is new, empty or a run's. Received: {run_dir}, which holds no "
+            f"{CONFIG_FILENAME}, but {found[0]}"
         )
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 import tensorflow as tf
 
 from ucf50_tfrecord.specs import PRECISIONS, UserError, expect
+from ucf50_tfrecord.texts import file_problem, tensorflow_reason
 from ucf50_tfrecord.training import cluster as cluster_lib
 
 # Where srun was told to bind GPUs, each task sees its own alone.
@@ -132,14 +133,18 @@ def explain_lost_workers(strategy: tf.distribute.Strategy) -> Iterator[None]:
 def explain_exhausted_memory() -> Iterator[None]:
     """Turns what TensorFlow raises where a device's memory does not suffice into a sentence.
 
+    It raises the same where a disk is full.
+
     Raises:
       UserError: in place of such an error.
     """
     try:
         yield
     except tf.errors.ResourceExhaustedError as error:
+        if problem := file_problem(error):
+            raise UserError(f"Cannot write {problem}") from error
         raise UserError(
-            f"Out of memory: {error.message.splitlines()[0]}. A smaller --batch_size, a 16-bit --precision, "
+            f"Out of memory: {tensorflow_reason(error)}. A smaller --batch_size, a 16-bit --precision, "
             "--cache=host or none, or clips of a smaller --size or fewer --frames take less."
         ) from error
 
@@ -175,7 +180,7 @@ def _join_workers(join_secs: float) -> tf.distribute.Strategy:
         with _ends_in_time(BUILD_SECS):
             return tf.distribute.MultiWorkerMirroredStrategy(resolver, options)
     except tf.errors.OpError as error:
-        raise UserError(f"Cannot train with the other workers: {error.message.splitlines()[0]}") from error
+        raise UserError(f"Cannot train with the other workers: {tensorflow_reason(error)}") from error
 
 
 @contextlib.contextmanager

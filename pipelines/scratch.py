@@ -1,0 +1,103 @@
+"""A process's own folder for temporary files, and the removal of those whose process was killed.
+
+TensorFlow, too, leaves temporary files where a process is killed: its AutoGraph writes Python modules.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import re
+import secrets
+import shutil
+import stat
+import tempfile
+
+from ucf50_tfrecord import storage
+from ucf50_tfrecord.specs import UserError
+
+_PREFIX = "ucf50-scratch-"
+_NAME = re.compile(rf"{_PREFIX}[0-9a-f]{{16}}")
+_MODE = 0o700
+
+
+def use_own_folder() -> None:
+    """Has this process and its children make temporary files in a folder that goes when the process ends.
+
+    The folder lies where temporary files go (TMPDIR). The process holds its lock as long as it lives, however it
+    ends. Folders whose lock nobody holds were left by processes that were killed; they are removed first.
+
+    Raises:
+      UserError: if no such folder can be made.
+    """
+    try:
+        parent = tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise UserError(f"Cannot make temporary files, set TMPDIR to a folder: {error.strerror}") from error
+    _remove_abandoned(parent)
+    with contextlib.ExitStack() as stack:
+        while (folder := _make_locked(parent, stack)) is None:
+            pass
+        lock = stack.pop_all()
+    tempfile.tempdir = os.environ["TMPDIR"] = folder
+    atexit.register(_remove_own, folder, lock, os.getpid())
+
+
+def shared_folder() -> str:
+    """Returns where temporary files go, or went before use_own_folder.
+
+    Raises:
+      FileNotFoundError: if there is no such folder.
+    """
+    folder = tempfile.gettempdir()
+    return os.path.dirname(folder) if _NAME.fullmatch(os.path.basename(folder)) else folder
+
+
+def _make_locked(parent: str, stack: contextlib.ExitStack) -> str | None:
+    """Makes a folder and takes its lock; returns None if another process took it for abandoned in between."""
+    folder = os.path.join(parent, f"{_PREFIX}{secrets.token_hex(8)}")
+    try:
+        os.mkdir(folder, _MODE)
+    except OSError as error:
+        raise UserError(f"Cannot make a temporary folder in {parent} (TMPDIR): {error.strerror}") from error
+    try:
+        stack.enter_context(storage.folder_lock(folder))
+    except storage.LockedError:
+        return None
+    except UserError:
+        if os.path.isdir(folder):  # it is still there, but locks do not work
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+    # Another process removes a folder before it gives the lock back.
+    return folder if os.path.isdir(folder) else None
+
+
+def _remove_own(folder: str, lock: contextlib.ExitStack, pid: int) -> None:
+    if os.getpid() == pid:  # not in a fork
+        shutil.rmtree(folder, ignore_errors=True)  # the next process tries again
+        lock.close()
+
+
+def _remove_abandoned(parent: str) -> None:
+    """Removes the folders of this user's processes that were killed."""
+    try:
+        with os.scandir(parent) as entries:
+            found = [entry for entry in entries if _NAME.fullmatch(entry.name)]
+    except PermissionError:  # a folder to write in, not to list
+        return
+    for entry in found:
+        # Its process lives, or another removes it now.
+        with contextlib.suppress(FileNotFoundError, UserError):
+            if _is_own(entry.stat(follow_symlinks=False)):
+                with storage.folder_lock(entry.path):
+                    shutil.rmtree(entry.path, ignore_errors=True)
+
+
+def _is_own(status: os.stat_result) -> bool:
+    """Tells whether this user made it, as _make_locked does; anyone may make links and folders in /tmp."""
+    return (
+        stat.S_ISDIR(status.st_mode)
+        and stat.S_IMODE(status.st_mode) == _MODE
+        and status.st_uid == os.geteuid()
+    )

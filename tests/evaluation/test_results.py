@@ -1,0 +1,117 @@
+import dataclasses
+import json
+import re
+
+import numpy as np
+import pytest
+
+from tests.report.tiny import tiny_cell, tiny_results
+from ucf50_tfrecord.evaluation import results as results_lib
+from ucf50_tfrecord.evaluation import runner
+from ucf50_tfrecord.specs import UserError
+
+RECURRENCE = {
+    "loss_gradient": [1.0] * 8,
+    "logit_gradient": [1.0] * 8,
+    "memory_gradient": [1.0] * 8,
+    "memory_frames": 3.0,
+    "probe_accuracy": [0.5] * 8,
+    "gates": {"input": [0.5] * 8},
+}
+NEAREST = {"accuracy": 0.5, "same_recording": None, "near_duplicates": 0.1, "pairs": [[0, 1, 0.9]]}
+
+
+@pytest.fixture
+def results():
+    cells = [
+        tiny_cell("lstm", "aabbcc", recurrence=RECURRENCE, reverse="aabbca"),
+        tiny_cell("frame_pool", "aabbca"),
+    ]
+    return tiny_results(cells, audit={"group": NEAREST})
+
+
+def test_results_are_read_as_they_were_written(results, tmp_path):
+    results_lib.save(tmp_path / "results.json", results)
+    loaded = results_lib.load(tmp_path / "results.json")
+    assert (loaded.ids, loaded.classes, loaded.audit) == (results.ids, results.classes, results.audit)
+    for found, cell in zip(loaded.cells, results.cells, strict=True):
+        assert (found.cell, found.recurrence) == (cell.cell, cell.recurrence)
+        np.testing.assert_equal(found.logits, cell.logits)
+
+
+def first(value):
+    return value["cells"][0]
+
+
+HOSTILE = {
+    "clips.label[0]: Expected int. Received: None": lambda v: v["clips"]["label"].__setitem__(0, None),
+    "clips: Expected an entry for each clip": lambda v: v["clips"]["label"].pop(),
+    "clips: Expected distinct ids": lambda v: v["clips"]["id"].__setitem__(0, v["clips"]["id"][1]),
+    "Expected labels below 3. Received: label=9": lambda v: v["clips"]["label"].__setitem__(0, 9),
+    "Expected 2 or more distinct classes": lambda v: v.update(classes=["a"]),
+    "cells[0]: Expected equally long rows of logits of 'none'": lambda v: first(v)["logits"]["none"].pop(),
+    "cells[0]: Expected equally long rows of logits": lambda v: first(v)["logits"]["none"][0].pop(),
+    "cells[0].logits[...][2][1]: Expected float": lambda v: first(v)["logits"]["none"][2].__setitem__(1, "a"),
+    "cells[0]: Expected logits of clips as they are": lambda v: first(v)["logits"].pop("none"),
+    "Expected logits of tests out of": lambda v: first(v)["logits"].update(more=first(v)["logits"]["none"]),
+    "Expected clips below 6. Received: clips=17": lambda v: first(v)["clips"].__setitem__(0, 17),
+    "cells[0]: Expected clips, each once": lambda v: first(v)["clips"].__setitem__(0, 1),
+    "cells[0].clips[0]: Expected int >= 0. Received: -1": lambda v: first(v)["clips"].__setitem__(0, -1),
+    "cells[0].architecture: Expected one of|cells[0].architecture": lambda v: first(v).update(
+        architecture="vgg"
+    ),
+    "cells[0].recurrence: Expected curves": lambda v: first(v)["recurrence"]["loss_gradient"].pop(),
+    "Expected loss_gradient of 9 frames": lambda v: v.update(num_frames=9),
+    "Expected pairs of clips below 6": lambda v: v["audit"]["group"].update(pairs=[[0, 99, 0.5]]),
+    "Expected cells, each once": lambda v: v["cells"].append(first(v)),
+    "Expected known fields. Received: 'cells[1].more'": lambda v: v["cells"][1].update(more=1),
+}
+
+
+@pytest.mark.parametrize("message", HOSTILE)
+def test_hostile_results_are_refused_with_their_field(results, tmp_path, message):
+    path = tmp_path / "results.json"
+    results_lib.save(path, results)
+    value = json.loads(path.read_text())
+    HOSTILE[message](value)
+    path.write_text(json.dumps(value))
+    with pytest.raises(
+        UserError, match=f"{path} is not a comparison's results: {re.escape(message.split('|')[-1])}"
+    ):
+        results_lib.load(path)
+
+
+def test_a_cell_of_another_comparison_is_refused(results, tmp_path):
+    path, fits = tmp_path / "cell.json", {"num_clips": 6, "num_classes": 3, "num_frames": 8}
+    results_lib.save_cell(path, results.cells[0])
+    assert results_lib.load_cell(path, **fits).cell == results.cells[0].cell
+    for name, message in (("num_clips", "clips below 5"), ("num_classes", "logits of 2 classes")):
+        with pytest.raises(
+            UserError, match=f"cell.json is not a cell's result of this comparison: Expected {message}"
+        ):
+            results_lib.load_cell(path, **fits | {name: fits[name] - 1})
+
+
+LINE = {"clip_id": "a/x", "perturbation": "none", "fold": 1, "group": -1, "label": 0, "logits": [1.0, 2.0]}
+WRONG_LINES = {
+    "line 2: Expected a label below 2. Received: label=2": LINE | {"clip_id": "b", "label": 2},
+    "line 2: Expected 2 logits. Received: logits=3": LINE | {"clip_id": "b", "logits": [1, 2, 3]},
+    "line 2: logits[1]: Expected float. Received: None": LINE | {"clip_id": "b", "logits": [1, None]},
+    "line 2: Expected one line of a clip and perturbation": LINE,
+    "line 2: Expected one label, group and fold of a clip": LINE | {"perturbation": "shuffle1", "label": 1},
+    "line 2: NaN is no JSON number": LINE | {"logits": [1.0, float("nan")]},
+    "line 2: Expected object. Received: 5": 5,
+    "line 2: Object contains unknown field": LINE | {"more": 1},
+}
+
+
+@pytest.mark.parametrize("message", WRONG_LINES)
+def test_a_wrong_line_of_predictions_is_named(tmp_path, message):
+    path = tmp_path / "predictions.jsonl"
+    path.write_text(f"{json.dumps(LINE)}\n{json.dumps(WRONG_LINES[message])}\n")
+    with pytest.raises(
+        UserError, match=re.escape(f"{path} does not hold predictions of 2 classes: {message}")
+    ):
+        runner.load_predictions(path, 2)
+    path.write_text(json.dumps(LINE))
+    assert [dataclasses.is_dataclass(line) or line.label for line in runner.load_predictions(path, 2)] == [0]

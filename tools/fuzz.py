@@ -1,0 +1,182 @@
+"""Feeds damaged and hostile files to the real programs, and counts failures.
+
+  python -m tools.fuzz --secs=3600 --seed=7 --videos=20000 --json=10000
+
+Videos: seeded mutations of small videos in many containers and codecs, and of
+those of --seeds, and text files that name other files and hosts. They go
+through `python -m pipelines.convert`; some through predict. JSON: mutations of
+each kind of file that the project reads, through the functions that read them;
+some through the programs.
+
+Each counter must be zero; if one is not, the exit status is 1. Inputs that fail
+are kept below --output, each with the command that tries it again. The same
+seed gives the same mutants, in the same order. Linux only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+
+from absl import flags
+
+from pipelines import console
+from tools.fuzzing import hostile, jsons, samples, seeds, videos, watched
+from tools.fuzzing.findings import Findings
+from ucf50_tfrecord.specs import expect
+
+_SECS = flags.DEFINE_float("secs", 600.0, "Begin nothing new after so many seconds.", lower_bound=0.0)
+_SEED = flags.DEFINE_integer("seed", 0, "Decides the mutants.")
+_VIDEOS = flags.DEFINE_integer("videos", 20_000, "How many mutated videos.", lower_bound=0)
+_JSON = flags.DEFINE_integer("json", 10_000, "How many mutated JSON files.", lower_bound=0)
+_FIRST_VIDEO = flags.DEFINE_integer("first_video", 0, "Number of the first video.", lower_bound=0)
+_FIRST_JSON = flags.DEFINE_integer("first_json", 0, "Number of the first JSON file.", lower_bound=0)
+_SEEDS = flags.DEFINE_string("seeds", None, "A folder of videos to mutate too, searched with its subfolders.")
+_OUTPUT = flags.DEFINE_string("output", "bench_results/fuzz", "Folder for inputs that fail.")
+_WORKERS = flags.DEFINE_integer("workers", None, "Processes at a time. Default: one per core.", lower_bound=1)
+
+# JSON files tried between two rounds of videos, so that both are under way whenever time ends.
+_JSON_AT_ONCE = 100
+_PROGRESS_SECS = 30.0
+
+
+class Progress:
+    """Prints a line of progress: over and over on a terminal, elsewhere now and then."""
+
+    def __init__(self, findings: Findings):
+        self._findings = findings
+        self._started = self._shown = time.monotonic()
+        self.num_videos = self.num_json = 0
+
+    @property
+    def secs(self) -> float:
+        return time.monotonic() - self._started
+
+    def show(self) -> None:
+        text = (
+            f"videos {self.num_videos}/{_VIDEOS.value}  JSON {self.num_json}/{_JSON.value}  "
+            f"failures {self._findings.total}  {self.secs:.0f} s"
+        )
+        if sys.stderr.isatty():
+            print(f"\r{text}", end="", file=sys.stderr, flush=True)
+        elif time.monotonic() - self._shown >= _PROGRESS_SECS:
+            self._shown = time.monotonic()
+            print(text, flush=True)
+
+
+def main() -> int:
+    findings = Findings(_new_folder(pathlib.Path(_OUTPUT.value).absolute()))
+    progress = Progress(findings)
+    ending = "all mutants tried"
+    try:
+        with campaign(findings) as (try_videos, try_json):
+            ending = run(progress, try_videos, try_json) or ending
+    except KeyboardInterrupt:
+        ending = "interrupted"
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
+    print(f"{progress.num_videos} videos, {progress.num_json} JSON files, {progress.secs:.0f} s: {ending}")
+    print(findings.table())
+    return 130 if ending == "interrupted" else int(findings.total > 0)
+
+
+def run(
+    progress: Progress,
+    try_videos: Callable[[range], None],
+    try_json: Callable[[range, Callable[[], bool]], int],
+) -> str | None:
+    """Tries videos and JSON files by turns; returns why it stopped, if not at their end."""
+
+    def is_late() -> bool:
+        return progress.secs >= _SECS.value
+
+    rounds = [*video_rounds(_FIRST_VIDEO.value, _VIDEOS.value)]
+    while rounds or progress.num_json < _JSON.value:
+        progress.show()
+        if is_late():
+            return f"stopped after --secs={_SECS.value:g}"
+        json_behind = progress.num_json * _VIDEOS.value <= progress.num_videos * _JSON.value
+        if progress.num_json < _JSON.value and (json_behind or not rounds):
+            first = _FIRST_JSON.value + progress.num_json
+            last = min(first + _JSON_AT_ONCE, _FIRST_JSON.value + _JSON.value)
+            progress.num_json += try_json(range(first, last), is_late)
+        else:
+            numbers = rounds.pop(0)
+            try_videos(numbers)
+            progress.num_videos += len(numbers)
+    return None
+
+
+def video_rounds(first: int, count: int) -> Iterator[range]:
+    """Cuts mutants' numbers into rounds, whose borders do not depend on the first one."""
+    start = first
+    while start < first + count:
+        stop = min((start // videos.ROUND + 1) * videos.ROUND, first + count)
+        yield range(start, stop)
+        start = stop
+
+
+@contextlib.contextmanager
+def campaign(findings: Findings) -> Iterator[tuple[Callable, Callable]]:
+    """Makes all that mutants are made of and met by; gives functions that try videos and JSON files."""
+    num_workers = _WORKERS.value or len(os.sched_getaffinity(0))
+    again = [console.python(), "-m", "tools.fuzz", f"--seed={_SEED.value}"]
+    again += [f"--seeds={_SEEDS.value}"] if _SEEDS.value else []
+    command = shlex.join(again)
+    with contextlib.ExitStack() as stack:
+        work = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ucf50-fuzz-")))
+        listener = watched.Listener()
+        stack.callback(listener.close)
+        opened = watched.OpenedFiles()
+        stack.callback(opened.close)
+        canaries = hostile.make_canaries(work / "canaries", listener.port)
+        opened.watch(canaries.folder)
+        sound = seeds.make_seeds(work / "seeds") + (seeds.read_seeds(_SEEDS.value) if _SEEDS.value else [])
+        made = samples.make_samples(work, with_documents=_JSON.value > 0)
+        setting = videos.Setting(
+            seed=_SEED.value,
+            seeds=sound,
+            canaries=canaries,
+            opened=opened,
+            listener=listener,
+            findings=findings,
+            work=work,
+            workers=num_workers,
+            run_dir=str(made / "run"),
+        )
+        check_watches(setting)
+        documents = None
+        if _JSON.value:
+            json_setting = jsons.Setting(seed=_SEED.value, findings=findings, work=work, command=command)
+            documents = stack.enter_context(jsons.Documents(json_setting))
+        yield lambda numbers: videos.Round(setting, numbers, command).run(), documents and documents.run
+
+
+def check_watches(setting: videos.Setting) -> None:
+    """Opens a canary, to see that it is noticed: not every file system tells.
+
+    Raises:
+      UserError: if it is not.
+    """
+    setting.opened.count()
+    with open(setting.canaries.path(".avi"), "rb"):
+        pass
+    count = setting.opened.count()
+    expect(
+        count == 1, "a temporary folder (TMPDIR) on a file system that reports opened files", reported=count
+    )
+
+
+def _new_folder(folder: pathlib.Path) -> pathlib.Path:
+    """Returns a folder below the given one that is not there yet."""
+    return folder / time.strftime(f"%Y%m%d-%H%M%S-{os.getpid()}")
+
+
+if __name__ == "__main__":
+    console.run(main)

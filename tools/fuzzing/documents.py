@@ -1,0 +1,140 @@
+"""Damages JSON: what a document says, and its text."""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tools.fuzzing import mutate
+
+# What json.dumps cannot write is put into the text afterwards.
+_TEXTS = {
+    "@deep list@": "[" * 100_000 + "]" * 100_000,
+    "@deep dict@": '{"a":' * 5_000 + "1" + "}" * 5_000,
+    "@huge number@": "9" * 5_000,
+    "@long string@": '"' + "x" * 1_000_000 + '"',
+}
+_NUMBERS = (-1, 0, 1, 2, 3, 255, 2**31, 2**32, 2**53 + 1, 2**63, 2**64, 10**30, -(2**63), -(10**30))
+_FLOATS = (0.5, -0.5, -0.0, 1e-320, 1e308, float("nan"), float("inf"), float("-inf"))
+_STRINGS = ("", " ", "0", "none", "\0", "\x1b[31mred\n", "\ud800", "a" * 300, "%s%n{0}", "é" * 200)
+_PATHS = (
+    "/",
+    ".",
+    "..",
+    "../../victim/data",
+    "../victim/data",
+    "a/../../../victim/data",
+    "mine.txt",
+    "/dev/zero",
+)
+_URLS = ("file:///dev/zero", "http://127.0.0.1:9/x", "s3://bucket/x")
+
+
+def paths_like(victim: str) -> Sequence[str]:
+    """Returns names that lead out of a folder. victim: a file that is none of the campaign's business."""
+    return (*_PATHS, *_URLS, victim, f"file://{victim}")
+
+
+def damage(
+    text: bytes,
+    rng: random.Random,
+    names: Sequence[str],
+    seal: Callable[[Any], Any],
+    *,
+    is_lines: bool = False,
+) -> bytes:
+    """Returns a damaged document.
+
+    Args:
+      text: JSON, or where is_lines a line of it for each record.
+      rng: decides how it is damaged.
+      names: strings to try in place of others, such as paths.
+      seal: sets a document's checksum of itself right again. It may fail.
+    """
+    if rng.random() < 0.2:
+        return mutate.damage(text, rng)[0]
+    if not is_lines:
+        return _damage_values(text, rng, names, seal)
+    lines = text.splitlines(keepends=True)
+    number = rng.randrange(len(lines))
+    lines[number] = _damage_values(lines[number], rng, names, seal) + b"\n"
+    return b"".join(lines)
+
+
+def _damage_values(
+    text: bytes, rng: random.Random, names: Sequence[str], seal: Callable[[Any], Any]
+) -> bytes:
+    root = [json.loads(text)]
+    for _ in range(rng.choice((1, 1, 1, 2, 4))):
+        _damage_one(root, rng, names)
+    value = root[0] if root else None
+    if rng.random() < 0.7:
+        value = _sealed(value, seal)
+    damaged = json.dumps(value)
+    for mark, replacement in _TEXTS.items():
+        damaged = damaged.replace(f'"{mark}"', replacement, 1)
+    return damaged.encode()
+
+
+def _sealed(value: Any, seal: Callable[[Any], Any]) -> Any:
+    try:
+        return seal(copy.deepcopy(value))
+    except (AttributeError, KeyError, TypeError, ValueError):  # it is no document of that kind any more
+        return value
+
+
+def _damage_one(root: list, rng: random.Random, names: Sequence[str]) -> None:
+    """Changes a list or dict of a document, or a value in it."""
+    parent, key = _choose(root, rng)
+    value = parent[key]
+    what = rng.random()
+    if what < 0.12:
+        del parent[key]
+    elif what < 0.2 and isinstance(value, dict):
+        value[rng.choice(("extra", "", "__class__", *map(str, value)))] = _anything(rng, names)
+    elif what < 0.26 and isinstance(parent, dict):
+        parent[rng.choice((f"{key}s", str(key).upper(), ""))] = parent.pop(key)
+    elif what < 0.32 and isinstance(value, list) and value:
+        value.insert(rng.randrange(len(value) + 1), copy.deepcopy(rng.choice(value)))
+    elif what < 0.4:
+        other, place = _choose(root, rng)
+        parent[key] = copy.deepcopy(other[place])
+    elif what < 0.55 and isinstance(value, (int, float)):
+        parent[key] = rng.choice(
+            (-value, value + 1, value - 1, value * 1000, float(value), str(value), bool(value))
+        )
+    elif what < 0.75 and isinstance(value, str):
+        parent[key] = rng.choice((rng.choice(names), rng.choice(names), value + "x", value[:-1], value * 2))
+    elif what < 0.8:
+        parent[key] = rng.choice(
+            ([value], {"value": value}, [value] * (1 if isinstance(value, (dict, list)) else 1000), [[value]])
+        )
+    else:
+        parent[key] = _anything(rng, names)
+
+
+def _choose(root: list, rng: random.Random) -> tuple[Any, Any]:
+    """Goes down from the root by chance, so that what is near it comes often; returns a container and a key."""
+    parent, key = root, 0
+    if not root:
+        root.append({})
+    while isinstance(parent[key], (dict, list)) and parent[key] and rng.random() < 0.85:
+        parent = parent[key]
+        key = rng.choice(list(parent)) if isinstance(parent, dict) else rng.randrange(len(parent))
+    return parent, key
+
+
+def _anything(rng: random.Random, names: Sequence[str]) -> Any:
+    kind = rng.choice(
+        (None, True, *("number",) * 4, *("string",) * 3, "name", "name", "mark", [], {}, [[]], [{}])
+    )
+    if kind == "number":
+        return rng.choice((rng.choice(_NUMBERS), rng.choice(_FLOATS)))
+    if kind == "string":
+        return rng.choice(_STRINGS)
+    if kind == "name":
+        return rng.choice(names)
+    return rng.choice(list(_TEXTS)) if kind == "mark" else copy.deepcopy(kind)

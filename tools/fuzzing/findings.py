@@ -1,0 +1,134 @@
+"""Counts what a campaign finds, and keeps the inputs that show it."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import enum
+import pathlib
+import shutil
+from collections.abc import Iterable
+
+from ucf50_tfrecord import storage
+from ucf50_tfrecord.specs import printable
+
+# Of failures of one kind only the first are kept: a single fault can have thousands.
+_MAX_KEPT_PER_KIND = 3
+_MAX_KINDS_SHOWN = 30
+
+
+class Counter(enum.StrEnum):
+    """What is counted; each must be zero."""
+
+    CRASH = "crashes"
+    HANG = "hangs"
+    TRACEBACK = "tracebacks"
+    STATUS = "wrong exit status"
+    ACCOUNT = "videos not in exactly one of clips and quarantine"
+    PIXELS = "clips unlike an ordered reference"
+    CANARY_PIXELS = "clips of another file's pixels"
+    OPENED = "other files opened"
+    CONNECTED = "connections"
+    PROCESS = "processes left"
+    TEMPORARY = "temporary files left"
+    CONTROL = "control characters printed"
+    EXCEPTION = "exceptions other than UserError"
+    UNNAMED = "messages that do not name the file"
+    OUTSIDE = "other files made, changed or removed"
+    MEMORY = "mutants beyond the memory limit"
+
+
+class Stage(enum.StrEnum):
+    """Where something was found."""
+
+    CONVERT = "convert"
+    PREDICT = "predict"
+    READER = "JSON readers"
+    PROGRAM = "JSON programs"
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """Something that went wrong.
+
+    kind: equal for problems of the same cause, as far as that can be told. times: how often it did.
+    """
+
+    counter: Counter
+    detail: str
+    kind: str = ""
+    times: int = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What shows a problem: copies of files, and the command that repeats it."""
+
+    stage: Stage
+    number: int
+    command: str
+    inputs: tuple[pathlib.Path, ...] = ()
+
+
+class Findings:
+    """Everything that a campaign found.
+
+    Args:
+      folder: where inputs that fail are kept, each problem in a folder of its own.
+    """
+
+    def __init__(self, folder: pathlib.Path):
+        self.folder = folder
+        self.counts: collections.Counter[tuple[Stage, Counter]] = collections.Counter()
+        self.kinds: collections.Counter[tuple[Stage, Counter, str]] = collections.Counter()
+        self._kept: collections.Counter[tuple[Stage, Counter, str]] = collections.Counter()
+        # Not failures: how videos were quarantined, how often no reference could be had, …
+        self.notes: collections.Counter[str] = collections.Counter()
+
+    @property
+    def total(self) -> int:
+        return sum(self.counts.values())
+
+    def add(self, problems: Iterable[Problem], evidence: Evidence) -> None:
+        """Counts problems, and keeps their inputs unless there are enough of the kind."""
+        for problem in problems:
+            kind = evidence.stage, problem.counter, problem.kind
+            self.counts[evidence.stage, problem.counter] += problem.times
+            self.kinds[kind] += problem.times
+            self._kept[kind] += 1
+            if self._kept[kind] <= _MAX_KEPT_PER_KIND:
+                self._keep(problem, evidence)
+
+    def _keep(self, problem: Problem, evidence: Evidence) -> None:
+        name = f"{self.total:05d}-{evidence.stage}-{evidence.number}-{problem.counter.name.lower()}"
+        folder = self.folder / name.replace(" ", "_")
+        folder.mkdir(parents=True)
+        for path in evidence.inputs:
+            if path.is_dir():
+                shutil.copytree(path, folder / path.name, symlinks=True)
+            elif path.exists():
+                shutil.copy(path, folder / path.name)
+        storage.write_json(
+            folder / "problem.json",
+            {
+                "counter": problem.counter,
+                "stage": evidence.stage,
+                "number": evidence.number,
+                "kind": problem.kind,
+                "detail": problem.detail,
+                "command": evidence.command,
+            },
+        )
+
+    def table(self) -> str:
+        """Returns the counters by stage, then the notes, then the commonest kinds of problems."""
+        lines = [f"{'':<52}" + "".join(f"{stage:>15}" for stage in Stage)]
+        for counter in Counter:
+            cells = "".join(f"{self.counts[stage, counter]:>15}" for stage in Stage)
+            lines.append(f"{counter:<52}{cells}")
+        lines += [f"{note:<52}{count:>15}" for note, count in sorted(self.notes.items())]
+        for (stage, counter, kind), count in self.kinds.most_common(_MAX_KINDS_SHOWN):
+            lines.append(f"  {count:>6} x {stage}: {counter}: {printable(kind)}")
+        if self.total:
+            lines.append(f"Inputs and commands: {self.folder}")
+        return "\n".join(lines)

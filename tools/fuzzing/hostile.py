@@ -1,0 +1,177 @@
+"""Text files that name other files and hosts, by the names of videos."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import random
+import shutil
+from collections.abc import Callable
+
+import numpy as np
+
+from tools.fuzzing import seeds
+from ucf50_tfrecord.convert import catalog
+
+CANARY_COLOUR = (255, 0, 255)
+# Mean distance from the canary's colour below which a frame is the canary's.
+_MAX_DISTANCE = 40
+# Folders by which a path that is not kept absolute becomes a URL.
+PROTOCOLS = ("http:", "rtmp:", "file:", "tcp:", "subfile,,start,0,end,0,,:", "concat:", "cache:", "async:")
+
+
+@dataclasses.dataclass(frozen=True)
+class Canaries:
+    """Videos of one colour that nothing may open, and a port that nothing may call."""
+
+    folder: pathlib.Path
+    port: int
+
+    @property
+    def host(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def path(self, suffix: str) -> str:
+        return str(self.folder / f"canary{suffix}")
+
+
+def make_canaries(folder: pathlib.Path, port: int) -> Canaries:
+    frames = np.full((seeds.NUM_FRAMES, seeds.HEIGHT, seeds.WIDTH, 3), CANARY_COLOUR, np.uint8)
+    folder.mkdir(parents=True)
+    for suffix, codec, pix_fmt in (
+        (".avi", "mpeg4", "yuv420p"),
+        (".mp4", "libx264", "yuv420p"),
+        (".ts", "mpeg2video", "yuv420p"),
+        (".gif", "gif", "rgb8"),
+        (".mpg", "mpeg1video", "yuv420p"),
+    ):
+        seeds.encode(folder / f"canary{suffix}", seeds.Recipe(suffix, codec, pix_fmt=pix_fmt), frames)
+    return Canaries(folder, port)
+
+
+def is_canary(frames: np.ndarray) -> bool:
+    """Tells whether one of some frames, uint8 [T, H, W, 3], shows a canary."""
+    distance = np.abs(frames.astype(np.int16) - np.array(CANARY_COLOUR, np.int16))
+    return bool((distance.mean(axis=(1, 2, 3)) < _MAX_DISTANCE).any())
+
+
+@dataclasses.dataclass(frozen=True)
+class Attack:
+    """A file to be converted. watched: files beside it that nothing may open.
+
+    A sequence's picture beside it is a video in its own right.
+    """
+
+    path: pathlib.Path
+    how: str
+    watched: tuple[pathlib.Path, ...] = ()
+
+
+def ffconcat(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list[pathlib.Path]:
+    playlist = path.with_suffix(".m3u8")
+    playlist.write_text(_playlist(canaries.path(".ts")))
+    named = rng.choice(
+        (
+            canaries.path(".avi"),
+            f"file:{canaries.path('.mp4')}",
+            f"http://{canaries.host}/a.ts",
+            playlist.name,
+        )
+    )
+    head = rng.choice(("ffconcat version 1.0\n", "ffconcat version 1.0\noption safe 0\n"))
+    path.write_text(f"{head}file '{named}'\n")
+    return [playlist]
+
+
+def hls(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list[pathlib.Path]:
+    named = rng.choice(
+        (
+            canaries.path(".ts"),
+            f"file://{canaries.path('.ts')}",
+            f"http://{canaries.host}/a.ts",
+            "../../canary.ts",
+        )
+    )
+    more = rng.choice(
+        (
+            "",
+            f'#EXT-X-KEY:METHOD=AES-128,URI="http://{canaries.host}/key"\n',
+            f'#EXT-X-MAP:URI="{canaries.path(".mp4")}"\n',
+        )
+    )
+    path.write_text(_playlist(named, more))
+    return []
+
+
+def vobsub(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list[pathlib.Path]:
+    beside = path.with_suffix(".sub")
+    shutil.copy(canaries.path(".mpg"), beside)
+    path.write_text(
+        "# VobSub index file, v7 (do not modify this line!)\nsize: 64x48\nid: en, index: 0\n"
+        "timestamp: 00:00:00:000, filepos: 000000000\n"
+    )
+    return [beside]
+
+
+def sdp(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list[pathlib.Path]:
+    path.write_text(
+        "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\n"
+        f"a=control:rtsp://{canaries.host}/x\nm=video {canaries.port} RTP/AVP 96\na=rtpmap:96 H264/90000\n"
+    )
+    return []
+
+
+def dash(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list[pathlib.Path]:
+    named = rng.choice((f"file://{canaries.path('.mp4')}", f"http://{canaries.host}/a.mp4"))
+    path.write_text(
+        '<?xml version="1.0"?>\n<MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" mediaPresentationDuration='
+        f'"PT1S"><Period><AdaptationSet mimeType="video/mp4"><Representation id="1" bandwidth="1"><BaseURL>{named}'
+        "</BaseURL></Representation></AdaptationSet></Period></MPD>\n"
+    )
+    return []
+
+
+def image_sequence(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list[pathlib.Path]:
+    """A picture by a name that is also a pattern of names: the canary lies where the pattern leads."""
+    shutil.copy(canaries.path(".gif"), str(path).replace("%03d", "000"))
+    path.write_bytes(b"GIF89a")
+    return []
+
+
+def redirection(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list[pathlib.Path]:
+    text = rng.choice(
+        (
+            f"[Reference]\nRef1=http://{canaries.host}/a.asf\n",
+            f"rtsp://{canaries.host}/a\n",
+            f"http://{canaries.host}/a.avi\n",
+            f"{canaries.path('.avi')}\n",
+            f"#!genshi\n<smil><body><video src='{canaries.path('.avi')}'/></body></smil>\n",
+        )
+    )
+    path.write_text(text)
+    return []
+
+
+_ATTACKS: tuple[Callable[[pathlib.Path, Canaries, random.Random], list[pathlib.Path]], ...] = (
+    ffconcat,
+    ffconcat,
+    hls,
+    vobsub,
+    sdp,
+    dash,
+    image_sequence,
+    redirection,
+)
+
+
+def write_attack(folder: pathlib.Path, stem: str, canaries: Canaries, rng: random.Random) -> Attack:
+    """Writes a hostile file with the suffix of a video, and what goes with it."""
+    attack = rng.choice(_ATTACKS)
+    suffix = rng.choice(sorted(catalog.VIDEO_SUFFIXES))
+    path = folder / (f"{stem}-%03d.gif" if attack is image_sequence else f"{stem}{suffix}")
+    beside = attack(path, canaries, rng)
+    return Attack(path, f"{attack.__name__} as {path.suffix}", tuple(beside))
+
+
+def _playlist(named: str, more: str = "") -> str:
+    return f"#EXTM3U\n#EXT-X-VERSION:4\n#EXT-X-TARGETDURATION:1\n{more}#EXTINF:1,\n{named}\n#EXT-X-ENDLIST\n"

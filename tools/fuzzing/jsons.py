@@ -1,0 +1,114 @@
+"""Mutants of JSON files through the functions that read them, and some through the programs."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import shutil
+import sys
+from collections.abc import Callable
+
+from tools.fuzzing import readers, reading, samples, watched
+from tools.fuzzing.findings import Counter, Evidence, Findings, Problem, Stage
+
+# Of all mutants each n-th goes through a program too.
+PROGRAM_EVERY = 200
+_READER_SECS, _PROGRAM_SECS = 30.0, 300.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What all mutants have in common. work: the folder that holds `samples`. command: begins that of a mutant."""
+
+    seed: int
+    findings: Findings
+    work: pathlib.Path
+    command: str
+
+
+class Documents:
+    """Tries mutants of JSON by their numbers, on samples that are the same for each."""
+
+    def __init__(self, setting: Setting):
+        self._setting = setting
+        self._samples = setting.work / "samples"
+        self._pristine = setting.work / "pristine-samples"
+        for name in ("samples", samples.VICTIM):
+            shutil.copytree(setting.work / name, setting.work / f"pristine-{name}")
+        self._helper = watched.Helper("tools.fuzzing.reading", setting.work / "reading")
+
+    def __enter__(self) -> Documents:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._helper.stop()
+
+    def run(self, numbers: range, until: Callable[[], bool] = lambda: False) -> int:
+        """Tries mutants in order until told to stop; returns how many."""
+        for count, number in enumerate(numbers):
+            if until():
+                return count
+            self._add(number, Stage.READER, self._read(number))
+            if number % PROGRAM_EVERY == 0:
+                self._add(number, Stage.PROGRAM, self._run_program(number))
+        return len(numbers)
+
+    def _read(self, number: int) -> list[Problem]:
+        question = {"samples": str(self._samples), "pristine": str(self._pristine)}
+        question |= {"seed": self._setting.seed, "number": number}
+        try:
+            return [Problem(Counter(name), *rest) for name, *rest in self._helper.ask(question, _READER_SECS)]
+        except watched.Silent as error:
+            self._restore_all()
+            reader, _ = readers.make_mutant(self._pristine, self._setting.seed, number)
+            return [Problem(Counter.HANG if error.timed_out else Counter.CRASH, str(error), reader.name)]
+
+    def _run_program(self, number: int) -> list[Problem]:
+        """Runs one of the programs that read the mutant."""
+        reader, content = readers.make_mutant(self._pristine, self._setting.seed, number)
+        program = readers.choose_program(reader.path, self._setting.seed, number)
+        if program is None:
+            return []
+        self._setting.findings.notes["programs run on damaged JSON"] += 1
+        return try_program(program, content, self._setting.work, self._restore_all)
+
+    def _restore_all(self) -> None:
+        for name in ("samples", samples.VICTIM):
+            shutil.rmtree(self._setting.work / name, ignore_errors=True)
+            shutil.copytree(self._setting.work / f"pristine-{name}", self._setting.work / name)
+
+    def _add(self, number: int, stage: Stage, problems: list[Problem]) -> None:
+        if not problems:
+            return
+        reader, content = readers.make_mutant(self._pristine, self._setting.seed, number)
+        copy = self._setting.work / "mutant" / pathlib.Path(reader.path).name
+        copy.parent.mkdir(exist_ok=True)
+        copy.write_bytes(content)
+        command = f"{self._setting.command} --first_json={number} --json=1 --videos=0"
+        evidence = Evidence(stage=stage, number=number, command=command, inputs=(copy,))
+        self._setting.findings.add(problems, evidence)
+
+
+def try_program(
+    program: readers.Program, content: bytes, work: pathlib.Path, restore: Callable[[], None]
+) -> list[Problem]:
+    """Runs a program on samples of which one file is damaged; returns what is wrong with how it took it."""
+    folder = work / "samples"
+    restore()
+    (folder / program.path).write_bytes(content)
+    before = watched.snapshot(folder, work / samples.VICTIM)
+    shutil.rmtree(work / "program", ignore_errors=True)
+    arguments = [argument.replace("{}", str(folder)) for argument in program.arguments]
+    command = [sys.executable, "-m", program.module, *arguments]
+    ended = watched.run(command, work / "program", _PROGRAM_SECS)
+    changed = watched.changes(before, watched.snapshot(folder, work / samples.VICTIM))
+    kind = f"{program.module}: {program.path}"
+    outside = reading.foreign(changed, folder, rf"{program.writes}|.*\.lock.*")
+    restore()
+    return [
+        *(
+            dataclasses.replace(problem, kind=f"{problem.kind} ({program.path})")
+            for problem in watched.problems_of(ended, program.statuses)
+        ),
+        *(Problem(Counter.OUTSIDE, text, kind) for text in outside),
+    ]

@@ -1,0 +1,118 @@
+"""Calls readers with damaged JSON, one after the other, in one process: what `jsons` asks."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+import resource
+import shutil
+import sys
+import traceback
+from typing import Any
+
+from tools.fuzzing import readers, watched
+from tools.fuzzing.findings import Counter, Problem
+from ucf50_tfrecord.specs import UserError, printable
+
+MEMORY_BYTES = 256 << 20
+_ADDRESS_SPACE_BYTES = 8 << 30
+_SHOWN = 400  # characters
+
+
+def try_reader(
+    reader: readers.Reader, samples: pathlib.Path, pristine: pathlib.Path, content: bytes
+) -> list[Problem]:
+    """Has a reader read a damaged file; returns what is wrong with how it took it.
+
+    Args:
+      reader: what reads.
+      samples: the folder of all files, which is as it was afterwards.
+      pristine: another with the same files. What lies beside `samples` is watched too.
+      content: of the damaged file.
+    """
+    path = samples / reader.path
+    path.write_bytes(content)
+    outside = samples.parent / readers.samples.VICTIM
+    before, before_bytes = watched.snapshot(samples, outside), _start_of_peak()
+    found = [problem] if (problem := _call(reader, samples)) else []
+    grown = _status_bytes("VmHWM") - before_bytes
+    if grown > MEMORY_BYTES:
+        found.append(Problem(Counter.MEMORY, f"{grown >> 20} MiB", reader.name))
+    changed = watched.changes(before, watched.snapshot(samples, outside))
+    found += [
+        Problem(Counter.OUTSIDE, text, reader.name) for text in foreign(changed, samples, reader.writes)
+    ]
+    restore(samples, pristine, [line.partition(" ")[2] for line in changed] + [str(path)])
+    return found
+
+
+def _call(reader: readers.Reader, samples: pathlib.Path) -> Problem | None:
+    path = samples / reader.path
+    try:
+        reader.read(samples)
+    except UserError as error:
+        if path.name not in str(error) and str(path.parent) not in str(error):
+            kind = f"{reader.name}: {_place(error)}"
+            return Problem(Counter.UNNAMED, printable(str(error)[:_SHOWN]), kind)
+    except MemoryError as error:
+        return Problem(Counter.MEMORY, repr(error), reader.name)
+    except (Exception, SystemExit) as error:  # whatever it is, it is a finding
+        kind = f"{reader.name}: {type(error).__name__} {_place(error)}"
+        return Problem(Counter.EXCEPTION, printable(repr(error)[:_SHOWN]), kind)
+    return None
+
+
+def _place(error: BaseException) -> str:
+    """Returns the innermost function of the project that an error passed."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [
+        frame for frame in frames if "/ucf50_tfrecord/" in frame.filename or "/pipelines/" in frame.filename
+    ]
+    frame = (ours or frames)[-1]
+    return f"in {frame.name} ({pathlib.Path(frame.filename).name})"
+
+
+def foreign(changed: list[str], samples: pathlib.Path, writes: str) -> list[str]:
+    """Returns those of some changes of files that a pattern, of paths below the samples' folder, does not allow."""
+    allowed = re.compile(rf"\w+ {re.escape(str(samples))}/(?:{writes})")
+    return [text for text in changed if not allowed.fullmatch(text)]
+
+
+def restore(samples: pathlib.Path, pristine: pathlib.Path, paths: list[str]) -> None:
+    """Brings files back to what they were; those of other folders are made anew or removed alike."""
+    for path in map(pathlib.Path, paths):
+        source = pristine.parent / f"pristine-{path.relative_to(samples.parent)}"
+        path.unlink(missing_ok=True)
+        if source.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, path)
+
+
+def _start_of_peak() -> int:
+    """Has the system measure the peak of memory anew; returns what is in use now, in bytes."""
+    pathlib.Path("/proc/self/clear_refs").write_text("5")
+    return _status_bytes("VmRSS")
+
+
+def _status_bytes(name: str) -> int:
+    text = pathlib.Path("/proc/self/status").read_text()
+    return int(re.search(rf"^{name}:\s+(\d+) kB", text, re.MULTILINE)[1]) << 10
+
+
+def _answer(question: dict[str, Any]) -> list[list]:
+    samples, pristine = pathlib.Path(question["samples"]), pathlib.Path(question["pristine"])
+    reader, content = readers.make_mutant(pristine, question["seed"], question["number"])
+    return [[p.counter, p.detail, p.kind] for p in try_reader(reader, samples, pristine, content)]
+
+
+def main() -> None:
+    import keras  # noqa: F401, of all that readers load what takes longest
+
+    now = _status_bytes("VmSize")
+    resource.setrlimit(resource.RLIMIT_AS, (now + _ADDRESS_SPACE_BYTES, resource.RLIM_INFINITY))
+    sys.setrecursionlimit(1000)
+    watched.serve(_answer)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""The pixels that a video's clips must have: everything is decoded in order, then the frames are picked.
+
+Shares no code with the converter. As a program it answers questions on standard input, for a process of its own:
+the videos are damaged.
+"""
+
+from __future__ import annotations
+
+import fractions
+import hashlib
+import resource
+from typing import Any
+
+import av
+import av.error
+import numpy as np
+from av.video.reformatter import Interpolation, VideoReformatter
+
+from tools.fuzzing import watched
+
+_SCALING = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
+# Frames that a second pass keeps from being reused.
+_MAX_HELD_BYTES = 256 << 20
+_ADDRESS_SPACE_BYTES = 8 << 30
+
+
+def clip_digests(path: str, question: dict[str, Any], *, hold: bool = False) -> list[str] | None:
+    """Returns a digest of each clip's pixels, None where no frame decodes.
+
+    Args:
+      path: the video.
+      question: `height`, `width`, `num_frames`, `clips_per_video` and `spacing` of the clips.
+      hold: keep decoded frames, so that FFmpeg writes the next ones elsewhere. Pixels that then differ
+        depend on memory that FFmpeg reuses, not on the video alone.
+    """
+    pictures, times = _decode_all(path, question["height"], question["width"], hold)
+    if not pictures:
+        return None
+    num_clips = question["clips_per_video"]
+    picked = _pick(times, num_clips * question["num_frames"], question["spacing"])
+    return [digest(np.stack([pictures[i] for i in picked[k::num_clips]])) for k in range(num_clips)]
+
+
+def digest(frames: np.ndarray) -> str:
+    """A digest of a clip's pixels, uint8 [T, H, W, 3]."""
+    return hashlib.sha256(np.ascontiguousarray(frames).tobytes()).hexdigest()
+
+
+def _decode_all(path: str, height: int, width: int, hold: bool) -> tuple[list[np.ndarray], list[int | None]]:
+    pictures, times, held, num_bytes = [], [], [], 0
+    reformatter = VideoReformatter()
+    try:
+        with av.open(f"file:{path}", metadata_errors="replace") as container:
+            stream = container.streams.video[0]
+            stream.codec_context.thread_count = 1
+            stream.codec_context.options = {"flags": "+bitexact"}
+            for packet in container.demux(stream):
+                try:
+                    frames = packet.decode()
+                except av.error.InvalidDataError:
+                    continue
+                for frame in frames:
+                    pictures.append(_to_picture(frame, height, width, reformatter))
+                    times.append(frame.pts)
+                    if hold and num_bytes < _MAX_HELD_BYTES:
+                        held.append(frame)
+                        num_bytes += sum(plane.buffer_size for plane in frame.planes)
+    except (av.error.FFmpegError, IndexError, AttributeError, ValueError, OSError):
+        return [], []  # no video that can be decoded in order to its end
+    return pictures, times
+
+
+def _to_picture(frame: av.VideoFrame, height: int, width: int, reformatter: VideoReformatter) -> np.ndarray:
+    turns = round(frame.rotation / 90)  # of a damaged display matrix the nearest
+    if turns % 2:
+        height, width = width, height
+    scaled = reformatter.reformat(frame, width, height, "rgb24", interpolation=_SCALING, threads=1)
+    return np.rot90(scaled.to_ndarray(), turns)
+
+
+def _pick(times: list[int | None], count: int, spacing: str) -> list[int]:
+    """Picks frames nearest to evenly spaced positions, halves up; or times, first and last included."""
+    if spacing == "index" or None in times:
+        half = fractions.Fraction(1, 2)
+        return [int(fractions.Fraction(i * (len(times) - 1), count - 1) + half) for i in range(count)]
+    shown = np.maximum.accumulate(np.array(times, object))
+    picked = []
+    for i in range(count):
+        target = shown[0] + fractions.Fraction((shown[-1] - shown[0]) * i, count - 1)
+        best = min(shown, key=lambda time: (abs(time - target), -time))
+        picked.append(list(shown).index(best))
+    return picked
+
+
+def _answer(question: dict[str, Any]) -> list[str] | None:
+    return clip_digests(question["path"], question, hold=question["hold"])
+
+
+if __name__ == "__main__":
+    resource.setrlimit(resource.RLIMIT_AS, (_ADDRESS_SPACE_BYTES, _ADDRESS_SPACE_BYTES))
+    watched.serve(_answer)

@@ -1,0 +1,132 @@
+"""Sound files of every kind that the project reads: a set of shards, a run, predictions, a comparison's results."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+
+from tools.fuzzing import seeds, watched
+from ucf50_tfrecord import manifest as manifest_lib
+from ucf50_tfrecord import storage
+from ucf50_tfrecord.specs import UserError
+
+CLASSES = ("Left", "Right")
+# Nothing of the campaign's business: a folder beside the samples, and files among them, of somebody else.
+VICTIM, MINE = "victim", ("shards/mine.txt", "predictions/mine.txt", "store/mine.txt", "comparison/mine.txt")
+_GROUPS, _CLIPS = 5, 1
+_SIZE = ("--size=16x24", "--frames=5")
+
+
+def make_samples(folder: pathlib.Path, *, with_documents: bool = True) -> pathlib.Path:
+    """Makes all samples by the project's own programs; returns their folder, `samples` in the given one.
+
+    Without documents it makes the shards and the run alone.
+
+    Raises:
+      UserError: if one of the programs fails.
+    """
+    samples = folder / "samples"
+    make_run(samples)
+    if not with_documents:
+        return samples
+    # Cut into windows, so that there are pictures of timelines.
+    run_program(
+        "pipelines.predict",
+        f"--run={samples}/run",
+        f"--video={samples}/videos/{CLASSES[0]}",
+        f"--output={samples}/predictions",
+        "--window_secs=0.4",
+    )
+    run_program("tools.fuzzing.samples", str(samples))  # which loads TensorFlow
+    shutil.copytree(samples / "shards", samples / "store")  # as it would be published
+    (folder / VICTIM).mkdir()
+    for path in (folder / VICTIM / "data", *(samples / name for name in MINE)):
+        path.write_text("somebody else's")
+    return samples
+
+
+def make_run(samples: pathlib.Path) -> None:
+    """Makes `videos`, `shards` and a finished `run` in a folder."""
+    for number, name in enumerate(CLASSES):
+        (samples / "videos" / name).mkdir(parents=True)
+        for group in range(1, _GROUPS + 1):
+            for clip in range(1, _CLIPS + 1):
+                frames = seeds.moving_noise(seeds.HEIGHT, seeds.WIDTH, seed=100 * group + clip)
+                frames[:, :, number * seeds.WIDTH // 2 :][:, :, : seeds.WIDTH // 2] = 250
+                path = samples / "videos" / name / f"v_{name}_g{group:02d}_c{clip:02d}.avi"
+                seeds.encode(path, seeds.RECIPES[0], frames)
+    run_program("pipelines.convert", f"--videos={samples}/videos", f"--data={samples}/shards", *_SIZE)
+    run_program(
+        "pipelines.train",
+        f"--data={samples}/shards",
+        f"--run={samples}/run",
+        "--model=seed_pool",
+        "--epochs=1",
+        "--batch_size=4",
+        "--precision=float32",
+        "--cache=host",
+    )
+
+
+def run_program(module: str, *arguments: str) -> None:
+    """Runs a program on sound files.
+
+    Raises:
+      UserError: if it fails.
+    """
+    result = subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        cwd=watched.REPOSITORY,
+        env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2"},
+        text=True,
+        capture_output=True,
+    )
+    if result.returncode:
+        raise UserError(
+            f"{module} failed with status {result.returncode} on sound files: {result.stderr[-2000:]}"
+        )
+
+
+def make_results(samples: pathlib.Path) -> None:
+    """Writes a comparison's results.json and a cell.json by the project's own writers, of drawn predictions."""
+    from ucf50_tfrecord.dataset import perturb
+    from ucf50_tfrecord.dataset.clips import load_clips
+    from ucf50_tfrecord.evaluation import compare
+    from ucf50_tfrecord.evaluation import results as results_lib
+    from ucf50_tfrecord.evaluation.results import Cell, CellResult
+
+    manifest = manifest_lib.load(str(samples / "shards"))
+    clips = load_clips(manifest, manifest.folds)
+    rng = np.random.default_rng(0)
+    found = []
+    for model, part in itertools.product(("seed_pool", "seed_rnn"), range(2)):
+        chosen = np.flatnonzero(clips.folds % 2 == part)
+        truth = np.eye(len(CLASSES))[clips.labels[chosen]]
+        found.append(
+            CellResult(
+                cell=Cell(model=model, part=part),
+                architecture=model,
+                clips=chosen,
+                logits={
+                    name: rng.normal(truth, 1.0).astype(np.float32)
+                    for name in (perturb.PLAIN, *perturb.SHUFFLES)
+                },
+                recurrence=None,
+                run_dir=str(samples / "run"),
+                precision="float32",
+            )
+        )
+    audit = compare.find_near_duplicates(clips, {"group": clips.folds % 2})
+    results_lib.save(samples / "comparison" / "results.json", compare.assemble(clips, found, audit=audit))
+    cell = results_lib.cell_to_json(found[0])
+    storage.write_json(samples / "comparison" / compare.CELL_FILENAME, cell, indent=None)
+
+
+if __name__ == "__main__":
+    make_results(pathlib.Path(sys.argv[1]))

@@ -1,0 +1,314 @@
+"""Rounds of mutants through the real converter and the real `predict`."""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import dataclasses
+import json
+import os
+import pathlib
+import random
+import shutil
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+
+from tools.fuzzing import hostile, judge, mutate, watched
+from tools.fuzzing.findings import Counter, Evidence, Findings, Problem, Stage
+from tools.fuzzing.reference import digest
+from tools.fuzzing.seeds import Seed
+from ucf50_tfrecord import manifest as manifest_lib
+from ucf50_tfrecord import record
+from ucf50_tfrecord.specs import ClipFormat, UserError, to_json
+
+# Mutants that one conversion gets; the format and more change from round to round.
+ROUND = 200
+FORMATS = (
+    ClipFormat(num_frames=15, height=24, width=40),
+    ClipFormat(num_frames=15, height=24, width=40, spacing="time", clips_per_video=2),
+    ClipFormat(num_frames=4, height=32, width=32, spacing="time"),
+)
+_HOSTILE_FRACTION, _ODD_NAME_FRACTION, _PROTOCOL_FRACTION = 0.04, 0.02, 0.05
+# What a terminal must not be sent, what ends a line, what turns text around, and what is not UTF-8.
+_ODD_NAMES = ("\x1b[31mred", "two\nlines", "\u202eturned", "not\udcffutf8", "\x9b2J", "a,b 'c' $d")
+_VIDEO_SECS, _VIDEO_MIB = 10, 512
+_MIN_ROUND_SECS, _SECS_PER_VIDEO = 300.0, 3.0
+# Of all rounds the real `predict` gets each n-th, and its decoder each n-th mutant of a round.
+_PREDICT_EVERY, _WINDOWS_EVERY = 10, 4
+_WHOLE = {"whole_secs": 1e12, "window_secs": 1.0, "stride_secs": 1.0}
+_CUT = {"whole_secs": 0.0, "window_secs": 0.3, "stride_secs": 0.1}
+
+
+@dataclasses.dataclass(frozen=True)
+class Mutant:
+    """A video that is tried. watched: what must not be opened beside it."""
+
+    number: int
+    path: str
+    how: str
+    is_hostile: bool = False
+    watched: tuple[pathlib.Path, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What all rounds have in common.
+
+    seed, seeds: of the mutants, and what they are made of. first: the number of the first.
+    work: a folder for what is made on the way. workers: processes at a time.
+    run_dir: a run for `predict`; None leaves that out.
+    """
+
+    seed: int
+    seeds: Sequence[Seed]
+    canaries: hostile.Canaries
+    opened: watched.OpenedFiles
+    listener: watched.Listener
+    findings: Findings
+    work: pathlib.Path
+    workers: int
+    run_dir: str | None
+
+
+class Round:
+    """Some mutants, by their numbers, and what becomes of them. All of them must be of one ROUND."""
+
+    def __init__(self, setting: Setting, numbers: range, command: str):
+        self._setting, self._numbers, self._command = setting, numbers, command
+        self.number = numbers[0] // ROUND
+        self.format = FORMATS[self.number % len(FORMATS)]
+        self.folder = setting.work / "round"
+        self.videos = self.folder / "videos"
+        self.data = self.folder / "shards"
+        self.mutants: dict[str, Mutant] = {}
+
+    def run(self) -> None:
+        """Makes the mutants, and tries them."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self._write()
+        converted = self._convert()
+        windows = self._decode_windows()
+        if self._setting.run_dir and self.number % _PREDICT_EVERY == 0:
+            self._predict()
+        self._compare(converted, windows)
+        shutil.rmtree(self.folder)
+
+    def _write(self) -> None:
+        """Writes all mutants into folders of two classes; the second one's name looks like a URL's scheme."""
+        protocol = hostile.PROTOCOLS[self.number % len(hostile.PROTOCOLS)]
+        self._classes = ("clips", os.path.join(protocol, self._setting.canaries.host))
+        for name in self._classes:
+            (self.videos / name).mkdir(parents=True)
+        sound = self._setting.seeds[self.number % len(self._setting.seeds)]
+        # What says that the round works at all, and that both classes hold a video.
+        for name in self._classes:
+            self._write_video(-1, name, "sound", sound.suffix, sound.content, "sound")
+        for number in self._numbers:
+            self._write_mutant(number, random.Random(f"{self._setting.seed}/video/{number}"))
+
+    def _write_mutant(self, number: int, rng: random.Random) -> None:
+        folder = self._classes[rng.random() < _PROTOCOL_FRACTION]
+        stem = f"m{number:07d}_g{rng.randrange(25):02d}_c01"
+        if rng.random() < _ODD_NAME_FRACTION:
+            stem = f"{rng.choice(_ODD_NAMES)}{stem}"
+        if rng.random() < _HOSTILE_FRACTION:
+            attack = hostile.write_attack(self.videos / folder, stem, self._setting.canaries, rng)
+            path = str(attack.path.relative_to(self.videos))
+            self.mutants[path] = Mutant(number, path, attack.how, is_hostile=True, watched=attack.watched)
+            for beside in attack.watched:
+                self._setting.opened.watch(beside)
+        else:
+            content, suffix, how = mutate.damage_video(self._setting.seeds, rng)
+            self._write_video(number, folder, stem, suffix, content, how)
+
+    def _write_video(
+        self, number: int, folder: str, stem: str, suffix: str, content: bytes, how: str
+    ) -> None:
+        path = os.path.join(folder, stem + suffix)
+        (self.videos / path).write_bytes(content)
+        self.mutants[path] = Mutant(number, path, how)
+
+    def _run(self, module: str, *arguments: str, stdin: str = "", statuses: tuple[int, ...], stage: Stage):
+        """Runs a program of ours in the folder of the videos, so that relative paths begin with a class."""
+        ended = watched.run(
+            [sys.executable, "-m", module, *arguments],
+            self.folder,
+            _MIN_ROUND_SECS + _SECS_PER_VIDEO * len(self.mutants),
+            cwd=self.videos,
+            stdin=stdin,
+        )
+        self._add_round(watched.problems_of(ended, statuses), stage)
+        self._count_calls(stage, module)
+        return ended
+
+    def _convert(self) -> dict[str, list[np.ndarray]]:
+        """Converts the folder; returns the clips of each video that was not quarantined."""
+        clip_format = self.format
+        self._run(
+            "pipelines.convert",
+            f"--videos={self.videos if self.number % 2 else '.'}",
+            f"--data={self.data}",
+            "--name=fuzz",
+            f"--size={clip_format.height}x{clip_format.width}",
+            f"--frames={clip_format.num_frames}",
+            f"--spacing={clip_format.spacing}",
+            f"--clips_per_video={clip_format.clips_per_video}",
+            f"--workers={self._setting.workers}",
+            "--max_quarantined=1",
+            f"--video_timeout_secs={_VIDEO_SECS}",
+            f"--video_memory_mib={_VIDEO_MIB}",
+            statuses=(0,),
+            stage=Stage.CONVERT,
+        )
+        left = [path.name for path in self.data.glob(".tmp-*")] if self.data.exists() else []
+        self._add_round(
+            [Problem(Counter.TEMPORARY, name, "pipelines.convert: .tmp") for name in left], Stage.CONVERT
+        )
+        return self._account()
+
+    def _account(self) -> dict[str, list[np.ndarray]]:
+        """Checks that each video has its clips or its line in the quarantine."""
+        clips: dict[str, list[np.ndarray]] = collections.defaultdict(list)
+        quarantined: dict[str, list[str]] = collections.defaultdict(list)
+        try:
+            manifest = manifest_lib.load(str(self.data))
+            for item in manifest.quarantined:
+                quarantined[item.relative_path].append(item.cause)
+                self._setting.findings.notes[f"videos quarantined: {item.cause}"] += 1
+            for shard in manifest.shards:
+                for _, payload in record.read_records(self.data / shard.filename):
+                    features = record.decode(payload)
+                    path = features["clip/data_path"][0].decode("utf-8", "surrogateescape")
+                    clips[path].append(features[record.VIDEO])
+        except UserError as error:
+            self._add_round(
+                [Problem(Counter.STATUS, f"no sound shards: {error}", "no sound shards")], Stage.CONVERT
+            )
+            return {}
+        problems = judge.account(self._all_videos(), clips, quarantined, self.format.clips_per_video)
+        for path, problem in problems.items():
+            self._add(path, problem, Stage.CONVERT)
+        self._setting.findings.notes["videos converted"] += len(clips)
+        if not any(mutant.how == "sound" and path in clips for path, mutant in self.mutants.items()):
+            self._add_round(
+                [Problem(Counter.ACCOUNT, "a sound video was not converted", "sound")], Stage.CONVERT
+            )
+        return clips
+
+    def _all_videos(self) -> list[str]:
+        """Returns the paths of all videos: some hostile files lie beside others."""
+        beside = [path.replace("%03d", "000") for path in self.mutants if "%03d" in path]
+        return [*self.mutants, *beside]
+
+    def _count_calls(self, stage: Stage, program: str) -> None:
+        """Counts opened canaries and connections; which mutant did it is not known."""
+        for counter, times in (
+            (Counter.OPENED, self._setting.opened.count()),
+            (Counter.CONNECTED, self._setting.listener.count()),
+        ):
+            if times:
+                self._add_round([Problem(counter, f"{times} times", program, times)], stage)
+
+    def _decode_windows(self) -> dict[str, list[str]]:
+        """Decodes some mutants as `predict` does; returns the digests of those that were taken whole."""
+        chosen = [path for path, mutant in self.mutants.items() if mutant.number % _WINDOWS_EVERY == 0]
+        if not chosen:
+            return {}
+        asked = {
+            "paths": chosen,
+            "format": to_json(dataclasses.replace(self.format, clips_per_video=1)),
+            "windows": _CUT if self.number % 2 else _WHOLE,
+            "limits": {"timeout_secs": _VIDEO_SECS, "memory_mib": _VIDEO_MIB},
+            "workers": self._setting.workers,
+        }
+        ended = self._run(
+            "tools.fuzzing.windows", stdin=json.dumps(asked), statuses=(0,), stage=Stage.PREDICT
+        )
+        answers = [json.loads(line) for line in ended.stdout.splitlines() if line.startswith("{")]
+        answered = collections.Counter(answer["path"] for answer in answers)
+        for path in chosen:
+            if answered[path] != 1:
+                detail = f"{answered[path]} answers"
+                self._add(path, Problem(Counter.ACCOUNT, detail, f"windows: {detail}"), Stage.PREDICT)
+        return {} if self.number % 2 else {a["path"]: a["digests"] for a in answers if "digests" in a}
+
+    def _predict(self) -> None:
+        output = self.folder / "predictions"
+        self._run(
+            "pipelines.predict",
+            f"--run={self._setting.run_dir}",
+            "--video=.",
+            f"--output={output}",
+            f"--workers={self._setting.workers}",
+            f"--video_timeout_secs={_VIDEO_SECS}",
+            f"--video_memory_mib={_VIDEO_MIB}",
+            statuses=(0, 1),
+            stage=Stage.PREDICT,
+        )
+        try:
+            document = json.loads((output / "predictions.json").read_bytes())
+        except (OSError, ValueError) as error:
+            self._add_round(
+                [Problem(Counter.STATUS, f"no predictions: {error}", "no predictions")], Stage.PREDICT
+            )
+            return
+        said = collections.Counter(os.path.normpath(video["path"]) for video in document["videos"])
+        for path in self._all_videos():
+            if said[path] != 1:
+                detail = f"{said[path]} predictions"
+                self._add(path, Problem(Counter.ACCOUNT, detail, f"predict: {detail}"), Stage.PREDICT)
+
+    def _compare(self, clips: dict[str, list[np.ndarray]], windows: dict[str, list[str]]) -> None:
+        """Holds pixels against the reference's.
+
+        Those of hostile files against the canary's: the reference would open what they name too.
+        """
+        wanted: dict[str, list[tuple[Stage, ClipFormat, list[str]]]] = collections.defaultdict(list)
+        for path, videos in clips.items():
+            mutant = self.mutants.get(path)
+            if mutant and mutant.is_hostile:
+                if any(map(hostile.is_canary, videos)):
+                    self._add(path, Problem(Counter.CANARY_PIXELS, mutant.how, mutant.how), Stage.CONVERT)
+            elif mutant:
+                wanted[path].append((Stage.CONVERT, self.format, [digest(frames) for frames in videos]))
+        for path, digests in windows.items():
+            if not self.mutants[path].is_hostile:
+                one = dataclasses.replace(self.format, clips_per_video=1)
+                wanted[path].append((Stage.PREDICT, one, digests))
+        with concurrent.futures.ThreadPoolExecutor(self._setting.workers) as threads:
+            parts = [list(wanted.items())[k :: self._setting.workers] for k in range(self._setting.workers)]
+            for judged in threads.map(self._judge_part, range(len(parts)), parts):
+                for path, stage, verdict in judged:
+                    if isinstance(verdict, Problem):
+                        self._add(path, verdict, stage)
+                    else:
+                        self._setting.findings.notes[verdict] += 1
+
+    def _judge_part(self, worker: int, part: list) -> list[tuple[str, Stage, Problem | str]]:
+        with judge.Reference(self.folder / f"reference-{worker}") as reference:
+            return [
+                (path, stage, reference.judge(str(self.videos / path), clip_format, digests))
+                for path, cases in part
+                for stage, clip_format, digests in cases
+            ]
+
+    def _add(self, path: str, problem: Problem, stage: Stage) -> None:
+        """Counts a problem of one video."""
+        number = self.mutants[path].number if path in self.mutants else -1
+        inputs = (self.videos / path,)
+        detail = dataclasses.replace(problem, detail=f"{path} ({self._how(path)}): {problem.detail}")
+        self._setting.findings.add([detail], self._evidence(stage, max(0, number), 1, inputs))
+
+    def _how(self, path: str) -> str:
+        return self.mutants[path].how if path in self.mutants else "beside a hostile file"
+
+    def _add_round(self, problems: list[Problem], stage: Stage) -> None:
+        """Counts problems that may be any mutant's."""
+        evidence = self._evidence(stage, self._numbers[0], len(self._numbers), (self.videos,))
+        self._setting.findings.add(problems, evidence)
+
+    def _evidence(self, stage: Stage, number: int, count: int, inputs: tuple[pathlib.Path, ...]) -> Evidence:
+        command = f"{self._command} --first_video={number} --videos={count} --json=0"
+        return Evidence(stage=stage, number=number, command=command, inputs=inputs)

@@ -1,0 +1,335 @@
+"""Watches processes, folders, files and a port while hostile input is read."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import resource
+import secrets
+import select
+import shlex
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from tools.fuzzing.findings import Counter, Problem
+from ucf50_tfrecord.specs import UserError, printable
+
+REPOSITORY = pathlib.Path(__file__).parents[2]
+_MARK = "UCF50_FUZZ_MARK"
+_GRACE_SECS = 3.0  # in which what a process started may end after it
+_IN_OPEN = 0x20
+_SHOWN = 300  # characters
+# Hostile files may ask for any size; no sound one needs that much.
+_LIMITS = {resource.RLIMIT_AS: 24 << 30, resource.RLIMIT_FSIZE: 2 << 30, resource.RLIMIT_CORE: 0}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ended:
+    """How a process ended, and what it left.
+
+    status: as subprocess has it; None where it was stopped after `limit_secs`.
+    processes: command lines of processes that were left. temporary: names of files left in its TMPDIR.
+    """
+
+    command: Sequence[str]
+    status: int | None
+    stdout: str
+    stderr: str
+    limit_secs: float
+    processes: tuple[str, ...]
+    temporary: tuple[str, ...]
+
+
+def environment_for(scratch: pathlib.Path, mark: str) -> dict[str, str]:
+    """Returns the environment of a watched process: a TMPDIR of its own, and a mark that its children inherit."""
+    temporary = scratch / "tmp"
+    temporary.mkdir(parents=True, exist_ok=True)
+    return os.environ | {
+        _MARK: mark,
+        "TMPDIR": str(temporary),
+        "PYTHONPATH": str(REPOSITORY),
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+        "COLUMNS": "100",
+    }
+
+
+def run(
+    command: Sequence[str], scratch: pathlib.Path, limit_secs: float, *, cwd=REPOSITORY, stdin: str = ""
+) -> Ended:
+    """Runs a command to its end, or stops it; whatever it left running is killed."""
+    mark = secrets.token_hex(8)
+    environment = environment_for(scratch, mark)
+    output, errors = scratch / "stdout", scratch / "stderr"
+    with open(output, "wb") as out, open(errors, "wb") as err:
+        process = subprocess.Popen(
+            command, cwd=cwd, env=environment, stdin=subprocess.PIPE, stdout=out, stderr=err, process_group=0
+        )
+        try:
+            for limit, num_bytes in _LIMITS.items():
+                resource.prlimit(process.pid, limit, (num_bytes, resource.RLIM_INFINITY))
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.write(stdin.encode("utf-8", "surrogateescape"))
+                process.stdin.close()
+            status = process.wait(limit_secs)
+        except subprocess.TimeoutExpired:
+            status = None
+            _kill_marked(mark)
+            process.wait()
+        except BaseException:
+            _kill_marked(mark)
+            process.wait()
+            raise
+    left = _processes_left(mark)
+    _kill_marked(mark)
+    temporary = scratch / "tmp"
+    return Ended(
+        command=command,
+        status=status,
+        stdout=output.read_bytes().decode("utf-8", "surrogateescape"),
+        stderr=errors.read_bytes().decode("utf-8", "surrogateescape"),
+        limit_secs=limit_secs,
+        processes=tuple(left),
+        temporary=tuple(sorted(str(path.relative_to(temporary)) for path in temporary.rglob("*"))),
+    )
+
+
+def problems_of(ended: Ended, statuses: Collection[int]) -> list[Problem]:
+    """Returns what is wrong with a process's end.
+
+    Args:
+      ended: the process.
+      statuses: the exit statuses that are right for its input.
+    """
+    found = []
+    program = next((word for word in ended.command if "." in word and "/" not in word), ended.command[0])
+    last = printable(ended.stderr.strip()[-_SHOWN:])
+    if ended.status is None:
+        found.append(Problem(Counter.HANG, f"still running after {ended.limit_secs:.0f} s", program))
+    elif ended.status < 0:
+        name = signal.Signals(-ended.status).name
+        found.append(Problem(Counter.CRASH, f"ended by {name}: {last}", f"{program}: {name}"))
+    elif "Traceback (most recent call last)" in ended.stderr + ended.stdout:
+        line = printable(ended.stderr.strip().rpartition("\n")[2][:_SHOWN])
+        found.append(Problem(Counter.TRACEBACK, last, f"{program}: {re.sub(r'[0-9]+', '0', line)[:100]}"))
+    elif ended.status not in statuses:
+        found.append(Problem(Counter.STATUS, f"status {ended.status}: {last}", f"{program}: {ended.status}"))
+    if ended.processes:
+        found.append(Problem(Counter.PROCESS, "; ".join(ended.processes), program))
+    if ended.temporary:
+        kind = re.sub(r"(?<=[-_])\w{8}\b", "…", ended.temporary[0])
+        found.append(Problem(Counter.TEMPORARY, ", ".join(ended.temporary), f"{program}: {kind}"))
+    if bad := control_characters(ended.stdout + ended.stderr):
+        found.append(Problem(Counter.CONTROL, bad, program))
+    return found
+
+
+def control_characters(text: str) -> str:
+    """Returns the first line that holds what a terminal must not get, escaped; empty if there is none."""
+    lines = text.split("\n")
+    return next((printable(line)[:_SHOWN] for line in lines if not line.isprintable()), "")
+
+
+def _processes_left(mark: str) -> list[str]:
+    """Names the processes that carry a mark and do not end by themselves."""
+    deadline = time.monotonic() + _GRACE_SECS
+    while (left := _marked(mark)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return [command for _, command in left]
+
+
+def _marked(mark: str) -> list[tuple[int, str]]:
+    """Returns the ids and command lines of processes with a mark in their environment; zombies have none."""
+    found = []
+    for path in pathlib.Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if f"{_MARK}={mark}".encode() in (path / "environ").read_bytes():
+                words = (path / "cmdline").read_bytes().decode("utf-8", "replace").split("\0")
+                found.append((int(path.name), printable(shlex.join(words[:6])[:_SHOWN])))
+    return found
+
+
+def _kill_marked(mark: str) -> None:
+    for pid, _ in _marked(mark):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+class Silent(Exception):
+    """A helper process did not answer; the text says how."""
+
+    def __init__(self, text: str, *, timed_out: bool):
+        super().__init__(text)
+        self.timed_out = timed_out
+
+
+class Helper:
+    """A process of this campaign that answers each line of JSON with one; started again after its end."""
+
+    def __init__(self, module: str, scratch: pathlib.Path, *arguments: str, **environment: str):
+        scratch.mkdir(parents=True, exist_ok=True)
+        self._command = [sys.executable, "-m", module, *arguments]
+        self._scratch, self._more = scratch, environment
+        self._process: subprocess.Popen | None = None
+        self._rest = b""
+
+    def __enter__(self) -> Helper:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+    def ask(self, question: Any, limit_secs: float) -> Any:
+        """Returns the answer to a question.
+
+        Raises:
+          Silent: if none comes in time, or the process ends; it is then stopped.
+        """
+        if self._process is None:
+            self._start()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(json.dumps(question).encode() + b"\n")
+        deadline = time.monotonic() + limit_secs
+        while b"\n" not in self._rest:
+            ready, _, _ = select.select([self._process.stdout], [], [], max(0.0, deadline - time.monotonic()))
+            if not ready:
+                self.stop()
+                raise Silent(f"no answer after {limit_secs:.0f} s", timed_out=True)
+            content = os.read(self._process.stdout.fileno(), 1 << 16)
+            if not content:
+                status = self._process.wait()
+                self.stop()
+                raise Silent(f"its process ended with status {status}", timed_out=False)
+            self._rest += content
+        line, _, self._rest = self._rest.partition(b"\n")
+        return json.loads(line)
+
+    def _start(self) -> None:
+        with open(self._scratch / "stderr", "ab") as errors:
+            self._process = subprocess.Popen(
+                self._command,
+                cwd=REPOSITORY,
+                env=environment_for(self._scratch, "helper") | self._more,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                bufsize=0,
+                process_group=0,
+            )
+        self._rest = b""
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process.stdin.close()
+            self._process.stdout.close()
+        self._process = None
+
+
+def serve(answer) -> None:
+    """Answers each line of JSON on standard input: what a Helper's process runs.
+
+    What libraries print goes to standard error.
+    """
+    replies = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)
+    for line in sys.stdin.buffer:
+        replies.write(json.dumps(answer(json.loads(line))).encode() + b"\n")
+
+
+class OpenedFiles:
+    """Notices that files of some folders are opened, by whichever process."""
+
+    def __init__(self):
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._fd = self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        if self._fd < 0:
+            raise UserError(f"Opened files cannot be watched here: {os.strerror(ctypes.get_errno())}")
+
+    def watch(self, path: pathlib.Path) -> None:
+        """Watches a file, or the files of a folder."""
+        if self._libc.inotify_add_watch(self._fd, os.fsencode(path), _IN_OPEN) < 0:
+            raise UserError(f"Cannot watch {path}: {os.strerror(ctypes.get_errno())}")
+
+    def count(self) -> int:
+        """Returns how many files were opened since the last call."""
+        opened = 0
+        with contextlib.suppress(BlockingIOError):
+            while content := os.read(self._fd, 1 << 16):
+                position = 0
+                while position < len(content):
+                    _, mask, _, length = struct.unpack_from("iIII", content, position)
+                    position += 16 + length
+                    # A folder that is listed is opened too.
+                    opened += bool(mask & _IN_OPEN) and not mask & 0x40000000
+        return opened
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+class Listener:
+    """A port of this machine, TCP and UDP, that counts who calls it, and hangs up on them."""
+
+    def __init__(self):
+        self._tcp = socket.create_server(("127.0.0.1", 0))
+        self.port = self._tcp.getsockname()[1]
+        self._udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        with contextlib.suppress(OSError):  # in use: TCP alone is watched
+            self._udp.bind(("127.0.0.1", self.port))
+        self._udp.setblocking(False)
+        self._called = 0
+        threading.Thread(target=self._hang_up, daemon=True).start()
+
+    def _hang_up(self) -> None:
+        with contextlib.suppress(OSError):  # until it is closed
+            while True:
+                self._tcp.accept()[0].close()
+                self._called += 1
+
+    def count(self) -> int:
+        """Returns how many connections and packets came since the last call."""
+        called, self._called = self._called, 0
+        with contextlib.suppress(BlockingIOError):
+            while self._udp.recvfrom(1 << 16):
+                called += 1
+        return called
+
+    def close(self) -> None:
+        # Closing alone does not wake a thread that accepts.
+        self._tcp.shutdown(socket.SHUT_RDWR)
+        self._tcp.close()
+        self._udp.close()
+
+
+def snapshot(*folders: pathlib.Path) -> dict[str, tuple]:
+    """Returns what tells files apart from those that they were, by path."""
+    found = {}
+    for folder in folders:
+        for parent, _, names in os.walk(folder):
+            for name in names:
+                path = os.path.join(parent, name)
+                with contextlib.suppress(FileNotFoundError):
+                    status = os.lstat(path)
+                    found[path] = status.st_size, status.st_mtime_ns, status.st_ino
+    return found
+
+
+def changes(before: dict[str, tuple], after: dict[str, tuple]) -> list[str]:
+    """Says which files were made, changed or removed."""
+    found = [f"made {path}" for path in after.keys() - before.keys()]
+    found += [f"removed {path}" for path in before.keys() - after.keys()]
+    found += [f"changed {path}" for path in before.keys() & after.keys() if before[path] != after[path]]
+    return sorted(found)

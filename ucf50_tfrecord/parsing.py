@@ -1,0 +1,130 @@
+"""JSON files into dataclasses: each value is checked against its type before anything uses it.
+
+A file may come from a stranger, or be damaged. Every failure is a UserError that names the file, the field,
+what was expected there and what was found.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+
+from ucf50_tfrecord import storage
+from ucf50_tfrecord.specs import UserError
+
+_MAX_INT64 = 2**63 - 1
+_MAX_FLOAT32 = 3.4028234663852886e38
+# Of a value in a message, and of a message: a file may hold anything, and much of it.
+_MAX_SHOWN, _MAX_DESCRIPTION = 60, 500
+
+Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+# Also of bytes and of nanoseconds.
+Count = Annotated[int, msgspec.Meta(ge=0, le=_MAX_INT64)]
+Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=_MAX_INT64)]
+# Neither infinite nor NaN, also as float32.
+Finite = Annotated[float, msgspec.Meta(ge=-_MAX_FLOAT32, le=_MAX_FLOAT32)]
+Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Name = Annotated[str, msgspec.Meta(min_length=1)]
+
+T = TypeVar("T")
+
+
+def read(
+    path: str | os.PathLike,
+    kind: type[T],
+    what: str,
+    *,
+    max_bytes: int = storage.MAX_JSON_BYTES,
+    extra: bool = False,
+) -> T:
+    """Reads a JSON file, which may be a URL, into a type.
+
+    Args:
+      path: the file.
+      kind: what it must hold: a dataclass, or a list or dict of some.
+      what: names that for messages, such as "a dataset's manifest".
+      max_bytes: of the file; a larger one is refused.
+      extra: whether dataclasses may have other fields in the file, which are then dropped.
+
+    Raises:
+      UserError: as storage.read_json does, or if the file holds something else.
+    """
+    return convert(storage.read_json(path, max_bytes=max_bytes), kind, f"{path} is not {what}", extra=extra)
+
+
+def convert(value: Any, kind: type[T], problem: str, *, extra: bool = False) -> T:
+    """Turns a JSON value into a type; `problem` starts the message where that fails. See `read`."""
+    try:
+        parsed = msgspec.convert(value, kind, str_keys=True)
+    except msgspec.ValidationError as error:
+        description = _describe(str(error), value)
+        raise UserError(f"{problem}: {_cut(description, _MAX_DESCRIPTION)}") from None
+    except UnicodeEncodeError:  # a field's name that is no text; values may be such
+        raise UserError(f"{problem}: Expected known fields. Received: a name that is not UTF-8") from None
+    unknown = None if extra else _find_unknown(value, parsed, "")
+    if unknown is not None:
+        raise UserError(
+            f"{problem}: Expected known fields. Received: {_shown(unknown.lstrip('.'))}; perhaps a later "
+            "version wrote it"
+        )
+    return parsed
+
+
+def _find_unknown(value: Any, parsed: Any, place: str) -> str | None:
+    """Returns where a value has a field that the dataclass made of it has not: a file must not be read in part."""
+    if dataclasses.is_dataclass(parsed):
+        known = {field.name for field in dataclasses.fields(parsed)}
+        parts = [(f"{place}.{name}", item, getattr(parsed, name, None)) for name, item in value.items()]
+        unknown = next((name for name in value if name not in known), None)
+        if unknown is not None:
+            return f"{place}.{unknown}"
+    elif isinstance(parsed, dict):
+        parts = [(f"{place}.{key}", item, made) for (key, item), made in zip(value.items(), parsed.values())]
+    elif isinstance(parsed, (list, tuple)) and parsed and not isinstance(parsed[0], (str, int, float)):
+        parts = [(f"{place}[{number}]", item, made) for number, (item, made) in enumerate(zip(value, parsed))]
+    else:
+        return None
+    return next(
+        (found for part in parts if (found := _find_unknown(part[1], part[2], part[0])) is not None), None
+    )
+
+
+def _describe(text: str, value: Any) -> str:
+    """Makes msgspec's message say what was found, too; the messages of dataclasses do so already."""
+    match = re.search(r" - at (`key` in )?`\$(?P<place>[^`]*)`\Z", text)
+    place = match["place"] if match else ""
+    expected = text[: match.start()] if match else text
+    name = place.lstrip(".")
+    before = f"{name}: " if name else ""
+    if missing := re.fullmatch(r"Object missing required field `(\w+)`", expected):
+        return f"{before}Expected a field {missing[1]}. Received: none"
+    if "Received: " in expected:
+        return before + expected
+    expected = expected.partition(", got ")[0].replace("`", "")
+    found = _look_up(value, place) if not (match and match[1]) else value
+    return f"{before}{expected}. Received: {_shown(found)}"
+
+
+def _look_up(value: Any, place: str) -> Any:
+    """Returns what lies at a place such as .shards[0].fold, as far as it leads; msgspec does not name a dict's keys."""
+    for name, number in re.findall(r"\.(\w+)|\[(\d+|\.\.\.)\]", place):
+        if number == "...":
+            return value
+        value = value[int(number)] if number else value[name]
+    return value
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"an object of {len(value)} fields"
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    return _cut(repr(value), _MAX_SHOWN)
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[:length]}…"
