@@ -21,7 +21,6 @@ import re
 import sys
 from typing import TYPE_CHECKING, Any
 
-import PIL.Image
 from absl import flags
 
 from pipelines import console, run_flags, terminal
@@ -275,13 +274,15 @@ def save_timeline(prediction: Prediction, setting: Setting, number: int) -> dict
     """Draws a video in several windows; returns where the picture lies, for the document."""
     if len(prediction.windows_secs) == 1:
         return {}
-    from ucf50_tfrecord.inference import timeline
+    from ucf50_tfrecord.drawing import pixels, timeline
 
     stem = pathlib.Path(prediction.video.path).stem[:_MAX_STEM]
     path = setting.output / f"{number + 1:02d}-{stem}.png"
-    pixels = timeline.draw_timeline(prediction, setting.config.classes)
+    picture = timeline.draw_timeline(
+        prediction.windows_secs, prediction.window_probabilities, setting.config.classes, secs=prediction.secs
+    )
     with storage.atomic_write(path) as file:
-        PIL.Image.fromarray(pixels).save(file, "PNG")
+        file.write(pixels.to_png(picture))
     return {"timeline": path.name}
 
 

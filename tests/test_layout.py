@@ -25,10 +25,12 @@ ALLOWED = {
     "convert": BASE | {"workers"},
     "dataset": BASE,
     "models": {"specs"},
-    "training": BASE | {"dataset", "models"},
+    "drawing": {"specs"},
+    "training": BASE | {"dataset", "models", "drawing"},
     "evaluation": BASE | {"dataset", "models", "training"},
-    "report": BASE | {"dataset", "training", "evaluation"},
-    "inference": BASE | {"workers", "convert", "dataset", "models", "training", "evaluation", "report"},
+    "report": BASE | {"dataset", "drawing", "evaluation"},
+    "inference": BASE
+    | {"workers", "convert", "dataset", "models", "drawing", "training", "evaluation", "report"},
 }
 LIBRARY = REPOSITORY / "ucf50_tfrecord"
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pipelines import terminal
+from ucf50_tfrecord.drawing.pixels import shorten
 from ucf50_tfrecord.manifest import Manifest
 from ucf50_tfrecord.specs import format_folds, printable
 
@@ -39,7 +40,7 @@ def _format_rows(
         lines.append(f"{name:<{width}}{total:>{_TOTAL_WIDTH}}{digits}")
     for name, row in rows:
         cells = "".join(f"{count or '.':>{cell_width}}" for count in row.tolist())
-        lines.append(f"{cut(name, width):<{width}}{row.sum():>{_TOTAL_WIDTH}}{cells}")
+        lines.append(f"{shorten(name, width):<{width}}{row.sum():>{_TOTAL_WIDTH}}{cells}")
     return lines
 
 
@@ -49,10 +50,7 @@ def _format_ranges(manifest: Manifest, counts: np.ndarray, names: list[str]) -> 
     for name, row in zip(names, counts):
         held = format_folds(fold for fold, count in zip(manifest.folds, row) if count)
         room = terminal.WIDTH - width - _TOTAL_WIDTH - 2
-        lines.append(f"{cut(name, width):<{width}}{row.sum():>{_TOTAL_WIDTH}}  {cut(held, room)}".rstrip())
+        lines.append(
+            f"{shorten(name, width):<{width}}{row.sum():>{_TOTAL_WIDTH}}  {shorten(held, room)}".rstrip()
+        )
     return lines
-
-
-def cut(text: str, width: int) -> str:
-    """Shortens a text to so many characters."""
-    return text if len(text) <= width else f"{text[: width - 1]}…"

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from ucf50_tfrecord.drawing.pixels import enlarge, evenly_spaced
 from ucf50_tfrecord.specs import printable
 
 # Pixels, where nothing else is said.
@@ -76,11 +77,11 @@ def lay_out(shape: tuple[int, int, int, int], num_rows: int) -> Layout:
     wanted_height = 2 * _MIN_FRAME_HEIGHT if num_rows <= 10 else _MIN_FRAME_HEIGHT
     factor = max(1, min(wanted_height // height, _MAX_STRIP_WIDTH // (_MAX_FRAMES * width)))
     count = min(_MAX_FRAMES, num_frames, max(2, _MAX_STRIP_WIDTH // (width * factor)))
-    indices = np.linspace(0, num_frames - 1, count).round().astype(int)
+    indices = evenly_spaced(num_frames, count)
     return Layout(height, width, factor, tuple(indices.tolist()), num_rows)
 
 
-def draw(title: str, rows: Sequence[Row], shape: tuple[int, int, int, int]) -> Image.Image:
+def draw(title: str, rows: Sequence[Row], shape: tuple[int, int, int, int]) -> np.ndarray:
     """Draws the sheet.
 
     Args:
@@ -89,7 +90,7 @@ def draw(title: str, rows: Sequence[Row], shape: tuple[int, int, int, int]) -> I
       shape: of a clip, [T, H, W, 3].
 
     Returns:
-      An RGB picture. Frames are enlarged by whole factors and not scaled otherwise.
+      uint8 [height, width, 3]. Frames are enlarged by whole factors and not scaled otherwise.
     """
     layout = lay_out(shape, len(rows))
     sheet = Image.new("RGB", layout.size, _BACKGROUND)
@@ -111,9 +112,9 @@ def draw(title: str, rows: Sequence[Row], shape: tuple[int, int, int, int]) -> I
         if row.frames is None:
             continue
         for slot, index in enumerate(layout.indices):
-            frame = row.frames[index].repeat(layout.factor, axis=0).repeat(layout.factor, axis=1)
-            sheet.paste(Image.fromarray(frame), (x + layout.frame_x(slot), y))
-    return sheet
+            frame = Image.fromarray(enlarge(row.frames[index], layout.factor))
+            sheet.paste(frame, (x + layout.frame_x(slot), y))
+    return np.asarray(sheet)
 
 
 def fit(text: str, font: ImageFont.ImageFont, room: int) -> str:

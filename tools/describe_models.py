@@ -35,9 +35,8 @@ def main() -> None:
 
 
 def describe(builder) -> str:
-    """Returns the first sentence of a builder's docstring, without the shapes."""
-    first = inspect.getdoc(builder).splitlines()[0]
-    return first.split(": uint8")[0].rstrip(".")
+    """Returns the first sentence of a builder's docstring."""
+    return inspect.getdoc(builder).splitlines()[0].rstrip(".")
 
 
 if __name__ == "__main__":

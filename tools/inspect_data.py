@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import functools
-import io
 import os
 import pathlib
 import sys
@@ -26,6 +25,7 @@ from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import record, remote, storage
 from ucf50_tfrecord.dataset import clips as clips_lib
 from ucf50_tfrecord.dataset import reader
+from ucf50_tfrecord.drawing.pixels import shorten, to_png
 from ucf50_tfrecord.manifest import Manifest
 from ucf50_tfrecord.specs import UserError, expect, format_bytes, format_folds, printable, to_json
 from ucf50_tfrecord.training import run as run_lib
@@ -122,7 +122,7 @@ def print_clips(manifest: Manifest) -> None:
         f"A record, {pathlib.Path(sample.shard_paths[sample.shards[0]]).name} at byte {sample.offsets[0]}:",
     )
     for key, value in sorted(records[0].items()):
-        terminal.say(f"  {key:<22} {class_table.cut(describe(value), terminal.WIDTH - 25)}")
+        terminal.say(f"  {key:<22} {shorten(describe(value), terminal.WIDTH - 25)}")
     terminal.say("")
     if _SHEET.value != "":
         draw_sheet(clips)
@@ -147,19 +147,18 @@ def draw_sheet(clips: clips_lib.Clips) -> None:
         rows.append(contact_sheet.Row(name, f"{len(indices)} clips\n{short}", frames))
     title = f"{os.path.basename(os.path.abspath(manifest.data_dir))}: {manifest.num_clips} clips of {manifest.format}"
     picture = contact_sheet.draw(title, rows, manifest.format.shape)
-    content = io.BytesIO()
-    picture.save(content, "PNG")
     beside = "contact_sheet.png" if remote.is_remote(manifest.data_dir) else None
     path = _SHEET.value or beside or os.path.join(manifest.data_dir, "contact_sheet.png")
     try:
         with storage.atomic_write(path) as file:
-            file.write(content.getvalue())
+            file.write(to_png(picture))
     except UserError as error:
         if _SHEET.value:
             raise
         terminal.note(f"No contact sheet: {error}. --sheet=<file.png> puts it elsewhere.")
         return
-    terminal.say(f"Contact sheet: {path} ({picture.width}x{picture.height} pixels)", "")
+    height, width = picture.shape[:2]
+    terminal.say(f"Contact sheet: {path} ({width}x{height} pixels)", "")
 
 
 def describe(value: list | np.ndarray) -> str:

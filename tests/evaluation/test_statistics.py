@@ -1,4 +1,4 @@
-"""The statistics against cases whose answer is known."""
+"""Statistics against cases with known answers."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def test_an_interval_over_groups_is_wider_than_one_over_clips():
     assert ratio == pytest.approx(np.sqrt(10), rel=0.15)
 
 
-def test_an_interval_is_that_of_the_normal_law_where_there_are_many_groups():
+def test_an_interval_of_many_groups_is_that_of_the_normal_distribution():
     values = np.random.default_rng(1).normal(3.0, 2.0, 400)
     found = statistics.mean_interval(values, np.arange(400))
     half = 1.96 * values.std() / np.sqrt(400)
@@ -26,7 +26,7 @@ def test_an_interval_is_that_of_the_normal_law_where_there_are_many_groups():
     assert found.high == pytest.approx(values.mean() + half, abs=0.05)
 
 
-def test_intervals_hold_the_truth_nineteen_times_in_twenty():
+def test_intervals_contain_the_true_value_nineteen_times_in_twenty():
     rng, hits = np.random.default_rng(2), 0
     for _ in range(200):
         effects = rng.normal(0.3, 0.1, 25)  # of groups
@@ -47,12 +47,12 @@ def test_one_group_gives_no_interval():
     assert found.value == 0.5 and np.isnan([found.low, found.high]).all()
 
 
-def test_macro_f1_is_scikit_learns_and_so_over_seeds():
+def test_macro_f1_equals_scikit_learns_mean_over_seeds():
     rng = np.random.default_rng(3)
     labels, groups = rng.integers(0, 6, 90), rng.integers(0, 9, 90)
     predictions = np.where(
         rng.random((2, 90)) < 0.6, labels, rng.integers(0, 5, (2, 90))
-    )  # 5 never by chance
+    )  # class 5 is never predicted by mistake
     found = statistics.macro_f1_interval(labels, predictions, groups, 7)  # class 6 has no clips
     assert found.value == pytest.approx(np.mean([metrics.macro_f1(labels, row) for row in predictions]))
     assert found.low < found.value < found.high
@@ -73,13 +73,13 @@ def test_sign_flips_take_whole_groups():
     assert statistics.sign_flip_p(np.ones(100), groups) == pytest.approx(0.5)  # of 2 groups no less
 
 
-def test_a_sign_flip_test_is_right_about_nothing_as_often_as_it_says():
+def test_a_sign_flip_test_keeps_its_level_without_an_effect():
     rng = np.random.default_rng(4)
     p_values = [statistics.sign_flip_p(rng.normal(size=40), np.arange(10).repeat(4)) for _ in range(300)]
     assert 0.02 <= np.mean(np.array(p_values) < 0.05) <= 0.09
 
 
-def test_mcnemar_counts_the_clips_of_which_one_model_alone_is_right():
+def test_mcnemar_counts_clips_that_only_one_model_gets_right():
     one = np.array([True] * 9 + [False] * 1 + [True] * 30)
     other = np.array([False] * 9 + [True] * 1 + [True] * 30)
     # 1 or fewer, or 9 or more, of 10 throws of a coin.
@@ -94,7 +94,7 @@ def test_p_values_are_corrected_by_benjamini_and_hochberg():
     assert len(statistics.adjust(np.array([]))) == 0
 
 
-def test_the_groups_needed_do_show_the_effect():
+def test_the_estimated_number_of_groups_shows_the_effect():
     rng = np.random.default_rng(5)
     values, groups = rng.normal(0.0, 1.0, 200), np.arange(200)
     needed = statistics.groups_needed(values, groups, 0.5)
@@ -103,7 +103,7 @@ def test_the_groups_needed_do_show_the_effect():
     assert 0.7 <= np.mean(shown) <= 0.9
 
 
-def test_calibration_of_a_case_made_by_hand():
+def test_calibration_error_of_a_case_computed_by_hand():
     probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.6, 0.4]])
     labels = np.array([0, 1, 0, 0])
     # Bins: 0.9 is right half the time (gap 0.4), 0.6 always (gap 0.4).

@@ -1,4 +1,4 @@
-"""Verdicts on predictions that are made up, so that what they should say is known."""
+"""Verdicts on made-up predictions, whose right answers are known."""
 
 import dataclasses
 
@@ -17,22 +17,24 @@ def judged(results):
     return {(verdict.kind, verdict.models): verdict for verdict in verdicts.judge(results)}
 
 
-def test_order_that_is_used_is_found():
+def test_a_model_that_uses_order_is_found():
     found = judged(make_results({("lstm", "kept", "none"): 0.9, ("lstm", "shuffled", "shuffle"): 0.3}))
     verdict = found["needs_order", ("lstm",)]
     assert verdict.answer == YES and verdict.adjusted_p < 0.01
     assert verdict.effect.value == pytest.approx(0.6, abs=0.05)
     assert verdict.effect.low < verdict.effect.value < verdict.effect.high
-    assert verdict.text.startswith("lstm uses order: trained and tested on shuffled frames it loses 0.6")
+    assert verdict.text.startswith(
+        "lstm uses frame order: trained and tested on shuffled frames, it loses 0.6"
+    )
 
 
-def test_order_that_is_not_used_is_denied_and_nothing_is_claimed():
+def test_a_model_that_does_not_use_order_gets_a_no():
     found = judged(make_results({("lstm", "kept", "none"): 0.98, ("lstm", "shuffled", "shuffle"): 0.98}))
     assert found["needs_order", ("lstm",)].answer == NO
     assert found["above_chance", ("lstm",)].answer == YES
 
 
-def test_what_is_too_small_to_tell_is_not_told():
+def test_a_small_comparison_cannot_tell():
     found = judged(
         make_results(
             {("lstm", "kept", "none"): 0.6, ("rnn", "kept", "none"): 0.5}, num_groups=5, clips_per_group=4
@@ -43,12 +45,12 @@ def test_what_is_too_small_to_tell_is_not_told():
     assert f"about {verdict.more_groups} more groups needed" in verdict.text
 
 
-def test_chance_is_not_recognition():
+def test_chance_accuracy_is_not_recognition():
     found = judged(make_results({("lstm", "kept", "none"): 0.25}))
     assert found["above_chance", ("lstm",)].answer != YES
 
 
-def test_of_two_models_the_better_is_named_first():
+def test_the_better_of_two_models_is_named_first():
     found = judged(make_results({("rnn", "kept", "none"): 0.4, ("lstm", "kept", "none"): 0.8}))
     verdict = found["models_differ", ("lstm", "rnn")]
     assert verdict.answer == YES and verdict.mcnemar_p < 0.001
@@ -60,7 +62,7 @@ def test_where_the_evidence_is():
     shares = {("lstm", "kept", "none"): 0.9, ("lstm", "kept", f"first{quarter}"): 0.85}
     found = judged(make_results(shares | {("lstm", "kept", f"last{quarter}"): 0.3}))
     assert found["evidence_at_start", ("lstm",)].answer == YES
-    assert found["evidence_at_end", ("lstm",)].answer == NO  # it is the other way round
+    assert found["evidence_at_end", ("lstm",)].answer == NO  # the reverse holds
 
 
 def test_an_order_blind_model_is_not_asked_about_order():
@@ -71,7 +73,7 @@ def test_an_order_blind_model_is_not_asked_about_order():
 
 
 def test_many_empty_contrasts_claim_nothing():
-    """Twenty comparisons of models that are equally good: without a correction one would differ by chance."""
+    """Equally good models in pairs: of twenty pairs about one would differ at random without a correction."""
     wrong = 0
     for seed in range(10):
         shares = {(model, "kept", "none"): 0.5 for model in ("rnn", "lstm", "gru", "seed_rnn", "seed_lstm")}
@@ -80,7 +82,7 @@ def test_many_empty_contrasts_claim_nothing():
     assert wrong <= 1
 
 
-def test_the_shortest_horizon_that_scores_as_the_whole():
+def test_the_shortest_horizon_that_scores_like_the_whole_clip_is_found():
     shares = {("lstm", "kept", "none"): 0.9, ("lstm", "kept", "last1"): 0.4, ("lstm", "kept", "last2"): 0.6}
     results = make_results(shares | {("lstm", "kept", "last4"): 0.9})
     count, loss = verdicts.horizon(results, "lstm", "last")
@@ -98,7 +100,7 @@ def test_seeds_and_permutations_are_averaged_clip_by_clip():
     np.testing.assert_array_equal(results.correct(Condition("lstm", perturbation=SHUFFLED)), by_hand)
 
 
-def test_results_survive_the_way_to_a_file_and_back(tmp_path):
+def test_results_survive_saving_and_loading(tmp_path):
     results = make_results({("lstm", "kept", "none"): 0.7, ("lstm", "kept", "shuffle"): 0.5}, num_seeds=2)
     results_lib.save(tmp_path / "results.json", results)
     loaded = results_lib.load(tmp_path / "results.json")
@@ -120,6 +122,6 @@ def test_clips_without_a_group_are_resampled_by_video():
     assert len(np.unique(results.units)) == 1
 
 
-def test_made_up_clips_are_right_as_often_as_asked_for():
+def test_made_up_results_have_the_requested_accuracy():
     results = make_results({("lstm", "kept", "none"): 0.7})
     assert right_about(results, Condition("lstm")) == pytest.approx(0.7, abs=0.01)

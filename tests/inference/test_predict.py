@@ -12,7 +12,7 @@ from scipy import special
 from tests.conftest import build
 from tests.untrained import write_run
 from ucf50_tfrecord import record, storage
-from ucf50_tfrecord.inference import decoding, predict, timeline
+from ucf50_tfrecord.inference import decoding, predict
 from ucf50_tfrecord.specs import ClipFormat, DecodeLimits, UserError, to_json
 from ucf50_tfrecord.training import run as run_lib
 from ucf50_tfrecord.training import strategy as strategy_lib
@@ -148,30 +148,3 @@ def test_what_is_asked_for_of_windows_is_completed():
     assert values(choose((4.0, 9.0), None, 1.0)) == (9.0, 4.0, 1.0)
     with pytest.raises(UserError, match="stride_secs=0"):
         choose((4.0, 9.0), None, 0.0)
-
-
-def made_up_prediction(num_windows, num_classes):
-    rng = np.random.default_rng(0)
-    starts = np.arange(num_windows).tolist()
-    return predict.Prediction(
-        video=decoding.VideoFile(path="x.avi"),
-        num_frames=25 * num_windows,
-        secs=num_windows + 1.0,
-        windows_secs=[(float(start), start + 2.0) for start in starts],
-        logits=rng.normal(0, 2, (num_windows, 1, num_classes)).astype(np.float32),
-        temperature=1.0,
-    )
-
-
-def test_the_classes_that_lead_are_shown_first():
-    probabilities = np.array([[0.1, 0.5, 0.4], [0.1, 0.5, 0.4], [0.9, 0.0, 0.1]])
-    assert timeline.leading_classes(probabilities) == [1, 0, 2]
-    assert len(timeline.leading_classes(np.full((2, 50), 0.02))) == 7
-
-
-@pytest.mark.parametrize("num_windows", [2, 4000])
-def test_timelines_are_drawn_whatever_classes_are_called(num_windows):
-    classes = ("$x$ and \\alpha", "not \udcff UTF-8", "_hidden", *(f"class {i}" * 9 for i in range(20)))
-    pixels = timeline.draw_timeline(made_up_prediction(num_windows, len(classes)), classes)
-    assert pixels.dtype == np.uint8 and pixels.shape[1:] == (1440, 3)
-    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 100

@@ -23,13 +23,13 @@ def assert_same_weights(found, expected):
         np.testing.assert_array_equal(one, other)
 
 
-def test_the_flag_names_keras_models():
+def test_the_flag_lists_keras_models():
     assert sorted(specs.APPLICATIONS) == sorted(n for n in dir(keras.applications) if n[0].isupper())
 
 
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
 @pytest.mark.parametrize("name", [SMALL, "VGG16", "ResNet50V2"])
-def test_frames_can_be_read_by_a_keras_model(name, dtype):
+def test_a_keras_model_encodes_frames(name, dtype):
     before = keras.config.dtype_policy()
     spec = make_spec("frame_pool", encoder=name, height=32, width=40)
     model = models.build_model(spec, dtype=dtype)
@@ -40,8 +40,8 @@ def test_frames_can_be_read_by_a_keras_model(name, dtype):
     assert computing == {dtype.removeprefix("mixed_")}
 
 
-def test_frames_reach_a_keras_model_as_it_was_made_for_them():
-    """VGG16 wants BGR from 0 to 255 less ImageNet's means."""
+def test_a_keras_model_gets_its_own_preprocessing():
+    """VGG16 expects BGR from 0 to 255 minus ImageNet's means."""
     spec = make_spec("frame_pool", encoder="VGG16", height=32, width=32)
     model, video = models.build_model(spec), make_video(spec)
     encoder = encoder_of(model)
@@ -51,8 +51,8 @@ def test_frames_reach_a_keras_model_as_it_was_made_for_them():
 
 
 @pytest.mark.parametrize("name, count", [(SMALL, 0), ("EfficientNetB0", 9)])
-def test_an_application_keeps_no_chance_of_its_own_and_shares_its_statistics(name, count):
-    """As it would on one device, whatever the number of replicas, and after a resume."""
+def test_an_application_has_no_random_state_and_shares_its_statistics(name, count):
+    """So that it computes the same with any number of replicas and after a resume."""
     spec = make_spec("frame_pool", encoder=name, height=32, width=32)
     found = list(encoder_of(models.build_model(spec))._flatten_layers())
     assert not [layer for layer in found if isinstance(layer, keras.layers.Dropout)]
@@ -61,7 +61,7 @@ def test_an_application_keeps_no_chance_of_its_own_and_shares_its_statistics(nam
     assert norms and all(layer.synchronized for layer in norms)
 
 
-def test_an_application_starts_from_a_file(tmp_path):
+def test_an_application_loads_weights_from_a_file(tmp_path):
     path = tmp_path / "small.weights.h5"
     made = keras.applications.MobileNetV3Small(
         include_top=False, weights=None, input_shape=(32, 32, 3), pooling="avg"
@@ -71,15 +71,15 @@ def test_an_application_starts_from_a_file(tmp_path):
     assert_same_weights(encoder_of(models.build_model(spec)), made)
 
 
-def test_the_three_blocks_start_from_a_file_and_stay_frozen(tmp_path):
+def test_the_three_blocks_load_weights_from_a_file_and_stay_frozen(tmp_path):
     path = tmp_path / "encoder.weights.h5"
     first = models.build_model(make_spec("lstm"))
     encoder_of(first).save_weights(path)
     spec = make_spec("frame_pool", encoder_weights=str(path), freeze_encoder=True)
     model = models.build_model(spec)
     assert_same_weights(encoder_of(model), encoder_of(first))
-    assert len(model.trainable_variables) == 2  # the classifier's
-    model(make_video(spec), training=True)  # batch norm's statistics stay, too
+    assert len(model.trainable_variables) == 2  # those of the classifier
+    model(make_video(spec), training=True)  # batch norm keeps its statistics, too
     assert_same_weights(encoder_of(model), encoder_of(first))
 
 
@@ -101,7 +101,7 @@ def test_the_three_blocks_start_from_a_file_and_stay_frozen(tmp_path):
         ({"encoder": "LeNet"}, "an encoder out of"),
     ],
 )
-def test_mistakes(changes, message):
+def test_a_wrong_spec_is_a_clear_error(changes, message):
     with pytest.raises(UserError, match=message):
         models.build_model(make_spec(**{"name": "lstm"} | changes))
 
@@ -118,7 +118,7 @@ def test_a_failed_download_is_explained(monkeypatch):
 
 @pytest.mark.parametrize("name", ["rnn", "lstm", "conv3d", "transformer"])
 def test_motion_is_the_difference_from_the_frame_before(name):
-    """A model that sees motion tells a change of one frame from none; the input stays uint8 RGB."""
+    """The pixels get three more channels; the model's input stays uint8 RGB."""
     spec = make_spec(name, motion=True)
     model, video = models.build_model(spec), make_video(spec)
     assert model.input.shape == (None, 4, 16, 24, 3)
@@ -131,10 +131,10 @@ def test_motion_is_the_difference_from_the_frame_before(name):
     assert not seen[:, 0, ..., 3:].any()
 
 
-# What Keras looks at when it chooses between cuDNN's kernel and a loop over time.
+# The conditions by which Keras chooses between cuDNN's kernel and a loop over time.
 @pytest.mark.parametrize("name, count", [("lstm", 1), ("bilstm", 2), ("gru", 1), ("seed_lstm", 1)])
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16", "mixed_float16"])
-def test_on_a_gpu_recurrent_layers_take_cudnn(monkeypatch, name, count, dtype):
+def test_recurrent_layers_use_cudnn_on_a_gpu(monkeypatch, name, count, dtype):
     rnn = importlib.import_module("keras.src.backend.tensorflow.rnn")  # a function has its name
     asked = []
 

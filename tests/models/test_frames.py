@@ -16,7 +16,7 @@ def gradients(run, layer, x):
     with tf.GradientTape() as tape:
         tape.watch(x)
         y = run(x)
-        # Pixels count differently, so that it matters to which of them a maximum's gradient goes.
+        # Pixels have different weights: it matters to which of them a maximum's gradient goes.
         weights = np.linspace(-1, 1, y.shape.num_elements(), dtype=np.float32).reshape(y.shape)
         loss = tf.reduce_sum(tf.cast(y, tf.float32) * weights)
     return y, tape.gradient(loss, [x, *(variable.value for variable in layer.trainable_variables)])
@@ -25,12 +25,12 @@ def gradients(run, layer, x):
 @pytest.mark.parametrize("dtype", POLICIES)
 @pytest.mark.parametrize("height, width", [(8, 8), (9, 7), (2, 3)])
 @pytest.mark.parametrize("flat", [False, True])
-def test_the_block_is_convolution_relu_and_pool(dtype, height, width, flat):
+def test_the_block_computes_convolution_relu_and_pool(dtype, height, width, flat):
     keras.utils.set_random_seed(0)
     block = frames.ConvReluPool(5, 3, padding="same", bias_initializer="random_normal", dtype=dtype)
     plain = layers.Conv2D(5, 3, padding="same", activation="relu", dtype=dtype)
     x = tf.random.normal([2, height, width, 3])
-    if flat:  # all pixels are alike: every maximum is a tie
+    if flat:  # equal pixels: every maximum is a tie
         x = tf.ones_like(x)
     x = tf.cast(x, block.compute_dtype)
     for layer in (block, plain):
@@ -50,7 +50,7 @@ def test_the_block_is_convolution_relu_and_pool(dtype, height, width, flat):
 @pytest.mark.parametrize("dtype", POLICIES)
 def test_the_block_runs_on_gpus(dtype):
     if not tf.test.is_built_with_cuda():
-        pytest.skip("this TensorFlow knows no GPU")
+        pytest.skip("this TensorFlow has no GPU kernels")
     block = frames.ConvReluPool(5, 3, padding="same", dtype=dtype)
     block.build((2, 8, 8, 3))
     x = tf.TensorSpec((2, 8, 8, 3), block.compute_dtype)
@@ -58,7 +58,7 @@ def test_the_block_runs_on_gpus(dtype):
 
 
 @pytest.mark.parametrize("dtype", POLICIES)
-def test_batch_norm_is_kerass(dtype):
+def test_batch_norm_computes_what_kerass_does(dtype):
     settings = dict(momentum=0.9, synchronized=True, dtype=dtype)
     ours, theirs = frames.BatchNorm(**settings), layers.BatchNormalization(**settings)
     random = np.random.default_rng(0)
@@ -82,7 +82,7 @@ def test_batch_norm_is_kerass(dtype):
 @pytest.mark.parametrize("dtype", POLICIES)
 def test_batch_norm_runs_on_gpus(dtype):
     if not tf.test.is_built_with_cuda():
-        pytest.skip("this TensorFlow knows no GPU")
+        pytest.skip("this TensorFlow has no GPU kernels")
     norm = frames.BatchNorm(dtype=dtype)
     norm.build((2, 8, 8, 3))
     run = functools.partial(gradients, functools.partial(norm, training=True), norm)

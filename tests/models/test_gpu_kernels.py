@@ -1,4 +1,4 @@
-"""Models compute on GPUs what they compute: TensorFlow moves what has no kernel there to the host, silently."""
+"""Models run on GPUs as a whole: TensorFlow silently moves ops without a GPU kernel to the host."""
 
 import pytest
 import tensorflow as tf
@@ -6,10 +6,10 @@ import tensorflow as tf
 from tests.dataset.test_gpu_kernels import missing, needs_a_build_with_gpus  # noqa: F401
 from tests.models.test_models import make_spec
 from ucf50_tfrecord import models
-from ucf50_tfrecord.models.dropout import Chance, chance
+from ucf50_tfrecord.models.dropout import RandomKey, random_key
 
 
-# Recurrent layers take cuDNN there, see test_encoders; a graph made without a GPU has their loop.
+# Recurrent layers use cuDNN there, see test_encoders; a graph built without a GPU has their loop.
 @pytest.mark.parametrize("name", ["frame_pool", "conv3d", "transformer", "seed_pool"])
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16", "mixed_float16"])
 def test_forward_and_backward_pass_run_on_gpus(name, dtype):
@@ -18,7 +18,9 @@ def test_forward_and_backward_pass_run_on_gpus(name, dtype):
 
     @tf.function
     def step(video, position, number):
-        with tf.GradientTape() as tape, chance(Chance(seed=0, step=number, position=position, batch_size=4)):
+        with tf.GradientTape() as tape, random_key(
+            RandomKey(seed=0, step=number, position=position, batch_size=4)
+        ):
             loss = tf.reduce_sum(model(video, training=True) ** 2)
         return tape.gradient(loss, model.trainable_variables)
 

@@ -15,7 +15,7 @@ def make_video(spec, batch=3):
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
-def test_the_table_and_the_flag_name_the_same_models():
+def test_the_table_and_the_flag_list_the_same_models():
     assert sorted(models.BUILDERS) == sorted(specs.MODEL_NAMES)
 
 
@@ -71,7 +71,7 @@ def test_any_size_length_and_number_of_classes(name, changes):
 
 
 @pytest.mark.parametrize("name", specs.MODEL_NAMES)
-def test_only_the_pooling_model_is_blind_to_order(name):
+def test_only_the_pooling_models_are_blind_to_order(name):
     keras.utils.set_random_seed(0)
     spec = make_spec(name, num_frames=8)
     model, video = models.build_model(spec), make_video(spec)
@@ -88,7 +88,7 @@ def test_clips_do_not_mix_and_frames_stay_with_their_clip(name):
     np.testing.assert_allclose(model(video, training=False), alone, atol=1e-5)
 
 
-def test_seed_weights_start_as_pytorch_starts_them():
+def test_seed_weights_start_from_pytorchs_distributions():
     keras.utils.set_random_seed(0)
     spec = ModelSpec(name="seed_lstm", num_classes=50, num_frames=2, height=64, width=64)
     model = models.build_model(spec)
@@ -101,7 +101,7 @@ def test_seed_weights_start_as_pytorch_starts_them():
 
 
 @pytest.mark.parametrize("name", ["seed_lstm", "seed_rnn"])
-def test_input_and_recurrent_weights_start_apart(name):
+def test_input_and_recurrent_weights_start_from_different_values(name):
     recurrent = next(layer for layer in models.build_model(make_spec(name)).layers if hasattr(layer, "cell"))
     kernel, recurrent_kernel, _ = recurrent.get_weights()
     assert kernel.shape == recurrent_kernel.shape and not np.array_equal(kernel, recurrent_kernel)

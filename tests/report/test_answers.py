@@ -1,4 +1,4 @@
-"""Sentences that rest on several verdicts."""
+"""Conclusions, which rest on several verdicts."""
 
 from tests.report.tiny import tiny_cell, tiny_results, tiny_verdict
 from ucf50_tfrecord.evaluation.verdicts import NO, UNKNOWN
@@ -11,7 +11,7 @@ def concluded(*judged, models=("frame_pool", "lstm")):
     return " ".join(answers.conclusions(scores, judged))
 
 
-def test_appearance_not_order_takes_all_its_verdicts():
+def test_appearance_is_concluded_from_all_its_verdicts_together():
     appearance, above = tiny_verdict("appearance_suffices", "frame_pool"), tiny_verdict(
         "above_chance", "lstm"
     )
@@ -25,28 +25,33 @@ def test_appearance_not_order_takes_all_its_verdicts():
     assert sentence not in concluded(appearance, tiny_verdict("above_chance", "lstm", answer=UNKNOWN), order)
 
 
-def test_order_is_the_gain_only_where_it_is_needed_and_as_large():
+def test_order_explains_a_lead_only_if_it_is_needed_and_its_effect_as_large():
     ahead, order = tiny_verdict("models_differ", "lstm", "frame_pool"), tiny_verdict("needs_order", "lstm")
-    assert "Order is what lstm gains over frame_pool" in concluded(ahead, order)
+    assert "Frame order explains the lead of lstm over frame_pool" in concluded(ahead, order)
     small = tiny_verdict("needs_order", "lstm", effect=0.05, low=0.02, high=0.08)
-    assert "Order is part of what lstm gains over frame_pool" in concluded(ahead, small)
-    assert "Order is" not in concluded(ahead, tiny_verdict("needs_order", "lstm", answer=UNKNOWN))
-    assert "Order is" not in concluded(tiny_verdict("models_differ", "frame_pool", "lstm"), order)
-    assert "Order is" not in concluded(tiny_verdict("models_differ", "lstm", "frame_pool", answer=NO), order)
+    assert "Frame order explains part of the lead of lstm over frame_pool" in concluded(ahead, small)
+    assert "Frame order explains" not in concluded(ahead, tiny_verdict("needs_order", "lstm", answer=UNKNOWN))
+    assert "Frame order explains" not in concluded(tiny_verdict("models_differ", "frame_pool", "lstm"), order)
+    assert "Frame order explains" not in concluded(
+        tiny_verdict("models_differ", "lstm", "frame_pool", answer=NO), order
+    )
 
 
-def test_a_control_that_reads_frames_otherwise_explains_less():
+def test_a_control_that_reads_frames_in_another_way_explains_less():
     found = concluded(
         tiny_verdict("models_differ", "seed_lstm", "frame_pool"),
         tiny_verdict("needs_order", "seed_lstm"),
         models=("frame_pool", "seed_lstm"),
     )
-    assert "Order is part of what seed_lstm gains over frame_pool, from which it also differs in how" in found
+    assert (
+        "Frame order explains part of the lead of seed_lstm over frame_pool, which also reads frames in"
+        in found
+    )
 
 
-def test_expecting_order_is_not_needing_it():
+def test_a_model_may_expect_order_without_needing_it():
     disturbed = tiny_verdict("disturbed_by_shuffling", "lstm")
-    sentence = "lstm has learnt to expect order, but does not need it"
+    sentence = "lstm has learnt to expect frame order but does not need it"
     assert sentence in concluded(disturbed, tiny_verdict("needs_order", "lstm", answer=NO))
     assert sentence not in concluded(disturbed, tiny_verdict("needs_order", "lstm"))
 

@@ -1,4 +1,4 @@
-"""The report, read back as its readers get it."""
+"""The report, read back from its files."""
 
 import math
 import re
@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.drawing.test_document import Page
 from tests.report import tiny
-from tests.report.test_document import Page
 from tests.report.tiny import tiny_cell, tiny_results, tiny_verdict
 from ucf50_tfrecord.dataset import perturb
 from ucf50_tfrecord.evaluation import results as results_lib
 from ucf50_tfrecord.evaluation import verdicts as verdicts_lib
 from ucf50_tfrecord.evaluation.verdicts import NO, UNKNOWN
 from ucf50_tfrecord.report import build as report
-from ucf50_tfrecord.report import document
+from ucf50_tfrecord.specs import printable
 
 SECTIONS = [
     "Verdicts",
@@ -40,7 +40,7 @@ NEAREST = {
 
 
 def inside(**gates):
-    """A recurrence that forgets half of it at each step."""
+    """Returns a recurrence that forgets half of its memory at each step."""
     falling = (0.5 ** np.arange(tiny.NUM_FRAMES)[::-1]).tolist()
     return {
         "loss_gradient": falling,
@@ -53,7 +53,7 @@ def inside(**gates):
 
 
 def full_results(**options):
-    """A control and an RNN that make mistakes, and an LSTM that makes none but for interventions."""
+    """Returns a control and an RNN with mistakes, and an LSTM with mistakes under interventions alone."""
     shuffled = {name: "aabbaa" for name in perturb.SHUFFLES}
     cells = [
         tiny_cell("frame_pool", "aabbca", **{name: "aabbca" for name in TESTS}),
@@ -72,7 +72,7 @@ def full_results(**options):
 
 
 def written(folder, results, *, judged=None, **options):
-    """Returns the page, the Markdown without its escapes, and the pictures."""
+    """Writes a report and returns its page, its Markdown without escapes, and the pictures."""
     judged = verdicts_lib.judge(results) if judged is None else judged
     pictures = report.write(folder, results, judged, **options)
     markdown = re.sub(r"\\(.)", r"\1", (folder / "report.md").read_text())
@@ -84,14 +84,14 @@ def section(markdown, title):
 
 
 def row(markdown, *first):
-    """The rest of the cells of the first row that begins so."""
+    """Returns the other cells of the first row that begins with these cells."""
     start = f"| {' | '.join(first)} | "
     [line, *_] = [line for line in markdown.splitlines() if line.startswith(start)]
     return line.removeprefix(start).removesuffix(" |").split(" | ")
 
 
 def read_clips(asked):
-    """Reads frames whose grey value is 30 times the clip's index, and notes which clips were asked for."""
+    """Returns a reader of frames whose grey value is 30 times the clip's index; it notes which clips it reads."""
 
     def read(clips):
         assert clips.dtype == np.int64
@@ -104,7 +104,7 @@ def read_clips(asked):
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory):
-    """A report of everything: its folder, page, Markdown, pictures, and the clips that were read."""
+    """A report with all sections: its folder, page, Markdown, pictures, and the clips that were read."""
     folder, asked = tmp_path_factory.mktemp("report"), []
     return folder, *written(folder, full_results(), read_clips=read_clips(asked), notes=["By hand."]), asked
 
@@ -114,7 +114,7 @@ def markdown(full):
     return full[2]
 
 
-def test_sections_come_in_order_and_are_linked(full):
+def test_sections_are_in_order_and_linked(full):
     _, page, markdown, _, _ = full
     assert re.findall(r"^## (.+)$", markdown, re.MULTILINE) == SECTIONS
     links = [link.removeprefix("#") for link in page.attributes("href")]
@@ -131,7 +131,7 @@ def test_the_page_needs_no_network(full):
         assert "://" not in text and "url(" not in text and "@import" not in text
 
 
-def test_every_picture_is_in_both_and_has_words(full):
+def test_every_picture_is_in_both_files_and_has_a_description(full):
     folder, page, markdown, pictures, _ = full
     links = re.findall(r"\]\((figures/[^)]+)\)", markdown)
     assert sorted(links) == sorted(f"figures/{name}.png" for name in pictures)
@@ -142,7 +142,7 @@ def test_every_picture_is_in_both_and_has_words(full):
             assert image.size == pixels.shape[1::-1]
 
 
-def test_what_was_compared(full):
+def test_the_overview_lists_data_and_models(full):
     _, page, markdown, _, _ = full
     assert "By hand." in page.text and "By hand." in markdown
     assert row(markdown, "Clips") == ["6, of 8 frames each"]
@@ -161,7 +161,7 @@ def test_every_verdict_is_quoted(full):
         assert found.text in page.text and f"- {found.text}\n" in markdown
 
 
-def test_verdicts_are_sorted_by_their_answers(tmp_path):
+def test_verdicts_are_sorted_by_answer(tmp_path):
     judged = [
         tiny_verdict("uses_direction", "lstm", answer=UNKNOWN),
         tiny_verdict("needs_full_rate", "lstm", answer=NO),
@@ -179,35 +179,35 @@ def test_verdicts_are_sorted_by_their_answers(tmp_path):
     ]
     places = [markdown.index(text) for text in wanted]
     assert places == sorted(places)
-    assert row(markdown, "Does it need every frame?") == ["", "", "no +0.20"]
+    assert row(markdown, "Does it need the full frame rate?") == ["", "", "no +0.20"]
     assert row(markdown, "Does it notice that time runs backwards?") == ["", "", "? +0.20"]
 
 
-def test_horizons_are_told_of_models_that_recognise_something(tmp_path):
+def test_horizons_are_given_for_models_that_recognise_something(tmp_path):
     names = {f"{end}{k}": "aabbcc" for end in ("first", "last") for k in (1, 2, 4)}
     names |= {"first1": "aaaaaa", "first2": "aaaaaa"}
     results = tiny_results([tiny_cell("lstm", "aabbcc", **names)])
     _, markdown, _ = written(tmp_path, results, judged=[tiny_verdict("above_chance", "lstm")])
     lost = "0.000 [0.000, 0.000]"
-    assert f"The first 4 frames of 8 score as the whole clip for lstm: they cost {lost}." in markdown
-    assert f"The last frame of 8 scores as the whole clip for lstm: it costs {lost}." in markdown
+    assert f"The first 4 frames of 8 score like the whole clip for lstm: they cost {lost}." in markdown
+    assert f"The last frame of 8 scores like the whole clip for lstm: it costs {lost}." in markdown
     _, markdown, _ = written(tmp_path, results, judged=[tiny_verdict("above_chance", "lstm", answer=NO)])
-    assert "as the whole clip for lstm" not in markdown
+    assert "like the whole clip for lstm" not in markdown
 
 
-def test_the_check_on_order_blind_models(markdown):
-    assert "any logit of frame_pool is 0, and 0 of 24 predictions are another class" in markdown
+def test_order_blind_models_are_checked(markdown):
+    assert "any logit of frame_pool is 0, and 0 of 24 predictions change class" in markdown
     assert row(markdown, "rnn", "shuffle") == ["yes", "4", "4", "3 of 18"]
     assert "This check fails" not in markdown
 
 
-def test_a_model_that_is_not_blind_although_it_must_be_is_told(tmp_path):
+def test_an_order_blind_model_that_sees_order_fails_the_check(tmp_path):
     broken = tiny_results([tiny_cell("frame_pool", "aabbcc", reverse="aabbca")])
     _, markdown, _ = written(tmp_path, broken)
     assert "This check fails" in markdown and "reverse changes its logits by up to 4" in markdown
 
 
-def test_the_check_allows_for_how_logits_are_stored(tmp_path):
+def test_the_order_check_tolerates_the_rounding_of_stored_logits(tmp_path):
     cell = tiny_cell("frame_pool", "aabbcc", reverse="aabbcc")
     cell.logits["none"][:], cell.logits["reverse"][:] = 0.2399, 0.24
     _, markdown, _ = written(tmp_path, tiny_results([cell]))
@@ -229,9 +229,9 @@ def test_scores(markdown):
 def test_scores_of_videos_and_top_five(tmp_path):
     ids = [f"{letter}/v#{i}" for letter in "abc" for i in range(2)]
     cell = tiny_cell("lstm", "abbbcc", classes="abcdef", sure=(9, 4, 4, 4, 4, 4))
-    cell.logits["none"][:, 5] -= 1  # the least likely, where others tie
+    cell.logits["none"][:, 5] -= 1  # the least probable, where others tie
     _, markdown, _ = written(tmp_path, tiny_results([cell], classes="abcdef", ids=ids))
-    *_, top5, videos, accuracy, f1 = row(markdown.split("Of the mean of the seeds'")[1], "lstm")
+    *_, top5, videos, accuracy, f1 = row(markdown.split("Scores of the mean of the seeds'")[1], "lstm")
     assert (top5, videos) == ("1.000", "3")
     assert accuracy.startswith("1.000 [") and f1.startswith("1.000 [")
 
@@ -276,7 +276,7 @@ def test_errors(full):
     _, _, markdown, pictures, _ = full
     found = section(markdown, "Errors")
     assert row(found, "c → a") == ["0.50", "0.50", "0.00"] and row(found, "a → b") == ["0.00", "0.50", "0.00"]
-    assert "All seeds of rnn fail and all of lstm are right in 2 clips; the other way round in 0." in found
+    assert "All seeds of rnn are wrong and all of lstm right about 2 clips; the reverse holds for 0." in found
     assert row(found, "a/v1") == ["a", "b"] and row(found, "c/v5") == ["c", "a"]
     assert {"confusion_frame_pool", "confusion_rnn", "confusion_lstm", "class_gains"} <= set(pictures)
 
@@ -290,7 +290,7 @@ def test_classes_that_gain_are_named(tmp_path):
 
 def test_clips_are_shown(full):
     _, _, markdown, pictures, asked = full
-    # Mistaken and its likeness for both pairs; what only lstm recognises; the pairs of both splits.
+    # For both pairs a confused clip and one of the other class; clips only lstm recognises; the nearest pairs.
     assert asked == [[5, 0, 1, 2], [1, 5], [0, 1, 2, 5], [0, 1, 2, 5]]
     assert {"confused_pairs", "rnn_fails_lstm_right", "nearest_by_group", "nearest_by_video"} <= set(pictures)
     assert (pictures["rnn_fails_lstm_right"] == 150).all(axis=2).any()
@@ -320,32 +320,34 @@ def test_published_baseline(markdown):
     found = section(markdown, "Published baseline")
     assert row(found, "CNN + LSTM") == ["published", "random clips", "0.4734", "0.4548"]
     assert row(found, "CNN + RNN") == ["published", "random clips", "0.4263", "0.4071"]
-    assert "nothing here reproduces" in found and "this comparison" not in found.split("trained as")[1]
+    assert (
+        "nothing here reproduces" in found and "this comparison" not in found.split("that was requested")[1]
+    )
     assert "for 25% it is of the same recording" in found
 
 
-def test_what_is_not_there_is_left_out_or_asked_for(tmp_path):
+def test_missing_results_are_left_out_or_requested(tmp_path):
     _, markdown, pictures = written(tmp_path, tiny_results([tiny_cell("lstm", "aabbcc")]))
     assert set(pictures) == {"scores", "confusion_lstm"}
     assert "## Models against each other" not in markdown and "### Built-in check" not in markdown
-    assert "### Which classes gain" not in markdown and "### Where" not in markdown
+    assert "### Class gains" not in markdown and "### Where" not in markdown
     for words in (
-        "on nothing else",
+        "on unchanged clips only",
         "--orders",
         "--audit",
         "Pictures of clips are left out",
-        "Nothing was confused",
+        "No class was confused",
     ):
         assert words in markdown
 
 
-def test_nothing_at_all(tmp_path):
+def test_a_comparison_without_predictions_has_a_report(tmp_path):
     _, markdown, pictures = written(tmp_path, tiny_results([]))
     assert not pictures and "there is nothing to judge" in markdown
     assert "## Scores" not in markdown
 
 
-def test_clips_that_were_not_tested_are_told(tmp_path):
+def test_untested_clips_are_reported(tmp_path):
     cells = [tiny_cell("lstm", "aabb"), tiny_cell("rnn", "aabbcc"), tiny_cell("gru", "aabbcc", split="video")]
     _, markdown, _ = written(tmp_path, tiny_results(cells))
     assert "Not all of the 6 clips were tested by all seeds of: lstm (4)." in markdown
@@ -358,13 +360,13 @@ def test_any_class_name_survives(tmp_path):
     results = full_results(names=ODD_NAMES, ids=ids)
     page, _, _ = written(tmp_path, results, read_clips=read_clips([]))
     for name in (*ODD_NAMES, *(ids[i] for i in (1, 5))):
-        assert document.printable(name) in page.text
+        assert printable(name) in page.text
     tables = re.findall(r"(?:^\|.*\n)+", (tmp_path / "report.md").read_text(), re.MULTILINE)
     for table in tables:
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
 
 
-def test_a_report_made_again_from_the_saved_results_is_the_same(full, tmp_path):
+def test_a_report_from_the_saved_results_is_the_same(full, tmp_path):
     folder, _, _, pictures, _ = full
     results_lib.save(tmp_path / "results.json", full_results())
     loaded = results_lib.load(tmp_path / "results.json")
@@ -378,8 +380,8 @@ def test_fifty_classes_and_five_models(tmp_path):
     letters = "".join(chr(0x4E00 + i) for i in range(50))
     labels, rng = letters * 6, np.random.default_rng(0)
 
-    def says(share):
-        return "".join(c if rng.random() < share else letters[rng.integers(50)] for c in labels)
+    def says(fraction):
+        return "".join(c if rng.random() < fraction else letters[rng.integers(50)] for c in labels)
 
     models = ("frame_pool", "seed_rnn", "seed_lstm", "rnn", "lstm")
     tests = ("shuffle1", "reverse", "first1", "last1", "half_rate", "grey")

@@ -1,4 +1,4 @@
-"""The report's numbers, against hand-made cases."""
+"""The report's numbers, against cases computed by hand."""
 
 import math
 
@@ -9,7 +9,7 @@ from tests.report.tiny import CLASSES, tiny_cell, tiny_results
 from ucf50_tfrecord.evaluation import statistics
 from ucf50_tfrecord.evaluation.results import Condition
 from ucf50_tfrecord.evaluation.statistics import Estimate
-from ucf50_tfrecord.report.scores import Scores, shown
+from ucf50_tfrecord.report.scores import Scores, format_estimate
 
 
 def scores_of(*cells, **options):
@@ -50,15 +50,15 @@ def test_a_class_without_clips_has_no_change():
     assert np.isnan(scores.mean_changes_by_class(*conditions)).tolist() == [False, False, True]
 
 
-def test_calibration_of_a_case_made_by_hand():
+def test_calibration_error_of_a_case_computed_by_hand():
     probabilities = np.array([[0.9, 0.1], [0.1, 0.9], [0.4, 0.6], [0.6, 0.4]])
-    # Half of those said with 0.9 are right, and all of those said with 0.6.
+    # Half of the predictions with 0.9 are right, and all of those with 0.6.
     error = statistics.expected_calibration_error
     assert error(probabilities, np.array([0, 0, 1, 0])) == pytest.approx(0.4)
     assert error(np.eye(2), np.array([0, 1])) == 0
 
 
-def test_quality_is_that_of_the_mean_probabilities():
+def test_quality_measures_the_mean_probabilities():
     scores = scores_of(tiny_cell("lstm", "aabbcc"), tiny_cell("lstm", "aabbca", seed=1))
     quality = scores.quality(Condition("lstm"))
     likely, other = math.exp(4) / (math.exp(4) + 2), 1 / (math.exp(4) + 2)
@@ -66,14 +66,14 @@ def test_quality_is_that_of_the_mean_probabilities():
     assert quality.top5 is None  # of three classes
 
 
-def test_top5_counts_the_five_likeliest():
+def test_top5_counts_the_five_most_probable_classes():
     classes = tuple("abcdefg")
     cell = tiny_cell("lstm", "aa", classes=classes)
     cell.logits["none"][:] = [[7, 6, 5, 4, 3, 2, 1], [7, 6, 5, 4, 3, 2, 1]]
     assert scores_of(cell, labels="ef", classes=classes).quality(Condition("lstm")).top5 == 0.5
 
 
-def test_a_video_is_named_by_the_mean_of_its_clips():
+def test_a_videos_class_comes_from_the_mean_of_its_clips():
     ids = ("a/v1#0", "a/v1#1", "b/v2#0", "b/v2#1")
     cell = tiny_cell("lstm", "abbb", sure=(9, 4, 4, 4))
     count, accuracy, f1 = scores_of(cell, labels="aabb", ids=ids).by_video(Condition("lstm"))
@@ -81,18 +81,18 @@ def test_a_video_is_named_by_the_mean_of_its_clips():
     assert scores_of(tiny_cell("lstm", "abbb"), labels="aabb").by_video(Condition("lstm")) is None
 
 
-def test_confusions_add_seeds_up_and_are_ranked_by_the_models_mean():
+def test_confusions_sum_over_seeds_and_are_ranked_by_the_mean_over_models():
     scores = scores_of(
         tiny_cell("rnn", "aabbca"), tiny_cell("rnn", "aabbaa", seed=1), tiny_cell("lstm", "cabbcc")
     )
     assert scores.confusion("rnn").tolist() == [[4, 0, 0], [0, 4, 0], [3, 0, 1]]
     first, second = scores.most_confused(5)
-    assert (first.true, first.taken_for, first.shares) == (2, 0, {"rnn": 0.75, "lstm": 0.0})
+    assert (first.true, first.taken_for, first.fractions) == (2, 0, {"rnn": 0.75, "lstm": 0.0})
     assert (second.true, second.taken_for, second.mean) == (0, 2, 0.25)
     assert len(scores.most_confused(1)) == 1
 
 
-def test_clips_that_all_seeds_of_one_model_alone_recognise():
+def test_clips_that_only_one_model_recognises_with_all_seeds():
     scores = scores_of(
         tiny_cell("rnn", "bbbbcc"), tiny_cell("rnn", "babbcc", seed=1), tiny_cell("lstm", "aabbcc")
     )
@@ -100,7 +100,7 @@ def test_clips_that_all_seeds_of_one_model_alone_recognise():
     assert scores.only_right("rnn", "lstm").tolist() == []
 
 
-def test_interventions_come_in_the_order_of_their_definition_with_permutations_as_one():
+def test_interventions_are_listed_in_their_defined_order_with_permutations_as_one():
     words = {
         "patches": "aaaaaa",
         "last1": "aaaaaa",
@@ -121,13 +121,19 @@ def test_order_checks_find_the_largest_change():
     cell.logits["reverse"] = cell.logits["none"] + np.float32(1e-6)
     other = tiny_cell(
         "frame_pool", "aabbcc", training="shuffled", reverse="cccccc"
-    )  # answers another question
+    )  # belongs to another condition
     shuffled, backwards = scores_of(cell, other).order_checks()
-    assert (shuffled.moved, shuffled.tested, shuffled.change, shuffled.scale) == (1, 12, 4.0, 4.0)
-    assert (backwards.moved, backwards.tested) == (0, 6) and 0 < backwards.change < 1e-5
+    assert (shuffled.num_changed, shuffled.num_tested, shuffled.largest_change, shuffled.largest_logit) == (
+        1,
+        12,
+        4.0,
+        4.0,
+    )
+    assert (backwards.num_changed, backwards.num_tested) == (0, 6)
+    assert 0 < backwards.largest_change < 1e-5
 
 
-def test_models_are_held_against_those_that_read_frames_alike():
+def test_the_control_of_a_model_reads_frames_alike():
     models = ("frame_pool", "seed_pool", "lstm", "seed_rnn")
     scores = scores_of(*(tiny_cell(model, "aabbcc") for model in models))
     assert [scores.control_of(model) for model in ("lstm", "seed_rnn")] == ["frame_pool", "seed_pool"]
@@ -136,14 +142,14 @@ def test_models_are_held_against_those_that_read_frames_alike():
     assert scores_of(tiny_cell("lstm", "aabbcc")).control_of("lstm") is None
 
 
-def test_models_without_usual_predictions_are_left_out():
+def test_models_without_predictions_by_group_are_left_out():
     scores = scores_of(tiny_cell("rnn", "aabbcc", split="video"), tiny_cell("lstm", "aabbcc"))
     assert scores.models == ("lstm",)
 
 
-def test_estimates_in_tables():
-    assert shown(Estimate(0.5, 0.25, 1.0)) == "0.500 [0.250, 1.000]"
-    assert shown(Estimate(-0.0001, -0.1, 0.2), sign=True) == "+0.000 [-0.100, +0.200]"
-    assert shown(Estimate(0.5, math.nan, math.nan)) == "0.500 [–]"
-    assert shown(None) == "–"
+def test_estimates_are_formatted_for_tables():
+    assert format_estimate(Estimate(0.5, 0.25, 1.0)) == "0.500 [0.250, 1.000]"
+    assert format_estimate(Estimate(-0.0001, -0.1, 0.2), sign=True) == "+0.000 [-0.100, +0.200]"
+    assert format_estimate(Estimate(0.5, math.nan, math.nan)) == "0.500 [–]"
+    assert format_estimate(None) == "–"
     assert len(CLASSES) == 3

@@ -1,4 +1,4 @@
-"""Results of comparisons so small that their numbers can be reckoned by hand."""
+"""Results of comparisons so small that their numbers can be computed by hand."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def tiny_cell(
     split: str = "group",
     **interventions: str,
 ) -> CellResult:
-    """A training whose model names a class of one letter for each clip; the others have logit 0, the named one `sure`.
+    """Returns a training whose model predicts a class for each clip: its logit is `sure`, the others are 0.
 
     Args:
-      model: also its architecture.
-      says: a letter a clip.
-      interventions: the same under each.
+      model: also the architecture.
+      says: the predicted classes, one letter per clip.
+      interventions: the same under each intervention.
     """
     logits = {"none": says} | interventions
     return CellResult(
@@ -56,9 +56,9 @@ def tiny_results(
     audit: dict | None = None,
     names: Sequence[str] | None = None,
 ) -> Results:
-    """Results of clips with the given labels, a letter each, in groups of two clips that lie beside each other.
+    """Returns results of clips with the given labels, one letter per clip, in groups of two adjacent clips.
 
-    names: what the classes are called, if not by their letters.
+    names: of the classes; by default their letters.
     """
     numbers = np.array([classes.index(letter) for letter in labels])
     groups = np.arange(len(labels)) // 2 + 1
@@ -78,7 +78,7 @@ def tiny_results(
 def tiny_verdict(
     kind: str, *models: str, answer: str = YES, effect: float = 0.2, low: float = 0.1, high: float = 0.3
 ) -> Verdict:
-    """A verdict of which the rest does not matter."""
+    """Returns a verdict with made-up p values."""
     return Verdict(
         kind=kind,
         models=models,

@@ -88,7 +88,7 @@ def test_a_sheet_bears_odd_names_and_empty_classes():
     frames = np.zeros((2, 8, 8, 3), np.uint8) + np.array([9, 77, 200], np.uint8)
     rows = [contact_sheet.Row("no UTF-8 \udce9 \n" + "x" * 300, "1 clip\nid", frames)]
     rows.append(contact_sheet.Row("empty", "no clip", None))
-    drawn = np.asarray(contact_sheet.draw("a \udce9 title", rows, frames.shape))
+    drawn = contact_sheet.draw("a \udce9 title", rows, frames.shape)
     assert (drawn == [9, 77, 200]).all(axis=2).sum() == 2 * (8 * 16) ** 2
     font = contact_sheet.ImageFont.load_default(15)
     cut = contact_sheet.fit("A" * 100 + "B" * 100, font, 120)

@@ -18,7 +18,7 @@ from tensorboard.plugins import base_plugin
 from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
 
 from ucf50_tfrecord.specs import UserError
-from ucf50_tfrecord.training import events, figures, logs
+from ucf50_tfrecord.training import events, logs
 
 # A class's folder may have any name that the file system takes.
 ODD_NAMES = ("Tai Chi", "a/b", "50% $x_1$ <i>|`", "été 太极", "no UTF-8 \udce9", "two\nlines", " ")
@@ -196,25 +196,6 @@ def test_class_f1_has_a_curve_a_class_and_a_picture(tmp_path):
         log.class_f1(f1[:2], ODD_NAMES, 5)
 
 
-@pytest.mark.parametrize("num_classes", [1, 8, 50])
-def test_pictures_have_room_for_every_class(num_classes):
-    classes = [f"WalkingWithTheDog{i}" for i in range(num_classes)]
-    matrix = np.random.default_rng(0).integers(0, 4, (num_classes, num_classes))
-    confusion = figures.draw_confusion(matrix, classes)
-    bars = figures.draw_class_f1(np.linspace(0, 1, num_classes), classes)
-    for drawn in (confusion, bars):
-        assert drawn.dtype == np.uint8 and drawn.shape[2] == 3
-        assert drawn.shape[0] > 20 * num_classes  # pixels a line
-        assert drawn.shape[0] < 2000 and drawn.shape[1] < 2000
-    assert (confusion[..., 2] > confusion[..., 0] + 20).any()  # blue for what is there
-
-
-def test_pictures_bear_odd_names_and_empty_classes():
-    size = len(ODD_NAMES)
-    figures.draw_confusion(np.zeros((size, size), int), ["x" * 300, *ODD_NAMES[1:]])
-    figures.draw_class_f1(np.full(size, np.nan), ODD_NAMES)
-
-
 def test_mistakes_are_strips_of_the_very_frames(tmp_path):
     """15 frames of one grey each: eight of them, evenly spaced, the first and the last among them."""
     grey = np.arange(60, 210, 10, dtype=np.uint8)
@@ -242,13 +223,6 @@ def test_no_mistakes_are_shown_as_such(tmp_path):
     assert drawn.min() < 128 < drawn.max()
     with pytest.raises(UserError, match="a caption for each clip"):
         log.mistakes(np.zeros((1, 15, 64, 64, 3), np.uint8), [], 3)
-
-
-@pytest.mark.parametrize("shape", [(1, 1, 8, 8, 3), (3, 4, 16, 24, 3), (2, 20, 224, 224, 3)])
-def test_mistakes_of_any_size(shape):
-    drawn = figures.draw_mistakes(np.full(shape, 7, np.uint8), ["x"] * shape[0])
-    factor = max(1, -(-128 // shape[2]))
-    assert (drawn == 7).all(axis=2).sum() >= shape[0] * min(shape[1], 8) * shape[2] * shape[3] * factor**2
 
 
 def test_clips_keep_all_their_frames(tmp_path):

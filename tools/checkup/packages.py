@@ -31,6 +31,7 @@ _NEEDED = {
 }
 _OPTIONAL = {
     "av": "av",
+    "jinja2": "Jinja2",
     "matplotlib": "matplotlib",
     "plotext": "plotext",
     "scipy": "scipy",
@@ -38,6 +39,7 @@ _OPTIONAL = {
 }
 _PURPOSES = {
     "av": "converting videos",
+    "Jinja2": "comparing models",
     "plotext": "make inspect",
     "scipy": "comparing models",
 }  # else training

@@ -1,6 +1,6 @@
-"""Intervals and tests where clips of one recording group are not independent: the group is the unit.
+"""Intervals and tests with the recording group as the unit: clips of one group are not independent.
 
-By scipy. Every function takes one value a clip and each clip's group.
+Computed with scipy. Functions take one value per clip, and each clip's group.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Estimate:
 
 
 def mean_interval(values: np.ndarray, groups: np.ndarray) -> Estimate:
-    """Mean over clips, and its interval by a bootstrap over groups.
+    """Computes the mean over clips and its interval, by a bootstrap over groups.
 
     Args:
       values: float [N].
@@ -43,14 +43,14 @@ def mean_interval(values: np.ndarray, groups: np.ndarray) -> Estimate:
 
 
 def interval(parts: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray]) -> Estimate:
-    """A statistic of sums over groups, and its interval by resampling groups (percentile bootstrap).
+    """Computes a statistic of sums over groups and its interval, by resampling groups (percentile bootstrap).
 
     Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap"; resampling whole groups
     is the cluster bootstrap. With few groups its intervals are too narrow.
 
     Args:
-      parts: float [G, ...], what each group adds to the sums.
-      statistic: of sums [..., K], for parts [G, K], to [...].
+      parts: float [G, ...], each group's contribution to the sums.
+      statistic: maps sums [..., K], of parts [G, K], to [...].
     """
 
     def resampled(chosen: np.ndarray, axis: int = -1) -> np.ndarray:
@@ -75,14 +75,14 @@ def interval(parts: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray]) -
 def macro_f1_interval(
     labels: np.ndarray, predictions: np.ndarray, groups: np.ndarray, num_classes: int
 ) -> Estimate:
-    """Macro F1 over the classes that occur, the mean over seeds, with its interval over groups.
+    """Computes macro F1 over the classes that occur, the mean over seeds, and its interval over groups.
 
-    A class never predicted counts 0. The same number as metrics.macro_f1, from counts that can be
-    resampled.
+    A class that is never predicted counts 0. Equals metrics.macro_f1, but is computed from counts that
+    can be resampled.
 
     Args:
       labels: int [N].
-      predictions: int [S, N], one row a seed.
+      predictions: int [S, N], one row per seed.
       groups: int [N].
       num_classes: C.
     """
@@ -102,10 +102,10 @@ def macro_f1_interval(
 
 
 def sign_flip_p(values: np.ndarray, groups: np.ndarray) -> float:
-    """Two-sided p that clips' paired differences are 0 on average, by flipping whole groups' signs.
+    """Tests whether clips' paired differences are 0 on average, by flipping the signs of whole groups.
 
-    Exact for up to 13 groups, else over 9,999 draws. Source: the permutation test for paired
-    samples, Fisher 1935, with the group in the clip's place.
+    Two-sided; exact for up to 13 groups, beyond that over 9,999 draws. Source: the permutation test for
+    paired samples, Fisher 1935, with groups in place of single samples.
 
     Args:
       values: float [N], each clip's difference.
@@ -126,10 +126,10 @@ def sign_flip_p(values: np.ndarray, groups: np.ndarray) -> float:
 
 
 def mcnemar_p(correct: np.ndarray, other: np.ndarray) -> float:
-    """Exact two-sided p of McNemar's test (1947): whether two models are right equally often.
+    """Tests whether two models are right equally often: the exact two-sided p of McNemar's test (1947).
 
-    It takes clips for independent, which those of one group are not: too small a p where groups are
-    large. Given for comparison with what is usually published.
+    The test treats clips as independent, which clips of one group are not: its p is too small where
+    groups are large. It serves comparison with published results, which usually give it.
 
     Args:
       correct, other: bool [N], on the same clips.
@@ -141,19 +141,19 @@ def mcnemar_p(correct: np.ndarray, other: np.ndarray) -> float:
 
 
 def adjust(p_values: np.ndarray) -> np.ndarray:
-    """Corrects p values for their number, by false discovery rate (Benjamini and Hochberg 1995)."""
+    """Corrects p values for their number, by the false discovery rate (Benjamini and Hochberg 1995)."""
     return stats.false_discovery_control(p_values) if len(p_values) else np.asarray(p_values)
 
 
 def groups_needed(values: np.ndarray, groups: np.ndarray, effect: float) -> int:
-    """How many groups would show a mean difference of this size, with a power of 80% at 5%.
+    """Estimates the number of groups that show a mean difference of this size, with a power of 80% at 5%.
 
-    By the normal approximation; the spread between groups is the observed one.
+    Uses the normal approximation and the observed spread between groups.
 
     Args:
       values: float [N], each clip's difference.
       groups: int [N].
-      effect: the difference to be shown, not 0.
+      effect: the difference to show, not 0.
     """
     sums, counts = _by_group(values[:, np.newaxis], groups)
     residuals = (sums[:, 0] - values.mean() * counts) / counts.mean()
@@ -162,7 +162,7 @@ def groups_needed(values: np.ndarray, groups: np.ndarray, effect: float) -> int:
 
 
 def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, num_bins: int = 15) -> float:
-    """Mean gap between confidence and accuracy over equal bins of confidence, weighted by their clips.
+    """Computes the mean gap between confidence and accuracy, over equal bins of confidence weighted by clips.
 
     Source: Guo et al. 2017, "On Calibration of Modern Neural Networks".
 
@@ -178,7 +178,7 @@ def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, nu
 
 
 def _by_group(values: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sums float [N, K] over each group: float [G, K], and the groups' clips, int [G]."""
+    """Sums float [N, K] over each group, to float [G, K], and counts the groups' clips, int [G]."""
     _, index, counts = np.unique(groups, return_inverse=True, return_counts=True)
     sums = np.zeros((len(counts), values.shape[1]))
     np.add.at(sums, index, values)

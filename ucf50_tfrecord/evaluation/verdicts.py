@@ -1,8 +1,8 @@
-"""What a comparison shows, in words: each claim with its number, interval and test, or none is made.
+"""Verdicts of a comparison: each is a claim with its effect, interval and test.
 
-A claim is a paired contrast of the share of clips that are right, on the same clips, with groups as
-units. "yes": its test holds after the correction for all contrasts of the comparison. "no": it does
-not, and the 95% interval leaves no room for an effect of 0.05. Else it cannot be told.
+A claim is a paired contrast: the difference in the fraction of clips that are right, on the same clips,
+with groups as units. "yes": its test is significant after the correction for all contrasts of the
+comparison. "no": it is not, and the 95% interval excludes an effect of 0.05. Otherwise: "cannot tell".
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from ucf50_tfrecord.evaluation.results import SHUFFLED, Condition, Results, comm
 from ucf50_tfrecord.evaluation.statistics import Estimate
 
 YES, NO, UNKNOWN = "yes", "no", "cannot tell"
-# An effect on accuracy that is smaller may be there, but hardly matters.
+# A smaller effect on accuracy may exist, but hardly matters.
 MARGIN = 0.05
 _LEVEL = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """A question, and the words for its answers; {0} and {1} are the models."""
+    """A question, and the texts of its answers; {0} and {1} are the models."""
 
     question: str
     yes: str
@@ -36,28 +36,28 @@ class Kind:
 KINDS: dict[str, Kind] = {
     "above_chance": Kind(
         "Does it recognise classes in groups it has not seen?",
-        "{0} recognises classes in unseen groups: accuracy above chance by",
-        "{0} recognises nothing: accuracy above chance by",
+        "{0} recognises classes in unseen groups: its accuracy is above chance by",
+        "{0} does not recognise classes in unseen groups: its accuracy is above chance by",
     ),
     "appearance_suffices": Kind(
-        "Do frames alone, in whatever order, tell the class?",
+        "Is appearance alone enough to tell classes apart?",
         "Appearance alone tells classes apart: the order-blind {0} is above chance by",
-        "Appearance alone tells nothing: the order-blind {0} is above chance by",
+        "Appearance alone does not tell classes apart: the order-blind {0} is above chance by",
     ),
     "needs_order": Kind(
-        "Is order needed for the score, after training without it too?",
-        "{0} uses order: trained and tested on shuffled frames it loses",
-        "{0} gets nothing from order: trained and tested on shuffled frames it loses",
+        "Does it need frame order, even when trained without it?",
+        "{0} uses frame order: trained and tested on shuffled frames, it loses",
+        "{0} does not use frame order: trained and tested on shuffled frames, it loses",
     ),
     "needs_several_frames": Kind(
-        "Is more than one frame needed, after training on single ones too?",
-        "{0} uses several frames: trained and tested on a single one it loses",
-        "{0} gets nothing from further frames: trained and tested on a single one it loses",
+        "Does it need more than one frame, even when trained on single frames?",
+        "{0} uses several frames: trained and tested on a single frame, it loses",
+        "{0} does not use more than one frame: trained and tested on a single frame, it loses",
     ),
     "disturbed_by_shuffling": Kind(
-        "Does it notice shuffled frames, at test time only?",
-        "Shuffled frames disturb {0}; at test time alone they cost",
-        "Shuffled frames do not disturb {0}; at test time alone they cost",
+        "Do shuffled frames disturb it at test time?",
+        "Shuffled frames disturb {0}: at test time alone, they cost",
+        "Shuffled frames do not disturb {0}: at test time alone, they cost",
     ),
     "uses_direction": Kind(
         "Does it notice that time runs backwards?",
@@ -65,29 +65,29 @@ KINDS: dict[str, Kind] = {
         "{0} does not see the direction of time: reversed frames cost",
     ),
     "needs_full_rate": Kind(
-        "Does it need every frame?",
+        "Does it need the full frame rate?",
         "{0} needs the full frame rate: half of it costs",
-        "Half the frame rate does for {0}: it costs",
+        "{0} does not need the full frame rate: half of it costs",
     ),
     "evidence_at_start": Kind(
         "Do the first frames tell more than the last?",
-        "The start of the clip carries it for {0}: the first quarter beats the last by",
+        "The start of the clip tells {0} more than its end: the first quarter beats the last by",
         "The start of the clip tells {0} no more than its end: the first quarter beats the last by",
     ),
     "evidence_at_end": Kind(
         "Do the last frames tell more than the first?",
-        "The end of the clip carries it for {0}: the last quarter beats the first by",
+        "The end of the clip tells {0} more than its start: the last quarter beats the first by",
         "The end of the clip tells {0} no more than its start: the last quarter beats the first by",
     ),
     "uses_background": Kind(
-        "Does it look at what stands behind?",
-        "{0} looks at the background: another clip's costs",
-        "{0} does not rely on the background: another clip's costs",
+        "Does it rely on the background?",
+        "{0} relies on the background: that of another clip costs",
+        "{0} does not rely on the background: that of another clip costs",
     ),
     "recognises_recording": Kind(
-        "Is part of the usual score the recognition of recordings?",
+        "Does it score higher on recordings that it has seen?",
         "{0} recognises recordings: clips of known groups score higher by",
-        "{0} gains nothing from known recordings: their clips score higher by",
+        "{0} does not recognise recordings: clips of known groups score higher by",
     ),
     "models_differ": Kind(
         "Do the two models differ?",
@@ -99,14 +99,14 @@ KINDS: dict[str, Kind] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """An answer.
+    """The answer to one question.
 
-    kind: of KINDS. models: those that it is about, the one said to be ahead first.
+    kind: of KINDS. models: those of the question; of two, the one ahead comes first.
     answer: YES, NO or UNKNOWN.
-    effect: on accuracy, positive if as the kind's question has it.
-    p, adjusted_p: of the group-wise sign-flip test, before and after the correction.
-    mcnemar_p: of two models on the same clips, NaN elsewhere.
-    more_groups: how many more would probably settle it, of an answer that is UNKNOWN; else 0.
+    effect: on accuracy, positive in the direction of the question.
+    p, adjusted_p: of the sign-flip test over groups, before and after the correction.
+    mcnemar_p: of two models on the same clips; NaN for other kinds.
+    more_groups: additional groups that would probably settle an UNKNOWN answer; 0 for others.
     """
 
     kind: str
@@ -125,8 +125,8 @@ class Verdict:
             more = f"; about {self.more_groups} more groups needed" if self.more_groups else ""
             models = " and ".join(self.models)
             numbers = f"{self.effect} (p = {self.adjusted_p:.2g})"
-            return f"{kind.question} Cannot tell of {models} at this size: {numbers}{more}."
-        if self.answer == NO:  # for which the interval stands, not the test
+            return f"{kind.question} Cannot tell for {models} at this size: {numbers}{more}."
+        if self.answer == NO:  # rests on the interval, not on the test
             return f"{kind.no.format(*self.models)} {self.effect}."
         small = f"; less than {MARGIN} may not matter" if self.effect.value < MARGIN else ""
         return f"{kind.yes.format(*self.models)} {self.effect} (p = {self.adjusted_p:.2g}){small}."
@@ -134,9 +134,10 @@ class Verdict:
 
 @dataclasses.dataclass(frozen=True)
 class Contrast:
-    """What a verdict rests on: each clip's difference, float [N], NaN where there is none.
+    """The data of a verdict.
 
-    pair: the two models' conditions, of a contrast of models.
+    values: each clip's difference, float [N]; NaN where there is none.
+    pair: the conditions of the two models, for a contrast of models.
     """
 
     kind: str
@@ -146,7 +147,7 @@ class Contrast:
 
 
 def judge(results: Results) -> list[Verdict]:
-    """Returns all verdicts that the results have something to say about."""
+    """Returns the verdicts of all questions for which the results hold predictions."""
     contrasts = [contrast for contrast in find_contrasts(results) if not np.isnan(contrast.values).all()]
     tested = [~np.isnan(contrast.values) for contrast in contrasts]
     p_values = np.array(
@@ -173,27 +174,27 @@ def find_contrasts(results: Results) -> Iterator[Contrast]:
     for one, other in itertools.combinations(results.models, 2):
         pair = Condition(one), Condition(other)
         difference = results.correct(pair[0]) - results.correct(pair[1])
-        if not np.isnan(difference).all() and np.nanmean(difference) < 0:  # who is ahead is named first
+        if not np.isnan(difference).all() and np.nanmean(difference) < 0:  # the model ahead comes first
             one, other, difference, pair = other, one, -difference, pair[::-1]
         yield Contrast("models_differ", (one, other), difference, pair)
 
 
 def chance(results: Results, condition: Condition) -> float:
-    """The accuracy of always naming the class with the most clips, among those that were tested."""
+    """Returns the accuracy of always predicting the most frequent class of the tested clips."""
     tested = ~np.isnan(results.correct(condition))
     return float(np.bincount(results.labels[tested]).max() / tested.sum()) if tested.any() else float("nan")
 
 
 def horizon(results: Results, model: str, end: str) -> tuple[int, Estimate] | None:
-    """Finds the fewest first or last frames that score as the whole clip does, within MARGIN.
+    """Finds the smallest number of first or last frames that scores like the whole clip, within MARGIN.
 
     Args:
       results: the comparison.
-      model: which of its models.
+      model: the name of one of its models.
       end: "first" or "last".
 
     Returns:
-      The number of frames and what is lost with them alone; None if only all frames do.
+      The number of frames and the loss with these frames alone; None if only the whole clip suffices.
     """
     whole = results.correct(Condition(model))
     for count in perturb.horizons(results.num_frames):
@@ -258,11 +259,11 @@ def _answer(effect: Estimate, adjusted_p: float, *, both_ways: bool) -> str:
     if adjusted_p < _LEVEL and effect.value > 0:
         return YES
     room = max(effect.high, -effect.low) if both_ways else effect.high
-    return NO if room < MARGIN else UNKNOWN  # an interval that is not known is no NO
+    return NO if room < MARGIN else UNKNOWN  # an unknown interval gives no NO
 
 
 def _mcnemar(results: Results, pair: tuple[Condition, Condition], tested: np.ndarray) -> float:
-    """Compares two models on the mean of their seeds' probabilities, one prediction a clip."""
+    """Compares two models by one prediction per clip, from the mean of the seeds' probabilities."""
     right = [
         ensemble(results.logits(condition))[tested].argmax(axis=1) == results.labels[tested]
         for condition in pair
@@ -271,6 +272,6 @@ def _mcnemar(results: Results, pair: tuple[Condition, Condition], tested: np.nda
 
 
 def ensemble(logits: np.ndarray) -> np.ndarray:
-    """Returns the mean of the seeds' probabilities: logits float [S, N, C] to float [N, C]."""
+    """Averages the seeds' probabilities: logits float [S, N, C] to float [N, C]."""
     shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return (shifted / shifted.sum(axis=-1, keepdims=True)).mean(axis=0)

@@ -16,15 +16,15 @@ import numpy as np
 from ucf50_tfrecord import record, storage
 from ucf50_tfrecord.dataset.clips import Clips, load_clips
 from ucf50_tfrecord.dataset.perturb import SHUFFLES
+from ucf50_tfrecord.drawing import document
+from ucf50_tfrecord.drawing.document import Block, Bullets, Code, Heading, Paragraph, Table
 from ucf50_tfrecord.evaluation import statistics
 from ucf50_tfrecord.evaluation.results import Condition, Results
 from ucf50_tfrecord.inference import snippets
 from ucf50_tfrecord.inference.snippets import FILENAMES
 from ucf50_tfrecord.inference.sources import Sources
 from ucf50_tfrecord.manifest import Manifest
-from ucf50_tfrecord.report import document
-from ucf50_tfrecord.report.document import Block, Bullets, Code, Heading, Paragraph, Table
-from ucf50_tfrecord.report.scores import TOP, shown
+from ucf50_tfrecord.report.scores import TOP, format_estimate
 from ucf50_tfrecord.specs import THREE_BLOCK, AugmentSpec, UserError, format_folds, to_json
 
 CARD_FILENAME = "MODEL_CARD.md"
@@ -87,7 +87,7 @@ def build(sources: Sources, export: Export) -> document.Document:
 
 def _summary(sources: Sources) -> Iterator[Block]:
     results, num_classes = sources.results, len(sources.config.classes)
-    accuracy = shown(sources.scores.accuracy(Condition(sources.model)))
+    accuracy = format_estimate(sources.scores.accuracy(Condition(sources.model)))
     new = "" if sources.leaks else ", which training has not seen"
     yield Paragraph(
         f"Tells {num_classes} kinds of action in short video clips apart. Trained on "
@@ -207,13 +207,13 @@ def _scores(sources: Sources) -> Iterator[Block]:
     quality = scores.quality(plain)
     chance_accuracy, chance_f1 = scores.chance(plain)
     rows = [
-        ("accuracy", shown(scores.accuracy(plain))),
-        ("macro F1", shown(scores.macro_f1(plain))),
-        (f"class among the {TOP} likeliest", shown(top_accuracy(results, plain))),
+        ("accuracy", format_estimate(scores.accuracy(plain))),
+        ("macro F1", format_estimate(scores.macro_f1(plain))),
+        (f"class among the {TOP} likeliest", format_estimate(top_accuracy(results, plain))),
         ("expected calibration error", f"{quality.calibration_error:.3f}"),
-        ("accuracy, frames shuffled", shown(scores.accuracy(shuffled))),
-        ("macro F1, frames shuffled", shown(scores.macro_f1(shuffled))),
-        ("accuracy that shuffling costs", shown(scores.change(plain, shuffled), sign=True)),
+        ("accuracy, frames shuffled", format_estimate(scores.accuracy(shuffled))),
+        ("macro F1, frames shuffled", format_estimate(scores.macro_f1(shuffled))),
+        ("accuracy that shuffling costs", format_estimate(scores.change(plain, shuffled), sign=True)),
         ("accuracy of always naming the most frequent class", f"{chance_accuracy:.3f}"),
         ("macro F1 of the same", f"{chance_f1:.3f}"),
     ]
@@ -232,7 +232,8 @@ def _scores(sources: Sources) -> Iterator[Block]:
     if by_video := scores.by_video(plain):
         count, accuracy, f1 = by_video
         yield Paragraph(
-            f"By the mean of each video's clips: accuracy {shown(accuracy)}, macro F1 {shown(f1)} on {count} videos."
+            f"By the mean of each video's clips: accuracy {format_estimate(accuracy)}, macro F1 {format_estimate(f1)} "
+            f"on {count} videos."
         )
     yield _class_table(sources)
     yield from _confusion_table(sources)
@@ -296,8 +297,8 @@ def _limits(sources: Sources) -> Iterator[Block]:
         )
     if cost is not None and not cost.low > 0:
         items.append(
-            f"Shuffling the frames costs {shown(cost, sign=True)} of the accuracy: nothing here shows that the model "
-            "uses their order."
+            f"Shuffling the frames costs {format_estimate(cost, sign=True)} of the accuracy: nothing here shows that "
+            "the model uses their order."
         )
     if sources.leaks:
         items.append(_LEAK)

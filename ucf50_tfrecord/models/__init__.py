@@ -1,4 +1,4 @@
-"""Models: uint8 clips in, float32 logits out. One file a family, one table of builders."""
+"""Models: uint8 clips in, float32 logits out. One file per family, one table of builders."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import keras
 from ucf50_tfrecord.models import conv3d, pooling, recurrent, seed, transformer
 from ucf50_tfrecord.specs import ModelSpec
 
+# Each builds, for a spec and a dtype policy, a model from uint8 [B, T, H, W, 3] to logits float32 [B, num_classes].
 BUILDERS = {
     "frame_pool": pooling.frame_pool,
     "rnn": recurrent.rnn,
@@ -25,11 +26,11 @@ def build_model(spec: ModelSpec, *, dtype: str = "float32") -> keras.Model:
     """Builds a model.
 
     Args:
-      spec: which model, for which clips.
+      spec: the model's name, and the shape of its clips.
       dtype: a Keras dtype policy: "float32", "mixed_bfloat16" or "mixed_float16".
 
     Returns:
-      A model from uint8 [B, T, H, W, 3] to logits float32 [B, num_classes]. It scales the
-      pixels to [0, 1] itself, so that a quarter of the bytes cross the bus.
+      A model of BUILDERS. It scales pixels to [0, 1] itself: uint8 is a quarter of the bytes to copy to
+      the device.
     """
     return BUILDERS[spec.name](spec, keras.dtype_policies.get(dtype))

@@ -1,8 +1,8 @@
 """A 3D CNN with factored convolutions, (2+1)D: first over space, then over time.
 
-Source: Tran et al. 2018, "A Closer Look at Spatiotemporal Convolutions for Action Recognition",
-without residual connections, which four blocks do not need. Both convolutions run as 2D ones,
-over frames and over (time, pixel), which is the same function and has fast kernels everywhere.
+Source: Tran et al. 2018, "A Closer Look at Spatiotemporal Convolutions for Action Recognition", without
+residual connections, which four blocks do not need. Both convolutions run in 2D, over frames and over
+(time, pixel): this computes the same function, and every device has fast kernels for it.
 """
 
 from __future__ import annotations
@@ -19,10 +19,7 @@ BLOCK_FILTERS = (32, 64, 128, 256)
 
 
 def conv3d(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
-    """3D CNN, four blocks of conv 1x3x3, max-pool and conv 3x1x1, mean, dropout, classifier.
-
-    uint8 [B, T, H, W, 3] to logits float32 [B, num_classes].
-    """
+    """3D CNN, four blocks of conv 1x3x3, max-pool and conv 3x1x1, mean, dropout, classifier."""
     video = frames.clip_input(spec)
     x = frames.pixels(video, spec, dtype)
     for filters in BLOCK_FILTERS:
@@ -32,7 +29,7 @@ def conv3d(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
 
 
 def _over_space(x: Tensor, filters: int, dtype: keras.DTypePolicy) -> Tensor:
-    """[B, T, H, W, C] to [B, T, ceil(H / 2), ceil(W / 2), filters]."""
+    """Convolves and pools each frame: [B, T, H, W, C] to [B, T, ceil(H / 2), ceil(W / 2), filters]."""
 
     def block(image: Tensor) -> Tensor:
         image = layers.Conv2D(filters, 3, padding="same", use_bias=False, dtype=dtype)(image)
@@ -43,7 +40,7 @@ def _over_space(x: Tensor, filters: int, dtype: keras.DTypePolicy) -> Tensor:
 
 
 def _over_time(x: Tensor, filters: int, dtype: keras.DTypePolicy) -> Tensor:
-    """[B, T, H, W, C] to [B, T, H, W, filters]: each pixel's 3 frames around a moment."""
+    """Convolves each pixel over 3 frames: [B, T, H, W, C] to [B, T, H, W, filters]."""
     _, num_frames, height, width, channels = x.shape
     lines = ops.reshape(x, (-1, num_frames, height * width, channels))
     lines = layers.Conv2D(filters, (3, 1), padding="same", use_bias=False, dtype=dtype)(lines)

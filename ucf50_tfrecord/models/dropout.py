@@ -1,8 +1,8 @@
-"""Dropout whose chance is derived, never stored: from (seed, step, position in the global batch).
+"""Dropout with random numbers that follow from (seed, step, position in the global batch).
 
-So a clip's dropout depends neither on how many replicas share a batch nor on where a run was
-resumed, as is so for its augmentation. Keras's own layer advances a state that would have to be
-saved, and draws the same numbers on every replica.
+A clip's dropout, like its augmentation, then depends neither on the number of replicas nor on where a
+run was resumed. Keras's own layer advances a state, which would have to be saved, and draws the same
+numbers on every replica.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ import tensorflow as tf
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Chance:
-    """What a training step's dropout is drawn from.
+class RandomKey:
+    """The origin of the random numbers of one training step's dropout.
 
     seed: the run's seed.
     step: int64 [], counted from the run's start, on the host.
-    position: int64 [B], the clips' places in the global batch.
-    batch_size: clips in the global batch.
+    position: int64 [B], the clips' positions in the global batch.
+    batch_size: clips per global batch.
     """
 
     seed: int
@@ -38,25 +38,25 @@ _local = threading.local()
 
 
 @contextlib.contextmanager
-def chance(value: Chance) -> Iterator[None]:
-    """Sets what dropout is drawn from while a model is called for training."""
-    _local.chance = value
+def random_key(key: RandomKey) -> Iterator[None]:
+    """Sets the key of all dropout while a model is called for training."""
+    _local.key = key
     try:
         yield
     finally:
-        del _local.chance
+        del _local.key
 
 
 @keras.saving.register_keras_serializable(package="ucf50_tfrecord")
 class Dropout(keras.layers.Layer):
-    """Sets a share of the values to 0 and scales the others, in training only.
+    """Sets a fraction of the values to 0 and scales the others, in training only.
 
-    Takes float [B * k, ...] and returns the same shape; k values in a row belong to a clip.
+    Takes float [B * k, ...] and returns the same shape; each clip has k consecutive rows.
 
     Args:
-      rate: the share.
-      stream: a number of the layer's own in its model, so that layers draw apart.
-      whole_rows: whether each of the B * k is dropped as a whole (stochastic depth).
+      rate: the fraction.
+      stream: a number that no other layer of the model has, so that layers draw different numbers.
+      whole_rows: whether each of the B * k rows is dropped as a whole (stochastic depth).
     """
 
     def __init__(
@@ -72,14 +72,14 @@ class Dropout(keras.layers.Layer):
     def call(self, values: tf.Tensor, training: bool = False) -> tf.Tensor:
         if not training or not self.rate:
             return values
-        if not hasattr(_local, "chance"):
-            raise RuntimeError("A model with dropout must be called for training within dropout.chance(…).")
-        given = _local.chance
-        rows = tf.shape(values)[0] // tf.shape(given.position)[0]  # of a clip
-        with tf.device("CPU:0"):  # where TensorFlow wants a seed, also of a draw on a GPU
-            seeds = tf.stack([tf.constant(given.seed * 1000 + self.stream + 1, tf.int64), given.step])
+        if not hasattr(_local, "key"):
+            raise RuntimeError("Call a model with dropout for training within dropout.random_key(…).")
+        key = _local.key
+        rows = tf.shape(values)[0] // tf.shape(key.position)[0]  # per clip
+        with tf.device("CPU:0"):  # TensorFlow expects seeds there, also for draws on a GPU
+            seeds = tf.stack([tf.constant(key.seed * 1000 + self.stream + 1, tf.int64), key.step])
             each = [1] * (len(values.shape) - 1) if self.whole_rows else values.shape[1:]
-            shape = tf.concat([[given.batch_size, rows], each], axis=0)
-        draws = tf.gather(tf.random.stateless_uniform(shape, seed=seeds), given.position)
+            shape = tf.concat([[key.batch_size, rows], each], axis=0)
+        draws = tf.gather(tf.random.stateless_uniform(shape, seed=seeds), key.position)
         kept = tf.reshape(draws, [-1, *each]) >= self.rate
         return tf.where(kept, values / (1 - self.rate), tf.zeros_like(values))

@@ -17,23 +17,23 @@ from ucf50_tfrecord.models.frames import Tensor, encode_frames, normalize
 from ucf50_tfrecord.specs import THREE_BLOCK, ModelSpec, UserError
 
 BLOCK_FILTERS = (32, 64, 128)
-# Of the dropout in models of keras.applications: beyond those of our own models.
+# The first stream of dropout within models of keras.applications; our own models use lower ones.
 _FIRST_STREAM = 100
 
 
 def frame_features(video: Tensor, spec: ModelSpec, dtype: keras.DTypePolicy) -> Tensor:
-    """Encodes each frame by the encoder that the spec names.
+    """Encodes each frame with the encoder that the spec names.
 
     Args:
       video: uint8 [B, T, H, W, 3].
-      spec: names the encoder and its weights.
-      dtype: the layers' policy.
+      spec: has the names of the encoder and of its weights.
+      dtype: the policy of the layers.
 
     Returns:
       Features [B, T, F].
 
     Raises:
-      UserError: if the encoder's weights cannot be had or do not fit, or frames are too small for it.
+      UserError: if the encoder's weights are missing or do not fit, or frames are too small for it.
     """
     scaled = frames.pixels(video, spec, dtype)  # [B, T, H, W, C]
     shape = scaled.shape[2:]
@@ -42,15 +42,15 @@ def frame_features(video: Tensor, spec: ModelSpec, dtype: keras.DTypePolicy) -> 
     else:
         encoder = application(shape, spec, dtype)
     encoder.trainable = not spec.freeze_encoder
-    if spec.freeze_encoder:  # its batch norm keeps its statistics, too
+    if spec.freeze_encoder:  # batch norm keeps its statistics, too
         return encode_frames(scaled, lambda x: encoder(x, training=False))
     return encode_frames(scaled, encoder)
 
 
 def three_block(shape: tuple[int, ...], spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
-    """Three blocks of conv 3x3, max-pool 2, batch norm, ReLU; then dropout, dense 256, batch norm, ReLU.
+    """Builds three blocks of conv 3x3, max-pool 2, batch norm, ReLU; then dropout, dense 256, batch norm, ReLU.
 
-    [N, H, W, C] with values in [0, 1] to [N, 256].
+    The encoder maps [N, H, W, C] with values in [0, 1] to [N, 256].
     """
     x = image = keras.Input(shape, dtype=dtype.compute_dtype)
     for filters in BLOCK_FILTERS:
@@ -62,34 +62,34 @@ def three_block(shape: tuple[int, ...], spec: ModelSpec, dtype: keras.DTypePolic
     features = layers.ReLU(dtype=dtype)(normalize(x, dtype))
     encoder = keras.Model(image, features, name="encoder")
     if spec.encoder_weights != "none":
-        with _explained(spec):
+        with _explained_errors(spec):
             encoder.load_weights(spec.encoder_weights)
     return encoder
 
 
 def application(shape: tuple[int, ...], spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
-    """An image model of keras.applications without its classifier, averaged over space.
+    """Builds an image model of keras.applications without its classifier, averaged over space.
 
-    [N, H, W, 3] with values in [0, 1], which are brought to what that model was made for, to [N, F].
-    ImageNet's weights are downloaded by Keras, once, into ~/.keras.
+    The encoder maps [N, H, W, 3] with values in [0, 1] to [N, F], after the preprocessing of that model.
+    Keras downloads ImageNet's weights once, into ~/.keras.
     """
     build = getattr(keras.applications, spec.encoder)
     weights = None if spec.encoder_weights == "none" else spec.encoder_weights
     before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(dtype)  # these models take no policy of their own
+    keras.config.set_dtype_policy(dtype)  # these models take no dtype argument
     try:
-        with _explained(spec):
+        with _explained_errors(spec):
             model = build(include_top=False, weights=weights, input_shape=shape, pooling="avg")
     finally:
         keras.config.set_dtype_policy(before)
-    model = _in_step_with_others(model)
+    model = _reproducible(model)
     image = keras.Input(shape, dtype=dtype.compute_dtype)
     prepared = _Preprocess(spec.encoder, dtype=dtype)(image)
     return keras.Model(image, ops.cast(model(prepared), dtype.compute_dtype), name="encoder")
 
 
-def _in_step_with_others(model: keras.Model) -> keras.Model:
-    """Lets a model's batch norm and dropout depend neither on the number of replicas nor on a resume."""
+def _reproducible(model: keras.Model) -> keras.Model:
+    """Makes batch norm and dropout independent of the number of replicas and of resumes."""
     streams = itertools.count(_FIRST_STREAM)
 
     def adapted(layer: layers.Layer) -> layers.Layer:
@@ -114,7 +114,7 @@ def _in_step_with_others(model: keras.Model) -> keras.Model:
 
 @keras.saving.register_keras_serializable(package="ucf50_tfrecord", name="Preprocess")
 class _Preprocess(keras.layers.Layer):
-    """Scales [0, 1] back to [0, 255] and applies the preprocessing of a model of keras.applications."""
+    """Scales [0, 1] to [0, 255] and applies the preprocessing of a model of keras.applications."""
 
     def __init__(self, encoder: str, *, dtype: keras.DTypePolicy, **options):
         super().__init__(dtype=dtype, **options)
@@ -130,16 +130,16 @@ class _Preprocess(keras.layers.Layer):
 
 
 @contextlib.contextmanager
-def _explained(spec: ModelSpec) -> Iterator[None]:
-    """Turns what Keras raises for weights or sizes that do not fit into an error for the user."""
+def _explained_errors(spec: ModelSpec) -> Iterator[None]:
+    """Turns Keras's exceptions for weights or sizes that do not fit into a UserError."""
     path = spec.encoder_weights
     if path not in ("none", "imagenet") and not os.path.isfile(path):
         raise UserError(
-            f"Expected --encoder_weights=none, imagenet or a file. Received: {path}, which is no file"
+            f"Expected --encoder_weights=none, imagenet or a file. Received: {path}, which is not a file"
         )
     try:
         yield
-    except Exception as error:  # Keras raises bare Exception for a failed download
+    except Exception as error:  # Keras raises Exception itself for a failed download
         raise UserError(
             f"The encoder {spec.encoder} with --encoder_weights={path} cannot be built for frames of "
             f"{spec.height}x{spec.width}: {error}"

@@ -1,4 +1,4 @@
-"""What every family shares: clips in, frames to features, features to logits."""
+"""Parts that all families share: the input, frames to features, and features to logits."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def clip_input(spec: ModelSpec) -> Tensor:
 
 
 def pixels(video: Tensor, spec: ModelSpec, dtype: keras.DTypePolicy) -> Tensor:
-    """Scales uint8 [B, T, H, W, 3] to [0, 1], here on the device.
+    """Scales uint8 [B, T, H, W, 3] to [0, 1], on the device.
 
-    With motion input each frame comes with its difference from the frame before (the first one's
-    is 0), in three more channels from -1 to 1.
+    With motion input, three more channels hold each frame's difference from the frame before, from -1
+    to 1; it is 0 for the first frame.
     """
     scaled = layers.Rescaling(1 / 255, dtype=dtype)(video)
     if not spec.motion:
@@ -52,14 +52,14 @@ def encode_frames(video: Tensor, encoder: Encoder) -> Tensor:
 
 
 def classify(features: Tensor, spec: ModelSpec, **init) -> Tensor:
-    """Returns float32 logits [B, num_classes] for features [B, F], in any precision policy."""
+    """Maps features [B, F] to logits [B, num_classes], which are float32 under any dtype policy."""
     return layers.Dense(spec.num_classes, dtype="float32", name="logits", **init)(features)
 
 
 def normalize(x: Tensor, dtype: keras.DTypePolicy) -> Tensor:
-    """Batch norm over the last axis; its statistics are those of the global batch (all replicas).
+    """Applies batch norm over the last axis, with the statistics of the global batch (all replicas).
 
-    A quicker moving average than Keras's 0.99, as a small set's epochs have few steps.
+    The moving average is quicker than Keras's 0.99: epochs of small data sets have few steps.
     """
     return BatchNorm(momentum=0.9, synchronized=True, dtype=dtype)(x)
 
@@ -68,8 +68,8 @@ def normalize(x: Tensor, dtype: keras.DTypePolicy) -> Tensor:
 class ConvReluPool(layers.Conv2D):
     """Convolution, bias, ReLU and max-pool 2: [N, H, W, C] to [N, H // 2, W // 2, filters].
 
-    The function and the gradient of the layers one by one, in less time: the gradients of
-    ReLU and bias need the pooled quarter of the pixels alone, see `_bias_relu_pool`.
+    Computes the same function and gradient as separate layers, in less time: the gradients of ReLU and
+    bias need only the pooled quarter of the pixels, see `_bias_relu_pool`.
     """
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
@@ -84,10 +84,10 @@ class ConvReluPool(layers.Conv2D):
 
 @tf.custom_gradient
 def _bias_relu_pool(x: tf.Tensor, bias: tf.Tensor):
-    """Adds a bias [C], then ReLU and max-pool 2: [N, H, W, C] to [N, H // 2, W // 2, C], and its gradient.
+    """Applies bias [C], ReLU and max-pool 2, with their gradient: [N, H, W, C] to [N, H // 2, W // 2, C].
 
-    A maximum sends its gradient to one pixel, which is positive where the maximum is. So ReLU's
-    gradient and the bias's can be taken before the maximum's, from a quarter of the pixels.
+    A maximum passes its gradient to one pixel, which is positive if the maximum is. The gradients of
+    ReLU and bias can therefore be computed before that of the maximum, from a quarter of the pixels.
     """
     pool = {"ksize": [1, 2, 2, 1], "strides": [1, 2, 2, 1], "padding": "VALID"}
     activation = tf.nn.relu(tf.nn.bias_add(x, bias))
@@ -105,10 +105,10 @@ def _bias_relu_pool(x: tf.Tensor, bias: tf.Tensor):
 
 @keras.saving.register_keras_serializable(package="ucf50_tfrecord")
 class BatchNorm(layers.BatchNormalization):
-    """keras.layers.BatchNormalization; in training over images on a single replica it is one op.
+    """keras.layers.BatchNormalization, as one op in training over images on a single replica.
 
-    Keras's takes some ten passes over the pixels. Several replicas share their statistics, which
-    the op cannot.
+    Keras's layer takes some ten passes over the pixels. Several replicas share their statistics, which
+    the op cannot do.
     """
 
     def call(
@@ -126,7 +126,7 @@ class BatchNorm(layers.BatchNormalization):
             epsilon=self.epsilon,
             is_training=True,
         )
-        # The op's variance is the unbiased one, Keras's is not.
+        # The op's variance is unbiased, Keras's is not.
         count = tf.cast(tf.size(inputs, tf.int64) // inputs.shape[-1], tf.float32)
         variance = result.batch_variance * (1 - 1 / count)
         for moving, batch in ((self.moving_mean, result.batch_mean), (self.moving_variance, variance)):

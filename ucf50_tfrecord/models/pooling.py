@@ -1,4 +1,4 @@
-"""The order-blind control: what frames alone tell, in whatever order."""
+"""The order-blind control: a model of single frames, whose order it cannot see."""
 
 from __future__ import annotations
 
@@ -12,10 +12,7 @@ from ucf50_tfrecord.specs import ModelSpec
 
 
 def frame_pool(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
-    """Frame encoder, mean over time, dropout, classifier: the control of the recurrent models.
-
-    uint8 [B, T, H, W, 3] to logits float32 [B, num_classes].
-    """
+    """Frame encoder, mean over time, dropout, classifier: the control of the recurrent models."""
     video = frames.clip_input(spec)
     features = frame_features(video, spec, dtype)  # [B, T, F]
     pooled = Dropout(spec.dropout, stream=1, dtype=dtype)(ops.mean(features, axis=1))

@@ -1,8 +1,8 @@
 """A frame encoder and a recurrent layer whose outputs are averaged over time.
 
-On NVIDIA GPUs Keras runs LSTM and GRU by cuDNN as long as they keep their default activations,
-have a bias, no recurrent dropout and are not unrolled; anything else costs that kernel. cuDNN has
-a plain RNN too, but TensorFlow does not offer it: `rnn` is a loop over time on every device.
+On NVIDIA GPUs Keras runs LSTM and GRU with cuDNN as long as they have the default activations, a bias
+and no recurrent dropout, and are not unrolled. cuDNN has a plain RNN too, but TensorFlow does not offer
+it: `rnn` is a loop over time on every device.
 """
 
 from __future__ import annotations
@@ -21,34 +21,22 @@ NUM_UNITS = 256
 
 
 def rnn(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
-    """Frame encoder, plain RNN (tanh) of 256 units, mean over time, dropout, classifier.
-
-    uint8 [B, T, H, W, 3] to logits float32 [B, num_classes].
-    """
+    """Frame encoder, plain RNN (tanh) of 256 units, mean over time, dropout, classifier."""
     return _build(spec, dtype, layers.SimpleRNN, NUM_UNITS)
 
 
 def lstm(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
-    """Frame encoder, LSTM of 256 units, mean over time, dropout, classifier.
-
-    uint8 [B, T, H, W, 3] to logits float32 [B, num_classes].
-    """
+    """Frame encoder, LSTM of 256 units, mean over time, dropout, classifier."""
     return _build(spec, dtype, layers.LSTM, NUM_UNITS)
 
 
 def gru(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
-    """Frame encoder, GRU of 256 units, mean over time, dropout, classifier.
-
-    uint8 [B, T, H, W, 3] to logits float32 [B, num_classes].
-    """
+    """Frame encoder, GRU of 256 units, mean over time, dropout, classifier."""
     return _build(spec, dtype, layers.GRU, NUM_UNITS)
 
 
 def bilstm(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
-    """Frame encoder, LSTMs of 128 units over both directions of time, mean, dropout, classifier.
-
-    uint8 [B, T, H, W, 3] to logits float32 [B, num_classes].
-    """
+    """Frame encoder, LSTMs of 128 units over both directions of time, mean, dropout, classifier."""
 
     def both_ways(units: int, **options) -> layers.Layer:
         return layers.Bidirectional(layers.LSTM(units, **options), dtype=options["dtype"])

@@ -1,12 +1,12 @@
 """The published baselines, layer for layer: a frame encoder and an RNN or LSTM over its features.
 
-And their order-blind control, the same encoder with a mean over time.
+Their order-blind control is the same encoder with a mean over time.
 
-Per frame: three blocks of conv 3x3 (32, 64, 128 filters), ReLU and max-pool 2; flatten;
-dense 256 with ReLU. Over time: one RNN or LSTM of 256 units; its last step goes to the
-classifier. No dropout, no normalisation. The published models are PyTorch's, so weights
-start from PyTorch's distributions; they have one parameter fewer a recurrent unit, since
-PyTorch adds two bias vectors where one does the same.
+Per frame: three blocks of conv 3x3 (32, 64, 128 filters), ReLU and max-pool 2; flatten; dense 256 with
+ReLU. Over time: one RNN or LSTM of 256 units, whose last step goes to the classifier. There is no
+dropout and no normalisation. The published models are PyTorch models, so weights start from PyTorch's
+distributions. Recurrent layers have fewer biases: PyTorch adds two bias vectors where one has the same
+effect.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ NUM_UNITS = 256
 
 
 def seed_rnn(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
-    """The published CNN + RNN (tanh): uint8 [B, T, H, W, 3] to logits float32 [B, num_classes]."""
+    """The published CNN + RNN (tanh)."""
     head = layers.SimpleRNN(
         NUM_UNITS, recurrent_initializer=_torch_uniform(NUM_UNITS), **_torch_init(NUM_UNITS), dtype=dtype
     )
@@ -33,7 +33,7 @@ def seed_rnn(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
 
 
 def seed_lstm(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
-    """The published CNN + LSTM: uint8 [B, T, H, W, 3] to logits float32 [B, num_classes]."""
+    """The published CNN + LSTM."""
     head = layers.LSTM(
         NUM_UNITS,
         recurrent_initializer=_torch_uniform(NUM_UNITS),
@@ -45,10 +45,7 @@ def seed_lstm(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
 
 
 def seed_pool(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
-    """The published CNN, mean over time, classifier: the control of the other two.
-
-    uint8 [B, T, H, W, 3] to logits float32 [B, num_classes].
-    """
+    """The published CNN, mean over time, classifier: the control of the other two."""
     return _build(spec, dtype, lambda features: ops.mean(features, axis=1))
 
 
@@ -74,14 +71,14 @@ def _build(spec: ModelSpec, dtype: keras.DTypePolicy, head: Callable[[Tensor], T
 
 
 def _torch_init(fan: int) -> dict[str, keras.Initializer]:
-    """PyTorch's default start: weights and biases uniform within 1/sqrt(fan).
+    """Returns PyTorch's default initializers: weights and biases uniform within 1/sqrt(fan).
 
-    `fan` is the fan-in of convolutions and dense layers, the number of units of recurrent
-    ones. Source: reset_parameters of torch.nn.Linear, _ConvNd and RNNBase.
+    `fan` is the fan-in of convolutions and dense layers, and the number of units of recurrent layers.
+    Source: reset_parameters of torch.nn.Linear, _ConvNd and RNNBase.
     """
     return {"kernel_initializer": _torch_uniform(fan), "bias_initializer": _torch_uniform(fan)}
 
 
 def _torch_uniform(fan: int) -> keras.Initializer:
-    # One object for one variable: an initializer gives equal values for equal shapes.
+    # A new object for each variable: one object gives equal values for equal shapes.
     return keras.initializers.RandomUniform(-(fan**-0.5), fan**-0.5)

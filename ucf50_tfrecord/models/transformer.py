@@ -1,9 +1,8 @@
 """A video transformer, factored: attention over space within each frame, then over time.
 
-Source: Arnab et al. 2021, "ViViT: A Video Vision Transformer", its factorised encoder (model 2),
-with pre-norm blocks, means in place of class tokens, and a convolutional stem, without which
-transformers learn badly from few clips (Xiao et al. 2021, "Early Convolutions Help Transformers
-See Better").
+Source: Arnab et al. 2021, "ViViT: A Video Vision Transformer", the factorised encoder (model 2), with
+pre-norm blocks, means instead of class tokens, and a convolutional stem. Without the stem, transformers
+learn badly from few clips (Xiao et al. 2021, "Early Convolutions Help Transformers See Better").
 """
 
 from __future__ import annotations
@@ -23,16 +22,13 @@ from ucf50_tfrecord.specs import ModelSpec
 STEM_FILTERS = (32, 64)
 WIDTH = 128
 NUM_HEADS = 4
-NUM_BLOCKS = 2  # over space, and as many over time
-# Tokens along each side of a frame, at most, whatever its size: attention costs their 4th power.
+NUM_BLOCKS = 2  # over space, and again over time
+# The most tokens along each side of a frame of any size: attention costs their 4th power.
 MAX_TOKENS = 8
 
 
 def transformer(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
-    """Conv stem, patches, attention over space and then over time, mean, dropout, classifier.
-
-    uint8 [B, T, H, W, 3] to logits float32 [B, num_classes].
-    """
+    """Conv stem, patches, attention over space and then over time, mean, dropout, classifier."""
     streams = itertools.count()
     video = frames.clip_input(spec)
     tokens = frames.encode_frames(frames.pixels(video, spec, dtype), lambda x: _patches(x, dtype))
@@ -47,7 +43,7 @@ def transformer(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
 
 
 def _patches(image: Tensor, dtype: keras.DTypePolicy) -> Tensor:
-    """[N, H, W, C] to tokens [N, at most 64, D]."""
+    """Turns images [N, H, W, C] into tokens [N, at most 64, D]."""
     x = image
     for filters in STEM_FILTERS:
         x = layers.Conv2D(filters, 3, padding="same", use_bias=False, dtype=dtype)(x)
@@ -77,10 +73,10 @@ def _blocks(x: Tensor, spec: ModelSpec, dtype: keras.DTypePolicy, streams: Itera
 
 @keras.saving.register_keras_serializable(package="ucf50_tfrecord", name="Positions")
 class _Positions(keras.layers.Layer):
-    """Adds a learned vector for each place: [N, L, D] to the same."""
+    """Adds a learned vector to each position of [N, L, D]."""
 
     def get_config(self) -> dict[str, Any]:
-        return super().get_config()  # Keras guesses it where there is none, and a policy stops it
+        return super().get_config()  # without this method Keras guesses it, and fails for a dtype policy
 
     def build(self, shape):
         self._table = self.add_weight(

@@ -1,1 +1,1 @@
-"""What a comparison found, as one page to read."""
+"""The report of a comparison, as one page."""

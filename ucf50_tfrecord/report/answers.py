@@ -1,15 +1,15 @@
-"""The report's first section: the answers, what they say together, and whether the comparison can be trusted."""
+"""The report's first section: the verdicts, their conclusions, and a check of the comparison itself."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
 from ucf50_tfrecord.dataset import perturb
+from ucf50_tfrecord.drawing.document import Block, Bullets, Cell, Heading, Paragraph, Table
 from ucf50_tfrecord.evaluation import cells
 from ucf50_tfrecord.evaluation import verdicts as judging
 from ucf50_tfrecord.evaluation.results import LOGIT_DECIMALS, Condition
 from ucf50_tfrecord.evaluation.verdicts import KINDS, MARGIN, NO, UNKNOWN, YES, Verdict
-from ucf50_tfrecord.report.document import Block, Bullets, Cell, Heading, Paragraph, Table
 from ucf50_tfrecord.report.scores import Scores
 from ucf50_tfrecord.specs import ORDER_BLIND_MODELS, UserError
 
@@ -24,15 +24,16 @@ def find(verdicts: Sequence[Verdict], kind: str, *models: str) -> Verdict | None
 
 
 def answers(verdicts: Sequence[Verdict], kind: str, *models: str) -> str | None:
-    """The answer of that verdict; None where there is none."""
+    """Returns the answer of that verdict; None if there is none."""
     verdict = find(verdicts, kind, *models)
     return verdict.answer if verdict else None
 
 
 def section(scores: Scores, verdicts: Sequence[Verdict]) -> Iterator[Block]:
+    """Yields the section on verdicts."""
     yield Heading("Verdicts")
     if not verdicts:
-        yield Paragraph("Nothing was predicted yet: there is nothing to judge.")
+        yield Paragraph("There are no predictions yet: there is nothing to judge.")
         return
     yield from _at_a_glance(scores, verdicts)
     together = list(conclusions(scores, verdicts))
@@ -47,51 +48,52 @@ def section(scores: Scores, verdicts: Sequence[Verdict]) -> Iterator[Block]:
     if horizons:
         yield Heading("How much of the clip is needed", 3)
         yield Bullets(horizons)
-        yield Paragraph(f"“As the whole clip” is a loss whose 95% interval ends below {MARGIN}.")
+        yield Paragraph(f"“Like the whole clip” means a loss whose 95% interval ends below {MARGIN}.")
     yield from _order_check(scores)
 
 
 def conclusions(scores: Scores, verdicts: Sequence[Verdict]) -> Iterator[str]:
-    """Sentences that rest on several verdicts, each of which must hold."""
+    """Yields sentences that rest on several verdicts, each of which must hold."""
     for model in scores.sequence_models:
         order = find(verdicts, "needs_order", model)
         yield from _against_control(scores, verdicts, model, order)
         disturbed = find(verdicts, "disturbed_by_shuffling", model)
         if order and disturbed and (order.answer, disturbed.answer) == (NO, YES):
             yield (
-                f"{model} has learnt to expect order, but does not need it: shuffled frames cost {disturbed.effect} "
-                f"at test time alone, and {order.effect} once it is trained on shuffled frames too."
+                f"{model} has learnt to expect frame order but does not need it: shuffled frames cost "
+                f"{disturbed.effect} at test time alone, and {order.effect} after training on shuffled frames."
             )
 
 
 def _against_control(
     scores: Scores, verdicts: Sequence[Verdict], model: str, order: Verdict | None
 ) -> Iterator[str]:
+    """Yields conclusions from the comparison of a model with its order-blind control."""
     control = scores.control_of(model)
     if control is None:
         return
     alike = scores.read_alike(model, control)
-    but = "" if alike else ", from which it also differs in how it reads frames"
     appearance = find(verdicts, "appearance_suffices", control)
     recognises = answers(verdicts, "above_chance", model) == YES
     if order and order.answer == NO and recognises and appearance and appearance.answer == YES:
         yield (
             f"The score of {model} comes from appearance, not order: {control}, which cannot see order, is above "
-            f"chance by {appearance.effect}, and trained and tested on shuffled frames {model} loses {order.effect}."
+            f"chance by {appearance.effect}; trained and tested on shuffled frames, {model} loses {order.effect}."
         )
     ahead = find(verdicts, "models_differ", model, control)
     behind = find(verdicts, "models_differ", control, model)
     if ahead and ahead.answer == YES and order and order.answer == YES:
-        # Whether the loss without order is as large as the gain, as far as their intervals tell.
+        # All of the lead, if the loss without order may be as large, as far as the intervals tell.
         part = "" if alike and order.effect.high >= ahead.effect.low else "part of "
+        but = "" if alike else ", which also reads frames in another way"
         yield (
-            f"Order is {part}what {model} gains over {control}{but}: it is ahead by {ahead.effect}, and loses "
-            f"{order.effect} trained and tested on shuffled frames."
+            f"Frame order explains {part}the lead of {model} over {control}{but}: {model} is ahead by "
+            f"{ahead.effect}, and loses {order.effect} when trained and tested on shuffled frames."
         )
     if behind and behind.answer == YES:
         yield (
             f"{control}, which cannot see order, is ahead of {model} by {behind.effect}: what {model} does beyond "
-            f"averaging over frames does not pay here{'' if alike else ', or its way of reading frames costs more'}."
+            f"averaging over frames does not help here{'' if alike else ', or its way of reading frames costs more'}."
         )
 
 
@@ -107,8 +109,8 @@ def _at_a_glance(scores: Scores, verdicts: Sequence[Verdict]) -> Iterator[Block]
     if kinds:
         rows = [[KINDS[kind].question, *(cell(kind, model) for model in scores.models)] for kind in kinds]
         caption = (
-            "Answers at a glance: the effect on accuracy, from 0 to 1, in the direction that the question asks for. "
-            "?: cannot tell at this size. Empty: not asked, because it was not tested or the model cannot see order."
+            "Answers at a glance: the effect on accuracy, from 0 to 1, in the direction of the question. ?: cannot "
+            "tell at this size. Empty: not asked, because it was not tested or the model cannot see order."
         )
         yield Table(caption, ("Question", *scores.models), rows)
 
@@ -117,19 +119,18 @@ def _horizons(scores: Scores, verdicts: Sequence[Verdict]) -> Iterator[str]:
     total = scores.results.num_frames
     for model in scores.models:
         if YES not in {answers(verdicts, kind, model) for kind in _ABOVE_CHANCE}:
-            continue  # of a model that recognises nothing one frame is as good as all
+            continue  # if a model recognises nothing, one frame is as good as all
         for end in ("first", "last"):
             if not scores.tested(Condition(model, perturbation=f"{end}1")).any():
                 continue
             found = judging.horizon(scores.results, model, end)
             if found is None:
-                yield f"No number of {end} frames that was tried is shown to score as the whole clip for {model}."
-                continue
-            count, loss = found
-            if count == 1:
-                yield f"The {end} frame of {total} scores as the whole clip for {model}: it costs {loss}."
+                yield f"No tested number of {end} frames is shown to score like the whole clip for {model}."
+            elif found[0] == 1:
+                yield f"The {end} frame of {total} scores like the whole clip for {model}: it costs {found[1]}."
             else:
-                yield f"The {end} {count} frames of {total} score as the whole clip for {model}: they cost {loss}."
+                frames = f"The {end} {found[0]} frames of {total}"
+                yield f"{frames} score like the whole clip for {model}: they cost {found[1]}."
 
 
 def _order_check(scores: Scores) -> Iterator[Block]:
@@ -139,39 +140,32 @@ def _order_check(scores: Scores) -> Iterator[Block]:
         return
     yield Heading("Built-in check", 3)
     if blind:
-        moved, tested = sum(check.moved for check in blind), sum(check.tested for check in blind)
+        changed, tested = sum(check.num_changed for check in blind), sum(check.num_tested for check in blind)
         yield Paragraph(
-            "A model that cannot see order must say the same of shuffled and reversed frames, up to the rounding of "
-            f"sums. The largest change of any logit of {' and '.join(scores.order_blind)} is "
-            f"{max(check.change for check in blind):.1g}, and {moved} of {tested} predictions are another class."
+            "A model that cannot see order must predict the same for shuffled and reversed frames, up to the rounding "
+            f"of sums. The largest change of any logit of {' and '.join(scores.order_blind)} is "
+            f"{max(check.largest_change for check in blind):.1g}, and {changed} of {tested} predictions change class."
         )
         failures = list(_failures(scores))
         if failures:
-            yield Paragraph("This check fails; trust nothing above or below:")
+            yield Paragraph("This check fails; do not trust any result of this report:")
             yield Bullets(failures)
     else:
         yield Paragraph(
             "No model here is blind to order. With one, such as frame_pool, the comparison would check itself: "
-            "shuffled frames may not change what it says."
+            "shuffled frames must not change its predictions."
         )
     rows = [
-        [c.model, c.perturbation, "no" if c.model in scores.order_blind else "yes"]
-        + [f"{c.change:.2g}", f"{c.scale:.2g}", f"{c.moved} of {c.tested}"]
+        [c.model, c.intervention, "no" if c.model in scores.order_blind else "yes"]
+        + [f"{c.largest_change:.2g}", f"{c.largest_logit:.2g}", f"{c.num_changed} of {c.num_tested}"]
         for c in checks
     ]
-    columns = (
-        "Model",
-        "Frames",
-        "Sees order",
-        "Largest change of a logit",
-        "Largest logit",
-        "Predictions changed",
-    )
+    sizes = ("Largest change of a logit", "Largest logit", "Predictions changed")
     caption = (
-        "What another order of frames changes in the models' answers; logits are kept to "
+        "The effect of another order of frames on the models' logits, which are stored with "
         f"{LOGIT_DECIMALS} decimals."
     )
-    yield Table(caption, columns, rows)
+    yield Table(caption, ("Model", "Frames", "Sees order", *sizes), rows)
 
 
 def _failures(scores: Scores) -> Iterator[str]:

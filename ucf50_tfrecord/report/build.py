@@ -1,7 +1,7 @@
-"""The report of a comparison: what it found, on what evidence, and how to read that.
+"""The report of a comparison: its findings, their evidence, and how to read them.
 
-One HTML file that needs no network, and the same as Markdown with its pictures beside it. What is
-said in words comes from verdicts alone; every number can be made again from results.json.
+One HTML file that needs no network, and the same as Markdown with pictures beside it. Claims in words
+come from verdicts alone; every number can be computed again from results.json.
 """
 
 from __future__ import annotations
@@ -11,17 +11,49 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from ucf50_tfrecord import record
+from ucf50_tfrecord import record, storage
 from ucf50_tfrecord.dataset import perturb
-from ucf50_tfrecord.evaluation.results import Condition, Results
+from ucf50_tfrecord.drawing import document
+from ucf50_tfrecord.drawing.document import Block, Bullets, Document, Heading, Paragraph, Table
+from ucf50_tfrecord.evaluation.results import SPLITS, Condition, Results
 from ucf50_tfrecord.evaluation.verdicts import MARGIN, Verdict
-from ucf50_tfrecord.report import answers, causes, document, leaks, performance
+from ucf50_tfrecord.report import answers, causes, leaks, performance
 from ucf50_tfrecord.report.causes import ReadClips
-from ucf50_tfrecord.report.document import Block, Bullets, Document, Heading, Paragraph, Table
 from ucf50_tfrecord.report.scores import Scores
 from ucf50_tfrecord.specs import FRAME_ORDERS
 
 NAME = "report"
+_HOW_TO_READ = (
+    "Accuracy is the fraction of clips whose class is predicted. Macro F1 is the mean of the classes' F1; a class "
+    "that is never predicted counts 0. Both are means over seeds, from 0 to 1, on clips of recording groups that the "
+    "model was not trained on, unless marked “by video”.",
+    "An interval [low, high] contains the true value in about 95 of 100 comparisons like this one. It comes from "
+    "resampling whole groups with replacement (a bootstrap over groups, percentiles): clips of one recording look "
+    "alike, and counting them as independent would make intervals too narrow.",
+    "A change is paired: each clip under two conditions, by the same weights where the intervention is at test time. "
+    "Its p is that of a sign-flip test: how often a change at least as large, in either direction, appears if each "
+    "group's change could equally have had the other sign.",
+    "The p in verdicts is corrected for all questions of this report together (false discovery rate, Benjamini and "
+    "Hochberg): of the answers “yes”, about one in twenty may be wrong.",
+    "“Yes” requires a corrected p below 0.05. “No” requires an interval that excludes a change of "
+    f"{MARGIN} of accuracy or more; a smaller change may exist. Otherwise the answer is “cannot tell”, with the "
+    "number of groups that would probably settle it, given their spread and a power of 80%.",
+    "McNemar's test treats clips as independent: its p is too small where groups are large. It is given because it "
+    "is usually published.",
+    "Intervals in tables of classes and interventions are not corrected for their number: of 20 changes that are "
+    "none, one lies outside its interval.",
+)
+_LIMITS = (
+    "A model that an intervention disturbs at test time need not depend on what was removed: frames in another order "
+    "are also unlike the frames of its training. Only training without it tells.",
+    "The background is the median over a clip's frames. Where the camera moves, it is a blurred mean of places; "
+    "whatever does not move counts as background, persons included.",
+    "With few groups (below about 20) bootstrap intervals are too narrow. The sign-flip test keeps its level, but "
+    "with fewer than 6 groups it cannot fall below 0.05.",
+    "Seeds are averaged, not resampled: intervals show how the score varies with the recordings. The spread over "
+    "seeds, shown beside it, shows how it varies with the randomness of training.",
+    "All results are about these clips, this resolution and this training: no verdict holds for a model in general.",
+)
 
 
 def write(
@@ -37,11 +69,11 @@ def write(
     Equal results give equal bytes.
 
     Args:
-      folder: where; it is made if it is missing.
+      folder: the report's folder; it is made if it is missing.
       results: the comparison.
-      verdicts: what verdicts.judge says of it.
-      read_clips: for pictures of clips; without it there are none, and the report says so.
-      notes: sentences near the top, such as how it was made.
+      verdicts: its verdicts, from verdicts.judge.
+      read_clips: reads clips for pictures; without it the report has none, and says so.
+      notes: sentences near the top, such as how the report was made.
 
     Returns:
       The pictures by name, uint8 [h, w, 3].
@@ -50,7 +82,9 @@ def write(
       UserError: if a file cannot be written.
     """
     content = build(results, verdicts, read_clips=read_clips, notes=notes)
-    document.write(folder, content, name=NAME)
+    for path, data in document.to_files(content, NAME).items():
+        with storage.atomic_write(folder / path) as file:
+            file.write(data)
     return {figure.name: figure.pixels for figure in content.figures}
 
 
@@ -61,7 +95,7 @@ def build(
     read_clips: ReadClips | None = None,
     notes: Sequence[str] = (),
 ) -> Document:
-    """Puts the report together; the arguments are those of `write`."""
+    """Builds the report; the arguments are those of `write`."""
     scores = Scores(results)
     blocks = [*_overview(scores, notes), *answers.section(scores, verdicts)]
     if scores.models:
@@ -77,19 +111,19 @@ def _overview(scores: Scores, notes: Sequence[str]) -> Iterator[Block]:
     results = scores.results
     for note in notes:
         yield Paragraph(note)
-    yield Table("What was compared.", ("", ""), [[name, text] for name, text in _facts(scores).items()])
+    yield Table("Data, models and trainings.", ("", ""), list(_facts(scores).items()))
     lacking = [model for model in results.models if model not in scores.models]
     if lacking:
         yield Paragraph(
-            f"No clip was tested by all seeds of {', '.join(lacking)} as trained and tested as usual: "
-            "what follows leaves them out."
+            f"No clip was tested by all seeds of {', '.join(lacking)} with the usual training and test: the report "
+            "leaves them out."
         )
     tested = {model: int(scores.tested(Condition(model)).sum()) for model in scores.models}
     part = [f"{model} ({count})" for model, count in tested.items() if count < len(results.ids)]
     if part:
         yield Paragraph(
             f"Not all of the {len(results.ids)} clips were tested by all seeds of: {', '.join(part)}. A score is "
-            "over a model's own clips; models are held against each other on the clips that both were tested on."
+            "over a model's own clips; models are compared on the clips that both were tested on."
         )
 
 
@@ -97,23 +131,22 @@ def _facts(scores: Scores) -> dict[str, str]:
     results = scores.results
     cells = [result.cell for result in results.cells]
     known = results.groups != record.UNKNOWN_GROUP
-    units = len(np.unique(results.units))
+    units = str(len(np.unique(results.units)))
     kinds = {result.cell.model: result.architecture for result in results.cells}
-    parts = {split: len({cell.part for cell in cells if cell.split == split}) for split in ("group", "video")}
-    trainings = [name for name in FRAME_ORDERS if any(cell.training == name for cell in cells)]
+    parts = {split: len({cell.part for cell in cells if cell.split == split}) for split in SPLITS}
+    some = f"{known.sum()} clips have one; for each other clip it is the video"
     return {
         "Data set": results.name,
         "Classes": str(len(results.classes)),
         "Clips": f"{len(results.ids)}, of {results.num_frames} frames each",
-        "Recording groups": (
-            str(units) if known.all() else f"{known.sum()} clips have one; for the others the video"
-        ),
+        "Recording groups": units if known.all() else some,
         "Held out in turn": ", ".join(f"{n} parts by {split}" for split, n in parts.items() if n)
         or "nothing",
         "Seeds": ", ".join(map(str, sorted({cell.seed for cell in cells}))) or "none",
         "Models": ", ".join(m if kinds[m] == m else f"{m} ({kinds[m]})" for m in results.models) or "none",
         "Blind to order": ", ".join(results.order_blind) or "none of them",
-        "Trained on frames": ", ".join(trainings) or "none",
+        "Trained on frames": ", ".join(o for o in FRAME_ORDERS if any(c.training == o for c in cells))
+        or "none",
         "Computed in": ", ".join(sorted({result.precision for result in results.cells})) or "nothing",
         "Trainings": str(len(cells)),
     }
@@ -121,28 +154,7 @@ def _facts(scores: Scores) -> dict[str, str]:
 
 def _how_to_read(scores: Scores) -> Iterator[Block]:
     yield Heading("How to read this")
-    yield Bullets(
-        [
-            "Accuracy is the share of clips whose class is named, macro F1 the mean of the classes' F1: a class that "
-            "is never predicted counts 0. Both are the mean over seeds, from 0 to 1, on clips of recording groups "
-            "that the model was not trained on, unless it says “by video”.",
-            "An interval [low, high] holds the true value in about 95 of 100 comparisons like this one. It comes from "
-            "drawing whole groups again, with replacement (a bootstrap over groups, percentiles): clips of one "
-            "recording look alike, and counting them as independent would make intervals too narrow.",
-            "A change is paired: each clip under two conditions, by the same weights where the intervention is at "
-            "test time. Its p is that of a sign-flip test: how often a change at least as large, either way, appears "
-            "if each group's change could as well have had the other sign.",
-            "The p in verdicts is corrected for all questions of this report together (false discovery rate, Benjamini "
-            "and Hochberg): of the answers “yes”, about one in twenty may be wrong.",
-            "“Yes” takes a corrected p below 0.05. “No” takes an interval that leaves no room for a change of "
-            f"{MARGIN} of accuracy or more; smaller ones may be there. Else the answer is “cannot tell”, with the "
-            "number of groups that would probably settle it, by their spread and a power of 80%.",
-            "McNemar's test takes clips for independent: its p is too small where groups are large. It stands there "
-            "because it is what is usually published.",
-            "Intervals in tables of classes and interventions are not corrected for their number: of 20 changes that "
-            "are none, one lies outside its interval.",
-        ]
-    )
+    yield Bullets(_HOW_TO_READ)
     found = {perturb.stem(name) for name in scores.interventions()}
     rows = [
         [f"{name}<k>" if name in ("first", "last") else name, meaning]
@@ -150,19 +162,6 @@ def _how_to_read(scores: Scores) -> Iterator[Block]:
         if name in found
     ]
     if rows:
-        yield Table("The interventions at test time.", ("Intervention", "What the model is shown"), rows)
+        yield Table("The interventions at test time.", ("Intervention", "Input of the model"), rows)
     yield Heading("Limits", 3)
-    yield Bullets(
-        [
-            "A model that is disturbed by an intervention at test time need not depend on what was taken away: frames "
-            "in another order are also frames unlike those that it was trained on. Only training without it tells.",
-            "The background is the median over a clip's frames: where the camera moves it is a blurred mean of places, "
-            "and what does not move counts as background, persons included.",
-            "With few groups (below about 20) bootstrap intervals are too narrow; the sign-flip test keeps its "
-            "level, but with fewer than 6 groups it cannot fall below 0.05.",
-            "Seeds are averaged, not drawn: intervals tell how the score varies with the recordings, and the spread "
-            "over seeds, shown beside it, how it varies with the training's chance.",
-            "All of it is about these clips, this resolution and this training: no verdict holds for a model in "
-            "general.",
-        ]
-    )
+    yield Bullets(_LIMITS)

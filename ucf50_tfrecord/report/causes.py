@@ -1,4 +1,4 @@
-"""The report's sections on causes: what goes on inside the recurrence, and what the errors are."""
+"""The report's sections on causes: the inside of recurrent layers, and the models' errors."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from typing import Any
 
 import numpy as np
 
+from ucf50_tfrecord.drawing import class_scores, diagrams
+from ucf50_tfrecord.drawing.canvas import PRINT_DPI
+from ucf50_tfrecord.drawing.document import Block, Bullets, Figure, Heading, Paragraph, Table, file_name
 from ucf50_tfrecord.evaluation.recurrence import GATES
 from ucf50_tfrecord.evaluation.results import Condition, Results
 from ucf50_tfrecord.evaluation.statistics import Estimate
-from ucf50_tfrecord.report import plots
-from ucf50_tfrecord.report.document import Block, Bullets, Figure, Heading, Paragraph, Table, file_name
-from ucf50_tfrecord.report.scores import Scores, excludes_zero, shown
-from ucf50_tfrecord.training import figures
+from ucf50_tfrecord.report.scores import Scores, excludes_zero, format_estimate
 
-# Clips' indices int64 [M] to uint8 [M, T, H, W, 3].
+# Maps clips' indices int64 [M] to uint8 [M, T, H, W, 3].
 ReadClips = Callable[[np.ndarray], np.ndarray]
 _NUM_CONFUSED, _NUM_CONFUSED_STRIPS = 10, 4
 _NUM_CLIPS, _NUM_CLIP_STRIPS = 10, 4
-_NUM_NAMED = 8  # classes, in a sentence
-# Of which the second is to mend what the first forgets.
+_NUM_NAMED = 8  # classes in a sentence
+# Pairs of models: the second was designed to remember what the first forgets.
 _RIVALS = (("rnn", "lstm"), ("seed_rnn", "seed_lstm"))
 _CURVES = {
     "loss_gradient": ("loss, by frame", "norm of d loss / d features"),
@@ -31,39 +31,28 @@ _CURVES = {
 
 
 def recurrence(scores: Scores) -> Iterator[Block]:
-    """What the recurrent layers remember."""
+    """Yields the section on the memory of recurrent layers."""
     found = {model: _inspected(scores.results, model) for model in scores.models}
     found = {model: cells for model, cells in found.items() if cells}
     yield Heading("Inside the recurrence")
     if not found:
-        yield Paragraph("No recurrent model was looked into.")
+        yield Paragraph("No recurrent model was inspected.")
         return
     yield Paragraph(
-        "The gradient with respect to a frame's features says how much a small change of that frame moves the loss "
-        "or the true class's logit: where it falls towards early frames by powers of ten, these were forgotten. A "
-        "model that averages its outputs over time gives every frame a direct way to the logit; the third diagram "
-        "therefore goes through the last state alone, where the recurrence must carry it."
+        "The gradient with respect to a frame's features shows how much a small change of that frame moves the loss "
+        "or the true class's logit. Where it falls towards early frames by powers of ten, these are forgotten. A "
+        "model that averages its outputs over time gives every frame a direct path to the logit; the third diagram "
+        "therefore shows the path through the last state alone, where the recurrence must carry the frame."
     )
     yield Paragraph(
-        "The probe is a linear classifier fitted on the hidden state after each frame: it tells what the state "
-        "holds by then, whether or not the model's own classifier makes use of it."
+        "The probe is a linear classifier fitted on the hidden state after each frame. It shows what the state "
+        "contains by then, whether or not the model's own classifier uses it."
     )
-    style = {model: number for number, model in enumerate(scores.models)}
-    chance = scores.chance(Condition(next(iter(found))))[0], "most frequent class"
-    charts = []
-    for key, (title, ylabel) in _CURVES.items():
-        curves = [_curve(model, style[model], [c[key] for c in cells]) for model, cells in found.items()]
-        is_probe = key == "probe_accuracy"
-        reference = chance if is_probe else None
-        charts.append(plots.Chart(title, "frame", ylabel, curves, log=not is_probe, reference=reference))
-    caption = "Means over trainings, bands from the least to the most. Gradients are on a logarithmic axis."
-    alt = "Gradients by frame and accuracy of a linear probe by frame, a line a model."
-    yield Figure("recurrence", plots.draw_charts(charts), caption, alt, plots.DPI)
+    yield _recurrence_figure(scores, found)
     rows = [[model, *_memory(cells)] for model, cells in found.items()]
-    total = scores.results.num_frames
     caption = (
         f"Effective memory: the sum of the gradients through the last state over the largest one, from 1 frame to all "
-        f"{total}. Fall: the gradient of the first frame as a share of the last frame's."
+        f"{scores.results.num_frames}. Fall: the gradient of the first frame as a fraction of the last frame's."
     )
     yield Table(caption, ("Model", "Frames remembered", "Least to most", "Fall", "Probe, last frame"), rows)
     yield from _gates(found)
@@ -75,10 +64,26 @@ def _inspected(results: Results, model: str) -> list[dict[str, Any]]:
     return [result.recurrence for result in cells if result.recurrence]
 
 
-def _curve(name: str, style: int, rows: Sequence[Sequence[float]]) -> plots.Curve:
+def _recurrence_figure(scores: Scores, found: dict[str, list[dict[str, Any]]]) -> Figure:
+    style = {model: number for number, model in enumerate(scores.models)}
+    chance = scores.chance(Condition(next(iter(found))))[0], "most frequent class"
+    charts = []
+    for key, (title, ylabel) in _CURVES.items():
+        curves = [_curve(model, style[model], [c[key] for c in cells]) for model, cells in found.items()]
+        is_probe = key == "probe_accuracy"
+        reference = chance if is_probe else None
+        charts.append(diagrams.Chart(title, "frame", ylabel, curves, log=not is_probe, reference=reference))
+    caption = (
+        "Means over trainings; bands reach from the lowest to the highest. Gradient axes are logarithmic."
+    )
+    alt = "Gradients by frame and accuracy of a linear probe by frame, one line per model."
+    return Figure("recurrence", diagrams.draw_charts(charts), caption, alt, PRINT_DPI)
+
+
+def _curve(name: str, style: int, rows: Sequence[Sequence[float]]) -> diagrams.Curve:
     table = np.array(rows, float)  # [cells, T]
     frames = np.arange(1, table.shape[1] + 1)
-    return plots.Curve(name, style, frames, table.mean(axis=0), table.min(axis=0), table.max(axis=0))
+    return diagrams.Curve(name, style, frames, table.mean(axis=0), table.min(axis=0), table.max(axis=0))
 
 
 def _memory(cells: Sequence[dict[str, Any]]) -> list[str]:
@@ -95,31 +100,30 @@ def _gates(found: dict[str, list[dict[str, Any]]]) -> Iterator[Block]:
         gates = [gate for gate in GATES if all(gate in cell["gates"] for cell in cells)]
         curves = [_curve(g, GATES.index(g), [cell["gates"][g] for cell in cells]) for g in gates]
         if curves:
-            charts.append(plots.Chart(model, "frame", "mean activity (0 to 1)", curves))
+            charts.append(diagrams.Chart(model, "frame", "mean activity (0 to 1)", curves))
     if charts:
         caption = (
             "Activity of the LSTMs' gates, mean over units and clips, from 0 (closed) to 1 (open). A forget gate "
-            "near 1 keeps what is remembered, and lets gradients through."
+            "near 1 keeps the memory, and lets gradients through."
         )
-        yield Figure(
-            "gates", plots.draw_charts(charts), caption, "Gate activity by frame, a line a gate.", plots.DPI
-        )
+        alt = "Gate activity by frame, one line per gate."
+        yield Figure("gates", diagrams.draw_charts(charts), caption, alt, PRINT_DPI)
 
 
 def errors(scores: Scores, read_clips: ReadClips | None) -> Iterator[Block]:
-    """What is confused, which classes gain from time, and where one model fails and another does not."""
-    results = scores.results
+    """Yields the section on confused classes, class gains over the control, and clips only one model gets right."""
     yield Heading("Errors")
     if read_clips is None:
-        yield Paragraph("Pictures of clips are left out: the clips themselves were not at hand.")
+        yield Paragraph("Pictures of clips are left out: the clips were not available.")
     for model in scores.models:
         matrix = scores.confusion(model)
         right, total = int(np.trace(matrix)), int(matrix.sum())
-        caption = f"{model}: what each class is taken for; {right} of {total} predictions of all seeds right."
-        alt = f"Confusion matrix of {model}; its largest entries are in the table of confused pairs."
-        yield Figure(
-            f"confusion_{file_name(model)}", figures.draw_confusion(matrix, results.classes), caption, alt
+        caption = (
+            f"{model}: the predictions for each class; {right} of {total} predictions of all seeds are right."
         )
+        alt = f"Confusion matrix of {model}; its largest entries are in the table of confused pairs."
+        picture = class_scores.draw_confusion(matrix, scores.results.classes)
+        yield Figure(f"confusion_{file_name(model)}", picture, caption, alt)
     yield from _confused(scores, read_clips)
     yield from _class_gains(scores)
     for one, other in _RIVALS:
@@ -131,30 +135,33 @@ def _confused(scores: Scores, read_clips: ReadClips | None) -> Iterator[Block]:
     found, classes = scores.most_confused(_NUM_CONFUSED), scores.results.classes
     yield Heading("Most confused pairs", 3)
     if not found:
-        yield Paragraph("Nothing was confused.")
+        yield Paragraph("No class was confused with another.")
         return
     rows = [
-        [f"{classes[c.true]} → {classes[c.taken_for]}", *(f"{c.shares[m]:.2f}" for m in scores.models)]
+        [f"{classes[c.true]} → {classes[c.taken_for]}", *(f"{c.fractions[m]:.2f}" for m in scores.models)]
         for c in found
     ]
-    caption = "Share of a class's predictions, over all seeds, that name the other class; the most by the models' mean."
-    yield Table(caption, ("True class → taken for", *scores.models), rows)
+    caption = (
+        "The fraction of a class's predictions, over all seeds, that name the other class; the most confused pairs by "
+        "the mean over models."
+    )
+    yield Table(caption, ("True class → predicted class", *scores.models), rows)
     if read_clips is None:
         return
     chosen, captions = [], []
     for confusion in found[:_NUM_CONFUSED_STRIPS]:
         mistaken, likeness = _examples(scores, confusion.true, confusion.taken_for)
-        names = classes[confusion.true], classes[confusion.taken_for]
-        for clip, words in ((mistaken, f"is {names[0]}, taken for {names[1]}"), (likeness, f"is {names[1]}")):
+        true, other = classes[confusion.true], classes[confusion.taken_for]
+        for clip, words in ((mistaken, f"true {true}, predicted {other}"), (likeness, f"true {other}")):
             if clip is not None:
                 chosen.append(clip)
                 captions.append(f"{words}: {scores.results.ids[clip]}")
-    caption = "Of each pair a clip that most trainings mistake, and one of the class that it is taken for."
+    caption = "For each pair, a clip that most trainings confuse, and a clip of the predicted class."
     yield strips("confused_pairs", read_clips, np.array(chosen), captions, caption)
 
 
 def _examples(scores: Scores, true: int, taken_for: int) -> tuple[int | None, int | None]:
-    """The clip that is most often mistaken, and one of the other class that is most often recognised."""
+    """Finds the clip that is confused most often, and the most often recognised clip of the other class."""
     votes = np.zeros((2, len(scores.results.ids)))
     for model in scores.models:
         predictions, _ = scores.results.predictions(Condition(model))
@@ -167,31 +174,24 @@ def _class_gains(scores: Scores) -> Iterator[Block]:
     if not scores.order_blind or not scores.sequence_models:
         return
     classes, controls = scores.results.classes, {m: scores.control_of(m) for m in scores.sequence_models}
-    yield Heading("Which classes gain over a model that cannot see order", 3)
+    yield Heading("Class gains over a model that cannot see order", 3)
     gains = {m: scores.changes_by_class(Condition(m), Condition(control)) for m, control in controls.items()}
-    panels = [
-        plots.Panel(
-            model,
-            "gain of accuracy (0 to 1)",
-            {model: gain},
-            style=scores.models.index(model),
-            reference=(0.0, controls[model]),
-        )
-        for model, gain in gains.items()
-    ]
-    picture = plots.draw_forest(classes, panels, panel_width=2.3)
+    panels = []
+    for model, gain in gains.items():
+        options = {"style": scores.models.index(model), "reference": (0.0, controls[model])}
+        panels.append(diagrams.Panel(model, "gain of accuracy (0 to 1)", {model: gain}, **options))
+    picture = diagrams.draw_forest(classes, panels, panel_width=2.3)
     caption = (
-        "Each class's accuracy less that of a model that cannot see order, on the same clips; 95% intervals "
+        "Each class's accuracy minus that of a model that cannot see order, on the same clips; 95% intervals "
         "over groups."
     )
-    yield Figure("class_gains", picture, caption, "What lies beyond its interval is named below.", plots.DPI)
-    yield Bullets(
-        [_gain_words(f"{model} over {controls[model]}", gain, classes) for model, gain in gains.items()]
-    )
+    yield Figure("class_gains", picture, caption, "Gains beyond their intervals are named below.", PRINT_DPI)
+    pairs = {f"{model} over {controls[model]}": gain for model, gain in gains.items()}
+    yield Bullets([_gain_words(pair, gain, classes) for pair, gain in pairs.items()])
     expected = 0.05 * len(classes)
     yield Paragraph(
         f"These intervals are not corrected for the number of classes: if no class gained or lost, {expected:.1g} of "
-        f"{len(classes)} would lie beyond theirs by chance in each model."
+        f"{len(classes)} would still lie beyond theirs in each model."
     )
 
 
@@ -200,7 +200,7 @@ def _gain_words(pair: str, gains: Sequence[Estimate | None], classes: Sequence[s
     words = []
     for verb, sign in (("gains", 1), ("loses", -1)):
         found = sorted((-sign * gain.value, name, gain) for name, gain in sure if gain.value * sign > 0)
-        named = [f"{name} ({shown(gain, sign=True)})" for _, name, gain in found[:_NUM_NAMED]]
+        named = [f"{name} ({format_estimate(gain, sign=True)})" for _, name, gain in found[:_NUM_NAMED]]
         more = f" and {len(found) - _NUM_NAMED} more" if len(found) > _NUM_NAMED else ""
         words += [f"{verb} in {', '.join(named)}{more}"] if named else []
     return f"{pair}: {'; '.join(words) or 'no class gains or loses beyond its interval'}."
@@ -208,39 +208,33 @@ def _gain_words(pair: str, gains: Sequence[Estimate | None], classes: Sequence[s
 
 def _one_fails(scores: Scores, one: str, other: str, read_clips: ReadClips | None) -> Iterator[Block]:
     results, clips = scores.results, scores.only_right(other, one)
-    reverse = scores.only_right(one, other)
+    classes, num_reverse = results.classes, len(scores.only_right(one, other))
     yield Heading(f"Where {one} fails and {other} does not", 3)
     yield Paragraph(
-        f"All seeds of {one} fail and all of {other} are right in {len(clips)} clips; the other way round in "
-        f"{len(reverse)}."
+        f"All seeds of {one} are wrong and all of {other} right about {len(clips)} clips; the reverse holds for "
+        f"{num_reverse}."
     )
     if not len(clips):
         return
     predictions, _ = results.predictions(Condition(one))
-    taken_for = [int(np.bincount(predictions[:, i]).argmax()) for i in clips]
-    rows = [
-        [results.ids[i], results.classes[results.labels[i]], results.classes[taken]]
-        for i, taken in zip(clips[:_NUM_CLIPS], taken_for)
-    ]
+    labels = results.labels[clips]
+    predicted = [int(np.bincount(predictions[:, i]).argmax()) for i in clips]
+    rows = [[results.ids[i], classes[true], classes[p]] for i, true, p in zip(clips, labels, predicted)]
     more = f" The first {_NUM_CLIPS} of {len(clips)}." if len(clips) > _NUM_CLIPS else ""
-    yield Table(f"Clips that only {other} recognises.{more}", ("Clip", "Class", f"{one} takes it for"), rows)
+    caption = f"Clips that only {other} recognises."
+    yield Table(caption + more, ("Clip", "Class", f"Predicted by {one}"), rows[:_NUM_CLIPS])
     if read_clips is not None:
-        labels = results.labels[clips]
-        # One a class before a second of any.
+        # One clip per class before a second of any.
         order = sorted(range(len(clips)), key=lambda k: (np.count_nonzero(labels[:k] == labels[k]), k))
         order = order[:_NUM_CLIP_STRIPS]
-        captions = [
-            f"is {results.classes[labels[k]]}, {one} says {results.classes[taken_for[k]]}: "
-            f"{results.ids[clips[k]]}"
-            for k in order
-        ]
+        captions = [f"true {true}, {one} predicts {p}: {clip}" for clip, true, p in (rows[k] for k in order)]
         name = f"{file_name(one)}_fails_{file_name(other)}_right"
-        yield strips(name, read_clips, clips[order], captions, f"Clips that only {other} recognises.")
+        yield strips(name, read_clips, clips[order], captions, caption)
 
 
 def strips(
     name: str, read_clips: ReadClips, clips: np.ndarray, captions: Sequence[str], caption: str
 ) -> Figure:
-    """Shows clips below each other, each with its caption."""
-    picture = figures.draw_mistakes(read_clips(clips.astype(np.int64)), captions)
+    """Returns a figure of clips below each other, each with its caption."""
+    picture = class_scores.draw_captioned_clips(read_clips(clips.astype(np.int64)), captions)
     return Figure(name, picture, caption, "; ".join(captions), photo=True)

@@ -1,4 +1,4 @@
-"""The report's sections on leaks: what recognising the recording is worth, and what others have published."""
+"""The report's sections on leaks: the gain from recognising recordings, and the published baselines."""
 
 from __future__ import annotations
 
@@ -7,30 +7,31 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from ucf50_tfrecord import record
+from ucf50_tfrecord.drawing.document import Block, Bullets, Cell, Heading, Paragraph, Table
 from ucf50_tfrecord.evaluation import audit
 from ucf50_tfrecord.evaluation.results import SPLITS, Condition, Results
 from ucf50_tfrecord.evaluation.verdicts import YES, Verdict
 from ucf50_tfrecord.report.answers import TONES, find
 from ucf50_tfrecord.report.causes import ReadClips, strips
-from ucf50_tfrecord.report.document import Block, Bullets, Cell, Heading, Paragraph, Table
-from ucf50_tfrecord.report.scores import Scores, shown
+from ucf50_tfrecord.report.scores import Scores, format_estimate
 
 _NUM_PAIR_STRIPS = 3
-# Of a public notebook's models on all of UCF50, tested on a random quarter of the clips, after 5 epochs.
+# Name, accuracy and macro F1 of a public notebook's models, for all of UCF50 and after 5 epochs, tested on
+# a random quarter of the clips.
 _PUBLISHED = {"seed_lstm": ("CNN + LSTM", 0.4734, 0.4548), "seed_rnn": ("CNN + RNN", 0.4263, 0.4071)}
 _UCF50_CLASSES = 50
 
 
 def leak_audit(scores: Scores, verdicts: Sequence[Verdict], read_clips: ReadClips | None) -> Iterator[Block]:
-    """How much of the usual score is the recognition of recordings, by models and without any."""
+    """Yields the section on how much of the score by video is recognition of the recording."""
     results = scores.results
     leaks = {model: find(verdicts, "recognises_recording", model) for model in results.models}
     leaks = {model: verdict for model, verdict in leaks.items() if verdict}
     yield Heading("Leak audit")
     if not leaks and not results.audit:
         yield Paragraph(
-            "Not asked for. With --audit the same models are tested on clips whose recordings they have seen in "
-            "training, and every test clip is held against its nearest training clip."
+            "Not requested. With --audit the same models are tested on clips whose recordings they have seen in "
+            "training, and every test clip is compared with its nearest training clip."
         )
         return
     if leaks:
@@ -42,29 +43,23 @@ def leak_audit(scores: Scores, verdicts: Sequence[Verdict], read_clips: ReadClip
 def _leak_of_models(scores: Scores, leaks: dict[str, Verdict]) -> Iterator[Block]:
     rows, sentences = [], []
     for model, verdict in leaks.items():
-        by = [scores.accuracy(Condition(model, split=split)) for split in SPLITS]
-        rows.append(
-            [
-                model,
-                shown(by[0]),
-                shown(by[1]),
-                shown(verdict.effect, sign=True),
-                Cell(verdict.answer, TONES[verdict.answer]),
-            ]
-        )
+        by_group, by_video = (scores.accuracy(Condition(model, split=split)) for split in SPLITS)
+        accuracies = [format_estimate(by_group), format_estimate(by_video)]
+        answer = Cell(verdict.answer, TONES[verdict.answer])
+        rows.append([model, *accuracies, format_estimate(verdict.effect, sign=True), answer])
         if verdict.answer == YES:
-            share = verdict.effect.value / by[1].value  # more than 0, as the effect is
+            fraction = verdict.effect.value / by_video.value  # above 0, as the effect is
             sentences.append(
-                f"Of the {by[1].value:.3f} that {model} scores by video, {verdict.effect} is gone once whole "
-                f"recordings are held out: {share:.0%} of that score is recognising the recording."
+                f"Of the {by_video.value:.3f} that {model} scores by video, {verdict.effect} is gone once whole "
+                f"recordings are held out: {fraction:.0%} of that score is recognising the recording."
             )
     columns = ("Model", "By group", "By video", "Difference", "Recognises recordings?")
     caption = (
-        "Accuracy where whole recording groups are held out, and where only videos are, so that a test clip's "
+        "Accuracy with whole recording groups held out, and with only videos held out: then a test clip's "
         "neighbours from the same recording are in training."
     )
     yield Table(caption, columns, rows)
-    yield Bullets(sentences or ["No model is shown to score higher for having seen the recordings."])
+    yield Bullets(sentences or ["No model is shown to score higher on recordings that it has seen."])
 
 
 def _leak_of_clips(results: Results, read_clips: ReadClips | None) -> Iterator[Block]:
@@ -73,14 +68,12 @@ def _leak_of_clips(results: Results, read_clips: ReadClips | None) -> Iterator[B
     for split in splits:
         nearest = results.audit[split]
         same = nearest["same_recording"]
-        rows.append(
-            [f"by {split}", f"{nearest['accuracy']:.3f}", "–" if same is None else f"{same:.3f}"]
-            + [f"{nearest['near_duplicates']:.3f}"]
-        )
-    columns = ("Split", "Nearest clip has the label", "… is of the same recording", "… is nearly a duplicate")
+        fractions = (nearest["accuracy"], same, nearest["near_duplicates"])
+        rows.append([f"by {split}", *("–" if value is None else f"{value:.3f}" for value in fractions)])
+    columns = ("Split", "Nearest clip has the class", "… is of the same recording", "… is a near-duplicate")
     caption = (
-        "Shares of test clips, 0 to 1, by their nearest training clip: small pictures of three frames, "
-        f"without any training. Nearly a duplicate: cosine similarity above {audit.NEAR_DUPLICATE}."
+        "Fractions of test clips, 0 to 1, by their nearest training clip: small pictures of three frames, without any "
+        f"training. Near-duplicate: cosine similarity above {audit.NEAR_DUPLICATE}."
     )
     yield Table(caption, columns, rows)
     for split in splits:
@@ -88,7 +81,7 @@ def _leak_of_clips(results: Results, read_clips: ReadClips | None) -> Iterator[B
 
 
 def _pairs(results: Results, split: str, read_clips: ReadClips | None) -> Iterator[Block]:
-    pairs = results.audit[split]["pairs"]
+    pairs, ids = results.audit[split]["pairs"], results.ids
     if not pairs:
         return
 
@@ -100,29 +93,22 @@ def _pairs(results: Results, split: str, read_clips: ReadClips | None) -> Iterat
         return "same class" if same_class else "other class"
 
     rows = [
-        [results.ids[one], results.ids[other], f"{similarity:.3f}", relation(one, other)]
-        for one, other, similarity in pairs
+        [ids[one], ids[other], f"{similarity:.3f}", relation(one, other)] for one, other, similarity in pairs
     ]
     columns = ("Test clip", "Nearest training clip", "Similarity", "Relation")
-    yield Table(f"The most similar pairs across the split by {split}.", columns, rows)
+    caption = f"The most similar pairs across the split by {split}"
+    yield Table(f"{caption}.", columns, rows)
     if read_clips is not None:
-        chosen = np.array([clip for one, other, _ in pairs[:_NUM_PAIR_STRIPS] for clip in (one, other)])
-        captions = [
-            text
-            for one, other, similarity in pairs[:_NUM_PAIR_STRIPS]
-            for text in (
-                f"test: {results.ids[one]}",
-                f"training, similarity {similarity:.3f}: {results.ids[other]}",
-            )
-        ]
-        caption = (
-            f"The most similar pairs across the split by {split}: a test clip, and its nearest training clip."
-        )
-        yield strips(f"nearest_by_{split}", read_clips, chosen, captions, caption)
+        chosen, captions = [], []
+        for one, other, similarity in pairs[:_NUM_PAIR_STRIPS]:
+            chosen += [one, other]
+            captions += [f"test: {ids[one]}", f"training, similarity {similarity:.3f}: {ids[other]}"]
+        caption += ": a test clip, and its nearest training clip."
+        yield strips(f"nearest_by_{split}", read_clips, np.array(chosen), captions, caption)
 
 
 def published(scores: Scores, verdicts: Sequence[Verdict]) -> Iterator[Block]:
-    """The numbers that this project set out from, beside its own by the same protocol."""
+    """Yields the section on the published baselines, beside this comparison's scores by the same protocol."""
     results = scores.results
     yield Heading("Published baseline")
     rows = [
@@ -134,11 +120,11 @@ def published(scores: Scores, verdicts: Sequence[Verdict]) -> Iterator[Block]:
     for model in ours:
         for split in reversed(SPLITS):
             condition = Condition(model, split=split)
-            accuracy, f1 = scores.accuracy(condition), scores.macro_f1(condition)
-            rows.append([model, "this comparison", f"by {split}", shown(accuracy), shown(f1)])
+            numbers = map(format_estimate, (scores.accuracy(condition), scores.macro_f1(condition)))
+            rows.append([model, "this comparison", f"by {split}", *numbers])
     caption = (
         "CNN + LSTM and CNN + RNN as published: UCF50, a random split of its clips, 5 epochs, one run. Rows of this "
-        "comparison are trained as it was asked to, which need not be for 5 epochs."
+        "comparison have the training that was requested, which need not be 5 epochs."
     )
     yield Table(caption, ("Model", "Source", "Split", "Accuracy", "Macro F1"), rows)
     if not whole:
@@ -155,18 +141,17 @@ def published(scores: Scores, verdicts: Sequence[Verdict]) -> Iterator[Block]:
 
 
 def _protocol(results: Results, verdicts: Sequence[Verdict]) -> str:
+    """Says what the published split leaks, as far as the comparison has measured it."""
     words = ["A random split of clips leaves clips of one recording on both sides."]
-    for model in _PUBLISHED:
-        verdict = find(verdicts, "recognises_recording", model)
-        if verdict:
-            words.append(verdict.text)
+    found = [find(verdicts, "recognises_recording", model) for model in _PUBLISHED]
+    words += [verdict.text for verdict in found if verdict]
     nearest = (results.audit or {}).get("video")
     if nearest:
         same = nearest["same_recording"]
         words.append(
-            f"Here, by video, the nearest training clip alone names the class of {nearest['accuracy']:.0%} of the clips"
+            f"Here, by video, the nearest training clip alone has the class of {nearest['accuracy']:.0%} of the clips"
             + ("." if same is None else f", and for {same:.0%} it is of the same recording.")
         )
     if len(words) == 1:
-        words.append("By how much that lifts the score, nothing here measures: --audit does.")
+        words.append("This comparison does not measure how much that raises the score; --audit does.")
     return " ".join(words)

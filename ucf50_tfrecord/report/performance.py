@@ -1,4 +1,4 @@
-"""The report's sections on scores: of the models, against each other, and under interventions."""
+"""The report's sections on scores: of each model, of pairs of models, and under interventions."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from ucf50_tfrecord.dataset import perturb
+from ucf50_tfrecord.drawing import diagrams
+from ucf50_tfrecord.drawing.canvas import PRINT_DPI
+from ucf50_tfrecord.drawing.document import Block, Cell, Figure, Heading, Paragraph, Table, file_name
 from ucf50_tfrecord.evaluation.results import SHUFFLED, Condition
 from ucf50_tfrecord.evaluation.statistics import Estimate
 from ucf50_tfrecord.evaluation.verdicts import Verdict
-from ucf50_tfrecord.report import plots
 from ucf50_tfrecord.report.answers import TONES
-from ucf50_tfrecord.report.document import Block, Cell, Figure, Heading, Paragraph, Table, file_name
-from ucf50_tfrecord.report.scores import Scores, excludes_zero, shown
+from ucf50_tfrecord.report.scores import Scores, excludes_zero, format_estimate
 
 _CHANGE = "change of accuracy (0 to 1)"
-# Trained on, tested with: as is, shuffled only at test time, in both, a single frame only at test time, in both.
+_SEE_TABLE = "The numbers are in the table that follows."
+# The frames of training and the intervention at test time.
 _TRAININGS = {
     "trained as is, tested as is": ("kept", perturb.PLAIN),
     "trained as is, tested shuffled": ("kept", SHUFFLED),
@@ -27,6 +29,7 @@ _TRAININGS = {
 
 
 def sections(scores: Scores, verdicts: Sequence[Verdict]) -> Iterator[Block]:
+    """Yields the sections on scores, pairs of models and interventions."""
     yield from _scores(scores)
     yield from _models_apart(verdicts)
     yield from _interventions(scores)
@@ -38,29 +41,24 @@ def _scores(scores: Scores) -> Iterator[Block]:
     seeds = {model: scores.by_seed(condition) for model, condition in conditions.items()}
     accuracy = {model: scores.accuracy(condition) for model, condition in conditions.items()}
     f1 = {model: scores.macro_f1(condition) for model, condition in conditions.items()}
-    # Of the clips of all models, where these differ: the line is a help to the eye.
+    # For the clips of the model with the most clips: the line is a guide for the eye.
     chance = scores.chance(max(conditions.values(), key=lambda condition: scores.tested(condition).sum()))
     yield Heading("Scores")
-    panels = [
-        plots.Panel(
-            title,
-            "0 to 1",
-            {title: list(values.values())},
-            points=[of_model[i] for of_model in seeds.values()],
-            reference=(chance[i], "always the most frequent class"),
-        )
-        for i, (title, values) in enumerate({"accuracy": accuracy, "macro F1": f1}.items())
-    ]
+    panels = []
+    for i, (title, values) in enumerate({"accuracy": accuracy, "macro F1": f1}.items()):
+        series, points = {title: list(values.values())}, [by_seed[i] for by_seed in seeds.values()]
+        reference = (chance[i], "always the most frequent class")
+        panels.append(diagrams.Panel(title, "0 to 1", series, points, reference=reference))
     caption = "Accuracy and macro F1 with 95% intervals over groups; the ticks below are the seeds."
     alt = "; ".join(f"{model}: accuracy {accuracy[model]}, macro F1 {f1[model]}" for model in scores.models)
-    yield Figure("scores", plots.draw_forest(scores.models, panels), caption, alt, plots.DPI)
+    yield Figure("scores", diagrams.draw_forest(scores.models, panels), caption, alt, PRINT_DPI)
     rows = [
-        [model, shown(accuracy[model]), shown(f1[model]), _spread(seeds[model][0]), _spread(seeds[model][1])]
-        for model in scores.models
+        [m, format_estimate(accuracy[m]), format_estimate(f1[m]), _range(seeds[m][0]), _range(seeds[m][1])]
+        for m in scores.models
     ]
     columns = ("Model", "Accuracy", "Macro F1", "Accuracy by seed", "Macro F1 by seed")
     caption = (
-        f"Scores on clips, 0 to 1, with 95% intervals over groups. Always naming the most frequent class gives "
+        f"Scores on clips, 0 to 1, with 95% intervals over groups. Always predicting the most frequent class gives "
         f"accuracy {chance[0]:.3f} and macro F1 {chance[1]:.3f}."
     )
     yield Table(caption, columns, rows)
@@ -68,7 +66,7 @@ def _scores(scores: Scores) -> Iterator[Block]:
     yield _class_table(scores, conditions)
 
 
-def _spread(values: np.ndarray) -> str:
+def _range(values: np.ndarray) -> str:
     return f"{values[0]:.3f}" if len(values) == 1 else f"{values.min():.3f} to {values.max():.3f}"
 
 
@@ -84,9 +82,9 @@ def _qualities(scores: Scores, conditions: dict[str, Condition]) -> Iterator[Blo
         columns += ["Videos", "Accuracy by video", "Macro F1 by video"]
         rows = [[*row, *_video_cells(videos[row[0]])] for row in rows]
     caption = (
-        "Of the mean of the seeds' probabilities, which is mostly better and less sure of itself than one seed. Log "
+        "Scores of the mean of the seeds' probabilities, which is mostly better and less confident than one seed. Log "
         "loss: mean of -ln(probability of the true class), in nats. Calibration error: how far, on average, the "
-        "highest probability is from the share of clips that are right (expected calibration error, 15 bins)."
+        "highest probability is from the fraction of clips that are right (expected calibration error, 15 bins)."
     )
     yield Table(caption, columns, rows)
     if any(videos.values()):
@@ -94,21 +92,16 @@ def _qualities(scores: Scores, conditions: dict[str, Condition]) -> Iterator[Blo
 
 
 def _video_cells(found: tuple[int, Estimate, Estimate] | None) -> list[str]:
-    return [str(found[0]), shown(found[1]), shown(found[2])] if found else ["–"] * 3
+    return [str(found[0]), format_estimate(found[1]), format_estimate(found[2])] if found else ["–"] * 3
 
 
 def _class_table(scores: Scores, conditions: dict[str, Condition]) -> Table:
-    found = {model: scores.class_scores(condition) for model, condition in conditions.items()}  # [3, C] each
-    rows = [
-        [
-            name,
-            *(
-                "–" if np.isnan(x[:, i]).any() else " / ".join(f"{v:.2f}" for v in x[:, i])
-                for x in found.values()
-            ),
-        ]
-        for i, name in enumerate(scores.results.classes)
-    ]
+    found = [scores.class_scores(condition) for condition in conditions.values()]  # [3, C] each
+
+    def cell(values: np.ndarray) -> str:
+        return "–" if np.isnan(values).any() else " / ".join(f"{value:.2f}" for value in values)
+
+    rows = [[name, *(cell(x[:, i]) for x in found)] for i, name in enumerate(scores.results.classes)]
     caption = "Precision / recall / F1 of each class, 0 to 1: means over seeds."
     return Table(caption, ("Class", *scores.models), rows)
 
@@ -118,19 +111,16 @@ def _models_apart(verdicts: Sequence[Verdict]) -> Iterator[Block]:
     if not found:
         return
     yield Heading("Models against each other")
-    rows = [
-        [
-            f"{v.models[0]} over {v.models[1]}",
-            shown(v.effect, sign=True),
-            *(f"{p:.2g}" for p in (v.p, v.adjusted_p, v.mcnemar_p)),
-            Cell(v.answer, TONES[v.answer]),
-        ]
-        for v in found
-    ]
+    rows = []
+    for v in found:
+        numbers = [f"{p:.2g}" for p in (v.p, v.adjusted_p, v.mcnemar_p)]
+        answer = Cell(v.answer, TONES[v.answer])
+        rows.append([" over ".join(v.models), format_estimate(v.effect, sign=True), *numbers, answer])
     columns = ("Pair", "Difference of accuracy", "Sign-flip p", "Corrected p", "McNemar p", "Do they differ?")
     caption = (
-        "Each pair on the same clips, the one ahead first. The sign-flip test flips whole groups; corrected for all "
-        "questions of the report. McNemar's is on one prediction a clip, by the mean of the seeds' probabilities."
+        "Each pair on the same clips, the model ahead first. The sign-flip test flips whole groups; the correction is "
+        "for all questions of the report. McNemar's test uses one prediction per clip, from the mean of the seeds' "
+        "probabilities."
     )
     yield Table(caption, columns, rows)
 
@@ -139,11 +129,11 @@ def _interventions(scores: Scores) -> Iterator[Block]:
     names = scores.interventions()
     yield Heading("Interventions at test time")
     if not names:
-        yield Paragraph("The models were tested on the clips as they are, and on nothing else.")
+        yield Paragraph("The models were tested on unchanged clips only.")
         return
     yield Paragraph(
-        "The same weights on changed clips: what a model loses shows what it used, or what disturbs it. “How to read "
-        "this” says what each intervention does."
+        "The same weights on changed clips: a loss shows what a model used, or what disturbs it. “How to read this” "
+        "explains each intervention."
     )
     changes = {
         model: [scores.change(Condition(model, perturbation=name), Condition(model)) for name in names]
@@ -151,13 +141,14 @@ def _interventions(scores: Scores) -> Iterator[Block]:
     }
     values = np.array([[e.value if e else np.nan for e in row] for row in changes.values()])
     unsure = np.array([[not excludes_zero(estimate) for estimate in row] for row in changes.values()])
-    picture = plots.draw_changes(values, rows=scores.models, columns=names, label=_CHANGE, unsure=unsure)
-    caption = "Change of accuracy under each intervention; grey where its 95% interval holds 0."
-    yield Figure(
-        "interventions", picture, caption, "The numbers are those of the table that follows.", plots.DPI
-    )
+    picture = diagrams.draw_changes(values, rows=scores.models, columns=names, label=_CHANGE, unsure=unsure)
+    caption = "Change of accuracy under each intervention; grey where its 95% interval contains 0."
+    yield Figure("interventions", picture, caption, _SEE_TABLE, PRINT_DPI)
     rows = [[name, *(_marked(changes[model][i]) for model in scores.models)] for i, name in enumerate(names)]
-    caption = "Change of accuracy against the clip as it is, with 95% intervals over groups; shaded where they miss 0."
+    caption = (
+        "Change of accuracy from that on the unchanged clip, with 95% intervals over groups; shaded where they "
+        "exclude 0."
+    )
     yield Table(caption, ("Intervention", *scores.models), rows)
     yield from _horizon_figure(scores)
     yield from _by_class(scores, names)
@@ -165,12 +156,13 @@ def _interventions(scores: Scores) -> Iterator[Block]:
 
 def _marked(estimate: Estimate | None) -> Cell:
     tone = "" if not excludes_zero(estimate) else "no" if estimate.value < 0 else "yes"
-    return Cell(shown(estimate, sign=True), tone)
+    return Cell(format_estimate(estimate, sign=True), tone)
 
 
 def _horizon_figure(scores: Scores) -> Iterator[Block]:
     total = scores.results.num_frames
     counts = [*perturb.horizons(total), total]
+    ticks = {k: str(k) if k < total else f"all {k}" for k in counts}
     charts = []
     for end in ("first", "last"):
         curves = []
@@ -179,93 +171,74 @@ def _horizon_figure(scores: Scores) -> Iterator[Block]:
             found = [(k, scores.accuracy(Condition(model, perturbation=n))) for k, n in zip(counts, names)]
             known = [(k, e.value, e.low, e.high) for k, e in found if e is not None]
             if len(known) > 1:  # more than the whole clip
-                curves.append(plots.Curve(model, style, *zip(*known)))
+                curves.append(diagrams.Curve(model, style, *zip(*known)))
         if curves:
-            ticks = {k: str(k) if k < total else f"all {k}" for k in counts}
             chance = scores.chance(Condition(scores.models[0]))[0], "most frequent class"
-            axes = (f"number of {end} frames shown", "accuracy (0 to 1)")
-            charts.append(
-                plots.Chart(f"only the {end} frames", *axes, curves, xticks=ticks, reference=chance)
-            )
+            texts = (f"only the {end} frames", f"number of {end} frames shown", "accuracy (0 to 1)")
+            charts.append(diagrams.Chart(*texts, curves, xticks=ticks, reference=chance))
     if charts:
         yield Heading("Memory horizon", 3)
-        caption = (
-            "Accuracy when only the first or the last frames are shown; bands are 95% intervals over groups."
-        )
-        alt = (
-            "Accuracy against the number of frames shown; the numbers follow from the table of interventions."
-        )
-        yield Figure("horizon", plots.draw_charts(charts), caption, alt, plots.DPI)
+        caption = "Accuracy with only the first or last frames shown; bands are 95% intervals over groups."
+        alt = "Accuracy against the number of frames shown; the numbers are in the table of interventions."
+        yield Figure("horizon", diagrams.draw_charts(charts), caption, alt, PRINT_DPI)
 
 
 def _by_class(scores: Scores, names: Sequence[str]) -> Iterator[Block]:
     classes = scores.results.classes
     yield Heading("Interventions by class", 3)
-    tables = {
-        model: np.stack(
-            [scores.mean_changes_by_class(Condition(model, perturbation=n), Condition(model)) for n in names],
-            axis=1,
-        )
-        for model in scores.models
-    }
-    limit = plots.color_range(np.stack(list(tables.values())))
+    tables = {}
+    for model in scores.models:
+        conditions = [Condition(model, perturbation=name) for name in names]
+        changes = [scores.mean_changes_by_class(condition, Condition(model)) for condition in conditions]
+        tables[model] = np.stack(changes, axis=1)
+    limit = diagrams.colour_limit(np.stack(list(tables.values())))
     for model, table in tables.items():
-        picture = plots.draw_changes(table, rows=classes, columns=names, label=_CHANGE, limit=limit)
+        picture = diagrams.draw_changes(table, rows=classes, columns=names, label=_CHANGE, limit=limit)
         caption = f"{model}: change of each class's accuracy (its recall) under each intervention."
-        alt = "A class a row, an intervention a column, the change as a number."
-        yield Figure(f"interventions_{file_name(model)}", picture, caption, alt, plots.DPI)
-    models = [m for m in scores.sequence_models if scores.tested(Condition(m, perturbation=SHUFFLED)).any()]
-    if not models:
+        alt = "One row per class, one column per intervention, the change as a number."
+        yield Figure(f"interventions_{file_name(model)}", picture, caption, alt, PRINT_DPI)
+    shuffled = {model: Condition(model, perturbation=SHUFFLED) for model in scores.sequence_models}
+    shuffled = {model: condition for model, condition in shuffled.items() if scores.tested(condition).any()}
+    if not shuffled:
         return
-    shuffled = [scores.changes_by_class(Condition(m, perturbation=SHUFFLED), Condition(m)) for m in models]
-    rows = [[name, *(_marked(of_model[i]) for of_model in shuffled)] for i, name in enumerate(classes)]
+    columns = [scores.changes_by_class(condition, Condition(m)) for m, condition in shuffled.items()]
+    rows = [[name, *(_marked(column[i]) for column in columns)] for i, name in enumerate(classes)]
     caption = (
         "Change of each class's accuracy when frames are shuffled, with 95% intervals over groups, not corrected for "
-        "their number; shaded where they miss 0. Those of other interventions follow from results.json."
+        "their number; shaded where they exclude 0. Those of other interventions follow from results.json."
     )
-    yield Table(caption, ("Class", *models), rows)
+    yield Table(caption, ("Class", *shuffled), rows)
 
 
 def _trainings(scores: Scores) -> Iterator[Block]:
     yield Heading("Interventions in training")
-    models = [
-        model
+    conditions = {
+        model: [Condition(model, training=t, perturbation=p) for t, p in _TRAININGS.values()]
         for model in scores.models
-        if any(
-            scores.tested(Condition(model, training=t, perturbation=p)).any()
-            for t, p in _TRAININGS.values()
-            if t != "kept"
-        )
-    ]
-    if not models:
+    }
+    conditions = {
+        model: found
+        for model, found in conditions.items()
+        if any(c.training != "kept" and scores.tested(c).any() for c in found)
+    }
+    if not conditions:
         yield Paragraph(
             "No model was trained on shuffled or single frames (--orders): whether order is needed, or only "
             "expected, cannot be told apart here."
         )
         return
     yield Paragraph(
-        "The same recipe trained on shuffled frames, or on one frame of each clip. What is lost at test time only "
-        "to a model trained as usual is the shock of clips unlike any it has seen; what it still loses when trained "
-        "without order, or on one frame, it needed."
+        "The same recipe trained on shuffled frames, or on one frame of each clip. A model trained as usual may lose "
+        "at test time only because such clips are unlike any it has seen. A model that still loses when trained "
+        "without order, or on one frame, needed them."
     )
-    series = {
-        name: [scores.accuracy(Condition(model, training=t, perturbation=p)) for model in models]
-        for name, (t, p) in _TRAININGS.items()
-    }
-    series = {name: found for name, found in series.items() if any(found)}
-    panel = plots.Panel("", "accuracy (0 to 1), 95% intervals over groups", series)
-    picture = plots.draw_forest(models, [panel], panel_width=7.0)
-    alt = "The numbers are those of the table that follows."
-    yield Figure(
-        "trainings",
-        picture,
-        "Accuracy by what the frames were like in training and in the test.",
-        alt,
-        plots.DPI,
-    )
-    rows = [[model, *(shown(found[i]) for found in series.values())] for i, model in enumerate(models)]
-    yield Table(
-        "Accuracy by what the frames were like in training and in the test, 0 to 1, with 95% intervals over groups.",
-        ("Model", *series),
-        rows,
-    )
+    columns = zip(*(map(scores.accuracy, found) for found in conditions.values()))
+    series = {name: column for name, column in zip(_TRAININGS, columns) if any(column)}
+    panel = diagrams.Panel("", "accuracy (0 to 1), 95% intervals over groups", series)
+    picture = diagrams.draw_forest(list(conditions), [panel], panel_width=7.0)
+    caption = "Accuracy by the frames of training and of the test"
+    yield Figure("trainings", picture, f"{caption}.", _SEE_TABLE, PRINT_DPI)
+    rows = [
+        [m, *(format_estimate(column[i]) for column in series.values())] for i, m in enumerate(conditions)
+    ]
+    yield Table(f"{caption}, 0 to 1, with 95% intervals over groups.", ("Model", *series), rows)

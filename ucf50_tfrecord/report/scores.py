@@ -1,7 +1,7 @@
-"""The numbers of a comparison's report, each made once from the predictions.
+"""The numbers of a comparison's report, computed from its predictions.
 
-Accuracy and its changes are means over clips of the share of seeds that are right, with intervals
-over groups; None stands where nothing was tested. Scores by scikit-learn.
+Accuracy and its changes are means over clips of the fraction of seeds that are right, with intervals
+over groups. None stands for what was not tested. Scores come from scikit-learn.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ TOP = 5
 
 @dataclasses.dataclass(frozen=True)
 class Quality:
-    """What the mean of the seeds' probabilities is worth.
+    """Measures of the mean of the seeds' probabilities.
 
-    top5: share of clips whose class is among the five likeliest; None with five classes or fewer.
+    top5: the fraction of clips whose class is among the five most probable; None with five classes or fewer.
     log_loss: mean of -ln(probability of the true class).
     calibration_error: see statistics.expected_calibration_error.
     """
@@ -36,39 +36,39 @@ class Quality:
 
 @dataclasses.dataclass(frozen=True)
 class OrderCheck:
-    """How far a model's answers move when frames change their order.
+    """The effect of another order of frames on a model's predictions.
 
-    change: the largest change of any logit. scale: the largest logit's size.
-    moved: how many predictions are another class. tested: of how many.
+    largest_change: of any logit. largest_logit: the size of the largest logit.
+    num_changed: predictions that become another class, of num_tested.
     """
 
     model: str
-    perturbation: str
-    change: float
-    scale: float
-    moved: int
-    tested: int
+    intervention: str
+    largest_change: float
+    largest_logit: float
+    num_changed: int
+    num_tested: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Confusion:
-    """A class that is taken for another. shares: of the true class's predictions, by model."""
+    """A class that is predicted for another. fractions: of the true class's predictions, by model."""
 
     true: int
     taken_for: int
-    shares: dict[str, float]
+    fractions: dict[str, float]
 
     @property
     def mean(self) -> float:
-        return float(np.mean(list(self.shares.values())))
+        return float(np.mean(list(self.fractions.values())))
 
 
 class Scores:
-    """The numbers that the sections share."""
+    """The numbers that the report's sections share."""
 
     def __init__(self, results: Results):
         self.results = results
-        # Those whose clips were all tested by all of their seeds, in some part.
+        # The models of which all seeds have tested the clips of some part.
         self.models = tuple(m for m in results.models if self.tested(Condition(m)).any())
 
     @property
@@ -80,36 +80,36 @@ class Scores:
         return tuple(model for model in self.models if model not in self.results.order_blind)
 
     def control_of(self, model: str) -> str | None:
-        """The order-blind model to hold a model against: one that reads frames alike, where there is one."""
+        """Returns the order-blind model to compare a model with, if possible one that reads frames alike."""
         alike = [control for control in self.order_blind if self.read_alike(model, control)]
         return next(iter((*alike, *self.order_blind)), None)
 
     def read_alike(self, *models: str) -> bool:
-        """Whether models have the same part that reads frames, or at least both the published one or neither."""
+        """Tells whether models encode frames alike: all by the published encoder, or none."""
         kinds = {result.cell.model: result.architecture for result in self.results.cells}
         return len({kinds[model].startswith("seed_") for model in models}) == 1
 
     def tested(self, condition: Condition) -> np.ndarray:
-        """Returns bool [N]."""
+        """Tells which clips were tested: bool [N]."""
         return ~np.isnan(self.results.correct(condition))
 
     def accuracy(self, condition: Condition) -> Estimate | None:
         return self._mean(self.results.correct(condition))
 
     def change(self, condition: Condition, base: Condition) -> Estimate | None:
-        """Paired: what the accuracy is higher under a condition than under another, on the same clips."""
-        return self._mean(self.results.correct(condition) - self.results.correct(base))
+        """Computes the accuracy under a condition minus that under another, on the same clips."""
+        return self._mean(self._differences(condition, base))
 
     def changes_by_class(self, condition: Condition, base: Condition) -> list[Estimate | None]:
-        """The same for each class: C."""
-        difference = self.results.correct(condition) - self.results.correct(base)
-        labels, every = self.results.labels, range(len(self.results.classes))
+        """Computes the change of each of the C classes."""
+        difference, labels = self._differences(condition, base), self.results.labels
+        every = range(len(self.results.classes))
         return [self._mean(np.where(labels == label, difference, np.nan)) for label in every]
 
     def mean_changes_by_class(self, condition: Condition, base: Condition) -> np.ndarray:
-        """The same without intervals: float [C], NaN where nothing was tested."""
-        difference = self.results.correct(condition) - self.results.correct(base)
-        kept, num_classes = common(difference), len(self.results.classes)
+        """Computes the change of each class without an interval: float [C], NaN for classes without clips."""
+        difference, num_classes = self._differences(condition, base), len(self.results.classes)
+        kept = common(difference)
         labels = self.results.labels[kept]
         counts = np.bincount(labels, minlength=num_classes)
         sums = np.bincount(labels, difference[kept], minlength=num_classes)
@@ -119,15 +119,11 @@ class Scores:
         predictions, tested = self.results.predictions(condition)
         if not tested.any():
             return None
-        return statistics.macro_f1_interval(
-            self.results.labels[tested],
-            predictions[:, tested],
-            self.results.units[tested],
-            len(self.results.classes),
-        )
+        labels, units = self.results.labels[tested], self.results.units[tested]
+        return statistics.macro_f1_interval(labels, predictions[:, tested], units, len(self.results.classes))
 
     def by_seed(self, condition: Condition) -> np.ndarray:
-        """Returns accuracy and macro F1 of each seed: float [2, S]."""
+        """Computes accuracy and macro F1 of each seed: float [2, S]."""
         predictions, tested = self.results.predictions(condition)
         labels = self.results.labels[tested]
         rows = predictions[:, tested] if tested.any() else []
@@ -135,7 +131,7 @@ class Scores:
         return np.array(pairs).reshape(-1, 2).T
 
     def class_scores(self, condition: Condition) -> np.ndarray:
-        """Returns precision, recall and F1 of each class, means over seeds: float [3, C], NaN without clips."""
+        """Computes precision, recall and F1 of each class, means over seeds: float [3, C], NaN without clips."""
         predictions, tested = self.results.predictions(condition)
         labels, every = self.results.labels[tested], np.arange(len(self.results.classes))
         rows = [
@@ -145,13 +141,13 @@ class Scores:
         return np.where(np.isin(every, labels), np.mean(rows, axis=0), np.nan)
 
     def chance(self, condition: Condition) -> tuple[float, float]:
-        """Accuracy and macro F1 of always naming the most frequent class."""
+        """Computes accuracy and macro F1 of always predicting the most frequent class."""
         labels = self.results.labels[self.tested(condition)]
         always = np.full(len(labels), np.bincount(labels).argmax())
         return verdicts.chance(self.results, condition), metrics.macro_f1(labels, always)
 
     def probabilities(self, condition: Condition) -> np.ndarray:
-        """Returns the mean over seeds, float64 [N, C]; NaN where not all seeds were tested."""
+        """Averages the seeds' probabilities: float64 [N, C], NaN where not all seeds were tested."""
         return verdicts.ensemble(self.results.logits(condition).astype(np.float64))
 
     def quality(self, condition: Condition) -> Quality:
@@ -165,9 +161,9 @@ class Scores:
         return Quality(top5, loss, statistics.expected_calibration_error(probabilities, labels))
 
     def by_video(self, condition: Condition) -> tuple[int, Estimate, Estimate] | None:
-        """Accuracy and macro F1 of videos, by the mean of their clips' probabilities, and how many there are.
+        """Scores videos by the mean of their clips' probabilities: their number, accuracy and macro F1.
 
-        None where no video has several tested clips.
+        None if no video has several tested clips.
         """
         tested = np.flatnonzero(self.tested(condition))
         names = [video_of(self.results.ids[i]) for i in tested]
@@ -189,30 +185,30 @@ class Scores:
         return metrics.confusion(labels, predictions[:, tested].ravel(), len(self.results.classes))
 
     def most_confused(self, limit: int) -> list[Confusion]:
-        """The pairs of classes that are confused most, by the mean of the models' shares."""
+        """Finds the pairs of classes that are confused most, by the mean of the models' fractions."""
         counts = {model: self.confusion(model) for model in self.models}
         if not counts:
             return []
-        shares = {m: table / np.maximum(table.sum(axis=1, keepdims=True), 1) for m, table in counts.items()}
-        mean = np.mean(list(shares.values()), axis=0)
+        fractions = {m: c / np.maximum(c.sum(axis=1, keepdims=True), 1) for m, c in counts.items()}
+        mean = np.mean(list(fractions.values()), axis=0)
         np.fill_diagonal(mean, 0)
-        pairs = np.stack(
-            np.unravel_index(np.argsort(-mean, axis=None, kind="stable")[:limit], mean.shape), axis=1
-        )
+        order = np.argsort(-mean, axis=None, kind="stable")[:limit]
         return [
-            Confusion(int(i), int(j), {model: float(table[i, j]) for model, table in shares.items()})
-            for i, j in pairs
+            Confusion(int(i), int(j), {model: float(table[i, j]) for model, table in fractions.items()})
+            for i, j in zip(*np.unravel_index(order, mean.shape))
             if mean[i, j] > 0
         ]
 
     def only_right(self, model: str, other: str) -> np.ndarray:
-        """Clips about which all seeds of a model are right and all of the other wrong: indices int64 [M]."""
-        return np.flatnonzero(
-            (self.results.correct(Condition(model)) == 1) & (self.results.correct(Condition(other)) == 0)
+        """Finds clips that all seeds of a model get right and all of another wrong: indices int64 [M]."""
+        right, wrong = (
+            self.results.correct(Condition(model)) == 1,
+            self.results.correct(Condition(other)) == 0,
         )
+        return np.flatnonzero(right & wrong)
 
     def interventions(self) -> tuple[str, ...]:
-        """Those that any model was tested with, all permutations as one, in the order of perturb.names."""
+        """Lists the tested interventions in the order of perturb.names, all permutations as one."""
         found = {name for model in self.models for name in self.results.perturbations(model)}
         known = perturb.names(self.results.num_frames)
         ordered = [name for name in known if name in found] + sorted(found - set(known))
@@ -220,7 +216,7 @@ class Scores:
         return tuple(name for name in dict.fromkeys(joined) if name != perturb.PLAIN)
 
     def order_checks(self) -> Iterator[OrderCheck]:
-        """Holds what models say of frames in another order against what they say of the clip."""
+        """Compares each model's logits for frames in another order with those for the unchanged clip."""
         for model in self.models:
             for name, parts in ((SHUFFLED, perturb.SHUFFLES), ("reverse", ("reverse",))):
                 pairs = [
@@ -233,13 +229,17 @@ class Scores:
                 if pairs:
                     yield _order_check(model, name, pairs)
 
+    def _differences(self, condition: Condition, base: Condition) -> np.ndarray:
+        """Subtracts clip by clip the fraction of seeds that are right: float [N]."""
+        return self.results.correct(condition) - self.results.correct(base)
+
     def _mean(self, values: np.ndarray) -> Estimate | None:
         kept = common(values)
         return statistics.mean_interval(values[kept], self.results.units[kept]) if kept.any() else None
 
 
 def excludes_zero(estimate: Estimate | None) -> bool:
-    """Whether an estimate's interval lies on one side of 0; an unknown one does not."""
+    """Tells whether an estimate's interval lies on one side of 0; an unknown one does not."""
     return estimate is not None and (estimate.low > 0 or estimate.high < 0)
 
 
@@ -247,15 +247,15 @@ def _order_check(model: str, name: str, pairs: list[tuple[np.ndarray, np.ndarray
     return OrderCheck(
         model,
         name,
-        change=max(float(np.abs(plain - changed).max(initial=0)) for plain, changed in pairs),
-        scale=max(float(np.abs(plain).max(initial=0)) for plain, _ in pairs),
-        moved=sum(int((plain.argmax(axis=1) != changed.argmax(axis=1)).sum()) for plain, changed in pairs),
-        tested=sum(len(plain) for plain, _ in pairs),
+        largest_change=max(float(np.abs(plain - other).max(initial=0)) for plain, other in pairs),
+        largest_logit=max(float(np.abs(plain).max(initial=0)) for plain, _ in pairs),
+        num_changed=sum(int((plain.argmax(axis=1) != other.argmax(axis=1)).sum()) for plain, other in pairs),
+        num_tested=sum(len(plain) for plain, _ in pairs),
     )
 
 
-def shown(estimate: Estimate | None, *, sign: bool = False) -> str:
-    """An estimate in a table; a dash where there is none, or no interval. sign: of changes."""
+def format_estimate(estimate: Estimate | None, *, sign: bool = False) -> str:
+    """Formats an estimate for a table; a dash stands for a missing one or its interval. sign: of changes."""
     if estimate is None:
         return "–"
     value, low, high = (f"{x:+z.3f}" if sign else f"{x:.3f}" for x in dataclasses.astuple(estimate))

@@ -23,9 +23,10 @@ from tensorboard.plugins.hparams import api as hparams_api
 from tensorboard.plugins.hparams import api_pb2
 from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 
+from ucf50_tfrecord.drawing import class_scores
 from ucf50_tfrecord.specs import UserError, expect
 from ucf50_tfrecord.texts import tensorflow_reason
-from ucf50_tfrecord.training import events, figures
+from ucf50_tfrecord.training import events
 
 SPLITS = ("train", "validation", "test")
 # The columns of the table that compares runs: split, tag.
@@ -141,7 +142,7 @@ class TensorBoardLog:
         self, matrix: np.ndarray, classes: Sequence[str], step: int, *, split: str = "validation"
     ) -> None:
         """Shows a confusion matrix, counts [C, C] whose rows are the true classes, as a picture."""
-        self._picture(split, "confusion", figures.draw_confusion(matrix, classes), step)
+        self._picture(split, "confusion", class_scores.draw_confusion(matrix, classes), step)
 
     def class_f1(
         self, f1: np.ndarray, classes: Sequence[str], step: int, *, split: str = "validation"
@@ -152,7 +153,7 @@ class TensorBoardLog:
         a class without clips: it gets no point.
         """
         expect(len(f1) == len(classes), "an F1 for each class", f1=len(f1), classes=len(classes))
-        self._picture(split, "per_class_f1", figures.draw_class_f1(f1, classes), step)
+        self._picture(split, "per_class_f1", class_scores.draw_class_f1(f1, classes), step)
         points = {
             f"per_class_f1/{name}": float(value) for name, value in zip(classes, f1) if not np.isnan(value)
         }
@@ -174,7 +175,7 @@ class TensorBoardLog:
         expect(
             len(video) == len(captions), "a caption for each clip", video=len(video), captions=len(captions)
         )
-        self._picture(split, "mistakes", figures.draw_mistakes(video, captions), step)
+        self._picture(split, "mistakes", class_scores.draw_captioned_clips(video, captions), step)
 
     def evaluation(
         self, split: str, evaluation: Any, mistakes: tuple[np.ndarray, Sequence[str]], step: int

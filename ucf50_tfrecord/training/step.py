@@ -49,8 +49,8 @@ def make_train_step(
         video: tf.Tensor, label: tf.Tensor, weights: tf.Tensor, chance_of: dict[str, tf.Tensor]
     ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
         """Returns losses float32 [B], whether each prediction is right, float32 [B], and gradients."""
-        chance = dropout.Chance(seed=spec.seed, batch_size=spec.batch_size, **chance_of)
-        with tf.GradientTape() as tape, dropout.chance(chance):
+        key = dropout.RandomKey(seed=spec.seed, batch_size=spec.batch_size, **chance_of)
+        with tf.GradientTape() as tape, dropout.random_key(key):
             logits = model(video, training=True)  # float32 [B, C]
             losses = _cross_entropy(label, logits, spec.label_smoothing)
             # Gradients are summed over replicas, so this is the global batch's mean.

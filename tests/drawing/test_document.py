@@ -4,15 +4,15 @@ import re
 import numpy as np
 from PIL import Image
 
-from ucf50_tfrecord.report import document
-from ucf50_tfrecord.report.document import Bullets, Cell, Code, Document, Figure, Heading, Paragraph, Table
+from ucf50_tfrecord.drawing import document
+from ucf50_tfrecord.drawing.document import Bullets, Cell, Code, Document, Figure, Heading, Paragraph, Table
 
 VOID = {"br", "hr", "img", "input", "link", "meta", "wbr"}
 ODD = 'a<b> & "c" | d* _e_ `f` $g$ [h](i)\nj \udce9'
 
 
 class Page(html.parser.HTMLParser):
-    """Reads a page: its texts, its elements' attributes, and whether all that is opened is closed."""
+    """Reads a page's texts and attributes, and checks that every element is closed."""
 
     def __init__(self, text):
         super().__init__()
@@ -47,11 +47,13 @@ def picture(colour=(255, 0, 0)):
 
 
 def written(tmp_path, *blocks, title="Title"):
-    document.write(tmp_path, Document(title, blocks), name="page")
+    for path, data in document.to_files(Document(title, blocks), "page").items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_bytes(data)
     return Page((tmp_path / "page.html").read_text()), (tmp_path / "page.md").read_text()
 
 
-def test_every_block_is_in_both(tmp_path):
+def test_every_block_is_in_both_formats(tmp_path):
     page, markdown = written(
         tmp_path,
         Heading("One"),
@@ -89,14 +91,14 @@ def test_any_text_survives(tmp_path):
     assert "<b>" not in markdown.replace("\\<b\\>", "") and "](i)" not in markdown.replace("\\](i)", "")
 
 
-def test_markdown_takes_no_sentence_for_a_list_or_heading_and_no_name_for_emphasis(tmp_path):
+def test_no_sentence_becomes_a_list_or_heading_in_markdown_and_no_name_emphasis(tmp_path):
     _, markdown = written(
         tmp_path, Paragraph("# a"), Paragraph("- b"), Paragraph("1. c"), Paragraph("-0.5 seed_rnn 3.5")
     )
     assert markdown.splitlines()[2::2] == [r"\# a", r"\- b", r"1\. c", "-0.5 seed_rnn 3.5"]
 
 
-def test_programs_are_shown_as_they_are():
+def test_programs_are_shown_unchanged():
     program = "print('<b>', 1 & 2)  # *_`x`\nif x:\n    pass"
     made = Document("a", [Code(program)])
     assert f"\n\n```python\n{program}\n```\n" in document.to_markdown(made)
@@ -113,7 +115,7 @@ def test_pictures_are_inside_the_page_and_beside_the_markdown(tmp_path):
             assert image.size == (6, 4) and image.convert("RGB").getpixel((0, 0)) == (255, 0, 0)
 
 
-def test_a_drawing_keeps_the_colours_that_fill_most_of_it(tmp_path):
+def test_a_drawing_keeps_its_most_frequent_colours(tmp_path):
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (60, 60, 3), dtype=np.uint8)  # more colours than a palette has
     pixels[:30], pixels[30:40] = 255, (8, 82, 156)
@@ -124,16 +126,24 @@ def test_a_drawing_keeps_the_colours_that_fill_most_of_it(tmp_path):
     assert np.abs(kept[30:40] - (8, 82, 156)).max() <= 4
 
 
-def test_file_names_are_safe_and_stay_apart():
+def test_file_names_are_safe_and_stay_different():
     assert document.file_name("seed_rnn") == "seed_rnn"
     names = [document.file_name(text) for text in ("a b", "a_b", "a/b", "", "../..", "\udce9")]
     assert len(set(names)) == len(names)
     assert all(re.fullmatch(r"[A-Za-z0-9_-]+", name) for name in names)
 
 
-def test_writing_again_gives_the_same_bytes(tmp_path):
+def test_equal_documents_give_the_same_bytes(tmp_path):
     for folder in ("a", "b"):
         written(tmp_path / folder, Paragraph("x"), Figure("f", picture(), "", ""))
     files = [path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file()]
     assert len(files) == 3
     assert all((tmp_path / "a" / f).read_bytes() == (tmp_path / "b" / f).read_bytes() for f in files)
+
+
+def test_figures_in_sequence_share_a_row(tmp_path):
+    def figure(name):
+        return Figure(name, picture(), "", "")
+
+    page, _ = written(tmp_path, figure("a"), figure("b"), Paragraph("x"), figure("c"))
+    assert page.attributes("class").count("row") == 2

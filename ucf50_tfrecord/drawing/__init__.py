@@ -1,0 +1,1 @@
+"""Pictures and pages: numbers and texts in, pixels and files' contents out."""

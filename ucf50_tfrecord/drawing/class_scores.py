@@ -1,0 +1,90 @@
+"""Pictures of one model's scores by class and of its mistakes, uint8 [height, width, 3]."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from ucf50_tfrecord.drawing import canvas
+from ucf50_tfrecord.drawing.pixels import draw_strip
+
+# Pixels.
+_CAPTION_HEIGHT, _MARGIN = 26, 8
+_MIN_WIDTH = 640  # holds a caption above a strip of few or narrow frames
+
+
+def draw_confusion(matrix: np.ndarray, classes: Sequence[str]) -> np.ndarray:
+    """Draws a confusion matrix: colours are fractions of the true class, numbers count clips.
+
+    Args:
+      matrix: counts [C, C], rows are the true classes.
+      classes: C names.
+    """
+    size = max(4.5, 0.28 * len(classes) + 2.5)  # inches: keeps the names of 50 classes apart
+    figure = canvas.new_figure(size + 1.0, size, dpi=canvas.SCREEN_DPI)
+    axes = figure.add_subplot()
+    totals = matrix.sum(axis=1)
+    fractions = matrix / np.maximum(totals, 1)[:, np.newaxis]
+    image = axes.imshow(fractions, cmap=canvas.AMOUNTS, vmin=0, vmax=1)
+    for row, column in np.argwhere(matrix):
+        ink = "white" if fractions[row, column] > 0.5 else "black"
+        canvas.write_cell(axes, row, column, str(matrix[row, column]), fontsize=8, color=ink)
+    names = [canvas.short_name(name) for name in classes]
+    canvas.label_cells(axes, names, names, rotation=90)
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class")
+    axes.set_title(f"{np.trace(matrix)} of {totals.sum()} right")
+    figure.colorbar(image, ax=axes, label="fraction of the true class's clips", shrink=0.6)
+    return canvas.render(figure)
+
+
+def draw_class_f1(f1: np.ndarray, classes: Sequence[str]) -> np.ndarray:
+    """Draws each class's F1 as a bar, the best on top, and their mean as a line.
+
+    Args:
+      f1: float [C], 0 to 1; NaN for a class without clips, which goes to the bottom.
+      classes: C names.
+    """
+    order = np.argsort(-np.asarray(f1, np.float64), kind="stable")  # NaN comes last
+    values = np.asarray(f1, np.float64)[order]
+    figure = canvas.new_figure(6.5, 0.22 * len(classes) + 1.6, dpi=canvas.SCREEN_DPI)
+    axes = figure.add_subplot()
+    bars = axes.barh(np.arange(len(classes)), np.nan_to_num(values), color=canvas.BLUE, height=0.7)
+    labels = ["no clips" if math.isnan(value) else f"{value:.2f}" for value in values]
+    axes.bar_label(bars, labels, padding=3, fontsize=9, bbox={"fc": "white", "ec": "none", "pad": 0.5})
+    canvas.name_rows(axes, [canvas.short_name(classes[i]) for i in order])
+    axes.set_xlim(0, 1.08)  # leaves space for the numbers
+    axes.set_xticks(np.linspace(0, 1, 11))
+    axes.grid(axis="x", color="0.85", linewidth=0.5)
+    axes.set_axisbelow(True)
+    if not np.isnan(values).all():
+        mean = np.nanmean(values)
+        axes.axvline(mean, color="black", linestyle="--", linewidth=1, zorder=0.5)  # behind bars and numbers
+        axes.set_title(f"mean of the classes (dashed): {mean:.3f}")
+    axes.set_xlabel("F1, 0 to 1")
+    return canvas.render(figure)
+
+
+def draw_captioned_clips(video: np.ndarray, captions: Sequence[str]) -> np.ndarray:
+    """Draws clips below each other, each as a caption above up to 8 evenly spaced frames.
+
+    Args:
+      video: uint8 [N, T, H, W, 3]; without clips the picture says "no mistakes".
+      captions: N texts.
+    """
+    strips = [draw_strip(frames) for frames in video]
+    strip_height, strip_width = strips[0].shape[:2] if strips else (0, 0)
+    row_height = _CAPTION_HEIGHT + strip_height + _MARGIN
+    height = len(strips) * row_height if strips else 2 * _CAPTION_HEIGHT
+    width = max(strip_width + 2 * _MARGIN, _MIN_WIDTH)
+    dpi = canvas.SCREEN_DPI
+    figure = canvas.new_figure(width / dpi, height / dpi, dpi=dpi, layout=None)
+    for row, caption in enumerate(captions if strips else ["no mistakes"]):
+        top = height - row * row_height  # figures count pixels from below
+        figure.text(_MARGIN / width, (top - 20) / height, canvas.literal(caption), fontsize=10, color="black")
+    for row, strip in enumerate(strips):
+        below = height - (row + 1) * row_height + _MARGIN
+        figure.figimage(strip, xo=_MARGIN, yo=below, origin="upper")
+    return canvas.render(figure)

@@ -1,0 +1,243 @@
+"""Diagrams that compare models or classes, uint8 [height, width, 3]: intervals, heat maps and curves."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+import matplotlib.axes
+import numpy as np
+from matplotlib.ticker import MaxNLocator
+
+from ucf50_tfrecord.drawing import canvas
+
+# Inches.
+_ROW = 0.24
+_CHART_WIDTH, _CHART_HEIGHT = 4.6, 3.2
+_MIN_LIMIT = 0.1  # of a heat map's colours: smaller effects are never painted strongly
+_STRONG = 0.88  # the fraction of the strongest colour from which white reads better than black on it
+# Of a heat map with many rows only these values are written: the other cells are white anyway.
+_MANY_ROWS, _MIN_WRITTEN = 20, 0.05
+_FEW_ROWS = 10  # beside which a long label takes two lines
+
+
+class Estimate(Protocol):
+    """A value and its interval."""
+
+    @property
+    def value(self) -> float: ...
+
+    @property
+    def low(self) -> float: ...
+
+    @property
+    def high(self) -> float: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Panel:
+    """One diagram of a forest plot.
+
+    title: above the diagram. xlabel: with the unit.
+    series: by name, an estimate per row, None where there is none.
+    points: by row, single values that are drawn as small ticks.
+    style: the colour and marker of a single series; without it each row has its own.
+    reference: the position of a dashed line, and its meaning.
+    """
+
+    title: str
+    xlabel: str
+    series: Mapping[str, Sequence[Estimate | None]]
+    points: Sequence[Sequence[float]] = ()
+    style: int | None = None
+    reference: tuple[float, str] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """A line with a band. style: its colour and marker. x, y, low, high: float [K]."""
+
+    name: str
+    style: int
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Chart:
+    """A diagram of curves. reference: the position of a dashed line, and its meaning."""
+
+    title: str
+    xlabel: str
+    ylabel: str
+    curves: Sequence[Curve]
+    log: bool = False
+    xticks: Mapping[float, str] | None = None
+    reference: tuple[float, str] | None = None
+
+
+def draw_forest(rows: Sequence[str], panels: Sequence[Panel], *, panel_width: float = 3.6) -> np.ndarray:
+    """Draws estimates with their intervals, one row each, in panels side by side that share their axes.
+
+    Args:
+      rows: R names.
+      panels: one or more.
+      panel_width: inches of each.
+    """
+    most = max(len(panel.series) for panel in panels)
+    names = [canvas.short_name(name) for name in rows]
+    legend = _names_width(panels[0].series) if most > 1 else 0
+    width = panel_width * len(panels) + _names_width(names) + legend
+    figure = canvas.new_figure(width, max(1, len(rows)) * (_ROW + 0.13 * (most - 1)) + 1.1)
+    all_axes = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
+    for axes, panel in zip(all_axes, panels):
+        _draw_panel(axes, panel, len(rows))
+    canvas.name_rows(all_axes[0], names)
+    if most > 1:
+        figure.legend(*all_axes[0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
+    return canvas.render(figure)
+
+
+def draw_changes(
+    values: np.ndarray,
+    *,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    label: str,
+    unsure: np.ndarray | None = None,
+    limit: float | None = None,
+) -> np.ndarray:
+    """Draws values with a sign as a heat map, and writes them into its cells; of many rows the larger ones.
+
+    Args:
+      values: float [R, K]; NaN where there is none, which is grey.
+      rows, columns: R and K names.
+      label: the meaning of the values, with their unit.
+      unsure: bool [R, K], the values that are written in grey.
+      limit: the value of the strongest colour, for pictures that share their colours.
+    """
+    names = [canvas.short_name(name) for name in rows]
+    height = _ROW * max(3, len(rows))
+    figure = canvas.new_figure(_names_width(names) + 0.46 * len(columns) + 1.2, height + 1.5)
+    axes = figure.add_subplot(facecolor="0.88")
+    limit = limit or colour_limit(values)
+    image = axes.imshow(values, cmap=canvas.SIGNED, vmin=-limit, vmax=limit, aspect="auto")
+    smallest = _MIN_WRITTEN if len(rows) > _MANY_ROWS else 0.0
+    for row, column in np.argwhere(~np.isnan(values) & (np.abs(values) >= smallest)):
+        value = values[row, column]
+        faint = unsure is not None and unsure[row, column]
+        ink = "white" if abs(value) > _STRONG * limit else "0.45" if faint else "black"
+        weight = "normal" if faint or unsure is None else "bold"
+        text = f"{value:+z.2f}"
+        canvas.write_cell(axes, row, column, text, fontsize=7.5, color=ink, fontweight=weight)
+    shown = [canvas.short_name(name) for name in columns]
+    canvas.label_cells(axes, names, shown, rotation=45, ha="right")
+    label = label if len(rows) > _FEW_ROWS else label.replace(" of ", " of\n")
+    figure.colorbar(image, ax=axes, label=label, shrink=min(1.0, 4 / height), pad=0.02)
+    return canvas.render(figure)
+
+
+def colour_limit(values: np.ndarray) -> float:
+    """Returns the value of a heat map's strongest colour: the largest size in float [...], without NaN."""
+    return max(_MIN_LIMIT, float(np.nanmax(np.abs(values), initial=0.0)))
+
+
+def draw_charts(charts: Sequence[Chart], *, columns: int = 2) -> np.ndarray:
+    """Draws diagrams of curves beside and below each other, with one legend for all of them."""
+    rows = -(-len(charts) // columns)
+    width = _CHART_WIDTH * min(columns, len(charts))
+    figure = canvas.new_figure(width, _CHART_HEIGHT * rows + 0.5)
+    all_axes = figure.subplots(rows, min(columns, len(charts)), squeeze=False).ravel()
+    lines: dict[str, object] = {}
+    for axes, chart in zip(all_axes, charts):
+        lines |= _draw_chart(axes, chart)
+    for axes in all_axes[len(charts) :]:
+        axes.set_axis_off()
+    ncols = min(max(1, int(width / (_names_width(lines) + 0.4))), len(lines))
+    figure.legend(list(lines.values()), list(lines), loc="outside upper center", ncols=ncols, frameon=False)
+    return canvas.render(figure)
+
+
+def _draw_panel(axes: matplotlib.axes.Axes, panel: Panel, num_rows: int) -> None:
+    several = len(panel.series) > 1
+    offsets = np.linspace(-0.25, 0.25, len(panel.series)) if several else [0.0]
+    for number, (offset, (name, estimates)) in enumerate(zip(offsets, panel.series.items())):
+        label = canvas.literal(name)
+        for row, estimate in enumerate(estimates):
+            if estimate is None:
+                continue
+            style = number if several else row if panel.style is None else panel.style
+            look = {"color": canvas.colour(style)}
+            axes.plot([estimate.low, estimate.high], [row + offset] * 2, linewidth=1.6, **look)
+            mark = canvas.marker(style)
+            axes.plot(estimate.value, row + offset, mark, markersize=5.5, label=label, **look)
+            label = None  # a series is named once
+    for row, values in enumerate(panel.points):
+        axes.plot(values, np.full(len(values), row + 0.28), "|", color="0.4", markersize=6)
+    note = ""
+    if panel.reference is not None:
+        position, meaning = panel.reference
+        axes.axvline(position, color="0.3", linestyle="--", linewidth=1, zorder=0.5)
+        note = f"\ndashed: {meaning}"
+    axes.set_xlabel(panel.xlabel + note)
+    axes.set_title(canvas.literal(panel.title), fontsize=10)
+    axes.grid(axis="x", color="0.88", linewidth=0.6)
+    across = axes.get_yaxis_transform()
+    axes.hlines(np.arange(num_rows), 0, 1, transform=across, color="0.93", lw=0.6, zorder=0)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.set_axisbelow(True)
+
+
+def _draw_chart(axes: matplotlib.axes.Axes, chart: Chart) -> dict[str, object]:
+    """Draws one diagram and returns its lines by name."""
+    lines = {}
+    for curve in chart.curves:
+        x, y, low, high = (np.asarray(part, float) for part in (curve.x, curve.y, curve.low, curve.high))
+        if chart.log:  # has no place for 0
+            y, low = np.where(y > 0, y, np.nan), np.where(low > 0, low, np.where(high > 0, y, np.nan))
+        look = {"color": canvas.colour(curve.style)}
+        axes.fill_between(x, low, high, alpha=0.15, linewidth=0, **look)
+        mark = canvas.marker(curve.style)
+        [lines[canvas.short_name(curve.name)]] = axes.plot(
+            x, y, marker=mark, markersize=4.5, linewidth=1.4, **look
+        )
+    if chart.reference is not None:
+        _draw_reference(axes, *chart.reference)
+    if chart.log and any(np.any(np.asarray(curve.y) > 0) for curve in chart.curves):
+        axes.set_yscale("log")
+    if chart.xticks is not None:
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(list(chart.xticks), list(chart.xticks.values()))
+        axes.minorticks_off()
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_title(canvas.literal(chart.title), fontsize=10)
+    axes.set_xlabel(chart.xlabel)
+    axes.set_ylabel(chart.ylabel)
+    axes.grid(color="0.9", linewidth=0.6)
+    axes.set_axisbelow(True)
+    return lines
+
+
+def _draw_reference(axes: matplotlib.axes.Axes, position: float, meaning: str) -> None:
+    """Draws a dashed horizontal line and writes its meaning above its right end."""
+    axes.axhline(position, color="0.3", linestyle="--", linewidth=1)
+    axes.annotate(
+        meaning,
+        (0.99, position),
+        xycoords=("axes fraction", "data"),
+        xytext=(0, 2),
+        textcoords="offset points",
+        ha="right",
+        va="bottom",
+        fontsize=8,
+        color="0.3",
+    )
+
+
+def _names_width(names: Iterable[str]) -> float:
+    """Returns the inches that names take beside a diagram."""
+    return 0.4 + 0.075 * max(map(len, names), default=0)

@@ -1,0 +1,89 @@
+"""Pictures as arrays, without matplotlib: frames side by side, PNG files, and names cut to fit."""
+
+from __future__ import annotations
+
+import io
+import math
+
+import numpy as np
+from PIL import Image
+
+from ucf50_tfrecord.specs import printable
+
+_MAX_FRAMES, _MIN_FRAME_HEIGHT, _GAP = 8, 128, 2  # of a strip; the last two in pixels
+_LEVELS = 31  # the highest value of a colour channel in a small PNG; such steps look smooth
+
+
+def shorten(text: str, length: int) -> str:
+    """Escapes a text for display and cuts it to `length` characters."""
+    text = printable(text)
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def evenly_spaced(num_frames: int, count: int) -> np.ndarray:
+    """Chooses up to `count` frames, the first and the last among them: indices int64 [count]."""
+    return np.linspace(0, num_frames - 1, min(num_frames, count)).round().astype(int)
+
+
+def enlarge(frames: np.ndarray, factor: int) -> np.ndarray:
+    """Repeats each pixel: uint8 [..., H, W, 3] to [..., factor * H, factor * W, 3]."""
+    return frames.repeat(factor, axis=-3).repeat(factor, axis=-2)
+
+
+def draw_strip(frames: np.ndarray) -> np.ndarray:
+    """Lays up to 8 evenly spaced frames side by side: uint8 [T, H, W, 3] to uint8 [height, width, 3].
+
+    Small frames are enlarged by a whole factor, which keeps their pixels as they are.
+    """
+    num_frames, height = frames.shape[:2]
+    chosen = frames[evenly_spaced(num_frames, _MAX_FRAMES)]
+    large = enlarge(chosen, math.ceil(_MIN_FRAME_HEIGHT / height))
+    framed = np.pad(large, ((0, 0), (0, 0), (0, _GAP), (0, 0)), constant_values=255)
+    return np.concatenate(list(framed), axis=1)[:, :-_GAP]
+
+
+def to_png(pixels: np.ndarray) -> bytes:
+    """Encodes uint8 [height, width, 3] as PNG, without loss."""
+    return _encode(Image.fromarray(pixels))
+
+
+def to_small_png(pixels: np.ndarray, *, photo: bool) -> bytes:
+    """Encodes a picture as PNG with fewer colours, in half the bytes: large pages open slowly.
+
+    Args:
+      pixels: uint8 [height, width, 3].
+      photo: whether it shows frames; a drawing is also reduced to a palette of 256 colours.
+    """
+    levels = np.round(pixels * (_LEVELS / 255)).astype(np.uint16)
+    return _encode(Image.fromarray(_colours(levels))) if photo else _encode(_palette(levels), optimize=True)
+
+
+def _palette(levels: np.ndarray) -> Image.Image:
+    """Keeps the 256 most frequent colours and replaces each other one, from letters' edges, by the nearest.
+
+    Unlike Pillow's palettes this one keeps every colour that fills a cell of a heat map.
+
+    Args:
+      levels: uint16 [height, width, 3], from 0 to _LEVELS.
+    """
+    code = (levels[..., 0] * (_LEVELS + 1) + levels[..., 1]) * (_LEVELS + 1) + levels[..., 2]
+    counts = np.bincount(code.ravel(), minlength=(_LEVELS + 1) ** 3)
+    found = np.flatnonzero(counts)
+    rgb = np.stack(np.unravel_index(found, (_LEVELS + 1,) * 3), axis=1)  # [U, 3]
+    kept = np.argsort(-counts[found], kind="stable")[:256]
+    distance = ((rgb[:, np.newaxis] - rgb[kept]) ** 2).sum(axis=2)  # [U, 256]
+    index = np.zeros(len(counts), np.uint8)
+    index[found] = distance.argmin(axis=1)
+    image = Image.fromarray(index[code])
+    image.putpalette(_colours(rgb[kept]).tobytes())
+    return image
+
+
+def _colours(levels: np.ndarray) -> np.ndarray:
+    return np.round(levels * (255 / _LEVELS)).astype(np.uint8)
+
+
+def _encode(image: Image.Image, **options: bool) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", **options)
+    return buffer.getvalue()
