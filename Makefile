@@ -46,7 +46,7 @@ RECIPES := $(patsubst pipelines/recipes/%.flags,%,$(wildcard pipelines/recipes/*
 flag = $(if $(2),--$(1)='$(subst ','\'',$(2))')
 DATA_FLAGS = $(call flag,videos,$(VIDEOS)) $(call flag,data,$(DATA)) $(call flag,size,$(SIZE)) $(call flag,frames,$(FRAMES))
 
-.PHONY: help train shards verify repair evaluate predict export compare compare-check tensorboard inspect doctor help-models bench bench-fetch test test-readers test-remote test-io fuzz lint audit pins clean
+.PHONY: help train shards verify repair evaluate predict export compare compare-check tensorboard inspect doctor help-models bench bench-fetch test test-readers test-remote test-io fuzz lint format audit pins clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets and variables.
@@ -142,9 +142,12 @@ fuzz: $(VENV)/installed  ## Feed damaged and hostile files to the programs; FLAG
 	$(PYTHON) -m tools.fuzz $(call flag,seed,$(SEED)) $(FLAGS)
 
 lint: $(VENV)/installed-lint  ## Check style and imports.
-	$(PYTHON) -m black --quiet --check --line-length 110 ucf50_tfrecord pipelines tools tests
-	$(PYTHON) -m flake8
-	$(PYTHON) -m isort --check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m ruff check .
+
+format: $(VENV)/installed-lint  ## Format the code, and sort its imports.
+	$(PYTHON) -m ruff check --fix .
+	$(PYTHON) -m ruff format .
 
 audit: $(VENV)/installed-audit  ## Look the pinned packages up among known vulnerabilities.
 	$(PYTHON) -m tools.audit_pins $(FLAGS)

@@ -168,9 +168,9 @@ def test_the_lines_of_a_message_are_given_one_by_one():
                 texts = [
                     text for part in node.args for text in ast.walk(part) if isinstance(text, ast.Constant)
                 ]
-                assert "split" in ast.unparse(node) or not any(
-                    "\n" in str(text.value) for text in texts
-                ), path
+                assert "split" in ast.unparse(node) or not any("\n" in str(text.value) for text in texts), (
+                    path
+                )
 
 
 ENTRY_POINTS = [

@@ -23,12 +23,11 @@ import msgspec
 
 from ucf50_tfrecord import parsing, record, storage
 from ucf50_tfrecord.parsing import Count, Name, Sha256
-from ucf50_tfrecord.shards import (  # noqa: F401: Source, a part of ShardReport
+from ucf50_tfrecord.shards import (
     DATASET_NAME,
     ManifestShard,
     Quarantined,
     ShardReport,
-    Source,
     repeated,
     shard_pattern,
 )

@@ -96,8 +96,9 @@ def test_a_fingerprint_covers_what_decides_the_bytes(videos_dir, change):
 def test_a_renamed_video_changes_its_shard_alone(videos_dir):
     found = catalog.find_videos(videos_dir)
     renamed = dataclasses.replace(found.videos[0], relative_path="Left/other.avi")
-    before, after = make_plan(found), make_plan(
-        dataclasses.replace(found, videos=(renamed, *found.videos[1:]))
+    before, after = (
+        make_plan(found),
+        make_plan(dataclasses.replace(found, videos=(renamed, *found.videos[1:]))),
     )
     changed = [b.filename for a, b in zip(before.jobs, after.jobs) if a.fingerprint != b.fingerprint]
     assert len(changed) == 1 and "fold01" in changed[0]

@@ -18,8 +18,9 @@ def test_forward_and_backward_pass_run_on_gpus(name, dtype):
 
     @tf.function
     def step(video, position, number):
-        with tf.GradientTape() as tape, random_key(
-            RandomKey(seed=0, step=number, position=position, batch_size=4)
+        with (
+            tf.GradientTape() as tape,
+            random_key(RandomKey(seed=0, step=number, position=position, batch_size=4)),
         ):
             loss = tf.reduce_sum(model(video, training=True) ** 2)
         return tape.gradient(loss, model.trainable_variables)

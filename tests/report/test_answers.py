@@ -12,8 +12,9 @@ def concluded(*judged, models=("frame_pool", "lstm")):
 
 
 def test_appearance_is_concluded_from_all_its_verdicts_together():
-    appearance, above = tiny_verdict("appearance_suffices", "frame_pool"), tiny_verdict(
-        "above_chance", "lstm"
+    appearance, above = (
+        tiny_verdict("appearance_suffices", "frame_pool"),
+        tiny_verdict("above_chance", "lstm"),
     )
     order = tiny_verdict("needs_order", "lstm", answer=NO)
     sentence = "The score of lstm comes from appearance, not order"

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from ucf50_tfrecord import manifest, storage, workers
 from ucf50_tfrecord.convert.shard import convert_shard, source_of
 from ucf50_tfrecord.manifest import Manifest, ShardReport
-from ucf50_tfrecord.shards import shard_pattern
+from ucf50_tfrecord.shards import Source, shard_pattern
 from ucf50_tfrecord.specs import DecodeLimits, Plan, ShardJob, UserError, expect
 
 # The third argument is told how many more videos are through, from any thread.
@@ -317,7 +317,7 @@ def _standing_report(
 def _are_unchanged(job: ShardJob, report: ShardReport) -> bool:
     """Tells whether the videos' files are those that the shard was made of."""
 
-    def is_unchanged(now: manifest.Source, then: manifest.Source) -> bool:
+    def is_unchanged(now: Source, then: Source) -> bool:
         if now.sha256 is not None:
             return now.sha256 == then.sha256
         return (now.num_bytes, now.mtime_ns) == (then.num_bytes, then.mtime_ns)

@@ -14,7 +14,7 @@ import numpy as np
 from ucf50_tfrecord import manifest, record, storage, workers
 from ucf50_tfrecord.convert import decode
 from ucf50_tfrecord.convert.container import Undecodable
-from ucf50_tfrecord.manifest import Quarantined, ShardReport, Source
+from ucf50_tfrecord.shards import Quarantined, ShardReport, Source
 from ucf50_tfrecord.specs import ClipFormat, DecodeLimits, ShardJob, Video
 
 _Microseconds = Annotated[int, msgspec.Meta(ge=-(1 << 62), le=1 << 62)]

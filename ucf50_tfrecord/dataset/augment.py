@@ -132,8 +132,9 @@ def erase(video: tf.Tensor, draws: list[tf.Tensor], probability: float) -> tf.Te
         pixel = tf.range(size, dtype=tf.float32)
         return (pixel >= first[:, tf.newaxis]) & (pixel < (first + length)[:, tf.newaxis])
 
-    rows, columns = span(height, tf.sqrt(area / ratio), draws[2]), span(
-        width, tf.sqrt(area * ratio), draws[3]
+    rows, columns = (
+        span(height, tf.sqrt(area / ratio), draws[2]),
+        span(width, tf.sqrt(area * ratio), draws[3]),
     )
     inside = (
         rows[:, tf.newaxis, :, tf.newaxis, tf.newaxis] & columns[:, tf.newaxis, tf.newaxis, :, tf.newaxis]

@@ -30,9 +30,8 @@ from ucf50_tfrecord.evaluation.results import SPLITS, Cell, CellResult, Results
 from ucf50_tfrecord.evaluation.runner import Evaluator
 from ucf50_tfrecord.manifest import Manifest
 from ucf50_tfrecord.specs import UserError, expect, to_json
-from ucf50_tfrecord.training import loop
+from ucf50_tfrecord.training import loop, trained
 from ucf50_tfrecord.training import run as run_lib
-from ucf50_tfrecord.training import trained
 from ucf50_tfrecord.training.logs import TensorBoardLog
 
 CELL_FILENAME = "cell.json"
