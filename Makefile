@@ -138,7 +138,7 @@ test-remote: $(VENV)/installed-remote  ## Run the tests of datasets in object st
 test-io: $(VENV)-io/installed  ## Run the same with tensorflow-io.
 	$(VENV)-io/bin/python -m pytest --numprocesses 0 tests/stores $(FLAGS)
 
-fuzz: $(VENV)/installed  ## Feed damaged and hostile files to the programs; FLAGS=--secs=3600.
+fuzz: $(VENV)/installed  ## Feed damaged and hostile files to the programs.
 	$(PYTHON) -m tools.fuzz $(call flag,seed,$(SEED)) $(FLAGS)
 
 lint: $(VENV)/installed-lint  ## Check style and imports.

@@ -1,6 +1,9 @@
 import dataclasses
 import errno
+import functools
 import gc
+import os
+import pathlib
 import shutil
 
 import numpy as np
@@ -9,7 +12,7 @@ import pytest
 from tests.conftest import build, flip_bit
 from tests.dataset.helpers import indices, read_batches
 from ucf50_tfrecord import manifest, record, remote
-from ucf50_tfrecord.dataset import pipeline
+from ucf50_tfrecord.dataset import pipeline, shard_files
 from ucf50_tfrecord.dataset.clips import Clips, load_clips
 from ucf50_tfrecord.dataset.reader import Buffers, ClipReader, read_record, video_secs
 from ucf50_tfrecord.specs import ClipFormat, FetchSpec, UserError
@@ -281,15 +284,38 @@ def test_buffers_come_back_when_no_view_of_them_is_left():
     assert buffers.take((3, 3)).shape == (3, 3)
 
 
-def test_few_files_are_open_at_a_time(data_dir, monkeypatch):
-    from ucf50_tfrecord.dataset import shard_files
+@pytest.fixture
+def two_open_files(monkeypatch):
+    """Lets two shards be open at a time, none of them opened before."""
+    monkeypatch.setattr(
+        shard_files, "_open_version", functools.lru_cache(2)(shard_files._open_version.__wrapped__)
+    )
 
-    monkeypatch.setattr(shard_files, "MAX_OPEN_FILES", 2)
-    clips = load_clips(manifest.load(str(data_dir)), [1, 2, 3, 4, 5])
-    reader = ClipReader(clips)
-    video, _ = reader.read_pixels(np.arange(30))
-    np.testing.assert_array_equal(video, np.stack(stored_frames(clips)))
-    assert reader._files.open.cache_info().currsize == 2
+
+def num_open_files(folder):
+    targets = [os.path.realpath(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")]
+    return sum(target.startswith(f"{folder}/") for target in targets)
+
+
+def test_few_files_are_open_at_a_time(copy, two_open_files):
+    clips = load_clips(manifest.load(str(copy)), [1, 2, 3, 4, 5])
+    readers = [ClipReader(clips) for _ in range(3)]  # TensorFlow keeps each until the process ends
+    for reader in readers:
+        video, _ = reader.read_pixels(np.arange(30))
+        np.testing.assert_array_equal(video, np.stack(stored_frames(clips)))
+    assert num_open_files(copy) == 2
+
+
+def test_a_new_reader_opens_a_shard_that_was_replaced(copy, two_open_files):
+    clips = load_clips(manifest.load(str(copy)), [1])
+    path, old = pathlib.Path(clips.shard_paths[0]), ClipReader(clips)
+    whole, _ = old.read_pixels(np.arange(1))
+    start = path.read_bytes()[:10]
+    path.rename(copy / "moved")
+    path.write_bytes(start)
+    np.testing.assert_array_equal(old.read_pixels(np.arange(1))[0], whole)
+    with pytest.raises(UserError, match="cut short"):
+        ClipReader(clips).read_pixels(np.arange(1))
 
 
 @pytest.mark.parametrize("encoding", ["raw", "png"])

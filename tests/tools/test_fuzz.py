@@ -319,6 +319,11 @@ def eat_memory(folder):
     np.ones(reading.MEMORY_BYTES + (64 << 20), np.uint8)
 
 
+def come_and_go(folder):
+    (folder / ".." / "victim" / "new").touch()
+    (folder / ".." / "victim" / "new").unlink()
+
+
 def raise_(error):
     def read(folder):
         raise error
@@ -338,6 +343,7 @@ def raise_(error):
         (eat_memory, Counter.MEMORY),
         (lambda folder: (folder / ".." / "victim" / "data").unlink(), Counter.OUTSIDE),
         (lambda folder: (folder / ".." / "victim" / "new").touch(), Counter.OUTSIDE),
+        (come_and_go, Counter.OUTSIDE),
         (lambda folder: (folder / "mine.txt").write_text("yours"), Counter.OUTSIDE),
         (lambda folder: (folder / "set" / "out.txt").touch(), None),
     ],

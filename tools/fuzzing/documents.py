@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from tools.fuzzing import mutate
@@ -68,8 +68,11 @@ def _damage_values(
     text: bytes, rng: random.Random, names: Sequence[str], seal: Callable[[Any], Any]
 ) -> bytes:
     root = [json.loads(text)]
-    for _ in range(rng.choice((1, 1, 1, 2, 4))):
-        _damage_one(root, rng, names)
+    if rng.random() < 0.2:
+        _rename(root, rng, names)
+    else:
+        for _ in range(rng.choice((1, 1, 1, 2, 4))):
+            _damage_one(root, rng, names)
     value = root[0] if root else None
     if rng.random() < 0.7:
         value = _sealed(value, seal)
@@ -84,6 +87,22 @@ def _sealed(value: Any, seal: Callable[[Any], Any]) -> Any:
         return seal(copy.deepcopy(value))
     except (AttributeError, KeyError, TypeError, ValueError):  # it is no document of that kind any more
         return value
+
+
+def _rename(root: list, rng: random.Random, names: Sequence[str]) -> None:
+    """Puts a name in place of one of a document's strings, each as likely as another."""
+    if strings := list(_strings(root)):
+        parent, key = rng.choice(strings)
+        parent[key] = rng.choice(names)
+
+
+def _strings(parent: Any) -> Iterator[tuple[Any, Any]]:
+    """Yields where strings are: their lists and dicts, and the indices and keys in these."""
+    for key, value in parent.items() if isinstance(parent, dict) else enumerate(parent):
+        if isinstance(value, str):
+            yield parent, key
+        elif isinstance(value, (dict, list)):
+            yield from _strings(value)
 
 
 def _damage_one(root: list, rng: random.Random, names: Sequence[str]) -> None:

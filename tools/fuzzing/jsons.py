@@ -10,10 +10,11 @@ from collections.abc import Callable
 
 from tools.fuzzing import readers, reading, samples, watched
 from tools.fuzzing.findings import Counter, Evidence, Findings, Problem, Stage
+from ucf50_tfrecord.specs import UserError
 
 # Of all mutants each n-th goes through a program too.
 PROGRAM_EVERY = 200
-_READER_SECS, _PROGRAM_SECS = 30.0, 300.0
+_START_SECS, _READER_SECS, _PROGRAM_SECS = 300.0, 30.0, 300.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,14 +55,31 @@ class Documents:
         return len(numbers)
 
     def _read(self, number: int) -> list[Problem]:
-        question = {"samples": str(self._samples), "pristine": str(self._pristine)}
-        question |= {"seed": self._setting.seed, "number": number}
+        if not self._helper.is_running:
+            self._warm_up()
         try:
-            return [Problem(Counter(name), *rest) for name, *rest in self._helper.ask(question, _READER_SECS)]
+            return [Problem(Counter(name), *rest) for name, *rest in self._ask(number, _READER_SECS)]
         except watched.Silent as error:
             self._restore_all()
             reader, _ = readers.make_mutant(self._pristine, self._setting.seed, number)
             return [Problem(Counter.HANG if error.timed_out else Counter.CRASH, str(error), reader.name)]
+
+    def _ask(self, number: int | None, limit_secs: float) -> list[list]:
+        question = {"samples": str(self._samples), "pristine": str(self._pristine)}
+        return self._helper.ask(question | {"seed": self._setting.seed, "number": number}, limit_secs)
+
+    def _warm_up(self) -> None:
+        """Starts the readers' process.
+
+        Raises:
+          UserError: if a reader fails on sound files.
+        """
+        try:
+            self._ask(None, _START_SECS)
+        except watched.Silent as error:
+            raise UserError(
+                f"The readers of tools/fuzzing/readers.py fail on sound files ({error}): {self._helper.errors()}"
+            ) from error
 
     def _run_program(self, number: int) -> list[Problem]:
         """Runs one of the programs that read the mutant."""
@@ -96,12 +114,12 @@ def try_program(
     folder = work / "samples"
     restore()
     (folder / program.path).write_bytes(content)
-    before = watched.snapshot(folder, work / samples.VICTIM)
+    before = watched.snapshot(folder, still=work / samples.VICTIM)
     shutil.rmtree(work / "program", ignore_errors=True)
     arguments = [argument.replace("{}", str(folder)) for argument in program.arguments]
     command = [sys.executable, "-m", program.module, *arguments]
     ended = watched.run(command, work / "program", _PROGRAM_SECS)
-    changed = watched.changes(before, watched.snapshot(folder, work / samples.VICTIM))
+    changed = watched.changes(before, watched.snapshot(folder, still=work / samples.VICTIM))
     kind = f"{program.module}: {program.path}"
     outside = reading.foreign(changed, folder, rf"{program.writes}|.*\.lock.*")
     restore()

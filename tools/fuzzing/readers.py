@@ -83,7 +83,7 @@ def fetch_set(folder: pathlib.Path) -> None:
     manifest = manifest_lib.load(f"file://{folder}/store")
     fetch = FetchSpec(cache_dir=str(folder / "cache"), cache_bytes=1 << 30)
     clips = load_clips(manifest, manifest.folds, fetch=fetch)
-    read_clips(clips.spread(2))
+    read_clips(clips)
 
 
 def fetch_agreeing_set(folder: pathlib.Path) -> None:

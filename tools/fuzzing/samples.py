@@ -46,7 +46,8 @@ def make_samples(folder: pathlib.Path, *, with_documents: bool = True) -> pathli
     run_program("tools.fuzzing.samples", str(samples))  # which loads TensorFlow
     shutil.copytree(samples / "shards", samples / "store")  # as it would be published
     (folder / VICTIM).mkdir()
-    for path in (folder / VICTIM / "data", *(samples / name for name in MINE)):
+    victims = [folder / VICTIM / name for name in ("data", "data.tfrecord")]
+    for path in (*victims, *(samples / name for name in MINE)):
         path.write_text("somebody else's")
     return samples
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
@@ -190,6 +191,14 @@ class Helper:
     def __exit__(self, *exc_info: object) -> None:
         self.stop()
 
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None
+
+    def errors(self) -> str:
+        """Returns the end of what it wrote to standard error."""
+        return (self._scratch / "stderr").read_text(errors="replace").strip()[-_SHOWN:]
+
     def ask(self, question: Any, limit_secs: float) -> Any:
         """Returns the answer to a question.
 
@@ -201,9 +210,10 @@ class Helper:
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps(question).encode() + b"\n")
         deadline = time.monotonic() + limit_secs
+        answers = select.poll()  # unlike select.select, for any number of open files
+        answers.register(self._process.stdout, select.POLLIN)
         while b"\n" not in self._rest:
-            ready, _, _ = select.select([self._process.stdout], [], [], max(0.0, deadline - time.monotonic()))
-            if not ready:
+            if not answers.poll(1000 * max(0.0, deadline - time.monotonic())):
                 self.stop()
                 raise Silent(f"no answer after {limit_secs:.0f} s", timed_out=True)
             content = os.read(self._process.stdout.fileno(), 1 << 16)
@@ -314,16 +324,20 @@ class Listener:
         self._udp.close()
 
 
-def snapshot(*folders: pathlib.Path) -> dict[str, tuple]:
-    """Returns what tells files apart from those that they were, by path."""
+def snapshot(folder: pathlib.Path, *, still: pathlib.Path | None = None) -> dict[str, tuple]:
+    """Returns what tells files apart from those that they were, by path.
+
+    Args:
+      folder: whose files.
+      still: another, in which nothing may happen: a file that comes and goes shows there too.
+    """
     found = {}
-    for folder in folders:
-        for parent, _, names in os.walk(folder):
-            for name in names:
-                path = os.path.join(parent, name)
-                with contextlib.suppress(FileNotFoundError):
-                    status = os.lstat(path)
-                    found[path] = status.st_size, status.st_mtime_ns, status.st_ino
+    for parent, _, names in itertools.chain(os.walk(folder), os.walk(still) if still else ()):
+        paths = [os.path.join(parent, name) for name in names]
+        for path in [*paths, *([parent] if str(parent).startswith(f"{still}") else [])]:
+            with contextlib.suppress(FileNotFoundError):
+                status = os.lstat(path)
+                found[path] = status.st_size, status.st_mtime_ns, status.st_ino
     return found
 
 

@@ -88,10 +88,25 @@ def open_files(clips: Clips) -> ShardFiles:
     return cache
 
 
+def _file_version(path: str) -> tuple[int, int, int]:
+    status = os.stat(path)
+    return status.st_dev, status.st_ino, status.st_mtime_ns
+
+
+# Shared by all readers of the process: TensorFlow keeps every function that a dataset calls, and
+# with it the reader, until the process ends. A file is closed when it has left the cache and no
+# thread reads it any more.
+@functools.lru_cache(MAX_OPEN_FILES)
+def _open_version(path: str, version: tuple[int, int, int]) -> BinaryIO:
+    return storage.open_file(path)
+
+
 class _LocalFiles:
     def __init__(self):
-        # A file is closed when it has left the cache and no thread reads it any more.
-        self.open = functools.lru_cache(MAX_OPEN_FILES)(storage.open_file)
+        self._version = functools.cache(_file_version)
+
+    def open(self, path: str) -> BinaryIO:
+        return _open_version(path, self._version(path))
 
     def renew(self, path: str, file: BinaryIO) -> bool:
         return False
