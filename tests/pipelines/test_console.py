@@ -20,7 +20,6 @@ READING = """
 import threading
 import tensorflow as tf
 from pipelines import console
-from ucf50_tfrecord.specs import UserError
 
 waiting = threading.Event()
 
@@ -80,7 +79,6 @@ console.run(main)
 PRINTING = """
 import sys
 from pipelines import console
-from ucf50_tfrecord.specs import UserError
 
 def main():
     sys.modules.update({loaded})
