@@ -25,12 +25,12 @@ from absl import flags
 from absl.testing import flagsaver
 
 from pipelines import console, convert, inputs, terminal, train_flags
+from pipelines.remedies import python, shell_command
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import storage
 from ucf50_tfrecord.choices import FrameOrder, OnBadRecord, Strategy
 from ucf50_tfrecord.errors import expect
 from ucf50_tfrecord.specs import parse_folds
-from ucf50_tfrecord.texts import shell_command
 
 if TYPE_CHECKING:
     from ucf50_tfrecord.dataset.clips import Clips
@@ -119,7 +119,7 @@ def compare_recipes() -> None:
     ):
         results = comparison.run(callbacks(display, should_stop))
     if results is None:
-        again = shell_command([console.python(), *sys.orig_argv[1:]])
+        again = shell_command([python(), *sys.orig_argv[1:]])
         terminal.say("Stopped. What is finished is kept; to go on:", f"  {again}")
         return
     publish(pathlib.Path(folder), results, comparison.clips)

@@ -7,7 +7,6 @@ import contextlib
 import io
 import logging as python_logging
 import os
-import pathlib
 import shutil
 import signal
 import sys
@@ -18,7 +17,7 @@ import tqdm
 from absl import app, flags, logging
 
 import pipelines
-from pipelines import scratch
+from pipelines import remedies, scratch
 from pipelines.terminal import note, note_exception, say, warn
 from ucf50_tfrecord import remote
 from ucf50_tfrecord.errors import UserError, expect
@@ -47,7 +46,7 @@ def run(main: Callable[[], int | None]) -> None:
             return status
         except UserError as error:
             # Here already: to let go of the error is to let go of what its frames hold, such as iterators.
-            return _end(f"error: {error}", 2)
+            return _end(f"error: {remedies.message(error)}", 2)
         except KeyboardInterrupt:
             return _end("interrupted", 130)
         except BrokenPipeError:
@@ -106,12 +105,6 @@ def end_at_once(code: int | str | None) -> None:
     _flush()
     sys.stderr.flush()
     os._exit(code if isinstance(code, int) else int(code is not None))
-
-
-def python() -> str:
-    """Returns this interpreter for a command that is shown: from the current folder, if it lies in that."""
-    path = pathlib.Path(sys.executable)
-    return str(path.relative_to(os.getcwd()) if path.is_relative_to(os.getcwd()) else path)
 
 
 def handle_sigterm() -> None:

@@ -27,12 +27,12 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from pipelines import console, convert, inputs, terminal, train_flags
+from pipelines.remedies import python, shell_command
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import storage
 from ucf50_tfrecord.choices import Strategy
 from ucf50_tfrecord.errors import UserError, expect
 from ucf50_tfrecord.specs import ENCODER_MODELS, TrainSpec, format_folds, to_json
-from ucf50_tfrecord.texts import shell_command
 from ucf50_tfrecord.training import cluster
 
 if TYPE_CHECKING:
@@ -422,7 +422,7 @@ def summarize(
 def resume_command(run_dir: str) -> str:
     """Returns this very command with --run added."""
     arguments = [argument for argument in sys.argv[1:] if not argument.startswith("--run=")]
-    return shell_command([console.python(), "-m", "pipelines.train", *arguments, f"--run={run_dir}"])
+    return shell_command([python(), "-m", "pipelines.train", *arguments, f"--run={run_dir}"])
 
 
 def print_summary(summary: run_lib.Summary, run_dir: str) -> None:
@@ -432,7 +432,7 @@ def print_summary(summary: run_lib.Summary, run_dir: str) -> None:
         f"{chosen}on {summary.num_clips} clips of folds {format_folds(summary.folds)}"
     )
     console.print_scores(title, to_json(summary), to_json(summary.shuffled))
-    tensorboard = shell_command([console.python(), "-m", "tensorboard.main", "--logdir", run_dir])
+    tensorboard = shell_command([python(), "-m", "tensorboard.main", "--logdir", run_dir])
     terminal.say(f"Run:         {run_dir}", f"TensorBoard: {tensorboard}")
 
 

@@ -29,8 +29,8 @@ from collections.abc import Iterator, Sequence
 from absl import flags
 
 from pipelines import console, convert, terminal, train
+from pipelines.remedies import python, shell_command
 from ucf50_tfrecord.errors import UserError, expect
-from ucf50_tfrecord.texts import shell_command
 from ucf50_tfrecord.training import cluster
 from ucf50_tfrecord.training import run as run_lib
 
@@ -74,7 +74,7 @@ def main(num_workers: int) -> int:
             os.rmdir(run_dir)
     if was_signalled and status == 0 and not pathlib.Path(run_dir, run_lib.SUMMARY_FILENAME).exists():
         again = [argument for argument in sys.argv[1:] if not argument.startswith("--run=")]
-        launcher = [console.python(), "-m", "tools.launch_workers", f"--workers={num_workers}", "--"]
+        launcher = [python(), "-m", "tools.launch_workers", f"--workers={num_workers}", "--"]
         terminal.say("That is:", f"  {shell_command([*launcher, *again, f'--run={run_dir}'])}")
     return status
 

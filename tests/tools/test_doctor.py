@@ -10,13 +10,14 @@ import time
 
 import pytest
 
+from pipelines import remedies
 from tests.conftest import build, child_pids, flip_bit, run_code, run_module
 from tools import doctor
 from tools.checkup import devices, environment, finding, host, packages, sets, speed
 from tools.checkup.finding import Options, ask, fail, ok, warn
 from tools.checkup.speed import Rates
 from ucf50_tfrecord import manifest as manifest_lib
-from ucf50_tfrecord import storage, texts, workers
+from ucf50_tfrecord import storage, workers
 from ucf50_tfrecord.sandbox import Sandbox
 from ucf50_tfrecord.training import run as run_lib
 
@@ -200,7 +201,7 @@ def test_damage_is_found_with_its_repair(data_dir, tmp_path, damage):
         pathlib.Path(f"{path}.json").unlink()
     first = next(sets.check_set(str(folder)))
     assert first.level == "fail" and path.name in first.text
-    assert first.command == manifest_lib.repair_command(manifest)
+    assert first.command == remedies.command(manifest_lib.repair_remedy(manifest))
 
 
 def test_a_manifest_is_looked_at_once(data_dir, monkeypatch):
@@ -360,7 +361,7 @@ def test_a_cpu_quota_is_that_of_the_tightest_group(tmp_path, monkeypatch):
 
 def test_findings_fit_80_columns_and_commands_can_be_pasted(tmp_path):
     words = [f"word  {number}, it's" + "\x1b" * (number % 2) for number in range(30)]
-    command = f"printf '%s;' {texts.shell_command(words)}"
+    command = f"printf '%s;' {remedies.shell_command(words)}"
     lines = doctor.format_finding(warn("a text " * 40, "do " * 40, command=command))
     assert max(map(len, lines)) <= 80 and lines[0].startswith("  warn a text")
     first = next(number for number, line in enumerate(lines) if line.lstrip().startswith("$"))

@@ -28,13 +28,14 @@ def check(options: Options) -> Iterator[Finding]:
 
 
 def _check_workers(environment: Mapping[str, str]) -> Iterator[Finding]:
+    from pipelines import remedies
     from ucf50_tfrecord.errors import UserError
     from ucf50_tfrecord.training import cluster
 
     try:
         named = cluster.from_tf_config(environment)
     except UserError as error:
-        yield fail(str(error), command="unset TF_CONFIG")
+        yield fail(remedies.message(error), command="unset TF_CONFIG")
         return
     if named is not None and len(named.addresses) > 1:
         yield warn(

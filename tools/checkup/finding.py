@@ -14,6 +14,8 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
+from pipelines import remedies
+
 LEVELS = ("ok", "warn", "fail")
 _END_SECS = 5.0
 
@@ -64,7 +66,7 @@ def run_check(name: str, options: Options) -> Iterator[Finding]:
     try:
         yield from importlib.import_module(f"tools.checkup.{name}").check(options)
     except Exception as error:  # this is what one runs when things are broken
-        told = " ".join(str(error).split())
+        told = " ".join(remedies.message(error).split())
         # Only a mistake that the user can mend has a text for them; its class may be what could not be imported.
         if type(error).__name__ != "UserError":
             told = f"this could not be checked: {type(error).__name__}: {told}"

@@ -11,9 +11,9 @@ import platform
 import sys
 from collections.abc import Iterator
 
+from pipelines import remedies
 from tools import pins
 from tools.checkup.finding import Answer, Finding, NoAnswer, Options, ask, fail, ok, warn
-from ucf50_tfrecord import texts
 
 TENSORFLOW_SECS, _IMPORT_SECS = 180.0, 60.0
 _PYTHONS = ((3, 11), (3, 13))
@@ -71,7 +71,7 @@ def install_command(extras: str = "convert,train") -> str:
     """Returns the command that brings this environment to the tested versions."""
     # With tensorflow-io the versions are others.
     with_io = installed_versions()[IO] and "io" not in extras.split(",")
-    return texts.install_command(f"{extras},io" if with_io else extras)
+    return remedies.install_command(f"{extras},io" if with_io else extras)
 
 
 def _reinstall_command(package: str) -> str:

@@ -9,9 +9,10 @@ import pathlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from pipelines import remedies
+from pipelines.remedies import make_variable
 from tools.checkup.finding import Finding, NoAnswer, Options, fail, ok, warn
 from tools.checkup.packages import ask_tensorflow
-from ucf50_tfrecord.texts import make_variable
 
 if TYPE_CHECKING:
     from ucf50_tfrecord.manifest import Manifest, ManifestShard
@@ -145,7 +146,7 @@ def _check_shards(manifest: Manifest) -> Iterator[Finding]:
     problems += [problem for shard in sample for problem in manifest_lib.verify_shard(manifest, shard)]
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        yield fail(f"{problems[0]}{more}", command=manifest_lib.repair_command(manifest))
+        yield fail(f"{problems[0]}{more}", command=remedies.command(manifest_lib.repair_remedy(manifest)))
         return
     text = (
         f"{manifest.data_dir}: {manifest.num_clips} clips of {manifest.format} in {len(manifest.shards)} shards; "
@@ -191,7 +192,7 @@ def _check_contents(manifest: Manifest) -> Iterator[Finding]:
             f"{folder}: {len(manifest.quarantined)} of {manifest.num_videos} videos ({share:.1%}) gave no clip, such "
             f"as {first.relative_path}: {first.reason}",
             "make inspect lists them; this tries those again that cost too much",
-            command=manifest_lib.repair_command(manifest),
+            command=remedies.command(manifest_lib.repair_remedy(manifest)),
         )
     if manifest.fold_rule.fold_by == "video":
         yield warn(
@@ -201,7 +202,7 @@ def _check_contents(manifest: Manifest) -> Iterator[Finding]:
     try:
         val_folds = manifest_lib.default_val_folds(manifest)
     except UserError as error:
-        yield warn(str(error))
+        yield warn(remedies.message(error))
         return
     missing = manifest.missing_classes(val_folds)
     if missing:
