@@ -16,6 +16,7 @@ from tests.conftest import REPOSITORY
 TRACING = """
 import os, signal, sys, tempfile
 from pipelines import console
+from ucf50_tfrecord.errors import UserError
 
 def main():
     console.load_tensorflow()
