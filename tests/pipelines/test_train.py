@@ -224,7 +224,7 @@ def test_a_run_can_be_evaluated_again(finished_run, data_dir, tmp_path):
         key: summary[key] for key in ("accuracy", "macro_f1", "shuffled", "num_clips")
     }
     result = run_module("pipelines.evaluate", f"--run={run_dir}", "--folds=2-3", "--weights=best")
-    assert result.returncode == 0 and "was trained on folds 3" in result.stdout
+    assert result.returncode == 0 and "was trained on folds 3" in result.stderr
     assert json.loads((run_dir / "evaluation-best-2-3" / "summary.json").read_text())["num_clips"] == 12
 
 
