@@ -7,7 +7,7 @@ from tests.conftest import build, real_folder
 from tests.dataset.helpers import assert_equal_batches, indices, read_batches
 from ucf50_tfrecord import manifest, record
 from ucf50_tfrecord.dataset import pipeline
-from ucf50_tfrecord.dataset.clips import Clips, load_clips
+from ucf50_tfrecord.dataset.clips import ClipIndex, load_clips
 from ucf50_tfrecord.dataset.pipeline import Share
 from ucf50_tfrecord.dataset.reader import Buffers
 from ucf50_tfrecord.specs import UserError
@@ -126,7 +126,7 @@ def bare_clips(num_clips, shards=None, shuffle_shards=0):
     """Clips of which only their number and their shards are known."""
     none = np.zeros(num_clips, np.int64)
     shards = none if shards is None else shards
-    return Clips(
+    return ClipIndex(
         manifest=None,
         shard_paths=tuple(f"shard {number}" for number in range(shards.max() + 1)),
         ids=("",) * num_clips,

@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from ucf50_tfrecord import record
-from ucf50_tfrecord.dataset.clips import Clips
+from ucf50_tfrecord.dataset.clips import ClipIndex
 from ucf50_tfrecord.dataset.reader import Buffers, ClipReader
 from ucf50_tfrecord.specs import expect
 
@@ -52,7 +52,7 @@ def num_steps(num_clips: int, batch_size: int) -> int:
     return -(-num_clips // batch_size)
 
 
-def epoch_order(clips: Clips, *, seed: int | None, epoch: int) -> np.ndarray:
+def epoch_order(clips: ClipIndex, *, seed: int | None, epoch: int) -> np.ndarray:
     """Orders an epoch's clips: int64 [N], drawn from (seed, epoch), or ascending without a seed.
 
     Where clips of some shards are mixed at a time, the shards' order is drawn first, then that of the
@@ -90,7 +90,7 @@ def epoch_batches(order: np.ndarray, batch_size: int, num_parts: int) -> tuple[n
     return batches, counts
 
 
-def batch_clips(clips: Clips, *, batch_size: int, seed: int | None, step: int) -> np.ndarray:
+def batch_clips(clips: ClipIndex, *, batch_size: int, seed: int | None, step: int) -> np.ndarray:
     """Returns the clips of a global batch: int64 [at most batch_size], step counted from epoch 0's start."""
     epoch, number = divmod(step, num_steps(len(clips), batch_size))
     order = epoch_order(clips, seed=seed, epoch=epoch)
@@ -98,7 +98,7 @@ def batch_clips(clips: Clips, *, batch_size: int, seed: int | None, step: int) -
 
 
 def index_batches(
-    clips: Clips,
+    clips: ClipIndex,
     *,
     batch_size: int,
     seed: int | None = None,
@@ -225,7 +225,7 @@ def _announce(batches: tf.data.Dataset, reader: ClipReader) -> tf.data.Dataset:
     return batches.map(pass_on).prefetch(_ANNOUNCED_BATCHES)
 
 
-def _add_payloads(batches: tf.data.Dataset, clips: Clips, size: int) -> tf.data.Dataset:
+def _add_payloads(batches: tf.data.Dataset, clips: ClipIndex, size: int) -> tf.data.Dataset:
     """Adds `payload`, string [B], the clips' records, read one by one by TensorFlow's file systems."""
     paths = tf.constant(clips.shard_paths)
     shards, offsets = tf.constant(clips.shards), tf.constant(clips.offsets)
