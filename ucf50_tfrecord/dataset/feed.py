@@ -225,7 +225,7 @@ class Feed:
             batch_size=batch_size,
             seed=seed,
             start_step=start_step,
-            share=pipeline.Share(
+            worker_slice=pipeline.WorkerSlice(
                 num_workers=context.num_input_pipelines,
                 worker=context.input_pipeline_id,
                 num_replicas=self._strategy.num_replicas_in_sync // context.num_input_pipelines,
@@ -245,7 +245,7 @@ class Feed:
         num_loaded = 0
         with self.explained():
             for batch in pipeline.read_frames(batches, self._reader):
-                index, video = batch["index"], batch["video"]  # fillers only write a clip again
+                index, video = batch["index"], batch["video"]  # padding only writes a clip again
                 if self.cache == "host":
                     self._table[index.numpy()] = video.numpy()
                 for resident in self._residents:
