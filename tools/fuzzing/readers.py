@@ -131,9 +131,16 @@ def load_results(folder: pathlib.Path) -> None:
 
 
 def load_cell(folder: pathlib.Path) -> None:
-    from ucf50_tfrecord.evaluation import compare
+    from ucf50_tfrecord.dataset.clips import load_clips
+    from ucf50_tfrecord.evaluation import results
 
-    compare._load_cell(folder / CELL)
+    manifest = manifest_lib.load(str(folder / "shards"))
+    results.load_cell(
+        folder / CELL,
+        num_clips=len(load_clips(manifest, manifest.folds)),
+        num_classes=len(manifest.classes),
+        num_frames=manifest.format.num_frames,
+    )
 
 
 def save_predictions(folder: pathlib.Path) -> None:
