@@ -35,6 +35,7 @@ OPEN = {
 }
 
 
+@pytest.mark.slow
 def test_a_short_campaign_finds_nothing(tmp_path):
     """Of the counters that must be zero today; it tries videos and JSON in the real programs."""
     result = run_module("tools.fuzz", "--videos=60", "--json=150", "--secs=200", f"--output={tmp_path}")
