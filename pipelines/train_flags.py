@@ -9,19 +9,15 @@ from absl import flags
 
 from pipelines import terminal
 from ucf50_tfrecord import manifest as manifest_lib
+from ucf50_tfrecord.choices import FrameOrder, Optimizer, Precision, Schedule
+from ucf50_tfrecord.errors import UserError, expect
 from ucf50_tfrecord.specs import (
     ENCODERS,
-    FRAME_ORDERS,
     MODEL_NAMES,
-    OPTIMIZERS,
-    PRECISIONS,
-    SCHEDULES,
     THREE_BLOCK,
     AugmentSpec,
     ModelSpec,
     TrainSpec,
-    UserError,
-    expect,
     format_folds,
     parse_folds,
 )
@@ -48,9 +44,9 @@ _TEST_FOLDS = flags.DEFINE_string(
 _TRAIN_FOLDS = flags.DEFINE_string("train_folds", None, "Folds to train on. Default: all others.")
 _EPOCHS = flags.DEFINE_integer("epochs", 20, "Passes over the training clips.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Clips a step, over all devices.")
-_OPTIMIZER = flags.DEFINE_enum("optimizer", "adam", OPTIMIZERS, "The optimizer.")
+_OPTIMIZER = flags.DEFINE_enum("optimizer", Optimizer.ADAM, list(Optimizer), "The optimizer.")
 _LEARNING_RATE = flags.DEFINE_float("learning_rate", 1e-3, "The (peak) learning rate.")
-_SCHEDULE = flags.DEFINE_enum("schedule", "constant", SCHEDULES, "How the learning rate runs.")
+_SCHEDULE = flags.DEFINE_enum("schedule", Schedule.CONSTANT, list(Schedule), "How the learning rate runs.")
 _WARMUP_EPOCHS = flags.DEFINE_float("warmup_epochs", 0.0, "Epochs of linear warm-up, with --schedule=cosine.")
 _WEIGHT_DECAY = flags.DEFINE_float("weight_decay", 0.0, "Weight decay, with --optimizer=adamw.")
 _LABEL_SMOOTHING = flags.DEFINE_float("label_smoothing", 0.0, "Share of the target spread over all classes.")
@@ -78,8 +74,8 @@ _TEMPORAL_SHIFT = flags.DEFINE_integer(
 _ERASE = flags.DEFINE_float("erase", 0.0, "Share of training clips in which a rectangle is painted over.")
 _FRAME_ORDER = flags.DEFINE_enum(
     "frame_order",
-    FRAME_ORDERS[0],
-    FRAME_ORDERS,
+    FrameOrder.KEPT,
+    list(FrameOrder),
     "Train on clips with their frames shuffled, or with a single frame in place of all: what order is worth.",
 )
 _SHUFFLE_SHARDS = flags.DEFINE_integer(
@@ -88,7 +84,9 @@ _SHUFFLE_SHARDS = flags.DEFINE_integer(
     "Mix the clips of so many shards at a time, for shards that cannot all be near; 0 mixes all.",
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the weights, the order of clips and all other chance.")
-_PRECISION = flags.DEFINE_enum("precision", "auto", PRECISIONS, "Of the computation; weights are float32.")
+_PRECISION = flags.DEFINE_enum(
+    "precision", Precision.AUTO, list(Precision), "Of the computation; weights are float32."
+)
 _XLA = flags.DEFINE_boolean("xla", False, "Compile the forward and backward pass by XLA; on one device.")
 
 
