@@ -234,7 +234,7 @@ def test_a_killed_tool_leaves_no_processes_and_no_semaphores(tmp_path):
         env=os.environ | {"TMPDIR": str(tmp_path)},
     )
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("demo.partial-*/*/*.avi")) and time.monotonic() < deadline:
+    while not list(tmp_path.glob(".tmp-*-demo/*/*.avi")) and time.monotonic() < deadline:
         time.sleep(0.05)
     children = child_pids(process.pid)  # two that render, and the one that removes semaphores
     process.kill()
