@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 
 from tests.conftest import build, run_code, run_module
 
@@ -46,6 +47,7 @@ print(json.dumps([rates, gather, memory.megabytes, [n.share for n in bench_input
 """
 
 
+@pytest.mark.slow
 def test_input_measures_rates_memory_and_order(data_dir, videos_dir, tmp_path):
     build(videos_dir, tmp_path / "jpeg", encoding="jpeg", shard_bytes=20_000)
     result = run_code(BENCH_INPUT, data_dir, tmp_path / "jpeg")
@@ -56,6 +58,7 @@ def test_input_measures_rates_memory_and_order(data_dir, videos_dir, tmp_path):
     assert 0.2 < neighbours[0] < 0.4 and neighbours[1] < 0.2  # 3 classes, 15 recordings
 
 
+@pytest.mark.slow
 def test_accuracy_keeps_finished_runs_and_notices_other_flags(data_dir, tmp_path):
     arguments = [f"--data={data_dir}", "--val_folds=1", "--rows=seed_pool", f"--runs={tmp_path}"]
     first = run_module("benchmarks.accuracy", *arguments, "--seeds=0")
@@ -74,6 +77,7 @@ def test_accuracy_keeps_finished_runs_and_notices_other_flags(data_dir, tmp_path
     assert third.returncode == 2 and "the same flags as before for" in third.stderr
 
 
+@pytest.mark.slow
 def test_step_measures_without_pytorch(tmp_path):
     arguments = ["--batch_sizes=1", "--precisions=float32", "--rounds=1", "--secs=0.1"]
     result = run_module("benchmarks.step", *arguments, f"--output={tmp_path / 'step.json'}")

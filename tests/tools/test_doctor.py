@@ -96,6 +96,7 @@ def test_the_doctor_runs_where_every_package_is_broken(tmp_path):
     assert any("could not be checked: ImportError: broken on purpose" in line for line in found)
 
 
+@pytest.mark.slow
 def test_a_whole_examination_of_a_set_and_a_damaged_run(data_dir, pool_run, tmp_path):
     run_dir = shutil.copytree(pool_run, tmp_path / "run")
     (run_dir / run_lib.SUMMARY_FILENAME).unlink()

@@ -9,6 +9,7 @@ import av
 import numpy as np
 import pytest
 
+from tests import warm
 from tests.conftest import REPOSITORY, child_pids, run_module
 from ucf50_tfrecord.specs import MODEL_NAMES
 
@@ -212,16 +213,16 @@ def test_tensorboard_wants_a_folder_that_is_there(tmp_path):
 
 
 def test_the_models_are_listed_with_their_parameters():
-    result = run_module("tools.describe_models", "--classes=50")
+    result = warm.run_module("tools.describe_models", "--classes=50")
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
     assert max(map(len, lines)) <= 80
     rows = {line.split()[0]: line.split(maxsplit=2)[1:] for line in lines[3:] if not line.startswith(" ")}
     assert sorted(rows) == sorted(MODEL_NAMES)
     assert rows["seed_lstm"] == ["2,728,818", "The published CNN + LSTM"]
-    result = run_module("tools.describe_models", "--size=huge")
+    result = warm.run_module("tools.describe_models", "--size=huge")
     assert result.returncode == 2 and "a size such as 64 or 112x96" in result.stderr
-    result = run_module("tools.describe_models", "--size=0")
+    result = warm.run_module("tools.describe_models", "--size=0")
     assert result.returncode == 2 and "Expected a height of 8 to 4096 pixels" in result.stderr
 
 

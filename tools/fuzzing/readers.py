@@ -78,7 +78,9 @@ def fetch_set(folder: pathlib.Path) -> None:
     from ucf50_tfrecord.specs import FetchSpec
 
     manifest = manifest_lib.load(f"file://{folder}/store")
-    fetch = FetchSpec(cache_dir=str(folder / "cache"), cache_bytes=1 << 30)
+    cache = folder / "cache"
+    cache.mkdir(exist_ok=True)  # an earlier call's cache in this process may take it to exist
+    fetch = FetchSpec(cache_dir=str(cache), cache_bytes=1 << 30)
     clips = load_clips(manifest, manifest.folds, fetch=fetch)
     read_clips(clips)
 

@@ -21,7 +21,7 @@ from tools.fuzzing.reference import digest
 from tools.fuzzing.seeds import Seed
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import record
-from ucf50_tfrecord.specs import ClipFormat, UserError, to_json
+from ucf50_tfrecord.specs import ClipFormat, UserError, printable, to_json
 
 # Mutants per conversion. The clip format and more change from round to round.
 ROUND = 200
@@ -131,6 +131,7 @@ class Round:
 
     def _run(self, module: str, *arguments: str, stdin: str = "", statuses: tuple[int, ...], stage: Stage):
         """Runs a program in the videos' folder, so that relative paths start with a class."""
+        self._setting.opened.take()  # forgets files that this process copied
         ended = watched.run(
             [sys.executable, "-m", module, *arguments],
             self.folder,
@@ -203,12 +204,11 @@ class Round:
 
     def _count_calls(self, stage: Stage, program: str) -> None:
         """Counts opened canaries and connections, whose mutant is not known."""
-        for counter, times in (
-            (Counter.OPENED, self._setting.opened.count()),
-            (Counter.CONNECTED, self._setting.listener.count()),
-        ):
-            if times:
-                self._add_round([Problem(counter, f"{times} times", program, times)], stage)
+        if opened := self._setting.opened.take():
+            names = " ".join(printable(name) for name in sorted(set(opened)))
+            self._add_round([Problem(Counter.OPENED, names, program, len(opened))], stage)
+        if times := self._setting.listener.count():
+            self._add_round([Problem(Counter.CONNECTED, f"{times} times", program, times)], stage)
 
     def _decode_windows(self) -> dict[str, list[str]]:
         """Decodes some mutants as `predict` does; returns the digests of those decoded as one window."""

@@ -260,30 +260,35 @@ def serve(answer) -> None:
 
 
 class OpenedFiles:
-    """Counts how often any process opens the watched files (Linux inotify)."""
+    """Records opens of the watched files by any process (Linux inotify)."""
 
     def __init__(self):
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._fd = self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
         if self._fd < 0:
             raise UserError(f"Opened files cannot be watched here: {os.strerror(ctypes.get_errno())}")
+        self._paths: dict[int, pathlib.Path] = {}
 
     def watch(self, path: pathlib.Path) -> None:
         """Adds a file, or the files of a folder."""
-        if self._libc.inotify_add_watch(self._fd, os.fsencode(path), _IN_OPEN) < 0:
+        number = self._libc.inotify_add_watch(self._fd, os.fsencode(path), _IN_OPEN)
+        if number < 0:
             raise UserError(f"Cannot watch {path}: {os.strerror(ctypes.get_errno())}")
+        self._paths[number] = path
 
-    def count(self) -> int:
-        """Returns how many files were opened since the last call."""
-        opened = 0
+    def take(self) -> list[str]:
+        """Returns the path of each open since the last call."""
+        opened = []
         with contextlib.suppress(BlockingIOError):
             while content := os.read(self._fd, 1 << 16):
                 position = 0
                 while position < len(content):
-                    _, mask, _, length = struct.unpack_from("iIII", content, position)
+                    number, mask, _, length = struct.unpack_from("iIII", content, position)
+                    name = content[position + 16 : position + 16 + length].rstrip(b"\0")
                     position += 16 + length
                     # Listing a folder opens it.
-                    opened += bool(mask & _IN_OPEN) and not mask & _IN_ISDIR
+                    if mask & _IN_OPEN and not mask & _IN_ISDIR:
+                        opened.append(str(self._paths[number] / os.fsdecode(name)))
         return opened
 
     def close(self) -> None:
