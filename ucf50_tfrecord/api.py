@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import recipes
-from ucf50_tfrecord.dataset.clips import Clips
+from ucf50_tfrecord.dataset.clips import ClipIndex
 from ucf50_tfrecord.dataset.inputs import InputSpec
 from ucf50_tfrecord.specs import UserError, expect, parse_folds
 from ucf50_tfrecord.training import run as run_lib
@@ -34,7 +34,7 @@ __all__ = ["Run", "UserError", "build_model", "open_clips", "predict", "train"]
 
 def open_clips(
     data: str | os.PathLike[str], folds: str | Iterable[int] | None = None, *, inputs: InputSpec = InputSpec()
-) -> Clips:
+) -> ClipIndex:
     """Opens an index of a dataset's clips. Reads the manifest and the sidecars, but no record.
 
     `clips.batches(16, seed=0)` streams them as a tf.data.Dataset of (uint8 [B, T, H, W, 3], int32 [B]);
@@ -54,7 +54,7 @@ def open_clips(
     return inputs.load_clips(manifest, manifest.folds if chosen is None else chosen)
 
 
-def build_model(model: str, clips: Clips, *, dtype: str = "float32", **settings: Any) -> keras.Model:
+def build_model(model: str, clips: ClipIndex, *, dtype: str = "float32", **settings: Any) -> keras.Model:
     """Builds a model for an index of clips, with fresh weights.
 
     Args:

@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Iterable
 
-from ucf50_tfrecord.dataset.clips import Clips, load_clips
+from ucf50_tfrecord.dataset.clips import ClipIndex, load_clips
 from ucf50_tfrecord.manifest import Manifest
 from ucf50_tfrecord.specs import CACHES, FETCH_METHODS, ON_BAD_RECORD, FetchSpec, expect, setting
 
@@ -56,7 +56,7 @@ class InputSpec:
     def skips_bad_records(self) -> bool:
         return self.on_bad_record == "skip"
 
-    def load_clips(self, manifest: Manifest, folds: Iterable[int], *, shuffle_shards: int = 0) -> Clips:
+    def load_clips(self, manifest: Manifest, folds: Iterable[int], *, shuffle_shards: int = 0) -> ClipIndex:
         """Indexes the clips of some folds; no record is read.
 
         Raises:
