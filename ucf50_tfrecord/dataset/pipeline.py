@@ -237,7 +237,7 @@ def labelled_batches(clips: ClipIndex, *, batch_size: int, seed: int | None = No
         return batch["video"][:count], batch["label"][:count]
 
     steps = num_steps(len(clips), batch_size) if seed is None else tf.data.INFINITE_CARDINALITY
-    labelled = batches.map(select, deterministic=True).prefetch(_PREFETCHED_BATCHES)
+    labelled = batches.map(select).prefetch(_PREFETCHED_BATCHES)
     return labelled.apply(tf.data.experimental.assert_cardinality(steps))
 
 
