@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
+import pipelines
 from ucf50_tfrecord.errors import Action, Change, Remedy
 
 # Flags that have other names than the options of the library.
@@ -54,7 +55,7 @@ def command(remedy: Remedy) -> str:
             return _repair_command(**details)
         case Action.CONVERT:
             folder = shell_word(f"--data={details['data_dir']}")
-            return f"python -m pipelines.convert --videos=<folder of class folders> {folder}"
+            return f"{program('convert')} --videos=<folder of class folders> {folder}"
         case Action.TRAIN:
             again = f" {make_variable('RUN', details['run_dir'])} and the flags that started it"
             return f"make train{again if details else ''}"
@@ -63,7 +64,7 @@ def command(remedy: Remedy) -> str:
             return f"make evaluate {make_variable('RUN', details['run_dir'])} {weights}"
         case Action.LAUNCH:
             count = details["num_workers"]
-            return f"make train WORKERS={count} or python -m tools.launch_workers --workers={count}"
+            return f"make train WORKERS={count} or {program('launch')} --workers={count}"
         case Action.INSTALL:
             return install_command(details["extras"])
 
@@ -111,9 +112,27 @@ def install_command(extras: str) -> str:
 
 
 def python() -> str:
-    """Returns the path of this interpreter, relative to the current folder if it lies there."""
+    """Returns this interpreter's path for a command that is shown, relative if it lies in the current folder."""
     path = pathlib.Path(sys.executable)
     return str(path.relative_to(os.getcwd()) if path.is_relative_to(os.getcwd()) else path)
+
+
+def program(command: str) -> str:
+    """Returns the words that start an entry point the way this process was started."""
+    if pipelines.is_console_script(sys.orig_argv[1]):
+        return f"{pipelines.CONSOLE_SCRIPT} {command}"
+    return f"{python()} -m pipelines.{command}"
+
+
+def this_command(run: str | None = None) -> str:
+    """Returns the command that started this process, to be pasted into a shell; `run` replaces its --run."""
+    script, *arguments = sys.orig_argv[1:]
+    start = [pipelines.CONSOLE_SCRIPT] if pipelines.is_console_script(script) else [python(), script]
+    if run:
+        arguments = [argument for argument in arguments if not argument.startswith("--run=")] + [
+            f"--run={run}"
+        ]
+    return shell_command([*start, *arguments])
 
 
 def make_variable(name: str, value: str) -> str:
