@@ -21,7 +21,8 @@ import pipelines
 from pipelines import scratch
 from pipelines.terminal import note, note_exception, say, warn
 from ucf50_tfrecord import remote
-from ucf50_tfrecord.specs import UserError, expect, printable
+from ucf50_tfrecord.errors import UserError, expect
+from ucf50_tfrecord.specs import printable
 
 # tqdm's own takes so much that scores beside it do not fit 80 columns.
 _BAR_FORMAT = "{desc}: {n_fmt}/{total_fmt} |{bar}| {elapsed}<{remaining}, {rate_fmt}{postfix}"

@@ -27,20 +27,15 @@ from absl import flags
 
 from pipelines import console, terminal
 from ucf50_tfrecord import manifest, remote
+from ucf50_tfrecord.choices import Encoding, FoldBy, Resize, Sandbox, Spacing
+from ucf50_tfrecord.errors import UserError, expect
 from ucf50_tfrecord.shards import DATASET_NAME
 from ucf50_tfrecord.specs import (
     DEFAULT_SHARD_BYTES,
-    ENCODINGS,
-    FOLD_RULES,
-    RESIZES,
-    SANDBOXES,
-    SPACINGS,
     ClipFormat,
     DecodeLimits,
     FoldRule,
     Plan,
-    UserError,
-    expect,
     format_bytes,
     format_folds,
     parse_size,
@@ -64,24 +59,33 @@ _NAME = flags.DEFINE_string("name", None, "The dataset's name. Default: from the
 _SIZE = flags.DEFINE_string("size", "64", "Frame size in pixels: 64, or height x width as in 112x96.")
 _FRAMES = flags.DEFINE_integer("frames", 15, "Frames a clip, evenly spaced over the video.")
 _ENCODING = flags.DEFINE_enum(
-    "encoding", "raw", ENCODINGS, "How frames are stored; raw+jpeg stores them twice, for other readers."
+    "encoding",
+    ClipFormat.encoding,
+    list(Encoding),
+    "How frames are stored; raw+jpeg stores them twice, for other readers.",
 )
 _JPEG_QUALITY = flags.DEFINE_integer(
     "jpeg_quality", ClipFormat.jpeg_quality, "1 to 100, with an --encoding of JPEG."
 )
 _SPACING = flags.DEFINE_enum(
-    "spacing", "index", SPACINGS, "Frames evenly spaced by their number, or by when they are shown."
+    "spacing",
+    ClipFormat.spacing,
+    list(Spacing),
+    "Frames evenly spaced by their number, or by when they are shown.",
 )
 _RESIZE = flags.DEFINE_enum(
-    "resize", "stretch", RESIZES, "How a frame of another shape comes to --size; pad is with black."
+    "resize",
+    ClipFormat.resize,
+    list(Resize),
+    "How a frame of another shape comes to --size; pad is with black.",
 )
 _CLIPS_PER_VIDEO = flags.DEFINE_integer(
     "clips_per_video", 1, "Clips of each video, their frames evenly shifted against each other."
 )
 _FOLD_BY = flags.DEFINE_enum(
     "fold_by",
-    "group",
-    FOLD_RULES,
+    FoldRule.fold_by,
+    list(FoldBy),
     "What keeps clips together in a fold: group (the recording, from UCF names), or video "
     "(each video by itself: the random split, which leaks recordings).",
 )
@@ -121,7 +125,7 @@ _VIDEO_MEMORY_MIB = flags.DEFINE_integer(
 _SANDBOX = flags.DEFINE_enum(
     "sandbox",
     DecodeLimits.sandbox,
-    SANDBOXES,
+    list(Sandbox),
     "Whether processes that decode are restricted to their videos, as far as the kernel can; `make doctor` tells.",
 )
 

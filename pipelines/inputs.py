@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from pipelines import console, terminal
+from ucf50_tfrecord.choices import Cache, FetchMethod, OnBadRecord
+from ucf50_tfrecord.errors import expect
 from ucf50_tfrecord.manifest import Manifest
-from ucf50_tfrecord.specs import CACHES, FETCH_METHODS, ON_BAD_RECORD, FetchSpec, expect, format_folds
+from ucf50_tfrecord.specs import FetchSpec, format_folds
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -20,18 +22,21 @@ if TYPE_CHECKING:
 
 _CACHE = flags.DEFINE_enum(
     "cache",
-    "auto",
-    CACHES,
+    Cache.AUTO,
+    list(Cache),
     "Where clips are kept: none (read from the shards each time), host (in memory), device (on each "
     "device). auto decides by the memory that is free.",
 )
 _ON_BAD_RECORD = flags.DEFINE_enum(
-    "on_bad_record", "stop", ON_BAD_RECORD, "Whether to stop at a record that cannot be read, or to skip it."
+    "on_bad_record",
+    OnBadRecord.STOP,
+    list(OnBadRecord),
+    "Whether to stop at a record that cannot be read, or to skip it.",
 )
 _FETCH = flags.DEFINE_enum(
     "fetch",
-    "copy",
-    FETCH_METHODS,
+    FetchMethod.COPY,
+    list(FetchMethod),
     "How shards whose folder is a URL are read: copy whole shards into --fetch_cache, ahead of their use; or "
     "stream each clip by TensorFlow's own file systems (gs://, and with tensorflow-io s3://, az://, …).",
 )

@@ -25,15 +25,9 @@ from absl import flags
 
 from pipelines import code_flags, console, run_flags, terminal
 from ucf50_tfrecord import parsing, storage
-from ucf50_tfrecord.specs import (
-    SANDBOXES,
-    DecodeLimits,
-    UserError,
-    WindowSpec,
-    format_folds,
-    printable,
-    to_json,
-)
+from ucf50_tfrecord.choices import Sandbox
+from ucf50_tfrecord.errors import UserError
+from ucf50_tfrecord.specs import DecodeLimits, WindowSpec, format_folds, printable, to_json
 
 if TYPE_CHECKING:
     from ucf50_tfrecord.inference import decoding
@@ -82,7 +76,7 @@ _VIDEO_MEMORY_MIB = flags.DEFINE_integer(
 _SANDBOX = flags.DEFINE_enum(
     "sandbox",
     DecodeLimits.sandbox,
-    SANDBOXES,
+    list(Sandbox),
     "Whether processes that decode are restricted to their videos, as far as the kernel can; `make doctor` tells.",
 )
 

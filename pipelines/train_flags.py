@@ -9,27 +9,21 @@ from absl import flags
 
 from pipelines import terminal
 from ucf50_tfrecord import manifest as manifest_lib
-from ucf50_tfrecord.architectures import ENCODERS, THREE_BLOCK
+from ucf50_tfrecord.architectures import ENCODERS, MODELS, THREE_BLOCK, is_own_code
+from ucf50_tfrecord.choices import FrameOrder, Optimizer, Precision, Schedule
+from ucf50_tfrecord.errors import UserError, expect
 from ucf50_tfrecord.specs import (
-    FRAME_ORDERS,
-    MODEL_NAMES,
-    OPTIMIZERS,
-    PRECISIONS,
-    SCHEDULES,
     AugmentSpec,
     ModelSpec,
     TrainSpec,
-    UserError,
-    expect,
     format_folds,
-    is_own_code,
     parse_folds,
 )
 
 _MODEL = flags.DEFINE_string(
     "model",
     "lstm",
-    f"The model: one of {', '.join(MODEL_NAMES)}, or a builder of your own as <module>:<function>.",
+    f"The model: one of {', '.join(MODELS)}, or a builder of your own as <module>:<function>.",
 )
 _ENCODER = flags.DEFINE_string(
     "encoder",
@@ -55,9 +49,9 @@ _TEST_FOLDS = flags.DEFINE_string(
 _TRAIN_FOLDS = flags.DEFINE_string("train_folds", None, "Folds to train on. Default: all others.")
 _EPOCHS = flags.DEFINE_integer("epochs", 20, "Passes over the training clips.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Clips a step, over all devices.")
-_OPTIMIZER = flags.DEFINE_enum("optimizer", "adam", OPTIMIZERS, "The optimizer.")
+_OPTIMIZER = flags.DEFINE_enum("optimizer", Optimizer.ADAM, list(Optimizer), "The optimizer.")
 _LEARNING_RATE = flags.DEFINE_float("learning_rate", 1e-3, "The (peak) learning rate.")
-_SCHEDULE = flags.DEFINE_enum("schedule", "constant", SCHEDULES, "How the learning rate runs.")
+_SCHEDULE = flags.DEFINE_enum("schedule", Schedule.CONSTANT, list(Schedule), "How the learning rate runs.")
 _WARMUP_EPOCHS = flags.DEFINE_float("warmup_epochs", 0.0, "Epochs of linear warm-up, with --schedule=cosine.")
 _WEIGHT_DECAY = flags.DEFINE_float("weight_decay", 0.0, "Weight decay, with --optimizer=adamw.")
 _LABEL_SMOOTHING = flags.DEFINE_float("label_smoothing", 0.0, "Share of the target spread over all classes.")
@@ -85,8 +79,8 @@ _TEMPORAL_SHIFT = flags.DEFINE_integer(
 _ERASE = flags.DEFINE_float("erase", 0.0, "Share of training clips in which a rectangle is painted over.")
 _FRAME_ORDER = flags.DEFINE_enum(
     "frame_order",
-    FRAME_ORDERS[0],
-    FRAME_ORDERS,
+    FrameOrder.KEPT,
+    list(FrameOrder),
     "Train on clips with their frames shuffled, or with a single frame in place of all: what order is worth.",
 )
 _SHUFFLE_SHARDS = flags.DEFINE_integer(
@@ -95,13 +89,15 @@ _SHUFFLE_SHARDS = flags.DEFINE_integer(
     "Mix the clips of so many shards at a time, for shards that cannot all be near; 0 mixes all.",
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the weights, the order of clips and all other chance.")
-_PRECISION = flags.DEFINE_enum("precision", "auto", PRECISIONS, "Of the computation; weights are float32.")
+_PRECISION = flags.DEFINE_enum(
+    "precision", Precision.AUTO, list(Precision), "Of the computation; weights are float32."
+)
 _XLA = flags.DEFINE_boolean("xla", False, "Compile the forward and backward pass by XLA; on one device.")
 
 
-@flags.validator("model", f"Expected one of {', '.join(MODEL_NAMES)}, or <module>:<function>.")
+@flags.validator("model", f"Expected one of {', '.join(MODELS)}, or <module>:<function>.")
 def _is_model(name: str) -> bool:
-    return name in MODEL_NAMES or is_own_code(name)
+    return name in MODELS or is_own_code(name)
 
 
 @flags.validator("encoder", f"Expected one of {', '.join(ENCODERS)}, or <module>:<function>.")

@@ -22,7 +22,7 @@ import numpy as np
 from absl import flags
 
 from pipelines import console, terminal
-from ucf50_tfrecord.specs import UserError
+from ucf50_tfrecord.errors import UserError
 
 _BEFORE = flags.DEFINE_string("before", None, "Checkout to compare with.", required=True)
 _AFTER = flags.DEFINE_string("after", ".", "Checkout to compare.")

@@ -12,23 +12,29 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from ucf50_tfrecord.architectures import APPLICATIONS, ENCODERS, MODELS, THREE_BLOCK, ModelTraits, own_model
+from ucf50_tfrecord.architectures import (
+    APPLICATIONS,
+    ENCODERS,
+    MODELS,
+    THREE_BLOCK,
+    is_own_code,
+    model_traits,
+)
+from ucf50_tfrecord.choices import (
+    Encoding,
+    FetchMethod,
+    FoldBy,
+    FrameOrder,
+    Optimizer,
+    Precision,
+    Resize,
+    Sandbox,
+    Schedule,
+    Spacing,
+    read_choices,
+)
+from ucf50_tfrecord.errors import expect
 
-ENCODINGS = ("raw", "jpeg", "png", "raw+jpeg")
-SPACINGS = ("index", "time")
-RESIZES = ("stretch", "crop", "pad")
-FOLD_RULES = ("group", "video")
-MODEL_NAMES = tuple(MODELS)
-OPTIMIZERS = ("adam", "adamw")
-SCHEDULES = ("constant", "cosine")
-PRECISIONS = ("auto", "float32", "bfloat16", "float16")
-STRATEGIES = ("auto", "one", "mirrored", "multi_worker")
-# How training clips' frames are arranged: as they are; in a random order; all the same one.
-FRAME_ORDERS = ("kept", "shuffled", "single")
-CACHES = ("auto", "none", "host", "device")
-ON_BAD_RECORD = ("stop", "skip")
-FETCH_METHODS = ("copy", "stream")
-SANDBOXES = ("auto", "off")
 _MAX_TIMEOUT_OF_SIZE_SECS = 3600.0
 MAX_FOLD = 9999
 # Pixels of one clip, at most: 340 frames of 1024x1024. A batch holds several clips in memory, and a file that
@@ -37,20 +43,6 @@ MAX_CLIP_BYTES = 1 << 30
 MAX_CLASSES = 1 << 16
 # At most so many bytes of pixels go into a shard, unless asked for otherwise.
 DEFAULT_SHARD_BYTES = 32 << 20
-
-
-class UserError(ValueError):
-    """A mistake that the user can mend; its text is the whole message they need.
-
-    Entry points print it without a traceback and exit with status 2.
-    """
-
-
-def expect(condition: bool, expected: str, **received: Any) -> None:
-    """Raises UserError("Expected …. Received: name=value") unless condition holds."""
-    if not condition:
-        values = ", ".join(f"{name}={value!r}" for name, value in received.items())
-        raise UserError(f"Expected {expected}. Received: {values}")
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -111,15 +103,15 @@ class ClipFormat:
     num_frames: int = 15
     height: int = 64
     width: int = 64
-    encoding: str = "raw"
+    encoding: str = Encoding.RAW
     jpeg_quality: int = 95
-    spacing: str = "index"
-    resize: str = "stretch"
+    spacing: str = Spacing.INDEX
+    resize: str = Resize.STRETCH
     clips_per_video: int = 1
 
     def __post_init__(self):
+        read_choices(self)
         expect_clip_size(self.num_frames, self.height, self.width)
-        expect(self.encoding in ENCODINGS, f"an encoding out of {ENCODINGS}", encoding=self.encoding)
         expect(1 <= self.jpeg_quality <= 100, "a JPEG quality of 1 to 100", jpeg_quality=self.jpeg_quality)
         expect(
             "jpeg" in self.encoding or self.jpeg_quality == ClipFormat.jpeg_quality,
@@ -127,8 +119,6 @@ class ClipFormat:
             jpeg_quality=self.jpeg_quality,
             encoding=self.encoding,
         )
-        expect(self.spacing in SPACINGS, f"a spacing out of {SPACINGS}", spacing=self.spacing)
-        expect(self.resize in RESIZES, f"a resize out of {RESIZES}", resize=self.resize)
         expect(
             1 <= self.clips_per_video <= 1000, "1 to 1000 clips a video", clips_per_video=self.clips_per_video
         )
@@ -144,12 +134,12 @@ class ClipFormat:
 
     def __str__(self) -> str:
         parts = [f"{self.num_frames}x{self.height}x{self.width}"]
-        if self.encoding != "raw":
+        if self.encoding != Encoding.RAW:
             quality = self.jpeg_quality if "jpeg" in self.encoding else ""
             parts.append(f"{self.encoding.replace('+', '_')}{quality}")
-        if self.spacing != "index":
+        if self.spacing != Spacing.INDEX:
             parts.append(self.spacing)
-        if self.resize != "stretch":
+        if self.resize != Resize.STRETCH:
             parts.append(self.resize)
         if self.clips_per_video > 1:
             parts.append(f"{self.clips_per_video}clips")
@@ -186,11 +176,11 @@ class FoldRule:
     random clip split of most published notebooks, which leaks recordings.
     """
 
-    fold_by: str = "group"
+    fold_by: str = FoldBy.GROUP
     num_folds: int = 25
 
     def __post_init__(self):
-        expect(self.fold_by in FOLD_RULES, f"fold_by out of {FOLD_RULES}", fold_by=self.fold_by)
+        read_choices(self)
         expect(2 <= self.num_folds <= MAX_FOLD, f"2 to {MAX_FOLD} folds", num_folds=self.num_folds)
 
 
@@ -226,16 +216,16 @@ class DecodeLimits:
 
     timeout_secs: float = 120.0
     memory_mib: int = 2048
-    sandbox: str = SANDBOXES[0]
+    sandbox: str = Sandbox.AUTO
 
     def __post_init__(self):
+        read_choices(self)
         expect(0 < self.timeout_secs <= 1e6, "a time limit above 0, to 1e6 s", timeout_secs=self.timeout_secs)
         expect(
             16 <= self.memory_mib <= 1 << 20,
             "a memory limit of 16 to 1048576 MiB",
             memory_mib=self.memory_mib,
         )
-        expect(self.sandbox in SANDBOXES, f"a sandbox out of {SANDBOXES}", sandbox=self.sandbox)
 
     def timeout_of(self, num_bytes: int) -> float:
         """Returns the seconds that a video may take, by the bytes that its file takes on disk."""
@@ -288,25 +278,6 @@ class Plan:
     jobs: tuple[ShardJob, ...]
 
 
-def is_own_code(name: str) -> bool:
-    """Tells whether a model or encoder is named as <module>:<function>: code of the user's own."""
-    return re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", name, re.ASCII) is not None
-
-
-def model_traits(name: str) -> ModelTraits:
-    """Returns a model's traits; those of a model of the user's own are guessed.
-
-    Raises:
-      UserError: if the name is neither in the table of models nor of the form <module>:<function>.
-    """
-    expect(
-        name in MODELS or is_own_code(name),
-        f"a model out of {MODEL_NAMES}, or of your own as <module>:<function>",
-        model=name,
-    )
-    return MODELS.get(name) or own_model(name)
-
-
 def _names_with(trait: str) -> tuple[str, ...]:
     return tuple(name for name, traits in MODELS.items() if getattr(traits, trait))
 
@@ -315,8 +286,8 @@ def _names_with(trait: str) -> tuple[str, ...]:
 class ModelSpec:
     """Which model, for which clips.
 
-    dropout: a share, used by models that have dropout.
     name: of architectures.MODELS, or a builder of the user's own as <module>:<function>.
+    dropout: a fraction, used by models that have dropout.
     encoder: the frame encoder, in models that leave the choice: "three_block", a keras.applications name, or a
       builder of the user's own as <module>:<function>.
     encoder_weights: "none", "imagenet", or a file of the encoder's weights (.weights.h5).
@@ -407,17 +378,13 @@ class AugmentSpec:
     saturation: float = 0.0
     temporal_shift: int = 0
     erase: float = 0.0
-    frame_order: str = FRAME_ORDERS[0]
+    frame_order: str = FrameOrder.KEPT
 
     def __post_init__(self):
+        read_choices(self)
         expect(0 < self.crop_area <= 1, "a crop area above 0, to 1", crop_area=self.crop_area)
         for name in ("brightness", "contrast", "saturation", "erase"):
             expect(0 <= getattr(self, name) <= 1, f"{name} from 0 to 1", **{name: getattr(self, name)})
-        expect(
-            self.frame_order in FRAME_ORDERS,
-            f"a frame order out of {FRAME_ORDERS}",
-            frame_order=self.frame_order,
-        )
         expect(
             0 <= self.temporal_shift < 10_000,
             "a shift of 0 to 9999 frames",
@@ -440,9 +407,9 @@ class TrainSpec:
 
     epochs: int
     batch_size: int
-    optimizer: str = "adam"
+    optimizer: str = Optimizer.ADAM
     learning_rate: float = 1e-3
-    schedule: str = "constant"
+    schedule: str = Schedule.CONSTANT
     warmup_epochs: float = 0.0
     weight_decay: float = 0.0
     label_smoothing: float = 0.0
@@ -452,14 +419,13 @@ class TrainSpec:
     augment: AugmentSpec = AugmentSpec()
     shuffle_shards: int = 0
     seed: int = 0
-    precision: str = "auto"
+    precision: str = Precision.AUTO
     xla: bool = False
 
     def __post_init__(self):
+        read_choices(self)
         expect(1 <= self.epochs <= 10**6, "1 to 1000000 epochs", epochs=self.epochs)
         expect(1 <= self.batch_size <= 10**6, "a batch of 1 to 1000000 clips", batch_size=self.batch_size)
-        expect(self.optimizer in OPTIMIZERS, f"an optimizer out of {OPTIMIZERS}", optimizer=self.optimizer)
-        expect(self.schedule in SCHEDULES, f"a schedule out of {SCHEDULES}", schedule=self.schedule)
         expect(
             0 < self.learning_rate <= 1e38,
             "a learning rate above 0, to 1e38",
@@ -472,13 +438,13 @@ class TrainSpec:
         )
         expect(0 <= self.weight_decay <= 1e6, "a weight decay of 0 to 1e6", weight_decay=self.weight_decay)
         expect(
-            not self.weight_decay or self.optimizer == "adamw",
+            not self.weight_decay or self.optimizer == Optimizer.ADAMW,
             "optimizer adamw where there is weight decay",
             optimizer=self.optimizer,
             weight_decay=self.weight_decay,
         )
         expect(
-            not self.warmup_epochs or self.schedule == "cosine",
+            not self.warmup_epochs or self.schedule == Schedule.COSINE,
             "schedule cosine where there is a warm-up",
             schedule=self.schedule,
             warmup_epochs=self.warmup_epochs,
@@ -493,7 +459,6 @@ class TrainSpec:
         expect(0 <= self.early_stopping <= 10**6, "0 to 1000000 epochs", early_stopping=self.early_stopping)
         expect(0 <= self.shuffle_shards <= 10**9, "0 to 1e9 shards", shuffle_shards=self.shuffle_shards)
         expect(0 <= self.seed < 2**31, "a seed from 0 to 2147483647", seed=self.seed)
-        expect(self.precision in PRECISIONS, f"a precision out of {PRECISIONS}", precision=self.precision)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -506,12 +471,12 @@ class FetchSpec:
     cache_bytes: what the copies in it may take together.
     """
 
-    method: str = "copy"
+    method: str = FetchMethod.COPY
     cache_dir: str = ""
     cache_bytes: int = 0
 
     def __post_init__(self):
-        expect(self.method in FETCH_METHODS, f"a method out of {FETCH_METHODS}", method=self.method)
+        read_choices(self)
         expect(self.cache_bytes >= 0, "0 bytes or more", cache_bytes=self.cache_bytes)
 
 

@@ -21,7 +21,7 @@ import tensorflow as tf
 from ucf50_tfrecord import record
 from ucf50_tfrecord.dataset.clips import ClipIndex
 from ucf50_tfrecord.dataset.reader import Buffers, ClipReader
-from ucf50_tfrecord.specs import expect
+from ucf50_tfrecord.errors import expect
 
 # Limit on the batches being read at once; two are always read side by side.
 _MAX_BYTES_IN_WORK = 256 << 20

@@ -11,22 +11,16 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from ucf50_tfrecord.architectures import model_traits
+from ucf50_tfrecord.choices import FoldBy, FrameOrder
 from ucf50_tfrecord.dataset import perturb
 from ucf50_tfrecord.dataset.clips import ClipIndex
 from ucf50_tfrecord.dataset.feed import Feed, read_clips
+from ucf50_tfrecord.errors import UserError, expect
 from ucf50_tfrecord.evaluation import recurrence
-from ucf50_tfrecord.evaluation.results import LOGIT_DECIMALS, SPLITS, Cell, CellResult, video_of
+from ucf50_tfrecord.evaluation.results import LOGIT_DECIMALS, Cell, CellResult, video_of
 from ucf50_tfrecord.evaluation.runner import Evaluator
-from ucf50_tfrecord.specs import (
-    FRAME_ORDERS,
-    ModelSpec,
-    TrainSpec,
-    UserError,
-    expect,
-    format_folds,
-    model_traits,
-    to_json,
-)
+from ucf50_tfrecord.specs import ModelSpec, TrainSpec, format_folds, to_json
 from ucf50_tfrecord.training.listener import Listener
 
 NOT_TESTED = -1
@@ -66,7 +60,7 @@ class Plan:
     num_parts: the clips are cut into so many parts, each of which is tested once; 0 stands for `val_folds`.
     val_folds: the only part that is tested, where num_parts is 0.
     num_seeds: trainings of each, from seed 0 on.
-    orders: other frame orders to train models with that are not blind to them, of specs.FRAME_ORDERS.
+    orders: other frame orders to train models with that are not blind to them, of choices.FrameOrder.
     audited: models to train on clips split by video, too.
     inside: whether to look inside recurrences.
     """
@@ -75,7 +69,7 @@ class Plan:
     num_parts: int = 5
     val_folds: tuple[int, ...] = ()
     num_seeds: int = 1
-    orders: tuple[str, ...] = FRAME_ORDERS[1:]
+    orders: tuple[str, ...] = (FrameOrder.SHUFFLED, FrameOrder.SINGLE)
     audited: tuple[str, ...] = ()
     inside: bool = True
 
@@ -113,7 +107,7 @@ def deal_parts(clips: ClipIndex, plan: Plan, split: str) -> np.ndarray:
     Raises:
       UserError: if a fold does not exist, or some class would not be trained on.
     """
-    if split == "video":
+    if split == FoldBy.VIDEO:
         parts = _deal_videos(clips, plan.num_parts)
     elif plan.num_parts:
         folds = np.unique(clips.folds)
@@ -140,7 +134,7 @@ def deal_parts(clips: ClipIndex, plan: Plan, split: str) -> np.ndarray:
 
 def describe_split(cell: Cell, num_parts: int) -> str:
     """Returns what a run's configuration says of clips that are not split by folds."""
-    return f"by video, part {cell.part + 1} of {num_parts}" if cell.split == "video" else ""
+    return f"by video, part {cell.part + 1} of {num_parts}" if cell.split == FoldBy.VIDEO else ""
 
 
 def cell_recipe(recipe: Recipe, cell: Cell) -> Recipe:
@@ -153,7 +147,7 @@ def cell_recipe(recipe: Recipe, cell: Cell) -> Recipe:
 
 def interventions(cell: Cell, num_frames: int) -> tuple[str, ...]:
     """Which tests a cell's model undergoes: all, or where it answers one question those that belong to it."""
-    if cell.split == SPLITS[1]:
+    if cell.split == FoldBy.VIDEO:
         return (perturb.PLAIN,)
     if cell.training == "shuffled":
         return (perturb.PLAIN, *perturb.SHUFFLES)

@@ -23,19 +23,11 @@ from typing import Annotated, Literal
 import msgspec
 
 from ucf50_tfrecord import parsing, storage
+from ucf50_tfrecord.architectures import model_traits
+from ucf50_tfrecord.choices import FoldBy, Precision
+from ucf50_tfrecord.errors import UserError, expect
 from ucf50_tfrecord.parsing import Count, Finite, Fraction, Name, Sha256
-from ucf50_tfrecord.specs import (
-    FOLD_RULES,
-    PRECISIONS,
-    ClipFormat,
-    ModelSpec,
-    TrainSpec,
-    UserError,
-    expect,
-    format_folds,
-    model_traits,
-    to_json,
-)
+from ucf50_tfrecord.specs import ClipFormat, ModelSpec, TrainSpec, format_folds, to_json
 
 CONFIG_FILENAME = "config.json"
 SUMMARY_FILENAME = "summary.json"
@@ -143,7 +135,7 @@ class Summary(Scores):
     epochs: Count
     trained_epochs: Count
     seed: Count
-    precision: Literal[PRECISIONS] = PRECISIONS[0]
+    precision: Precision = Precision.AUTO
     best: Best
     clips_per_sec: Finite | None = None
     wait_share: Finite | None = None
@@ -151,7 +143,7 @@ class Summary(Scores):
     num_train_clips: Count | None = None
     num_devices: Count | None = None
     num_workers: Count | None = None
-    fold_by: Literal[FOLD_RULES] | None = None
+    fold_by: FoldBy | None = None
     fingerprint: Sha256 | None = None
     data_dir: str | None = None
     environment: dict[str, dict[str, str | int | bool]] = dataclasses.field(default_factory=dict)
