@@ -47,7 +47,7 @@ def _check_memory(manifests: list) -> Iterator[Finding]:
         yield ok(f"{format_bytes(free)} of host memory are free")
     for manifest in manifests:
         num_bytes = manifest.num_clips * manifest.format.num_bytes
-        if num_bytes > memory.AUTO_SHARE * free:
+        if num_bytes > memory.AUTO_FRACTION * free:
             yield ok(
                 f"{manifest.data_dir}: {format_bytes(num_bytes)} of clips are read from the shards, not kept in memory"
             )
