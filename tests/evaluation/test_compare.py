@@ -12,7 +12,6 @@ import pytest
 from tensorflow.python.framework.func_graph import FuncGraph
 
 from tests.conftest import flip_bit
-from tests.listeners import make_listener
 from tests.warm import run_code
 from ucf50_tfrecord import manifest
 from ucf50_tfrecord.architectures import MODELS
@@ -134,7 +133,7 @@ def test_a_record_that_cannot_be_read_is_left_out_where_that_is_asked_for(data_d
         comparison.run(cells.ComparisonListener())
     warned = []
     skipping = dataclasses.replace(comparison, skip_bad_records=True)
-    [result] = skipping.run(make_listener(cells.ComparisonListener, warn=warned.append)).cells
+    [result] = skipping.run(cells.ComparisonListener(warn=warned.append)).cells
     assert set(result.clips) == set(np.flatnonzero(all_clips.folds == 1)) - {bad}
     assert any("1 of 6 clips were skipped" in text for text in warned)
 
@@ -185,7 +184,7 @@ def test_nothing_is_kept_of_cells_that_are_finished(clips, tmp_path):
         clips=clips,
         strategy=make_strategy("one"),
         cache="host",
-    ).run(make_listener(cells.ComparisonListener, start=lambda *_: counts.append(count())))
+    ).run(cells.ComparisonListener(start=lambda *_: counts.append(count())))
     assert counts[0] <= before and len(counts) == 4
     assert counts[1:] == counts[:1] * 3 and count() == counts[0]
 

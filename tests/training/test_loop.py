@@ -12,7 +12,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.conftest import CLASSES, flip_bit
 from tests.dataset.helpers import EVERY_AUGMENTATION
-from tests.listeners import make_listener
 from ucf50_tfrecord import manifest, models, texts
 from ucf50_tfrecord.dataset import pipeline
 from ucf50_tfrecord.dataset.clips import load_clips
@@ -24,6 +23,8 @@ from ucf50_tfrecord.training import checkpoint, logs, loop
 from ucf50_tfrecord.training import meter as meter_lib
 from ucf50_tfrecord.training import step as step_lib
 from ucf50_tfrecord.training import strategy as strategy_lib
+from ucf50_tfrecord.training.listener import Listener
+from ucf50_tfrecord.training.run import RunOptions
 
 
 def train(
@@ -59,7 +60,7 @@ def train(
         loop.build_state(model_spec, train_spec, num_clips=len(feed.clips), strategy=strategy),
         train_spec,
         strategy=strategy,
-        options=loop.RunOptions(
+        options=RunOptions(
             run_dir=str(run_dir),
             log_every_steps=log_every_steps,
             steps_per_call=steps_per_call,
@@ -68,7 +69,7 @@ def train(
         ),
         make_evaluator=make_evaluator or default,
         open_log=lambda step: logs.TensorBoardLog(str(run_dir), start_step=step),
-        listener=make_listener(**listener or {}),
+        listener=Listener(**listener or {}),
     )
 
 

@@ -30,26 +30,12 @@ from ucf50_tfrecord.training.listener import Listener, TrainProgress
 from ucf50_tfrecord.training.logs import TensorBoardLog
 from ucf50_tfrecord.training.optimizer import WeightAverages, make_optimizer
 from ucf50_tfrecord.training.profiling import Profiler
+from ucf50_tfrecord.training.run import RunOptions
 
 _NUM_STRIPS = 4
 _NUM_NAMED_CLIPS = 5
 # Pictures of the scores are left out where they would take more of the time.
 _MAX_DRAWING_FRACTION = 0.05
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """How a run is logged and saved. None of it changes the trained weights.
-
-    steps_per_call: most steps per call from the host.
-    profile_steps: the first and the last step to profile, counted from 1; None profiles nothing.
-    """
-
-    run_dir: str
-    log_every_steps: int = 20
-    steps_per_call: int = 1
-    checkpoint_secs: float = 300.0
-    profile_steps: tuple[int, int] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

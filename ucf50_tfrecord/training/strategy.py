@@ -266,7 +266,7 @@ def choose_precision(precision: str) -> str:
 def keras_policy(precision: str) -> str:
     """Returns the Keras dtype policy: computation in `precision`, variables in float32."""
     expect(Precision(precision) != Precision.AUTO, "a precision other than auto", precision=precision)
-    return precision if precision == Precision.FLOAT32 else f"mixed_{precision}"
+    return "float32" if precision == Precision.FLOAT32 else f"mixed_{precision}"
 
 
 def fastest_precision() -> PrecisionChoice:
