@@ -183,7 +183,7 @@ class Comparison:
             state,
             recipe.train,
             strategy=self.strategy,
-            options=loop.RunOptions(run_dir=run_dir),
+            options=run_lib.RunOptions(run_dir=run_dir),
             make_evaluator=make_evaluator,
             open_log=open_log,
             listener=listener,
