@@ -61,7 +61,7 @@ _STRATEGY = flags.DEFINE_enum(
     "Devices of this process: one, all mirrored, or auto.",
 )
 
-for _module in (train_flags, convert, inputs):
+for _module in (train_flags, convert, inputs, code_flags):
     flags.adopt_module_key_flags(_module)
 
 _FOLDER_KIND = "a comparison"

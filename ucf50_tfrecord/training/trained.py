@@ -31,7 +31,7 @@ def load_model(
 ) -> keras.Model:
     """Builds a run's model with its trained weights.
 
-    A run may come from a stranger, and its model may be named as <module>:<function>. Importing that runs the
+    A run may come from a stranger, and its model may be named as <module>:<builder>. Importing that runs the
     module, so it is done for names that the caller allows, and for no other.
 
     Args:
@@ -39,7 +39,7 @@ def load_model(
       config: as run.load_config returns it.
       weights: "last" or "best".
       strategy: the devices.
-      allowed_code: the names, <module>:<function>, that may be imported.
+      allowed_code: the names, <module>:<builder>, that may be imported.
 
     Raises:
       UserError: if the run names code that is not allowed, or has no sound checkpoint of that kind.
