@@ -24,6 +24,7 @@ _SHARED = {
     "train_flags": "model and training",
     "inputs": "input",
     "run_flags": "run",
+    "code_flags": "allowed code",
 }
 _LAUNCH = "launch"
 _HEAD = """# Options

@@ -11,7 +11,7 @@ import pytest
 
 from tests import warm
 from tests.conftest import REPOSITORY, child_pids, run_module
-from ucf50_tfrecord.specs import MODEL_NAMES
+from ucf50_tfrecord.architectures import MODELS
 
 # (forwards, backwards)
 PAIRS = (("Grow", "Shrink"), ("Rise", "Sink"), ("Part", "Meet"), ("Scatter", "Gather"))
@@ -218,7 +218,7 @@ def test_the_models_are_listed_with_their_parameters():
     lines = result.stdout.splitlines()
     assert max(map(len, lines)) <= 80
     rows = {line.split()[0]: line.split(maxsplit=2)[1:] for line in lines[3:] if not line.startswith(" ")}
-    assert sorted(rows) == sorted(MODEL_NAMES)
+    assert sorted(rows) == sorted(MODELS)
     assert rows["seed_lstm"] == ["2,728,818", "The published CNN + LSTM"]
     result = warm.run_module("tools.describe_models", "--size=huge")
     assert result.returncode == 2 and "a size such as 64 or 112x96" in result.stderr
