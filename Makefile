@@ -25,7 +25,7 @@ $(call variable,OUTPUT)            ## folder that compare, export or predict wri
 $(call variable,TORCH)             ## Python of an environment with PyTorch, for bench
 $(call variable,FLAGS)             ## more flags; `python -m pipelines.train --helpshort`
 VIDEOS = $(if $(DATA),,$(DEMO))
-RECIPE = $(or $(MODEL),lstm)
+RECIPE = $(if $(findstring :,$(MODEL)),lstm,$(or $(MODEL),lstm))
 
 # make ignores variables that it does not know.
 VARIABLES += BASE_PYTHON IO_PYTHON PYTHON VENV GPU SHELL
@@ -44,7 +44,7 @@ IO_PYTHON ?= $(shell for p in $(BASE_PYTHON) python3.12 python3.11; do \
 comma := ,
 GPU := $(if $(wildcard /proc/driver/nvidia/version)$(shell command -v nvidia-smi),$(comma)gpu)
 
-RECIPES := $(patsubst pipelines/recipes/%.flags,%,$(wildcard pipelines/recipes/*.flags))
+RECIPES := $(patsubst ucf50_tfrecord/recipes/%.flags,%,$(wildcard ucf50_tfrecord/recipes/*.flags))
 
 # Flags of variables that are set: $(call flags,RUN SEED) is --run='…' --seed='…'.
 flag = $(if $(2),--$(1)='$(subst ','\'',$(2))')
@@ -62,9 +62,9 @@ help:  ## List the targets and variables.
 	@echo "$(RECIPES)" | fold -s -w 76 | sed 's/^/  /'
 
 # The recipe comes first, so that a wrong name fails before anything is installed.
-train: pipelines/recipes/$(RECIPE).flags $(VENV)/installed $(filter $(DEMO),$(VIDEOS))  ## Convert what is missing, train, evaluate.
-	$(PYTHON) -m $(if $(WORKERS),tools.launch_workers --workers='$(subst ','\'',$(WORKERS))' --,pipelines.train) \
-	  --flagfile=pipelines/recipes/$(RECIPE).flags $(DATA_FLAGS) $(call flags,$(TRAIN)) $(FLAGS)
+train: ucf50_tfrecord/recipes/$(RECIPE).flags $(VENV)/installed $(filter $(DEMO),$(VIDEOS))  ## Convert what is missing, train, evaluate.
+	$(PYTHON) -m $(if $(WORKERS),pipelines.launch --workers='$(subst ','\'',$(WORKERS))' --,pipelines.train) \
+	  $(call flag,recipe,$(RECIPE)) $(DATA_FLAGS) $(call flags,$(TRAIN)) $(FLAGS)
 
 shards: $(VENV)/installed $(filter $(DEMO),$(VIDEOS))  ## Convert VIDEOS into TFRecord shards.
 	$(PYTHON) -m pipelines.convert $(DATA_FLAGS) $(FLAGS)
@@ -153,7 +153,7 @@ clean:  ## Remove .venv and caches; data/ and runs/ stay.
 $(DEMO): | $(VENV)/installed
 	$(PYTHON) -m tools.make_demo_videos --output=$@
 
-pipelines/recipes/%.flags:
+ucf50_tfrecord/recipes/%.flags:
 	@echo "error: there is no recipe '$*'; RECIPE or MODEL is one of: $(RECIPES)" >&2; exit 2
 
 $(VENV)/bin/python:

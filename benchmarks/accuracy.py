@@ -23,8 +23,9 @@ from absl import flags
 
 from benchmarks.measuring import write_figures
 from pipelines import console, terminal
-from ucf50_tfrecord import parsing, storage
-from ucf50_tfrecord.specs import UserError, expect, to_json
+from ucf50_tfrecord import parsing, recipes, storage
+from ucf50_tfrecord.errors import UserError, expect
+from ucf50_tfrecord.specs import to_json
 from ucf50_tfrecord.training import run as run_lib
 
 _DATA = flags.DEFINE_string("data", None, "Folder of shards.")
@@ -33,13 +34,12 @@ _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds.")
 _ROWS = flags.DEFINE_list("rows", None, "Rows of the table. Default: all.")
 _RUNS = flags.DEFINE_string("runs", "bench_results/accuracy", "Folder for the runs and the figures.")
 
-_RECIPES = pathlib.Path(__file__).parents[1] / "pipelines" / "recipes"
 _PLAIN = ("--dropout=0", "--nohorizontal_flip", "--label_smoothing=0")
 
 # By row: the recipe, and flags that differ from it.
 ROWS: dict[str, tuple[str, tuple[str, ...]]] = {
-    **{path.stem: (path.stem, ()) for path in sorted(_RECIPES.glob("*.flags"))},
-    # The published models, trained as long as the others.
+    **{recipe: (recipe, ()) for recipe in recipes.names()},
+    # As published, trained as long as the others.
     **{f"{name} long": (name, ("--epochs=20",)) for name in ("seed_pool", "seed_rnn", "seed_lstm")},
     # From the published model to the recipe, one step per row.
     "ladder 1: schedule": ("lstm", ("--model=seed_lstm", *_PLAIN)),
@@ -85,13 +85,16 @@ def train(name: str, seed: str) -> Training:
     """
     recipe, extra = ROWS[name]
     run_dir = pathlib.Path(_RUNS.value, f"{name.replace(':', '').replace(' ', '-')}-seed{seed}")
-    given = [f"--flagfile={_RECIPES / recipe}.flags", *extra, f"--data={_DATA.value}", f"--seed={seed}"]
+    given = [f"--recipe={recipe}", *extra, f"--data={_DATA.value}", f"--seed={seed}"]
     given += [f"--val_folds={_VAL_FOLDS.value}"] if _VAL_FOLDS.value else []
     done = run_dir / "row.json"
     if done.exists():
         training = parsing.read(done, Training, "a training of this benchmark")
-        # The recipe may have changed too, so its text is compared.
-        expect(training.flags == _resolved(given), f"the same flags as before for {run_dir}, or no run there")
+        # The recipe's own text too: it may have been changed since.
+        expect(
+            training.flags == _resolved(recipe, given),
+            f"the same flags as before for {run_dir}, or none there",
+        )
         return training
     started = time.monotonic()
     command = [sys.executable, "-m", "pipelines.train", *given, f"--run={run_dir}"]
@@ -103,16 +106,14 @@ def train(name: str, seed: str) -> Training:
     secs = time.monotonic() - started
     summary = run_lib.load_summary(run_dir)
     shared = {field.name: getattr(summary, field.name) for field in dataclasses.fields(summary)}
-    training = Training(flags=_resolved(given), secs=secs, **shared)
+    training = Training(flags=_resolved(recipe, given), secs=secs, **shared)
     storage.write_json(done, to_json(training))
     return training
 
 
-def _resolved(given: list[str]) -> tuple[str, ...]:
-    """Replaces the flagfile by its lines."""
-    path = pathlib.Path(given[0].removeprefix("--flagfile="))
-    lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
-    return (*lines, *given[1:])
+def _resolved(recipe: str, given: list[str]) -> tuple[str, ...]:
+    """Returns a recipe's settings and the flags that override them."""
+    return (*(f"--{name}={value}" for name, value in recipes.load(recipe).items()), *given)
 
 
 def measure(name: str) -> Row:

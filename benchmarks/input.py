@@ -30,7 +30,8 @@ from benchmarks import rates as rates_lib
 from benchmarks.measuring import in_fresh_process
 from pipelines import console, terminal
 from ucf50_tfrecord import manifest as manifest_lib
-from ucf50_tfrecord.specs import ClipFormat, ModelSpec, TrainSpec, UserError, parse_size, to_json
+from ucf50_tfrecord.errors import UserError
+from ucf50_tfrecord.specs import ClipFormat, ModelSpec, TrainSpec, parse_size, to_json
 
 _VIDEOS = flags.DEFINE_string("videos", None, "Folder of class folders.")
 _SIZES = flags.DEFINE_list("sizes", ["64", "112", "224"], "Frame sizes in pixels.")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import pathlib
 from typing import Any
 
 from benchmarks import rates
@@ -60,26 +59,23 @@ def train(data_dir: str, input_secs: float, step_secs: float) -> dict[str, Any]:
       keeps the clips in memory), `what` (the shards), `how` (model, batch size, precision and device).
     """
     import tensorflow as tf
-    from absl import flags
 
-    import pipelines
-    from pipelines import train_flags
+    from ucf50_tfrecord import recipes
     from ucf50_tfrecord.dataset import clips as clips_lib
     from ucf50_tfrecord.dataset import feed as feed_lib
     from ucf50_tfrecord.training import loop
     from ucf50_tfrecord.training import strategy as strategy_lib
 
-    recipe = pathlib.Path(pipelines.__file__).parent / "recipes" / "lstm.flags"
-    flags.FLAGS(["machine", f"--flagfile={recipe}"])
+    recipe = recipes.load("lstm")
     manifest = manifest_lib.load(data_dir)
     precision = strategy_lib.choose_precision("auto")
-    spec = dataclasses.replace(train_flags.train_spec_from_flags(), precision=precision)
+    spec = dataclasses.replace(recipes.train_spec(recipe), precision=precision)
     strategy = strategy_lib.make_strategy("one", environment={})
     clips = clips_lib.load_clips(manifest, manifest.folds)
     batches = feed_lib.Feed(clips, strategy=strategy).batches(batch_size=spec.batch_size, seed=0)
     input_rate = rates.of_batches(batches, spec.batch_size, secs=input_secs)
     batches.close()
-    model = train_flags.model_spec_from_flags(manifest)
+    model = recipes.model_spec(recipe, num_classes=len(manifest.classes), clip_format=manifest.format)
     state = loop.build_state(model, spec, num_clips=len(clips), strategy=strategy)
     step_rate = rates.of_steps(state.model, state.optimizer, spec, strategy=strategy, secs=step_secs)
     device = strategy_lib.device_type()

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from pipelines import console, terminal
 from tools import processes
 from ucf50_tfrecord import storage
-from ucf50_tfrecord.specs import UserError
+from ucf50_tfrecord.errors import UserError
 
 Key = TypeVar("Key", bound=Hashable)
 

@@ -24,7 +24,8 @@ from absl import flags
 from benchmarks import measuring
 from benchmarks import rates as rates_lib
 from pipelines import console, terminal
-from ucf50_tfrecord.specs import ModelSpec, TrainSpec, UserError, to_json
+from ucf50_tfrecord.errors import UserError
+from ucf50_tfrecord.specs import ModelSpec, TrainSpec, to_json
 
 _BATCH_SIZES = flags.DEFINE_list("batch_sizes", ["4", "16"], "Clips per batch, a table for each.")
 _PRECISIONS = flags.DEFINE_list("precisions", ["float32", "bfloat16"], "Precisions of TensorFlow.")

@@ -40,7 +40,7 @@ def find_folders(options: Options) -> list[str]:
 def load_manifest(folder: str) -> Manifest | Exception:
     """Returns a set's manifest, or the UserError of reading it; reads once."""
     from ucf50_tfrecord import manifest as manifest_lib
-    from ucf50_tfrecord.specs import UserError
+    from ucf50_tfrecord.errors import UserError
 
     try:
         return manifest_lib.load(folder)
@@ -51,7 +51,7 @@ def load_manifest(folder: str) -> Manifest | Exception:
 def check_set(folder: str) -> Iterator[Finding]:
     """Checks the sizes of a set's shards and sidecars, and the contents of two shards."""
     from ucf50_tfrecord import remote, storage
-    from ucf50_tfrecord.specs import UserError
+    from ucf50_tfrecord.errors import UserError
 
     manifest = load_manifest(folder)
     try:
@@ -109,7 +109,7 @@ def _look(manifest: Manifest, shard: ManifestShard) -> list[str]:
 def check_run(run_dir: str) -> Iterator[Finding]:
     """Checks a run: its shards, its checkpoints, and whether it is finished."""
     from ucf50_tfrecord import storage
-    from ucf50_tfrecord.specs import UserError
+    from ucf50_tfrecord.errors import UserError
     from ucf50_tfrecord.training import run as run_lib
 
     try:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from tools.fuzzing import readers, reading, samples, watched
 from tools.fuzzing.findings import Counter, Evidence, Findings, Problem, Stage
-from ucf50_tfrecord.specs import UserError
+from ucf50_tfrecord.errors import UserError
 
 # Every n-th mutant also goes through a program.
 PROGRAM_EVERY = 200

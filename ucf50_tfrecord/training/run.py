@@ -23,19 +23,10 @@ from typing import Annotated, Literal
 import msgspec
 
 from ucf50_tfrecord import parsing, storage
+from ucf50_tfrecord.choices import FoldBy, Precision
+from ucf50_tfrecord.errors import UserError, expect
 from ucf50_tfrecord.parsing import Count, Finite, Fraction, Name, Sha256
-from ucf50_tfrecord.specs import (
-    FOLD_RULES,
-    MODEL_NAMES,
-    PRECISIONS,
-    ClipFormat,
-    ModelSpec,
-    TrainSpec,
-    UserError,
-    expect,
-    format_folds,
-    to_json,
-)
+from ucf50_tfrecord.specs import MODEL_NAMES, ClipFormat, ModelSpec, TrainSpec, format_folds, to_json
 
 CONFIG_FILENAME = "config.json"
 SUMMARY_FILENAME = "summary.json"
@@ -92,6 +83,30 @@ class RunConfig:
             )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How a run is logged and saved. No option changes the trained weights.
+
+    profile_steps: the first and the last step to profile, counted from 1; None profiles nothing.
+    """
+
+    run_dir: str
+    log_every_steps: int = dataclasses.field(
+        default=20, metadata={"help": "Steps between points of the training curves.", "lower_bound": 1}
+    )
+    steps_per_call: int = dataclasses.field(
+        default=1,
+        metadata={
+            "help": "Most steps in one call from the host; more relieve the host where steps are short.",
+            "lower_bound": 1,
+        },
+    )
+    checkpoint_secs: float = dataclasses.field(
+        default=300.0, metadata={"help": "Seconds between checkpoints within an epoch."}
+    )
+    profile_steps: tuple[int, int] | None = None
+
+
 # Where a run's shards lie and what follows from their contents, which the fingerprint stands for.
 _NOT_COMPARED = ("data_dir", "clip_format", "video_secs")
 
@@ -143,7 +158,7 @@ class Summary(Scores):
     epochs: Count
     trained_epochs: Count
     seed: Count
-    precision: Literal[PRECISIONS] = PRECISIONS[0]
+    precision: Precision = Precision.AUTO
     best: Best
     clips_per_sec: Finite | None = None
     wait_share: Finite | None = None
@@ -151,7 +166,7 @@ class Summary(Scores):
     num_train_clips: Count | None = None
     num_devices: Count | None = None
     num_workers: Count | None = None
-    fold_by: Literal[FOLD_RULES] | None = None
+    fold_by: FoldBy | None = None
     fingerprint: Sha256 | None = None
     data_dir: str | None = None
     environment: dict[str, dict[str, str | int | bool]] = dataclasses.field(default_factory=dict)
