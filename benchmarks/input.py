@@ -301,7 +301,8 @@ def print_memory(what: str, found: Memory) -> None:
     early = found.megabytes[min(4, len(found.megabytes) // 2)]
     terminal.say(
         f"{what} {found.num_clips} clips: {early:.0f} MB after "
-        f"{min(5, len(found.megabytes) // 2 + 1)} epochs, {found.megabytes[-1]:.0f} MB after {len(found.megabytes)}, at most {max(found.megabytes):.0f} MB"
+        f"{min(5, len(found.megabytes) // 2 + 1)} epochs, {found.megabytes[-1]:.0f} MB after "
+        f"{len(found.megabytes)}, at most {max(found.megabytes):.0f} MB"
     )
 
 
