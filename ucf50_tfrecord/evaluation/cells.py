@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from ucf50_tfrecord.dataset import perturb
-from ucf50_tfrecord.dataset.clips import Clips
+from ucf50_tfrecord.dataset.clips import ClipIndex
 from ucf50_tfrecord.dataset.feed import Feed, read_clips
 from ucf50_tfrecord.evaluation import recurrence
 from ucf50_tfrecord.evaluation.results import LOGIT_DECIMALS, SPLITS, Cell, CellResult, video_of
@@ -113,7 +113,7 @@ class Plan:
         return [*kept, *rearranged, *by_video]
 
 
-def deal_parts(clips: Clips, plan: Plan, split: str) -> np.ndarray:
+def deal_parts(clips: ClipIndex, plan: Plan, split: str) -> np.ndarray:
     """Deals clips into the parts that are tested, one by one: int64 [N], NOT_TESTED for others.
 
     Split by group, whole folds are dealt in turn. Split by video, the videos of each class are dealt
@@ -186,7 +186,7 @@ class Subject:
 
 def examine(
     subject: Subject,
-    train: Clips,
+    train: ClipIndex,
     test: Feed,
     *,
     all_ids: Sequence[str],
@@ -272,11 +272,11 @@ def check_order_blind(name: str, logits: Mapping[str, np.ndarray], precision: st
             )
 
 
-def folds_of(clips: Clips) -> tuple[int, ...]:
+def folds_of(clips: ClipIndex) -> tuple[int, ...]:
     return tuple(np.unique(clips.folds).tolist())
 
 
-def _deal_videos(clips: Clips, num_parts: int) -> np.ndarray:
+def _deal_videos(clips: ClipIndex, num_parts: int) -> np.ndarray:
     videos = np.array([video_of(clip_id) for clip_id in clips.ids], object)
     parts = np.empty(len(clips), np.int64)
     for label in np.unique(clips.labels):
@@ -292,7 +292,7 @@ def _hash(text: str) -> int:
     return zlib.crc32(text.encode("utf-8", "surrogateescape"))
 
 
-def _some(clips: Clips) -> tuple[np.ndarray, np.ndarray]:
+def _some(clips: ClipIndex) -> tuple[np.ndarray, np.ndarray]:
     """Reads some clips, evenly spread: uint8 [N, T, H, W, 3], and their labels."""
     count = min(_MAX_INSPECTED_CLIPS, max(1, _MAX_INSPECTED_BYTES // clips.manifest.format.num_bytes))
     chosen = clips.spread(count)

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from ucf50_tfrecord import parsing, storage
 from ucf50_tfrecord.dataset import perturb
-from ucf50_tfrecord.dataset.clips import Clips
+from ucf50_tfrecord.dataset.clips import ClipIndex
 from ucf50_tfrecord.dataset.feed import Feed, read_clips
 from ucf50_tfrecord.evaluation import metrics
 from ucf50_tfrecord.parsing import Count, Finite, Int64, Name
@@ -35,7 +35,7 @@ class Evaluation:
     logits: float32 [N, C], in the order of `clips`.
     """
 
-    clips: Clips
+    clips: ClipIndex
     logits: np.ndarray
     perturbation: str = perturb.PLAIN
 
