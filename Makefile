@@ -8,7 +8,7 @@ VIDEO     =
 SIZE      =
 FRAMES    =
 MODEL     =
-RECIPE    = $(or $(MODEL),lstm)
+RECIPE    = $(if $(findstring :,$(MODEL)),lstm,$(or $(MODEL),lstm))
 EPOCHS    =
 RUN       =
 SEED      =
@@ -41,7 +41,7 @@ IO_PYTHON ?= $(shell for p in $(BASE_PYTHON) python3.12 python3.11; do \
 comma := ,
 GPU := $(if $(wildcard /proc/driver/nvidia/version)$(shell command -v nvidia-smi),$(comma)gpu)
 
-RECIPES := $(patsubst pipelines/recipes/%.flags,%,$(wildcard pipelines/recipes/*.flags))
+RECIPES := $(patsubst ucf50_tfrecord/recipes/%.flags,%,$(wildcard ucf50_tfrecord/recipes/*.flags))
 
 flag = $(if $(2),--$(1)='$(subst ','\'',$(2))')
 DATA_FLAGS = $(call flag,videos,$(VIDEOS)) $(call flag,data,$(DATA)) $(call flag,size,$(SIZE)) $(call flag,frames,$(FRAMES))
@@ -67,9 +67,9 @@ help:  ## List the targets and variables.
 	@echo "  FLAGS          any other: $(PYTHON) -m pipelines.train --helpshort"
 
 # The recipe first: a mistake shows before anything is installed.
-train: pipelines/recipes/$(RECIPE).flags $(VENV)/installed $(filter $(DEMO),$(VIDEOS))  ## Convert what is missing, train, evaluate.
-	$(PYTHON) -m $(if $(WORKERS),tools.launch_workers --workers='$(subst ','\'',$(WORKERS))' --,pipelines.train) \
-	  --flagfile=pipelines/recipes/$(RECIPE).flags $(DATA_FLAGS) $(call flag,model,$(MODEL)) \
+train: ucf50_tfrecord/recipes/$(RECIPE).flags $(VENV)/installed $(filter $(DEMO),$(VIDEOS))  ## Convert what is missing, train, evaluate.
+	$(PYTHON) -m $(if $(WORKERS),pipelines.launch --workers='$(subst ','\'',$(WORKERS))' --,pipelines.train) \
+	  $(call flag,recipe,$(RECIPE)) $(DATA_FLAGS) $(call flag,model,$(MODEL)) \
 	  $(call flag,epochs,$(EPOCHS)) $(call flag,run,$(RUN)) $(call flag,seed,$(SEED)) $(call flag,val_folds,$(VAL_FOLDS)) \
 	  $(call flag,test_folds,$(TEST_FOLDS)) $(FLAGS)
 
@@ -163,7 +163,7 @@ clean:  ## Remove .venv and caches; data/ and runs/ stay.
 $(DEMO): | $(VENV)/installed
 	$(PYTHON) -m tools.make_demo_videos --output=$@
 
-pipelines/recipes/%.flags:
+ucf50_tfrecord/recipes/%.flags:
 	@echo "error: there is no recipe '$*'; RECIPE or MODEL is one of: $(RECIPES)" >&2; exit 2
 
 $(VENV)/bin/python:

@@ -22,7 +22,7 @@ import msgspec
 from absl import flags
 
 from pipelines import console, terminal
-from ucf50_tfrecord import parsing, storage
+from ucf50_tfrecord import parsing, recipes, storage
 from ucf50_tfrecord.specs import UserError, expect, to_json
 from ucf50_tfrecord.training import run as run_lib
 
@@ -32,12 +32,11 @@ _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds.")
 _ROWS = flags.DEFINE_list("rows", None, "Which rows. Default: all.")
 _RUNS = flags.DEFINE_string("runs", "bench_results/accuracy", "Folder of the runs, and of the figures.")
 
-_RECIPES = pathlib.Path(__file__).parents[1] / "pipelines" / "recipes"
 _PLAIN = ("--dropout=0", "--nohorizontal_flip", "--label_smoothing=0")
 
 # A row's recipe, and what differs from it.
 ROWS: dict[str, tuple[str, tuple[str, ...]]] = {
-    **{path.stem: (path.stem, ()) for path in sorted(_RECIPES.glob("*.flags"))},
+    **{recipe: (recipe, ()) for recipe in recipes.names()},
     # As published, trained as long as the others.
     **{f"{name} long": (name, ("--epochs=20",)) for name in ("seed_pool", "seed_rnn", "seed_lstm")},
     # From the published model to the recipe, a step at a time.
@@ -84,13 +83,15 @@ def train(name: str, seed: str) -> Cell:
     """
     recipe, extra = ROWS[name]
     run_dir = pathlib.Path(_RUNS.value, f"{name.replace(':', '').replace(' ', '-')}-seed{seed}")
-    given = [f"--flagfile={_RECIPES / recipe}.flags", *extra, f"--data={_DATA.value}", f"--seed={seed}"]
+    given = [f"--recipe={recipe}", *extra, f"--data={_DATA.value}", f"--seed={seed}"]
     given += [f"--val_folds={_VAL_FOLDS.value}"] if _VAL_FOLDS.value else []
     done = run_dir / "row.json"
     if done.exists():
         cell = parsing.read(done, Cell, "a training of this benchmark")
         # The recipe's own text too: it may have been changed since.
-        expect(cell.flags == _resolved(given), f"the same flags as before for {run_dir}, or none there")
+        expect(
+            cell.flags == _resolved(recipe, given), f"the same flags as before for {run_dir}, or none there"
+        )
         return cell
     started = time.monotonic()
     command = [sys.executable, "-m", "pipelines.train", *given, f"--run={run_dir}"]
@@ -102,16 +103,14 @@ def train(name: str, seed: str) -> Cell:
     secs = time.monotonic() - started
     summary = run_lib.load_summary(run_dir)
     shared = {field.name: getattr(summary, field.name) for field in dataclasses.fields(summary)}
-    cell = Cell(flags=_resolved(given), secs=secs, **shared)
+    cell = Cell(flags=_resolved(recipe, given), secs=secs, **shared)
     storage.write_json(done, to_json(cell))
     return cell
 
 
-def _resolved(given: list[str]) -> tuple[str, ...]:
-    """Returns flags with their flagfile's text in its place."""
-    path = pathlib.Path(given[0].removeprefix("--flagfile="))
-    lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
-    return (*lines, *given[1:])
+def _resolved(recipe: str, given: list[str]) -> tuple[str, ...]:
+    """Returns a recipe's settings and the flags that override them."""
+    return (*(f"--{name}={value}" for name, value in recipes.load(recipe).items()), *given)
 
 
 def measure(name: str) -> Row:

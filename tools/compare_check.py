@@ -28,6 +28,7 @@ from pipelines import compare as compare_pipeline
 from pipelines import console, terminal
 from tools import make_demo_videos, scenarios
 from ucf50_tfrecord import parsing, storage
+from ucf50_tfrecord import recipes as recipes_lib
 from ucf50_tfrecord.specs import ClipFormat, UserError, expect, to_json
 from ucf50_tfrecord.texts import shell_command
 
@@ -42,7 +43,7 @@ _SEQUENCE_MODEL, _CONTROL = "lstm", "frame_pool"
 _SIZE, _NUM_FRAMES = 32, 8
 _NUM_GROUPS, _CLIPS_PER_GROUP = 16, 12  # the latter over all classes
 _NUM_PARTS = 2
-_TRAINING = ("--epochs=12", "--batch_size=16", "--precision=auto")
+_TRAINING = {"epochs": 12, "batch_size": 16, "precision": "auto"}
 # What the verdicts must reach.
 _MIN_RIGHT, _MAX_FALSE_CLAIMS = 0.90, 0.05
 
@@ -143,7 +144,7 @@ def compare(name: str, seed: int, folder: pathlib.Path):
 
     manifest = make_shards(name, seed, folder)
     recipes = {
-        model: compare_pipeline.read_recipe(compare_pipeline.recipe_arguments(model, _TRAINING), manifest)
+        model: compare_pipeline.make_recipe(recipes_lib.load(model) | _TRAINING, manifest)
         for model in (_CONTROL, _SEQUENCE_MODEL)
     }
     comparison = compare_lib.Comparison(

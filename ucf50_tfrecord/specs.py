@@ -124,6 +124,13 @@ def expect_clip_size(num_frames: int, height: int, width: int) -> None:
     )
 
 
+def setting(default: Any, text: str, choices: tuple[str, ...] = ()) -> Any:
+    """Returns a dataclass field with a default and metadata: help, and the choices if there are some."""
+    return dataclasses.field(
+        default=default, metadata={"help": text} | ({"choices": choices} if choices else {})
+    )
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClipFormat:
     """What one stored clip looks like: uint8 frames of shape [num_frames, height, width, 3].
@@ -136,14 +143,20 @@ class ClipFormat:
     clips_per_video: clip k of K takes every K-th of K * num_frames evenly spaced frames, from k on.
     """
 
-    num_frames: int = 15
+    num_frames: int = setting(15, "Frames per clip, evenly spaced over the video.")
     height: int = 64
     width: int = 64
-    encoding: str = "raw"
-    jpeg_quality: int = 95
-    spacing: str = "index"
-    resize: str = "stretch"
-    clips_per_video: int = 1
+    encoding: str = setting(
+        "raw", "How frames are stored; raw+jpeg stores them twice, for other readers.", ENCODINGS
+    )
+    jpeg_quality: int = setting(95, "1 to 100, for frames stored as JPEG.")
+    spacing: str = setting(
+        "index", "Frames evenly spaced by their number, or by the time when they are shown.", SPACINGS
+    )
+    resize: str = setting(
+        "stretch", "How a frame of another shape is fitted to the size; pad adds black.", RESIZES
+    )
+    clips_per_video: int = setting(1, "Clips of each video, their frames evenly shifted against each other.")
 
     def __post_init__(self):
         expect_clip_size(self.num_frames, self.height, self.width)
@@ -214,8 +227,13 @@ class FoldRule:
     random clip split of most published notebooks, which leaks recordings.
     """
 
-    fold_by: str = "group"
-    num_folds: int = 25
+    fold_by: str = setting(
+        "group",
+        "What keeps clips together in a fold: group (the recording, from UCF names), or video (each video by "
+        "itself: the random split, which leaks recordings).",
+        FOLD_RULES,
+    )
+    num_folds: int = setting(25, "Folds for videos without a group, or with folds by video.")
 
     def __post_init__(self):
         expect(self.fold_by in FOLD_RULES, f"fold_by out of {FOLD_RULES}", fold_by=self.fold_by)
@@ -252,9 +270,15 @@ class DecodeLimits:
     sandbox: "auto" restricts the decoding process to its video as far as the kernel can, "off" does not.
     """
 
-    timeout_secs: float = 120.0
-    memory_mib: int = 2048
-    sandbox: str = SANDBOXES[0]
+    timeout_secs: float = setting(
+        120.0, "Seconds that decoding a video may take, plus one per MB of its file, at most an hour."
+    )
+    memory_mib: int = setting(2048, "Memory that decoding a video may take, in MiB.")
+    sandbox: str = setting(
+        "auto",
+        "Whether processes that decode are restricted to their videos, as far as the kernel can.",
+        SANDBOXES,
+    )
 
     def __post_init__(self):
         expect(0 < self.timeout_secs <= 1e6, "a time limit above 0, to 1e6 s", timeout_secs=self.timeout_secs)
@@ -327,16 +351,18 @@ class ModelSpec:
     motion: whether each frame comes with its difference from the frame before.
     """
 
-    name: str
+    name: str = dataclasses.field(metadata={"help": "The model: a name, or <module>:<builder>."})
     num_classes: int
     num_frames: int
     height: int
     width: int
-    dropout: float = 0.0
-    encoder: str = THREE_BLOCK
-    encoder_weights: str = "none"
-    freeze_encoder: bool = False
-    motion: bool = False
+    dropout: float = setting(0.0, "Dropout, in models that have it.")
+    encoder: str = setting(THREE_BLOCK, "The frame encoder, in models that leave the choice.", ENCODERS)
+    encoder_weights: str = setting(
+        "none", "Initial weights of the encoder: none, imagenet, or a file of its weights."
+    )
+    freeze_encoder: bool = setting(False, "Train everything but the encoder.")
+    motion: bool = setting(False, "Give the model each frame's difference from the frame before.")
 
     def __post_init__(self):
         expect(self.name in MODEL_NAMES, f"a model out of {MODEL_NAMES}", model=self.name)
@@ -390,14 +416,20 @@ class AugmentSpec:
     frame_order: kept, shuffled (anew each time), or single: a frame of the clip stands for all.
     """
 
-    horizontal_flip: bool = False
-    crop_area: float = 1.0
-    brightness: float = 0.0
-    contrast: float = 0.0
-    saturation: float = 0.0
-    temporal_shift: int = 0
-    erase: float = 0.0
-    frame_order: str = FRAME_ORDERS[0]
+    horizontal_flip: bool = setting(False, "Mirror half of the training clips, anew each epoch.")
+    crop_area: float = setting(
+        1.0, "Cut at least this fraction of each training frame out, and scale it back; 1 is off."
+    )
+    brightness: float = setting(0.0, "Scale training clips' brightness by 1 - x to 1 + x.")
+    contrast: float = setting(0.0, "Scale training clips' contrast by 1 - x to 1 + x.")
+    saturation: float = setting(0.0, "Scale training clips' saturation by 1 - x to 1 + x.")
+    temporal_shift: int = setting(0, "Move training clips by up to this many frames in time.")
+    erase: float = setting(0.0, "Fraction of training clips in which a rectangle is painted over.")
+    frame_order: str = setting(
+        "kept",
+        "Train on clips with their frames shuffled, or with a single frame in place of all: what order is worth.",
+        FRAME_ORDERS,
+    )
 
     def __post_init__(self):
         expect(0 < self.crop_area <= 1, "a crop area above 0, to 1", crop_area=self.crop_area)
@@ -428,22 +460,30 @@ class TrainSpec:
     xla: whether forward and backward pass are compiled by XLA.
     """
 
-    epochs: int
-    batch_size: int
-    optimizer: str = "adam"
-    learning_rate: float = 1e-3
-    schedule: str = "constant"
-    warmup_epochs: float = 0.0
-    weight_decay: float = 0.0
-    label_smoothing: float = 0.0
-    clip_norm: float = 0.0
-    ema: float = 0.0
-    early_stopping: int = 0
+    epochs: int = setting(20, "Passes over the training clips.")
+    batch_size: int = setting(16, "Clips per step, over all devices.")
+    optimizer: str = setting("adam", "The optimizer.", OPTIMIZERS)
+    learning_rate: float = setting(1e-3, "The (peak) learning rate.")
+    schedule: str = setting("constant", "How the learning rate changes over the steps.", SCHEDULES)
+    warmup_epochs: float = setting(0.0, "Epochs of linear warm-up, with the schedule cosine.")
+    weight_decay: float = setting(0.0, "Weight decay, with the optimizer adamw.")
+    label_smoothing: float = setting(0.0, "Fraction of the target that is spread over all classes.")
+    clip_norm: float = setting(0.0, "Norm that the gradient is cut down to; 0 is off.")
+    ema: float = setting(
+        0.0, "Decay of a moving average of the weights, which replaces them in evaluation; 0 is off."
+    )
+    early_stopping: int = setting(
+        0,
+        "Stop after this many epochs without a better validation macro F1, and take the best epoch's weights; "
+        "needs test folds. 0 is off.",
+    )
     augment: AugmentSpec = AugmentSpec()
-    shuffle_shards: int = 0
-    seed: int = 0
-    precision: str = "auto"
-    xla: bool = False
+    shuffle_shards: int = setting(
+        0, "Number of shards whose clips are mixed at a time, for shards that are far away; 0 mixes all."
+    )
+    seed: int = setting(0, "Seed of the weights, the order of clips and everything else that is random.")
+    precision: str = setting("auto", "Precision of the computation; weights are float32.", PRECISIONS)
+    xla: bool = setting(False, "Compile the forward and backward pass by XLA; on one device.")
 
     def __post_init__(self):
         expect(1 <= self.epochs <= 10**6, "1 to 1000000 epochs", epochs=self.epochs)

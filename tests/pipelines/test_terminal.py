@@ -215,7 +215,7 @@ def test_the_doctor(tmp_path, converted, evil_run):
     result = run("tools.doctor", *arguments, status=1)
     assert "make repair" in result.stdout
     run("tools.doctor", f"--{EVIL}")
-    run("tools.launch_workers", f"--workers={EVIL}")
+    run("pipelines.launch", f"--workers={EVIL}")
 
 
 def test_shown_commands_hold_the_names_as_they_are(converted):

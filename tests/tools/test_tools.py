@@ -157,10 +157,10 @@ def test_make_help_lists_every_variable():
     [
         (
             ["--always-make", "train"],  # whether or not the demo is there already
-            ["tools.make_demo_videos", "recipes/lstm.flags", "--videos='data/demo_videos'"],
+            ["tools.make_demo_videos", "--recipe='lstm'", "--videos='data/demo_videos'"],
             ["--data=", "--model="],
         ),
-        (["train", "MODEL=frame_pool"], ["recipes/frame_pool.flags", "--model='frame_pool'"], []),
+        (["train", "MODEL=frame_pool"], ["--recipe='frame_pool'", "--model='frame_pool'"], []),
         (
             [
                 "train",
@@ -175,7 +175,7 @@ def test_make_help_lists_every_variable():
                 "FLAGS=--fold_by=video",
             ],
             [
-                "recipes/seed_rnn.flags",
+                "--recipe='seed_rnn'",
                 "--videos='/my videos'",
                 "--size='112x96'",
                 "--frames='8'",

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import pathlib
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -158,29 +157,24 @@ def train(data: str, input_secs: float, step_secs: float) -> dict[str, Any]:
       input, step: clips a second; num_devices, fits_in_memory: see Rates; what, how: what was measured.
     """
     import tensorflow as tf
-    from absl import flags
 
-    import pipelines
-    from pipelines import train_flags
     from tools import rates
     from ucf50_tfrecord import manifest as manifest_lib
+    from ucf50_tfrecord import recipes
     from ucf50_tfrecord.dataset import clips as clips_lib
     from ucf50_tfrecord.dataset import feed as feed_lib
     from ucf50_tfrecord.training import loop
     from ucf50_tfrecord.training import strategy as strategy_lib
 
-    recipe = pathlib.Path(pipelines.__file__).parent / "recipes" / "lstm.flags"
-    flags.FLAGS(["doctor", f"--flagfile={recipe}"])
+    recipe = recipes.load("lstm")
     manifest = manifest_lib.load(data)
-    spec = dataclasses.replace(
-        train_flags.train_spec_from_flags(), precision=strategy_lib.choose_precision("auto")
-    )
+    spec = dataclasses.replace(recipes.train_spec(recipe), precision=strategy_lib.choose_precision("auto"))
     strategy = strategy_lib.make_strategy("one", environment={})
     clips = clips_lib.load_clips(manifest, manifest.folds)
     batches = feed_lib.Feed(clips, strategy=strategy).batches(batch_size=spec.batch_size, seed=0)
     input_rate = rates.of_batches(batches, spec.batch_size, secs=input_secs)
     batches.close()
-    model_spec = train_flags.model_spec_from_flags(manifest)
+    model_spec = recipes.model_spec(recipe, num_classes=len(manifest.classes), clip_format=manifest.format)
     state = loop.build_state(model_spec, spec, num_clips=len(clips), strategy=strategy)
     step_rate = rates.of_steps(state.model, state.optimizer, spec, strategy=strategy, secs=step_secs)
     return {

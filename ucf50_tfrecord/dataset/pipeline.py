@@ -212,6 +212,35 @@ def read_frames(batches: tf.data.Dataset, reader: ClipReader) -> tf.data.Dataset
     return batches.prefetch(_PREFETCHED_BATCHES)
 
 
+def labelled_batches(clips: ClipIndex, *, batch_size: int, seed: int | None = None) -> tf.data.Dataset:
+    """Streams clips for keras.Model.fit, keras.Model.evaluate and loops of one's own.
+
+    Each epoch holds every clip once, so its last batch may be short: B is at most `batch_size`.
+
+    Args:
+      clips: an index of clips.
+      batch_size: clips per batch.
+      seed: shuffles the clips anew each epoch, without end; one epoch is num_steps(len(clips), batch_size)
+        batches. None yields every clip once, in the index's order.
+
+    Returns:
+      A dataset of (frames uint8 [B, T, H, W, 3], labels int32 [B]). Iterating raises tf.errors.OpError at a
+      record that cannot be read.
+
+    Raises:
+      UserError: if there is no clip, or the batch size is not positive.
+    """
+    batches = read_frames(index_batches(clips, batch_size=batch_size, seed=seed), ClipReader(clips))
+
+    def select(batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        count = tf.math.count_nonzero(batch["mask"])  # padding comes last
+        return batch["video"][:count], batch["label"][:count]
+
+    steps = num_steps(len(clips), batch_size) if seed is None else tf.data.INFINITE_CARDINALITY
+    labelled = batches.map(select, deterministic=True).prefetch(_PREFETCHED_BATCHES)
+    return labelled.apply(tf.data.experimental.assert_cardinality(steps))
+
+
 def _announce(batches: tf.data.Dataset, reader: ClipReader) -> tf.data.Dataset:
     """Has the reader know which clips come, long before they are read: indices are small."""
 

@@ -67,7 +67,7 @@ def uses_workers(strategy: str, environment: Mapping[str, str]) -> bool:
             raise UserError(
                 f"--strategy=multi_worker trains with the workers that {TF_CONFIG} names, such as "
                 f"'{_EXAMPLE}', or that srun starts (Slurm); there is neither. On one machine, "
-                "`make train WORKERS=2` or `python -m tools.launch_workers --workers=2` starts them."
+                "`make train WORKERS=2` or `python -m pipelines.launch --workers=2` starts them."
             )
         return True
     cluster = from_tf_config(environment) if strategy == "auto" else None

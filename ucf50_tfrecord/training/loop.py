@@ -28,6 +28,7 @@ from ucf50_tfrecord.training.checkpoint import Checkpoints
 from ucf50_tfrecord.training.logs import TensorBoardLog
 from ucf50_tfrecord.training.optimizer import WeightAverages, make_optimizer
 from ucf50_tfrecord.training.profiling import Profiler
+from ucf50_tfrecord.training.run import RunOptions
 
 _NUM_STRIPS = 4
 _NUM_NAMED_CLIPS = 5
@@ -69,21 +70,6 @@ class Hooks:
     report: Callable[[Progress], None] = lambda progress: None
     warn: Callable[[str], None] = lambda text: None
     should_stop: Callable[[], bool] = lambda: False
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """How a run is logged and saved. None of it changes the trained weights.
-
-    steps_per_call: at most so many steps are taken in one call from the host.
-    profile_steps: the first and the last step to profile, counted from 1; None profiles nothing.
-    """
-
-    run_dir: str
-    log_every_steps: int = 20
-    steps_per_call: int = 1
-    checkpoint_secs: float = 300.0
-    profile_steps: tuple[int, int] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -92,6 +92,30 @@ class RunConfig:
             )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How a run is logged and saved. No option changes the trained weights.
+
+    profile_steps: the first and the last step to profile, counted from 1; None profiles nothing.
+    """
+
+    run_dir: str
+    log_every_steps: int = dataclasses.field(
+        default=20, metadata={"help": "Steps between points of the training curves.", "lower_bound": 1}
+    )
+    steps_per_call: int = dataclasses.field(
+        default=1,
+        metadata={
+            "help": "Most steps in one call from the host; more relieve the host where steps are short.",
+            "lower_bound": 1,
+        },
+    )
+    checkpoint_secs: float = dataclasses.field(
+        default=300.0, metadata={"help": "Seconds between checkpoints within an epoch."}
+    )
+    profile_steps: tuple[int, int] | None = None
+
+
 # Where a run's shards lie and what follows from their contents, which the fingerprint stands for.
 _NOT_COMPARED = ("data_dir", "clip_format", "video_secs")
 
