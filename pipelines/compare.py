@@ -25,7 +25,9 @@ from absl import flags
 from pipelines import console, convert, inputs, terminal, train_flags
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import recipes, storage
-from ucf50_tfrecord.specs import FRAME_ORDERS, expect, parse_folds
+from ucf50_tfrecord.choices import FrameOrder, Strategy
+from ucf50_tfrecord.errors import expect
+from ucf50_tfrecord.specs import parse_folds
 
 if TYPE_CHECKING:
     from ucf50_tfrecord.dataset.clips import ClipIndex
@@ -40,9 +42,10 @@ _CV = flags.DEFINE_string(
     "--val_folds those alone.",
 )
 _SEEDS = flags.DEFINE_integer("seeds", 1, "Trainings of each, with seeds from 0 on.", lower_bound=1)
+_TRAINED_ORDERS = (FrameOrder.SHUFFLED, FrameOrder.SINGLE)
 _ORDERS = flags.DEFINE_list(
     "orders",
-    list(FRAME_ORDERS[1:]),
+    list(_TRAINED_ORDERS),
     "Other orders of frames to train models that see order with: shuffled, single, or none (empty).",
 )
 _AUDIT = flags.DEFINE_list(
@@ -52,7 +55,10 @@ _RUNS = flags.DEFINE_list("runs", None, "Folders of finished runs to compare, in
 _RESULTS = flags.DEFINE_string("results", None, "A results.json to write the report of again.")
 _OUTPUT = flags.DEFINE_string("output", None, "The comparison's folder. Default: runs/<data>-compare.")
 _STRATEGY = flags.DEFINE_enum(
-    "strategy", "auto", ("auto", "one", "mirrored"), "Devices of this process: one, all mirrored, or auto."
+    "strategy",
+    Strategy.AUTO,
+    [Strategy.AUTO, Strategy.ONE, Strategy.MIRRORED],
+    "Devices of this process: one, all mirrored, or auto.",
 )
 
 for _module in (train_flags, convert, inputs):
@@ -261,7 +267,7 @@ def plan_flags(models: Sequence[str]) -> dict[str, Any]:
     expect(cv == "logo" or (cv.isdecimal() and int(cv) >= 2), "--cv=<a number from 2 on> or --cv=logo", cv=cv)
     orders = [order for order in _ORDERS.value if order]
     for order in orders:
-        expect(order in FRAME_ORDERS[1:], f"orders out of {FRAME_ORDERS[1:]}", orders=order)
+        expect(order in _TRAINED_ORDERS, f"orders out of {_TRAINED_ORDERS}", orders=order)
     asked = ",".join(_AUDIT.value)
     audited = {"all": list(models), "none": []}.get(asked, _AUDIT.value)
     unknown = sorted(set(audited) - set(models))

@@ -21,7 +21,8 @@ import pipelines
 from pipelines import scratch
 from pipelines.terminal import note, note_exception, say, warn
 from ucf50_tfrecord import remote
-from ucf50_tfrecord.specs import UserError, expect, format_folds, printable
+from ucf50_tfrecord.errors import UserError, expect
+from ucf50_tfrecord.specs import format_folds, printable
 from ucf50_tfrecord.texts import shell_command
 
 # tqdm's own takes so much that scores beside it do not fit 80 columns.

@@ -28,6 +28,7 @@ from absl import flags
 from pipelines import console, terminal
 from pipelines.spec_flags import SpecFlags
 from ucf50_tfrecord import manifest, remote
+from ucf50_tfrecord.errors import UserError, expect
 from ucf50_tfrecord.shards import DATASET_NAME
 from ucf50_tfrecord.specs import (
     DEFAULT_SHARD_BYTES,
@@ -35,8 +36,6 @@ from ucf50_tfrecord.specs import (
     DecodeLimits,
     FoldRule,
     Plan,
-    UserError,
-    expect,
     format_bytes,
     format_folds,
     parse_size,

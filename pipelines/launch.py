@@ -28,7 +28,7 @@ from collections.abc import Iterator, Sequence
 from absl import flags
 
 from pipelines import console, convert, terminal, train
-from ucf50_tfrecord.specs import UserError, expect
+from ucf50_tfrecord.errors import UserError, expect
 from ucf50_tfrecord.training import cluster
 from ucf50_tfrecord.training import run as run_lib
 

@@ -25,7 +25,8 @@ from absl import flags
 from pipelines import console, run_flags, terminal
 from pipelines.spec_flags import SpecFlags
 from ucf50_tfrecord import parsing, storage
-from ucf50_tfrecord.specs import DecodeLimits, UserError, format_folds, printable, to_json
+from ucf50_tfrecord.errors import UserError
+from ucf50_tfrecord.specs import DecodeLimits, format_folds, printable, to_json
 
 if TYPE_CHECKING:
     from ucf50_tfrecord.inference import decoding

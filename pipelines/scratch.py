@@ -15,7 +15,7 @@ import stat
 import tempfile
 
 from ucf50_tfrecord import storage
-from ucf50_tfrecord.specs import UserError
+from ucf50_tfrecord.errors import UserError
 
 _PREFIX = "ucf50-scratch-"
 _NAME = re.compile(rf"{_PREFIX}[0-9a-f]{{16}}")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import enum
 import types
 import typing
 from collections.abc import Collection, Mapping
 from typing import Any, Generic, TypeVar
 
 from absl import flags
+
+from ucf50_tfrecord.choices import Choice
 
 _Spec = TypeVar("_Spec")
 _DEFINE = {
@@ -42,11 +43,11 @@ class SpecFlags(Generic[_Spec]):
           omit: fields that get no flag.
           defaults: the flags' defaults, by fields, where they differ from the fields'.
         """
-        self._spec, self._hints = spec, typing.get_type_hints(spec)
+        self._spec, hints = spec, typing.get_type_hints(spec)
         self._holders = {
             field.name: _define(
                 (names or {}).get(field.name, field.name),
-                _required(self._hints[field.name]),
+                _required(hints[field.name]),
                 (defaults or {}).get(field.name, field.default),
                 field.metadata,
             )
@@ -55,13 +56,8 @@ class SpecFlags(Generic[_Spec]):
         }
 
     def values(self) -> dict[str, Any]:
-        """Returns the flags' values by the fields' names; those of enumerations are their members."""
-        return {
-            name: self._hints[name](holder.value)
-            if isinstance(self._hints[name], enum.EnumType)
-            else holder.value
-            for name, holder in self._holders.items()
-        }
+        """Returns the flags' values by the fields' names."""
+        return {name: holder.value for name, holder in self._holders.items()}
 
     def build(self, **others: Any) -> _Spec:
         """Builds the dataclass from the flags and the other fields.
@@ -73,9 +69,9 @@ class SpecFlags(Generic[_Spec]):
 
 
 def _define(name: str, kind: type, default: Any, metadata: Mapping[str, Any]) -> flags.FlagHolder:
-    choices = list(kind) if issubclass(kind, enum.StrEnum) else metadata.get("choices")
+    choices = list(type(default)) if isinstance(default, Choice) else metadata.get("choices")
     if choices:
-        return flags.DEFINE_enum(name, default, [str(choice) for choice in choices], metadata["help"])
+        return flags.DEFINE_enum(name, default, choices, metadata["help"])
     bounds = {"lower_bound": metadata["lower_bound"]} if "lower_bound" in metadata else {}
     return _DEFINE[kind](name, default, metadata["help"], **bounds)
 

@@ -23,7 +23,9 @@ from absl import flags
 from pipelines import console, convert, inputs, terminal, train_flags
 from pipelines.spec_flags import SpecFlags
 from ucf50_tfrecord import recipes
-from ucf50_tfrecord.specs import STRATEGIES, UserError, expect, format_folds, to_json
+from ucf50_tfrecord.choices import Strategy
+from ucf50_tfrecord.errors import UserError, expect
+from ucf50_tfrecord.specs import format_folds, to_json
 from ucf50_tfrecord.texts import shell_command
 from ucf50_tfrecord.training import cluster
 from ucf50_tfrecord.training.folds import Folds, check_early_stopping, choose_folds
@@ -37,8 +39,8 @@ if TYPE_CHECKING:
 _RUN = flags.DEFINE_string("run", None, "The run's folder. Default: a new one, runs/<data>-<model>-<time>.")
 _STRATEGY = flags.DEFINE_enum(
     "strategy",
-    "auto",
-    STRATEGIES,
+    Strategy.AUTO,
+    list(Strategy),
     "Devices: one; mirrored, all of this process; multi_worker, all of the workers that TF_CONFIG or Slurm "
     "names; or auto.",
 )

@@ -23,7 +23,8 @@ from absl import flags
 
 from pipelines import console, terminal
 from ucf50_tfrecord import parsing, recipes, storage
-from ucf50_tfrecord.specs import UserError, expect, to_json
+from ucf50_tfrecord.errors import UserError, expect
+from ucf50_tfrecord.specs import to_json
 from ucf50_tfrecord.training import run as run_lib
 
 _DATA = flags.DEFINE_string("data", None, "Folder of shards.")

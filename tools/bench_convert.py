@@ -29,7 +29,8 @@ from tools import shards
 from tools.processes import in_fresh_process
 from ucf50_tfrecord import storage
 from ucf50_tfrecord.convert import catalog, decode, sampling
-from ucf50_tfrecord.specs import Catalog, ClipFormat, UserError, to_json
+from ucf50_tfrecord.errors import UserError
+from ucf50_tfrecord.specs import Catalog, ClipFormat, to_json
 
 _VIDEOS = flags.DEFINE_string("videos", None, "Folder with one folder of videos a class.")
 _MAX_VIDEOS = flags.DEFINE_integer(

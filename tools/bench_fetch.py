@@ -27,7 +27,8 @@ from absl import flags
 from pipelines import console, terminal
 from tools.s3_endpoint import BUCKET, Endpoint
 from ucf50_tfrecord import storage
-from ucf50_tfrecord.specs import UserError, to_json
+from ucf50_tfrecord.errors import UserError
+from ucf50_tfrecord.specs import to_json
 from ucf50_tfrecord.texts import shell_command
 
 _VIDEOS = flags.DEFINE_string("videos", None, "Folder with one folder of videos a class.")

@@ -32,7 +32,8 @@ from tools import rival_inputs
 from tools.processes import in_fresh_process
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import storage
-from ucf50_tfrecord.specs import ClipFormat, ModelSpec, TrainSpec, UserError, parse_size, to_json
+from ucf50_tfrecord.errors import UserError
+from ucf50_tfrecord.specs import ClipFormat, ModelSpec, TrainSpec, parse_size, to_json
 
 _VIDEOS = flags.DEFINE_string("videos", None, "Folder with one folder of videos a class.")
 _SIZES = flags.DEFINE_list("sizes", ["64", "112", "224"], "Frame sizes in pixels to measure at.")

@@ -20,7 +20,8 @@ from pipelines import console, terminal
 from tools.processes import in_fresh_process
 from ucf50_tfrecord import storage
 from ucf50_tfrecord.convert import plan
-from ucf50_tfrecord.specs import Catalog, ClipFormat, FoldRule, Video, expect, to_json
+from ucf50_tfrecord.errors import expect
+from ucf50_tfrecord.specs import Catalog, ClipFormat, FoldRule, Video, to_json
 
 _SIZES = flags.DEFINE_list("sizes", ["10000", "100000", "1000000"], "Numbers of videos.")
 _OUTPUT = flags.DEFINE_string("output", "bench_results/plan.json", "Where the figures go.")

@@ -25,7 +25,8 @@ from pipelines import console, terminal
 from tools import rates as rates_lib
 from tools.processes import in_fresh_process
 from ucf50_tfrecord import storage
-from ucf50_tfrecord.specs import ModelSpec, TrainSpec, UserError, to_json
+from ucf50_tfrecord.errors import UserError
+from ucf50_tfrecord.specs import ModelSpec, TrainSpec, to_json
 
 _BATCH_SIZES = flags.DEFINE_list("batch_sizes", ["4", "16"], "Clips a batch, a table each.")
 _PRECISIONS = flags.DEFINE_list("precisions", ["float32", "bfloat16"], "What TensorFlow computes in.")

@@ -29,7 +29,8 @@ from pipelines import console, terminal
 from tools import make_demo_videos, scenarios
 from ucf50_tfrecord import parsing, storage
 from ucf50_tfrecord import recipes as recipes_lib
-from ucf50_tfrecord.specs import ClipFormat, UserError, expect, to_json
+from ucf50_tfrecord.errors import UserError, expect
+from ucf50_tfrecord.specs import ClipFormat, to_json
 from ucf50_tfrecord.texts import shell_command
 
 _FOLDER = flags.DEFINE_string("folder", "bench_results/compare_check", "Where corpora, runs and figures go.")

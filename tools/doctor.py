@@ -17,7 +17,8 @@ import textwrap
 
 from pipelines import raise_on_interrupt, scratch, terminal
 from tools.checkup.finding import Finding, Options, run_check
-from ucf50_tfrecord.specs import UserError, printable
+from ucf50_tfrecord.errors import UserError
+from ucf50_tfrecord.specs import printable
 
 _WIDTH = 80
 _INDENT = " " * 7

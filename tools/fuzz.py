@@ -27,7 +27,7 @@ from absl import flags
 from pipelines import console, terminal
 from tools.fuzzing import hostile, jsons, samples, seeds, videos, watched
 from tools.fuzzing.findings import Findings
-from ucf50_tfrecord.specs import expect
+from ucf50_tfrecord.errors import expect
 from ucf50_tfrecord.texts import shell_command
 
 _SECS = flags.DEFINE_float("secs", 600.0, "Begin nothing new after so many seconds.", lower_bound=0.0)

@@ -35,7 +35,7 @@ from absl import flags
 from pipelines import console, terminal
 from tools import processes, scenarios
 from ucf50_tfrecord import storage
-from ucf50_tfrecord.specs import UserError, expect
+from ucf50_tfrecord.errors import UserError, expect
 
 HEIGHT, WIDTH = 120, 160  # pixels
 FRAME_RATE = 25

@@ -8,7 +8,7 @@ import sys
 import time
 from typing import Any
 
-from ucf50_tfrecord.specs import UserError
+from ucf50_tfrecord.errors import UserError
 
 BUCKET = "bucket"
 _START_SECS = 60

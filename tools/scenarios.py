@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ucf50_tfrecord.specs import expect
+from ucf50_tfrecord.errors import expect
 
 SIZE = 48  # pixels a side
 VERDICTS = {

@@ -20,7 +20,8 @@ from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import recipes
 from ucf50_tfrecord.dataset.clips import ClipIndex
 from ucf50_tfrecord.dataset.inputs import InputSpec
-from ucf50_tfrecord.specs import UserError, expect, parse_folds
+from ucf50_tfrecord.errors import UserError, expect
+from ucf50_tfrecord.specs import parse_folds
 from ucf50_tfrecord.training import run as run_lib
 from ucf50_tfrecord.training.folds import choose_folds, read_folds
 

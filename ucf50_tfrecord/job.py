@@ -27,9 +27,10 @@ from ucf50_tfrecord.dataset import feed as feed_lib
 from ucf50_tfrecord.dataset import reader
 from ucf50_tfrecord.dataset.feed import CacheChoice, Feed
 from ucf50_tfrecord.dataset.inputs import InputSpec
+from ucf50_tfrecord.errors import expect
 from ucf50_tfrecord.evaluation import runner
 from ucf50_tfrecord.manifest import Manifest
-from ucf50_tfrecord.specs import ENCODER_MODELS, ModelSpec, TrainSpec, expect, to_json
+from ucf50_tfrecord.specs import ENCODER_MODELS, ModelSpec, TrainSpec, to_json
 from ucf50_tfrecord.training import checkpoint, logs, loop, provenance
 from ucf50_tfrecord.training import run as run_lib
 from ucf50_tfrecord.training import strategy as strategy_lib

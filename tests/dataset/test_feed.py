@@ -11,7 +11,7 @@ from ucf50_tfrecord.dataset import feed as feed_lib
 from ucf50_tfrecord.dataset import memory
 from ucf50_tfrecord.dataset.clips import load_clips
 from ucf50_tfrecord.dataset.feed import Feed, read_clips
-from ucf50_tfrecord.specs import UserError
+from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.training.strategy import make_strategy
 
 KEPT = ("none", "host", "device")

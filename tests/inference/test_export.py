@@ -19,9 +19,10 @@ from tests.web import serving
 from ucf50_tfrecord import manifest, specs
 from ucf50_tfrecord.dataset.clips import load_clips
 from ucf50_tfrecord.dataset.feed import read_clips
+from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.inference import export, sources
 from ucf50_tfrecord.inference.card import CARD_FILENAME
-from ucf50_tfrecord.specs import ModelSpec, UserError
+from ucf50_tfrecord.specs import ModelSpec
 from ucf50_tfrecord.training import checkpoint
 
 ALL = set(export.FILENAMES.values()) | {CARD_FILENAME, export.EXPORT_FILENAME}

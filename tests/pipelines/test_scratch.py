@@ -16,7 +16,6 @@ from tests.conftest import REPOSITORY
 TRACING = """
 import os, signal, sys, tempfile
 from pipelines import console
-from ucf50_tfrecord.specs import UserError
 
 def main():
     console.load_tensorflow()

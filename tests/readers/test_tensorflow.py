@@ -10,7 +10,7 @@ from tests.conftest import real_folder
 from tests.readers import checks, document
 from tests.readers.conftest import build_set
 from ucf50_tfrecord import manifest, record
-from ucf50_tfrecord.specs import ENCODINGS
+from ucf50_tfrecord.choices import Encoding
 
 STRING = tf.io.FixedLenFeature([], tf.string)
 
@@ -49,9 +49,15 @@ def test_the_example_of_tensorflow_datasets(project, data_dirs, expected, monkey
         assert clip["label"] == label
 
 
+<<<<<<< HEAD
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_tensorflow_datasets_reads_every_encoding(data_dirs, expected, encoding):
     """features.json names frames only if the reader can read them."""
+=======
+@pytest.mark.parametrize("encoding", Encoding)
+def test_tensorflow_datasets_reads_every_set(data_dirs, expected, encoding):
+    """Its features.json names frames where it can read them, and only there."""
+>>>>>>> api
     import tensorflow_datasets as tfds
 
     builder = tfds.builder_from_directory(str(data_dirs[encoding]))
@@ -74,7 +80,7 @@ def test_the_example_of_raw_frames(project, data_dirs, expected, monkeypatch):
     assert read == {(frames.tobytes(), label) for frames, label in asked} and len(read) == 4
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("encoding", Encoding)
 def test_parse_example_reads_batches(project, data_dirs, expected, encoding, monkeypatch):
     found = document.run("parse_single_example", project, monkeypatch)
     features = found["features"] | {"clip/media_id": STRING}
@@ -100,7 +106,7 @@ def test_the_example_of_compressed_frames(project, data_dirs, expected, monkeypa
     assert read == {(clip["video"].tobytes(), clip["label"][0]) for clip in ours} and len(read) == 4
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("encoding", Encoding)
 def test_parse_sequence_example_reads_batches(project, data_dirs, expected, encoding, monkeypatch):
     """Raw frames come from the context if present, else from the feature lists."""
     found = document.run("parse_single_sequence_example", project, monkeypatch)
@@ -121,7 +127,7 @@ def test_parse_sequence_example_reads_batches(project, data_dirs, expected, enco
         assert checks.fidelity(read, frames) == document.sees("tf.io.parse_sequence_example")[encoding]
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("encoding", Encoding)
 def test_dmvr_finds_its_keys(data_dirs, expected, encoding):
     """Uses the parsers of its modalities add_image and add_label, and its way to decode frames.
 

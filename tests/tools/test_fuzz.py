@@ -21,7 +21,8 @@ from tools.fuzzing.findings import Counter, Evidence, Findings, Problem, Stage
 from tools.fuzzing.readers import Program, Reader
 from tools.fuzzing.reference import digest
 from ucf50_tfrecord.convert import decode
-from ucf50_tfrecord.specs import ClipFormat, UserError
+from ucf50_tfrecord.errors import UserError
+from ucf50_tfrecord.specs import ClipFormat
 
 # Doors of the library that are not closed yet; each of these counters must be zero in the end.
 OPEN = {

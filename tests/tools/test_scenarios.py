@@ -8,8 +8,8 @@ from absl import flags
 from tests.conftest import run_module
 from tools import make_demo_videos, scenarios
 from tools.scenarios import SCENARIOS, Scenario, Traits
+from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.evaluation import verdicts
-from ucf50_tfrecord.specs import UserError
 
 RECORDING = ("leak", "leak_order", "appearance_leak")
 CLASS_PLACES = ("background", "background_order")

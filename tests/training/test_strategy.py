@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from pipelines import launch as launch_lib
-from ucf50_tfrecord.specs import UserError
+from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.training import cluster, loop, strategy
 
 

@@ -28,7 +28,7 @@ def check(options: Options) -> Iterator[Finding]:
 
 
 def _check_workers(environment: Mapping[str, str]) -> Iterator[Finding]:
-    from ucf50_tfrecord.specs import UserError
+    from ucf50_tfrecord.errors import UserError
     from ucf50_tfrecord.training import cluster
 
     try:

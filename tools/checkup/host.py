@@ -101,7 +101,8 @@ def _shards_bytes(options: Options) -> int:
     if not options.videos or (options.data and os.path.exists(options.data)):
         return 0
     from ucf50_tfrecord.convert import catalog
-    from ucf50_tfrecord.specs import ClipFormat, UserError
+    from ucf50_tfrecord.errors import UserError
+    from ucf50_tfrecord.specs import ClipFormat
 
     try:
         return len(catalog.find_videos(options.videos).videos) * ClipFormat().num_bytes

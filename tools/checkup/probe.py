@@ -43,7 +43,7 @@ def tensorflow(run_dir: str | None) -> dict[str, Any]:
 
 
 def _checkpoints(run_dir: str) -> list[tuple[str, str]]:
-    from ucf50_tfrecord.specs import UserError
+    from ucf50_tfrecord.errors import UserError
     from ucf50_tfrecord.training import checkpoint
 
     found = []

@@ -52,7 +52,7 @@ def sound_manifests(options: Options) -> list[Manifest]:
 def load_manifest(folder: str) -> Manifest | Exception:
     """Returns a set's manifest, or the UserError that says what is wrong with it; looks once."""
     from ucf50_tfrecord import manifest as manifest_lib
-    from ucf50_tfrecord.specs import UserError
+    from ucf50_tfrecord.errors import UserError
 
     try:
         return manifest_lib.load(folder)
@@ -63,7 +63,7 @@ def load_manifest(folder: str) -> Manifest | Exception:
 def check_videos(folder: str) -> Iterator[Finding]:
     """Looks at which videos there are; none is opened."""
     from ucf50_tfrecord.convert import catalog
-    from ucf50_tfrecord.specs import UserError
+    from ucf50_tfrecord.errors import UserError
 
     try:
         found = catalog.find_videos(folder)
@@ -116,7 +116,7 @@ def check_set(folder: str) -> Iterator[Finding]:
 
 
 def _check_remote_set(url: str) -> Iterator[Finding]:
-    from ucf50_tfrecord.specs import UserError
+    from ucf50_tfrecord.errors import UserError
 
     manifest = load_manifest(url)
     try:
@@ -180,7 +180,8 @@ def sample_shards(shards: tuple[ManifestShard, ...]) -> list[ManifestShard]:
 def _check_contents(manifest: Manifest) -> Iterator[Finding]:
     """Looks at what a sound set is good for."""
     from ucf50_tfrecord import manifest as manifest_lib
-    from ucf50_tfrecord.specs import UserError, format_folds
+    from ucf50_tfrecord.errors import UserError
+    from ucf50_tfrecord.specs import format_folds
 
     folder = manifest.data_dir
     share = len(manifest.quarantined) / max(1, manifest.num_videos)
@@ -220,7 +221,7 @@ def _check_contents(manifest: Manifest) -> Iterator[Finding]:
 def check_run(run_dir: str) -> Iterator[Finding]:
     """Looks at a run: its checkpoints, whether it is finished, and whether its shards are there."""
     from ucf50_tfrecord import storage
-    from ucf50_tfrecord.specs import UserError
+    from ucf50_tfrecord.errors import UserError
     from ucf50_tfrecord.training import run as run_lib
 
     try:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from tools.fuzzing import readers, reading, samples, watched
 from tools.fuzzing.findings import Counter, Evidence, Findings, Problem, Stage
-from ucf50_tfrecord.specs import UserError
+from ucf50_tfrecord.errors import UserError
 
 # Of all mutants each n-th goes through a program too.
 PROGRAM_EVERY = 200

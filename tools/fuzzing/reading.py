@@ -11,7 +11,8 @@ from typing import Any
 
 from tools.fuzzing import readers, watched
 from tools.fuzzing.findings import Counter, Problem
-from ucf50_tfrecord.specs import UserError, printable
+from ucf50_tfrecord.errors import UserError
+from ucf50_tfrecord.specs import printable
 
 MEMORY_BYTES = 256 << 20
 _ADDRESS_SPACE_BYTES = 8 << 30

@@ -14,7 +14,7 @@ import numpy as np
 from tools.fuzzing import seeds, watched
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import storage
-from ucf50_tfrecord.specs import UserError
+from ucf50_tfrecord.errors import UserError
 
 CLASSES = ("Left", "Right")
 # Nothing of the campaign's business: a folder beside the samples, and files among them, of somebody else.

@@ -9,7 +9,7 @@ import av
 import numpy as np
 
 from ucf50_tfrecord.convert import catalog
-from ucf50_tfrecord.specs import UserError, expect
+from ucf50_tfrecord.errors import UserError, expect
 
 HEIGHT, WIDTH, NUM_FRAMES = 48, 64, 20
 # Of a folder of videos larger ones are left out: decoding them in full, as the reference does, takes seconds.

@@ -21,7 +21,8 @@ from tools.fuzzing.reference import digest
 from tools.fuzzing.seeds import Seed
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import record
-from ucf50_tfrecord.specs import ClipFormat, UserError, printable, to_json
+from ucf50_tfrecord.errors import UserError
+from ucf50_tfrecord.specs import ClipFormat, printable, to_json
 
 # Mutants that one conversion gets; the format and more change from round to round.
 ROUND = 200

@@ -25,7 +25,8 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from tools.fuzzing.findings import Counter, Problem
-from ucf50_tfrecord.specs import UserError, printable
+from ucf50_tfrecord.errors import UserError
+from ucf50_tfrecord.specs import printable
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 _MARK = "UCF50_FUZZ_MARK"

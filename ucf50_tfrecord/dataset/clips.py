@@ -12,8 +12,9 @@ import numpy as np
 
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import record, storage
+from ucf50_tfrecord.errors import UserError, expect
 from ucf50_tfrecord.manifest import Manifest, ManifestShard, ShardReport
-from ucf50_tfrecord.specs import FetchSpec, UserError, expect, format_folds
+from ucf50_tfrecord.specs import FetchSpec, format_folds
 
 if TYPE_CHECKING:
     import tensorflow as tf

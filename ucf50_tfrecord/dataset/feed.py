@@ -16,10 +16,12 @@ import tensorflow as tf
 
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import record
+from ucf50_tfrecord.choices import Cache
 from ucf50_tfrecord.dataset import memory, pipeline
 from ucf50_tfrecord.dataset.clips import ClipIndex
 from ucf50_tfrecord.dataset.reader import Buffers, ClipReader
-from ucf50_tfrecord.specs import CACHES, UserError, expect, format_bytes
+from ucf50_tfrecord.errors import UserError, expect
+from ucf50_tfrecord.specs import format_bytes
 from ucf50_tfrecord.texts import tensorflow_reason
 
 _LOADED_AT_ONCE_BYTES = 16 << 20
@@ -70,8 +72,8 @@ def choose_cache(cache: str, num_bytes: int, *, num_processes: int = 1) -> Cache
     Raises:
       UserError: if what is asked for does not fit.
     """
-    expect(cache in CACHES, f"a cache out of {CACHES}", cache=cache)
-    if cache == "none":
+    cache = Cache(cache)
+    if cache == Cache.NONE:
         return CacheChoice(cache, "as asked")
     needed = format_bytes(num_bytes)
     host, gpu = memory.available_host_bytes(), memory.available_device_bytes()
@@ -133,7 +135,7 @@ class Feed:
         Raises:
           UserError: if a record cannot be read, unless it is skipped, or an object store cannot be reached.
         """
-        expect(cache in CACHES[1:], f"a cache out of {CACHES[1:]}", cache=cache)
+        expect(Cache(cache) != Cache.AUTO, "a cache other than auto", cache=cache)
         self.clips, self.cache = clips, cache
         self._strategy = strategy
         self._reader = ClipReader(

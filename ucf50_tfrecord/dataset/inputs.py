@@ -6,9 +6,11 @@ import dataclasses
 import os
 from collections.abc import Iterable
 
+from ucf50_tfrecord.choices import Cache, OnBadRecord, read_choices
 from ucf50_tfrecord.dataset.clips import ClipIndex, load_clips
+from ucf50_tfrecord.errors import expect
 from ucf50_tfrecord.manifest import Manifest
-from ucf50_tfrecord.specs import CACHES, FETCH_METHODS, ON_BAD_RECORD, FetchSpec, expect, setting
+from ucf50_tfrecord.specs import FetchSpec, setting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,19 +22,17 @@ class InputSpec:
     """
 
     cache: str = setting(
-        "auto",
+        Cache.AUTO,
         "Where clips are kept: none (read from the shards each time), host (host memory) or device (each device's "
         "memory). auto decides by the free memory.",
-        CACHES,
     )
     on_bad_record: str = setting(
-        "stop", "Whether to stop at a record that cannot be read, or to skip it.", ON_BAD_RECORD
+        OnBadRecord.STOP, "Whether to stop at a record that cannot be read, or to skip it."
     )
     fetch: str = setting(
         FetchSpec.method,
         "How shards behind a URL are read: copy whole shards into a local folder ahead of their use, or stream "
         "each clip by TensorFlow's own file systems (gs://, and with tensorflow-io s3://, az://, …).",
-        FETCH_METHODS,
     )
     fetch_cache: str | None = setting(
         None, "Folder of the copies; processes may share it. Default: ~/.cache/ucf50_tfrecord."
@@ -40,12 +40,7 @@ class InputSpec:
     fetch_cache_gib: float = setting(20.0, "GiB that all copies may take together.")
 
     def __post_init__(self):
-        expect(self.cache in CACHES, f"a cache out of {CACHES}", cache=self.cache)
-        expect(
-            self.on_bad_record in ON_BAD_RECORD,
-            f"on_bad_record out of {ON_BAD_RECORD}",
-            on_bad_record=self.on_bad_record,
-        )
+        read_choices(self)
         expect(
             0 <= self.fetch_cache_gib <= 1e6,
             "fetch_cache_gib from 0 to 1e6",
@@ -54,7 +49,7 @@ class InputSpec:
 
     @property
     def skips_bad_records(self) -> bool:
-        return self.on_bad_record == "skip"
+        return self.on_bad_record == OnBadRecord.SKIP
 
     def load_clips(self, manifest: Manifest, folds: Iterable[int], *, shuffle_shards: int = 0) -> ClipIndex:
         """Indexes the clips of some folds; no record is read.

@@ -22,6 +22,7 @@ from ucf50_tfrecord.dataset.feed import read_in_batches
 
 NUM_SHUFFLES = 3
 PLAIN = "none"
+FIRST_SHUFFLE = "shuffle1"
 SHUFFLES = tuple(f"shuffle{number}" for number in range(1, NUM_SHUFFLES + 1))
 _GRID = 4  # patches a side
 # Further than so many of 255 steps from the background, in any channel, is foreground.

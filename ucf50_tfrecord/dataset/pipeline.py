@@ -21,7 +21,7 @@ import tensorflow as tf
 from ucf50_tfrecord import record
 from ucf50_tfrecord.dataset.clips import ClipIndex
 from ucf50_tfrecord.dataset.reader import Buffers, ClipReader
-from ucf50_tfrecord.specs import expect
+from ucf50_tfrecord.errors import expect
 
 # Batches being read at once may take this, but two are always read side by side.
 _MAX_BYTES_IN_WORK = 256 << 20
@@ -237,7 +237,7 @@ def labelled_batches(clips: ClipIndex, *, batch_size: int, seed: int | None = No
         return batch["video"][:count], batch["label"][:count]
 
     steps = num_steps(len(clips), batch_size) if seed is None else tf.data.INFINITE_CARDINALITY
-    labelled = batches.map(select, deterministic=True).prefetch(_PREFETCHED_BATCHES)
+    labelled = batches.map(select).prefetch(_PREFETCHED_BATCHES)
     return labelled.apply(tf.data.experimental.assert_cardinality(steps))
 
 

@@ -19,7 +19,7 @@ from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import record, remote, storage
 from ucf50_tfrecord.dataset import shard_files
 from ucf50_tfrecord.dataset.clips import ClipIndex
-from ucf50_tfrecord.specs import UserError
+from ucf50_tfrecord.errors import UserError
 
 _MAX_MEASURED_CLIPS = 1000
 # TensorFlow takes arrays over as tensors without a copy if they are aligned for its vector instructions.

@@ -23,8 +23,9 @@ from typing import BinaryIO, Protocol
 
 from ucf50_tfrecord import remote, storage
 from ucf50_tfrecord.dataset.clips import ClipIndex
+from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.manifest import ManifestShard
-from ucf50_tfrecord.specs import FetchSpec, UserError
+from ucf50_tfrecord.specs import FetchSpec
 
 MAX_OPEN_FILES = 256
 _NUM_DOWNLOADS = 4  # side by side

@@ -11,22 +11,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from ucf50_tfrecord.choices import FoldBy, FrameOrder
 from ucf50_tfrecord.dataset import perturb
 from ucf50_tfrecord.dataset.clips import ClipIndex
 from ucf50_tfrecord.dataset.feed import Feed, read_clips
+from ucf50_tfrecord.errors import UserError, expect
 from ucf50_tfrecord.evaluation import recurrence
-from ucf50_tfrecord.evaluation.results import LOGIT_DECIMALS, SPLITS, Cell, CellResult, video_of
+from ucf50_tfrecord.evaluation.results import LOGIT_DECIMALS, Cell, CellResult, video_of
 from ucf50_tfrecord.evaluation.runner import Evaluator
-from ucf50_tfrecord.specs import (
-    FRAME_ORDERS,
-    ORDER_BLIND_MODELS,
-    ModelSpec,
-    TrainSpec,
-    UserError,
-    expect,
-    format_folds,
-    to_json,
-)
+from ucf50_tfrecord.specs import ORDER_BLIND_MODELS, ModelSpec, TrainSpec, format_folds, to_json
 from ucf50_tfrecord.training import loop
 
 NOT_TESTED = -1
@@ -75,7 +68,7 @@ class Plan:
     num_parts: the clips are cut into so many parts, each of which is tested once; 0 stands for `val_folds`.
     val_folds: the only part that is tested, where num_parts is 0.
     num_seeds: trainings of each, from seed 0 on.
-    orders: other frame orders to train models with that are not blind to them, of specs.FRAME_ORDERS.
+    orders: other frame orders to train models with that are not blind to them, of choices.FrameOrder.
     audited: models to train on clips split by video, too.
     inside: whether to look inside recurrences.
     """
@@ -84,7 +77,7 @@ class Plan:
     num_parts: int = 5
     val_folds: tuple[int, ...] = ()
     num_seeds: int = 1
-    orders: tuple[str, ...] = FRAME_ORDERS[1:]
+    orders: tuple[str, ...] = (FrameOrder.SHUFFLED, FrameOrder.SINGLE)
     audited: tuple[str, ...] = ()
     inside: bool = True
 
@@ -122,7 +115,7 @@ def deal_parts(clips: ClipIndex, plan: Plan, split: str) -> np.ndarray:
     Raises:
       UserError: if a fold does not exist, or some class would not be trained on.
     """
-    if split == "video":
+    if split == FoldBy.VIDEO:
         parts = _deal_videos(clips, plan.num_parts)
     elif plan.num_parts:
         folds = np.unique(clips.folds)
@@ -149,7 +142,7 @@ def deal_parts(clips: ClipIndex, plan: Plan, split: str) -> np.ndarray:
 
 def describe_split(cell: Cell, num_parts: int) -> str:
     """Returns what a run's configuration says of clips that are not split by folds."""
-    return f"by video, part {cell.part + 1} of {num_parts}" if cell.split == "video" else ""
+    return f"by video, part {cell.part + 1} of {num_parts}" if cell.split == FoldBy.VIDEO else ""
 
 
 def cell_recipe(recipe: Recipe, cell: Cell) -> Recipe:
@@ -162,7 +155,7 @@ def cell_recipe(recipe: Recipe, cell: Cell) -> Recipe:
 
 def interventions(cell: Cell, num_frames: int) -> tuple[str, ...]:
     """Which tests a cell's model undergoes: all, or where it answers one question those that belong to it."""
-    if cell.split == SPLITS[1]:
+    if cell.split == FoldBy.VIDEO:
         return (perturb.PLAIN,)
     if cell.training == "shuffled":
         return (perturb.PLAIN, *perturb.SHUFFLES)

@@ -20,16 +20,18 @@ import tensorflow as tf
 from tensorflow.python.framework import ops as tf_ops
 
 from ucf50_tfrecord import storage
+from ucf50_tfrecord.choices import FoldBy
 from ucf50_tfrecord.dataset import reader
 from ucf50_tfrecord.dataset.clips import ClipIndex
 from ucf50_tfrecord.dataset.feed import Feed, choose_cache, read_in_batches
+from ucf50_tfrecord.errors import UserError, expect
 from ucf50_tfrecord.evaluation import audit, cells
 from ucf50_tfrecord.evaluation import results as results_lib
 from ucf50_tfrecord.evaluation.cells import Callbacks, Plan, Recipe, Subject
-from ucf50_tfrecord.evaluation.results import SPLITS, Cell, CellResult, Results
+from ucf50_tfrecord.evaluation.results import Cell, CellResult, Results
 from ucf50_tfrecord.evaluation.runner import Evaluator
 from ucf50_tfrecord.manifest import Manifest
-from ucf50_tfrecord.specs import UserError, expect, to_json
+from ucf50_tfrecord.specs import to_json
 from ucf50_tfrecord.training import loop, trained
 from ucf50_tfrecord.training import run as run_lib
 from ucf50_tfrecord.training.logs import TensorBoardLog
@@ -58,7 +60,7 @@ class Comparison:
     def parts(self) -> dict[str, np.ndarray]:
         """The parts that clips are tested in, int64 [N], for each way to split them that is wanted."""
         splits = {cell.split for cell in self.plan.cells()}
-        return {split: cells.deal_parts(self.clips, self.plan, split) for split in SPLITS if split in splits}
+        return {split: cells.deal_parts(self.clips, self.plan, split) for split in FoldBy if split in splits}
 
     def run(self, callbacks: Callbacks) -> Results | None:
         """Runs the cells that are not finished; returns None if it is stopped.
@@ -196,7 +198,7 @@ class Comparison:
         if not self.plan.num_parts:
             return find_near_duplicates(self.clips, self.parts)
         return find_near_duplicates(
-            self.clips, {split: cells.deal_parts(self.clips, self.plan, split) for split in SPLITS}
+            self.clips, {split: cells.deal_parts(self.clips, self.plan, split) for split in FoldBy}
         )
 
 

@@ -28,18 +28,19 @@ from ucf50_tfrecord import record, storage
 from ucf50_tfrecord.dataset import reader
 from ucf50_tfrecord.dataset.clips import load_clips
 from ucf50_tfrecord.dataset.perturb import PLAIN
+from ucf50_tfrecord.errors import UserError, expect
 from ucf50_tfrecord.evaluation.results import Condition
 from ucf50_tfrecord.evaluation.verdicts import ensemble
 from ucf50_tfrecord.inference import card
 from ucf50_tfrecord.inference.card import Export, ExportedFile, Own
 from ucf50_tfrecord.inference.snippets import FILENAMES
 from ucf50_tfrecord.inference.sources import Sources
-from ucf50_tfrecord.specs import UserError, expect, to_json
+from ucf50_tfrecord.specs import to_json
 from ucf50_tfrecord.texts import install_command, tensorflow_reason
 from ucf50_tfrecord.training import trained
 
 FORMATS = tuple(FILENAMES)
-DEFAULT_FORMATS = FORMATS[:2]
+DEFAULT_FORMATS = ("saved_model", "keras")
 EXPORT_FILENAME = "export.json"
 # By how much a file's probabilities may differ from the model's: kernels round differently.
 TOLERANCE = 1e-4

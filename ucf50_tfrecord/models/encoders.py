@@ -11,10 +11,11 @@ from typing import Any
 import keras
 from keras import layers, ops
 
+from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.models import frames
 from ucf50_tfrecord.models.dropout import Dropout
 from ucf50_tfrecord.models.frames import Tensor, encode_frames, normalize
-from ucf50_tfrecord.specs import THREE_BLOCK, ModelSpec, UserError
+from ucf50_tfrecord.specs import THREE_BLOCK, ModelSpec
 
 BLOCK_FILTERS = (32, 64, 128)
 # The first stream of dropout within models of keras.applications; our own models use lower ones.

@@ -12,7 +12,8 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from ucf50_tfrecord.specs import AugmentSpec, ClipFormat, ModelSpec, TrainSpec, UserError, expect
+from ucf50_tfrecord.errors import UserError, expect
+from ucf50_tfrecord.specs import AugmentSpec, ClipFormat, ModelSpec, TrainSpec
 
 _FOLDER = pathlib.Path(__file__).parent
 _SUFFIX = ".flags"

@@ -7,8 +7,9 @@ import itertools
 from collections.abc import Callable
 
 from ucf50_tfrecord import manifest as manifest_lib
+from ucf50_tfrecord.errors import UserError, expect
 from ucf50_tfrecord.manifest import Manifest
-from ucf50_tfrecord.specs import TrainSpec, UserError, expect, format_folds, parse_folds
+from ucf50_tfrecord.specs import TrainSpec, format_folds, parse_folds
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

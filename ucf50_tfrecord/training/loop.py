@@ -20,7 +20,8 @@ import tensorflow as tf
 from ucf50_tfrecord import models
 from ucf50_tfrecord.dataset import pipeline
 from ucf50_tfrecord.dataset.feed import Feed, read_clips
-from ucf50_tfrecord.specs import ModelSpec, TrainSpec, UserError, expect
+from ucf50_tfrecord.errors import UserError, expect
+from ucf50_tfrecord.specs import ModelSpec, TrainSpec
 from ucf50_tfrecord.training import meter as meter_lib
 from ucf50_tfrecord.training import step as step_lib
 from ucf50_tfrecord.training import strategy as strategy_lib

@@ -23,19 +23,10 @@ from typing import Annotated, Literal
 import msgspec
 
 from ucf50_tfrecord import parsing, storage
+from ucf50_tfrecord.choices import FoldBy, Precision
+from ucf50_tfrecord.errors import UserError, expect
 from ucf50_tfrecord.parsing import Count, Finite, Fraction, Name, Sha256
-from ucf50_tfrecord.specs import (
-    FOLD_RULES,
-    MODEL_NAMES,
-    PRECISIONS,
-    ClipFormat,
-    ModelSpec,
-    TrainSpec,
-    UserError,
-    expect,
-    format_folds,
-    to_json,
-)
+from ucf50_tfrecord.specs import MODEL_NAMES, ClipFormat, ModelSpec, TrainSpec, format_folds, to_json
 
 CONFIG_FILENAME = "config.json"
 SUMMARY_FILENAME = "summary.json"
@@ -167,7 +158,7 @@ class Summary(Scores):
     epochs: Count
     trained_epochs: Count
     seed: Count
-    precision: Literal[PRECISIONS] = PRECISIONS[0]
+    precision: Precision = Precision.AUTO
     best: Best
     clips_per_sec: Finite | None = None
     wait_share: Finite | None = None
@@ -175,7 +166,7 @@ class Summary(Scores):
     num_train_clips: Count | None = None
     num_devices: Count | None = None
     num_workers: Count | None = None
-    fold_by: Literal[FOLD_RULES] | None = None
+    fold_by: FoldBy | None = None
     fingerprint: Sha256 | None = None
     data_dir: str | None = None
     environment: dict[str, dict[str, str | int | bool]] = dataclasses.field(default_factory=dict)
