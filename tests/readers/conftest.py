@@ -45,13 +45,8 @@ def project(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def data_dirs(project) -> dict[str, pathlib.Path]:
-<<<<<<< HEAD
     """One dataset per encoding, 10 clips of 15x64x64. Read only."""
-    return {encoding: build_set(project, encoding=encoding) for encoding in ENCODINGS}
-=======
-    """The set of each encoding, 10 clips of 15x64x64. Read only."""
     return {encoding: build_set(project, encoding=encoding) for encoding in Encoding}
->>>>>>> api
 
 
 @pytest.fixture(scope="session")

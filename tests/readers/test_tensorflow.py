@@ -49,15 +49,9 @@ def test_the_example_of_tensorflow_datasets(project, data_dirs, expected, monkey
         assert clip["label"] == label
 
 
-<<<<<<< HEAD
-@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("encoding", Encoding)
 def test_tensorflow_datasets_reads_every_encoding(data_dirs, expected, encoding):
     """features.json names frames only if the reader can read them."""
-=======
-@pytest.mark.parametrize("encoding", Encoding)
-def test_tensorflow_datasets_reads_every_set(data_dirs, expected, encoding):
-    """Its features.json names frames where it can read them, and only there."""
->>>>>>> api
     import tensorflow_datasets as tfds
 
     builder = tfds.builder_from_directory(str(data_dirs[encoding]))
