@@ -98,7 +98,7 @@ def test_flags_exist(path):
 
 @each_document
 def test_modules_that_python_runs_exist(path):
-    own = ("pipelines", "tools", "ucf50_tfrecord")
+    own = ("benchmarks", "pipelines", "tools", "ucf50_tfrecord")
     for module in re.findall(r"python -m ([\w.]+)", path.read_text()):
         if module.partition(".")[0] in own:
             assert importlib.util.find_spec(module) is not None, module

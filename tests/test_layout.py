@@ -63,7 +63,17 @@ def rooms_imported(path: pathlib.Path) -> set[str]:
 def test_imports_point_one_way(path):
     room = path.relative_to(LIBRARY).parts[0].removesuffix(".py")
     assert rooms_imported(path) <= ALLOWED[room] | {room}
-    assert not {m.split(".")[0] for m in imported_modules(path)} & {"pipelines", "tools", "tests"}
+    assert not {m.split(".")[0] for m in imported_modules(path)} & {
+        "pipelines",
+        "benchmarks",
+        "tools",
+        "tests",
+    }
+
+
+def test_tools_import_no_benchmark():
+    for path in (REPOSITORY / "tools").rglob("*.py"):
+        assert not any(module.split(".")[0] == "benchmarks" for module in imported_modules(path)), path
 
 
 def test_every_room_has_a_rule():
@@ -132,8 +142,8 @@ def test_importing_the_library_prints_and_parses_nothing():
         assert not any(module.startswith("absl") for module in imported_modules(path)), path
 
 
-# In a process of its own, with PyTorch alone; it prints a number.
-PRINTS_BY_ITSELF = "bench_step_torch.py"
+# It runs where PyTorch alone is installed, and prints a number.
+PRINTS_BY_ITSELF = "step_torch.py"
 WRITES_TO_THE_TERMINAL = {
     "print",
     "stdout.write",
@@ -144,7 +154,10 @@ WRITES_TO_THE_TERMINAL = {
 }
 
 
-@pytest.mark.parametrize("folder", ["pipelines", "tools"])
+ENTRY_FOLDERS = ("pipelines", "benchmarks", "tools")
+
+
+@pytest.mark.parametrize("folder", ENTRY_FOLDERS)
 def test_only_one_file_writes_to_the_terminal(folder):
     """terminal.py escapes what names hold; console.py has the bars."""
     for path in (REPOSITORY / folder).rglob("*.py"):
@@ -162,7 +175,7 @@ def test_only_one_file_writes_to_the_terminal(folder):
 
 def test_the_lines_of_a_message_are_given_one_by_one():
     """A line break in a text that is printed would be escaped as a name's is."""
-    for path in [*(REPOSITORY / "pipelines").rglob("*.py"), *(REPOSITORY / "tools").rglob("*.py")]:
+    for path in [path for folder in ENTRY_FOLDERS for path in (REPOSITORY / folder).rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in (
                 "say",
@@ -179,7 +192,7 @@ def test_the_lines_of_a_message_are_given_one_by_one():
 
 ENTRY_POINTS = [
     path
-    for folder in ("pipelines", "tools")
+    for folder in ENTRY_FOLDERS
     for path in sorted((REPOSITORY / folder).glob("*.py"))
     if '__name__ == "__main__"' in path.read_text()
 ]

@@ -97,7 +97,14 @@ def test_the_summary_can_be_made_again_from_the_predictions(finished_run, data_d
     assert summary["clips_per_sec"] > 0 and 0 <= summary["wait_share"] <= 1
 
 
-@pytest.mark.parametrize("signum, status", [(signal.SIGTERM, 0), (signal.SIGINT, 0), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    "signum, status",
+    [
+        (signal.SIGTERM, 0),
+        pytest.param(signal.SIGINT, 0, marks=pytest.mark.slow),
+        (signal.SIGKILL, -9),
+    ],
+)
 def test_an_interrupted_process_goes_on_to_the_same_weights(finished_run, data_dir, tmp_path, signum, status):
     run_dir = tmp_path / "run"
     command = train_flags(data_dir, run_dir, "--checkpoint_secs=0.05")

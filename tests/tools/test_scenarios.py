@@ -186,7 +186,7 @@ def test_some_recordings_show_another_classes_colour():
 @pytest.mark.parametrize(
     "build, message",
     [
-        (lambda: Traits(color=4), "a number of a colour"),
+        (lambda: Traits(color=4), "the number of a colour"),
         (lambda: Traits(path="jump"), "one of circle, rise"),
         (lambda: Traits(when="middle"), "always, start or end"),
         (lambda: Scenario("", {"One": Traits()}, {}), "at least 2 classes"),
