@@ -5,7 +5,7 @@
 <run>/tensorboard/      event files
 <run>/summary.json      scores, written when training has finished
 <run>/predictions.jsonl what the model said of each held-out clip
-<run>/encoder.weights.h5 the frame encoder, for --encoder_weights; of models that leave the choice of it
+<run>/encoder.weights.h5 the frame encoder, for another model's `encoder_weights`; of models that leave the choice of it
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import msgspec
 
 from ucf50_tfrecord import parsing, storage
 from ucf50_tfrecord.choices import FoldBy, Precision
-from ucf50_tfrecord.errors import UserError, expect
+from ucf50_tfrecord.errors import Action, Change, Remedy, UserError, expect
 from ucf50_tfrecord.parsing import Count, Finite, Fraction, Name, Sha256
 from ucf50_tfrecord.specs import MODEL_NAMES, ClipFormat, ModelSpec, TrainSpec, format_folds, to_json
 
@@ -221,7 +221,7 @@ def make_run_dir(data_dir: str, model: str) -> str:
         with contextlib.suppress(FileExistsError):  # a run that started in the same second
             path.mkdir()
             return str(path)
-    raise UserError(f"runs/{name} to {name}-999 exist already; choose a --run")
+    raise UserError(f"runs/{name} to {name}-999 exist already", Remedy(Action.SET, run_dir=...))
 
 
 @contextlib.contextmanager
@@ -264,8 +264,9 @@ def check_run(run_dir: str, config: RunConfig) -> None:
             f"{name} was {_describe(name, old[name])}, is {_describe(name, new[name])}" for name in differing
         )
         raise UserError(
-            f"{run_dir} holds a run with another configuration: {changes}. "
-            "Choose another --run, or of a comparison another --output."
+            f"{run_dir} holds a run with another configuration: {changes}",
+            Remedy(Action.SET, run_dir=Change.OTHER),
+            Remedy(Action.SET, "in a comparison", output=Change.OTHER),
         )
 
 
