@@ -119,8 +119,8 @@ def test_make_help_lists_every_target():
 
 def test_make_help_lists_every_variable():
     text = make("help").stdout
-    readme = (REPOSITORY / "README.md").read_text()
-    table = readme[readme.index("| variable |") :].split("\n\n")[0]
+    document = (REPOSITORY / "docs" / "commands.md").read_text()
+    table = document[document.index("| variable |") :].split("\n\n")[0]
     variables = re.findall(r"`([A-Z_]+)`", " ".join(row.split("|")[1] for row in table.splitlines()))
     assert len(variables) > 15
     for variable in variables:
