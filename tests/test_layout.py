@@ -9,12 +9,13 @@ import pytest
 from tests.conftest import REPOSITORY, run_code
 
 # A package may import the packages in its row, itself and third-party libraries.
-CONTRACT = {"errors", "choices", "specs", "example", "tfrecord", "record"}
+CONTRACT = {"errors", "choices", "architectures", "specs", "example", "tfrecord", "record"}
 BASE = CONTRACT | {"texts", "manifest", "parsing", "remote", "shards", "storage"}
 ALLOWED = {
     "errors": set(),
     "choices": {"errors"},
-    "specs": {"errors", "choices"},
+    "architectures": {"errors"},
+    "specs": {"errors", "choices", "architectures"},
     "texts": set(),
     "remote": {"errors", "specs", "texts"},
     "storage": {"errors", "specs", "remote"},
@@ -29,7 +30,7 @@ ALLOWED = {
     "manifest": CONTRACT | {"parsing", "shards", "storage"},
     "convert": BASE | {"workers"},
     "dataset": BASE,
-    "models": {"errors", "specs"},
+    "models": {"errors", "architectures", "specs"},
     "recipes": {"errors", "specs"},
     "drawing": {"errors", "specs"},
     "training": BASE | {"dataset", "models", "drawing"},
