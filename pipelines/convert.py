@@ -33,9 +33,9 @@ from ucf50_tfrecord.shards import DATASET_NAME
 from ucf50_tfrecord.specs import (
     DEFAULT_SHARD_BYTES,
     ClipFormat,
+    ConversionPlan,
     DecodeLimits,
     FoldRule,
-    Plan,
     format_bytes,
     format_folds,
     parse_size,
@@ -169,10 +169,10 @@ def convert() -> manifest.Manifest | None:
         elif _TASK_INDEX.value is not None:
             task = _TASK_INDEX.value, _TASK_COUNT.value
             built = engines.convert_part(
-                planned, data_dir, task=task, run=run, options=options, progress=display
+                planned, data_dir, task=task, run=run, options=options, listener=display
             )
         else:
-            built = engines.build_dataset(planned, data_dir, run=run, options=options, progress=display)
+            built = engines.build_dataset(planned, data_dir, run=run, options=options, listener=display)
     display.print_result(built)
     if built and len(built.quarantined) > _MAX_QUARANTINED.value * built.num_videos:
         raise UserError(
@@ -229,7 +229,7 @@ def _engine() -> Engine:
     return functools.partial(engines.run_local, num_workers=num_workers, limits=limits)
 
 
-def _plan(name: str) -> Plan:
+def _plan(name: str) -> ConversionPlan:
     """Finds the videos and plans their shards, printing the catalogue's warnings."""
     from ucf50_tfrecord.convert import catalog, decode, plan
 
@@ -277,9 +277,9 @@ def _check_same_format(found: manifest.Manifest, asked: dict[str, object]) -> No
 
 
 class ConversionDisplay:
-    """Shows a conversion's progress, and in the end what came out. An engines.Progress."""
+    """Shows a conversion's progress, and in the end what came out. An engines.ConversionListener."""
 
-    def __init__(self, planned: Plan, data_dir: str):
+    def __init__(self, planned: ConversionPlan, data_dir: str):
         self._data_dir = data_dir
         self._num_videos = sum(len(job.videos) for job in planned.jobs)
         self._started, self._num_converted = time.monotonic(), 0

@@ -32,7 +32,14 @@ from ucf50_tfrecord.shards import (
     repeated,
     shard_pattern,
 )
-from ucf50_tfrecord.specs import DEFAULT_SHARD_BYTES, MAX_CLASSES, ClipFormat, FoldRule, Plan, to_json
+from ucf50_tfrecord.specs import (
+    DEFAULT_SHARD_BYTES,
+    MAX_CLASSES,
+    ClipFormat,
+    ConversionPlan,
+    FoldRule,
+    to_json,
+)
 
 MANIFEST_FILENAME = "manifest.json"
 # For readers that use TensorFlow Datasets.
@@ -337,7 +344,7 @@ def default_val_folds(manifest: Manifest, without: Iterable[int] = ()) -> tuple[
     return tuple(sorted(chosen))
 
 
-def assemble(data_dir: str, plan: Plan, reports: Iterable[ShardReport]) -> Manifest:
+def assemble(data_dir: str, plan: ConversionPlan, reports: Iterable[ShardReport]) -> Manifest:
     """Builds the manifest of a complete set of shards, in the order of their names."""
     reports = sorted(reports, key=lambda report: report.filename)
     clips_per_class: dict[int, list[int]] = {}

@@ -59,7 +59,7 @@ def test_quarantined_videos_and_strays_are_named(videos_dir, tmp_path):
     assert result.returncode == 0 and "nothing to convert" in result.stdout, result.stderr
     assert "31 videos, 30 clips, 1 quarantined" in result.stdout
     assert "quarantined: Left/broken.avi: InvalidDataError" in result.stderr
-    assert "warning: 1 files and folders passed over, no videos: readme.txt" in result.stderr
+    assert "warning: 1 files and folders ignored, no videos: readme.txt" in result.stderr
 
 
 @pytest.mark.parametrize(
