@@ -25,12 +25,12 @@ from absl import flags
 
 from pipelines import compare as compare_pipeline
 from pipelines import console, terminal
+from pipelines.remedies import shell_command
 from tools import make_demo_videos, scenarios
 from ucf50_tfrecord import parsing, storage
 from ucf50_tfrecord import recipes as recipes_lib
 from ucf50_tfrecord.errors import UserError, expect
 from ucf50_tfrecord.specs import ClipFormat, to_json
-from ucf50_tfrecord.texts import shell_command
 
 _FOLDER = flags.DEFINE_string(
     "folder", "bench_results/compare_check", "Folder for corpora, runs and figures."

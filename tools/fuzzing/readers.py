@@ -58,7 +58,7 @@ def load_set(folder: pathlib.Path) -> None:
     manifest = manifest_lib.load(str(folder / "shards"))
     load_clips(manifest, manifest.folds)
     manifest_lib.default_val_folds(manifest)
-    manifest_lib.repair_command(manifest)
+    manifest_lib.repair_remedy(manifest)
 
 
 def load_sidecar(folder: pathlib.Path) -> None:

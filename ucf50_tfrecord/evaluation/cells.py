@@ -16,7 +16,7 @@ from ucf50_tfrecord.choices import FoldBy, FrameOrder
 from ucf50_tfrecord.dataset import perturb
 from ucf50_tfrecord.dataset.clips import ClipIndex
 from ucf50_tfrecord.dataset.feed import Feed, read_clips
-from ucf50_tfrecord.errors import UserError, expect
+from ucf50_tfrecord.errors import Action, Remedy, UserError, expect
 from ucf50_tfrecord.evaluation import recurrence
 from ucf50_tfrecord.evaluation.results import LOGIT_DECIMALS, Cell, CellResult, video_of
 from ucf50_tfrecord.evaluation.runner import Evaluator
@@ -116,7 +116,8 @@ def deal_parts(clips: ClipIndex, plan: Plan, split: str) -> np.ndarray:
         folds = np.unique(clips.folds)
         expect(
             plan.num_parts <= len(folds),
-            f"at most {len(folds)} parts (--cv), as many as folds with clips",
+            f"at most {len(folds)} parts, as many as folds with clips",
+            Remedy(Action.SET, num_parts=len(folds)),
             parts=plan.num_parts,
         )
         parts = np.searchsorted(folds, clips.folds) % plan.num_parts

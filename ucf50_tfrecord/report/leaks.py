@@ -31,8 +31,8 @@ def leak_audit(scores: Scores, verdicts: Sequence[Verdict], read_clips: ReadClip
     yield Heading("Leak audit")
     if not leaks and not results.audit:
         yield Paragraph(
-            "Not requested. With --audit the same models are tested on clips whose recordings they have seen in "
-            "training, and every test clip is compared with its nearest training clip."
+            "Not requested. An audit tests the same models on clips whose recordings they have seen in "
+            "training, and compares every test clip with its nearest training clip."
         )
         return
     if leaks:
@@ -135,7 +135,7 @@ def published(scores: Scores, verdicts: Sequence[Verdict]) -> Iterator[Block]:
         )
     elif not ours:
         yield Paragraph(
-            "seed_lstm and seed_rnn were not trained on a split by video (--audit): nothing here reproduces these "
+            "seed_lstm and seed_rnn were not trained on a split by video (the leak audit): nothing here reproduces these "
             "numbers."
         )
     yield Paragraph(_protocol(results, verdicts))
@@ -154,5 +154,5 @@ def _protocol(results: Results, verdicts: Sequence[Verdict]) -> str:
             + ("." if same is None else f", and for {same:.0%} it is of the same recording.")
         )
     if len(words) == 1:
-        words.append("This comparison does not measure how much that raises the score; --audit does.")
+        words.append("This comparison does not measure how much that raises the score; the leak audit does.")
     return " ".join(words)

@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from ucf50_tfrecord import models
-from ucf50_tfrecord.errors import UserError
+from ucf50_tfrecord.errors import Action, Remedy, UserError
 from ucf50_tfrecord.manifest import Manifest
 from ucf50_tfrecord.training import checkpoint
 from ucf50_tfrecord.training import strategy as strategy_lib
@@ -48,7 +48,8 @@ def load_model(
     if refused:
         raise UserError(
             f"The model of {run_dir} is made by {' and '.join(refused)}, which is code outside this package that "
-            f"loading the run would execute. If you trust it: --allow_code={','.join(config.model.own_code)}"
+            "loading the run would execute",
+            Remedy(Action.SET, "if you trust it", allow_code=list(config.model.own_code)),
         )
     with strategy.scope():
         # The checkpoint holds all weights, so the encoder's initial ones are not needed.
