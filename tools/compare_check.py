@@ -215,8 +215,8 @@ def main() -> int:
     claims = sum(one.is_false_claim for one in judged) / len(judged)
     terminal.say("")
     terminal.say(
-        f"{len(judged)} verdicts: {right:.1%} right (required: {_MIN_RIGHT:.0%} or more), {claims:.1%} false claims "
-        f"(allowed: {_MAX_FALSE_CLAIMS:.0%})"
+        f"{len(judged)} verdicts: {right:.1%} right (required: {_MIN_RIGHT:.0%} or more), "
+        f"{claims:.1%} false claims (allowed: {_MAX_FALSE_CLAIMS:.0%})"
     )
     if len(corpora) > 1:
         storage.write_json(pathlib.Path(_FOLDER.value, "compare_check.json"), to_json(judged))

@@ -1,4 +1,4 @@
-"""Writes docs/options.md: every flag of every entry point, with default and meaning.
+"""Writes docs/options.md: each entry point's flags with default and meaning.
 
 python -m tools.write_options
 """
