@@ -285,7 +285,7 @@ def open_log(job: Job, step: int) -> logs.TensorBoardLog:
 def evaluate_run(
     job: Job, trained: loop.Trained, evaluators: list[Callable], should_stop: Callable[[], bool]
 ) -> dict[str, list[runner.Evaluation]] | None:
-    """Scores a finished run; returns a split's evaluations, one for each of runner.PERTURBATIONS.
+    """Scores a finished run; returns a split's evaluations, one for each of runner.RUN_INTERVENTIONS.
 
     These are the last weights, as selecting the best by the folds that are scored would flatter
     them; with early stopping the best epoch's. The first split is the one that is reported: the
@@ -305,10 +305,10 @@ def evaluate_run(
     if len(evaluators) > 1:
         evaluate = {"test": evaluators[1](trained.model)} | evaluate
     found: dict[str, list[runner.Evaluation]] = {split: [] for split in evaluate}
-    for split, perturbation in itertools.product(evaluate, runner.PERTURBATIONS):
+    for split, name in itertools.product(evaluate, runner.RUN_INTERVENTIONS):
         if any(strategy_lib.gather_from_workers(job.strategy, int(should_stop()))):
             return None
-        found[split].append(evaluate[split](perturbation))
+        found[split].append(evaluate[split](name))
     if "test" in found and strategy_lib.is_chief(job.strategy):
         log = logs.TensorBoardLog(job.run_dir)
         log.drop_from("test", 0)  # of the same run, finished before

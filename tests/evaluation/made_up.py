@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ucf50_tfrecord.dataset.perturb import SHUFFLES
-from ucf50_tfrecord.evaluation.results import SHUFFLED, Cell, CellResult, Condition, Results
+from ucf50_tfrecord.evaluation.interventions import SHUFFLED, SHUFFLES
+from ucf50_tfrecord.evaluation.results import Cell, CellResult, Condition, Results
 
 NUM_FRAMES = 8
 CLASSES = ("Biking", "Diving", "Rowing", "Yo<Yo>")

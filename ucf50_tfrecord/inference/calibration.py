@@ -12,8 +12,8 @@ import numpy as np
 from scipy import optimize, special
 from sklearn.model_selection import GroupKFold
 
-from ucf50_tfrecord.dataset.perturb import PLAIN
 from ucf50_tfrecord.evaluation import runner
+from ucf50_tfrecord.evaluation.interventions import PLAIN
 from ucf50_tfrecord.evaluation.results import units_of
 from ucf50_tfrecord.evaluation.statistics import expected_calibration_error
 from ucf50_tfrecord.specs import UserError

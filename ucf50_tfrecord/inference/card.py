@@ -15,10 +15,10 @@ import numpy as np
 
 from ucf50_tfrecord import record, storage
 from ucf50_tfrecord.dataset.clips import Clips, load_clips
-from ucf50_tfrecord.dataset.perturb import SHUFFLES
 from ucf50_tfrecord.drawing import document
 from ucf50_tfrecord.drawing.document import Block, Bullets, Code, Heading, Paragraph, Table
 from ucf50_tfrecord.evaluation import statistics
+from ucf50_tfrecord.evaluation.interventions import SHUFFLES
 from ucf50_tfrecord.evaluation.results import Condition, Results
 from ucf50_tfrecord.inference import snippets
 from ucf50_tfrecord.inference.snippets import FILENAMES
@@ -203,7 +203,7 @@ def _training(sources: Sources) -> Iterator[Block]:
 
 def _scores(sources: Sources) -> Iterator[Block]:
     scores, results = sources.scores, sources.results
-    plain, shuffled = Condition(sources.model), Condition(sources.model, perturbation=SHUFFLES[0])
+    plain, shuffled = Condition(sources.model), Condition(sources.model, intervention=SHUFFLES[0])
     quality = scores.quality(plain)
     chance_accuracy, chance_f1 = scores.chance(plain)
     rows = [
@@ -281,7 +281,7 @@ def _limits(sources: Sources) -> Iterator[Block]:
     results, spec = sources.results, sources.config.model
     counts = np.bincount(results.labels, minlength=len(results.classes))
     few = [f"{name} ({count})" for name, count in zip(results.classes, counts) if count < _FEW_CLIPS]
-    cost = sources.scores.change(Condition(sources.model), Condition(sources.model, perturbation=SHUFFLES[0]))
+    cost = sources.scores.change(Condition(sources.model), Condition(sources.model, intervention=SHUFFLES[0]))
     items = [
         f"It was tested on {_count(len(results.ids), 'clip')} of {results.name}, and on nothing else: other cameras, "
         "places, people and ways to do an action were not tested.",

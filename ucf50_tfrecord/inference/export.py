@@ -27,7 +27,7 @@ import tensorflow as tf
 from ucf50_tfrecord import record, storage
 from ucf50_tfrecord.dataset import reader
 from ucf50_tfrecord.dataset.clips import load_clips
-from ucf50_tfrecord.dataset.perturb import PLAIN
+from ucf50_tfrecord.evaluation.interventions import PLAIN
 from ucf50_tfrecord.evaluation.results import Condition
 from ucf50_tfrecord.evaluation.verdicts import ensemble
 from ucf50_tfrecord.inference import card
@@ -162,7 +162,7 @@ def compare_with_run(sources: Sources, ids: Sequence[str], probabilities: np.nda
       UserError: if they cannot be of the same weights and clips.
     """
     place = {clip_id: i for i, clip_id in enumerate(sources.results.ids)}
-    condition = Condition(sources.config.model.name, perturbation=PLAIN)
+    condition = Condition(sources.config.model.name, intervention=PLAIN)
     noted = ensemble(sources.results.logits(condition))[[place[clip_id] for clip_id in ids]]
     largest = np.abs(noted - probabilities).max(axis=1)
     own = Own(

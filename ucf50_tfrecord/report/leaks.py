@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from ucf50_tfrecord import record
-from ucf50_tfrecord.drawing.document import Block, Bullets, Cell, Heading, Paragraph, Table
+from ucf50_tfrecord.drawing.document import Block, Bullets, Entry, Heading, Paragraph, Table
 from ucf50_tfrecord.evaluation import audit
-from ucf50_tfrecord.evaluation.results import SPLITS, Condition, Results
-from ucf50_tfrecord.evaluation.verdicts import YES, Verdict
-from ucf50_tfrecord.report.answers import TONES, find
+from ucf50_tfrecord.evaluation.results import Condition, Results, Split
+from ucf50_tfrecord.evaluation.verdicts import Answer, Verdict
+from ucf50_tfrecord.report.answers import find, tone
 from ucf50_tfrecord.report.causes import ReadClips, strips
 from ucf50_tfrecord.report.scores import Scores, format_estimate
 
@@ -43,11 +43,11 @@ def leak_audit(scores: Scores, verdicts: Sequence[Verdict], read_clips: ReadClip
 def _leak_of_models(scores: Scores, leaks: dict[str, Verdict]) -> Iterator[Block]:
     rows, sentences = [], []
     for model, verdict in leaks.items():
-        by_group, by_video = (scores.accuracy(Condition(model, split=split)) for split in SPLITS)
+        by_group, by_video = (scores.accuracy(Condition(model, split=split)) for split in Split)
         accuracies = [format_estimate(by_group), format_estimate(by_video)]
-        answer = Cell(verdict.answer, TONES[verdict.answer])
+        answer = Entry(verdict.answer, tone(verdict.answer))
         rows.append([model, *accuracies, format_estimate(verdict.effect, sign=True), answer])
-        if verdict.answer == YES:
+        if verdict.answer == Answer.YES:
             fraction = verdict.effect.value / by_video.value  # above 0, as the effect is
             sentences.append(
                 f"Of the {by_video.value:.3f} that {model} scores by video, {verdict.effect} is gone once whole "
@@ -63,7 +63,7 @@ def _leak_of_models(scores: Scores, leaks: dict[str, Verdict]) -> Iterator[Block
 
 
 def _leak_of_clips(results: Results, read_clips: ReadClips | None) -> Iterator[Block]:
-    splits = [split for split in SPLITS if split in results.audit]
+    splits = [split for split in Split if split in results.audit]
     rows = []
     for split in splits:
         nearest = results.audit[split]
@@ -116,9 +116,9 @@ def published(scores: Scores, verdicts: Sequence[Verdict]) -> Iterator[Block]:
         for model, accuracy, f1 in _PUBLISHED.values()
     ]
     whole = len(results.classes) == _UCF50_CLASSES
-    ours = [m for m in _PUBLISHED if scores.tested(Condition(m, split="video")).any()] if whole else []
+    ours = [m for m in _PUBLISHED if scores.tested(Condition(m, split=Split.VIDEO)).any()] if whole else []
     for model in ours:
-        for split in reversed(SPLITS):
+        for split in reversed(Split):
             condition = Condition(model, split=split)
             numbers = map(format_estimate, (scores.accuracy(condition), scores.macro_f1(condition)))
             rows.append([model, "this comparison", f"by {split}", *numbers])
@@ -145,7 +145,7 @@ def _protocol(results: Results, verdicts: Sequence[Verdict]) -> str:
     words = ["A random split of clips leaves clips of one recording on both sides."]
     found = [find(verdicts, "recognises_recording", model) for model in _PUBLISHED]
     words += [verdict.text for verdict in found if verdict]
-    nearest = (results.audit or {}).get("video")
+    nearest = (results.audit or {}).get(Split.VIDEO)
     if nearest:
         same = nearest["same_recording"]
         words.append(
