@@ -31,7 +31,7 @@ from ucf50_tfrecord.specs import FRAME_ORDERS, expect, parse_folds
 from ucf50_tfrecord.texts import shell_command
 
 if TYPE_CHECKING:
-    from ucf50_tfrecord.dataset.clips import Clips
+    from ucf50_tfrecord.dataset.clips import ClipIndex
     from ucf50_tfrecord.evaluation.cells import ComparisonSpec, Recipe
     from ucf50_tfrecord.evaluation.results import Cell, Results
 
@@ -186,7 +186,7 @@ def _is_comparison(names: set[str]) -> bool:
     return not is_other and ("cells" in names or (names <= written and "results.json" in names))
 
 
-def publish(folder: pathlib.Path, results: Results, clips: Clips | None) -> None:
+def publish(folder: pathlib.Path, results: Results, clips: ClipIndex | None) -> None:
     """Writes results.json, the report and TensorBoard's pictures; prints the verdicts."""
     from ucf50_tfrecord.dataset.feed import read_clips
     from ucf50_tfrecord.evaluation import results as results_lib

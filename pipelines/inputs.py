@@ -15,7 +15,7 @@ from ucf50_tfrecord.specs import CACHES, FETCH_METHODS, ON_BAD_RECORD, FetchSpec
 if TYPE_CHECKING:
     import tensorflow as tf
 
-    from ucf50_tfrecord.dataset.clips import Clips
+    from ucf50_tfrecord.dataset.clips import ClipIndex
     from ucf50_tfrecord.dataset.feed import Feed
 
 _CACHE = flags.DEFINE_enum(
@@ -41,7 +41,7 @@ _FETCH_CACHE = flags.DEFINE_string(
 _FETCH_CACHE_GIB = flags.DEFINE_float("fetch_cache_gib", 20.0, "What the copies may take together.")
 
 
-def load_clips(manifest: Manifest, folds: Iterable[int], *, shuffle_shards: int = 0) -> Clips:
+def load_clips(manifest: Manifest, folds: Iterable[int], *, shuffle_shards: int = 0) -> ClipIndex:
     """Indexes the clips of some folds; how they are read follows from the flags. See clips.load_clips."""
     from ucf50_tfrecord.dataset import clips
 

@@ -321,7 +321,7 @@ class Answer(msgspec.Struct):
 
 def misbehave(item):
     """Sends what it likes, in place of an answer, as a process that a video has taken over."""
-    [connection] = [number for number in range(3, 64) if is_socket(number)]
+    [connection] = [int(name) for name in os.listdir("/proc/self/fd") if is_socket(int(name))]
     if isinstance(item, bytes):
         os.write(connection, item)
         time.sleep(600)

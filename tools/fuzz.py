@@ -168,12 +168,15 @@ def check_watches(setting: videos.Setting) -> None:
     Raises:
       UserError: if it is not.
     """
-    setting.opened.count()
-    with open(setting.canaries.path(".avi"), "rb"):
+    setting.opened.take()
+    canary = setting.canaries.path(".avi")
+    with open(canary, "rb"):
         pass
-    count = setting.opened.count()
+    opened = setting.opened.take()
     expect(
-        count == 1, "a temporary folder (TMPDIR) on a file system that reports opened files", reported=count
+        opened == [canary],
+        "a temporary folder (TMPDIR) on a file system that reports opened files",
+        reported=opened,
     )
 
 

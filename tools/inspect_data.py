@@ -128,7 +128,7 @@ def print_clips(manifest: Manifest) -> None:
         draw_sheet(clips)
 
 
-def draw_sheet(clips: clips_lib.Clips) -> None:
+def draw_sheet(clips: clips_lib.ClipIndex) -> None:
     """Draws one clip of each class, from the middle of its clips, and says where the picture is.
 
     Raises:

@@ -90,6 +90,7 @@ def test_files_that_end_their_decoder_cost_themselves_alone(tmp_path, videos_dir
     assert {s.filename: s.sha256 for s in built.shards} == {s.filename: s.sha256 for s in whole.shards}
 
 
+@pytest.mark.slow
 def test_too_little_memory_never_makes_another_clip(tmp_path):
     """FFmpeg goes on without the frames for which it gets no memory; no such clip may come out."""
     rng = np.random.default_rng(0)

@@ -13,7 +13,7 @@ from tests.conftest import build, flip_bit
 from tests.dataset.helpers import indices, read_batches
 from ucf50_tfrecord import manifest, record, remote
 from ucf50_tfrecord.dataset import pipeline, shard_files
-from ucf50_tfrecord.dataset.clips import Clips, load_clips
+from ucf50_tfrecord.dataset.clips import ClipIndex, load_clips
 from ucf50_tfrecord.dataset.reader import Buffers, ClipReader, read_record, video_secs
 from ucf50_tfrecord.specs import ClipFormat, FetchSpec, UserError
 
@@ -250,7 +250,7 @@ def test_flipped_bytes_are_all_detected(tmp_path, data_dir, encoding, count):
     path = tmp_path / "flipped"
     path.write_bytes(shard)
     some = manifest.load(str(data_dir))
-    clips = Clips(
+    clips = ClipIndex(
         manifest=dataclasses.replace(some, format=clip_format),
         shard_paths=(str(path),),
         ids=tuple(ids),

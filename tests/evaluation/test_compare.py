@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from tensorflow.python.framework.func_graph import FuncGraph
 
-from tests.conftest import flip_bit, run_code
+from tests.conftest import flip_bit
+from tests.warm import run_code
 from ucf50_tfrecord import manifest, models
 from ucf50_tfrecord.dataset.clips import load_clips
 from ucf50_tfrecord.dataset.reader import ClipReader
@@ -160,6 +161,7 @@ for name in ("one", "mirrored"):
 """
 
 
+@pytest.mark.slow
 def test_two_replicas_find_what_one_device_finds(data_dir, tmp_path):
     """Training, every intervention and the look inside: 24 clips to train on, 6 to test."""
     result = run_code(REPLICAS, data_dir, tmp_path, timeout=200)
@@ -172,6 +174,7 @@ def test_two_replicas_find_what_one_device_finds(data_dir, tmp_path):
         np.testing.assert_allclose(mirrored["recurrence"][name], one["recurrence"][name], rtol=1e-2)
 
 
+@pytest.mark.slow
 def test_nothing_is_kept_of_cells_that_are_finished(clips, tmp_path):
     def count():
         compare._forget_models()

@@ -12,6 +12,7 @@ import textwrap
 import pytest
 
 from pipelines import console
+from tests import warm
 from tests.conftest import REPOSITORY, run_code
 from ucf50_tfrecord.training import loop
 
@@ -54,7 +55,7 @@ console.run(main)
     ],
 )
 def test_a_process_that_fails_ends_while_a_read_is_under_way(ending, status, last_line):
-    done = run_code(READING.format(ending=textwrap.indent(ending, " " * 8)), timeout=120)
+    done = warm.run_code(READING.format(ending=textwrap.indent(ending, " " * 8)), timeout=120)
     assert done.returncode == status, done.stderr
     assert done.stderr.splitlines()[-1] == last_line
 

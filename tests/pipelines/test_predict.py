@@ -11,6 +11,7 @@ import sys
 import pytest
 from PIL import Image
 
+from tests import warm
 from tests.conftest import REPOSITORY, child_pids, run_module, write_numbered_video
 from ucf50_tfrecord.specs import printable
 
@@ -32,7 +33,7 @@ def test_folders_of_good_and_bad_videos(tmp_path, videos_dir, pool_run):
     (videos / "notes.txt").write_text("no video")
     write_numbered_video(videos / "long.mkv", 250)
     flags = [f"--video={videos}", f"--run={run_dir}", "--top=2", "--json"]
-    result = run_module("pipelines.predict", *flags)
+    result = warm.run_module("pipelines.predict", *flags)
     assert result.returncode == 1
     document = json.loads(result.stdout)
     assert document == json.loads((results / "predictions.json").read_text())

@@ -13,7 +13,8 @@ import termios
 import pytest
 
 from pipelines import console, terminal
-from tests.conftest import REPOSITORY, flip_bit, run_module, write_numbered_video
+from tests.conftest import flip_bit, write_numbered_video
+from tests.warm import run_module
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import texts
 from ucf50_tfrecord.specs import UserError
@@ -21,27 +22,6 @@ from ucf50_tfrecord.specs import UserError
 # Red, a line of its own, back to the line's start, a beep, writing from right to left.
 EVIL = "\x1b[31m\nFORGED: all is well\r\x07\u202e"
 SHOWN = r"\x1b[31m\nFORGED: all is well\r\x07\u202e"
-
-# Runs an entry point several times in one process, as TensorFlow takes seconds to load.
-SEVERAL_TIMES = """
-import importlib, json, sys
-from absl.testing import flagsaver
-from pipelines import console
-
-def end(code):
-    sys.stdout.flush()
-    raise SystemExit(code)
-
-console.end_at_once = end
-main = importlib.import_module(sys.argv[1]).main
-for arguments in json.loads(sys.argv[2]):
-    sys.argv[1:] = arguments
-    with flagsaver.flagsaver():
-        try:
-            console.run(main)
-        except SystemExit as ending:
-            print(f"status {ending.code or 0}", flush=True)
-"""
 
 
 def check(*outputs, shows=SHOWN):
@@ -64,14 +44,8 @@ def run(module, *arguments, status=2, shows=SHOWN, **options):
 
 
 def run_several(module, *commands):
-    """Runs an entry point with each command line in one process; returns what each printed."""
-    command = [sys.executable, "-c", SEVERAL_TIMES, module, json.dumps([list(map(str, c)) for c in commands])]
-    result = subprocess.run(
-        command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    parts = result.stdout.split("status ")
-    assert result.returncode == 0 and len(parts) == 1 + len(commands), result.stdout
-    return [f"{part}\nstatus {after[0]}" for part, after in zip(parts, parts[1:])]
+    """Runs an entry point with each command line; returns what each printed."""
+    return ["\n".join((done.stdout, done.stderr)) for done in (run_module(module, *c) for c in commands)]
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ import termios
 
 import pytest
 
+from tests import warm
 from tests.conftest import REPOSITORY, flip_bit, run_module
 from ucf50_tfrecord import manifest, record
 
@@ -139,7 +140,7 @@ def test_what_is_found_damaged_is_repaired(videos_dir, tmp_path):
 
 def test_a_url_that_nothing_reaches_is_told_in_one_line():
     """Without TensorFlow's notices, which it prints when it is loaded to look for a file system."""
-    result = run_module("pipelines.verify", "--data=nowhere://bucket/set")
+    result = warm.run_module("pipelines.verify", "--data=nowhere://bucket/set")
     assert result.returncode == 2
     [line] = result.stderr.splitlines()
     assert line.startswith("error: This TensorFlow has no file system for nowhere:// URLs")

@@ -94,6 +94,7 @@ def test_workers_convert_train_and_write_once(undisturbed):
     assert len(list((folder / "run" / "tensorboard" / "train").iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_workers_that_are_stopped_or_killed_go_on_to_the_same_weights(undisturbed, tmp_path):
     """First one worker of two is asked to stop, then one is killed; the third start comes to the end."""
     folder, _, _ = undisturbed

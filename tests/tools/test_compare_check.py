@@ -2,7 +2,7 @@
 
 import json
 
-from tests.conftest import run_code
+from tests.warm import run_code
 
 # Planted or not, the answer, whether that is right, and whether it is a false claim.
 CASES = [

@@ -102,6 +102,7 @@ def test_it_speaks_where_nothing_works(tmp_path):
     assert any("could not be checked: ImportError: broken on purpose" in line for line in found)
 
 
+@pytest.mark.slow
 def test_a_whole_examination(data_dir, pool_run, tmp_path):
     run_dir = shutil.copytree(pool_run, tmp_path / "run")
     (run_dir / run_lib.SUMMARY_FILENAME).unlink()

@@ -10,6 +10,7 @@ import av
 import numpy as np
 import pytest
 
+from tests import warm
 from tests.conftest import REPOSITORY, build, child_pids, run_code, run_module
 from ucf50_tfrecord.specs import MODEL_NAMES
 
@@ -251,6 +252,7 @@ print(json.dumps([rates, gather, memory.megabytes, [n.share for n in bench_input
 """
 
 
+@pytest.mark.slow
 def test_the_inputs_benchmark_measures(data_dir, videos_dir, tmp_path):
     build(videos_dir, tmp_path / "jpeg", encoding="jpeg", shard_bytes=20_000)
     result = run_code(BENCH_INPUT, data_dir, tmp_path / "jpeg")
@@ -262,19 +264,20 @@ def test_the_inputs_benchmark_measures(data_dir, videos_dir, tmp_path):
 
 
 def test_the_models_are_listed_with_their_parameters():
-    result = run_module("tools.describe_models", "--classes=50")
+    result = warm.run_module("tools.describe_models", "--classes=50")
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
     assert max(map(len, lines)) <= 80
     rows = {line.split()[0]: line.split(maxsplit=2)[1:] for line in lines[3:] if not line.startswith(" ")}
     assert sorted(rows) == sorted(MODEL_NAMES)
     assert rows["seed_lstm"] == ["2,728,818", "The published CNN + LSTM"]
-    result = run_module("tools.describe_models", "--size=huge")
+    result = warm.run_module("tools.describe_models", "--size=huge")
     assert result.returncode == 2 and "a size such as 64 or 112x96" in result.stderr
-    result = run_module("tools.describe_models", "--size=0")
+    result = warm.run_module("tools.describe_models", "--size=0")
     assert result.returncode == 2 and "Expected a height of 8 to 4096 pixels" in result.stderr
 
 
+@pytest.mark.slow
 def test_the_accuracy_table_keeps_finished_runs(data_dir, tmp_path):
     arguments = [f"--data={data_dir}", "--val_folds=1", "--rows=seed_pool", f"--runs={tmp_path}"]
     first = run_module("tools.bench_accuracy", *arguments, "--seeds=0")
@@ -293,6 +296,7 @@ def test_the_accuracy_table_keeps_finished_runs(data_dir, tmp_path):
     assert third.returncode == 2 and "the same flags as before for" in third.stderr
 
 
+@pytest.mark.slow
 def test_the_steps_benchmark_measures(tmp_path):
     arguments = ["--batch_sizes=1", "--precisions=float32", "--rounds=1", "--secs=0.1"]
     result = run_module("tools.bench_step", *arguments, f"--output={tmp_path / 'step.json'}")
@@ -312,7 +316,7 @@ def test_a_killed_tool_leaves_no_processes_and_no_semaphores(tmp_path):
         env=os.environ | {"TMPDIR": str(tmp_path)},
     )
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("demo.partial-*/*/*.avi")) and time.monotonic() < deadline:
+    while not list(tmp_path.glob(".tmp-*-demo/*/*.avi")) and time.monotonic() < deadline:
         time.sleep(0.05)
     children = child_pids(process.pid)  # two that render, and the one that removes semaphores
     process.kill()

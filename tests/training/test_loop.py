@@ -141,6 +141,7 @@ def undisturbed(data_dir, tmp_path_factory):
     return train(data_dir, tmp_path_factory.mktemp("undisturbed"), **CHANCE)
 
 
+@pytest.mark.slow
 def test_ten_interruptions_leave_the_same_weights(undisturbed, data_dir, tmp_path):
     """Stopped after 10 of its 20 steps, in mid-epoch and at ends, each time with a new model and feed."""
     stops = sorted(np.random.default_rng(0).choice(np.arange(1, 20), 10, replace=False).tolist())

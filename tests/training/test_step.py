@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.conftest import run_code
 from tests.training.test_loop import read_all
+from tests.warm import run_code
 from ucf50_tfrecord import models
 from ucf50_tfrecord.specs import ModelSpec, TrainSpec, UserError
 from ucf50_tfrecord.training import checkpoint, optimizer, step

@@ -31,7 +31,7 @@ _NEEDED = {
 }
 _OPTIONAL = {
     "av": "av",
-    "jinja2": "Jinja2",
+    "jinja2": "jinja2",
     "matplotlib": "matplotlib",
     "plotext": "plotext",
     "scipy": "scipy",
@@ -39,7 +39,7 @@ _OPTIONAL = {
 }
 _PURPOSES = {
     "av": "converting videos",
-    "Jinja2": "comparing models",
+    "jinja2": "comparing models",
     "plotext": "make inspect",
     "scipy": "comparing models",
 }  # else training

@@ -81,7 +81,9 @@ def fetch_set(folder: pathlib.Path) -> None:
     from ucf50_tfrecord.specs import FetchSpec
 
     manifest = manifest_lib.load(f"file://{folder}/store")
-    fetch = FetchSpec(cache_dir=str(folder / "cache"), cache_bytes=1 << 30)
+    cache = folder / "cache"
+    cache.mkdir(exist_ok=True)  # a cache of this process, of an earlier call, may hold it to be there
+    fetch = FetchSpec(cache_dir=str(cache), cache_bytes=1 << 30)
     clips = load_clips(manifest, manifest.folds, fetch=fetch)
     read_clips(clips)
 
@@ -131,9 +133,16 @@ def load_results(folder: pathlib.Path) -> None:
 
 
 def load_cell(folder: pathlib.Path) -> None:
-    from ucf50_tfrecord.evaluation import compare
+    from ucf50_tfrecord.dataset.clips import load_clips
+    from ucf50_tfrecord.evaluation import results
 
-    compare._load_cell(folder / CELL)
+    manifest = manifest_lib.load(str(folder / "shards"))
+    results.load_cell(
+        folder / CELL,
+        num_clips=len(load_clips(manifest, manifest.folds)),
+        num_classes=len(manifest.classes),
+        num_frames=manifest.format.num_frames,
+    )
 
 
 def save_predictions(folder: pathlib.Path) -> None:

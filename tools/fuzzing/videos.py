@@ -21,7 +21,7 @@ from tools.fuzzing.reference import digest
 from tools.fuzzing.seeds import Seed
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import record
-from ucf50_tfrecord.specs import ClipFormat, UserError, to_json
+from ucf50_tfrecord.specs import ClipFormat, UserError, printable, to_json
 
 # Mutants that one conversion gets; the format and more change from round to round.
 ROUND = 200
@@ -132,6 +132,7 @@ class Round:
 
     def _run(self, module: str, *arguments: str, stdin: str = "", statuses: tuple[int, ...], stage: Stage):
         """Runs a program of ours in the folder of the videos, so that relative paths begin with a class."""
+        self._setting.opened.take()  # those that this process copied
         ended = watched.run(
             [sys.executable, "-m", module, *arguments],
             self.folder,
@@ -204,12 +205,11 @@ class Round:
 
     def _count_calls(self, stage: Stage, program: str) -> None:
         """Counts opened canaries and connections; which mutant did it is not known."""
-        for counter, times in (
-            (Counter.OPENED, self._setting.opened.count()),
-            (Counter.CONNECTED, self._setting.listener.count()),
-        ):
-            if times:
-                self._add_round([Problem(counter, f"{times} times", program, times)], stage)
+        if opened := self._setting.opened.take():
+            names = " ".join(printable(name) for name in sorted(set(opened)))
+            self._add_round([Problem(Counter.OPENED, names, program, len(opened))], stage)
+        if times := self._setting.listener.count():
+            self._add_round([Problem(Counter.CONNECTED, f"{times} times", program, times)], stage)
 
     def _decode_windows(self) -> dict[str, list[str]]:
         """Decodes some mutants as `predict` does; returns the digests of those that were taken whole."""

@@ -267,23 +267,28 @@ class OpenedFiles:
         self._fd = self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
         if self._fd < 0:
             raise UserError(f"Opened files cannot be watched here: {os.strerror(ctypes.get_errno())}")
+        self._paths: dict[int, pathlib.Path] = {}
 
     def watch(self, path: pathlib.Path) -> None:
         """Watches a file, or the files of a folder."""
-        if self._libc.inotify_add_watch(self._fd, os.fsencode(path), _IN_OPEN) < 0:
+        number = self._libc.inotify_add_watch(self._fd, os.fsencode(path), _IN_OPEN)
+        if number < 0:
             raise UserError(f"Cannot watch {path}: {os.strerror(ctypes.get_errno())}")
+        self._paths[number] = path
 
-    def count(self) -> int:
-        """Returns how many files were opened since the last call."""
-        opened = 0
+    def take(self) -> list[str]:
+        """Returns the paths of the files that were opened since the last call, one for each time."""
+        opened = []
         with contextlib.suppress(BlockingIOError):
             while content := os.read(self._fd, 1 << 16):
                 position = 0
                 while position < len(content):
-                    _, mask, _, length = struct.unpack_from("iIII", content, position)
+                    number, mask, _, length = struct.unpack_from("iIII", content, position)
+                    name = content[position + 16 : position + 16 + length].rstrip(b"\0")
                     position += 16 + length
                     # A folder that is listed is opened too.
-                    opened += bool(mask & _IN_OPEN) and not mask & 0x40000000
+                    if mask & _IN_OPEN and not mask & 0x40000000:
+                        opened.append(str(self._paths[number] / os.fsdecode(name)))
         return opened
 
     def close(self) -> None:

@@ -18,7 +18,7 @@ _LOOKUPS_AT_ONCE = 16
 
 
 @dataclasses.dataclass(frozen=True)
-class Clips:
+class ClipIndex:
     """The clips of some folds, in the order of their shards' names and offsets.
 
     `ids` and the arrays have one entry a clip:
@@ -50,7 +50,7 @@ class Clips:
         """Bytes of all clips' pixels, decoded."""
         return len(self) * self.manifest.format.num_bytes
 
-    def select(self, chosen: np.ndarray) -> Clips:
+    def select(self, chosen: np.ndarray) -> ClipIndex:
         """Returns the clips at the given indices, int64 [M], or where a mask is true, bool [N]."""
         arrays = {
             name: getattr(self, name)[chosen]
@@ -58,7 +58,7 @@ class Clips:
         }
         return dataclasses.replace(self, ids=tuple(np.array(self.ids, object)[chosen]), **arrays)
 
-    def spread(self, count: int) -> Clips:
+    def spread(self, count: int) -> ClipIndex:
         """Returns some clips, evenly spread over the set."""
         return self.select(np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(int))
 
@@ -70,7 +70,7 @@ def load_clips(
     check_shards: bool = True,
     fetch: FetchSpec = FetchSpec(),
     shuffle_shards: int = 0,
-) -> Clips:
+) -> ClipIndex:
     """Indexes the clips of the given folds from the shards' sidecars.
 
     Args:
@@ -78,7 +78,7 @@ def load_clips(
       folds: which of its folds.
       check_shards: whether a shard that is missing or has another size is an error now, or
         only when its clips are read.
-      fetch, shuffle_shards: see Clips.
+      fetch, shuffle_shards: see ClipIndex.
 
     Raises:
       UserError: if a fold does not exist or is empty, or if a shard or its sidecar is missing
@@ -102,7 +102,7 @@ def load_clips(
     def column(name: str) -> list:
         return [value for report in reports for value in getattr(report, name)]
 
-    return Clips(
+    return ClipIndex(
         manifest=manifest,
         shard_paths=tuple(storage.join(manifest.data_dir, shard.filename) for shard in shards),
         ids=tuple(column("clip_ids")),

@@ -17,7 +17,7 @@ import tensorflow as tf
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import record
 from ucf50_tfrecord.dataset import memory, pipeline
-from ucf50_tfrecord.dataset.clips import Clips
+from ucf50_tfrecord.dataset.clips import ClipIndex
 from ucf50_tfrecord.dataset.reader import Buffers, ClipReader
 from ucf50_tfrecord.specs import CACHES, UserError, expect, format_bytes
 from ucf50_tfrecord.texts import tensorflow_reason
@@ -114,7 +114,7 @@ class Feed:
 
     def __init__(
         self,
-        clips: Clips,
+        clips: ClipIndex,
         *,
         strategy: tf.distribute.Strategy,
         cache: str = "none",
@@ -225,7 +225,7 @@ class Feed:
             batch_size=batch_size,
             seed=seed,
             start_step=start_step,
-            share=pipeline.Share(
+            worker_slice=pipeline.WorkerSlice(
                 num_workers=context.num_input_pipelines,
                 worker=context.input_pipeline_id,
                 num_replicas=self._strategy.num_replicas_in_sync // context.num_input_pipelines,
@@ -245,7 +245,7 @@ class Feed:
         num_loaded = 0
         with self.explained():
             for batch in pipeline.read_frames(batches, self._reader):
-                index, video = batch["index"], batch["video"]  # fillers only write a clip again
+                index, video = batch["index"], batch["video"]  # padding only writes a clip again
                 if self.cache == "host":
                     self._table[index.numpy()] = video.numpy()
                 for resident in self._residents:
@@ -260,7 +260,7 @@ class Feed:
         return _explained(self._reader)
 
 
-def read_clips(clips: Clips) -> np.ndarray:
+def read_clips(clips: ClipIndex) -> np.ndarray:
     """Reads a few clips from their shards, in order: uint8 [N, T, H, W, 3]. What cannot be read is black.
 
     Raises:
@@ -274,19 +274,19 @@ def read_clips(clips: Clips) -> np.ndarray:
         return next(iter(dataset))["video"].numpy()
 
 
-def read_in_batches(clips: Clips) -> Iterator[np.ndarray]:
+def read_in_batches(clips: ClipIndex) -> Iterator[np.ndarray]:
     """Reads clips as read_clips does, a few megabytes at a time: yields uint8 [B, T, H, W, 3]."""
     size = _at_once(clips)
     for first in range(0, len(clips), size):
         yield read_clips(clips.select(np.arange(first, min(first + size, len(clips)))))
 
 
-def _in_order(clips: Clips) -> Clips:
+def _in_order(clips: ClipIndex) -> ClipIndex:
     """Tells a reader that it is asked for one shard after the other, and need not have all at hand."""
     return dataclasses.replace(clips, shuffle_shards=1)
 
 
-def _at_once(clips: Clips) -> int:
+def _at_once(clips: ClipIndex) -> int:
     """How many clips are read at once where many are."""
     return max(1, _LOADED_AT_ONCE_BYTES // clips.manifest.format.num_bytes)
 

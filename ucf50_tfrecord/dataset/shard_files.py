@@ -22,7 +22,7 @@ from collections.abc import Iterable
 from typing import BinaryIO, Protocol
 
 from ucf50_tfrecord import remote, storage
-from ucf50_tfrecord.dataset.clips import Clips
+from ucf50_tfrecord.dataset.clips import ClipIndex
 from ucf50_tfrecord.manifest import ManifestShard
 from ucf50_tfrecord.specs import FetchSpec, UserError
 
@@ -44,7 +44,7 @@ class ShardDamagedError(UserError):
 
 
 class ShardFiles(Protocol):
-    """Opens shards by the paths in Clips. Safe to call from several threads."""
+    """Opens shards by the paths in a ClipIndex. Safe to call from several threads."""
 
     def open(self, path: str) -> BinaryIO:
         """Opens a shard, or returns it open.
@@ -73,7 +73,7 @@ class ShardFiles(Protocol):
         """Says where a shard's bytes are."""
 
 
-def open_files(clips: Clips) -> ShardFiles:
+def open_files(clips: ClipIndex) -> ShardFiles:
     """Returns what opens the shards of some clips; one for all clips of a remote dataset."""
     manifest = clips.manifest
     if not remote.is_remote(manifest.data_dir):

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ucf50_tfrecord.dataset.clips import Clips
+from ucf50_tfrecord.dataset.clips import ClipIndex
 from ucf50_tfrecord.dataset.feed import Feed, read_clips
 from ucf50_tfrecord.evaluation import interventions, recurrence
 from ucf50_tfrecord.evaluation.interventions import PLAIN, SHUFFLES
@@ -114,7 +114,7 @@ class ComparisonSpec:
         return [*kept, *rearranged, *by_video]
 
 
-def assign_parts(clips: Clips, spec: ComparisonSpec, split: Split) -> np.ndarray:
+def assign_parts(clips: ClipIndex, spec: ComparisonSpec, split: Split) -> np.ndarray:
     """Assigns clips to the parts that are tested: int64 [N], NOT_TESTED for the others.
 
     By group, whole folds are assigned in turn. By video, the videos of each class are assigned in turn, in the
@@ -187,7 +187,7 @@ class Subject:
 
 def examine(
     subject: Subject,
-    train: Clips,
+    train: ClipIndex,
     test: Feed,
     *,
     all_ids: Sequence[str],
@@ -273,11 +273,11 @@ def check_order_blind(name: str, logits: Mapping[str, np.ndarray], precision: st
             )
 
 
-def folds_of(clips: Clips) -> tuple[int, ...]:
+def folds_of(clips: ClipIndex) -> tuple[int, ...]:
     return tuple(np.unique(clips.folds).tolist())
 
 
-def _assign_videos(clips: Clips, num_parts: int) -> np.ndarray:
+def _assign_videos(clips: ClipIndex, num_parts: int) -> np.ndarray:
     videos = np.array([video_of(clip_id) for clip_id in clips.ids], object)
     parts = np.empty(len(clips), np.int64)
     for label in np.unique(clips.labels):
@@ -293,7 +293,7 @@ def _hash(text: str) -> int:
     return zlib.crc32(text.encode("utf-8", "surrogateescape"))
 
 
-def _some(clips: Clips) -> tuple[np.ndarray, np.ndarray]:
+def _some(clips: ClipIndex) -> tuple[np.ndarray, np.ndarray]:
     """Reads evenly spread clips: uint8 [N, T, H, W, 3], and their labels."""
     count = min(_MAX_INSPECTED_CLIPS, max(1, _MAX_INSPECTED_BYTES // clips.manifest.format.num_bytes))
     chosen = clips.spread(count)

@@ -21,7 +21,7 @@ from tensorflow.python.framework import ops as tf_ops
 
 from ucf50_tfrecord import storage
 from ucf50_tfrecord.dataset import reader
-from ucf50_tfrecord.dataset.clips import Clips
+from ucf50_tfrecord.dataset.clips import ClipIndex
 from ucf50_tfrecord.dataset.feed import Feed, choose_cache, read_in_batches
 from ucf50_tfrecord.evaluation import audit, cells
 from ucf50_tfrecord.evaluation import results as results_lib
@@ -48,7 +48,7 @@ class Comparison:
 
     folder: str
     spec: ComparisonSpec
-    clips: Clips
+    clips: ClipIndex
     strategy: tf.distribute.Strategy
     cache: str = "auto"
     skip_bad_records: bool = False
@@ -201,7 +201,7 @@ class Comparison:
 
 def examine_runs(
     run_dirs: Sequence[str],
-    clips: Clips,
+    clips: ClipIndex,
     *,
     strategy: tf.distribute.Strategy,
     skip_bad_records: bool = False,
@@ -268,7 +268,7 @@ def name_runs(configs: dict[str, run_lib.RunConfig]) -> list[Cell]:
     return named
 
 
-def assemble(clips: Clips, found: Iterable[CellResult], *, audit: dict | None) -> Results:
+def assemble(clips: ClipIndex, found: Iterable[CellResult], *, audit: dict | None) -> Results:
     """Assembles the results of cells and their clips."""
     return Results(
         name=pathlib.Path(clips.manifest.data_dir).name,
@@ -283,7 +283,7 @@ def assemble(clips: Clips, found: Iterable[CellResult], *, audit: dict | None) -
     )
 
 
-def find_near_duplicates(clips: Clips, parts: dict[str, np.ndarray]) -> dict[str, dict]:
+def find_near_duplicates(clips: ClipIndex, parts: dict[str, np.ndarray]) -> dict[str, dict]:
     """Returns audit.find_nearest for each split, as JSON."""
     pictures = audit.fingerprints(read_in_batches(clips))
     return {

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from ucf50_tfrecord.dataset.augment import LUMA, take_frames
-from ucf50_tfrecord.dataset.clips import Clips
+from ucf50_tfrecord.dataset.clips import ClipIndex
 from ucf50_tfrecord.dataset.feed import read_in_batches
 
 PLAIN = "none"
@@ -45,7 +45,7 @@ class Intervention:
     name: str
     meaning: str
     question: str
-    make: Callable[[Clips, int], Apply]
+    make: Callable[[ClipIndex, int], Apply]
     numbers: Callable[[int], Sequence[int]] | None = None
     permutes: bool = False
 
@@ -66,7 +66,7 @@ def find(name: str) -> Intervention:
     return INTERVENTIONS[name if name in INTERVENTIONS else name.rstrip("0123456789")]
 
 
-def make(name: str, clips: Clips) -> Apply:
+def make(name: str, clips: ClipIndex) -> Apply:
     """Makes an intervention on some clips, for use in a compiled function.
 
     Args:
@@ -87,7 +87,7 @@ def quarter(num_frames: int) -> int:
     return max(k for k in horizons(num_frames) if k <= max(1, num_frames / 4))
 
 
-def choose_donors(clips: Clips) -> np.ndarray:
+def choose_donors(clips: ClipIndex) -> np.ndarray:
     """Draws a donor clip for each clip: indices int64 [N].
 
     A donor is of another class and group where there is one, else of another class or group, else any other.
@@ -109,7 +109,7 @@ def background(video: tf.Tensor) -> tf.Tensor:
     return tf.cast(ordered[..., video.shape[1] // 2], tf.uint8)
 
 
-def find_backgrounds(clips: Clips) -> np.ndarray:
+def find_backgrounds(clips: ClipIndex) -> np.ndarray:
     """Reads clips from their shards and computes their backgrounds: uint8 [N, H, W, 3]."""
     middle = clips.manifest.format.num_frames // 2
     return np.concatenate([np.sort(video, axis=1)[:, middle] for video in read_in_batches(clips)])
@@ -131,21 +131,21 @@ def _reorder(orders: np.ndarray) -> Apply:
     return lambda video, index: take_frames(video, tf.gather(table, index))
 
 
-def _shuffle(clips: Clips, number: int) -> Apply:
+def _shuffle(clips: ClipIndex, number: int) -> Apply:
     return _reorder(_permutations(clips.ids, clips.manifest.format.num_frames, seed=number - 1))
 
 
-def _same_order(order: Callable[[np.ndarray, int], np.ndarray]) -> Callable[[Clips, int], Apply]:
+def _same_order(order: Callable[[np.ndarray, int], np.ndarray]) -> Callable[[ClipIndex, int], Apply]:
     """Makes all clips' frames come in one order; `order` maps arange(T) and the number to int64 [T]."""
 
-    def make_order(clips: Clips, number: int) -> Apply:
+    def make_order(clips: ClipIndex, number: int) -> Apply:
         chosen = order(np.arange(clips.manifest.format.num_frames), number)
         return _reorder(np.tile(chosen, (len(clips), 1)))
 
     return make_order
 
 
-def _pixels(function: Callable[[tf.Tensor], tf.Tensor]) -> Callable[[Clips, int], Apply]:
+def _pixels(function: Callable[[tf.Tensor], tf.Tensor]) -> Callable[[ClipIndex, int], Apply]:
     """Makes an intervention from a function of the pixels alone."""
     return lambda clips, number: lambda video, index: function(video)
 
@@ -172,7 +172,7 @@ def _blur_background(video: tf.Tensor) -> tf.Tensor:
     return _replace_background(video, own, tf.cast(blurred, tf.uint8))
 
 
-def _swap_background(clips: Clips, _number: int) -> Apply:
+def _swap_background(clips: ClipIndex, _number: int) -> Apply:
     donated = find_backgrounds(clips)[choose_donors(clips)]
     table = tf.constant(donated.astype(np.float32))  # GPUs do not gather uint8
 
@@ -189,7 +189,7 @@ def _replace_background(video: tf.Tensor, old: tf.Tensor, new: tf.Tensor) -> tf.
     return tf.where(foreground, video, new[:, tf.newaxis])
 
 
-def _scramble(clips: Clips, _number: int) -> Apply:
+def _scramble(clips: ClipIndex, _number: int) -> Apply:
     table = tf.constant(_permutations(clips.ids, _GRID**2, seed=0))  # [N, 16]
 
     def scramble(video: tf.Tensor, index: tf.Tensor) -> tf.Tensor:

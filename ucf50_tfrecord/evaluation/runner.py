@@ -16,7 +16,7 @@ import tensorflow as tf
 from scipy import special
 
 from ucf50_tfrecord import parsing, storage
-from ucf50_tfrecord.dataset.clips import Clips
+from ucf50_tfrecord.dataset.clips import ClipIndex
 from ucf50_tfrecord.dataset.feed import Feed, read_clips
 from ucf50_tfrecord.evaluation import interventions, metrics
 from ucf50_tfrecord.evaluation.interventions import PLAIN, SHUFFLES
@@ -31,7 +31,7 @@ _MAX_PREDICTIONS_BYTES = 1 << 30  # a million lines with the logits of 50 classe
 class Evaluation:
     """A model's predictions for some clips. logits: float32 [N, C], in the order of `clips`."""
 
-    clips: Clips
+    clips: ClipIndex
     logits: np.ndarray
     intervention: str = PLAIN
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ucf50_tfrecord import record, storage
-from ucf50_tfrecord.dataset.clips import Clips, load_clips
+from ucf50_tfrecord.dataset.clips import ClipIndex, load_clips
 from ucf50_tfrecord.drawing import document
 from ucf50_tfrecord.drawing.document import Block, Bullets, Code, Heading, Paragraph, Table
 from ucf50_tfrecord.evaluation import statistics
@@ -132,7 +132,7 @@ def _describe_set(sources: Sources, folds: Sequence[int]) -> str:
     return f"{count}, {where}; recording groups unknown, as the shards' sidecars are missing"
 
 
-def _indexed(sources: Sources, folds: Sequence[int]) -> Clips | None:
+def _indexed(sources: Sources, folds: Sequence[int]) -> ClipIndex | None:
     """The clips of some folds, None if the shards' sidecars do not tell."""
     if sources.manifest is None:
         return None

@@ -63,7 +63,7 @@ def make_train_step(
 
     def replica_step(batch: dict[str, tf.Tensor], step: tf.Tensor) -> tf.Tensor:
         replica = tf.distribute.get_replica_context()
-        counts = tf.cast(batch["mask"], tf.float32)  # [B], 0 for fillers
+        counts = tf.cast(batch["mask"], tf.float32)  # [B], 0 for padding clips
         video = augment.augment(  # [B, T, H, W, 3]
             frames(batch),
             batch["position"],

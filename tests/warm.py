@@ -1,0 +1,109 @@
+"""Runs Python programs in forks of a process that has loaded TensorFlow, which takes seconds.
+
+Each program is still a process of its own, with its own modules, flags, signals and exit status.
+Use tests.conftest in place of this for programs whose start is tested, or which load no TensorFlow.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import json
+import os
+import pathlib
+import runpy
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import types
+
+REPOSITORY = pathlib.Path(__file__).parents[1]
+
+
+def run_module(module: str, *arguments: str | os.PathLike, **options) -> subprocess.CompletedProcess:
+    """Runs `python -m module …` in the repository; for the options see _run."""
+    return _run(["-m", module, *map(str, arguments)], **options)
+
+
+def run_code(code: str, *arguments: str | os.PathLike, **options) -> subprocess.CompletedProcess:
+    """Runs `python -c code …` in the repository; for the options see _run."""
+    return _run(["-c", code, *map(str, arguments)], **options)
+
+
+def _run(
+    arguments: list[str], *, timeout: float = 250.0, check: bool = False, errors: str = "strict"
+) -> subprocess.CompletedProcess:
+    """Runs a Python command line; the options are those of subprocess.run."""
+    with tempfile.NamedTemporaryFile() as stdout, tempfile.NamedTemporaryFile() as stderr:
+        request = {"arguments": arguments, "outputs": [stdout.name, stderr.name], "timeout": timeout}
+        server = _server()
+        server.stdin.write(json.dumps(request | {"environment": dict(os.environ)}) + "\n")
+        server.stdin.flush()
+        status = json.loads(server.stdout.readline())
+        texts = [file.read().decode(errors=errors) for file in (stdout, stderr)]
+    if status is None:
+        raise subprocess.TimeoutExpired(arguments, timeout, *texts)
+    done = subprocess.CompletedProcess([sys.executable, *arguments], status, *texts)
+    if check:
+        done.check_returncode()
+    return done
+
+
+@functools.cache
+def _server() -> subprocess.Popen:
+    """Starts the process that forks; it exits with this one, at the end of its standard input."""
+    server = subprocess.Popen(
+        [sys.executable, "-m", "tests.warm"],
+        cwd=REPOSITORY,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    atexit.register(server.communicate)
+    return server
+
+
+def _serve() -> list[str] | None:
+    """Forks for each request; returns its command line in the fork, and None once there are no more."""
+    import tensorflow  # noqa: F401
+
+    for line in sys.stdin:
+        request = json.loads(line)
+        if (pid := os.fork()) == 0:
+            for number, path in enumerate([os.devnull, *request["outputs"]]):
+                os.dup2(os.open(path, os.O_RDWR), number)
+            os.environ.clear()
+            os.environ.update(request["environment"])
+            return request["arguments"]
+        print(json.dumps(_wait(pid, request["timeout"])), flush=True)
+    return None
+
+
+def _wait(pid: int, timeout: float) -> int | None:
+    """Returns a fork's status as subprocess.Popen does; kills it and returns None after `timeout` seconds."""
+    process = os.pidfd_open(pid)
+    in_time = select.select([process], [], [], timeout)[0]
+    if not in_time:
+        os.kill(pid, signal.SIGKILL)
+    os.close(process)
+    _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status) if in_time else None
+
+
+def _become(option: str, program: str, *arguments: str) -> None:
+    """Runs a module or code as the interpreter's main program."""
+    sys.orig_argv[1:] = [option, program, *arguments]
+    sys.argv[:] = [option, *arguments]
+    if option == "-m":
+        runpy.run_module(program, run_name="__main__", alter_sys=True)
+    else:
+        sys.modules["__main__"] = types.ModuleType("__main__")
+        exec(compile(program, "<string>", "exec"), sys.modules["__main__"].__dict__)
+
+
+if __name__ == "__main__":
+    # The fork returns from the loop, so that it exits as any program does.
+    if command := _serve():
+        _become(*command)
