@@ -165,7 +165,10 @@ def prepare(stack: contextlib.ExitStack) -> Setting:
     model = trained.load_model(run_dir, config, weights, strategy=strategy)
     calibrated = calibration.Calibration(reason="--nocalibrate")
     if _CALIBRATE.value:
-        calibrated = calibration.calibrate(run_dir, config, weights)
+        try:
+            calibrated = calibration.calibrate(run_dir, config, weights)
+        except UserError as error:
+            raise UserError(f"{error}. --nocalibrate goes without them.") from error
     storage.claim_folder(output, _FOLDER_KIND, _is_predictions)
     return Setting(
         config=config,

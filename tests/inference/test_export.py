@@ -19,7 +19,7 @@ from tests.web import serving
 from ucf50_tfrecord import manifest, specs
 from ucf50_tfrecord.dataset.clips import load_clips
 from ucf50_tfrecord.dataset.feed import read_clips
-from ucf50_tfrecord.inference import export, sources
+from ucf50_tfrecord.inference import export, finished_run
 from ucf50_tfrecord.inference.card import CARD_FILENAME
 from ucf50_tfrecord.specs import ModelSpec, UserError
 from ucf50_tfrecord.training import checkpoint
@@ -146,7 +146,7 @@ def test_no_graph_holds_kernels_of_gpus_alone(monkeypatch, name):
 
 
 def test_a_run_in_16_bits_is_exported_in_float32(data_dir, tmp_path):
-    run = sources.gather(write_run(tmp_path / "run", data_dir, name="seed_lstm", precision="bfloat16"))
+    run = finished_run.load(write_run(tmp_path / "run", data_dir, name="seed_lstm", precision="bfloat16"))
     result = export.export_run(run, tmp_path / "export", formats=["saved_model"])
     assert 1e-5 < result.own.mean < 0.01 and result.files[0].difference <= 1e-6
     text = (tmp_path / "export" / CARD_FILENAME).read_text()
@@ -178,7 +178,7 @@ def test_clips_behind_a_url_are_compared_too(run, data_dir, tmp_path, monkeypatc
 
 def test_a_store_that_cannot_be_reached_costs_what_it_holds_alone(run):
     config = dataclasses.replace(run.config, data_dir="http://127.0.0.1:9/set")
-    found, why = sources._find_manifest(config)
+    found, why = finished_run._find_manifest(config)
     assert found is None and why.startswith("Cannot read http://127.0.0.1:9/set/manifest.json")
 
 
@@ -211,14 +211,14 @@ def test_a_file_that_differs_from_the_model_is_not_exported(run, exported, tmp_p
 
 def test_predictions_of_other_weights_are_noticed(run_dir, data_dir, tmp_path):
     copy = shutil.copytree(run_dir, tmp_path / "run")
-    model = fresh_model(sources.gather(copy).config.model)
+    model = fresh_model(finished_run.load(copy).config.model)
     for variable in model.trainable_variables:
         variable.assign(variable * 3)
     checkpoint.Checkpoints(copy, model, keras.optimizers.Adam()).save_last()
     with pytest.raises(
         UserError, match="differ from those in .*predictions.jsonl by .* not the predictions of the last"
     ):
-        export.export_run(sources.gather(copy), tmp_path / "export")
+        export.export_run(finished_run.load(copy), tmp_path / "export")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
@@ -236,7 +236,7 @@ def test_ops_that_onnx_does_not_have_are_explained(tmp_path):
     frames = keras.Input((4, 16, 24, 3), dtype="uint8")
     model = keras.Model(frames, keras.layers.Lambda(_hard_for_onnx)(frames), name="strange")
     with pytest.raises(
-        UserError, match=r"cannot write this model \(strange\) as ONNX; leave onnx out of --formats"
+        UserError, match=r"cannot write this model \(strange\) as ONNX; leave the format onnx out"
     ):
         export.write("onnx", tmp_path / "model.onnx", model, ("a", "b"))
     assert not list(tmp_path.iterdir())
