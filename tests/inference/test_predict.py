@@ -112,10 +112,10 @@ def test_a_model_that_gives_no_numbers_costs_one_video(videos_dir, tmp_path):
         end_us=1,
     )
     failed = predictor(decoding.VideoFile(path="a.avi"), decoded)
-    assert failed == decoding.Failed("the model gives NaN or infinity for it", "model")
+    assert failed == decoding.Failed("the model returns NaN or infinity for it", "model")
     frames.truncate(10)  # by a worker that has been taken over
     failed = predictor(decoding.VideoFile(path="a.avi"), decoded)
-    assert failed == decoding.Failed("its process changed the frames after it had answered", "crash")
+    assert failed == decoding.Failed("its process changed the frames after its answer", "crash")
 
 
 def test_runs_of_earlier_versions_look_into_their_shards(tmp_path, data_dir, pool_run):
