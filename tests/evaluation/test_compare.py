@@ -82,7 +82,7 @@ def test_clips_of_a_video_stay_together(clips):
     assert same_class and all(videos[i] == videos[i + 1] and parts[i] == parts[i + 1] for i in same_class)
 
 
-def test_only_the_folds_that_are_named_are_tested(clips):
+def test_only_the_named_folds_are_tested(clips):
     parts = cells.assign_parts(clips, spec("lstm", num_parts=0, val_folds=(2, 4)), "group")
     assert set(clips.folds[parts == 0]) == {2, 4}
 
@@ -118,7 +118,7 @@ def test_a_control_that_sees_order_ends_the_comparison(loaded, tmp_path, monkeyp
     assert not list(tmp_path.glob("cells/*/cell.json"))
 
 
-def test_a_record_that_cannot_be_read_is_left_out_where_that_is_asked_for(data_dir, tmp_path):
+def test_an_unreadable_record_is_skipped_on_request(data_dir, tmp_path):
     data = shutil.copytree(data_dir, tmp_path / "data")
     damaged = manifest.load(str(data))
     all_clips = load_clips(damaged, damaged.folds)
@@ -162,8 +162,8 @@ for name in ("one", "mirrored"):
 
 
 @pytest.mark.slow
-def test_two_replicas_find_what_one_device_finds(data_dir, tmp_path):
-    """Training, every intervention and the look inside: 24 clips to train on, 6 to test."""
+def test_two_replicas_give_the_results_of_one_device(data_dir, tmp_path):
+    """Training, every intervention and the inspected recurrence: 24 clips to train on, 6 to test."""
     result = run_code(REPLICAS, data_dir, tmp_path, timeout=200)
     assert result.returncode == 0, result.stderr[-3000:]
     one, mirrored = (json.loads(line) for line in result.stdout.splitlines())
@@ -175,7 +175,7 @@ def test_two_replicas_find_what_one_device_finds(data_dir, tmp_path):
 
 
 @pytest.mark.slow
-def test_nothing_is_kept_of_cells_that_are_finished(clips, tmp_path):
+def test_finished_cells_leave_nothing_in_memory(clips, tmp_path):
     def count():
         compare._forget_models()
         return sum(isinstance(thing, (ClipReader, keras.Model, FuncGraph)) for thing in gc.get_objects())
@@ -192,7 +192,7 @@ def test_nothing_is_kept_of_cells_that_are_finished(clips, tmp_path):
     assert counts[1:] == counts[:1] * 3 and count() == counts[0]
 
 
-def test_rounding_is_no_order_but_more_than_that_is():
+def test_the_check_of_order_blind_models_tolerates_rounding_alone():
     plain = np.array([[10.0, -3.0], [2.0, 0.0]])
     cells.check_order_blind("cell", {"none": plain, "reverse": plain + 5e-4}, "float32")
     with pytest.raises(UserError, match="reverse"):

@@ -1,4 +1,4 @@
-"""Each intervention against what it says it does, on clips whose frames carry their number."""
+"""Each intervention against its meaning, on clips whose frames carry their number."""
 
 import numpy as np
 import pytest
@@ -50,7 +50,7 @@ def frames_of(name, clips, index=None):
         ("half_rate", [0, 0, 2, 2, 4]),
     ],
 )
-def test_frames_are_arranged(clips, name, expected):
+def test_interventions_on_time_arrange_frames(clips, name, expected):
     assert frames_of(name, clips) == [expected] * len(clips)
 
 
@@ -64,7 +64,7 @@ def test_shuffles_differ_by_clip_and_permutation_and_follow_from_the_clip(clips)
     assert frames_of("shuffle2", clips.select(backwards)) == orders[1][::-1]
 
 
-def test_the_names_are_those_that_can_be_made(clips):
+def test_every_listed_intervention_can_be_made(clips):
     names = interventions.names(NUM_FRAMES)
     assert len(set(names)) == len(names) and names[0] == "none"
     video = np.random.default_rng(0).integers(0, 256, (len(clips), NUM_FRAMES, 16, 24, 3), np.uint8)
@@ -99,7 +99,7 @@ def test_grey_keeps_the_luma(clips):
 
 
 def scene(count, background):
-    """A white square that moves over a background of one grey a clip."""
+    """A white square that moves over a background of one grey per clip."""
     video = np.zeros((count, NUM_FRAMES, 16, 24, 3), np.uint8)
     video += np.asarray(background, np.uint8)[:, np.newaxis, np.newaxis, np.newaxis, np.newaxis]
     for t in range(NUM_FRAMES):
@@ -107,12 +107,12 @@ def scene(count, background):
     return video
 
 
-def test_the_background_is_what_stands_still(clips):
+def test_the_background_is_the_part_that_does_not_move(clips):
     found = interventions.background(tf.constant(scene(2, [40, 90]))).numpy()
     assert (found[0] == 40).all() and (found[1] == 90).all()
 
 
-def test_backgrounds_are_swapped_behind_what_moves(clips, monkeypatch):
+def test_backgrounds_are_swapped_behind_the_foreground(clips, monkeypatch):
     donors, greys = interventions.choose_donors(clips), np.arange(len(clips)) * 5
     backgrounds = np.zeros((len(clips), 16, 24, 3), np.uint8) + greys[:, None, None, None].astype(np.uint8)
     monkeypatch.setattr(interventions, "find_backgrounds", lambda clips: backgrounds)
@@ -131,7 +131,7 @@ def test_donor_clips_are_of_another_class_and_group(clips):
     assert interventions.choose_donors(few).tolist() == [1, 0]
 
 
-def test_blurring_keeps_what_moves_and_levels_what_does_not(clips):
+def test_blurring_keeps_the_foreground_and_levels_the_background(clips):
     video = scene(1, [0])
     video[:, :, 12, 12] = 200  # a bright spot that stands still
     found = apply("background_blur", clips, video)

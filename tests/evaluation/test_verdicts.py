@@ -57,17 +57,17 @@ def test_the_better_of_two_models_is_named_first():
     assert "lstm and rnn differ: lstm is ahead by 0.4" in verdict.text
 
 
-def test_where_the_evidence_is():
+def test_evidence_at_the_start_is_found_and_at_the_end_denied():
     quarter = interventions.quarter(NUM_FRAMES)
-    shares = {("lstm", "kept", "none"): 0.9, ("lstm", "kept", f"first{quarter}"): 0.85}
-    found = judged(make_results(shares | {("lstm", "kept", f"last{quarter}"): 0.3}))
+    fractions = {("lstm", "kept", "none"): 0.9, ("lstm", "kept", f"first{quarter}"): 0.85}
+    found = judged(make_results(fractions | {("lstm", "kept", f"last{quarter}"): 0.3}))
     assert found["evidence_at_start", ("lstm",)].answer == Answer.YES
     assert found["evidence_at_end", ("lstm",)].answer == Answer.NO  # the reverse holds
 
 
 def test_an_order_blind_model_is_not_asked_about_order():
-    shares = {("frame_pool", "kept", name): 0.9 for name in interventions.names(NUM_FRAMES)}
-    kinds = {kind for kind, _ in judged(make_results(shares))}
+    fractions = {("frame_pool", "kept", name): 0.9 for name in interventions.names(NUM_FRAMES)}
+    kinds = {kind for kind, _ in judged(make_results(fractions))}
     assert "appearance_suffices" in kinds
     assert not kinds & {"needs_order", "uses_direction", "disturbed_by_shuffling", "above_chance"}
 
@@ -76,23 +76,29 @@ def test_many_empty_contrasts_claim_nothing():
     """Equally good models in pairs: of twenty pairs about one would differ at random without a correction."""
     wrong = 0
     for seed in range(10):
-        shares = {(model, "kept", "none"): 0.5 for model in ("rnn", "lstm", "gru", "seed_rnn", "seed_lstm")}
-        found = judged(make_results(shares, seed=seed))
+        fractions = {
+            (model, "kept", "none"): 0.5 for model in ("rnn", "lstm", "gru", "seed_rnn", "seed_lstm")
+        }
+        found = judged(make_results(fractions, seed=seed))
         wrong += any(v.answer == Answer.YES for (kind, _), v in found.items() if kind == "models_differ")
     assert wrong <= 1
 
 
 def test_the_shortest_horizon_that_scores_like_the_whole_clip_is_found():
-    shares = {("lstm", "kept", "none"): 0.9, ("lstm", "kept", "last1"): 0.4, ("lstm", "kept", "last2"): 0.6}
-    results = make_results(shares | {("lstm", "kept", "last4"): 0.9})
+    fractions = {
+        ("lstm", "kept", "none"): 0.9,
+        ("lstm", "kept", "last1"): 0.4,
+        ("lstm", "kept", "last2"): 0.6,
+    }
+    results = make_results(fractions | {("lstm", "kept", "last4"): 0.9})
     count, loss = verdicts.horizon(results, "lstm", "last")
     assert count == 4 and abs(loss.value) < 0.05
     assert verdicts.horizon(results, "lstm", "first") is None
 
 
 def test_seeds_and_permutations_are_averaged_clip_by_clip():
-    shares = {("lstm", "kept", "none"): 1.0, ("lstm", "kept", "shuffle"): 0.5}
-    results = make_results(shares, num_seeds=2)
+    fractions = {("lstm", "kept", "none"): 1.0, ("lstm", "kept", "shuffle"): 0.5}
+    results = make_results(fractions, num_seeds=2)
     assert results.logits(Condition("lstm")).shape[0] == 2
     logits = results.logits(Condition("lstm", intervention=SHUFFLED))
     assert logits.shape[0] == 2 * interventions.NUM_SHUFFLES

@@ -68,7 +68,7 @@ def test_a_run_is_calibrated_by_its_held_out_clips_in_order(tmp_path):
     assert found.ece_after < 0.06 < 0.2 < found.ece_before
 
 
-def test_the_error_after_is_that_of_groups_which_did_not_help():
+def test_the_error_after_calibration_is_cross_validated_by_group():
     """One group's labels are all wrong: others do not foresee it, so its error stays."""
     logits, labels = made_up(200)
     groups = np.arange(200) // 100

@@ -1,4 +1,4 @@
-"""Cards: their numbers are those of the predictions, and what is not known is said."""
+"""Cards: their numbers equal those of the predictions, and missing parts are named."""
 
 import dataclasses
 import json
@@ -68,7 +68,7 @@ def test_scores_are_those_of_the_predictions(run, run_dir):
     assert values == sorted(values, reverse=True)
 
 
-def test_the_five_likeliest_are_counted_with_their_interval():
+def test_top_5_accuracy_has_its_interval():
     rng = np.random.default_rng(0)
     base = make_results({("lstm", "kept", "none"): 0.5})
     logits = rng.normal(size=(len(base.ids), 8)).astype(np.float32)
@@ -79,7 +79,7 @@ def test_the_five_likeliest_are_counted_with_their_interval():
     assert estimate.value == pytest.approx(known) and estimate.low < known < estimate.high
 
 
-def test_the_card_tells_what_the_model_was_made_of(run):
+def test_the_card_describes_data_and_training(run):
     text = markdown(run)
     assert row(text, "training clips") == ["18 clips of 3 recording groups, folds 3-5"]
     assert row(text, "validation clips") == ["12 clips of 2 recording groups, folds 1-2"]
@@ -97,7 +97,7 @@ def test_the_card_tells_what_the_model_was_made_of(run):
         assert f"\n## {title}\n" in text
 
 
-def test_what_is_missing_is_said(run_dir, tmp_path):
+def test_the_card_names_missing_parts(run_dir, tmp_path):
     copy = shutil.copytree(run_dir, tmp_path / "run")
     summary = storage.read_json(copy / "summary.json")
     del summary["environment"]
@@ -120,21 +120,21 @@ def test_what_is_missing_is_said(run_dir, tmp_path):
     assert "now holds other shards" in finished_run.load(copy).no_manifest
 
 
-def test_several_clips_a_video_are_told_of(run):
+def test_the_card_describes_several_clips_per_video(run):
     clip_format = dataclasses.replace(run.config.clip_format, clips_per_video=3)
     several = dataclasses.replace(run, config=dataclasses.replace(run.config, clip_format=clip_format))
     assert "stretched to the size. Run these" in markdown(run)
     assert "; 15 such frames of a video are assigned in turn to 3 clips. Run these" in markdown(several)
 
 
-def test_a_split_by_video_is_warned_of(run):
+def test_a_split_by_video_causes_a_warning(run):
     leaky = dataclasses.replace(run, summary=dataclasses.replace(run.summary, fold_by="video"))
     text = markdown(leaky)
     assert "\nWarning: Clips of one recording can be on both sides" in text
     assert "which training has not seen" not in text and "no recording is on" not in text
 
 
-def test_weights_chosen_by_the_scored_clips_are_warned_of(run):
+def test_weights_selected_by_the_scored_clips_cause_a_warning(run):
     text = markdown(dataclasses.replace(run, weights="best"))
     assert "Warning: the weights were selected by these very clips" in text
     assert row(text, "weights") == ["best by validation macro F1, of epoch 1 of 2"]

@@ -1,4 +1,4 @@
-"""Exports: what they give in other processes, and what they refuse."""
+"""Exports: their outputs in other processes, and the cases that they refuse."""
 
 import dataclasses
 import json
@@ -29,7 +29,7 @@ ALL = set(export.FILENAMES.values()) | {CARD_FILENAME, export.EXPORT_FILENAME}
 
 @pytest.fixture(scope="module")
 def exported(run, tmp_path_factory):
-    """A folder with all formats, and what exporting returned."""
+    """A folder with all formats, and the returned Export."""
     folder = tmp_path_factory.mktemp("exports") / "all"
     warnings = []
     result = export.export_run(run, folder, formats=export.FORMATS, warn=warnings.append)
@@ -39,7 +39,7 @@ def exported(run, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def clips(run):
-    """Four clips of the run's and what its model says of them, float32 [4, 3]."""
+    """Four clips of the run and its model's logits for them, float32 [4, 3]."""
     frames = read_clips(load_clips(run.manifest, (1, 2)).spread(4))
     logits = fresh_model(run.config.model)(frames, training=False).numpy()
     return frames, tf.nn.softmax(logits).numpy()
@@ -86,7 +86,7 @@ def test_the_cards_program_runs_in_a_fresh_process(exported, clips, tmp_path, na
     assert float(probability) == pytest.approx(expected[0].max(), abs=1e-5)
 
 
-def test_the_signature_is_what_serving_tools_take(exported, clips):
+def test_the_signature_fits_serving_tools(exported, clips):
     frames, expected = clips
     loaded = tf.saved_model.load(str(exported[0] / "saved_model"))
     serve = loaded.signatures["serving_default"]
@@ -119,7 +119,7 @@ CASES += [("conv3d", {"motion": True}, ("keras",)), ("frame_pool", APPLICATION, 
 
 
 @pytest.mark.parametrize("name, changes, formats", CASES)
-def test_every_model_comes_back(tmp_path, name, changes, formats):
+def test_every_model_survives_exporting(tmp_path, name, changes, formats):
     model, frames, expected = make_case(name, **changes)
     for kind in formats:
         path = tmp_path / export.FILENAMES[kind]
@@ -176,7 +176,7 @@ def test_clips_behind_a_url_are_compared_too(run, data_dir, tmp_path, monkeypatc
     assert ids is None and len(frames) == 16 and f"Cannot read {server.url}/" in warnings[0]
 
 
-def test_a_store_that_cannot_be_reached_costs_what_it_holds_alone(run):
+def test_an_unreachable_store_costs_the_shards_alone(run):
     config = dataclasses.replace(run.config, data_dir="http://127.0.0.1:9/set")
     found, why = finished_run._find_manifest(config)
     assert found is None and why.startswith("Cannot read http://127.0.0.1:9/set/manifest.json")

@@ -34,7 +34,7 @@ _MAX_CELL_BYTES, _MAX_RESULTS_BYTES = 1 << 30, 8 << 30  # a cell of UCF50 takes 
 
 
 class Split(enum.StrEnum):
-    """What separates training from test clips: whole recording groups, or only the videos."""
+    """The unit that is never on both sides of a split: recording groups, or videos alone."""
 
     GROUP = "group"
     VIDEO = "video"
@@ -87,7 +87,7 @@ class CellResult:
 
 
 class Condition(NamedTuple):
-    """A model, its training, and its test; SHUFFLED stands for all permutations."""
+    """A model, its training, and its test; the intervention SHUFFLED means all permutations."""
 
     model: str
     training: str = FRAME_ORDERS[0]

@@ -54,17 +54,17 @@ class FinishedRun:
 
     @property
     def is_tested(self) -> bool:
-        """Whether the scores are on test folds, not on validation folds."""
+        """True if the scores are on test folds, not on validation folds."""
         return bool(self.config.test_folds)
 
     @property
     def is_selected(self) -> bool:
-        """Whether the weights were selected by the clips that they are scored on."""
+        """True if the weights were selected by the clips that they are scored on."""
         return self.weights == "best" and not self.is_tested
 
     @property
     def leaks(self) -> bool:
-        """Whether recordings can be on both sides of the split."""
+        """True if recordings can be on both sides of the split."""
         return self.summary.fold_by == "video"
 
 

@@ -30,8 +30,8 @@ def leak_audit(scores: Scores, verdicts: Sequence[Verdict], read_clips: ReadClip
     yield Heading("Leak audit")
     if not leaks and not results.audit:
         yield Paragraph(
-            "Not requested. With --audit the same models are tested on clips whose recordings they have seen in "
-            "training, and every test clip is compared with its nearest training clip."
+            "Not requested. An audit tests the same models on clips whose recordings they have seen in training, and "
+            "compares every test clip with its nearest training clip."
         )
         return
     if leaks:
@@ -134,14 +134,14 @@ def published(scores: Scores, verdicts: Sequence[Verdict]) -> Iterator[Block]:
         )
     elif not ours:
         yield Paragraph(
-            "seed_lstm and seed_rnn were not trained on a split by video (--audit): nothing here reproduces these "
-            "numbers."
+            "seed_lstm and seed_rnn were not trained on a split by video, as an audit does: nothing here reproduces "
+            "these numbers."
         )
     yield Paragraph(_protocol(results, verdicts))
 
 
 def _protocol(results: Results, verdicts: Sequence[Verdict]) -> str:
-    """Says what the published split leaks, as far as the comparison has measured it."""
+    """Describes what the published split leaks, as far as the comparison has measured it."""
     words = ["A random split of clips leaves clips of one recording on both sides."]
     found = [find(verdicts, "recognises_recording", model) for model in _PUBLISHED]
     words += [verdict.text for verdict in found if verdict]
@@ -153,5 +153,5 @@ def _protocol(results: Results, verdicts: Sequence[Verdict]) -> str:
             + ("." if same is None else f", and for {same:.0%} it is of the same recording.")
         )
     if len(words) == 1:
-        words.append("This comparison does not measure how much that raises the score; --audit does.")
+        words.append("This comparison does not measure how much that raises the score; an audit does.")
     return " ".join(words)

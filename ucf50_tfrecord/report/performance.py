@@ -223,8 +223,8 @@ def _trainings(scores: Scores) -> Iterator[Block]:
     }
     if not conditions:
         yield Paragraph(
-            "No model was trained on shuffled or single frames (--orders): whether order is needed, or only "
-            "expected, cannot be told apart here."
+            "No model was trained on other orders of frames: this comparison cannot distinguish models that need "
+            "frame order from models that only expect it."
         )
         return
     yield Paragraph(

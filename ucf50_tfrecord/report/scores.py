@@ -1,7 +1,7 @@
 """The numbers of a comparison's report, computed from its predictions.
 
 Accuracy and its changes are means over clips of the fraction of seeds that are right, with intervals
-over groups. None stands for what was not tested. Scores come from scikit-learn.
+over groups. None means not tested. Scores come from scikit-learn.
 """
 
 from __future__ import annotations
