@@ -24,7 +24,7 @@ import numpy as np
 from absl import flags
 from absl.testing import flagsaver
 
-from pipelines import console, convert, inputs, terminal, train_flags
+from pipelines import code_flags, console, convert, inputs, terminal, train_flags
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import storage
 from ucf50_tfrecord.specs import FRAME_ORDERS, expect, parse_folds
@@ -109,9 +109,9 @@ def compare_recipes() -> None:
     with (
         strategy_lib.explain_exhausted_memory(),
         console.stop_requests() as should_stop,
-        Display() as display,
+        Display(should_stop) as display,
     ):
-        results = comparison.run(callbacks(display, should_stop))
+        results = comparison.run(display)
     if results is None:
         again = shell_command([console.python(), *sys.orig_argv[1:]])
         terminal.say("Stopped. What is finished is kept; to go on:", f"  {again}")
@@ -135,14 +135,15 @@ def compare_runs() -> None:
     with (
         strategy_lib.explain_exhausted_memory(),
         console.stop_requests() as should_stop,
-        Display() as display,
+        Display(should_stop) as display,
     ):
         results = compare.examine_runs(
             _RUNS.value,
             clips,
             strategy=strategy,
             skip_bad_records=flags.FLAGS["on_bad_record"].value == "skip",
-            callbacks=callbacks(display, should_stop),
+            allowed_code=code_flags.allowed_code(),
+            listener=display,
         )
     if results is None:
         terminal.say("Stopped.")
@@ -312,7 +313,8 @@ def describe(comparison) -> None:
 class Display:
     """One line for the whole comparison; a line for each finished training where there is no terminal."""
 
-    def __init__(self):
+    def __init__(self, should_stop: Callable[[], bool]):
+        self.should_stop = should_stop
         self._bar: console.ProgressBar | None = None
         self._cell = ""  # that is being trained
 
@@ -333,18 +335,12 @@ class Display:
             terminal.say(f"{done + 1}/{total}  {cell}", flush=True)
 
     def report(self, progress) -> None:
-        """Takes a training.loop.Progress."""
+        """Receives a training.listener.TrainProgress."""
         if self._bar is not None and progress.epoch_done:
             self._bar.set_postfix_str(f"{self._cell} {progress.epoch}/{progress.num_epochs}")
 
     def warn(self, text: str) -> None:
         terminal.warn(text)
-
-
-def callbacks(display: Display, should_stop: Callable[[], bool]):
-    from ucf50_tfrecord.evaluation.cells import Callbacks
-
-    return Callbacks(start=display.start, report=display.report, warn=display.warn, should_stop=should_stop)
 
 
 if __name__ == "__main__":

@@ -168,7 +168,8 @@ def has_nvidia_driver() -> bool:
 class TrainingDisplay:
     """Shows a bar while an epoch runs (on a terminal) and one line when it is done."""
 
-    def __init__(self):
+    def __init__(self, should_stop: Callable[[], bool] = lambda: False):
+        self.should_stop = should_stop
         self._bar: ProgressBar | None = None
 
     def __enter__(self) -> TrainingDisplay:
@@ -177,8 +178,8 @@ class TrainingDisplay:
     def __exit__(self, *exc_info: object) -> None:
         self._close_bar()
 
-    def update(self, progress) -> None:
-        """Takes a training.loop.Progress after each call of steps."""
+    def report(self, progress) -> None:
+        """Receives a training.listener.TrainProgress after each call of steps."""
         steps = progress.num_steps // progress.num_epochs
         if self._bar is None:
             self._bar = progress_bar(steps, "step", f"epoch {progress.epoch}/{progress.num_epochs}")

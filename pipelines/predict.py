@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from pipelines import console, run_flags, terminal
+from pipelines import code_flags, console, run_flags, terminal
 from ucf50_tfrecord import parsing, storage
 from ucf50_tfrecord.specs import (
     SANDBOXES,
@@ -87,6 +87,7 @@ _SANDBOX = flags.DEFINE_enum(
 )
 
 flags.adopt_module_key_flags(run_flags)
+flags.adopt_module_key_flags(code_flags)
 
 _PREDICTIONS_FILENAME = "predictions.json"
 _FOLDER_KIND = "predictions"
@@ -162,7 +163,9 @@ def prepare(stack: contextlib.ExitStack) -> Setting:
     windows = predict.choose_windows(config.video_secs, _WINDOW_SECS.value, _STRIDE_SECS.value)
     weights = run_flags.weights() or trained.scored_weights(config)
     strategy = strategy_lib.make_strategy("one", environment={})
-    model = trained.load_model(run_dir, config, weights, strategy=strategy)
+    model = trained.load_model(
+        run_dir, config, weights, strategy=strategy, allowed_code=code_flags.allowed_code()
+    )
     calibrated = calibration.Calibration(reason="--nocalibrate")
     if _CALIBRATE.value:
         try:

@@ -30,7 +30,6 @@ from pipelines import console, convert, inputs, terminal, train_flags
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import storage
 from ucf50_tfrecord.specs import (
-    ENCODER_MODELS,
     STRATEGIES,
     TrainSpec,
     UserError,
@@ -101,9 +100,9 @@ def main() -> None:
         from ucf50_tfrecord.training import strategy as strategy_lib
 
         announce(job)
-        with console.stop_requests() as should_stop, console.TrainingDisplay() as display:
+        with console.stop_requests() as should_stop, console.TrainingDisplay(should_stop) as display:
             evaluators = make_evaluators(job, display.warn)
-            trained = train(job, evaluators, display, should_stop)
+            trained = train(job, evaluators, display)
             strategy_lib.wait_for_workers(job.strategy)  # until the chief has saved the best weights
             evaluations = evaluate_run(job, trained, evaluators, should_stop)
         if evaluations is None:
@@ -241,9 +240,7 @@ def make_evaluators(job: Job, warn: Callable[[str], None]) -> list[Callable[[ker
     return [functools.partial(runner.Evaluator, feed=feed, **options) for feed in job.feeds[1:]]
 
 
-def train(
-    job: Job, evaluators: list[Callable], display: console.TrainingDisplay, should_stop: Callable[[], bool]
-) -> loop.Trained:
+def train(job: Job, evaluators: list[Callable], display: console.TrainingDisplay) -> loop.Trained:
     from ucf50_tfrecord.training import loop
 
     return loop.train(
@@ -258,13 +255,9 @@ def train(
             checkpoint_secs=_CHECKPOINT_SECS.value,
             profile_steps=parse_steps(_PROFILE_STEPS.value),
         ),
-        hooks=loop.Hooks(
-            make_evaluator=evaluators[0],
-            open_log=functools.partial(open_log, job),
-            report=display.update,
-            warn=display.warn,
-            should_stop=should_stop,
-        ),
+        make_evaluator=evaluators[0],
+        open_log=functools.partial(open_log, job),
+        listener=display,
     )
 
 
@@ -330,9 +323,10 @@ def write_results(
 
     reported = next(iter(evaluations.values()))
     runner.save_predictions(pathlib.Path(run_dir, run_lib.PREDICTIONS_FILENAME), reported)
-    if summary.model in ENCODER_MODELS:
+    encoder = next((layer for layer in model.layers if layer.name == "encoder"), None)
+    if encoder is not None:
         unfinished = pathlib.Path(run_dir, f".{run_lib.ENCODER_FILENAME}")
-        model.get_layer("encoder").save_weights(unfinished)
+        encoder.save_weights(unfinished)
         os.replace(unfinished, pathlib.Path(run_dir, run_lib.ENCODER_FILENAME))
     path = pathlib.Path(run_dir, run_lib.SUMMARY_FILENAME)
     if summary.clips_per_sec is None and path.exists():  # nothing was left to train

@@ -9,26 +9,33 @@ from absl import flags
 
 from pipelines import terminal
 from ucf50_tfrecord import manifest as manifest_lib
+from ucf50_tfrecord.architectures import ENCODERS, THREE_BLOCK
 from ucf50_tfrecord.specs import (
-    ENCODERS,
     FRAME_ORDERS,
     MODEL_NAMES,
     OPTIMIZERS,
     PRECISIONS,
     SCHEDULES,
-    THREE_BLOCK,
     AugmentSpec,
     ModelSpec,
     TrainSpec,
     UserError,
     expect,
     format_folds,
+    is_own_code,
     parse_folds,
 )
 
-_MODEL = flags.DEFINE_enum("model", "lstm", MODEL_NAMES, "The model.")
-_ENCODER = flags.DEFINE_enum(
-    "encoder", THREE_BLOCK, ENCODERS, "The frame encoder, in models that leave the choice."
+_MODEL = flags.DEFINE_string(
+    "model",
+    "lstm",
+    f"The model: one of {', '.join(MODEL_NAMES)}, or a builder of your own as <module>:<function>.",
+)
+_ENCODER = flags.DEFINE_string(
+    "encoder",
+    THREE_BLOCK,
+    "The frame encoder, in models that leave the choice: three_block, a model of keras.applications, or a builder of "
+    "your own as <module>:<function>.",
 )
 _ENCODER_WEIGHTS = flags.DEFINE_string(
     "encoder_weights", "none", "What the encoder starts with: none, imagenet, or a file of its weights."
@@ -90,6 +97,16 @@ _SHUFFLE_SHARDS = flags.DEFINE_integer(
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the weights, the order of clips and all other chance.")
 _PRECISION = flags.DEFINE_enum("precision", "auto", PRECISIONS, "Of the computation; weights are float32.")
 _XLA = flags.DEFINE_boolean("xla", False, "Compile the forward and backward pass by XLA; on one device.")
+
+
+@flags.validator("model", f"Expected one of {', '.join(MODEL_NAMES)}, or <module>:<function>.")
+def _is_model(name: str) -> bool:
+    return name in MODEL_NAMES or is_own_code(name)
+
+
+@flags.validator("encoder", f"Expected one of {', '.join(ENCODERS)}, or <module>:<function>.")
+def _is_encoder(name: str) -> bool:
+    return name in ENCODERS or is_own_code(name)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

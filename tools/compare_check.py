@@ -138,7 +138,7 @@ def compare(name: str, seed: int, folder: pathlib.Path):
     from ucf50_tfrecord.dataset.clips import load_clips
     from ucf50_tfrecord.evaluation import compare as compare_lib
     from ucf50_tfrecord.evaluation import verdicts
-    from ucf50_tfrecord.evaluation.cells import Callbacks, ComparisonSpec
+    from ucf50_tfrecord.evaluation.cells import ComparisonListener, ComparisonSpec
     from ucf50_tfrecord.training import strategy as strategy_lib
 
     manifest = make_shards(name, seed, folder)
@@ -153,7 +153,7 @@ def compare(name: str, seed: int, folder: pathlib.Path):
         strategy=strategy_lib.make_strategy("auto", environment={}),
         tensorboard=False,
     )
-    results = comparison.run(Callbacks())
+    results = comparison.run(ComparisonListener())
     return verdicts.judge(results)
 
 

@@ -12,14 +12,15 @@ import pytest
 from tensorflow.python.framework.func_graph import FuncGraph
 
 from tests.conftest import flip_bit
+from tests.listeners import make_listener
 from tests.warm import run_code
-from ucf50_tfrecord import manifest, models
+from ucf50_tfrecord import manifest
+from ucf50_tfrecord.architectures import MODELS
 from ucf50_tfrecord.dataset.clips import load_clips
 from ucf50_tfrecord.dataset.reader import ClipReader
 from ucf50_tfrecord.evaluation import audit, cells, compare, recurrence
 from ucf50_tfrecord.evaluation.cells import ComparisonSpec, Recipe
 from ucf50_tfrecord.evaluation.results import Cell
-from ucf50_tfrecord.models import recurrent
 from ucf50_tfrecord.specs import AugmentSpec, ModelSpec, TrainSpec, UserError
 from ucf50_tfrecord.training.run import RunConfig
 from ucf50_tfrecord.training.strategy import make_strategy
@@ -102,10 +103,8 @@ def test_a_wrong_request_is_refused(clips, wrong):
 
 
 def test_a_control_that_sees_order_ends_the_comparison(loaded, tmp_path, monkeypatch):
-    def sees_order(spec, dtype):
-        return recurrent.lstm(spec, dtype)
-
-    monkeypatch.setitem(models.BUILDERS, "frame_pool", sees_order)
+    sees_order = dataclasses.replace(MODELS["frame_pool"], builder=MODELS["lstm"].builder)
+    monkeypatch.setitem(MODELS, "frame_pool", sees_order)
     comparison = compare.Comparison(
         folder=str(tmp_path),
         spec=spec("frame_pool"),
@@ -114,7 +113,7 @@ def test_a_control_that_sees_order_ends_the_comparison(loaded, tmp_path, monkeyp
         tensorboard=False,
     )
     with pytest.raises(UserError, match="must not see the order of frames, but shuffle1 changes its logits"):
-        comparison.run(cells.Callbacks())
+        comparison.run(cells.ComparisonListener())
     assert not list(tmp_path.glob("cells/*/cell.json"))
 
 
@@ -133,10 +132,10 @@ def test_an_unreadable_record_is_skipped_on_request(data_dir, tmp_path):
         tensorboard=False,
     )
     with pytest.raises(UserError, match="damaged"):
-        comparison.run(cells.Callbacks())
+        comparison.run(cells.ComparisonListener())
     warned = []
     skipping = dataclasses.replace(comparison, skip_bad_records=True)
-    [result] = skipping.run(cells.Callbacks(warn=warned.append)).cells
+    [result] = skipping.run(make_listener(cells.ComparisonListener, warn=warned.append)).cells
     assert set(result.clips) == set(np.flatnonzero(all_clips.folds == 1)) - {bad}
     assert any("1 of 6 clips were skipped" in text for text in warned)
 
@@ -156,7 +155,7 @@ for name in ("one", "mirrored"):
     comparison = compare.Comparison(
         folder=f"{folder}/{name}", spec=spec("lstm", num_parts=0, val_folds=(1,)),
         clips=load_clips(found, found.folds), strategy=make_strategy(name), tensorboard=False)
-    [result] = comparison.run(cells.Callbacks()).cells
+    [result] = comparison.run(cells.ComparisonListener()).cells
     print(json.dumps(results.cell_to_json(result)))
 """
 
@@ -187,7 +186,7 @@ def test_finished_cells_leave_nothing_in_memory(clips, tmp_path):
         clips=clips,
         strategy=make_strategy("one"),
         cache="host",
-    ).run(cells.Callbacks(start=lambda *_: counts.append(count())))
+    ).run(make_listener(cells.ComparisonListener, start=lambda *_: counts.append(count())))
     assert counts[0] <= before and len(counts) == 4
     assert counts[1:] == counts[:1] * 3 and count() == counts[0]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import keras
 import numpy as np
@@ -19,15 +19,15 @@ from ucf50_tfrecord.evaluation.results import LOGIT_DECIMALS, Cell, CellResult, 
 from ucf50_tfrecord.evaluation.runner import Evaluator
 from ucf50_tfrecord.specs import (
     FRAME_ORDERS,
-    ORDER_BLIND_MODELS,
     ModelSpec,
     TrainSpec,
     UserError,
     expect,
     format_folds,
+    model_traits,
     to_json,
 )
-from ucf50_tfrecord.training import loop
+from ucf50_tfrecord.training.listener import Listener
 
 NOT_TESTED = -1  # the part of clips that are only trained on
 TEST_BATCH_SIZE = 32
@@ -38,20 +38,11 @@ _MAX_INSPECTED_CLIPS, _MAX_INSPECTED_BYTES = 512, 256 << 20
 _ROUNDING = {"float32": 1e-4, "bfloat16": 0.05, "float16": 0.01}
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Callbacks:
-    """The functions that a comparison calls.
+class ComparisonListener(Listener):
+    """Receives how a comparison goes, and may stop it after each call of steps and between tests."""
 
-    start: receives a cell before its training, the number of finished cells, and that of all.
-    report: receives training's progress.
-    warn: receives a sentence that the user should know.
-    should_stop: called after each call of steps and between tests; True stops the comparison.
-    """
-
-    start: Callable[[Cell, int, int], None] = lambda cell, done, total: None
-    report: Callable[[loop.Progress], None] = lambda progress: None
-    warn: Callable[[str], None] = lambda text: None
-    should_stop: Callable[[], bool] = lambda: False
+    def start(self, cell: Cell, done: int, total: int) -> None:
+        """Receives a cell before its training, and the numbers of finished and of all cells."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,7 +54,7 @@ class Recipe:
 
     @property
     def is_order_blind(self) -> bool:
-        return self.model.name in ORDER_BLIND_MODELS
+        return model_traits(self.model.name).is_order_blind
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -192,7 +183,7 @@ def examine(
     *,
     all_ids: Sequence[str],
     strategy: tf.distribute.Strategy,
-    callbacks: Callbacks,
+    listener: ComparisonListener,
     look_inside: bool = True,
 ) -> CellResult | None:
     """Tests a model under its cell's interventions, and inspects its recurrence.
@@ -202,7 +193,7 @@ def examine(
       train, test: its training clips and test clips.
       all_ids: of the comparison's clips.
       strategy: the devices.
-      callbacks: `warn` and `should_stop` are called.
+      listener: receives warnings, and may stop the tests.
       look_inside: whether to inspect the recurrence of a model with the usual training.
 
     Returns:
@@ -219,9 +210,9 @@ def examine(
         strategy=strategy,
         batch_size=TEST_BATCH_SIZE,
         names=names,
-        warn=callbacks.warn,
+        warn=listener.warn,
     )
-    found = evaluate.evaluate_each(names, callbacks.should_stop)
+    found = evaluate.evaluate_each(names, listener.should_stop)
     if found is None:
         return None
     logits = {name: evaluation.logits for name, evaluation in found.items()}
@@ -230,7 +221,7 @@ def examine(
     tested = found[PLAIN].clips
     as_usual = cell == Cell(model=cell.model, part=cell.part, seed=cell.seed)
     inside = None
-    if look_inside and as_usual and recipe.model.name in recurrence.RECURRENT_MODELS:
+    if look_inside and as_usual and model_traits(recipe.model.name).recurrent:
         inside = to_json(recurrence.inspect(subject.model, _some(train), _some(tested)))
     place = {clip_id: i for i, clip_id in enumerate(all_ids)}
     return CellResult(

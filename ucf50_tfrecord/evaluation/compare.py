@@ -11,7 +11,7 @@ import functools
 import gc
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import keras
@@ -25,7 +25,7 @@ from ucf50_tfrecord.dataset.clips import ClipIndex
 from ucf50_tfrecord.dataset.feed import Feed, choose_cache, read_in_batches
 from ucf50_tfrecord.evaluation import audit, cells
 from ucf50_tfrecord.evaluation import results as results_lib
-from ucf50_tfrecord.evaluation.cells import Callbacks, ComparisonSpec, Recipe, Subject
+from ucf50_tfrecord.evaluation.cells import ComparisonListener, ComparisonSpec, Recipe, Subject
 from ucf50_tfrecord.evaluation.results import Cell, CellResult, Results, Split
 from ucf50_tfrecord.evaluation.runner import Evaluator
 from ucf50_tfrecord.manifest import Manifest
@@ -60,7 +60,7 @@ class Comparison:
         splits = {cell.split for cell in self.spec.cells()}
         return {split: cells.assign_parts(self.clips, self.spec, split) for split in Split if split in splits}
 
-    def run(self, callbacks: Callbacks) -> Results | None:
+    def run(self, listener: ComparisonListener) -> Results | None:
         """Runs the unfinished cells; returns None if it is stopped.
 
         Raises:
@@ -73,8 +73,8 @@ class Comparison:
         for number, cell in enumerate(wanted):
             result = self._finished(cell)
             if result is None:
-                callbacks.start(cell, number, len(wanted))
-                result = self._run_cell(cell, callbacks)
+                listener.start(cell, number, len(wanted))
+                result = self._run_cell(cell, listener)
             if result is None:
                 return None
             found.append(result)
@@ -122,13 +122,13 @@ class Comparison:
             raise UserError(f"{error}. Remove {path} to test again.") from error
         return found
 
-    def _run_cell(self, cell: Cell, callbacks: Callbacks) -> CellResult | None:
+    def _run_cell(self, cell: Cell, listener: ComparisonListener) -> CellResult | None:
         config, run_dir = self._config(cell), self.run_dir(cell)
         recipe = cells.cell_recipe(self.spec.recipes[cell.model], cell)
         _forget_models()
         with run_lib.open_run(run_dir, config):
             train, test = self._make_feeds(cell)
-            done = self._train(cell, recipe, train, test, callbacks=callbacks)
+            done = self._train(cell, recipe, train, test, listener=listener)
             if not done.finished:
                 return None
             result = cells.examine(
@@ -137,7 +137,7 @@ class Comparison:
                 test,
                 all_ids=self.clips.ids,
                 strategy=self.strategy,
-                callbacks=callbacks,
+                listener=listener,
                 look_inside=self.spec.inside,
             )
             if result is not None:
@@ -159,7 +159,7 @@ class Comparison:
         )
 
     def _train(
-        self, cell: Cell, recipe: Recipe, train: Feed, test: Feed, *, callbacks: Callbacks
+        self, cell: Cell, recipe: Recipe, train: Feed, test: Feed, *, listener: ComparisonListener
     ) -> loop.Trained:
         config, run_dir = self._config(cell), self.run_dir(cell)
 
@@ -182,13 +182,9 @@ class Comparison:
             recipe.train,
             strategy=self.strategy,
             options=loop.RunOptions(run_dir=run_dir),
-            hooks=loop.Hooks(
-                make_evaluator=make_evaluator,
-                open_log=open_log,
-                report=callbacks.report,
-                warn=callbacks.warn,
-                should_stop=callbacks.should_stop,
-            ),
+            make_evaluator=make_evaluator,
+            open_log=open_log,
+            listener=listener,
         )
 
     def _audit(self) -> dict[str, dict]:
@@ -205,15 +201,16 @@ def examine_runs(
     *,
     strategy: tf.distribute.Strategy,
     skip_bad_records: bool = False,
-    callbacks: Callbacks,
+    allowed_code: Collection[str] = (),
+    listener: ComparisonListener,
 ) -> Results | None:
     """Tests the models of existing runs, each on the folds of its own final scores.
 
     Runs of one model that differ in the seed alone count as seeds of one model. Other runs of that model are
-    named after their folders. Nothing is written into the runs' folders.
+    named after their folders. Nothing is written into the runs' folders. `allowed_code`: see trained.load_model.
 
     Raises:
-      UserError: if a run is not finished, or does not fit the shards.
+      UserError: if a run is not finished, does not fit the shards, or names code that is not allowed.
     """
     configs = {run_dir: run_lib.load_config(run_dir) for run_dir in run_dirs}
     found = []
@@ -221,9 +218,10 @@ def examine_runs(
         config = configs[run_dir]
         trained.check_fits(clips.manifest, config)
         _check_run(run_dir, config, clips.manifest)
-        callbacks.start(cell, number, len(configs))
+        listener.start(cell, number, len(configs))
         _forget_models()
-        model = trained.load_model(run_dir, config, trained.scored_weights(config), strategy=strategy)
+        weights = trained.scored_weights(config)
+        model = trained.load_model(run_dir, config, weights, strategy=strategy, allowed_code=allowed_code)
         tested = np.isin(clips.folds, config.test_folds or config.val_folds)
         trained_on = np.isin(clips.folds, config.train_folds)
         recipe = Recipe(model=config.model, train=config.train)
@@ -233,7 +231,7 @@ def examine_runs(
             Feed(clips.select(tested), strategy=strategy, skip_bad_records=skip_bad_records),
             all_ids=clips.ids,
             strategy=strategy,
-            callbacks=callbacks,
+            listener=listener,
         )
         if result is None:
             return None

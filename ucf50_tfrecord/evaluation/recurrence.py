@@ -24,7 +24,6 @@ from sklearn.preprocessing import StandardScaler
 from ucf50_tfrecord.parsing import Finite, Fraction
 from ucf50_tfrecord.specs import expect
 
-RECURRENT_MODELS = ("rnn", "lstm", "gru", "seed_rnn", "seed_lstm")
 GRADIENTS = ("loss_gradient", "logit_gradient", "memory_gradient")
 GATES = ("input", "forget", "output")
 _RECURRENT_LAYERS = (keras.layers.SimpleRNN, keras.layers.LSTM, keras.layers.GRU)
@@ -72,7 +71,7 @@ def inspect(
     """Inspects a model without changing it.
 
     Args:
-      model: one of RECURRENT_MODELS.
+      model: with one recurrent layer, see ModelTraits.recurrent.
       train: clips uint8 [N, T, H, W, 3] and labels int [N], to fit the probes.
       test: the same, for all results.
       batch_size: clips per step.
@@ -225,7 +224,7 @@ def _recurrent_layer(model: keras.Model) -> keras.layers.Layer:
     found = [layer for layer in model.layers if isinstance(layer, _RECURRENT_LAYERS)]
     expect(
         len(found) == 1,
-        f"a model with exactly one SimpleRNN, LSTM or GRU, such as {RECURRENT_MODELS}",
+        "a model with exactly one SimpleRNN, LSTM or GRU",
         model=model.name,
         recurrent_layers=[layer.name for layer in found],
     )

@@ -21,11 +21,10 @@ from ucf50_tfrecord.evaluation.recurrence import Recurrence
 from ucf50_tfrecord.parsing import Count, Finite, Int64, Name
 from ucf50_tfrecord.specs import (
     FRAME_ORDERS,
-    MODEL_NAMES,
-    ORDER_BLIND_MODELS,
     PRECISIONS,
     UserError,
     expect,
+    model_traits,
     to_json,
 )
 
@@ -69,7 +68,7 @@ class Cell:
 class CellResult:
     """The predictions of one training's model for its test clips.
 
-    architecture: of specs.MODEL_NAMES.
+    architecture: the model's name in ModelSpec.
     clips: int64 [M], indices into the comparison's clips.
     logits: float32 [M, C] by intervention.
     recurrence: evaluation.recurrence.Recurrence as JSON; None for models without one.
@@ -123,13 +122,13 @@ class Results:
 
     @functools.cached_property
     def architectures(self) -> dict[str, str]:
-        """The architecture of each model, of specs.MODEL_NAMES."""
+        """The architecture of each model: its name in ModelSpec."""
         return {result.cell.model: result.architecture for result in self.cells}
 
     @property
     def order_blind(self) -> tuple[str, ...]:
         """The order-blind models."""
-        return tuple(model for model in self.models if self.architectures[model] in ORDER_BLIND_MODELS)
+        return tuple(model for model in self.models if model_traits(self.architectures[model]).is_order_blind)
 
     @functools.cached_property
     def units(self) -> np.ndarray:
@@ -206,7 +205,7 @@ def units_of(ids: Sequence[str], groups: np.ndarray) -> np.ndarray:
 class _CellFile(Cell):
     """The contents of cell.json, and of each cell in results.json."""
 
-    architecture: Literal[MODEL_NAMES]
+    architecture: Name
     clips: tuple[Count, ...]
     logits: dict[Name, tuple[tuple[Finite, ...], ...]]
     recurrence: Recurrence | None
@@ -215,6 +214,7 @@ class _CellFile(Cell):
 
     def __post_init__(self):
         super().__post_init__()
+        model_traits(self.architecture)  # refuses unknown names
         expect(len(set(self.clips)) == len(self.clips) > 0, "clips, each once", clips=len(self.clips))
         expect(PLAIN in self.logits, f"logits for unchanged clips ({PLAIN!r})", logits=sorted(self.logits))
         for name, rows in self.logits.items():

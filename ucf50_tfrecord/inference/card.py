@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ucf50_tfrecord import record, storage
+from ucf50_tfrecord.architectures import APPLICATIONS, THREE_BLOCK
 from ucf50_tfrecord.dataset.clips import ClipIndex, load_clips
 from ucf50_tfrecord.drawing import document
 from ucf50_tfrecord.drawing.document import Block, Bullets, Code, Heading, Paragraph, Table
@@ -25,7 +26,7 @@ from ucf50_tfrecord.inference.finished_run import FinishedRun
 from ucf50_tfrecord.inference.snippets import FILENAMES
 from ucf50_tfrecord.manifest import Manifest
 from ucf50_tfrecord.report.scores import TOP, format_estimate
-from ucf50_tfrecord.specs import THREE_BLOCK, AugmentSpec, UserError, format_folds, to_json
+from ucf50_tfrecord.specs import AugmentSpec, UserError, format_folds, to_json
 
 CARD_FILENAME = "MODEL_CARD.md"
 _FEW_CLIPS = 10  # of a class: with fewer, its scores say little
@@ -153,7 +154,8 @@ def _describe_split(run: FinishedRun) -> str:
 
 def _model(run: FinishedRun) -> Iterator[Block]:
     spec, config = run.config.model, run.config
-    encoder = "the project's own" if spec.encoder == THREE_BLOCK else f"{spec.encoder} of keras.applications"
+    encoder = f"{spec.encoder} of keras.applications" if spec.encoder in APPLICATIONS else spec.encoder
+    encoder = "the project's own" if spec.encoder == THREE_BLOCK else encoder
     weights = "random initialization" if spec.encoder_weights == "none" else spec.encoder_weights
     yield Heading("Model")
     yield Table(

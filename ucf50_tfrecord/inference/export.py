@@ -18,7 +18,7 @@ import importlib.util
 import json
 import logging
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import keras
 import numpy as np
@@ -72,6 +72,7 @@ def export_run(
     *,
     formats: Sequence[str] = DEFAULT_FORMATS,
     warn: Callable[[str], None] = lambda text: None,
+    allowed_code: Collection[str] = (),
 ) -> Export:
     """Writes a run's model in some formats, compares what it reads back, and writes the card.
 
@@ -82,6 +83,7 @@ def export_run(
       output: the folder to write.
       formats: of FORMATS.
       warn: receives a sentence if the files are not compared on the run's own clips.
+      allowed_code: see trained.load_model.
 
     Raises:
       UserError: if a format cannot be written, a file's outputs differ by more than TOLERANCE or from
@@ -91,7 +93,7 @@ def export_run(
     formats = [name for name in FORMATS if name in formats]
     names = {*FILENAMES.values(), card.CARD_FILENAME, EXPORT_FILENAME}
     with storage.atomic_folder(output, names=names, mark=EXPORT_FILENAME) as folder:
-        model = load_for_export(run)
+        model = load_for_export(run, allowed_code)
         frames, ids = choose_clips(run, warn)
         probabilities = special.softmax(model(frames, training=False).numpy(), axis=1)
         own = compare_with_run(run, ids, probabilities) if ids else None
@@ -112,11 +114,12 @@ def export_run(
     return export
 
 
-def load_for_export(run: FinishedRun) -> keras.Model:
+def load_for_export(run: FinishedRun, allowed_code: Collection[str] = ()) -> keras.Model:
     """Builds the run's model with its weights, in float32 and without kernels of one kind of device."""
     config = run.config
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, precision="float32"))
-    model = trained.load_model(run.run_dir, config, run.weights, strategy=tf.distribute.get_strategy())
+    strategy = tf.distribute.get_strategy()
+    model = trained.load_model(run.run_dir, config, run.weights, strategy=strategy, allowed_code=allowed_code)
     prepare(model)
     return model
 

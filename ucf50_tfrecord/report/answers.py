@@ -11,7 +11,7 @@ from ucf50_tfrecord.evaluation.interventions import PLAIN
 from ucf50_tfrecord.evaluation.results import LOGIT_DECIMALS, Condition
 from ucf50_tfrecord.evaluation.verdicts import KINDS, MARGIN, Answer, Verdict
 from ucf50_tfrecord.report.scores import Scores
-from ucf50_tfrecord.specs import ORDER_BLIND_MODELS, UserError
+from ucf50_tfrecord.specs import UserError, model_traits
 
 _ABOVE_CHANCE = ("above_chance", "appearance_suffices")
 
@@ -173,7 +173,7 @@ def _order_check(scores: Scores) -> Iterator[Block]:
 
 def _failures(scores: Scores) -> Iterator[str]:
     for result in scores.results.cells:
-        if result.architecture in ORDER_BLIND_MODELS and PLAIN in result.logits:
+        if model_traits(result.architecture).is_order_blind and PLAIN in result.logits:
             try:
                 cells.check_order_blind(str(result.cell), result.logits, result.precision)
             except UserError as error:

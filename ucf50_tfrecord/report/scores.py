@@ -16,6 +16,7 @@ from ucf50_tfrecord.evaluation import interventions, metrics, statistics, verdic
 from ucf50_tfrecord.evaluation.interventions import INTERVENTIONS, PLAIN, SHUFFLED, SHUFFLES
 from ucf50_tfrecord.evaluation.results import Condition, Results, video_of
 from ucf50_tfrecord.evaluation.statistics import Estimate
+from ucf50_tfrecord.specs import model_traits
 
 TOP = 5
 
@@ -85,9 +86,9 @@ class Scores:
         return next(iter((*alike, *self.order_blind)), None)
 
     def read_alike(self, *models: str) -> bool:
-        """Tells whether models encode frames alike: all by the published encoder, or none."""
-        kinds = self.results.architectures
-        return len({kinds[model].startswith("seed_") for model in models}) == 1
+        """Tells whether models encode frames alike, and so have the same order-blind control."""
+        kinds = [self.results.architectures[model] for model in models]
+        return len({model_traits(kind).control or kind for kind in kinds}) == 1
 
     def tested(self, condition: Condition) -> np.ndarray:
         """Tells which clips were tested: bool [N]."""

@@ -26,7 +26,6 @@ from ucf50_tfrecord import parsing, storage
 from ucf50_tfrecord.parsing import Count, Finite, Fraction, Name, Sha256
 from ucf50_tfrecord.specs import (
     FOLD_RULES,
-    MODEL_NAMES,
     PRECISIONS,
     ClipFormat,
     ModelSpec,
@@ -34,6 +33,7 @@ from ucf50_tfrecord.specs import (
     UserError,
     expect,
     format_folds,
+    model_traits,
     to_json,
 )
 
@@ -138,7 +138,7 @@ class Summary(Scores):
     folds: tuple[Count, ...]
     weights: Literal["last", "best"]
     train_folds: tuple[Count, ...] = ()
-    model: Literal[MODEL_NAMES]
+    model: Name
     params: Count
     epochs: Count
     trained_epochs: Count
@@ -155,6 +155,9 @@ class Summary(Scores):
     fingerprint: Sha256 | None = None
     data_dir: str | None = None
     environment: dict[str, dict[str, str | int | bool]] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        model_traits(self.model)  # refuses unknown names
 
 
 def load_summary(run_dir: str | os.PathLike) -> Summary:
@@ -199,7 +202,7 @@ def describe_data(config: RunConfig, num_clips: Sequence[int]) -> dict[str, obje
 
 def make_run_dir(data_dir: str, model: str) -> str:
     """Makes a new run's folder, runs/<data>-<model>-<time>, which no other run has."""
-    name = f"{pathlib.Path(data_dir).name}-{model}-{time.strftime('%Y%m%d-%H%M%S')}"
+    name = f"{pathlib.Path(data_dir).name}-{model.replace(':', '.')}-{time.strftime('%Y%m%d-%H%M%S')}"
     storage.make_folder("runs")
     for suffix in ("", *(f"-{number}" for number in range(2, 1000))):
         path = pathlib.Path("runs", name + suffix)
