@@ -21,7 +21,9 @@ import pipelines
 from pipelines import scratch
 from pipelines.terminal import note, note_exception, say, warn
 from ucf50_tfrecord import remote
-from ucf50_tfrecord.specs import UserError, expect, printable
+from ucf50_tfrecord.errors import UserError, expect
+from ucf50_tfrecord.specs import format_folds, printable
+from ucf50_tfrecord.texts import shell_command
 
 # tqdm's own takes so much that scores beside it do not fit 80 columns.
 _BAR_FORMAT = "{desc}: {n_fmt}/{total_fmt} |{bar}| {elapsed}<{remaining}, {rate_fmt}{postfix}"
@@ -108,9 +110,27 @@ def end_at_once(code: int | str | None) -> None:
 
 
 def python() -> str:
-    """Returns this interpreter for a command that is shown: from the current folder, if it lies in that."""
+    """Returns this interpreter's path for a command that is shown, relative if it lies in the current folder."""
     path = pathlib.Path(sys.executable)
     return str(path.relative_to(os.getcwd()) if path.is_relative_to(os.getcwd()) else path)
+
+
+def program(command: str) -> str:
+    """Returns the words that start an entry point the way this process was started."""
+    if pipelines.is_console_script(sys.orig_argv[1]):
+        return f"{pipelines.CONSOLE_SCRIPT} {command}"
+    return f"{python()} -m pipelines.{command}"
+
+
+def this_command(run: str | None = None) -> str:
+    """Returns the command that started this process, to be pasted into a shell; `run` replaces its --run."""
+    script, *arguments = sys.orig_argv[1:]
+    start = [pipelines.CONSOLE_SCRIPT] if pipelines.is_console_script(script) else [python(), script]
+    if run:
+        arguments = [argument for argument in arguments if not argument.startswith("--run=")] + [
+            f"--run={run}"
+        ]
+    return shell_command([*start, *arguments])
 
 
 def handle_sigterm() -> None:
@@ -166,19 +186,42 @@ def has_nvidia_driver() -> bool:
 
 
 class TrainingDisplay:
-    """Shows a bar while an epoch runs (on a terminal) and one line when it is done."""
+    """Shows a training: a bar while an epoch runs (on a terminal), and one line when it is done.
 
-    def __init__(self, should_stop: Callable[[], bool] = lambda: False):
-        self.should_stop = should_stop
+    While it is open, SIGINT and SIGTERM ask the training to stop.
+    """
+
+    def __init__(self):
         self._bar: ProgressBar | None = None
+        self._stack = contextlib.ExitStack()
+        self._should_stop: Callable[[], bool] = lambda: False
 
     def __enter__(self) -> TrainingDisplay:
+        self._should_stop = self._stack.enter_context(stop_requests())
+        self._stack.callback(self._close_bar)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._close_bar()
+        self._stack.close()
 
-    def report(self, progress) -> None:
+    def listener(self):
+        """Returns the job.JobListener that shows a job here. Imports TensorFlow."""
+        from ucf50_tfrecord.dataset.feed import CACHE_MEANINGS
+        from ucf50_tfrecord.job import JobListener
+
+        return JobListener(
+            chose_cache=lambda choice: say(
+                f"Clips are {CACHE_MEANINGS[choice.cache]} (--cache={choice.cache}): {choice.reason}"
+            ),
+            loading=lambda folds, num_clips: progress_bar(
+                num_clips, "clip", f"loading folds {format_folds(folds)}"
+            ),
+            report=self.update,
+            warn=warn,
+            should_stop=lambda: self._should_stop(),
+        )
+
+    def update(self, progress) -> None:
         """Receives a training.listener.TrainProgress after each call of steps."""
         steps = progress.num_steps // progress.num_epochs
         if self._bar is None:
@@ -191,9 +234,6 @@ class TrainingDisplay:
             self._close_bar()
             scores = "  ".join(f"{name} {value:.4f}" for name, value in progress.scores.items())
             say(f"epoch {progress.epoch:>3}/{progress.num_epochs}  {scores}", flush=True)
-
-    def warn(self, text: str) -> None:
-        warn(text)
 
     def _close_bar(self) -> None:
         if self._bar is not None:

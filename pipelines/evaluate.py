@@ -43,6 +43,7 @@ def main() -> None:
 
 
 def evaluate_again() -> None:
+    from ucf50_tfrecord import job
     from ucf50_tfrecord.evaluation import runner
     from ucf50_tfrecord.training import run as run_lib
     from ucf50_tfrecord.training import strategy as strategy_lib
@@ -68,7 +69,8 @@ def evaluate_again() -> None:
     model = trained.load_model(
         run_dir, config, weights, strategy=strategy, allowed_code=code_flags.allowed_code()
     )
-    [feed] = inputs.make_feeds(manifest, (folds,), strategy)
+    listener = console.TrainingDisplay().listener()
+    [feed] = job.make_feeds(manifest, [folds], inputs.INPUTS.build(), strategy=strategy, listener=listener)
     storage.claim_folder(folder, _FOLDER_KIND, _is_evaluation)  # a mistake shows before the work
     evaluate = runner.Evaluator(
         model, feed, strategy=strategy, batch_size=_BATCH_SIZE.value, warn=terminal.warn

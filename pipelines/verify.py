@@ -17,7 +17,7 @@ from absl import flags
 
 from pipelines import console, terminal
 from ucf50_tfrecord import manifest as manifest_lib
-from ucf50_tfrecord.specs import UserError, expect
+from ucf50_tfrecord.errors import UserError, expect
 
 _DATA = flags.DEFINE_string("data", None, "The dataset's folder.")
 _WORKERS = flags.DEFINE_integer("workers", None, "Threads that read. Default: one a core.")

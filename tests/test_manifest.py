@@ -7,7 +7,7 @@ import pytest
 
 from tests.conftest import CLASSES
 from ucf50_tfrecord import manifest, record
-from ucf50_tfrecord.specs import UserError
+from ucf50_tfrecord.errors import UserError
 
 
 def test_manifest_says_what_the_shards_hold(data_dir):

@@ -1,4 +1,4 @@
-"""Lists the models: what each is, and its parameters for clips of a shape.
+"""Lists the models: a description of each, and its number of parameters.
 
 python -m tools.describe_models --classes=50 --frames=15 --size=64
 """
@@ -14,7 +14,7 @@ from ucf50_tfrecord.architectures import MODELS
 from ucf50_tfrecord.specs import ClipFormat, ModelSpec, parse_size
 
 _CLASSES = flags.DEFINE_integer("classes", 50, "Number of classes.")
-_FRAMES = flags.DEFINE_integer("frames", 15, "Frames a clip.", lower_bound=1)
+_FRAMES = flags.DEFINE_integer("frames", 15, "Frames per clip.", lower_bound=1)
 _SIZE = flags.DEFINE_string("size", "64", "Frame size, such as 64 or 112x96 (height x width).")
 
 
@@ -26,7 +26,7 @@ def main() -> None:
     from ucf50_tfrecord.models import builders
 
     terminal.say(f"{_CLASSES.value} classes, clips of {clip_format}", "")
-    terminal.say(f"{'model':<13}{'parameters':>11}  what it is")
+    terminal.say(f"{'model':<13}{'parameters':>11}  description")
     for name, traits in MODELS.items():
         spec = ModelSpec(
             name=name, num_classes=_CLASSES.value, num_frames=_FRAMES.value, height=height, width=width
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def describe(builder) -> str:
-    """Returns the first sentence of a builder's docstring."""
+    """Returns the first line of a builder's docstring."""
     return inspect.getdoc(builder).splitlines()[0].rstrip(".")
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+
+from ucf50_tfrecord.errors import expect
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -114,6 +117,22 @@ ENCODERS = {
 }
 
 
-def own_model(name: str) -> ModelTraits:
-    """Returns the traits of a model of the user's own, which its name, <module>:<function>, does not tell."""
-    return ModelTraits(builder=name, control="frame_pool", takes_encoder=True, takes_motion=True)
+def is_own_code(name: str) -> bool:
+    """Tells whether a model or encoder is named as <module>:<function>: code of the user's own."""
+    return re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", name, re.ASCII) is not None
+
+
+def model_traits(name: str) -> ModelTraits:
+    """Returns a model's traits; those of a model of the user's own are guessed.
+
+    Raises:
+      UserError: if the name is neither in the table of models nor of the form <module>:<function>.
+    """
+    expect(
+        name in MODELS or is_own_code(name),
+        f"a model out of {tuple(MODELS)}, or of your own as <module>:<function>",
+        model=name,
+    )
+    return MODELS.get(name) or ModelTraits(
+        builder=name, control="frame_pool", takes_encoder=True, takes_motion=True
+    )

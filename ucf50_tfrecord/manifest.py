@@ -22,6 +22,7 @@ from typing import Annotated, Any
 import msgspec
 
 from ucf50_tfrecord import parsing, record, storage
+from ucf50_tfrecord.errors import UserError, expect
 from ucf50_tfrecord.parsing import Count, Name, Sha256
 from ucf50_tfrecord.shards import (
     DATASET_NAME,
@@ -31,16 +32,7 @@ from ucf50_tfrecord.shards import (
     repeated,
     shard_pattern,
 )
-from ucf50_tfrecord.specs import (
-    DEFAULT_SHARD_BYTES,
-    MAX_CLASSES,
-    ClipFormat,
-    FoldRule,
-    Plan,
-    UserError,
-    expect,
-    to_json,
-)
+from ucf50_tfrecord.specs import DEFAULT_SHARD_BYTES, MAX_CLASSES, ClipFormat, FoldRule, Plan, to_json
 from ucf50_tfrecord.texts import make_variable, shell_command
 
 MANIFEST_FILENAME = "manifest.json"

@@ -16,7 +16,7 @@ import urllib.parse
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-from ucf50_tfrecord.specs import UserError
+from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.texts import install_command, tensorflow_reason
 
 _CONNECT_SECS, _READ_SECS = 10, 30

@@ -5,7 +5,7 @@ import pytest
 
 from tests.conftest import CLASSES
 from ucf50_tfrecord.convert import catalog
-from ucf50_tfrecord.specs import UserError
+from ucf50_tfrecord.errors import UserError
 
 
 def make_files(root, *names):

@@ -7,7 +7,7 @@ import pytest
 from tests.conftest import build
 from ucf50_tfrecord import manifest, record
 from ucf50_tfrecord.dataset.clips import load_clips
-from ucf50_tfrecord.specs import UserError
+from ucf50_tfrecord.errors import UserError
 
 
 def test_clips_are_indexed_from_the_sidecars(data_dir):

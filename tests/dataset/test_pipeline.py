@@ -10,7 +10,7 @@ from ucf50_tfrecord.dataset import pipeline
 from ucf50_tfrecord.dataset.clips import ClipIndex, load_clips
 from ucf50_tfrecord.dataset.pipeline import WorkerSlice
 from ucf50_tfrecord.dataset.reader import Buffers
-from ucf50_tfrecord.specs import UserError
+from ucf50_tfrecord.errors import UserError
 
 
 @pytest.fixture(scope="module")

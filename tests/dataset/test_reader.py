@@ -15,7 +15,8 @@ from ucf50_tfrecord import manifest, record, remote
 from ucf50_tfrecord.dataset import pipeline, shard_files
 from ucf50_tfrecord.dataset.clips import ClipIndex, load_clips
 from ucf50_tfrecord.dataset.reader import Buffers, ClipReader, read_record, video_secs
-from ucf50_tfrecord.specs import ClipFormat, FetchSpec, UserError
+from ucf50_tfrecord.errors import UserError
+from ucf50_tfrecord.specs import ClipFormat, FetchSpec
 
 NAME = "small-fold01.tfrecord-00000-of-00002"
 REMOVED, TRUNCATED = "remove", "truncate"

@@ -18,7 +18,8 @@ from ucf50_tfrecord import manifest, remote, storage
 from ucf50_tfrecord.dataset import shard_files
 from ucf50_tfrecord.dataset.clips import load_clips
 from ucf50_tfrecord.dataset.reader import ClipReader, read_record
-from ucf50_tfrecord.specs import FetchSpec, UserError
+from ucf50_tfrecord.errors import UserError
+from ucf50_tfrecord.specs import FetchSpec
 
 GIB = 1 << 30
 

@@ -12,16 +12,16 @@ import pytest
 from tensorflow.python.framework.func_graph import FuncGraph
 
 from tests.conftest import flip_bit
-from tests.listeners import make_listener
 from tests.warm import run_code
 from ucf50_tfrecord import manifest
 from ucf50_tfrecord.architectures import MODELS
 from ucf50_tfrecord.dataset.clips import load_clips
 from ucf50_tfrecord.dataset.reader import ClipReader
+from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.evaluation import audit, cells, compare, recurrence
 from ucf50_tfrecord.evaluation.cells import ComparisonSpec, Recipe
 from ucf50_tfrecord.evaluation.results import Cell
-from ucf50_tfrecord.specs import AugmentSpec, ModelSpec, TrainSpec, UserError
+from ucf50_tfrecord.specs import AugmentSpec, ModelSpec, TrainSpec
 from ucf50_tfrecord.training.run import RunConfig
 from ucf50_tfrecord.training.strategy import make_strategy
 
@@ -135,7 +135,7 @@ def test_an_unreadable_record_is_skipped_on_request(data_dir, tmp_path):
         comparison.run(cells.ComparisonListener())
     warned = []
     skipping = dataclasses.replace(comparison, skip_bad_records=True)
-    [result] = skipping.run(make_listener(cells.ComparisonListener, warn=warned.append)).cells
+    [result] = skipping.run(cells.ComparisonListener(warn=warned.append)).cells
     assert set(result.clips) == set(np.flatnonzero(all_clips.folds == 1)) - {bad}
     assert any("1 of 6 clips were skipped" in text for text in warned)
 
@@ -186,7 +186,7 @@ def test_finished_cells_leave_nothing_in_memory(clips, tmp_path):
         clips=clips,
         strategy=make_strategy("one"),
         cache="host",
-    ).run(make_listener(cells.ComparisonListener, start=lambda *_: counts.append(count())))
+    ).run(cells.ComparisonListener(start=lambda *_: counts.append(count())))
     assert counts[0] <= before and len(counts) == 4
     assert counts[1:] == counts[:1] * 3 and count() == counts[0]
 

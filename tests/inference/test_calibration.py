@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from scipy import special
 
+from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.evaluation.statistics import expected_calibration_error
 from ucf50_tfrecord.inference import calibration
-from ucf50_tfrecord.specs import ModelSpec, TrainSpec, UserError
+from ucf50_tfrecord.specs import ModelSpec, TrainSpec
 from ucf50_tfrecord.training.run import RunConfig
 
 CLASSES = ("a", "b", "c", "d")

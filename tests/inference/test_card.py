@@ -13,11 +13,11 @@ from sklearn import metrics as sklearn_metrics
 from tests.evaluation.made_up import make_results
 from ucf50_tfrecord import storage
 from ucf50_tfrecord.drawing import document
+from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.evaluation import statistics
 from ucf50_tfrecord.evaluation.results import Condition
 from ucf50_tfrecord.inference import card, finished_run
 from ucf50_tfrecord.inference.card import Export, ExportedFile, RunDifference
-from ucf50_tfrecord.specs import UserError
 
 EXPORT = Export(
     files=(ExportedFile(format="keras", num_bytes=1_234_567, difference=2e-7),),

@@ -12,8 +12,9 @@ from scipy import special
 from tests.conftest import build
 from tests.untrained import write_run
 from ucf50_tfrecord import record, storage
+from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.inference import decoding, predict
-from ucf50_tfrecord.specs import ClipFormat, DecodeLimits, UserError, to_json
+from ucf50_tfrecord.specs import ClipFormat, DecodeLimits, to_json
 from ucf50_tfrecord.training import run as run_lib
 from ucf50_tfrecord.training import strategy as strategy_lib
 from ucf50_tfrecord.training import trained

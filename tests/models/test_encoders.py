@@ -7,8 +7,8 @@ import tensorflow as tf
 
 from tests.models.test_models import make_spec, make_video
 from ucf50_tfrecord import architectures, models
+from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.models.dropout import Dropout
-from ucf50_tfrecord.specs import UserError
 
 SMALL = "MobileNetV3Small"
 POLICY = keras.dtype_policies.get("float32")

@@ -10,7 +10,8 @@ import tensorflow as tf
 
 from tests.models.test_models import make_spec, make_video
 from ucf50_tfrecord import models
-from ucf50_tfrecord.specs import TrainSpec, UserError
+from ucf50_tfrecord.errors import UserError
+from ucf50_tfrecord.specs import TrainSpec
 from ucf50_tfrecord.training import trained
 from ucf50_tfrecord.training.run import RunConfig
 

@@ -21,7 +21,6 @@ READING = """
 import threading
 import tensorflow as tf
 from pipelines import console
-from ucf50_tfrecord.specs import UserError
 
 waiting = threading.Event()
 
@@ -81,7 +80,6 @@ console.run(main)
 PRINTING = """
 import sys
 from pipelines import console
-from ucf50_tfrecord.specs import UserError
 
 def main():
     sys.modules.update({loaded})

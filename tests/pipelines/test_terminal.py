@@ -17,7 +17,7 @@ from tests.conftest import flip_bit, write_numbered_video
 from tests.warm import run_module
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import texts
-from ucf50_tfrecord.specs import UserError
+from ucf50_tfrecord.errors import UserError
 
 # Red, a line of its own, back to the line's start, a beep, writing from right to left.
 EVIL = "\x1b[31m\nFORGED: all is well\r\x07\u202e"
@@ -215,7 +215,7 @@ def test_the_doctor(tmp_path, converted, evil_run):
     result = run("tools.doctor", *arguments, status=1)
     assert "make repair" in result.stdout
     run("tools.doctor", f"--{EVIL}")
-    run("tools.launch_workers", f"--workers={EVIL}")
+    run("pipelines.launch", f"--workers={EVIL}")
 
 
 def test_shown_commands_hold_the_names_as_they_are(converted):
@@ -280,6 +280,6 @@ def test_an_error_of_ours_shows_no_lines_that_a_name_made(capsys):
     except RuntimeError as error:
         terminal.note_exception(error)
     printed = capsys.readouterr().err
-    assert printed.startswith("ucf50_tfrecord.specs.UserError") and "Traceback" in printed
+    assert printed.startswith("ucf50_tfrecord.errors.UserError") and "Traceback" in printed
     assert not {c for c in printed if not c.isprintable()} - {"\n"}
     assert not any(line.startswith("FORGED") for line in printed.split("\n"))

@@ -17,10 +17,8 @@ from sklearn.metrics import accuracy_score, f1_score
 from pipelines import train
 from tests.conftest import REPOSITORY
 from tests.warm import run_module
-from ucf50_tfrecord import manifest, storage
+from ucf50_tfrecord import manifest, recipes, storage
 from ucf50_tfrecord.training import run
-
-RECIPES = sorted((REPOSITORY / "pipelines" / "recipes").glob("*.flags"))
 
 
 def train_flags(data_dir, run_dir, *extra):
@@ -99,7 +97,14 @@ def test_the_summary_can_be_made_again_from_the_predictions(finished_run, data_d
     assert summary["clips_per_sec"] > 0 and 0 <= summary["wait_share"] <= 1
 
 
-@pytest.mark.parametrize("signum, status", [(signal.SIGTERM, 0), (signal.SIGINT, 0), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    "signum, status",
+    [
+        (signal.SIGTERM, 0),
+        pytest.param(signal.SIGINT, 0, marks=pytest.mark.slow),
+        (signal.SIGKILL, -9),
+    ],
+)
 def test_an_interrupted_process_goes_on_to_the_same_weights(finished_run, data_dir, tmp_path, signum, status):
     run_dir = tmp_path / "run"
     command = train_flags(data_dir, run_dir, "--checkpoint_secs=0.05")
@@ -239,7 +244,7 @@ def test_videos_alone_are_enough(videos_dir, tmp_path):
         f"--run={tmp_path / 'run'}",
         "--epochs=1",
         "--model=seed_rnn",
-        f"--flagfile={REPOSITORY}/pipelines/recipes/seed_rnn.flags",
+        f"--flagfile={REPOSITORY}/ucf50_tfrecord/recipes/seed_rnn.flags",
         "--epochs=1",
     )
     assert result.returncode == 0, result.stderr
@@ -247,11 +252,11 @@ def test_videos_alone_are_enough(videos_dir, tmp_path):
     assert json.loads((tmp_path / "run" / "config.json").read_text())["train"]["epochs"] == 1
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("recipe", recipes.names())
 def test_every_recipe_parses(recipe, data_dir, tmp_path):
     """--val_folds=99 is refused after all flags have been read, before TensorFlow is loaded."""
-    result = run_module("pipelines.train", f"--data={data_dir}", f"--flagfile={recipe}", "--val_folds=99")
-    assert result.returncode == 2 and "Expected --val_folds out of folds 1-5" in result.stderr
+    result = run_module("pipelines.train", f"--data={data_dir}", f"--recipe={recipe}", "--val_folds=99")
+    assert result.returncode == 2 and "Expected val_folds out of folds 1-5" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -263,14 +268,14 @@ def test_every_recipe_parses(recipe, data_dir, tmp_path):
         (["--epoch=3"], "Unknown command line flag 'epoch'"),
         (["--epochs=many"], "flag --epochs=many"),
         (["--flagfile=nowhere.flags"], "nowhere.flags"),
-        (["--val_folds=1-3", "--train_folds=3-5"], "Folds 3 are in both --train_folds and --val_folds"),
-        (["--val_folds=7"], "Expected --val_folds out of folds 1-5 of .* Received: 7"),
+        (["--val_folds=1-3", "--train_folds=3-5"], "Folds 3 are in both train_folds and val_folds"),
+        (["--val_folds=7"], "Expected val_folds out of folds 1-5 of .* Received: 7"),
         (["--val_folds=one"], "Expected folds such as 1-5,9. Received: folds='one'"),
-        (["--val_folds=1-5"], "Expected --train_folds out of folds 1-5 .* Received: none"),
-        (["--test_folds=1,2", "--val_folds=2-3"], "Folds 2 are in both --val_folds and --test_folds"),
-        (["--test_folds=4", "--train_folds=1-4"], "Folds 4 are in both --train_folds and --test_folds"),
-        (["--test_folds=9"], "Expected --test_folds out of folds 1-5 of .* Received: 9"),
-        (["--early_stopping=3"], "--test_folds with --early_stopping: scores on the folds that chose"),
+        (["--val_folds=1-5"], "Expected train_folds out of folds 1-5 .* Received: none"),
+        (["--test_folds=1,2", "--val_folds=2-3"], "Folds 2 are in both val_folds and test_folds"),
+        (["--test_folds=4", "--train_folds=1-4"], "Folds 4 are in both train_folds and test_folds"),
+        (["--test_folds=9"], "Expected test_folds out of folds 1-5 of .* Received: 9"),
+        (["--early_stopping=3"], "test_folds with early_stopping: scores on the folds that chose"),
         (["--profile_steps=9,3"], "--profile_steps=a,b with 1 <= a <= b"),
         (["--encoder=LeNet"], "flag --encoder=LeNet"),
         (["--encoder=VGG16"], "VGG16 .* cannot be built for frames of 16x24"),

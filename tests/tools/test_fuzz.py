@@ -21,7 +21,8 @@ from tools.fuzzing.findings import Counter, Evidence, Findings, Problem, Stage
 from tools.fuzzing.readers import Program, Reader
 from tools.fuzzing.reference import digest
 from ucf50_tfrecord.convert import decode
-from ucf50_tfrecord.specs import ClipFormat, UserError
+from ucf50_tfrecord.errors import UserError
+from ucf50_tfrecord.specs import ClipFormat
 
 # Doors of the library that are not closed yet; each of these counters must be zero in the end.
 OPEN = {
@@ -368,8 +369,7 @@ def test_readers_that_crash_or_hang_are_counted(files, monkeypatch):
     reader = Reader(name="planted", path="set/x.json", read=lambda folder: None)
     monkeypatch.setattr(jsons.readers, "make_mutant", lambda *_: (reader, b"{}"))
     findings = Findings(files / "failures")
-    setting = jsons.Setting(seed=0, findings=findings, work=files, command="again")
-    with jsons.Documents(setting) as tried:
+    with jsons.Documents(seed=0, findings=findings, work=files, command="again") as tried:
         tried._helper.stop()
         tried._helper = watched.Helper("tests.tools.fuzz_answers", files / "helper")
         assert tried.run(range(1, 4)) == 3

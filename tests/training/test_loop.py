@@ -12,17 +12,19 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.conftest import CLASSES, flip_bit
 from tests.dataset.helpers import EVERY_AUGMENTATION
-from tests.listeners import make_listener
 from ucf50_tfrecord import manifest, models, texts
 from ucf50_tfrecord.dataset import pipeline
 from ucf50_tfrecord.dataset.clips import load_clips
 from ucf50_tfrecord.dataset.feed import Feed, read_clips
+from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.evaluation import runner
-from ucf50_tfrecord.specs import ModelSpec, TrainSpec, UserError
+from ucf50_tfrecord.specs import ModelSpec, TrainSpec
 from ucf50_tfrecord.training import checkpoint, logs, loop
 from ucf50_tfrecord.training import meter as meter_lib
 from ucf50_tfrecord.training import step as step_lib
 from ucf50_tfrecord.training import strategy as strategy_lib
+from ucf50_tfrecord.training.listener import Listener
+from ucf50_tfrecord.training.run import RunOptions
 
 
 def train(
@@ -58,7 +60,7 @@ def train(
         loop.build_state(model_spec, train_spec, num_clips=len(feed.clips), strategy=strategy),
         train_spec,
         strategy=strategy,
-        options=loop.RunOptions(
+        options=RunOptions(
             run_dir=str(run_dir),
             log_every_steps=log_every_steps,
             steps_per_call=steps_per_call,
@@ -67,8 +69,22 @@ def train(
         ),
         make_evaluator=make_evaluator or default,
         open_log=lambda step: logs.TensorBoardLog(str(run_dir), start_step=step),
-        listener=make_listener(**listener or {}),
+        listener=Listener(**listener or {}),
     )
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(request, monkeypatch):
+    """Leaves out TensorBoard's pictures: to draw them takes a third of a short run's time."""
+    if request.function is not test_tensorboard_gets_curves_and_pictures:
+        monkeypatch.setattr(logs.TensorBoardLog, "evaluation", lambda *_: None)
+
+
+@pytest.fixture(scope="module")
+def two_epochs(data_dir, tmp_path_factory):
+    """A finished run: its folder and what training returned. Read only."""
+    run_dir = tmp_path_factory.mktemp("two_epochs") / "run"
+    return run_dir, train(data_dir, run_dir)
 
 
 def read_all(data_dir, *, batch_size):
@@ -170,26 +186,27 @@ def test_weights_do_not_depend_on_where_clips_are_kept(undisturbed, data_dir, tm
     np.testing.assert_array_equal(kept.evaluate("shuffle1").logits, undisturbed.evaluate("shuffle1").logits)
 
 
-def test_a_finished_run_is_not_trained_again(data_dir, tmp_path):
-    first = train(data_dir, tmp_path)
+def test_a_finished_run_is_not_trained_again(two_epochs, data_dir, tmp_path):
+    run_dir, first = two_epochs
+    shutil.copytree(run_dir, tmp_path, dirs_exist_ok=True)
     seen = []
     again = train(data_dir, tmp_path, listener={"report": seen.append})
     assert again.finished and not seen and again.clips_per_sec is None
     assert_same_weights(again, first)
 
 
-def test_best_and_last_weights_can_be_loaded(data_dir, tmp_path):
-    trained = train(data_dir, tmp_path)
+def test_best_and_last_weights_can_be_loaded(two_epochs, tmp_path):
+    run_dir, trained = two_epochs
     model = models.build_model(ModelSpec(name="seed_pool", num_classes=3, num_frames=5, height=16, width=24))
-    checkpoint.load_weights(str(tmp_path), "last", model)
+    checkpoint.load_weights(str(run_dir), "last", model)
     for expected, found in zip(weights(trained), (v.numpy() for v in model.variables), strict=True):
         np.testing.assert_array_equal(found, expected)
-    checkpoint.load_weights(str(tmp_path), "best", model)
+    checkpoint.load_weights(str(run_dir), "best", model)
     with pytest.raises(UserError, match="holds no checkpoint"):
         checkpoint.load_weights(str(tmp_path / "nowhere"), "last", model)
     other = models.build_model(ModelSpec(name="seed_rnn", num_classes=3, num_frames=5, height=16, width=24))
     with pytest.raises(UserError, match="Cannot restore the checkpoint"):
-        checkpoint.load_weights(str(tmp_path), "last", other)
+        checkpoint.load_weights(str(run_dir), "last", other)
 
 
 @pytest.mark.parametrize("precision", ["float16", "bfloat16"])
@@ -314,8 +331,8 @@ def test_steps_that_are_not_reached_give_no_profile_and_a_warning(data_dir, tmp_
     assert warnings == ["there is no profile: none of the steps 20 to 30 was taken"]
 
 
-def test_the_worst_mistakes_are_the_surest(data_dir, tmp_path):
-    trained = train(data_dir, tmp_path, epochs=1)
+def test_the_worst_mistakes_are_the_surest(two_epochs, data_dir):
+    _, trained = two_epochs
     clips = load_clips(manifest.load(str(data_dir)), [1])
     logits = np.zeros((6, 3), np.float32)
     logits[range(6), (clips.labels + [1, 0, 1, 0, 0, 1]) % 3] = [1, 9, 3, 1, 1, 2]
@@ -342,12 +359,19 @@ def test_best_weights_are_saved_when_they_beat_all_before(tmp_path):
     assert model.get_weights()[0] == 3
 
 
-@pytest.mark.parametrize("damage", ["data", "index", "flip"])
-def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(data_dir, tmp_path, damage):
-    """The two that are kept are those before and after the last evaluation; the third was made in epoch 2."""
-    seen = []
+@pytest.fixture(scope="module")
+def stopped(data_dir, tmp_path_factory):
+    """A run that was stopped after its eighth step. Read only."""
+    seen, run_dir = [], tmp_path_factory.mktemp("stopped") / "run"
     listener = {"report": seen.append, "should_stop": lambda: len(seen) + 1 == 8}
-    train(data_dir, tmp_path, listener=listener)
+    train(data_dir, run_dir, listener=listener)
+    return run_dir
+
+
+@pytest.mark.parametrize("damage", ["data", "index", "flip"])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(two_epochs, stopped, data_dir, tmp_path, damage):
+    """The two that are kept are those before and after the last evaluation; the third was made in epoch 2."""
+    shutil.copytree(stopped, tmp_path, dirs_exist_ok=True)
     last = tmp_path / "checkpoints" / "last"
     newest, before = (pathlib.Path(path).name for path in checkpoint.find(last))
     assert step_of(tmp_path) == 8
@@ -360,20 +384,20 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(data_dir, tmp_path,
     seen, warnings = [], []
     again = train(data_dir, tmp_path, listener={"report": seen.append, "warn": warnings.append})
     assert [progress.step for progress in seen] == [6, 7, 8, 9, 10]
-    assert_same_weights(again, train(data_dir, tmp_path / "undisturbed"))
+    assert_same_weights(again, two_epochs[1])
     [text] = warnings
     assert "Cannot restore the checkpoint" in text and newest in text and "of step 5" in text
     assert len(list(last.iterdir())) == 4 and len(checkpoint.find(last)) == 2
 
 
-def test_a_run_whose_checkpoints_are_all_torn_says_so(data_dir, tmp_path):
-    train(data_dir, tmp_path, epochs=1)
+def test_a_run_whose_checkpoints_are_all_torn_says_so(two_epochs, data_dir, tmp_path):
+    shutil.copytree(two_epochs[0], tmp_path, dirs_exist_ok=True)
     for path in (tmp_path / "checkpoints" / "last").glob("*.data*"):
         path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(
         UserError, match="Cannot restore the checkpoint .* None before it is sound: start another --run"
     ):
-        train(data_dir, tmp_path, epochs=1)
+        train(data_dir, tmp_path)
 
 
 def test_the_reason_of_a_real_error_is_plain(tmp_path):
@@ -462,10 +486,10 @@ def test_evaluation_sees_clips_as_they_are(data_dir, tmp_path):
         np.testing.assert_array_equal(trained.evaluate().logits[:4], expected)
 
 
-def test_the_input_state_in_a_checkpoint_is_a_few_bytes(data_dir, tmp_path):
+def test_the_input_state_in_a_checkpoint_is_a_few_bytes(two_epochs):
     """All that is neither model nor optimizer, the counters of saves and of the best epoch included."""
-    trained = train(data_dir, tmp_path, epochs=1)
-    path = checkpoint.find(tmp_path / "checkpoints" / "last")[0]
+    run_dir, trained = two_epochs
+    path = checkpoint.find(run_dir / "checkpoints" / "last")[0]
     reader = tf.train.load_checkpoint(path)
     rest = [
         name
@@ -528,7 +552,7 @@ def test_waiting_for_input_is_measured_and_warned_of(data_dir, tmp_path, monkeyp
     read = ClipReader.read_pixels
 
     def slow_read(self, index):
-        time.sleep(0.3)
+        time.sleep(0.15)
         return read(self, index)
 
     monkeypatch.setattr(ClipReader, "read_pixels", slow_read)
@@ -544,8 +568,8 @@ def test_waiting_for_input_is_measured_and_warned_of(data_dir, tmp_path, monkeyp
     )
 
 
-def test_evaluation_of_a_run_counts_each_clip_once(data_dir, tmp_path):
-    trained = train(data_dir, tmp_path, epochs=1)
+def test_evaluation_of_a_run_counts_each_clip_once(two_epochs, tmp_path):
+    _, trained = two_epochs
     evaluation = trained.evaluate()
     assert evaluation.logits.shape == (6, 3) and evaluation.confusion.sum() == 6
     shuffled = trained.evaluate("shuffle1")

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from ucf50_tfrecord.specs import UserError
+from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.training import run
 
 

@@ -5,8 +5,8 @@ import re
 import pytest
 import tensorflow as tf
 
-from tools import launch_workers
-from ucf50_tfrecord.specs import UserError
+from pipelines import launch as launch_lib
+from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.training import cluster, loop, strategy
 
 
@@ -180,7 +180,7 @@ def test_what_is_no_lost_worker_is_not_called_one():
 
 def meet_all(count, timeout_secs=30.0, absent=()):
     """Lets workers meet, each in a thread; returns what each raised, or None."""
-    addresses = tuple(f"localhost:{port}" for port in launch_workers.free_ports(count))
+    addresses = tuple(f"localhost:{port}" for port in launch_lib.free_ports(count))
 
     def meet(worker):
         try:

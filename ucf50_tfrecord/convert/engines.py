@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 from ucf50_tfrecord import manifest, storage, workers
 from ucf50_tfrecord.convert.shard import convert_shard, source_of
+from ucf50_tfrecord.errors import UserError, expect
 from ucf50_tfrecord.manifest import Manifest, ShardReport
 from ucf50_tfrecord.shards import Source, shard_pattern
-from ucf50_tfrecord.specs import DecodeLimits, Plan, ShardJob, UserError, expect
+from ucf50_tfrecord.specs import DecodeLimits, Plan, ShardJob
 
 # The third argument is told how many more videos are through, from any thread.
 Engine = Callable[[Sequence[ShardJob], str, Callable[[int], None]], Iterator[ShardReport]]

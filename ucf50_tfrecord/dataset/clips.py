@@ -6,13 +6,18 @@ import concurrent.futures
 import dataclasses
 import functools
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import record, storage
+from ucf50_tfrecord.errors import UserError, expect
 from ucf50_tfrecord.manifest import Manifest, ManifestShard, ShardReport
-from ucf50_tfrecord.specs import FetchSpec, UserError, expect, format_folds
+from ucf50_tfrecord.specs import FetchSpec, format_folds
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 _LOOKUPS_AT_ONCE = 16
 
@@ -58,6 +63,12 @@ class ClipIndex:
             for name in ("shards", "offsets", "sizes", "labels", "groups", "folds")
         }
         return dataclasses.replace(self, ids=tuple(np.array(self.ids, object)[chosen]), **arrays)
+
+    def batches(self, batch_size: int, *, seed: int | None = None) -> tf.data.Dataset:
+        """Streams the clips' frames and labels; see pipeline.labelled_batches."""
+        from ucf50_tfrecord.dataset import pipeline  # imports TensorFlow, which an index does not need
+
+        return pipeline.labelled_batches(self, batch_size=batch_size, seed=seed)
 
     def spread(self, count: int) -> ClipIndex:
         """Returns the index of at most `count` clips, evenly spread over this one."""

@@ -21,7 +21,7 @@ import tensorflow as tf
 from ucf50_tfrecord import record
 from ucf50_tfrecord.dataset.clips import ClipIndex
 from ucf50_tfrecord.dataset.reader import Buffers, ClipReader
-from ucf50_tfrecord.specs import expect
+from ucf50_tfrecord.errors import expect
 
 # Limit on the batches being read at once; two are always read side by side.
 _MAX_BYTES_IN_WORK = 256 << 20
@@ -209,6 +209,35 @@ def read_frames(batches: tf.data.Dataset, reader: ClipReader) -> tf.data.Dataset
         clips = clips.map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         batches = clips.batch(size, drop_remainder=True)
     return batches.prefetch(_PREFETCHED_BATCHES)
+
+
+def labelled_batches(clips: ClipIndex, *, batch_size: int, seed: int | None = None) -> tf.data.Dataset:
+    """Streams clips for keras.Model.fit, keras.Model.evaluate and loops of one's own.
+
+    Each epoch holds every clip once, so its last batch may be short: B is at most `batch_size`.
+
+    Args:
+      clips: an index of clips.
+      batch_size: clips per batch.
+      seed: shuffles the clips anew each epoch, without end; one epoch is num_steps(len(clips), batch_size)
+        batches. None yields every clip once, in the index's order.
+
+    Returns:
+      A dataset of (frames uint8 [B, T, H, W, 3], labels int32 [B]). Iterating raises tf.errors.OpError at a
+      record that cannot be read.
+
+    Raises:
+      UserError: if there is no clip, or the batch size is not positive.
+    """
+    batches = read_frames(index_batches(clips, batch_size=batch_size, seed=seed), ClipReader(clips))
+
+    def select(batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        count = tf.math.count_nonzero(batch["mask"])  # padding comes last
+        return batch["video"][:count], batch["label"][:count]
+
+    steps = num_steps(len(clips), batch_size) if seed is None else tf.data.INFINITE_CARDINALITY
+    labelled = batches.map(select).prefetch(_PREFETCHED_BATCHES)
+    return labelled.apply(tf.data.experimental.assert_cardinality(steps))
 
 
 def _announce(batches: tf.data.Dataset, reader: ClipReader) -> tf.data.Dataset:

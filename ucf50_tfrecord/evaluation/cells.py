@@ -5,28 +5,22 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from ucf50_tfrecord.architectures import model_traits
+from ucf50_tfrecord.choices import FoldBy, FrameOrder
 from ucf50_tfrecord.dataset.clips import ClipIndex
 from ucf50_tfrecord.dataset.feed import Feed, read_clips
+from ucf50_tfrecord.errors import UserError, expect
 from ucf50_tfrecord.evaluation import interventions, recurrence
 from ucf50_tfrecord.evaluation.interventions import PLAIN, SHUFFLES
-from ucf50_tfrecord.evaluation.results import LOGIT_DECIMALS, Cell, CellResult, Split, video_of
+from ucf50_tfrecord.evaluation.results import LOGIT_DECIMALS, Cell, CellResult, video_of
 from ucf50_tfrecord.evaluation.runner import Evaluator
-from ucf50_tfrecord.specs import (
-    FRAME_ORDERS,
-    ModelSpec,
-    TrainSpec,
-    UserError,
-    expect,
-    format_folds,
-    model_traits,
-    to_json,
-)
+from ucf50_tfrecord.specs import ModelSpec, TrainSpec, format_folds, to_json
 from ucf50_tfrecord.training.listener import Listener
 
 NOT_TESTED = -1  # the part of clips that are only trained on
@@ -38,11 +32,14 @@ _MAX_INSPECTED_CLIPS, _MAX_INSPECTED_BYTES = 512, 256 << 20
 _ROUNDING = {"float32": 1e-4, "bfloat16": 0.05, "float16": 0.01}
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ComparisonListener(Listener):
-    """Receives how a comparison goes, and may stop it after each call of steps and between tests."""
+    """Functions that a comparison calls, also between tests; by default they ignore everything and never stop it.
 
-    def start(self, cell: Cell, done: int, total: int) -> None:
-        """Receives a cell before its training, and the numbers of finished and of all cells."""
+    start: receives a cell before its training, and the numbers of finished and of all cells.
+    """
+
+    start: Callable[[Cell, int, int], None] = lambda cell, done, total: None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,7 +62,7 @@ class ComparisonSpec:
     num_parts: of the cross-validation, each tested once; 0 tests `val_folds` alone.
     val_folds: the only part that is tested, with num_parts=0.
     num_seeds: trainings of each, from seed 0 on.
-    orders: of specs.FRAME_ORDERS; models that see order are also trained on clips in these.
+    orders: of choices.FrameOrder; models that see order are also trained on clips in these.
     audited: models that are also trained on clips split by video.
     inside: whether recurrences are inspected.
     """
@@ -74,7 +71,7 @@ class ComparisonSpec:
     num_parts: int = 5
     val_folds: tuple[int, ...] = ()
     num_seeds: int = 1
-    orders: tuple[str, ...] = FRAME_ORDERS[1:]
+    orders: tuple[str, ...] = (FrameOrder.SHUFFLED, FrameOrder.SINGLE)
     audited: tuple[str, ...] = ()
     inside: bool = True
 
@@ -94,7 +91,7 @@ class ComparisonSpec:
             for seed, part, model in itertools.product(seeds, parts, self.recipes)
         ]
         by_video = [
-            dataclasses.replace(cell, split=Split.VIDEO) for cell in kept if cell.model in self.audited
+            dataclasses.replace(cell, split=FoldBy.VIDEO) for cell in kept if cell.model in self.audited
         ]
         rearranged = [
             dataclasses.replace(cell, training=order)
@@ -105,7 +102,7 @@ class ComparisonSpec:
         return [*kept, *rearranged, *by_video]
 
 
-def assign_parts(clips: ClipIndex, spec: ComparisonSpec, split: Split) -> np.ndarray:
+def assign_parts(clips: ClipIndex, spec: ComparisonSpec, split: FoldBy) -> np.ndarray:
     """Assigns clips to the parts that are tested: int64 [N], NOT_TESTED for the others.
 
     By group, whole folds are assigned in turn. By video, the videos of each class are assigned in turn, in the
@@ -114,7 +111,7 @@ def assign_parts(clips: ClipIndex, spec: ComparisonSpec, split: Split) -> np.nda
     Raises:
       UserError: if a fold does not exist, or a class has no clips to train on.
     """
-    if split == Split.VIDEO:
+    if split == FoldBy.VIDEO:
         parts = _assign_videos(clips, spec.num_parts)
     elif spec.num_parts:
         folds = np.unique(clips.folds)
@@ -141,7 +138,7 @@ def assign_parts(clips: ClipIndex, spec: ComparisonSpec, split: Split) -> np.nda
 
 def describe_split(cell: Cell, num_parts: int) -> str:
     """Describes a split that folds do not, for the run's configuration; "" for a split by folds."""
-    return f"by video, part {cell.part + 1} of {num_parts}" if cell.split == Split.VIDEO else ""
+    return f"by video, part {cell.part + 1} of {num_parts}" if cell.split == FoldBy.VIDEO else ""
 
 
 def cell_recipe(recipe: Recipe, cell: Cell) -> Recipe:
@@ -154,11 +151,11 @@ def cell_recipe(recipe: Recipe, cell: Cell) -> Recipe:
 
 def interventions_of(cell: Cell, num_frames: int) -> tuple[str, ...]:
     """Lists the interventions that a cell's model is tested under: all, or those of the question it answers."""
-    if cell.split == Split.VIDEO:
+    if cell.split == FoldBy.VIDEO:
         return (PLAIN,)
-    if cell.training == "shuffled":
+    if cell.training == FrameOrder.SHUFFLED:
         return (PLAIN, *SHUFFLES)
-    if cell.training == "single":
+    if cell.training == FrameOrder.SINGLE:
         return (PLAIN, "middle1")
     return interventions.names(num_frames)
 

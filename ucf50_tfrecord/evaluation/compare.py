@@ -20,16 +20,18 @@ import tensorflow as tf
 from tensorflow.python.framework import ops as tf_ops
 
 from ucf50_tfrecord import storage
+from ucf50_tfrecord.choices import FoldBy
 from ucf50_tfrecord.dataset import reader
 from ucf50_tfrecord.dataset.clips import ClipIndex
 from ucf50_tfrecord.dataset.feed import Feed, choose_cache, read_in_batches
+from ucf50_tfrecord.errors import UserError, expect
 from ucf50_tfrecord.evaluation import audit, cells
 from ucf50_tfrecord.evaluation import results as results_lib
 from ucf50_tfrecord.evaluation.cells import ComparisonListener, ComparisonSpec, Recipe, Subject
-from ucf50_tfrecord.evaluation.results import Cell, CellResult, Results, Split
+from ucf50_tfrecord.evaluation.results import Cell, CellResult, Results
 from ucf50_tfrecord.evaluation.runner import Evaluator
 from ucf50_tfrecord.manifest import Manifest
-from ucf50_tfrecord.specs import UserError, expect, to_json
+from ucf50_tfrecord.specs import to_json
 from ucf50_tfrecord.training import loop, trained
 from ucf50_tfrecord.training import run as run_lib
 from ucf50_tfrecord.training.logs import TensorBoardLog
@@ -58,7 +60,9 @@ class Comparison:
     def parts(self) -> dict[str, np.ndarray]:
         """The part that each clip is tested in, int64 [N], for each split that a cell has."""
         splits = {cell.split for cell in self.spec.cells()}
-        return {split: cells.assign_parts(self.clips, self.spec, split) for split in Split if split in splits}
+        return {
+            split: cells.assign_parts(self.clips, self.spec, split) for split in FoldBy if split in splits
+        }
 
     def run(self, listener: ComparisonListener) -> Results | None:
         """Runs the unfinished cells; returns None if it is stopped.
@@ -181,7 +185,7 @@ class Comparison:
             state,
             recipe.train,
             strategy=self.strategy,
-            options=loop.RunOptions(run_dir=run_dir),
+            options=run_lib.RunOptions(run_dir=run_dir),
             make_evaluator=make_evaluator,
             open_log=open_log,
             listener=listener,
@@ -191,7 +195,7 @@ class Comparison:
         """Finds near-duplicates between the parts of both splits; without parts, of the tested split alone."""
         parts = self.parts
         if self.spec.num_parts:
-            parts = {split: cells.assign_parts(self.clips, self.spec, split) for split in Split}
+            parts = {split: cells.assign_parts(self.clips, self.spec, split) for split in FoldBy}
         return find_near_duplicates(self.clips, parts)
 
 

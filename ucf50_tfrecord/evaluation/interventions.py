@@ -24,6 +24,7 @@ PLAIN = "none"
 SHUFFLED = "shuffle"  # all permutations together
 NUM_SHUFFLES = 3
 SHUFFLES = tuple(f"{SHUFFLED}{number}" for number in range(1, NUM_SHUFFLES + 1))
+FIRST_SHUFFLE = SHUFFLES[0]
 _GRID = 4  # patches per side
 _FOREGROUND = 30  # distance from the background, in 8-bit levels of any channel, that makes foreground
 _BLUR_DIVISOR = 4  # a side of the frame divided by the blur's width

@@ -3,40 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-import enum
 import functools
 import json
 import pathlib
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import numpy as np
 
 from ucf50_tfrecord import parsing, record, storage
+from ucf50_tfrecord.architectures import model_traits
+from ucf50_tfrecord.choices import FoldBy, FrameOrder, Precision, read_choices
+from ucf50_tfrecord.errors import UserError, expect
 from ucf50_tfrecord.evaluation import interventions, recurrence
 from ucf50_tfrecord.evaluation.audit import NearestClips
 from ucf50_tfrecord.evaluation.interventions import PLAIN, SHUFFLED, SHUFFLES
 from ucf50_tfrecord.evaluation.recurrence import Recurrence
 from ucf50_tfrecord.parsing import Count, Finite, Int64, Name
-from ucf50_tfrecord.specs import (
-    FRAME_ORDERS,
-    PRECISIONS,
-    UserError,
-    expect,
-    model_traits,
-    to_json,
-)
+from ucf50_tfrecord.specs import to_json
 
 LOGIT_DECIMALS = 4  # of stored logits: with all digits the files would be twice as long
 _MAX_CELL_BYTES, _MAX_RESULTS_BYTES = 1 << 30, 8 << 30  # a cell of UCF50 takes 40 MB
-
-
-class Split(enum.StrEnum):
-    """The unit that is never on both sides of a split: recording groups, or videos alone."""
-
-    GROUP = "group"
-    VIDEO = "video"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,23 +32,23 @@ class Cell:
     """One training of a comparison, and the part of the clips that it is tested on.
 
     model: its name in the comparison, which is that of a recipe.
-    training: the order of frames in training clips, of specs.FRAME_ORDERS.
+    training: the order of frames in training clips, of choices.FrameOrder.
     part: the part of the clips that is held out, from 0.
     """
 
     model: Name
-    training: str = FRAME_ORDERS[0]
-    split: Split = Split.GROUP
+    training: str = FrameOrder.KEPT
+    split: str = FoldBy.GROUP
     part: Count = 0
     seed: Count = 0
 
     def __post_init__(self):
-        expect(self.training in FRAME_ORDERS, f"a training out of {FRAME_ORDERS}", training=self.training)
+        read_choices(self)
 
     def __str__(self) -> str:
         words = [self.model, f"part{self.part + 1}", f"seed{self.seed}"]
-        words += [self.training] if self.training != FRAME_ORDERS[0] else []
-        words += ["by_video"] if self.split == Split.VIDEO else []
+        words += [self.training] if self.training != FrameOrder.KEPT else []
+        words += ["by_video"] if self.split == FoldBy.VIDEO else []
         return "-".join(words)
 
 
@@ -89,8 +77,8 @@ class Condition(NamedTuple):
     """A model, its training, and its test; the intervention SHUFFLED means all permutations."""
 
     model: str
-    training: str = FRAME_ORDERS[0]
-    split: str = Split.GROUP
+    training: str = FrameOrder.KEPT
+    split: str = FoldBy.GROUP
     intervention: str = PLAIN
 
 
@@ -210,7 +198,7 @@ class _CellFile(Cell):
     logits: dict[Name, tuple[tuple[Finite, ...], ...]]
     recurrence: Recurrence | None
     run_dir: str
-    precision: Literal[PRECISIONS]
+    precision: Precision
 
     def __post_init__(self):
         super().__post_init__()
@@ -276,7 +264,7 @@ class _ResultsFile:
     classes: tuple[Name, ...]
     num_frames: Annotated[int, msgspec.Meta(ge=1, le=10_000)]
     clips: _ClipsFile
-    audit: dict[Split, NearestClips] | None
+    audit: dict[FoldBy, NearestClips] | None
     cells: tuple[_CellFile, ...]
 
     def __post_init__(self):

@@ -18,12 +18,12 @@ from scipy import special
 from ucf50_tfrecord import parsing, storage
 from ucf50_tfrecord.dataset.clips import ClipIndex
 from ucf50_tfrecord.dataset.feed import Feed, read_clips
+from ucf50_tfrecord.errors import UserError, expect
 from ucf50_tfrecord.evaluation import interventions, metrics
-from ucf50_tfrecord.evaluation.interventions import PLAIN, SHUFFLES
+from ucf50_tfrecord.evaluation.interventions import FIRST_SHUFFLE, PLAIN
 from ucf50_tfrecord.parsing import Count, Finite, Int64, Name
-from ucf50_tfrecord.specs import UserError, expect
 
-RUN_INTERVENTIONS = (PLAIN, SHUFFLES[0])  # a run is scored under each
+RUN_INTERVENTIONS = (PLAIN, FIRST_SHUFFLE)  # a run is scored under each
 _MAX_PREDICTIONS_BYTES = 1 << 30  # a million lines with the logits of 50 classes take half of it
 
 

@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from scipy import special
 
+from ucf50_tfrecord.choices import FoldBy, FrameOrder
 from ucf50_tfrecord.evaluation import interventions, statistics
 from ucf50_tfrecord.evaluation.interventions import SHUFFLED
-from ucf50_tfrecord.evaluation.results import Condition, Results, Split
+from ucf50_tfrecord.evaluation.results import Condition, Results
 from ucf50_tfrecord.evaluation.statistics import Estimate
 
 MARGIN = 0.05  # smaller effects on accuracy may exist, but hardly matter
@@ -50,7 +51,7 @@ def _above_chance(results: Results, model: str) -> np.ndarray:
 
 
 def _gain_by_video(results: Results, model: str) -> np.ndarray:
-    return results.correct(Condition(model, split=Split.VIDEO)) - results.correct(Condition(model))
+    return results.correct(Condition(model, split=FoldBy.VIDEO)) - results.correct(Condition(model))
 
 
 def _start_over_end(results: Results, model: str) -> np.ndarray:
@@ -100,14 +101,14 @@ KINDS: dict[str, Kind] = {
         "Does it need frame order, even when trained without it?",
         "{0} uses frame order: trained and tested on shuffled frames, it loses",
         "{0} does not use frame order: trained and tested on shuffled frames, it loses",
-        _loss(training="shuffled", intervention=SHUFFLED),
+        _loss(training=FrameOrder.SHUFFLED, intervention=SHUFFLED),
         order_blind=False,
     ),
     "needs_several_frames": Kind(
         "Does it need more than one frame, even when trained on single frames?",
         "{0} uses several frames: trained and tested on a single frame, it loses",
         "{0} does not use more than one frame: trained and tested on a single frame, it loses",
-        _loss(training="single", intervention="middle1"),
+        _loss(training=FrameOrder.SINGLE, intervention="middle1"),
         order_blind=False,
     ),
     "disturbed_by_shuffling": Kind(

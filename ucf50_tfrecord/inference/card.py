@@ -18,15 +18,16 @@ from ucf50_tfrecord.architectures import APPLICATIONS, THREE_BLOCK
 from ucf50_tfrecord.dataset.clips import ClipIndex, load_clips
 from ucf50_tfrecord.drawing import document
 from ucf50_tfrecord.drawing.document import Block, Bullets, Code, Heading, Paragraph, Table
+from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.evaluation import statistics
-from ucf50_tfrecord.evaluation.interventions import SHUFFLES
+from ucf50_tfrecord.evaluation.interventions import FIRST_SHUFFLE
 from ucf50_tfrecord.evaluation.results import Condition, Results
 from ucf50_tfrecord.inference import snippets
 from ucf50_tfrecord.inference.finished_run import FinishedRun
 from ucf50_tfrecord.inference.snippets import FILENAMES
 from ucf50_tfrecord.manifest import Manifest
 from ucf50_tfrecord.report.scores import TOP, format_estimate
-from ucf50_tfrecord.specs import AugmentSpec, UserError, format_folds, to_json
+from ucf50_tfrecord.specs import AugmentSpec, format_folds, to_json
 
 CARD_FILENAME = "MODEL_CARD.md"
 _FEW_CLIPS = 10  # of a class: with fewer, its scores say little
@@ -200,7 +201,7 @@ def _training(run: FinishedRun) -> Iterator[Block]:
 
 def _scores(run: FinishedRun) -> Iterator[Block]:
     scores, results = run.scores, run.results
-    plain, shuffled = Condition(run.model), Condition(run.model, intervention=SHUFFLES[0])
+    plain, shuffled = Condition(run.model), Condition(run.model, intervention=FIRST_SHUFFLE)
     quality = scores.quality(plain)
     chance_accuracy, chance_f1 = scores.chance(plain)
     rows = [
@@ -278,7 +279,7 @@ def _limits(run: FinishedRun) -> Iterator[Block]:
     results, spec = run.results, run.config.model
     counts = np.bincount(results.labels, minlength=len(results.classes))
     few = [f"{name} ({count})" for name, count in zip(results.classes, counts) if count < _FEW_CLIPS]
-    cost = run.scores.change(Condition(run.model), Condition(run.model, intervention=SHUFFLES[0]))
+    cost = run.scores.change(Condition(run.model), Condition(run.model, intervention=FIRST_SHUFFLE))
     items = [
         f"It was tested on {_count(len(results.ids), 'clip')} of {results.name}, and on nothing else: other cameras, "
         "places, people and ways to do an action were not tested.",

@@ -24,7 +24,8 @@ import numpy as np
 from ucf50_tfrecord import record, storage, workers
 from ucf50_tfrecord.convert import catalog, decode, sampling
 from ucf50_tfrecord.convert.container import Undecodable
-from ucf50_tfrecord.specs import ClipFormat, DecodeLimits, UserError, WindowSpec
+from ucf50_tfrecord.errors import UserError
+from ucf50_tfrecord.specs import ClipFormat, DecodeLimits, WindowSpec
 
 _POLL_SECS = 0.5
 _MAX_ANSWER_BYTES = 256 << 20  # the windows of some weeks of video

@@ -28,6 +28,7 @@ from scipy import special
 from ucf50_tfrecord import record, storage
 from ucf50_tfrecord.dataset import reader
 from ucf50_tfrecord.dataset.clips import load_clips
+from ucf50_tfrecord.errors import UserError, expect
 from ucf50_tfrecord.evaluation.interventions import PLAIN
 from ucf50_tfrecord.evaluation.results import Condition
 from ucf50_tfrecord.evaluation.verdicts import ensemble
@@ -35,12 +36,12 @@ from ucf50_tfrecord.inference import card
 from ucf50_tfrecord.inference.card import Export, ExportedFile, RunDifference
 from ucf50_tfrecord.inference.finished_run import FinishedRun
 from ucf50_tfrecord.inference.snippets import FILENAMES
-from ucf50_tfrecord.specs import UserError, expect, to_json
+from ucf50_tfrecord.specs import to_json
 from ucf50_tfrecord.texts import install_command, tensorflow_reason
 from ucf50_tfrecord.training import trained
 
 FORMATS = tuple(FILENAMES)
-DEFAULT_FORMATS = FORMATS[:2]
+DEFAULT_FORMATS = ("saved_model", "keras")
 EXPORT_FILENAME = "export.json"
 TOLERANCE = 1e-4  # between a file's probabilities and the model's: kernels round differently
 # Between the model's probabilities and those that the run stored: the mean over clips of the largest difference

@@ -10,11 +10,12 @@ import numpy as np
 
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import parsing
+from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.evaluation import compare, runner
 from ucf50_tfrecord.evaluation.results import Cell, CellResult, Results
 from ucf50_tfrecord.manifest import Manifest
 from ucf50_tfrecord.report.scores import Scores
-from ucf50_tfrecord.specs import ClipFormat, UserError
+from ucf50_tfrecord.specs import ClipFormat
 from ucf50_tfrecord.training import run as run_lib
 from ucf50_tfrecord.training import trained
 from ucf50_tfrecord.training.run import RunConfig, Summary

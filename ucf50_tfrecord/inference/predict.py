@@ -17,8 +17,9 @@ from scipy import special
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord.dataset import reader
 from ucf50_tfrecord.dataset.clips import load_clips
+from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.inference.decoding import DecodedVideo, Failed, VideoFile
-from ucf50_tfrecord.specs import ClipFormat, UserError, WindowSpec
+from ucf50_tfrecord.specs import ClipFormat, WindowSpec
 from ucf50_tfrecord.training import trained
 from ucf50_tfrecord.training.run import RunConfig
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import keras
 
+from ucf50_tfrecord.architectures import is_own_code, model_traits
 from ucf50_tfrecord.models import builders
-from ucf50_tfrecord.specs import ModelSpec, is_own_code, model_traits
+from ucf50_tfrecord.specs import ModelSpec
 
 
 def build_model(spec: ModelSpec, *, dtype: str = "float32") -> keras.Model:

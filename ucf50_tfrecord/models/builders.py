@@ -9,7 +9,8 @@ from typing import Any
 
 import keras
 
-from ucf50_tfrecord.specs import ModelSpec, UserError, expect
+from ucf50_tfrecord.errors import UserError, expect
+from ucf50_tfrecord.specs import ModelSpec
 
 
 def load(builder: str) -> Callable[..., Any]:

@@ -12,10 +12,11 @@ import keras
 from keras import layers, ops
 
 from ucf50_tfrecord.architectures import APPLICATIONS, ENCODERS
+from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.models import builders, frames
 from ucf50_tfrecord.models.dropout import Dropout
 from ucf50_tfrecord.models.frames import Tensor, encode_frames, normalize
-from ucf50_tfrecord.specs import ModelSpec, UserError
+from ucf50_tfrecord.specs import ModelSpec
 
 BLOCK_FILTERS = (32, 64, 128)
 # The first stream of dropout within models of keras.applications; the project's own models use lower ones.

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from ucf50_tfrecord.architectures import model_traits
 from ucf50_tfrecord.drawing.document import Block, Bullets, Entry, Heading, Paragraph, Table
+from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.evaluation import cells
 from ucf50_tfrecord.evaluation import verdicts as judging
 from ucf50_tfrecord.evaluation.interventions import PLAIN
 from ucf50_tfrecord.evaluation.results import LOGIT_DECIMALS, Condition
 from ucf50_tfrecord.evaluation.verdicts import KINDS, MARGIN, Answer, Verdict
 from ucf50_tfrecord.report.scores import Scores
-from ucf50_tfrecord.specs import UserError, model_traits
 
 _ABOVE_CHANCE = ("above_chance", "appearance_suffices")
 

@@ -8,9 +8,10 @@ import numpy as np
 
 from ucf50_tfrecord import record
 from ucf50_tfrecord.architectures import MODELS
+from ucf50_tfrecord.choices import FoldBy
 from ucf50_tfrecord.drawing.document import Block, Bullets, Entry, Heading, Paragraph, Table
 from ucf50_tfrecord.evaluation import audit
-from ucf50_tfrecord.evaluation.results import Condition, Results, Split
+from ucf50_tfrecord.evaluation.results import Condition, Results
 from ucf50_tfrecord.evaluation.verdicts import Answer, Verdict
 from ucf50_tfrecord.report.answers import find, tone
 from ucf50_tfrecord.report.causes import ReadClips, strips
@@ -43,7 +44,7 @@ def leak_audit(scores: Scores, verdicts: Sequence[Verdict], read_clips: ReadClip
 def _leak_of_models(scores: Scores, leaks: dict[str, Verdict]) -> Iterator[Block]:
     rows, sentences = [], []
     for model, verdict in leaks.items():
-        by_group, by_video = (scores.accuracy(Condition(model, split=split)) for split in Split)
+        by_group, by_video = (scores.accuracy(Condition(model, split=split)) for split in FoldBy)
         accuracies = [format_estimate(by_group), format_estimate(by_video)]
         answer = Entry(verdict.answer, tone(verdict.answer))
         rows.append([model, *accuracies, format_estimate(verdict.effect, sign=True), answer])
@@ -63,14 +64,14 @@ def _leak_of_models(scores: Scores, leaks: dict[str, Verdict]) -> Iterator[Block
 
 
 def _leak_of_clips(results: Results, read_clips: ReadClips | None) -> Iterator[Block]:
-    splits = [split for split in Split if split in results.audit]
+    splits = [split for split in FoldBy if split in results.audit]
     rows = []
     for split in splits:
         nearest = results.audit[split]
         same = nearest["same_recording"]
         fractions = (nearest["accuracy"], same, nearest["near_duplicates"])
         rows.append([f"by {split}", *("–" if value is None else f"{value:.3f}" for value in fractions)])
-    columns = ("Split", "Nearest clip has the class", "… is of the same recording", "… is a near-duplicate")
+    columns = ("FoldBy", "Nearest clip has the class", "… is of the same recording", "… is a near-duplicate")
     caption = (
         "Fractions of test clips, 0 to 1, by their nearest training clip: small pictures of three frames, without any "
         f"training. Near-duplicate: cosine similarity above {audit.NEAR_DUPLICATE}."
@@ -116,9 +117,9 @@ def published(scores: Scores, verdicts: Sequence[Verdict]) -> Iterator[Block]:
         for found in _PUBLISHED.values()
     ]
     whole = len(results.classes) == _UCF50_CLASSES
-    ours = [m for m in _PUBLISHED if scores.tested(Condition(m, split=Split.VIDEO)).any()] if whole else []
+    ours = [m for m in _PUBLISHED if scores.tested(Condition(m, split=FoldBy.VIDEO)).any()] if whole else []
     for model in ours:
-        for split in reversed(Split):
+        for split in reversed(FoldBy):
             condition = Condition(model, split=split)
             numbers = map(format_estimate, (scores.accuracy(condition), scores.macro_f1(condition)))
             rows.append([model, "this comparison", f"by {split}", *numbers])
@@ -126,7 +127,7 @@ def published(scores: Scores, verdicts: Sequence[Verdict]) -> Iterator[Block]:
         "CNN + LSTM and CNN + RNN as published: UCF50, a random split of its clips, 5 epochs, one run. Rows of this "
         "comparison have the training that was requested, which need not be 5 epochs."
     )
-    yield Table(caption, ("Model", "Source", "Split", "Accuracy", "Macro F1"), rows)
+    yield Table(caption, ("Model", "Source", "FoldBy", "Accuracy", "Macro F1"), rows)
     if not whole:
         yield Paragraph(
             f"This data set has {len(results.classes)} classes, not UCF50's {_UCF50_CLASSES}: nothing here reproduces "
@@ -145,7 +146,7 @@ def _protocol(results: Results, verdicts: Sequence[Verdict]) -> str:
     words = ["A random split of clips leaves clips of one recording on both sides."]
     found = [find(verdicts, "recognises_recording", model) for model in _PUBLISHED]
     words += [verdict.text for verdict in found if verdict]
-    nearest = (results.audit or {}).get(Split.VIDEO)
+    nearest = (results.audit or {}).get(FoldBy.VIDEO)
     if nearest:
         same = nearest["same_recording"]
         words.append(

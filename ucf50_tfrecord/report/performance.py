@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from ucf50_tfrecord.choices import FrameOrder
 from ucf50_tfrecord.drawing import diagrams
 from ucf50_tfrecord.drawing.canvas import PRINT_DPI
 from ucf50_tfrecord.drawing.document import Block, Entry, Figure, Heading, Paragraph, Table, file_name
@@ -20,11 +21,11 @@ _CHANGE = "change of accuracy (0 to 1)"
 _SEE_TABLE = "The numbers are in the table that follows."
 # The frames of training and the intervention at test time.
 _TRAININGS = {
-    "trained as is, tested as is": ("kept", PLAIN),
-    "trained as is, tested shuffled": ("kept", SHUFFLED),
-    "trained shuffled, tested shuffled": ("shuffled", SHUFFLED),
-    "trained as is, tested on one frame": ("kept", "middle1"),
-    "trained and tested on one frame": ("single", "middle1"),
+    "trained as is, tested as is": (FrameOrder.KEPT, PLAIN),
+    "trained as is, tested shuffled": (FrameOrder.KEPT, SHUFFLED),
+    "trained shuffled, tested shuffled": (FrameOrder.SHUFFLED, SHUFFLED),
+    "trained as is, tested on one frame": (FrameOrder.KEPT, "middle1"),
+    "trained and tested on one frame": (FrameOrder.SINGLE, "middle1"),
 }
 
 
@@ -219,7 +220,7 @@ def _trainings(scores: Scores) -> Iterator[Block]:
     conditions = {
         model: found
         for model, found in conditions.items()
-        if any(c.training != "kept" and scores.tested(c).any() for c in found)
+        if any(c.training != FrameOrder.KEPT and scores.tested(c).any() for c in found)
     }
     if not conditions:
         yield Paragraph(

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 import numpy as np
 from sklearn import metrics as sklearn_metrics
 
+from ucf50_tfrecord.architectures import model_traits
 from ucf50_tfrecord.evaluation import interventions, metrics, statistics, verdicts
 from ucf50_tfrecord.evaluation.interventions import INTERVENTIONS, PLAIN, SHUFFLED, SHUFFLES
 from ucf50_tfrecord.evaluation.results import Condition, Results, video_of
 from ucf50_tfrecord.evaluation.statistics import Estimate
-from ucf50_tfrecord.specs import model_traits
 
 TOP = 5
 

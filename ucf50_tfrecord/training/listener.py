@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,18 +22,16 @@ class TrainProgress:
     scores: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Listener:
-    """Receives how a training goes, and may stop it. This base class ignores everything and never stops it."""
+    """Functions that a training calls; by default they ignore everything and never stop it.
 
-    def report(self, progress: TrainProgress) -> None:
-        """Receives the progress after each call of steps."""
+    report: receives the progress after each call of steps.
+    warn: receives a sentence that the user should know but need not stop for.
+    should_stop: tells whether to save a checkpoint and stop; called after each call of steps. Of several workers
+      one is enough: all stop after the same step.
+    """
 
-    def warn(self, text: str) -> None:
-        """Receives a sentence that the user should know but need not stop for."""
-
-    def should_stop(self) -> bool:
-        """Tells whether to save a checkpoint and stop; asked after each call of steps.
-
-        Of several workers one is enough: all stop after the same step.
-        """
-        return False
+    report: Callable[[TrainProgress], None] = lambda progress: None
+    warn: Callable[[str], None] = lambda text: None
+    should_stop: Callable[[], bool] = lambda: False

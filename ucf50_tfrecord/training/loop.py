@@ -20,7 +20,8 @@ import tensorflow as tf
 from ucf50_tfrecord import models
 from ucf50_tfrecord.dataset import pipeline
 from ucf50_tfrecord.dataset.feed import Feed, read_clips
-from ucf50_tfrecord.specs import ModelSpec, TrainSpec, UserError, expect
+from ucf50_tfrecord.errors import UserError, expect
+from ucf50_tfrecord.specs import ModelSpec, TrainSpec
 from ucf50_tfrecord.training import meter as meter_lib
 from ucf50_tfrecord.training import step as step_lib
 from ucf50_tfrecord.training import strategy as strategy_lib
@@ -29,26 +30,12 @@ from ucf50_tfrecord.training.listener import Listener, TrainProgress
 from ucf50_tfrecord.training.logs import TensorBoardLog
 from ucf50_tfrecord.training.optimizer import WeightAverages, make_optimizer
 from ucf50_tfrecord.training.profiling import Profiler
+from ucf50_tfrecord.training.run import RunOptions
 
 _NUM_STRIPS = 4
 _NUM_NAMED_CLIPS = 5
 # Pictures of the scores are left out where they would take more of the time.
 _MAX_DRAWING_FRACTION = 0.05
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """How a run is logged and saved. None of it changes the trained weights.
-
-    steps_per_call: most steps per call from the host.
-    profile_steps: the first and the last step to profile, counted from 1; None profiles nothing.
-    """
-
-    run_dir: str
-    log_every_steps: int = 20
-    steps_per_call: int = 1
-    checkpoint_secs: float = 300.0
-    profile_steps: tuple[int, int] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from ucf50_tfrecord.specs import expect
+from ucf50_tfrecord.errors import expect
 from ucf50_tfrecord.training.step import StepResult
 
 # A warning follows when training waits for more than this fraction at so many points of the curve in a row.

@@ -10,8 +10,9 @@ import numpy as np
 import tensorflow as tf
 
 from ucf50_tfrecord.dataset import augment
+from ucf50_tfrecord.errors import expect
 from ucf50_tfrecord.models import dropout
-from ucf50_tfrecord.specs import TrainSpec, expect
+from ucf50_tfrecord.specs import TrainSpec
 from ucf50_tfrecord.training.optimizer import WeightAverages
 
 
