@@ -26,9 +26,9 @@ from absl import flags
 from benchmarks import measuring
 from benchmarks.s3_endpoint import BUCKET, Endpoint
 from pipelines import console, terminal
+from pipelines.remedies import shell_command
 from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.specs import to_json
-from ucf50_tfrecord.texts import shell_command
 
 _VIDEOS = flags.DEFINE_string("videos", None, "Folder of class folders.")
 _REMOTE_PYTHON = flags.DEFINE_string(
@@ -66,6 +66,7 @@ class Row:
 
 
 def methods() -> dict[str, Method]:
+    """Returns the methods that can run here, by the name of their row."""
     here, other = sys.executable, _REMOTE_PYTHON.value
     copies = {"--fetch=copy (fsspec)": Method(other, "copy")} if other else {}
     return copies | {

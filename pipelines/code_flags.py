@@ -7,7 +7,7 @@ from absl import flags
 _ALLOW_CODE = flags.DEFINE_list(
     "allow_code",
     [],
-    "Code outside this package, as <module>:<function>, that a run may name as its model or encoder. Loading the "
+    "Code outside this package, as <module>:<builder>, that a run may name as its model or encoder. Loading the "
     "run imports it, which executes it: allow only code that you trust.",
 )
 

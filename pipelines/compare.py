@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from absl import flags
 
-from pipelines import code_flags, console, convert, inputs, terminal, train_flags
+from pipelines import code_flags, console, convert, inputs, remedies, terminal, train_flags
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import recipes, storage
 from ucf50_tfrecord.choices import FrameOrder, Strategy
@@ -61,7 +61,7 @@ _STRATEGY = flags.DEFINE_enum(
     "Devices of this process: one, all mirrored, or auto.",
 )
 
-for _module in (train_flags, convert, inputs):
+for _module in (train_flags, convert, inputs, code_flags):
     flags.adopt_module_key_flags(_module)
 
 _FOLDER_KIND = "a comparison"
@@ -116,7 +116,7 @@ def compare_recipes() -> None:
     ):
         results = comparison.run(listener(display, should_stop))
     if results is None:
-        terminal.say("Stopped. What is finished is kept; to go on:", f"  {console.this_command()}")
+        terminal.say("Stopped. What is finished is kept; to go on:", f"  {remedies.this_command()}")
         return
     publish(pathlib.Path(folder), results, comparison.clips)
 

@@ -36,7 +36,7 @@ ALLOWED = {
     "parsing": {"errors", "specs", "storage"},
     "shards": {"errors", "choices", "specs", "parsing"},
     "record": {"errors", "choices", "specs"},
-    "manifest": {"errors", "choices", "specs", "texts", "record", "parsing", "shards", "storage"},
+    "manifest": {"errors", "choices", "specs", "record", "parsing", "shards", "storage"},
     "convert": BASE | {"workers"},
     "dataset": BASE,
     "models": {"errors", "architectures", "specs"},
@@ -153,6 +153,19 @@ def test_importing_the_library_prints_and_parses_nothing():
         names = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
         assert not names & {"print", "tqdm"}, path
         assert not any(module.startswith("absl") for module in imported_modules(path)), path
+
+
+def test_the_library_knows_no_commands():
+    """Its errors carry remedies as data; the entry points know flags, make and pip. Recipes are flagfiles."""
+    commands = re.compile(
+        r"(^|[\s(`'\"])(--[a-z]\w+|(make|pip) [a-z]+ *[A-Z`]|python -m|(pipelines|tools)\.)"
+    )
+    for path in set(LIBRARY.rglob("*.py")) - {LIBRARY / "recipes" / "__init__.py"}:
+        tree = ast.parse(path.read_text())
+        words = {"--error-unmatch", "--porcelain"}  # git's own
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value not in words:
+                assert not commands.search(node.value), (path, node.value)
 
 
 # It runs where PyTorch alone is installed, and prints a number.

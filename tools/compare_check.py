@@ -25,12 +25,12 @@ from absl import flags
 
 from pipelines import compare as compare_pipeline
 from pipelines import console, terminal
+from pipelines.remedies import shell_command
 from tools import make_demo_videos, scenarios
 from ucf50_tfrecord import parsing, storage
 from ucf50_tfrecord import recipes as recipes_lib
 from ucf50_tfrecord.errors import UserError, expect
 from ucf50_tfrecord.specs import ClipFormat, to_json
-from ucf50_tfrecord.texts import shell_command
 
 _FOLDER = flags.DEFINE_string(
     "folder", "bench_results/compare_check", "Folder for corpora, runs and figures."
@@ -215,8 +215,8 @@ def main() -> int:
     claims = sum(one.is_false_claim for one in judged) / len(judged)
     terminal.say("")
     terminal.say(
-        f"{len(judged)} verdicts: {right:.1%} right (required: {_MIN_RIGHT:.0%} or more), {claims:.1%} false claims "
-        f"(allowed: {_MAX_FALSE_CLAIMS:.0%})"
+        f"{len(judged)} verdicts: {right:.1%} right (required: {_MIN_RIGHT:.0%} or more), "
+        f"{claims:.1%} false claims (allowed: {_MAX_FALSE_CLAIMS:.0%})"
     )
     if len(corpora) > 1:
         storage.write_json(pathlib.Path(_FOLDER.value, "compare_check.json"), to_json(judged))

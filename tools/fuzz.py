@@ -25,10 +25,10 @@ from collections.abc import Callable, Iterator
 from absl import flags
 
 from pipelines import console, terminal
+from pipelines.remedies import python, shell_command
 from tools.fuzzing import hostile, jsons, samples, seeds, videos, watched
 from tools.fuzzing.findings import Findings
 from ucf50_tfrecord.errors import expect
-from ucf50_tfrecord.texts import shell_command
 
 _SECS = flags.DEFINE_float("secs", 600.0, "Start nothing new after this many seconds.", lower_bound=0.0)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the mutants.")
@@ -131,7 +131,7 @@ def video_rounds(first: int, count: int) -> Iterator[range]:
 def campaign(findings: Findings) -> Iterator[tuple[Callable, Callable]]:
     """Prepares seeds, samples and watches; yields functions that try videos and JSON mutants."""
     num_workers = _WORKERS.value or len(os.sched_getaffinity(0))
-    again = [console.python(), "-m", "tools.fuzz", f"--seed={_SEED.value}"]
+    again = [python(), "-m", "tools.fuzz", f"--seed={_SEED.value}"]
     again += [f"--seeds={_SEEDS.value}"] if _SEEDS.value else []
     command = shell_command(again)
     with contextlib.ExitStack() as stack:

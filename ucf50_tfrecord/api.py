@@ -88,7 +88,7 @@ class Run:
 
         Args:
           run_dir: the run's folder.
-          allowed_code: code outside this package, as <module>:<function>, that the run may name as its model or
+          allowed_code: code outside this package, as <module>:<builder>, that the run may name as its model or
             encoder. Loading the model imports it, which executes it: allow only code that you trust.
 
         Raises:

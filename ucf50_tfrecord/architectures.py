@@ -24,7 +24,7 @@ class PublishedScores:
 class ModelTraits:
     """A model's builder, and what the rest of the project needs to know of it.
 
-    builder: <module>:<function>, which maps (ModelSpec, keras.DTypePolicy) to a keras.Model from uint8
+    builder: <module>:<builder>, which maps (ModelSpec, keras.DTypePolicy) to a keras.Model from uint8
       [B, T, H, W, 3] to logits float32 [B, num_classes].
     control: the order-blind model to compare it with: one that reads frames alike. None for such a model itself.
     recurrent: whether it has one recurrent layer over time, whose inside evaluation.recurrence inspects.
@@ -109,7 +109,7 @@ APPLICATIONS = (
     *(f"ResNet{depth}{version}" for depth in (50, 101, 152) for version in ("", "V2")),
     *("VGG16", "VGG19", "Xception"),
 )
-# Builders, as <module>:<function>: they map (shape [H, W, C], ModelSpec, keras.DTypePolicy) to a keras.Model from
+# Builders, as <module>:<builder>: they map (shape [H, W, C], ModelSpec, keras.DTypePolicy) to a keras.Model from
 # frames [N, H, W, C] with values in [0, 1] to features [N, F].
 ENCODERS = {
     THREE_BLOCK: f"{_BUILDERS}.encoders:three_block",
@@ -118,7 +118,7 @@ ENCODERS = {
 
 
 def is_own_code(name: str) -> bool:
-    """Tells whether a model or encoder is named as <module>:<function>: code of the user's own."""
+    """Tells whether a model or encoder is named as <module>:<builder>: code of the user's own."""
     return re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", name, re.ASCII) is not None
 
 
@@ -126,11 +126,11 @@ def model_traits(name: str) -> ModelTraits:
     """Returns a model's traits; those of a model of the user's own are guessed.
 
     Raises:
-      UserError: if the name is neither in the table of models nor of the form <module>:<function>.
+      UserError: if the name is neither in the table of models nor of the form <module>:<builder>.
     """
     expect(
         name in MODELS or is_own_code(name),
-        f"a model out of {tuple(MODELS)}, or of your own as <module>:<function>",
+        f"a model out of {tuple(MODELS)}, or of your own as <module>:<builder>",
         model=name,
     )
     return MODELS.get(name) or ModelTraits(

@@ -308,16 +308,18 @@ def _names_with(trait: str) -> tuple[str, ...]:
 class ModelSpec:
     """Which model, for which clips.
 
-    name: of architectures.MODELS, or a builder of the user's own as <module>:<function>.
+    name: of architectures.MODELS, or a builder of the user's own as <module>:<builder>.
     dropout: a fraction, used by models that have dropout.
     encoder: the frame encoder, in models that leave the choice: "three_block", a keras.applications name, or a
-      builder of the user's own as <module>:<function>.
+      builder of the user's own as <module>:<builder>.
     encoder_weights: "none", "imagenet", or a file of the encoder's weights (.weights.h5).
     freeze_encoder: whether the encoder keeps the weights it starts with.
     motion: whether each frame comes with its difference from the frame before.
     """
 
-    name: str = dataclasses.field(metadata={"help": "The model: a name, or <module>:<builder>."})
+    name: str = dataclasses.field(
+        metadata={"help": f"The model: one of {', '.join(MODELS)}, or <module>:<builder>."}
+    )
     num_classes: int
     num_frames: int
     height: int
@@ -343,7 +345,7 @@ class ModelSpec:
         expect(0 <= self.dropout < 1, "a dropout from 0 to below 1", dropout=self.dropout)
         expect(
             self.encoder in ENCODERS or is_own_code(self.encoder),
-            f"an encoder out of {tuple(ENCODERS)}, or of your own as <module>:<function>",
+            f"an encoder out of {tuple(ENCODERS)}, or of your own as <module>:<builder>",
             encoder=self.encoder,
         )
         expect(

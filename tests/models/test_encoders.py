@@ -115,7 +115,7 @@ def test_a_failed_download_is_explained(monkeypatch):
 
     monkeypatch.setattr("keras.src.utils.file_utils.get_file", fail)
     spec = make_spec("lstm", encoder=SMALL, height=32, width=32, encoder_weights="imagenet")
-    with pytest.raises(UserError, match="--encoder_weights=imagenet cannot be built .* URL fetch failure"):
+    with pytest.raises(UserError, match="the weights imagenet cannot be built .* URL fetch failure"):
         models.build_model(spec)
 
 

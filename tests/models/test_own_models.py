@@ -1,4 +1,4 @@
-"""Models and encoders of the user's own, named as <module>:<function>."""
+"""Models and encoders of the user's own, named as <module>:<builder>."""
 
 import dataclasses
 import functools
@@ -75,8 +75,8 @@ def test_an_encoder_of_ones_own_loads_its_weights_and_stays_frozen(tmp_path):
             "tests.models.own:other_clips",
             r"one input of .*, uint8 \(None, 4, 16, 24, 3\).*\(None, 5, 16, 24, 3\)",
         ),
-        ("no module", "a model out of .*, or of your own as <module>:<function>"),
-        ("os.path", "a model out of .*, or of your own as <module>:<function>"),
+        ("no module", "a model out of .*, or of your own as <module>:<builder>"),
+        ("os.path", "a model out of .*, or of your own as <module>:<builder>"),
     ],
 )
 def test_a_wrong_model_is_a_clear_error(name, message):

@@ -138,7 +138,7 @@ def test_a_run_folder_keeps_its_configuration(finished_run, data_dir):
     run_dir, _ = finished_run
     result = run_module(*train_flags(data_dir, run_dir, "--learning_rate=0.5", "--seed=3"))
     assert result.returncode == 2 and "Traceback" not in result.stderr
-    assert "learning_rate was 0.001, is 0.5; seed was 0, is 3. Choose another --run" in result.stderr
+    assert "learning_rate was 0.001, is 0.5; seed was 0, is 3. Try: another --run" in result.stderr
 
 
 def test_a_run_that_is_being_trained_is_left_alone(data_dir, tmp_path):

@@ -186,7 +186,7 @@ def test_a_tensorflow_without_s3_says_what_to_do(published, tmp_path):
         train_command(URL, tmp_path / "run", "stream"), cwd=REPOSITORY, capture_output=True, text=True
     )
     assert done.returncode == 2
-    assert "has no file system for s3:// URLs. Two ways out: the extra `remote`" in done.stderr
+    assert "has no file system for s3:// URLs. To copy shards with any TensorFlow: " in done.stderr
     assert not (tmp_path / "run").exists()
 
 

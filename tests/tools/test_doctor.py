@@ -9,13 +9,14 @@ import time
 
 import pytest
 
+from pipelines import remedies
 from tests.conftest import build, child_pids, flip_bit, run_code, run_module
 from tools import doctor, pins
 from tools.checkup import devices, finding, packages, sandbox, sets, speed
 from tools.checkup.finding import Options, ask, fail, ok, warn
 from tools.checkup.speed import Rates
 from ucf50_tfrecord import manifest as manifest_lib
-from ucf50_tfrecord import storage, texts, workers
+from ucf50_tfrecord import storage, workers
 from ucf50_tfrecord.sandbox import Sandbox
 from ucf50_tfrecord.training import run as run_lib
 
@@ -194,7 +195,7 @@ def test_damage_is_found_with_its_repair_command(data_dir, tmp_path, damage):
         pathlib.Path(f"{path}.json").unlink()
     first = next(sets.check_set(str(folder)))
     assert first.level == "fail" and path.name in first.text
-    assert first.command == manifest_lib.repair_command(manifest)
+    assert first.command == remedies.command(manifest_lib.repair_remedy(manifest))
 
 
 def test_speed_reads_the_set_that_was_checked_once(data_dir, monkeypatch):
@@ -329,7 +330,7 @@ def test_a_cpu_quota_is_that_of_the_tightest_group(tmp_path, monkeypatch):
 
 def test_findings_fit_80_columns_and_commands_can_be_pasted():
     words = [f"word  {number}, it's" + "\x1b" * (number % 2) for number in range(30)]
-    command = f"printf '%s;' {texts.shell_command(words)}"
+    command = f"printf '%s;' {remedies.shell_command(words)}"
     *lines, last = doctor.format_finding(warn("a text " * 40, "do " * 40, command=command))
     assert max(map(len, lines)) <= 80 and lines[0].startswith("  warn a text")
     script = last.replace("$ ", "", 1)

@@ -14,6 +14,8 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
+from pipelines import remedies
+
 _KILL_SECS = 5.0
 
 
@@ -54,11 +56,11 @@ class Options:
 
 
 def run_check(name: str, options: Options) -> Iterator[Finding]:
-    """Yields the findings of tools.checkup.<name>.check. Any exception, of its import too, becomes a finding."""
+    """Yields the findings of tools.checkup.<name>.check. An exception, also of its import, becomes one."""
     try:
         yield from importlib.import_module(f"tools.checkup.{name}").check(options)
     except Exception as error:  # the doctor runs where things are broken
-        text = " ".join(str(error).split())
+        text = " ".join(remedies.message(error).split())
         # A UserError is a message to the user. Its module may be what fails to import.
         if type(error).__name__ != "UserError":
             text = f"this could not be checked: {type(error).__name__}: {text}"

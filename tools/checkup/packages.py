@@ -11,9 +11,9 @@ import platform
 import sys
 from collections.abc import Iterator
 
+from pipelines import remedies
 from tools import pins
 from tools.checkup.finding import Answer, Finding, NoAnswer, Options, ask, fail, ok, warn
-from ucf50_tfrecord import texts
 
 _TENSORFLOW_SECS, _IMPORT_SECS = 180.0, 60.0
 # Distributions by the module that is imported, for each use.
@@ -65,7 +65,7 @@ def installed_versions() -> dict[str, str]:
 def install_command(extras: str = "convert,train") -> str:
     """Returns the command that installs extras in the pinned versions, with `io` where it is installed."""
     with_io = "tensorflow-io" in installed_versions() and "io" not in extras.split(",")
-    return texts.install_command(f"{extras},io" if with_io else extras)
+    return remedies.install_command(f"{extras},io" if with_io else extras)
 
 
 def check_versions(installed: dict[str, str]) -> Iterator[Finding]:

@@ -8,9 +8,10 @@ import pathlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from pipelines import remedies
+from pipelines.remedies import make_variable
 from tools.checkup.finding import Finding, NoAnswer, Options, fail, ok, warn
 from tools.checkup.packages import ask_tensorflow
-from ucf50_tfrecord.texts import make_variable
 
 if TYPE_CHECKING:
     from ucf50_tfrecord.manifest import Manifest, ManifestShard
@@ -85,12 +86,13 @@ def _check_shards(manifest: Manifest) -> Iterator[Finding]:
     problems += [problem for shard in sample for problem in manifest_lib.verify_shard(manifest, shard)]
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        yield fail(f"{problems[0]}{more}", command=manifest_lib.repair_command(manifest))
+        yield fail(f"{problems[0]}{more}", command=remedies.command(manifest_lib.repair_remedy(manifest)))
         return
-    verify = f"; all: make verify {make_variable('DATA', manifest.data_dir)}"
+    rest = f"; all: make verify {make_variable('DATA', manifest.data_dir)}"
+    rest = rest if len(sample) < len(manifest.shards) else ""
     yield ok(
-        f"{manifest.data_dir}: {manifest.num_clips} clips of {manifest.format} in {len(manifest.shards)} shards; "
-        f"all sizes are right, {len(sample)} shards read{verify if len(sample) < len(manifest.shards) else ''}"
+        f"{manifest.data_dir}: {manifest.num_clips} clips of {manifest.format} in "
+        f"{len(manifest.shards)} shards; all sizes are right, {len(sample)} shards read{rest}"
     )
 
 

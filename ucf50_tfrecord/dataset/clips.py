@@ -131,20 +131,21 @@ def load_clips(
 def _load_report(manifest: Manifest, shard: ManifestShard) -> ShardReport:
     """Loads a shard's sidecar. Raises UserError unless it is the one that the manifest lists."""
     path = storage.join(manifest.data_dir, shard.filename)
-    mend = f"To mend it: {manifest_lib.repair_command(manifest)}"
+    repair = manifest_lib.repair_remedy(manifest)
     try:
         report = manifest_lib.load_report(manifest.data_dir, shard.filename)
     except UserError as error:
-        raise UserError(f"{error}. {mend}") from error
+        raise UserError(str(error), repair) from error
     if report.sha256 != shard.sha256:
         raise UserError(
             f"The shard {path} is not the one that {manifest_lib.MANIFEST_FILENAME} lists: it was "
-            f"written again since. {mend}"
+            "written again since",
+            repair,
         )
     try:
         manifest_lib.check_report(manifest, shard, report)
     except UserError as error:
-        raise UserError(f"{error}. {mend}") from error
+        raise UserError(str(error), repair) from error
     return report
 
 
@@ -167,4 +168,4 @@ def _check_together(manifest: Manifest, folds: Iterable[int], reports: list[Shar
 
 def _check_size(manifest: Manifest, shard: ManifestShard) -> None:
     if problem := manifest_lib.size_problem(manifest, shard):
-        raise UserError(f"The shard {problem}. To mend it: {manifest_lib.repair_command(manifest)}")
+        raise UserError(f"The shard {problem}", manifest_lib.repair_remedy(manifest))

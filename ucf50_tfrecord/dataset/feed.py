@@ -20,7 +20,7 @@ from ucf50_tfrecord.choices import Cache
 from ucf50_tfrecord.dataset import memory, pipeline
 from ucf50_tfrecord.dataset.clips import ClipIndex
 from ucf50_tfrecord.dataset.reader import Buffers, ClipReader
-from ucf50_tfrecord.errors import UserError, expect
+from ucf50_tfrecord.errors import Action, Advice, Remedy, UserError, expect
 from ucf50_tfrecord.specs import format_bytes
 from ucf50_tfrecord.texts import tensorflow_reason
 
@@ -87,8 +87,8 @@ def choose_cache(cache: str, num_bytes: int, *, num_processes: int = 1) -> Cache
         room = rooms[cache]
         if room is not None and num_bytes > room:
             raise UserError(
-                f"--cache={cache} needs {needed}, there are {format_bytes(room)} of {names[cache]}. "
-                "--cache=none needs none of it."
+                f"The cache {cache} needs {needed}, there are {format_bytes(room)} of {names[cache]}",
+                Remedy(Action.SET, "to read clips from the shards each time", cache=Cache.NONE),
             )
         return CacheChoice(cache, "as asked")
     for place in ("device", "host") if gpu is not None else ("host",):
@@ -143,7 +143,9 @@ class Feed:
         )
         expect(
             not (skip_bad_records and self._reader.streams),
-            "--on_bad_record=stop where shards are streamed, or --fetch=copy",
+            "unreadable records to stop training where shards are streamed",
+            Remedy(Action.SET, on_bad_record="stop"),
+            Remedy(Action.SET, method="copy"),
             on_bad_record="skip",
         )
         self.skipped = self._reader.skipped
@@ -193,28 +195,33 @@ class Feed:
         )
         return tf.gather(self._residents[replica % len(self._residents)], batch["index"])
 
-    def describe_skipped(self) -> str:
+    def describe_skipped(self) -> Advice:
         """Lists the skipped clips with reasons, and how to repair them."""
         reasons = [self.skipped[clip] for clip in sorted(self.skipped)]
         more = "; …" if len(reasons) > _NUM_REASONS else ""
-        return (
-            f"{len(reasons)} of {len(self.clips)} clips were skipped: {'; '.join(reasons[:_NUM_REASONS])}{more}. "
-            f"To mend them: {manifest_lib.repair_command(self.clips.manifest)}"
+        return Advice(
+            f"{len(reasons)} of {len(self.clips)} clips were skipped: {'; '.join(reasons[:_NUM_REASONS])}{more}",
+            manifest_lib.repair_remedy(self.clips.manifest),
         )
 
-    def advice(self) -> str:
+    def advice(self) -> Advice:
         """Returns advice on how to feed these clips faster."""
-        if self.cache == "device":
-            return "The clips are on the device already: see what else uses this machine."
-        if self.cache == "host":
-            return f"--cache=device keeps the clips' {format_bytes(self.clips.num_bytes)} on each device."
-        encoded = not record.stores_raw(self.clips.manifest.format)
-        return (
-            f"--cache=host or --cache=device keeps the clips' {format_bytes(self.clips.num_bytes)} in memory; "
-            + ("--fetch=copy reads from local copies; " if self._reader.streams else "")
-            + ("frames stored raw (--encoding=raw) need no decoding; " if encoded else "")
-            + "faster storage or more CPU cores help too."
-        )
+        if self.cache == Cache.DEVICE:
+            return Advice("The clips are on the device already: see what else uses this machine")
+        size = format_bytes(self.clips.num_bytes)
+        if self.cache == Cache.HOST:
+            return Advice(
+                "The clips are in host memory",
+                Remedy(Action.SET, f"to keep their {size} on each device", cache=Cache.DEVICE),
+            )
+        remedies = [
+            Remedy(Action.SET, f"to keep the clips' {size} in memory", cache=(Cache.HOST, Cache.DEVICE))
+        ]
+        if self._reader.streams:
+            remedies.append(Remedy(Action.SET, "to read from local copies", method="copy"))
+        if not record.stores_raw(self.clips.manifest.format):
+            remedies.append(Remedy(Action.SET, "to store frames that need no decoding", encoding="raw"))
+        return Advice("Faster storage or more CPU cores help", *remedies)
 
     def _worker_dataset(
         self, context: tf.distribute.InputContext, *, batch_size: int, seed: int | None, start_step: int

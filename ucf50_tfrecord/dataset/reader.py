@@ -18,7 +18,7 @@ from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import record, remote, storage
 from ucf50_tfrecord.dataset import shard_files
 from ucf50_tfrecord.dataset.clips import ClipIndex
-from ucf50_tfrecord.errors import UserError
+from ucf50_tfrecord.errors import Action, Remedy, UserError
 
 _MAX_MEASURED_CLIPS = 1000
 # TensorFlow adopts arrays as tensors without a copy if they are aligned for its vector instructions.
@@ -184,10 +184,11 @@ class ClipReader:
         if self._skip_bad_records:
             self.skipped[clip] = f"{found} ({self.clips.ids[clip]})"
             return
-        repair = manifest_lib.repair_command(self.clips.manifest)
-        skip = "--fetch=copy --on_bad_record=skip" if self.streams else "--on_bad_record=skip"
+        options = {"method": "copy"} if self.streams else {}
         self.error = UserError(
-            f"{found} ({self.clips.ids[clip]}). To mend it: {repair}; to train without such clips: {skip}"
+            f"{found} ({self.clips.ids[clip]})",
+            manifest_lib.repair_remedy(self.clips.manifest),
+            Remedy(Action.SET, "to train without such clips", **options, on_bad_record="skip"),
         )
         raise self.error
 
@@ -209,8 +210,8 @@ def read_record(clips: ClipIndex, index: int) -> dict[str, Any]:
         with record.naming(start, f"{path}: "):
             return record.decode(record.unframe(framed))
     except UserError as error:
-        repair = manifest_lib.repair_command(clips.manifest)
-        raise UserError(f"{error} ({clips.ids[index]}). To mend it: {repair}") from None
+        repair = manifest_lib.repair_remedy(clips.manifest)
+        raise UserError(f"{error} ({clips.ids[index]})", repair) from None
 
 
 def video_secs(parts: Sequence[ClipIndex]) -> tuple[float, float] | None:

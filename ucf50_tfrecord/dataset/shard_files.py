@@ -22,7 +22,7 @@ from typing import BinaryIO, Protocol
 
 from ucf50_tfrecord import remote, storage
 from ucf50_tfrecord.dataset.clips import ClipIndex
-from ucf50_tfrecord.errors import UserError
+from ucf50_tfrecord.errors import Action, Change, Remedy, UserError
 from ucf50_tfrecord.manifest import ManifestShard
 from ucf50_tfrecord.specs import FetchSpec
 
@@ -161,9 +161,10 @@ class ShardCache:
         if needed > self._fetch.cache_bytes:
             raise UserError(
                 f"The shards that are mixed at a time take {needed / 2**30:.2f} GiB, and their copies may take "
-                f"{self._fetch.cache_bytes / 2**30:.2f} GiB in {self._folder}. A larger --fetch_cache_gib helps, or "
-                "--shuffle_shards=… (so many shards are mixed at a time in place of all), or --cache=host where "
-                "memory suffices."
+                f"{self._fetch.cache_bytes / 2**30:.2f} GiB in {self._folder}",
+                Remedy(Action.SET, cache_bytes=Change.LARGER),
+                Remedy(Action.SET, "to mix fewer shards at a time", shuffle_shards=...),
+                Remedy(Action.SET, "where memory suffices", cache="host"),
             )
         with self._changed:
             self._needed_bytes = max(self._needed_bytes, needed)
@@ -313,8 +314,9 @@ class ShardCache:
         while not self._has_reserved(url, part):
             if time.monotonic() > deadline:
                 raise UserError(
-                    f"{self._folder} is full of shards in use: other processes share it. A larger "
-                    "--fetch_cache_gib, or another --fetch_cache, helps."
+                    f"{self._folder} is full of shards in use: other processes share it",
+                    Remedy(Action.SET, cache_bytes=Change.LARGER),
+                    Remedy(Action.SET, cache_dir=Change.OTHER),
                 )
             time.sleep(_ROOM_POLL_SECS)
 

@@ -15,7 +15,7 @@ from ucf50_tfrecord.architectures import model_traits
 from ucf50_tfrecord.choices import FoldBy, FrameOrder
 from ucf50_tfrecord.dataset.clips import ClipIndex
 from ucf50_tfrecord.dataset.feed import Feed, read_clips
-from ucf50_tfrecord.errors import UserError, expect
+from ucf50_tfrecord.errors import Action, Remedy, UserError, expect
 from ucf50_tfrecord.evaluation import interventions, recurrence
 from ucf50_tfrecord.evaluation.interventions import PLAIN, SHUFFLES
 from ucf50_tfrecord.evaluation.results import LOGIT_DECIMALS, Cell, CellResult, video_of
@@ -117,7 +117,8 @@ def assign_parts(clips: ClipIndex, spec: ComparisonSpec, split: FoldBy) -> np.nd
         folds = np.unique(clips.folds)
         expect(
             spec.num_parts <= len(folds),
-            f"at most {len(folds)} parts (--cv), as many as folds with clips",
+            f"at most {len(folds)} parts, as many as folds with clips",
+            Remedy(Action.SET, num_parts=len(folds)),
             parts=spec.num_parts,
         )
         parts = np.searchsorted(folds, clips.folds) % spec.num_parts

@@ -123,7 +123,7 @@ class Comparison:
             )
             expect(found.cell == cell, f"the cell {cell}", cell=str(found.cell))
         except UserError as error:
-            raise UserError(f"{error}. Remove {path} to test again.") from error
+            raise UserError(f"{error}. Remove {path} to test again", *error.remedies) from error
         return found
 
     def _run_cell(self, cell: Cell, listener: ComparisonListener) -> CellResult | None:

@@ -12,6 +12,7 @@ import numpy as np
 from scipy import optimize, special
 from sklearn.model_selection import GroupKFold
 
+from ucf50_tfrecord.errors import Action, Remedy, UserError
 from ucf50_tfrecord.evaluation import runner
 from ucf50_tfrecord.evaluation.interventions import PLAIN
 from ucf50_tfrecord.evaluation.results import units_of
@@ -112,7 +113,11 @@ def cross_validated_error(logits: np.ndarray, labels: np.ndarray, units: np.ndar
 
 def _load(path: pathlib.Path, num_classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Reads logits float64 [N, C], labels int64 [N] and units int64 [N] of clips with their frames in order."""
-    plain = [p for p in runner.load_predictions(path, num_classes) if p.intervention == PLAIN]
+    try:
+        plain = [p for p in runner.load_predictions(path, num_classes) if p.intervention == PLAIN]
+    except UserError as error:
+        without = Remedy(Action.SET, "to predict without calibration", calibrate=False)
+        raise UserError(str(error), *error.remedies, without) from error
     logits = np.array([p.logits for p in plain], np.float64).reshape(len(plain), num_classes)
     labels = np.array([p.label for p in plain], np.int64)
     groups = np.array([p.group for p in plain], np.int64)

@@ -1,4 +1,4 @@
-"""Builders by name, <module>:<function>: importing and calling them, and checks of what they return."""
+"""Builders by name, <module>:<builder>: importing and calling them, and checks of what they return."""
 
 from __future__ import annotations
 

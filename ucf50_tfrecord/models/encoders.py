@@ -145,12 +145,12 @@ def _explained_errors(spec: ModelSpec) -> Iterator[None]:
     path = spec.encoder_weights
     if path not in ("none", "imagenet") and not os.path.isfile(path):
         raise UserError(
-            f"Expected --encoder_weights=none, imagenet or a file. Received: {path}, which is not a file"
+            f"Expected encoder_weights none, imagenet or a file. Received: {path}, which is not a file"
         )
     try:
         yield
     except Exception as error:  # Keras raises Exception itself for a failed download
         raise UserError(
-            f"The encoder {spec.encoder} with --encoder_weights={path} cannot be built for frames of "
+            f"The encoder {spec.encoder} with the weights {path} cannot be built for frames of "
             f"{spec.height}x{spec.width}: {error}"
         ) from error

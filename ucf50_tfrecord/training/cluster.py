@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ucf50_tfrecord.choices import Strategy
-from ucf50_tfrecord.errors import UserError, expect
+from ucf50_tfrecord.errors import Action, Remedy, UserError, expect
 
 TF_CONFIG = "TF_CONFIG"
 # Jobs whose tasks train. The chief, where there is one, comes before the workers.
@@ -65,9 +65,9 @@ def uses_workers(strategy: str, environment: Mapping[str, str]) -> bool:
     if strategy == Strategy.MULTI_WORKER:
         if from_tf_config(environment) is None and not is_slurm_step(environment):
             raise UserError(
-                f"--strategy=multi_worker trains with the workers that {TF_CONFIG} names, such as "
-                f"'{_EXAMPLE}', or that srun starts (Slurm); there is neither. On one machine, "
-                "`make train WORKERS=2` or `python -m pipelines.launch --workers=2` starts them."
+                f"The strategy multi_worker trains with the workers that {TF_CONFIG} names, such as "
+                f"'{_EXAMPLE}', or that srun starts (Slurm); there is neither",
+                Remedy(Action.LAUNCH, num_workers=2),
             )
         return True
     cluster = from_tf_config(environment) if strategy == Strategy.AUTO else None

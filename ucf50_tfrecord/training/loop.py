@@ -20,7 +20,7 @@ import tensorflow as tf
 from ucf50_tfrecord import models
 from ucf50_tfrecord.dataset import pipeline
 from ucf50_tfrecord.dataset.feed import Feed, read_clips
-from ucf50_tfrecord.errors import UserError, expect
+from ucf50_tfrecord.errors import Action, Change, Remedy, UserError, expect
 from ucf50_tfrecord.specs import ModelSpec, TrainSpec
 from ucf50_tfrecord.training import meter as meter_lib
 from ucf50_tfrecord.training import step as step_lib
@@ -322,8 +322,10 @@ class _Run:
         what = "gradient is not finite" if np.isfinite(loss) else f"loss is {loss}"
         raise UserError(
             f"The {what} at step {step + 1} (epoch {step // self._steps_per_epoch + 1}), on the clips "
-            f"{', '.join(names)}{more}. The last good checkpoint is kept. A smaller --learning_rate, "
-            "--clip_norm=1 or --precision=float32 may help."
+            f"{', '.join(names)}{more}. The last good checkpoint is kept",
+            Remedy(Action.SET, learning_rate=Change.SMALLER),
+            Remedy(Action.SET, clip_norm=1),
+            Remedy(Action.SET, precision="float32"),
         )
 
 

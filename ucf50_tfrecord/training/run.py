@@ -25,7 +25,7 @@ import msgspec
 from ucf50_tfrecord import parsing, storage
 from ucf50_tfrecord.architectures import model_traits
 from ucf50_tfrecord.choices import FoldBy, Precision
-from ucf50_tfrecord.errors import UserError, expect
+from ucf50_tfrecord.errors import Action, Change, Remedy, UserError, expect
 from ucf50_tfrecord.parsing import Count, Finite, Fraction, Name, Sha256
 from ucf50_tfrecord.specs import ClipFormat, ModelSpec, TrainSpec, format_folds, to_json
 
@@ -226,7 +226,7 @@ def make_run_dir(data_dir: str, model: str) -> str:
         with contextlib.suppress(FileExistsError):  # a run that started in the same second
             path.mkdir()
             return str(path)
-    raise UserError(f"runs/{name} to {name}-999 exist already; choose a --run")
+    raise UserError(f"runs/{name} to {name}-999 exist already", Remedy(Action.SET, run_dir=...))
 
 
 @contextlib.contextmanager
@@ -269,8 +269,9 @@ def check_run(run_dir: str, config: RunConfig) -> None:
             f"{name} was {_describe(name, old[name])}, is {_describe(name, new[name])}" for name in differing
         )
         raise UserError(
-            f"{run_dir} holds a run with another configuration: {changes}. "
-            "Choose another --run, or of a comparison another --output."
+            f"{run_dir} holds a run with another configuration: {changes}",
+            Remedy(Action.SET, run_dir=Change.OTHER),
+            Remedy(Action.SET, "in a comparison", output=Change.OTHER),
         )
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 import tensorflow as tf
 
 from ucf50_tfrecord.choices import Precision
-from ucf50_tfrecord.errors import UserError, expect
+from ucf50_tfrecord.errors import Action, Change, Remedy, UserError, expect
 from ucf50_tfrecord.texts import file_problem, tensorflow_reason
 from ucf50_tfrecord.training import cluster as cluster_lib
 
@@ -144,8 +144,12 @@ def explain_exhausted_memory() -> Iterator[None]:
         if problem := file_problem(error):
             raise UserError(f"Cannot write {problem}") from error
         raise UserError(
-            f"Out of memory: {tensorflow_reason(error)}. A smaller --batch_size, a 16-bit --precision, "
-            "--cache=host or none, or clips of a smaller --size or fewer --frames take less."
+            f"Out of memory: {tensorflow_reason(error)}",
+            Remedy(Action.SET, batch_size=Change.SMALLER),
+            Remedy(Action.SET, precision=(Precision.BFLOAT16, Precision.FLOAT16)),
+            Remedy(Action.SET, cache=("host", "none")),
+            Remedy(Action.SET, "convert smaller clips", size=Change.SMALLER),
+            Remedy(Action.SET, "convert smaller clips", num_frames=Change.SMALLER),
         ) from error
 
 

@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from ucf50_tfrecord import models
-from ucf50_tfrecord.errors import UserError
+from ucf50_tfrecord.errors import Action, Remedy, UserError
 from ucf50_tfrecord.manifest import Manifest
 from ucf50_tfrecord.training import checkpoint
 from ucf50_tfrecord.training import strategy as strategy_lib
@@ -31,7 +31,7 @@ def load_model(
 ) -> keras.Model:
     """Builds a run's model with its trained weights.
 
-    A run may come from a stranger, and its model may be named as <module>:<function>. Importing that runs the
+    A run may come from a stranger, and its model may be named as <module>:<builder>. Importing that runs the
     module, so it is done for names that the caller allows, and for no other.
 
     Args:
@@ -39,7 +39,7 @@ def load_model(
       config: as run.load_config returns it.
       weights: "last" or "best".
       strategy: the devices.
-      allowed_code: the names, <module>:<function>, that may be imported.
+      allowed_code: the names, <module>:<builder>, that may be imported.
 
     Raises:
       UserError: if the run names code that is not allowed, or has no sound checkpoint of that kind.
@@ -48,7 +48,8 @@ def load_model(
     if refused:
         raise UserError(
             f"The model of {run_dir} is made by {' and '.join(refused)}, which is code outside this package that "
-            f"loading the run would execute. If you trust it: --allow_code={','.join(config.model.own_code)}"
+            "loading the run would execute",
+            Remedy(Action.SET, "if you trust it", allow_code=",".join(config.model.own_code)),
         )
     with strategy.scope():
         # The checkpoint holds all weights, so the encoder's initial ones are not needed.
