@@ -1,4 +1,4 @@
-"""Writes docs/options.md: every flag of every entry point, with default and meaning.
+"""Writes docs/options.md: every entry point's flags, defaults and meanings.
 
 python -m tools.write_options
 """
