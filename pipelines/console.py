@@ -7,7 +7,6 @@ import contextlib
 import io
 import logging as python_logging
 import os
-import pathlib
 import shutil
 import signal
 import sys
@@ -18,12 +17,11 @@ import tqdm
 from absl import app, flags, logging
 
 import pipelines
-from pipelines import scratch
+from pipelines import remedies, scratch
 from pipelines.terminal import note, note_exception, say, warn
 from ucf50_tfrecord import remote
 from ucf50_tfrecord.errors import UserError, expect
 from ucf50_tfrecord.specs import format_folds, printable
-from ucf50_tfrecord.texts import shell_command
 
 # tqdm's own takes so much that scores beside it do not fit 80 columns.
 _BAR_FORMAT = "{desc}: {n_fmt}/{total_fmt} |{bar}| {elapsed}<{remaining}, {rate_fmt}{postfix}"
@@ -48,7 +46,7 @@ def run(main: Callable[[], int | None]) -> None:
             return status
         except UserError as error:
             # Here already: to let go of the error is to let go of what its frames hold, such as iterators.
-            return _end(f"error: {error}", 2)
+            return _end(f"error: {remedies.message(error)}", 2)
         except KeyboardInterrupt:
             return _end("interrupted", 130)
         except BrokenPipeError:
@@ -107,30 +105,6 @@ def end_at_once(code: int | str | None) -> None:
     _flush()
     sys.stderr.flush()
     os._exit(code if isinstance(code, int) else int(code is not None))
-
-
-def python() -> str:
-    """Returns this interpreter's path for a command that is shown, relative if it lies in the current folder."""
-    path = pathlib.Path(sys.executable)
-    return str(path.relative_to(os.getcwd()) if path.is_relative_to(os.getcwd()) else path)
-
-
-def program(command: str) -> str:
-    """Returns the words that start an entry point the way this process was started."""
-    if pipelines.is_console_script(sys.orig_argv[1]):
-        return f"{pipelines.CONSOLE_SCRIPT} {command}"
-    return f"{python()} -m pipelines.{command}"
-
-
-def this_command(run: str | None = None) -> str:
-    """Returns the command that started this process, to be pasted into a shell; `run` replaces its --run."""
-    script, *arguments = sys.orig_argv[1:]
-    start = [pipelines.CONSOLE_SCRIPT] if pipelines.is_console_script(script) else [python(), script]
-    if run:
-        arguments = [argument for argument in arguments if not argument.startswith("--run=")] + [
-            f"--run={run}"
-        ]
-    return shell_command([*start, *arguments])
 
 
 def handle_sigterm() -> None:
@@ -205,11 +179,11 @@ class TrainingDisplay:
         self._stack.close()
 
     def listener(self):
-        """Returns the job.Listener that shows a job here. Imports TensorFlow."""
+        """Returns the job.JobListener that shows a job here. Imports TensorFlow."""
         from ucf50_tfrecord.dataset.feed import CACHE_MEANINGS
-        from ucf50_tfrecord.job import Listener
+        from ucf50_tfrecord.job import JobListener
 
-        return Listener(
+        return JobListener(
             chose_cache=lambda choice: say(
                 f"Clips are {CACHE_MEANINGS[choice.cache]} (--cache={choice.cache}): {choice.reason}"
             ),
@@ -222,7 +196,7 @@ class TrainingDisplay:
         )
 
     def update(self, progress) -> None:
-        """Receives a training.loop.Progress after each call of steps."""
+        """Receives a training.listener.TrainProgress after each call of steps."""
         steps = progress.num_steps // progress.num_epochs
         if self._bar is None:
             self._bar = progress_bar(steps, "step", f"epoch {progress.epoch}/{progress.num_epochs}")

@@ -28,7 +28,7 @@ from absl import flags
 from pipelines import console, terminal
 from pipelines.spec_flags import SpecFlags
 from ucf50_tfrecord import manifest, remote
-from ucf50_tfrecord.errors import UserError, expect
+from ucf50_tfrecord.errors import Action, Remedy, UserError, expect
 from ucf50_tfrecord.shards import DATASET_NAME
 from ucf50_tfrecord.specs import (
     DEFAULT_SHARD_BYTES,
@@ -40,7 +40,6 @@ from ucf50_tfrecord.specs import (
     format_folds,
     parse_size,
 )
-from ucf50_tfrecord.texts import install_command
 
 if TYPE_CHECKING:
     from ucf50_tfrecord.convert.engines import Engine
@@ -215,7 +214,8 @@ def _engine() -> Engine:
             beam_args = shlex.split(_BEAM_ARGS.value)
         except ImportError as error:
             raise UserError(
-                f"--engine=beam needs the extra `beam` ({error}): {install_command('convert,beam')}"
+                f"The engine beam needs packages that are missing ({error})",
+                Remedy(Action.INSTALL, extras="convert,beam"),
             ) from error
         except ValueError as error:
             raise UserError(f"Cannot read --beam_args={_BEAM_ARGS.value!r}: {error}") from error

@@ -27,7 +27,7 @@ from collections.abc import Iterator, Sequence
 
 from absl import flags
 
-from pipelines import console, convert, terminal, train
+from pipelines import console, convert, remedies, terminal, train
 from ucf50_tfrecord.errors import UserError, expect
 from ucf50_tfrecord.training import cluster
 from ucf50_tfrecord.training import run as run_lib
@@ -71,7 +71,7 @@ def main(num_workers: int) -> int:
         with contextlib.suppress(OSError):  # it stays, unless nothing was written into it
             os.rmdir(run_dir)
     if was_signalled and status == 0 and not pathlib.Path(run_dir, run_lib.SUMMARY_FILENAME).exists():
-        terminal.say("That is:", f"  {console.this_command(run=run_dir)}")
+        terminal.say("That is:", f"  {remedies.this_command(run=run_dir)}")
     return status
 
 
@@ -246,7 +246,7 @@ def _signals_noted(received: list[int]) -> Iterator[None]:
 
 def _take_own_flags() -> int:
     """Returns --workers, and leaves the flags after -- in sys.argv."""
-    parser = terminal.ArgumentParser(console.program("launch"), description=__doc__.splitlines()[0])
+    parser = terminal.ArgumentParser(remedies.program("launch"), description=__doc__.splitlines()[0])
     parser.add_argument("--workers", type=int, required=True, help="number of workers to start")
     parser.add_argument("flags", nargs="*", help="-- and the flags of pipelines.train")
     parsed = parser.parse_args()

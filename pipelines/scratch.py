@@ -44,16 +44,6 @@ def use_own_folder() -> None:
     atexit.register(_remove_own, folder, lock, os.getpid())
 
 
-def shared_folder() -> str:
-    """Returns where temporary files go, or went before use_own_folder.
-
-    Raises:
-      FileNotFoundError: if there is no such folder.
-    """
-    folder = tempfile.gettempdir()
-    return os.path.dirname(folder) if _NAME.fullmatch(os.path.basename(folder)) else folder
-
-
 def _make_locked(parent: str, stack: contextlib.ExitStack) -> str | None:
     """Makes a folder and takes its lock; returns None if another process took it for abandoned in between."""
     folder = os.path.join(parent, f"{_PREFIX}{secrets.token_hex(8)}")

@@ -20,13 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from pipelines import console, convert, inputs, terminal, train_flags
+from pipelines import console, convert, inputs, remedies, terminal, train_flags
 from pipelines.spec_flags import SpecFlags
 from ucf50_tfrecord import recipes
 from ucf50_tfrecord.choices import Strategy
 from ucf50_tfrecord.errors import UserError, expect
 from ucf50_tfrecord.specs import format_folds, to_json
-from ucf50_tfrecord.texts import shell_command
 from ucf50_tfrecord.training import cluster
 from ucf50_tfrecord.training.folds import Folds, check_early_stopping, choose_folds
 from ucf50_tfrecord.training.run import RunOptions, Summary
@@ -175,7 +174,7 @@ def print_stopped(step: int, run_dir: str, num_workers: int) -> None:
     if num_workers > 1:
         terminal.say(f"{stopped} start all workers again with --run={run_dir}", flush=True)
     else:
-        terminal.say(stopped, f"  {console.this_command(run=run_dir)}", flush=True)
+        terminal.say(stopped, f"  {remedies.this_command(run=run_dir)}", flush=True)
 
 
 def parse_steps(text: str | None) -> tuple[int, int] | None:
@@ -203,7 +202,7 @@ def print_summary(summary: Summary, run_dir: str) -> None:
         f"{chosen}on {summary.num_clips} clips of folds {format_folds(summary.folds)}"
     )
     console.print_scores(title, to_json(summary), to_json(summary.shuffled))
-    tensorboard = shell_command([console.python(), "-m", "tensorboard.main", "--logdir", run_dir])
+    tensorboard = remedies.shell_command([remedies.python(), "-m", "tensorboard.main", "--logdir", run_dir])
     terminal.say(f"Run:         {run_dir}", f"TensorBoard: {tensorboard}")
 
 

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import types
+from collections.abc import Mapping
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 
@@ -32,14 +33,29 @@ def run_code(code: str, *arguments: str | os.PathLike, **options) -> subprocess.
     return _run(["-c", code, *map(str, arguments)], **options)
 
 
-def _run(
-    arguments: list[str], *, timeout: float = 250.0, check: bool = False, errors: str = "strict"
+def run_script(
+    path: str | os.PathLike, *arguments: str | os.PathLike, **options
 ) -> subprocess.CompletedProcess:
-    """Runs a Python command line; the options are those of subprocess.run."""
+    """Runs `python path …` in the repository; for the options see _run."""
+    return _run([str(path), *map(str, arguments)], **options)
+
+
+def _run(
+    arguments: list[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    timeout: float = 250.0,
+    check: bool = False,
+    errors: str = "strict",
+) -> subprocess.CompletedProcess:
+    """Runs a Python command line; the options are those of subprocess.run.
+
+    The interpreter and TensorFlow have read the variables that they read at their start.
+    """
     with tempfile.NamedTemporaryFile() as stdout, tempfile.NamedTemporaryFile() as stderr:
         request = {"arguments": arguments, "outputs": [stdout.name, stderr.name], "timeout": timeout}
         server = _server()
-        server.stdin.write(json.dumps(request | {"environment": dict(os.environ)}) + "\n")
+        server.stdin.write(json.dumps(request | {"environment": dict(env or os.environ)}) + "\n")
         server.stdin.flush()
         status = json.loads(server.stdout.readline())
         texts = [file.read().decode(errors=errors) for file in (stdout, stderr)]
@@ -76,6 +92,7 @@ def _serve() -> list[str] | None:
                 os.dup2(os.open(path, os.O_RDWR), number)
             os.environ.clear()
             os.environ.update(request["environment"])
+            tempfile.tempdir = None  # found anew, by TMPDIR
             return request["arguments"]
         print(json.dumps(_wait(pid, request["timeout"])), flush=True)
     return None
@@ -92,18 +109,23 @@ def _wait(pid: int, timeout: float) -> int | None:
     return os.waitstatus_to_exitcode(status) if in_time else None
 
 
-def _become(option: str, program: str, *arguments: str) -> None:
-    """Runs a module or code as the interpreter's main program."""
-    sys.orig_argv[1:] = [option, program, *arguments]
-    sys.argv[:] = [option, *arguments]
-    if option == "-m":
-        runpy.run_module(program, run_name="__main__", alter_sys=True)
-    else:
-        sys.modules["__main__"] = types.ModuleType("__main__")
-        exec(compile(program, "<string>", "exec"), sys.modules["__main__"].__dict__)
+def _become(arguments: list[str]) -> None:
+    """Runs a command line's module, code or script as the interpreter's main program."""
+    sys.orig_argv[1:] = arguments
+    match arguments:
+        case "-m", module, *rest:
+            sys.argv[:] = ["-m", *rest]
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+        case "-c", code, *rest:
+            sys.argv[:] = ["-c", *rest]
+            sys.modules["__main__"] = types.ModuleType("__main__")
+            exec(compile(code, "<string>", "exec"), sys.modules["__main__"].__dict__)
+        case _:
+            sys.argv[:] = arguments
+            runpy.run_path(arguments[0], run_name="__main__")
 
 
 if __name__ == "__main__":
     # The fork returns from the loop, so that it exits as any program does.
-    if command := _serve():
-        _become(*command)
+    if arguments := _serve():
+        _become(arguments)

@@ -32,7 +32,8 @@ class Quarantined:
     """A video that gave no clip, and why.
 
     cause: "contents"; "unreadable" (its file) or "killed" (its process, from outside), which the
-    next conversion tries again; "crash", "timeout" or "memory", which `--verify` tries again.
+    next conversion tries again; "crash", "timeout" or "memory", which a verifying
+    conversion tries again.
     """
 
     relative_path: Name

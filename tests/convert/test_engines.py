@@ -370,7 +370,14 @@ def test_verify_finds_a_flipped_byte(tmp_path, videos):
     assert manifest.load(str(tmp_path / "data")) == first
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize(
+    "signum",
+    [
+        signal.SIGTERM,
+        pytest.param(signal.SIGKILL, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+    ],
+)
 def test_no_worker_outlives_the_converter_and_the_next_one_goes_on(tmp_path, videos_dir, signum):
     videos = tmp_path / "videos"
     for copy in range(40):  # 80 shards, so that most are still to do when the first stands

@@ -40,7 +40,10 @@ def contents(data):
     return {path.name: path.read_bytes() for path in data.iterdir() if not path.name.startswith(".lock")}
 
 
-@pytest.mark.parametrize("seed", range(24))
+# Four seeds are one of each kind of interruption.
+@pytest.mark.parametrize(
+    "seed", [*range(4), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(4, 24))]
+)
 def test_a_kill_at_any_moment_loses_nothing(tmp_path, many_videos, undisturbed, seed):
     """Kills the converter, or one of its workers, or interrupts it, at a seeded moment."""
     whole, secs = undisturbed

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
+from tests.conftest import raises_with_remedies
 from tests.evaluation.made_up import make_results
 from ucf50_tfrecord import storage
 from ucf50_tfrecord.drawing import document
@@ -154,9 +155,7 @@ def test_a_run_without_scores_has_no_card(run_dir, tmp_path):
     with pytest.raises(UserError, match="missing is not a run's folder"):
         sources.gather(tmp_path / "missing")
     copy = shutil.copytree(run_dir, tmp_path / "run")
-    with pytest.raises(
-        UserError, match="those of its last weights. .*make evaluate RUN=.*FLAGS=--weights=best"
-    ):
+    with raises_with_remedies("those of its last weights. .*make evaluate RUN=.*FLAGS=--weights=best"):
         sources.gather(copy, "best")
     (copy / "predictions.jsonl").write_text('{"clip_id": "a"}\n')
     with pytest.raises(UserError, match="predictions.jsonl does not hold predictions"):

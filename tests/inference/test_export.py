@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, raises_with_remedies
 from tests.untrained import fresh_model, write_run
 from tests.web import serving
-from ucf50_tfrecord import manifest, specs
+from ucf50_tfrecord import manifest
+from ucf50_tfrecord.architectures import MODELS
 from ucf50_tfrecord.dataset.clips import load_clips
 from ucf50_tfrecord.dataset.feed import read_clips
 from ucf50_tfrecord.errors import UserError
@@ -115,7 +116,7 @@ def make_case(name, **changes):
 
 APPLICATION = {"encoder": "MobileNetV3Small", "height": 32, "width": 32}
 # An LSTM is what `exported` holds.
-CASES = [(name, {}, ("keras", "onnx")) for name in specs.MODEL_NAMES if name != "lstm"]
+CASES = [(name, {}, ("keras", "onnx")) for name in MODELS if name != "lstm"]
 CASES += [("conv3d", {"motion": True}, ("keras",)), ("frame_pool", APPLICATION, ("keras",))]
 
 
@@ -228,7 +229,9 @@ def test_formats_that_cannot_be_written_are_explained(run, tmp_path, monkeypatch
         with pytest.raises(UserError, match=r"formats out of \('saved_model', 'keras', 'onnx'\)"):
             export.export_run(run, tmp_path / "export", formats=formats)
     monkeypatch.setattr(export, "_ONNX_PACKAGES", ("tf2onnx", "no_such_package"))
-    with pytest.raises(UserError, match=r"the extra `onnx` \(no_such_package missing\)"):
+    with raises_with_remedies(
+        r"missing: no_such_package. To install .*: .* -m tools.install convert,train,onnx"
+    ):
         export.export_run(run, tmp_path / "export", formats=["onnx"])
     assert not list(tmp_path.iterdir())
 
@@ -236,8 +239,8 @@ def test_formats_that_cannot_be_written_are_explained(run, tmp_path, monkeypatch
 def test_ops_that_onnx_does_not_have_are_explained(tmp_path):
     frames = keras.Input((4, 16, 24, 3), dtype="uint8")
     model = keras.Model(frames, keras.layers.Lambda(_hard_for_onnx)(frames), name="strange")
-    with pytest.raises(
-        UserError, match=r"cannot write this model \(strange\) as ONNX; leave onnx out of --formats"
+    with raises_with_remedies(
+        r"cannot write this model \(strange\) as ONNX: .*To leave onnx out: --formats=saved_model,keras"
     ):
         export.write("onnx", tmp_path / "model.onnx", model, ("a", "b"))
     assert not list(tmp_path.iterdir())

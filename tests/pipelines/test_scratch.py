@@ -10,12 +10,14 @@ import sys
 import pytest
 
 from pipelines import scratch
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, run_code
+from tests.warm import run_script
 
 # AutoGraph writes a module of what it traces; tempfile is what all other parts use.
 TRACING = """
 import os, signal, sys, tempfile
 from pipelines import console
+from ucf50_tfrecord.errors import UserError
 
 def main():
     console.load_tensorflow()
@@ -48,14 +50,16 @@ console.run(main)
 """
 
 
-def run_in(folder, code, **options):
-    """Runs code, from a file as AutoGraph reads its source, in a process whose temporary files go into a folder."""
+def trace_in(folder, ending):
+    """Runs TRACING, from a file as AutoGraph reads its source, with a folder for temporary files."""
     script = folder.parent / "script.py"
-    script.write_text(code)
-    environment = os.environ | {"TMPDIR": str(folder), "PYTHONPATH": str(REPOSITORY)}
-    return subprocess.run(
-        [sys.executable, script], cwd=REPOSITORY, env=environment, text=True, capture_output=True, **options
-    )
+    script.write_text(TRACING.format(ending=ending))
+    return run_script(script, env=os.environ | {"TMPDIR": str(folder)})
+
+
+def wait_in(folder, *, before=""):
+    """Runs WAITING to its end, after other code, with a folder for temporary files."""
+    return run_code(before + WAITING, env=os.environ | {"TMPDIR": str(folder)}, input="")
 
 
 @pytest.fixture
@@ -75,18 +79,18 @@ def tmp(tmp_path):
     ],
 )
 def test_a_process_leaves_no_temporary_files(tmp, ending, status):
-    done = run_in(tmp, TRACING.format(ending=ending))
+    done = trace_in(tmp, ending)
     assert done.returncode == status and "__autograph_generated_file" in done.stdout, done.stderr
     assert not list(tmp.iterdir())
 
 
 def test_what_a_killed_process_left_goes_with_the_next(tmp):
-    done = run_in(tmp, TRACING.format(ending="os.kill(os.getpid(), signal.SIGKILL)"))
+    done = trace_in(tmp, "os.kill(os.getpid(), signal.SIGKILL)")
     assert done.returncode == -signal.SIGKILL
     [folder] = tmp.iterdir()
     assert any(path.name.startswith("__autograph_generated_file") for path in folder.iterdir())
     assert folder.stat().st_mode & 0o777 == 0o700
-    assert run_in(tmp, WAITING, input="").returncode == 0
+    assert wait_in(tmp).returncode == 0
     assert not list(tmp.iterdir())
 
 
@@ -101,7 +105,7 @@ def test_a_process_that_lives_keeps_its_folder(tmp):
     )
     assert process.stdout.readline() == "ready\n"
     [folder] = tmp.iterdir()
-    assert run_in(tmp, WAITING, input="").returncode == 0
+    assert wait_in(tmp).returncode == 0
     assert list(tmp.iterdir()) == [folder] and (folder / "kept").exists()
     process.communicate("")
     assert process.returncode == 0 and not list(tmp.iterdir())
@@ -122,7 +126,7 @@ def test_nothing_of_others_is_removed(tmp, tmp_path):
         os.chown(tmp / "ucf50-scratch-00000000000000dd", 12345, -1)
     before = sorted(tmp.iterdir())
     (tmp / "ucf50-scratch-00000000000000ee").mkdir(mode=0o700)  # killed before it took the lock
-    assert run_in(tmp, WAITING, input="").returncode == 0
+    assert wait_in(tmp).returncode == 0
     assert sorted(tmp.iterdir()) == before and [path.name for path in elsewhere.iterdir()] == ["kept"]
 
 
@@ -150,6 +154,6 @@ def test_processes_that_start_at_once_take_no_folder_from_each_other(tmp):
 
 def test_a_folder_that_cannot_be_made_is_a_mistake_to_fix(tmp):
     """tempfile looks for another folder where it cannot write; what fails after that is named."""
-    done = run_in(tmp, "import tempfile; tempfile.tempdir = '/proc'\n" + WAITING, input="")
+    done = wait_in(tmp, before="import tempfile; tempfile.tempdir = '/proc'\n")
     assert done.returncode == 2
     assert done.stderr.startswith("error: Cannot make a temporary folder in /proc (TMPDIR): ")

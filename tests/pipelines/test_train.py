@@ -97,7 +97,14 @@ def test_the_summary_can_be_made_again_from_the_predictions(finished_run, data_d
     assert summary["clips_per_sec"] > 0 and 0 <= summary["wait_share"] <= 1
 
 
-@pytest.mark.parametrize("signum, status", [(signal.SIGTERM, 0), (signal.SIGINT, 0), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    "signum, status",
+    [
+        (signal.SIGTERM, 0),
+        pytest.param(signal.SIGINT, 0, marks=pytest.mark.slow),
+        (signal.SIGKILL, -9),
+    ],
+)
 def test_an_interrupted_process_goes_on_to_the_same_weights(finished_run, data_dir, tmp_path, signum, status):
     run_dir = tmp_path / "run"
     command = train_flags(data_dir, run_dir, "--checkpoint_secs=0.05")
@@ -131,7 +138,7 @@ def test_a_run_folder_keeps_its_configuration(finished_run, data_dir):
     run_dir, _ = finished_run
     result = run_module(*train_flags(data_dir, run_dir, "--learning_rate=0.5", "--seed=3"))
     assert result.returncode == 2 and "Traceback" not in result.stderr
-    assert "learning_rate was 0.001, is 0.5; seed was 0, is 3. Choose another --run" in result.stderr
+    assert "learning_rate was 0.001, is 0.5; seed was 0, is 3. Try: another --run" in result.stderr
 
 
 def test_a_run_that_is_being_trained_is_left_alone(data_dir, tmp_path):

@@ -1,4 +1,3 @@
-import json
 import os
 import pathlib
 import re
@@ -11,8 +10,8 @@ import numpy as np
 import pytest
 
 from tests import warm
-from tests.conftest import REPOSITORY, build, child_pids, run_code, run_module
-from ucf50_tfrecord.specs import MODEL_NAMES
+from tests.conftest import REPOSITORY, child_pids, run_module
+from ucf50_tfrecord.architectures import MODELS
 
 # (forwards, backwards)
 PAIRS = (("Grow", "Shrink"), ("Rise", "Sink"), ("Part", "Meet"), ("Scatter", "Gather"))
@@ -32,7 +31,7 @@ def corpus(tmp_path_factory):
     return output
 
 
-def test_the_corpus_looks_like_ucf50(corpus):
+def test_the_demo_corpus_has_the_files_of_ucf50(corpus):
     files = sorted(path.relative_to(corpus).as_posix() for path in corpus.rglob("*.avi"))
     assert len(files) == 16 and files[0] == "Gather/v_Gather_g01_c01.avi"
     for path in corpus.rglob("*.avi"):
@@ -44,7 +43,7 @@ def test_the_corpus_looks_like_ucf50(corpus):
             assert 50 <= stream.frames <= 75 and keys[:3] == [0, 12, 24]
 
 
-def test_partners_show_the_same_frames_backwards(corpus):
+def test_twins_show_the_same_frames_backwards(corpus):
     for forwards, backwards in PAIRS:
         for group in (1, 2):
             one, two = (
@@ -76,43 +75,19 @@ def test_the_corpus_is_reproducible_and_the_seed_changes_it(corpus, tmp_path):
         assert path.read_bytes() != (tmp_path / "1" / name).read_bytes()
 
 
-def test_an_existing_corpus_is_left_alone(corpus):
+def test_an_existing_corpus_is_not_overwritten(corpus):
     before = sorted(corpus.rglob("*"))
     result = run_module("tools.make_demo_videos", f"--output={corpus}")
     assert result.returncode == 2 and "exists already" in result.stderr and "Traceback" not in result.stderr
     assert before == sorted(corpus.rglob("*"))
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(data_dir):
+def test_a_closed_pipe_is_no_error(data_dir):
     command = (
         f"{sys.executable} -u -m tools.inspect_data --data='{data_dir}' | head -1; exit ${{PIPESTATUS[0]}}"
     )
     result = subprocess.run(["bash", "-c", command], cwd=REPOSITORY, text=True, capture_output=True)
     assert (result.returncode, result.stderr) == (0, "") and result.stdout.count("\n") == 1
-
-
-def test_the_benchmark_measures_what_is_installed_and_keeps_its_figures(videos_dir, tmp_path):
-    output = tmp_path / "convert.json"
-    flags = [f"--videos={videos_dir}", f"--output={output}", "--rounds=1", "--max_videos=2"]
-    flags += ["--conversion_videos=40", "--long_frames=2000"]
-    result = run_module("tools.bench_convert", *flags)
-    assert result.returncode == 0, result.stderr
-    figures = json.loads(output.read_text())
-    names = {row["name"] for row in figures["rows"]}
-    assert names >= {"ours", "decode everything (PyAV)"} and figures["num_videos"] == 2
-    assert all(name in result.stdout for name in names)
-    assert all(row["videos_per_sec"] > 0 and row["ours_ratio"] > 0 for row in figures["rows"])
-    assert [(row["num_workers"], row["num_videos"]) for row in figures["conversions"]] == [(1, 40), (2, 40)]
-    assert figures["long_video"]["num_frames"] == 2000
-
-
-def test_planning_is_measured_at_each_size(tmp_path):
-    output = tmp_path / "plan.json"
-    result = run_module("tools.bench_plan", f"--output={output}", "--sizes=1000,20000")
-    assert result.returncode == 0, result.stderr
-    rows = json.loads(output.read_text())["rows"]
-    assert [row["num_videos"] for row in rows] == [1000, 20000]
-    assert all(row["num_shards"] >= 20 for row in rows)
 
 
 def make(*arguments, env=None):
@@ -144,8 +119,8 @@ def test_make_help_lists_every_target():
 
 def test_make_help_lists_every_variable():
     text = make("help").stdout
-    readme = (REPOSITORY / "README.md").read_text()
-    table = readme[readme.index("| variable |") :].split("\n\n")[0]
+    document = (REPOSITORY / "docs" / "commands.md").read_text()
+    table = document[document.index("| variable |") :].split("\n\n")[0]
     variables = re.findall(r"`([A-Z_]+)`", " ".join(row.split("|")[1] for row in table.splitlines()))
     assert len(variables) > 15
     for variable in variables:
@@ -200,14 +175,14 @@ def test_make_help_lists_every_variable():
         ),
     ],
 )
-def test_make_passes_its_variables_on(arguments, parts, absent, tmp_path):
+def test_make_passes_variables_as_flags(arguments, parts, absent, tmp_path):
     result = make("--dry-run", *arguments)
     assert result.returncode == 0, result.stderr
     assert all(part in result.stdout for part in parts), result.stdout
     assert not any(part in result.stdout for part in absent), result.stdout
 
 
-def test_make_installs_the_gpu_extra_where_a_driver_is(tmp_path):
+def test_make_installs_the_gpu_extra_beside_a_driver(tmp_path):
     (tmp_path / "nvidia-smi").write_text("#!/bin/sh\n")
     (tmp_path / "nvidia-smi").chmod(0o755)
     path = f"{tmp_path}:{os.environ['PATH']}"
@@ -222,6 +197,18 @@ def test_make_names_an_unknown_recipe_before_it_installs(name, tmp_path):
     assert "there is no recipe 'nope'; RECIPE or MODEL is one of: bilstm " in first and "exit 2" in first
 
 
+def test_one_line_of_the_makefile_adds_a_train_variable(tmp_path):
+    lines = (REPOSITORY / "Makefile").read_text().splitlines(keepends=True)
+    place = next(number for number, line in enumerate(lines) if line.startswith("$(call train_variable,"))
+    lines.insert(place, "$(call train_variable,LEARNING_RATE)  ## step size; default: the recipe's\n")
+    (tmp_path / "Makefile").write_text("".join(lines))
+    makefile = f"--makefile={tmp_path / 'Makefile'}"
+    result = make(makefile, "--dry-run", "train", "DATA=/shards", "LEARNING_RATE=0.1")
+    assert "--learning_rate='0.1'" in result.stdout
+    assert "  LEARNING_RATE  step size; default" in make(makefile, "help").stdout
+    assert "LEARNING_RATE" not in make("help").stdout
+
+
 def test_make_names_an_unknown_variable():
     result = make("--dry-run", "verify", "data=data/x", "EPOCH=3")
     assert result.returncode == 2 and not result.stdout
@@ -229,38 +216,12 @@ def test_make_names_an_unknown_variable():
     assert make("--dry-run", "verify", env={**os.environ, "EPOCH": "3"}).returncode == 0
 
 
-def test_tensorboard_wants_a_folder_that_is_there(tmp_path):
+def test_make_tensorboard_needs_an_existing_folder(tmp_path):
     (tmp_path / "venv" / "bin").mkdir(parents=True)
     for name in ("bin/python", "installed"):
         (tmp_path / "venv" / name).touch()
     result = make("tensorboard", f"VENV={tmp_path / 'venv'}", "RUN=runs/nowhere")
     assert result.returncode == 2 and "error: there is no folder 'runs/nowhere'" in result.stderr
-
-
-BENCH_INPUT = """
-import json, sys
-from absl import flags
-from tools import bench_input
-flags.FLAGS(["bench", "--secs=0.1"])
-raw, jpeg = sys.argv[1:]
-rates = {name: bench_input.measure_rate(name, {"raw": raw, "jpeg": jpeg}[encoding], 4, 0.1)
-         for name, (_, encoding) in bench_input.METHODS.items()}
-rates["floor"] = bench_input.measure_floor(raw, 0.1)
-gather = bench_input.measure_gather(raw, 4)
-memory = bench_input.measure_streaming_memory(raw, 4, 3)
-print(json.dumps([rates, gather, memory.megabytes, [n.share for n in bench_input.measure_shuffle(raw)]]))
-"""
-
-
-@pytest.mark.slow
-def test_the_inputs_benchmark_measures(data_dir, videos_dir, tmp_path):
-    build(videos_dir, tmp_path / "jpeg", encoding="jpeg", shard_bytes=20_000)
-    result = run_code(BENCH_INPUT, data_dir, tmp_path / "jpeg")
-    assert result.returncode == 0, result.stderr
-    rates, (step_secs, gather_secs), megabytes, neighbours = json.loads(result.stdout)
-    assert len(rates) == 7 and min(rates.values()) > 0
-    assert gather_secs > 0 < step_secs and len(megabytes) == 3 and min(megabytes) > 100
-    assert 0.2 < neighbours[0] < 0.4 and neighbours[1] < 0.2  # of 3 classes, of 15 recordings
 
 
 def test_the_models_are_listed_with_their_parameters():
@@ -269,7 +230,7 @@ def test_the_models_are_listed_with_their_parameters():
     lines = result.stdout.splitlines()
     assert max(map(len, lines)) <= 80
     rows = {line.split()[0]: line.split(maxsplit=2)[1:] for line in lines[3:] if not line.startswith(" ")}
-    assert sorted(rows) == sorted(MODEL_NAMES)
+    assert sorted(rows) == sorted(MODELS)
     assert rows["seed_lstm"] == ["2,728,818", "The published CNN + LSTM"]
     result = warm.run_module("tools.describe_models", "--size=huge")
     assert result.returncode == 2 and "a size such as 64 or 112x96" in result.stderr
@@ -277,38 +238,8 @@ def test_the_models_are_listed_with_their_parameters():
     assert result.returncode == 2 and "Expected a height of 8 to 4096 pixels" in result.stderr
 
 
-@pytest.mark.slow
-def test_the_accuracy_table_keeps_finished_runs(data_dir, tmp_path):
-    arguments = [f"--data={data_dir}", "--val_folds=1", "--rows=seed_pool", f"--runs={tmp_path}"]
-    first = run_module("tools.bench_accuracy", *arguments, "--seeds=0")
-    assert first.returncode == 0, first.stderr
-    second = run_module("tools.bench_accuracy", *arguments, "--seeds=0,1")
-    assert second.returncode == 0, second.stderr
-    [row] = json.loads((tmp_path / "accuracy.json").read_text())
-    summaries = [json.loads((tmp_path / f"seed_pool-seed{seed}/summary.json").read_text()) for seed in (0, 1)]
-    assert row["macro_f1"] == [summary["macro_f1"] for summary in summaries]
-    assert [summary["seed"] for summary in summaries] == [0, 1]
-    mean, deviation = np.mean(row["macro_f1"]), np.std(row["macro_f1"], ddof=1)
-    assert f"{mean:.3f} ± {deviation:.3f}" in second.stdout
-    cell = tmp_path / "seed_pool-seed0" / "row.json"
-    cell.write_text(cell.read_text().replace("--epochs=5", "--epochs=6"))
-    third = run_module("tools.bench_accuracy", *arguments, "--seeds=0")
-    assert third.returncode == 2 and "the same flags as before for" in third.stderr
-
-
-@pytest.mark.slow
-def test_the_steps_benchmark_measures(tmp_path):
-    arguments = ["--batch_sizes=1", "--precisions=float32", "--rounds=1", "--secs=0.1"]
-    result = run_module("tools.bench_step", *arguments, f"--output={tmp_path / 'step.json'}")
-    assert result.returncode == 0, result.stderr
-    rows = json.loads((tmp_path / "step.json").read_text())["rows"]
-    assert [row["name"] for row in rows] == ["ours, float32", "Keras TimeDistributed, float32"]
-    assert all(row["clips_per_sec"] > 0 and row["torch_ratio"] is None for row in rows)
-    assert "Without --torch_python" in result.stdout
-
-
 def test_a_killed_tool_leaves_no_processes_and_no_semaphores(tmp_path):
-    """Semaphores lie in /dev/shm, where those of other processes come and go."""
+    """The third child removes semaphores, which lie in /dev/shm beside those of other processes."""
     flags = [f"--output={tmp_path / 'demo'}", "--workers=2"]
     process = subprocess.Popen(
         [sys.executable, "-m", "tools.make_demo_videos", *flags],
@@ -328,7 +259,7 @@ def test_a_killed_tool_leaves_no_processes_and_no_semaphores(tmp_path):
 
 
 def runs(pid):
-    """Tells whether a process runs; one that has exited may wait for a parent to ask how."""
+    """Returns whether a process runs; a zombie does not."""
     try:
         status = pathlib.Path(f"/proc/{pid}/status").read_text()
     except FileNotFoundError:

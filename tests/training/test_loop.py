@@ -10,7 +10,8 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.conftest import CLASSES, flip_bit
+from pipelines import remedies
+from tests.conftest import CLASSES, flip_bit, raises_with_remedies
 from tests.dataset.helpers import EVERY_AUGMENTATION
 from ucf50_tfrecord import manifest, models, texts
 from ucf50_tfrecord.dataset import pipeline
@@ -23,6 +24,8 @@ from ucf50_tfrecord.training import checkpoint, logs, loop
 from ucf50_tfrecord.training import meter as meter_lib
 from ucf50_tfrecord.training import step as step_lib
 from ucf50_tfrecord.training import strategy as strategy_lib
+from ucf50_tfrecord.training.listener import Listener
+from ucf50_tfrecord.training.run import RunOptions
 
 
 def train(
@@ -32,7 +35,8 @@ def train(
     model="seed_pool",
     precision="float32",
     strategy="one",
-    hooks=None,
+    listener=None,
+    make_evaluator=None,
     dropout=0.0,
     log_every_steps=1,
     checkpoint_secs=1e9,
@@ -49,7 +53,7 @@ def train(
         Feed(load_clips(loaded, folds), strategy=strategy, cache=cache, skip_bad_records=skip_bad_records)
         for folds in ([2, 3, 4, 5], [1])
     )
-    make_evaluator = functools.partial(runner.Evaluator, feed=val_feed, strategy=strategy, batch_size=4)
+    default = functools.partial(runner.Evaluator, feed=val_feed, strategy=strategy, batch_size=4)
     model_spec = ModelSpec(name=model, num_classes=3, num_frames=5, height=16, width=24, dropout=dropout)
     train_spec = TrainSpec(**dict(epochs=2, batch_size=5, precision=precision) | spec)
     return loop.train(
@@ -57,21 +61,31 @@ def train(
         loop.build_state(model_spec, train_spec, num_clips=len(feed.clips), strategy=strategy),
         train_spec,
         strategy=strategy,
-        options=loop.RunOptions(
+        options=RunOptions(
             run_dir=str(run_dir),
             log_every_steps=log_every_steps,
             steps_per_call=steps_per_call,
             checkpoint_secs=checkpoint_secs,
             profile_steps=profile_steps,
         ),
-        hooks=loop.Hooks(
-            **{
-                "make_evaluator": make_evaluator,
-                "open_log": lambda step: logs.TensorBoardLog(str(run_dir), start_step=step),
-            }
-            | (hooks or {})
-        ),
+        make_evaluator=make_evaluator or default,
+        open_log=lambda step: logs.TensorBoardLog(str(run_dir), start_step=step),
+        listener=Listener(**listener or {}),
     )
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(request, monkeypatch):
+    """Leaves out TensorBoard's pictures: to draw them takes a third of a short run's time."""
+    if request.function is not test_tensorboard_gets_curves_and_pictures:
+        monkeypatch.setattr(logs.TensorBoardLog, "evaluation", lambda *_: None)
+
+
+@pytest.fixture(scope="module")
+def two_epochs(data_dir, tmp_path_factory):
+    """A finished run: its folder and what training returned. Read only."""
+    run_dir = tmp_path_factory.mktemp("two_epochs") / "run"
+    return run_dir, train(data_dir, run_dir)
 
 
 def read_all(data_dir, *, batch_size):
@@ -102,7 +116,7 @@ def test_it_learns_and_scores_held_out_groups(data_dir, tmp_path):
 def test_the_loss_is_the_mean_over_the_clips_that_count(data_dir, tmp_path):
     """One epoch of one batch that is filled up: the reported loss is that of the initial weights."""
     seen = []
-    train(data_dir, tmp_path, epochs=1, batch_size=32, hooks={"report": seen.append}, label_smoothing=0.1)
+    train(data_dir, tmp_path, epochs=1, batch_size=32, listener={"report": seen.append}, label_smoothing=0.1)
     keras.utils.set_random_seed(0)
     model = models.build_model(ModelSpec(name="seed_pool", num_classes=3, num_frames=5, height=16, width=24))
     batch = read_all(data_dir, batch_size=24)
@@ -149,8 +163,8 @@ def test_ten_interruptions_leave_the_same_weights(undisturbed, data_dir, tmp_pat
     assert any(stop % 5 == 0 for stop in stops) and any(stop % 5 for stop in stops)
     for stop in stops:
         seen, start = [], step_of(tmp_path)
-        hooks = {"report": seen.append, "should_stop": lambda: start + len(seen) + 1 == stop}
-        stopped = train(data_dir, tmp_path, hooks=hooks, **CHANCE)
+        listener = {"report": seen.append, "should_stop": lambda: start + len(seen) + 1 == stop}
+        stopped = train(data_dir, tmp_path, listener=listener, **CHANCE)
         assert not stopped.finished and stopped.step == stop
     resumed = train(data_dir, tmp_path, **CHANCE)
     assert resumed.finished
@@ -160,7 +174,7 @@ def test_ten_interruptions_leave_the_same_weights(undisturbed, data_dir, tmp_pat
 def test_several_steps_a_call_give_the_same_weights(undisturbed, data_dir, tmp_path):
     """4 steps a call, at most: an epoch's 5 steps are cut in two, and a point of the curve after 3 cuts too."""
     seen = []
-    options = {"steps_per_call": 4, "log_every_steps": 3, "hooks": {"report": seen.append}}
+    options = {"steps_per_call": 4, "log_every_steps": 3, "listener": {"report": seen.append}}
     found = train(data_dir, tmp_path, **options, **CHANCE)
     assert [progress.step for progress in seen][:7] == [3, 5, 6, 9, 10, 12, 15]
     assert_same_weights(found, undisturbed)
@@ -173,32 +187,33 @@ def test_weights_do_not_depend_on_where_clips_are_kept(undisturbed, data_dir, tm
     np.testing.assert_array_equal(kept.evaluate("shuffle1").logits, undisturbed.evaluate("shuffle1").logits)
 
 
-def test_a_finished_run_is_not_trained_again(data_dir, tmp_path):
-    first = train(data_dir, tmp_path)
+def test_a_finished_run_is_not_trained_again(two_epochs, data_dir, tmp_path):
+    run_dir, first = two_epochs
+    shutil.copytree(run_dir, tmp_path, dirs_exist_ok=True)
     seen = []
-    again = train(data_dir, tmp_path, hooks={"report": seen.append})
+    again = train(data_dir, tmp_path, listener={"report": seen.append})
     assert again.finished and not seen and again.clips_per_sec is None
     assert_same_weights(again, first)
 
 
-def test_best_and_last_weights_can_be_loaded(data_dir, tmp_path):
-    trained = train(data_dir, tmp_path)
+def test_best_and_last_weights_can_be_loaded(two_epochs, tmp_path):
+    run_dir, trained = two_epochs
     model = models.build_model(ModelSpec(name="seed_pool", num_classes=3, num_frames=5, height=16, width=24))
-    checkpoint.load_weights(str(tmp_path), "last", model)
+    checkpoint.load_weights(str(run_dir), "last", model)
     for expected, found in zip(weights(trained), (v.numpy() for v in model.variables), strict=True):
         np.testing.assert_array_equal(found, expected)
-    checkpoint.load_weights(str(tmp_path), "best", model)
+    checkpoint.load_weights(str(run_dir), "best", model)
     with pytest.raises(UserError, match="holds no checkpoint"):
         checkpoint.load_weights(str(tmp_path / "nowhere"), "last", model)
     other = models.build_model(ModelSpec(name="seed_rnn", num_classes=3, num_frames=5, height=16, width=24))
     with pytest.raises(UserError, match="Cannot restore the checkpoint"):
-        checkpoint.load_weights(str(tmp_path), "last", other)
+        checkpoint.load_weights(str(run_dir), "last", other)
 
 
 @pytest.mark.parametrize("precision", ["float16", "bfloat16"])
 def test_mixed_precision_trains(data_dir, tmp_path, precision):
     seen = []
-    trained = train(data_dir, tmp_path, precision=precision, epochs=4, hooks={"report": seen.append})
+    trained = train(data_dir, tmp_path, precision=precision, epochs=4, listener={"report": seen.append})
     assert {layer.compute_dtype for layer in trained.model.layers if layer.name.startswith("conv")} == {
         precision
     }
@@ -206,8 +221,9 @@ def test_mixed_precision_trains(data_dir, tmp_path, precision):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(data_dir, tmp_path):
-    with pytest.raises(UserError, match=r"at step (\d+) .*on the clips .*--learning_rate") as raised:
+    with pytest.raises(UserError, match=r"at step (\d+) .*on the clips ") as raised:
         train(data_dir, tmp_path, learning_rate=1e30, epochs=5, log_every_steps=100, batch_size=2)
+    assert "Try: a smaller --learning_rate, --clip_norm=1 or" in remedies.message(raised.value)
     step = int(re.search(r"at step (\d+)", str(raised.value))[1])
     clips = load_clips(manifest.load(str(data_dir)), [2, 3, 4, 5])
     indices = pipeline.batch_clips(clips, batch_size=2, seed=0, step=step - 1)
@@ -251,7 +267,7 @@ def test_early_stopping_ends_a_run_that_gets_no_better(data_dir, tmp_path):
     clips, strategy = load_clips(manifest.load(str(data_dir)), [1]), strategy_lib.make_strategy("one")
     feed = Feed(clips, strategy=strategy)
     make_evaluator = functools.partial(Peaking, feed=feed, strategy=strategy, batch_size=4)
-    options = {"epochs": 9, "early_stopping": 2, "hooks": {"make_evaluator": make_evaluator}}
+    options = {"epochs": 9, "early_stopping": 2, "make_evaluator": make_evaluator}
     trained = train(data_dir, tmp_path, **options)
     assert trained.finished and (trained.step, trained.epochs) == (4 * 5, 4)
     assert (trained.best_epoch, trained.best_macro_f1) == (2, pytest.approx(0.6))
@@ -296,7 +312,7 @@ def test_curves_do_not_jump_back_after_a_crash(data_dir, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(data_dir, tmp_path, hooks={"report": die})
+        train(data_dir, tmp_path, listener={"report": die})
     assert [event.step for event in read_events(tmp_path, "train").Tensors("loss")][-1] == 8
     train(data_dir, tmp_path)
     assert [event.step for event in read_events(tmp_path, "train").Tensors("loss")] == list(range(1, 11))
@@ -305,7 +321,7 @@ def test_curves_do_not_jump_back_after_a_crash(data_dir, tmp_path):
 @pytest.mark.parametrize("steps_per_call", [1, 5])
 def test_a_run_can_be_profiled(data_dir, tmp_path, steps_per_call):
     seen = []
-    options = {"log_every_steps": 100, "hooks": {"report": seen.append}}
+    options = {"log_every_steps": 100, "listener": {"report": seen.append}}
     train(data_dir, tmp_path, epochs=1, profile_steps=(2, 3), steps_per_call=steps_per_call, **options)
     assert list(tmp_path.glob("tensorboard/train/plugins/profile/*/*.xplane.pb"))
     assert [progress.step for progress in seen] == ([1, 2, 3, 4, 5] if steps_per_call == 1 else [1, 3, 5])
@@ -313,12 +329,12 @@ def test_a_run_can_be_profiled(data_dir, tmp_path, steps_per_call):
 
 def test_steps_that_are_not_reached_give_no_profile_and_a_warning(data_dir, tmp_path):
     warnings = []
-    train(data_dir, tmp_path, epochs=1, profile_steps=(20, 30), hooks={"warn": warnings.append})
+    train(data_dir, tmp_path, epochs=1, profile_steps=(20, 30), listener={"warn": warnings.append})
     assert warnings == ["there is no profile: none of the steps 20 to 30 was taken"]
 
 
-def test_the_worst_mistakes_are_the_surest(data_dir, tmp_path):
-    trained = train(data_dir, tmp_path, epochs=1)
+def test_the_worst_mistakes_are_the_surest(two_epochs, data_dir):
+    _, trained = two_epochs
     clips = load_clips(manifest.load(str(data_dir)), [1])
     logits = np.zeros((6, 3), np.float32)
     logits[range(6), (clips.labels + [1, 0, 1, 0, 0, 1]) % 3] = [1, 9, 3, 1, 1, 2]
@@ -345,12 +361,19 @@ def test_best_weights_are_saved_when_they_beat_all_before(tmp_path):
     assert model.get_weights()[0] == 3
 
 
+@pytest.fixture(scope="module")
+def stopped(data_dir, tmp_path_factory):
+    """A run that was stopped after its eighth step. Read only."""
+    seen, run_dir = [], tmp_path_factory.mktemp("stopped") / "run"
+    listener = {"report": seen.append, "should_stop": lambda: len(seen) + 1 == 8}
+    train(data_dir, run_dir, listener=listener)
+    return run_dir
+
+
 @pytest.mark.parametrize("damage", ["data", "index", "flip"])
-def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(data_dir, tmp_path, damage):
+def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(two_epochs, stopped, data_dir, tmp_path, damage):
     """The two that are kept are those before and after the last evaluation; the third was made in epoch 2."""
-    seen = []
-    hooks = {"report": seen.append, "should_stop": lambda: len(seen) + 1 == 8}
-    train(data_dir, tmp_path, hooks=hooks)
+    shutil.copytree(stopped, tmp_path, dirs_exist_ok=True)
     last = tmp_path / "checkpoints" / "last"
     newest, before = (pathlib.Path(path).name for path in checkpoint.find(last))
     assert step_of(tmp_path) == 8
@@ -361,22 +384,20 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(data_dir, tmp_path,
         torn.write_bytes(torn.read_bytes()[:100])
     (last / "ckpt-9_temp").mkdir()  # left by a process that was killed while it saved
     seen, warnings = [], []
-    again = train(data_dir, tmp_path, hooks={"report": seen.append, "warn": warnings.append})
+    again = train(data_dir, tmp_path, listener={"report": seen.append, "warn": warnings.append})
     assert [progress.step for progress in seen] == [6, 7, 8, 9, 10]
-    assert_same_weights(again, train(data_dir, tmp_path / "undisturbed"))
+    assert_same_weights(again, two_epochs[1])
     [text] = warnings
     assert "Cannot restore the checkpoint" in text and newest in text and "of step 5" in text
     assert len(list(last.iterdir())) == 4 and len(checkpoint.find(last)) == 2
 
 
-def test_a_run_whose_checkpoints_are_all_torn_says_so(data_dir, tmp_path):
-    train(data_dir, tmp_path, epochs=1)
+def test_a_run_whose_checkpoints_are_all_torn_says_so(two_epochs, data_dir, tmp_path):
+    shutil.copytree(two_epochs[0], tmp_path, dirs_exist_ok=True)
     for path in (tmp_path / "checkpoints" / "last").glob("*.data*"):
         path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(
-        UserError, match="Cannot restore the checkpoint .* None before it is sound: start another --run"
-    ):
-        train(data_dir, tmp_path, epochs=1)
+    with raises_with_remedies("Cannot restore the checkpoint .* None before it is sound. Try: another --run"):
+        train(data_dir, tmp_path)
 
 
 def test_the_reason_of_a_real_error_is_plain(tmp_path):
@@ -396,10 +417,10 @@ def test_an_epoch_that_was_not_evaluated_is_when_the_run_goes_on(data_dir, tmp_p
         return evaluate
 
     with pytest.raises(KeyboardInterrupt):
-        train(data_dir, tmp_path, epochs=1, checkpoint_secs=0, hooks={"make_evaluator": fail})
+        train(data_dir, tmp_path, epochs=1, checkpoint_secs=0, make_evaluator=fail)
     assert step_of(tmp_path) == 5
     seen = []
-    trained = train(data_dir, tmp_path, epochs=1, hooks={"report": seen.append})
+    trained = train(data_dir, tmp_path, epochs=1, listener={"report": seen.append})
     assert not seen and trained.finished and trained.best_epoch == 1
     assert [event.step for event in read_events(tmp_path, "validation").Tensors("macro_f1")] == [5]
     assert len(checkpoint.find(tmp_path / "checkpoints" / "best")) == 1
@@ -413,10 +434,10 @@ def test_weights_that_are_not_finite_are_never_saved(data_dir, tmp_path):
     assert all(np.isfinite(values).all() for values in model.get_weights())
 
 
-def test_a_damaged_record_ends_training_with_the_way_to_mend_it(data_dir, tmp_path):
+def test_a_damaged_record_ends_training_with_the_way_to_repair_it(data_dir, tmp_path):
     copy = shutil.copytree(data_dir, tmp_path / "data")
     flip_bit(copy / "small-fold03.tfrecord-00000-of-00002", 3000)
-    with pytest.raises(UserError, match="fold03.*the record at byte 0 is damaged.*To mend it: make repair"):
+    with raises_with_remedies("fold03.*the record at byte 0 is damaged.*To repair it: make repair"):
         train(copy, tmp_path / "run")
 
 
@@ -425,7 +446,7 @@ def test_skipped_records_are_reported_and_leave_training_and_scores_sound(data_d
     for fold in ("01", "03"):
         flip_bit(copy / f"small-fold{fold}.tfrecord-00000-of-00002", 3000)
     warnings = []
-    trained = train(copy, tmp_path / "run", skip_bad_records=True, hooks={"warn": warnings.append})
+    trained = train(copy, tmp_path / "run", skip_bad_records=True, listener={"warn": warnings.append})
     assert trained.finished and trained.num_skipped == 1
     assert len(warnings) == 2  # one an epoch
     assert "1 of 24 clips were skipped" in warnings[0] and "small-fold03" in warnings[0]
@@ -465,10 +486,10 @@ def test_evaluation_sees_clips_as_they_are(data_dir, tmp_path):
         np.testing.assert_array_equal(trained.evaluate().logits[:4], expected)
 
 
-def test_the_input_state_in_a_checkpoint_is_a_few_bytes(data_dir, tmp_path):
+def test_the_input_state_in_a_checkpoint_is_a_few_bytes(two_epochs):
     """All that is neither model nor optimizer, the counters of saves and of the best epoch included."""
-    trained = train(data_dir, tmp_path, epochs=1)
-    path = checkpoint.find(tmp_path / "checkpoints" / "last")[0]
+    run_dir, trained = two_epochs
+    path = checkpoint.find(run_dir / "checkpoints" / "last")[0]
     reader = tf.train.load_checkpoint(path)
     rest = [
         name
@@ -531,24 +552,22 @@ def test_waiting_for_input_is_measured_and_warned_of(data_dir, tmp_path, monkeyp
     read = ClipReader.read_pixels
 
     def slow_read(self, index):
-        time.sleep(0.3)
+        time.sleep(0.15)
         return read(self, index)
 
     monkeypatch.setattr(ClipReader, "read_pixels", slow_read)
     warnings = []
     trained = train(
-        data_dir, tmp_path, hooks={"warn": warnings.append}, epochs=1, batch_size=1, log_every_steps=3
+        data_dir, tmp_path, listener={"warn": warnings.append}, epochs=1, batch_size=1, log_every_steps=3
     )
     assert trained.wait_share > 0.5
     [text] = warnings
-    assert (
-        "training waits" in text
-        and "--cache=host or --cache=device keeps the clips' 0.1 MB in memory" in text
-    )
+    assert "training waits" in text
+    assert "To keep the clips' 0.1 MB in memory: --cache=host or device" in remedies.message(text)
 
 
-def test_evaluation_of_a_run_counts_each_clip_once(data_dir, tmp_path):
-    trained = train(data_dir, tmp_path, epochs=1)
+def test_evaluation_of_a_run_counts_each_clip_once(two_epochs, tmp_path):
+    _, trained = two_epochs
     evaluation = trained.evaluate()
     assert evaluation.logits.shape == (6, 3) and evaluation.confusion.sum() == 6
     shuffled = trained.evaluate("shuffle1")

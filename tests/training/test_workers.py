@@ -92,7 +92,7 @@ cluster.meet(cluster.from_tf_config(os.environ), timeout_secs=100)
 """
 
 
-@pytest.mark.parametrize("remaining", [0, 1])
+@pytest.mark.parametrize("remaining", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_worker_that_ends_once_all_have_met_keeps_no_other_waiting(remaining):
     environments = worker_environments(2, [])
     codes = [JOIN if worker == remaining else MEET for worker in range(2)]
@@ -118,7 +118,7 @@ for name in names:
         data_dir, f"{run_dir}/{name}", strategy=name, model=model, precision=precision,
         batch_size=10, learning_rate=1e-4, dropout=0.3, ema=0.9, clip_norm=1.0, steps_per_call=2,
         log_every_steps=1, augment=test_loop.EVERY_AUGMENTATION, cache=cache,
-        hooks={"report": seen.append})
+        listener={"report": seen.append})
     losses = test_loop.losses(seen) + [seen[-1].scores["train_loss"]]
     print(json.dumps([losses, trained.evaluate().logits.tolist()]))
 """
@@ -140,7 +140,11 @@ def slurm_step(task):
 
 @pytest.mark.parametrize(
     "model, precision, cache, with_workers",
-    [("lstm", "float32", "device", True), ("lstm", "float16", "host", False)],
+    [
+        ("seed_pool", "float32", "host", False),
+        pytest.param("lstm", "float32", "device", True, marks=pytest.mark.slow),
+        pytest.param("lstm", "float16", "host", False, marks=pytest.mark.slow),
+    ],
 )
 def test_two_replicas_train_as_one_device_does(data_dir, tmp_path, model, precision, cache, with_workers):
     """24 clips in batches of 10: in the last one the replicas have 4 and 0 clips that count.

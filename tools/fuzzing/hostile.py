@@ -1,4 +1,4 @@
-"""Text files that name other files and hosts, by the names of videos."""
+"""Text files that name other files and hosts, with the suffixes of videos."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from tools.fuzzing import seeds
 from ucf50_tfrecord.convert import catalog
 
 CANARY_COLOUR = (255, 0, 255)
-# Mean distance from the canary's colour below which a frame is the canary's.
+# A frame with a smaller mean distance from the canary's colour is the canary's.
 _MAX_DISTANCE = 40
-# Folders by which a path that is not kept absolute becomes a URL.
+# Folder names that make a URL of a relative path.
 PROTOCOLS = ("http:", "rtmp:", "file:", "tcp:", "subfile,,start,0,end,0,,:", "concat:", "cache:", "async:")
 
 
 @dataclasses.dataclass(frozen=True)
 class Canaries:
-    """Videos of one colour that nothing may open, and a port that nothing may call."""
+    """Videos of one colour that nothing may open, and a local port that nothing may connect to."""
 
     folder: pathlib.Path
     port: int
@@ -36,6 +36,7 @@ class Canaries:
 
 
 def make_canaries(folder: pathlib.Path, port: int) -> Canaries:
+    """Writes canaries in several containers into a new folder."""
     frames = np.full((seeds.NUM_FRAMES, seeds.HEIGHT, seeds.WIDTH, 3), CANARY_COLOUR, np.uint8)
     folder.mkdir(parents=True)
     for suffix, codec, pix_fmt in (
@@ -50,24 +51,25 @@ def make_canaries(folder: pathlib.Path, port: int) -> Canaries:
 
 
 def is_canary(frames: np.ndarray) -> bool:
-    """Tells whether one of some frames, uint8 [T, H, W, 3], shows a canary."""
+    """Returns whether any frame of uint8 [T, H, W, 3] shows a canary."""
     distance = np.abs(frames.astype(np.int16) - np.array(CANARY_COLOUR, np.int16))
     return bool((distance.mean(axis=(1, 2, 3)) < _MAX_DISTANCE).any())
 
 
 @dataclasses.dataclass(frozen=True)
 class Attack:
-    """A file to be converted. watched: files beside it that nothing may open.
-
-    A sequence's picture beside it is a video in its own right.
-    """
+    """A hostile file, and the files beside it that nothing may open."""
 
     path: pathlib.Path
     how: str
     watched: tuple[pathlib.Path, ...] = ()
 
 
+# An attack writes a hostile file, and returns the files beside it that nothing may open.
+
+
 def ffconcat(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list[pathlib.Path]:
+    """Writes an FFmpeg concatenation script that names a canary, a host or a playlist."""
     playlist = path.with_suffix(".m3u8")
     playlist.write_text(_playlist(canaries.path(".ts")))
     named = rng.choice(
@@ -84,6 +86,7 @@ def ffconcat(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list
 
 
 def hls(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list[pathlib.Path]:
+    """Writes an HLS playlist whose segments, key or map name a canary or a host."""
     named = rng.choice(
         (
             canaries.path(".ts"),
@@ -104,6 +107,7 @@ def hls(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list[path
 
 
 def vobsub(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list[pathlib.Path]:
+    """Writes a subtitle index, whose demuxer opens the .sub file of the same name."""
     beside = path.with_suffix(".sub")
     shutil.copy(canaries.path(".mpg"), beside)
     path.write_text(
@@ -114,6 +118,7 @@ def vobsub(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list[p
 
 
 def sdp(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list[pathlib.Path]:
+    """Writes a session description of an RTP stream from a host."""
     path.write_text(
         "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\n"
         f"a=control:rtsp://{canaries.host}/x\nm=video {canaries.port} RTP/AVP 96\na=rtpmap:96 H264/90000\n"
@@ -122,6 +127,7 @@ def sdp(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list[path
 
 
 def dash(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list[pathlib.Path]:
+    """Writes a DASH manifest whose base URL is a canary or a host."""
     named = rng.choice((f"file://{canaries.path('.mp4')}", f"http://{canaries.host}/a.mp4"))
     path.write_text(
         '<?xml version="1.0"?>\n<MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" mediaPresentationDuration='
@@ -132,13 +138,14 @@ def dash(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list[pat
 
 
 def image_sequence(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list[pathlib.Path]:
-    """A picture by a name that is also a pattern of names: the canary lies where the pattern leads."""
+    """Writes a picture whose name is also a pattern of names, and a canary by the first such name."""
     shutil.copy(canaries.path(".gif"), str(path).replace("%03d", "000"))
     path.write_bytes(b"GIF89a")
     return []
 
 
 def redirection(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list[pathlib.Path]:
+    """Writes a text that refers to a host or a canary in one of several old formats."""
     text = rng.choice(
         (
             f"[Reference]\nRef1=http://{canaries.host}/a.asf\n",
@@ -165,7 +172,7 @@ _ATTACKS: tuple[Callable[[pathlib.Path, Canaries, random.Random], list[pathlib.P
 
 
 def write_attack(folder: pathlib.Path, stem: str, canaries: Canaries, rng: random.Random) -> Attack:
-    """Writes a hostile file with the suffix of a video, and what goes with it."""
+    """Writes a hostile file with the suffix of a video, and its companions."""
     attack = rng.choice(_ATTACKS)
     suffix = rng.choice(sorted(catalog.VIDEO_SUFFIXES))
     path = folder / (f"{stem}-%03d.gif" if attack is image_sequence else f"{stem}{suffix}")

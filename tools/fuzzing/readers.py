@@ -1,7 +1,4 @@
-"""What reads JSON here: functions, called in a process of their own, and programs.
-
-A reader that gets another name is changed in this file alone.
-"""
+"""The functions and programs that read JSON. A reader that is renamed is changed in this file alone."""
 
 from __future__ import annotations
 
@@ -17,14 +14,14 @@ from tools.fuzzing import documents, samples
 from ucf50_tfrecord import manifest as manifest_lib
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class Reader:
     """A function of the library that reads a file.
 
-    path: the file that is damaged, below the samples' folder.
-    read: is called with that folder.
-    writes: a pattern of the files that it may make, change or remove, below the samples' folder.
-    seal: sets the document's checksum of itself right again.
+    path: the damaged file, relative to the samples' folder.
+    read: called with that folder.
+    writes: a pattern of relative paths that it may create, change or remove; none by default.
+    seal: corrects the checksum that the document holds of itself.
     """
 
     name: str
@@ -34,15 +31,15 @@ class Reader:
     seal: Callable[[Any], Any] = lambda value: value
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class Program:
-    """A program that reads a file. `path` and `writes` are those of Reader; {} is the samples' folder."""
+    """A program that reads a file. `path` and `writes` are as in Reader; {} is the samples' folder."""
 
     path: str
     module: str
     arguments: tuple[str, ...]
-    statuses: tuple[int, ...] = (0, 2)
     writes: str = "(?!)"
+    statuses: tuple[int, ...] = (0, 2)
 
 
 SHARD = "shards/videos-fold02.tfrecord-00000-of-00001"
@@ -50,7 +47,7 @@ MANIFEST, SIDECAR = "shards/manifest.json", f"{SHARD}.json"
 STORE, STORE_SIDECAR = "store/manifest.json", f"store/{pathlib.Path(SHARD).name}.json"
 CONFIG, SUMMARY, PREDICTIONS = "run/config.json", "run/summary.json", "run/predictions.jsonl"
 RESULTS, CELL, PREDICTED = "comparison/results.json", "comparison/cell.json", "predictions/predictions.json"
-# Everything in these folders but what is somebody else's.
+# All files of these folders except samples.MINE.
 _SHARDS, _STORE, _COMPARISON = (rf"{name}/(?!mine\.).*" for name in ("shards", "store", "comparison"))
 _PICTURES = r"predictions/(predictions\.json|\d+-v_\w+\.png)"
 
@@ -61,7 +58,7 @@ def load_set(folder: pathlib.Path) -> None:
     manifest = manifest_lib.load(str(folder / "shards"))
     load_clips(manifest, manifest.folds)
     manifest_lib.default_val_folds(manifest)
-    manifest_lib.repair_command(manifest)
+    manifest_lib.repair_remedy(manifest)
 
 
 def load_sidecar(folder: pathlib.Path) -> None:
@@ -75,22 +72,24 @@ def verify_set(folder: pathlib.Path) -> None:
 
 
 def fetch_set(folder: pathlib.Path) -> None:
-    """Reads clips of a set behind a URL, whose shards are copied into a cache."""
+    """Reads clips of a set behind a URL through a cache of its shards."""
     from ucf50_tfrecord.dataset.clips import load_clips
     from ucf50_tfrecord.dataset.feed import read_clips
     from ucf50_tfrecord.specs import FetchSpec
 
     manifest = manifest_lib.load(f"file://{folder}/store")
     cache = folder / "cache"
-    cache.mkdir(exist_ok=True)  # a cache of this process, of an earlier call, may hold it to be there
+    cache.mkdir(exist_ok=True)  # an earlier call's cache in this process may take it to exist
     fetch = FetchSpec(cache_dir=str(cache), cache_bytes=1 << 30)
     clips = load_clips(manifest, manifest.folds, fetch=fetch)
     read_clips(clips)
 
 
 def fetch_agreeing_set(folder: pathlib.Path) -> None:
-    """Reads as fetch_set does, with a manifest that says of the damaged sidecar's shard what the sidecar says."""
-    with contextlib.suppress(AttributeError, RecursionError, ValueError):  # the sidecar holds something else
+    """Reads as fetch_set does, after copying the damaged sidecar's values into the manifest."""
+    with contextlib.suppress(
+        AttributeError, RecursionError, ValueError
+    ):  # the sidecar no longer holds a shard's values
         sidecar = json.loads((folder / STORE_SIDECAR).read_bytes())
         manifest = json.loads((folder / STORE).read_bytes())
         [shard] = [s for s in manifest["shards"] if s["filename"] == pathlib.Path(SHARD).name]
@@ -146,7 +145,7 @@ def load_cell(folder: pathlib.Path) -> None:
 
 
 def save_predictions(folder: pathlib.Path) -> None:
-    """Replaces predictions, whose pictures go with them."""
+    """Replaces predictions and their pictures."""
     from pipelines import predict
 
     predict.save({"videos": []}, folder / "predictions")
@@ -158,86 +157,66 @@ def seal_sidecar(value: dict) -> dict:
 
 
 READERS = (
-    Reader(name="manifest", path=MANIFEST, read=load_set),
-    Reader(name="manifest, verified", path=MANIFEST, read=verify_set),
-    Reader(name="sidecar", path=SIDECAR, read=load_set, seal=seal_sidecar),
-    Reader(name="sidecar, alone", path=SIDECAR, read=load_sidecar, seal=seal_sidecar),
-    Reader(name="sidecar, verified", path=SIDECAR, read=verify_set, seal=seal_sidecar),
-    Reader(name="manifest, fetched", path=STORE, read=fetch_set, writes="cache/.*"),
-    Reader(name="sidecar, fetched", path=STORE_SIDECAR, read=fetch_set, writes="cache/.*", seal=seal_sidecar),
+    Reader("manifest", MANIFEST, load_set),
+    Reader("manifest, verified", MANIFEST, verify_set),
+    Reader("sidecar", SIDECAR, load_set, seal=seal_sidecar),
+    Reader("sidecar, alone", SIDECAR, load_sidecar, seal=seal_sidecar),
+    Reader("sidecar, verified", SIDECAR, verify_set, seal=seal_sidecar),
+    Reader("manifest, fetched", STORE, fetch_set, "cache/.*"),
+    Reader("sidecar, fetched", STORE_SIDECAR, fetch_set, "cache/.*", seal_sidecar),
     Reader(
-        name="sidecar and manifest, fetched",
-        path=STORE_SIDECAR,
-        read=fetch_agreeing_set,
-        writes="cache/.*|store/manifest.json",
-        seal=seal_sidecar,
+        "sidecar and manifest, fetched",
+        STORE_SIDECAR,
+        fetch_agreeing_set,
+        "cache/.*|store/manifest.json",
+        seal_sidecar,
     ),
-    Reader(name="manifest, published over", path=STORE, read=publish_set, writes=_STORE),
-    Reader(name="config", path=CONFIG, read=load_config),
-    Reader(name="config, gathered", path=CONFIG, read=gather_run),
-    Reader(name="summary", path=SUMMARY, read=gather_run),
-    Reader(name="run's predictions", path=PREDICTIONS, read=gather_run),
-    Reader(name="run's predictions, calibrated", path=PREDICTIONS, read=calibrate_run),
-    Reader(name="results", path=RESULTS, read=load_results),
-    Reader(name="cell", path=CELL, read=load_cell),
-    Reader(name="predictions", path=PREDICTED, read=save_predictions, writes=_PICTURES),
+    Reader("manifest, published over", STORE, publish_set, _STORE),
+    Reader("config", CONFIG, load_config),
+    Reader("config, gathered", CONFIG, gather_run),
+    Reader("summary", SUMMARY, gather_run),
+    Reader("run's predictions", PREDICTIONS, gather_run),
+    Reader("run's predictions, calibrated", PREDICTIONS, calibrate_run),
+    Reader("results", RESULTS, load_results),
+    Reader("cell", CELL, load_cell),
+    Reader("predictions", PREDICTED, save_predictions, _PICTURES),
 )
 
-_DATA, _RUN = "--data={}/shards", "--run={}/run"
+_DATA, _RUN, _OUTPUT = "--data={}/shards", "--run={}/run", "--output={}/out"
+_VIDEO = "--video={}/videos/Left/v_Left_g01_c01.avi"
 _CONVERT = ("--videos={}/videos", "--size=16x24", "--frames=5")
+_EXPORT = (_RUN, _OUTPUT, "--formats=keras")
+_SET, _OUT = (MANIFEST, SIDECAR), "out/.*"
 PROGRAMS = (
-    *(
-        Program(path=path, module=module, arguments=arguments, statuses=statuses, writes=writes)
-        for path in (MANIFEST, SIDECAR)
-        for module, arguments, statuses, writes in (
-            ("pipelines.verify", (_DATA,), (0, 1, 2), "(?!)"),
-            ("pipelines.convert", (*_CONVERT, _DATA), (0, 2), _SHARDS),
-            ("tools.inspect_data", (_DATA,), (0, 1, 2), "(?!)"),
-            ("pipelines.evaluate", (_RUN, _DATA, "--output={}/out"), (0, 2), "out/.*"),
-        )
-    ),
-    *(
-        Program(path=path, module=module, arguments=(_RUN, *arguments), writes="out/.*")
-        for path, module, *arguments in (
-            (CONFIG, "pipelines.predict", "--video={}/videos/Left/v_Left_g01_c01.avi", "--output={}/out"),
-            (CONFIG, "pipelines.evaluate", "--output={}/out"),
-            (CONFIG, "pipelines.export", "--output={}/out", "--formats=keras"),
-            (CONFIG, "tools.inspect_data"),
-            (SUMMARY, "pipelines.export", "--output={}/out", "--formats=keras"),
-            (PREDICTIONS, "pipelines.export", "--output={}/out", "--formats=keras"),
-            (
-                PREDICTIONS,
-                "pipelines.predict",
-                "--video={}/videos/Left/v_Left_g01_c01.avi",
-                "--output={}/out",
-            ),
-        )
-    ),
+    *(Program(path, "pipelines.verify", (_DATA,), statuses=(0, 1, 2)) for path in _SET),
+    *(Program(path, "pipelines.convert", (*_CONVERT, _DATA), _SHARDS) for path in _SET),
+    *(Program(path, "tools.inspect_data", (_DATA,), statuses=(0, 1, 2)) for path in _SET),
+    *(Program(path, "pipelines.evaluate", (_RUN, _DATA, _OUTPUT), _OUT) for path in _SET),
+    Program(CONFIG, "pipelines.predict", (_RUN, _VIDEO, _OUTPUT), _OUT),
+    Program(CONFIG, "pipelines.evaluate", (_RUN, _OUTPUT), _OUT),
+    Program(CONFIG, "pipelines.export", _EXPORT, _OUT),
+    Program(CONFIG, "tools.inspect_data", (_RUN,)),
+    Program(SUMMARY, "pipelines.export", _EXPORT, _OUT),
+    Program(PREDICTIONS, "pipelines.export", _EXPORT, _OUT),
+    Program(PREDICTIONS, "pipelines.predict", (_RUN, _VIDEO, _OUTPUT), _OUT),
+    Program(PREDICTED, "pipelines.predict", (_RUN, _VIDEO, "--output={}/predictions"), _PICTURES),
     Program(
-        path=PREDICTED,
-        module="pipelines.predict",
-        arguments=(_RUN, "--video={}/videos/Left/v_Left_g01_c01.avi", "--output={}/predictions"),
-        writes=_PICTURES,
+        STORE,
+        "pipelines.convert",
+        (*_CONVERT, "--staging={}/shards", "--data=file://{}/store"),
+        f"{_STORE}|{_SHARDS}",
     ),
-    Program(
-        path=STORE,
-        module="pipelines.convert",
-        arguments=(*_CONVERT, "--staging={}/shards", "--data=file://{}/store"),
-        writes=f"{_STORE}|{_SHARDS}",
-    ),
-    Program(
-        path=RESULTS, module="pipelines.compare", arguments=("--results={}/" + RESULTS,), writes=_COMPARISON
-    ),
+    Program(RESULTS, "pipelines.compare", ("--results={}/" + RESULTS,), _COMPARISON),
 )
 
 
 def make_mutant(pristine: pathlib.Path, seed: int, number: int) -> tuple[Reader, bytes]:
-    """Returns what reads a mutant, and its contents.
+    """Returns a mutant's reader and contents.
 
     Args:
-      pristine: the folder of the samples as they were.
-      seed: of all mutants.
-      number: of this one.
+      pristine: the folder of the undamaged samples.
+      seed: the campaign's seed.
+      number: the mutant's number.
     """
     rng = random.Random(f"{seed}/json/{number}")
     reader = rng.choice(READERS)
@@ -247,6 +226,6 @@ def make_mutant(pristine: pathlib.Path, seed: int, number: int) -> tuple[Reader,
 
 
 def choose_program(path: str, seed: int, number: int) -> Program | None:
-    """Returns one of the programs that read a file, None if there is none."""
+    """Returns one of the programs that read a file, or None without one."""
     fitting = [program for program in PROGRAMS if program.path == path]
     return random.Random(f"{seed}/program/{number}").choice(fitting) if fitting else None

@@ -18,7 +18,7 @@ import importlib.util
 import json
 import logging
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import keras
 import numpy as np
@@ -28,7 +28,7 @@ from ucf50_tfrecord import record, storage
 from ucf50_tfrecord.dataset import reader
 from ucf50_tfrecord.dataset.clips import load_clips
 from ucf50_tfrecord.dataset.perturb import PLAIN
-from ucf50_tfrecord.errors import UserError, expect
+from ucf50_tfrecord.errors import Action, Remedy, UserError, expect
 from ucf50_tfrecord.evaluation.results import Condition
 from ucf50_tfrecord.evaluation.verdicts import ensemble
 from ucf50_tfrecord.inference import card
@@ -36,7 +36,7 @@ from ucf50_tfrecord.inference.card import Export, ExportedFile, Own
 from ucf50_tfrecord.inference.snippets import FILENAMES
 from ucf50_tfrecord.inference.sources import Sources
 from ucf50_tfrecord.specs import to_json
-from ucf50_tfrecord.texts import install_command, tensorflow_reason
+from ucf50_tfrecord.texts import tensorflow_reason
 from ucf50_tfrecord.training import trained
 
 FORMATS = tuple(FILENAMES)
@@ -65,8 +65,8 @@ def check_formats(formats: Sequence[str]) -> None:
     missing = [name for name in _ONNX_PACKAGES if importlib.util.find_spec(name) is None]
     if "onnx" in formats and missing:
         raise UserError(
-            f"The format onnx needs the packages of the extra `onnx` ({', '.join(missing)} missing). Install "
-            f"them: {install_command('convert,train,onnx')}"
+            f"The format onnx needs packages that are missing: {', '.join(missing)}",
+            Remedy(Action.INSTALL, extras="convert,train,onnx"),
         )
 
 
@@ -76,6 +76,7 @@ def export_run(
     *,
     formats: Sequence[str] = DEFAULT_FORMATS,
     warn: Callable[[str], None] = lambda text: None,
+    allowed_code: Collection[str] = (),
 ) -> Export:
     """Writes a run's model in some formats, reads each back and compares it, and writes the card.
 
@@ -86,6 +87,7 @@ def export_run(
       output: the folder to write.
       formats: of FORMATS.
       warn: is told if the files are not compared on the run's own clips.
+      allowed_code: see trained.load_model.
 
     Raises:
       UserError: if a format cannot be written, a file's outputs differ by more than TOLERANCE or from
@@ -95,7 +97,7 @@ def export_run(
     formats = [name for name in FORMATS if name in formats]
     names = {*FILENAMES.values(), card.CARD_FILENAME, EXPORT_FILENAME}
     with storage.atomic_folder(output, names=names, mark=EXPORT_FILENAME) as folder:
-        model = load_for_export(sources)
+        model = load_for_export(sources, allowed_code)
         frames, ids = choose_clips(sources, warn)
         probabilities = _softmax(model(frames, training=False).numpy())
         own = compare_with_run(sources, ids, probabilities) if ids else None
@@ -107,7 +109,10 @@ def export_run(
             if not difference <= TOLERANCE:  # NaN too
                 raise UserError(
                     f"{FILENAMES[name]} gives other probabilities than the model, by up to {difference:.2g} "
-                    f"(tolerance {TOLERANCE}). Nothing is exported; leave {name} out of --formats."
+                    f"(tolerance {TOLERANCE}). Nothing is exported",
+                    Remedy(
+                        Action.SET, f"to leave {name} out", formats=[kind for kind in formats if kind != name]
+                    ),
                 )
             files.append(ExportedFile(format=name, num_bytes=_num_bytes(path), difference=difference))
         export = Export(files=tuple(files), tolerance=TOLERANCE, num_clips=len(frames), own=own)
@@ -116,12 +121,16 @@ def export_run(
     return export
 
 
-def load_for_export(sources: Sources) -> keras.Model:
+def load_for_export(sources: Sources, allowed_code: Collection[str] = ()) -> keras.Model:
     """Builds the run's model with its weights, computing in float32 and without kernels of one device alone."""
     config = sources.config
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, precision="float32"))
     model = trained.load_model(
-        sources.run_dir, config, sources.weights, strategy=tf.distribute.get_strategy()
+        sources.run_dir,
+        config,
+        sources.weights,
+        strategy=tf.distribute.get_strategy(),
+        allowed_code=allowed_code,
     )
     prepare(model)
     return model
@@ -236,8 +245,8 @@ def _write_onnx(path: pathlib.Path, model: keras.Model, classes: Sequence[str]) 
         onnx.checker.check_model(onnx_model)
     except Exception as error:  # it raises whatever it meets
         raise UserError(
-            f"tf2onnx cannot write this model ({model.name}) as ONNX; leave onnx out of --formats. It says: "
-            f"{tensorflow_reason(error)}"
+            f"tf2onnx cannot write this model ({model.name}) as ONNX: {tensorflow_reason(error)}",
+            Remedy(Action.SET, "to leave onnx out", formats=[*DEFAULT_FORMATS]),
         ) from error
     finally:
         logger.setLevel(level)
