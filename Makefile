@@ -1,50 +1,55 @@
 # Thin targets over `python -m pipelines.…`; run `make help` for the list.
 
-# The conversion's and the training's flags, passed on where they are set.
-# Set on the command line only: "=" keeps variables of the shell's environment out.
-VIDEOS    = $(if $(DATA),,$(DEMO))
-DATA      =
-VIDEO     =
-SIZE      =
-FRAMES    =
-MODEL     =
-RECIPE    = $(or $(MODEL),lstm)
-EPOCHS    =
-RUN       =
-SEED      =
-VAL_FOLDS =
-TEST_FOLDS =
-WORKERS   =
-MODELS    =
-CV        =
-SEEDS     =
-RUNS      =
-OUTPUT    =
-TORCH     =
-FLAGS     =
+# Variables of the command line. Each has its help behind ##; one of the environment is ignored.
+# A train_variable becomes a flag of pipelines.train: EPOCHS=3 is --epochs=3.
+variable = $(eval $(1) =)$(eval VARIABLES += $(1))
+train_variable = $(call variable,$(1))$(eval TRAIN += $(1))
+$(call variable,VIDEOS)            ## folder of class folders; a demo corpus if unset, and DATA too
+$(call variable,DATA)              ## folder of shards, or its URL
+$(call variable,SIZE)              ## pixels of a frame, as 64 or 112x96 (height x width)
+$(call variable,FRAMES)            ## frames per clip
+$(call variable,RECIPE)            ## flags to train with; default: that of MODEL, else lstm
+$(call train_variable,MODEL)       ## model to train; see make help-models
+$(call train_variable,EPOCHS)      ## passes over the training clips; default: the recipe's
+$(call train_variable,SEED)        ## of weights, order, augmentation and dropout
+$(call train_variable,VAL_FOLDS)   ## folds to validate on, such as 1-5,9
+$(call train_variable,TEST_FOLDS)  ## folds to test on
+$(call train_variable,RUN)         ## folder of a run; an unfinished run is resumed
+$(call variable,WORKERS)           ## processes that train together
+$(call variable,MODELS)            ## recipes to compare, with commas
+$(call variable,RUNS)              ## folders of runs to compare, with commas
+$(call variable,CV)                ## parts of a comparison's cross-validation, or logo
+$(call variable,SEEDS)             ## trainings of each model in a comparison
+$(call variable,VIDEO)             ## to predict: a video, a folder, or several with commas
+$(call variable,OUTPUT)            ## folder that compare, export or predict writes
+$(call variable,TORCH)             ## Python of an environment with PyTorch, for bench
+$(call variable,FLAGS)             ## more flags; `python -m pipelines.train --helpshort`
+VIDEOS = $(if $(DATA),,$(DEMO))
+RECIPE = $(if $(findstring :,$(MODEL)),lstm,$(or $(MODEL),lstm))
 
-# One of another name make would pass over in silence.
-VARIABLES := VIDEOS DATA VIDEO SIZE FRAMES MODEL RECIPE EPOCHS RUN SEED VAL_FOLDS TEST_FOLDS WORKERS MODELS CV SEEDS \
-  RUNS OUTPUT TORCH FLAGS BASE_PYTHON IO_PYTHON PYTHON VENV GPU SHELL
+# make ignores variables that it does not know.
+VARIABLES += BASE_PYTHON IO_PYTHON PYTHON VENV GPU SHELL
 UNKNOWN := $(strip $(foreach name,$(filter-out $(VARIABLES),$(.VARIABLES)),$(if $(filter command,$(origin $(name))),$(name))))
 $(if $(UNKNOWN),$(error there is no variable $(UNKNOWN); `make help` lists them))
 
 DEMO   := data/demo_videos
 VENV   := .venv
 PYTHON := $(VENV)/bin/python
-# The newest interpreter for which every pinned package has a wheel, the user's own first.
+# An interpreter for which every pinned package has a wheel: the user's own, else the newest.
 BASE_PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
 IO_PYTHON ?= $(shell for p in $(BASE_PYTHON) python3.12 python3.11; do \
 	$$p -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
-# Where an NVIDIA driver is present, TensorFlow comes with its CUDA libraries.
+# With an NVIDIA driver, TensorFlow is installed with its CUDA libraries.
 comma := ,
 GPU := $(if $(wildcard /proc/driver/nvidia/version)$(shell command -v nvidia-smi),$(comma)gpu)
 
-RECIPES := $(patsubst pipelines/recipes/%.flags,%,$(wildcard pipelines/recipes/*.flags))
+RECIPES := $(patsubst ucf50_tfrecord/recipes/%.flags,%,$(wildcard ucf50_tfrecord/recipes/*.flags))
 
+# Flags of variables that are set: $(call flags,RUN SEED) is --run='…' --seed='…'.
 flag = $(if $(2),--$(1)='$(subst ','\'',$(2))')
-DATA_FLAGS = $(call flag,videos,$(VIDEOS)) $(call flag,data,$(DATA)) $(call flag,size,$(SIZE)) $(call flag,frames,$(FRAMES))
+flags = $(foreach name,$(1),$(if $($(name)),$(call flag,$(shell echo $(name) | tr A-Z a-z),$($(name)))))
+DATA_FLAGS = $(call flags,VIDEOS DATA SIZE FRAMES)
 
 .PHONY: help train shards verify repair evaluate predict export compare compare-check tensorboard inspect doctor help-models bench bench-fetch test test-all test-readers test-remote test-io fuzz lint types format audit pins clean
 .DEFAULT_GOAL := help
@@ -52,50 +57,36 @@ DATA_FLAGS = $(call flag,videos,$(VIDEOS)) $(call flag,data,$(DATA)) $(call flag
 help:  ## List the targets and variables.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
 	@echo "Variables, as in make train VIDEOS=/data/UCF50 SIZE=112:"
-	@echo "  VIDEOS         folder of class folders; a demo corpus if unset, and DATA too"
-	@echo "  DATA           folder of shards, or its URL"
-	@echo "  SIZE, FRAMES   of a clip: pixels, as 64 or 112x96 (height x width), and number"
-	@echo "$(RECIPES)" | fold -s -w 60 | sed '1s/^/  MODEL, RECIPE  /; 2,$$s/^/                 /'
-	@echo "  EPOCHS, SEED   in place of the recipe's"
-	@echo "  VAL_FOLDS, TEST_FOLDS  folds to validate and to test on: 1-5,9"
-	@echo "  WORKERS        processes that train together"
-	@echo "  RUN            a run's folder; an unfinished run goes on"
-	@echo "  MODELS, RUNS   what to compare, with commas: recipes, or runs' folders"
-	@echo "  CV, SEEDS      of a comparison: parts, or logo; trainings of each model"
-	@echo "  VIDEO          to predict: a video, a folder, or several with commas"
-	@echo "  OUTPUT         folder for what compare, export or predict writes"
-	@echo "  FLAGS          any other: $(PYTHON) -m pipelines.train --helpshort"
+	@awk '/^\$$\(call .*## /{split($$2, part, /[,)]/); sub(/.*## /, ""); printf "  %-14s %s\n", part[2], $$0}' Makefile
+	@echo "Recipes:"
+	@echo "$(RECIPES)" | fold -s -w 76 | sed 's/^/  /'
 
-# The recipe first: a mistake shows before anything is installed.
-train: pipelines/recipes/$(RECIPE).flags $(VENV)/installed $(filter $(DEMO),$(VIDEOS))  ## Convert what is missing, train, evaluate.
-	$(PYTHON) -m $(if $(WORKERS),tools.launch_workers --workers='$(subst ','\'',$(WORKERS))' --,pipelines.train) \
-	  --flagfile=pipelines/recipes/$(RECIPE).flags $(DATA_FLAGS) $(call flag,model,$(MODEL)) \
-	  $(call flag,epochs,$(EPOCHS)) $(call flag,run,$(RUN)) $(call flag,seed,$(SEED)) $(call flag,val_folds,$(VAL_FOLDS)) \
-	  $(call flag,test_folds,$(TEST_FOLDS)) $(FLAGS)
+# The recipe comes first, so that a wrong name fails before anything is installed.
+train: ucf50_tfrecord/recipes/$(RECIPE).flags $(VENV)/installed $(filter $(DEMO),$(VIDEOS))  ## Convert what is missing, train, evaluate.
+	$(PYTHON) -m $(if $(WORKERS),pipelines.launch --workers='$(subst ','\'',$(WORKERS))' --,pipelines.train) \
+	  $(call flag,recipe,$(RECIPE)) $(DATA_FLAGS) $(call flags,$(TRAIN)) $(FLAGS)
 
 shards: $(VENV)/installed $(filter $(DEMO),$(VIDEOS))  ## Convert VIDEOS into TFRecord shards.
 	$(PYTHON) -m pipelines.convert $(DATA_FLAGS) $(FLAGS)
 
 evaluate: $(VENV)/installed  ## Evaluate RUN again, on VAL_FOLDS if set.
-	$(PYTHON) -m pipelines.evaluate $(call flag,run,$(RUN)) $(call flag,data,$(DATA)) $(call flag,folds,$(VAL_FOLDS)) $(FLAGS)
+	$(PYTHON) -m pipelines.evaluate $(call flags,RUN DATA) $(call flag,folds,$(VAL_FOLDS)) $(FLAGS)
 
-predict: $(VENV)/installed  ## Predict the classes of VIDEO, a file or a folder, by RUN.
-	$(PYTHON) -m pipelines.predict $(call flag,run,$(RUN)) $(call flag,video,$(VIDEO)) $(call flag,data,$(DATA)) \
-	  $(call flag,output,$(OUTPUT)) $(FLAGS)
+predict: $(VENV)/installed  ## Predict the classes of VIDEO with RUN.
+	$(PYTHON) -m pipelines.predict $(call flags,RUN VIDEO DATA OUTPUT) $(FLAGS)
 
 export: $(VENV)/installed  ## Write RUN for other programs, with a card, to OUTPUT.
-	$(PYTHON) -m pipelines.export $(call flag,run,$(RUN)) $(call flag,output,$(OUTPUT)) $(FLAGS)
+	$(PYTHON) -m pipelines.export $(call flags,RUN OUTPUT) $(FLAGS)
 
-compare: $(VENV)/installed $(if $(RUNS),,$(filter $(DEMO),$(VIDEOS)))  ## Compare MODELS, or RUNS, and say why they differ.
-	$(PYTHON) -m pipelines.compare $(if $(RUNS),$(call flag,data,$(DATA)),$(DATA_FLAGS)) $(call flag,models,$(MODELS)) \
-	  $(call flag,cv,$(CV)) $(call flag,val_folds,$(VAL_FOLDS)) $(call flag,seeds,$(SEEDS)) $(call flag,epochs,$(EPOCHS)) \
-	  $(call flag,runs,$(RUNS)) $(call flag,output,$(OUTPUT)) $(FLAGS)
+compare: $(VENV)/installed $(if $(RUNS),,$(filter $(DEMO),$(VIDEOS)))  ## Compare MODELS or RUNS, and say why they differ.
+	$(PYTHON) -m pipelines.compare $(if $(RUNS),$(call flags,DATA),$(DATA_FLAGS)) \
+	  $(call flags,MODELS CV VAL_FOLDS SEEDS EPOCHS RUNS OUTPUT) $(FLAGS)
 
-compare-check: $(VENV)/installed  ## Check the comparison's verdicts on planted truths.
+compare-check: $(VENV)/installed  ## Check the comparison's verdicts on planted causes.
 	$(PYTHON) -m tools.compare_check $(FLAGS)
 
 verify: $(VENV)/installed  ## Check every shard of DATA.
-	$(PYTHON) -m pipelines.verify $(call flag,data,$(DATA)) $(FLAGS)
+	$(PYTHON) -m pipelines.verify $(call flags,DATA) $(FLAGS)
 
 repair: $(VENV)/installed $(filter $(DEMO),$(VIDEOS))  ## Convert damaged and missing shards of VIDEOS again.
 	$(PYTHON) -m pipelines.convert --verify $(DATA_FLAGS) $(FLAGS)
@@ -105,26 +96,25 @@ tensorboard: $(VENV)/installed  ## Open TensorBoard on RUN, or on all runs.
 	$(PYTHON) -m tensorboard.main $(call flag,logdir,$(or $(RUN),runs)) $(FLAGS)
 
 inspect: $(VENV)/installed  ## Show the shards of DATA, else of data/; or RUN's curves.
-	$(PYTHON) -m tools.inspect_data $(call flag,data,$(DATA)) $(call flag,run,$(RUN)) $(FLAGS)
+	$(PYTHON) -m tools.inspect_data $(call flags,DATA RUN) $(FLAGS)
 
-# An installation that fails is what the doctor is for.
-doctor: | $(VENV)/bin/python  ## Find what is wrong here, in DATA or RUN; say the cure.
+# The doctor also runs after an installation that failed.
+doctor: | $(VENV)/bin/python  ## Check this machine, DATA and RUN; say how to fix them.
 	-@$(MAKE) --no-print-directory $(VENV)/installed
-	@$(PYTHON) -m tools.doctor $(call flag,data,$(DATA)) $(call flag,videos,$(filter-out $(DEMO),$(VIDEOS))) \
-	  $(call flag,run,$(RUN)) $(FLAGS)
+	@$(PYTHON) -m tools.doctor $(call flag,videos,$(filter-out $(DEMO),$(VIDEOS))) $(call flags,DATA RUN) $(FLAGS)
 
 help-models: $(VENV)/installed  ## List the models and their numbers of parameters.
-	$(PYTHON) -m tools.describe_models $(call flag,size,$(SIZE)) $(call flag,frames,$(FRAMES)) $(FLAGS)
+	$(PYTHON) -m tools.describe_models $(call flags,SIZE FRAMES) $(FLAGS)
 
 bench: $(VENV)-bench/installed $(filter $(DEMO),$(VIDEOS))  ## Measure conversion, input and steps beside other tools.
-	$(VENV)-bench/bin/python -m tools.bench_plan
-	$(VENV)-bench/bin/python -m tools.bench_convert $(call flag,videos,$(VIDEOS)) $(FLAGS)
-	$(VENV)-bench/bin/python -m tools.bench_input $(call flag,videos,$(VIDEOS))
-	$(VENV)-bench/bin/python -m tools.bench_step $(call flag,torch_python,$(TORCH))
+	$(VENV)-bench/bin/python -m benchmarks.plan
+	$(VENV)-bench/bin/python -m benchmarks.convert $(call flags,VIDEOS) $(FLAGS)
+	$(VENV)-bench/bin/python -m benchmarks.input $(call flags,VIDEOS)
+	$(VENV)-bench/bin/python -m benchmarks.step $(call flag,torch_python,$(TORCH))
 	@$(MAKE) --no-print-directory bench-fetch FLAGS=
 
-bench-fetch: $(VENV)-io/installed $(VENV)/installed-remote $(filter $(DEMO),$(VIDEOS))  ## Measure how fast clips come out of an object store.
-	$(VENV)-io/bin/python -m tools.bench_fetch $(call flag,videos,$(VIDEOS)) --remote_python=$(PYTHON) $(FLAGS)
+bench-fetch: $(VENV)-io/installed $(VENV)/installed-remote $(filter $(DEMO),$(VIDEOS))  ## Measure reading clips from an object store.
+	$(VENV)-io/bin/python -m benchmarks.fetch $(call flags,VIDEOS) --remote_python=$(PYTHON) $(FLAGS)
 
 test: $(VENV)/installed-test  ## Run the tests, but for the slow ones.
 	$(PYTHON) -m pytest --ignore=tests/stores -m 'not slow' $(FLAGS)
@@ -138,11 +128,11 @@ test-readers: $(VENV)-readers/installed  ## Run the tests of other projects' rea
 test-remote: $(VENV)/installed-remote  ## Run the tests of datasets in object stores.
 	$(PYTHON) -m pytest --numprocesses 0 tests/stores $(FLAGS)
 
-test-io: $(VENV)-io/installed  ## Run the same with tensorflow-io.
+test-io: $(VENV)-io/installed  ## Run the same tests with tensorflow-io.
 	$(VENV)-io/bin/python -m pytest --numprocesses 0 tests/stores $(FLAGS)
 
 fuzz: $(VENV)/installed  ## Feed damaged and hostile files to the programs.
-	$(PYTHON) -m tools.fuzz $(call flag,seed,$(SEED)) $(FLAGS)
+	$(PYTHON) -m tools.fuzz $(call flags,SEED) $(FLAGS)
 
 lint: $(VENV)/installed-lint  ## Check style and imports.
 	$(PYTHON) -m ruff format --check .
@@ -155,10 +145,10 @@ format: $(VENV)/installed-lint  ## Format the code, and sort its imports.
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
 
-audit: $(VENV)/installed-audit  ## Look the pinned packages up among known vulnerabilities.
+audit: $(VENV)/installed-audit  ## Look up known vulnerabilities of the pinned packages.
 	$(PYTHON) -m tools.audit_pins $(FLAGS)
 
-# Not after an installation: what is written anew may be what keeps it from succeeding.
+# Needs no installation: wrong pins may be what makes it fail.
 pins: | $(VENV)/bin/python  ## Write the hashes of the versions in constraints*.txt.
 	$(PYTHON) -m tools.write_hashes
 
@@ -169,20 +159,21 @@ clean:  ## Remove .venv and caches; data/ and runs/ stay.
 $(DEMO): | $(VENV)/installed
 	$(PYTHON) -m tools.make_demo_videos --output=$@
 
-pipelines/recipes/%.flags:
+ucf50_tfrecord/recipes/%.flags:
 	@echo "error: there is no recipe '$*'; RECIPE or MODEL is one of: $(RECIPES)" >&2; exit 2
 
 $(VENV)/bin/python:
 	@test -n "$(BASE_PYTHON)" || { echo "error: Python 3.11 to 3.13 with venv is needed; set BASE_PYTHON=<path>" >&2; exit 2; }
 	$(BASE_PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
-# Whatever is installed is checked against the hashes in the pins.
+# Every installation is checked against the hashes in the pins.
 $(VENV)-bench/installed: setup.cfg pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PYTHON) -m venv $(VENV)-bench
 	$(VENV)-bench/bin/python -m tools.install convert,train,bench
 	touch $@
 
-# Two without their dependencies: they want other versions than ours, and Python 3.13 has no MediaPipe with this module.
+# Two are installed without their dependencies, whose versions differ from ours. MediaPipe with this module has no wheel
+# for Python 3.13.
 $(VENV)-readers/installed: setup.cfg pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PYTHON) -m venv $(VENV)-readers
 	$(VENV)-readers/bin/python -m tools.install convert,train,test,readers
@@ -197,7 +188,7 @@ $(VENV)-io/installed: setup.cfg pyproject.toml constraints-io.txt
 	$(VENV)-io/bin/python -m tools.install convert,train,io,stores
 	touch $@
 
-# One stamp for each set of extras; a stamp older than the pins is stale.
+# One stamp per set of extras; a stamp older than the pins is stale.
 $(VENV)/installed: EXTRAS := convert,train$(GPU)
 $(VENV)/installed-test: EXTRAS := convert,beam,train,test$(GPU)
 $(VENV)/installed-remote: EXTRAS := convert,train,remote,stores,test$(GPU)

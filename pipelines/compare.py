@@ -12,26 +12,25 @@ there are; the third writes the report again.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from absl import flags
-from absl.testing import flagsaver
 
-from pipelines import console, convert, inputs, terminal, train_flags
+from pipelines import console, convert, inputs, remedies, terminal, train_flags
 from ucf50_tfrecord import manifest as manifest_lib
-from ucf50_tfrecord import storage
-from ucf50_tfrecord.specs import FRAME_ORDERS, expect, parse_folds
-from ucf50_tfrecord.texts import shell_command
+from ucf50_tfrecord import recipes, storage
+from ucf50_tfrecord.choices import FrameOrder, Strategy
+from ucf50_tfrecord.errors import expect
+from ucf50_tfrecord.specs import parse_folds
 
 if TYPE_CHECKING:
-    from ucf50_tfrecord.dataset.clips import Clips
+    from ucf50_tfrecord.dataset.clips import ClipIndex
     from ucf50_tfrecord.evaluation.cells import Plan, Recipe
     from ucf50_tfrecord.evaluation.results import Cell, Results
 
@@ -43,9 +42,10 @@ _CV = flags.DEFINE_string(
     "--val_folds those alone.",
 )
 _SEEDS = flags.DEFINE_integer("seeds", 1, "Trainings of each, with seeds from 0 on.", lower_bound=1)
+_TRAINED_ORDERS = (FrameOrder.SHUFFLED, FrameOrder.SINGLE)
 _ORDERS = flags.DEFINE_list(
     "orders",
-    list(FRAME_ORDERS[1:]),
+    list(_TRAINED_ORDERS),
     "Other orders of frames to train models that see order with: shuffled, single, or none (empty).",
 )
 _AUDIT = flags.DEFINE_list(
@@ -55,14 +55,18 @@ _RUNS = flags.DEFINE_list("runs", None, "Folders of finished runs to compare, in
 _RESULTS = flags.DEFINE_string("results", None, "A results.json to write the report of again.")
 _OUTPUT = flags.DEFINE_string("output", None, "The comparison's folder. Default: runs/<data>-compare.")
 _STRATEGY = flags.DEFINE_enum(
-    "strategy", "auto", ("auto", "one", "mirrored"), "Devices of this process: one, all mirrored, or auto."
+    "strategy",
+    Strategy.AUTO,
+    [Strategy.AUTO, Strategy.ONE, Strategy.MIRRORED],
+    "Devices of this process: one, all mirrored, or auto.",
 )
 
 for _module in (train_flags, convert, inputs):
     flags.adopt_module_key_flags(_module)
 
 _FOLDER_KIND = "a comparison"
-_RECIPES = pathlib.Path(__file__).parent / "recipes"
+# Flags of a training that the comparison sets by itself.
+_DECIDED = ("recipe", "model", "seed", "frame_order", "early_stopping", "train_folds", "test_folds")
 
 
 def main() -> None:
@@ -81,27 +85,26 @@ def main() -> None:
 def compare_recipes() -> None:
     """Trains and tests what is not finished, and writes the report."""
     # What the flags say, before anything is done for them.
-    recipes = {name: recipe_arguments(name, sys.argv[1:]) for name in dict.fromkeys(_MODELS.value)}
-    for arguments in recipes.values():
-        with parsed(arguments):
-            train_flags.train_spec_from_flags()
-    asked = plan_flags(list(recipes))
+    settings = {model: read_settings(model) for model in dict.fromkeys(_MODELS.value)}
+    asked = plan_flags(list(settings))
+    input_spec = inputs.INPUTS.build()
     manifest = convert.load_or_convert()
     console.load_tensorflow()
     from ucf50_tfrecord.evaluation import compare
     from ucf50_tfrecord.training import strategy as strategy_lib
 
     strategy = strategy_lib.make_strategy(_STRATEGY.value, environment={})
-    plan = make_plan(manifest, {name: read_recipe(args, manifest) for name, args in recipes.items()}, asked)
+    made = {model: make_recipe(values, manifest) for model, values in settings.items()}
+    plan = make_plan(manifest, made, asked)
     folder = _OUTPUT.value or os.path.join("runs", f"{pathlib.Path(manifest.data_dir).name}-compare")
     check_folder(folder)
     comparison = compare.Comparison(
         folder=folder,
         plan=plan,
-        clips=inputs.load_clips(manifest, manifest.folds),
+        clips=input_spec.load_clips(manifest, manifest.folds),
         strategy=strategy,
-        cache=flags.FLAGS["cache"].value,
-        skip_bad_records=flags.FLAGS["on_bad_record"].value == "skip",
+        cache=input_spec.cache,
+        skip_bad_records=input_spec.skips_bad_records,
     )
     comparison.parts  # a mistake in what is asked for shows before anything is promised
     describe(comparison)
@@ -113,8 +116,7 @@ def compare_recipes() -> None:
     ):
         results = comparison.run(callbacks(display, should_stop))
     if results is None:
-        again = shell_command([console.python(), *sys.orig_argv[1:]])
-        terminal.say("Stopped. What is finished is kept; to go on:", f"  {again}")
+        terminal.say("Stopped. What is finished is kept; to go on:", f"  {remedies.this_command()}")
         return
     publish(pathlib.Path(folder), results, comparison.clips)
 
@@ -128,7 +130,8 @@ def compare_runs() -> None:
 
     data_dir = flags.FLAGS["data"].value or run_lib.load_config(_RUNS.value[0]).data_dir
     manifest = manifest_lib.load(data_dir)
-    clips = inputs.load_clips(manifest, manifest.folds)
+    input_spec = inputs.INPUTS.build()
+    clips = input_spec.load_clips(manifest, manifest.folds)
     strategy = strategy_lib.make_strategy(_STRATEGY.value, environment={})
     folder = _OUTPUT.value or os.path.join("runs", f"{pathlib.Path(data_dir).name}-compare-runs")
     check_folder(folder)
@@ -141,7 +144,7 @@ def compare_runs() -> None:
             _RUNS.value,
             clips,
             strategy=strategy,
-            skip_bad_records=flags.FLAGS["on_bad_record"].value == "skip",
+            skip_bad_records=input_spec.skips_bad_records,
             callbacks=callbacks(display, should_stop),
         )
     if results is None:
@@ -160,7 +163,7 @@ def write_again(path: pathlib.Path) -> None:
     clips = None
     if flags.FLAGS["data"].value:
         manifest = manifest_lib.load(flags.FLAGS["data"].value)
-        clips = inputs.load_clips(manifest, manifest.folds)
+        clips = inputs.INPUTS.build().load_clips(manifest, manifest.folds)
         expect(clips.ids == results.ids, f"the clips of {path} in --data", data=flags.FLAGS["data"].value)
     publish(path.parent, results, clips)
 
@@ -186,7 +189,7 @@ def _is_comparison(names: set[str]) -> bool:
     return not is_other and ("cells" in names or (names <= written and "results.json" in names))
 
 
-def publish(folder: pathlib.Path, results: Results, clips: Clips | None) -> None:
+def publish(folder: pathlib.Path, results: Results, clips: ClipIndex | None) -> None:
     """Writes results.json, the report and TensorBoard's pictures; prints the verdicts."""
     from ucf50_tfrecord.dataset.feed import read_clips
     from ucf50_tfrecord.evaluation import results as results_lib
@@ -224,41 +227,34 @@ def write_tensorboard(folder: pathlib.Path, pictures: dict[str, np.ndarray]) -> 
         writer.close()
 
 
-def recipe_arguments(name: str, given: Sequence[str]) -> list[str]:
-    """Returns the command line of a recipe's training, with the flags given.
+def read_settings(model: str) -> dict[str, Any]:
+    """Returns a recipe's settings, overridden by the flags that are given.
 
     Raises:
-      UserError: if there is no such recipe, or the flags say what the comparison decides.
+      UserError: if there is no such recipe, or a flag or a setting is wrong.
     """
-    path = _RECIPES / f"{name}.flags"
-    known = sorted(path.stem for path in _RECIPES.glob("*.flags"))
-    expect(path.stem in known, f"models out of {', '.join(known)}", models=name)
-    for flag in ("model", "seed", "frame_order", "early_stopping", "train_folds", "test_folds"):
+    expect(model in recipes.names(), f"models out of {', '.join(recipes.names())}", models=model)
+    for flag in _DECIDED:
         expect(
             not flags.FLAGS[flag].present,
             f"no --{flag}, which the comparison decides",
             **{flag: flags.FLAGS[flag].value},
         )
-    return [sys.argv[0], f"--flagfile={path}", *given]
+    settings = train_flags.settings(model)
+    recipes.train_spec(settings)
+    return settings
 
 
-@contextlib.contextmanager
-def parsed(arguments: list[str]) -> Iterator[None]:
-    """Has flags be those of another command line while the block runs."""
-    with flagsaver.flagsaver():
-        flags.FLAGS(arguments)
-        yield
-
-
-def read_recipe(arguments: list[str], manifest: manifest_lib.Manifest) -> Recipe:
-    """Reads a recipe's flags, which those of the command line override."""
+def make_recipe(settings: Mapping[str, Any], manifest: manifest_lib.Manifest) -> Recipe:
+    """Makes settings a recipe for a dataset's clips, with the precision resolved."""
     from ucf50_tfrecord.evaluation.cells import Recipe
     from ucf50_tfrecord.training import strategy as strategy_lib
 
-    with parsed(arguments):
-        model, train = train_flags.model_spec_from_flags(manifest), train_flags.train_spec_from_flags()
-    precision = strategy_lib.choose_precision(train.precision)
-    return Recipe(model=model, train=dataclasses.replace(train, precision=precision))
+    train = recipes.train_spec(settings)
+    return Recipe(
+        model=recipes.model_spec(settings, num_classes=len(manifest.classes), clip_format=manifest.format),
+        train=dataclasses.replace(train, precision=strategy_lib.choose_precision(train.precision)),
+    )
 
 
 def plan_flags(models: Sequence[str]) -> dict[str, Any]:
@@ -271,7 +267,7 @@ def plan_flags(models: Sequence[str]) -> dict[str, Any]:
     expect(cv == "logo" or (cv.isdecimal() and int(cv) >= 2), "--cv=<a number from 2 on> or --cv=logo", cv=cv)
     orders = [order for order in _ORDERS.value if order]
     for order in orders:
-        expect(order in FRAME_ORDERS[1:], f"orders out of {FRAME_ORDERS[1:]}", orders=order)
+        expect(order in _TRAINED_ORDERS, f"orders out of {_TRAINED_ORDERS}", orders=order)
     asked = ",".join(_AUDIT.value)
     audited = {"all": list(models), "none": []}.get(asked, _AUDIT.value)
     unknown = sorted(set(audited) - set(models))

@@ -7,7 +7,6 @@ import contextlib
 import io
 import logging as python_logging
 import os
-import pathlib
 import shutil
 import signal
 import sys
@@ -18,10 +17,11 @@ import tqdm
 from absl import app, flags, logging
 
 import pipelines
-from pipelines import scratch
+from pipelines import remedies, scratch
 from pipelines.terminal import note, note_exception, say, warn
 from ucf50_tfrecord import remote
-from ucf50_tfrecord.specs import UserError, expect, printable
+from ucf50_tfrecord.errors import UserError, expect
+from ucf50_tfrecord.specs import format_folds, printable
 
 # tqdm's own takes so much that scores beside it do not fit 80 columns.
 _BAR_FORMAT = "{desc}: {n_fmt}/{total_fmt} |{bar}| {elapsed}<{remaining}, {rate_fmt}{postfix}"
@@ -46,7 +46,7 @@ def run(main: Callable[[], int | None]) -> None:
             return status
         except UserError as error:
             # Here already: to let go of the error is to let go of what its frames hold, such as iterators.
-            return _end(f"error: {error}", 2)
+            return _end(f"error: {remedies.message(error)}", 2)
         except KeyboardInterrupt:
             return _end("interrupted", 130)
         except BrokenPipeError:
@@ -107,12 +107,6 @@ def end_at_once(code: int | str | None) -> None:
     os._exit(code if isinstance(code, int) else int(code is not None))
 
 
-def python() -> str:
-    """Returns this interpreter for a command that is shown: from the current folder, if it lies in that."""
-    path = pathlib.Path(sys.executable)
-    return str(path.relative_to(os.getcwd()) if path.is_relative_to(os.getcwd()) else path)
-
-
 def handle_sigterm() -> None:
     """Has SIGTERM end this process as Ctrl-C does. TensorFlow takes SIGTERM for itself where there are workers."""
     signal.signal(signal.SIGTERM, _raise_interrupt)
@@ -166,19 +160,43 @@ def has_nvidia_driver() -> bool:
 
 
 class TrainingDisplay:
-    """Shows a bar while an epoch runs (on a terminal) and one line when it is done."""
+    """Shows a training: a bar while an epoch runs (on a terminal), and one line when it is done.
+
+    While it is open, SIGINT and SIGTERM ask the training to stop.
+    """
 
     def __init__(self):
         self._bar: ProgressBar | None = None
+        self._stack = contextlib.ExitStack()
+        self._should_stop: Callable[[], bool] = lambda: False
 
     def __enter__(self) -> TrainingDisplay:
+        self._should_stop = self._stack.enter_context(stop_requests())
+        self._stack.callback(self._close_bar)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._close_bar()
+        self._stack.close()
+
+    def listener(self):
+        """Returns the job.Listener that shows a job here. Imports TensorFlow."""
+        from ucf50_tfrecord.dataset.feed import CACHE_MEANINGS
+        from ucf50_tfrecord.job import Listener
+
+        return Listener(
+            chose_cache=lambda choice: say(
+                f"Clips are {CACHE_MEANINGS[choice.cache]} (--cache={choice.cache}): {choice.reason}"
+            ),
+            loading=lambda folds, num_clips: progress_bar(
+                num_clips, "clip", f"loading folds {format_folds(folds)}"
+            ),
+            report=self.update,
+            warn=warn,
+            should_stop=lambda: self._should_stop(),
+        )
 
     def update(self, progress) -> None:
-        """Takes a training.loop.Progress after each call of steps."""
+        """Receives a training.loop.Progress after each call of steps."""
         steps = progress.num_steps // progress.num_epochs
         if self._bar is None:
             self._bar = progress_bar(steps, "step", f"epoch {progress.epoch}/{progress.num_epochs}")
@@ -190,9 +208,6 @@ class TrainingDisplay:
             self._close_bar()
             scores = "  ".join(f"{name} {value:.4f}" for name, value in progress.scores.items())
             say(f"epoch {progress.epoch:>3}/{progress.num_epochs}  {scores}", flush=True)
-
-    def warn(self, text: str) -> None:
-        warn(text)
 
     def _close_bar(self) -> None:
         if self._bar is not None:

@@ -26,26 +26,20 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from pipelines import console, terminal
+from pipelines.spec_flags import SpecFlags
 from ucf50_tfrecord import manifest, remote
+from ucf50_tfrecord.errors import Action, Remedy, UserError, expect
 from ucf50_tfrecord.shards import DATASET_NAME
 from ucf50_tfrecord.specs import (
     DEFAULT_SHARD_BYTES,
-    ENCODINGS,
-    FOLD_RULES,
-    RESIZES,
-    SANDBOXES,
-    SPACINGS,
     ClipFormat,
     DecodeLimits,
     FoldRule,
     Plan,
-    UserError,
-    expect,
     format_bytes,
     format_folds,
     parse_size,
 )
-from ucf50_tfrecord.texts import install_command
 
 if TYPE_CHECKING:
     from ucf50_tfrecord.convert.engines import Engine
@@ -61,33 +55,11 @@ _STAGING = flags.DEFINE_string(
     "staging", None, "Folder in which shards are made whose --data is a URL. Default: as --data's default."
 )
 _NAME = flags.DEFINE_string("name", None, "The dataset's name. Default: from the videos' folder.")
-_SIZE = flags.DEFINE_string("size", "64", "Frame size in pixels: 64, or height x width as in 112x96.")
-_FRAMES = flags.DEFINE_integer("frames", 15, "Frames a clip, evenly spaced over the video.")
-_ENCODING = flags.DEFINE_enum(
-    "encoding", "raw", ENCODINGS, "How frames are stored; raw+jpeg stores them twice, for other readers."
+_SIZE = flags.DEFINE_string(
+    "size", str(ClipFormat.height), "Frame size in pixels: 64, or height x width as in 112x96."
 )
-_JPEG_QUALITY = flags.DEFINE_integer(
-    "jpeg_quality", ClipFormat.jpeg_quality, "1 to 100, with an --encoding of JPEG."
-)
-_SPACING = flags.DEFINE_enum(
-    "spacing", "index", SPACINGS, "Frames evenly spaced by their number, or by when they are shown."
-)
-_RESIZE = flags.DEFINE_enum(
-    "resize", "stretch", RESIZES, "How a frame of another shape comes to --size; pad is with black."
-)
-_CLIPS_PER_VIDEO = flags.DEFINE_integer(
-    "clips_per_video", 1, "Clips of each video, their frames evenly shifted against each other."
-)
-_FOLD_BY = flags.DEFINE_enum(
-    "fold_by",
-    "group",
-    FOLD_RULES,
-    "What keeps clips together in a fold: group (the recording, from UCF names), or video "
-    "(each video by itself: the random split, which leaks recordings).",
-)
-_NUM_FOLDS = flags.DEFINE_integer(
-    "num_folds", 25, "Folds for videos without a group, or with --fold_by=video."
-)
+_FORMAT = SpecFlags(ClipFormat, names={"num_frames": "frames"})
+_FOLD_RULE = SpecFlags(FoldRule)
 _SHARD_MIB = flags.DEFINE_integer(
     "shard_mib", DEFAULT_SHARD_BYTES >> 20, "Largest size of a shard's pixels, in MiB.", lower_bound=1
 )
@@ -110,19 +82,8 @@ _OVERWRITE = flags.DEFINE_boolean(
 _MAX_QUARANTINED = flags.DEFINE_float(
     "max_quarantined", 0.01, "Share of videos without a clip above which to end with an error.", 0.0, 1.0
 )
-_VIDEO_TIMEOUT_SECS = flags.DEFINE_float(
-    "video_timeout_secs",
-    DecodeLimits.timeout_secs,
-    "Seconds that a video may take, plus one per MB of it, at most an hour.",
-)
-_VIDEO_MEMORY_MIB = flags.DEFINE_integer(
-    "video_memory_mib", DecodeLimits.memory_mib, "Memory that decoding a video may take, in MiB."
-)
-_SANDBOX = flags.DEFINE_enum(
-    "sandbox",
-    DecodeLimits.sandbox,
-    SANDBOXES,
-    "Whether processes that decode are restricted to their videos, as far as the kernel can; `make doctor` tells.",
+_LIMITS = SpecFlags(
+    DecodeLimits, names={"timeout_secs": "video_timeout_secs", "memory_mib": "video_memory_mib"}
 )
 
 _WORKERS = flags.DEFINE_integer("workers", None, "Processes that decode. Default: one a core.")
@@ -137,20 +98,7 @@ _FINALIZE = flags.DEFINE_boolean(
 
 def clip_format() -> ClipFormat:
     height, width = parse_size(_SIZE.value)
-    return ClipFormat(
-        num_frames=_FRAMES.value,
-        height=height,
-        width=width,
-        encoding=_ENCODING.value,
-        jpeg_quality=_JPEG_QUALITY.value,
-        spacing=_SPACING.value,
-        resize=_RESIZE.value,
-        clips_per_video=_CLIPS_PER_VIDEO.value,
-    )
-
-
-def fold_rule() -> FoldRule:
-    return FoldRule(fold_by=_FOLD_BY.value, num_folds=_NUM_FOLDS.value)
+    return _FORMAT.build(height=height, width=width)
 
 
 def load_or_convert() -> manifest.Manifest:
@@ -209,7 +157,7 @@ def convert() -> manifest.Manifest | None:
     for folder in (data_dir, url) if url else (data_dir,):
         before = None if _OVERWRITE.value else manifest.load_if_finished(folder)
         if before:
-            _check_same_format(before, _format_flags(name, clip_format(), fold_rule()))
+            _check_same_format(before, _format_flags(name, clip_format(), _FOLD_RULE.build()))
     planned = _plan(name)
     # Only a host that converts needs PyAV.
     from ucf50_tfrecord.convert import engines
@@ -245,7 +193,7 @@ def _publish(built: manifest.Manifest, url: str) -> manifest.Manifest:
 
 
 def default_data_dir(name: str) -> str:
-    rule = fold_rule()
+    rule = _FOLD_RULE.build()
     by_video = f"-by-video{rule.num_folds}" if rule.fold_by == "video" else ""
     return os.path.join("data", f"{name}-{clip_format()}{by_video}")
 
@@ -258,9 +206,7 @@ def _engine() -> Engine:
     """
     from ucf50_tfrecord.convert import engines
 
-    limits = DecodeLimits(
-        timeout_secs=_VIDEO_TIMEOUT_SECS.value, memory_mib=_VIDEO_MEMORY_MIB.value, sandbox=_SANDBOX.value
-    )
+    limits = _LIMITS.build()
     if _ENGINE.value == "beam":
         try:
             from ucf50_tfrecord.convert import beam
@@ -268,7 +214,8 @@ def _engine() -> Engine:
             beam_args = shlex.split(_BEAM_ARGS.value)
         except ImportError as error:
             raise UserError(
-                f"--engine=beam needs the extra `beam` ({error}): {install_command('convert,beam')}"
+                f"The engine beam needs packages that are missing ({error})",
+                Remedy(Action.INSTALL, extras="convert,beam"),
             ) from error
         except ValueError as error:
             raise UserError(f"Cannot read --beam_args={_BEAM_ARGS.value!r}: {error}") from error
@@ -293,7 +240,7 @@ def _plan(name: str) -> Plan:
         found,
         name=name,
         clip_format=clip_format(),
-        fold_rule=fold_rule(),
+        fold_rule=_FOLD_RULE.build(),
         decoder=decode.decoder_version(),
         shard_bytes=_SHARD_MIB.value << 20,
     )

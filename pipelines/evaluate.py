@@ -42,6 +42,7 @@ def main() -> None:
 
 
 def evaluate_again() -> None:
+    from ucf50_tfrecord import job
     from ucf50_tfrecord.evaluation import runner
     from ucf50_tfrecord.training import run as run_lib
     from ucf50_tfrecord.training import strategy as strategy_lib
@@ -65,7 +66,8 @@ def evaluate_again() -> None:
     # One process is enough, whatever names workers here.
     strategy = strategy_lib.make_strategy(_STRATEGY.value, environment={})
     model = trained.load_model(run_dir, config, weights, strategy=strategy)
-    [feed] = inputs.make_feeds(manifest, (folds,), strategy)
+    listener = console.TrainingDisplay().listener()
+    [feed] = job.make_feeds(manifest, [folds], inputs.INPUTS.build(), strategy=strategy, listener=listener)
     storage.claim_folder(folder, _FOLDER_KIND, _is_evaluation)  # a mistake shows before the work
     evaluate = runner.Evaluator(
         model, feed, strategy=strategy, batch_size=_BATCH_SIZE.value, warn=terminal.warn

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import json
 import os
 import pathlib
@@ -24,22 +23,15 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from pipelines import console, run_flags, terminal
+from pipelines.spec_flags import SpecFlags
 from ucf50_tfrecord import parsing, storage
-from ucf50_tfrecord.specs import (
-    SANDBOXES,
-    DecodeLimits,
-    UserError,
-    WindowSpec,
-    format_folds,
-    printable,
-    to_json,
-)
+from ucf50_tfrecord.errors import UserError
+from ucf50_tfrecord.specs import DecodeLimits, format_folds, printable, to_json
 
 if TYPE_CHECKING:
     from ucf50_tfrecord.inference import decoding
-    from ucf50_tfrecord.inference.calibration import Calibration
-    from ucf50_tfrecord.inference.predict import Prediction, Predictor
-    from ucf50_tfrecord.training.run import RunConfig
+    from ucf50_tfrecord.inference.predict import Prediction
+    from ucf50_tfrecord.inference.session import Session
 
 _VIDEO = flags.DEFINE_string(
     "video", None, "A video or a folder of videos, searched with its subfolders; several with commas."
@@ -71,19 +63,10 @@ _CALIBRATE = flags.DEFINE_boolean(
 )
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Clips a step.", lower_bound=1)
 _WORKERS = flags.DEFINE_integer("workers", None, "Processes that decode. Default: one a core.", lower_bound=1)
-_VIDEO_TIMEOUT_SECS = flags.DEFINE_float(
-    "video_timeout_secs",
-    600.0,
-    "Seconds that decoding a video may take, plus one per MB of it, at most an hour.",
-)
-_VIDEO_MEMORY_MIB = flags.DEFINE_integer(
-    "video_memory_mib", DecodeLimits.memory_mib, "Memory that decoding a video may take, in MiB."
-)
-_SANDBOX = flags.DEFINE_enum(
-    "sandbox",
-    DecodeLimits.sandbox,
-    SANDBOXES,
-    "Whether processes that decode are restricted to their videos, as far as the kernel can; `make doctor` tells.",
+_LIMITS = SpecFlags(
+    DecodeLimits,
+    names={"timeout_secs": "video_timeout_secs", "memory_mib": "video_memory_mib"},
+    defaults={"timeout_secs": 600.0},  # a whole recording, where a conversion has clips
 )
 
 flags.adopt_module_key_flags(run_flags)
@@ -100,30 +83,19 @@ _NAME_WIDTH, _CLASS_WIDTH = 40, 26  # of 80 columns
 _MAX_STEM = 50  # characters, of up to 4 bytes each: a file's name holds 255
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Setting:
-    """What all videos are predicted with."""
-
-    config: RunConfig
-    weights: str
-    windows: WindowSpec
-    limits: DecodeLimits
-    calibration: Calibration
-    predictor: Predictor
-    output: pathlib.Path
-
-
 def main() -> int:
     with contextlib.ExitStack() as stack:
         if _JSON.value:
             stack.enter_context(contextlib.redirect_stdout(sys.stderr))
         videos = find_videos()
-        setting = prepare(stack)
-        announce(setting)
-        document = describe(setting) | {"videos": predict_all(videos, setting)}
-        save(document, setting.output)
+        limits = _LIMITS.build()
+        output = pathlib.Path(_OUTPUT.value or os.path.join(run_flags.run_dir(), "predictions"))
+        session = load_session(stack, output)
+        announce(session)
+        document = describe(session) | {"videos": predict_all(videos, session, limits, output)}
+        save(document, output)
         num_failed = sum("error" in video for video in document["videos"])
-        print_summary(document, num_failed, setting.output)
+        print_summary(document, num_failed, output)
     if _JSON.value:
         terminal.say(*json.dumps(document, indent=1, sort_keys=True, allow_nan=False).split("\n"))
     return 1 if num_failed else 0
@@ -143,49 +115,34 @@ def find_videos() -> list[decoding.VideoFile]:
     return videos
 
 
-def prepare(stack: contextlib.ExitStack) -> Setting:
-    """Loads the run's model and all that goes with it."""
-    run_dir = run_flags.run_dir()
-    limits = DecodeLimits(
-        timeout_secs=_VIDEO_TIMEOUT_SECS.value, memory_mib=_VIDEO_MEMORY_MIB.value, sandbox=_SANDBOX.value
-    )
-    output = pathlib.Path(_OUTPUT.value or os.path.join(run_dir, "predictions"))
+def load_session(stack: contextlib.ExitStack, output: pathlib.Path) -> Session:
+    """Loads the run and claims the folder of the results; `stack` explains what a device raises."""
     storage.check_own(output, _FOLDER_KIND, _is_predictions)
     console.load_tensorflow()
-    from ucf50_tfrecord.inference import calibration, predict
-    from ucf50_tfrecord.training import run as run_lib
+    from ucf50_tfrecord.inference.session import Session
     from ucf50_tfrecord.training import strategy as strategy_lib
-    from ucf50_tfrecord.training import trained
 
     stack.enter_context(strategy_lib.explain_exhausted_memory())
-    config = predict.complete_config(run_lib.load_config(run_dir), _DATA.value, terminal.warn)
-    windows = predict.choose_windows(config.video_secs, _WINDOW_SECS.value, _STRIDE_SECS.value)
-    weights = run_flags.weights() or trained.scored_weights(config)
-    strategy = strategy_lib.make_strategy("one", environment={})
-    model = trained.load_model(run_dir, config, weights, strategy=strategy)
-    calibrated = calibration.Calibration(reason="--nocalibrate")
-    if _CALIBRATE.value:
-        calibrated = calibration.calibrate(run_dir, config, weights)
-    storage.claim_folder(output, _FOLDER_KIND, _is_predictions)
-    return Setting(
-        config=config,
-        weights=weights,
-        windows=windows,
-        limits=limits,
-        calibration=calibrated,
-        predictor=predict.Predictor(
-            model, config.clip_format, batch_size=_BATCH_SIZE.value, temperature=calibrated.temperature
-        ),
-        output=output,
+    session = Session.load(
+        run_flags.run_dir(),
+        weights=run_flags.weights(),
+        data_dir=_DATA.value,
+        window_secs=_WINDOW_SECS.value,
+        stride_secs=_STRIDE_SECS.value,
+        calibrate=_CALIBRATE.value,
+        batch_size=_BATCH_SIZE.value,
+        warn=terminal.warn,
     )
+    storage.claim_folder(output, _FOLDER_KIND, _is_predictions)
+    return session
 
 
-def announce(setting: Setting) -> None:
-    """Says how videos are looked at, and what the probabilities are worth."""
-    config, windows, calibration = setting.config, setting.windows, setting.calibration
+def announce(session: Session) -> None:
+    """Prints how videos are cut into windows, and how well the probabilities are calibrated."""
+    config, windows, calibration = session.config, session.windows, session.calibration
     whole_secs = max(windows.whole_secs, windows.window_secs)
     texts = [
-        f"{config.model.name}, {setting.weights} weights, clips of {config.clip_format}. Videos of up to "
+        f"{config.model.name}, {session.weights} weights, clips of {config.clip_format}. Videos of up to "
         f"{whole_secs:.1f} s are taken whole, longer ones in windows of {windows.window_secs:.1f} s every "
         f"{windows.stride_secs:.1f} s, whose probabilities are averaged."
     ]
@@ -204,37 +161,37 @@ def announce(setting: Setting) -> None:
         terminal.say_wrapped(text, flush=True)
 
 
-def predict_all(videos: list[decoding.VideoFile], setting: Setting) -> list[dict[str, Any]]:
-    """Predicts videos one after the other and prints what comes out; returns their parts of the document."""
+def predict_all(
+    videos: list[decoding.VideoFile], session: Session, limits: DecodeLimits, output: pathlib.Path
+) -> list[dict[str, Any]]:
+    """Predicts videos one after the other and prints the results; returns their parts of the document."""
     from ucf50_tfrecord.inference import decoding
 
-    found = []
+    found: list[dict[str, Any]] = []
     print_row("video", "class", "probability")
     with console.progress_bar(len(videos), "video", "predicting") as bar:
-        decoder = decoding.Decoder(
-            clip_format=setting.config.clip_format,
-            windows=setting.windows,
-            limits=setting.limits,
-            num_workers=_WORKERS.value or len(os.sched_getaffinity(0)),
+        predicted = session.predict(
+            videos,
+            limits=limits,
+            num_workers=_WORKERS.value,
             on_wait=lambda num_frames: bar.set_postfix_str(f"{num_frames} frames decoded"),
+            on_fraction=lambda fraction: show_fraction(bar, len(found), fraction),
         )
-        with contextlib.closing(decoder(videos)) as decoded:
-            for number, (video, result) in enumerate(decoded):
-                if isinstance(result, decoding.DecodedVideo):
-                    result = setting.predictor(video, result, functools.partial(show_share, bar, number))
+        with contextlib.closing(predicted):
+            for number, (video, result) in enumerate(predicted):
                 if isinstance(result, decoding.Failed):
                     found.append(report_failure(video, result))
                 else:
-                    print_prediction(result, setting.config.classes)
-                    timeline = save_timeline(result, setting, number)
-                    found.append(result.to_json(setting.config.classes, _TOP.value) | timeline)
-                show_share(bar, number, 1.0)
+                    print_prediction(result, session.config.classes)
+                    timeline = save_timeline(result, session.config.classes, output, number)
+                    found.append(result.to_json(session.config.classes, _TOP.value) | timeline)
+                show_fraction(bar, number, 1.0)
     return found
 
 
-def show_share(bar: console.ProgressBar, number: int, share: float) -> None:
-    """Has a bar show that a share of a video's windows is done."""
-    bar.n = number + round(share, 2) if share < 1 else number + 1
+def show_fraction(bar: console.ProgressBar, number: int, fraction: float) -> None:
+    """Shows the fraction of a video's windows that is done on a bar of videos."""
+    bar.n = number + round(fraction, 2) if fraction < 1 else number + 1
     bar.set_postfix_str("")
 
 
@@ -270,16 +227,18 @@ def fit(text: str, width: int, *, keep_end: bool = False) -> str:
     return "…" + text[1 - width :] if keep_end else text[: width - 1] + "…"
 
 
-def save_timeline(prediction: Prediction, setting: Setting, number: int) -> dict[str, str]:
-    """Draws a video in several windows; returns where the picture lies, for the document."""
+def save_timeline(
+    prediction: Prediction, classes: tuple[str, ...], output: pathlib.Path, number: int
+) -> dict[str, str]:
+    """Draws a video in several windows; returns the picture's name, for the document."""
     if len(prediction.windows_secs) == 1:
         return {}
     from ucf50_tfrecord.drawing import pixels, timeline
 
     stem = pathlib.Path(prediction.video.path).stem[:_MAX_STEM]
-    path = setting.output / f"{number + 1:02d}-{stem}.png"
+    path = output / f"{number + 1:02d}-{stem}.png"
     picture = timeline.draw_timeline(
-        prediction.windows_secs, prediction.window_probabilities, setting.config.classes, secs=prediction.secs
+        prediction.windows_secs, prediction.window_probabilities, classes, secs=prediction.secs
     )
     with storage.atomic_write(path) as file:
         file.write(pixels.to_png(picture))
@@ -333,25 +292,25 @@ def _is_predictions(names: set[str]) -> bool:
     )
 
 
-def describe(setting: Setting) -> dict[str, Any]:
-    """Returns what decides the predictions besides the videos, for the document."""
+def describe(session: Session) -> dict[str, Any]:
+    """Returns everything but the videos that decides the predictions, for the document."""
     from ucf50_tfrecord.convert import decode
     from ucf50_tfrecord.training import provenance
 
-    config = setting.config
+    config = session.config
     return {
         "run": {
             "path": run_flags.run_dir(),
             "model": config.model.name,
-            "weights": setting.weights,
+            "weights": session.weights,
             "precision": config.train.precision,
             "seed": config.train.seed,
             "fingerprint": config.fingerprint,
         },
         "classes": config.classes,
         "clip_format": to_json(config.clip_format),
-        "windows": to_json(setting.windows),
-        "calibration": to_json(setting.calibration),
+        "windows": to_json(session.windows),
+        "calibration": to_json(session.calibration),
         "meaning": _MEANING,
         "decoder": decode.decoder_version(),
         **provenance.environment(),

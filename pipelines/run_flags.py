@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from absl import flags
 
-from ucf50_tfrecord.specs import UserError
+from ucf50_tfrecord.errors import UserError
 
 _RUN = flags.DEFINE_string("run", None, "The run's folder.")
 _WEIGHTS = flags.DEFINE_enum(

@@ -15,7 +15,7 @@ import stat
 import tempfile
 
 from ucf50_tfrecord import storage
-from ucf50_tfrecord.specs import UserError
+from ucf50_tfrecord.errors import UserError
 
 _PREFIX = "ucf50-scratch-"
 _NAME = re.compile(rf"{_PREFIX}[0-9a-f]{{16}}")
@@ -42,16 +42,6 @@ def use_own_folder() -> None:
         lock = stack.pop_all()
     tempfile.tempdir = os.environ["TMPDIR"] = folder
     atexit.register(_remove_own, folder, lock, os.getpid())
-
-
-def shared_folder() -> str:
-    """Returns where temporary files go, or went before use_own_folder.
-
-    Raises:
-      FileNotFoundError: if there is no such folder.
-    """
-    folder = tempfile.gettempdir()
-    return os.path.dirname(folder) if _NAME.fullmatch(os.path.basename(folder)) else folder
 
 
 def _make_locked(parent: str, stack: contextlib.ExitStack) -> str | None:

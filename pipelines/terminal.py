@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from typing import TextIO
 
+from pipelines import remedies
 from ucf50_tfrecord.specs import printable
 
 WIDTH = 80  # columns
@@ -33,8 +34,8 @@ def note(*lines: str) -> None:
 
 
 def warn(text: str) -> None:
-    """Prints a warning, one line, to standard error."""
-    note(f"warning: {text}")
+    """Prints a warning with its remedies, one line, to standard error."""
+    note(f"warning: {remedies.message(text)}")
 
 
 def say_wrapped(text: str, *, width: int = WIDTH, flush: bool = False, **options) -> None:

@@ -1,40 +1,28 @@
-"""What the training's flags say: the model, how to train it, and on which folds."""
+"""Flags of a training: the model, how to train it, and on which folds."""
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
+from typing import Any
 
 from absl import flags
 
-from pipelines import terminal
-from ucf50_tfrecord import manifest as manifest_lib
-from ucf50_tfrecord.specs import (
-    ENCODERS,
-    FRAME_ORDERS,
-    MODEL_NAMES,
-    OPTIMIZERS,
-    PRECISIONS,
-    SCHEDULES,
-    THREE_BLOCK,
-    AugmentSpec,
-    ModelSpec,
-    TrainSpec,
-    UserError,
-    expect,
-    format_folds,
-    parse_folds,
-)
+from pipelines.spec_flags import SpecFlags
+from ucf50_tfrecord import recipes
+from ucf50_tfrecord.specs import MODEL_NAMES, AugmentSpec, ModelSpec, TrainSpec
+from ucf50_tfrecord.training import folds as folds_lib
+from ucf50_tfrecord.training.folds import Folds
 
-_MODEL = flags.DEFINE_enum("model", "lstm", MODEL_NAMES, "The model.")
-_ENCODER = flags.DEFINE_enum(
-    "encoder", THREE_BLOCK, ENCODERS, "The frame encoder, in models that leave the choice."
+_RECIPE = flags.DEFINE_string(
+    "recipe",
+    None,
+    f"Settings that replace the defaults of the flags; flags that are given override them. One of "
+    f"{', '.join(recipes.names())}, or a file that ends in .flags.",
 )
-_ENCODER_WEIGHTS = flags.DEFINE_string(
-    "encoder_weights", "none", "What the encoder starts with: none, imagenet, or a file of its weights."
+_SPECS = (
+    SpecFlags(ModelSpec, names={"name": "model"}, defaults={"name": "lstm"}),
+    SpecFlags(TrainSpec),
+    SpecFlags(AugmentSpec),
 )
-_FREEZE_ENCODER = flags.DEFINE_boolean("freeze_encoder", False, "Train all but the encoder.")
-_MOTION = flags.DEFINE_boolean("motion", False, "Give the model each frame's difference from the one before.")
 _VAL_FOLDS = flags.DEFINE_string(
     "val_folds",
     None,
@@ -43,157 +31,39 @@ _VAL_FOLDS = flags.DEFINE_string(
 _TEST_FOLDS = flags.DEFINE_string(
     "test_folds",
     None,
-    "Folds for the final scores, which nothing is selected on. Default: the validation folds.",
+    "Folds for the final scores; nothing is selected by them. Default: the validation folds.",
 )
 _TRAIN_FOLDS = flags.DEFINE_string("train_folds", None, "Folds to train on. Default: all others.")
-_EPOCHS = flags.DEFINE_integer("epochs", 20, "Passes over the training clips.")
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Clips a step, over all devices.")
-_OPTIMIZER = flags.DEFINE_enum("optimizer", "adam", OPTIMIZERS, "The optimizer.")
-_LEARNING_RATE = flags.DEFINE_float("learning_rate", 1e-3, "The (peak) learning rate.")
-_SCHEDULE = flags.DEFINE_enum("schedule", "constant", SCHEDULES, "How the learning rate runs.")
-_WARMUP_EPOCHS = flags.DEFINE_float("warmup_epochs", 0.0, "Epochs of linear warm-up, with --schedule=cosine.")
-_WEIGHT_DECAY = flags.DEFINE_float("weight_decay", 0.0, "Weight decay, with --optimizer=adamw.")
-_LABEL_SMOOTHING = flags.DEFINE_float("label_smoothing", 0.0, "Share of the target spread over all classes.")
-_CLIP_NORM = flags.DEFINE_float("clip_norm", 0.0, "Norm that the gradient is cut down to; 0 is off.")
-_EMA = flags.DEFINE_float(
-    "ema", 0.0, "Decay of a moving average of the weights, which is evaluated in their place; 0 is off."
+
+flags.register_validator(
+    "model",
+    lambda name: name in MODEL_NAMES or ":" in name,
+    f"Expected one of {', '.join(MODEL_NAMES)}, or <module>:<builder>.",
 )
-_EARLY_STOPPING = flags.DEFINE_integer(
-    "early_stopping",
-    0,
-    "End after so many epochs without a better validation macro F1, and take the best epoch's weights; "
-    "wants --test_folds. 0 is off.",
-)
-_DROPOUT = flags.DEFINE_float("dropout", 0.0, "Dropout, in models that have it.")
-_FLIP = flags.DEFINE_boolean("horizontal_flip", False, "Mirror half of the training clips, anew each epoch.")
-_CROP_AREA = flags.DEFINE_float(
-    "crop_area", 1.0, "Cut at least this share of each training frame out, and scale it back; 1 is off."
-)
-_BRIGHTNESS = flags.DEFINE_float("brightness", 0.0, "Scale training clips' brightness by 1 - x to 1 + x.")
-_CONTRAST = flags.DEFINE_float("contrast", 0.0, "Scale training clips' contrast by 1 - x to 1 + x.")
-_SATURATION = flags.DEFINE_float("saturation", 0.0, "Scale training clips' saturation by 1 - x to 1 + x.")
-_TEMPORAL_SHIFT = flags.DEFINE_integer(
-    "temporal_shift", 0, "Move training clips by up to this many frames in time."
-)
-_ERASE = flags.DEFINE_float("erase", 0.0, "Share of training clips in which a rectangle is painted over.")
-_FRAME_ORDER = flags.DEFINE_enum(
-    "frame_order",
-    FRAME_ORDERS[0],
-    FRAME_ORDERS,
-    "Train on clips with their frames shuffled, or with a single frame in place of all: what order is worth.",
-)
-_SHUFFLE_SHARDS = flags.DEFINE_integer(
-    "shuffle_shards",
-    0,
-    "Mix the clips of so many shards at a time, for shards that cannot all be near; 0 mixes all.",
-)
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of the weights, the order of clips and all other chance.")
-_PRECISION = flags.DEFINE_enum("precision", "auto", PRECISIONS, "Of the computation; weights are float32.")
-_XLA = flags.DEFINE_boolean("xla", False, "Compile the forward and backward pass by XLA; on one device.")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Folds:
-    """Which folds to train on, to validate on during training, and to test on; None where not said."""
+def settings(recipe: str | None = None) -> dict[str, Any]:
+    """Returns the settings of recipes: defaults, replaced by the recipe's, overridden by flags that are given.
 
-    train: tuple[int, ...] | None
-    val: tuple[int, ...] | None
-    test: tuple[int, ...] | None
-
-
-def folds_from_flags(*, test_wanted: bool) -> Folds:
-    """Reads the folds' flags.
+    Args:
+      recipe: its name; None for that of --recipe, if any.
 
     Raises:
-      UserError: if they are no folds, or the test folds that are wanted are not given.
+      UserError: if there is no such recipe.
     """
-    asked = Folds(
-        **{
-            name: parse_folds(flag.value) if flag.value else None
-            for name, flag in (("train", _TRAIN_FOLDS), ("val", _VAL_FOLDS), ("test", _TEST_FOLDS))
-        }
-    )
-    expect(
-        not test_wanted or asked.test is not None,
-        "--test_folds with --early_stopping: scores on the folds that chose the epoch would flatter it",
-        test_folds=_TEST_FOLDS.value,
-    )
-    return asked
+    values = {name: value for spec in _SPECS for name, value in spec.values().items()}
+    values["model"] = values.pop("name")
+    recipe = recipe or _RECIPE.value
+    stored = recipes.load(recipe) if recipe else {}
+    return values | {name: value for name, value in stored.items() if not flags.FLAGS[name].present}
 
 
-def choose_folds(manifest: manifest_lib.Manifest, asked: Folds) -> Folds:
-    """Fills in the folds to validate and to train on where they are not given.
+def asked_folds() -> Folds:
+    """Returns the folds that the flags ask for.
 
     Raises:
-      UserError: if a fold does not exist, or is in two of the sets.
+      UserError: if a flag is no list of folds.
     """
-    test = asked.test or ()
-    val, train = asked.val, asked.train
-    if val is None and train is None:
-        val = manifest_lib.default_val_folds(manifest, without=test)
-    if val is None:
-        val = tuple(fold for fold in manifest.folds if fold not in (*train, *test))
-    if train is None:
-        train = tuple(fold for fold in manifest.folds if fold not in (*val, *test))
-    folds = Folds(train=train, val=val, test=asked.test)
-    named = {f"--{name}_folds": part for name, part in dataclasses.asdict(folds).items() if part is not None}
-    for (name, part), (other_name, other) in itertools.combinations(named.items(), 2):
-        both = sorted(set(part) & set(other))
-        if both:
-            raise UserError(f"Folds {format_folds(both)} are in both {name} and {other_name}")
-    for name, part in named.items():
-        unknown = sorted(set(part) - set(manifest.folds))
-        if unknown or not part:
-            raise UserError(
-                f"Expected {name} out of folds {format_folds(manifest.folds)} of {manifest.data_dir}. "
-                f"Received: {format_folds(unknown) or 'none'}"
-            )
-        missing = manifest.missing_classes(part)
-        if missing:
-            terminal.warn(f"no clip of {', '.join(missing)} in {name}={format_folds(part)}")
-    return folds
-
-
-def model_spec_from_flags(manifest: manifest_lib.Manifest) -> ModelSpec:
-    return ModelSpec(
-        name=_MODEL.value,
-        num_classes=len(manifest.classes),
-        num_frames=manifest.format.num_frames,
-        height=manifest.format.height,
-        width=manifest.format.width,
-        dropout=_DROPOUT.value,
-        encoder=_ENCODER.value,
-        encoder_weights=_ENCODER_WEIGHTS.value,
-        freeze_encoder=_FREEZE_ENCODER.value,
-        motion=_MOTION.value,
-    )
-
-
-def train_spec_from_flags() -> TrainSpec:
-    return TrainSpec(
-        epochs=_EPOCHS.value,
-        batch_size=_BATCH_SIZE.value,
-        optimizer=_OPTIMIZER.value,
-        learning_rate=_LEARNING_RATE.value,
-        schedule=_SCHEDULE.value,
-        warmup_epochs=_WARMUP_EPOCHS.value,
-        weight_decay=_WEIGHT_DECAY.value,
-        label_smoothing=_LABEL_SMOOTHING.value,
-        clip_norm=_CLIP_NORM.value,
-        ema=_EMA.value,
-        early_stopping=_EARLY_STOPPING.value,
-        augment=AugmentSpec(
-            horizontal_flip=_FLIP.value,
-            crop_area=_CROP_AREA.value,
-            brightness=_BRIGHTNESS.value,
-            contrast=_CONTRAST.value,
-            saturation=_SATURATION.value,
-            temporal_shift=_TEMPORAL_SHIFT.value,
-            erase=_ERASE.value,
-            frame_order=_FRAME_ORDER.value,
-        ),
-        shuffle_shards=_SHUFFLE_SHARDS.value,
-        seed=_SEED.value,
-        precision=_PRECISION.value,
-        xla=_XLA.value,
+    return folds_lib.read_folds(
+        train_folds=_TRAIN_FOLDS.value, val_folds=_VAL_FOLDS.value, test_folds=_TEST_FOLDS.value
     )

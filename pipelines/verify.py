@@ -15,9 +15,9 @@ import os
 
 from absl import flags
 
-from pipelines import console, terminal
+from pipelines import console, remedies, terminal
 from ucf50_tfrecord import manifest as manifest_lib
-from ucf50_tfrecord.specs import UserError, expect
+from ucf50_tfrecord.errors import UserError, expect
 
 _DATA = flags.DEFINE_string("data", None, "The dataset's folder.")
 _WORKERS = flags.DEFINE_integer("workers", None, "Threads that read. Default: one a core.")
@@ -43,8 +43,8 @@ def main() -> int:
                 terminal.note(f"damaged: {problem}")
     if num_damaged:
         terminal.say(
-            f"{num_damaged} of {len(manifest.shards)} shards of {manifest.data_dir} are damaged. To mend "
-            f"them: {manifest_lib.repair_command(manifest)}"
+            f"{num_damaged} of {len(manifest.shards)} shards of {manifest.data_dir} are damaged. To repair "
+            f"them: {remedies.command(manifest_lib.repair_remedy(manifest))}"
         )
         return 1
     terminal.say(f"{manifest.data_dir} is sound: {len(manifest.shards)} shards, {manifest.num_clips} clips")

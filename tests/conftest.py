@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import av
 import numpy as np
 import pytest
+
+from pipelines import remedies
+from ucf50_tfrecord.errors import UserError
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # A shell that starts the tests in the background lets them, and so what they start, ignore it.
@@ -97,6 +103,14 @@ def child_pids(pid: int) -> list[int]:
     except OSError:  # it has ended meanwhile
         return []
     return [int(child) for text in tasks for child in text.split()]
+
+
+@contextlib.contextmanager
+def raises_with_remedies(match: str) -> Iterator[None]:
+    """Expects a UserError whose text and remedies, as entry points print them, match."""
+    with pytest.raises(UserError) as raised:
+        yield
+    assert re.search(match, remedies.message(raised.value)), remedies.message(raised.value)
 
 
 @pytest.fixture(scope="session")

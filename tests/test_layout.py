@@ -9,28 +9,34 @@ import pytest
 from tests.conftest import REPOSITORY, run_code
 
 # A package may import the packages in its row, itself and third-party libraries.
-BASE = {"specs", "texts", "record", "manifest", "parsing", "remote", "shards", "storage"}
+BASE = {"errors", "choices", "specs", "texts", "record", "manifest", "parsing", "remote", "shards", "storage"}
 ALLOWED = {
-    "specs": set(),
+    "errors": set(),
+    "choices": {"errors"},
+    "specs": {"errors", "choices"},
     "texts": set(),
-    "remote": {"specs", "texts"},
-    "storage": {"specs", "remote"},
+    "remote": {"errors", "specs", "texts"},
+    "storage": {"errors", "specs", "remote"},
     "sandbox": set(),
     "worker_process": {"sandbox"},
-    "workers": {"specs", "sandbox", "worker_process"},
-    "parsing": {"specs", "storage"},
-    "shards": {"specs", "parsing"},
-    "record": {"specs"},
-    "manifest": {"specs", "texts", "record", "parsing", "shards", "storage"},
+    "workers": {"errors", "choices", "specs", "sandbox", "worker_process"},
+    "parsing": {"errors", "specs", "storage"},
+    "shards": {"errors", "choices", "specs", "parsing"},
+    "record": {"errors", "choices", "specs"},
+    "manifest": {"errors", "choices", "specs", "record", "parsing", "shards", "storage"},
     "convert": BASE | {"workers"},
     "dataset": BASE,
-    "models": {"specs"},
-    "drawing": {"specs"},
+    "models": {"errors", "specs"},
+    "recipes": {"errors", "specs"},
+    "drawing": {"errors", "specs"},
     "training": BASE | {"dataset", "models", "drawing"},
     "evaluation": BASE | {"dataset", "models", "training"},
+    "job": BASE | {"dataset", "training", "evaluation"},
     "report": BASE | {"dataset", "drawing", "evaluation"},
     "inference": BASE
     | {"workers", "convert", "dataset", "models", "drawing", "training", "evaluation", "report"},
+    "api": BASE | {"recipes", "dataset", "models", "training", "job", "inference"},
+    "__init__": {"api"},
 }
 LIBRARY = REPOSITORY / "ucf50_tfrecord"
 
@@ -56,16 +62,23 @@ def rooms_imported(path: pathlib.Path) -> set[str]:
 )
 def test_imports_point_one_way(path):
     room = path.relative_to(LIBRARY).parts[0].removesuffix(".py")
-    if room == "__init__":
-        assert not rooms_imported(path)
-        return
     assert rooms_imported(path) <= ALLOWED[room] | {room}
-    assert not {m.split(".")[0] for m in imported_modules(path)} & {"pipelines", "tools", "tests"}
+    assert not {m.split(".")[0] for m in imported_modules(path)} & {
+        "pipelines",
+        "benchmarks",
+        "tools",
+        "tests",
+    }
+
+
+def test_tools_import_no_benchmark():
+    for path in (REPOSITORY / "tools").rglob("*.py"):
+        assert not any(module.split(".")[0] == "benchmarks" for module in imported_modules(path)), path
 
 
 def test_every_room_has_a_rule():
     rooms = {path.relative_to(LIBRARY).parts[0].removesuffix(".py") for path in LIBRARY.rglob("*.py")}
-    assert rooms - {"__init__"} == set(ALLOWED)
+    assert rooms == set(ALLOWED)
 
 
 @pytest.mark.parametrize(
@@ -111,6 +124,7 @@ def test_only_record_knows_feature_keys():
         ("tools.inspect_data, tools.doctor", ["tensorflow", "keras", "av"]),
         ("ucf50_tfrecord.training.events, ucf50_tfrecord.dataset.memory", ["tensorflow", "keras"]),
         ("pipelines.predict", ["tensorflow", "keras", "av"]),
+        ("ucf50_tfrecord.api", ["tensorflow", "keras", "av"]),
         ("ucf50_tfrecord.inference.decoding", ["tensorflow", "keras"]),
         ("ucf50_tfrecord.evaluation.runner, ucf50_tfrecord.training.loop", ["av", "ucf50_tfrecord.convert"]),
     ],
@@ -128,8 +142,21 @@ def test_importing_the_library_prints_and_parses_nothing():
         assert not any(module.startswith("absl") for module in imported_modules(path)), path
 
 
-# In a process of its own, with PyTorch alone; it prints a number.
-PRINTS_BY_ITSELF = "bench_step_torch.py"
+def test_the_library_knows_no_commands():
+    """Its errors carry remedies as data; the entry points know flags, make and pip. Recipes are flagfiles."""
+    commands = re.compile(
+        r"(^|[\s(`'\"])(--[a-z]\w+|(make|pip) [a-z]+ *[A-Z`]|python -m|(pipelines|tools)\.)"
+    )
+    for path in set(LIBRARY.rglob("*.py")) - {LIBRARY / "recipes" / "__init__.py"}:
+        tree = ast.parse(path.read_text())
+        words = {"--error-unmatch", "--porcelain"}  # git's own
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value not in words:
+                assert not commands.search(node.value), (path, node.value)
+
+
+# It runs where PyTorch alone is installed, and prints a number.
+PRINTS_BY_ITSELF = "step_torch.py"
 WRITES_TO_THE_TERMINAL = {
     "print",
     "stdout.write",
@@ -140,7 +167,10 @@ WRITES_TO_THE_TERMINAL = {
 }
 
 
-@pytest.mark.parametrize("folder", ["pipelines", "tools"])
+ENTRY_FOLDERS = ("pipelines", "benchmarks", "tools")
+
+
+@pytest.mark.parametrize("folder", ENTRY_FOLDERS)
 def test_only_one_file_writes_to_the_terminal(folder):
     """terminal.py escapes what names hold; console.py has the bars."""
     for path in (REPOSITORY / folder).rglob("*.py"):
@@ -158,7 +188,7 @@ def test_only_one_file_writes_to_the_terminal(folder):
 
 def test_the_lines_of_a_message_are_given_one_by_one():
     """A line break in a text that is printed would be escaped as a name's is."""
-    for path in [*(REPOSITORY / "pipelines").rglob("*.py"), *(REPOSITORY / "tools").rglob("*.py")]:
+    for path in [path for folder in ENTRY_FOLDERS for path in (REPOSITORY / folder).rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in (
                 "say",
@@ -175,7 +205,7 @@ def test_the_lines_of_a_message_are_given_one_by_one():
 
 ENTRY_POINTS = [
     path
-    for folder in ("pipelines", "tools")
+    for folder in ENTRY_FOLDERS
     for path in sorted((REPOSITORY / folder).glob("*.py"))
     if '__name__ == "__main__"' in path.read_text()
 ]

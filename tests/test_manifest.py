@@ -5,9 +5,9 @@ import re
 
 import pytest
 
-from tests.conftest import CLASSES
+from tests.conftest import CLASSES, raises_with_remedies
 from ucf50_tfrecord import manifest, record
-from ucf50_tfrecord.specs import UserError
+from ucf50_tfrecord.errors import UserError
 
 
 def test_manifest_says_what_the_shards_hold(data_dir):
@@ -48,7 +48,7 @@ def test_fingerprint_depends_on_the_contents_alone(data_dir, tmp_path):
 
 
 def test_a_folder_without_manifest_says_how_to_make_one(tmp_path):
-    with pytest.raises(UserError, match="holds no manifest.json.*python -m pipelines.convert"):
+    with raises_with_remedies("holds no manifest.json.*python -m pipelines.convert"):
         manifest.load(str(tmp_path))
 
 

@@ -7,8 +7,9 @@ import msgspec
 import pytest
 
 from ucf50_tfrecord import parsing, storage
+from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.parsing import Count, Finite, Name, Sha256
-from ucf50_tfrecord.specs import ClipFormat, UserError
+from ucf50_tfrecord.specs import ClipFormat
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,8 @@ import pytest
 import tensorflow as tf
 
 from ucf50_tfrecord import record
-from ucf50_tfrecord.specs import ClipFormat, UserError
+from ucf50_tfrecord.errors import UserError
+from ucf50_tfrecord.specs import ClipFormat
 
 FORMAT = ClipFormat(num_frames=3, height=8, width=10)
 

@@ -8,7 +8,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from tests.web import serving
 from ucf50_tfrecord import remote, storage
-from ucf50_tfrecord.specs import UserError
+from ucf50_tfrecord.errors import UserError
 
 
 @pytest.fixture(params=["memory", "file"])

@@ -1,7 +1,8 @@
 import pytest
 
 from ucf50_tfrecord import specs
-from ucf50_tfrecord.specs import ClipFormat, FoldRule, ModelSpec, TrainSpec, UserError
+from ucf50_tfrecord.errors import UserError
+from ucf50_tfrecord.specs import ClipFormat, FoldRule, ModelSpec, TrainSpec
 
 
 @pytest.mark.parametrize("text, size", [("64", (64, 64)), ("112x96", (112, 96)), (" 8x9 ", (8, 9))])

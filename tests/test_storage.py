@@ -4,7 +4,7 @@ import os
 import pytest
 
 from ucf50_tfrecord import storage
-from ucf50_tfrecord.specs import UserError
+from ucf50_tfrecord.errors import UserError
 
 
 def test_a_file_appears_only_when_it_is_whole(tmp_path):

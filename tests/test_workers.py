@@ -20,7 +20,7 @@ import pytest
 
 from tests.conftest import REPOSITORY
 from ucf50_tfrecord import storage, workers
-from ucf50_tfrecord.specs import UserError
+from ucf50_tfrecord.errors import UserError
 
 MEMORY = 256 << 20
 

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from pipelines import train
+from ucf50_tfrecord import job as job_lib
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import models
 from ucf50_tfrecord.dataset import reader
@@ -81,7 +81,7 @@ def write_run(
         for _ in range(2):
             checkpoints.save_last()
         evaluations = {"validation": [evaluate(name) for name in runner.PERTURBATIONS]}
-        job = train.Job(
+        job = job_lib.Job(
             manifest=manifest, config=config, strategy=strategy, feeds=feeds, state=None, run_dir=str(run_dir)
         )
         trained = Trained(
@@ -96,5 +96,5 @@ def write_run(
             best_macro_f1=0.5,
             best_epoch=1,
         )
-        train.write_results(train.summarize(job, trained, evaluations), evaluations, model, str(run_dir))
+        job_lib.write_results(job_lib.summarize(job, trained, evaluations), evaluations, model, str(run_dir))
     return str(run_dir)

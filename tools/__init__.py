@@ -1,3 +1,3 @@
 """Command-line tools beside the pipelines."""
 
-import pipelines  # noqa: F401 - ends tools without a traceback on Ctrl-C, until they handle it
+import pipelines  # noqa: F401 - exits without a traceback on Ctrl-C while modules are imported

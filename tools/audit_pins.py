@@ -1,9 +1,9 @@
-"""Looks the pinned packages up in a database of known vulnerabilities (OSV).
+"""Looks up known vulnerabilities of the pinned packages in the OSV database.
 
   python -m tools.audit_pins
 
-Further arguments go to pip-audit, such as --ignore-vuln=<id>. Exits with
-status 1 if there are vulnerabilities, with 3 if it could not look them up.
+Passes further arguments to pip-audit, such as --ignore-vuln=<id>. Exits with
+status 1 if there are vulnerabilities, and with 3 if the look-up failed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MAX_REASON_CHARS = 200
 
 
 class Outcome(NamedTuple):
-    """The lines to print about one file of pins, and the exit status."""
+    """The lines to print for one file of pins, and the exit status."""
 
     lines: list[str]
     status: int
@@ -48,7 +48,7 @@ def main() -> int:
 def read_outcome(name: str, stdout: str, stderr: str) -> Outcome:
     """Reads the output of pip-audit.
 
-    Its own exit status does not tell: it is 1 for any failure, and 0 if the database knows no package.
+    Its exit status is useless: 1 for any failure, and 0 if the database knows no package.
     """
     try:
         packages = json.loads(stdout)["dependencies"]
@@ -66,7 +66,7 @@ def read_outcome(name: str, stdout: str, stderr: str) -> Outcome:
 
 def _explain_failure(stderr: str) -> str:
     reason = (stderr.strip().splitlines() or ["no output"])[-1]
-    # pip-audit lets most errors of its HTTP client through.
+    # pip-audit does not handle most errors of its HTTP client.
     if reason.startswith("requests.exceptions.") or "Could not connect" in reason:
         return "the advisory database (OSV) cannot be reached from here"
     return f"pip-audit failed ({reason[:_MAX_REASON_CHARS]})"

@@ -1,4 +1,4 @@
-"""How many clips of each class are in each fold, as a table for the terminal."""
+"""Formats the numbers of clips by class and fold as a table for the terminal."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _MIN_NAME_WIDTH, _MAX_NAME_WIDTH, _TOTAL_WIDTH = 12, 24, 7
 
 
 def format_table(manifest: Manifest) -> list[str]:
-    """Lays out the clips of each class and fold, 80 columns wide; where there is no room, the folds as ranges."""
+    """Formats a dataset's table in 80 columns; with too many folds, each class's folds are ranges."""
     counts = np.array([manifest.clips_per_class[fold] for fold in manifest.folds]).T  # [classes, folds]
     names = [printable(name) for name in manifest.classes]
     longest = min(max(map(len, [*names, "class"])), _MAX_NAME_WIDTH)
     sums = counts.sum(axis=0)
-    # The sums below take wider cells than the counts; they are left out where there is no room.
+    # The sums need wider cells than the counts; they are dropped if the table does not fit.
     for rows in ([*zip(names, counts), ("all", sums)], [*zip(names, counts)]):
         cell_width = 1 + max(len(str(row.max())) for _, row in rows)
         width = min(longest, terminal.WIDTH - _TOTAL_WIDTH - len(manifest.folds) * cell_width)
@@ -34,7 +34,7 @@ def _format_rows(
 ) -> list[str]:
     height = len(str(max(folds)))
     lines = []
-    for line in range(height):  # a fold's number stands upright: it may be wider than the counts below
+    for line in range(height):  # digits of a fold are written downwards: they may be wider than the counts
         name, total = ("class", "clips") if line == height - 1 else ("", "fold")
         digits = "".join(f"{f'{fold:>{height}}'[line]:>{cell_width}}" for fold in folds)
         lines.append(f"{name:<{width}}{total:>{_TOTAL_WIDTH}}{digits}")

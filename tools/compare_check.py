@@ -1,14 +1,13 @@
-"""Counts how often the comparison is right about corpora whose truth is planted.
+"""Counts right verdicts of the comparison on corpora with a planted cause.
 
   python -m tools.compare_check --folder=bench_results/compare_check
 
-A corpus of tools/scenarios.py has one known cause, or none. For each an LSTM
-and its order-blind control are trained and tested as `python -m
-pipelines.compare` does, on small clips. A verdict is right where it says "yes"
-to what was planted and does not say "yes" to what was not; it is a false claim
-where it says "yes" to what was not planted, or "no" to what was. Finished
-corpora are kept, so the same command goes on. Ends with status 1 where the
-verdicts are not as good as they have to be.
+A corpus of tools.scenarios has one known cause, or none. On each, an LSTM and
+its order-blind control are trained and tested as pipelines.compare does, on
+small clips. A verdict on a planted cause is right if it is "yes", and a false
+claim if it is "no". A verdict on an absent cause is right unless it is "yes",
+which is a false claim. Finished corpora are kept, so the same command resumes.
+Exits with status 1 if too few verdicts are right or too many are false claims.
 """
 
 from __future__ import annotations
@@ -26,30 +25,32 @@ from absl import flags
 
 from pipelines import compare as compare_pipeline
 from pipelines import console, terminal
+from pipelines.remedies import shell_command
 from tools import make_demo_videos, scenarios
 from ucf50_tfrecord import parsing, storage
-from ucf50_tfrecord.specs import ClipFormat, UserError, expect, to_json
-from ucf50_tfrecord.texts import shell_command
+from ucf50_tfrecord import recipes as recipes_lib
+from ucf50_tfrecord.errors import UserError, expect
+from ucf50_tfrecord.specs import ClipFormat, to_json
 
-_FOLDER = flags.DEFINE_string("folder", "bench_results/compare_check", "Where corpora, runs and figures go.")
-_SCENARIOS = flags.DEFINE_list("scenarios", list(scenarios.SCENARIOS), "Which scenarios.")
-_JOBS = flags.DEFINE_integer(
-    "jobs", None, "Corpora that are worked on side by side. Default: one a core.", lower_bound=1
+_FOLDER = flags.DEFINE_string(
+    "folder", "bench_results/compare_check", "Folder for corpora, runs and figures."
 )
-_CORPUS_SEEDS = flags.DEFINE_list("corpus_seeds", ["0", "1"], "Corpora of each scenario: their seeds.")
+_SCENARIOS = flags.DEFINE_list("scenarios", list(scenarios.SCENARIOS), "Scenarios to check.")
+_JOBS = flags.DEFINE_integer("jobs", None, "Corpora in parallel. Default: one per core.", lower_bound=1)
+_CORPUS_SEEDS = flags.DEFINE_list("corpus_seeds", ["0", "1"], "Seeds of the corpora of each scenario.")
 
 _SEQUENCE_MODEL, _CONTROL = "lstm", "frame_pool"
 _SIZE, _NUM_FRAMES = 32, 8
-_NUM_GROUPS, _CLIPS_PER_GROUP = 16, 12  # the latter over all classes
+_NUM_GROUPS, _CLIPS_PER_GROUP = 16, 12  # clips of all classes
 _NUM_PARTS = 2
-_TRAINING = ("--epochs=12", "--batch_size=16", "--precision=auto")
-# What the verdicts must reach.
+_TRAINING = {"epochs": 12, "batch_size": 16, "precision": "auto"}
+# Required of the verdicts, as fractions.
 _MIN_RIGHT, _MAX_FALSE_CLAIMS = 0.90, 0.05
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Judged:
-    """A verdict beside the truth. `expected` is whether the kind's question has a yes for an answer."""
+    """A verdict and the truth. `expected`: whether the right answer is "yes"."""
 
     scenario: str
     seed: int
@@ -68,7 +69,7 @@ class Judged:
 
 
 def judge_corpus(name: str, seed: int) -> list[Judged]:
-    """Renders, converts, trains and compares, unless that is done; returns the verdicts whose truth is known."""
+    """Renders, converts, trains and compares unless done already; returns the verdicts with a known truth."""
     folder = pathlib.Path(_FOLDER.value, f"{name}-{seed}")
     done = folder / "judged.json"
     if done.exists():
@@ -88,13 +89,13 @@ def judge_corpus(name: str, seed: int) -> list[Judged]:
                 )
             )
     missing = set(truth) - {one.kind for one in judged}
-    expect(not missing, "a verdict of each kind whose truth is known", scenario=name, missing=sorted(missing))
+    expect(not missing, "a verdict of each kind with a known truth", scenario=name, missing=sorted(missing))
     storage.write_json(done, to_json(judged))
     return judged
 
 
 def judge_side_by_side(corpora: list[tuple[str, int]]) -> list[Judged]:
-    """Judges each corpus in a process of its own: trainings as small as these keep one core busy."""
+    """Judges corpora in parallel processes: each of these small trainings uses one core."""
     jobs = _JOBS.value or os.cpu_count()
     environment = os.environ | {"TF_NUM_INTRAOP_THREADS": "1", "OMP_NUM_THREADS": "1"} if jobs > 1 else None
 
@@ -105,7 +106,7 @@ def judge_side_by_side(corpora: list[tuple[str, int]]) -> list[Judged]:
         result = subprocess.run(command, env=environment, capture_output=True, text=True)
         if result.returncode not in (0, 1):  # 1: a verdict of this corpus is wrong
             terminal.note(*result.stderr.splitlines())
-            raise UserError(f"{shell_command(command)} ended with status {result.returncode}, see above")
+            raise UserError(f"{shell_command(command)} exited with status {result.returncode}, see above")
         return judge_corpus(name, seed)
 
     judged = []
@@ -127,8 +128,8 @@ def print_corpus(judged: list[Judged]) -> None:
 
 
 def _model_of(kind: str, models: tuple[str, ...]) -> str:
-    """Returns whose verdict counts: the truth is about the sequence model, or the control."""
-    if kind == "models_differ":  # either may be ahead; the truth is that the sequence model is
+    """Returns the model whose verdict counts: the sequence model or the control."""
+    if kind == "models_differ":  # the truth is that the sequence model is ahead
         return models[0]
     return _CONTROL if kind == "appearance_suffices" else _SEQUENCE_MODEL
 
@@ -143,7 +144,7 @@ def compare(name: str, seed: int, folder: pathlib.Path):
 
     manifest = make_shards(name, seed, folder)
     recipes = {
-        model: compare_pipeline.read_recipe(compare_pipeline.recipe_arguments(model, _TRAINING), manifest)
+        model: compare_pipeline.make_recipe(recipes_lib.load(model) | _TRAINING, manifest)
         for model in (_CONTROL, _SEQUENCE_MODEL)
     }
     comparison = compare_lib.Comparison(
@@ -178,7 +179,7 @@ def make_shards(name: str, seed: int, folder: pathlib.Path):
 
 
 def print_table(judged: Iterable[Judged]) -> None:
-    """Prints, by kind: of what was planted, how often it was found; of what was not, how often it was claimed."""
+    """Prints by kind how often planted causes were found or denied, and absent ones claimed."""
     kinds = collections.defaultdict(list)
     for one in judged:
         kinds[one.kind].append(one)
@@ -214,8 +215,8 @@ def main() -> int:
     claims = sum(one.is_false_claim for one in judged) / len(judged)
     terminal.say("")
     terminal.say(
-        f"{len(judged)} verdicts: {right:.1%} right (at least {_MIN_RIGHT:.0%} wanted), {claims:.1%} false claims "
-        f"(at most {_MAX_FALSE_CLAIMS:.0%})"
+        f"{len(judged)} verdicts: {right:.1%} right (required: {_MIN_RIGHT:.0%} or more), {claims:.1%} false claims "
+        f"(allowed: {_MAX_FALSE_CLAIMS:.0%})"
     )
     if len(corpora) > 1:
         storage.write_json(pathlib.Path(_FOLDER.value, "compare_check.json"), to_json(judged))

@@ -1,4 +1,4 @@
-"""Curves as text, for a terminal."""
+"""Draws curves as text for a terminal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import plotext
 
 _WIDTH, _HEIGHT = 80, 11  # characters and lines
-# Of the first and the second curve; they can be told apart without colours. plotext's name, and a sample.
+# Markers of the first and the second curve, distinct without colours: plotext's name, and a sample.
 _MARKERS = (("braille", "⢕"), ("hd", "▞"))
 _COLOURS = ("blue", "orange")
 
@@ -19,12 +19,12 @@ def draw(
     """Draws up to two curves over the training step, 80 columns wide.
 
     Args:
-      title: what the curves are of.
-      curves: (step, value) by the curve's name; values that are no numbers are left out.
-      is_coloured: whether the reader is a terminal, which takes colour codes.
+      title: the quantity.
+      curves: (step, value) by name of the curve; NaN and infinite values are left out.
+      is_coloured: whether to use a terminal's colour codes.
 
     Returns:
-      The lines, or None where there is no point.
+      The lines, or None without a finite point.
     """
     finite = {
         name: [(step, value) for step, value in points if math.isfinite(value)]

@@ -1,4 +1,4 @@
-"""Lists the models: what each is, and its parameters for clips of a shape.
+"""Lists the models: a description of each, and its number of parameters.
 
 python -m tools.describe_models --classes=50 --frames=15 --size=64
 """
@@ -13,7 +13,7 @@ from pipelines import console, terminal
 from ucf50_tfrecord.specs import MODEL_NAMES, ClipFormat, ModelSpec, parse_size
 
 _CLASSES = flags.DEFINE_integer("classes", 50, "Number of classes.")
-_FRAMES = flags.DEFINE_integer("frames", 15, "Frames a clip.", lower_bound=1)
+_FRAMES = flags.DEFINE_integer("frames", 15, "Frames per clip.", lower_bound=1)
 _SIZE = flags.DEFINE_string("size", "64", "Frame size, such as 64 or 112x96 (height x width).")
 
 
@@ -24,7 +24,7 @@ def main() -> None:
     from ucf50_tfrecord import models
 
     terminal.say(f"{_CLASSES.value} classes, clips of {clip_format}", "")
-    terminal.say(f"{'model':<13}{'parameters':>11}  what it is")
+    terminal.say(f"{'model':<13}{'parameters':>11}  description")
     for name in MODEL_NAMES:
         spec = ModelSpec(
             name=name, num_classes=_CLASSES.value, num_frames=_FRAMES.value, height=height, width=width
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def describe(builder) -> str:
-    """Returns the first sentence of a builder's docstring."""
+    """Returns the first line of a builder's docstring."""
     return inspect.getdoc(builder).splitlines()[0].rstrip(".")
 
 

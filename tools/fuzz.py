@@ -2,15 +2,15 @@
 
   python -m tools.fuzz --secs=3600 --seed=7 --videos=20000 --json=10000
 
-Videos: seeded mutations of small videos in many containers and codecs, and of
-those of --seeds, and text files that name other files and hosts. They go
-through `python -m pipelines.convert`; some through predict. JSON: mutations of
-each kind of file that the project reads, through the functions that read them;
-some through the programs.
+Videos: seeded mutations of small videos in many containers and codecs and of
+the videos of --seeds, and text files that name other files and hosts. All go
+through pipelines.convert, some through pipelines.predict. JSON: mutations of
+every kind of file that the project reads. All go through the functions that
+read them, some through the programs.
 
-Each counter must be zero; if one is not, the exit status is 1. Inputs that fail
-are kept below --output, each with the command that tries it again. The same
-seed gives the same mutants, in the same order. Linux only.
+Each counter must be zero, else the exit status is 1. Failing inputs are kept
+under --output, each with the command that repeats it. The same seed gives the
+same mutants in the same order. Linux only.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ from collections.abc import Callable, Iterator
 from absl import flags
 
 from pipelines import console, terminal
+from pipelines.remedies import python, shell_command
 from tools.fuzzing import hostile, jsons, samples, seeds, videos, watched
 from tools.fuzzing.findings import Findings
-from ucf50_tfrecord.specs import expect
-from ucf50_tfrecord.texts import shell_command
+from ucf50_tfrecord.errors import expect
 
-_SECS = flags.DEFINE_float("secs", 600.0, "Begin nothing new after so many seconds.", lower_bound=0.0)
-_SEED = flags.DEFINE_integer("seed", 0, "Decides the mutants.")
-_VIDEOS = flags.DEFINE_integer("videos", 20_000, "How many mutated videos.", lower_bound=0)
-_JSON = flags.DEFINE_integer("json", 10_000, "How many mutated JSON files.", lower_bound=0)
-_FIRST_VIDEO = flags.DEFINE_integer("first_video", 0, "Number of the first video.", lower_bound=0)
-_FIRST_JSON = flags.DEFINE_integer("first_json", 0, "Number of the first JSON file.", lower_bound=0)
-_SEEDS = flags.DEFINE_string("seeds", None, "A folder of videos to mutate too, searched with its subfolders.")
-_OUTPUT = flags.DEFINE_string("output", "bench_results/fuzz", "Folder for inputs that fail.")
-_WORKERS = flags.DEFINE_integer("workers", None, "Processes at a time. Default: one per core.", lower_bound=1)
+_SECS = flags.DEFINE_float("secs", 600.0, "Start nothing new after this many seconds.", lower_bound=0.0)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the mutants.")
+_VIDEOS = flags.DEFINE_integer("videos", 20_000, "Number of video mutants.", lower_bound=0)
+_JSON = flags.DEFINE_integer("json", 10_000, "Number of JSON mutants.", lower_bound=0)
+_FIRST_VIDEO = flags.DEFINE_integer("first_video", 0, "The first video mutant.", lower_bound=0)
+_FIRST_JSON = flags.DEFINE_integer("first_json", 0, "The first JSON mutant.", lower_bound=0)
+_SEEDS = flags.DEFINE_string("seeds", None, "Folder of more videos to mutate, with its subfolders.")
+_OUTPUT = flags.DEFINE_string("output", "bench_results/fuzz", "Folder for failing inputs.")
+_WORKERS = flags.DEFINE_integer("workers", None, "Worker processes. Default: one per core.", lower_bound=1)
 
-# JSON files tried between two rounds of videos, so that both are under way whenever time ends.
+# JSON mutants between two rounds of videos, so that a campaign that runs out of time has tried both.
 _JSON_AT_ONCE = 100
 _PROGRESS_SECS = 30.0
 
 
 class Progress:
-    """Shows progress: a bar on a terminal, elsewhere a line now and then."""
+    """Shows a bar on a terminal, elsewhere a line every _PROGRESS_SECS."""
 
     def __init__(self, findings: Findings):
         self._findings = findings
@@ -74,7 +74,8 @@ class Progress:
 
 
 def main() -> int:
-    findings = Findings(_new_folder(pathlib.Path(_OUTPUT.value).absolute()))
+    name = time.strftime(f"%Y%m%d-%H%M%S-{os.getpid()}")
+    findings = Findings(pathlib.Path(_OUTPUT.value).absolute() / name)
     progress = Progress(findings)
     ending = "all mutants tried"
     try:
@@ -95,7 +96,7 @@ def run(
     try_videos: Callable[[range], None],
     try_json: Callable[[range, Callable[[], bool]], int],
 ) -> str | None:
-    """Tries videos and JSON files by turns; returns why it stopped, if not at their end."""
+    """Alternates between videos and JSON; returns the reason for an early stop, else None."""
 
     def is_late() -> bool:
         return progress.secs >= _SECS.value
@@ -118,7 +119,7 @@ def run(
 
 
 def video_rounds(first: int, count: int) -> Iterator[range]:
-    """Cuts mutants' numbers into rounds, whose borders do not depend on the first one."""
+    """Splits mutant numbers into rounds, whose borders do not depend on the first number."""
     start = first
     while start < first + count:
         stop = min((start // videos.ROUND + 1) * videos.ROUND, first + count)
@@ -128,9 +129,9 @@ def video_rounds(first: int, count: int) -> Iterator[range]:
 
 @contextlib.contextmanager
 def campaign(findings: Findings) -> Iterator[tuple[Callable, Callable]]:
-    """Makes all that mutants are made of and met by; gives functions that try videos and JSON files."""
+    """Prepares seeds, samples and watches; yields functions that try videos and JSON mutants."""
     num_workers = _WORKERS.value or len(os.sched_getaffinity(0))
-    again = [console.python(), "-m", "tools.fuzz", f"--seed={_SEED.value}"]
+    again = [python(), "-m", "tools.fuzz", f"--seed={_SEED.value}"]
     again += [f"--seeds={_SEEDS.value}"] if _SEEDS.value else []
     command = shell_command(again)
     with contextlib.ExitStack() as stack:
@@ -157,29 +158,27 @@ def campaign(findings: Findings) -> Iterator[tuple[Callable, Callable]]:
         check_watches(setting)
         documents = None
         if _JSON.value:
-            json_setting = jsons.Setting(seed=_SEED.value, findings=findings, work=work, command=command)
-            documents = stack.enter_context(jsons.Documents(json_setting))
+            tried = jsons.Documents(seed=_SEED.value, findings=findings, work=work, command=command)
+            documents = stack.enter_context(tried)
         yield lambda numbers: videos.Round(setting, numbers, command).run(), documents and documents.run
 
 
 def check_watches(setting: videos.Setting) -> None:
-    """Opens a canary, to see that it is noticed: not every file system tells.
+    """Opens a canary to check that the file system reports it.
 
     Raises:
-      UserError: if it is not.
+      UserError: if it is not reported.
     """
-    setting.opened.count()
-    with open(setting.canaries.path(".avi"), "rb"):
+    setting.opened.take()
+    canary = setting.canaries.path(".avi")
+    with open(canary, "rb"):
         pass
-    count = setting.opened.count()
+    opened = setting.opened.take()
     expect(
-        count == 1, "a temporary folder (TMPDIR) on a file system that reports opened files", reported=count
+        opened == [canary],
+        "a temporary folder (TMPDIR) on a file system that reports opened files",
+        reported=opened,
     )
-
-
-def _new_folder(folder: pathlib.Path) -> pathlib.Path:
-    """Returns a folder below the given one that is not there yet."""
-    return folder / time.strftime(f"%Y%m%d-%H%M%S-{os.getpid()}")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Shows what is in a folder of shards, and how a run went.
+"""Shows the contents of a folder of shards, and the curves of a run.
 
   python -m tools.inspect_data --data=data/demo_videos-15x64x64
   python -m tools.inspect_data --run=runs/first
 
 Of shards: clips by class and fold, sizes, durations, a record's keys, and a
-picture of some frames of each class (contact_sheet.png in the shards' folder,
-or --sheet). Of a run: what it is, its scores, and its curves.
+picture with frames of each class (--sheet, or contact_sheet.png in the shards'
+folder). Of a run: model and training, scores, and curves.
 """
 
 from __future__ import annotations
@@ -26,20 +26,21 @@ from ucf50_tfrecord import record, remote, storage
 from ucf50_tfrecord.dataset import clips as clips_lib
 from ucf50_tfrecord.dataset import reader
 from ucf50_tfrecord.drawing.pixels import shorten, to_png
+from ucf50_tfrecord.errors import UserError, expect
 from ucf50_tfrecord.manifest import Manifest
-from ucf50_tfrecord.specs import UserError, expect, format_bytes, format_folds, printable, to_json
+from ucf50_tfrecord.specs import format_bytes, format_folds, printable, to_json
 from ucf50_tfrecord.training import run as run_lib
 
-_DATA = flags.DEFINE_string("data", None, "The folder of shards. Default: each one under data/.")
-_RUN = flags.DEFINE_string("run", None, "A run's folder.")
+_DATA = flags.DEFINE_string("data", None, "Folder of shards. Default: each folder under data/.")
+_RUN = flags.DEFINE_string("run", None, "Folder of a run.")
 _SHEET = flags.DEFINE_string(
     "sheet",
     None,
-    "Where the picture goes, a .png; empty draws none. Default: contact_sheet.png in --data, or here if that is a URL.",
+    "File for the picture, a .png; empty draws none. Default: contact_sheet.png in --data, or here if that is a URL.",
 )
 
 _SAMPLE_CLIPS, _SAMPLE_BYTES = 100, 64 << 20
-# What is drawn of a run: title, and by the curves' names their split and tag.
+# Drawings of a run: the title, and the split and tag of each curve.
 _CURVES = (
     ("loss", {"train": ("train", "loss")}),
     ("accuracy", {"train": ("train", "accuracy"), "validation": ("validation", "accuracy")}),
@@ -78,7 +79,7 @@ def find_sets() -> list[str]:
 
 
 def print_counts(manifest: Manifest) -> None:
-    """Prints what the manifest says."""
+    """Prints the contents of the manifest."""
     sizes = [shard.num_bytes for shard in manifest.shards]
     terminal.say(manifest.data_dir)
     print_wrapped(
@@ -97,26 +98,26 @@ def print_counts(manifest: Manifest) -> None:
 
 
 def print_wrapped(text: str) -> None:
-    # Paths stay whole, to be copied.
+    # Paths stay whole so that they can be copied.
     terminal.say_wrapped(
         text, break_on_hyphens=False, break_long_words=False, initial_indent="  ", subsequent_indent="    "
     )
 
 
 def print_clips(manifest: Manifest) -> None:
-    """Prints what some records say, and draws the contact sheet.
+    """Prints facts of some records, and draws the contact sheet.
 
     Raises:
       UserError: if a shard or a record is damaged.
     """
     clips = clips_lib.load_clips(manifest, manifest.folds)
     sample = clips.spread(min(_SAMPLE_CLIPS, max(1, _SAMPLE_BYTES // manifest.format.num_bytes)))
-    with concurrent.futures.ThreadPoolExecutor() as threads:  # each may be a request
+    with concurrent.futures.ThreadPoolExecutor() as threads:  # each read may be a request
         records = list(threads.map(functools.partial(reader.read_record, sample), range(len(sample))))
     secs = np.array([features[record.END_TIMESTAMP][0] for features in records]) / 1e6
     rates = sorted({round(features[record.IMAGE_FRAME_RATE][0], 2) for features in records})
     terminal.say(
-        f"{len(sample)} clips, evenly chosen: videos of {secs.min():.1f} to {secs.max():.1f} s, "
+        f"{len(sample)} evenly chosen clips: videos of {secs.min():.1f} to {secs.max():.1f} s, "
         f"median {np.median(secs):.1f}; {format_rates(rates)} frames/s",
         "",
         f"A record, {pathlib.Path(sample.shard_paths[sample.shards[0]]).name} at byte {sample.offsets[0]}:",
@@ -128,11 +129,11 @@ def print_clips(manifest: Manifest) -> None:
         draw_sheet(clips)
 
 
-def draw_sheet(clips: clips_lib.Clips) -> None:
-    """Draws one clip of each class, from the middle of its clips, and says where the picture is.
+def draw_sheet(clips: clips_lib.ClipIndex) -> None:
+    """Draws the middle clip of each class, and prints the picture's path.
 
     Raises:
-      UserError: if a record is damaged, or the picture that was asked for cannot be written.
+      UserError: if a record is damaged, or --sheet cannot be written.
     """
     manifest = clips.manifest
     rows = []
@@ -155,7 +156,7 @@ def draw_sheet(clips: clips_lib.Clips) -> None:
     except UserError as error:
         if _SHEET.value:
             raise
-        terminal.note(f"No contact sheet: {error}. --sheet=<file.png> puts it elsewhere.")
+        terminal.note(f"No contact sheet: {error}. --sheet=<file.png> writes it elsewhere.")
         return
     height, width = picture.shape[:2]
     terminal.say(f"Contact sheet: {path} ({width}x{height} pixels)", "")
@@ -172,7 +173,7 @@ def format_rates(rates: list[float]) -> str:
 
 
 def print_run(run_dir: str) -> None:
-    """Prints what a run is, its scores, and its curves as far as it got.
+    """Prints a run's model and training, its scores, and its curves so far.
 
     Raises:
       UserError: if the folder is not a run's.
@@ -183,7 +184,7 @@ def print_run(run_dir: str) -> None:
     terminal.say(run_dir)
     print_wrapped(
         f"{model.name} on clips of {model.num_frames}x{model.height}x{model.width}, {len(config.classes)} "
-        f"classes, of {config.data_dir}"
+        f"classes, from {config.data_dir}"
     )
     print_wrapped(
         f"folds: {'; '.join(f'{name} {format_folds(part)}' for name, part in folds.items() if part)}"
@@ -200,7 +201,7 @@ def print_scores(run_dir: str) -> None:
     path = pathlib.Path(run_dir, run_lib.SUMMARY_FILENAME)
     if not path.is_file():
         print_wrapped(
-            "not finished, so there are no scores yet; the command that started it goes on, with --run"
+            "not finished, so there are no scores yet; the command that started it resumes it, with --run"
         )
         terminal.say("")
         return
@@ -215,7 +216,7 @@ def print_scores(run_dir: str) -> None:
 
 
 def print_curves(run_dir: str) -> None:
-    """Draws the curves of the run's event files."""
+    """Prints the curves in the run's event files."""
     from tools import curves
     from ucf50_tfrecord.training import events
 
@@ -227,7 +228,7 @@ def print_curves(run_dir: str) -> None:
         drawings.append(curves.draw(title, points, is_coloured=sys.stdout.isatty()))
     drawn = [text for text in drawings if text]
     if not drawn:
-        terminal.say(f"No curves: there are no points in the event files of {folder}.", "")
+        terminal.say(f"No curves: the event files of {folder} hold no points.", "")
         return
     terminal.say("By training step:")
     for text in drawn:

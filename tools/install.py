@@ -1,11 +1,11 @@
-"""Installs this project and extras of it, each file checked against its hash.
+"""Installs this project with extras, and checks the hash of each file.
 
   python -m tools.install convert,train
 
-The extras are those of setup.cfg, the versions and hashes those of
-constraints.txt; with the extra io, those of constraints-io.txt. A file with
-another hash, or a package without a pin, ends the installation. pip and
-setuptools are brought to the pinned versions first.
+Extras come from setup.cfg, versions and hashes from constraints.txt, or with
+the extra io from constraints-io.txt. A file with another hash or a package
+without a pin fails the installation. pip and setuptools are brought to their
+pinned versions first.
 """
 
 # Runs in an empty environment, so it imports the standard library alone.
@@ -28,8 +28,8 @@ _PIP = (sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-versio
 
 def main() -> None:
     parser = terminal.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("extras", help="names of extras, with commas")
-    parser.add_argument("--reinstall", metavar="PACKAGE", help="a package to install again, as it is broken")
+    parser.add_argument("extras", help="names of extras, separated by commas")
+    parser.add_argument("--reinstall", metavar="PACKAGE", help="a broken package to install again")
     arguments = parser.parse_args()
     extras = arguments.extras.split(",")
     known = read_extras()
@@ -45,31 +45,31 @@ def main() -> None:
 
 
 def install(extras: Sequence[str]) -> None:
-    """Installs the dependencies of the project and of extras, then the project itself.
+    """Installs the dependencies of the project and its extras, then the project.
 
-    pip wants a hash of everything as soon as it is told one, and a folder has none: so the project comes
-    by itself. It is built with the pinned setuptools, and so is a package that has no wheel: pip does not
-    check what it downloads for a build in isolation.
+    The project is installed separately, because pip requires a hash for everything and a folder has none.
+    It and packages without a wheel are built with the pinned setuptools: pip does not check the downloads of
+    an isolated build.
 
     Raises:
-      ValueError: if a line of the pins is malformed, or one that is needed first is missing.
+      ValueError: if a line of the pins is malformed, or a pin that is needed first is missing.
     """
     pins = pins_file(extras)
     install_alone(["pip", *build_requirements()], pins)
     table = read_extras()
     dependencies = dict.fromkeys(read_dependencies() + [line for name in extras for line in table[name]])
     _pip("--require-hashes", "--constraint", str(pins), "--no-build-isolation", *dependencies)
-    # Errors alone: setuptools warns of every editable installation.
+    # Twice quiet: setuptools warns of every editable installation.
     _pip("--quiet", "--no-deps", "--no-build-isolation", "--editable", str(REPOSITORY))
 
 
 def install_alone(names: Sequence[str], path: pathlib.Path, *options: str) -> None:
-    """Installs the pinned versions of packages, without what these depend on; options are pip's.
+    """Installs the pinned versions of packages without their dependencies; `options` are pip's.
 
-    Not every pip takes hashes from constraints; all take them from requirements.
+    Writes a file of requirements, since older versions of pip take no hashes from constraints.
 
     Raises:
-      ValueError: if one has no pin.
+      ValueError: if a package has no pin.
     """
     pins = read_pins(path)
     missing = [name for name in names if name not in pins]
@@ -89,17 +89,17 @@ def build_requirements() -> list[str]:
 
 
 def read_dependencies() -> list[str]:
-    """Returns the project's own dependencies, as setup.cfg has them."""
+    """Returns the project's own dependencies from setup.cfg."""
     return _setup()["options"]["install_requires"].split("\n")[1:]
 
 
 def read_extras() -> dict[str, list[str]]:
-    """Returns the dependencies of each extra, as setup.cfg has them."""
+    """Returns the dependencies of each extra from setup.cfg."""
     return {name: lines.split("\n")[1:] for name, lines in _setup()["options.extras_require"].items()}
 
 
 def package_name(requirement: str) -> str:
-    """Returns the normalized name of the package that a requirement names: of "moto[server]>=5" moto."""
+    """Returns the normalized name of a requirement's package: moto for "moto[server]>=5"."""
     return normalize(re.match(r"[\w.-]+", requirement)[0])
 
 
@@ -110,7 +110,7 @@ def _setup() -> configparser.ConfigParser:
 
 
 def _pip(*arguments: str) -> None:
-    """Runs pip install; ends this process with its status if it fails, which it explains itself."""
+    """Runs pip install. If it fails, exits with its status; pip prints the reason."""
     status = subprocess.run([*_PIP, *arguments]).returncode
     if status:
         sys.exit(status)

@@ -1,20 +1,20 @@
-"""Renders a corpus of real video files that only temporal order tells apart.
+"""Renders a corpus of video files whose classes differ in frame order alone.
 
   python -m tools.make_demo_videos --output=data/demo_videos
 
-Eight classes in four pairs. Each clip of one class has a twin in its partner:
-the same frames backwards, in the same group. So a model that does not see order
-cannot score above 0.5, whatever it learns of appearance. No pair is another's
-mirror image, so that mirrored training clips keep their class.
+Eight classes in four pairs. Each clip has a twin in the pair's other class: the
+same frames backwards, in the same group. So an order-blind model cannot score
+above 0.5, whatever it learns of appearance. No pair is the mirror image of
+another, so horizontally flipped training clips keep their class.
 
-The files look like UCF50's: v_<Class>_gNN_cNN.avi, MPEG-4 (tag XVID) in AVI, a
+The files are like UCF50's: v_<Class>_gNN_cNN.avi, MPEG-4 (tag XVID) in AVI, a
 keyframe every 12 frames, 25 groups, each with a background, colours, sizes and
 speeds of its own.
 
   python -m tools.make_demo_videos --output=data/order --scenario=order
 
-renders one of the corpora of `tools.scenarios` instead, in each of which one
-known cause tells the classes apart.
+renders a corpus of tools.scenarios instead, whose classes differ by one known
+cause.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ from absl import flags
 from pipelines import console, terminal
 from tools import processes, scenarios
 from ucf50_tfrecord import storage
-from ucf50_tfrecord.specs import UserError, expect
+from ucf50_tfrecord.errors import UserError, expect
 
 HEIGHT, WIDTH = 120, 160  # pixels
 FRAME_RATE = 25
 GOP_FRAMES = 12
-FINEST_QUANTIZER = 2  # of those that FFmpeg uses unasked
-DEFAULT_FRAMES = 15  # as many as a converted clip has by default: each is sampled, once
+FINEST_QUANTIZER = 2  # FFmpeg's default minimum
+DEFAULT_FRAMES = 15  # the default of a converted clip, so each frame is sampled once
 
 
 @dataclasses.dataclass(frozen=True)
 class Look:
-    """What a group's recordings share: their place and their actor."""
+    """The place and the actor that a group's recordings have in common."""
 
     background: np.ndarray  # float32 [H, W, 3], 0 to 255
     color: np.ndarray  # float32 [3]
@@ -54,8 +54,8 @@ class Look:
     round_shape: bool
 
 
-# A scene says where the actor's parts are at time t in [0, 1]: (x, y, radius) each, with
-# x and y in shares of the picture and radius in shares of the look's.
+# A scene returns (x, y, radius) of the actor's parts at time t in [0, 1]: x and y as fractions of the
+# picture, radius as a multiple of the look's.
 Scene = Callable[[float, np.random.Generator], list[tuple[float, float, float]]]
 
 
@@ -78,7 +78,7 @@ def scatter(t: float, rng: np.random.Generator) -> list[tuple[float, float, floa
     return [(0.5 + reach * np.cos(a) * HEIGHT / WIDTH, 0.5 + reach * np.sin(a), 0.45) for a in angles]
 
 
-# (forwards, backwards): the second class shows the first one's clips in reverse.
+# (forwards, backwards): the second class shows the clips of the first in reverse.
 PAIRS: dict[tuple[str, str], Scene] = {
     ("Grow", "Shrink"): grow,
     ("Rise", "Sink"): rise,
@@ -89,7 +89,7 @@ PAIRS: dict[tuple[str, str], Scene] = {
 
 @dataclasses.dataclass(frozen=True)
 class Take:
-    """One recording, from which a pair's two twins are written."""
+    """The recording from which both twins of a pair are written."""
 
     pair: tuple[str, str]
     group: int
@@ -103,7 +103,7 @@ def render(take: Take) -> np.ndarray:
     look = _look(take.seed, take.group)
     rng = np.random.default_rng([take.seed, 1, pair_number, take.group, take.clip])
     num_frames = int(rng.integers(2 * FRAME_RATE, 3 * FRAME_RATE + 1))
-    speed = rng.uniform(0.8, 1.25)  # above 1 the action ends before the clip does
+    speed = rng.uniform(0.8, 1.25)  # above 1 the action ends before the clip
     scene_seed = int(rng.integers(2**31))
     frames = []
     for i in range(num_frames):
@@ -142,8 +142,8 @@ def write_clip(
 def write_video(path: pathlib.Path, frames: np.ndarray, *, exact: bool = False) -> None:
     """Writes uint8 [frames, H, W, 3] as XviD-style MPEG-4 in AVI.
 
-    With `exact` every frame is coded on its own, equally well. A predicted frame holds traces of the
-    one before it, by which an order-blind model could tell where the actor came from, and how fast.
+    With `exact` every frame is a keyframe of equal quality. A predicted frame holds traces of the frame
+    before it, which would show an order-blind model the actor's direction and speed.
     """
     options = {"fflags": "+bitexact"}  # no library versions in the header
     with av.open(str(path), "w", options=options) as container:
@@ -162,7 +162,7 @@ def write_video(path: pathlib.Path, frames: np.ndarray, *, exact: bool = False) 
 
 
 def make_corpus(output: str | os.PathLike, *, groups: int, clips: int, seed: int, workers: int) -> int:
-    """Renders the demo corpus, which appears at `output` once it is complete.
+    """Renders the demo corpus. It appears at `output` once it is complete.
 
     Returns:
       The number of videos.
@@ -185,22 +185,22 @@ def make_scenario(
     num_frames: int,
     workers: int,
 ) -> int:
-    """Renders a scenario's corpus, which appears at `output` once it is complete.
+    """Renders a scenario's corpus. It appears at `output` once it is complete.
 
     Args:
-      output: its folder, which must not exist yet.
+      output: the corpus's folder, which must not exist yet.
       scenario: one of scenarios.SCENARIOS, or one of your own.
-      groups: how many recording groups there are, each with all classes.
-      clips: how many clips a class has in each group.
-      seed: of all that is drawn by chance.
-      num_frames: of each clip.
-      workers: processes that render; 1: this one does, and starts none.
+      groups: recording groups, each with all classes.
+      clips: clips per class and group.
+      seed: the seed of all randomness.
+      num_frames: frames per clip.
+      workers: rendering processes; with 1, this process renders.
 
     Returns:
       The number of videos.
 
     Raises:
-      UserError: if `output` exists already, or the scenario cannot be shown in so many frames.
+      UserError: if `output` exists already, or the scenario needs another number of frames.
     """
     clip_ids = list(itertools.product(scenario.classes, range(1, groups + 1), range(1, clips + 1)))
     write = functools.partial(write_clip, scenario=scenario, seed=seed, num_frames=num_frames)
@@ -215,7 +215,7 @@ def _write_corpus(
     num_videos: int,
     workers: int,
 ) -> int:
-    """Has `write` write each item's videos into a folder, which appears at `output` once all are there."""
+    """Calls `write` with a folder and each item. The folder appears at `output` once all are written."""
     target = pathlib.Path(output)
     if target.exists():
         raise UserError(f"{target} exists already; remove it, or choose another --output")
@@ -231,7 +231,7 @@ def _write_corpus(
 
 @contextlib.contextmanager
 def _mapper(workers: int) -> Iterator[Callable]:
-    """Yields a `map` over so many processes, or over this one alone."""
+    """Yields a `map` over several processes, or over this one alone."""
     if workers == 1:
         yield map
         return
@@ -240,7 +240,7 @@ def _mapper(workers: int) -> Iterator[Callable]:
 
 
 def _video_path(folder: pathlib.Path, class_name: str, group: int, clip: int) -> pathlib.Path:
-    """Returns where a video goes, as UCF50 names it; its class's folder is made."""
+    """Returns the path of a video, named as in UCF50; makes the class's folder."""
     (folder / class_name).mkdir(parents=True, exist_ok=True)
     return folder / class_name / f"v_{class_name}_g{group:02d}_c{clip:02d}.avi"
 
@@ -249,11 +249,11 @@ def _look(seed: int, group: int) -> Look:
     rng = np.random.default_rng([seed, 0, group])
     y, x = np.mgrid[0:HEIGHT, 0:WIDTH].astype(np.float32)
     background = np.zeros((HEIGHT, WIDTH, 3), np.float32) + rng.uniform(50, 150, 3)
-    for _ in range(4):  # a few soft waves: no two groups share a place
+    for _ in range(4):  # a few soft waves make every group's place unique
         wave = np.sin(x * rng.uniform(-0.12, 0.12) + y * rng.uniform(-0.12, 0.12) + rng.uniform(0, 6.28))
         background += wave[..., np.newaxis] * rng.uniform(-25, 25, 3)
     color = rng.uniform(0, 255, 3)
-    while np.linalg.norm(color - background.mean(axis=(0, 1))) < 160:  # the actor must stand out
+    while np.linalg.norm(color - background.mean(axis=(0, 1))) < 160:  # until the actor contrasts with it
         color = rng.uniform(0, 255, 3)
     return Look(background, color, rng.uniform(11, 17), bool(rng.integers(2)))
 
@@ -270,16 +270,16 @@ def _draw(look: Look, parts: list[tuple[float, float, float]]) -> np.ndarray:
 
 
 def define_flags() -> None:
-    """Not at import: other tools make corpora by this module, and have flags of the same names."""
+    """Defines the flags, when run as a program: importers have flags of the same names."""
     default = "Default: data/demo_videos, or data/<scenario>."
     flags.DEFINE_string("output", None, f"The corpus's folder; must not exist yet. {default}")
     flags.DEFINE_integer("groups", 25, "Recording groups.")
-    flags.DEFINE_integer("clips", 2, "Clips a class and group.")
-    flags.DEFINE_integer("seed", 0, "Seed of all that is drawn by chance.")
-    flags.DEFINE_integer("workers", None, "Processes that render. Default: one a core.")
+    flags.DEFINE_integer("clips", 2, "Clips per class and group.")
+    flags.DEFINE_integer("seed", 0, "Seed of all randomness.")
+    flags.DEFINE_integer("workers", None, "Rendering processes. Default: one per core.")
     names = sorted(scenarios.SCENARIOS)
-    flags.DEFINE_enum("scenario", None, names, "Renders a corpus with a known cause, not the demo corpus.")
-    flags.DEFINE_integer("frames", None, f"Frames a clip of a scenario. Default: {DEFAULT_FRAMES}.")
+    flags.DEFINE_enum("scenario", None, names, "Renders a corpus with one known cause instead.")
+    flags.DEFINE_integer("frames", None, f"Frames per clip of a scenario. Default: {DEFAULT_FRAMES}.")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Reads the pins: the tested version of each package, with the hashes of its files."""
+"""Reads the pins: the tested version of each package and the hashes of its files."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
-# TensorFlow 2.17 with tensorflow-io, the extra `io`, has pins of its own.
+# The extra `io`, TensorFlow 2.17 with tensorflow-io, has pins of its own.
 PINS, IO_PINS = REPOSITORY / "constraints.txt", REPOSITORY / "constraints-io.txt"
 _PIN = re.compile(r"(?P<name>[\w.-]+)==(?P<version>[\w.!+-]+)(?P<hashes>( +--hash=sha256:[0-9a-f]{64})*)")
 
 
 class Pin(NamedTuple):
-    """One package of a file of pins."""
+    """The pinned version of a package and its hashes, as pip options."""
 
     version: str
     hashes: tuple[str, ...]
 
 
 def pins_file(extras: Collection[str]) -> pathlib.Path:
-    """Returns the file of pins that extras are installed with."""
+    """Returns the file of pins for extras."""
     return IO_PINS if "io" in extras else PINS
 
 
@@ -29,7 +29,7 @@ def read_pins(path: pathlib.Path) -> dict[str, Pin]:
     """Reads a file of pins into a table by normalized name.
 
     Raises:
-      ValueError: if a line is no exact version with sha256 hashes.
+      ValueError: if a line is not an exact version with sha256 hashes.
     """
     pins = {}
     for line in re.sub(r"\\\n\s*", "", path.read_text(encoding="utf-8")).splitlines():
@@ -43,5 +43,5 @@ def read_pins(path: pathlib.Path) -> dict[str, Pin]:
 
 
 def normalize(name: str) -> str:
-    """Returns a package's name in the spelling of the pins: Foo_Bar is foo-bar."""
+    """Returns a package's name as the pins spell it: foo-bar for Foo_Bar."""
     return re.sub(r"[-_.]+", "-", name).lower()

@@ -1,9 +1,8 @@
-"""Corpora with one known, planted cause each: what a comparison of models ought to find in them.
+"""Corpora with one planted cause each, and the verdicts that a comparison of models should reach on them.
 
-A scenario says what marks its classes (an actor's colour, the place behind it, how it moves, when
-its colour shows) and which verdicts follow from that. Everything else is drawn by chance in the
-same way for all classes, so nothing else tells them apart. `tools.make_demo_videos --scenario=…`
-writes a scenario's clips as videos.
+A scenario defines the marks of its classes (the actor's colour, the place behind it, its path, when its
+colour shows) and the verdicts that follow. Everything else is random in the same way for all classes.
+`tools.make_demo_videos --scenario=…` writes a scenario's clips as videos.
 """
 
 from __future__ import annotations
@@ -14,9 +13,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ucf50_tfrecord.specs import expect
+from ucf50_tfrecord.errors import expect
 
-SIZE = 48  # pixels a side
+SIZE = 48  # pixels per side
 VERDICTS = {
     "above_chance": "on unseen groups a sequence model beats chance",
     "appearance_suffices": "on unseen groups an order-blind model beats chance",
@@ -31,38 +30,38 @@ VERDICTS = {
     "models_differ": "an LSTM beats the order-blind model",
 }
 
-# RGB, 0 to 255: far from each other and from any background.
+# RGB, 0 to 255, far from each other and from any background.
 ACTOR_COLORS = ((230, 40, 40), (40, 205, 60), (50, 70, 240), (240, 220, 50))  # red, green, blue, yellow
 NEUTRAL_COLOR = (205, 205, 205)
-# Tint and stripes of the places that mark a class. The stripes' direction is in radians a pixel, x
-# and y; none is oblique, so that mirrored clips keep their class.
+# Tint and stripes of the places that mark a class. The stripes' slopes along x and y are in radians per
+# pixel; none is oblique, so flipped clips keep their class.
 CLASS_PLACES = (
     ((135, 95, 55), (0.55, 0.0)),
     ((60, 125, 65), (0.0, 0.55)),
     ((55, 95, 140), (0.25, 0.0)),
     ((130, 65, 115), (0.0, 0.25)),
 )
-_MIDDLE = 95  # what backgrounds vary about
-_MIN_CONTRAST = 130  # of a group's colour to _MIDDLE, in the RGB cube
+_MIDDLE = 95  # mean level of the backgrounds
+_MIN_CONTRAST = 130  # distance of a group's colour from _MIDDLE, in the RGB cube
 
-# What is drawn by chance comes from one stream each; 0 and 1 are those of the demo corpus.
+# Random streams, one per drawn thing; 0 and 1 are those of the demo corpus.
 _ACTOR, _PLACE, _RECORDING_PLACE, _RECORDING_COLOR, _CLIP = range(2, 7)
 
-# A path draws where the actor's centre is: float64 [T, 2], x and y in shares of the picture, y downwards.
+# A path returns the actor's centre: float64 [T, 2], x and y as fractions of the picture, y downwards.
 Path = Callable[[int, np.random.Generator], np.ndarray]
 
 
 def circle(num_frames: int, rng: np.random.Generator) -> np.ndarray:
-    """One turn about the centre, from anywhere, either way round."""
+    """Makes one turn about the centre, from a random start in a random direction."""
     radii = rng.uniform(0.28, 0.32, 2)
     return 0.5 + radii * _round_trip(num_frames, 1, rng)
 
 
 def rise(num_frames: int, rng: np.random.Generator) -> np.ndarray:
-    """From the bottom to the top.
+    """Moves from the bottom to the top.
 
-    Both middle frames of an even number show the middle: else the later one, which stands for the
-    clip where a model sees one frame only, would be higher in clips that rise than in those that sink.
+    With an even number of frames, both middle frames show the middle. Otherwise the later one, which
+    represents the clip for a model with one frame, would be higher in rising clips than in sinking ones.
     """
     time = np.arange(num_frames)
     steps = time - num_frames // 2 + ((time < num_frames // 2) & (num_frames % 2 == 0))
@@ -71,31 +70,31 @@ def rise(num_frames: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def sink(num_frames: int, rng: np.random.Generator) -> np.ndarray:
+    """Moves from the top to the bottom, as `rise` backwards."""
     return rise(num_frames, rng)[::-1]
 
 
 def slow(num_frames: int, rng: np.random.Generator) -> np.ndarray:
-    """Once to and fro, on a flat ellipse: the sway in y keeps it from lingering at either end."""
+    """Moves to and fro once, on a flat ellipse, so that it does not linger at the ends."""
     return _to_and_fro(num_frames, 1, rng)
 
 
 def fast(num_frames: int, rng: np.random.Generator) -> np.ndarray:
-    """Several times to and fro, through exactly the positions of one slow turn.
+    """Moves to and fro several times, through exactly the positions of `slow`.
 
-    Frame i of a turn is at i / num_frames of it. A number of turns coprime with num_frames takes
-    the frames through the same positions in another order, so that an order-blind model sees no
-    difference. num_frames - 1 turns would look like one backwards.
+    The number of turns is coprime with num_frames, so the frames show the same positions in another
+    order and an order-blind model sees no difference. num_frames - 1 turns would be one turn backwards.
     """
     return _to_and_fro(num_frames, fast_turns(num_frames), rng)
 
 
 def flicker(num_frames: int, rng: np.random.Generator) -> np.ndarray:
-    """Jumps between two places from frame to frame, with one slip in mid-clip."""
+    """Jumps between two places in every frame but one in mid-clip."""
     return _jumps(num_frames, 1, rng)
 
 
 def slow_flicker(num_frames: int, rng: np.random.Generator) -> np.ndarray:
-    """Jumps once, in mid-clip: what is left of `flicker` at half the frame rate."""
+    """Jumps once, in mid-clip, as `flicker` does at half the frame rate."""
     return _jumps(num_frames, 0, rng)
 
 
@@ -105,7 +104,7 @@ PATHS: dict[str, Path] = {
 
 
 def fast_turns(num_frames: int) -> int:
-    """Returns how many turns `fast` takes: at least 3, coprime with num_frames, and not one backwards."""
+    """Returns the turns of `fast`: the smallest number from 3 to num_frames - 2 coprime with num_frames."""
     turns = [f for f in range(3, num_frames - 1) if math.gcd(f, num_frames) == 1]
     expect(bool(turns), "a number of frames that slow and fast can share (not 4 or 6)", frames=num_frames)
     return turns[0]
@@ -113,12 +112,13 @@ def fast_turns(num_frames: int) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Traits:
-    """What marks a class.
+    """The marks of a class.
 
-    color: the actor's, a position in ACTOR_COLORS; None: one of each group's own.
-    background: a position in CLASS_PLACES; None: one of each group's own.
-    path: how the actor moves, of PATHS.
-    when: in which quarter of the frames the colour shows (start, end); else the actor is grey.
+    color: the actor's, an index of ACTOR_COLORS; None takes a random one per group.
+    background: an index of CLASS_PLACES; None takes a random place per group.
+    path: the actor's path, a name in PATHS.
+    when: the frames that show the colour: always, or the first (start) or last (end) quarter. In the
+      others the actor is grey.
     """
 
     color: int | None = None
@@ -127,9 +127,9 @@ class Traits:
     when: str = "always"
 
     def __post_init__(self) -> None:
-        expect(self.color in (None, *range(len(ACTOR_COLORS))), "a number of a colour", color=self.color)
+        expect(self.color in (None, *range(len(ACTOR_COLORS))), "the number of a colour", color=self.color)
         places = (None, *range(len(CLASS_PLACES)))
-        expect(self.background in places, "a number of a place", background=self.background)
+        expect(self.background in places, "the number of a place", background=self.background)
         expect(self.path in PATHS, f"one of {', '.join(PATHS)}", path=self.path)
         expect(self.when in ("always", "start", "end"), "always, start or end", when=self.when)
 
@@ -138,11 +138,11 @@ class Traits:
 class Scenario:
     """A corpus with a planted cause.
 
-    description: what tells the classes apart, one sentence.
-    classes: each class's traits.
-    truth: the verdicts, of VERDICTS, that follow from the cause; the others are open.
-    recording_backgrounds: whether each recording, a class's clips in a group, has a place of its own.
-    true_colors: the share of recordings that show their class's colour; the others show a random one.
+    description: the difference of the classes, one sentence.
+    classes: the traits of each class.
+    truth: the VERDICTS that follow from the cause; the others are open.
+    recording_backgrounds: whether each recording (a class's clips in a group) has a place of its own.
+    true_colors: the fraction of recordings that show their class's colour; the others show a random one.
     """
 
     description: str
@@ -154,7 +154,7 @@ class Scenario:
     def __post_init__(self) -> None:
         expect(len(self.classes) >= 2, "at least 2 classes", classes=list(self.classes))
         expect(self.truth.keys() <= VERDICTS.keys(), f"of {', '.join(VERDICTS)}", truth=list(self.truth))
-        expect(0 <= self.true_colors <= 1, "a share", true_colors=self.true_colors)
+        expect(0 <= self.true_colors <= 1, "a fraction from 0 to 1", true_colors=self.true_colors)
         marked = any(traits.background is not None for traits in self.classes.values())
         expect(not (marked and self.recording_backgrounds), "backgrounds of classes or of recordings")
 
@@ -174,13 +174,13 @@ def render_clip(
 
 
 def render_background(scenario: Scenario, class_name: str, *, group: int, seed: int) -> np.ndarray:
-    """Renders what a recording's clips show behind the actor, without noise: float32 [SIZE, SIZE, 3]."""
+    """Renders the background of a recording without noise: float32 [SIZE, SIZE, 3], 0 to 255."""
     return _Recording(scenario, class_name, group, seed).place()
 
 
 @dataclasses.dataclass(frozen=True)
 class _Recording:
-    """A class's clips in a group, and what they share."""
+    """The clips of a class in a group, and their common traits."""
 
     scenario: Scenario
     class_name: str
@@ -200,14 +200,14 @@ class _Recording:
         if self.scenario.recording_backgrounds:
             rng = np.random.default_rng([self.seed, _RECORDING_PLACE, self.label, self.group])
             return _waves(rng, tint=45, height=24)
-        # The group's, not the recording's: the classes of a group must differ in their traits only.
+        # Per group, not per recording: the classes of a group must differ in their traits alone.
         rng = np.random.default_rng([self.seed, _PLACE, self.group])
         if self.traits.background is None:
             return _waves(rng, tint=20, height=12)
         return _class_place(self.traits.background, rng)
 
     def color(self) -> int | None:
-        """Draws which of ACTOR_COLORS the recording shows; None: the group's."""
+        """Draws the index in ACTOR_COLORS of the recording's colour; None stands for the group's colour."""
         if self.scenario.true_colors == 1:
             return self.traits.color
         rng = np.random.default_rng([self.seed, _RECORDING_COLOR, self.label, self.group])
@@ -216,9 +216,9 @@ class _Recording:
 
 
 def _round_trip(num_frames: int, turns: int, rng: np.random.Generator) -> np.ndarray:
-    """Turns on the unit circle, from anywhere, either way round: float64 [T, 2], sine and cosine."""
+    """Returns turns on the unit circle, random in start and direction: float64 [T, 2], sine and cosine."""
     phase, direction = rng.uniform(), rng.choice([-1, 1])
-    # Taken modulo num_frames, so that other numbers of turns meet the same positions to the last bit.
+    # Modulo num_frames, so that any number of turns gives the same positions to the last bit.
     steps = direction * turns * np.arange(num_frames) % num_frames
     angles = 2 * np.pi * (steps / num_frames + phase)
     return np.stack([np.sin(angles), np.cos(angles)], axis=1)
@@ -230,19 +230,19 @@ def _to_and_fro(num_frames: int, turns: int, rng: np.random.Generator) -> np.nda
 
 
 def _jumps(num_frames: int, jumps_within_pairs: int, rng: np.random.Generator) -> np.ndarray:
-    """Jumps between two places that each show in half the frames.
+    """Jumps between two places, each of which shows in half of the frames.
 
-    The frames go in pairs. The first of each pair, which alone is left at half the rate, is in one
-    place in the clip's first half and in the other in its second; the second of a pair is where the
-    first is, or in the other place. So at half the rate nothing tells the two apart, and both are
-    clips of a known kind: a model cannot get them right by chance. What is left over from a multiple
-    of 4 frames alternates in both.
+    Frames come in pairs. The first of a pair, which alone remains at half the rate, is in one place in
+    the clip's first half and in the other place in its second half. The second of a pair is in the same
+    place as the first (0 jumps within pairs) or in the other (1). At half the rate both kinds of clips are
+    equal and look like slow_flicker, so a model cannot be right about both. Frames beyond a multiple of 4
+    alternate.
     """
     time = np.arange(num_frames)
     whole = num_frames - num_frames % 4
     place = np.where(time < whole, (2 * time >= whole) + jumps_within_pairs * time, time + 1) % 2
     places = np.stack([[0.27, 0.73] + rng.uniform(-0.05, 0.05, 2), rng.uniform(0.3, 0.7, 2)], axis=1)
-    return places[place ^ rng.integers(2)]  # it may begin in either
+    return places[place ^ rng.integers(2)]  # starts in a random one
 
 
 def _actor(group: int, seed: int) -> tuple[float, np.ndarray]:
@@ -265,7 +265,7 @@ def _frame_colors(recording: _Recording, group_color: np.ndarray, num_frames: in
 
 
 def _cover(places: np.ndarray, radius: float) -> np.ndarray:
-    """Draws the actor, a disc: float64 [T, 2] to float32 [T, SIZE, SIZE, 1], its share of each pixel."""
+    """Draws the actor, a disc: float64 [T, 2] to float32 [T, SIZE, SIZE, 1], its fraction of each pixel."""
     pixels = np.arange(SIZE, dtype=np.float32)
     dx, dy = (pixels - SIZE * places[:, axis, np.newaxis].astype(np.float32) for axis in (0, 1))  # [T, SIZE]
     distance = np.hypot(dx[:, np.newaxis], dy[:, :, np.newaxis])
@@ -273,7 +273,7 @@ def _cover(places: np.ndarray, radius: float) -> np.ndarray:
 
 
 def _waves(rng: np.random.Generator, *, tint: float, height: float) -> np.ndarray:
-    """Draws a place: a tint and a few soft waves, float32 [SIZE, SIZE, 3]."""
+    """Draws a place, a tint with a few soft waves: float32 [SIZE, SIZE, 3]."""
     y, x = np.mgrid[0:SIZE, 0:SIZE]
     place = np.zeros((SIZE, SIZE, 3)) + _MIDDLE + rng.uniform(-20, 20) + rng.uniform(-tint, tint, 3)
     for _ in range(4):
@@ -284,7 +284,7 @@ def _waves(rng: np.random.Generator, *, tint: float, height: float) -> np.ndarra
 
 
 def _class_place(number: int, rng: np.random.Generator) -> np.ndarray:
-    """Draws a class's place as a group has it: float32 [SIZE, SIZE, 3]."""
+    """Draws a group's version of a class's place: float32 [SIZE, SIZE, 3]."""
     tint, (slope_x, slope_y) = CLASS_PLACES[number]
     y, x = np.mgrid[0:SIZE, 0:SIZE]
     stripes = np.sin(x * slope_x + y * slope_y + rng.uniform(0, 2 * np.pi)) * rng.uniform(10, 18)
@@ -296,7 +296,7 @@ def _verdicts(*, yes: str = "", no: str = "") -> dict[str, bool]:
 
 
 def _crossed(marks: dict[str, int], trait: str, paths: tuple[str, ...]) -> dict[str, Traits]:
-    """Makes a class of each mark and each path; the mark is a trait's value."""
+    """Returns a class per mark and path, where a mark is a value of `trait`."""
     return {
         name + path.title(): Traits(path=path, **{trait: mark})
         for name, mark in marks.items()
@@ -311,7 +311,7 @@ _TWO_COLORS, _TWO_PLACES = {"Red": 0, "Blue": 2}, {"Field": 1, "Pool": 2}
 
 SCENARIOS: dict[str, Scenario] = {
     "nothing": Scenario(
-        "Nothing tells the classes apart.",
+        "The classes do not differ.",
         {name: Traits() for name in _UNMARKED},
         _verdicts(no=" ".join(VERDICTS)),
     ),
@@ -334,7 +334,7 @@ SCENARIOS: dict[str, Scenario] = {
         ),
     ),
     "leak": Scenario(
-        "Nothing tells the classes apart but the place of each recording.",
+        "The classes do not differ, but each recording has a place of its own.",
         {name: Traits() for name in _UNMARKED},
         _verdicts(
             yes="recognises_recording",
@@ -352,7 +352,7 @@ SCENARIOS: dict[str, Scenario] = {
         ),
     ),
     "speed": Scenario(
-        "The classes take the actor through the same positions, slowly and fast.",
+        "The actor passes the same positions slowly in one class and fast in the other.",
         {"Slow": Traits(path="slow"), "Fast": Traits(path="fast")},
         _verdicts(
             yes="above_chance needs_order needs_several_frames models_differ",
@@ -360,7 +360,7 @@ SCENARIOS: dict[str, Scenario] = {
         ),
     ),
     "full_rate": Scenario(
-        "Only neighbouring frames tell the classes apart: at half the frame rate they are one.",
+        "The classes differ between neighbouring frames alone: at half the frame rate they are equal.",
         {"Flicker": Traits(path="flicker"), "SlowFlicker": Traits(path="slow_flicker")},
         _verdicts(
             yes="above_chance needs_order needs_several_frames needs_full_rate models_differ",
@@ -410,7 +410,7 @@ SCENARIOS: dict[str, Scenario] = {
         ),
     ),
     "leak_order": Scenario(
-        "The actor rises in two classes and sinks in two; what else tells them is each recording's place.",
+        "The actor rises in two classes and sinks in two, and each recording has a place of its own.",
         {name + path.title(): Traits(path=path) for name in _UNMARKED[:2] for path in ("rise", "sink")},
         _verdicts(
             yes="above_chance needs_order uses_direction needs_several_frames recognises_recording "
@@ -420,7 +420,7 @@ SCENARIOS: dict[str, Scenario] = {
         recording_backgrounds=True,
     ),
     "appearance_leak": Scenario(
-        "Six recordings in ten show their class's colour, the others any; each has a place of its own.",
+        "Six recordings in ten show their class's colour, the others a random one; each has its own place.",
         {name: Traits(color=color) for name, color in _COLORS.items()},
         _verdicts(
             yes="above_chance appearance_suffices recognises_recording",

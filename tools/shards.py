@@ -1,4 +1,4 @@
-"""Converts a folder of videos for a tool that needs its shards."""
+"""Converts a folder of videos for tools and benchmarks that need its shards."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ucf50_tfrecord.specs import ClipFormat, FoldRule
 def convert(
     videos_dir: str | os.PathLike, data_dir: str, clip_format: ClipFormat, *, num_workers: int, name: str
 ) -> Manifest:
-    """Finds a folder's videos and brings their shards up to date, without a word; returns the manifest.
+    """Converts a folder's videos unless their shards are up to date; returns the manifest.
 
     Raises:
       UserError: as engines.build_dataset does.

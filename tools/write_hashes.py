@@ -1,10 +1,10 @@
-"""Writes the hashes in constraints.txt and constraints-io.txt anew.
+"""Rewrites the hashes in constraints.txt and constraints-io.txt.
 
   python -m tools.write_hashes
 
-Takes the versions as they are there, and for each the hashes of all its files,
-for any platform, from the package index. To change a version or to add a
-package edit its line, name==version, and run this; old hashes are dropped.
+Keeps the versions, and fetches the hashes of all their files, for any platform,
+from the package index. To change a version or to add a package, edit its line
+(name==version) and run this. Old hashes are dropped.
 """
 
 # Runs in an empty environment, so it imports the standard library alone.
@@ -30,7 +30,7 @@ def main() -> int:
     except ValueError as error:
         sys.exit(f"error: {error}")
     for path in (PINS, IO_PINS):
-        # To standard output: uv keeps the hashes of a file that it writes over.
+        # To standard output: uv would keep the hashes of an existing file.
         command = [sys.executable, "-m", "uv", "--quiet", *_COMPILE, str(path)]
         result = subprocess.run(command, stdout=subprocess.PIPE)
         if result.returncode:

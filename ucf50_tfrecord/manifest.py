@@ -22,6 +22,7 @@ from typing import Annotated, Any
 import msgspec
 
 from ucf50_tfrecord import parsing, record, storage
+from ucf50_tfrecord.errors import Action, Remedy, UserError, expect
 from ucf50_tfrecord.parsing import Count, Name, Sha256
 from ucf50_tfrecord.shards import (
     DATASET_NAME,
@@ -31,17 +32,7 @@ from ucf50_tfrecord.shards import (
     repeated,
     shard_pattern,
 )
-from ucf50_tfrecord.specs import (
-    DEFAULT_SHARD_BYTES,
-    MAX_CLASSES,
-    ClipFormat,
-    FoldRule,
-    Plan,
-    UserError,
-    expect,
-    to_json,
-)
-from ucf50_tfrecord.texts import make_variable, shell_command
+from ucf50_tfrecord.specs import DEFAULT_SHARD_BYTES, MAX_CLASSES, ClipFormat, FoldRule, Plan, to_json
 
 MANIFEST_FILENAME = "manifest.json"
 # For readers that use TensorFlow Datasets.
@@ -261,9 +252,8 @@ def load(data_dir: str) -> Manifest:
         value = storage.read_json(path)
     except storage.MissingError:
         raise NotFinishedError(
-            f"{data_dir} holds no {MANIFEST_FILENAME}, so it is not a finished set of shards. "
-            "Convert videos into it first: python -m pipelines.convert "
-            f"--videos=<folder of class folders> --data={data_dir}"
+            f"{data_dir} holds no {MANIFEST_FILENAME}, so it is not a finished set of shards",
+            Remedy(Action.CONVERT, data_dir=str(data_dir)),
         ) from None
     except storage.NotJsonError as error:
         raise UserError(f"{error}. {_ANEW}") from error
@@ -298,31 +288,22 @@ def default_name(videos_dir: str) -> str:
     return base if base[:1].isalpha() else f"videos_{base}".rstrip("_")
 
 
-def repair_command(manifest: Manifest) -> str:
-    """Returns the command that converts a dataset's damaged shards again."""
-    differing = {
-        f.name: getattr(spec, f.name)
+def repair_remedy(manifest: Manifest) -> Remedy:
+    """Returns the remedy that converts a dataset's damaged shards again, as they were made."""
+    options = {
+        field.name: getattr(spec, field.name)
         for spec in (manifest.format, manifest.fold_rule)
-        for f in dataclasses.fields(spec)
-        if getattr(spec, f.name) != f.default
+        for field in dataclasses.fields(spec)
+        if getattr(spec, field.name) != field.default
     }
-    variables = {"VIDEOS": manifest.videos_dir, "DATA": manifest.data_dir}
-    if {"height", "width"} & differing.keys():
-        variables["SIZE"] = f"{manifest.format.height}x{manifest.format.width}"
-    if "num_frames" in differing:
-        variables["FRAMES"] = str(manifest.format.num_frames)
+    if {"height", "width"} & options.keys():
+        options |= {"height": manifest.format.height, "width": manifest.format.width}
     if manifest.name != default_name(manifest.videos_dir):
-        differing = {"name": manifest.name} | differing
-    flags = [
-        f"--{name}={value}"
-        for name, value in differing.items()
-        if name not in ("height", "width", "num_frames")
-    ]
+        options = {"name": manifest.name} | options
     if manifest.shard_bytes != DEFAULT_SHARD_BYTES:
-        flags.append(f"--shard_mib={-(-manifest.shard_bytes >> 20)}")
-    if flags:
-        variables["FLAGS"] = shell_command(flags)  # make gives it to a shell as it is
-    return f"make repair {' '.join(make_variable(*item) for item in variables.items())}"
+        options["shard_bytes"] = manifest.shard_bytes
+    folders = {"videos_dir": manifest.videos_dir, "data_dir": manifest.data_dir}
+    return Remedy(Action.REPAIR, **folders, **options)
 
 
 def default_val_folds(manifest: Manifest, without: Iterable[int] = ()) -> tuple[int, ...]:
@@ -350,8 +331,8 @@ def default_val_folds(manifest: Manifest, without: Iterable[int] = ()) -> tuple[
             chosen.append(min(spare, key=lambda fold: (-len(held[fold] - covered), fold)))
     if not chosen:
         raise UserError(
-            f"No fold of {manifest.data_dir} can be held out: each is the only one with some class. "
-            "Choose --val_folds and --train_folds."
+            f"No fold of {manifest.data_dir} can be held out: each is the only one with some class",
+            Remedy(Action.SET, val_folds=..., train_folds=...),
         )
     return tuple(sorted(chosen))
 

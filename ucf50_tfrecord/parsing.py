@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 
 from ucf50_tfrecord import storage
-from ucf50_tfrecord.specs import UserError
+from ucf50_tfrecord.errors import UserError
 
 _MAX_INT64 = 2**63 - 1
 _MAX_FLOAT32 = 3.4028234663852886e38

@@ -28,7 +28,8 @@ import PIL.Image
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
-from ucf50_tfrecord.specs import ClipFormat, UserError
+from ucf50_tfrecord.errors import UserError
+from ucf50_tfrecord.specs import ClipFormat
 
 if TYPE_CHECKING:
     import tensorflow as tf

@@ -16,8 +16,8 @@ import urllib.parse
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-from ucf50_tfrecord.specs import UserError
-from ucf50_tfrecord.texts import install_command, tensorflow_reason
+from ucf50_tfrecord.errors import Action, Remedy, UserError
+from ucf50_tfrecord.texts import tensorflow_reason
 
 _CONNECT_SECS, _READ_SECS = 10, 30
 _MAX_ATTEMPTS = 3
@@ -124,7 +124,7 @@ def load_tf_filesystem(url: str) -> None:
     with contextlib.suppress(ImportError, NotImplementedError, tf.errors.OpError):
         importlib.import_module("tensorflow_io")
     if scheme not in tf.io.gfile.get_registered_schemes():
-        raise UserError(_ways_out(scheme))
+        raise _no_file_system(scheme)
 
 
 def s3_endpoint() -> str | None:
@@ -275,7 +275,7 @@ def _store(scheme: str) -> _Store:
         try:
             load_tf_filesystem(f"{scheme}://")
         except ImportError as error:
-            raise UserError(_ways_out(scheme)) from error
+            raise _no_file_system(scheme) from error
         return _Gfile()
     try:
         return _Http(scheme) if scheme in ("http", "https") else _Fsspec(scheme)
@@ -310,17 +310,20 @@ def _options(scheme: str) -> dict[str, Any]:
     return {}
 
 
+def _no_file_system(scheme: str) -> UserError:
+    return UserError(
+        f"This TensorFlow has no file system for {scheme}:// URLs",
+        Remedy(Action.INSTALL, "to copy shards with any TensorFlow", extras="convert,train,remote"),
+        Remedy(
+            Action.INSTALL,
+            "to stream them, in an environment of its own (TensorFlow 2.16 or 2.17)",
+            extras="convert,train,io",
+        ),
+    )
+
+
 def _scheme(url: str) -> str:
     return url.split("://", 1)[0]
-
-
-def _ways_out(scheme: str) -> str:
-    return (
-        f"This TensorFlow has no file system for {scheme}:// URLs. Two ways out: the extra `remote` (fsspec, which "
-        f"copies shards with any TensorFlow: --fetch=copy), by {install_command('convert,train,remote')}; or the "
-        "extra `io` in an environment of its own (tensorflow-io, whose file systems load on TensorFlow 2.16 and "
-        "2.17 alone)."
-    )
 
 
 @contextlib.contextmanager

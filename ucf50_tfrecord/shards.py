@@ -11,8 +11,9 @@ from typing import Annotated
 
 import msgspec
 
+from ucf50_tfrecord.errors import expect
 from ucf50_tfrecord.parsing import Count, Int64, Name, Sha256
-from ucf50_tfrecord.specs import MAX_CLASSES, expect
+from ucf50_tfrecord.specs import MAX_CLASSES
 
 # A dataset's name. Shards' names begin with it, so it has nothing of a path in it.
 DATASET_NAME = r"[a-z]\w*"
@@ -31,7 +32,8 @@ class Quarantined:
     """A video that gave no clip, and why.
 
     cause: "contents"; "unreadable" (its file) or "killed" (its process, from outside), which the
-    next conversion tries again; "crash", "timeout" or "memory", which `--verify` tries again.
+    next conversion tries again; "crash", "timeout" or "memory", which a verifying
+    conversion tries again.
     """
 
     relative_path: Name

@@ -12,10 +12,21 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-ENCODINGS = ("raw", "jpeg", "png", "raw+jpeg")
-SPACINGS = ("index", "time")
-RESIZES = ("stretch", "crop", "pad")
-FOLD_RULES = ("group", "video")
+from ucf50_tfrecord.choices import (
+    Encoding,
+    FetchMethod,
+    FoldBy,
+    FrameOrder,
+    Optimizer,
+    Precision,
+    Resize,
+    Sandbox,
+    Schedule,
+    Spacing,
+    read_choices,
+)
+from ucf50_tfrecord.errors import expect
+
 MODEL_NAMES = (
     "frame_pool",
     "rnn",
@@ -47,16 +58,6 @@ APPLICATIONS = (
     *("VGG16", "VGG19", "Xception"),
 )
 ENCODERS = (THREE_BLOCK, *APPLICATIONS)
-OPTIMIZERS = ("adam", "adamw")
-SCHEDULES = ("constant", "cosine")
-PRECISIONS = ("auto", "float32", "bfloat16", "float16")
-STRATEGIES = ("auto", "one", "mirrored", "multi_worker")
-# How training clips' frames are arranged: as they are; in a random order; all the same one.
-FRAME_ORDERS = ("kept", "shuffled", "single")
-CACHES = ("auto", "none", "host", "device")
-ON_BAD_RECORD = ("stop", "skip")
-FETCH_METHODS = ("copy", "stream")
-SANDBOXES = ("auto", "off")
 _MAX_TIMEOUT_OF_SIZE_SECS = 3600.0
 MAX_FOLD = 9999
 # Pixels of one clip, at most: 340 frames of 1024x1024. A batch holds several clips in memory, and a file that
@@ -65,20 +66,6 @@ MAX_CLIP_BYTES = 1 << 30
 MAX_CLASSES = 1 << 16
 # At most so many bytes of pixels go into a shard, unless asked for otherwise.
 DEFAULT_SHARD_BYTES = 32 << 20
-
-
-class UserError(ValueError):
-    """A mistake that the user can mend; its text is the whole message they need.
-
-    Entry points print it without a traceback and exit with status 2.
-    """
-
-
-def expect(condition: bool, expected: str, **received: Any) -> None:
-    """Raises UserError("Expected …. Received: name=value") unless condition holds."""
-    if not condition:
-        values = ", ".join(f"{name}={value!r}" for name, value in received.items())
-        raise UserError(f"Expected {expected}. Received: {values}")
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -124,6 +111,13 @@ def expect_clip_size(num_frames: int, height: int, width: int) -> None:
     )
 
 
+def setting(default: Any, text: str, choices: tuple[str, ...] = ()) -> Any:
+    """Returns a dataclass field with a default and metadata: help, and the choices if there are some."""
+    return dataclasses.field(
+        default=default, metadata={"help": text} | ({"choices": choices} if choices else {})
+    )
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClipFormat:
     """What one stored clip looks like: uint8 frames of shape [num_frames, height, width, 3].
@@ -136,18 +130,24 @@ class ClipFormat:
     clips_per_video: clip k of K takes every K-th of K * num_frames evenly spaced frames, from k on.
     """
 
-    num_frames: int = 15
+    num_frames: int = setting(15, "Frames per clip, evenly spaced over the video.")
     height: int = 64
     width: int = 64
-    encoding: str = "raw"
-    jpeg_quality: int = 95
-    spacing: str = "index"
-    resize: str = "stretch"
-    clips_per_video: int = 1
+    encoding: str = setting(
+        Encoding.RAW, "How frames are stored; raw+jpeg stores them twice, for other readers."
+    )
+    jpeg_quality: int = setting(95, "1 to 100, for frames stored as JPEG.")
+    spacing: str = setting(
+        Spacing.INDEX, "Frames evenly spaced by their number, or by the time when they are shown."
+    )
+    resize: str = setting(
+        Resize.STRETCH, "How a frame of another shape is fitted to the size; pad adds black."
+    )
+    clips_per_video: int = setting(1, "Clips of each video, their frames evenly shifted against each other.")
 
     def __post_init__(self):
+        read_choices(self)
         expect_clip_size(self.num_frames, self.height, self.width)
-        expect(self.encoding in ENCODINGS, f"an encoding out of {ENCODINGS}", encoding=self.encoding)
         expect(1 <= self.jpeg_quality <= 100, "a JPEG quality of 1 to 100", jpeg_quality=self.jpeg_quality)
         expect(
             "jpeg" in self.encoding or self.jpeg_quality == ClipFormat.jpeg_quality,
@@ -155,8 +155,6 @@ class ClipFormat:
             jpeg_quality=self.jpeg_quality,
             encoding=self.encoding,
         )
-        expect(self.spacing in SPACINGS, f"a spacing out of {SPACINGS}", spacing=self.spacing)
-        expect(self.resize in RESIZES, f"a resize out of {RESIZES}", resize=self.resize)
         expect(
             1 <= self.clips_per_video <= 1000, "1 to 1000 clips a video", clips_per_video=self.clips_per_video
         )
@@ -172,12 +170,12 @@ class ClipFormat:
 
     def __str__(self) -> str:
         parts = [f"{self.num_frames}x{self.height}x{self.width}"]
-        if self.encoding != "raw":
+        if self.encoding != Encoding.RAW:
             quality = self.jpeg_quality if "jpeg" in self.encoding else ""
             parts.append(f"{self.encoding.replace('+', '_')}{quality}")
-        if self.spacing != "index":
+        if self.spacing != Spacing.INDEX:
             parts.append(self.spacing)
-        if self.resize != "stretch":
+        if self.resize != Resize.STRETCH:
             parts.append(self.resize)
         if self.clips_per_video > 1:
             parts.append(f"{self.clips_per_video}clips")
@@ -214,11 +212,15 @@ class FoldRule:
     random clip split of most published notebooks, which leaks recordings.
     """
 
-    fold_by: str = "group"
-    num_folds: int = 25
+    fold_by: str = setting(
+        FoldBy.GROUP,
+        "What keeps clips together in a fold: group (the recording, from UCF names), or video (each video by "
+        "itself: the random split, which leaks recordings).",
+    )
+    num_folds: int = setting(25, "Folds for videos without a group, or with folds by video.")
 
     def __post_init__(self):
-        expect(self.fold_by in FOLD_RULES, f"fold_by out of {FOLD_RULES}", fold_by=self.fold_by)
+        read_choices(self)
         expect(2 <= self.num_folds <= MAX_FOLD, f"2 to {MAX_FOLD} folds", num_folds=self.num_folds)
 
 
@@ -252,18 +254,23 @@ class DecodeLimits:
     sandbox: "auto" restricts the decoding process to its video as far as the kernel can, "off" does not.
     """
 
-    timeout_secs: float = 120.0
-    memory_mib: int = 2048
-    sandbox: str = SANDBOXES[0]
+    timeout_secs: float = setting(
+        120.0, "Seconds that decoding a video may take, plus one per MB of its file, at most an hour."
+    )
+    memory_mib: int = setting(2048, "Memory that decoding a video may take, in MiB.")
+    sandbox: str = setting(
+        Sandbox.AUTO,
+        "Whether processes that decode are restricted to their videos, as far as the kernel can.",
+    )
 
     def __post_init__(self):
+        read_choices(self)
         expect(0 < self.timeout_secs <= 1e6, "a time limit above 0, to 1e6 s", timeout_secs=self.timeout_secs)
         expect(
             16 <= self.memory_mib <= 1 << 20,
             "a memory limit of 16 to 1048576 MiB",
             memory_mib=self.memory_mib,
         )
-        expect(self.sandbox in SANDBOXES, f"a sandbox out of {SANDBOXES}", sandbox=self.sandbox)
 
     def timeout_of(self, num_bytes: int) -> float:
         """Returns the seconds that a video may take, by the bytes that its file takes on disk."""
@@ -327,16 +334,18 @@ class ModelSpec:
     motion: whether each frame comes with its difference from the frame before.
     """
 
-    name: str
+    name: str = dataclasses.field(metadata={"help": "The model: a name, or <module>:<builder>."})
     num_classes: int
     num_frames: int
     height: int
     width: int
-    dropout: float = 0.0
-    encoder: str = THREE_BLOCK
-    encoder_weights: str = "none"
-    freeze_encoder: bool = False
-    motion: bool = False
+    dropout: float = setting(0.0, "Dropout, in models that have it.")
+    encoder: str = setting(THREE_BLOCK, "The frame encoder, in models that leave the choice.", ENCODERS)
+    encoder_weights: str = setting(
+        "none", "Initial weights of the encoder: none, imagenet, or a file of its weights."
+    )
+    freeze_encoder: bool = setting(False, "Train everything but the encoder.")
+    motion: bool = setting(False, "Give the model each frame's difference from the frame before.")
 
     def __post_init__(self):
         expect(self.name in MODEL_NAMES, f"a model out of {MODEL_NAMES}", model=self.name)
@@ -390,24 +399,25 @@ class AugmentSpec:
     frame_order: kept, shuffled (anew each time), or single: a frame of the clip stands for all.
     """
 
-    horizontal_flip: bool = False
-    crop_area: float = 1.0
-    brightness: float = 0.0
-    contrast: float = 0.0
-    saturation: float = 0.0
-    temporal_shift: int = 0
-    erase: float = 0.0
-    frame_order: str = FRAME_ORDERS[0]
+    horizontal_flip: bool = setting(False, "Mirror half of the training clips, anew each epoch.")
+    crop_area: float = setting(
+        1.0, "Cut at least this fraction of each training frame out, and scale it back; 1 is off."
+    )
+    brightness: float = setting(0.0, "Scale training clips' brightness by 1 - x to 1 + x.")
+    contrast: float = setting(0.0, "Scale training clips' contrast by 1 - x to 1 + x.")
+    saturation: float = setting(0.0, "Scale training clips' saturation by 1 - x to 1 + x.")
+    temporal_shift: int = setting(0, "Move training clips by up to this many frames in time.")
+    erase: float = setting(0.0, "Fraction of training clips in which a rectangle is painted over.")
+    frame_order: str = setting(
+        FrameOrder.KEPT,
+        "Train on clips with their frames shuffled, or with a single frame in place of all: what order is worth.",
+    )
 
     def __post_init__(self):
+        read_choices(self)
         expect(0 < self.crop_area <= 1, "a crop area above 0, to 1", crop_area=self.crop_area)
         for name in ("brightness", "contrast", "saturation", "erase"):
             expect(0 <= getattr(self, name) <= 1, f"{name} from 0 to 1", **{name: getattr(self, name)})
-        expect(
-            self.frame_order in FRAME_ORDERS,
-            f"a frame order out of {FRAME_ORDERS}",
-            frame_order=self.frame_order,
-        )
         expect(
             0 <= self.temporal_shift < 10_000,
             "a shift of 0 to 9999 frames",
@@ -428,28 +438,35 @@ class TrainSpec:
     xla: whether forward and backward pass are compiled by XLA.
     """
 
-    epochs: int
-    batch_size: int
-    optimizer: str = "adam"
-    learning_rate: float = 1e-3
-    schedule: str = "constant"
-    warmup_epochs: float = 0.0
-    weight_decay: float = 0.0
-    label_smoothing: float = 0.0
-    clip_norm: float = 0.0
-    ema: float = 0.0
-    early_stopping: int = 0
+    epochs: int = setting(20, "Passes over the training clips.")
+    batch_size: int = setting(16, "Clips per step, over all devices.")
+    optimizer: str = setting(Optimizer.ADAM, "The optimizer.")
+    learning_rate: float = setting(1e-3, "The (peak) learning rate.")
+    schedule: str = setting(Schedule.CONSTANT, "How the learning rate changes over the steps.")
+    warmup_epochs: float = setting(0.0, "Epochs of linear warm-up, with the schedule cosine.")
+    weight_decay: float = setting(0.0, "Weight decay, with the optimizer adamw.")
+    label_smoothing: float = setting(0.0, "Fraction of the target that is spread over all classes.")
+    clip_norm: float = setting(0.0, "Norm that the gradient is cut down to; 0 is off.")
+    ema: float = setting(
+        0.0, "Decay of a moving average of the weights, which replaces them in evaluation; 0 is off."
+    )
+    early_stopping: int = setting(
+        0,
+        "Stop after this many epochs without a better validation macro F1, and take the best epoch's weights; "
+        "needs test folds. 0 is off.",
+    )
     augment: AugmentSpec = AugmentSpec()
-    shuffle_shards: int = 0
-    seed: int = 0
-    precision: str = "auto"
-    xla: bool = False
+    shuffle_shards: int = setting(
+        0, "Number of shards whose clips are mixed at a time, for shards that are far away; 0 mixes all."
+    )
+    seed: int = setting(0, "Seed of the weights, the order of clips and everything else that is random.")
+    precision: str = setting(Precision.AUTO, "Precision of the computation; weights are float32.")
+    xla: bool = setting(False, "Compile the forward and backward pass by XLA; on one device.")
 
     def __post_init__(self):
+        read_choices(self)
         expect(1 <= self.epochs <= 10**6, "1 to 1000000 epochs", epochs=self.epochs)
         expect(1 <= self.batch_size <= 10**6, "a batch of 1 to 1000000 clips", batch_size=self.batch_size)
-        expect(self.optimizer in OPTIMIZERS, f"an optimizer out of {OPTIMIZERS}", optimizer=self.optimizer)
-        expect(self.schedule in SCHEDULES, f"a schedule out of {SCHEDULES}", schedule=self.schedule)
         expect(
             0 < self.learning_rate <= 1e38,
             "a learning rate above 0, to 1e38",
@@ -462,13 +479,13 @@ class TrainSpec:
         )
         expect(0 <= self.weight_decay <= 1e6, "a weight decay of 0 to 1e6", weight_decay=self.weight_decay)
         expect(
-            not self.weight_decay or self.optimizer == "adamw",
+            not self.weight_decay or self.optimizer == Optimizer.ADAMW,
             "optimizer adamw where there is weight decay",
             optimizer=self.optimizer,
             weight_decay=self.weight_decay,
         )
         expect(
-            not self.warmup_epochs or self.schedule == "cosine",
+            not self.warmup_epochs or self.schedule == Schedule.COSINE,
             "schedule cosine where there is a warm-up",
             schedule=self.schedule,
             warmup_epochs=self.warmup_epochs,
@@ -483,7 +500,6 @@ class TrainSpec:
         expect(0 <= self.early_stopping <= 10**6, "0 to 1000000 epochs", early_stopping=self.early_stopping)
         expect(0 <= self.shuffle_shards <= 10**9, "0 to 1e9 shards", shuffle_shards=self.shuffle_shards)
         expect(0 <= self.seed < 2**31, "a seed from 0 to 2147483647", seed=self.seed)
-        expect(self.precision in PRECISIONS, f"a precision out of {PRECISIONS}", precision=self.precision)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -496,12 +512,12 @@ class FetchSpec:
     cache_bytes: what the copies in it may take together.
     """
 
-    method: str = "copy"
+    method: str = FetchMethod.COPY
     cache_dir: str = ""
     cache_bytes: int = 0
 
     def __post_init__(self):
-        expect(self.method in FETCH_METHODS, f"a method out of {FETCH_METHODS}", method=self.method)
+        read_choices(self)
         expect(self.cache_bytes >= 0, "0 bytes or more", cache_bytes=self.cache_bytes)
 
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Any, BinaryIO
 
 from ucf50_tfrecord import remote
-from ucf50_tfrecord.specs import UserError
+from ucf50_tfrecord.errors import UserError
 
 _LOCK_FILENAME = ".lock"
 _LOCK_POLL_SECS = 0.1

@@ -30,8 +30,9 @@ from typing import Any, BinaryIO, Generic, TypeVar
 
 import msgspec
 
+from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.sandbox import Sandbox
-from ucf50_tfrecord.specs import DecodeLimits, UserError
+from ucf50_tfrecord.specs import DecodeLimits
 from ucf50_tfrecord.worker_process import ANSWERED, FUNCTION, ITEM, LENGTH, Failed, do_nothing
 
 Item = TypeVar("Item")

@@ -3,9 +3,9 @@ import os
 
 import pytest
 
-from tests.conftest import CLASSES
+from tests.conftest import CLASSES, raises_with_remedies
 from ucf50_tfrecord.convert import catalog
-from ucf50_tfrecord.specs import UserError
+from ucf50_tfrecord.errors import UserError
 
 
 def make_files(root, *names):
@@ -57,7 +57,7 @@ def test_strays_are_counted_and_hidden_files_ignored(tmp_path):
 def test_an_empty_class_is_an_error_unless_skipped(tmp_path):
     make_files(tmp_path, "a/1.avi", "b/2.avi")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="1 class folders of .* hold no video: empty.*--skip_empty_classes"):
+    with raises_with_remedies("1 class folders of .* hold no video: empty.*--skip_empty_classes"):
         catalog.find_videos(tmp_path)
     found = catalog.find_videos(tmp_path, skip_empty_classes=True)
     assert found.classes == ("a", "b") and "1 empty class folders left out: empty" in found.warnings[0]

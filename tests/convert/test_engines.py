@@ -23,7 +23,7 @@ from tests.conftest import (
 )
 from ucf50_tfrecord import manifest, record, storage
 from ucf50_tfrecord.convert import engines, plan
-from ucf50_tfrecord.specs import UserError
+from ucf50_tfrecord.errors import UserError
 
 
 def hashes(built):

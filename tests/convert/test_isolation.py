@@ -14,7 +14,8 @@ import pytest
 from tests.conftest import REPOSITORY, build, child_pids, plan_of, run_module, write_video
 from ucf50_tfrecord import manifest
 from ucf50_tfrecord.convert import engines
-from ucf50_tfrecord.specs import DecodeLimits, UserError
+from ucf50_tfrecord.errors import UserError
+from ucf50_tfrecord.specs import DecodeLimits
 
 # Runs at the start of every Python process: a decoder that ends badly on files of certain names.
 SITECUSTOMIZE = """

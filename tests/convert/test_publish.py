@@ -8,7 +8,7 @@ import pytest
 from tests.conftest import build
 from ucf50_tfrecord import manifest, remote
 from ucf50_tfrecord.convert import publish
-from ucf50_tfrecord.specs import UserError
+from ucf50_tfrecord.errors import UserError
 
 
 @pytest.fixture(params=["memory", "file"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ucf50_tfrecord.dataset import pipeline
-from ucf50_tfrecord.dataset.clips import Clips
+from ucf50_tfrecord.dataset.clips import ClipIndex
 from ucf50_tfrecord.dataset.reader import ClipReader
 from ucf50_tfrecord.specs import AugmentSpec
 
@@ -21,7 +21,7 @@ EVERY_AUGMENTATION = AugmentSpec(
 )
 
 
-def read_batches(clips: Clips, count: int | None = None, *, reader=None, **options) -> list[dict]:
+def read_batches(clips: ClipIndex, count: int | None = None, *, reader=None, **options) -> list[dict]:
     """Reads `count` batches, or all, from the shards as arrays; options are those of index_batches."""
     batches = pipeline.index_batches(clips, **options)
     dataset = pipeline.read_frames(batches, reader or ClipReader(clips))

@@ -4,7 +4,8 @@ import tensorflow as tf
 
 from tests.dataset.helpers import EVERY_AUGMENTATION
 from ucf50_tfrecord.dataset.augment import augment
-from ucf50_tfrecord.specs import AugmentSpec, UserError
+from ucf50_tfrecord.errors import UserError
+from ucf50_tfrecord.specs import AugmentSpec
 
 ONE_BY_ONE = [
     AugmentSpec(horizontal_flip=True),

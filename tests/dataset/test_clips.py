@@ -4,10 +4,11 @@ import shutil
 import numpy as np
 import pytest
 
-from tests.conftest import build
+from pipelines import remedies
+from tests.conftest import build, raises_with_remedies
 from ucf50_tfrecord import manifest, record
 from ucf50_tfrecord.dataset.clips import load_clips
-from ucf50_tfrecord.specs import UserError
+from ucf50_tfrecord.errors import UserError
 
 
 def test_clips_are_indexed_from_the_sidecars(data_dir):
@@ -54,22 +55,22 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("message", DAMAGES)
-def test_a_damaged_set_is_named_with_the_command_that_mends_it(data_dir, videos_dir, tmp_path, message):
+def test_a_damaged_set_is_named_with_the_command_that_repairs_it(data_dir, videos_dir, tmp_path, message):
     copy = shutil.copytree(data_dir, tmp_path / "data")
     DAMAGES[message](copy / NAME)
-    mend = (
+    repair = (
         f"make repair 'VIDEOS={videos_dir}' DATA={copy} SIZE=16x24 FRAMES=5 "
         "'FLAGS=--name=small --num_folds=4 --shard_mib=1'"
     )
-    with pytest.raises(UserError, match=f"{message}.* To mend it: {mend}"):
+    with raises_with_remedies(f"{message}.* To repair it: {repair}"):
         load_clips(manifest.load(str(copy)), [1])
 
 
-def test_the_mending_command_asks_for_the_same_format(videos_dir, tmp_path):
+def test_the_repair_command_asks_for_the_same_format(videos_dir, tmp_path):
     options = {"encoding": "jpeg", "jpeg_quality": 80, "height": 64, "width": 64}
     built = build(videos_dir, tmp_path / "da$ta", shard_bytes=32 << 20, **options)
     assert manifest.load(built.data_dir) == built
-    command = manifest.repair_command(built)
+    command = remedies.command(manifest.repair_remedy(built))
     assert command.endswith("FRAMES=5 'FLAGS=--name=small --encoding=jpeg --jpeg_quality=80 --num_folds=4'")
     assert "SIZE" not in command and f"'DATA={tmp_path}/da$$ta'" in command  # make reads $$ as $
 

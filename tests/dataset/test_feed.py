@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.conftest import build, flip_bit
+from tests.conftest import build, flip_bit, raises_with_remedies
 from ucf50_tfrecord import manifest
 from ucf50_tfrecord.dataset import feed as feed_lib
 from ucf50_tfrecord.dataset import memory
 from ucf50_tfrecord.dataset.clips import load_clips
 from ucf50_tfrecord.dataset.feed import Feed, read_clips
-from ucf50_tfrecord.specs import UserError
+from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.training.strategy import make_strategy
 
 KEPT = ("none", "host", "device")
@@ -60,9 +60,7 @@ def test_a_damaged_record_is_named_wherever_clips_are_kept(data_dir, tmp_path, c
     copy = shutil.copytree(data_dir, tmp_path / "data")
     flip_bit(copy / "small-fold02.tfrecord-00000-of-00002", 3000)
     clips = load_clips(manifest.load(str(copy)), [1, 2])
-    with pytest.raises(
-        UserError, match=r"fold02.*byte 0 is damaged.*v_.*_g02.*make repair.*--on_bad_record=skip"
-    ):
+    with raises_with_remedies(r"fold02.*byte 0 is damaged.*v_.*_g02.*make repair.*--on_bad_record=skip"):
         feed_batches(clips, 6, cache=cache, batch_size=2)
 
 
@@ -113,9 +111,9 @@ GB = 10**9
         ("device", None, 100, "device", "as asked"),
         ("host", 2, 2, "host", "as asked"),
         ("host", None, None, "host", "as asked"),
-        ("host", 80, 1, None, "--cache=host needs 1.23 GB, there are 1.00 GB of free host memory"),
-        ("device", 1, 100, None, "--cache=device needs 1.23 GB, there are 1.00 GB of free memory of each"),
-        ("device", None, 1, None, "--cache=device needs 1.23 GB, there are 1.00 GB of free memory of each"),
+        ("host", 80, 1, None, "The cache host needs 1.23 GB, there are 1.00 GB of free host memory"),
+        ("device", 1, 100, None, "The cache device needs 1.23 GB, there are 1.00 GB of free memory of each"),
+        ("device", None, 1, None, "The cache device needs 1.23 GB, there are 1.00 GB of free memory of each"),
     ],
 )
 def test_memory_decides_where_clips_are_kept(monkeypatch, asked, gpu_gb, host_gb, expected, reason):

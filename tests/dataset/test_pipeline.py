@@ -7,10 +7,10 @@ from tests.conftest import build, real_folder
 from tests.dataset.helpers import assert_equal_batches, indices, read_batches
 from ucf50_tfrecord import manifest, record
 from ucf50_tfrecord.dataset import pipeline
-from ucf50_tfrecord.dataset.clips import Clips, load_clips
-from ucf50_tfrecord.dataset.pipeline import Share
+from ucf50_tfrecord.dataset.clips import ClipIndex, load_clips
+from ucf50_tfrecord.dataset.pipeline import WorkerSlice
 from ucf50_tfrecord.dataset.reader import Buffers
-from ucf50_tfrecord.specs import UserError
+from ucf50_tfrecord.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_training_is_shuffled_complete_repeated_and_reproducible(clips):
     assert indices(read_batches(clips, 5, batch_size=4, seed=4)) != epochs[0]
 
 
-def test_fillers_are_real_clips_of_the_same_epoch(clips):
+def test_padding_clips_are_real_clips_of_the_same_epoch(clips):
     last = read_batches(clips, 5, batch_size=4, seed=3)[-1]
     first = read_batches(clips, 1, batch_size=4, seed=3)[0]
     assert last["mask"].tolist() == [True, True, False, False]
@@ -88,7 +88,11 @@ def test_a_start_at_any_step_gives_exactly_the_rest(clips, videos_dir, tmp_path,
             build(videos_dir, tmp_path / "data", encoding=encoding, shard_bytes=20_000), [1, 2, 3]
         )
     for worker in range(num_workers):
-        options = {"batch_size": 4, "seed": 3, "share": Share(num_workers=num_workers, worker=worker)}
+        options = {
+            "batch_size": 4,
+            "seed": 3,
+            "worker_slice": WorkerSlice(num_workers=num_workers, worker=worker),
+        }
         whole = read_batches(clips, 12, **options)
         assert any(len(set(clips.shards[batch["index"]])) > 1 for batch in whole)
         for start in range(12):
@@ -109,7 +113,7 @@ def test_workers_and_replicas_share_each_global_batch(clips, num_workers, replic
             steps * replicas,
             batch_size=batch_size,
             seed=seed,
-            share=Share(num_workers=num_workers, worker=worker, num_replicas=replicas),
+            worker_slice=WorkerSlice(num_workers=num_workers, worker=worker, num_replicas=replicas),
         )
         for worker in range(num_workers)
     ]
@@ -126,7 +130,7 @@ def bare_clips(num_clips, shards=None, shuffle_shards=0):
     """Clips of which only their number and their shards are known."""
     none = np.zeros(num_clips, np.int64)
     shards = none if shards is None else shards
-    return Clips(
+    return ClipIndex(
         manifest=None,
         shard_paths=tuple(f"shard {number}" for number in range(shards.max() + 1)),
         ids=("",) * num_clips,
@@ -182,11 +186,14 @@ def test_clips_of_one_class_or_group_are_neighbours_by_chance_only():
     "options, message",
     [
         ({"batch_size": 0}, "a batch of at least 1 clip"),
-        ({"batch_size": 4, "share": {"num_workers": 2, "worker": 2}}, "a worker below the number of workers"),
+        (
+            {"batch_size": 4, "worker_slice": {"num_workers": 2, "worker": 2}},
+            "a worker below the number of workers",
+        ),
     ],
 )
 def test_what_cannot_be_is_an_error(clips, options, message):
     with pytest.raises(UserError, match=message):
-        if "share" in options:
-            options = options | {"share": Share(**options["share"])}
+        if "worker_slice" in options:
+            options = options | {"worker_slice": WorkerSlice(**options["worker_slice"])}
         pipeline.index_batches(clips, **options)

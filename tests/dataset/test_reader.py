@@ -9,13 +9,14 @@ import shutil
 import numpy as np
 import pytest
 
-from tests.conftest import build, flip_bit
+from tests.conftest import build, flip_bit, raises_with_remedies
 from tests.dataset.helpers import indices, read_batches
 from ucf50_tfrecord import manifest, record, remote
 from ucf50_tfrecord.dataset import pipeline, shard_files
-from ucf50_tfrecord.dataset.clips import Clips, load_clips
+from ucf50_tfrecord.dataset.clips import ClipIndex, load_clips
 from ucf50_tfrecord.dataset.reader import Buffers, ClipReader, read_record, video_secs
-from ucf50_tfrecord.specs import ClipFormat, FetchSpec, UserError
+from ucf50_tfrecord.errors import UserError
+from ucf50_tfrecord.specs import ClipFormat, FetchSpec
 
 NAME = "small-fold01.tfrecord-00000-of-00002"
 REMOVED, TRUNCATED = "remove", "truncate"
@@ -101,12 +102,12 @@ def damage_position(path, clip):
     ],
     ids=["a byte", "a length", "truncated", "missing", "another shard", "no clip"],
 )
-def test_damage_is_named_with_shard_offset_clip_and_mend(copy, damage, message):
+def test_damage_is_named_with_shard_offset_clip_and_remedy(copy, damage, message):
     clips = load_clips(manifest.load(str(copy)), [1])
     damage(copy / NAME)
     reader = ClipReader(clips)
-    expected = f"{NAME}.* {message}.*v_.*_g01_c0.*To mend it: make repair .*VIDEOS=.*DATA={copy}"
-    with pytest.raises(UserError, match=expected):
+    expected = f"{NAME}.* {message}.*v_.*_g01_c0.*To repair it: make repair .*VIDEOS=.*DATA={copy}"
+    with raises_with_remedies(expected):
         reader.read_pixels(np.arange(6))
     assert reader.error is not None and not reader.skipped
 
@@ -117,7 +118,7 @@ def test_a_streamed_record_that_is_damaged_names_a_way_that_there_is(data_dir, m
     clips = load_clips(manifest.load(str(data_dir)), [1], fetch=FetchSpec(method="stream"))
     there = dataclasses.replace(clips.manifest, data_dir="s3://bucket/set")
     reader = ClipReader(dataclasses.replace(clips, manifest=there))
-    with pytest.raises(UserError, match="to train without such clips: --fetch=copy --on_bad_record=skip$"):
+    with raises_with_remedies("to train without such clips: --fetch=copy --on_bad_record=skip$"):
         reader.read_pixels(np.array([0]), np.array([b"\x0a\x00"], object))
 
 
@@ -128,9 +129,7 @@ def test_a_frame_that_was_written_badly_is_named(videos_dir, tmp_path):
     _, payload = next(record.read_records(path))
     bad = payload.replace(b"\xff\xd8\xff", b"\xff\xd8\x00")
     path.write_bytes(record.frame_record(bad) + path.read_bytes()[len(record.frame_record(bad)) :])
-    with pytest.raises(
-        UserError, match=f"{path}: the record at byte 0 holds a frame that cannot be decoded.*repair"
-    ):
+    with raises_with_remedies(f"{path}: the record at byte 0 holds a frame that cannot be decoded.*repair"):
         read_record(clips, 0)
 
 
@@ -250,7 +249,7 @@ def test_flipped_bytes_are_all_detected(tmp_path, data_dir, encoding, count):
     path = tmp_path / "flipped"
     path.write_bytes(shard)
     some = manifest.load(str(data_dir))
-    clips = Clips(
+    clips = ClipIndex(
         manifest=dataclasses.replace(some, format=clip_format),
         shard_paths=(str(path),),
         ids=tuple(ids),

@@ -12,13 +12,14 @@ import time
 import numpy as np
 import pytest
 
-from tests.conftest import REPOSITORY, flip_bit
+from tests.conftest import REPOSITORY, flip_bit, raises_with_remedies
 from tests.web import serving
 from ucf50_tfrecord import manifest, remote, storage
 from ucf50_tfrecord.dataset import shard_files
 from ucf50_tfrecord.dataset.clips import load_clips
 from ucf50_tfrecord.dataset.reader import ClipReader, read_record
-from ucf50_tfrecord.specs import FetchSpec, UserError
+from ucf50_tfrecord.errors import UserError
+from ucf50_tfrecord.specs import FetchSpec
 
 GIB = 1 << 30
 
@@ -176,13 +177,13 @@ def test_a_folder_that_is_full_of_what_others_use_is_an_error(server, tmp_path, 
     others.check_room([others.shards[path] for path in clips.shard_paths[:3]], 0)
     for path in clips.shard_paths[:3]:
         others.open(path)
-    with pytest.raises(UserError, match="is full of shards in use.*--fetch_cache_gib"):
+    with raises_with_remedies("is full of shards in use.*--fetch_cache_gib"):
         read_all(clips, np.flatnonzero(clips.shards > 2))
 
 
 def test_too_little_room_is_an_error_before_anything_is_fetched(server, tmp_path):
     clips = clips_of(server.url, tmp_path, cache_bytes=20_000)
-    with pytest.raises(UserError, match="mixed at a time take .* GiB.*--fetch_cache_gib.*--shuffle_shards"):
+    with raises_with_remedies("mixed at a time take .* GiB.*--fetch_cache_gib.*--shuffle_shards"):
         ClipReader(clips)
     assert not copies(tmp_path)
 
@@ -204,7 +205,7 @@ def test_a_damaged_shard_is_named_and_no_copy_of_it_stays(server, data_dir, tmp_
 def test_a_missing_shard_is_named(server, tmp_path):
     clips = clips_of(server.url, tmp_path)
     server.behaviour[clips.manifest.shards[1].filename] = 404
-    with pytest.raises(UserError, match=f"{clips.manifest.shards[1].filename} is missing.*make repair"):
+    with raises_with_remedies(f"{clips.manifest.shards[1].filename} is missing.*make repair"):
         read_all(clips)
 
 

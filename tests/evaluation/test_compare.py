@@ -16,11 +16,12 @@ from tests.warm import run_code
 from ucf50_tfrecord import manifest, models
 from ucf50_tfrecord.dataset.clips import load_clips
 from ucf50_tfrecord.dataset.reader import ClipReader
+from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.evaluation import audit, cells, compare, recurrence
 from ucf50_tfrecord.evaluation.cells import Plan, Recipe
 from ucf50_tfrecord.evaluation.results import Cell
 from ucf50_tfrecord.models import recurrent
-from ucf50_tfrecord.specs import AugmentSpec, ModelSpec, TrainSpec, UserError
+from ucf50_tfrecord.specs import AugmentSpec, ModelSpec, TrainSpec
 from ucf50_tfrecord.training.run import RunConfig
 from ucf50_tfrecord.training.strategy import make_strategy
 

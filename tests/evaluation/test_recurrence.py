@@ -6,8 +6,9 @@ import pytest
 from keras import layers, ops
 
 from ucf50_tfrecord import models, specs
+from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.evaluation import recurrence
-from ucf50_tfrecord.specs import ModelSpec, UserError
+from ucf50_tfrecord.specs import ModelSpec
 
 NUM_FRAMES = 6
 # Inputs so small that tanh is the identity.

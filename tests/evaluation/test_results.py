@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from tests.report.tiny import tiny_cell, tiny_results
+from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.evaluation import results as results_lib
 from ucf50_tfrecord.evaluation import runner
-from ucf50_tfrecord.specs import UserError
 
 RECURRENCE = {
     "loss_gradient": [1.0] * 8,

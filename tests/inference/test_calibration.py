@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from scipy import special
 
+from tests.conftest import raises_with_remedies
 from ucf50_tfrecord.evaluation.statistics import expected_calibration_error
 from ucf50_tfrecord.inference import calibration
-from ucf50_tfrecord.specs import ModelSpec, TrainSpec, UserError
+from ucf50_tfrecord.specs import ModelSpec, TrainSpec
 from ucf50_tfrecord.training.run import RunConfig
 
 CLASSES = ("a", "b", "c", "d")
@@ -115,5 +116,5 @@ LINE = '{"clip_id": "a", "perturbation": "none", "label": 0, "fold": 1, "group":
 )
 def test_damaged_predictions_are_a_users_error(tmp_path, content):
     (tmp_path / "predictions.jsonl").write_text(content)
-    with pytest.raises(UserError, match="does not hold predictions.*--nocalibrate"):
+    with raises_with_remedies("does not hold predictions.*--nocalibrate"):
         calibration.calibrate(str(tmp_path), config(), "last")

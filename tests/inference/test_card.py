@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
+from tests.conftest import raises_with_remedies
 from tests.evaluation.made_up import make_results
 from ucf50_tfrecord import storage
 from ucf50_tfrecord.drawing import document
+from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.evaluation import statistics
 from ucf50_tfrecord.evaluation.results import Condition
 from ucf50_tfrecord.inference import card, sources
 from ucf50_tfrecord.inference.card import Export, ExportedFile, Own
-from ucf50_tfrecord.specs import UserError
 
 EXPORT = Export(
     files=(ExportedFile(format="keras", num_bytes=1_234_567, difference=2e-7),),
@@ -154,9 +155,7 @@ def test_a_run_without_scores_has_no_card(run_dir, tmp_path):
     with pytest.raises(UserError, match="missing is not a run's folder"):
         sources.gather(tmp_path / "missing")
     copy = shutil.copytree(run_dir, tmp_path / "run")
-    with pytest.raises(
-        UserError, match="those of its last weights. .*make evaluate RUN=.*FLAGS=--weights=best"
-    ):
+    with raises_with_remedies("those of its last weights. .*make evaluate RUN=.*FLAGS=--weights=best"):
         sources.gather(copy, "best")
     (copy / "predictions.jsonl").write_text('{"clip_id": "a"}\n')
     with pytest.raises(UserError, match="predictions.jsonl does not hold predictions"):

@@ -10,8 +10,9 @@ import pytest
 from tests.conftest import REPOSITORY, child_pids, write_numbered_video
 from tests.convert.test_isolation import SITECUSTOMIZE
 from ucf50_tfrecord.convert.sampling import even_indices
+from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.inference import decoding
-from ucf50_tfrecord.specs import ClipFormat, DecodeLimits, UserError, WindowSpec
+from ucf50_tfrecord.specs import ClipFormat, DecodeLimits, WindowSpec
 
 FORMAT = ClipFormat(num_frames=5, height=16, width=24)
 WINDOWS = WindowSpec(whole_secs=3.0, window_secs=2.0, stride_secs=1.0)

@@ -13,15 +13,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, raises_with_remedies
 from tests.untrained import fresh_model, write_run
 from tests.web import serving
 from ucf50_tfrecord import manifest, specs
 from ucf50_tfrecord.dataset.clips import load_clips
 from ucf50_tfrecord.dataset.feed import read_clips
+from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.inference import export, sources
 from ucf50_tfrecord.inference.card import CARD_FILENAME
-from ucf50_tfrecord.specs import ModelSpec, UserError
+from ucf50_tfrecord.specs import ModelSpec
 from ucf50_tfrecord.training import checkpoint
 
 ALL = set(export.FILENAMES.values()) | {CARD_FILENAME, export.EXPORT_FILENAME}
@@ -227,7 +228,9 @@ def test_formats_that_cannot_be_written_are_explained(run, tmp_path, monkeypatch
         with pytest.raises(UserError, match=r"formats out of \('saved_model', 'keras', 'onnx'\)"):
             export.export_run(run, tmp_path / "export", formats=formats)
     monkeypatch.setattr(export, "_ONNX_PACKAGES", ("tf2onnx", "no_such_package"))
-    with pytest.raises(UserError, match=r"the extra `onnx` \(no_such_package missing\)"):
+    with raises_with_remedies(
+        r"missing: no_such_package. To install .*: .* -m tools.install convert,train,onnx"
+    ):
         export.export_run(run, tmp_path / "export", formats=["onnx"])
     assert not list(tmp_path.iterdir())
 
@@ -235,8 +238,8 @@ def test_formats_that_cannot_be_written_are_explained(run, tmp_path, monkeypatch
 def test_ops_that_onnx_does_not_have_are_explained(tmp_path):
     frames = keras.Input((4, 16, 24, 3), dtype="uint8")
     model = keras.Model(frames, keras.layers.Lambda(_hard_for_onnx)(frames), name="strange")
-    with pytest.raises(
-        UserError, match=r"cannot write this model \(strange\) as ONNX; leave onnx out of --formats"
+    with raises_with_remedies(
+        r"cannot write this model \(strange\) as ONNX: .*To leave onnx out: --formats=saved_model,keras"
     ):
         export.write("onnx", tmp_path / "model.onnx", model, ("a", "b"))
     assert not list(tmp_path.iterdir())

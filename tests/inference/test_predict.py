@@ -9,11 +9,12 @@ import pytest
 import tensorflow as tf
 from scipy import special
 
-from tests.conftest import build
+from tests.conftest import build, raises_with_remedies
 from tests.untrained import write_run
 from ucf50_tfrecord import record, storage
+from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.inference import decoding, predict
-from ucf50_tfrecord.specs import ClipFormat, DecodeLimits, UserError, to_json
+from ucf50_tfrecord.specs import ClipFormat, DecodeLimits, to_json
 from ucf50_tfrecord.training import run as run_lib
 from ucf50_tfrecord.training import strategy as strategy_lib
 from ucf50_tfrecord.training import trained
@@ -129,7 +130,7 @@ def test_runs_of_earlier_versions_look_into_their_shards(tmp_path, data_dir, poo
     run_lib.check_run(str(tmp_path / "run"), new)  # it goes on as the run that it is
     assert run_lib.digest(old) == run_lib.digest(new)
     moved = dataclasses.replace(old, data_dir=str(tmp_path / "gone"))
-    with pytest.raises(UserError, match="no shards in .*gone. Pass --data="):
+    with raises_with_remedies("no shards in .*gone. To name the folder of its shards: --data="):
         predict.complete_config(moved, None)
     assert predict.complete_config(moved, str(data_dir)).clip_format == new.clip_format
     warned = []

@@ -7,8 +7,8 @@ import tensorflow as tf
 
 from tests.models.test_models import make_spec, make_video
 from ucf50_tfrecord import models, specs
+from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.models.dropout import Dropout
-from ucf50_tfrecord.specs import UserError
 
 SMALL = "MobileNetV3Small"
 POLICY = keras.dtype_policies.get("float32")
@@ -112,7 +112,7 @@ def test_a_failed_download_is_explained(monkeypatch):
 
     monkeypatch.setattr("keras.src.utils.file_utils.get_file", fail)
     spec = make_spec("lstm", encoder=SMALL, height=32, width=32, encoder_weights="imagenet")
-    with pytest.raises(UserError, match="--encoder_weights=imagenet cannot be built .* URL fetch failure"):
+    with pytest.raises(UserError, match="the weights imagenet cannot be built .* URL fetch failure"):
         models.build_model(spec)
 
 

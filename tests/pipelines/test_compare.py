@@ -107,7 +107,7 @@ import json, sys
 from absl import flags
 from absl.testing import flagsaver
 from pipelines import compare
-from ucf50_tfrecord.specs import UserError
+from ucf50_tfrecord.errors import UserError
 
 said = {}
 mistakes, given = json.loads(sys.argv[1]), sys.argv[2:]

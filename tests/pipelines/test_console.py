@@ -11,7 +11,7 @@ import textwrap
 
 import pytest
 
-from pipelines import console
+from pipelines import console, remedies
 from tests import warm
 from tests.conftest import REPOSITORY, run_code
 from ucf50_tfrecord.training import loop
@@ -21,7 +21,7 @@ READING = """
 import threading
 import tensorflow as tf
 from pipelines import console
-from ucf50_tfrecord.specs import UserError
+from ucf50_tfrecord.errors import UserError
 
 waiting = threading.Event()
 
@@ -81,7 +81,7 @@ console.run(main)
 PRINTING = """
 import sys
 from pipelines import console
-from ucf50_tfrecord.specs import UserError
+from ucf50_tfrecord.errors import UserError
 
 def main():
     sys.modules.update({loaded})
@@ -120,10 +120,10 @@ def test_a_bar_shows_its_scores_in_80_columns(monkeypatch):
 def test_commands_are_shown_from_the_current_folder(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.executable", str(tmp_path / ".venv" / "bin" / "python"))
     monkeypatch.chdir(tmp_path)
-    assert console.python() == ".venv/bin/python"
+    assert remedies.python() == ".venv/bin/python"
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    assert console.python() == str(tmp_path / ".venv" / "bin" / "python")
+    assert remedies.python() == str(tmp_path / ".venv" / "bin" / "python")
 
 
 @pytest.mark.parametrize("loaded", ["", "tensorflow=None"])

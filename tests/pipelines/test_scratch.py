@@ -17,7 +17,7 @@ from tests.warm import run_script
 TRACING = """
 import os, signal, sys, tempfile
 from pipelines import console
-from ucf50_tfrecord.specs import UserError
+from ucf50_tfrecord.errors import UserError
 
 def main():
     console.load_tensorflow()

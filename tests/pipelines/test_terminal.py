@@ -12,12 +12,11 @@ import termios
 
 import pytest
 
-from pipelines import console, terminal
+from pipelines import console, remedies, terminal
 from tests.conftest import flip_bit, write_numbered_video
 from tests.warm import run_module
 from ucf50_tfrecord import manifest as manifest_lib
-from ucf50_tfrecord import texts
-from ucf50_tfrecord.specs import UserError
+from ucf50_tfrecord.errors import UserError
 
 # Red, a line of its own, back to the line's start, a beep, writing from right to left.
 EVIL = "\x1b[31m\nFORGED: all is well\r\x07\u202e"
@@ -215,22 +214,22 @@ def test_the_doctor(tmp_path, converted, evil_run):
     result = run("tools.doctor", *arguments, status=1)
     assert "make repair" in result.stdout
     run("tools.doctor", f"--{EVIL}")
-    run("tools.launch_workers", f"--workers={EVIL}")
+    run("pipelines.launch", f"--workers={EVIL}")
 
 
 def test_shown_commands_hold_the_names_as_they_are(converted):
     """Pasted into a shell, and from there through make where a name has no line break."""
     words = ["a b", EVIL, "$HOME", "it's", "na\udcefve\x1b", "\\n\x07'"]
-    command = texts.shell_command(
+    command = remedies.shell_command(
         [sys.executable, "-c", "import os, sys; os.write(1, ascii(sys.argv).encode())"]
     )
-    shown = f"{command} {texts.shell_command(words)}"
+    shown = f"{command} {remedies.shell_command(words)}"
     assert shown.isprintable()
     done = subprocess.run(["bash", "-c", shown], stdout=subprocess.PIPE, check=True)
     assert done.stdout.decode() == ascii(["-c", *words])
     makefile = "show:\n\t@printf %s '$(subst ','\\'',$(X))'\n"
     for word in ("a b", "\x1b$HOME\r\u202e'", "$(shell false)"):
-        shown = f"make -s -f /dev/stdin {texts.make_variable('X', word)}"
+        shown = f"make -s -f /dev/stdin {remedies.make_variable('X', word)}"
         done = subprocess.run(
             ["bash", "-c", shown], input=makefile.encode(), stdout=subprocess.PIPE, check=True
         )
@@ -239,7 +238,7 @@ def test_shown_commands_hold_the_names_as_they_are(converted):
 
 def test_the_repair_hint_names_the_set_and_gives_the_shell_nothing_else(converted):
     loaded = manifest_lib.load(str(converted[0]))
-    shown = manifest_lib.repair_command(loaded)
+    shown = remedies.command(manifest_lib.repair_remedy(loaded))
     assert shown.isprintable()
     listed = subprocess.run(
         ["bash", "-c", f"make() {{ printf '%s\\0' \"$@\"; }}; {shown}"], stdout=subprocess.PIPE, check=True
@@ -254,7 +253,8 @@ def test_the_repair_hint_names_the_set_and_gives_the_shell_nothing_else(converte
 
 def shown_words(manifest):
     """The repair command with plain names in place of the folders' own."""
-    return manifest_lib.repair_command(dataclasses.replace(manifest, videos_dir="/v", data_dir="/d"))
+    plain = dataclasses.replace(manifest, videos_dir="/v", data_dir="/d")
+    return remedies.command(manifest_lib.repair_remedy(plain))
 
 
 def test_a_bar_shows_one_line(monkeypatch):
@@ -280,6 +280,6 @@ def test_an_error_of_ours_shows_no_lines_that_a_name_made(capsys):
     except RuntimeError as error:
         terminal.note_exception(error)
     printed = capsys.readouterr().err
-    assert printed.startswith("ucf50_tfrecord.specs.UserError") and "Traceback" in printed
+    assert printed.startswith("ucf50_tfrecord.errors.UserError") and "Traceback" in printed
     assert not {c for c in printed if not c.isprintable()} - {"\n"}
     assert not any(line.startswith("FORGED") for line in printed.split("\n"))

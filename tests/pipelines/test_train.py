@@ -17,10 +17,8 @@ from sklearn.metrics import accuracy_score, f1_score
 from pipelines import train
 from tests.conftest import REPOSITORY
 from tests.warm import run_module
-from ucf50_tfrecord import manifest, storage
+from ucf50_tfrecord import manifest, recipes, storage
 from ucf50_tfrecord.training import run
-
-RECIPES = sorted((REPOSITORY / "pipelines" / "recipes").glob("*.flags"))
 
 
 def train_flags(data_dir, run_dir, *extra):
@@ -140,7 +138,7 @@ def test_a_run_folder_keeps_its_configuration(finished_run, data_dir):
     run_dir, _ = finished_run
     result = run_module(*train_flags(data_dir, run_dir, "--learning_rate=0.5", "--seed=3"))
     assert result.returncode == 2 and "Traceback" not in result.stderr
-    assert "learning_rate was 0.001, is 0.5; seed was 0, is 3. Choose another --run" in result.stderr
+    assert "learning_rate was 0.001, is 0.5; seed was 0, is 3. Try: another --run" in result.stderr
 
 
 def test_a_run_that_is_being_trained_is_left_alone(data_dir, tmp_path):
@@ -246,7 +244,7 @@ def test_videos_alone_are_enough(videos_dir, tmp_path):
         f"--run={tmp_path / 'run'}",
         "--epochs=1",
         "--model=seed_rnn",
-        f"--flagfile={REPOSITORY}/pipelines/recipes/seed_rnn.flags",
+        f"--flagfile={REPOSITORY}/ucf50_tfrecord/recipes/seed_rnn.flags",
         "--epochs=1",
     )
     assert result.returncode == 0, result.stderr
@@ -254,11 +252,11 @@ def test_videos_alone_are_enough(videos_dir, tmp_path):
     assert json.loads((tmp_path / "run" / "config.json").read_text())["train"]["epochs"] == 1
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("recipe", recipes.names())
 def test_every_recipe_parses(recipe, data_dir, tmp_path):
     """--val_folds=99 is refused after all flags have been read, before TensorFlow is loaded."""
-    result = run_module("pipelines.train", f"--data={data_dir}", f"--flagfile={recipe}", "--val_folds=99")
-    assert result.returncode == 2 and "Expected --val_folds out of folds 1-5" in result.stderr
+    result = run_module("pipelines.train", f"--data={data_dir}", f"--recipe={recipe}", "--val_folds=99")
+    assert result.returncode == 2 and "Expected val_folds out of folds 1-5" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -270,14 +268,14 @@ def test_every_recipe_parses(recipe, data_dir, tmp_path):
         (["--epoch=3"], "Unknown command line flag 'epoch'"),
         (["--epochs=many"], "flag --epochs=many"),
         (["--flagfile=nowhere.flags"], "nowhere.flags"),
-        (["--val_folds=1-3", "--train_folds=3-5"], "Folds 3 are in both --train_folds and --val_folds"),
-        (["--val_folds=7"], "Expected --val_folds out of folds 1-5 of .* Received: 7"),
+        (["--val_folds=1-3", "--train_folds=3-5"], "Folds 3 are in both train_folds and val_folds"),
+        (["--val_folds=7"], "Expected val_folds out of folds 1-5 of .* Received: 7"),
         (["--val_folds=one"], "Expected folds such as 1-5,9. Received: folds='one'"),
-        (["--val_folds=1-5"], "Expected --train_folds out of folds 1-5 .* Received: none"),
-        (["--test_folds=1,2", "--val_folds=2-3"], "Folds 2 are in both --val_folds and --test_folds"),
-        (["--test_folds=4", "--train_folds=1-4"], "Folds 4 are in both --train_folds and --test_folds"),
-        (["--test_folds=9"], "Expected --test_folds out of folds 1-5 of .* Received: 9"),
-        (["--early_stopping=3"], "--test_folds with --early_stopping: scores on the folds that chose"),
+        (["--val_folds=1-5"], "Expected train_folds out of folds 1-5 .* Received: none"),
+        (["--test_folds=1,2", "--val_folds=2-3"], "Folds 2 are in both val_folds and test_folds"),
+        (["--test_folds=4", "--train_folds=1-4"], "Folds 4 are in both train_folds and test_folds"),
+        (["--test_folds=9"], "Expected test_folds out of folds 1-5 of .* Received: 9"),
+        (["--early_stopping=3"], "test_folds with early_stopping: scores on the folds that chose"),
         (["--profile_steps=9,3"], "--profile_steps=a,b with 1 <= a <= b"),
         (["--encoder=LeNet"], "flag --encoder=LeNet"),
         (["--encoder=VGG16"], "VGG16 .* cannot be built for frames of 16x24"),

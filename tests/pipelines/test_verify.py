@@ -45,7 +45,7 @@ def test_a_damaged_record_is_named_with_its_clip(copy):
         f"says ({report.clip_ids[1]})"
     )
     assert expected in result.stderr
-    assert "1 of 10 shards" in result.stdout and "To mend them: make repair" in result.stdout
+    assert "1 of 10 shards" in result.stdout and "To repair them: make repair" in result.stdout
 
 
 def test_on_a_terminal_a_problem_has_a_line_of_its_own(copy):
@@ -128,7 +128,7 @@ def test_what_is_found_damaged_is_repaired(videos_dir, tmp_path):
     verified = run_module("pipelines.verify", f"--data={tmp_path / 'data'}")
     assert verified.returncode == 1
     # The command that it names, with each of make's variables as the flag that the Makefile makes of it.
-    command = shlex.split(verified.stdout.split("To mend them: ")[1])
+    command = shlex.split(verified.stdout.split("To repair them: ")[1])
     assert command[:2] == ["make", "repair"]
     variables = dict(word.split("=", 1) for word in command[2:])
     mend = [f"--{name.lower()}={value}" for name, value in variables.items() if name != "FLAGS"]

@@ -12,9 +12,9 @@ import time
 import numpy as np
 import pytest
 
+from pipelines import launch as launch_lib
 from tests.conftest import REPOSITORY, child_pids, run_module
 from tests.pipelines.test_train import final_weights
-from tools import launch_workers
 
 FLAGS = [
     "--model=seed_pool",
@@ -41,12 +41,12 @@ def popen(*arguments, **variables):
 
 
 def launch(*train_flags, workers=2):
-    return popen("tools.launch_workers", f"--workers={workers}", "--", *train_flags)
+    return popen("pipelines.launch", f"--workers={workers}", "--", *train_flags)
 
 
 def start_workers(*train_flags):
     """Two workers without the launcher, as on two machines."""
-    environments = launch_workers.worker_environments(2, [])
+    environments = launch_lib.worker_environments(2, [])
     return [
         popen("pipelines.train", "--strategy=multi_worker", *train_flags, **environment)
         for environment in environments
@@ -133,7 +133,11 @@ def test_workers_that_are_stopped_or_killed_go_on_to_the_same_weights(undisturbe
 @pytest.mark.parametrize(
     "flags, variables, message",
     [
-        (["--strategy=multi_worker"], {}, "there is neither. On one machine, `make train WORKERS=2`"),
+        (
+            ["--strategy=multi_worker"],
+            {},
+            "there is neither. To start workers on this machine: make train WORKERS=2 or",
+        ),
         (["--strategy=multi_worker"], {"TF_CONFIG": "{"}, "Cannot use TF_CONFIG='{': it is not JSON"),
         (
             [],
@@ -164,16 +168,16 @@ def test_a_worker_explains_mistakes_before_tensorflow_is_loaded(
     ],
 )
 def test_the_launcher_explains_mistakes(data_dir, workers, flags, message):
-    result = run_module("tools.launch_workers", f"--workers={workers}", "--", f"--data={data_dir}", *flags)
+    result = run_module("pipelines.launch", f"--workers={workers}", "--", f"--data={data_dir}", *flags)
     assert result.returncode == 2 and "Traceback" not in result.stderr
     assert message in result.stderr
 
 
 LAUNCHER = """
 import os, sys
-from tools import launch_workers
+from pipelines import launch as launch_lib
 environments = [{**os.environ, "INDEX": str(index)} for index in range(3)]
-status, was_signalled = launch_workers.run_workers([sys.executable, "-c", sys.argv[1]], environments)
+status, was_signalled = launch_lib.run_workers([sys.executable, "-c", sys.argv[1]], environments)
 print("was signalled:", was_signalled)
 sys.exit(status)
 """
@@ -253,20 +257,20 @@ def _runs(pid):
 def test_workers_share_the_machine(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7,8")
-    first, second = launch_workers.worker_environments(2, launch_workers.visible_gpus())
+    first, second = launch_lib.worker_environments(2, launch_lib.visible_gpus())
     assert (first["CUDA_VISIBLE_DEVICES"], second["CUDA_VISIBLE_DEVICES"]) == ("4,5", "6,7")
     assert first["TF_NUM_INTRAOP_THREADS"] == "4"
     configs = [json.loads(environment["TF_CONFIG"]) for environment in (first, second)]
     assert configs[0]["cluster"] == configs[1]["cluster"] and len(set(configs[0]["cluster"]["worker"])) == 2
     assert [config["task"]["index"] for config in configs] == [0, 1]
     with pytest.raises(ValueError, match="a GPU for each of 6 workers. Received: gpus=5"):
-        launch_workers.worker_environments(6, launch_workers.visible_gpus())
+        launch_lib.worker_environments(6, launch_lib.visible_gpus())
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
-    assert launch_workers.visible_gpus() == []
+    assert launch_lib.visible_gpus() == []
 
 
 def test_mistakes_show_before_anything_is_converted(videos_dir, tmp_path):
     data = [f"--videos={videos_dir}", f"--data={tmp_path / 'set'}"]
-    result = run_module("tools.launch_workers", "--workers=2", "--", *data, "--val_folds=x")
+    result = run_module("pipelines.launch", "--workers=2", "--", *data, "--val_folds=x")
     assert result.returncode == 2 and "Expected folds such as 1-5,9" in result.stderr
     assert not (tmp_path / "set").exists()

@@ -8,8 +8,9 @@ import pytest
 
 from tests.conftest import build, write_video
 from ucf50_tfrecord import manifest
+from ucf50_tfrecord.choices import Encoding
 from ucf50_tfrecord.convert import decode
-from ucf50_tfrecord.specs import ENCODINGS, ClipFormat
+from ucf50_tfrecord.specs import ClipFormat
 
 CLASSES = ("Left", "Right")
 GROUPS = (1, 6, 7, 12, 21)
@@ -45,7 +46,7 @@ def project(tmp_path_factory) -> pathlib.Path:
 @pytest.fixture(scope="session")
 def data_dirs(project) -> dict[str, pathlib.Path]:
     """The set of each encoding, 10 clips of 15x64x64. Read only."""
-    return {encoding: build_set(project, encoding=encoding) for encoding in ENCODINGS}
+    return {encoding: build_set(project, encoding=encoding) for encoding in Encoding}
 
 
 @pytest.fixture(scope="session")

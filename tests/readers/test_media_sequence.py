@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from tests.readers import checks, readme
 from ucf50_tfrecord import record
-from ucf50_tfrecord.specs import ENCODINGS
+from ucf50_tfrecord.choices import Encoding
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def media_sequence():
     return importlib.import_module("mediapipe.util.sequence.media_sequence")
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("encoding", Encoding)
 def test_its_getters_find_everything(media_sequence, data_dirs, expected, encoding):
     ms = media_sequence
     for shard in checks.shards(data_dirs[encoding]):

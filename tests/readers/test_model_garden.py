@@ -7,7 +7,7 @@ import tensorflow as tf
 from tests.readers import checks, readme
 from tests.readers.conftest import build_set
 from ucf50_tfrecord import record
-from ucf50_tfrecord.specs import ENCODINGS
+from ucf50_tfrecord.choices import Encoding
 
 pytest.importorskip("official", reason="TF Model Garden is not installed: make test-readers")
 
@@ -18,7 +18,7 @@ from official.vision.configs import video_classification  # noqa: E402
 from official.vision.dataloaders import video_input  # noqa: E402
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("encoding", Encoding)
 def test_its_decoder_and_parser_read_every_clip(data_dirs, expected, encoding):
     """The frames are those of TensorFlow's own decoder, bit for bit, scaled to 0..1; the label is one-hot."""
     config = video_classification.DataConfig(

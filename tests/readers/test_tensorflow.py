@@ -10,7 +10,7 @@ from tests.conftest import real_folder
 from tests.readers import checks, readme
 from tests.readers.conftest import build_set
 from ucf50_tfrecord import manifest, record
-from ucf50_tfrecord.specs import ENCODINGS
+from ucf50_tfrecord.choices import Encoding
 
 STRING = tf.io.FixedLenFeature([], tf.string)
 
@@ -49,7 +49,7 @@ def test_the_example_of_tensorflow_datasets(project, data_dirs, expected, monkey
         assert clip["label"] == label
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("encoding", Encoding)
 def test_tensorflow_datasets_reads_every_set(data_dirs, expected, encoding):
     """Its features.json names frames where it can read them, and only there."""
     import tensorflow_datasets as tfds
@@ -74,7 +74,7 @@ def test_the_example_of_raw_frames(project, data_dirs, expected, monkeypatch):
     assert read == {(frames.tobytes(), label) for frames, label in asked} and len(read) == 4
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("encoding", Encoding)
 def test_parse_example_reads_batches(project, data_dirs, expected, encoding, monkeypatch):
     found = readme.run("parse_single_example", project, monkeypatch)
     features = found["features"] | {"clip/media_id": STRING}
@@ -100,7 +100,7 @@ def test_the_example_of_compressed_frames(project, data_dirs, expected, monkeypa
     assert read == {(clip["video"].tobytes(), clip["label"][0]) for clip in ours} and len(read) == 4
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("encoding", Encoding)
 def test_parse_sequence_example_reads_batches(project, data_dirs, expected, encoding, monkeypatch):
     """Raw frames from the context, where there are any, else from the feature lists."""
     found = readme.run("parse_single_sequence_example", project, monkeypatch)
@@ -121,7 +121,7 @@ def test_parse_sequence_example_reads_batches(project, data_dirs, expected, enco
         assert checks.fidelity(read, frames) == readme.sees("tf.io.parse_sequence_example")[encoding]
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("encoding", Encoding)
 def test_dmvr_finds_its_keys(data_dirs, expected, encoding):
     """The parsers that its modalities add_image and add_label ask for, and how it decodes frames.
 

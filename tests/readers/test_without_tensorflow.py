@@ -13,7 +13,8 @@ import pytest
 from tests.conftest import REPOSITORY, flip_bit
 from tests.readers import checks, readme
 from ucf50_tfrecord import manifest, record
-from ucf50_tfrecord.specs import ENCODINGS, UserError
+from ucf50_tfrecord.choices import Encoding
+from ucf50_tfrecord.errors import UserError
 
 WITHOUT_TENSORFLOW = """
 import importlib.util, sys
@@ -76,7 +77,7 @@ def run_alone(code: str, site: pathlib.Path, output: pathlib.Path, cwd: pathlib.
 
 def check(reader, data_dirs, expected, output):
     """Holds what a reader saved of each set, in the order of the shards, against the converter's frames."""
-    for encoding in ENCODINGS:
+    for encoding in Encoding:
         shards = manifest.load(str(data_dirs[encoding])).shards
         reports = [manifest.load_report(str(data_dirs[encoding]), shard.filename) for shard in shards]
         clip_ids = [clip_id for report in reports for clip_id in report.clip_ids]

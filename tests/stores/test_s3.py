@@ -13,9 +13,9 @@ import time
 import numpy as np
 import pytest
 
+from benchmarks.s3_endpoint import BUCKET, Endpoint
 from tests.conftest import REPOSITORY, convert_command, run_module
 from tests.pipelines.test_train import final_weights
-from tools.s3_endpoint import BUCKET, Endpoint
 from ucf50_tfrecord import manifest
 
 pytest.importorskip("boto3", reason="make test-io and make test-remote bring boto3 and moto")
@@ -186,7 +186,7 @@ def test_a_tensorflow_without_s3_says_what_to_do(published, tmp_path):
         train_command(URL, tmp_path / "run", "stream"), cwd=REPOSITORY, capture_output=True, text=True
     )
     assert done.returncode == 2
-    assert "has no file system for s3:// URLs. Two ways out: the extra `remote`" in done.stderr
+    assert "has no file system for s3:// URLs. To copy shards with any TensorFlow: " in done.stderr
     assert not (tmp_path / "run").exists()
 
 
@@ -203,7 +203,7 @@ def test_a_bucket_that_is_not_there_is_named(published, staging, videos_dir):
 def test_the_benchmark_of_fetching_measures_every_way(videos_dir, tmp_path):
     output = tmp_path / "fetch.json"
     done = run_module(
-        "tools.bench_fetch",
+        "benchmarks.fetch",
         f"--videos={videos_dir}",
         f"--remote_python={sys.executable}",
         "--size=16",

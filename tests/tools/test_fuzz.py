@@ -21,7 +21,8 @@ from tools.fuzzing.findings import Counter, Evidence, Findings, Problem, Stage
 from tools.fuzzing.readers import Program, Reader
 from tools.fuzzing.reference import digest
 from ucf50_tfrecord.convert import decode
-from ucf50_tfrecord.specs import ClipFormat, UserError
+from ucf50_tfrecord.errors import UserError
+from ucf50_tfrecord.specs import ClipFormat
 
 # Doors of the library that are not closed yet; each of these counters must be zero in the end.
 OPEN = {
@@ -173,7 +174,7 @@ def _is_running(pid):
 
 
 def test_opened_canaries_and_calls_are_counted(setting):
-    assert (setting.opened.count(), setting.listener.count()) == (0, 0)
+    assert (setting.opened.take(), setting.listener.count()) == ([], 0)
     subprocess.run(["cat", setting.canaries.path(".ts")], check=True, stdout=subprocess.DEVNULL)
     socket.create_connection(("127.0.0.1", setting.listener.port)).close()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as caller:
@@ -182,7 +183,7 @@ def test_opened_canaries_and_calls_are_counted(setting):
     called = 0
     while called < 2 and time.monotonic() < deadline:
         called += setting.listener.count()
-    assert (setting.opened.count(), called) == (1, 2)
+    assert (setting.opened.take(), called) == ([setting.canaries.path(".ts")], 2)
 
 
 def test_hostile_files_reach_canaries_and_listener_where_nothing_stops_them(setting):
@@ -195,10 +196,10 @@ def test_hostile_files_reach_canaries_and_listener_where_nothing_stops_them(sett
             setting.opened.watch(beside)
         if attack.how.startswith(("sdp", "redirection")):  # which wait for packets that never come
             continue
-        setting.opened.count()
+        setting.opened.take()
         with contextlib.suppress(av.error.FFmpegError, UnicodeDecodeError, OSError):
             av.open(str(attack.path), timeout=1.0).close()
-        if setting.opened.count():
+        if setting.opened.take():
             break
     else:
         pytest.fail("no hostile file had a canary opened")
@@ -368,8 +369,7 @@ def test_readers_that_crash_or_hang_are_counted(files, monkeypatch):
     reader = Reader(name="planted", path="set/x.json", read=lambda folder: None)
     monkeypatch.setattr(jsons.readers, "make_mutant", lambda *_: (reader, b"{}"))
     findings = Findings(files / "failures")
-    setting = jsons.Setting(seed=0, findings=findings, work=files, command="again")
-    with jsons.Documents(setting) as tried:
+    with jsons.Documents(seed=0, findings=findings, work=files, command="again") as tried:
         tried._helper.stop()
         tried._helper = watched.Helper("tests.tools.fuzz_answers", files / "helper")
         assert tried.run(range(1, 4)) == 3

@@ -150,7 +150,7 @@ def test_the_curves_of_an_unfinished_run(tmp_path):
     result = run_module("tools.inspect_data", f"--run={run_dir}")
     assert result.returncode == 0, result.stderr
     assert "lstm on clips of 5x16x24" in result.stdout and "not finished" in result.stdout
-    assert "No curves: there are no points" in result.stdout
+    assert "hold no points" in result.stdout
     log = logs.TensorBoardLog(str(run_dir), start_step=0)
     for step in range(1, 31):
         log.scalars("train", {"loss": 2 - step / 20, "accuracy": step / 30, "learning_rate": 1e-3}, step)

@@ -7,9 +7,9 @@ import zipfile
 
 import pytest
 
+from pipelines import remedies
 from tests.conftest import REPOSITORY, run_code, run_module
 from tools import audit_pins, install, pins
-from ucf50_tfrecord import texts
 
 # Those that the Makefile and the tools install by name.
 ALONE = ["pip", "uv", "tf-models-official", "mediapipe"]
@@ -117,9 +117,9 @@ def test_a_mistake_in_the_command_is_one_line():
 def test_the_command_for_an_extra_runs_from_the_repository(monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     monkeypatch.setattr(sys, "executable", str(REPOSITORY / ".venv" / "bin" / "python"))
-    assert texts.install_command("convert,train") == ".venv/bin/python -m tools.install convert,train"
+    assert remedies.install_command("convert,train") == ".venv/bin/python -m tools.install convert,train"
     monkeypatch.setattr(sys, "executable", "/a folder/python")
-    assert texts.install_command("io") == "'/a folder/python' -m tools.install io"
+    assert remedies.install_command("io") == "'/a folder/python' -m tools.install io"
 
 
 def advisories(*packages):

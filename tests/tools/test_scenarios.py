@@ -8,8 +8,8 @@ from absl import flags
 from tests.conftest import run_module
 from tools import make_demo_videos, scenarios
 from tools.scenarios import SCENARIOS, Scenario, Traits
+from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.evaluation import verdicts
-from ucf50_tfrecord.specs import UserError
 
 RECORDING = ("leak", "leak_order", "appearance_leak")
 CLASS_PLACES = ("background", "background_order")
@@ -186,7 +186,7 @@ def test_some_recordings_show_another_classes_colour():
 @pytest.mark.parametrize(
     "build, message",
     [
-        (lambda: Traits(color=4), "a number of a colour"),
+        (lambda: Traits(color=4), "the number of a colour"),
         (lambda: Traits(path="jump"), "one of circle, rise"),
         (lambda: Traits(when="middle"), "always, start or end"),
         (lambda: Scenario("", {"One": Traits()}, {}), "at least 2 classes"),

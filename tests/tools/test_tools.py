@@ -1,4 +1,3 @@
-import json
 import os
 import pathlib
 import re
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests import warm
-from tests.conftest import REPOSITORY, build, child_pids, run_code, run_module
+from tests.conftest import REPOSITORY, child_pids, run_module
 from ucf50_tfrecord.specs import MODEL_NAMES
 
 # (forwards, backwards)
@@ -91,30 +90,6 @@ def test_a_reader_that_has_seen_enough_is_no_error(data_dir):
     assert (result.returncode, result.stderr) == (0, "") and result.stdout.count("\n") == 1
 
 
-def test_the_benchmark_measures_what_is_installed_and_keeps_its_figures(videos_dir, tmp_path):
-    output = tmp_path / "convert.json"
-    flags = [f"--videos={videos_dir}", f"--output={output}", "--rounds=1", "--max_videos=2"]
-    flags += ["--conversion_videos=40", "--long_frames=2000"]
-    result = run_module("tools.bench_convert", *flags)
-    assert result.returncode == 0, result.stderr
-    figures = json.loads(output.read_text())
-    names = {row["name"] for row in figures["rows"]}
-    assert names >= {"ours", "decode everything (PyAV)"} and figures["num_videos"] == 2
-    assert all(name in result.stdout for name in names)
-    assert all(row["videos_per_sec"] > 0 and row["ours_ratio"] > 0 for row in figures["rows"])
-    assert [(row["num_workers"], row["num_videos"]) for row in figures["conversions"]] == [(1, 40), (2, 40)]
-    assert figures["long_video"]["num_frames"] == 2000
-
-
-def test_planning_is_measured_at_each_size(tmp_path):
-    output = tmp_path / "plan.json"
-    result = run_module("tools.bench_plan", f"--output={output}", "--sizes=1000,20000")
-    assert result.returncode == 0, result.stderr
-    rows = json.loads(output.read_text())["rows"]
-    assert [row["num_videos"] for row in rows] == [1000, 20000]
-    assert all(row["num_shards"] >= 20 for row in rows)
-
-
 def make(*arguments, env=None):
     env = {key: value for key, value in (env or os.environ).items() if not key.startswith(("MAKE", "MFLAGS"))}
     return subprocess.run(["make", *arguments], cwd=REPOSITORY, text=True, capture_output=True, env=env)
@@ -157,10 +132,10 @@ def test_make_help_lists_every_variable():
     [
         (
             ["--always-make", "train"],  # whether or not the demo is there already
-            ["tools.make_demo_videos", "recipes/lstm.flags", "--videos='data/demo_videos'"],
+            ["tools.make_demo_videos", "--recipe='lstm'", "--videos='data/demo_videos'"],
             ["--data=", "--model="],
         ),
-        (["train", "MODEL=frame_pool"], ["recipes/frame_pool.flags", "--model='frame_pool'"], []),
+        (["train", "MODEL=frame_pool"], ["--recipe='frame_pool'", "--model='frame_pool'"], []),
         (
             [
                 "train",
@@ -175,7 +150,7 @@ def test_make_help_lists_every_variable():
                 "FLAGS=--fold_by=video",
             ],
             [
-                "recipes/seed_rnn.flags",
+                "--recipe='seed_rnn'",
                 "--videos='/my videos'",
                 "--size='112x96'",
                 "--frames='8'",
@@ -237,32 +212,6 @@ def test_tensorboard_wants_a_folder_that_is_there(tmp_path):
     assert result.returncode == 2 and "error: there is no folder 'runs/nowhere'" in result.stderr
 
 
-BENCH_INPUT = """
-import json, sys
-from absl import flags
-from tools import bench_input
-flags.FLAGS(["bench", "--secs=0.1"])
-raw, jpeg = sys.argv[1:]
-rates = {name: bench_input.measure_rate(name, {"raw": raw, "jpeg": jpeg}[encoding], 4, 0.1)
-         for name, (_, encoding) in bench_input.METHODS.items()}
-rates["floor"] = bench_input.measure_floor(raw, 0.1)
-gather = bench_input.measure_gather(raw, 4)
-memory = bench_input.measure_streaming_memory(raw, 4, 3)
-print(json.dumps([rates, gather, memory.megabytes, [n.share for n in bench_input.measure_shuffle(raw)]]))
-"""
-
-
-@pytest.mark.slow
-def test_the_inputs_benchmark_measures(data_dir, videos_dir, tmp_path):
-    build(videos_dir, tmp_path / "jpeg", encoding="jpeg", shard_bytes=20_000)
-    result = run_code(BENCH_INPUT, data_dir, tmp_path / "jpeg")
-    assert result.returncode == 0, result.stderr
-    rates, (step_secs, gather_secs), megabytes, neighbours = json.loads(result.stdout)
-    assert len(rates) == 7 and min(rates.values()) > 0
-    assert gather_secs > 0 < step_secs and len(megabytes) == 3 and min(megabytes) > 100
-    assert 0.2 < neighbours[0] < 0.4 and neighbours[1] < 0.2  # of 3 classes, of 15 recordings
-
-
 def test_the_models_are_listed_with_their_parameters():
     result = warm.run_module("tools.describe_models", "--classes=50")
     assert result.returncode == 0, result.stderr
@@ -275,36 +224,6 @@ def test_the_models_are_listed_with_their_parameters():
     assert result.returncode == 2 and "a size such as 64 or 112x96" in result.stderr
     result = warm.run_module("tools.describe_models", "--size=0")
     assert result.returncode == 2 and "Expected a height of 8 to 4096 pixels" in result.stderr
-
-
-@pytest.mark.slow
-def test_the_accuracy_table_keeps_finished_runs(data_dir, tmp_path):
-    arguments = [f"--data={data_dir}", "--val_folds=1", "--rows=seed_pool", f"--runs={tmp_path}"]
-    first = run_module("tools.bench_accuracy", *arguments, "--seeds=0")
-    assert first.returncode == 0, first.stderr
-    second = run_module("tools.bench_accuracy", *arguments, "--seeds=0,1")
-    assert second.returncode == 0, second.stderr
-    [row] = json.loads((tmp_path / "accuracy.json").read_text())
-    summaries = [json.loads((tmp_path / f"seed_pool-seed{seed}/summary.json").read_text()) for seed in (0, 1)]
-    assert row["macro_f1"] == [summary["macro_f1"] for summary in summaries]
-    assert [summary["seed"] for summary in summaries] == [0, 1]
-    mean, deviation = np.mean(row["macro_f1"]), np.std(row["macro_f1"], ddof=1)
-    assert f"{mean:.3f} ± {deviation:.3f}" in second.stdout
-    cell = tmp_path / "seed_pool-seed0" / "row.json"
-    cell.write_text(cell.read_text().replace("--epochs=5", "--epochs=6"))
-    third = run_module("tools.bench_accuracy", *arguments, "--seeds=0")
-    assert third.returncode == 2 and "the same flags as before for" in third.stderr
-
-
-@pytest.mark.slow
-def test_the_steps_benchmark_measures(tmp_path):
-    arguments = ["--batch_sizes=1", "--precisions=float32", "--rounds=1", "--secs=0.1"]
-    result = run_module("tools.bench_step", *arguments, f"--output={tmp_path / 'step.json'}")
-    assert result.returncode == 0, result.stderr
-    rows = json.loads((tmp_path / "step.json").read_text())["rows"]
-    assert [row["name"] for row in rows] == ["ours, float32", "Keras TimeDistributed, float32"]
-    assert all(row["clips_per_sec"] > 0 and row["torch_ratio"] is None for row in rows)
-    assert "Without --torch_python" in result.stdout
 
 
 def test_a_killed_tool_leaves_no_processes_and_no_semaphores(tmp_path):

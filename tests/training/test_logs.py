@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins import base_plugin
 from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
 
-from ucf50_tfrecord.specs import UserError
+from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.training import events, logs
 
 # A class's folder may have any name that the file system takes.

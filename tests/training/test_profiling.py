@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
-from ucf50_tfrecord.specs import UserError
+from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.training.profiling import Profiler
 
 

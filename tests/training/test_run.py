@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from ucf50_tfrecord.specs import UserError
+from pipelines import remedies
+from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.training import run
 
 
@@ -28,9 +29,9 @@ def test_a_folder_of_another_configuration_says_what_differs(pool_run, config):
     assert str(raised.value) == (
         f"{pool_run} holds a run with another configuration: fingerprint was {config.fingerprint[:16]}…, is "
         "0000000000000000…; classes was 3 (Left, Middle, Right), is 4 (A, B, C, …); train_folds was 3-5, is 2-4,9; "
-        "test_folds was none, is 5; num_classes was 3, is 4; seed was 0, is 7. "
-        "Choose another --run, or of a comparison another --output."
+        "test_folds was none, is 5; num_classes was 3, is 4; seed was 0, is 7"
     )
+    assert remedies.message(raised.value).endswith(". Try: another --run; in a comparison: another --output")
 
 
 def test_a_file_is_no_folder_for_a_run(config, tmp_path):

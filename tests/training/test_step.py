@@ -10,7 +10,8 @@ import tensorflow as tf
 from tests.training.test_loop import read_all
 from tests.warm import run_code
 from ucf50_tfrecord import models
-from ucf50_tfrecord.specs import ModelSpec, TrainSpec, UserError
+from ucf50_tfrecord.errors import UserError
+from ucf50_tfrecord.specs import ModelSpec, TrainSpec
 from ucf50_tfrecord.training import checkpoint, optimizer, step
 from ucf50_tfrecord.training import strategy as strategy_lib
 from ucf50_tfrecord.training.optimizer import WeightAverages

@@ -5,8 +5,9 @@ import re
 import pytest
 import tensorflow as tf
 
-from tools import launch_workers
-from ucf50_tfrecord.specs import UserError
+from pipelines import launch as launch_lib
+from tests.conftest import raises_with_remedies
+from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.training import cluster, loop, strategy
 
 
@@ -158,7 +159,7 @@ def test_workers_stop_after_the_same_step_wherever_the_request_arrives():
 
 def test_memory_that_does_not_suffice_is_explained():
     error = tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor\nmany lines")
-    with pytest.raises(UserError, match="Out of memory: OOM when allocating tensor. A smaller --batch_size"):
+    with raises_with_remedies("Out of memory: OOM when allocating tensor. Try: a smaller --batch_size"):
         with strategy.explain_exhausted_memory():
             raise error
 
@@ -180,7 +181,7 @@ def test_what_is_no_lost_worker_is_not_called_one():
 
 def meet_all(count, timeout_secs=30.0, absent=()):
     """Lets workers meet, each in a thread; returns what each raised, or None."""
-    addresses = tuple(f"localhost:{port}" for port in launch_workers.free_ports(count))
+    addresses = tuple(f"localhost:{port}" for port in launch_lib.free_ports(count))
 
     def meet(worker):
         try:

@@ -10,8 +10,8 @@ import time
 import numpy as np
 import pytest
 
+from pipelines.launch import free_ports, worker_environments
 from tests.conftest import REPOSITORY
-from tools.launch_workers import free_ports, worker_environments
 
 WORKER = """
 import json, sys

@@ -1,5 +1,5 @@
-"""What `make doctor` looks at. Nothing here prints.
+"""The checks of `python -m tools.doctor`. Nothing here prints.
 
-A check yields findings. It may raise, and what it imports may be broken: `finding.run_check` makes a line of that.
-Only `probe` and `speed` run TensorFlow or PyAV, each in a process of its own.
+A check yields findings. What it imports may be broken; `finding.run_check` reports that as a finding too. TensorFlow
+and PyAV are loaded by `probe` and `benchmarks.machine` alone, each call in a process of its own.
 """

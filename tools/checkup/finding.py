@@ -1,4 +1,4 @@
-"""Findings, and how checks are kept from doing harm. Imports nothing outside the standard library."""
+"""Findings, and calls that may crash or hang. Imports the standard library alone."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
-LEVELS = ("ok", "warn", "fail")
-_END_SECS = 5.0
+from pipelines import remedies
+
+_KILL_SECS = 5.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """A line of the report.
+    """One result of a check.
 
-    level: one of LEVELS.
-    mend: what to do, a sentence; command: the same as a command for the shell.
+    level: ok, warn or fail.
+    fix: how to fix it, a sentence. command: the same as a shell command.
     """
 
     level: str
     text: str
-    mend: str = ""
+    fix: str = ""
     command: str = ""
 
 
@@ -36,48 +37,43 @@ def ok(text: str) -> Finding:
     return Finding("ok", text)
 
 
-def warn(text: str, mend: str = "", *, command: str = "") -> Finding:
-    return Finding("warn", text, mend, command)
+def warn(text: str, fix: str = "", *, command: str = "") -> Finding:
+    return Finding("warn", text, fix, command)
 
 
-def fail(text: str, mend: str = "", *, command: str = "") -> Finding:
-    return Finding("fail", text, mend, command)
+def fail(text: str, fix: str = "", *, command: str = "") -> Finding:
+    return Finding("fail", text, fix, command)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
-    """What the doctor was asked to look at; None where nothing was said."""
+    """What to check: a folder of shards, a folder of videos, a run. `speed_secs` of 0 measures nothing."""
 
     data: str | None = None
     videos: str | None = None
     run: str | None = None
     speed_secs: float = 0.0
 
-    @property
-    def local_data(self) -> str:
-        """The folder whose disk and file system shards are on, or will be."""
-        return self.data if self.data and "://" not in self.data else "data"
-
 
 def run_check(name: str, options: Options) -> Iterator[Finding]:
-    """Yields what tools.checkup.<name>.check finds. Whatever is raised, while it is imported too, becomes a finding."""
+    """Yields the findings of tools.checkup.<name>.check. Any exception, of its import too, becomes a finding."""
     try:
         yield from importlib.import_module(f"tools.checkup.{name}").check(options)
-    except Exception as error:  # this is what one runs when things are broken
-        told = " ".join(str(error).split())
-        # Only a mistake that the user can mend has a text for them; its class may be what could not be imported.
+    except Exception as error:  # the doctor runs where things are broken
+        text = " ".join(remedies.message(error).split())
+        # A UserError is a message to the user. Its module may be what fails to import.
         if type(error).__name__ != "UserError":
-            told = f"this could not be checked: {type(error).__name__}: {told}"
-        yield fail(told)
+            text = f"this could not be checked: {type(error).__name__}: {text}"
+        yield fail(text)
 
 
 class NoAnswer(Exception):
-    """A process gave no answer; the text says why."""
+    """A process that crashed, failed or hung; the text says which."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What a call in another process returned, and what that process wrote to its standard error."""
+    """The result of a call in another process, and the text of its standard error."""
 
     value: Any
     notices: str
@@ -93,31 +89,32 @@ with open(path, "w", encoding="utf-8") as file:
 
 
 def ask(module: str, function: str, *arguments: Any, timeout_secs: float) -> Answer:
-    """Calls a function in a fresh interpreter, which may crash or hang. Arguments and result are JSON values.
+    """Calls a function in a fresh interpreter. Arguments and result are JSON values.
 
-    An interpreter that breaks after the call, as tensorflow-io can, has answered.
+    An interpreter that crashes after the call, as tensorflow-io can, still gives an answer.
 
     Raises:
-      NoAnswer: if the call does not return, or not in time.
+      NoAnswer: if the call raises, crashes or takes too long.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, "answer.json")
         command = [sys.executable, "-c", _BOOT, module, function, json.dumps(arguments), str(path)]
-        ended = run_bounded(command, timeout_secs)
+        result = run_bounded(command, timeout_secs)
         try:
-            return Answer(json.loads(path.read_text(encoding="utf-8")), ended.stderr)
+            return Answer(json.loads(path.read_text(encoding="utf-8")), result.stderr)
         except (OSError, ValueError):
-            raise NoAnswer(_explain(ended)) from None
+            raise NoAnswer(_explain(result)) from None
 
 
 def run_bounded(command: list[str], timeout_secs: float) -> subprocess.CompletedProcess:
-    """Runs a command, and captures what it writes, as text.
+    """Runs a command and captures its output as text.
 
-    subprocess.run would wait for ever for one that cannot be killed, as a GPU or a disk that hangs makes it.
+    subprocess.run would wait forever for a process that cannot be killed, such as one that waits for a GPU
+    or a disk within the kernel.
 
     Raises:
-      OSError: if it cannot be started.
-      NoAnswer: if it does not end in time.
+      OSError: if the command cannot be started.
+      NoAnswer: if it takes too long.
     """
     process = subprocess.Popen(
         command,
@@ -132,16 +129,16 @@ def run_bounded(command: list[str], timeout_secs: float) -> subprocess.Completed
     except subprocess.TimeoutExpired:
         raise NoAnswer(f"no answer within {timeout_secs:.0f} s") from None
     finally:
-        process.kill()  # unless it has ended
+        process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_END_SECS)
+            process.wait(_KILL_SECS)
         process.stdout.close()
         process.stderr.close()
     return subprocess.CompletedProcess(command, process.returncode, output, errors)
 
 
-def _explain(ended: subprocess.CompletedProcess) -> str:
-    if ended.returncode < 0:
-        return f"its process crashed with {signal.Signals(-ended.returncode).name}"
-    lines = [line.strip() for line in ended.stderr.splitlines() if line.strip()]
-    return lines[-1] if lines else f"its process ended with status {ended.returncode}"
+def _explain(result: subprocess.CompletedProcess) -> str:
+    if result.returncode < 0:
+        return f"its process crashed with {signal.Signals(-result.returncode).name}"
+    lines = [line.strip() for line in result.stderr.splitlines() if line.strip()]
+    return lines[-1] if lines else f"its process exited with status {result.returncode}"

@@ -1,4 +1,4 @@
-"""What only TensorFlow, PyAV and tensorflow-io can tell. Each function is called in a process of its own."""
+"""Facts that TensorFlow and PyAV know. Each function is called in a process of its own."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any
 
 
 def tensorflow(run_dir: str | None) -> dict[str, Any]:
-    """Returns how TensorFlow is built and Keras is set, which devices there are, and what "auto" takes.
+    """Describes TensorFlow's build, Keras's settings, the GPUs, and a run's checkpoints.
 
-    Beside it a run's checkpoints: a name and what is wrong with it, or "".
+    Returns:
+      A JSON object. `checkpoints` has a name and a problem ("" if readable) for each, newest first.
     """
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "0"  # it says which CUDA libraries it misses, in a warning
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "0"  # a warning names the CUDA libraries that are missing
     import keras
     import tensorflow as tf
 
@@ -43,26 +44,18 @@ def tensorflow(run_dir: str | None) -> dict[str, Any]:
 
 
 def _checkpoints(run_dir: str) -> list[tuple[str, str]]:
-    from ucf50_tfrecord.specs import UserError
+    from ucf50_tfrecord.errors import UserError
     from ucf50_tfrecord.training import checkpoint
 
     found = []
     for path in checkpoint.find(pathlib.Path(run_dir, "checkpoints", "last")):
+        problem = ""
         try:
             checkpoint.check(path)
         except UserError as error:
-            found.append((pathlib.Path(path).name, " ".join(str(error).split())))
-        else:
-            found.append((pathlib.Path(path).name, ""))
+            problem = " ".join(str(error).split())
+        found.append((pathlib.Path(path).name, problem))
     return found
-
-
-def tensorflow_io() -> dict[str, Any]:
-    """Returns the file systems that TensorFlow knows once tensorflow-io is loaded."""
-    import tensorflow as tf
-    import tensorflow_io  # noqa: F401  registers its file systems
-
-    return {"tensorflow": tf.__version__, "schemes": tf.io.gfile.get_registered_schemes()}
 
 
 def decoder() -> str:

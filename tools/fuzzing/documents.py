@@ -1,4 +1,4 @@
-"""Damages JSON: what a document says, and its text."""
+"""Damages JSON documents: their values and their text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from tools.fuzzing import mutate
 
-# What json.dumps cannot write is put into the text afterwards.
+# json.dumps cannot write these; they replace marks in its text.
 _TEXTS = {
     "@deep list@": "[" * 100_000 + "]" * 100_000,
     "@deep dict@": '{"a":' * 5_000 + "1" + "}" * 5_000,
@@ -34,7 +34,7 @@ _URLS = ("file:///dev/zero", "http://127.0.0.1:9/x", "s3://bucket/x")
 
 
 def paths_like(victim: str) -> Sequence[str]:
-    """Returns names that lead out of a folder. victim: a file that is none of the campaign's business."""
+    """Returns paths and URLs that lead out of a folder. victim: a file outside that nothing may touch."""
     return (*_PATHS, *_URLS, victim, f"file://{victim}")
 
 
@@ -49,10 +49,10 @@ def damage(
     """Returns a damaged document.
 
     Args:
-      text: JSON, or where is_lines a line of it for each record.
-      rng: decides how it is damaged.
-      names: strings to try in place of others, such as paths.
-      seal: sets a document's checksum of itself right again. It may fail.
+      text: JSON, or one JSON value per line where `is_lines`.
+      rng: the source of all randomness.
+      names: strings that replace others, such as paths.
+      seal: corrects the checksum that a document holds of itself. It may fail.
     """
     if rng.random() < 0.2:
         return mutate.damage(text, rng)[0]
@@ -85,19 +85,19 @@ def _damage_values(
 def _sealed(value: Any, seal: Callable[[Any], Any]) -> Any:
     try:
         return seal(copy.deepcopy(value))
-    except (AttributeError, KeyError, TypeError, ValueError):  # it is no document of that kind any more
+    except (AttributeError, KeyError, TypeError, ValueError):  # no longer a document of its kind
         return value
 
 
 def _rename(root: list, rng: random.Random, names: Sequence[str]) -> None:
-    """Puts a name in place of one of a document's strings, each as likely as another."""
+    """Replaces one of a document's strings, all equally likely, by a name."""
     if strings := list(_strings(root)):
         parent, key = rng.choice(strings)
         parent[key] = rng.choice(names)
 
 
 def _strings(parent: Any) -> Iterator[tuple[Any, Any]]:
-    """Yields where strings are: their lists and dicts, and the indices and keys in these."""
+    """Yields the container and the key or index of each string."""
     for key, value in parent.items() if isinstance(parent, dict) else enumerate(parent):
         if isinstance(value, str):
             yield parent, key
@@ -106,7 +106,7 @@ def _strings(parent: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _damage_one(root: list, rng: random.Random, names: Sequence[str]) -> None:
-    """Changes a list or dict of a document, or a value in it."""
+    """Changes one value of a document, or its list or dict."""
     parent, key = _choose(root, rng)
     value = parent[key]
     what = rng.random()
@@ -136,7 +136,7 @@ def _damage_one(root: list, rng: random.Random, names: Sequence[str]) -> None:
 
 
 def _choose(root: list, rng: random.Random) -> tuple[Any, Any]:
-    """Goes down from the root by chance, so that what is near it comes often; returns a container and a key."""
+    """Descends from the root at random, which favours values near it; returns a container and a key."""
     parent, key = root, 0
     if not root:
         root.append({})

@@ -1,4 +1,4 @@
-"""Counts what a campaign finds, and keeps the inputs that show it."""
+"""Counts the problems of a campaign, and keeps the inputs that cause them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from collections.abc import Iterable
 
 from ucf50_tfrecord import storage
 
-# Of failures of one kind only the first are kept: a single fault can have thousands.
+# One fault can fail thousands of inputs, so only the first of a kind are kept.
 _MAX_KEPT_PER_KIND = 3
 _MAX_KINDS_SHOWN = 30
 
 
 class Counter(enum.StrEnum):
-    """What is counted; each must be zero."""
+    """The counters; each must be zero."""
 
     CRASH = "crashes"
     HANG = "hangs"
@@ -38,7 +38,7 @@ class Counter(enum.StrEnum):
 
 
 class Stage(enum.StrEnum):
-    """Where something was found."""
+    """The target that showed a problem."""
 
     CONVERT = "convert"
     PREDICT = "predict"
@@ -48,9 +48,9 @@ class Stage(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """Something that went wrong.
+    """A wrong reaction to a mutant.
 
-    kind: equal for problems of the same cause, as far as that can be told. times: how often it did.
+    kind: equal for problems that probably have one cause. times: how often it occurred.
     """
 
     counter: Counter
@@ -61,7 +61,7 @@ class Problem:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What shows a problem: copies of files, and the command that repeats it."""
+    """The mutant behind a problem: its number, its files, and the command that repeats it."""
 
     stage: Stage
     number: int
@@ -70,10 +70,10 @@ class Evidence:
 
 
 class Findings:
-    """Everything that a campaign found.
+    """All problems of a campaign.
 
     Args:
-      folder: where inputs that fail are kept, each problem in a folder of its own.
+      folder: receives the failing inputs, one folder per problem.
     """
 
     def __init__(self, folder: pathlib.Path):
@@ -81,7 +81,7 @@ class Findings:
         self.counts: collections.Counter[tuple[Stage, Counter]] = collections.Counter()
         self.kinds: collections.Counter[tuple[Stage, Counter, str]] = collections.Counter()
         self._kept: collections.Counter[tuple[Stage, Counter, str]] = collections.Counter()
-        # Not failures: how videos were quarantined, how often no reference could be had, …
+        # Facts that are no failures, such as the causes of quarantine.
         self.notes: collections.Counter[str] = collections.Counter()
 
     @property
@@ -89,7 +89,7 @@ class Findings:
         return sum(self.counts.values())
 
     def add(self, problems: Iterable[Problem], evidence: Evidence) -> None:
-        """Counts problems, and keeps their inputs unless there are enough of the kind."""
+        """Counts problems, and keeps the inputs of the first of each kind."""
         for problem in problems:
             kind = evidence.stage, problem.counter, problem.kind
             self.counts[evidence.stage, problem.counter] += problem.times
@@ -120,7 +120,7 @@ class Findings:
         )
 
     def table(self) -> list[str]:
-        """Returns lines: the counters by stage, then the notes, then the commonest kinds of problems."""
+        """Formats the counters by stage, the notes, and the most common kinds of problems."""
         lines = [f"{'':<52}" + "".join(f"{stage:>15}" for stage in Stage)]
         for counter in Counter:
             cells = "".join(f"{self.counts[stage, counter]:>15}" for stage in Stage)

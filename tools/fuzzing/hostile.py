@@ -1,4 +1,4 @@
-"""Text files that name other files and hosts, by the names of videos."""
+"""Text files that name other files and hosts, with the suffixes of videos."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from tools.fuzzing import seeds
 from ucf50_tfrecord.convert import catalog
 
 CANARY_COLOUR = (255, 0, 255)
-# Mean distance from the canary's colour below which a frame is the canary's.
+# A frame with a smaller mean distance from the canary's colour is the canary's.
 _MAX_DISTANCE = 40
-# Folders by which a path that is not kept absolute becomes a URL.
+# Folder names that make a URL of a relative path.
 PROTOCOLS = ("http:", "rtmp:", "file:", "tcp:", "subfile,,start,0,end,0,,:", "concat:", "cache:", "async:")
 
 
 @dataclasses.dataclass(frozen=True)
 class Canaries:
-    """Videos of one colour that nothing may open, and a port that nothing may call."""
+    """Videos of one colour that nothing may open, and a local port that nothing may connect to."""
 
     folder: pathlib.Path
     port: int
@@ -50,17 +50,14 @@ def make_canaries(folder: pathlib.Path, port: int) -> Canaries:
 
 
 def is_canary(frames: np.ndarray) -> bool:
-    """Tells whether one of some frames, uint8 [T, H, W, 3], shows a canary."""
+    """Returns whether any frame of uint8 [T, H, W, 3] shows a canary."""
     distance = np.abs(frames.astype(np.int16) - np.array(CANARY_COLOUR, np.int16))
     return bool((distance.mean(axis=(1, 2, 3)) < _MAX_DISTANCE).any())
 
 
 @dataclasses.dataclass(frozen=True)
 class Attack:
-    """A file to be converted. watched: files beside it that nothing may open.
-
-    A sequence's picture beside it is a video in its own right.
-    """
+    """A hostile file, and the files beside it that nothing may open."""
 
     path: pathlib.Path
     how: str
@@ -132,7 +129,7 @@ def dash(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list[pat
 
 
 def image_sequence(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list[pathlib.Path]:
-    """A picture by a name that is also a pattern of names: the canary lies where the pattern leads."""
+    """Writes a picture whose name is also a pattern of names, and a canary by the first such name."""
     shutil.copy(canaries.path(".gif"), str(path).replace("%03d", "000"))
     path.write_bytes(b"GIF89a")
     return []
@@ -165,7 +162,7 @@ _ATTACKS: tuple[Callable[[pathlib.Path, Canaries, random.Random], list[pathlib.P
 
 
 def write_attack(folder: pathlib.Path, stem: str, canaries: Canaries, rng: random.Random) -> Attack:
-    """Writes a hostile file with the suffix of a video, and what goes with it."""
+    """Writes a hostile file with the suffix of a video, and its companions."""
     attack = rng.choice(_ATTACKS)
     suffix = rng.choice(sorted(catalog.VIDEO_SUFFIXES))
     path = folder / (f"{stem}-%03d.gif" if attack is image_sequence else f"{stem}{suffix}")

@@ -1,4 +1,4 @@
-"""Mutants of JSON files through the functions that read them, and some through the programs."""
+"""JSON mutants through the functions that read them, and some through the programs."""
 
 from __future__ import annotations
 
@@ -10,33 +10,29 @@ from collections.abc import Callable
 
 from tools.fuzzing import readers, reading, samples, watched
 from tools.fuzzing.findings import Counter, Evidence, Findings, Problem, Stage
-from ucf50_tfrecord.specs import UserError
+from ucf50_tfrecord.errors import UserError
 
-# Of all mutants each n-th goes through a program too.
+# Every n-th mutant also goes through a program.
 PROGRAM_EVERY = 200
 _START_SECS, _READER_SECS, _PROGRAM_SECS = 300.0, 30.0, 300.0
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Setting:
-    """What all mutants have in common. work: the folder that holds `samples`. command: begins that of a mutant."""
-
-    seed: int
-    findings: Findings
-    work: pathlib.Path
-    command: str
-
-
 class Documents:
-    """Tries mutants of JSON by their numbers, on samples that are the same for each."""
+    """Tries JSON mutants by their numbers, on samples that are restored after each.
 
-    def __init__(self, setting: Setting):
-        self._setting = setting
-        self._samples = setting.work / "samples"
-        self._pristine = setting.work / "pristine-samples"
+    Args:
+      seed: the campaign's seed.
+      findings: receives the problems.
+      work: the folder that holds `samples` and samples.VICTIM.
+      command: the start of the command that repeats a mutant.
+    """
+
+    def __init__(self, *, seed: int, findings: Findings, work: pathlib.Path, command: str):
+        self._seed, self._findings, self._work, self._command = seed, findings, work, command
+        self._samples, self._pristine = work / "samples", work / "pristine-samples"
         for name in ("samples", samples.VICTIM):
-            shutil.copytree(setting.work / name, setting.work / f"pristine-{name}")
-        self._helper = watched.Helper("tools.fuzzing.reading", setting.work / "reading")
+            shutil.copytree(work / name, work / f"pristine-{name}")
+        self._helper = watched.Helper("tools.fuzzing.reading", work / "reading")
 
     def __enter__(self) -> Documents:
         return self
@@ -45,7 +41,7 @@ class Documents:
         self._helper.stop()
 
     def run(self, numbers: range, until: Callable[[], bool] = lambda: False) -> int:
-        """Tries mutants in order until told to stop; returns how many."""
+        """Tries mutants in order while `until` is false; returns their number."""
         for count, number in enumerate(numbers):
             if until():
                 return count
@@ -61,56 +57,56 @@ class Documents:
             return [Problem(Counter(name), *rest) for name, *rest in self._ask(number, _READER_SECS)]
         except watched.Silent as error:
             self._restore_all()
-            reader, _ = readers.make_mutant(self._pristine, self._setting.seed, number)
+            reader, _ = readers.make_mutant(self._pristine, self._seed, number)
             return [Problem(Counter.HANG if error.timed_out else Counter.CRASH, str(error), reader.name)]
 
     def _ask(self, number: int | None, limit_secs: float) -> list[list]:
         question = {"samples": str(self._samples), "pristine": str(self._pristine)}
-        return self._helper.ask(question | {"seed": self._setting.seed, "number": number}, limit_secs)
+        return self._helper.ask(question | {"seed": self._seed, "number": number}, limit_secs)
 
     def _warm_up(self) -> None:
         """Starts the readers' process.
 
         Raises:
-          UserError: if a reader fails on sound files.
+          UserError: if a reader fails on intact files.
         """
         try:
             self._ask(None, _START_SECS)
         except watched.Silent as error:
             raise UserError(
-                f"The readers of tools/fuzzing/readers.py fail on sound files ({error}): {self._helper.errors()}"
+                f"The readers of tools/fuzzing/readers.py fail on intact files ({error}): {self._helper.errors()}"
             ) from error
 
     def _run_program(self, number: int) -> list[Problem]:
-        """Runs one of the programs that read the mutant."""
-        reader, content = readers.make_mutant(self._pristine, self._setting.seed, number)
-        program = readers.choose_program(reader.path, self._setting.seed, number)
+        """Runs a program that reads the mutant, if there is one."""
+        reader, content = readers.make_mutant(self._pristine, self._seed, number)
+        program = readers.choose_program(reader.path, self._seed, number)
         if program is None:
             return []
-        self._setting.findings.notes["programs run on damaged JSON"] += 1
-        return try_program(program, content, self._setting.work, self._restore_all)
+        self._findings.notes["programs run on damaged JSON"] += 1
+        return try_program(program, content, self._work, self._restore_all)
 
     def _restore_all(self) -> None:
         for name in ("samples", samples.VICTIM):
-            shutil.rmtree(self._setting.work / name, ignore_errors=True)
-            shutil.copytree(self._setting.work / f"pristine-{name}", self._setting.work / name)
+            shutil.rmtree(self._work / name, ignore_errors=True)
+            shutil.copytree(self._work / f"pristine-{name}", self._work / name)
 
     def _add(self, number: int, stage: Stage, problems: list[Problem]) -> None:
         if not problems:
             return
-        reader, content = readers.make_mutant(self._pristine, self._setting.seed, number)
-        copy = self._setting.work / "mutant" / pathlib.Path(reader.path).name
+        reader, content = readers.make_mutant(self._pristine, self._seed, number)
+        copy = self._work / "mutant" / pathlib.Path(reader.path).name
         copy.parent.mkdir(exist_ok=True)
         copy.write_bytes(content)
-        command = f"{self._setting.command} --first_json={number} --json=1 --videos=0"
+        command = f"{self._command} --first_json={number} --json=1 --videos=0"
         evidence = Evidence(stage=stage, number=number, command=command, inputs=(copy,))
-        self._setting.findings.add(problems, evidence)
+        self._findings.add(problems, evidence)
 
 
 def try_program(
     program: readers.Program, content: bytes, work: pathlib.Path, restore: Callable[[], None]
 ) -> list[Problem]:
-    """Runs a program on samples of which one file is damaged; returns what is wrong with how it took it."""
+    """Runs a program on samples with one damaged file; returns the problems."""
     folder = work / "samples"
     restore()
     (folder / program.path).write_bytes(content)

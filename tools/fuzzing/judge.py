@@ -1,4 +1,4 @@
-"""Judges what became of mutants: that each is accounted for once, and that its pixels are right."""
+"""Checks that each mutant is accounted for once, and that its pixels are right."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tools.fuzzing.findings import Counter, Problem
 from ucf50_tfrecord.specs import ClipFormat
 
 _REFERENCE_SECS = 60.0
-# Notes of pixels that were looked at.
+# Notes about compared pixels.
 SAME, UNSTABLE, UNKNOWN = (
     "clips like an ordered reference",
     "clips without a reference: two ordered passes differ",
@@ -25,12 +25,12 @@ def account(
     quarantined: Mapping[str, Sequence[str]],
     clips_per_video: int,
 ) -> dict[str, Problem]:
-    """Returns what is wrong with videos that do not have either all of their clips or one line of the quarantine.
+    """Returns a problem for each video without either all of its clips or one entry in the quarantine.
 
     Args:
-      videos: paths of all that were to be converted.
-      clips, quarantined: what there is, by the videos' paths; also of videos that were none of them.
-      clips_per_video: how many clips each has.
+      videos: paths of the videos to convert.
+      clips, quarantined: the results by path, perhaps of other videos too.
+      clips_per_video: clips of each converted video.
     """
     found = {}
     known = set(videos)
@@ -44,11 +44,11 @@ def account(
 
 
 class Reference:
-    """Decodes videos in order, in a process of its own, to hold clips against."""
+    """Decodes videos in order, in processes of its own, to compare clips with."""
 
     def __init__(self, scratch: pathlib.Path):
         self._first = watched.Helper("tools.fuzzing.reference", scratch / "first")
-        # Freshly allocated memory has other contents there.
+        # This setting fills freshly allocated memory with other contents.
         self._second = watched.Helper("tools.fuzzing.reference", scratch / "second", MALLOC_PERTURB_="165")
 
     def __enter__(self) -> Reference:
@@ -59,12 +59,12 @@ class Reference:
         self._second.stop()
 
     def judge(self, path: str, clip_format: ClipFormat, digests: Sequence[str]) -> Problem | str:
-        """Returns a problem if a video's clips are not those of two ordered passes that agree; else a note.
+        """Returns a problem if two ordered passes agree with each other but not with the clips; else a note.
 
         Args:
           path: the video.
-          clip_format: of its clips.
-          digests: of each clip's pixels, as reference.digest makes them.
+          clip_format: the format of its clips.
+          digests: reference.digest of each clip.
         """
         question = {name: getattr(clip_format, name) for name in ("height", "width", "num_frames", "spacing")}
         question |= {"path": path, "clips_per_video": clip_format.clips_per_video}

@@ -1,4 +1,4 @@
-"""Damages the bytes of files: by seeded chance, and where headers are."""
+"""Damages the bytes of files at random places and near headers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from tools.fuzzing.seeds import Seed
 
-# Where 32-bit fields of containers are near: names of chunks and boxes, EBML's ids, MPEG's start codes.
+# Container fields are near these: names of chunks and boxes, EBML ids, MPEG start codes.
 _LANDMARK = re.compile(
     rb"RIFF|AVI |LIST|avih|strh|strf|idx1|movi|indx|00dc|01wb|ftyp|moov|mvhd|trak|tkhd|mdhd|hdlr|stsd|stts|stss|ctts|"
     rb"stsz|stsc|stco|co64|elst|edts|avcC|hvcC|esds|moof|mfhd|traf|tfhd|trun|mdat|avc1|hvc1|mp4v|"
@@ -95,7 +95,7 @@ _MUTATIONS: tuple[Mutation, ...] = (
 
 
 def damage(content: bytes, rng: random.Random) -> tuple[bytes, str]:
-    """Returns damaged bytes, and the names of what was done to them."""
+    """Returns damaged bytes and the names of the mutations."""
     damaged, done = bytearray(content), []
     for _ in range(rng.choice((1, 1, 1, 2, 3, 6))):
         if not damaged:
@@ -107,7 +107,7 @@ def damage(content: bytes, rng: random.Random) -> tuple[bytes, str]:
 
 
 def damage_video(seeds: Sequence[Seed], rng: random.Random) -> tuple[bytes, str, str]:
-    """Damages a seed, or joins two. Returns the bytes, the suffix, and how they came about."""
+    """Damages a seed, or joins two. Returns the bytes, the suffix and a description."""
     seed = rng.choice(seeds)
     content, how, suffix = seed.content, seed.name, seed.suffix
     if rng.random() < 0.1:
@@ -124,7 +124,7 @@ def damage_video(seeds: Sequence[Seed], rng: random.Random) -> tuple[bytes, str,
 
 def _landmark(content: bytearray, rng: random.Random) -> int:
     places = [match.start() for match in _LANDMARK.finditer(content)]
-    # Headers are few beside the names of packets: the first ones come more often.
+    # Packets have names too, far more than headers; the first names are preferred.
     chosen = places[: rng.choice((8, 40, len(places)))]
     return rng.choice(chosen) if chosen else rng.randrange(len(content))
 

@@ -1,7 +1,4 @@
-"""What reads JSON here: functions, called in a process of their own, and programs.
-
-A reader that gets another name is changed in this file alone.
-"""
+"""The functions and programs that read JSON. A reader that is renamed is changed in this file alone."""
 
 from __future__ import annotations
 
@@ -21,10 +18,10 @@ from ucf50_tfrecord import manifest as manifest_lib
 class Reader:
     """A function of the library that reads a file.
 
-    path: the file that is damaged, below the samples' folder.
-    read: is called with that folder.
-    writes: a pattern of the files that it may make, change or remove, below the samples' folder.
-    seal: sets the document's checksum of itself right again.
+    path: the damaged file, relative to the samples' folder.
+    read: called with that folder.
+    writes: a pattern of relative paths that it may create, change or remove; none by default.
+    seal: corrects the checksum that the document holds of itself.
     """
 
     name: str
@@ -36,7 +33,7 @@ class Reader:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Program:
-    """A program that reads a file. `path` and `writes` are those of Reader; {} is the samples' folder."""
+    """A program that reads a file. `path` and `writes` are as in Reader; {} is the samples' folder."""
 
     path: str
     module: str
@@ -50,7 +47,7 @@ MANIFEST, SIDECAR = "shards/manifest.json", f"{SHARD}.json"
 STORE, STORE_SIDECAR = "store/manifest.json", f"store/{pathlib.Path(SHARD).name}.json"
 CONFIG, SUMMARY, PREDICTIONS = "run/config.json", "run/summary.json", "run/predictions.jsonl"
 RESULTS, CELL, PREDICTED = "comparison/results.json", "comparison/cell.json", "predictions/predictions.json"
-# Everything in these folders but what is somebody else's.
+# All files of these folders except samples.MINE.
 _SHARDS, _STORE, _COMPARISON = (rf"{name}/(?!mine\.).*" for name in ("shards", "store", "comparison"))
 _PICTURES = r"predictions/(predictions\.json|\d+-v_\w+\.png)"
 
@@ -61,7 +58,7 @@ def load_set(folder: pathlib.Path) -> None:
     manifest = manifest_lib.load(str(folder / "shards"))
     load_clips(manifest, manifest.folds)
     manifest_lib.default_val_folds(manifest)
-    manifest_lib.repair_command(manifest)
+    manifest_lib.repair_remedy(manifest)
 
 
 def load_sidecar(folder: pathlib.Path) -> None:
@@ -75,20 +72,24 @@ def verify_set(folder: pathlib.Path) -> None:
 
 
 def fetch_set(folder: pathlib.Path) -> None:
-    """Reads clips of a set behind a URL, whose shards are copied into a cache."""
+    """Reads clips of a set behind a URL through a cache of its shards."""
     from ucf50_tfrecord.dataset.clips import load_clips
     from ucf50_tfrecord.dataset.feed import read_clips
     from ucf50_tfrecord.specs import FetchSpec
 
     manifest = manifest_lib.load(f"file://{folder}/store")
-    fetch = FetchSpec(cache_dir=str(folder / "cache"), cache_bytes=1 << 30)
+    cache = folder / "cache"
+    cache.mkdir(exist_ok=True)  # an earlier call's cache in this process may take it to exist
+    fetch = FetchSpec(cache_dir=str(cache), cache_bytes=1 << 30)
     clips = load_clips(manifest, manifest.folds, fetch=fetch)
     read_clips(clips)
 
 
 def fetch_agreeing_set(folder: pathlib.Path) -> None:
-    """Reads as fetch_set does, with a manifest that says of the damaged sidecar's shard what the sidecar says."""
-    with contextlib.suppress(AttributeError, RecursionError, ValueError):  # the sidecar holds something else
+    """Reads as fetch_set does, after copying the damaged sidecar's values into the manifest."""
+    with contextlib.suppress(
+        AttributeError, RecursionError, ValueError
+    ):  # the sidecar no longer holds a shard's values
         sidecar = json.loads((folder / STORE_SIDECAR).read_bytes())
         manifest = json.loads((folder / STORE).read_bytes())
         [shard] = [s for s in manifest["shards"] if s["filename"] == pathlib.Path(SHARD).name]
@@ -144,7 +145,7 @@ def load_cell(folder: pathlib.Path) -> None:
 
 
 def save_predictions(folder: pathlib.Path) -> None:
-    """Replaces predictions, whose pictures go with them."""
+    """Replaces predictions and their pictures."""
     from pipelines import predict
 
     predict.save({"videos": []}, folder / "predictions")
@@ -230,12 +231,12 @@ PROGRAMS = (
 
 
 def make_mutant(pristine: pathlib.Path, seed: int, number: int) -> tuple[Reader, bytes]:
-    """Returns what reads a mutant, and its contents.
+    """Returns a mutant's reader and contents.
 
     Args:
-      pristine: the folder of the samples as they were.
-      seed: of all mutants.
-      number: of this one.
+      pristine: the folder of the undamaged samples.
+      seed: the campaign's seed.
+      number: the mutant's number.
     """
     rng = random.Random(f"{seed}/json/{number}")
     reader = rng.choice(READERS)
@@ -245,6 +246,6 @@ def make_mutant(pristine: pathlib.Path, seed: int, number: int) -> tuple[Reader,
 
 
 def choose_program(path: str, seed: int, number: int) -> Program | None:
-    """Returns one of the programs that read a file, None if there is none."""
+    """Returns one of the programs that read a file, or None without one."""
     fitting = [program for program in PROGRAMS if program.path == path]
     return random.Random(f"{seed}/program/{number}").choice(fitting) if fitting else None

@@ -1,4 +1,4 @@
-"""Calls readers with damaged JSON, one after the other, in one process: what `jsons` asks."""
+"""Calls the readers with damaged JSON, in a process that answers `jsons`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any
 
 from tools.fuzzing import readers, watched
 from tools.fuzzing.findings import Counter, Problem
-from ucf50_tfrecord.specs import UserError, printable
+from ucf50_tfrecord.errors import UserError
+from ucf50_tfrecord.specs import printable
 
 MEMORY_BYTES = 256 << 20
 _ADDRESS_SPACE_BYTES = 8 << 30
@@ -21,13 +22,13 @@ _SHOWN = 400  # characters
 def try_reader(
     reader: readers.Reader, samples: pathlib.Path, pristine: pathlib.Path, content: bytes
 ) -> list[Problem]:
-    """Has a reader read a damaged file; returns what is wrong with how it took it.
+    """Calls a reader with a damaged file; returns the problems.
 
     Args:
-      reader: what reads.
-      samples: the folder of all files, which is as it was afterwards.
-      pristine: another with the same files. What lies beside `samples` is watched too.
-      content: of the damaged file.
+      reader: the reader.
+      samples: the folder of all files, restored afterwards. The folder samples.VICTIM beside it is watched too.
+      pristine: an undamaged copy of that folder.
+      content: contents of the damaged file.
     """
     path = samples / reader.path
     path.write_bytes(content)
@@ -55,14 +56,14 @@ def _call(reader: readers.Reader, samples: pathlib.Path) -> Problem | None:
             return Problem(Counter.UNNAMED, printable(str(error)[:_SHOWN]), kind)
     except MemoryError as error:
         return Problem(Counter.MEMORY, repr(error), reader.name)
-    except (Exception, SystemExit) as error:  # whatever it is, it is a finding
+    except (Exception, SystemExit) as error:  # a UserError alone is right
         kind = f"{reader.name}: {type(error).__name__} {_place(error)}"
         return Problem(Counter.EXCEPTION, printable(repr(error)[:_SHOWN]), kind)
     return None
 
 
 def _place(error: BaseException) -> str:
-    """Returns the innermost function of the project that an error passed."""
+    """Returns the innermost function of the project in an error's traceback."""
     frames = traceback.extract_tb(error.__traceback__)
     ours = [
         frame for frame in frames if "/ucf50_tfrecord/" in frame.filename or "/pipelines/" in frame.filename
@@ -72,13 +73,13 @@ def _place(error: BaseException) -> str:
 
 
 def foreign(changed: list[str], samples: pathlib.Path, writes: str) -> list[str]:
-    """Returns those of some changes of files that a pattern, of paths below the samples' folder, does not allow."""
+    """Returns the changes that a pattern of paths relative to the samples' folder does not allow."""
     allowed = re.compile(rf"\w+ {re.escape(str(samples))}/(?:{writes})")
     return [text for text in changed if not allowed.fullmatch(text)]
 
 
 def restore(samples: pathlib.Path, pristine: pathlib.Path, paths: list[str]) -> None:
-    """Brings files back to what they were; those that were not there are removed."""
+    """Restores files from the pristine folder; new files are removed."""
     for path in [path for path in map(pathlib.Path, paths) if not path.is_dir()]:
         source = pristine.parent / f"pristine-{path.relative_to(samples.parent)}"
         path.unlink(missing_ok=True)
@@ -88,7 +89,7 @@ def restore(samples: pathlib.Path, pristine: pathlib.Path, paths: list[str]) -> 
 
 
 def _start_of_peak() -> int:
-    """Has the system measure the peak of memory anew; returns what is in use now, in bytes."""
+    """Resets the process's peak memory; returns the memory in use, in bytes."""
     pathlib.Path("/proc/self/clear_refs").write_text("5")
     return _status_bytes("VmRSS")
 
@@ -99,7 +100,7 @@ def _status_bytes(name: str) -> int:
 
 
 def warm_up(samples: pathlib.Path, pristine: pathlib.Path) -> None:
-    """Has each reader read sound files: they must, and what they load counts for no mutant."""
+    """Calls each reader with intact files, so that the memory of its imports counts for no mutant."""
     for reader in readers.READERS:
         before = watched.snapshot(samples)
         reader.read(samples)

@@ -1,7 +1,6 @@
-"""The pixels that a video's clips must have: everything is decoded in order, then the frames are picked.
+"""The expected pixels of a video's clips: decodes all frames in order, then picks.
 
-Shares no code with the converter. As a program it answers questions on standard input, for a process of its own:
-the videos are damaged.
+Shares no code with the converter. Runs as a process that answers `judge`, since the videos are damaged.
 """
 
 from __future__ import annotations
@@ -19,19 +18,19 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from tools.fuzzing import watched
 
 _SCALING = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
-# Frames that a second pass keeps from being reused.
+# Limit on the frames that `hold` keeps.
 _MAX_HELD_BYTES = 256 << 20
 _ADDRESS_SPACE_BYTES = 8 << 30
 
 
 def clip_digests(path: str, question: dict[str, Any], *, hold: bool = False) -> list[str] | None:
-    """Returns a digest of each clip's pixels, None where no frame decodes.
+    """Returns a digest of each clip's pixels, or None if no frame decodes.
 
     Args:
       path: the video.
       question: `height`, `width`, `num_frames`, `clips_per_video` and `spacing` of the clips.
-      hold: keep decoded frames, so that FFmpeg writes the next ones elsewhere. Pixels that then differ
-        depend on memory that FFmpeg reuses, not on the video alone.
+      hold: whether to keep decoded frames, so that FFmpeg cannot reuse their memory. Pixels that then
+        differ do not depend on the video alone.
     """
     pictures, times = _decode_all(path, question["height"], question["width"], hold)
     if not pictures:
@@ -42,7 +41,7 @@ def clip_digests(path: str, question: dict[str, Any], *, hold: bool = False) -> 
 
 
 def digest(frames: np.ndarray) -> str:
-    """A digest of a clip's pixels, uint8 [T, H, W, 3]."""
+    """Returns a digest of a clip's pixels, uint8 [T, H, W, 3]."""
     return hashlib.sha256(np.ascontiguousarray(frames).tobytes()).hexdigest()
 
 
@@ -66,12 +65,12 @@ def _decode_all(path: str, height: int, width: int, hold: bool) -> tuple[list[np
                         held.append(frame)
                         num_bytes += sum(plane.buffer_size for plane in frame.planes)
     except (av.error.FFmpegError, IndexError, AttributeError, ValueError, OSError):
-        return [], []  # no video that can be decoded in order to its end
+        return [], []  # it cannot be decoded in order to its end
     return pictures, times
 
 
 def _to_picture(frame: av.VideoFrame, height: int, width: int, reformatter: VideoReformatter) -> np.ndarray:
-    turns = round(frame.rotation / 90)  # of a damaged display matrix the nearest
+    turns = round(frame.rotation / 90)  # a damaged display matrix may hold any angle
     if turns % 2:
         height, width = width, height
     scaled = reformatter.reformat(frame, width, height, "rgb24", interpolation=_SCALING, threads=1)
@@ -79,7 +78,7 @@ def _to_picture(frame: av.VideoFrame, height: int, width: int, reformatter: Vide
 
 
 def _pick(times: list[int | None], count: int, spacing: str) -> list[int]:
-    """Picks frames nearest to evenly spaced positions, halves up; or times, first and last included."""
+    """Picks frames nearest to evenly spaced positions (halves up) or times, including the first and the last."""
     if spacing == "index" or None in times:
         half = fractions.Fraction(1, 2)
         return [int(fractions.Fraction(i * (len(times) - 1), count - 1) + half) for i in range(count)]

@@ -1,4 +1,4 @@
-"""Sound files of every kind that the project reads: a set of shards, a run, predictions, a comparison's results."""
+"""Intact files of every kind that the project reads: shards, a run, predictions, a comparison's results."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ import numpy as np
 from tools.fuzzing import seeds, watched
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import storage
-from ucf50_tfrecord.specs import UserError
+from ucf50_tfrecord.errors import UserError
 
 CLASSES = ("Left", "Right")
-# Nothing of the campaign's business: a folder beside the samples, and files among them, of somebody else.
+# Files that nothing may touch: a folder beside the samples, and files among them.
 VICTIM, MINE = "victim", ("shards/mine.txt", "predictions/mine.txt", "store/mine.txt", "comparison/mine.txt")
 _GROUPS, _CLIPS = 5, 1
 _SIZE = ("--size=16x24", "--frames=5")
 
 
 def make_samples(folder: pathlib.Path, *, with_documents: bool = True) -> pathlib.Path:
-    """Makes all samples by the project's own programs; returns their folder, `samples` in the given one.
+    """Makes all samples in `<folder>/samples` with the project's programs; returns that folder.
 
-    Without documents it makes the shards and the run alone.
+    Without documents, only the shards and the run.
 
     Raises:
-      UserError: if one of the programs fails.
+      UserError: if a program fails.
     """
     samples = folder / "samples"
     make_run(samples)
     if not with_documents:
         return samples
-    # Cut into windows, so that there are pictures of timelines.
+    # Short windows, so that there are pictures of timelines.
     run_program(
         "pipelines.predict",
         f"--run={samples}/run",
@@ -43,8 +43,8 @@ def make_samples(folder: pathlib.Path, *, with_documents: bool = True) -> pathli
         f"--output={samples}/predictions",
         "--window_secs=0.4",
     )
-    run_program("tools.fuzzing.samples", str(samples))  # which loads TensorFlow
-    shutil.copytree(samples / "shards", samples / "store")  # as it would be published
+    run_program("tools.fuzzing.samples", str(samples))  # loads TensorFlow, so not in this process
+    shutil.copytree(samples / "shards", samples / "store")  # like a published set
     (folder / VICTIM).mkdir()
     victims = [folder / VICTIM / name for name in ("data", "data.tfrecord")]
     for path in (*victims, *(samples / name for name in MINE)):
@@ -53,7 +53,7 @@ def make_samples(folder: pathlib.Path, *, with_documents: bool = True) -> pathli
 
 
 def make_run(samples: pathlib.Path) -> None:
-    """Makes `videos`, `shards` and a finished `run` in a folder."""
+    """Makes `videos`, `shards` and a finished `run` in the samples' folder."""
     for number, name in enumerate(CLASSES):
         (samples / "videos" / name).mkdir(parents=True)
         for group in range(1, _GROUPS + 1):
@@ -76,7 +76,7 @@ def make_run(samples: pathlib.Path) -> None:
 
 
 def run_program(module: str, *arguments: str) -> None:
-    """Runs a program on sound files.
+    """Runs a program on intact files.
 
     Raises:
       UserError: if it fails.
@@ -90,12 +90,12 @@ def run_program(module: str, *arguments: str) -> None:
     )
     if result.returncode:
         raise UserError(
-            f"{module} failed with status {result.returncode} on sound files: {result.stderr[-2000:]}"
+            f"{module} failed with status {result.returncode} on intact files: {result.stderr[-2000:]}"
         )
 
 
 def make_results(samples: pathlib.Path) -> None:
-    """Writes a comparison's results.json and a cell.json by the project's own writers, of drawn predictions."""
+    """Writes results.json and cell.json of a comparison with random predictions."""
     from ucf50_tfrecord.dataset import perturb
     from ucf50_tfrecord.dataset.clips import load_clips
     from ucf50_tfrecord.evaluation import compare

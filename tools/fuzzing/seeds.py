@@ -1,4 +1,4 @@
-"""Sound videos to damage: of many containers and codecs, small, and the same each time."""
+"""Small intact videos in many containers and codecs, the same each time."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import av
 import numpy as np
 
 from ucf50_tfrecord.convert import catalog
-from ucf50_tfrecord.specs import UserError, expect
+from ucf50_tfrecord.errors import UserError, expect
 
 HEIGHT, WIDTH, NUM_FRAMES = 48, 64, 20
-# Of a folder of videos larger ones are left out: decoding them in full, as the reference does, takes seconds.
+# Larger videos are left out: the reference decodes all frames, which takes seconds.
 MAX_BYTES = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How a seed is encoded. FFmpeg's container follows from the suffix unless it is named."""
+    """The encoding of a seed. FFmpeg derives the container from the suffix unless it is named."""
 
     suffix: str
     codec: str
@@ -29,7 +29,7 @@ class Recipe:
     size: tuple[int, int] = (HEIGHT, WIDTH)
 
 
-# x264 looks ahead on other threads, whose timing shows in the bytes.
+# x264's look-ahead runs on other threads, whose timing changes the bytes.
 _X264 = {"x264-params": "no-mbtree=1:rc-lookahead=0:threads=1"}
 
 RECIPES = (
@@ -67,7 +67,7 @@ RECIPES = (
 
 @dataclasses.dataclass(frozen=True)
 class Seed:
-    """A sound video's bytes, and the suffix that it goes by."""
+    """The bytes and the suffix of an intact video."""
 
     name: str
     suffix: str
@@ -75,7 +75,7 @@ class Seed:
 
 
 def make_seeds(folder: pathlib.Path) -> list[Seed]:
-    """Encodes a video of each recipe; the same bytes with the same build of PyAV."""
+    """Encodes a video per recipe; one build of PyAV always gives the same bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     seeds = []
     for number, recipe in enumerate(RECIPES):
@@ -86,10 +86,10 @@ def make_seeds(folder: pathlib.Path) -> list[Seed]:
 
 
 def read_seeds(folder: str) -> list[Seed]:
-    """Reads the videos of a folder and of those in it, without the large ones.
+    """Reads the videos of a folder and its subfolders, up to MAX_BYTES each.
 
     Raises:
-      UserError: if there are none.
+      UserError: if there is none.
     """
     if not pathlib.Path(folder).is_dir():
         raise UserError(f"Expected a folder of videos for --seeds. Received: {folder}")
@@ -100,7 +100,7 @@ def read_seeds(folder: str) -> list[Seed]:
 
 
 def moving_noise(height: int, width: int, *, seed: int, num_frames: int = NUM_FRAMES) -> np.ndarray:
-    """Returns uint8 [num_frames, height, width, 3], of which no two frames are alike."""
+    """Returns uint8 [num_frames, height, width, 3] with no two equal frames."""
     rng = np.random.default_rng(seed)
     world = rng.integers(0, 200, (height // 8, (width + 2 * num_frames) // 8 + 1, 3), dtype=np.uint8)
     world = world.repeat(8, axis=0).repeat(8, axis=1)
@@ -108,7 +108,7 @@ def moving_noise(height: int, width: int, *, seed: int, num_frames: int = NUM_FR
 
 
 def encode(path: pathlib.Path, recipe: Recipe, frames: np.ndarray) -> None:
-    """Writes frames, uint8 [T, H, W, 3], as a recipe says."""
+    """Writes uint8 [T, H, W, 3] with a recipe's encoding."""
     options = {"fflags": "+bitexact"} | ({"movflags": recipe.movie_flags} if recipe.movie_flags else {})
     with av.open(str(path), "w", format=recipe.container, options=options) as container:
         stream = container.add_stream(recipe.codec, rate=25, options=recipe.options | {"flags": "+bitexact"})

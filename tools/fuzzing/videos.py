@@ -1,4 +1,4 @@
-"""Rounds of mutants through the real converter and the real `predict`."""
+"""Rounds of video mutants through the real converter and `predict`."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ from tools.fuzzing.reference import digest
 from tools.fuzzing.seeds import Seed
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import record
-from ucf50_tfrecord.specs import ClipFormat, UserError, to_json
+from ucf50_tfrecord.errors import UserError
+from ucf50_tfrecord.specs import ClipFormat, printable, to_json
 
-# Mutants that one conversion gets; the format and more change from round to round.
+# Mutants per conversion. The clip format and more change from round to round.
 ROUND = 200
 FORMATS = (
     ClipFormat(num_frames=15, height=24, width=40),
@@ -31,11 +32,11 @@ FORMATS = (
     ClipFormat(num_frames=4, height=32, width=32, spacing="time"),
 )
 _HOSTILE_FRACTION, _ODD_NAME_FRACTION, _PROTOCOL_FRACTION = 0.04, 0.02, 0.05
-# What a terminal must not be sent, what ends a line, what turns text around, and what is not UTF-8.
+# Escape sequences, line breaks, reversed writing, bytes that are not UTF-8, and shell characters.
 _ODD_NAMES = ("\x1b[31mred", "two\nlines", "\u202eturned", "not\udcffutf8", "\x9b2J", "a,b 'c' $d")
 _VIDEO_SECS, _VIDEO_MIB = 10, 512
 _MIN_ROUND_SECS, _SECS_PER_VIDEO = 300.0, 3.0
-# Of all rounds the real `predict` gets each n-th, and its decoder each n-th mutant of a round.
+# `predict` gets every n-th round, and its decoder every n-th mutant of a round.
 _PREDICT_EVERY, _WINDOWS_EVERY = 10, 4
 _WHOLE = {"whole_secs": 1e12, "window_secs": 1.0, "stride_secs": 1.0}
 _CUT = {"whole_secs": 0.0, "window_secs": 0.3, "stride_secs": 0.1}
@@ -43,7 +44,7 @@ _CUT = {"whole_secs": 0.0, "window_secs": 0.3, "stride_secs": 0.1}
 
 @dataclasses.dataclass(frozen=True)
 class Mutant:
-    """A video that is tried. watched: what must not be opened beside it."""
+    """A mutated or hostile video, and the files beside it that nothing may open."""
 
     number: int
     path: str
@@ -54,11 +55,10 @@ class Mutant:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What all rounds have in common.
+    """The settings of all rounds.
 
-    seed, seeds: of the mutants, and what they are made of. first: the number of the first.
-    work: a folder for what is made on the way. workers: processes at a time.
-    run_dir: a run for `predict`; None leaves that out.
+    seed: the campaign's seed. seeds: the videos that are mutated. work: a temporary folder.
+    workers: processes at a time. run_dir: a run for `predict`, or None to skip it.
     """
 
     seed: int
@@ -73,7 +73,7 @@ class Setting:
 
 
 class Round:
-    """Some mutants, by their numbers, and what becomes of them. All of them must be of one ROUND."""
+    """The mutants with the given numbers, all of one ROUND, and their trial."""
 
     def __init__(self, setting: Setting, numbers: range, command: str):
         self._setting, self._numbers, self._command = setting, numbers, command
@@ -85,7 +85,7 @@ class Round:
         self.mutants: dict[str, Mutant] = {}
 
     def run(self) -> None:
-        """Makes the mutants, and tries them."""
+        """Makes and tries the mutants."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self._write()
         converted = self._convert()
@@ -96,13 +96,13 @@ class Round:
         shutil.rmtree(self.folder)
 
     def _write(self) -> None:
-        """Writes all mutants into folders of two classes; the second one's name looks like a URL's scheme."""
+        """Writes the mutants into two class folders, of which the second is named like the scheme of a URL."""
         protocol = hostile.PROTOCOLS[self.number % len(hostile.PROTOCOLS)]
         self._classes = ("clips", os.path.join(protocol, self._setting.canaries.host))
         for name in self._classes:
             (self.videos / name).mkdir(parents=True)
         sound = self._setting.seeds[self.number % len(self._setting.seeds)]
-        # What says that the round works at all, and that both classes hold a video.
+        # An intact video per class shows that the round works.
         for name in self._classes:
             self._write_video(-1, name, "sound", sound.suffix, sound.content, "sound")
         for number in self._numbers:
@@ -131,7 +131,8 @@ class Round:
         self.mutants[path] = Mutant(number, path, how)
 
     def _run(self, module: str, *arguments: str, stdin: str = "", statuses: tuple[int, ...], stage: Stage):
-        """Runs a program of ours in the folder of the videos, so that relative paths begin with a class."""
+        """Runs a program in the videos' folder, so that relative paths start with a class."""
+        self._setting.opened.take()  # forgets files that this process copied
         ended = watched.run(
             [sys.executable, "-m", module, *arguments],
             self.folder,
@@ -144,7 +145,7 @@ class Round:
         return ended
 
     def _convert(self) -> dict[str, list[np.ndarray]]:
-        """Converts the folder; returns the clips of each video that was not quarantined."""
+        """Converts the mutants; returns the clips of each converted video."""
         clip_format = self.format
         self._run(
             "pipelines.convert",
@@ -169,7 +170,7 @@ class Round:
         return self._account()
 
     def _account(self) -> dict[str, list[np.ndarray]]:
-        """Checks that each video has its clips or its line in the quarantine."""
+        """Checks that each video has its clips or an entry in the quarantine; returns the clips."""
         clips: dict[str, list[np.ndarray]] = collections.defaultdict(list)
         quarantined: dict[str, list[str]] = collections.defaultdict(list)
         try:
@@ -198,21 +199,20 @@ class Round:
         return clips
 
     def _all_videos(self) -> list[str]:
-        """Returns the paths of all videos: some hostile files lie beside others."""
+        """Returns the paths of all videos: the mutants, and pictures beside hostile ones."""
         beside = [path.replace("%03d", "000") for path in self.mutants if "%03d" in path]
         return [*self.mutants, *beside]
 
     def _count_calls(self, stage: Stage, program: str) -> None:
-        """Counts opened canaries and connections; which mutant did it is not known."""
-        for counter, times in (
-            (Counter.OPENED, self._setting.opened.count()),
-            (Counter.CONNECTED, self._setting.listener.count()),
-        ):
-            if times:
-                self._add_round([Problem(counter, f"{times} times", program, times)], stage)
+        """Counts opened canaries and connections, whose mutant is not known."""
+        if opened := self._setting.opened.take():
+            names = " ".join(printable(name) for name in sorted(set(opened)))
+            self._add_round([Problem(Counter.OPENED, names, program, len(opened))], stage)
+        if times := self._setting.listener.count():
+            self._add_round([Problem(Counter.CONNECTED, f"{times} times", program, times)], stage)
 
     def _decode_windows(self) -> dict[str, list[str]]:
-        """Decodes some mutants as `predict` does; returns the digests of those that were taken whole."""
+        """Decodes some mutants as `predict` does; returns the digests of those decoded as one window."""
         chosen = [path for path, mutant in self.mutants.items() if mutant.number % _WINDOWS_EVERY == 0]
         if not chosen:
             return {}
@@ -261,9 +261,9 @@ class Round:
                 self._add(path, Problem(Counter.ACCOUNT, detail, f"predict: {detail}"), Stage.PREDICT)
 
     def _compare(self, clips: dict[str, list[np.ndarray]], windows: dict[str, list[str]]) -> None:
-        """Holds pixels against the reference's.
+        """Compares pixels with the reference.
 
-        Those of hostile files against the canary's: the reference would open what they name too.
+        Clips of hostile files are compared with the canary: the reference would open the named files too.
         """
         wanted: dict[str, list[tuple[Stage, ClipFormat, list[str]]]] = collections.defaultdict(list)
         for path, videos in clips.items():
@@ -305,7 +305,7 @@ class Round:
         return self.mutants[path].how if path in self.mutants else "beside a hostile file"
 
     def _add_round(self, problems: list[Problem], stage: Stage) -> None:
-        """Counts problems that may be any mutant's."""
+        """Counts problems whose mutant is not known."""
         evidence = self._evidence(stage, self._numbers[0], len(self._numbers), (self.videos,))
         self._setting.findings.add(problems, evidence)
 

@@ -1,4 +1,4 @@
-"""Watches processes, folders, files and a port while hostile input is read."""
+"""Watches processes, folders, opened files and a port while programs read hostile input."""
 
 from __future__ import annotations
 
@@ -25,23 +25,24 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from tools.fuzzing.findings import Counter, Problem
-from ucf50_tfrecord.specs import UserError, printable
+from ucf50_tfrecord.errors import UserError
+from ucf50_tfrecord.specs import printable
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 _MARK = "UCF50_FUZZ_MARK"
-_GRACE_SECS = 3.0  # in which what a process started may end after it
-_IN_OPEN = 0x20
+_GRACE_SECS = 3.0  # for children to exit after their parent
+_IN_OPEN, _IN_ISDIR = 0x20, 0x40000000
 _SHOWN = 300  # characters
-# Hostile files may ask for any size; no sound one needs that much.
+# Hostile files may ask for any size; intact ones stay far below.
 _LIMITS = {resource.RLIMIT_AS: 24 << 30, resource.RLIMIT_FSIZE: 2 << 30, resource.RLIMIT_CORE: 0}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ended:
-    """How a process ended, and what it left.
+    """The exit of a process, and what it left.
 
-    status: as subprocess has it; None where it was stopped after `limit_secs`.
-    processes: command lines of processes that were left. temporary: names of files left in its TMPDIR.
+    status: as in subprocess; None if it was killed after `limit_secs`.
+    processes: command lines of children left running. temporary: files left in its TMPDIR.
     """
 
     command: Sequence[str]
@@ -54,7 +55,7 @@ class Ended:
 
 
 def environment_for(scratch: pathlib.Path, mark: str) -> dict[str, str]:
-    """Returns the environment of a watched process: a TMPDIR of its own, and a mark that its children inherit."""
+    """Returns an environment with its own TMPDIR, and a mark that children inherit."""
     temporary = scratch / "tmp"
     temporary.mkdir(parents=True, exist_ok=True)
     return os.environ | {
@@ -69,7 +70,7 @@ def environment_for(scratch: pathlib.Path, mark: str) -> dict[str, str]:
 def run(
     command: Sequence[str], scratch: pathlib.Path, limit_secs: float, *, cwd=REPOSITORY, stdin: str = ""
 ) -> Ended:
-    """Runs a command to its end, or stops it; whatever it left running is killed."""
+    """Runs a command, at most for `limit_secs`; kills it and its children afterwards."""
     mark = secrets.token_hex(8)
     environment = environment_for(scratch, mark)
     output, errors = scratch / "stdout", scratch / "stderr"
@@ -107,11 +108,11 @@ def run(
 
 
 def problems_of(ended: Ended, statuses: Collection[int]) -> list[Problem]:
-    """Returns what is wrong with a process's end.
+    """Returns the problems that a process's exit shows.
 
     Args:
       ended: the process.
-      statuses: the exit statuses that are right for its input.
+      statuses: the right exit statuses for its input.
     """
     found = []
     program = next((word for word in ended.command if "." in word and "/" not in word), ended.command[0])
@@ -137,13 +138,13 @@ def problems_of(ended: Ended, statuses: Collection[int]) -> list[Problem]:
 
 
 def control_characters(text: str) -> str:
-    """Returns the first line that holds what a terminal must not get, escaped; empty if there is none."""
+    """Returns the first line with control characters, escaped; empty if there is none."""
     lines = text.split("\n")
     return next((printable(line)[:_SHOWN] for line in lines if not line.isprintable()), "")
 
 
 def _processes_left(mark: str) -> list[str]:
-    """Names the processes that carry a mark and do not end by themselves."""
+    """Returns the command lines of processes with a mark that do not exit by themselves."""
     deadline = time.monotonic() + _GRACE_SECS
     while (left := _marked(mark)) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -151,7 +152,7 @@ def _processes_left(mark: str) -> list[str]:
 
 
 def _marked(mark: str) -> list[tuple[int, str]]:
-    """Returns the ids and command lines of processes with a mark in their environment; zombies have none."""
+    """Returns ids and command lines of the processes with a mark in their environment. Zombies have none."""
     found = []
     for path in pathlib.Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -168,7 +169,7 @@ def _kill_marked(mark: str) -> None:
 
 
 class Silent(Exception):
-    """A helper process did not answer; the text says how."""
+    """A helper process hung or crashed; the text says which."""
 
     def __init__(self, text: str, *, timed_out: bool):
         super().__init__(text)
@@ -176,7 +177,7 @@ class Silent(Exception):
 
 
 class Helper:
-    """A process of this campaign that answers each line of JSON with one; started again after its end."""
+    """A process that answers each line of JSON with one. It is restarted after a crash."""
 
     def __init__(self, module: str, scratch: pathlib.Path, *arguments: str, **environment: str):
         scratch.mkdir(parents=True, exist_ok=True)
@@ -196,21 +197,21 @@ class Helper:
         return self._process is not None
 
     def errors(self) -> str:
-        """Returns the end of what it wrote to standard error."""
+        """Returns the end of its standard error."""
         return (self._scratch / "stderr").read_text(errors="replace").strip()[-_SHOWN:]
 
     def ask(self, question: Any, limit_secs: float) -> Any:
         """Returns the answer to a question.
 
         Raises:
-          Silent: if none comes in time, or the process ends; it is then stopped.
+          Silent: if the process exits or takes too long; it is then stopped.
         """
         if self._process is None:
             self._start()
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps(question).encode() + b"\n")
         deadline = time.monotonic() + limit_secs
-        answers = select.poll()  # unlike select.select, for any number of open files
+        answers = select.poll()  # select.select fails for file descriptors above 1023
         answers.register(self._process.stdout, select.POLLIN)
         while b"\n" not in self._rest:
             if not answers.poll(1000 * max(0.0, deadline - time.monotonic())):
@@ -220,7 +221,7 @@ class Helper:
             if not content:
                 status = self._process.wait()
                 self.stop()
-                raise Silent(f"its process ended with status {status}", timed_out=False)
+                raise Silent(f"its process exited with status {status}", timed_out=False)
             self._rest += content
         line, _, self._rest = self._rest.partition(b"\n")
         return json.loads(line)
@@ -249,9 +250,9 @@ class Helper:
 
 
 def serve(answer) -> None:
-    """Answers each line of JSON on standard input: what a Helper's process runs.
+    """Answers each line of JSON on standard input; the main loop of a Helper's process.
 
-    What libraries print goes to standard error.
+    Output of libraries goes to standard error.
     """
     replies = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
@@ -260,30 +261,35 @@ def serve(answer) -> None:
 
 
 class OpenedFiles:
-    """Notices that files of some folders are opened, by whichever process."""
+    """Records opens of the watched files by any process (Linux inotify)."""
 
     def __init__(self):
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._fd = self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
         if self._fd < 0:
             raise UserError(f"Opened files cannot be watched here: {os.strerror(ctypes.get_errno())}")
+        self._paths: dict[int, pathlib.Path] = {}
 
     def watch(self, path: pathlib.Path) -> None:
-        """Watches a file, or the files of a folder."""
-        if self._libc.inotify_add_watch(self._fd, os.fsencode(path), _IN_OPEN) < 0:
+        """Adds a file, or the files of a folder."""
+        number = self._libc.inotify_add_watch(self._fd, os.fsencode(path), _IN_OPEN)
+        if number < 0:
             raise UserError(f"Cannot watch {path}: {os.strerror(ctypes.get_errno())}")
+        self._paths[number] = path
 
-    def count(self) -> int:
-        """Returns how many files were opened since the last call."""
-        opened = 0
+    def take(self) -> list[str]:
+        """Returns the path of each open since the last call."""
+        opened = []
         with contextlib.suppress(BlockingIOError):
             while content := os.read(self._fd, 1 << 16):
                 position = 0
                 while position < len(content):
-                    _, mask, _, length = struct.unpack_from("iIII", content, position)
+                    number, mask, _, length = struct.unpack_from("iIII", content, position)
+                    name = content[position + 16 : position + 16 + length].rstrip(b"\0")
                     position += 16 + length
-                    # A folder that is listed is opened too.
-                    opened += bool(mask & _IN_OPEN) and not mask & 0x40000000
+                    # Listing a folder opens it.
+                    if mask & _IN_OPEN and not mask & _IN_ISDIR:
+                        opened.append(str(self._paths[number] / os.fsdecode(name)))
         return opened
 
     def close(self) -> None:
@@ -291,13 +297,13 @@ class OpenedFiles:
 
 
 class Listener:
-    """A port of this machine, TCP and UDP, that counts who calls it, and hangs up on them."""
+    """A local port, TCP and UDP, that counts and closes connections."""
 
     def __init__(self):
         self._tcp = socket.create_server(("127.0.0.1", 0))
         self.port = self._tcp.getsockname()[1]
         self._udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        with contextlib.suppress(OSError):  # in use: TCP alone is watched
+        with contextlib.suppress(OSError):  # the port is in use: only TCP is watched
             self._udp.bind(("127.0.0.1", self.port))
         self._udp.setblocking(False)
         self._called = 0
@@ -310,7 +316,7 @@ class Listener:
                 self._called += 1
 
     def count(self) -> int:
-        """Returns how many connections and packets came since the last call."""
+        """Returns the number of connections and packets since the last call."""
         called, self._called = self._called, 0
         with contextlib.suppress(BlockingIOError):
             while self._udp.recvfrom(1 << 16):
@@ -318,18 +324,18 @@ class Listener:
         return called
 
     def close(self) -> None:
-        # Closing alone does not wake a thread that accepts.
+        # Closing alone does not wake the accepting thread.
         self._tcp.shutdown(socket.SHUT_RDWR)
         self._tcp.close()
         self._udp.close()
 
 
 def snapshot(folder: pathlib.Path, *, still: pathlib.Path | None = None) -> dict[str, tuple]:
-    """Returns what tells files apart from those that they were, by path.
+    """Returns size, time and inode of each file, by path.
 
     Args:
-      folder: whose files.
-      still: another, in which nothing may happen: a file that comes and goes shows there too.
+      folder: the folder of the files.
+      still: a folder that must not change. Its folders are included, so that a temporary file shows too.
     """
     found = {}
     for parent, _, names in itertools.chain(os.walk(folder), os.walk(still) if still else ()):
@@ -342,7 +348,7 @@ def snapshot(folder: pathlib.Path, *, still: pathlib.Path | None = None) -> dict
 
 
 def changes(before: dict[str, tuple], after: dict[str, tuple]) -> list[str]:
-    """Says which files were made, changed or removed."""
+    """Returns lines that name files made, changed or removed."""
     found = [f"made {path}" for path in after.keys() - before.keys()]
     found += [f"removed {path}" for path in before.keys() - after.keys()]
     found += [f"changed {path}" for path in before.keys() & after.keys() if before[path] != after[path]]

@@ -1,4 +1,4 @@
-"""Decodes videos as `predict` does, without a model: what `videos` runs in a process of its own."""
+"""Decodes videos as `predict` does, without a model. `videos` runs it in a process of its own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ucf50_tfrecord.specs import ClipFormat, DecodeLimits, WindowSpec
 
 
 def main() -> None:
-    """Reads a list of paths and settings as JSON; prints a line for each video."""
+    """Reads paths and settings as JSON from standard input; prints a JSON line per video."""
     asked = json.load(sys.stdin)
     clip_format = ClipFormat(**asked["format"])
     decoder = decoding.Decoder(

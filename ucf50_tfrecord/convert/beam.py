@@ -10,8 +10,9 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from ucf50_tfrecord import manifest, workers
 from ucf50_tfrecord.convert.shard import convert_shard
+from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.manifest import ShardReport
-from ucf50_tfrecord.specs import DecodeLimits, ShardJob, UserError
+from ucf50_tfrecord.specs import DecodeLimits, ShardJob
 
 
 class _ConvertShards(beam.DoFn):

@@ -15,7 +15,8 @@ import re
 import stat
 
 from ucf50_tfrecord import storage
-from ucf50_tfrecord.specs import Catalog, UserError, Video
+from ucf50_tfrecord.errors import Action, Remedy, UserError
+from ucf50_tfrecord.specs import Catalog, Video
 
 VIDEO_SUFFIXES = frozenset(
     ".3g2 .3gp .asf .avi .divx .dv .f4v .flv .gif .m2ts .m2v .m4v .mjpeg .mkv .mov .mp4 .mpe .mpeg "
@@ -50,8 +51,8 @@ def find_videos(
         _explain_no_videos(root, stray)
     if empty and not skip_empty_classes:
         raise UserError(
-            f"{len(empty)} class folders of {root} hold no video: {examples(empty)}. Fill or remove "
-            "them, or pass --skip_empty_classes to leave them out of the classes."
+            f"{len(empty)} class folders of {root} hold no video: {examples(empty)}. Fill or remove them",
+            Remedy(Action.SET, "to leave them out of the classes", skip_empty_classes=True),
         )
     classes = tuple(sorted(name for name in files if files[name]))
     if len(classes) < 2:

@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 from ucf50_tfrecord import manifest, storage, workers
 from ucf50_tfrecord.convert.shard import convert_shard, source_of
+from ucf50_tfrecord.errors import Action, Change, Remedy, UserError, expect
 from ucf50_tfrecord.manifest import Manifest, ShardReport
 from ucf50_tfrecord.shards import Source, shard_pattern
-from ucf50_tfrecord.specs import DecodeLimits, Plan, ShardJob, UserError, expect
+from ucf50_tfrecord.specs import DecodeLimits, Plan, ShardJob
 
 # The third argument is told how many more videos are through, from any thread.
 Engine = Callable[[Sequence[ShardJob], str, Callable[[int], None]], Iterator[ShardReport]]
@@ -244,7 +245,9 @@ def _look_up(
     if before and before.videos_dir != plan.videos_dir and not reports and not options.overwrite:
         raise UserError(
             f"{data_dir} holds shards of the videos in {before.videos_dir}, not of those in "
-            f"{plan.videos_dir}. Choose another --data, or pass --overwrite."
+            f"{plan.videos_dir}",
+            Remedy(Action.SET, data_dir=Change.OTHER),
+            Remedy(Action.SET, "to replace them", overwrite=True),
         )
     return before, reports
 

@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import remote, storage
+from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.manifest import MANIFEST_FILENAME, TFDS_FILENAMES, Manifest, ManifestShard
 from ucf50_tfrecord.shards import shard_pattern
-from ucf50_tfrecord.specs import UserError
 
 _UPLOADS_AT_ONCE = 8
 

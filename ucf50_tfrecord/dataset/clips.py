@@ -6,19 +6,24 @@ import concurrent.futures
 import dataclasses
 import functools
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import record, storage
+from ucf50_tfrecord.errors import UserError, expect
 from ucf50_tfrecord.manifest import Manifest, ManifestShard, ShardReport
-from ucf50_tfrecord.specs import FetchSpec, UserError, expect, format_folds
+from ucf50_tfrecord.specs import FetchSpec, format_folds
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 _LOOKUPS_AT_ONCE = 16
 
 
 @dataclasses.dataclass(frozen=True)
-class Clips:
+class ClipIndex:
     """The clips of some folds, in the order of their shards' names and offsets.
 
     `ids` and the arrays have one entry a clip:
@@ -50,7 +55,7 @@ class Clips:
         """Bytes of all clips' pixels, decoded."""
         return len(self) * self.manifest.format.num_bytes
 
-    def select(self, chosen: np.ndarray) -> Clips:
+    def select(self, chosen: np.ndarray) -> ClipIndex:
         """Returns the clips at the given indices, int64 [M], or where a mask is true, bool [N]."""
         arrays = {
             name: getattr(self, name)[chosen]
@@ -58,7 +63,13 @@ class Clips:
         }
         return dataclasses.replace(self, ids=tuple(np.array(self.ids, object)[chosen]), **arrays)
 
-    def spread(self, count: int) -> Clips:
+    def batches(self, batch_size: int, *, seed: int | None = None) -> tf.data.Dataset:
+        """Streams the clips' frames and labels; see pipeline.labelled_batches."""
+        from ucf50_tfrecord.dataset import pipeline  # imports TensorFlow, which an index does not need
+
+        return pipeline.labelled_batches(self, batch_size=batch_size, seed=seed)
+
+    def spread(self, count: int) -> ClipIndex:
         """Returns some clips, evenly spread over the set."""
         return self.select(np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(int))
 
@@ -70,7 +81,7 @@ def load_clips(
     check_shards: bool = True,
     fetch: FetchSpec = FetchSpec(),
     shuffle_shards: int = 0,
-) -> Clips:
+) -> ClipIndex:
     """Indexes the clips of the given folds from the shards' sidecars.
 
     Args:
@@ -78,7 +89,7 @@ def load_clips(
       folds: which of its folds.
       check_shards: whether a shard that is missing or has another size is an error now, or
         only when its clips are read.
-      fetch, shuffle_shards: see Clips.
+      fetch, shuffle_shards: see ClipIndex.
 
     Raises:
       UserError: if a fold does not exist or is empty, or if a shard or its sidecar is missing
@@ -102,7 +113,7 @@ def load_clips(
     def column(name: str) -> list:
         return [value for report in reports for value in getattr(report, name)]
 
-    return Clips(
+    return ClipIndex(
         manifest=manifest,
         shard_paths=tuple(storage.join(manifest.data_dir, shard.filename) for shard in shards),
         ids=tuple(column("clip_ids")),
@@ -120,20 +131,21 @@ def load_clips(
 def _load_report(manifest: Manifest, shard: ManifestShard) -> ShardReport:
     """Loads a shard's sidecar, if it is the one that the manifest lists."""
     path = storage.join(manifest.data_dir, shard.filename)
-    mend = f"To mend it: {manifest_lib.repair_command(manifest)}"
+    repair = manifest_lib.repair_remedy(manifest)
     try:
         report = manifest_lib.load_report(manifest.data_dir, shard.filename)
     except UserError as error:
-        raise UserError(f"{error}. {mend}") from error
+        raise UserError(str(error), repair) from error
     if report.sha256 != shard.sha256:
         raise UserError(
             f"The shard {path} is not the one that {manifest_lib.MANIFEST_FILENAME} lists: it was "
-            f"written again since. {mend}"
+            "written again since",
+            repair,
         )
     try:
         manifest_lib.check_report(manifest, shard, report)
     except UserError as error:
-        raise UserError(f"{error}. {mend}") from error
+        raise UserError(str(error), repair) from error
     return report
 
 
@@ -156,4 +168,4 @@ def _check_together(manifest: Manifest, folds: Iterable[int], reports: list[Shar
 
 def _check_size(manifest: Manifest, shard: ManifestShard) -> None:
     if problem := manifest_lib.size_problem(manifest, shard):
-        raise UserError(f"The shard {problem}. To mend it: {manifest_lib.repair_command(manifest)}")
+        raise UserError(f"The shard {problem}", manifest_lib.repair_remedy(manifest))

@@ -16,10 +16,12 @@ import tensorflow as tf
 
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import record
+from ucf50_tfrecord.choices import Cache
 from ucf50_tfrecord.dataset import memory, pipeline
-from ucf50_tfrecord.dataset.clips import Clips
+from ucf50_tfrecord.dataset.clips import ClipIndex
 from ucf50_tfrecord.dataset.reader import Buffers, ClipReader
-from ucf50_tfrecord.specs import CACHES, UserError, expect, format_bytes
+from ucf50_tfrecord.errors import Action, Advice, Remedy, UserError, expect
+from ucf50_tfrecord.specs import format_bytes
 from ucf50_tfrecord.texts import tensorflow_reason
 
 _LOADED_AT_ONCE_BYTES = 16 << 20
@@ -70,8 +72,8 @@ def choose_cache(cache: str, num_bytes: int, *, num_processes: int = 1) -> Cache
     Raises:
       UserError: if what is asked for does not fit.
     """
-    expect(cache in CACHES, f"a cache out of {CACHES}", cache=cache)
-    if cache == "none":
+    cache = Cache(cache)
+    if cache == Cache.NONE:
         return CacheChoice(cache, "as asked")
     needed = format_bytes(num_bytes)
     host, gpu = memory.available_host_bytes(), memory.available_device_bytes()
@@ -85,8 +87,8 @@ def choose_cache(cache: str, num_bytes: int, *, num_processes: int = 1) -> Cache
         room = rooms[cache]
         if room is not None and num_bytes > room:
             raise UserError(
-                f"--cache={cache} needs {needed}, there are {format_bytes(room)} of {names[cache]}. "
-                "--cache=none needs none of it."
+                f"The cache {cache} needs {needed}, there are {format_bytes(room)} of {names[cache]}",
+                Remedy(Action.SET, "to read clips from the shards each time", cache=Cache.NONE),
             )
         return CacheChoice(cache, "as asked")
     for place in ("device", "host") if gpu is not None else ("host",):
@@ -114,7 +116,7 @@ class Feed:
 
     def __init__(
         self,
-        clips: Clips,
+        clips: ClipIndex,
         *,
         strategy: tf.distribute.Strategy,
         cache: str = "none",
@@ -133,7 +135,7 @@ class Feed:
         Raises:
           UserError: if a record cannot be read, unless it is skipped, or an object store cannot be reached.
         """
-        expect(cache in CACHES[1:], f"a cache out of {CACHES[1:]}", cache=cache)
+        expect(Cache(cache) != Cache.AUTO, "a cache other than auto", cache=cache)
         self.clips, self.cache = clips, cache
         self._strategy = strategy
         self._reader = ClipReader(
@@ -141,7 +143,9 @@ class Feed:
         )
         expect(
             not (skip_bad_records and self._reader.streams),
-            "--on_bad_record=stop where shards are streamed, or --fetch=copy",
+            "unreadable records to stop training where shards are streamed",
+            Remedy(Action.SET, on_bad_record="stop"),
+            Remedy(Action.SET, method="copy"),
             on_bad_record="skip",
         )
         self.skipped = self._reader.skipped
@@ -191,28 +195,33 @@ class Feed:
         )
         return tf.gather(self._residents[replica % len(self._residents)], batch["index"])
 
-    def describe_skipped(self) -> str:
-        """Tells which clips could not be read, why, and how to mend them."""
+    def describe_skipped(self) -> Advice:
+        """Tells which clips could not be read, why, and how to repair them."""
         reasons = [self.skipped[clip] for clip in sorted(self.skipped)]
         more = "; …" if len(reasons) > _NUM_REASONS else ""
-        return (
-            f"{len(reasons)} of {len(self.clips)} clips were skipped: {'; '.join(reasons[:_NUM_REASONS])}{more}. "
-            f"To mend them: {manifest_lib.repair_command(self.clips.manifest)}"
+        return Advice(
+            f"{len(reasons)} of {len(self.clips)} clips were skipped: {'; '.join(reasons[:_NUM_REASONS])}{more}",
+            manifest_lib.repair_remedy(self.clips.manifest),
         )
 
-    def advice(self) -> str:
+    def advice(self) -> Advice:
         """Tells how these clips could be fed faster."""
-        if self.cache == "device":
-            return "The clips are on the device already: see what else uses this machine."
-        if self.cache == "host":
-            return f"--cache=device keeps the clips' {format_bytes(self.clips.num_bytes)} on each device."
-        encoded = not record.stores_raw(self.clips.manifest.format)
-        return (
-            f"--cache=host or --cache=device keeps the clips' {format_bytes(self.clips.num_bytes)} in memory; "
-            + ("--fetch=copy reads from local copies; " if self._reader.streams else "")
-            + ("frames stored raw (--encoding=raw) need no decoding; " if encoded else "")
-            + "faster storage or more CPU cores help too."
-        )
+        if self.cache == Cache.DEVICE:
+            return Advice("The clips are on the device already: see what else uses this machine")
+        size = format_bytes(self.clips.num_bytes)
+        if self.cache == Cache.HOST:
+            return Advice(
+                "The clips are in host memory",
+                Remedy(Action.SET, f"to keep their {size} on each device", cache=Cache.DEVICE),
+            )
+        remedies = [
+            Remedy(Action.SET, f"to keep the clips' {size} in memory", cache=(Cache.HOST, Cache.DEVICE))
+        ]
+        if self._reader.streams:
+            remedies.append(Remedy(Action.SET, "to read from local copies", method="copy"))
+        if not record.stores_raw(self.clips.manifest.format):
+            remedies.append(Remedy(Action.SET, "to store frames that need no decoding", encoding="raw"))
+        return Advice("Faster storage or more CPU cores help", *remedies)
 
     def _worker_dataset(
         self, context: tf.distribute.InputContext, *, batch_size: int, seed: int | None, start_step: int
@@ -225,7 +234,7 @@ class Feed:
             batch_size=batch_size,
             seed=seed,
             start_step=start_step,
-            share=pipeline.Share(
+            worker_slice=pipeline.WorkerSlice(
                 num_workers=context.num_input_pipelines,
                 worker=context.input_pipeline_id,
                 num_replicas=self._strategy.num_replicas_in_sync // context.num_input_pipelines,
@@ -245,7 +254,7 @@ class Feed:
         num_loaded = 0
         with self.explained():
             for batch in pipeline.read_frames(batches, self._reader):
-                index, video = batch["index"], batch["video"]  # fillers only write a clip again
+                index, video = batch["index"], batch["video"]  # padding only writes a clip again
                 if self.cache == "host":
                     self._table[index.numpy()] = video.numpy()
                 for resident in self._residents:
@@ -260,7 +269,7 @@ class Feed:
         return _explained(self._reader)
 
 
-def read_clips(clips: Clips) -> np.ndarray:
+def read_clips(clips: ClipIndex) -> np.ndarray:
     """Reads a few clips from their shards, in order: uint8 [N, T, H, W, 3]. What cannot be read is black.
 
     Raises:
@@ -274,19 +283,19 @@ def read_clips(clips: Clips) -> np.ndarray:
         return next(iter(dataset))["video"].numpy()
 
 
-def read_in_batches(clips: Clips) -> Iterator[np.ndarray]:
+def read_in_batches(clips: ClipIndex) -> Iterator[np.ndarray]:
     """Reads clips as read_clips does, a few megabytes at a time: yields uint8 [B, T, H, W, 3]."""
     size = _at_once(clips)
     for first in range(0, len(clips), size):
         yield read_clips(clips.select(np.arange(first, min(first + size, len(clips)))))
 
 
-def _in_order(clips: Clips) -> Clips:
+def _in_order(clips: ClipIndex) -> ClipIndex:
     """Tells a reader that it is asked for one shard after the other, and need not have all at hand."""
     return dataclasses.replace(clips, shuffle_shards=1)
 
 
-def _at_once(clips: Clips) -> int:
+def _at_once(clips: ClipIndex) -> int:
     """How many clips are read at once where many are."""
     return max(1, _LOADED_AT_ONCE_BYTES // clips.manifest.format.num_bytes)
 

@@ -17,11 +17,12 @@ import numpy as np
 import tensorflow as tf
 
 from ucf50_tfrecord.dataset.augment import LUMA, take_frames
-from ucf50_tfrecord.dataset.clips import Clips
+from ucf50_tfrecord.dataset.clips import ClipIndex
 from ucf50_tfrecord.dataset.feed import read_in_batches
 
 NUM_SHUFFLES = 3
 PLAIN = "none"
+FIRST_SHUFFLE = "shuffle1"
 SHUFFLES = tuple(f"shuffle{number}" for number in range(1, NUM_SHUFFLES + 1))
 _GRID = 4  # patches a side
 # Further than so many of 255 steps from the background, in any channel, is foreground.
@@ -77,7 +78,7 @@ def frame_orders(clip_ids: Sequence[str], num_frames: int, *, seed: int) -> np.n
     return _drawn(clip_ids, num_frames, seed)
 
 
-def partners(clips: Clips) -> np.ndarray:
+def partners(clips: ClipIndex) -> np.ndarray:
     """Draws another clip for each one: int64 [N].
 
     Of another class and group where there is one, else of another class or group, else any other.
@@ -99,13 +100,13 @@ def background(video: tf.Tensor) -> tf.Tensor:
     return tf.cast(ordered[..., video.shape[1] // 2], tf.uint8)
 
 
-def find_backgrounds(clips: Clips) -> np.ndarray:
+def find_backgrounds(clips: ClipIndex) -> np.ndarray:
     """Reads clips from their shards and returns what `background` does: uint8 [N, H, W, 3]."""
     middle = clips.manifest.format.num_frames // 2
     return np.concatenate([np.sort(video, axis=1)[:, middle] for video in read_in_batches(clips)])
 
 
-def make(name: str, clips: Clips, backgrounds: np.ndarray | None = None) -> Intervention:
+def make(name: str, clips: ClipIndex, backgrounds: np.ndarray | None = None) -> Intervention:
     """Returns an intervention on some clips, for use in a compiled function.
 
     Args:

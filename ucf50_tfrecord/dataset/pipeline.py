@@ -19,9 +19,9 @@ import numpy as np
 import tensorflow as tf
 
 from ucf50_tfrecord import record
-from ucf50_tfrecord.dataset.clips import Clips
+from ucf50_tfrecord.dataset.clips import ClipIndex
 from ucf50_tfrecord.dataset.reader import Buffers, ClipReader
-from ucf50_tfrecord.specs import expect
+from ucf50_tfrecord.errors import expect
 
 # Batches being read at once may take this, but two are always read side by side.
 _MAX_BYTES_IN_WORK = 256 << 20
@@ -32,8 +32,8 @@ _PARALLEL_REQUESTS = 16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Share:
-    """Which part of each global batch a stream deals out: that of one input worker, for its replicas."""
+class WorkerSlice:
+    """The part of each global batch that one worker reads for its replicas."""
 
     num_workers: int = 1
     worker: int = 0
@@ -52,7 +52,7 @@ def num_steps(num_clips: int, batch_size: int) -> int:
     return -(-num_clips // batch_size)
 
 
-def epoch_order(clips: Clips, *, seed: int | None, epoch: int) -> np.ndarray:
+def epoch_order(clips: ClipIndex, *, seed: int | None, epoch: int) -> np.ndarray:
     """Orders an epoch's clips: int64 [N], drawn from (seed, epoch), or ascending without a seed.
 
     Where clips of some shards are mixed at a time, the shards' order is drawn first, then that of the
@@ -90,7 +90,7 @@ def epoch_batches(order: np.ndarray, batch_size: int, num_parts: int) -> tuple[n
     return batches, counts
 
 
-def batch_clips(clips: Clips, *, batch_size: int, seed: int | None, step: int) -> np.ndarray:
+def batch_clips(clips: ClipIndex, *, batch_size: int, seed: int | None, step: int) -> np.ndarray:
     """Returns the clips of a global batch: int64 [at most batch_size], step counted from epoch 0's start."""
     epoch, number = divmod(step, num_steps(len(clips), batch_size))
     order = epoch_order(clips, seed=seed, epoch=epoch)
@@ -98,12 +98,12 @@ def batch_clips(clips: Clips, *, batch_size: int, seed: int | None, step: int) -
 
 
 def index_batches(
-    clips: Clips,
+    clips: ClipIndex,
     *,
     batch_size: int,
     seed: int | None = None,
     start_step: int = 0,
-    share: Share = Share(),
+    worker_slice: WorkerSlice = WorkerSlice(),
     usable: np.ndarray | None = None,
 ) -> tf.data.Dataset:
     """Builds the stream that says which clips are in each batch, still without their frames.
@@ -116,7 +116,7 @@ def index_batches(
       batch_size: the global batch, over all workers and replicas.
       seed: of the order, or None for evaluation.
       start_step: the first global batch to yield, counted from the start of epoch 0.
-      share: which part of each batch to yield, as one batch for each replica in turn.
+      worker_slice: which part of each batch to yield, as one batch for each replica in turn.
       usable: bool [N], False for clips that must not count; None for all.
 
     Returns:
@@ -131,13 +131,14 @@ def index_batches(
     """
     expect(batch_size > 0, "a batch of at least 1 clip", batch_size=batch_size)
     expect(len(clips) > 0, "at least 1 clip", num_clips=len(clips))
-    num_parts = share.num_workers * share.num_replicas
+    num_parts = worker_slice.num_workers * worker_slice.num_replicas
     steps, size = num_steps(len(clips), batch_size), -(-batch_size // num_parts)
-    mine = slice(share.worker * share.num_replicas * size, (share.worker + 1) * share.num_replicas * size)
+    first_slot = worker_slice.worker * worker_slice.num_replicas * size
+    mine = slice(first_slot, first_slot + worker_slice.num_replicas * size)
     labels = tf.constant(clips.labels)
 
     def epoch_rows(epoch: np.ndarray) -> np.ndarray:
-        """Returns int64 [batches of this share, size, 3]: index, position, whether it counts."""
+        """Returns int64 [this worker's batches, size, 3]: index, position, whether it counts."""
         order = epoch_order(clips, seed=seed, epoch=int(epoch))
         index, counts = epoch_batches(order, batch_size, num_parts)
         if usable is not None:
@@ -211,6 +212,35 @@ def read_frames(batches: tf.data.Dataset, reader: ClipReader) -> tf.data.Dataset
     return batches.prefetch(_PREFETCHED_BATCHES)
 
 
+def labelled_batches(clips: ClipIndex, *, batch_size: int, seed: int | None = None) -> tf.data.Dataset:
+    """Streams clips for keras.Model.fit, keras.Model.evaluate and loops of one's own.
+
+    Each epoch holds every clip once, so its last batch may be short: B is at most `batch_size`.
+
+    Args:
+      clips: an index of clips.
+      batch_size: clips per batch.
+      seed: shuffles the clips anew each epoch, without end; one epoch is num_steps(len(clips), batch_size)
+        batches. None yields every clip once, in the index's order.
+
+    Returns:
+      A dataset of (frames uint8 [B, T, H, W, 3], labels int32 [B]). Iterating raises tf.errors.OpError at a
+      record that cannot be read.
+
+    Raises:
+      UserError: if there is no clip, or the batch size is not positive.
+    """
+    batches = read_frames(index_batches(clips, batch_size=batch_size, seed=seed), ClipReader(clips))
+
+    def select(batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        count = tf.math.count_nonzero(batch["mask"])  # padding comes last
+        return batch["video"][:count], batch["label"][:count]
+
+    steps = num_steps(len(clips), batch_size) if seed is None else tf.data.INFINITE_CARDINALITY
+    labelled = batches.map(select).prefetch(_PREFETCHED_BATCHES)
+    return labelled.apply(tf.data.experimental.assert_cardinality(steps))
+
+
 def _announce(batches: tf.data.Dataset, reader: ClipReader) -> tf.data.Dataset:
     """Has the reader know which clips come, long before they are read: indices are small."""
 
@@ -225,7 +255,7 @@ def _announce(batches: tf.data.Dataset, reader: ClipReader) -> tf.data.Dataset:
     return batches.map(pass_on).prefetch(_ANNOUNCED_BATCHES)
 
 
-def _add_payloads(batches: tf.data.Dataset, clips: Clips, size: int) -> tf.data.Dataset:
+def _add_payloads(batches: tf.data.Dataset, clips: ClipIndex, size: int) -> tf.data.Dataset:
     """Adds `payload`, string [B], the clips' records, read one by one by TensorFlow's file systems."""
     paths = tf.constant(clips.shard_paths)
     shards, offsets = tf.constant(clips.shards), tf.constant(clips.offsets)

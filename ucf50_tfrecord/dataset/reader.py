@@ -18,8 +18,8 @@ import numpy as np
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import record, remote, storage
 from ucf50_tfrecord.dataset import shard_files
-from ucf50_tfrecord.dataset.clips import Clips
-from ucf50_tfrecord.specs import UserError
+from ucf50_tfrecord.dataset.clips import ClipIndex
+from ucf50_tfrecord.errors import Action, Remedy, UserError
 
 _MAX_MEASURED_CLIPS = 1000
 # TensorFlow takes arrays over as tensors without a copy if they are aligned for its vector instructions.
@@ -35,7 +35,7 @@ class ClipReader:
     fetches_ahead: whether it helps to know which clips come; see `expect`.
     """
 
-    def __init__(self, clips: Clips, *, skip_bad_records: bool = False):
+    def __init__(self, clips: ClipIndex, *, skip_bad_records: bool = False):
         """With skip_bad_records, a record that cannot be read is noted and left out.
 
         What TensorFlow itself cannot read of a streamed record ends the reading all the same.
@@ -185,15 +185,16 @@ class ClipReader:
         if self._skip_bad_records:
             self.skipped[clip] = f"{found} ({self.clips.ids[clip]})"
             return
-        mend = manifest_lib.repair_command(self.clips.manifest)
-        skip = "--fetch=copy --on_bad_record=skip" if self.streams else "--on_bad_record=skip"
+        options = {"method": "copy"} if self.streams else {}
         self.error = UserError(
-            f"{found} ({self.clips.ids[clip]}). To mend it: {mend}; to train without such clips: {skip}"
+            f"{found} ({self.clips.ids[clip]})",
+            manifest_lib.repair_remedy(self.clips.manifest),
+            Remedy(Action.SET, "to train without such clips", **options, on_bad_record="skip"),
         )
         raise self.error
 
 
-def read_record(clips: Clips, index: int) -> dict[str, Any]:
+def read_record(clips: ClipIndex, index: int) -> dict[str, Any]:
     """Reads all features of one clip's record, as record.decode returns them, and nothing else of its shard.
 
     For a few clips of a set, wherever it lies: of a shard behind a URL no copy is made.
@@ -210,11 +211,11 @@ def read_record(clips: Clips, index: int) -> dict[str, Any]:
         with record.naming(start, f"{path}: "):
             return record.decode(record.unframe(framed))
     except UserError as error:
-        mend = manifest_lib.repair_command(clips.manifest)
-        raise UserError(f"{error} ({clips.ids[index]}). To mend it: {mend}") from None
+        repair = manifest_lib.repair_remedy(clips.manifest)
+        raise UserError(f"{error} ({clips.ids[index]})", repair) from None
 
 
-def video_secs(parts: Sequence[Clips]) -> tuple[float, float] | None:
+def video_secs(parts: Sequence[ClipIndex]) -> tuple[float, float] | None:
     """Tells how long the videos of some clips last: the median and the longest, in seconds.
 
     Of each part some clips are looked at, evenly spread, and of those the start of their records. None
@@ -224,7 +225,7 @@ def video_secs(parts: Sequence[Clips]) -> tuple[float, float] | None:
     return (float(np.median(found)), max(found)) if found else None
 
 
-def _video_secs(clips: Clips) -> Iterator[float]:
+def _video_secs(clips: ClipIndex) -> Iterator[float]:
     """Yields how long clips' videos last; what cannot be read is left out, as reading the clips will tell."""
     for shard in np.unique(clips.shards).tolist():
         with contextlib.suppress(OSError), open(clips.shard_paths[shard], "rb", buffering=0) as file:

@@ -22,9 +22,10 @@ from collections.abc import Iterable
 from typing import BinaryIO, Protocol
 
 from ucf50_tfrecord import remote, storage
-from ucf50_tfrecord.dataset.clips import Clips
+from ucf50_tfrecord.dataset.clips import ClipIndex
+from ucf50_tfrecord.errors import Action, Change, Remedy, UserError
 from ucf50_tfrecord.manifest import ManifestShard
-from ucf50_tfrecord.specs import FetchSpec, UserError
+from ucf50_tfrecord.specs import FetchSpec
 
 MAX_OPEN_FILES = 256
 _NUM_DOWNLOADS = 4  # side by side
@@ -44,7 +45,7 @@ class ShardDamagedError(UserError):
 
 
 class ShardFiles(Protocol):
-    """Opens shards by the paths in Clips. Safe to call from several threads."""
+    """Opens shards by the paths in a ClipIndex. Safe to call from several threads."""
 
     def open(self, path: str) -> BinaryIO:
         """Opens a shard, or returns it open.
@@ -73,7 +74,7 @@ class ShardFiles(Protocol):
         """Says where a shard's bytes are."""
 
 
-def open_files(clips: Clips) -> ShardFiles:
+def open_files(clips: ClipIndex) -> ShardFiles:
     """Returns what opens the shards of some clips; one for all clips of a remote dataset."""
     manifest = clips.manifest
     if not remote.is_remote(manifest.data_dir):
@@ -162,9 +163,10 @@ class ShardCache:
         if needed > self._fetch.cache_bytes:
             raise UserError(
                 f"The shards that are mixed at a time take {needed / 2**30:.2f} GiB, and their copies may take "
-                f"{self._fetch.cache_bytes / 2**30:.2f} GiB in {self._folder}. A larger --fetch_cache_gib helps, or "
-                "--shuffle_shards=… (so many shards are mixed at a time in place of all), or --cache=host where "
-                "memory suffices."
+                f"{self._fetch.cache_bytes / 2**30:.2f} GiB in {self._folder}",
+                Remedy(Action.SET, cache_bytes=Change.LARGER),
+                Remedy(Action.SET, "to mix fewer shards at a time", shuffle_shards=...),
+                Remedy(Action.SET, "where memory suffices", cache="host"),
             )
         with self._changed:
             self._needed_bytes = max(self._needed_bytes, needed)
@@ -314,8 +316,9 @@ class ShardCache:
         while not self._has_reserved(url, part):
             if time.monotonic() > deadline:
                 raise UserError(
-                    f"{self._folder} is full of shards in use: other processes share it. A larger "
-                    "--fetch_cache_gib, or another --fetch_cache, helps."
+                    f"{self._folder} is full of shards in use: other processes share it",
+                    Remedy(Action.SET, cache_bytes=Change.LARGER),
+                    Remedy(Action.SET, cache_dir=Change.OTHER),
                 )
             time.sleep(_ROOM_POLL_SECS)
 

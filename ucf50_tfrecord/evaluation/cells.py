@@ -11,22 +11,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from ucf50_tfrecord.choices import FoldBy, FrameOrder
 from ucf50_tfrecord.dataset import perturb
-from ucf50_tfrecord.dataset.clips import Clips
+from ucf50_tfrecord.dataset.clips import ClipIndex
 from ucf50_tfrecord.dataset.feed import Feed, read_clips
+from ucf50_tfrecord.errors import Action, Remedy, UserError, expect
 from ucf50_tfrecord.evaluation import recurrence
-from ucf50_tfrecord.evaluation.results import LOGIT_DECIMALS, SPLITS, Cell, CellResult, video_of
+from ucf50_tfrecord.evaluation.results import LOGIT_DECIMALS, Cell, CellResult, video_of
 from ucf50_tfrecord.evaluation.runner import Evaluator
-from ucf50_tfrecord.specs import (
-    FRAME_ORDERS,
-    ORDER_BLIND_MODELS,
-    ModelSpec,
-    TrainSpec,
-    UserError,
-    expect,
-    format_folds,
-    to_json,
-)
+from ucf50_tfrecord.specs import ORDER_BLIND_MODELS, ModelSpec, TrainSpec, format_folds, to_json
 from ucf50_tfrecord.training import loop
 
 NOT_TESTED = -1
@@ -75,7 +68,7 @@ class Plan:
     num_parts: the clips are cut into so many parts, each of which is tested once; 0 stands for `val_folds`.
     val_folds: the only part that is tested, where num_parts is 0.
     num_seeds: trainings of each, from seed 0 on.
-    orders: other frame orders to train models with that are not blind to them, of specs.FRAME_ORDERS.
+    orders: other frame orders to train models with that are not blind to them, of choices.FrameOrder.
     audited: models to train on clips split by video, too.
     inside: whether to look inside recurrences.
     """
@@ -84,7 +77,7 @@ class Plan:
     num_parts: int = 5
     val_folds: tuple[int, ...] = ()
     num_seeds: int = 1
-    orders: tuple[str, ...] = FRAME_ORDERS[1:]
+    orders: tuple[str, ...] = (FrameOrder.SHUFFLED, FrameOrder.SINGLE)
     audited: tuple[str, ...] = ()
     inside: bool = True
 
@@ -113,7 +106,7 @@ class Plan:
         return [*kept, *rearranged, *by_video]
 
 
-def deal_parts(clips: Clips, plan: Plan, split: str) -> np.ndarray:
+def deal_parts(clips: ClipIndex, plan: Plan, split: str) -> np.ndarray:
     """Deals clips into the parts that are tested, one by one: int64 [N], NOT_TESTED for others.
 
     Split by group, whole folds are dealt in turn. Split by video, the videos of each class are dealt
@@ -122,13 +115,14 @@ def deal_parts(clips: Clips, plan: Plan, split: str) -> np.ndarray:
     Raises:
       UserError: if a fold does not exist, or some class would not be trained on.
     """
-    if split == "video":
+    if split == FoldBy.VIDEO:
         parts = _deal_videos(clips, plan.num_parts)
     elif plan.num_parts:
         folds = np.unique(clips.folds)
         expect(
             plan.num_parts <= len(folds),
-            f"at most {len(folds)} parts (--cv), as many as folds with clips",
+            f"at most {len(folds)} parts, as many as folds with clips",
+            Remedy(Action.SET, num_parts=len(folds)),
             parts=plan.num_parts,
         )
         parts = np.searchsorted(folds, clips.folds) % plan.num_parts
@@ -149,7 +143,7 @@ def deal_parts(clips: Clips, plan: Plan, split: str) -> np.ndarray:
 
 def describe_split(cell: Cell, num_parts: int) -> str:
     """Returns what a run's configuration says of clips that are not split by folds."""
-    return f"by video, part {cell.part + 1} of {num_parts}" if cell.split == "video" else ""
+    return f"by video, part {cell.part + 1} of {num_parts}" if cell.split == FoldBy.VIDEO else ""
 
 
 def cell_recipe(recipe: Recipe, cell: Cell) -> Recipe:
@@ -162,7 +156,7 @@ def cell_recipe(recipe: Recipe, cell: Cell) -> Recipe:
 
 def interventions(cell: Cell, num_frames: int) -> tuple[str, ...]:
     """Which tests a cell's model undergoes: all, or where it answers one question those that belong to it."""
-    if cell.split == SPLITS[1]:
+    if cell.split == FoldBy.VIDEO:
         return (perturb.PLAIN,)
     if cell.training == "shuffled":
         return (perturb.PLAIN, *perturb.SHUFFLES)
@@ -186,7 +180,7 @@ class Subject:
 
 def examine(
     subject: Subject,
-    train: Clips,
+    train: ClipIndex,
     test: Feed,
     *,
     all_ids: Sequence[str],
@@ -272,11 +266,11 @@ def check_order_blind(name: str, logits: Mapping[str, np.ndarray], precision: st
             )
 
 
-def folds_of(clips: Clips) -> tuple[int, ...]:
+def folds_of(clips: ClipIndex) -> tuple[int, ...]:
     return tuple(np.unique(clips.folds).tolist())
 
 
-def _deal_videos(clips: Clips, num_parts: int) -> np.ndarray:
+def _deal_videos(clips: ClipIndex, num_parts: int) -> np.ndarray:
     videos = np.array([video_of(clip_id) for clip_id in clips.ids], object)
     parts = np.empty(len(clips), np.int64)
     for label in np.unique(clips.labels):
@@ -292,7 +286,7 @@ def _hash(text: str) -> int:
     return zlib.crc32(text.encode("utf-8", "surrogateescape"))
 
 
-def _some(clips: Clips) -> tuple[np.ndarray, np.ndarray]:
+def _some(clips: ClipIndex) -> tuple[np.ndarray, np.ndarray]:
     """Reads some clips, evenly spread: uint8 [N, T, H, W, 3], and their labels."""
     count = min(_MAX_INSPECTED_CLIPS, max(1, _MAX_INSPECTED_BYTES // clips.manifest.format.num_bytes))
     chosen = clips.spread(count)

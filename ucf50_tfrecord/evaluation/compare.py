@@ -20,16 +20,18 @@ import tensorflow as tf
 from tensorflow.python.framework import ops as tf_ops
 
 from ucf50_tfrecord import storage
+from ucf50_tfrecord.choices import FoldBy
 from ucf50_tfrecord.dataset import reader
-from ucf50_tfrecord.dataset.clips import Clips
+from ucf50_tfrecord.dataset.clips import ClipIndex
 from ucf50_tfrecord.dataset.feed import Feed, choose_cache, read_in_batches
+from ucf50_tfrecord.errors import UserError, expect
 from ucf50_tfrecord.evaluation import audit, cells
 from ucf50_tfrecord.evaluation import results as results_lib
 from ucf50_tfrecord.evaluation.cells import Callbacks, Plan, Recipe, Subject
-from ucf50_tfrecord.evaluation.results import SPLITS, Cell, CellResult, Results
+from ucf50_tfrecord.evaluation.results import Cell, CellResult, Results
 from ucf50_tfrecord.evaluation.runner import Evaluator
 from ucf50_tfrecord.manifest import Manifest
-from ucf50_tfrecord.specs import UserError, expect, to_json
+from ucf50_tfrecord.specs import to_json
 from ucf50_tfrecord.training import loop, trained
 from ucf50_tfrecord.training import run as run_lib
 from ucf50_tfrecord.training.logs import TensorBoardLog
@@ -48,7 +50,7 @@ class Comparison:
 
     folder: str
     plan: Plan
-    clips: Clips
+    clips: ClipIndex
     strategy: tf.distribute.Strategy
     cache: str = "auto"
     skip_bad_records: bool = False
@@ -58,7 +60,7 @@ class Comparison:
     def parts(self) -> dict[str, np.ndarray]:
         """The parts that clips are tested in, int64 [N], for each way to split them that is wanted."""
         splits = {cell.split for cell in self.plan.cells()}
-        return {split: cells.deal_parts(self.clips, self.plan, split) for split in SPLITS if split in splits}
+        return {split: cells.deal_parts(self.clips, self.plan, split) for split in FoldBy if split in splits}
 
     def run(self, callbacks: Callbacks) -> Results | None:
         """Runs the cells that are not finished; returns None if it is stopped.
@@ -119,7 +121,7 @@ class Comparison:
             )
             expect(found.cell == cell, f"the cell {cell}", cell=str(found.cell))
         except UserError as error:
-            raise UserError(f"{error}. Remove {path}, to test again.") from error
+            raise UserError(f"{error}. Remove {path} to test again", *error.remedies) from error
         return found
 
     def _run_cell(self, cell: Cell, callbacks: Callbacks) -> CellResult | None:
@@ -196,13 +198,13 @@ class Comparison:
         if not self.plan.num_parts:
             return find_near_duplicates(self.clips, self.parts)
         return find_near_duplicates(
-            self.clips, {split: cells.deal_parts(self.clips, self.plan, split) for split in SPLITS}
+            self.clips, {split: cells.deal_parts(self.clips, self.plan, split) for split in FoldBy}
         )
 
 
 def examine_runs(
     run_dirs: Sequence[str],
-    clips: Clips,
+    clips: ClipIndex,
     *,
     strategy: tf.distribute.Strategy,
     skip_bad_records: bool = False,
@@ -273,7 +275,7 @@ def name_runs(configs: dict[str, run_lib.RunConfig]) -> list[Cell]:
     return named
 
 
-def assemble(clips: Clips, found: Iterable[CellResult], *, audit: dict | None) -> Results:
+def assemble(clips: ClipIndex, found: Iterable[CellResult], *, audit: dict | None) -> Results:
     """Puts cells' results together with their clips."""
     return Results(
         name=pathlib.Path(clips.manifest.data_dir).name,
@@ -288,7 +290,7 @@ def assemble(clips: Clips, found: Iterable[CellResult], *, audit: dict | None) -
     )
 
 
-def find_near_duplicates(clips: Clips, parts: dict[str, np.ndarray]) -> dict[str, dict]:
+def find_near_duplicates(clips: ClipIndex, parts: dict[str, np.ndarray]) -> dict[str, dict]:
     """Returns audit.find_nearest for each split, as JSON."""
     pictures = audit.fingerprints(read_in_batches(clips))
     return {

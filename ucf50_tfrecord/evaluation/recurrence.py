@@ -21,8 +21,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from ucf50_tfrecord.errors import expect
 from ucf50_tfrecord.parsing import Finite, Fraction
-from ucf50_tfrecord.specs import expect
 
 RECURRENT_MODELS = ("rnn", "lstm", "gru", "seed_rnn", "seed_lstm")
 GRADIENTS = ("loss_gradient", "logit_gradient", "memory_gradient")

@@ -13,24 +13,17 @@ import msgspec
 import numpy as np
 
 from ucf50_tfrecord import parsing, record, storage
+from ucf50_tfrecord.choices import FoldBy, FrameOrder, Precision, read_choices
 from ucf50_tfrecord.dataset import perturb
-from ucf50_tfrecord.dataset.perturb import PLAIN, SHUFFLES
+from ucf50_tfrecord.dataset.perturb import FIRST_SHUFFLE, PLAIN, SHUFFLES
+from ucf50_tfrecord.errors import UserError, expect
 from ucf50_tfrecord.evaluation import recurrence
 from ucf50_tfrecord.evaluation.audit import NearestClips
 from ucf50_tfrecord.evaluation.recurrence import Recurrence
 from ucf50_tfrecord.parsing import Count, Finite, Int64, Name
-from ucf50_tfrecord.specs import (
-    FRAME_ORDERS,
-    MODEL_NAMES,
-    ORDER_BLIND_MODELS,
-    PRECISIONS,
-    UserError,
-    expect,
-    to_json,
-)
+from ucf50_tfrecord.specs import MODEL_NAMES, ORDER_BLIND_MODELS, to_json
 
 # What training and test clips have apart: recording groups, or only the videos.
-SPLITS = ("group", "video")
 # Logits are kept so exactly: files of large comparisons would be twice as long with all digits.
 LOGIT_DECIMALS = 4
 # All permutations together.
@@ -44,24 +37,23 @@ class Cell:
     """One training of a comparison, and on which part of the clips it is tested.
 
     model: its name in the comparison: that of a recipe.
-    training: how its training clips' frames were arranged, of specs.FRAME_ORDERS.
-    split: of SPLITS.
+    training: how its training clips' frames were arranged, of choices.FrameOrder.
+    split: of choices.FoldBy.
     part: which part of the clips is held out, from 0.
     """
 
     model: Name
-    training: str = FRAME_ORDERS[0]
-    split: str = SPLITS[0]
+    training: str = FrameOrder.KEPT
+    split: str = FoldBy.GROUP
     part: Count = 0
     seed: Count = 0
 
     def __post_init__(self):
-        expect(self.training in FRAME_ORDERS, f"a training out of {FRAME_ORDERS}", training=self.training)
-        expect(self.split in SPLITS, f"a split out of {SPLITS}", split=self.split)
+        read_choices(self)
 
     def __str__(self) -> str:
         words = [self.model, f"part{self.part + 1}", f"seed{self.seed}"]
-        words += [self.training] if self.training != FRAME_ORDERS[0] else []
+        words += [self.training] if self.training != FrameOrder.KEPT else []
         words += ["by_video"] if self.split == "video" else []
         return "-".join(words)
 
@@ -90,8 +82,8 @@ class Condition(NamedTuple):
     """Which predictions: of which model, trained how, tested how. SHUFFLED means all permutations."""
 
     model: str
-    training: str = FRAME_ORDERS[0]
-    split: str = SPLITS[0]
+    training: str = FrameOrder.KEPT
+    split: str = FoldBy.GROUP
     perturbation: str = PLAIN
 
 
@@ -179,7 +171,7 @@ class Results:
             result
             for result in self.cells
             if (result.cell.model, result.cell.training, result.cell.split) == condition[:3]
-            and (SHUFFLES[0] if wanted == SHUFFLED else wanted) in result.logits
+            and (FIRST_SHUFFLE if wanted == SHUFFLED else wanted) in result.logits
         ]
 
 
@@ -213,7 +205,7 @@ class _CellFile(Cell):
     logits: dict[Name, tuple[tuple[Finite, ...], ...]]
     recurrence: Recurrence | None
     run_dir: str
-    precision: Literal[PRECISIONS]
+    precision: Precision
 
     def __post_init__(self):
         super().__post_init__()
@@ -278,7 +270,7 @@ class _ResultsFile:
     classes: tuple[Name, ...]
     num_frames: Annotated[int, msgspec.Meta(ge=1, le=10_000)]
     clips: _ClipsFile
-    audit: dict[Literal[SPLITS], NearestClips] | None
+    audit: dict[FoldBy, NearestClips] | None
     cells: tuple[_CellFile, ...]
 
     def __post_init__(self):

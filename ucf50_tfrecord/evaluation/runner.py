@@ -16,14 +16,14 @@ import tensorflow as tf
 
 from ucf50_tfrecord import parsing, storage
 from ucf50_tfrecord.dataset import perturb
-from ucf50_tfrecord.dataset.clips import Clips
+from ucf50_tfrecord.dataset.clips import ClipIndex
 from ucf50_tfrecord.dataset.feed import Feed, read_clips
+from ucf50_tfrecord.errors import UserError, expect
 from ucf50_tfrecord.evaluation import metrics
 from ucf50_tfrecord.parsing import Count, Finite, Int64, Name
-from ucf50_tfrecord.specs import UserError, expect
 
 # What a training run is scored on.
-PERTURBATIONS = (perturb.PLAIN, perturb.SHUFFLES[0])
+PERTURBATIONS = (perturb.PLAIN, perturb.FIRST_SHUFFLE)
 # Of a file of predictions: a million lines with the logits of 50 classes take half of it.
 _MAX_PREDICTIONS_BYTES = 1 << 30
 
@@ -35,7 +35,7 @@ class Evaluation:
     logits: float32 [N, C], in the order of `clips`.
     """
 
-    clips: Clips
+    clips: ClipIndex
     logits: np.ndarray
     perturbation: str = perturb.PLAIN
 

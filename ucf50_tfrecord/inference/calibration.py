@@ -13,10 +13,10 @@ from scipy import optimize, special
 from sklearn.model_selection import GroupKFold
 
 from ucf50_tfrecord.dataset.perturb import PLAIN
+from ucf50_tfrecord.errors import Action, Remedy, UserError
 from ucf50_tfrecord.evaluation import runner
 from ucf50_tfrecord.evaluation.results import units_of
 from ucf50_tfrecord.evaluation.statistics import expected_calibration_error
-from ucf50_tfrecord.specs import UserError
 from ucf50_tfrecord.training import trained
 from ucf50_tfrecord.training.run import PREDICTIONS_FILENAME, RunConfig
 
@@ -115,7 +115,8 @@ def _load(path: pathlib.Path, num_classes: int) -> tuple[np.ndarray, np.ndarray,
     try:
         plain = [p for p in runner.load_predictions(path, num_classes) if p.perturbation == PLAIN]
     except UserError as error:
-        raise UserError(f"{error}. --nocalibrate goes without them.") from error
+        without = Remedy(Action.SET, "to predict without calibration", calibrate=False)
+        raise UserError(str(error), *error.remedies, without) from error
     logits = np.array([p.logits for p in plain], np.float64).reshape(len(plain), num_classes)
     labels = np.array([p.label for p in plain], np.int64)
     groups = np.array([p.group for p in plain], np.int64)

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from ucf50_tfrecord import record, storage
-from ucf50_tfrecord.dataset.clips import Clips, load_clips
-from ucf50_tfrecord.dataset.perturb import SHUFFLES
+from ucf50_tfrecord.dataset.clips import ClipIndex, load_clips
+from ucf50_tfrecord.dataset.perturb import FIRST_SHUFFLE
 from ucf50_tfrecord.drawing import document
 from ucf50_tfrecord.drawing.document import Block, Bullets, Code, Heading, Paragraph, Table
+from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.evaluation import statistics
 from ucf50_tfrecord.evaluation.results import Condition, Results
 from ucf50_tfrecord.inference import snippets
@@ -25,7 +26,7 @@ from ucf50_tfrecord.inference.snippets import FILENAMES
 from ucf50_tfrecord.inference.sources import Sources
 from ucf50_tfrecord.manifest import Manifest
 from ucf50_tfrecord.report.scores import TOP, format_estimate
-from ucf50_tfrecord.specs import THREE_BLOCK, AugmentSpec, UserError, format_folds, to_json
+from ucf50_tfrecord.specs import THREE_BLOCK, AugmentSpec, format_folds, to_json
 
 CARD_FILENAME = "MODEL_CARD.md"
 _FEW_CLIPS = 10  # of a class: its scores say little
@@ -132,7 +133,7 @@ def _describe_set(sources: Sources, folds: Sequence[int]) -> str:
     return f"{count}, {where}; recording groups unknown, as the shards' sidecars are missing"
 
 
-def _indexed(sources: Sources, folds: Sequence[int]) -> Clips | None:
+def _indexed(sources: Sources, folds: Sequence[int]) -> ClipIndex | None:
     """The clips of some folds, None if the shards' sidecars do not tell."""
     if sources.manifest is None:
         return None
@@ -203,7 +204,7 @@ def _training(sources: Sources) -> Iterator[Block]:
 
 def _scores(sources: Sources) -> Iterator[Block]:
     scores, results = sources.scores, sources.results
-    plain, shuffled = Condition(sources.model), Condition(sources.model, perturbation=SHUFFLES[0])
+    plain, shuffled = Condition(sources.model), Condition(sources.model, perturbation=FIRST_SHUFFLE)
     quality = scores.quality(plain)
     chance_accuracy, chance_f1 = scores.chance(plain)
     rows = [
@@ -281,7 +282,9 @@ def _limits(sources: Sources) -> Iterator[Block]:
     results, spec = sources.results, sources.config.model
     counts = np.bincount(results.labels, minlength=len(results.classes))
     few = [f"{name} ({count})" for name, count in zip(results.classes, counts) if count < _FEW_CLIPS]
-    cost = sources.scores.change(Condition(sources.model), Condition(sources.model, perturbation=SHUFFLES[0]))
+    cost = sources.scores.change(
+        Condition(sources.model), Condition(sources.model, perturbation=FIRST_SHUFFLE)
+    )
     items = [
         f"It was tested on {_count(len(results.ids), 'clip')} of {results.name}, and on nothing else: other cameras, "
         "places, people and ways to do an action were not tested.",

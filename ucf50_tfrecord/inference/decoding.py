@@ -25,7 +25,8 @@ import numpy as np
 from ucf50_tfrecord import record, storage, workers
 from ucf50_tfrecord.convert import catalog, decode, sampling
 from ucf50_tfrecord.convert.container import Undecodable
-from ucf50_tfrecord.specs import ClipFormat, DecodeLimits, UserError, WindowSpec
+from ucf50_tfrecord.errors import UserError
+from ucf50_tfrecord.specs import ClipFormat, DecodeLimits, WindowSpec
 
 _POLL_SECS = 0.5
 # The windows of some weeks of video.

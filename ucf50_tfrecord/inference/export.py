@@ -28,18 +28,19 @@ from ucf50_tfrecord import record, storage
 from ucf50_tfrecord.dataset import reader
 from ucf50_tfrecord.dataset.clips import load_clips
 from ucf50_tfrecord.dataset.perturb import PLAIN
+from ucf50_tfrecord.errors import Action, Remedy, UserError, expect
 from ucf50_tfrecord.evaluation.results import Condition
 from ucf50_tfrecord.evaluation.verdicts import ensemble
 from ucf50_tfrecord.inference import card
 from ucf50_tfrecord.inference.card import Export, ExportedFile, Own
 from ucf50_tfrecord.inference.snippets import FILENAMES
 from ucf50_tfrecord.inference.sources import Sources
-from ucf50_tfrecord.specs import UserError, expect, to_json
-from ucf50_tfrecord.texts import install_command, tensorflow_reason
+from ucf50_tfrecord.specs import to_json
+from ucf50_tfrecord.texts import tensorflow_reason
 from ucf50_tfrecord.training import trained
 
 FORMATS = tuple(FILENAMES)
-DEFAULT_FORMATS = FORMATS[:2]
+DEFAULT_FORMATS = ("saved_model", "keras")
 EXPORT_FILENAME = "export.json"
 # By how much a file's probabilities may differ from the model's: kernels round differently.
 TOLERANCE = 1e-4
@@ -64,8 +65,8 @@ def check_formats(formats: Sequence[str]) -> None:
     missing = [name for name in _ONNX_PACKAGES if importlib.util.find_spec(name) is None]
     if "onnx" in formats and missing:
         raise UserError(
-            f"The format onnx needs the packages of the extra `onnx` ({', '.join(missing)} missing). Install "
-            f"them: {install_command('convert,train,onnx')}"
+            f"The format onnx needs packages that are missing: {', '.join(missing)}",
+            Remedy(Action.INSTALL, extras="convert,train,onnx"),
         )
 
 
@@ -106,7 +107,10 @@ def export_run(
             if not difference <= TOLERANCE:  # NaN too
                 raise UserError(
                     f"{FILENAMES[name]} gives other probabilities than the model, by up to {difference:.2g} "
-                    f"(tolerance {TOLERANCE}). Nothing is exported; leave {name} out of --formats."
+                    f"(tolerance {TOLERANCE}). Nothing is exported",
+                    Remedy(
+                        Action.SET, f"to leave {name} out", formats=[kind for kind in formats if kind != name]
+                    ),
                 )
             files.append(ExportedFile(format=name, num_bytes=_num_bytes(path), difference=difference))
         export = Export(files=tuple(files), tolerance=TOLERANCE, num_clips=len(frames), own=own)
@@ -235,8 +239,8 @@ def _write_onnx(path: pathlib.Path, model: keras.Model, classes: Sequence[str]) 
         onnx.checker.check_model(onnx_model)
     except Exception as error:  # it raises whatever it meets
         raise UserError(
-            f"tf2onnx cannot write this model ({model.name}) as ONNX; leave onnx out of --formats. It says: "
-            f"{tensorflow_reason(error)}"
+            f"tf2onnx cannot write this model ({model.name}) as ONNX: {tensorflow_reason(error)}",
+            Remedy(Action.SET, "to leave onnx out", formats=[*DEFAULT_FORMATS]),
         ) from error
     finally:
         logger.setLevel(level)

@@ -17,8 +17,9 @@ from scipy import special
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord.dataset import reader
 from ucf50_tfrecord.dataset.clips import load_clips
+from ucf50_tfrecord.errors import Action, Remedy, UserError
 from ucf50_tfrecord.inference.decoding import DecodedVideo, Failed, VideoFile
-from ucf50_tfrecord.specs import ClipFormat, UserError, WindowSpec
+from ucf50_tfrecord.specs import ClipFormat, WindowSpec
 from ucf50_tfrecord.training import trained
 from ucf50_tfrecord.training.run import RunConfig
 
@@ -49,7 +50,8 @@ def complete_config(
     if manifest is None:
         raise UserError(
             f"How the run's clips were made is not known: the run is of an earlier version, and there are no shards "
-            f"in {folder}. Pass --data=<folder of its shards>."
+            f"in {folder}",
+            Remedy(Action.SET, "to name the folder of its shards", data_dir=...),
         )
     trained.check_fits(manifest, config)
     if manifest.fingerprint != config.fingerprint:

@@ -10,11 +10,12 @@ import numpy as np
 
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import parsing
+from ucf50_tfrecord.errors import Action, Remedy, UserError
 from ucf50_tfrecord.evaluation import compare, runner
 from ucf50_tfrecord.evaluation.results import Cell, CellResult, Results
 from ucf50_tfrecord.manifest import Manifest
 from ucf50_tfrecord.report.scores import Scores
-from ucf50_tfrecord.specs import ClipFormat, UserError
+from ucf50_tfrecord.specs import ClipFormat
 from ucf50_tfrecord.training import run as run_lib
 from ucf50_tfrecord.training import trained
 from ucf50_tfrecord.training.run import RunConfig, Summary
@@ -82,13 +83,15 @@ def gather(run_dir: str, weights: str | None = None) -> Sources:
     summary_path = pathlib.Path(run_dir, run_lib.SUMMARY_FILENAME)
     if pathlib.Path(run_dir, compare.CELL_FILENAME).is_file():
         raise UserError(
-            f"{run_dir} is one training of a comparison, whose scores are in its report. To export a model train it "
-            "by itself: make train"
+            f"{run_dir} is one training of a comparison, whose scores are in its report: only a model that was trained "
+            "by itself can be exported",
+            Remedy(Action.TRAIN),
         )
     if not summary_path.is_file():
         raise UserError(
             f"{run_dir} holds no {run_lib.SUMMARY_FILENAME}, which a training writes when it has finished: a card "
-            f"would have no scores. Go on with the run: the command that started it, with RUN={run_dir}"
+            "would have no scores",
+            Remedy(Action.TRAIN, "to finish it", run_dir=run_dir),
         )
     summary = run_lib.load_summary(run_dir)
     missing = [name for name in ("fold_by", "num_train_clips") if getattr(summary, name) is None]
@@ -122,8 +125,9 @@ def _find_predictions(run_dir: str, config: RunConfig, summary: Summary, weights
     )
     if found.fingerprint != config.fingerprint:
         raise UserError(
-            f"The scores in {run_dir} are those of its {summary.weights} weights. For a card of the {weights} "
-            f"ones evaluate them on the run's own shards first: make evaluate RUN={run_dir} FLAGS=--weights={weights}"
+            f"The scores in {run_dir} are those of its {summary.weights} weights. A card of the {weights} "
+            "ones needs theirs, on the run's own shards",
+            Remedy(Action.EVALUATE, run_dir=run_dir, weights=weights),
         )
     return folder / run_lib.PREDICTIONS_FILENAME
 

@@ -11,10 +11,11 @@ from typing import Any
 import keras
 from keras import layers, ops
 
+from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.models import frames
 from ucf50_tfrecord.models.dropout import Dropout
 from ucf50_tfrecord.models.frames import Tensor, encode_frames, normalize
-from ucf50_tfrecord.specs import THREE_BLOCK, ModelSpec, UserError
+from ucf50_tfrecord.specs import THREE_BLOCK, ModelSpec
 
 BLOCK_FILTERS = (32, 64, 128)
 # The first stream of dropout within models of keras.applications; our own models use lower ones.
@@ -135,12 +136,12 @@ def _explained_errors(spec: ModelSpec) -> Iterator[None]:
     path = spec.encoder_weights
     if path not in ("none", "imagenet") and not os.path.isfile(path):
         raise UserError(
-            f"Expected --encoder_weights=none, imagenet or a file. Received: {path}, which is not a file"
+            f"Expected encoder_weights none, imagenet or a file. Received: {path}, which is not a file"
         )
     try:
         yield
     except Exception as error:  # Keras raises Exception itself for a failed download
         raise UserError(
-            f"The encoder {spec.encoder} with --encoder_weights={path} cannot be built for frames of "
+            f"The encoder {spec.encoder} with the weights {path} cannot be built for frames of "
             f"{spec.height}x{spec.width}: {error}"
         ) from error

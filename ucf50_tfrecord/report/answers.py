@@ -6,12 +6,13 @@ from collections.abc import Iterator, Sequence
 
 from ucf50_tfrecord.dataset import perturb
 from ucf50_tfrecord.drawing.document import Block, Bullets, Cell, Heading, Paragraph, Table
+from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.evaluation import cells
 from ucf50_tfrecord.evaluation import verdicts as judging
 from ucf50_tfrecord.evaluation.results import LOGIT_DECIMALS, Condition
 from ucf50_tfrecord.evaluation.verdicts import KINDS, MARGIN, NO, UNKNOWN, YES, Verdict
 from ucf50_tfrecord.report.scores import Scores
-from ucf50_tfrecord.specs import ORDER_BLIND_MODELS, UserError
+from ucf50_tfrecord.specs import ORDER_BLIND_MODELS
 
 TONES = {YES: "yes", NO: "no", UNKNOWN: "unknown"}
 _HEADINGS = {YES: "Yes", NO: "No", UNKNOWN: "Cannot tell"}

@@ -12,15 +12,15 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from ucf50_tfrecord import record, storage
+from ucf50_tfrecord.choices import FoldBy, FrameOrder
 from ucf50_tfrecord.dataset import perturb
 from ucf50_tfrecord.drawing import document
 from ucf50_tfrecord.drawing.document import Block, Bullets, Document, Heading, Paragraph, Table
-from ucf50_tfrecord.evaluation.results import SPLITS, Condition, Results
+from ucf50_tfrecord.evaluation.results import Condition, Results
 from ucf50_tfrecord.evaluation.verdicts import MARGIN, Verdict
 from ucf50_tfrecord.report import answers, causes, leaks, performance
 from ucf50_tfrecord.report.causes import ReadClips
 from ucf50_tfrecord.report.scores import Scores
-from ucf50_tfrecord.specs import FRAME_ORDERS
 
 NAME = "report"
 _HOW_TO_READ = (
@@ -133,7 +133,7 @@ def _facts(scores: Scores) -> dict[str, str]:
     known = results.groups != record.UNKNOWN_GROUP
     units = str(len(np.unique(results.units)))
     kinds = {result.cell.model: result.architecture for result in results.cells}
-    parts = {split: len({cell.part for cell in cells if cell.split == split}) for split in SPLITS}
+    parts = {split: len({cell.part for cell in cells if cell.split == split}) for split in FoldBy}
     some = f"{known.sum()} clips have one; for each other clip it is the video"
     return {
         "Data set": results.name,
@@ -145,7 +145,7 @@ def _facts(scores: Scores) -> dict[str, str]:
         "Seeds": ", ".join(map(str, sorted({cell.seed for cell in cells}))) or "none",
         "Models": ", ".join(m if kinds[m] == m else f"{m} ({kinds[m]})" for m in results.models) or "none",
         "Blind to order": ", ".join(results.order_blind) or "none of them",
-        "Trained on frames": ", ".join(o for o in FRAME_ORDERS if any(c.training == o for c in cells))
+        "Trained on frames": ", ".join(o for o in FrameOrder if any(c.training == o for c in cells))
         or "none",
         "Computed in": ", ".join(sorted({result.precision for result in results.cells})) or "nothing",
         "Trainings": str(len(cells)),

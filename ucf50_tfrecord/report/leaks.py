@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from ucf50_tfrecord import record
+from ucf50_tfrecord.choices import FoldBy
 from ucf50_tfrecord.drawing.document import Block, Bullets, Cell, Heading, Paragraph, Table
 from ucf50_tfrecord.evaluation import audit
-from ucf50_tfrecord.evaluation.results import SPLITS, Condition, Results
+from ucf50_tfrecord.evaluation.results import Condition, Results
 from ucf50_tfrecord.evaluation.verdicts import YES, Verdict
 from ucf50_tfrecord.report.answers import TONES, find
 from ucf50_tfrecord.report.causes import ReadClips, strips
@@ -30,8 +31,8 @@ def leak_audit(scores: Scores, verdicts: Sequence[Verdict], read_clips: ReadClip
     yield Heading("Leak audit")
     if not leaks and not results.audit:
         yield Paragraph(
-            "Not requested. With --audit the same models are tested on clips whose recordings they have seen in "
-            "training, and every test clip is compared with its nearest training clip."
+            "Not requested. An audit tests the same models on clips whose recordings they have seen in "
+            "training, and compares every test clip with its nearest training clip."
         )
         return
     if leaks:
@@ -43,7 +44,7 @@ def leak_audit(scores: Scores, verdicts: Sequence[Verdict], read_clips: ReadClip
 def _leak_of_models(scores: Scores, leaks: dict[str, Verdict]) -> Iterator[Block]:
     rows, sentences = [], []
     for model, verdict in leaks.items():
-        by_group, by_video = (scores.accuracy(Condition(model, split=split)) for split in SPLITS)
+        by_group, by_video = (scores.accuracy(Condition(model, split=split)) for split in FoldBy)
         accuracies = [format_estimate(by_group), format_estimate(by_video)]
         answer = Cell(verdict.answer, TONES[verdict.answer])
         rows.append([model, *accuracies, format_estimate(verdict.effect, sign=True), answer])
@@ -63,7 +64,7 @@ def _leak_of_models(scores: Scores, leaks: dict[str, Verdict]) -> Iterator[Block
 
 
 def _leak_of_clips(results: Results, read_clips: ReadClips | None) -> Iterator[Block]:
-    splits = [split for split in SPLITS if split in results.audit]
+    splits = [split for split in FoldBy if split in results.audit]
     rows = []
     for split in splits:
         nearest = results.audit[split]
@@ -118,7 +119,7 @@ def published(scores: Scores, verdicts: Sequence[Verdict]) -> Iterator[Block]:
     whole = len(results.classes) == _UCF50_CLASSES
     ours = [m for m in _PUBLISHED if scores.tested(Condition(m, split="video")).any()] if whole else []
     for model in ours:
-        for split in reversed(SPLITS):
+        for split in reversed(FoldBy):
             condition = Condition(model, split=split)
             numbers = map(format_estimate, (scores.accuracy(condition), scores.macro_f1(condition)))
             rows.append([model, "this comparison", f"by {split}", *numbers])
@@ -134,7 +135,7 @@ def published(scores: Scores, verdicts: Sequence[Verdict]) -> Iterator[Block]:
         )
     elif not ours:
         yield Paragraph(
-            "seed_lstm and seed_rnn were not trained on a split by video (--audit): nothing here reproduces these "
+            "seed_lstm and seed_rnn were not trained on a split by video (the leak audit): nothing here reproduces these "
             "numbers."
         )
     yield Paragraph(_protocol(results, verdicts))
@@ -153,5 +154,5 @@ def _protocol(results: Results, verdicts: Sequence[Verdict]) -> str:
             + ("." if same is None else f", and for {same:.0%} it is of the same recording.")
         )
     if len(words) == 1:
-        words.append("This comparison does not measure how much that raises the score; --audit does.")
+        words.append("This comparison does not measure how much that raises the score; the leak audit does.")
     return " ".join(words)

@@ -223,7 +223,7 @@ def _trainings(scores: Scores) -> Iterator[Block]:
     }
     if not conditions:
         yield Paragraph(
-            "No model was trained on shuffled or single frames (--orders): whether order is needed, or only "
+            "No model was trained on shuffled or single frames: whether order is needed, or only "
             "expected, cannot be told apart here."
         )
         return

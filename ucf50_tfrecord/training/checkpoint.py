@@ -10,7 +10,7 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
-from ucf50_tfrecord.specs import UserError
+from ucf50_tfrecord.errors import Action, Change, Remedy, UserError
 from ucf50_tfrecord.texts import tensorflow_reason
 from ucf50_tfrecord.training.optimizer import WeightAverages
 
@@ -84,7 +84,10 @@ class Checkpoints:
                     _remove(pathlib.Path(bad).parent, lambda name: name == pathlib.Path(bad).name)
             return True
         if damaged:
-            raise UserError(f"{next(iter(damaged.values()))}. None before it is sound: start another --run.")
+            raise UserError(
+                f"{next(iter(damaged.values()))}. None before it is sound",
+                Remedy(Action.SET, run_dir=Change.OTHER),
+            )
         return False
 
     def save_last(self) -> None:

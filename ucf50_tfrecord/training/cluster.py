@@ -14,7 +14,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from ucf50_tfrecord.specs import STRATEGIES, UserError, expect
+from ucf50_tfrecord.choices import Strategy
+from ucf50_tfrecord.errors import Action, Remedy, UserError, expect
 
 TF_CONFIG = "TF_CONFIG"
 # Jobs whose tasks train. The chief, where there is one, comes before the workers.
@@ -61,16 +62,16 @@ def uses_workers(strategy: str, environment: Mapping[str, str]) -> bool:
       UserError: if TF_CONFIG, where it matters, cannot be used; if "multi_worker" is asked for and
         nothing names the workers.
     """
-    expect(strategy in STRATEGIES, f"a strategy out of {STRATEGIES}", strategy=strategy)
-    if strategy == "multi_worker":
+    strategy = Strategy(strategy)
+    if strategy == Strategy.MULTI_WORKER:
         if from_tf_config(environment) is None and not is_slurm_step(environment):
             raise UserError(
-                f"--strategy=multi_worker trains with the workers that {TF_CONFIG} names, such as "
-                f"'{_EXAMPLE}', or that srun starts (Slurm); there is neither. On one machine, "
-                "`make train WORKERS=2` or `python -m tools.launch_workers --workers=2` starts them."
+                f"The strategy multi_worker trains with the workers that {TF_CONFIG} names, such as "
+                f"'{_EXAMPLE}', or that srun starts (Slurm); there is neither",
+                Remedy(Action.LAUNCH, num_workers=2),
             )
         return True
-    cluster = from_tf_config(environment) if strategy == "auto" else None
+    cluster = from_tf_config(environment) if strategy == Strategy.AUTO else None
     return cluster is not None and len(cluster.addresses) > 1
 
 

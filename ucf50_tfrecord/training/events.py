@@ -15,7 +15,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.util import tensor_util
 
 from ucf50_tfrecord import record
-from ucf50_tfrecord.specs import UserError
+from ucf50_tfrecord.errors import UserError
 
 # Without "tfevents", so that no reader takes an unfinished file for an event file.
 _UNFINISHED_FILENAME = ".unfinished"

@@ -24,7 +24,7 @@ from tensorboard.plugins.hparams import api_pb2
 from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 
 from ucf50_tfrecord.drawing import class_scores
-from ucf50_tfrecord.specs import UserError, expect
+from ucf50_tfrecord.errors import UserError, expect
 from ucf50_tfrecord.texts import tensorflow_reason
 from ucf50_tfrecord.training import events
 

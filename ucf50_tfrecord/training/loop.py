@@ -20,7 +20,8 @@ import tensorflow as tf
 from ucf50_tfrecord import models
 from ucf50_tfrecord.dataset import pipeline
 from ucf50_tfrecord.dataset.feed import Feed, read_clips
-from ucf50_tfrecord.specs import ModelSpec, TrainSpec, UserError, expect
+from ucf50_tfrecord.errors import Action, Change, Remedy, UserError, expect
+from ucf50_tfrecord.specs import ModelSpec, TrainSpec
 from ucf50_tfrecord.training import meter as meter_lib
 from ucf50_tfrecord.training import step as step_lib
 from ucf50_tfrecord.training import strategy as strategy_lib
@@ -28,6 +29,7 @@ from ucf50_tfrecord.training.checkpoint import Checkpoints
 from ucf50_tfrecord.training.logs import TensorBoardLog
 from ucf50_tfrecord.training.optimizer import WeightAverages, make_optimizer
 from ucf50_tfrecord.training.profiling import Profiler
+from ucf50_tfrecord.training.run import RunOptions
 
 _NUM_STRIPS = 4
 _NUM_NAMED_CLIPS = 5
@@ -69,21 +71,6 @@ class Hooks:
     report: Callable[[Progress], None] = lambda progress: None
     warn: Callable[[str], None] = lambda text: None
     should_stop: Callable[[], bool] = lambda: False
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """How a run is logged and saved. None of it changes the trained weights.
-
-    steps_per_call: at most so many steps are taken in one call from the host.
-    profile_steps: the first and the last step to profile, counted from 1; None profiles nothing.
-    """
-
-    run_dir: str
-    log_every_steps: int = 20
-    steps_per_call: int = 1
-    checkpoint_secs: float = 300.0
-    profile_steps: tuple[int, int] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -386,8 +373,10 @@ class _Training:
         what = "gradient is not finite" if np.isfinite(loss) else f"loss is {loss}"
         raise UserError(
             f"The {what} at step {step + 1} (epoch {step // self._steps_per_epoch + 1}), on the clips "
-            f"{', '.join(names)}{more}. The last good checkpoint is kept. A smaller --learning_rate, "
-            "--clip_norm=1 or --precision=float32 may help."
+            f"{', '.join(names)}{more}. The last good checkpoint is kept",
+            Remedy(Action.SET, learning_rate=Change.SMALLER),
+            Remedy(Action.SET, clip_norm=1),
+            Remedy(Action.SET, precision="float32"),
         )
 
 

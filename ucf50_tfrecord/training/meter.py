@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from ucf50_tfrecord.specs import expect
+from ucf50_tfrecord.errors import Advice, expect
 from ucf50_tfrecord.training.step import COLUMNS
 
 # Training that waits longer for input, at so many points of the curve in a row, should be told.
@@ -144,7 +144,7 @@ def _time_of_end(rows: tf.Tensor) -> float:
 class WaitAlarm:
     """Warns, once, when training keeps waiting for its input."""
 
-    def __init__(self, advice: Callable[[], str], warn: Callable[[str], None]):
+    def __init__(self, advice: Callable[[], Advice], warn: Callable[[str], None]):
         self._advice, self._warn = advice, warn
         self._waits: list[Times] = []
         self._warned = False
@@ -157,4 +157,6 @@ class WaitAlarm:
         if self._warned or len(self._waits) < _WAITS_BEFORE_WARNING or wait_secs < _MIN_WAIT_SECS:
             return
         self._warned = True
-        self._warn(f"training waits {wait_secs / secs:.0%} of its time for input. {self._advice()}")
+        advice = self._advice()
+        waits = f"training waits {wait_secs / secs:.0%} of its time for input"
+        self._warn(Advice(f"{waits}. {advice}", *advice.remedies))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from ucf50_tfrecord.specs import expect
+from ucf50_tfrecord.errors import expect
 from ucf50_tfrecord.texts import tensorflow_reason
 
 

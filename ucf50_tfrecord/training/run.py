@@ -5,7 +5,7 @@
 <run>/tensorboard/      event files
 <run>/summary.json      scores, written when training has finished
 <run>/predictions.jsonl what the model said of each held-out clip
-<run>/encoder.weights.h5 the frame encoder, for --encoder_weights; of models that leave the choice of it
+<run>/encoder.weights.h5 the frame encoder, for another model's `encoder_weights`; of models that leave the choice of it
 """
 
 from __future__ import annotations
@@ -23,19 +23,10 @@ from typing import Annotated, Literal
 import msgspec
 
 from ucf50_tfrecord import parsing, storage
+from ucf50_tfrecord.choices import FoldBy, Precision
+from ucf50_tfrecord.errors import Action, Change, Remedy, UserError, expect
 from ucf50_tfrecord.parsing import Count, Finite, Fraction, Name, Sha256
-from ucf50_tfrecord.specs import (
-    FOLD_RULES,
-    MODEL_NAMES,
-    PRECISIONS,
-    ClipFormat,
-    ModelSpec,
-    TrainSpec,
-    UserError,
-    expect,
-    format_folds,
-    to_json,
-)
+from ucf50_tfrecord.specs import MODEL_NAMES, ClipFormat, ModelSpec, TrainSpec, format_folds, to_json
 
 CONFIG_FILENAME = "config.json"
 SUMMARY_FILENAME = "summary.json"
@@ -92,6 +83,30 @@ class RunConfig:
             )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How a run is logged and saved. No option changes the trained weights.
+
+    profile_steps: the first and the last step to profile, counted from 1; None profiles nothing.
+    """
+
+    run_dir: str
+    log_every_steps: int = dataclasses.field(
+        default=20, metadata={"help": "Steps between points of the training curves.", "lower_bound": 1}
+    )
+    steps_per_call: int = dataclasses.field(
+        default=1,
+        metadata={
+            "help": "Most steps in one call from the host; more relieve the host where steps are short.",
+            "lower_bound": 1,
+        },
+    )
+    checkpoint_secs: float = dataclasses.field(
+        default=300.0, metadata={"help": "Seconds between checkpoints within an epoch."}
+    )
+    profile_steps: tuple[int, int] | None = None
+
+
 # Where a run's shards lie and what follows from their contents, which the fingerprint stands for.
 _NOT_COMPARED = ("data_dir", "clip_format", "video_secs")
 
@@ -143,7 +158,7 @@ class Summary(Scores):
     epochs: Count
     trained_epochs: Count
     seed: Count
-    precision: Literal[PRECISIONS] = PRECISIONS[0]
+    precision: Precision = Precision.AUTO
     best: Best
     clips_per_sec: Finite | None = None
     wait_share: Finite | None = None
@@ -151,7 +166,7 @@ class Summary(Scores):
     num_train_clips: Count | None = None
     num_devices: Count | None = None
     num_workers: Count | None = None
-    fold_by: Literal[FOLD_RULES] | None = None
+    fold_by: FoldBy | None = None
     fingerprint: Sha256 | None = None
     data_dir: str | None = None
     environment: dict[str, dict[str, str | int | bool]] = dataclasses.field(default_factory=dict)
@@ -206,7 +221,7 @@ def make_run_dir(data_dir: str, model: str) -> str:
         with contextlib.suppress(FileExistsError):  # a run that started in the same second
             path.mkdir()
             return str(path)
-    raise UserError(f"runs/{name} to {name}-999 exist already; choose a --run")
+    raise UserError(f"runs/{name} to {name}-999 exist already", Remedy(Action.SET, run_dir=...))
 
 
 @contextlib.contextmanager
@@ -249,8 +264,9 @@ def check_run(run_dir: str, config: RunConfig) -> None:
             f"{name} was {_describe(name, old[name])}, is {_describe(name, new[name])}" for name in differing
         )
         raise UserError(
-            f"{run_dir} holds a run with another configuration: {changes}. "
-            "Choose another --run, or of a comparison another --output."
+            f"{run_dir} holds a run with another configuration: {changes}",
+            Remedy(Action.SET, run_dir=Change.OTHER),
+            Remedy(Action.SET, "in a comparison", output=Change.OTHER),
         )
 
 

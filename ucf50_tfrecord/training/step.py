@@ -9,8 +9,9 @@ import keras
 import tensorflow as tf
 
 from ucf50_tfrecord.dataset import augment
+from ucf50_tfrecord.errors import expect
 from ucf50_tfrecord.models import dropout
-from ucf50_tfrecord.specs import TrainSpec, expect
+from ucf50_tfrecord.specs import TrainSpec
 from ucf50_tfrecord.training.optimizer import WeightAverages
 
 # The columns of what a step returns, summed over the global batch: the loss, correct predictions
@@ -63,7 +64,7 @@ def make_train_step(
 
     def replica_step(batch: dict[str, tf.Tensor], step: tf.Tensor) -> tf.Tensor:
         replica = tf.distribute.get_replica_context()
-        counts = tf.cast(batch["mask"], tf.float32)  # [B], 0 for fillers
+        counts = tf.cast(batch["mask"], tf.float32)  # [B], 0 for padding clips
         video = augment.augment(  # [B, T, H, W, 3]
             frames(batch),
             batch["position"],

@@ -13,7 +13,8 @@ from collections.abc import Iterator, Mapping
 
 import tensorflow as tf
 
-from ucf50_tfrecord.specs import PRECISIONS, UserError, expect
+from ucf50_tfrecord.choices import Precision
+from ucf50_tfrecord.errors import Action, Change, Remedy, UserError, expect
 from ucf50_tfrecord.texts import file_problem, tensorflow_reason
 from ucf50_tfrecord.training import cluster as cluster_lib
 
@@ -144,8 +145,12 @@ def explain_exhausted_memory() -> Iterator[None]:
         if problem := file_problem(error):
             raise UserError(f"Cannot write {problem}") from error
         raise UserError(
-            f"Out of memory: {tensorflow_reason(error)}. A smaller --batch_size, a 16-bit --precision, "
-            "--cache=host or none, or clips of a smaller --size or fewer --frames take less."
+            f"Out of memory: {tensorflow_reason(error)}",
+            Remedy(Action.SET, batch_size=Change.SMALLER),
+            Remedy(Action.SET, precision=(Precision.BFLOAT16, Precision.FLOAT16)),
+            Remedy(Action.SET, cache=("host", "none")),
+            Remedy(Action.SET, "convert smaller clips", size=Change.SMALLER),
+            Remedy(Action.SET, "convert smaller clips", num_frames=Change.SMALLER),
         ) from error
 
 
@@ -258,14 +263,14 @@ def choose_precision(precision: str) -> str:
     "auto" takes bfloat16 where the device computes in it (GPUs of compute capability 8.0
     and newer; CPUs with AVX512_BF16 or AMX), float16 on GPUs from 7.0, else float32.
     """
-    expect(precision in PRECISIONS, f"a precision out of {PRECISIONS}", precision=precision)
-    return fastest_precision().precision if precision == "auto" else precision
+    precision = Precision(precision)
+    return fastest_precision().precision if precision == Precision.AUTO else precision
 
 
 def keras_policy(precision: str) -> str:
     """Returns the Keras dtype policy: computation in `precision`, variables in float32."""
-    expect(precision in PRECISIONS[1:], f"a precision out of {PRECISIONS[1:]}", precision=precision)
-    return precision if precision == "float32" else f"mixed_{precision}"
+    expect(Precision(precision) != Precision.AUTO, "a precision other than auto", precision=precision)
+    return "float32" if precision == Precision.FLOAT32 else f"mixed_{precision}"
 
 
 def fastest_precision() -> PrecisionChoice:

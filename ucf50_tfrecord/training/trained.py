@@ -8,8 +8,8 @@ import keras
 import tensorflow as tf
 
 from ucf50_tfrecord import models
+from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.manifest import Manifest
-from ucf50_tfrecord.specs import UserError
 from ucf50_tfrecord.training import checkpoint
 from ucf50_tfrecord.training import strategy as strategy_lib
 from ucf50_tfrecord.training.run import RunConfig

@@ -1,4 +1,4 @@
-"""How many clips a second: of the decoder, of the input, of training steps."""
+"""Rates in clips/s of the decoder, the input and the training step."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _WARM_UP_STEPS = 3
 
 
 def per_second(act: Callable[[], int], secs: float) -> float:
-    """Returns how many a second act() makes, called again and again; it returns how many it has made."""
+    """Calls `act` repeatedly for `secs` seconds; returns its results' sum per second."""
     started, count = time.perf_counter(), 0
     while (taken := time.perf_counter() - started) < secs:
         count += act()
@@ -28,13 +28,13 @@ def per_second(act: Callable[[], int], secs: float) -> float:
 
 
 def of_decoding(paths: Sequence[str], clip_format: ClipFormat, *, secs: float) -> float:
-    """Returns the clips a second that one core makes of videos, as a conversion does. Loads PyAV."""
+    """Returns the clips/s that one core decodes from videos, as a conversion does. Loads PyAV."""
     from ucf50_tfrecord.convert import decode
 
     def count(path: str) -> int:
         try:
             return len(decode.decode_file(path, clip_format))
-        except decode.VideoError:  # a conversion leaves it out
+        except decode.VideoError:  # a conversion quarantines it
             return 0
 
     count(paths[0])  # imports and tables
@@ -43,11 +43,10 @@ def of_decoding(paths: Sequence[str], clip_format: ClipFormat, *, secs: float) -
 
 
 def of_batches(batches: Iterator[Any], batch_size: int, *, secs: float) -> float:
-    """Returns the clips a second of an endless input, once it is warm."""
+    """Returns the clips/s of an endless input after a warm-up; padding clips do not count."""
 
     def take() -> int:
         batch = next(batches)
-        # What only fills a batch up does not count.
         return int(batch["mask"].numpy().sum()) if isinstance(batch, dict) else batch_size
 
     for _ in range(_WARM_UP_BATCHES):
@@ -63,12 +62,12 @@ def of_steps(
     strategy: tf.distribute.Strategy,
     secs: float,
 ) -> float:
-    """Returns the clips a second of training steps on clips by chance, which are in memory already.
+    """Returns the clips/s of training steps on one batch of random clips in memory.
 
     Args:
       model: uint8 [B, T, H, W, 3] to logits float32 [B, C].
-      optimizer: what optimizer.make_optimizer returns.
-      spec: how to train.
+      optimizer: one of optimizer.make_optimizer.
+      spec: batch size, loss and precision.
       strategy: one device.
       secs: how long to measure.
     """

@@ -1,4 +1,4 @@
-"""Input pipelines as people write them today over the shards that ours reads; benchmarks measure both."""
+"""Input pipelines of other projects over this project's shards."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ _SHUFFLE_BUFFER = 256  # clips
 
 
 def plain(data: str, batch_size: int) -> Iterator[Any]:
-    """Interleave, shuffle, parse, batch: the pipeline of TensorFlow's guides, over raw shards."""
+    """Interleaves, shuffles, parses and batches raw shards, as TensorFlow's guides do."""
     import tensorflow as tf
 
-    clip_format = manifest_lib.load(data).format
+    shape = manifest_lib.load(data).format.shape
     features = {"video": tf.io.FixedLenFeature([], tf.string), "label": tf.io.FixedLenFeature([], tf.int64)}
 
     def parse(serialized: Any) -> tuple[Any, Any]:
         example = tf.io.parse_single_example(serialized, features)
-        return tf.reshape(tf.io.decode_raw(example["video"], tf.uint8), clip_format.shape), example["label"]
+        return tf.reshape(tf.io.decode_raw(example["video"], tf.uint8), shape), example["label"]
 
     return iter(_shuffled_records(data).map(parse, tf.data.AUTOTUNE).batch(batch_size).prefetch(2))
 
 
 def model_garden_style(data: str, batch_size: int) -> Iterator[Any]:
-    """As TF Model Garden's video pipeline reads clips: JPEGs decoded in map_fn, float32 on the host."""
+    """Reads JPEG shards as TF Model Garden's video pipeline does: map_fn, float32 on the host."""
     import tensorflow as tf
 
-    clip_format = manifest_lib.load(data).format
+    shape = manifest_lib.load(data).format.shape
     context = {"label": tf.io.FixedLenFeature([], tf.int64)}
     sequence = {"image/encoded": tf.io.FixedLenSequenceFeature([], tf.string)}
 
@@ -38,14 +38,14 @@ def model_garden_style(data: str, batch_size: int) -> Iterator[Any]:
         example, lists = tf.io.parse_single_sequence_example(serialized, context, sequence)
         decode = functools.partial(tf.io.decode_jpeg, channels=3)
         video = tf.map_fn(decode, lists["image/encoded"], fn_output_signature=tf.uint8)
-        video = tf.image.convert_image_dtype(tf.ensure_shape(video, clip_format.shape), tf.float32)
+        video = tf.image.convert_image_dtype(tf.ensure_shape(video, shape), tf.float32)
         return video, example["label"]
 
     return iter(_shuffled_records(data).map(parse, tf.data.AUTOTUNE).batch(batch_size).prefetch(2))
 
 
 def shard_paths(data: str) -> list[str]:
-    """Returns the shards of a set, which may lie behind a URL."""
+    """Returns the paths or URLs of a set's shards."""
     return [storage.join(data, shard.filename) for shard in manifest_lib.load(data).shards]
 
 

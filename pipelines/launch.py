@@ -1,12 +1,11 @@
-"""Trains with several workers on this machine: starts them, ends when they do.
+"""Starts several workers on this machine that train one model together.
 
-  python -m tools.launch_workers --workers=2 -- \\
-    --videos=/data/UCF50 --flagfile=pipelines/recipes/lstm.flags
+  python -m pipelines.launch --workers=2 -- --videos=/data/UCF50 --recipe=lstm
 
-What follows -- are the flags of pipelines.train. The videos are converted
-before the workers start. GPUs are shared out evenly, and so are the cores. The
-first worker's output is shown as it is, of the others only what goes wrong.
-Signals are passed on. No worker outlives this process.
+The flags after -- are those of pipelines.train. The videos are converted before
+the workers start. Each worker gets an equal part of the GPUs and the cores. The
+first worker's output is shown in full, the others' errors alone. Signals are
+passed on to all workers. No worker outlives this process.
 """
 
 from __future__ import annotations
@@ -28,22 +27,21 @@ from collections.abc import Iterator, Sequence
 
 from absl import flags
 
-from pipelines import console, convert, terminal, train
-from ucf50_tfrecord.specs import UserError, expect
-from ucf50_tfrecord.texts import shell_command
+from pipelines import console, convert, remedies, terminal, train
+from ucf50_tfrecord.errors import UserError, expect
 from ucf50_tfrecord.training import cluster
 from ucf50_tfrecord.training import run as run_lib
 
 flags.adopt_module_key_flags(train)
 
 _POLL_SECS = 0.05
-# After one worker has ended badly the others cannot go on: time for them to say so themselves.
+# Time for the other workers to report, once one has failed and they cannot go on.
 _GRACE_SECS = 3.0
-# Where systems do not hand out ports by themselves, so that none is taken between here and its worker.
+# Below the ports that systems assign by themselves, so that none is taken before its worker listens.
 _PORTS = range(20_000, 32_000)
 _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
-# What every worker says, and the first one shows.
+# Messages that every worker prints; only the first one's are shown.
 _SAID_BY_ALL = ("warning:", "stopping after this step")
 
 
@@ -58,14 +56,14 @@ def main(num_workers: int) -> int:
     expect(strategy in ("auto", "multi_worker"), "a --strategy of multi_worker or auto", strategy=strategy)
     expect(
         cluster.TF_CONFIG not in os.environ,
-        f"no {cluster.TF_CONFIG}: it is made here for each worker",
+        f"no {cluster.TF_CONFIG}: each worker gets its own",
         TF_CONFIG=os.environ.get(cluster.TF_CONFIG),
     )
     environments = worker_environments(num_workers, visible_gpus())
-    train.read_flags()  # so that mistakes show before anything is converted
+    settings, _ = train.read_flags()  # so that mistakes show before anything is converted
     manifest = convert.load_or_convert()
     given = flags.FLAGS["run"].value
-    run_dir = given or run_lib.make_run_dir(manifest.data_dir, flags.FLAGS["model"].value)
+    run_dir = given or run_lib.make_run_dir(manifest.data_dir, settings["model"])
     decided = ["--strategy=multi_worker", "--videos=", f"--data={manifest.data_dir}", f"--run={run_dir}"]
     command = [sys.executable, "-m", "pipelines.train", *sys.argv[1:], *decided]
     status, was_signalled = run_workers(command, environments)
@@ -73,9 +71,7 @@ def main(num_workers: int) -> int:
         with contextlib.suppress(OSError):  # it stays, unless nothing was written into it
             os.rmdir(run_dir)
     if was_signalled and status == 0 and not pathlib.Path(run_dir, run_lib.SUMMARY_FILENAME).exists():
-        again = [argument for argument in sys.argv[1:] if not argument.startswith("--run=")]
-        launcher = [console.python(), "-m", "tools.launch_workers", f"--workers={num_workers}", "--"]
-        terminal.say("That is:", f"  {shell_command([*launcher, *again, f'--run={run_dir}'])}")
+        terminal.say("That is:", f"  {remedies.this_command(run=run_dir)}")
     return status
 
 
@@ -98,7 +94,7 @@ def visible_gpus() -> list[str]:
 
 
 def worker_environments(num_workers: int, gpus: Sequence[str]) -> list[dict[str, str]]:
-    """Returns each worker's environment: who the workers are, and its share of the machine.
+    """Returns each worker's environment: the addresses of all workers, and its part of the machine.
 
     Raises:
       UserError: if there are GPUs, but not one for each worker.
@@ -111,7 +107,7 @@ def worker_environments(num_workers: int, gpus: Sequence[str]) -> list[dict[str,
     for index in range(num_workers):
         config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
         environment = {
-            # That a worker is lost is said once, below; TensorFlow says it many times.
+            # A lost worker is reported once, below; TensorFlow reports it many times.
             "TF_CPP_MIN_LOG_LEVEL": "3",
             "TF_NUM_INTRAOP_THREADS": str(threads),
             **os.environ,
@@ -127,7 +123,7 @@ def free_ports(count: int) -> list[int]:
     """Returns ports of this machine that nobody listens at.
 
     Raises:
-      UserError: if there are not so many.
+      UserError: if there are fewer than `count`.
     """
     found = []
     for port in random.sample(_PORTS, len(_PORTS)):
@@ -143,12 +139,12 @@ def free_ports(count: int) -> list[int]:
 
 
 def run_workers(command: Sequence[str], environments: Sequence[dict[str, str]]) -> tuple[int, bool]:
-    """Runs one process for each environment until all have ended, passing signals on.
+    """Runs one process per environment until all have exited, and passes signals on.
 
-    If one ends badly, the others get a moment to end by themselves and are killed.
+    If one fails, the others get a moment to exit by themselves and are killed then.
 
     Returns:
-      The status of the one that ended badly, or 0; whether there was a signal.
+      The status of the process that failed, or 0; whether there was a signal.
     """
     received: list[int] = []
     with _signals_noted(received), contextlib.ExitStack() as stack:
@@ -163,7 +159,7 @@ def run_workers(command: Sequence[str], environments: Sequence[dict[str, str]]) 
                 num_passed_on += 1
                 for worker in workers:
                     worker.send_signal(signum)
-                if num_passed_on == 2:  # a worker that waits for another does not hear it
+                if num_passed_on == 2:  # a worker that waits for another does not notice it
                     deadline = min(deadline, time.monotonic() + _GRACE_SECS)
             if failed is None:
                 failed = _failed(workers)
@@ -181,20 +177,20 @@ def run_workers(command: Sequence[str], environments: Sequence[dict[str, str]]) 
 
 
 def _failed(workers: Sequence[subprocess.Popen]) -> int | None:
-    """Returns which worker has ended badly; if several have, one that was killed is the cause."""
+    """Returns the index of the worker that failed; if several did, one that was killed is the cause."""
     bad = [index for index, worker in enumerate(workers) if worker.poll()]
     return min(bad, key=lambda index: workers[index].returncode >= 0, default=None)
 
 
 def _explain(index: int, returncode: int, was_signalled: bool) -> int:
-    """Says how a worker ended, unless that was asked for; returns the status to end with."""
+    """Reports how a worker failed, unless a signal asked for it; returns the exit status."""
     if returncode > 0:
         if not was_signalled:
-            terminal.note(f"error: worker {index} ended with status {returncode}, see above")
+            terminal.note(f"error: worker {index} exited with status {returncode}, see above")
         return returncode
     if not was_signalled:
         terminal.note(
-            f"error: worker {index} was ended by {signal.Signals(-returncode).name}, and the others with it; run "
+            f"error: worker {index} was killed by {signal.Signals(-returncode).name}, and the others with it. Run "
             "the same command again to go on from the last checkpoint"
         )
     return 128 - returncode
@@ -214,7 +210,7 @@ def _start(
         text=True,
         errors="backslashreplace",
         process_group=0,  # Ctrl-C reaches this process alone, which passes it on
-        preexec_fn=functools.partial(_end_with_parent, os.getpid()),
+        preexec_fn=functools.partial(_exit_with_parent, os.getpid()),
     )
     stack.callback(worker.wait)
     stack.callback(worker.kill)
@@ -227,8 +223,8 @@ def _show_errors(worker: subprocess.Popen, index: int) -> None:
             terminal.note(f"worker {index}: {line.rstrip()}")
 
 
-def _end_with_parent(parent: int) -> None:
-    """Has the system kill this process when its parent ends, however that ends."""
+def _exit_with_parent(parent: int) -> None:
+    """Makes the system kill this process when its parent exits, however that exits."""
     if _LIBC.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL)) or os.getppid() != parent:
         os._exit(1)
 
@@ -249,9 +245,9 @@ def _signals_noted(received: list[int]) -> Iterator[None]:
 
 
 def _take_own_flags() -> int:
-    """Returns --workers, and leaves in sys.argv what follows --."""
-    parser = terminal.ArgumentParser("python -m tools.launch_workers", description=__doc__.splitlines()[0])
-    parser.add_argument("--workers", type=int, required=True, help="how many to start")
+    """Returns --workers, and leaves the flags after -- in sys.argv."""
+    parser = terminal.ArgumentParser(remedies.program("launch"), description=__doc__.splitlines()[0])
+    parser.add_argument("--workers", type=int, required=True, help="number of workers to start")
     parser.add_argument("flags", nargs="*", help="-- and the flags of pipelines.train")
     parsed = parser.parse_args()
     sys.argv[1:] = parsed.flags

@@ -1,36 +1,35 @@
-"""Measures how planning grows with the number of videos.
+"""Measures how planning scales with the number of videos.
 
-  python -m tools.bench_plan
+  python -m benchmarks.plan
 
-The videos are simulated: 50 classes, UCF's names, sizes of some hundred KB.
-Each size is planned in a process of its own, whose time and peak memory,
-catalogue included, are shown.
+The videos are simulated: 50 classes, UCF50's names, files of 300 to 800 KB.
+Each size is planned in a process of its own. Times and peak memory include the
+catalogue.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import pathlib
 import resource
 import time
 
 from absl import flags
 
+from benchmarks.measuring import in_fresh_process, write_figures
 from pipelines import console, terminal
-from tools.processes import in_fresh_process
-from ucf50_tfrecord import storage
 from ucf50_tfrecord.convert import plan
-from ucf50_tfrecord.specs import Catalog, ClipFormat, FoldRule, Video, expect, to_json
+from ucf50_tfrecord.errors import expect
+from ucf50_tfrecord.specs import Catalog, ClipFormat, FoldRule, Video, to_json
 
 _SIZES = flags.DEFINE_list("sizes", ["10000", "100000", "1000000"], "Numbers of videos.")
-_OUTPUT = flags.DEFINE_string("output", "bench_results/plan.json", "Where the figures go.")
+_OUTPUT = flags.DEFINE_string("output", "bench_results/plan.json", "File for the figures.")
 
 NUM_CLASSES, NUM_GROUPS = 50, 25
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What planning took. `peak_mb` is the whole process's, `base_mb` what it had before the catalogue."""
+    """Cost of one plan. `peak_mb` is the process's, `base_mb` its memory before the catalogue."""
 
     num_videos: int
     num_shards: int
@@ -41,15 +40,12 @@ class Row:
 
 
 def simulate(num_videos: int) -> Catalog:
-    """Makes up a catalogue as find_videos would return it."""
+    """Makes a catalogue as find_videos would return it."""
     classes = tuple(f"Class{label:02d}" for label in range(NUM_CLASSES))
     videos = []
     for number in range(num_videos):
-        label, group, clip = (
-            number % NUM_CLASSES,
-            1 + number // NUM_CLASSES % NUM_GROUPS,
-            1 + number // NUM_CLASSES // NUM_GROUPS,
-        )
+        position, label = divmod(number, NUM_CLASSES)
+        clip, group = 1 + position // NUM_GROUPS, 1 + position % NUM_GROUPS
         video_id = f"{classes[label]}/v_{classes[label]}_g{group:02d}_c{clip:02d}"
         videos.append(
             Video(
@@ -68,7 +64,7 @@ def simulate(num_videos: int) -> Catalog:
 
 
 def measure(num_videos: int) -> Row:
-    """Plans that many videos. Runs in a fresh process."""
+    """Plans a simulated catalogue. Runs in a fresh process."""
     base_mb = _peak_mb()
     started = time.perf_counter()
     catalog = simulate(num_videos)
@@ -102,8 +98,7 @@ def main() -> None:
             f"{row.num_videos:>9}{row.num_shards:>8}{row.catalog_secs:>13.2f}{row.plan_secs:>8.2f}"
             f"{row.plan_secs / row.num_videos * 1e6:>10.1f}{row.peak_mb:>9.0f}"
         )
-    storage.write_json(pathlib.Path(_OUTPUT.value), {"rows": to_json(rows)})
-    terminal.say(f"Figures: {_OUTPUT.value}")
+    write_figures(_OUTPUT.value, {"rows": to_json(rows)})
 
 
 if __name__ == "__main__":

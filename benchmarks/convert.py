@@ -1,18 +1,18 @@
-"""Measures how fast videos become clips, beside what people use today.
+"""Measures how fast videos are converted, beside other decoders.
 
-  python -m tools.bench_convert --videos=/data/UCF50
+  python -m benchmarks.convert --videos=/data/UCF50
 
-Every method reads the same videos and makes 15 frames of 64x64 of each, in a
-process of its own on one core, in turn and in several rounds: trust the ratios,
-since other work on the machine slows all methods alike. "decode everything"
-makes no frames at all: it is the floor of any method that decodes in order.
+Each method makes 15 frames of 64x64 from the same videos, in a process of its
+own on one core, in turn and in several rounds. Trust the ratios: other work on
+the machine slows all methods alike. "decode everything" makes no frames; it is
+the lower limit of the time of any method that decodes in order.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
-import multiprocessing
 import os
 import pathlib
 import resource
@@ -24,28 +24,23 @@ from collections.abc import Callable
 import numpy as np
 from absl import flags
 
+from benchmarks import measuring
+from benchmarks.measuring import in_fresh_process
 from pipelines import console, terminal
-from tools import shards
-from tools.processes import in_fresh_process
-from ucf50_tfrecord import storage
+from tools import processes, shards
 from ucf50_tfrecord.convert import catalog, decode, sampling
-from ucf50_tfrecord.specs import Catalog, ClipFormat, UserError, to_json
+from ucf50_tfrecord.specs import Catalog, ClipFormat, to_json
 
-_VIDEOS = flags.DEFINE_string("videos", None, "Folder with one folder of videos a class.")
-_MAX_VIDEOS = flags.DEFINE_integer(
-    "max_videos", 60, "Videos to measure on, spread over the set.", lower_bound=1
-)
+_VIDEOS = flags.DEFINE_string("videos", None, "Folder of class folders.")
+_MAX_VIDEOS = flags.DEFINE_integer("max_videos", 60, "Videos to measure on, evenly chosen.", lower_bound=1)
 _CONVERSION_VIDEOS = flags.DEFINE_integer(
-    "conversion_videos",
-    1000,
-    "Videos of the set that is converted whole: those there are, repeated.",
-    lower_bound=2,
+    "conversion_videos", 1000, "Videos of the whole conversion: those of --videos, repeated.", lower_bound=2
 )
 _LONG_FRAMES = flags.DEFINE_integer(
-    "long_frames", 108_000, "Frames of the video on which memory is measured: an hour.", lower_bound=1
+    "long_frames", 108_000, "Frames of the video for the memory measurement: an hour.", lower_bound=1
 )
-_ROUNDS = flags.DEFINE_integer("rounds", 3, "Times each method is measured.", lower_bound=1)
-_OUTPUT = flags.DEFINE_string("output", "bench_results/convert.json", "Where the figures go.")
+_ROUNDS = flags.DEFINE_integer("rounds", 3, "Measurements per method.", lower_bound=1)
+_OUTPUT = flags.DEFINE_string("output", "bench_results/convert.json", "File for the figures.")
 
 FORMAT = ClipFormat()
 Method = Callable[[str], object]
@@ -124,7 +119,7 @@ def torchcodec_frames(path: str) -> np.ndarray:
     return decoder.get_frames_at(indices).data.numpy()
 
 
-# Name: the method and the package it needs.
+# By name: the method and the package that it needs.
 METHODS: dict[str, tuple[Method, str]] = {
     "ours": (ours, "av"),
     "decode everything (PyAV)": (decode_everything, "av"),
@@ -138,7 +133,7 @@ METHODS: dict[str, tuple[Method, str]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A method's figures. Rates are medians over the rounds, on one core."""
+    """Figures of a method. Rates are medians over the rounds, on one core."""
 
     name: str
     videos_per_sec: float
@@ -147,7 +142,7 @@ class Row:
 
 
 def measure(name: str, paths: list[str]) -> tuple[float, float]:
-    """Runs a method over the videos: seconds, and the process's peak memory in MB."""
+    """Decodes the videos; returns the seconds and the process's peak memory in MB."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     method = METHODS[name][0]
     method(paths[0])  # imports and tables
@@ -159,26 +154,20 @@ def measure(name: str, paths: list[str]) -> tuple[float, float]:
 
 
 def measure_all(paths: list[str], rounds: int) -> list[Row]:
-    """Measures every method whose package is installed, each round in fresh processes."""
+    """Measures each method whose package is installed."""
     missing = _missing_packages()
     for package, reason in sorted(missing.items()):
         terminal.say(f"not measured: {package} ({reason})")
     names = [name for name, (_, package) in METHODS.items() if package not in missing]
-    secs: dict[str, list[float]] = {name: [] for name in names}
-    peaks: dict[str, float] = {}
-    with console.progress_bar(rounds * len(names), "run", "measuring") as bar:
-        for _ in range(rounds):
-            for name in names:
-                taken, peak = in_fresh_process(measure, name, paths)
-                secs[name].append(taken)
-                peaks[name] = max(peak, peaks.get(name, 0.0))
-                bar.update()
+    methods = {name: functools.partial(in_fresh_process, measure, name, paths) for name in names}
+    found = measuring.in_turn(methods, rounds=rounds, description="measuring")
+    secs = {name: [taken for taken, _ in runs] for name, runs in found.items()}
     return [
         Row(
             name=name,
             videos_per_sec=len(paths) / statistics.median(secs[name]),
-            ours_ratio=statistics.median(theirs / mine for theirs, mine in zip(secs[name], secs["ours"])),
-            peak_mb=peaks[name],
+            ours_ratio=measuring.median_ratio(secs[name], secs["ours"]),
+            peak_mb=max(peak for _, peak in found[name]),
         )
         for name in names
     ]
@@ -186,7 +175,7 @@ def measure_all(paths: list[str], rounds: int) -> list[Row]:
 
 @dataclasses.dataclass(frozen=True)
 class Conversion:
-    """A whole conversion, start-up included. `worker_peak_mb` is the largest worker's memory."""
+    """Cost of a whole conversion with its start-up. `worker_peak_mb`: peak memory of the largest worker."""
 
     num_workers: int
     num_videos: int
@@ -199,8 +188,8 @@ class Conversion:
 
 
 def repeat_videos(found: Catalog, count: int, folder: str) -> str:
-    """Makes a set of that many videos out of links to those there are, under other names."""
-    step = max(1, len(found.videos) // count)  # spread over the classes
+    """Makes a set of `count` videos: links under new names to the videos found."""
+    step = max(1, len(found.videos) // count)  # covers all classes
     for number in range(count):
         video = found.videos[number * step % len(found.videos)]
         source = pathlib.Path(found.videos_dir, video.relative_path)
@@ -212,7 +201,7 @@ def repeat_videos(found: Catalog, count: int, folder: str) -> str:
 
 
 def measure_conversion(videos_dir: str, num_workers: int) -> Conversion:
-    """Converts a set, from finding its videos to the manifest. Runs in a fresh process."""
+    """Converts a set, from the search for videos to the manifest. Runs in a fresh process."""
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         built = shards.convert(videos_dir, folder, FORMAT, num_workers=num_workers, name="bench")
@@ -222,16 +211,14 @@ def measure_conversion(videos_dir: str, num_workers: int) -> Conversion:
 
 
 def measure_workers(videos_dir: str, rounds: int) -> list[Conversion]:
-    """Converts a set with one and with two workers, in turn; returns each one's median round."""
-    taken: dict[int, list[Conversion]] = {1: [], 2: []}
-    for _ in range(rounds):
-        for num_workers, conversions in taken.items():
-            conversions.append(in_fresh_process(measure_conversion, videos_dir, num_workers))
+    """Converts a set with one and with two workers, in turn; returns the median round of each."""
+    runs = {n: functools.partial(in_fresh_process, measure_conversion, videos_dir, n) for n in (1, 2)}
+    taken = measuring.in_turn(runs, rounds=rounds, description="converting")
     return [sorted(c, key=lambda item: item.secs)[len(c) // 2] for c in taken.values()]
 
 
 def measure_long_video(num_frames: int) -> float:
-    """Decodes one clip of a video of that many frames; returns the process's peak memory in MB."""
+    """Decodes one clip of a video of `num_frames`; returns the process's peak memory in MB."""
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "long.avi")
         in_fresh_process(write_long_video, path, num_frames)
@@ -256,11 +243,12 @@ def write_long_video(path: str, num_frames: int) -> None:
 
 
 def _missing_packages() -> dict[str, str]:
-    """Returns, by package, why it cannot be used. Tried in a child, to keep this process small:
-    a child's peak memory counts from its parent's size.
+    """Returns why packages cannot be imported.
+
+    A child tries, to keep this process small: a child's peak memory counts from its parent's size.
     """
     packages = {package for _, package in METHODS.values()}
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
+    with processes.pool(1) as pool:
         reasons = dict(zip(packages, pool.map(_import_error, packages)))
     return {package: reason for package, reason in reasons.items() if reason}
 
@@ -274,9 +262,7 @@ def _import_error(package: str) -> str:
 
 
 def main() -> None:
-    if not _VIDEOS.value:
-        raise UserError("Pass --videos=<folder of class folders>.")
-    found = catalog.find_videos(_VIDEOS.value)
+    found = catalog.find_videos(measuring.require_videos(_VIDEOS.value))
     step = max(1, len(found.videos) // _MAX_VIDEOS.value)
     paths = [os.path.join(_VIDEOS.value, v.relative_path) for v in found.videos[::step]][: _MAX_VIDEOS.value]
     rows = measure_all(paths, _ROUNDS.value)
@@ -289,12 +275,12 @@ def main() -> None:
         one, two = measure_workers(repeated, _ROUNDS.value)
     terminal.say(
         f"whole conversion of {one.num_videos} videos: {one.secs:.1f} s with 1 worker, {two.secs:.1f} s with 2, "
-        f"{two.videos_per_sec:.1f} videos/s ({one.secs / two.secs:.2f}x), a worker's peak {two.worker_peak_mb:.0f} MB"
+        f"{two.videos_per_sec:.1f} videos/s ({one.secs / two.secs:.2f}x), peak of a worker {two.worker_peak_mb:.0f} MB"
     )
     long_peak_mb = measure_long_video(_LONG_FRAMES.value)
     terminal.say(f"a video of {_LONG_FRAMES.value} frames: peak {long_peak_mb:.0f} MB")
-    storage.write_json(
-        pathlib.Path(_OUTPUT.value),
+    measuring.write_figures(
+        _OUTPUT.value,
         {
             "decoder": decode.decoder_version(),
             "num_videos": len(paths),
@@ -303,7 +289,6 @@ def main() -> None:
             "long_video": {"num_frames": _LONG_FRAMES.value, "peak_mb": long_peak_mb},
         },
     )
-    terminal.say(f"Figures: {_OUTPUT.value}")
 
 
 if __name__ == "__main__":

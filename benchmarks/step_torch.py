@@ -1,8 +1,8 @@
-"""Measures training steps of the published CNN + LSTM in PyTorch, for bench_step.
+"""Measures training steps in PyTorch, for benchmarks.step.
 
-  python tools/bench_step_torch.py <batch size> <seconds> <threads>
+  python benchmarks/step_torch.py <batch size> <seconds> <threads>
 
-Runs in an environment with PyTorch alone, and prints clips a second.
+Needs PyTorch alone; prints clips/s.
 """
 
 import sys
@@ -16,7 +16,7 @@ WARM_UP_STEPS = 3
 
 
 class SeedLSTM(nn.Module):
-    """uint8 [B, T, 3, H, W] to logits float32 [B, C]."""
+    """Maps uint8 [B, T, 3, H, W] to logits float32 [B, C]."""
 
     def __init__(self):
         super().__init__()

@@ -1,11 +1,10 @@
-"""Measures one way to feed clips from an object store, for tools.bench_fetch.
+"""Measures one way to read clips from an object store, for benchmarks.fetch.
 
-  python -m tools.fetch_rate --data=s3://bucket/set --method=copy \\
+  python -m benchmarks.fetch_rate --data=s3://bucket/set --method=copy \\
     --fetch_cache=/tmp/copies
 
-Prints JSON: the clips of an epoch, the seconds until the first batch was there,
-which begin when the set is looked up, and the seconds that each epoch took, the
-first one's from the same moment on.
+Prints JSON: the clips of an epoch, the seconds until the first batch, and the
+seconds of each epoch. Time starts before the manifest is read.
 """
 
 from __future__ import annotations
@@ -17,18 +16,18 @@ from typing import Any
 
 from absl import flags
 
+from benchmarks import rival_inputs
 from pipelines import console, terminal
-from tools import rival_inputs
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import remote
 from ucf50_tfrecord.specs import FetchSpec
 
 _DATA = flags.DEFINE_string("data", None, "Folder or URL of the shards.", required=True)
 METHODS = ("copy", "stream", "plain")
-_METHOD = flags.DEFINE_enum("method", "copy", METHODS, "How they are read: --fetch's, or as guides write it.")
-_FETCH_CACHE = flags.DEFINE_string("fetch_cache", None, "Folder of the copies.", required=True)
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Clips a batch.", lower_bound=1)
-_EPOCHS = flags.DEFINE_integer("epochs", 3, "How often all clips are read.", lower_bound=1)
+_METHOD = flags.DEFINE_enum("method", "copy", METHODS, "A --fetch method, or plain TFRecordDataset.")
+_FETCH_CACHE = flags.DEFINE_string("fetch_cache", None, "Folder for the copies.", required=True)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Clips per batch.", lower_bound=1)
+_EPOCHS = flags.DEFINE_integer("epochs", 3, "Passes over all clips.", lower_bound=1)
 
 
 def _batches() -> Iterator[Any]:

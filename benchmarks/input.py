@@ -1,12 +1,11 @@
-"""Measures how fast clips reach a training step, beside what people use today.
+"""Measures how fast clips reach a training step, beside other input pipelines.
 
-  python -m tools.bench_input --videos=/data/UCF50
+  python -m benchmarks.input --videos=/data/UCF50
 
-The videos are converted at each size; then every method reads the same shards,
-shuffled and in batches, in a process of its own, in turn and in several rounds:
-trust the ratios, since other work on the machine slows all methods alike. The
-floor is TFRecordDataset reading the shards in sequence: it does not parse,
-shuffle or batch.
+The videos are converted at each size. Each method then reads the same shards in
+shuffled batches, in a process of its own, in turn and in several rounds. Trust
+the ratios: other work on the machine slows all methods alike. The floor is
+TFRecordDataset in sequence, which does not parse, shuffle or batch.
 """
 
 from __future__ import annotations
@@ -26,21 +25,21 @@ from typing import Any
 import numpy as np
 from absl import flags
 
+from benchmarks import measuring, rival_inputs
+from benchmarks import rates as rates_lib
+from benchmarks.measuring import in_fresh_process
 from pipelines import console, terminal
-from tools import rates as rates_lib
-from tools import rival_inputs
-from tools.processes import in_fresh_process
 from ucf50_tfrecord import manifest as manifest_lib
-from ucf50_tfrecord import storage
-from ucf50_tfrecord.specs import ClipFormat, ModelSpec, TrainSpec, UserError, parse_size, to_json
+from ucf50_tfrecord.errors import UserError
+from ucf50_tfrecord.specs import ClipFormat, ModelSpec, TrainSpec, parse_size, to_json
 
-_VIDEOS = flags.DEFINE_string("videos", None, "Folder with one folder of videos a class.")
-_SIZES = flags.DEFINE_list("sizes", ["64", "112", "224"], "Frame sizes in pixels to measure at.")
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Clips a batch.", lower_bound=1)
-_ROUNDS = flags.DEFINE_integer("rounds", 3, "Times each method is measured.", lower_bound=1)
-_SECS = flags.DEFINE_float("secs", 3.0, "Seconds that each measurement takes.", lower_bound=0.1)
-_EPOCHS = flags.DEFINE_integer("epochs", 50, "Epochs over which memory is watched.", lower_bound=2)
-_OUTPUT = flags.DEFINE_string("output", "bench_results/input.json", "Where the figures go.")
+_VIDEOS = flags.DEFINE_string("videos", None, "Folder of class folders.")
+_SIZES = flags.DEFINE_list("sizes", ["64", "112", "224"], "Frame sizes in pixels.")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Clips per batch.", lower_bound=1)
+_ROUNDS = flags.DEFINE_integer("rounds", 3, "Measurements per method.", lower_bound=1)
+_SECS = flags.DEFINE_float("secs", 3.0, "Seconds per measurement.", lower_bound=0.1)
+_EPOCHS = flags.DEFINE_integer("epochs", 50, "Epochs of the memory measurement.", lower_bound=2)
+_OUTPUT = flags.DEFINE_string("output", "bench_results/input.json", "File for the figures.")
 
 Batches = Iterator[Any]
 
@@ -50,7 +49,7 @@ def ours(data: str, batch_size: int, cache: str = "none") -> Batches:
 
 
 def ours_float(data: str, batch_size: int) -> Batches:
-    """Our streaming, with pixels scaled to float32 on the host."""
+    """Streams clips with pixels scaled to float32 on the host."""
     console.load_tensorflow()
     import tensorflow as tf
 
@@ -69,7 +68,7 @@ def _scale_video(tf: Any, batch: dict[str, Any]) -> dict[str, Any]:
     return batch | {"video": tf.cast(batch["video"], tf.float32) / 255}
 
 
-# Name: the method and the encoding that it reads.
+# By name: the method and the encoding that it reads.
 METHODS: dict[str, tuple[Callable[[str, int], Batches], str]] = {
     "ours, --cache=none": (ours, "raw"),
     "ours, --cache=host": (functools.partial(ours, cache="host"), "raw"),
@@ -99,7 +98,7 @@ def _feed(data: str, cache: str) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A method's figures at a size: medians over the rounds; ours_ratio is ours over it, round by round."""
+    """Medians over the rounds at one size; `ours_ratio` is the rate of ours to this one's."""
 
     name: str
     size: str
@@ -110,13 +109,13 @@ class Row:
 
 
 def measure_rate(name: str, data: str, batch_size: int, secs: float) -> float:
-    """Returns a method's clips a second, once it is warm. Runs in a fresh process."""
+    """Returns a method's clips/s after a warm-up. Runs in a fresh process."""
     console.load_tensorflow()
     return rates_lib.of_batches(METHODS[name][0](data, batch_size), batch_size, secs=secs)
 
 
 def measure_floor(data: str, secs: float) -> float:
-    """Returns the records a second of TFRecordDataset in sequence: the better of two ways to drain it.
+    """Returns records/s of TFRecordDataset in sequence, drained in the faster of two ways.
 
     Runs in a fresh process.
     """
@@ -144,37 +143,29 @@ def measure_floor(data: str, secs: float) -> float:
 
 
 def measure_rates(sets: dict[str, str], clip_format: ClipFormat) -> list[Row]:
-    """Measures every method on the sets of one size, by encoding."""
-    rates: dict[str, list[float]] = {name: [] for name in (FLOOR, *METHODS)}
-    with console.progress_bar(_ROUNDS.value * len(rates), "run", f"measuring at {clip_format}") as bar:
-        for _ in range(_ROUNDS.value):
-            rates[FLOOR].append(in_fresh_process(measure_floor, sets["raw"], _SECS.value))
-            bar.update()
-            for name, (_, encoding) in METHODS.items():
-                arguments = (name, sets[encoding], _BATCH_SIZE.value, _SECS.value)
-                rates[name].append(in_fresh_process(measure_rate, *arguments))
-                bar.update()
-
-    def ratio(name: str, other: str) -> float:
-        return statistics.median(a / b for a, b in zip(rates[name], rates[other]))
-
+    """Measures each method on the sets of one size; `sets` has a folder per encoding."""
+    runs = {FLOOR: functools.partial(in_fresh_process, measure_floor, sets["raw"], _SECS.value)}
+    for name, (_, encoding) in METHODS.items():
+        arguments = (name, sets[encoding], _BATCH_SIZE.value, _SECS.value)
+        runs[name] = functools.partial(in_fresh_process, measure_rate, *arguments)
+    rates = measuring.in_turn(runs, rounds=_ROUNDS.value, description=f"measuring at {clip_format}")
     return [
         Row(
             name=name,
             size=f"{clip_format.height}x{clip_format.width}",
             clips_per_sec=statistics.median(rates[name]),
             bytes_per_sec=statistics.median(rates[name]) * clip_format.num_bytes,
-            floor_ratio=ratio(name, FLOOR),
-            ours_ratio=ratio(OURS, name),
+            floor_ratio=measuring.median_ratio(rates[name], rates[FLOOR]),
+            ours_ratio=measuring.median_ratio(rates[OURS], rates[name]),
         )
         for name in rates
     ]
 
 
 def measure_gather(data: str, batch_size: int) -> tuple[float, float]:
-    """Seconds of a seed_lstm training step on the first device, and of the gather in it with --cache=device.
+    """Returns the seconds of a seed_lstm training step and of the gather within it (--cache=device).
 
-    Medians; the steps and the gathers take turns. Runs in a fresh process.
+    Medians on the first device; steps and gathers alternate. Runs in a fresh process.
     """
     console.load_tensorflow()
     import tensorflow as tf
@@ -206,7 +197,7 @@ def measure_gather(data: str, batch_size: int) -> tuple[float, float]:
         train_step(batch, tf.constant(number, tf.int64)).numpy()
         stepped = time.perf_counter()
         video = gather(batch)
-        video[:1, :1, :1, :1].numpy()  # waits for it, without copying all of it
+        video[:1, :1, :1, :1].numpy()  # waits for the result without copying all of it
         secs["step"].append(stepped - started)
         secs["gather"].append(time.perf_counter() - stepped)
     return statistics.median(secs["step"][2:]), statistics.median(secs["gather"][2:])
@@ -214,7 +205,7 @@ def measure_gather(data: str, batch_size: int) -> tuple[float, float]:
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """A process's memory (resident, MB) after each epoch of streaming a set."""
+    """Resident memory of a process, in MB, after each epoch over a set."""
 
     num_clips: int
     megabytes: list[float]
@@ -235,7 +226,7 @@ def measure_streaming_memory(data: str, batch_size: int, epochs: int) -> Memory:
 
 
 def measure_training_memory(data: str, epochs: int) -> Memory:
-    """Trains on a set for some epochs, streaming, with an evaluation and a checkpoint after each."""
+    """Trains with streamed clips, and an evaluation and a checkpoint after each epoch."""
     with tempfile.TemporaryDirectory() as run_dir:
         command = [sys.executable, "-m", "pipelines.train", f"--data={data}", f"--run={run_dir}/run"]
         command += [f"--epochs={epochs}", "--model=frame_pool", "--cache=none", "--horizontal_flip"]
@@ -244,7 +235,7 @@ def measure_training_memory(data: str, epochs: int) -> Memory:
                 resident_megabytes(process.pid) for line in process.stdout if line.startswith("epoch ")
             ]
     if process.returncode or len(megabytes) != epochs:
-        raise UserError(f"training ended with status {process.returncode} after {len(megabytes)} epochs")
+        raise UserError(f"training exited with status {process.returncode} after {len(megabytes)} epochs")
     return Memory(manifest_lib.load(data).num_clips, megabytes)
 
 
@@ -255,7 +246,7 @@ def resident_megabytes(pid: int) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Neighbours:
-    """How often clips that follow each other are of one class, or of one recording of it."""
+    """Fraction of successive clips that share a class or a recording; `chance`: that of a random order."""
 
     what: str
     share: float
@@ -264,7 +255,7 @@ class Neighbours:
 
 
 def measure_shuffle(data: str, epochs: int = 200) -> list[Neighbours]:
-    """Compares neighbours in many epochs' orders with what a random order gives on average."""
+    """Compares successive clips in many epochs with the expectation for a random order."""
     console.load_tensorflow()
     from ucf50_tfrecord.dataset import pipeline
 
@@ -315,7 +306,7 @@ def print_memory(what: str, found: Memory) -> None:
 
 
 def bench_size(size: tuple[int, int]) -> list[Row]:
-    """Converts the videos at a size, and measures and prints every method on them."""
+    """Converts the videos at a size; measures and prints each method."""
     clip_format = ClipFormat(height=size[0], width=size[1])
     with tempfile.TemporaryDirectory() as folder:
         sets = {}
@@ -328,21 +319,21 @@ def bench_size(size: tuple[int, int]) -> list[Row]:
 
 
 def bench_set() -> dict[str, Any]:
-    """Measures and prints what does not depend on the size: gather, shuffle, memory."""
+    """Measures and prints the figures that do not depend on the size: gather, shuffle, memory."""
     with tempfile.TemporaryDirectory() as folder:
         small = in_fresh_process(convert, _VIDEOS.value, f"{folder}/small", ClipFormat())
         large = in_fresh_process(convert, _VIDEOS.value, f"{folder}/large", ClipFormat(clips_per_video=10))
         batch_size = _BATCH_SIZE.value
         step_secs, gather_secs = in_fresh_process(measure_gather, small, batch_size)
         terminal.say(
-            f"--cache=device: of a seed_lstm step of {step_secs * 1e3:.0f} ms the gather is "
-            f"{gather_secs * 1e3:.2f} ms, {gather_secs / step_secs:.2%}"
+            f"--cache=device: the gather takes {gather_secs * 1e3:.2f} ms of a seed_lstm step of "
+            f"{step_secs * 1e3:.0f} ms, {gather_secs / step_secs:.2%}"
         )
         neighbours = in_fresh_process(measure_shuffle, small)
         for found in neighbours:
             terminal.say(
-                f"neighbours of one {found.what}: {found.share:.4f} +- {found.standard_error:.4f}, "
-                f"by chance {found.chance:.4f}"
+                f"successive clips of one {found.what}: {found.share:.4f} +- {found.standard_error:.4f}, "
+                f"in a random order {found.chance:.4f}"
             )
         memory = {
             "streaming": in_fresh_process(measure_streaming_memory, small, batch_size, _EPOCHS.value),
@@ -361,13 +352,10 @@ def bench_set() -> dict[str, Any]:
 
 
 def main() -> None:
-    if not _VIDEOS.value:
-        raise UserError("Pass --videos=<folder of class folders>.")
+    measuring.require_videos(_VIDEOS.value)
     sizes = [parse_size(size) for size in _SIZES.value]
     rows = [row for size in sizes for row in bench_size(size)]
-    figures = {"rows": to_json(rows)} | bench_set()
-    storage.write_json(pathlib.Path(_OUTPUT.value), figures)
-    terminal.say(f"Figures: {_OUTPUT.value}")
+    measuring.write_figures(_OUTPUT.value, {"rows": to_json(rows)} | bench_set())
 
 
 if __name__ == "__main__":

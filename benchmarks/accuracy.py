@@ -1,16 +1,16 @@
-"""Trains the recipes, and steps between them, with several seeds; tables scores.
+"""Trains the recipes and steps between them with several seeds; prints scores.
 
-  python -m tools.bench_accuracy --data=data/ucf50x8-15x64x64 \\
+  python -m benchmarks.accuracy --data=data/ucf50x8-15x64x64 \\
     --val_folds=4,5,20-23
 
-Scores are those of the last weights on the validation folds, which nothing is
-selected on. Finished runs are kept, so an interrupted table goes on with the
-same command.
+Scores are of the last weights on the validation folds, on which nothing is
+selected. Finished runs are kept: the same command resumes an interrupted table.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
 import statistics
 import subprocess
@@ -21,30 +21,31 @@ from typing import Annotated
 import msgspec
 from absl import flags
 
+from benchmarks.measuring import write_figures
 from pipelines import console, terminal
-from ucf50_tfrecord import parsing, storage
-from ucf50_tfrecord.specs import UserError, expect, to_json
+from ucf50_tfrecord import parsing, recipes, storage
+from ucf50_tfrecord.errors import UserError, expect
+from ucf50_tfrecord.specs import to_json
 from ucf50_tfrecord.training import run as run_lib
 
 _DATA = flags.DEFINE_string("data", None, "Folder of shards.")
-_VAL_FOLDS = flags.DEFINE_string("val_folds", None, "Folds to score on. Default: those of pipelines.train.")
+_VAL_FOLDS = flags.DEFINE_string("val_folds", None, "Validation folds. Default: those of pipelines.train.")
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds.")
-_ROWS = flags.DEFINE_list("rows", None, "Which rows. Default: all.")
-_RUNS = flags.DEFINE_string("runs", "bench_results/accuracy", "Folder of the runs, and of the figures.")
+_ROWS = flags.DEFINE_list("rows", None, "Rows of the table. Default: all.")
+_RUNS = flags.DEFINE_string("runs", "bench_results/accuracy", "Folder for the runs and the figures.")
 
-_RECIPES = pathlib.Path(__file__).parents[1] / "pipelines" / "recipes"
 _PLAIN = ("--dropout=0", "--nohorizontal_flip", "--label_smoothing=0")
 
-# A row's recipe, and what differs from it.
+# By row: the recipe, and flags that differ from it.
 ROWS: dict[str, tuple[str, tuple[str, ...]]] = {
-    **{path.stem: (path.stem, ()) for path in sorted(_RECIPES.glob("*.flags"))},
+    **{recipe: (recipe, ()) for recipe in recipes.names()},
     # As published, trained as long as the others.
     **{f"{name} long": (name, ("--epochs=20",)) for name in ("seed_pool", "seed_rnn", "seed_lstm")},
-    # From the published model to the recipe, a step at a time.
+    # From the published model to the recipe, one step per row.
     "ladder 1: schedule": ("lstm", ("--model=seed_lstm", *_PLAIN)),
     "ladder 2: flips and smoothing": ("lstm", ("--model=seed_lstm", "--dropout=0")),
     "ladder 3: normalised and averaged": ("lstm", ("--dropout=0",)),
-    # What else could be in the recipe.
+    # Candidates for the recipe.
     "lstm without flips": ("lstm", _PLAIN[1:2]),
     "lstm with a constant rate": ("lstm", ("--schedule=constant", "--warmup_epochs=0")),
     "lstm with motion": ("lstm", ("--motion",)),
@@ -58,7 +59,7 @@ ROWS: dict[str, tuple[str, tuple[str, ...]]] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
-    """A row's scores, one for each seed; `secs` is a whole command's, start and evaluation included."""
+    """Scores of a row, one per seed. `secs` includes the start and the evaluation."""
 
     name: str
     epochs: int
@@ -69,65 +70,66 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Cell(run_lib.Summary):
-    """A run's summary, with the flags that it was trained by and the whole command's seconds."""
+class Training(run_lib.Summary):
+    """A run's summary with its flags and the seconds of the whole command."""
 
     flags: tuple[str, ...]
     secs: Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 
 
-def train(name: str, seed: str) -> Cell:
-    """Trains one cell of the table, unless that is done; returns it.
+def train(name: str, seed: str) -> Training:
+    """Trains a row with one seed, unless that is done already.
 
     Raises:
       UserError: if training fails, or the folder holds a run with other flags.
     """
     recipe, extra = ROWS[name]
     run_dir = pathlib.Path(_RUNS.value, f"{name.replace(':', '').replace(' ', '-')}-seed{seed}")
-    given = [f"--flagfile={_RECIPES / recipe}.flags", *extra, f"--data={_DATA.value}", f"--seed={seed}"]
+    given = [f"--recipe={recipe}", *extra, f"--data={_DATA.value}", f"--seed={seed}"]
     given += [f"--val_folds={_VAL_FOLDS.value}"] if _VAL_FOLDS.value else []
     done = run_dir / "row.json"
     if done.exists():
-        cell = parsing.read(done, Cell, "a training of this benchmark")
+        training = parsing.read(done, Training, "a training of this benchmark")
         # The recipe's own text too: it may have been changed since.
-        expect(cell.flags == _resolved(given), f"the same flags as before for {run_dir}, or none there")
-        return cell
+        expect(
+            training.flags == _resolved(recipe, given),
+            f"the same flags as before for {run_dir}, or none there",
+        )
+        return training
     started = time.monotonic()
     command = [sys.executable, "-m", "pipelines.train", *given, f"--run={run_dir}"]
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode or not (run_dir / "summary.json").exists():
         raise UserError(
-            f"{name}, seed {seed}: training ended with status {result.returncode}: {result.stderr}"
+            f"{name}, seed {seed}: training exited with status {result.returncode}: {result.stderr}"
         )
     secs = time.monotonic() - started
     summary = run_lib.load_summary(run_dir)
     shared = {field.name: getattr(summary, field.name) for field in dataclasses.fields(summary)}
-    cell = Cell(flags=_resolved(given), secs=secs, **shared)
-    storage.write_json(done, to_json(cell))
-    return cell
+    training = Training(flags=_resolved(recipe, given), secs=secs, **shared)
+    storage.write_json(done, to_json(training))
+    return training
 
 
-def _resolved(given: list[str]) -> tuple[str, ...]:
-    """Returns flags with their flagfile's text in its place."""
-    path = pathlib.Path(given[0].removeprefix("--flagfile="))
-    lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
-    return (*lines, *given[1:])
+def _resolved(recipe: str, given: list[str]) -> tuple[str, ...]:
+    """Returns a recipe's settings and the flags that override them."""
+    return (*(f"--{name}={value}" for name, value in recipes.load(recipe).items()), *given)
 
 
 def measure(name: str) -> Row:
-    cells = [train(name, seed) for seed in _SEEDS.value]
+    trainings = [train(name, seed) for seed in _SEEDS.value]
     return Row(
         name=name,
-        epochs=cells[0].epochs,
-        accuracy=[cell.accuracy for cell in cells],
-        macro_f1=[cell.macro_f1 for cell in cells],
-        shuffled_macro_f1=[cell.shuffled.macro_f1 for cell in cells],
-        secs=[cell.secs for cell in cells],
+        epochs=trainings[0].epochs,
+        accuracy=[each.accuracy for each in trainings],
+        macro_f1=[each.macro_f1 for each in trainings],
+        shuffled_macro_f1=[each.shuffled.macro_f1 for each in trainings],
+        secs=[each.secs for each in trainings],
     )
 
 
 def spread(values: list[float]) -> str:
-    """Mean and standard deviation over the seeds."""
+    """Formats the mean and standard deviation over the seeds."""
     deviation = statistics.stdev(values) if len(values) > 1 else float("nan")
     return f"{statistics.mean(values):.3f} ± {deviation:.3f}"
 
@@ -145,9 +147,7 @@ def main() -> None:
         row = rows[-1]
         scores = "".join(f"{spread(v):>16}" for v in (row.accuracy, row.macro_f1, row.shuffled_macro_f1))
         terminal.say(f"{name:<36}{row.epochs:>6}{scores}{statistics.mean(row.secs) / 60:>9.1f}", flush=True)
-    path = pathlib.Path(_RUNS.value, "accuracy.json")
-    storage.write_json(path, to_json(rows))
-    terminal.say(f"Figures: {path}")
+    write_figures(os.path.join(_RUNS.value, "accuracy.json"), to_json(rows))
 
 
 if __name__ == "__main__":

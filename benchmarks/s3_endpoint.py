@@ -1,4 +1,4 @@
-"""An S3 server of this machine's own, for what needs one: moto's, in a process that can be killed."""
+"""A local S3 server: moto's, in a process that can be killed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 import time
 from typing import Any
 
-from ucf50_tfrecord.specs import UserError
+from ucf50_tfrecord.errors import UserError
 
 BUCKET = "bucket"
 _START_SECS = 60
@@ -22,9 +22,9 @@ while True:
 
 
 class Endpoint:
-    """A server that can be killed and started again, empty, at the same address. Needs the extra `stores`.
+    """A server that can be killed, and restarted empty at the same address. Needs the extra `stores`.
 
-    environment: the variables by which its clients find it.
+    environment: variables that lead S3 clients to it.
     """
 
     def __init__(self):
@@ -42,10 +42,10 @@ class Endpoint:
         self._process: subprocess.Popen | None = None
 
     def start(self) -> None:
-        """Starts it, with one empty bucket, and returns when it answers.
+        """Starts the server with one empty bucket; returns once it answers.
 
         Raises:
-          UserError: if it does not.
+          UserError: if it does not answer.
         """
         silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         self._process = subprocess.Popen([sys.executable, "-c", _SERVER, str(self._port)], **silent)
@@ -65,7 +65,7 @@ class Endpoint:
         self._process.wait()
 
     def client(self) -> Any:
-        """Returns boto3's client of it."""
+        """Returns a boto3 client of the server."""
         import boto3
 
         return boto3.client(

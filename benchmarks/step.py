@@ -1,11 +1,11 @@
-"""Measures training steps of the published CNN + LSTM, written in several ways.
+"""Measures training steps of the published CNN + LSTM in several implementations.
 
-  python -m tools.bench_step --torch_python=/envs/torch/bin/python
+  python -m benchmarks.step --torch_python=/envs/torch/bin/python
 
-A step is forward, backward and Adam, on clips that are in memory already. Every
-method runs in a process of its own, in turn and in several rounds: trust the
-ratios, since other work on the machine slows all methods alike. PyTorch needs
-an environment of its own; without --torch_python its rows are left out.
+A step is forward, backward and Adam, on clips in memory. Each implementation
+runs in a process of its own, in turn and in several rounds. Trust the ratios:
+other work on the machine slows all alike. PyTorch needs an environment of its
+own; without --torch_python its rows are left out.
 """
 
 from __future__ import annotations
@@ -21,34 +21,34 @@ from typing import Any
 
 from absl import flags
 
+from benchmarks import measuring
+from benchmarks import rates as rates_lib
 from pipelines import console, terminal
-from tools import rates as rates_lib
-from tools.processes import in_fresh_process
-from ucf50_tfrecord import storage
-from ucf50_tfrecord.specs import ModelSpec, TrainSpec, UserError, to_json
+from ucf50_tfrecord.errors import UserError
+from ucf50_tfrecord.specs import ModelSpec, TrainSpec, to_json
 
-_BATCH_SIZES = flags.DEFINE_list("batch_sizes", ["4", "16"], "Clips a batch, a table each.")
-_PRECISIONS = flags.DEFINE_list("precisions", ["float32", "bfloat16"], "What TensorFlow computes in.")
-_TORCH_PYTHON = flags.DEFINE_string("torch_python", None, "The Python of an environment with PyTorch.")
-_ROUNDS = flags.DEFINE_integer("rounds", 3, "Times each method is measured.", lower_bound=1)
-_SECS = flags.DEFINE_float("secs", 6.0, "Seconds that each measurement takes.", lower_bound=0.1)
-_OUTPUT = flags.DEFINE_string("output", "bench_results/step.json", "Where the figures go.")
+_BATCH_SIZES = flags.DEFINE_list("batch_sizes", ["4", "16"], "Clips per batch, a table for each.")
+_PRECISIONS = flags.DEFINE_list("precisions", ["float32", "bfloat16"], "Precisions of TensorFlow.")
+_TORCH_PYTHON = flags.DEFINE_string("torch_python", None, "Python of an environment with PyTorch.")
+_ROUNDS = flags.DEFINE_integer("rounds", 3, "Measurements per method.", lower_bound=1)
+_SECS = flags.DEFINE_float("secs", 6.0, "Seconds per measurement.", lower_bound=0.1)
+_OUTPUT = flags.DEFINE_string("output", "bench_results/step.json", "File for the figures.")
 
 _SPEC = ModelSpec(name="seed_lstm", num_classes=50, num_frames=15, height=64, width=64)
 TORCH = "PyTorch, float32"
 
 
 def ours(spec: ModelSpec, policy: Any) -> Any:
-    """The project's model."""
+    """Builds the project's model."""
     from ucf50_tfrecord import models
 
     return models.build_model(spec, dtype=policy)
 
 
 def time_distributed(spec: ModelSpec, policy: Any) -> Any:
-    """The same layers one by one, in the published order, the frame encoder in TimeDistributed.
+    """Builds the published layers one by one, with the frame encoder in TimeDistributed.
 
-    uint8 [B, T, H, W, 3] to logits float32 [B, num_classes].
+    The model maps uint8 [B, T, H, W, 3] to logits float32 [B, num_classes].
     """
     import keras
     from keras import layers
@@ -73,7 +73,7 @@ BUILDERS: dict[str, Callable[[ModelSpec, Any], Any]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A method's figures: medians over the rounds; torch_ratio is to PyTorch at the first batch size."""
+    """Medians over the rounds; `torch_ratio` is to PyTorch at the first batch size."""
 
     name: str
     batch_size: int
@@ -82,7 +82,7 @@ class Row:
 
 
 def measure_tensorflow(name: str, precision: str, batch_size: int, secs: float) -> float:
-    """Returns a model's clips a second in training. Runs in a fresh process."""
+    """Returns a model's clips/s in training. Runs in a fresh process."""
     console.load_tensorflow()
     import keras
 
@@ -99,8 +99,8 @@ def measure_tensorflow(name: str, precision: str, batch_size: int, secs: float) 
 
 
 def measure_torch(python: str, batch_size: int, secs: float) -> float:
-    """Returns PyTorch's clips a second in training, with a thread for each of this process's cores."""
-    script = pathlib.Path(__file__).with_name("bench_step_torch.py")
+    """Returns PyTorch's clips/s in training, with one thread per core of this process."""
+    script = pathlib.Path(__file__).with_name("step_torch.py")
     arguments = [python, str(script), str(batch_size), str(secs), str(len(os.sched_getaffinity(0)))]
     result = subprocess.run(arguments, text=True, capture_output=True)
     if result.returncode:
@@ -110,30 +110,26 @@ def measure_torch(python: str, batch_size: int, secs: float) -> float:
 
 
 def measure_all(batch_sizes: list[int], precisions: list[str], torch_python: str | None) -> list[Row]:
-    """Measures every method at every batch size, in turn."""
+    """Measures each implementation at each batch size, in turn."""
     secs = _SECS.value
-    runs: dict[tuple[str, int], Callable[[], float]] = {}
+    methods: dict[tuple[str, int], Callable[[], float]] = {}
     for size in batch_sizes:
         if torch_python:
-            runs[TORCH, size] = functools.partial(measure_torch, torch_python, size, secs)
+            methods[TORCH, size] = functools.partial(measure_torch, torch_python, size, secs)
         for name in BUILDERS:
             for precision in precisions:
-                runs[f"{name}, {precision}", size] = functools.partial(
-                    in_fresh_process, measure_tensorflow, name, precision, size, secs
+                arguments = (measure_tensorflow, name, precision, size, secs)
+                methods[f"{name}, {precision}", size] = functools.partial(
+                    measuring.in_fresh_process, *arguments
                 )
-    rates: dict[tuple[str, int], list[float]] = {key: [] for key in runs}
-    with console.progress_bar(_ROUNDS.value * len(runs), "run", "measuring steps") as bar:
-        for _ in range(_ROUNDS.value):
-            for key, run in runs.items():
-                rates[key].append(run())
-                bar.update()
+    rates = measuring.in_turn(methods, rounds=_ROUNDS.value, description="measuring steps")
     torch = rates.get((TORCH, batch_sizes[0]))
     return [
         Row(
             name=name,
             batch_size=size,
             clips_per_sec=statistics.median(found),
-            torch_ratio=statistics.median(a / b for a, b in zip(found, torch)) if torch else None,
+            torch_ratio=measuring.median_ratio(found, torch) if torch else None,
         )
         for (name, size), found in rates.items()
     ]
@@ -152,13 +148,14 @@ def main() -> None:
     try:
         batch_sizes = [int(size) for size in _BATCH_SIZES.value]
     except ValueError:
-        raise UserError(f"--batch_sizes wants whole numbers, not {_BATCH_SIZES.value}") from None
+        raise UserError(
+            f"Expected whole numbers in --batch_sizes. Received: {','.join(_BATCH_SIZES.value)}"
+        ) from None
     if not _TORCH_PYTHON.value:
         terminal.say("Without --torch_python=<a Python with PyTorch> there are no rows of PyTorch.")
     rows = measure_all(batch_sizes, _PRECISIONS.value, _TORCH_PYTHON.value)
     print_rows(rows, batch_sizes)
-    storage.write_json(pathlib.Path(_OUTPUT.value), {"rows": to_json(rows)})
-    terminal.say(f"Figures: {_OUTPUT.value}")
+    measuring.write_figures(_OUTPUT.value, {"rows": to_json(rows)})
 
 
 if __name__ == "__main__":

@@ -1,0 +1,45 @@
+"""The console script `ucf50`: runs the entry point that its first argument names, as `python -m` would."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import pathlib
+import runpy
+import sys
+
+import pipelines
+from pipelines import terminal
+
+COMMANDS = ("convert", "train", "evaluate", "predict", "compare", "export", "verify", "launch")
+
+
+def main() -> int:
+    """Returns the exit status where no entry point is run: 0 after help, 2 after a mistake."""
+    command = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if command in COMMANDS:
+        del sys.argv[1]
+        runpy.run_module(f"pipelines.{command}", run_name="__main__", alter_sys=True)
+        return 0
+    if command in ("--help", "-h", "help"):
+        terminal.say(*_help())
+        return 0
+    terminal.note(f"error: Expected a command out of {', '.join(COMMANDS)}. Received: {command}")
+    return 2
+
+
+def _help() -> list[str]:
+    width = max(map(len, COMMANDS))
+    return [
+        f"{pipelines.CONSOLE_SCRIPT} <command> --<flag>=<value> …",
+        "",
+        *(f"  {command:<{width}}  {_first_line(command)}" for command in COMMANDS),
+        "",
+        f"{pipelines.CONSOLE_SCRIPT} <command> --helpshort lists a command's flags.",
+    ]
+
+
+def _first_line(command: str) -> str:
+    """Returns the first line of an entry point's docstring, without importing it."""
+    path = importlib.util.find_spec(f"pipelines.{command}").origin
+    return ast.get_docstring(ast.parse(pathlib.Path(path).read_text(encoding="utf-8"))).partition("\n")[0]

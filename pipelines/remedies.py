@@ -1,0 +1,163 @@
+"""Remedies as commands: the one place that knows how the library's options are called on a command line."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import pathlib
+import shlex
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import pipelines
+from ucf50_tfrecord.errors import Action, Change, Remedy
+
+# Flags that have other names than the options of the library.
+_FLAGS = {
+    "cache_dir": "fetch_cache",
+    "data_dir": "data",
+    "method": "fetch",
+    "num_frames": "frames",
+    "num_parts": "cv",
+    "run_dir": "run",
+}
+_CHANGES = {Change.SMALLER: "a smaller", Change.LARGER: "a larger", Change.OTHER: "another"}
+_PURPOSES = {
+    Action.SET: "try",
+    Action.REPAIR: "to repair it",
+    Action.CONVERT: "to convert videos into it",
+    Action.TRAIN: "to train",
+    Action.EVALUATE: "to evaluate them",
+    Action.LAUNCH: "to start workers on this machine",
+    Action.INSTALL: "to install what is missing",
+}
+_LETTERS = {"\n": r"\n", "\r": r"\r", "\t": r"\t", "\\": r"\\", "'": r"\'"}
+
+
+def message(problem: object) -> str:
+    """Returns the text of an error or a warning, followed by the commands of its remedies if it has any."""
+    text, remedies = str(problem), getattr(problem, "remedies", ())
+    if not remedies:
+        return text
+    groups = itertools.groupby(remedies, key=lambda remedy: remedy.purpose or _PURPOSES[remedy.action])
+    ways = "; ".join(f"{purpose}: {_join(map(command, group))}" for purpose, group in groups)
+    return f"{text}{'' if text.endswith('.') else '.'} {ways[0].upper()}{ways[1:]}"
+
+
+def command(remedy: Remedy) -> str:
+    """Returns the command, or the flags, that a remedy asks for."""
+    details = remedy.details
+    match remedy.action:
+        case Action.SET:
+            return " ".join(itertools.starmap(_flag, details.items()))
+        case Action.REPAIR:
+            return _repair_command(**details)
+        case Action.CONVERT:
+            folder = shell_word(f"--data={details['data_dir']}")
+            return f"{program('convert')} --videos=<folder of class folders> {folder}"
+        case Action.TRAIN:
+            again = f" {make_variable('RUN', details['run_dir'])} and the flags that started it"
+            return f"make train{again if details else ''}"
+        case Action.EVALUATE:
+            weights = make_variable("FLAGS", f"--weights={details['weights']}")
+            return f"make evaluate {make_variable('RUN', details['run_dir'])} {weights}"
+        case Action.LAUNCH:
+            count = details["num_workers"]
+            return f"make train WORKERS={count} or {program('launch')} --workers={count}"
+        case Action.INSTALL:
+            return install_command(details["extras"])
+
+
+def _flag(option: str, value: Any) -> str:
+    """Returns an option with its value as a flag; what is to be chosen is said in words or left as an ellipsis."""
+    if option == "cache_bytes":
+        option, value = "fetch_cache_gib", value / 2**30 if isinstance(value, int) else value
+    flag = f"--{_FLAGS.get(option, option)}"
+    if isinstance(value, Change):
+        return f"{_CHANGES[value]} {flag}"
+    if isinstance(value, bool):
+        return flag if value else f"--no{flag[2:]}"
+    if value is ...:
+        return f"{flag}=…"
+    if isinstance(value, tuple):
+        first, *others = map(str, value)
+        return " or ".join([shell_word(f"{flag}={first}"), *others])
+    return shell_word(f"{flag}={','.join(value) if isinstance(value, list) else value}")
+
+
+def _repair_command(*, videos_dir: str, data_dir: str, **options: Any) -> str:
+    """Returns make's command that converts a dataset's damaged shards again."""
+    variables = {"VIDEOS": videos_dir, "DATA": data_dir}
+    height, width = options.pop("height", None), options.pop("width", None)
+    if height:
+        variables["SIZE"] = f"{height}x{width}"
+    if num_frames := options.pop("num_frames", None):
+        variables["FRAMES"] = str(num_frames)
+    if shard_bytes := options.pop("shard_bytes", None):
+        options["shard_mib"] = -(-shard_bytes >> 20)
+    if options:  # make gives them to a shell as they are
+        variables["FLAGS"] = shell_command(f"--{name}={value}" for name, value in options.items())
+    return f"make repair {' '.join(make_variable(*item) for item in variables.items())}"
+
+
+def _join(words: Iterable[str]) -> str:
+    *first, last = words
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+def install_command(extras: str) -> str:
+    """Returns the command that installs extras, such as "convert,train", in the versions that are tested."""
+    return f"{shell_word(python())} -m tools.install {extras}"
+
+
+def python() -> str:
+    """Returns this interpreter's path for a command that is shown, relative if it lies in the current folder."""
+    path = pathlib.Path(sys.executable)
+    return str(path.relative_to(os.getcwd()) if path.is_relative_to(os.getcwd()) else path)
+
+
+def program(command: str) -> str:
+    """Returns the words that start an entry point the way this process was started."""
+    if pipelines.is_console_script(sys.orig_argv[1]):
+        return f"{pipelines.CONSOLE_SCRIPT} {command}"
+    return f"{python()} -m pipelines.{command}"
+
+
+def this_command(run: str | None = None) -> str:
+    """Returns the command that started this process, to be pasted into a shell; `run` replaces its --run."""
+    script, *arguments = sys.orig_argv[1:]
+    start = [pipelines.CONSOLE_SCRIPT] if pipelines.is_console_script(script) else [python(), script]
+    if run:
+        arguments = [argument for argument in arguments if not argument.startswith("--run=")] + [
+            f"--run={run}"
+        ]
+    return shell_command([*start, *arguments])
+
+
+def make_variable(name: str, value: str) -> str:
+    """Returns the word of a command line that sets one of make's variables."""
+    escaped = value.replace("$", "$$")  # make reads a $ as the start of a variable's name
+    return shell_word(f"{name}={escaped}")
+
+
+def shell_command(words: Iterable[str]) -> str:
+    """Returns a command line that can be pasted into a shell, whatever its words hold."""
+    return " ".join(map(shell_word, words))
+
+
+def shell_word(word: str) -> str:
+    """Quotes a word for a shell. A word with characters that a terminal does not show becomes $'…'."""
+    if word.isprintable():
+        return shlex.quote(word)
+    return f"$'{''.join(map(_escaped, word))}'"
+
+
+def _escaped(character: str) -> str:
+    if character in _LETTERS:
+        return _LETTERS[character]
+    if character.isprintable():
+        return character
+    is_byte = "\udc80" <= character <= "\udcff"  # of a file name that is not UTF-8
+    content = character.encode("utf-8", "surrogateescape" if is_byte else "surrogatepass")
+    return "".join(f"\\{byte:03o}" for byte in content)  # shells differ in where \x ends

@@ -1,0 +1,83 @@
+"""Makes flags from the fields of a dataclass, which hold their defaults, types and help."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Collection, Mapping
+from typing import Any, Generic, TypeVar
+
+from absl import flags
+
+from ucf50_tfrecord.choices import Choice
+
+_Spec = TypeVar("_Spec")
+_DEFINE = {
+    bool: flags.DEFINE_boolean,
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    str: flags.DEFINE_string,
+}
+
+# The flags belong to the module that makes them with SpecFlags: its --helpshort lists them.
+flags.disclaim_key_flags()
+
+
+class SpecFlags(Generic[_Spec]):
+    """Flags for the fields of a dataclass that have help, as metadata {"help": sentence}."""
+
+    def __init__(
+        self,
+        spec: type[_Spec],
+        *,
+        names: Mapping[str, str] | None = None,
+        omit: Collection[str] = (),
+        defaults: Mapping[str, Any] | None = None,
+    ):
+        """Defines the flags.
+
+        Args:
+          spec: the dataclass.
+          names: the flags' names, by fields, where they differ from the fields'.
+          omit: fields that get no flag.
+          defaults: the flags' defaults, by fields, where they differ from the fields'.
+        """
+        self._spec, hints = spec, typing.get_type_hints(spec)
+        self._holders = {
+            field.name: _define(
+                (names or {}).get(field.name, field.name),
+                _required(hints[field.name]),
+                (defaults or {}).get(field.name, field.default),
+                field.metadata,
+            )
+            for field in dataclasses.fields(spec)  # type: ignore[arg-type]
+            if "help" in field.metadata and field.name not in omit
+        }
+
+    def values(self) -> dict[str, Any]:
+        """Returns the flags' values by the fields' names."""
+        return {name: holder.value for name, holder in self._holders.items()}
+
+    def build(self, **others: Any) -> _Spec:
+        """Builds the dataclass from the flags and the other fields.
+
+        Raises:
+          UserError: if the dataclass refuses a value.
+        """
+        return self._spec(**self.values(), **others)
+
+
+def _define(name: str, kind: type, default: Any, metadata: Mapping[str, Any]) -> flags.FlagHolder:
+    choices = list(type(default)) if isinstance(default, Choice) else metadata.get("choices")
+    if choices:
+        return flags.DEFINE_enum(name, default, choices, metadata["help"])
+    bounds = {"lower_bound": metadata["lower_bound"]} if "lower_bound" in metadata else {}
+    return _DEFINE[kind](name, default, metadata["help"], **bounds)
+
+
+def _required(hint: Any) -> type:
+    """Returns T of `T | None`, and any other type itself."""
+    if isinstance(hint, types.UnionType):
+        [hint] = [part for part in typing.get_args(hint) if part is not types.NoneType]
+    return hint

@@ -1,0 +1,134 @@
+"""The door for notebooks: docs/notebook.md as it stands, Keras's own loop, and what is loaded when."""
+
+import itertools
+import math
+import re
+import shutil
+
+import keras
+import numpy as np
+import pytest
+
+import ucf50_tfrecord as ucf
+from tests.conftest import REPOSITORY, run_code
+from ucf50_tfrecord.training import run as run_lib
+
+LOADED = """
+import sys
+import ucf50_tfrecord as ucf
+def loaded(): return [name for name in ("numpy", "tensorflow", "keras", "av") if name in sys.modules]
+assert loaded() == [], loaded()
+assert {"open_clips", "train"} <= set(dir(ucf)) and not hasattr(ucf, "nothing")
+clips = ucf.open_clips(sys.argv[1], folds=[2, 3])
+assert loaded() == ["numpy"], loaded()
+print(len(clips))
+"""
+
+
+def test_the_import_is_cheap_and_an_index_needs_no_tensorflow(data_dir):
+    result = run_code(LOADED, data_dir)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "12\n"
+
+
+def test_the_notebook_runs_as_it_stands(data_dir, videos_dir, tmp_path, monkeypatch, capsys):
+    text = (REPOSITORY / "docs" / "notebook.md").read_text()
+    code = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+    # 30 clips in folds 1 to 5 stand for UCF50.
+    code = code.replace('"6-25"', '"2-5"').replace('"1-5"', '"1"')
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "ucf50-15x64x64").symlink_to(data_dir)
+    shutil.copy(videos_dir / "Left" / "v_Left_g01_c01.avi", tmp_path / "video.avi")
+    monkeypatch.chdir(tmp_path)
+    scope: dict = {}
+    exec(compile(code, "notebook.md", "exec"), scope)
+    printed = capsys.readouterr().out
+    assert "8 of 24 clips show Left" in printed and "epoch 5: " in printed
+    assert scope["run"].summary == run_lib.load_summary("runs/first")
+    assert scope["run"].config.train.epochs == 5
+    assert scope["run"].config.train.augment.horizontal_flip  # the recipe's
+    assert sum(scope["probabilities"].values()) == pytest.approx(1)
+    assert [*scope["probabilities"].values()] == sorted(scope["probabilities"].values(), reverse=True)
+
+
+def test_batches_hold_every_clip_once_per_epoch(data_dir):
+    clips = ucf.open_clips(data_dir)
+    in_order = [*clips.batches(8).as_numpy_iterator()]
+    assert [len(labels) for _, labels in in_order] == [8, 8, 8, 6]
+    np.testing.assert_array_equal(np.concatenate([labels for _, labels in in_order]), clips.labels)
+    frames = np.concatenate([video for video, _ in in_order])
+    assert frames.shape == (30, 5, 16, 24, 3) and frames.dtype == np.uint8
+    epochs = [*itertools.islice(clips.batches(8, seed=0).as_numpy_iterator(), 8)]
+    for epoch in (epochs[:4], epochs[4:]):
+        shuffled = np.concatenate([video for video, _ in epoch])
+        assert sorted(video.tobytes() for video in shuffled) == sorted(video.tobytes() for video in frames)
+    assert any((one != two).any() for (one, _), (two, _) in zip(epochs[:4], epochs[4:]))
+
+
+def test_keras_fit_learns_from_batches(data_dir):
+    keras.utils.set_random_seed(0)
+    clips = ucf.open_clips(data_dir, folds="2-5")
+    model = ucf.build_model("seed_pool", clips)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(1e-3), loss, metrics=["accuracy"])
+    history = model.fit(
+        clips.batches(8, seed=0), epochs=8, steps_per_epoch=math.ceil(len(clips) / 8), verbose=0
+    )
+    assert history.history["loss"][-1] < history.history["loss"][0]
+    _, accuracy = model.evaluate(ucf.open_clips(data_dir, folds=[1]).batches(4), verbose=0)
+    assert accuracy == 1
+
+
+def test_a_finished_run_keeps_its_model_and_scores(data_dir, tmp_path):
+    settings = {"epochs": 2, "batch_size": 2, "precision": "float32"}
+    run = ucf.train(data_dir, "seed_pool", tmp_path / "run", val_folds="1,2", **settings)
+    clips = ucf.open_clips(data_dir, folds=[1, 2])
+    predicted = run.model.predict(clips.batches(5), verbose=0).argmax(axis=1)
+    assert run.summary.accuracy == (predicted == clips.labels).mean()
+    again = ucf.train(data_dir, "seed_pool", tmp_path / "run", val_folds="1,2", **settings)
+    assert again.summary == run.summary
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda data, run: ucf.open_clips("nowhere"), "nowhere holds no manifest.json"),
+        (lambda data, run: ucf.open_clips(data, folds="9"), "Expected folds out of 1-5"),
+        (lambda data, run: ucf.build_model("resnet", ucf.open_clips(data)), "a model out of"),
+        (lambda data, run: ucf.build_model("lstm", ucf.open_clips(data), drop=1), r"settings=\['drop'\]"),
+        (lambda data, run: ucf.train(data, epoch=3), r"Expected settings out of .* settings=\['epoch'\]"),
+        (lambda data, run: ucf.train(data, "nothing"), "Expected a recipe out of bilstm, .*recipe='nothing'"),
+        (lambda data, run: ucf.train(data, early_stopping=2), "test_folds with early_stopping"),
+        (lambda data, run: ucf.train(data, val_folds="1-5"), "Expected train_folds out of folds 1-5"),
+        (lambda data, run: ucf.Run(data), "is not a run's folder"),
+        (lambda data, run: ucf.predict(run, "nowhere.avi"), "There is no video or folder nowhere.avi"),
+        (lambda data, run: ucf.predict(run, data), "Expected a video file"),
+    ],
+)
+def test_a_mistake_is_a_user_error(call, message, data_dir, pool_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ucf.UserError, match=message):
+        call(data_dir, pool_run)
+    assert not list(tmp_path.iterdir())
+
+
+RECIPE = "# A comment.\n--model=gru\n--learning_rate=3e-4\n\n--horizontal_flip\n--nofreeze_encoder\n"
+
+
+def test_a_recipe_may_be_a_file_of_ones_own(tmp_path):
+    from ucf50_tfrecord import recipes
+
+    path = tmp_path / "mine.flags"
+    path.write_text(RECIPE)
+    settings = recipes.load(str(path))
+    assert settings == {
+        "model": "gru",
+        "learning_rate": 3e-4,
+        "horizontal_flip": True,
+        "freeze_encoder": False,
+    }
+    assert recipes.train_spec(settings).augment.horizontal_flip
+    for line in ("--epochs=many", "--epoch=3", "epochs=3", "--horizontal_flip=yes", "--num_classes=3", "x"):
+        path.write_text(f"{RECIPE}{line}\n")
+        with pytest.raises(ucf.UserError, match=f"mine.flags. Received: {line}"):
+            recipes.load(str(path))

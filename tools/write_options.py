@@ -1,0 +1,124 @@
+"""Writes docs/options.md: every flag of every entry point, with default and meaning.
+
+python -m tools.write_options
+"""
+
+from __future__ import annotations
+
+import ast
+import pathlib
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+
+from pipelines import terminal
+from pipelines.main import COMMANDS
+from ucf50_tfrecord import storage
+from ucf50_tfrecord.errors import UserError
+
+_REPOSITORY = pathlib.Path(__file__).parents[1]
+OPTIONS = _REPOSITORY / "docs" / "options.md"
+# Flags that entry points share are listed once, under the module that defines them.
+_SHARED = {
+    "convert": "conversion",
+    "train_flags": "model and training",
+    "inputs": "input",
+    "run_flags": "run",
+}
+_LAUNCH = "launch"
+_HEAD = """# Options
+
+Written by `python -m tools.write_options` from the flags; a test fails when it is stale.
+
+`ucf50 <command> --<flag>=<value>` after `pip install .`, or `python -m pipelines.<command> --<flag>=<value>`. A flag of
+yes or no is given as `--<flag>` or `--no<flag>`. `--flagfile=<file>` reads flags from a file, one per line.
+`--helpshort` shows a command's flags in the terminal."""
+
+
+def main() -> None:
+    with storage.atomic_write(OPTIONS) as file:
+        file.write(make_page().encode())
+    terminal.say(f"Options: {OPTIONS}")
+
+
+def make_page() -> str:
+    """Returns the page as Markdown.
+
+    Raises:
+      UserError: if an entry point does not list its flags.
+    """
+    sections: dict[str, list[str]] = {}
+    commands = []
+    for command in COMMANDS:
+        by_module = {} if command == _LAUNCH else _read_flags(command)
+        shared = [module for module in by_module if module in _SHARED and module != command]
+        links = ", ".join(f"[{_SHARED[module]}](#flags-{_anchor(module)})" for module in shared)
+        commands += ["", f"## {command}", "", _first_line(command)]
+        if command == _LAUNCH:
+            commands += ["", "`ucf50 launch --workers=<number> -- <flags of train>`"]
+        if command in _SHARED:
+            commands += ["", f"Its flags are those of the [{_SHARED[command]}](#flags-{_anchor(command)})."]
+        elif by_module.get(command):
+            commands += ["", *_table(by_module[command])]
+        if links:
+            commands += ["", f"Also the flags of: {links}."]
+        sections |= {module: by_module[module] for module in by_module if module in _SHARED}
+    shared_lines = []
+    for module, name in _SHARED.items():
+        shared_lines += ["", f"## Flags: {name}", "", *_table(sections[module])]
+    return "\n".join([_HEAD, *commands, *shared_lines, ""])
+
+
+def _read_flags(command: str) -> dict[str, list[ElementTree.Element]]:
+    """Returns an entry point's flags by the last part of the module that defines them."""
+    result = subprocess.run(
+        [sys.executable, "-m", f"pipelines.{command}", "--helpxml"],
+        cwd=_REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    try:
+        flags = list(ElementTree.fromstring(result.stdout).iter("flag"))
+    except ElementTree.ParseError as error:
+        raise UserError(f"pipelines.{command} does not list its flags: {error}. {result.stderr}") from error
+    found: dict[str, list[ElementTree.Element]] = {}
+    for flag in flags:
+        if flag.findtext("key") == "yes":
+            module = pathlib.PurePath(flag.findtext("file", "")).name.removesuffix(".py").rpartition(".")[2]
+            found.setdefault(module, []).append(flag)
+    return found
+
+
+def _table(flags: list[ElementTree.Element]) -> list[str]:
+    rows = sorted((flag.findtext("name", ""), _default(flag), _meaning(flag)) for flag in flags)
+    return [
+        "| flag | default | meaning |",
+        "|---|---|---|",
+        *(f"| `--{name}` | {default} | {meaning} |" for name, default, meaning in rows),
+    ]
+
+
+def _default(flag: ElementTree.Element) -> str:
+    default = flag.findtext("default", "")
+    return f"`{default}`" if default not in ("", "None") else ""
+
+
+def _meaning(flag: ElementTree.Element) -> str:
+    text = " ".join(flag.findtext("meaning", "").split())
+    choices = [choice.text for choice in flag.findall("enum_value")]
+    if choices:  # absl puts them in front
+        text = text.removeprefix(f"<{'|'.join(choices)}>: ") + f" One of {', '.join(choices)}."
+    return text.replace("|", "\\|").replace("<", "&lt;")
+
+
+def _first_line(command: str) -> str:
+    source = (_REPOSITORY / "pipelines" / f"{command}.py").read_text(encoding="utf-8")
+    return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
+
+
+def _anchor(module: str) -> str:
+    return _SHARED[module].replace(" ", "-")
+
+
+if __name__ == "__main__":
+    main()

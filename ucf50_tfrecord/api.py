@@ -1,0 +1,211 @@
+"""The door for notebooks and scripts, as `import ucf50_tfrecord as ucf` opens it.
+
+    clips = ucf.open_clips("data/ucf50-15x64x64", folds="6-25")
+    model = ucf.build_model("lstm", clips)
+    run = ucf.train("data/ucf50-15x64x64", recipe="lstm", run_dir="runs/first", epochs=5)
+    ucf.predict(run, "video.avi")
+
+The functions import TensorFlow and PyAV when they need them: an index of clips needs neither.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from ucf50_tfrecord import manifest as manifest_lib
+from ucf50_tfrecord import recipes
+from ucf50_tfrecord.dataset.clips import ClipIndex
+from ucf50_tfrecord.dataset.inputs import InputSpec
+from ucf50_tfrecord.errors import UserError, expect
+from ucf50_tfrecord.specs import parse_folds
+from ucf50_tfrecord.training import run as run_lib
+from ucf50_tfrecord.training.folds import choose_folds, read_folds
+
+if TYPE_CHECKING:
+    import keras
+
+    from ucf50_tfrecord.training.loop import Progress
+
+__all__ = ["Run", "UserError", "build_model", "open_clips", "predict", "train"]
+
+
+def open_clips(
+    data: str | os.PathLike[str], folds: str | Iterable[int] | None = None, *, inputs: InputSpec = InputSpec()
+) -> ClipIndex:
+    """Opens an index of a dataset's clips. Reads the manifest and the sidecars, but no record.
+
+    `clips.batches(16, seed=0)` streams them as a tf.data.Dataset of (uint8 [B, T, H, W, 3], int32 [B]);
+    `clips.ids`, `clips.labels` (int32 [N]), `clips.groups` and `clips.folds` (int64 [N]) describe them, and
+    `clips.manifest.classes` names the labels.
+
+    Args:
+      data: the dataset's folder, or its URL.
+      folds: the folds to take, such as "1-5,9" or [1, 2]; None takes all.
+      inputs: how the clips are read; only its `fetch` settings and `on_bad_record` count here.
+
+    Raises:
+      UserError: if there is no dataset, a fold does not exist or holds no clip, or a shard is missing.
+    """
+    manifest = manifest_lib.load(os.fspath(data))
+    chosen = parse_folds(folds) if isinstance(folds, str) else folds
+    return inputs.load_clips(manifest, manifest.folds if chosen is None else chosen)
+
+
+def build_model(model: str, clips: ClipIndex, *, dtype: str = "float32", **settings: Any) -> keras.Model:
+    """Builds a model for an index of clips, with fresh weights.
+
+    Args:
+      model: a name of specs.MODEL_NAMES, or "<module>:<builder>".
+      clips: the clips that decide the shape of the input and the number of classes.
+      dtype: a Keras dtype policy: "float32", "mixed_bfloat16" or "mixed_float16".
+      **settings: fields of specs.ModelSpec, such as dropout=0.3 or encoder="MobileNetV2".
+
+    Returns:
+      A model from uint8 [B, T, H, W, 3] to logits float32 [B, C]. Compile it with a loss from logits.
+
+    Raises:
+      UserError: if a setting is wrong, or the model does not take clips of this size.
+    """
+    from ucf50_tfrecord import models
+
+    recipes.check(settings)
+    manifest = clips.manifest
+    spec = recipes.model_spec(
+        settings | {"model": model}, num_classes=len(manifest.classes), clip_format=manifest.format
+    )
+    return models.build_model(spec, dtype=dtype)
+
+
+class Run:
+    """A run's folder, with its results. Reads the configuration now, and everything else when it is asked for."""
+
+    def __init__(self, run_dir: str | os.PathLike[str]):
+        """Opens a run.
+
+        Raises:
+          UserError: if the folder holds no run.
+        """
+        self.run_dir = os.fspath(run_dir)
+        self.config = run_lib.load_config(self.run_dir)
+
+    def __repr__(self) -> str:
+        return f"Run({self.run_dir!r})"
+
+    @functools.cached_property
+    def summary(self) -> run_lib.Summary:
+        """The scores on held-out clips and what they were made with, as summary.json holds them.
+
+        Raises:
+          UserError: if the run is not finished.
+        """
+        return run_lib.load_summary(self.run_dir)
+
+    @functools.cached_property
+    def model(self) -> keras.Model:
+        """The trained model, uint8 [B, T, H, W, 3] to logits float32 [B, C], with the weights that were scored.
+
+        Raises:
+          UserError: if the run has no sound checkpoint.
+        """
+        from ucf50_tfrecord.training import strategy, trained
+
+        devices = strategy.make_strategy("one", environment={})
+        weights = trained.scored_weights(self.config)
+        return trained.load_model(self.run_dir, self.config, weights, strategy=devices)
+
+
+def train(
+    data: str | os.PathLike[str],
+    recipe: str = "lstm",
+    run_dir: str | os.PathLike[str] | None = None,
+    *,
+    train_folds: str | None = None,
+    val_folds: str | None = None,
+    test_folds: str | None = None,
+    inputs: InputSpec = InputSpec(),
+    strategy: str = "auto",
+    report: Callable[[Progress], None] = lambda progress: None,
+    warn: Callable[[str], None] = lambda text: None,
+    **settings: Any,
+) -> Run:
+    """Trains a model on some folds and scores it on others, in this process and on all its GPUs.
+
+    An interrupted training goes on when it is called again with the same arguments.
+
+    Args:
+      data: the dataset's folder, or its URL.
+      recipe: a name of recipes.names(), or the path of a file that ends in .flags.
+      run_dir: the run's folder; None makes a new one under runs/.
+      train_folds, val_folds, test_folds: lists of folds such as "1-5,9". By default the first fifth of the folds
+        validates and the others train.
+      inputs: how the clips are read.
+      strategy: "one" device, "mirrored" over all, or "auto".
+      report: receives the progress after each call of steps.
+      warn: receives sentences that the user should know.
+      **settings: fields of specs.ModelSpec, TrainSpec and AugmentSpec, such as epochs=5; `model` is the model's
+        name. They override the recipe's.
+
+    Returns:
+      The finished run.
+
+    Raises:
+      UserError: if an argument is wrong, the folder holds another run, a clip cannot be read, the loss becomes
+        NaN, or memory does not suffice.
+    """
+    from ucf50_tfrecord import job as job_lib
+    from ucf50_tfrecord.training import strategy as strategy_lib
+
+    recipes.check(settings)
+    settings = recipes.load(recipe) | settings
+    manifest = manifest_lib.load(os.fspath(data))
+    asked = read_folds(train_folds=train_folds, val_folds=val_folds, test_folds=test_folds)
+    listener = job_lib.Listener(report=report, warn=warn)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(strategy_lib.explain_exhausted_memory())
+        job = job_lib.prepare(
+            manifest,
+            choose_folds(manifest, asked, warn),
+            model=recipes.model_spec(
+                settings, num_classes=len(manifest.classes), clip_format=manifest.format
+            ),
+            train=recipes.train_spec(settings),
+            inputs=inputs,
+            strategy=strategy_lib.make_strategy(strategy, environment={}),
+            run_dir=None if run_dir is None else os.fspath(run_dir),
+            stack=stack,
+            listener=listener,
+        )
+        job_lib.run(job, run_lib.RunOptions(run_dir=job.run_dir), listener=listener)
+    return Run(job.run_dir)
+
+
+def predict(run: Run | str | os.PathLike[str], video: str | os.PathLike[str]) -> dict[str, float]:
+    """Predicts the class of a video by a run, as `ucf50 predict` does.
+
+    Args:
+      run: the run, or its folder.
+      video: a video file. It is decoded as the run's clips were; a long one is cut into windows, whose
+        probabilities are averaged.
+
+    Returns:
+      The probability of each class, the most probable first. They are calibrated where the run has enough
+      held-out clips.
+
+    Raises:
+      UserError: if the video cannot be decoded, or the run has no sound checkpoint.
+    """
+    from ucf50_tfrecord.inference import decoding
+    from ucf50_tfrecord.inference.session import Session
+
+    expect(not os.path.isdir(video), "a video file", video=video)
+    run = run if isinstance(run, Run) else Run(run)
+    videos, _ = decoding.find_videos([os.fspath(video)])
+    [(file, result)] = Session.load(run.run_dir, model=run.model).predict(videos)
+    if isinstance(result, decoding.Failed):
+        raise UserError(f"Cannot predict {file.path}: {result.reason}")
+    top = result.top(len(run.config.classes))
+    return {run.config.classes[label]: probability for label, probability in top}

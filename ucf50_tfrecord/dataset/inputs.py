@@ -1,0 +1,74 @@
+"""How clips are read: where they are kept, how they come out of an object store, what a bad record does."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterable
+
+from ucf50_tfrecord.choices import Cache, OnBadRecord, read_choices
+from ucf50_tfrecord.dataset.clips import ClipIndex, load_clips
+from ucf50_tfrecord.errors import expect
+from ucf50_tfrecord.manifest import Manifest
+from ucf50_tfrecord.specs import FetchSpec, setting
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InputSpec:
+    """How clips are read.
+
+    Raises:
+      UserError: if a value is none of the known ones, or the copies' limit is no number of bytes.
+    """
+
+    cache: str = setting(
+        Cache.AUTO,
+        "Where clips are kept: none (read from the shards each time), host (host memory) or device (each device's "
+        "memory). auto decides by the free memory.",
+    )
+    on_bad_record: str = setting(
+        OnBadRecord.STOP, "Whether to stop at a record that cannot be read, or to skip it."
+    )
+    fetch: str = setting(
+        FetchSpec.method,
+        "How shards behind a URL are read: copy whole shards into a local folder ahead of their use, or stream "
+        "each clip by TensorFlow's own file systems (gs://, and with tensorflow-io s3://, az://, …).",
+    )
+    fetch_cache: str | None = setting(
+        None, "Folder of the copies; processes may share it. Default: ~/.cache/ucf50_tfrecord."
+    )
+    fetch_cache_gib: float = setting(20.0, "GiB that all copies may take together.")
+
+    def __post_init__(self):
+        read_choices(self)
+        expect(
+            0 <= self.fetch_cache_gib <= 1e6,
+            "fetch_cache_gib from 0 to 1e6",
+            fetch_cache_gib=self.fetch_cache_gib,
+        )
+
+    @property
+    def skips_bad_records(self) -> bool:
+        return self.on_bad_record == OnBadRecord.SKIP
+
+    def load_clips(self, manifest: Manifest, folds: Iterable[int], *, shuffle_shards: int = 0) -> ClipIndex:
+        """Indexes the clips of some folds; no record is read.
+
+        Raises:
+          UserError: as clips.load_clips does. A damaged shard is an error unless bad records are skipped.
+        """
+        return load_clips(
+            manifest,
+            folds,
+            check_shards=not self.skips_bad_records,
+            fetch=self._fetch_spec(),
+            shuffle_shards=shuffle_shards,
+        )
+
+    def _fetch_spec(self) -> FetchSpec:
+        caches = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+        return FetchSpec(
+            method=self.fetch,
+            cache_dir=os.path.abspath(self.fetch_cache or os.path.join(caches, "ucf50_tfrecord")),
+            cache_bytes=int(self.fetch_cache_gib * 2**30),
+        )

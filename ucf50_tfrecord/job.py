@@ -1,0 +1,359 @@
+"""One training as a job, from its clips to its results: `prepare` it, `run` it.
+
+    with contextlib.ExitStack() as stack:
+        job = prepare(manifest, folds, ..., stack=stack)
+        outcome = run(job, ...)
+
+All workers of a multi-worker strategy call both; only the chief writes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import itertools
+import os
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import keras
+import tensorflow as tf
+
+from ucf50_tfrecord import storage
+from ucf50_tfrecord.dataset import feed as feed_lib
+from ucf50_tfrecord.dataset import reader
+from ucf50_tfrecord.dataset.feed import CacheChoice, Feed
+from ucf50_tfrecord.dataset.inputs import InputSpec
+from ucf50_tfrecord.errors import expect
+from ucf50_tfrecord.evaluation import runner
+from ucf50_tfrecord.manifest import Manifest
+from ucf50_tfrecord.specs import ENCODER_MODELS, ModelSpec, TrainSpec, to_json
+from ucf50_tfrecord.training import checkpoint, logs, loop, provenance
+from ucf50_tfrecord.training import run as run_lib
+from ucf50_tfrecord.training import strategy as strategy_lib
+from ucf50_tfrecord.training import trained as trained_lib
+from ucf50_tfrecord.training.folds import Folds, check_early_stopping
+
+
+class Bar(Protocol):
+    """Counts what is done, as tqdm's bars do."""
+
+    def update(self, n: int) -> object: ...
+
+
+class _NoBar:
+    def update(self, n: int) -> None:
+        pass
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Listener:
+    """Functions that a job calls; by default they ignore everything and never stop it.
+
+    chose_cache: receives where the clips are kept, and why.
+    loading: returns a context whose bar counts the clips that are loaded into memory, given their folds and number.
+    report: receives the training's progress after each call of steps.
+    warn: receives a sentence that the user should know but need not stop for.
+    should_stop: tells whether to save and stop; called after each call of steps and between evaluations.
+    """
+
+    chose_cache: Callable[[CacheChoice], None] = lambda choice: None
+    loading: Callable[[Sequence[int], int], AbstractContextManager[Bar]] = lambda folds, num_clips: (
+        contextlib.nullcontext(_NoBar())
+    )
+    report: Callable[[loop.Progress], None] = lambda progress: None
+    warn: Callable[[str], None] = lambda text: None
+    should_stop: Callable[[], bool] = lambda: False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+    """A training that is ready to start.
+
+    config: everything that decides the weights, with the precision resolved.
+    feeds: the training clips, the validation clips and, if there are any, the test clips.
+    state: the model with its initial weights, and the optimizer.
+    """
+
+    manifest: Manifest
+    config: run_lib.RunConfig
+    strategy: tf.distribute.Strategy
+    feeds: list[Feed]
+    state: loop.State
+    run_dir: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """The end of a job. summary: None if it was stopped; the run can go on."""
+
+    trained: loop.Trained
+    summary: run_lib.Summary | None
+
+
+def check_model_and_training(model: ModelSpec, train: TrainSpec) -> None:
+    """Raises UserError if clips would be shifted by more frames than they have."""
+    expect(
+        train.augment.temporal_shift < model.num_frames,
+        f"a shift of less than a clip's {model.num_frames} frames",
+        temporal_shift=train.augment.temporal_shift,
+    )
+
+
+def make_feeds(
+    manifest: Manifest,
+    splits: Sequence[Sequence[int]],
+    inputs: InputSpec,
+    *,
+    strategy: tf.distribute.Strategy,
+    shuffle_shards: int = 0,
+    listener: Listener = Listener(),
+) -> list[Feed]:
+    """Makes a feed for each set of folds; loads their clips if they are to be kept in memory.
+
+    Raises:
+      UserError: if a fold does not exist, a shard is damaged, or the cache that was asked for does not fit.
+    """
+    splits_clips = [inputs.load_clips(manifest, folds, shuffle_shards=shuffle_shards) for folds in splits]
+    choice = feed_lib.choose_cache(
+        inputs.cache,
+        sum(clips.num_bytes for clips in splits_clips),
+        num_processes=strategy_lib.num_workers_here(strategy),
+    )
+    listener.chose_cache(choice)
+    feeds = []
+    for folds, clips in zip(splits, splits_clips):
+        with listener.loading(folds, len(clips) if choice.cache != "none" else 0) as bar:
+            feed = Feed(
+                clips,
+                strategy=strategy,
+                cache=choice.cache,
+                skip_bad_records=inputs.skips_bad_records,
+                on_loaded=bar.update,
+            )
+        feeds.append(feed)
+    return feeds
+
+
+def prepare(
+    manifest: Manifest,
+    folds: Folds,
+    *,
+    model: ModelSpec,
+    train: TrainSpec,
+    inputs: InputSpec,
+    strategy: tf.distribute.Strategy,
+    run_dir: str | None,
+    stack: contextlib.ExitStack,
+    listener: Listener = Listener(),
+) -> Job:
+    """Checks what is asked for and makes everything that training needs, the run's folder last.
+
+    Args:
+      manifest: of the dataset.
+      folds: as choose_folds returns them.
+      model, train: what to train, and how.
+      inputs: how clips are read.
+      strategy: the devices.
+      run_dir: the run's folder, where an unfinished run of the same configuration goes on; None makes a new
+        folder under runs/.
+      stack: holds the run's folder for this process until the caller leaves it.
+      listener: receives the choice of a cache and the loading of clips.
+
+    Raises:
+      UserError: if the folder holds another run, a clip cannot be read, the model cannot be built, or
+        workers were asked for different things.
+    """
+    check_early_stopping(train, folds)
+    check_model_and_training(model, train)
+    train = dataclasses.replace(train, precision=strategy_lib.choose_precision(train.precision))
+    config = run_lib.RunConfig(
+        data_dir=storage.absolute(manifest.data_dir),
+        fingerprint=manifest.fingerprint,
+        classes=manifest.classes,
+        train_folds=folds.train or (),
+        val_folds=folds.val or (),
+        test_folds=folds.test or (),
+        model=model,
+        train=train,
+        clip_format=manifest.format,
+    )
+    if run_dir:
+        run_lib.check_run(run_dir, config)
+    feeds = make_feeds(
+        manifest,
+        folds.sets,
+        inputs,
+        strategy=strategy,
+        shuffle_shards=train.shuffle_shards,
+        listener=listener,
+    )
+    config = dataclasses.replace(config, video_secs=reader.video_secs([feed.clips for feed in feeds]))
+    state = loop.build_state(model, train, num_clips=len(feeds[0].clips), strategy=strategy)
+    digests = strategy_lib.gather_from_workers(strategy, run_lib.digest(config))
+    expect(len(set(digests)) == 1, "the same settings and shards for all workers", digests=digests)
+
+    # All workers have looked at the folder by now, and none goes on before it is made.
+    run_dir = run_dir or run_lib.make_run_dir(manifest.data_dir, model.name)
+    if strategy_lib.is_chief(strategy):
+        stack.enter_context(run_lib.open_run(run_dir, config))
+    strategy_lib.wait_for_workers(strategy)
+    return Job(manifest=manifest, config=config, strategy=strategy, feeds=feeds, state=state, run_dir=run_dir)
+
+
+def run(
+    job: Job,
+    options: run_lib.RunOptions,
+    *,
+    listener: Listener = Listener(),
+    flags: Mapping[str, object] | None = None,
+) -> Outcome:
+    """Trains, evaluates and writes summary.json, predictions.jsonl and the encoder's weights.
+
+    Args:
+      job: as prepare returns it.
+      options: how often the run is logged and saved.
+      listener: receives progress and warnings.
+      flags: what the program was started with, for TensorBoard's card of the run.
+
+    Raises:
+      UserError: as loop.train does.
+    """
+    evaluators = [
+        functools.partial(
+            runner.Evaluator,
+            feed=feed,
+            strategy=job.strategy,
+            batch_size=job.config.train.batch_size,
+            warn=listener.warn,
+        )
+        for feed in job.feeds[1:]
+    ]
+    trained = loop.train(
+        job.feeds[0],
+        job.state,
+        job.config.train,
+        strategy=job.strategy,
+        options=options,
+        hooks=loop.Hooks(
+            make_evaluator=evaluators[0],
+            open_log=functools.partial(_open_log, job, flags),
+            report=listener.report,
+            warn=listener.warn,
+            should_stop=listener.should_stop,
+        ),
+    )
+    strategy_lib.wait_for_workers(job.strategy)  # until the chief has saved the best weights
+    evaluations = _evaluate(job, trained, evaluators, listener.should_stop)
+    summary = None if evaluations is None else summarize(job, trained, evaluations)
+    if summary and strategy_lib.is_chief(job.strategy):
+        summary = write_results(summary, evaluations, trained.model, job.run_dir)
+    strategy_lib.wait_for_workers(job.strategy)  # the others would miss a worker that exits first
+    return Outcome(trained=trained, summary=summary)
+
+
+def _open_log(job: Job, flags: Mapping[str, object] | None, step: int) -> logs.TensorBoardLog:
+    """Opens TensorBoard's files of a run that starts after a step, and describes the run in them."""
+    log = logs.TensorBoardLog(job.run_dir, start_step=step, writes=strategy_lib.is_chief(job.strategy))
+    if log.writes:
+        log.hparams(run_lib.hparams(job.config) | {"devices": job.strategy.num_replicas_in_sync})
+        data = run_lib.describe_data(job.config, [len(feed.clips) for feed in job.feeds])
+        log.card(data=data, **provenance.environment(), flags=dict(flags or {}))
+    return log
+
+
+def _evaluate(
+    job: Job,
+    trained: loop.Trained,
+    evaluators: Sequence[Callable[[keras.Model], runner.Evaluator]],
+    should_stop: Callable[[], bool],
+) -> dict[str, list[runner.Evaluation]] | None:
+    """Scores a finished run; returns each split's evaluations, one per intervention of the runner.
+
+    The scores are those of the last weights: weights chosen by the folds that are scored would flatter them.
+    With early stopping they are those of the best epoch. The first split is the one that is reported: the
+    test folds, where there are some.
+
+    Returns None if the run is not finished or is stopped meanwhile.
+    """
+    if not trained.finished:
+        return None
+    if job.config.train.early_stopping:
+        checkpoint.load_weights(job.run_dir, "best", trained.model)
+    evaluate = {"validation": trained.evaluate}
+    if len(evaluators) > 1:
+        evaluate = {"test": evaluators[1](trained.model)} | evaluate
+    found: dict[str, list[runner.Evaluation]] = {split: [] for split in evaluate}
+    for split, perturbation in itertools.product(evaluate, runner.PERTURBATIONS):
+        if any(strategy_lib.gather_from_workers(job.strategy, int(should_stop()))):
+            return None
+        found[split].append(evaluate[split](perturbation))
+    if "test" in found and strategy_lib.is_chief(job.strategy):
+        log = logs.TensorBoardLog(job.run_dir)
+        log.drop_from("test", 0)  # of the same run, finished before
+        log.scalars("test", found["test"][0].scores, trained.step)
+        log.evaluation("test", found["test"][0], evaluate["test"].mistakes(found["test"][0]), trained.step)
+        log.close()
+    return found
+
+
+def summarize(
+    job: Job, trained: loop.Trained, evaluations: Mapping[str, Sequence[runner.Evaluation]]
+) -> run_lib.Summary:
+    """Returns the contents of a finished run's summary.json."""
+    config = job.config
+    (split, (plain, shuffled)), *others = evaluations.items()
+    scores: dict[str, Any] = plain.scores | {
+        name: run_lib.Scores(**other.scores) for name, (other, _) in others
+    }
+    return run_lib.Summary(
+        **scores,
+        split=split,
+        shuffled=run_lib.Scores(**shuffled.scores),
+        num_clips=len(plain.clips),
+        folds=config.test_folds or config.val_folds,
+        weights=trained_lib.scored_weights(config),
+        train_folds=config.train_folds,
+        model=config.model.name,
+        params=trained.model.count_params(),
+        epochs=config.train.epochs,
+        trained_epochs=trained.epochs,
+        seed=config.train.seed,
+        precision=config.train.precision,
+        best=run_lib.Best(macro_f1=trained.best_macro_f1, epoch=trained.best_epoch),
+        clips_per_sec=trained.clips_per_sec,
+        wait_share=trained.wait_share,
+        num_skipped_clips=trained.num_skipped,
+        num_train_clips=len(job.feeds[0].clips),
+        num_devices=job.strategy.num_replicas_in_sync,
+        num_workers=strategy_lib.num_workers(job.strategy),
+        fold_by=job.manifest.fold_rule.fold_by,
+        fingerprint=config.fingerprint,
+        data_dir=config.data_dir,
+        environment=provenance.environment(),
+    )
+
+
+def write_results(
+    summary: run_lib.Summary,
+    evaluations: Mapping[str, list[runner.Evaluation]],
+    model: keras.Model,
+    run_dir: str,
+) -> run_lib.Summary:
+    """Writes predictions.jsonl, the encoder's weights and summary.json; returns the summary as written."""
+    reported = next(iter(evaluations.values()))
+    runner.save_predictions(pathlib.Path(run_dir, run_lib.PREDICTIONS_FILENAME), reported)
+    if summary.model in ENCODER_MODELS:
+        unfinished = pathlib.Path(run_dir, f".{run_lib.ENCODER_FILENAME}")
+        model.get_layer("encoder").save_weights(unfinished)
+        os.replace(unfinished, pathlib.Path(run_dir, run_lib.ENCODER_FILENAME))
+    path = pathlib.Path(run_dir, run_lib.SUMMARY_FILENAME)
+    if summary.clips_per_sec is None and path.exists():  # nothing was left to train
+        before = run_lib.load_summary(run_dir)
+        kept = ("clips_per_sec", "wait_share", "num_skipped_clips")
+        summary = dataclasses.replace(summary, **{name: getattr(before, name) for name in kept})
+    storage.write_json(path, to_json(summary))
+    return summary

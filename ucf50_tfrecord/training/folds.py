@@ -1,0 +1,83 @@
+"""The folds of a training: which it trains on, validates on and is tested on. Loads no TensorFlow."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+
+from ucf50_tfrecord import manifest as manifest_lib
+from ucf50_tfrecord.errors import UserError, expect
+from ucf50_tfrecord.manifest import Manifest
+from ucf50_tfrecord.specs import TrainSpec, format_folds, parse_folds
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Folds:
+    """Folds to train on, to validate on after each epoch, and to test on; None where not asked for."""
+
+    train: tuple[int, ...] | None = None
+    val: tuple[int, ...] | None = None
+    test: tuple[int, ...] | None = None
+
+    @property
+    def sets(self) -> list[tuple[int, ...]]:
+        """The sets that hold folds, in the order of the fields."""
+        return [part for part in (self.train, self.val, self.test) if part]
+
+
+def read_folds(
+    *, train_folds: str | None = None, val_folds: str | None = None, test_folds: str | None = None
+) -> Folds:
+    """Reads lists of folds such as "1-5,9"; None or an empty text asks for none.
+
+    Raises:
+      UserError: if a text is no list of folds.
+    """
+    texts = {"train": train_folds, "val": val_folds, "test": test_folds}
+    return Folds(**{name: parse_folds(text) if text else None for name, text in texts.items()})
+
+
+def check_early_stopping(train: TrainSpec, asked: Folds) -> None:
+    """Raises UserError if the folds that choose the best epoch would also give the final scores."""
+    expect(
+        not train.early_stopping or asked.test is not None,
+        "test_folds with early_stopping: scores on the folds that chose the epoch would flatter it",
+        test_folds=asked.test,
+    )
+
+
+def choose_folds(manifest: Manifest, asked: Folds, warn: Callable[[str], None] = lambda text: None) -> Folds:
+    """Fills in the folds to validate and to train on where they are not asked for.
+
+    Args:
+      manifest: of the dataset.
+      asked: the folds that were asked for.
+      warn: receives a sentence for each set that lacks clips of some class.
+
+    Raises:
+      UserError: if a fold does not exist or is in two sets, or nothing is left for a set.
+    """
+    test = asked.test or ()
+    val, train = asked.val, asked.train
+    if val is None and train is None:
+        val = manifest_lib.default_val_folds(manifest, without=test)
+    if val is None:
+        val = tuple(fold for fold in manifest.folds if fold not in (*train, *test))
+    if train is None:
+        train = tuple(fold for fold in manifest.folds if fold not in (*val, *test))
+    folds = Folds(train=train, val=val, test=asked.test)
+    named = {f"{name}_folds": part for name, part in dataclasses.asdict(folds).items() if part is not None}
+    for (name, part), (other_name, other) in itertools.combinations(named.items(), 2):
+        if both := sorted(set(part) & set(other)):
+            raise UserError(f"Folds {format_folds(both)} are in both {name} and {other_name}")
+    for name, part in named.items():
+        unknown = sorted(set(part) - set(manifest.folds))
+        if unknown or not part:
+            raise UserError(
+                f"Expected {name} out of folds {format_folds(manifest.folds)} of {manifest.data_dir}. "
+                f"Received: {format_folds(unknown) or 'none'}"
+            )
+        if missing := manifest.missing_classes(part):
+            warn(f"no clip of {', '.join(missing)} in {name}={format_folds(part)}")
+    return folds
