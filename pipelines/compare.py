@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from absl import flags
 
-from pipelines import console, convert, inputs, remedies, terminal, train_flags
+from pipelines import code_flags, console, convert, inputs, remedies, terminal, train_flags
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import recipes, storage
 from ucf50_tfrecord.choices import FrameOrder, Strategy
@@ -61,7 +61,7 @@ _STRATEGY = flags.DEFINE_enum(
     "Devices of this process: one, all mirrored, or auto.",
 )
 
-for _module in (train_flags, convert, inputs):
+for _module in (train_flags, convert, inputs, code_flags):
     flags.adopt_module_key_flags(_module)
 
 _FOLDER_KIND = "a comparison"
@@ -114,7 +114,7 @@ def compare_recipes() -> None:
         console.stop_requests() as should_stop,
         Display() as display,
     ):
-        results = comparison.run(callbacks(display, should_stop))
+        results = comparison.run(listener(display, should_stop))
     if results is None:
         terminal.say("Stopped. What is finished is kept; to go on:", f"  {remedies.this_command()}")
         return
@@ -145,7 +145,8 @@ def compare_runs() -> None:
             clips,
             strategy=strategy,
             skip_bad_records=input_spec.skips_bad_records,
-            callbacks=callbacks(display, should_stop),
+            allowed_code=code_flags.allowed_code(),
+            listener=listener(display, should_stop),
         )
     if results is None:
         terminal.say("Stopped.")
@@ -327,7 +328,7 @@ class Display:
             terminal.say(f"{done + 1}/{total}  {cell}", flush=True)
 
     def report(self, progress) -> None:
-        """Takes a training.loop.Progress."""
+        """Receives a training.listener.TrainProgress."""
         if self._bar is not None and progress.epoch_done:
             self._bar.set_postfix_str(f"{self._cell} {progress.epoch}/{progress.num_epochs}")
 
@@ -335,10 +336,12 @@ class Display:
         terminal.warn(text)
 
 
-def callbacks(display: Display, should_stop: Callable[[], bool]):
-    from ucf50_tfrecord.evaluation.cells import Callbacks
+def listener(display: Display, should_stop: Callable[[], bool]):
+    from ucf50_tfrecord.evaluation.cells import ComparisonListener
 
-    return Callbacks(start=display.start, report=display.report, warn=display.warn, should_stop=should_stop)
+    return ComparisonListener(
+        start=display.start, report=display.report, warn=display.warn, should_stop=should_stop
+    )
 
 
 if __name__ == "__main__":

@@ -179,11 +179,11 @@ class TrainingDisplay:
         self._stack.close()
 
     def listener(self):
-        """Returns the job.Listener that shows a job here. Imports TensorFlow."""
+        """Returns the job.JobListener that shows a job here. Imports TensorFlow."""
         from ucf50_tfrecord.dataset.feed import CACHE_MEANINGS
-        from ucf50_tfrecord.job import Listener
+        from ucf50_tfrecord.job import JobListener
 
-        return Listener(
+        return JobListener(
             chose_cache=lambda choice: say(
                 f"Clips are {CACHE_MEANINGS[choice.cache]} (--cache={choice.cache}): {choice.reason}"
             ),
@@ -196,7 +196,7 @@ class TrainingDisplay:
         )
 
     def update(self, progress) -> None:
-        """Receives a training.loop.Progress after each call of steps."""
+        """Receives a training.listener.TrainProgress after each call of steps."""
         steps = progress.num_steps // progress.num_epochs
         if self._bar is None:
             self._bar = progress_bar(steps, "step", f"epoch {progress.epoch}/{progress.num_epochs}")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from pipelines import console, run_flags, terminal
+from pipelines import code_flags, console, run_flags, terminal
 
 if TYPE_CHECKING:
     from ucf50_tfrecord.inference.card import Export
@@ -24,6 +24,7 @@ _FORMATS = flags.DEFINE_list(
 )
 
 flags.adopt_module_key_flags(run_flags)
+flags.adopt_module_key_flags(code_flags)
 
 
 def main() -> None:
@@ -37,7 +38,10 @@ def main() -> None:
 
     output = _OUTPUT.value or os.path.join(run_dir, "export")
     run = sources.gather(run_dir, run_flags.weights())
-    print_export(export.export_run(run, output, formats=_FORMATS.value, warn=terminal.warn), output)
+    exported = export.export_run(
+        run, output, formats=_FORMATS.value, warn=terminal.warn, allowed_code=code_flags.allowed_code()
+    )
+    print_export(exported, output)
 
 
 def print_export(exported: Export, output: str) -> None:

@@ -8,7 +8,8 @@ from absl import flags
 
 from pipelines.spec_flags import SpecFlags
 from ucf50_tfrecord import recipes
-from ucf50_tfrecord.specs import MODEL_NAMES, AugmentSpec, ModelSpec, TrainSpec
+from ucf50_tfrecord.architectures import ENCODERS, MODELS, is_own_code
+from ucf50_tfrecord.specs import AugmentSpec, ModelSpec, TrainSpec
 from ucf50_tfrecord.training import folds as folds_lib
 from ucf50_tfrecord.training.folds import Folds
 
@@ -35,11 +36,12 @@ _TEST_FOLDS = flags.DEFINE_string(
 )
 _TRAIN_FOLDS = flags.DEFINE_string("train_folds", None, "Folds to train on. Default: all others.")
 
-flags.register_validator(
-    "model",
-    lambda name: name in MODEL_NAMES or ":" in name,
-    f"Expected one of {', '.join(MODEL_NAMES)}, or <module>:<builder>.",
-)
+for _name, _known in (("model", MODELS), ("encoder", ENCODERS)):
+    flags.register_validator(
+        _name,
+        lambda value, known=_known: value in known or is_own_code(value),
+        f"Expected one of {', '.join(_known)}, or <module>:<builder>.",
+    )
 
 
 def settings(recipe: str | None = None) -> dict[str, Any]:

@@ -9,11 +9,24 @@ import pytest
 from tests.conftest import REPOSITORY, run_code
 
 # A package may import the packages in its row, itself and third-party libraries.
-BASE = {"errors", "choices", "specs", "texts", "record", "manifest", "parsing", "remote", "shards", "storage"}
+BASE = {
+    "errors",
+    "choices",
+    "architectures",
+    "specs",
+    "texts",
+    "record",
+    "manifest",
+    "parsing",
+    "remote",
+    "shards",
+    "storage",
+}
 ALLOWED = {
     "errors": set(),
     "choices": {"errors"},
-    "specs": {"errors", "choices"},
+    "architectures": {"errors"},
+    "specs": {"errors", "choices", "architectures"},
     "texts": set(),
     "remote": {"errors", "specs", "texts"},
     "storage": {"errors", "specs", "remote"},
@@ -26,7 +39,7 @@ ALLOWED = {
     "manifest": {"errors", "choices", "specs", "record", "parsing", "shards", "storage"},
     "convert": BASE | {"workers"},
     "dataset": BASE,
-    "models": {"errors", "specs"},
+    "models": {"errors", "architectures", "specs"},
     "recipes": {"errors", "specs"},
     "drawing": {"errors", "specs"},
     "training": BASE | {"dataset", "models", "drawing"},

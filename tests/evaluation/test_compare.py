@@ -13,14 +13,14 @@ from tensorflow.python.framework.func_graph import FuncGraph
 
 from tests.conftest import flip_bit
 from tests.warm import run_code
-from ucf50_tfrecord import manifest, models
+from ucf50_tfrecord import manifest
+from ucf50_tfrecord.architectures import MODELS
 from ucf50_tfrecord.dataset.clips import load_clips
 from ucf50_tfrecord.dataset.reader import ClipReader
 from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.evaluation import audit, cells, compare, recurrence
 from ucf50_tfrecord.evaluation.cells import Plan, Recipe
 from ucf50_tfrecord.evaluation.results import Cell
-from ucf50_tfrecord.models import recurrent
 from ucf50_tfrecord.specs import AugmentSpec, ModelSpec, TrainSpec
 from ucf50_tfrecord.training.run import RunConfig
 from ucf50_tfrecord.training.strategy import make_strategy
@@ -101,10 +101,8 @@ def test_a_wrong_plan_is_refused(clips, wrong):
 
 
 def test_a_control_that_sees_order_ends_the_comparison(loaded, tmp_path, monkeypatch):
-    def sees_order(spec, dtype):
-        return recurrent.lstm(spec, dtype)
-
-    monkeypatch.setitem(models.BUILDERS, "frame_pool", sees_order)
+    sees_order = dataclasses.replace(MODELS["frame_pool"], builder=MODELS["lstm"].builder)
+    monkeypatch.setitem(MODELS, "frame_pool", sees_order)
     comparison = compare.Comparison(
         folder=str(tmp_path),
         plan=plan("frame_pool"),
@@ -113,7 +111,7 @@ def test_a_control_that_sees_order_ends_the_comparison(loaded, tmp_path, monkeyp
         tensorboard=False,
     )
     with pytest.raises(UserError, match="must not see the order of frames, but shuffle1 changes its logits"):
-        comparison.run(cells.Callbacks())
+        comparison.run(cells.ComparisonListener())
     assert not list(tmp_path.glob("cells/*/cell.json"))
 
 
@@ -132,10 +130,10 @@ def test_a_record_that_cannot_be_read_is_left_out_where_that_is_asked_for(data_d
         tensorboard=False,
     )
     with pytest.raises(UserError, match="damaged"):
-        comparison.run(cells.Callbacks())
+        comparison.run(cells.ComparisonListener())
     warned = []
     skipping = dataclasses.replace(comparison, skip_bad_records=True)
-    [result] = skipping.run(cells.Callbacks(warn=warned.append)).cells
+    [result] = skipping.run(cells.ComparisonListener(warn=warned.append)).cells
     assert set(result.clips) == set(np.flatnonzero(all_clips.folds == 1)) - {bad}
     assert any("1 of 6 clips were skipped" in text for text in warned)
 
@@ -155,7 +153,7 @@ for name in ("one", "mirrored"):
     comparison = compare.Comparison(
         folder=f"{folder}/{name}", plan=plan("lstm", num_parts=0, val_folds=(1,)),
         clips=load_clips(found, found.folds), strategy=make_strategy(name), tensorboard=False)
-    [result] = comparison.run(cells.Callbacks()).cells
+    [result] = comparison.run(cells.ComparisonListener()).cells
     print(json.dumps(results.cell_to_json(result)))
 """
 
@@ -186,7 +184,7 @@ def test_nothing_is_kept_of_cells_that_are_finished(clips, tmp_path):
         clips=clips,
         strategy=make_strategy("one"),
         cache="host",
-    ).run(cells.Callbacks(start=lambda *_: counts.append(count())))
+    ).run(cells.ComparisonListener(start=lambda *_: counts.append(count())))
     assert counts[0] <= before and len(counts) == 4
     assert counts[1:] == counts[:1] * 3 and count() == counts[0]
 

@@ -6,6 +6,7 @@ import pytest
 from keras import layers, ops
 
 from ucf50_tfrecord import models, specs
+from ucf50_tfrecord.architectures import MODELS
 from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.evaluation import recurrence
 from ucf50_tfrecord.specs import ModelSpec
@@ -215,7 +216,7 @@ def test_training_clips_of_one_class_are_an_error():
 # -- Whole models ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", recurrence.RECURRENT_MODELS)
+@pytest.mark.parametrize("name", [name for name, traits in MODELS.items() if traits.recurrent])
 def test_the_model_built_again_is_the_same(name):
     model = built_model(name)
     video, _ = clips_of(model)

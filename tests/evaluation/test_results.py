@@ -57,9 +57,7 @@ HOSTILE = {
     "Expected clips below 6. Received: clips=17": lambda v: first(v)["clips"].__setitem__(0, 17),
     "cells[0]: Expected clips, each once": lambda v: first(v)["clips"].__setitem__(0, 1),
     "cells[0].clips[0]: Expected int >= 0. Received: -1": lambda v: first(v)["clips"].__setitem__(0, -1),
-    "cells[0].architecture: Expected one of|cells[0].architecture": lambda v: first(v).update(
-        architecture="vgg"
-    ),
+    "cells[0]: Expected a model out of": lambda v: first(v).update(architecture="vgg"),
     "cells[0].recurrence: Expected curves": lambda v: first(v)["recurrence"]["loss_gradient"].pop(),
     "Expected loss_gradient of 9 frames": lambda v: v.update(num_frames=9),
     "Expected pairs of clips below 6": lambda v: v["audit"]["group"].update(pairs=[[0, 99, 0.5]]),

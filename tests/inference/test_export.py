@@ -16,7 +16,8 @@ import tensorflow as tf
 from tests.conftest import REPOSITORY, raises_with_remedies
 from tests.untrained import fresh_model, write_run
 from tests.web import serving
-from ucf50_tfrecord import manifest, specs
+from ucf50_tfrecord import manifest
+from ucf50_tfrecord.architectures import MODELS
 from ucf50_tfrecord.dataset.clips import load_clips
 from ucf50_tfrecord.dataset.feed import read_clips
 from ucf50_tfrecord.errors import UserError
@@ -115,7 +116,7 @@ def make_case(name, **changes):
 
 APPLICATION = {"encoder": "MobileNetV3Small", "height": 32, "width": 32}
 # An LSTM is what `exported` holds.
-CASES = [(name, {}, ("keras", "onnx")) for name in specs.MODEL_NAMES if name != "lstm"]
+CASES = [(name, {}, ("keras", "onnx")) for name in MODELS if name != "lstm"]
 CASES += [("conv3d", {"motion": True}, ("keras",)), ("frame_pool", APPLICATION, ("keras",))]
 
 

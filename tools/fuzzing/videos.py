@@ -96,7 +96,7 @@ class Round:
         shutil.rmtree(self.folder)
 
     def _write(self) -> None:
-        """Writes the mutants into two class folders, of which the second is named like the scheme of a URL."""
+        """Writes the mutants into two class folders; the second is named like the scheme of a URL."""
         protocol = hostile.PROTOCOLS[self.number % len(hostile.PROTOCOLS)]
         self._classes = ("clips", os.path.join(protocol, self._setting.canaries.host))
         for name in self._classes:

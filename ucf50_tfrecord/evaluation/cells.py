@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from ucf50_tfrecord.architectures import model_traits
 from ucf50_tfrecord.choices import FoldBy, FrameOrder
 from ucf50_tfrecord.dataset import perturb
 from ucf50_tfrecord.dataset.clips import ClipIndex
@@ -19,8 +20,8 @@ from ucf50_tfrecord.errors import Action, Remedy, UserError, expect
 from ucf50_tfrecord.evaluation import recurrence
 from ucf50_tfrecord.evaluation.results import LOGIT_DECIMALS, Cell, CellResult, video_of
 from ucf50_tfrecord.evaluation.runner import Evaluator
-from ucf50_tfrecord.specs import ORDER_BLIND_MODELS, ModelSpec, TrainSpec, format_folds, to_json
-from ucf50_tfrecord.training import loop
+from ucf50_tfrecord.specs import ModelSpec, TrainSpec, format_folds, to_json
+from ucf50_tfrecord.training.listener import Listener
 
 NOT_TESTED = -1
 EVALUATED_AT_ONCE = 32  # clips
@@ -33,19 +34,13 @@ _ROUNDING = {"float32": 1e-4, "bfloat16": 0.05, "float16": 0.01}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Callbacks:
-    """What a comparison calls.
+class ComparisonListener(Listener):
+    """Functions that a comparison calls, also between tests; by default they ignore everything and never stop it.
 
-    start: told of a cell that will be trained, with the numbers of cells finished and of all.
-    report: told of training's progress, a training.loop.Progress.
-    warn: told, in a sentence, what the user should know.
-    should_stop: asked after each call of steps and between tests.
+    start: receives a cell before it is trained, and the numbers of finished and of all cells.
     """
 
     start: Callable[[Cell, int, int], None] = lambda cell, done, total: None
-    report: Callable[[loop.Progress], None] = lambda progress: None
-    warn: Callable[[str], None] = lambda text: None
-    should_stop: Callable[[], bool] = lambda: False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,7 +52,7 @@ class Recipe:
 
     @property
     def is_order_blind(self) -> bool:
-        return self.model.name in ORDER_BLIND_MODELS
+        return model_traits(self.model.name).is_order_blind
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -185,7 +180,7 @@ def examine(
     *,
     all_ids: Sequence[str],
     strategy: tf.distribute.Strategy,
-    callbacks: Callbacks,
+    listener: ComparisonListener,
     look_inside: bool = True,
 ) -> CellResult | None:
     """Tests a model with all interventions that are meant for its cell, and looks inside its recurrence.
@@ -195,7 +190,7 @@ def examine(
       train, test: the clips that it was trained on, and those that it is tested on.
       all_ids: of the comparison's clips.
       strategy: the devices.
-      callbacks: asked whether to stop.
+      listener: receives warnings, and may stop the tests.
       look_inside: whether to look inside the recurrence of a model that was trained as usual.
 
     Returns:
@@ -212,9 +207,9 @@ def examine(
         strategy=strategy,
         batch_size=EVALUATED_AT_ONCE,
         perturbations=names,
-        warn=callbacks.warn,
+        warn=listener.warn,
     )
-    found = evaluate.evaluate_each(names, callbacks.should_stop)
+    found = evaluate.evaluate_each(names, listener.should_stop)
     if found is None:
         return None
     logits = {name: evaluation.logits for name, evaluation in found.items()}
@@ -223,7 +218,7 @@ def examine(
     tested = found[perturb.PLAIN].clips
     as_usual = cell == Cell(model=cell.model, part=cell.part, seed=cell.seed)
     inside = None
-    if look_inside and as_usual and recipe.model.name in recurrence.RECURRENT_MODELS:
+    if look_inside and as_usual and model_traits(recipe.model.name).recurrent:
         inside = to_json(recurrence.inspect(subject.model, _some(train), _some(tested)))
     place = {clip_id: i for i, clip_id in enumerate(all_ids)}
     return CellResult(

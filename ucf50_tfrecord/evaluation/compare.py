@@ -11,7 +11,7 @@ import functools
 import gc
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import keras
@@ -27,7 +27,7 @@ from ucf50_tfrecord.dataset.feed import Feed, choose_cache, read_in_batches
 from ucf50_tfrecord.errors import UserError, expect
 from ucf50_tfrecord.evaluation import audit, cells
 from ucf50_tfrecord.evaluation import results as results_lib
-from ucf50_tfrecord.evaluation.cells import Callbacks, Plan, Recipe, Subject
+from ucf50_tfrecord.evaluation.cells import ComparisonListener, Plan, Recipe, Subject
 from ucf50_tfrecord.evaluation.results import Cell, CellResult, Results
 from ucf50_tfrecord.evaluation.runner import Evaluator
 from ucf50_tfrecord.manifest import Manifest
@@ -62,7 +62,7 @@ class Comparison:
         splits = {cell.split for cell in self.plan.cells()}
         return {split: cells.deal_parts(self.clips, self.plan, split) for split in FoldBy if split in splits}
 
-    def run(self, callbacks: Callbacks) -> Results | None:
+    def run(self, listener: ComparisonListener) -> Results | None:
         """Runs the cells that are not finished; returns None if it is stopped.
 
         Raises:
@@ -75,8 +75,8 @@ class Comparison:
         for number, cell in enumerate(wanted):
             result = self._finished(cell)
             if result is None:
-                callbacks.start(cell, number, len(wanted))
-                result = self._run_cell(cell, callbacks)
+                listener.start(cell, number, len(wanted))
+                result = self._run_cell(cell, listener)
             if result is None:
                 return None
             found.append(result)
@@ -124,13 +124,13 @@ class Comparison:
             raise UserError(f"{error}. Remove {path} to test again", *error.remedies) from error
         return found
 
-    def _run_cell(self, cell: Cell, callbacks: Callbacks) -> CellResult | None:
+    def _run_cell(self, cell: Cell, listener: ComparisonListener) -> CellResult | None:
         config, run_dir = self._config(cell), self.run_dir(cell)
         recipe = cells.cell_recipe(self.plan.recipes[cell.model], cell)
         _forget_models()
         with run_lib.open_run(run_dir, config):
             train, test = self._make_feeds(cell)
-            done = self._train(cell, recipe, train, test, callbacks=callbacks)
+            done = self._train(cell, recipe, train, test, listener=listener)
             if not done.finished:
                 return None
             result = cells.examine(
@@ -139,7 +139,7 @@ class Comparison:
                 test,
                 all_ids=self.clips.ids,
                 strategy=self.strategy,
-                callbacks=callbacks,
+                listener=listener,
                 look_inside=self.plan.inside,
             )
             if result is not None:
@@ -161,7 +161,7 @@ class Comparison:
         )
 
     def _train(
-        self, cell: Cell, recipe: Recipe, train: Feed, test: Feed, *, callbacks: Callbacks
+        self, cell: Cell, recipe: Recipe, train: Feed, test: Feed, *, listener: ComparisonListener
     ) -> loop.Trained:
         config, run_dir = self._config(cell), self.run_dir(cell)
 
@@ -183,14 +183,10 @@ class Comparison:
             state,
             recipe.train,
             strategy=self.strategy,
-            options=loop.RunOptions(run_dir=run_dir),
-            hooks=loop.Hooks(
-                make_evaluator=make_evaluator,
-                open_log=open_log,
-                report=callbacks.report,
-                warn=callbacks.warn,
-                should_stop=callbacks.should_stop,
-            ),
+            options=run_lib.RunOptions(run_dir=run_dir),
+            make_evaluator=make_evaluator,
+            open_log=open_log,
+            listener=listener,
         )
 
     def _audit(self) -> dict[str, dict]:
@@ -208,15 +204,18 @@ def examine_runs(
     *,
     strategy: tf.distribute.Strategy,
     skip_bad_records: bool = False,
-    callbacks: Callbacks,
+    allowed_code: Collection[str] = (),
+    listener: ComparisonListener,
 ) -> Results | None:
     """Tests the models of existing runs, each on the folds that its own final scores are of.
 
     Runs of one model with different seeds count as one model's seeds, as long as nothing else differs;
     other runs of it are called by their folders' names. Nothing is written into their folders.
 
+    `allowed_code`: see trained.load_model.
+
     Raises:
-      UserError: if a run is not finished, or does not fit the shards.
+      UserError: if a run is not finished, does not fit the shards, or names code that is not allowed.
     """
     configs = {run_dir: run_lib.load_config(run_dir) for run_dir in run_dirs}
     found = []
@@ -224,9 +223,15 @@ def examine_runs(
         config = configs[run_dir]
         trained.check_fits(clips.manifest, config)
         _check_run(run_dir, config, clips.manifest)
-        callbacks.start(cell, number, len(configs))
+        listener.start(cell, number, len(configs))
         _forget_models()
-        model = trained.load_model(run_dir, config, trained.scored_weights(config), strategy=strategy)
+        model = trained.load_model(
+            run_dir,
+            config,
+            trained.scored_weights(config),
+            strategy=strategy,
+            allowed_code=allowed_code,
+        )
         tested = np.isin(clips.folds, config.test_folds or config.val_folds)
         trained_on = np.isin(clips.folds, config.train_folds)
         result = cells.examine(
@@ -240,7 +245,7 @@ def examine_runs(
             Feed(clips.select(tested), strategy=strategy, skip_bad_records=skip_bad_records),
             all_ids=clips.ids,
             strategy=strategy,
-            callbacks=callbacks,
+            listener=listener,
         )
         if result is None:
             return None

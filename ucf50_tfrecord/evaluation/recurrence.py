@@ -24,7 +24,6 @@ from sklearn.preprocessing import StandardScaler
 from ucf50_tfrecord.errors import expect
 from ucf50_tfrecord.parsing import Finite, Fraction
 
-RECURRENT_MODELS = ("rnn", "lstm", "gru", "seed_rnn", "seed_lstm")
 GRADIENTS = ("loss_gradient", "logit_gradient", "memory_gradient")
 GATES = ("input", "forget", "output")
 _RECURRENT_LAYERS = (keras.layers.SimpleRNN, keras.layers.LSTM, keras.layers.GRU)
@@ -72,7 +71,7 @@ def inspect(
     """Looks inside a model, which stays as it is.
 
     Args:
-      model: one of RECURRENT_MODELS.
+      model: with one recurrent layer, see ModelTraits.recurrent.
       train: uint8 [N, T, H, W, 3] and labels int [N], of which the probes learn.
       test: the same, for all that is reported.
       batch_size: clips at a time on the device.
@@ -226,7 +225,7 @@ def _recurrent_layer(model: keras.Model) -> keras.layers.Layer:
     found = [layer for layer in model.layers if isinstance(layer, _RECURRENT_LAYERS)]
     expect(
         len(found) == 1,
-        f"a model with exactly one SimpleRNN, LSTM or GRU, such as {RECURRENT_MODELS}",
+        "a model with exactly one SimpleRNN, LSTM or GRU",
         model=model.name,
         recurrent_layers=[layer.name for layer in found],
     )

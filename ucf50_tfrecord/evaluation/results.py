@@ -7,12 +7,13 @@ import functools
 import json
 import pathlib
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import numpy as np
 
 from ucf50_tfrecord import parsing, record, storage
+from ucf50_tfrecord.architectures import model_traits
 from ucf50_tfrecord.choices import FoldBy, FrameOrder, Precision, read_choices
 from ucf50_tfrecord.dataset import perturb
 from ucf50_tfrecord.dataset.perturb import FIRST_SHUFFLE, PLAIN, SHUFFLES
@@ -21,7 +22,7 @@ from ucf50_tfrecord.evaluation import recurrence
 from ucf50_tfrecord.evaluation.audit import NearestClips
 from ucf50_tfrecord.evaluation.recurrence import Recurrence
 from ucf50_tfrecord.parsing import Count, Finite, Int64, Name
-from ucf50_tfrecord.specs import MODEL_NAMES, ORDER_BLIND_MODELS, to_json
+from ucf50_tfrecord.specs import to_json
 
 # What training and test clips have apart: recording groups, or only the videos.
 # Logits are kept so exactly: files of large comparisons would be twice as long with all digits.
@@ -66,7 +67,7 @@ class CellResult:
     logits: float32 [M, C] for each intervention.
     recurrence: evaluation.recurrence.Recurrence as JSON, of models that have one.
     run_dir: where its weights are.
-    architecture: of specs.MODEL_NAMES. precision: of the computation.
+    architecture: the model's name in ModelSpec. precision: of the computation.
     """
 
     cell: Cell
@@ -117,7 +118,7 @@ class Results:
     def order_blind(self) -> tuple[str, ...]:
         """Those of the models that cannot see order."""
         kinds = {result.cell.model: result.architecture for result in self.cells}
-        return tuple(model for model in self.models if kinds[model] in ORDER_BLIND_MODELS)
+        return tuple(model for model in self.models if model_traits(kinds[model]).is_order_blind)
 
     @functools.cached_property
     def units(self) -> np.ndarray:
@@ -200,7 +201,7 @@ def units_of(ids: Sequence[str], groups: np.ndarray) -> np.ndarray:
 class _CellFile(Cell):
     """What cell.json, and each cell in results.json, holds."""
 
-    architecture: Literal[MODEL_NAMES]
+    architecture: Name
     clips: tuple[Count, ...]
     logits: dict[Name, tuple[tuple[Finite, ...], ...]]
     recurrence: Recurrence | None
@@ -209,6 +210,7 @@ class _CellFile(Cell):
 
     def __post_init__(self):
         super().__post_init__()
+        model_traits(self.architecture)  # refuses unknown names
         expect(len(set(self.clips)) == len(self.clips) > 0, "clips, each once", clips=len(self.clips))
         expect(PLAIN in self.logits, f"logits of clips as they are ({PLAIN!r})", logits=sorted(self.logits))
         for name, rows in self.logits.items():

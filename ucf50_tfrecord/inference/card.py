@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ucf50_tfrecord import record, storage
+from ucf50_tfrecord.architectures import APPLICATIONS, THREE_BLOCK
 from ucf50_tfrecord.dataset.clips import ClipIndex, load_clips
 from ucf50_tfrecord.dataset.perturb import FIRST_SHUFFLE
 from ucf50_tfrecord.drawing import document
@@ -26,7 +27,7 @@ from ucf50_tfrecord.inference.snippets import FILENAMES
 from ucf50_tfrecord.inference.sources import Sources
 from ucf50_tfrecord.manifest import Manifest
 from ucf50_tfrecord.report.scores import TOP, format_estimate
-from ucf50_tfrecord.specs import THREE_BLOCK, AugmentSpec, format_folds, to_json
+from ucf50_tfrecord.specs import AugmentSpec, format_folds, to_json
 
 CARD_FILENAME = "MODEL_CARD.md"
 _FEW_CLIPS = 10  # of a class: its scores say little
@@ -158,7 +159,8 @@ def _describe_split(sources: Sources) -> str:
 
 def _model(sources: Sources) -> Iterator[Block]:
     spec, config = sources.config.model, sources.config
-    encoder = "the project's own" if spec.encoder == THREE_BLOCK else f"{spec.encoder} of keras.applications"
+    encoder = f"{spec.encoder} of keras.applications" if spec.encoder in APPLICATIONS else spec.encoder
+    encoder = "the project's own" if spec.encoder == THREE_BLOCK else encoder
     weights = "from chance" if spec.encoder_weights == "none" else f"from {spec.encoder_weights}"
     yield Heading("Model")
     yield Table(

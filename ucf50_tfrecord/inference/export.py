@@ -18,7 +18,7 @@ import importlib.util
 import json
 import logging
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import keras
 import numpy as np
@@ -76,6 +76,7 @@ def export_run(
     *,
     formats: Sequence[str] = DEFAULT_FORMATS,
     warn: Callable[[str], None] = lambda text: None,
+    allowed_code: Collection[str] = (),
 ) -> Export:
     """Writes a run's model in some formats, reads each back and compares it, and writes the card.
 
@@ -86,6 +87,7 @@ def export_run(
       output: the folder to write.
       formats: of FORMATS.
       warn: is told if the files are not compared on the run's own clips.
+      allowed_code: see trained.load_model.
 
     Raises:
       UserError: if a format cannot be written, a file's outputs differ by more than TOLERANCE or from
@@ -95,7 +97,7 @@ def export_run(
     formats = [name for name in FORMATS if name in formats]
     names = {*FILENAMES.values(), card.CARD_FILENAME, EXPORT_FILENAME}
     with storage.atomic_folder(output, names=names, mark=EXPORT_FILENAME) as folder:
-        model = load_for_export(sources)
+        model = load_for_export(sources, allowed_code)
         frames, ids = choose_clips(sources, warn)
         probabilities = _softmax(model(frames, training=False).numpy())
         own = compare_with_run(sources, ids, probabilities) if ids else None
@@ -119,12 +121,16 @@ def export_run(
     return export
 
 
-def load_for_export(sources: Sources) -> keras.Model:
+def load_for_export(sources: Sources, allowed_code: Collection[str] = ()) -> keras.Model:
     """Builds the run's model with its weights, computing in float32 and without kernels of one device alone."""
     config = sources.config
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, precision="float32"))
     model = trained.load_model(
-        sources.run_dir, config, sources.weights, strategy=tf.distribute.get_strategy()
+        sources.run_dir,
+        config,
+        sources.weights,
+        strategy=tf.distribute.get_strategy(),
+        allowed_code=allowed_code,
     )
     prepare(model)
     return model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from ucf50_tfrecord.architectures import model_traits
 from ucf50_tfrecord.dataset import perturb
 from ucf50_tfrecord.drawing.document import Block, Bullets, Cell, Heading, Paragraph, Table
 from ucf50_tfrecord.errors import UserError
@@ -12,7 +13,6 @@ from ucf50_tfrecord.evaluation import verdicts as judging
 from ucf50_tfrecord.evaluation.results import LOGIT_DECIMALS, Condition
 from ucf50_tfrecord.evaluation.verdicts import KINDS, MARGIN, NO, UNKNOWN, YES, Verdict
 from ucf50_tfrecord.report.scores import Scores
-from ucf50_tfrecord.specs import ORDER_BLIND_MODELS
 
 TONES = {YES: "yes", NO: "no", UNKNOWN: "unknown"}
 _HEADINGS = {YES: "Yes", NO: "No", UNKNOWN: "Cannot tell"}
@@ -171,7 +171,7 @@ def _order_check(scores: Scores) -> Iterator[Block]:
 
 def _failures(scores: Scores) -> Iterator[str]:
     for result in scores.results.cells:
-        if result.architecture in ORDER_BLIND_MODELS and perturb.PLAIN in result.logits:
+        if model_traits(result.architecture).is_order_blind and perturb.PLAIN in result.logits:
             try:
                 cells.check_order_blind(str(result.cell), result.logits, result.precision)
             except UserError as error:

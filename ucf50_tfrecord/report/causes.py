@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ucf50_tfrecord.architectures import MODELS
 from ucf50_tfrecord.drawing import class_scores, diagrams
 from ucf50_tfrecord.drawing.canvas import PRINT_DPI
 from ucf50_tfrecord.drawing.document import Block, Bullets, Figure, Heading, Paragraph, Table, file_name
@@ -21,7 +22,7 @@ _NUM_CONFUSED, _NUM_CONFUSED_STRIPS = 10, 4
 _NUM_CLIPS, _NUM_CLIP_STRIPS = 10, 4
 _NUM_NAMED = 8  # classes in a sentence
 # Pairs of models: the second was designed to remember what the first forgets.
-_RIVALS = (("rnn", "lstm"), ("seed_rnn", "seed_lstm"))
+_RIVALS = tuple((traits.improves_on, name) for name, traits in MODELS.items() if traits.improves_on)
 _CURVES = {
     "loss_gradient": ("loss, by frame", "norm of d loss / d features"),
     "logit_gradient": ("true class's logit, by frame", "norm of d logit / d features"),

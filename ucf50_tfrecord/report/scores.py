@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 from sklearn import metrics as sklearn_metrics
 
+from ucf50_tfrecord.architectures import model_traits
 from ucf50_tfrecord.dataset import perturb
 from ucf50_tfrecord.evaluation import metrics, statistics, verdicts
 from ucf50_tfrecord.evaluation.results import SHUFFLED, Condition, Results, common, video_of
@@ -85,9 +86,9 @@ class Scores:
         return next(iter((*alike, *self.order_blind)), None)
 
     def read_alike(self, *models: str) -> bool:
-        """Tells whether models encode frames alike: all by the published encoder, or none."""
+        """Tells whether models encode frames alike, and so have the same order-blind control."""
         kinds = {result.cell.model: result.architecture for result in self.results.cells}
-        return len({kinds[model].startswith("seed_") for model in models}) == 1
+        return len({model_traits(kinds[model]).control or kinds[model] for model in models}) == 1
 
     def tested(self, condition: Condition) -> np.ndarray:
         """Tells which clips were tested: bool [N]."""
