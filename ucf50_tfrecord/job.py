@@ -30,7 +30,7 @@ from ucf50_tfrecord.dataset.inputs import InputSpec
 from ucf50_tfrecord.errors import expect
 from ucf50_tfrecord.evaluation import runner
 from ucf50_tfrecord.manifest import Manifest
-from ucf50_tfrecord.specs import ENCODER_MODELS, ModelSpec, TrainSpec, to_json
+from ucf50_tfrecord.specs import ENCODER_MODELS, FoldBy, ModelSpec, Precision, TrainSpec, to_json
 from ucf50_tfrecord.training import checkpoint, logs, loop, provenance
 from ucf50_tfrecord.training import run as run_lib
 from ucf50_tfrecord.training import strategy as strategy_lib
@@ -311,7 +311,7 @@ def summarize(
     }
     return run_lib.Summary(
         **scores,
-        split=split,
+        split=split,  # type: ignore[arg-type]
         shuffled=run_lib.Scores(**shuffled.scores),
         num_clips=len(plain.clips),
         folds=config.test_folds or config.val_folds,
@@ -322,7 +322,7 @@ def summarize(
         epochs=config.train.epochs,
         trained_epochs=trained.epochs,
         seed=config.train.seed,
-        precision=config.train.precision,
+        precision=Precision(config.train.precision),
         best=run_lib.Best(macro_f1=trained.best_macro_f1, epoch=trained.best_epoch),
         clips_per_sec=trained.clips_per_sec,
         wait_share=trained.wait_share,
@@ -330,7 +330,7 @@ def summarize(
         num_train_clips=len(job.feeds[0].clips),
         num_devices=job.strategy.num_replicas_in_sync,
         num_workers=strategy_lib.num_workers(job.strategy),
-        fold_by=job.manifest.fold_rule.fold_by,
+        fold_by=FoldBy(job.manifest.fold_rule.fold_by),
         fingerprint=config.fingerprint,
         data_dir=config.data_dir,
         environment=provenance.environment(),

@@ -263,7 +263,7 @@ def decode(serialized: bytes) -> dict[str, Any]:
       UserError: if a frame cannot be decoded; the caller knows which record it is.
     """
     message = _MESSAGES["SequenceExample"].FromString(serialized)
-    features = {key: _values(feature) for key, feature in message.context.feature.items()}
+    features: dict[str, Any] = {key: _values(feature) for key, feature in message.context.feature.items()}
     if VIDEO in features:
         pixels = np.frombuffer(features[VIDEO][0], np.uint8)
         height, width = features[IMAGE_HEIGHT][0], features[IMAGE_WIDTH][0]
@@ -582,7 +582,7 @@ def _values(feature: Any) -> list[Any]:
     return list(getattr(feature, kind).value) if kind else []
 
 
-def _build_messages() -> dict[str, type]:
+def _build_messages() -> dict[str, Any]:
     """Builds SequenceExample's message classes in a pool of their own.
 
     TensorFlow registers the same names in protobuf's default pool; a private pool

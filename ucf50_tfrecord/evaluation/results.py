@@ -200,7 +200,7 @@ def units_of(ids: Sequence[str], groups: np.ndarray) -> np.ndarray:
 class _CellFile(Cell):
     """What cell.json, and each cell in results.json, holds."""
 
-    architecture: Literal[MODEL_NAMES]
+    architecture: Literal[MODEL_NAMES]  # type: ignore[valid-type]
     clips: tuple[Count, ...]
     logits: dict[Name, tuple[tuple[Finite, ...], ...]]
     recurrence: Recurrence | None

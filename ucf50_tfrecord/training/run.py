@@ -18,7 +18,7 @@ import os
 import pathlib
 import time
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -153,7 +153,7 @@ class Summary(Scores):
     folds: tuple[Count, ...]
     weights: Literal["last", "best"]
     train_folds: tuple[Count, ...] = ()
-    model: Literal[MODEL_NAMES]
+    model: Literal[MODEL_NAMES]  # type: ignore[valid-type]
     params: Count
     epochs: Count
     trained_epochs: Count
@@ -189,14 +189,13 @@ def evaluation_dir(run_dir: str, weights: str, folds: Sequence[int]) -> pathlib.
 def hparams(config: RunConfig) -> dict[str, object]:
     """Returns a run's row of the table that compares runs, the most telling first."""
     model, train = to_json(config.model), to_json(config.train)
-    telling = {"model": model.pop("name")}
+    telling: dict[str, Any] = {"model": model.pop("name")}
     telling |= {name: train.pop(name) for name in ("epochs", "learning_rate", "batch_size", "seed")}
-    folds = {
+    folds: dict[str, Any] = {
         f"{name}_folds": format_folds(getattr(config, f"{name}_folds")) for name in ("train", "val", "test")
     }
-    return (
-        telling | train.pop("augment") | train | model | folds | {"data": pathlib.Path(config.data_dir).name}
-    )
+    data: dict[str, Any] = {"data": pathlib.Path(config.data_dir).name}
+    return telling | train.pop("augment") | train | model | folds | data
 
 
 def describe_data(config: RunConfig, num_clips: Sequence[int]) -> dict[str, object]:
@@ -292,7 +291,7 @@ def digest(config: RunConfig) -> int:
     return int(hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12], 16)
 
 
-def _describe(name: str, value: object) -> str:
+def _describe(name: str, value: Any) -> str:
     """Writes an entry of _flatten's as people read it."""
     if name == "fingerprint":
         return f"{value[:16]}…"
@@ -303,7 +302,7 @@ def _describe(name: str, value: object) -> str:
     return repr(value)
 
 
-def _flatten(config: RunConfig) -> dict[str, object]:
+def _flatten(config: RunConfig) -> dict[str, Any]:
     value = to_json(config)
     model, train = value.pop("model"), value.pop("train")
     model["model"] = model.pop("name")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 import keras
 import tensorflow as tf
@@ -15,7 +16,7 @@ from ucf50_tfrecord.training import strategy as strategy_lib
 from ucf50_tfrecord.training.run import RunConfig
 
 
-def scored_weights(config: RunConfig) -> str:
+def scored_weights(config: RunConfig) -> Literal["last", "best"]:
     """Tells which of a run's checkpoints its own final scores are of: "last" or "best"."""
     return "best" if config.train.early_stopping else "last"
 
