@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import io
 import json
 import os
 import pathlib
@@ -134,7 +135,7 @@ def remove_unfinished(folder: str | os.PathLike) -> None:
 
 def remove_files(folder: str | os.PathLike, is_chosen: Callable[[str], bool]) -> None:
     """Deletes the files in a folder whose names are chosen; never its folders."""
-    with os.scandir(folder) as entries:
+    with os.scandir(os.fspath(folder)) as entries:
         for entry in entries:
             if is_chosen(entry.name) and not entry.is_dir(follow_symlinks=False):
                 pathlib.Path(entry.path).unlink(missing_ok=True)
@@ -275,7 +276,7 @@ def absolute(folder: str | os.PathLike) -> str:
     return str(folder) if remote.is_remote(folder) else os.path.abspath(folder)
 
 
-def open_file(path: str | os.PathLike) -> BinaryIO:
+def open_file(path: str | os.PathLike) -> io.FileIO:
     """Opens a local regular file for unbuffered reading. Refuses anything else, without waiting for it.
 
     Raises:

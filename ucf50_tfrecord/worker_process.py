@@ -67,7 +67,8 @@ def _restrict(memory_bytes: int, sandbox: bool) -> Restrictions:
 
 
 def _receive_message(connection: socket.socket) -> tuple[bytes, list[int]]:
-    header, files = b"", []
+    header = b""
+    files: list[int] = []
     while len(header) < LENGTH.size:
         part, received, _, _ = socket.recv_fds(connection, LENGTH.size - len(header), _MAX_FILES)
         if not part:

@@ -12,7 +12,7 @@ import dataclasses
 import os
 import pathlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 
 from ucf50_tfrecord import manifest, storage, workers
 from ucf50_tfrecord.convert.shard import convert_shard, source_file_of
@@ -22,7 +22,7 @@ from ucf50_tfrecord.shards import SourceFile, shard_pattern
 from ucf50_tfrecord.specs import ConversionPlan, DecodeLimits, ShardJob
 
 # The third argument receives the number of videos done since its last call, from any thread.
-Engine = Callable[[Sequence[ShardJob], str, Callable[[int], None]], Iterator[ShardReport]]
+Engine = Callable[[Sequence[ShardJob], str, Callable[[int], None]], Generator[ShardReport]]
 
 # Every conversion retries failures that may be the machine's fault. Crashes and exceeded limits may cost
 # minutes each, so only a verifying conversion retries them.
@@ -187,7 +187,7 @@ def run_local(
     *,
     num_workers: int,
     limits: DecodeLimits = DecodeLimits(),
-) -> Iterator[ShardReport]:
+) -> Generator[ShardReport]:
     """Converts shards with worker processes on this host and yields each report when it is done.
 
     Raises:
