@@ -30,11 +30,11 @@ from pipelines.spec_flags import SpecFlags
 from ucf50_tfrecord import manifest, remote
 from ucf50_tfrecord.choices import FoldBy
 from ucf50_tfrecord.errors import Action, Change, Remedy, UserError, expect
+from ucf50_tfrecord.jobs import ConversionPlan
 from ucf50_tfrecord.shards import DATASET_NAME
 from ucf50_tfrecord.specs import (
     DEFAULT_SHARD_BYTES,
     ClipFormat,
-    ConversionPlan,
     DecodeLimits,
     FoldRule,
     format_bytes,

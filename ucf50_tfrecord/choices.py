@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import enum
-from typing import Any
 
 from ucf50_tfrecord.errors import UserError
 
@@ -24,22 +22,6 @@ def _spell(kind: type[Choice]) -> str:
     """Returns a class's name in words with its article: "a frame order"."""
     words = "".join(f" {c.lower()}" if c.isupper() else c for c in kind.__name__).strip()
     return f"an {words}" if words[0] in "aeiou" else f"a {words}"
-
-
-def read_choices(spec: Any) -> None:
-    """Replaces the plain strings in a frozen dataclass's fields by the choices that their defaults belong to.
-
-    Raises:
-      UserError: if a field holds an unknown word; it names the field.
-    """
-    for field in dataclasses.fields(spec):
-        if isinstance(field.default, Choice):
-            value = getattr(spec, field.name)
-            try:
-                object.__setattr__(spec, field.name, type(field.default)(value))
-            except UserError as error:
-                received = f"Received: {field.name}={value!r}"
-                raise UserError(f"{str(error).rpartition('Received: ')[0]}{received}") from None
 
 
 class Encoding(Choice):
