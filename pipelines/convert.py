@@ -228,7 +228,7 @@ def _engine() -> Engine:
             _WORKERS.value is None, "no --workers with --engine=beam: see --beam_args", workers=_WORKERS.value
         )
         return functools.partial(beam.run_beam, beam_args=beam_args, limits=limits)
-    expect(not _BEAM_ARGS.value, "--engine=beam where there are --beam_args", beam_args=_BEAM_ARGS.value)
+    expect(not _BEAM_ARGS.value, "--engine=beam if there are --beam_args", beam_args=_BEAM_ARGS.value)
     num_workers = len(os.sched_getaffinity(0)) if _WORKERS.value is None else _WORKERS.value
     expect(num_workers >= 1, "at least 1 worker", workers=num_workers)
     return functools.partial(engines.run_local, num_workers=num_workers, limits=limits)

@@ -34,7 +34,7 @@ class Encoding(Choice):
 
 
 class Spacing(Choice):
-    """What frames are evenly spaced by: their number, or the time at which they are shown."""
+    """How frames are evenly spaced: by their number, or by the time when they are shown."""
 
     INDEX = "index"
     TIME = "time"
@@ -49,7 +49,7 @@ class Resize(Choice):
 
 
 class FoldBy(Choice):
-    """What stays together in a fold: a recording group's videos, or nothing but each video."""
+    """How videos get their folds: by recording group, so that a group stays together, or each by itself."""
 
     GROUP = "group"
     VIDEO = "video"

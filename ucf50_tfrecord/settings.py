@@ -17,8 +17,9 @@ class Range(NamedTuple):
     excludes_low: bool = False
     excludes_high: bool = False
 
-    def __contains__(self, value: object) -> bool:
-        is_inside = self.low <= value <= self.high  # False for NaN
+    def allows(self, value: float) -> bool:
+        """Tells whether a value is in the range; NaN never is."""
+        is_inside = self.low <= value <= self.high
         return is_inside and not (
             self.excludes_low and value == self.low or self.excludes_high and value == self.high
         )
@@ -42,7 +43,7 @@ def check_settings(spec: Any) -> None:
     read_choices(spec)
     for field in dataclasses.fields(spec):
         allowed, value = field.metadata.get("range"), getattr(spec, field.name)
-        expect(allowed is None or value in allowed, f"{field.name} {allowed}", **{field.name: value})
+        expect(allowed is None or allowed.allows(value), f"{field.name} {allowed}", **{field.name: value})
 
 
 def read_choices(spec: Any) -> None:

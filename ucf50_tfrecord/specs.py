@@ -121,7 +121,7 @@ class ClipFormat:
         expect_clip_size(self.num_frames, self.height, self.width)
         expect(
             "jpeg" in self.encoding or self.jpeg_quality == ClipFormat.jpeg_quality,
-            "an encoding with jpeg where there is a JPEG quality",
+            "an encoding with jpeg if there is a JPEG quality",
             jpeg_quality=self.jpeg_quality,
             encoding=self.encoding,
         )
@@ -256,7 +256,7 @@ class ModelSpec:
         )
         expect(
             traits.takes_encoder or not self.chooses_encoder,
-            f"a model out of {_names_with('takes_encoder')} where an encoder is chosen",
+            f"a model out of {_names_with('takes_encoder')} if an encoder is chosen",
             model=self.name,
             encoder=self.encoder,
             encoder_weights=self.encoder_weights,
@@ -264,23 +264,23 @@ class ModelSpec:
         )
         expect(
             self.encoder in APPLICATIONS or self.encoder_weights != "imagenet",
-            f"an encoder of keras.applications where its weights are ImageNet's: one of {APPLICATIONS}",
+            f"an encoder of keras.applications if its weights are ImageNet's: one of {APPLICATIONS}",
             encoder=self.encoder,
             encoder_weights=self.encoder_weights,
         )
         expect(
             not self.freeze_encoder or self.encoder_weights != "none",
-            "encoder_weights where the encoder is frozen",
+            "encoder_weights if the encoder is frozen",
             encoder_weights=self.encoder_weights,
         )
         expect(
             not self.motion or traits.takes_motion,
-            f"a model out of {_names_with('takes_motion')} where there is motion input",
+            f"a model out of {_names_with('takes_motion')} if there is motion input",
             model=self.name,
         )
         expect(
             not self.motion or self.encoder not in APPLICATIONS,
-            "encoder three_block, or one of your own, where there is motion input",
+            "encoder three_block, or one of your own, if there is motion input",
             encoder=self.encoder,
         )
 
@@ -373,13 +373,13 @@ class TrainSpec:
         )
         expect(
             not self.weight_decay or self.optimizer == Optimizer.ADAMW,
-            "optimizer adamw where there is weight decay",
+            "optimizer adamw if there is weight decay",
             optimizer=self.optimizer,
             weight_decay=self.weight_decay,
         )
         expect(
             not self.warmup_epochs or self.schedule == Schedule.COSINE,
-            "schedule cosine where there is a warm-up",
+            "schedule cosine if there is a warm-up",
             schedule=self.schedule,
             warmup_epochs=self.warmup_epochs,
         )

@@ -72,7 +72,7 @@ def test_quarantined_videos_and_strays_are_named(videos_dir, tmp_path):
         (["--videos={videos}", "--workers=0"], "Expected at least 1 worker"),
         (["--videos={videos}", "--video_timeout_secs=inf"], "Expected timeout_secs above 0, to 1000000"),
         (["--videos={videos}", "--video_memory_mib=3"], "Expected memory_mib from 16 to 1048576"),
-        (["--videos={videos}", "--jpeg_quality=80"], "Expected an encoding with jpeg where there is"),
+        (["--videos={videos}", "--jpeg_quality=80"], "Expected an encoding with jpeg if there is"),
         (["--videos={videos}", "--clips_per_video=0"], "Expected clips_per_video from 1 to 1000"),
         (["--videos={videos}", "--name=Ä"], "Expected a name of letters"),
         (["--videos={videos}", "--fold_by=actor"], "flag --fold_by=actor"),

@@ -280,7 +280,7 @@ def test_every_recipe_parses(recipe, data_dir, tmp_path):
         (["--encoder=LeNet"], "flag --encoder=LeNet"),
         (["--encoder=VGG16"], "VGG16 .* cannot be built for frames of 16x24"),
         (["--model=lstm", "--encoder_weights=nowhere.h5"], "none, imagenet or a file. Received: nowhere.h5"),
-        (["--model=conv3d", "--freeze_encoder"], "Expected a model out of .* where an encoder is chosen"),
+        (["--model=conv3d", "--freeze_encoder"], "Expected a model out of .* if an encoder is chosen"),
         (["--ema=1"], "ema from 0 to below 1"),
         (["--size=32"], "--size is 32x32, theirs is 16x24"),
         (["--batch_size=0"], "Expected batch_size from 1 to 1000000"),
