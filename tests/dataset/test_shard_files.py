@@ -15,7 +15,7 @@ import pytest
 from tests.conftest import REPOSITORY, flip_bit, raises_with_remedies
 from tests.web import serving
 from ucf50_tfrecord import manifest, remote, storage
-from ucf50_tfrecord.dataset import shard_files
+from ucf50_tfrecord.dataset import shard_cache, shard_files
 from ucf50_tfrecord.dataset.clips import load_clips
 from ucf50_tfrecord.dataset.reader import ClipReader, read_record
 from ucf50_tfrecord.errors import UserError
@@ -32,7 +32,7 @@ def server(data_dir):
 
 @pytest.fixture(autouse=True)
 def quick_retries(monkeypatch):
-    monkeypatch.setattr(shard_files, "_RETRY_SECS", (0.01, 0.01))
+    monkeypatch.setattr(shard_cache, "_RETRY_SECS", (0.01, 0.01))
 
 
 def clips_of(url, cache_dir, *, cache_bytes=GIB, folds=None, shuffle_shards=0):
@@ -102,7 +102,7 @@ def test_what_was_left_half_written_and_wrong_is_fetched_again(server, tmp_path,
 
 
 def test_a_server_without_ranges_will_do(server, data_dir, tmp_path, expected, monkeypatch):
-    monkeypatch.setattr(shard_files, "_CHUNK_BYTES", 7000)
+    monkeypatch.setattr(shard_cache, "_CHUNK_BYTES", 7000)
     clips = clips_of(server.url, tmp_path)
     server.behaviour = {s.filename: (data_dir / s.filename).read_bytes() for s in clips.manifest.shards}
     assert (read_all(clips) == expected).all()
@@ -169,11 +169,11 @@ def test_processes_share_a_folder_that_holds_less_than_they_read(server, tmp_pat
 
 
 def test_a_folder_that_is_full_of_what_others_use_is_an_error(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(shard_files, "_ROOM_WAIT_SECS", 0.2)
+    monkeypatch.setattr(shard_cache, "_ROOM_WAIT_SECS", 0.2)
     clips = clips_of(server.url, tmp_path)
     room = 3 * max(shard.num_bytes for shard in clips.manifest.shards)
     clips = clips_of(server.url, tmp_path, cache_bytes=room, shuffle_shards=1)
-    others = shard_files.ShardCache(shard_files.open_files(clips).shards, clips.fetch)
+    others = shard_cache.ShardCache(shard_files.open_files(clips).shards, clips.fetch)
     others.check_room([others.shards[path] for path in clips.shard_paths[:3]], 0)
     for path in clips.shard_paths[:3]:
         others.open(path)
@@ -250,7 +250,7 @@ def test_a_copy_that_the_disk_damages_is_fetched_again_once(server, tmp_path, ex
 def test_a_damaged_copy_is_fetched_once_for_all_who_met_it(server, tmp_path):
     clips = clips_of(server.url, tmp_path)
     cache, path, shard = shard_files.open_files(clips), clips.shard_paths[0], clips.manifest.shards[0]
-    other = shard_files.ShardCache(cache.shards, clips.fetch)  # another process
+    other = shard_cache.ShardCache(cache.shards, clips.fetch)  # another process
     files = [cache.open(path), cache.open(path), other.open(path)]
     flip_bit(copy_of(shard, tmp_path), 3000)
     assert [cache.renew(path, files[0]), cache.renew(path, files[1])] == [True, True]
@@ -292,12 +292,12 @@ def test_files_of_others_in_the_folder_are_left_alone(server, tmp_path, expected
 
 def test_a_copy_that_somebody_tidies_up_is_no_error(tmp_path):
     gone = tmp_path / f"{'0' * 64}.tfrecord"
-    assert shard_files._counted_bytes(gone) == 0 and not shard_files._remove_unlocked(gone)
+    assert shard_cache._counted_bytes(gone) == 0 and not shard_cache._remove_unlocked(gone)
 
 
 def test_what_was_fetched_ahead_makes_room_for_what_is_needed(server, tmp_path, expected, monkeypatch):
     """Training has been told which shards come next, and fills the folder; evaluation needs others."""
-    monkeypatch.setattr(shard_files, "_ROOM_WAIT_SECS", 2.0)
+    monkeypatch.setattr(shard_cache, "_ROOM_WAIT_SECS", 2.0)
     room = 4 * max(shard.num_bytes for shard in manifest.load(server.url).shards)
     training, evaluation = (
         clips_of(server.url, tmp_path, cache_bytes=room, folds=f) for f in ([1, 2], [3, 4])
@@ -316,7 +316,7 @@ def test_a_disk_that_cannot_be_written_is_named(server, tmp_path, monkeypatch):
 
     clips = clips_of(server.url, tmp_path)
     shard_files.open_files(clips)
-    monkeypatch.setattr(shard_files.os, "replace", fail)
+    monkeypatch.setattr(shard_cache.os, "replace", fail)
     with pytest.raises(UserError, match=f"^Cannot write {tmp_path}/.*part: No space left on device"):
         read_all(clips)
 
@@ -362,7 +362,7 @@ def test_who_waits_for_a_shard_shares_its_failure(server, tmp_path, monkeypatch)
         assert go_on.wait(20)
         raise UserError(f"Cannot read {url}: gone")
 
-    monkeypatch.setattr(shard_files, "_download", fail)
+    monkeypatch.setattr(shard_cache, "_download", fail)
     cache, url = shard_files.open_files(clips), clips.shard_paths[0]
     found = []
 

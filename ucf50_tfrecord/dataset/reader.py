@@ -18,6 +18,7 @@ from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import record, remote, storage
 from ucf50_tfrecord.dataset import shard_files
 from ucf50_tfrecord.dataset.clips import ClipIndex
+from ucf50_tfrecord.dataset.shard_cache import ShardDamagedError
 from ucf50_tfrecord.errors import Action, Remedy, UserError
 
 _MAX_MEASURED_CLIPS = 1000
@@ -146,7 +147,7 @@ class ClipReader:
             except UserError as error:
                 if error is self.error:
                     raise
-                is_shard = isinstance(error, shard_files.ShardDamagedError)
+                is_shard = isinstance(error, ShardDamagedError)
                 self._note(clip, str(error) if is_shard else f"{self._where(path)}: {error}")
                 good[row] = False
         return good
@@ -167,7 +168,7 @@ class ClipReader:
     def _open(self, path: str) -> BinaryIO:
         try:
             return self._files.open(path)
-        except shard_files.ShardDamagedError:
+        except ShardDamagedError:
             raise
         except UserError as error:  # the store cannot be reached
             self.error = error
