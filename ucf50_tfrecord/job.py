@@ -278,10 +278,10 @@ def _evaluate(
     if len(evaluators) > 1:
         evaluate = {"test": evaluators[1](trained.model)} | evaluate
     found: dict[str, list[runner.Evaluation]] = {split: [] for split in evaluate}
-    for split, perturbation in itertools.product(evaluate, runner.PERTURBATIONS):
+    for split, name in itertools.product(evaluate, runner.RUN_INTERVENTIONS):
         if any(strategy_lib.gather_from_workers(job.strategy, int(should_stop()))):
             return None
-        found[split].append(evaluate[split](perturbation))
+        found[split].append(evaluate[split](name))
     if "test" in found and strategy_lib.is_chief(job.strategy):
         log = logs.TensorBoardLog(job.run_dir)
         log.drop_from("test", 0)  # of the same run, finished before
