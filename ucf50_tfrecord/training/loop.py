@@ -40,7 +40,7 @@ _MAX_DRAWING_FRACTION = 0.05
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class State:
-    """What training changes."""
+    """The model and everything else that training changes."""
 
     model: keras.Model
     optimizer: keras.optimizers.Optimizer

@@ -249,7 +249,7 @@ def device_type() -> str:
 
 @dataclasses.dataclass(frozen=True)
 class PrecisionChoice:
-    """What to compute in: "float32", "bfloat16" or "float16", and why, as a sentence's end."""
+    """The precision of computation ("float32", "bfloat16" or "float16"), and the reason, as the end of a sentence."""
 
     precision: str
     reason: str
