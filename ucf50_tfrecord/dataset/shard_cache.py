@@ -20,6 +20,7 @@ from collections.abc import Iterable
 from typing import BinaryIO
 
 from ucf50_tfrecord import remote, storage
+from ucf50_tfrecord.choices import Cache
 from ucf50_tfrecord.errors import Action, Change, Remedy, UserError
 from ucf50_tfrecord.manifest import ManifestShard
 from ucf50_tfrecord.specs import FetchSpec
@@ -88,7 +89,7 @@ class ShardCache:
                 f"{self._fetch.cache_bytes / 2**30:.2f} GiB in {self._folder}",
                 Remedy(Action.SET, cache_bytes=Change.LARGER),
                 Remedy(Action.SET, "to mix fewer shards at a time", shuffle_shards=...),
-                Remedy(Action.SET, "where memory suffices", cache="host"),
+                Remedy(Action.SET, "where memory suffices", cache=Cache.HOST),
             )
         with self._changed:
             self._needed_bytes = max(self._needed_bytes, needed)
