@@ -82,7 +82,7 @@ def augment(
     return video
 
 
-def arrange_frames(video: tf.Tensor, keys: tf.Tensor, frame_order: FrameOrder) -> tf.Tensor:
+def arrange_frames(video: tf.Tensor, keys: tf.Tensor, frame_order: str) -> tf.Tensor:
     """Sorts clips' frames by random keys, float32 [B, T]; SINGLE repeats the first frame of that order."""
     order = tf.cast(tf.argsort(keys, axis=1), tf.int64)
     if frame_order == FrameOrder.SINGLE:
