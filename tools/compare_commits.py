@@ -17,12 +17,13 @@ import pathlib
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from absl import flags
 
 from pipelines import console, terminal
-from ucf50_tfrecord.errors import UserError
+from ucf50_tfrecord.errors import UserError, expect
 
 # All that draws random numbers, and all that changes how weights are updated.
 _TRAIN_FLAGS = (
@@ -71,30 +72,40 @@ def make_all(checkout: pathlib.Path, videos: pathlib.Path, folder: pathlib.Path)
       UserError: if one of its programs fails.
     """
     folder.mkdir(parents=True)
+    _check_imports(checkout, folder)
     _run(checkout, folder, "convert", f"--videos={videos}", f"--data={_DATA}", *flags.FLAGS.convert.split())
     for model in flags.FLAGS.models:
         names = f"--run={model}", f"--data={_DATA}"
         _run(checkout, folder, "train", *names, f"--model={model}", *flags.FLAGS.train.split())
-        _run(
-            checkout,
-            folder,
-            "predict",
-            f"--run={model}",
-            f"--video={videos}",
-            f"--output={model}/{_PREDICTED}",
-        )
+        output = f"--output={model}/{_PREDICTED}"
+        _run(checkout, folder, "predict", f"--run={model}", f"--video={videos}", output)
+
+
+def _check_imports(checkout: pathlib.Path, folder: pathlib.Path) -> None:
+    """Raises UserError unless programs import the checkout's code, not that of an installed package."""
+    code = "import pipelines, ucf50_tfrecord; print(pipelines.__path__[0], ucf50_tfrecord.__path__[0], sep='\\n')"
+    found = _python(checkout, folder, "-c", code, stdout=subprocess.PIPE, check=True, text=True).stdout.split(
+        "\n"
+    )
+    expected = [str(checkout / name) for name in ("pipelines", "ucf50_tfrecord")]
+    expect(found[:2] == expected, f"code of {checkout}", imported=found[:2])
 
 
 def _run(checkout: pathlib.Path, folder: pathlib.Path, pipeline: str, *arguments: str) -> None:
-    """Runs a program of a checkout on the CPU, in a folder whose relative names both checkouts share."""
-    environment = os.environ | {"PYTHONPATH": str(checkout), "CUDA_VISIBLE_DEVICES": "-1"}
-    command = [sys.executable, "-m", f"pipelines.{pipeline}", *arguments]
+    """Runs an entry point of a checkout; its output goes to the folder's log."""
     with open(folder / _LOG, "a", encoding="utf-8") as log:
-        done = subprocess.run(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        command = ["-m", f"pipelines.{pipeline}", *arguments]
+        done = _python(checkout, folder, *command, stdout=log, stderr=subprocess.STDOUT)
     if done.returncode:
         raise UserError(
-            f"{checkout}: pipelines.{pipeline} ended with status {done.returncode}; see {folder / _LOG}"
+            f"{checkout}: pipelines.{pipeline} exited with status {done.returncode}; see {folder / _LOG}"
         )
+
+
+def _python(checkout: pathlib.Path, folder: pathlib.Path, *arguments: str, **options: Any):
+    """Runs Python with a checkout's code, on the CPU, in a folder whose relative names both checkouts share."""
+    environment = os.environ | {"PYTHONPATH": str(checkout), "CUDA_VISIBLE_DEVICES": "-1"}
+    return subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, **options)
 
 
 def find_differences(before: pathlib.Path, after: pathlib.Path, models: Sequence[str]) -> Iterator[str]:
@@ -109,9 +120,8 @@ def find_differences(before: pathlib.Path, after: pathlib.Path, models: Sequence
     for model in models:
         name = f"{model}/{_PREDICTED}/predictions.json"
         one, other = (json.loads((side / name).read_text()) for side in (before, after))
-        if any(
-            one[key] != other[key] for key in ("videos", "windows", "calibration")
-        ):  # the rest names the code
+        # The other entries name the code that predicted.
+        if any(one[key] != other[key] for key in ("videos", "windows", "calibration")):
             yield name
         for which in ("last", "best"):
             yield from _different_weights(f"{model}/checkpoints/{which}", before, after)
