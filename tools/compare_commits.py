@@ -39,7 +39,7 @@ def define_flags() -> None:
     flags.DEFINE_string("before", None, "Checkout to compare with.", required=True)
     flags.DEFINE_string("after", ".", "Checkout to compare.")
     flags.DEFINE_string("videos", None, "Folder with one folder of videos per class.", required=True)
-    flags.DEFINE_string("work", None, "New folder for what both checkouts make.", required=True)
+    flags.DEFINE_string("work", None, "New folder for the results of both checkouts.", required=True)
     flags.DEFINE_list("models", ["lstm", "frame_pool"], "Models to train.")
     flags.DEFINE_string("convert", "--size=64 --frames=15", "Flags of the conversion.")
     flags.DEFINE_string("train", _TRAIN_FLAGS, "Flags of the training.")
@@ -109,7 +109,7 @@ def _python(checkout: pathlib.Path, folder: pathlib.Path, *arguments: str, **opt
 
 
 def find_differences(before: pathlib.Path, after: pathlib.Path, models: Sequence[str]) -> Iterator[str]:
-    """Yields what differs between the folders that make_all filled."""
+    """Yields the differences between the folders that make_all filled."""
     shards, others = ({path.name for path in side.glob(f"{_DATA}/*.tfrecord-*")} for side in (before, after))
     if not shards or shards != others:
         yield f"names of shards: {sorted(shards)}, {sorted(others)}"

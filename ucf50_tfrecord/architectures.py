@@ -22,7 +22,7 @@ class PublishedScores:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelTraits:
-    """A model's builder, and what the rest of the project needs to know of it.
+    """A model's builder and traits.
 
     builder: <module>:<builder>, which maps (ModelSpec, keras.DTypePolicy) to a keras.Model from uint8
       [B, T, H, W, 3] to logits float32 [B, num_classes].
