@@ -36,10 +36,10 @@ _DATA, _PREDICTED, _LOG = "data", "predicted", "log.txt"
 
 def define_flags() -> None:
     """Defines the flags when run, not when imported: the pipelines have flags of the same names."""
-    flags.DEFINE_string("before", None, "Checkout to compare with.", required=True)
+    flags.DEFINE_string("before", None, "Checkout to compare with.")
     flags.DEFINE_string("after", ".", "Checkout to compare.")
-    flags.DEFINE_string("videos", None, "Folder with one folder of videos per class.", required=True)
-    flags.DEFINE_string("work", None, "New folder for the results of both checkouts.", required=True)
+    flags.DEFINE_string("videos", None, "Folder with one folder of videos per class.")
+    flags.DEFINE_string("work", None, "New folder for the results of both checkouts.")
     flags.DEFINE_list("models", ["lstm", "frame_pool"], "Models to train.")
     flags.DEFINE_string("convert", "--size=64 --frames=15", "Flags of the conversion.")
     flags.DEFINE_string("train", _TRAIN_FLAGS, "Flags of the training.")
@@ -47,6 +47,10 @@ def define_flags() -> None:
 
 def main() -> int:
     args = flags.FLAGS
+    if not (args.before and args.videos and args.work):
+        raise UserError(
+            "Pass --before=<checkout>, --videos=<folder of class folders> and --work=<new folder>."
+        )
     videos, work = pathlib.Path(args.videos).resolve(), pathlib.Path(args.work).resolve()
     if work.exists():
         raise UserError(f"Expected a new folder as --work. Received: {work}, which exists")
