@@ -123,12 +123,16 @@ def find_differences(before: pathlib.Path, after: pathlib.Path, models: Sequence
             yield name
     for model in models:
         name = f"{model}/{_PREDICTED}/predictions.json"
-        one, other = (json.loads((side / name).read_text()) for side in (before, after))
-        # The other entries name the code that predicted.
-        if any(one[key] != other[key] for key in ("videos", "windows", "calibration")):
+        if _numbers(before / name) != _numbers(after / name):
             yield name
         for which in ("last", "best"):
             yield from _different_weights(f"{model}/checkpoints/{which}", before, after)
+
+
+def _numbers(path: pathlib.Path) -> list[Any]:
+    """Reads the numbers of predictions. The other entries name the code and the machine, or explain in words."""
+    document = json.loads(path.read_text())
+    return [document["videos"], document["windows"], document["calibration"]["temperature"]]
 
 
 def _different_weights(folder: str, before: pathlib.Path, after: pathlib.Path) -> Iterator[str]:
