@@ -51,7 +51,7 @@ flag = $(if $(2),--$(1)='$(subst ','\'',$(2))')
 flags = $(foreach name,$(1),$(if $($(name)),$(call flag,$(shell echo $(name) | tr A-Z a-z),$($(name)))))
 DATA_FLAGS = $(call flags,VIDEOS DATA SIZE FRAMES)
 
-.PHONY: help train shards verify repair evaluate predict export compare compare-check tensorboard inspect doctor help-models bench bench-fetch test test-readers test-remote test-io fuzz lint format audit pins clean
+.PHONY: help train shards verify repair evaluate predict export compare compare-check tensorboard inspect doctor help-models bench bench-fetch test test-all test-readers test-remote test-io fuzz lint types format audit pins clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets and variables.
@@ -116,7 +116,10 @@ bench: $(VENV)-bench/installed $(filter $(DEMO),$(VIDEOS))  ## Measure conversio
 bench-fetch: $(VENV)-io/installed $(VENV)/installed-remote $(filter $(DEMO),$(VIDEOS))  ## Measure reading clips from an object store.
 	$(VENV)-io/bin/python -m benchmarks.fetch $(call flags,VIDEOS) --remote_python=$(PYTHON) $(FLAGS)
 
-test: $(VENV)/installed-test  ## Run the tests.
+test: $(VENV)/installed-test  ## Run the tests, but for the slow ones.
+	$(PYTHON) -m pytest --ignore=tests/stores -m 'not slow' $(FLAGS)
+
+test-all: $(VENV)/installed-test  ## Run all tests, the slow ones too.
 	$(PYTHON) -m pytest --ignore=tests/stores $(FLAGS)
 
 test-readers: $(VENV)-readers/installed  ## Run the tests of other projects' readers.
@@ -134,6 +137,9 @@ fuzz: $(VENV)/installed  ## Feed damaged and hostile files to the programs.
 lint: $(VENV)/installed-lint  ## Check style and imports.
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m ruff check .
+
+types: $(VENV)/installed-types  ## Check the types of the library.
+	$(PYTHON) -m mypy
 
 format: $(VENV)/installed-lint  ## Format the code, and sort its imports.
 	$(PYTHON) -m ruff check --fix .
@@ -187,8 +193,9 @@ $(VENV)/installed: EXTRAS := convert,train$(GPU)
 $(VENV)/installed-test: EXTRAS := convert,beam,train,test$(GPU)
 $(VENV)/installed-remote: EXTRAS := convert,train,remote,stores,test$(GPU)
 $(VENV)/installed-lint: EXTRAS := lint
+$(VENV)/installed-types: EXTRAS := convert,train,lint$(GPU)
 $(VENV)/installed-audit: EXTRAS := audit
-$(VENV)/installed $(VENV)/installed-test $(VENV)/installed-remote $(VENV)/installed-lint $(VENV)/installed-audit: \
+$(VENV)/installed $(VENV)/installed-test $(VENV)/installed-remote $(VENV)/installed-lint $(VENV)/installed-types $(VENV)/installed-audit: \
   setup.cfg pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PYTHON) -m tools.install $(EXTRAS)
 	touch $@

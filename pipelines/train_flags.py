@@ -16,7 +16,7 @@ from ucf50_tfrecord.training.folds import Folds
 _RECIPE = flags.DEFINE_string(
     "recipe",
     None,
-    f"Settings that replace the defaults of the flags; flags that are given override them. One of "
+    f"Settings that replace the flags' defaults; given flags override them. One of "
     f"{', '.join(recipes.names())}, or a file that ends in .flags.",
 )
 _SPECS = (
@@ -27,7 +27,7 @@ _SPECS = (
 _VAL_FOLDS = flags.DEFINE_string(
     "val_folds",
     None,
-    "Folds to evaluate on, such as 1-5,9. Default: the first fifth of the folds, or all that --train_folds leaves.",
+    "Folds to validate on, such as 1-5,9. Default: the first fifth of the folds, or all that --train_folds leaves.",
 )
 _TEST_FOLDS = flags.DEFINE_string(
     "test_folds",
@@ -45,10 +45,10 @@ for _name, _known in (("model", MODELS), ("encoder", ENCODERS)):
 
 
 def settings(recipe: str | None = None) -> dict[str, Any]:
-    """Returns the settings of recipes: defaults, replaced by the recipe's, overridden by flags that are given.
+    """Returns the settings: the flags' defaults, replaced by a recipe's, overridden by given flags.
 
     Args:
-      recipe: its name; None for that of --recipe, if any.
+      recipe: the recipe's name; None takes --recipe, if it is given.
 
     Raises:
       UserError: if there is no such recipe.
