@@ -17,12 +17,13 @@ import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import keras
 import tensorflow as tf
 
 from ucf50_tfrecord import storage
+from ucf50_tfrecord.choices import FoldBy, Precision
 from ucf50_tfrecord.dataset import feed as feed_lib
 from ucf50_tfrecord.dataset import reader
 from ucf50_tfrecord.dataset.feed import CacheChoice, Feed
@@ -38,11 +39,13 @@ from ucf50_tfrecord.training import trained as trained_lib
 from ucf50_tfrecord.training.folds import Folds, check_early_stopping
 from ucf50_tfrecord.training.listener import Listener
 
+_Split = Literal["validation", "test"]
+
 
 class Bar(Protocol):
     """Counts what is done, as tqdm's bars do."""
 
-    def update(self, n: int) -> object: ...
+    def update(self, n: int) -> None: ...
 
 
 class _NoBar:
@@ -239,9 +242,11 @@ def run(
     )
     strategy_lib.wait_for_workers(job.strategy)  # until the chief has saved the best weights
     evaluations = _evaluate(job, trained, evaluators, listener.should_stop)
-    summary = None if evaluations is None else summarize(job, trained, evaluations)
-    if summary and strategy_lib.is_chief(job.strategy):
-        summary = write_results(summary, evaluations, trained.model, job.run_dir)
+    summary = None
+    if evaluations is not None:
+        summary = summarize(job, trained, evaluations)
+        if strategy_lib.is_chief(job.strategy):
+            summary = write_results(summary, evaluations, trained.model, job.run_dir)
     strategy_lib.wait_for_workers(job.strategy)  # the others would miss a worker that exits first
     return Outcome(trained=trained, summary=summary)
 
@@ -261,7 +266,7 @@ def _evaluate(
     trained: loop.Trained,
     evaluators: Sequence[Callable[[keras.Model], runner.Evaluator]],
     should_stop: Callable[[], bool],
-) -> dict[str, list[runner.Evaluation]] | None:
+) -> dict[_Split, list[runner.Evaluation]] | None:
     """Scores a finished run; returns each split's evaluations, one per intervention of the runner.
 
     The scores are those of the last weights: weights chosen by the folds that are scored would flatter them.
@@ -274,10 +279,11 @@ def _evaluate(
         return None
     if job.config.train.early_stopping:
         checkpoint.load_weights(job.run_dir, "best", trained.model)
-    evaluate = {"validation": trained.evaluate}
+    evaluate: dict[_Split, runner.Evaluator] = {}
     if len(evaluators) > 1:
-        evaluate = {"test": evaluators[1](trained.model)} | evaluate
-    found: dict[str, list[runner.Evaluation]] = {split: [] for split in evaluate}
+        evaluate["test"] = evaluators[1](trained.model)
+    evaluate["validation"] = trained.evaluate
+    found: dict[_Split, list[runner.Evaluation]] = {split: [] for split in evaluate}
     for split, perturbation in itertools.product(evaluate, runner.PERTURBATIONS):
         if any(strategy_lib.gather_from_workers(job.strategy, int(should_stop()))):
             return None
@@ -292,7 +298,7 @@ def _evaluate(
 
 
 def summarize(
-    job: Job, trained: loop.Trained, evaluations: Mapping[str, Sequence[runner.Evaluation]]
+    job: Job, trained: loop.Trained, evaluations: Mapping[_Split, Sequence[runner.Evaluation]]
 ) -> run_lib.Summary:
     """Returns the contents of a finished run's summary.json."""
     config = job.config
@@ -313,7 +319,7 @@ def summarize(
         epochs=config.train.epochs,
         trained_epochs=trained.epochs,
         seed=config.train.seed,
-        precision=config.train.precision,
+        precision=Precision(config.train.precision),
         best=run_lib.Best(macro_f1=trained.best_macro_f1, epoch=trained.best_epoch),
         clips_per_sec=trained.clips_per_sec,
         wait_share=trained.wait_share,
@@ -321,7 +327,7 @@ def summarize(
         num_train_clips=len(job.feeds[0].clips),
         num_devices=job.strategy.num_replicas_in_sync,
         num_workers=strategy_lib.num_workers(job.strategy),
-        fold_by=job.manifest.fold_rule.fold_by,
+        fold_by=FoldBy(job.manifest.fold_rule.fold_by),
         fingerprint=config.fingerprint,
         data_dir=config.data_dir,
         environment=provenance.environment(),
@@ -330,7 +336,7 @@ def summarize(
 
 def write_results(
     summary: run_lib.Summary,
-    evaluations: Mapping[str, list[runner.Evaluation]],
+    evaluations: Mapping[_Split, list[runner.Evaluation]],
     model: keras.Model,
     run_dir: str,
 ) -> run_lib.Summary:

@@ -16,7 +16,7 @@ import os
 import pathlib
 import stat
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Annotated, BinaryIO
 
 import msgspec
@@ -205,7 +205,9 @@ class Decoder:
     num_workers: int
     on_wait: Callable[[int], None] = lambda num_frames: None
 
-    def __call__(self, videos: Sequence[VideoFile]) -> Iterator[tuple[VideoFile, DecodedVideo | Failed]]:
+    def __call__(
+        self, videos: Sequence[VideoFile]
+    ) -> Generator[tuple[VideoFile, DecodedVideo | Failed], None, None]:
         """Yields each video with its windows, in order. Their frames' file is removed when the next is asked for.
 
         Some videos are decoded ahead. The files lie in the system's temporary folder (TMPDIR). Leaving the
