@@ -25,7 +25,7 @@ flags.disclaim_key_flags()
 
 
 class SpecFlags(Generic[_Spec]):
-    """Flags for the fields of a dataclass that have help, as metadata {"help": sentence}."""
+    """Flags for the fields of a dataclass that have help, as specs.setting gives them."""
 
     def __init__(
         self,
@@ -69,11 +69,10 @@ class SpecFlags(Generic[_Spec]):
 
 
 def _define(name: str, kind: type, default: Any, metadata: Mapping[str, Any]) -> flags.FlagHolder:
-    choices = list(type(default)) if isinstance(default, Choice) else metadata.get("choices")
-    if choices:
-        return flags.DEFINE_enum(name, default, choices, metadata["help"])
-    bounds = {"lower_bound": metadata["lower_bound"]} if "lower_bound" in metadata else {}
-    return _DEFINE[kind](name, default, metadata["help"], **bounds)
+    text, bounds = metadata["help"], {key: value for key, value in metadata.items() if key != "help"}
+    if isinstance(default, Choice):
+        return flags.DEFINE_enum(name, default, list(type(default)), text)
+    return _DEFINE[kind](name, default, text, **bounds)
 
 
 def _required(hint: Any) -> type:

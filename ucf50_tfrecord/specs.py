@@ -88,11 +88,9 @@ def expect_clip_size(num_frames: int, height: int, width: int) -> None:
     )
 
 
-def setting(default: Any, text: str, choices: tuple[str, ...] = ()) -> Any:
-    """Returns a dataclass field with a default and metadata: help, and the choices if there are some."""
-    return dataclasses.field(
-        default=default, metadata={"help": text} | ({"choices": choices} if choices else {})
-    )
+def setting(default: Any, text: str, **bounds: Any) -> Any:
+    """Returns a dataclass field with a default and metadata: its help, and the bounds of its flag."""
+    return dataclasses.field(default=default, metadata={"help": text, **bounds})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

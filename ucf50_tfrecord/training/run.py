@@ -27,7 +27,7 @@ from ucf50_tfrecord.architectures import model_traits
 from ucf50_tfrecord.choices import FoldBy, Precision
 from ucf50_tfrecord.errors import Action, Change, Remedy, UserError, expect
 from ucf50_tfrecord.parsing import Count, Finite, Fraction, Name, Sha256
-from ucf50_tfrecord.specs import ClipFormat, ModelSpec, TrainSpec, format_folds, to_json
+from ucf50_tfrecord.specs import ClipFormat, ModelSpec, TrainSpec, format_folds, setting, to_json
 
 CONFIG_FILENAME = "config.json"
 SUMMARY_FILENAME = "summary.json"
@@ -92,19 +92,11 @@ class RunOptions:
     """
 
     run_dir: str
-    log_every_steps: int = dataclasses.field(
-        default=20, metadata={"help": "Steps between points of the training curves.", "lower_bound": 1}
+    log_every_steps: int = setting(20, "Steps between points of the training curves.", lower_bound=1)
+    steps_per_call: int = setting(
+        1, "Most steps in one call from the host; more relieve the host where steps are short.", lower_bound=1
     )
-    steps_per_call: int = dataclasses.field(
-        default=1,
-        metadata={
-            "help": "Most steps in one call from the host; more relieve the host where steps are short.",
-            "lower_bound": 1,
-        },
-    )
-    checkpoint_secs: float = dataclasses.field(
-        default=300.0, metadata={"help": "Seconds between checkpoints within an epoch."}
-    )
+    checkpoint_secs: float = setting(300.0, "Seconds between checkpoints within an epoch.")
     profile_steps: tuple[int, int] | None = None
 
 
