@@ -17,7 +17,7 @@ import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import keras
 import tensorflow as tf
@@ -42,28 +42,18 @@ from ucf50_tfrecord.training.listener import Listener
 _Split = Literal["validation", "test"]
 
 
-class Bar(Protocol):
-    """Counts what is done, as tqdm's bars do."""
-
-    def update(self, n: int) -> None: ...
-
-
-class _NoBar:
-    def update(self, n: int) -> None:
-        pass
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class JobListener(Listener):
     """Functions that a job calls, also between evaluations; by default they ignore everything and never stop it.
 
     chose_cache: receives where the clips are kept, and why.
-    loading: returns a context whose bar counts the clips that are loaded into memory, given their folds and number.
+    loading: given folds and the number of their clips, returns a context that is open while the clips are loaded
+      into memory; its value receives the number of clips after each batch.
     """
 
     chose_cache: Callable[[CacheChoice], None] = lambda choice: None
-    loading: Callable[[Sequence[int], int], AbstractContextManager[Bar]] = lambda folds, num_clips: (
-        contextlib.nullcontext(_NoBar())
+    loading: Callable[[Sequence[int], int], AbstractContextManager[Callable[[int], None]]] = (
+        lambda folds, num_clips: contextlib.nullcontext(lambda count: None)
     )
 
 
@@ -92,15 +82,6 @@ class Outcome:
     summary: run_lib.Summary | None
 
 
-def check_model_and_training(model: ModelSpec, train: TrainSpec) -> None:
-    """Raises UserError if clips would be shifted by more frames than they have."""
-    expect(
-        train.augment.temporal_shift < model.num_frames,
-        f"a shift of less than a clip's {model.num_frames} frames",
-        temporal_shift=train.augment.temporal_shift,
-    )
-
-
 def make_feeds(
     manifest: Manifest,
     splits: Sequence[Sequence[int]],
@@ -124,13 +105,13 @@ def make_feeds(
     listener.chose_cache(choice)
     feeds = []
     for folds, clips in zip(splits, splits_clips):
-        with listener.loading(folds, len(clips) if choice.cache != "none" else 0) as bar:
+        with listener.loading(folds, len(clips) if choice.cache != "none" else 0) as count:
             feed = Feed(
                 clips,
                 strategy=strategy,
                 cache=choice.cache,
                 skip_bad_records=inputs.skips_bad_records,
-                on_loaded=bar.update,
+                on_loaded=count,
             )
         feeds.append(feed)
     return feeds
@@ -166,7 +147,11 @@ def prepare(
         workers were asked for different things.
     """
     check_early_stopping(train, folds)
-    check_model_and_training(model, train)
+    expect(
+        train.augment.temporal_shift < model.num_frames,
+        f"a shift of less than a clip's {model.num_frames} frames",
+        temporal_shift=train.augment.temporal_shift,
+    )
     train = dataclasses.replace(train, precision=strategy_lib.choose_precision(train.precision))
     config = run_lib.RunConfig(
         data_dir=storage.absolute(manifest.data_dir),
