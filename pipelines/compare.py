@@ -252,7 +252,7 @@ def make_recipe(settings: Mapping[str, Any], manifest: manifest_lib.Manifest) ->
 
     train = recipes.train_spec(settings)
     return Recipe(
-        model=recipes.model_spec(settings, num_classes=len(manifest.classes), clip_format=manifest.format),
+        model=recipes.model_spec(settings, manifest),
         train=dataclasses.replace(train, precision=strategy_lib.choose_precision(train.precision)),
     )
 
