@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any, Generic, TypeVar
 
 from absl import flags
@@ -32,7 +32,6 @@ class SpecFlags(Generic[_Spec]):
         spec: type[_Spec],
         *,
         names: Mapping[str, str] | None = None,
-        omit: Collection[str] = (),
         defaults: Mapping[str, Any] | None = None,
     ):
         """Defines the flags.
@@ -40,7 +39,6 @@ class SpecFlags(Generic[_Spec]):
         Args:
           spec: the dataclass.
           names: the flags' names, by fields, where they differ from the fields'.
-          omit: fields that get no flag.
           defaults: the flags' defaults, by fields, where they differ from the fields'.
         """
         self._spec, hints = spec, typing.get_type_hints(spec)
@@ -52,7 +50,7 @@ class SpecFlags(Generic[_Spec]):
                 field.metadata,
             )
             for field in dataclasses.fields(spec)  # type: ignore[arg-type]
-            if "help" in field.metadata and field.name not in omit
+            if "help" in field.metadata
         }
 
     def values(self) -> dict[str, Any]:

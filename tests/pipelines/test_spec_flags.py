@@ -21,9 +21,8 @@ class Spec:
     encoding: str = setting(Encoding.RAW, "Encoding.")
     steps: int = setting(1, "Steps.", lower_bound=1)
     hidden: int = 3
-    left_out: int = setting(4, "Left out.")
 
-SPEC = SpecFlags(Spec, names={"frames": "num"}, omit=("left_out",), defaults={"rate": 0.25})
+SPEC = SpecFlags(Spec, names={"frames": "num"}, defaults={"rate": 0.25})
 own = {flag.name: flag.help for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0])}
 try:
     flags.FLAGS(sys.argv)
@@ -53,7 +52,6 @@ def test_flags_take_default_type_and_help_from_the_fields():
         "encoding": "raw",
         "steps": 1,
         "hidden": 3,
-        "left_out": 4,
     }
     given = ("--num=3", "--rate=1e-3", "--flip", "--folder=x", "--encoding=png", "--steps=2")
     _, spec = json.loads(run_code(DEFINE, *given, check=True).stdout)

@@ -50,8 +50,10 @@ def load(recipe: str) -> dict[str, Any]:
     path = pathlib.Path(recipe) if recipe.endswith(_SUFFIX) else _FOLDER / f"{recipe}{_SUFFIX}"
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise UserError(f"Cannot read the recipe {path}: {error}") from error
+    except OSError as error:
+        raise UserError(f"Cannot read the recipe {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"Cannot read the recipe {path}: it is not UTF-8") from error
     return dict(_parse(line.strip(), path) for line in lines if line.strip() and line[0] != "#")
 
 
