@@ -75,7 +75,7 @@ def evaluate_again() -> None:
     evaluate = runner.Evaluator(
         model, feed, strategy=strategy, batch_size=_BATCH_SIZE.value, warn=terminal.warn
     )
-    evaluations = [evaluate(perturbation) for perturbation in runner.PERTURBATIONS]
+    evaluations = [evaluate(name) for name in runner.RUN_INTERVENTIONS]
 
     runner.save_predictions(folder / run_lib.PREDICTIONS_FILENAME, evaluations)
     plain, shuffled = evaluations

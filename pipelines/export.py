@@ -34,10 +34,10 @@ def main() -> None:
 
     # What is compared would be computed in TensorFloat-32 there, and a training may run on it.
     tf.config.set_visible_devices([], "GPU")
-    from ucf50_tfrecord.inference import export, sources
+    from ucf50_tfrecord.inference import export, finished_run
 
     output = _OUTPUT.value or os.path.join(run_dir, "export")
-    run = sources.gather(run_dir, run_flags.weights())
+    run = finished_run.load(run_dir, run_flags.weights())
     exported = export.export_run(
         run, output, formats=_FORMATS.value, warn=terminal.warn, allowed_code=code_flags.allowed_code()
     )

@@ -65,8 +65,13 @@ def dry_run(command: str) -> str:
     arguments = re.findall(r"""((?:[^\s"']|"[^"]*"|'[^']*')+)""", command)[1:]
     arguments = [re.sub(r"[\"'<>]", "", argument) for argument in arguments]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    pythons = ["BASE_PYTHON=python3", "IO_PYTHON=python3"]  # which make would look for
     result = subprocess.run(
-        ["make", "--dry-run", *arguments], cwd=REPOSITORY, env=environment, capture_output=True, text=True
+        ["make", "--dry-run", *arguments, *pythons],
+        cwd=REPOSITORY,
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     return result.stderr if result.returncode else ""
 
@@ -92,14 +97,14 @@ def known_flags() -> frozenset[str]:
 
 @each_document
 def test_flags_exist(path):
-    for flag in re.findall(r"(?<![\w-])--([a-z][\w-]*)", path.read_text()):
+    for flag in re.findall(r"(?<![\w-])--([a-z][\w-]*+)(?!<)", path.read_text()):
         assert {flag, flag.removeprefix("no")} & known_flags(), f"--{flag}"
 
 
 @each_document
 def test_modules_that_python_runs_exist(path):
     own = ("benchmarks", "pipelines", "tools", "ucf50_tfrecord")
-    for module in re.findall(r"python -m ([\w.]+)", path.read_text()):
+    for module in re.findall(r"python -m ([\w.]++)(?!<)", path.read_text()):
         if module.partition(".")[0] in own:
             assert importlib.util.find_spec(module) is not None, module
 
@@ -110,3 +115,21 @@ def test_files_of_the_project_exist(path):
     for name in re.findall(r"`([\w/]+\.(?:py|flags))`", prose(path.read_text())):
         roots = (REPOSITORY, REPOSITORY / "ucf50_tfrecord", path.parent)
         assert any((root / name).exists() for root in roots), name
+
+
+@functools.cache
+def words_of_the_code() -> frozenset[str]:
+    """The identifiers in the code, and the names of its files and folders."""
+    rooms = ("ucf50_tfrecord", "pipelines", "tools", "benchmarks", "tests")
+    paths = [path for room in rooms for path in [REPOSITORY / room, *(REPOSITORY / room).rglob("*")]]
+    names = {path.stem for path in paths}
+    code = "\n".join(path.read_text() for path in paths if path.suffix == ".py")
+    return frozenset(names | set(re.findall(r"\w+", code)))
+
+
+@pytest.mark.parametrize("name", ["WORKSPACE.md", "CONTRIBUTING.md", "docs/internals.md"])
+def test_names_of_code_exist(name):
+    """Such as `specs.ClipFormat`: a renamed class or function must be renamed in the how-tos too."""
+    for dotted in re.findall(r"`([A-Za-z_][\w.]*)(?:\(\))?`", prose((REPOSITORY / name).read_text())):
+        missing = {word for word in re.findall(r"\w+", dotted)} - words_of_the_code()
+        assert not missing or (REPOSITORY / dotted).exists(), dotted

@@ -9,19 +9,8 @@ import pytest
 from tests.conftest import REPOSITORY, run_code
 
 # A package may import the packages in its row, itself and third-party libraries.
-BASE = {
-    "errors",
-    "choices",
-    "architectures",
-    "specs",
-    "texts",
-    "record",
-    "manifest",
-    "parsing",
-    "remote",
-    "shards",
-    "storage",
-}
+CONTRACT = {"errors", "choices", "architectures", "specs", "example", "tfrecord", "record"}
+BASE = CONTRACT | {"texts", "manifest", "parsing", "remote", "shards", "storage"}
 ALLOWED = {
     "errors": set(),
     "choices": {"errors"},
@@ -35,8 +24,10 @@ ALLOWED = {
     "workers": {"errors", "choices", "specs", "sandbox", "worker_process"},
     "parsing": {"errors", "specs", "storage"},
     "shards": {"errors", "choices", "specs", "parsing"},
-    "record": {"errors", "choices", "specs"},
-    "manifest": {"errors", "choices", "specs", "record", "parsing", "shards", "storage"},
+    "example": set(),
+    "tfrecord": {"errors"},
+    "record": CONTRACT,
+    "manifest": CONTRACT | {"parsing", "shards", "storage"},
     "convert": BASE | {"workers"},
     "dataset": BASE,
     "models": {"errors", "architectures", "specs"},

@@ -139,7 +139,7 @@ def compare(name: str, seed: int, folder: pathlib.Path):
     from ucf50_tfrecord.dataset.clips import load_clips
     from ucf50_tfrecord.evaluation import compare as compare_lib
     from ucf50_tfrecord.evaluation import verdicts
-    from ucf50_tfrecord.evaluation.cells import ComparisonListener, Plan
+    from ucf50_tfrecord.evaluation.cells import ComparisonListener, ComparisonSpec
     from ucf50_tfrecord.training import strategy as strategy_lib
 
     manifest = make_shards(name, seed, folder)
@@ -149,7 +149,7 @@ def compare(name: str, seed: int, folder: pathlib.Path):
     }
     comparison = compare_lib.Comparison(
         folder=str(folder),
-        plan=Plan(recipes=recipes, num_parts=_NUM_PARTS, audited=(_SEQUENCE_MODEL,), inside=False),
+        spec=ComparisonSpec(recipes=recipes, num_parts=_NUM_PARTS, audited=(_SEQUENCE_MODEL,), inside=False),
         clips=load_clips(manifest, manifest.folds),
         strategy=strategy_lib.make_strategy("auto", environment={}),
         tensorboard=False,

@@ -14,8 +14,10 @@ from ucf50_tfrecord.architectures import MODELS
 from ucf50_tfrecord.specs import ClipFormat, ModelSpec, parse_size
 
 _CLASSES = flags.DEFINE_integer("classes", 50, "Number of classes.")
-_FRAMES = flags.DEFINE_integer("frames", 15, "Frames per clip.", lower_bound=1)
-_SIZE = flags.DEFINE_string("size", "64", "Frame size, such as 64 or 112x96 (height x width).")
+_FRAMES = flags.DEFINE_integer("frames", ClipFormat.num_frames, "Frames per clip.", lower_bound=1)
+_SIZE = flags.DEFINE_string(
+    "size", str(ClipFormat.height), "Frame size, such as 64 or 112x96 (height x width)."
+)
 
 
 def main() -> None:

@@ -269,10 +269,10 @@ def _evaluate(
         evaluate["test"] = evaluators[1](trained.model)
     evaluate["validation"] = trained.evaluate
     found: dict[_Split, list[runner.Evaluation]] = {split: [] for split in evaluate}
-    for split, perturbation in itertools.product(evaluate, runner.PERTURBATIONS):
+    for split, name in itertools.product(evaluate, runner.RUN_INTERVENTIONS):
         if any(strategy_lib.gather_from_workers(job.strategy, int(should_stop()))):
             return None
-        found[split].append(evaluate[split](perturbation))
+        found[split].append(evaluate[split](name))
     if "test" in found and strategy_lib.is_chief(job.strategy):
         log = logs.TensorBoardLog(job.run_dir)
         log.drop_from("test", 0)  # of the same run, finished before
@@ -293,7 +293,7 @@ def summarize(
     }
     return run_lib.Summary(
         **scores,
-        split=split,
+        split=split,  # type: ignore[arg-type]
         shuffled=run_lib.Scores(**shuffled.scores),
         num_clips=len(plain.clips),
         folds=config.test_folds or config.val_folds,

@@ -184,7 +184,7 @@ def evidence(count, *, at):
 
 
 @pytest.mark.parametrize("factor, after", [(0.9, 1.0), (0.0, 0.5)])
-def test_a_probe_knows_what_has_been_seen_and_is_remembered(factor, after):
+def test_a_probe_reads_the_frames_that_the_state_remembers(factor, after):
     stepwise = recurrence.StepwiseModel(fading_rnn(factor))
     (train, train_labels), (test, test_labels) = evidence(12, at=2), evidence(8, at=2)
     train_states, test_states = (stepwise.states(video).numpy() for video in (train, test))

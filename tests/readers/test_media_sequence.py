@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from tests.readers import checks, document
-from ucf50_tfrecord import record
+from ucf50_tfrecord import tfrecord
 from ucf50_tfrecord.choices import Encoding
 
 
@@ -32,7 +32,7 @@ def media_sequence():
 def test_its_getters_find_everything(media_sequence, data_dirs, expected, encoding):
     ms = media_sequence
     for shard in checks.shards(data_dirs[encoding]):
-        for _, payload in record.read_records(shard):
+        for _, payload in tfrecord.read_file(shard):
             sequence = tf.train.SequenceExample.FromString(payload)
             clip_id = ms.get_clip_media_id(sequence).decode()
             frames, label = expected[clip_id]

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tests.readers import checks, document
 from tests.readers.conftest import build_set
-from ucf50_tfrecord import record
+from ucf50_tfrecord import record, tfrecord
 from ucf50_tfrecord.choices import Encoding
 
 pytest.importorskip("official", reason="TF Model Garden is not installed: make test-readers")
@@ -26,7 +26,7 @@ def test_its_decoder_and_parser_read_every_clip(data_dirs, expected, encoding):
     )
     decode, parse = video_input.Decoder().decode, video_input.Parser(config).parse_fn(is_training=False)
     for shard in checks.shards(data_dirs[encoding]):
-        for _, payload in record.read_records(shard):
+        for _, payload in tfrecord.read_file(shard):
             if document.sees("TF Model Garden")[encoding] == "fails":
                 with pytest.raises(tf.errors.InvalidArgumentError, match="image/encoded"):
                     decode(payload)
@@ -34,7 +34,7 @@ def test_its_decoder_and_parser_read_every_clip(data_dirs, expected, encoding):
             decoded = decode(payload)
             assert decoded["clip/label/index"].shape == (1,) and decoded["image/encoded"].shape == (15,)
             features, label = parse(decoded)
-            frames, index = expected[record.clip_id(payload)]
+            frames, index = expected[record.clip_id_and_label(payload)[0]]
             by_tensorflow = np.stack(
                 [tf.io.decode_image(image, channels=3) for image in checks.images_of(payload)]
             )

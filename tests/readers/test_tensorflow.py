@@ -138,9 +138,9 @@ def test_dmvr_finds_its_keys(data_dirs, expected, encoding):
                 tf.io.parse_single_sequence_example(payload, context, lists)
             continue
         clip, steps = tf.io.parse_single_sequence_example(payload, context, lists)
-        frames, label = expected[record.clip_id(payload)]
+        frames, label = expected[record.clip_id_and_label(payload)[0]]
         assert clip["clip/label/index"].values.numpy().tolist() == [label]
-        assert clip["clip/label/text"].values == [record.clip_id(payload).split("/")[0]]
+        assert clip["clip/label/text"].values == [record.clip_id_and_label(payload)[0].split("/")[0]]
         read = np.stack([tf.image.decode_jpeg(image, channels=3) for image in steps["image/encoded"]])
         assert checks.fidelity(read, frames) == document.sees("DMVR")[encoding]
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import REPOSITORY, flip_bit
 from tests.readers import checks, document
-from ucf50_tfrecord import manifest, record
+from ucf50_tfrecord import manifest, tfrecord
 from ucf50_tfrecord.choices import Encoding
 from ucf50_tfrecord.errors import UserError
 
@@ -100,7 +100,7 @@ def test_the_example(project, data_dirs, expected, tmp_path):
 
 
 def test_the_package_tfrecord(project, data_dirs, expected, tmp_path):
-    """It reads the shards but does not notice damage, which record.read_records does."""
+    """It reads the shards but does not notice damage, which tfrecord.read_file does."""
     if importlib.util.find_spec("tfrecord") is None:
         pytest.skip("tfrecord is not installed: make test-readers")
     site = link_packages(tmp_path / "site", *requirements(), "tfrecord")
@@ -115,4 +115,4 @@ def test_the_package_tfrecord(project, data_dirs, expected, tmp_path):
     [frames] = np.load(tmp_path / "damaged.npz")["frames"]
     assert not any(np.array_equal(frames, other) for other, _ in expected.values())
     with pytest.raises(UserError, match="another checksum"):
-        list(record.read_records(damaged))
+        list(tfrecord.read_file(damaged))

@@ -12,7 +12,7 @@ from PIL import Image
 from tests.conftest import build, flip_bit, run_code, run_module
 from tools import class_table, contact_sheet, curves
 from ucf50_tfrecord import manifest as manifest_lib
-from ucf50_tfrecord import record, storage
+from ucf50_tfrecord import record, storage, tfrecord
 from ucf50_tfrecord.dataset import clips as clips_lib
 from ucf50_tfrecord.specs import ModelSpec, TrainSpec, to_json
 from ucf50_tfrecord.training import events
@@ -41,8 +41,8 @@ def test_inspect_shows_counts_and_a_record(data_dir, tmp_path):
 def read_video(data_dir, clip_id):
     """Returns a clip's frames, uint8 [T, H, W, 3], from a sequential read."""
     for path in sorted(pathlib.Path(data_dir).glob("*.tfrecord-*-of-?????")):
-        for _, payload in record.read_records(path):
-            if record.clip_id(payload) == clip_id:
+        for _, payload in tfrecord.read_file(path):
+            if record.clip_id_and_label(payload)[0] == clip_id:
                 return record.decode(payload)[record.VIDEO]
     raise KeyError(clip_id)
 

@@ -259,8 +259,8 @@ def test_early_stopping_ends_a_run_that_gets_no_better(data_dir, tmp_path):
     scores = iter([0.3, 0.6, 0.6, 0.5, 0.9])
 
     class Peaking(runner.Evaluator):
-        def __call__(self, perturbation="none"):
-            evaluation = super().__call__(perturbation)
+        def __call__(self, intervention="none"):
+            evaluation = super().__call__(intervention)
             evaluation.__dict__["scores"] = {"macro_f1": next(scores)}
             return evaluation
 
@@ -572,7 +572,7 @@ def test_evaluation_of_a_run_counts_each_clip_once(two_epochs, tmp_path):
     assert evaluation.logits.shape == (6, 3) and evaluation.confusion.sum() == 6
     shuffled = trained.evaluate("shuffle1")
     np.testing.assert_allclose(shuffled.logits, evaluation.logits, atol=1e-5)  # seed_pool is blind to order
-    with pytest.raises(UserError, match="a perturbation out of"):
+    with pytest.raises(UserError, match="an intervention out of"):
         trained.evaluate("reverse")
     path = pathlib.Path(tmp_path, "predictions.jsonl")
     runner.save_predictions(path, [evaluation, shuffled])

@@ -112,9 +112,9 @@ def load_config(folder: pathlib.Path) -> None:
 
 
 def gather_run(folder: pathlib.Path) -> None:
-    from ucf50_tfrecord.inference import sources
+    from ucf50_tfrecord.inference import finished_run
 
-    sources.gather(str(folder / "run"))
+    finished_run.load(str(folder / "run"))
 
 
 def calibrate_run(folder: pathlib.Path) -> None:

@@ -136,27 +136,24 @@ def index_batches(
     mine = slice(first_slot, first_slot + worker_slice.num_replicas * size)
     labels = tf.constant(clips.labels)
 
-    def epoch_rows(epoch: np.ndarray) -> np.ndarray:
-        """Returns int64 [this worker's batches, size, 3]: index, position, whether it counts."""
+    def epoch_slots(epoch: np.ndarray) -> list[np.ndarray]:
+        """Returns the index, position and mask of this worker's slots, each [batches, size]."""
         order = epoch_order(clips, seed=seed, epoch=int(epoch))
         index, counts = epoch_batches(order, batch_size, num_parts)
         if usable is not None:
             counts &= usable[index]
         position = np.broadcast_to(np.arange(index.shape[1]) % batch_size, index.shape)
         first = start_step % steps if epoch == start_step // steps else 0
-        return np.stack([index, position, counts], axis=2)[first:, mine].reshape(-1, size, 3)
+        return [slots[first:, mine].reshape(-1, size) for slots in (index, position, counts)]
 
     def epoch_dataset(epoch: tf.Tensor) -> tf.data.Dataset:
-        rows = tf.numpy_function(epoch_rows, [epoch], tf.int64, stateful=False)
-        return tf.data.Dataset.from_tensor_slices(tf.ensure_shape(rows, [None, size, 3]))
-
-    def name_columns(rows: tf.Tensor) -> dict[str, tf.Tensor]:
-        index, position, counts = tf.unstack(rows, axis=1)
-        mask = tf.cast(counts, tf.bool)
-        return {"index": index, "label": tf.gather(labels, index), "position": position, "mask": mask}
+        slots = tf.numpy_function(epoch_slots, [epoch], [tf.int64, tf.int64, tf.bool], stateful=False)
+        index, position, mask = (tf.ensure_shape(part, [None, size]) for part in slots)
+        batches = {"index": index, "label": tf.gather(labels, index), "position": position, "mask": mask}
+        return tf.data.Dataset.from_tensor_slices(batches)
 
     last_epoch = tf.int64.max if seed is not None else 1
-    dataset = tf.data.Dataset.range(start_step // steps, last_epoch).flat_map(epoch_dataset).map(name_columns)
+    dataset = tf.data.Dataset.range(start_step // steps, last_epoch).flat_map(epoch_dataset)
     options = tf.data.Options()
     # Batches are divided above, clip by clip; TensorFlow must not divide them again.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF

@@ -15,10 +15,11 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ucf50_tfrecord import manifest as manifest_lib
-from ucf50_tfrecord import record, remote, storage
+from ucf50_tfrecord import record, remote, storage, tfrecord
 from ucf50_tfrecord.dataset import shard_files
 from ucf50_tfrecord.dataset.clips import ClipIndex
 from ucf50_tfrecord.errors import Action, Remedy, UserError
+from ucf50_tfrecord.tfrecord import Place
 
 _MAX_MEASURED_CLIPS = 1000
 # TensorFlow adopts arrays as tensors without a copy if they are aligned for its vector instructions.
@@ -82,11 +83,11 @@ class ClipReader:
         video = self._buffers.take((len(index), *clip_format.shape))
         pixels = video.reshape(len(index), clip_format.num_bytes)
 
-        def read(row: int, file: BinaryIO, offset: int, clip: tuple[str, int]) -> None:
-            record.read_pixels(file.fileno(), offset, clip, clip_format=clip_format, out=pixels[row])
+        def read(row: int, file: BinaryIO, place: Place, clip: tuple[str, int]) -> None:
+            record.read_pixels(file.fileno(), place, clip, clip_format=clip_format, out=pixels[row])
 
-        def parse(row: int, payload: bytes, clip: tuple[str, int]) -> None:
-            record.parse_pixels(payload, clip, clip_format=clip_format, out=pixels[row])
+        def parse(row: int, payload: bytes, place: Place, clip: tuple[str, int]) -> None:
+            record.parse_pixels(payload, place, clip, clip_format=clip_format, out=pixels[row])
 
         good = self._read(index, payloads, read, parse)
         video[~good] = 0
@@ -103,11 +104,11 @@ class ClipReader:
         clip_format = self.clips.manifest.format
         images = np.full((len(index), clip_format.num_frames), b"", object)
 
-        def read(row: int, file: BinaryIO, offset: int, clip: tuple[str, int]) -> None:
-            images[row] = record.read_images(file.fileno(), offset, clip, clip_format=clip_format)
+        def read(row: int, file: BinaryIO, place: Place, clip: tuple[str, int]) -> None:
+            images[row] = record.read_images(file.fileno(), place, clip, clip_format=clip_format)
 
-        def parse(row: int, payload: bytes, clip: tuple[str, int]) -> None:
-            images[row] = record.parse_images(payload, clip, clip_format=clip_format)
+        def parse(row: int, payload: bytes, place: Place, clip: tuple[str, int]) -> None:
+            images[row] = record.parse_images(payload, place, clip, clip_format=clip_format)
 
         return images, self._read(index, payloads, read, parse)
 
@@ -119,24 +120,26 @@ class ClipReader:
         self,
         index: np.ndarray,
         payloads: np.ndarray | None,
-        read: Callable[[int, BinaryIO, int, tuple[str, int]], None],
-        parse: Callable[[int, bytes, tuple[str, int]], None],
+        read: Callable[[int, BinaryIO, Place, tuple[str, int]], None],
+        parse: Callable[[int, bytes, Place, tuple[str, int]], None],
     ) -> np.ndarray:
-        """Calls read(row, file, offset, (id, label)) for each clip, or parse(row, payload, (id, label)) for payloads.
+        """Calls read(row, file, place, clip) for each clip, or parse(row, payload, place, clip) for payloads.
+
+        `clip` is the pair of id and label that the record should have.
 
         Returns:
           bool [B]: False where a clip was skipped.
         """
         clips, good = self.clips, np.ones(len(index), bool)
         for row, clip in enumerate(index.tolist()):
-            path, offset = self._path(clip), int(clips.offsets[clip])
+            path = self._path(clip)
+            place = Place(self._where(path), int(clips.offsets[clip]))
             expected = clips.ids[clip], int(clips.labels[clip])
             try:
                 if payloads is None:
-                    self._read_sound(path, lambda file: read(row, file, offset, expected))
+                    self._read_sound(path, lambda file: read(row, file, place, expected))
                 else:
-                    with record.naming(offset):
-                        parse(row, payloads[row], expected)
+                    parse(row, payloads[row], place, expected)
             except FileNotFoundError:
                 self._note(clip, f"{path} is missing")
                 good[row] = False
@@ -146,8 +149,7 @@ class ClipReader:
             except UserError as error:
                 if error is self.error:
                     raise
-                is_shard = isinstance(error, shard_files.ShardDamagedError)
-                self._note(clip, str(error) if is_shard else f"{self._where(path)}: {error}")
+                self._note(clip, str(error))
                 good[row] = False
         return good
 
@@ -207,8 +209,8 @@ def read_record(clips: ClipIndex, index: int) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"Cannot read {path}: {error.strerror or error}") from error
     try:
-        with record.naming(start, f"{path}: "):
-            return record.decode(record.unframe(framed))
+        place = Place(path, start)
+        return record.decode(tfrecord.unframe(framed, place), place)
     except UserError as error:
         repair = manifest_lib.repair_remedy(clips.manifest)
         raise UserError(f"{error} ({clips.ids[index]})", repair) from None

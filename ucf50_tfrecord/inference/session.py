@@ -117,7 +117,7 @@ class Session:
         )
         with contextlib.closing(decoder(videos)) as decoded:
             for video, result in decoded:
-                if isinstance(result, decoding.Failed):
-                    yield video, result
-                else:
+                if isinstance(result, decoding.DecodedVideo):
                     yield video, self.predictor(video, result, on_fraction)
+                else:
+                    yield video, result

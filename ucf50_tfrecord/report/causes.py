@@ -12,7 +12,7 @@ from ucf50_tfrecord.drawing import class_scores, diagrams
 from ucf50_tfrecord.drawing.canvas import PRINT_DPI
 from ucf50_tfrecord.drawing.document import Block, Bullets, Figure, Heading, Paragraph, Table, file_name
 from ucf50_tfrecord.evaluation.recurrence import GATES
-from ucf50_tfrecord.evaluation.results import Condition, Results
+from ucf50_tfrecord.evaluation.results import Condition
 from ucf50_tfrecord.evaluation.statistics import Estimate
 from ucf50_tfrecord.report.scores import Scores, excludes_zero, format_estimate
 
@@ -33,8 +33,9 @@ _CURVES = {
 
 def recurrence(scores: Scores) -> Iterator[Block]:
     """Yields the section on the memory of recurrent layers."""
-    found = {model: _inspected(scores.results, model) for model in scores.models}
-    found = {model: cells for model, cells in found.items() if cells}
+    cells = {model: scores.results.cells_of(Condition(model)) for model in scores.models}
+    found = {model: [r.recurrence for r in results if r.recurrence] for model, results in cells.items()}
+    found = {model: inspected for model, inspected in found.items() if inspected}
     yield Heading("Inside the recurrence")
     if not found:
         yield Paragraph("No recurrent model was inspected.")
@@ -57,12 +58,6 @@ def recurrence(scores: Scores) -> Iterator[Block]:
     )
     yield Table(caption, ("Model", "Frames remembered", "Least to most", "Fall", "Probe, last frame"), rows)
     yield from _gates(found)
-
-
-def _inspected(results: Results, model: str) -> list[dict[str, Any]]:
-    usual = Condition(model)[:3]
-    cells = [r for r in results.cells if (r.cell.model, r.cell.training, r.cell.split) == usual]
-    return [result.recurrence for result in cells if result.recurrence]
 
 
 def _recurrence_figure(scores: Scores, found: dict[str, list[dict[str, Any]]]) -> Figure:
@@ -168,7 +163,8 @@ def _examples(scores: Scores, true: int, taken_for: int) -> tuple[int | None, in
         predictions, _ = scores.results.predictions(Condition(model))
         votes += (predictions == taken_for).sum(axis=0) * (scores.results.labels == [[true], [taken_for]])
     best = votes.argmax(axis=1)
-    return tuple(int(clip) if row[clip] > 0 else None for row, clip in zip(votes, best))
+    confused, recognised = (int(clip) if row[clip] > 0 else None for row, clip in zip(votes, best))
+    return confused, recognised
 
 
 def _class_gains(scores: Scores) -> Iterator[Block]:
@@ -179,8 +175,9 @@ def _class_gains(scores: Scores) -> Iterator[Block]:
     gains = {m: scores.changes_by_class(Condition(m), Condition(control)) for m, control in controls.items()}
     panels = []
     for model, gain in gains.items():
-        options = {"style": scores.models.index(model), "reference": (0.0, controls[model])}
-        panels.append(diagrams.Panel(model, "gain of accuracy (0 to 1)", {model: gain}, **options))
+        style, reference = scores.models.index(model), (0.0, controls[model])
+        text = "gain of accuracy (0 to 1)"
+        panels.append(diagrams.Panel(model, text, {model: gain}, style=style, reference=reference))
     picture = diagrams.draw_forest(classes, panels, panel_width=2.3)
     caption = (
         "Each class's accuracy minus that of a model that cannot see order, on the same clips; 95% intervals "

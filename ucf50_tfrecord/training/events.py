@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.util import tensor_util
 
-from ucf50_tfrecord import record
+from ucf50_tfrecord import tfrecord
 from ucf50_tfrecord.errors import UserError
 
 # Without "tfevents", so that no reader takes an unfinished file for an event file.
@@ -33,7 +33,7 @@ def read_records(path: pathlib.Path) -> Iterator[bytes]:
       UserError: if the file cannot be read.
     """
     try:
-        for _, payload in record.read_records(path):
+        for _, payload in tfrecord.read_file(path):
             yield payload
     except UserError:  # torn or damaged
         return
@@ -72,7 +72,7 @@ def write_records(path: pathlib.Path, records: Iterable[bytes]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(unfinished, "wb") as file:
-            file.writelines(map(record.frame_record, records))
+            file.writelines(map(tfrecord.frame, records))
             file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, path)

@@ -85,21 +85,7 @@ def make_train_step(
     num_replicas = strategy.num_replicas_in_sync
     expect(not spec.xla or num_replicas == 1, "one device where XLA compiles", devices=num_replicas)
 
-    def differentiate(
-        video: tf.Tensor, label: tf.Tensor, weights: tf.Tensor, random_of: dict[str, tf.Tensor]
-    ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
-        """Returns losses float32 [B], whether each prediction is right, float32 [B], and gradients."""
-        key = dropout.RandomKey(seed=spec.seed, batch_size=spec.batch_size, **random_of)
-        with tf.GradientTape() as tape, dropout.random_key(key):
-            logits = model(video, training=True)  # float32 [B, C]
-            losses = _cross_entropy(label, logits, spec.label_smoothing)
-            # Gradients are summed over replicas, so this is the global batch's mean.
-            loss = optimizer.scale_loss(tf.reduce_sum(weights * losses))
-        correct = tf.cast(tf.argmax(logits, axis=1, output_type=label.dtype) == label, tf.float32)
-        return losses, correct, tape.gradient(loss, model.trainable_variables)
-
-    if spec.xla:
-        differentiate = tf.function(differentiate, jit_compile=True, autograph=False)
+    differentiate = _make_differentiate(model, optimizer, spec)
 
     def replica_step(batch: dict[str, tf.Tensor], step: tf.Tensor) -> tf.Tensor:
         replica = tf.distribute.get_replica_context()
@@ -142,6 +128,27 @@ def make_train_step(
         return strategy.reduce(tf.distribute.ReduceOp.SUM, sums, axis=None)
 
     return train_step
+
+
+def _make_differentiate(
+    model: keras.Model, optimizer: keras.optimizers.Optimizer, spec: TrainSpec
+) -> Callable[..., tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]]:
+    """Returns the forward and backward pass on a replica's clips, compiled by XLA if spec asks for it."""
+
+    def differentiate(
+        video: tf.Tensor, label: tf.Tensor, weights: tf.Tensor, random_of: dict[str, tf.Tensor]
+    ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
+        """Returns losses float32 [B], whether each prediction is right, float32 [B], and gradients."""
+        key = dropout.RandomKey(seed=spec.seed, batch_size=spec.batch_size, **random_of)
+        with tf.GradientTape() as tape, dropout.random_key(key):
+            logits = model(video, training=True)  # float32 [B, C]
+            losses = _cross_entropy(label, logits, spec.label_smoothing)
+            # Gradients are summed over replicas, so this is the global batch's mean.
+            loss = optimizer.scale_loss(tf.reduce_sum(weights * losses))
+        correct = tf.cast(tf.argmax(logits, axis=1, output_type=label.dtype) == label, tf.float32)
+        return losses, correct, tape.gradient(loss, model.trainable_variables)
+
+    return tf.function(differentiate, jit_compile=True, autograph=False) if spec.xla else differentiate
 
 
 def make_train_steps(

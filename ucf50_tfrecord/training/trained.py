@@ -50,7 +50,7 @@ def load_model(
         raise UserError(
             f"The model of {run_dir} is made by {' and '.join(refused)}, which is code outside this package that "
             "loading the run would execute",
-            Remedy(Action.SET, "if you trust it", allow_code=",".join(config.model.own_code)),
+            Remedy(Action.SET, "if you trust it", allow_code=list(config.model.own_code)),
         )
     with strategy.scope():
         # The checkpoint holds all weights, so the encoder's initial ones are not needed.
