@@ -293,7 +293,7 @@ def summarize(
     }
     return run_lib.Summary(
         **scores,
-        split=split,  # type: ignore[arg-type]
+        split=split,
         shuffled=run_lib.Scores(**shuffled.scores),
         num_clips=len(plain.clips),
         folds=config.test_folds or config.val_folds,
