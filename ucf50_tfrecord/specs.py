@@ -284,7 +284,7 @@ class ShardJob:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
+class ConversionPlan:
     """A whole conversion: the dataset's name and rules, and its shards' jobs by file name.
 
     shard_bytes: what a shard's pixels take at most.

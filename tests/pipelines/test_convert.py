@@ -41,7 +41,7 @@ def test_it_converts_then_has_nothing_to_do_then_refuses_another_format(videos_d
     other = run_module(*command[:-2], "--size=24x16", "--frames=6")
     assert other.returncode == 2 and "Traceback" not in other.stderr
     assert (
-        "holds shards of another format: --size is 24x16, there it is 16x24; --frames is 6, there it is 5"
+        "holds shards of another format: --size is 24x16, theirs is 16x24; --frames is 6, theirs is 5"
         in other.stderr
     )
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "set").iterdir()}
@@ -54,12 +54,12 @@ def test_quarantined_videos_and_strays_are_named(videos_dir, tmp_path):
     command = ["pipelines.convert", f"--videos={videos}", f"--data={tmp_path / 'set'}"]
     refused = run_module(*command)
     assert refused.returncode == 2
-    assert "1 of 31 videos gave no clip, more than the share of --max_quarantined=0.01" in refused.stderr
+    assert "1 of 31 videos gave no clip, more than the fraction --max_quarantined=0.01" in refused.stderr
     result = run_module(*command, "--max_quarantined=0.05")
     assert result.returncode == 0 and "nothing to convert" in result.stdout, result.stderr
     assert "31 videos, 30 clips, 1 quarantined" in result.stdout
     assert "quarantined: Left/broken.avi: InvalidDataError" in result.stderr
-    assert "warning: 1 files and folders passed over, no videos: readme.txt" in result.stderr
+    assert "warning: 1 files and folders ignored, no videos: readme.txt" in result.stderr
 
 
 @pytest.mark.parametrize(

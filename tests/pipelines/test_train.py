@@ -282,7 +282,7 @@ def test_every_recipe_parses(recipe, data_dir, tmp_path):
         (["--model=lstm", "--encoder_weights=nowhere.h5"], "none, imagenet or a file. Received: nowhere.h5"),
         (["--model=conv3d", "--freeze_encoder"], "Expected a model out of .* where an encoder is chosen"),
         (["--ema=1"], "a moving average's decay from 0 to below 1"),
-        (["--size=32"], "--size is 32x32, there it is 16x24"),
+        (["--size=32"], "--size is 32x32, theirs is 16x24"),
         (["--batch_size=0"], "Expected a batch of 1 to 1000000 clips"),
     ],
 )
