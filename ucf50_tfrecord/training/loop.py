@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from ucf50_tfrecord import models
+from ucf50_tfrecord.choices import Precision
 from ucf50_tfrecord.dataset import pipeline
 from ucf50_tfrecord.dataset.feed import Feed, read_clips
 from ucf50_tfrecord.errors import Action, Change, Remedy, UserError, expect
@@ -40,7 +41,7 @@ _MAX_DRAWING_FRACTION = 0.05
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class State:
-    """What training changes."""
+    """The model and everything else that training changes."""
 
     model: keras.Model
     optimizer: keras.optimizers.Optimizer
@@ -325,7 +326,7 @@ class _Run:
             f"{', '.join(names)}{more}. The last good checkpoint is kept",
             Remedy(Action.SET, learning_rate=Change.SMALLER),
             Remedy(Action.SET, clip_norm=1),
-            Remedy(Action.SET, precision="float32"),
+            Remedy(Action.SET, precision=Precision.FLOAT32),
         )
 
 
