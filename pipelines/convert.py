@@ -30,11 +30,11 @@ from pipelines.spec_flags import SpecFlags
 from ucf50_tfrecord import manifest, remote
 from ucf50_tfrecord.choices import FoldBy
 from ucf50_tfrecord.errors import Action, Change, Remedy, UserError, expect
+from ucf50_tfrecord.jobs import ConversionPlan
 from ucf50_tfrecord.shards import DATASET_NAME
 from ucf50_tfrecord.specs import (
     DEFAULT_SHARD_BYTES,
     ClipFormat,
-    ConversionPlan,
     DecodeLimits,
     FoldRule,
     format_bytes,
@@ -228,7 +228,7 @@ def _engine() -> Engine:
             _WORKERS.value is None, "no --workers with --engine=beam: see --beam_args", workers=_WORKERS.value
         )
         return functools.partial(beam.run_beam, beam_args=beam_args, limits=limits)
-    expect(not _BEAM_ARGS.value, "--engine=beam where there are --beam_args", beam_args=_BEAM_ARGS.value)
+    expect(not _BEAM_ARGS.value, "--engine=beam if there are --beam_args", beam_args=_BEAM_ARGS.value)
     num_workers = len(os.sched_getaffinity(0)) if _WORKERS.value is None else _WORKERS.value
     expect(num_workers >= 1, "at least 1 worker", workers=num_workers)
     return functools.partial(engines.run_local, num_workers=num_workers, limits=limits)

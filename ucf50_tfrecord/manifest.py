@@ -23,6 +23,7 @@ import msgspec
 
 from ucf50_tfrecord import parsing, record, storage, tfrecord
 from ucf50_tfrecord.errors import Action, Remedy, UserError, expect
+from ucf50_tfrecord.jobs import ConversionPlan
 from ucf50_tfrecord.parsing import Count, Name, Sha256
 from ucf50_tfrecord.shards import (
     DATASET_NAME,
@@ -32,14 +33,7 @@ from ucf50_tfrecord.shards import (
     repeated,
     shard_pattern,
 )
-from ucf50_tfrecord.specs import (
-    DEFAULT_SHARD_BYTES,
-    MAX_CLASSES,
-    ClipFormat,
-    ConversionPlan,
-    FoldRule,
-    to_json,
-)
+from ucf50_tfrecord.specs import DEFAULT_SHARD_BYTES, MAX_CLASSES, ClipFormat, FoldRule, to_json
 
 MANIFEST_FILENAME = "manifest.json"
 # For readers that use TensorFlow Datasets.

@@ -118,8 +118,8 @@ def test_workers_and_replicas_share_each_global_batch(clips, num_workers, replic
         for worker in range(num_workers)
     ]
     for step in range(steps):
-        dealt = [b for part in parts for b in part[step * replicas : (step + 1) * replicas]]
-        joined = {name: np.concatenate([batch[name] for batch in dealt]) for name in dealt[0]}
+        slices = [b for part in parts for b in part[step * replicas : (step + 1) * replicas]]
+        joined = {name: np.concatenate([batch[name] for batch in slices]) for name in slices[0]}
         counts = joined["mask"]
         for name in ("index", "label", "position", "video"):
             np.testing.assert_array_equal(joined[name][counts], whole[step][name][whole[step]["mask"]])

@@ -11,8 +11,9 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from ucf50_tfrecord import manifest, workers
 from ucf50_tfrecord.convert.shard import convert_shard
 from ucf50_tfrecord.errors import UserError
+from ucf50_tfrecord.jobs import ShardJob
 from ucf50_tfrecord.manifest import ShardReport
-from ucf50_tfrecord.specs import DecodeLimits, ShardJob
+from ucf50_tfrecord.specs import DecodeLimits
 
 
 class _ConvertShards(beam.DoFn):

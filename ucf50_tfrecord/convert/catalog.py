@@ -16,7 +16,7 @@ import stat
 
 from ucf50_tfrecord import storage
 from ucf50_tfrecord.errors import Action, Remedy, UserError
-from ucf50_tfrecord.specs import Catalog, Video
+from ucf50_tfrecord.jobs import Catalog, Video
 
 VIDEO_SUFFIXES = frozenset(
     ".3g2 .3gp .asf .avi .divx .dv .f4v .flv .gif .m2ts .m2v .m4v .mjpeg .mkv .mov .mp4 .mpe .mpeg "

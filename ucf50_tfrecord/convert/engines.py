@@ -17,9 +17,10 @@ from collections.abc import Callable, Generator, Sequence
 from ucf50_tfrecord import manifest, storage, workers
 from ucf50_tfrecord.convert.shard import convert_shard, source_file_of
 from ucf50_tfrecord.errors import Action, Change, Remedy, UserError, expect
+from ucf50_tfrecord.jobs import ConversionPlan, ShardJob
 from ucf50_tfrecord.manifest import Manifest, ShardReport
 from ucf50_tfrecord.shards import SourceFile, shard_pattern
-from ucf50_tfrecord.specs import ConversionPlan, DecodeLimits, ShardJob
+from ucf50_tfrecord.specs import DecodeLimits
 
 # The third argument receives the number of videos done since its last call, from any thread.
 Engine = Callable[[Sequence[ShardJob], str, Callable[[int], None]], Generator[ShardReport]]

@@ -7,15 +7,8 @@ import os
 
 from ucf50_tfrecord import manifest, record
 from ucf50_tfrecord.choices import FoldBy
-from ucf50_tfrecord.specs import (
-    DEFAULT_SHARD_BYTES,
-    Catalog,
-    ClipFormat,
-    ConversionPlan,
-    FoldRule,
-    ShardJob,
-    Video,
-)
+from ucf50_tfrecord.jobs import Catalog, ConversionPlan, ShardJob, Video
+from ucf50_tfrecord.specs import DEFAULT_SHARD_BYTES, ClipFormat, FoldRule
 
 
 def fold_of(video: Video, rule: FoldRule) -> int:

@@ -14,8 +14,9 @@ import numpy as np
 from ucf50_tfrecord import manifest, record, storage, tfrecord, workers
 from ucf50_tfrecord.convert import decode
 from ucf50_tfrecord.convert.container import Undecodable
+from ucf50_tfrecord.jobs import ShardJob, Video
 from ucf50_tfrecord.shards import Quarantined, ShardReport, SourceFile
-from ucf50_tfrecord.specs import ClipFormat, DecodeLimits, ShardJob, Video
+from ucf50_tfrecord.specs import ClipFormat, DecodeLimits
 
 _Microseconds = Annotated[int, msgspec.Meta(ge=-(1 << 62), le=1 << 62)]
 # Upper bounds of msgpack's bytes beside the pixels: per frame, per clip and per answer.

@@ -79,23 +79,23 @@ def choose_cache(cache: Cache | str, num_bytes: int, *, num_processes: int = 1) 
     host, gpu = memory.available_host_bytes(), memory.available_device_bytes()
     if host is not None:
         host //= num_processes
-    rooms = {Cache.HOST: host, Cache.DEVICE: host if gpu is None else gpu}
+    free_bytes = {Cache.HOST: host, Cache.DEVICE: host if gpu is None else gpu}
     names = {Cache.HOST: "free host memory", Cache.DEVICE: "free memory of each device"}
     if num_processes > 1:
         names[Cache.HOST] += f" for each of {num_processes} workers"
     if cache != Cache.AUTO:
-        room = rooms[cache]
-        if room is not None and num_bytes > room:
+        free = free_bytes[cache]
+        if free is not None and num_bytes > free:
             raise UserError(
-                f"The cache {cache} needs {needed}, there are {format_bytes(room)} of {names[cache]}",
+                f"The cache {cache} needs {needed}, there are {format_bytes(free)} of {names[cache]}",
                 Remedy(Action.SET, "to read clips from the shards each time", cache=Cache.NONE),
             )
         return CacheChoice(cache, "as asked")
     for place in (Cache.DEVICE, Cache.HOST) if gpu is not None else (Cache.HOST,):
-        room = rooms[place]
-        if room is not None and num_bytes <= memory.AUTO_FRACTION * room:
+        free = free_bytes[place]
+        if free is not None and num_bytes <= memory.AUTO_FRACTION * free:
             reason = (
-                f"the clips' {needed} take no more than half of the {format_bytes(room)} of {names[place]}"
+                f"the clips' {needed} take no more than half of the {format_bytes(free)} of {names[place]}"
             )
             return CacheChoice(place, reason)
     if host is None:

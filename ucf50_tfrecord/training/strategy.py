@@ -126,8 +126,8 @@ def explain_lost_workers(strategy: tf.distribute.Strategy) -> Iterator[None]:
         if num_workers(strategy) == 1 or not is_lost:
             raise
         raise UserError(
-            f"{_name_lost(error, strategy)} has ended or cannot be reached, so the others cannot go on. Start "
-            "all workers with the same command again: they go on from the last checkpoint."
+            f"{_name_lost(error, strategy)} has exited or cannot be reached, so the others cannot continue. Start "
+            "all workers with the same command again: they resume from the last checkpoint."
         ) from error
 
 
