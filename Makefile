@@ -55,9 +55,9 @@ DATA_FLAGS = $(call flags,VIDEOS DATA SIZE FRAMES)
 .DEFAULT_GOAL := help
 
 help:  ## List the targets and variables.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo "Variables, as in make train VIDEOS=/data/UCF50 SIZE=112:"
-	@awk '/^\$$\(call .*## /{split($$2, part, /[,)]/); sub(/.*## /, ""); printf "  %-14s %s\n", part[2], $$0}' Makefile
+	@awk '/^\$$\(call .*## /{split($$2, part, /[,)]/); sub(/.*## /, ""); printf "  %-14s %s\n", part[2], $$0}' $(firstword $(MAKEFILE_LIST))
 	@echo "Recipes:"
 	@echo "$(RECIPES)" | fold -s -w 76 | sed 's/^/  /'
 

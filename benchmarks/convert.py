@@ -46,6 +46,9 @@ FORMAT = ClipFormat()
 Method = Callable[[str], object]
 
 
+# A method returns a video's frames, uint8 [T, H, W, 3], or none.
+
+
 def ours(path: str) -> np.ndarray:
     return decode.decode_file(path, FORMAT)[0].frames
 
@@ -274,8 +277,10 @@ def main() -> None:
         repeated = repeat_videos(found, _CONVERSION_VIDEOS.value, folder)
         one, two = measure_workers(repeated, _ROUNDS.value)
     terminal.say(
-        f"whole conversion of {one.num_videos} videos: {one.secs:.1f} s with 1 worker, {two.secs:.1f} s with 2, "
-        f"{two.videos_per_sec:.1f} videos/s ({one.secs / two.secs:.2f}x), peak of a worker {two.worker_peak_mb:.0f} MB"
+        f"whole conversion of {one.num_videos} videos: {one.secs:.1f} s with 1 worker, "
+        f"{two.secs:.1f} s with 2, "
+        f"{two.videos_per_sec:.1f} videos/s ({one.secs / two.secs:.2f}x), "
+        f"peak of a worker {two.worker_peak_mb:.0f} MB"
     )
     long_peak_mb = measure_long_video(_LONG_FRAMES.value)
     terminal.say(f"a video of {_LONG_FRAMES.value} frames: peak {long_peak_mb:.0f} MB")

@@ -66,6 +66,7 @@ class Row:
 
 
 def methods() -> dict[str, Method]:
+    """Returns the methods that can run here, by the name of their row."""
     here, other = sys.executable, _REMOTE_PYTHON.value
     copies = {"--fetch=copy (fsspec)": Method(other, "copy")} if other else {}
     return copies | {

@@ -22,7 +22,6 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 from absl import flags
 
 from benchmarks import measuring, rival_inputs
@@ -244,41 +243,6 @@ def resident_megabytes(pid: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-@dataclasses.dataclass(frozen=True)
-class Neighbours:
-    """Fraction of successive clips that share a class or a recording; `chance`: that of a random order."""
-
-    what: str
-    share: float
-    standard_error: float
-    chance: float
-
-
-def measure_shuffle(data: str, epochs: int = 200) -> list[Neighbours]:
-    """Compares successive clips in many epochs with the expectation for a random order."""
-    console.load_tensorflow()
-    from ucf50_tfrecord.dataset import pipeline
-
-    clips = _load_clips(data)
-    recordings = np.unique(np.stack([clips.labels, clips.groups]), axis=1, return_inverse=True)[1]
-    found = []
-    for what, values in (("class", clips.labels), ("recording", recordings)):
-        counts = np.unique(values, return_counts=True)[1]
-        shares = []
-        for epoch in range(epochs):
-            ordered = values[pipeline.epoch_order(clips, seed=0, epoch=epoch)]
-            shares.append(float((ordered[1:] == ordered[:-1]).mean()))
-        found.append(
-            Neighbours(
-                what=what,
-                share=statistics.mean(shares),
-                standard_error=statistics.stdev(shares) / epochs**0.5,
-                chance=float((counts * (counts - 1)).sum() / (len(clips) * (len(clips) - 1))),
-            )
-        )
-    return found
-
-
 def convert(videos_dir: str, data: str, clip_format: ClipFormat) -> str:
     """Converts all videos; returns the folder. Runs in a fresh process."""
     from tools import shards
@@ -300,8 +264,9 @@ def print_rates(rows: list[Row]) -> None:
 def print_memory(what: str, found: Memory) -> None:
     early = found.megabytes[min(4, len(found.megabytes) // 2)]
     terminal.say(
-        f"{what} {found.num_clips} clips: {early:.0f} MB after {min(5, len(found.megabytes) // 2 + 1)} epochs, "
-        f"{found.megabytes[-1]:.0f} MB after {len(found.megabytes)}, at most {max(found.megabytes):.0f} MB"
+        f"{what} {found.num_clips} clips: {early:.0f} MB after "
+        f"{min(5, len(found.megabytes) // 2 + 1)} epochs, {found.megabytes[-1]:.0f} MB after "
+        f"{len(found.megabytes)}, at most {max(found.megabytes):.0f} MB"
     )
 
 
@@ -319,7 +284,7 @@ def bench_size(size: tuple[int, int]) -> list[Row]:
 
 
 def bench_set() -> dict[str, Any]:
-    """Measures and prints the figures that do not depend on the size: gather, shuffle, memory."""
+    """Measures and prints the figures that do not depend on the size: gather and memory."""
     with tempfile.TemporaryDirectory() as folder:
         small = in_fresh_process(convert, _VIDEOS.value, f"{folder}/small", ClipFormat())
         large = in_fresh_process(convert, _VIDEOS.value, f"{folder}/large", ClipFormat(clips_per_video=10))
@@ -329,12 +294,6 @@ def bench_set() -> dict[str, Any]:
             f"--cache=device: the gather takes {gather_secs * 1e3:.2f} ms of a seed_lstm step of "
             f"{step_secs * 1e3:.0f} ms, {gather_secs / step_secs:.2%}"
         )
-        neighbours = in_fresh_process(measure_shuffle, small)
-        for found in neighbours:
-            terminal.say(
-                f"successive clips of one {found.what}: {found.share:.4f} +- {found.standard_error:.4f}, "
-                f"in a random order {found.chance:.4f}"
-            )
         memory = {
             "streaming": in_fresh_process(measure_streaming_memory, small, batch_size, _EPOCHS.value),
             "streaming ten times as many": in_fresh_process(
@@ -346,7 +305,6 @@ def bench_set() -> dict[str, Any]:
         print_memory(what, used)
     return {
         "gather": {"step_secs": step_secs, "gather_secs": gather_secs},
-        "neighbours": to_json(neighbours),
         "memory": to_json(memory),
     }
 

@@ -1,6 +1,6 @@
 """Measures within seconds how fast this machine decodes, feeds and trains.
 
-`python -m tools.doctor` calls these functions in processes of their own: one loads PyAV, the other TensorFlow.
+`python -m tools.doctor` calls these functions in processes of their own: one loads PyAV, one TensorFlow.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from absl import flags
 
-from pipelines import console, convert, inputs, remedies, terminal, train_flags
+from pipelines import code_flags, console, convert, inputs, remedies, terminal, train_flags
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import recipes, storage
 from ucf50_tfrecord.choices import FrameOrder, Strategy
@@ -31,7 +31,7 @@ from ucf50_tfrecord.specs import parse_folds
 
 if TYPE_CHECKING:
     from ucf50_tfrecord.dataset.clips import ClipIndex
-    from ucf50_tfrecord.evaluation.cells import Plan, Recipe
+    from ucf50_tfrecord.evaluation.cells import ComparisonSpec, Recipe
     from ucf50_tfrecord.evaluation.results import Cell, Results
 
 _MODELS = flags.DEFINE_list("models", ["frame_pool", "rnn", "lstm"], "Recipes to compare.")
@@ -61,7 +61,7 @@ _STRATEGY = flags.DEFINE_enum(
     "Devices of this process: one, all mirrored, or auto.",
 )
 
-for _module in (train_flags, convert, inputs):
+for _module in (train_flags, convert, inputs, code_flags):
     flags.adopt_module_key_flags(_module)
 
 _FOLDER_KIND = "a comparison"
@@ -86,7 +86,7 @@ def compare_recipes() -> None:
     """Trains and tests what is not finished, and writes the report."""
     # What the flags say, before anything is done for them.
     settings = {model: read_settings(model) for model in dict.fromkeys(_MODELS.value)}
-    asked = plan_flags(list(settings))
+    asked = spec_flags(list(settings))
     input_spec = inputs.INPUTS.build()
     manifest = convert.load_or_convert()
     console.load_tensorflow()
@@ -95,12 +95,12 @@ def compare_recipes() -> None:
 
     strategy = strategy_lib.make_strategy(_STRATEGY.value, environment={})
     made = {model: make_recipe(values, manifest) for model, values in settings.items()}
-    plan = make_plan(manifest, made, asked)
+    spec = make_spec(manifest, made, asked)
     folder = _OUTPUT.value or os.path.join("runs", f"{pathlib.Path(manifest.data_dir).name}-compare")
     check_folder(folder)
     comparison = compare.Comparison(
         folder=folder,
-        plan=plan,
+        spec=spec,
         clips=input_spec.load_clips(manifest, manifest.folds),
         strategy=strategy,
         cache=input_spec.cache,
@@ -114,7 +114,7 @@ def compare_recipes() -> None:
         console.stop_requests() as should_stop,
         Display() as display,
     ):
-        results = comparison.run(callbacks(display, should_stop))
+        results = comparison.run(listener(display, should_stop))
     if results is None:
         terminal.say("Stopped. What is finished is kept; to go on:", f"  {remedies.this_command()}")
         return
@@ -145,7 +145,8 @@ def compare_runs() -> None:
             clips,
             strategy=strategy,
             skip_bad_records=input_spec.skips_bad_records,
-            callbacks=callbacks(display, should_stop),
+            allowed_code=code_flags.allowed_code(),
+            listener=listener(display, should_stop),
         )
     if results is None:
         terminal.say("Stopped.")
@@ -202,7 +203,7 @@ def publish(folder: pathlib.Path, results: Results, clips: ClipIndex | None) -> 
     reader = None if clips is None else lambda chosen: read_clips(clips.select(np.asarray(chosen)))
     pictures = report.write(folder, results, judged, read_clips=reader)
     write_tensorboard(folder / "tensorboard", pictures)
-    for answer in (verdicts.YES, verdicts.NO, verdicts.UNKNOWN):
+    for answer in verdicts.Answer:
         chosen = [verdict for verdict in judged if verdict.answer == answer]
         if chosen:
             terminal.say("", f"{answer.capitalize()}:")
@@ -257,8 +258,8 @@ def make_recipe(settings: Mapping[str, Any], manifest: manifest_lib.Manifest) ->
     )
 
 
-def plan_flags(models: Sequence[str]) -> dict[str, Any]:
-    """Reads what the flags say of a comparison of some models, as the arguments of Plan.
+def spec_flags(models: Sequence[str]) -> dict[str, Any]:
+    """Reads what the flags say of a comparison of some models, as the arguments of ComparisonSpec.
 
     num_parts is None where there shall be one for each fold.
     """
@@ -275,7 +276,7 @@ def plan_flags(models: Sequence[str]) -> dict[str, Any]:
     num_parts = None if cv == "logo" else int(cv)
     if val_folds:
         expect(not flags.FLAGS["audit"].present or not audited, "--cv with --audit", audit=asked)
-        num_parts, audited = 0, []  # there are no parts to deal videos into
+        num_parts, audited = 0, []  # there are no parts to assign videos to
     return {
         "num_parts": num_parts,
         "val_folds": parse_folds(val_folds) if val_folds else (),
@@ -285,21 +286,23 @@ def plan_flags(models: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def make_plan(manifest: manifest_lib.Manifest, recipes: dict[str, Recipe], asked: dict[str, Any]) -> Plan:
-    """Plans the comparison that plan_flags has read, for a set."""
-    from ucf50_tfrecord.evaluation.cells import Plan
+def make_spec(
+    manifest: manifest_lib.Manifest, recipes: dict[str, Recipe], asked: dict[str, Any]
+) -> ComparisonSpec:
+    """Specifies the comparison that spec_flags has read, for a set."""
+    from ucf50_tfrecord.evaluation.cells import ComparisonSpec
 
     num_parts = len(manifest.folds) if asked["num_parts"] is None else asked["num_parts"]
-    return Plan(recipes=recipes, **asked | {"num_parts": num_parts})
+    return ComparisonSpec(recipes=recipes, **asked | {"num_parts": num_parts})
 
 
 def describe(comparison) -> None:
     """Says what will be trained."""
-    plan, wanted, clips = comparison.plan, comparison.plan.cells(), comparison.clips
-    how = f"{plan.num_parts} parts" if plan.num_parts else f"folds {flags.FLAGS['val_folds'].value}"
+    spec, wanted, clips = comparison.spec, comparison.spec.cells(), comparison.clips
+    how = f"{spec.num_parts} parts" if spec.num_parts else f"folds {flags.FLAGS['val_folds'].value}"
     terminal.say(
-        f"Comparing {', '.join(plan.recipes)} on {len(clips)} clips of {clips.manifest.data_dir}: "
-        f"{how}, {plan.num_seeds} seed(s); {len(wanted)} trainings in {comparison.folder}"
+        f"Comparing {', '.join(spec.recipes)} on {len(clips)} clips of {clips.manifest.data_dir}: "
+        f"{how}, {spec.num_seeds} seed(s); {len(wanted)} trainings in {comparison.folder}"
     )
 
 
@@ -327,7 +330,7 @@ class Display:
             terminal.say(f"{done + 1}/{total}  {cell}", flush=True)
 
     def report(self, progress) -> None:
-        """Takes a training.loop.Progress."""
+        """Receives a training.listener.TrainProgress."""
         if self._bar is not None and progress.epoch_done:
             self._bar.set_postfix_str(f"{self._cell} {progress.epoch}/{progress.num_epochs}")
 
@@ -335,10 +338,12 @@ class Display:
         terminal.warn(text)
 
 
-def callbacks(display: Display, should_stop: Callable[[], bool]):
-    from ucf50_tfrecord.evaluation.cells import Callbacks
+def listener(display: Display, should_stop: Callable[[], bool]):
+    from ucf50_tfrecord.evaluation.cells import ComparisonListener
 
-    return Callbacks(start=display.start, report=display.report, warn=display.warn, should_stop=should_stop)
+    return ComparisonListener(
+        start=display.start, report=display.report, warn=display.warn, should_stop=should_stop
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the entry points share: how they start, fail, show progress and notice interruptions."""
+"""Shared behaviour of the entry points: start, failure, progress and interruption."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ucf50_tfrecord import remote
 from ucf50_tfrecord.errors import UserError, expect
 from ucf50_tfrecord.specs import format_folds, printable
 
-# tqdm's own takes so much that scores beside it do not fit 80 columns.
+# Shorter than tqdm's own, so that scores beside the bar fit 80 columns.
 _BAR_FORMAT = "{desc}: {n_fmt}/{total_fmt} |{bar}| {elapsed}<{remaining}, {rate_fmt}{postfix}"
 _SHOWN_BESIDE_A_BAR = ("loss", "accuracy")
 
@@ -34,9 +34,8 @@ def run(main: Callable[[], int | None]) -> None:
     def guarded(argv: list[str]) -> int | None:
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)
-        # A conversion's workers end with their parent when it is told to end.
-        handle_sigterm()
-        sys.stdout.reconfigure(errors="backslashreplace")  # its encoding need not know all characters
+        handle_sigterm()  # so that a conversion's workers exit with this process
+        sys.stdout.reconfigure(errors="backslashreplace")  # for encodings that lack a character
         try:
             pipelines.raise_on_interrupt()
             scratch.use_own_folder()
@@ -45,7 +44,7 @@ def run(main: Callable[[], int | None]) -> None:
             _flush()
             return status
         except UserError as error:
-            # Here already: to let go of the error is to let go of what its frames hold, such as iterators.
+            # Inside the handler: leaving it would release what the error's frames hold, such as iterators.
             return _end(f"error: {remedies.message(error)}", 2)
         except KeyboardInterrupt:
             return _end("interrupted", 130)
@@ -68,7 +67,7 @@ def run(main: Callable[[], int | None]) -> None:
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
-    """Parses the flags as absl does, whose own messages show values as they are."""
+    """Parses the flags as absl does, but escapes the values in its error messages."""
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:
@@ -77,7 +76,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
 
 
 def _flush() -> None:
-    """Hands on what was printed, or drops it: its reader, such as head, may have seen enough."""
+    """Flushes standard output; drops it if the reader, such as head, has closed the pipe."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:
@@ -93,11 +92,11 @@ def _end(message: str, status: int) -> int:
 
 
 def end_at_once(code: int | str | None) -> None:
-    """Ends the process without taking TensorFlow apart.
+    """Exits without destroying TensorFlow's objects.
 
-    Its iterators wait for the reads that are under way: for as long as an object store keeps them waiting,
-    and for ever once Python has stopped the threads that read. And tensorflow-io 0.37.1 aborts a process
-    that has used its s3:// (tensorflow/io issue 2039).
+    Its iterators would wait for pending reads: as long as an object store takes, and for ever once Python has
+    stopped the threads that read. And tensorflow-io 0.37.1 aborts a process that has used its s3://
+    (tensorflow/io issue 2039).
     """
     if isinstance(code, str):
         note(code)
@@ -108,7 +107,7 @@ def end_at_once(code: int | str | None) -> None:
 
 
 def handle_sigterm() -> None:
-    """Has SIGTERM end this process as Ctrl-C does. TensorFlow takes SIGTERM for itself where there are workers."""
+    """Makes SIGTERM raise KeyboardInterrupt. TensorFlow replaces the handler where there are workers."""
     signal.signal(signal.SIGTERM, _raise_interrupt)
 
 
@@ -119,11 +118,10 @@ def _raise_interrupt(_signum: int, _frame) -> None:
 def load_tensorflow() -> None:
     """Imports TensorFlow and finds its devices.
 
-    Without an NVIDIA driver, what TensorFlow prints meanwhile is hidden unless it fails: a
-    page about CUDA, which comes before its log level applies. With a driver all of it is
-    shown, and a warning if TensorFlow does not see a GPU. Of its Python side only errors are shown, as of
-    its C++ side (TF_CPP_MIN_LOG_LEVEL): it takes models that are built one after the other for one that is
-    traced again and again, and warns of it.
+    Without an NVIDIA driver, TensorFlow's output during the import is hidden unless the import fails: a page
+    about CUDA, printed before the log level applies. With a driver everything is shown, and a warning if
+    TensorFlow sees no GPU. Of its Python messages only errors are shown, as of its C++ messages
+    (TF_CPP_MIN_LOG_LEVEL): it warns that a function is traced again when models are built one after another.
     """
     python_logging.getLogger("tensorflow").setLevel(python_logging.ERROR)
     if has_nvidia_driver():
@@ -132,7 +130,7 @@ def load_tensorflow() -> None:
         if not tf.config.list_physical_devices("GPU"):
             warn("there is an NVIDIA driver, but TensorFlow sees no GPU")
         return
-    # Below Python: the notices come from C++.
+    # By file descriptor: the notices come from C++.
     with tempfile.TemporaryFile() as notices, contextlib.ExitStack() as stack:
         stderr = os.dup(2)
         stack.callback(os.close, stderr)
@@ -150,7 +148,7 @@ def load_tensorflow() -> None:
 
 
 def load_file_systems(folder: str) -> None:
-    """Imports TensorFlow, as load_tensorflow does, where a folder is a URL that is reached through it."""
+    """Imports TensorFlow, as load_tensorflow does, if a folder is a URL that only TensorFlow can read."""
     if remote.needs_tensorflow(folder):
         load_tensorflow()
 
@@ -179,11 +177,11 @@ class TrainingDisplay:
         self._stack.close()
 
     def listener(self):
-        """Returns the job.Listener that shows a job here. Imports TensorFlow."""
+        """Returns the job.JobListener that shows a job here. Imports TensorFlow."""
         from ucf50_tfrecord.dataset.feed import CACHE_MEANINGS
-        from ucf50_tfrecord.job import Listener
+        from ucf50_tfrecord.job import JobListener
 
-        return Listener(
+        return JobListener(
             chose_cache=lambda choice: say(
                 f"Clips are {CACHE_MEANINGS[choice.cache]} (--cache={choice.cache}): {choice.reason}"
             ),
@@ -196,7 +194,7 @@ class TrainingDisplay:
         )
 
     def update(self, progress) -> None:
-        """Receives a training.loop.Progress after each call of steps."""
+        """Receives a training.listener.TrainProgress after each call of steps."""
         steps = progress.num_steps // progress.num_epochs
         if self._bar is None:
             self._bar = progress_bar(steps, "step", f"epoch {progress.epoch}/{progress.num_epochs}")
@@ -216,7 +214,7 @@ class TrainingDisplay:
 
 
 def only_chief_speaks(is_chief: bool) -> contextlib.AbstractContextManager:
-    """Keeps what a worker prints to itself while the block runs, unless it is the chief; errors are shown."""
+    """Hides the standard output of workers other than the chief while the block runs; errors are shown."""
     return contextlib.nullcontext() if is_chief else contextlib.redirect_stdout(io.StringIO())
 
 
@@ -228,7 +226,7 @@ def print_scores(title: str, plain: dict[str, float], shuffled: dict[str, float]
 
 
 class ProgressBar(tqdm.tqdm):
-    """A bar whose texts stay on its line, whatever they hold."""
+    """A bar that escapes its texts, so that they stay on its line."""
 
     @property
     def format_dict(self) -> dict[str, object]:
@@ -237,7 +235,7 @@ class ProgressBar(tqdm.tqdm):
 
 
 def progress_bar(total: int, unit: str, description: str) -> ProgressBar:
-    """A bar on a terminal; elsewhere nothing, so that logs hold plain lines only."""
+    """Returns a bar; it shows nothing unless standard error is a terminal, so that logs hold plain lines."""
     return ProgressBar(
         total=total,
         unit=unit,
@@ -250,9 +248,9 @@ def progress_bar(total: int, unit: str, description: str) -> ProgressBar:
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[Callable[[], bool]]:
-    """Turns SIGINT and SIGTERM into an answer to "should we stop?" while the block runs.
+    """Collects SIGINT and SIGTERM while the block runs; yields a function that tells whether one has arrived.
 
-    A second signal ends the process at once.
+    A second signal interrupts the process at once.
     """
     received: list[int] = []
 

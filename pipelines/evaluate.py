@@ -10,7 +10,7 @@ import pathlib
 
 from absl import flags
 
-from pipelines import console, inputs, run_flags, terminal
+from pipelines import code_flags, console, inputs, run_flags, terminal
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import storage
 from ucf50_tfrecord.specs import format_folds, parse_folds
@@ -30,6 +30,7 @@ _OUTPUT = flags.DEFINE_string(
 _FOLDER_KIND = "an evaluation"
 
 flags.adopt_module_key_flags(run_flags)
+flags.adopt_module_key_flags(code_flags)
 flags.adopt_module_key_flags(inputs)
 
 
@@ -65,14 +66,16 @@ def evaluate_again() -> None:
     folder = pathlib.Path(_OUTPUT.value or run_lib.evaluation_dir(run_dir, weights, folds))
     # One process is enough, whatever names workers here.
     strategy = strategy_lib.make_strategy(_STRATEGY.value, environment={})
-    model = trained.load_model(run_dir, config, weights, strategy=strategy)
+    model = trained.load_model(
+        run_dir, config, weights, strategy=strategy, allowed_code=code_flags.allowed_code()
+    )
     listener = console.TrainingDisplay().listener()
     [feed] = job.make_feeds(manifest, [folds], inputs.INPUTS.build(), strategy=strategy, listener=listener)
     storage.claim_folder(folder, _FOLDER_KIND, _is_evaluation)  # a mistake shows before the work
     evaluate = runner.Evaluator(
         model, feed, strategy=strategy, batch_size=_BATCH_SIZE.value, warn=terminal.warn
     )
-    evaluations = [evaluate(perturbation) for perturbation in runner.PERTURBATIONS]
+    evaluations = [evaluate(name) for name in runner.RUN_INTERVENTIONS]
 
     runner.save_predictions(folder / run_lib.PREDICTIONS_FILENAME, evaluations)
     plain, shuffled = evaluations

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from pipelines import console, run_flags, terminal
+from pipelines import code_flags, console, run_flags, terminal
 
 if TYPE_CHECKING:
     from ucf50_tfrecord.inference.card import Export
@@ -24,6 +24,7 @@ _FORMATS = flags.DEFINE_list(
 )
 
 flags.adopt_module_key_flags(run_flags)
+flags.adopt_module_key_flags(code_flags)
 
 
 def main() -> None:
@@ -33,11 +34,14 @@ def main() -> None:
 
     # What is compared would be computed in TensorFloat-32 there, and a training may run on it.
     tf.config.set_visible_devices([], "GPU")
-    from ucf50_tfrecord.inference import export, sources
+    from ucf50_tfrecord.inference import export, finished_run
 
     output = _OUTPUT.value or os.path.join(run_dir, "export")
-    run = sources.gather(run_dir, run_flags.weights())
-    print_export(export.export_run(run, output, formats=_FORMATS.value, warn=terminal.warn), output)
+    run = finished_run.load(run_dir, run_flags.weights())
+    exported = export.export_run(
+        run, output, formats=_FORMATS.value, warn=terminal.warn, allowed_code=code_flags.allowed_code()
+    )
+    print_export(exported, output)
 
 
 def print_export(exported: Export, output: str) -> None:

@@ -22,21 +22,19 @@ def main() -> int:
         runpy.run_module(f"pipelines.{command}", run_name="__main__", alter_sys=True)
         return 0
     if command in ("--help", "-h", "help"):
-        terminal.say(*_help())
+        _print_help()
         return 0
     terminal.note(f"error: Expected a command out of {', '.join(COMMANDS)}. Received: {command}")
     return 2
 
 
-def _help() -> list[str]:
+def _print_help() -> None:
     width = max(map(len, COMMANDS))
-    return [
-        f"{pipelines.CONSOLE_SCRIPT} <command> --<flag>=<value> …",
-        "",
-        *(f"  {command:<{width}}  {_first_line(command)}" for command in COMMANDS),
-        "",
-        f"{pipelines.CONSOLE_SCRIPT} <command> --helpshort lists a command's flags.",
-    ]
+    terminal.say(f"{pipelines.CONSOLE_SCRIPT} <command> --<flag>=<value> …", "")
+    for command in COMMANDS:
+        indents = f"  {command:<{width}}  ", " " * (width + 4)
+        terminal.say_wrapped(_first_line(command), initial_indent=indents[0], subsequent_indent=indents[1])
+    terminal.say("", f"{pipelines.CONSOLE_SCRIPT} <command> --helpshort lists a command's flags.")
 
 
 def _first_line(command: str) -> str:

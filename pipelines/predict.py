@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from pipelines import console, run_flags, terminal
+from pipelines import code_flags, console, run_flags, terminal
 from pipelines.spec_flags import SpecFlags
 from ucf50_tfrecord import parsing, storage
 from ucf50_tfrecord.errors import UserError
@@ -70,6 +70,7 @@ _LIMITS = SpecFlags(
 )
 
 flags.adopt_module_key_flags(run_flags)
+flags.adopt_module_key_flags(code_flags)
 
 _PREDICTIONS_FILENAME = "predictions.json"
 _FOLDER_KIND = "predictions"
@@ -131,6 +132,7 @@ def load_session(stack: contextlib.ExitStack, output: pathlib.Path) -> Session:
         stride_secs=_STRIDE_SECS.value,
         calibrate=_CALIBRATE.value,
         batch_size=_BATCH_SIZE.value,
+        allowed_code=code_flags.allowed_code(),
         warn=terminal.warn,
     )
     storage.claim_folder(output, _FOLDER_KIND, _is_predictions)

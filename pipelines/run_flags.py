@@ -1,4 +1,4 @@
-"""What is asked for of a finished run, wherever one is used: its folder, and which of its weights."""
+"""Flags of entry points that use a finished run: its folder and its weights."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from ucf50_tfrecord.errors import UserError
 
 _RUN = flags.DEFINE_string("run", None, "The run's folder.")
 _WEIGHTS = flags.DEFINE_enum(
-    "weights", None, ("last", "best"), "Which checkpoint of the run. Default: that of its own final scores."
+    "weights",
+    None,
+    ("last", "best"),
+    "The run's checkpoint to use. Default: the one that its own scores are of.",
 )
 
 

@@ -1,6 +1,6 @@
-"""A process's own folder for temporary files, and the removal of those whose process was killed.
+"""A folder for the temporary files of each process, and the removal of folders that killed processes left.
 
-TensorFlow, too, leaves temporary files where a process is killed: its AutoGraph writes Python modules.
+A killed process also leaves temporary files of TensorFlow: its AutoGraph writes Python modules.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _MODE = 0o700
 
 
 def use_own_folder() -> None:
-    """Has this process and its children make temporary files in a folder that goes when the process ends.
+    """Puts temporary files of this process and its children into a folder that is removed at exit.
 
-    The folder lies where temporary files go (TMPDIR). The process holds its lock as long as it lives, however it
-    ends. Folders whose lock nobody holds were left by processes that were killed; they are removed first.
+    The folder lies in TMPDIR. The process holds its lock until it exits, however it exits. Folders whose lock
+    nobody holds belong to killed processes; they are removed first.
 
     Raises:
       UserError: if no such folder can be made.
@@ -45,7 +45,7 @@ def use_own_folder() -> None:
 
 
 def _make_locked(parent: str, stack: contextlib.ExitStack) -> str | None:
-    """Makes a folder and takes its lock; returns None if another process took it for abandoned in between."""
+    """Makes a folder and locks it; returns None if another process removed it as abandoned meanwhile."""
     folder = os.path.join(parent, f"{_PREFIX}{secrets.token_hex(8)}")
     try:
         os.mkdir(folder, _MODE)
@@ -56,28 +56,28 @@ def _make_locked(parent: str, stack: contextlib.ExitStack) -> str | None:
     except storage.LockedError:
         return None
     except UserError:
-        if os.path.isdir(folder):  # it is still there, but locks do not work
+        if os.path.isdir(folder):  # locks do not work here
             shutil.rmtree(folder, ignore_errors=True)
             raise
-    # Another process removes a folder before it gives the lock back.
+    # Another process may have removed it before it released the lock.
     return folder if os.path.isdir(folder) else None
 
 
 def _remove_own(folder: str, lock: contextlib.ExitStack, pid: int) -> None:
-    if os.getpid() == pid:  # not in a fork
+    if os.getpid() == pid:  # not a fork
         shutil.rmtree(folder, ignore_errors=True)  # the next process tries again
         lock.close()
 
 
 def _remove_abandoned(parent: str) -> None:
-    """Removes the folders of this user's processes that were killed."""
+    """Removes folders that killed processes of this user left."""
     try:
         with os.scandir(parent) as entries:
             found = [entry for entry in entries if _NAME.fullmatch(entry.name)]
-    except PermissionError:  # a folder to write in, not to list
+    except PermissionError:  # the folder cannot be listed
         return
     for entry in found:
-        # Its process lives, or another removes it now.
+        # Suppressed: its process runs, or another process removes it now.
         with contextlib.suppress(FileNotFoundError, UserError):
             if _is_own(entry.stat(follow_symlinks=False)):
                 with storage.folder_lock(entry.path):
@@ -85,7 +85,7 @@ def _remove_abandoned(parent: str) -> None:
 
 
 def _is_own(status: os.stat_result) -> bool:
-    """Tells whether this user made it, as _make_locked does; anyone may make links and folders in /tmp."""
+    """Tells whether this user made the folder as _make_locked does; anyone may make folders in /tmp."""
     return (
         stat.S_ISDIR(status.st_mode)
         and stat.S_IMODE(status.st_mode) == _MODE

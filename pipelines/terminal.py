@@ -1,8 +1,8 @@
-"""The one place that writes to the terminal. Every line that it is given stays one line of plain text.
+"""The only module that writes to the terminal. Every line that it receives stays one line of plain text.
 
-The names of files, classes and videos, flags' values and the errors of other libraries may hold escape
-sequences, line breaks, or what reverses the direction of writing; all of it is escaped here. Imports nothing
-outside the standard library and `specs`: the doctor runs where packages are missing.
+Names of files, classes and videos, values of flags and errors of other libraries may hold escape sequences, line
+breaks or characters that reverse the direction of writing. They are escaped here. Imports no third-party
+package: the doctor runs where packages are missing.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ def warn(text: str) -> None:
 
 
 def say_wrapped(text: str, *, width: int = WIDTH, flush: bool = False, **options) -> None:
-    """Prints a text as lines of `width` columns, broken at spaces; see textwrap.wrap for the options."""
+    """Prints a text in lines of `width` columns, broken at spaces; takes the options of textwrap.wrap."""
     say(*textwrap.wrap(printable(text), width, **options), flush=flush)
 
 
 def say_drawing(drawing: str) -> None:
-    """Prints lines that may hold colour codes: a drawing of numbers, which holds no names."""
+    """Prints a drawing of numbers, which may hold colour codes but no names."""
     _write(sys.stdout, drawing.split("\n"))
 
 
 def note_exception(error: BaseException) -> None:
-    """Prints an error's traceback to standard error. Lines of a message after its first are indented."""
+    """Prints an error's traceback to standard error; indents all lines of a message but the first."""
     for part in traceback.format_exception(error):
         first, *others = part.rstrip("\n").split("\n")
         indent = "" if first.startswith("  File ") else "    "
@@ -57,7 +57,7 @@ def note_exception(error: BaseException) -> None:
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """Shows a mistake as one line after the usage."""
+    """Prints an error as one line after the usage."""
 
     def error(self, message: str) -> None:
         super().error(printable(message))

@@ -1,4 +1,4 @@
-"""Trains a model on shards and evaluates it on folds that it has not seen.
+"""Trains a model on shards and evaluates it on held-out folds.
 
   python -m pipelines.train --videos=/data/UCF50 --recipe=lstm
 
@@ -35,20 +35,24 @@ if TYPE_CHECKING:
 
     from ucf50_tfrecord.job import Job
 
-_RUN = flags.DEFINE_string("run", None, "The run's folder. Default: a new one, runs/<data>-<model>-<time>.")
+_RUN = flags.DEFINE_string(
+    "run",
+    None,
+    "The run's folder; an unfinished run resumes. Default: a new one, runs/<data>-<model>-<time>.",
+)
 _STRATEGY = flags.DEFINE_enum(
     "strategy",
     Strategy.AUTO,
     list(Strategy),
-    "Devices: one; mirrored, all of this process; multi_worker, all of the workers that TF_CONFIG or Slurm "
-    "names; or auto.",
+    "Devices to train on: one; mirrored, all of this process; multi_worker, those of all workers that TF_CONFIG "
+    "or Slurm names; auto chooses.",
 )
-_JOIN_SECS = flags.DEFINE_float("join_secs", 600, "With several workers: seconds to wait for them to start.")
+_JOIN_SECS = flags.DEFINE_float("join_secs", 600, "Seconds to wait for the other workers to start.")
 _OPTIONS = SpecFlags(RunOptions)
 _PROFILE_STEPS = flags.DEFINE_string(
     "profile_steps",
     None,
-    "The first and the last step to profile, such as 20,30, for TensorBoard's Profile page.",
+    "First and last step to profile, such as 20,30, for TensorBoard's Profile page.",
 )
 
 for _module in (train_flags, convert, inputs):
@@ -61,8 +65,7 @@ def main() -> None:
     if uses_workers:
         check_worker_flags()
 
-    # Shards, before TensorFlow is loaded: the conversion's workers start lighter.
-    manifest = convert.load_or_convert()
+    manifest = convert.load_or_convert()  # before TensorFlow is loaded: its workers start lighter
     folds = choose_folds(manifest, asked, terminal.warn)
     model = recipes.model_spec(settings, num_classes=len(manifest.classes), clip_format=manifest.format)
 
@@ -95,10 +98,10 @@ def main() -> None:
 
 
 def read_flags() -> tuple[dict[str, Any], Folds]:
-    """Reads the settings and the folds, and checks the flags before anything is done for them.
+    """Reads the settings and the folds, so that a mistake shows before anything is converted.
 
     Raises:
-      UserError: if something is wrong with them, whatever the shards.
+      UserError: if a flag is wrong, whatever the shards.
     """
     settings, asked = train_flags.settings(), train_flags.asked_folds()
     check_early_stopping(recipes.train_spec(settings), asked)
@@ -107,7 +110,7 @@ def read_flags() -> tuple[dict[str, Any], Folds]:
 
 
 def start_devices(stack: contextlib.ExitStack, uses_workers: bool) -> tf.distribute.Strategy:
-    """Returns the devices, those of all workers once they have come; `stack` explains failures of devices."""
+    """Returns the devices, once all workers have started; `stack` turns failures of devices into UserErrors."""
     from ucf50_tfrecord.training import strategy as strategy_lib
 
     if uses_workers:
@@ -121,7 +124,7 @@ def start_devices(stack: contextlib.ExitStack, uses_workers: bool) -> tf.distrib
 
 
 def announce(job: Job) -> None:
-    """Prints what is trained, on what."""
+    """Prints the clips, the model and the devices of a training."""
     from ucf50_tfrecord.training import strategy as strategy_lib
 
     config, num_devices = job.config, job.strategy.num_replicas_in_sync
@@ -153,11 +156,7 @@ def announce(job: Job) -> None:
 
 
 def check_worker_flags() -> None:
-    """Checks the flags of one of several workers.
-
-    Raises:
-      UserError: if the workers could not agree on a folder.
-    """
+    """Raises UserError if several workers could not agree on a folder."""
     if not _RUN.value:
         raise UserError(
             "With several workers pass --run=<folder>: the same for all, on a file system that all share."

@@ -8,14 +8,15 @@ from absl import flags
 
 from pipelines.spec_flags import SpecFlags
 from ucf50_tfrecord import recipes
-from ucf50_tfrecord.specs import MODEL_NAMES, AugmentSpec, ModelSpec, TrainSpec
+from ucf50_tfrecord.architectures import ENCODERS, MODELS, is_own_code
+from ucf50_tfrecord.specs import AugmentSpec, ModelSpec, TrainSpec
 from ucf50_tfrecord.training import folds as folds_lib
 from ucf50_tfrecord.training.folds import Folds
 
 _RECIPE = flags.DEFINE_string(
     "recipe",
     None,
-    f"Settings that replace the defaults of the flags; flags that are given override them. One of "
+    f"Settings that replace the flags' defaults; given flags override them. One of "
     f"{', '.join(recipes.names())}, or a file that ends in .flags.",
 )
 _SPECS = (
@@ -26,7 +27,7 @@ _SPECS = (
 _VAL_FOLDS = flags.DEFINE_string(
     "val_folds",
     None,
-    "Folds to evaluate on, such as 1-5,9. Default: the first fifth of the folds, or all that --train_folds leaves.",
+    "Folds to validate on, such as 1-5,9. Default: the first fifth of the folds, or all that --train_folds leaves.",
 )
 _TEST_FOLDS = flags.DEFINE_string(
     "test_folds",
@@ -35,18 +36,19 @@ _TEST_FOLDS = flags.DEFINE_string(
 )
 _TRAIN_FOLDS = flags.DEFINE_string("train_folds", None, "Folds to train on. Default: all others.")
 
-flags.register_validator(
-    "model",
-    lambda name: name in MODEL_NAMES or ":" in name,
-    f"Expected one of {', '.join(MODEL_NAMES)}, or <module>:<builder>.",
-)
+for _name, _known in (("model", MODELS), ("encoder", ENCODERS)):
+    flags.register_validator(
+        _name,
+        lambda value, known=_known: value in known or is_own_code(value),
+        f"Expected one of {', '.join(_known)}, or <module>:<builder>.",
+    )
 
 
 def settings(recipe: str | None = None) -> dict[str, Any]:
-    """Returns the settings of recipes: defaults, replaced by the recipe's, overridden by flags that are given.
+    """Returns the settings: the flags' defaults, replaced by a recipe's, overridden by given flags.
 
     Args:
-      recipe: its name; None for that of --recipe, if any.
+      recipe: the recipe's name; None takes --recipe, if it is given.
 
     Raises:
       UserError: if there is no such recipe.

@@ -9,11 +9,13 @@ import pytest
 from tests.conftest import REPOSITORY, run_code
 
 # A package may import the packages in its row, itself and third-party libraries.
-BASE = {"errors", "choices", "specs", "texts", "record", "manifest", "parsing", "remote", "shards", "storage"}
+CONTRACT = {"errors", "choices", "architectures", "specs", "example", "tfrecord", "record"}
+BASE = CONTRACT | {"texts", "manifest", "parsing", "remote", "shards", "storage"}
 ALLOWED = {
     "errors": set(),
     "choices": {"errors"},
-    "specs": {"errors", "choices"},
+    "architectures": {"errors"},
+    "specs": {"errors", "choices", "architectures"},
     "texts": set(),
     "remote": {"errors", "specs", "texts"},
     "storage": {"errors", "specs", "remote"},
@@ -22,11 +24,13 @@ ALLOWED = {
     "workers": {"errors", "choices", "specs", "sandbox", "worker_process"},
     "parsing": {"errors", "specs", "storage"},
     "shards": {"errors", "choices", "specs", "parsing"},
-    "record": {"errors", "choices", "specs"},
-    "manifest": {"errors", "choices", "specs", "record", "parsing", "shards", "storage"},
+    "example": set(),
+    "tfrecord": {"errors"},
+    "record": CONTRACT,
+    "manifest": CONTRACT | {"parsing", "shards", "storage"},
     "convert": BASE | {"workers"},
     "dataset": BASE,
-    "models": {"errors", "specs"},
+    "models": {"errors", "architectures", "specs"},
     "recipes": {"errors", "specs"},
     "drawing": {"errors", "specs"},
     "training": BASE | {"dataset", "models", "drawing"},

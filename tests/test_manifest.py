@@ -6,7 +6,7 @@ import re
 import pytest
 
 from tests.conftest import CLASSES, raises_with_remedies
-from ucf50_tfrecord import manifest, record
+from ucf50_tfrecord import manifest, record, tfrecord
 from ucf50_tfrecord.errors import UserError
 
 
@@ -28,7 +28,7 @@ def test_sidecars_point_at_the_records(data_dir):
     assert len(loaded.shards) > len(loaded.folds)
     for shard in loaded.shards:
         report = manifest.load_report(str(data_dir), shard.filename)
-        records = list(record.read_records(data_dir / shard.filename))
+        records = list(tfrecord.read_file(data_dir / shard.filename))
         assert report.offsets == tuple(offset for offset, _ in records)
         features = [record.decode(payload) for _, payload in records]
         assert report.clip_ids == tuple(f["clip/media_id"][0].decode() for f in features)

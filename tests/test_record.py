@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ucf50_tfrecord import record
-from ucf50_tfrecord.errors import UserError
+from ucf50_tfrecord import record, tfrecord
 from ucf50_tfrecord.specs import ClipFormat
 
 FORMAT = ClipFormat(num_frames=3, height=8, width=10)
@@ -67,19 +66,20 @@ def test_clips_are_read_as_they_were_encoded(tmp_path, encoding):
     np.testing.assert_array_equal(decoded["video"], clip.frames)
     assert decoded["group"] == [record.UNKNOWN_GROUP] and decoded["label"] == [4]
     path = tmp_path / "shard"
-    path.write_bytes(record.frame_record(b"another") + record.frame_record(payload))
-    place = 23, (clip.clip_id, clip.label)
+    path.write_bytes(tfrecord.frame(b"another") + tfrecord.frame(payload))
+    clip_of = clip.clip_id, clip.label
+    place = tfrecord.Place(str(path), 23)
     with open(path, "rb") as file:
         assert record.read_end_us(file.fileno(), 23) == clip.end_us
         if record.stores_raw(clip_format):
             pixels = np.zeros(clip.frames.size, np.uint8)
-            assert record._read_pixels_in_place(file.fileno(), *place, clip_format, pixels)
+            assert record._read_pixels_in_place(file.fileno(), 23, clip_of, clip_format, pixels)
             np.testing.assert_array_equal(pixels.reshape(clip.frames.shape), clip.frames)
             pixels[:] = 0
-            record.read_pixels(file.fileno(), *place, clip_format=clip_format, out=pixels)
+            record.read_pixels(file.fileno(), place, clip_of, clip_format=clip_format, out=pixels)
             np.testing.assert_array_equal(pixels.reshape(clip.frames.shape), clip.frames)
         else:
-            images = record.read_images(file.fileno(), *place, clip_format=clip_format)
+            images = record.read_images(file.fileno(), place, clip_of, clip_format=clip_format)
             frames = record.decode_images(tf.constant(images), clip_format)
             np.testing.assert_array_equal(frames, clip.frames)
 
@@ -94,31 +94,3 @@ def test_names_that_are_not_utf8_keep_their_bytes():
     assert record.decode(record.encode(make_clip(data_path=name), FORMAT))["clip/data_path"] == [
         b"Jump/\xff.avi"
     ]
-
-
-def test_framing_is_tfrecord(tmp_path):
-    payloads = [b"", b"a", bytes(range(256)) * 40]
-    path = tmp_path / "x.tfrecord"
-    path.write_bytes(b"".join(map(record.frame_record, payloads)))
-    assert [item.numpy() for item in tf.data.TFRecordDataset(str(path))] == payloads
-    with tf.io.TFRecordWriter(str(tmp_path / "tf")) as writer:
-        for payload in payloads:
-            writer.write(payload)
-    assert path.read_bytes() == (tmp_path / "tf").read_bytes()
-    assert list(record.read_records(path)) == [(0, b""), (16, b"a"), (33, payloads[2])]
-
-
-def test_damage_is_found_and_named(tmp_path):
-    whole = record.frame_record(b"first") + record.frame_record(b"second")
-    path = tmp_path / "x.tfrecord"
-    for position in range(len(whole)):
-        path.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
-        with pytest.raises(
-            UserError, match=f"x.tfrecord: the record at byte {0 if position < 21 else 21} is damaged"
-        ):
-            list(record.read_records(path))
-    for length in range(1, len(whole)):
-        path.write_bytes(whole[:length])
-        if length != 21:
-            with pytest.raises(UserError, match="cut short"):
-                list(record.read_records(path))

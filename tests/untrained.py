@@ -80,7 +80,7 @@ def write_run(
         checkpoints.save_best(0.5, epoch=1)
         for _ in range(2):
             checkpoints.save_last()
-        evaluations = {"validation": [evaluate(name) for name in runner.PERTURBATIONS]}
+        evaluations = {"validation": [evaluate(name) for name in runner.RUN_INTERVENTIONS]}
         job = job_lib.Job(
             manifest=manifest, config=config, strategy=strategy, feeds=feeds, state=None, run_dir=str(run_dir)
         )

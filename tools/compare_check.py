@@ -139,7 +139,7 @@ def compare(name: str, seed: int, folder: pathlib.Path):
     from ucf50_tfrecord.dataset.clips import load_clips
     from ucf50_tfrecord.evaluation import compare as compare_lib
     from ucf50_tfrecord.evaluation import verdicts
-    from ucf50_tfrecord.evaluation.cells import Callbacks, Plan
+    from ucf50_tfrecord.evaluation.cells import ComparisonListener, ComparisonSpec
     from ucf50_tfrecord.training import strategy as strategy_lib
 
     manifest = make_shards(name, seed, folder)
@@ -149,12 +149,12 @@ def compare(name: str, seed: int, folder: pathlib.Path):
     }
     comparison = compare_lib.Comparison(
         folder=str(folder),
-        plan=Plan(recipes=recipes, num_parts=_NUM_PARTS, audited=(_SEQUENCE_MODEL,), inside=False),
+        spec=ComparisonSpec(recipes=recipes, num_parts=_NUM_PARTS, audited=(_SEQUENCE_MODEL,), inside=False),
         clips=load_clips(manifest, manifest.folds),
         strategy=strategy_lib.make_strategy("auto", environment={}),
         tensorboard=False,
     )
-    results = comparison.run(Callbacks())
+    results = comparison.run(ComparisonListener())
     return verdicts.judge(results)
 
 
@@ -215,8 +215,8 @@ def main() -> int:
     claims = sum(one.is_false_claim for one in judged) / len(judged)
     terminal.say("")
     terminal.say(
-        f"{len(judged)} verdicts: {right:.1%} right (required: {_MIN_RIGHT:.0%} or more), {claims:.1%} false claims "
-        f"(allowed: {_MAX_FALSE_CLAIMS:.0%})"
+        f"{len(judged)} verdicts: {right:.1%} right (required: {_MIN_RIGHT:.0%} or more), "
+        f"{claims:.1%} false claims (allowed: {_MAX_FALSE_CLAIMS:.0%})"
     )
     if len(corpora) > 1:
         storage.write_json(pathlib.Path(_FOLDER.value, "compare_check.json"), to_json(judged))

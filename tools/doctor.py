@@ -3,8 +3,8 @@
   python -m tools.doctor
   python -m tools.doctor --data=data/ucf50-15x64x64 --run=runs/first
 
-Exits with status 1 if a check fails. Packages may be broken, so it needs none: it uses argparse in place of absl,
-and each check imports what it checks.
+Exits with status 1 if a check fails. Packages may be broken, so it needs none: it uses argparse in place of
+absl, and each check imports what it checks.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main() -> int:
         for finding in run_check(name, options):
             terminal.say(*format_finding(finding), flush=True)
             counts[finding.level] += 1
-    terminal.say("", f"{counts['fail']} failures, {counts['warn']} warnings")
+    terminal.say("", f"failures: {counts['fail']}, warnings: {counts['warn']}")
     return 1 if counts["fail"] else 0
 
 

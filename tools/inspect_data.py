@@ -36,7 +36,8 @@ _RUN = flags.DEFINE_string("run", None, "Folder of a run.")
 _SHEET = flags.DEFINE_string(
     "sheet",
     None,
-    "File for the picture, a .png; empty draws none. Default: contact_sheet.png in --data, or here if that is a URL.",
+    "File for the picture, a .png; empty draws none. Default: contact_sheet.png in --data, "
+    "or here if that is a URL.",
 )
 
 _SAMPLE_CLIPS, _SAMPLE_BYTES = 100, 64 << 20
@@ -146,7 +147,8 @@ def draw_sheet(clips: clips_lib.ClipIndex) -> None:
         short = clips.ids[chosen].rpartition("/")[2]
         frames = reader.read_record(clips, chosen)[record.VIDEO]
         rows.append(contact_sheet.Row(name, f"{len(indices)} clips\n{short}", frames))
-    title = f"{os.path.basename(os.path.abspath(manifest.data_dir))}: {manifest.num_clips} clips of {manifest.format}"
+    name = os.path.basename(os.path.abspath(manifest.data_dir))
+    title = f"{name}: {manifest.num_clips} clips of {manifest.format}"
     picture = contact_sheet.draw(title, rows, manifest.format.shape)
     beside = "contact_sheet.png" if remote.is_remote(manifest.data_dir) else None
     path = _SHEET.value or beside or os.path.join(manifest.data_dir, "contact_sheet.png")
@@ -190,8 +192,8 @@ def print_run(run_dir: str) -> None:
         f"folds: {'; '.join(f'{name} {format_folds(part)}' for name, part in folds.items() if part)}"
     )
     print_wrapped(
-        f"{train.epochs} epochs of batches of {train.batch_size}, {train.optimizer} at {train.learning_rate:g} "
-        f"({train.schedule}), {train.precision}, seed {train.seed}"
+        f"{train.epochs} epochs of batches of {train.batch_size}, {train.optimizer} at "
+        f"{train.learning_rate:g} ({train.schedule}), {train.precision}, seed {train.seed}"
     )
     print_scores(run_dir)
     print_curves(run_dir)

@@ -60,19 +60,23 @@ Scene = Callable[[float, np.random.Generator], list[tuple[float, float, float]]]
 
 
 def grow(t: float, rng: np.random.Generator) -> list[tuple[float, float, float]]:
+    """Grows in place."""
     return [(rng.uniform(0.35, 0.65), rng.uniform(0.4, 0.6), 0.4 + 1.8 * t)]
 
 
 def rise(t: float, rng: np.random.Generator) -> list[tuple[float, float, float]]:
+    """Rises from the bottom."""
     return [(rng.uniform(0.25, 0.75), 0.85 - 0.7 * t, 1.0)]
 
 
 def part(t: float, rng: np.random.Generator) -> list[tuple[float, float, float]]:
+    """Splits into two parts that move to the sides."""
     y, gap = rng.uniform(0.35, 0.65), 0.06 + 0.34 * t
     return [(0.5 - gap, y, 0.8), (0.5 + gap, y, 0.8)]
 
 
 def scatter(t: float, rng: np.random.Generator) -> list[tuple[float, float, float]]:
+    """Splits into five parts that move in all directions."""
     angles = rng.uniform(0, 2 * np.pi) + np.arange(5) * (2 * np.pi / 5)
     reach = 0.04 + 0.36 * t
     return [(0.5 + reach * np.cos(a) * HEIGHT / WIDTH, 0.5 + reach * np.sin(a), 0.45) for a in angles]

@@ -1,4 +1,4 @@
-"""Writes docs/options.md: every flag of every entry point, with default and meaning.
+"""Writes docs/options.md: each entry point's flags with default and meaning.
 
 python -m tools.write_options
 """
@@ -24,6 +24,7 @@ _SHARED = {
     "train_flags": "model and training",
     "inputs": "input",
     "run_flags": "run",
+    "code_flags": "allowed code",
 }
 _LAUNCH = "launch"
 _HEAD = """# Options

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
 from ucf50_tfrecord import manifest as manifest_lib
@@ -28,7 +28,7 @@ from ucf50_tfrecord.training.folds import choose_folds, read_folds
 if TYPE_CHECKING:
     import keras
 
-    from ucf50_tfrecord.training.loop import Progress
+    from ucf50_tfrecord.training.listener import TrainProgress
 
 __all__ = ["Run", "UserError", "build_model", "open_clips", "predict", "train"]
 
@@ -59,7 +59,7 @@ def build_model(model: str, clips: ClipIndex, *, dtype: str = "float32", **setti
     """Builds a model for an index of clips, with fresh weights.
 
     Args:
-      model: a name of specs.MODEL_NAMES, or "<module>:<builder>".
+      model: a name of architectures.MODELS, or "<module>:<builder>".
       clips: the clips that decide the shape of the input and the number of classes.
       dtype: a Keras dtype policy: "float32", "mixed_bfloat16" or "mixed_float16".
       **settings: fields of specs.ModelSpec, such as dropout=0.3 or encoder="MobileNetV2".
@@ -83,13 +83,18 @@ def build_model(model: str, clips: ClipIndex, *, dtype: str = "float32", **setti
 class Run:
     """A run's folder, with its results. Reads the configuration now, and everything else when it is asked for."""
 
-    def __init__(self, run_dir: str | os.PathLike[str]):
+    def __init__(self, run_dir: str | os.PathLike[str], *, allowed_code: Collection[str] = ()):
         """Opens a run.
+
+        Args:
+          run_dir: the run's folder.
+          allowed_code: code outside this package, as <module>:<builder>, that the run may name as its model or
+            encoder. Loading the model imports it, which executes it: allow only code that you trust.
 
         Raises:
           UserError: if the folder holds no run.
         """
-        self.run_dir = os.fspath(run_dir)
+        self.run_dir, self._allowed_code = os.fspath(run_dir), allowed_code
         self.config = run_lib.load_config(self.run_dir)
 
     def __repr__(self) -> str:
@@ -109,13 +114,15 @@ class Run:
         """The trained model, uint8 [B, T, H, W, 3] to logits float32 [B, C], with the weights that were scored.
 
         Raises:
-          UserError: if the run has no sound checkpoint.
+          UserError: if the run has no sound checkpoint, or names code that is not allowed.
         """
         from ucf50_tfrecord.training import strategy, trained
 
         devices = strategy.make_strategy("one", environment={})
         weights = trained.scored_weights(self.config)
-        return trained.load_model(self.run_dir, self.config, weights, strategy=devices)
+        return trained.load_model(
+            self.run_dir, self.config, weights, strategy=devices, allowed_code=self._allowed_code
+        )
 
 
 def train(
@@ -128,7 +135,7 @@ def train(
     test_folds: str | None = None,
     inputs: InputSpec = InputSpec(),
     strategy: str = "auto",
-    report: Callable[[Progress], None] = lambda progress: None,
+    report: Callable[[TrainProgress], None] = lambda progress: None,
     warn: Callable[[str], None] = lambda text: None,
     **settings: Any,
 ) -> Run:
@@ -163,7 +170,7 @@ def train(
     settings = recipes.load(recipe) | settings
     manifest = manifest_lib.load(os.fspath(data))
     asked = read_folds(train_folds=train_folds, val_folds=val_folds, test_folds=test_folds)
-    listener = job_lib.Listener(report=report, warn=warn)
+    listener = job_lib.JobListener(report=report, warn=warn)
     with contextlib.ExitStack() as stack:
         stack.enter_context(strategy_lib.explain_exhausted_memory())
         job = job_lib.prepare(
@@ -180,7 +187,7 @@ def train(
             listener=listener,
         )
         job_lib.run(job, run_lib.RunOptions(run_dir=job.run_dir), listener=listener)
-    return Run(job.run_dir)
+    return Run(job.run_dir, allowed_code=job.config.model.own_code)
 
 
 def predict(run: Run | str | os.PathLike[str], video: str | os.PathLike[str]) -> dict[str, float]:

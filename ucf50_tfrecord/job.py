@@ -30,12 +30,17 @@ from ucf50_tfrecord.dataset.inputs import InputSpec
 from ucf50_tfrecord.errors import expect
 from ucf50_tfrecord.evaluation import runner
 from ucf50_tfrecord.manifest import Manifest
+<<<<<<< HEAD
 from ucf50_tfrecord.specs import ENCODER_MODELS, FoldBy, ModelSpec, Precision, TrainSpec, to_json
+=======
+from ucf50_tfrecord.specs import ModelSpec, TrainSpec, to_json
+>>>>>>> main
 from ucf50_tfrecord.training import checkpoint, logs, loop, provenance
 from ucf50_tfrecord.training import run as run_lib
 from ucf50_tfrecord.training import strategy as strategy_lib
 from ucf50_tfrecord.training import trained as trained_lib
 from ucf50_tfrecord.training.folds import Folds, check_early_stopping
+from ucf50_tfrecord.training.listener import Listener
 
 
 class Bar(Protocol):
@@ -50,23 +55,17 @@ class _NoBar:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Listener:
-    """Functions that a job calls; by default they ignore everything and never stop it.
+class JobListener(Listener):
+    """Functions that a job calls, also between evaluations; by default they ignore everything and never stop it.
 
     chose_cache: receives where the clips are kept, and why.
     loading: returns a context whose bar counts the clips that are loaded into memory, given their folds and number.
-    report: receives the training's progress after each call of steps.
-    warn: receives a sentence that the user should know but need not stop for.
-    should_stop: tells whether to save and stop; called after each call of steps and between evaluations.
     """
 
     chose_cache: Callable[[CacheChoice], None] = lambda choice: None
     loading: Callable[[Sequence[int], int], AbstractContextManager[Bar]] = lambda folds, num_clips: (
         contextlib.nullcontext(_NoBar())
     )
-    report: Callable[[loop.Progress], None] = lambda progress: None
-    warn: Callable[[str], None] = lambda text: None
-    should_stop: Callable[[], bool] = lambda: False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -110,7 +109,7 @@ def make_feeds(
     *,
     strategy: tf.distribute.Strategy,
     shuffle_shards: int = 0,
-    listener: Listener = Listener(),
+    listener: JobListener = JobListener(),
 ) -> list[Feed]:
     """Makes a feed for each set of folds; loads their clips if they are to be kept in memory.
 
@@ -148,7 +147,7 @@ def prepare(
     strategy: tf.distribute.Strategy,
     run_dir: str | None,
     stack: contextlib.ExitStack,
-    listener: Listener = Listener(),
+    listener: JobListener = JobListener(),
 ) -> Job:
     """Checks what is asked for and makes everything that training needs, the run's folder last.
 
@@ -208,7 +207,7 @@ def run(
     job: Job,
     options: run_lib.RunOptions,
     *,
-    listener: Listener = Listener(),
+    listener: JobListener = JobListener(),
     flags: Mapping[str, object] | None = None,
 ) -> Outcome:
     """Trains, evaluates and writes summary.json, predictions.jsonl and the encoder's weights.
@@ -238,13 +237,9 @@ def run(
         job.config.train,
         strategy=job.strategy,
         options=options,
-        hooks=loop.Hooks(
-            make_evaluator=evaluators[0],
-            open_log=functools.partial(_open_log, job, flags),
-            report=listener.report,
-            warn=listener.warn,
-            should_stop=listener.should_stop,
-        ),
+        make_evaluator=evaluators[0],
+        open_log=functools.partial(_open_log, job, flags),
+        listener=listener,
     )
     strategy_lib.wait_for_workers(job.strategy)  # until the chief has saved the best weights
     evaluations = _evaluate(job, trained, evaluators, listener.should_stop)
@@ -287,10 +282,10 @@ def _evaluate(
     if len(evaluators) > 1:
         evaluate = {"test": evaluators[1](trained.model)} | evaluate
     found: dict[str, list[runner.Evaluation]] = {split: [] for split in evaluate}
-    for split, perturbation in itertools.product(evaluate, runner.PERTURBATIONS):
+    for split, name in itertools.product(evaluate, runner.RUN_INTERVENTIONS):
         if any(strategy_lib.gather_from_workers(job.strategy, int(should_stop()))):
             return None
-        found[split].append(evaluate[split](perturbation))
+        found[split].append(evaluate[split](name))
     if "test" in found and strategy_lib.is_chief(job.strategy):
         log = logs.TensorBoardLog(job.run_dir)
         log.drop_from("test", 0)  # of the same run, finished before
@@ -346,9 +341,10 @@ def write_results(
     """Writes predictions.jsonl, the encoder's weights and summary.json; returns the summary as written."""
     reported = next(iter(evaluations.values()))
     runner.save_predictions(pathlib.Path(run_dir, run_lib.PREDICTIONS_FILENAME), reported)
-    if summary.model in ENCODER_MODELS:
+    encoder = next((layer for layer in model.layers if layer.name == "encoder"), None)
+    if encoder is not None:
         unfinished = pathlib.Path(run_dir, f".{run_lib.ENCODER_FILENAME}")
-        model.get_layer("encoder").save_weights(unfinished)
+        encoder.save_weights(unfinished)
         os.replace(unfinished, pathlib.Path(run_dir, run_lib.ENCODER_FILENAME))
     path = pathlib.Path(run_dir, run_lib.SUMMARY_FILENAME)
     if summary.clips_per_sec is None and path.exists():  # nothing was left to train

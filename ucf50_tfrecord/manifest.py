@@ -21,7 +21,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from ucf50_tfrecord import parsing, record, storage
+from ucf50_tfrecord import parsing, record, storage, tfrecord
 from ucf50_tfrecord.errors import Action, Remedy, UserError, expect
 from ucf50_tfrecord.parsing import Count, Name, Sha256
 from ucf50_tfrecord.shards import (
@@ -415,8 +415,8 @@ def _find_damage(path: pathlib.Path, report: ShardReport) -> list[str]:
     held = [*zip(report.offsets, zip(report.clip_ids, report.labels))]
     found: list[tuple[int, tuple[str, int]]] = []
     try:
-        for offset, payload in record.read_records(path):
-            found.append((offset, record.clip_id_and_label(payload)))
+        for offset, payload in tfrecord.read_file(path):
+            found.append((offset, record.clip_id_and_label(payload, tfrecord.Place(str(path), offset))))
     except UserError as error:
         offset = found[-1][0] if found else -1
         damaged = next((f" ({clip_id})" for start, (clip_id, _) in held if start > offset), "")

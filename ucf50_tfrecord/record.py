@@ -1,40 +1,35 @@
-"""The record contract: how one clip is stored. The only file that knows feature keys.
+"""The record contract: how one clip is stored. Only this file knows feature keys.
 
-A record is a serialized `tf.train.SequenceExample`. Its context holds everything,
-and since SequenceExample.context and Example.features are both field 1, the same
-bytes also parse as a plain `tf.train.Example`.
+A record is a serialized `tf.train.SequenceExample`. Its context holds everything but compressed frames. Since
+SequenceExample.context and Example.features are both field 1, the same bytes also parse as a `tf.train.Example`.
 
-Writing needs no TensorFlow (importing it costs 600 MB in every worker, Keras
-included), so records are made and read with the same protocol buffers from a pool
-of their own. Only `decode_images` imports TensorFlow, when it is called.
+Importing TensorFlow costs 600 MB in every process, so only `decode_images` does it, when it is called.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import io
 import os
 import re
-import struct
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import crc32c
 import numpy as np
 import PIL.features
 import PIL.Image
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
+from ucf50_tfrecord import example, tfrecord
 from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.specs import ClipFormat
+from ucf50_tfrecord.tfrecord import Place
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
-# Raise it whenever the bytes written for the same video change, or the manifest's or sidecars' fields.
+# Raise it whenever the bytes written for the same video change, or the fields of manifest or sidecars.
 SCHEMA_VERSION = 2
 
 VIDEO = "video"
@@ -56,17 +51,16 @@ IMAGE_HEIGHT = "image/height"
 IMAGE_WIDTH = "image/width"
 IMAGE_CHANNELS = "image/channels"
 IMAGE_FRAME_RATE = "image/frame_rate"
-# Feature lists, one entry a frame, where MediaSequence looks for them.
+# Feature lists with one entry per frame, where MediaSequence looks for them.
 IMAGE_TIMESTAMP = "image/timestamp"
 IMAGE_ENCODED = "image/encoded"
 
 UNKNOWN_GROUP = -1
 
 _CONTEXT_TAG = 0x0A  # SequenceExample's field 1
-_BYTES = [bytes([value]) for value in range(128)]
-_MAX_FEATURE_BYTES = 1 << 24  # all features but the pixels; more is no record of ours
+_MAX_FEATURE_BYTES = 1 << 24  # all features but the pixels
 _MAX_IMAGE_HEADER = 1 << 12
-# Map entries are sorted, so before the end's stands only the path's.
+# Holds the entry of the video's end: map entries are sorted, and only the path's stands before it.
 _START_BYTES = 1 << 13
 
 
@@ -75,8 +69,8 @@ class Clip:
     """One clip, as stored.
 
     frames: uint8 [T, H, W, 3], RGB.
-    frame_indices: int64 [T], which of the video's decodable frames these are.
-    timestamps_us: int64 [T], when each is shown, in microseconds from the first frame.
+    frame_indices: int64 [T], positions among the video's decodable frames.
+    timestamps_us: int64 [T], presentation times, in microseconds from the first frame.
     end_us: when the video's last frame ends, in microseconds from the first frame.
     frame_rate: the video's mean frames per second (0.0 if the container gives none).
     group: the recording group, or None.
@@ -124,13 +118,13 @@ def encode(clip: Clip, clip_format: ClipFormat) -> bytes:
         context[VIDEO] = [frames.tobytes()]
     if image_format:
         feature_lists[IMAGE_ENCODED] = [_compress(frame, image_format, clip_format) for frame in frames]
-    message = _MESSAGES["SequenceExample"]()
+    message = example.SequenceExample()
     for key, values in context.items():
-        _fill(message.context.feature[key], values)
+        example.fill(message.context.feature[key], values)
     for key, values in feature_lists.items():
         steps = message.feature_lists.feature_list[key]
         for value in values:
-            _fill(steps.feature.add(), [value])
+            example.fill(steps.feature.add(), [value])
     return message.SerializeToString(deterministic=True)
 
 
@@ -138,7 +132,7 @@ def decode_images(encoded: tf.Tensor, clip_format: ClipFormat) -> tf.Tensor:
     """Decodes a clip's JPEG or PNG frames inside a TensorFlow graph, all in parallel.
 
     Args:
-      encoded: string [T], what read_images returns of one clip.
+      encoded: string [T], one clip's frames as read_images returns them.
       clip_format: the format that the manifest states.
 
     Returns:
@@ -151,100 +145,89 @@ def decode_images(encoded: tf.Tensor, clip_format: ClipFormat) -> tf.Tensor:
         "JPEG": functools.partial(tf.io.decode_jpeg, dct_method="INTEGER_ACCURATE"),
         "PNG": tf.io.decode_png,
     }[_encoding(clip_format)[1]]
-    # One node a frame, not a loop over them: a fifth faster.
+    # One node per frame is a fifth faster than a loop over the frames.
     frames = [decode_image(encoded[i], channels=3) for i in range(clip_format.num_frames)]
     return tf.ensure_shape(tf.stack(frames), clip_format.shape)
 
 
 def stores_raw(clip_format: ClipFormat) -> bool:
-    """Tells whether read_pixels can read a clip, else read_images."""
+    """Tells whether frames are stored raw, for read_pixels; otherwise read_images reads them."""
     return _encoding(clip_format)[0]
 
 
 def read_pixels(
-    file: int, offset: int, clip: tuple[str, int], *, clip_format: ClipFormat, out: np.ndarray
+    file: int, place: Place, clip: tuple[str, int], *, clip_format: ClipFormat, out: np.ndarray
 ) -> None:
-    """Reads a raw clip's pixels from its shard into a batch, checking CRCs, format, id and label.
+    """Reads a raw clip's pixels from its shard into a batch, checking checksums, format, id and label.
 
     The pixels go from the file to `out` without a copy in between.
 
     Args:
       file: descriptor of the open shard.
-      offset: where the record starts, in bytes.
-      clip: the id and the label of the clip that should be there.
+      place: where the record starts; its path serves messages only.
+      clip: the id and the label of the expected clip.
       clip_format: the format that the manifest states.
       out: uint8 [T * H * W * 3], receives the pixels.
 
     Raises:
-      UserError: saying what is wrong with the record; `out` may then hold anything.
+      UserError: if the record is damaged or another clip's; `out` may then hold anything.
     """
-    if _read_pixels_in_place(file, offset, clip, clip_format, out):
-        return
-    # Not as `encode` lays it out, or damaged: the slow way, which tells.
-    with naming(offset):
-        parse_pixels(read_payload(file, offset), clip, clip_format=clip_format, out=out)
+    if not _read_pixels_in_place(file, place.offset, clip, clip_format, out):
+        # The record is damaged or laid out in another way; the slow way reports which.
+        parse_pixels(tfrecord.read(file, place), place, clip, clip_format=clip_format, out=out)
 
 
-def parse_pixels(payload: bytes, clip: tuple[str, int], *, clip_format: ClipFormat, out: np.ndarray) -> None:
-    """Takes a raw clip's pixels out of its record, checking format, id and label.
+def parse_pixels(
+    payload: bytes, place: Place, clip: tuple[str, int], *, clip_format: ClipFormat, out: np.ndarray
+) -> None:
+    """Copies a raw clip's pixels from its record's payload to `out`, checking format, id and label.
 
     Args:
-      payload: the record, without its frame of length and checksums.
-      clip, clip_format, out: see read_pixels.
+      payload: the record without length and checksums.
+      place, clip, clip_format, out: see read_pixels.
 
     Raises:
-      UserError: if it is not the clip's; the caller knows which record it is.
+      UserError: if the payload is not the expected clip's.
     """
-    message = _checked_message(payload, clip, clip_format)
+    message = _parse_expected(payload, place, clip, clip_format)
     pixels = b"".join(message.context.feature[VIDEO].bytes_list.value)
     if len(pixels) != out.size:
-        raise UserError(f"holds no clip of {clip_format}")
+        raise UserError(f"{place} holds no clip of {clip_format}")
     out[:] = np.frombuffer(pixels, np.uint8)
 
 
-def read_images(file: int, offset: int, clip: tuple[str, int], *, clip_format: ClipFormat) -> list[bytes]:
-    """Reads a clip's encoded frames, T JPEGs or PNGs, from its shard, checking CRC, format, id and label.
-
-    Arguments and errors are those of read_pixels.
-    """
-    with naming(offset):
-        return parse_images(read_payload(file, offset), clip, clip_format=clip_format)
+def read_images(file: int, place: Place, clip: tuple[str, int], *, clip_format: ClipFormat) -> list[bytes]:
+    """Reads a clip's encoded frames, T JPEGs or PNGs, from its shard. Arguments and errors: see read_pixels."""
+    return parse_images(tfrecord.read(file, place), place, clip, clip_format=clip_format)
 
 
-def parse_images(payload: bytes, clip: tuple[str, int], *, clip_format: ClipFormat) -> list[bytes]:
-    """Takes a clip's encoded frames out of its record; see parse_pixels and read_images."""
-    message = _checked_message(payload, clip, clip_format)
+def parse_images(
+    payload: bytes, place: Place, clip: tuple[str, int], *, clip_format: ClipFormat
+) -> list[bytes]:
+    """Returns a clip's encoded frames from its record's payload. Arguments and errors: see parse_pixels."""
+    message = _parse_expected(payload, place, clip, clip_format)
     steps = message.feature_lists.feature_list[IMAGE_ENCODED].feature
     images = [image for step in steps for image in step.bytes_list.value]
     stored_as = message.context.feature[IMAGE_FORMAT].bytes_list.value
     if len(images) != clip_format.num_frames or stored_as[:] != [_encoding(clip_format)[1].encode()]:
-        raise UserError(f"holds no clip of {clip_format}")
+        raise UserError(f"{place} holds no clip of {clip_format}")
     return images
 
 
-@contextlib.contextmanager
-def naming(offset: int, before: str = "") -> Iterator[None]:
-    """Has what is found wrong with a record while the block runs say which record it is."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{before}the record at byte {offset} {error}") from None
-
-
 def read_end_us(file: int, offset: int) -> int | None:
-    """Reads when a clip's video ends, in microseconds, from its record's first bytes alone.
+    """Reads the end of a clip's video, in microseconds, from the first bytes of its record.
 
-    The arguments are those of read_pixels. None where it is not found; no checksum is looked at.
+    Returns None if it is not found. Checks no checksum.
     """
     start = os.pread(file, _START_BYTES, offset)
     match = _end_entry().search(start)
-    return _read_varint(start, match.end())[0] if match and len(start) >= match.end() + 10 else None
+    return example.read_varint(start, match.end())[0] if match and len(start) >= match.end() + 10 else None
 
 
 def as_read(frame: np.ndarray, clip_format: ClipFormat) -> np.ndarray:
-    """Returns a frame as a reader gets it once it has been stored: uint8 [H, W, 3] to the same.
+    """Returns a frame, uint8 [H, W, 3], as readers get it after it has been stored.
 
-    Of all encodings JPEG alone changes it. Pillow decodes it bit for bit as decode_images does.
+    Only lossy encodings (JPEG) change it. Pillow decodes bit for bit as decode_images does.
     """
     stored_raw, image_format = _encoding(clip_format)
     if stored_raw or image_format != "JPEG":
@@ -252,18 +235,23 @@ def as_read(frame: np.ndarray, clip_format: ClipFormat) -> np.ndarray:
     return np.asarray(PIL.Image.open(io.BytesIO(_compress(frame, image_format, clip_format))))
 
 
-def decode(serialized: bytes) -> dict[str, Any]:
-    """Reads every feature of one record without TensorFlow.
+def decode(payload: bytes, place: Place | str = "The record") -> dict[str, Any]:
+    """Reads all features of one record without TensorFlow.
 
     Returns:
-      The context's features by key, each a list of bytes, int or float, but for
-      VIDEO, which is the uint8 array [T, H, W, 3] whatever the encoding.
+      The context's features by key, each a list of bytes, int or float. VIDEO is uint8 [T, H, W, 3] in every
+      encoding.
 
     Raises:
-      UserError: if a frame cannot be decoded; the caller knows which record it is.
+      UserError: if the payload is not a clip's, or a frame cannot be decoded. It names the place.
     """
+<<<<<<< HEAD
     message = _MESSAGES["SequenceExample"].FromString(serialized)
     features: dict[str, Any] = {key: _values(feature) for key, feature in message.context.feature.items()}
+=======
+    message = _parse(payload, place)
+    features = {key: example.values_of(feature) for key, feature in message.context.feature.items()}
+>>>>>>> main
     if VIDEO in features:
         pixels = np.frombuffer(features[VIDEO][0], np.uint8)
         height, width = features[IMAGE_HEIGHT][0], features[IMAGE_WIDTH][0]
@@ -275,12 +263,12 @@ def decode(serialized: bytes) -> dict[str, Any]:
                 [np.asarray(PIL.Image.open(io.BytesIO(step.bytes_list.value[0]))) for step in steps]
             )
         except OSError as error:
-            raise UserError(f"holds a frame that cannot be decoded: {error}") from error
+            raise UserError(f"{place} holds a frame that cannot be decoded: {error}") from error
     return features
 
 
 def encoder_version(clip_format: ClipFormat) -> str:
-    """Names what decides the bytes of compressed frames; empty where there are none."""
+    """Names the libraries that decide the bytes of compressed frames; "" if frames are stored raw only."""
     _, image_format = _encoding(clip_format)
     if not image_format:
         return ""
@@ -288,92 +276,23 @@ def encoder_version(clip_format: ClipFormat) -> str:
     return f"Pillow {PIL.__version__}, {library} {PIL.features.version(library)}"
 
 
-def clip_id_and_label(serialized: bytes) -> tuple[str, int]:
+def clip_id_and_label(payload: bytes, place: Place | str = "The record") -> tuple[str, int]:
     """Reads a record's id, the clip's `clip/media_id`, and its label.
 
     Raises:
-      UserError: if it is not a clip's record.
+      UserError: if the payload is not a clip's. It names the place.
     """
-    try:
-        message = _parse_clip(serialized)
-        return _clip_id(message), _label(message)
-    except UserError as error:
-        raise UserError(f"a record {error}") from None
-
-
-def clip_id(serialized: bytes) -> str:
-    """Reads a record's id. Errors are those of clip_id_and_label."""
-    return clip_id_and_label(serialized)[0]
+    message = _parse(payload, place)
+    return _clip_id(message), _label(message)
 
 
 def size_bounds(clip_format: ClipFormat) -> tuple[int, int]:
-    """Returns the least and the most bytes that a clip's record takes, its frame of length and checksums included."""
+    """Returns the smallest and largest size of a clip's record, in bytes with length and checksums."""
     stored_raw, image_format = _encoding(clip_format)
     least = clip_format.num_bytes if stored_raw else clip_format.num_frames
-    # An image of noise may take more than its pixels, and has a header.
+    # A compressed image of noise may take more than its pixels, and has a header.
     images = 2 * clip_format.num_bytes + clip_format.num_frames * _MAX_IMAGE_HEADER if image_format else 0
     return least, images + stored_raw * clip_format.num_bytes + _MAX_FEATURE_BYTES
-
-
-def frame_record(payload: bytes) -> bytes:
-    """Wraps a payload as TFRecord does: length, its masked CRC-32C, payload, its masked CRC.
-
-    Source: the format comment in TensorFlow's core/lib/io/record_writer.h.
-    """
-    length = struct.pack("<Q", len(payload))
-    crcs = (_masked_crc(crc32c.crc32c(data)) for data in (length, payload))
-    return b"".join((length, next(crcs), payload, next(crcs)))
-
-
-def read_payload(file: int, offset: int) -> bytes:
-    """Reads the record at a byte offset of an open TFRecord file, checking its CRCs.
-
-    Raises:
-      UserError: if the record is damaged or cut short; the caller knows which it is.
-    """
-    header = _read(file, 12, offset)
-    num_bytes = _framed_bytes(header)
-    if num_bytes > os.fstat(file).st_size - offset:
-        raise UserError("is cut short")
-    return unframe(header + _read(file, num_bytes - len(header), offset + len(header)))
-
-
-def unframe(framed: bytes) -> bytes:
-    """Returns the payload of a record as frame_record makes it, checking its CRCs.
-
-    Raises:
-      UserError: if it is damaged or cut short; the caller knows which it is.
-    """
-    if len(framed) < _framed_bytes(framed[:12]):
-        raise UserError("is cut short")
-    payload = framed[12:-4]
-    if framed[-4:] != _masked_crc(crc32c.crc32c(payload)):
-        raise UserError("is damaged: it has another checksum than it says")
-    return payload
-
-
-def _framed_bytes(header: bytes) -> int:
-    """Returns how many bytes a record takes, by its first 12."""
-    if len(header) < 12:
-        raise UserError("is cut short")
-    if header[8:] != _masked_crc(crc32c.crc32c(header[:8])):
-        raise UserError("is damaged: its length has another checksum than it says")
-    return 12 + struct.unpack("<Q", header[:8])[0] + 4
-
-
-def read_records(path: str | os.PathLike) -> Iterator[tuple[int, bytes]]:
-    """Yields (offset in bytes, payload) for each record of a TFRecord file, checking its CRCs.
-
-    Raises:
-      UserError: naming the file and the offset, if a record is damaged or cut short.
-    """
-    with open(path, "rb", buffering=0) as file:
-        offset = 0
-        while offset < os.fstat(file.fileno()).st_size:
-            with naming(offset, f"{path}: "):
-                payload = read_payload(file.fileno(), offset)
-            yield offset, payload
-            offset += 12 + len(payload) + 4
 
 
 def tfds_features(clip_format: ClipFormat, classes: tuple[str, ...]) -> dict[str, Any]:
@@ -412,7 +331,7 @@ def tfds_features(clip_format: ClipFormat, classes: tuple[str, ...]) -> dict[str
 
 
 def _encoding(clip_format: ClipFormat) -> tuple[bool, str]:
-    """Tells whether pixels are stored raw, and as what kind of image they are besides, or ""."""
+    """Returns whether pixels are stored raw, and the format of stored images ("" if there are none)."""
     parts = set(clip_format.encoding.split("+"))
     return "raw" in parts, "".join(parts - {"raw"}).upper()
 
@@ -433,18 +352,17 @@ def _utf8(text: str) -> bytes:
 def _read_pixels_in_place(
     file: int, offset: int, clip: tuple[str, int], clip_format: ClipFormat, out: np.ndarray
 ) -> bool:
-    """Reads pixels as read_pixels does, where the record is sound and laid out as `encode` does it.
+    """Reads pixels as read_pixels does. Returns False unless the record is sound and laid out as `encode` does it.
 
-    The pixels are the context's last entry (map entries are sorted), so they end where the context
-    ends, and the context's length stands at the payload's start. Lines here cost: while Python runs,
-    no other thread reads. The length needs no check of its own, since with a wrong one the payload's
-    checksum is wrong.
+    The pixels are the context's last entry (map entries are sorted), so they end where the context ends. The
+    context's length stands at the payload's start. A wrong length makes the payload's checksum wrong, so it
+    needs no check of its own. Keep this short: while Python runs, no other thread reads.
     """
     start = os.pread(file, 24, offset)
     if len(start) < 24 or start[12] != _CONTEXT_TAG:
         return False
-    context_bytes, position = _read_varint(start, 13)
-    num_bytes = 12 + int.from_bytes(start[:8], "little") + 4
+    context_bytes, position = example.read_varint(start, 13)
+    num_bytes = tfrecord.HEADER_BYTES + int.from_bytes(start[:8], "little") + tfrecord.FOOTER_BYTES
     num_before = position + context_bytes - out.size
     num_after = num_bytes - num_before - out.size
     if not (24 <= num_before <= _MAX_FEATURE_BYTES and 4 <= num_after <= _MAX_FEATURE_BYTES):
@@ -455,35 +373,36 @@ def _read_pixels_in_place(
     crc = crc32c.crc32c(out, crc32c.crc32c(memoryview(before)[12:]))
     crc = crc32c.crc32c(memoryview(after)[:-4], crc)
     return (
-        after.endswith(_masked_crc(crc))
+        after.endswith(tfrecord.checksum(crc))
         and before.endswith(_pixels_prefix(out.size))
         and all(entry in before for entry in _size_entries(clip_format.height, clip_format.width))
         and _label_entry(clip[1]) in before
-        and _feature_entry(MEDIA_ID, _bytes_feature(_utf8(clip[0]))) in before
+        and example.bytes_entry(MEDIA_ID, _utf8(clip[0])) in before
     )
 
 
-def _checked_message(payload: bytes, clip: tuple[str, int], clip_format: ClipFormat) -> Any:
-    """Parses the record that should be a clip's."""
-    message = _parse_clip(payload)
+def _parse_expected(payload: bytes, place: Place, clip: tuple[str, int], clip_format: ClipFormat) -> Any:
+    """Parses a record and checks that it is the expected clip's, of the expected size."""
+    message = _parse(payload, place)
     if _clip_id(message) != clip[0]:
-        raise UserError(f"is of clip {_clip_id(message)!r}, expected {clip[0]!r}")
+        raise UserError(f"{place} is of clip {_clip_id(message)!r}, expected {clip[0]!r}")
     if _label(message) != clip[1]:
-        raise UserError(f"has label {_label(message)}, expected {clip[1]}")
+        raise UserError(f"{place} has label {_label(message)}, expected {clip[1]}")
     size = [list(message.context.feature[key].int64_list.value) for key in (IMAGE_HEIGHT, IMAGE_WIDTH)]
     if size != [[clip_format.height], [clip_format.width]]:
-        raise UserError(f"holds no clip of {clip_format}")
+        raise UserError(f"{place} holds no clip of {clip_format}")
     return message
 
 
-def _parse_clip(payload: bytes) -> Any:
+def _parse(payload: bytes, place: Place | str) -> Any:
+    """Parses a record, which has an id and a label."""
     try:
-        message = _MESSAGES["SequenceExample"].FromString(payload)
+        message = example.SequenceExample.FromString(payload)
         _clip_id(message)
         _label(message)
         return message
     except (DecodeError, IndexError) as error:
-        raise UserError(f"({len(payload)} bytes) is not a clip's") from error
+        raise UserError(f"{place} ({len(payload)} bytes) is not a clip's") from error
 
 
 def _label(message: Any) -> int:
@@ -494,48 +413,27 @@ def _clip_id(message: Any) -> str:
     return message.context.feature[MEDIA_ID].bytes_list.value[0].decode("utf-8", "surrogateescape")
 
 
-def _read(file: int, num_bytes: int, offset: int) -> bytes:
-    """Reads bytes at a place of a file, in as many calls as it takes; fewer only at the file's end."""
-    parts, end = [], offset + num_bytes
-    while offset < end and (part := os.pread(file, min(end - offset, 1 << 30), offset)):
-        parts.append(part)
-        offset += len(part)
-    return b"".join(parts)
-
-
-def _feature_entry(key: str, feature: bytes) -> bytes:
-    """Serializes an entry of a feature map, without the entry's own tag and length."""
-    return _field(1, key.encode()) + _field(2, feature)
-
-
-def _bytes_feature(value: bytes) -> bytes:
-    return _field(1, _field(1, value))
-
-
 @functools.cache
 def _pixels_prefix(num_bytes: int) -> bytes:
-    """Returns what stands before the pixels: their entry's tags, key and lengths."""
-    return _feature_entry(VIDEO, _bytes_feature(bytes(num_bytes)))[:-num_bytes]
+    """Returns the bytes just before the pixels: their entry's tags, key and lengths."""
+    return example.bytes_entry(VIDEO, bytes(num_bytes))[:-num_bytes]
 
 
 @functools.cache
 def _size_entries(height: int, width: int) -> list[bytes]:
-    """Returns the entries that say a frame's height and width."""
-    return [_int_entry(IMAGE_HEIGHT, height), _int_entry(IMAGE_WIDTH, width)]
+    """Returns the map entries of a frame's height and width."""
+    return [example.int_entry(IMAGE_HEIGHT, height), example.int_entry(IMAGE_WIDTH, width)]
 
 
 @functools.cache
 def _label_entry(label: int) -> bytes:
-    """Returns the map entry of a label, with its tag and length: it is short enough to be part of another."""
-    return _field(1, _int_entry(LABEL, label))
-
-
-def _int_entry(key: str, value: int) -> bytes:
-    return _feature_entry(key, _field(3, _field(1, _varint(value))))
+    """Returns the map entry of a label with its tag and length: without, it could be part of another entry."""
+    return example.field(1, example.int_entry(LABEL, label))
 
 
 @functools.cache
 def _end_entry() -> re.Pattern[bytes]:
+<<<<<<< HEAD
     """Matches the video's end up to its number: key, then the tags and lengths of an int64 list."""
     return re.compile(re.escape(_field(1, END_TIMESTAMP.encode())) + rb"\x12.\x1a.\x0a.", re.DOTALL)
 
@@ -646,3 +544,7 @@ def _build_messages() -> dict[str, Any]:
 
 
 _MESSAGES = _build_messages()
+=======
+    """Matches the entry of the video's end before its number: the key, then tags and lengths of an int64 list."""
+    return re.compile(re.escape(example.field(1, END_TIMESTAMP.encode())) + rb"\x12.\x1a.\x0a.", re.DOTALL)
+>>>>>>> main

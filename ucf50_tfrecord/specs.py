@@ -1,7 +1,7 @@
 """The nouns of the system: frozen dataclasses that validate when they are built.
 
 Everything here is plain data that pickles, compares and turns into JSON. Both
-sides of the record contract use it, so it imports nothing outside the standard
+sides of the record contract use it, so it loads nothing outside the standard
 library.
 """
 
@@ -12,6 +12,14 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from ucf50_tfrecord.architectures import (
+    APPLICATIONS,
+    ENCODERS,
+    MODELS,
+    THREE_BLOCK,
+    is_own_code,
+    model_traits,
+)
 from ucf50_tfrecord.choices import (
     Encoding,
     FetchMethod,
@@ -27,37 +35,6 @@ from ucf50_tfrecord.choices import (
 )
 from ucf50_tfrecord.errors import expect
 
-MODEL_NAMES = (
-    "frame_pool",
-    "rnn",
-    "lstm",
-    "bilstm",
-    "gru",
-    "conv3d",
-    "transformer",
-    "seed_pool",
-    "seed_rnn",
-    "seed_lstm",
-)
-# Those that read frames by an encoder of choice.
-ENCODER_MODELS = ("frame_pool", "rnn", "lstm", "bilstm", "gru")
-# Controls that must not see order, and models that stay as published.
-NO_MOTION_MODELS = ("frame_pool", "seed_pool", "seed_rnn", "seed_lstm")
-# What they see of a clip is the same in whatever order its frames come.
-ORDER_BLIND_MODELS = ("frame_pool", "seed_pool")
-# The project's own frame encoder, and those of keras.applications.
-THREE_BLOCK = "three_block"
-APPLICATIONS = (
-    *(f"ConvNeXt{size}" for size in ("Tiny", "Small", "Base", "Large", "XLarge")),
-    *(f"DenseNet{depth}" for depth in (121, 169, 201)),
-    *(f"EfficientNetB{number}" for number in range(8)),
-    *(f"EfficientNetV2{size}" for size in ("B0", "B1", "B2", "B3", "S", "M", "L")),
-    *("InceptionResNetV2", "InceptionV3", "MobileNet", "MobileNetV2", "MobileNetV3Large", "MobileNetV3Small"),
-    *("NASNetLarge", "NASNetMobile"),
-    *(f"ResNet{depth}{version}" for depth in (50, 101, 152) for version in ("", "V2")),
-    *("VGG16", "VGG19", "Xception"),
-)
-ENCODERS = (THREE_BLOCK, *APPLICATIONS)
 _MAX_TIMEOUT_OF_SIZE_SECS = 3600.0
 MAX_FOLD = 9999
 # Pixels of one clip, at most: 340 frames of 1024x1024. A batch holds several clips in memory, and a file that
@@ -323,24 +300,36 @@ class Plan:
     jobs: tuple[ShardJob, ...]
 
 
+def _names_with(trait: str) -> tuple[str, ...]:
+    return tuple(name for name, traits in MODELS.items() if getattr(traits, trait))
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelSpec:
     """Which model, for which clips.
 
-    dropout: a share, used by models that have dropout.
-    encoder: the frame encoder, in models that leave the choice: "three_block" or a keras.applications name.
+    name: of architectures.MODELS, or a builder of the user's own as <module>:<builder>.
+    dropout: a fraction, used by models that have dropout.
+    encoder: the frame encoder, in models that leave the choice: "three_block", a keras.applications name, or a
+      builder of the user's own as <module>:<builder>.
     encoder_weights: "none", "imagenet", or a file of the encoder's weights (.weights.h5).
     freeze_encoder: whether the encoder keeps the weights it starts with.
     motion: whether each frame comes with its difference from the frame before.
     """
 
-    name: str = dataclasses.field(metadata={"help": "The model: a name, or <module>:<builder>."})
+    name: str = dataclasses.field(
+        metadata={"help": f"The model: one of {', '.join(MODELS)}, or <module>:<builder>."}
+    )
     num_classes: int
     num_frames: int
     height: int
     width: int
     dropout: float = setting(0.0, "Dropout, in models that have it.")
-    encoder: str = setting(THREE_BLOCK, "The frame encoder, in models that leave the choice.", ENCODERS)
+    encoder: str = setting(
+        THREE_BLOCK,
+        "The frame encoder, in models that leave the choice: three_block, a model of keras.applications, or "
+        "<module>:<builder>.",
+    )
     encoder_weights: str = setting(
         "none", "Initial weights of the encoder: none, imagenet, or a file of its weights."
     )
@@ -348,24 +337,27 @@ class ModelSpec:
     motion: bool = setting(False, "Give the model each frame's difference from the frame before.")
 
     def __post_init__(self):
-        expect(self.name in MODEL_NAMES, f"a model out of {MODEL_NAMES}", model=self.name)
+        traits = model_traits(self.name)
         expect(
             2 <= self.num_classes <= MAX_CLASSES, f"2 to {MAX_CLASSES} classes", num_classes=self.num_classes
         )
         expect_clip_size(self.num_frames, self.height, self.width)
         expect(0 <= self.dropout < 1, "a dropout from 0 to below 1", dropout=self.dropout)
-        expect(self.encoder in ENCODERS, f"an encoder out of {ENCODERS}", encoder=self.encoder)
-        if (self.encoder, self.encoder_weights, self.freeze_encoder) != (THREE_BLOCK, "none", False):
-            expect(
-                self.name in ENCODER_MODELS,
-                f"a model out of {ENCODER_MODELS} where an encoder is chosen",
-                model=self.name,
-                encoder=self.encoder,
-                encoder_weights=self.encoder_weights,
-                freeze_encoder=self.freeze_encoder,
-            )
         expect(
-            self.encoder != THREE_BLOCK or self.encoder_weights != "imagenet",
+            self.encoder in ENCODERS or is_own_code(self.encoder),
+            f"an encoder out of {tuple(ENCODERS)}, or of your own as <module>:<builder>",
+            encoder=self.encoder,
+        )
+        expect(
+            traits.takes_encoder or not self.chooses_encoder,
+            f"a model out of {_names_with('takes_encoder')} where an encoder is chosen",
+            model=self.name,
+            encoder=self.encoder,
+            encoder_weights=self.encoder_weights,
+            freeze_encoder=self.freeze_encoder,
+        )
+        expect(
+            self.encoder in APPLICATIONS or self.encoder_weights != "imagenet",
             f"an encoder of keras.applications where its weights are ImageNet's: one of {APPLICATIONS}",
             encoder=self.encoder,
             encoder_weights=self.encoder_weights,
@@ -376,15 +368,25 @@ class ModelSpec:
             encoder_weights=self.encoder_weights,
         )
         expect(
-            not self.motion or self.name not in NO_MOTION_MODELS,
-            f"a model other than {NO_MOTION_MODELS} where there is motion input",
+            not self.motion or traits.takes_motion,
+            f"a model out of {_names_with('takes_motion')} where there is motion input",
             model=self.name,
         )
         expect(
-            not self.motion or self.encoder == THREE_BLOCK,
-            "encoder three_block where there is motion input",
+            not self.motion or self.encoder not in APPLICATIONS,
+            "encoder three_block, or one of your own, where there is motion input",
             encoder=self.encoder,
         )
+
+    @property
+    def chooses_encoder(self) -> bool:
+        """Whether anything about the encoder differs from the default."""
+        return (self.encoder, self.encoder_weights, self.freeze_encoder) != (THREE_BLOCK, "none", False)
+
+    @property
+    def own_code(self) -> tuple[str, ...]:
+        """The builders outside this package that the model is made by."""
+        return tuple(name for name in (self.name, self.encoder) if is_own_code(name))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -43,19 +43,18 @@ rates = {name: bench_input.measure_rate(name, {"raw": raw, "jpeg": jpeg}[encodin
 rates["floor"] = bench_input.measure_floor(raw, 0.1)
 gather = bench_input.measure_gather(raw, 4)
 memory = bench_input.measure_streaming_memory(raw, 4, 3)
-print(json.dumps([rates, gather, memory.megabytes, [n.share for n in bench_input.measure_shuffle(raw)]]))
+print(json.dumps([rates, gather, memory.megabytes]))
 """
 
 
 @pytest.mark.slow
-def test_input_measures_rates_memory_and_order(data_dir, videos_dir, tmp_path):
+def test_input_measures_rates_and_memory(data_dir, videos_dir, tmp_path):
     build(videos_dir, tmp_path / "jpeg", encoding="jpeg", shard_bytes=20_000)
     result = run_code(BENCH_INPUT, data_dir, tmp_path / "jpeg")
     assert result.returncode == 0, result.stderr
-    rates, (step_secs, gather_secs), megabytes, neighbours = json.loads(result.stdout)
+    rates, (step_secs, gather_secs), megabytes = json.loads(result.stdout)
     assert len(rates) == 7 and min(rates.values()) > 0
     assert gather_secs > 0 < step_secs and len(megabytes) == 3 and min(megabytes) > 100
-    assert 0.2 < neighbours[0] < 0.4 and neighbours[1] < 0.2  # 3 classes, 15 recordings
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from tests.conftest import (
     run_module,
     write_numbered_video,
 )
-from ucf50_tfrecord import manifest, record, storage
+from ucf50_tfrecord import manifest, record, storage, tfrecord
 from ucf50_tfrecord.convert import engines, plan
 from ucf50_tfrecord.errors import UserError
 
@@ -71,7 +71,7 @@ def test_pixels_reach_the_shard(tmp_path):
         write_numbered_video(tmp_path / "videos" / name / "v.mkv", 41, first=100)
     built = build(tmp_path / "videos", tmp_path / "data")
     for shard in built.shards:
-        for _, payload in record.read_records(tmp_path / "data" / shard.filename):
+        for _, payload in tfrecord.read_file(tmp_path / "data" / shard.filename):
             features = record.decode(payload)
             assert features["frame_index"] == [0, 10, 20, 30, 40]
             np.testing.assert_array_equal(features["video"][:, 3, 5, 1], [100, 110, 120, 130, 140])
@@ -207,7 +207,7 @@ def test_odd_names_are_converted(tmp_path, videos, class_name):
     paths = [
         record.decode(payload)["clip/data_path"][0]
         for shard in built.shards
-        for _, payload in record.read_records(tmp_path / "data" / shard.filename)
+        for _, payload in tfrecord.read_file(tmp_path / "data" / shard.filename)
     ]
     assert {class_name + b"/" + name for name in ODD_NAMES} <= set(paths)
     again = run_module(

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from tests.conftest import build, real_folder, write_numbered_video, write_video
-from ucf50_tfrecord import manifest, record
+from ucf50_tfrecord import manifest, record, tfrecord
 from ucf50_tfrecord.convert import decode, sampling
 from ucf50_tfrecord.specs import ClipFormat
+from ucf50_tfrecord.tfrecord import Place
 
 SMALL = ClipFormat(num_frames=5, height=16, width=24)
 COLOURS = [
@@ -245,7 +246,7 @@ def test_several_clips_of_a_video_are_shifted_against_each_other(tmp_path):
     for shard in built.shards:
         report = manifest.load_report(built.data_dir, shard.filename)
         for clip_id, (_, payload) in zip(
-            report.clip_ids, record.read_records(tmp_path / "data" / shard.filename)
+            report.clip_ids, tfrecord.read_file(tmp_path / "data" / shard.filename)
         ):
             features = record.decode(payload)
             assert features["clip/media_id"] == [clip_id.encode()]
@@ -276,11 +277,11 @@ def test_encodings_hold_the_same_frames(tmp_path):
     for encoding in ("raw", "png", "jpeg", "raw+jpeg"):
         data = tmp_path / encoding
         built = build(videos, data, encoding=encoding, **sizes)
-        [(_, payload)] = record.read_records(data / built.shards[0].filename)
+        [(_, payload)] = tfrecord.read_file(data / built.shards[0].filename)
         read[encoding] = record.decode(payload)["video"]
         report = manifest.load_report(str(data), built.shards[0].filename)
         with open(data / built.shards[0].filename, "rb") as file:
-            place = file.fileno(), 0, (report.clip_ids[0], report.labels[0])
+            place = file.fileno(), Place("x", 0), (report.clip_ids[0], report.labels[0])
             if record.stores_raw(built.format):
                 found = np.empty(built.format.num_bytes, np.uint8)
                 record.read_pixels(*place, clip_format=built.format, out=found)

@@ -6,7 +6,7 @@ import pytest
 
 from pipelines import remedies
 from tests.conftest import build, raises_with_remedies
-from ucf50_tfrecord import manifest, record
+from ucf50_tfrecord import manifest, record, tfrecord
 from ucf50_tfrecord.dataset.clips import load_clips
 from ucf50_tfrecord.errors import UserError
 
@@ -16,10 +16,10 @@ def test_clips_are_indexed_from_the_sidecars(data_dir):
     assert len(clips) == 18 and len(clips.shard_paths) == 6
     assert clips.num_bytes == 18 * 5 * 16 * 24 * 3
     assert sorted(set(clips.folds.tolist())) == sorted(set(clips.groups.tolist())) == [1, 2, 3]
-    offsets, payloads = zip(*record.read_records(clips.shard_paths[1]))
+    offsets, payloads = zip(*tfrecord.read_file(clips.shard_paths[1]))
     mine = [i for i in range(len(clips)) if clips.shards[i] == 1]
     assert tuple(clips.offsets[mine]) == offsets
-    assert [clips.ids[i] for i in mine] == [record.clip_id(payload) for payload in payloads]
+    assert [clips.ids[i] for i in mine] == [record.clip_id_and_label(payload)[0] for payload in payloads]
     assert clips.labels[mine].tolist() == [record.decode(payload)["label"][0] for payload in payloads]
 
 

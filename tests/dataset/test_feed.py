@@ -162,10 +162,10 @@ def test_a_control_group_limits_what_is_free(tmp_path, monkeypatch):
     entries.write_text("0::/job/step\n")
     write("job", memory_max="5000\n", memory_current="700\n", memory_stat=stat)
     write("job/step", memory_max="max\n", memory_current="700\n", memory_stat=stat)
-    assert memory._cgroup_rooms() == [5000 - 700 + 250]
+    assert memory._cgroups_free() == [5000 - 700 + 250]
     entries.write_text("5:cpu,cpuacct:/job\n4:memory:/job/step\n")
     write("memory/job", memory_limit_in_bytes="4000\n", memory_usage_in_bytes="700\n", memory_stat=stat)
     unlimited = f"{(1 << 63) - 4096}\n"
     write("memory", memory_limit_in_bytes=unlimited, memory_usage_in_bytes="700\n", memory_stat=stat)
-    assert memory._cgroup_rooms() == [4000 - 700 + 250]
+    assert memory._cgroups_free() == [4000 - 700 + 250]
     assert memory.available_host_bytes() == 4000 - 700 + 250

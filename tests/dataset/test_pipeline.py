@@ -5,7 +5,7 @@ import pytest
 
 from tests.conftest import build, real_folder
 from tests.dataset.helpers import assert_equal_batches, indices, read_batches
-from ucf50_tfrecord import manifest, record
+from ucf50_tfrecord import manifest, record, tfrecord
 from ucf50_tfrecord.dataset import pipeline
 from ucf50_tfrecord.dataset.clips import ClipIndex, load_clips
 from ucf50_tfrecord.dataset.pipeline import WorkerSlice
@@ -22,8 +22,8 @@ def clips(data_dir):
 def test_batches_hold_the_records_they_claim(clips):
     stored = {}
     for path in clips.shard_paths:
-        for _, payload in record.read_records(path):
-            stored[record.clip_id(payload)] = record.decode(payload)
+        for _, payload in tfrecord.read_file(path):
+            stored[record.clip_id_and_label(payload)[0]] = record.decode(payload)
     for batch in read_batches(clips, batch_size=4):
         assert batch["video"].shape == (4, 5, 16, 24, 3) and batch["video"].dtype == np.uint8
         assert batch["label"].dtype == np.int32 and batch["mask"].dtype == bool

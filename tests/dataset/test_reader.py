@@ -6,17 +6,19 @@ import os
 import pathlib
 import shutil
 
+import crc32c
 import numpy as np
 import pytest
 
 from tests.conftest import build, flip_bit, raises_with_remedies
 from tests.dataset.helpers import indices, read_batches
-from ucf50_tfrecord import manifest, record, remote
+from ucf50_tfrecord import example, manifest, record, remote, tfrecord
 from ucf50_tfrecord.dataset import pipeline, shard_files
 from ucf50_tfrecord.dataset.clips import ClipIndex, load_clips
 from ucf50_tfrecord.dataset.reader import Buffers, ClipReader, read_record, video_secs
 from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.specs import ClipFormat, FetchSpec
+from ucf50_tfrecord.tfrecord import Place
 
 NAME = "small-fold01.tfrecord-00000-of-00002"
 REMOVED, TRUNCATED = "remove", "truncate"
@@ -26,7 +28,7 @@ def stored_frames(clips):
     return [
         record.decode(payload)["video"]
         for path in clips.shard_paths
-        for _, payload in record.read_records(path)
+        for _, payload in tfrecord.read_file(path)
     ]
 
 
@@ -49,7 +51,7 @@ def test_the_videos_lengths_are_read_from_the_records(data_dir, copy):
         record.decode(payload)["clip/end/timestamp"][0] / 1e6
         for clips in parts
         for path in clips.shard_paths
-        for _, payload in record.read_records(path)
+        for _, payload in tfrecord.read_file(path)
     ]
     assert video_secs(parts) == (np.median(lengths), max(lengths)) == (0.98, 1.08)
     shutil.rmtree(copy)
@@ -62,16 +64,16 @@ def test_records_of_another_writer_are_read_too(data_dir, copy):
 
     path = copy / NAME
     clips = load_clips(manifest.load(str(data_dir)), [1])
-    records = list(record.read_records(path))
+    records = list(tfrecord.read_file(path))
     rewritten = tf.train.SequenceExample.FromString(records[0][1])
     items = list(rewritten.context.feature.items())
     payload = b"".join(
         tf.train.Features(feature={key: value}).SerializeToString()
         for key, value in sorted(items, reverse=True)
     )
-    payload = record._field(1, payload)
+    payload = example.field(1, payload)
     assert record.decode(payload)["clip/media_id"] == [clips.ids[0].encode()]
-    path.write_bytes(record.frame_record(payload))
+    path.write_bytes(tfrecord.frame(payload))
     video, _ = ClipReader(load_clips(manifest.load(str(copy)), [1], check_shards=False)).read_pixels(
         np.array([0])
     )
@@ -80,7 +82,7 @@ def test_records_of_another_writer_are_read_too(data_dir, copy):
 
 def damage_position(path, clip):
     """A byte in the middle of a clip's record."""
-    offset, payload = list(record.read_records(path))[clip]
+    offset, payload = list(tfrecord.read_file(path))[clip]
     return offset + 12 + len(payload) // 2
 
 
@@ -96,7 +98,7 @@ def damage_position(path, clip):
             "the record at byte 0 is of clip '.*_g02_.*', expected '.*_g01_",
         ),
         (
-            lambda path: path.write_bytes(record.frame_record(b"\x0a\x00")),
+            lambda path: path.write_bytes(tfrecord.frame(b"\x0a\x00")),
             r"the record at byte 0 \(2 bytes\) is not a clip's",
         ),
     ],
@@ -126,9 +128,9 @@ def test_a_frame_that_was_written_badly_is_named(videos_dir, tmp_path):
     build(videos_dir, tmp_path / "set", encoding="jpeg")
     clips = load_clips(manifest.load(str(tmp_path / "set")), [1])
     path = tmp_path / "set" / clips.manifest.shards[0].filename
-    _, payload = next(record.read_records(path))
+    _, payload = next(tfrecord.read_file(path))
     bad = payload.replace(b"\xff\xd8\xff", b"\xff\xd8\x00")
-    path.write_bytes(record.frame_record(bad) + path.read_bytes()[len(record.frame_record(bad)) :])
+    path.write_bytes(tfrecord.frame(bad) + path.read_bytes()[len(tfrecord.frame(bad)) :])
     with raises_with_remedies(f"{path}: the record at byte 0 holds a frame that cannot be decoded.*repair"):
         read_record(clips, 0)
 
@@ -147,7 +149,9 @@ def test_shards_of_another_format_are_named(data_dir, videos_dir, tmp_path, enco
     wanted = ClipFormat(num_frames=4, height=16, width=24, encoding="png")
     clips = load_clips(built, [1])
     with open(copy / NAME, "rb") as file, pytest.raises(UserError, match="holds no clip of 4x16x24-png"):
-        record.read_images(file.fileno(), 0, (clips.ids[0], int(clips.labels[0])), clip_format=wanted)
+        record.read_images(
+            file.fileno(), Place(NAME, 0), (clips.ids[0], int(clips.labels[0])), clip_format=wanted
+        )
 
 
 def test_shards_of_the_same_bytes_in_another_shape_are_named(videos_dir, tmp_path):
@@ -163,12 +167,12 @@ def test_shards_of_the_same_bytes_in_another_shape_are_named(videos_dir, tmp_pat
 @pytest.mark.parametrize(
     "crafted",
     [
-        record.frame_record(record._field(1, b"")),
-        record.frame_record(record._field(1, record._field(1, record._feature_entry("video", b"")))),
-        record.frame_record(b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff" * 3),
-        (length := (2**63 - 1).to_bytes(8, "little"))
-        + record._masked_crc(record.crc32c.crc32c(length))
-        + bytes(64),
+        tfrecord.frame(example.field(1, b"")),
+        tfrecord.frame(
+            example.field(1, example.field(1, example.field(1, b"video") + example.field(2, b"")))
+        ),
+        tfrecord.frame(b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff" * 3),
+        (length := (2**63 - 1).to_bytes(8, "little")) + tfrecord.checksum(crc32c.crc32c(length)) + bytes(64),
         b"",
         bytes(24),
     ],
@@ -181,7 +185,10 @@ def test_no_bytes_whatever_end_in_more_than_an_error(data_dir, copy, crafted):
         reader.read_pixels(np.array([0]))
     with open(copy / NAME, "rb") as file, pytest.raises(UserError, match="the record at byte 0"):
         record.read_images(
-            file.fileno(), 0, (clips.ids[0], int(clips.labels[0])), clip_format=clips.manifest.format
+            file.fileno(),
+            Place(NAME, 0),
+            (clips.ids[0], int(clips.labels[0])),
+            clip_format=clips.manifest.format,
         )
 
 
@@ -203,7 +210,7 @@ def test_bad_records_are_skipped_and_told(videos_dir, tmp_path, damage, encoding
     built = build(videos_dir, tmp_path / "data", encoding=encoding, shard_bytes=20_000)
     whole = read_batches(load_clips(built, [1, 2]), 6, batch_size=4, seed=1)
     path = tmp_path / "data" / NAME
-    offsets = [offset for offset, _ in record.read_records(path)]
+    offsets = [offset for offset, _ in tfrecord.read_file(path)]
     clips = load_clips(built, [1, 2])
     if damage == REMOVED:
         path.unlink()
@@ -241,7 +248,7 @@ def test_flipped_bytes_are_all_detected(tmp_path, data_dir, encoding, count):
             timestamps_us=np.arange(2) * 40_000,
             end_us=80_000,
         )
-        framed = bytearray(record.frame_record(record.encode(clip, clip_format)))
+        framed = bytearray(tfrecord.frame(record.encode(clip, clip_format)))
         framed[rng.integers(12, len(framed) - 4)] ^= rng.integers(1, 256)
         ids.append(clip.clip_id)
         offsets.append(len(shard))

@@ -5,7 +5,7 @@ import numpy as np
 from PIL import Image
 
 from ucf50_tfrecord.drawing import document
-from ucf50_tfrecord.drawing.document import Bullets, Cell, Code, Document, Figure, Heading, Paragraph, Table
+from ucf50_tfrecord.drawing.document import Bullets, Code, Document, Entry, Figure, Heading, Paragraph, Table
 
 VOID = {"br", "hr", "img", "input", "link", "meta", "wbr"}
 ODD = 'a<b> & "c" | d* _e_ `f` $g$ [h](i)\nj \udce9'
@@ -60,7 +60,7 @@ def test_every_block_is_in_both_formats(tmp_path):
         Paragraph("Two."),
         Heading("Three", 3),
         Bullets(["four", "five"], "yes"),
-        Table("Six.", ("name", "value"), [["seven", "0.5 [0.4, 0.6]"], ["eight", Cell("–", "no")]]),
+        Table("Six.", ("name", "value"), [["seven", "0.5 [0.4, 0.6]"], ["eight", Entry("–", "no")]]),
         Figure("nine", picture(), "Ten.", "eleven"),
     )
     assert page.text.startswith("Title Title One One Two. Three four five Six. name value")

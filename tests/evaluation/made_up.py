@@ -1,18 +1,18 @@
-"""Results of comparisons that never ran: predictions that are right as often as is asked for."""
+"""Results of comparisons that never ran: predictions with a requested accuracy."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from ucf50_tfrecord.dataset.perturb import SHUFFLES
-from ucf50_tfrecord.evaluation.results import SHUFFLED, Cell, CellResult, Condition, Results
+from ucf50_tfrecord.evaluation.interventions import SHUFFLED, SHUFFLES
+from ucf50_tfrecord.evaluation.results import Cell, CellResult, Condition, Results
 
 NUM_FRAMES = 8
 CLASSES = ("Biking", "Diving", "Rowing", "Yo<Yo>")
 
 
 def make_results(
-    shares: dict[tuple[str, str, str], float],
+    fractions: dict[tuple[str, str, str], float],
     *,
     num_groups: int = 20,
     clips_per_group: int = 8,
@@ -22,7 +22,7 @@ def make_results(
     """Makes results in two parts.
 
     Args:
-      shares: how many clips are right, by (model, training, perturbation); SHUFFLED stands for all permutations.
+      fractions: of right clips, by (model, training, intervention); SHUFFLED means all permutations.
       num_groups: each with as many clips of every class.
       clips_per_group: in all.
       num_seeds: of each model.
@@ -33,8 +33,10 @@ def make_results(
     labels = np.arange(num_clips) % len(CLASSES)
     groups = np.arange(num_clips) // clips_per_group + 1
     cells = []
-    for model, training in dict.fromkeys((model, training) for model, training, _ in shares):
-        wanted = {name: share for (m, t, name), share in shares.items() if (m, t) == (model, training)}
+    for model, training in dict.fromkeys((model, training) for model, training, _ in fractions):
+        wanted = {
+            name: fraction for (m, t, name), fraction in fractions.items() if (m, t) == (model, training)
+        }
         for number in range(num_seeds):
             names = [n for name in wanted for n in (SHUFFLES if name == SHUFFLED else (name,))]
             tables = {name: _logits(labels, wanted.get(name, wanted.get(SHUFFLED)), rng) for name in names}
@@ -67,9 +69,9 @@ def right_about(results: Results, condition: Condition) -> float:
     return float(np.nanmean(results.correct(condition)))
 
 
-def _logits(labels: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
-    """Draws logits float32 [N, C], of which a share is largest at the label."""
-    right = rng.permutation(len(labels)) < round(share * len(labels))
+def _logits(labels: np.ndarray, fraction: float, rng: np.random.Generator) -> np.ndarray:
+    """Draws logits float32 [N, C]; a fraction of them is largest at the label."""
+    right = rng.permutation(len(labels)) < round(fraction * len(labels))
     said = np.where(right, labels, (labels + rng.integers(1, len(CLASSES), len(labels))) % len(CLASSES))
     logits = rng.normal(0, 0.3, (len(labels), len(CLASSES)))
     logits[np.arange(len(labels)), said] += 3

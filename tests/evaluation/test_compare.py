@@ -13,14 +13,14 @@ from tensorflow.python.framework.func_graph import FuncGraph
 
 from tests.conftest import flip_bit
 from tests.warm import run_code
-from ucf50_tfrecord import manifest, models
+from ucf50_tfrecord import manifest
+from ucf50_tfrecord.architectures import MODELS
 from ucf50_tfrecord.dataset.clips import load_clips
 from ucf50_tfrecord.dataset.reader import ClipReader
 from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.evaluation import audit, cells, compare, recurrence
-from ucf50_tfrecord.evaluation.cells import Plan, Recipe
+from ucf50_tfrecord.evaluation.cells import ComparisonSpec, Recipe
 from ucf50_tfrecord.evaluation.results import Cell
-from ucf50_tfrecord.models import recurrent
 from ucf50_tfrecord.specs import AugmentSpec, ModelSpec, TrainSpec
 from ucf50_tfrecord.training.run import RunConfig
 from ucf50_tfrecord.training.strategy import make_strategy
@@ -41,12 +41,14 @@ def recipe(name, **options):
     return Recipe(model=model, train=TrainSpec(epochs=1, batch_size=8, precision="float32", **options))
 
 
-def plan(*names, **options):
-    return Plan(**{"recipes": {name: recipe(name) for name in names}, "num_parts": 2, "orders": ()} | options)
+def spec(*names, **options):
+    return ComparisonSpec(
+        **{"recipes": {name: recipe(name) for name in names}, "num_parts": 2, "orders": ()} | options
+    )
 
 
-def test_a_plan_lists_each_training_once_and_what_answers_most_first():
-    listed = plan("frame_pool", "lstm", num_seeds=2, orders=("shuffled",), audited=("lstm",)).cells()
+def test_each_training_is_listed_once_and_the_most_informative_first():
+    listed = spec("frame_pool", "lstm", num_seeds=2, orders=("shuffled",), audited=("lstm",)).cells()
     assert len(listed) == len(set(map(str, listed))) == 8 + 4 + 4
     assert {cell.model for cell in listed[:2]} == {"frame_pool", "lstm"}
     assert {cell.model for cell in listed if cell.training != "kept"} == {"lstm"}  # the other sees no order
@@ -62,10 +64,10 @@ def test_a_cell_has_its_own_seed_and_frame_order():
 
 @pytest.mark.parametrize("num_parts", [2, 3, 5])
 def test_parts_by_group_are_whole_folds_and_by_video_are_not(clips, num_parts):
-    by_group = cells.deal_parts(clips, plan("lstm", num_parts=num_parts), "group")
+    by_group = cells.assign_parts(clips, spec("lstm", num_parts=num_parts), "group")
     assert set(by_group) == set(range(num_parts))
     assert all(len(set(by_group[clips.folds == fold])) == 1 for fold in set(clips.folds))
-    by_video = cells.deal_parts(clips, plan("lstm", num_parts=num_parts), "video")
+    by_video = cells.assign_parts(clips, spec("lstm", num_parts=num_parts), "video")
     counts = np.bincount(by_video, minlength=num_parts)
     assert counts.sum() == len(clips) and counts.max() - counts.min() <= 3
     assert any(len(set(by_video[clips.folds == fold])) > 1 for fold in set(clips.folds))
@@ -75,49 +77,47 @@ def test_clips_of_a_video_stay_together(clips):
     twice = dataclasses.replace(
         clips, ids=tuple(f"{clips.ids[i // 2 * 2]}#{i % 2}" for i in range(len(clips)))
     )
-    parts = cells.deal_parts(twice, plan("lstm", num_parts=3), "video")
+    parts = cells.assign_parts(twice, spec("lstm", num_parts=3), "video")
     videos = [clip_id.rsplit("#", 1)[0] for clip_id in twice.ids]
     same_class = [i for i in range(0, len(clips), 2) if clips.labels[i] == clips.labels[i + 1]]
     assert same_class and all(videos[i] == videos[i + 1] and parts[i] == parts[i + 1] for i in same_class)
 
 
-def test_only_the_folds_that_are_named_are_tested(clips):
-    parts = cells.deal_parts(clips, plan("lstm", num_parts=0, val_folds=(2, 4)), "group")
+def test_only_the_named_folds_are_tested(clips):
+    parts = cells.assign_parts(clips, spec("lstm", num_parts=0, val_folds=(2, 4)), "group")
     assert set(clips.folds[parts == 0]) == {2, 4}
 
 
 def test_a_part_with_all_clips_of_a_class_is_refused(clips):
     lonely = clips.select((clips.labels != 1) | (clips.folds == 2))
     with pytest.raises(UserError, match="holds all clips of Middle"):
-        cells.deal_parts(lonely, plan("lstm"), "group")
+        cells.assign_parts(lonely, spec("lstm"), "group")
 
 
 @pytest.mark.parametrize(
     "wrong", [{"num_parts": 6}, {"num_parts": 1}, {"audited": ("rnn",)}, {"num_seeds": 0}]
 )
-def test_a_wrong_plan_is_refused(clips, wrong):
+def test_a_wrong_request_is_refused(clips, wrong):
     with pytest.raises(UserError):
-        cells.deal_parts(clips, plan("lstm", **wrong), "group")
+        cells.assign_parts(clips, spec("lstm", **wrong), "group")
 
 
 def test_a_control_that_sees_order_ends_the_comparison(loaded, tmp_path, monkeypatch):
-    def sees_order(spec, dtype):
-        return recurrent.lstm(spec, dtype)
-
-    monkeypatch.setitem(models.BUILDERS, "frame_pool", sees_order)
+    sees_order = dataclasses.replace(MODELS["frame_pool"], builder=MODELS["lstm"].builder)
+    monkeypatch.setitem(MODELS, "frame_pool", sees_order)
     comparison = compare.Comparison(
         folder=str(tmp_path),
-        plan=plan("frame_pool"),
+        spec=spec("frame_pool"),
         clips=load_clips(loaded, loaded.folds),
         strategy=make_strategy("one"),
         tensorboard=False,
     )
     with pytest.raises(UserError, match="must not see the order of frames, but shuffle1 changes its logits"):
-        comparison.run(cells.Callbacks())
+        comparison.run(cells.ComparisonListener())
     assert not list(tmp_path.glob("cells/*/cell.json"))
 
 
-def test_a_record_that_cannot_be_read_is_left_out_where_that_is_asked_for(data_dir, tmp_path):
+def test_an_unreadable_record_is_skipped_on_request(data_dir, tmp_path):
     data = shutil.copytree(data_dir, tmp_path / "data")
     damaged = manifest.load(str(data))
     all_clips = load_clips(damaged, damaged.folds)
@@ -126,16 +126,16 @@ def test_a_record_that_cannot_be_read_is_left_out_where_that_is_asked_for(data_d
     flip_bit(path, int(all_clips.offsets[bad]) + 2000)  # among the pixels
     comparison = compare.Comparison(
         folder=str(tmp_path / "out"),
-        plan=plan("frame_pool", num_parts=0, val_folds=(1,)),
+        spec=spec("frame_pool", num_parts=0, val_folds=(1,)),
         clips=all_clips,
         strategy=make_strategy("one"),
         tensorboard=False,
     )
     with pytest.raises(UserError, match="damaged"):
-        comparison.run(cells.Callbacks())
+        comparison.run(cells.ComparisonListener())
     warned = []
     skipping = dataclasses.replace(comparison, skip_bad_records=True)
-    [result] = skipping.run(cells.Callbacks(warn=warned.append)).cells
+    [result] = skipping.run(cells.ComparisonListener(warn=warned.append)).cells
     assert set(result.clips) == set(np.flatnonzero(all_clips.folds == 1)) - {bad}
     assert any("1 of 6 clips were skipped" in text for text in warned)
 
@@ -144,7 +144,7 @@ REPLICAS = """
 import json, sys, tensorflow as tf
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
-from tests.evaluation.test_compare import plan
+from tests.evaluation.test_compare import spec
 from ucf50_tfrecord import manifest
 from ucf50_tfrecord.dataset.clips import load_clips
 from ucf50_tfrecord.evaluation import cells, compare, results
@@ -153,16 +153,16 @@ data, folder = sys.argv[1:]
 found = manifest.load(data)
 for name in ("one", "mirrored"):
     comparison = compare.Comparison(
-        folder=f"{folder}/{name}", plan=plan("lstm", num_parts=0, val_folds=(1,)),
+        folder=f"{folder}/{name}", spec=spec("lstm", num_parts=0, val_folds=(1,)),
         clips=load_clips(found, found.folds), strategy=make_strategy(name), tensorboard=False)
-    [result] = comparison.run(cells.Callbacks()).cells
+    [result] = comparison.run(cells.ComparisonListener()).cells
     print(json.dumps(results.cell_to_json(result)))
 """
 
 
 @pytest.mark.slow
-def test_two_replicas_find_what_one_device_finds(data_dir, tmp_path):
-    """Training, every intervention and the look inside: 24 clips to train on, 6 to test."""
+def test_two_replicas_give_the_results_of_one_device(data_dir, tmp_path):
+    """Training, every intervention and the inspected recurrence: 24 clips to train on, 6 to test."""
     result = run_code(REPLICAS, data_dir, tmp_path, timeout=200)
     assert result.returncode == 0, result.stderr[-3000:]
     one, mirrored = (json.loads(line) for line in result.stdout.splitlines())
@@ -174,7 +174,7 @@ def test_two_replicas_find_what_one_device_finds(data_dir, tmp_path):
 
 
 @pytest.mark.slow
-def test_nothing_is_kept_of_cells_that_are_finished(clips, tmp_path):
+def test_finished_cells_leave_nothing_in_memory(clips, tmp_path):
     def count():
         compare._forget_models()
         return sum(isinstance(thing, (ClipReader, keras.Model, FuncGraph)) for thing in gc.get_objects())
@@ -182,16 +182,16 @@ def test_nothing_is_kept_of_cells_that_are_finished(clips, tmp_path):
     before, counts = count(), []
     compare.Comparison(
         folder=str(tmp_path),
-        plan=plan("frame_pool", "seed_lstm"),
+        spec=spec("frame_pool", "seed_lstm"),
         clips=clips,
         strategy=make_strategy("one"),
         cache="host",
-    ).run(cells.Callbacks(start=lambda *_: counts.append(count())))
+    ).run(cells.ComparisonListener(start=lambda *_: counts.append(count())))
     assert counts[0] <= before and len(counts) == 4
     assert counts[1:] == counts[:1] * 3 and count() == counts[0]
 
 
-def test_rounding_is_no_order_but_more_than_that_is():
+def test_the_check_of_order_blind_models_tolerates_rounding_alone():
     plain = np.array([[10.0, -3.0], [2.0, 0.0]])
     cells.check_order_blind("cell", {"none": plain, "reverse": plain + 5e-4}, "float32")
     with pytest.raises(UserError, match="reverse"):

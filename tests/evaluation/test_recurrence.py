@@ -6,6 +6,7 @@ import pytest
 from keras import layers, ops
 
 from ucf50_tfrecord import models, specs
+from ucf50_tfrecord.architectures import MODELS
 from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.evaluation import recurrence
 from ucf50_tfrecord.specs import ModelSpec
@@ -183,7 +184,7 @@ def evidence(count, *, at):
 
 
 @pytest.mark.parametrize("factor, after", [(0.9, 1.0), (0.0, 0.5)])
-def test_a_probe_knows_what_has_been_seen_and_is_remembered(factor, after):
+def test_a_probe_reads_the_frames_that_the_state_remembers(factor, after):
     stepwise = recurrence.StepwiseModel(fading_rnn(factor))
     (train, train_labels), (test, test_labels) = evidence(12, at=2), evidence(8, at=2)
     train_states, test_states = (stepwise.states(video).numpy() for video in (train, test))
@@ -215,7 +216,7 @@ def test_training_clips_of_one_class_are_an_error():
 # -- Whole models ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", recurrence.RECURRENT_MODELS)
+@pytest.mark.parametrize("name", [name for name, traits in MODELS.items() if traits.recurrent])
 def test_the_model_built_again_is_the_same(name):
     model = built_model(name)
     video, _ = clips_of(model)

@@ -42,7 +42,8 @@ def test_groups_weigh_by_their_clips():
     assert (found.low, found.high) == (0.0, 1.0)  # either group alone
 
 
-def test_one_group_gives_no_interval():
+def test_one_group_gives_no_interval_and_no_evidence():
+    assert statistics.sign_flip_p(np.array([1.0, 0.5]), np.zeros(2, int)) == 1.0
     found = statistics.mean_interval(np.array([1.0, 0.0]), np.zeros(2, int))
     assert found.value == 0.5 and np.isnan([found.low, found.high]).all()
 

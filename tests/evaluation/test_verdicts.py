@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from tests.evaluation.made_up import NUM_FRAMES, make_results, right_about
-from ucf50_tfrecord.dataset import perturb
+from ucf50_tfrecord.evaluation import interventions, verdicts
 from ucf50_tfrecord.evaluation import results as results_lib
-from ucf50_tfrecord.evaluation import verdicts
-from ucf50_tfrecord.evaluation.results import SHUFFLED, Condition
-from ucf50_tfrecord.evaluation.verdicts import NO, UNKNOWN, YES
+from ucf50_tfrecord.evaluation.interventions import SHUFFLED
+from ucf50_tfrecord.evaluation.results import Condition
+from ucf50_tfrecord.evaluation.verdicts import Answer
 
 
 def judged(results):
@@ -20,7 +20,7 @@ def judged(results):
 def test_a_model_that_uses_order_is_found():
     found = judged(make_results({("lstm", "kept", "none"): 0.9, ("lstm", "shuffled", "shuffle"): 0.3}))
     verdict = found["needs_order", ("lstm",)]
-    assert verdict.answer == YES and verdict.adjusted_p < 0.01
+    assert verdict.answer == Answer.YES and verdict.adjusted_p < 0.01
     assert verdict.effect.value == pytest.approx(0.6, abs=0.05)
     assert verdict.effect.low < verdict.effect.value < verdict.effect.high
     assert verdict.text.startswith(
@@ -30,8 +30,8 @@ def test_a_model_that_uses_order_is_found():
 
 def test_a_model_that_does_not_use_order_gets_a_no():
     found = judged(make_results({("lstm", "kept", "none"): 0.98, ("lstm", "shuffled", "shuffle"): 0.98}))
-    assert found["needs_order", ("lstm",)].answer == NO
-    assert found["above_chance", ("lstm",)].answer == YES
+    assert found["needs_order", ("lstm",)].answer == Answer.NO
+    assert found["above_chance", ("lstm",)].answer == Answer.YES
 
 
 def test_a_small_comparison_cannot_tell():
@@ -41,33 +41,33 @@ def test_a_small_comparison_cannot_tell():
         )
     )
     [verdict] = [v for (kind, _), v in found.items() if kind == "models_differ"]
-    assert verdict.answer == UNKNOWN and verdict.more_groups > 0
+    assert verdict.answer == Answer.UNKNOWN and verdict.more_groups > 0
     assert f"about {verdict.more_groups} more groups needed" in verdict.text
 
 
 def test_chance_accuracy_is_not_recognition():
     found = judged(make_results({("lstm", "kept", "none"): 0.25}))
-    assert found["above_chance", ("lstm",)].answer != YES
+    assert found["above_chance", ("lstm",)].answer != Answer.YES
 
 
 def test_the_better_of_two_models_is_named_first():
     found = judged(make_results({("rnn", "kept", "none"): 0.4, ("lstm", "kept", "none"): 0.8}))
     verdict = found["models_differ", ("lstm", "rnn")]
-    assert verdict.answer == YES and verdict.mcnemar_p < 0.001
+    assert verdict.answer == Answer.YES and verdict.mcnemar_p < 0.001
     assert "lstm and rnn differ: lstm is ahead by 0.4" in verdict.text
 
 
-def test_where_the_evidence_is():
-    quarter = perturb.quarter(NUM_FRAMES)
-    shares = {("lstm", "kept", "none"): 0.9, ("lstm", "kept", f"first{quarter}"): 0.85}
-    found = judged(make_results(shares | {("lstm", "kept", f"last{quarter}"): 0.3}))
-    assert found["evidence_at_start", ("lstm",)].answer == YES
-    assert found["evidence_at_end", ("lstm",)].answer == NO  # the reverse holds
+def test_evidence_at_the_start_is_found_and_at_the_end_denied():
+    quarter = interventions.quarter(NUM_FRAMES)
+    fractions = {("lstm", "kept", "none"): 0.9, ("lstm", "kept", f"first{quarter}"): 0.85}
+    found = judged(make_results(fractions | {("lstm", "kept", f"last{quarter}"): 0.3}))
+    assert found["evidence_at_start", ("lstm",)].answer == Answer.YES
+    assert found["evidence_at_end", ("lstm",)].answer == Answer.NO  # the reverse holds
 
 
 def test_an_order_blind_model_is_not_asked_about_order():
-    shares = {("frame_pool", "kept", name): 0.9 for name in perturb.names(NUM_FRAMES)}
-    kinds = {kind for kind, _ in judged(make_results(shares))}
+    fractions = {("frame_pool", "kept", name): 0.9 for name in interventions.names(NUM_FRAMES)}
+    kinds = {kind for kind, _ in judged(make_results(fractions))}
     assert "appearance_suffices" in kinds
     assert not kinds & {"needs_order", "uses_direction", "disturbed_by_shuffling", "above_chance"}
 
@@ -76,28 +76,34 @@ def test_many_empty_contrasts_claim_nothing():
     """Equally good models in pairs: of twenty pairs about one would differ at random without a correction."""
     wrong = 0
     for seed in range(10):
-        shares = {(model, "kept", "none"): 0.5 for model in ("rnn", "lstm", "gru", "seed_rnn", "seed_lstm")}
-        found = judged(make_results(shares, seed=seed))
-        wrong += any(v.answer == YES for (kind, _), v in found.items() if kind == "models_differ")
+        fractions = {
+            (model, "kept", "none"): 0.5 for model in ("rnn", "lstm", "gru", "seed_rnn", "seed_lstm")
+        }
+        found = judged(make_results(fractions, seed=seed))
+        wrong += any(v.answer == Answer.YES for (kind, _), v in found.items() if kind == "models_differ")
     assert wrong <= 1
 
 
 def test_the_shortest_horizon_that_scores_like_the_whole_clip_is_found():
-    shares = {("lstm", "kept", "none"): 0.9, ("lstm", "kept", "last1"): 0.4, ("lstm", "kept", "last2"): 0.6}
-    results = make_results(shares | {("lstm", "kept", "last4"): 0.9})
+    fractions = {
+        ("lstm", "kept", "none"): 0.9,
+        ("lstm", "kept", "last1"): 0.4,
+        ("lstm", "kept", "last2"): 0.6,
+    }
+    results = make_results(fractions | {("lstm", "kept", "last4"): 0.9})
     count, loss = verdicts.horizon(results, "lstm", "last")
     assert count == 4 and abs(loss.value) < 0.05
     assert verdicts.horizon(results, "lstm", "first") is None
 
 
 def test_seeds_and_permutations_are_averaged_clip_by_clip():
-    shares = {("lstm", "kept", "none"): 1.0, ("lstm", "kept", "shuffle"): 0.5}
-    results = make_results(shares, num_seeds=2)
+    fractions = {("lstm", "kept", "none"): 1.0, ("lstm", "kept", "shuffle"): 0.5}
+    results = make_results(fractions, num_seeds=2)
     assert results.logits(Condition("lstm")).shape[0] == 2
-    logits = results.logits(Condition("lstm", perturbation=SHUFFLED))
-    assert logits.shape[0] == 2 * perturb.NUM_SHUFFLES
+    logits = results.logits(Condition("lstm", intervention=SHUFFLED))
+    assert logits.shape[0] == 2 * interventions.NUM_SHUFFLES
     by_hand = (logits.argmax(axis=2) == results.labels).mean(axis=0)
-    np.testing.assert_array_equal(results.correct(Condition("lstm", perturbation=SHUFFLED)), by_hand)
+    np.testing.assert_array_equal(results.correct(Condition("lstm", intervention=SHUFFLED)), by_hand)
 
 
 def test_results_survive_saving_and_loading(tmp_path):
@@ -106,7 +112,7 @@ def test_results_survive_saving_and_loading(tmp_path):
     loaded = results_lib.load(tmp_path / "results.json")
     assert loaded.ids == results.ids and loaded.models == results.models
     for name in ("none", "shuffle"):
-        condition = Condition("lstm", perturbation=name)
+        condition = Condition("lstm", intervention=name)
         np.testing.assert_allclose(loaded.logits(condition), results.logits(condition), atol=1e-4)
     assert [v.text for v in verdicts.judge(loaded)] == [v.text for v in verdicts.judge(results)]
     results_lib.save(tmp_path / "again.json", loaded)

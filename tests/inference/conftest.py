@@ -1,7 +1,7 @@
 import pytest
 
 from tests.untrained import write_run
-from ucf50_tfrecord.inference import sources
+from ucf50_tfrecord.inference import finished_run
 
 
 @pytest.fixture(scope="session")
@@ -12,4 +12,4 @@ def run_dir(data_dir, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def run(run_dir):
-    return sources.gather(run_dir)
+    return finished_run.load(run_dir)

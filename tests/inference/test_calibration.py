@@ -69,7 +69,7 @@ def test_a_run_is_calibrated_by_its_held_out_clips_in_order(tmp_path):
     assert found.ece_after < 0.06 < 0.2 < found.ece_before
 
 
-def test_the_error_after_is_that_of_groups_which_did_not_help():
+def test_the_error_after_calibration_is_cross_validated_by_group():
     """One group's labels are all wrong: others do not foresee it, so its error stays."""
     logits, labels = made_up(200)
     groups = np.arange(200) // 100
@@ -82,7 +82,7 @@ def test_the_error_after_is_that_of_groups_which_did_not_help():
     assert calibration.cross_validated_error(logits, labels, np.zeros(200, int)) is None
 
 
-def test_without_what_it_takes_the_temperature_is_1_and_the_reason_told(tmp_path):
+def test_an_uncalibrated_run_has_temperature_1_and_a_reason(tmp_path):
     def reason(weights="last", **train):
         found = calibration.calibrate(str(tmp_path), config(**train), weights)
         assert (found.temperature, found.num_clips) == (1.0, 0)
@@ -91,7 +91,7 @@ def test_without_what_it_takes_the_temperature_is_1_and_the_reason_told(tmp_path
     assert reason() == "the run holds no predictions.jsonl"
     logits, labels = made_up(60)
     save(tmp_path, logits[:20], labels[:20])
-    assert reason() == "of 20 held-out clips, 30 are needed"
+    assert reason() == "there are 20 held-out clips, and 30 are needed"
     assert reason("best") == "the run's predictions on held-out clips are of its last weights"
     assert reason("last", early_stopping=3).endswith("are of its best weights")
     save(tmp_path, logits, logits.argmax(axis=1))

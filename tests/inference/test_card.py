@@ -1,4 +1,4 @@
-"""Cards: their numbers are those of the predictions, and what is not known is said."""
+"""Cards: their numbers equal those of the predictions, and missing parts are named."""
 
 import dataclasses
 import json
@@ -17,14 +17,14 @@ from ucf50_tfrecord.drawing import document
 from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.evaluation import statistics
 from ucf50_tfrecord.evaluation.results import Condition
-from ucf50_tfrecord.inference import card, sources
-from ucf50_tfrecord.inference.card import Export, ExportedFile, Own
+from ucf50_tfrecord.inference import card, finished_run
+from ucf50_tfrecord.inference.card import Export, ExportedFile, RunDifference
 
 EXPORT = Export(
     files=(ExportedFile(format="keras", num_bytes=1_234_567, difference=2e-7),),
     tolerance=1e-4,
     num_clips=12,
-    own=Own(mean=0.001, largest=0.02, num_other=1),
+    own=RunDifference(mean=0.001, largest=0.02, num_other=1),
 )
 
 
@@ -56,20 +56,20 @@ def test_scores_are_those_of_the_predictions(run, run_dir):
     probabilities = np.exp(said["logits"]) / np.exp(said["logits"]).sum(axis=1, keepdims=True)
     error = statistics.expected_calibration_error(probabilities, said["label"])
     assert row(text, "expected calibration error") == [f"{error:.3f}"]
-    assert row(text, "class among the 5 likeliest") == ["–"]  # of three classes it always is
+    assert row(text, "class among the 5 most probable") == ["–"]  # of three classes it always is
     scores = sklearn_metrics.classification_report(
         said["label"], said["predicted"], output_dict=True, zero_division=0
     )
     found = []
     for label, name in enumerate(run.config.classes):
         wanted = [f"{scores[str(label)][key]:.3f}" for key in ("f1-score", "precision", "recall")]
-        assert row(text.split("Each class")[1].split("confused")[0], name) == [*wanted, "4"]
+        assert row(text.split("Each class")[1].split("most confused")[0], name) == [*wanted, "4"]
         found.append((text.index(f"| {name} | {wanted[0]}"), float(wanted[0])))
     values = [value for _, value in sorted(found)]
     assert values == sorted(values, reverse=True)
 
 
-def test_the_five_likeliest_are_counted_with_their_interval():
+def test_top_5_accuracy_has_its_interval():
     rng = np.random.default_rng(0)
     base = make_results({("lstm", "kept", "none"): 0.5})
     logits = rng.normal(size=(len(base.ids), 8)).astype(np.float32)
@@ -80,32 +80,32 @@ def test_the_five_likeliest_are_counted_with_their_interval():
     assert estimate.value == pytest.approx(known) and estimate.low < known < estimate.high
 
 
-def test_the_card_tells_what_the_model_was_made_of(run):
+def test_the_card_describes_data_and_training(run):
     text = markdown(run)
     assert row(text, "training clips") == ["18 clips of 3 recording groups, folds 3-5"]
     assert row(text, "validation clips") == ["12 clips of 2 recording groups, folds 1-2"]
     assert row(text, "test clips") == ["none"]
-    assert row(text, "split") == ["by group: no recording stands on both sides of the split"]
+    assert row(text, "split") == ["by group: no recording is on both sides of the split"]
     assert row(text, "fingerprint of the shards") == [run.config.fingerprint]
     assert row(text, "parameters") == [f"{run.summary.params:,}"]
-    assert row(text, "weights") == ["last, after 2 epochs"] and "seed 0" in row(text, "flags")[0]
+    assert row(text, "weights") == ["last, after 2 epochs"] and "seed 0" in row(text, "options")[0]
     assert re.search(r"python 3\.\d+.*tensorflow 2", row(text, "versions")[0])
     assert "version " in row(text, "code")[0]
     assert row(text, "model.keras") == ["1.2", "2e-07"]
-    assert "differ by 0.02 at most; 1 clip of 12 got another class" in text
+    assert "differ by 0.02 at most, and 1 clip of 12 got another class" in text
     assert "nothing here shows that the model uses their order" in text
     for title in ("Limits", "Responsible use", "Files, and how to call them"):
         assert f"\n## {title}\n" in text
 
 
-def test_what_is_missing_is_said(run_dir, tmp_path):
+def test_the_card_names_missing_parts(run_dir, tmp_path):
     copy = shutil.copytree(run_dir, tmp_path / "run")
     summary = storage.read_json(copy / "summary.json")
     del summary["environment"]
     storage.write_json(copy / "summary.json", summary)
     config = storage.read_json(copy / "config.json")
     storage.write_json(copy / "config.json", config | {"data_dir": "/data/gone"})
-    text = markdown(sources.gather(copy), dataclasses.replace(EXPORT, own=None))
+    text = markdown(finished_run.load(copy), dataclasses.replace(EXPORT, own=None))
     assert text.startswith("# Model card: lstm on gone\n")
     assert row(text, "training clips")[0].startswith("18 clips, folds 3-5; recording groups unknown")
     assert row(text, "validation clips") == ["12 clips of 2 recording groups, folds 1-2"]
@@ -115,29 +115,29 @@ def test_what_is_missing_is_said(run_dir, tmp_path):
     # What the run itself knows is told all the same.
     assert row(text, "stored clips") == ["5x16x24"] and "by their number, " in text
     storage.write_json(copy / "config.json", config | {"data_dir": "/data/gone", "clip_format": None})
-    text = markdown(sources.gather(copy))
-    assert "spacing and resizing them is not known" in text and "stored clips" not in text
+    text = markdown(finished_run.load(copy))
+    assert "their spacing and resizing is unknown" in text and "stored clips" not in text
     storage.write_json(copy / "config.json", config | {"fingerprint": "0" * 64})
-    assert "holds other shards now" in sources.gather(copy).no_manifest
+    assert "now holds other shards" in finished_run.load(copy).no_manifest
 
 
-def test_several_clips_a_video_are_told_of(run):
+def test_the_card_describes_several_clips_per_video(run):
     clip_format = dataclasses.replace(run.config.clip_format, clips_per_video=3)
     several = dataclasses.replace(run, config=dataclasses.replace(run.config, clip_format=clip_format))
     assert "stretched to the size. Run these" in markdown(run)
-    assert "; 15 such frames of a video are dealt in turn to 3 clips. Run these" in markdown(several)
+    assert "; 15 such frames of a video are assigned in turn to 3 clips. Run these" in markdown(several)
 
 
-def test_a_split_by_video_is_warned_of(run):
+def test_a_split_by_video_causes_a_warning(run):
     leaky = dataclasses.replace(run, summary=dataclasses.replace(run.summary, fold_by="video"))
     text = markdown(leaky)
-    assert "\nWarning: Clips of one recording can stand on both sides" in text
-    assert "which training has not seen" not in text and "no recording stands" not in text
+    assert "\nWarning: Clips of one recording can be on both sides" in text
+    assert "which training has not seen" not in text and "no recording is on" not in text
 
 
-def test_weights_chosen_by_the_scored_clips_are_warned_of(run):
+def test_weights_selected_by_the_scored_clips_cause_a_warning(run):
     text = markdown(dataclasses.replace(run, weights="best"))
-    assert "Warning: the weights were chosen by these very clips" in text
+    assert "Warning: the weights were selected by these very clips" in text
     assert row(text, "weights") == ["best by validation macro F1, of epoch 1 of 2"]
 
 
@@ -153,25 +153,25 @@ def test_names_cannot_break_the_card(run):
 
 def test_a_run_without_scores_has_no_card(run_dir, tmp_path):
     with pytest.raises(UserError, match="missing is not a run's folder"):
-        sources.gather(tmp_path / "missing")
+        finished_run.load(tmp_path / "missing")
     copy = shutil.copytree(run_dir, tmp_path / "run")
     with raises_with_remedies("those of its last weights. .*make evaluate RUN=.*FLAGS=--weights=best"):
-        sources.gather(copy, "best")
+        finished_run.load(copy, "best")
     (copy / "predictions.jsonl").write_text('{"clip_id": "a"}\n')
     with pytest.raises(UserError, match="predictions.jsonl does not hold predictions"):
-        sources.gather(copy)
+        finished_run.load(copy)
     for content, message in (('{"accuracy": 1}', "a field macro_f1"), ("5", "object. Received: 5")):
         (copy / "summary.json").write_text(content)
         with pytest.raises(UserError, match=f"summary.json is not a training's summary: Expected {message}"):
-            sources.gather(copy)
+            finished_run.load(copy)
     (copy / "summary.json").unlink()
     with pytest.raises(
         UserError, match="run holds no summary.json, which a training writes when it has finished"
     ):
-        sources.gather(copy)
+        finished_run.load(copy)
     (copy / "cell.json").touch()
     with pytest.raises(UserError, match="is one training of a comparison, whose scores are in its report"):
-        sources.gather(copy)
+        finished_run.load(copy)
 
 
 def test_other_weights_have_the_scores_of_their_evaluation(run_dir, tmp_path):
@@ -181,8 +181,8 @@ def test_other_weights_have_the_scores_of_their_evaluation(run_dir, tmp_path):
     shutil.move(copy / "predictions.jsonl", folder)
     fingerprint = storage.read_json(copy / "config.json")["fingerprint"]
     storage.write_json(folder / "summary.json", {"fingerprint": fingerprint})
-    found = sources.gather(copy, "best")
+    found = finished_run.load(copy, "best")
     assert found.weights == "best" and found.predictions_path == folder / "predictions.jsonl"
     storage.write_json(folder / "summary.json", {"fingerprint": "other"})
     with pytest.raises(UserError, match="on the run's own shards first"):
-        sources.gather(copy, "best")
+        finished_run.load(copy, "best")

@@ -1,4 +1,4 @@
-"""Which frames a window gets, proved by videos whose frames carry their number; what bad files cost."""
+"""The frames of each window, on videos whose frames carry their number; the cost of bad files."""
 
 import contextlib
 import os
@@ -40,7 +40,7 @@ def read_numbers(decoded, clip_format=FORMAT):
 
 
 def test_windows_hold_evenly_spaced_frames_of_their_own_time(tmp_path):
-    """155 frames at 25 a second: 50 a window, a new one every 25, the last ends with the video."""
+    """155 frames at 25 per second: 50 per window, a new one every 25, the last ends with the video."""
     write_numbered_video(tmp_path / "numbered.mkv", 155)
     decoded = decode(tmp_path / "numbered.mkv", tmp_path)
     starts = [0, 25, 50, 75, 100, 105]
@@ -63,7 +63,7 @@ def test_a_window_gives_as_many_clips_as_a_video_does(tmp_path, spacing):
     ]
 
 
-def test_a_video_that_is_not_longer_than_it_may_be_is_one_window(tmp_path):
+def test_a_short_video_is_one_window(tmp_path):
     write_numbered_video(tmp_path / "numbered.mkv", 75)
     whole = decode(tmp_path / "numbered.mkv", tmp_path)
     assert read_numbers(whole)[0] == [[even_indices(75, 5).tolist()]]
@@ -95,7 +95,7 @@ def test_folders_are_searched_and_files_taken_as_they_are(tmp_path):
         decoding.find_videos(["https://host/a.mp4"])
 
 
-def test_frames_without_room_are_explained(tmp_path):
+def test_a_full_disk_is_explained(tmp_path):
     write_numbered_video(tmp_path / "numbered.mkv", 75)
     video = video_file(tmp_path / "numbered.mkv")
     with open(video.path, "rb") as file, open("/dev/full", "wb", buffering=0) as full:
@@ -107,7 +107,7 @@ def test_frames_without_room_are_explained(tmp_path):
 
 
 @pytest.mark.parametrize("places", [b"", b"\0" * 8 * 4, b"\xff" * 8 * 5, (9).to_bytes(8, "little") * 5])
-def test_windows_of_frames_that_are_not_there_are_refused(tmp_path, places):
+def test_windows_of_missing_frames_are_refused(tmp_path, places):
     (tmp_path / "frames").write_bytes(bytes(16 * 24 * 3 * 9))
     answer = decoding._Windows(places=places, windows_us=[(0, 1)], num_frames=9, end_us=1)
     with open(tmp_path / "frames", "rb") as frames, pytest.raises(ValueError):
@@ -148,7 +148,7 @@ def test_bad_videos_cost_themselves_alone(tmp_path, monkeypatch):
     assert all(file.closed for file in files) and waited
 
 
-def test_leaving_ends_the_workers(tmp_path):
+def test_leaving_stops_the_workers(tmp_path):
     write_numbered_video(tmp_path / "good.mkv", 20)
     before = set(child_pids(os.getpid()))
     decoder = decoding.Decoder(clip_format=FORMAT, windows=WINDOWS, limits=DecodeLimits(), num_workers=2)

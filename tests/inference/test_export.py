@@ -1,4 +1,4 @@
-"""Exports: what they give in other processes, and what they refuse."""
+"""Exports: their outputs in other processes, and the cases that they refuse."""
 
 import dataclasses
 import json
@@ -16,11 +16,12 @@ import tensorflow as tf
 from tests.conftest import REPOSITORY, raises_with_remedies
 from tests.untrained import fresh_model, write_run
 from tests.web import serving
-from ucf50_tfrecord import manifest, specs
+from ucf50_tfrecord import manifest
+from ucf50_tfrecord.architectures import MODELS
 from ucf50_tfrecord.dataset.clips import load_clips
 from ucf50_tfrecord.dataset.feed import read_clips
 from ucf50_tfrecord.errors import UserError
-from ucf50_tfrecord.inference import export, sources
+from ucf50_tfrecord.inference import export, finished_run
 from ucf50_tfrecord.inference.card import CARD_FILENAME
 from ucf50_tfrecord.specs import ModelSpec
 from ucf50_tfrecord.training import checkpoint
@@ -30,7 +31,7 @@ ALL = set(export.FILENAMES.values()) | {CARD_FILENAME, export.EXPORT_FILENAME}
 
 @pytest.fixture(scope="module")
 def exported(run, tmp_path_factory):
-    """A folder with all formats, and what exporting returned."""
+    """A folder with all formats, and the returned Export."""
     folder = tmp_path_factory.mktemp("exports") / "all"
     warnings = []
     result = export.export_run(run, folder, formats=export.FORMATS, warn=warnings.append)
@@ -40,7 +41,7 @@ def exported(run, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def clips(run):
-    """Four clips of the run's and what its model says of them, float32 [4, 3]."""
+    """Four clips of the run and its model's logits for them, float32 [4, 3]."""
     frames = read_clips(load_clips(run.manifest, (1, 2)).spread(4))
     logits = fresh_model(run.config.model)(frames, training=False).numpy()
     return frames, tf.nn.softmax(logits).numpy()
@@ -87,7 +88,7 @@ def test_the_cards_program_runs_in_a_fresh_process(exported, clips, tmp_path, na
     assert float(probability) == pytest.approx(expected[0].max(), abs=1e-5)
 
 
-def test_the_signature_is_what_serving_tools_take(exported, clips):
+def test_the_signature_fits_serving_tools(exported, clips):
     frames, expected = clips
     loaded = tf.saved_model.load(str(exported[0] / "saved_model"))
     serve = loaded.signatures["serving_default"]
@@ -115,12 +116,12 @@ def make_case(name, **changes):
 
 APPLICATION = {"encoder": "MobileNetV3Small", "height": 32, "width": 32}
 # An LSTM is what `exported` holds.
-CASES = [(name, {}, ("keras", "onnx")) for name in specs.MODEL_NAMES if name != "lstm"]
+CASES = [(name, {}, ("keras", "onnx")) for name in MODELS if name != "lstm"]
 CASES += [("conv3d", {"motion": True}, ("keras",)), ("frame_pool", APPLICATION, ("keras",))]
 
 
 @pytest.mark.parametrize("name, changes, formats", CASES)
-def test_every_model_comes_back(tmp_path, name, changes, formats):
+def test_every_model_survives_exporting(tmp_path, name, changes, formats):
     model, frames, expected = make_case(name, **changes)
     for kind in formats:
         path = tmp_path / export.FILENAMES[kind]
@@ -147,7 +148,7 @@ def test_no_graph_holds_kernels_of_gpus_alone(monkeypatch, name):
 
 
 def test_a_run_in_16_bits_is_exported_in_float32(data_dir, tmp_path):
-    run = sources.gather(write_run(tmp_path / "run", data_dir, name="seed_lstm", precision="bfloat16"))
+    run = finished_run.load(write_run(tmp_path / "run", data_dir, name="seed_lstm", precision="bfloat16"))
     result = export.export_run(run, tmp_path / "export", formats=["saved_model"])
     assert 1e-5 < result.own.mean < 0.01 and result.files[0].difference <= 1e-6
     text = (tmp_path / "export" / CARD_FILENAME).read_text()
@@ -177,9 +178,9 @@ def test_clips_behind_a_url_are_compared_too(run, data_dir, tmp_path, monkeypatc
     assert ids is None and len(frames) == 16 and f"Cannot read {server.url}/" in warnings[0]
 
 
-def test_a_store_that_cannot_be_reached_costs_what_it_holds_alone(run):
+def test_an_unreachable_store_costs_the_shards_alone(run):
     config = dataclasses.replace(run.config, data_dir="http://127.0.0.1:9/set")
-    found, why = sources._find_manifest(config)
+    found, why = finished_run._find_manifest(config)
     assert found is None and why.startswith("Cannot read http://127.0.0.1:9/set/manifest.json")
 
 
@@ -212,14 +213,14 @@ def test_a_file_that_differs_from_the_model_is_not_exported(run, exported, tmp_p
 
 def test_predictions_of_other_weights_are_noticed(run_dir, data_dir, tmp_path):
     copy = shutil.copytree(run_dir, tmp_path / "run")
-    model = fresh_model(sources.gather(copy).config.model)
+    model = fresh_model(finished_run.load(copy).config.model)
     for variable in model.trainable_variables:
         variable.assign(variable * 3)
     checkpoint.Checkpoints(copy, model, keras.optimizers.Adam()).save_last()
     with pytest.raises(
         UserError, match="differ from those in .*predictions.jsonl by .* not the predictions of the last"
     ):
-        export.export_run(sources.gather(copy), tmp_path / "export")
+        export.export_run(finished_run.load(copy), tmp_path / "export")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 

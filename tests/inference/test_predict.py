@@ -1,4 +1,4 @@
-"""What is predicted of a video is what evaluation found of its clip."""
+"""A video's prediction equals that of its clip in an evaluation."""
 
 import dataclasses
 import json
@@ -93,7 +93,7 @@ def test_a_videos_probabilities_are_the_mean_of_its_windows(videos_dir, pool_run
     assert json.loads(json.dumps(document, allow_nan=False)) == document
 
 
-def test_a_model_that_gives_no_numbers_costs_one_video(videos_dir, tmp_path):
+def test_nan_from_the_model_costs_one_video(videos_dir, tmp_path):
     clip_format = ClipFormat(num_frames=5, height=16, width=24)
     predictor = predict.Predictor(
         lambda frames, training: tf.math.log(
@@ -113,10 +113,10 @@ def test_a_model_that_gives_no_numbers_costs_one_video(videos_dir, tmp_path):
         end_us=1,
     )
     failed = predictor(decoding.VideoFile(path="a.avi"), decoded)
-    assert failed == decoding.Failed("the model gives NaN or infinity for it", "model")
+    assert failed == decoding.Failed("the model returns NaN or infinity for it", "model")
     frames.truncate(10)  # by a worker that has been taken over
     failed = predictor(decoding.VideoFile(path="a.avi"), decoded)
-    assert failed == decoding.Failed("its process changed the frames after it had answered", "crash")
+    assert failed == decoding.Failed("its process changed the frames after its answer", "crash")
 
 
 def test_runs_of_earlier_versions_look_into_their_shards(tmp_path, data_dir, pool_run):
@@ -138,7 +138,7 @@ def test_runs_of_earlier_versions_look_into_their_shards(tmp_path, data_dir, poo
     assert "other shards" in warned[0]
 
 
-def test_what_is_asked_for_of_windows_is_completed():
+def test_windows_have_defaults_from_the_runs_videos():
     choose = predict.choose_windows
 
     def values(spec):

@@ -14,7 +14,7 @@ import pytest
 from pipelines import console, remedies
 from tests import warm
 from tests.conftest import REPOSITORY, run_code
-from ucf50_tfrecord.training import loop
+from ucf50_tfrecord.training import listener
 
 # A dataset that reads two clips side by side: one fails, the other is kept waiting by its store.
 READING = """
@@ -102,11 +102,11 @@ def test_a_bar_shows_its_scores_in_80_columns(monkeypatch):
     terminal, end = pty.openpty()
     termios.tcsetwinsize(end, (24, 80))
     scores = {"loss": 2.6789, "accuracy": 0.1234, "gradient_norm": 3.21, "input/clips_per_sec": 1234.5}
-    progress = loop.Progress(step=1300, num_steps=20 * 334, epoch=4, num_epochs=20, scores=scores)
+    progress = listener.TrainProgress(step=1300, num_steps=20 * 334, epoch=4, num_epochs=20, scores=scores)
     with open(end, "w", encoding="ascii") as stderr, console.TrainingDisplay() as display:
         monkeypatch.setattr("sys.stderr", stderr)
         monkeypatch.setattr("tqdm.std.time", itertools.count(step=20).__next__)  # seconds
-        display.update(progress)
+        display.report(progress)
         poll, written = select.poll(), b""
         poll.register(terminal, select.POLLIN)
         while b"accuracy" not in written and poll.poll(10_000):  # milliseconds

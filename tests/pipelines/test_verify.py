@@ -15,7 +15,7 @@ import pytest
 
 from tests import warm
 from tests.conftest import REPOSITORY, flip_bit, run_module
-from ucf50_tfrecord import manifest, record
+from ucf50_tfrecord import manifest, tfrecord
 
 
 @pytest.fixture
@@ -93,24 +93,25 @@ def test_missing_cut_and_exchanged_shards_are_found(copy):
     content = (copy / names[1]).read_bytes()
     (copy / names[1]).write_bytes(content[:-10])
     shutil.copy(copy / names[3], copy / names[2])
-    (copy / names[5]).write_bytes((copy / names[5]).read_bytes() + record.frame_record(b""))
+    (copy / names[5]).write_bytes((copy / names[5]).read_bytes() + tfrecord.frame(b""))
     found = problems(copy)
     assert f"{copy / names[0]} is missing" in found[0]
     assert "is cut short" in found[1]
     assert "holds other clips than its sidecar says" in found[2]
-    assert f"{copy / names[5]}: a record (0 bytes) is not a clip's" in found[3]
+    assert f"{copy / names[5]}: the record at byte " in found[3]
+    assert "(0 bytes) is not a clip's" in found[3]
     assert len(found) == 4
 
 
 def test_a_disk_that_fails_is_a_problem_of_one_shard(copy, monkeypatch):
-    read_records, bad = record.read_records, manifest.load(str(copy)).shards[2].filename
+    read_file, bad = tfrecord.read_file, manifest.load(str(copy)).shards[2].filename
 
     def read(path):
         if path.name == bad:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return read_records(path)
+        return read_file(path)
 
-    monkeypatch.setattr(record, "read_records", read)
+    monkeypatch.setattr(tfrecord, "read_file", read)
     assert problems(copy) == [f"{copy / bad} cannot be read: Input/output error"]
 
 

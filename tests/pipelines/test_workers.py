@@ -220,8 +220,8 @@ def test_a_signal_reaches_all_workers():
 @pytest.mark.parametrize(
     "end, status, message",
     [
-        ("sys.exit(7)", 7, "error: worker 1 ended with status 7, see above"),
-        ("os.kill(os.getpid(), 9)", 137, "worker 1 was ended by SIGKILL, .*; run the same command again"),
+        ("sys.exit(7)", 7, "error: worker 1 exited with status 7, see above"),
+        ("os.kill(os.getpid(), 9)", 137, "worker 1 was killed by SIGKILL, .* Run the same command again"),
     ],
 )
 def test_when_one_worker_ends_badly_the_others_end_too(end, status, message):

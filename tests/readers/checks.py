@@ -1,4 +1,4 @@
-"""How near frames come to those expected, in the words of the README's table."""
+"""Fidelity of frames, in the words of the table in docs/readers.md, and look-ups of shards."""
 
 import glob
 import os
@@ -6,7 +6,7 @@ import os
 import numpy as np
 import tensorflow as tf
 
-# Below the worst that the README states of JPEG of the default quality.
+# Below the worst that docs/readers.md states for JPEG of the default quality.
 MIN_PSNR_DB = 30
 
 
@@ -15,7 +15,7 @@ def psnr_db(frames: np.ndarray, others: np.ndarray) -> float:
 
 
 def fidelity(frames, expected: np.ndarray) -> str:
-    """Returns "exact" or "JPEG"; fails where the frames are neither."""
+    """Returns "exact" or "JPEG"; fails if the frames are neither."""
     frames = np.asarray(frames)
     assert frames.dtype == np.uint8 and frames.shape == expected.shape
     if np.array_equal(frames, expected):
@@ -25,7 +25,7 @@ def fidelity(frames, expected: np.ndarray) -> str:
 
 
 def shards(data_dir: str | os.PathLike, folds: str = "*") -> list[str]:
-    """Finds shards as the README says."""
+    """Finds shards as docs/readers.md does."""
     return sorted(glob.glob(f"{data_dir}/ucf50-fold{folds}.tfrecord-?????-of-?????"))
 
 

@@ -1,4 +1,4 @@
-"""A project's folder as the README's examples expect it, and the frames that its shards should hold."""
+"""The folder that the examples in docs/readers.md expect, and the frames that its shards must hold."""
 
 import dataclasses
 import pathlib
@@ -17,7 +17,7 @@ GROUPS = (1, 6, 7, 12, 21)
 
 
 def write_videos(folder: pathlib.Path) -> None:
-    """Writes waves of colour that move to the left or to the right, a clip of each class and group."""
+    """Writes coloured waves that move left or right, one clip per class and group."""
     y, x = np.mgrid[:96, :128]
     for label, name in enumerate(CLASSES):
         for group in GROUPS:
@@ -28,7 +28,7 @@ def write_videos(folder: pathlib.Path) -> None:
 
 
 def build_set(project: pathlib.Path, **format_options) -> pathlib.Path:
-    """Converts the project's videos into the folder that `make shards` takes by default, a clip a shard."""
+    """Converts the project's videos into the default folder of `make shards`, one clip per shard."""
     clip_format = ClipFormat(**format_options)
     data_dir = project / "data" / f"ucf50-{clip_format}"
     options = dataclasses.asdict(clip_format)
@@ -45,13 +45,13 @@ def project(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def data_dirs(project) -> dict[str, pathlib.Path]:
-    """The set of each encoding, 10 clips of 15x64x64. Read only."""
+    """One dataset per encoding, 10 clips of 15x64x64. Read only."""
     return {encoding: build_set(project, encoding=encoding) for encoding in Encoding}
 
 
 @pytest.fixture(scope="session")
 def expected(project, data_dirs) -> dict[str, tuple[np.ndarray, int]]:
-    """By clip id: what the converter's decoder makes of the video, uint8 [15, 64, 64, 3], and the label."""
+    """Maps clip ids to the frames of the converter's decoder, uint8 [15, 64, 64, 3], and the label."""
     labels = {name: label for label, name in enumerate(CLASSES)}
     clips = {}
     for path in sorted((project / "UCF50").rglob("*.avi")):

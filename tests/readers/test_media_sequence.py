@@ -1,4 +1,4 @@
-"""MediaPipe's MediaSequence: its getters on our records, and its parsers in TensorFlow."""
+"""Tests MediaPipe's MediaSequence: its getters on this project's records, and its parsers in TensorFlow."""
 
 import importlib
 import importlib.util
@@ -11,14 +11,14 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 
-from tests.readers import checks, readme
-from ucf50_tfrecord import record
+from tests.readers import checks, document
+from ucf50_tfrecord import tfrecord
 from ucf50_tfrecord.choices import Encoding
 
 
 @pytest.fixture(scope="module")
 def media_sequence():
-    """The module by itself: mediapipe's own __init__ loads calculators, OpenCV and JAX, of which it needs nothing."""
+    """Imports the module without mediapipe's __init__, which loads calculators, OpenCV and JAX that it does not use."""
     found = importlib.util.find_spec("mediapipe")
     if found is None:
         pytest.skip("mediapipe is not installed: make test-readers")
@@ -32,7 +32,7 @@ def media_sequence():
 def test_its_getters_find_everything(media_sequence, data_dirs, expected, encoding):
     ms = media_sequence
     for shard in checks.shards(data_dirs[encoding]):
-        for _, payload in record.read_records(shard):
+        for _, payload in tfrecord.read_file(shard):
             sequence = tf.train.SequenceExample.FromString(payload)
             clip_id = ms.get_clip_media_id(sequence).decode()
             frames, label = expected[clip_id]
@@ -40,14 +40,13 @@ def test_its_getters_find_everything(media_sequence, data_dirs, expected, encodi
             assert list(ms.get_clip_label_index(sequence)) == [label]
             assert list(ms.get_clip_label_string(sequence)) == [clip_id.split("/")[0].encode()]
             assert ms.get_clip_start_timestamp(sequence) == 0
-            assert (
-                ms.get_clip_end_timestamp(sequence) == 20 * 40_000
-            )  # microseconds: 20 frames at 25 a second
+            # Microseconds: 20 frames at 25 frames/s.
+            assert ms.get_clip_end_timestamp(sequence) == 20 * 40_000
             assert [ms.get_image_height(sequence), ms.get_image_width(sequence)] == [64, 64]
             assert ms.get_image_channels(sequence) == 3 and ms.get_image_frame_rate(sequence) == 25
             assert ms.get_image_timestamp_size(sequence) == 15
             assert ms.get_image_timestamp_at(14, sequence) == 19 * 40_000
-            if readme.sees("MediaSequence")[encoding] == "none":
+            if document.sees("MediaSequence")[encoding] == "none":
                 assert not ms.has_image_encoded(sequence) and ms.get_image_format(sequence) == b"RAW"
                 continue
             assert ms.get_image_format(sequence) == (b"PNG" if encoding == "png" else b"JPEG")
@@ -55,7 +54,7 @@ def test_its_getters_find_everything(media_sequence, data_dirs, expected, encodi
                 ms.get_image_encoded_at(k, sequence) for k in range(ms.get_image_encoded_size(sequence))
             ]
             read = np.stack([PIL.Image.open(io.BytesIO(image)) for image in images])
-            assert checks.fidelity(read, frames) == readme.sees("MediaSequence")[encoding]
+            assert checks.fidelity(read, frames) == document.sees("MediaSequence")[encoding]
 
 
 def test_its_parsers_read_in_tensorflow(media_sequence, data_dirs, expected):

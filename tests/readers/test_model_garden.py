@@ -1,12 +1,12 @@
-"""TF Model Garden's readers of video, and the README's recipe for its MoViNet."""
+"""Tests TF Model Garden's video readers, and the MoViNet configuration in docs/readers.md."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.readers import checks, readme
+from tests.readers import checks, document
 from tests.readers.conftest import build_set
-from ucf50_tfrecord import record
+from ucf50_tfrecord import record, tfrecord
 from ucf50_tfrecord.choices import Encoding
 
 pytest.importorskip("official", reason="TF Model Garden is not installed: make test-readers")
@@ -20,34 +20,34 @@ from official.vision.dataloaders import video_input  # noqa: E402
 
 @pytest.mark.parametrize("encoding", Encoding)
 def test_its_decoder_and_parser_read_every_clip(data_dirs, expected, encoding):
-    """The frames are those of TensorFlow's own decoder, bit for bit, scaled to 0..1; the label is one-hot."""
+    """The frames equal those of TensorFlow's own decoder bit for bit, scaled to 0..1; the label is one-hot."""
     config = video_classification.DataConfig(
         feature_shape=(15, 64, 64, 3), min_image_size=64, num_classes=2, is_training=False
     )
     decode, parse = video_input.Decoder().decode, video_input.Parser(config).parse_fn(is_training=False)
     for shard in checks.shards(data_dirs[encoding]):
-        for _, payload in record.read_records(shard):
-            if readme.sees("TF Model Garden")[encoding] == "fails":
+        for _, payload in tfrecord.read_file(shard):
+            if document.sees("TF Model Garden")[encoding] == "fails":
                 with pytest.raises(tf.errors.InvalidArgumentError, match="image/encoded"):
                     decode(payload)
                 continue
             decoded = decode(payload)
             assert decoded["clip/label/index"].shape == (1,) and decoded["image/encoded"].shape == (15,)
             features, label = parse(decoded)
-            frames, index = expected[record.clip_id(payload)]
+            frames, index = expected[record.clip_id_and_label(payload)[0]]
             by_tensorflow = np.stack(
                 [tf.io.decode_image(image, channels=3) for image in checks.images_of(payload)]
             )
             np.testing.assert_allclose(255 * features["image"], by_tensorflow, atol=1e-4)
-            assert checks.fidelity(by_tensorflow, frames) == readme.sees("TF Model Garden")[encoding]
+            assert checks.fidelity(by_tensorflow, frames) == document.sees("TF Model Garden")[encoding]
             assert label.numpy().tolist() == np.eye(2)[index].tolist()
 
 
 @pytest.fixture
 def recipe(project, tmp_path, monkeypatch):
-    """The recipe's configuration, every key of it checked by Model Garden, in the folder it is for."""
+    """Loads the configuration in the project's folder; Model Garden checks every key."""
     path = tmp_path / "movinet.yaml"
-    path.write_text(readme.example("movinet_a0_base", language="yaml"))
+    path.write_text(document.example("movinet_a0_base", language="yaml"))
     monkeypatch.chdir(project)
     params = hyperparams.override_params_dict(
         exp_factory.get_exp_config("movinet_kinetics600"), str(path), is_strict=True
@@ -93,6 +93,6 @@ def test_a_step_of_the_recipe_and_its_initial_checkpoint(project, data_dirs, rec
     task.initialize(model)
     for old, new in zip(trained, model.backbone.variables, strict=True):
         np.testing.assert_array_equal(old, new)
-    # The head, which belongs to other classes, is left alone.
+    # The head, which belongs to other classes, keeps its values.
     head = model.layers[-1].variables
     assert head and not any(np.any(variable) for variable in head)

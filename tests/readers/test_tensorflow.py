@@ -1,4 +1,4 @@
-"""Readers of TensorFlow's: its own parsers, TensorFlow Datasets, and DMVR by its key specs."""
+"""Tests TensorFlow's parsers, TensorFlow Datasets, and DMVR through its key specs."""
 
 import re
 
@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from tests.conftest import real_folder
-from tests.readers import checks, readme
+from tests.readers import checks, document
 from tests.readers.conftest import build_set
 from ucf50_tfrecord import manifest, record
 from ucf50_tfrecord.choices import Encoding
@@ -23,9 +23,9 @@ def ids_of(clip_ids):
     return [clip_id.decode() for clip_id in clip_ids.numpy()]
 
 
-def test_the_patterns_find_shards_alone(data_dirs):
-    """Those of the README; a shorter one finds the sidecars too, and TensorFlow stops at them."""
-    patterns = re.findall(r"data/\S+tfrecord[^\s\"]*", readme.SECTION)
+def test_patterns_match_shards_only(data_dirs):
+    """A shorter pattern also finds the sidecars, and TensorFlow stops at them."""
+    patterns = re.findall(r"data/\S+tfrecord[^\s\"]*", document.TEXT)
     assert patterns and all(pattern.endswith(".tfrecord-?????-of-?????") for pattern in patterns)
     for data_dir in data_dirs.values():
         listed = {shard.filename for shard in manifest.load(str(data_dir)).shards}
@@ -38,7 +38,7 @@ def test_the_patterns_find_shards_alone(data_dirs):
 
 
 def test_the_example_of_tensorflow_datasets(project, data_dirs, expected, monkeypatch):
-    found = readme.run("builder_from_directory", project, monkeypatch)
+    found = document.run("builder_from_directory", project, monkeypatch)
     train = list(found["train"].as_numpy_iterator())
     assert sorted((clip["fold"], clip["label"]) for clip in train) == [(6, 0), (6, 1), (7, 0), (7, 1)]
     [half] = found["half"].as_numpy_iterator()
@@ -50,8 +50,8 @@ def test_the_example_of_tensorflow_datasets(project, data_dirs, expected, monkey
 
 
 @pytest.mark.parametrize("encoding", Encoding)
-def test_tensorflow_datasets_reads_every_set(data_dirs, expected, encoding):
-    """Its features.json names frames where it can read them, and only there."""
+def test_tensorflow_datasets_reads_every_encoding(data_dirs, expected, encoding):
+    """features.json names frames only if the reader can read them."""
     import tensorflow_datasets as tfds
 
     builder = tfds.builder_from_directory(str(data_dirs[encoding]))
@@ -64,11 +64,11 @@ def test_tensorflow_datasets_reads_every_set(data_dirs, expected, encoding):
         assert clip["label"] == label and clip["fold"] == clip["group"] == int(clip_ids[-1][-6:-4])
         seen.add(checks.fidelity(clip["video"], frames) if "video" in clip else "none")
     assert sorted(clip_ids) == sorted(expected)
-    assert seen == {readme.sees("tensorflow_datasets")[encoding]}
+    assert seen == {document.sees("tensorflow_datasets")[encoding]}
 
 
 def test_the_example_of_raw_frames(project, data_dirs, expected, monkeypatch):
-    found = readme.run("parse_single_example", project, monkeypatch)
+    found = document.run("parse_single_example", project, monkeypatch)
     read = {(frames.tobytes(), label) for frames, label in found["clips"].as_numpy_iterator()}
     asked = [clip for clip_id, clip in expected.items() if "_g06_" in clip_id or "_g07_" in clip_id]
     assert read == {(frames.tobytes(), label) for frames, label in asked} and len(read) == 4
@@ -76,14 +76,14 @@ def test_the_example_of_raw_frames(project, data_dirs, expected, monkeypatch):
 
 @pytest.mark.parametrize("encoding", Encoding)
 def test_parse_example_reads_batches(project, data_dirs, expected, encoding, monkeypatch):
-    found = readme.run("parse_single_example", project, monkeypatch)
+    found = document.run("parse_single_example", project, monkeypatch)
     features = found["features"] | {"clip/media_id": STRING}
-    if readme.sees("tf.io.parse_example")[encoding] == "none":
+    if document.sees("tf.io.parse_example")[encoding] == "none":
         with pytest.raises(tf.errors.InvalidArgumentError, match="video"):
             tf.io.parse_example(payloads(data_dirs[encoding]), features)
         del features["video"]
     else:
-        assert readme.sees("tf.io.parse_example")[encoding] == "exact"
+        assert document.sees("tf.io.parse_example")[encoding] == "exact"
     clips = tf.io.parse_example(payloads(data_dirs[encoding]), features)
     clip_ids = ids_of(clips["clip/media_id"])
     assert sorted(clip_ids) == sorted(expected)
@@ -93,8 +93,8 @@ def test_parse_example_reads_batches(project, data_dirs, expected, encoding, mon
 
 
 def test_the_example_of_compressed_frames(project, data_dirs, expected, monkeypatch):
-    """The frames are those of every other JPEG decoder, Pillow's and so record.decode's too."""
-    found = readme.run("parse_single_sequence_example", project, monkeypatch)
+    """The frames equal those of other JPEG decoders, such as Pillow, which record.decode uses."""
+    found = document.run("parse_single_sequence_example", project, monkeypatch)
     read = {(frames.tobytes(), label) for frames, label in found["clips"].as_numpy_iterator()}
     ours = [record.decode(payload) for payload in payloads(data_dirs["jpeg"], "0[6-9]")]
     assert read == {(clip["video"].tobytes(), clip["label"][0]) for clip in ours} and len(read) == 4
@@ -102,8 +102,8 @@ def test_the_example_of_compressed_frames(project, data_dirs, expected, monkeypa
 
 @pytest.mark.parametrize("encoding", Encoding)
 def test_parse_sequence_example_reads_batches(project, data_dirs, expected, encoding, monkeypatch):
-    """Raw frames from the context, where there are any, else from the feature lists."""
-    found = readme.run("parse_single_sequence_example", project, monkeypatch)
+    """Raw frames come from the context if present, else from the feature lists."""
+    found = document.run("parse_single_sequence_example", project, monkeypatch)
     context, lists = found["context"] | {"clip/media_id": STRING}, found["lists"]
     if "raw" in encoding:
         context, lists = context | {"video": STRING}, {}
@@ -118,12 +118,12 @@ def test_parse_sequence_example_reads_batches(project, data_dirs, expected, enco
         else:
             assert lengths["image/encoded"][number] == 15
             read = np.stack([found["decode"](image) for image in steps["image/encoded"][number]])
-        assert checks.fidelity(read, frames) == readme.sees("tf.io.parse_sequence_example")[encoding]
+        assert checks.fidelity(read, frames) == document.sees("tf.io.parse_sequence_example")[encoding]
 
 
 @pytest.mark.parametrize("encoding", Encoding)
 def test_dmvr_finds_its_keys(data_dirs, expected, encoding):
-    """The parsers that its modalities add_image and add_label ask for, and how it decodes frames.
+    """Uses the parsers of its modalities add_image and add_label, and its way to decode frames.
 
     Source: dmvr/modalities.py, dmvr/builders.py and dmvr/processors.py; it is not on PyPI.
     """
@@ -133,20 +133,20 @@ def test_dmvr_finds_its_keys(data_dirs, expected, encoding):
     }
     lists = {"image/encoded": tf.io.FixedLenSequenceFeature((), tf.string)}
     for payload in payloads(data_dirs[encoding]):
-        if readme.sees("DMVR")[encoding] == "fails":
+        if document.sees("DMVR")[encoding] == "fails":
             with pytest.raises(tf.errors.InvalidArgumentError, match="image/encoded"):
                 tf.io.parse_single_sequence_example(payload, context, lists)
             continue
         clip, steps = tf.io.parse_single_sequence_example(payload, context, lists)
-        frames, label = expected[record.clip_id(payload)]
+        frames, label = expected[record.clip_id_and_label(payload)[0]]
         assert clip["clip/label/index"].values.numpy().tolist() == [label]
-        assert clip["clip/label/text"].values == [record.clip_id(payload).split("/")[0]]
+        assert clip["clip/label/text"].values == [record.clip_id_and_label(payload)[0].split("/")[0]]
         read = np.stack([tf.image.decode_jpeg(image, channels=3) for image in steps["image/encoded"]])
-        assert checks.fidelity(read, frames) == readme.sees("DMVR")[encoding]
+        assert checks.fidelity(read, frames) == document.sees("DMVR")[encoding]
 
 
-def test_jpeg_of_real_videos_is_as_near_as_stated(tmp_path):
-    """With TensorFlow's coarser default too."""
+def test_jpeg_of_real_videos_has_the_stated_psnr(tmp_path):
+    """This also holds for TensorFlow's coarser default."""
     videos = sorted(real_folder("UCF50_VIDEOS").rglob("*.avi"))[::40]
     for number, path in enumerate(videos):
         link = tmp_path / "UCF50" / "ab"[number % 2] / path.name

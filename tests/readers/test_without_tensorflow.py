@@ -1,4 +1,4 @@
-"""Readers in an interpreter that has no TensorFlow: the README's example, and the package tfrecord."""
+"""Tests readers without TensorFlow: the example in docs/readers.md, and the package tfrecord."""
 
 import importlib.metadata
 import importlib.util
@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from tests.conftest import REPOSITORY, flip_bit
-from tests.readers import checks, readme
-from ucf50_tfrecord import manifest, record
+from tests.readers import checks, document
+from ucf50_tfrecord import manifest, tfrecord
 from ucf50_tfrecord.choices import Encoding
 from ucf50_tfrecord.errors import UserError
 
@@ -29,7 +29,7 @@ for encoding, data_dir in {data_dirs!r}.items():
     np.savez(f"{{sys.argv[2]}}/{{encoding}}.npz", frames=np.stack(frames), labels=labels)
 print(len(train), *train[0][0].shape)
 """
-# As its own documentation has it; frames lie in the context or in the feature lists.
+# As in its own documentation. Frames lie in the context or in the feature lists.
 TFRECORD = """
 import glob, io, numpy as np, PIL.Image
 from tfrecord.reader import tfrecord_loader
@@ -47,7 +47,7 @@ for encoding, data_dir in {data_dirs!r}.items():
 
 
 def link_packages(site: pathlib.Path, *names: str) -> pathlib.Path:
-    """Makes a folder of packages that holds these distributions, by links, and the library."""
+    """Makes a folder of packages with links to these distributions and to the library."""
     for name in names:
         distribution = importlib.metadata.distribution(name)
         for file in distribution.files:
@@ -59,7 +59,7 @@ def link_packages(site: pathlib.Path, *names: str) -> pathlib.Path:
 
 
 def requirements() -> list[str]:
-    """What `pip install .` brings, without extras."""
+    """Returns the packages that `pip install .` installs, without extras."""
     return [
         re.match(r"[\w-]+", requirement)[0]
         for requirement in importlib.metadata.requires("ucf50-tfrecord")
@@ -68,7 +68,7 @@ def requirements() -> list[str]:
 
 
 def run_alone(code: str, site: pathlib.Path, output: pathlib.Path, cwd: pathlib.Path) -> str:
-    """Runs code in a fresh interpreter that sees the standard library and `site` alone."""
+    """Runs code in a fresh interpreter that sees only the standard library and `site`."""
     command = [sys.executable, "-I", "-S", "-c", WITHOUT_TENSORFLOW + code, str(site), str(output)]
     result = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
@@ -76,7 +76,7 @@ def run_alone(code: str, site: pathlib.Path, output: pathlib.Path, cwd: pathlib.
 
 
 def check(reader, data_dirs, expected, output):
-    """Holds what a reader saved of each set, in the order of the shards, against the converter's frames."""
+    """Compares the clips that a reader saved, in the order of the shards, with the converter's frames."""
     for encoding in Encoding:
         shards = manifest.load(str(data_dirs[encoding])).shards
         reports = [manifest.load_report(str(data_dirs[encoding]), shard.filename) for shard in shards]
@@ -85,7 +85,7 @@ def check(reader, data_dirs, expected, output):
         assert saved["labels"].tolist() == [expected[clip_id][1] for clip_id in clip_ids]
         assert len(saved["frames"]) == len(clip_ids) == len(expected)
         for frames, clip_id in zip(saved["frames"], clip_ids):
-            assert checks.fidelity(frames, expected[clip_id][0]) == readme.sees(reader)[encoding]
+            assert checks.fidelity(frames, expected[clip_id][0]) == document.sees(reader)[encoding]
 
 
 def as_text(data_dirs):
@@ -94,13 +94,13 @@ def as_text(data_dirs):
 
 def test_the_example(project, data_dirs, expected, tmp_path):
     site = link_packages(tmp_path / "site", *requirements())
-    code = readme.example("class Clips") + SAVE_ALL.format(data_dirs=as_text(data_dirs))
+    code = document.example("class Clips") + SAVE_ALL.format(data_dirs=as_text(data_dirs))
     assert run_alone(code, site, tmp_path, project) == "8 15 64 64 3\n"
     check("ucf50_tfrecord.record", data_dirs, expected, tmp_path)
 
 
 def test_the_package_tfrecord(project, data_dirs, expected, tmp_path):
-    """It reads what we write, and does not notice damage, which ours does."""
+    """It reads the shards but does not notice damage, which tfrecord.read_file does."""
     if importlib.util.find_spec("tfrecord") is None:
         pytest.skip("tfrecord is not installed: make test-readers")
     site = link_packages(tmp_path / "site", *requirements(), "tfrecord")
@@ -115,4 +115,4 @@ def test_the_package_tfrecord(project, data_dirs, expected, tmp_path):
     [frames] = np.load(tmp_path / "damaged.npz")["frames"]
     assert not any(np.array_equal(frames, other) for other, _ in expected.values())
     with pytest.raises(UserError, match="another checksum"):
-        list(record.read_records(damaged))
+        list(tfrecord.read_file(damaged))

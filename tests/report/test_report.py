@@ -10,10 +10,10 @@ from PIL import Image
 from tests.drawing.test_document import Page
 from tests.report import tiny
 from tests.report.tiny import tiny_cell, tiny_results, tiny_verdict
-from ucf50_tfrecord.dataset import perturb
+from ucf50_tfrecord.evaluation import interventions
 from ucf50_tfrecord.evaluation import results as results_lib
 from ucf50_tfrecord.evaluation import verdicts as verdicts_lib
-from ucf50_tfrecord.evaluation.verdicts import NO, UNKNOWN
+from ucf50_tfrecord.evaluation.verdicts import Answer
 from ucf50_tfrecord.report import build as report
 from ucf50_tfrecord.specs import printable
 
@@ -29,7 +29,7 @@ SECTIONS = [
     "Published baseline",
     "How to read this",
 ]
-TESTS = perturb.names(tiny.NUM_FRAMES)[1:]
+TESTS = interventions.names(tiny.NUM_FRAMES)[1:]
 ODD_NAMES = ("a<b>|&", "two\nlines $x_1$", "no UTF-8 \udce9")
 NEAREST = {
     "accuracy": 0.5,
@@ -54,7 +54,7 @@ def inside(**gates):
 
 def full_results(**options):
     """Returns a control and an RNN with mistakes, and an LSTM with mistakes under interventions alone."""
-    shuffled = {name: "aabbaa" for name in perturb.SHUFFLES}
+    shuffled = {name: "aabbaa" for name in interventions.SHUFFLES}
     cells = [
         tiny_cell("frame_pool", "aabbca", **{name: "aabbca" for name in TESTS}),
         tiny_cell("rnn", "abbbca", recurrence=inside(), **{name: "abbbaa" for name in TESTS}),
@@ -149,7 +149,7 @@ def test_the_overview_lists_data_and_models(full):
     assert row(markdown, "Recording groups") == ["3"]
     assert row(markdown, "Held out in turn") == ["1 parts by group, 1 parts by video"]
     assert row(markdown, "Models") == ["frame_pool, rnn, lstm"]
-    assert row(markdown, "Blind to order") == ["frame_pool"]
+    assert row(markdown, "Order-blind models") == ["frame_pool"]
     assert row(markdown, "Trained on frames") == ["kept, shuffled, single"]
 
 
@@ -163,8 +163,8 @@ def test_every_verdict_is_quoted(full):
 
 def test_verdicts_are_sorted_by_answer(tmp_path):
     judged = [
-        tiny_verdict("uses_direction", "lstm", answer=UNKNOWN),
-        tiny_verdict("needs_full_rate", "lstm", answer=NO),
+        tiny_verdict("uses_direction", "lstm", answer=Answer.UNKNOWN),
+        tiny_verdict("needs_full_rate", "lstm", answer=Answer.NO),
         tiny_verdict("above_chance", "lstm"),
     ]
     results = tiny_results([tiny_cell(model, "aabbcc") for model in ("frame_pool", "rnn", "lstm")])
@@ -191,7 +191,9 @@ def test_horizons_are_given_for_models_that_recognise_something(tmp_path):
     lost = "0.000 [0.000, 0.000]"
     assert f"The first 4 frames of 8 score like the whole clip for lstm: they cost {lost}." in markdown
     assert f"The last frame of 8 scores like the whole clip for lstm: it costs {lost}." in markdown
-    _, markdown, _ = written(tmp_path, results, judged=[tiny_verdict("above_chance", "lstm", answer=NO)])
+    _, markdown, _ = written(
+        tmp_path, results, judged=[tiny_verdict("above_chance", "lstm", answer=Answer.NO)]
+    )
     assert "like the whole clip for lstm" not in markdown
 
 
@@ -237,7 +239,7 @@ def test_scores_of_videos_and_top_five(tmp_path):
 
 
 def test_models_against_each_other(tmp_path):
-    judged = [tiny_verdict("models_differ", "lstm", "rnn", answer=NO)]
+    judged = [tiny_verdict("models_differ", "lstm", "rnn", answer=Answer.NO)]
     results = tiny_results([tiny_cell(model, "aabbcc") for model in ("rnn", "lstm")])
     _, markdown, _ = written(tmp_path, results, judged=judged)
     cells = row(markdown, "lstm over rnn")
@@ -333,8 +335,9 @@ def test_missing_results_are_left_out_or_requested(tmp_path):
     assert "### Class gains" not in markdown and "### Where" not in markdown
     for words in (
         "on unchanged clips only",
-        "--orders",
-        "--audit",
+        "No model was trained on other orders of frames",
+        "An audit tests the same models",
+        "raises the score; an audit does",
         "Pictures of clips are left out",
         "No class was confused",
     ):

@@ -36,16 +36,16 @@ def test_class_scores_are_means_over_seeds_and_missing_classes_have_none():
 
 def test_changes_are_paired_and_by_class():
     scores = scores_of(tiny_cell("lstm", "aabbcc", reverse="abbbac"))
-    plain, reverse = Condition("lstm"), Condition("lstm", perturbation="reverse")
+    plain, reverse = Condition("lstm"), Condition("lstm", intervention="reverse")
     assert scores.change(reverse, plain).value == pytest.approx(-2 / 6)
     assert [e.value for e in scores.changes_by_class(reverse, plain)] == pytest.approx([-0.5, 0, -0.5])
     assert scores.mean_changes_by_class(reverse, plain) == pytest.approx([-0.5, 0, -0.5])
-    assert scores.change(Condition("lstm", perturbation="gap"), plain) is None
+    assert scores.change(Condition("lstm", intervention="gap"), plain) is None
 
 
 def test_a_class_without_clips_has_no_change():
     scores = scores_of(tiny_cell("lstm", "aabb", reverse="aaaa"), labels="aabb")
-    conditions = Condition("lstm", perturbation="reverse"), Condition("lstm")
+    conditions = Condition("lstm", intervention="reverse"), Condition("lstm")
     assert scores.changes_by_class(*conditions)[2] is None
     assert np.isnan(scores.mean_changes_by_class(*conditions)).tolist() == [False, False, True]
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from ucf50_tfrecord.evaluation.results import Cell, CellResult, Results
 from ucf50_tfrecord.evaluation.statistics import Estimate
-from ucf50_tfrecord.evaluation.verdicts import UNKNOWN, YES, Verdict
+from ucf50_tfrecord.evaluation.verdicts import Answer, Verdict
 
 CLASSES = ("a", "b", "c")
 NUM_FRAMES = 8
@@ -76,7 +76,12 @@ def tiny_results(
 
 
 def tiny_verdict(
-    kind: str, *models: str, answer: str = YES, effect: float = 0.2, low: float = 0.1, high: float = 0.3
+    kind: str,
+    *models: str,
+    answer: Answer = Answer.YES,
+    effect: float = 0.2,
+    low: float = 0.1,
+    high: float = 0.3,
 ) -> Verdict:
     """Returns a verdict with made-up p values."""
     return Verdict(
@@ -87,7 +92,7 @@ def tiny_verdict(
         p=0.01,
         adjusted_p=0.02,
         mcnemar_p=0.03,
-        more_groups=7 if answer == UNKNOWN else 0,
+        more_groups=7 if answer == Answer.UNKNOWN else 0,
     )
 
 

@@ -1,4 +1,4 @@
-"""How the check counts; in a process of its own, as it defines flags that other entry points have too."""
+"""The check counts verdicts. It runs in a process of its own, since it defines flags that others define too."""
 
 import json
 
@@ -26,7 +26,7 @@ print(json.dumps([[one.is_right, one.is_false_claim] for one in judged]))
 """
 
 
-def test_verdicts_are_right_or_wrong_or_false_claims():
+def test_verdicts_are_counted_as_right_missed_or_false_claims():
     result = run_code(JUDGE, json.dumps(CASES))
     assert result.returncode == 0, result.stderr
     *_, table, judged = result.stdout.splitlines()

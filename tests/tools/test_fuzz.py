@@ -1,4 +1,4 @@
-"""The fuzz campaign: it runs, it is the same each time, and each of its counters can fire."""
+"""The fuzz campaign runs, repeats its mutants, and each of its counters can fire."""
 
 import contextlib
 import json
@@ -38,7 +38,7 @@ OPEN = {
 
 @pytest.mark.slow
 def test_a_short_campaign_finds_nothing(tmp_path):
-    """Of the counters that must be zero today; it tries videos and JSON in the real programs."""
+    """Tries videos and JSON in the real programs; the counters in OPEN may differ from zero."""
     result = run_module("tools.fuzz", "--videos=60", "--json=150", "--secs=200", f"--output={tmp_path}")
     assert "60 videos, 150 JSON files" in result.stdout and "all mutants tried" in result.stdout, result
     problems = [json.loads(path.read_text()) for path in tmp_path.rglob("problem.json")]
@@ -57,7 +57,7 @@ def sound(tmp_path_factory):
 
 @pytest.fixture
 def setting(tmp_path, sound):
-    """What rounds of videos need, with nothing that watches in vain."""
+    """The setting of rounds of videos, without `predict`."""
     with contextlib.ExitStack() as stack:
         listener, opened = watched.Listener(), watched.OpenedFiles()
         stack.callback(listener.close)
@@ -84,7 +84,7 @@ def found(findings):
 # --- The same mutants each time
 
 
-def test_seeds_are_sound_and_the_same_each_time(tmp_path, sound):
+def test_seeds_decode_and_are_the_same_each_time(tmp_path, sound):
     assert sound == seeds.make_seeds(tmp_path)
     for path in tmp_path.iterdir():
         [clip] = decode.decode_file(path, ClipFormat(num_frames=5, height=24, width=32))
@@ -108,7 +108,7 @@ def test_a_seed_gives_the_same_mutants_wherever_a_campaign_starts(setting):
     assert written(range(240, 260)).items() <= whole.items()
 
 
-def test_mutations_of_all_kinds_are_drawn_and_stay_small(sound):
+def test_all_mutations_occur_and_mutants_stay_small(sound):
     drawn = set()
     for number in range(500):
         content, suffix, how = mutate.damage_video(sound, random.Random(number))
@@ -186,8 +186,8 @@ def test_opened_canaries_and_calls_are_counted(setting):
     assert (setting.opened.take(), called) == ([setting.canaries.path(".ts")], 2)
 
 
-def test_hostile_files_reach_canaries_and_listener_where_nothing_stops_them(setting):
-    """Plain PyAV follows some of them, so what they are tried on must not."""
+def test_plain_pyav_opens_canaries_and_calls_the_listener(setting):
+    """So a converter that does neither is proven safe by the same files."""
     folder = setting.work / "hostile"
     folder.mkdir()
     for number in range(150):
@@ -231,7 +231,7 @@ def video(tmp_path):
 
 
 @pytest.mark.parametrize("clip_format", videos.FORMATS, ids=str)
-def test_other_pixels_than_the_references_are_counted(tmp_path, video, clip_format):
+def test_pixels_that_differ_from_the_reference_are_counted(tmp_path, video, clip_format):
     clips = [clip.frames for clip in decode.decode_file(video, clip_format)]
     with judge.Reference(tmp_path) as reference:
         assert reference.judge(video, clip_format, [digest(frames) for frames in clips]) == judge.SAME
@@ -272,8 +272,8 @@ def test_clips_with_a_canarys_pixels_are_counted(setting):
     assert found(setting.findings) == {Counter.CANARY_PIXELS}
 
 
-def test_a_converter_with_faults_is_found_out(setting, monkeypatch):
-    """It has swapped a clip's pixels, lost a video, read a canary, and left a file."""
+def test_planted_faults_of_a_converter_are_counted(setting, monkeypatch):
+    """It swaps a clip's pixels, loses a video, opens a canary, and leaves a file."""
     made = videos.Round(setting, range(6), "again")
     monkeypatch.setattr(videos, "_HOSTILE_FRACTION", 0.0)
     made._write()
@@ -306,7 +306,7 @@ def test_a_converter_with_faults_is_found_out(setting, monkeypatch):
 
 @pytest.fixture
 def files(tmp_path):
-    """A folder of samples, one of somebody else, and both as they were."""
+    """A folder of samples, a victim folder, and pristine copies of both."""
     for name in ("samples", "pristine-samples"):
         (tmp_path / name / "set").mkdir(parents=True)
         (tmp_path / name / "set" / "x.json").write_text("{}")
@@ -391,7 +391,7 @@ def test_readers_that_crash_or_hang_are_counted(files, monkeypatch):
     ],
 )
 def test_faults_of_a_program_are_counted(files, content, target, counter):
-    """json.tool copies a file, wherever to, and ends with status 1 where it cannot."""
+    """json.tool copies a file to any path, and exits with status 1 if it cannot."""
     program = Program(
         path="set/x.json", module="json.tool", arguments=("{}/set/x.json", target), writes="set/out.*"
     )
@@ -402,7 +402,7 @@ def test_faults_of_a_program_are_counted(files, content, target, counter):
 # --- The campaign
 
 
-def test_inputs_are_kept_but_not_all_of_a_kind(tmp_path):
+def test_the_first_inputs_of_a_kind_are_kept(tmp_path):
     (tmp_path / "x.avi").write_text("x")
     findings = Findings(tmp_path / "failures")
     for number in range(10):
@@ -442,7 +442,7 @@ console.run(fuzz.main)
         ("", 0, 0, "0 videos, 0 JSON files, 0 s: stopped after --secs=0"),
     ],
 )
-def test_its_status_and_table_say_what_was_found(tmp_path, plant, secs, status, ending):
+def test_the_status_and_the_table_report_problems(tmp_path, plant, secs, status, ending):
     flags = ["--videos=900", "--json=150", f"--secs={secs}", f"--output={tmp_path}"]
     result = run_code(PLANTED.format(plant=plant), *flags)
     assert result.returncode == status, result.stderr
@@ -451,7 +451,7 @@ def test_its_status_and_table_say_what_was_found(tmp_path, plant, secs, status, 
     assert row.split()[-4:] == [str(5 * (plant == "fault")), "0", "0", "0"]
 
 
-def test_mistakes_are_told_before_anything_is_made(tmp_path):
+def test_wrong_flags_fail_before_anything_is_written(tmp_path):
     result = run_module("tools.fuzz", f"--seeds={tmp_path}", f"--output={tmp_path / 'out'}", "--json=0")
     assert (result.returncode, result.stdout) == (2, "")
     assert (

@@ -1,4 +1,4 @@
-"""What is in the shards, and how a run went."""
+"""make inspect shows the contents of shards and the curves of runs."""
 
 import dataclasses
 import os
@@ -12,7 +12,7 @@ from PIL import Image
 from tests.conftest import build, flip_bit, run_code, run_module
 from tools import class_table, contact_sheet, curves
 from ucf50_tfrecord import manifest as manifest_lib
-from ucf50_tfrecord import record, storage
+from ucf50_tfrecord import record, storage, tfrecord
 from ucf50_tfrecord.dataset import clips as clips_lib
 from ucf50_tfrecord.specs import ModelSpec, TrainSpec, to_json
 from ucf50_tfrecord.training import events
@@ -39,16 +39,16 @@ def test_inspect_shows_counts_and_a_record(data_dir, tmp_path):
 
 
 def read_video(data_dir, clip_id):
-    """A clip's frames, uint8 [T, H, W, 3], read in sequence."""
+    """Returns a clip's frames, uint8 [T, H, W, 3], from a sequential read."""
     for path in sorted(pathlib.Path(data_dir).glob("*.tfrecord-*-of-?????")):
-        for _, payload in record.read_records(path):
-            if record.clip_id(payload) == clip_id:
+        for _, payload in tfrecord.read_file(path):
+            if record.clip_id_and_label(payload)[0] == clip_id:
                 return record.decode(payload)[record.VIDEO]
     raise KeyError(clip_id)
 
 
 @pytest.mark.parametrize("encoding", ["raw", "png"])
-def test_the_sheet_shows_the_very_pixels(videos_dir, tmp_path, encoding):
+def test_the_sheet_shows_stored_pixels(videos_dir, tmp_path, encoding):
     manifest = build(videos_dir, tmp_path / "set", encoding=encoding)
     result = run_module("tools.inspect_data", f"--data={tmp_path / 'set'}")
     assert result.returncode == 0, result.stderr
@@ -73,7 +73,7 @@ def test_the_sheet_shows_the_very_pixels(videos_dir, tmp_path, encoding):
 
 @pytest.mark.parametrize("shape", [(15, 64, 64, 3), (1, 8, 8, 3), (40, 224, 224, 3), (16, 1080, 1920, 3)])
 @pytest.mark.parametrize("num_classes", [1, 8, 50, 101])
-def test_sheets_of_any_set_have_room(shape, num_classes):
+def test_sheets_fit_any_clip_shape_and_number_of_classes(shape, num_classes):
     layout = contact_sheet.lay_out(shape, num_classes)
     width, height = layout.size
     places = {layout.corner(row) for row in range(num_classes)}
@@ -84,7 +84,7 @@ def test_sheets_of_any_set_have_room(shape, num_classes):
     assert len(set(layout.indices)) == len(layout.indices) <= 8
 
 
-def test_a_sheet_bears_odd_names_and_empty_classes():
+def test_a_sheet_handles_odd_names_and_empty_classes():
     frames = np.zeros((2, 8, 8, 3), np.uint8) + np.array([9, 77, 200], np.uint8)
     rows = [contact_sheet.Row("no UTF-8 \udce9 \n" + "x" * 300, "1 clip\nid", frames)]
     rows.append(contact_sheet.Row("empty", "no clip", None))
@@ -95,7 +95,7 @@ def test_a_sheet_bears_odd_names_and_empty_classes():
     assert cut.startswith("A") and cut.endswith("B") and "…" in cut and font.getlength(cut) <= 120
 
 
-def test_damage_ends_with_its_repair(data_dir, tmp_path):
+def test_damage_is_reported_with_the_repair_command(data_dir, tmp_path):
     folder = tmp_path / "set"
     shutil.copytree(data_dir, folder)
     first = folder / manifest_lib.load(str(folder)).shards[0].filename
@@ -114,7 +114,7 @@ def table_of(data_dir, *, num_folds=25, count=7, other=0, name="BaseballPitch"):
     return class_table.format_table(made)
 
 
-def test_the_table_keeps_to_80_columns(data_dir):
+def test_the_table_fits_80_columns(data_dir):
     lines = table_of(data_dir)
     assert lines[0].split() == ["fold", *"1111111111222222"] and lines[1].startswith("class ")
     assert lines[2] == "BaseballPitch    175" + " 7" * 25
@@ -200,7 +200,7 @@ def test_the_scores_of_a_finished_run(tmp_path):
     assert result.returncode == 2 and "is not a run's folder" in result.stderr
 
 
-def test_curves_have_their_values_in_place():
+def test_curves_are_drawn_at_their_values():
     drawn = curves.draw("accuracy", {"train": [(0, 0.0), (100, 1.0)], "validation": [(0, 1.0), (100, 0.0)]})
     lines = drawn.splitlines()
     assert {len(line) for line in lines} == {80} and "accuracy: ⢕ train 1, ▞ validation 0" in lines[0]

@@ -11,7 +11,7 @@ from pipelines import remedies
 from tests.conftest import REPOSITORY, run_code, run_module
 from tools import audit_pins, install, pins
 
-# Those that the Makefile and the tools install by name.
+# Packages that the Makefile and the tools install by name.
 ALONE = ["pip", "uv", "tf-models-official", "mediapipe"]
 
 
@@ -52,7 +52,7 @@ def test_the_project_is_built_with_the_pinned_version():
 @pytest.mark.parametrize(
     "line", ["tqdm", "tqdm>=4", "tqdm==4.70.1 --hash=md5:00", "https://host/tqdm.whl", "-r x"]
 )
-def test_a_pin_that_is_no_exact_version_is_an_error(line, tmp_path):
+def test_a_pin_without_an_exact_version_is_an_error(line, tmp_path):
     path = tmp_path / "pins.txt"
     path.write_text(f"# A comment\nnumpy==1.0 \\\n    --hash=sha256:{'0' * 64}\n")
     assert pins.read_pins(path) == {"numpy": pins.Pin("1.0", (f"--hash=sha256:{'0' * 64}",))}
@@ -61,7 +61,7 @@ def test_a_pin_that_is_no_exact_version_is_an_error(line, tmp_path):
         pins.read_pins(path)
 
 
-def test_everything_is_installed_under_hashes_but_the_project(monkeypatch):
+def test_everything_but_the_project_is_installed_with_hashes(monkeypatch):
     calls = []
     monkeypatch.setattr(install, "_pip", lambda *arguments: calls.append(arguments))
     install.install(["convert", "stores"])
@@ -82,7 +82,7 @@ def test_the_makefile_installs_nothing_without_hashes():
 
 
 def write_wheel(path):
-    """Writes the smallest wheel that pip installs."""
+    """Writes a minimal wheel."""
     name, version = path.name.split("-")[:2]
     info = f"{name}-{version}.dist-info"
     with zipfile.ZipFile(path, "w") as wheel:
@@ -109,7 +109,7 @@ def test_a_file_with_another_hash_is_not_installed(tmp_path):
     assert (target / "sample.py").exists()
 
 
-def test_a_mistake_in_the_command_is_one_line():
+def test_an_unknown_extra_is_reported_in_one_line():
     unknown = run_module("tools.install", "convert,nope")
     assert unknown.returncode == 2 and "there is no extra 'nope'; extras are: convert, beam" in unknown.stderr
 
@@ -167,6 +167,6 @@ UNREACHABLE = (
     ],
     ids=["sound", "vulnerable", "unknown", "unreachable", "failed", "silent"],
 )
-def test_an_audit_that_did_not_happen_is_neither_success_nor_a_finding(stdout, stderr, status, line):
+def test_a_failed_audit_is_neither_success_nor_a_finding(stdout, stderr, status, line):
     outcome = audit_pins.read_outcome("p.txt", stdout, stderr)
     assert outcome.status == status and outcome.lines[0] == line

@@ -35,12 +35,12 @@ def median_background(frames):
 
 
 def actor_pixels(frames, background):
-    """Where frames are far from their background: bool [T, H, W]."""
+    """Returns where frames differ from their background: bool [T, H, W]."""
     return np.abs(frames - background).max(axis=-1) > 60
 
 
 def shown_color(name, class_name, **numbers):
-    """Which of the actors' colours a clip is nearest to."""
+    """Returns the index of the actor colour nearest to a clip."""
     frames = clip_of(name, class_name, **numbers)
     color = frames[actor_pixels(frames, place_of(name, class_name, numbers["group"]))].mean(axis=0)
     return int(np.linalg.norm(color - np.array(scenarios.ACTOR_COLORS), axis=1).argmin())
@@ -54,11 +54,11 @@ def test_equal_arguments_give_equal_bytes():
         assert not np.array_equal(frames, clip_of("appearance", "Red", **change))
 
 
-def test_verdicts_are_those_that_the_comparison_gives():
+def test_verdict_kinds_equal_those_of_the_comparison():
     assert scenarios.VERDICTS.keys() == verdicts.KINDS.keys() - {"disturbed_by_shuffling"}
 
 
-def test_all_scenarios_render_and_their_truth_is_of_known_kinds():
+def test_all_scenarios_render_and_their_truth_has_known_kinds():
     assert len(SCENARIOS) >= 14
     for name, scenario in SCENARIOS.items():
         assert scenario.truth and scenario.truth.keys() <= scenarios.VERDICTS.keys()
@@ -82,7 +82,7 @@ def test_an_order_blind_model_sees_the_same_positions(one, other):
             assert not np.array_equal(first, second) and 0 < first.min() and first.max() < 1
 
 
-def test_rising_is_sinking_backwards_and_the_middle_frame_does_not_tell():
+def test_rising_is_sinking_backwards_with_the_same_middle_frame():
     for num_frames in FRAME_COUNTS:
         up, down = drawn("rise", num_frames, 0), drawn("sink", num_frames, 0)
         assert np.array_equal(up, down[::-1]) and up[0, 1] > 0.9 and up[-1, 1] < 0.1
@@ -114,7 +114,7 @@ def test_half_the_frame_rate_makes_flicker_slow():
 
 @pytest.mark.parametrize("num_frames", [8, 15])
 @pytest.mark.parametrize("path", ["circle", "rise", "sink", "slow", "fast"])
-def test_the_median_over_frames_is_clean_of_the_actor(path, num_frames):
+def test_the_median_over_frames_shows_no_actor(path, num_frames):
     scenario = Scenario("", {"One": Traits(color=0, path=path), "Two": Traits()}, {})
     for group in range(1, 21):
         frames = scenarios.render_clip(scenario, "One", group=group, clip=1, seed=0, num_frames=num_frames)
@@ -132,7 +132,7 @@ def test_a_recording_has_a_place_of_its_own(name):
 
 
 @pytest.mark.parametrize("name", sorted(SCENARIOS.keys() - {*RECORDING, *CLASS_PLACES}))
-def test_elsewhere_the_classes_of_a_group_share_its_place(name):
+def test_in_other_scenarios_the_classes_of_a_group_share_its_place(name):
     places = [place_of(name, class_name) for class_name in SCENARIOS[name].classes]
     assert all(np.array_equal(places[0], place) for place in places)
     assert np.abs(places[0] - place_of(name, next(iter(SCENARIOS[name].classes)), group=2)).mean() > 5
@@ -161,7 +161,7 @@ def test_the_colour_shows_in_one_quarter(name, quarters, num_frames):
         assert is_colored.tolist() == np.repeat(expected, num_frames // 4).tolist()
 
 
-def test_nothing_marks_the_classes_of_nothing():
+def test_the_classes_of_scenario_nothing_do_not_differ():
     scenario = SCENARIOS["nothing"]
     assert set(scenario.classes.values()) == {Traits()} and not scenario.recording_backgrounds
     assert scenario.truth == dict.fromkeys(scenarios.VERDICTS, False)
@@ -172,7 +172,7 @@ def test_nothing_marks_the_classes_of_nothing():
     assert np.ptp(colors, axis=0).max() < 20  # the group's, within its clips' jitter
 
 
-def test_some_recordings_show_another_classes_colour():
+def test_some_recordings_show_the_colour_of_another_class():
     true = {"appearance": 0, "appearance_leak": 0}
     for name in true:
         for group in range(1, 21):
@@ -197,12 +197,12 @@ def test_some_recordings_show_another_classes_colour():
         ),
     ],
 )
-def test_scenarios_are_checked_when_they_are_built(build, message):
+def test_wrong_scenarios_fail_when_built(build, message):
     with pytest.raises(UserError, match=message):
         build()
 
 
-def test_a_corpus_is_written_alike_by_processes_and_in_process(tmp_path, monkeypatch):
+def test_worker_processes_write_the_same_corpus(tmp_path, monkeypatch):
     arguments = [f"--output={tmp_path / 'one'}", "--scenario=full_rate", "--groups=2", "--clips=2"]
     result = run_module("tools.make_demo_videos", *arguments, "--frames=8", "--workers=2")
     assert result.returncode == 0, result.stderr
@@ -228,7 +228,7 @@ def make_path(class_name, group, clip):
 
 
 def check_video(path, frames):
-    """Checks that a video shows some frames, and each by a packet of its own."""
+    """Checks that a video shows the frames, each a keyframe of its own packet."""
     with av.open(str(path)) as container:
         packets = [packet for packet in container.demux(video=0) if packet.size]
     with av.open(str(path)) as container:
@@ -247,7 +247,7 @@ def test_a_corpus_that_fails_leaves_nothing_behind(tmp_path):
         make_demo_videos.make_scenario(tmp_path, SCENARIOS["speed"], num_frames=8, **numbers)
 
 
-def test_other_tools_can_import_the_tool_beside_flags_of_their_own():
+def test_importing_the_tool_defines_no_flags():
     assert "tools.make_demo_videos" not in flags.FLAGS.flags_by_module_dict()
 
 
@@ -259,7 +259,7 @@ def test_other_tools_can_import_the_tool_beside_flags_of_their_own():
         (["--frames=8"], 2, "error: Expected --frames with a --scenario only. Received: frames=8"),
     ],
 )
-def test_mistaken_flags_end_in_a_line(arguments, status, message, tmp_path):
+def test_wrong_flags_are_reported_in_one_line(arguments, status, message, tmp_path):
     result = run_module("tools.make_demo_videos", f"--output={tmp_path / 'none'}", *arguments)
     assert (result.returncode, list(tmp_path.iterdir())) == (status, [])
     assert message in result.stderr.splitlines()[0] and "Traceback" not in result.stderr

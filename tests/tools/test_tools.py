@@ -11,7 +11,7 @@ import pytest
 
 from tests import warm
 from tests.conftest import REPOSITORY, child_pids, run_module
-from ucf50_tfrecord.specs import MODEL_NAMES
+from ucf50_tfrecord.architectures import MODELS
 
 # (forwards, backwards)
 PAIRS = (("Grow", "Shrink"), ("Rise", "Sink"), ("Part", "Meet"), ("Scatter", "Gather"))
@@ -31,7 +31,7 @@ def corpus(tmp_path_factory):
     return output
 
 
-def test_the_corpus_looks_like_ucf50(corpus):
+def test_the_demo_corpus_has_the_files_of_ucf50(corpus):
     files = sorted(path.relative_to(corpus).as_posix() for path in corpus.rglob("*.avi"))
     assert len(files) == 16 and files[0] == "Gather/v_Gather_g01_c01.avi"
     for path in corpus.rglob("*.avi"):
@@ -43,7 +43,7 @@ def test_the_corpus_looks_like_ucf50(corpus):
             assert 50 <= stream.frames <= 75 and keys[:3] == [0, 12, 24]
 
 
-def test_partners_show_the_same_frames_backwards(corpus):
+def test_twins_show_the_same_frames_backwards(corpus):
     for forwards, backwards in PAIRS:
         for group in (1, 2):
             one, two = (
@@ -75,14 +75,14 @@ def test_the_corpus_is_reproducible_and_the_seed_changes_it(corpus, tmp_path):
         assert path.read_bytes() != (tmp_path / "1" / name).read_bytes()
 
 
-def test_an_existing_corpus_is_left_alone(corpus):
+def test_an_existing_corpus_is_not_overwritten(corpus):
     before = sorted(corpus.rglob("*"))
     result = run_module("tools.make_demo_videos", f"--output={corpus}")
     assert result.returncode == 2 and "exists already" in result.stderr and "Traceback" not in result.stderr
     assert before == sorted(corpus.rglob("*"))
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(data_dir):
+def test_a_closed_pipe_is_no_error(data_dir):
     command = (
         f"{sys.executable} -u -m tools.inspect_data --data='{data_dir}' | head -1; exit ${{PIPESTATUS[0]}}"
     )
@@ -119,8 +119,8 @@ def test_make_help_lists_every_target():
 
 def test_make_help_lists_every_variable():
     text = make("help").stdout
-    readme = (REPOSITORY / "README.md").read_text()
-    table = readme[readme.index("| variable |") :].split("\n\n")[0]
+    document = (REPOSITORY / "docs" / "commands.md").read_text()
+    table = document[document.index("| variable |") :].split("\n\n")[0]
     variables = re.findall(r"`([A-Z_]+)`", " ".join(row.split("|")[1] for row in table.splitlines()))
     assert len(variables) > 15
     for variable in variables:
@@ -175,14 +175,14 @@ def test_make_help_lists_every_variable():
         ),
     ],
 )
-def test_make_passes_its_variables_on(arguments, parts, absent, tmp_path):
+def test_make_passes_variables_as_flags(arguments, parts, absent, tmp_path):
     result = make("--dry-run", *arguments)
     assert result.returncode == 0, result.stderr
     assert all(part in result.stdout for part in parts), result.stdout
     assert not any(part in result.stdout for part in absent), result.stdout
 
 
-def test_make_installs_the_gpu_extra_where_a_driver_is(tmp_path):
+def test_make_installs_the_gpu_extra_beside_a_driver(tmp_path):
     (tmp_path / "nvidia-smi").write_text("#!/bin/sh\n")
     (tmp_path / "nvidia-smi").chmod(0o755)
     path = f"{tmp_path}:{os.environ['PATH']}"
@@ -197,6 +197,18 @@ def test_make_names_an_unknown_recipe_before_it_installs(name, tmp_path):
     assert "there is no recipe 'nope'; RECIPE or MODEL is one of: bilstm " in first and "exit 2" in first
 
 
+def test_one_line_of_the_makefile_adds_a_train_variable(tmp_path):
+    lines = (REPOSITORY / "Makefile").read_text().splitlines(keepends=True)
+    place = next(number for number, line in enumerate(lines) if line.startswith("$(call train_variable,"))
+    lines.insert(place, "$(call train_variable,LEARNING_RATE)  ## step size; default: the recipe's\n")
+    (tmp_path / "Makefile").write_text("".join(lines))
+    makefile = f"--makefile={tmp_path / 'Makefile'}"
+    result = make(makefile, "--dry-run", "train", "DATA=/shards", "LEARNING_RATE=0.1")
+    assert "--learning_rate='0.1'" in result.stdout
+    assert "  LEARNING_RATE  step size; default" in make(makefile, "help").stdout
+    assert "LEARNING_RATE" not in make("help").stdout
+
+
 def test_make_names_an_unknown_variable():
     result = make("--dry-run", "verify", "data=data/x", "EPOCH=3")
     assert result.returncode == 2 and not result.stdout
@@ -204,7 +216,7 @@ def test_make_names_an_unknown_variable():
     assert make("--dry-run", "verify", env={**os.environ, "EPOCH": "3"}).returncode == 0
 
 
-def test_tensorboard_wants_a_folder_that_is_there(tmp_path):
+def test_make_tensorboard_needs_an_existing_folder(tmp_path):
     (tmp_path / "venv" / "bin").mkdir(parents=True)
     for name in ("bin/python", "installed"):
         (tmp_path / "venv" / name).touch()
@@ -218,7 +230,7 @@ def test_the_models_are_listed_with_their_parameters():
     lines = result.stdout.splitlines()
     assert max(map(len, lines)) <= 80
     rows = {line.split()[0]: line.split(maxsplit=2)[1:] for line in lines[3:] if not line.startswith(" ")}
-    assert sorted(rows) == sorted(MODEL_NAMES)
+    assert sorted(rows) == sorted(MODELS)
     assert rows["seed_lstm"] == ["2,728,818", "The published CNN + LSTM"]
     result = warm.run_module("tools.describe_models", "--size=huge")
     assert result.returncode == 2 and "a size such as 64 or 112x96" in result.stderr
@@ -227,7 +239,7 @@ def test_the_models_are_listed_with_their_parameters():
 
 
 def test_a_killed_tool_leaves_no_processes_and_no_semaphores(tmp_path):
-    """Semaphores lie in /dev/shm, where those of other processes come and go."""
+    """The third child removes semaphores, which lie in /dev/shm beside those of other processes."""
     flags = [f"--output={tmp_path / 'demo'}", "--workers=2"]
     process = subprocess.Popen(
         [sys.executable, "-m", "tools.make_demo_videos", *flags],
@@ -247,7 +259,7 @@ def test_a_killed_tool_leaves_no_processes_and_no_semaphores(tmp_path):
 
 
 def runs(pid):
-    """Tells whether a process runs; one that has exited may wait for a parent to ask how."""
+    """Returns whether a process runs; a zombie does not."""
     try:
         status = pathlib.Path(f"/proc/{pid}/status").read_text()
     except FileNotFoundError:

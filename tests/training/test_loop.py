@@ -24,6 +24,8 @@ from ucf50_tfrecord.training import checkpoint, logs, loop
 from ucf50_tfrecord.training import meter as meter_lib
 from ucf50_tfrecord.training import step as step_lib
 from ucf50_tfrecord.training import strategy as strategy_lib
+from ucf50_tfrecord.training.listener import Listener
+from ucf50_tfrecord.training.run import RunOptions
 
 
 def train(
@@ -33,7 +35,8 @@ def train(
     model="seed_pool",
     precision="float32",
     strategy="one",
-    hooks=None,
+    listener=None,
+    make_evaluator=None,
     dropout=0.0,
     log_every_steps=1,
     checkpoint_secs=1e9,
@@ -50,7 +53,7 @@ def train(
         Feed(load_clips(loaded, folds), strategy=strategy, cache=cache, skip_bad_records=skip_bad_records)
         for folds in ([2, 3, 4, 5], [1])
     )
-    make_evaluator = functools.partial(runner.Evaluator, feed=val_feed, strategy=strategy, batch_size=4)
+    default = functools.partial(runner.Evaluator, feed=val_feed, strategy=strategy, batch_size=4)
     model_spec = ModelSpec(name=model, num_classes=3, num_frames=5, height=16, width=24, dropout=dropout)
     train_spec = TrainSpec(**dict(epochs=2, batch_size=5, precision=precision) | spec)
     return loop.train(
@@ -58,20 +61,16 @@ def train(
         loop.build_state(model_spec, train_spec, num_clips=len(feed.clips), strategy=strategy),
         train_spec,
         strategy=strategy,
-        options=loop.RunOptions(
+        options=RunOptions(
             run_dir=str(run_dir),
             log_every_steps=log_every_steps,
             steps_per_call=steps_per_call,
             checkpoint_secs=checkpoint_secs,
             profile_steps=profile_steps,
         ),
-        hooks=loop.Hooks(
-            **{
-                "make_evaluator": make_evaluator,
-                "open_log": lambda step: logs.TensorBoardLog(str(run_dir), start_step=step),
-            }
-            | (hooks or {})
-        ),
+        make_evaluator=make_evaluator or default,
+        open_log=lambda step: logs.TensorBoardLog(str(run_dir), start_step=step),
+        listener=Listener(**listener or {}),
     )
 
 
@@ -117,7 +116,7 @@ def test_it_learns_and_scores_held_out_groups(data_dir, tmp_path):
 def test_the_loss_is_the_mean_over_the_clips_that_count(data_dir, tmp_path):
     """One epoch of one batch that is filled up: the reported loss is that of the initial weights."""
     seen = []
-    train(data_dir, tmp_path, epochs=1, batch_size=32, hooks={"report": seen.append}, label_smoothing=0.1)
+    train(data_dir, tmp_path, epochs=1, batch_size=32, listener={"report": seen.append}, label_smoothing=0.1)
     keras.utils.set_random_seed(0)
     model = models.build_model(ModelSpec(name="seed_pool", num_classes=3, num_frames=5, height=16, width=24))
     batch = read_all(data_dir, batch_size=24)
@@ -164,8 +163,8 @@ def test_ten_interruptions_leave_the_same_weights(undisturbed, data_dir, tmp_pat
     assert any(stop % 5 == 0 for stop in stops) and any(stop % 5 for stop in stops)
     for stop in stops:
         seen, start = [], step_of(tmp_path)
-        hooks = {"report": seen.append, "should_stop": lambda: start + len(seen) + 1 == stop}
-        stopped = train(data_dir, tmp_path, hooks=hooks, **CHANCE)
+        listener = {"report": seen.append, "should_stop": lambda: start + len(seen) + 1 == stop}
+        stopped = train(data_dir, tmp_path, listener=listener, **CHANCE)
         assert not stopped.finished and stopped.step == stop
     resumed = train(data_dir, tmp_path, **CHANCE)
     assert resumed.finished
@@ -175,7 +174,7 @@ def test_ten_interruptions_leave_the_same_weights(undisturbed, data_dir, tmp_pat
 def test_several_steps_a_call_give_the_same_weights(undisturbed, data_dir, tmp_path):
     """4 steps a call, at most: an epoch's 5 steps are cut in two, and a point of the curve after 3 cuts too."""
     seen = []
-    options = {"steps_per_call": 4, "log_every_steps": 3, "hooks": {"report": seen.append}}
+    options = {"steps_per_call": 4, "log_every_steps": 3, "listener": {"report": seen.append}}
     found = train(data_dir, tmp_path, **options, **CHANCE)
     assert [progress.step for progress in seen][:7] == [3, 5, 6, 9, 10, 12, 15]
     assert_same_weights(found, undisturbed)
@@ -192,7 +191,7 @@ def test_a_finished_run_is_not_trained_again(two_epochs, data_dir, tmp_path):
     run_dir, first = two_epochs
     shutil.copytree(run_dir, tmp_path, dirs_exist_ok=True)
     seen = []
-    again = train(data_dir, tmp_path, hooks={"report": seen.append})
+    again = train(data_dir, tmp_path, listener={"report": seen.append})
     assert again.finished and not seen and again.clips_per_sec is None
     assert_same_weights(again, first)
 
@@ -214,7 +213,7 @@ def test_best_and_last_weights_can_be_loaded(two_epochs, tmp_path):
 @pytest.mark.parametrize("precision", ["float16", "bfloat16"])
 def test_mixed_precision_trains(data_dir, tmp_path, precision):
     seen = []
-    trained = train(data_dir, tmp_path, precision=precision, epochs=4, hooks={"report": seen.append})
+    trained = train(data_dir, tmp_path, precision=precision, epochs=4, listener={"report": seen.append})
     assert {layer.compute_dtype for layer in trained.model.layers if layer.name.startswith("conv")} == {
         precision
     }
@@ -260,15 +259,15 @@ def test_early_stopping_ends_a_run_that_gets_no_better(data_dir, tmp_path):
     scores = iter([0.3, 0.6, 0.6, 0.5, 0.9])
 
     class Peaking(runner.Evaluator):
-        def __call__(self, perturbation="none"):
-            evaluation = super().__call__(perturbation)
+        def __call__(self, intervention="none"):
+            evaluation = super().__call__(intervention)
             evaluation.__dict__["scores"] = {"macro_f1": next(scores)}
             return evaluation
 
     clips, strategy = load_clips(manifest.load(str(data_dir)), [1]), strategy_lib.make_strategy("one")
     feed = Feed(clips, strategy=strategy)
     make_evaluator = functools.partial(Peaking, feed=feed, strategy=strategy, batch_size=4)
-    options = {"epochs": 9, "early_stopping": 2, "hooks": {"make_evaluator": make_evaluator}}
+    options = {"epochs": 9, "early_stopping": 2, "make_evaluator": make_evaluator}
     trained = train(data_dir, tmp_path, **options)
     assert trained.finished and (trained.step, trained.epochs) == (4 * 5, 4)
     assert (trained.best_epoch, trained.best_macro_f1) == (2, pytest.approx(0.6))
@@ -313,7 +312,7 @@ def test_curves_do_not_jump_back_after_a_crash(data_dir, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(data_dir, tmp_path, hooks={"report": die})
+        train(data_dir, tmp_path, listener={"report": die})
     assert [event.step for event in read_events(tmp_path, "train").Tensors("loss")][-1] == 8
     train(data_dir, tmp_path)
     assert [event.step for event in read_events(tmp_path, "train").Tensors("loss")] == list(range(1, 11))
@@ -322,7 +321,7 @@ def test_curves_do_not_jump_back_after_a_crash(data_dir, tmp_path):
 @pytest.mark.parametrize("steps_per_call", [1, 5])
 def test_a_run_can_be_profiled(data_dir, tmp_path, steps_per_call):
     seen = []
-    options = {"log_every_steps": 100, "hooks": {"report": seen.append}}
+    options = {"log_every_steps": 100, "listener": {"report": seen.append}}
     train(data_dir, tmp_path, epochs=1, profile_steps=(2, 3), steps_per_call=steps_per_call, **options)
     assert list(tmp_path.glob("tensorboard/train/plugins/profile/*/*.xplane.pb"))
     assert [progress.step for progress in seen] == ([1, 2, 3, 4, 5] if steps_per_call == 1 else [1, 3, 5])
@@ -330,7 +329,7 @@ def test_a_run_can_be_profiled(data_dir, tmp_path, steps_per_call):
 
 def test_steps_that_are_not_reached_give_no_profile_and_a_warning(data_dir, tmp_path):
     warnings = []
-    train(data_dir, tmp_path, epochs=1, profile_steps=(20, 30), hooks={"warn": warnings.append})
+    train(data_dir, tmp_path, epochs=1, profile_steps=(20, 30), listener={"warn": warnings.append})
     assert warnings == ["there is no profile: none of the steps 20 to 30 was taken"]
 
 
@@ -366,8 +365,8 @@ def test_best_weights_are_saved_when_they_beat_all_before(tmp_path):
 def stopped(data_dir, tmp_path_factory):
     """A run that was stopped after its eighth step. Read only."""
     seen, run_dir = [], tmp_path_factory.mktemp("stopped") / "run"
-    hooks = {"report": seen.append, "should_stop": lambda: len(seen) + 1 == 8}
-    train(data_dir, run_dir, hooks=hooks)
+    listener = {"report": seen.append, "should_stop": lambda: len(seen) + 1 == 8}
+    train(data_dir, run_dir, listener=listener)
     return run_dir
 
 
@@ -385,7 +384,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(two_epochs, stopped
         torn.write_bytes(torn.read_bytes()[:100])
     (last / "ckpt-9_temp").mkdir()  # left by a process that was killed while it saved
     seen, warnings = [], []
-    again = train(data_dir, tmp_path, hooks={"report": seen.append, "warn": warnings.append})
+    again = train(data_dir, tmp_path, listener={"report": seen.append, "warn": warnings.append})
     assert [progress.step for progress in seen] == [6, 7, 8, 9, 10]
     assert_same_weights(again, two_epochs[1])
     [text] = warnings
@@ -418,10 +417,10 @@ def test_an_epoch_that_was_not_evaluated_is_when_the_run_goes_on(data_dir, tmp_p
         return evaluate
 
     with pytest.raises(KeyboardInterrupt):
-        train(data_dir, tmp_path, epochs=1, checkpoint_secs=0, hooks={"make_evaluator": fail})
+        train(data_dir, tmp_path, epochs=1, checkpoint_secs=0, make_evaluator=fail)
     assert step_of(tmp_path) == 5
     seen = []
-    trained = train(data_dir, tmp_path, epochs=1, hooks={"report": seen.append})
+    trained = train(data_dir, tmp_path, epochs=1, listener={"report": seen.append})
     assert not seen and trained.finished and trained.best_epoch == 1
     assert [event.step for event in read_events(tmp_path, "validation").Tensors("macro_f1")] == [5]
     assert len(checkpoint.find(tmp_path / "checkpoints" / "best")) == 1
@@ -447,7 +446,7 @@ def test_skipped_records_are_reported_and_leave_training_and_scores_sound(data_d
     for fold in ("01", "03"):
         flip_bit(copy / f"small-fold{fold}.tfrecord-00000-of-00002", 3000)
     warnings = []
-    trained = train(copy, tmp_path / "run", skip_bad_records=True, hooks={"warn": warnings.append})
+    trained = train(copy, tmp_path / "run", skip_bad_records=True, listener={"warn": warnings.append})
     assert trained.finished and trained.num_skipped == 1
     assert len(warnings) == 2  # one an epoch
     assert "1 of 24 clips were skipped" in warnings[0] and "small-fold03" in warnings[0]
@@ -559,7 +558,7 @@ def test_waiting_for_input_is_measured_and_warned_of(data_dir, tmp_path, monkeyp
     monkeypatch.setattr(ClipReader, "read_pixels", slow_read)
     warnings = []
     trained = train(
-        data_dir, tmp_path, hooks={"warn": warnings.append}, epochs=1, batch_size=1, log_every_steps=3
+        data_dir, tmp_path, listener={"warn": warnings.append}, epochs=1, batch_size=1, log_every_steps=3
     )
     assert trained.wait_share > 0.5
     [text] = warnings
@@ -573,7 +572,7 @@ def test_evaluation_of_a_run_counts_each_clip_once(two_epochs, tmp_path):
     assert evaluation.logits.shape == (6, 3) and evaluation.confusion.sum() == 6
     shuffled = trained.evaluate("shuffle1")
     np.testing.assert_allclose(shuffled.logits, evaluation.logits, atol=1e-5)  # seed_pool is blind to order
-    with pytest.raises(UserError, match="a perturbation out of"):
+    with pytest.raises(UserError, match="an intervention out of"):
         trained.evaluate("reverse")
     path = pathlib.Path(tmp_path, "predictions.jsonl")
     runner.save_predictions(path, [evaluation, shuffled])

@@ -33,7 +33,7 @@ def one_step(model, batch, rate=0.1, averages=None, **spec):
         frames=lambda batch: batch["video"],
         averages=averages,
     )
-    return dict(zip(step.COLUMNS, train_step(batch, tf.constant(0, tf.int64)).numpy(), strict=True))
+    return step.StepResult(*train_step(batch, tf.constant(0, tf.int64)).numpy())._asdict()
 
 
 def gradient_by_hand(model, batch):

@@ -118,7 +118,7 @@ for name in names:
         data_dir, f"{run_dir}/{name}", strategy=name, model=model, precision=precision,
         batch_size=10, learning_rate=1e-4, dropout=0.3, ema=0.9, clip_norm=1.0, steps_per_call=2,
         log_every_steps=1, augment=test_loop.EVERY_AUGMENTATION, cache=cache,
-        hooks={"report": seen.append})
+        listener={"report": seen.append})
     losses = test_loop.losses(seen) + [seen[-1].scores["train_loss"]]
     print(json.dumps([losses, trained.evaluate().logits.tolist()]))
 """

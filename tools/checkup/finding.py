@@ -56,7 +56,7 @@ class Options:
 
 
 def run_check(name: str, options: Options) -> Iterator[Finding]:
-    """Yields the findings of tools.checkup.<name>.check. Any exception, of its import too, becomes a finding."""
+    """Yields the findings of tools.checkup.<name>.check. An exception, also of its import, becomes one."""
     try:
         yield from importlib.import_module(f"tools.checkup.{name}").check(options)
     except Exception as error:  # the doctor runs where things are broken

@@ -88,10 +88,11 @@ def _check_shards(manifest: Manifest) -> Iterator[Finding]:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         yield fail(f"{problems[0]}{more}", command=remedies.command(manifest_lib.repair_remedy(manifest)))
         return
-    verify = f"; all: make verify {make_variable('DATA', manifest.data_dir)}"
+    rest = f"; all: make verify {make_variable('DATA', manifest.data_dir)}"
+    rest = rest if len(sample) < len(manifest.shards) else ""
     yield ok(
-        f"{manifest.data_dir}: {manifest.num_clips} clips of {manifest.format} in {len(manifest.shards)} shards; "
-        f"all sizes are right, {len(sample)} shards read{verify if len(sample) < len(manifest.shards) else ''}"
+        f"{manifest.data_dir}: {manifest.num_clips} clips of {manifest.format} in "
+        f"{len(manifest.shards)} shards; all sizes are right, {len(sample)} shards read{rest}"
     )
 
 

@@ -36,6 +36,7 @@ class Canaries:
 
 
 def make_canaries(folder: pathlib.Path, port: int) -> Canaries:
+    """Writes canaries in several containers into a new folder."""
     frames = np.full((seeds.NUM_FRAMES, seeds.HEIGHT, seeds.WIDTH, 3), CANARY_COLOUR, np.uint8)
     folder.mkdir(parents=True)
     for suffix, codec, pix_fmt in (
@@ -64,7 +65,11 @@ class Attack:
     watched: tuple[pathlib.Path, ...] = ()
 
 
+# An attack writes a hostile file, and returns the files beside it that nothing may open.
+
+
 def ffconcat(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list[pathlib.Path]:
+    """Writes an FFmpeg concatenation script that names a canary, a host or a playlist."""
     playlist = path.with_suffix(".m3u8")
     playlist.write_text(_playlist(canaries.path(".ts")))
     named = rng.choice(
@@ -81,6 +86,7 @@ def ffconcat(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list
 
 
 def hls(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list[pathlib.Path]:
+    """Writes an HLS playlist whose segments, key or map name a canary or a host."""
     named = rng.choice(
         (
             canaries.path(".ts"),
@@ -101,6 +107,7 @@ def hls(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list[path
 
 
 def vobsub(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list[pathlib.Path]:
+    """Writes a subtitle index, whose demuxer opens the .sub file of the same name."""
     beside = path.with_suffix(".sub")
     shutil.copy(canaries.path(".mpg"), beside)
     path.write_text(
@@ -111,6 +118,7 @@ def vobsub(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list[p
 
 
 def sdp(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list[pathlib.Path]:
+    """Writes a session description of an RTP stream from a host."""
     path.write_text(
         "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\n"
         f"a=control:rtsp://{canaries.host}/x\nm=video {canaries.port} RTP/AVP 96\na=rtpmap:96 H264/90000\n"
@@ -119,6 +127,7 @@ def sdp(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list[path
 
 
 def dash(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list[pathlib.Path]:
+    """Writes a DASH manifest whose base URL is a canary or a host."""
     named = rng.choice((f"file://{canaries.path('.mp4')}", f"http://{canaries.host}/a.mp4"))
     path.write_text(
         '<?xml version="1.0"?>\n<MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" mediaPresentationDuration='
@@ -136,6 +145,7 @@ def image_sequence(path: pathlib.Path, canaries: Canaries, rng: random.Random) -
 
 
 def redirection(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list[pathlib.Path]:
+    """Writes a text that refers to a host or a canary in one of several old formats."""
     text = rng.choice(
         (
             f"[Reference]\nRef1=http://{canaries.host}/a.asf\n",

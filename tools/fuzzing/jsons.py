@@ -74,7 +74,8 @@ class Documents:
             self._ask(None, _START_SECS)
         except watched.Silent as error:
             raise UserError(
-                f"The readers of tools/fuzzing/readers.py fail on intact files ({error}): {self._helper.errors()}"
+                f"The readers of tools/fuzzing/readers.py fail on intact files ({error}): "
+                f"{self._helper.errors()}"
             ) from error
 
     def _run_program(self, number: int) -> list[Problem]:

@@ -67,7 +67,7 @@ def overwrite_run(content: bytearray, rng: random.Random) -> None:
 
 
 def rewrite_field(content: bytearray, rng: random.Random) -> None:
-    """Rewrites numbers beside a header's name: sizes before it; counts, dimensions and time bases after it."""
+    """Rewrites numbers near a header's name: sizes before it, counts, dimensions and time bases after."""
     position = _landmark(content, rng)
     for _ in range(rng.choice((1, 1, 1, 2, 4))):
         num_bytes = rng.choice((1, 2, 4, 4, 4, 8))

@@ -14,7 +14,7 @@ from tools.fuzzing import documents, samples
 from ucf50_tfrecord import manifest as manifest_lib
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class Reader:
     """A function of the library that reads a file.
 
@@ -31,15 +31,15 @@ class Reader:
     seal: Callable[[Any], Any] = lambda value: value
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class Program:
     """A program that reads a file. `path` and `writes` are as in Reader; {} is the samples' folder."""
 
     path: str
     module: str
     arguments: tuple[str, ...]
-    statuses: tuple[int, ...] = (0, 2)
     writes: str = "(?!)"
+    statuses: tuple[int, ...] = (0, 2)
 
 
 SHARD = "shards/videos-fold02.tfrecord-00000-of-00001"
@@ -112,9 +112,9 @@ def load_config(folder: pathlib.Path) -> None:
 
 
 def gather_run(folder: pathlib.Path) -> None:
-    from ucf50_tfrecord.inference import sources
+    from ucf50_tfrecord.inference import finished_run
 
-    sources.gather(str(folder / "run"))
+    finished_run.load(str(folder / "run"))
 
 
 def calibrate_run(folder: pathlib.Path) -> None:
@@ -157,76 +157,56 @@ def seal_sidecar(value: dict) -> dict:
 
 
 READERS = (
-    Reader(name="manifest", path=MANIFEST, read=load_set),
-    Reader(name="manifest, verified", path=MANIFEST, read=verify_set),
-    Reader(name="sidecar", path=SIDECAR, read=load_set, seal=seal_sidecar),
-    Reader(name="sidecar, alone", path=SIDECAR, read=load_sidecar, seal=seal_sidecar),
-    Reader(name="sidecar, verified", path=SIDECAR, read=verify_set, seal=seal_sidecar),
-    Reader(name="manifest, fetched", path=STORE, read=fetch_set, writes="cache/.*"),
-    Reader(name="sidecar, fetched", path=STORE_SIDECAR, read=fetch_set, writes="cache/.*", seal=seal_sidecar),
+    Reader("manifest", MANIFEST, load_set),
+    Reader("manifest, verified", MANIFEST, verify_set),
+    Reader("sidecar", SIDECAR, load_set, seal=seal_sidecar),
+    Reader("sidecar, alone", SIDECAR, load_sidecar, seal=seal_sidecar),
+    Reader("sidecar, verified", SIDECAR, verify_set, seal=seal_sidecar),
+    Reader("manifest, fetched", STORE, fetch_set, "cache/.*"),
+    Reader("sidecar, fetched", STORE_SIDECAR, fetch_set, "cache/.*", seal_sidecar),
     Reader(
-        name="sidecar and manifest, fetched",
-        path=STORE_SIDECAR,
-        read=fetch_agreeing_set,
-        writes="cache/.*|store/manifest.json",
-        seal=seal_sidecar,
+        "sidecar and manifest, fetched",
+        STORE_SIDECAR,
+        fetch_agreeing_set,
+        "cache/.*|store/manifest.json",
+        seal_sidecar,
     ),
-    Reader(name="manifest, published over", path=STORE, read=publish_set, writes=_STORE),
-    Reader(name="config", path=CONFIG, read=load_config),
-    Reader(name="config, gathered", path=CONFIG, read=gather_run),
-    Reader(name="summary", path=SUMMARY, read=gather_run),
-    Reader(name="run's predictions", path=PREDICTIONS, read=gather_run),
-    Reader(name="run's predictions, calibrated", path=PREDICTIONS, read=calibrate_run),
-    Reader(name="results", path=RESULTS, read=load_results),
-    Reader(name="cell", path=CELL, read=load_cell),
-    Reader(name="predictions", path=PREDICTED, read=save_predictions, writes=_PICTURES),
+    Reader("manifest, published over", STORE, publish_set, _STORE),
+    Reader("config", CONFIG, load_config),
+    Reader("config, gathered", CONFIG, gather_run),
+    Reader("summary", SUMMARY, gather_run),
+    Reader("run's predictions", PREDICTIONS, gather_run),
+    Reader("run's predictions, calibrated", PREDICTIONS, calibrate_run),
+    Reader("results", RESULTS, load_results),
+    Reader("cell", CELL, load_cell),
+    Reader("predictions", PREDICTED, save_predictions, _PICTURES),
 )
 
-_DATA, _RUN = "--data={}/shards", "--run={}/run"
+_DATA, _RUN, _OUTPUT = "--data={}/shards", "--run={}/run", "--output={}/out"
+_VIDEO = "--video={}/videos/Left/v_Left_g01_c01.avi"
 _CONVERT = ("--videos={}/videos", "--size=16x24", "--frames=5")
+_EXPORT = (_RUN, _OUTPUT, "--formats=keras")
+_SET, _OUT = (MANIFEST, SIDECAR), "out/.*"
 PROGRAMS = (
-    *(
-        Program(path=path, module=module, arguments=arguments, statuses=statuses, writes=writes)
-        for path in (MANIFEST, SIDECAR)
-        for module, arguments, statuses, writes in (
-            ("pipelines.verify", (_DATA,), (0, 1, 2), "(?!)"),
-            ("pipelines.convert", (*_CONVERT, _DATA), (0, 2), _SHARDS),
-            ("tools.inspect_data", (_DATA,), (0, 1, 2), "(?!)"),
-            ("pipelines.evaluate", (_RUN, _DATA, "--output={}/out"), (0, 2), "out/.*"),
-        )
-    ),
-    *(
-        Program(path=path, module=module, arguments=(_RUN, *arguments), writes="out/.*")
-        for path, module, *arguments in (
-            (CONFIG, "pipelines.predict", "--video={}/videos/Left/v_Left_g01_c01.avi", "--output={}/out"),
-            (CONFIG, "pipelines.evaluate", "--output={}/out"),
-            (CONFIG, "pipelines.export", "--output={}/out", "--formats=keras"),
-            (CONFIG, "tools.inspect_data"),
-            (SUMMARY, "pipelines.export", "--output={}/out", "--formats=keras"),
-            (PREDICTIONS, "pipelines.export", "--output={}/out", "--formats=keras"),
-            (
-                PREDICTIONS,
-                "pipelines.predict",
-                "--video={}/videos/Left/v_Left_g01_c01.avi",
-                "--output={}/out",
-            ),
-        )
-    ),
+    *(Program(path, "pipelines.verify", (_DATA,), statuses=(0, 1, 2)) for path in _SET),
+    *(Program(path, "pipelines.convert", (*_CONVERT, _DATA), _SHARDS) for path in _SET),
+    *(Program(path, "tools.inspect_data", (_DATA,), statuses=(0, 1, 2)) for path in _SET),
+    *(Program(path, "pipelines.evaluate", (_RUN, _DATA, _OUTPUT), _OUT) for path in _SET),
+    Program(CONFIG, "pipelines.predict", (_RUN, _VIDEO, _OUTPUT), _OUT),
+    Program(CONFIG, "pipelines.evaluate", (_RUN, _OUTPUT), _OUT),
+    Program(CONFIG, "pipelines.export", _EXPORT, _OUT),
+    Program(CONFIG, "tools.inspect_data", (_RUN,)),
+    Program(SUMMARY, "pipelines.export", _EXPORT, _OUT),
+    Program(PREDICTIONS, "pipelines.export", _EXPORT, _OUT),
+    Program(PREDICTIONS, "pipelines.predict", (_RUN, _VIDEO, _OUTPUT), _OUT),
+    Program(PREDICTED, "pipelines.predict", (_RUN, _VIDEO, "--output={}/predictions"), _PICTURES),
     Program(
-        path=PREDICTED,
-        module="pipelines.predict",
-        arguments=(_RUN, "--video={}/videos/Left/v_Left_g01_c01.avi", "--output={}/predictions"),
-        writes=_PICTURES,
+        STORE,
+        "pipelines.convert",
+        (*_CONVERT, "--staging={}/shards", "--data=file://{}/store"),
+        f"{_STORE}|{_SHARDS}",
     ),
-    Program(
-        path=STORE,
-        module="pipelines.convert",
-        arguments=(*_CONVERT, "--staging={}/shards", "--data=file://{}/store"),
-        writes=f"{_STORE}|{_SHARDS}",
-    ),
-    Program(
-        path=RESULTS, module="pipelines.compare", arguments=("--results={}/" + RESULTS,), writes=_COMPARISON
-    ),
+    Program(RESULTS, "pipelines.compare", ("--results={}/" + RESULTS,), _COMPARISON),
 )
 
 

@@ -26,7 +26,7 @@ def try_reader(
 
     Args:
       reader: the reader.
-      samples: the folder of all files, restored afterwards. The folder samples.VICTIM beside it is watched too.
+      samples: the folder of all files, restored afterwards. samples.VICTIM beside it is watched too.
       pristine: an undamaged copy of that folder.
       content: contents of the damaged file.
     """

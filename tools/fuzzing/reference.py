@@ -78,7 +78,7 @@ def _to_picture(frame: av.VideoFrame, height: int, width: int, reformatter: Vide
 
 
 def _pick(times: list[int | None], count: int, spacing: str) -> list[int]:
-    """Picks frames nearest to evenly spaced positions (halves up) or times, including the first and the last."""
+    """Picks frames nearest to evenly spaced positions (halves up) or times, with both ends."""
     if spacing == "index" or None in times:
         half = fractions.Fraction(1, 2)
         return [int(fractions.Fraction(i * (len(times) - 1), count - 1) + half) for i in range(count)]

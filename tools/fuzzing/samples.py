@@ -96,9 +96,8 @@ def run_program(module: str, *arguments: str) -> None:
 
 def make_results(samples: pathlib.Path) -> None:
     """Writes results.json and cell.json of a comparison with random predictions."""
-    from ucf50_tfrecord.dataset import perturb
     from ucf50_tfrecord.dataset.clips import load_clips
-    from ucf50_tfrecord.evaluation import compare
+    from ucf50_tfrecord.evaluation import compare, interventions
     from ucf50_tfrecord.evaluation import results as results_lib
     from ucf50_tfrecord.evaluation.results import Cell, CellResult
 
@@ -116,7 +115,7 @@ def make_results(samples: pathlib.Path) -> None:
                 clips=chosen,
                 logits={
                     name: rng.normal(truth, 1.0).astype(np.float32)
-                    for name in (perturb.PLAIN, *perturb.SHUFFLES)
+                    for name in (interventions.PLAIN, *interventions.SHUFFLES)
                 },
                 recurrence=None,
                 run_dir=str(samples / "run"),

@@ -20,7 +20,7 @@ from tools.fuzzing.findings import Counter, Evidence, Findings, Problem, Stage
 from tools.fuzzing.reference import digest
 from tools.fuzzing.seeds import Seed
 from ucf50_tfrecord import manifest as manifest_lib
-from ucf50_tfrecord import record
+from ucf50_tfrecord import record, tfrecord
 from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.specs import ClipFormat, printable, to_json
 
@@ -96,7 +96,7 @@ class Round:
         shutil.rmtree(self.folder)
 
     def _write(self) -> None:
-        """Writes the mutants into two class folders, of which the second is named like the scheme of a URL."""
+        """Writes the mutants into two class folders; the second is named like the scheme of a URL."""
         protocol = hostile.PROTOCOLS[self.number % len(hostile.PROTOCOLS)]
         self._classes = ("clips", os.path.join(protocol, self._setting.canaries.host))
         for name in self._classes:
@@ -179,7 +179,7 @@ class Round:
                 quarantined[item.relative_path].append(item.cause)
                 self._setting.findings.notes[f"videos quarantined: {item.cause}"] += 1
             for shard in manifest.shards:
-                for _, payload in record.read_records(self.data / shard.filename):
+                for _, payload in tfrecord.read_file(self.data / shard.filename):
                     features = record.decode(payload)
                     path = features["clip/data_path"][0].decode("utf-8", "surrogateescape")
                     clips[path].append(features[record.VIDEO])

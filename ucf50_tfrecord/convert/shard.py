@@ -11,7 +11,7 @@ from typing import Annotated, BinaryIO
 import msgspec
 import numpy as np
 
-from ucf50_tfrecord import manifest, record, storage, workers
+from ucf50_tfrecord import manifest, record, storage, tfrecord, workers
 from ucf50_tfrecord.convert import decode
 from ucf50_tfrecord.convert.container import Undecodable
 from ucf50_tfrecord.shards import Quarantined, ShardReport, Source
@@ -179,7 +179,7 @@ def _make_record(job: ShardJob, video: Video, clip_id: str, clip: decode.Decoded
         timestamps_us=clip.timestamps_us,
         end_us=clip.end_us,
     )
-    return record.frame_record(record.encode(stored, job.format))
+    return tfrecord.frame(record.encode(stored, job.format))
 
 
 def clip_id_of(video: Video, number: int, clip_format: ClipFormat) -> str:

@@ -1,35 +1,58 @@
 """Random changes to training clips, made on the device inside the training step.
 
-All chance comes from (seed, step, position in the global batch), so it depends neither on
-the number of replicas nor on where a run was resumed. Every change is the same for all
-frames of a clip: what moves in the video, not what the augmentation flickers, is motion.
+All random numbers follow from (seed, step, position in the global batch), so they depend neither on the number of
+replicas nor on where a run was resumed. Every change is the same for all frames of a clip: motion is what moves in
+the video, not what the augmentation flickers.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import tensorflow as tf
 
 from ucf50_tfrecord.specs import AugmentSpec
 
-_NUM_DRAWS = 17
-_ORDER_STREAM = 1 << 40  # keeps the draws of frames' orders apart from the others
+_ORDER_STREAM = 1 << 40  # separates the random numbers of frames' orders from the others
 LUMA = (0.299, 0.587, 0.114)  # of R, G, B, after ITU-R BT.601
-# Rectangles' width to height, from Inception's crops (as torchvision has them) and from
-# "Random Erasing Data Augmentation", Zhong et al. 2017, as are the erased areas.
+# Rectangles' width to height, from Inception's crops (as in torchvision) and from "Random Erasing Data
+# Augmentation", Zhong et al. 2017, as are the erased areas.
 _CROP_RATIOS = (3 / 4, 4 / 3)
 _ERASED_RATIOS = (0.3, 1 / 0.3)
 _ERASED_AREAS = (0.02, 1 / 3)
 
 
+class Draws(NamedTuple):
+    """A clip's random numbers, each [B] in [0, 1). A new augmentation adds its own at the end."""
+
+    shift: tf.Tensor
+    flip: tf.Tensor
+    crop_area: tf.Tensor
+    crop_ratio: tf.Tensor
+    crop_top: tf.Tensor
+    crop_left: tf.Tensor
+    brightness: tf.Tensor
+    contrast: tf.Tensor
+    saturation: tf.Tensor
+    erase_area: tf.Tensor
+    erase_ratio: tf.Tensor
+    erase_top: tf.Tensor
+    erase_left: tf.Tensor
+    erase_red: tf.Tensor
+    erase_green: tf.Tensor
+    erase_blue: tf.Tensor
+    erase: tf.Tensor
+
+
 def augment(
     video: tf.Tensor, position: tf.Tensor, *, spec: AugmentSpec, batch_size: int, seed: int, step: tf.Tensor
 ) -> tf.Tensor:
-    """Changes each clip by chance, as far as `spec` asks for it.
+    """Changes each clip at random, as far as `spec` asks for it.
 
     Args:
-      video: uint8 [B, T, H, W, 3], a replica's share of a batch.
+      video: uint8 [B, T, H, W, 3], a replica's part of a batch.
       position: int64 [B], the clips' places in the global batch.
-      spec: which changes, and how strong.
+      spec: the changes and their strengths.
       batch_size: clips in the global batch.
       seed: the run's seed.
       step: int64 [], counted from the run's start.
@@ -37,59 +60,60 @@ def augment(
     Returns:
       uint8 [B, T, H, W, 3].
     """
-    with tf.device("CPU:0"):  # where TensorFlow wants a seed, also of a draw on a GPU
+    with tf.device("CPU:0"):  # TensorFlow expects seeds there, also for draws on a GPU
         seeds = tf.stack([tf.constant(seed, tf.int64), step])
         order_seeds = tf.stack([tf.constant(seed, tf.int64) + _ORDER_STREAM, step])
     if spec.frame_order != "kept":
         keys = tf.random.stateless_uniform([batch_size, video.shape[1]], seed=order_seeds)
         video = arrange_frames(video, tf.gather(keys, position), spec.frame_order)
-    draws = tf.random.stateless_uniform([batch_size, _NUM_DRAWS], seed=seeds)
-    draws = tf.unstack(tf.gather(draws, position), axis=1)  # 17 times [B], in [0, 1)
+    rows = tf.random.stateless_uniform([batch_size, len(Draws._fields)], seed=seeds)
+    draws = Draws(*tf.unstack(tf.gather(rows, position), axis=1))
     if spec.temporal_shift:
-        video = shift_frames(video, draws[0], spec.temporal_shift)
+        video = shift_frames(video, draws, spec.temporal_shift)
     if spec.horizontal_flip:
-        video = tf.where(_per_clip(draws[1]) < 0.5, tf.reverse(video, axis=[3]), video)
+        video = tf.where(_per_clip(draws.flip) < 0.5, tf.reverse(video, axis=[3]), video)
     if spec.crop_area < 1:
-        video = resized_crop(video, draws[2:6], spec.crop_area)
+        video = resized_crop(video, draws, spec.crop_area)
     if spec.brightness or spec.contrast or spec.saturation:
-        video = jitter_color(video, draws[6:9], spec)
+        video = jitter_color(video, draws, spec)
     if spec.erase:
-        video = erase(video, draws[9:], spec.erase)
+        video = erase(video, draws, spec.erase)
     return video
 
 
 def arrange_frames(video: tf.Tensor, keys: tf.Tensor, frame_order: str) -> tf.Tensor:
-    """Puts clips' frames into the order of random keys, float32 [B, T]; or "single": the first of it for all."""
+    """Sorts clips' frames by random keys, float32 [B, T]; "single" repeats the first frame of that order."""
     order = tf.cast(tf.argsort(keys, axis=1), tf.int64)
     if frame_order == "single":
         order = tf.repeat(order[:, :1], video.shape[1], axis=1)
     return take_frames(video, order)
 
 
-def shift_frames(video: tf.Tensor, draw: tf.Tensor, max_shift: int) -> tf.Tensor:
+def shift_frames(video: tf.Tensor, draws: Draws, max_shift: int) -> tf.Tensor:
     """Moves clips in time by up to max_shift frames either way; the end frame fills the gap."""
     num_frames = video.shape[1]
-    shift = tf.floor(draw * (2 * max_shift + 1)) - max_shift  # [B], whole numbers
+    shift = tf.floor(draws.shift * (2 * max_shift + 1)) - max_shift  # [B], whole numbers
     source = tf.range(num_frames, dtype=tf.float32) + shift[:, tf.newaxis]  # [B, T]
     source = tf.cast(tf.clip_by_value(source, 0, num_frames - 1), tf.int64)
     return take_frames(video, source)
 
 
 def take_frames(video: tf.Tensor, source: tf.Tensor) -> tf.Tensor:
-    """Makes clips of other clips' frames: uint8 [B, T, H, W, 3], int64 [B, K] to uint8 [B, K, H, W, 3]."""
+    """Picks frames of clips by number: uint8 [B, T, H, W, 3], int64 [B, K] to uint8 [B, K, H, W, 3]."""
     # TensorFlow does not gather uint8 on GPUs; float16 holds 0 to 255 exactly.
     frames = tf.gather(tf.cast(video, tf.float16), source, axis=1, batch_dims=1)
     return tf.cast(frames, tf.uint8)
 
 
-def resized_crop(video: tf.Tensor, draws: list[tf.Tensor], min_area: float) -> tf.Tensor:
-    """Cuts a random rectangle out, min_area to all of the frame, and scales it back (bilinear)."""
+def resized_crop(video: tf.Tensor, draws: Draws, min_area: float) -> tf.Tensor:
+    """Cuts out a random rectangle, min_area to all of the frame, and scales it back (bilinear)."""
     _, num_frames, height, width, channels = video.shape
-    area = min_area + (1 - min_area) * draws[0]
+    area = min_area + (1 - min_area) * draws.crop_area
     # No side is longer than the frame's.
-    ratio = _log_uniform(draws[1], tf.maximum(_CROP_RATIOS[0], area), tf.minimum(_CROP_RATIOS[1], 1 / area))
-    crop_height, crop_width = tf.sqrt(area / ratio), tf.sqrt(area * ratio)  # shares of the frame's
-    top, left = draws[2] * (1 - crop_height), draws[3] * (1 - crop_width)
+    low, high = tf.maximum(_CROP_RATIOS[0], area), tf.minimum(_CROP_RATIOS[1], 1 / area)
+    ratio = _log_uniform(draws.crop_ratio, low, high)
+    crop_height, crop_width = tf.sqrt(area / ratio), tf.sqrt(area * ratio)  # fractions of the frame's
+    top, left = draws.crop_top * (1 - crop_height), draws.crop_left * (1 - crop_width)
     boxes = tf.stack([top, left, top + crop_height, left + crop_width], axis=1)  # [B, 4]
     frames = tf.cast(tf.reshape(video, (-1, height, width, channels)), tf.float32)  # as GPUs want it
     cropped = tf.image.crop_and_resize(
@@ -101,46 +125,42 @@ def resized_crop(video: tf.Tensor, draws: list[tf.Tensor], min_area: float) -> t
     return tf.reshape(_to_uint8(cropped), tf.shape(video))
 
 
-def jitter_color(video: tf.Tensor, draws: list[tf.Tensor], spec: AugmentSpec) -> tf.Tensor:
+def jitter_color(video: tf.Tensor, draws: Draws, spec: AugmentSpec) -> tf.Tensor:
     """Scales brightness, contrast and saturation, each by a factor around 1.
 
-    Contrast is scaled about the clip's mean grey, so that nothing flickers; saturation about each
-    pixel's own grey.
+    Contrast is scaled about the clip's mean grey, so that nothing flickers; saturation about each pixel's own grey.
     """
-    strengths = (spec.brightness, spec.contrast, spec.saturation)
-    brightness, contrast, saturation = (
-        _per_clip(1 - strength + 2 * strength * draw) for strength, draw in zip(strengths, draws)
-    )
-    pixels = tf.cast(video, tf.float32) * brightness
+
+    def factor(strength: float, draw: tf.Tensor) -> tf.Tensor:
+        return _per_clip(1 - strength + 2 * strength * draw)
+
+    pixels = tf.cast(video, tf.float32) * factor(spec.brightness, draws.brightness)
     grey = tf.tensordot(pixels, tf.constant(LUMA), axes=1)[..., tf.newaxis]  # [B, T, H, W, 1]
     mean = tf.reduce_mean(grey, axis=[1, 2, 3, 4], keepdims=True)
+    contrast = factor(spec.contrast, draws.contrast)
     pixels = mean + contrast * (pixels - mean)
     grey = mean + contrast * (grey - mean)
-    return _to_uint8(grey + saturation * (pixels - grey))
+    return _to_uint8(grey + factor(spec.saturation, draws.saturation) * (pixels - grey))
 
 
-def erase(video: tf.Tensor, draws: list[tf.Tensor], probability: float) -> tf.Tensor:
-    """Paints a random rectangle of a share of the clips in one random color, over all frames."""
+def erase(video: tf.Tensor, draws: Draws, fraction: float) -> tf.Tensor:
+    """Paints a random rectangle of a fraction of the clips in one random color, over all frames."""
     _, _, height, width, _ = video.shape
-    area = _ERASED_AREAS[0] + (_ERASED_AREAS[1] - _ERASED_AREAS[0]) * draws[0]
-    ratio = _log_uniform(draws[1], *_ERASED_RATIOS)
+    area = _ERASED_AREAS[0] + (_ERASED_AREAS[1] - _ERASED_AREAS[0]) * draws.erase_area
+    ratio = _log_uniform(draws.erase_ratio, *_ERASED_RATIOS)
 
-    def span(size: int, share: tf.Tensor, draw: tf.Tensor) -> tf.Tensor:
-        """Returns bool [B, size]: a random run of about size * share."""
-        length = tf.clip_by_value(tf.round(size * share), 1, size)
+    def span(size: int, part: tf.Tensor, draw: tf.Tensor) -> tf.Tensor:
+        """Returns bool [B, size]: a random run of about size * part."""
+        length = tf.clip_by_value(tf.round(size * part), 1, size)
         first = tf.floor(draw * (size - length + 1))
         pixel = tf.range(size, dtype=tf.float32)
         return (pixel >= first[:, tf.newaxis]) & (pixel < (first + length)[:, tf.newaxis])
 
-    rows, columns = (
-        span(height, tf.sqrt(area / ratio), draws[2]),
-        span(width, tf.sqrt(area * ratio), draws[3]),
-    )
-    inside = (
-        rows[:, tf.newaxis, :, tf.newaxis, tf.newaxis] & columns[:, tf.newaxis, tf.newaxis, :, tf.newaxis]
-    )
-    color = tf.cast(256 * tf.stack(draws[4:7], axis=1), tf.uint8)[:, tf.newaxis, tf.newaxis, tf.newaxis]
-    return tf.where(inside & (_per_clip(draws[7]) < probability), color, video)
+    rows = span(height, tf.sqrt(area / ratio), draws.erase_top)[:, tf.newaxis, :, tf.newaxis, tf.newaxis]
+    columns = span(width, tf.sqrt(area * ratio), draws.erase_left)[:, tf.newaxis, tf.newaxis, :, tf.newaxis]
+    color = tf.stack([draws.erase_red, draws.erase_green, draws.erase_blue], axis=1)
+    color = tf.cast(256 * color, tf.uint8)[:, tf.newaxis, tf.newaxis, tf.newaxis]
+    return tf.where(rows & columns & (_per_clip(draws.erase) < fraction), color, video)
 
 
 def _per_clip(values: tf.Tensor) -> tf.Tensor:

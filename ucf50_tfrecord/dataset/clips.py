@@ -1,4 +1,4 @@
-"""Which clips there are, and where: an index made of the shards' sidecars. No record is read."""
+"""An index of a dataset's clips, made from the shards' sidecars. No record is read."""
 
 from __future__ import annotations
 
@@ -24,15 +24,16 @@ _LOOKUPS_AT_ONCE = 16
 
 @dataclasses.dataclass(frozen=True)
 class ClipIndex:
-    """The clips of some folds, in the order of their shards' names and offsets.
+    """An index of the clips of some folds, in the order of their shards' names and offsets.
 
-    `ids` and the arrays have one entry a clip:
-    shards: int64, which of `shard_paths` holds it; offsets: int64, at which byte; sizes: int64, in how
-    many bytes, the record's frame included;
-    labels: int32; groups: int64, record.UNKNOWN_GROUP where there is none; folds: int64.
-
-    `fetch` says how their records are read where the dataset's folder is a URL, `shuffle_shards` of how
-    many shards the clips are mixed at a time when they are shuffled, 0 of all.
+    ids: the clips' ids. These and the arrays have one entry per clip.
+    shards: int64, the number of its shard in `shard_paths`.
+    offsets, sizes: int64, the first byte of its record there, and the record's bytes, framing included.
+    labels: int32.
+    groups: int64, record.UNKNOWN_GROUP where there is none.
+    folds: int64.
+    fetch: how records are read if the dataset's folder is a URL.
+    shuffle_shards: number of shards whose clips are mixed at a time when they are shuffled; 0 mixes all.
     """
 
     manifest: Manifest
@@ -52,11 +53,11 @@ class ClipIndex:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of all clips' pixels, decoded."""
+        """Bytes of all clips' decoded pixels."""
         return len(self) * self.manifest.format.num_bytes
 
     def select(self, chosen: np.ndarray) -> ClipIndex:
-        """Returns the clips at the given indices, int64 [M], or where a mask is true, bool [N]."""
+        """Returns the index of some clips: at indices int64 [M], or where a mask bool [N] is true."""
         arrays = {
             name: getattr(self, name)[chosen]
             for name in ("shards", "offsets", "sizes", "labels", "groups", "folds")
@@ -70,7 +71,7 @@ class ClipIndex:
         return pipeline.labelled_batches(self, batch_size=batch_size, seed=seed)
 
     def spread(self, count: int) -> ClipIndex:
-        """Returns some clips, evenly spread over the set."""
+        """Returns the index of at most `count` clips, evenly spread over this one."""
         return self.select(np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(int))
 
 
@@ -86,14 +87,13 @@ def load_clips(
 
     Args:
       manifest: of the dataset.
-      folds: which of its folds.
-      check_shards: whether a shard that is missing or has another size is an error now, or
-        only when its clips are read.
+      folds: folds of the dataset.
+      check_shards: whether to check now, and not when clips are read, that each shard exists and has its size.
       fetch, shuffle_shards: see ClipIndex.
 
     Raises:
-      UserError: if a fold does not exist or is empty, or if a shard or its sidecar is missing
-        or is not the one that the manifest lists, or cannot be read.
+      UserError: if a fold does not exist or is empty, or a shard or its sidecar is missing, unreadable or not the
+        one that the manifest lists.
     """
     folds = sorted(set(folds))
     unknown = [fold for fold in folds if fold not in manifest.folds]
@@ -129,7 +129,7 @@ def load_clips(
 
 
 def _load_report(manifest: Manifest, shard: ManifestShard) -> ShardReport:
-    """Loads a shard's sidecar, if it is the one that the manifest lists."""
+    """Loads a shard's sidecar. Raises UserError unless it is the one that the manifest lists."""
     path = storage.join(manifest.data_dir, shard.filename)
     repair = manifest_lib.repair_remedy(manifest)
     try:
@@ -150,7 +150,7 @@ def _load_report(manifest: Manifest, shard: ManifestShard) -> ShardReport:
 
 
 def _check_together(manifest: Manifest, folds: Iterable[int], reports: list[ShardReport]) -> None:
-    """Checks that the sidecars of some folds' shards hold the clips that the manifest counts, each once."""
+    """Raises UserError unless the sidecars of some folds hold the clips that the manifest counts, each once."""
     counts = {fold: np.zeros(len(manifest.classes), np.int64) for fold in folds}
     ids: set[str] = set()
     for report in reports:

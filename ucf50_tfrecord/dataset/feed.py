@@ -1,4 +1,4 @@
-"""Feeds clips to the replicas of a strategy: from the shards, from host memory, or from the device's.
+"""Feeds clips to a strategy's replicas: from the shards, from host memory or from device memory.
 
 All three give the same clips in the same order; they differ in where the frames come from.
 """
@@ -26,7 +26,7 @@ from ucf50_tfrecord.texts import tensorflow_reason
 
 _LOADED_AT_ONCE_BYTES = 16 << 20
 _NUM_REASONS = 3  # of skipped clips, in a message
-# What TensorFlow's file systems raise where an object store fails, and its reader at a damaged record.
+# Errors of TensorFlow's file systems when an object store fails, and of its reader at a damaged record.
 _STORE_ERRORS = (
     tf.errors.AbortedError,
     tf.errors.DataLossError,
@@ -50,27 +50,27 @@ CACHE_MEANINGS = {
 
 @dataclasses.dataclass(frozen=True)
 class CacheChoice:
-    """Where frames are kept: "none", "host" or "device", and why, as a sentence's end."""
+    """Where frames are kept ("none", "host" or "device"), and the reason, as the end of a sentence."""
 
     cache: str
     reason: str
 
 
 def choose_cache(cache: str, num_bytes: int, *, num_processes: int = 1) -> CacheChoice:
-    """Resolves "auto" by the memory that is free, and checks that a given choice fits into it.
+    """Resolves "auto" by the free memory, or checks that a given choice fits into it.
 
-    "auto" keeps frames on the GPUs if they take no more than half of what is free there, else in
-    host memory if they take no more than half of what is free, else nowhere. On a CPU the device's
-    memory is the host's, where frames are gathered beside the training step rather than in it.
-    What is not known to be too little is not refused.
+    "auto" keeps frames on the GPUs if they take at most half of the free memory there, else in host memory if they
+    take at most half of it, else nowhere. On a CPU, where device and host memory are the same, it takes the host's:
+    frames are then gathered beside the training step and not in it. A choice is not refused if the free memory is
+    unknown.
 
     Args:
       cache: "auto", "none", "host" or "device".
-      num_bytes: of all frames that are to be kept, on each device.
-      num_processes: how many workers share this host's memory; each keeps all frames.
+      num_bytes: bytes of all frames, which each device keeps.
+      num_processes: number of workers on this host; each keeps all frames.
 
     Raises:
-      UserError: if what is asked for does not fit.
+      UserError: if the choice does not fit.
     """
     cache = Cache(cache)
     if cache == Cache.NONE:
@@ -93,7 +93,7 @@ def choose_cache(cache: str, num_bytes: int, *, num_processes: int = 1) -> Cache
         return CacheChoice(cache, "as asked")
     for place in ("device", "host") if gpu is not None else ("host",):
         room = rooms[place]
-        if room is not None and num_bytes <= memory.AUTO_SHARE * room:
+        if room is not None and num_bytes <= memory.AUTO_FRACTION * room:
             return CacheChoice(
                 place,
                 f"the clips' {needed} take no more than half of the {format_bytes(room)} of {names[place]}",
@@ -107,11 +107,11 @@ def choose_cache(cache: str, num_bytes: int, *, num_processes: int = 1) -> Cache
 
 
 class Feed:
-    """Some clips' way to a strategy's replicas.
+    """Feeds clips to a strategy's replicas.
 
     clips: the clips.
     cache: where their frames are kept.
-    skipped: why clips could not be read, by their index.
+    skipped: the reasons why clips were skipped, by their index.
     """
 
     def __init__(
@@ -123,17 +123,17 @@ class Feed:
         skip_bad_records: bool = False,
         on_loaded: Callable[[int], object] = lambda count: None,
     ):
-        """Loads the frames, if they are to be kept.
+        """Loads the frames if they are to be kept in memory.
 
         Args:
-          clips: what load_clips returns.
+          clips: as load_clips returns them.
           strategy: the devices.
           cache: "none", "host" or "device".
-          skip_bad_records: whether to leave out what cannot be read.
-          on_loaded: is told of numbers of clips while they are loaded.
+          skip_bad_records: whether to skip unreadable records.
+          on_loaded: receives numbers of clips while they are loaded.
 
         Raises:
-          UserError: if a record cannot be read, unless it is skipped, or an object store cannot be reached.
+          UserError: if a record cannot be read and is not skipped, or an object store cannot be reached.
         """
         expect(Cache(cache) != Cache.AUTO, "a cache other than auto", cache=cache)
         self.clips, self.cache = clips, cache
@@ -161,9 +161,9 @@ class Feed:
     def iterator(self, *, batch_size: int, seed: int | None = None, start_step: int = 0) -> Iterator[Any]:
         """Returns a distributed iterator over batches; see pipeline.index_batches for the arguments.
 
-        In a replica a batch is a dictionary of tensors: index, label, position and mask, and what
-        `frames` makes the clips' frames of. A compiled function may take batches from it; what it
-        raises for a record that cannot be read, `explained` turns into the user's error.
+        In a replica a batch is a dictionary of tensors: index, label, position and mask, and those that `frames`
+        needs. A compiled function may iterate over it; `explained` turns its errors at unreadable records into a
+        UserError.
         """
         make = functools.partial(
             self._worker_dataset, batch_size=batch_size, seed=seed, start_step=start_step
@@ -176,7 +176,7 @@ class Feed:
         """Yields the batches of `iterator`.
 
         Raises:
-          UserError: if a record cannot be read, unless it is skipped.
+          UserError: if a record cannot be read and is not skipped.
         """
         iterator = self.iterator(batch_size=batch_size, seed=seed, start_step=start_step)
         while True:
@@ -187,7 +187,7 @@ class Feed:
             yield batch
 
     def frames(self, batch: dict[str, tf.Tensor]) -> tf.Tensor:
-        """Returns a replica's frames, uint8 [B, T, H, W, 3], wherever they are kept. For use in a step."""
+        """Returns a replica's frames, uint8 [B, T, H, W, 3], wherever they are kept. Call it in a step."""
         if not self._residents:
             return batch["video"]
         replica = tf.get_static_value(
@@ -196,7 +196,7 @@ class Feed:
         return tf.gather(self._residents[replica % len(self._residents)], batch["index"])
 
     def describe_skipped(self) -> Advice:
-        """Tells which clips could not be read, why, and how to repair them."""
+        """Lists the skipped clips with reasons, and how to repair them."""
         reasons = [self.skipped[clip] for clip in sorted(self.skipped)]
         more = "; …" if len(reasons) > _NUM_REASONS else ""
         return Advice(
@@ -205,7 +205,7 @@ class Feed:
         )
 
     def advice(self) -> Advice:
-        """Tells how these clips could be fed faster."""
+        """Returns advice on how to feed these clips faster."""
         if self.cache == Cache.DEVICE:
             return Advice("The clips are on the device already: see what else uses this machine")
         size = format_bytes(self.clips.num_bytes)
@@ -247,8 +247,13 @@ class Feed:
             return pipeline.gather_frames(batches, self._table, self._buffers)
         return batches
 
+<<<<<<< HEAD
     def _load(self, on_loaded: Callable[[int], object]) -> None:
         """Reads all clips into the table or onto the devices, some at a time."""
+=======
+    def _load(self, on_loaded: Callable[[int], None]) -> None:
+        """Reads all clips into the table or onto the devices, a few megabytes at a time."""
+>>>>>>> main
         batch_size = min(_at_once(self.clips), len(self.clips))
         batches = pipeline.index_batches(self.clips, batch_size=batch_size)
         num_loaded = 0
@@ -265,12 +270,12 @@ class Feed:
         self._reader.release_buffers()
 
     def explained(self) -> contextlib.AbstractContextManager:
-        """Turns what TensorFlow raises for a record that cannot be read into the reader's error."""
+        """Turns TensorFlow's error at an unreadable record into the reader's UserError."""
         return _explained(self._reader)
 
 
 def read_clips(clips: ClipIndex) -> np.ndarray:
-    """Reads a few clips from their shards, in order: uint8 [N, T, H, W, 3]. What cannot be read is black.
+    """Reads a few clips from their shards, in order: uint8 [N, T, H, W, 3]. Unreadable clips are black.
 
     Raises:
       UserError: if a frame cannot be decoded although its record is sound.
@@ -284,19 +289,19 @@ def read_clips(clips: ClipIndex) -> np.ndarray:
 
 
 def read_in_batches(clips: ClipIndex) -> Iterator[np.ndarray]:
-    """Reads clips as read_clips does, a few megabytes at a time: yields uint8 [B, T, H, W, 3]."""
+    """Yields clips as read_clips reads them, a few megabytes at a time: uint8 [B, T, H, W, 3]."""
     size = _at_once(clips)
     for first in range(0, len(clips), size):
         yield read_clips(clips.select(np.arange(first, min(first + size, len(clips)))))
 
 
 def _in_order(clips: ClipIndex) -> ClipIndex:
-    """Tells a reader that it is asked for one shard after the other, and need not have all at hand."""
+    """Returns the index for a reader that goes from shard to shard, so that not all need to be open at once."""
     return dataclasses.replace(clips, shuffle_shards=1)
 
 
 def _at_once(clips: ClipIndex) -> int:
-    """How many clips are read at once where many are."""
+    """Returns the number of clips to read at once when many are read."""
     return max(1, _LOADED_AT_ONCE_BYTES // clips.manifest.format.num_bytes)
 
 
@@ -314,7 +319,7 @@ def _explained(reader: ClipReader) -> Iterator[None]:
         stores_raw = record.stores_raw(reader.clips.manifest.format)
         if stores_raw or not isinstance(error, tf.errors.InvalidArgumentError):
             raise
-        # The records are sound, so this is how they were written.
+        # The records are sound, so they were written like this.
         raise UserError(
             f"A frame in {reader.clips.manifest.data_dir} cannot be decoded, although its record's checksum "
             f"is right: {tensorflow_reason(error)} Convert the videos again, into another folder."

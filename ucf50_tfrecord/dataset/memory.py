@@ -1,29 +1,29 @@
-"""How much memory is free: this host's, within what its control group allows, and its GPUs'."""
+"""Measures free memory: of this host, within its control group's limit, and of its GPUs."""
 
 from __future__ import annotations
 
 import pathlib
 from collections.abc import Iterator
 
-# What clips may take of the memory that is free; a model in training needs the rest.
-AUTO_SHARE = 0.5
+# Fraction of the free memory that clips may take; training a model needs the rest.
+AUTO_FRACTION = 0.5
 _CGROUPS = pathlib.Path("/sys/fs/cgroup")
-# A limit above this is none: version 1 writes a huge number instead.
+# Version 1 of control groups writes a huge number where there is no limit.
 _NO_LIMIT = 1 << 60
 
 
 def available_host_bytes() -> int | None:
-    """Returns what this process can still use without swapping, or None where that is not known.
+    """Returns the bytes that this process can still use without swapping, or None if unknown.
 
-    That is MemAvailable of Linux's /proc/meminfo, or less where a control group (a container, a
-    batch system's job) sets a limit.
+    That is MemAvailable of Linux's /proc/meminfo, or less under the limit of a control group (a container, a batch
+    system's job).
     """
     try:
         lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
     except OSError:
         return None  # not Linux
     fields = dict(line.split(":") for line in lines)
-    return max(0, min([1024 * int(fields["MemAvailable"].split()[0]), *_cgroup_rooms()]))
+    return max(0, min([1024 * int(fields["MemAvailable"].split()[0]), *_cgroups_free()]))
 
 
 def available_device_bytes() -> int | None:
@@ -38,7 +38,7 @@ def available_device_bytes() -> int | None:
 
 
 def cgroup_folders(controller: str) -> Iterator[pathlib.Path]:
-    """Yields the folders of the control groups around this process, such as those of "memory" or "cpu"."""
+    """Yields the folders of this process's control groups for a controller such as "memory" or "cpu"."""
     try:
         entries = pathlib.Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -52,14 +52,14 @@ def cgroup_folders(controller: str) -> Iterator[pathlib.Path]:
         yield from [group, *(parent for parent in group.parents if parent.is_relative_to(root))]
 
 
-def _cgroup_rooms() -> list[int]:
-    """Returns what each limiting control group around this process still allows, in bytes."""
+def _cgroups_free() -> list[int]:
+    """Returns the bytes that each limiting control group still allows this process."""
     folders = cgroup_folders("memory")
-    return [room for folder in folders if (room := _cgroup_room(folder)) is not None]
+    return [free for folder in folders if (free := _cgroup_free(folder)) is not None]
 
 
-def _cgroup_room(folder: pathlib.Path) -> int | None:
-    """Returns a control group's limit less its use, or None where it has no limit."""
+def _cgroup_free(folder: pathlib.Path) -> int | None:
+    """Returns a control group's limit minus its use, or None if it has no limit."""
     for limit_file, use_file, inactive in (
         ("memory.max", "memory.current", "inactive_file"),
         ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -71,6 +71,6 @@ def _cgroup_room(folder: pathlib.Path) -> int | None:
         except OSError:
             continue  # of the other version, or the root, which has no limit
         if limit != "max" and int(limit) < _NO_LIMIT:
-            # File pages that nobody has used lately are given up when memory is short.
+            # The kernel frees file pages that were not used lately when memory is short.
             return int(limit) - used + int(stat[inactive])
     return None

@@ -1,13 +1,13 @@
-"""Clips to batches, in an order that is derived and never stored.
+"""Batches of clips, in an order that is derived and never stored.
 
-Every clip has an index. An epoch's order is a permutation of the indices drawn from
-(seed, epoch); a batch is a run of that order; a clip is read at its own offset in its
-shard. So there is no shuffle buffer, the shuffle is complete, a run that starts at any
-step reads nothing that it does not use, and the input's whole state is (seed, step).
+Every clip has an index. An epoch's order is a permutation of the indices drawn from (seed, epoch), a batch is a
+slice of that order, and each clip is read at its own offset in its shard. So there is no shuffle buffer, the
+shuffle is complete, a run can start at any step without reading what came before, and the input's whole state is
+(seed, step).
 
-Workers and replicas share each global batch by record, so that it holds the same clips
-however many there are. Sharing by file would change the batches with the number of workers,
-and would save nothing: each clip is read alone, by the worker that needs it.
+Workers and replicas divide each global batch clip by clip, so that it holds the same clips however many there
+are. Dividing by file would make batches depend on the number of workers and save nothing: each clip is read alone,
+by the worker that needs it.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from ucf50_tfrecord.dataset.clips import ClipIndex
 from ucf50_tfrecord.dataset.reader import Buffers, ClipReader
 from ucf50_tfrecord.errors import expect
 
-# Batches being read at once may take this, but two are always read side by side.
+# Limit on the batches being read at once; two are always read side by side.
 _MAX_BYTES_IN_WORK = 256 << 20
 _PREFETCHED_BATCHES = 2
 _ANNOUNCED_BATCHES = 256
-# Of object stores, where each takes a while and little work.
+# To object stores, where a request takes time but little work.
 _PARALLEL_REQUESTS = 16
 
 
@@ -48,15 +48,15 @@ class WorkerSlice:
 
 
 def num_steps(num_clips: int, batch_size: int) -> int:
-    """Batches in an epoch; the last one may be short."""
+    """Returns the number of batches in an epoch; the last one may be short."""
     return -(-num_clips // batch_size)
 
 
 def epoch_order(clips: ClipIndex, *, seed: int | None, epoch: int) -> np.ndarray:
     """Orders an epoch's clips: int64 [N], drawn from (seed, epoch), or ascending without a seed.
 
-    Where clips of some shards are mixed at a time, the shards' order is drawn first, then that of the
-    clips of each `shuffle_shards` of them, so that no other shards are needed meanwhile.
+    With `shuffle_shards` the shards' order is drawn first, then the order of clips within each window of so many
+    shards. No other shards are needed meanwhile.
     """
     if seed is None:
         return np.arange(len(clips))
@@ -71,15 +71,14 @@ def epoch_order(clips: ClipIndex, *, seed: int | None, epoch: int) -> np.ndarray
 
 
 def epoch_batches(order: np.ndarray, batch_size: int, num_parts: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cuts an epoch into batches that num_parts replicas can share evenly.
+    """Cuts an epoch into batches that num_parts replicas can divide evenly.
 
-    What is missing, in the last batch and where replicas do not divide the batch size, is filled
-    up with clips from the epoch's head that do not count: real clips, so that statistics over a
-    batch see nothing unusual.
+    Empty slots, in the last batch and where replicas do not divide the batch size, get padding: clips from the
+    epoch's head that do not count. They are real clips, so that statistics over a batch see nothing unusual.
 
     Returns:
-      Clip indices int64 [steps, slots], slots = batch_size rounded up to a multiple of num_parts,
-      and bool [steps, slots]: which of them count.
+      Clip indices int64 [steps, slots], slots = batch_size rounded up to a multiple of num_parts, and bool
+      [steps, slots]: False for padding.
     """
     steps, slots = num_steps(len(order), batch_size), -(-batch_size // num_parts) * num_parts
     counts = np.zeros((steps, slots), bool)
@@ -91,7 +90,7 @@ def epoch_batches(order: np.ndarray, batch_size: int, num_parts: int) -> tuple[n
 
 
 def batch_clips(clips: ClipIndex, *, batch_size: int, seed: int | None, step: int) -> np.ndarray:
-    """Returns the clips of a global batch: int64 [at most batch_size], step counted from epoch 0's start."""
+    """Returns the clips of a global batch: int64 [at most batch_size]. Steps count from epoch 0's start."""
     epoch, number = divmod(step, num_steps(len(clips), batch_size))
     order = epoch_order(clips, seed=seed, epoch=epoch)
     return order[number * batch_size : (number + 1) * batch_size]
@@ -106,25 +105,25 @@ def index_batches(
     worker_slice: WorkerSlice = WorkerSlice(),
     usable: np.ndarray | None = None,
 ) -> tf.data.Dataset:
-    """Builds the stream that says which clips are in each batch, still without their frames.
+    """Builds the stream of batches, still without frames.
 
-    With a seed (training) the clips are shuffled anew each epoch and the stream never ends.
-    Without one (evaluation) every clip comes once, in ascending order.
+    With a seed (training) the clips are shuffled anew each epoch and the stream never ends. Without one
+    (evaluation) every clip comes once, in ascending order.
 
     Args:
-      clips: what load_clips returns.
-      batch_size: the global batch, over all workers and replicas.
+      clips: as load_clips returns them.
+      batch_size: clips per global batch, over all workers and replicas.
       seed: of the order, or None for evaluation.
       start_step: the first global batch to yield, counted from the start of epoch 0.
-      worker_slice: which part of each batch to yield, as one batch for each replica in turn.
-      usable: bool [N], False for clips that must not count; None for all.
+      worker_slice: the part of each batch to yield, as one batch per replica in turn.
+      usable: bool [N], False for clips that must not count; None counts all.
 
     Returns:
       A dataset of dictionaries, B = batch_size / replicas of all workers, rounded up:
         index: int64 [B], the clip's index in `clips`
         label: int32 [B]
         position: int64 [B], the clip's place in the global batch, below batch_size
-        mask: bool [B], False for a clip that must not count
+        mask: bool [B], False for padding and for clips that are not usable
 
     Raises:
       UserError: if there is no clip, or the batch size is not positive.
@@ -137,38 +136,35 @@ def index_batches(
     mine = slice(first_slot, first_slot + worker_slice.num_replicas * size)
     labels = tf.constant(clips.labels)
 
-    def epoch_rows(epoch: np.ndarray) -> np.ndarray:
-        """Returns int64 [this worker's batches, size, 3]: index, position, whether it counts."""
+    def epoch_slots(epoch: np.ndarray) -> list[np.ndarray]:
+        """Returns the index, position and mask of this worker's slots, each [batches, size]."""
         order = epoch_order(clips, seed=seed, epoch=int(epoch))
         index, counts = epoch_batches(order, batch_size, num_parts)
         if usable is not None:
             counts &= usable[index]
         position = np.broadcast_to(np.arange(index.shape[1]) % batch_size, index.shape)
         first = start_step % steps if epoch == start_step // steps else 0
-        return np.stack([index, position, counts], axis=2)[first:, mine].reshape(-1, size, 3)
+        return [slots[first:, mine].reshape(-1, size) for slots in (index, position, counts)]
 
     def epoch_dataset(epoch: tf.Tensor) -> tf.data.Dataset:
-        rows = tf.numpy_function(epoch_rows, [epoch], tf.int64, stateful=False)
-        return tf.data.Dataset.from_tensor_slices(tf.ensure_shape(rows, [None, size, 3]))
-
-    def name_columns(rows: tf.Tensor) -> dict[str, tf.Tensor]:
-        index, position, counts = tf.unstack(rows, axis=1)
-        mask = tf.cast(counts, tf.bool)
-        return {"index": index, "label": tf.gather(labels, index), "position": position, "mask": mask}
+        slots = tf.numpy_function(epoch_slots, [epoch], [tf.int64, tf.int64, tf.bool], stateful=False)
+        index, position, mask = (tf.ensure_shape(part, [None, size]) for part in slots)
+        batches = {"index": index, "label": tf.gather(labels, index), "position": position, "mask": mask}
+        return tf.data.Dataset.from_tensor_slices(batches)
 
     last_epoch = tf.int64.max if seed is not None else 1
-    dataset = tf.data.Dataset.range(start_step // steps, last_epoch).flat_map(epoch_dataset).map(name_columns)
+    dataset = tf.data.Dataset.range(start_step // steps, last_epoch).flat_map(epoch_dataset)
     options = tf.data.Options()
-    # Batches are dealt out above, to the clip; TensorFlow must not split them again.
+    # Batches are divided above, clip by clip; TensorFlow must not divide them again.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return dataset.with_options(options)
 
 
 def read_frames(batches: tf.data.Dataset, reader: ClipReader) -> tf.data.Dataset:
-    """Adds `video`, uint8 [B, T, H, W, 3], from the shards. A clip that is skipped counts no more.
+    """Adds `video`, uint8 [B, T, H, W, 3], from the shards. A clip that is skipped no longer counts.
 
-    Memory: the batches that are read side by side (one a core while they fit into 256 MB, at least
-    two), and two that wait.
+    Memory: the batches that are read side by side (one per core while they fit into 256 MB, at least two), and two
+    that wait.
     """
     clip_format = reader.clips.manifest.format
     size = batches.element_spec["index"].shape[0]
@@ -205,7 +201,7 @@ def read_frames(batches: tf.data.Dataset, reader: ClipReader) -> tf.data.Dataset
         batches = _add_payloads(batches, reader.clips, size)
     if record.stores_raw(clip_format):
         batches = batches.map(read, num_parallel_calls=parallel, deterministic=True)
-    else:  # decoding is the work, so that is what runs in parallel, clip by clip
+    else:  # decoding is the work, so it runs in parallel clip by clip
         clips = batches.map(read_encoded, num_parallel_calls=parallel, deterministic=True).unbatch()
         clips = clips.map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         batches = clips.batch(size, drop_remainder=True)
@@ -242,7 +238,7 @@ def labelled_batches(clips: ClipIndex, *, batch_size: int, seed: int | None = No
 
 
 def _announce(batches: tf.data.Dataset, reader: ClipReader) -> tf.data.Dataset:
-    """Has the reader know which clips come, long before they are read: indices are small."""
+    """Announces clips to the reader long before they are read: indices are small."""
 
     def announce(index: np.ndarray) -> np.ndarray:
         reader.expect(index)
@@ -256,7 +252,7 @@ def _announce(batches: tf.data.Dataset, reader: ClipReader) -> tf.data.Dataset:
 
 
 def _add_payloads(batches: tf.data.Dataset, clips: ClipIndex, size: int) -> tf.data.Dataset:
-    """Adds `payload`, string [B], the clips' records, read one by one by TensorFlow's file systems."""
+    """Adds `payload`, string [B]: the clips' records, read one by one by TensorFlow's file systems."""
     paths = tf.constant(clips.shard_paths)
     shards, offsets = tf.constant(clips.shards), tf.constant(clips.offsets)
     sizes = tf.constant(clips.sizes)
@@ -277,7 +273,7 @@ def _add_payloads(batches: tf.data.Dataset, clips: ClipIndex, size: int) -> tf.d
 
 
 def gather_frames(batches: tf.data.Dataset, table: np.ndarray, buffers: Buffers) -> tf.data.Dataset:
-    """Adds `video`, uint8 [B, T, H, W, 3], from all clips' frames in memory, uint8 [N, T, H, W, 3].
+    """Adds `video`, uint8 [B, T, H, W, 3], from a table of all clips in memory, uint8 [N, T, H, W, 3].
 
     Memory: as read_frames; taken from `buffers`.
     """
@@ -297,5 +293,5 @@ def gather_frames(batches: tf.data.Dataset, table: np.ndarray, buffers: Buffers)
 
 
 def _parallel_batches(num_bytes: int) -> int:
-    """Returns how many batches of that many bytes to make side by side."""
+    """Returns how many batches of this size to make side by side."""
     return max(2, min(len(os.sched_getaffinity(0)), _MAX_BYTES_IN_WORK // num_bytes))

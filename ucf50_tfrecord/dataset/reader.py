@@ -1,9 +1,8 @@
-"""Frames out of shards, by clip: each record is read at its own offset and checked.
+"""Reads clips' frames from shards: each record at its own offset, and checked.
 
-Raw frames go from the file into the batch without a copy in between, which is why this
-is not TFRecordDataset: that copies a clip five times on its way into a batch (file to
-string, string to parsed string, to tensor, to batch), and copies are all that feeding raw
-frames costs. Reading releases Python's lock, so that threads read side by side.
+Raw frames go from the file straight into the batch. TFRecordDataset would copy a clip five times on that way (file to
+string, string to parsed string, to tensor, to batch), and copies are all that feeding raw frames costs. Reading
+releases Python's lock, so that threads read side by side.
 """
 
 from __future__ import annotations
@@ -16,29 +15,33 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ucf50_tfrecord import manifest as manifest_lib
-from ucf50_tfrecord import record, remote, storage
+from ucf50_tfrecord import record, remote, storage, tfrecord
 from ucf50_tfrecord.dataset import shard_files
 from ucf50_tfrecord.dataset.clips import ClipIndex
 from ucf50_tfrecord.errors import Action, Remedy, UserError
+from ucf50_tfrecord.tfrecord import Place
 
 _MAX_MEASURED_CLIPS = 1000
-# TensorFlow takes arrays over as tensors without a copy if they are aligned for its vector instructions.
+# TensorFlow adopts arrays as tensors without a copy if they are aligned for its vector instructions.
 _ALIGNMENT = 64
 
 
 class ClipReader:
-    """Reads clips' frames out of their shards. Safe to call from several threads.
+    """Reads clips' frames from their shards. Safe to call from several threads.
 
-    skipped: why clips could not be read, by their index in `clips`.
-    error: why reading stopped, if it has.
-    streams: whether TensorFlow reads the records, and this only takes the clips out of them.
-    fetches_ahead: whether it helps to know which clips come; see `expect`.
+    skipped: the reasons why clips were skipped, by their index in `clips`.
+    error: the reason why reading stopped, if it did.
+    streams: whether TensorFlow reads the records, and this reader only parses them.
+    fetches_ahead: whether announcing clips helps; see `expect`.
     """
 
     def __init__(self, clips: ClipIndex, *, skip_bad_records: bool = False):
-        """With skip_bad_records, a record that cannot be read is noted and left out.
+        """Opens the shards.
 
-        What TensorFlow itself cannot read of a streamed record ends the reading all the same.
+        Args:
+          clips: the clips that may be read.
+          skip_bad_records: whether to note and leave out unreadable records. A streamed record that TensorFlow itself
+            cannot read stops the reading nevertheless.
 
         Raises:
           UserError: if the shards lie in an object store that cannot be reached this way.
@@ -48,7 +51,6 @@ class ClipReader:
         self.error: UserError | None = None
         self._skip_bad_records = skip_bad_records
         self._buffers = Buffers()
-        # Of shards in an object store there may be no files: then TensorFlow reads the records.
         is_remote = remote.is_remote(clips.manifest.data_dir)
         self.streams = is_remote and clips.fetch.method == "stream"
         self.fetches_ahead = is_remote and not self.streams
@@ -57,7 +59,7 @@ class ClipReader:
         self._files = None if self.streams else shard_files.open_files(clips)
 
     def expect(self, index: np.ndarray) -> None:
-        """Takes the clips that will be read next, int64 [K] in that order."""
+        """Announces the clips that will be read next: int64 [K], in that order."""
         shards = self.clips.shards[index]
         first_uses = np.sort(np.unique(shards, return_index=True)[1])
         self._files.expect(self.clips.shard_paths[shard] for shard in shards[first_uses])
@@ -68,24 +70,24 @@ class ClipReader:
         """Reads clips that are stored raw.
 
         Args:
-          index: int64 [B], of clips.
-          payloads: object [B] of bytes, the clips' records, where TensorFlow has read them.
+          index: int64 [B], indices of clips.
+          payloads: object [B] of bytes, the clips' records, if TensorFlow has read them.
 
         Returns:
           uint8 [B, T, H, W, 3], and bool [B]: False where a clip was skipped (its pixels are 0).
 
         Raises:
-          UserError: naming shard, offset and clip of a record that cannot be read, and how to mend it.
+          UserError: if a record cannot be read. Names its shard, offset and clip, and how to repair it.
         """
         clip_format = self.clips.manifest.format
         video = self._buffers.take((len(index), *clip_format.shape))
         pixels = video.reshape(len(index), clip_format.num_bytes)
 
-        def read(row: int, file: BinaryIO, offset: int, clip: tuple[str, int]) -> None:
-            record.read_pixels(file.fileno(), offset, clip, clip_format=clip_format, out=pixels[row])
+        def read(row: int, file: BinaryIO, place: Place, clip: tuple[str, int]) -> None:
+            record.read_pixels(file.fileno(), place, clip, clip_format=clip_format, out=pixels[row])
 
-        def parse(row: int, payload: bytes, clip: tuple[str, int]) -> None:
-            record.parse_pixels(payload, clip, clip_format=clip_format, out=pixels[row])
+        def parse(row: int, payload: bytes, place: Place, clip: tuple[str, int]) -> None:
+            record.parse_pixels(payload, place, clip, clip_format=clip_format, out=pixels[row])
 
         good = self._read(index, payloads, read, parse)
         video[~good] = 0
@@ -94,68 +96,67 @@ class ClipReader:
     def read_images(
         self, index: np.ndarray, payloads: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Reads clips that are stored as JPEGs or PNGs.
-
-        Arguments and errors are those of read_pixels.
+        """Reads clips that are stored as JPEGs or PNGs. Arguments and errors are those of read_pixels.
 
         Returns:
-          Encoded frames, object [B, T] of bytes, and bool [B]: False where a clip was skipped (its
-          frames are empty).
+          Encoded frames, object [B, T] of bytes, and bool [B]: False where a clip was skipped (its frames are empty).
         """
         clip_format = self.clips.manifest.format
         images = np.full((len(index), clip_format.num_frames), b"", object)
 
-        def read(row: int, file: BinaryIO, offset: int, clip: tuple[str, int]) -> None:
-            images[row] = record.read_images(file.fileno(), offset, clip, clip_format=clip_format)
+        def read(row: int, file: BinaryIO, place: Place, clip: tuple[str, int]) -> None:
+            images[row] = record.read_images(file.fileno(), place, clip, clip_format=clip_format)
 
-        def parse(row: int, payload: bytes, clip: tuple[str, int]) -> None:
-            images[row] = record.parse_images(payload, clip, clip_format=clip_format)
+        def parse(row: int, payload: bytes, place: Place, clip: tuple[str, int]) -> None:
+            images[row] = record.parse_images(payload, place, clip, clip_format=clip_format)
 
         return images, self._read(index, payloads, read, parse)
 
     def release_buffers(self) -> None:
-        """Gives up the memory that is kept for further batches."""
+        """Frees the memory that is kept for further batches."""
         self._buffers = Buffers()
 
     def _read(
         self,
         index: np.ndarray,
         payloads: np.ndarray | None,
-        read: Callable[[int, BinaryIO, int, tuple[str, int]], None],
-        parse: Callable[[int, bytes, tuple[str, int]], None],
+        read: Callable[[int, BinaryIO, Place, tuple[str, int]], None],
+        parse: Callable[[int, bytes, Place, tuple[str, int]], None],
     ) -> np.ndarray:
-        """Calls read(row, file, offset, (id, label)) for each clip; returns bool [B], what went well.
+        """Calls read(row, file, place, clip) for each clip, or parse(row, payload, place, clip) for payloads.
 
-        Where the records are there already, it calls parse(row, payload, (id, label)).
+        `clip` is the pair of id and label that the record should have.
+
+        Returns:
+          bool [B]: False where a clip was skipped.
         """
         clips, good = self.clips, np.ones(len(index), bool)
         for row, clip in enumerate(index.tolist()):
-            path, offset = self._path(clip), int(clips.offsets[clip])
+            path = self._path(clip)
+            place = Place(self._where(path), int(clips.offsets[clip]))
             expected = clips.ids[clip], int(clips.labels[clip])
             try:
                 if payloads is None:
-                    self._read_sound(path, lambda file: read(row, file, offset, expected))
+                    self._read_sound(path, lambda file: read(row, file, place, expected))
                 else:
-                    with record.naming(offset):
-                        parse(row, payloads[row], expected)
+                    parse(row, payloads[row], place, expected)
             except FileNotFoundError:
                 self._note(clip, f"{path} is missing")
                 good[row] = False
-            except OSError as error:  # nothing is known to be wrong with the shard
+            except OSError as error:  # the shard itself may be sound
                 self.error = UserError(f"Cannot read {self._where(path)}: {error.strerror}")
                 raise self.error from error
             except UserError as error:
                 if error is self.error:
                     raise
-                is_shard = isinstance(error, shard_files.ShardDamagedError)
-                self._note(clip, str(error) if is_shard else f"{self._where(path)}: {error}")
+                self._note(clip, str(error))
                 good[row] = False
         return good
 
     def _read_sound(self, path: str, read: Callable[[BinaryIO], None]) -> None:
-        """Calls read(file) for a shard; once more if it is damaged and can be made again.
+        """Calls read(file) for a shard; again if it is damaged and could be renewed.
 
-        When this returns nothing holds on to the file: it is to be closed when it is not needed any more.
+        Keeps no reference to the file, so that it is closed when nothing else needs it.
         """
         file = self._open(path)
         try:
@@ -170,7 +171,7 @@ class ClipReader:
             return self._files.open(path)
         except shard_files.ShardDamagedError:
             raise
-        except UserError as error:  # it cannot be reached
+        except UserError as error:  # the store cannot be reached
             self.error = error
             raise
 
@@ -181,7 +182,7 @@ class ClipReader:
         return self.clips.shard_paths[self.clips.shards[clip]]
 
     def _note(self, clip: int, found: str) -> None:
-        """Notes what is wrong with a clip's record; raises it, unless bad records are skipped."""
+        """Notes what is wrong with a clip's record, or raises it if bad records are not skipped."""
         if self._skip_bad_records:
             self.skipped[clip] = f"{found} ({self.clips.ids[clip]})"
             return
@@ -195,12 +196,12 @@ class ClipReader:
 
 
 def read_record(clips: ClipIndex, index: int) -> dict[str, Any]:
-    """Reads all features of one clip's record, as record.decode returns them, and nothing else of its shard.
+    """Reads one clip's record with all features, as record.decode returns them.
 
-    For a few clips of a set, wherever it lies: of a shard behind a URL no copy is made.
+    Reads nothing else of its shard and makes no copy of a remote one. Meant for a few clips.
 
     Raises:
-      UserError: if it is damaged, or cannot be read.
+      UserError: if the record is damaged or cannot be read.
     """
     path, start = clips.shard_paths[clips.shards[index]], int(clips.offsets[index])
     try:
@@ -208,25 +209,24 @@ def read_record(clips: ClipIndex, index: int) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"Cannot read {path}: {error.strerror or error}") from error
     try:
-        with record.naming(start, f"{path}: "):
-            return record.decode(record.unframe(framed))
+        place = Place(path, start)
+        return record.decode(tfrecord.unframe(framed, place), place)
     except UserError as error:
         repair = manifest_lib.repair_remedy(clips.manifest)
         raise UserError(f"{error} ({clips.ids[index]})", repair) from None
 
 
 def video_secs(parts: Sequence[ClipIndex]) -> tuple[float, float] | None:
-    """Tells how long the videos of some clips last: the median and the longest, in seconds.
+    """Returns the median and the largest duration of some clips' videos, in seconds.
 
-    Of each part some clips are looked at, evenly spread, and of those the start of their records. None
-    where the shards are no local files.
+    Reads the start of at most 1,000 evenly spread records per part. None if the shards are not local files.
     """
     found = [secs for clips in parts for secs in _video_secs(clips.spread(_MAX_MEASURED_CLIPS))]
     return (float(np.median(found)), max(found)) if found else None
 
 
 def _video_secs(clips: ClipIndex) -> Iterator[float]:
-    """Yields how long clips' videos last; what cannot be read is left out, as reading the clips will tell."""
+    """Yields the durations of clips' videos. Skips unreadable records, which reading the clips will report."""
     for shard in np.unique(clips.shards).tolist():
         with contextlib.suppress(OSError), open(clips.shard_paths[shard], "rb", buffering=0) as file:
             for offset in clips.offsets[clips.shards == shard].tolist():
@@ -236,16 +236,16 @@ def _video_secs(clips: ClipIndex) -> Iterator[float]:
 
 
 class Buffers:
-    """Memory for batches, used again once nobody holds the batch any more.
+    """Memory for batches, reused once nothing refers to a batch any more.
 
-    Fresh memory costs a page fault each 4 KB, about as much as filling it.
+    Fresh memory costs a page fault per 4 KB, about as much as filling it.
     """
 
     def __init__(self):
         self._free: list[np.ndarray] = []
 
     def take(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Returns a uint8 array that TensorFlow can take over without a copy. Its values are undefined."""
+        """Returns a uint8 array that TensorFlow can adopt without a copy. Its values are undefined."""
         size = math.prod(shape)
         try:
             buffer = self._free.pop()
@@ -257,7 +257,7 @@ class Buffers:
 
 
 class _Lease:
-    """What arrays over a buffer, and all views of them, hold on to: gives the buffer back when it goes."""
+    """The owner of a buffer for arrays over it and their views; returns the buffer when the last of them is gone."""
 
     def __init__(self, buffer: np.ndarray, free: list[np.ndarray]):
         self._buffer, self._free = buffer, free
@@ -268,7 +268,7 @@ class _Lease:
 
 
 def aligned_empty(size: int) -> np.ndarray:
-    """Returns uint8 [size] that TensorFlow can take over as a tensor without a copy."""
+    """Returns uint8 [size] that TensorFlow can adopt as a tensor without a copy."""
     buffer = np.empty(size + _ALIGNMENT, np.uint8)
     start = -buffer.ctypes.data % _ALIGNMENT
     return buffer[start : start + size]

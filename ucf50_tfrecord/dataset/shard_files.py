@@ -1,9 +1,8 @@
-"""Shards as open files: those that are here, and copies of those that lie in an object store.
+"""Opens shards: local ones, and bounded local copies of those in an object store.
 
-Copies are whole shards, compared with the manifest's sha256 before they are used, in a folder that holds
-no more than it is allowed to. Several processes of a host may share the folder: a shard that one has
-open is locked, and no other removes it. A copy that was interrupted goes on where it stopped; one that the
-disk has damaged since is made again.
+Copies are whole shards, compared with the manifest's sha256 before use, in a folder of bounded size. Several processes
+of a host may share the folder: a process locks the shards that it has open, and no other removes them. An interrupted
+copy resumes where it stopped; a copy that the disk has damaged since is made again.
 """
 
 from __future__ import annotations
@@ -33,22 +32,22 @@ _CHUNK_BYTES = 8 << 20
 _RETRY_SECS = (0.5, 2.0)
 _ROOM_WAIT_SECS, _ROOM_POLL_SECS = 60.0, 0.1
 _LOCK_WAIT_SECS = 3600.0  # another process downloads the same shard
-# Copies, and those that are being made, with the bytes they will take. Other files of the folder are left alone.
+# Copies, and unfinished ones with their final number of bytes. Other files of the folder are left alone.
 _COPY, _PART = re.compile(r"[0-9a-f]{64}\.tfrecord"), re.compile(r"[0-9a-f]{64}-([0-9]+)\.part")
 _FOLDER_KIND = "a cache of shards"
-# By these a cache is known that an earlier version made.
+# Names by which a cache of an earlier version is recognized.
 _OWN = re.compile(rf"{_COPY.pattern}|{_PART.pattern}|\.lock-room|\.lock-[0-9a-f]{{2}}")
 
 
 class ShardDamagedError(UserError):
-    """A shard is not the one that the manifest lists."""
+    """A shard that is not the one that the manifest lists."""
 
 
 class ShardFiles(Protocol):
     """Opens shards by the paths in a ClipIndex. Safe to call from several threads."""
 
     def open(self, path: str) -> BinaryIO:
-        """Opens a shard, or returns it open.
+        """Returns a shard as an open file.
 
         Raises:
           FileNotFoundError: if it is missing.
@@ -57,25 +56,25 @@ class ShardFiles(Protocol):
         """
 
     def renew(self, path: str, file: BinaryIO) -> bool:
-        """Tells whether a shard in which damage was found may be sound if it is opened again.
+        """Tells whether a shard that is damaged may be sound when it is opened again.
 
         Args:
-          path: the shard's.
-          file: what `open` returned for it, and is damaged.
+          path: the shard's path.
+          file: the damaged file that `open` returned for it.
 
         Raises:
-          UserError: if that cannot be told.
+          UserError: if that cannot be determined.
         """
 
     def expect(self, paths: Iterable[str]) -> None:
-        """Takes the shards that will be opened next, in that order."""
+        """Announces the shards that will be opened next, in that order."""
 
     def describe(self, path: str) -> str:
-        """Says where a shard's bytes are."""
+        """Returns where a shard's bytes are, for messages."""
 
 
 def open_files(clips: ClipIndex) -> ShardFiles:
-    """Returns what opens the shards of some clips; one for all clips of a remote dataset."""
+    """Returns the opener of some clips' shards. All clips of a remote dataset share one."""
     manifest = clips.manifest
     if not remote.is_remote(manifest.data_dir):
         return _LocalFiles()
@@ -94,9 +93,8 @@ def _file_version(path: str) -> tuple[int, int, int]:
     return status.st_dev, status.st_ino, status.st_mtime_ns
 
 
-# Shared by all readers of the process: TensorFlow keeps every function that a dataset calls, and
-# with it the reader, until the process ends. A file is closed when it has left the cache and no
-# thread reads it any more.
+# Shared by all readers of the process: TensorFlow keeps every function that a dataset calls, and with it the reader,
+# until the process exits. A file is closed when it has left the cache and no thread reads it any more.
 @functools.lru_cache(MAX_OPEN_FILES)
 def _open_version(path: str, version: tuple[int, int, int]) -> BinaryIO:
     return storage.open_file(path)
@@ -113,7 +111,7 @@ class _LocalFiles:
         return False
 
     def expect(self, paths: Iterable[str]) -> None:
-        """Nothing is to be prepared."""
+        """Does nothing: local shards need no preparation."""
 
     def describe(self, path: str) -> str:
         return path
@@ -122,14 +120,14 @@ class _LocalFiles:
 class ShardCache:
     """Copies of remote shards in a bounded local folder, made ahead of their use.
 
-    shards: by URL, the dataset's.
+    shards: the dataset's shards by URL.
     """
 
     def __init__(self, shards: dict[str, ManifestShard], fetch: FetchSpec):
         """Makes the folder.
 
         Raises:
-          UserError: if it cannot be made or written, or is used for something else.
+          UserError: if it cannot be made or written, or holds something else.
         """
         self.shards, self._fetch = shards, fetch
         self._folder = pathlib.Path(fetch.cache_dir)
@@ -145,16 +143,16 @@ class ShardCache:
         self._failures: dict[str, OSError | UserError] = {}  # the last of each shard, guarded by its lock
 
     def check_room(self, shards: list[ManifestShard], window: int) -> None:
-        """Checks that the folder may hold what is read at a time.
+        """Checks that the folder may hold the shards that are read at a time.
 
-        That much this process keeps others from removing; what is not yet read of it is fetched ahead.
+        This process keeps others from removing so much, and fetches ahead within it.
 
         Args:
-          shards: that are read.
-          window: how many of them are mixed at a time, 0 for all.
+          shards: the shards to read.
+          window: number of shards that are mixed at a time; 0 mixes all.
 
         Raises:
-          UserError: if it may not.
+          UserError: if the folder may not hold them.
         """
         sizes = sorted((shard.num_bytes for shard in shards), reverse=True)
         at_once = sum(sizes[: window or len(sizes)])
@@ -171,10 +169,10 @@ class ShardCache:
         with self._changed:
             self._needed_bytes = max(self._needed_bytes, needed)
             ahead = needed - at_once if at_once < sum(sizes) else needed
-            self._ahead_bytes = max(self._ahead_bytes, ahead)  # where that is too much, see _let_wait
+            self._ahead_bytes = max(self._ahead_bytes, ahead)  # if that is too much, see _release_ahead
 
     def open(self, path: str) -> BinaryIO:
-        """Returns a shard's copy, open, making it first if it is not there. See ShardFiles."""
+        """Returns a shard's copy as an open file; makes it first if it is missing. See ShardFiles."""
         with self._changed:
             if path in self._unused or path in self._expected:  # it is needed now, even if it is on its way
                 self._unused.discard(path)
@@ -186,16 +184,16 @@ class ShardCache:
         return self._fetch_shard(path) if file is None else file
 
     def renew(self, path: str, file: BinaryIO) -> bool:
-        """Removes a copy that the disk has damaged, once; `open` makes it again. See ShardFiles."""
+        """Removes, once, a copy that the disk has damaged; `open` makes it again. See ShardFiles."""
         copy, shard = self._copy_of(path), self.shards[path]
         with self._url_locks[path], self._being_made(shard):
-            if _is_at(copy, file):  # else it has been removed already, by whomever
+            if _is_at(copy, file):  # else it was removed already
                 if path in self._renewed:
                     return False
                 self._renewed.add(path)
                 try:
                     if storage.sha256(copy) == shard.sha256:
-                        return False  # what lies behind the URL is no better
+                        return False  # the shard behind the URL is no better
                     copy.unlink()
                 except OSError as error:
                     raise UserError(f"Cannot make {copy} again: {error.strerror}") from error
@@ -205,13 +203,13 @@ class ShardCache:
         return True
 
     def expect(self, paths: Iterable[str]) -> None:
-        """Fetches shards ahead of their use, as far as there is room."""
+        """Fetches shards ahead of their use, within the room for them."""
         with self._changed:
             self._expected |= {path: None for path in paths if path not in self._open}
             self._changed.notify_all()
             if self._expected and not self._threads:
                 self._threads = [
-                    # A process does not wait for what it would have needed later.
+                    # Daemons: at its exit a process does not wait for shards that it no longer needs.
                     threading.Thread(target=self._fetch_ahead, daemon=True)
                     for _ in range(_NUM_DOWNLOADS)
                 ]
@@ -219,7 +217,7 @@ class ShardCache:
                     thread.start()
 
     def describe(self, path: str) -> str:
-        """Names the URL and the copy, which may have been damaged since it was made."""
+        """Names the URL and the copy: either may be damaged."""
         return f"{path} (copied to {self._copy_of(path)})"
 
     def _copy_of(self, url: str) -> pathlib.Path:
@@ -236,7 +234,7 @@ class ShardCache:
                 self._unused.add(path)
             try:
                 self._fetch_shard(path)
-            except (OSError, UserError):  # who needs the shard meets it again, and tells
+            except (OSError, UserError):  # `open` meets the error again and raises it
                 with self._changed:
                     self._unused.discard(path)
 
@@ -248,9 +246,9 @@ class ShardCache:
         return waiting <= self._ahead_bytes
 
     def _fetch_shard(self, url: str) -> BinaryIO:
-        """Opens a shard's copy, making it first if it is not there.
+        """Opens a shard's copy; makes it first if it is missing.
 
-        Who waited for another's attempt shares how it ended, or a batch would wait for as many as it has clips.
+        Threads that waited for another's attempt share its failure, so that a batch does not try once per clip.
         """
         earlier = self._failures.get(url)
         with self._url_locks[url]:
@@ -275,13 +273,13 @@ class ShardCache:
                     self._copy(url, shard, path)
         with self._changed:
             self._open[url] = file
-        while self._holds_too_much() and self._let_go():
+        while self._holds_too_much() and self._release_oldest():
             pass
         return file
 
     def _being_made(self, shard: ManifestShard) -> contextlib.AbstractContextManager[None]:
         """Keeps other processes from making or renewing a shard's copy while the block runs."""
-        # One lock for several shards, so that locks' files do not pile up.
+        # Several shards share a lock file, so that these do not pile up.
         return storage.folder_lock(self._folder, f".lock-{shard.sha256[:2]}", wait_secs=_LOCK_WAIT_SECS)
 
     def _holds_too_much(self) -> bool:
@@ -290,7 +288,7 @@ class ShardCache:
             return held > self._needed_bytes or len(self._open) > MAX_OPEN_FILES
 
     def _copy(self, url: str, shard: ManifestShard, path: pathlib.Path) -> None:
-        """Downloads a shard, going on with what a process left that was stopped meanwhile."""
+        """Downloads a shard, and resumes an interrupted download."""
         part = self._folder / f"{shard.sha256}-{shard.num_bytes}.part"
         try:
             for _ in range(2):
@@ -300,17 +298,17 @@ class ShardCache:
                     return
                 part.unlink()
         except OSError as error:
-            # That nothing lies behind the URL is no failure of the folder's.
+            # A missing shard behind the URL is not a failure of the folder.
             if isinstance(error, FileNotFoundError) and not _is_below(self._folder, error.filename):
                 raise
             raise UserError(f"Cannot write {part}: {error.strerror or error}") from error
         raise ShardDamagedError(f"{url} is damaged: it has another sha256 than the manifest says")
 
     def _reserve(self, url: str, part: pathlib.Path) -> None:
-        """Makes room for a copy, and has it counted from now on.
+        """Makes room for a copy and reserves it.
 
         Raises:
-          UserError: if the folder is full of what is in use.
+          UserError: if the folder is full of shards in use.
         """
         deadline = time.monotonic() + _ROOM_WAIT_SECS
         while not self._has_reserved(url, part):
@@ -326,21 +324,25 @@ class ShardCache:
         allowed = self._fetch.cache_bytes - self.shards[url].num_bytes
         with storage.folder_lock(self._folder, ".lock-room", wait_secs=_LOCK_WAIT_SECS):
             while (excess := self._used_bytes(without=part) - allowed) > 0:
-                if not self._remove_unused(part, excess) and not self._let_go() and not self._let_wait(url):
+                if (
+                    not self._remove_unused(part, excess)
+                    and not self._release_oldest()
+                    and not self._release_ahead(url)
+                ):
                     return False
             part.touch()
             return True
 
-    def _let_go(self) -> bool:
-        """Lets others remove what was used longest ago, if there is something."""
+    def _release_oldest(self) -> bool:
+        """Releases the shard that was used longest ago, so that it may be removed; False if there is none."""
         with self._changed:
             oldest = next((url for url in self._open if url not in self._unused), None)
             if oldest is not None:
                 del self._open[oldest]
         return oldest is not None
 
-    def _let_wait(self, url: str) -> bool:
-        """Lets go of what was fetched ahead, if there is something, for a shard that is needed now."""
+    def _release_ahead(self, url: str) -> bool:
+        """Releases a shard that was fetched ahead in favor of one that is needed now; False if there is none."""
         with self._changed:
             ahead = next((other for other in self._open if other in self._unused), None)
             if ahead is None or url in self._unused:
@@ -353,7 +355,7 @@ class ShardCache:
         return sum(_counted_bytes(path) for path in self._folder.iterdir() if path != without)
 
     def _remove_unused(self, without: pathlib.Path, num_bytes: int) -> int:
-        """Removes copies that nobody has open, the oldest first; returns how many bytes they took."""
+        """Removes copies that no process has open, the oldest first; returns the bytes that they took."""
         removed = 0
         for path in sorted(self._folder.iterdir(), key=_age):
             if removed >= num_bytes:
@@ -366,7 +368,7 @@ class ShardCache:
             elif _PART.fullmatch(path.name) and path != without:
                 with contextlib.suppress(storage.LockedError):
                     with storage.folder_lock(self._folder, f".lock-{path.name[:2]}"):
-                        path.unlink(missing_ok=True)  # nobody is at work on it
+                        path.unlink(missing_ok=True)  # no process is writing it
                         removed += _counted_bytes(path)
         return removed
 
@@ -376,7 +378,7 @@ _CACHES_LOCK = threading.Lock()
 
 
 def _open_shared(path: pathlib.Path) -> BinaryIO | None:
-    """Opens a copy so that no process removes it; None if it is not there."""
+    """Opens a copy and locks it against removal; None if it is missing."""
     try:
         file = open(path, "rb", buffering=0)
     except FileNotFoundError:
@@ -386,12 +388,12 @@ def _open_shared(path: pathlib.Path) -> BinaryIO | None:
         file.close()
         return None
     with contextlib.suppress(FileNotFoundError):
-        os.utime(path)  # its age is that of its last use
+        os.utime(path)  # age counts from the last use
     return file
 
 
 def _is_at(path: pathlib.Path, file: BinaryIO) -> bool:
-    """Tells whether an open file is the one that lies at a path now."""
+    """Tells whether an open file is the one at a path now."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
     except FileNotFoundError:
@@ -407,13 +409,13 @@ def _remove_unlocked(path: pathlib.Path) -> bool:
         with open(path, "rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.unlink()
-    except (BlockingIOError, FileNotFoundError):  # in use, or somebody tidies up
+    except (BlockingIOError, FileNotFoundError):  # in use, or already removed
         return False
     return True
 
 
 def _counted_bytes(path: pathlib.Path) -> int:
-    """Returns what a file of the folder counts for: a copy that is being made for what it will take."""
+    """Returns the bytes that a file counts for: an unfinished copy counts in full."""
     if part := _PART.fullmatch(path.name):
         return int(part[1])
     try:
@@ -430,7 +432,7 @@ def _age(path: pathlib.Path) -> float:
 
 
 def _download(url: str, num_bytes: int, part: pathlib.Path) -> str:
-    """Fetches what a file still lacks of num_bytes, and never more; returns the sha256 of the whole of it."""
+    """Completes a file to num_bytes, never more; returns the sha256 of the whole file."""
     with open(part, "a+b") as file:
         file.seek(0)
         digest = hashlib.sha256()
@@ -442,7 +444,7 @@ def _download(url: str, num_bytes: int, part: pathlib.Path) -> str:
                 for content in remote.read_chunks(url, start, num_bytes):
                     file.write(content)
                     digest.update(content)
-                break  # if it is shorter than it should be, the sha256 tells
+                break  # the sha256 reveals a short file
             except UserError:
                 if file.tell() > start:
                     waits = [*_RETRY_SECS]

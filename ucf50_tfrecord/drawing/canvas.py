@@ -19,7 +19,7 @@ from ucf50_tfrecord.drawing.pixels import shorten
 from ucf50_tfrecord.specs import printable
 
 SCREEN_DPI = 100
-PRINT_DPI = 144  # twice as fine as text needs: reports are printed, too
+PRINT_DPI = 144  # finer than a screen needs, for printed reports
 AMOUNTS = "Blues"
 BLUE, GREY = "#08519c", "0.75"
 SIGNED = LinearSegmentedColormap.from_list("orange-blue", ["#b35900", "#f5b366", "#ffffff", "#8fbbdd", BLUE])
@@ -63,13 +63,13 @@ def render(figure: matplotlib.figure.Figure) -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def label_cells(
+def label_grid(
     axes: matplotlib.axes.Axes, rows: Sequence[str], columns: Sequence[str], **options: object
 ) -> None:
-    """Names a table's rows and columns and draws lines between its cells.
+    """Names a grid's rows and columns and draws lines between its entries.
 
     Args:
-      axes: where the table is drawn, a cell per unit.
+      axes: where the grid is drawn, one entry per unit.
       rows, columns: names, escaped.
       options: matplotlib's, of the columns' names.
     """
@@ -81,10 +81,10 @@ def label_cells(
     axes.tick_params(which="minor", length=0)
 
 
-def write_cell(axes: matplotlib.axes.Axes, row: int, column: int, text: str, **options: object) -> None:
-    """Writes a text into the middle of a table's cell."""
-    cell = axes.text(column, row, text, ha="center", va="center", **options)
-    cell.set_in_layout(False)  # measuring hundreds of them takes longer than drawing them
+def write_entry(axes: matplotlib.axes.Axes, row: int, column: int, text: str, **options: object) -> None:
+    """Writes a text into the middle of a grid's entry."""
+    written = axes.text(column, row, text, ha="center", va="center", **options)
+    written.set_in_layout(False)  # measuring hundreds of them takes longer than drawing them
 
 
 def name_rows(axes: matplotlib.axes.Axes, names: Sequence[str]) -> None:

@@ -30,9 +30,9 @@ def draw_confusion(matrix: np.ndarray, classes: Sequence[str]) -> np.ndarray:
     image = axes.imshow(fractions, cmap=canvas.AMOUNTS, vmin=0, vmax=1)
     for row, column in np.argwhere(matrix):
         ink = "white" if fractions[row, column] > 0.5 else "black"
-        canvas.write_cell(axes, row, column, str(matrix[row, column]), fontsize=8, color=ink)
+        canvas.write_entry(axes, row, column, str(matrix[row, column]), fontsize=8, color=ink)
     names = [canvas.short_name(name) for name in classes]
-    canvas.label_cells(axes, names, names, rotation=90)
+    canvas.label_grid(axes, names, names, rotation=90)
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
     axes.set_title(f"{np.trace(matrix)} of {totals.sum()} right")

@@ -17,9 +17,9 @@ _ROW = 0.24
 _CHART_WIDTH, _CHART_HEIGHT = 4.6, 3.2
 _MIN_LIMIT = 0.1  # of a heat map's colours: smaller effects are never painted strongly
 _STRONG = 0.88  # the fraction of the strongest colour from which white reads better than black on it
-# Of a heat map with many rows only these values are written: the other cells are white anyway.
+# In a heat map with many rows, smaller values are not written: their entries are nearly white.
 _MANY_ROWS, _MIN_WRITTEN = 20, 0.05
-_FEW_ROWS = 10  # beside which a long label takes two lines
+_FEW_ROWS = 10  # up to which a long label takes two lines
 
 
 class Estimate(Protocol):
@@ -110,7 +110,7 @@ def draw_changes(
     unsure: np.ndarray | None = None,
     limit: float | None = None,
 ) -> np.ndarray:
-    """Draws values with a sign as a heat map, and writes them into its cells; of many rows the larger ones.
+    """Draws values with a sign as a heat map and writes them into it; with many rows only the larger ones.
 
     Args:
       values: float [R, K]; NaN where there is none, which is grey.
@@ -132,9 +132,9 @@ def draw_changes(
         ink = "white" if abs(value) > _STRONG * limit else "0.45" if faint else "black"
         weight = "normal" if faint or unsure is None else "bold"
         text = f"{value:+z.2f}"
-        canvas.write_cell(axes, row, column, text, fontsize=7.5, color=ink, fontweight=weight)
-    shown = [canvas.short_name(name) for name in columns]
-    canvas.label_cells(axes, names, shown, rotation=45, ha="right")
+        canvas.write_entry(axes, row, column, text, fontsize=7.5, color=ink, fontweight=weight)
+    column_names = [canvas.short_name(name) for name in columns]
+    canvas.label_grid(axes, names, column_names, rotation=45, ha="right")
     label = label if len(rows) > _FEW_ROWS else label.replace(" of ", " of\n")
     figure.colorbar(image, ax=axes, label=label, shrink=min(1.0, 4 / height), pad=0.02)
     return canvas.render(figure)
@@ -196,7 +196,7 @@ def _draw_chart(axes: matplotlib.axes.Axes, chart: Chart) -> dict[str, object]:
     lines = {}
     for curve in chart.curves:
         x, y, low, high = (np.asarray(part, float) for part in (curve.x, curve.y, curve.low, curve.high))
-        if chart.log:  # has no place for 0
+        if chart.log:  # a logarithmic axis has no 0
             y, low = np.where(y > 0, y, np.nan), np.where(low > 0, low, np.where(high > 0, y, np.nan))
         look = {"color": canvas.colour(curve.style)}
         axes.fill_between(x, low, high, alpha=0.15, linewidth=0, **look)

@@ -19,7 +19,7 @@ from ucf50_tfrecord.drawing.pixels import to_small_png
 from ucf50_tfrecord.specs import printable
 
 FIGURES = "figures"  # the folder beside the Markdown
-TONES = ("", "yes", "no", "unknown")  # marks of a cell or a list
+TONES = ("", "yes", "no", "unknown")  # marks of a table's entry or a list
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +48,8 @@ class Bullets:
 
 
 @dataclasses.dataclass(frozen=True)
-class Cell:
-    """A table's cell with a mark. tone: of TONES."""
+class Entry:
+    """A table's entry with a mark. tone: of TONES."""
 
     text: str
     tone: str = ""
@@ -57,22 +57,22 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Rows of as many cells as there are columns; a row's first cell names it."""
+    """Rows with an entry per column; a row's first entry names it."""
 
     caption: str
     columns: Sequence[str]
-    rows: Sequence[Sequence[str | Cell]]
+    rows: Sequence[Sequence[str | Entry]]
 
     @property
-    def cells(self) -> list[list[Cell]]:
-        return [[cell if isinstance(cell, Cell) else Cell(cell) for cell in row] for row in self.rows]
+    def entries(self) -> list[list[Entry]]:
+        return [[entry if isinstance(entry, Entry) else Entry(entry) for entry in row] for row in self.rows]
 
     @property
     def is_numeric(self) -> list[bool]:
-        """Tells for each column whether it holds numbers alone, which stand to the right."""
-        columns = list(zip(*self.cells)) or [()] * len(self.columns)
+        """Tells for each column whether it holds numbers alone, which are aligned to the right."""
+        columns = list(zip(*self.entries)) or [()] * len(self.columns)
         return [
-            i > 0 and all(re.match(r"[-+]?\d|–$", cell.text) for cell in column)
+            i > 0 and all(re.match(r"[-+]?\d|–$", entry.text) for entry in column)
             for i, column in enumerate(columns)
         ]
 
@@ -83,7 +83,7 @@ class Figure:
 
     name: a file name that no other figure of the document has.
     pixels: uint8 [h, w, 3].
-    caption: what it shows, and how to read it.
+    caption: its contents, and how to read them.
     alt: the same for readers who cannot see it.
     dpi: pixels per inch of the page.
     photo: whether it shows frames, and so has more colours than a drawing.
@@ -192,7 +192,7 @@ def _markdown(block: Block) -> str:
 
 
 def _markdown_table(table: Table) -> str:
-    texts = [table.columns, *([cell.text for cell in row] for row in table.cells)]
+    texts = [table.columns, *([entry.text for entry in row] for row in table.entries)]
     head, *rows = [map(_markdown_text, row) for row in texts]
     rule = ["---:" if numeric else "---" for numeric in table.is_numeric]
     lines = "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *rows))

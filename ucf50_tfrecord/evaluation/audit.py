@@ -1,8 +1,8 @@
-"""Looks for clips that stand on both sides of a split in all but name, without any training.
+"""Finds near-duplicates across a split, without any training.
 
-Each test clip is held against its nearest training clip by small pictures of a few of its frames.
-Where recordings are on both sides the nearest one tends to be of the same recording, and its label
-is then right for no merit of a model's.
+Each test clip is compared with its nearest training clip by small pictures of a few frames. Where a recording is
+on both sides of the split, the nearest clip tends to be of the same recording. Its label is then right without
+any recognition of the action.
 """
 
 from __future__ import annotations
@@ -17,20 +17,19 @@ from sklearn import neighbors
 from ucf50_tfrecord import record
 from ucf50_tfrecord.parsing import Count, Finite, Fraction
 
+NEAR_DUPLICATE = 0.98  # the least cosine similarity of near-duplicates
 _SIDE = 16  # pixels of the pictures that are compared
 _NUM_FRAMES = 3
 _NUM_PAIRS = 8
-# Cosine similarity of pictures whose mean is taken off, above which clips are told as near-duplicates.
-NEAR_DUPLICATE = 0.98
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NearestClips:
     """Test clips and their nearest training clips, over all parts of a split.
 
-    accuracy: share of test clips whose nearest training clip has their label.
-    same_recording: share whose nearest one is of the same class and group; None where no clip has a group.
-    near_duplicates: share whose nearest one is more similar than NEAR_DUPLICATE.
+    accuracy: fraction of test clips whose nearest training clip has their label.
+    same_recording: fraction whose nearest clip is of the same class and group; None where no clip has a group.
+    near_duplicates: fraction whose nearest clip is more similar than NEAR_DUPLICATE.
     pairs: the most similar ones, as [test clip, training clip, cosine similarity], by index.
     """
 
@@ -41,9 +40,9 @@ class NearestClips:
 
 
 def fingerprints(batches: Iterable[np.ndarray]) -> np.ndarray:
-    """Makes small pictures of clips: uint8 [B, T, H, W, 3] each to float32 [N, 3 * 16 * 16 * 3], of length 1.
+    """Makes unit vectors of clips: batches uint8 [B, T, H, W, 3] to float32 [N, 3 * 16 * 16 * 3].
 
-    The frames at the start, the middle and the end, scaled down by areas, less each picture's mean.
+    A vector is the first, middle and last frame, scaled down by areas, minus their mean.
     """
     return np.concatenate([_fingerprint(video) for video in batches])
 
@@ -51,11 +50,11 @@ def fingerprints(batches: Iterable[np.ndarray]) -> np.ndarray:
 def find_nearest(
     pictures: np.ndarray, parts: np.ndarray, *, labels: np.ndarray, groups: np.ndarray
 ) -> NearestClips:
-    """Finds each clip's nearest one among all other parts.
+    """Finds each clip's nearest clip among all other parts.
 
     Args:
-      pictures: what `fingerprints` returns.
-      parts: int [N], which part of the split each clip is tested in.
+      pictures: from `fingerprints`.
+      parts: int [N], the part of the split that each clip is tested in.
       labels: int [N].
       groups: int [N], record.UNKNOWN_GROUP where there is none.
     """
@@ -65,7 +64,7 @@ def find_nearest(
         index = neighbors.NearestNeighbors(n_neighbors=1).fit(pictures[train])
         distances, found = index.kneighbors(pictures[test])
         nearest[test] = train[found[:, 0]]
-        similarity[test] = 1 - distances[:, 0] ** 2 / 2  # of vectors of length 1
+        similarity[test] = 1 - distances[:, 0] ** 2 / 2  # holds for unit vectors
     known = groups != record.UNKNOWN_GROUP
     same = (labels == labels[nearest]) & (groups == groups[nearest])
     most = np.argsort(-similarity, kind="stable")[:_NUM_PAIRS]

@@ -1,4 +1,4 @@
-"""The cells of a comparison: which there are, and what each one's training and tests are."""
+"""The cells of a comparison: the list of them, and the training and the tests of each."""
 
 from __future__ import annotations
 
@@ -11,66 +11,60 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from ucf50_tfrecord.architectures import model_traits
 from ucf50_tfrecord.choices import FoldBy, FrameOrder
-from ucf50_tfrecord.dataset import perturb
 from ucf50_tfrecord.dataset.clips import ClipIndex
 from ucf50_tfrecord.dataset.feed import Feed, read_clips
 from ucf50_tfrecord.errors import Action, Remedy, UserError, expect
-from ucf50_tfrecord.evaluation import recurrence
+from ucf50_tfrecord.evaluation import interventions, recurrence
+from ucf50_tfrecord.evaluation.interventions import PLAIN, SHUFFLES
 from ucf50_tfrecord.evaluation.results import LOGIT_DECIMALS, Cell, CellResult, video_of
 from ucf50_tfrecord.evaluation.runner import Evaluator
-from ucf50_tfrecord.specs import ORDER_BLIND_MODELS, ModelSpec, TrainSpec, format_folds, to_json
-from ucf50_tfrecord.training import loop
+from ucf50_tfrecord.specs import ModelSpec, TrainSpec, format_folds, to_json
+from ucf50_tfrecord.training.listener import Listener
 
-NOT_TESTED = -1
-EVALUATED_AT_ONCE = 32  # clips
-# Of what looks inside a recurrence: so many clips of the training and of the test part, or bytes.
-_MAX_INSPECTED_CLIPS = 512
-_MAX_INSPECTED_BYTES = 256 << 20
-# How far the logits of a model that is blind to order may move, as a share of their size: the frames'
-# sum rounds differently in another order.
+NOT_TESTED = -1  # the part of clips that are only trained on
+TEST_BATCH_SIZE = 32
+# At most so many training clips, test clips, and bytes of either are read to inspect a recurrence.
+_MAX_INSPECTED_CLIPS, _MAX_INSPECTED_BYTES = 512, 256 << 20
+# How far an order-blind model's logits may move, as a fraction of their size: sums over frames are rounded
+# differently in another order.
 _ROUNDING = {"float32": 1e-4, "bfloat16": 0.05, "float16": 0.01}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Callbacks:
-    """What a comparison calls.
+class ComparisonListener(Listener):
+    """Functions that a comparison calls, also between tests; by default they ignore everything and never stop it.
 
-    start: told of a cell that will be trained, with the numbers of cells finished and of all.
-    report: told of training's progress, a training.loop.Progress.
-    warn: told, in a sentence, what the user should know.
-    should_stop: asked after each call of steps and between tests.
+    start: receives a cell before its training, and the numbers of finished and of all cells.
     """
 
     start: Callable[[Cell, int, int], None] = lambda cell, done, total: None
-    report: Callable[[loop.Progress], None] = lambda progress: None
-    warn: Callable[[str], None] = lambda text: None
-    should_stop: Callable[[], bool] = lambda: False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How a model of the comparison is built and trained; seed and frame order are the cell's."""
+    """The model and training of a comparison's entry; a cell replaces the seed and the frame order."""
 
     model: ModelSpec
     train: TrainSpec
 
     @property
     def is_order_blind(self) -> bool:
-        return self.model.name in ORDER_BLIND_MODELS
+        return model_traits(self.model.name).is_order_blind
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What is to be compared.
+class ComparisonSpec:
+    """The models of a comparison and how they are trained and tested.
 
     recipes: by the model's name in the comparison.
-    num_parts: the clips are cut into so many parts, each of which is tested once; 0 stands for `val_folds`.
-    val_folds: the only part that is tested, where num_parts is 0.
+    num_parts: of the cross-validation, each tested once; 0 tests `val_folds` alone.
+    val_folds: the only part that is tested, with num_parts=0.
     num_seeds: trainings of each, from seed 0 on.
-    orders: other frame orders to train models with that are not blind to them, of choices.FrameOrder.
-    audited: models to train on clips split by video, too.
-    inside: whether to look inside recurrences.
+    orders: of choices.FrameOrder; models that see order are also trained on clips in these.
+    audited: models that are also trained on clips split by video.
+    inside: whether recurrences are inspected.
     """
 
     recipes: Mapping[str, Recipe]
@@ -90,13 +84,15 @@ class Plan:
         expect(not unknown, f"audited models out of {', '.join(self.recipes)}", models=unknown)
 
     def cells(self) -> list[Cell]:
-        """Lists the cells, those that answer most first: an interrupted comparison has all models."""
+        """Lists the cells, the most informative first: an interrupted comparison has all models."""
         parts, seeds = range(max(1, self.num_parts)), range(self.num_seeds)
         kept = [
             Cell(model=model, part=part, seed=seed)
             for seed, part, model in itertools.product(seeds, parts, self.recipes)
         ]
-        by_video = [dataclasses.replace(cell, split="video") for cell in kept if cell.model in self.audited]
+        by_video = [
+            dataclasses.replace(cell, split=FoldBy.VIDEO) for cell in kept if cell.model in self.audited
+        ]
         rearranged = [
             dataclasses.replace(cell, training=order)
             for order in self.orders
@@ -106,43 +102,43 @@ class Plan:
         return [*kept, *rearranged, *by_video]
 
 
-def deal_parts(clips: ClipIndex, plan: Plan, split: str) -> np.ndarray:
-    """Deals clips into the parts that are tested, one by one: int64 [N], NOT_TESTED for others.
+def assign_parts(clips: ClipIndex, spec: ComparisonSpec, split: FoldBy) -> np.ndarray:
+    """Assigns clips to the parts that are tested: int64 [N], NOT_TESTED for the others.
 
-    Split by group, whole folds are dealt in turn. Split by video, the videos of each class are dealt
-    in turn, in the order of their ids' hashes: so both have parts of about the same size.
+    By group, whole folds are assigned in turn. By video, the videos of each class are assigned in turn, in the
+    order of their ids' hashes. Either way the parts are of about the same size.
 
     Raises:
-      UserError: if a fold does not exist, or some class would not be trained on.
+      UserError: if a fold does not exist, or a class has no clips to train on.
     """
     if split == FoldBy.VIDEO:
-        parts = _deal_videos(clips, plan.num_parts)
-    elif plan.num_parts:
+        parts = _assign_videos(clips, spec.num_parts)
+    elif spec.num_parts:
         folds = np.unique(clips.folds)
         expect(
-            plan.num_parts <= len(folds),
+            spec.num_parts <= len(folds),
             f"at most {len(folds)} parts, as many as folds with clips",
             Remedy(Action.SET, num_parts=len(folds)),
-            parts=plan.num_parts,
+            parts=spec.num_parts,
         )
-        parts = np.searchsorted(folds, clips.folds) % plan.num_parts
+        parts = np.searchsorted(folds, clips.folds) % spec.num_parts
     else:
-        unknown = sorted(set(plan.val_folds) - set(clips.folds.tolist()))
+        unknown = sorted(set(spec.val_folds) - set(clips.folds.tolist()))
         expect(not unknown, f"folds out of {format_folds(folds_of(clips))}", val_folds=format_folds(unknown))
-        parts = np.where(np.isin(clips.folds, plan.val_folds), 0, NOT_TESTED)
-    for part in range(max(1, plan.num_parts)):
+        parts = np.where(np.isin(clips.folds, spec.val_folds), 0, NOT_TESTED)
+    for part in range(max(1, spec.num_parts)):
         missing = np.setdiff1d(np.unique(clips.labels), clips.labels[parts != part])
         if len(missing):
             names = ", ".join(clips.manifest.classes[label] for label in missing)
             raise UserError(
-                f"Part {part + 1} of {plan.num_parts} holds all clips of {names}: nothing is left to train on. "
-                "Another number of parts may do."
+                f"Part {part + 1} of {spec.num_parts} holds all clips of {names}: none is left to train on. "
+                "Try another number of parts."
             )
     return parts
 
 
 def describe_split(cell: Cell, num_parts: int) -> str:
-    """Returns what a run's configuration says of clips that are not split by folds."""
+    """Describes a split that folds do not, for the run's configuration; "" for a split by folds."""
     return f"by video, part {cell.part + 1} of {num_parts}" if cell.split == FoldBy.VIDEO else ""
 
 
@@ -154,22 +150,22 @@ def cell_recipe(recipe: Recipe, cell: Cell) -> Recipe:
     )
 
 
-def interventions(cell: Cell, num_frames: int) -> tuple[str, ...]:
-    """Which tests a cell's model undergoes: all, or where it answers one question those that belong to it."""
+def interventions_of(cell: Cell, num_frames: int) -> tuple[str, ...]:
+    """Lists the interventions that a cell's model is tested under: all, or those of the question it answers."""
     if cell.split == FoldBy.VIDEO:
-        return (perturb.PLAIN,)
-    if cell.training == "shuffled":
-        return (perturb.PLAIN, *perturb.SHUFFLES)
-    if cell.training == "single":
-        return (perturb.PLAIN, "middle1")
-    return perturb.names(num_frames)
+        return (PLAIN,)
+    if cell.training == FrameOrder.SHUFFLED:
+        return (PLAIN, *SHUFFLES)
+    if cell.training == FrameOrder.SINGLE:
+        return (PLAIN, "middle1")
+    return interventions.names(num_frames)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Subject:
-    """A trained model that is to be tested, and what it is in the comparison.
+    """A trained model to test.
 
-    recipe: how it was trained, with the cell's seed and frame order. run_dir: where its weights are.
+    recipe: with the cell's seed and frame order. run_dir: the folder of its weights.
     """
 
     cell: Cell
@@ -185,52 +181,52 @@ def examine(
     *,
     all_ids: Sequence[str],
     strategy: tf.distribute.Strategy,
-    callbacks: Callbacks,
+    listener: ComparisonListener,
     look_inside: bool = True,
 ) -> CellResult | None:
-    """Tests a model with all interventions that are meant for its cell, and looks inside its recurrence.
+    """Tests a model under its cell's interventions, and inspects its recurrence.
 
     Args:
       subject: the model.
-      train, test: the clips that it was trained on, and those that it is tested on.
+      train, test: its training clips and test clips.
       all_ids: of the comparison's clips.
       strategy: the devices.
-      callbacks: asked whether to stop.
-      look_inside: whether to look inside the recurrence of a model that was trained as usual.
+      listener: receives warnings, and may stop the tests.
+      look_inside: whether to inspect the recurrence of a model with the usual training.
 
     Returns:
-      None if it is stopped meanwhile.
+      The result; None if the test was stopped.
 
     Raises:
-      UserError: if a model that must not see order does, or a clip cannot be read.
+      UserError: if an order-blind model sees order, or a clip cannot be read.
     """
     cell, recipe = subject.cell, subject.recipe
-    names = interventions(cell, recipe.model.num_frames)
+    names = interventions_of(cell, recipe.model.num_frames)
     evaluate = Evaluator(
         subject.model,
         test,
         strategy=strategy,
-        batch_size=EVALUATED_AT_ONCE,
-        perturbations=names,
-        warn=callbacks.warn,
+        batch_size=TEST_BATCH_SIZE,
+        names=names,
+        warn=listener.warn,
     )
-    found = evaluate.evaluate_each(names, callbacks.should_stop)
+    found = evaluate.evaluate_each(names, listener.should_stop)
     if found is None:
         return None
     logits = {name: evaluation.logits for name, evaluation in found.items()}
     if recipe.is_order_blind:
         check_order_blind(str(cell), logits, recipe.train.precision)
-    tested = found[perturb.PLAIN].clips
+    tested = found[PLAIN].clips
     as_usual = cell == Cell(model=cell.model, part=cell.part, seed=cell.seed)
     inside = None
-    if look_inside and as_usual and recipe.model.name in recurrence.RECURRENT_MODELS:
+    if look_inside and as_usual and model_traits(recipe.model.name).recurrent:
         inside = to_json(recurrence.inspect(subject.model, _some(train), _some(tested)))
     place = {clip_id: i for i, clip_id in enumerate(all_ids)}
     return CellResult(
         cell=cell,
         architecture=recipe.model.name,
         clips=np.array([place[clip_id] for clip_id in tested.ids], np.int64),
-        # As files keep them, so that a report is the same before and after.
+        # Rounded as in files, so that a report is the same before and after loading.
         logits={name: np.round(values, LOGIT_DECIMALS) for name, values in logits.items()},
         recurrence=inside,
         run_dir=subject.run_dir,
@@ -239,30 +235,30 @@ def examine(
 
 
 def check_order_blind(name: str, logits: Mapping[str, np.ndarray], precision: str) -> None:
-    """Checks that a model says the same of clips in whatever order their frames come.
+    """Checks that a model's logits do not depend on the order of frames.
 
-    It proves more than the model's blindness: that interventions change what they say they change,
-    and that clips and predictions belong together.
+    This also proves that interventions change only what they claim to change, and that clips and predictions
+    belong together.
 
     Args:
       name: the cell's.
-      logits: float [N, C] for each intervention.
-      precision: of the computation, whose rounding is allowed for.
+      logits: float [N, C] by intervention.
+      precision: of the computation, whose rounding is tolerated.
 
     Raises:
-      UserError: if it does not.
+      UserError: if they do.
     """
-    plain = logits[perturb.PLAIN]
-    # Logits may have been rounded to be kept, each by half a last decimal; float32 is not exact there.
+    plain = logits[PLAIN]
+    # Stored logits are rounded by up to half a decimal each; float32 is not exact there.
     allowed = _ROUNDING[precision] * max(1.0, float(np.abs(plain).max())) + 1.01 * 10**-LOGIT_DECIMALS
-    for perturbation in (*perturb.SHUFFLES, "reverse"):
-        if perturbation not in logits:
+    for intervention in logits:
+        if not interventions.find(intervention).permutes:
             continue
-        change = float(np.abs(logits[perturbation] - plain).max())
-        if not change <= allowed:
+        largest = float(np.abs(logits[intervention] - plain).max())
+        if not largest <= allowed:  # NaN too
             raise UserError(
-                f"{name} must not see the order of frames, but {perturbation} changes its logits by up to "
-                f"{change:.3g}; rounding explains {allowed:.1g}. The comparison cannot be trusted."
+                f"{name} must not see the order of frames, but {intervention} changes its logits by up to "
+                f"{largest:.3g}; rounding explains {allowed:.1g}. The comparison cannot be trusted."
             )
 
 
@@ -270,14 +266,14 @@ def folds_of(clips: ClipIndex) -> tuple[int, ...]:
     return tuple(np.unique(clips.folds).tolist())
 
 
-def _deal_videos(clips: ClipIndex, num_parts: int) -> np.ndarray:
+def _assign_videos(clips: ClipIndex, num_parts: int) -> np.ndarray:
     videos = np.array([video_of(clip_id) for clip_id in clips.ids], object)
     parts = np.empty(len(clips), np.int64)
     for label in np.unique(clips.labels):
         own = np.flatnonzero(clips.labels == label)
         names = sorted(set(videos[own]), key=lambda name: (_hash(name), name))
         place = {name: i for i, name in enumerate(names)}
-        # Classes start at different parts, so that what is left over spreads.
+        # Classes start at different parts, which spreads the remainders.
         parts[own] = [(place[name] + label) % num_parts for name in videos[own]]
     return parts
 
@@ -287,7 +283,7 @@ def _hash(text: str) -> int:
 
 
 def _some(clips: ClipIndex) -> tuple[np.ndarray, np.ndarray]:
-    """Reads some clips, evenly spread: uint8 [N, T, H, W, 3], and their labels."""
+    """Reads evenly spread clips: uint8 [N, T, H, W, 3], and their labels."""
     count = min(_MAX_INSPECTED_CLIPS, max(1, _MAX_INSPECTED_BYTES // clips.manifest.format.num_bytes))
     chosen = clips.spread(count)
     return read_clips(chosen), chosen.labels

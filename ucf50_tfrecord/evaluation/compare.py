@@ -1,7 +1,7 @@
-"""Trains and tests the cells of a comparison, each once, and puts together what they found.
+"""Trains and tests the cells of a comparison, each once, and assembles their results.
 
 <folder>/cells/<cell>/            a run's folder, as training leaves it
-<folder>/cells/<cell>/cell.json   what its model says of its test clips, written last: such a cell is finished
+<folder>/cells/<cell>/cell.json   the model's predictions for its test clips, written last: it marks a finished cell
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import functools
 import gc
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import keras
@@ -27,7 +27,7 @@ from ucf50_tfrecord.dataset.feed import Feed, choose_cache, read_in_batches
 from ucf50_tfrecord.errors import UserError, expect
 from ucf50_tfrecord.evaluation import audit, cells
 from ucf50_tfrecord.evaluation import results as results_lib
-from ucf50_tfrecord.evaluation.cells import Callbacks, Plan, Recipe, Subject
+from ucf50_tfrecord.evaluation.cells import ComparisonListener, ComparisonSpec, Recipe, Subject
 from ucf50_tfrecord.evaluation.results import Cell, CellResult, Results
 from ucf50_tfrecord.evaluation.runner import Evaluator
 from ucf50_tfrecord.manifest import Manifest
@@ -41,15 +41,15 @@ CELL_FILENAME = "cell.json"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """A comparison that can go on where it was stopped.
+    """A comparison that can be stopped and resumed.
 
-    folder: of its cells. plan: what is compared. clips: all of the dataset's.
-    cache, skip_bad_records: where clips are kept, and whether those that cannot be read are left out.
-    tensorboard: whether each training writes its curves and pictures, for which each epoch is evaluated.
+    folder: of its cells. clips: all of the dataset's.
+    cache, skip_bad_records: where clips are kept, and whether unreadable ones are left out.
+    tensorboard: whether each training writes curves and pictures, for which each epoch is evaluated.
     """
 
     folder: str
-    plan: Plan
+    spec: ComparisonSpec
     clips: ClipIndex
     strategy: tf.distribute.Strategy
     cache: str = "auto"
@@ -58,25 +58,27 @@ class Comparison:
 
     @functools.cached_property
     def parts(self) -> dict[str, np.ndarray]:
-        """The parts that clips are tested in, int64 [N], for each way to split them that is wanted."""
-        splits = {cell.split for cell in self.plan.cells()}
-        return {split: cells.deal_parts(self.clips, self.plan, split) for split in FoldBy if split in splits}
+        """The part that each clip is tested in, int64 [N], for each split that a cell has."""
+        splits = {cell.split for cell in self.spec.cells()}
+        return {
+            split: cells.assign_parts(self.clips, self.spec, split) for split in FoldBy if split in splits
+        }
 
-    def run(self, callbacks: Callbacks) -> Results | None:
-        """Runs the cells that are not finished; returns None if it is stopped.
+    def run(self, listener: ComparisonListener) -> Results | None:
+        """Runs the unfinished cells; returns None if it is stopped.
 
         Raises:
           UserError: if a cell's folder holds a run with another configuration, a clip cannot be read,
             or training fails.
         """
-        wanted = self.plan.cells()
-        self.parts  # a mistake in what is asked for shows before anything is trained
+        wanted = self.spec.cells()
+        self.parts  # a wrong request fails before any training
         found: list[CellResult] = []
         for number, cell in enumerate(wanted):
             result = self._finished(cell)
             if result is None:
-                callbacks.start(cell, number, len(wanted))
-                result = self._run_cell(cell, callbacks)
+                listener.start(cell, number, len(wanted))
+                result = self._run_cell(cell, listener)
             if result is None:
                 return None
             found.append(result)
@@ -86,7 +88,7 @@ class Comparison:
         return os.path.join(self.folder, "cells", str(cell))
 
     def _config(self, cell: Cell) -> run_lib.RunConfig:
-        recipe = cells.cell_recipe(self.plan.recipes[cell.model], cell)
+        recipe = cells.cell_recipe(self.spec.recipes[cell.model], cell)
         parts = self.parts[cell.split]
         return run_lib.RunConfig(
             data_dir=storage.absolute(self.clips.manifest.data_dir),
@@ -97,7 +99,7 @@ class Comparison:
             test_folds=(),
             model=recipe.model,
             train=recipe.train,
-            clip_split=cells.describe_split(cell, self.plan.num_parts),
+            clip_split=cells.describe_split(cell, self.spec.num_parts),
             clip_format=self.clips.manifest.format,
             video_secs=self._video_secs,
         )
@@ -124,13 +126,13 @@ class Comparison:
             raise UserError(f"{error}. Remove {path} to test again", *error.remedies) from error
         return found
 
-    def _run_cell(self, cell: Cell, callbacks: Callbacks) -> CellResult | None:
+    def _run_cell(self, cell: Cell, listener: ComparisonListener) -> CellResult | None:
         config, run_dir = self._config(cell), self.run_dir(cell)
-        recipe = cells.cell_recipe(self.plan.recipes[cell.model], cell)
+        recipe = cells.cell_recipe(self.spec.recipes[cell.model], cell)
         _forget_models()
         with run_lib.open_run(run_dir, config):
             train, test = self._make_feeds(cell)
-            done = self._train(cell, recipe, train, test, callbacks=callbacks)
+            done = self._train(cell, recipe, train, test, listener=listener)
             if not done.finished:
                 return None
             result = cells.examine(
@@ -139,8 +141,8 @@ class Comparison:
                 test,
                 all_ids=self.clips.ids,
                 strategy=self.strategy,
-                callbacks=callbacks,
-                look_inside=self.plan.inside,
+                listener=listener,
+                look_inside=self.spec.inside,
             )
             if result is not None:
                 results_lib.save_cell(pathlib.Path(run_dir, CELL_FILENAME), result)
@@ -149,8 +151,13 @@ class Comparison:
     def _make_feeds(self, cell: Cell) -> tuple[Feed, Feed]:
         """Returns the feeds of a cell's training and test clips."""
         is_test = self.parts[cell.split] == cell.part
+<<<<<<< HEAD
         mixed = self.plan.recipes[cell.model].train.shuffle_shards
         train, test = (
+=======
+        mixed = self.spec.recipes[cell.model].train.shuffle_shards
+        return tuple(
+>>>>>>> main
             Feed(
                 dataclasses.replace(self.clips.select(chosen), shuffle_shards=mixed),
                 strategy=self.strategy,
@@ -162,7 +169,7 @@ class Comparison:
         return train, test
 
     def _train(
-        self, cell: Cell, recipe: Recipe, train: Feed, test: Feed, *, callbacks: Callbacks
+        self, cell: Cell, recipe: Recipe, train: Feed, test: Feed, *, listener: ComparisonListener
     ) -> loop.Trained:
         config, run_dir = self._config(cell), self.run_dir(cell)
 
@@ -174,7 +181,7 @@ class Comparison:
         def make_evaluator(model: keras.Model) -> Callable[[], Any]:
             if not self.tensorboard:
                 return _NoEvaluation
-            return Evaluator(model, test, strategy=self.strategy, batch_size=cells.EVALUATED_AT_ONCE)
+            return Evaluator(model, test, strategy=self.strategy, batch_size=cells.TEST_BATCH_SIZE)
 
         state = loop.build_state(
             recipe.model, recipe.train, num_clips=len(train.clips), strategy=self.strategy
@@ -184,23 +191,18 @@ class Comparison:
             state,
             recipe.train,
             strategy=self.strategy,
-            options=loop.RunOptions(run_dir=run_dir),
-            hooks=loop.Hooks(
-                make_evaluator=make_evaluator,
-                open_log=open_log,
-                report=callbacks.report,
-                warn=callbacks.warn,
-                should_stop=callbacks.should_stop,
-            ),
+            options=run_lib.RunOptions(run_dir=run_dir),
+            make_evaluator=make_evaluator,
+            open_log=open_log,
+            listener=listener,
         )
 
     def _audit(self) -> dict[str, dict]:
-        """Looks for near-duplicates between the parts of both splits, as far as there are parts."""
-        if not self.plan.num_parts:
-            return find_near_duplicates(self.clips, self.parts)
-        return find_near_duplicates(
-            self.clips, {split: cells.deal_parts(self.clips, self.plan, split) for split in FoldBy}
-        )
+        """Finds near-duplicates between the parts of both splits; without parts, of the tested split alone."""
+        parts = self.parts
+        if self.spec.num_parts:
+            parts = {split: cells.assign_parts(self.clips, self.spec, split) for split in FoldBy}
+        return find_near_duplicates(self.clips, parts)
 
 
 def examine_runs(
@@ -209,15 +211,16 @@ def examine_runs(
     *,
     strategy: tf.distribute.Strategy,
     skip_bad_records: bool = False,
-    callbacks: Callbacks,
+    allowed_code: Collection[str] = (),
+    listener: ComparisonListener,
 ) -> Results | None:
-    """Tests the models of existing runs, each on the folds that its own final scores are of.
+    """Tests the models of existing runs, each on the folds of its own final scores.
 
-    Runs of one model with different seeds count as one model's seeds, as long as nothing else differs;
-    other runs of it are called by their folders' names. Nothing is written into their folders.
+    Runs of one model that differ in the seed alone count as seeds of one model. Other runs of that model are
+    named after their folders. Nothing is written into the runs' folders. `allowed_code`: see trained.load_model.
 
     Raises:
-      UserError: if a run is not finished, or does not fit the shards.
+      UserError: if a run is not finished, does not fit the shards, or names code that is not allowed.
     """
     configs = {run_dir: run_lib.load_config(run_dir) for run_dir in run_dirs}
     found = []
@@ -225,23 +228,20 @@ def examine_runs(
         config = configs[run_dir]
         trained.check_fits(clips.manifest, config)
         _check_run(run_dir, config, clips.manifest)
-        callbacks.start(cell, number, len(configs))
+        listener.start(cell, number, len(configs))
         _forget_models()
-        model = trained.load_model(run_dir, config, trained.scored_weights(config), strategy=strategy)
+        weights = trained.scored_weights(config)
+        model = trained.load_model(run_dir, config, weights, strategy=strategy, allowed_code=allowed_code)
         tested = np.isin(clips.folds, config.test_folds or config.val_folds)
         trained_on = np.isin(clips.folds, config.train_folds)
+        recipe = Recipe(model=config.model, train=config.train)
         result = cells.examine(
-            Subject(
-                cell=cell,
-                recipe=Recipe(model=config.model, train=config.train),
-                model=model,
-                run_dir=run_dir,
-            ),
+            Subject(cell=cell, recipe=recipe, model=model, run_dir=run_dir),
             clips.select(trained_on),
             Feed(clips.select(tested), strategy=strategy, skip_bad_records=skip_bad_records),
             all_ids=clips.ids,
             strategy=strategy,
-            callbacks=callbacks,
+            listener=listener,
         )
         if result is None:
             return None
@@ -250,7 +250,7 @@ def examine_runs(
 
 
 def name_runs(configs: dict[str, run_lib.RunConfig]) -> list[Cell]:
-    """Returns a cell for each run: those that differ in seed and folds alone share a model's name.
+    """Makes a cell for each run; runs that differ in seed and folds alone share a model's name.
 
     Raises:
       UserError: if two runs are the same but for their folder.
@@ -278,7 +278,7 @@ def name_runs(configs: dict[str, run_lib.RunConfig]) -> list[Cell]:
 
 
 def assemble(clips: ClipIndex, found: Iterable[CellResult], *, audit: dict | None) -> Results:
-    """Puts cells' results together with their clips."""
+    """Assembles the results of cells and their clips."""
     return Results(
         name=pathlib.Path(clips.manifest.data_dir).name,
         classes=clips.manifest.classes,
@@ -296,13 +296,13 @@ def find_near_duplicates(clips: ClipIndex, parts: dict[str, np.ndarray]) -> dict
     """Returns audit.find_nearest for each split, as JSON."""
     pictures = audit.fingerprints(read_in_batches(clips))
     return {
-        split: to_json(audit.find_nearest(pictures, dealt, labels=clips.labels, groups=clips.groups))
-        for split, dealt in parts.items()
+        split: to_json(audit.find_nearest(pictures, part, labels=clips.labels, groups=clips.groups))
+        for split, part in parts.items()
     }
 
 
 class _NoEvaluation:
-    """Stands for an epoch's evaluation where nobody looks at it: the last weights are tested anyway."""
+    """Replaces an epoch's evaluation where nothing reads it: the last weights are tested anyway."""
 
     scores = {"macro_f1": float("nan")}
 
@@ -313,20 +313,20 @@ def _check_run(run_dir: str, config: run_lib.RunConfig, manifest: Manifest) -> N
         raise UserError(f"{run_dir} holds a run that is not finished: there is no {written_last[0]}")
     if config.fingerprint != manifest.fingerprint:
         raise UserError(
-            f"{run_dir} was trained on other shards than those in {manifest.data_dir}: what it has seen of their "
-            "clips is not known"
+            f"{run_dir} was trained on other shards than those in {manifest.data_dir}: which of their clips it has "
+            "seen is unknown"
         )
 
 
 def _forget_models() -> None:
-    """Frees what Keras and TensorFlow keep of models before: a comparison builds hundreds of them.
+    """Frees the memory that Keras and TensorFlow keep of earlier models: a comparison builds hundreds.
 
-    TensorFlow registers the gradient of each call of a tf.custom_gradient, its own all_reduce and ours, under
-    a new name and for ever, and with it the graph, the weights, and the clips that were kept in memory. So
-    what was traced before cannot be differentiated any more.
+    TensorFlow registers the gradient of each call of a tf.custom_gradient (its own all_reduce and ours) under a
+    new name and for ever. Each holds the graph, the weights and the clips cached in memory. After this, functions
+    traced before cannot be differentiated any more.
     """
     keras.backend.clear_session()
-    gradients = tf_ops.gradient_registry._registry  # there is no other way to take something out
+    gradients = tf_ops.gradient_registry._registry  # it has no public way to remove an entry
     for name in [name for name in gradients if name.startswith("CustomGradient-")]:
         del gradients[name]
     gc.collect()

@@ -1,8 +1,8 @@
-"""Looks inside a trained recurrent model: what it remembers of each frame, and where that goes.
+"""Inspects a trained recurrent model: how much of each frame it remembers.
 
-The gradient of an output with respect to an early frame is a product with one factor a step. A
-plain RNN's factors are its recurrent weights times the slope of tanh, so that the product vanishes
-or explodes with the number of steps; an LSTM's are its forget gates, which can stay near 1.
+The gradient of an output with respect to an early frame is a product with one factor per step. A
+plain RNN's factors are its recurrent weights times the slope of tanh: the product vanishes or
+explodes with the number of steps. An LSTM's factors are its forget gates, which can stay near 1.
 Sources: Bengio et al. 1994, "Learning Long-Term Dependencies with Gradient Descent is Difficult";
 Hochreiter and Schmidhuber 1997, "Long Short-Term Memory"; Pascanu et al. 2013, "On the Difficulty
 of Training Recurrent Neural Networks".
@@ -24,7 +24,6 @@ from sklearn.preprocessing import StandardScaler
 from ucf50_tfrecord.errors import expect
 from ucf50_tfrecord.parsing import Finite, Fraction
 
-RECURRENT_MODELS = ("rnn", "lstm", "gru", "seed_rnn", "seed_lstm")
 GRADIENTS = ("loss_gradient", "logit_gradient", "memory_gradient")
 GATES = ("input", "forget", "output")
 _RECURRENT_LAYERS = (keras.layers.SimpleRNN, keras.layers.LSTM, keras.layers.GRU)
@@ -32,20 +31,20 @@ _RECURRENT_LAYERS = (keras.layers.SimpleRNN, keras.layers.LSTM, keras.layers.GRU
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recurrence:
-    """What a recurrent layer remembers.
+    """The memory of a recurrent layer.
 
-    Every sequence has T entries, one a frame, in order of time; they are means over the test clips.
+    Every sequence has T entries, one per frame, in order of time. They are means over the test clips.
 
     loss_gradient: norm of the gradient of a clip's cross entropy with respect to each frame's features.
     logit_gradient: the same of the true class's logit.
-    memory_gradient: the same of the true class's logit where the classifier is given the last hidden
-      state alone. Models that average the outputs over time give every frame a direct way to the
-      logit, which hides what the recurrence forgets; for the others it is logit_gradient.
+    memory_gradient: the same of the true class's logit where the classifier gets the last hidden state
+      alone. Models that average the outputs over time give every frame a direct path to the logit, which
+      hides how much the recurrence forgets. For the others it equals logit_gradient.
     memory_frames: effective length of the memory, sum(memory_gradient) / max(memory_gradient): from 1,
       where a single frame counts, to T, where all count alike; 0 where none does.
-    probe_accuracy: on the test clips, of a linear classifier on the hidden state at each step that was
+    probe_accuracy: accuracy on the test clips of a linear classifier on the hidden state at each step,
       fitted on the training clips.
-    gates: of an LSTM, by the names of GATES: mean activity, over clips and units, at each step, from 0
+    gates: an LSTM's mean activity over clips and units at each step, by the names of GATES, from 0
       (closed) to 1 (open). Empty for other layers.
     """
 
@@ -59,7 +58,7 @@ class Recurrence:
     def __post_init__(self):
         curves = (self.loss_gradient, self.logit_gradient, self.memory_gradient, self.probe_accuracy)
         lengths = {len(curve) for curve in (*curves, *self.gates.values())}
-        expect(len(lengths) == 1 and lengths != {0}, "curves of as many frames each", frames=sorted(lengths))
+        expect(len(lengths) == 1 and lengths != {0}, "curves of equally many frames", frames=sorted(lengths))
 
 
 def inspect(
@@ -69,13 +68,13 @@ def inspect(
     *,
     batch_size: int = 32,
 ) -> Recurrence:
-    """Looks inside a model, which stays as it is.
+    """Inspects a model without changing it.
 
     Args:
-      model: one of RECURRENT_MODELS.
-      train: uint8 [N, T, H, W, 3] and labels int [N], of which the probes learn.
-      test: the same, for all that is reported.
-      batch_size: clips at a time on the device.
+      model: with one recurrent layer, see ModelTraits.recurrent.
+      train: clips uint8 [N, T, H, W, 3] and labels int [N], to fit the probes.
+      test: the same, for all results.
+      batch_size: clips per step.
 
     Raises:
       UserError: if the model has not exactly one recurrent layer, clips do not fit it, the training
@@ -98,13 +97,12 @@ def inspect(
 
 
 class StepwiseModel:
-    """A recurrent model with its hidden states in the open.
+    """A recurrent model that returns its hidden state after each step.
 
-    The frames' features are the model's own, in its own precision. What follows is built again with
-    copies of its weights: to have the hidden state at every step although the model may want the
-    last one alone, and to have it in float32 although the model may compute in less. Gradients
-    through time span more powers of ten than float16 has (from 6e-8), and bfloat16's 8 bits would
-    be this analysis's noise, not the model's.
+    The frames' features come from the model itself, in its own precision. The layers after them are rebuilt
+    with copies of its weights, to return the state at every step and to compute in float32. Gradients through
+    time span more powers of ten than float16 has (from 6e-8), and bfloat16's 8 bits would add noise that
+    the model does not have.
 
     Everything runs as in inference. Gradients are with respect to the features in float32.
     """
@@ -113,7 +111,7 @@ class StepwiseModel:
         """Raises UserError if the model has not exactly one SimpleRNN, LSTM or GRU."""
         layer, classifier = _recurrent_layer(model), model.get_layer("logits")
         self._encoder = keras.Model(model.input, layer.input)
-        self._averages = layer.return_sequences  # else the last state goes to the classifier
+        self._averages = layer.return_sequences  # else the classifier gets the last state
         # [B, T, F] to [B, T, U]
         self._recurrent = _float32_copy(layer, layer.input.shape, return_sequences=True)
         self._classifier = _float32_copy(classifier, classifier.input.shape)  # [B, U] to [B, C]
@@ -132,11 +130,11 @@ class StepwiseModel:
         return self._classifier(tf.reduce_mean(states, axis=1) if self._averages else states[:, -1])
 
     def gates(self, features: tf.Tensor, states: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Returns an LSTM's gates, each float32 [B, T, U] by its name; of other layers none.
+        """Returns an LSTM's gates, float32 [B, T, U] by the names of GATES; an empty dict for other layers.
 
         Args:
           features: float32 [B, T, F].
-          states: what `hidden` makes of them.
+          states: float32 [B, T, U], from `hidden`.
         """
         if not isinstance(self._recurrent, keras.layers.LSTM):
             return {}
@@ -148,13 +146,13 @@ class StepwiseModel:
         return dict(zip(GATES, opened, strict=True))
 
     def gradients(self, features: tf.Tensor, labels: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Returns norms of gradients with respect to each frame, float32 [B, T] by the names of GRADIENTS.
+        """Computes norms of gradients with respect to each frame, float32 [B, T] by the names of GRADIENTS.
 
         Args:
           features: float32 [B, T, F].
           labels: int64 [B].
         """
-        # Three copies of the clips, one an output, so that one pass back through time serves all.
+        # Three copies of the clips, one per output: a single backward pass serves all.
         copies = tf.concat([features] * len(GRADIENTS), axis=0)
         with tf.GradientTape() as tape:
             tape.watch(copies)
@@ -164,7 +162,7 @@ class StepwiseModel:
                 tf.gather(self.logits(for_logit), labels, batch_dims=1),
                 tf.gather(self._classifier(for_memory[:, -1]), labels, batch_dims=1),
             ]
-        # The tape adds up the outputs, each [B], but a clip's features have part in its own alone.
+        # The tape sums the outputs, each [B], but a clip's features affect its own output alone.
         norms = tf.norm(tape.gradient(outputs, copies), axis=-1)
         return dict(zip(GRADIENTS, tf.split(norms, len(GRADIENTS)), strict=True))
 
@@ -177,7 +175,7 @@ class StepwiseModel:
         return self.hidden(self._features(video))
 
     def _measure(self, video: tf.Tensor, labels: tf.Tensor) -> dict[str, tf.Tensor]:
-        """All of the above: "states" [B, T, U], GRADIENTS [B, T], and the units' mean of GATES [B, T]."""
+        """Returns "states" [B, T, U], GRADIENTS [B, T], and GATES [B, T], the mean over units."""
         features = self._features(video)
         states = self.hidden(features)
         gates = self.gates(features, states)
@@ -194,15 +192,15 @@ def effective_frames(gradient: Sequence[float]) -> float:
 def probe(
     train_states: np.ndarray, train_labels: np.ndarray, test_states: np.ndarray, test_labels: np.ndarray
 ) -> tuple[float, ...]:
-    """Asks how well a linear classifier tells the classes apart by the hidden state at each step.
+    """Scores a linear classifier on the hidden state at each step.
 
-    Multinomial logistic regression with scikit-learn's default L2 penalty, on standardised units, one
-    fit a step. Source: Alain and Bengio 2016, "Understanding Intermediate Layers Using Linear
-    Classifier Probes". A class without training clips is never predicted.
+    The classifier is multinomial logistic regression with scikit-learn's default L2 penalty, on standardised
+    units. A class without training clips is never predicted. Source: Alain and Bengio 2016, "Understanding
+    Intermediate Layers Using Linear Classifier Probes".
 
     Args:
-      train_states, train_labels: float [N, T, U] and int [N], to fit on.
-      test_states, test_labels: the same, to score on.
+      train_states, train_labels: float [N, T, U] and int [N], to fit.
+      test_states, test_labels: the same, to score.
 
     Returns:
       The accuracy on the test clips after each of the T steps.
@@ -226,7 +224,7 @@ def _recurrent_layer(model: keras.Model) -> keras.layers.Layer:
     found = [layer for layer in model.layers if isinstance(layer, _RECURRENT_LAYERS)]
     expect(
         len(found) == 1,
-        f"a model with exactly one SimpleRNN, LSTM or GRU, such as {RECURRENT_MODELS}",
+        "a model with exactly one SimpleRNN, LSTM or GRU",
         model=model.name,
         recurrent_layers=[layer.name for layer in found],
     )
@@ -234,7 +232,7 @@ def _recurrent_layer(model: keras.Model) -> keras.layers.Layer:
 
 
 def _float32_copy(layer: keras.layers.Layer, input_shape: tuple, **changes) -> keras.layers.Layer:
-    """Returns a layer of the same configuration, but for dtype and `changes`, with copies of the weights."""
+    """Copies a layer and its weights, with dtype float32 and `changes` to the configuration."""
     copy = layer.__class__.from_config(layer.get_config() | {"dtype": "float32"} | changes)
     copy.build(input_shape)
     copy.set_weights(layer.get_weights())
@@ -263,7 +261,7 @@ def _expect_classes(train_labels: np.ndarray) -> None:
 
 
 def _in_batches(function: Callable, arrays: tuple[np.ndarray, ...], batch_size: int) -> Any:
-    """Calls a function of arrays [B, ...] on slices of arrays [N, ...], and joins what it returns."""
+    """Calls a function of arrays [B, ...] on slices of arrays [N, ...], and concatenates the results."""
     outputs = []
     for start in range(0, len(arrays[0]), batch_size):
         batch = (array[start : start + batch_size] for array in arrays)

@@ -1,4 +1,4 @@
-"""What a comparison found: every prediction, by clip, from which all of its numbers can be made again."""
+"""The results of a comparison: every prediction, by clip, from which all of its numbers can be computed again."""
 
 from __future__ import annotations
 
@@ -7,39 +7,33 @@ import functools
 import json
 import pathlib
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import numpy as np
 
 from ucf50_tfrecord import parsing, record, storage
+from ucf50_tfrecord.architectures import model_traits
 from ucf50_tfrecord.choices import FoldBy, FrameOrder, Precision, read_choices
-from ucf50_tfrecord.dataset import perturb
-from ucf50_tfrecord.dataset.perturb import FIRST_SHUFFLE, PLAIN, SHUFFLES
 from ucf50_tfrecord.errors import UserError, expect
-from ucf50_tfrecord.evaluation import recurrence
+from ucf50_tfrecord.evaluation import interventions, recurrence
 from ucf50_tfrecord.evaluation.audit import NearestClips
+from ucf50_tfrecord.evaluation.interventions import PLAIN, SHUFFLED, SHUFFLES
 from ucf50_tfrecord.evaluation.recurrence import Recurrence
 from ucf50_tfrecord.parsing import Count, Finite, Int64, Name
-from ucf50_tfrecord.specs import MODEL_NAMES, ORDER_BLIND_MODELS, to_json
+from ucf50_tfrecord.specs import to_json
 
-# What training and test clips have apart: recording groups, or only the videos.
-# Logits are kept so exactly: files of large comparisons would be twice as long with all digits.
-LOGIT_DECIMALS = 4
-# All permutations together.
-SHUFFLED = "shuffle"
-# Of UCF50 a cell takes 40 MB.
-_MAX_CELL_BYTES, _MAX_RESULTS_BYTES = 1 << 30, 8 << 30
+LOGIT_DECIMALS = 4  # of stored logits: with all digits the files would be twice as long
+_MAX_CELL_BYTES, _MAX_RESULTS_BYTES = 1 << 30, 8 << 30  # a cell of UCF50 takes 40 MB
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One training of a comparison, and on which part of the clips it is tested.
+    """One training of a comparison, and the part of the clips that it is tested on.
 
-    model: its name in the comparison: that of a recipe.
-    training: how its training clips' frames were arranged, of choices.FrameOrder.
-    split: of choices.FoldBy.
-    part: which part of the clips is held out, from 0.
+    model: its name in the comparison, which is that of a recipe.
+    training: the order of frames in training clips, of choices.FrameOrder.
+    part: the part of the clips that is held out, from 0.
     """
 
     model: Name
@@ -54,19 +48,20 @@ class Cell:
     def __str__(self) -> str:
         words = [self.model, f"part{self.part + 1}", f"seed{self.seed}"]
         words += [self.training] if self.training != FrameOrder.KEPT else []
-        words += ["by_video"] if self.split == "video" else []
+        words += ["by_video"] if self.split == FoldBy.VIDEO else []
         return "-".join(words)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CellResult:
-    """What one training's model says of its test clips.
+    """The predictions of one training's model for its test clips.
 
+    architecture: the model's name in ModelSpec.
     clips: int64 [M], indices into the comparison's clips.
-    logits: float32 [M, C] for each intervention.
-    recurrence: evaluation.recurrence.Recurrence as JSON, of models that have one.
-    run_dir: where its weights are.
-    architecture: of specs.MODEL_NAMES. precision: of the computation.
+    logits: float32 [M, C] by intervention.
+    recurrence: evaluation.recurrence.Recurrence as JSON; None for models without one.
+    run_dir: the folder of its weights.
+    precision: of the computation.
     """
 
     cell: Cell
@@ -79,12 +74,12 @@ class CellResult:
 
 
 class Condition(NamedTuple):
-    """Which predictions: of which model, trained how, tested how. SHUFFLED means all permutations."""
+    """A model, its training, and its test; the intervention SHUFFLED means all permutations."""
 
     model: str
     training: str = FrameOrder.KEPT
     split: str = FoldBy.GROUP
-    perturbation: str = PLAIN
+    intervention: str = PLAIN
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,10 +87,10 @@ class Results:
     """A comparison's predictions.
 
     name: the data set's. classes: C names.
+    num_frames: per clip.
     ids, labels int64 [N], groups int64 [N] (record.UNKNOWN_GROUP where there is none), folds int64 [N]: its clips.
-    num_frames: of a clip.
-    cells: what each training found.
-    audit: what evaluation.audit found in the clips themselves, as JSON.
+    cells: one per training.
+    audit: evaluation.audit.NearestClips by split, as JSON.
     """
 
     name: str
@@ -110,34 +105,40 @@ class Results:
 
     @property
     def models(self) -> tuple[str, ...]:
-        """The models, in the order in which they were asked for."""
-        return tuple(dict.fromkeys(result.cell.model for result in self.cells))
+        """The models, in the order of the request."""
+        return tuple(self.architectures)
+
+    @functools.cached_property
+    def architectures(self) -> dict[str, str]:
+        """The architecture of each model: its name in ModelSpec."""
+        return {result.cell.model: result.architecture for result in self.cells}
 
     @property
     def order_blind(self) -> tuple[str, ...]:
-        """Those of the models that cannot see order."""
-        kinds = {result.cell.model: result.architecture for result in self.cells}
-        return tuple(model for model in self.models if kinds[model] in ORDER_BLIND_MODELS)
+        """The order-blind models."""
+        return tuple(model for model in self.models if model_traits(self.architectures[model]).is_order_blind)
 
     @functools.cached_property
     def units(self) -> np.ndarray:
-        """What is resampled, int64 [N]."""
+        """The number of each clip's unit of resampling, int64 [N]."""
         return units_of(self.ids, self.groups)
 
-    def has(self, condition: Condition) -> bool:
-        return bool(self._found(condition))
+    def cells_of(self, condition: Condition) -> list[CellResult]:
+        """Lists the cells with a condition's model, training and split, whatever they were tested on."""
+        wanted = condition.model, condition.training, condition.split
+        return [r for r in self.cells if (r.cell.model, r.cell.training, r.cell.split) == wanted]
 
-    def perturbations(self, model: str) -> tuple[str, ...]:
-        """The interventions that a model was tested with."""
-        return tuple(dict.fromkeys(name for r in self._found(Condition(model)) for name in r.logits))
+    def interventions(self, model: str) -> tuple[str, ...]:
+        """Lists the interventions that a model was tested under."""
+        return tuple(dict.fromkeys(name for r in self.cells_of(Condition(model)) for name in r.logits))
 
     def logits(self, condition: Condition) -> np.ndarray:
-        """Returns float32 [S, N, C], one row a seed; NaN for clips that are in no test part.
+        """Returns float32 [S, N, C], one row per seed; NaN for clips that are in no test part.
 
         The permutations of SHUFFLED count as seeds: [S * permutations, N, C].
         """
-        names = SHUFFLES if condition.perturbation == SHUFFLED else (condition.perturbation,)
-        found = self._found(condition)
+        names = SHUFFLES if condition.intervention == SHUFFLED else (condition.intervention,)
+        found = [result for result in self.cells_of(condition) if names[0] in result.logits]
         seeds = sorted({result.cell.seed for result in found})
         table = np.full((len(seeds), len(names), len(self.ids), len(self.classes)), np.nan, np.float32)
         for result in found:
@@ -147,43 +148,35 @@ class Results:
         return table.reshape(-1, *table.shape[2:])
 
     def predictions(self, condition: Condition) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the predicted classes int64 [S, N], and bool [N]: which clips all seeds were tested on."""
+        """Returns the predicted classes int64 [S, N], and the clips that all seeds were tested on, bool [N]."""
         logits = self.logits(condition)
         tested = ~np.isnan(logits).any(axis=(0, 2)) & bool(len(logits))
         return np.where(tested, np.nan_to_num(logits).argmax(axis=2), -1), tested
 
     def correct(self, condition: Condition) -> np.ndarray:
-        """Returns the share of seeds that are right about each clip, float64 [N]; NaN where it was not tested."""
+        """Returns the fraction of seeds that are right about each clip, float64 [N]; NaN for untested clips."""
         if condition not in self._correct:
             predictions, tested = self.predictions(condition)
-            shares = (predictions == self.labels).mean(axis=0) if len(predictions) else np.nan
-            self._correct[condition] = np.where(tested, shares, np.nan)
+            fractions = (predictions == self.labels).mean(axis=0) if len(predictions) else np.nan
+            self._correct[condition] = np.where(tested, fractions, np.nan)
         return self._correct[condition]
 
     @functools.cached_property
     def _correct(self) -> dict[Condition, np.ndarray]:
-        """What `correct` has been asked for: contrasts and tables ask again and again."""
+        """The cache of `correct`, which contrasts and tables call again and again."""
         return {}
-
-    def _found(self, condition: Condition) -> list[CellResult]:
-        wanted = condition.perturbation
-        return [
-            result
-            for result in self.cells
-            if (result.cell.model, result.cell.training, result.cell.split) == condition[:3]
-            and (FIRST_SHUFFLE if wanted == SHUFFLED else wanted) in result.logits
-        ]
 
 
 def video_of(clip_id: str) -> str:
-    """A clip's video: several clips of a video have numbers after a #."""
-    return clip_id.rsplit("#", 1)[0] if clip_id.rsplit("#", 1)[-1].isdigit() else clip_id
+    """Returns the video of a clip: # and a number follow it where a video has several clips."""
+    video, _, number = clip_id.rpartition("#")
+    return video if video and number.isdigit() else clip_id
 
 
 def units_of(ids: Sequence[str], groups: np.ndarray) -> np.ndarray:
-    """Numbers what clips are independent by, int64 [N]: a clip's group; where it has none its video.
+    """Numbers the independent units of clips, int64 [N]: a clip's group, or its video where it has none.
 
-    A group is its number, whatever the class: what was held out together belongs together.
+    A group is its number, whatever the class: clips that are held out together belong together.
 
     Args:
       ids: of N clips.
@@ -198,9 +191,13 @@ def units_of(ids: Sequence[str], groups: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _CellFile(Cell):
-    """What cell.json, and each cell in results.json, holds."""
+    """The contents of cell.json, and of each cell in results.json."""
 
+<<<<<<< HEAD
     architecture: Literal[MODEL_NAMES]  # type: ignore[valid-type]
+=======
+    architecture: Name
+>>>>>>> main
     clips: tuple[Count, ...]
     logits: dict[Name, tuple[tuple[Finite, ...], ...]]
     recurrence: Recurrence | None
@@ -209,8 +206,9 @@ class _CellFile(Cell):
 
     def __post_init__(self):
         super().__post_init__()
+        model_traits(self.architecture)  # refuses unknown names
         expect(len(set(self.clips)) == len(self.clips) > 0, "clips, each once", clips=len(self.clips))
-        expect(PLAIN in self.logits, f"logits of clips as they are ({PLAIN!r})", logits=sorted(self.logits))
+        expect(PLAIN in self.logits, f"logits for unchanged clips ({PLAIN!r})", logits=sorted(self.logits))
         for name, rows in self.logits.items():
             expect(
                 len(rows) == len(self.clips) and len({len(row) for row in rows}) == 1,
@@ -221,11 +219,11 @@ class _CellFile(Cell):
         expect(len(widths) == 1, "logits of as many classes in all tests", classes=sorted(widths))
 
     def check(self, num_clips: int, num_classes: int, num_frames: int) -> None:
-        """Raises UserError unless the cell fits a comparison of so many clips, classes, and frames per clip."""
+        """Raises UserError unless the cell fits a comparison of this size; num_frames: per clip."""
         expect(max(self.clips) < num_clips, f"clips below {num_clips}", clips=max(self.clips))
         width = len(self.logits[PLAIN][0])
         expect(width == num_classes, f"logits of {num_classes} classes", classes=width)
-        known = perturb.names(num_frames)
+        known = interventions.names(num_frames)
         unknown = [name for name in self.logits if name not in known]
         expect(not unknown, f"logits of tests out of {known}", logits=unknown)
         for name in recurrence.GRADIENTS if self.recurrence else ():
@@ -264,7 +262,7 @@ class _ClipsFile:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _ResultsFile:
-    """What results.json holds."""
+    """The contents of results.json."""
 
     name: str
     classes: tuple[Name, ...]
@@ -296,7 +294,7 @@ class _ResultsFile:
 
 
 def save(path: pathlib.Path, results: Results) -> None:
-    """Writes results.json: the clips once, then by cell and intervention a row of logits a clip."""
+    """Writes results.json: the clips, then for each cell and intervention a row of logits per clip."""
     head = {
         "name": results.name,
         "classes": list(results.classes),
@@ -317,10 +315,10 @@ def save(path: pathlib.Path, results: Results) -> None:
 
 
 def load(path: pathlib.Path) -> Results:
-    """Reads what `save` wrote.
+    """Reads results.json.
 
     Raises:
-      UserError: if the file is not one of those.
+      UserError: if the file does not hold a comparison's results.
     """
     file = parsing.read(path, _ResultsFile, "a comparison's results", max_bytes=_MAX_RESULTS_BYTES)
     return Results(
@@ -342,10 +340,15 @@ def save_cell(path: pathlib.Path, result: CellResult) -> None:
 
 
 def load_cell(path: pathlib.Path, *, num_clips: int, num_classes: int, num_frames: int) -> CellResult:
-    """Reads what save_cell wrote, of a comparison of so many clips, classes, and frames per clip.
+    """Reads cell.json.
+
+    Args:
+      path: the file.
+      num_clips, num_classes: of the comparison.
+      num_frames: per clip.
 
     Raises:
-      UserError: if the file is not one of those.
+      UserError: if the file does not hold a cell of such a comparison.
     """
     file = parsing.read(path, _CellFile, "a cell's result", max_bytes=_MAX_CELL_BYTES)
     try:
@@ -368,8 +371,3 @@ def cell_to_json(result: CellResult) -> dict[str, Any]:
 
 def _rounded(rows: np.ndarray) -> list[list[float]]:
     return [[round(x, LOGIT_DECIMALS) for x in row] for row in rows.tolist()]
-
-
-def common(*arrays: np.ndarray) -> np.ndarray:
-    """Returns bool [N]: where none of some arrays float [N] is NaN."""
-    return ~np.any([np.isnan(values) for values in arrays], axis=0)

@@ -1,4 +1,4 @@
-"""Runs a model over clips, each exactly once, and scores what it says."""
+"""Runs a model over clips, each exactly once, and scores its predictions."""
 
 from __future__ import annotations
 
@@ -13,31 +13,27 @@ import keras
 import msgspec
 import numpy as np
 import tensorflow as tf
+from scipy import special
 
 from ucf50_tfrecord import parsing, storage
-from ucf50_tfrecord.dataset import perturb
 from ucf50_tfrecord.dataset.clips import ClipIndex
 from ucf50_tfrecord.dataset.feed import Feed, read_clips
 from ucf50_tfrecord.errors import UserError, expect
-from ucf50_tfrecord.evaluation import metrics
+from ucf50_tfrecord.evaluation import interventions, metrics
+from ucf50_tfrecord.evaluation.interventions import FIRST_SHUFFLE, PLAIN
 from ucf50_tfrecord.parsing import Count, Finite, Int64, Name
 
-# What a training run is scored on.
-PERTURBATIONS = (perturb.PLAIN, perturb.FIRST_SHUFFLE)
-# Of a file of predictions: a million lines with the logits of 50 classes take half of it.
-_MAX_PREDICTIONS_BYTES = 1 << 30
+RUN_INTERVENTIONS = (PLAIN, FIRST_SHUFFLE)  # a run is scored under each
+_MAX_PREDICTIONS_BYTES = 1 << 30  # a million lines with the logits of 50 classes take half of it
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What a model says of some clips.
-
-    logits: float32 [N, C], in the order of `clips`.
-    """
+    """A model's predictions for some clips. logits: float32 [N, C], in the order of `clips`."""
 
     clips: ClipIndex
     logits: np.ndarray
-    perturbation: str = perturb.PLAIN
+    intervention: str = PLAIN
 
     @functools.cached_property
     def predictions(self) -> np.ndarray:
@@ -63,7 +59,7 @@ class Evaluation:
 
 
 class Evaluator:
-    """Evaluates one model on one feed of clips, as often as wanted, compiled once."""
+    """Evaluates one model on one feed of clips. It is compiled once and can be called again and again."""
 
     def __init__(
         self,
@@ -72,68 +68,66 @@ class Evaluator:
         *,
         strategy: tf.distribute.Strategy,
         batch_size: int,
-        perturbations: Sequence[str] = PERTURBATIONS,
+        names: Sequence[str] = RUN_INTERVENTIONS,
         warn: Callable[[str], None] = lambda text: None,
     ):
-        """`perturbations` are those that it will be asked for, of perturb.names.
+        """Prepares the evaluation.
 
-        `warn` is told, after each evaluation, of clips that were skipped.
+        Args:
+          model: from uint8 [B, T, H, W, 3] to logits float32 [B, C].
+          feed: the clips.
+          strategy: the devices.
+          batch_size: clips per step, over all devices.
+          names: the interventions that it will be asked for, of interventions.names.
+          warn: receives a sentence, after each evaluation, about clips that were skipped.
         """
-        known = perturb.names(feed.clips.manifest.format.num_frames)
-        for name in perturbations:
-            expect(name in known, f"perturbations out of {known}", perturbations=name)
+        known = interventions.names(feed.clips.manifest.format.num_frames)
+        for name in names:
+            expect(name in known, f"interventions out of {known}", interventions=name)
         self._feed, self._warn, self._strategy = feed, warn, strategy
-        self._batch_size, self._perturbations = batch_size, tuple(perturbations)
+        self._batch_size, self._names = batch_size, tuple(names)
 
         def replica_forward(
-            batch: dict[str, tf.Tensor], which: tf.Tensor, changes: list[perturb.Intervention]
+            batch: dict[str, tf.Tensor], which: tf.Tensor, functions: list[interventions.Apply]
         ) -> tf.Tensor:
             video = feed.frames(batch)  # [B, T, H, W, 3]
-            changed = [functools.partial(change, video, batch["index"]) for change in changes]
-            return model(tf.switch_case(which, changed), training=False)
+            branches = [functools.partial(function, video, batch["index"]) for function in functions]
+            return model(tf.switch_case(which, branches), training=False)
 
         @tf.function
         def forward(
-            batch: Any, which: tf.Tensor, changes: list[perturb.Intervention]
+            batch: Any, which: tf.Tensor, functions: list[interventions.Apply]
         ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             """Returns, for the global batch: logits float32 [B, C], index int64 [B], mask int64 [B]."""
-            logits = strategy.run(functools.partial(replica_forward, changes=changes), args=(batch, which))
-            return self._gather(batch, logits)
+            run = functools.partial(replica_forward, functions=functions)
+            return self._gather(batch, strategy.run(run, args=(batch, which)))
 
         self._forward = forward
 
-    def __call__(self, perturbation: str = perturb.PLAIN) -> Evaluation:
-        """Evaluates all clips; those that the feed skips are left out.
-
-        Raises:
-          UserError: as evaluate_each does.
-        """
-        return self.evaluate_each([perturbation])[perturbation]
+    def __call__(self, name: str = PLAIN) -> Evaluation:
+        """Evaluates all clips under one intervention; see `evaluate_each`."""
+        return self.evaluate_each([name])[name]
 
     def evaluate_each(
-        self, perturbations: Sequence[str], should_stop: Callable[[], bool] = lambda: False
+        self, names: Sequence[str], should_stop: Callable[[], bool] = lambda: False
     ) -> dict[str, Evaluation] | None:
-        """Evaluates all clips with each of some perturbations, in one pass over the clips.
+        """Evaluates all clips under each of some interventions, in one pass over the clips.
 
-        Returns None if `should_stop`, which is asked after each batch, tells to.
+        Clips that the feed skips are left out. Returns None if `should_stop`, asked after each batch, says so.
 
         Raises:
-          UserError: if a clip cannot be read, or the model gives NaN.
+          UserError: if a clip cannot be read, or the model returns NaN or infinity.
         """
-        known = self._perturbations
-        for name in perturbations:
-            expect(name in known, f"a perturbation out of {known}", perturbation=name)
-        numbers = [known.index(name) for name in perturbations]
+        for name in names:
+            expect(name in self._names, f"an intervention out of {self._names}", intervention=name)
         with tf.device("CPU:0"):  # where a branch is chosen
-            chosen = [tf.constant(number, tf.int32) for number in numbers]
-        clips, changes = self._feed.clips, self._changes
-        logits = np.full(
-            (len(clips), len(numbers), len(clips.manifest.classes)), np.nan, np.float32
-        )  # [N, P, C]
+            chosen = [tf.constant(self._names.index(name), tf.int32) for name in names]
+        clips, functions = self._feed.clips, self._functions
+        logits = np.full((len(clips), len(names), len(clips.manifest.classes)), np.nan, np.float32)
         seen = np.zeros(len(clips), bool)
         for batch in self._feed.batches(batch_size=self._batch_size):
             for place, which in enumerate(chosen):
-                outputs, index, mask = (value.numpy() for value in self._forward(batch, which, changes))
+                outputs, index, mask = (value.numpy() for value in self._forward(batch, which, functions))
                 counts = mask.astype(bool)
                 logits[index[counts], place] = outputs[counts]
                 seen[index[counts]] = True
@@ -144,37 +138,30 @@ class Evaluator:
         expect(bool(seen.any()), "at least 1 clip that can be read", skipped=len(self._feed.skipped))
         bad = (~np.isfinite(logits[seen])).any(axis=(1, 2)).sum()
         if bad:
-            raise UserError(f"The model gives NaN or infinity for {bad} clips")
+            raise UserError(f"The model returns NaN or infinity for {bad} clips")
         return {
-            name: Evaluation(clips=clips.select(seen), logits=logits[seen, place], perturbation=name)
-            for place, name in enumerate(perturbations)
+            name: Evaluation(clips=clips.select(seen), logits=logits[seen, place], intervention=name)
+            for place, name in enumerate(names)
         }
 
     @functools.cached_property
-    def _changes(self) -> list[perturb.Intervention]:
-        swaps = "background_swap" in self._perturbations
-        backgrounds = perturb.find_backgrounds(self._feed.clips) if swaps else None
-        return [perturb.make(name, self._feed.clips, backgrounds) for name in self._perturbations]
+    def _functions(self) -> list[interventions.Apply]:
+        return [interventions.make(name, self._feed.clips) for name in self._names]
 
     def _gather(self, batch: Any, values: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Joins what the replicas of all workers found, so that each of them has all: values, index and mask."""
+        """Joins the results of all workers' replicas: values, index and mask."""
         mask = self._strategy.run(lambda mask: tf.cast(mask, tf.int64), args=(batch["mask"],))
         return tuple(self._strategy.gather(value, axis=0) for value in (values, batch["index"], mask))
 
     def mistakes(self, evaluation: Evaluation, count: int = 8) -> tuple[np.ndarray, list[str]]:
-        """Returns the clips that the model was surest of and wrong about, the worst first.
-
-        Args:
-          evaluation: what this evaluator returned.
-          count: of clips, at most.
+        """Returns the `count` wrong predictions with the highest probabilities, the highest first.
 
         Returns:
-          uint8 [N, T, H, W, 3], and N captions, each with the clip's id, its class, the predicted
-          class and that one's probability.
+          Their clips, uint8 [N, T, H, W, 3], and N captions: the clip's id, its class, the predicted
+          class and the probability of that.
         """
         clips, classes = evaluation.clips, evaluation.clips.manifest.classes
-        shifted = evaluation.logits - evaluation.logits.max(axis=1, keepdims=True)
-        surest = 1 / np.exp(shifted).sum(axis=1)  # the predicted class's probability
+        surest = special.softmax(evaluation.logits, axis=1).max(axis=1)
         wrong = np.flatnonzero(evaluation.predictions != clips.labels)
         worst = wrong[np.argsort(-surest[wrong], kind="stable")][:count]
         captions = [
@@ -186,13 +173,13 @@ class Evaluator:
 
 
 class SavedPrediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A line of predictions.jsonl: what a model said of a clip. A Struct, as it has a field `class`.
+    """A line of predictions.jsonl: a model's prediction for a clip. A Struct, as it has a field `class`.
 
-    group: record.UNKNOWN_GROUP where there is none. The names are those of the classes.
+    group: record.UNKNOWN_GROUP where there is none. class_name, predicted_class: names of label and predicted.
     """
 
     clip_id: Name
-    perturbation: Name
+    intervention: Name = msgspec.field(name="perturbation")
     fold: Count
     group: Int64
     label: Count
@@ -203,14 +190,14 @@ class SavedPrediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 
 def save_predictions(path: pathlib.Path, evaluations: list[Evaluation]) -> None:
-    """Writes one JSON line for each clip and perturbation, so that every score can be made again."""
+    """Writes one JSON line per clip and intervention, from which every score can be computed again."""
     with storage.atomic_write(path) as file:
         for evaluation in evaluations:
             clips, classes = evaluation.clips, evaluation.clips.manifest.classes
             for i, clip_id in enumerate(clips.ids):
                 line = SavedPrediction(
                     clip_id=clip_id,
-                    perturbation=evaluation.perturbation,
+                    intervention=evaluation.intervention,
                     fold=int(clips.folds[i]),
                     group=int(clips.groups[i]),
                     label=int(clips.labels[i]),
@@ -224,12 +211,12 @@ def save_predictions(path: pathlib.Path, evaluations: list[Evaluation]) -> None:
 
 
 def load_predictions(path: pathlib.Path, num_classes: int) -> list[SavedPrediction]:
-    """Reads what save_predictions wrote, one for each clip and perturbation.
+    """Reads the predictions that save_predictions wrote.
 
     Raises:
-      UserError: if the file cannot be read, or does not hold predictions of so many classes.
+      UserError: if the file cannot be read, or does not hold predictions of `num_classes` classes.
     """
-    try:  # in bytes, as a class's name may hold what Unicode takes for the end of a line
+    try:  # as bytes: a class's name may hold a line separator of Unicode
         lines = storage.read_bytes(path, max_bytes=_MAX_PREDICTIONS_BYTES).splitlines()
     except OSError as error:
         raise UserError(f"Cannot read {path}: {error.strerror}") from error
@@ -244,24 +231,18 @@ def load_predictions(path: pathlib.Path, num_classes: int) -> list[SavedPredicti
         except ValueError as error:
             raise UserError(f"{problem}: {error}") from error
         found = parsing.convert(value, SavedPrediction, problem)
+        place, key = (found.label, found.group, found.fold), (found.intervention, found.clip_id)
+        is_same_clip = clips.setdefault(found.clip_id, place) == place
+        is_first = predictions.setdefault(key, found) is found
         try:
             expect(found.label < num_classes, f"a label below {num_classes}", label=found.label)
             expect(len(found.logits) == num_classes, f"{num_classes} logits", logits=len(found.logits))
-            place = found.label, found.group, found.fold
-            expect(
-                clips.setdefault(found.clip_id, place) == place,
-                "one label, group and fold of a clip",
-                found=place,
-            )
-            key = found.perturbation, found.clip_id
-            expect(
-                predictions.setdefault(key, found) is found, "one line of a clip and perturbation", found=key
-            )
+            expect(is_same_clip, "one label, group and fold per clip", found=place)
+            expect(is_first, "one line per clip and perturbation", found=key)
         except UserError as error:
             raise UserError(f"{problem}: {error}") from error
-    expect_plain = any(prediction.perturbation == perturb.PLAIN for prediction in predictions.values())
-    if not expect_plain:
+    if not any(prediction.intervention == PLAIN for prediction in predictions.values()):
         raise UserError(
-            f"{path} does not hold predictions of clips as they are (perturbation {perturb.PLAIN!r})"
+            f"{path} does not hold predictions for unchanged clips (lines with perturbation {PLAIN!r})"
         )
     return [*predictions.values()]

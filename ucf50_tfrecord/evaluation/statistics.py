@@ -1,6 +1,6 @@
 """Intervals and tests with the recording group as the unit: clips of one group are not independent.
 
-Computed with scipy. Functions take one value per clip, and each clip's group.
+Computed with scipy. Functions take one value per clip and each clip's group.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def sign_flip_p(values: np.ndarray, groups: np.ndarray) -> float:
       groups: int [N].
     """
     sums = _by_group(values[:, np.newaxis], groups)[0][:, 0]
-    if not sums.any():
+    if len(sums) == 1 or not sums.any():
         return 1.0
     result = stats.permutation_test(
         (sums,),

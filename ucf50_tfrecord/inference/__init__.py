@@ -1,1 +1,1 @@
-"""What a trained run is good for: predictions on new videos, exports to other programs."""
+"""Uses of a trained run: predictions on new videos, exports to other programs."""

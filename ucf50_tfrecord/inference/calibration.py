@@ -1,4 +1,4 @@
-"""How far a run's probabilities can be taken at their word: temperature scaling.
+"""Calibration of a run's probabilities by temperature scaling.
 
 Source: Guo et al. 2017, "On Calibration of Modern Neural Networks".
 """
@@ -12,29 +12,27 @@ import numpy as np
 from scipy import optimize, special
 from sklearn.model_selection import GroupKFold
 
-from ucf50_tfrecord.dataset.perturb import PLAIN
 from ucf50_tfrecord.errors import Action, Remedy, UserError
 from ucf50_tfrecord.evaluation import runner
+from ucf50_tfrecord.evaluation.interventions import PLAIN
 from ucf50_tfrecord.evaluation.results import units_of
 from ucf50_tfrecord.evaluation.statistics import expected_calibration_error
 from ucf50_tfrecord.training import trained
 from ucf50_tfrecord.training.run import PREDICTIONS_FILENAME, RunConfig
 
-# Of fewer clips a temperature says little.
-MIN_CLIPS = 30
+MIN_CLIPS = 30  # a temperature fitted on fewer says little
 _TEMPERATURES = (0.05, 20.0)
-_NUM_PARTS = 5
+_NUM_PARTS = 5  # of the cross-validation
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """What logits are divided by before they become probabilities.
+    """The temperature that logits are divided by before they become probabilities.
 
     temperature: 1 changes nothing.
-    num_clips: how many held-out clips it was fitted on; 0 where it was not, and `reason` says why.
-    ece_before, ece_after: the expected calibration error of those clips, 0 to 1; the latter with each
-      clip scaled by a temperature that was fitted without its recording group, and None where there
-      is only one group.
+    num_clips: held-out clips that it was fitted on; 0 where it was not fitted, for the reason in `reason`.
+    ece_before, ece_after: expected calibration error of those clips, 0 to 1. After: each clip is scaled by
+      a temperature fitted without its recording group; None with a single group.
     """
 
     temperature: float = 1.0
@@ -45,15 +43,15 @@ class Calibration:
 
 
 def calibrate(run_dir: str, config: RunConfig, weights: str) -> Calibration:
-    """Fits a temperature on what the run said of its held-out clips, their frames in order.
+    """Fits a temperature on a run's predictions for its held-out clips, their frames in order.
 
     Args:
       run_dir: the run's folder.
       config: its configuration.
-      weights: which of its checkpoints the temperature is for.
+      weights: the checkpoint that the temperature is for.
 
     Raises:
-      UserError: if the file of its predictions is damaged.
+      UserError: if the file of predictions is damaged.
     """
     path = pathlib.Path(run_dir, PREDICTIONS_FILENAME)
     scored = trained.scored_weights(config)
@@ -63,7 +61,7 @@ def calibrate(run_dir: str, config: RunConfig, weights: str) -> Calibration:
         return Calibration(reason=f"the run holds no {PREDICTIONS_FILENAME}")
     logits, labels, units = _load(path, len(config.classes))
     if len(labels) < MIN_CLIPS:
-        return Calibration(reason=f"of {len(labels)} held-out clips, {MIN_CLIPS} are needed")
+        return Calibration(reason=f"there are {len(labels)} held-out clips, and {MIN_CLIPS} are needed")
     if (logits.argmax(axis=1) == labels).all():
         return Calibration(
             reason="the run is right about all held-out clips, so nothing bounds its confidence"
@@ -77,7 +75,7 @@ def calibrate(run_dir: str, config: RunConfig, weights: str) -> Calibration:
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Returns the temperature, from 0.05 to 20, with the least mean negative log-likelihood.
+    """Returns the temperature, from 0.05 to 20, with the smallest mean negative log-likelihood.
 
     Args:
       logits: float [N, C].
@@ -93,12 +91,15 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def cross_validated_error(logits: np.ndarray, labels: np.ndarray, units: np.ndarray) -> float | None:
-    """Returns the expected calibration error where no clip's unit helped to fit its temperature.
+    """Computes the expected calibration error with temperatures fitted on other units.
 
     Args:
       logits: float [N, C].
       labels: int [N].
-      units: int [N], what clips are independent by; None is returned if it is one alone.
+      units: int [N], the independent unit of each clip.
+
+    Returns:
+      The error, 0 to 1; None if there is a single unit.
     """
     num_parts = min(_NUM_PARTS, len(np.unique(units)))
     if num_parts < 2:
@@ -113,7 +114,7 @@ def cross_validated_error(logits: np.ndarray, labels: np.ndarray, units: np.ndar
 def _load(path: pathlib.Path, num_classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Reads logits float64 [N, C], labels int64 [N] and units int64 [N] of clips with their frames in order."""
     try:
-        plain = [p for p in runner.load_predictions(path, num_classes) if p.perturbation == PLAIN]
+        plain = [p for p in runner.load_predictions(path, num_classes) if p.intervention == PLAIN]
     except UserError as error:
         without = Remedy(Action.SET, "to predict without calibration", calibrate=False)
         raise UserError(str(error), *error.remedies, without) from error

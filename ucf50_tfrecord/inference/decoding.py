@@ -1,7 +1,6 @@
-"""Videos to windows of frames, as the converter makes clips of them, by worker processes.
+"""Decodes videos to windows of frames in worker processes, as the converter decodes them to clips.
 
-The only file of this room that imports the write side. Worker processes import it too, so it loads no
-TensorFlow.
+This package's only file that imports the write side. Worker processes import it, so it does not load TensorFlow.
 """
 
 from __future__ import annotations
@@ -29,14 +28,13 @@ from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.specs import ClipFormat, DecodeLimits, WindowSpec
 
 _POLL_SECS = 0.5
-# The windows of some weeks of video.
-_MAX_ANSWER_BYTES = 256 << 20
+_MAX_ANSWER_BYTES = 256 << 20  # the windows of some weeks of video
 _Microseconds = Annotated[int, msgspec.Meta(ge=-(1 << 62), le=1 << 62)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VideoFile:
-    """A video that is to be decoded."""
+    """A video to decode."""
 
     path: str
 
@@ -45,11 +43,11 @@ class VideoFile:
 class DecodedVideo:
     """A video's windows.
 
-    frames: a file of the frames that they take, one after the other, each uint8 [H, W, 3]. A worker wrote it,
-      and may write on: it is to be read, not mapped into memory.
-    places: int64 [windows, clips_per_video, T], which of these frames make a clip.
+    frames: a file of the windows' frames, one after the other, each uint8 [H, W, 3]. A worker wrote it and may
+      still write to it: read it, do not map it into memory.
+    places: int64 [windows, clips_per_video, T], the positions of each clip's frames in that file.
     windows_us: start and end of each window, in microseconds from the video's first frame.
-    num_frames: how many decode.
+    num_frames: decodable frames of the video.
     end_us: microseconds from the first frame to the end of the last.
     """
 
@@ -62,10 +60,10 @@ class DecodedVideo:
 
 @dataclasses.dataclass(frozen=True)
 class Failed:
-    """A video of which nothing can be said.
+    """A video without a prediction.
 
-    reason: without the path. cause: decode.VideoError's, or workers.Failure's; "room" where its frames
-    could not be written, "model" where the model gives no numbers.
+    reason: without the path. cause: decode.VideoError's, or workers.Failure's; "room" if its frames could not
+    be written, "model" if the model returned NaN or infinity.
     """
 
     reason: str
@@ -73,13 +71,13 @@ class Failed:
 
 
 def find_videos(paths: Sequence[str]) -> tuple[list[VideoFile], list[str]]:
-    """Finds videos: files as they are, and in folders and theirs what is a video by its suffix.
+    """Finds videos: named files whatever their suffix, and files in folders and subfolders by their suffix.
 
     Returns:
-      The videos, and a sentence for each folder of which something was passed over.
+      The videos, and a sentence for each folder in which something was skipped.
 
     Raises:
-      UserError: if a path leads nowhere, or nothing is found.
+      UserError: if a path does not exist, or no video is found.
     """
     found, warnings = [], []
     for path in paths:
@@ -123,8 +121,8 @@ def decode_windows(
 ) -> _Windows | Undecodable:
     """Decodes the frames of a video's windows into a file, each frame once, in one pass over the video.
 
-    They pass through the encoding in which the run's clips were stored, so that the model sees of a video
-    what it saw of it in training: for JPEG that is not the same. Runs in a worker.
+    The frames pass through the encoding of the run's clips, so the model gets the pixels that it would get in
+    training: JPEG changes them. Runs in a worker.
     """
     numbers = itertools.count()
 
@@ -148,11 +146,7 @@ def decode_windows(
 
 
 def _write(file: BinaryIO, content: bytes) -> None:
-    """Writes all of it.
-
-    Raises:
-      VideoError: if there is no room.
-    """
+    """Writes all of `content`; raises VideoError if that fails, such as on a full disk."""
     unwritten = memoryview(content)
     try:
         while unwritten:
@@ -164,11 +158,7 @@ def _write(file: BinaryIO, content: bytes) -> None:
 def _parse_windows(
     clip_format: ClipFormat, frames: BinaryIO, video: VideoFile, answer: _Windows | Undecodable
 ) -> DecodedVideo | Failed:
-    """Makes a decoded video of a worker's answer.
-
-    Raises:
-      ValueError: if it is not one of the format.
-    """
+    """Checks a worker's answer and turns it into a decoded video; raises ValueError if it breaks the format."""
     if isinstance(answer, Undecodable):
         where = f" (in {tempfile.gettempdir()}, TMPDIR)" if answer.cause == "room" else ""
         return Failed(answer.reason + where, answer.cause)
@@ -192,11 +182,11 @@ def _frame_bytes(clip_format: ClipFormat) -> int:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Decoder:
-    """Decodes videos side by side, each in a process that it may crash, hang or overload alone.
+    """Decodes videos in parallel, each in a process of its own: a crash or hang costs that video alone.
 
-    limits: what a video may cost.
-    num_workers: how many processes.
-    on_wait: hears, while a video is waited for, how many of its frames have been taken.
+    limits: on what one video may cost.
+    num_workers: the number of processes.
+    on_wait: receives the number of decoded frames while the caller waits for a video.
     """
 
     clip_format: ClipFormat
@@ -205,10 +195,15 @@ class Decoder:
     num_workers: int
     on_wait: Callable[[int], None] = lambda num_frames: None
 
+<<<<<<< HEAD
     def __call__(self, videos: Sequence[VideoFile]) -> Generator[tuple[VideoFile, DecodedVideo | Failed]]:
         """Yields each video with its windows, in order. Their frames' file is removed when the next is asked for.
+=======
+    def __call__(self, videos: Sequence[VideoFile]) -> Iterator[tuple[VideoFile, DecodedVideo | Failed]]:
+        """Yields each video with its windows, in order; its file of frames is removed before the next one.
+>>>>>>> main
 
-        Some videos are decoded ahead. The files lie in the system's temporary folder (TMPDIR). Leaving the
+        Some videos are decoded ahead. Their files are in the system's temporary folder (TMPDIR). Leaving the
         generator kills the worker processes.
 
         Raises:
@@ -217,14 +212,14 @@ class Decoder:
         with (
             contextlib.ExitStack() as files,
             concurrent.futures.ThreadPoolExecutor(self.num_workers) as threads,
-            # Left first: its workers are killed, and the threads that wait for them end.
+            # Exits first, which kills the workers and so ends the threads that wait for them.
             workers.IsolatedPool.within(self.limits) as pool,
         ):
             waiting: collections.deque[tuple[VideoFile, BinaryIO, concurrent.futures.Future]] = (
                 collections.deque()
             )
             for video in videos:
-                # Without a name, so that nothing is left of it whatever ends this process.
+                # A file without a name leaves nothing behind, however this process stops.
                 frames = files.enter_context(_temporary_file())
                 waiting.append((video, frames, threads.submit(self._decode, pool, video, frames)))
                 if len(waiting) > self.num_workers:
@@ -237,7 +232,7 @@ class Decoder:
     ) -> DecodedVideo | Failed:
         def open_files(video: VideoFile) -> list[BinaryIO]:
             frames.seek(0)
-            frames.truncate()  # what an earlier attempt left
+            frames.truncate()  # the frames of an earlier attempt
             return [storage.open_file(video.path), open(os.dup(frames.fileno()), "r+b", buffering=0)]
 
         call = workers.Call(

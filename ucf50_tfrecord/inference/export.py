@@ -1,13 +1,13 @@
-"""A trained model for other programs: a SavedModel, a .keras file, ONNX. Each is read back and compared.
+"""Exports a trained model as a SavedModel, a .keras file or ONNX; each is read back and compared.
 
 <output>/saved_model/     serving_default: frames uint8 [B, T, H, W, 3] to probabilities float32 [B, C]
                          and class_names string [B, C]; for TensorFlow and TensorFlow Serving
 <output>/model.keras      frames to logits float32 [B, C]; for Keras, with ucf50_tfrecord.models imported
 <output>/model.onnx       frames to probabilities; class_names is a JSON list in its metadata
-<output>/export.json      what was exported, its classes, and how far the files differ; tells a folder of ours
+<output>/export.json      the run, its classes, and the differences of the files; marks the folder as an export
 <output>/MODEL_CARD.md    see card
 
-All compute in float32, whatever the run was trained in, and on any device.
+All compute in float32 on any device, whatever precision the run was trained in.
 """
 
 from __future__ import annotations
@@ -18,23 +18,24 @@ import importlib.util
 import json
 import logging
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
+from scipy import special
 
 from ucf50_tfrecord import record, storage
 from ucf50_tfrecord.dataset import reader
 from ucf50_tfrecord.dataset.clips import load_clips
-from ucf50_tfrecord.dataset.perturb import PLAIN
 from ucf50_tfrecord.errors import Action, Remedy, UserError, expect
+from ucf50_tfrecord.evaluation.interventions import PLAIN
 from ucf50_tfrecord.evaluation.results import Condition
 from ucf50_tfrecord.evaluation.verdicts import ensemble
 from ucf50_tfrecord.inference import card
-from ucf50_tfrecord.inference.card import Export, ExportedFile, Own
+from ucf50_tfrecord.inference.card import Export, ExportedFile, RunDifference
+from ucf50_tfrecord.inference.finished_run import FinishedRun
 from ucf50_tfrecord.inference.snippets import FILENAMES
-from ucf50_tfrecord.inference.sources import Sources
 from ucf50_tfrecord.specs import to_json
 from ucf50_tfrecord.texts import tensorflow_reason
 from ucf50_tfrecord.training import trained
@@ -42,25 +43,21 @@ from ucf50_tfrecord.training import trained
 FORMATS = tuple(FILENAMES)
 DEFAULT_FORMATS = ("saved_model", "keras")
 EXPORT_FILENAME = "export.json"
-# By how much a file's probabilities may differ from the model's: kernels round differently.
-TOLERANCE = 1e-4
-# By how much they may differ from those that the run noted, on average over clips of the largest difference
+TOLERANCE = 1e-4  # between a file's probabilities and the model's: kernels round differently
+# Between the model's probabilities and those that the run stored: the mean over clips of the largest difference
 # in each. Training in bfloat16 made it 0.003, and the weights of another epoch 0.12 (an LSTM on UCF50's clips).
 OWN_TOLERANCE = 0.05
 _NUM_CLIPS = 16
-_MAX_CLIP_BYTES = 64 << 20  # as pixels; a model's layers take some fifty times as much
+_MAX_CLIP_BYTES = 64 << 20  # of pixels; a model's layers take some fifty times as much
 _ONNX_OPSET = 18
 _ONNX_PACKAGES = ("tf2onnx", "onnx", "onnxruntime")
 
-Run = Callable[[np.ndarray], np.ndarray]
+# Maps clips uint8 [B, T, H, W, 3] to probabilities float32 [B, C].
+Classify = Callable[[np.ndarray], np.ndarray]
 
 
 def check_formats(formats: Sequence[str]) -> None:
-    """Checks that formats are known and can be written here.
-
-    Raises:
-      UserError: if not.
-    """
+    """Raises UserError unless the formats are known and their packages installed."""
     expect(bool(formats) and set(formats) <= set(FORMATS), f"formats out of {FORMATS}", formats=formats)
     missing = [name for name in _ONNX_PACKAGES if importlib.util.find_spec(name) is None]
     if "onnx" in formats and missing:
@@ -71,21 +68,23 @@ def check_formats(formats: Sequence[str]) -> None:
 
 
 def export_run(
-    sources: Sources,
+    run: FinishedRun,
     output: str,
     *,
     formats: Sequence[str] = DEFAULT_FORMATS,
     warn: Callable[[str], None] = lambda text: None,
+    allowed_code: Collection[str] = (),
 ) -> Export:
-    """Writes a run's model in some formats, reads each back and compares it, and writes the card.
+    """Writes a run's model in some formats, compares what it reads back, and writes the card.
 
-    The folder appears when all is done; an earlier export is replaced by it.
+    The folder appears when all is done, and replaces an earlier export.
 
     Args:
-      sources: what sources.gather found of the run.
+      run: from finished_run.load.
       output: the folder to write.
       formats: of FORMATS.
-      warn: is told if the files are not compared on the run's own clips.
+      warn: receives a sentence if the files are not compared on the run's own clips.
+      allowed_code: see trained.load_model.
 
     Raises:
       UserError: if a format cannot be written, a file's outputs differ by more than TOLERANCE or from
@@ -95,14 +94,14 @@ def export_run(
     formats = [name for name in FORMATS if name in formats]
     names = {*FILENAMES.values(), card.CARD_FILENAME, EXPORT_FILENAME}
     with storage.atomic_folder(output, names=names, mark=EXPORT_FILENAME) as folder:
-        model = load_for_export(sources)
-        frames, ids = choose_clips(sources, warn)
-        probabilities = _softmax(model(frames, training=False).numpy())
-        own = compare_with_run(sources, ids, probabilities) if ids else None
+        model = load_for_export(run, allowed_code)
+        frames, ids = choose_clips(run, warn)
+        probabilities = special.softmax(model(frames, training=False).numpy(), axis=1)
+        own = compare_with_run(run, ids, probabilities) if ids else None
         files = []
         for name in formats:
             path = folder / FILENAMES[name]
-            write(name, path, model, sources.config.classes)
+            write(name, path, model, run.config.classes)
             difference = _difference(READERS[name](path), frames, probabilities)
             if not difference <= TOLERANCE:  # NaN too
                 raise UserError(
@@ -114,42 +113,41 @@ def export_run(
                 )
             files.append(ExportedFile(format=name, num_bytes=_num_bytes(path), difference=difference))
         export = Export(files=tuple(files), tolerance=TOLERANCE, num_clips=len(frames), own=own)
-        _write_export(folder / EXPORT_FILENAME, sources, export)
-        card.write(folder / card.CARD_FILENAME, sources, export)
+        _write_export(folder / EXPORT_FILENAME, run, export)
+        card.write(folder / card.CARD_FILENAME, run, export)
     return export
 
 
-def load_for_export(sources: Sources) -> keras.Model:
-    """Builds the run's model with its weights, computing in float32 and without kernels of one device alone."""
-    config = sources.config
+def load_for_export(run: FinishedRun, allowed_code: Collection[str] = ()) -> keras.Model:
+    """Builds the run's model with its weights, in float32 and without kernels of one kind of device."""
+    config = run.config
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, precision="float32"))
-    model = trained.load_model(
-        sources.run_dir, config, sources.weights, strategy=tf.distribute.get_strategy()
-    )
+    strategy = tf.distribute.get_strategy()
+    model = trained.load_model(run.run_dir, config, run.weights, strategy=strategy, allowed_code=allowed_code)
     prepare(model)
     return model
 
 
 def prepare(model: keras.Model) -> None:
-    """Has a model compute, from the next call on, by what every device and program has."""
+    """Restricts a model, from its next call on, to operations that every device and program has."""
     for layer in model._flatten_layers(include_self=False):
         if hasattr(layer, "use_cudnn"):  # a graph with cuDNN's ops does not run on a CPU
             layer.use_cudnn = False
         if isinstance(layer, keras.layers.Normalization):
-            # TensorFlow would list tensors, which a graph captures, among its inputs, and tf2onnx too.
+            # TensorFlow and tf2onnx would list tensors, captured by the graph, among its inputs.
             layer.mean, layer.variance = np.asarray(layer.mean), np.asarray(layer.variance)
 
 
-def choose_clips(sources: Sources, warn: Callable[[str], None]) -> tuple[np.ndarray, tuple[str, ...] | None]:
-    """Returns clips to compare with, uint8 [N, T, H, W, 3], and their ids; random ones, without ids, if need be."""
-    manifest, spec = sources.manifest, sources.config.model
+def choose_clips(run: FinishedRun, warn: Callable[[str], None]) -> tuple[np.ndarray, tuple[str, ...] | None]:
+    """Reads clips of the run to compare on, uint8 [N, T, H, W, 3], and their ids; else random pixels and None."""
+    manifest, spec = run.manifest, run.config.model
     shape = spec.num_frames, spec.height, spec.width, 3
     count = int(np.clip(_MAX_CLIP_BYTES // np.prod(shape), 2, _NUM_CLIPS))
-    why = sources.no_manifest
+    why = run.no_manifest
     if manifest is not None:
         try:
-            clips = load_clips(manifest, np.unique(sources.results.folds).tolist())
-            tested = set(sources.results.ids)
+            clips = load_clips(manifest, np.unique(run.results.folds).tolist())
+            tested = set(run.results.ids)
             clips = clips.select(np.array([clip_id in tested for clip_id in clips.ids])).spread(count)
             pixels = [reader.read_record(clips, index)[record.VIDEO] for index in range(len(clips))]
             return np.stack(pixels), clips.ids
@@ -159,26 +157,26 @@ def choose_clips(sources: Sources, warn: Callable[[str], None]) -> tuple[np.ndar
     return np.random.default_rng(0).integers(0, 256, (count, *shape), dtype=np.uint8), None
 
 
-def compare_with_run(sources: Sources, ids: Sequence[str], probabilities: np.ndarray) -> Own:
-    """Holds probabilities, float [N, C], of some of the run's clips against the run's own predictions.
+def compare_with_run(run: FinishedRun, ids: Sequence[str], probabilities: np.ndarray) -> RunDifference:
+    """Compares probabilities, float [N, C], for some of the run's clips with the run's own predictions.
 
     Raises:
-      UserError: if they cannot be of the same weights and clips.
+      UserError: if they differ too much to be of the same weights and clips.
     """
-    place = {clip_id: i for i, clip_id in enumerate(sources.results.ids)}
-    condition = Condition(sources.config.model.name, perturbation=PLAIN)
-    noted = ensemble(sources.results.logits(condition))[[place[clip_id] for clip_id in ids]]
-    largest = np.abs(noted - probabilities).max(axis=1)
-    own = Own(
+    place = {clip_id: i for i, clip_id in enumerate(run.results.ids)}
+    condition = Condition(run.config.model.name, intervention=PLAIN)
+    stored = ensemble(run.results.logits(condition))[[place[clip_id] for clip_id in ids]]
+    largest = np.abs(stored - probabilities).max(axis=1)
+    own = RunDifference(
         mean=float(largest.mean()),
         largest=float(largest.max()),
-        num_other=int((noted.argmax(axis=1) != probabilities.argmax(axis=1)).sum()),
+        num_other=int((stored.argmax(axis=1) != probabilities.argmax(axis=1)).sum()),
     )
     if not own.mean <= OWN_TOLERANCE:
         raise UserError(
-            f"On {len(ids)} clips the model's probabilities differ from those in {sources.predictions_path} by "
+            f"On {len(ids)} clips the model's probabilities differ from those in {run.predictions_path} by "
             f"{own.mean:.2g} on average (tolerance {OWN_TOLERANCE}): these are not the predictions of the "
-            f"{sources.weights} weights, or not of these clips. Evaluate the run again."
+            f"{run.weights} weights, or not of these clips. Evaluate the run again."
         )
     return own
 
@@ -200,11 +198,11 @@ def _write_saved_model(path: pathlib.Path, model: keras.Model, classes: Sequence
 
     def serve(frames: tf.Tensor) -> dict[str, tf.Tensor]:
         probabilities = tf.nn.softmax(model(frames, training=False))
-        # A row a clip: TensorFlow Serving splits every output by the batch, and its Classify API wants [B, C].
+        # A row per clip: TensorFlow Serving splits every output by the batch, and its Classify API needs [B, C].
         class_names = tf.repeat(names, tf.shape(frames)[0], axis=0)
         return {"probabilities": probabilities, "class_names": class_names}
 
-    archive = keras.export.ExportArchive()  # of a model that it is told to track it writes all weights twice
+    archive = keras.export.ExportArchive()  # of a tracked model it would write all weights twice
     archive.add_endpoint("serve", serve, input_signature=[_frames_spec(model)])  # serving_default too
     archive.write_out(str(path), verbose=False)
 
@@ -214,11 +212,7 @@ def _write_keras(path: pathlib.Path, model: keras.Model, classes: Sequence[str])
 
 
 def _write_onnx(path: pathlib.Path, model: keras.Model, classes: Sequence[str]) -> None:
-    """By tf2onnx.
-
-    Raises:
-      UserError: if the model has ops that it does not know.
-    """
+    """Converts by tf2onnx; raises UserError if the model has ops that it does not know."""
     import onnx
     import tf2onnx
 
@@ -228,7 +222,7 @@ def _write_onnx(path: pathlib.Path, model: keras.Model, classes: Sequence[str]) 
 
     logger = logging.getLogger("tf2onnx")
     level = logger.level
-    logger.setLevel(logging.CRITICAL)  # it logs what it does not know, and goes on
+    logger.setLevel(logging.CRITICAL)  # it logs unknown ops and continues
     try:
         onnx_model, _ = tf2onnx.convert.from_function(
             serve,
@@ -237,7 +231,7 @@ def _write_onnx(path: pathlib.Path, model: keras.Model, classes: Sequence[str]) 
             custom_op_handlers={"Erfc": (_erfc_to_onnx, [])},
         )
         onnx.checker.check_model(onnx_model)
-    except Exception as error:  # it raises whatever it meets
+    except Exception as error:  # it documents no types
         raise UserError(
             f"tf2onnx cannot write this model ({model.name}) as ONNX: {tensorflow_reason(error)}",
             Remedy(Action.SET, "to leave onnx out", formats=[*DEFAULT_FORMATS]),
@@ -251,28 +245,28 @@ def _write_onnx(path: pathlib.Path, model: keras.Model, classes: Sequence[str]) 
 
 
 def _erfc_to_onnx(graph, node, name: str, args: Sequence, **_options) -> None:
-    """Writes erfc(x), of GELU, which ONNX does not have, as 1 - erf(x): tf2onnx's handler of that op."""
+    """Writes GELU's erfc(x), which ONNX lacks, as 1 - erf(x): a handler for tf2onnx."""
     node.type = "Erf"
     [output] = node.output
     one = graph.make_const(f"{name}_one", np.ones([], np.float32)).output[0]
     graph.insert_new_node_on_output("Sub", output, name=f"{name}_complement", inputs=[one, output])
 
 
-def _read_saved_model(path: pathlib.Path) -> Run:
+def _read_saved_model(path: pathlib.Path) -> Classify:
     loaded = tf.saved_model.load(str(path))  # its signatures do not keep its variables alive
 
-    def run(frames: np.ndarray) -> np.ndarray:
+    def classify(frames: np.ndarray) -> np.ndarray:
         return loaded.signatures["serving_default"](frames=tf.constant(frames))["probabilities"].numpy()
 
-    return run
+    return classify
 
 
-def _read_keras(path: pathlib.Path) -> Run:
+def _read_keras(path: pathlib.Path) -> Classify:
     model = keras.models.load_model(path)
-    return lambda frames: _softmax(model(frames, training=False).numpy())
+    return lambda frames: special.softmax(model(frames, training=False).numpy(), axis=1)
 
 
-def _read_onnx(path: pathlib.Path) -> Run:
+def _read_onnx(path: pathlib.Path) -> Classify:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -283,21 +277,21 @@ _WRITERS = {"saved_model": _write_saved_model, "keras": _write_keras, "onnx": _w
 READERS = {"saved_model": _read_saved_model, "keras": _read_keras, "onnx": _read_onnx}
 
 
-def _difference(run: Run, frames: np.ndarray, expected: np.ndarray) -> float:
-    """Returns the largest difference; the first clip goes alone, too, as B is free."""
-    found = np.concatenate([run(frames[:1]), run(frames)[1:]])
+def _difference(classify: Classify, frames: np.ndarray, expected: np.ndarray) -> float:
+    """Returns the largest difference; the first clip is a batch of its own, to vary B."""
+    found = np.concatenate([classify(frames[:1]), classify(frames)[1:]])
     return float(np.abs(found - expected).max())
 
 
-def _write_export(path: pathlib.Path, sources: Sources, export: Export) -> None:
-    spec = sources.config.model
+def _write_export(path: pathlib.Path, run: FinishedRun, export: Export) -> None:
+    spec = run.config.model
     storage.write_json(
         path,
         {
-            "run": sources.run_dir,
-            "weights": sources.weights,
-            "fingerprint": sources.config.fingerprint,
-            "classes": sources.config.classes,
+            "run": run.run_dir,
+            "weights": run.weights,
+            "fingerprint": run.config.fingerprint,
+            "classes": run.config.classes,
             "input": {"dtype": "uint8", "shape": [None, spec.num_frames, spec.height, spec.width, 3]},
             "export": to_json(export),
         },
@@ -306,10 +300,6 @@ def _write_export(path: pathlib.Path, sources: Sources, export: Export) -> None:
 
 def _frames_spec(model: keras.Model) -> tf.TensorSpec:
     return tf.TensorSpec(model.input.shape, tf.uint8, name="frames")
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    return ensemble(logits[np.newaxis])
 
 
 def _num_bytes(path: pathlib.Path) -> int:

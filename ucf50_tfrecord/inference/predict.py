@@ -1,4 +1,4 @@
-"""What a trained model says of videos that no shard holds."""
+"""Predicts the classes of videos by a trained model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ucf50_tfrecord.specs import ClipFormat, WindowSpec
 from ucf50_tfrecord.training import trained
 from ucf50_tfrecord.training.run import RunConfig
 
-# The median and the longest of 278 videos of eight UCF50 classes, where a run's own are not known.
+# The median and the longest of 278 videos of eight UCF50 classes, for runs that do not know their own.
 UCF50_SECS = (5.0, 20.0)
 _DECIMALS = 6  # of probabilities and logits in files
 
@@ -31,17 +31,17 @@ _DECIMALS = 6  # of probabilities and logits in files
 def complete_config(
     config: RunConfig, data_dir: str | None, warn: Callable[[str], None] = lambda text: None
 ) -> RunConfig:
-    """Returns a run's configuration with what it takes to make clips as the run's were made.
+    """Completes a run's configuration with its clips' format and its videos' lengths.
 
-    Runs of earlier versions do not hold it, so it is looked up in their shards.
+    Runs of earlier versions do not store them, so they are read from the shards.
 
     Args:
       config: the run's.
-      data_dir: a folder of its shards, which then comes before what the configuration says.
-      warn: is told if these are other shards than those that the run was trained on.
+      data_dir: a folder of its shards, which overrides the configuration.
+      warn: receives a sentence if these are other shards than those that the run was trained on.
 
     Raises:
-      UserError: if the shards are needed and not there, or the model cannot read such clips.
+      UserError: if the shards are needed and missing, or the model cannot read such clips.
     """
     if config.clip_format and not data_dir:
         return dataclasses.replace(config, video_secs=config.video_secs or UCF50_SECS)
@@ -49,7 +49,7 @@ def complete_config(
     manifest = manifest_lib.load_if_finished(folder)
     if manifest is None:
         raise UserError(
-            f"How the run's clips were made is not known: the run is of an earlier version, and there are no shards "
+            f"The format of the run's clips is unknown: the run is from an earlier version, and there are no shards "
             f"in {folder}",
             Remedy(Action.SET, "to name the folder of its shards", data_dir=...),
         )
@@ -64,16 +64,15 @@ def complete_config(
 def choose_windows(
     video_secs: tuple[float, float], window_secs: float | None, stride_secs: float | None
 ) -> WindowSpec:
-    """Completes what is asked for of windows.
+    """Chooses how videos are cut into windows.
 
-    By default a video no longer than the longest of the run's is taken whole, as those were; a longer
-    one is cut into windows that last as long as the run's videos typically did. The stride is half a
-    window.
+    By default, a video no longer than the run's longest one is a single window, as in training. A longer one
+    is cut into windows of the median length of the run's videos. The default stride is half a window.
 
     Args:
-      video_secs: how long the run's videos last, the median and the longest.
-      window_secs: how long a window is asked to be; then every longer video is cut.
-      stride_secs: from a window's start to the next one's.
+      video_secs: the median and the longest length of the run's videos.
+      window_secs: the requested length; every longer video is then cut.
+      stride_secs: the requested time from a window's start to the next one's.
     """
     typical, longest = video_secs
     window = typical if window_secs is None else window_secs
@@ -86,11 +85,11 @@ def choose_windows(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What a model says of a video.
+    """A model's prediction for a video.
 
     windows_secs: start and end of each window.
     logits: float32 [windows, clips_per_video, C].
-    temperature: what logits are divided by.
+    temperature: the divisor of the logits.
     """
 
     video: VideoFile
@@ -102,7 +101,7 @@ class Prediction:
 
     @functools.cached_property
     def window_probabilities(self) -> np.ndarray:
-        """Of each window the mean over its clips, float64 [windows, C]."""
+        """The mean over each window's clips, float64 [windows, C]."""
         return special.softmax(self.logits.astype(np.float64) / self.temperature, axis=2).mean(axis=1)
 
     @functools.cached_property
@@ -111,7 +110,7 @@ class Prediction:
         return self.window_probabilities.mean(axis=0)
 
     def top(self, count: int) -> list[tuple[int, float]]:
-        """Returns the most probable classes, the first first, and their probabilities."""
+        """Returns the `count` most probable classes and their probabilities, the highest first."""
         order = np.argsort(-self.probabilities, kind="stable")[:count]
         return [(int(label), float(self.probabilities[label])) for label in order]
 
@@ -142,13 +141,13 @@ class Prediction:
 
 
 def folder_class(video: VideoFile, classes: Sequence[str]) -> str | None:
-    """Returns the class that a video's folder is named after, if it is."""
+    """Returns the class that a video's folder is named after; None if there is none."""
     name = pathlib.Path(video.path).absolute().parent.name
     return name if name in classes else None
 
 
 class Predictor:
-    """Runs a model over videos' windows, some clips at a time."""
+    """Runs a model over videos' windows, in batches of clips."""
 
     def __init__(self, model: keras.Model, clip_format: ClipFormat, *, batch_size: int, temperature: float):
         self._format, self._batch_size, self._temperature = clip_format, batch_size, temperature
@@ -158,28 +157,31 @@ class Predictor:
         )
 
     def __call__(
-        self, video: VideoFile, decoded: DecodedVideo, on_share: Callable[[float], None] = lambda share: None
+        self,
+        video: VideoFile,
+        decoded: DecodedVideo,
+        on_progress: Callable[[float], None] = lambda done: None,
     ) -> Prediction | Failed:
         """Predicts a video; its frames are read from their file as they are needed.
 
-        It fails where the model gives no numbers, as one in float16 may for what it never met.
+        It fails if the model returns NaN or infinity, as it may in float16 for unusual videos.
 
         Args:
           video: the video.
           decoded: its windows.
-          on_share: hears how much of them is done, 0 to 1.
+          on_progress: receives the finished fraction, 0 to 1.
         """
         places = decoded.places.reshape(-1, self._format.num_frames)
         parts = []
         for first in range(0, len(places), self._batch_size):
             batch = self._read(decoded.frames, places[first : first + self._batch_size])
             if batch is None:
-                return Failed("its process changed the frames after it had answered", "crash")
+                return Failed("its process changed the frames after its answer", "crash")
             parts.append(self._forward(batch).numpy())
-            on_share((first + len(batch)) / len(places))
+            on_progress((first + len(batch)) / len(places))
         logits = np.concatenate(parts)  # [windows * clips_per_video, C]
         if not np.isfinite(logits).all():
-            return Failed("the model gives NaN or infinity for it", "model")
+            return Failed("the model returns NaN or infinity for it", "model")
         return Prediction(
             video=video,
             num_frames=decoded.num_frames,
@@ -190,7 +192,7 @@ class Predictor:
         )
 
     def _read(self, frames: BinaryIO, places: np.ndarray) -> np.ndarray | None:
-        """Reads clips' frames, uint8 [B, T, H, W, 3], by their places, int64 [B, T]; None if one is gone."""
+        """Reads clips' frames, uint8 [B, T, H, W, 3], by their places, int64 [B, T]; None if one is missing."""
         batch = np.empty((*places.shape, *self._format.shape[1:]), np.uint8)
         for out, place in zip(batch.reshape(places.size, -1), places.flat):
             if os.preadv(frames.fileno(), [out], int(place) * out.size) != out.size:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import keras
 
@@ -46,6 +46,7 @@ class Session:
         stride_secs: float | None = None,
         calibrate: bool = True,
         batch_size: int = 32,
+        allowed_code: Collection[str] = (),
         warn: Callable[[str], None] = lambda text: None,
     ) -> Session:
         """Loads a run.
@@ -58,17 +59,18 @@ class Session:
           window_secs, stride_secs: see predict.choose_windows.
           calibrate: whether to fit a temperature on the run's held-out clips.
           batch_size: clips per step.
+          allowed_code: see trained.load_model.
           warn: receives a sentence if the shards of `data_dir` are not the run's.
 
         Raises:
-          UserError: if the run has no sound checkpoint, or it is not known how its clips were made.
+          UserError: if the run has no sound checkpoint or names code that is not allowed, or it is not known how its clips were made.
         """
         config = complete_config(run_lib.load_config(run_dir), data_dir, warn)
         windows = choose_windows(config.video_secs, window_secs, stride_secs)
         weights = weights or trained.scored_weights(config)
         if model is None:
             strategy = strategy_lib.make_strategy("one", environment={})
-            model = trained.load_model(run_dir, config, weights, strategy=strategy)
+            model = trained.load_model(run_dir, config, weights, strategy=strategy, allowed_code=allowed_code)
         calibration = Calibration(reason="not asked for")
         if calibrate:
             calibration = calibration_lib.calibrate(run_dir, config, weights)

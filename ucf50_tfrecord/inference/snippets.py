@@ -1,14 +1,14 @@
-"""How to call each exported file: short programs, which run in the export's folder."""
+"""Short programs that call each exported file, to be run in the export's folder."""
 
 from __future__ import annotations
 
 from ucf50_tfrecord.specs import ModelSpec
 
-# What each format is written to.
+# The file or folder of each format.
 FILENAMES = {"saved_model": "saved_model", "keras": "model.keras", "onnx": "model.onnx"}
 MEANINGS = {
-    "saved_model": "With TensorFlow alone, or TensorFlow Serving; every output has a row for each clip:",
-    "keras": "With Keras and this project's layers, to predict with; it gives logits:",
+    "saved_model": "With TensorFlow alone, or TensorFlow Serving; every output has a row per clip:",
+    "keras": "With Keras and this project's layers, for inference; it returns logits:",
     "onnx": "With ONNX Runtime alone:",
 }
 
@@ -28,7 +28,7 @@ import json
 
 import keras
 import numpy as np
-import ucf50_tfrecord.models  # the layers that the file names
+import ucf50_tfrecord.models  # registers the layers in the file
 
 {frames}
 model = keras.models.load_model("model.keras")
@@ -51,5 +51,5 @@ print(classes[best], float(probabilities[0, best]))""",
 
 
 def snippet(name: str, spec: ModelSpec) -> str:
-    """Returns a Python program that calls the file of a format on clips of a model's size."""
+    """Returns a Python program that calls a format's file on clips of a model's size."""
     return _SNIPPETS[name].format(frames=_FRAMES.format(spec.num_frames, spec.height, spec.width))

@@ -1,8 +1,8 @@
 """A 3D CNN with factored convolutions, (2+1)D: first over space, then over time.
 
-Source: Tran et al. 2018, "A Closer Look at Spatiotemporal Convolutions for Action Recognition", without
-residual connections, which four blocks do not need. Both convolutions run in 2D, over frames and over
-(time, pixel): this computes the same function, and every device has fast kernels for it.
+Source: Tran et al. 2018, "A Closer Look at Spatiotemporal Convolutions for Action Recognition", without residual
+connections, which four blocks do not need. Both convolutions run in 2D, over frames and over (time, pixel): the
+function is the same, and every device has fast kernels for it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Dropout with random numbers that follow from (seed, step, position in the global batch).
 
-A clip's dropout, like its augmentation, then depends neither on the number of replicas nor on where a
-run was resumed. Keras's own layer advances a state, which would have to be saved, and draws the same
-numbers on every replica.
+A clip's dropout, like its augmentation, depends neither on the number of replicas nor on where a run was resumed.
+Keras's own layer advances a state, which would have to be saved, and draws the same numbers on every replica.
 """
 
 from __future__ import annotations

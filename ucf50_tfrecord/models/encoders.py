@@ -1,4 +1,4 @@
-"""Frame encoders: the project's own of three blocks, and those of keras.applications."""
+"""Frame encoders: the project's own of three blocks, those of keras.applications, and the user's own."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from typing import Any
 import keras
 from keras import layers, ops
 
+from ucf50_tfrecord.architectures import APPLICATIONS, ENCODERS
 from ucf50_tfrecord.errors import UserError
-from ucf50_tfrecord.models import frames
+from ucf50_tfrecord.models import builders, frames
 from ucf50_tfrecord.models.dropout import Dropout
 from ucf50_tfrecord.models.frames import Tensor, encode_frames, normalize
-from ucf50_tfrecord.specs import THREE_BLOCK, ModelSpec
+from ucf50_tfrecord.specs import ModelSpec
 
 BLOCK_FILTERS = (32, 64, 128)
-# The first stream of dropout within models of keras.applications; our own models use lower ones.
+# The first stream of dropout within models of keras.applications; the project's own models use lower ones.
 _FIRST_STREAM = 100
 
 
@@ -27,21 +28,24 @@ def frame_features(video: Tensor, spec: ModelSpec, dtype: keras.DTypePolicy) -> 
 
     Args:
       video: uint8 [B, T, H, W, 3].
-      spec: has the names of the encoder and of its weights.
+      spec: names the encoder and its weights.
       dtype: the policy of the layers.
 
     Returns:
       Features [B, T, F].
 
     Raises:
-      UserError: if the encoder's weights are missing or do not fit, or frames are too small for it.
+      UserError: if the encoder's weights are missing or do not fit, frames are too small for it, or a builder of
+        the user's own cannot be imported or returns something else.
     """
     scaled = frames.pixels(video, spec, dtype)  # [B, T, H, W, C]
     shape = scaled.shape[2:]
-    if spec.encoder == THREE_BLOCK:
-        encoder = three_block(shape, spec, dtype)
-    else:
-        encoder = application(shape, spec, dtype)
+    encoder = builders.call(ENCODERS.get(spec.encoder, spec.encoder), shape, spec, dtype)
+    if spec.encoder not in ENCODERS:
+        encoder = _named_encoder(encoder, shape, spec, dtype)
+    if spec.encoder not in APPLICATIONS and spec.encoder_weights != "none":
+        with _explained_errors(spec):
+            encoder.load_weights(spec.encoder_weights)
     encoder.trainable = not spec.freeze_encoder
     if spec.freeze_encoder:  # batch norm keeps its statistics, too
         return encode_frames(scaled, lambda x: encoder(x, training=False))
@@ -61,11 +65,7 @@ def three_block(shape: tuple[int, ...], spec: ModelSpec, dtype: keras.DTypePolic
     x = Dropout(spec.dropout, stream=0, dtype=dtype)(layers.Flatten(dtype=dtype)(x))
     x = layers.Dense(frames.NUM_FEATURES, use_bias=False, dtype=dtype)(x)
     features = layers.ReLU(dtype=dtype)(normalize(x, dtype))
-    encoder = keras.Model(image, features, name="encoder")
-    if spec.encoder_weights != "none":
-        with _explained_errors(spec):
-            encoder.load_weights(spec.encoder_weights)
-    return encoder
+    return keras.Model(image, features, name="encoder")
 
 
 def application(shape: tuple[int, ...], spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
@@ -87,6 +87,15 @@ def application(shape: tuple[int, ...], spec: ModelSpec, dtype: keras.DTypePolic
     image = keras.Input(shape, dtype=dtype.compute_dtype)
     prepared = _Preprocess(spec.encoder, dtype=dtype)(image)
     return keras.Model(image, ops.cast(model(prepared), dtype.compute_dtype), name="encoder")
+
+
+def _named_encoder(
+    encoder: Any, shape: tuple[int, ...], spec: ModelSpec, dtype: keras.DTypePolicy
+) -> keras.Model:
+    """Checks an encoder of the user's own, and gives it the name by which the rest of the project finds it."""
+    image = keras.Input(shape, dtype=dtype.compute_dtype)
+    features = builders.encode(encoder, spec, image)
+    return keras.Model(image, ops.cast(features, dtype.compute_dtype), name="encoder")
 
 
 def _reproducible(model: keras.Model) -> keras.Model:

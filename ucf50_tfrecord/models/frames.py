@@ -1,4 +1,4 @@
-"""Parts that all families share: the input, frames to features, and features to logits."""
+"""Parts of all model families: the input, frames to features, and features to logits."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def classify(features: Tensor, spec: ModelSpec, **init) -> Tensor:
 def normalize(x: Tensor, dtype: keras.DTypePolicy) -> Tensor:
     """Applies batch norm over the last axis, with the statistics of the global batch (all replicas).
 
-    The moving average is quicker than Keras's 0.99: epochs of small data sets have few steps.
+    Its momentum is below Keras's 0.99, since epochs of small data sets have few steps.
     """
     return BatchNorm(momentum=0.9, synchronized=True, dtype=dtype)(x)
 
@@ -69,8 +69,8 @@ def normalize(x: Tensor, dtype: keras.DTypePolicy) -> Tensor:
 class ConvReluPool(layers.Conv2D):
     """Convolution, bias, ReLU and max-pool 2: [N, H, W, C] to [N, H // 2, W // 2, filters].
 
-    Computes the same function and gradient as separate layers, in less time: the gradients of ReLU and
-    bias need only the pooled quarter of the pixels, see `_bias_relu_pool`.
+    Computes the same function and gradient as separate layers in less time: the gradients of ReLU and bias need
+    only the pooled quarter of the pixels, see `_bias_relu_pool`.
     """
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
@@ -108,8 +108,8 @@ def _bias_relu_pool(x: tf.Tensor, bias: tf.Tensor):
 class BatchNorm(layers.BatchNormalization):
     """keras.layers.BatchNormalization, as one op in training over images on a single replica.
 
-    Keras's layer takes some ten passes over the pixels. Several replicas share their statistics, which
-    the op cannot do.
+    Keras's layer takes some ten passes over the pixels. The op cannot synchronize statistics over several
+    replicas.
     """
 
     def call(

@@ -1,4 +1,4 @@
-"""The order-blind control: a model of single frames, whose order it cannot see."""
+"""The order-blind control: a mean over frames, whose order it cannot see."""
 
 from __future__ import annotations
 

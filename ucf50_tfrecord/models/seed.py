@@ -2,11 +2,10 @@
 
 Their order-blind control is the same encoder with a mean over time.
 
-Per frame: three blocks of conv 3x3 (32, 64, 128 filters), ReLU and max-pool 2; flatten; dense 256 with
-ReLU. Over time: one RNN or LSTM of 256 units, whose last step goes to the classifier. There is no
-dropout and no normalisation. The published models are PyTorch models, so weights start from PyTorch's
-distributions. Recurrent layers have fewer biases: PyTorch adds two bias vectors where one has the same
-effect.
+Per frame: three blocks of conv 3x3 (32, 64, 128 filters), ReLU and max-pool 2; flatten; dense 256 with ReLU. Over
+time: one RNN or LSTM of 256 units, whose last step goes to the classifier. There is no dropout and no normalization.
+The published models are PyTorch models, so weights start from PyTorch's distributions. Recurrent layers have fewer
+biases: PyTorch adds two bias vectors where one has the same effect.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ STEM_FILTERS = (32, 64)
 WIDTH = 128
 NUM_HEADS = 4
 NUM_BLOCKS = 2  # over space, and again over time
-# The most tokens along each side of a frame of any size: attention costs their 4th power.
+# Limit on tokens along each side of a frame: attention costs their 4th power.
 MAX_TOKENS = 8
 
 

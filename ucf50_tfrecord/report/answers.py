@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ucf50_tfrecord.dataset import perturb
-from ucf50_tfrecord.drawing.document import Block, Bullets, Cell, Heading, Paragraph, Table
+from ucf50_tfrecord.architectures import model_traits
+from ucf50_tfrecord.drawing.document import Block, Bullets, Entry, Heading, Paragraph, Table
 from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.evaluation import cells
 from ucf50_tfrecord.evaluation import verdicts as judging
+from ucf50_tfrecord.evaluation.interventions import PLAIN
 from ucf50_tfrecord.evaluation.results import LOGIT_DECIMALS, Condition
-from ucf50_tfrecord.evaluation.verdicts import KINDS, MARGIN, NO, UNKNOWN, YES, Verdict
+from ucf50_tfrecord.evaluation.verdicts import KINDS, MARGIN, Answer, Verdict
 from ucf50_tfrecord.report.scores import Scores
-from ucf50_tfrecord.specs import ORDER_BLIND_MODELS
 
-TONES = {YES: "yes", NO: "no", UNKNOWN: "unknown"}
-_HEADINGS = {YES: "Yes", NO: "No", UNKNOWN: "Cannot tell"}
 _ABOVE_CHANCE = ("above_chance", "appearance_suffices")
 
 
@@ -24,10 +22,15 @@ def find(verdicts: Sequence[Verdict], kind: str, *models: str) -> Verdict | None
     return next((v for v in verdicts if v.kind == kind and v.models == models), None)
 
 
-def answers(verdicts: Sequence[Verdict], kind: str, *models: str) -> str | None:
-    """Returns the answer of that verdict; None if there is none."""
+def says(answer: Answer, verdicts: Sequence[Verdict], kind: str, *models: str) -> Verdict | None:
+    """Finds the verdict of a kind on some models if it has this answer."""
     verdict = find(verdicts, kind, *models)
-    return verdict.answer if verdict else None
+    return verdict if verdict and verdict.answer == answer else None
+
+
+def tone(answer: Answer) -> str:
+    """Returns an answer's mark, of document.TONES."""
+    return answer.name.lower()
 
 
 def section(scores: Scores, verdicts: Sequence[Verdict]) -> Iterator[Block]:
@@ -41,10 +44,10 @@ def section(scores: Scores, verdicts: Sequence[Verdict]) -> Iterator[Block]:
     if together:
         yield Heading("Taken together", 3)
         yield Bullets(together)
-    for answer, title in _HEADINGS.items():
+    for answer in Answer:
         texts = [verdict.text for verdict in verdicts if verdict.answer == answer]
-        yield Heading(f"{title} ({len(texts)})", 3)
-        yield Bullets(texts, TONES[answer]) if texts else Paragraph("None.")
+        yield Heading(f"{answer.capitalize()} ({len(texts)})", 3)
+        yield Bullets(texts, tone(answer)) if texts else Paragraph("None.")
     horizons = list(_horizons(scores, verdicts))
     if horizons:
         yield Heading("How much of the clip is needed", 3)
@@ -56,42 +59,41 @@ def section(scores: Scores, verdicts: Sequence[Verdict]) -> Iterator[Block]:
 def conclusions(scores: Scores, verdicts: Sequence[Verdict]) -> Iterator[str]:
     """Yields sentences that rest on several verdicts, each of which must hold."""
     for model in scores.sequence_models:
-        order = find(verdicts, "needs_order", model)
-        yield from _against_control(scores, verdicts, model, order)
-        disturbed = find(verdicts, "disturbed_by_shuffling", model)
-        if order and disturbed and (order.answer, disturbed.answer) == (NO, YES):
+        yield from _against_control(scores, verdicts, model)
+        order = says(Answer.NO, verdicts, "needs_order", model)
+        disturbed = says(Answer.YES, verdicts, "disturbed_by_shuffling", model)
+        if order and disturbed:
             yield (
                 f"{model} has learnt to expect frame order but does not need it: shuffled frames cost "
                 f"{disturbed.effect} at test time alone, and {order.effect} after training on shuffled frames."
             )
 
 
-def _against_control(
-    scores: Scores, verdicts: Sequence[Verdict], model: str, order: Verdict | None
-) -> Iterator[str]:
+def _against_control(scores: Scores, verdicts: Sequence[Verdict], model: str) -> Iterator[str]:
     """Yields conclusions from the comparison of a model with its order-blind control."""
     control = scores.control_of(model)
     if control is None:
         return
     alike = scores.read_alike(model, control)
-    appearance = find(verdicts, "appearance_suffices", control)
-    recognises = answers(verdicts, "above_chance", model) == YES
-    if order and order.answer == NO and recognises and appearance and appearance.answer == YES:
+    order, no_order = (says(a, verdicts, "needs_order", model) for a in (Answer.YES, Answer.NO))
+    recognises = says(Answer.YES, verdicts, "above_chance", model)
+    appearance = says(Answer.YES, verdicts, "appearance_suffices", control)
+    if no_order and recognises and appearance:
         yield (
             f"The score of {model} comes from appearance, not order: {control}, which cannot see order, is above "
-            f"chance by {appearance.effect}; trained and tested on shuffled frames, {model} loses {order.effect}."
+            f"chance by {appearance.effect}; trained and tested on shuffled frames, {model} loses "
+            f"{no_order.effect}."
         )
-    ahead = find(verdicts, "models_differ", model, control)
-    behind = find(verdicts, "models_differ", control, model)
-    if ahead and ahead.answer == YES and order and order.answer == YES:
-        # All of the lead, if the loss without order may be as large, as far as the intervals tell.
+    ahead = says(Answer.YES, verdicts, "models_differ", model, control)
+    if ahead and order:
+        # All of the lead, if the intervals allow a loss without order of the same size.
         part = "" if alike and order.effect.high >= ahead.effect.low else "part of "
         but = "" if alike else ", which also reads frames in another way"
         yield (
             f"Frame order explains {part}the lead of {model} over {control}{but}: {model} is ahead by "
             f"{ahead.effect}, and loses {order.effect} when trained and tested on shuffled frames."
         )
-    if behind and behind.answer == YES:
+    if behind := says(Answer.YES, verdicts, "models_differ", control, model):
         yield (
             f"{control}, which cannot see order, is ahead of {model} by {behind.effect}: what {model} does beyond "
             f"averaging over frames does not help here{'' if alike else ', or its way of reading frames costs more'}."
@@ -99,18 +101,22 @@ def _against_control(
 
 
 def _at_a_glance(scores: Scores, verdicts: Sequence[Verdict]) -> Iterator[Block]:
-    def cell(kind: str, model: str) -> Cell:
+    def entry(kind: str, model: str) -> Entry:
         verdict = find(verdicts, kind, model)
         if verdict is None:
-            return Cell("")
-        word = "?" if verdict.answer == UNKNOWN else verdict.answer
-        return Cell(f"{word} {verdict.effect.value:+z.2f}", TONES[verdict.answer])
+            return Entry("")
+        word = "?" if verdict.answer == Answer.UNKNOWN else verdict.answer
+        return Entry(f"{word} {verdict.effect.value:+z.2f}", tone(verdict.answer))
 
     kinds = [kind for kind in KINDS if any(v.kind == kind and len(v.models) == 1 for v in verdicts)]
     if kinds:
+<<<<<<< HEAD
         rows: list[list[str | Cell]] = [
             [KINDS[kind].question, *(cell(kind, model) for model in scores.models)] for kind in kinds
         ]
+=======
+        rows = [[KINDS[kind].question, *(entry(kind, model) for model in scores.models)] for kind in kinds]
+>>>>>>> main
         caption = (
             "Answers at a glance: the effect on accuracy, from 0 to 1, in the direction of the question. ?: cannot "
             "tell at this size. Empty: not asked, because it was not tested or the model cannot see order."
@@ -121,19 +127,20 @@ def _at_a_glance(scores: Scores, verdicts: Sequence[Verdict]) -> Iterator[Block]
 def _horizons(scores: Scores, verdicts: Sequence[Verdict]) -> Iterator[str]:
     total = scores.results.num_frames
     for model in scores.models:
-        if YES not in {answers(verdicts, kind, model) for kind in _ABOVE_CHANCE}:
+        if not any(says(Answer.YES, verdicts, kind, model) for kind in _ABOVE_CHANCE):
             continue  # if a model recognises nothing, one frame is as good as all
         for end in ("first", "last"):
-            if not scores.tested(Condition(model, perturbation=f"{end}1")).any():
+            if not scores.tested(Condition(model, intervention=f"{end}1")).any():
                 continue
-            found = judging.horizon(scores.results, model, end)
-            if found is None:
+            count, loss = judging.horizon(scores.results, model, end) or (0, None)
+            if loss is None:
                 yield f"No tested number of {end} frames is shown to score like the whole clip for {model}."
-            elif found[0] == 1:
-                yield f"The {end} frame of {total} scores like the whole clip for {model}: it costs {found[1]}."
+            elif count == 1:
+                yield f"The {end} frame of {total} scores like the whole clip for {model}: it costs {loss}."
             else:
-                frames = f"The {end} {found[0]} frames of {total}"
-                yield f"{frames} score like the whole clip for {model}: they cost {found[1]}."
+                yield (
+                    f"The {end} {count} frames of {total} score like the whole clip for {model}: they cost {loss}."
+                )
 
 
 def _order_check(scores: Scores) -> Iterator[Block]:
@@ -155,7 +162,7 @@ def _order_check(scores: Scores) -> Iterator[Block]:
             yield Bullets(failures)
     else:
         yield Paragraph(
-            "No model here is blind to order. With one, such as frame_pool, the comparison would check itself: "
+            "No model here is order-blind. With one, such as frame_pool, the comparison would check itself: "
             "shuffled frames must not change its predictions."
         )
     rows = [
@@ -173,7 +180,7 @@ def _order_check(scores: Scores) -> Iterator[Block]:
 
 def _failures(scores: Scores) -> Iterator[str]:
     for result in scores.results.cells:
-        if result.architecture in ORDER_BLIND_MODELS and perturb.PLAIN in result.logits:
+        if model_traits(result.architecture).is_order_blind and PLAIN in result.logits:
             try:
                 cells.check_order_blind(str(result.cell), result.logits, result.precision)
             except UserError as error:

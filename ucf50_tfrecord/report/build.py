@@ -13,9 +13,9 @@ import numpy as np
 
 from ucf50_tfrecord import record, storage
 from ucf50_tfrecord.choices import FoldBy, FrameOrder
-from ucf50_tfrecord.dataset import perturb
 from ucf50_tfrecord.drawing import document
 from ucf50_tfrecord.drawing.document import Block, Bullets, Document, Heading, Paragraph, Table
+from ucf50_tfrecord.evaluation.interventions import INTERVENTIONS, SHUFFLED
 from ucf50_tfrecord.evaluation.results import Condition, Results
 from ucf50_tfrecord.evaluation.verdicts import MARGIN, Verdict
 from ucf50_tfrecord.report import answers, causes, leaks, performance
@@ -132,7 +132,7 @@ def _facts(scores: Scores) -> dict[str, str]:
     cells = [result.cell for result in results.cells]
     known = results.groups != record.UNKNOWN_GROUP
     units = str(len(np.unique(results.units)))
-    kinds = {result.cell.model: result.architecture for result in results.cells}
+    kinds = results.architectures
     parts = {split: len({cell.part for cell in cells if cell.split == split}) for split in FoldBy}
     some = f"{known.sum()} clips have one; for each other clip it is the video"
     return {
@@ -144,7 +144,7 @@ def _facts(scores: Scores) -> dict[str, str]:
         or "nothing",
         "Seeds": ", ".join(map(str, sorted({cell.seed for cell in cells}))) or "none",
         "Models": ", ".join(m if kinds[m] == m else f"{m} ({kinds[m]})" for m in results.models) or "none",
-        "Blind to order": ", ".join(results.order_blind) or "none of them",
+        "Order-blind models": ", ".join(results.order_blind) or "none",
         "Trained on frames": ", ".join(o for o in FrameOrder if any(c.training == o for c in cells))
         or "none",
         "Computed in": ", ".join(sorted({result.precision for result in results.cells})) or "nothing",
@@ -155,13 +155,15 @@ def _facts(scores: Scores) -> dict[str, str]:
 def _how_to_read(scores: Scores) -> Iterator[Block]:
     yield Heading("How to read this")
     yield Bullets(_HOW_TO_READ)
-    found = {perturb.stem(name) for name in scores.interventions()}
+    tested, num_frames = set(scores.interventions()), scores.results.num_frames
     rows = [
-        [f"{name}<k>" if name in ("first", "last") else name, meaning]
-        for name, meaning in perturb.MEANINGS.items()
-        if name in found
+        [f"{e.name}<k>" if e.numbers and e.name != SHUFFLED else e.name, e.meaning, e.question]
+        for e in INTERVENTIONS.values()
+        if tested & {e.name, *e.names(num_frames)}
     ]
     if rows:
-        yield Table("The interventions at test time.", ("Intervention", "Input of the model"), rows)
+        yield Table(
+            "The interventions at test time.", ("Intervention", "Input of the model", "Question"), rows
+        )
     yield Heading("Limits", 3)
     yield Bullets(_LIMITS)

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from ucf50_tfrecord.architectures import MODELS
 from ucf50_tfrecord.drawing import class_scores, diagrams
 from ucf50_tfrecord.drawing.canvas import PRINT_DPI
 from ucf50_tfrecord.drawing.document import Block, Bullets, Figure, Heading, Paragraph, Table, file_name
 from ucf50_tfrecord.evaluation.recurrence import GATES
-from ucf50_tfrecord.evaluation.results import Condition, Results
+from ucf50_tfrecord.evaluation.results import Condition
 from ucf50_tfrecord.evaluation.statistics import Estimate
 from ucf50_tfrecord.report.scores import Scores, excludes_zero, format_estimate
 
@@ -21,7 +22,7 @@ _NUM_CONFUSED, _NUM_CONFUSED_STRIPS = 10, 4
 _NUM_CLIPS, _NUM_CLIP_STRIPS = 10, 4
 _NUM_NAMED = 8  # classes in a sentence
 # Pairs of models: the second was designed to remember what the first forgets.
-_RIVALS = (("rnn", "lstm"), ("seed_rnn", "seed_lstm"))
+_RIVALS = tuple((traits.improves_on, name) for name, traits in MODELS.items() if traits.improves_on)
 _CURVES = {
     "loss_gradient": ("loss, by frame", "norm of d loss / d features"),
     "logit_gradient": ("true class's logit, by frame", "norm of d logit / d features"),
@@ -32,8 +33,9 @@ _CURVES = {
 
 def recurrence(scores: Scores) -> Iterator[Block]:
     """Yields the section on the memory of recurrent layers."""
-    found = {model: _inspected(scores.results, model) for model in scores.models}
-    found = {model: cells for model, cells in found.items() if cells}
+    cells = {model: scores.results.cells_of(Condition(model)) for model in scores.models}
+    found = {model: [r.recurrence for r in results if r.recurrence] for model, results in cells.items()}
+    found = {model: inspected for model, inspected in found.items() if inspected}
     yield Heading("Inside the recurrence")
     if not found:
         yield Paragraph("No recurrent model was inspected.")
@@ -56,12 +58,6 @@ def recurrence(scores: Scores) -> Iterator[Block]:
     )
     yield Table(caption, ("Model", "Frames remembered", "Least to most", "Fall", "Probe, last frame"), rows)
     yield from _gates(found)
-
-
-def _inspected(results: Results, model: str) -> list[dict[str, Any]]:
-    usual = Condition(model)[:3]
-    cells = [r for r in results.cells if (r.cell.model, r.cell.training, r.cell.split) == usual]
-    return [result.recurrence for result in cells if result.recurrence]
 
 
 def _recurrence_figure(scores: Scores, found: dict[str, list[dict[str, Any]]]) -> Figure:

@@ -7,19 +7,19 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from ucf50_tfrecord import record
+from ucf50_tfrecord.architectures import MODELS
 from ucf50_tfrecord.choices import FoldBy
-from ucf50_tfrecord.drawing.document import Block, Bullets, Cell, Heading, Paragraph, Table
+from ucf50_tfrecord.drawing.document import Block, Bullets, Entry, Heading, Paragraph, Table
 from ucf50_tfrecord.evaluation import audit
 from ucf50_tfrecord.evaluation.results import Condition, Results
-from ucf50_tfrecord.evaluation.verdicts import YES, Verdict
-from ucf50_tfrecord.report.answers import TONES, find
+from ucf50_tfrecord.evaluation.verdicts import Answer, Verdict
+from ucf50_tfrecord.report.answers import find, tone
 from ucf50_tfrecord.report.causes import ReadClips, strips
 from ucf50_tfrecord.report.scores import Scores, format_estimate
 
 _NUM_PAIR_STRIPS = 3
-# Name, accuracy and macro F1 of a public notebook's models, for all of UCF50 and after 5 epochs, tested on
-# a random quarter of the clips.
-_PUBLISHED = {"seed_lstm": ("CNN + LSTM", 0.4734, 0.4548), "seed_rnn": ("CNN + RNN", 0.4263, 0.4071)}
+# The models of a public notebook: LSTM, RNN.
+_PUBLISHED = {name: traits.published for name, traits in reversed(MODELS.items()) if traits.published}
 _UCF50_CLASSES = 50
 
 
@@ -31,8 +31,8 @@ def leak_audit(scores: Scores, verdicts: Sequence[Verdict], read_clips: ReadClip
     yield Heading("Leak audit")
     if not leaks and not results.audit:
         yield Paragraph(
-            "Not requested. An audit tests the same models on clips whose recordings they have seen in "
-            "training, and compares every test clip with its nearest training clip."
+            "Not requested. An audit tests the same models on clips whose recordings they have seen in training, and "
+            "compares every test clip with its nearest training clip."
         )
         return
     if leaks:
@@ -47,9 +47,9 @@ def _leak_of_models(scores: Scores, leaks: dict[str, Verdict]) -> Iterator[Block
     for model, verdict in leaks.items():
         by_group, by_video = (scores.accuracy(Condition(model, split=split)) for split in FoldBy)
         accuracies = [format_estimate(by_group), format_estimate(by_video)]
-        answer = Cell(verdict.answer, TONES[verdict.answer])
+        answer = Entry(verdict.answer, tone(verdict.answer))
         rows.append([model, *accuracies, format_estimate(verdict.effect, sign=True), answer])
-        if verdict.answer == YES:
+        if verdict.answer == Answer.YES:
             fraction = verdict.effect.value / by_video.value  # above 0, as the effect is
             sentences.append(
                 f"Of the {by_video.value:.3f} that {model} scores by video, {verdict.effect} is gone once whole "
@@ -72,7 +72,7 @@ def _leak_of_clips(results: Results, read_clips: ReadClips | None) -> Iterator[B
         same = nearest["same_recording"]
         fractions = (nearest["accuracy"], same, nearest["near_duplicates"])
         rows.append([f"by {split}", *("–" if value is None else f"{value:.3f}" for value in fractions)])
-    columns = ("Split", "Nearest clip has the class", "… is of the same recording", "… is a near-duplicate")
+    columns = ("FoldBy", "Nearest clip has the class", "… is of the same recording", "… is a near-duplicate")
     caption = (
         "Fractions of test clips, 0 to 1, by their nearest training clip: small pictures of three frames, without any "
         f"training. Near-duplicate: cosine similarity above {audit.NEAR_DUPLICATE}."
@@ -114,11 +114,11 @@ def published(scores: Scores, verdicts: Sequence[Verdict]) -> Iterator[Block]:
     results = scores.results
     yield Heading("Published baseline")
     rows = [
-        [model, "published", "random clips", f"{accuracy:.4f}", f"{f1:.4f}"]
-        for model, accuracy, f1 in _PUBLISHED.values()
+        [found.title, "published", "random clips", f"{found.accuracy:.4f}", f"{found.macro_f1:.4f}"]
+        for found in _PUBLISHED.values()
     ]
     whole = len(results.classes) == _UCF50_CLASSES
-    ours = [m for m in _PUBLISHED if scores.tested(Condition(m, split="video")).any()] if whole else []
+    ours = [m for m in _PUBLISHED if scores.tested(Condition(m, split=FoldBy.VIDEO)).any()] if whole else []
     for model in ours:
         for split in reversed(FoldBy):
             condition = Condition(model, split=split)
@@ -128,7 +128,7 @@ def published(scores: Scores, verdicts: Sequence[Verdict]) -> Iterator[Block]:
         "CNN + LSTM and CNN + RNN as published: UCF50, a random split of its clips, 5 epochs, one run. Rows of this "
         "comparison have the training that was requested, which need not be 5 epochs."
     )
-    yield Table(caption, ("Model", "Source", "Split", "Accuracy", "Macro F1"), rows)
+    yield Table(caption, ("Model", "Source", "FoldBy", "Accuracy", "Macro F1"), rows)
     if not whole:
         yield Paragraph(
             f"This data set has {len(results.classes)} classes, not UCF50's {_UCF50_CLASSES}: nothing here reproduces "
@@ -136,18 +136,18 @@ def published(scores: Scores, verdicts: Sequence[Verdict]) -> Iterator[Block]:
         )
     elif not ours:
         yield Paragraph(
-            "seed_lstm and seed_rnn were not trained on a split by video (the leak audit): nothing here reproduces these "
-            "numbers."
+            "seed_lstm and seed_rnn were not trained on a split by video, as an audit does: nothing here reproduces "
+            "these numbers."
         )
     yield Paragraph(_protocol(results, verdicts))
 
 
 def _protocol(results: Results, verdicts: Sequence[Verdict]) -> str:
-    """Says what the published split leaks, as far as the comparison has measured it."""
+    """Describes what the published split leaks, as far as the comparison has measured it."""
     words = ["A random split of clips leaves clips of one recording on both sides."]
     found = [find(verdicts, "recognises_recording", model) for model in _PUBLISHED]
     words += [verdict.text for verdict in found if verdict]
-    nearest = (results.audit or {}).get("video")
+    nearest = (results.audit or {}).get(FoldBy.VIDEO)
     if nearest:
         same = nearest["same_recording"]
         words.append(
@@ -155,5 +155,5 @@ def _protocol(results: Results, verdicts: Sequence[Verdict]) -> str:
             + ("." if same is None else f", and for {same:.0%} it is of the same recording.")
         )
     if len(words) == 1:
-        words.append("This comparison does not measure how much that raises the score; the leak audit does.")
+        words.append("This comparison does not measure how much that raises the score; an audit does.")
     return " ".join(words)

@@ -6,25 +6,26 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from ucf50_tfrecord.dataset import perturb
+from ucf50_tfrecord.choices import FrameOrder
 from ucf50_tfrecord.drawing import diagrams
 from ucf50_tfrecord.drawing.canvas import PRINT_DPI
-from ucf50_tfrecord.drawing.document import Block, Cell, Figure, Heading, Paragraph, Table, file_name
-from ucf50_tfrecord.evaluation.results import SHUFFLED, Condition
+from ucf50_tfrecord.drawing.document import Block, Entry, Figure, Heading, Paragraph, Table, file_name
+from ucf50_tfrecord.evaluation.interventions import PLAIN, SHUFFLED, horizons
+from ucf50_tfrecord.evaluation.results import Condition
 from ucf50_tfrecord.evaluation.statistics import Estimate
 from ucf50_tfrecord.evaluation.verdicts import Verdict
-from ucf50_tfrecord.report.answers import TONES
+from ucf50_tfrecord.report.answers import tone
 from ucf50_tfrecord.report.scores import Scores, excludes_zero, format_estimate
 
 _CHANGE = "change of accuracy (0 to 1)"
 _SEE_TABLE = "The numbers are in the table that follows."
 # The frames of training and the intervention at test time.
 _TRAININGS = {
-    "trained as is, tested as is": ("kept", perturb.PLAIN),
-    "trained as is, tested shuffled": ("kept", SHUFFLED),
-    "trained shuffled, tested shuffled": ("shuffled", SHUFFLED),
-    "trained as is, tested on one frame": ("kept", "middle1"),
-    "trained and tested on one frame": ("single", "middle1"),
+    "trained as is, tested as is": (FrameOrder.KEPT, PLAIN),
+    "trained as is, tested shuffled": (FrameOrder.KEPT, SHUFFLED),
+    "trained shuffled, tested shuffled": (FrameOrder.SHUFFLED, SHUFFLED),
+    "trained as is, tested on one frame": (FrameOrder.KEPT, "middle1"),
+    "trained and tested on one frame": (FrameOrder.SINGLE, "middle1"),
 }
 
 
@@ -114,7 +115,7 @@ def _models_apart(verdicts: Sequence[Verdict]) -> Iterator[Block]:
     rows: list[list[str | Cell]] = []
     for v in found:
         numbers = [f"{p:.2g}" for p in (v.p, v.adjusted_p, v.mcnemar_p)]
-        answer = Cell(v.answer, TONES[v.answer])
+        answer = Entry(v.answer, tone(v.answer))
         rows.append([" over ".join(v.models), format_estimate(v.effect, sign=True), *numbers, answer])
     columns = ("Pair", "Difference of accuracy", "Sign-flip p", "Corrected p", "McNemar p", "Do they differ?")
     caption = (
@@ -136,7 +137,7 @@ def _interventions(scores: Scores) -> Iterator[Block]:
         "explains each intervention."
     )
     changes = {
-        model: [scores.change(Condition(model, perturbation=name), Condition(model)) for name in names]
+        model: [scores.change(Condition(model, intervention=name), Condition(model)) for name in names]
         for model in scores.models
     }
     values = np.array([[e.value if e else np.nan for e in row] for row in changes.values()])
@@ -156,21 +157,21 @@ def _interventions(scores: Scores) -> Iterator[Block]:
     yield from _by_class(scores, names)
 
 
-def _marked(estimate: Estimate | None) -> Cell:
-    tone = "" if not excludes_zero(estimate) else "no" if estimate.value < 0 else "yes"
-    return Cell(format_estimate(estimate, sign=True), tone)
+def _marked(estimate: Estimate | None) -> Entry:
+    mark = "" if not excludes_zero(estimate) else "no" if estimate.value < 0 else "yes"
+    return Entry(format_estimate(estimate, sign=True), mark)
 
 
 def _horizon_figure(scores: Scores) -> Iterator[Block]:
     total = scores.results.num_frames
-    counts = [*perturb.horizons(total), total]
+    counts = [*horizons(total), total]
     ticks = {k: str(k) if k < total else f"all {k}" for k in counts}
     charts = []
     for end in ("first", "last"):
         curves = []
         for style, model in enumerate(scores.models):
-            names = [f"{end}{k}" if k < total else perturb.PLAIN for k in counts]
-            found = [(k, scores.accuracy(Condition(model, perturbation=n))) for k, n in zip(counts, names)]
+            names = [f"{end}{k}" if k < total else PLAIN for k in counts]
+            found = [(k, scores.accuracy(Condition(model, intervention=n))) for k, n in zip(counts, names)]
             known = [(k, e.value, e.low, e.high) for k, e in found if e is not None]
             if len(known) > 1:  # more than the whole clip
                 curves.append(diagrams.Curve(model, style, *zip(*known)))
@@ -190,7 +191,7 @@ def _by_class(scores: Scores, names: Sequence[str]) -> Iterator[Block]:
     yield Heading("Interventions by class", 3)
     tables = {}
     for model in scores.models:
-        conditions = [Condition(model, perturbation=name) for name in names]
+        conditions = [Condition(model, intervention=name) for name in names]
         changes = [scores.mean_changes_by_class(condition, Condition(model)) for condition in conditions]
         tables[model] = np.stack(changes, axis=1)
     limit = diagrams.colour_limit(np.stack(list(tables.values())))
@@ -199,7 +200,7 @@ def _by_class(scores: Scores, names: Sequence[str]) -> Iterator[Block]:
         caption = f"{model}: change of each class's accuracy (its recall) under each intervention."
         alt = "One row per class, one column per intervention, the change as a number."
         yield Figure(f"interventions_{file_name(model)}", picture, caption, alt, PRINT_DPI)
-    shuffled = {model: Condition(model, perturbation=SHUFFLED) for model in scores.sequence_models}
+    shuffled = {model: Condition(model, intervention=SHUFFLED) for model in scores.sequence_models}
     shuffled = {model: condition for model, condition in shuffled.items() if scores.tested(condition).any()}
     if not shuffled:
         return
@@ -217,18 +218,18 @@ def _by_class(scores: Scores, names: Sequence[str]) -> Iterator[Block]:
 def _trainings(scores: Scores) -> Iterator[Block]:
     yield Heading("Interventions in training")
     conditions = {
-        model: [Condition(model, training=t, perturbation=p) for t, p in _TRAININGS.values()]
+        model: [Condition(model, training=t, intervention=p) for t, p in _TRAININGS.values()]
         for model in scores.models
     }
     conditions = {
         model: found
         for model, found in conditions.items()
-        if any(c.training != "kept" and scores.tested(c).any() for c in found)
+        if any(c.training != FrameOrder.KEPT and scores.tested(c).any() for c in found)
     }
     if not conditions:
         yield Paragraph(
-            "No model was trained on shuffled or single frames: whether order is needed, or only "
-            "expected, cannot be told apart here."
+            "No model was trained on other orders of frames: this comparison cannot distinguish models that need "
+            "frame order from models that only expect it."
         )
         return
     yield Paragraph(

@@ -1,7 +1,7 @@
 """The numbers of a comparison's report, computed from its predictions.
 
 Accuracy and its changes are means over clips of the fraction of seeds that are right, with intervals
-over groups. None stands for what was not tested. Scores come from scikit-learn.
+over groups. None means not tested. Scores come from scikit-learn.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from collections.abc import Iterator
 import numpy as np
 from sklearn import metrics as sklearn_metrics
 
-from ucf50_tfrecord.dataset import perturb
-from ucf50_tfrecord.evaluation import metrics, statistics, verdicts
-from ucf50_tfrecord.evaluation.results import SHUFFLED, Condition, Results, common, video_of
+from ucf50_tfrecord.architectures import model_traits
+from ucf50_tfrecord.evaluation import interventions, metrics, statistics, verdicts
+from ucf50_tfrecord.evaluation.interventions import INTERVENTIONS, PLAIN, SHUFFLED, SHUFFLES
+from ucf50_tfrecord.evaluation.results import Condition, Results, video_of
 from ucf50_tfrecord.evaluation.statistics import Estimate
 
 TOP = 5
@@ -38,8 +39,8 @@ class Quality:
 class OrderCheck:
     """The effect of another order of frames on a model's predictions.
 
-    largest_change: of any logit. largest_logit: the size of the largest logit.
-    num_changed: predictions that become another class, of num_tested.
+    largest_change: of any logit. largest_logit: by absolute value.
+    num_changed: predictions that become another class, out of num_tested.
     """
 
     model: str
@@ -68,7 +69,7 @@ class Scores:
 
     def __init__(self, results: Results):
         self.results = results
-        # The models of which all seeds have tested the clips of some part.
+        # The models whose seeds were all tested on the clips of some part.
         self.models = tuple(m for m in results.models if self.tested(Condition(m)).any())
 
     @property
@@ -85,9 +86,9 @@ class Scores:
         return next(iter((*alike, *self.order_blind)), None)
 
     def read_alike(self, *models: str) -> bool:
-        """Tells whether models encode frames alike: all by the published encoder, or none."""
-        kinds = {result.cell.model: result.architecture for result in self.results.cells}
-        return len({kinds[model].startswith("seed_") for model in models}) == 1
+        """Tells whether models encode frames alike, and so have the same order-blind control."""
+        kinds = [self.results.architectures[model] for model in models]
+        return len({model_traits(kind).control or kind for kind in kinds}) == 1
 
     def tested(self, condition: Condition) -> np.ndarray:
         """Tells which clips were tested: bool [N]."""
@@ -109,7 +110,7 @@ class Scores:
     def mean_changes_by_class(self, condition: Condition, base: Condition) -> np.ndarray:
         """Computes the change of each class without an interval: float [C], NaN for classes without clips."""
         difference, num_classes = self._differences(condition, base), len(self.results.classes)
-        kept = common(difference)
+        kept = ~np.isnan(difference)
         labels = self.results.labels[kept]
         counts = np.bincount(labels, minlength=num_classes)
         sums = np.bincount(labels, difference[kept], minlength=num_classes)
@@ -208,33 +209,32 @@ class Scores:
         return np.flatnonzero(right & wrong)
 
     def interventions(self) -> tuple[str, ...]:
-        """Lists the tested interventions in the order of perturb.names, all permutations as one."""
-        found = {name for model in self.models for name in self.results.perturbations(model)}
-        known = perturb.names(self.results.num_frames)
+        """Lists the tested interventions in the order of interventions.names, all permutations as one."""
+        found = {name for model in self.models for name in self.results.interventions(model)}
+        known = interventions.names(self.results.num_frames)
         ordered = [name for name in known if name in found] + sorted(found - set(known))
-        joined = (SHUFFLED if name in perturb.SHUFFLES else name for name in ordered)
-        return tuple(name for name in dict.fromkeys(joined) if name != perturb.PLAIN)
+        joined = (SHUFFLED if name in SHUFFLES else name for name in ordered)
+        return tuple(name for name in dict.fromkeys(joined) if name != PLAIN)
 
     def order_checks(self) -> Iterator[OrderCheck]:
         """Compares each model's logits for frames in another order with those for the unchanged clip."""
         for model in self.models:
-            for name, parts in ((SHUFFLED, perturb.SHUFFLES), ("reverse", ("reverse",))):
+            for entry in filter(lambda entry: entry.permutes, INTERVENTIONS.values()):
                 pairs = [
-                    (cell.logits[perturb.PLAIN], cell.logits[part])
-                    for cell in self.results.cells
-                    if (cell.cell.model, cell.cell.training, cell.cell.split) == Condition(model)[:3]
-                    for part in parts
-                    if part in cell.logits
+                    (cell.logits[PLAIN], cell.logits[name])
+                    for cell in self.results.cells_of(Condition(model))
+                    for name in entry.names(self.results.num_frames)
+                    if name in cell.logits
                 ]
                 if pairs:
-                    yield _order_check(model, name, pairs)
+                    yield _order_check(model, entry.name, pairs)
 
     def _differences(self, condition: Condition, base: Condition) -> np.ndarray:
         """Subtracts clip by clip the fraction of seeds that are right: float [N]."""
         return self.results.correct(condition) - self.results.correct(base)
 
     def _mean(self, values: np.ndarray) -> Estimate | None:
-        kept = common(values)
+        kept = ~np.isnan(values)
         return statistics.mean_interval(values[kept], self.results.units[kept]) if kept.any() else None
 
 

@@ -1,4 +1,4 @@
-"""What a run remembers: weights, optimizer and the step. All chance and the clips' order follow from the step."""
+"""Checkpoints: weights, optimizer and step. All random numbers and the clips' order follow from the step."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from ucf50_tfrecord.errors import Action, Change, Remedy, UserError
 from ucf50_tfrecord.texts import tensorflow_reason
 from ucf50_tfrecord.training.optimizer import WeightAverages
 
-# What TensorFlow raises for a checkpoint that is cut short, garbled or of another model.
+# TensorFlow's errors for a checkpoint that is truncated, garbled or of another model.
 _DAMAGE = (AssertionError, IndexError, ValueError, tf.errors.OpError)
 
 
 class Checkpoints:
     """The checkpoints of a run: the last two, and the best by validation macro F1.
 
-    A checkpoint is never written over: each gets the next number, and older ones go when it is
-    complete. TensorFlow compares checksums when it reads one.
+    No checkpoint is overwritten: each gets the next number, and older ones are deleted once it is complete.
+    TensorFlow compares checksums when it reads one.
 
-    Of several workers all restore and one writes. That one needs no other for it: no variable
-    of Keras's is put together from the replicas when it is read.
+    All workers restore, one writes. It needs no other for that: reading a Keras variable combines nothing from the
+    replicas.
 
-    step: int64 variable, the number of finished training steps.
-    evaluated_epochs: int64 variable, after how many epochs the model has been evaluated.
-    best_macro_f1, best_epoch: variables that tell when the best weights were saved.
+    step: int64 variable, number of finished training steps.
+    evaluated_epochs: int64 variable, number of epochs up to the last evaluation.
+    best_macro_f1, best_epoch: variables, of the best weights.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Checkpoints:
         *,
         writes: bool = True,
     ):
-        """`writes` tells whether this process is the one that saves."""
+        """Makes the variables. `writes` tells whether this process saves."""
         self._writes = writes
         self.step, self.evaluated_epochs, self.best_epoch = (
             tf.Variable(0, dtype=tf.int64, trainable=False, name=name)
@@ -61,12 +61,10 @@ class Checkpoints:
         self._folder = pathlib.Path(run_dir, "checkpoints")
 
     def restore_last(self, warn: Callable[[str], None] = lambda text: None) -> bool:
-        """Restores the newest checkpoint that is sound; returns False where there is none yet.
-
-        Newer ones that are damaged are removed.
+        """Restores the newest sound checkpoint and removes damaged ones after it; returns False if there is none yet.
 
         Args:
-          warn: is told of those.
+          warn: receives a sentence for each damaged checkpoint.
 
         Raises:
           UserError: if there are checkpoints, but all are damaged or of another model.
@@ -95,7 +93,7 @@ class Checkpoints:
             _write(self._state, self._folder / "last", num_kept=2)
 
     def save_best(self, macro_f1: float, epoch: int) -> None:
-        """Saves the weights if they beat all before by validation macro F1."""
+        """Saves the weights if their validation macro F1 is the best so far."""
         if macro_f1 > self.best_macro_f1.numpy():
             self.best_macro_f1.assign(macro_f1)
             self.best_epoch.assign(epoch)
@@ -111,7 +109,7 @@ def find(folder: pathlib.Path) -> list[str]:
 
 
 def check(path: str) -> None:
-    """Reads all of a checkpoint, which compares its checksums.
+    """Reads a whole checkpoint, which compares its checksums.
 
     Args:
       path: as `find` lists it.
@@ -128,7 +126,7 @@ def check(path: str) -> None:
 
 
 def _write(checkpoint: tf.train.Checkpoint, folder: pathlib.Path, *, num_kept: int) -> None:
-    """Writes the next checkpoint; removes the oldest, and what was left of one that was never completed.
+    """Writes the next checkpoint; removes the oldest and the remains of unfinished ones.
 
     Raises:
       UserError: if it cannot be written.
@@ -144,18 +142,18 @@ def _write(checkpoint: tf.train.Checkpoint, folder: pathlib.Path, *, num_kept: i
 
 
 def _remove(folder: pathlib.Path, chosen: Callable[[str], bool]) -> None:
-    """Removes the files, each index before its data, of all checkpoints whose name, as ckpt-7, is chosen."""
+    """Removes all files of the checkpoints whose names, such as ckpt-7, are chosen; each index before its data."""
     for path in sorted(folder.glob("ckpt-*"), key=lambda path: path.suffix != ".index"):
         match = re.fullmatch(r"(ckpt-[0-9]+)([._].*)?", path.name)
         if match and chosen(match[1]):
-            if path.is_dir():  # TensorFlow's, of one that it was killed in
+            if path.is_dir():  # left by TensorFlow when it was killed
                 shutil.rmtree(path)
             else:
                 path.unlink()
 
 
 def load_weights(run_dir: str, which: str, model: keras.Model, *, averaged: bool = False) -> None:
-    """Loads a run's weights, those that were evaluated, into a model of the same kind.
+    """Loads a run's evaluated weights into a model of the same kind.
 
     Args:
       run_dir: the run's folder.

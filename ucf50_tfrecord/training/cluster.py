@@ -1,4 +1,4 @@
-"""Which workers train together, as the environment tells it: from TF_CONFIG, or from Slurm's srun.
+"""Finds the workers that train together, from TF_CONFIG or from Slurm's srun, and lets them meet.
 
 A worker is one process. Does not load TensorFlow, so that mistakes show before anything is done.
 """
@@ -21,11 +21,11 @@ TF_CONFIG = "TF_CONFIG"
 # Jobs whose tasks train. The chief, where there is one, comes before the workers.
 _JOBS = ("chief", "worker")
 _EXAMPLE = '{"cluster": {"worker": ["host0:12345", "host1:12345"]}, "task": {"type": "worker", "index": 0}}'
-# How workers know each other from whatever else calls at their ports.
+# Tells workers from other programs that connect to their ports.
 _GREETING, _INDEX_BYTES = b"ucf50-tfrecord worker", 4
 _VISIT_SECS = 5.0
 _POLL_SECS = 0.2
-# What srun tells each task of a step.
+# Set by srun for each task of a step.
 _SLURM_VARIABLES = (
     "SLURM_JOB_ID",
     "SLURM_PROCID",
@@ -33,13 +33,13 @@ _SLURM_VARIABLES = (
     "SLURM_STEP_NODELIST",
     "SLURM_STEP_TASKS_PER_NODE",
 )
-# Below the ports that systems hand out by themselves (from 32768 on Linux).
-_FIRST_PORT, _NUM_PORT_BLOCKS, _PORTS_A_BLOCK = 12_000, 1_250, 16
+# Below the ports that systems assign by themselves (from 32768 on Linux).
+_FIRST_PORT, _NUM_PORT_BLOCKS, _PORTS_PER_BLOCK = 12_000, 1_250, 16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """The workers, as host:port, and which of them this process is. Worker 0 is the chief."""
+    """The workers, as host:port, and the number of this process among them. Worker 0 is the chief."""
 
     addresses: tuple[str, ...]
     worker: int
@@ -55,12 +55,11 @@ class Cluster:
 def uses_workers(strategy: str, environment: Mapping[str, str]) -> bool:
     """Tells whether a strategy trains with the workers that the environment names.
 
-    "auto" does where TF_CONFIG names more than one: each would train alone otherwise, and all
-    would write into one folder.
+    "auto" does if TF_CONFIG names more than one: otherwise each would train alone, and all would write into one
+    folder.
 
     Raises:
-      UserError: if TF_CONFIG, where it matters, cannot be used; if "multi_worker" is asked for and
-        nothing names the workers.
+      UserError: if TF_CONFIG matters and cannot be used, or if nothing names the workers of "multi_worker".
     """
     strategy = Strategy(strategy)
     if strategy == Strategy.MULTI_WORKER:
@@ -76,7 +75,7 @@ def uses_workers(strategy: str, environment: Mapping[str, str]) -> bool:
 
 
 def from_tf_config(environment: Mapping[str, str]) -> Cluster | None:
-    """Reads TF_CONFIG, TensorFlow's own way to name workers; None where it is not set or names none.
+    """Reads TF_CONFIG, TensorFlow's own way to name workers; None if it is not set or names none.
 
     Raises:
       UserError: if it cannot be used.
@@ -123,24 +122,24 @@ def _problem_of_task(task: Any, jobs: dict[str, Any]) -> str | None:
 
 
 def is_slurm_step(environment: Mapping[str, str]) -> bool:
-    """Tells whether srun started this process, as one task of a step."""
+    """Tells whether srun started this process as a task of a step."""
     return all(name in environment for name in _SLURM_VARIABLES)
 
 
 def slurm_port(environment: Mapping[str, str]) -> int:
-    """Returns the first port for a step's tasks: other steps that share a host most likely have others."""
+    """Returns the first port for a step's tasks. Other steps on the same host most likely get other ports."""
     step = re.sub(r"\D", "", environment.get("SLURM_STEP_ID", "")) or "0"
     block = (31 * int(environment["SLURM_JOB_ID"]) + int(step)) % _NUM_PORT_BLOCKS
-    return _FIRST_PORT + _PORTS_A_BLOCK * block
+    return _FIRST_PORT + _PORTS_PER_BLOCK * block
 
 
 def slurm_worker(addresses: tuple[str, ...], environment: Mapping[str, str]) -> int:
-    """Returns which of the workers this task is.
+    """Returns this task's number among the workers.
 
-    By its host and its place there: a rank need not count hosts in the order of `addresses`.
+    Finds it by host and place there, since ranks need not count hosts in the order of `addresses`.
 
     Raises:
-      UserError: if it is none of them.
+      UserError: if this task is not among them.
     """
     host, place = environment.get("SLURMD_NODENAME"), environment.get("SLURM_LOCALID")
     if host is None or place is None:
@@ -151,10 +150,10 @@ def slurm_worker(addresses: tuple[str, ...], environment: Mapping[str, str]) -> 
 
 
 def meet(cluster: Cluster, *, timeout_secs: float) -> None:
-    """Waits until all workers have called this: those that the first one waits for come to its address.
+    """Waits until all workers have called this: the others connect to the first one's address.
 
     Raises:
-      UserError: if not all have come in time; it names those that are missing.
+      UserError: if workers are missing after `timeout_secs`; it names them.
     """
     if len(cluster.addresses) == 1:
         return
@@ -166,13 +165,13 @@ def meet(cluster: Cluster, *, timeout_secs: float) -> None:
 
 
 def _receive(cluster: Cluster, deadline: float) -> None:
-    """Waits for all other workers, then lets them go on."""
+    """Waits for all other workers, then releases them."""
     missing = set(range(1, len(cluster.addresses)))
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(_listen(cluster.addresses[0], deadline))
         visitors = []
         while missing and time.monotonic() < deadline:
-            with contextlib.suppress(OSError):  # nobody came meanwhile, or has gone again
+            with contextlib.suppress(OSError):  # no connection yet, or it is gone again
                 visitor = stack.enter_context(server.accept()[0])
                 visitor.settimeout(_VISIT_SECS)
                 greeting = visitor.recv(len(_GREETING) + _INDEX_BYTES, socket.MSG_WAITALL)
@@ -183,12 +182,12 @@ def _receive(cluster: Cluster, deadline: float) -> None:
             names = ", ".join(f"{index} ({cluster.addresses[index]})" for index in sorted(missing))
             raise UserError(f"Of {len(cluster.addresses)} workers these did not come in time: {names}")
         for visitor in visitors:
-            with contextlib.suppress(OSError):  # it came again, and has another connection
+            with contextlib.suppress(OSError):  # it has connected again since
                 visitor.sendall(_GREETING)
 
 
 def _visit(cluster: Cluster, deadline: float) -> None:
-    """Goes to the first worker until that one says that all are there."""
+    """Connects to the first worker until that one says that all are there."""
     host, _, port = cluster.addresses[0].rpartition(":")
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError):  # it is not there yet
@@ -213,7 +212,7 @@ def _listen(address: str, deadline: float) -> socket.socket:
             server = socket.create_server(("", port), **both)
             server.settimeout(_POLL_SECS)
             return server
-        except OSError as error:  # perhaps an earlier start's, which is about to end
+        except OSError as error:  # perhaps an earlier start still holds the port
             if time.monotonic() >= deadline:
                 raise UserError(f"Cannot listen at port {port} of this host: {error.strerror}") from error
         time.sleep(_POLL_SECS)

@@ -1,7 +1,7 @@
-"""Event files, as TensorBoard reads them: TFRecords of tf.Event. Does not load TensorFlow.
+"""TensorBoard's event files: TFRecords of tf.Event. Does not load TensorFlow.
 
-A run that goes on from a checkpoint repeats the steps after it. Their events are taken out of the files
-first, so that no reader sees a curve jump back.
+A run that resumes from a checkpoint repeats the steps after it. Their events are removed from the files first, so that
+no curve jumps back.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.util import tensor_util
 
-from ucf50_tfrecord import record
+from ucf50_tfrecord import tfrecord
 from ucf50_tfrecord.errors import UserError
 
 # Without "tfevents", so that no reader takes an unfinished file for an event file.
@@ -22,18 +22,18 @@ _UNFINISHED_FILENAME = ".unfinished"
 
 
 def find_files(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Returns a folder's event files in the order in which they are read; none if there is no folder."""
+    """Returns a folder's event files in the order of reading; none if there is no folder."""
     return sorted(folder.glob("*.tfevents.*"))
 
 
 def read_records(path: pathlib.Path) -> Iterator[bytes]:
-    """Yields a file's events, serialized, up to a torn or damaged record: readers stop there as well.
+    """Yields a file's serialized events up to a torn or damaged record, where other readers stop, too.
 
     Raises:
       UserError: if the file cannot be read.
     """
     try:
-        for _, payload in record.read_records(path):
+        for _, payload in tfrecord.read_file(path):
             yield payload
     except UserError:  # torn or damaged
         return
@@ -44,7 +44,7 @@ def read_records(path: pathlib.Path) -> Iterator[bytes]:
 def read_scalars(folder: pathlib.Path) -> dict[str, list[tuple[int, float]]]:
     """Reads the curves of a folder's event files: by tag, (step, value) in the order of steps.
 
-    Of points of the same step the one written last counts.
+    The point written last counts if several have the same step.
 
     Raises:
       UserError: if a file cannot be read.
@@ -61,9 +61,9 @@ def read_scalars(folder: pathlib.Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def write_records(path: pathlib.Path, records: Iterable[bytes]) -> None:
-    """Writes an event file in the place of what is there; `records` may come from that very file.
+    """Replaces an event file by one with these records, which may come from that very file.
 
-    A process that has the old file open keeps on reading the old one.
+    A process that has the old file open continues to read the old one.
 
     Raises:
       UserError: if the file cannot be written.
@@ -72,7 +72,7 @@ def write_records(path: pathlib.Path, records: Iterable[bytes]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(unfinished, "wb") as file:
-            file.writelines(map(record.frame_record, records))
+            file.writelines(map(tfrecord.frame, records))
             file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, path)
@@ -83,9 +83,9 @@ def write_records(path: pathlib.Path, records: Iterable[bytes]) -> None:
 
 
 def drop_later(folder: pathlib.Path, step: int) -> int:
-    """Takes the events of steps after `step` out of a folder's files; returns how many there were.
+    """Removes the events of steps after `step` from a folder's files; returns their number.
 
-    A file without such events is left as it is. A torn end goes with the events that are dropped.
+    Files without such events stay as they are. A torn end is removed with the events.
 
     Raises:
       UserError: if a file cannot be read or written.
@@ -100,7 +100,7 @@ def drop_later(folder: pathlib.Path, step: int) -> int:
 
 
 def await_new_name(folder: pathlib.Path) -> None:
-    """Waits, less than a second, until the name of a new file comes after those that are there.
+    """Waits, less than a second, until the name of a new file sorts after the existing ones.
 
     Files are read in the order of their names, and tf.summary names them by the second.
     """

@@ -1,9 +1,9 @@
-"""TensorBoard: curves, pictures, texts and the row of a run in the table that compares runs.
+"""Writes a run's TensorBoard files: curves, pictures, texts and its row in the table that compares runs.
 
 <run>/tensorboard/              the run's row in the HParams table
 <run>/tensorboard/train/        curves, texts, sample clips, the profile
 <run>/tensorboard/validation/   curves and pictures of the scores
-<run>/tensorboard/test/         the same of test clips, if any are scored
+<run>/tensorboard/test/         the same for test clips, if any are scored
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from ucf50_tfrecord.texts import tensorflow_reason
 from ucf50_tfrecord.training import events
 
 SPLITS = ("train", "validation", "test")
-# The columns of the table that compares runs: split, tag.
+# The score columns of the table that compares runs: split, tag.
 METRICS = (
     ("validation", "accuracy"),
     ("validation", "macro_f1"),
     ("test", "accuracy"),
     ("test", "macro_f1"),
 )
-# Always the same, so that writing it again replaces it.
+# A fixed name, so that writing the row again replaces it.
 _HPARAMS_FILENAME = "events.out.tfevents.0000000000.hparams"
 _NUM_SHOWN = 5  # more columns are hidden until they are ticked
 
@@ -44,8 +44,8 @@ _NUM_SHOWN = 5  # more columns are hidden until they are ticked
 class TensorBoardLog:
     """Writes a run's event files; the x axis of every curve is the training step.
 
-    A split's file is made when first written to. Nothing is sure to be on disk before `flush`. All methods raise
-    UserError if a file cannot be written, such as where the disk is full.
+    A split's file is made when first written to. Only `flush` and `close` guarantee that events are on disk. All methods
+    raise UserError if a file cannot be written, such as when the disk is full.
 
     writes: whether anything is written at all.
     """
@@ -55,9 +55,9 @@ class TensorBoardLog:
 
         Args:
           run_dir: the run's folder.
-          writes: whether anything is to be written: of several workers, one does.
-          start_step: the step that training starts after, 0 or a checkpoint's: events of later steps, left
-            by a process that was interrupted after its last checkpoint, are removed. None removes none.
+          start_step: the step that training starts after, 0 or a checkpoint's. Events of later steps, left by a
+            process that was interrupted after its last checkpoint, are removed. None removes none.
+          writes: whether to write anything: of several workers, one does.
 
         Raises:
           UserError: if an event file cannot be read or written.
@@ -72,7 +72,7 @@ class TensorBoardLog:
                 events.drop_later(self._folder / split, start_step)
 
     def drop_from(self, split: str, step: int) -> None:
-        """Removes a split's events of this step and later: they will be written again.
+        """Removes a split's events of this step and later ones, which will be written again.
 
         Raises:
           UserError: if an event file cannot be read or written.
@@ -82,10 +82,7 @@ class TensorBoardLog:
             events.drop_later(self._folder / split, step - 1)
 
     def scalars(self, split: str, values: Mapping[str, float], step: int) -> None:
-        """Adds a point to each named curve.
-
-        Values should be on the host: one that is a tensor is waited for.
-        """
+        """Adds a point to each named curve. Waits for values that are tensors."""
         points = Summary()  # all of them in one record: tf.summary.scalar takes 0.2 ms for each
         for name, value in values.items():
             points.MergeFrom(scalar_pb(_valid(name), float(value)))
@@ -93,22 +90,22 @@ class TensorBoardLog:
             tf.summary.experimental.write_raw_pb(points.SerializeToString())
 
     def card(self, **sections: Mapping[str, object]) -> None:
-        """Writes one page with a table for each section: what the run is made of.
+        """Writes one page with a table for each section that describes the run.
 
-        A run that goes on gets another, at its step: flags, code and machine may have changed.
+        A run that resumes gets another page at its step: flags, code and machine may have changed.
         """
         parts = [f"### {title.capitalize()}\n\n{_markdown(table)}" for title, table in sections.items()]
         self._text("run", "\n\n".join(parts))
 
     def hparams(self, values: Mapping[str, object], metrics: Sequence[tuple[str, str]] = METRICS) -> None:
-        """Writes the run's row in the table that compares runs, in place of an earlier one.
+        """Writes the run's row in the table that compares runs, replacing an earlier one.
 
         TensorBoard takes the table's columns from one run, whichever it finds first: give all runs the same.
 
         Args:
-          values: the row's flags, the most telling first: the table starts with five of them as columns.
-            What is no number, truth value or text is shown as text.
-          metrics: the scores' columns, as (split, tag); those never written stay empty.
+          values: the row's flags, the most telling first: the table shows five of them at first. Values other than
+            numbers, booleans and strings are shown as text.
+          metrics: the score columns, as (split, tag). Scores that are never written stay empty.
 
         Raises:
           UserError: if the file cannot be written.
@@ -141,16 +138,16 @@ class TensorBoardLog:
     def confusion(
         self, matrix: np.ndarray, classes: Sequence[str], step: int, *, split: str = "validation"
     ) -> None:
-        """Shows a confusion matrix, counts [C, C] whose rows are the true classes, as a picture."""
+        """Shows a confusion matrix, counts [C, C] with the true classes as rows, as a picture."""
         self._picture(split, "confusion", class_scores.draw_confusion(matrix, classes), step)
 
     def class_f1(
         self, f1: np.ndarray, classes: Sequence[str], step: int, *, split: str = "validation"
     ) -> None:
-        """Shows each class's F1, float [C], as a picture sorted by it, and as a curve per_class_f1/<class>.
+        """Shows each class's F1, float [C], as a picture sorted by F1, and as a curve per_class_f1/<class>.
 
-        The curves' name comes after the others' in the alphabet: TensorBoard shows them below. NaN stands for
-        a class without clips: it gets no point.
+        The curves' name sorts after the others', so that TensorBoard shows them below. NaN marks a class without
+        clips, which gets no point.
         """
         expect(len(f1) == len(classes), "an F1 for each class", f1=len(f1), classes=len(classes))
         self._picture(split, "per_class_f1", class_scores.draw_class_f1(f1, classes), step)
@@ -162,15 +159,15 @@ class TensorBoardLog:
     def mistakes(
         self, video: np.ndarray, captions: Sequence[str], step: int, *, split: str = "validation"
     ) -> None:
-        """Shows clips that were taken for another class, each as a caption above some of its frames.
+        """Shows misclassified clips, each as a caption above some of its frames.
 
-        Without any the picture says so: the one of an earlier step would be shown as the latest otherwise.
+        Without any the picture says so; otherwise that of an earlier step would look like the latest.
 
         Args:
           video: uint8 [N, T, H, W, 3].
           captions: N texts, such as "v_Biking_g04_c02: true Biking, predicted Diving (0.93)".
           step: the training step.
-          split: whose clips they are.
+          split: the split of the clips.
         """
         expect(
             len(video) == len(captions), "a caption for each clip", video=len(video), captions=len(captions)
@@ -180,14 +177,14 @@ class TensorBoardLog:
     def evaluation(
         self, split: str, evaluation: Any, mistakes: tuple[np.ndarray, Sequence[str]], step: int
     ) -> None:
-        """Draws what an evaluation.runner.Evaluation found, and the clips of its worst mistakes."""
+        """Draws an evaluation.runner.Evaluation, and the clips of its worst mistakes."""
         classes = evaluation.clips.manifest.classes
         self.confusion(evaluation.confusion, classes, step, split=split)
         self.class_f1(evaluation.class_f1, classes, step, split=split)
         self.mistakes(*mistakes, step, split=split)
 
     def flush(self) -> None:
-        """Waits until all that was written is in the files."""
+        """Waits until everything is in the files."""
         with explain_unwritable(self._folder):
             for writer in self._writers.values():
                 writer.flush()
@@ -224,7 +221,7 @@ class TensorBoardLog:
 
 @contextlib.contextmanager
 def explain_unwritable(folder: str | os.PathLike) -> Iterator[None]:
-    """Turns what TensorFlow raises where it cannot write TensorBoard's files into a sentence.
+    """Turns TensorFlow's error at files that it cannot write into a UserError.
 
     Raises:
       UserError: in place of such an error.
@@ -240,7 +237,7 @@ def explain_unwritable(folder: str | os.PathLike) -> Iterator[None]:
 class _Column(hparams_api.Domain):
     """A column of the table of runs.
 
-    It has no values to choose from: they would be a filter, made from one run, and hide the runs with others.
+    It lists no values: they would be a filter, made from one run, and hide runs with other values.
     """
 
     def __init__(self, shown: bool):
@@ -254,17 +251,17 @@ class _Column(hparams_api.Domain):
         raise NotImplementedError("a column has no values to draw from")
 
     def update_hparam_info(self, hparam_info: api_pb2.HParamInfo) -> None:
-        hparam_info.differs = self._shown  # what differs between runs comes first
+        hparam_info.differs = self._shown  # columns that differ between runs come first
 
 
 def _markdown(table: Mapping[str, object]) -> str:
-    """A two-column table; values may hold anything, such as Markdown's own characters."""
+    """Returns a two-column table. Values may hold anything, such as Markdown's own characters."""
     rows = "".join(f"|{_code(name)}|{_code(value)}|\n" for name, value in table.items())
     return f"|name|value|\n|---|---|\n{rows}"
 
 
 def _code(value: object) -> str:
-    """Markdown that shows a value as it is, on one line."""
+    """Returns Markdown that shows a value literally, on one line."""
     text = _valid(" ".join(str(value).splitlines()))
     fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
     space = " " if "`" in (text[:1], text[-1:]) else ""
@@ -280,5 +277,5 @@ def _hparam(value: object) -> bool | int | float | str:
 
 
 def _valid(text: str) -> str:
-    """Escapes what UTF-8, and so a protocol buffer, cannot hold: folders' names need not be UTF-8."""
+    """Escapes characters that a protocol buffer cannot hold: folders' names need not be UTF-8."""
     return text.encode("utf-8", "backslashreplace").decode()

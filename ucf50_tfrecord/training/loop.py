@@ -1,7 +1,7 @@
-"""The training loop, all of it visible. Read `train` from top to bottom.
+"""The training loop: read `train` from top to bottom.
 
-Keras's `fit` is not used: it does not run under MultiWorkerMirroredStrategy, and what
-it restores after an interruption is the epoch, not the step.
+Keras's `fit` is not used: it does not run under MultiWorkerMirroredStrategy, and after an interruption it
+resumes at the epoch, not at the step.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from ucf50_tfrecord.training import meter as meter_lib
 from ucf50_tfrecord.training import step as step_lib
 from ucf50_tfrecord.training import strategy as strategy_lib
 from ucf50_tfrecord.training.checkpoint import Checkpoints
+from ucf50_tfrecord.training.listener import Listener, TrainProgress
 from ucf50_tfrecord.training.logs import TensorBoardLog
 from ucf50_tfrecord.training.optimizer import WeightAverages, make_optimizer
 from ucf50_tfrecord.training.profiling import Profiler
@@ -34,43 +35,7 @@ from ucf50_tfrecord.training.run import RunOptions
 _NUM_STRIPS = 4
 _NUM_NAMED_CLIPS = 5
 # Pictures of the scores are left out where they would take more of the time.
-_MAX_DRAWING_SHARE = 0.05
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Progress:
-    """Where training stands, for a progress display. Epochs count from 1.
-
-    `scores` holds the epoch's validation scores at its end and the latest training
-    values between, if there are new ones.
-    """
-
-    step: int
-    num_steps: int
-    epoch: int
-    num_epochs: int
-    epoch_done: bool = False
-    scores: dict[str, float] = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Hooks:
-    """What the loop calls and does not decide itself.
-
-    make_evaluator: given the model, returns what scores it after each epoch, as
-      evaluation.runner.Evaluator does.
-    open_log: given the step that training starts after, returns the run's TensorBoard files.
-    report: is told after each call of steps.
-    warn: is told, in a sentence, what the user should know but need not stop for.
-    should_stop: asked after each call of steps; True saves a checkpoint and ends the loop. Of several
-      workers one is enough: all end after the same step.
-    """
-
-    make_evaluator: Callable[[keras.Model], Any]
-    open_log: Callable[[int], TensorBoardLog]
-    report: Callable[[Progress], None] = lambda progress: None
-    warn: Callable[[str], None] = lambda text: None
-    should_stop: Callable[[], bool] = lambda: False
+_MAX_DRAWING_FRACTION = 0.05
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,21 +52,21 @@ class State:
         return any(isinstance(layer, keras.layers.BatchNormalization) for layer in layers)
 
     def evaluated_weights(self) -> contextlib.AbstractContextManager:
-        """While it is open the model has the weights that are evaluated: the average, if there is one."""
+        """Gives the model, while the block runs, the weights to evaluate: their average, if there is one."""
         return contextlib.nullcontext() if self.averages is None else self.averages.applied()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Trained:
-    """What training leaves.
+    """The outcome of a training.
 
-    model: with the weights that are evaluated.
-    evaluate: what Hooks.make_evaluator returned.
-    finished: whether it came to its end, by the number of epochs or by TrainSpec.early_stopping.
-    step, epochs: how many have been done, those of earlier processes included.
-    wait_share: the share of the training time spent waiting for input. Like
-      `clips_per_sec` it is None if no step was left to do.
-    num_skipped: training clips that could not be read and were left out.
+    model: has the weights to evaluate.
+    evaluate: what make_evaluator returned.
+    finished: whether all epochs are done or TrainSpec.early_stopping ended it.
+    step, epochs: how many are done, those of earlier processes included.
+    clips_per_sec, wait_share: speed, and the fraction of the training time spent waiting for input. Both are
+      None if no step was left to do.
+    num_skipped: unreadable training clips that were left out.
     """
 
     model: keras.Model
@@ -114,6 +79,278 @@ class Trained:
     num_skipped: int
     best_macro_f1: float
     best_epoch: int
+
+
+def train(
+    feed: Feed,
+    state: State,
+    spec: TrainSpec,
+    *,
+    strategy: tf.distribute.Strategy,
+    options: RunOptions,
+    make_evaluator: Callable[[keras.Model], Any],
+    open_log: Callable[[int], TensorBoardLog],
+    listener: Listener = Listener(),
+) -> Trained:
+    """Trains a model, resuming from the run's last checkpoint if it has one.
+
+    Args:
+      feed: the training clips.
+      state: as build_state returns it for the same spec.
+      spec: how to train.
+      strategy: the devices.
+      options: where to save, and how often.
+      make_evaluator: maps the model to what scores it after each epoch, such as evaluation.runner.Evaluator.
+      open_log: maps the step that training starts after to the run's TensorBoard files.
+      listener: receives progress and warnings, and may stop the training.
+
+    Raises:
+      UserError: if no checkpoint fits, a clip cannot be read, or the loss or its gradient becomes NaN.
+    """
+    with contextlib.ExitStack() as stack:
+        run = _Run(feed, state, spec, strategy=strategy, options=options, listener=listener)
+        run.open(make_evaluator(state.model), open_log, stack)
+        ballot = _StopBallot(listener.should_stop, strategy_lib.num_workers(strategy))
+        stopped = False
+        while not stopped and run.has_steps_left():
+            run.meter.start_call()  # waits until the device has little left to do
+            run.profiler.step(run.step + 1)
+            count = run.count_next_steps()
+            with feed.explained():
+                rows, times, votes = run.take_steps(count, ballot.vote())
+                run.meter.end_call(rows, times)
+            run.advance(count)
+            stopped = ballot.decide(votes)
+
+            scores = {}
+            save = stopped or run.is_epoch_done() or run.is_checkpoint_due()  # evaluation may take long
+            if save or run.step % options.log_every_steps == 0:
+                scores = run.log_curves()  # fails, before anything is saved, if the loss is not finite
+            if save:
+                run.save()
+            if run.is_epoch_done() and not stopped:  # a stopped run does this when it resumes
+                scores = run.end_epoch()
+            listener.report(run.progress(scores))
+        return run.result()
+
+
+class _Run:
+    """A run in training: its state and input, and where it is logged and saved.
+
+    step: number of finished steps.
+    """
+
+    def __init__(
+        self,
+        feed: Feed,
+        state: State,
+        spec: TrainSpec,
+        *,
+        strategy: tf.distribute.Strategy,
+        options: RunOptions,
+        listener: Listener,
+    ):
+        """Restores the last checkpoint."""
+        self._feed, self._state, self._spec = feed, state, spec
+        self._strategy, self._options, self._listener = strategy, options, listener
+        self._steps_per_epoch = pipeline.num_steps(len(feed.clips), spec.batch_size)
+        self._num_steps = spec.epochs * self._steps_per_epoch
+        self._is_chief = strategy_lib.is_chief(strategy)
+        with strategy.scope():
+            self._checkpoints = Checkpoints(
+                options.run_dir, state.model, state.optimizer, state.averages, writes=self._is_chief
+            )
+        self._checkpoints.restore_last(listener.warn)
+        self.step = int(self._checkpoints.step.numpy())
+        steps = strategy_lib.gather_from_workers(strategy, self.step)
+        expect(len(set(steps)) == 1, "all workers to see the same checkpoint", steps=steps)
+        self.meter = meter_lib.Meter()
+        self._wait_alarm = meter_lib.WaitAlarm(feed.advice, listener.warn)
+        self._next_pictures = 0.0  # when, by the clock
+
+    def open(
+        self, evaluate: Any, open_log: Callable[[int], TensorBoardLog], stack: contextlib.ExitStack
+    ) -> None:
+        """Opens the input at the next batch and the log, which `stack` closes; completes the epoch before."""
+        spec, options = self._spec, self._options
+        self._batches = self._feed.iterator(batch_size=spec.batch_size, seed=spec.seed, start_step=self.step)
+        self._train_steps = step_lib.make_train_steps(
+            step_lib.make_train_step(
+                self._state.model,
+                self._state.optimizer,
+                spec,
+                strategy=self._strategy,
+                frames=self._feed.frames,
+                averages=self._state.averages,
+            ),
+            self._strategy,
+        )
+        self._evaluate, self._log = evaluate, open_log(self.step)
+        stack.callback(self._log.close)
+        profile_steps = options.profile_steps if self._is_chief else None
+        self.profiler = stack.enter_context(
+            Profiler(options.run_dir, profile_steps, warn=self._listener.warn)
+        )
+        self._last_save = time.monotonic()
+        if self.step == 0 and self._log.writes:
+            self._log.clips("training clips", read_clips(self._feed.clips.spread(_NUM_STRIPS)))
+        if self.step and self.is_epoch_done() and not self._is_evaluated():
+            self._log.drop_from("validation", self.step)
+            self.end_epoch()  # the process ended between the epoch's last step and this
+
+    def has_steps_left(self) -> bool:
+        return self.step < self._num_steps and not self._stops_early()
+
+    def count_next_steps(self) -> int:
+        """Returns the number of steps up to the next one after which there is something to do."""
+        ends = [self._steps_per_epoch, self._options.log_every_steps]
+        counts = [end - self.step % end for end in ends]
+        if self._options.profile_steps is not None:  # a call ends before the first and after the last
+            first, last = self._options.profile_steps
+            counts += [end - self.step for end in (first - 1, last) if end > self.step]
+        return min(self._options.steps_per_call, *counts)
+
+    def take_steps(self, count: int, vote: float) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Takes steps on the device; returns what the function of step.make_train_steps does."""
+        with tf.device("CPU:0"):  # seeds are made of the step on the host
+            arguments = tf.constant(self.step, tf.int64), tf.constant(count, tf.int32), tf.constant(vote)
+        return self._train_steps(self._batches, *arguments)
+
+    def advance(self, count: int) -> None:
+        self.step += count
+        self._checkpoints.step.assign(self.step)
+
+    def is_epoch_done(self) -> bool:
+        return self.step % self._steps_per_epoch == 0
+
+    def is_checkpoint_due(self) -> bool:
+        return time.monotonic() - self._last_save > self._options.checkpoint_secs
+
+    def save(self) -> None:
+        self._checkpoints.save_last()
+        self._last_save = time.monotonic()
+
+    def log_curves(self) -> dict[str, float]:
+        """Adds a point to the training curves and returns it.
+
+        Raises:
+          UserError: if a loss or gradient since the last point is not finite.
+        """
+        rows = self.meter.read()
+        self._check(rows)
+        scores = meter_lib.curves(rows, self.meter.last)
+        self._wait_alarm.note(self.meter.last)
+        rate = float(tf.convert_to_tensor(self._state.optimizer.learning_rate))
+        self._log.scalars("train", scores | {"learning_rate": rate}, self.step)
+        return scores
+
+    def end_epoch(self) -> dict[str, float]:
+        """Evaluates, logs and saves; returns the epoch's scores."""
+        step, epoch = self.step, self.step // self._steps_per_epoch
+        scores = self.meter.read_epoch_loss()
+        if self._feed.skipped:
+            self._log.scalars("train", {"input/skipped_clips": len(self._feed.skipped)}, step)
+            self._listener.warn(self._feed.describe_skipped())
+        with self._state.evaluated_weights():
+            evaluation = self._evaluate()
+            self._checkpoints.save_best(evaluation.scores["macro_f1"], epoch)
+        self._checkpoints.evaluated_epochs.assign(epoch)
+        self._log.scalars("validation", evaluation.scores, step)
+        started = time.monotonic()
+        if self._log.writes and (started >= self._next_pictures or not self.has_steps_left()):
+            self._log.evaluation("validation", evaluation, self._evaluate.mistakes(evaluation), step)
+            drawn = time.monotonic()
+            # Drawing 50 classes may take longer than an epoch.
+            self._next_pictures = drawn + (drawn - started) / _MAX_DRAWING_FRACTION
+        self._log.flush()
+        self.save()
+        return scores | evaluation.scores
+
+    def progress(self, scores: dict[str, float]) -> TrainProgress:
+        return TrainProgress(
+            step=self.step,
+            num_steps=self._num_steps,
+            epoch=(self.step - 1) // self._steps_per_epoch + 1,
+            num_epochs=self._spec.epochs,
+            epoch_done=self.is_epoch_done() and self._is_evaluated(),
+            scores=scores,
+        )
+
+    def result(self) -> Trained:
+        finished = not self.has_steps_left() and self._is_evaluated()
+        if finished and self._state.averages is not None:
+            self._state.averages.apply()
+        return Trained(
+            model=self._state.model,
+            evaluate=self._evaluate,
+            finished=finished,
+            step=self.step,
+            epochs=self.step // self._steps_per_epoch,
+            **self.meter.total(),
+            num_skipped=len(self._feed.skipped),
+            best_macro_f1=float(self._checkpoints.best_macro_f1.numpy()),
+            best_epoch=int(self._checkpoints.best_epoch.numpy()),
+        )
+
+    def _is_evaluated(self) -> bool:
+        return self._checkpoints.evaluated_epochs.numpy() >= self.step // self._steps_per_epoch
+
+    def _stops_early(self) -> bool:
+        """Tells whether TrainSpec.early_stopping epochs have passed without a better one."""
+        checkpoints = self._checkpoints
+        epochs_without = int(checkpoints.evaluated_epochs.numpy() - checkpoints.best_epoch.numpy())
+        return 0 < self._spec.early_stopping <= epochs_without
+
+    def _check(self, rows: np.ndarray) -> None:
+        """Raises UserError at the first step whose loss or gradient is not finite.
+
+        Under float16's loss scale gradients overflow now and then: such steps are skipped.
+        """
+        found = step_lib.StepResult.of(rows)
+        bad = ~np.isfinite(found.loss)
+        if not isinstance(self._state.optimizer, keras.optimizers.LossScaleOptimizer):
+            bad |= found.finite < 0.5
+        if not bad.any():
+            return
+        first = int(np.flatnonzero(bad)[0])
+        step = self.step - len(rows) + first  # from 0
+        clips, batch_size = self._feed.clips, self._spec.batch_size
+        indices = pipeline.batch_clips(clips, batch_size=batch_size, seed=self._spec.seed, step=step)
+        names = [clips.ids[clip] for clip in indices[:_NUM_NAMED_CLIPS]]
+        more = ", …" if len(indices) > len(names) else ""
+        loss = found.loss[first]
+        what = "gradient is not finite" if np.isfinite(loss) else f"loss is {loss}"
+        raise UserError(
+            f"The {what} at step {step + 1} (epoch {step // self._steps_per_epoch + 1}), on the clips "
+            f"{', '.join(names)}{more}. The last good checkpoint is kept",
+            Remedy(Action.SET, learning_rate=Change.SMALLER),
+            Remedy(Action.SET, clip_norm=1),
+            Remedy(Action.SET, precision="float32"),
+        )
+
+
+class _StopBallot:
+    """Lets all workers stop after the same step, whenever and wherever a request arrives.
+
+    A worker's vote goes into a call and comes back summed over all. What counts is the vote of the
+    call before last, which has ended on every device by then, so that nobody waits for it. A process
+    that trains alone decides at once.
+    """
+
+    def __init__(self, should_stop: Callable[[], bool], num_workers: int):
+        self._should_stop, self._num_workers = should_stop, num_workers
+        self._votes: collections.deque[tf.Tensor] = collections.deque()
+
+    def vote(self) -> float:
+        """Returns this worker's vote for the next call."""
+        return float(self._num_workers > 1 and self._should_stop())
+
+    def decide(self, votes: tf.Tensor) -> bool:
+        """Tells, after a call with these votes, whether to stop: the same in all workers."""
+        if self._num_workers == 1:
+            return self._should_stop()
+        self._votes.append(votes)
+        return len(self._votes) > meter_lib.MAX_QUEUED_CALLS and bool(self._votes.popleft().numpy() > 0)
 
 
 def build_state(
@@ -147,258 +384,3 @@ def build_state(
         optimizer.build(model.trainable_variables)
         averages = WeightAverages(model, spec.ema) if spec.ema else None
     return State(model=model, optimizer=optimizer, averages=averages)
-
-
-def train(
-    feed: Feed,
-    state: State,
-    spec: TrainSpec,
-    *,
-    strategy: tf.distribute.Strategy,
-    options: RunOptions,
-    hooks: Hooks,
-) -> Trained:
-    """Trains a model, going on from the run's last checkpoint if it has one.
-
-    Args:
-      feed: the training clips.
-      state: what build_state returns, for the same spec.
-      spec: how to train.
-      strategy: the devices.
-      options: where to save and how often.
-      hooks: evaluation, TensorBoard's files, progress and interruption.
-
-    Raises:
-      UserError: if no checkpoint fits, a clip cannot be read, or the loss or its gradient becomes NaN.
-    """
-    with contextlib.ExitStack() as stack:
-        training = _Training(feed, state, spec, strategy=strategy, options=options, hooks=hooks, stack=stack)
-        ballot = _StopBallot(hooks.should_stop, strategy_lib.num_workers(strategy))
-        stopped = False
-        training.catch_up()
-        while not stopped and training.has_steps_left():
-            votes = training.take_steps(ballot.vote())
-            stopped = ballot.decide(votes)
-            scores = training.log_and_save(stopped)
-            if training.is_epoch_done() and not stopped:  # else the run does that when it goes on
-                scores = training.end_epoch()
-            hooks.report(training.progress(scores))
-        return training.result()
-
-
-class _Training:
-    """What `train` works on: the run's state, its input, and where they are logged and saved."""
-
-    def __init__(
-        self,
-        feed: Feed,
-        state: State,
-        spec: TrainSpec,
-        *,
-        strategy: tf.distribute.Strategy,
-        options: RunOptions,
-        hooks: Hooks,
-        stack: contextlib.ExitStack,
-    ):
-        """Restores the last checkpoint and opens what `stack` closes."""
-        self._feed, self._state, self._spec, self._options, self._hooks = feed, state, spec, options, hooks
-        self._steps_per_epoch = pipeline.num_steps(len(feed.clips), spec.batch_size)
-        self._num_steps = spec.epochs * self._steps_per_epoch
-        is_chief = strategy_lib.is_chief(strategy)
-        with strategy.scope():
-            self._checkpoints = Checkpoints(
-                options.run_dir, state.model, state.optimizer, state.averages, writes=is_chief
-            )
-        self._checkpoints.restore_last(hooks.warn)
-        self._step = int(self._checkpoints.step.numpy())
-        steps = strategy_lib.gather_from_workers(strategy, self._step)
-        expect(len(set(steps)) == 1, "all workers to see the same checkpoint", steps=steps)
-
-        # The stream starts at the very batch that comes next.
-        self._batches = feed.iterator(batch_size=spec.batch_size, seed=spec.seed, start_step=self._step)
-        train_step = step_lib.make_train_step(
-            state.model,
-            state.optimizer,
-            spec,
-            strategy=strategy,
-            frames=feed.frames,
-            averages=state.averages,
-        )
-        self._train_steps = step_lib.make_train_steps(train_step, strategy)
-        self._evaluate = hooks.make_evaluator(state.model)
-        self._log = hooks.open_log(self._step)
-        stack.callback(self._log.close)
-        profile_steps = options.profile_steps if is_chief else None
-        self._profiler = stack.enter_context(Profiler(options.run_dir, profile_steps, warn=hooks.warn))
-        self._meter = meter_lib.Meter()
-        self._wait_alarm = meter_lib.WaitAlarm(feed.advice, hooks.warn)
-        self._last_save = time.monotonic()
-        self._next_pictures = 0.0  # when, by the clock
-
-    def catch_up(self) -> None:
-        """Does what belongs before the next step."""
-        if self._step == 0 and self._log.writes:
-            self._log.clips("training clips", read_clips(self._feed.clips.spread(_NUM_STRIPS)))
-        if self._step and self.is_epoch_done() and not self._is_evaluated():
-            self._log.drop_from("validation", self._step)
-            self.end_epoch()  # the process ended between the epoch's last step and this
-
-    def has_steps_left(self) -> bool:
-        return self._step < self._num_steps and not self._stops_early()
-
-    def take_steps(self, vote: float) -> tf.Tensor:
-        """Trains up to the next step after which there is something to do; returns the votes, float32 []."""
-        ends = [self._steps_per_epoch, self._options.log_every_steps]
-        count = min(self._options.steps_per_call, *(end - self._step % end for end in ends))
-        for bound in self._profile_bounds():
-            if self._step < bound:
-                count = min(count, bound - self._step)
-        self._meter.start_call()
-        self._profiler.step(self._step + 1)
-        with tf.device("CPU:0"):  # where the seeds that come of the step are wanted
-            arguments = tf.constant(self._step, tf.int64), tf.constant(count, tf.int32), tf.constant(vote)
-        with self._feed.explained():
-            rows, times, votes = self._train_steps(self._batches, *arguments)
-            self._meter.end_call(rows, times)
-        self._step += count
-        self._checkpoints.step.assign(self._step)
-        return votes
-
-    def log_and_save(self, stopped: bool) -> dict[str, float]:
-        """Adds a point to the curves and saves a checkpoint, if it is time to; returns the point."""
-        due = stopped or time.monotonic() - self._last_save > self._options.checkpoint_secs
-        # Evaluation may take long, so that an epoch is saved before.
-        save = due or self.is_epoch_done()
-        if not save and self._step % self._options.log_every_steps:
-            return {}
-        rows = self._meter.read()
-        self._check(rows)  # before anything is saved
-        scores = meter_lib.curves(rows, self._meter.last)
-        self._wait_alarm.note(self._meter.last)
-        rate = float(tf.convert_to_tensor(self._state.optimizer.learning_rate))
-        self._log.scalars("train", scores | {"learning_rate": rate}, self._step)
-        if save:
-            self._save()
-        return scores
-
-    def is_epoch_done(self) -> bool:
-        return self._step % self._steps_per_epoch == 0
-
-    def end_epoch(self) -> dict[str, float]:
-        """Evaluates, logs and saves; returns the epoch's scores."""
-        step, epoch = self._step, self._step // self._steps_per_epoch
-        scores = self._meter.read_epoch_loss()
-        if self._feed.skipped:
-            self._log.scalars("train", {"input/skipped_clips": len(self._feed.skipped)}, step)
-            self._hooks.warn(self._feed.describe_skipped())
-        with self._state.evaluated_weights():
-            evaluation = self._evaluate()
-            self._checkpoints.save_best(evaluation.scores["macro_f1"], epoch)
-        self._checkpoints.evaluated_epochs.assign(epoch)
-        self._log.scalars("validation", evaluation.scores, step)
-        started = time.monotonic()
-        if self._log.writes and (started >= self._next_pictures or not self.has_steps_left()):
-            self._log.evaluation("validation", evaluation, self._evaluate.mistakes(evaluation), step)
-            drawn = time.monotonic()
-            # Drawing 50 classes may take longer than an epoch.
-            self._next_pictures = drawn + (drawn - started) / _MAX_DRAWING_SHARE
-        self._log.flush()
-        self._save()
-        return scores | evaluation.scores
-
-    def progress(self, scores: dict[str, float]) -> Progress:
-        return Progress(
-            step=self._step,
-            num_steps=self._num_steps,
-            epoch=(self._step - 1) // self._steps_per_epoch + 1,
-            num_epochs=self._spec.epochs,
-            epoch_done=self.is_epoch_done() and self._is_evaluated(),
-            scores=scores,
-        )
-
-    def result(self) -> Trained:
-        finished = not self.has_steps_left() and self._is_evaluated()
-        if finished and self._state.averages is not None:
-            self._state.averages.apply()
-        return Trained(
-            model=self._state.model,
-            evaluate=self._evaluate,
-            finished=finished,
-            step=self._step,
-            epochs=self._step // self._steps_per_epoch,
-            **self._meter.total(),
-            num_skipped=len(self._feed.skipped),
-            best_macro_f1=float(self._checkpoints.best_macro_f1.numpy()),
-            best_epoch=int(self._checkpoints.best_epoch.numpy()),
-        )
-
-    def _save(self) -> None:
-        self._checkpoints.save_last()
-        self._last_save = time.monotonic()
-
-    def _is_evaluated(self) -> bool:
-        return self._checkpoints.evaluated_epochs.numpy() >= self._step // self._steps_per_epoch
-
-    def _stops_early(self) -> bool:
-        """Whether there has been no better epoch for as many as TrainSpec.early_stopping says."""
-        checkpoints = self._checkpoints
-        epochs_without = int(checkpoints.evaluated_epochs.numpy() - checkpoints.best_epoch.numpy())
-        return 0 < self._spec.early_stopping <= epochs_without
-
-    def _profile_bounds(self) -> tuple[int, ...]:
-        """After which steps a call ends for the profile's sake: before its first and after its last."""
-        if self._options.profile_steps is None:
-            return ()
-        first, last = self._options.profile_steps
-        return first - 1, last
-
-    def _check(self, rows: np.ndarray) -> None:
-        """Raises UserError at the first step whose loss or gradient is not finite.
-
-        Under float16's loss scale gradients overflow now and then: such steps are skipped.
-        """
-        columns = dict(zip(step_lib.COLUMNS, rows.T))
-        bad = ~np.isfinite(columns["loss"])
-        if not isinstance(self._state.optimizer, keras.optimizers.LossScaleOptimizer):
-            bad |= columns["finite"] < 0.5
-        if not bad.any():
-            return
-        first = int(np.flatnonzero(bad)[0])
-        step = self._step - len(rows) + first  # from 0
-        clips, batch_size = self._feed.clips, self._spec.batch_size
-        indices = pipeline.batch_clips(clips, batch_size=batch_size, seed=self._spec.seed, step=step)
-        names = [clips.ids[clip] for clip in indices[:_NUM_NAMED_CLIPS]]
-        more = ", …" if len(indices) > len(names) else ""
-        loss = columns["loss"][first]
-        what = "gradient is not finite" if np.isfinite(loss) else f"loss is {loss}"
-        raise UserError(
-            f"The {what} at step {step + 1} (epoch {step // self._steps_per_epoch + 1}), on the clips "
-            f"{', '.join(names)}{more}. The last good checkpoint is kept",
-            Remedy(Action.SET, learning_rate=Change.SMALLER),
-            Remedy(Action.SET, clip_norm=1),
-            Remedy(Action.SET, precision="float32"),
-        )
-
-
-class _StopBallot:
-    """Lets all workers stop after the same step, whenever and wherever a request arrives.
-
-    A worker's vote goes into a call and comes back summed over all. What counts is the vote of the
-    call before last, which has ended on every device by then, so that nobody waits for it. A process
-    that trains alone decides at once.
-    """
-
-    def __init__(self, should_stop: Callable[[], bool], num_workers: int):
-        self._should_stop, self._num_workers = should_stop, num_workers
-        self._votes: collections.deque[tf.Tensor] = collections.deque()
-
-    def vote(self) -> float:
-        """Returns this worker's vote for the next call."""
-        return float(self._num_workers > 1 and self._should_stop())
-
-    def decide(self, votes: tf.Tensor) -> bool:
-        """Tells, after a call with these votes, whether to stop: the same in all workers."""
-        if self._num_workers == 1:
-            return self._should_stop()
-        self._votes.append(votes)
-        return len(self._votes) > meter_lib.MAX_QUEUED_CALLS and bool(self._votes.popleft().numpy() > 0)

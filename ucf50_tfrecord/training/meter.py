@@ -1,4 +1,4 @@
-"""How training goes: its loss and accuracy, how fast it is, and how long it waits for input."""
+"""Measures a training: loss and accuracy, speed, and time spent waiting for input."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import numpy as np
 import tensorflow as tf
 
 from ucf50_tfrecord.errors import Advice, expect
-from ucf50_tfrecord.training.step import COLUMNS
+from ucf50_tfrecord.training.step import StepResult
 
-# Training that waits longer for input, at so many points of the curve in a row, should be told.
-_MAX_WAIT_SHARE = 0.05
+# A warning follows when training waits for more than this fraction at so many points of the curve in a row.
+_MAX_WAIT_FRACTION = 0.05
 _WAITS_BEFORE_WARNING = 3
 _MIN_WAIT_SECS = 1.0
-# Calls that may be queued on the device: one runs, one is ready to follow.
+# Calls queued on the device at most: one runs, one is ready to follow.
 MAX_QUEUED_CALLS = 2
 
 
 @dataclasses.dataclass
 class Times:
-    """Seconds of training, those of them spent waiting for input, and clips trained on."""
+    """Seconds of training, seconds of them spent waiting for input, and clips trained on."""
 
     secs: float = 0.0
     wait_secs: float = 0.0
@@ -40,18 +40,17 @@ class Times:
 
 
 class Meter:
-    """Gathers what the steps return, without waiting for the device, and the time that they take.
+    """Collects the steps' results without waiting for the device, and measures their time.
 
-    The host runs at most a call ahead of the device. The wait for input is the time that the device
-    is without work: from the end of its last call, however far ahead the host was, to the next
-    batch. Within a call of several steps it is the time that the host waited, which on a GPU may
-    pass while the device is busy: at most that long. The first call, which compiles, is not timed,
-    and neither is what happens between calls (evaluation, saving).
+    The host runs at most one call ahead of the device. The wait for input is the time that the device has no
+    work: from the end of its last call to the next batch. Within a call of several steps it is the time that
+    the host waited; on a GPU that is an upper bound, since the device may still be busy. The first call, which
+    compiles, is not timed, nor is anything between calls (evaluation, saving).
     """
 
     def __init__(self):
-        self._rows: list[tf.Tensor] = []  # since the last read, [N, 5] each
-        self._epoch_sums = np.zeros(len(COLUMNS))
+        self._rows: list[tf.Tensor] = []  # since the last read, [N, K] each
+        self._epoch_sums = np.zeros(len(StepResult._fields))
         self._watcher = concurrent.futures.ThreadPoolExecutor(1, "step")
         self._queued: collections.deque[concurrent.futures.Future] = collections.deque()  # ends of calls
         self._times, self._total = Times(), Times()
@@ -60,24 +59,24 @@ class Meter:
         self._started = 0.0
 
     def start_call(self) -> None:
-        """Waits until the device has no more than a call left to do."""
+        """Waits until the device has at most one call left to do."""
         self._started = time.perf_counter()
         if len(self._queued) == MAX_QUEUED_CALLS:
             self._queued.popleft().result()
 
     def end_call(self, rows: tf.Tensor, times: tf.Tensor) -> None:
-        """Takes what step.make_train_steps' function returns."""
+        """Receives the results of step.make_train_steps' function."""
         waits = self._waits(times.numpy())
         self._rows.append(rows)
         self._queued.append(self._watcher.submit(_time_of_end, rows))
         if self._untimed_clips is None:
-            self._untimed_clips = float(rows.numpy()[:, 2].sum())
+            self._untimed_clips = float(StepResult.of(rows.numpy()).clips.sum())
         else:
             self._times.secs += time.perf_counter() - self._started
             self._times.wait_secs += waits
 
     def _waits(self, times: np.ndarray) -> float:
-        """Returns for how long the device lacked input, of float64 [N, 2]: batches asked for, and come."""
+        """Returns the seconds that the device lacked input: of float64 [N, 2], batches asked for and received."""
         waits = times[:, 1] - times[:, 0]
         if self._queued:
             last = self._queued[-1]
@@ -86,12 +85,14 @@ class Meter:
         return float(np.maximum(waits, 0).sum())
 
     def read(self) -> np.ndarray:
-        """Waits for the device; returns the steps' COLUMNS since the last read, float64 [N, 5]."""
+        """Waits for the device; returns the steps' rows since the last read: float64 [N, K], see StepResult."""
         started = time.perf_counter()
-        rows = np.concatenate([tensor.numpy() for tensor in self._rows] or [np.zeros((0, len(COLUMNS)))])
+        rows = np.concatenate(
+            [tensor.numpy() for tensor in self._rows] or [np.zeros((0, len(StepResult._fields)))]
+        )
         rows = rows.astype(np.float64)
         self._times.secs += time.perf_counter() - started
-        self._times.clips = float(rows[:, 2].sum()) - (self._untimed_clips or 0.0)
+        self._times.clips = float(StepResult.of(rows).clips.sum()) - (self._untimed_clips or 0.0)
         if self._times.clips:
             self._total.add(self._times)
         self._epoch_sums += rows.sum(axis=0)
@@ -100,49 +101,40 @@ class Meter:
         return rows
 
     def read_epoch_loss(self) -> dict[str, float]:
-        """Returns train_loss, the mean loss since the last call; call it after `read`.
+        """Returns train_loss, the mean loss since the last call. Call it after `read`.
 
-        It is missing where no step was taken, as by a run that goes on after an epoch's last one.
+        It is missing if no step was taken, as in a run that resumes after an epoch's last step.
 
         Raises:
           UserError: if no clip could be read.
         """
-        loss, _, clips, *_ = self._epoch_sums
-        self._epoch_sums = np.zeros(len(COLUMNS))
+        epoch = StepResult(*self._epoch_sums)
+        self._epoch_sums = np.zeros(len(StepResult._fields))
         if self._untimed_clips is not None:  # a call was taken
-            expect(clips > 0, "at least 1 clip that can be read", clips=int(clips))
-        return {"train_loss": float(loss / clips)} if clips else {}
+            expect(epoch.clips > 0, "at least 1 clip that can be read", clips=int(epoch.clips))
+        return {"train_loss": float(epoch.loss / epoch.clips)} if epoch.clips else {}
 
     def total(self) -> dict[str, float | None]:
-        """Returns clips_per_sec and wait_share over all that was read, None if nothing was timed."""
+        """Returns clips_per_sec and wait_share over all reads, or None for each if nothing was timed."""
         return self._total.rates() if self._total.clips else {"clips_per_sec": None, "wait_share": None}
 
 
 def curves(rows: np.ndarray, times: Times) -> dict[str, float]:
-    """Returns the points of the training curves for some steps' COLUMNS, [N, 5].
-
-    There is no loss if no clip counted, as where all had to be skipped, and no gradient norm
-    if none was finite, as in float16's first steps.
-    """
-    loss, correct, clips, norm, num_finite = rows.sum(axis=0)
-    points = {}
-    if clips:
-        points = {"loss": loss / clips, "accuracy": correct / clips}
-    if num_finite:
-        points["gradient_norm"] = norm / num_finite
+    """Returns the points of the training curves: of steps' rows [N, K], and of the time they took."""
+    points = StepResult.total(rows).curves()
     if times.clips:
         points |= {f"input/{name}": value for name, value in times.rates().items()}
     return {name: float(value) for name, value in points.items()}
 
 
 def _time_of_end(rows: tf.Tensor) -> float:
-    """Waits for a call's result; returns when it was there, in seconds since 1970."""
+    """Waits for a call's result; returns the time it arrived, in seconds since 1970."""
     rows.numpy()
     return time.time()
 
 
 class WaitAlarm:
-    """Warns, once, when training keeps waiting for its input."""
+    """Warns once when training keeps waiting for its input."""
 
     def __init__(self, advice: Callable[[], Advice], warn: Callable[[str], None]):
         self._advice, self._warn = advice, warn
@@ -150,8 +142,8 @@ class WaitAlarm:
         self._warned = False
 
     def note(self, times: Times) -> None:
-        """Takes the times since the last call."""
-        waits = times.secs and times.wait_secs / times.secs > _MAX_WAIT_SHARE
+        """Receives the times since the last call."""
+        waits = times.secs and times.wait_secs / times.secs > _MAX_WAIT_FRACTION
         self._waits = [*self._waits, times] if waits else []
         secs, wait_secs = (sum(getattr(t, name) for t in self._waits) for name in ("secs", "wait_secs"))
         if self._warned or len(self._waits) < _WAITS_BEFORE_WARNING or wait_secs < _MIN_WAIT_SECS:

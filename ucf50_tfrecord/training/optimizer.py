@@ -12,12 +12,11 @@ from ucf50_tfrecord.specs import TrainSpec
 
 
 class _Adam(keras.optimizers.Adam):
-    """Keras's Adam for gradients that are summed over all replicas already; one op a variable.
+    """Keras's Adam for gradients that are already summed over the replicas; one op per variable.
 
-    Keras sums them inside the update, after the loss scale has looked at each replica's own: where
-    one replica's float16 gradients overflow and another's don't, they would part. Clipping by norm
-    needs the sum as well. And Keras updates a variable by a dozen ops, each of which passes over
-    the memory.
+    Keras sums them in the update, after the loss scale has checked each replica's own: where float16 overflows on one
+    replica only, the replicas would diverge. Clipping by norm needs the sum, too. And Keras updates a variable by a
+    dozen ops, each of which passes over the memory.
     """
 
     def _all_reduce_sum_gradients(self, grads_and_vars):
@@ -69,11 +68,10 @@ def make_optimizer(spec: TrainSpec, steps_per_epoch: int, policy: str) -> keras.
 
 
 class WeightAverages(tf.Module):
-    """An exponential moving average of a model's trainable weights; to be made in a strategy's scope.
+    """An exponential moving average of a model's trainable weights. Make it in the strategy's scope.
 
-    The decay starts low, min(decay, (1 + step) / (10 + step)), so that the average soon forgets
-    the initial weights; as tf.train.ExponentialMovingAverage has it. Batch norm's statistics are
-    moving averages already and stay as they are.
+    The decay starts low, min(decay, (1 + step) / (10 + step)), so that the average soon forgets the initial weights,
+    as in tf.train.ExponentialMovingAverage. Batch norm's statistics are moving averages already and stay as they are.
     """
 
     def __init__(self, model: keras.Model, decay: float):
@@ -83,7 +81,7 @@ class WeightAverages(tf.Module):
         self.averages = [tf.Variable(weight, trainable=False) for weight in self._weights]
 
     def update(self, strategy: tf.distribute.Strategy, step: tf.Tensor) -> None:
-        """Takes the weights in after a step (int64 [], counted from 0). For use in cross-replica context."""
+        """Adds the weights after a step, int64 [] counted from 0. Call it in cross-replica context."""
         number = tf.cast(step, tf.float32) + 1
         decay = tf.minimum(self._decay, (1 + number) / (10 + number))
         for average, weight in zip(self.averages, self._weights):
@@ -95,7 +93,7 @@ class WeightAverages(tf.Module):
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """Gives the model the averages while the block runs."""
+        """Sets the model's weights to the averages while the block runs."""
         weights = [weight.numpy() for weight in self._weights]
         self.apply()
         try:
@@ -105,6 +103,6 @@ class WeightAverages(tf.Module):
                 variable.assign(weight)
 
     def apply(self) -> None:
-        """Gives the model the averages for good."""
+        """Sets the model's weights to the averages."""
         for variable, average in zip(self._weights, self.averages):
             variable.assign(average.numpy())

@@ -14,7 +14,7 @@ from ucf50_tfrecord.texts import tensorflow_reason
 class Profiler:
     """Profiles the steps `first` to `last`, both included, into the run's TensorBoard folder.
 
-    A context manager, or `close` ends it. What goes wrong is warned of: training goes on without a profile.
+    Use it as a context manager, or call `close`. Errors become warnings: training goes on without a profile.
     """
 
     def __init__(
@@ -37,10 +37,10 @@ class Profiler:
         self._marker: tf.profiler.experimental.Trace | None = None
 
     def step(self, number: int) -> None:
-        """Call before each step with its number; without steps to profile this costs nothing.
+        """Marks the start of a step. Call it before each step; without steps to profile it costs nothing.
 
-        What happens until the next call counts as this step on the Profile page: waiting for input,
-        the device's work, and what else the loop does. A run that goes on after `first` starts there.
+        On the Profile page everything up to the next call counts as this step: waiting for input, the device's work
+        and the rest of the loop. A run that resumes after `first` starts profiling there.
         """
         if self._steps is None:
             return
@@ -55,7 +55,7 @@ class Profiler:
             self._marker.__enter__()
 
     def close(self) -> None:
-        """Writes the profile, if one was started; nothing is profiled any more."""
+        """Writes the profile if one was started, and profiles nothing more."""
         self._end_marker()
         if self._steps is not None and not self._was_running:
             self._warn(
@@ -76,7 +76,7 @@ class Profiler:
             tf.test.experimental.sync_devices()  # work of earlier steps is not part of it
             tf.profiler.experimental.start(self._folder)
             self._running = self._was_running = True
-        except (OSError, tf.errors.OpError) as error:  # such as another profiler that runs
+        except (OSError, tf.errors.OpError) as error:  # such as: another profiler runs
             self._steps = None
             self._warn(f"there will be no profile: {tensorflow_reason(error)}")
 

@@ -1,4 +1,4 @@
-"""What a run ran on: versions, devices and the state of the code, as plain dicts."""
+"""The environment of a run: versions, devices and the state of the code, as plain dicts."""
 
 from __future__ import annotations
 
@@ -20,10 +20,15 @@ _CPU_FILE = pathlib.Path("/proc/cpuinfo")
 _GIT_SECS = 5.0
 
 
+<<<<<<< HEAD
 def environment() -> dict[str, dict[str, Any]]:
     """Returns sections for a run's card: "versions", "devices" and "code", each a table that JSON can hold.
+=======
+def environment() -> dict[str, dict[str, str | int | bool]]:
+    """Returns sections for a run's card: "versions", "devices" and "code", each a JSON-ready table.
+>>>>>>> main
 
-    Asks git, which takes some 10 ms; its answer is waited for 15 s at most.
+    Asks git, which takes some 10 ms, and waits at most 15 s for its answers.
     """
     return {"versions": versions(), "devices": devices(), "code": code_state()}
 
@@ -34,7 +39,7 @@ def versions() -> dict[str, str]:
     for name in _PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:  # the write side's packages need not be there
+        except importlib.metadata.PackageNotFoundError:  # the write side's packages are optional
             continue
     if tf.config.list_physical_devices("GPU"):
         build = tf.sysconfig.get_build_info()
@@ -61,14 +66,14 @@ def devices() -> dict[str, str | int]:
 
 
 def code_state(package_dir: pathlib.Path = _PACKAGE_DIR) -> dict[str, str | int | bool]:
-    """Returns the package's version and, where its files are tracked by git, the state of the tree.
+    """Returns the package's version and, if git tracks its files, the state of the tree.
 
-    `commit` is HEAD's hash, `dirty` tells whether files differ from it or are new (ignored ones do not
-    count), `changed_files` how many. They are absent where the package is installed elsewhere, or git is
-    missing, does not answer in time or refuses to.
+    commit: HEAD's hash. dirty: whether files differ from it or are new; ignored files do not count.
+    changed_files: their number. These are absent if the package is installed elsewhere, or if git is missing, fails or
+    does not answer in time.
     """
     state: dict[str, str | int | bool] = {"version": ucf50_tfrecord.__version__}
-    # An installed package may lie in the work tree of another project, which does not track it.
+    # An installed package may lie in another project's work tree, which does not track it.
     tracked = _git(package_dir, "ls-files", "--error-unmatch", "__init__.py")
     commit = _git(package_dir, "rev-parse", "HEAD") if tracked else None
     changes = _git(package_dir, "status", "--porcelain", ":/") if commit else None
@@ -82,8 +87,8 @@ def code_state(package_dir: pathlib.Path = _PACKAGE_DIR) -> dict[str, str | int 
 
 
 def _git(folder: pathlib.Path, *arguments: str) -> str | None:
-    """Returns what a git command prints, None where it fails."""
-    # A hook's variables would point at another tree; reading must not wait for, or take, the index's lock.
+    """Returns the output of a git command, or None if it fails."""
+    # A hook's variables would point at another tree. Reading must neither wait for the index's lock nor take it.
     variables = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
         result = subprocess.run(

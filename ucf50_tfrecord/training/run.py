@@ -1,11 +1,11 @@
-"""A run's folder: what was asked of it, so that it can be resumed and evaluated.
+"""A run's folder: its configuration, by which it is resumed and evaluated, and its results.
 
 <run>/config.json       a RunConfig
 <run>/checkpoints/      last/ and best/
 <run>/tensorboard/      event files
 <run>/summary.json      scores, written when training has finished
-<run>/predictions.jsonl what the model said of each held-out clip
-<run>/encoder.weights.h5 the frame encoder, for another model's `encoder_weights`; of models that leave the choice of it
+<run>/predictions.jsonl the model's logits for each held-out clip
+<run>/encoder.weights.h5 the frame encoder, for ModelSpec.encoder_weights; of models that take an encoder
 """
 
 from __future__ import annotations
@@ -23,28 +23,29 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from ucf50_tfrecord import parsing, storage
+from ucf50_tfrecord.architectures import model_traits
 from ucf50_tfrecord.choices import FoldBy, Precision
 from ucf50_tfrecord.errors import Action, Change, Remedy, UserError, expect
 from ucf50_tfrecord.parsing import Count, Finite, Fraction, Name, Sha256
-from ucf50_tfrecord.specs import MODEL_NAMES, ClipFormat, ModelSpec, TrainSpec, format_folds, to_json
+from ucf50_tfrecord.specs import ClipFormat, ModelSpec, TrainSpec, format_folds, to_json
 
 CONFIG_FILENAME = "config.json"
 SUMMARY_FILENAME = "summary.json"
 PREDICTIONS_FILENAME = "predictions.jsonl"
 ENCODER_FILENAME = "encoder.weights.h5"
-# Of a video, in seconds: what a record's microseconds can say.
+# A video's duration in seconds, within the range of a record's microseconds.
 _Secs = Annotated[float, msgspec.Meta(gt=0, le=1e13)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """All that decides a run's weights (with its precision resolved), and where its clips lie.
+    """Everything that decides a run's weights (with its precision resolved), and the folder of its clips.
 
-    `fingerprint` is the manifest's: the shards' contents, wherever they lie.
-    `clip_split` says which clips of those folds are trained and tested on, where it is not all of them.
-    `clip_format` is the manifest's; `video_secs` how long its clips' videos last, the median and the longest:
-    what it takes to make clips of other videos. None in runs of earlier versions; video_secs also where the
-    shards do not lie on this machine.
+    fingerprint: the manifest's, of the shards' contents wherever they are.
+    clip_split: the clips of these folds that are trained and tested on; "" is all.
+    clip_format: the manifest's. None in runs of earlier versions.
+    video_secs: the median and the largest duration of the clips' videos, by which other videos are cut. None in runs
+      of earlier versions, and where the shards are not local files.
     """
 
     data_dir: Name
@@ -107,7 +108,7 @@ class RunOptions:
     profile_steps: tuple[int, int] | None = None
 
 
-# Where a run's shards lie and what follows from their contents, which the fingerprint stands for.
+# The folder of a run's shards, and facts that follow from their contents and so from the fingerprint.
 _NOT_COMPARED = ("data_dir", "clip_format", "video_secs")
 
 
@@ -118,7 +119,7 @@ def load_config(run_dir: str) -> RunConfig:
       UserError: if the folder is not a run's.
     """
     path = pathlib.Path(run_dir, CONFIG_FILENAME)
-    if not os.path.isfile(path):  # pathlib's raises for names that are too long
+    if not os.path.isfile(path):  # pathlib's raises an OSError for names that are too long
         raise UserError(f"{run_dir} is not a run's folder: it holds no {CONFIG_FILENAME}")
     return parsing.read(path, RunConfig, "a run's configuration")
 
@@ -131,7 +132,7 @@ class Scores:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Best:
-    """The best epoch by validation macro F1; -1 of epoch 0 where none was evaluated."""
+    """The best epoch by validation macro F1; -1 at epoch 0 if none was evaluated."""
 
     macro_f1: Annotated[float, msgspec.Meta(ge=-1, le=1)]
     epoch: Count
@@ -139,11 +140,12 @@ class Best:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Summary(Scores):
-    """What summary.json says of a finished run. Its own scores are those of `split`.
+    """The contents of a finished run's summary.json. Its own scores are those of `split`.
 
-    shuffled: the same clips' scores with their frames shuffled. validation: where `split` is "test".
+    shuffled: scores on the same clips with their frames shuffled.
+    validation: validation scores, if `split` is "test".
     clips_per_sec, wait_share, num_skipped_clips: of the process that trained last; None if none did.
-    environment: of training.provenance. Summaries of earlier versions have less.
+    environment: from training.provenance. Summaries of earlier versions have less.
     """
 
     split: Literal["validation", "test"] = "validation"
@@ -153,7 +155,11 @@ class Summary(Scores):
     folds: tuple[Count, ...]
     weights: Literal["last", "best"]
     train_folds: tuple[Count, ...] = ()
+<<<<<<< HEAD
     model: Literal[MODEL_NAMES]  # type: ignore[valid-type]
+=======
+    model: Name
+>>>>>>> main
     params: Count
     epochs: Count
     trained_epochs: Count
@@ -171,6 +177,9 @@ class Summary(Scores):
     data_dir: str | None = None
     environment: dict[str, dict[str, str | int | bool]] = dataclasses.field(default_factory=dict)
 
+    def __post_init__(self):
+        model_traits(self.model)  # refuses unknown names
+
 
 def load_summary(run_dir: str | os.PathLike) -> Summary:
     """Reads a finished run's summary.json.
@@ -182,24 +191,25 @@ def load_summary(run_dir: str | os.PathLike) -> Summary:
 
 
 def evaluation_dir(run_dir: str, weights: str, folds: Sequence[int]) -> pathlib.Path:
-    """Returns where the results of evaluating a run again lie: a summary and predictions of their own."""
+    """Returns the folder for the results of evaluating a run again: a summary and predictions of their own."""
     return pathlib.Path(run_dir, f"evaluation-{weights}-{format_folds(folds)}")
 
 
-def hparams(config: RunConfig) -> dict[str, object]:
+def hparams(config: RunConfig) -> dict[str, Any]:
     """Returns a run's row of the table that compares runs, the most telling first."""
     model, train = to_json(config.model), to_json(config.train)
-    telling: dict[str, Any] = {"model": model.pop("name")}
+    telling = {"model": model.pop("name")}
     telling |= {name: train.pop(name) for name in ("epochs", "learning_rate", "batch_size", "seed")}
-    folds: dict[str, Any] = {
+    folds = {
         f"{name}_folds": format_folds(getattr(config, f"{name}_folds")) for name in ("train", "val", "test")
     }
-    data: dict[str, Any] = {"data": pathlib.Path(config.data_dir).name}
-    return telling | train.pop("augment") | train | model | folds | data
+    return (
+        telling | train.pop("augment") | train | model | folds | {"data": pathlib.Path(config.data_dir).name}
+    )
 
 
 def describe_data(config: RunConfig, num_clips: Sequence[int]) -> dict[str, object]:
-    """Returns what a run's card says of its clips; num_clips are those of its sets, in order."""
+    """Returns the section on clips of a run's card; num_clips are the clips of its sets, in order."""
     sets = {"train": config.train_folds, "validation": config.val_folds, "test": config.test_folds}
     return {
         "folder": config.data_dir,
@@ -213,7 +223,7 @@ def describe_data(config: RunConfig, num_clips: Sequence[int]) -> dict[str, obje
 
 def make_run_dir(data_dir: str, model: str) -> str:
     """Makes a new run's folder, runs/<data>-<model>-<time>, which no other run has."""
-    name = f"{pathlib.Path(data_dir).name}-{model}-{time.strftime('%Y%m%d-%H%M%S')}"
+    name = f"{pathlib.Path(data_dir).name}-{model.replace(':', '.')}-{time.strftime('%Y%m%d-%H%M%S')}"
     storage.make_folder("runs")
     for suffix in ("", *(f"-{number}" for number in range(2, 1000))):
         path = pathlib.Path("runs", name + suffix)
@@ -225,7 +235,7 @@ def make_run_dir(data_dir: str, model: str) -> str:
 
 @contextlib.contextmanager
 def open_run(run_dir: str, config: RunConfig) -> Iterator[None]:
-    """Starts a run, or goes on with one that was asked for the same; holds its folder while the block runs.
+    """Starts a run or resumes one of the same configuration; locks its folder while the block runs.
 
     Raises:
       UserError: as check_run does, or if another process holds the folder.
@@ -242,9 +252,9 @@ def open_run(run_dir: str, config: RunConfig) -> Iterator[None]:
 
 
 def check_run(run_dir: str, config: RunConfig) -> None:
-    """Checks that a folder holds no run yet, or one that was asked for the same.
+    """Checks that a folder holds no run yet, or one of the same configuration.
 
-    The number of epochs may grow; all else that decides the weights must be the same.
+    The number of epochs may grow; everything else that decides the weights must be equal.
 
     Raises:
       UserError: if the folder holds a run of another configuration.
@@ -270,10 +280,10 @@ def check_run(run_dir: str, config: RunConfig) -> None:
 
 
 def _check_new(run_dir: str) -> None:
-    """Checks a folder that holds no configuration, which a run writes first: a run would cut or replace its files.
+    """Checks a folder without a configuration, the file that a run writes first.
 
     Raises:
-      UserError: if it holds what a run writes, or a set of shards or a comparison.
+      UserError: if it holds a run's other files, which a new run would replace, a set of shards or a comparison.
     """
     written = {"checkpoints", "tensorboard", SUMMARY_FILENAME, PREDICTIONS_FILENAME, ENCODER_FILENAME}
     others = {"manifest.json", "cells", "results.json", storage.MARKER_FILENAME}
@@ -286,13 +296,18 @@ def _check_new(run_dir: str) -> None:
 
 
 def digest(config: RunConfig) -> int:
-    """Returns a number below 2**48 that says whether configurations are the same, wherever their clips lie."""
+    """Returns a number below 2**48 that is equal for equal configurations, wherever their clips are."""
     value = {key: value for key, value in to_json(config).items() if key not in _NOT_COMPARED}
     return int(hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12], 16)
 
 
+<<<<<<< HEAD
 def _describe(name: str, value: Any) -> str:
     """Writes an entry of _flatten's as people read it."""
+=======
+def _describe(name: str, value: object) -> str:
+    """Formats an entry of _flatten's result for people."""
+>>>>>>> main
     if name == "fingerprint":
         return f"{value[:16]}…"
     if name.endswith("_folds"):

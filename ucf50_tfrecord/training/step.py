@@ -1,11 +1,12 @@
-"""A training step: what happens to a batch, on each replica and over all of them."""
+"""One training step: from a batch to updated weights, on each replica and over all of them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from ucf50_tfrecord.dataset import augment
@@ -14,9 +15,47 @@ from ucf50_tfrecord.models import dropout
 from ucf50_tfrecord.specs import TrainSpec
 from ucf50_tfrecord.training.optimizer import WeightAverages
 
-# The columns of what a step returns, summed over the global batch: the loss, correct predictions
-# and clips; the norm of the gradient where it is finite (0 elsewhere), and whether it is.
-COLUMNS = ("loss", "correct", "clips", "gradient_norm", "finite")
+
+class StepResult(NamedTuple):
+    """The numbers that a step returns for the curves.
+
+    A compiled function returns them as a row, float32 [K], in the order of these fields. To log another
+    number, add a field here, its value in `replica_step`, and its curve in `curves`.
+
+    loss, correct, clips: sums over the global batch's clips that count: of losses, correct predictions and 1.
+    gradient_norm: of the global gradient; 0 where it is not finite.
+    finite: 1 if the gradient is finite, else 0.
+    """
+
+    loss: Any
+    correct: Any
+    clips: Any
+    gradient_norm: Any
+    finite: Any
+
+    @classmethod
+    def of(cls, rows: np.ndarray) -> StepResult:
+        """Names the columns of steps' rows: [N, K] to arrays [N]."""
+        return cls(*rows.T)
+
+    @classmethod
+    def total(cls, rows: np.ndarray) -> StepResult:
+        """Sums steps' rows: [N, K] to numbers."""
+        return cls(*rows.sum(axis=0))
+
+    def curves(self) -> dict[str, float]:
+        """Returns the points of the training curves for a total over steps.
+
+        There is no loss if no clip counts, as where all were skipped, and no gradient norm if none was finite,
+        as in float16's first steps.
+        """
+        points = {}
+        if self.clips:
+            points = {"loss": self.loss / self.clips, "accuracy": self.correct / self.clips}
+        if self.finite:
+            points["gradient_norm"] = self.gradient_norm / self.finite
+        return points
+
 
 TrainStep = Callable[[Any, tf.Tensor], tf.Tensor]
 
@@ -30,37 +69,23 @@ def make_train_step(
     frames: Callable[[dict[str, tf.Tensor]], tf.Tensor],
     averages: WeightAverages | None = None,
 ) -> TrainStep:
-    """Returns the compiled step: (a distributed batch, step int64 [] on the host) to float32 [5], the COLUMNS.
+    """Returns the compiled step: (distributed batch, step int64 [] on the host) to a StepResult's row, float32 [K].
 
     Args:
       model: uint8 [B, T, H, W, 3] to logits float32 [B, C].
-      optimizer: what make_optimizer returns.
+      optimizer: as make_optimizer returns it.
       spec: how to train.
       strategy: the devices.
-      frames: makes a replica's batch uint8 [B, T, H, W, 3], as Feed.frames does.
-      averages: the weights' moving average, if there is to be one.
+      frames: maps a replica's batch to uint8 [B, T, H, W, 3], as Feed.frames does.
+      averages: the weights' moving average, or None.
 
     Raises:
-      UserError: if XLA is asked for where it cannot be had.
+      UserError: if XLA is asked for on several devices.
     """
     num_replicas = strategy.num_replicas_in_sync
     expect(not spec.xla or num_replicas == 1, "one device where XLA compiles", devices=num_replicas)
 
-    def differentiate(
-        video: tf.Tensor, label: tf.Tensor, weights: tf.Tensor, chance_of: dict[str, tf.Tensor]
-    ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
-        """Returns losses float32 [B], whether each prediction is right, float32 [B], and gradients."""
-        key = dropout.RandomKey(seed=spec.seed, batch_size=spec.batch_size, **chance_of)
-        with tf.GradientTape() as tape, dropout.random_key(key):
-            logits = model(video, training=True)  # float32 [B, C]
-            losses = _cross_entropy(label, logits, spec.label_smoothing)
-            # Gradients are summed over replicas, so this is the global batch's mean.
-            loss = optimizer.scale_loss(tf.reduce_sum(weights * losses))
-        correct = tf.cast(tf.argmax(logits, axis=1, output_type=label.dtype) == label, tf.float32)
-        return losses, correct, tape.gradient(loss, model.trainable_variables)
-
-    if spec.xla:
-        differentiate = tf.function(differentiate, jit_compile=True, autograph=False)
+    differentiate = _make_differentiate(model, optimizer, spec)
 
     def replica_step(batch: dict[str, tf.Tensor], step: tf.Tensor) -> tf.Tensor:
         replica = tf.distribute.get_replica_context()
@@ -74,9 +99,9 @@ def make_train_step(
             step=step,
         )
         global_count = replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.reduce_sum(counts))
-        weights = counts / tf.maximum(global_count, 1.0)  # none counts if all had to be skipped
-        chance_of = {"step": step, "position": batch["position"]}
-        losses, correct, gradients = differentiate(video, batch["label"], weights, chance_of)
+        weights = counts / tf.maximum(global_count, 1.0)  # no clip counts if all were skipped
+        random_of = {"step": step, "position": batch["position"]}
+        losses, correct, gradients = differentiate(video, batch["label"], weights, random_of)
         gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
         scale = optimizer.scale_loss(tf.constant(1.0))  # of float16; else 1
         norm = tf.linalg.global_norm(gradients) / scale
@@ -85,10 +110,15 @@ def make_train_step(
             gradients = [gradient * factor for gradient in gradients]
         optimizer.apply_gradients(zip(gradients, model.trainable_variables))
         finite = tf.math.is_finite(norm)
-        sums = [tf.reduce_sum(values * counts) for values in (losses, correct)]
-        # The last two are the same on all replicas.
-        shared = [tf.where(finite, norm, 0.0), tf.cast(finite, tf.float32)]
-        return tf.stack([*sums, tf.reduce_sum(counts), *(value / num_replicas for value in shared)])
+        result = StepResult(
+            loss=tf.reduce_sum(losses * counts),
+            correct=tf.reduce_sum(correct * counts),
+            clips=tf.reduce_sum(counts),
+            # The gradient is the same on all replicas, whose results are summed.
+            gradient_norm=tf.where(finite, norm, 0.0) / num_replicas,
+            finite=tf.cast(finite, tf.float32) / num_replicas,
+        )
+        return tf.stack(result)
 
     @tf.function
     def train_step(batch: Any, step: tf.Tensor) -> tf.Tensor:
@@ -100,22 +130,44 @@ def make_train_step(
     return train_step
 
 
+def _make_differentiate(
+    model: keras.Model, optimizer: keras.optimizers.Optimizer, spec: TrainSpec
+) -> Callable[..., tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]]:
+    """Returns the forward and backward pass on a replica's clips, compiled by XLA if spec asks for it."""
+
+    def differentiate(
+        video: tf.Tensor, label: tf.Tensor, weights: tf.Tensor, random_of: dict[str, tf.Tensor]
+    ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
+        """Returns losses float32 [B], whether each prediction is right, float32 [B], and gradients."""
+        key = dropout.RandomKey(seed=spec.seed, batch_size=spec.batch_size, **random_of)
+        with tf.GradientTape() as tape, dropout.random_key(key):
+            logits = model(video, training=True)  # float32 [B, C]
+            losses = _cross_entropy(label, logits, spec.label_smoothing)
+            # Gradients are summed over replicas, so this is the global batch's mean.
+            loss = optimizer.scale_loss(tf.reduce_sum(weights * losses))
+        correct = tf.cast(tf.argmax(logits, axis=1, output_type=label.dtype) == label, tf.float32)
+        return losses, correct, tape.gradient(loss, model.trainable_variables)
+
+    return tf.function(differentiate, jit_compile=True, autograph=False) if spec.xla else differentiate
+
+
 def make_train_steps(
     train_step: TrainStep, strategy: tf.distribute.Strategy
 ) -> Callable[..., tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:
     """Returns a function that takes several steps in one call from the host.
 
-    It maps (distributed iterator, first step int64 [], number of steps int32 [] = N, this worker's
-    vote to stop float32 []) to float32 [N, 5], the steps' COLUMNS; float64 [N, 2] on the host, when
-    each step asked for its batch and when it came, in seconds since 1970; and the votes, float32 [],
-    summed over all replicas.
+    It maps (distributed iterator, first step int64 [], number of steps N int32 [], this worker's vote to stop
+    float32 []) to
+      the steps' rows, see StepResult: float32 [N, K];
+      when each step asked for its batch and when it received it: float64 [N, 2] on the host, seconds since 1970;
+      the votes, summed over all replicas: float32 [].
     """
 
     @tf.function
     def train_steps(
         batches: Iterator, first_step: tf.Tensor, num_steps: tf.Tensor, vote: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        sums = tf.TensorArray(tf.float32, num_steps, element_shape=[len(COLUMNS)])
+        sums = tf.TensorArray(tf.float32, num_steps, element_shape=[len(StepResult._fields)])
         times = tf.TensorArray(tf.float64, num_steps, element_shape=[2])
         for i in tf.range(num_steps):
             with tf.device("CPU:0"):
@@ -125,7 +177,7 @@ def make_train_steps(
             with tf.control_dependencies(strategy.experimental_local_results(batch["label"])):
                 with tf.device("CPU:0"):
                     arrived = tf.timestamp()
-            with tf.device("CPU:0"):  # where the seeds that come of it are wanted
+            with tf.device("CPU:0"):  # seeds are made of the step on the host
                 step = first_step + tf.cast(i, tf.int64)
                 times = times.write(i, tf.stack([asked, arrived]))
             sums = sums.write(i, train_step(batch, step))

@@ -1,4 +1,4 @@
-"""Which devices train, and in which precision."""
+"""Chooses the devices that train and the precision of computation; explains lost workers and full memory."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from ucf50_tfrecord.errors import Action, Change, Remedy, UserError, expect
 from ucf50_tfrecord.texts import file_problem, tensorflow_reason
 from ucf50_tfrecord.training import cluster as cluster_lib
 
-# Where srun was told to bind GPUs, each task sees its own alone.
+# If srun was told to bind GPUs, each task sees only its own.
 _GPUS_BOUND = {"SLURM_GPUS_PER_TASK", "SLURM_GPU_BIND"}
 
-# How long workers that have met may take to connect their devices, which takes seconds.
+# Limit for workers that have met to connect their devices, which takes seconds.
 BUILD_SECS = 120.0
 _WATCH = """
 import os, select, signal, sys
@@ -38,14 +38,15 @@ def make_strategy(
 ) -> tf.distribute.Strategy:
     """Builds the strategy.
 
-    "one" device; "mirrored" over all GPUs (or all CPU devices if there is none); "multi_worker" over
-    the GPUs (or the CPU) of all workers that TF_CONFIG or Slurm names, see cluster.uses_workers;
-    "auto" is multi_worker where TF_CONFIG names more than one worker, else mirrored where there is more
-    than one GPU, else one. With workers this must come before all else that runs in TensorFlow, and it
-    waits until all of them are there, for `join_secs` at most. `environment` is where they are named.
+    Args:
+      name: "one" device; "mirrored" over all GPUs (all CPU devices if there is none); "multi_worker" over the GPUs
+        (or the CPU) of all workers that TF_CONFIG or Slurm names, see cluster.uses_workers; "auto" is multi_worker if
+        TF_CONFIG names several workers, else mirrored if there are several GPUs, else one.
+      join_secs: limit on the wait for all workers. With workers, call this before anything runs in TensorFlow.
+      environment: the variables that name the workers.
 
     Raises:
-      UserError: if the name is not known, or the workers cannot be found or reached.
+      UserError: if the name is unknown, or workers cannot be found or reached.
     """
     uses_workers = cluster_lib.uses_workers(name, environment)
     for gpu in tf.config.list_physical_devices("GPU"):
@@ -60,12 +61,12 @@ def make_strategy(
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Tells whether this process is the one that writes: the first worker, or the only one."""
+    """Tells whether this process writes: it is the first worker, or the only one."""
     return strategy.extended.should_checkpoint
 
 
 def num_workers(strategy: tf.distribute.Strategy) -> int:
-    """Returns how many processes train together."""
+    """Returns the number of processes that train together."""
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return 1
     spec = strategy.cluster_resolver.cluster_spec()
@@ -73,7 +74,7 @@ def num_workers(strategy: tf.distribute.Strategy) -> int:
 
 
 def num_workers_here(strategy: tf.distribute.Strategy) -> int:
-    """Returns how many of the workers run on this one's host, itself counted."""
+    """Returns the number of workers on this one's host, itself included."""
     if num_workers(strategy) == 1:
         return 1
     resolver = strategy.cluster_resolver
@@ -83,7 +84,7 @@ def num_workers_here(strategy: tf.distribute.Strategy) -> int:
 
 
 def gather_from_workers(strategy: tf.distribute.Strategy, value: int) -> list[int]:
-    """Returns every worker's value, in their order, once all have called this: a barrier too.
+    """Returns every worker's value, in their order, once all have called this. It is a barrier, too.
 
     Raises:
       tf.errors.OpError: if a worker is lost meanwhile, see explain_lost_workers.
@@ -110,10 +111,10 @@ def wait_for_workers(strategy: tf.distribute.Strategy) -> None:
 
 @contextlib.contextmanager
 def explain_lost_workers(strategy: tf.distribute.Strategy) -> Iterator[None]:
-    """Turns what TensorFlow raises when another worker has ended into a sentence.
+    """Turns TensorFlow's error at the loss of another worker into a UserError.
 
-    TensorFlow raises it in whatever waits for the other worker: at once where the connection breaks,
-    else when the worker's heartbeats have been missing for ten seconds.
+    TensorFlow raises it in whatever waits for that worker: at once if the connection breaks, else after ten seconds
+    without a heartbeat.
 
     Raises:
       UserError: in place of such an error.
@@ -132,9 +133,7 @@ def explain_lost_workers(strategy: tf.distribute.Strategy) -> Iterator[None]:
 
 @contextlib.contextmanager
 def explain_exhausted_memory() -> Iterator[None]:
-    """Turns what TensorFlow raises where a device's memory does not suffice into a sentence.
-
-    It raises the same where a disk is full.
+    """Turns TensorFlow's error at full device memory, which it also raises at a full disk, into a UserError.
 
     Raises:
       UserError: in place of such an error.
@@ -156,7 +155,7 @@ def explain_exhausted_memory() -> Iterator[None]:
 
 def _name_lost(error: tf.errors.OpError, strategy: tf.distribute.Strategy) -> str:
     resolver = strategy.cluster_resolver
-    own = resolver.task_type, resolver.task_id  # named too, as where it was noticed
+    own = resolver.task_type, resolver.task_id  # named, too, as the one that noticed
     found = re.findall(r"/job:(\w+)/replica:0/task:(\d+)", error.message)
     others = [(job, int(index)) for job, index in found if (job, int(index)) != own]
     if not others:
@@ -166,7 +165,7 @@ def _name_lost(error: tf.errors.OpError, strategy: tf.distribute.Strategy) -> st
 
 
 def _join_workers(join_secs: float) -> tf.distribute.Strategy:
-    """Builds the strategy of all workers, when the last of them is there."""
+    """Builds the strategy of all workers once the last of them is there."""
     gpus = tf.config.list_physical_devices("GPU")
     cluster = cluster_lib.from_tf_config(os.environ)
     if cluster is not None:
@@ -175,43 +174,42 @@ def _join_workers(join_secs: float) -> tf.distribute.Strategy:
         resolver = _slurm_resolver(gpus)
         addresses = tuple(resolver.cluster_spec().job_tasks("worker"))
         cluster = cluster_lib.Cluster(addresses=addresses, worker=resolver.task_id)
-    # TensorFlow would wait for ever, where neither a signal nor a time limit of Python's reaches it.
+    # TensorFlow would wait forever, out of reach of signals and of Python's time limits.
     cluster_lib.meet(cluster, timeout_secs=join_secs)
     kinds = tf.distribute.experimental.CommunicationImplementation
     options = tf.distribute.experimental.CommunicationOptions(
         implementation=kinds.NCCL if gpus else kinds.RING
     )
     try:
-        with _ends_in_time(BUILD_SECS):
+        with _exits_if_late(BUILD_SECS):
             return tf.distribute.MultiWorkerMirroredStrategy(resolver, options)
     except tf.errors.OpError as error:
         raise UserError(f"Cannot train with the other workers: {tensorflow_reason(error)}") from error
 
 
 @contextlib.contextmanager
-def _ends_in_time(secs: float) -> Iterator[None]:
-    """Kills this process if the block takes longer, and says why.
+def _exits_if_late(secs: float) -> Iterator[None]:
+    """Kills this process with a message if the block takes longer.
 
-    A worker that ends after it has met the others and before TensorFlow knows it keeps the others waiting
-    for ever, in C++, where neither signals nor threads of Python's run. So another process watches.
+    A worker that exits after it has met the others, and before TensorFlow knows it, keeps the others waiting forever
+    in C++, where neither Python's signal handlers nor its threads run. So another process watches.
     """
     command = [sys.executable, "-c", _WATCH, f"{secs:g}", str(os.getpid())]
     watcher = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)  # no Ctrl-C
     try:
         yield
     finally:
-        watcher.stdin.close()  # as when this process ends
+        watcher.stdin.close()  # as when this process exits
         watcher.wait()
 
 
 def _slurm_resolver(
     gpus: list[tf.config.PhysicalDevice],
 ) -> tf.distribute.cluster_resolver.ClusterResolver:
-    """Returns the workers that srun started; this one is left with its share of the host's GPUs.
+    """Returns the workers that srun started, and leaves this one with its part of the host's GPUs.
 
-    TensorFlow's own resolver finds the addresses. It does not run where there is no GPU, counts on
-    ranks that follow the order of the hosts' names, and deals out GPUs over what Slurm has bound:
-    those three are decided here.
+    TensorFlow's own resolver finds the addresses. It does not run without a GPU, relies on ranks in the order of the
+    hosts' names, and assigns GPUs over Slurm's own binding: these three are decided here.
 
     Raises:
       UserError: if Slurm's variables cannot be understood.
@@ -220,7 +218,7 @@ def _slurm_resolver(
     try:
         cluster = tf.distribute.cluster_resolver.SlurmClusterResolver(
             port_base=cluster_lib.slurm_port(environment),
-            gpus_per_node=int(environment["SLURM_STEP_NUM_TASKS"]),  # one a task: only counted through
+            gpus_per_node=int(environment["SLURM_STEP_NUM_TASKS"]),  # one per task; only used to count
             gpus_per_task=1,
             auto_set_gpu=False,
         ).cluster_spec()
@@ -245,7 +243,7 @@ def _slurm_resolver(
 
 
 def device_type() -> str:
-    """Returns "GPU" where TensorFlow sees one, else "CPU"."""
+    """Returns "GPU" if TensorFlow sees one, else "CPU"."""
     return "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
 
 
@@ -260,8 +258,8 @@ class PrecisionChoice:
 def choose_precision(precision: str) -> str:
     """Resolves "auto" to a precision that the devices are fast in; others stay as they are.
 
-    "auto" takes bfloat16 where the device computes in it (GPUs of compute capability 8.0
-    and newer; CPUs with AVX512_BF16 or AMX), float16 on GPUs from 7.0, else float32.
+    "auto" takes bfloat16 if the device computes in it (GPUs from compute capability 8.0, CPUs with AVX512_BF16 or AMX),
+    float16 on GPUs from 7.0, else float32.
     """
     precision = Precision(precision)
     return fastest_precision().precision if precision == Precision.AUTO else precision
@@ -274,7 +272,7 @@ def keras_policy(precision: str) -> str:
 
 
 def fastest_precision() -> PrecisionChoice:
-    """Returns what "auto" takes, see choose_precision."""
+    """Returns the choice of "auto", see choose_precision."""
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus:
         found = sorted(_cpu_flags() & {"avx512_bf16", "amx_bf16"})
@@ -290,7 +288,7 @@ def fastest_precision() -> PrecisionChoice:
 
 
 def _cpu_flags() -> set[str]:
-    """Returns the CPU's feature flags, or none where the system does not list them (not Linux)."""
+    """Returns the CPU's feature flags; none if the system does not list them (not Linux)."""
     cpuinfo = pathlib.Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     return next((set(line.split(":")[1].split()) for line in lines if line.startswith("flags")), set())

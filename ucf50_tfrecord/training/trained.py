@@ -1,15 +1,16 @@
-"""A run's model, as it was trained."""
+"""Loads a finished run's model."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from typing import Literal
 
 import keras
 import tensorflow as tf
 
 from ucf50_tfrecord import models
-from ucf50_tfrecord.errors import UserError
+from ucf50_tfrecord.errors import Action, Remedy, UserError
 from ucf50_tfrecord.manifest import Manifest
 from ucf50_tfrecord.training import checkpoint
 from ucf50_tfrecord.training import strategy as strategy_lib
@@ -17,29 +18,45 @@ from ucf50_tfrecord.training.run import RunConfig
 
 
 def scored_weights(config: RunConfig) -> Literal["last", "best"]:
-    """Tells which of a run's checkpoints its own final scores are of: "last" or "best"."""
+    """Returns the checkpoint that a run's own final scores are of: "last" or "best"."""
     return "best" if config.train.early_stopping else "last"
 
 
 def load_model(
-    run_dir: str, config: RunConfig, weights: str, *, strategy: tf.distribute.Strategy
+    run_dir: str,
+    config: RunConfig,
+    weights: str,
+    *,
+    strategy: tf.distribute.Strategy,
+    allowed_code: Collection[str] = (),
 ) -> keras.Model:
     """Builds a run's model with its trained weights.
 
+    A run may come from a stranger, and its model may be named as <module>:<builder>. Importing that runs the
+    module, so it is done for names that the caller allows, and for no other.
+
     Args:
       run_dir: the run's folder.
-      config: what run.load_config returns for it.
+      config: as run.load_config returns it.
       weights: "last" or "best".
       strategy: the devices.
+      allowed_code: the names, <module>:<builder>, that may be imported.
 
     Raises:
-      UserError: if the run has no sound checkpoint of that kind.
+      UserError: if the run names code that is not allowed, or has no sound checkpoint of that kind.
     """
+    refused = [name for name in config.model.own_code if name not in allowed_code]
+    if refused:
+        raise UserError(
+            f"The model of {run_dir} is made by {' and '.join(refused)}, which is code outside this package that "
+            "loading the run would execute",
+            Remedy(Action.SET, "if you trust it", allow_code=list(config.model.own_code)),
+        )
     with strategy.scope():
-        # The checkpoint holds all weights: what the encoder started with is not needed again.
+        # The checkpoint holds all weights, so the encoder's initial ones are not needed.
         spec = dataclasses.replace(config.model, encoder_weights="none", freeze_encoder=False)
         model = models.build_model(spec, dtype=strategy_lib.keras_policy(config.train.precision))
-        if config.model.freeze_encoder:  # of what is trained there are averages
+        if config.model.freeze_encoder:  # averages exist for trained weights only
             model.get_layer("encoder").trainable = False
         checkpoint.load_weights(run_dir, weights, model, averaged=config.train.ema > 0)
     return model

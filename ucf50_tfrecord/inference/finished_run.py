@@ -1,4 +1,4 @@
-"""What a finished run's files tell of it, and the manifest of its shards, where that is still there."""
+"""A finished run's configuration, scores and predictions, and its shards' manifest, read from their files."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from ucf50_tfrecord.training.run import RunConfig, Summary
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Sources:
-    """What is known of a run.
+class FinishedRun:
+    """A finished run's files.
 
-    weights: those that are exported, "last" or "best".
-    summary: the run's own summary.json.
-    predictions_path: where the predictions of these weights are noted. results: what they are.
-    manifest: of the run's shards, None if they are gone or others; `no_manifest` then says why.
+    weights: the exported ones, "last" or "best".
+    summary: from summary.json.
+    predictions_path: the file of these weights' predictions. results: its contents.
+    manifest: of the run's shards; None if they are missing or others, for the reason in `no_manifest`.
     """
 
     run_dir: str
@@ -50,34 +50,35 @@ class Sources:
 
     @property
     def clip_format(self) -> ClipFormat | None:
-        """How the run's clips were made; None where a run of an earlier version has lost its shards."""
+        """The format of the run's clips; None for a run of an earlier version whose shards are missing."""
         return self.config.clip_format or (self.manifest.format if self.manifest else None)
 
     @property
     def is_tested(self) -> bool:
-        """Whether the scores are those on test folds, not on the folds that were validated on."""
+        """True if the scores are on test folds, not on validation folds."""
         return bool(self.config.test_folds)
 
     @property
     def is_selected(self) -> bool:
-        """Whether the weights were chosen by the clips that they are scored on."""
+        """True if the weights were selected by the clips that they are scored on."""
         return self.weights == "best" and not self.is_tested
 
     @property
     def leaks(self) -> bool:
+        """True if recordings can be on both sides of the split."""
         return self.summary.fold_by == "video"
 
 
-def gather(run_dir: str, weights: str | None = None) -> Sources:
+def load(run_dir: str, weights: str | None = None) -> FinishedRun:
     """Reads a finished run's files.
 
     Args:
       run_dir: the run's folder.
-      weights: "last", "best", or None for those of the run's own scores. Scores of the others are
-        looked for where evaluating the run again puts them.
+      weights: "last", "best", or None for those of the run's own scores. The scores of other weights come from
+        the folder of the run's evaluation with them.
 
     Raises:
-      UserError: if the folder is not a run's, training has not finished, or there are no scores of these weights.
+      UserError: if the folder is not a run's, training has not finished, or these weights have no scores.
     """
     config = run_lib.load_config(run_dir)
     summary_path = pathlib.Path(run_dir, run_lib.SUMMARY_FILENAME)
@@ -96,11 +97,11 @@ def gather(run_dir: str, weights: str | None = None) -> Sources:
     summary = run_lib.load_summary(run_dir)
     missing = [name for name in ("fold_by", "num_train_clips") if getattr(summary, name) is None]
     if missing:
-        raise UserError(f"{summary_path} is an earlier version's: it has no {', '.join(missing)}")
+        raise UserError(f"{summary_path} is from an earlier version: it has no {', '.join(missing)}")
     weights = weights or trained.scored_weights(config)
     predictions_path = _find_predictions(run_dir, config, summary, weights)
     manifest, why = _find_manifest(config)
-    return Sources(
+    return FinishedRun(
         run_dir=run_dir,
         config=config,
         weights=weights,
@@ -113,16 +114,14 @@ def gather(run_dir: str, weights: str | None = None) -> Sources:
 
 
 def _find_predictions(run_dir: str, config: RunConfig, summary: Summary, weights: str) -> pathlib.Path:
-    """Returns the file with the predictions of some weights on the held-out clips."""
+    """Finds the file of some weights' predictions for the held-out clips."""
     if weights == summary.weights:
         return pathlib.Path(run_dir, run_lib.PREDICTIONS_FILENAME)
     folder = run_lib.evaluation_dir(run_dir, weights, config.test_folds or config.val_folds)
     path = folder / run_lib.SUMMARY_FILENAME
-    found = (
-        parsing.read(path, _Evaluated, "an evaluation's summary", extra=True)
-        if path.is_file()
-        else _Evaluated()
-    )
+    found = _Evaluated()
+    if path.is_file():
+        found = parsing.read(path, _Evaluated, "an evaluation's summary", extra=True)
     if found.fingerprint != config.fingerprint:
         raise UserError(
             f"The scores in {run_dir} are those of its {summary.weights} weights. A card of the {weights} "
@@ -134,13 +133,13 @@ def _find_predictions(run_dir: str, config: RunConfig, summary: Summary, weights
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Evaluated:
-    """What is read of an evaluation's summary."""
+    """The fields of an evaluation's summary that are read."""
 
     fingerprint: str | None = None
 
 
 def _find_manifest(config: RunConfig) -> tuple[Manifest | None, str]:
-    """Returns the manifest of the shards that a run was trained on; None, and why, if they are not there."""
+    """Returns the manifest of a run's shards; None and the reason if they are missing or others."""
     try:
         manifest = manifest_lib.load_if_finished(config.data_dir)
     except UserError as error:
@@ -148,21 +147,21 @@ def _find_manifest(config: RunConfig) -> tuple[Manifest | None, str]:
     if manifest is None:
         return None, f"there is no set of shards in {config.data_dir} any more"
     if manifest.fingerprint != config.fingerprint:
-        return None, f"{config.data_dir} holds other shards now than the run was trained on"
+        return None, f"{config.data_dir} now holds other shards than those the run was trained on"
     return manifest, ""
 
 
 def _load_results(path: pathlib.Path, config: RunConfig, manifest: Manifest | None) -> Results:
-    """Makes a comparison's results, of one training, of a run's predictions."""
+    """Loads a run's predictions as the results of a comparison with one training."""
     predictions = runner.load_predictions(path, len(config.classes))
     clips = {p.clip_id: (p.label, p.group, p.fold) for p in predictions}
     place = {clip_id: i for i, clip_id in enumerate(clips)}
     logits = {
         name: np.full((len(clips), len(config.classes)), np.nan, np.float32)
-        for name in dict.fromkeys(p.perturbation for p in predictions)
+        for name in dict.fromkeys(p.intervention for p in predictions)
     }
     for p in predictions:
-        logits[p.perturbation][place[p.clip_id]] = p.logits
+        logits[p.intervention][place[p.clip_id]] = p.logits
     labels, groups, folds = np.array(list(clips.values()), np.int64).T
     cell = CellResult(
         cell=Cell(model=config.model.name, seed=config.train.seed),

@@ -1,4 +1,4 @@
-"""Each intervention against what it says it does, on clips whose frames carry their number."""
+"""Each intervention against its meaning, on clips whose frames carry their number."""
 
 import numpy as np
 import pytest
@@ -6,9 +6,9 @@ import tensorflow as tf
 
 from tests.dataset.test_gpu_kernels import missing
 from ucf50_tfrecord import manifest
-from ucf50_tfrecord.dataset import perturb
 from ucf50_tfrecord.dataset.clips import load_clips
 from ucf50_tfrecord.dataset.feed import read_clips
+from ucf50_tfrecord.evaluation import interventions
 
 NUM_FRAMES = 5
 
@@ -24,10 +24,10 @@ def numbered(count, num_frames=NUM_FRAMES, height=16, width=24):
     return video + np.arange(num_frames, dtype=np.uint8)[:, np.newaxis, np.newaxis, np.newaxis]
 
 
-def apply(name, clips, video, backgrounds=None, index=None):
-    change = perturb.make(name, clips, backgrounds)
+def apply(name, clips, video, index=None):
     index = np.arange(len(video)) if index is None else index
-    return change(tf.constant(video), tf.constant(index, tf.int64)).numpy()
+    function = interventions.make(name, clips)
+    return function(tf.constant(video), tf.constant(index, tf.int64)).numpy()
 
 
 def frames_of(name, clips, index=None):
@@ -50,12 +50,12 @@ def frames_of(name, clips, index=None):
         ("half_rate", [0, 0, 2, 2, 4]),
     ],
 )
-def test_frames_are_arranged(clips, name, expected):
+def test_interventions_on_time_arrange_frames(clips, name, expected):
     assert frames_of(name, clips) == [expected] * len(clips)
 
 
 def test_shuffles_differ_by_clip_and_permutation_and_follow_from_the_clip(clips):
-    orders = [frames_of(name, clips) for name in perturb.SHUFFLES]
+    orders = [frames_of(name, clips) for name in interventions.SHUFFLES]
     assert all(sorted(order) == [0, 1, 2, 3, 4] for order in sum(orders, []))
     assert len({tuple(map(tuple, order)) for order in orders}) == 3
     assert len({tuple(order) for order in orders[0]}) > 1
@@ -64,23 +64,27 @@ def test_shuffles_differ_by_clip_and_permutation_and_follow_from_the_clip(clips)
     assert frames_of("shuffle2", clips.select(backwards)) == orders[1][::-1]
 
 
-def test_the_names_are_those_that_can_be_made(clips):
-    names = perturb.names(NUM_FRAMES)
+def test_every_listed_intervention_can_be_made(clips):
+    names = interventions.names(NUM_FRAMES)
     assert len(set(names)) == len(names) and names[0] == "none"
     video = np.random.default_rng(0).integers(0, 256, (len(clips), NUM_FRAMES, 16, 24, 3), np.uint8)
     for name in names:
-        found = apply(name, clips, video, backgrounds=video[:, 0])
+        found = apply(name, clips, video)
         assert found.shape == video.shape and found.dtype == np.uint8
         assert (found != video).any() == (name != "none")
 
 
-def test_every_intervention_is_explained_and_nothing_else():
-    assert {perturb.stem(name) for name in perturb.names(NUM_FRAMES)} == set(perturb.MEANINGS)
+def test_each_entry_of_the_table_explains_its_interventions():
+    for entry in interventions.INTERVENTIONS.values():
+        assert entry.meaning and entry.question.endswith("?")
+        assert all(interventions.find(name) is entry for name in entry.names(NUM_FRAMES))
+    with pytest.raises(KeyError):
+        interventions.find("patches2x")
 
 
 def test_the_quarter_is_one_of_the_horizons():
-    assert perturb.horizons(15) == (1, 2, 4, 8)
-    assert [perturb.quarter(t) for t in (2, 5, 8, 15, 16)] == [1, 1, 2, 2, 4]
+    assert interventions.horizons(15) == (1, 2, 4, 8)
+    assert [interventions.quarter(t) for t in (2, 5, 8, 15, 16)] == [1, 1, 2, 2, 4]
 
 
 def test_a_gap_is_black_in_the_middle_third(clips):
@@ -95,7 +99,7 @@ def test_grey_keeps_the_luma(clips):
 
 
 def scene(count, background):
-    """A white square that moves over a background of one grey a clip."""
+    """A white square that moves over a background of one grey per clip."""
     video = np.zeros((count, NUM_FRAMES, 16, 24, 3), np.uint8)
     video += np.asarray(background, np.uint8)[:, np.newaxis, np.newaxis, np.newaxis, np.newaxis]
     for t in range(NUM_FRAMES):
@@ -103,30 +107,31 @@ def scene(count, background):
     return video
 
 
-def test_the_background_is_what_stands_still(clips):
-    found = perturb.background(tf.constant(scene(2, [40, 90]))).numpy()
+def test_the_background_is_the_part_that_does_not_move(clips):
+    found = interventions.background(tf.constant(scene(2, [40, 90]))).numpy()
     assert (found[0] == 40).all() and (found[1] == 90).all()
 
 
-def test_backgrounds_are_swapped_behind_what_moves(clips):
-    partner, greys = perturb.partners(clips), np.arange(len(clips)) * 5
+def test_backgrounds_are_swapped_behind_the_foreground(clips, monkeypatch):
+    donors, greys = interventions.choose_donors(clips), np.arange(len(clips)) * 5
     backgrounds = np.zeros((len(clips), 16, 24, 3), np.uint8) + greys[:, None, None, None].astype(np.uint8)
-    found = apply("background_swap", clips, scene(len(clips), greys), backgrounds)
+    monkeypatch.setattr(interventions, "find_backgrounds", lambda clips: backgrounds)
+    found = apply("background_swap", clips, scene(len(clips), greys))
     for i, video in enumerate(found):
-        np.testing.assert_array_equal(video, scene(1, [greys[partner[i]]])[0])
+        np.testing.assert_array_equal(video, scene(1, [greys[donors[i]]])[0])
 
 
-def test_partners_are_of_another_class_and_group(clips):
-    partner = perturb.partners(clips)
-    assert (clips.labels[partner] != clips.labels).all() and (clips.groups[partner] != clips.groups).all()
+def test_donor_clips_are_of_another_class_and_group(clips):
+    donors = interventions.choose_donors(clips)
+    assert (clips.labels[donors] != clips.labels).all() and (clips.groups[donors] != clips.groups).all()
     one_class = clips.select(clips.labels == 0)
-    partner = perturb.partners(one_class)
-    assert (one_class.groups[partner] != one_class.groups).all()
+    donors = interventions.choose_donors(one_class)
+    assert (one_class.groups[donors] != one_class.groups).all()
     few = clips.select(np.array([0, 1]))
-    assert perturb.partners(few).tolist() == [1, 0]
+    assert interventions.choose_donors(few).tolist() == [1, 0]
 
 
-def test_blurring_keeps_what_moves_and_levels_what_does_not(clips):
+def test_blurring_keeps_the_foreground_and_levels_the_background(clips):
     video = scene(1, [0])
     video[:, :, 12, 12] = 200  # a bright spot that stands still
     found = apply("background_blur", clips, video)
@@ -151,17 +156,17 @@ def test_patches_change_places_alike_in_all_frames(clips, height, width):
     assert (found[:, :, grid.shape[0] :] == 99).all() and (found[:, :, :, grid.shape[1] :] == 99).all()
 
 
-@pytest.mark.parametrize("name", perturb.names(NUM_FRAMES)[1:])
+@pytest.mark.parametrize("name", interventions.names(NUM_FRAMES)[1:])
 def test_interventions_run_on_gpus(clips, name):
     if not tf.test.is_built_with_cuda():
         pytest.skip("this TensorFlow knows no GPU")
-    change = tf.function(perturb.make(name, clips, np.zeros((len(clips), 16, 24, 3), np.uint8)))
+    function = tf.function(interventions.make(name, clips))
     video = tf.TensorSpec((4, NUM_FRAMES, 16, 24, 3), tf.uint8)
-    assert missing(change, video, tf.TensorSpec([4], tf.int64)) == set()
+    assert missing(function, video, tf.TensorSpec([4], tf.int64)) == set()
 
 
 def test_backgrounds_are_found_in_the_shards(clips):
     video = read_clips(clips)
     np.testing.assert_array_equal(
-        perturb.find_backgrounds(clips), perturb.background(tf.constant(video)).numpy()
+        interventions.find_backgrounds(clips), interventions.background(tf.constant(video)).numpy()
     )

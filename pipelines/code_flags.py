@@ -1,0 +1,17 @@
+"""The flag by which a user lets a run name code outside this package."""
+
+from __future__ import annotations
+
+from absl import flags
+
+_ALLOW_CODE = flags.DEFINE_list(
+    "allow_code",
+    [],
+    "Code outside this package, as <module>:<builder>, that a run may name as its model or encoder. Loading the "
+    "run imports it, which executes it: allow only code that you trust.",
+)
+
+
+def allowed_code() -> list[str]:
+    """Returns the names of code outside this package that runs may import."""
+    return _ALLOW_CODE.value

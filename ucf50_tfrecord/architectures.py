@@ -1,0 +1,138 @@
+"""The tables of models and of frame encoders: builders and traits. Loads neither Keras nor TensorFlow."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+from ucf50_tfrecord.errors import expect
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PublishedScores:
+    """A published baseline: its title in a public notebook, and its scores there.
+
+    They are for all of UCF50, after 5 epochs, tested on a random quarter of the clips.
+    """
+
+    title: str
+    accuracy: float
+    macro_f1: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelTraits:
+    """A model's builder, and what the rest of the project needs to know of it.
+
+    builder: <module>:<builder>, which maps (ModelSpec, keras.DTypePolicy) to a keras.Model from uint8
+      [B, T, H, W, 3] to logits float32 [B, num_classes].
+    control: the order-blind model to compare it with: one that reads frames alike. None for such a model itself.
+    recurrent: whether it has one recurrent layer over time, whose inside evaluation.recurrence inspects.
+    takes_encoder: whether ModelSpec.encoder chooses its frame encoder.
+    takes_motion: whether ModelSpec.motion may give it differences of frames: neither the controls, which must not
+      see order, nor the published models take them.
+    improves_on: the model whose forgetting it was designed to overcome.
+    published: the scores of the published baseline that it reproduces.
+    """
+
+    builder: str
+    control: str | None
+    recurrent: bool = False
+    takes_encoder: bool = False
+    takes_motion: bool = False
+    improves_on: str | None = None
+    published: PublishedScores | None = None
+
+    @property
+    def is_order_blind(self) -> bool:
+        """Whether the logits are the same whatever the order of a clip's frames."""
+        return self.control is None
+
+
+_BUILDERS = "ucf50_tfrecord.models"
+MODELS = {
+    "frame_pool": ModelTraits(builder=f"{_BUILDERS}.pooling:frame_pool", control=None, takes_encoder=True),
+    "rnn": ModelTraits(
+        builder=f"{_BUILDERS}.recurrent:rnn",
+        control="frame_pool",
+        recurrent=True,
+        takes_encoder=True,
+        takes_motion=True,
+    ),
+    "lstm": ModelTraits(
+        builder=f"{_BUILDERS}.recurrent:lstm",
+        control="frame_pool",
+        recurrent=True,
+        takes_encoder=True,
+        takes_motion=True,
+        improves_on="rnn",
+    ),
+    "bilstm": ModelTraits(
+        builder=f"{_BUILDERS}.recurrent:bilstm", control="frame_pool", takes_encoder=True, takes_motion=True
+    ),
+    "gru": ModelTraits(
+        builder=f"{_BUILDERS}.recurrent:gru",
+        control="frame_pool",
+        recurrent=True,
+        takes_encoder=True,
+        takes_motion=True,
+    ),
+    "conv3d": ModelTraits(builder=f"{_BUILDERS}.conv3d:conv3d", control="frame_pool", takes_motion=True),
+    "transformer": ModelTraits(
+        builder=f"{_BUILDERS}.transformer:transformer", control="frame_pool", takes_motion=True
+    ),
+    "seed_pool": ModelTraits(builder=f"{_BUILDERS}.seed:seed_pool", control=None),
+    "seed_rnn": ModelTraits(
+        builder=f"{_BUILDERS}.seed:seed_rnn",
+        control="seed_pool",
+        recurrent=True,
+        published=PublishedScores(title="CNN + RNN", accuracy=0.4263, macro_f1=0.4071),
+    ),
+    "seed_lstm": ModelTraits(
+        builder=f"{_BUILDERS}.seed:seed_lstm",
+        control="seed_pool",
+        recurrent=True,
+        improves_on="seed_rnn",
+        published=PublishedScores(title="CNN + LSTM", accuracy=0.4734, macro_f1=0.4548),
+    ),
+}
+
+# The project's own frame encoder, and the image models of keras.applications.
+THREE_BLOCK = "three_block"
+APPLICATIONS = (
+    *(f"ConvNeXt{size}" for size in ("Tiny", "Small", "Base", "Large", "XLarge")),
+    *(f"DenseNet{depth}" for depth in (121, 169, 201)),
+    *(f"EfficientNetB{number}" for number in range(8)),
+    *(f"EfficientNetV2{size}" for size in ("B0", "B1", "B2", "B3", "S", "M", "L")),
+    *("InceptionResNetV2", "InceptionV3", "MobileNet", "MobileNetV2", "MobileNetV3Large", "MobileNetV3Small"),
+    *("NASNetLarge", "NASNetMobile"),
+    *(f"ResNet{depth}{version}" for depth in (50, 101, 152) for version in ("", "V2")),
+    *("VGG16", "VGG19", "Xception"),
+)
+# Builders, as <module>:<builder>: they map (shape [H, W, C], ModelSpec, keras.DTypePolicy) to a keras.Model from
+# frames [N, H, W, C] with values in [0, 1] to features [N, F].
+ENCODERS = {
+    THREE_BLOCK: f"{_BUILDERS}.encoders:three_block",
+    **dict.fromkeys(APPLICATIONS, f"{_BUILDERS}.encoders:application"),
+}
+
+
+def is_own_code(name: str) -> bool:
+    """Tells whether a model or encoder is named as <module>:<builder>: code of the user's own."""
+    return re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", name, re.ASCII) is not None
+
+
+def model_traits(name: str) -> ModelTraits:
+    """Returns a model's traits; those of a model of the user's own are guessed.
+
+    Raises:
+      UserError: if the name is neither in the table of models nor of the form <module>:<builder>.
+    """
+    expect(
+        name in MODELS or is_own_code(name),
+        f"a model out of {tuple(MODELS)}, or of your own as <module>:<builder>",
+        model=name,
+    )
+    return MODELS.get(name) or ModelTraits(
+        builder=name, control="frame_pool", takes_encoder=True, takes_motion=True
+    )

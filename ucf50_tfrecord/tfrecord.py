@@ -1,0 +1,99 @@
+"""The TFRecord file format: records framed by their length and checksums.
+
+Source: the format comment in TensorFlow's core/lib/io/record_writer.h.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import crc32c
+
+from ucf50_tfrecord.errors import UserError
+
+# A record's length and its checksum stand before the payload, the payload's checksum after it.
+HEADER_BYTES, FOOTER_BYTES = 12, 4
+
+
+class Place(NamedTuple):
+    """Where a record starts: its file (a path or URL) and the offset in bytes. Errors begin with its text."""
+
+    path: str
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.path}: the record at byte {self.offset}"
+
+
+def frame(payload: bytes) -> bytes:
+    """Returns a payload as a record: length, its masked CRC-32C, payload, its masked CRC-32C."""
+    length = struct.pack("<Q", len(payload))
+    return b"".join((length, checksum(crc32c.crc32c(length)), payload, checksum(crc32c.crc32c(payload))))
+
+
+def read(file: int, place: Place) -> bytes:
+    """Reads the payload of a record from the descriptor of an open file, checking both checksums.
+
+    Raises:
+      UserError: if the record is damaged or cut short.
+    """
+    header = _read(file, HEADER_BYTES, place.offset)
+    num_bytes = _record_bytes(header, place)
+    if num_bytes > os.fstat(file).st_size - place.offset:
+        raise UserError(f"{place} is cut short")
+    return unframe(header + _read(file, num_bytes - HEADER_BYTES, place.offset + HEADER_BYTES), place)
+
+
+def unframe(record: bytes, place: Place) -> bytes:
+    """Returns the payload of a record, checking both checksums.
+
+    Raises:
+      UserError: if the record is damaged or cut short.
+    """
+    if len(record) < _record_bytes(record[:HEADER_BYTES], place):
+        raise UserError(f"{place} is cut short")
+    payload = record[HEADER_BYTES:-FOOTER_BYTES]
+    if record[-FOOTER_BYTES:] != checksum(crc32c.crc32c(payload)):
+        raise UserError(f"{place} is damaged: it has another checksum than it says")
+    return payload
+
+
+def read_file(path: str | os.PathLike) -> Iterator[tuple[int, bytes]]:
+    """Yields the offset in bytes and the payload of each record in a file, checking all checksums.
+
+    Raises:
+      OSError: if the file cannot be read.
+      UserError: if a record is damaged or cut short.
+    """
+    with open(path, "rb", buffering=0) as file:
+        offset = 0
+        while offset < os.fstat(file.fileno()).st_size:
+            payload = read(file.fileno(), Place(str(path), offset))
+            yield offset, payload
+            offset += HEADER_BYTES + len(payload) + FOOTER_BYTES
+
+
+def checksum(crc: int) -> bytes:
+    """Returns a CRC-32C as it is stored: masked, in 4 bytes."""
+    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+
+
+def _record_bytes(header: bytes, place: Place) -> int:
+    """Returns the size of a record in bytes, from its header."""
+    if len(header) < HEADER_BYTES:
+        raise UserError(f"{place} is cut short")
+    if header[8:] != checksum(crc32c.crc32c(header[:8])):
+        raise UserError(f"{place} is damaged: its length has another checksum than it says")
+    return HEADER_BYTES + struct.unpack("<Q", header[:8])[0] + FOOTER_BYTES
+
+
+def _read(file: int, num_bytes: int, offset: int) -> bytes:
+    """Reads bytes at an offset in as many calls as needed; returns fewer only at the file's end."""
+    parts, end = [], offset + num_bytes
+    while offset < end and (part := os.pread(file, min(end - offset, 1 << 30), offset)):
+        parts.append(part)
+        offset += len(part)
+    return b"".join(parts)
