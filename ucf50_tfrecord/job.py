@@ -30,11 +30,7 @@ from ucf50_tfrecord.dataset.inputs import InputSpec
 from ucf50_tfrecord.errors import expect
 from ucf50_tfrecord.evaluation import runner
 from ucf50_tfrecord.manifest import Manifest
-<<<<<<< HEAD
-from ucf50_tfrecord.specs import ENCODER_MODELS, FoldBy, ModelSpec, Precision, TrainSpec, to_json
-=======
-from ucf50_tfrecord.specs import ModelSpec, TrainSpec, to_json
->>>>>>> main
+from ucf50_tfrecord.specs import FoldBy, ModelSpec, Precision, TrainSpec, to_json
 from ucf50_tfrecord.training import checkpoint, logs, loop, provenance
 from ucf50_tfrecord.training import run as run_lib
 from ucf50_tfrecord.training import strategy as strategy_lib

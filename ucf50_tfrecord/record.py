@@ -245,13 +245,10 @@ def decode(payload: bytes, place: Place | str = "The record") -> dict[str, Any]:
     Raises:
       UserError: if the payload is not a clip's, or a frame cannot be decoded. It names the place.
     """
-<<<<<<< HEAD
-    message = _MESSAGES["SequenceExample"].FromString(serialized)
-    features: dict[str, Any] = {key: _values(feature) for key, feature in message.context.feature.items()}
-=======
     message = _parse(payload, place)
-    features = {key: example.values_of(feature) for key, feature in message.context.feature.items()}
->>>>>>> main
+    features: dict[str, Any] = {
+        key: example.values_of(feature) for key, feature in message.context.feature.items()
+    }
     if VIDEO in features:
         pixels = np.frombuffer(features[VIDEO][0], np.uint8)
         height, width = features[IMAGE_HEIGHT][0], features[IMAGE_WIDTH][0]
@@ -433,118 +430,5 @@ def _label_entry(label: int) -> bytes:
 
 @functools.cache
 def _end_entry() -> re.Pattern[bytes]:
-<<<<<<< HEAD
-    """Matches the video's end up to its number: key, then the tags and lengths of an int64 list."""
-    return re.compile(re.escape(_field(1, END_TIMESTAMP.encode())) + rb"\x12.\x1a.\x0a.", re.DOTALL)
-
-
-def _field(number: int, value: bytes) -> bytes:
-    """Serializes a length-delimited protocol buffer field (number below 16)."""
-    return _BYTES[number << 3 | 2] + _varint(len(value)) + value
-
-
-def _varint(value: int) -> bytes:
-    """Encodes a protocol buffer varint: seven bits a byte, the lowest first."""
-    if value < 128:
-        return _BYTES[value]
-    encoded = bytearray()
-    while value > 127:
-        encoded.append(value & 127 | 128)
-        value >>= 7
-    return bytes(encoded) + _BYTES[value]
-
-
-def _read_varint(data: bytes, position: int) -> tuple[int, int]:
-    """Decodes the varint at a position, of at most 10 bytes; returns it and the position after it."""
-    value = 0
-    for shift in range(0, 70, 7):
-        byte = data[position]
-        position += 1
-        value |= (byte & 127) << shift
-        if byte < 128:
-            break
-    return value, position
-
-
-def _masked_crc(crc: int) -> bytes:
-    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
-
-
-def _fill(feature: Any, values: list[Any]) -> None:
-    kinds = {bytes: feature.bytes_list, float: feature.float_list, int: feature.int64_list}
-    kinds[type(values[0])].value.extend(values)
-
-
-def _values(feature: Any) -> list[Any]:
-    kind = feature.WhichOneof("kind")
-    return list(getattr(feature, kind).value) if kind else []
-
-
-def _build_messages() -> dict[str, Any]:
-    """Builds SequenceExample's message classes in a pool of their own.
-
-    TensorFlow registers the same names in protobuf's default pool; a private pool
-    lets both live in one process. Source of names and field numbers: TensorFlow's
-    core/example/feature.proto and example.proto.
-    """
-    kinds = descriptor_pb2.FieldDescriptorProto
-    file = descriptor_pb2.FileDescriptorProto(
-        name="ucf50_tfrecord/example.proto", package="tensorflow", syntax="proto3"
-    )
-
-    def message(name: str, **fields: tuple[int, Any, bool]) -> Any:
-        proto = file.message_type.add(name=name)
-        for field_name, (number, kind, repeated) in fields.items():
-            field = proto.field.add(name=field_name, number=number)
-            field.label = kinds.LABEL_REPEATED if repeated else kinds.LABEL_OPTIONAL
-            if isinstance(kind, str):
-                field.type, field.type_name = kinds.TYPE_MESSAGE, f".tensorflow.{kind}"
-            else:
-                field.type = kind
-        return proto
-
-    def string_map(name: str, field_name: str, value_type: str) -> None:
-        proto = message(name, **{field_name: (1, f"{name}.Entry", True)})
-        proto.field[0].type_name = f".tensorflow.{name}.{field_name.title().replace('_', '')}Entry"
-        entry = proto.nested_type.add(name=proto.field[0].type_name.rsplit(".", 1)[1])
-        entry.options.map_entry = True
-        entry.field.add(name="key", number=1, type=kinds.TYPE_STRING, label=kinds.LABEL_OPTIONAL)
-        entry.field.add(
-            name="value",
-            number=2,
-            type=kinds.TYPE_MESSAGE,
-            label=kinds.LABEL_OPTIONAL,
-            type_name=f".tensorflow.{value_type}",
-        )
-
-    message("BytesList", value=(1, kinds.TYPE_BYTES, True))
-    message("FloatList", value=(1, kinds.TYPE_FLOAT, True))
-    message("Int64List", value=(1, kinds.TYPE_INT64, True))
-    feature = message(
-        "Feature",
-        bytes_list=(1, "BytesList", False),
-        float_list=(2, "FloatList", False),
-        int64_list=(3, "Int64List", False),
-    )
-    feature.oneof_decl.add(name="kind")
-    for field in feature.field:
-        field.oneof_index = 0
-    message("FeatureList", feature=(1, "Feature", True))
-    string_map("Features", "feature", "Feature")
-    string_map("FeatureLists", "feature_list", "FeatureList")
-    message("SequenceExample", context=(1, "Features", False), feature_lists=(2, "FeatureLists", False))
-
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    names = [proto.name for proto in file.message_type]
-    return {
-        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"tensorflow.{name}"))
-        for name in names
-    }
-
-
-_MESSAGES = _build_messages()
-=======
     """Matches the entry of the video's end before its number: the key, then tags and lengths of an int64 list."""
     return re.compile(re.escape(example.field(1, END_TIMESTAMP.encode())) + rb"\x12.\x1a.\x0a.", re.DOTALL)
->>>>>>> main

@@ -247,13 +247,8 @@ class Feed:
             return pipeline.gather_frames(batches, self._table, self._buffers)
         return batches
 
-<<<<<<< HEAD
     def _load(self, on_loaded: Callable[[int], object]) -> None:
-        """Reads all clips into the table or onto the devices, some at a time."""
-=======
-    def _load(self, on_loaded: Callable[[int], None]) -> None:
         """Reads all clips into the table or onto the devices, a few megabytes at a time."""
->>>>>>> main
         batch_size = min(_at_once(self.clips), len(self.clips))
         batches = pipeline.index_batches(self.clips, batch_size=batch_size)
         num_loaded = 0

@@ -151,13 +151,8 @@ class Comparison:
     def _make_feeds(self, cell: Cell) -> tuple[Feed, Feed]:
         """Returns the feeds of a cell's training and test clips."""
         is_test = self.parts[cell.split] == cell.part
-<<<<<<< HEAD
-        mixed = self.plan.recipes[cell.model].train.shuffle_shards
-        train, test = (
-=======
         mixed = self.spec.recipes[cell.model].train.shuffle_shards
-        return tuple(
->>>>>>> main
+        train, test = (
             Feed(
                 dataclasses.replace(self.clips.select(chosen), shuffle_shards=mixed),
                 strategy=self.strategy,

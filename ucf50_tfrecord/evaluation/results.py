@@ -193,11 +193,7 @@ def units_of(ids: Sequence[str], groups: np.ndarray) -> np.ndarray:
 class _CellFile(Cell):
     """The contents of cell.json, and of each cell in results.json."""
 
-<<<<<<< HEAD
-    architecture: Literal[MODEL_NAMES]  # type: ignore[valid-type]
-=======
     architecture: Name
->>>>>>> main
     clips: tuple[Count, ...]
     logits: dict[Name, tuple[tuple[Finite, ...], ...]]
     recurrence: Recurrence | None

@@ -195,13 +195,8 @@ class Decoder:
     num_workers: int
     on_wait: Callable[[int], None] = lambda num_frames: None
 
-<<<<<<< HEAD
     def __call__(self, videos: Sequence[VideoFile]) -> Generator[tuple[VideoFile, DecodedVideo | Failed]]:
-        """Yields each video with its windows, in order. Their frames' file is removed when the next is asked for.
-=======
-    def __call__(self, videos: Sequence[VideoFile]) -> Iterator[tuple[VideoFile, DecodedVideo | Failed]]:
         """Yields each video with its windows, in order; its file of frames is removed before the next one.
->>>>>>> main
 
         Some videos are decoded ahead. Their files are in the system's temporary folder (TMPDIR). Leaving the
         generator kills the worker processes.

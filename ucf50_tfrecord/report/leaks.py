@@ -42,7 +42,7 @@ def leak_audit(scores: Scores, verdicts: Sequence[Verdict], read_clips: ReadClip
 
 
 def _leak_of_models(scores: Scores, leaks: dict[str, Verdict]) -> Iterator[Block]:
-    rows: list[list[str | Cell]] = []
+    rows: list[list[str | Entry]] = []
     sentences: list[str] = []
     for model, verdict in leaks.items():
         by_group, by_video = (scores.accuracy(Condition(model, split=split)) for split in FoldBy)

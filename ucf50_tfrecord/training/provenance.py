@@ -20,13 +20,8 @@ _CPU_FILE = pathlib.Path("/proc/cpuinfo")
 _GIT_SECS = 5.0
 
 
-<<<<<<< HEAD
 def environment() -> dict[str, dict[str, Any]]:
-    """Returns sections for a run's card: "versions", "devices" and "code", each a table that JSON can hold.
-=======
-def environment() -> dict[str, dict[str, str | int | bool]]:
     """Returns sections for a run's card: "versions", "devices" and "code", each a JSON-ready table.
->>>>>>> main
 
     Asks git, which takes some 10 ms, and waits at most 15 s for its answers.
     """

@@ -155,11 +155,7 @@ class Summary(Scores):
     folds: tuple[Count, ...]
     weights: Literal["last", "best"]
     train_folds: tuple[Count, ...] = ()
-<<<<<<< HEAD
-    model: Literal[MODEL_NAMES]  # type: ignore[valid-type]
-=======
     model: Name
->>>>>>> main
     params: Count
     epochs: Count
     trained_epochs: Count
@@ -208,7 +204,7 @@ def hparams(config: RunConfig) -> dict[str, Any]:
     )
 
 
-def describe_data(config: RunConfig, num_clips: Sequence[int]) -> dict[str, object]:
+def describe_data(config: RunConfig, num_clips: Sequence[int]) -> dict[str, str]:
     """Returns the section on clips of a run's card; num_clips are the clips of its sets, in order."""
     sets = {"train": config.train_folds, "validation": config.val_folds, "test": config.test_folds}
     return {
@@ -301,13 +297,8 @@ def digest(config: RunConfig) -> int:
     return int(hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12], 16)
 
 
-<<<<<<< HEAD
 def _describe(name: str, value: Any) -> str:
-    """Writes an entry of _flatten's as people read it."""
-=======
-def _describe(name: str, value: object) -> str:
     """Formats an entry of _flatten's result for people."""
->>>>>>> main
     if name == "fingerprint":
         return f"{value[:16]}…"
     if name.endswith("_folds"):
