@@ -23,6 +23,7 @@ import keras
 import tensorflow as tf
 
 from ucf50_tfrecord import storage
+from ucf50_tfrecord.choices import FoldBy, Precision
 from ucf50_tfrecord.dataset import feed as feed_lib
 from ucf50_tfrecord.dataset import reader
 from ucf50_tfrecord.dataset.feed import CacheChoice, Feed
@@ -30,7 +31,7 @@ from ucf50_tfrecord.dataset.inputs import InputSpec
 from ucf50_tfrecord.errors import expect
 from ucf50_tfrecord.evaluation import runner
 from ucf50_tfrecord.manifest import Manifest
-from ucf50_tfrecord.specs import FoldBy, ModelSpec, Precision, TrainSpec, to_json
+from ucf50_tfrecord.specs import ModelSpec, TrainSpec, to_json
 from ucf50_tfrecord.training import checkpoint, logs, loop, provenance
 from ucf50_tfrecord.training import run as run_lib
 from ucf50_tfrecord.training import strategy as strategy_lib

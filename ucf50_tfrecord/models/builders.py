@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -81,10 +81,8 @@ def encode(encoder: Any, spec: ModelSpec, image: keras.KerasTensor) -> keras.Ker
         raise UserError(
             f"The model of {spec.encoder} cannot take frames {tuple(image.shape)}: {_describe(error)}"
         ) from error
-    shape: Sequence[int] = getattr(features, "shape", ())
-    expect(
-        len(shape) == 2 and shape[1] is not None, f"features [N, F] from {spec.encoder}", shape=tuple(shape)
-    )
+    shape: tuple[int | None, ...] = tuple(getattr(features, "shape", ()))
+    expect(len(shape) == 2 and shape[1] is not None, f"features [N, F] from {spec.encoder}", shape=shape)
     return features
 
 
