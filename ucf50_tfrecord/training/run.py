@@ -192,16 +192,17 @@ def evaluation_dir(run_dir: str, weights: str, folds: Sequence[int]) -> pathlib.
     return pathlib.Path(run_dir, f"evaluation-{weights}-{format_folds(folds)}")
 
 
-def hparams(config: RunConfig) -> dict[str, object]:
+def hparams(config: RunConfig) -> dict[str, Any]:
     """Returns a run's row of the table that compares runs, the most telling first."""
     model, train = to_json(config.model), to_json(config.train)
-    telling: dict[str, Any] = {"model": model.pop("name")}
+    telling = {"model": model.pop("name")}
     telling |= {name: train.pop(name) for name in ("epochs", "learning_rate", "batch_size", "seed")}
-    folds: dict[str, Any] = {
+    folds = {
         f"{name}_folds": format_folds(getattr(config, f"{name}_folds")) for name in ("train", "val", "test")
     }
-    data: dict[str, Any] = {"data": pathlib.Path(config.data_dir).name}
-    return telling | train.pop("augment") | train | model | folds | data
+    return (
+        telling | train.pop("augment") | train | model | folds | {"data": pathlib.Path(config.data_dir).name}
+    )
 
 
 def describe_data(config: RunConfig, num_clips: Sequence[int]) -> dict[str, str]:
