@@ -59,7 +59,7 @@ def int_entry(key: str, value: int) -> bytes:
     return field(1, key.encode()) + field(2, field(3, field(1, varint(value))))
 
 
-def _build_sequence_example() -> type:
+def _build_sequence_example() -> Any:
     """Builds the message class SequenceExample in a descriptor pool of its own.
 
     TensorFlow registers the same names in protobuf's default pool; with a private pool both can be loaded in

@@ -23,6 +23,7 @@ import keras
 import tensorflow as tf
 
 from ucf50_tfrecord import storage
+from ucf50_tfrecord.choices import FoldBy, Precision
 from ucf50_tfrecord.dataset import feed as feed_lib
 from ucf50_tfrecord.dataset import reader
 from ucf50_tfrecord.dataset.feed import CacheChoice, Feed
@@ -302,7 +303,7 @@ def summarize(
     }
     return run_lib.Summary(
         **scores,
-        split=split,
+        split=split,  # type: ignore[arg-type]
         shuffled=run_lib.Scores(**shuffled.scores),
         num_clips=len(plain.clips),
         folds=config.test_folds or config.val_folds,
@@ -313,7 +314,7 @@ def summarize(
         epochs=config.train.epochs,
         trained_epochs=trained.epochs,
         seed=config.train.seed,
-        precision=config.train.precision,
+        precision=Precision(config.train.precision),
         best=run_lib.Best(macro_f1=trained.best_macro_f1, epoch=trained.best_epoch),
         clips_per_sec=trained.clips_per_sec,
         wait_share=trained.wait_share,
@@ -321,7 +322,7 @@ def summarize(
         num_train_clips=len(job.feeds[0].clips),
         num_devices=job.strategy.num_replicas_in_sync,
         num_workers=strategy_lib.num_workers(job.strategy),
-        fold_by=job.manifest.fold_rule.fold_by,
+        fold_by=FoldBy(job.manifest.fold_rule.fold_by),
         fingerprint=config.fingerprint,
         data_dir=config.data_dir,
         environment=provenance.environment(),

@@ -139,7 +139,7 @@ class _ManifestFile:
         self._check_counts()
 
     def _check_counts(self) -> None:
-        held = collections.Counter()
+        held: collections.Counter[int] = collections.Counter()
         for shard in self.shards:
             held[shard.fold] += shard.num_clips
         listed = {fold: item.num_clips for fold, item in self.folds.items()}

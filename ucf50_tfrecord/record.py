@@ -246,7 +246,9 @@ def decode(payload: bytes, place: Place | str = "The record") -> dict[str, Any]:
       UserError: if the payload is not a clip's, or a frame cannot be decoded. It names the place.
     """
     message = _parse(payload, place)
-    features = {key: example.values_of(feature) for key, feature in message.context.feature.items()}
+    features: dict[str, Any] = {
+        key: example.values_of(feature) for key, feature in message.context.feature.items()
+    }
     if VIDEO in features:
         pixels = np.frombuffer(features[VIDEO][0], np.uint8)
         height, width = features[IMAGE_HEIGHT][0], features[IMAGE_WIDTH][0]

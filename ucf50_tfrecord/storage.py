@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import io
 import json
 import os
 import pathlib
@@ -121,7 +122,7 @@ def remove_unfinished(folder: str | os.PathLike) -> None:
 
 def remove_files(folder: str | os.PathLike, is_chosen: Callable[[str], bool]) -> None:
     """Deletes the files directly in a folder whose names are chosen; never a folder."""
-    with os.scandir(folder) as entries:
+    with os.scandir(os.fspath(folder)) as entries:
         for entry in entries:
             if is_chosen(entry.name) and not entry.is_dir(follow_symlinks=False):
                 pathlib.Path(entry.path).unlink(missing_ok=True)
@@ -262,7 +263,7 @@ def absolute(folder: str | os.PathLike) -> str:
     return str(folder) if remote.is_remote(folder) else os.path.abspath(folder)
 
 
-def open_file(path: str | os.PathLike) -> BinaryIO:
+def open_file(path: str | os.PathLike) -> io.FileIO:
     """Opens a regular file here to read it, unbuffered; what is none is refused, and never waited for.
 
     Raises:

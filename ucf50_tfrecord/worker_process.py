@@ -66,7 +66,8 @@ def _restrict(memory_bytes: int, sandbox: bool) -> Sandbox:
 
 
 def _receive_message(connection: socket.socket) -> tuple[bytes, list[int]]:
-    header, files = b"", []
+    header = b""
+    files: list[int] = []
     while len(header) < LENGTH.size:
         part, received, _, _ = socket.recv_fds(connection, LENGTH.size - len(header), _MAX_FILES)
         if not part:

@@ -203,7 +203,8 @@ def _answers(worker: _Worker, call: Call, items: Sequence) -> Iterator[tuple[Any
       _Died: if the worker ends, or answers something else than it may.
     """
     decoder = msgspec.msgpack.Decoder(call.answer)
-    rest, sent = iter(items), collections.deque()
+    rest = iter(items)
+    sent: collections.deque[tuple[Any, Any]] = collections.deque()
     while True:
         while len(sent) < _MAX_SENT and (item := next(rest, _END)) is not _END:
             sent.append((item, worker.send_item(item, call.open_files)))

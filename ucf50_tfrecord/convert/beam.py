@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -38,7 +38,7 @@ def run_beam(
     *,
     beam_args: Sequence[str],
     limits: DecodeLimits = DecodeLimits(),
-) -> Iterator[ShardReport]:
+) -> Generator[ShardReport]:
     """Converts shards with a Beam pipeline, yielding the reports once all are done.
 
     Args:

@@ -103,7 +103,8 @@ def list_videos(folder: pathlib.Path) -> tuple[list[pathlib.Path], list[pathlib.
     def fail(error: OSError) -> None:
         raise UserError(f"Cannot read the folder {error.filename}: {error.strerror}") from error
 
-    videos, stray = [], []
+    videos: list[pathlib.Path] = []
+    stray: list[pathlib.Path] = []
     for parent, subfolders, names in os.walk(folder, onerror=fail):
         stray += [
             pathlib.Path(parent, name) for name in subfolders if os.path.islink(os.path.join(parent, name))

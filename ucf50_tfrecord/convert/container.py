@@ -14,7 +14,7 @@ import os
 import re
 import resource
 from collections.abc import Iterator
-from typing import Annotated, BinaryIO, Literal, NamedTuple
+from typing import Annotated, Any, BinaryIO, Literal, NamedTuple
 
 import av
 import av.error
@@ -39,6 +39,9 @@ _PACKET_BYTES = 512  # what a packet takes beside its data
 _LARGEST_ALLOCATION = 1 << 31  # FFmpeg refuses to allocate more at once
 
 
+Cause = Literal["contents", "unreadable", "room"]
+
+
 class VideoError(Exception):
     """A video gives no clip; the text is the reason, without the path.
 
@@ -46,7 +49,7 @@ class VideoError(Exception):
     "room" where its frames could not be written; else "contents".
     """
 
-    def __init__(self, reason: str, cause: str = "contents"):
+    def __init__(self, reason: str, cause: Cause = "contents"):
         super().__init__(reason)
         self.cause = cause
 
@@ -55,7 +58,7 @@ class Undecodable(msgspec.Struct, tag=True, forbid_unknown_fields=True):
     """A VideoError, as a worker sends it."""
 
     reason: Annotated[str, msgspec.Meta(max_length=1000)]
-    cause: Literal["contents", "unreadable", "room"]
+    cause: Cause
 
     @classmethod
     def of(cls, error: VideoError) -> Undecodable:
@@ -195,7 +198,7 @@ def _has_address_space() -> bool:
     return limit - peak > _LARGEST_ALLOCATION
 
 
-def _describe(error: OSError) -> str:
+def _describe(error: OSError | av.error.FFmpegError) -> str:
     return f"{type(error).__name__}: {getattr(error, 'strerror', None) or error}"
 
 
@@ -222,7 +225,7 @@ class _Input:
 def _open(source: _Input) -> av.container.InputContainer:
     source.seek(0)
     # Metadata need not be UTF-8, and nothing here reads it.
-    arguments = {"metadata_errors": "replace", "container_options": _OPTIONS}
+    arguments: dict[str, Any] = {"metadata_errors": "replace", "container_options": _OPTIONS}
     try:
         return av.open(source, **arguments)
     except av.error.ArgumentError as error:

@@ -12,7 +12,7 @@ import dataclasses
 import os
 import pathlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 
 from ucf50_tfrecord import manifest, storage, workers
 from ucf50_tfrecord.convert.shard import convert_shard, source_of
@@ -22,7 +22,7 @@ from ucf50_tfrecord.shards import Source, shard_pattern
 from ucf50_tfrecord.specs import DecodeLimits, Plan, ShardJob
 
 # The third argument is told how many more videos are through, from any thread.
-Engine = Callable[[Sequence[ShardJob], str, Callable[[int], None]], Iterator[ShardReport]]
+Engine = Callable[[Sequence[ShardJob], str, Callable[[int], None]], Generator[ShardReport]]
 
 # What may be the machine's fault is tried again by every conversion; a crash, or a video
 # beyond its limits, only where shards are verified, because it may cost minutes.
@@ -188,7 +188,7 @@ def run_local(
     *,
     num_workers: int,
     limits: DecodeLimits = DecodeLimits(),
-) -> Iterator[ShardReport]:
+) -> Generator[ShardReport]:
     """Converts shards with worker processes on this host, yielding each report as it is done.
 
     Raises:

@@ -121,7 +121,7 @@ class Feed:
         strategy: tf.distribute.Strategy,
         cache: str = "none",
         skip_bad_records: bool = False,
-        on_loaded: Callable[[int], None] = lambda count: None,
+        on_loaded: Callable[[int], object] = lambda count: None,
     ):
         """Loads the frames if they are to be kept in memory.
 
@@ -247,7 +247,7 @@ class Feed:
             return pipeline.gather_frames(batches, self._table, self._buffers)
         return batches
 
-    def _load(self, on_loaded: Callable[[int], None]) -> None:
+    def _load(self, on_loaded: Callable[[int], object]) -> None:
         """Reads all clips into the table or onto the devices, a few megabytes at a time."""
         batch_size = min(_at_once(self.clips), len(self.clips))
         batches = pipeline.index_batches(self.clips, batch_size=batch_size)

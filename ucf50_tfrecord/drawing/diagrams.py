@@ -60,10 +60,10 @@ class Curve:
 
     name: str
     style: int
-    x: Sequence[float]
-    y: Sequence[float]
-    low: Sequence[float]
-    high: Sequence[float]
+    x: Sequence[float] | np.ndarray
+    y: Sequence[float] | np.ndarray
+    low: Sequence[float] | np.ndarray
+    high: Sequence[float] | np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Chart:
     ylabel: str
     curves: Sequence[Curve]
     log: bool = False
-    xticks: Mapping[float, str] | None = None
+    xticks: Mapping[int, str] | None = None
     reference: tuple[float, str] | None = None
 
 

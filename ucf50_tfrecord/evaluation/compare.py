@@ -152,7 +152,7 @@ class Comparison:
         """Returns the feeds of a cell's training and test clips."""
         is_test = self.parts[cell.split] == cell.part
         mixed = self.spec.recipes[cell.model].train.shuffle_shards
-        return tuple(
+        train, test = (
             Feed(
                 dataclasses.replace(self.clips.select(chosen), shuffle_shards=mixed),
                 strategy=self.strategy,
@@ -161,6 +161,7 @@ class Comparison:
             )
             for chosen in (~is_test, is_test)
         )
+        return train, test
 
     def _train(
         self, cell: Cell, recipe: Recipe, train: Feed, test: Feed, *, listener: ComparisonListener
@@ -250,7 +251,8 @@ def name_runs(configs: dict[str, run_lib.RunConfig]) -> list[Cell]:
       UserError: if two runs are the same but for their folder.
     """
     kinds: dict[str, list[dict]] = {}
-    named, taken = [], {}
+    named: list[Cell] = []
+    taken: dict[tuple[str, str, int], list[tuple[int, ...]]] = {}
     for run_dir, config in configs.items():
         order = config.train.augment.frame_order
         shared = to_json(config.model) | to_json(config.train)

@@ -53,7 +53,7 @@ class Recurrence:
     memory_gradient: tuple[Finite, ...]
     memory_frames: Finite
     probe_accuracy: tuple[Fraction, ...]
-    gates: dict[Literal[GATES], tuple[Fraction, ...]]
+    gates: dict[Literal[GATES], tuple[Fraction, ...]]  # type: ignore[valid-type]
 
     def __post_init__(self):
         curves = (self.loss_gradient, self.logit_gradient, self.memory_gradient, self.probe_accuracy)

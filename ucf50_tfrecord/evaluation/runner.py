@@ -135,7 +135,7 @@ class Evaluator:
                 return None
         if self._feed.skipped:
             self._warn(self._feed.describe_skipped())
-        expect(seen.any(), "at least 1 clip that can be read", skipped=len(self._feed.skipped))
+        expect(bool(seen.any()), "at least 1 clip that can be read", skipped=len(self._feed.skipped))
         bad = (~np.isfinite(logits[seen])).any(axis=(1, 2)).sum()
         if bad:
             raise UserError(f"The model returns NaN or infinity for {bad} clips")

@@ -15,7 +15,7 @@ import os
 import pathlib
 import stat
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Annotated, BinaryIO
 
 import msgspec
@@ -195,7 +195,7 @@ class Decoder:
     num_workers: int
     on_wait: Callable[[int], None] = lambda num_frames: None
 
-    def __call__(self, videos: Sequence[VideoFile]) -> Iterator[tuple[VideoFile, DecodedVideo | Failed]]:
+    def __call__(self, videos: Sequence[VideoFile]) -> Generator[tuple[VideoFile, DecodedVideo | Failed]]:
         """Yields each video with its windows, in order; its file of frames is removed before the next one.
 
         Some videos are decoded ahead. Their files are in the system's temporary folder (TMPDIR). Leaving the

@@ -115,5 +115,6 @@ class Session:
         with contextlib.closing(decoder(videos)) as decoded:
             for video, result in decoded:
                 if isinstance(result, decoding.DecodedVideo):
-                    result = self.predictor(video, result, on_fraction)
-                yield video, result
+                    yield video, self.predictor(video, result, on_fraction)
+                else:
+                    yield video, result

@@ -81,10 +81,8 @@ def encode(encoder: Any, spec: ModelSpec, image: keras.KerasTensor) -> keras.Ker
         raise UserError(
             f"The model of {spec.encoder} cannot take frames {tuple(image.shape)}: {_describe(error)}"
         ) from error
-    shape = getattr(features, "shape", ())
-    expect(
-        len(shape) == 2 and shape[1] is not None, f"features [N, F] from {spec.encoder}", shape=tuple(shape)
-    )
+    shape: tuple[int | None, ...] = tuple(getattr(features, "shape", ()))
+    expect(len(shape) == 2 and shape[1] is not None, f"features [N, F] from {spec.encoder}", shape=shape)
     return features
 
 

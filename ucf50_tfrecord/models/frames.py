@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import keras
 import tensorflow as tf
@@ -12,7 +13,7 @@ from ucf50_tfrecord.specs import ModelSpec
 
 NUM_FEATURES = 256
 
-Tensor = keras.KerasTensor
+Tensor: TypeAlias = keras.KerasTensor
 Encoder = Callable[[Tensor], Tensor]
 
 

@@ -110,7 +110,9 @@ def _at_a_glance(scores: Scores, verdicts: Sequence[Verdict]) -> Iterator[Block]
 
     kinds = [kind for kind in KINDS if any(v.kind == kind and len(v.models) == 1 for v in verdicts)]
     if kinds:
-        rows = [[KINDS[kind].question, *(entry(kind, model) for model in scores.models)] for kind in kinds]
+        rows: list[list[str | Entry]] = [
+            [KINDS[kind].question, *(entry(kind, model) for model in scores.models)] for kind in kinds
+        ]
         caption = (
             "Answers at a glance: the effect on accuracy, from 0 to 1, in the direction of the question. ?: cannot "
             "tell at this size. Empty: not asked, because it was not tested or the model cannot see order."

@@ -163,7 +163,8 @@ def _examples(scores: Scores, true: int, taken_for: int) -> tuple[int | None, in
         predictions, _ = scores.results.predictions(Condition(model))
         votes += (predictions == taken_for).sum(axis=0) * (scores.results.labels == [[true], [taken_for]])
     best = votes.argmax(axis=1)
-    return tuple(int(clip) if row[clip] > 0 else None for row, clip in zip(votes, best))
+    confused, recognised = (int(clip) if row[clip] > 0 else None for row, clip in zip(votes, best))
+    return confused, recognised
 
 
 def _class_gains(scores: Scores) -> Iterator[Block]:
@@ -174,8 +175,9 @@ def _class_gains(scores: Scores) -> Iterator[Block]:
     gains = {m: scores.changes_by_class(Condition(m), Condition(control)) for m, control in controls.items()}
     panels = []
     for model, gain in gains.items():
-        options = {"style": scores.models.index(model), "reference": (0.0, controls[model])}
-        panels.append(diagrams.Panel(model, "gain of accuracy (0 to 1)", {model: gain}, **options))
+        style, reference = scores.models.index(model), (0.0, controls[model])
+        text = "gain of accuracy (0 to 1)"
+        panels.append(diagrams.Panel(model, text, {model: gain}, style=style, reference=reference))
     picture = diagrams.draw_forest(classes, panels, panel_width=2.3)
     caption = (
         "Each class's accuracy minus that of a model that cannot see order, on the same clips; 95% intervals "

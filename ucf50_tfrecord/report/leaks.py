@@ -42,7 +42,8 @@ def leak_audit(scores: Scores, verdicts: Sequence[Verdict], read_clips: ReadClip
 
 
 def _leak_of_models(scores: Scores, leaks: dict[str, Verdict]) -> Iterator[Block]:
-    rows, sentences = [], []
+    rows: list[list[str | Entry]] = []
+    sentences: list[str] = []
     for model, verdict in leaks.items():
         by_group, by_video = (scores.accuracy(Condition(model, split=split)) for split in FoldBy)
         accuracies = [format_estimate(by_group), format_estimate(by_video)]

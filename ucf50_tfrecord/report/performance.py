@@ -112,7 +112,7 @@ def _models_apart(verdicts: Sequence[Verdict]) -> Iterator[Block]:
     if not found:
         return
     yield Heading("Models against each other")
-    rows = []
+    rows: list[list[str | Entry]] = []
     for v in found:
         numbers = [f"{p:.2g}" for p in (v.p, v.adjusted_p, v.mcnemar_p)]
         answer = Entry(v.answer, tone(v.answer))
@@ -145,7 +145,9 @@ def _interventions(scores: Scores) -> Iterator[Block]:
     picture = diagrams.draw_changes(values, rows=scores.models, columns=names, label=_CHANGE, unsure=unsure)
     caption = "Change of accuracy under each intervention; grey where its 95% interval contains 0."
     yield Figure("interventions", picture, caption, _SEE_TABLE, PRINT_DPI)
-    rows = [[name, *(_marked(changes[model][i]) for model in scores.models)] for i, name in enumerate(names)]
+    rows: list[list[str | Entry]] = [
+        [name, *(_marked(changes[model][i]) for model in scores.models)] for i, name in enumerate(names)
+    ]
     caption = (
         "Change of accuracy from that on the unchanged clip, with 95% intervals over groups; shaded where they "
         "exclude 0."
@@ -203,7 +205,9 @@ def _by_class(scores: Scores, names: Sequence[str]) -> Iterator[Block]:
     if not shuffled:
         return
     columns = [scores.changes_by_class(condition, Condition(m)) for m, condition in shuffled.items()]
-    rows = [[name, *(_marked(column[i]) for column in columns)] for i, name in enumerate(classes)]
+    rows: list[list[str | Entry]] = [
+        [name, *(_marked(column[i]) for column in columns)] for i, name in enumerate(classes)
+    ]
     caption = (
         "Change of each class's accuracy when frames are shuffled, with 95% intervals over groups, not corrected for "
         "their number; shaded where they exclude 0. Those of other interventions follow from results.json."

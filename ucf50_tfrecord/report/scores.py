@@ -127,7 +127,7 @@ class Scores:
         """Computes accuracy and macro F1 of each seed: float [2, S]."""
         predictions, tested = self.results.predictions(condition)
         labels = self.results.labels[tested]
-        rows = predictions[:, tested] if tested.any() else []
+        rows = predictions[:, tested] if tested.any() else predictions[:0]
         pairs = [(metrics.accuracy(labels, row), metrics.macro_f1(labels, row)) for row in rows]
         return np.array(pairs).reshape(-1, 2).T
 

@@ -204,7 +204,9 @@ def _visit(cluster: Cluster, deadline: float) -> None:
 
 def _listen(address: str, deadline: float) -> socket.socket:
     port = int(address.rpartition(":")[2])
-    both = {"family": socket.AF_INET6, "dualstack_ipv6": True} if socket.has_dualstack_ipv6() else {}
+    both: dict[str, Any] = (
+        {"family": socket.AF_INET6, "dualstack_ipv6": True} if socket.has_dualstack_ipv6() else {}
+    )
     while True:
         try:
             server = socket.create_server(("", port), **both)

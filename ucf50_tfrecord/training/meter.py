@@ -150,5 +150,5 @@ class WaitAlarm:
             return
         self._warned = True
         advice = self._advice()
-        waits = f"training waits {wait_secs / secs:.0%} of its time for input"
-        self._warn(Advice(f"{waits}. {advice}", *advice.remedies))
+        text = f"training waits {wait_secs / secs:.0%} of its time for input"
+        self._warn(Advice(f"{text}. {advice}", *advice.remedies))

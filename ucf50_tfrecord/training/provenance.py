@@ -7,6 +7,7 @@ import os
 import pathlib
 import platform
 import subprocess
+from typing import Any
 
 import tensorflow as tf
 
@@ -19,7 +20,7 @@ _CPU_FILE = pathlib.Path("/proc/cpuinfo")
 _GIT_SECS = 5.0
 
 
-def environment() -> dict[str, dict[str, str | int | bool]]:
+def environment() -> dict[str, dict[str, Any]]:
     """Returns sections for a run's card: "versions", "devices" and "code", each a JSON-ready table.
 
     Asks git, which takes some 10 ms, and waits at most 15 s for its answers.

@@ -18,7 +18,7 @@ import os
 import pathlib
 import time
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -194,17 +194,16 @@ def evaluation_dir(run_dir: str, weights: str, folds: Sequence[int]) -> pathlib.
 def hparams(config: RunConfig) -> dict[str, object]:
     """Returns a run's row of the table that compares runs, the most telling first."""
     model, train = to_json(config.model), to_json(config.train)
-    telling = {"model": model.pop("name")}
+    telling: dict[str, Any] = {"model": model.pop("name")}
     telling |= {name: train.pop(name) for name in ("epochs", "learning_rate", "batch_size", "seed")}
-    folds = {
+    folds: dict[str, Any] = {
         f"{name}_folds": format_folds(getattr(config, f"{name}_folds")) for name in ("train", "val", "test")
     }
-    return (
-        telling | train.pop("augment") | train | model | folds | {"data": pathlib.Path(config.data_dir).name}
-    )
+    data: dict[str, Any] = {"data": pathlib.Path(config.data_dir).name}
+    return telling | train.pop("augment") | train | model | folds | data
 
 
-def describe_data(config: RunConfig, num_clips: Sequence[int]) -> dict[str, object]:
+def describe_data(config: RunConfig, num_clips: Sequence[int]) -> dict[str, str]:
     """Returns the section on clips of a run's card; num_clips are the clips of its sets, in order."""
     sets = {"train": config.train_folds, "validation": config.val_folds, "test": config.test_folds}
     return {
@@ -297,7 +296,7 @@ def digest(config: RunConfig) -> int:
     return int(hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12], 16)
 
 
-def _describe(name: str, value: object) -> str:
+def _describe(name: str, value: Any) -> str:
     """Formats an entry of _flatten's result for people."""
     if name == "fingerprint":
         return f"{value[:16]}…"
@@ -308,7 +307,7 @@ def _describe(name: str, value: object) -> str:
     return repr(value)
 
 
-def _flatten(config: RunConfig) -> dict[str, object]:
+def _flatten(config: RunConfig) -> dict[str, Any]:
     value = to_json(config)
     model, train = value.pop("model"), value.pop("train")
     model["model"] = model.pop("name")

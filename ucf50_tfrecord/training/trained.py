@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection
+from typing import Literal
 
 import keras
 import tensorflow as tf
@@ -16,7 +17,7 @@ from ucf50_tfrecord.training import strategy as strategy_lib
 from ucf50_tfrecord.training.run import RunConfig
 
 
-def scored_weights(config: RunConfig) -> str:
+def scored_weights(config: RunConfig) -> Literal["last", "best"]:
     """Returns the checkpoint that a run's own final scores are of: "last" or "best"."""
     return "best" if config.train.early_stopping else "last"
 
