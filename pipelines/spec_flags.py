@@ -69,9 +69,8 @@ class SpecFlags(Generic[_Spec]):
 
 
 def _define(name: str, kind: type, default: Any, metadata: Mapping[str, Any]) -> flags.FlagHolder:
-    choices = list(type(default)) if isinstance(default, Choice) else metadata.get("choices")
-    if choices:
-        return flags.DEFINE_enum(name, default, choices, metadata["help"])
+    if isinstance(default, Choice):
+        return flags.DEFINE_enum(name, default, list(type(default)), metadata["help"])
     bounds = {"lower_bound": metadata["lower_bound"]} if "lower_bound" in metadata else {}
     return _DEFINE[kind](name, default, metadata["help"], **bounds)
 

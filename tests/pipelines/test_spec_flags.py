@@ -9,7 +9,6 @@ import dataclasses, json, sys
 from absl import flags
 from pipelines.spec_flags import SpecFlags
 from ucf50_tfrecord.choices import Encoding
-from ucf50_tfrecord.specs import setting
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Spec:
