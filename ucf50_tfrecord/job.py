@@ -22,7 +22,7 @@ import keras
 import tensorflow as tf
 
 from ucf50_tfrecord import storage
-from ucf50_tfrecord.choices import FoldBy, Precision
+from ucf50_tfrecord.choices import Cache, FoldBy, Precision
 from ucf50_tfrecord.dataset import feed as feed_lib
 from ucf50_tfrecord.dataset import reader
 from ucf50_tfrecord.dataset.feed import CacheChoice, Feed
@@ -121,7 +121,7 @@ def make_feeds(
     listener.chose_cache(choice)
     feeds = []
     for folds, clips in zip(splits, splits_clips):
-        with listener.loading(folds, len(clips) if choice.cache != "none" else 0) as bar:
+        with listener.loading(folds, len(clips) if choice.cache != Cache.NONE else 0) as bar:
             feed = Feed(
                 clips,
                 strategy=strategy,

@@ -23,7 +23,7 @@ def assert_same_weights(found, expected):
         np.testing.assert_array_equal(one, other)
 
 
-def test_the_flag_lists_keras_models():
+def test_the_table_lists_keras_models():
     assert sorted(architectures.APPLICATIONS) == sorted(n for n in dir(keras.applications) if n[0].isupper())
 
 
