@@ -67,7 +67,7 @@ def main() -> None:
 
     manifest = convert.load_or_convert()  # before TensorFlow is loaded: its workers start lighter
     folds = choose_folds(manifest, asked, terminal.warn)
-    model = recipes.model_spec(settings, num_classes=len(manifest.classes), clip_format=manifest.format)
+    model = recipes.model_spec(settings, manifest)
 
     console.load_tensorflow()
     from ucf50_tfrecord import job as job_lib
