@@ -29,7 +29,8 @@ from benchmarks.measuring import in_fresh_process
 from pipelines import console, terminal
 from tools import processes, shards
 from ucf50_tfrecord.convert import catalog, decode, sampling
-from ucf50_tfrecord.specs import Catalog, ClipFormat, to_json
+from ucf50_tfrecord.jobs import Catalog
+from ucf50_tfrecord.specs import ClipFormat, to_json
 
 _VIDEOS = flags.DEFINE_string("videos", None, "Folder of class folders.")
 _MAX_VIDEOS = flags.DEFINE_integer("max_videos", 60, "Videos to measure on, evenly chosen.", lower_bound=1)

@@ -19,7 +19,8 @@ from benchmarks.measuring import in_fresh_process, write_figures
 from pipelines import console, terminal
 from ucf50_tfrecord.convert import plan
 from ucf50_tfrecord.errors import expect
-from ucf50_tfrecord.specs import Catalog, ClipFormat, FoldRule, Video, to_json
+from ucf50_tfrecord.jobs import Catalog, Video
+from ucf50_tfrecord.specs import ClipFormat, FoldRule, to_json
 
 _SIZES = flags.DEFINE_list("sizes", ["10000", "100000", "1000000"], "Numbers of videos.")
 _OUTPUT = flags.DEFINE_string("output", "bench_results/plan.json", "File for the figures.")

@@ -2,10 +2,10 @@
 
   python -m pipelines.convert --videos=/data/UCF50
 
-Shards that already stand are kept: the same command goes on after an
-interruption, and does nothing when nothing has changed.
+Up-to-date shards are kept: the same command resumes after an interruption,
+and does nothing when nothing has changed.
 
-On many hosts with a common file system, start it once for each task, as in a
+On several hosts with a shared file system, start it once per task, as in a
 Slurm array:
 
   python -m pipelines.convert --videos=… --data=… \\
@@ -28,14 +28,15 @@ from absl import flags
 from pipelines import console, terminal
 from pipelines.spec_flags import SpecFlags
 from ucf50_tfrecord import manifest, remote
-from ucf50_tfrecord.errors import Action, Remedy, UserError, expect
+from ucf50_tfrecord.choices import FoldBy
+from ucf50_tfrecord.errors import Action, Change, Remedy, UserError, expect
+from ucf50_tfrecord.jobs import ConversionPlan
 from ucf50_tfrecord.shards import DATASET_NAME
 from ucf50_tfrecord.specs import (
     DEFAULT_SHARD_BYTES,
     ClipFormat,
     DecodeLimits,
     FoldRule,
-    Plan,
     format_bytes,
     format_folds,
     parse_size,
@@ -44,17 +45,19 @@ from ucf50_tfrecord.specs import (
 if TYPE_CHECKING:
     from ucf50_tfrecord.convert.engines import Engine
 
-_VIDEOS = flags.DEFINE_string("videos", None, "Folder with one folder of videos a class.")
+_VIDEOS = flags.DEFINE_string("videos", None, "Folder with one folder of videos per class.")
 _DATA = flags.DEFINE_string(
     "data",
     None,
-    "The dataset's folder, for its shards; or a URL, such as s3://bucket/set, to which they are copied when all "
-    "are made. Default: data/<name>-<frames>x<height>x<width>.",
+    "The dataset's folder; or a URL, such as s3://bucket/set, to which the finished dataset is copied. Default: "
+    "data/<name>-<frames>x<height>x<width>.",
 )
 _STAGING = flags.DEFINE_string(
-    "staging", None, "Folder in which shards are made whose --data is a URL. Default: as --data's default."
+    "staging", None, "Local folder for the shards if --data is a URL. Default: as --data's default."
 )
-_NAME = flags.DEFINE_string("name", None, "The dataset's name. Default: from the videos' folder.")
+_NAME = flags.DEFINE_string(
+    "name", None, "The dataset's name. Default: made from the name of the videos' folder."
+)
 _SIZE = flags.DEFINE_string(
     "size", str(ClipFormat.height), "Frame size in pixels: 64, or height x width as in 112x96."
 )
@@ -63,36 +66,38 @@ _FOLD_RULE = SpecFlags(FoldRule)
 _SHARD_MIB = flags.DEFINE_integer(
     "shard_mib", DEFAULT_SHARD_BYTES >> 20, "Largest size of a shard's pixels, in MiB.", lower_bound=1
 )
-_SKIP_EMPTY = flags.DEFINE_boolean("skip_empty_classes", False, "Leave class folders without videos out.")
+_SKIP_EMPTY = flags.DEFINE_boolean("skip_empty_classes", False, "Ignore class folders without videos.")
 
 _VERIFY = flags.DEFINE_boolean(
     "verify",
     False,
-    "Read standing shards too and convert damaged ones again; give videos that failed a chance.",
+    "Read existing shards, convert damaged ones again, and retry videos that failed.",
 )
 _CHECKSUM = flags.DEFINE_boolean(
     "checksum",
     False,
-    "Know changed videos by their contents (sha256) rather than by size and time. Shards that were made "
-    "without it are converted again.",
+    "Recognise changed videos by their contents (sha256), not by size and time. Shards made without it are "
+    "converted again.",
 )
 _OVERWRITE = flags.DEFINE_boolean(
     "overwrite", False, "Replace shards of another format or of other videos in --data."
 )
 _MAX_QUARANTINED = flags.DEFINE_float(
-    "max_quarantined", 0.01, "Share of videos without a clip above which to end with an error.", 0.0, 1.0
+    "max_quarantined", 0.01, "Fail if a larger fraction of the videos gave no clip.", 0.0, 1.0
 )
 _LIMITS = SpecFlags(
     DecodeLimits, names={"timeout_secs": "video_timeout_secs", "memory_mib": "video_memory_mib"}
 )
 
-_WORKERS = flags.DEFINE_integer("workers", None, "Processes that decode. Default: one a core.")
-_ENGINE = flags.DEFINE_enum("engine", "local", ("local", "beam"), "Who converts: this host, or Apache Beam.")
+_WORKERS = flags.DEFINE_integer("workers", None, "Processes that decode. Default: one per core.")
+_ENGINE = flags.DEFINE_enum(
+    "engine", "local", ("local", "beam"), "Where to convert: on this host, or by Apache Beam."
+)
 _BEAM_ARGS = flags.DEFINE_string("beam_args", "", 'Options for Beam: "--runner=… --…".')
-_TASK_INDEX = flags.DEFINE_integer("task_index", None, "Convert this task's share only: 0 to task_count - 1.")
-_TASK_COUNT = flags.DEFINE_integer("task_count", None, "How many tasks share the work.")
+_TASK_INDEX = flags.DEFINE_integer("task_index", None, "Convert only this task's part: 0 to task_count - 1.")
+_TASK_COUNT = flags.DEFINE_integer("task_count", None, "Number of tasks that share the work.")
 _FINALIZE = flags.DEFINE_boolean(
-    "finalize", False, "Convert nothing: write the manifest, now that all tasks are done."
+    "finalize", False, "Convert nothing, only write the manifest after all tasks are done."
 )
 
 
@@ -102,10 +107,10 @@ def clip_format() -> ClipFormat:
 
 
 def load_or_convert() -> manifest.Manifest:
-    """Returns the dataset that the flags name, converting --videos if that is given.
+    """Returns the dataset that the flags name; converts --videos if it is given.
 
     Raises:
-      UserError: if the flags name no dataset, or one of another format than they ask for.
+      UserError: if the flags name no dataset, or a dataset of another format.
     """
     if _VIDEOS.value:
         expect(
@@ -127,10 +132,10 @@ def load_or_convert() -> manifest.Manifest:
 
 
 def convert() -> manifest.Manifest | None:
-    """Brings the shards of --videos up to date and says what was done.
+    """Brings the shards of --videos up to date and prints the result.
 
     Returns:
-      The manifest; None where this task has done its share and others have not.
+      The manifest; None if other tasks are not finished yet.
 
     Raises:
       UserError: see catalog.find_videos and the functions of engines.
@@ -169,21 +174,21 @@ def convert() -> manifest.Manifest | None:
         elif _TASK_INDEX.value is not None:
             task = _TASK_INDEX.value, _TASK_COUNT.value
             built = engines.convert_part(
-                planned, data_dir, task=task, run=run, options=options, progress=display
+                planned, data_dir, task=task, run=run, options=options, listener=display
             )
         else:
-            built = engines.build_dataset(planned, data_dir, run=run, options=options, progress=display)
+            built = engines.build_dataset(planned, data_dir, run=run, options=options, listener=display)
     display.print_result(built)
     if built and len(built.quarantined) > _MAX_QUARANTINED.value * built.num_videos:
         raise UserError(
-            f"{len(built.quarantined)} of {built.num_videos} videos gave no clip, more than the share of "
+            f"{len(built.quarantined)} of {built.num_videos} videos gave no clip, more than the fraction "
             f"--max_quarantined={_MAX_QUARANTINED.value}. All others are converted."
         )
     return _publish(built, url) if built and url else built
 
 
 def _publish(built: manifest.Manifest, url: str) -> manifest.Manifest:
-    """Copies the dataset to where --data says, and says so."""
+    """Copies the dataset to the URL of --data."""
     from ucf50_tfrecord.convert import publish
 
     with console.progress_bar(len(built.shards), "shard", "uploading") as bar:
@@ -194,15 +199,15 @@ def _publish(built: manifest.Manifest, url: str) -> manifest.Manifest:
 
 def default_data_dir(name: str) -> str:
     rule = _FOLD_RULE.build()
-    by_video = f"-by-video{rule.num_folds}" if rule.fold_by == "video" else ""
+    by_video = f"-by-video{rule.num_folds}" if rule.fold_by == FoldBy.VIDEO else ""
     return os.path.join("data", f"{name}-{clip_format()}{by_video}")
 
 
 def _engine() -> Engine:
-    """Returns what converts, by the flags.
+    """Returns the engine that the flags choose.
 
     Raises:
-      UserError: if a flag is out of its range, or Beam is wanted and not installed.
+      UserError: if a flag is out of its range, or Beam is not installed.
     """
     from ucf50_tfrecord.convert import engines
 
@@ -223,14 +228,14 @@ def _engine() -> Engine:
             _WORKERS.value is None, "no --workers with --engine=beam: see --beam_args", workers=_WORKERS.value
         )
         return functools.partial(beam.run_beam, beam_args=beam_args, limits=limits)
-    expect(not _BEAM_ARGS.value, "--engine=beam where there are --beam_args", beam_args=_BEAM_ARGS.value)
+    expect(not _BEAM_ARGS.value, "--engine=beam if there are --beam_args", beam_args=_BEAM_ARGS.value)
     num_workers = len(os.sched_getaffinity(0)) if _WORKERS.value is None else _WORKERS.value
     expect(num_workers >= 1, "at least 1 worker", workers=num_workers)
     return functools.partial(engines.run_local, num_workers=num_workers, limits=limits)
 
 
-def _plan(name: str) -> Plan:
-    """Finds the videos and plans their shards, printing the catalogue's warnings."""
+def _plan(name: str) -> ConversionPlan:
+    """Finds the videos and plans their shards; prints the catalogue's warnings."""
     from ucf50_tfrecord.convert import catalog, decode, plan
 
     found = catalog.find_videos(_VIDEOS.value, skip_empty_classes=_SKIP_EMPTY.value, checksum=_CHECKSUM.value)
@@ -247,7 +252,7 @@ def _plan(name: str) -> Plan:
 
 
 def _format_flags(name: str, fmt: ClipFormat, rule: FoldRule) -> dict[str, object]:
-    """Returns what decides a dataset's contents, by the names of the flags."""
+    """Returns the settings that decide a dataset's contents, by the flags' names."""
     return {
         "name": name,
         "size": f"{fmt.height}x{fmt.width}",
@@ -265,21 +270,22 @@ def _format_flags(name: str, fmt: ClipFormat, rule: FoldRule) -> dict[str, objec
 def _check_same_format(found: manifest.Manifest, asked: dict[str, object]) -> None:
     stored = _format_flags(found.name, found.format, found.fold_rule)
     differing = [
-        f"--{name} is {value}, there it is {stored[name]}"
+        f"--{name} is {value}, theirs is {stored[name]}"
         for name, value in asked.items()
         if value != stored[name]
     ]
     if differing:
         raise UserError(
-            f"{found.data_dir} holds shards of another format: {'; '.join(differing)}. "
-            "Choose another --data, or the same flags; --overwrite replaces them."
+            f"{found.data_dir} holds shards of another format: {'; '.join(differing)}",
+            Remedy(Action.SET, data_dir=Change.OTHER),
+            Remedy(Action.SET, "to replace them", overwrite=True),
         )
 
 
 class ConversionDisplay:
-    """Shows a conversion's progress, and in the end what came out. An engines.Progress."""
+    """Shows a conversion's progress and result. An engines.ConversionListener."""
 
-    def __init__(self, planned: Plan, data_dir: str):
+    def __init__(self, planned: ConversionPlan, data_dir: str):
         self._data_dir = data_dir
         self._num_videos = sum(len(job.videos) for job in planned.jobs)
         self._started, self._num_converted = time.monotonic(), 0
@@ -309,11 +315,11 @@ class ConversionDisplay:
         done = f"{self._num_converted / secs:.1f} videos/s" if self._num_converted else "nothing to convert"
         if built is None:
             terminal.say(
-                f"This task's share is done, {self._num_converted} videos ({done}); other tasks finish {self._data_dir}"
+                f"This task's part is done, {self._num_converted} videos ({done}); other tasks finish {self._data_dir}"
             )
             return
         for item in built.quarantined:
-            retry = " (--verify tries again)" if item.cause in ("crash", "timeout", "memory") else ""
+            retry = " (--verify retries)" if item.cause in ("crash", "timeout", "memory") else ""
             terminal.note(f"quarantined: {item.relative_path}: {item.reason}{retry}")
         num_bytes = sum(shard.num_bytes for shard in built.shards)
         terminal.say(

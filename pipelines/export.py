@@ -46,7 +46,7 @@ def main() -> None:
 
 def print_export(exported: Export, output: str) -> None:
     from ucf50_tfrecord.inference.card import CARD_FILENAME
-    from ucf50_tfrecord.inference.snippets import FILENAMES
+    from ucf50_tfrecord.inference.formats import FORMATS
 
     kind = "clips of the run" if exported.own else "clips of random pixels"
     terminal.say(
@@ -54,7 +54,9 @@ def print_export(exported: Export, output: str) -> None:
         f"  {'file':<14}{'MB':>8}  largest difference of a probability",
     )
     for file in exported.files:
-        terminal.say(f"  {FILENAMES[file.format]:<14}{file.num_bytes / 1e6:>8.1f}  {file.difference:.1g}")
+        terminal.say(
+            f"  {FORMATS[file.format].filename:<14}{file.num_bytes / 1e6:>8.1f}  {file.difference:.1g}"
+        )
     if own := exported.own:
         terminal.say(
             f"  the run's own predictions: {own.largest:.1g}; another class for {own.num_other} of {exported.num_clips}"

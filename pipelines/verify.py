@@ -2,9 +2,8 @@
 
   python -m pipelines.verify --data=data/ucf50-15x64x64
 
-Sizes, sha256, the checksums of every record, counts and ids. Ends with status 1
-if anything is wrong; `python -m pipelines.convert --verify` with the flags that
-made the dataset converts the damaged shards again.
+Checks sizes, sha256, the checksums of every record, counts and ids. Exits with
+status 1 if anything is wrong, and prints the command that repairs it.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord.errors import UserError, expect
 
 _DATA = flags.DEFINE_string("data", None, "The dataset's folder.")
-_WORKERS = flags.DEFINE_integer("workers", None, "Threads that read. Default: one a core.")
+_WORKERS = flags.DEFINE_integer("workers", None, "Threads that read. Default: one per core.")
 
 
 def main() -> int:

@@ -9,13 +9,15 @@ import pytest
 from tests.conftest import REPOSITORY, run_code
 
 # A package may import the packages in its row, itself and third-party libraries.
-CONTRACT = {"errors", "choices", "architectures", "specs", "example", "tfrecord", "record"}
-BASE = CONTRACT | {"texts", "manifest", "parsing", "remote", "shards", "storage"}
+CONTRACT = {"errors", "choices", "settings", "architectures", "specs", "example", "tfrecord", "record"}
+BASE = CONTRACT | {"jobs", "texts", "manifest", "parsing", "remote", "shards", "storage"}
 ALLOWED = {
     "errors": set(),
     "choices": {"errors"},
     "architectures": {"errors"},
-    "specs": {"errors", "choices", "architectures"},
+    "settings": {"errors", "choices"},
+    "specs": {"errors", "choices", "settings", "architectures"},
+    "jobs": {"specs"},
     "texts": set(),
     "remote": {"errors", "specs", "texts"},
     "storage": {"errors", "specs", "remote"},
@@ -27,7 +29,7 @@ ALLOWED = {
     "example": set(),
     "tfrecord": {"errors"},
     "record": CONTRACT,
-    "manifest": CONTRACT | {"parsing", "shards", "storage"},
+    "manifest": CONTRACT | {"jobs", "parsing", "shards", "storage"},
     "convert": BASE | {"workers"},
     "dataset": BASE,
     "models": {"errors", "architectures", "specs"},

@@ -70,10 +70,10 @@ def test_a_wrong_manifest_is_named(data_dir, tmp_path, change, message):
 
 
 @pytest.mark.parametrize("content", ['{"schema_version": 1, "for', "[1]"])
-def test_a_damaged_manifest_says_how_to_mend_it(data_dir, tmp_path, content):
+def test_a_damaged_manifest_says_how_to_repair_it(data_dir, tmp_path, content):
     (tmp_path / "manifest.json").write_text(content)
     with pytest.raises(
-        UserError, match=r"manifest.json is not .*\. To write it anew remove it and convert again"
+        UserError, match=r"manifest.json is not .*\. To write it again, remove it and repeat the conversion"
     ):
         manifest.load(str(tmp_path))
 

@@ -17,12 +17,13 @@ import pathlib
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from absl import flags
 
 from pipelines import console, terminal
-from ucf50_tfrecord.errors import UserError
+from ucf50_tfrecord.errors import UserError, expect
 
 # All that draws random numbers, and all that changes how weights are updated.
 _TRAIN_FLAGS = (
@@ -35,10 +36,10 @@ _DATA, _PREDICTED, _LOG = "data", "predicted", "log.txt"
 
 def define_flags() -> None:
     """Defines the flags when run, not when imported: the pipelines have flags of the same names."""
-    flags.DEFINE_string("before", None, "Checkout to compare with.", required=True)
+    flags.DEFINE_string("before", None, "Checkout to compare with.")
     flags.DEFINE_string("after", ".", "Checkout to compare.")
-    flags.DEFINE_string("videos", None, "Folder with one folder of videos per class.", required=True)
-    flags.DEFINE_string("work", None, "New folder for what both checkouts make.", required=True)
+    flags.DEFINE_string("videos", None, "Folder with one folder of videos per class.")
+    flags.DEFINE_string("work", None, "New folder for the results of both checkouts.")
     flags.DEFINE_list("models", ["lstm", "frame_pool"], "Models to train.")
     flags.DEFINE_string("convert", "--size=64 --frames=15", "Flags of the conversion.")
     flags.DEFINE_string("train", _TRAIN_FLAGS, "Flags of the training.")
@@ -46,6 +47,10 @@ def define_flags() -> None:
 
 def main() -> int:
     args = flags.FLAGS
+    if not (args.before and args.videos and args.work):
+        raise UserError(
+            "Pass --before=<checkout>, --videos=<folder of class folders> and --work=<new folder>."
+        )
     videos, work = pathlib.Path(args.videos).resolve(), pathlib.Path(args.work).resolve()
     if work.exists():
         raise UserError(f"Expected a new folder as --work. Received: {work}, which exists")
@@ -71,34 +76,44 @@ def make_all(checkout: pathlib.Path, videos: pathlib.Path, folder: pathlib.Path)
       UserError: if one of its programs fails.
     """
     folder.mkdir(parents=True)
+    _check_imports(checkout, folder)
     _run(checkout, folder, "convert", f"--videos={videos}", f"--data={_DATA}", *flags.FLAGS.convert.split())
     for model in flags.FLAGS.models:
         names = f"--run={model}", f"--data={_DATA}"
         _run(checkout, folder, "train", *names, f"--model={model}", *flags.FLAGS.train.split())
-        _run(
-            checkout,
-            folder,
-            "predict",
-            f"--run={model}",
-            f"--video={videos}",
-            f"--output={model}/{_PREDICTED}",
-        )
+        output = f"--output={model}/{_PREDICTED}"
+        _run(checkout, folder, "predict", f"--run={model}", f"--video={videos}", output)
+
+
+def _check_imports(checkout: pathlib.Path, folder: pathlib.Path) -> None:
+    """Raises UserError unless programs import the checkout's code, not that of an installed package."""
+    code = "import pipelines, ucf50_tfrecord; print(pipelines.__path__[0], ucf50_tfrecord.__path__[0], sep='\\n')"
+    found = _python(checkout, folder, "-c", code, stdout=subprocess.PIPE, check=True, text=True).stdout.split(
+        "\n"
+    )
+    expected = [str(checkout / name) for name in ("pipelines", "ucf50_tfrecord")]
+    expect(found[:2] == expected, f"code of {checkout}", imported=found[:2])
 
 
 def _run(checkout: pathlib.Path, folder: pathlib.Path, pipeline: str, *arguments: str) -> None:
-    """Runs a program of a checkout on the CPU, in a folder whose relative names both checkouts share."""
-    environment = os.environ | {"PYTHONPATH": str(checkout), "CUDA_VISIBLE_DEVICES": "-1"}
-    command = [sys.executable, "-m", f"pipelines.{pipeline}", *arguments]
+    """Runs an entry point of a checkout; its output goes to the folder's log."""
     with open(folder / _LOG, "a", encoding="utf-8") as log:
-        done = subprocess.run(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        command = ["-m", f"pipelines.{pipeline}", *arguments]
+        done = _python(checkout, folder, *command, stdout=log, stderr=subprocess.STDOUT)
     if done.returncode:
         raise UserError(
-            f"{checkout}: pipelines.{pipeline} ended with status {done.returncode}; see {folder / _LOG}"
+            f"{checkout}: pipelines.{pipeline} exited with status {done.returncode}; see {folder / _LOG}"
         )
 
 
+def _python(checkout: pathlib.Path, folder: pathlib.Path, *arguments: str, **options: Any):
+    """Runs Python with a checkout's code, on the CPU, in a folder whose relative names both checkouts share."""
+    environment = os.environ | {"PYTHONPATH": str(checkout), "CUDA_VISIBLE_DEVICES": "-1"}
+    return subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, **options)
+
+
 def find_differences(before: pathlib.Path, after: pathlib.Path, models: Sequence[str]) -> Iterator[str]:
-    """Yields what differs between the folders that make_all filled."""
+    """Yields the differences between the folders that make_all filled."""
     shards, others = ({path.name for path in side.glob(f"{_DATA}/*.tfrecord-*")} for side in (before, after))
     if not shards or shards != others:
         yield f"names of shards: {sorted(shards)}, {sorted(others)}"
@@ -108,13 +123,16 @@ def find_differences(before: pathlib.Path, after: pathlib.Path, models: Sequence
             yield name
     for model in models:
         name = f"{model}/{_PREDICTED}/predictions.json"
-        one, other = (json.loads((side / name).read_text()) for side in (before, after))
-        if any(
-            one[key] != other[key] for key in ("videos", "windows", "calibration")
-        ):  # the rest names the code
+        if _numbers(before / name) != _numbers(after / name):
             yield name
         for which in ("last", "best"):
             yield from _different_weights(f"{model}/checkpoints/{which}", before, after)
+
+
+def _numbers(path: pathlib.Path) -> list[Any]:
+    """Reads the numbers of predictions. The other entries name the code and the machine, or explain in words."""
+    document = json.loads(path.read_text())
+    return [document["videos"], document["windows"], document["calibration"]["temperature"]]
 
 
 def _different_weights(folder: str, before: pathlib.Path, after: pathlib.Path) -> Iterator[str]:

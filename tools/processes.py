@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import concurrent.futures
 import multiprocessing
-import os
-import threading
+
+from ucf50_tfrecord import worker_process
 
 
 def pool(num_workers: int) -> concurrent.futures.ProcessPoolExecutor:
@@ -17,8 +17,4 @@ def pool(num_workers: int) -> concurrent.futures.ProcessPoolExecutor:
 
 
 def _exit_with_parent() -> None:
-    def wait() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
+    worker_process.exit_after(multiprocessing.parent_process().join)

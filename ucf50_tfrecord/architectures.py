@@ -20,9 +20,9 @@ class PublishedScores:
     macro_f1: float
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class ModelTraits:
-    """A model's builder, and what the rest of the project needs to know of it.
+    """A model's builder and traits.
 
     builder: <module>:<builder>, which maps (ModelSpec, keras.DTypePolicy) to a keras.Model from uint8
       [B, T, H, W, 3] to logits float32 [B, num_classes].
@@ -37,6 +37,7 @@ class ModelTraits:
 
     builder: str
     control: str | None
+    _: dataclasses.KW_ONLY
     recurrent: bool = False
     takes_encoder: bool = False
     takes_motion: bool = False
@@ -49,48 +50,36 @@ class ModelTraits:
         return self.control is None
 
 
-_BUILDERS = "ucf50_tfrecord.models"
+_M, _E = "ucf50_tfrecord.models", "ucf50_tfrecord.models.encoders"
 MODELS = {
-    "frame_pool": ModelTraits(builder=f"{_BUILDERS}.pooling:frame_pool", control=None, takes_encoder=True),
+    "frame_pool": ModelTraits(f"{_M}.pooling:frame_pool", None, takes_encoder=True),
     "rnn": ModelTraits(
-        builder=f"{_BUILDERS}.recurrent:rnn",
-        control="frame_pool",
-        recurrent=True,
-        takes_encoder=True,
-        takes_motion=True,
+        f"{_M}.recurrent:rnn", "frame_pool", recurrent=True, takes_encoder=True, takes_motion=True
     ),
     "lstm": ModelTraits(
-        builder=f"{_BUILDERS}.recurrent:lstm",
-        control="frame_pool",
+        f"{_M}.recurrent:lstm",
+        "frame_pool",
         recurrent=True,
         takes_encoder=True,
         takes_motion=True,
         improves_on="rnn",
     ),
-    "bilstm": ModelTraits(
-        builder=f"{_BUILDERS}.recurrent:bilstm", control="frame_pool", takes_encoder=True, takes_motion=True
-    ),
+    "bilstm": ModelTraits(f"{_M}.recurrent:bilstm", "frame_pool", takes_encoder=True, takes_motion=True),
     "gru": ModelTraits(
-        builder=f"{_BUILDERS}.recurrent:gru",
-        control="frame_pool",
-        recurrent=True,
-        takes_encoder=True,
-        takes_motion=True,
+        f"{_M}.recurrent:gru", "frame_pool", recurrent=True, takes_encoder=True, takes_motion=True
     ),
-    "conv3d": ModelTraits(builder=f"{_BUILDERS}.conv3d:conv3d", control="frame_pool", takes_motion=True),
-    "transformer": ModelTraits(
-        builder=f"{_BUILDERS}.transformer:transformer", control="frame_pool", takes_motion=True
-    ),
-    "seed_pool": ModelTraits(builder=f"{_BUILDERS}.seed:seed_pool", control=None),
+    "conv3d": ModelTraits(f"{_M}.conv3d:conv3d", "frame_pool", takes_motion=True),
+    "transformer": ModelTraits(f"{_M}.transformer:transformer", "frame_pool", takes_motion=True),
+    "seed_pool": ModelTraits(f"{_M}.seed:seed_pool", None),
     "seed_rnn": ModelTraits(
-        builder=f"{_BUILDERS}.seed:seed_rnn",
-        control="seed_pool",
+        f"{_M}.seed:seed_rnn",
+        "seed_pool",
         recurrent=True,
         published=PublishedScores(title="CNN + RNN", accuracy=0.4263, macro_f1=0.4071),
     ),
     "seed_lstm": ModelTraits(
-        builder=f"{_BUILDERS}.seed:seed_lstm",
-        control="seed_pool",
+        f"{_M}.seed:seed_lstm",
+        "seed_pool",
         recurrent=True,
         improves_on="seed_rnn",
         published=PublishedScores(title="CNN + LSTM", accuracy=0.4734, macro_f1=0.4548),
@@ -112,8 +101,8 @@ APPLICATIONS = (
 # Builders, as <module>:<builder>: they map (shape [H, W, C], ModelSpec, keras.DTypePolicy) to a keras.Model from
 # frames [N, H, W, C] with values in [0, 1] to features [N, F].
 ENCODERS = {
-    THREE_BLOCK: f"{_BUILDERS}.encoders:three_block",
-    **dict.fromkeys(APPLICATIONS, f"{_BUILDERS}.encoders:application"),
+    THREE_BLOCK: f"{_E}:three_block",
+    **dict.fromkeys(APPLICATIONS, f"{_E}:application"),
 }
 
 
@@ -133,6 +122,4 @@ def model_traits(name: str) -> ModelTraits:
         f"a model out of {tuple(MODELS)}, or of your own as <module>:<builder>",
         model=name,
     )
-    return MODELS.get(name) or ModelTraits(
-        builder=name, control="frame_pool", takes_encoder=True, takes_motion=True
-    )
+    return MODELS.get(name) or ModelTraits(name, "frame_pool", takes_encoder=True, takes_motion=True)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import enum
-from typing import Any
 
 from ucf50_tfrecord.errors import UserError
 
@@ -26,22 +24,6 @@ def _spell(kind: type[Choice]) -> str:
     return f"an {words}" if words[0] in "aeiou" else f"a {words}"
 
 
-def read_choices(spec: Any) -> None:
-    """Replaces the plain strings in a frozen dataclass's fields by the choices that their defaults belong to.
-
-    Raises:
-      UserError: if a field holds an unknown word; it names the field.
-    """
-    for field in dataclasses.fields(spec):
-        if isinstance(field.default, Choice):
-            value = getattr(spec, field.name)
-            try:
-                object.__setattr__(spec, field.name, type(field.default)(value))
-            except UserError as error:
-                received = f"Received: {field.name}={value!r}"
-                raise UserError(f"{str(error).rpartition('Received: ')[0]}{received}") from None
-
-
 class Encoding(Choice):
     """How frames are stored; RAW_AND_JPEG stores them twice, for two kinds of readers."""
 
@@ -52,7 +34,7 @@ class Encoding(Choice):
 
 
 class Spacing(Choice):
-    """What frames are evenly spaced by: their number, or the time at which they are shown."""
+    """How frames are evenly spaced: by their number, or by the time when they are shown."""
 
     INDEX = "index"
     TIME = "time"
@@ -67,7 +49,7 @@ class Resize(Choice):
 
 
 class FoldBy(Choice):
-    """What stays together in a fold: a recording group's videos, or nothing but each video."""
+    """How videos get their folds: by recording group, so that a group stays together, or each by itself."""
 
     GROUP = "group"
     VIDEO = "video"

@@ -13,7 +13,6 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -23,7 +22,7 @@ import keras
 import tensorflow as tf
 
 from ucf50_tfrecord import storage
-from ucf50_tfrecord.choices import FoldBy, Precision
+from ucf50_tfrecord.choices import Cache, FoldBy, Precision
 from ucf50_tfrecord.dataset import feed as feed_lib
 from ucf50_tfrecord.dataset import reader
 from ucf50_tfrecord.dataset.feed import CacheChoice, Feed
@@ -105,7 +104,7 @@ def make_feeds(
     listener.chose_cache(choice)
     feeds = []
     for folds, clips in zip(splits, splits_clips):
-        with listener.loading(folds, len(clips) if choice.cache != "none" else 0) as count:
+        with listener.loading(folds, len(clips) if choice.cache != Cache.NONE else 0) as count:
             feed = Feed(
                 clips,
                 strategy=strategy,
@@ -330,9 +329,8 @@ def write_results(
     runner.save_predictions(pathlib.Path(run_dir, run_lib.PREDICTIONS_FILENAME), reported)
     encoder = next((layer for layer in model.layers if layer.name == "encoder"), None)
     if encoder is not None:
-        unfinished = pathlib.Path(run_dir, f".{run_lib.ENCODER_FILENAME}")
-        encoder.save_weights(unfinished)
-        os.replace(unfinished, pathlib.Path(run_dir, run_lib.ENCODER_FILENAME))
+        with storage.atomic_path(pathlib.Path(run_dir, run_lib.ENCODER_FILENAME)) as unfinished:
+            encoder.save_weights(unfinished)
     path = pathlib.Path(run_dir, run_lib.SUMMARY_FILENAME)
     if summary.clips_per_sec is None and path.exists():  # nothing was left to train
         before = run_lib.load_summary(run_dir)

@@ -1,8 +1,8 @@
-"""A dataset's table of contents: what a folder of shards holds, and what each shard holds.
+"""A dataset's table of contents: the manifest of a folder of shards, and each shard's sidecar.
 
 On disk, beside the shards:
   manifest.json             written last: a folder without it is not a finished dataset
-  <shard>.json              one sidecar a shard, a ShardReport
+  <shard>.json              one sidecar per shard, a ShardReport
   features.json,
   dataset_info.json         for readers that use TensorFlow Datasets
 """
@@ -23,6 +23,7 @@ import msgspec
 
 from ucf50_tfrecord import parsing, record, storage, tfrecord
 from ucf50_tfrecord.errors import Action, Remedy, UserError, expect
+from ucf50_tfrecord.jobs import ConversionPlan
 from ucf50_tfrecord.parsing import Count, Name, Sha256
 from ucf50_tfrecord.shards import (
     DATASET_NAME,
@@ -32,7 +33,7 @@ from ucf50_tfrecord.shards import (
     repeated,
     shard_pattern,
 )
-from ucf50_tfrecord.specs import DEFAULT_SHARD_BYTES, MAX_CLASSES, ClipFormat, FoldRule, Plan, to_json
+from ucf50_tfrecord.specs import DEFAULT_SHARD_BYTES, MAX_CLASSES, ClipFormat, FoldRule, to_json
 
 MANIFEST_FILENAME = "manifest.json"
 # For readers that use TensorFlow Datasets.
@@ -43,8 +44,10 @@ TFDS_FILENAMES = ("features.json", "label.labels.txt", "dataset_info.json")
 class Manifest:
     """The table of contents of a dataset.
 
-    `data_dir` is where it was loaded from and is not stored. `videos_dir` is where the
-    videos lay. `shard_bytes` is the plan's. `clips_per_class[fold]` counts a fold's clips by label.
+    data_dir: the folder it was loaded from; not stored.
+    videos_dir: the folder of the videos when they were converted.
+    shard_bytes: see ConversionPlan.
+    clips_per_class: numbers of clips by fold, then by label.
     """
 
     data_dir: str
@@ -66,17 +69,17 @@ class Manifest:
 
     @property
     def folds(self) -> tuple[int, ...]:
-        """The folds that hold clips, ascending."""
+        """Folds that hold clips, ascending."""
         return tuple(sorted(self.clips_per_class))
 
     def missing_classes(self, folds: Iterable[int]) -> list[str]:
-        """Returns the classes of which these folds hold no clip."""
+        """Returns the classes without a clip in these folds."""
         counts = [self.clips_per_class[fold] for fold in folds]
         return [name for label, name in enumerate(self.classes) if not any(c[label] for c in counts)]
 
     @property
     def fingerprint(self) -> str:
-        """Hex sha256 of what the shards hold: equal on every machine for equal contents."""
+        """Hex sha256 of the shards' contents: equal on every machine for equal contents."""
         contents = {
             "schema_version": record.SCHEMA_VERSION,
             "format": to_json(self.format),
@@ -86,7 +89,7 @@ class Manifest:
         return fingerprint(contents)
 
     def save(self) -> None:
-        """Writes manifest.json; doing so declares the dataset finished."""
+        """Writes manifest.json, which declares the dataset finished."""
         shared = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name in _FILE_FIELDS}
         folds = {
             fold: _Fold(num_clips=sum(counts), clips_per_class=counts)
@@ -110,7 +113,7 @@ class _Fold:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _ManifestFile:
-    """What manifest.json holds, checked against itself."""
+    """Contents of manifest.json, checked for consistency."""
 
     schema_version: Count
     name: Annotated[str, msgspec.Meta(pattern=rf"^{DATASET_NAME}\Z")]
@@ -194,15 +197,15 @@ def load_report(data_dir: str, filename: str) -> ShardReport:
     if not isinstance(value, dict) or "checksum" not in value:
         raise UserError(f"{problem}: Expected a field checksum. Received: none")
     if value.pop("checksum") != fingerprint(value):
-        raise UserError(f"{path} is damaged: its checksum is another than it says")
+        raise UserError(f"{path} is damaged: it has another checksum than it says")
     return parsing.convert(value, ShardReport, problem)
 
 
 def check_report(manifest: Manifest, shard: ManifestShard, report: ShardReport) -> None:
-    """Checks that a sidecar is the one of a shard that a manifest lists, and fits the dataset.
+    """Checks that a sidecar belongs to a shard that a manifest lists, and fits the dataset.
 
     Raises:
-      UserError: if not.
+      UserError: if it does not.
     """
     path = sidecar_path(manifest.data_dir, shard.filename)
     for field in dataclasses.fields(ManifestShard):
@@ -231,9 +234,7 @@ def exists(data_dir: str) -> bool:
     return storage.file_size(storage.join(data_dir, MANIFEST_FILENAME)) is not None
 
 
-_ANEW = (
-    "To write it anew remove it and convert again, by the command that made it: shards that stand are kept."
-)
+_ANEW = "To write it again, remove it and repeat the conversion: up-to-date shards are kept"
 
 
 class NotFinishedError(UserError):
@@ -245,7 +246,7 @@ def load(data_dir: str) -> Manifest:
 
     Raises:
       NotFinishedError: if the folder holds no manifest.
-      UserError: if it holds one of another schema, or cannot be read.
+      UserError: if the manifest has another schema or cannot be read.
     """
     path = storage.join(data_dir, MANIFEST_FILENAME)
     try:
@@ -275,7 +276,7 @@ def load(data_dir: str) -> Manifest:
 
 
 def load_if_finished(data_dir: str) -> Manifest | None:
-    """Loads the manifest as load does, or returns None where there is none."""
+    """Loads the manifest as `load` does; returns None if there is none."""
     try:
         return load(data_dir)
     except NotFinishedError:
@@ -283,7 +284,7 @@ def load_if_finished(data_dir: str) -> Manifest | None:
 
 
 def default_name(videos_dir: str) -> str:
-    """Makes a dataset's name out of its videos' folder: "/data/UCF-50/" is "ucf_50"."""
+    """Returns a dataset's default name, from its videos' folder: "/data/UCF-50/" gives "ucf_50"."""
     base = re.sub(r"\W+", "_", pathlib.Path(videos_dir).resolve().name.lower(), flags=re.ASCII).strip("_")
     return base if base[:1].isalpha() else f"videos_{base}".rstrip("_")
 
@@ -307,15 +308,14 @@ def repair_remedy(manifest: Manifest) -> Remedy:
 
 
 def default_val_folds(manifest: Manifest, without: Iterable[int] = ()) -> tuple[int, ...]:
-    """Chooses a fifth of the folds present, those `without` left out, to validate on: the first ones.
+    """Chooses the validation folds: a fifth of the folds present, except those in `without`.
 
-    Where those would miss a class, folds that bring missing classes go first (most new
-    classes, then the lowest number), so that no class is left unmeasured by chance. A fold
-    that is the last to hold some class stays in training. UCF50, where every fold holds
-    every class, gets folds 1 to 5.
+    The first folds are chosen. Folds with classes that are not covered yet go first (most new classes, then the
+    lowest number), so that every class is validated if possible. The last fold that holds a class stays in
+    training. UCF50, whose folds hold every class, gets folds 1 to 5.
 
     Raises:
-      UserError: if no fold can be spared.
+      UserError: if no fold can be held out.
     """
     held = {
         fold: {label for label, count in enumerate(counts) if count}
@@ -337,7 +337,7 @@ def default_val_folds(manifest: Manifest, without: Iterable[int] = ()) -> tuple[
     return tuple(sorted(chosen))
 
 
-def assemble(data_dir: str, plan: Plan, reports: Iterable[ShardReport]) -> Manifest:
+def assemble(data_dir: str, plan: ConversionPlan, reports: Iterable[ShardReport]) -> Manifest:
     """Builds the manifest of a complete set of shards, in the order of their names."""
     reports = sorted(reports, key=lambda report: report.filename)
     clips_per_class: dict[int, list[int]] = {}
@@ -364,10 +364,10 @@ def assemble(data_dir: str, plan: Plan, reports: Iterable[ShardReport]) -> Manif
 
 
 def size_problem(manifest: Manifest, shard: ManifestShard) -> str | None:
-    """Returns what is wrong with a shard, as far as its size tells.
+    """Returns a sentence if a shard is missing or has another size than the manifest says, else None.
 
     Raises:
-      UserError: if the folder is a URL, and cannot be read.
+      UserError: if the folder is a URL that cannot be read.
     """
     path = storage.join(manifest.data_dir, shard.filename)
     num_bytes = storage.file_size(path)
@@ -382,11 +382,10 @@ def verify_shard(manifest: Manifest, shard: ManifestShard) -> list[str]:
     """Reads a shard and its sidecar and compares them with each other and the manifest.
 
     Returns:
-      What is wrong, in sentences that name the file and, where it can be told, the record's
-      offset and id; empty if the shard is sound.
+      Problems: sentences that name the file and, if known, the record's offset and id. Empty if the shard is sound.
 
     Raises:
-      UserError: if the folder is a URL, and cannot be read or copied.
+      UserError: if the folder is a URL that cannot be read or copied.
     """
     path = storage.join(manifest.data_dir, shard.filename)
     try:
@@ -405,13 +404,13 @@ def verify_shard(manifest: Manifest, shard: ManifestShard) -> list[str]:
             problems += [f"{path}{problem}" for problem in _find_damage(copy, report)]
             if not problems and storage.sha256(copy) != shard.sha256:
                 problems.append(f"{path} has another sha256 than {MANIFEST_FILENAME} says")
-    except OSError as error:  # such as a disk's bad sector
+    except OSError as error:  # such as a bad sector
         problems.append(f"{path} cannot be read: {error.strerror or error}")
     return problems
 
 
 def _find_damage(path: pathlib.Path, report: ShardReport) -> list[str]:
-    """Compares a shard's records with its sidecar; returns what is wrong, to go on after the file's name."""
+    """Compares a shard's records with its sidecar; returns problems that continue the file's name."""
     held = [*zip(report.offsets, zip(report.clip_ids, report.labels))]
     found: list[tuple[int, tuple[str, int]]] = []
     try:
@@ -429,7 +428,7 @@ def _find_damage(path: pathlib.Path, report: ShardReport) -> list[str]:
 
 
 def save_tfds_metadata(manifest: Manifest) -> None:
-    """Writes features.json and dataset_info.json: one TFDS split a fold, "fold01", "fold02", …"""
+    """Writes the files for TensorFlow Datasets, with one split per fold: "fold01", "fold02", …"""
     folder = pathlib.Path(manifest.data_dir)
     storage.write_json(folder / "features.json", record.tfds_features(manifest.format, manifest.classes))
     with storage.atomic_write(folder / "label.labels.txt") as file:

@@ -1,7 +1,7 @@
-"""JSON files into dataclasses: each value is checked against its type before anything uses it.
+"""Parses JSON files into dataclasses and checks each value against its type.
 
-A file may come from a stranger, or be damaged. Every failure is a UserError that names the file, the field,
-what was expected there and what was found.
+A file may be damaged or come from a stranger. Every failure is a UserError that names the file, the field, and the
+expected and found values.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from ucf50_tfrecord.errors import UserError
 
 _MAX_INT64 = 2**63 - 1
 _MAX_FLOAT32 = 3.4028234663852886e38
-# Of a value in a message, and of a message: a file may hold anything, and much of it.
+# Longest value in a message, and longest message, in characters.
 _MAX_SHOWN, _MAX_DESCRIPTION = 60, 500
 
 Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
-# Also of bytes and of nanoseconds.
+# Counts of things, bytes and nanoseconds.
 Count = Annotated[int, msgspec.Meta(ge=0, le=_MAX_INT64)]
 Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=_MAX_INT64)]
-# Neither infinite nor NaN, also as float32.
+# Neither infinite nor NaN, even as float32.
 Finite = Annotated[float, msgspec.Meta(ge=-_MAX_FLOAT32, le=_MAX_FLOAT32)]
 Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Name = Annotated[str, msgspec.Meta(min_length=1)]
@@ -41,41 +41,41 @@ def read(
     max_bytes: int = storage.MAX_JSON_BYTES,
     extra: bool = False,
 ) -> T:
-    """Reads a JSON file, which may be a URL, into a type.
+    """Reads a JSON file or URL into a type.
 
     Args:
       path: the file.
-      kind: what it must hold: a dataclass, or a list or dict of some.
-      what: names that for messages, such as "a dataset's manifest".
-      max_bytes: of the file; a larger one is refused.
-      extra: whether dataclasses may have other fields in the file, which are then dropped.
+      kind: the type of its contents: a dataclass, or a list or dict of dataclasses.
+      what: the contents' name for messages, such as "a dataset's manifest".
+      max_bytes: largest size of the file.
+      extra: whether unknown fields are ignored.
 
     Raises:
-      UserError: as storage.read_json does, or if the file holds something else.
+      UserError: if the file cannot be read (see storage.read_json), or holds something else.
     """
     return convert(storage.read_json(path, max_bytes=max_bytes), kind, f"{path} is not {what}", extra=extra)
 
 
 def convert(value: Any, kind: type[T], problem: str, *, extra: bool = False) -> T:
-    """Turns a JSON value into a type; `problem` starts the message where that fails. See `read`."""
+    """Converts a JSON value into a type; error messages begin with `problem`. See `read`."""
     try:
         parsed = msgspec.convert(value, kind, str_keys=True)
     except msgspec.ValidationError as error:
         description = _describe(str(error), value)
         raise UserError(f"{problem}: {_cut(description, _MAX_DESCRIPTION)}") from None
-    except UnicodeEncodeError:  # a field's name that is no text; values may be such
+    except UnicodeEncodeError:  # a field's name that is not valid text; values may be such
         raise UserError(f"{problem}: Expected known fields. Received: a name that is not UTF-8") from None
     unknown = None if extra else _find_unknown(value, parsed, "")
     if unknown is not None:
         raise UserError(
-            f"{problem}: Expected known fields. Received: {_shown(unknown.lstrip('.'))}; perhaps a later "
+            f"{problem}: Expected known fields. Received: {_format(unknown.lstrip('.'))}; perhaps a later "
             "version wrote it"
         )
     return parsed
 
 
 def _find_unknown(value: Any, parsed: Any, place: str) -> str | None:
-    """Returns where a value has a field that the dataclass made of it has not: a file must not be read in part."""
+    """Returns the place of a field that the parsed dataclass does not have, or None."""
     if dataclasses.is_dataclass(parsed):
         known = {field.name for field in dataclasses.fields(parsed)}
         parts = [(f"{place}.{name}", item, getattr(parsed, name, None)) for name, item in value.items()]
@@ -94,7 +94,7 @@ def _find_unknown(value: Any, parsed: Any, place: str) -> str | None:
 
 
 def _describe(text: str, value: Any) -> str:
-    """Makes msgspec's message say what was found, too; the messages of dataclasses do so already."""
+    """Adds the found value to msgspec's message; the messages of dataclasses have it already."""
     match = re.search(r" - at (`key` in )?`\$(?P<place>[^`]*)`\Z", text)
     place = match["place"] if match else ""
     expected = text[: match.start()] if match else text
@@ -106,11 +106,11 @@ def _describe(text: str, value: Any) -> str:
         return before + expected
     expected = expected.partition(", got ")[0].replace("`", "")
     found = _look_up(value, place) if not (match and match[1]) else value
-    return f"{before}{expected}. Received: {_shown(found)}"
+    return f"{before}{expected}. Received: {_format(found)}"
 
 
 def _look_up(value: Any, place: str) -> Any:
-    """Returns what lies at a place such as .shards[0].fold, as far as it leads; msgspec does not name a dict's keys."""
+    """Returns the value at a place such as .shards[0].fold; stops at a dict, whose keys msgspec does not name."""
     for name, number in re.findall(r"\.(\w+)|\[(\d+|\.\.\.)\]", place):
         if number == "...":
             return value
@@ -118,7 +118,7 @@ def _look_up(value: Any, place: str) -> Any:
     return value
 
 
-def _shown(value: Any) -> str:
+def _format(value: Any) -> str:
     if isinstance(value, dict):
         return f"an object of {len(value)} fields"
     if isinstance(value, list):

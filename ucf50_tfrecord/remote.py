@@ -1,7 +1,7 @@
 """Files in object stores and on web servers, by URL: s3://, gs://, az://, hdfs://, https://, …
 
-They are reached through fsspec where its package for the scheme is installed (the extra `remote`), else
-through TensorFlow's file systems: gs:// is one of its own, and tensorflow-io (the extra `io`) brings others.
+They are reached through fsspec if its package for the scheme is installed (the extra `remote`), else through
+TensorFlow's file systems: gs:// is built in, and tensorflow-io (the extra `io`) brings others.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _CONNECT_SECS, _READ_SECS = 10, 30
 _MAX_ATTEMPTS = 3
 _CHUNK_BYTES = 8 << 20
 _PARTIAL_CONTENT = 206
-# Whose errors tell of the network and of what lies there, beside OSError.
+# Packages whose errors, like OSError, report failures of networks and servers.
 _NETWORK_PACKAGES = {"adlfs", "aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "pyarrow"}
 
 
@@ -33,7 +33,7 @@ def is_remote(path: str | os.PathLike) -> bool:
 
 
 def needs_tensorflow(path: str | os.PathLike) -> bool:
-    """Tells whether a path is reached through TensorFlow's file systems, as fsspec knows none for it."""
+    """Tells whether a path is a URL that only TensorFlow's file systems may reach."""
     return is_remote(path) and not _knows_fsspec(_scheme(str(path)))
 
 
@@ -41,8 +41,8 @@ def read(url: str, start: int = 0, end: int | None = None, *, max_bytes: int = 1
     """Reads a file, or its bytes from start to before end; stops after max_bytes, whatever the server sends.
 
     Raises:
-      FileNotFoundError: if there is none.
-      UserError: if it cannot be read, or nothing here knows such URLs.
+      FileNotFoundError: if it does not exist.
+      UserError: if it cannot be read, or no package here reaches such URLs.
     """
     end = start + max_bytes if end is None else min(end, start + max_bytes)
     with _explained("read", url):
@@ -50,7 +50,7 @@ def read(url: str, start: int = 0, end: int | None = None, *, max_bytes: int = 1
 
 
 def read_chunks(url: str, start: int, end: int) -> Iterator[bytes]:
-    """Yields a file's bytes from start to before end, or to its end, piece by piece. Errors are those of `read`."""
+    """Yields a file's bytes from start to before end, in chunks. Errors: see `read`."""
     with _explained("read", url):
         chunks = _store(_scheme(url)).read_chunks(url, start, end)
     while True:
@@ -62,13 +62,13 @@ def read_chunks(url: str, start: int, end: int) -> Iterator[bytes]:
 
 
 def size(url: str) -> int:
-    """Returns a file's size in bytes. Errors are those of `read`."""
+    """Returns a file's size in bytes. Errors: see `read`."""
     with _explained("read", url):
         return _store(_scheme(url)).size(url)
 
 
 def write(url: str, content: bytes) -> None:
-    """Writes a file, which is there as a whole or not at all.
+    """Writes a file, which appears as a whole or not at all.
 
     Raises:
       UserError: if it cannot be written.
@@ -78,22 +78,22 @@ def write(url: str, content: bytes) -> None:
 
 
 def upload(path: str | os.PathLike, url: str) -> None:
-    """Writes a file with the contents of a local one. Errors are those of `write`."""
+    """Copies a local file to a URL. Errors: see `write`."""
     with _explained("write", url), _no_place_is_an_error():
         _store(_scheme(url)).upload(os.fspath(path), url)
 
 
 def remove(url: str) -> None:
-    """Removes a file, if it is there. Errors are those of `write`."""
+    """Removes a file if it exists. Errors: see `write`."""
     with _explained("remove", url), contextlib.suppress(FileNotFoundError):
         _store(_scheme(url)).remove(url)
 
 
 def list_names(url: str) -> list[str]:
-    """Returns the names of the files in a folder, not of those in its folders; none if there is no such folder.
+    """Returns the names of the files directly in a folder; none if it does not exist.
 
     Raises:
-      UserError: if they cannot be told.
+      UserError: if the folder cannot be listed.
     """
     with _explained("list", url), contextlib.suppress(FileNotFoundError):
         return _store(_scheme(url)).list_names(url)
@@ -101,22 +101,22 @@ def list_names(url: str) -> list[str]:
 
 
 def load_tf_filesystem(url: str) -> None:
-    """Makes sure that TensorFlow itself can read such URLs, loading tensorflow-io where it is needed.
+    """Makes sure that TensorFlow can read such URLs; loads tensorflow-io if need be.
 
     Raises:
-      UserError: if it cannot.
+      UserError: if TensorFlow cannot read them.
     """
     import tensorflow as tf
 
     scheme = _scheme(url)
-    if scheme == "s3":  # looked at when its first file is opened
+    if scheme == "s3":  # TensorFlow reads these variables when it opens the first file
         if endpoint := s3_endpoint():
             os.environ["S3_ENDPOINT"] = endpoint
-        # Else each read asks for the size first.
+        # Otherwise each read asks for the size first.
         os.environ.setdefault("S3_DISABLE_MULTI_PART_DOWNLOAD", "1")
         os.environ.setdefault("S3_CONNECT_TIMEOUT_MSEC", str(_CONNECT_SECS * 1000))
         os.environ.setdefault("S3_REQUEST_TIMEOUT_MSEC", str(_READ_SECS * 1000))
-        # Of a server that does not answer; by default it tries for a minute, at each file.
+        # By default each file of a server that does not answer costs a minute.
         os.environ.setdefault("AWS_RETRY_MODE", "standard")
         os.environ.setdefault("AWS_MAX_ATTEMPTS", str(_MAX_ATTEMPTS))
     if scheme in tf.io.gfile.get_registered_schemes():
@@ -128,10 +128,10 @@ def load_tf_filesystem(url: str) -> None:
 
 
 def s3_endpoint() -> str | None:
-    """Returns the S3 server that the environment names in place of Amazon's.
+    """Returns the S3 server that the environment names instead of Amazon's, or None.
 
     Raises:
-      UserError: if its name is no URL.
+      UserError: if the server's name is not a URL.
     """
     for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "S3_ENDPOINT"):
         if endpoint := os.environ.get(name):
@@ -145,7 +145,7 @@ def s3_endpoint() -> str | None:
 
 
 class _Store(Protocol):
-    """How files of a scheme are reached. All raise FileNotFoundError, or what their library raises."""
+    """Access to the files of a scheme. Methods raise FileNotFoundError or their library's errors."""
 
     def read_chunks(self, url: str, start: int, end: int) -> Iterator[bytes]:
         while start < end and (content := self.read(url, start, min(start + _CHUNK_BYTES, end))):
@@ -177,7 +177,7 @@ class _Fsspec(_Store):
     def size(self, url: str) -> int:
         num_bytes = self._files.info(url)["size"]
         if num_bytes is None:
-            raise OSError("the server does not tell its size")
+            raise OSError("the server does not state its size")
         return num_bytes
 
     def write(self, url: str, content: bytes) -> None:
@@ -195,7 +195,7 @@ class _Fsspec(_Store):
 
 
 class _Http(_Fsspec):
-    """Web servers, which may ignore ranges, and send without end: a body is read as far as it is wanted."""
+    """Web servers, which may ignore ranges and send without end: a body is read only as far as needed."""
 
     def read(self, url: str, start: int, end: int) -> bytes:
         return b"".join(self.read_chunks(url, start, end))
@@ -204,7 +204,7 @@ class _Http(_Fsspec):
         if start >= end:
             return
         headers = {"Range": f"bytes={start}-{end - 1}"}
-        # A stream (block_size 0) whose size is not asked for (any but 0 will do).
+        # A stream (block_size 0) without a request for its size (any size but 0 works).
         with self._files.open(url, "rb", block_size=0, size=1, headers=headers) as stream:
             num_skipped = 0 if stream.r.status == _PARTIAL_CONTENT else start
             num_wanted = end - start
@@ -261,7 +261,7 @@ class _Gfile(_Store):
 
 
 def _check_server(url: str) -> None:
-    """Raises OSError if an S3 server does not answer: to tensorflow-io nothing exists then."""
+    """Raises OSError if an S3 server does not answer: tensorflow-io then reports missing files."""
     endpoint = s3_endpoint() if _scheme(url) == "s3" else None
     if endpoint:
         server = urllib.parse.urlsplit(endpoint)
@@ -281,7 +281,7 @@ def _store(scheme: str) -> _Store:
         return _Http(scheme) if scheme in ("http", "https") else _Fsspec(scheme)
     except UserError:
         raise
-    except ValueError as error:  # such as for want of an account's name
+    except ValueError as error:  # such as a missing account name
         raise UserError(f"Cannot reach {scheme}:// URLs: {error}") from error
 
 
@@ -290,7 +290,7 @@ def _knows_fsspec(scheme: str) -> bool:
         import fsspec
 
         fsspec.get_filesystem_class(scheme)
-    except (ImportError, ValueError):  # not installed, or nothing that fsspec has heard of
+    except (ImportError, ValueError):  # not installed, or unknown to fsspec
         return False
     return True
 
@@ -306,7 +306,7 @@ def _options(scheme: str) -> dict[str, Any]:
         timeout = aiohttp.ClientTimeout(sock_connect=_CONNECT_SECS, sock_read=_READ_SECS)
         return {"client_kwargs": {"timeout": timeout}}
     if scheme in ("file", "local"):
-        return {"auto_mkdir": True}  # as object stores, which know no folders
+        return {"auto_mkdir": True}  # like object stores, which have no folders
     return {}
 
 
@@ -328,16 +328,16 @@ def _scheme(url: str) -> str:
 
 @contextlib.contextmanager
 def _no_place_is_an_error() -> Iterator[None]:
-    """To a reader a missing file is an answer; to a writer a missing bucket is one failure of many."""
+    """Turns FileNotFoundError into OSError: for writers, a missing bucket is a failure like others."""
     try:
         yield
     except FileNotFoundError as error:
-        raise OSError(str(error) or "there is no such place") from error
+        raise OSError(str(error) or "it does not exist") from error
 
 
 @contextlib.contextmanager
 def _explained(doing: str, url: str) -> Iterator[None]:
-    """Turns what libraries raise where the network or the server fails into a UserError."""
+    """Turns libraries' errors of network and server into UserErrors."""
     try:
         yield
     except FileNotFoundError:

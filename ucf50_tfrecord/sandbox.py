@@ -1,9 +1,9 @@
-"""Takes rights away from the current process, for good: files through Landlock, system calls through seccomp.
+"""Removes rights of the current process for good: files through Landlock, system calls through seccomp.
 
-A process that parses files of strangers keeps what it needs for that: the files that it has open, and to read
-the libraries that it runs. Both mechanisms need no privileges and nothing but the kernel (Landlock: Linux 5.13;
-seccomp filters: 3.17). They are called through ctypes because PyPI has no maintained package for Landlock, and the
-one for seccomp needs a system library that slim images lack.
+A process that parses files of strangers keeps its open files, and may read the libraries that it runs. Both
+mechanisms need no privileges, only the kernel (Landlock: Linux 5.13; seccomp filters: 3.17). They are called through
+ctypes, because PyPI has no maintained package for Landlock, and the one for seccomp needs a system library that slim
+images lack.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import sys
 import sysconfig
 from collections.abc import Iterable
 
-# include/uapi/linux/landlock.h. Each version of the interface (ABI) knows more rights.
+# include/uapi/linux/landlock.h. Each version of the interface (ABI) adds rights.
 _FS_READ_FILE, _FS_READ_DIR = 1 << 2, 1 << 3
-_NUM_FS_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}  # of all later versions, as many as of the last
+_NUM_FS_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}  # later versions have as many as the last one
 _NET_BIND_TCP, _NET_CONNECT_TCP = 1 << 0, 1 << 1  # from version 4 on
 _SCOPE_ABSTRACT_UNIX_SOCKET, _SCOPE_SIGNAL = 1 << 0, 1 << 1  # from version 6 on
 _CREATE_RULESET_VERSION, _RULE_PATH_BENEATH = 1 << 0, 1
@@ -34,9 +34,9 @@ _NUMBER_OFFSET, _ARCHITECTURE_OFFSET, _ARGUMENT_OFFSET = 0, 4, 16  # in struct s
 _X32_SYSCALL_BIT = 0x40000000
 _CLONE_THREAD = 0x00010000
 
-# Numbers of refused system calls on x86-64 and on AArch64; None where there is no such call.
+# Numbers of refused system calls on x86-64 and on AArch64; None if the call does not exist.
 _REFUSED = {
-    # Sockets. Those that are open already still send and receive.
+    # Sockets. Open ones can still send and receive.
     "socket": (41, 198),
     "connect": (42, 203),
     "accept": (43, 202),
@@ -44,7 +44,7 @@ _REFUSED = {
     "listen": (50, 201),
     "socketpair": (53, 199),
     "accept4": (288, 242),
-    # Does what other system calls do, past this filter.
+    # Bypasses this filter.
     "io_uring_setup": (425, 425),
     "io_uring_enter": (426, 426),
     "io_uring_register": (427, 427),
@@ -106,7 +106,7 @@ _REFUSED = {
     "kexec_load": (246, 104),
     "reboot": (169, 142),
 }
-# Calls that are refused unless their first argument says that they concern this process alone.
+# Calls that are refused unless their first argument names this process.
 _KILL, _TGKILL, _PRLIMIT64 = (62, 129), (234, 131), (302, 261)
 _CLONE, _CLONE3 = (56, 220), (435, 435)
 _ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
@@ -115,10 +115,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Sandbox:
-    """Which restrictions are in force in a process.
+class Restrictions:
+    """Restrictions in force in a process.
 
-    landlock_abi: version of the kernel's Landlock interface; 0 where files are not restricted.
+    landlock_abi: version of the kernel's Landlock interface; 0 if files are not restricted.
     seccomp: whether system calls are filtered.
     """
 
@@ -126,24 +126,24 @@ class Sandbox:
     seccomp: bool = False
 
 
-def enter() -> Sandbox:
+def enter() -> Restrictions:
     """Restricts this process to its open files, for good, as far as the kernel can.
 
-    What it keeps: its open files and sockets, reading below `library_folders`, memory, threads, and signals to
-    itself. A process that has other threads stays as it is: they would not be restricted.
+    It keeps its open files and sockets, reading below `library_folders`, memory, threads, and signals to itself. A
+    process with other threads stays unrestricted, because those threads would.
     """
     has_threads = len(os.listdir("/proc/self/task")) > 1
     if has_threads or _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
-        return Sandbox()
-    return Sandbox(landlock_abi=_restrict_files(library_folders()), seccomp=_filter_system_calls())
+        return Restrictions()
+    return Restrictions(landlock_abi=_restrict_files(library_folders()), seccomp=_filter_system_calls())
 
 
 def library_folders() -> list[str]:
-    """Returns the folders that a process needs for its libraries, and the special files that they read."""
+    """Returns the folders of a process's libraries, and the special files that libraries read."""
     paths = sysconfig.get_paths()
     return [
         *(paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")),
-        # Packages beside those, such as a distribution's or the environment's that this one was made from.
+        # Other folders of packages: the distribution's, or those of the environment that this one is based on.
         *(path for path in sys.path if os.path.basename(path) in ("site-packages", "dist-packages")),
         os.path.dirname(os.path.abspath(__file__)),
         *("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", os.path.join(sys.base_prefix, "lib")),
@@ -153,7 +153,7 @@ def library_folders() -> list[str]:
 
 
 def _restrict_files(readable: Iterable[str]) -> int:
-    """Denies all access to files by name, except reading below some paths; returns the interface's version."""
+    """Denies access to files by name, except reading below some paths; returns the interface's version."""
     abi = max(0, _libc.syscall(_LANDLOCK_CREATE_RULESET, None, 0, _CREATE_RULESET_VERSION))
     if not abi:
         return 0
@@ -161,7 +161,7 @@ def _restrict_files(readable: Iterable[str]) -> int:
     network = _NET_BIND_TCP | _NET_CONNECT_TCP if abi >= 4 else 0
     scopes = _SCOPE_ABSTRACT_UNIX_SOCKET | _SCOPE_SIGNAL if abi >= 6 else 0
     attributes = struct.pack("=QQQ", every_right, network, scopes)
-    # Older kernels know the first fields alone.
+    # Older kernels know only the first fields.
     attributes = attributes[: 24 if abi >= 6 else 16 if abi >= 4 else 8]
     ruleset = _libc.syscall(_LANDLOCK_CREATE_RULESET, attributes, len(attributes), 0)
     if ruleset < 0:
@@ -178,7 +178,7 @@ def _allow_reading(ruleset: int, path: str) -> None:
     try:
         file = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except OSError:
-        return  # there is nothing to read
+        return  # the path does not exist
     try:
         rights = _FS_READ_FILE | (_FS_READ_DIR if os.path.isdir(path) else 0)
         rule = struct.pack("=Qi", rights, file)
@@ -195,7 +195,7 @@ class _Filter(ctypes.Structure):
 
 
 def _filter_system_calls() -> bool:
-    """Refuses the system calls that decoding does not need; tells whether they are."""
+    """Refuses the system calls that decoding does not need; returns whether that worked."""
     machine = _ARCHITECTURES.get(platform.machine())
     if machine is None or sys.maxsize < 1 << 32:
         return False
@@ -221,7 +221,7 @@ def _program(column: int, architecture: int, pid: int) -> bytes:
                 _instruction(_JUMP_EQUAL, numbers[column], if_false=1),
                 _instruction(_RETURN, refused),
             ]
-    # glibc then starts threads by clone, whose flags a filter can see.
+    # Without clone3, glibc starts threads by clone, whose flags a filter can check.
     code += [
         _instruction(_JUMP_EQUAL, _CLONE3[column], if_false=1),
         _instruction(_RETURN, _ERRNO | _ENOSYS),
@@ -229,7 +229,7 @@ def _program(column: int, architecture: int, pid: int) -> bytes:
     code += _unless(_CLONE[column], _instruction(_JUMP_ANY_BIT, _CLONE_THREAD, if_true=1), refused)
     for numbers in (_KILL, _TGKILL):
         code += _unless(numbers[column], _instruction(_JUMP_EQUAL, pid, if_true=1), refused)
-    # Zero is the caller.
+    # Zero means the calling process.
     code += _unless(_PRLIMIT64[column], _instruction(_JUMP_EQUAL, 0, if_true=1), refused)
     return b"".join([*code, _instruction(_RETURN, _ALLOW)])
 
@@ -246,5 +246,5 @@ def _unless(number: int, condition: bytes, otherwise: int) -> list[bytes]:
 
 
 def _instruction(code: int, operand: int, *, if_true: int = 0, if_false: int = 0) -> bytes:
-    """Returns a struct sock_filter; jumps skip so many instructions."""
+    """Returns a struct sock_filter; jumps skip `if_true` or `if_false` instructions."""
     return struct.pack("=HBBI", code, if_true, if_false, operand)

@@ -1,4 +1,4 @@
-"""Shards: their names, and what the manifest and their sidecars say of them. Checked when built."""
+"""Shards: their names, and their descriptions in sidecars and manifest, which are checked when built."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ucf50_tfrecord.errors import expect
 from ucf50_tfrecord.parsing import Count, Int64, Name, Sha256
 from ucf50_tfrecord.specs import MAX_CLASSES
 
-# A dataset's name. Shards' names begin with it, so it has nothing of a path in it.
+# A dataset's name. Shards' names begin with it, so it holds no part of a path.
 DATASET_NAME = r"[a-z]\w*"
 _SHARD = (
     r"(?P<name>{name})-fold(?P<fold>[0-9]{{2,}})\.tfrecord-(?P<index>[0-9]{{5,}})-of-(?P<count>[0-9]{{5,}})"
@@ -23,17 +23,16 @@ _SHARD = (
 
 
 def shard_pattern(name: str | None = None) -> re.Pattern[str]:
-    """Matches the file names of shards: of one dataset, or of any."""
+    """Matches the file names of one dataset's shards, or of any dataset's."""
     return re.compile(_SHARD.format(name=DATASET_NAME if name is None else re.escape(name)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Quarantined:
-    """A video that gave no clip, and why.
+    """A video that gave no clip, and the reason.
 
-    cause: "contents"; "unreadable" (its file) or "killed" (its process, from outside), which the
-    next conversion tries again; "crash", "timeout" or "memory", which a verifying
-    conversion tries again.
+    cause: "contents"; "unreadable" (its file) or "killed" (its process, by someone else), which the next
+      conversion retries; "crash", "timeout" or "memory", which a verifying conversion retries.
     """
 
     relative_path: Name
@@ -42,8 +41,8 @@ class Quarantined:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Source:
-    """A video's file as it was when it was converted; sha256 where it was asked for."""
+class SourceFile:
+    """State of a video's file at its conversion. sha256: None unless it was asked for."""
 
     num_bytes: Count
     mtime_ns: Int64
@@ -52,11 +51,11 @@ class Source:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ShardReport:
-    """What one shard file holds; its sidecar is this as JSON.
+    """Contents of one shard; its sidecar is this as JSON.
 
-    `offsets[i]` (bytes) is where record i starts; clip_ids, labels and groups go with
-    it. `sources` are the files of the ShardJob's videos, `fingerprint` is the job's, `sha256`
-    that of the shard's bytes.
+    clip_ids, labels, groups, offsets: one entry per record; offsets are the records' starts in bytes.
+    sources: the files of the job's videos.
+    fingerprint: the job's. sha256: of the shard's bytes.
     """
 
     filename: str
@@ -68,7 +67,7 @@ class ShardReport:
     labels: tuple[Annotated[int, msgspec.Meta(ge=0, lt=MAX_CLASSES)], ...]
     groups: tuple[Int64 | None, ...]
     offsets: tuple[Count, ...]
-    sources: tuple[Source, ...]
+    sources: tuple[SourceFile, ...]
     quarantined: tuple[Quarantined, ...] = ()
 
     def __post_init__(self):
@@ -95,7 +94,7 @@ class ShardReport:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ManifestShard:
-    """A shard's line in the manifest."""
+    """A shard's entry in the manifest."""
 
     filename: str
     fold: Count
@@ -108,7 +107,7 @@ class ManifestShard:
 
 
 def _expect_name(filename: str, fold: int) -> None:
-    """Raises UserError unless a file's name is a shard's of that fold: it is joined to folders, and may be deleted."""
+    """Raises UserError unless a name is a shard's of that fold: it becomes part of paths, which may be deleted."""
     match = shard_pattern().fullmatch(filename)
     expect(
         match is not None and int(match["fold"]) == fold and int(match["index"]) < int(match["count"]),
@@ -119,4 +118,5 @@ def _expect_name(filename: str, fold: int) -> None:
 
 
 def repeated(names: Iterable[str]) -> str | None:
+    """Returns the first name that occurs more than once, or None."""
     return next((name for name, count in collections.Counter(names).items() if count > 1), None)

@@ -31,17 +31,17 @@ from ucf50_tfrecord.choices import (
     Sandbox,
     Schedule,
     Spacing,
-    read_choices,
 )
 from ucf50_tfrecord.errors import expect
+from ucf50_tfrecord.settings import Range, check_settings, setting
 
 _MAX_TIMEOUT_OF_SIZE_SECS = 3600.0
 MAX_FOLD = 9999
-# Pixels of one clip, at most: 340 frames of 1024x1024. A batch holds several clips in memory, and a file that
-# asks for 10000x4096x4096 (half a terabyte) must not be obeyed.
+# Largest size of a clip's pixels, as 340 frames of 1024x1024 have. Batches hold several clips in memory, and a file
+# may ask for half a terabyte (10000x4096x4096).
 MAX_CLIP_BYTES = 1 << 30
 MAX_CLASSES = 1 << 16
-# At most so many bytes of pixels go into a shard, unless asked for otherwise.
+# Largest size of a shard's pixels by default.
 DEFAULT_SHARD_BYTES = 32 << 20
 
 
@@ -78,7 +78,7 @@ def format_folds(folds: Iterable[int]) -> str:
 
 def expect_clip_size(num_frames: int, height: int, width: int) -> None:
     """Raises UserError unless clips of this size can be stored and trained on."""
-    expect(1 <= num_frames <= 10_000, "1 to 10000 frames a clip", num_frames=num_frames)
+    expect(1 <= num_frames <= 10_000, "1 to 10000 frames per clip", num_frames=num_frames)
     expect(8 <= height <= 4096, "a height of 8 to 4096 pixels", height=height)
     expect(8 <= width <= 4096, "a width of 8 to 4096 pixels", width=width)
     expect(
@@ -88,21 +88,12 @@ def expect_clip_size(num_frames: int, height: int, width: int) -> None:
     )
 
 
-def setting(default: Any, text: str, **bounds: Any) -> Any:
-    """Returns a dataclass field with a default and metadata: its help, and the bounds of its flag."""
-    return dataclasses.field(default=default, metadata={"help": text, **bounds})
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClipFormat:
-    """What one stored clip looks like: uint8 frames of shape [num_frames, height, width, 3].
+    """Format of a stored clip: uint8 frames of shape [num_frames, height, width, 3].
 
-    encoding: how the pixels are stored; `raw+jpeg` stores them twice, for two kinds of readers.
-    jpeg_quality: 1 to 100, as libjpeg has it.
-    spacing: `index`, frames evenly spaced by their number; `time`, by when they are shown,
-      which differs where the frame rate varies.
-    resize: `stretch` to the size whatever the aspect ratio; `crop` the middle; `pad` with black.
-    clips_per_video: clip k of K takes every K-th of K * num_frames evenly spaced frames, from k on.
+    Fields without a help text are in pixels. Clip k of K clips per video takes every K-th of K * num_frames evenly
+    spaced frames, from k on.
     """
 
     num_frames: int = setting(15, "Frames per clip, evenly spaced over the video.")
@@ -111,27 +102,28 @@ class ClipFormat:
     encoding: str = setting(
         Encoding.RAW, "How frames are stored; raw+jpeg stores them twice, for other readers."
     )
-    jpeg_quality: int = setting(95, "1 to 100, for frames stored as JPEG.")
+    jpeg_quality: int = setting(95, "1 to 100 as in libjpeg, for frames stored as JPEG.", Range(1, 100))
     spacing: str = setting(
-        Spacing.INDEX, "Frames evenly spaced by their number, or by the time when they are shown."
+        Spacing.INDEX,
+        "Space frames evenly by their number (index), or by the time when they are shown (time), which differs if "
+        "the frame rate varies.",
     )
     resize: str = setting(
-        Resize.STRETCH, "How a frame of another shape is fitted to the size; pad adds black."
+        Resize.STRETCH,
+        "How a frame of another shape is fitted to the size: stretch it, crop its middle, or pad it with black.",
     )
-    clips_per_video: int = setting(1, "Clips of each video, their frames evenly shifted against each other.")
+    clips_per_video: int = setting(
+        1, "Clips of each video, their frames evenly shifted against each other.", Range(1, 1000)
+    )
 
     def __post_init__(self):
-        read_choices(self)
+        check_settings(self)
         expect_clip_size(self.num_frames, self.height, self.width)
-        expect(1 <= self.jpeg_quality <= 100, "a JPEG quality of 1 to 100", jpeg_quality=self.jpeg_quality)
         expect(
             "jpeg" in self.encoding or self.jpeg_quality == ClipFormat.jpeg_quality,
-            "an encoding with jpeg where there is a JPEG quality",
+            "an encoding with jpeg if there is a JPEG quality",
             jpeg_quality=self.jpeg_quality,
             encoding=self.encoding,
-        )
-        expect(
-            1 <= self.clips_per_video <= 1000, "1 to 1000 clips a video", clips_per_video=self.clips_per_video
         )
 
     @property
@@ -159,11 +151,11 @@ class ClipFormat:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WindowSpec:
-    """How a long video is cut into windows that overlap, each of which gives what a video gives.
+    """How a long video is cut into overlapping windows, each of which is treated as a video.
 
-    whole_secs: a video that lasts no longer is not cut, nor is one no longer than a window.
-    window_secs: how long a window lasts.
-    stride_secs: from one window's start to the next one's.
+    whole_secs: a video that is not longer is not cut; nor is one that is not longer than a window.
+    window_secs: duration of a window.
+    stride_secs: time from one window's start to the next one's.
     """
 
     whole_secs: float
@@ -181,10 +173,10 @@ class WindowSpec:
 class FoldRule:
     """How a video gets its fold.
 
-    `group`: the recording group of its UCF name (`_gNN_`), so that one recording
-    never stands on both sides of a split; a video without a group is hashed.
-    `video`: the hash of the video's id, into folds 1..num_folds. This is the
-    random clip split of most published notebooks, which leaks recordings.
+    `group`: the recording group of its UCF name (`_gNN_`) is its fold, so that no recording is on both sides of a
+    split; a video without a group is hashed.
+    `video`: the video's id is hashed into folds 1..num_folds. This is the random split of clips in most published
+    notebooks, which leaks recordings.
     """
 
     fold_by: str = setting(
@@ -192,110 +184,35 @@ class FoldRule:
         "What keeps clips together in a fold: group (the recording, from UCF names), or video (each video by "
         "itself: the random split, which leaks recordings).",
     )
-    num_folds: int = setting(25, "Folds for videos without a group, or with folds by video.")
+    num_folds: int = setting(
+        25, "Folds for videos without a group, or with folds by video.", Range(2, MAX_FOLD)
+    )
 
     def __post_init__(self):
-        read_choices(self)
-        expect(2 <= self.num_folds <= MAX_FOLD, f"2 to {MAX_FOLD} folds", num_folds=self.num_folds)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Video:
-    """One catalogued video file.
-
-    `relative_path` is relative to the catalogue's folder, with forward slashes.
-    `video_id` is that path without its suffix: "Biking/v_Biking_g01_c02".
-    `group` and `clip` come from UCF names and are None elsewhere.
-    `sha256` (hex, of the contents) is None where it was not asked for.
-    """
-
-    relative_path: str
-    video_id: str
-    class_name: str
-    label: int
-    group: int | None
-    clip: int | None
-    num_bytes: int
-    mtime_ns: int
-    sha256: str | None = None
+        check_settings(self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DecodeLimits:
-    """Limits on what decoding one video may cost and do.
-
-    timeout_secs: for any video; one second per megabyte of its file comes on top, at most an hour.
-    memory_mib: memory that decoding may take.
-    sandbox: "auto" restricts the decoding process to its video as far as the kernel can, "off" does not.
-    """
+    """Limits on decoding one video."""
 
     timeout_secs: float = setting(
-        120.0, "Seconds that decoding a video may take, plus one per MB of its file, at most an hour."
+        120.0,
+        "Seconds that decoding a video may take, plus one per MB of its file, at most an hour.",
+        Range(0, 10**6, excludes_low=True),
     )
-    memory_mib: int = setting(2048, "Memory that decoding a video may take, in MiB.")
+    memory_mib: int = setting(2048, "Memory that decoding a video may take, in MiB.", Range(16, 1 << 20))
     sandbox: str = setting(
         Sandbox.AUTO,
         "Whether processes that decode are restricted to their videos, as far as the kernel can.",
     )
 
     def __post_init__(self):
-        read_choices(self)
-        expect(0 < self.timeout_secs <= 1e6, "a time limit above 0, to 1e6 s", timeout_secs=self.timeout_secs)
-        expect(
-            16 <= self.memory_mib <= 1 << 20,
-            "a memory limit of 16 to 1048576 MiB",
-            memory_mib=self.memory_mib,
-        )
+        check_settings(self)
 
     def timeout_of(self, num_bytes: int) -> float:
-        """Returns the seconds that a video may take, by the bytes that its file takes on disk."""
+        """Returns the time limit for a video, from the bytes that its file occupies on disk."""
         return self.timeout_secs + min(num_bytes / 1e6, _MAX_TIMEOUT_OF_SIZE_SECS)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Catalog:
-    """All videos of a folder-per-class set, ordered by id; `classes[label]` is a name.
-
-    `warnings` are sentences about what was passed over, for the user to read.
-    """
-
-    videos_dir: str
-    classes: tuple[str, ...]
-    videos: tuple[Video, ...]
-    warnings: tuple[str, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ShardJob:
-    """The unit of conversion: which videos go into one shard, and how.
-
-    `fingerprint` (hex sha256) covers all that decides the shard's bytes but the videos'
-    contents: the format, the code's schema, the decoder's version, the videos' paths and labels.
-    """
-
-    videos_dir: str
-    filename: str
-    fold: int
-    format: ClipFormat
-    videos: tuple[Video, ...]
-    fingerprint: str
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
-    """A whole conversion: the dataset's name and rules, and its shards' jobs by file name.
-
-    shard_bytes: what a shard's pixels take at most.
-    """
-
-    name: str
-    videos_dir: str
-    classes: tuple[str, ...]
-    format: ClipFormat
-    fold_rule: FoldRule
-    decoder: str
-    shard_bytes: int
-    jobs: tuple[ShardJob, ...]
 
 
 def _names_with(trait: str) -> tuple[str, ...]:
@@ -304,16 +221,7 @@ def _names_with(trait: str) -> tuple[str, ...]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """Which model, for which clips.
-
-    name: of architectures.MODELS, or a builder of the user's own as <module>:<builder>.
-    dropout: a fraction, used by models that have dropout.
-    encoder: the frame encoder, in models that leave the choice: "three_block", a keras.applications name, or a
-      builder of the user's own as <module>:<builder>.
-    encoder_weights: "none", "imagenet", or a file of the encoder's weights (.weights.h5).
-    freeze_encoder: whether the encoder keeps the weights it starts with.
-    motion: whether each frame comes with its difference from the frame before.
-    """
+    """A model and the clips that it takes."""
 
     name: str = dataclasses.field(
         metadata={"help": f"The model: one of {', '.join(MODELS)}, or <module>:<builder>."}
@@ -322,25 +230,25 @@ class ModelSpec:
     num_frames: int
     height: int
     width: int
-    dropout: float = setting(0.0, "Dropout, in models that have it.")
+    dropout: float = setting(0.0, "Dropout, in models that have it.", Range(0, 1, excludes_high=True))
     encoder: str = setting(
         THREE_BLOCK,
         "The frame encoder, in models that leave the choice: three_block, a model of keras.applications, or "
         "<module>:<builder>.",
     )
     encoder_weights: str = setting(
-        "none", "Initial weights of the encoder: none, imagenet, or a file of its weights."
+        "none", "Initial weights of the encoder: none, imagenet, or a file of its weights (.weights.h5)."
     )
     freeze_encoder: bool = setting(False, "Train everything but the encoder.")
     motion: bool = setting(False, "Give the model each frame's difference from the frame before.")
 
     def __post_init__(self):
+        check_settings(self)
         traits = model_traits(self.name)
         expect(
             2 <= self.num_classes <= MAX_CLASSES, f"2 to {MAX_CLASSES} classes", num_classes=self.num_classes
         )
         expect_clip_size(self.num_frames, self.height, self.width)
-        expect(0 <= self.dropout < 1, "a dropout from 0 to below 1", dropout=self.dropout)
         expect(
             self.encoder in ENCODERS or is_own_code(self.encoder),
             f"an encoder out of {tuple(ENCODERS)}, or of your own as <module>:<builder>",
@@ -348,7 +256,7 @@ class ModelSpec:
         )
         expect(
             traits.takes_encoder or not self.chooses_encoder,
-            f"a model out of {_names_with('takes_encoder')} where an encoder is chosen",
+            f"a model out of {_names_with('takes_encoder')} if an encoder is chosen",
             model=self.name,
             encoder=self.encoder,
             encoder_weights=self.encoder_weights,
@@ -356,23 +264,23 @@ class ModelSpec:
         )
         expect(
             self.encoder in APPLICATIONS or self.encoder_weights != "imagenet",
-            f"an encoder of keras.applications where its weights are ImageNet's: one of {APPLICATIONS}",
+            f"an encoder of keras.applications if its weights are ImageNet's: one of {APPLICATIONS}",
             encoder=self.encoder,
             encoder_weights=self.encoder_weights,
         )
         expect(
             not self.freeze_encoder or self.encoder_weights != "none",
-            "encoder_weights where the encoder is frozen",
+            "encoder_weights if the encoder is frozen",
             encoder_weights=self.encoder_weights,
         )
         expect(
             not self.motion or traits.takes_motion,
-            f"a model out of {_names_with('takes_motion')} where there is motion input",
+            f"a model out of {_names_with('takes_motion')} if there is motion input",
             model=self.name,
         )
         expect(
             not self.motion or self.encoder not in APPLICATIONS,
-            "encoder three_block, or one of your own, where there is motion input",
+            "encoder three_block, or one of your own, if there is motion input",
             encoder=self.encoder,
         )
 
@@ -389,127 +297,102 @@ class ModelSpec:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AugmentSpec:
-    """How training clips are changed by chance, each clip's frames alike. The defaults change nothing.
-
-    horizontal_flip: mirror half of the clips.
-    crop_area: cut out a rectangle of at least this share of the frame, and scale it back.
-    brightness, contrast, saturation: scale by a factor from 1 - x to 1 + x.
-    temporal_shift: move by up to this many frames either way.
-    erase: the share of clips in which a rectangle is painted over.
-    frame_order: kept, shuffled (anew each time), or single: a frame of the clip stands for all.
-    """
+    """Random changes of training clips; all frames of a clip change alike. The defaults change nothing."""
 
     horizontal_flip: bool = setting(False, "Mirror half of the training clips, anew each epoch.")
     crop_area: float = setting(
-        1.0, "Cut at least this fraction of each training frame out, and scale it back; 1 is off."
+        1.0,
+        "Cut a rectangle of at least this fraction of each training frame out, and scale it back; 1 is off.",
+        Range(0, 1, excludes_low=True),
     )
-    brightness: float = setting(0.0, "Scale training clips' brightness by 1 - x to 1 + x.")
-    contrast: float = setting(0.0, "Scale training clips' contrast by 1 - x to 1 + x.")
-    saturation: float = setting(0.0, "Scale training clips' saturation by 1 - x to 1 + x.")
-    temporal_shift: int = setting(0, "Move training clips by up to this many frames in time.")
-    erase: float = setting(0.0, "Fraction of training clips in which a rectangle is painted over.")
+    brightness: float = setting(0.0, "Scale training clips' brightness by 1 - x to 1 + x.", Range(0, 1))
+    contrast: float = setting(0.0, "Scale training clips' contrast by 1 - x to 1 + x.", Range(0, 1))
+    saturation: float = setting(0.0, "Scale training clips' saturation by 1 - x to 1 + x.", Range(0, 1))
+    temporal_shift: int = setting(
+        0, "Move training clips by up to this many frames either way in time.", Range(0, 9999)
+    )
+    erase: float = setting(
+        0.0, "Fraction of training clips in which a rectangle is painted over.", Range(0, 1)
+    )
     frame_order: str = setting(
         FrameOrder.KEPT,
-        "Train on clips with their frames shuffled, or with a single frame in place of all: what order is worth.",
+        "Train on clips with their frames kept, shuffled anew each time, or replaced by a single one: what order is "
+        "worth.",
     )
 
     def __post_init__(self):
-        read_choices(self)
-        expect(0 < self.crop_area <= 1, "a crop area above 0, to 1", crop_area=self.crop_area)
-        for name in ("brightness", "contrast", "saturation", "erase"):
-            expect(0 <= getattr(self, name) <= 1, f"{name} from 0 to 1", **{name: getattr(self, name)})
-        expect(
-            0 <= self.temporal_shift < 10_000,
-            "a shift of 0 to 9999 frames",
-            temporal_shift=self.temporal_shift,
-        )
+        check_settings(self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainSpec:
-    """How to train. `batch_size` is global, over all replicas; the rates are per step.
+    """How to train. The batch size is global, over all replicas; rates are per step."""
 
-    clip_norm: the norm that the gradient of the global batch is cut down to; 0 leaves it as it is.
-    ema: the decay of an exponential moving average of the weights, which is then what is evaluated;
-      0 is none.
-    early_stopping: end after so many epochs without a better validation macro F1, with the best
-      epoch's weights; 0 is off.
-    shuffle_shards: of how many shards the clips are mixed at a time; 0 is all, a complete shuffle.
-    xla: whether forward and backward pass are compiled by XLA.
-    """
-
-    epochs: int = setting(20, "Passes over the training clips.")
-    batch_size: int = setting(16, "Clips per step, over all devices.")
+    epochs: int = setting(20, "Passes over the training clips.", Range(1, 10**6))
+    batch_size: int = setting(16, "Clips per step, over all devices.", Range(1, 10**6))
     optimizer: str = setting(Optimizer.ADAM, "The optimizer.")
-    learning_rate: float = setting(1e-3, "The (peak) learning rate.")
+    learning_rate: float = setting(1e-3, "The (peak) learning rate.", Range(0, 1e38, excludes_low=True))
     schedule: str = setting(Schedule.CONSTANT, "How the learning rate changes over the steps.")
     warmup_epochs: float = setting(0.0, "Epochs of linear warm-up, with the schedule cosine.")
-    weight_decay: float = setting(0.0, "Weight decay, with the optimizer adamw.")
-    label_smoothing: float = setting(0.0, "Fraction of the target that is spread over all classes.")
-    clip_norm: float = setting(0.0, "Norm that the gradient is cut down to; 0 is off.")
+    weight_decay: float = setting(0.0, "Weight decay, with the optimizer adamw.", Range(0, 10**6))
+    label_smoothing: float = setting(
+        0.0, "Fraction of the target that is spread over all classes.", Range(0, 1, excludes_high=True)
+    )
+    clip_norm: float = setting(
+        0.0, "Norm that the gradient of the global batch is cut down to; 0 is off.", Range(0, 1e30)
+    )
     ema: float = setting(
-        0.0, "Decay of a moving average of the weights, which replaces them in evaluation; 0 is off."
+        0.0,
+        "Decay of an exponential moving average of the weights, which replaces them in evaluation; 0 is off.",
+        Range(0, 1, excludes_high=True),
     )
     early_stopping: int = setting(
         0,
         "Stop after this many epochs without a better validation macro F1, and take the best epoch's weights; "
         "needs test folds. 0 is off.",
+        Range(0, 10**6),
     )
     augment: AugmentSpec = AugmentSpec()
     shuffle_shards: int = setting(
-        0, "Number of shards whose clips are mixed at a time, for shards that are far away; 0 mixes all."
+        0,
+        "Number of shards whose clips are mixed at a time, for shards that are far away; 0 mixes all.",
+        Range(0, 10**9),
     )
-    seed: int = setting(0, "Seed of the weights, the order of clips and everything else that is random.")
+    seed: int = setting(
+        0, "Seed of the weights, the order of clips and everything else that is random.", Range(0, 2**31 - 1)
+    )
     precision: str = setting(Precision.AUTO, "Precision of the computation; weights are float32.")
     xla: bool = setting(False, "Compile the forward and backward pass by XLA; on one device.")
 
     def __post_init__(self):
-        read_choices(self)
-        expect(1 <= self.epochs <= 10**6, "1 to 1000000 epochs", epochs=self.epochs)
-        expect(1 <= self.batch_size <= 10**6, "a batch of 1 to 1000000 clips", batch_size=self.batch_size)
-        expect(
-            0 < self.learning_rate <= 1e38,
-            "a learning rate above 0, to 1e38",
-            learning_rate=self.learning_rate,
-        )
+        check_settings(self)
         expect(
             0 <= self.warmup_epochs <= self.epochs,
             f"a warm-up of 0 to {self.epochs} epochs",
             warmup_epochs=self.warmup_epochs,
         )
-        expect(0 <= self.weight_decay <= 1e6, "a weight decay of 0 to 1e6", weight_decay=self.weight_decay)
         expect(
             not self.weight_decay or self.optimizer == Optimizer.ADAMW,
-            "optimizer adamw where there is weight decay",
+            "optimizer adamw if there is weight decay",
             optimizer=self.optimizer,
             weight_decay=self.weight_decay,
         )
         expect(
             not self.warmup_epochs or self.schedule == Schedule.COSINE,
-            "schedule cosine where there is a warm-up",
+            "schedule cosine if there is a warm-up",
             schedule=self.schedule,
             warmup_epochs=self.warmup_epochs,
         )
-        expect(
-            0 <= self.label_smoothing < 1,
-            "a label smoothing from 0 to below 1",
-            label_smoothing=self.label_smoothing,
-        )
-        expect(0 <= self.clip_norm <= 1e30, "a gradient norm of 0 to 1e30", clip_norm=self.clip_norm)
-        expect(0 <= self.ema < 1, "a moving average's decay from 0 to below 1", ema=self.ema)
-        expect(0 <= self.early_stopping <= 10**6, "0 to 1000000 epochs", early_stopping=self.early_stopping)
-        expect(0 <= self.shuffle_shards <= 10**9, "0 to 1e9 shards", shuffle_shards=self.shuffle_shards)
-        expect(0 <= self.seed < 2**31, "a seed from 0 to 2147483647", seed=self.seed)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FetchSpec:
-    """How shards that lie in an object store are read.
+    """How shards in an object store are read.
 
-    method: "copy" keeps whole shards in a local folder; "stream" reads each clip from the store by
-      TensorFlow's file systems.
-    cache_dir: the folder; processes may share it.
-    cache_bytes: what the copies in it may take together.
+    method: "copy" keeps whole shards in a local folder; "stream" reads each clip from the store by TensorFlow's file
+      systems.
+    cache_dir: the folder of the copies, which processes may share.
+    cache_bytes: largest total size of the copies.
     """
 
     method: str = FetchMethod.COPY
@@ -517,7 +400,7 @@ class FetchSpec:
     cache_bytes: int = 0
 
     def __post_init__(self):
-        read_choices(self)
+        check_settings(self)
         expect(self.cache_bytes >= 0, "0 bytes or more", cache_bytes=self.cache_bytes)
 
 
@@ -527,10 +410,7 @@ def format_bytes(num_bytes: int) -> str:
 
 
 def printable(text: str) -> str:
-    """Escapes what a terminal does not show as a character: control characters, line breaks, directions of writing.
-
-    Also what is no character at all: names of files need not be UTF-8.
-    """
+    """Escapes control characters, line breaks, marks of the writing direction, and bytes that are not UTF-8."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there. Those that are only read may be URLs."""
+"""Files and folders that appear as a whole; bounded reads of files that may be behind URLs."""
 
 from __future__ import annotations
 
@@ -23,39 +23,53 @@ from ucf50_tfrecord.errors import UserError
 
 _LOCK_FILENAME = ".lock"
 _LOCK_POLL_SECS = 0.1
-# A JSON file, at most. Of UCF50 a manifest takes 40 KB and a sidecar 10 KB; as Python objects a hostile file may
-# take twenty times its size.
+# Largest JSON file. UCF50's manifest takes 40 KB and a sidecar 10 KB. As Python objects a hostile file may take
+# twenty times its size.
 MAX_JSON_BYTES = 64 << 20
-# What atomic_write calls a file that is not complete.
+# Names of incomplete files begin with this pattern.
 TEMPORARY = r"\.tmp-[0-9a-f]{8}-"
 MARKER_FILENAME = ".ucf50-tfrecord"
 
 
+def _temporary_path(path: pathlib.Path) -> pathlib.Path:
+    # Random: writers on other hosts may have the same process id.
+    return path.with_name(f".tmp-{secrets.token_hex(4)}-{path.name}")
+
+
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
-    """Opens a binary file that appears at `path` by rename once the block ends well.
+    """Opens a binary file that appears at `path` when the block succeeds; see atomic_path."""
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        yield file
 
-    The temporary file lies beside `path` (a rename is atomic within a file system
-    only), is flushed to disk before the rename, and is removed if the block fails.
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike, *, temporary_name: str | None = None) -> Iterator[pathlib.Path]:
+    """Gives a path to write a file to, which appears at `path` by rename when the block succeeds.
+
+    The temporary file lies beside `path`, because a rename is atomic within a file system only. It is flushed to
+    disk before the rename, and removed if the block fails.
+
+    Args:
+      path: the file to be; its folder is made if need be.
+      temporary_name: the temporary file's name; by default a random one that ends with the file's.
 
     Raises:
       UserError: if the file cannot be written (no space, no permission, …).
     """
     path = pathlib.Path(path)
-    # Random: writers on other hosts may have the same process id.
-    temporary = path.with_name(f".tmp-{secrets.token_hex(4)}-{path.name}")
+    temporary = path.with_name(temporary_name) if temporary_name else _temporary_path(path)
     try:
         try:
             make_folder(path.parent)
-            with open(temporary, "wb") as file:
-                yield file
-                file.flush()
+            yield temporary
+            with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        # An error about another file (a video that was being read) is not ours to explain.
+        # Errors of other files, such as a video that is read meanwhile, are explained elsewhere.
         if error.filename in (None, str(temporary), str(path), str(path.parent)):
             raise UserError(f"Cannot write {path}: {error.strerror or error}") from error
         raise
@@ -63,24 +77,23 @@ def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def atomic_folder(path: str | os.PathLike, *, names: Collection[str], mark: str) -> Iterator[pathlib.Path]:
-    """Opens a new folder that appears at `path` by rename once the block ends well.
+    """Makes a new folder that appears at `path` by rename when the block succeeds.
 
-    What is there before is replaced if it is an empty folder, or one that this wrote: it holds the
-    file `mark`, and nothing but `names`. As in atomic_write the new folder lies beside it, and is
-    removed if the block fails.
+    It replaces an empty folder, or one that this function wrote: that holds the file `mark` and nothing but
+    `names`. The temporary folder lies beside it, and is removed if the block fails.
 
     Args:
       path: the folder to be.
-      names: all that may be in it.
-      mark: the one of them that tells a folder that this wrote.
+      names: all names that may be in it.
+      mark: the name that identifies a folder written by this function.
 
     Raises:
-      UserError: if something else is there, or the folder cannot be written.
+      UserError: if something else is at `path`, or the folder cannot be written.
     """
     path = pathlib.Path(path).resolve()
     _check_replaceable(path, names, mark)
     make_folder(path.parent)
-    temporary, old = (path.with_name(f".tmp-{secrets.token_hex(4)}-{path.name}") for _ in range(2))
+    temporary, old = _temporary_path(path), _temporary_path(path)
     try:
         temporary.mkdir()
         yield temporary
@@ -89,7 +102,7 @@ def atomic_folder(path: str | os.PathLike, *, names: Collection[str], mark: str)
             os.rename(path, old)
         os.rename(temporary, path)
     except OSError as error:
-        # As in atomic_write, an error about another file is not ours to explain.
+        # Errors of other files are explained elsewhere.
         if error.filename is None or str(error.filename).startswith((str(temporary), str(path))):
             raise UserError(f"Cannot write the folder {path}: {error.strerror or error}") from error
         raise
@@ -116,12 +129,12 @@ def _check_replaceable(path: pathlib.Path, names: Collection[str], mark: str) ->
 
 
 def remove_unfinished(folder: str | os.PathLike) -> None:
-    """Removes what processes left that were killed in atomic_write. For who holds the folder's lock."""
+    """Deletes temporary files of killed processes. The caller must hold the folder's lock."""
     remove_files(folder, lambda name: re.match(TEMPORARY, name) is not None)
 
 
 def remove_files(folder: str | os.PathLike, is_chosen: Callable[[str], bool]) -> None:
-    """Deletes the files directly in a folder whose names are chosen; never a folder."""
+    """Deletes the files in a folder whose names are chosen; never its folders."""
     with os.scandir(os.fspath(folder)) as entries:
         for entry in entries:
             if is_chosen(entry.name) and not entry.is_dir(follow_symlinks=False):
@@ -129,7 +142,7 @@ def remove_files(folder: str | os.PathLike, is_chosen: Callable[[str], bool]) ->
 
 
 def list_folder(folder: str | os.PathLike) -> set[str]:
-    """Returns the names in a folder; none if there is no such folder.
+    """Returns the names in a folder; none if it does not exist.
 
     Raises:
       UserError: if it cannot be read.
@@ -143,13 +156,13 @@ def list_folder(folder: str | os.PathLike) -> set[str]:
 
 
 def check_own(folder: str | os.PathLike, kind: str, is_earlier: Callable[[set[str]], bool]) -> None:
-    """Checks that a folder is for files of one kind: new, empty, or marked as such by claim_folder.
+    """Checks that a folder is new, empty, or marked by claim_folder as one for files of a kind.
 
     Args:
       folder: it may not exist yet.
-      kind: what it is for, such as "a comparison".
-      is_earlier: tells by the names in a folder without a marker whether an earlier version, which made no
-        markers, wrote it.
+      kind: the folder's purpose, such as "a comparison".
+      is_earlier: tells from the names in a folder without a marker whether an earlier version wrote it, which made
+        no markers.
 
     Raises:
       UserError: if the folder holds something else, or cannot be read.
@@ -176,7 +189,7 @@ def _read_marker(folder: str | os.PathLike) -> str:
 
 
 def claim_folder(folder: str | os.PathLike, kind: str, is_earlier: Callable[[set[str]], bool]) -> None:
-    """Makes a folder, if need be, and marks it as one for files of one kind. See check_own."""
+    """Makes a folder unless it exists, and marks it as one for files of a kind. See check_own."""
     check_own(folder, kind, is_earlier)
     make_folder(folder)
     marker = pathlib.Path(folder, MARKER_FILENAME)
@@ -186,10 +199,10 @@ def claim_folder(folder: str | os.PathLike, kind: str, is_earlier: Callable[[set
 
 
 def make_folder(path: str | os.PathLike) -> None:
-    """Makes a folder and its parents, if it is not there yet.
+    """Makes a folder and its parents unless it exists.
 
     Raises:
-      UserError: if it cannot be made, or is not a folder to write in.
+      UserError: if it cannot be made or written in.
     """
     try:
         os.makedirs(path, exist_ok=True)
@@ -207,13 +220,13 @@ class LockedError(UserError):
 def folder_lock(
     folder: str | os.PathLike, name: str = _LOCK_FILENAME, *, shared: bool = False, wait_secs: float = 0.0
 ) -> Iterator[None]:
-    """Holds a folder's lock while the block runs; the system frees it when the process ends.
+    """Holds a folder's lock while the block runs. The system releases it when the process exits.
 
     Args:
-      folder: what is locked.
+      folder: the folder to lock.
       name: the lock's file in it.
-      shared: whether others may hold it too, if they share it as well.
-      wait_secs: how long to wait for another process that holds it.
+      shared: whether other holders are allowed that share it, too.
+      wait_secs: how long to wait for another process that holds the lock.
 
     Raises:
       LockedError: if another process holds it.
@@ -223,7 +236,7 @@ def folder_lock(
     deadline = time.monotonic() + wait_secs
     with contextlib.ExitStack() as stack:
         try:
-            # For reading too: over NFS a shared lock needs it.
+            # Also for reading, which a shared lock over NFS needs.
             file = stack.enter_context(open(pathlib.Path(folder, name), "a+b"))
             while True:
                 try:
@@ -241,33 +254,33 @@ def folder_lock(
 
 
 def is_locked(folder: str | os.PathLike) -> bool:
-    """Tells whether a process writes a folder now; False where that cannot be told. Makes no file."""
+    """Tells whether a process holds a folder's lock; False if that cannot be determined. Makes no file."""
     if not os.path.isfile(os.path.join(folder, _LOCK_FILENAME)):
         return False
     try:
         with folder_lock(folder, shared=True):
             return False
-    except UserError as error:  # others: not ours to write in
+    except UserError as error:  # another error: this process may not write in the folder
         return isinstance(error, LockedError)
 
 
 def join(folder: str | os.PathLike, name: str) -> str:
-    """Returns the path of a file in a folder, or its URL where the folder has one."""
+    """Returns the path of a file in a folder, or its URL if the folder is a URL."""
     if remote.is_remote(folder):
         return f"{str(folder).rstrip('/')}/{name}"
     return os.path.join(folder, name)
 
 
 def absolute(folder: str | os.PathLike) -> str:
-    """Returns a folder's path from the root; a URL as it is."""
+    """Returns a folder's absolute path; a URL unchanged."""
     return str(folder) if remote.is_remote(folder) else os.path.abspath(folder)
 
 
 def open_file(path: str | os.PathLike) -> io.FileIO:
-    """Opens a regular file here to read it, unbuffered; what is none is refused, and never waited for.
+    """Opens a local regular file for unbuffered reading. Refuses anything else, without waiting for it.
 
     Raises:
-      FileNotFoundError: if there is none.
+      FileNotFoundError: if it does not exist.
       OSError: if it cannot be opened.
       UserError: if it is a folder, a named pipe, a device or a socket.
     """
@@ -285,18 +298,18 @@ def open_file(path: str | os.PathLike) -> io.FileIO:
 def read_bytes(
     path: str | os.PathLike, start: int = 0, end: int | None = None, *, max_bytes: int = MAX_JSON_BYTES
 ) -> bytes:
-    """Reads a regular file of at most max_bytes, or any file's bytes from start to before end.
+    """Reads a whole file of at most max_bytes, or the bytes of a file from start to before end.
 
     Raises:
-      FileNotFoundError: if there is none.
-      OSError, UserError: if it cannot be read: if it is here, or a URL.
-      UserError: if it is no regular file, or has more bytes.
+      FileNotFoundError: if it does not exist.
+      OSError: if a local file cannot be read.
+      UserError: if a URL cannot be read, a file is not regular, or has more bytes.
     """
     if remote.is_remote(path):
         content = remote.read(str(path), start, end, max_bytes=max_bytes + 1 if end is None else end - start)
     else:
         with open_file(path) as file, open(file.fileno(), "rb", closefd=False) as buffered:
-            # Only as much memory is asked for as the file can fill.
+            # Allocates no more memory than the file can fill.
             stop = min(os.fstat(file.fileno()).st_size, start + max_bytes + 1 if end is None else end)
             buffered.seek(start)
             content = buffered.read(max(0, stop - start))
@@ -306,7 +319,7 @@ def read_bytes(
 
 
 def allocated_bytes(path: str | os.PathLike) -> int:
-    """Returns how many bytes of a file are on disk, which are few of a sparse one; 0 if that cannot be told."""
+    """Returns the bytes that a file occupies on disk (few for a sparse file); 0 if that is unknown."""
     try:
         status = os.stat(path)
     except OSError:
@@ -315,7 +328,7 @@ def allocated_bytes(path: str | os.PathLike) -> int:
 
 
 def file_size(path: str | os.PathLike) -> int | None:
-    """Returns a file's size in bytes, None if there is none. Errors are those of read_bytes."""
+    """Returns a file's size in bytes, or None if it does not exist. Errors: see read_bytes."""
     try:
         if remote.is_remote(path):
             return remote.size(str(path))
@@ -326,9 +339,9 @@ def file_size(path: str | os.PathLike) -> int | None:
 
 @contextlib.contextmanager
 def local_copy(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """Gives a file that can be opened: itself if it is here, else a copy that goes with the block.
+    """Gives the path of a local file: the file itself, or a copy of a remote one that lasts as long as the block.
 
-    Errors are those of read_bytes.
+    Errors: see read_bytes.
     """
     if not remote.is_remote(path):
         yield pathlib.Path(path)
@@ -355,29 +368,28 @@ def sha256(path: str | os.PathLike) -> str:
 def write_json(path: str | os.PathLike, value: Any, *, indent: int | None = 1) -> None:
     """Writes JSON atomically, with sorted keys so that equal values give equal bytes.
 
-    `indent` None puts all on one line, which suits long tables of numbers.
-
-    Names that are not UTF-8 (lone surrogates in Python) survive the way to JSON and back.
+    `indent` None writes one line, which suits long tables of numbers. Names that are not UTF-8 (lone surrogates in
+    Python) survive.
     """
     with atomic_write(path) as file:
         file.write(json.dumps(value, indent=indent, sort_keys=True).encode() + b"\n")
 
 
 class MissingError(UserError):
-    """There is no such file."""
+    """A file does not exist."""
 
 
 class NotJsonError(UserError):
-    """A file holds something else than JSON."""
+    """A file does not hold JSON."""
 
 
 def read_json(path: str | os.PathLike, *, max_bytes: int = MAX_JSON_BYTES) -> Any:
-    """Reads a JSON file, which may be a URL. NaN and infinity, which JSON has not, are refused.
+    """Reads a JSON file or URL. Refuses NaN and infinity, which JSON does not have.
 
     Raises:
-      MissingError: if there is none.
-      NotJsonError: if it holds something else.
-      UserError: if it cannot be read, is no regular file, or has more bytes.
+      MissingError: if it does not exist.
+      NotJsonError: if it holds no JSON.
+      UserError: if it cannot be read, is not a regular file, or has more bytes.
     """
     try:
         content = read_bytes(path, max_bytes=max_bytes)
@@ -392,7 +404,7 @@ def read_json(path: str | os.PathLike, *, max_bytes: int = MAX_JSON_BYTES) -> An
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Returns a JSON text's value; raises ValueError if it is none, or has NaN, infinity or too many brackets."""
+    """Parses JSON. Raises ValueError for other text, NaN, infinity or too deeply nested brackets."""
     try:
         return json.loads(text, parse_constant=_refuse_constant)
     except RecursionError as error:

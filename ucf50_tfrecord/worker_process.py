@@ -1,7 +1,7 @@
-"""The worker's end of workers.IsolatedPool: what runs in each of its processes.
+"""The child's side of workers.IsolatedPool: the loop that runs in each worker process.
 
-The parent sends a function, then items with their open files; both are pickled, as the parent is trusted. The
-worker answers each with a message of msgpack, which says what kind it is and how long.
+The parent is trusted, so it sends a pickled function, then pickled items with their open files. The worker answers
+each with a msgpack message, which begins with its kind and length.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from typing import Any, BinaryIO, Literal
 import msgspec
 
 from ucf50_tfrecord import sandbox as sandbox_lib
-from ucf50_tfrecord.sandbox import Sandbox
+from ucf50_tfrecord.sandbox import Restrictions
 
-# What the parent's messages begin with, and the worker's.
+# First bytes of the parent's messages and of the worker's.
 FUNCTION, ITEM = b"F", b"I"
 ANSWERED, FAILED = b"A"[0], b"X"[0]
 LENGTH = struct.Struct("<Q")
-_MAX_FILES = 8  # of an item
+_MAX_FILES = 8  # per item
 _MAX_REASON = 2000  # characters
 _ADDRESS_SPACE_FACTOR = 8
 
@@ -40,7 +40,7 @@ class Failed(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def serve(connection_fd: int, *, memory_bytes: int, sandbox: bool) -> None:
-    """Answers calls until the parent hangs up: what a worker process runs."""
+    """Answers calls until the parent closes the connection."""
     function, state = None, None
     encoder = msgspec.msgpack.Encoder()
     with contextlib.suppress(EOFError, ConnectionError), socket.socket(fileno=connection_fd) as connection:
@@ -48,7 +48,7 @@ def serve(connection_fd: int, *, memory_bytes: int, sandbox: bool) -> None:
             message, files = _receive_message(connection)
             if message[:1] == FUNCTION:
                 function = pickle.loads(message[1:])
-                if state is None:  # now that what the function needs is loaded
+                if state is None:  # the function's modules are loaded now
                     state = _restrict(memory_bytes, sandbox)
                 _answer(connection, ANSWERED, encoder.encode(state))
                 continue
@@ -57,11 +57,12 @@ def serve(connection_fd: int, *, memory_bytes: int, sandbox: bool) -> None:
                 _answer(connection, *_call(function, pickle.loads(message[1:]), opened, encoder))
 
 
-def _restrict(memory_bytes: int, sandbox: bool) -> Sandbox:
-    """Limits this process's memory and rights. Then its threads may start: no earlier one would be restricted."""
+def _restrict(memory_bytes: int, sandbox: bool) -> Restrictions:
+    """Limits this process's memory and rights, then starts its first thread: earlier threads would stay unrestricted."""
     _limit_address_space(_ADDRESS_SPACE_FACTOR * memory_bytes)
-    state = sandbox_lib.enter() if sandbox else Sandbox()
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    state = sandbox_lib.enter() if sandbox else Restrictions()
+    # The parent never writes; the end of this process's standard input is the end of its parent.
+    exit_after(lambda: os.read(sys.stdin.fileno(), 1))
     return state
 
 
@@ -95,7 +96,7 @@ def _call(
         return ANSWERED, encoder.encode(function(item, *files))
     except MemoryError:
         failed = Failed("memory", "")
-    except Exception as error:  # whatever it is, it costs this item alone; the reason is reported
+    except Exception as error:  # any error costs this item only; its reason is reported
         failed = Failed("crash", f"{type(error).__name__}: {error}"[:_MAX_REASON])
     return FAILED, encoder.encode(failed)
 
@@ -106,14 +107,14 @@ def _answer(connection: socket.socket, kind: int, content: bytes) -> None:
 
 
 def do_nothing(item: None) -> None:
-    """Stands for a function where only the process is of interest."""
+    """Does nothing, for callers that only need a process."""
 
 
 def _limit_address_space(num_bytes: int) -> None:
     """Makes allocations fail beyond what the process has now and num_bytes more.
 
-    Far more than the memory allowed: it only stops what allocates faster than the parent looks,
-    or allocates without using it.
+    This is far more than the memory limit. It stops allocations that are faster than the parent's checks, or that
+    are never used.
     """
     with open("/proc/self/statm", encoding="ascii") as file:
         now = int(file.read().split()[0]) * resource.getpagesize()
@@ -124,7 +125,11 @@ def _limit_address_space(num_bytes: int) -> None:
     )
 
 
-def _exit_with_parent() -> None:
-    # A parent that is killed cannot end its workers.
-    os.read(sys.stdin.fileno(), 1)
-    os._exit(1)
+def exit_after(wait: Callable[[], object]) -> None:
+    """Exits this process once wait() returns, such as when its parent is killed and so cannot stop it."""
+
+    def run() -> None:
+        wait()
+        os._exit(1)
+
+    threading.Thread(target=run, daemon=True).start()

@@ -1,12 +1,11 @@
-"""Calls in processes of their own, for work that may crash, hang, eat memory or be taken over.
+"""Calls in worker processes, for work that may crash, hang, use too much memory or be taken over.
 
-A worker process gets many items and answers one by one, so the item that ends it is
-known: the first without an answer. That item gets a second chance, alone in a fresh
-process (the one before it may have damaged the first); if it ends that one too, it is
-at fault. All others are unharmed.
+A worker answers items one by one, so the item that kills it is known: the first without an answer. That item is
+tried again, alone in a fresh process, because an earlier item may have damaged the first one. If it kills that
+process too, it is at fault. All other items are unharmed.
 
-A worker reads what strangers made, so it is not trusted. It gets its files open, runs in a sandbox, and its
-answers are data: messages of a stated type and size, which end the worker if they are anything else.
+A worker reads files of strangers, so it is not trusted. It receives its files open and runs in a sandbox. Its
+answers are data of a stated type and size; a worker that sends anything else is killed.
 """
 
 from __future__ import annotations
@@ -30,8 +29,9 @@ from typing import Any, BinaryIO, Generic, TypeVar
 
 import msgspec
 
+from ucf50_tfrecord.choices import Sandbox
 from ucf50_tfrecord.errors import UserError
-from ucf50_tfrecord.sandbox import Sandbox
+from ucf50_tfrecord.sandbox import Restrictions
 from ucf50_tfrecord.specs import DecodeLimits
 from ucf50_tfrecord.worker_process import ANSWERED, FUNCTION, ITEM, LENGTH, Failed, do_nothing
 
@@ -39,15 +39,15 @@ Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 Result = TypeVar("Result")
 
-# The system sends SIGKILL when memory runs out, and schedulers send the others.
-_ENDED_FROM_OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+# The system sends SIGKILL when memory runs out; schedulers send the others.
+_KILLED_BY_OTHERS = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 _START_SECS = 120
 _MAX_FALSE_STARTS = 2
 _WATCH_SECS = 0.05
 _END_SECS = 5
-# An item is sent while the worker is busy with the one before it.
+# One item is sent ahead while the worker is busy.
 _MAX_SENT = 2
-# Of messages other than answers: what a worker says when it starts or when a call fails.
+# Largest message that is not an answer: a worker's state at its start, or a failed call.
 _SMALL_BYTES = 1 << 14
 
 
@@ -55,8 +55,8 @@ _SMALL_BYTES = 1 << 14
 class Failure:
     """Why an item has no result.
 
-    cause: "crash", "timeout" or "memory" where it ended its process, twice; "killed" where the system or a person
-    did (not for sure the item's fault); "unreadable" where its files could not be opened.
+    cause: "crash", "timeout" or "memory" if the item killed its process twice; "killed" if the system or a person
+      killed it, so the item may be innocent; "unreadable" if its files could not be opened.
     """
 
     cause: str
@@ -64,22 +64,20 @@ class Failure:
 
 
 class Cancelled(Exception):
-    """The pool was closed while the call ran."""
+    """The pool was closed during the call."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Call(Generic[Item, Answer, Result]):
-    """What workers do with items, and what may come back.
+    """A function for workers, and the bounds of its answers.
 
-    function: answers an item, given its open files too. It can be pickled, and runs in a worker; an exception
-      of it counts as a crash.
-    answer: the type of its answers, for msgspec: a Struct, or a built-in type.
-    parse: makes the result of an item's answer. It runs in this process, and raises ValueError if the answer
-      cannot be right.
-    max_bytes: what an answer may take.
-    timeout_secs: how long an item may take.
-    open_files: opens the files of an item, from which all that its worker can read; they are closed after the
-      call. Raises OSError or UserError if that fails.
+    function: answers an item, given its open files. It must be picklable. An exception counts as a crash.
+    answer: the type of its answers for msgspec: a Struct or a built-in type.
+    parse: turns an item and its answer into the result, in this process. Raises ValueError for wrong answers.
+    max_bytes: largest size of an answer.
+    timeout_secs: time limit for an item.
+    open_files: opens an item's files, the only ones that its worker can read; they are closed after the call.
+      Raises OSError or UserError if that fails.
     """
 
     function: Callable[..., Answer]
@@ -91,16 +89,14 @@ class Call(Generic[Item, Answer, Result]):
 
 
 class IsolatedPool:
-    """Worker processes, each limited in memory and in what it may do, that may die without harm.
+    """A pool of worker processes with limited memory and rights, which may die without harm.
 
-    Thread-safe: every thread that maps has a worker to itself meanwhile. Leaving the pool's
-    context kills all workers and ends the calls that run with Cancelled. Workers end with
-    their parent, however it ends.
+    Thread-safe: each thread that maps has a worker of its own meanwhile. Leaving the pool's context kills all
+    workers; running calls raise Cancelled. Workers exit with their parent, however that exits.
 
     Args:
-      memory_bytes: what a worker may take in memory beyond what it has once it is loaded.
-      sandbox: whether workers give up, as far as the kernel can take them away, the rights that they do not need:
-        see sandbox.enter.
+      memory_bytes: limit on a worker's memory, beyond what it uses once it is loaded.
+      sandbox: whether workers give up the rights that they do not need, see sandbox.enter.
     """
 
     def __init__(self, memory_bytes: int, *, sandbox: bool = True):
@@ -112,8 +108,8 @@ class IsolatedPool:
 
     @classmethod
     def within(cls, limits: DecodeLimits) -> IsolatedPool:
-        """Returns a pool whose workers decode within some limits."""
-        return cls(limits.memory_mib << 20, sandbox=limits.sandbox == "auto")
+        """Returns a pool whose workers decode within the limits."""
+        return cls(limits.memory_mib << 20, sandbox=limits.sandbox == Sandbox.AUTO)
 
     def __enter__(self) -> IsolatedPool:
         return self
@@ -122,7 +118,7 @@ class IsolatedPool:
         self.close()
 
     def close(self) -> None:
-        """Kills all workers; calls that run end with Cancelled."""
+        """Kills all workers; running calls raise Cancelled."""
         with self._lock:
             self._closed = True
             workers = list(self._all)
@@ -136,7 +132,7 @@ class IsolatedPool:
 
         Raises:
           UserError: if no worker can be started.
-          Cancelled: if the pool is closed meanwhile.
+          Cancelled: if the pool is closed during the call.
         """
         position, has_failed, num_false_starts = 0, False, 0
         while position < len(items):
@@ -158,8 +154,8 @@ class IsolatedPool:
                     position += 1
                 has_failed = not has_failed
 
-    def start(self) -> Sandbox:
-        """Starts a worker, if none is idle, and returns what restricts it.
+    def start(self) -> Restrictions:
+        """Starts a worker unless one is idle, and returns its restrictions.
 
         Raises:
           UserError: if it does not start.
@@ -172,7 +168,7 @@ class IsolatedPool:
 
     @contextlib.contextmanager
     def _worker(self, *, fresh: bool) -> Iterator[_Worker]:
-        """Lends a worker; one that is not handed back in order is killed."""
+        """Lends a worker; kills it if the block fails."""
         with self._lock:
             self._check_open()
             worker = self._idle.pop() if self._idle and not fresh else None
@@ -197,10 +193,10 @@ class IsolatedPool:
 
 
 def _answers(worker: _Worker, call: Call, items: Sequence) -> Iterator[tuple[Any, Any]]:
-    """Has a worker answer items, one of them sent ahead; yields each with its result.
+    """Sends items to a worker, one of them ahead, and yields each with its result.
 
     Raises:
-      _Died: if the worker ends, or answers something else than it may.
+      _Died: if the worker dies or sends a wrong answer.
     """
     decoder = msgspec.msgpack.Decoder(call.answer)
     rest = iter(items)
@@ -224,7 +220,7 @@ _END = object()
 
 
 class _Died(Exception):
-    """A worker's end; `failure` says how."""
+    """A worker died; `failure` says how."""
 
     def __init__(self, cause: str, reason: str):
         super().__init__(reason)
@@ -232,43 +228,43 @@ class _Died(Exception):
 
 
 class _NotStarted(Exception):
-    """A worker ended before its first item; the text says how."""
+    """A worker died before its first item; the text says how."""
 
 
 class _Worker:
-    """The parent's end of one worker process.
+    """The parent's side of one worker process.
 
-    A plain interpreter, not multiprocessing's spawn: that would import the parent's main module again.
+    It is a plain interpreter, because multiprocessing's spawn would import the parent's main module again.
     """
 
     def __init__(self, memory_bytes: int, sandbox: bool):
         arguments = [json.dumps(sys.path), str(memory_bytes), str(int(sandbox))]
         try:
             self._socket, theirs = socket.socketpair()
-            # The worker never reads from its standard input, which ends when this process does.
+            # Nothing is written to the worker's standard input; it ends when this process exits.
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _BOOT, str(theirs.fileno()), *arguments],
                 stdin=subprocess.PIPE,
                 pass_fds=[theirs.fileno()],
-                process_group=0,  # Ctrl-C reaches the parent alone, which decides what happens then
-                # A sandbox holds for the threads that are started in it.
+                process_group=0,  # Ctrl-C reaches the parent only, which decides what happens
+                # Threads that libraries start while loading would escape the sandbox.
                 env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
             )
         except OSError as error:
             raise UserError(f"Cannot start a worker process: {error.strerror}") from error
         theirs.close()
         self._memory_bytes = memory_bytes
-        self._base_bytes: int | None = None  # what it takes once all is loaded
+        self._base_bytes: int | None = None  # its memory once everything is loaded
 
-    def begin(self, function: Callable) -> Sandbox:
-        """Sends a function, and waits until what it needs is loaded: no item's fault.
+    def begin(self, function: Callable) -> Restrictions:
+        """Sends a function, waits until its modules are loaded, and returns the worker's restrictions.
 
         Raises:
-          _NotStarted: if the process ends before.
+          _NotStarted: if the process dies before that, which is no item's fault.
         """
         try:
             self._send(FUNCTION + pickle.dumps(function))
-            state = msgspec.msgpack.decode(self.receive(_START_SECS, _SMALL_BYTES), type=Sandbox)
+            state = msgspec.msgpack.decode(self.receive(_START_SECS, _SMALL_BYTES), type=Restrictions)
         except (_Died, msgspec.MsgspecError) as death:
             raise _NotStarted(str(death)) from death
         if self._base_bytes is None:
@@ -276,7 +272,7 @@ class _Worker:
         return state
 
     def send_item(self, item: Any, open_files: Callable[[Any], Sequence[BinaryIO]]) -> Failure | None:
-        """Sends an item with its open files; returns why they cannot be opened, if so."""
+        """Sends an item with its open files; returns the failure if they cannot be opened."""
         try:
             files = open_files(item)
         except OSError as error:
@@ -291,7 +287,7 @@ class _Worker:
         return None
 
     def _send(self, message: bytes, files: Sequence[int] = ()) -> None:
-        """Sends a message. A process that does not take it is dead or stuck: `receive` tells."""
+        """Sends a message. If the process is dead or stuck, `receive` reports it."""
         self._socket.settimeout(_END_SECS)
         with contextlib.suppress(OSError):
             socket.send_fds(self._socket, [LENGTH.pack(len(message))], files)
@@ -301,7 +297,7 @@ class _Worker:
         """Returns the next answer.
 
         Raises:
-          _Died: if none comes in time, none can come, or it is longer than it may be.
+          _Died: if no answer comes in time, the process is dead, or the answer is too long.
         """
         deadline = time.monotonic() + timeout_secs
         wait = f"it took longer than {timeout_secs:.0f} s"
@@ -320,10 +316,10 @@ class _Worker:
         raise _Died(failed.cause, reason)
 
     def _receive(self, num_bytes: int, deadline: float, wait: str) -> bytearray:
-        """Reads so many bytes, watching the time and the memory in use."""
+        """Reads num_bytes, watching the deadline and the memory in use."""
         buffer = bytearray(num_bytes)
         unread = memoryview(buffer)
-        poll = select.poll()  # select itself knows no more than 1024 files
+        poll = select.poll()  # select() is limited to file descriptors below 1024
         poll.register(self._socket, select.POLLIN)
         while unread:
             if not poll.poll(_WATCH_SECS * 1000):
@@ -342,7 +338,7 @@ class _Worker:
         return buffer
 
     def _check_memory(self) -> None:
-        """Looks at the memory in use, from outside: libraries survive a failed allocation, and go on wrongly."""
+        """Checks the memory in use from outside: libraries survive failed allocations and go on with wrong results."""
         if self._base_bytes is not None and self._resident_bytes() > self._base_bytes + self._memory_bytes:
             raise _Died("memory", _over_memory(self._memory_bytes))
 
@@ -350,26 +346,26 @@ class _Worker:
         try:
             with open(f"/proc/{self._process.pid}/statm", encoding="ascii") as file:
                 return int(file.read().split()[1]) * resource.getpagesize()
-        except (OSError, IndexError):  # it has just ended
+        except (OSError, IndexError):  # it has just exited
             return 0
 
     def kill(self) -> None:
         self._process.kill()
         self._process.stdin.close()
         self._join()
-        # Not closed: another thread may be waiting for it, which it wakes.
+        # Shut down, not closed: this wakes a thread that waits for it.
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def _join(self) -> None:
-        # Not for ever: a process that waits for a broken disk cannot die.
+        # With a time limit: a process that waits for a broken disk cannot die.
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_END_SECS)
 
 
 def _explain_exit(status: int | None) -> tuple[str, str]:
-    """Returns the cause and the reason of a process's end."""
-    if status is not None and -status in _ENDED_FROM_OUTSIDE:
+    """Returns the cause and the reason of a process's exit."""
+    if status is not None and -status in _KILLED_BY_OTHERS:
         return (
             "killed",
             f"its process was ended with {signal.Signals(-status).name}, perhaps for want of memory",

@@ -51,7 +51,7 @@ def test_strays_are_counted_and_hidden_files_ignored(tmp_path):
     make_files(tmp_path, "a/1.avi", "a/readme.txt", "a/.DS_Store", ".hidden/1.avi", "list.csv", "b/2.avi")
     found = catalog.find_videos(tmp_path)
     assert len(found.videos) == 2 and found.classes == ("a", "b")
-    assert found.warnings == ("2 files and folders passed over, no videos: list.csv, a/readme.txt",)
+    assert found.warnings == ("2 files and folders ignored, no videos: list.csv, a/readme.txt",)
 
 
 def test_an_empty_class_is_an_error_unless_skipped(tmp_path):
@@ -65,7 +65,7 @@ def test_an_empty_class_is_an_error_unless_skipped(tmp_path):
 
 def test_two_files_of_one_id_are_an_error_that_names_both(tmp_path):
     make_files(tmp_path, "a/1.avi", "a/1.mp4", "b/1.avi")
-    with pytest.raises(UserError, match="1 video ids stand for more than one file: a/1.avi and a/1.mp4"):
+    with pytest.raises(UserError, match="1 video ids belong to more than one file: a/1.avi and a/1.mp4"):
         catalog.find_videos(tmp_path)
 
 
@@ -75,7 +75,7 @@ def test_two_files_of_one_id_are_an_error_that_names_both(tmp_path):
 )
 def test_a_folder_of_another_layout_is_explained(tmp_path, names, found):
     make_files(tmp_path, *names)
-    with pytest.raises(UserError, match=f"to hold one folder a class.*found {found}"):
+    with pytest.raises(UserError, match=f"to hold one folder per class.*found {found}"):
         catalog.find_videos(tmp_path)
 
 
@@ -100,7 +100,7 @@ def test_links_to_nowhere_and_pipes_are_passed_over(tmp_path):
     os.mkfifo(tmp_path / "b" / "pipe.avi")
     found = catalog.find_videos(tmp_path)
     assert [v.video_id for v in found.videos] == ["a/1", "b/1"]
-    assert found.warnings == ("2 files and folders passed over, no videos: a/gone.avi, b/pipe.avi",)
+    assert found.warnings == ("2 files and folders ignored, no videos: a/gone.avi, b/pipe.avi",)
 
 
 def test_checksums_are_those_of_the_contents(tmp_path):

@@ -163,7 +163,7 @@ def test_four_tasks_one_killed_and_run_again(tmp_path, many_videos, undisturbed)
     tasks[2].kill()
     outputs = [process.communicate(timeout=120) for process in tasks]
     assert [process.returncode for process in tasks] == [0, 0, -signal.SIGKILL, 0], outputs
-    assert all("This task's share is done" in outputs[i][0] for i in (0, 1, 3))
+    assert all("This task's part is done" in outputs[i][0] for i in (0, 1, 3))
     assert not manifest.exists(str(data))
     refused = run_module(
         "pipelines.convert", f"--videos={many_videos}", f"--data={data}", "--shard_mib=1", "--finalize"

@@ -85,7 +85,7 @@ def test_files_that_end_their_decoder_cost_themselves_alone(tmp_path, videos_dir
         for clip in (7, 8)
     }
     for path, (_, reason) in found.items():
-        assert f"quarantined: {path}: {reason} (--verify tries again)" in result.stderr
+        assert f"quarantined: {path}: {reason} (--verify retries)" in result.stderr
     # The clips of all other videos are those of a set without the bad ones.
     whole = build(videos_dir, tmp_path / "whole")
     assert {s.filename: s.sha256 for s in built.shards} == {s.filename: s.sha256 for s in whole.shards}

@@ -7,7 +7,8 @@ import pytest
 
 from tests.conftest import run_code
 from ucf50_tfrecord.convert import catalog, plan
-from ucf50_tfrecord.specs import ClipFormat, FoldRule, Video
+from ucf50_tfrecord.jobs import Video
+from ucf50_tfrecord.specs import ClipFormat, FoldRule
 
 FORMAT = ClipFormat(num_frames=5, height=16, width=24)
 

@@ -49,7 +49,7 @@ def test_nothing_is_changed_by_default(video):
 
 
 @pytest.mark.parametrize("spec", [*ONE_BY_ONE, EVERY_AUGMENTATION])
-def test_chance_follows_from_seed_step_and_position_alone(video, spec):
+def test_random_numbers_follow_from_seed_step_and_position_alone(video, spec):
     whole = run(video, spec, seed=5, step=9)
     assert (whole != video).any()
     np.testing.assert_array_equal(run(video, spec, seed=5, step=9), whole)
@@ -158,7 +158,7 @@ def test_colors_are_scaled_as_asked(video):
     assert spread.min() < 0.85 and spread.max() > 1.1
 
 
-def test_a_rectangle_is_erased_in_the_chosen_share_of_clips(video):
+def test_a_rectangle_is_erased_in_the_chosen_fraction_of_clips(video):
     erased, areas = [], []
     for step in range(10):
         found = run(video, AugmentSpec(erase=0.4), step=step)

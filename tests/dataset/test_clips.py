@@ -23,7 +23,7 @@ def test_clips_are_indexed_from_the_sidecars(data_dir):
     assert clips.labels[mine].tolist() == [record.decode(payload)["label"][0] for payload in payloads]
 
 
-def test_some_clips_can_be_selected(data_dir):
+def test_clips_are_selected_by_index_and_by_mask(data_dir):
     clips = load_clips(manifest.load(str(data_dir)), [1, 2, 3])
     odd = clips.select(np.arange(18) % 2 == 1)
     assert odd.ids == clips.ids[1::2] and odd.offsets.tolist() == clips.offsets[1::2].tolist()
@@ -55,7 +55,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("message", DAMAGES)
-def test_a_damaged_set_is_named_with_the_command_that_repairs_it(data_dir, videos_dir, tmp_path, message):
+def test_a_damaged_dataset_is_reported_with_its_repair(data_dir, videos_dir, tmp_path, message):
     copy = shutil.copytree(data_dir, tmp_path / "data")
     DAMAGES[message](copy / NAME)
     repair = (
@@ -75,7 +75,7 @@ def test_the_repair_command_asks_for_the_same_format(videos_dir, tmp_path):
     assert "SIZE" not in command and f"'DATA={tmp_path}/da$$ta'" in command  # make reads $$ as $
 
 
-def test_shards_need_not_be_there_when_bad_records_are_skipped(data_dir, tmp_path):
+def test_missing_shards_are_accepted_when_bad_records_are_skipped(data_dir, tmp_path):
     copy = shutil.copytree(data_dir, tmp_path / "data")
     (copy / NAME).unlink()
     assert len(load_clips(manifest.load(str(copy)), [1], check_shards=False)) == 6

@@ -30,7 +30,7 @@ def feed_batches(clips, count, *, cache, reader_options=None, **options):
 
 @pytest.mark.parametrize("encoding", ["raw", "png"])
 @pytest.mark.parametrize("seed", [None, 3])
-def test_wherever_clips_are_kept_the_batches_are_the_same(videos_dir, tmp_path, encoding, seed):
+def test_all_caches_give_the_same_batches(videos_dir, tmp_path, encoding, seed):
     built = build(videos_dir, tmp_path / "data", encoding=encoding, shard_bytes=20_000)
     clips = load_clips(built, [1, 2, 3])
     options = {"batch_size": 4, "seed": seed, "start_step": 2}
@@ -41,7 +41,7 @@ def test_wherever_clips_are_kept_the_batches_are_the_same(videos_dir, tmp_path, 
                 np.testing.assert_array_equal(batch[name], expected[name])
 
 
-def test_loading_tells_how_far_it_is(data_dir, monkeypatch):
+def test_loading_reports_its_progress(data_dir, monkeypatch):
     told = []
     monkeypatch.setattr(feed_lib, "_LOADED_AT_ONCE_BYTES", 5 * 5760)
     clips = load_clips(manifest.load(str(data_dir)), [1, 2])
@@ -49,14 +49,14 @@ def test_loading_tells_how_far_it_is(data_dir, monkeypatch):
     assert told == [5, 5, 2]
 
 
-def test_a_few_clips_can_be_looked_at(data_dir):
+def test_a_few_clips_are_read_without_a_feed(data_dir):
     clips = load_clips(manifest.load(str(data_dir)), [1, 2])
     feed, [whole] = feed_batches(clips, 1, cache="none", batch_size=12)
     np.testing.assert_array_equal(read_clips(feed.clips.spread(3)), whole["video"][[0, 6, 11]])
 
 
 @pytest.mark.parametrize("cache", KEPT)
-def test_a_damaged_record_is_named_wherever_clips_are_kept(data_dir, tmp_path, cache):
+def test_all_caches_name_a_damaged_record(data_dir, tmp_path, cache):
     copy = shutil.copytree(data_dir, tmp_path / "data")
     flip_bit(copy / "small-fold02.tfrecord-00000-of-00002", 3000)
     clips = load_clips(manifest.load(str(copy)), [1, 2])
@@ -65,7 +65,7 @@ def test_a_damaged_record_is_named_wherever_clips_are_kept(data_dir, tmp_path, c
 
 
 @pytest.mark.parametrize("cache", KEPT)
-def test_a_skipped_record_never_counts_wherever_clips_are_kept(data_dir, tmp_path, cache):
+def test_a_skipped_record_counts_in_no_cache(data_dir, tmp_path, cache):
     copy = shutil.copytree(data_dir, tmp_path / "data")
     flip_bit(copy / "small-fold02.tfrecord-00000-of-00002", 3000)
     clips = load_clips(manifest.load(str(copy)), [1, 2])
@@ -80,7 +80,7 @@ def test_a_skipped_record_never_counts_wherever_clips_are_kept(data_dir, tmp_pat
     )
 
 
-def test_an_undecodable_frame_ends_with_a_clear_error(videos_dir, tmp_path, monkeypatch):
+def test_an_undecodable_frame_is_a_clear_error(videos_dir, tmp_path, monkeypatch):
     """Sound records of pictures that are none, as a broken encoder would leave them."""
     from ucf50_tfrecord import record
 
@@ -116,7 +116,7 @@ GB = 10**9
         ("device", None, 1, None, "The cache device needs 1.23 GB, there are 1.00 GB of free memory of each"),
     ],
 )
-def test_memory_decides_where_clips_are_kept(monkeypatch, asked, gpu_gb, host_gb, expected, reason):
+def test_free_memory_decides_the_cache(monkeypatch, asked, gpu_gb, host_gb, expected, reason):
     monkeypatch.setattr(memory, "available_host_bytes", lambda: host_gb and host_gb * GB)
     monkeypatch.setattr(memory, "available_device_bytes", lambda: gpu_gb and gpu_gb * GB)
     if expected is None:
@@ -142,7 +142,7 @@ def test_free_memory_is_measured():
     assert (memory.available_device_bytes() is None) == (not tf.config.list_logical_devices("GPU"))
 
 
-def test_a_control_group_limits_what_is_free(tmp_path, monkeypatch):
+def test_a_control_group_limits_the_free_memory(tmp_path, monkeypatch):
     """Of both versions; the tightest of the groups around a process counts."""
     monkeypatch.setattr(memory, "_CGROUPS", tmp_path)
     entries = tmp_path / "cgroup"

@@ -118,8 +118,8 @@ def test_workers_and_replicas_share_each_global_batch(clips, num_workers, replic
         for worker in range(num_workers)
     ]
     for step in range(steps):
-        dealt = [b for part in parts for b in part[step * replicas : (step + 1) * replicas]]
-        joined = {name: np.concatenate([batch[name] for batch in dealt]) for name in dealt[0]}
+        slices = [b for part in parts for b in part[step * replicas : (step + 1) * replicas]]
+        joined = {name: np.concatenate([batch[name] for batch in slices]) for name in slices[0]}
         counts = joined["mask"]
         for name in ("index", "label", "position", "video"):
             np.testing.assert_array_equal(joined[name][counts], whole[step][name][whole[step]["mask"]])
@@ -145,7 +145,7 @@ def bare_clips(num_clips, shards=None, shuffle_shards=0):
 
 
 @pytest.mark.parametrize("window", [1, 3, 7, 20])
-def test_clips_of_so_many_shards_are_mixed_at_a_time(window):
+def test_clips_are_mixed_within_a_window_of_shards(window):
     shards = np.sort(np.random.default_rng(0).integers(0, 7, 200))
     clips = bare_clips(200, shards, window)
     orders = [pipeline.epoch_order(clips, seed=1, epoch=epoch) for epoch in (0, 0, 1)]

@@ -45,7 +45,7 @@ def test_clips_are_read_in_any_order(data_dir):
     np.testing.assert_array_equal(video, np.stack([expected[i] for i in (17, 0, 5, 5)]))
 
 
-def test_the_videos_lengths_are_read_from_the_records(data_dir, copy):
+def test_the_durations_of_videos_are_read_from_the_records(data_dir, copy):
     parts = [load_clips(manifest.load(str(copy)), folds) for folds in ([1, 2], [3, 4, 5])]
     lengths = [
         record.decode(payload)["clip/end/timestamp"][0] / 1e6
@@ -114,7 +114,7 @@ def test_damage_is_named_with_shard_offset_clip_and_remedy(copy, damage, message
     assert reader.error is not None and not reader.skipped
 
 
-def test_a_streamed_record_that_is_damaged_names_a_way_that_there_is(data_dir, monkeypatch):
+def test_a_damaged_streamed_record_names_a_remedy_that_works(data_dir, monkeypatch):
     """Streaming skips nothing."""
     monkeypatch.setattr(remote, "load_tf_filesystem", lambda url: None)
     clips = load_clips(manifest.load(str(data_dir)), [1], fetch=FetchSpec(method="stream"))
@@ -124,7 +124,7 @@ def test_a_streamed_record_that_is_damaged_names_a_way_that_there_is(data_dir, m
         reader.read_pixels(np.array([0]), np.array([b"\x0a\x00"], object))
 
 
-def test_a_frame_that_was_written_badly_is_named(videos_dir, tmp_path):
+def test_a_badly_written_frame_is_named(videos_dir, tmp_path):
     build(videos_dir, tmp_path / "set", encoding="jpeg")
     clips = load_clips(manifest.load(str(tmp_path / "set")), [1])
     path = tmp_path / "set" / clips.manifest.shards[0].filename
@@ -154,7 +154,7 @@ def test_shards_of_another_format_are_named(data_dir, videos_dir, tmp_path, enco
         )
 
 
-def test_shards_of_the_same_bytes_in_another_shape_are_named(videos_dir, tmp_path):
+def test_shards_of_another_shape_and_equal_size_are_named(videos_dir, tmp_path):
     """24x16 pixels take as much as 16x24."""
     for name, size in (("wide", {"height": 16, "width": 24}), ("high", {"height": 24, "width": 16})):
         build(videos_dir, tmp_path / name, shard_bytes=20_000, **size)
@@ -177,7 +177,7 @@ def test_shards_of_the_same_bytes_in_another_shape_are_named(videos_dir, tmp_pat
         bytes(24),
     ],
 )
-def test_no_bytes_whatever_end_in_more_than_an_error(data_dir, copy, crafted):
+def test_any_bytes_end_in_a_clip_or_a_user_error(data_dir, copy, crafted):
     clips = load_clips(manifest.load(str(data_dir)), [1])
     (copy / NAME).write_bytes(crafted)
     reader = ClipReader(load_clips(manifest.load(str(copy)), [1], check_shards=False))
@@ -192,7 +192,7 @@ def test_no_bytes_whatever_end_in_more_than_an_error(data_dir, copy, crafted):
         )
 
 
-def test_trouble_that_is_not_the_shards_is_never_skipped(data_dir):
+def test_failures_outside_the_shard_are_never_skipped(data_dir):
     reader = ClipReader(load_clips(manifest.load(str(data_dir)), [1]), skip_bad_records=True)
 
     def fail(path):
@@ -206,7 +206,7 @@ def test_trouble_that_is_not_the_shards_is_never_skipped(data_dir):
 
 @pytest.mark.parametrize("damage", [REMOVED, TRUNCATED])
 @pytest.mark.parametrize("encoding", ["raw", "png"])
-def test_bad_records_are_skipped_and_told(videos_dir, tmp_path, damage, encoding):
+def test_bad_records_are_skipped_and_reported(videos_dir, tmp_path, damage, encoding):
     built = build(videos_dir, tmp_path / "data", encoding=encoding, shard_bytes=20_000)
     whole = read_batches(load_clips(built, [1, 2]), 6, batch_size=4, seed=1)
     path = tmp_path / "data" / NAME
@@ -276,7 +276,7 @@ def test_flipped_bytes_are_all_detected(tmp_path, data_dir, encoding, count):
     assert (len(reader.skipped), reached) == (count, 0)
 
 
-def test_buffers_come_back_when_no_view_of_them_is_left():
+def test_buffers_are_reused_when_no_view_is_left():
     buffers = Buffers()
     first = buffers.take((2, 8))
     address, view = first.ctypes.data, first[1]
@@ -303,7 +303,7 @@ def num_open_files(folder):
     return sum(target.startswith(f"{folder}/") for target in targets)
 
 
-def test_few_files_are_open_at_a_time(copy, two_open_files):
+def test_open_files_are_bounded(copy, two_open_files):
     clips = load_clips(manifest.load(str(copy)), [1, 2, 3, 4, 5])
     readers = [ClipReader(clips) for _ in range(3)]  # TensorFlow keeps each until the process ends
     for reader in readers:

@@ -15,7 +15,7 @@ import pytest
 from tests.conftest import REPOSITORY, flip_bit, raises_with_remedies
 from tests.web import serving
 from ucf50_tfrecord import manifest, remote, storage
-from ucf50_tfrecord.dataset import shard_files
+from ucf50_tfrecord.dataset import shard_cache, shard_files
 from ucf50_tfrecord.dataset.clips import load_clips
 from ucf50_tfrecord.dataset.reader import ClipReader, read_record
 from ucf50_tfrecord.errors import UserError
@@ -32,7 +32,7 @@ def server(data_dir):
 
 @pytest.fixture(autouse=True)
 def quick_retries(monkeypatch):
-    monkeypatch.setattr(shard_files, "_RETRY_SECS", (0.01, 0.01))
+    monkeypatch.setattr(shard_cache, "_RETRY_SECS", (0.01, 0.01))
 
 
 def clips_of(url, cache_dir, *, cache_bytes=GIB, folds=None, shuffle_shards=0):
@@ -84,7 +84,7 @@ def test_shards_are_fetched_ahead_of_their_use(server, tmp_path):
     wait_for_copies(tmp_path, len(clips.shard_paths))
 
 
-def test_a_copy_goes_on_where_it_was_stopped(server, data_dir, tmp_path, expected):
+def test_a_copy_resumes_where_it_was_stopped(server, data_dir, tmp_path, expected):
     clips = clips_of(server.url, tmp_path)
     shard = clips.manifest.shards[0]
     content = (data_dir / shard.filename).read_bytes()
@@ -94,15 +94,15 @@ def test_a_copy_goes_on_where_it_was_stopped(server, data_dir, tmp_path, expecte
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_what_was_left_half_written_and_wrong_is_fetched_again(server, tmp_path, expected):
+def test_a_wrong_partial_copy_is_fetched_again(server, tmp_path, expected):
     clips = clips_of(server.url, tmp_path)
     shard = clips.manifest.shards[0]
     (tmp_path / f"{shard.sha256}-{shard.num_bytes}.part").write_bytes(b"x" * 5000)
     assert (read_all(clips) == expected).all()
 
 
-def test_a_server_without_ranges_will_do(server, data_dir, tmp_path, expected, monkeypatch):
-    monkeypatch.setattr(shard_files, "_CHUNK_BYTES", 7000)
+def test_a_server_without_ranges_works(server, data_dir, tmp_path, expected, monkeypatch):
+    monkeypatch.setattr(shard_cache, "_CHUNK_BYTES", 7000)
     clips = clips_of(server.url, tmp_path)
     server.behaviour = {s.filename: (data_dir / s.filename).read_bytes() for s in clips.manifest.shards}
     assert (read_all(clips) == expected).all()
@@ -168,12 +168,12 @@ def test_processes_share_a_folder_that_holds_less_than_they_read(server, tmp_pat
     assert sum(path.stat().st_size for path in copies(tmp_path)) <= room
 
 
-def test_a_folder_that_is_full_of_what_others_use_is_an_error(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(shard_files, "_ROOM_WAIT_SECS", 0.2)
+def test_a_folder_full_of_shards_in_use_is_an_error(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(shard_cache, "_ROOM_WAIT_SECS", 0.2)
     clips = clips_of(server.url, tmp_path)
     room = 3 * max(shard.num_bytes for shard in clips.manifest.shards)
     clips = clips_of(server.url, tmp_path, cache_bytes=room, shuffle_shards=1)
-    others = shard_files.ShardCache(shard_files.open_files(clips).shards, clips.fetch)
+    others = shard_cache.ShardCache(shard_files.open_files(clips).shards, clips.fetch)
     others.check_room([others.shards[path] for path in clips.shard_paths[:3]], 0)
     for path in clips.shard_paths[:3]:
         others.open(path)
@@ -181,14 +181,14 @@ def test_a_folder_that_is_full_of_what_others_use_is_an_error(server, tmp_path, 
         read_all(clips, np.flatnonzero(clips.shards > 2))
 
 
-def test_too_little_room_is_an_error_before_anything_is_fetched(server, tmp_path):
+def test_a_cache_too_small_is_an_error_before_anything_is_fetched(server, tmp_path):
     clips = clips_of(server.url, tmp_path, cache_bytes=20_000)
     with raises_with_remedies("mixed at a time take .* GiB.*--fetch_cache_gib.*--shuffle_shards"):
         ClipReader(clips)
     assert not copies(tmp_path)
 
 
-def test_a_damaged_shard_is_named_and_no_copy_of_it_stays(server, data_dir, tmp_path):
+def test_a_damaged_shard_is_named_and_leaves_no_copy(server, data_dir, tmp_path):
     clips = clips_of(server.url, tmp_path)
     shard = clips.manifest.shards[0]
     content = bytearray((data_dir / shard.filename).read_bytes())
@@ -210,7 +210,7 @@ def test_a_missing_shard_is_named(server, tmp_path):
 
 
 @pytest.mark.parametrize("status", [403, 500, 503])
-def test_a_server_that_fails_is_no_bad_record(server, tmp_path, status):
+def test_a_failing_server_is_not_a_bad_record(server, tmp_path, status):
     clips = clips_of(server.url, tmp_path)
     server.behaviour = {shard.filename: status for shard in clips.manifest.shards}
     reader = ClipReader(clips, skip_bad_records=True)
@@ -219,7 +219,7 @@ def test_a_server_that_fails_is_no_bad_record(server, tmp_path, status):
     assert reader.error is raised.value and not reader.skipped
 
 
-def test_a_server_that_went_away_is_an_error_in_bounded_time(data_dir, tmp_path):
+def test_a_lost_server_is_an_error_in_bounded_time(data_dir, tmp_path):
     with serving(data_dir) as server:
         clips = clips_of(server.url, tmp_path)
     started = time.monotonic()
@@ -247,10 +247,10 @@ def test_a_copy_that_the_disk_damages_is_fetched_again_once(server, tmp_path, ex
     assert server.num_bytes_sent[shard.filename] == 2 * shard.num_bytes
 
 
-def test_a_damaged_copy_is_fetched_once_for_all_who_met_it(server, tmp_path):
+def test_a_damaged_copy_is_fetched_once_for_all_threads(server, tmp_path):
     clips = clips_of(server.url, tmp_path)
     cache, path, shard = shard_files.open_files(clips), clips.shard_paths[0], clips.manifest.shards[0]
-    other = shard_files.ShardCache(cache.shards, clips.fetch)  # another process
+    other = shard_cache.ShardCache(cache.shards, clips.fetch)  # another process
     files = [cache.open(path), cache.open(path), other.open(path)]
     flip_bit(copy_of(shard, tmp_path), 3000)
     assert [cache.renew(path, files[0]), cache.renew(path, files[1])] == [True, True]
@@ -261,7 +261,7 @@ def test_a_damaged_copy_is_fetched_once_for_all_who_met_it(server, tmp_path):
     assert not cache.renew(path, sound) and cache.open(path) is sound
 
 
-def test_a_record_that_was_published_damaged_is_named_and_not_fetched_again(data_dir, tmp_path):
+def test_a_record_published_damaged_is_named_and_not_fetched_again(data_dir, tmp_path):
     folder = shutil.copytree(data_dir, tmp_path / "set")
     loaded = manifest.load(str(folder))
     shard = loaded.shards[0]
@@ -278,7 +278,7 @@ def test_a_record_that_was_published_damaged_is_named_and_not_fetched_again(data
         assert server.num_bytes_sent[shard.filename] == shard.num_bytes
 
 
-def test_files_of_others_in_the_folder_are_left_alone(server, tmp_path, expected):
+def test_other_files_in_the_folder_are_left_alone(server, tmp_path, expected):
     clips = clips_of(server.url, tmp_path)
     room = 2 * max(shard.num_bytes for shard in clips.manifest.shards)
     assert (read_all(clips) == expected).all()
@@ -290,14 +290,14 @@ def test_files_of_others_in_the_folder_are_left_alone(server, tmp_path, expected
     assert [path.stat().st_size for path in mine] == [room] * 3
 
 
-def test_a_copy_that_somebody_tidies_up_is_no_error(tmp_path):
+def test_a_copy_that_is_removed_meanwhile_is_no_error(tmp_path):
     gone = tmp_path / f"{'0' * 64}.tfrecord"
-    assert shard_files._counted_bytes(gone) == 0 and not shard_files._remove_unlocked(gone)
+    assert shard_cache._counted_bytes(gone) == 0 and not shard_cache._remove_unlocked(gone)
 
 
-def test_what_was_fetched_ahead_makes_room_for_what_is_needed(server, tmp_path, expected, monkeypatch):
+def test_shards_fetched_ahead_make_room_for_one_that_is_needed(server, tmp_path, expected, monkeypatch):
     """Training has been told which shards come next, and fills the folder; evaluation needs others."""
-    monkeypatch.setattr(shard_files, "_ROOM_WAIT_SECS", 2.0)
+    monkeypatch.setattr(shard_cache, "_ROOM_WAIT_SECS", 2.0)
     room = 4 * max(shard.num_bytes for shard in manifest.load(server.url).shards)
     training, evaluation = (
         clips_of(server.url, tmp_path, cache_bytes=room, folds=f) for f in ([1, 2], [3, 4])
@@ -316,12 +316,12 @@ def test_a_disk_that_cannot_be_written_is_named(server, tmp_path, monkeypatch):
 
     clips = clips_of(server.url, tmp_path)
     shard_files.open_files(clips)
-    monkeypatch.setattr(shard_files.os, "replace", fail)
+    monkeypatch.setattr(shard_cache.os, "replace", fail)
     with pytest.raises(UserError, match=f"^Cannot write {tmp_path}/.*part: No space left on device"):
         read_all(clips)
 
 
-def test_a_manifest_is_asked_for_once(server):
+def test_a_manifest_is_requested_once(server):
     manifest.load(server.url)
     assert server.num_requests == {"manifest.json": 1}
     server.behaviour["manifest.json"] = 404
@@ -341,7 +341,7 @@ def test_a_few_records_are_read_without_their_shards(server, tmp_path, expected,
         read_record(clips, 0)
 
 
-def test_a_manifest_that_is_not_there_is_named(server):
+def test_a_missing_manifest_is_named(server):
     server.behaviour["manifest.json"] = 404
     with pytest.raises(UserError, match=f"{server.url} holds no manifest.json"):
         manifest.load(server.url)
@@ -352,7 +352,7 @@ def test_a_web_server_cannot_be_written(server):
         remote.write(f"{server.url}/x", b"")
 
 
-def test_who_waits_for_a_shard_shares_its_failure(server, tmp_path, monkeypatch):
+def test_threads_that_wait_for_a_shard_share_its_failure(server, tmp_path, monkeypatch):
     clips = clips_of(server.url, tmp_path)
     attempts, begun, go_on = [], threading.Event(), threading.Event()
 
@@ -362,7 +362,7 @@ def test_who_waits_for_a_shard_shares_its_failure(server, tmp_path, monkeypatch)
         assert go_on.wait(20)
         raise UserError(f"Cannot read {url}: gone")
 
-    monkeypatch.setattr(shard_files, "_download", fail)
+    monkeypatch.setattr(shard_cache, "_download", fail)
     cache, url = shard_files.open_files(clips), clips.shard_paths[0]
     found = []
 

@@ -184,5 +184,5 @@ def test_other_weights_have_the_scores_of_their_evaluation(run_dir, tmp_path):
     found = finished_run.load(copy, "best")
     assert found.weights == "best" and found.predictions_path == folder / "predictions.jsonl"
     storage.write_json(folder / "summary.json", {"fingerprint": "other"})
-    with pytest.raises(UserError, match="on the run's own shards first"):
+    with pytest.raises(UserError, match="needs theirs, on the run's own shards"):
         finished_run.load(copy, "best")

@@ -83,7 +83,7 @@ def test_folders_are_searched_and_files_taken_as_they_are(tmp_path):
     assert [video.path for video in found] == [
         str(tmp_path / name) for name in ("strange.bin", "a/1.avi", "a/b/2.MP4")
     ]
-    assert warning.endswith("passed over, no videos: notes.txt, pipe.avi")
+    assert warning.endswith("ignored, no videos: notes.txt, pipe.avi")
     with pytest.raises(UserError, match="There is no video or folder .*nowhere"):
         decoding.find_videos([str(tmp_path / "nowhere")])
     for path in (tmp_path / "empty", tmp_path / "a" / "pipe.avi"):

@@ -26,7 +26,7 @@ from ucf50_tfrecord.inference.card import CARD_FILENAME
 from ucf50_tfrecord.specs import ModelSpec
 from ucf50_tfrecord.training import checkpoint
 
-ALL = set(export.FILENAMES.values()) | {CARD_FILENAME, export.EXPORT_FILENAME}
+ALL = {kind.filename for kind in export.FORMATS.values()} | {CARD_FILENAME, export.EXPORT_FILENAME}
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def exported(run, tmp_path_factory):
     """A folder with all formats, and the returned Export."""
     folder = tmp_path_factory.mktemp("exports") / "all"
     warnings = []
-    result = export.export_run(run, folder, formats=export.FORMATS, warn=warnings.append)
+    result = export.export_run(run, folder, formats=list(export.FORMATS), warn=warnings.append)
     assert not warnings
     return folder, result
 
@@ -72,7 +72,7 @@ def test_the_cards_program_runs_in_a_fresh_process(exported, clips, tmp_path, na
     frames, expected = clips
     np.save(tmp_path / "frames.npy", frames)
     programs = re.findall(r"```python\n(.*?)\n```", (folder / CARD_FILENAME).read_text(), re.DOTALL)
-    program = programs[export.FORMATS.index(name)]
+    program = programs[list(export.FORMATS).index(name)]
     program, count = re.subn(
         r"np\.zeros\(\(1, 5, 16, 24, 3\), np\.uint8\)", f"np.load({str(tmp_path / 'frames.npy')!r})", program
     )
@@ -124,7 +124,7 @@ CASES += [("conv3d", {"motion": True}, ("keras",)), ("frame_pool", APPLICATION, 
 def test_every_model_survives_exporting(tmp_path, name, changes, formats):
     model, frames, expected = make_case(name, **changes)
     for kind in formats:
-        path = tmp_path / export.FILENAMES[kind]
+        path = tmp_path / export.FORMATS[kind].filename
         export.write(kind, path, model, ("a", "b", "c"))
         run = export.READERS[kind](path)
         for count in (2, 1):

@@ -23,7 +23,7 @@ def assert_same_weights(found, expected):
         np.testing.assert_array_equal(one, other)
 
 
-def test_the_flag_lists_keras_models():
+def test_the_table_lists_keras_models():
     assert sorted(architectures.APPLICATIONS) == sorted(n for n in dir(keras.applications) if n[0].isupper())
 
 
@@ -92,14 +92,14 @@ def test_the_three_blocks_load_weights_from_a_file_and_stay_frozen(tmp_path):
         ({"encoder_weights": __file__}, "three_block with .* cannot be built"),
         (
             {"encoder_weights": "imagenet"},
-            "an encoder of keras.applications where its weights are ImageNet's",
+            "an encoder of keras.applications if its weights are ImageNet's",
         ),
-        ({"freeze_encoder": True}, "encoder_weights where the encoder is frozen"),
-        ({"name": "conv3d", "encoder": SMALL}, "a model out of .* where an encoder is chosen"),
-        ({"name": "frame_pool", "motion": True}, "a model out of .* where there is motion"),
+        ({"freeze_encoder": True}, "encoder_weights if the encoder is frozen"),
+        ({"name": "conv3d", "encoder": SMALL}, "a model out of .* if an encoder is chosen"),
+        ({"name": "frame_pool", "motion": True}, "a model out of .* if there is motion"),
         (
             {"encoder": SMALL, "motion": True},
-            "encoder three_block, or one of your own, where there is motion",
+            "encoder three_block, or one of your own, if there is motion",
         ),
         ({"encoder": "LeNet"}, "an encoder out of"),
     ],

@@ -94,7 +94,7 @@ def test_a_wrong_model_is_a_clear_error(name, message):
         ),
         (
             {"encoder": "tests.models.own:encode", "encoder_weights": "imagenet"},
-            "where its weights are ImageNet's",
+            "if its weights are ImageNet's",
         ),
         (
             {"encoder": "tests.models.own:encode", "encoder_weights": "nowhere.h5"},
@@ -106,7 +106,7 @@ def test_a_wrong_model_is_a_clear_error(name, message):
         ),
         (
             {"name": "seed_lstm", "encoder": "tests.models.own:encode"},
-            "a model out of .* where an encoder is chosen",
+            "a model out of .* if an encoder is chosen",
         ),
     ],
 )

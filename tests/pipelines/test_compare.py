@@ -90,7 +90,7 @@ def test_existing_runs_say_what_they_said_when_they_were_trained(compared, tmp_p
 
 MISTAKES = {
     "--models=nothing": "models out of",
-    "--cv=9": "at most 5 parts (--cv)",
+    "--cv=9": "at most 5 parts, as many as folds with clips",
     "--cv=some": "--cv=<a number from 2 on> or --cv=logo",
     "--cv=1": "--cv=<a number from 2 on> or --cv=logo",
     "--seed=3": "no --seed, which the comparison decides",

@@ -41,7 +41,7 @@ def test_it_converts_then_has_nothing_to_do_then_refuses_another_format(videos_d
     other = run_module(*command[:-2], "--size=24x16", "--frames=6")
     assert other.returncode == 2 and "Traceback" not in other.stderr
     assert (
-        "holds shards of another format: --size is 24x16, there it is 16x24; --frames is 6, there it is 5"
+        "holds shards of another format: --size is 24x16, theirs is 16x24; --frames is 6, theirs is 5"
         in other.stderr
     )
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "set").iterdir()}
@@ -54,12 +54,12 @@ def test_quarantined_videos_and_strays_are_named(videos_dir, tmp_path):
     command = ["pipelines.convert", f"--videos={videos}", f"--data={tmp_path / 'set'}"]
     refused = run_module(*command)
     assert refused.returncode == 2
-    assert "1 of 31 videos gave no clip, more than the share of --max_quarantined=0.01" in refused.stderr
+    assert "1 of 31 videos gave no clip, more than the fraction --max_quarantined=0.01" in refused.stderr
     result = run_module(*command, "--max_quarantined=0.05")
     assert result.returncode == 0 and "nothing to convert" in result.stdout, result.stderr
     assert "31 videos, 30 clips, 1 quarantined" in result.stdout
     assert "quarantined: Left/broken.avi: InvalidDataError" in result.stderr
-    assert "warning: 1 files and folders passed over, no videos: readme.txt" in result.stderr
+    assert "warning: 1 files and folders ignored, no videos: readme.txt" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -68,12 +68,12 @@ def test_quarantined_videos_and_strays_are_named(videos_dir, tmp_path):
         ([], "Pass --videos="),
         (["--videos=nowhere"], "Cannot read the videos' folder nowhere"),
         (["--videos={videos}", "--size=big"], "Expected a size such as 64 or 112x96 .* Received: size='big'"),
-        (["--videos={videos}", "--frames=0"], "Expected 1 to 10000 frames a clip. Received: num_frames=0"),
+        (["--videos={videos}", "--frames=0"], "Expected 1 to 10000 frames per clip. Received: num_frames=0"),
         (["--videos={videos}", "--workers=0"], "Expected at least 1 worker"),
-        (["--videos={videos}", "--video_timeout_secs=inf"], "Expected a time limit above 0, to 1e6 s"),
-        (["--videos={videos}", "--video_memory_mib=3"], "Expected a memory limit of 16 to 1048576 MiB"),
-        (["--videos={videos}", "--jpeg_quality=80"], "Expected an encoding with jpeg where there is"),
-        (["--videos={videos}", "--clips_per_video=0"], "Expected 1 to 1000 clips a video"),
+        (["--videos={videos}", "--video_timeout_secs=inf"], "Expected timeout_secs above 0, to 1000000"),
+        (["--videos={videos}", "--video_memory_mib=3"], "Expected memory_mib from 16 to 1048576"),
+        (["--videos={videos}", "--jpeg_quality=80"], "Expected an encoding with jpeg if there is"),
+        (["--videos={videos}", "--clips_per_video=0"], "Expected clips_per_video from 1 to 1000"),
         (["--videos={videos}", "--name=Ä"], "Expected a name of letters"),
         (["--videos={videos}", "--fold_by=actor"], "flag --fold_by=actor"),
         (["--videos={videos}", "--sizes=3"], "Unknown command line flag 'sizes'"),

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from tests.warm import run_module
+from ucf50_tfrecord import Run, UserError
 
 MODEL, ENCODER = "tests.models.own:build", "tests.models.own:encode"
 
@@ -38,3 +39,9 @@ def test_a_run_is_loaded_with_the_code_that_the_user_allows(own_run, pipeline, t
     [advice] = re.findall(r"--allow_code=\S+", refused.stderr)
     allowed = run_module(*arguments, advice)
     assert allowed.returncode == 0, allowed.stderr
+
+
+def test_a_run_in_a_notebook_loads_the_code_that_the_user_allows(own_run):
+    with pytest.raises(UserError, match="code outside this package"):
+        Run(own_run).model
+    assert Run(own_run, allowed_code=[MODEL, ENCODER]).model.get_layer("encoder").output.shape == (None, 5)

@@ -47,7 +47,7 @@ def test_folders_of_good_and_bad_videos(tmp_path, videos_dir, pool_run):
     assert found.keys() == {path.name for path in (videos_dir / "Right").iterdir()}
     assert cut["cause"] == "contents" and cut["error"]
     assert f"not predicted: {videos}/cut.avi: {cut['error']}" in result.stderr
-    assert "passed over, no videos: notes.txt" in result.stderr
+    assert "ignored, no videos: notes.txt" in result.stderr
     # 10 s is longer than any of the run's videos, which last about one.
     assert len(long["windows"]) > 10
     with Image.open(results / long["timeline"]) as picture:

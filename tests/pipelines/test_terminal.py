@@ -148,7 +148,7 @@ def test_predictions(tmp_path, evil_videos, evil_run):
     """With --json the table goes to standard error, and the document is JSON whatever it names."""
     flags = [f"--run={evil_run}", f"--output={tmp_path / EVIL}", "--json"]
     result = run("pipelines.predict", f"--video={evil_videos}", *flags, status=1)
-    for text in ("not predicted: ", "passed over, no videos: ", "Results: "):
+    for text in ("not predicted: ", "ignored, no videos: ", "Results: "):
         assert text in result.stderr
     document = json.loads(result.stdout)
     assert all(EVIL in video["path"] for video in document["videos"]) and len(document["videos"]) == 11

@@ -280,10 +280,10 @@ def test_every_recipe_parses(recipe, data_dir, tmp_path):
         (["--encoder=LeNet"], "flag --encoder=LeNet"),
         (["--encoder=VGG16"], "VGG16 .* cannot be built for frames of 16x24"),
         (["--model=lstm", "--encoder_weights=nowhere.h5"], "none, imagenet or a file. Received: nowhere.h5"),
-        (["--model=conv3d", "--freeze_encoder"], "Expected a model out of .* where an encoder is chosen"),
-        (["--ema=1"], "a moving average's decay from 0 to below 1"),
-        (["--size=32"], "--size is 32x32, there it is 16x24"),
-        (["--batch_size=0"], "Expected a batch of 1 to 1000000 clips"),
+        (["--model=conv3d", "--freeze_encoder"], "Expected a model out of .* if an encoder is chosen"),
+        (["--ema=1"], "ema from 0 to below 1"),
+        (["--size=32"], "--size is 32x32, theirs is 16x24"),
+        (["--batch_size=0"], "Expected batch_size from 1 to 1000000"),
     ],
 )
 def test_a_mistake_ends_with_one_clear_message(data_dir, tmp_path, flags, message):

@@ -13,7 +13,6 @@ import termios
 
 import pytest
 
-from tests import warm
 from tests.conftest import REPOSITORY, flip_bit, run_module
 from ucf50_tfrecord import manifest, tfrecord
 
@@ -132,8 +131,8 @@ def test_what_is_found_damaged_is_repaired(videos_dir, tmp_path):
     command = shlex.split(verified.stdout.split("To repair them: ")[1])
     assert command[:2] == ["make", "repair"]
     variables = dict(word.split("=", 1) for word in command[2:])
-    mend = [f"--{name.lower()}={value}" for name, value in variables.items() if name != "FLAGS"]
-    repaired = run_module("pipelines.convert", "--verify", *mend, *variables["FLAGS"].split())
+    repair = [f"--{name.lower()}={value}" for name, value in variables.items() if name != "FLAGS"]
+    repaired = run_module("pipelines.convert", "--verify", *repair, *variables["FLAGS"].split())
     assert repaired.returncode == 0 and "Converting 6 of 30 videos" in repaired.stdout
     assert run_module("pipelines.verify", f"--data={tmp_path / 'data'}").returncode == 0
     assert {path.name: path.read_bytes() for path in (tmp_path / "data").iterdir()} == before
@@ -141,7 +140,7 @@ def test_what_is_found_damaged_is_repaired(videos_dir, tmp_path):
 
 def test_a_url_that_nothing_reaches_is_told_in_one_line():
     """Without TensorFlow's notices, which it prints when it is loaded to look for a file system."""
-    result = warm.run_module("pipelines.verify", "--data=nowhere://bucket/set")
+    result = run_module("pipelines.verify", "--data=nowhere://bucket/set")
     assert result.returncode == 2
     [line] = result.stderr.splitlines()
     assert line.startswith("error: This TensorFlow has no file system for nowhere:// URLs")

@@ -119,7 +119,7 @@ def test_workers_that_are_stopped_or_killed_go_on_to_the_same_weights(undisturbe
     assert time.monotonic() - killed < LOST_SECS
     assert workers[0].returncode == 2 and "Traceback" not in stderr
     [error] = [line for line in stderr.splitlines() if line.startswith("error: ")]
-    assert re.search(r"Worker 1 \(localhost:\d+\) has ended .* the same command again", error)
+    assert re.search(r"Worker 1 \(localhost:\d+\) has exited .* the same command again", error)
     workers[1].communicate()
     assert not (run_dir / "summary.json").exists()
 

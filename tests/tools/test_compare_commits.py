@@ -11,7 +11,11 @@ from tests.conftest import REPOSITORY, flip_bit, run_module
 from tools import compare_commits
 from ucf50_tfrecord.training import checkpoint
 
-PREDICTED = {"videos": [{"path": "a.avi", "probabilities": [0.25, 0.75]}], "windows": {}, "calibration": {}}
+PREDICTED = {
+    "videos": [{"path": "a.avi", "probabilities": [0.25, 0.75]}],
+    "windows": {},
+    "calibration": {"temperature": 1.0},
+}
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from tools.checkup.finding import Options, ask, fail, ok, warn
 from tools.checkup.speed import Rates
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import storage, workers
-from ucf50_tfrecord.sandbox import Sandbox
+from ucf50_tfrecord.sandbox import Restrictions
 from ucf50_tfrecord.training import run as run_lib
 
 SECTIONS = ["Packages", "Devices", "Sandbox", "Shards and run", "Speed"]
@@ -252,9 +252,13 @@ def test_harmful_variables_are_reported(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "in_force, level, text",
     [
-        (Sandbox(landlock_abi=7, seccomp=True), "ok", "by Landlock, version 7 (files) and seccomp (sockets"),
-        (Sandbox(seccomp=True), "warn", "restricted by seccomp"),
-        (Sandbox(), "warn", "restricted by nothing"),
+        (
+            Restrictions(landlock_abi=7, seccomp=True),
+            "ok",
+            "by Landlock, version 7 (files) and seccomp (sockets",
+        ),
+        (Restrictions(seccomp=True), "warn", "restricted by seccomp"),
+        (Restrictions(), "warn", "restricted by nothing"),
     ],
 )
 def test_the_sandbox_in_force_is_named(monkeypatch, in_force, level, text):

@@ -78,7 +78,7 @@ def test_a_resumed_curve_does_not_jump_back(tmp_path):
     assert [e.step for e in read(tmp_path, "train").Tensors("run")] == [0, 20]
 
 
-def test_a_run_that_starts_again_has_no_trace_of_its_first_try(tmp_path):
+def test_a_run_that_starts_again_keeps_no_event_of_its_first_try(tmp_path):
     write_curves(tmp_path, range(1, 6), value=1.0, start_step=0)
     write_curves(tmp_path, range(1, 4), value=2.0, start_step=0)
     assert points(tmp_path, "train", "loss") == [(1, 2.0), (2, 2.0), (3, 2.0)]
@@ -94,7 +94,7 @@ def test_a_file_that_ends_torn_is_read_up_to_the_tear(tmp_path, cut):
     assert [step for step, _ in points(tmp_path, "train", "loss")] == list(range(1, 41))
 
 
-def test_a_tear_before_the_checkpoint_costs_the_points_behind_it(tmp_path):
+def test_a_tear_before_the_checkpoint_loses_the_points_after_it(tmp_path):
     write_curves(tmp_path, range(1, 31), value=1.0, start_step=0)
     [path] = event_files(tmp_path / "tensorboard" / "train")
     records = list(events.read_records(path))
@@ -106,7 +106,7 @@ def test_a_tear_before_the_checkpoint_costs_the_points_behind_it(tmp_path):
     assert steps == sorted(set(steps)) and steps[-2:] == [21, 22]
 
 
-def test_nothing_is_touched_where_nothing_is_later(tmp_path):
+def test_files_without_later_events_stay_untouched(tmp_path):
     write_curves(tmp_path, range(1, 31), value=1.0, start_step=0)
 
     def state():
@@ -180,7 +180,7 @@ def test_scalars_take_numbers_and_tensors(tmp_path):
     log.close()
 
 
-def test_class_f1_has_a_curve_a_class_and_a_picture(tmp_path):
+def test_class_f1_has_a_curve_per_class_and_a_picture(tmp_path):
     log = logs.TensorBoardLog(str(tmp_path))
     f1 = np.linspace(0, 0.6, len(ODD_NAMES))
     f1[1] = np.nan  # a class without clips
@@ -196,7 +196,7 @@ def test_class_f1_has_a_curve_a_class_and_a_picture(tmp_path):
         log.class_f1(f1[:2], ODD_NAMES, 5)
 
 
-def test_mistakes_are_strips_of_the_very_frames(tmp_path):
+def test_mistakes_are_strips_of_the_clips_own_frames(tmp_path):
     """15 frames of one grey each: eight of them, evenly spaced, the first and the last among them."""
     grey = np.arange(60, 210, 10, dtype=np.uint8)
     video = np.broadcast_to(grey[:, None, None, None], (2, 15, 64, 48, 3)).copy()

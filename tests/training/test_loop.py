@@ -171,7 +171,7 @@ def test_ten_interruptions_leave_the_same_weights(undisturbed, data_dir, tmp_pat
     assert_same_weights(resumed, undisturbed)
 
 
-def test_several_steps_a_call_give_the_same_weights(undisturbed, data_dir, tmp_path):
+def test_several_steps_per_call_give_the_same_weights(undisturbed, data_dir, tmp_path):
     """4 steps a call, at most: an epoch's 5 steps are cut in two, and a point of the curve after 3 cuts too."""
     seen = []
     options = {"steps_per_call": 4, "log_every_steps": 3, "listener": {"report": seen.append}}
@@ -181,7 +181,7 @@ def test_several_steps_a_call_give_the_same_weights(undisturbed, data_dir, tmp_p
 
 
 @pytest.mark.parametrize("cache", ["host", "device"])
-def test_weights_do_not_depend_on_where_clips_are_kept(undisturbed, data_dir, tmp_path, cache):
+def test_weights_do_not_depend_on_the_cache(undisturbed, data_dir, tmp_path, cache):
     kept = train(data_dir, tmp_path, cache=cache, **CHANCE)
     assert_same_weights(kept, undisturbed)
     np.testing.assert_array_equal(kept.evaluate("shuffle1").logits, undisturbed.evaluate("shuffle1").logits)
@@ -254,7 +254,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_anything_is_saved(
     assert step_of(tmp_path) == 5
 
 
-def test_early_stopping_ends_a_run_that_gets_no_better(data_dir, tmp_path):
+def test_early_stopping_stops_a_run_that_no_longer_improves(data_dir, tmp_path):
     """Scores that peak after epoch 2: patience 2 ends it after epoch 4, and it stays ended."""
     scores = iter([0.3, 0.6, 0.6, 0.5, 0.9])
 
@@ -333,7 +333,7 @@ def test_steps_that_are_not_reached_give_no_profile_and_a_warning(data_dir, tmp_
     assert warnings == ["there is no profile: none of the steps 20 to 30 was taken"]
 
 
-def test_the_worst_mistakes_are_the_surest(two_epochs, data_dir):
+def test_the_worst_mistakes_are_the_most_confident(two_epochs, data_dir):
     _, trained = two_epochs
     clips = load_clips(manifest.load(str(data_dir)), [1])
     logits = np.zeros((6, 3), np.float32)
@@ -392,7 +392,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(two_epochs, stopped
     assert len(list(last.iterdir())) == 4 and len(checkpoint.find(last)) == 2
 
 
-def test_a_run_whose_checkpoints_are_all_torn_says_so(two_epochs, data_dir, tmp_path):
+def test_a_run_without_a_sound_checkpoint_is_an_error(two_epochs, data_dir, tmp_path):
     shutil.copytree(two_epochs[0], tmp_path, dirs_exist_ok=True)
     for path in (tmp_path / "checkpoints" / "last").glob("*.data*"):
         path.write_bytes(path.read_bytes()[:100])
@@ -400,14 +400,14 @@ def test_a_run_whose_checkpoints_are_all_torn_says_so(two_epochs, data_dir, tmp_
         train(data_dir, tmp_path)
 
 
-def test_the_reason_of_a_real_error_is_plain(tmp_path):
+def test_the_reason_of_tensorflows_error_is_plain(tmp_path):
     with pytest.raises(tf.errors.OpError) as raised:
         tf.raw_ops.ReadFile(filename=str(tmp_path / "x"))
     assert "{{" in str(raised.value) and "[Op:" in str(raised.value)
     assert texts.tensorflow_reason(raised.value) == f"{tmp_path / 'x'}; No such file or directory"
 
 
-def test_an_epoch_that_was_not_evaluated_is_when_the_run_goes_on(data_dir, tmp_path):
+def test_an_epoch_that_was_not_evaluated_is_evaluated_on_resume(data_dir, tmp_path):
     """Killed in its evaluation, after what was due had been saved."""
 
     def fail(model):
@@ -434,7 +434,7 @@ def test_weights_that_are_not_finite_are_never_saved(data_dir, tmp_path):
     assert all(np.isfinite(values).all() for values in model.get_weights())
 
 
-def test_a_damaged_record_ends_training_with_the_way_to_repair_it(data_dir, tmp_path):
+def test_a_damaged_record_stops_training_with_its_repair(data_dir, tmp_path):
     copy = shutil.copytree(data_dir, tmp_path / "data")
     flip_bit(copy / "small-fold03.tfrecord-00000-of-00002", 3000)
     with raises_with_remedies("fold03.*the record at byte 0 is damaged.*To repair it: make repair"):
@@ -457,7 +457,7 @@ def test_skipped_records_are_reported_and_leave_training_and_scores_sound(data_d
     assert [int(count) for count in skipped] == [1, 1]
 
 
-def test_a_set_without_a_readable_clip_ends_training(data_dir, tmp_path):
+def test_a_dataset_without_a_readable_clip_stops_training(data_dir, tmp_path):
     copy = shutil.copytree(data_dir, tmp_path / "data")
     loaded = manifest.load(str(copy))
     clips = load_clips(loaded, [2])
@@ -537,7 +537,7 @@ def test_the_wait_is_the_time_that_the_device_lacks_input(monkeypatch, input_sec
 
 
 @pytest.mark.parametrize("log_every_steps", [1, 2])
-def test_skipping_goes_on_where_a_whole_batch_is_bad(data_dir, tmp_path, log_every_steps):
+def test_a_wholly_unreadable_batch_is_skipped(data_dir, tmp_path, log_every_steps):
     copy = shutil.copytree(data_dir, tmp_path / "data")
     flip_bit(copy / "small-fold03.tfrecord-00000-of-00002", 3000)
     options = {"batch_size": 1, "epochs": 1, "log_every_steps": log_every_steps}
@@ -579,6 +579,6 @@ def test_evaluation_of_a_run_counts_each_clip_once(two_epochs, tmp_path):
     assert len(path.read_text().splitlines()) == 12
 
 
-def test_shuffled_frames_change_what_a_sequence_model_says(data_dir, tmp_path):
+def test_shuffled_frames_change_a_sequence_models_logits(data_dir, tmp_path):
     trained = train(data_dir, tmp_path, model="seed_lstm", epochs=1)
     assert np.abs(trained.evaluate("shuffle1").logits - trained.evaluate().logits).max() > 1e-4

@@ -29,7 +29,7 @@ def steps_of(profile):
     return sorted(stat.int64_value for event in found for stat in event.stats if stat.metadata_id in numbers)
 
 
-def test_the_steps_asked_for_are_profiled(tmp_path):
+def test_the_requested_steps_are_profiled(tmp_path):
     with Profiler(str(tmp_path), (4, 6)) as profiler:
         run_steps(profiler, range(1, 4))
         assert not profiles(tmp_path)
@@ -48,7 +48,7 @@ def test_the_steps_asked_for_are_profiled(tmp_path):
         (None, range(1, 10), []),
     ],
 )
-def test_training_may_end_or_go_on_anywhere(tmp_path, steps, numbers, expected):
+def test_training_may_stop_and_resume_anywhere(tmp_path, steps, numbers, expected):
     with Profiler(str(tmp_path), steps) as profiler:
         run_steps(profiler, numbers)
     profiler.close()

@@ -65,7 +65,7 @@ def test_a_step_follows_the_gradient_of_the_clips_that_count(data_dir, xla, clip
         np.testing.assert_allclose(variable.numpy(), old - 0.1 * factor * gradient, atol=1e-6)
 
 
-def test_xla_wants_one_device():
+def test_xla_requires_one_device():
     spec = TrainSpec(epochs=1, batch_size=4, xla=True)
 
     class Two:
@@ -99,7 +99,7 @@ def test_averages_follow_the_weights_and_can_be_evaluated(data_dir, tmp_path):
         np.testing.assert_array_equal(loaded.trainable_variables[0].numpy(), value)
 
 
-def test_averages_of_what_is_trained_beside_a_frozen_encoder(tmp_path):
+def test_averages_beside_a_frozen_encoder_cover_trained_weights_only(tmp_path):
     spec = ModelSpec(name="frame_pool", num_classes=3, num_frames=5, height=16, width=24)
     model = models.build_model(spec)
     model.get_layer("encoder").trainable = False
@@ -206,7 +206,7 @@ def four_updates(make, scaled):
 
 @pytest.mark.parametrize("scaled", [False, True])
 @pytest.mark.parametrize("name, settings", [("Adam", {}), ("AdamW", {"weight_decay": 0.1})])
-def test_the_update_in_one_op_is_keras_own(scaled, name, settings):
+def test_the_update_in_one_op_equals_keras(scaled, name, settings):
     rate = keras.optimizers.schedules.CosineDecay(1e-2, 10)
     found, expected = (
         four_updates(lambda: kind(rate, name="adam", **settings), scaled)

@@ -31,7 +31,7 @@ def test_auto_precision_follows_the_device(monkeypatch, gpus, flags, precision):
     assert strategy.choose_precision("auto") == precision
 
 
-def test_a_precision_can_be_asked_for():
+def test_a_requested_precision_is_kept():
     assert strategy.choose_precision("float16") == "float16"
     assert strategy.keras_policy("float32") == "float32"
     assert strategy.keras_policy("float16") == "mixed_float16"
@@ -101,7 +101,7 @@ def test_auto_takes_several_workers_and_one_takes_none():
         cluster.uses_workers("multi_worker", {})
 
 
-def test_slurm_tasks_know_themselves_by_their_host():
+def test_slurm_tasks_find_themselves_by_their_host():
     """Whatever the order of hosts: TensorFlow sorts them by name, Slurm by number."""
     step = {
         "SLURM_JOB_ID": "1234567",
@@ -157,7 +157,7 @@ def test_workers_stop_after_the_same_step_wherever_the_request_arrives():
     assert decisions == [[False, False]] * 6 + [[True, True]]
 
 
-def test_memory_that_does_not_suffice_is_explained():
+def test_exhausted_memory_is_explained():
     error = tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor\nmany lines")
     with raises_with_remedies("Out of memory: OOM when allocating tensor. Try: a smaller --batch_size"):
         with strategy.explain_exhausted_memory():
@@ -171,7 +171,7 @@ def test_a_full_disk_is_no_exhausted_memory():
     assert str(raised.value) == "Cannot write /runs/a/ckpt-1: No space left on device"
 
 
-def test_what_is_no_lost_worker_is_not_called_one():
+def test_other_errors_are_not_called_a_lost_worker():
     alone = strategy.make_strategy("one")
     assert strategy.is_chief(alone) and strategy.num_workers(alone) == 1
     assert strategy.gather_from_workers(alone, 5) == [5]
@@ -198,7 +198,7 @@ def test_workers_meet_before_tensorflow_waits_for_them():
     assert meet_all(1) == [None] and meet_all(4) == [None] * 4
 
 
-def test_workers_that_do_not_come_are_named():
+def test_missing_workers_are_named():
     first, third = meet_all(3, timeout_secs=1.0, absent=[1])
     assert re.fullmatch(r"Of 3 workers these did not come in time: 1 \(localhost:\d+\)", first)
     assert "did not say in time that all 3 workers are there" in third

@@ -93,7 +93,7 @@ cluster.meet(cluster.from_tf_config(os.environ), timeout_secs=100)
 
 
 @pytest.mark.parametrize("remaining", [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_a_worker_that_ends_once_all_have_met_keeps_no_other_waiting(remaining):
+def test_a_worker_that_exits_after_the_meeting_keeps_no_other_waiting(remaining):
     environments = worker_environments(2, [])
     codes = [JOIN if worker == remaining else MEET for worker in range(2)]
     processes = [

@@ -11,12 +11,13 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from ucf50_tfrecord import manifest, workers
 from ucf50_tfrecord.convert.shard import convert_shard
 from ucf50_tfrecord.errors import UserError
+from ucf50_tfrecord.jobs import ShardJob
 from ucf50_tfrecord.manifest import ShardReport
-from ucf50_tfrecord.specs import DecodeLimits, ShardJob
+from ucf50_tfrecord.specs import DecodeLimits
 
 
 class _ConvertShards(beam.DoFn):
-    """Converts each job; its element out is the shard's file name, its report is the sidecar."""
+    """Converts each job into a shard with a sidecar; its output is the shard's file name."""
 
     def __init__(self, data_dir: str, limits: DecodeLimits):
         self._data_dir, self._limits = data_dir, limits
@@ -39,21 +40,21 @@ def run_beam(
     beam_args: Sequence[str],
     limits: DecodeLimits = DecodeLimits(),
 ) -> Generator[ShardReport]:
-    """Converts shards with a Beam pipeline, yielding the reports once all are done.
+    """Converts shards with a Beam pipeline and yields the reports after all are done.
 
     Args:
-      jobs: what to convert; the videos' folder must be seen by Beam's workers.
-      data_dir: the dataset's folder, which Beam's workers must see too.
-      on_videos: is told the number of videos, shard by shard once all are done.
+      jobs: the shards to convert. Beam's workers must share the videos' folder.
+      data_dir: the dataset's folder, which Beam's workers must share.
+      on_videos: receives the number of videos of each shard, after all are done.
       beam_args: Beam's own options, as on a command line.
-      limits: what a video may cost.
+      limits: limits on each video.
 
     Raises:
       UserError: if Beam refuses its options, or a shard cannot be written.
     """
     try:
         pipeline = beam.Pipeline(options=PipelineOptions(list(beam_args)))
-    except ValueError as error:  # such as a runner that there is not
+    except ValueError as error:  # such as an unknown runner
         raise UserError(f"Beam refuses its options {list(beam_args)}: {error}") from error
     try:
         with pipeline:
@@ -64,7 +65,7 @@ def run_beam(
                 | "Convert" >> beam.ParDo(_ConvertShards(os.path.abspath(data_dir), limits))
             )
     except RuntimeError as error:
-        if str(error).startswith("KeyboardInterrupt"):  # Beam's own, around ours
+        if str(error).startswith("KeyboardInterrupt"):  # Beam wraps ours
             raise KeyboardInterrupt from error
         raise
     for job in jobs:

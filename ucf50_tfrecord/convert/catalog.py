@@ -1,4 +1,4 @@
-"""Finds the videos of a folder-per-class set: <folder>/<class>/…/<video>.
+"""Finds the videos of a folder of class folders: <folder>/<class>/…/<video>.
 
 Names of the form `v_<Class>_gNN_cNN` (UCF11, UCF50, UCF101) give the recording
 group and the clip number. Labels are the positions of the sorted class names.
@@ -16,7 +16,7 @@ import stat
 
 from ucf50_tfrecord import storage
 from ucf50_tfrecord.errors import Action, Remedy, UserError
-from ucf50_tfrecord.specs import Catalog, Video
+from ucf50_tfrecord.jobs import Catalog, Video
 
 VIDEO_SUFFIXES = frozenset(
     ".3g2 .3gp .asf .avi .divx .dv .f4v .flv .gif .m2ts .m2v .m4v .mjpeg .mkv .mov .mp4 .mpe .mpeg "
@@ -31,14 +31,13 @@ def find_videos(
 ) -> Catalog:
     """Catalogues a folder of class folders, ordered by video id.
 
-    Class folders may be links and may hold subfolders. Hidden files and folders are
-    ignored; what is no video by its suffix, no file or a link to nowhere is counted in a warning. With `checksum`
-    every video is read for its sha256.
+    Class folders may be links and may hold subfolders. Hidden files and folders are ignored. Entries that are no
+    videos (by suffix), no regular files or dangling links are counted in a warning. With `checksum` every video
+    is read for its sha256.
 
     Raises:
-      UserError: if the folder cannot be read or holds fewer than two class folders, if a class
-        folder holds no video (unless skip_empty_classes), or if two videos of a class
-        differ in their suffix only.
+      UserError: if the folder cannot be read or holds fewer than two class folders, a class folder holds no video
+        (unless skip_empty_classes), or two videos of a class differ only in their suffix.
     """
     root = pathlib.Path(videos_dir)
     class_dirs, stray = _list_class_dirs(root)
@@ -72,7 +71,7 @@ def find_videos(
         warnings.append(f"{len(empty)} empty class folders left out: {examples(empty)}")
     if stray:
         names = [str(path.relative_to(root)) for path in stray]
-        warnings.append(f"{len(stray)} files and folders passed over, no videos: {examples(names)}")
+        warnings.append(f"{len(stray)} files and folders ignored, no videos: {examples(names)}")
     return Catalog(
         videos_dir=str(root),
         classes=classes,
@@ -92,9 +91,9 @@ def _list_class_dirs(root: pathlib.Path) -> tuple[list[pathlib.Path], list[pathl
 
 
 def list_videos(folder: pathlib.Path) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
-    """Returns the videos, by their suffix, and the stray entries below a folder, sorted.
+    """Returns the videos (by suffix) and the stray entries below a folder, sorted.
 
-    Hidden ones are ignored. Links to folders are not followed below the folder: they may form loops.
+    Hidden entries are ignored. Links to folders inside it are not followed, because they may form loops.
 
     Raises:
       UserError: if a folder cannot be read.
@@ -118,7 +117,7 @@ def list_videos(folder: pathlib.Path) -> tuple[list[pathlib.Path], list[pathlib.
 
 
 def _describe(path: pathlib.Path, root: pathlib.Path, class_name: str, label: int) -> Video | None:
-    """Catalogues a file; None if it is a link to nowhere, or a pipe or device."""
+    """Catalogues a file; returns None for a dangling link, a pipe or a device."""
     relative = path.relative_to(root)
     match = _UCF_NAME.search(path.stem)
     try:
@@ -142,7 +141,7 @@ def _describe(path: pathlib.Path, root: pathlib.Path, class_name: str, label: in
 
 
 def _with_checksums(videos: list[Video], root: pathlib.Path) -> list[Video]:
-    """Adds each video's sha256; a file that cannot be read keeps None, and fails when it is decoded."""
+    """Adds each video's sha256. A file that cannot be read keeps None and fails when it is decoded."""
 
     def with_checksum(video: Video) -> Video:
         try:
@@ -161,7 +160,7 @@ def _check_ids_are_unique(videos: list[Video]) -> None:
     duplicates = [" and ".join(sorted(same)) for same in paths.values() if len(same) > 1]
     if duplicates:
         raise UserError(
-            f"{len(duplicates)} video ids stand for more than one file: {examples(sorted(duplicates))}. "
+            f"{len(duplicates)} video ids belong to more than one file: {examples(sorted(duplicates))}. "
             "Remove or rename one of each."
         )
 
@@ -170,12 +169,12 @@ def _explain_no_videos(root: pathlib.Path, stray: list[pathlib.Path]) -> None:
     direct = [path for path in stray if path.parent == root and path.suffix.lower() in VIDEO_SUFFIXES]
     found = f"{len(direct)} videos outside class folders" if direct else "no videos"
     raise UserError(
-        f"Expected {root} to hold one folder a class, each with its videos "
+        f"Expected {root} to hold one folder per class, each with its videos "
         f"({root}/<class>/<video>.avi); found {found}."
     )
 
 
 def examples(names: list[str]) -> str:
-    """Names the first few, and how many more there are."""
+    """Lists the first few names, and the number of others."""
     rest = len(names) - _NUM_EXAMPLES
     return ", ".join(names[:_NUM_EXAMPLES]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,9 +1,8 @@
-"""Opens videos. The only place where FFmpeg is handed a file.
+"""Opens videos: the only place that gives FFmpeg a file.
 
-FFmpeg recognises some 370 formats by their contents, whatever a file is called. Among them are playlists
-and scripts that name other files and addresses, which FFmpeg then opens. So a video is handed over as an
-open file, never as a path; only the containers in FORMATS are accepted; and FFmpeg may open nothing by
-name, since no protocol is allowed.
+FFmpeg recognises some 370 formats by their contents, whatever the file's name. Some are playlists and scripts that
+name other files and addresses, which FFmpeg then opens. So FFmpeg gets a video as an open file, never as a path;
+only the containers in FORMATS are accepted; and no protocol is allowed, so FFmpeg opens nothing by name.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ import msgspec
 
 from ucf50_tfrecord.convert import mpeg4
 
-# FFmpeg's names of the demuxers that may read a video: containers and elementary streams that hold all
-# of their data in one file. MLV is left out because it continues in files beside it.
+# Allowed demuxers by FFmpeg's names: containers and elementary streams that hold all data in one file. MLV is not
+# allowed, because it continues in other files.
 FORMATS = (
     "apng asf asf_o av1 avi cavsvideo dirac dv flv gif gxf h261 h263 h264 hevc ivf m4v matroska,webm mjpeg "
     "mov,mp4,m4a,3gp,3g2,mj2 mpeg mpegts mpegvideo mxf nsv nut nuv obu ogg rm swf vc1 vc1test vvc wtv "
@@ -33,20 +32,20 @@ FORMATS = (
 _OPTIONS = {"format_whitelist": FORMATS.replace(" ", ","), "protocol_whitelist": "none"}
 _REFUSED_FORMAT = "Format not on whitelist"
 
-# Packets are kept in memory up to this size; a longer video is read from its file again.
+# Packets are kept in memory up to this size; a larger video is read from its file again.
 _MAX_KEPT_BYTES = 64 << 20
-_PACKET_BYTES = 512  # what a packet takes beside its data
-_LARGEST_ALLOCATION = 1 << 31  # FFmpeg refuses to allocate more at once
+_PACKET_BYTES = 512  # overhead per packet
+_LARGEST_ALLOCATION = 1 << 31  # FFmpeg's limit
 
 
 Cause = Literal["contents", "unreadable", "room"]
 
 
 class VideoError(Exception):
-    """A video gives no clip; the text is the reason, without the path.
+    """A video gives no clip. The text is the reason, without the path.
 
-    `cause` is "unreadable" where the file could not be read at all, so that it may well decode another time;
-    "room" where its frames could not be written; else "contents".
+    cause: "unreadable" if the file could not be read, so it may decode another time; "room" if its frames could not
+      be written; else "contents".
     """
 
     def __init__(self, reason: str, cause: Cause = "contents"):
@@ -55,7 +54,7 @@ class VideoError(Exception):
 
 
 class Undecodable(msgspec.Struct, tag=True, forbid_unknown_fields=True):
-    """A VideoError, as a worker sends it."""
+    """A VideoError as a worker sends it."""
 
     reason: Annotated[str, msgspec.Meta(max_length=1000)]
     cause: Cause
@@ -66,10 +65,10 @@ class Undecodable(msgspec.Struct, tag=True, forbid_unknown_fields=True):
 
 
 class Packet(NamedTuple):
-    """Describes a packet without decoding it.
+    """A packet's description, without decoding.
 
     coding_type: see mpeg4.FrameTypes; None for other codecs.
-    is_discard: an edit list leaves its frame out.
+    is_discard: whether an edit list drops its frame.
     """
 
     pts: int | None
@@ -79,12 +78,12 @@ class Packet(NamedTuple):
 
 
 class Container:
-    """A video file whose packets can be read more than once. Closing it leaves the file open.
+    """A video whose packets can be read more than once. Closing it leaves the file open.
 
     codec: the decoder of the first video stream.
-    frame_rate: mean frames per second as the container states it, 0.0 if it does not.
-    time_base_secs: seconds per unit of the packets' and frames' times.
-    pixel_aspect: width of a pixel by its height.
+    frame_rate: mean frames per second that the container states, or 0.0.
+    time_base_secs: seconds per unit of packets' and frames' times.
+    pixel_aspect: width of a pixel divided by its height.
     """
 
     def __init__(self, file: BinaryIO, suffix: str):
@@ -92,10 +91,10 @@ class Container:
 
         Args:
           file: the video, readable and seekable.
-          suffix: of its name, such as ".avi": where contents fit several formats it decides.
+          suffix: its name's suffix, such as ".avi", which decides between formats that fit the contents.
 
         Raises:
-          VideoError: if its format is not one of FORMATS, or it has no video stream or no decoder.
+          VideoError: if its format is not allowed, or it has no video stream or no decoder.
           av.error.FFmpegError, OSError: if it cannot be opened.
         """
         self._input = _Input(file, suffix)
@@ -116,7 +115,7 @@ class Container:
         self.codec = self._stream.codec_context
         if self.codec is None:
             raise VideoError("no decoder for its codec")
-        # Every core converts a video of its own; threads inside one would only compete.
+        # Each core converts its own video; threads within one would only compete.
         self.codec.thread_count = 1
         self.frame_rate = float(self._stream.average_rate or 0.0)
         self.time_base_secs = float(self._stream.time_base)
@@ -148,7 +147,7 @@ class Container:
         return (packet for packet in self._container.demux(self._stream) if packet.size)
 
     def frames(self) -> Iterator[av.VideoFrame]:
-        """Decodes everything, in the order of display; damaged packets are skipped."""
+        """Decodes all packets, in the order of display; skips damaged ones."""
         for packet in self.replay():
             yield from self.decode(packet)
         yield from self.decode(None)
@@ -162,34 +161,34 @@ class Container:
 
 @contextlib.contextmanager
 def open_video(file: BinaryIO, suffix: str) -> Iterator[Container]:
-    """Opens a video while the block runs. Arguments are those of Container, errors those of `reading`."""
+    """Opens a video while the block runs. Arguments: see Container; errors: see `reading`."""
     with reading(), Container(file, suffix) as container:
         yield container
 
 
 @contextlib.contextmanager
 def reading() -> Iterator[None]:
-    """Turns the errors of a block that reads a video into one kind.
+    """Turns the block's errors of reading a video into VideoErrors.
 
     Raises:
       VideoError: if the video cannot be read.
-      MemoryError: if there is not enough memory.
+      MemoryError: if memory runs out.
     """
     try:
         yield
     except MemoryError as error:
-        # FFmpeg reports sizes that no file has, as damaged headers ask for, as a lack of memory.
+        # FFmpeg reports absurd sizes in damaged headers as a lack of memory.
         if isinstance(error, av.error.FFmpegError) and _has_address_space():
             raise VideoError("damaged: its headers ask for more memory than a video can need") from error
         raise
     except av.error.FFmpegError as error:
         raise VideoError(_describe(error)) from error
-    except OSError as error:  # of the file: FFmpeg's own reading goes through _Input
+    except OSError as error:  # of the file, which FFmpeg reads through _Input
         raise VideoError(_describe(error), "unreadable") from error
 
 
 def _has_address_space() -> bool:
-    """Tells whether the process was never so near to its limit that FFmpeg could have met it."""
+    """Tells whether the process stayed far enough from its limit that FFmpeg cannot have reached it."""
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit == resource.RLIM_INFINITY:
         return True
@@ -203,7 +202,7 @@ def _describe(error: OSError | av.error.FFmpegError) -> str:
 
 
 class _Input:
-    """What FFmpeg reads a video through. Of the file's name it learns the suffix alone."""
+    """The file object that FFmpeg reads. It reveals only the suffix of the file's name."""
 
     def __init__(self, file: BinaryIO, suffix: str):
         self._file = file
@@ -224,7 +223,7 @@ class _Input:
 
 def _open(source: _Input) -> av.container.InputContainer:
     source.seek(0)
-    # Metadata need not be UTF-8, and nothing here reads it.
+    # Metadata may not be UTF-8; nothing reads it.
     arguments: dict[str, Any] = {"metadata_errors": "replace", "container_options": _OPTIONS}
     try:
         return av.open(source, **arguments)
@@ -235,7 +234,7 @@ def _open(source: _Input) -> av.container.InputContainer:
 
 
 def _find_refused_format(source: _Input, arguments: dict) -> str | None:
-    """Opens a file again to learn from FFmpeg's log which format outside FORMATS its contents have."""
+    """Opens a file again and returns the refused format that FFmpeg's log names, or None."""
     level, skips_repeated = av.logging.get_level(), av.logging.get_skip_repeated()
     av.logging.set_level(av.logging.ERROR)
     av.logging.set_skip_repeated(False)  # another file may have been refused before

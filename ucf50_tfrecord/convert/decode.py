@@ -1,13 +1,12 @@
-"""Video files to frames.
+"""Decodes the frames of clips from video files.
 
-A clip needs a few frames of a video, and decoding is what costs. So all packets are
-demuxed first (cheap), the wanted frames are chosen from what the packets say, and then
-  - selectively: where the packets' headers tell which of them yield a frame (MPEG-4
-    Part 2 without B-frames, as in UCF50), the decoder gets only the packets from the
-    keyframe before each wanted frame up to it;
-  - in order: elsewhere it gets all packets, and the choice is made again if other frames
-    came out than the packets let expect.
-Either way the pixels are those of decoding everything in order and then picking.
+A clip needs few frames of a video, and decoding is the cost. So all packets are demuxed first, which is cheap, and
+frames are chosen from the packets' descriptions. Then they are decoded in one of two ways:
+  - selectively, if the packets' headers show which packets yield a frame (MPEG-4 Part 2 without B-frames, as in
+    UCF50): the decoder gets only the packets from the keyframe before each chosen frame up to it;
+  - in order, for all other videos: the decoder gets all packets, and frames are chosen again if other frames came
+    out than expected.
+Both give the pixels of decoding everything in order.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from ucf50_tfrecord import storage
+from ucf50_tfrecord.choices import Resize
 from ucf50_tfrecord.convert import mpeg4, sampling
 from ucf50_tfrecord.convert.container import Container, Packet, VideoError, open_video, reading
 from ucf50_tfrecord.convert.sampling import Timeline
@@ -32,21 +32,21 @@ from ucf50_tfrecord.specs import ClipFormat
 
 Kept = TypeVar("Kept")
 
-# The same bytes on every CPU: no approximate vector code in scaling and inverse transforms.
+# Gives the same bytes on every CPU: no approximate vector code.
 _SCALING = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
-# One for the process: its tables cost more to build than ten frames cost to scale.
+# One per process: its tables cost more to build than ten frames cost to scale.
 _REFORMATTER = VideoReformatter()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DecodedClip:
-    """The frames picked from a video.
+    """One clip's frames of a video.
 
     frames: uint8 [T, H, W, 3], RGB.
-    frame_indices: int64 [T], positions among the frames that decode.
+    frame_indices: int64 [T], positions among the decodable frames.
     timestamps_us: int64 [T], microseconds from the first frame.
     end_us: microseconds from the first frame to the end of the last.
-    frame_rate: mean frames per second as the container states it, 0.0 if it does not.
+    frame_rate: mean frames per second that the container states, or 0.0.
     """
 
     frames: np.ndarray
@@ -57,7 +57,7 @@ class DecodedClip:
 
 
 def decoder_version() -> str:
-    """Names what decides the pixels: PyAV and the FFmpeg libraries it carries."""
+    """Names the libraries that decide the pixels: PyAV and its FFmpeg libraries."""
     libraries = ("libavformat", "libavcodec", "libswscale")
     versions = [f"{name} {'.'.join(map(str, av.library_versions[name]))}" for name in libraries]
     return ", ".join([f"PyAV {av.__version__}", *versions])
@@ -65,11 +65,11 @@ def decoder_version() -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Picked(Generic[Kept]):
-    """The frames chosen of a video.
+    """Chosen frames of a video.
 
-    indices: int64 [..., T], positions among the frames that decode.
-    kept: what was kept of each of them, by index; of other frames too, where a guess was wrong.
-    timeline: of all frames that decode.
+    indices: int64 [..., T], positions among the decodable frames.
+    kept: the results of `keep` by index; also of other frames, after a wrong guess.
+    timeline: of all decodable frames.
     """
 
     indices: np.ndarray
@@ -78,10 +78,10 @@ class Picked(Generic[Kept]):
 
 
 def decode_clips(file: BinaryIO, suffix: str, clip_format: ClipFormat) -> list[DecodedClip]:
-    """Decodes a video's first video stream and picks the frames of its clips.
+    """Decodes the frames of a video's clips from its first video stream.
 
-    The frames are spread over those that really decode, since containers lie about their
-    number; in time they can be spread only where every frame has one.
+    Frames are spread over those that decode, since containers state wrong numbers. They are spread in time only if
+    every frame has a time.
 
     Args:
       file, suffix: the open video; see container.Container.
@@ -91,7 +91,7 @@ def decode_clips(file: BinaryIO, suffix: str, clip_format: ClipFormat) -> list[D
       `clip_format.clips_per_video` clips.
 
     Raises:
-      VideoError, MemoryError: as pick_frames does.
+      VideoError, MemoryError: see pick_frames.
     """
 
     def choose(timeline: Timeline) -> np.ndarray:
@@ -102,10 +102,10 @@ def decode_clips(file: BinaryIO, suffix: str, clip_format: ClipFormat) -> list[D
 
 
 def decode_file(path: str | os.PathLike, clip_format: ClipFormat) -> list[DecodedClip]:
-    """Decodes the clips of a video by its path, in this process: for videos that are trusted.
+    """Decodes the clips of a trusted video in this process.
 
     Raises:
-      VideoError, MemoryError: as pick_frames does, or if the file cannot be opened.
+      VideoError, MemoryError: see pick_frames; also if the file cannot be opened.
     """
     with reading(), storage.open_file(path) as file:
         return decode_clips(file, pathlib.Path(path).suffix, clip_format)
@@ -118,21 +118,21 @@ def pick_frames(
     choose: Callable[[Timeline], np.ndarray],
     keep: Callable[[np.ndarray], Kept],
 ) -> Picked[Kept]:
-    """Decodes the chosen frames of a video's first video stream, in one pass where that can be.
+    """Decodes chosen frames of a video's first video stream, in one pass if possible.
 
-    They are turned as the video's rotation says and scaled by area averaging.
+    Frames are rotated as the video states and scaled by area averaging.
 
     Args:
       file, suffix: the open video; see container.Container.
-      clip_format: the size of frames, and how they come to it.
-      choose: picks frames, int64 [..., T], by when they are shown. It is asked again where other
-        frames decode than the file lets expect.
-      keep: takes a frame, uint8 [H, W, 3], and returns what is to be kept of it; each frame once, mostly
-        in the order of display. So frames need not stay in memory.
+      clip_format: the frames' size, and how they are fitted to it.
+      choose: returns the indices of frames, int64 [..., T], for a timeline. It is called again if other frames
+        decode than expected.
+      keep: takes a frame, uint8 [H, W, 3], and returns the value to keep. It is called once per frame, mostly in
+        the order of display, so frames need not stay in memory.
 
     Raises:
-      VideoError: if the file cannot be read, has no video stream, or no frame of it decodes.
-      MemoryError: if there is not enough memory.
+      VideoError: if the file cannot be read, has no video stream, or no frame decodes.
+      MemoryError: if memory runs out.
     """
     with open_video(file, suffix) as source:
         packets = source.scan()
@@ -142,15 +142,15 @@ def pick_frames(
 
 
 def _is_predictable(packets: list[Packet]) -> bool:
-    """Tells whether it is known without decoding which packets yield a frame, in which order.
+    """Tells whether the packets show which of them yield a frame, and in which order.
 
-    Holds for MPEG-4 Part 2 where every packet is an I-frame, a P-frame or not coded, the
-    keyframe flags are those of the I-frames, times ascend, and no edit list cuts.
+    This holds for MPEG-4 Part 2 if every packet is an I-frame, a P-frame or not coded, exactly the I-frames are
+    marked as keyframes, times ascend, and no edit list drops frames.
     """
     if not packets or packets[0].coding_type != mpeg4.I_VOP:
         return False
     if packets[-1].coding_type == mpeg4.NOT_CODED:
-        return False  # the decoder then shows the frame before it once more
+        return False  # the decoder would show the previous frame again
     types_match = all(
         packet.coding_type in (mpeg4.I_VOP, mpeg4.P_VOP, mpeg4.NOT_CODED)
         and packet.is_keyframe == (packet.coding_type == mpeg4.I_VOP)
@@ -162,7 +162,7 @@ def _is_predictable(packets: list[Packet]) -> bool:
 
 
 class _Picker(Generic[Kept]):
-    """Decodes chosen frames of one video; see pick_frames."""
+    """Decodes the chosen frames of one video; see pick_frames."""
 
     def __init__(
         self,
@@ -177,9 +177,9 @@ class _Picker(Generic[Kept]):
         self._kept: dict[int, Kept] = {}
 
     def pick_selectively(self) -> Picked[Kept] | None:
-        """Decodes only what leads to the wanted frames; None if a packet does not keep its promise."""
+        """Decodes only the packets needed; returns None if a packet yields other frames than its header says."""
         source, packets = self._source, self._packets
-        # Frame number to packet number: packets that are not coded yield no frame.
+        # Packet number by frame number: packets that are not coded yield no frame.
         packet_of = [i for i, packet in enumerate(packets) if packet.coding_type != mpeg4.NOT_CODED]
         timeline = self._timeline([packets[i].pts for i in packet_of])
         indices = self._choose(timeline)
@@ -195,7 +195,7 @@ class _Picker(Generic[Kept]):
             frames = source.decode(packet)
             if len(frames) != (packets[number].coding_type != mpeg4.NOT_CODED):
                 break
-            # A damaged frame is patched up with what the frames before it showed, needed or not.
+            # FFmpeg conceals damage with earlier frames, which may have been skipped.
             if any(frame.pts != packet.pts or frame.is_corrupt for frame in frames):
                 break
             if number in frame_at:
@@ -206,9 +206,9 @@ class _Picker(Generic[Kept]):
         return None
 
     def pick_in_order(self) -> Picked[Kept]:
-        """Decodes everything, converting the frames that the packets let expect.
+        """Decodes all packets and keeps the frames expected from the packets.
 
-        Where another number of frames came out, those still missing are converted in a second pass.
+        If another number of frames decodes, the frames still missing are kept in a second pass.
         """
         shown = [p.pts for p in self._packets if p.coding_type != mpeg4.NOT_CODED and not p.is_discard]
         indices = self._choose(self._timeline((shown if None in shown else sorted(shown)) or [None]))
@@ -235,12 +235,12 @@ class _Picker(Generic[Kept]):
 
 
 def _packets_to(wanted: Collection[int], packets: list[Packet]) -> set[int]:
-    """Returns the packets from the keyframe before each wanted one up to it."""
+    """Returns the numbers of the packets from the keyframe before each wanted packet up to it."""
     keyframes = [i for i, packet in enumerate(packets) if packet.is_keyframe]
     needed: set[int] = set()
     reached = -1
     for last in sorted(wanted):
-        # No packet twice: of a long video every tenth frame may be wanted, with one keyframe for all.
+        # No packet twice: a long video may have one keyframe for many wanted frames.
         first = max(keyframes[bisect.bisect_right(keyframes, last) - 1], reached + 1)
         needed.update(range(first, last + 1))
         reached = last
@@ -248,12 +248,12 @@ def _packets_to(wanted: Collection[int], packets: list[Packet]) -> set[int]:
 
 
 def _convert(frame: av.VideoFrame, pixel_aspect: fractions.Fraction, clip_format: ClipFormat) -> np.ndarray:
-    """Scales a frame and turns it upright: uint8 [H, W, 3]."""
+    """Scales a frame and rotates it upright: uint8 [H, W, 3]."""
     quarter_turns = round(frame.rotation / 90) % 4
     height, width = clip_format.height, clip_format.width
     if quarter_turns % 2:
         height, width = width, height
-    if clip_format.resize != "stretch":
+    if clip_format.resize != Resize.STRETCH:
         shown = frame.height, frame.width * pixel_aspect
         height, width = sampling.fit_size(shown, (height, width), clip_format.resize)
     scaled = _REFORMATTER.reformat(frame, width, height, "rgb24", interpolation=_SCALING, threads=1)

@@ -1,7 +1,7 @@
-"""Runs a plan: which shards are missing, who converts them, and when the set is finished.
+"""Runs a conversion plan: finds the missing shards, has an engine convert them and writes the manifest.
 
-An engine is a function (jobs, data_dir, on_videos) -> reports, as they are done: run_local
-here, run_beam in beam.py. All of them map shard.convert_shard.
+An engine is a function (jobs, data_dir, on_videos) that yields reports: run_local here, run_beam in beam.py.
+All engines map shard.convert_shard.
 """
 
 from __future__ import annotations
@@ -15,42 +15,43 @@ import re
 from collections.abc import Callable, Generator, Sequence
 
 from ucf50_tfrecord import manifest, storage, workers
-from ucf50_tfrecord.convert.shard import convert_shard, source_of
+from ucf50_tfrecord.convert.shard import convert_shard, source_file_of
 from ucf50_tfrecord.errors import Action, Change, Remedy, UserError, expect
+from ucf50_tfrecord.jobs import ConversionPlan, ShardJob
 from ucf50_tfrecord.manifest import Manifest, ShardReport
-from ucf50_tfrecord.shards import Source, shard_pattern
-from ucf50_tfrecord.specs import DecodeLimits, Plan, ShardJob
+from ucf50_tfrecord.shards import SourceFile, shard_pattern
+from ucf50_tfrecord.specs import DecodeLimits
 
-# The third argument is told how many more videos are through, from any thread.
+# The third argument receives the number of videos done since its last call, from any thread.
 Engine = Callable[[Sequence[ShardJob], str, Callable[[int], None]], Generator[ShardReport]]
 
-# What may be the machine's fault is tried again by every conversion; a crash, or a video
-# beyond its limits, only where shards are verified, because it may cost minutes.
+# Every conversion retries failures that may be the machine's fault. Crashes and exceeded limits may cost
+# minutes each, so only a verifying conversion retries them.
 _RETRIED = frozenset({"unreadable", "killed"})
 _RETRIED_BY_VERIFY = _RETRIED | {"crash", "timeout", "memory"}
 
 _LAST_TASK_SECS = 60.0
 _TASK_LOCK = re.compile(r"\.lock-task-[0-9]+-of-[0-9]+")
-# What a conversion that was stopped early leaves beside shards.
+# Files that a conversion may leave before its first shard.
 _EARLY = re.compile(rf"\.lock|{_TASK_LOCK.pattern}|{storage.TEMPORARY}.*", re.DOTALL)
 
 
-class Progress:
-    """Hears how a conversion goes on; this one does nothing with it."""
+class ConversionListener:
+    """Receives a conversion's progress; this base class ignores it."""
 
     def start(self, num_videos: int) -> None:
-        """Takes the number of videos that are to be converted."""
+        """Receives the number of videos to convert."""
 
     def update(self, num_videos: int) -> None:
-        """Takes the number of videos that are through since the last call. Called from any thread."""
+        """Receives the number of videos done since the last call. Called from any thread."""
 
 
 @dataclasses.dataclass(frozen=True)
 class BuildOptions:
-    """What is thought of what the folder holds already.
+    """How existing shards are handled.
 
-    verify: whether to read the standing shards and compare their sha256, and to try videos
-      again that went beyond their limits.
+    verify: whether to compare the sha256 of existing shards, and to retry videos that crashed the decoder or
+      exceeded their limits.
     overwrite: whether shards of another name or of other videos may be replaced.
     """
 
@@ -59,62 +60,62 @@ class BuildOptions:
 
 
 def build_dataset(
-    plan: Plan,
+    plan: ConversionPlan,
     data_dir: str,
     *,
     run: Engine,
     options: BuildOptions = BuildOptions(),
-    progress: Progress = Progress(),
+    listener: ConversionListener = ConversionListener(),
 ) -> Manifest:
-    """Converts what is missing of a plan, then declares the dataset finished.
+    """Converts the missing shards of a plan, then writes the manifest.
 
-    Shards that stand as the plan wants them are kept, those of earlier plans are removed.
-    While anything is missing there is no manifest, so nobody trains on half a dataset.
+    Up-to-date shards are kept; shards of earlier plans are removed. There is no manifest while a shard is missing,
+    so nobody trains on half a dataset.
 
     Args:
       plan: what to build.
       data_dir: the dataset's folder.
-      run: what converts the missing shards.
+      run: the engine.
       options: see BuildOptions.
-      progress: hears how it goes on.
+      listener: receives the progress.
 
     Raises:
-      UserError: if the folder holds other videos' shards or is being written by another
-        process, if a shard cannot be written, or no video gives a clip.
+      UserError: if the folder holds shards of other videos, another process writes it, a shard cannot be
+        written, or no video gives a clip.
     """
     if manifest.exists(data_dir):
         before, reports = _look_up(plan, data_dir, options)
         if before == manifest.assemble(data_dir, plan, reports.values()):
-            progress.start(0)
-            return before  # also where the folder may only be read
+            listener.start(0)
+            return before  # also in a read-only folder
     _make_folder(data_dir)
     with storage.folder_lock(data_dir):
-        # Looked up under the lock: another process may have had it since.
+        # Again under the lock: another process may have held it since.
         before, reports = _look_up(plan, data_dir, options)
         _discard(before, plan, data_dir, reports)
-        _run_missing(plan.jobs, data_dir, reports, run, progress)
-        return _declare(plan, data_dir, reports)
+        _run_missing(plan.jobs, data_dir, reports, run, listener)
+        return _finish(plan, data_dir, reports)
 
 
 def convert_part(
-    plan: Plan,
+    plan: ConversionPlan,
     data_dir: str,
     *,
     task: tuple[int, int],
     run: Engine,
     options: BuildOptions = BuildOptions(),
-    progress: Progress = Progress(),
+    listener: ConversionListener = ConversionListener(),
 ) -> Manifest | None:
-    """Converts one task's share of a plan; other processes and hosts convert the others.
+    """Converts one task's part of a plan; other processes and hosts convert the rest.
 
-    Task i of n has every n-th shard from i on. The task that finishes last declares the
-    dataset finished, and so does finalize.
+    Task i of n has every n-th shard from i on. The task that finishes last writes the manifest; finalize does so,
+    too.
 
     Args:
-      plan: the whole of what is built, the same in every task.
-      data_dir: the dataset's folder, on a file system that all tasks see.
+      plan: the whole conversion, the same in every task.
+      data_dir: the dataset's folder, on a file system that all tasks share.
       task: (index, count), with 0 <= index < count.
-      run, options, progress: see build_dataset.
+      run, options, listener: see build_dataset.
 
     Returns:
       The manifest if the dataset is finished.
@@ -128,27 +129,27 @@ def convert_part(
     )
     _make_folder(data_dir)
     with (
-        # Another task may be looking whether it was the last.
+        # Another task may be checking whether it was the last.
         storage.folder_lock(data_dir, shared=True, wait_secs=_LAST_TASK_SECS),
         storage.folder_lock(data_dir, f".lock-task-{index}-of-{count}"),
     ):
         part = dataclasses.replace(plan, jobs=plan.jobs[index::count])
         before, reports = _look_up(part, data_dir, options)
         _discard(before, part, data_dir, reports)
-        _run_missing(part.jobs, data_dir, reports, run, progress)
-    with contextlib.suppress(storage.LockedError):  # then the task that holds it declares it
+        _run_missing(part.jobs, data_dir, reports, run, listener)
+    with contextlib.suppress(storage.LockedError):  # then the task that holds the lock writes the manifest
         with storage.folder_lock(data_dir):
             reports = finished_reports(plan, data_dir, retried=frozenset())
             if len(reports) == len(plan.jobs):
-                return _declare(plan, data_dir, reports)
+                return _finish(plan, data_dir, reports)
     return None
 
 
-def finalize(plan: Plan, data_dir: str) -> Manifest:
-    """Declares a dataset finished whose shards were converted by convert_part.
+def finalize(plan: ConversionPlan, data_dir: str) -> Manifest:
+    """Writes the manifest of a dataset whose shards were converted by convert_part.
 
     Raises:
-      UserError: if shards are missing, if a task still runs, or no video gave a clip.
+      UserError: if shards are missing, a task still runs, or no video gave a clip.
     """
     _make_folder(data_dir)
     with storage.folder_lock(data_dir):
@@ -159,22 +160,21 @@ def finalize(plan: Plan, data_dir: str) -> Manifest:
                 f"{len(missing)} of {len(plan.jobs)} shards are missing in {data_dir}: shard {missing[0][0]} "
                 f"is {missing[0][1]}. Shard i belongs to task i mod task_count; run its task again."
             )
-        return _declare(plan, data_dir, reports)
+        return _finish(plan, data_dir, reports)
 
 
 def finished_reports(
-    plan: Plan, data_dir: str, *, retried: frozenset[str], verify: bool = False
+    plan: ConversionPlan, data_dir: str, *, retried: frozenset[str], verify: bool = False
 ) -> dict[str, ShardReport]:
-    """Returns, by file name, the reports of shards that already stand as their jobs want them.
+    """Returns the reports of up-to-date shards by file name.
 
-    A shard stands when its sidecar carries the job's fingerprint, its videos' files are as
-    they were (by sha256 where the plan has it, else by size and time of change), the file has
-    the size (and with `verify` the sha256) that the sidecar states, and no video of it was
-    quarantined for one of the `retried` causes.
+    A shard is up to date when its sidecar has the job's fingerprint, its videos' files are unchanged (by sha256
+    if the plan has it, else by size and time of change), its file has the size (and with `verify` the sha256)
+    that the sidecar states, and none of its videos was quarantined for one of the `retried` causes.
     """
 
     def report_of(job: ShardJob) -> ShardReport | None:
-        return _standing_report(job, data_dir, verify, retried)
+        return _current_report(job, data_dir, verify, retried)
 
     with concurrent.futures.ThreadPoolExecutor() as threads:
         reports = threads.map(report_of, plan.jobs)
@@ -189,17 +189,17 @@ def run_local(
     num_workers: int,
     limits: DecodeLimits = DecodeLimits(),
 ) -> Generator[ShardReport]:
-    """Converts shards with worker processes on this host, yielding each report as it is done.
+    """Converts shards with worker processes on this host and yields each report when it is done.
 
     Raises:
       UserError: if a shard cannot be written or no worker process can be started.
     """
-    # Largest first, so that no worker is left with a big shard at the end.
+    # Largest first, so that no worker has a big shard left at the end.
     ordered = sorted(jobs, key=lambda job: -sum(video.num_bytes for video in job.videos))
     num_workers = max(1, min(num_workers, len(ordered)))
     with (
         concurrent.futures.ThreadPoolExecutor(num_workers) as threads,
-        # Left first: its workers are killed, and the threads that wait for them end.
+        # Exits first: it kills its workers, which stops the threads that wait for them.
         workers.IsolatedPool.within(limits) as pool,
     ):
         futures = [threads.submit(convert_shard, job, data_dir, pool, limits, on_videos) for job in ordered]
@@ -208,12 +208,10 @@ def run_local(
 
 
 def _make_folder(data_dir: str) -> None:
-    """Makes a dataset's folder, if need be.
-
-    A dataset's folder is known by its shards, so it needs no marker.
+    """Makes a dataset's folder unless it exists. Its shards identify it, so it needs no marker.
 
     Raises:
-      UserError: if it holds other files and no shards: some of them might be replaced.
+      UserError: if it holds other files and no shards: a conversion might replace them.
     """
     names = storage.list_folder(data_dir)
     shard = shard_pattern()
@@ -227,12 +225,12 @@ def _make_folder(data_dir: str) -> None:
 
 
 def _look_up(
-    plan: Plan, data_dir: str, options: BuildOptions
+    plan: ConversionPlan, data_dir: str, options: BuildOptions
 ) -> tuple[Manifest | None, dict[str, ShardReport]]:
-    """Returns the manifest of what the folder holds, and the reports of the shards that stand.
+    """Returns the folder's manifest, and the reports of its up-to-date shards.
 
     Raises:
-      UserError: if the folder holds other videos' shards that are not to be overwritten.
+      UserError: if the folder holds shards of other videos that may not be overwritten.
     """
     retried = _RETRIED_BY_VERIFY if options.verify else _RETRIED
     reports = finished_reports(plan, data_dir, verify=options.verify, retried=retried)
@@ -252,10 +250,12 @@ def _look_up(
     return before, reports
 
 
-def _discard(before: Manifest | None, plan: Plan, data_dir: str, reports: dict[str, ShardReport]) -> None:
-    """Takes the manifest away where shards are missing; before it, the shards of another name.
+def _discard(
+    before: Manifest | None, plan: ConversionPlan, data_dir: str, reports: dict[str, ShardReport]
+) -> None:
+    """Deletes the manifest if shards are missing; before it, the shards of another name.
 
-    In this order: the manifest is all that tells the other name.
+    In this order, because only the manifest states the other name.
     """
     if all(job.filename in reports for job in plan.jobs):
         return
@@ -265,25 +265,29 @@ def _discard(before: Manifest | None, plan: Plan, data_dir: str, reports: dict[s
 
 
 def _run_missing(
-    jobs: Sequence[ShardJob], data_dir: str, reports: dict[str, ShardReport], run: Engine, progress: Progress
+    jobs: Sequence[ShardJob],
+    data_dir: str,
+    reports: dict[str, ShardReport],
+    run: Engine,
+    listener: ConversionListener,
 ) -> None:
-    """Converts the jobs without a report, adding theirs."""
+    """Converts the jobs without a report, and adds their reports."""
     missing = [job for job in jobs if job.filename not in reports]
-    progress.start(sum(len(job.videos) for job in missing))
+    listener.start(sum(len(job.videos) for job in missing))
     if missing:
-        with contextlib.closing(run(missing, data_dir, progress.update)) as done:
+        with contextlib.closing(run(missing, data_dir, listener.update)) as done:
             reports.update((report.filename, report) for report in done)
 
 
-def _declare(plan: Plan, data_dir: str, reports: dict[str, ShardReport]) -> Manifest:
-    """Writes the manifest, and removes the shards of earlier plans.
+def _finish(plan: ConversionPlan, data_dir: str, reports: dict[str, ShardReport]) -> Manifest:
+    """Removes the shards of earlier plans and writes the manifest.
 
     Raises:
       UserError: if no video gave a clip.
     """
     built = manifest.assemble(data_dir, plan, reports.values())
     _remove_shards(data_dir, plan.name, keep=set(reports) if built.num_clips else set())
-    storage.remove_unfinished(data_dir)  # of the manifest and the files beside it, too
+    storage.remove_unfinished(data_dir)  # also of the manifest and the files for TFDS
     storage.remove_files(data_dir, lambda name: _TASK_LOCK.fullmatch(name) is not None)
     if not built.num_clips:
         first = built.quarantined[0]
@@ -296,10 +300,10 @@ def _declare(plan: Plan, data_dir: str, reports: dict[str, ShardReport]) -> Mani
     return built
 
 
-def _standing_report(
+def _current_report(
     job: ShardJob, data_dir: str, verify: bool, retried: frozenset[str]
 ) -> ShardReport | None:
-    """Returns the report of a job's shard if it stands; see finished_reports."""
+    """Returns the report of a job's shard if the shard is up to date; see finished_reports."""
     path = pathlib.Path(data_dir, job.filename)
     if not path.is_file() or not os.path.isfile(manifest.sidecar_path(data_dir, job.filename)):
         return None
@@ -307,31 +311,31 @@ def _standing_report(
         report = manifest.load_report(data_dir, job.filename)
     except UserError:
         return None  # a damaged sidecar: the shard is converted again
-    stands = (
+    is_current = (
         report.fingerprint == job.fingerprint
         and report.num_bytes == path.stat().st_size
         and _are_unchanged(job, report)
         and not any(item.cause in retried for item in report.quarantined)
         and (not verify or report.sha256 == storage.sha256(path))
     )
-    return report if stands else None
+    return report if is_current else None
 
 
 def _are_unchanged(job: ShardJob, report: ShardReport) -> bool:
-    """Tells whether the videos' files are those that the shard was made of."""
+    """Tells whether the videos' files are unchanged since the shard was made."""
 
-    def is_unchanged(now: Source, then: Source) -> bool:
+    def is_unchanged(now: SourceFile, then: SourceFile) -> bool:
         if now.sha256 is not None:
             return now.sha256 == then.sha256
         return (now.num_bytes, now.mtime_ns) == (then.num_bytes, then.mtime_ns)
 
     return len(job.videos) == len(report.sources) and all(
-        is_unchanged(source_of(video), source) for video, source in zip(job.videos, report.sources)
+        is_unchanged(source_file_of(video), source) for video, source in zip(job.videos, report.sources)
     )
 
 
 def _remove_shards(data_dir: str, name: str, *, keep: set[str]) -> None:
-    """Deletes the named dataset's shards, but for those to keep, and what dead runs left of them."""
+    """Deletes the named dataset's shards except those to keep, and temporary files of killed processes."""
     shard = shard_pattern(name)
 
     def is_left(file: str) -> bool:

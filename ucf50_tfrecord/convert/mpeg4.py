@@ -1,8 +1,7 @@
-"""What an MPEG-4 Part 2 stream (Xvid, DivX) says of itself: which packets hold which frames.
+"""Reads the frame types of MPEG-4 Part 2 streams (Xvid, DivX) from their packets' headers.
 
-Two kinds of packets break the rule "one packet, one frame, in order": frames marked as
-not coded, which yield no frame, and B-frames, alone or packed two to a packet. Both are
-told by the headers, so no packet need be decoded to find them.
+Two kinds of packets break the rule "one packet, one frame, in order": frames marked as not coded, which yield no
+picture, and B-frames, alone or packed two to a packet. The headers show both without decoding.
 
 Source: ISO/IEC 14496-2, 6.2.3 (video object layer) and 6.2.5 (video object plane).
 """
@@ -12,7 +11,7 @@ from __future__ import annotations
 import re
 
 _VOL_START = re.compile(rb"\x00\x00\x01[\x20-\x2f]")
-# A group's header carries only the time of day, which matters to B-frames alone.
+# A group's header carries only the time of day, which matters to B-frames only.
 _GROUP = re.compile(rb"\x00\x00\x01\xb3.*?(?=\x00\x00\x01|\Z)", re.DOTALL)
 _START = b"\x00\x00\x01"
 _VOP_START = _START + b"\xb6"
@@ -35,7 +34,7 @@ class _Bits:
 
 
 class FrameTypes:
-    """Reads the frames' types of one stream, packet by packet in their order."""
+    """Reads the frame types of one stream, packet by packet in order."""
 
     def __init__(self, extradata: bytes):
         self._headers: bytes | None = None
@@ -43,10 +42,10 @@ class FrameTypes:
         self._increment_bits = _time_increment_bits(self._layer)
 
     def read(self, packet: bytes) -> int | None:
-        """Returns the type of a packet's frame: NOT_CODED for one that yields no picture.
+        """Returns the type of a packet's frame; NOT_CODED if it yields no picture.
 
-        None where the packet cannot stand for itself: it does not hold exactly one frame,
-        its header is damaged, or it brings other headers than the stream's first packet.
+        Returns None if the packet does not hold exactly one frame, its header is damaged, or it brings other
+        headers than the stream's first packet.
         """
         start = packet.find(_VOP_START)
         if start < 0 or packet.find(_VOP_START, start + 4) >= 0:
@@ -55,13 +54,13 @@ class FrameTypes:
             return None
         if not self._increment_bits:
             return None
-        # Read by shifting one number: this runs for every packet of every video.
+        # One number is shifted, because this runs for every packet of every video.
         header = int.from_bytes(
             packet[start + 4 : start + 4 + _HEADER_BITS // 8].ljust(_HEADER_BITS // 8, b"\0")
         )
         left = _HEADER_BITS - 2
         kind = header >> left
-        for _ in range(_MAX_SECONDS):  # modulo_time_base: a one for each second passed
+        for _ in range(_MAX_SECONDS):  # modulo_time_base: a one per second passed
             left -= 1
             if not header >> left & 1:
                 break
@@ -74,10 +73,10 @@ class FrameTypes:
         return kind if header >> after_time - 2 & 1 else NOT_CODED
 
     def _takes_headers(self, packet_headers: bytes) -> bool:
-        """Takes what stands before a frame; False if it is not what the stream began with.
+        """Takes the headers before a frame; returns False if they differ from the stream's first ones.
 
-        It sets the decoder's state for good (layer, colours, the encoder's build), so no packet
-        that changes it may be left out.
+        Headers set the decoder's state (layer, colours, the encoder's build), so a packet that changes them may
+        not be skipped.
         """
         headers = _GROUP.sub(b"", packet_headers)
         if self._headers is None:
@@ -91,7 +90,7 @@ class FrameTypes:
 
 
 def _layer_header(data: bytes) -> bytes:
-    """Returns the video object layer's header, empty if there is none."""
+    """Returns the video object layer's header, b"" if there is none."""
     start = _VOL_START.search(data)
     if start is None:
         return b""
@@ -100,7 +99,7 @@ def _layer_header(data: bytes) -> bytes:
 
 
 def _time_increment_bits(layer: bytes) -> int:
-    """Returns the length of the time field in each frame's header, 0 if it is not told."""
+    """Returns the length of the time field in each frame's header, 0 if it is not stated."""
     bits = _Bits(layer)
     bits.read(1 + 8)  # random_accessible_vol, video_object_type_indication
     version = 1

@@ -1,4 +1,4 @@
-"""Videos to folds to shards: a pure function of the catalogue and the format."""
+"""Assigns videos to folds and shards: a pure function of the catalogue and the format."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import hashlib
 import os
 
 from ucf50_tfrecord import manifest, record
-from ucf50_tfrecord.specs import DEFAULT_SHARD_BYTES, Catalog, ClipFormat, FoldRule, Plan, ShardJob, Video
+from ucf50_tfrecord.choices import FoldBy
+from ucf50_tfrecord.jobs import Catalog, ConversionPlan, ShardJob, Video
+from ucf50_tfrecord.specs import DEFAULT_SHARD_BYTES, ClipFormat, FoldRule
 
 
 def fold_of(video: Video, rule: FoldRule) -> int:
     """Returns a video's fold: its group's number, or its id hashed into 1..num_folds."""
-    if rule.fold_by == "group" and video.group is not None:
+    if rule.fold_by == FoldBy.GROUP and video.group is not None:
         return video.group
     return 1 + _hash(video.video_id) % rule.num_folds
 
@@ -24,12 +26,12 @@ def plan_shards(
     fold_rule: FoldRule,
     decoder: str,
     shard_bytes: int = DEFAULT_SHARD_BYTES,
-) -> Plan:
+) -> ConversionPlan:
     """Assigns every video to a shard of its fold.
 
-    Within a fold, videos are ordered by the hash of their id, so that each shard mixes
-    the classes, and cut into equal runs of at most about `shard_bytes` of pixels. A shard
-    is named {name}-fold{FF}.tfrecord-{i:05d}-of-{n:05d}. `decoder` names what makes the pixels.
+    The videos of a fold are ordered by the hash of their id, so that each shard mixes the classes, and cut into
+    equal runs of about `shard_bytes` of pixels at most. A shard's name is
+    {name}-fold{FF}.tfrecord-{i:05d}-of-{n:05d}. `decoder` names the libraries that decide the pixels.
     """
     # Absolute: workers on other hosts have other working folders.
     videos_dir = os.path.abspath(catalog.videos_dir)
@@ -64,7 +66,7 @@ def plan_shards(
                     fingerprint=manifest.fingerprint({**shared, "fold": fold, "videos": described}),
                 )
             )
-    return Plan(
+    return ConversionPlan(
         name=name,
         videos_dir=videos_dir,
         classes=catalog.classes,
@@ -77,6 +79,6 @@ def plan_shards(
 
 
 def _hash(text: str) -> int:
-    # Python's own hash() differs from process to process.
+    # Python's hash() differs between processes.
     digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
     return int.from_bytes(digest[:8], "big")

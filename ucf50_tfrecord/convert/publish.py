@@ -1,7 +1,7 @@
 """Copies a finished dataset into an object store.
 
-There is no rename there, so nothing is ever half-written, but nothing appears together either: the
-manifest is taken away first and written last, and without it a folder is no dataset.
+An object store writes each file whole but cannot rename, so several files never appear at once. The manifest is
+removed first and written last; without it a folder is no dataset.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ _UPLOADS_AT_ONCE = 8
 def publish(
     built: Manifest, url: str, *, verify: bool = False, on_shard: Callable[[], object] = lambda: None
 ) -> Manifest:
-    """Brings a copy of a dataset at a URL up to date; what stands there already is not sent again.
+    """Brings a dataset's copy at a URL up to date. Files that are up to date are not sent again.
 
     Args:
       built: the dataset, in a local folder.
       url: the copy's folder.
-      verify: whether to read the shards that stand there, and send those again that are damaged.
-      on_shard: is told of each shard that stands there in the end, from any thread.
+      verify: whether to read the copy's shards, and to send damaged ones again.
+      on_shard: is called after each shard is up to date, from any thread.
 
     Returns:
       The copy's manifest.
 
     Raises:
-      UserError: if something there cannot be read or written.
+      UserError: if the copy cannot be read or written.
     """
     copied = dataclasses.replace(built, data_dir=url)
     try:
         before = manifest_lib.load_if_finished(url)
-    except UserError:  # damaged, or of another schema: `built` takes its place
+    except UserError:  # damaged or of another schema: `built` replaces it
         before = None
     if before != copied:
         remote.remove(storage.join(url, MANIFEST_FILENAME))
@@ -55,11 +55,10 @@ def publish(
 
 
 def _find_stale(built: Manifest, before: Manifest | None, url: str) -> list[str]:
-    """Names the shards and sidecars of earlier datasets; readers that go by the files' names would take them too.
+    """Returns the names of earlier datasets' shards and sidecars, which readers that go by names would read, too.
 
-    They are looked for, as a copy that was interrupted has left no manifest that lists them; what an earlier
-    manifest lists may have another name. Only shards are named, and only what lies directly in the folder: the
-    earlier manifest may be anyone's.
+    An interrupted copy leaves no manifest that lists them, so the folder is searched. An earlier manifest may list
+    shards of another name. It may be anyone's, so only shards directly in the folder are returned.
     """
     kept = {name for shard in built.shards for name in _names(shard)}
     listed = {name for shard in (before.shards if before else ()) for name in _names(shard)}
@@ -79,8 +78,8 @@ def _bring_shards(built: Manifest, copied: Manifest, verify: bool, on_shard: Cal
     url = copied.data_dir
 
     def bring(shard: ManifestShard) -> None:
-        if not _stands(shard, built, url) or (verify and manifest_lib.verify_shard(copied, shard)):
-            for name in _names(shard):  # the sidecar last: it says that the shard is there
+        if not _is_current(shard, built, url) or (verify and manifest_lib.verify_shard(copied, shard)):
+            for name in _names(shard):  # the sidecar last: it declares the shard complete
                 _upload(built, name, url)
         on_shard()
 
@@ -98,7 +97,7 @@ def _upload(built: Manifest, filename: str, url: str) -> None:
     remote.upload(storage.join(built.data_dir, filename), storage.join(url, filename))
 
 
-def _stands(shard: ManifestShard, built: Manifest, url: str) -> bool:
+def _is_current(shard: ManifestShard, built: Manifest, url: str) -> bool:
     """Tells whether a shard's copy has its size, and its sidecar's copy the same bytes."""
     sidecar = f"{shard.filename}.json"
     try:

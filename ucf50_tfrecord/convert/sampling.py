@@ -1,4 +1,4 @@
-"""Which of a video's frames make a clip, and which of a frame's pixels."""
+"""Chooses the frames of clips, and the part of a frame that is kept."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ucf50_tfrecord.choices import Resize, Spacing
 from ucf50_tfrecord.specs import ClipFormat, WindowSpec
 
 
 @dataclasses.dataclass(frozen=True)
 class Timeline:
-    """When a video's frames are shown, in the order of display.
+    """Presentation times of a video's frames, in the order of display.
 
-    times: in units of time_base_secs; None where the file does not tell.
-    frame_rate: mean frames per second as the container states it, 0.0 if it does not.
+    times: in units of time_base_secs; None if the file states none.
+    frame_rate: mean frames per second that the container states, or 0.0.
     """
 
     times: Sequence[int | None]
@@ -27,17 +28,17 @@ class Timeline:
     frame_rate: float
 
     def secs(self, index: int) -> float:
-        """When a frame is shown; one without a time is placed by its position."""
+        """Returns a frame's time; a frame without one is placed by its position."""
         time = self.times[index]
         return index * self._frame_secs if time is None else time * self.time_base_secs
 
     def microseconds(self, index: int) -> int:
-        """When a frame is shown, from the first frame."""
+        """Returns a frame's time from the first frame."""
         return round((self.secs(index) - self.secs(0)) * 1e6)
 
     @functools.cached_property
     def shown_us(self) -> list[int]:
-        """When each frame is shown, in microseconds from the first, ascending, as in even_times."""
+        """Times of all frames, in microseconds from the first, ascending as in even_times."""
         return list(itertools.accumulate(map(self.microseconds, range(len(self.times))), max))
 
     @property
@@ -47,7 +48,7 @@ class Timeline:
 
     @property
     def latest_us(self) -> int:
-        """As end_us, no frame being shown later: the last one's time may go back."""
+        """The later of end_us and the last frame shown: the last frame's time may go back."""
         return max(self.end_us, self.shown_us[-1])
 
     @property
@@ -56,11 +57,11 @@ class Timeline:
 
 
 def choose_frames(times: Sequence[int | None], clip_format: ClipFormat) -> np.ndarray:
-    """Picks the frames of all clips of a video.
+    """Chooses the frames of all clips of a video.
 
     Args:
-      times: when each frame is shown, in any unit and in the order of display. Where one is None,
-        frames are picked by their number, whatever the format's spacing.
+      times: the frames' times in any unit, in the order of display. If one is None, frames are chosen by their
+        number, whatever the format's spacing.
       clip_format: clip k of K gets every K-th of K * num_frames frames, from k on.
 
     Returns:
@@ -68,7 +69,7 @@ def choose_frames(times: Sequence[int | None], clip_format: ClipFormat) -> np.nd
     """
     num_clips = clip_format.clips_per_video
     num_frames = num_clips * clip_format.num_frames
-    if clip_format.spacing == "time" and None not in times:
+    if clip_format.spacing == Spacing.TIME and None not in times:
         picked = even_times(times, num_frames)
     else:
         picked = even_indices(len(times), num_frames)
@@ -76,11 +77,11 @@ def choose_frames(times: Sequence[int | None], clip_format: ClipFormat) -> np.nd
 
 
 def cut_windows(timeline: Timeline, windows: WindowSpec) -> list[tuple[int, int]]:
-    """Cuts a video into windows: (start, end) of each, in microseconds from the first frame.
+    """Cuts a video into windows; returns (start, end) of each, in microseconds from the first frame.
 
-    A video of at most `whole_secs` is one window. Else there is one every `stride_secs`, and the
-    last ends with the video. Left out are those in which no frame appears: a picture that stays does not
-    count for more, and times that jump, as in joined recordings, do not make hours of nothing.
+    A video of at most `whole_secs` is one window. A longer one has a window every `stride_secs`; the last ends with
+    the video. Windows in which no frame appears are dropped: a still picture does not count more, and jumps in time,
+    as in joined recordings, do not give hours of empty windows.
     """
     window_us, stride_us = round(windows.window_secs * 1e6), round(windows.stride_secs * 1e6)
     shown_us, end_us = timeline.shown_us, timeline.latest_us
@@ -92,7 +93,7 @@ def cut_windows(timeline: Timeline, windows: WindowSpec) -> list[tuple[int, int]
         if next_us < start + window_us:
             starts.append(start)
             start += stride_us
-        else:  # on to the first window that reaches beyond it
+        else:  # skips to the first window that holds the next frame
             start = ((next_us - window_us) // stride_us + 1) * stride_us
     if last <= shown_us[-1]:
         starts.append(last)
@@ -100,10 +101,10 @@ def cut_windows(timeline: Timeline, windows: WindowSpec) -> list[tuple[int, int]
 
 
 def choose_window_frames(timeline: Timeline, clip_format: ClipFormat, windows: WindowSpec) -> np.ndarray:
-    """Picks the frames of all clips of each of a video's windows, as choose_frames does it of a video.
+    """Chooses the frames of all clips of each window, as choose_frames does for a video.
 
-    A window's frames are those that appear from its start to before its end. A video in one window
-    gives what choose_frames gives.
+    A window's frames are those shown from its start to before its end. A video in one window gives the result of
+    choose_frames.
 
     Returns:
       int64 [windows, clips_per_video, num_frames].
@@ -112,18 +113,17 @@ def choose_window_frames(timeline: Timeline, clip_format: ClipFormat, windows: W
     chosen = []
     for start, end in cut_windows(timeline, windows):
         first = bisect.bisect_left(shown_us, start)
-        # Where a frame's length is not known the video ends when its last one appears.
+        # If the length of frames is unknown, the video ends when its last frame appears.
         stop = bisect.bisect_left(shown_us, end) if end < end_us else len(shown_us)
         chosen.append(first + choose_frames(timeline.times[first:stop], clip_format))
     return np.stack(chosen)
 
 
 def even_indices(num_available: int, num_frames: int) -> np.ndarray:
-    """Picks `num_frames` evenly spaced frames out of `num_available`, both ends included.
+    """Chooses `num_frames` evenly spaced frames out of `num_available`, both ends included.
 
-    Frame i is round(i * (num_available - 1) / (num_frames - 1)), halves up, in integer
-    arithmetic so that no platform rounds differently. A clip of one frame is the middle
-    one; a video with too few frames repeats some.
+    Frame i is round(i * (num_available - 1) / (num_frames - 1)), halves up, in integer arithmetic so that all
+    platforms agree. One frame is the middle one; if there are too few frames, some repeat.
 
     Returns:
       int64 [num_frames], ascending.
@@ -136,23 +136,23 @@ def even_indices(num_available: int, num_frames: int) -> np.ndarray:
 
 
 def even_times(times: Sequence[int], num_frames: int) -> np.ndarray:
-    """Picks the frames nearest to evenly spaced times, first and last time included.
+    """Chooses the frames nearest to evenly spaced times, first and last time included.
 
-    Of frames shown at once it is the first. Of two equally near the later is taken, so that
-    frames at a constant rate give even_indices.
+    Of frames with the same time the first is chosen. Of two equally near frames the later is chosen, so that a
+    constant rate gives even_indices.
 
     Args:
-      times: when each frame is shown.
+      times: the frames' times, in any unit.
 
     Returns:
       int64 [num_frames], ascending.
     """
-    # Damaged files have times that go back; a frame is not shown before the one ahead of it.
+    # Times of damaged files go back; a frame is not shown before its predecessor.
     times = [time - times[0] for time in itertools.accumulate(times, max)]
     parts = max(2, 2 * (num_frames - 1))
     picked = []
     for i in range(num_frames):
-        # Times are compared in parts of their unit: whole numbers, however large.
+        # Times are compared in fractions of their unit, as whole numbers of any size.
         target = 2 * i * times[-1] if num_frames > 1 else times[-1] - 1
         later = bisect.bisect_left(times, -(-target // parts))
         earlier = times[max(0, later - 1)]
@@ -167,16 +167,16 @@ def fit_size(shown: tuple[int, fractions.Fraction], size: tuple[int, int], resiz
     Args:
       shown: the frame's height and width as displayed, in pixels.
       size: the height and width wanted.
-      resize: `crop`, so that it covers them; `pad`, so that it fits into them.
+      resize: `crop` to cover the wanted size, `pad` to fit into it.
     """
-    fits_height = size[0] * shown[1] >= size[1] * shown[0]  # at the wanted height it is too wide
-    if fits_height == (resize == "crop"):
+    fits_height = size[0] * shown[1] >= size[1] * shown[0]  # too wide at the wanted height
+    if fits_height == (resize == Resize.CROP):
         return size[0], max(1, round(shown[1] * size[0] / shown[0]))
     return max(1, round(shown[0] * size[1] / shown[1])), size[1]
 
 
 def place_centred(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Cuts off what is too much on both sides, and fills up what is too little with black.
+    """Crops a centred part of an image, or pads it with black, on each axis.
 
     Args:
       image: uint8 [h, w, 3].

@@ -1,4 +1,4 @@
-"""Writes one shard. A pure function of its job and the videos' bytes."""
+"""Converts one job into one shard: a pure function of the job and the videos' bytes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ import numpy as np
 from ucf50_tfrecord import manifest, record, storage, tfrecord, workers
 from ucf50_tfrecord.convert import decode
 from ucf50_tfrecord.convert.container import Undecodable
-from ucf50_tfrecord.shards import Quarantined, ShardReport, Source
-from ucf50_tfrecord.specs import ClipFormat, DecodeLimits, ShardJob, Video
+from ucf50_tfrecord.jobs import ShardJob, Video
+from ucf50_tfrecord.shards import Quarantined, ShardReport, SourceFile
+from ucf50_tfrecord.specs import ClipFormat, DecodeLimits
 
 _Microseconds = Annotated[int, msgspec.Meta(ge=-(1 << 62), le=1 << 62)]
-# More than msgpack takes per frame, per clip and for the rest, beside the pixels.
+# Upper bounds of msgpack's bytes beside the pixels: per frame, per clip and per answer.
 _FRAME_BYTES, _CLIP_BYTES, _ANSWER_BYTES = 32, 256, 1 << 14
 
 
@@ -31,8 +32,8 @@ def convert_shard(
 ) -> ShardReport:
     """Decodes the job's videos into a shard and its sidecar in `data_dir`.
 
-    The shard appears by atomic rename, its sidecar after it. A video that does not
-    decode, or does not within its limits, is left out and listed in the report.
+    The shard appears by atomic rename, then its sidecar. A video that fails to decode or exceeds its limits is
+    left out and listed in the report.
 
     Raises:
       UserError: if the shard cannot be written or no worker process can be started.
@@ -68,19 +69,19 @@ def convert_shard(
         labels=tuple(video.label for _, video, _ in clips),
         groups=tuple(video.group for _, video, _ in clips),
         offsets=tuple(offset for _, _, offset in clips),
-        sources=tuple(source_of(video) for video in job.videos),
+        sources=tuple(source_file_of(video) for video in job.videos),
         quarantined=tuple(quarantined),
     )
     manifest.save_report(data_dir, report)
     return report
 
 
-def source_of(video: Video) -> Source:
-    return Source(num_bytes=video.num_bytes, mtime_ns=video.mtime_ns, sha256=video.sha256)
+def source_file_of(video: Video) -> SourceFile:
+    return SourceFile(num_bytes=video.num_bytes, mtime_ns=video.mtime_ns, sha256=video.sha256)
 
 
 class _Clip(msgspec.Struct, forbid_unknown_fields=True):
-    """A decode.DecodedClip, as a worker sends it. frames: the pixels of all frames, one after the other."""
+    """A decode.DecodedClip as a worker sends it. frames: the pixels of all frames in order."""
 
     frames: bytes
     frame_indices: list[Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]]
@@ -90,7 +91,7 @@ class _Clip(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class _Decoded(msgspec.Struct, tag=True, forbid_unknown_fields=True):
-    """A worker's answer: a video's clips."""
+    """A worker's answer: one video's clips."""
 
     clips: list[_Clip]
 
@@ -119,10 +120,10 @@ def decode_video(clip_format: ClipFormat, video: Video, file: BinaryIO) -> _Deco
 def _parse_answer(
     clip_format: ClipFormat, video: Video, answer: _Decoded | Undecodable
 ) -> list[decode.DecodedClip] | Quarantined:
-    """Makes a video's clips of a worker's answer.
+    """Returns a video's clips from a worker's answer.
 
     Raises:
-      ValueError: if they are not clips of the format.
+      ValueError: if the answer does not fit the format.
     """
     if isinstance(answer, Undecodable):
         return Quarantined(relative_path=video.relative_path, reason=answer.reason, cause=answer.cause)
@@ -148,7 +149,7 @@ def _parse_clip(clip_format: ClipFormat, clip: _Clip) -> decode.DecodedClip:
 def decoding_call(
     videos_dir: str, clip_format: ClipFormat, limits: DecodeLimits
 ) -> workers.Call[Video, _Decoded | Undecodable, list[decode.DecodedClip] | Quarantined]:
-    """Returns what workers do with the videos of a folder."""
+    """Returns the call that workers answer for each video of a folder."""
 
     def path(video: Video) -> pathlib.Path:
         return pathlib.Path(videos_dir, video.relative_path)
@@ -165,7 +166,7 @@ def decoding_call(
 
 
 def _make_record(job: ShardJob, video: Video, clip_id: str, clip: decode.DecodedClip) -> bytes:
-    """Returns a clip's framed TFRecord record."""
+    """Returns a clip's TFRecord record."""
     stored = record.Clip(
         clip_id=clip_id,
         frames=clip.frames,
@@ -183,5 +184,5 @@ def _make_record(job: ShardJob, video: Video, clip_id: str, clip: decode.Decoded
 
 
 def clip_id_of(video: Video, number: int, clip_format: ClipFormat) -> str:
-    """A clip has its video's id; of several clips a video, each has its number added."""
+    """Returns a clip's id: its video's id, followed by its number if a video has several clips."""
     return video.video_id if clip_format.clips_per_video == 1 else f"{video.video_id}#{number}"

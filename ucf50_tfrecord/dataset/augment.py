@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from ucf50_tfrecord.choices import FrameOrder
 from ucf50_tfrecord.specs import AugmentSpec
 
 _ORDER_STREAM = 1 << 40  # separates the random numbers of frames' orders from the others
@@ -63,7 +64,7 @@ def augment(
     with tf.device("CPU:0"):  # TensorFlow expects seeds there, also for draws on a GPU
         seeds = tf.stack([tf.constant(seed, tf.int64), step])
         order_seeds = tf.stack([tf.constant(seed, tf.int64) + _ORDER_STREAM, step])
-    if spec.frame_order != "kept":
+    if spec.frame_order != FrameOrder.KEPT:
         keys = tf.random.stateless_uniform([batch_size, video.shape[1]], seed=order_seeds)
         video = arrange_frames(video, tf.gather(keys, position), spec.frame_order)
     rows = tf.random.stateless_uniform([batch_size, len(Draws._fields)], seed=seeds)
@@ -82,9 +83,9 @@ def augment(
 
 
 def arrange_frames(video: tf.Tensor, keys: tf.Tensor, frame_order: str) -> tf.Tensor:
-    """Sorts clips' frames by random keys, float32 [B, T]; "single" repeats the first frame of that order."""
+    """Sorts clips' frames by random keys, float32 [B, T]; SINGLE repeats the first frame of that order."""
     order = tf.cast(tf.argsort(keys, axis=1), tf.int64)
-    if frame_order == "single":
+    if frame_order == FrameOrder.SINGLE:
         order = tf.repeat(order[:, :1], video.shape[1], axis=1)
     return take_frames(video, order)
 

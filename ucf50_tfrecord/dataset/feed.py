@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import record
-from ucf50_tfrecord.choices import Cache
+from ucf50_tfrecord.choices import Cache, Encoding, FetchMethod
 from ucf50_tfrecord.dataset import memory, pipeline
 from ucf50_tfrecord.dataset.clips import ClipIndex
 from ucf50_tfrecord.dataset.reader import Buffers, ClipReader
@@ -42,30 +42,30 @@ _STORE_ERRORS = (
 )
 
 CACHE_MEANINGS = {
-    "none": "read from the shards as they are needed",
-    "host": "kept in host memory",
-    "device": "kept on each device",
+    Cache.NONE: "read from the shards as they are needed",
+    Cache.HOST: "kept in host memory",
+    Cache.DEVICE: "kept on each device",
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class CacheChoice:
-    """Where frames are kept ("none", "host" or "device"), and the reason, as the end of a sentence."""
+    """Where frames are kept, not AUTO, and the reason, as the end of a sentence."""
 
-    cache: str
+    cache: Cache
     reason: str
 
 
-def choose_cache(cache: str, num_bytes: int, *, num_processes: int = 1) -> CacheChoice:
-    """Resolves "auto" by the free memory, or checks that a given choice fits into it.
+def choose_cache(cache: Cache | str, num_bytes: int, *, num_processes: int = 1) -> CacheChoice:
+    """Resolves AUTO by the free memory, or checks that a given choice fits into it.
 
-    "auto" keeps frames on the GPUs if they take at most half of the free memory there, else in host memory if they
+    AUTO keeps frames on the GPUs if they take at most half of the free memory there, else in host memory if they
     take at most half of it, else nowhere. On a CPU, where device and host memory are the same, it takes the host's:
     frames are then gathered beside the training step and not in it. A choice is not refused if the free memory is
     unknown.
 
     Args:
-      cache: "auto", "none", "host" or "device".
+      cache: where to keep frames.
       num_bytes: bytes of all frames, which each device keeps.
       num_processes: number of workers on this host; each keeps all frames.
 
@@ -79,31 +79,29 @@ def choose_cache(cache: str, num_bytes: int, *, num_processes: int = 1) -> Cache
     host, gpu = memory.available_host_bytes(), memory.available_device_bytes()
     if host is not None:
         host //= num_processes
-    rooms = {"host": host, "device": host if gpu is None else gpu}
-    names = {"host": "free host memory", "device": "free memory of each device"}
+    free_bytes = {Cache.HOST: host, Cache.DEVICE: host if gpu is None else gpu}
+    names = {Cache.HOST: "free host memory", Cache.DEVICE: "free memory of each device"}
     if num_processes > 1:
-        names["host"] += f" for each of {num_processes} workers"
-    if cache != "auto":
-        room = rooms[cache]
-        if room is not None and num_bytes > room:
+        names[Cache.HOST] += f" for each of {num_processes} workers"
+    if cache != Cache.AUTO:
+        free = free_bytes[cache]
+        if free is not None and num_bytes > free:
             raise UserError(
-                f"The cache {cache} needs {needed}, there are {format_bytes(room)} of {names[cache]}",
+                f"The cache {cache} needs {needed}, there are {format_bytes(free)} of {names[cache]}",
                 Remedy(Action.SET, "to read clips from the shards each time", cache=Cache.NONE),
             )
         return CacheChoice(cache, "as asked")
-    for place in ("device", "host") if gpu is not None else ("host",):
-        room = rooms[place]
-        if room is not None and num_bytes <= memory.AUTO_FRACTION * room:
-            return CacheChoice(
-                place,
-                f"the clips' {needed} take no more than half of the {format_bytes(room)} of {names[place]}",
+    for place in (Cache.DEVICE, Cache.HOST) if gpu is not None else (Cache.HOST,):
+        free = free_bytes[place]
+        if free is not None and num_bytes <= memory.AUTO_FRACTION * free:
+            reason = (
+                f"the clips' {needed} take no more than half of the {format_bytes(free)} of {names[place]}"
             )
+            return CacheChoice(place, reason)
     if host is None:
-        return CacheChoice("none", "how much host memory is free is not known here")
-    return CacheChoice(
-        "none",
-        f"the clips' {needed} take more than half of the {format_bytes(host)} of {names['host']}",
-    )
+        return CacheChoice(Cache.NONE, "how much host memory is free is not known here")
+    reason = f"the clips' {needed} take more than half of the {format_bytes(host)} of {names[Cache.HOST]}"
+    return CacheChoice(Cache.NONE, reason)
 
 
 class Feed:
@@ -119,7 +117,7 @@ class Feed:
         clips: ClipIndex,
         *,
         strategy: tf.distribute.Strategy,
-        cache: str = "none",
+        cache: Cache | str = Cache.NONE,
         skip_bad_records: bool = False,
         on_loaded: Callable[[int], object] = lambda count: None,
     ):
@@ -128,7 +126,7 @@ class Feed:
         Args:
           clips: as load_clips returns them.
           strategy: the devices.
-          cache: "none", "host" or "device".
+          cache: where to keep frames; not AUTO.
           skip_bad_records: whether to skip unreadable records.
           on_loaded: receives numbers of clips while they are loaded.
 
@@ -139,23 +137,23 @@ class Feed:
         self.clips, self.cache = clips, cache
         self._strategy = strategy
         self._reader = ClipReader(
-            clips if cache == "none" else _in_order(clips), skip_bad_records=skip_bad_records
+            clips if cache == Cache.NONE else _in_order(clips), skip_bad_records=skip_bad_records
         )
         expect(
             not (skip_bad_records and self._reader.streams),
             "unreadable records to stop training where shards are streamed",
             Remedy(Action.SET, on_bad_record="stop"),
-            Remedy(Action.SET, method="copy"),
+            Remedy(Action.SET, method=FetchMethod.COPY),
             on_bad_record="skip",
         )
         self.skipped = self._reader.skipped
         self._buffers = Buffers()
         shape = (len(clips), *clips.manifest.format.shape)
-        self._table = np.empty(shape if cache == "host" else 0, np.uint8)
+        self._table = np.empty(shape if cache == Cache.HOST else 0, np.uint8)
         # Variables, because TensorFlow gathers uint8 from them on GPUs, but not from tensors.
-        devices = strategy.extended.worker_devices if cache == "device" else ()
+        devices = strategy.extended.worker_devices if cache == Cache.DEVICE else ()
         self._residents = [_empty_on(device, shape) for device in devices]  # in the order of replicas
-        if cache != "none":
+        if cache != Cache.NONE:
             self._load(on_loaded)
 
     def iterator(self, *, batch_size: int, seed: int | None = None, start_step: int = 0) -> Iterator[Any]:
@@ -218,16 +216,18 @@ class Feed:
             Remedy(Action.SET, f"to keep the clips' {size} in memory", cache=(Cache.HOST, Cache.DEVICE))
         ]
         if self._reader.streams:
-            remedies.append(Remedy(Action.SET, "to read from local copies", method="copy"))
+            remedies.append(Remedy(Action.SET, "to read from local copies", method=FetchMethod.COPY))
         if not record.stores_raw(self.clips.manifest.format):
-            remedies.append(Remedy(Action.SET, "to store frames that need no decoding", encoding="raw"))
+            remedies.append(
+                Remedy(Action.SET, "to store frames that need no decoding", encoding=Encoding.RAW)
+            )
         return Advice("Faster storage or more CPU cores help", *remedies)
 
     def _worker_dataset(
         self, context: tf.distribute.InputContext, *, batch_size: int, seed: int | None, start_step: int
     ) -> tf.data.Dataset:
         usable = np.ones(len(self.clips), bool)
-        if self.cache != "none":
+        if self.cache != Cache.NONE:
             usable[list(self.skipped)] = False
         batches = pipeline.index_batches(
             self.clips,
@@ -241,9 +241,9 @@ class Feed:
             ),
             usable=usable,
         )
-        if self.cache == "none":
+        if self.cache == Cache.NONE:
             return pipeline.read_frames(batches, self._reader)
-        if self.cache == "host":
+        if self.cache == Cache.HOST:
             return pipeline.gather_frames(batches, self._table, self._buffers)
         return batches
 
@@ -255,7 +255,7 @@ class Feed:
         with self.explained():
             for batch in pipeline.read_frames(batches, self._reader):
                 index, video = batch["index"], batch["video"]  # padding only writes a clip again
-                if self.cache == "host":
+                if self.cache == Cache.HOST:
                     self._table[index.numpy()] = video.numpy()
                 for resident in self._residents:
                     resident.scatter_update(tf.IndexedSlices(video, index))

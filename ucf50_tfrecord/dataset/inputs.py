@@ -6,11 +6,12 @@ import dataclasses
 import os
 from collections.abc import Iterable
 
-from ucf50_tfrecord.choices import Cache, OnBadRecord, read_choices
+from ucf50_tfrecord.choices import Cache, OnBadRecord
 from ucf50_tfrecord.dataset.clips import ClipIndex, load_clips
 from ucf50_tfrecord.errors import expect
 from ucf50_tfrecord.manifest import Manifest
-from ucf50_tfrecord.specs import FetchSpec, setting
+from ucf50_tfrecord.settings import read_choices, setting
+from ucf50_tfrecord.specs import FetchSpec
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -55,8 +55,8 @@ def num_steps(num_clips: int, batch_size: int) -> int:
 def epoch_order(clips: ClipIndex, *, seed: int | None, epoch: int) -> np.ndarray:
     """Orders an epoch's clips: int64 [N], drawn from (seed, epoch), or ascending without a seed.
 
-    With `shuffle_shards` the shards' order is drawn first, then the order of clips within each window of so many
-    shards. No other shards are needed meanwhile.
+    With `shuffle_shards` the shards' order is drawn first, then the order of clips within each window of that
+    many shards. No other shards are needed meanwhile.
     """
     if seed is None:
         return np.arange(len(clips))

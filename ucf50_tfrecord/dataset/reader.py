@@ -16,8 +16,10 @@ import numpy as np
 
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import record, remote, storage, tfrecord
+from ucf50_tfrecord.choices import FetchMethod, OnBadRecord
 from ucf50_tfrecord.dataset import shard_files
 from ucf50_tfrecord.dataset.clips import ClipIndex
+from ucf50_tfrecord.dataset.shard_cache import ShardDamagedError
 from ucf50_tfrecord.errors import Action, Remedy, UserError
 from ucf50_tfrecord.tfrecord import Place
 
@@ -52,7 +54,7 @@ class ClipReader:
         self._skip_bad_records = skip_bad_records
         self._buffers = Buffers()
         is_remote = remote.is_remote(clips.manifest.data_dir)
-        self.streams = is_remote and clips.fetch.method == "stream"
+        self.streams = is_remote and clips.fetch.method == FetchMethod.STREAM
         self.fetches_ahead = is_remote and not self.streams
         if self.streams:
             remote.load_tf_filesystem(clips.manifest.data_dir)
@@ -169,7 +171,7 @@ class ClipReader:
     def _open(self, path: str) -> BinaryIO:
         try:
             return self._files.open(path)
-        except shard_files.ShardDamagedError:
+        except ShardDamagedError:
             raise
         except UserError as error:  # the store cannot be reached
             self.error = error
@@ -186,11 +188,11 @@ class ClipReader:
         if self._skip_bad_records:
             self.skipped[clip] = f"{found} ({self.clips.ids[clip]})"
             return
-        options = {"method": "copy"} if self.streams else {}
+        options = {"method": FetchMethod.COPY} if self.streams else {}
         self.error = UserError(
             f"{found} ({self.clips.ids[clip]})",
             manifest_lib.repair_remedy(self.clips.manifest),
-            Remedy(Action.SET, "to train without such clips", **options, on_bad_record="skip"),
+            Remedy(Action.SET, "to train without such clips", **options, on_bad_record=OnBadRecord.SKIP),
         )
         raise self.error
 

@@ -14,13 +14,14 @@ import numpy as np
 
 from ucf50_tfrecord import parsing, record, storage
 from ucf50_tfrecord.architectures import model_traits
-from ucf50_tfrecord.choices import FoldBy, FrameOrder, Precision, read_choices
+from ucf50_tfrecord.choices import FoldBy, FrameOrder, Precision
 from ucf50_tfrecord.errors import UserError, expect
 from ucf50_tfrecord.evaluation import interventions, recurrence
 from ucf50_tfrecord.evaluation.audit import NearestClips
 from ucf50_tfrecord.evaluation.interventions import PLAIN, SHUFFLED, SHUFFLES
 from ucf50_tfrecord.evaluation.recurrence import Recurrence
 from ucf50_tfrecord.parsing import Count, Finite, Int64, Name
+from ucf50_tfrecord.settings import read_choices
 from ucf50_tfrecord.specs import to_json
 
 LOGIT_DECIMALS = 4  # of stored logits: with all digits the files would be twice as long

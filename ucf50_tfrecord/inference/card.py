@@ -22,9 +22,8 @@ from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.evaluation import statistics
 from ucf50_tfrecord.evaluation.interventions import FIRST_SHUFFLE
 from ucf50_tfrecord.evaluation.results import Condition, Results
-from ucf50_tfrecord.inference import snippets
 from ucf50_tfrecord.inference.finished_run import FinishedRun
-from ucf50_tfrecord.inference.snippets import FILENAMES
+from ucf50_tfrecord.inference.formats import FORMATS
 from ucf50_tfrecord.manifest import Manifest
 from ucf50_tfrecord.report.scores import TOP, format_estimate
 from ucf50_tfrecord.specs import AugmentSpec, format_folds, to_json
@@ -322,7 +321,7 @@ def _use(run: FinishedRun) -> Iterator[Block]:
 def _files(run: FinishedRun, export: Export) -> Iterator[Block]:
     yield Heading("Files, and how to call them")
     rows = [
-        (FILENAMES[file.format], f"{file.num_bytes / 1e6:.1f}", f"{file.difference:.1g}")
+        (FORMATS[file.format].filename, f"{file.num_bytes / 1e6:.1f}", f"{file.difference:.1g}")
         for file in export.files
     ]
     kind = "held-out clips" if export.own else "clips of random pixels, as the run's own were missing"
@@ -340,8 +339,8 @@ def _files(run: FinishedRun, export: Export) -> Iterator[Block]:
         )
     yield Paragraph(_how_frames_are_made(run))
     for file in export.files:
-        yield Paragraph(snippets.MEANINGS[file.format])
-        yield Code(snippets.snippet(file.format, run.config.model))
+        yield Paragraph(FORMATS[file.format].meaning)
+        yield Code(FORMATS[file.format].snippet(run.config.model))
 
 
 def _how_frames_are_made(run: FinishedRun) -> str:

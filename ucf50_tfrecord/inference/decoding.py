@@ -89,7 +89,7 @@ def find_videos(paths: Sequence[str]) -> tuple[list[VideoFile], list[str]]:
         stray += [video for video in videos if not video.is_file()]
         if stray:
             names = catalog.examples([str(item.relative_to(path)) for item in stray])
-            warnings.append(f"{len(stray)} files and folders of {path} passed over, no videos: {names}")
+            warnings.append(f"{len(stray)} files and folders of {path} ignored, no videos: {names}")
     if not found:
         raise UserError(f"Expected a video, or a folder of videos. Received: {', '.join(paths)}")
     return [_video_file(path) for path in dict.fromkeys(found)], warnings

@@ -35,12 +35,11 @@ from ucf50_tfrecord.evaluation.verdicts import ensemble
 from ucf50_tfrecord.inference import card
 from ucf50_tfrecord.inference.card import Export, ExportedFile, RunDifference
 from ucf50_tfrecord.inference.finished_run import FinishedRun
-from ucf50_tfrecord.inference.snippets import FILENAMES
+from ucf50_tfrecord.inference.formats import FORMATS
 from ucf50_tfrecord.specs import to_json
 from ucf50_tfrecord.texts import tensorflow_reason
 from ucf50_tfrecord.training import trained
 
-FORMATS = tuple(FILENAMES)
 DEFAULT_FORMATS = ("saved_model", "keras")
 EXPORT_FILENAME = "export.json"
 TOLERANCE = 1e-4  # between a file's probabilities and the model's: kernels round differently
@@ -58,7 +57,9 @@ Classify = Callable[[np.ndarray], np.ndarray]
 
 def check_formats(formats: Sequence[str]) -> None:
     """Raises UserError unless the formats are known and their packages installed."""
-    expect(bool(formats) and set(formats) <= set(FORMATS), f"formats out of {FORMATS}", formats=formats)
+    expect(
+        bool(formats) and set(formats) <= set(FORMATS), f"formats out of {tuple(FORMATS)}", formats=formats
+    )
     missing = [name for name in _ONNX_PACKAGES if importlib.util.find_spec(name) is None]
     if "onnx" in formats and missing:
         raise UserError(
@@ -92,7 +93,7 @@ def export_run(
     """
     check_formats(formats)
     formats = [name for name in FORMATS if name in formats]
-    names = {*FILENAMES.values(), card.CARD_FILENAME, EXPORT_FILENAME}
+    names = {*(kind.filename for kind in FORMATS.values()), card.CARD_FILENAME, EXPORT_FILENAME}
     with storage.atomic_folder(output, names=names, mark=EXPORT_FILENAME) as folder:
         model = load_for_export(run, allowed_code)
         frames, ids = choose_clips(run, warn)
@@ -100,12 +101,12 @@ def export_run(
         own = compare_with_run(run, ids, probabilities) if ids else None
         files = []
         for name in formats:
-            path = folder / FILENAMES[name]
+            path = folder / FORMATS[name].filename
             write(name, path, model, run.config.classes)
             difference = _difference(READERS[name](path), frames, probabilities)
             if not difference <= TOLERANCE:  # NaN too
                 raise UserError(
-                    f"{FILENAMES[name]} gives other probabilities than the model, by up to {difference:.2g} "
+                    f"{path.name} gives other probabilities than the model, by up to {difference:.2g} "
                     f"(tolerance {TOLERANCE}). Nothing is exported",
                     Remedy(
                         Action.SET, f"to leave {name} out", formats=[kind for kind in formats if kind != name]

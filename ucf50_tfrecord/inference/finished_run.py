@@ -92,7 +92,7 @@ def load(run_dir: str, weights: str | None = None) -> FinishedRun:
         raise UserError(
             f"{run_dir} holds no {run_lib.SUMMARY_FILENAME}, which a training writes when it has finished: a card "
             "would have no scores",
-            Remedy(Action.TRAIN, "to finish it", run_dir=run_dir),
+            Remedy(Action.TRAIN, "to finish it", run_dir=str(run_dir)),
         )
     summary = run_lib.load_summary(run_dir)
     missing = [name for name in ("fold_by", "num_train_clips") if getattr(summary, name) is None]
@@ -126,7 +126,7 @@ def _find_predictions(run_dir: str, config: RunConfig, summary: Summary, weights
         raise UserError(
             f"The scores in {run_dir} are those of its {summary.weights} weights. A card of the {weights} "
             "ones needs theirs, on the run's own shards",
-            Remedy(Action.EVALUATE, run_dir=run_dir, weights=weights),
+            Remedy(Action.EVALUATE, run_dir=str(run_dir), weights=weights),
         )
     return folder / run_lib.PREDICTIONS_FILENAME
 

@@ -160,7 +160,7 @@ class Predictor:
         self,
         video: VideoFile,
         decoded: DecodedVideo,
-        on_progress: Callable[[float], None] = lambda done: None,
+        on_fraction: Callable[[float], None] = lambda fraction: None,
     ) -> Prediction | Failed:
         """Predicts a video; its frames are read from their file as they are needed.
 
@@ -169,7 +169,7 @@ class Predictor:
         Args:
           video: the video.
           decoded: its windows.
-          on_progress: receives the finished fraction, 0 to 1.
+          on_fraction: receives the finished fraction, 0 to 1.
         """
         places = decoded.places.reshape(-1, self._format.num_frames)
         parts = []
@@ -178,7 +178,7 @@ class Predictor:
             if batch is None:
                 return Failed("its process changed the frames after its answer", "crash")
             parts.append(self._forward(batch).numpy())
-            on_progress((first + len(batch)) / len(places))
+            on_fraction((first + len(batch)) / len(places))
         logits = np.concatenate(parts)  # [windows * clips_per_video, C]
         if not np.isfinite(logits).all():
             return Failed("the model returns NaN or infinity for it", "model")

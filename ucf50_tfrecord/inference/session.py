@@ -64,7 +64,8 @@ class Session:
           warn: receives a sentence if the shards of `data_dir` are not the run's.
 
         Raises:
-          UserError: if the run has no sound checkpoint or names code that is not allowed, or it is not known how its clips were made.
+          UserError: if the run has no sound checkpoint or names code that is not allowed, or the format of its
+            clips is unknown.
         """
         config = complete_config(run_lib.load_config(run_dir), data_dir, warn)
         clip_format, video_secs = config.clip_format, config.video_secs
@@ -73,7 +74,7 @@ class Session:
         if model is None:
             strategy = strategy_lib.make_strategy("one", environment={})
             model = trained.load_model(run_dir, config, weights, strategy=strategy, allowed_code=allowed_code)
-        calibration = Calibration(reason="not asked for")
+        calibration = Calibration(reason="not requested")
         if calibrate:
             calibration = calibration_lib.calibrate(run_dir, config, weights)
         return cls(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import keras
 
 from ucf50_tfrecord.architectures import is_own_code, model_traits
-from ucf50_tfrecord.models import builders
+
+# The families register their layers, which .keras files name.
+from ucf50_tfrecord.models import builders, conv3d, pooling, recurrent, seed, transformer  # noqa: F401
 from ucf50_tfrecord.specs import ModelSpec
 
 

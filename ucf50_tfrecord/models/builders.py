@@ -1,4 +1,4 @@
-"""Builders by name, <module>:<builder>: importing and calling them, and checks of what they return."""
+"""Imports and calls builders by name, <module>:<builder>, and checks their results."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def check_model(model: Any, spec: ModelSpec) -> None:
 
 
 def encode(encoder: Any, spec: ModelSpec, image: keras.KerasTensor) -> keras.KerasTensor:
-    """Calls what an encoder's builder has returned: frames [N, H, W, C] to features [N, F].
+    """Applies the result of an encoder's builder: frames [N, H, W, C] to features [N, F].
 
     Raises:
       UserError: if it is not a keras.Model, cannot take the frames, or returns something else.
@@ -91,7 +91,7 @@ def _expect_model(model: Any, builder: str) -> None:
 
 
 def _describe(error: Exception) -> str:
-    """Says what went wrong, and at which line of the user's code if it was there."""
+    """Describes an error, with the line of the user's code if it was raised there."""
     lines = [
         f" ({frame.filename}:{frame.lineno})"
         for frame in traceback.extract_tb(error.__traceback__)

@@ -1,1 +1,1 @@
-"""The training loop, and what it needs: devices, precision, checkpoints, logs."""
+"""The training loop and its parts: devices, precision, checkpoints, logs."""

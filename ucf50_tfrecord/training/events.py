@@ -6,7 +6,6 @@ no curve jumps back.
 
 from __future__ import annotations
 
-import os
 import pathlib
 import time
 from collections.abc import Iterable, Iterator
@@ -14,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.util import tensor_util
 
-from ucf50_tfrecord import tfrecord
+from ucf50_tfrecord import storage, tfrecord
 from ucf50_tfrecord.errors import UserError
 
 # Without "tfevents", so that no reader takes an unfinished file for an event file.
@@ -68,18 +67,9 @@ def write_records(path: pathlib.Path, records: Iterable[bytes]) -> None:
     Raises:
       UserError: if the file cannot be written.
     """
-    unfinished = path.with_name(_UNFINISHED_FILENAME)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with storage.atomic_path(path, temporary_name=_UNFINISHED_FILENAME) as unfinished:
         with open(unfinished, "wb") as file:
             file.writelines(map(tfrecord.frame, records))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    except OSError as error:
-        raise UserError(f"Cannot write {path}: {error}") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def drop_later(folder: pathlib.Path, step: int) -> int:

@@ -1,4 +1,4 @@
-"""What a training tells its caller, and how the caller stops it. Does not load TensorFlow."""
+"""The interface between a training and its caller: progress, warnings, stopping. Does not load TensorFlow."""
 
 from __future__ import annotations
 

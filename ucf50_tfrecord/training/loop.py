@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from ucf50_tfrecord import models
+from ucf50_tfrecord.choices import Precision
 from ucf50_tfrecord.dataset import pipeline
 from ucf50_tfrecord.dataset.feed import Feed, read_clips
 from ucf50_tfrecord.errors import Action, Change, Remedy, UserError, expect
@@ -40,7 +41,7 @@ _MAX_DRAWING_FRACTION = 0.05
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class State:
-    """What training changes."""
+    """The model and everything else that training changes."""
 
     model: keras.Model
     optimizer: keras.optimizers.Optimizer
@@ -61,7 +62,7 @@ class Trained:
     """The outcome of a training.
 
     model: has the weights to evaluate.
-    evaluate: what make_evaluator returned.
+    evaluate: the evaluator that make_evaluator returned.
     finished: whether all epochs are done or TrainSpec.early_stopping ended it.
     step, epochs: how many are done, those of earlier processes included.
     clips_per_sec, wait_share: speed, and the fraction of the training time spent waiting for input. Both are
@@ -100,7 +101,7 @@ def train(
       spec: how to train.
       strategy: the devices.
       options: where to save, and how often.
-      make_evaluator: maps the model to what scores it after each epoch, such as evaluation.runner.Evaluator.
+      make_evaluator: maps the model to its evaluator, such as an evaluation.runner.Evaluator, called after each epoch.
       open_log: maps the step that training starts after to the run's TensorBoard files.
       listener: receives progress and warnings, and may stop the training.
 
@@ -211,7 +212,7 @@ class _Run:
         return min(self._options.steps_per_call, *counts)
 
     def take_steps(self, count: int, vote: float) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Takes steps on the device; returns what the function of step.make_train_steps does."""
+        """Takes steps on the device; returns their rows, times and votes, see step.make_train_steps."""
         with tf.device("CPU:0"):  # seeds are made of the step on the host
             arguments = tf.constant(self.step, tf.int64), tf.constant(count, tf.int32), tf.constant(vote)
         return self._train_steps(self._batches, *arguments)
@@ -325,16 +326,15 @@ class _Run:
             f"{', '.join(names)}{more}. The last good checkpoint is kept",
             Remedy(Action.SET, learning_rate=Change.SMALLER),
             Remedy(Action.SET, clip_norm=1),
-            Remedy(Action.SET, precision="float32"),
+            Remedy(Action.SET, precision=Precision.FLOAT32),
         )
 
 
 class _StopBallot:
     """Lets all workers stop after the same step, whenever and wherever a request arrives.
 
-    A worker's vote goes into a call and comes back summed over all. What counts is the vote of the
-    call before last, which has ended on every device by then, so that nobody waits for it. A process
-    that trains alone decides at once.
+    A worker's vote goes into a call and comes back summed over all workers. The vote of the call before last decides:
+    that call is done on every device, so that reading it takes no wait. A process that trains alone decides at once.
     """
 
     def __init__(self, should_stop: Callable[[], bool], num_workers: int):

@@ -14,7 +14,7 @@ import tensorflow as tf
 from ucf50_tfrecord.errors import Advice, expect
 from ucf50_tfrecord.training.step import StepResult
 
-# A warning follows when training waits for more than this fraction at so many points of the curve in a row.
+# Training that waits for more than this fraction at this many points of the curve in a row gets a warning.
 _MAX_WAIT_FRACTION = 0.05
 _WAITS_BEFORE_WARNING = 3
 _MIN_WAIT_SECS = 1.0

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import keras
 import tensorflow as tf
 
+from ucf50_tfrecord.choices import Optimizer, Schedule
 from ucf50_tfrecord.specs import TrainSpec
 
 
@@ -49,7 +50,7 @@ def make_optimizer(spec: TrainSpec, steps_per_epoch: int, policy: str) -> keras.
     It expects gradients that are already summed over the replicas.
     """
     learning_rate = spec.learning_rate
-    if spec.schedule == "cosine":
+    if spec.schedule == Schedule.COSINE:
         warmup_steps = round(spec.warmup_epochs * steps_per_epoch)
         learning_rate = keras.optimizers.schedules.CosineDecay(
             initial_learning_rate=0.0 if warmup_steps else spec.learning_rate,
@@ -57,7 +58,7 @@ def make_optimizer(spec: TrainSpec, steps_per_epoch: int, policy: str) -> keras.
             warmup_target=spec.learning_rate if warmup_steps else None,
             warmup_steps=warmup_steps,
         )
-    if spec.optimizer == "adamw":
+    if spec.optimizer == Optimizer.ADAMW:
         optimizer = _AdamW(learning_rate, weight_decay=spec.weight_decay, name="adamw")
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     else:

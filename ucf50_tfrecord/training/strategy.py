@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 
 import tensorflow as tf
 
-from ucf50_tfrecord.choices import Precision
+from ucf50_tfrecord.choices import Cache, Precision, Strategy
 from ucf50_tfrecord.errors import Action, Change, Remedy, UserError, expect
 from ucf50_tfrecord.texts import file_problem, tensorflow_reason
 from ucf50_tfrecord.training import cluster as cluster_lib
@@ -55,7 +55,7 @@ def make_strategy(
         return _join_workers(join_secs)
     gpus = tf.config.list_logical_devices("GPU")
     devices = [device.name for device in gpus or tf.config.list_logical_devices("CPU")]
-    if name == "mirrored" or (name == "auto" and len(gpus) > 1):
+    if name == Strategy.MIRRORED or (name == Strategy.AUTO and len(gpus) > 1):
         return tf.distribute.MirroredStrategy(devices)
     return tf.distribute.OneDeviceStrategy(devices[0])
 
@@ -126,8 +126,8 @@ def explain_lost_workers(strategy: tf.distribute.Strategy) -> Iterator[None]:
         if num_workers(strategy) == 1 or not is_lost:
             raise
         raise UserError(
-            f"{_name_lost(error, strategy)} has ended or cannot be reached, so the others cannot go on. Start "
-            "all workers with the same command again: they go on from the last checkpoint."
+            f"{_name_lost(error, strategy)} has exited or cannot be reached, so the others cannot continue. Start "
+            "all workers with the same command again: they resume from the last checkpoint."
         ) from error
 
 
@@ -147,7 +147,7 @@ def explain_exhausted_memory() -> Iterator[None]:
             f"Out of memory: {tensorflow_reason(error)}",
             Remedy(Action.SET, batch_size=Change.SMALLER),
             Remedy(Action.SET, precision=(Precision.BFLOAT16, Precision.FLOAT16)),
-            Remedy(Action.SET, cache=("host", "none")),
+            Remedy(Action.SET, cache=(Cache.HOST, Cache.NONE)),
             Remedy(Action.SET, "convert smaller clips", size=Change.SMALLER),
             Remedy(Action.SET, "convert smaller clips", num_frames=Change.SMALLER),
         ) from error
@@ -249,16 +249,16 @@ def device_type() -> str:
 
 @dataclasses.dataclass(frozen=True)
 class PrecisionChoice:
-    """What to compute in: "float32", "bfloat16" or "float16", and why, as a sentence's end."""
+    """The precision of computation, not AUTO, and the reason, as the end of a sentence."""
 
-    precision: str
+    precision: Precision
     reason: str
 
 
-def choose_precision(precision: str) -> str:
-    """Resolves "auto" to a precision that the devices are fast in; others stay as they are.
+def choose_precision(precision: Precision | str) -> Precision:
+    """Resolves AUTO to a precision that the devices are fast in; others stay as they are.
 
-    "auto" takes bfloat16 if the device computes in it (GPUs from compute capability 8.0, CPUs with AVX512_BF16 or AMX),
+    AUTO takes bfloat16 if the device computes in it (GPUs from compute capability 8.0, CPUs with AVX512_BF16 or AMX),
     float16 on GPUs from 7.0, else float32.
     """
     precision = Precision(precision)
@@ -272,16 +272,19 @@ def keras_policy(precision: str) -> str:
 
 
 def fastest_precision() -> PrecisionChoice:
-    """Returns the choice of "auto", see choose_precision."""
+    """Returns the choice of AUTO, see choose_precision."""
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus:
         found = sorted(_cpu_flags() & {"avx512_bf16", "amx_bf16"})
         if found:
-            return PrecisionChoice("bfloat16", f"the CPU computes in it ({', '.join(found)})")
-        return PrecisionChoice("float32", "there is no GPU, and the CPU has neither avx512_bf16 nor amx_bf16")
+            return PrecisionChoice(Precision.BFLOAT16, f"the CPU computes in it ({', '.join(found)})")
+        return PrecisionChoice(
+            Precision.FLOAT32, "there is no GPU, and the CPU has neither avx512_bf16 nor amx_bf16"
+        )
     details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
     capability = min(detail.get("compute_capability", (0, 0)) for detail in details)
-    precision = "bfloat16" if capability >= (8, 0) else "float16" if capability >= (7, 0) else "float32"
+    fast = Precision.FLOAT16 if capability >= (7, 0) else Precision.FLOAT32
+    precision = Precision.BFLOAT16 if capability >= (8, 0) else fast
     return PrecisionChoice(
         precision, f"the oldest GPU's compute capability is {'.'.join(map(str, capability))}"
     )

@@ -1,0 +1,375 @@
+"""Bounded local copies of shards in an object store.
+
+Copies are whole shards, compared with the manifest's sha256 before use, in a folder of bounded size. Several processes
+of a host may share the folder: a process locks the shards that it has open, and no other removes them. An interrupted
+copy resumes where it stopped; a copy that the disk has damaged since is made again.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import fcntl
+import hashlib
+import os
+import pathlib
+import re
+import threading
+import time
+from collections.abc import Iterable
+from typing import BinaryIO
+
+from ucf50_tfrecord import remote, storage
+from ucf50_tfrecord.choices import Cache
+from ucf50_tfrecord.errors import Action, Change, Remedy, UserError
+from ucf50_tfrecord.manifest import ManifestShard
+from ucf50_tfrecord.specs import FetchSpec
+
+MAX_OPEN_FILES = 256
+_NUM_DOWNLOADS = 4  # side by side
+_CHUNK_BYTES = 8 << 20
+_RETRY_SECS = (0.5, 2.0)
+_ROOM_WAIT_SECS, _ROOM_POLL_SECS = 60.0, 0.1
+_LOCK_WAIT_SECS = 3600.0  # another process downloads the same shard
+# Copies, and unfinished ones with their final number of bytes. Other files of the folder are left alone.
+_COPY, _PART = re.compile(r"[0-9a-f]{64}\.tfrecord"), re.compile(r"[0-9a-f]{64}-([0-9]+)\.part")
+_FOLDER_KIND = "a cache of shards"
+# Names by which a cache of an earlier version is recognized.
+_OWN = re.compile(rf"{_COPY.pattern}|{_PART.pattern}|\.lock-room|\.lock-[0-9a-f]{{2}}")
+
+
+class ShardDamagedError(UserError):
+    """A shard that is not the one that the manifest lists."""
+
+
+class ShardCache:
+    """Copies of remote shards in a bounded local folder, made ahead of their use.
+
+    shards: the dataset's shards by URL.
+    """
+
+    def __init__(self, shards: dict[str, ManifestShard], fetch: FetchSpec):
+        """Makes the folder.
+
+        Raises:
+          UserError: if it cannot be made or written, or holds something else.
+        """
+        self.shards, self._fetch = shards, fetch
+        self._folder = pathlib.Path(fetch.cache_dir)
+        storage.claim_folder(self._folder, _FOLDER_KIND, lambda names: any(map(_OWN.fullmatch, names)))
+        self._changed = threading.Condition()  # guards what follows
+        self._open: collections.OrderedDict[str, BinaryIO] = collections.OrderedDict()  # last used last
+        self._unused: set[str] = set()  # fetched ahead, and not asked for yet
+        self._expected: dict[str, None] = {}  # in their order
+        self._ahead_bytes = self._needed_bytes = 0
+        self._threads: list[threading.Thread] = []
+        self._url_locks = {url: threading.Lock() for url in shards}
+        self._renewed: set[str] = set()  # guarded, for each shard, by its lock
+        self._failures: dict[str, OSError | UserError] = {}  # the last of each shard, guarded by its lock
+
+    def check_room(self, shards: list[ManifestShard], window: int) -> None:
+        """Checks that the folder may hold the shards that are read at a time.
+
+        This process keeps others from removing so much, and fetches ahead within it.
+
+        Args:
+          shards: the shards to read.
+          window: number of shards that are mixed at a time; 0 mixes all.
+
+        Raises:
+          UserError: if the folder may not hold them.
+        """
+        sizes = sorted((shard.num_bytes for shard in shards), reverse=True)
+        at_once = sum(sizes[: window or len(sizes)])
+        # The last batches of a window are still being read when the next window's begin.
+        needed = sum(sizes[: 2 * window or len(sizes)])
+        if needed > self._fetch.cache_bytes:
+            raise UserError(
+                f"The shards that are mixed at a time take {needed / 2**30:.2f} GiB, and their copies may take "
+                f"{self._fetch.cache_bytes / 2**30:.2f} GiB in {self._folder}",
+                Remedy(Action.SET, cache_bytes=Change.LARGER),
+                Remedy(Action.SET, "to mix fewer shards at a time", shuffle_shards=...),
+                Remedy(Action.SET, "where memory suffices", cache=Cache.HOST),
+            )
+        with self._changed:
+            self._needed_bytes = max(self._needed_bytes, needed)
+            ahead = needed - at_once if at_once < sum(sizes) else needed
+            self._ahead_bytes = max(self._ahead_bytes, ahead)  # if that is too much, see _release_ahead
+
+    def open(self, path: str) -> BinaryIO:
+        """Returns a shard's copy as an open file; makes it first if it is missing. See shard_files.ShardFiles."""
+        with self._changed:
+            if path in self._unused or path in self._expected:  # it is needed now, even if it is on its way
+                self._unused.discard(path)
+                self._expected.pop(path, None)
+                self._changed.notify_all()
+            file = self._open.get(path)
+            if file is not None:
+                self._open.move_to_end(path)
+        return self._fetch_shard(path) if file is None else file
+
+    def renew(self, path: str, file: BinaryIO) -> bool:
+        """Removes, once, a copy that the disk has damaged; `open` makes it again. See shard_files.ShardFiles."""
+        copy, shard = self._copy_of(path), self.shards[path]
+        with self._url_locks[path], self._being_made(shard):
+            if _is_at(copy, file):  # else it was removed already
+                if path in self._renewed:
+                    return False
+                self._renewed.add(path)
+                try:
+                    if storage.sha256(copy) == shard.sha256:
+                        return False  # the shard behind the URL is no better
+                    copy.unlink()
+                except OSError as error:
+                    raise UserError(f"Cannot make {copy} again: {error.strerror}") from error
+            with self._changed:
+                if self._open.get(path) is file:
+                    del self._open[path]
+        return True
+
+    def expect(self, paths: Iterable[str]) -> None:
+        """Fetches shards ahead of their use, within the room for them."""
+        with self._changed:
+            self._expected |= {path: None for path in paths if path not in self._open}
+            self._changed.notify_all()
+            if self._expected and not self._threads:
+                self._threads = [
+                    # Daemons: at its exit a process does not wait for shards that it no longer needs.
+                    threading.Thread(target=self._fetch_ahead, daemon=True)
+                    for _ in range(_NUM_DOWNLOADS)
+                ]
+                for thread in self._threads:
+                    thread.start()
+
+    def describe(self, path: str) -> str:
+        """Names the URL and the copy: either may be damaged."""
+        return f"{path} (copied to {self._copy_of(path)})"
+
+    def _copy_of(self, url: str) -> pathlib.Path:
+        return self._folder / f"{self.shards[url].sha256}.tfrecord"
+
+    def _fetch_ahead(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(self._may_fetch_next)
+                path = next(iter(self._expected))
+                del self._expected[path]
+                if path in self._open:
+                    continue
+                self._unused.add(path)
+            try:
+                self._fetch_shard(path)
+            except (OSError, UserError):  # `open` meets the error again and raises it
+                with self._changed:
+                    self._unused.discard(path)
+
+    def _may_fetch_next(self) -> bool:
+        if not self._expected:
+            return False
+        fetched = {*self._unused, next(iter(self._expected))}
+        waiting = sum(self.shards[path].num_bytes for path in fetched)
+        return waiting <= self._ahead_bytes
+
+    def _fetch_shard(self, url: str) -> BinaryIO:
+        """Opens a shard's copy; makes it first if it is missing.
+
+        Threads that waited for another's attempt share its failure, so that a batch does not try once per clip.
+        """
+        earlier = self._failures.get(url)
+        with self._url_locks[url]:
+            failure = self._failures.get(url)
+            if failure is not earlier:
+                raise failure
+            try:
+                return self._make_open(url)
+            except (OSError, UserError) as error:
+                self._failures[url] = error
+                raise
+
+    def _make_open(self, url: str) -> BinaryIO:
+        with self._changed:
+            if url in self._open:
+                return self._open[url]
+        shard = self.shards[url]
+        path = self._copy_of(url)
+        while (file := _open_shared(path)) is None:
+            with self._being_made(shard):
+                if not path.exists():
+                    self._copy(url, shard, path)
+        with self._changed:
+            self._open[url] = file
+        while self._holds_too_much() and self._release_oldest():
+            pass
+        return file
+
+    def _being_made(self, shard: ManifestShard) -> contextlib.AbstractContextManager[None]:
+        """Keeps other processes from making or renewing a shard's copy while the block runs."""
+        # Several shards share a lock file, so that these do not pile up.
+        return storage.folder_lock(self._folder, f".lock-{shard.sha256[:2]}", wait_secs=_LOCK_WAIT_SECS)
+
+    def _holds_too_much(self) -> bool:
+        with self._changed:
+            held = sum(self.shards[url].num_bytes for url in self._open)
+            return held > self._needed_bytes or len(self._open) > MAX_OPEN_FILES
+
+    def _copy(self, url: str, shard: ManifestShard, path: pathlib.Path) -> None:
+        """Downloads a shard, and resumes an interrupted download."""
+        part = self._folder / f"{shard.sha256}-{shard.num_bytes}.part"
+        try:
+            for _ in range(2):
+                self._reserve(url, part)
+                if _download(url, shard.num_bytes, part) == shard.sha256:
+                    os.replace(part, path)
+                    return
+                part.unlink()
+        except OSError as error:
+            # A missing shard behind the URL is not a failure of the folder.
+            if isinstance(error, FileNotFoundError) and not _is_below(self._folder, error.filename):
+                raise
+            raise UserError(f"Cannot write {part}: {error.strerror or error}") from error
+        raise ShardDamagedError(f"{url} is damaged: it has another sha256 than the manifest says")
+
+    def _reserve(self, url: str, part: pathlib.Path) -> None:
+        """Makes room for a copy and reserves it.
+
+        Raises:
+          UserError: if the folder is full of shards in use.
+        """
+        deadline = time.monotonic() + _ROOM_WAIT_SECS
+        while not self._has_reserved(url, part):
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"{self._folder} is full of shards in use: other processes share it",
+                    Remedy(Action.SET, cache_bytes=Change.LARGER),
+                    Remedy(Action.SET, cache_dir=Change.OTHER),
+                )
+            time.sleep(_ROOM_POLL_SECS)
+
+    def _has_reserved(self, url: str, part: pathlib.Path) -> bool:
+        allowed = self._fetch.cache_bytes - self.shards[url].num_bytes
+        with storage.folder_lock(self._folder, ".lock-room", wait_secs=_LOCK_WAIT_SECS):
+            while (excess := self._used_bytes(without=part) - allowed) > 0:
+                if (
+                    not self._remove_unused(part, excess)
+                    and not self._release_oldest()
+                    and not self._release_ahead(url)
+                ):
+                    return False
+            part.touch()
+            return True
+
+    def _release_oldest(self) -> bool:
+        """Releases the shard that was used longest ago, so that it may be removed; False if there is none."""
+        with self._changed:
+            oldest = next((url for url in self._open if url not in self._unused), None)
+            if oldest is not None:
+                del self._open[oldest]
+        return oldest is not None
+
+    def _release_ahead(self, url: str) -> bool:
+        """Releases a shard that was fetched ahead in favor of one that is needed now; False if there is none."""
+        with self._changed:
+            ahead = next((other for other in self._open if other in self._unused), None)
+            if ahead is None or url in self._unused:
+                return False
+            del self._open[ahead]
+            self._unused.discard(ahead)
+            return True
+
+    def _used_bytes(self, without: pathlib.Path) -> int:
+        return sum(_counted_bytes(path) for path in self._folder.iterdir() if path != without)
+
+    def _remove_unused(self, without: pathlib.Path, num_bytes: int) -> int:
+        """Removes copies that no process has open, the oldest first; returns the bytes that they took."""
+        removed = 0
+        for path in sorted(self._folder.iterdir(), key=_age):
+            if removed >= num_bytes:
+                break
+            if path.is_dir():
+                continue
+            if _COPY.fullmatch(path.name):
+                num_bytes_there = _counted_bytes(path)
+                removed += num_bytes_there if _remove_unlocked(path) else 0
+            elif _PART.fullmatch(path.name) and path != without:
+                with contextlib.suppress(storage.LockedError):
+                    with storage.folder_lock(self._folder, f".lock-{path.name[:2]}"):
+                        path.unlink(missing_ok=True)  # no process is writing it
+                        removed += _counted_bytes(path)
+        return removed
+
+
+def _open_shared(path: pathlib.Path) -> BinaryIO | None:
+    """Opens a copy and locks it against removal; None if it is missing."""
+    try:
+        file = open(path, "rb", buffering=0)
+    except FileNotFoundError:
+        return None
+    fcntl.flock(file, fcntl.LOCK_SH)
+    if not _is_at(path, file):  # removed after it was opened, before it was locked
+        file.close()
+        return None
+    with contextlib.suppress(FileNotFoundError):
+        os.utime(path)  # age counts from the last use
+    return file
+
+
+def _is_at(path: pathlib.Path, file: BinaryIO) -> bool:
+    """Tells whether an open file is the one at a path now."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _is_below(folder: pathlib.Path, filename: str | None) -> bool:
+    return filename is not None and pathlib.Path(filename).is_relative_to(folder)
+
+
+def _remove_unlocked(path: pathlib.Path) -> bool:
+    try:
+        with open(path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+    except (BlockingIOError, FileNotFoundError):  # in use, or already removed
+        return False
+    return True
+
+
+def _counted_bytes(path: pathlib.Path) -> int:
+    """Returns the bytes that a file counts for: an unfinished copy counts in full."""
+    if part := _PART.fullmatch(path.name):
+        return int(part[1])
+    try:
+        return path.stat().st_size if _COPY.fullmatch(path.name) else 0
+    except FileNotFoundError:
+        return 0
+
+
+def _age(path: pathlib.Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def _download(url: str, num_bytes: int, part: pathlib.Path) -> str:
+    """Completes a file to num_bytes, never more; returns the sha256 of the whole file."""
+    with open(part, "a+b") as file:
+        file.seek(0)
+        digest = hashlib.sha256()
+        while content := file.read(_CHUNK_BYTES):
+            digest.update(content)
+        waits = [*_RETRY_SECS]
+        while (start := file.tell()) < num_bytes:
+            try:
+                for content in remote.read_chunks(url, start, num_bytes):
+                    file.write(content)
+                    digest.update(content)
+                break  # the sha256 reveals a short file
+            except UserError:
+                if file.tell() > start:
+                    waits = [*_RETRY_SECS]
+                if not waits:
+                    raise
+                time.sleep(waits.pop(0))
+    return digest.hexdigest()
