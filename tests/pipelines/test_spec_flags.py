@@ -9,6 +9,7 @@ import dataclasses, json, sys
 from absl import flags
 from pipelines.spec_flags import SpecFlags
 from ucf50_tfrecord.choices import Encoding
+from ucf50_tfrecord.settings import setting
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Spec:
