@@ -90,7 +90,7 @@ def test_every_room_has_a_rule():
 @pytest.mark.parametrize(
     "library, files", [("av", {"container.py", "decode.py"}), ("apache_beam", {"beam.py"})]
 )
-def test_only_these_files_import(library, files):
+def test_heavy_libraries_are_imported_by_their_own_files_only(library, files):
     users = {
         path.name
         for path in LIBRARY.rglob("*.py")

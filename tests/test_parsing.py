@@ -81,12 +81,12 @@ def test_a_wrong_value_is_named_with_what_was_expected_and_found(tmp_path, value
 @pytest.mark.parametrize(
     "text", ['{"parts": NaN}', '{"parts": [], "number": Infinity}', "[" * 200_000, '{"a": ', "\0"]
 )
-def test_what_is_no_json_is_named(tmp_path, text):
+def test_invalid_json_is_named(tmp_path, text):
     with pytest.raises(storage.NotJsonError, match="file.json is not valid JSON"):
         read(tmp_path, text)
 
 
-def test_other_fields_are_dropped_where_that_is_asked_for(tmp_path):
+def test_unknown_fields_are_dropped_on_request(tmp_path):
     assert read(tmp_path, {"parts": [{"count": 1, "zz": 1}], "yy": []}, extra=True).parts == (Part(count=1),)
 
 

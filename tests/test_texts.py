@@ -38,11 +38,11 @@ from ucf50_tfrecord import texts
         ("plain, with [brackets] and {braces}", "plain, with [brackets] and {braces}"),
     ],
 )
-def test_reasons_leave_out_what_is_for_tensorflows_developers(message, reason):
+def test_reasons_leave_out_details_for_tensorflows_developers(message, reason):
     assert texts.tensorflow_reason(ValueError(message)) == reason
 
 
-def test_a_full_disk_is_told_from_exhausted_memory():
+def test_a_full_disk_is_distinguished_from_exhausted_memory():
     full = ValueError(
         f"/runs/a; {os.strerror(errno.ENOSPC)}\n\tCould not flush events file. [Op:Flush] name: "
     )

@@ -96,14 +96,14 @@ def test_results_come_in_order_from_another_process():
         ("eat", "memory", "it needed more than 256 MiB of memory"),
     ],
 )
-def test_what_ends_a_worker_costs_itself_alone(end, cause, reason):
+def test_an_item_that_kills_its_worker_loses_only_itself(end, cause, reason):
     items = [1, end, 2, 3, end]
     failure = workers.Failure(cause, reason)
     assert run(items) == [(1, 2), (end, failure), (2, 4), (3, 6), (end, failure)]
 
 
 @pytest.mark.parametrize("end", ["sleep", "spin"])
-def test_what_hangs_is_given_up(end):
+def test_an_item_that_hangs_is_given_up(end):
     assert run([1, end, 2], timeout_secs=1.0) == [
         (1, 2),
         (end, workers.Failure("timeout", "it took longer than 1 s")),
@@ -111,7 +111,7 @@ def test_what_hangs_is_given_up(end):
     ]
 
 
-def test_an_item_has_a_second_chance_alone_in_a_fresh_process(tmp_path):
+def test_a_failed_item_is_tried_again_alone_in_a_fresh_process(tmp_path):
     with workers.IsolatedPool(MEMORY, sandbox=False) as pool:  # it leaves a file
         results = list(pool.map(call_of(functools.partial(die_once, str(tmp_path))), [0, 1, 2, 3]))
     assert [item for item, (same, _) in results if item == same] == [0, 1, 2, 3]

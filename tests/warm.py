@@ -20,8 +20,6 @@ import tempfile
 import types
 from collections.abc import Mapping
 
-REPOSITORY = pathlib.Path(__file__).parents[1]
-
 
 def run_module(module: str, *arguments: str | os.PathLike, **options) -> subprocess.CompletedProcess:
     """Runs `python -m module …` in the repository; for the options see _run."""
@@ -72,7 +70,7 @@ def _server() -> subprocess.Popen:
     """Starts the process that forks; it exits with this one, at the end of its standard input."""
     server = subprocess.Popen(
         [sys.executable, "-m", "tests.warm"],
-        cwd=REPOSITORY,
+        cwd=pathlib.Path(__file__).parents[1],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -116,8 +116,14 @@ def make_case(name, **changes):
 
 APPLICATION = {"encoder": "MobileNetV3Small", "height": 32, "width": 32}
 # An LSTM is what `exported` holds.
-CASES = [(name, {}, ("keras", "onnx")) for name in MODELS if name != "lstm"]
+CASES = [(name, {}, ("keras", "onnx")) for name in MODELS if name != "lstm" and not name.startswith("seed_")]
 CASES += [("conv3d", {"motion": True}, ("keras",)), ("frame_pool", APPLICATION, ("keras",))]
+# Their layers are among those of the models above.
+CASES += [
+    pytest.param(name, {}, ("keras", "onnx"), marks=pytest.mark.slow)
+    for name in MODELS
+    if name.startswith("seed_")
+]
 
 
 @pytest.mark.parametrize("name, changes, formats", CASES)

@@ -28,7 +28,7 @@ def test_the_table_lists_keras_models():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
-@pytest.mark.parametrize("name", [SMALL, "VGG16", "ResNet50V2"])
+@pytest.mark.parametrize("name", [SMALL, "VGG16", pytest.param("ResNet50V2", marks=pytest.mark.slow)])
 def test_a_keras_model_encodes_frames(name, dtype):
     before = keras.config.dtype_policy()
     spec = make_spec("frame_pool", encoder=name, height=32, width=40)

@@ -11,7 +11,14 @@ from ucf50_tfrecord.models.dropout import RandomKey, random_key
 
 # Recurrent layers use cuDNN there, see test_encoders; a graph built without a GPU has their loop.
 @pytest.mark.parametrize("name", ["frame_pool", "conv3d", "transformer", "seed_pool"])
-@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        "float32",
+        pytest.param("mixed_bfloat16", marks=pytest.mark.slow),
+        "mixed_float16",
+    ],
+)
 def test_forward_and_backward_pass_run_on_gpus(name, dtype):
     spec = make_spec(name, dropout=0.3, motion=name in ("conv3d", "transformer"))
     model = models.build_model(spec, dtype=dtype)

@@ -379,6 +379,7 @@ def test_a_report_from_the_saved_results_is_the_same(full, tmp_path):
     assert all((folder / file).read_bytes() == (tmp_path / file).read_bytes() for file in files)
 
 
+@pytest.mark.slow
 def test_fifty_classes_and_five_models(tmp_path):
     letters = "".join(chr(0x4E00 + i) for i in range(50))
     labels, rng = letters * 6, np.random.default_rng(0)

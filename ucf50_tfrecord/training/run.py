@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import pathlib
 import time
@@ -93,13 +94,15 @@ class RunOptions:
     """
 
     run_dir: str
-    log_every_steps: int = setting(20, "Steps between points of the training curves.", Range(1, 10**9))
+    log_every_steps: int = setting(20, "Steps between points of the training curves.", Range(1, math.inf))
     steps_per_call: int = setting(
         1,
         "Most steps in one call from the host; more relieve the host where steps are short.",
-        Range(1, 10**9),
+        Range(1, math.inf),
     )
-    checkpoint_secs: float = setting(300.0, "Seconds between checkpoints within an epoch.")
+    checkpoint_secs: float = setting(
+        300.0, "Seconds between checkpoints within an epoch.", Range(0, math.inf)
+    )
     profile_steps: tuple[int, int] | None = None
 
     def __post_init__(self):
@@ -189,16 +192,17 @@ def evaluation_dir(run_dir: str, weights: str, folds: Sequence[int]) -> pathlib.
     return pathlib.Path(run_dir, f"evaluation-{weights}-{format_folds(folds)}")
 
 
-def hparams(config: RunConfig) -> dict[str, object]:
+def hparams(config: RunConfig) -> dict[str, Any]:
     """Returns a run's row of the table that compares runs, the most telling first."""
     model, train = to_json(config.model), to_json(config.train)
-    telling: dict[str, Any] = {"model": model.pop("name")}
+    telling = {"model": model.pop("name")}
     telling |= {name: train.pop(name) for name in ("epochs", "learning_rate", "batch_size", "seed")}
-    folds: dict[str, Any] = {
+    folds = {
         f"{name}_folds": format_folds(getattr(config, f"{name}_folds")) for name in ("train", "val", "test")
     }
-    data: dict[str, Any] = {"data": pathlib.Path(config.data_dir).name}
-    return telling | train.pop("augment") | train | model | folds | data
+    return (
+        telling | train.pop("augment") | train | model | folds | {"data": pathlib.Path(config.data_dir).name}
+    )
 
 
 def describe_data(config: RunConfig, num_clips: Sequence[int]) -> dict[str, str]:
