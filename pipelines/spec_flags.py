@@ -25,7 +25,7 @@ flags.disclaim_key_flags()
 
 
 class SpecFlags(Generic[_Spec]):
-    """Flags for the fields of a dataclass that have help, as specs.setting gives them."""
+    """Flags for the fields of a dataclass that have help, as settings.setting gives them."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class SpecFlags(Generic[_Spec]):
                 (names or {}).get(field.name, field.name),
                 _required(hints[field.name]),
                 (defaults or {}).get(field.name, field.default),
-                field.metadata,
+                field.metadata["help"],
             )
             for field in dataclasses.fields(spec)  # type: ignore[arg-type]
             if "help" in field.metadata
@@ -66,8 +66,7 @@ class SpecFlags(Generic[_Spec]):
         return self._spec(**self.values(), **others)
 
 
-def _define(name: str, kind: type, default: Any, metadata: Mapping[str, Any]) -> flags.FlagHolder:
-    text = metadata["help"]
+def _define(name: str, kind: type, default: Any, text: str) -> flags.FlagHolder:
     if isinstance(default, Choice):
         return flags.DEFINE_enum(name, default, list(type(default)), text)
     return _DEFINE[kind](name, default, text)
