@@ -86,7 +86,7 @@ class Precision(Choice):
 
 
 class Strategy(Choice):
-    """Which devices and workers train."""
+    """Devices and workers that train."""
 
     AUTO = "auto"
     ONE = "one"
