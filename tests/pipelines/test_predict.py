@@ -66,7 +66,7 @@ def check_document(document):
     """It says what its numbers depend on."""
     assert document["run"]["weights"] == "last" and document["clip_format"]["num_frames"] == 5
     assert document["calibration"]["temperature"] == 1.0
-    assert document["calibration"]["reason"] == "of 12 held-out clips, 30 are needed"
+    assert document["calibration"]["reason"] == "there are 12 held-out clips, and 30 are needed"
     assert {"python", "tensorflow", "keras", "numpy", "av"} <= document["versions"].keys()
     assert "libavcodec" in document["decoder"] and document["code"]["version"]
     assert document["classes"] == ["Left", "Middle", "Right"]

@@ -103,7 +103,9 @@ def test_mistakes_of_a_conversion(tmp_path, evil_videos, converted):
         (doubles / f"{name}{EVIL}").mkdir(parents=True)
         for suffix in ("avi", "mp4"):
             (doubles / f"{name}{EVIL}" / f"x{EVIL}.{suffix}").touch()
-    assert "2 video ids stand for" in run("pipelines.convert", f"--videos={doubles}").stderr
+    assert (
+        "2 video ids belong to more than one file" in run("pipelines.convert", f"--videos={doubles}").stderr
+    )
 
 
 @pytest.mark.parametrize(
