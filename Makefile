@@ -2,6 +2,8 @@
 
 # Variables of the command line. Each has its help behind ##; one of the environment is ignored.
 # A train_variable becomes a flag of pipelines.train: EPOCHS=3 is --epochs=3.
+VARIABLES :=
+TRAIN :=
 variable = $(eval $(1) =)$(eval VARIABLES += $(1))
 train_variable = $(call variable,$(1))$(eval TRAIN += $(1))
 $(call variable,VIDEOS)            ## folder of class folders; a demo corpus if unset, and DATA too

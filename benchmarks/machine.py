@@ -75,7 +75,7 @@ def train(data_dir: str, input_secs: float, step_secs: float) -> dict[str, Any]:
     batches = feed_lib.Feed(clips, strategy=strategy).batches(batch_size=spec.batch_size, seed=0)
     input_rate = rates.of_batches(batches, spec.batch_size, secs=input_secs)
     batches.close()
-    model = recipes.model_spec(recipe, num_classes=len(manifest.classes), clip_format=manifest.format)
+    model = recipes.model_spec(recipe, manifest)
     state = loop.build_state(model, spec, num_clips=len(clips), strategy=strategy)
     step_rate = rates.of_steps(state.model, state.optimizer, spec, strategy=strategy, secs=step_secs)
     device = strategy_lib.device_type()

@@ -4,10 +4,9 @@
   python -m pipelines.compare --runs=runs/one,runs/other
   python -m pipelines.compare --results=runs/…-compare/results.json
 
-The first trains each recipe in pipelines/recipes/ that is named, with whatever
-flags of training follow. What is finished is not trained again, so an
-interrupted comparison goes on with the same command. The second tests runs that
-there are; the third writes the report again.
+The first trains each recipe that is named; flags of training override the
+recipes. Finished trainings are kept, so the same command resumes an interrupted
+comparison. The second tests existing runs; the third writes the report again.
 """
 
 from __future__ import annotations
@@ -253,7 +252,7 @@ def make_recipe(settings: Mapping[str, Any], manifest: manifest_lib.Manifest) ->
 
     train = recipes.train_spec(settings)
     return Recipe(
-        model=recipes.model_spec(settings, num_classes=len(manifest.classes), clip_format=manifest.format),
+        model=recipes.model_spec(settings, manifest),
         train=dataclasses.replace(train, precision=strategy_lib.choose_precision(train.precision)),
     )
 

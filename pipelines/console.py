@@ -11,7 +11,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import tqdm
 from absl import app, flags, logging
@@ -185,9 +185,7 @@ class TrainingDisplay:
             chose_cache=lambda choice: say(
                 f"Clips are {CACHE_MEANINGS[choice.cache]} (--cache={choice.cache}): {choice.reason}"
             ),
-            loading=lambda folds, num_clips: progress_bar(
-                num_clips, "clip", f"loading folds {format_folds(folds)}"
-            ),
+            loading=_loading,
             report=self.update,
             warn=warn,
             should_stop=lambda: self._should_stop(),
@@ -211,6 +209,12 @@ class TrainingDisplay:
         if self._bar is not None:
             self._bar.close()
         self._bar = None
+
+
+@contextlib.contextmanager
+def _loading(folds: Sequence[int], num_clips: int) -> Iterator[Callable[[int], None]]:
+    with progress_bar(num_clips, "clip", f"loading folds {format_folds(folds)}") as bar:
+        yield bar.update
 
 
 def only_chief_speaks(is_chief: bool) -> contextlib.AbstractContextManager:

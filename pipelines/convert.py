@@ -15,6 +15,7 @@ Slurm array:
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import os
 import re
@@ -253,18 +254,9 @@ def _plan(name: str) -> ConversionPlan:
 
 def _format_flags(name: str, fmt: ClipFormat, rule: FoldRule) -> dict[str, object]:
     """Returns the settings that decide a dataset's contents, by the flags' names."""
-    return {
-        "name": name,
-        "size": f"{fmt.height}x{fmt.width}",
-        "frames": fmt.num_frames,
-        "encoding": fmt.encoding,
-        "jpeg_quality": fmt.jpeg_quality,
-        "spacing": fmt.spacing,
-        "resize": fmt.resize,
-        "clips_per_video": fmt.clips_per_video,
-        "fold_by": rule.fold_by,
-        "num_folds": rule.num_folds,
-    }
+    settings = dataclasses.asdict(fmt) | dataclasses.asdict(rule)
+    size = f"{settings.pop('height')}x{settings.pop('width')}"
+    return {"name": name, "size": size, "frames": settings.pop("num_frames")} | settings
 
 
 def _check_same_format(found: manifest.Manifest, asked: dict[str, object]) -> None:

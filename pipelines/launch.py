@@ -60,7 +60,7 @@ def main(num_workers: int) -> int:
         TF_CONFIG=os.environ.get(cluster.TF_CONFIG),
     )
     environments = worker_environments(num_workers, visible_gpus())
-    settings, _ = train.read_flags()  # so that mistakes show before anything is converted
+    settings, *_ = train.read_flags()  # so that mistakes show before anything is converted
     manifest = convert.load_or_convert()
     given = flags.FLAGS["run"].value
     run_dir = given or run_lib.make_run_dir(manifest.data_dir, settings["model"])

@@ -15,6 +15,7 @@ from ucf50_tfrecord.errors import Action, Change, Remedy
 
 # Flags that have other names than the options of the library.
 _FLAGS = {
+    "cache_bytes": "fetch_cache_gib",
     "cache_dir": "fetch_cache",
     "data_dir": "data",
     "method": "fetch",
@@ -57,8 +58,9 @@ def command(remedy: Remedy) -> str:
             folder = shell_word(f"--data={details['data_dir']}")
             return f"{program('convert')} --videos=<folder of class folders> {folder}"
         case Action.TRAIN:
-            again = f" {make_variable('RUN', details['run_dir'])} and the flags that started it"
-            return f"make train{again if details else ''}"
+            if not details:
+                return "make train"
+            return f"make train {make_variable('RUN', details['run_dir'])} and the flags that started it"
         case Action.EVALUATE:
             weights = make_variable("FLAGS", f"--weights={details['weights']}")
             return f"make evaluate {make_variable('RUN', details['run_dir'])} {weights}"
@@ -71,8 +73,6 @@ def command(remedy: Remedy) -> str:
 
 def _flag(option: str, value: Any) -> str:
     """Returns an option with its value as a flag; what is to be chosen is said in words or left as an ellipsis."""
-    if option == "cache_bytes":
-        option, value = "fetch_cache_gib", value / 2**30 if isinstance(value, int) else value
     flag = f"--{_FLAGS.get(option, option)}"
     if isinstance(value, Change):
         return f"{_CHANGES[value]} {flag}"
@@ -119,9 +119,11 @@ def python() -> str:
 
 def program(command: str) -> str:
     """Returns the words that start an entry point the way this process was started."""
-    if pipelines.is_console_script(sys.orig_argv[1]):
+    if any(
+        map(pipelines.is_console_script, sys.orig_argv[1:2])
+    ):  # it has no more where Python is interactive
         return f"{pipelines.CONSOLE_SCRIPT} {command}"
-    return f"{python()} -m pipelines.{command}"
+    return f"{shell_word(python())} -m pipelines.{command}"
 
 
 def this_command(run: str | None = None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any, Generic, TypeVar
 
 from absl import flags
@@ -25,14 +25,13 @@ flags.disclaim_key_flags()
 
 
 class SpecFlags(Generic[_Spec]):
-    """Flags for the fields of a dataclass that have help, as metadata {"help": sentence}."""
+    """Flags for the fields of a dataclass that have help, as settings.setting gives them."""
 
     def __init__(
         self,
         spec: type[_Spec],
         *,
         names: Mapping[str, str] | None = None,
-        omit: Collection[str] = (),
         defaults: Mapping[str, Any] | None = None,
     ):
         """Defines the flags.
@@ -40,7 +39,6 @@ class SpecFlags(Generic[_Spec]):
         Args:
           spec: the dataclass.
           names: the flags' names, by fields, where they differ from the fields'.
-          omit: fields that get no flag.
           defaults: the flags' defaults, by fields, where they differ from the fields'.
         """
         self._spec, hints = spec, typing.get_type_hints(spec)
@@ -49,10 +47,10 @@ class SpecFlags(Generic[_Spec]):
                 (names or {}).get(field.name, field.name),
                 _required(hints[field.name]),
                 (defaults or {}).get(field.name, field.default),
-                field.metadata,
+                field.metadata["help"],
             )
             for field in dataclasses.fields(spec)  # type: ignore[arg-type]
-            if "help" in field.metadata and field.name not in omit
+            if "help" in field.metadata
         }
 
     def values(self) -> dict[str, Any]:
@@ -68,11 +66,10 @@ class SpecFlags(Generic[_Spec]):
         return self._spec(**self.values(), **others)
 
 
-def _define(name: str, kind: type, default: Any, metadata: Mapping[str, Any]) -> flags.FlagHolder:
+def _define(name: str, kind: type, default: Any, text: str) -> flags.FlagHolder:
     if isinstance(default, Choice):
-        return flags.DEFINE_enum(name, default, list(type(default)), metadata["help"])
-    bounds = {"lower_bound": metadata["lower_bound"]} if "lower_bound" in metadata else {}
-    return _DEFINE[kind](name, default, metadata["help"], **bounds)
+        return flags.DEFINE_enum(name, default, list(type(default)), text)
+    return _DEFINE[kind](name, default, text)
 
 
 def _required(hint: Any) -> type:

@@ -13,6 +13,7 @@ pipelines.launch starts them on one machine.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import re
 import sys
@@ -60,14 +61,14 @@ for _module in (train_flags, convert, inputs):
 
 
 def main() -> None:
-    settings, asked = read_flags()
+    settings, asked, options = read_flags()
     uses_workers = cluster.uses_workers(_STRATEGY.value, os.environ)
     if uses_workers:
         check_worker_flags()
 
     manifest = convert.load_or_convert()  # before TensorFlow is loaded: its workers start lighter
     folds = choose_folds(manifest, asked, terminal.warn)
-    model = recipes.model_spec(settings, num_classes=len(manifest.classes), clip_format=manifest.format)
+    model = recipes.model_spec(settings, manifest)
 
     console.load_tensorflow()
     from ucf50_tfrecord import job as job_lib
@@ -88,7 +89,7 @@ def main() -> None:
             listener=display.listener(),
         )
         announce(job)
-        options = _OPTIONS.build(run_dir=job.run_dir, profile_steps=parse_steps(_PROFILE_STEPS.value))
+        options = dataclasses.replace(options, run_dir=job.run_dir)
         with display:
             outcome = job_lib.run(job, options, listener=display.listener(), flags=given_flags() | settings)
         if outcome.summary is None:
@@ -97,16 +98,16 @@ def main() -> None:
             print_summary(outcome.summary, job.run_dir)
 
 
-def read_flags() -> tuple[dict[str, Any], Folds]:
-    """Reads the settings and the folds, so that a mistake shows before anything is converted.
+def read_flags() -> tuple[dict[str, Any], Folds, RunOptions]:
+    """Reads the settings, the folds and the options of the run, so that a mistake shows before anything is converted.
 
     Raises:
       UserError: if a flag is wrong, whatever the shards.
     """
     settings, asked = train_flags.settings(), train_flags.asked_folds()
     check_early_stopping(recipes.train_spec(settings), asked)
-    parse_steps(_PROFILE_STEPS.value)
-    return settings, asked
+    options = _OPTIONS.build(run_dir=_RUN.value or "", profile_steps=parse_steps(_PROFILE_STEPS.value))
+    return settings, asked, options
 
 
 def start_devices(stack: contextlib.ExitStack, uses_workers: bool) -> tf.distribute.Strategy:

@@ -132,3 +132,8 @@ def test_a_recipe_may_be_a_file_of_ones_own(tmp_path):
         path.write_text(f"{RECIPE}{line}\n")
         with pytest.raises(ucf.UserError, match=f"mine.flags. Received: {line}"):
             recipes.load(str(path))
+    path.write_bytes(b"--epochs=\xff")
+    with pytest.raises(ucf.UserError, match="mine.flags: it is not UTF-8"):
+        recipes.load(str(path))
+    with pytest.raises(ucf.UserError, match="Cannot read the recipe nowhere.flags: No such file"):
+        recipes.load("nowhere.flags")

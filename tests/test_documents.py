@@ -117,6 +117,15 @@ def test_files_of_the_project_exist(path):
         assert any((root / name).exists() for root in roots), name
 
 
+@pytest.mark.parametrize("room", ["ucf50_tfrecord", "pipelines", "tools", "benchmarks"])
+def test_workspace_names_every_module(room):
+    """Modules of tools/checkup and tools/fuzzing are named by their folders."""
+    text = (REPOSITORY / "WORKSPACE.md").read_text()
+    for path in (REPOSITORY / room).rglob("*.py"):
+        if path.stem != "__init__" and path.parent.name not in ("checkup", "fuzzing"):
+            assert f"`{path.stem}`" in text or f"`{path.name}`" in text, path
+
+
 @functools.cache
 def words_of_the_code() -> frozenset[str]:
     """The identifiers in the code, and the names of its files and folders."""

@@ -33,7 +33,7 @@ ALLOWED = {
     "convert": BASE | {"workers"},
     "dataset": BASE,
     "models": {"errors", "architectures", "specs"},
-    "recipes": {"errors", "specs"},
+    "recipes": {"errors", "specs", "manifest"},
     "drawing": {"errors", "specs"},
     "training": BASE | {"dataset", "models", "drawing"},
     "evaluation": BASE | {"dataset", "models", "training"},

@@ -90,8 +90,8 @@ def test_results_come_in_order_from_another_process():
     [
         ("abort", "crash", "its process crashed with SIGABRT"),
         ("segfault", "crash", "its process crashed with SIGSEGV"),
-        ("exit", "crash", "its process ended with status 3"),
-        ("kill", "killed", "its process was ended with SIGKILL, perhaps for want of memory"),
+        ("exit", "crash", "its process exited with status 3"),
+        ("kill", "killed", "its process was killed with SIGKILL, perhaps because memory ran out"),
         ("raise", "crash", "ArithmeticError: no such number"),
         ("eat", "memory", "it needed more than 256 MiB of memory"),
     ],

@@ -73,10 +73,7 @@ def build_model(model: str, clips: ClipIndex, *, dtype: str = "float32", **setti
     from ucf50_tfrecord import models
 
     recipes.check(settings)
-    manifest = clips.manifest
-    spec = recipes.model_spec(
-        settings | {"model": model}, num_classes=len(manifest.classes), clip_format=manifest.format
-    )
+    spec = recipes.model_spec(settings | {"model": model}, clips.manifest)
     return models.build_model(spec, dtype=dtype)
 
 
@@ -176,9 +173,7 @@ def train(
         job = job_lib.prepare(
             manifest,
             choose_folds(manifest, asked, warn),
-            model=recipes.model_spec(
-                settings, num_classes=len(manifest.classes), clip_format=manifest.format
-            ),
+            model=recipes.model_spec(settings, manifest),
             train=recipes.train_spec(settings),
             inputs=inputs,
             strategy=strategy_lib.make_strategy(strategy, environment={}),

@@ -16,7 +16,7 @@ import itertools
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, Literal
 
 import keras
 import tensorflow as tf
@@ -38,16 +38,7 @@ from ucf50_tfrecord.training import trained as trained_lib
 from ucf50_tfrecord.training.folds import Folds, check_early_stopping
 from ucf50_tfrecord.training.listener import Listener
 
-
-class Bar(Protocol):
-    """Counts what is done, as tqdm's bars do."""
-
-    def update(self, n: int) -> object: ...
-
-
-class _NoBar:
-    def update(self, n: int) -> None:
-        pass
+_Split = Literal["validation", "test"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,12 +46,13 @@ class JobListener(Listener):
     """Functions that a job calls, also between evaluations; by default they ignore everything and never stop it.
 
     chose_cache: receives where the clips are kept, and why.
-    loading: returns a context whose bar counts the clips that are loaded into memory, given their folds and number.
+    loading: given folds and the number of their clips, returns a context that is open while the clips are loaded
+      into memory; its value receives the number of clips after each batch.
     """
 
     chose_cache: Callable[[CacheChoice], None] = lambda choice: None
-    loading: Callable[[Sequence[int], int], AbstractContextManager[Bar]] = lambda folds, num_clips: (
-        contextlib.nullcontext(_NoBar())
+    loading: Callable[[Sequence[int], int], AbstractContextManager[Callable[[int], None]]] = (
+        lambda folds, num_clips: contextlib.nullcontext(lambda count: None)
     )
 
 
@@ -89,15 +81,6 @@ class Outcome:
     summary: run_lib.Summary | None
 
 
-def check_model_and_training(model: ModelSpec, train: TrainSpec) -> None:
-    """Raises UserError if clips would be shifted by more frames than they have."""
-    expect(
-        train.augment.temporal_shift < model.num_frames,
-        f"a shift of less than a clip's {model.num_frames} frames",
-        temporal_shift=train.augment.temporal_shift,
-    )
-
-
 def make_feeds(
     manifest: Manifest,
     splits: Sequence[Sequence[int]],
@@ -121,13 +104,13 @@ def make_feeds(
     listener.chose_cache(choice)
     feeds = []
     for folds, clips in zip(splits, splits_clips):
-        with listener.loading(folds, len(clips) if choice.cache != Cache.NONE else 0) as bar:
+        with listener.loading(folds, len(clips) if choice.cache != Cache.NONE else 0) as count:
             feed = Feed(
                 clips,
                 strategy=strategy,
                 cache=choice.cache,
                 skip_bad_records=inputs.skips_bad_records,
-                on_loaded=bar.update,
+                on_loaded=count,
             )
         feeds.append(feed)
     return feeds
@@ -163,7 +146,11 @@ def prepare(
         workers were asked for different things.
     """
     check_early_stopping(train, folds)
-    check_model_and_training(model, train)
+    expect(
+        train.augment.temporal_shift < model.num_frames,
+        f"a shift of less than a clip's {model.num_frames} frames",
+        temporal_shift=train.augment.temporal_shift,
+    )
     train = dataclasses.replace(train, precision=strategy_lib.choose_precision(train.precision))
     config = run_lib.RunConfig(
         data_dir=storage.absolute(manifest.data_dir),
@@ -239,9 +226,11 @@ def run(
     )
     strategy_lib.wait_for_workers(job.strategy)  # until the chief has saved the best weights
     evaluations = _evaluate(job, trained, evaluators, listener.should_stop)
-    summary = None if evaluations is None else summarize(job, trained, evaluations)
-    if summary and strategy_lib.is_chief(job.strategy):
-        summary = write_results(summary, evaluations, trained.model, job.run_dir)
+    summary = None
+    if evaluations is not None:
+        summary = summarize(job, trained, evaluations)
+        if strategy_lib.is_chief(job.strategy):
+            summary = write_results(summary, evaluations, trained.model, job.run_dir)
     strategy_lib.wait_for_workers(job.strategy)  # the others would miss a worker that exits first
     return Outcome(trained=trained, summary=summary)
 
@@ -261,7 +250,7 @@ def _evaluate(
     trained: loop.Trained,
     evaluators: Sequence[Callable[[keras.Model], runner.Evaluator]],
     should_stop: Callable[[], bool],
-) -> dict[str, list[runner.Evaluation]] | None:
+) -> dict[_Split, list[runner.Evaluation]] | None:
     """Scores a finished run; returns each split's evaluations, one per intervention of the runner.
 
     The scores are those of the last weights: weights chosen by the folds that are scored would flatter them.
@@ -274,10 +263,11 @@ def _evaluate(
         return None
     if job.config.train.early_stopping:
         checkpoint.load_weights(job.run_dir, "best", trained.model)
-    evaluate = {"validation": trained.evaluate}
+    evaluate: dict[_Split, runner.Evaluator] = {}
     if len(evaluators) > 1:
-        evaluate = {"test": evaluators[1](trained.model)} | evaluate
-    found: dict[str, list[runner.Evaluation]] = {split: [] for split in evaluate}
+        evaluate["test"] = evaluators[1](trained.model)
+    evaluate["validation"] = trained.evaluate
+    found: dict[_Split, list[runner.Evaluation]] = {split: [] for split in evaluate}
     for split, name in itertools.product(evaluate, runner.RUN_INTERVENTIONS):
         if any(strategy_lib.gather_from_workers(job.strategy, int(should_stop()))):
             return None
@@ -292,7 +282,7 @@ def _evaluate(
 
 
 def summarize(
-    job: Job, trained: loop.Trained, evaluations: Mapping[str, Sequence[runner.Evaluation]]
+    job: Job, trained: loop.Trained, evaluations: Mapping[_Split, Sequence[runner.Evaluation]]
 ) -> run_lib.Summary:
     """Returns the contents of a finished run's summary.json."""
     config = job.config
@@ -302,7 +292,7 @@ def summarize(
     }
     return run_lib.Summary(
         **scores,
-        split=split,  # type: ignore[arg-type]
+        split=split,
         shuffled=run_lib.Scores(**shuffled.scores),
         num_clips=len(plain.clips),
         folds=config.test_folds or config.val_folds,
@@ -330,7 +320,7 @@ def summarize(
 
 def write_results(
     summary: run_lib.Summary,
-    evaluations: Mapping[str, list[runner.Evaluation]],
+    evaluations: Mapping[_Split, list[runner.Evaluation]],
     model: keras.Model,
     run_dir: str,
 ) -> run_lib.Summary:

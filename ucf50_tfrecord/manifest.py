@@ -36,8 +36,6 @@ from ucf50_tfrecord.shards import (
 from ucf50_tfrecord.specs import DEFAULT_SHARD_BYTES, MAX_CLASSES, ClipFormat, FoldRule, to_json
 
 MANIFEST_FILENAME = "manifest.json"
-# For readers that use TensorFlow Datasets.
-TFDS_FILENAMES = ("features.json", "label.labels.txt", "dataset_info.json")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -425,33 +423,3 @@ def _find_damage(path: pathlib.Path, report: ShardReport) -> list[str]:
     ]:
         return [" holds other clips than its sidecar says"]
     return [] if found == held else [" holds clips of other labels than its sidecar says"]
-
-
-def save_tfds_metadata(manifest: Manifest) -> None:
-    """Writes the files for TensorFlow Datasets, with one split per fold: "fold01", "fold02", …"""
-    folder = pathlib.Path(manifest.data_dir)
-    storage.write_json(folder / "features.json", record.tfds_features(manifest.format, manifest.classes))
-    with storage.atomic_write(folder / "label.labels.txt") as file:
-        lines = [name.replace("\n", "\\n") + "\n" for name in manifest.classes]
-        file.write("".join(lines).encode("utf-8", "surrogateescape"))
-    splits = []
-    for fold in manifest.folds:
-        shards = [shard for shard in manifest.shards if shard.fold == fold]
-        splits.append(
-            {
-                "name": f"fold{fold:02d}",
-                "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
-                "shardLengths": [str(shard.num_clips) for shard in shards],
-                "numBytes": str(sum(shard.num_bytes for shard in shards)),
-            }
-        )
-    storage.write_json(
-        folder / "dataset_info.json",
-        {
-            "name": manifest.name,
-            "version": "1.0.0",
-            "fileFormat": "tfrecord",
-            "moduleName": "ucf50_tfrecord.convert",
-            "splits": splits,
-        },
-    )

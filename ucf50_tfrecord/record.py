@@ -292,41 +292,6 @@ def size_bounds(clip_format: ClipFormat) -> tuple[int, int]:
     return least, images + stored_raw * clip_format.num_bytes + _MAX_FEATURE_BYTES
 
 
-def tfds_features(clip_format: ClipFormat, classes: tuple[str, ...]) -> dict[str, Any]:
-    """Describes a record to TensorFlow Datasets: its features.json, as a JSON value.
-
-    TFDS parses records as `tf.train.Example`, so it sees the context: scalar `label`, `group`,
-    `fold` and `clip/media_id`, and `video` uint8 [T, H, W, 3] where the encoding stores it raw.
-    """
-    package = "tensorflow_datasets.core.features"
-
-    def tensor(shape: tuple[int, ...], dtype: str, encoding: str) -> dict[str, Any]:
-        return {
-            "pythonClassName": f"{package}.tensor_feature.Tensor",
-            "tensor": {
-                "shape": {"dimensions": [str(size) for size in shape]},
-                "dtype": dtype,
-                "encoding": encoding,
-            },
-        }
-
-    features = {
-        LABEL: {
-            "pythonClassName": f"{package}.class_label_feature.ClassLabel",
-            "classLabel": {"numClasses": str(len(classes))},
-        },
-        GROUP: tensor((), "int64", "none"),
-        FOLD: tensor((), "int64", "none"),
-        MEDIA_ID: {"pythonClassName": f"{package}.text_feature.Text", "text": {}},
-    }
-    if _encoding(clip_format)[0]:
-        features[VIDEO] = tensor(clip_format.shape, "uint8", "bytes")
-    return {
-        "pythonClassName": f"{package}.features_dict.FeaturesDict",
-        "featuresDict": {"features": features},
-    }
-
-
 def _encoding(clip_format: ClipFormat) -> tuple[bool, str]:
     """Returns whether pixels are stored raw, and the format of stored images ("" if there are none)."""
     parts = set(clip_format.encoding.split("+"))

@@ -368,11 +368,11 @@ def _explain_exit(status: int | None) -> tuple[str, str]:
     if status is not None and -status in _KILLED_BY_OTHERS:
         return (
             "killed",
-            f"its process was ended with {signal.Signals(-status).name}, perhaps for want of memory",
+            f"its process was killed with {signal.Signals(-status).name}, perhaps because memory ran out",
         )
     if status is not None and status < 0:
         return "crash", f"its process crashed with {signal.Signals(-status).name}"
-    return "crash", f"its process ended with status {status}"
+    return "crash", f"its process exited with status {status}"
 
 
 def _over_memory(memory_bytes: int) -> str:

@@ -1,7 +1,10 @@
 """A file from a stranger reaches no other file and no network: the real converter, the real decoder."""
 
+import gc
 import shutil
+import types
 
+import av.error
 import numpy as np
 import pytest
 
@@ -102,6 +105,30 @@ def test_a_header_that_asks_for_absurd_memory_is_called_damaged(tmp_path):
     with pytest.raises(decode.VideoError) as raised:
         decode.decode_file(path, FORMAT)
     assert raised.value.cause == "contents"
+
+
+def test_a_header_that_points_past_the_end_of_all_files_prints_nothing(tmp_path, capfd):
+    path = tmp_path / "far.asf"
+    write_video(path, np.full((12, 32, 48, 3), 90, np.uint8), codec="mpeg4", pix_fmt="yuv420p")
+    content = path.read_bytes()
+    first_size = 30 + 16  # of the header's first object
+    path.write_bytes(content[:first_size] + (1 << 62).to_bytes(8, "little") + content[first_size + 8 :])
+    decode.decode_file(path, FORMAT)
+    gc.collect()
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("error", [av.error.InvalidDataError, av.error.ArgumentError])
+def test_a_packet_that_the_decoder_refuses_is_skipped(tmp_path, error):
+    path = tmp_path / "x.mp4"
+    write_video(path, np.full((12, 32, 48, 3), 90, np.uint8), codec="mpeg4", pix_fmt="yuv420p")
+
+    def refuse(packet):
+        raise error(1, "refused")
+
+    with open(path, "rb", buffering=0) as file, container.open_video(file, ".mp4") as video:
+        video.codec = types.SimpleNamespace(decode=refuse)
+        assert video.decode(None) == []
 
 
 def test_a_sparse_file_gets_no_more_time_than_its_blocks(tmp_path):

@@ -319,7 +319,7 @@ def test_overwrite_replaces_another_format_name_or_set(tmp_path, videos):
     assert refused.returncode == 2
     for flag in ("name", "size", "frames", "resize"):
         assert f"--{flag} is" in refused.stderr
-    assert "--overwrite replaces them" in refused.stderr
+    assert "to replace them: --overwrite" in refused.stderr
     assert run_module(*command, "--overwrite").returncode == 0
     built = manifest.load(str(data))
     assert (built.name, built.format.shape) == ("other", (6, 24, 16, 3))

@@ -106,7 +106,7 @@ def test_a_bar_shows_its_scores_in_80_columns(monkeypatch):
     with open(end, "w", encoding="ascii") as stderr, console.TrainingDisplay() as display:
         monkeypatch.setattr("sys.stderr", stderr)
         monkeypatch.setattr("tqdm.std.time", itertools.count(step=20).__next__)  # seconds
-        display.report(progress)
+        display.update(progress)
         poll, written = select.poll(), b""
         poll.register(terminal, select.POLLIN)
         while b"accuracy" not in written and poll.poll(10_000):  # milliseconds

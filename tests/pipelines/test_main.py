@@ -8,9 +8,8 @@ import sys
 
 import pytest
 
+from pipelines.main import COMMANDS
 from tests.conftest import REPOSITORY
-
-COMMANDS = ("convert", "train", "evaluate", "predict", "compare", "export", "verify", "launch")
 
 
 @pytest.fixture(scope="module")

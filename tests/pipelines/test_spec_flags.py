@@ -9,6 +9,7 @@ import dataclasses, json, sys
 from absl import flags
 from pipelines.spec_flags import SpecFlags
 from ucf50_tfrecord.choices import Encoding
+from ucf50_tfrecord.settings import setting
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Spec:
@@ -18,11 +19,10 @@ class Spec:
     flip: bool = setting(False, "Flip.")
     folder: str | None = setting(None, "Folder.")
     encoding: str = setting(Encoding.RAW, "Encoding.")
-    weights: str = setting("last", "Weights.", ("last", "best"))
+    steps: int = setting(1, "Steps.")
     hidden: int = 3
-    left_out: int = setting(4, "Left out.")
 
-SPEC = SpecFlags(Spec, names={"frames": "num"}, omit=("left_out",), defaults={"rate": 0.25})
+SPEC = SpecFlags(Spec, names={"frames": "num"}, defaults={"rate": 0.25})
 own = {flag.name: flag.help for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0])}
 try:
     flags.FLAGS(sys.argv)
@@ -41,7 +41,7 @@ print(json.dumps({name: flags.FLAGS[name].default for name in flags.FLAGS}))
 
 def test_flags_take_default_type_and_help_from_the_fields():
     own, spec = json.loads(run_code(DEFINE, check=True).stdout)
-    assert sorted(own) == ["encoding", "flip", "folder", "num", "rate", "weights"]
+    assert sorted(own) == ["encoding", "flip", "folder", "num", "rate", "steps"]
     assert own["num"] == "Frames."
     assert spec == {
         "size": 7,
@@ -50,19 +50,17 @@ def test_flags_take_default_type_and_help_from_the_fields():
         "flip": False,
         "folder": None,
         "encoding": "raw",
-        "weights": "last",
+        "steps": 1,
         "hidden": 3,
-        "left_out": 4,
     }
-    given = ("--num=3", "--rate=1e-3", "--flip", "--folder=x", "--encoding=png", "--weights=best")
+    given = ("--num=3", "--rate=1e-3", "--flip", "--folder=x", "--encoding=png", "--steps=2")
     _, spec = json.loads(run_code(DEFINE, *given, check=True).stdout)
     assert [spec[name] for name in ("frames", "rate", "flip", "folder")] == [3, 1e-3, True, "x"]
-    assert (spec["encoding"], spec["weights"]) == ("png", "best")
+    assert (spec["encoding"], spec["steps"]) == ("png", 2)
 
 
 def test_wrong_types_and_unknown_words_are_refused():
     assert "flag --num=many" in run_code(DEFINE, "--num=many").stdout
-    assert "value should be one of <last|best>" in run_code(DEFINE, "--weights=first").stdout
     assert "value should be one of <raw|jpeg|png|raw+jpeg>" in run_code(DEFINE, "--encoding=gif").stdout
 
 

@@ -86,7 +86,9 @@ def test_workers_convert_train_and_write_once(undisturbed):
     folder, stdout, stderr = undisturbed
     assert stdout.count("Converting 30 of 30 videos") == 1
     assert re.findall(r"^epoch +(\d)/3 ", stdout, re.MULTILINE) == ["1", "2", "3"]
-    assert stdout.count("frames in order") == 1 and not stderr
+    # A busy machine keeps training waiting for input, which is told.
+    warnings = [line for line in stderr.splitlines() if "of its time for input" not in line]
+    assert stdout.count("frames in order") == 1 and not warnings
     assert "of free host memory for each of 2 workers" in stdout
     summary = json.loads((folder / "run" / "summary.json").read_text())
     assert (summary["num_workers"], summary["num_devices"], summary["num_clips"]) == (2, 2, 12)

@@ -301,6 +301,7 @@ def test_clips_are_shown(full):
 
 def test_leak_audit_of_clips(markdown):
     found = section(markdown, "Leak audit")
+    assert row(found, "Split")[0] == "Nearest clip has the class"
     assert row(found, "by video") == ["0.500", "0.250", "0.125"]
     assert row(found, "a/v0") == ["a/v1", "0.987", "same recording"]
     assert row(found, "b/v2") == ["c/v5", "0.500", "other class"]
@@ -320,6 +321,7 @@ def test_leak_audit_of_models(tmp_path):
 
 def test_published_baseline(markdown):
     found = section(markdown, "Published baseline")
+    assert row(found, "Model") == ["Source", "Split", "Accuracy", "Macro F1"]
     assert row(found, "CNN + LSTM") == ["published", "random clips", "0.4734", "0.4548"]
     assert row(found, "CNN + RNN") == ["published", "random clips", "0.4263", "0.4071"]
     assert (

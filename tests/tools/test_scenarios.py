@@ -54,14 +54,19 @@ def test_equal_arguments_give_equal_bytes():
         assert not np.array_equal(frames, clip_of("appearance", "Red", **change))
 
 
-def test_verdict_kinds_equal_those_of_the_comparison():
-    assert scenarios.VERDICTS.keys() == verdicts.KINDS.keys() - {"disturbed_by_shuffling"}
+# Says nothing about the data: shuffled frames are new to any model that was trained on ordered ones.
+UNPLANTED = {"disturbed_by_shuffling"}
 
 
-def test_all_scenarios_render_and_their_truth_has_known_kinds():
+def test_every_verdict_is_planted_in_one_scenario_and_absent_in_another():
+    truths = [item for scenario in SCENARIOS.values() for item in scenario.truth.items()]
+    for answer in (True, False):
+        assert {kind for kind, truth in truths if truth is answer} == verdicts.KINDS.keys() - UNPLANTED
+
+
+def test_all_scenarios_render():
     assert len(SCENARIOS) >= 14
     for name, scenario in SCENARIOS.items():
-        assert scenario.truth and scenario.truth.keys() <= scenarios.VERDICTS.keys()
         assert all(isinstance(value, bool) for value in scenario.truth.values())
         assert scenario.description.endswith(".") and all(c.isalnum() for c in scenario.classes)
         for class_name in scenario.classes:
@@ -164,7 +169,7 @@ def test_the_colour_shows_in_one_quarter(name, quarters, num_frames):
 def test_the_classes_of_scenario_nothing_do_not_differ():
     scenario = SCENARIOS["nothing"]
     assert set(scenario.classes.values()) == {Traits()} and not scenario.recording_backgrounds
-    assert scenario.truth == dict.fromkeys(scenarios.VERDICTS, False)
+    assert scenario.truth == dict.fromkeys(verdicts.KINDS.keys() - UNPLANTED, False)
     colors = []
     for class_name in scenario.classes:
         clips = np.concatenate([clip_of("nothing", class_name, clip=clip) for clip in range(1, 9)])
@@ -190,7 +195,6 @@ def test_some_recordings_show_the_colour_of_another_class():
         (lambda: Traits(path="jump"), "one of circle, rise"),
         (lambda: Traits(when="middle"), "always, start or end"),
         (lambda: Scenario("", {"One": Traits()}, {}), "at least 2 classes"),
-        (lambda: Scenario("", {"One": Traits(), "Two": Traits()}, {"is_good": True}), "of above_chance"),
         (
             lambda: Scenario("", {"A": Traits(background=1), "B": Traits()}, {}, recording_backgrounds=True),
             "of classes or of recordings",

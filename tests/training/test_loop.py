@@ -552,7 +552,7 @@ def test_waiting_for_input_is_measured_and_warned_of(data_dir, tmp_path, monkeyp
     read = ClipReader.read_pixels
 
     def slow_read(self, index):
-        time.sleep(0.15)
+        time.sleep(0.25)
         return read(self, index)
 
     monkeypatch.setattr(ClipReader, "read_pixels", slow_read)

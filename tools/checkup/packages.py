@@ -12,31 +12,12 @@ import sys
 from collections.abc import Iterator
 
 from pipelines import remedies
-from tools import pins
+from tools import install, pins
 from tools.checkup.finding import Answer, Finding, NoAnswer, Options, ask, fail, ok, warn
 
 _TENSORFLOW_SECS, _IMPORT_SECS = 180.0, 60.0
-# Distributions by the module that is imported, for each use.
-_NEEDED = {
-    "absl": "absl-py",
-    "crc32c": "crc32c",
-    "google.protobuf": "protobuf",
-    "keras": "keras",
-    "msgspec": "msgspec",
-    "numpy": "numpy",
-    "PIL": "pillow",
-    "tensorboard": "tensorboard",
-    "tensorflow": "tensorflow",
-    "tqdm": "tqdm",
-}
-_OPTIONAL = {
-    "av": ("av", "converting videos"),
-    "jinja2": ("jinja2", "comparing models"),
-    "matplotlib": ("matplotlib", "training"),
-    "plotext": ("plotext", "make inspect"),
-    "scipy": ("scipy", "comparing models"),
-    "sklearn": ("scikit-learn", "training"),
-}
+# Packages that every command needs, and those of the extras that `make train` installs.
+_EXTRAS = ("", "train", "convert")
 _SHOWN = ("tensorflow", "keras", "numpy", "av", "protobuf")
 
 
@@ -72,12 +53,12 @@ def check_versions(installed: dict[str, str]) -> Iterator[Finding]:
     """Compares the installed versions, by package, with the pins."""
     extras = ("io",) if "tensorflow-io" in installed else ()
     pinned = {name: pin.version for name, pin in pins.read_pins(pins.pins_file(extras)).items()}
-    missing = [name for name in _NEEDED.values() if name not in installed]
-    if missing:
-        yield fail(f"missing: {', '.join(missing)}", command=install_command())
-    for name, purpose in _OPTIONAL.values():
-        if name not in installed:
-            yield warn(f"missing: {name}, which {purpose} needs", command=install_command())
+    for extra in _EXTRAS:
+        missing = [name for name in _requirements(extra) if name not in installed]
+        if missing and extra:
+            yield warn(f"missing: {', '.join(missing)}, of the extra {extra}", command=install_command())
+        elif missing:
+            yield fail(f"missing: {', '.join(missing)}", command=install_command())
     differing = [
         f"{name} {version} (tested: {pinned[name]})"
         for name, version in sorted(installed.items())
@@ -92,15 +73,21 @@ def check_versions(installed: dict[str, str]) -> Iterator[Finding]:
         yield ok(f"tested versions: Python {platform.python_version()}, {', '.join(tested)}")
 
 
+def _requirements(extra: str) -> list[str]:
+    """Returns the normalized names of the packages in setup.cfg, of an extra or without one."""
+    lines = install.read_extras()[extra] if extra else install.read_dependencies()
+    return [install.package_name(line) for line in lines]
+
+
 def _check_origins() -> Iterator[Finding]:
     """Finds modules in PYTHONPATH or the current folder that hide installed packages."""
-    packages = _NEEDED | {module: name for module, (name, _) in _OPTIONAL.items()}
-    for module, package in packages.items():
-        try:
-            spec = importlib.util.find_spec(module)
-            home = pathlib.Path(importlib.metadata.distribution(package).locate_file("")).resolve()
-        except (ImportError, ValueError):  # a missing package has its own finding
+    required = {name for extra in _EXTRAS for name in _requirements(extra)} | {"keras"}
+    for module, packages in importlib.metadata.packages_distributions().items():
+        package = next((name for name in packages if pins.normalize(name) in required), None)
+        if package is None or not module.isidentifier():  # such as a folder of scripts
             continue
+        spec = importlib.util.find_spec(module)
+        home = pathlib.Path(importlib.metadata.distribution(package).locate_file("")).resolve()
         origin = pathlib.Path(spec.origin).resolve() if spec and spec.origin else None
         if origin is None or origin.is_relative_to(home):
             continue

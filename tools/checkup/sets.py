@@ -108,7 +108,7 @@ def _look(manifest: Manifest, shard: ManifestShard) -> list[str]:
 
 
 def check_run(run_dir: str) -> Iterator[Finding]:
-    """Checks a run: its shards, its checkpoints, and whether it is finished."""
+    """Checks a run: its checkpoints, and whether it is finished."""
     from ucf50_tfrecord import storage
     from ucf50_tfrecord.errors import UserError
     from ucf50_tfrecord.training import run as run_lib
@@ -118,14 +118,6 @@ def check_run(run_dir: str) -> Iterator[Finding]:
     except UserError as error:
         yield fail(str(error), "RUN=… names a folder that training has made, under runs/")
         return
-    manifest = load_manifest(config.data_dir)
-    if isinstance(manifest, Exception):
-        yield warn(f"the run's shards: {manifest}", "pass their present folder as DATA=…")
-    elif manifest.fingerprint != config.fingerprint:
-        yield warn(
-            f"{config.data_dir} holds other shards than {run_dir} was trained on",
-            "pass the folder of those as DATA=…",
-        )
     yield from _check_checkpoints(run_dir)
     if pathlib.Path(run_dir, run_lib.SUMMARY_FILENAME).is_file():
         yield ok(f"{run_dir} is finished")

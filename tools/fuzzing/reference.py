@@ -56,7 +56,7 @@ def _decode_all(path: str, height: int, width: int, hold: bool) -> tuple[list[np
             for packet in container.demux(stream):
                 try:
                     frames = packet.decode()
-                except av.error.InvalidDataError:
+                except (av.error.InvalidDataError, av.error.ArgumentError):
                     continue
                 for frame in frames:
                     pictures.append(_to_picture(frame, height, width, reformatter))

@@ -140,8 +140,8 @@ class Round:
             cwd=self.videos,
             stdin=stdin,
         )
+        self._count_calls(stage, module)  # first, as keeping evidence opens files
         self._add_round(watched.problems_of(ended, statuses), stage)
-        self._count_calls(stage, module)
         return ended
 
     def _convert(self) -> dict[str, list[np.ndarray]]:

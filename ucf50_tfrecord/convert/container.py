@@ -8,6 +8,7 @@ only the containers in FORMATS are accepted; and no protocol is allowed, so FFmp
 from __future__ import annotations
 
 import contextlib
+import errno
 import fractions
 import os
 import re
@@ -153,9 +154,10 @@ class Container:
         yield from self.decode(None)
 
     def decode(self, packet: av.Packet | None) -> list[av.VideoFrame]:
+        """Returns the frames that a packet completes, in the order of display; a damaged packet gives none."""
         try:
             return self.codec.decode(packet)
-        except av.error.InvalidDataError:
+        except (av.error.InvalidDataError, av.error.ArgumentError):  # of its data, and of its side data
             return []
 
 
@@ -212,7 +214,11 @@ class _Input:
         return os.read(self._file.fileno(), num_bytes)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        return os.lseek(self._file.fileno(), offset, whence)
+        """Moves as os.lseek does. Damaged files ask for impossible positions, which FFmpeg expects as -errno."""
+        try:
+            return os.lseek(self._file.fileno(), offset, whence)
+        except OSError as error:
+            return -(error.errno or errno.EIO)
 
     def tell(self) -> int:
         return os.lseek(self._file.fileno(), 0, os.SEEK_CUR)

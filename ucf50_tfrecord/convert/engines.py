@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable, Generator, Sequence
 
 from ucf50_tfrecord import manifest, storage, workers
+from ucf50_tfrecord.convert import tfds
 from ucf50_tfrecord.convert.shard import convert_shard, source_file_of
 from ucf50_tfrecord.errors import Action, Change, Remedy, UserError, expect
 from ucf50_tfrecord.jobs import ConversionPlan, ShardJob
@@ -295,7 +296,7 @@ def _finish(plan: ConversionPlan, data_dir: str, reports: dict[str, ShardReport]
             f"None of the {built.num_videos} videos gave a clip; "
             f"the first, {first.relative_path}: {first.reason}"
         )
-    manifest.save_tfds_metadata(built)
+    tfds.save(built)
     built.save()
     return built
 

@@ -12,8 +12,9 @@ from collections.abc import Callable
 
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import remote, storage
+from ucf50_tfrecord.convert import tfds
 from ucf50_tfrecord.errors import UserError
-from ucf50_tfrecord.manifest import MANIFEST_FILENAME, TFDS_FILENAMES, Manifest, ManifestShard
+from ucf50_tfrecord.manifest import MANIFEST_FILENAME, Manifest, ManifestShard
 from ucf50_tfrecord.shards import shard_pattern
 
 _UPLOADS_AT_ONCE = 8
@@ -46,7 +47,7 @@ def publish(
 
     _bring_shards(built, copied, verify, on_shard)
     if before != copied:
-        for name in TFDS_FILENAMES:
+        for name in tfds.FILENAMES:
             _upload(built, name, url)
         for name in _find_stale(built, before, url):
             remote.remove(storage.join(url, name))

@@ -87,7 +87,8 @@ def inspect(
     _expect_classes(train[1])
     train_states = _in_batches(stepwise.states, train[:1], batch_size)
     measured = _in_batches(stepwise.measure, test, batch_size)
-    curves = {name: _floats(values.mean(axis=0)) for name, values in measured.items() if name != "states"}
+    means = {name: values.mean(axis=0) for name, values in measured.items() if name != "states"}
+    curves = {name: tuple(values.tolist()) for name, values in means.items()}
     return Recurrence(
         **{name: curves[name] for name in GRADIENTS},
         memory_frames=effective_frames(curves["memory_gradient"]),
@@ -267,7 +268,3 @@ def _in_batches(function: Callable, arrays: tuple[np.ndarray, ...], batch_size: 
         batch = (array[start : start + batch_size] for array in arrays)
         outputs.append(tf.nest.map_structure(lambda value: value.numpy(), function(*batch)))
     return tf.nest.map_structure(lambda *parts: np.concatenate(parts), *outputs)
-
-
-def _floats(values: np.ndarray) -> tuple[float, ...]:
-    return tuple(float(value) for value in values)

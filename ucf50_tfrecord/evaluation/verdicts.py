@@ -169,10 +169,10 @@ class Verdict:
     """The answer to one question.
 
     kind: of KINDS. models: those of the question; of two, the one ahead comes first.
-        effect: on accuracy, positive in the direction of the question.
+    effect: on accuracy, positive in the direction of the question.
     p, adjusted_p: of the sign-flip test over groups, before and after the correction.
     mcnemar_p: of two models on the same clips; NaN for other kinds.
-    more_groups: additional groups that would probably settle an Answer.UNKNOWN answer; 0 for others.
+    more_groups: additional groups that would probably settle an UNKNOWN answer; 0 for others.
     """
 
     kind: str

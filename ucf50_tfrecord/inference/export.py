@@ -105,12 +105,11 @@ def export_run(
             write(name, path, model, run.config.classes)
             difference = _difference(READERS[name](path), frames, probabilities)
             if not difference <= TOLERANCE:  # NaN too
+                others = [kind for kind in formats if kind != name]
                 raise UserError(
                     f"{path.name} gives other probabilities than the model, by up to {difference:.2g} "
                     f"(tolerance {TOLERANCE}). Nothing is exported",
-                    Remedy(
-                        Action.SET, f"to leave {name} out", formats=[kind for kind in formats if kind != name]
-                    ),
+                    Remedy(Action.SET, f"to leave {name} out", formats=others or ...),
                 )
             files.append(ExportedFile(format=name, num_bytes=_num_bytes(path), difference=difference))
         export = Export(files=tuple(files), tolerance=TOLERANCE, num_clips=len(frames), own=own)

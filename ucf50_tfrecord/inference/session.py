@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 
 import keras
 
@@ -14,7 +14,7 @@ from ucf50_tfrecord.inference import decoding
 from ucf50_tfrecord.inference.calibration import Calibration
 from ucf50_tfrecord.inference.decoding import Failed, VideoFile
 from ucf50_tfrecord.inference.predict import Prediction, Predictor, choose_windows, complete_config
-from ucf50_tfrecord.specs import DecodeLimits, WindowSpec
+from ucf50_tfrecord.specs import ClipFormat, DecodeLimits, WindowSpec
 from ucf50_tfrecord.training import run as run_lib
 from ucf50_tfrecord.training import strategy as strategy_lib
 from ucf50_tfrecord.training import trained
@@ -29,6 +29,7 @@ class Session:
     """
 
     config: RunConfig
+    clip_format: ClipFormat
     weights: str
     windows: WindowSpec
     calibration: Calibration
@@ -67,7 +68,8 @@ class Session:
             clips is unknown.
         """
         config = complete_config(run_lib.load_config(run_dir), data_dir, warn)
-        windows = choose_windows(config.video_secs, window_secs, stride_secs)
+        clip_format, video_secs = config.clip_format, config.video_secs
+        assert clip_format is not None and video_secs is not None  # complete_config has filled them in
         weights = weights or trained.scored_weights(config)
         if model is None:
             strategy = strategy_lib.make_strategy("one", environment={})
@@ -77,11 +79,12 @@ class Session:
             calibration = calibration_lib.calibrate(run_dir, config, weights)
         return cls(
             config=config,
+            clip_format=clip_format,
             weights=weights,
-            windows=windows,
+            windows=choose_windows(video_secs, window_secs, stride_secs),
             calibration=calibration,
             predictor=Predictor(
-                model, config.clip_format, batch_size=batch_size, temperature=calibration.temperature
+                model, clip_format, batch_size=batch_size, temperature=calibration.temperature
             ),
         )
 
@@ -93,7 +96,7 @@ class Session:
         num_workers: int | None = None,
         on_wait: Callable[[int], None] = lambda num_frames: None,
         on_fraction: Callable[[float], None] = lambda fraction: None,
-    ) -> Iterator[tuple[VideoFile, Prediction | Failed]]:
+    ) -> Generator[tuple[VideoFile, Prediction | Failed], None, None]:
         """Predicts videos one after the other, each decoded in a process of its own.
 
         Args:
@@ -107,7 +110,7 @@ class Session:
           UserError: if no worker process can be started.
         """
         decoder = decoding.Decoder(
-            clip_format=self.config.clip_format,
+            clip_format=self.clip_format,
             windows=self.windows,
             limits=limits,
             num_workers=num_workers or len(os.sched_getaffinity(0)),

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ucf50_tfrecord.errors import UserError, expect
-from ucf50_tfrecord.specs import AugmentSpec, ClipFormat, ModelSpec, TrainSpec
+from ucf50_tfrecord.manifest import Manifest
+from ucf50_tfrecord.specs import AugmentSpec, ModelSpec, TrainSpec
 
 _FOLDER = pathlib.Path(__file__).parent
 _SUFFIX = ".flags"
@@ -49,8 +50,10 @@ def load(recipe: str) -> dict[str, Any]:
     path = pathlib.Path(recipe) if recipe.endswith(_SUFFIX) else _FOLDER / f"{recipe}{_SUFFIX}"
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise UserError(f"Cannot read the recipe {path}: {error}") from error
+    except OSError as error:
+        raise UserError(f"Cannot read the recipe {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"Cannot read the recipe {path}: it is not UTF-8") from error
     return dict(_parse(line.strip(), path) for line in lines if line.strip() and line[0] != "#")
 
 
@@ -85,18 +88,18 @@ def train_spec(settings: Mapping[str, Any]) -> TrainSpec:
     return TrainSpec(augment=AugmentSpec(**_of(AugmentSpec, settings)), **_of(TrainSpec, settings))
 
 
-def model_spec(settings: Mapping[str, Any], *, num_classes: int, clip_format: ClipFormat) -> ModelSpec:
-    """Builds the specification of a model for clips from settings; those of the training are ignored.
+def model_spec(settings: Mapping[str, Any], manifest: Manifest) -> ModelSpec:
+    """Builds the specification of a model for a dataset's clips from settings; those of the training are ignored.
 
     Raises:
       UserError: if a value is out of its range, or the model does not take it.
     """
     return ModelSpec(
         **_of(ModelSpec, {"name" if name == "model" else name: value for name, value in settings.items()}),
-        num_classes=num_classes,
-        num_frames=clip_format.num_frames,
-        height=clip_format.height,
-        width=clip_format.width,
+        num_classes=len(manifest.classes),
+        num_frames=manifest.format.num_frames,
+        height=manifest.format.height,
+        width=manifest.format.width,
     )
 
 

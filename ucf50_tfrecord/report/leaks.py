@@ -72,7 +72,7 @@ def _leak_of_clips(results: Results, read_clips: ReadClips | None) -> Iterator[B
         same = nearest["same_recording"]
         fractions = (nearest["accuracy"], same, nearest["near_duplicates"])
         rows.append([f"by {split}", *("–" if value is None else f"{value:.3f}" for value in fractions)])
-    columns = ("FoldBy", "Nearest clip has the class", "… is of the same recording", "… is a near-duplicate")
+    columns = ("Split", "Nearest clip has the class", "… is of the same recording", "… is a near-duplicate")
     caption = (
         "Fractions of test clips, 0 to 1, by their nearest training clip: small pictures of three frames, without any "
         f"training. Near-duplicate: cosine similarity above {audit.NEAR_DUPLICATE}."
@@ -128,7 +128,7 @@ def published(scores: Scores, verdicts: Sequence[Verdict]) -> Iterator[Block]:
         "CNN + LSTM and CNN + RNN as published: UCF50, a random split of its clips, 5 epochs, one run. Rows of this "
         "comparison have the training that was requested, which need not be 5 epochs."
     )
-    yield Table(caption, ("Model", "Source", "FoldBy", "Accuracy", "Macro F1"), rows)
+    yield Table(caption, ("Model", "Source", "Split", "Accuracy", "Macro F1"), rows)
     if not whole:
         yield Paragraph(
             f"This data set has {len(results.classes)} classes, not UCF50's {_UCF50_CLASSES}: nothing here reproduces "

@@ -63,7 +63,7 @@ def choose_folds(manifest: Manifest, asked: Folds, warn: Callable[[str], None] =
     if val is None and train is None:
         val = manifest_lib.default_val_folds(manifest, without=test)
     if val is None:
-        val = tuple(fold for fold in manifest.folds if fold not in (*train, *test))
+        val = tuple(fold for fold in manifest.folds if fold not in (*(train or ()), *test))
     if train is None:
         train = tuple(fold for fold in manifest.folds if fold not in (*val, *test))
     folds = Folds(train=train, val=val, test=asked.test)

@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import pathlib
 import time
@@ -27,6 +28,7 @@ from ucf50_tfrecord.architectures import model_traits
 from ucf50_tfrecord.choices import FoldBy, Precision
 from ucf50_tfrecord.errors import Action, Change, Remedy, UserError, expect
 from ucf50_tfrecord.parsing import Count, Finite, Fraction, Name, Sha256
+from ucf50_tfrecord.settings import Range, check_settings, setting
 from ucf50_tfrecord.specs import ClipFormat, ModelSpec, TrainSpec, format_folds, to_json
 
 CONFIG_FILENAME = "config.json"
@@ -92,20 +94,19 @@ class RunOptions:
     """
 
     run_dir: str
-    log_every_steps: int = dataclasses.field(
-        default=20, metadata={"help": "Steps between points of the training curves.", "lower_bound": 1}
+    log_every_steps: int = setting(20, "Steps between points of the training curves.", Range(1, math.inf))
+    steps_per_call: int = setting(
+        1,
+        "Most steps in one call from the host; more relieve the host where steps are short.",
+        Range(1, math.inf),
     )
-    steps_per_call: int = dataclasses.field(
-        default=1,
-        metadata={
-            "help": "Most steps in one call from the host; more relieve the host where steps are short.",
-            "lower_bound": 1,
-        },
-    )
-    checkpoint_secs: float = dataclasses.field(
-        default=300.0, metadata={"help": "Seconds between checkpoints within an epoch."}
+    checkpoint_secs: float = setting(
+        300.0, "Seconds between checkpoints within an epoch.", Range(0, math.inf)
     )
     profile_steps: tuple[int, int] | None = None
+
+    def __post_init__(self):
+        check_settings(self)
 
 
 # The folder of a run's shards, and facts that follow from their contents and so from the fingerprint.

@@ -1,0 +1,77 @@
+"""The files beside the shards for readers that use TensorFlow Datasets (tfds.builder_from_directory)."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+from ucf50_tfrecord import record, storage
+from ucf50_tfrecord.manifest import Manifest
+from ucf50_tfrecord.specs import ClipFormat
+
+FILENAMES = ("features.json", "label.labels.txt", "dataset_info.json")
+
+
+def save(manifest: Manifest) -> None:
+    """Writes the files, with one split per fold: "fold01", "fold02", …"""
+    folder = pathlib.Path(manifest.data_dir)
+    storage.write_json(folder / "features.json", _features(manifest.format, manifest.classes))
+    with storage.atomic_write(folder / "label.labels.txt") as file:
+        lines = [name.replace("\n", "\\n") + "\n" for name in manifest.classes]
+        file.write("".join(lines).encode("utf-8", "surrogateescape"))
+    splits = []
+    for fold in manifest.folds:
+        shards = [shard for shard in manifest.shards if shard.fold == fold]
+        splits.append(
+            {
+                "name": f"fold{fold:02d}",
+                "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+                "shardLengths": [str(shard.num_clips) for shard in shards],
+                "numBytes": str(sum(shard.num_bytes for shard in shards)),
+            }
+        )
+    storage.write_json(
+        folder / "dataset_info.json",
+        {
+            "name": manifest.name,
+            "version": "1.0.0",
+            "fileFormat": "tfrecord",
+            "moduleName": "ucf50_tfrecord.convert",
+            "splits": splits,
+        },
+    )
+
+
+def _features(clip_format: ClipFormat, classes: tuple[str, ...]) -> dict[str, Any]:
+    """Returns features.json as a JSON value.
+
+    TensorFlow Datasets parses records as `tf.train.Example`, so it sees the context: scalar label, group, fold and
+    media id, and `video` uint8 [T, H, W, 3] if frames are stored raw.
+    """
+    package = "tensorflow_datasets.core.features"
+
+    def tensor(shape: tuple[int, ...], dtype: str, encoding: str) -> dict[str, Any]:
+        return {
+            "pythonClassName": f"{package}.tensor_feature.Tensor",
+            "tensor": {
+                "shape": {"dimensions": [str(size) for size in shape]},
+                "dtype": dtype,
+                "encoding": encoding,
+            },
+        }
+
+    features = {
+        record.LABEL: {
+            "pythonClassName": f"{package}.class_label_feature.ClassLabel",
+            "classLabel": {"numClasses": str(len(classes))},
+        },
+        record.GROUP: tensor((), "int64", "none"),
+        record.FOLD: tensor((), "int64", "none"),
+        record.MEDIA_ID: {"pythonClassName": f"{package}.text_feature.Text", "text": {}},
+    }
+    if record.stores_raw(clip_format):
+        features[record.VIDEO] = tensor(clip_format.shape, "uint8", "bytes")
+    return {
+        "pythonClassName": f"{package}.features_dict.FeaturesDict",
+        "featuresDict": {"features": features},
+    }
