@@ -55,7 +55,12 @@ def _run(
         server = _server()
         server.stdin.write(json.dumps(request | {"environment": dict(env or os.environ)}) + "\n")
         server.stdin.flush()
-        status = json.loads(server.stdout.readline())
+        try:
+            status = json.loads(server.stdout.readline())
+        except BaseException:  # such as a test's timeout: the answer must not be taken for the next program's
+            os.killpg(server.pid, signal.SIGKILL)
+            _server.cache_clear()
+            raise
         texts = [file.read().decode(errors=errors) for file in (stdout, stderr)]
     if status is None:
         raise subprocess.TimeoutExpired(arguments, timeout, *texts)
@@ -74,6 +79,7 @@ def _server() -> subprocess.Popen:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
     atexit.register(server.communicate)
     return server

@@ -36,6 +36,7 @@ def compared(data_dir, tmp_path_factory):
     return folder, (process.returncode, output), stopped, result.stdout
 
 
+@pytest.mark.slow
 def test_a_stopped_comparison_says_how_to_go_on_and_trains_nothing_twice(compared):
     folder, (status, output), stopped, after = compared
     assert status == 0 and "to go on:" in output and "pipelines.compare" in output
@@ -45,6 +46,7 @@ def test_a_stopped_comparison_says_how_to_go_on_and_trains_nothing_twice(compare
     assert f"{len(stopped) + 1}/6  " in after and f"{len(stopped)}/6  " not in after
 
 
+@pytest.mark.slow
 def test_every_prediction_is_there(compared, data_dir):
     results = json.loads((compared[0] / "results.json").read_text())
     assert len(results["clips"]["id"]) == 30 and len(results["cells"]) == 6
@@ -62,6 +64,7 @@ def test_every_prediction_is_there(compared, data_dir):
     assert len(cell["recurrence"]["memory_gradient"]) == 5
 
 
+@pytest.mark.slow
 def test_the_report_says_what_was_found_and_can_be_written_again(compared, data_dir):
     folder, after = compared[0], compared[3]
     assert "Report:" in after and "Cannot tell:" in after
@@ -74,6 +77,7 @@ def test_the_report_says_what_was_found_and_can_be_written_again(compared, data_
     assert {name: (folder / name).read_bytes() for name in reports} == reports
 
 
+@pytest.mark.slow
 def test_existing_runs_say_what_they_said_when_they_were_trained(compared, tmp_path):
     folder = compared[0]
     names = ("frame_pool-part1-seed0", "lstm-part1-seed0")
