@@ -142,11 +142,13 @@ def campaign(findings: Findings) -> Iterator[tuple[Callable, Callable]]:
         stack.callback(opened.close)
         canaries = hostile.make_canaries(work / "canaries", listener.port)
         opened.watch(canaries.folder)
-        sound = seeds.make_seeds(work / "seeds") + (seeds.read_seeds(_SEEDS.value) if _SEEDS.value else [])
+        sound = seeds.make_seeds(work / "seeds")
+        given = seeds.read_seeds(_SEEDS.value) if _SEEDS.value else []
         made = samples.make_samples(work, with_documents=_JSON.value > 0)
         setting = videos.Setting(
             seed=_SEED.value,
-            seeds=sound,
+            sound=sound,
+            seeds=[*sound, *given],
             canaries=canaries,
             opened=opened,
             listener=listener,

@@ -66,6 +66,7 @@ def setting(tmp_path, sound):
         opened.watch(canaries.folder)
         yield videos.Setting(
             seed=3,
+            sound=sound,
             seeds=sound,
             canaries=canaries,
             opened=opened,

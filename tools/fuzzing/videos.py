@@ -57,11 +57,12 @@ class Mutant:
 class Setting:
     """The settings of all rounds.
 
-    seed: the campaign's seed. seeds: the videos that are mutated. work: a temporary folder.
+    seed: the campaign's seed. sound: videos that can be decoded. seeds: the videos that are mutated. work: a temporary folder.
     workers: processes at a time. run_dir: a run for `predict`, or None to skip it.
     """
 
     seed: int
+    sound: Sequence[Seed]
     seeds: Sequence[Seed]
     canaries: hostile.Canaries
     opened: watched.OpenedFiles
@@ -101,7 +102,7 @@ class Round:
         self._classes = ("clips", os.path.join(protocol, self._setting.canaries.host))
         for name in self._classes:
             (self.videos / name).mkdir(parents=True)
-        sound = self._setting.seeds[self.number % len(self._setting.seeds)]
+        sound = self._setting.sound[self.number % len(self._setting.sound)]
         # An intact video per class shows that the round works.
         for name in self._classes:
             self._write_video(-1, name, "sound", sound.suffix, sound.content, "sound")
