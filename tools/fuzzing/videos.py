@@ -57,7 +57,8 @@ class Mutant:
 class Setting:
     """The settings of all rounds.
 
-    seed: the campaign's seed. sound: videos that can be decoded. seeds: the videos that are mutated. work: a temporary folder.
+    seed: the campaign's seed. sound: videos that can be decoded. seeds: the videos that are mutated.
+    work: a temporary folder.
     workers: processes at a time. run_dir: a run for `predict`, or None to skip it.
     """
 
