@@ -163,7 +163,7 @@ class Evaluator:
         return [interventions.make(name, self._feed.clips) for name in self._names]
 
     def _gather(self, batch: Any, values: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Gathers a tuple from all workers' replicas: `values`, the clips' indices, and the mask of real clips."""
+        """Gathers `values`, the clips' indices, and the mask of real clips from all workers' replicas."""
         mask = self._strategy.run(lambda mask: tf.cast(mask, tf.int64), args=(batch["mask"],))
         return tuple(self._strategy.gather(value, axis=0) for value in (values, batch["index"], mask))
 
@@ -171,9 +171,8 @@ class Evaluator:
         """Finds at most `count` wrongly predicted clips, those with the most probable prediction first.
 
         Returns:
-          A tuple: the clips' frames, uint8 [N, T, H, W, 3], and a list of N captions. A caption has the
-            clip's
-          id, its true class, the predicted class, and the probability of the predicted class.
+          A tuple: the clips' frames, uint8 [N, T, H, W, 3], and a list of N captions. A caption holds the
+          clip's id, its true class, the predicted class, and the probability of the predicted class.
         """
         clips, classes = evaluation.clips, evaluation.clips.manifest.classes
         surest = special.softmax(evaluation.logits, axis=1).max(axis=1)
