@@ -59,6 +59,7 @@ class Recipe:
 
     @property
     def is_order_blind(self) -> bool:
+        """Whether the model's logits are the same whatever the order of a clip's frames."""
         return model_traits(self.model.name).is_order_blind
 
 
@@ -286,6 +287,7 @@ def check_order_blind(name: str, logits: Mapping[str, np.ndarray], precision: st
 
 
 def folds_of(clips: ClipIndex) -> tuple[int, ...]:
+    """Lists the folds that hold clips of an index, in ascending order."""
     return tuple(np.unique(clips.folds).tolist())
 
 

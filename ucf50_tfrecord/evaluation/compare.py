@@ -100,6 +100,7 @@ class Comparison:
         return assemble(self.clips, found, audit=self._audit())
 
     def run_dir(self, cell: Cell) -> str:
+        """Returns the folder of a cell's training and predictions."""
         return os.path.join(self.folder, "cells", str(cell))
 
     def _config(self, cell: Cell) -> run_lib.RunConfig:

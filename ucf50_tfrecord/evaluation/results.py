@@ -261,6 +261,7 @@ class _CellFile(Cell):
             expect(len(curve) == num_frames, f"{name} of {num_frames} frames", **{name: len(curve)})
 
     def to_result(self) -> CellResult:
+        """Converts the cell to a CellResult, with NumPy arrays."""
         return CellResult(
             cell=Cell(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Cell)}),
             architecture=self.architecture,
@@ -389,6 +390,7 @@ def load_cell(path: pathlib.Path, *, num_clips: int, num_classes: int, num_frame
 
 
 def cell_to_json(result: CellResult) -> dict[str, Any]:
+    """Converts one cell's predictions to the JSON object of cell.json, with rounded logits."""
     return to_json(result.cell) | {
         "architecture": result.architecture,
         "clips": result.clips.tolist(),

@@ -50,6 +50,7 @@ class Evaluation:
 
     @functools.cached_property
     def scores(self) -> dict[str, float]:
+        """The "accuracy" and "macro_f1" of the predictions, each from 0 to 1."""
         return {
             "accuracy": metrics.accuracy(self.clips.labels, self.predictions),
             "macro_f1": metrics.macro_f1(self.clips.labels, self.predictions),
@@ -113,7 +114,7 @@ class Evaluator:
         self._forward = forward
 
     def __call__(self, name: str = PLAIN) -> Evaluation:
-        """Evaluates all clips under one intervention; see `evaluate_each`."""
+        """Evaluates all clips under the intervention `name`; see `evaluate_each`."""
         return self.evaluate_each([name])[name]
 
     def evaluate_each(

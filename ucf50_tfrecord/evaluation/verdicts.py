@@ -200,6 +200,7 @@ class Verdict:
 
     @property
     def text(self) -> str:
+        """The verdict as a sentence, with the effect and, unless the answer is no, the adjusted p value."""
         kind = KINDS[self.kind]
         if self.answer == Answer.UNKNOWN:
             more = f"; about {self.more_groups} more groups needed" if self.more_groups else ""

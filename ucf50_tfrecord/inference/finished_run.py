@@ -46,10 +46,12 @@ class FinishedRun:
 
     @functools.cached_property
     def scores(self) -> Scores:
+        """The scores of the run's predictions for its held-out clips."""
         return Scores(self.results)
 
     @property
     def model(self) -> str:
+        """The name of the run's model."""
         return self.config.model.name
 
     @property

@@ -124,6 +124,7 @@ class Prediction:
         return [(int(label), float(self.probabilities[label])) for label in order]
 
     def to_json(self, classes: Sequence[str], top: int) -> dict[str, Any]:
+        """Converts the prediction to JSON, with the names of the `top` most probable out of `classes`."""
         folder = folder_class(self.video, classes)
         return {
             "path": self.video.path,

@@ -22,12 +22,12 @@ _ABOVE_CHANCE = ("above_chance", "appearance_suffices")
 
 
 def find(verdicts: Sequence[Verdict], kind: str, *models: str) -> Verdict | None:
-    """Finds the verdict on the question `kind` of KINDS about `models`, in this order; None without one."""
+    """Finds the verdict on question `kind` (of KINDS) about `models`, in this order; None if not asked."""
     return next((v for v in verdicts if v.kind == kind and v.models == models), None)
 
 
 def says(answer: Answer, verdicts: Sequence[Verdict], kind: str, *models: str) -> Verdict | None:
-    """Finds the verdict on the question `kind` about `models`; None without one, or with another answer."""
+    """Finds the verdict on question `kind` about `models`; None if not asked, or if its answer is another."""
     verdict = find(verdicts, kind, *models)
     return verdict if verdict and verdict.answer == answer else None
 
@@ -90,8 +90,7 @@ def _against_control(scores: Scores, verdicts: Sequence[Verdict], model: str) ->
         )
     ahead = says(Answer.YES, verdicts, "models_differ", model, control)
     if ahead and order:
-        # Order explains all of the lead if the intervals allow the loss without order to be as large as the
-        # lead.
+        # Order explains all of the lead if the intervals allow a loss without order of the lead's size.
         part = "" if alike and order.effect.high >= ahead.effect.low else "part of "
         but = "" if alike else ", which also reads frames in another way"
         yield (

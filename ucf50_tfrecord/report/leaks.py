@@ -1,7 +1,7 @@
 """The comparison report's sections on leaks: the gain from recognising recordings, and published baselines.
 
-A split leaks if clips of one recording are in both training and test: a model then scores by recognising the
-recording. Published baselines used such a split.
+A split leaks if clips of one recording are in both training and test: a model may then score by recognising
+the recording. Published baselines used such a split.
 """
 
 from __future__ import annotations

@@ -72,6 +72,7 @@ class Confusion:
 
     @property
     def mean(self) -> float:
+        """The mean of the models' fractions."""
         return float(np.mean(list(self.fractions.values())))
 
 
@@ -89,10 +90,12 @@ class Scores:
 
     @property
     def order_blind(self) -> tuple[str, ...]:
+        """Names of the models whose logits do not depend on the order of frames."""
         return tuple(model for model in self.models if model in self.results.order_blind)
 
     @property
     def sequence_models(self) -> tuple[str, ...]:
+        """Names of the models that see the order of frames."""
         return tuple(model for model in self.models if model not in self.results.order_blind)
 
     def control_of(self, model: str) -> str | None:
@@ -104,7 +107,7 @@ class Scores:
         return next(iter((*alike, *self.order_blind)), None)
 
     def read_alike(self, *models: str) -> bool:
-        """Returns whether `models` encode frames alike, that is, have the same order-blind control."""
+        """Returns whether `models` encode frames alike: have the same order-blind control, or are it."""
         kinds = [self.results.architectures[model] for model in models]
         return len({model_traits(kind).control or kind for kind in kinds}) == 1
 
@@ -113,6 +116,7 @@ class Scores:
         return ~np.isnan(self.results.correct(condition))
 
     def accuracy(self, condition: Condition) -> Estimate | None:
+        """Computes the accuracy under `condition` and its interval; None if no clip was tested."""
         return self._mean(self.results.correct(condition))
 
     def change(self, condition: Condition, base: Condition) -> Estimate | None:
@@ -135,6 +139,7 @@ class Scores:
         return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
 
     def macro_f1(self, condition: Condition) -> Estimate | None:
+        """Computes macro F1 under `condition`, the mean over seeds, and its interval; None without tests."""
         predictions, tested = self.results.predictions(condition)
         if not tested.any():
             return None
@@ -174,6 +179,7 @@ class Scores:
         return verdicts.ensemble(self.results.logits(condition).astype(np.float64))
 
     def quality(self, condition: Condition) -> Quality:
+        """Scores the mean of the seeds' class probabilities for the tested clips under `condition`."""
         tested = self.tested(condition)
         labels, probabilities = self.results.labels[tested], self.probabilities(condition)[tested]
         every = np.arange(probabilities.shape[1])
@@ -204,7 +210,7 @@ class Scores:
         return len(first), accuracy, f1
 
     def confusion(self, model: str) -> np.ndarray:
-        """Counts all seeds' predictions by true class (rows) and predicted class (columns), int64 [C, C]."""
+        """Counts a model's predictions, of all seeds, by true class (row) and prediction: int64 [C, C]."""
         predictions, tested = self.results.predictions(Condition(model))
         labels = np.tile(self.results.labels[tested], len(predictions))
         return metrics.confusion(labels, predictions[:, tested].ravel(), len(self.results.classes))
@@ -257,7 +263,7 @@ class Scores:
                     yield _order_check(model, entry.name, pairs)
 
     def _differences(self, condition: Condition, base: Condition) -> np.ndarray:
-        """Subtracts each clip's fraction of right seeds under `base` from that under `condition`: float [N]."""
+        """Subtracts the fraction of right seeds under `base` from that under `condition`, by clip: float [N]."""
         return self.results.correct(condition) - self.results.correct(base)
 
     def _mean(self, values: np.ndarray) -> Estimate | None:
