@@ -41,10 +41,10 @@ _ROUNDING = {"float32": 1e-4, "bfloat16": 0.05, "float16": 0.01}
 class ComparisonListener(Listener):
     """Functions that a comparison calls while it trains and tests its cells; by default they do nothing.
 
-    Besides those of Listener:
+    A cell is one training of the comparison. The other functions are those of Listener.
 
-    start: called before each cell's training, or test if the model exists, with the cell, the number of
-      finished cells and the number of all cells.
+    start: called before each cell that is trained or tested, with the cell, the number of finished cells and
+      the number of all cells.
     """
 
     start: Callable[[Cell, int, int], None] = lambda cell, done, total: None
@@ -52,7 +52,7 @@ class ComparisonListener(Listener):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """The specification of a compared model and its training; each cell replaces the seed and frame order."""
+    """A compared model and its training; each cell (one training) replaces the seed and the frame order."""
 
     model: ModelSpec
     train: TrainSpec
@@ -167,8 +167,8 @@ def cell_recipe(recipe: Recipe, cell: Cell) -> Recipe:
 def interventions_of(cell: Cell, num_frames: int) -> tuple[str, ...]:
     """Lists the names of the interventions that a cell's model is tested under.
 
-    These are all interventions for the usual training. For other trainings, which serve one question each,
-    they are the ones that the question needs.
+    If the cell's training is the usual one (split by group, frames in order), these are all interventions.
+    Other trainings serve one question each; these are then the interventions that the question needs.
     """
     if cell.split == FoldBy.VIDEO:
         return (PLAIN,)

@@ -165,7 +165,7 @@ class Comparison:
         return result
 
     def _make_feeds(self, cell: Cell) -> tuple[Feed, Feed]:
-        """Returns a tuple of two feeds: of the cell's training clips, and of its test clips."""
+        """Returns two feeds, of the cell's training clips and of its test clips, to the devices."""
         is_test = self.parts[cell.split] == cell.part
         mixed = self.spec.recipes[cell.model].train.shuffle_shards
         train, test = (

@@ -59,7 +59,7 @@ class Intervention:
     permutes: bool = False
 
     def names(self, num_frames: int) -> tuple[str, ...]:
-        """Lists the names of a family's members for clips of `num_frames` frames; else the only name."""
+        """Lists the names of the family's members for clips of `num_frames` frames, or the single name."""
         if self.numbers is None:
             return (self.name,)
         return tuple(f"{self.name}{number}" for number in self.numbers(num_frames))
@@ -149,7 +149,7 @@ def _shuffle(clips: ClipIndex, number: int) -> Apply:
 
 
 def _same_order(order: Callable[[np.ndarray, int], np.ndarray]) -> Callable[[ClipIndex, int], Apply]:
-    """Returns an Intervention.make that reorders all clips' frames alike.
+    """Returns a function for Intervention.make, which makes an intervention that reorders all clips alike.
 
     `order` maps arange(T) and the family's number to the indices of the frames to show, int64 [T].
     """
@@ -162,7 +162,7 @@ def _same_order(order: Callable[[np.ndarray, int], np.ndarray]) -> Callable[[Cli
 
 
 def _pixels(function: Callable[[tf.Tensor], tf.Tensor]) -> Callable[[ClipIndex, int], Apply]:
-    """Returns an Intervention.make for a function from clips to clips, both uint8 [B, T, H, W, 3]."""
+    """Returns a function for Intervention.make, from a function that maps clips to changed clips."""
     return lambda clips, number: lambda video, index: function(video)
 
 

@@ -21,7 +21,7 @@ _SEED = 0
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """A value and the ends of its 95% confidence interval; both ends are NaN if there is one group."""
+    """A value and the ends of its 95% confidence interval; the ends are NaN if there is only one group."""
 
     value: float
     low: float

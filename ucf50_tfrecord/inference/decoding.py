@@ -47,8 +47,8 @@ class DecodedVideo:
 
     frames: a file of the windows' frames, one after the other, each uint8 [H, W, 3]. A worker process wrote
       the file and may still write to it: read it, but do not map it into memory.
-    places: positions of each clip's frames in `frames`, counted in frames, int64 [windows, clips_per_video,
-      T].
+    places: int64 [windows, clips_per_video, T], the positions of each clip's frames in `frames`, counted in
+      frames.
     windows_us: start and end of each window, in microseconds from the video's first frame.
     num_frames: number of the video's decodable frames.
     end_us: microseconds from the video's first frame to the end of its last frame.

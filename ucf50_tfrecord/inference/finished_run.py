@@ -140,7 +140,7 @@ def _find_predictions(run_dir: str, config: RunConfig, summary: Summary, weights
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Evaluated:
-    """The fields of the summary of a run's later evaluation that are read here."""
+    """The fields that are read from the summary of a run's later evaluation."""
 
     fingerprint: str | None = None
 

@@ -205,7 +205,15 @@ class Predictor:
         )
 
     def _read(self, frames: BinaryIO, places: np.ndarray) -> np.ndarray | None:
-        """Reads frames, uint8 [B, T, H, W, 3], by their places in the file, int64 [B, T]; None at a gap."""
+        """Reads the frames of B clips from a file.
+
+        Args:
+          frames: file of frames, one after the other.
+          places: positions of the clips' frames in the file, counted in frames, int64 [B, T].
+
+        Returns:
+          The frames, uint8 [B, T, H, W, 3]; None if the file does not hold all of them.
+        """
         batch = np.empty((*places.shape, *self._format.shape[1:]), np.uint8)
         for out, place in zip(batch.reshape(places.size, -1), places.flat):
             if os.preadv(frames.fileno(), [out], int(place) * out.size) != out.size:

@@ -27,7 +27,7 @@ def find(verdicts: Sequence[Verdict], kind: str, *models: str) -> Verdict | None
 
 
 def says(answer: Answer, verdicts: Sequence[Verdict], kind: str, *models: str) -> Verdict | None:
-    """Finds the verdict on question `kind` about `models`; None if not asked, or if its answer is another."""
+    """Finds the verdict on question `kind` about `models` if its answer is `answer`; otherwise, None."""
     verdict = find(verdicts, kind, *models)
     return verdict if verdict and verdict.answer == answer else None
 

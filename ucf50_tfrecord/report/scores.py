@@ -107,7 +107,7 @@ class Scores:
         return next(iter((*alike, *self.order_blind)), None)
 
     def read_alike(self, *models: str) -> bool:
-        """Returns whether `models` encode frames alike: have the same order-blind control, or are it."""
+        """Returns whether `models` encode frames alike: they share an order-blind control, or one is it."""
         kinds = [self.results.architectures[model] for model in models]
         return len({model_traits(kind).control or kind for kind in kinds}) == 1
 
@@ -263,7 +263,7 @@ class Scores:
                     yield _order_check(model, entry.name, pairs)
 
     def _differences(self, condition: Condition, base: Condition) -> np.ndarray:
-        """Subtracts the fraction of right seeds under `base` from that under `condition`, by clip: float [N]."""
+        """Computes each clip's change in the fraction of right seeds, from `base` to `condition`: float [N]."""
         return self.results.correct(condition) - self.results.correct(base)
 
     def _mean(self, values: np.ndarray) -> Estimate | None:
