@@ -251,7 +251,7 @@ def judge(results: Results) -> list[Verdict]:
 
 
 def find_contrasts(results: Results) -> Iterator[Contrast]:
-    """Yields the contrasts for the questions about each single model, then those for each pair of models."""
+    """Yields the contrasts (clips' paired differences) about each single model, then each pair of models."""
     for model in results.models:
         order_blind = model in results.order_blind
         for name, kind in KINDS.items():

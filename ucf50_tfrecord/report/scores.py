@@ -263,7 +263,7 @@ class Scores:
                     yield _order_check(model, entry.name, pairs)
 
     def _differences(self, condition: Condition, base: Condition) -> np.ndarray:
-        """Computes each clip's change in the fraction of right seeds, from `base` to `condition`: float [N]."""
+        """Computes each clip's fraction of right seeds under `condition` minus that under `base`, [N]."""
         return self.results.correct(condition) - self.results.correct(base)
 
     def _mean(self, values: np.ndarray) -> Estimate | None:
