@@ -1,1 +1,1 @@
-"""Scores on clips that training has not seen."""
+"""Evaluation of models on clips that training has not seen: scores, interventions and comparisons."""

@@ -1,8 +1,8 @@
-"""Finds near-duplicates across a split, without any training.
+"""Finds near-duplicates between the training clips and the test clips of a split, without any training.
 
-Each test clip is compared with its nearest training clip by small pictures of a few frames. Where a recording is
-on both sides of the split, the nearest clip tends to be of the same recording. Its label is then right without
-any recognition of the action.
+Each test clip is compared with all training clips by small pictures of a few frames. If clips of one
+recording are on both sides of the split, the nearest training clip tends to be of the test clip's recording.
+It then has the right label, although nothing has recognised the action.
 """
 
 from __future__ import annotations
@@ -17,20 +17,23 @@ from sklearn import neighbors
 from ucf50_tfrecord import record
 from ucf50_tfrecord.parsing import Count, Finite, Fraction
 
-NEAR_DUPLICATE = 0.98  # the least cosine similarity of near-duplicates
-_SIDE = 16  # pixels of the pictures that are compared
+NEAR_DUPLICATE = 0.98  # cosine similarity above which two clips are near-duplicates
+_SIDE = 16  # height and width in pixels of the pictures that are compared
 _NUM_FRAMES = 3
 _NUM_PAIRS = 8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NearestClips:
-    """Test clips and their nearest training clips, over all parts of a split.
+    """Statistics of test clips and their nearest training clips, over all parts of a split.
+
+    The parts of a split are tested in turn; the training clips are then those of the other parts.
 
     accuracy: fraction of test clips whose nearest training clip has their label.
-    same_recording: fraction whose nearest clip is of the same class and group; None where no clip has a group.
-    near_duplicates: fraction whose nearest clip is more similar than NEAR_DUPLICATE.
-    pairs: the most similar ones, as [test clip, training clip, cosine similarity], by index.
+    same_recording: fraction of test clips with a known recording group whose nearest training clip is of the
+      same class and group; None if no clip has a group.
+    near_duplicates: fraction of test clips whose nearest training clip is more similar than NEAR_DUPLICATE.
+    pairs: the most similar pairs, each as [index of test clip, index of training clip, cosine similarity].
     """
 
     accuracy: Fraction
@@ -40,9 +43,15 @@ class NearestClips:
 
 
 def fingerprints(batches: Iterable[np.ndarray]) -> np.ndarray:
-    """Makes unit vectors of clips: batches uint8 [B, T, H, W, 3] to float32 [N, 3 * 16 * 16 * 3].
+    """Makes a unit vector of each clip, by which clips are compared.
 
-    A vector is the first, middle and last frame, scaled down by areas, minus their mean.
+    A vector holds the first, middle and last frame, scaled down by area averaging, minus their mean.
+
+    Args:
+      batches: batches of clips, each uint8 [B, T, H, W, 3].
+
+    Returns:
+      The vectors of all N clips, float32 [N, 3 * 16 * 16 * 3].
     """
     return np.concatenate([_fingerprint(video) for video in batches])
 
@@ -50,13 +59,13 @@ def fingerprints(batches: Iterable[np.ndarray]) -> np.ndarray:
 def find_nearest(
     pictures: np.ndarray, parts: np.ndarray, *, labels: np.ndarray, groups: np.ndarray
 ) -> NearestClips:
-    """Finds each clip's nearest clip among all other parts.
+    """Finds each clip's nearest clip among the clips of all other parts of a split.
 
     Args:
-      pictures: from `fingerprints`.
-      parts: int [N], the part of the split that each clip is tested in.
-      labels: int [N].
-      groups: int [N], record.UNKNOWN_GROUP where there is none.
+      pictures: unit vectors of N clips, from `fingerprints`.
+      parts: the part of the split that each clip is tested in, int [N].
+      labels: the class of each clip, int [N].
+      groups: the recording group of each clip, int [N]; record.UNKNOWN_GROUP for clips without one.
     """
     nearest, similarity = np.empty(len(parts), np.int64), np.empty(len(parts))
     for part in np.unique(parts):

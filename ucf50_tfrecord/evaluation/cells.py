@@ -1,4 +1,8 @@
-"""The cells of a comparison: the list of them, and the training and the tests of each."""
+"""Cells of a comparison: which cells it has, which clips each is tested on, and the tests of its model.
+
+A cell is one training: a model, an order of training frames, a split of the clips, a part of the split that
+is held out and tested on, and a seed.
+"""
 
 from __future__ import annotations
 
@@ -23,20 +27,24 @@ from ucf50_tfrecord.evaluation.runner import Evaluator
 from ucf50_tfrecord.specs import ModelSpec, TrainSpec, format_folds, to_json
 from ucf50_tfrecord.training.listener import Listener
 
-NOT_TESTED = -1  # the part of clips that are only trained on
+NOT_TESTED = -1  # number of the part for clips that are only trained on
 TEST_BATCH_SIZE = 32
-# At most so many training clips, test clips, and bytes of either are read to inspect a recurrence.
+# Upper limits on the clips, and on their bytes, that are read of training and of test clips to inspect a
+# recurrence.
 _MAX_INSPECTED_CLIPS, _MAX_INSPECTED_BYTES = 512, 256 << 20
-# How far an order-blind model's logits may move, as a fraction of their size: sums over frames are rounded
-# differently in another order.
+# How much an order-blind model's logits may change when frames are reordered, as a fraction of the largest
+# logit: sums over frames are rounded differently in another order.
 _ROUNDING = {"float32": 1e-4, "bfloat16": 0.05, "float16": 0.01}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ComparisonListener(Listener):
-    """Functions that a comparison calls, also between tests; by default they ignore everything and never stop it.
+    """Functions that a comparison calls while it trains and tests its cells; by default they do nothing.
 
-    start: receives a cell before its training, and the numbers of finished and of all cells.
+    A cell is one training of the comparison. The other functions are those of Listener.
+
+    start: called before each cell that is trained or tested, with the cell, the number of finished cells and
+      the number of all cells.
     """
 
     start: Callable[[Cell, int, int], None] = lambda cell, done, total: None
@@ -44,27 +52,29 @@ class ComparisonListener(Listener):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """The model and training of a comparison's entry; a cell replaces the seed and the frame order."""
+    """A compared model and its training; each cell (one training) replaces the seed and the frame order."""
 
     model: ModelSpec
     train: TrainSpec
 
     @property
     def is_order_blind(self) -> bool:
+        """Whether the model's logits are the same whatever the order of a clip's frames."""
         return model_traits(self.model.name).is_order_blind
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ComparisonSpec:
-    """The models of a comparison and how they are trained and tested.
+    """The models of a comparison, and how they are trained and tested.
 
-    recipes: by the model's name in the comparison.
-    num_parts: of the cross-validation, each tested once; 0 tests `val_folds` alone.
-    val_folds: the only part that is tested, with num_parts=0.
-    num_seeds: trainings of each, from seed 0 on.
-    orders: of choices.FrameOrder; models that see order are also trained on clips in these.
-    audited: models that are also trained on clips split by video.
-    inside: whether recurrences are inspected.
+    recipes: dictionary from a model's name in the comparison to its recipe.
+    num_parts: number of parts of the cross-validation, each of which is held out and tested once; 0 for no
+      cross-validation, with `val_folds` as the only tested part.
+    val_folds: folds of the only tested part; given only if `num_parts` is 0.
+    num_seeds: trainings of each model per part and frame order, with seeds from 0 on.
+    orders: values of choices.FrameOrder; models that see frame order are also trained on frames arranged so.
+    audited: names of models that are also trained and tested on a split by video, which leaks recordings.
+    inside: whether recurrent layers are inspected, see evaluation.recurrence.
     """
 
     recipes: Mapping[str, Recipe]
@@ -84,7 +94,7 @@ class ComparisonSpec:
         expect(not unknown, f"audited models out of {', '.join(self.recipes)}", models=unknown)
 
     def cells(self) -> list[Cell]:
-        """Lists the cells, the most informative first: an interrupted comparison has all models."""
+        """Lists the cells, the usual trainings first: an interrupted comparison then covers all models."""
         parts, seeds = range(max(1, self.num_parts)), range(self.num_seeds)
         kept = [
             Cell(model=model, part=part, seed=seed)
@@ -103,13 +113,17 @@ class ComparisonSpec:
 
 
 def assign_parts(clips: ClipIndex, spec: ComparisonSpec, split: FoldBy) -> np.ndarray:
-    """Assigns clips to the parts that are tested: int64 [N], NOT_TESTED for the others.
+    """Assigns each clip to the part of a split that it is tested in.
 
-    By group, whole folds are assigned in turn. By video, the videos of each class are assigned in turn, in the
-    order of their ids' hashes. Either way the parts are of about the same size.
+    In a split by group, whole folds are assigned to the parts in turn. In a split by video, the videos of
+    each class are assigned in turn, in the order of their ids' hashes. The parts are of about the same size.
+
+    Returns:
+      The number of each clip's part, int64 [N]; NOT_TESTED for clips that are only trained on.
 
     Raises:
-      UserError: if a fold does not exist, or a class has no clips to train on.
+      UserError: if a fold does not exist, there are fewer folds than parts, or all clips of a class are in
+        one part, so that none is left to train on.
     """
     if split == FoldBy.VIDEO:
         parts = _assign_videos(clips, spec.num_parts)
@@ -138,12 +152,12 @@ def assign_parts(clips: ClipIndex, spec: ComparisonSpec, split: FoldBy) -> np.nd
 
 
 def describe_split(cell: Cell, num_parts: int) -> str:
-    """Describes a split that folds do not, for the run's configuration; "" for a split by folds."""
+    """Describes a cell's split by video, for RunConfig.clip_split; "" for a split by folds."""
     return f"by video, part {cell.part + 1} of {num_parts}" if cell.split == FoldBy.VIDEO else ""
 
 
 def cell_recipe(recipe: Recipe, cell: Cell) -> Recipe:
-    """Returns the recipe with the cell's seed and frame order."""
+    """Returns a copy of `recipe` with the seed and the order of training frames of `cell`."""
     augment = dataclasses.replace(recipe.train.augment, frame_order=cell.training)
     return dataclasses.replace(
         recipe, train=dataclasses.replace(recipe.train, seed=cell.seed, augment=augment)
@@ -151,7 +165,11 @@ def cell_recipe(recipe: Recipe, cell: Cell) -> Recipe:
 
 
 def interventions_of(cell: Cell, num_frames: int) -> tuple[str, ...]:
-    """Lists the interventions that a cell's model is tested under: all, or those of the question it answers."""
+    """Lists the names of the interventions that a cell's model is tested under.
+
+    If the cell's training is the usual one (split by group, frames in order), these are all interventions.
+    Other trainings serve one question each; these are then the interventions that the question needs.
+    """
     if cell.split == FoldBy.VIDEO:
         return (PLAIN,)
     if cell.training == FrameOrder.SHUFFLED:
@@ -163,9 +181,12 @@ def interventions_of(cell: Cell, num_frames: int) -> tuple[str, ...]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Subject:
-    """A trained model to test.
+    """A trained model to test, with the cell that it belongs to.
 
-    recipe: with the cell's seed and frame order. run_dir: the folder of its weights.
+    cell: the training and the part of the clips that is tested on.
+    recipe: specification of the model and its training, with the cell's seed and frame order.
+    model: the model.
+    run_dir: folder of the model's weights.
     """
 
     cell: Cell
@@ -184,21 +205,24 @@ def examine(
     listener: ComparisonListener,
     look_inside: bool = True,
 ) -> CellResult | None:
-    """Tests a model under its cell's interventions, and inspects its recurrence.
+    """Tests a cell's model under the cell's interventions, and inspects its recurrent layer.
 
     Args:
-      subject: the model.
-      train, test: its training clips and test clips.
-      all_ids: of the comparison's clips.
-      strategy: the devices.
-      listener: receives warnings, and may stop the tests.
-      look_inside: whether to inspect the recurrence of a model with the usual training.
+      subject: the model and its cell.
+      train: index of the clips that the model was trained on.
+      test: feed of the clips to test on.
+      all_ids: ids of all clips of the comparison.
+      strategy: distribution strategy of the devices to test on.
+      listener: functions that receive warnings and may stop the tests.
+      look_inside: whether to inspect the recurrent layer, if the model has one and its training is the usual
+        one.
 
     Returns:
-      The result; None if the test was stopped.
+      The predictions; None if the listener stopped the tests.
 
     Raises:
-      UserError: if an order-blind model sees order, or a clip cannot be read.
+      UserError: if the logits of an order-blind model depend on the order of frames, a clip cannot be read,
+        or the model returns NaN or infinity.
     """
     cell, recipe = subject.cell, subject.recipe
     names = interventions_of(cell, recipe.model.num_frames)
@@ -226,7 +250,7 @@ def examine(
         cell=cell,
         architecture=recipe.model.name,
         clips=np.array([place[clip_id] for clip_id in tested.ids], np.int64),
-        # Rounded as in files, so that a report is the same before and after loading.
+        # Rounded as in the files, so that a report is the same before and after loading the results.
         logits={name: np.round(values, LOGIT_DECIMALS) for name, values in logits.items()},
         recurrence=inside,
         run_dir=subject.run_dir,
@@ -235,21 +259,21 @@ def examine(
 
 
 def check_order_blind(name: str, logits: Mapping[str, np.ndarray], precision: str) -> None:
-    """Checks that a model's logits do not depend on the order of frames.
+    """Checks that the logits of an order-blind model do not depend on the order of frames.
 
-    This also proves that interventions change only what they claim to change, and that clips and predictions
-    belong together.
+    This also checks the comparison itself: that reordering interventions change nothing but the order, and
+    that predictions are stored with the right clips.
 
     Args:
-      name: the cell's.
-      logits: float [N, C] by intervention.
-      precision: of the computation, whose rounding is tolerated.
+      name: name of the cell, for the message.
+      logits: dictionary from the name of an intervention to logits, float [N, C].
+      precision: floating-point precision that the model computes in; its rounding is tolerated.
 
     Raises:
-      UserError: if they do.
+      UserError: if the logits depend on the order of frames.
     """
     plain = logits[PLAIN]
-    # Stored logits are rounded by up to half a decimal each; float32 is not exact there.
+    # Storing rounds each of two logits by up to half a unit of the last decimal; 1.01, as float32 is inexact.
     allowed = _ROUNDING[precision] * max(1.0, float(np.abs(plain).max())) + 1.01 * 10**-LOGIT_DECIMALS
     for intervention in logits:
         if not interventions.find(intervention).permutes:
@@ -263,6 +287,7 @@ def check_order_blind(name: str, logits: Mapping[str, np.ndarray], precision: st
 
 
 def folds_of(clips: ClipIndex) -> tuple[int, ...]:
+    """Lists the folds that hold clips of an index, in ascending order."""
     return tuple(np.unique(clips.folds).tolist())
 
 
@@ -273,7 +298,7 @@ def _assign_videos(clips: ClipIndex, num_parts: int) -> np.ndarray:
         own = np.flatnonzero(clips.labels == label)
         names = sorted(set(videos[own]), key=lambda name: (_hash(name), name))
         place = {name: i for i, name in enumerate(names)}
-        # Classes start at different parts, which spreads the remainders.
+        # Each class starts at another part, so that the parts with one video more differ between classes.
         parts[own] = [(place[name] + label) % num_parts for name in videos[own]]
     return parts
 
@@ -283,7 +308,7 @@ def _hash(text: str) -> int:
 
 
 def _some(clips: ClipIndex) -> tuple[np.ndarray, np.ndarray]:
-    """Reads evenly spread clips: uint8 [N, T, H, W, 3], and their labels."""
+    """Reads evenly spread clips of an index: a tuple of frames, uint8 [N, T, H, W, 3], and labels [N]."""
     count = min(_MAX_INSPECTED_CLIPS, max(1, _MAX_INSPECTED_BYTES // clips.manifest.format.num_bytes))
     chosen = clips.spread(count)
     return read_clips(chosen), chosen.labels

@@ -1,7 +1,11 @@
-"""Trains and tests the cells of a comparison, each once, and assembles their results.
+"""Runs a comparison of models: trains and tests each of its cells once, and assembles their results.
 
-<folder>/cells/<cell>/            a run's folder, as training leaves it
-<folder>/cells/<cell>/cell.json   the model's predictions for its test clips, written last: it marks a finished cell
+A cell is one training of the comparison: a model, a split and its tested part, an order of frames, and a
+seed.
+
+<folder>/cells/<cell>/            the folder of the cell's training, as of any other run
+<folder>/cells/<cell>/cell.json   the model's predictions for the cell's test clips; it is written last, so a
+                                  cell that has it is finished
 """
 
 from __future__ import annotations
@@ -41,11 +45,16 @@ CELL_FILENAME = "cell.json"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """A comparison that can be stopped and resumed.
+    """A comparison of models, which can be stopped and resumed.
 
-    folder: of its cells. clips: all of the dataset's.
-    cache, skip_bad_records: where clips are kept, and whether unreadable ones are left out.
-    tensorboard: whether each training writes curves and pictures, for which each epoch is evaluated.
+    folder: the comparison's folder; a cell (one training) has its folder below it.
+    spec: the compared models, and how they are trained and tested.
+    clips: index of all clips of the data set.
+    strategy: distribution strategy of the devices.
+    cache: where decoded clips are kept; a value of choices.Cache.
+    skip_bad_records: whether unreadable clips are left out; otherwise, they are errors.
+    tensorboard: whether each training writes curves and pictures for TensorBoard; its model is then evaluated
+      after each epoch.
     """
 
     folder: str
@@ -58,21 +67,27 @@ class Comparison:
 
     @functools.cached_property
     def parts(self) -> dict[str, np.ndarray]:
-        """The part that each clip is tested in, int64 [N], for each split that a cell has."""
+        """Dictionary from each split of the cells to the part that each clip is tested in, int64 [N]."""
         splits = {cell.split for cell in self.spec.cells()}
         return {
             split: cells.assign_parts(self.clips, self.spec, split) for split in FoldBy if split in splits
         }
 
     def run(self, listener: ComparisonListener) -> Results | None:
-        """Runs the unfinished cells; returns None if it is stopped.
+        """Trains and tests the cells that are not finished yet.
+
+        Args:
+          listener: functions that receive the progress and may stop the comparison.
+
+        Returns:
+          The results of all cells; None if the listener stopped the comparison.
 
         Raises:
           UserError: if a cell's folder holds a run with another configuration, a clip cannot be read,
             or training fails.
         """
         wanted = self.spec.cells()
-        self.parts  # a wrong request fails before any training
+        self.parts  # raises an error for an impossible split before any training
         found: list[CellResult] = []
         for number, cell in enumerate(wanted):
             result = self._finished(cell)
@@ -85,6 +100,7 @@ class Comparison:
         return assemble(self.clips, found, audit=self._audit())
 
     def run_dir(self, cell: Cell) -> str:
+        """Returns the folder of a cell's training and predictions."""
         return os.path.join(self.folder, "cells", str(cell))
 
     def _config(self, cell: Cell) -> run_lib.RunConfig:
@@ -149,7 +165,7 @@ class Comparison:
         return result
 
     def _make_feeds(self, cell: Cell) -> tuple[Feed, Feed]:
-        """Returns the feeds of a cell's training and test clips."""
+        """Returns two feeds, of the cell's training clips and of its test clips, to the devices."""
         is_test = self.parts[cell.split] == cell.part
         mixed = self.spec.recipes[cell.model].train.shuffle_shards
         train, test = (
@@ -193,7 +209,10 @@ class Comparison:
         )
 
     def _audit(self) -> dict[str, dict]:
-        """Finds near-duplicates between the parts of both splits; without parts, of the tested split alone."""
+        """Finds near-duplicates between training and test clips.
+
+        It does so for the splits by group and by video; without cross-validation, for the tested split alone.
+        """
         parts = self.parts
         if self.spec.num_parts:
             parts = {split: cells.assign_parts(self.clips, self.spec, split) for split in FoldBy}
@@ -209,10 +228,21 @@ def examine_runs(
     allowed_code: Collection[str] = (),
     listener: ComparisonListener,
 ) -> Results | None:
-    """Tests the models of existing runs, each on the folds of its own final scores.
+    """Compares the models of finished runs, each tested on the folds of the run's own final scores.
 
-    Runs of one model that differ in the seed alone count as seeds of one model. Other runs of that model are
-    named after their folders. Nothing is written into the runs' folders. `allowed_code`: see trained.load_model.
+    See `name_runs` for the models' names in the results. Nothing is written into the runs' folders.
+
+    Args:
+      run_dirs: folders of the runs.
+      clips: index of all clips of the data set.
+      strategy: distribution strategy of the devices to test on.
+      skip_bad_records: whether unreadable clips are left out; otherwise, they are errors.
+      allowed_code: names of the model builders, as <module>:<builder>, that may be imported; see
+        trained.load_model.
+      listener: functions that receive the progress and may stop the tests.
+
+    Returns:
+      The results, without an audit; None if the listener stopped the tests.
 
     Raises:
       UserError: if a run is not finished, does not fit the shards, or names code that is not allowed.
@@ -245,10 +275,19 @@ def examine_runs(
 
 
 def name_runs(configs: dict[str, run_lib.RunConfig]) -> list[Cell]:
-    """Makes a cell for each run; runs that differ in seed and folds alone share a model's name.
+    """Makes a comparison's cell (one training of a named model) for each run.
+
+    Runs whose configurations differ only in seed, frame order and folds share a model's name. If several
+    models are of one architecture, all but the first of them are also named after a run's folder.
+
+    Args:
+      configs: dictionary from each run's folder to its configuration.
+
+    Returns:
+      The runs' cells, in the order of `configs`.
 
     Raises:
-      UserError: if two runs are the same but for their folder.
+      UserError: if two runs of one model have the same seed, frame order and tested folds.
     """
     kinds: dict[str, list[dict]] = {}
     named: list[Cell] = []
@@ -273,7 +312,13 @@ def name_runs(configs: dict[str, run_lib.RunConfig]) -> list[Cell]:
 
 
 def assemble(clips: ClipIndex, found: Iterable[CellResult], *, audit: dict | None) -> Results:
-    """Assembles the results of cells and their clips."""
+    """Assembles a comparison's results from the results of its cells.
+
+    Args:
+      clips: index of all clips of the data set.
+      found: the cells' results.
+      audit: dictionary from split to audit.NearestClips as JSON; None for no audit.
+    """
     return Results(
         name=pathlib.Path(clips.manifest.data_dir).name,
         classes=clips.manifest.classes,
@@ -288,7 +333,15 @@ def assemble(clips: ClipIndex, found: Iterable[CellResult], *, audit: dict | Non
 
 
 def find_near_duplicates(clips: ClipIndex, parts: dict[str, np.ndarray]) -> dict[str, dict]:
-    """Returns audit.find_nearest for each split, as JSON."""
+    """Finds each test clip's nearest training clip, for several splits of the clips.
+
+    Args:
+      clips: index of the N clips.
+      parts: dictionary from each split to the part that each clip is tested in, int64 [N].
+
+    Returns:
+      A dictionary from each split to the result of audit.find_nearest as JSON.
+    """
     pictures = audit.fingerprints(read_in_batches(clips))
     return {
         split: to_json(audit.find_nearest(pictures, part, labels=clips.labels, groups=clips.groups))
@@ -297,7 +350,7 @@ def find_near_duplicates(clips: ClipIndex, parts: dict[str, np.ndarray]) -> dict
 
 
 class _NoEvaluation:
-    """Replaces an epoch's evaluation where nothing reads it: the last weights are tested anyway."""
+    """Replaces the evaluation after each epoch if nothing reads its scores."""
 
     scores = {"macro_f1": float("nan")}
 
@@ -314,11 +367,11 @@ def _check_run(run_dir: str, config: run_lib.RunConfig, manifest: Manifest) -> N
 
 
 def _forget_models() -> None:
-    """Frees the memory that Keras and TensorFlow keep of earlier models: a comparison builds hundreds.
+    """Frees the memory that Keras and TensorFlow keep for earlier models: a comparison builds hundreds.
 
-    TensorFlow registers the gradient of each call of a tf.custom_gradient (its own all_reduce and ours) under a
-    new name and for ever. Each holds the graph, the weights and the clips cached in memory. After this, functions
-    traced before cannot be differentiated any more.
+    TensorFlow registers a gradient for each call of a tf.custom_gradient (in its own all_reduce and in this
+    package), under a new name, and never removes it. Each entry keeps a graph, its weights and its cached
+    clips in memory. After this call, functions that were traced before it cannot be differentiated any more.
     """
     keras.backend.clear_session()
     gradients = tf_ops.gradient_registry._registry  # it has no public way to remove an entry

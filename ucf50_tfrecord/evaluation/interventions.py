@@ -1,9 +1,11 @@
-"""Interventions on evaluation clips: the accuracy that a model loses shows what it used.
+"""Interventions: changes of the test clips, such as shuffled frames, that show what a model relies on.
 
-INTERVENTIONS, at the end of this file, holds all that is known of each. They run on the device. Their random
-numbers follow from a clip's id, so a clip is treated alike whatever else is evaluated with it.
+If a model loses accuracy under an intervention, it used what the intervention removed, or is disturbed by the
+change. The table INTERVENTIONS, at the end of this file, describes each of them. Interventions run on the
+device. Their random numbers depend only on a clip's id, so a clip is changed in the same way whatever other
+clips are evaluated with it.
 
-The background is the median over a clip's frames, a temporal median filter (Piccardi 2004, "Background
+A clip's background is the median over its frames, a temporal median filter (Piccardi 2004, "Background
 subtraction techniques: a review"). Where the camera moves, it is a blurred mean of places.
 """
 
@@ -20,27 +22,33 @@ from ucf50_tfrecord.dataset.augment import LUMA, take_frames
 from ucf50_tfrecord.dataset.clips import ClipIndex
 from ucf50_tfrecord.dataset.feed import read_in_batches
 
-PLAIN = "none"
-SHUFFLED = "shuffle"  # all permutations together
+PLAIN = "none"  # the unchanged clip
+SHUFFLED = "shuffle"  # the names in SHUFFLES, taken together
 NUM_SHUFFLES = 3
 SHUFFLES = tuple(f"{SHUFFLED}{number}" for number in range(1, NUM_SHUFFLES + 1))
 FIRST_SHUFFLE = SHUFFLES[0]
 _GRID = 4  # patches per side
 _FOREGROUND = 30  # distance from the background, in 8-bit levels of any channel, that makes foreground
-_BLUR_DIVISOR = 4  # a side of the frame divided by the blur's width
+_BLUR_DIVISOR = 4  # ratio of a frame's side to the width of the blur
 
-# Maps clips uint8 [B, T, H, W, 3] and their indices int64 [B] to clips of the same shape and dtype.
+# Maps clips, uint8 [B, T, H, W, 3], and their indices, int64 [B], to changed clips of equal shape and dtype.
 Apply = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
 class Intervention:
-    """An intervention, or a family of interventions that differ by a number after their name.
+    """An intervention (a change of the test clips), or a family of them that differ by a number.
 
-    meaning: the input of the model. question: what the change of accuracy answers.
-    make: makes the function for some clips; also takes the number, which is 0 outside a family.
-    numbers: a family's numbers for clips of T frames.
-    permutes: whether it only changes the order of a clip's frames, to which an order-blind model is blind.
+    The members of a family are named by the family's name and the number, such as first4.
+
+    name: name of the intervention, or of the family.
+    meaning: description of the clip that the model gets.
+    question: the question that the change of accuracy answers.
+    make: function that returns the intervention for the clips of an index; its second argument is the
+      member's number, or 0 for an intervention that is no family.
+    numbers: function from a clip's number of frames to the family's numbers; None if this is no family.
+    permutes: whether the intervention only reorders a clip's frames; an order-blind model then gives the same
+      logits.
     """
 
     name: str
@@ -51,47 +59,51 @@ class Intervention:
     permutes: bool = False
 
     def names(self, num_frames: int) -> tuple[str, ...]:
-        """Lists the family's names on clips of `num_frames` frames, or the one name."""
+        """Lists the names of the family's members for clips of `num_frames` frames, or the single name."""
         if self.numbers is None:
             return (self.name,)
         return tuple(f"{self.name}{number}" for number in self.numbers(num_frames))
 
 
 def names(num_frames: int) -> tuple[str, ...]:
-    """Lists the interventions on clips of `num_frames` frames."""
+    """Lists the names of all interventions for clips of `num_frames` frames, PLAIN included."""
     return tuple(name for entry in INTERVENTIONS.values() for name in entry.names(num_frames))
 
 
 def find(name: str) -> Intervention:
-    """Returns the entry of INTERVENTIONS that a name, with or without a number, belongs to."""
+    """Returns the entry of INTERVENTIONS for an intervention's name, such as that of "first" for "first4"."""
     return INTERVENTIONS[name if name in INTERVENTIONS else name.rstrip("0123456789")]
 
 
 def make(name: str, clips: ClipIndex) -> Apply:
-    """Makes an intervention on some clips, for use in a compiled function.
+    """Returns the function that changes clips by an intervention, for use in a compiled function.
 
     Args:
-      name: one of `names`.
-      clips: the clips; background_swap reads them.
+      name: the intervention's name, one of those that `names` lists.
+      clips: index of the clips to change; background_swap also reads their frames.
     """
     entry = find(name)
     return entry.make(clips, int(name.removeprefix(entry.name) or 0))
 
 
 def horizons(num_frames: int) -> tuple[int, ...]:
-    """Returns the tested numbers of first and of last frames: 1, 2, 4, … below num_frames."""
+    """Returns the k of the interventions first<k> and last<k>: the powers of two below `num_frames`."""
     return tuple(2**i for i in range(num_frames) if 2**i < num_frames)
 
 
 def quarter(num_frames: int) -> int:
-    """Returns the longest horizon of at most a quarter of the clip, and at least 1 frame."""
+    """Returns the largest of `horizons` that is at most a quarter of `num_frames`, or else 1."""
     return max(k for k in horizons(num_frames) if k <= max(1, num_frames / 4))
 
 
 def choose_donors(clips: ClipIndex) -> np.ndarray:
-    """Draws a donor clip for each clip: indices int64 [N].
+    """Draws a donor clip, whose background replaces the clip's own, for each of N clips.
 
-    A donor is of another class and group where there is one, else of another class or group, else any other.
+    A donor has another class and another group if such a clip exists. Else it has another class, else another
+    group, else it is any other clip.
+
+    Returns:
+      The donors' indices in `clips`, int64 [N].
     """
     donors = np.empty(len(clips), np.int64)
     for i, clip_id in enumerate(clips.ids):
@@ -103,15 +115,15 @@ def choose_donors(clips: ClipIndex) -> np.ndarray:
 
 
 def background(video: tf.Tensor) -> tf.Tensor:
-    """Computes the median over a clip's frames: uint8 [B, T, H, W, 3] to uint8 [B, H, W, 3]."""
-    # Not by a transpose: TensorFlow would move it before the cast, and oneDNN then complains.
+    """Computes clips' backgrounds, the median over their frames: uint8 [B, T, H, W, 3] to [B, H, W, 3]."""
+    # Not tf.transpose: TensorFlow would move it before the cast, and oneDNN then complains.
     pixels = tf.stack(tf.unstack(tf.cast(video, tf.float32), axis=1), axis=-1)
     ordered = tf.sort(pixels, axis=-1)  # [B, H, W, 3, T]
     return tf.cast(ordered[..., video.shape[1] // 2], tf.uint8)
 
 
 def find_backgrounds(clips: ClipIndex) -> np.ndarray:
-    """Reads clips from their shards and computes their backgrounds: uint8 [N, H, W, 3]."""
+    """Reads N clips from their shards and returns their backgrounds, uint8 [N, H, W, 3]."""
     middle = clips.manifest.format.num_frames // 2
     return np.concatenate([np.sort(video, axis=1)[:, middle] for video in read_in_batches(clips)])
 
@@ -121,13 +133,13 @@ def _rng(clip_id: str, seed: int) -> np.random.Generator:
 
 
 def _permutations(clip_ids: Sequence[str], count: int, seed: int) -> np.ndarray:
-    """Draws a permutation for each clip: int64 [N, count]."""
+    """Draws a permutation of range(count) for each of N clips, from its id and `seed`: int64 [N, count]."""
     orders = [_rng(clip_id, seed).permutation(count) for clip_id in clip_ids]
     return np.array(orders, np.int64).reshape(-1, count)
 
 
 def _reorder(orders: np.ndarray) -> Apply:
-    """Makes an intervention from each clip's order of frames, int64 [N, T]."""
+    """Returns the intervention that shows clip i's frames in the order of row i of `orders`, int64 [N, T]."""
     table = tf.constant(orders)
     return lambda video, index: take_frames(video, tf.gather(table, index))
 
@@ -137,7 +149,10 @@ def _shuffle(clips: ClipIndex, number: int) -> Apply:
 
 
 def _same_order(order: Callable[[np.ndarray, int], np.ndarray]) -> Callable[[ClipIndex, int], Apply]:
-    """Makes all clips' frames come in one order; `order` maps arange(T) and the number to int64 [T]."""
+    """Returns a function for Intervention.make, which makes an intervention that reorders all clips alike.
+
+    `order` maps arange(T) and the family's number to the indices of the frames to show, int64 [T].
+    """
 
     def make_order(clips: ClipIndex, number: int) -> Apply:
         chosen = order(np.arange(clips.manifest.format.num_frames), number)
@@ -147,7 +162,7 @@ def _same_order(order: Callable[[np.ndarray, int], np.ndarray]) -> Callable[[Cli
 
 
 def _pixels(function: Callable[[tf.Tensor], tf.Tensor]) -> Callable[[ClipIndex, int], Apply]:
-    """Makes an intervention from a function of the pixels alone."""
+    """Returns a function for Intervention.make, from a function that maps clips to changed clips."""
     return lambda clips, number: lambda video, index: function(video)
 
 
@@ -184,7 +199,7 @@ def _swap_background(clips: ClipIndex, _number: int) -> Apply:
 
 
 def _replace_background(video: tf.Tensor, old: tf.Tensor, new: tf.Tensor) -> tf.Tensor:
-    """Puts a new background, uint8 [B, H, W, 3], where a clip's frames show their old one."""
+    """Replaces pixels of `video` that are like the background `old` by those of `new`, both [B, H, W, 3]."""
     frames, old = tf.cast(video, tf.float32), tf.cast(old, tf.float32)[:, tf.newaxis]
     foreground = tf.reduce_max(tf.abs(frames - old), axis=-1, keepdims=True) > _FOREGROUND
     return tf.where(foreground, video, new[:, tf.newaxis])
@@ -197,7 +212,7 @@ def _scramble(clips: ClipIndex, _number: int) -> Apply:
         _, num_frames, height, width, _ = video.shape
         high, wide = height // _GRID, width // _GRID
         rows, columns = np.divmod(np.arange(_GRID**2), _GRID)
-        starts = rows * high * width + columns * wide  # of the patches, among a frame's pixels
+        starts = rows * high * width + columns * wide  # of each patch's first pixel in a frame
         y, x = (place.ravel() for place in np.mgrid[:height, :width])
         own = np.arange(height * width)
         inside = (y < high * _GRID) & (x < wide * _GRID)  # pixels beyond the grid stay in place
@@ -212,7 +227,7 @@ def _scramble(clips: ClipIndex, _number: int) -> Apply:
     return scramble
 
 
-# An intervention is an entry here and a function above. Tables and figures keep this order.
+# The interventions. Tables and figures keep this order. A new one needs an entry here and a function above.
 _TABLE = (
     Intervention(PLAIN, "the clip as it is", "What does the model score?", _pixels(lambda video: video)),
     Intervention(

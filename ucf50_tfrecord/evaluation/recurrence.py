@@ -1,8 +1,8 @@
-"""Inspects a trained recurrent model: how much of each frame it remembers.
+"""Measures how much a trained recurrent model remembers of each frame, by gradients and by linear probes.
 
-The gradient of an output with respect to an early frame is a product with one factor per step. A
-plain RNN's factors are its recurrent weights times the slope of tanh: the product vanishes or
-explodes with the number of steps. An LSTM's factors are its forget gates, which can stay near 1.
+The gradient of an output with respect to an early frame is a product with one factor per step. In a
+plain RNN, each factor is the recurrent weights times the slope of tanh: the product vanishes or
+explodes with the number of steps. In an LSTM, the factors are its forget gates, which can stay near 1.
 Sources: Bengio et al. 1994, "Learning Long-Term Dependencies with Gradient Descent is Difficult";
 Hochreiter and Schmidhuber 1997, "Long Short-Term Memory"; Pascanu et al. 2013, "On the Difficulty
 of Training Recurrent Neural Networks".
@@ -31,21 +31,22 @@ _RECURRENT_LAYERS = (keras.layers.SimpleRNN, keras.layers.LSTM, keras.layers.GRU
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recurrence:
-    """The memory of a recurrent layer.
+    """Measurements of how much a recurrent layer remembers of each frame.
 
-    Every sequence has T entries, one per frame, in order of time. They are means over the test clips.
+    Every sequence has T entries, one per frame, in order of time. Gradients and gates are means over the test
+    clips.
 
     loss_gradient: norm of the gradient of a clip's cross entropy with respect to each frame's features.
-    logit_gradient: the same of the true class's logit.
-    memory_gradient: the same of the true class's logit where the classifier gets the last hidden state
-      alone. Models that average the outputs over time give every frame a direct path to the logit, which
-      hides how much the recurrence forgets. For the others it equals logit_gradient.
-    memory_frames: effective length of the memory, sum(memory_gradient) / max(memory_gradient): from 1,
-      where a single frame counts, to T, where all count alike; 0 where none does.
-    probe_accuracy: accuracy on the test clips of a linear classifier on the hidden state at each step,
-      fitted on the training clips.
-    gates: an LSTM's mean activity over clips and units at each step, by the names of GATES, from 0
-      (closed) to 1 (open). Empty for other layers.
+    logit_gradient: norm of the gradient of the true class's logit with respect to each frame's features.
+    memory_gradient: like logit_gradient, but with the last hidden state as the classifier's only input. In
+      models that average the hidden states over time, every frame has a direct path to the logit, which hides
+      how much the recurrence forgets. In other models it equals logit_gradient.
+    memory_frames: effective length of the memory, sum(memory_gradient) / max(memory_gradient). It ranges from
+      1, if a single frame has a gradient, to T, if all gradients are equal; it is 0 if all are 0.
+    probe_accuracy: accuracy on the test clips of linear classifiers, one per step, that are fitted to the
+      hidden states of the training clips at that step.
+    gates: an LSTM's gate activity at each step by the names of GATES, a mean over clips and the layer's
+      outputs, from 0 (closed) to 1 (open). Empty for other layers.
     """
 
     loss_gradient: tuple[Finite, ...]
@@ -68,17 +69,17 @@ def inspect(
     *,
     batch_size: int = 32,
 ) -> Recurrence:
-    """Inspects a model without changing it.
+    """Measures what a model's recurrent layer remembers; the model is not changed.
 
     Args:
-      model: with one recurrent layer, see ModelTraits.recurrent.
-      train: clips uint8 [N, T, H, W, 3] and labels int [N], to fit the probes.
-      test: the same, for all results.
+      model: a model with one recurrent layer, see ModelTraits.recurrent.
+      train: clips, uint8 [N, T, H, W, 3], and their labels, int [N], that the linear probes are fitted to.
+      test: clips and labels of the same kinds, on which everything is measured.
       batch_size: clips per step.
 
     Raises:
-      UserError: if the model has not exactly one recurrent layer, clips do not fit it, the training
-        clips are of one class, or the hidden states are not finite.
+      UserError: if the model does not have exactly one recurrent layer, the clips do not fit the model, all
+        training clips are of one class, or a hidden state is not finite.
     """
     expect(batch_size >= 1, "a batch of at least 1 clip", batch_size=batch_size)
     stepwise = StepwiseModel(model)
@@ -98,21 +99,21 @@ def inspect(
 
 
 class StepwiseModel:
-    """A recurrent model that returns its hidden state after each step.
+    """A copy of a recurrent model that returns the hidden state after each step.
 
-    The frames' features come from the model itself, in its own precision. The layers after them are rebuilt
-    with copies of its weights, to return the state at every step and to compute in float32. Gradients through
-    time span more powers of ten than float16 has (from 6e-8), and bfloat16's 8 bits would add noise that
-    the model does not have.
+    The original model's frame encoder computes the frames' features, in its own precision. The recurrent
+    layer and the classifier are rebuilt with copies of the weights, so that they return the state at every
+    step and compute in float32. Gradients through time span more powers of ten than float16 has (from 6e-8),
+    and bfloat16's 8 bits would add noise that the model does not have.
 
-    Everything runs as in inference. Gradients are with respect to the features in float32.
+    All layers run in inference mode. Gradients are with respect to the features in float32.
     """
 
     def __init__(self, model: keras.Model):
-        """Raises UserError if the model has not exactly one SimpleRNN, LSTM or GRU."""
+        """Copies the model; raises UserError unless it has exactly one SimpleRNN, LSTM or GRU layer."""
         layer, classifier = _recurrent_layer(model), model.get_layer("logits")
         self._encoder = keras.Model(model.input, layer.input)
-        self._averages = layer.return_sequences  # else the classifier gets the last state
+        self._averages = layer.return_sequences  # otherwise, the classifier gets the last state
         # [B, T, F] to [B, T, U]
         self._recurrent = _float32_copy(layer, layer.input.shape, return_sequences=True)
         self._classifier = _float32_copy(classifier, classifier.input.shape)  # [B, U] to [B, C]
@@ -123,19 +124,22 @@ class StepwiseModel:
         self.measure = tf.function(self._measure, input_signature=[video, labels])
 
     def hidden(self, features: tf.Tensor) -> tf.Tensor:
-        """Runs the recurrent layer: float32 [B, T, F] to the state after each step, float32 [B, T, U]."""
+        """Computes the hidden state after each step, float32 [B, T, U], from features, float32 [B, T, F]."""
         return self._recurrent(features, training=False)
 
     def logits(self, states: tf.Tensor) -> tf.Tensor:
-        """Classifies as the model does: states float32 [B, T, U] to float32 [B, C]."""
+        """Computes the model's logits, float32 [B, C], from the hidden states, float32 [B, T, U]."""
         return self._classifier(tf.reduce_mean(states, axis=1) if self._averages else states[:, -1])
 
     def gates(self, features: tf.Tensor, states: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Returns an LSTM's gates, float32 [B, T, U] by the names of GATES; an empty dict for other layers.
+        """Computes an LSTM's gate activities, from 0 (closed) to 1 (open), at each step.
 
         Args:
-          features: float32 [B, T, F].
-          states: float32 [B, T, U], from `hidden`.
+          features: features of the frames, float32 [B, T, F].
+          states: hidden states for these features, float32 [B, T, U], from `hidden`.
+
+        Returns:
+          A dictionary from the names of GATES to activities, float32 [B, T, U]; empty for other layers.
         """
         if not isinstance(self._recurrent, keras.layers.LSTM):
             return {}
@@ -147,13 +151,16 @@ class StepwiseModel:
         return dict(zip(GATES, opened, strict=True))
 
     def gradients(self, features: tf.Tensor, labels: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Computes norms of gradients with respect to each frame, float32 [B, T] by the names of GRADIENTS.
+        """Computes the norms of the gradients with respect to each frame's features; see Recurrence.
 
         Args:
-          features: float32 [B, T, F].
-          labels: int64 [B].
+          features: features of the frames, float32 [B, T, F].
+          labels: true classes of the clips, int64 [B].
+
+        Returns:
+          A dictionary from the names of GRADIENTS to norms, float32 [B, T].
         """
-        # Three copies of the clips, one per output: a single backward pass serves all.
+        # Three copies of the features, one per output, so that a single backward pass computes all gradients.
         copies = tf.concat([features] * len(GRADIENTS), axis=0)
         with tf.GradientTape() as tape:
             tape.watch(copies)
@@ -163,20 +170,25 @@ class StepwiseModel:
                 tf.gather(self.logits(for_logit), labels, batch_dims=1),
                 tf.gather(self._classifier(for_memory[:, -1]), labels, batch_dims=1),
             ]
-        # The tape sums the outputs, each [B], but a clip's features affect its own output alone.
+        # The tape sums the outputs, each [B], but a clip's features affect only the clip's own output.
         norms = tf.norm(tape.gradient(outputs, copies), axis=-1)
         return dict(zip(GRADIENTS, tf.split(norms, len(GRADIENTS)), strict=True))
 
     def _features(self, video: tf.Tensor) -> tf.Tensor:
-        """uint8 [B, T, H, W, 3] to float32 [B, T, F]."""
+        """Encodes frames: uint8 [B, T, H, W, 3] to features, float32 [B, T, F]."""
         return tf.cast(self._encoder(video, training=False), tf.float32)
 
     def _states(self, video: tf.Tensor) -> tf.Tensor:
-        """uint8 [B, T, H, W, 3] to float32 [B, T, U]."""
+        """Computes the hidden state after each step: uint8 [B, T, H, W, 3] to float32 [B, T, U]."""
         return self.hidden(self._features(video))
 
     def _measure(self, video: tf.Tensor, labels: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Returns "states" [B, T, U], GRADIENTS [B, T], and GATES [B, T], the mean over units."""
+        """Measures a batch of clips for `inspect`.
+
+        Returns:
+          A dictionary: "states" [B, T, U], the gradients' norms [B, T] by the names of GRADIENTS, and an
+          LSTM's gate activities [B, T], means over the layer's U outputs, by the names of GATES.
+        """
         features = self._features(video)
         states = self.hidden(features)
         gates = self.gates(features, states)
@@ -185,7 +197,7 @@ class StepwiseModel:
 
 
 def effective_frames(gradient: Sequence[float]) -> float:
-    """Returns the sum of T norms over the largest, from 1 to T; 0 where all are 0."""
+    """Returns the sum of T gradient norms divided by the largest, from 1 to T; 0 if all norms are 0."""
     largest = max(gradient)
     return float(sum(gradient) / largest) if largest else 0.0
 
@@ -193,21 +205,21 @@ def effective_frames(gradient: Sequence[float]) -> float:
 def probe(
     train_states: np.ndarray, train_labels: np.ndarray, test_states: np.ndarray, test_labels: np.ndarray
 ) -> tuple[float, ...]:
-    """Scores a linear classifier on the hidden state at each step.
+    """Fits and scores linear classifiers, one per step, that predict a clip's class from its hidden state.
 
-    The classifier is multinomial logistic regression with scikit-learn's default L2 penalty, on standardised
-    units. A class without training clips is never predicted. Source: Alain and Bengio 2016, "Understanding
-    Intermediate Layers Using Linear Classifier Probes".
+    The classifiers are multinomial logistic regressions with scikit-learn's default L2 penalty, on
+    standardised states. A class without training clips is never predicted. Source: Alain and Bengio 2016,
+    "Understanding Intermediate Layers Using Linear Classifier Probes".
 
     Args:
-      train_states, train_labels: float [N, T, U] and int [N], to fit.
-      test_states, test_labels: the same, to score.
+      train_states, train_labels: hidden states, float [N, T, U], and classes, int [N], of the training clips.
+      test_states, test_labels: hidden states and classes of the test clips, as arrays of the same kinds.
 
     Returns:
-      The accuracy on the test clips after each of the T steps.
+      A tuple of T floats: the accuracy on the test clips at each step.
 
     Raises:
-      UserError: if the training clips are of one class, or a state is not finite.
+      UserError: if all training clips are of one class, or a state is not finite.
     """
     _expect_classes(train_labels)
     for states in (train_states, test_states):
@@ -233,7 +245,7 @@ def _recurrent_layer(model: keras.Model) -> keras.layers.Layer:
 
 
 def _float32_copy(layer: keras.layers.Layer, input_shape: tuple, **changes) -> keras.layers.Layer:
-    """Copies a layer and its weights, with dtype float32 and `changes` to the configuration."""
+    """Copies a layer and its weights, with dtype float32; `changes` override entries of its configuration."""
     copy = layer.__class__.from_config(layer.get_config() | {"dtype": "float32"} | changes)
     copy.build(input_shape)
     copy.set_weights(layer.get_weights())
@@ -262,7 +274,7 @@ def _expect_classes(train_labels: np.ndarray) -> None:
 
 
 def _in_batches(function: Callable, arrays: tuple[np.ndarray, ...], batch_size: int) -> Any:
-    """Calls a function of arrays [B, ...] on slices of arrays [N, ...], and concatenates the results."""
+    """Calls `function` on slices of `arrays`, each of `batch_size` rows, and concatenates the results."""
     outputs = []
     for start in range(0, len(arrays[0]), batch_size):
         batch = (array[start : start + batch_size] for array in arrays)

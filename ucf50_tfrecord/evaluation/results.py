@@ -1,4 +1,8 @@
-"""The results of a comparison: every prediction, by clip, from which all of its numbers can be computed again."""
+"""The results of a comparison of models: logits for every test clip, and the files that hold them.
+
+A comparison trains several models on the same data and tests them under interventions (changes of the test
+clips, such as shuffled frames). All numbers of its report are computed from these results.
+"""
 
 from __future__ import annotations
 
@@ -24,17 +28,19 @@ from ucf50_tfrecord.parsing import Count, Finite, Int64, Name
 from ucf50_tfrecord.settings import read_choices
 from ucf50_tfrecord.specs import to_json
 
-LOGIT_DECIMALS = 4  # of stored logits: with all digits the files would be twice as long
-_MAX_CELL_BYTES, _MAX_RESULTS_BYTES = 1 << 30, 8 << 30  # a cell of UCF50 takes 40 MB
+LOGIT_DECIMALS = 4  # decimals of stored logits; with all digits, the files would be twice as long
+_MAX_CELL_BYTES, _MAX_RESULTS_BYTES = 1 << 30, 8 << 30  # UCF50's logits take 40 MB per cell
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One training of a comparison, and the part of the clips that it is tested on.
+    """One training of a comparison, and the part of the clips that its model is tested on.
 
-    model: its name in the comparison, which is that of a recipe.
-    training: the order of frames in training clips, of choices.FrameOrder.
-    part: the part of the clips that is held out, from 0.
+    model: name of the model in the comparison, which is the name of a recipe.
+    training: arrangement of the frames in training clips; a value of choices.FrameOrder.
+    split: whether clips are held out by recording group or by video; a value of choices.FoldBy.
+    part: number, from 0, of the part of the split that is held out and tested on.
+    seed: seed of the training.
     """
 
     model: Name
@@ -55,14 +61,15 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CellResult:
-    """The predictions of one training's model for its test clips.
+    """The predictions for one cell's test clips, by the model that the cell trained.
 
-    architecture: the model's name in ModelSpec.
-    clips: int64 [M], indices into the comparison's clips.
-    logits: float32 [M, C] by intervention.
-    recurrence: evaluation.recurrence.Recurrence as JSON; None for models without one.
-    run_dir: the folder of its weights.
-    precision: of the computation.
+    cell: the training and the part of the clips that is tested on.
+    architecture: name of the model's architecture in ModelSpec.
+    clips: indices of the M test clips in Results.ids, int64 [M].
+    logits: dictionary from the name of an intervention to the test clips' logits, float32 [M, C].
+    recurrence: evaluation.recurrence.Recurrence as JSON; None if no recurrent layer was inspected.
+    run_dir: folder of the model's weights.
+    precision: floating-point precision that the model computes in.
     """
 
     cell: Cell
@@ -75,7 +82,16 @@ class CellResult:
 
 
 class Condition(NamedTuple):
-    """A model, its training, and its test; the intervention SHUFFLED means all permutations."""
+    """A condition that scores are computed for: a model, its training, its split, and an intervention.
+
+    The defaults are the usual training and test: frames in order, a split by recording group, unchanged
+    clips.
+
+    model: name of the model in the comparison.
+    training: arrangement of the frames in training clips; a value of choices.FrameOrder.
+    split: whether test clips were held out by recording group or by video; a value of choices.FoldBy.
+    intervention: change of the test clips; SHUFFLED means all SHUFFLES (permutations of the frames) together.
+    """
 
     model: str
     training: str = FrameOrder.KEPT
@@ -85,13 +101,17 @@ class Condition(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Results:
-    """A comparison's predictions.
+    """A comparison's clips and all predictions for them.
 
-    name: the data set's. classes: C names.
-    num_frames: per clip.
-    ids, labels int64 [N], groups int64 [N] (record.UNKNOWN_GROUP where there is none), folds int64 [N]: its clips.
-    cells: one per training.
-    audit: evaluation.audit.NearestClips by split, as JSON.
+    name: name of the data set.
+    classes: names of the C classes.
+    num_frames: frames per clip.
+    ids: ids of the N clips.
+    labels: class of each clip, int64 [N].
+    groups: recording group of each clip, int64 [N]; record.UNKNOWN_GROUP for clips without one.
+    folds: fold of each clip, int64 [N].
+    cells: predictions of each cell, that is, of each training and its test clips.
+    audit: dictionary from split to evaluation.audit.NearestClips as JSON; None without an audit.
     """
 
     name: str
@@ -106,37 +126,38 @@ class Results:
 
     @property
     def models(self) -> tuple[str, ...]:
-        """The models, in the order of the request."""
+        """Names of the compared models, in the order of the request."""
         return tuple(self.architectures)
 
     @functools.cached_property
     def architectures(self) -> dict[str, str]:
-        """The architecture of each model: its name in ModelSpec."""
+        """Dictionary from each model's name to its architecture's name in ModelSpec."""
         return {result.cell.model: result.architecture for result in self.cells}
 
     @property
     def order_blind(self) -> tuple[str, ...]:
-        """The order-blind models."""
+        """Names of the models whose logits are the same whatever the order of a clip's frames."""
         return tuple(model for model in self.models if model_traits(self.architectures[model]).is_order_blind)
 
     @functools.cached_property
     def units(self) -> np.ndarray:
-        """The number of each clip's unit of resampling, int64 [N]."""
+        """The number of each clip's independent unit (group, or else video), int64 [N]; see units_of."""
         return units_of(self.ids, self.groups)
 
     def cells_of(self, condition: Condition) -> list[CellResult]:
-        """Lists the cells with a condition's model, training and split, whatever they were tested on."""
+        """Lists the results of all cells that have the model, training and split of `condition`."""
         wanted = condition.model, condition.training, condition.split
         return [r for r in self.cells if (r.cell.model, r.cell.training, r.cell.split) == wanted]
 
     def interventions(self, model: str) -> tuple[str, ...]:
-        """Lists the interventions that a model was tested under."""
+        """Lists the names of the interventions that a model with the usual training was tested under."""
         return tuple(dict.fromkeys(name for r in self.cells_of(Condition(model)) for name in r.logits))
 
     def logits(self, condition: Condition) -> np.ndarray:
-        """Returns float32 [S, N, C], one row per seed; NaN for clips that are in no test part.
+        """Returns all clips' logits under a condition, float32 [S, N, C], one row per seed.
 
-        The permutations of SHUFFLED count as seeds: [S * permutations, N, C].
+        Logits are NaN for clips that a seed was not tested on. For the intervention SHUFFLED, each of its
+        permutations counts as a seed of its own: [S * permutations, N, C].
         """
         names = SHUFFLES if condition.intervention == SHUFFLED else (condition.intervention,)
         found = [result for result in self.cells_of(condition) if names[0] in result.logits]
@@ -149,13 +170,21 @@ class Results:
         return table.reshape(-1, *table.shape[2:])
 
     def predictions(self, condition: Condition) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the predicted classes int64 [S, N], and the clips that all seeds were tested on, bool [N]."""
+        """Returns the predicted classes under a condition, and the clips that all seeds were tested on.
+
+        Returns:
+          A tuple: the predicted classes, int64 [S, N], one row per seed, -1 for clips that not all seeds were
+          tested on; and whether all seeds were tested on each clip, bool [N].
+        """
         logits = self.logits(condition)
         tested = ~np.isnan(logits).any(axis=(0, 2)) & bool(len(logits))
         return np.where(tested, np.nan_to_num(logits).argmax(axis=2), -1), tested
 
     def correct(self, condition: Condition) -> np.ndarray:
-        """Returns the fraction of seeds that are right about each clip, float64 [N]; NaN for untested clips."""
+        """Returns the fraction of seeds that predict each clip's class under a condition, float64 [N].
+
+        The fraction is NaN for clips that not all seeds were tested on.
+        """
         if condition not in self._correct:
             predictions, tested = self.predictions(condition)
             fractions = (predictions == self.labels).mean(axis=0) if len(predictions) else np.nan
@@ -164,24 +193,28 @@ class Results:
 
     @functools.cached_property
     def _correct(self) -> dict[Condition, np.ndarray]:
-        """The cache of `correct`, which contrasts and tables call again and again."""
+        """Results of `correct` by condition: a cache, because verdicts and tables request the same again."""
         return {}
 
 
 def video_of(clip_id: str) -> str:
-    """Returns the video of a clip: # and a number follow it where a video has several clips."""
+    """Returns a clip's video: its id without the # and number that number the clips of one video."""
     video, _, number = clip_id.rpartition("#")
     return video if video and number.isdigit() else clip_id
 
 
 def units_of(ids: Sequence[str], groups: np.ndarray) -> np.ndarray:
-    """Numbers the independent units of clips, int64 [N]: a clip's group, or its video where it has none.
+    """Numbers the units of N clips: the recording groups, or videos, that count as independent observations.
 
-    A group is its number, whatever the class: clips that are held out together belong together.
+    A clip's unit is its group, or its video if it has no group. Clips of different classes with the same
+    group number are of one unit, because they are held out together.
 
     Args:
-      ids: of N clips.
-      groups: int64 [N], record.UNKNOWN_GROUP where there is none.
+      ids: ids of the clips.
+      groups: recording group of each clip, int64 [N]; record.UNKNOWN_GROUP for clips without one.
+
+    Returns:
+      The number of each clip's unit, int64 [N], from 0.
     """
     known = [
         f"group {group}" if group != record.UNKNOWN_GROUP else f"video {video_of(clip_id)}"
@@ -192,7 +225,7 @@ def units_of(ids: Sequence[str], groups: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _CellFile(Cell):
-    """The contents of cell.json, and of each cell in results.json."""
+    """The format of cell.json, and of each cell in results.json: a cell and its predictions."""
 
     architecture: Name
     clips: tuple[Count, ...]
@@ -216,7 +249,7 @@ class _CellFile(Cell):
         expect(len(widths) == 1, "logits of as many classes in all tests", classes=sorted(widths))
 
     def check(self, num_clips: int, num_classes: int, num_frames: int) -> None:
-        """Raises UserError unless the cell fits a comparison of this size; num_frames: per clip."""
+        """Raises UserError unless the cell fits a comparison with these numbers; `num_frames` is per clip."""
         expect(max(self.clips) < num_clips, f"clips below {num_clips}", clips=max(self.clips))
         width = len(self.logits[PLAIN][0])
         expect(width == num_classes, f"logits of {num_classes} classes", classes=width)
@@ -228,6 +261,7 @@ class _CellFile(Cell):
             expect(len(curve) == num_frames, f"{name} of {num_frames} frames", **{name: len(curve)})
 
     def to_result(self) -> CellResult:
+        """Converts the cell to a CellResult, with NumPy arrays."""
         return CellResult(
             cell=Cell(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Cell)}),
             architecture=self.architecture,
@@ -259,7 +293,7 @@ class _ClipsFile:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _ResultsFile:
-    """The contents of results.json."""
+    """The format of results.json: the fields of Results, with the clips in one object."""
 
     name: str
     classes: tuple[Name, ...]
@@ -291,7 +325,7 @@ class _ResultsFile:
 
 
 def save(path: pathlib.Path, results: Results) -> None:
-    """Writes results.json: the clips, then for each cell and intervention a row of logits per clip."""
+    """Writes results.json: the clips, then each cell, with one row of logits per intervention and clip."""
     head = {
         "name": results.name,
         "classes": list(results.classes),
@@ -304,7 +338,7 @@ def save(path: pathlib.Path, results: Results) -> None:
         },
         "audit": results.audit,
     }
-    with storage.atomic_write(path) as file:  # cell by cell: all of them may take gigabytes as lists
+    with storage.atomic_write(path) as file:  # cell by cell, because all cells as lists may take gigabytes
         file.write(json.dumps(head)[:-1].encode() + b', "cells": [')
         for number, result in enumerate(results.cells):
             file.write(b",\n" * bool(number) + json.dumps(cell_to_json(result)).encode())
@@ -312,7 +346,7 @@ def save(path: pathlib.Path, results: Results) -> None:
 
 
 def load(path: pathlib.Path) -> Results:
-    """Reads results.json.
+    """Reads a comparison's results from results.json.
 
     Raises:
       UserError: if the file does not hold a comparison's results.
@@ -332,20 +366,20 @@ def load(path: pathlib.Path) -> Results:
 
 
 def save_cell(path: pathlib.Path, result: CellResult) -> None:
-    """Writes cell.json."""
+    """Writes one cell's predictions to cell.json."""
     storage.write_json(path, cell_to_json(result), indent=None)
 
 
 def load_cell(path: pathlib.Path, *, num_clips: int, num_classes: int, num_frames: int) -> CellResult:
-    """Reads cell.json.
+    """Reads one cell's predictions from cell.json.
 
     Args:
-      path: the file.
-      num_clips, num_classes: of the comparison.
-      num_frames: per clip.
+      path: path of the file.
+      num_clips, num_classes: numbers of the comparison's clips and classes.
+      num_frames: frames per clip.
 
     Raises:
-      UserError: if the file does not hold a cell of such a comparison.
+      UserError: if the file does not hold a cell's result of a comparison with these numbers.
     """
     file = parsing.read(path, _CellFile, "a cell's result", max_bytes=_MAX_CELL_BYTES)
     try:
@@ -356,6 +390,7 @@ def load_cell(path: pathlib.Path, *, num_clips: int, num_classes: int, num_frame
 
 
 def cell_to_json(result: CellResult) -> dict[str, Any]:
+    """Converts one cell's predictions to the JSON object of cell.json, with rounded logits."""
     return to_json(result.cell) | {
         "architecture": result.architecture,
         "clips": result.clips.tolist(),

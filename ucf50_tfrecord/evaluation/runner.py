@@ -1,4 +1,7 @@
-"""Runs a model over clips, each exactly once, and scores its predictions."""
+"""Evaluates a model: predicts each clip exactly once, scores the predictions, and stores them in a file.
+
+Clips can be changed by an intervention, such as shuffled frames; see evaluation.interventions.
+"""
 
 from __future__ import annotations
 
@@ -23,13 +26,18 @@ from ucf50_tfrecord.evaluation import interventions, metrics
 from ucf50_tfrecord.evaluation.interventions import FIRST_SHUFFLE, PLAIN
 from ucf50_tfrecord.parsing import Count, Finite, Int64, Name
 
-RUN_INTERVENTIONS = (PLAIN, FIRST_SHUFFLE)  # a run is scored under each
-_MAX_PREDICTIONS_BYTES = 1 << 30  # a million lines with the logits of 50 classes take half of it
+RUN_INTERVENTIONS = (PLAIN, FIRST_SHUFFLE)  # a run is scored under each of these interventions
+_MAX_PREDICTIONS_BYTES = 1 << 30  # with 50 classes, a million lines take half of it
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """A model's predictions for some clips. logits: float32 [N, C], in the order of `clips`."""
+    """A model's predictions for N clips under one intervention.
+
+    clips: index of the clips.
+    logits: the model's logits, float32 [N, C], in the order of `clips`.
+    intervention: name of the change of the clips that the model got; PLAIN is none.
+    """
 
     clips: ClipIndex
     logits: np.ndarray
@@ -42,6 +50,7 @@ class Evaluation:
 
     @functools.cached_property
     def scores(self) -> dict[str, float]:
+        """The "accuracy" and "macro_f1" of the predictions, each from 0 to 1."""
         return {
             "accuracy": metrics.accuracy(self.clips.labels, self.predictions),
             "macro_f1": metrics.macro_f1(self.clips.labels, self.predictions),
@@ -49,17 +58,17 @@ class Evaluation:
 
     @functools.cached_property
     def class_f1(self) -> np.ndarray:
-        """F1 of each class, float64 [C]; NaN for a class without clips."""
+        """F1 of each class, float64 [C]; NaN for a class that none of the clips has."""
         return metrics.class_f1(self.clips.labels, self.predictions, self.logits.shape[1])
 
     @functools.cached_property
     def confusion(self) -> np.ndarray:
-        """Counts int64 [C, C]: rows are true classes."""
+        """Numbers of clips by true class (rows) and predicted class (columns), int64 [C, C]."""
         return metrics.confusion(self.clips.labels, self.predictions, self.logits.shape[1])
 
 
 class Evaluator:
-    """Evaluates one model on one feed of clips. It is compiled once and can be called again and again."""
+    """Evaluates one model on the clips of one feed; it compiles once, and can be called after every epoch."""
 
     def __init__(
         self,
@@ -74,12 +83,12 @@ class Evaluator:
         """Prepares the evaluation.
 
         Args:
-          model: from uint8 [B, T, H, W, 3] to logits float32 [B, C].
-          feed: the clips.
-          strategy: the devices.
+          model: model that maps clips, uint8 [B, T, H, W, 3], to logits, float32 [B, C].
+          feed: feed of the clips to the devices.
+          strategy: distribution strategy of the devices.
           batch_size: clips per step, over all devices.
-          names: the interventions that it will be asked for, of interventions.names.
-          warn: receives a sentence, after each evaluation, about clips that were skipped.
+          names: names of the interventions that the evaluator can be called with, out of interventions.names.
+          warn: called after each evaluation that skipped clips, with a sentence about these.
         """
         known = interventions.names(feed.clips.manifest.format.num_frames)
         for name in names:
@@ -98,29 +107,35 @@ class Evaluator:
         def forward(
             batch: Any, which: tf.Tensor, functions: list[interventions.Apply]
         ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-            """Returns, for the global batch: logits float32 [B, C], index int64 [B], mask int64 [B]."""
+            """Returns the global batch's logits, float32 [B, C], clip indices and mask, both int64 [B]."""
             run = functools.partial(replica_forward, functions=functions)
             return self._gather(batch, strategy.run(run, args=(batch, which)))
 
         self._forward = forward
 
     def __call__(self, name: str = PLAIN) -> Evaluation:
-        """Evaluates all clips under one intervention; see `evaluate_each`."""
+        """Evaluates all clips under the intervention `name`; see `evaluate_each`."""
         return self.evaluate_each([name])[name]
 
     def evaluate_each(
         self, names: Sequence[str], should_stop: Callable[[], bool] = lambda: False
     ) -> dict[str, Evaluation] | None:
-        """Evaluates all clips under each of some interventions, in one pass over the clips.
+        """Evaluates all clips under several interventions, in one pass over the clips.
 
-        Clips that the feed skips are left out. Returns None if `should_stop`, asked after each batch, says so.
+        Args:
+          names: names of the interventions, out of those that the evaluator was made for.
+          should_stop: called after each batch; if it returns True, the evaluation stops.
+
+        Returns:
+          A dictionary from each intervention's name to the evaluation, without the clips that the feed skips;
+          None if `should_stop` stopped the evaluation.
 
         Raises:
           UserError: if a clip cannot be read, or the model returns NaN or infinity.
         """
         for name in names:
             expect(name in self._names, f"an intervention out of {self._names}", intervention=name)
-        with tf.device("CPU:0"):  # where a branch is chosen
+        with tf.device("CPU:0"):  # because tf.switch_case chooses the branch there
             chosen = [tf.constant(self._names.index(name), tf.int32) for name in names]
         clips, functions = self._feed.clips, self._functions
         logits = np.full((len(clips), len(names), len(clips.manifest.classes)), np.nan, np.float32)
@@ -149,16 +164,16 @@ class Evaluator:
         return [interventions.make(name, self._feed.clips) for name in self._names]
 
     def _gather(self, batch: Any, values: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Joins the results of all workers' replicas: values, index and mask."""
+        """Gathers `values`, the clips' indices, and the mask of real clips from all workers' replicas."""
         mask = self._strategy.run(lambda mask: tf.cast(mask, tf.int64), args=(batch["mask"],))
         return tuple(self._strategy.gather(value, axis=0) for value in (values, batch["index"], mask))
 
     def mistakes(self, evaluation: Evaluation, count: int = 8) -> tuple[np.ndarray, list[str]]:
-        """Returns the `count` wrong predictions with the highest probabilities, the highest first.
+        """Finds at most `count` wrongly predicted clips, those with the most probable prediction first.
 
         Returns:
-          Their clips, uint8 [N, T, H, W, 3], and N captions: the clip's id, its class, the predicted
-          class and the probability of that.
+          A tuple: the clips' frames, uint8 [N, T, H, W, 3], and a list of N captions. A caption holds the
+          clip's id, its true class, the predicted class, and the probability of the predicted class.
         """
         clips, classes = evaluation.clips, evaluation.clips.manifest.classes
         surest = special.softmax(evaluation.logits, axis=1).max(axis=1)
@@ -173,9 +188,17 @@ class Evaluator:
 
 
 class SavedPrediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A line of predictions.jsonl: a model's prediction for a clip. A Struct, as it has a field `class`.
+    """A line of predictions.jsonl: a model's prediction for one clip under one intervention.
 
-    group: record.UNKNOWN_GROUP where there is none. class_name, predicted_class: names of label and predicted.
+    It is a msgspec.Struct because the line has a field named class, which is no name in Python.
+
+    clip_id: id of the clip.
+    intervention: name of the change of the clip that the model got; "perturbation" in the file.
+    fold: fold of the clip.
+    group: recording group of the clip; record.UNKNOWN_GROUP if it has none.
+    label, class_name: index and name of the clip's class.
+    predicted, predicted_class: index and name of the predicted class.
+    logits: the model's logits, one per class.
     """
 
     clip_id: Name
@@ -190,7 +213,7 @@ class SavedPrediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 
 def save_predictions(path: pathlib.Path, evaluations: list[Evaluation]) -> None:
-    """Writes one JSON line per clip and intervention, from which every score can be computed again."""
+    """Writes one JSON line per clip and intervention; every score can be computed from these lines."""
     with storage.atomic_write(path) as file:
         for evaluation in evaluations:
             clips, classes = evaluation.clips, evaluation.clips.manifest.classes
@@ -211,12 +234,15 @@ def save_predictions(path: pathlib.Path, evaluations: list[Evaluation]) -> None:
 
 
 def load_predictions(path: pathlib.Path, num_classes: int) -> list[SavedPrediction]:
-    """Reads the predictions that save_predictions wrote.
+    """Reads the file of predictions that `save_predictions` wrote.
+
+    Returns:
+      The predictions, one per clip and intervention, in the order of the file.
 
     Raises:
       UserError: if the file cannot be read, or does not hold predictions of `num_classes` classes.
     """
-    try:  # as bytes: a class's name may hold a line separator of Unicode
+    try:  # split as bytes, because a class's name may hold a line separator of Unicode
         lines = storage.read_bytes(path, max_bytes=_MAX_PREDICTIONS_BYTES).splitlines()
     except OSError as error:
         raise UserError(f"Cannot read {path}: {error.strerror}") from error

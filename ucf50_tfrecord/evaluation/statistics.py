@@ -1,6 +1,7 @@
-"""Intervals and tests with the recording group as the unit: clips of one group are not independent.
+"""Confidence intervals and tests that treat recording groups, not clips, as the independent observations.
 
-Computed with scipy. Functions take one value per clip and each clip's group.
+Clips of one group show the same recording, so they are not independent. Most functions take one value per
+clip and the number of each clip's group, and compute with scipy.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _SEED = 0
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """A value and its 95% interval."""
+    """A value and the ends of its 95% confidence interval; the ends are NaN if there is only one group."""
 
     value: float
     low: float
@@ -31,11 +32,11 @@ class Estimate:
 
 
 def mean_interval(values: np.ndarray, groups: np.ndarray) -> Estimate:
-    """Computes the mean over clips and its interval, by a bootstrap over groups.
+    """Computes the mean over clips and its 95% confidence interval, by a bootstrap over groups.
 
     Args:
-      values: float [N].
-      groups: int [N].
+      values: float [N], one value per clip.
+      groups: int [N], the group of each clip.
     """
     sums, counts = _by_group(values[:, np.newaxis], groups)  # [G, 1], [G]
     weights = np.concatenate([sums, counts[:, np.newaxis]], axis=1)
@@ -43,14 +44,14 @@ def mean_interval(values: np.ndarray, groups: np.ndarray) -> Estimate:
 
 
 def interval(parts: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray]) -> Estimate:
-    """Computes a statistic of sums over groups and its interval, by resampling groups (percentile bootstrap).
+    """Computes a statistic of sums over G groups, and its 95% interval by a percentile bootstrap over groups.
 
-    Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap"; resampling whole groups
-    is the cluster bootstrap. With few groups its intervals are too narrow.
+    Resampling whole groups is called the cluster bootstrap. With few groups, its intervals are too narrow.
+    Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap".
 
     Args:
-      parts: float [G, ...], each group's contribution to the sums.
-      statistic: maps sums [..., K], of parts [G, K], to [...].
+      parts: float [G, K], each group's contribution to K sums.
+      statistic: function that maps sums, float [..., K], to the statistic's values, float [...].
     """
 
     def resampled(chosen: np.ndarray, axis: int = -1) -> np.ndarray:
@@ -75,16 +76,15 @@ def interval(parts: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray]) -
 def macro_f1_interval(
     labels: np.ndarray, predictions: np.ndarray, groups: np.ndarray, num_classes: int
 ) -> Estimate:
-    """Computes macro F1 over the classes that occur, the mean over seeds, and its interval over groups.
+    """Computes the mean of the seeds' macro F1, and its 95% interval by a bootstrap over groups.
 
-    A class that is never predicted counts 0. Equals metrics.macro_f1, but is computed from counts that
-    can be resampled.
+    Each seed's macro F1 equals metrics.macro_f1, but is computed from counts, which can be resampled.
 
     Args:
-      labels: int [N].
-      predictions: int [S, N], one row per seed.
-      groups: int [N].
-      num_classes: C.
+      labels: int [N], the true class of each clip.
+      predictions: int [S, N], the predicted classes, one row per seed.
+      groups: int [N], the group of each clip.
+      num_classes: number of classes.
     """
     every = np.arange(num_classes)
     is_label = labels[:, np.newaxis] == every  # [N, C]
@@ -104,12 +104,16 @@ def macro_f1_interval(
 def sign_flip_p(values: np.ndarray, groups: np.ndarray) -> float:
     """Tests whether clips' paired differences are 0 on average, by flipping the signs of whole groups.
 
-    Two-sided; exact for up to 13 groups, beyond that over 9,999 draws. Source: the permutation test for
-    paired samples, Fisher 1935, with groups in place of single samples.
+    The p value is two-sided. It is exact for up to 13 groups; for more, it is estimated from 9,999 random
+    flips. Source: the permutation test for paired samples, Fisher 1935, applied to groups instead of single
+    samples.
 
     Args:
-      values: float [N], each clip's difference.
-      groups: int [N].
+      values: float [N], each clip's difference between two conditions.
+      groups: int [N], the group of each clip.
+
+    Returns:
+      The p value; 1 with a single group, or if all groups' sums are 0.
     """
     sums = _by_group(values[:, np.newaxis], groups)[0][:, 0]
     if len(sums) == 1 or not sums.any():
@@ -126,13 +130,14 @@ def sign_flip_p(values: np.ndarray, groups: np.ndarray) -> float:
 
 
 def mcnemar_p(correct: np.ndarray, other: np.ndarray) -> float:
-    """Tests whether two models are right equally often: the exact two-sided p of McNemar's test (1947).
+    """Computes McNemar's exact two-sided p value (1947): whether two models are right equally often.
 
-    The test treats clips as independent, which clips of one group are not: its p is too small where
-    groups are large. It serves comparison with published results, which usually give it.
+    The test treats clips as independent. Clips of one group are not, so its p value is too small if groups
+    are large. It is reported for comparison with published results, which usually give it.
 
     Args:
-      correct, other: bool [N], on the same clips.
+      correct: bool [N], whether the first model is right about each clip.
+      other: bool [N], whether the second model is right about each of the same clips.
     """
     only_one, only_other = int((correct & ~other).sum()), int((~correct & other).sum())
     if only_one + only_other == 0:
@@ -141,19 +146,23 @@ def mcnemar_p(correct: np.ndarray, other: np.ndarray) -> float:
 
 
 def adjust(p_values: np.ndarray) -> np.ndarray:
-    """Corrects p values for their number, by the false discovery rate (Benjamini and Hochberg 1995)."""
+    """Adjusts p values for multiple tests, by the false discovery rate (Benjamini and Hochberg 1995)."""
     return stats.false_discovery_control(p_values) if len(p_values) else np.asarray(p_values)
 
 
 def groups_needed(values: np.ndarray, groups: np.ndarray, effect: float) -> int:
-    """Estimates the number of groups that show a mean difference of this size, with a power of 80% at 5%.
+    """Estimates the number of groups needed to detect a mean difference of size `effect`.
 
-    Uses the normal approximation and the observed spread between groups.
+    The estimate is for a two-sided test at the 5% level with a power of 80%. It uses the normal approximation
+    and the observed spread between groups.
 
     Args:
-      values: float [N], each clip's difference.
-      groups: int [N].
-      effect: the difference to show, not 0.
+      values: float [N], each clip's difference between two conditions.
+      groups: int [N], the group of each clip.
+      effect: mean difference to detect; not 0.
+
+    Returns:
+      The number of groups; 0 if all clips are of one group, which has no spread.
     """
     sums, counts = _by_group(values[:, np.newaxis], groups)
     residuals = (sums[:, 0] - values.mean() * counts) / counts.mean()
@@ -162,14 +171,16 @@ def groups_needed(values: np.ndarray, groups: np.ndarray, effect: float) -> int:
 
 
 def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, num_bins: int = 15) -> float:
-    """Computes the mean gap between confidence and accuracy, over equal bins of confidence weighted by clips.
+    """Computes the expected calibration error: the mean gap between confidence and accuracy.
 
-    Source: Guo et al. 2017, "On Calibration of Modern Neural Networks".
+    A clip's confidence is its highest probability. Clips are sorted into equally wide bins of confidence, and
+    each bin's gap is weighted by its number of clips. Source: Guo et al. 2017, "On Calibration of Modern
+    Neural Networks".
 
     Args:
-      probabilities: float [N, C].
-      labels: int [N].
-      num_bins: of confidence.
+      probabilities: float [N, C], each clip's class probabilities.
+      labels: int [N], the true class of each clip.
+      num_bins: number of bins.
     """
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
     bins = np.minimum((confidence * num_bins).astype(int), num_bins - 1)
@@ -178,7 +189,7 @@ def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, nu
 
 
 def _by_group(values: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sums float [N, K] over each group, to float [G, K], and counts the groups' clips, int [G]."""
+    """Returns a tuple: sums of `values` over each group's clips, float [G, K]; clips per group, int [G]."""
     _, index, counts = np.unique(groups, return_inverse=True, return_counts=True)
     sums = np.zeros((len(counts), values.shape[1]))
     np.add.at(sums, index, values)

@@ -1,8 +1,13 @@
-"""Verdicts of a comparison: each is a claim with its effect, interval and test.
+"""Verdicts of a comparison: answers to fixed questions about its models, each from a statistical test.
 
-A claim is a paired contrast: the difference in the fraction of clips that are right, on the same clips,
-with groups as units. "yes": its test is significant after the correction for all contrasts of the
-comparison. "no": it is not, and the 95% interval excludes an effect of 0.05. Otherwise: "cannot tell".
+Each question is judged by a paired contrast: for each clip, the difference in the fraction of seeds that
+are right, between two conditions or from chance. The effect is its mean over clips. The independent
+observations are the recording groups, or the videos of clips without a group. The answer is
+
+- "yes" if the effect is positive and significant at 5%, corrected for all contrasts of the comparison,
+- else "no" if the effect's 95% interval excludes an effect of 0.05 or more (for two models: in either
+  direction),
+- else "cannot tell".
 """
 
 from __future__ import annotations
@@ -21,24 +26,25 @@ from ucf50_tfrecord.evaluation.interventions import SHUFFLED
 from ucf50_tfrecord.evaluation.results import Condition, Results
 from ucf50_tfrecord.evaluation.statistics import Estimate
 
-MARGIN = 0.05  # smaller effects on accuracy may exist, but hardly matter
+MARGIN = 0.05  # effects on accuracy below this may exist, but hardly matter
 _LEVEL = 0.05
 
 
 class Answer(enum.StrEnum):
-    """The answer of a verdict."""
+    """The answer of a verdict to its question: yes, no, or undecided by the data."""
 
     YES = "yes"
     NO = "no"
     UNKNOWN = "cannot tell"
 
 
-# Maps a comparison and one of its models to each clip's difference, float [N]; NaN where there is none.
+# Maps a comparison's results and the name of one of its models to each clip's difference in the fraction of
+# seeds that are right, float [N]; NaN for clips without that test.
 Effect = Callable[[Results, str], np.ndarray]
 
 
 def _loss(**condition: str) -> Effect:
-    """Returns the effect: accuracy under the usual condition minus that under another."""
+    """Returns a function that subtracts a model's accuracy under `condition` from its usual accuracy."""
 
     def effect(results: Results, model: str) -> np.ndarray:
         return results.correct(Condition(model)) - results.correct(Condition(model, **condition))
@@ -66,11 +72,15 @@ def _end_over_start(results: Results, model: str) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """A question about one model or two, and the texts of its answers; {0} and {1} are the models.
+    """A question that a verdict answers about one model or about two models.
 
-    effect: what is judged, positive in the direction of the question; None for a question about two models.
-    order_blind: whether only order-blind models are asked, or only the others; None asks all.
-    is_reverse: whether it reverses the kind before it, so that the two questions are one test.
+    question: the question.
+    yes, no: beginnings of the sentences for these answers; {0} and {1} stand for the names of the models.
+    effect: function that computes the judged difference of each clip, positive if it favours "yes"; None for
+      a question about two models.
+    order_blind: True if the question is asked only about models that cannot see frame order, False if only
+      about models that can, None if about all.
+    is_reverse: whether this is the reverse of the question before it in KINDS; both then share one test.
     """
 
     question: str
@@ -81,7 +91,7 @@ class Kind:
     is_reverse: bool = False
 
 
-# A verdict is an entry here. Reports keep this order.
+# The questions by name. Reports keep this order. A new question needs only an entry here.
 KINDS: dict[str, Kind] = {
     "above_chance": Kind(
         "Does it recognise classes in groups it has not seen?",
@@ -166,13 +176,17 @@ KINDS: dict[str, Kind] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """The answer to one question.
+    """The answer to one question about one model or two models, with the numbers that it rests on.
 
-    kind: of KINDS. models: those of the question; of two, the one ahead comes first.
-    effect: on accuracy, positive in the direction of the question.
-    p, adjusted_p: of the sign-flip test over groups, before and after the correction.
-    mcnemar_p: of two models on the same clips; NaN for other kinds.
-    more_groups: additional groups that would probably settle an UNKNOWN answer; 0 for others.
+    kind: name of the question in KINDS.
+    models: names of the models that the question is about; of two, the model ahead comes first.
+    answer: the answer.
+    effect: difference in accuracy with its 95% interval, positive if it favours "yes".
+    p, adjusted_p: p value of the sign-flip test over groups, before and after the correction for all
+      questions of the comparison.
+    mcnemar_p: p value of McNemar's test between the two models; NaN for questions about one model.
+    more_groups: estimated number of additional recording groups that would settle an UNKNOWN answer; 0 for
+      other answers.
     """
 
     kind: str
@@ -186,6 +200,7 @@ class Verdict:
 
     @property
     def text(self) -> str:
+        """The verdict as a sentence, with the effect and, unless the answer is no, the adjusted p value."""
         kind = KINDS[self.kind]
         if self.answer == Answer.UNKNOWN:
             more = f"; about {self.more_groups} more groups needed" if self.more_groups else ""
@@ -200,10 +215,13 @@ class Verdict:
 
 @dataclasses.dataclass(frozen=True)
 class Contrast:
-    """The data of a verdict.
+    """The data that a verdict is computed from: a paired difference for each clip.
 
-    values: each clip's difference, float [N]; NaN where there is none.
-    pair: the conditions of the two models, for a contrast of models.
+    kind: name of the question in KINDS.
+    models: names of the models that the question is about.
+    values: each clip's difference in the fraction of seeds that are right, float [N]; NaN for clips that were
+      not tested as the question requires.
+    pair: the two models' conditions; None for a question about one model.
     """
 
     kind: str
@@ -213,7 +231,7 @@ class Contrast:
 
 
 def judge(results: Results) -> list[Verdict]:
-    """Returns the verdicts of all questions for which the results hold predictions."""
+    """Answers each question of KINDS for which the results hold predictions, and returns these verdicts."""
     contrasts = [contrast for contrast in find_contrasts(results) if not np.isnan(contrast.values).all()]
     tested = [~np.isnan(contrast.values) for contrast in contrasts]
     p_values = np.array(
@@ -233,7 +251,7 @@ def judge(results: Results) -> list[Verdict]:
 
 
 def find_contrasts(results: Results) -> Iterator[Contrast]:
-    """Yields the contrasts of each model, then those of each two models."""
+    """Yields the contrasts (clips' paired differences) about each single model, then each pair of models."""
     for model in results.models:
         order_blind = model in results.order_blind
         for name, kind in KINDS.items():
@@ -248,21 +266,24 @@ def find_contrasts(results: Results) -> Iterator[Contrast]:
 
 
 def chance(results: Results, condition: Condition) -> float:
-    """Returns the accuracy of always predicting the most frequent class of the tested clips."""
+    """Returns chance: the accuracy of always predicting the most frequent class of the tested clips."""
     tested = ~np.isnan(results.correct(condition))
     return float(np.bincount(results.labels[tested]).max() / tested.sum()) if tested.any() else float("nan")
 
 
 def horizon(results: Results, model: str, end: str) -> tuple[int, Estimate] | None:
-    """Finds the smallest number of first or last frames that scores like the whole clip, within MARGIN.
+    """Finds the smallest number of first or last frames with which a model scores like with the whole clip.
+
+    That is: the 95% interval of the accuracy lost with these frames alone ends below MARGIN.
 
     Args:
-      results: the comparison.
-      model: the name of one of its models.
-      end: "first" or "last".
+      results: the comparison's results.
+      model: name of one of the comparison's models.
+      end: "first" or "last", the end of the clip that the frames are taken from.
 
     Returns:
-      The number of frames and the loss with these frames alone; None if only the whole clip suffices.
+      A tuple of the number of frames and the accuracy lost with these frames alone; None if no tested number
+      of frames suffices.
     """
     whole = results.correct(Condition(model))
     for count in interventions.horizons(results.num_frames):
@@ -301,11 +322,11 @@ def _answer(effect: Estimate, adjusted_p: float, *, both_ways: bool) -> Answer:
     if adjusted_p < _LEVEL and effect.value > 0:
         return Answer.YES
     largest = max(effect.high, -effect.low) if both_ways else effect.high
-    return Answer.NO if largest < MARGIN else Answer.UNKNOWN  # so NaN is UNKNOWN
+    return Answer.NO if largest < MARGIN else Answer.UNKNOWN  # UNKNOWN if the interval is NaN
 
 
 def _mcnemar(results: Results, pair: tuple[Condition, Condition], tested: np.ndarray) -> float:
-    """Compares two models by one prediction per clip, from the mean of the seeds' probabilities."""
+    """Returns McNemar's p value for two models; a clip's prediction is from its seeds' mean probabilities."""
     right = [
         ensemble(results.logits(condition))[tested].argmax(axis=1) == results.labels[tested]
         for condition in pair
@@ -314,5 +335,5 @@ def _mcnemar(results: Results, pair: tuple[Condition, Condition], tested: np.nda
 
 
 def ensemble(logits: np.ndarray) -> np.ndarray:
-    """Averages the seeds' probabilities: logits float [S, N, C] to float [N, C]."""
+    """Averages the class probabilities of S seeds: maps logits, float [S, N, C], to float [N, C]."""
     return special.softmax(logits, axis=-1).mean(axis=0)

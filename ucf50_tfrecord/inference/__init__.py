@@ -1,1 +1,1 @@
-"""Uses of a trained run: predictions on new videos, exports to other programs."""
+"""Uses of a trained run: predictions for new videos, and exports of its model to other programs."""

@@ -1,4 +1,4 @@
-"""Calibration of a run's probabilities by temperature scaling.
+"""Calibration of a model's probabilities by temperature scaling: the logits are divided by a fitted number.
 
 Source: Guo et al. 2017, "On Calibration of Modern Neural Networks".
 """
@@ -20,19 +20,23 @@ from ucf50_tfrecord.evaluation.statistics import expected_calibration_error
 from ucf50_tfrecord.training import trained
 from ucf50_tfrecord.training.run import PREDICTIONS_FILENAME, RunConfig
 
-MIN_CLIPS = 30  # a temperature fitted on fewer says little
-_TEMPERATURES = (0.05, 20.0)
-_NUM_PARTS = 5  # of the cross-validation
+MIN_CLIPS = 30  # with fewer clips, a fitted temperature is too uncertain
+_TEMPERATURES = (0.05, 20.0)  # lowest and highest fitted temperature
+_NUM_PARTS = 5  # parts of the cross-validation
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """The temperature that logits are divided by before they become probabilities.
+    """The temperature of a run's model, and how much it improves the probabilities.
 
-    temperature: 1 changes nothing.
-    num_clips: held-out clips that it was fitted on; 0 where it was not fitted, for the reason in `reason`.
-    ece_before, ece_after: expected calibration error of those clips, 0 to 1. After: each clip is scaled by
-      a temperature fitted without its recording group; None with a single group.
+    temperature: number that logits are divided by before the softmax; 1 changes nothing.
+    num_clips: number of held-out clips that the temperature was fitted on; 0 if it was not fitted.
+    ece_before: expected calibration error on these clips, from 0 to 1, without a temperature; None if no
+      temperature was fitted.
+    ece_after: the same error by cross-validation: each clip's temperature is fitted without the clip's
+      recording group (or video, if it has no group). None if no temperature was fitted, or there is one
+      group.
+    reason: the reason why no temperature was fitted; empty if one was.
     """
 
     temperature: float = 1.0
@@ -43,12 +47,15 @@ class Calibration:
 
 
 def calibrate(run_dir: str, config: RunConfig, weights: str) -> Calibration:
-    """Fits a temperature on a run's predictions for its held-out clips, their frames in order.
+    """Fits a temperature on the predictions that a run has stored for its unchanged held-out clips.
 
     Args:
       run_dir: the run's folder.
-      config: its configuration.
-      weights: the checkpoint that the temperature is for.
+      config: the run's configuration.
+      weights: the checkpoint that the temperature is for, "last" or "best".
+
+    Returns:
+      The calibration. Its temperature is 1 if none could be fitted, for the reason that it names.
 
     Raises:
       UserError: if the file of predictions is damaged.
@@ -75,11 +82,11 @@ def calibrate(run_dir: str, config: RunConfig, weights: str) -> Calibration:
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Returns the temperature, from 0.05 to 20, with the smallest mean negative log-likelihood.
+    """Returns the temperature, from 0.05 to 20, that minimizes the labels' mean negative log-likelihood.
 
     Args:
-      logits: float [N, C].
-      labels: int [N].
+      logits: each clip's logits, float [N, C].
+      labels: each clip's class, int [N].
     """
 
     def loss(log_temperature: float) -> float:
@@ -91,15 +98,18 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def cross_validated_error(logits: np.ndarray, labels: np.ndarray, units: np.ndarray) -> float | None:
-    """Computes the expected calibration error with temperatures fitted on other units.
+    """Computes the expected calibration error by cross-validation over independent units.
+
+    A unit is a recording group, or a video without a group. Each clip's logits are divided by a temperature
+    that is fitted without the clip's unit.
 
     Args:
-      logits: float [N, C].
-      labels: int [N].
-      units: int [N], the independent unit of each clip.
+      logits: each clip's logits, float [N, C].
+      labels: each clip's class, int [N].
+      units: number of each clip's unit, int [N].
 
     Returns:
-      The error, 0 to 1; None if there is a single unit.
+      The error, from 0 to 1; None if all clips are of one unit.
     """
     num_parts = min(_NUM_PARTS, len(np.unique(units)))
     if num_parts < 2:
@@ -112,7 +122,11 @@ def cross_validated_error(logits: np.ndarray, labels: np.ndarray, units: np.ndar
 
 
 def _load(path: pathlib.Path, num_classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Reads logits float64 [N, C], labels int64 [N] and units int64 [N] of clips with their frames in order."""
+    """Reads a run's stored predictions for unchanged clips.
+
+    Returns:
+      A tuple of the clips' logits, float64 [N, C], classes, int64 [N], and independent units, int64 [N].
+    """
     try:
         plain = [p for p in runner.load_predictions(path, num_classes) if p.intervention == PLAIN]
     except UserError as error:

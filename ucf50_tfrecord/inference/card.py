@@ -1,7 +1,7 @@
-"""A model's card: its data and training, its scores, its limits and uses, and programs that call it.
+"""The model card of an exported run: data, model, training, scores, limits, responsible use, and files.
 
 Source of the sections: Mitchell et al. 2019, "Model Cards for Model Reporting". Every number comes from
-the run's files and its shards' manifest. The card names what is missing there.
+the run's files and the manifest of its shards. The card says so if any of these is missing.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ucf50_tfrecord.report.scores import TOP, format_estimate
 from ucf50_tfrecord.specs import AugmentSpec, format_folds, to_json
 
 CARD_FILENAME = "MODEL_CARD.md"
-_FEW_CLIPS = 10  # of a class: with fewer, its scores say little
+_FEW_CLIPS = 10  # with fewer clips of a class, the card warns that the class's scores say little
 _NUM_CONFUSED = 10
 _LEAK = (
     "Clips of one recording can be on both sides of this split, so the scores measure recognition of the "
@@ -39,7 +39,12 @@ _LEAK = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportedFile:
-    """A file or folder of an export. difference: the largest between its probabilities and the model's."""
+    """A model's file or folder in an export.
+
+    format: name of the export format, a key of formats.FORMATS.
+    num_bytes: size of the file, or of all files in the folder.
+    difference: largest difference between the file's probabilities and those of the run's model.
+    """
 
     format: str
     num_bytes: int
@@ -48,9 +53,11 @@ class ExportedFile:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunDifference:
-    """The differences between the exported model's probabilities and the run's stored ones for the same clips.
+    """Differences between the exported model's probabilities and those the run stored for the same clips.
 
-    mean: over clips, of the largest difference in each. largest: of all. num_other: clips with another class.
+    mean: mean over clips of each clip's largest difference.
+    largest: largest difference of all.
+    num_other: number of clips for which the most probable class differs.
     """
 
     mean: float
@@ -60,7 +67,14 @@ class RunDifference:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Export:
-    """The written files, compared on num_clips clips. own: None if the clips were random pixels."""
+    """The files of an export, and how much they differ from the run's model.
+
+    files: the exported files.
+    tolerance: allowed difference between a file's probabilities and the model's.
+    num_clips: number of clips that the files were compared on.
+    own: differences from the predictions that the run stored for these clips; None if the clips were random
+      pixels.
+    """
 
     files: tuple[ExportedFile, ...]
     tolerance: float
@@ -69,13 +83,13 @@ class Export:
 
 
 def write(path: pathlib.Path, run: FinishedRun, export: Export) -> None:
-    """Writes the card as Markdown; raises UserError if that fails."""
+    """Writes an export's model card as Markdown; raises UserError if the file cannot be written."""
     with storage.atomic_write(path) as file:
         file.write(document.to_markdown(build(run, export)).encode())
 
 
 def build(run: FinishedRun, export: Export) -> document.Document:
-    """Builds the card of an exported run."""
+    """Builds the model card of an exported run, as a document."""
     sections = (_summary, _data, _model, _training, _scores, _limits, _use)
     blocks = [block for section in sections for block in section(run)]
     blocks += _files(run, export)
@@ -119,7 +133,7 @@ def _describe_set(run: FinishedRun, folds: Sequence[int]) -> str:
     if not folds:
         return "none"
     where = f"folds {format_folds(folds)}"
-    if set(folds) == set(run.config.test_folds or run.config.val_folds):  # those that are scored
+    if set(folds) == set(run.config.test_folds or run.config.val_folds):  # the folds that the scores are on
         counts = f"{_count(len(run.results.ids), 'clip')} of {_count_groups(run.results.groups)}"
         return f"{counts}, {where}"
     if clips := _indexed(run, folds):
@@ -130,13 +144,13 @@ def _describe_set(run: FinishedRun, folds: Sequence[int]) -> str:
 
 
 def _indexed(run: FinishedRun, folds: Sequence[int]) -> ClipIndex | None:
-    """Loads the index of some folds' clips; None if the shards' sidecars are missing."""
+    """Loads the index of the clips of some folds; None if the shards, or their sidecar files, are missing."""
     if run.manifest is None:
         return None
     try:
         return load_clips(run.manifest, folds, check_shards=False)
     except UserError:
-        return None  # the card names what is missing
+        return None  # the card then says that the sidecars are missing
 
 
 def _describe_videos(manifest: Manifest) -> str:
@@ -237,7 +251,11 @@ def _scores(run: FinishedRun) -> Iterator[Block]:
 
 
 def top_accuracy(results: Results, condition: Condition) -> statistics.Estimate | None:
-    """Computes how often the true class is among the TOP most probable; None with no more than TOP classes."""
+    """Computes the fraction of clips whose true class is among the TOP most probable ones, with its interval.
+
+    Returns:
+      The estimate; None if there are not more than TOP classes.
+    """
     if len(results.classes) <= TOP:
         return None
     [logits] = results.logits(condition)

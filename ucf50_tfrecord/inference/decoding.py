@@ -1,6 +1,8 @@
-"""Decodes videos to windows of frames in worker processes, as the converter decodes them to clips.
+"""Decodes videos for prediction, in worker processes: cuts them into windows, and takes clips from these.
 
-This package's only file that imports the write side. Worker processes import it, so it does not load TensorFlow.
+A window is a span of time that is treated like a video of its own; its frames are chosen and decoded as the
+converter does for training clips. No other file of this package imports the converter's code. Worker
+processes import this file, so it does not load TensorFlow.
 """
 
 from __future__ import annotations
@@ -28,27 +30,28 @@ from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.specs import ClipFormat, DecodeLimits, WindowSpec
 
 _POLL_SECS = 0.5
-_MAX_ANSWER_BYTES = 256 << 20  # the windows of some weeks of video
+_MAX_ANSWER_BYTES = 256 << 20  # enough for the windows of some weeks of video
 _Microseconds = Annotated[int, msgspec.Meta(ge=-(1 << 62), le=1 << 62)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VideoFile:
-    """A video to decode."""
+    """A video to predict, by the path of its file."""
 
     path: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DecodedVideo:
-    """A video's windows.
+    """A decoded video: the frames of its windows, spans of time that are treated like videos of their own.
 
-    frames: a file of the windows' frames, one after the other, each uint8 [H, W, 3]. A worker wrote it and may
-      still write to it: read it, do not map it into memory.
-    places: int64 [windows, clips_per_video, T], the positions of each clip's frames in that file.
+    frames: a file of the windows' frames, one after the other, each uint8 [H, W, 3]. A worker process wrote
+      the file and may still write to it: read it, but do not map it into memory.
+    places: int64 [windows, clips_per_video, T], the positions of each clip's frames in `frames`, counted in
+      frames.
     windows_us: start and end of each window, in microseconds from the video's first frame.
-    num_frames: decodable frames of the video.
-    end_us: microseconds from the first frame to the end of the last.
+    num_frames: number of the video's decodable frames.
+    end_us: microseconds from the video's first frame to the end of its last frame.
     """
 
     frames: BinaryIO
@@ -60,10 +63,11 @@ class DecodedVideo:
 
 @dataclasses.dataclass(frozen=True)
 class Failed:
-    """A video without a prediction.
+    """The reason why a video has no prediction.
 
-    reason: without the path. cause: decode.VideoError's, or workers.Failure's; "room" if its frames could not
-    be written, "model" if the model returned NaN or infinity.
+    reason: the reason as text, without the video's path.
+    cause: the cause of the decode.VideoError ("unreadable", "room" if frames could not be written, or
+      "contents") or of the workers.Failure; or "model" if the model returned NaN or infinity.
     """
 
     reason: str
@@ -71,13 +75,18 @@ class Failed:
 
 
 def find_videos(paths: Sequence[str]) -> tuple[list[VideoFile], list[str]]:
-    """Finds videos: named files whatever their suffix, and files in folders and subfolders by their suffix.
+    """Finds the videos that are named by paths, or lie in named folders.
+
+    Args:
+      paths: files, which are videos whatever their suffix, and folders, in which and in whose subfolders all
+        files with a video's suffix are videos.
 
     Returns:
-      The videos, and a sentence for each folder in which something was skipped.
+      A tuple: the videos, each once, and a sentence for each folder of which something was skipped.
 
     Raises:
-      UserError: if a path does not exist, or no video is found.
+      UserError: if a path does not exist, cannot be read, or is neither file nor folder, or there is no
+        video.
     """
     found, warnings = [], []
     for path in paths:
@@ -108,7 +117,10 @@ def _video_file(path: str) -> VideoFile:
 
 
 class _Windows(msgspec.Struct, tag=True, forbid_unknown_fields=True):
-    """A worker's answer: the fields of DecodedVideo. places: int64 [windows, clips_per_video, T], little-endian."""
+    """The answer of a worker process for a decoded video: the fields of DecodedVideo without the file.
+
+    places: little-endian int64 [windows, clips_per_video, T].
+    """
 
     places: bytes
     windows_us: list[tuple[_Microseconds, _Microseconds]]
@@ -119,10 +131,20 @@ class _Windows(msgspec.Struct, tag=True, forbid_unknown_fields=True):
 def decode_windows(
     clip_format: ClipFormat, windows: WindowSpec, video: VideoFile, file: BinaryIO, frames: BinaryIO
 ) -> _Windows | Undecodable:
-    """Decodes the frames of a video's windows into a file, each frame once, in one pass over the video.
+    """Decodes the frames of a video's windows into a file; runs in a worker process.
 
-    The frames pass through the encoding of the run's clips, so the model gets the pixels that it would get in
-    training: JPEG changes them. Runs in a worker.
+    Each frame is decoded and stored once, if possible in one pass over the video. The frames go through the
+    encoding of the run's clips, so that the model gets the same pixels as in training: JPEG changes them.
+
+    Args:
+      clip_format: format of the clips that the model was trained on.
+      windows: how the video is cut into windows.
+      video: the video, whose suffix may tell its container format.
+      file: the video's open file.
+      frames: file that the frames are written to.
+
+    Returns:
+      The windows, without the frames; Undecodable if the video does not decode or frames cannot be written.
     """
     numbers = itertools.count()
 
@@ -146,7 +168,7 @@ def decode_windows(
 
 
 def _write(file: BinaryIO, content: bytes) -> None:
-    """Writes all of `content`; raises VideoError if that fails, such as on a full disk."""
+    """Writes all of `content` to a file; raises VideoError if that fails, for example on a full disk."""
     unwritten = memoryview(content)
     try:
         while unwritten:
@@ -158,7 +180,7 @@ def _write(file: BinaryIO, content: bytes) -> None:
 def _parse_windows(
     clip_format: ClipFormat, frames: BinaryIO, video: VideoFile, answer: _Windows | Undecodable
 ) -> DecodedVideo | Failed:
-    """Checks a worker's answer and turns it into a decoded video; raises ValueError if it breaks the format."""
+    """Converts a worker process's answer to a DecodedVideo or Failed; raises ValueError for bad windows."""
     if isinstance(answer, Undecodable):
         where = f" (in {tempfile.gettempdir()}, TMPDIR)" if answer.cause == "room" else ""
         return Failed(answer.reason + where, answer.cause)
@@ -182,11 +204,14 @@ def _frame_bytes(clip_format: ClipFormat) -> int:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Decoder:
-    """Decodes videos in parallel, each in a process of its own: a crash or hang costs that video alone.
+    """Decodes videos in parallel worker processes; a crash or hang affects only the video that caused it.
 
-    limits: on what one video may cost.
-    num_workers: the number of processes.
-    on_wait: receives the number of decoded frames while the caller waits for a video.
+    clip_format: format of the clips that the model was trained on.
+    windows: how videos are cut into windows.
+    limits: limits on the time and memory that one video may take.
+    num_workers: number of videos that are decoded at once.
+    on_wait: called regularly while the caller waits for a video, with the number of the video's frames that
+      are decoded so far.
     """
 
     clip_format: ClipFormat
@@ -196,10 +221,14 @@ class Decoder:
     on_wait: Callable[[int], None] = lambda num_frames: None
 
     def __call__(self, videos: Sequence[VideoFile]) -> Generator[tuple[VideoFile, DecodedVideo | Failed]]:
-        """Yields each video with its windows, in order; its file of frames is removed before the next one.
+        """Yields each video with its decoded windows, in the order of `videos`.
 
-        Some videos are decoded ahead. Their files are in the system's temporary folder (TMPDIR). Leaving the
-        generator kills the worker processes.
+        The file of a video's frames is closed, and so removed, when the next video is requested. Some videos
+        are decoded ahead; their files are in the system's temporary folder (TMPDIR). Closing the generator
+        kills the worker processes.
+
+        Yields:
+          Tuples of a video and its DecodedVideo, or Failed if it could not be decoded.
 
         Raises:
           UserError: if no worker process can be started.
@@ -207,14 +236,14 @@ class Decoder:
         with (
             contextlib.ExitStack() as files,
             concurrent.futures.ThreadPoolExecutor(self.num_workers) as threads,
-            # Exits first, which kills the workers and so ends the threads that wait for them.
+            # Exits before the threads: this kills the worker processes, so the threads stop waiting for them.
             workers.IsolatedPool.within(self.limits) as pool,
         ):
             waiting: collections.deque[tuple[VideoFile, BinaryIO, concurrent.futures.Future]] = (
                 collections.deque()
             )
             for video in videos:
-                # A file without a name leaves nothing behind, however this process stops.
+                # The file has no name, so nothing is left of it however this process stops.
                 frames = files.enter_context(_temporary_file())
                 waiting.append((video, frames, threads.submit(self._decode, pool, video, frames)))
                 if len(waiting) > self.num_workers:
@@ -227,7 +256,7 @@ class Decoder:
     ) -> DecodedVideo | Failed:
         def open_files(video: VideoFile) -> list[BinaryIO]:
             frames.seek(0)
-            frames.truncate()  # the frames of an earlier attempt
+            frames.truncate()  # removes the frames of an earlier attempt
             return [storage.open_file(video.path), open(os.dup(frames.fileno()), "r+b", buffering=0)]
 
         call = workers.Call(

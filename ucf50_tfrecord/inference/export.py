@@ -1,13 +1,16 @@
-"""Exports a trained model as a SavedModel, a .keras file or ONNX; each is read back and compared.
+"""Exports a run's model as a SavedModel, a .keras file or ONNX, and checks that the files predict alike.
+
+An export is a folder:
 
 <output>/saved_model/     serving_default: frames uint8 [B, T, H, W, 3] to probabilities float32 [B, C]
                          and class_names string [B, C]; for TensorFlow and TensorFlow Serving
 <output>/model.keras      frames to logits float32 [B, C]; for Keras, with ucf50_tfrecord.models imported
-<output>/model.onnx       frames to probabilities; class_names is a JSON list in its metadata
-<output>/export.json      the run, its classes, and the differences of the files; marks the folder as an export
-<output>/MODEL_CARD.md    see card
+<output>/model.onnx       frames to probabilities; the metadata's class_names is a JSON list
+<output>/export.json      the run, its classes, and the files' differences from the run's model; its presence
+                         marks the folder as an export
+<output>/MODEL_CARD.md    the model card, see inference.card
 
-All compute in float32 on any device, whatever precision the run was trained in.
+All files compute in float32 on any device, whatever precision the run was trained in.
 """
 
 from __future__ import annotations
@@ -42,12 +45,13 @@ from ucf50_tfrecord.training import trained
 
 DEFAULT_FORMATS = ("saved_model", "keras")
 EXPORT_FILENAME = "export.json"
-TOLERANCE = 1e-4  # between a file's probabilities and the model's: kernels round differently
-# Between the model's probabilities and those that the run stored: the mean over clips of the largest difference
-# in each. Training in bfloat16 made it 0.003, and the weights of another epoch 0.12 (an LSTM on UCF50's clips).
+TOLERANCE = 1e-4  # allowed difference of a file's probabilities from the model's: kernels round differently
+# Allowed difference of the model's probabilities from those that the run stored: the mean over clips of the
+# largest difference in each clip. For an LSTM on UCF50's clips, it was 0.003 after training in bfloat16, and
+# 0.12 with the weights of another epoch.
 OWN_TOLERANCE = 0.05
 _NUM_CLIPS = 16
-_MAX_CLIP_BYTES = 64 << 20  # of pixels; a model's layers take some fifty times as much
+_MAX_CLIP_BYTES = 64 << 20  # limit on the clips' pixels; a model's layers take some fifty times as much
 _ONNX_OPSET = 18
 _ONNX_PACKAGES = ("tf2onnx", "onnx", "onnxruntime")
 
@@ -56,7 +60,7 @@ Classify = Callable[[np.ndarray], np.ndarray]
 
 
 def check_formats(formats: Sequence[str]) -> None:
-    """Raises UserError unless the formats are known and their packages installed."""
+    """Raises UserError unless all export formats are known and the packages that they need are installed."""
     expect(
         bool(formats) and set(formats) <= set(FORMATS), f"formats out of {tuple(FORMATS)}", formats=formats
     )
@@ -76,16 +80,21 @@ def export_run(
     warn: Callable[[str], None] = lambda text: None,
     allowed_code: Collection[str] = (),
 ) -> Export:
-    """Writes a run's model in some formats, compares what it reads back, and writes the card.
+    """Exports a run's model to a folder: files in some formats, and the model card.
 
-    The folder appears when all is done, and replaces an earlier export.
+    Each file is read back, and its probabilities are compared with the model's. The folder appears when
+    everything has succeeded, and replaces an earlier export.
 
     Args:
-      run: from finished_run.load.
-      output: the folder to write.
-      formats: of FORMATS.
-      warn: receives a sentence if the files are not compared on the run's own clips.
-      allowed_code: see trained.load_model.
+      run: the run, from finished_run.load.
+      output: path of the folder to write.
+      formats: names of export formats, keys of FORMATS.
+      warn: called with a sentence if the comparison uses random pixels, because the run's clips are missing.
+      allowed_code: names of the model builders, as <module>:<builder>, that may be imported; see
+        trained.load_model.
+
+    Returns:
+      The written files, and their differences from the model and the run.
 
     Raises:
       UserError: if a format cannot be written, a file's outputs differ by more than TOLERANCE or from
@@ -119,7 +128,7 @@ def export_run(
 
 
 def load_for_export(run: FinishedRun, allowed_code: Collection[str] = ()) -> keras.Model:
-    """Builds the run's model with its weights, in float32 and without kernels of one kind of device."""
+    """Builds a run's model with its trained weights, in float32 and without kernels of one device type."""
     config = run.config
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, precision="float32"))
     strategy = tf.distribute.get_strategy()
@@ -129,17 +138,25 @@ def load_for_export(run: FinishedRun, allowed_code: Collection[str] = ()) -> ker
 
 
 def prepare(model: keras.Model) -> None:
-    """Restricts a model, from its next call on, to operations that every device and program has."""
+    """Restricts a model, from its next call on, to operations that all devices and export formats support."""
     for layer in model._flatten_layers(include_self=False):
-        if hasattr(layer, "use_cudnn"):  # a graph with cuDNN's ops does not run on a CPU
+        if hasattr(layer, "use_cudnn"):  # a graph with cuDNN's operations does not run on a CPU
             layer.use_cudnn = False
         if isinstance(layer, keras.layers.Normalization):
-            # TensorFlow and tf2onnx would list tensors, captured by the graph, among its inputs.
+            # TensorFlow and tf2onnx list tensors that the graph captures among its inputs, but not constants.
             layer.mean, layer.variance = np.asarray(layer.mean), np.asarray(layer.variance)
 
 
 def choose_clips(run: FinishedRun, warn: Callable[[str], None]) -> tuple[np.ndarray, tuple[str, ...] | None]:
-    """Reads clips of the run to compare on, uint8 [N, T, H, W, 3], and their ids; else random pixels and None."""
+    """Reads some clips of a run, on which the exported files are compared with the model.
+
+    Args:
+      run: the run.
+      warn: called with a sentence if the clips cannot be read, and random pixels are used instead.
+
+    Returns:
+      A tuple: the clips, uint8 [N, T, H, W, 3], and their ids, or None if the clips are random pixels.
+    """
     manifest, spec = run.manifest, run.config.model
     shape = spec.num_frames, spec.height, spec.width, 3
     count = int(np.clip(_MAX_CLIP_BYTES // np.prod(shape), 2, _NUM_CLIPS))
@@ -158,10 +175,15 @@ def choose_clips(run: FinishedRun, warn: Callable[[str], None]) -> tuple[np.ndar
 
 
 def compare_with_run(run: FinishedRun, ids: Sequence[str], probabilities: np.ndarray) -> RunDifference:
-    """Compares probabilities, float [N, C], for some of the run's clips with the run's own predictions.
+    """Compares the exported model's probabilities with those that the run stored for the same clips.
+
+    Args:
+      run: the run.
+      ids: ids of N of the run's held-out clips.
+      probabilities: the exported model's probabilities for these clips, float [N, C].
 
     Raises:
-      UserError: if they differ too much to be of the same weights and clips.
+      UserError: if the probabilities differ too much to be of the same weights and clips.
     """
     place = {clip_id: i for i, clip_id in enumerate(run.results.ids)}
     condition = Condition(run.config.model.name, intervention=PLAIN)
@@ -182,10 +204,16 @@ def compare_with_run(run: FinishedRun, ids: Sequence[str], probabilities: np.nda
 
 
 def write(name: str, path: pathlib.Path, model: keras.Model, classes: Sequence[str]) -> None:
-    """Writes a prepared model in one of FORMATS.
+    """Writes a model in one export format.
+
+    Args:
+      name: name of the format, a key of FORMATS.
+      path: path of the file or folder to write.
+      model: the model, from load_for_export.
+      classes: names of the classes.
 
     Raises:
-      UserError: if it cannot be written.
+      UserError: if the model cannot be written.
     """
     try:
         _WRITERS[name](path, model, classes)
@@ -202,8 +230,8 @@ def _write_saved_model(path: pathlib.Path, model: keras.Model, classes: Sequence
         class_names = tf.repeat(names, tf.shape(frames)[0], axis=0)
         return {"probabilities": probabilities, "class_names": class_names}
 
-    archive = keras.export.ExportArchive()  # of a tracked model it would write all weights twice
-    archive.add_endpoint("serve", serve, input_signature=[_frames_spec(model)])  # serving_default too
+    archive = keras.export.ExportArchive()  # no track(model): all weights would be written twice
+    archive.add_endpoint("serve", serve, input_signature=[_frames_spec(model)])  # as serving_default, too
     archive.write_out(str(path), verbose=False)
 
 
@@ -212,7 +240,7 @@ def _write_keras(path: pathlib.Path, model: keras.Model, classes: Sequence[str])
 
 
 def _write_onnx(path: pathlib.Path, model: keras.Model, classes: Sequence[str]) -> None:
-    """Converts by tf2onnx; raises UserError if the model has ops that it does not know."""
+    """Converts a model to ONNX by tf2onnx; raises UserError if tf2onnx cannot convert it."""
     import onnx
     import tf2onnx
 
@@ -222,7 +250,7 @@ def _write_onnx(path: pathlib.Path, model: keras.Model, classes: Sequence[str]) 
 
     logger = logging.getLogger("tf2onnx")
     level = logger.level
-    logger.setLevel(logging.CRITICAL)  # it logs unknown ops and continues
+    logger.setLevel(logging.CRITICAL)  # tf2onnx logs unknown operations and continues
     try:
         onnx_model, _ = tf2onnx.convert.from_function(
             serve,
@@ -231,7 +259,7 @@ def _write_onnx(path: pathlib.Path, model: keras.Model, classes: Sequence[str]) 
             custom_op_handlers={"Erfc": (_erfc_to_onnx, [])},
         )
         onnx.checker.check_model(onnx_model)
-    except Exception as error:  # it documents no types
+    except Exception as error:  # tf2onnx documents no exception types
         raise UserError(
             f"tf2onnx cannot write this model ({model.name}) as ONNX: {tensorflow_reason(error)}",
             Remedy(Action.SET, "to leave onnx out", formats=[*DEFAULT_FORMATS]),
@@ -245,7 +273,7 @@ def _write_onnx(path: pathlib.Path, model: keras.Model, classes: Sequence[str]) 
 
 
 def _erfc_to_onnx(graph, node, name: str, args: Sequence, **_options) -> None:
-    """Writes GELU's erfc(x), which ONNX lacks, as 1 - erf(x): a handler for tf2onnx."""
+    """Handles erfc(x) of GELU for tf2onnx: writes it as 1 - erf(x), because ONNX has no erfc."""
     node.type = "Erf"
     [output] = node.output
     one = graph.make_const(f"{name}_one", np.ones([], np.float32)).output[0]
@@ -278,7 +306,7 @@ READERS = {"saved_model": _read_saved_model, "keras": _read_keras, "onnx": _read
 
 
 def _difference(classify: Classify, frames: np.ndarray, expected: np.ndarray) -> float:
-    """Returns the largest difference; the first clip is a batch of its own, to vary B."""
+    """Returns the largest difference of probabilities from `expected`, in batches of 1 and of all clips."""
     found = np.concatenate([classify(frames[:1]), classify(frames)[1:]])
     return float(np.abs(found - expected).max())
 

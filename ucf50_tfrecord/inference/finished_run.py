@@ -1,4 +1,4 @@
-"""A finished run's configuration, scores and predictions, and its shards' manifest, read from their files."""
+"""Finished runs, read from their files for an export: configuration, scores, predictions and manifest."""
 
 from __future__ import annotations
 
@@ -23,12 +23,16 @@ from ucf50_tfrecord.training.run import RunConfig, Summary
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FinishedRun:
-    """A finished run's files.
+    """A finished run's configuration, scores and predictions.
 
-    weights: the exported ones, "last" or "best".
-    summary: from summary.json.
-    predictions_path: the file of these weights' predictions. results: its contents.
-    manifest: of the run's shards; None if they are missing or others, for the reason in `no_manifest`.
+    run_dir: the run's folder.
+    config: the run's configuration.
+    weights: checkpoint to export, "last" or "best".
+    summary: contents of the run's summary.json.
+    predictions_path: file of the predictions of these weights for the held-out clips.
+    results: these predictions, as the results of a comparison with one training.
+    manifest: manifest of the run's shards; None if they are missing, damaged, or replaced by others.
+    no_manifest: the reason if `manifest` is None; otherwise, empty.
     """
 
     run_dir: str
@@ -42,43 +46,46 @@ class FinishedRun:
 
     @functools.cached_property
     def scores(self) -> Scores:
+        """The scores of the run's predictions for its held-out clips."""
         return Scores(self.results)
 
     @property
     def model(self) -> str:
+        """The name of the run's model."""
         return self.config.model.name
 
     @property
     def clip_format(self) -> ClipFormat | None:
-        """The format of the run's clips; None for a run of an earlier version whose shards are missing."""
+        """The format of the run's clips; None if a run of an earlier version has lost its shards."""
         return self.config.clip_format or (self.manifest.format if self.manifest else None)
 
     @property
     def is_tested(self) -> bool:
-        """True if the scores are on test folds, not on validation folds."""
+        """Whether the run's scores are on test folds; otherwise, they are on validation folds."""
         return bool(self.config.test_folds)
 
     @property
     def is_selected(self) -> bool:
-        """True if the weights were selected by the clips that they are scored on."""
+        """Whether the weights were selected by their score on the very clips that the run's scores are on."""
         return self.weights == "best" and not self.is_tested
 
     @property
     def leaks(self) -> bool:
-        """True if recordings can be on both sides of the split."""
+        """Whether clips of one recording can be both in training and among the held-out clips."""
         return self.summary.fold_by == "video"
 
 
 def load(run_dir: str, weights: str | None = None) -> FinishedRun:
-    """Reads a finished run's files.
+    """Reads a finished run's configuration, scores and predictions.
 
     Args:
       run_dir: the run's folder.
-      weights: "last", "best", or None for those of the run's own scores. The scores of other weights come from
-        the folder of the run's evaluation with them.
+      weights: checkpoint to export, "last" or "best"; None for the one that the run's own scores are of. The
+        scores of the other one are read from the folder of a later evaluation of the run with these weights.
 
     Raises:
-      UserError: if the folder is not a run's, training has not finished, or these weights have no scores.
+      UserError: if the folder holds no run, the run's training has not finished, or the weights have no
+        scores.
     """
     config = run_lib.load_config(run_dir)
     summary_path = pathlib.Path(run_dir, run_lib.SUMMARY_FILENAME)
@@ -114,7 +121,7 @@ def load(run_dir: str, weights: str | None = None) -> FinishedRun:
 
 
 def _find_predictions(run_dir: str, config: RunConfig, summary: Summary, weights: str) -> pathlib.Path:
-    """Finds the file of some weights' predictions for the held-out clips."""
+    """Finds the file of a checkpoint's predictions for the held-out clips; `weights` is "last" or "best"."""
     if weights == summary.weights:
         return pathlib.Path(run_dir, run_lib.PREDICTIONS_FILENAME)
     folder = run_lib.evaluation_dir(run_dir, weights, config.test_folds or config.val_folds)
@@ -133,13 +140,18 @@ def _find_predictions(run_dir: str, config: RunConfig, summary: Summary, weights
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Evaluated:
-    """The fields of an evaluation's summary that are read."""
+    """The fields that are read from the summary of a run's later evaluation."""
 
     fingerprint: str | None = None
 
 
 def _find_manifest(config: RunConfig) -> tuple[Manifest | None, str]:
-    """Returns the manifest of a run's shards; None and the reason if they are missing or others."""
+    """Finds the manifest of a run's shards.
+
+    Returns:
+      A tuple of the manifest and ""; or of None and the reason, if the shards are missing, damaged, or
+      replaced by others.
+    """
     try:
         manifest = manifest_lib.load_if_finished(config.data_dir)
     except UserError as error:
@@ -152,7 +164,7 @@ def _find_manifest(config: RunConfig) -> tuple[Manifest | None, str]:
 
 
 def _load_results(path: pathlib.Path, config: RunConfig, manifest: Manifest | None) -> Results:
-    """Loads a run's predictions as the results of a comparison with one training."""
+    """Loads a run's predictions from the file `path`, as the results of a comparison with one training."""
     predictions = runner.load_predictions(path, len(config.classes))
     clips = {p.clip_id: (p.label, p.group, p.fold) for p in predictions}
     place = {clip_id: i for i, clip_id in enumerate(clips)}

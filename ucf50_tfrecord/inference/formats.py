@@ -1,4 +1,4 @@
-"""The export formats: their files, and short programs that call these in the export's folder."""
+"""The formats of exported models: their file names, and short example programs that call the files."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ _FRAMES = "frames = np.zeros((1, {}, {}, {}, 3), np.uint8)  # your clips: [clip,
 
 @dataclasses.dataclass(frozen=True)
 class ExportFormat:
-    """An export format.
+    """A format of an exported model.
 
-    filename: the file or folder of the model. meaning: the sentence above its program in the card.
-    program: Python that predicts {frames}.
+    filename: name of the model's file or folder in the export's folder.
+    meaning: sentence above the example program in the model card.
+    program: example program in Python, run in the export's folder; {frames} stands for the line that makes
+      the clips.
     """
 
     filename: str
@@ -22,11 +24,11 @@ class ExportFormat:
     program: str
 
     def snippet(self, spec: ModelSpec) -> str:
-        """Returns the program for clips of a model's size."""
+        """Returns the example program for clips of the size that a model takes."""
         return self.program.format(frames=_FRAMES.format(spec.num_frames, spec.height, spec.width))
 
 
-# inference.export writes and reads each.
+# The export formats by name. inference.export has functions that write and read each.
 FORMATS = {
     "saved_model": ExportFormat(
         "saved_model",

@@ -1,4 +1,7 @@
-"""Predicts the classes of videos by a trained model."""
+"""Predicts the classes of videos by a trained model, from windows of their frames.
+
+A window is a span of time that is treated like a video of its own.
+"""
 
 from __future__ import annotations
 
@@ -23,25 +26,29 @@ from ucf50_tfrecord.specs import ClipFormat, WindowSpec
 from ucf50_tfrecord.training import trained
 from ucf50_tfrecord.training.run import RunConfig
 
-# The median and the longest of 278 videos of eight UCF50 classes, for runs that do not know their own.
+# The median and the longest duration of 278 videos of eight UCF50 classes, for runs that store no durations.
 UCF50_SECS = (5.0, 20.0)
-_DECIMALS = 6  # of probabilities and logits in files
+_DECIMALS = 6  # decimals of times, probabilities and logits in files
 
 
 def complete_config(
     config: RunConfig, data_dir: str | None, warn: Callable[[str], None] = lambda text: None
 ) -> RunConfig:
-    """Completes a run's configuration with its clips' format and its videos' lengths.
+    """Completes a run's configuration with the format of its clips and the durations of its videos.
 
-    Runs of earlier versions do not store them, so they are read from the shards.
+    Runs of earlier versions do not store these, so they are read from the run's shards.
 
     Args:
-      config: the run's.
-      data_dir: a folder of its shards, which overrides the configuration.
-      warn: receives a sentence if these are other shards than those that the run was trained on.
+      config: the run's configuration.
+      data_dir: folder of shards to read both from, even if the configuration has them; None for the
+        configuration's folder, if it does not have them.
+      warn: called with a sentence if the folder holds other shards than those that the run was trained on.
+
+    Returns:
+      A copy of the configuration with `clip_format` and `video_secs`; these are UCF50_SECS if unknown.
 
     Raises:
-      UserError: if the shards are needed and missing, or the model cannot read such clips.
+      UserError: if shards are needed but missing, or the model does not fit their clips.
     """
     if config.clip_format and not data_dir:
         return dataclasses.replace(config, video_secs=config.video_secs or UCF50_SECS)
@@ -64,15 +71,14 @@ def complete_config(
 def choose_windows(
     video_secs: tuple[float, float], window_secs: float | None, stride_secs: float | None
 ) -> WindowSpec:
-    """Chooses how videos are cut into windows.
-
-    By default, a video no longer than the run's longest one is a single window, as in training. A longer one
-    is cut into windows of the median length of the run's videos. The default stride is half a window.
+    """Chooses how videos are cut into windows, spans of time that are treated like videos of their own.
 
     Args:
-      video_secs: the median and the longest length of the run's videos.
-      window_secs: the requested length; every longer video is then cut.
-      stride_secs: the requested time from a window's start to the next one's.
+      video_secs: median and maximum duration of the videos that the run was trained on.
+      window_secs: duration of a window; longer videos are cut. None is for windows of the median duration; a
+        video is then cut only if it is longer than the maximum duration, so others are treated as in
+        training.
+      stride_secs: time from a window's start to the next window's start; None for half a window.
     """
     typical, longest = video_secs
     window = typical if window_secs is None else window_secs
@@ -85,11 +91,14 @@ def choose_windows(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """A model's prediction for a video.
+    """A model's prediction for a video, from the video's windows.
 
-    windows_secs: start and end of each window.
-    logits: float32 [windows, clips_per_video, C].
-    temperature: the divisor of the logits.
+    video: the video.
+    num_frames: number of the video's decodable frames.
+    secs: duration of the video.
+    windows_secs: start and end of each window, in seconds from the video's first frame.
+    logits: logits of the clips of each window, float32 [windows, clips_per_video, C].
+    temperature: number that logits are divided by before the softmax, to calibrate the probabilities.
     """
 
     video: VideoFile
@@ -101,20 +110,21 @@ class Prediction:
 
     @functools.cached_property
     def window_probabilities(self) -> np.ndarray:
-        """The mean over each window's clips, float64 [windows, C]."""
+        """Class probabilities of each window, float64 [windows, C]: means over the window's clips."""
         return special.softmax(self.logits.astype(np.float64) / self.temperature, axis=2).mean(axis=1)
 
     @functools.cached_property
     def probabilities(self) -> np.ndarray:
-        """The mean over the windows, float64 [C]."""
+        """Class probabilities of the video, float64 [C]: means over the windows."""
         return self.window_probabilities.mean(axis=0)
 
     def top(self, count: int) -> list[tuple[int, float]]:
-        """Returns the `count` most probable classes and their probabilities, the highest first."""
+        """Lists the `count` most probable classes as (class index, probability), the most probable first."""
         order = np.argsort(-self.probabilities, kind="stable")[:count]
         return [(int(label), float(self.probabilities[label])) for label in order]
 
     def to_json(self, classes: Sequence[str], top: int) -> dict[str, Any]:
+        """Converts the prediction to JSON, with the names of the `top` most probable out of `classes`."""
         folder = folder_class(self.video, classes)
         return {
             "path": self.video.path,
@@ -141,13 +151,13 @@ class Prediction:
 
 
 def folder_class(video: VideoFile, classes: Sequence[str]) -> str | None:
-    """Returns the class that a video's folder is named after; None if there is none."""
+    """Returns the name of the folder that holds a video if this is a class's name; otherwise, None."""
     name = pathlib.Path(video.path).absolute().parent.name
     return name if name in classes else None
 
 
 class Predictor:
-    """Runs a model over videos' windows, in batches of clips."""
+    """Predicts videos by a model, from the clips of their windows, in batches of clips."""
 
     def __init__(self, model: keras.Model, clip_format: ClipFormat, *, batch_size: int, temperature: float):
         self._format, self._batch_size, self._temperature = clip_format, batch_size, temperature
@@ -162,14 +172,17 @@ class Predictor:
         decoded: DecodedVideo,
         on_fraction: Callable[[float], None] = lambda fraction: None,
     ) -> Prediction | Failed:
-        """Predicts a video; its frames are read from their file as they are needed.
-
-        It fails if the model returns NaN or infinity, as it may in float16 for unusual videos.
+        """Predicts one video; the frames of each batch of clips are read from their file when it is due.
 
         Args:
           video: the video.
-          decoded: its windows.
-          on_fraction: receives the finished fraction, 0 to 1.
+          decoded: the video's decoded windows.
+          on_fraction: called after each batch, with the fraction of the video's clips that are predicted,
+            from 0 to 1.
+
+        Returns:
+          The prediction; Failed if the file of frames was changed after decoding, or the model returns NaN or
+          infinity, as it may in float16 for unusual videos.
         """
         places = decoded.places.reshape(-1, self._format.num_frames)
         parts = []
@@ -192,7 +205,15 @@ class Predictor:
         )
 
     def _read(self, frames: BinaryIO, places: np.ndarray) -> np.ndarray | None:
-        """Reads clips' frames, uint8 [B, T, H, W, 3], by their places, int64 [B, T]; None if one is missing."""
+        """Reads the frames of B clips from a file.
+
+        Args:
+          frames: file of frames, one after the other.
+          places: positions of the clips' frames in the file, counted in frames, int64 [B, T].
+
+        Returns:
+          The frames, uint8 [B, T, H, W, 3]; None if the file does not hold all of them.
+        """
         batch = np.empty((*places.shape, *self._format.shape[1:]), np.uint8)
         for out, place in zip(batch.reshape(places.size, -1), places.flat):
             if os.preadv(frames.fileno(), [out], int(place) * out.size) != out.size:

@@ -1,4 +1,4 @@
-"""A run's model with everything that its predictions of videos depend on."""
+"""Sessions: a run's model, ready to predict videos, with its clips' format, windows and calibration."""
 
 from __future__ import annotations
 
@@ -23,9 +23,14 @@ from ucf50_tfrecord.training.run import RunConfig
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Session:
-    """A run that predicts videos.
+    """A run's model, loaded to predict videos.
 
-    weights: "last" or "best", the checkpoint of the model.
+    config: the run's configuration.
+    clip_format: format of the clips that the model was trained on.
+    weights: checkpoint of the model, "last" or "best".
+    windows: how videos are cut into windows, spans of time that are treated like videos of their own.
+    calibration: temperature of the model's probabilities.
+    predictor: the model, with the batch size and the temperature.
     """
 
     config: RunConfig
@@ -50,22 +55,24 @@ class Session:
         allowed_code: Collection[str] = (),
         warn: Callable[[str], None] = lambda text: None,
     ) -> Session:
-        """Loads a run.
+        """Loads a run's model and prepares it to predict videos.
 
         Args:
           run_dir: the run's folder.
-          weights: "last" or "best"; None for those of the run's own scores.
-          model: the run's model with these weights, if it is loaded already.
-          data_dir: see predict.complete_config.
-          window_secs, stride_secs: see predict.choose_windows.
-          calibrate: whether to fit a temperature on the run's held-out clips.
+          weights: checkpoint to load, "last" or "best"; None for the one that the run's own scores are of.
+          model: the run's model with these weights if it is loaded already; None to load it.
+          data_dir: folder of the run's shards if it has moved; see predict.complete_config.
+          window_secs: duration of a window; None for a default, see predict.choose_windows.
+          stride_secs: time from a window's start to the next window's start; None for half a window.
+          calibrate: whether to fit a temperature on the run's predictions for its held-out clips.
           batch_size: clips per step.
-          allowed_code: see trained.load_model.
-          warn: receives a sentence if the shards of `data_dir` are not the run's.
+          allowed_code: names of the model builders, as <module>:<builder>, that may be imported; see
+            trained.load_model.
+          warn: called with a sentence if shards are read that are not those the run was trained on.
 
         Raises:
-          UserError: if the run has no sound checkpoint or names code that is not allowed, or the format of its
-            clips is unknown.
+          UserError: if the run has no sound checkpoint or names code that is not allowed, the format of its
+            clips is unknown, or its file of predictions is damaged.
         """
         config = complete_config(run_lib.load_config(run_dir), data_dir, warn)
         clip_format, video_secs = config.clip_format, config.video_secs
@@ -100,11 +107,15 @@ class Session:
         """Predicts videos one after the other, each decoded in a process of its own.
 
         Args:
-          videos: as decoding.find_videos returns them.
-          limits: limits on what one video may cost.
-          num_workers: processes that decode; None for one per core.
-          on_wait: receives the number of frames decoded so far, while a video is waited for.
-          on_fraction: receives the fraction of a video's windows that are predicted, 0 to 1.
+          videos: the videos, as decoding.find_videos returns them.
+          limits: limits on the time and memory that decoding one video may take.
+          num_workers: number of processes that decode videos; None for one per CPU core.
+          on_wait: called regularly while a video is decoded, with the number of its frames decoded so far.
+          on_fraction: called after each batch of a video's clips, with the fraction of them that are
+            predicted, from 0 to 1.
+
+        Yields:
+          Tuples of a video and its prediction, or Failed if it has none, in the order of `videos`.
 
         Raises:
           UserError: if no worker process can be started.

@@ -1,1 +1,1 @@
-"""The report of a comparison, as one page."""
+"""The report of a comparison of models: its sections, and the files that hold it."""

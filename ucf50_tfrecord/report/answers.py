@@ -1,4 +1,8 @@
-"""The report's first section: the verdicts, their conclusions, and a check of the comparison itself."""
+"""The comparison report's section on verdicts, with conclusions and a check of the comparison itself.
+
+A verdict is the answer to a question about one or two models, such as whether a model needs frame order; see
+evaluation.verdicts.
+"""
 
 from __future__ import annotations
 
@@ -18,23 +22,23 @@ _ABOVE_CHANCE = ("above_chance", "appearance_suffices")
 
 
 def find(verdicts: Sequence[Verdict], kind: str, *models: str) -> Verdict | None:
-    """Finds the verdict of a kind on some models, in this order."""
+    """Finds the verdict on question `kind` (of KINDS) about `models`, in this order; None if not asked."""
     return next((v for v in verdicts if v.kind == kind and v.models == models), None)
 
 
 def says(answer: Answer, verdicts: Sequence[Verdict], kind: str, *models: str) -> Verdict | None:
-    """Finds the verdict of a kind on some models if it has this answer."""
+    """Finds the verdict on question `kind` about `models` if its answer is `answer`; otherwise, None."""
     verdict = find(verdicts, kind, *models)
     return verdict if verdict and verdict.answer == answer else None
 
 
 def tone(answer: Answer) -> str:
-    """Returns an answer's mark, of document.TONES."""
+    """Returns the tone, out of document.TONES, that marks an answer in a table or list."""
     return answer.name.lower()
 
 
 def section(scores: Scores, verdicts: Sequence[Verdict]) -> Iterator[Block]:
-    """Yields the section on verdicts."""
+    """Yields the blocks of the section on verdicts."""
     yield Heading("Verdicts")
     if not verdicts:
         yield Paragraph("There are no predictions yet: there is nothing to judge.")
@@ -57,7 +61,7 @@ def section(scores: Scores, verdicts: Sequence[Verdict]) -> Iterator[Block]:
 
 
 def conclusions(scores: Scores, verdicts: Sequence[Verdict]) -> Iterator[str]:
-    """Yields sentences that rest on several verdicts, each of which must hold."""
+    """Yields conclusions about models as sentences; each follows from several verdicts together."""
     for model in scores.sequence_models:
         yield from _against_control(scores, verdicts, model)
         order = says(Answer.NO, verdicts, "needs_order", model)
@@ -70,7 +74,7 @@ def conclusions(scores: Scores, verdicts: Sequence[Verdict]) -> Iterator[str]:
 
 
 def _against_control(scores: Scores, verdicts: Sequence[Verdict], model: str) -> Iterator[str]:
-    """Yields conclusions from the comparison of a model with its order-blind control."""
+    """Yields conclusions from comparing a model with its control, a model that cannot see frame order."""
     control = scores.control_of(model)
     if control is None:
         return
@@ -86,7 +90,7 @@ def _against_control(scores: Scores, verdicts: Sequence[Verdict], model: str) ->
         )
     ahead = says(Answer.YES, verdicts, "models_differ", model, control)
     if ahead and order:
-        # All of the lead, if the intervals allow a loss without order of the same size.
+        # Order explains all of the lead if the intervals allow a loss without order of the lead's size.
         part = "" if alike and order.effect.high >= ahead.effect.low else "part of "
         but = "" if alike else ", which also reads frames in another way"
         yield (
@@ -124,7 +128,7 @@ def _horizons(scores: Scores, verdicts: Sequence[Verdict]) -> Iterator[str]:
     total = scores.results.num_frames
     for model in scores.models:
         if not any(says(Answer.YES, verdicts, kind, model) for kind in _ABOVE_CHANCE):
-            continue  # if a model recognises nothing, one frame is as good as all
+            continue  # for a model that recognises nothing, one frame scores like the whole clip
         for end in ("first", "last"):
             if not scores.tested(Condition(model, intervention=f"{end}1")).any():
                 continue

@@ -1,7 +1,8 @@
-"""The report of a comparison: its findings, their evidence, and how to read them.
+"""Builds and writes the report of a comparison: its findings, their evidence, and how to read them.
 
-One HTML file that needs no network, and the same as Markdown with pictures beside it. Claims in words
-come from verdicts alone; every number can be computed again from results.json.
+The report is one HTML file that needs no network, and the same content as Markdown with its pictures in a
+folder beside it. Claims in words come only from verdicts (the answers of evaluation.verdicts). Every number
+can be computed again from results.json.
 """
 
 from __future__ import annotations
@@ -64,19 +65,20 @@ def write(
     read_clips: ReadClips | None = None,
     notes: Sequence[str] = (),
 ) -> dict[str, np.ndarray]:
-    """Writes report.html, and report.md with figures/*.png beside it; each file atomically.
+    """Writes a comparison's report as report.html, and as report.md with its pictures in figures/*.png.
 
-    Equal results give equal bytes.
+    Each file is written atomically. Equal results give equal bytes.
 
     Args:
-      folder: the report's folder; it is made if it is missing.
-      results: the comparison.
-      verdicts: its verdicts, from verdicts.judge.
-      read_clips: reads clips for pictures; without it the report has none, and says so.
-      notes: sentences near the top, such as how the report was made.
+      folder: folder of the report; it is created if it is missing.
+      results: the comparison's results.
+      verdicts: the comparison's verdicts, from verdicts.judge.
+      read_clips: function that reads clips' frames for pictures; None for a report without pictures of clips,
+        which then says so.
+      notes: sentences near the top of the report, such as how it was made.
 
     Returns:
-      The pictures by name, uint8 [h, w, 3].
+      A dictionary from the name of each figure to its pixels, uint8 [h, w, 3].
 
     Raises:
       UserError: if a file cannot be written.
@@ -95,7 +97,7 @@ def build(
     read_clips: ReadClips | None = None,
     notes: Sequence[str] = (),
 ) -> Document:
-    """Builds the report; the arguments are those of `write`."""
+    """Builds a comparison's report as a document; see `write` for the arguments."""
     scores = Scores(results)
     blocks = [*_overview(scores, notes), *answers.section(scores, verdicts)]
     if scores.models:

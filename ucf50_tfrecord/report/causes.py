@@ -1,4 +1,7 @@
-"""The report's sections on causes: the inside of recurrent layers, and the models' errors."""
+"""The comparison report's sections on causes: the memory of recurrent layers, and the models' errors.
+
+Sections are generators of document blocks, such as headings, paragraphs, tables and figures.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,12 @@ from ucf50_tfrecord.evaluation.results import Condition
 from ucf50_tfrecord.evaluation.statistics import Estimate
 from ucf50_tfrecord.report.scores import Scores, excludes_zero, format_estimate
 
-# Maps clips' indices int64 [M] to uint8 [M, T, H, W, 3].
+# Reads frames, uint8 [M, T, H, W, 3], of the clips with given indices in Results.ids, int64 [M].
 ReadClips = Callable[[np.ndarray], np.ndarray]
 _NUM_CONFUSED, _NUM_CONFUSED_STRIPS = 10, 4
 _NUM_CLIPS, _NUM_CLIP_STRIPS = 10, 4
-_NUM_NAMED = 8  # classes in a sentence
-# Pairs of models: the second was designed to remember what the first forgets.
+_NUM_NAMED = 8  # most classes that a sentence names
+# Pairs of models, of which the second was designed to remember what the first forgets.
 _RIVALS = tuple((traits.improves_on, name) for name, traits in MODELS.items() if traits.improves_on)
 _CURVES = {
     "loss_gradient": ("loss, by frame", "norm of d loss / d features"),
@@ -32,7 +35,7 @@ _CURVES = {
 
 
 def recurrence(scores: Scores) -> Iterator[Block]:
-    """Yields the section on the memory of recurrent layers."""
+    """Yields the blocks of the section on how much recurrent layers remember; see evaluation.recurrence."""
     cells = {model: scores.results.cells_of(Condition(model)) for model in scores.models}
     found = {model: [r.recurrence for r in results if r.recurrence] for model, results in cells.items()}
     found = {model: inspected for model, inspected in found.items() if inspected}
@@ -107,7 +110,15 @@ def _gates(found: dict[str, list[dict[str, Any]]]) -> Iterator[Block]:
 
 
 def errors(scores: Scores, read_clips: ReadClips | None) -> Iterator[Block]:
-    """Yields the section on confused classes, class gains over the control, and clips only one model gets right."""
+    """Yields the blocks of the section on errors.
+
+    It shows confused classes, each class's gain over a model that cannot see frame order, and clips that only
+    one of two models gets right.
+
+    Args:
+      scores: the numbers of the comparison.
+      read_clips: function that reads clips' frames for pictures; None for a section without these.
+    """
     yield Heading("Errors")
     if read_clips is None:
         yield Paragraph("Pictures of clips are left out: the clips were not available.")
@@ -157,7 +168,17 @@ def _confused(scores: Scores, read_clips: ReadClips | None) -> Iterator[Block]:
 
 
 def _examples(scores: Scores, true: int, taken_for: int) -> tuple[int | None, int | None]:
-    """Finds the clip that is confused most often, and the most often recognised clip of the other class."""
+    """Finds example clips for a pair of confused classes, by all models' predictions.
+
+    Args:
+      scores: the numbers of the comparison.
+      true: index of the class that is confused.
+      taken_for: index of the class that is predicted instead.
+
+    Returns:
+      A tuple of clip indices, None where no clip fits: the clip of class `true` that is most often predicted
+      as `taken_for`, and the clip of class `taken_for` that is most often predicted correctly.
+    """
     votes = np.zeros((2, len(scores.results.ids)))
     for model in scores.models:
         predictions, _ = scores.results.predictions(Condition(model))
@@ -222,7 +243,7 @@ def _one_fails(scores: Scores, one: str, other: str, read_clips: ReadClips | Non
     caption = f"Clips that only {other} recognises."
     yield Table(caption + more, ("Clip", "Class", f"Predicted by {one}"), rows[:_NUM_CLIPS])
     if read_clips is not None:
-        # One clip per class before a second of any.
+        # Takes one clip of each class before a second clip of any class.
         order = sorted(range(len(clips)), key=lambda k: (np.count_nonzero(labels[:k] == labels[k]), k))
         order = order[:_NUM_CLIP_STRIPS]
         captions = [f"true {true}, {one} predicts {p}: {clip}" for clip, true, p in (rows[k] for k in order)]
@@ -233,6 +254,14 @@ def _one_fails(scores: Scores, one: str, other: str, read_clips: ReadClips | Non
 def strips(
     name: str, read_clips: ReadClips, clips: np.ndarray, captions: Sequence[str], caption: str
 ) -> Figure:
-    """Returns a figure of clips below each other, each with its caption."""
+    """Makes a figure that shows clips as strips of frames below each other.
+
+    Args:
+      name: name of the figure.
+      read_clips: function that reads clips' frames.
+      clips: indices of M clips, int [M].
+      captions: captions of the clips.
+      caption: caption of the figure.
+    """
     picture = class_scores.draw_captioned_clips(read_clips(clips.astype(np.int64)), captions)
     return Figure(name, picture, caption, "; ".join(captions), photo=True)

@@ -1,4 +1,8 @@
-"""The report's sections on leaks: the gain from recognising recordings, and the published baselines."""
+"""The comparison report's sections on leaks: the gain from recognising recordings, and published baselines.
+
+A split leaks if clips of one recording are in both training and test: a model may then score by recognising
+the recording. Published baselines used such a split.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +22,19 @@ from ucf50_tfrecord.report.causes import ReadClips, strips
 from ucf50_tfrecord.report.scores import Scores, format_estimate
 
 _NUM_PAIR_STRIPS = 3
-# The models of a public notebook: LSTM, RNN.
+# Published scores of the models that reproduce a public notebook, by model: the LSTM, then the RNN.
 _PUBLISHED = {name: traits.published for name, traits in reversed(MODELS.items()) if traits.published}
 _UCF50_CLASSES = 50
 
 
 def leak_audit(scores: Scores, verdicts: Sequence[Verdict], read_clips: ReadClips | None) -> Iterator[Block]:
-    """Yields the section on how much of the score by video is recognition of the recording."""
+    """Yields the blocks of the section on how much of a model's score is recognition of recordings.
+
+    Args:
+      scores: the numbers of the comparison.
+      verdicts: all verdicts of the comparison.
+      read_clips: function that reads clips' frames for pictures; None for a section without these.
+    """
     results = scores.results
     leaks = {model: find(verdicts, "recognises_recording", model) for model in results.models}
     leaks = {model: verdict for model, verdict in leaks.items() if verdict}
@@ -110,7 +120,11 @@ def _pairs(results: Results, split: str, read_clips: ReadClips | None) -> Iterat
 
 
 def published(scores: Scores, verdicts: Sequence[Verdict]) -> Iterator[Block]:
-    """Yields the section on the published baselines, beside this comparison's scores by the same protocol."""
+    """Yields the blocks of the section on published baselines.
+
+    Beside their scores, it shows the scores of the same models in this comparison, on splits by video and by
+    group.
+    """
     results = scores.results
     yield Heading("Published baseline")
     rows = [
@@ -143,7 +157,7 @@ def published(scores: Scores, verdicts: Sequence[Verdict]) -> Iterator[Block]:
 
 
 def _protocol(results: Results, verdicts: Sequence[Verdict]) -> str:
-    """Describes what the published split leaks, as far as the comparison has measured it."""
+    """Describes how the split of the published baselines leaks, with what this comparison measured of it."""
     words = ["A random split of clips leaves clips of one recording on both sides."]
     found = [find(verdicts, "recognises_recording", model) for model in _PUBLISHED]
     words += [verdict.text for verdict in found if verdict]

@@ -1,4 +1,7 @@
-"""The report's sections on scores: of each model, of pairs of models, and under interventions."""
+"""The comparison report's sections on scores: of each model, of pairs of models, and under interventions.
+
+An intervention is a change of the clips, such as shuffled frames, at test time or in training.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from ucf50_tfrecord.report.scores import Scores, excludes_zero, format_estimate
 
 _CHANGE = "change of accuracy (0 to 1)"
 _SEE_TABLE = "The numbers are in the table that follows."
-# The frames of training and the intervention at test time.
+# The order of frames in training and the intervention at test time, by the description in the report.
 _TRAININGS = {
     "trained as is, tested as is": (FrameOrder.KEPT, PLAIN),
     "trained as is, tested shuffled": (FrameOrder.KEPT, SHUFFLED),
@@ -30,7 +33,7 @@ _TRAININGS = {
 
 
 def sections(scores: Scores, verdicts: Sequence[Verdict]) -> Iterator[Block]:
-    """Yields the sections on scores, pairs of models and interventions."""
+    """Yields the blocks of the sections on scores, pairs of models and interventions."""
     yield from _scores(scores)
     yield from _models_apart(verdicts)
     yield from _interventions(scores)
@@ -42,7 +45,7 @@ def _scores(scores: Scores) -> Iterator[Block]:
     seeds = {model: scores.by_seed(condition) for model, condition in conditions.items()}
     accuracy = {model: scores.accuracy(condition) for model, condition in conditions.items()}
     f1 = {model: scores.macro_f1(condition) for model, condition in conditions.items()}
-    # For the clips of the model with the most clips: the line is a guide for the eye.
+    # Models may be tested on different clips. The line of chance is only a guide: it is for the most clips.
     chance = scores.chance(max(conditions.values(), key=lambda condition: scores.tested(condition).sum()))
     yield Heading("Scores")
     panels = []
@@ -173,7 +176,7 @@ def _horizon_figure(scores: Scores) -> Iterator[Block]:
             names = [f"{end}{k}" if k < total else PLAIN for k in counts]
             found = [(k, scores.accuracy(Condition(model, intervention=n))) for k, n in zip(counts, names)]
             known = [(k, e.value, e.low, e.high) for k, e in found if e is not None]
-            if len(known) > 1:  # more than the whole clip
+            if len(known) > 1:  # not only the whole clip was tested
                 curves.append(diagrams.Curve(model, style, *zip(*known)))
         if curves:
             chance = scores.chance(Condition(scores.models[0]))[0], "most frequent class"

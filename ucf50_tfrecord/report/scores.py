@@ -1,7 +1,8 @@
-"""The numbers of a comparison's report, computed from its predictions.
+"""The numbers of a comparison's report, computed from the comparison's predictions.
 
-Accuracy and its changes are means over clips of the fraction of seeds that are right, with intervals
-over groups. None means not tested. Scores come from scikit-learn.
+Accuracy is the mean over clips of the fraction of seeds that are right; its 95% interval is from a bootstrap
+over independent units, which are recording groups, or videos without a group. An estimate is None if no clip
+was tested by all seeds. Most scores are computed by scikit-learn.
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ from ucf50_tfrecord.evaluation.interventions import INTERVENTIONS, PLAIN, SHUFFL
 from ucf50_tfrecord.evaluation.results import Condition, Results, video_of
 from ucf50_tfrecord.evaluation.statistics import Estimate
 
-TOP = 5
+TOP = 5  # the k of top-k accuracy
 
 
 @dataclasses.dataclass(frozen=True)
 class Quality:
-    """Measures of the mean of the seeds' probabilities.
+    """Scores of one model's class probabilities, averaged over its seeds.
 
-    top5: the fraction of clips whose class is among the five most probable; None with five classes or fewer.
-    log_loss: mean of -ln(probability of the true class).
-    calibration_error: see statistics.expected_calibration_error.
+    top5: fraction of clips whose class is among the five most probable; None with five classes or fewer.
+    log_loss: mean over clips of -ln(probability of the true class).
+    calibration_error: expected calibration error; see statistics.expected_calibration_error.
     """
 
     top5: float | None
@@ -37,10 +38,14 @@ class Quality:
 
 @dataclasses.dataclass(frozen=True)
 class OrderCheck:
-    """The effect of another order of frames on a model's predictions.
+    """How much a model's predictions change when a clip's frames are reordered.
 
-    largest_change: of any logit. largest_logit: by absolute value.
-    num_changed: predictions that become another class, out of num_tested.
+    model: name of the model.
+    intervention: name of the intervention that reorders the frames, such as reverse.
+    largest_change: largest absolute change of any logit.
+    largest_logit: largest absolute value of the logits for the unchanged clips.
+    num_changed: number of predictions whose class changes.
+    num_tested: number of all compared predictions.
     """
 
     model: str
@@ -53,7 +58,13 @@ class OrderCheck:
 
 @dataclasses.dataclass(frozen=True)
 class Confusion:
-    """A class that is predicted for another. fractions: of the true class's predictions, by model."""
+    """A pair of classes, of which one is wrongly predicted for clips of the other.
+
+    true: index of the clips' class.
+    taken_for: index of the class that is wrongly predicted.
+    fractions: dictionary from each model to the fraction of its predictions for clips of class `true` that
+      are `taken_for`.
+    """
 
     true: int
     taken_for: int
@@ -61,54 +72,65 @@ class Confusion:
 
     @property
     def mean(self) -> float:
+        """The mean of the models' fractions."""
         return float(np.mean(list(self.fractions.values())))
 
 
 class Scores:
-    """The numbers that the report's sections share."""
+    """The numbers of a comparison that its report's sections share.
+
+    results: the comparison's predictions.
+    models: names of the models that have a clip on which all their seeds were tested.
+    """
 
     def __init__(self, results: Results):
         self.results = results
-        # The models whose seeds were all tested on the clips of some part.
+        # A model of an interrupted comparison may have no clip that all its seeds were tested on.
         self.models = tuple(m for m in results.models if self.tested(Condition(m)).any())
 
     @property
     def order_blind(self) -> tuple[str, ...]:
+        """Names of the models whose logits do not depend on the order of frames."""
         return tuple(model for model in self.models if model in self.results.order_blind)
 
     @property
     def sequence_models(self) -> tuple[str, ...]:
+        """Names of the models that see the order of frames."""
         return tuple(model for model in self.models if model not in self.results.order_blind)
 
     def control_of(self, model: str) -> str | None:
-        """Returns the order-blind model to compare a model with, if possible one that reads frames alike."""
+        """Returns the control of a model: an order-blind model, if possible one that encodes frames alike.
+
+        None if the comparison has no order-blind model.
+        """
         alike = [control for control in self.order_blind if self.read_alike(model, control)]
         return next(iter((*alike, *self.order_blind)), None)
 
     def read_alike(self, *models: str) -> bool:
-        """Tells whether models encode frames alike, and so have the same order-blind control."""
+        """Returns whether `models` encode frames alike: they share an order-blind control, or one is it."""
         kinds = [self.results.architectures[model] for model in models]
         return len({model_traits(kind).control or kind for kind in kinds}) == 1
 
     def tested(self, condition: Condition) -> np.ndarray:
-        """Tells which clips were tested: bool [N]."""
+        """Returns whether all seeds were tested on each clip under `condition`, bool [N]."""
         return ~np.isnan(self.results.correct(condition))
 
     def accuracy(self, condition: Condition) -> Estimate | None:
+        """Computes the accuracy under `condition` and its interval; None if no clip was tested."""
         return self._mean(self.results.correct(condition))
 
     def change(self, condition: Condition, base: Condition) -> Estimate | None:
-        """Computes the accuracy under a condition minus that under another, on the same clips."""
+        """Computes the accuracy under `condition` minus the accuracy under `base`, on the same clips."""
         return self._mean(self._differences(condition, base))
 
     def changes_by_class(self, condition: Condition, base: Condition) -> list[Estimate | None]:
-        """Computes the change of each of the C classes."""
+        """Lists each class's accuracy under `condition` minus that under `base`; None where not tested."""
         difference, labels = self._differences(condition, base), self.results.labels
         every = range(len(self.results.classes))
         return [self._mean(np.where(labels == label, difference, np.nan)) for label in every]
 
     def mean_changes_by_class(self, condition: Condition, base: Condition) -> np.ndarray:
-        """Computes the change of each class without an interval: float [C], NaN for classes without clips."""
+        """Computes the values of `changes_by_class` without intervals, float [C]; NaN where not tested."""
         difference, num_classes = self._differences(condition, base), len(self.results.classes)
         kept = ~np.isnan(difference)
         labels = self.results.labels[kept]
@@ -117,6 +139,7 @@ class Scores:
         return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
 
     def macro_f1(self, condition: Condition) -> Estimate | None:
+        """Computes macro F1 under `condition`, the mean over seeds, and its interval; None without tests."""
         predictions, tested = self.results.predictions(condition)
         if not tested.any():
             return None
@@ -124,7 +147,7 @@ class Scores:
         return statistics.macro_f1_interval(labels, predictions[:, tested], units, len(self.results.classes))
 
     def by_seed(self, condition: Condition) -> np.ndarray:
-        """Computes accuracy and macro F1 of each seed: float [2, S]."""
+        """Computes each seed's accuracy (row 0) and macro F1 (row 1) under `condition`: float [2, S]."""
         predictions, tested = self.results.predictions(condition)
         labels = self.results.labels[tested]
         rows = predictions[:, tested] if tested.any() else predictions[:0]
@@ -132,7 +155,11 @@ class Scores:
         return np.array(pairs).reshape(-1, 2).T
 
     def class_scores(self, condition: Condition) -> np.ndarray:
-        """Computes precision, recall and F1 of each class, means over seeds: float [3, C], NaN without clips."""
+        """Computes each class's precision, recall and F1 under a condition, as means over seeds.
+
+        Returns:
+          An array with these three as rows, float [3, C]; NaN for classes without tested clips.
+        """
         predictions, tested = self.results.predictions(condition)
         labels, every = self.results.labels[tested], np.arange(len(self.results.classes))
         rows = [
@@ -142,16 +169,17 @@ class Scores:
         return np.where(np.isin(every, labels), np.mean(rows, axis=0), np.nan)
 
     def chance(self, condition: Condition) -> tuple[float, float]:
-        """Computes accuracy and macro F1 of always predicting the most frequent class."""
+        """Returns a tuple of the accuracy and macro F1 of always predicting the most frequent class."""
         labels = self.results.labels[self.tested(condition)]
         always = np.full(len(labels), np.bincount(labels).argmax())
         return verdicts.chance(self.results, condition), metrics.macro_f1(labels, always)
 
     def probabilities(self, condition: Condition) -> np.ndarray:
-        """Averages the seeds' probabilities: float64 [N, C], NaN where not all seeds were tested."""
+        """Returns the mean of the seeds' probabilities, float64 [N, C]; NaN where not all were tested."""
         return verdicts.ensemble(self.results.logits(condition).astype(np.float64))
 
     def quality(self, condition: Condition) -> Quality:
+        """Scores the mean of the seeds' class probabilities for the tested clips under `condition`."""
         tested = self.tested(condition)
         labels, probabilities = self.results.labels[tested], self.probabilities(condition)[tested]
         every = np.arange(probabilities.shape[1])
@@ -162,9 +190,11 @@ class Scores:
         return Quality(top5, loss, statistics.expected_calibration_error(probabilities, labels))
 
     def by_video(self, condition: Condition) -> tuple[int, Estimate, Estimate] | None:
-        """Scores videos by the mean of their clips' probabilities: their number, accuracy and macro F1.
+        """Scores predictions of whole videos, by the mean of the probabilities of a video's clips.
 
-        None if no video has several tested clips.
+        Returns:
+          A tuple of the number of videos, their accuracy and their macro F1; None if no video has several
+          tested clips.
         """
         tested = np.flatnonzero(self.tested(condition))
         names = [video_of(self.results.ids[i]) for i in tested]
@@ -180,13 +210,13 @@ class Scores:
         return len(first), accuracy, f1
 
     def confusion(self, model: str) -> np.ndarray:
-        """Counts predictions of all seeds: int64 [C, C], rows are true classes."""
+        """Counts a model's predictions, of all seeds, by true class (row) and prediction: int64 [C, C]."""
         predictions, tested = self.results.predictions(Condition(model))
         labels = np.tile(self.results.labels[tested], len(predictions))
         return metrics.confusion(labels, predictions[:, tested].ravel(), len(self.results.classes))
 
     def most_confused(self, limit: int) -> list[Confusion]:
-        """Finds the pairs of classes that are confused most, by the mean of the models' fractions."""
+        """Lists at most `limit` pairs of confused classes, those with the highest mean over models first."""
         counts = {model: self.confusion(model) for model in self.models}
         if not counts:
             return []
@@ -201,7 +231,7 @@ class Scores:
         ]
 
     def only_right(self, model: str, other: str) -> np.ndarray:
-        """Finds clips that all seeds of a model get right and all of another wrong: indices int64 [M]."""
+        """Returns the indices of clips that all seeds of `model` get right and all of `other` wrong."""
         right, wrong = (
             self.results.correct(Condition(model)) == 1,
             self.results.correct(Condition(other)) == 0,
@@ -209,7 +239,10 @@ class Scores:
         return np.flatnonzero(right & wrong)
 
     def interventions(self) -> tuple[str, ...]:
-        """Lists the tested interventions in the order of interventions.names, all permutations as one."""
+        """Lists the names of the interventions that any model was tested under, without PLAIN.
+
+        They are in the order of interventions.names, with SHUFFLED for all of SHUFFLES.
+        """
         found = {name for model in self.models for name in self.results.interventions(model)}
         known = interventions.names(self.results.num_frames)
         ordered = [name for name in known if name in found] + sorted(found - set(known))
@@ -217,7 +250,7 @@ class Scores:
         return tuple(name for name in dict.fromkeys(joined) if name != PLAIN)
 
     def order_checks(self) -> Iterator[OrderCheck]:
-        """Compares each model's logits for frames in another order with those for the unchanged clip."""
+        """Yields, for each model and intervention that reorders frames, how much the predictions change."""
         for model in self.models:
             for entry in filter(lambda entry: entry.permutes, INTERVENTIONS.values()):
                 pairs = [
@@ -230,7 +263,7 @@ class Scores:
                     yield _order_check(model, entry.name, pairs)
 
     def _differences(self, condition: Condition, base: Condition) -> np.ndarray:
-        """Subtracts clip by clip the fraction of seeds that are right: float [N]."""
+        """Computes each clip's fraction of right seeds under `condition` minus that under `base`, [N]."""
         return self.results.correct(condition) - self.results.correct(base)
 
     def _mean(self, values: np.ndarray) -> Estimate | None:
@@ -239,7 +272,7 @@ class Scores:
 
 
 def excludes_zero(estimate: Estimate | None) -> bool:
-    """Tells whether an estimate's interval lies on one side of 0; an unknown one does not."""
+    """Returns whether an estimate's interval excludes 0; False if the estimate or its interval is unknown."""
     return estimate is not None and (estimate.low > 0 or estimate.high < 0)
 
 
@@ -255,7 +288,12 @@ def _order_check(model: str, name: str, pairs: list[tuple[np.ndarray, np.ndarray
 
 
 def format_estimate(estimate: Estimate | None, *, sign: bool = False) -> str:
-    """Formats an estimate for a table; a dash stands for a missing one or its interval. sign: of changes."""
+    """Formats an estimate as its value and interval, for a table.
+
+    Args:
+      estimate: the estimate; None is formatted as a dash, and so is an unknown interval.
+      sign: whether to write a plus before positive numbers, as for changes.
+    """
     if estimate is None:
         return "–"
     value, low, high = (f"{x:+z.3f}" if sign else f"{x:.3f}" for x in dataclasses.astuple(estimate))
