@@ -62,7 +62,7 @@ def parse_options() -> Options:
 
 
 def format_finding(finding: Finding) -> list[str]:
-    """Returns the lines of a finding and its fix, in 80 columns; a command stays on one line, to be pasted."""
+    """Returns the lines of a finding and its fix in 80 columns; a command stays on one line, for pasting."""
     lines = _wrap(f"  {finding.level:<5}", printable(finding.text))
     if finding.fix:
         lines += _wrap(f"{_INDENT}fix: ", printable(finding.fix))

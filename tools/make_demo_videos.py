@@ -314,7 +314,7 @@ def _draw(look: Look, parts: list[tuple[float, float, float]]) -> np.ndarray:
 
 
 def define_flags() -> None:
-    """Defines the flags. Called only when run as a program, since importers define flags of the same names."""
+    """Defines the flags. Called only when run as a program: importers define flags of the same names."""
     default = "Default: data/demo_videos, or data/<scenario>."
     flags.DEFINE_string("output", None, f"The corpus's folder; must not exist yet. {default}")
     flags.DEFINE_integer("groups", 25, "Recording groups.")

@@ -1,4 +1,7 @@
-"""Damages the bytes of files at random places and near headers."""
+"""Damages the bytes of files, at random positions and near headers.
+
+A mutation is a function that changes a bytearray in place at random.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from tools.fuzzing.seeds import Seed
 
-# Container fields are near these: names of chunks and boxes, EBML ids, MPEG start codes.
+# Bytes near which containers have their fields: names of chunks and boxes, EBML ids, MPEG start codes.
 _LANDMARK = re.compile(
     rb"RIFF|AVI |LIST|avih|strh|strf|idx1|movi|indx|00dc|01wb|ftyp|moov|mvhd|trak|tkhd|mdhd|hdlr|stsd|stts|stss|ctts|"
     rb"stsz|stsc|stco|co64|elst|edts|avcC|hvcC|esds|moof|mfhd|traf|tfhd|trun|mdat|avc1|hvc1|mp4v|"
@@ -67,7 +70,10 @@ def overwrite_run(content: bytearray, rng: random.Random) -> None:
 
 
 def rewrite_field(content: bytearray, rng: random.Random) -> None:
-    """Rewrites numbers near a header's name: sizes before it, counts, dimensions and time bases after."""
+    """Overwrites up to 4 integers near a random header's name.
+
+    Containers hold sizes before the name; counts, dimensions and time bases after it.
+    """
     position = _landmark(content, rng)
     for _ in range(rng.choice((1, 1, 1, 2, 4))):
         num_bytes = rng.choice((1, 2, 4, 4, 4, 8))
@@ -95,7 +101,11 @@ _MUTATIONS: tuple[Mutation, ...] = (
 
 
 def damage(content: bytes, rng: random.Random) -> tuple[bytes, str]:
-    """Returns damaged bytes and the names of the mutations."""
+    """Applies 1 to 6 random mutations to bytes.
+
+    Returns:
+      A tuple of the damaged bytes and the names of the mutations, separated by commas.
+    """
     damaged, done = bytearray(content), []
     for _ in range(rng.choice((1, 1, 1, 2, 3, 6))):
         if not damaged:
@@ -107,7 +117,11 @@ def damage(content: bytes, rng: random.Random) -> tuple[bytes, str]:
 
 
 def damage_video(seeds: Sequence[Seed], rng: random.Random) -> tuple[bytes, str, str]:
-    """Damages a seed, or joins two. Returns the bytes, the suffix and a description."""
+    """Makes a damaged video of one seed (an intact video), or of two that are spliced.
+
+    Returns:
+      A tuple of the video's bytes, its suffix and a description of the damage.
+    """
     seed = rng.choice(seeds)
     content, how, suffix = seed.content, seed.name, seed.suffix
     if rng.random() < 0.1:
@@ -124,7 +138,7 @@ def damage_video(seeds: Sequence[Seed], rng: random.Random) -> tuple[bytes, str,
 
 def _landmark(content: bytearray, rng: random.Random) -> int:
     places = [match.start() for match in _LANDMARK.finditer(content)]
-    # Packets have names too, far more than headers; the first names are preferred.
+    # Packets have names too, far more than headers. Headers come first, so the first names are preferred.
     chosen = places[: rng.choice((8, 40, len(places)))]
     return rng.choice(chosen) if chosen else rng.randrange(len(content))
 
