@@ -4,7 +4,7 @@
   python -m tools.doctor --data=data/ucf50-15x64x64 --run=runs/first
 
 Exits with status 1 if a check fails. The doctor must start even where installed packages are broken, so it
-imports none itself: it uses argparse instead of absl, and each check imports what it checks.
+imports none of them itself: it uses argparse instead of absl, and each check imports what it checks.
 """
 
 from __future__ import annotations

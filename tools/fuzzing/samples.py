@@ -103,7 +103,7 @@ def run_program(module: str, *arguments: str) -> None:
 
 
 def make_results(samples: pathlib.Path) -> None:
-    """Writes a comparison's results.json with random predictions, and the cell.json of one of its trainings."""
+    """Writes results.json and one training's cell.json of a comparison with random predictions."""
     from ucf50_tfrecord.dataset.clips import load_clips
     from ucf50_tfrecord.evaluation import compare, interventions
     from ucf50_tfrecord.evaluation import results as results_lib
