@@ -68,8 +68,8 @@ def _scale_video(tf: Any, batch: dict[str, Any]) -> dict[str, Any]:
     return batch | {"video": tf.cast(batch["video"], tf.float32) / 255}
 
 
-# By name of the row: the function that returns endless batches, given a dataset's folder and a batch size, and
-# the encoding of the shards that it reads.
+# By name of the row: the function that returns endless batches, given a dataset's folder and a batch size,
+# and the encoding of the shards that it reads.
 METHODS: dict[str, tuple[Callable[[str, int], Batches], str]] = {
     "ours, --cache=none": (ours, "raw"),
     "ours, --cache=host": (functools.partial(ours, cache="host"), "raw"),
