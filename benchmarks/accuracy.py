@@ -130,6 +130,7 @@ def _resolved(recipe: str, given: list[str]) -> tuple[str, ...]:
 
 
 def measure(name: str) -> Row:
+    """Trains one row of the table with each seed of --seeds; returns its scores."""
     trainings = [train(name, seed) for seed in _SEEDS.value]
     return Row(
         name=name,

@@ -53,10 +53,12 @@ Method = Callable[[str], object]
 
 
 def ours(path: str) -> np.ndarray:
+    """Decodes a video with this project's decoder; returns the frames of its clip."""
     return decode.decode_file(path, FORMAT)[0].frames
 
 
 def decode_everything(path: str) -> int:
+    """Decodes all frames of a video with PyAV, without converting them to pixels; returns their number."""
     import av
 
     with av.open(path, metadata_errors="replace") as container:
@@ -65,6 +67,7 @@ def decode_everything(path: str) -> int:
 
 
 def pyav_all_to_arrays(path: str) -> np.ndarray:
+    """Converts every frame of a video to an array with PyAV; returns evenly spaced ones."""
     import av
 
     with av.open(path, metadata_errors="replace") as container:
@@ -76,6 +79,7 @@ def pyav_all_to_arrays(path: str) -> np.ndarray:
 
 
 def opencv_seek(path: str) -> np.ndarray:
+    """Seeks to evenly spaced frames of a video with OpenCV; returns them."""
     import cv2
 
     cv2.setNumThreads(1)
@@ -91,6 +95,7 @@ def opencv_seek(path: str) -> np.ndarray:
 
 
 def opencv_grab(path: str) -> np.ndarray:
+    """Decodes a video in order with OpenCV; returns evenly spaced frames."""
     import cv2
 
     cv2.setNumThreads(1)
@@ -109,6 +114,7 @@ def opencv_grab(path: str) -> np.ndarray:
 
 
 def decord_batch(path: str) -> np.ndarray:
+    """Returns evenly spaced frames of a video, read by decord's get_batch."""
     import decord
 
     reader = decord.VideoReader(path, width=FORMAT.width, height=FORMAT.height, num_threads=1)
@@ -116,6 +122,7 @@ def decord_batch(path: str) -> np.ndarray:
 
 
 def torchcodec_frames(path: str) -> np.ndarray:
+    """Returns evenly spaced frames of a video, read by torchcodec's get_frames_at."""
     from torchcodec.decoders import VideoDecoder
     from torchcodec.transforms import Resize
 
@@ -265,6 +272,7 @@ def measure_long_video(num_frames: int) -> float:
 
 
 def write_long_video(path: str, num_frames: int) -> None:
+    """Writes a video of `num_frames` frames, which repeat 12 random pictures of 64x48 pixels."""
     import av
 
     frames = [

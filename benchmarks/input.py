@@ -45,6 +45,7 @@ Batches = Iterator[Any]
 
 
 def ours(data: str, batch_size: int, cache: str = "none") -> Batches:
+    """Returns endless batches of clips, read by this project's input with a value of --cache."""
     return _feed(data, cache).batches(batch_size=batch_size, seed=0)
 
 
@@ -275,6 +276,7 @@ def measure_training_memory(data: str, epochs: int) -> Memory:
 
 
 def resident_megabytes(pid: int) -> float:
+    """Returns the resident memory of the process `pid`, in MB."""
     pages = int(pathlib.Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 

@@ -67,7 +67,7 @@ class Endpoint:
         self._process.wait()
 
     def client(self) -> Any:
-        """Returns a boto3 client of the server."""
+        """Returns a boto3 client that is connected to the local S3 server."""
         import boto3
 
         return boto3.client(

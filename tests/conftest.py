@@ -136,7 +136,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory, videos_dir: pathlib.Path)
 
 @pytest.fixture(scope="session")
 def pool_run(data_dir: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """The folder of a finished, untrained run, whose random weights suffice to tell clips apart. Read only."""
+    """The folder of a finished, untrained run, whose random weights tell clips apart. Read only."""
     from tests.untrained import write_run
 
     return pathlib.Path(write_run(tmp_path_factory.mktemp("runs") / "pool", data_dir, weight_std=0.5))

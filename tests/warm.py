@@ -125,7 +125,7 @@ def _wait(pid: int, timeout: float) -> int | None:
 
 
 def _become(arguments: list[str]) -> None:
-    """Runs a command line's module, code or script as the interpreter's main program."""
+    """Runs the module, code or script that a Python command line names as this interpreter's main program."""
     sys.orig_argv[1:] = arguments
     match arguments:
         case "-m", module, *rest:

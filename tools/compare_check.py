@@ -138,6 +138,7 @@ def judge_side_by_side(corpora: list[tuple[str, int]]) -> list[Judged]:
 
 
 def print_corpus(judged: list[Judged]) -> None:
+    """Prints how many verdicts on one corpus are right, and the wrong ones."""
     wrong = [one for one in judged if not one.is_right]
     terminal.say(
         f"{judged[0].scenario}, seed {judged[0].seed}: {len(judged) - len(wrong)} of {len(judged)} right",

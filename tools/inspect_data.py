@@ -166,12 +166,14 @@ def draw_sheet(clips: clips_lib.ClipIndex) -> None:
 
 
 def describe(value: list | np.ndarray) -> str:
+    """Describes a feature of a record in one line: an array by its shape and mean, a list by its values."""
     if isinstance(value, np.ndarray):
         return f"{value.dtype} {list(value.shape)}, mean {value.mean():.1f}"
     return printable(" ".join(v.decode(errors="replace") if isinstance(v, bytes) else str(v) for v in value))
 
 
 def format_rates(rates: list[float]) -> str:
+    """Formats sorted frame rates as one number, or as a range from the lowest to the highest."""
     return f"{rates[0]:g}" if len(rates) == 1 else f"{rates[0]:g} to {rates[-1]:g}"
 
 
@@ -201,6 +203,7 @@ def print_run(run_dir: str) -> None:
 
 
 def print_scores(run_dir: str) -> None:
+    """Prints a finished run's scores, or that the run is not finished."""
     path = pathlib.Path(run_dir, run_lib.SUMMARY_FILENAME)
     if not path.is_file():
         print_wrapped(

@@ -257,7 +257,7 @@ def _actor(group: int, seed: int) -> tuple[float, np.ndarray]:
 
 
 def _frame_colors(recording: _Recording, group_color: np.ndarray, num_frames: int) -> np.ndarray:
-    """Returns the actor's colour in each frame: float64 [T, 3]."""
+    """Returns the actor's colour in each frame of a recording's clip: float64 [T, 3]."""
     number = recording.color()
     color = group_color if number is None else np.array(ACTOR_COLORS[number])
     time, quarter = np.arange(num_frames), round(num_frames / 4)

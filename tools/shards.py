@@ -1,4 +1,4 @@
-"""Converts a folder of videos for tools and benchmarks that need its shards."""
+"""Converts a folder of videos to shards, for tools and benchmarks that need a dataset."""
 
 from __future__ import annotations
 

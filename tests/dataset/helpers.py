@@ -42,6 +42,7 @@ def read_batches(clips: ClipIndex, count: int | None = None, *, reader=None, **o
 
 
 def assert_equal_batches(found: list[dict], expected: list[dict]) -> None:
+    """Asserts that two lists of batches have the same arrays under the same names."""
     assert len(found) == len(expected)
     for one, other in zip(found, expected):
         assert one.keys() == other.keys()

@@ -19,7 +19,7 @@ def make_results(
     num_seeds: int = 1,
     seed: int = 0,
 ) -> Results:
-    """Makes results of a comparison whose clips are split into two parts. Each training is tested on one part.
+    """Makes results of a comparison with two parts of its clips. Each training is tested on one part.
 
     Args:
       fractions: dictionary from (model, training, intervention) to the fraction of clips that are predicted
@@ -68,6 +68,7 @@ def make_results(
 
 
 def right_about(results: Results, condition: Condition) -> float:
+    """Returns the fraction of clips that are predicted right under a condition."""
     return float(np.nanmean(results.correct(condition)))
 
 

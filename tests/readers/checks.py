@@ -11,6 +11,7 @@ MIN_PSNR_DB = 30
 
 
 def psnr_db(frames: np.ndarray, others: np.ndarray) -> float:
+    """Returns the peak signal-to-noise ratio of uint8 frames to others, in dB."""
     return 10 * np.log10(255**2 / np.mean((frames.astype(float) - others) ** 2))
 
 

@@ -1,4 +1,4 @@
-"""Fixtures for docs/readers.md: the folder that its examples expect, and the expected frames of its shards."""
+"""Fixtures for docs/readers.md: the folder that its examples expect, and its shards' expected frames."""
 
 import dataclasses
 import pathlib

@@ -9,7 +9,7 @@ TEXT = (REPOSITORY / "docs" / "readers.md").read_text()
 
 
 def example(marker: str, language: str = "python") -> str:
-    """Returns the code of the only example of docs/readers.md in a language that contains the text `marker`."""
+    """Returns the code of docs/readers.md's only example in a language that contains the text `marker`."""
     [block] = [
         code for code in re.findall(rf"^```{language}\n(.*?)^```$", TEXT, re.M | re.S) if marker in code
     ]

@@ -47,6 +47,7 @@ _VARIABLES: dict[str, tuple[Callable[[str], bool], str]] = {
 
 
 def check(options: Options) -> Iterator[Finding]:
+    """Yields findings on this machine's GPUs, CPU cores, environment variables and fastest precision."""
     from pipelines import console
 
     answer = ask_tensorflow(options.run)

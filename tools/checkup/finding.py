@@ -39,14 +39,17 @@ class Finding:
 
 
 def ok(text: str) -> Finding:
+    """Returns a finding of level "ok": no problem."""
     return Finding("ok", text)
 
 
 def warn(text: str, fix: str = "", *, command: str = "") -> Finding:
+    """Returns a finding of level "warn": a problem that does not change the exit status of tools.doctor."""
     return Finding("warn", text, fix, command)
 
 
 def fail(text: str, fix: str = "", *, command: str = "") -> Finding:
+    """Returns a finding of level "fail": a problem that makes tools.doctor exit with status 1."""
     return Finding("fail", text, fix, command)
 
 

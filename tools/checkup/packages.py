@@ -22,6 +22,7 @@ _SHOWN = ("tensorflow", "keras", "numpy", "av", "protobuf")
 
 
 def check(options: Options) -> Iterator[Finding]:
+    """Yields findings on the installed packages: their versions, their origins, and whether they load."""
     yield from check_versions(installed_versions())
     yield from _check_origins()
     yield from _check_decoder()
@@ -111,6 +112,7 @@ def _check_origins() -> Iterator[Finding]:
 
 
 def _check_decoder() -> Iterator[Finding]:
+    """Yields a finding on whether PyAV loads; none if it is not installed."""
     if importlib.util.find_spec("av") is None:
         return
     try:

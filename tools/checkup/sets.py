@@ -20,6 +20,7 @@ _PARALLEL_LOOKUPS = 16  # of shards' sizes; each look-up may be a request to an 
 
 
 def check(options: Options) -> Iterator[Finding]:
+    """Yields findings on the sets of shards and the run that the options name."""
     folders = find_folders(options)
     for folder in folders:
         yield from check_set(folder)
@@ -79,6 +80,7 @@ def check_set(folder: str) -> Iterator[Finding]:
 
 
 def _check_shards(manifest: Manifest) -> Iterator[Finding]:
+    """Yields one finding on a set's shards and sidecars, of which it reads the first and the last."""
     from ucf50_tfrecord import manifest as manifest_lib
 
     with concurrent.futures.ThreadPoolExecutor(_PARALLEL_LOOKUPS) as threads:
@@ -136,6 +138,7 @@ def check_run(run_dir: str) -> Iterator[Finding]:
 
 
 def _check_checkpoints(run_dir: str) -> Iterator[Finding]:
+    """Yields findings on which checkpoints of a run are readable."""
     answer = ask_tensorflow(run_dir)
     if isinstance(answer, NoAnswer):
         yield warn(f"{run_dir}: its checkpoints are not checked, as TensorFlow does not load")

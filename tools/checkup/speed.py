@@ -44,6 +44,7 @@ class Rates:
 
 
 def check(options: Options) -> Iterator[Finding]:
+    """Measures for about options.speed_secs; yields findings on the rates and the bottleneck of training."""
     if not options.speed_secs:
         yield ok("not measured (--nospeed)")
         return
@@ -86,6 +87,7 @@ def _measure(options: Options) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _ask(function: str, *arguments: Any) -> dict[str, Any]:
+    """Calls a function of benchmarks.machine in a process of its own; returns its result."""
     return ask("benchmarks.machine", function, *arguments, timeout_secs=_TIMEOUT_SECS).value
 
 

@@ -84,7 +84,7 @@ class Attack:
 
 
 def ffconcat(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list[pathlib.Path]:
-    """Writes an FFmpeg concatenation script that names a canary, a host or a playlist."""
+    """Writes an FFmpeg concatenation script that names a canary, a host or a playlist written beside it."""
     playlist = path.with_suffix(".m3u8")
     playlist.write_text(_playlist(canaries.path(".ts")))
     named = rng.choice(
@@ -101,7 +101,7 @@ def ffconcat(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list
 
 
 def hls(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list[pathlib.Path]:
-    """Writes an HLS playlist whose segments, key or map name a canary or a host."""
+    """Writes an HLS playlist in which the segment, the key or the map is the path of a canary or a URL."""
     named = rng.choice(
         (
             canaries.path(".ts"),
@@ -133,7 +133,7 @@ def vobsub(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list[p
 
 
 def sdp(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list[pathlib.Path]:
-    """Writes a session description of an RTP stream from a host."""
+    """Writes a session description (SDP) of an RTP stream from this machine's watched port."""
     path.write_text(
         "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\n"
         f"a=control:rtsp://{canaries.host}/x\nm=video {canaries.port} RTP/AVP 96\na=rtpmap:96 H264/90000\n"
@@ -142,7 +142,7 @@ def sdp(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list[path
 
 
 def dash(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list[pathlib.Path]:
-    """Writes a DASH manifest whose base URL is a canary or a host."""
+    """Writes a DASH manifest whose base URL is a canary, or a file on this machine's watched port."""
     named = rng.choice((f"file://{canaries.path('.mp4')}", f"http://{canaries.host}/a.mp4"))
     path.write_text(
         '<?xml version="1.0"?>\n<MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" mediaPresentationDuration='

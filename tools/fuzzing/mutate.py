@@ -28,36 +28,43 @@ Mutation = Callable[[bytearray, random.Random], None]
 
 
 def flip_bits(content: bytearray, rng: random.Random) -> None:
+    """Flips 1 to 100 random bits of a file's contents."""
     for _ in range(rng.choice((1, 1, 2, 5, 20, 100))):
         content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
 
 
 def flip_near_header(content: bytearray, rng: random.Random) -> None:
+    """Flips up to 3 random bits within 24 bytes after the start of a header's name."""
     position = _landmark(content, rng)
     for _ in range(rng.choice((1, 1, 3))):
         content[min(position + rng.randrange(24), len(content) - 1)] ^= 1 << rng.randrange(8)
 
 
 def truncate(content: bytearray, rng: random.Random) -> None:
+    """Removes the end of a file's contents, from a random position."""
     del content[rng.randrange(len(content)) :]
 
 
 def insert(content: bytearray, rng: random.Random) -> None:
+    """Inserts random bytes at a random position of a file's contents."""
     position = rng.randrange(len(content) + 1)
     content[position:position] = rng.randbytes(rng.randint(1, rng.choice((4, 64, _MAX_INSERTED))))
 
 
 def delete(content: bytearray, rng: random.Random) -> None:
+    """Removes a random range of a file's contents."""
     start, stop = _span(content, rng)
     del content[start:stop]
 
 
 def repeat(content: bytearray, rng: random.Random) -> None:
+    """Duplicates a random range of a file's contents."""
     start, stop = _span(content, rng)
     content[stop:stop] = content[start:stop]
 
 
 def swap_chunks(content: bytearray, rng: random.Random) -> None:
+    """Swaps two random ranges of a file's contents."""
     (a, b), (c, d) = sorted((_span(content, rng), _span(content, rng)))
     c = max(b, c)
     d = max(c, d)
@@ -65,6 +72,7 @@ def swap_chunks(content: bytearray, rng: random.Random) -> None:
 
 
 def overwrite_run(content: bytearray, rng: random.Random) -> None:
+    """Overwrites a random range of a file's contents with one repeated byte."""
     start, stop = _span(content, rng)
     content[start:stop] = bytes([rng.choice((0, 0, 0, 0xFF, 0x20))]) * (stop - start)
 
@@ -137,6 +145,7 @@ def damage_video(seeds: Sequence[Seed], rng: random.Random) -> tuple[bytes, str,
 
 
 def _landmark(content: bytearray, rng: random.Random) -> int:
+    """Returns the position of a random header's name in a file's contents; without any, a random position."""
     places = [match.start() for match in _LANDMARK.finditer(content)]
     # Packets have names too, far more than headers. Headers come first, so the first names are preferred.
     chosen = places[: rng.choice((8, 40, len(places)))]
@@ -144,5 +153,6 @@ def _landmark(content: bytearray, rng: random.Random) -> int:
 
 
 def _span(content: bytearray, rng: random.Random) -> tuple[int, int]:
+    """Returns the start and the stop of a random range of a file's contents."""
     start = rng.randrange(len(content))
     return start, min(len(content), start + rng.randint(1, rng.choice((8, 256, max(1, len(content) // 4)))))

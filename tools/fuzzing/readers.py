@@ -66,6 +66,7 @@ _PICTURES = r"predictions/(predictions\.json|\d+-v_\w+\.png)"
 
 
 def load_set(folder: pathlib.Path) -> None:
+    """Reads the manifest and the sidecars of a dataset, as a training does."""
     from ucf50_tfrecord.dataset.clips import load_clips
 
     manifest = manifest_lib.load(str(folder / "shards"))
@@ -75,10 +76,12 @@ def load_set(folder: pathlib.Path) -> None:
 
 
 def load_sidecar(folder: pathlib.Path) -> None:
+    """Reads the sidecar of one shard."""
     manifest_lib.load_report(str(folder / "shards"), pathlib.Path(SHARD).name)
 
 
 def verify_set(folder: pathlib.Path) -> None:
+    """Verifies all shards of a dataset, as pipelines.verify does."""
     manifest = manifest_lib.load(str(folder / "shards"))
     for shard in manifest.shards:
         manifest_lib.verify_shard(manifest, shard)
@@ -115,12 +118,14 @@ def fetch_agreeing_set(folder: pathlib.Path) -> None:
 
 
 def publish_set(folder: pathlib.Path) -> None:
+    """Copies a dataset to a URL (store/) that already holds a copy with a damaged manifest."""
     from ucf50_tfrecord.convert import publish
 
     publish.publish(manifest_lib.load(str(folder / "shards")), f"file://{folder}/store")
 
 
 def load_config(folder: pathlib.Path) -> None:
+    """Reads the configuration of a run, as pipelines.predict does."""
     from ucf50_tfrecord.inference import predict
     from ucf50_tfrecord.training import run
 
@@ -128,12 +133,14 @@ def load_config(folder: pathlib.Path) -> None:
 
 
 def gather_run(folder: pathlib.Path) -> None:
+    """Reads the files of a finished run."""
     from ucf50_tfrecord.inference import finished_run
 
     finished_run.load(str(folder / "run"))
 
 
 def calibrate_run(folder: pathlib.Path) -> None:
+    """Calibrates a run's model from the predictions that the run has stored."""
     from ucf50_tfrecord.inference import calibration
     from ucf50_tfrecord.training import run, trained
 
@@ -142,12 +149,14 @@ def calibrate_run(folder: pathlib.Path) -> None:
 
 
 def load_results(folder: pathlib.Path) -> None:
+    """Reads the results of a comparison and judges its questions."""
     from ucf50_tfrecord.evaluation import results, verdicts
 
     verdicts.judge(results.load(folder / RESULTS))
 
 
 def load_cell(folder: pathlib.Path) -> None:
+    """Reads the result of one training of a comparison."""
     from ucf50_tfrecord.dataset.clips import load_clips
     from ucf50_tfrecord.evaluation import results
 
@@ -168,6 +177,7 @@ def save_predictions(folder: pathlib.Path) -> None:
 
 
 def seal_sidecar(value: dict) -> dict:
+    """Returns a sidecar's values with a correct checksum."""
     del value["checksum"]
     return value | {"checksum": manifest_lib.fingerprint(value)}
 
