@@ -60,7 +60,7 @@ ROWS: dict[str, tuple[str, tuple[str, ...]]] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
-    """The scores of one row of the table, with one value per seed.
+    """The scores of one row of this benchmark's table, a recipe or a variant of it, with one value per seed.
 
     name: the row's name.
     epochs: number of epochs of each training.
@@ -91,7 +91,7 @@ class Training(run_lib.Summary):
 
 
 def train(name: str, seed: str) -> Training:
-    """Trains the recipe and flags of a row of the table with one seed, unless an earlier call has done so.
+    """Trains one row of ROWS, a recipe with flags, with one seed, unless an earlier call has done so.
 
     Raises:
       UserError: if training fails, or the folder holds a run with other flags.
@@ -130,7 +130,7 @@ def _resolved(recipe: str, given: list[str]) -> tuple[str, ...]:
 
 
 def measure(name: str) -> Row:
-    """Trains one row of the table with each seed of --seeds; returns its scores."""
+    """Trains one row of ROWS, a recipe with flags, with each seed of --seeds; returns its scores."""
     trainings = [train(name, seed) for seed in _SEEDS.value]
     return Row(
         name=name,

@@ -161,7 +161,7 @@ class Row:
 
 
 def measure(name: str, paths: list[str]) -> tuple[float, float]:
-    """Decodes videos with a method, on one core. Runs in a fresh process.
+    """Measures how long a method takes to decode videos on one core. Runs in a fresh process.
 
     Args:
       name: name of the method, a key of METHODS.

@@ -47,7 +47,7 @@ STREAM = "--fetch=stream (tensorflow-io)"
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """A method of reading clips, one row of the table.
+    """A method of reading clips from an object store or a local folder, one row of this benchmark's table.
 
     python: path of the Python that runs benchmarks.fetch_rate.
     method: value of its flag --method.

@@ -101,7 +101,7 @@ def convert_command(videos, data, *flags: str) -> list[str]:
 
 
 def child_pids(pid: int) -> list[int]:
-    """Returns the ids of the child processes of a process that still run."""
+    """Returns the ids of those child processes of process `pid` that still run."""
     try:
         tasks = [path.read_text() for path in pathlib.Path(f"/proc/{pid}/task").glob("*/children")]
     except OSError:  # the process has exited meanwhile

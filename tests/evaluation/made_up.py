@@ -68,7 +68,7 @@ def make_results(
 
 
 def right_about(results: Results, condition: Condition) -> float:
-    """Returns the fraction of clips that are predicted right under a condition."""
+    """Returns the fraction of clips predicted right under a condition: model, training, split, intervention."""
     return float(np.nanmean(results.correct(condition)))
 
 

@@ -9,7 +9,10 @@ TEXT = (REPOSITORY / "docs" / "readers.md").read_text()
 
 
 def example(marker: str, language: str = "python") -> str:
-    """Returns the code of docs/readers.md's only example in a language that contains the text `marker`."""
+    """Returns the code of the only example in docs/readers.md that contains the text `marker`.
+
+    language: programming language of the example, as written at its start.
+    """
     [block] = [
         code for code in re.findall(rf"^```{language}\n(.*?)^```$", TEXT, re.M | re.S) if marker in code
     ]

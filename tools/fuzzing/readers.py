@@ -149,7 +149,7 @@ def calibrate_run(folder: pathlib.Path) -> None:
 
 
 def load_results(folder: pathlib.Path) -> None:
-    """Reads the results of a comparison and judges its questions."""
+    """Reads the results of a comparison and computes its verdicts, the answers to its questions."""
     from ucf50_tfrecord.evaluation import results, verdicts
 
     verdicts.judge(results.load(folder / RESULTS))

@@ -178,7 +178,7 @@ class Round:
         return ended
 
     def _convert(self) -> dict[str, list[np.ndarray]]:
-        """Converts the round's mutants; returns a dictionary from each converted video's path to its clips."""
+        """Converts the round's mutants; returns a dictionary from a converted video's path to its clips."""
         clip_format = self.format
         self._run(
             "pipelines.convert",
