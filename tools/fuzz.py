@@ -47,7 +47,7 @@ _PROGRESS_SECS = 30.0
 
 
 class Progress:
-    """Shows a campaign's progress: a bar on a terminal, elsewhere one line every _PROGRESS_SECS seconds."""
+    """Shows the progress of a fuzz campaign: a bar on a terminal, else a line every _PROGRESS_SECS seconds."""
 
     def __init__(self, findings: Findings):
         self._findings = findings
@@ -97,7 +97,7 @@ def run(
     try_videos: Callable[[range], None],
     try_json: Callable[[range, Callable[[], bool]], int],
 ) -> str | None:
-    """Tries all mutants of the campaign, alternating between videos and JSON.
+    """Tries all mutants (damaged or hostile files) of the campaign, alternating between videos and JSON.
 
     Args:
       progress: counts and shows the mutants that were tried.

@@ -68,7 +68,7 @@ def make_results(
 
 
 def right_about(results: Results, condition: Condition) -> float:
-    """Returns the fraction of clips predicted right under a condition: model, training, split, intervention."""
+    """Returns the fraction of clips predicted right under a condition (a model, its training and its test)."""
     return float(np.nanmean(results.correct(condition)))
 
 

@@ -90,7 +90,7 @@ def _requirements(extra: str) -> list[str]:
 
 
 def _check_origins() -> Iterator[Finding]:
-    """Yields a failure for each module, in PYTHONPATH or the current folder, that hides a package."""
+    """Yields a failure for each module, in PYTHONPATH or the current folder, that hides an installed one."""
     required = {name for extra in _EXTRAS for name in _requirements(extra)} | {"keras"}
     for module, packages in importlib.metadata.packages_distributions().items():
         package = next((name for name in packages if pins.normalize(name) in required), None)
@@ -112,7 +112,7 @@ def _check_origins() -> Iterator[Finding]:
 
 
 def _check_decoder() -> Iterator[Finding]:
-    """Yields a finding on whether PyAV loads; none if it is not installed."""
+    """Yields a finding on whether PyAV loads, or nothing if PyAV is not installed."""
     if importlib.util.find_spec("av") is None:
         return
     try:

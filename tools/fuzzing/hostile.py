@@ -67,7 +67,7 @@ def is_canary(frames: np.ndarray) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Attack:
-    """A hostile file that was written for a campaign.
+    """A hostile file (text named like a video) that was written for a fuzz campaign.
 
     path: the file's path.
     how: short description of the file.
@@ -84,7 +84,10 @@ class Attack:
 
 
 def ffconcat(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list[pathlib.Path]:
-    """Writes an FFmpeg concatenation script that names a canary, a host or a playlist written beside it."""
+    """Writes an FFmpeg concatenation script that names a canary, a URL or a playlist written beside it.
+
+    A canary is a video that no program may open.
+    """
     playlist = path.with_suffix(".m3u8")
     playlist.write_text(_playlist(canaries.path(".ts")))
     named = rng.choice(
@@ -101,7 +104,10 @@ def ffconcat(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list
 
 
 def hls(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list[pathlib.Path]:
-    """Writes an HLS playlist in which the segment, the key or the map is the path of a canary or a URL."""
+    """Writes an HLS playlist in which the segment, the key or the map is a URL or a canary.
+
+    A canary is a video that no program may open.
+    """
     named = rng.choice(
         (
             canaries.path(".ts"),
@@ -142,7 +148,7 @@ def sdp(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list[path
 
 
 def dash(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list[pathlib.Path]:
-    """Writes a DASH manifest whose base URL is a canary, or a file on this machine's watched port."""
+    """Writes a DASH manifest whose base URL names a canary (a video not to be opened) or the watched port."""
     named = rng.choice((f"file://{canaries.path('.mp4')}", f"http://{canaries.host}/a.mp4"))
     path.write_text(
         '<?xml version="1.0"?>\n<MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" mediaPresentationDuration='
@@ -153,14 +159,17 @@ def dash(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list[pat
 
 
 def image_sequence(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list[pathlib.Path]:
-    """Writes a picture whose name is also a pattern (%03d), and a canary under the pattern's first name."""
+    """Writes a picture whose name is also a pattern (%03d), and a canary under the pattern's first name.
+
+    A canary is a video that no program may open.
+    """
     shutil.copy(canaries.path(".gif"), str(path).replace("%03d", "000"))
     path.write_bytes(b"GIF89a")
     return []
 
 
 def redirection(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list[pathlib.Path]:
-    """Writes a text file, in one of several old formats, that refers to a host or a canary."""
+    """Writes a text, in one of several old formats, that names a URL or a canary (a video not to be opened)."""
     text = rng.choice(
         (
             f"[Reference]\nRef1=http://{canaries.host}/a.asf\n",

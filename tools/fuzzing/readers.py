@@ -66,7 +66,7 @@ _PICTURES = r"predictions/(predictions\.json|\d+-v_\w+\.png)"
 
 
 def load_set(folder: pathlib.Path) -> None:
-    """Reads the manifest and the sidecars of a dataset, as a training does."""
+    """Reads a dataset's manifest and its sidecars (JSON files that describe a shard each), as training does."""
     from ucf50_tfrecord.dataset.clips import load_clips
 
     manifest = manifest_lib.load(str(folder / "shards"))
@@ -76,7 +76,7 @@ def load_set(folder: pathlib.Path) -> None:
 
 
 def load_sidecar(folder: pathlib.Path) -> None:
-    """Reads the sidecar of one shard."""
+    """Reads the sidecar of one shard, the JSON file that describes it."""
     manifest_lib.load_report(str(folder / "shards"), pathlib.Path(SHARD).name)
 
 
@@ -177,7 +177,7 @@ def save_predictions(folder: pathlib.Path) -> None:
 
 
 def seal_sidecar(value: dict) -> dict:
-    """Returns a sidecar's values with a correct checksum."""
+    """Returns the value of a sidecar (the JSON file that describes a shard) with a correct checksum."""
     del value["checksum"]
     return value | {"checksum": manifest_lib.fingerprint(value)}
 

@@ -44,7 +44,7 @@ _CUT = {"whole_secs": 0.0, "window_secs": 0.3, "stride_secs": 0.1}
 
 @dataclasses.dataclass(frozen=True)
 class Mutant:
-    """A damaged or hostile video.
+    """A damaged or hostile video of a fuzz campaign.
 
     number: the mutant's number in the campaign; -1 for an intact video.
     path: path of the video, relative to the round's folder of videos.
