@@ -47,7 +47,7 @@ _PROGRESS_SECS = 30.0
 
 
 class Progress:
-    """Shows the progress of a fuzz campaign: a bar on a terminal, else a line every _PROGRESS_SECS seconds."""
+    """Shows a fuzz campaign's progress: a bar on a terminal, else a line every _PROGRESS_SECS seconds."""
 
     def __init__(self, findings: Findings):
         self._findings = findings

@@ -68,7 +68,7 @@ def make_results(
 
 
 def right_about(results: Results, condition: Condition) -> float:
-    """Returns the fraction of clips predicted right under a condition (a model, its training and its test)."""
+    """Returns the fraction of clips predicted right under a condition (a model, its training, its test)."""
     return float(np.nanmean(results.correct(condition)))
 
 

@@ -90,7 +90,7 @@ def _requirements(extra: str) -> list[str]:
 
 
 def _check_origins() -> Iterator[Finding]:
-    """Yields a failure for each module, in PYTHONPATH or the current folder, that hides an installed one."""
+    """Yields failures for modules in PYTHONPATH or the current folder that hide installed packages."""
     required = {name for extra in _EXTRAS for name in _requirements(extra)} | {"keras"}
     for module, packages in importlib.metadata.packages_distributions().items():
         package = next((name for name in packages if pins.normalize(name) in required), None)

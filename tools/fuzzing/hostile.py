@@ -169,7 +169,7 @@ def image_sequence(path: pathlib.Path, canaries: Canaries, rng: random.Random) -
 
 
 def redirection(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list[pathlib.Path]:
-    """Writes a text, in one of several old formats, that names a URL or a canary (a video not to be opened)."""
+    """Writes a text in one of several old formats that names a URL or a canary (video not to be opened)."""
     text = rng.choice(
         (
             f"[Reference]\nRef1=http://{canaries.host}/a.asf\n",

@@ -66,7 +66,7 @@ _PICTURES = r"predictions/(predictions\.json|\d+-v_\w+\.png)"
 
 
 def load_set(folder: pathlib.Path) -> None:
-    """Reads a dataset's manifest and its sidecars (JSON files that describe a shard each), as training does."""
+    """Reads a dataset's manifest and sidecars (JSON files that describe a shard each), as training does."""
     from ucf50_tfrecord.dataset.clips import load_clips
 
     manifest = manifest_lib.load(str(folder / "shards"))
