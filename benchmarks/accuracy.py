@@ -1,10 +1,11 @@
-"""Trains the recipes and steps between them with several seeds; prints scores.
+"""Trains the recipes, and variants of them, with several seeds; prints their scores.
 
   python -m benchmarks.accuracy --data=data/ucf50x8-15x64x64 \\
     --val_folds=4,5,20-23
 
-Scores are of the last weights on the validation folds, on which nothing is
-selected. Finished runs are kept: the same command resumes an interrupted table.
+A run's scores are those of its last weights on the validation folds. Nothing,
+such as the epoch, is selected by the scores on these folds. Finished runs are
+kept, so the same command resumes an interrupted table.
 """
 
 from __future__ import annotations
@@ -36,12 +37,12 @@ _RUNS = flags.DEFINE_string("runs", "bench_results/accuracy", "Folder for the ru
 
 _PLAIN = ("--dropout=0", "--nohorizontal_flip", "--label_smoothing=0")
 
-# By row: the recipe, and flags that differ from it.
+# By name of the row: the recipe that it trains, and the flags that override the recipe.
 ROWS: dict[str, tuple[str, tuple[str, ...]]] = {
     **{recipe: (recipe, ()) for recipe in recipes.names()},
-    # As published, trained as long as the others.
+    # The published models, trained for as many epochs as the others.
     **{f"{name} long": (name, ("--epochs=20",)) for name in ("seed_pool", "seed_rnn", "seed_lstm")},
-    # From the published model to the recipe, one step per row.
+    # From the published LSTM to the recipe lstm, with one more step in each row.
     "ladder 1: schedule": ("lstm", ("--model=seed_lstm", *_PLAIN)),
     "ladder 2: flips and smoothing": ("lstm", ("--model=seed_lstm", "--dropout=0")),
     "ladder 3: normalised and averaged": ("lstm", ("--dropout=0",)),
@@ -59,7 +60,15 @@ ROWS: dict[str, tuple[str, tuple[str, ...]]] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
-    """Scores of a row, one per seed. `secs` includes the start and the evaluation."""
+    """The scores of one row of this benchmark's table, a recipe or a variant of it, with one value per seed.
+
+    name: the row's name.
+    epochs: number of epochs of each training.
+    accuracy: accuracy on the validation folds.
+    macro_f1: macro F1 on the validation folds.
+    shuffled_macro_f1: macro F1 on the validation folds with shuffled frames.
+    secs: seconds of each training command, which include its start and its evaluation.
+    """
 
     name: str
     epochs: int
@@ -71,14 +80,18 @@ class Row:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Training(run_lib.Summary):
-    """A run's summary with its flags and the seconds of the whole command."""
+    """The summary of a run of this benchmark, with what is needed to reuse it.
+
+    flags: the flags of its training, among them the settings of its recipe.
+    secs: seconds of the whole training command.
+    """
 
     flags: tuple[str, ...]
     secs: Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 
 
 def train(name: str, seed: str) -> Training:
-    """Trains a row with one seed, unless that is done already.
+    """Trains one row of ROWS, a recipe with flags, with one seed, unless an earlier call has done so.
 
     Raises:
       UserError: if training fails, or the folder holds a run with other flags.
@@ -90,7 +103,7 @@ def train(name: str, seed: str) -> Training:
     done = run_dir / "row.json"
     if done.exists():
         training = parsing.read(done, Training, "a training of this benchmark")
-        # The recipe's own text too: it may have been changed since.
+        # Compares the recipe's settings too: the recipe may have been changed since.
         expect(
             training.flags == _resolved(recipe, given),
             f"the same flags as before for {run_dir}, or none there",
@@ -112,11 +125,12 @@ def train(name: str, seed: str) -> Training:
 
 
 def _resolved(recipe: str, given: list[str]) -> tuple[str, ...]:
-    """Returns a recipe's settings and the flags that override them."""
+    """Returns a recipe's settings as flags, followed by the given flags that override them."""
     return (*(f"--{name}={value}" for name, value in recipes.load(recipe).items()), *given)
 
 
 def measure(name: str) -> Row:
+    """Trains one row of ROWS, a recipe with flags, with each seed of --seeds; returns its scores."""
     trainings = [train(name, seed) for seed in _SEEDS.value]
     return Row(
         name=name,
@@ -129,7 +143,7 @@ def measure(name: str) -> Row:
 
 
 def spread(values: list[float]) -> str:
-    """Formats the mean and standard deviation over the seeds."""
+    """Formats the mean and standard deviation of a score over the seeds."""
     deviation = statistics.stdev(values) if len(values) > 1 else float("nan")
     return f"{statistics.mean(values):.3f} ± {deviation:.3f}"
 

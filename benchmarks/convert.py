@@ -1,11 +1,12 @@
-"""Measures how fast videos are converted, beside other decoders.
+"""Measures how fast videos are converted, in comparison with other decoders.
 
   python -m benchmarks.convert --videos=/data/UCF50
 
-Each method makes 15 frames of 64x64 from the same videos, in a process of its
-own on one core, in turn and in several rounds. Trust the ratios: other work on
-the machine slows all methods alike. "decode everything" makes no frames; it is
-the lower limit of the time of any method that decodes in order.
+Each method makes 15 frames of 64x64 from each of the same videos. It runs in a
+process of its own on one core. The methods take turns, in several rounds. Trust
+the ratios: other work on the machine slows all methods alike. The method
+"decode everything" decodes all frames but converts none to pixels; no method
+that decodes a video in order can be faster.
 """
 
 from __future__ import annotations
@@ -47,14 +48,17 @@ FORMAT = ClipFormat()
 Method = Callable[[str], object]
 
 
-# A method returns a video's frames, uint8 [T, H, W, 3], or none.
+# A method takes the path of a video and returns its frames, uint8 [T, H, W, 3]; decode_everything returns
+# only the number of frames.
 
 
 def ours(path: str) -> np.ndarray:
+    """Decodes a video with this project's decoder; returns the frames of its clip."""
     return decode.decode_file(path, FORMAT)[0].frames
 
 
 def decode_everything(path: str) -> int:
+    """Decodes all frames of a video with PyAV, without converting them to pixels; returns their number."""
     import av
 
     with av.open(path, metadata_errors="replace") as container:
@@ -63,6 +67,7 @@ def decode_everything(path: str) -> int:
 
 
 def pyav_all_to_arrays(path: str) -> np.ndarray:
+    """Converts every frame of a video to an array with PyAV; returns evenly spaced ones."""
     import av
 
     with av.open(path, metadata_errors="replace") as container:
@@ -74,6 +79,7 @@ def pyav_all_to_arrays(path: str) -> np.ndarray:
 
 
 def opencv_seek(path: str) -> np.ndarray:
+    """Seeks to evenly spaced frames of a video with OpenCV; returns them."""
     import cv2
 
     cv2.setNumThreads(1)
@@ -89,6 +95,7 @@ def opencv_seek(path: str) -> np.ndarray:
 
 
 def opencv_grab(path: str) -> np.ndarray:
+    """Decodes a video in order with OpenCV; returns evenly spaced frames."""
     import cv2
 
     cv2.setNumThreads(1)
@@ -107,6 +114,7 @@ def opencv_grab(path: str) -> np.ndarray:
 
 
 def decord_batch(path: str) -> np.ndarray:
+    """Returns evenly spaced frames of a video, read by decord's get_batch."""
     import decord
 
     reader = decord.VideoReader(path, width=FORMAT.width, height=FORMAT.height, num_threads=1)
@@ -114,6 +122,7 @@ def decord_batch(path: str) -> np.ndarray:
 
 
 def torchcodec_frames(path: str) -> np.ndarray:
+    """Returns evenly spaced frames of a video, read by torchcodec's get_frames_at."""
     from torchcodec.decoders import VideoDecoder
     from torchcodec.transforms import Resize
 
@@ -123,7 +132,7 @@ def torchcodec_frames(path: str) -> np.ndarray:
     return decoder.get_frames_at(indices).data.numpy()
 
 
-# By name: the method and the package that it needs.
+# By name of the row: the method, and the name of the package that it imports.
 METHODS: dict[str, tuple[Method, str]] = {
     "ours": (ours, "av"),
     "decode everything (PyAV)": (decode_everything, "av"),
@@ -137,7 +146,13 @@ METHODS: dict[str, tuple[Method, str]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """Figures of a method. Rates are medians over the rounds, on one core."""
+    """The figures of one method of decoding, on one core.
+
+    name: name of the method, a key of METHODS.
+    videos_per_sec: median over the rounds.
+    ours_ratio: median ratio of the method's time to that of this project's decoder; above 1, ours is faster.
+    peak_mb: peak memory of the method's process in MB, the largest of the rounds.
+    """
 
     name: str
     videos_per_sec: float
@@ -146,10 +161,18 @@ class Row:
 
 
 def measure(name: str, paths: list[str]) -> tuple[float, float]:
-    """Decodes the videos; returns the seconds and the process's peak memory in MB."""
+    """Measures how long a method takes to decode videos on one core. Runs in a fresh process.
+
+    Args:
+      name: name of the method, a key of METHODS.
+      paths: paths of the videos.
+
+    Returns:
+      A tuple of the seconds taken and the process's peak memory in MB.
+    """
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     method = METHODS[name][0]
-    method(paths[0])  # imports and tables
+    method(paths[0])  # not timed: imports packages and fills tables
     started = time.perf_counter()
     for path in paths:
         method(path)
@@ -158,7 +181,7 @@ def measure(name: str, paths: list[str]) -> tuple[float, float]:
 
 
 def measure_all(paths: list[str], rounds: int) -> list[Row]:
-    """Measures each method whose package is installed."""
+    """Measures each method of METHODS whose package is installed, on the same videos."""
     missing = _missing_packages()
     for package, reason in sorted(missing.items()):
         terminal.say(f"not measured: {package} ({reason})")
@@ -179,7 +202,13 @@ def measure_all(paths: list[str], rounds: int) -> list[Row]:
 
 @dataclasses.dataclass(frozen=True)
 class Conversion:
-    """Cost of a whole conversion with its start-up. `worker_peak_mb`: peak memory of the largest worker."""
+    """The cost of a whole conversion, its start-up included.
+
+    num_workers: number of decoding processes.
+    num_videos: number of videos converted.
+    secs: seconds taken.
+    worker_peak_mb: peak memory in MB of the decoding process that used the most.
+    """
 
     num_workers: int
     num_videos: int
@@ -192,8 +221,17 @@ class Conversion:
 
 
 def repeat_videos(found: Catalog, count: int, folder: str) -> str:
-    """Makes a set of `count` videos: links under new names to the videos found."""
-    step = max(1, len(found.videos) // count)  # covers all classes
+    """Makes a set of `count` videos by links, under new names, to the videos of a catalogue.
+
+    Args:
+      found: the catalogue of the videos, which are repeated if there are fewer than `count`.
+      count: number of links.
+      folder: folder in which the set is made.
+
+    Returns:
+      `folder`.
+    """
+    step = max(1, len(found.videos) // count)  # so that the set covers all classes
     for number in range(count):
         video = found.videos[number * step % len(found.videos)]
         source = pathlib.Path(found.videos_dir, video.relative_path)
@@ -205,7 +243,7 @@ def repeat_videos(found: Catalog, count: int, folder: str) -> str:
 
 
 def measure_conversion(videos_dir: str, num_workers: int) -> Conversion:
-    """Converts a set, from the search for videos to the manifest. Runs in a fresh process."""
+    """Converts a folder of videos, from the search for videos to the manifest. Runs in a fresh process."""
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         built = shards.convert(videos_dir, folder, FORMAT, num_workers=num_workers, name="bench")
@@ -215,14 +253,18 @@ def measure_conversion(videos_dir: str, num_workers: int) -> Conversion:
 
 
 def measure_workers(videos_dir: str, rounds: int) -> list[Conversion]:
-    """Converts a set with one and with two workers, in turn; returns the median round of each."""
+    """Converts a folder of videos with one worker and with two, which take turns in several rounds.
+
+    Returns:
+      Two conversions: with one worker and with two. Each is the round of median duration.
+    """
     runs = {n: functools.partial(in_fresh_process, measure_conversion, videos_dir, n) for n in (1, 2)}
     taken = measuring.in_turn(runs, rounds=rounds, description="converting")
     return [sorted(c, key=lambda item: item.secs)[len(c) // 2] for c in taken.values()]
 
 
 def measure_long_video(num_frames: int) -> float:
-    """Decodes one clip of a video of `num_frames`; returns the process's peak memory in MB."""
+    """Makes a clip of a video of `num_frames` frames in a fresh process; returns its peak memory in MB."""
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "long.avi")
         in_fresh_process(write_long_video, path, num_frames)
@@ -230,6 +272,7 @@ def measure_long_video(num_frames: int) -> float:
 
 
 def write_long_video(path: str, num_frames: int) -> None:
+    """Writes a video of `num_frames` frames, which repeat 12 random pictures of 64x48 pixels."""
     import av
 
     frames = [
@@ -247,9 +290,10 @@ def write_long_video(path: str, num_frames: int) -> None:
 
 
 def _missing_packages() -> dict[str, str]:
-    """Returns why packages cannot be imported.
+    """Returns a dictionary from each package in METHODS that cannot be imported to the reason.
 
-    A child tries, to keep this process small: a child's peak memory counts from its parent's size.
+    A child process imports them, to keep this process small: the peak memory that a child process reports
+    starts at the size of its parent.
     """
     packages = {package for _, package in METHODS.values()}
     with processes.pool(1) as pool:

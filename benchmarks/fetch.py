@@ -1,13 +1,14 @@
-"""Measures how fast clips are read from an object store, copied or streamed.
+"""Measures how fast clips are read from an object store, with shards copied or streamed.
 
   python -m benchmarks.fetch --videos=/data/UCF50 \\
     --remote_python=.venv/bin/python
 
-Needs the extras `io` and `stores`, where tensorflow-io streams. --remote_python
-adds a row for copies by fsspec. All methods read the same shards from one S3
-server on this machine. Each runs in a fresh process without copies, in turn and
-in several rounds. Trust the ratios: the server is moto's, written in Python and
-without network latency, and limits all methods.
+Needs the extras `io` and `stores`, as tensorflow-io streams the shards.
+--remote_python adds a row for shards copied by fsspec. All methods read the
+same shards from one S3 server on this machine. Each method runs in a fresh
+process that has no copies of shards yet. The methods take turns, in several
+rounds. Trust the ratios, not the rates: the server is moto's, written in Python
+and without network latency, and limits all methods.
 """
 
 from __future__ import annotations
@@ -46,7 +47,12 @@ STREAM = "--fetch=stream (tensorflow-io)"
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """One row: the environment's Python, a method of benchmarks.fetch_rate, and whether shards are local."""
+    """A method of reading clips from an object store or a local folder, one row of this benchmark's table.
+
+    python: path of the Python that runs benchmarks.fetch_rate.
+    method: value of its flag --method.
+    is_local: whether it reads the shards from a local folder instead of the object store.
+    """
 
     python: str
     method: str
@@ -55,7 +61,15 @@ class Method:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """Medians over the rounds; the ratios are to STREAM."""
+    """The figures of one method of reading clips: medians over the rounds.
+
+    name: name of the method.
+    first_batch_secs: seconds until the first batch.
+    first_epoch_clips_per_sec: clips/s in the first epoch, which copies the shards if the method does.
+    later_clips_per_sec: clips/s in the later epochs.
+    first_epoch_stream_ratio: ratio of first_epoch_clips_per_sec to that of the method STREAM.
+    later_stream_ratio: ratio of later_clips_per_sec to that of the method STREAM.
+    """
 
     name: str
     first_batch_secs: float
@@ -66,7 +80,10 @@ class Row:
 
 
 def methods() -> dict[str, Method]:
-    """Returns the methods that can run here, by the name of their row."""
+    """Returns a dictionary from row name to method, for the methods that can run here.
+
+    Copying by fsspec needs --remote_python.
+    """
     here, other = sys.executable, _REMOTE_PYTHON.value
     copies = {"--fetch=copy (fsspec)": Method(other, "copy")} if other else {}
     return copies | {
@@ -78,10 +95,15 @@ def methods() -> dict[str, Method]:
 
 
 def run(python: str, module: str, *arguments: str) -> str:
-    """Runs a module of this project; returns its standard output.
+    """Runs a module of this project as a program; returns its standard output.
+
+    Args:
+      python: path of the Python that runs it.
+      module: name of the module.
+      *arguments: arguments of the program.
 
     Raises:
-      UserError: if it fails.
+      UserError: if the program fails.
     """
     done = subprocess.run([python, "-m", module, *arguments], text=True, capture_output=True)
     if done.returncode:
@@ -93,7 +115,16 @@ def run(python: str, module: str, *arguments: str) -> str:
 
 
 def measure(method: Method, local: str, url: str) -> dict:
-    """Runs benchmarks.fetch_rate without copies of earlier runs; returns its figures."""
+    """Runs benchmarks.fetch_rate for a method, without copies of shards from earlier runs.
+
+    Args:
+      method: the method of reading clips.
+      local: local folder of the shards.
+      url: URL of the same shards in the object store.
+
+    Returns:
+      The figures that benchmarks.fetch_rate prints.
+    """
     with tempfile.TemporaryDirectory() as cache:
         arguments = (
             f"--data={local if method.is_local else url}",
@@ -106,10 +137,15 @@ def measure(method: Method, local: str, url: str) -> dict:
 
 
 def measure_all(local: str, url: str) -> list[Row]:
-    """Measures each method, in turn."""
+    """Measures each method that can run here, in turn.
+
+    Args:
+      local: local folder of the shards.
+      url: URL of the same shards in the object store.
+    """
     runs = {name: functools.partial(measure, method, local, url) for name, method in methods().items()}
     found = measuring.in_turn(runs, rounds=_ROUNDS.value, description="measuring fetches")
-    # In clips/s, by round.
+    # By method, the clips/s in the first epoch and in the later epochs, one value per round.
     first = {
         name: [each["num_clips"] / each["epoch_secs"][0] for each in figures]
         for name, figures in found.items()

@@ -1,10 +1,10 @@
-"""Measures one way to read clips from an object store, for benchmarks.fetch.
+"""Measures one method of reading clips from an object store, for benchmarks.fetch.
 
   python -m benchmarks.fetch_rate --data=s3://bucket/set --method=copy \\
     --fetch_cache=/tmp/copies
 
-Prints JSON: the clips of an epoch, the seconds until the first batch, and the
-seconds of each epoch. Time starts before the manifest is read.
+Prints a JSON object: the number of clips per epoch, the seconds until the first
+batch, and the seconds of each epoch. The time includes reading the manifest.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
-"""Measures how fast clips reach a training step, beside other input pipelines.
+"""Measures how fast clips reach a training step, in comparison with other input pipelines.
 
   python -m benchmarks.input --videos=/data/UCF50
 
-The videos are converted at each size. Each method then reads the same shards in
-shuffled batches, in a process of its own, in turn and in several rounds. Trust
-the ratios: other work on the machine slows all methods alike. The floor is
-TFRecordDataset in sequence, which does not parse, shuffle or batch.
+The videos are converted at each size. Each method (input pipeline) then reads
+the same shards in shuffled batches, in a process of its own. The methods take
+turns, in several rounds. Trust the ratios: other work on the machine slows all
+methods alike. Rates are also compared with a floor: TFRecordDataset reading the
+shards in sequence, which does not parse, shuffle or batch.
 """
 
 from __future__ import annotations
@@ -44,11 +45,12 @@ Batches = Iterator[Any]
 
 
 def ours(data: str, batch_size: int, cache: str = "none") -> Batches:
+    """Returns endless batches of clips, read by this project's input with a value of --cache."""
     return _feed(data, cache).batches(batch_size=batch_size, seed=0)
 
 
 def ours_float(data: str, batch_size: int) -> Batches:
-    """Streams clips with pixels scaled to float32 on the host."""
+    """Returns batches of clips as this project streams them, but with pixels made float32 on the host."""
     console.load_tensorflow()
     import tensorflow as tf
 
@@ -67,7 +69,8 @@ def _scale_video(tf: Any, batch: dict[str, Any]) -> dict[str, Any]:
     return batch | {"video": tf.cast(batch["video"], tf.float32) / 255}
 
 
-# By name: the method and the encoding that it reads.
+# By name of the row: the function that returns endless batches, given a dataset's folder and a batch size,
+# and the encoding of the shards that it reads.
 METHODS: dict[str, tuple[Callable[[str, int], Batches], str]] = {
     "ours, --cache=none": (ours, "raw"),
     "ours, --cache=host": (functools.partial(ours, cache="host"), "raw"),
@@ -97,7 +100,15 @@ def _feed(data: str, cache: str) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """Medians over the rounds at one size; `ours_ratio` is the rate of ours to this one's."""
+    """The figures of one method (input pipeline) at one frame size: medians over the rounds.
+
+    name: name of the method, a key of METHODS or FLOOR.
+    size: frame size, height x width.
+    clips_per_sec: rate of clips.
+    bytes_per_sec: rate of their pixels, in bytes of uint8.
+    floor_ratio: ratio of the method's rate to that of FLOOR.
+    ours_ratio: ratio of the rate of OURS to the method's.
+    """
 
     name: str
     size: str
@@ -108,15 +119,22 @@ class Row:
 
 
 def measure_rate(name: str, data: str, batch_size: int, secs: float) -> float:
-    """Returns a method's clips/s after a warm-up. Runs in a fresh process."""
+    """Returns the clips/s of an input pipeline after a warm-up. Runs in a fresh process.
+
+    Args:
+      name: name of the pipeline, a key of METHODS.
+      data: folder of the shards.
+      batch_size: number of clips per batch.
+      secs: seconds to measure for.
+    """
     console.load_tensorflow()
     return rates_lib.of_batches(METHODS[name][0](data, batch_size), batch_size, secs=secs)
 
 
 def measure_floor(data: str, secs: float) -> float:
-    """Returns records/s of TFRecordDataset in sequence, drained in the faster of two ways.
+    """Returns the records/s of TFRecordDataset reading shards in sequence. Runs in a fresh process.
 
-    Runs in a fresh process.
+    The records are taken in two ways, one by one in Python and within TensorFlow; the faster one counts.
     """
     console.load_tensorflow()
     import tensorflow as tf
@@ -142,7 +160,12 @@ def measure_floor(data: str, secs: float) -> float:
 
 
 def measure_rates(sets: dict[str, str], clip_format: ClipFormat) -> list[Row]:
-    """Measures each method on the sets of one size; `sets` has a folder per encoding."""
+    """Measures FLOOR and each method (input pipeline) of METHODS at one frame size.
+
+    Args:
+      sets: dictionary from encoding to the folder of shards with that encoding.
+      clip_format: format of the clips in both folders.
+    """
     runs = {FLOOR: functools.partial(in_fresh_process, measure_floor, sets["raw"], _SECS.value)}
     for name, (_, encoding) in METHODS.items():
         arguments = (name, sets[encoding], _BATCH_SIZE.value, _SECS.value)
@@ -162,9 +185,13 @@ def measure_rates(sets: dict[str, str], clip_format: ClipFormat) -> list[Row]:
 
 
 def measure_gather(data: str, batch_size: int) -> tuple[float, float]:
-    """Returns the seconds of a seed_lstm training step and of the gather within it (--cache=device).
+    """Measures how long a training step and the gather within it take, if --cache=device.
 
-    Medians on the first device; steps and gathers alternate. Runs in a fresh process.
+    The gather is the operation that picks a batch's clips out of device memory. Training steps of seed_lstm
+    and gathers alternate on the first device. Runs in a fresh process.
+
+    Returns:
+      A tuple of the median seconds of a training step, which contains a gather, and of a gather alone.
     """
     console.load_tensorflow()
     import tensorflow as tf
@@ -204,14 +231,21 @@ def measure_gather(data: str, batch_size: int) -> tuple[float, float]:
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Resident memory of a process, in MB, after each epoch over a set."""
+    """The resident memory of a process that reads a dataset epoch by epoch.
+
+    num_clips: number of clips in the dataset.
+    megabytes: the process's memory in MB after each epoch.
+    """
 
     num_clips: int
     megabytes: list[float]
 
 
 def measure_streaming_memory(data: str, batch_size: int, epochs: int) -> Memory:
-    """Streams a set for some epochs. Runs in a fresh process."""
+    """Measures the memory of this process while it streams a dataset for `epochs` epochs.
+
+    Runs in a fresh process.
+    """
     feed = _feed(data, "none")
     from ucf50_tfrecord.dataset import pipeline
 
@@ -225,7 +259,10 @@ def measure_streaming_memory(data: str, batch_size: int, epochs: int) -> Memory:
 
 
 def measure_training_memory(data: str, epochs: int) -> Memory:
-    """Trains with streamed clips, and an evaluation and a checkpoint after each epoch."""
+    """Measures the memory of a training with streamed clips.
+
+    The training evaluates its model and saves a checkpoint after each epoch.
+    """
     with tempfile.TemporaryDirectory() as run_dir:
         command = [sys.executable, "-m", "pipelines.train", f"--data={data}", f"--run={run_dir}/run"]
         command += [f"--epochs={epochs}", "--model=frame_pool", "--cache=none", "--horizontal_flip"]
@@ -239,12 +276,13 @@ def measure_training_memory(data: str, epochs: int) -> Memory:
 
 
 def resident_megabytes(pid: int) -> float:
+    """Returns the resident memory of the process `pid`, in MB."""
     pages = int(pathlib.Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def convert(videos_dir: str, data: str, clip_format: ClipFormat) -> str:
-    """Converts all videos; returns the folder. Runs in a fresh process."""
+    """Converts a folder of videos into shards in `data`; returns `data`. Runs in a fresh process."""
     from tools import shards
 
     shards.convert(videos_dir, data, clip_format, num_workers=len(os.sched_getaffinity(0)), name="bench")
@@ -271,7 +309,7 @@ def print_memory(what: str, found: Memory) -> None:
 
 
 def bench_size(size: tuple[int, int]) -> list[Row]:
-    """Converts the videos at a size; measures and prints each method."""
+    """Converts --videos at a frame size, (height, width); measures and prints each input pipeline's rate."""
     clip_format = ClipFormat(height=size[0], width=size[1])
     with tempfile.TemporaryDirectory() as folder:
         sets = {}
@@ -284,7 +322,11 @@ def bench_size(size: tuple[int, int]) -> list[Row]:
 
 
 def bench_set() -> dict[str, Any]:
-    """Measures and prints the figures that do not depend on the size: gather and memory."""
+    """Measures and prints the figures that are taken at one frame size only: the gather's time, and memory.
+
+    Returns:
+      A dictionary of the figures, as JSON values.
+    """
     with tempfile.TemporaryDirectory() as folder:
         small = in_fresh_process(convert, _VIDEOS.value, f"{folder}/small", ClipFormat())
         large = in_fresh_process(convert, _VIDEOS.value, f"{folder}/large", ClipFormat(clips_per_video=10))

@@ -1,6 +1,7 @@
-"""Measures within seconds how fast this machine decodes, feeds and trains.
+"""Measures within seconds how fast this machine decodes videos, reads clips and trains.
 
-`python -m tools.doctor` calls these functions in processes of their own: one loads PyAV, one TensorFlow.
+`python -m tools.doctor` calls each of these functions in a process of its own. `decode` loads PyAV, and
+`train` loads TensorFlow.
 """
 
 from __future__ import annotations
@@ -17,17 +18,18 @@ _MAX_VIDEOS = 40
 
 
 def decode(videos_dir: str | None, data_dir: str | None, folder: str, secs: float) -> dict[str, Any]:
-    """Measures decoding on one core.
+    """Measures how fast one core decodes videos; also makes a set of shards if there is none.
 
     Args:
-      videos_dir: folder of class folders; None takes the videos of `data_dir`. Without either,
-        demo videos are rendered into `folder`.
-      data_dir: a readable set of shards; None converts the demo videos into `folder`.
+      videos_dir: folder of class folders of videos; None takes the videos from which the shards in `data_dir`
+        were made. If there is no such folder, demo videos are rendered into `folder` and used.
+      data_dir: folder of a readable set of shards; None converts demo videos into `folder`.
       folder: a temporary folder.
-      secs: how long to measure.
+      secs: seconds to measure for.
 
     Returns:
-      A JSON object: `rate` (clips/s), `what` (the videos), `data` (the set of shards).
+      A dictionary of JSON values: `rate` (clips/s), `what` (text that names the videos), `data` (folder of
+      the set of shards).
     """
     from tools import make_demo_videos, shards
     from ucf50_tfrecord.convert import catalog, sampling
@@ -52,11 +54,17 @@ def decode(videos_dir: str | None, data_dir: str | None, folder: str, secs: floa
 
 
 def train(data_dir: str, input_secs: float, step_secs: float) -> dict[str, Any]:
-    """Measures the streamed input, and training steps of the default recipe on one device.
+    """Measures how fast clips are streamed from shards, and how fast one device trains the recipe lstm.
+
+    Args:
+      data_dir: folder of the shards.
+      input_secs: seconds to measure the streaming for.
+      step_secs: seconds to measure training steps for.
 
     Returns:
-      A JSON object: `input` and `step` (clips/s), `num_devices`, `fits_in_memory` (whether --cache=auto
-      keeps the clips in memory), `what` (the shards), `how` (model, batch size, precision and device).
+      A dictionary of JSON values: `input` and `step` (clips/s of streaming and of training), `num_devices`
+      (number of GPUs, or 1 without any), `fits_in_memory` (whether --cache=auto keeps the clips in memory),
+      `what` (text that names the shards), `how` (text with model, batch size, precision and device).
     """
     import tensorflow as tf
 

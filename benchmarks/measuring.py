@@ -1,4 +1,4 @@
-"""Measures methods in turn: fresh processes, several rounds, medians and ratios."""
+"""Compares methods: runs them in fresh processes, in turn, in several rounds; takes medians and ratios."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Calls a module's function in a process that has done nothing else; returns its result."""
+    """Calls a function in a newly started process and returns its result.
+
+    The function must be defined at the top level of a module, and arguments and result must be picklable.
+    """
     with processes.pool(1) as fresh:
         return fresh.submit(function, *arguments).result()
 
@@ -24,9 +27,17 @@ def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
 def in_turn(
     methods: Mapping[Key, Callable[[], Any]], *, rounds: int, description: str
 ) -> dict[Key, list[Any]]:
-    """Calls each method once per round, in turn; returns the results of each by round.
+    """Calls each method once per round, one after the other.
 
     Other work on the machine then slows all methods alike, so ratios within a round can be trusted.
+
+    Args:
+      methods: dictionary from a method's name, or another key, to a function without arguments.
+      rounds: number of rounds.
+      description: text of the progress bar.
+
+    Returns:
+      A dictionary from each method's key to the list of its results, one per round.
     """
     results: dict[Key, list[Any]] = {key: [] for key in methods}
     with console.progress_bar(rounds * len(methods), "run", description) as bar:
@@ -38,15 +49,20 @@ def in_turn(
 
 
 def median_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> float:
-    """Returns the median over the rounds of one method's figure to another's."""
+    """Returns the median over the rounds of the ratio of one method's figure to another's.
+
+    Args:
+      numerators: figures of the one method, one per round.
+      denominators: figures of the other method in the same rounds.
+    """
     return statistics.median(a / b for a, b in zip(numerators, denominators))
 
 
 def require_videos(videos_dir: str | None) -> str:
-    """Returns --videos.
+    """Returns the value of the flag --videos.
 
     Raises:
-      UserError: if it was not passed.
+      UserError: if the flag was not passed.
     """
     if not videos_dir:
         raise UserError("Pass --videos=<folder of class folders>.")
@@ -54,6 +70,6 @@ def require_videos(videos_dir: str | None) -> str:
 
 
 def write_figures(path: str, figures: Any) -> None:
-    """Writes the figures as JSON and prints where they are."""
+    """Writes a benchmark's figures, JSON values, into a file and prints the file's path."""
     storage.write_json(pathlib.Path(path), figures)
     terminal.say(f"Figures: {path}")

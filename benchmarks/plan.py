@@ -1,10 +1,10 @@
-"""Measures how planning scales with the number of videos.
+"""Measures how the time and memory of planning a conversion grow with the number of videos.
 
   python -m benchmarks.plan
 
-The videos are simulated: 50 classes, UCF50's names, files of 300 to 800 KB.
-Each size is planned in a process of its own. Times and peak memory include the
-catalogue.
+A plan assigns the videos of a catalogue to shards. The catalogue is simulated:
+50 classes, names like UCF50's, files of 300 to 800 KB. Each number of videos is
+planned in a process of its own, whose peak memory includes the catalogue.
 """
 
 from __future__ import annotations
@@ -30,7 +30,15 @@ NUM_CLASSES, NUM_GROUPS = 50, 25
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """Cost of one plan. `peak_mb` is the process's, `base_mb` its memory before the catalogue."""
+    """The cost of planning the conversion of a number of videos.
+
+    num_videos: number of videos.
+    num_shards: number of shards in the plan.
+    catalog_secs: seconds to make the simulated catalogue.
+    plan_secs: seconds to plan.
+    base_mb: peak memory of the process in MB before the catalogue was made.
+    peak_mb: peak memory of the process in MB at the end.
+    """
 
     num_videos: int
     num_shards: int
@@ -41,7 +49,7 @@ class Row:
 
 
 def simulate(num_videos: int) -> Catalog:
-    """Makes a catalogue as find_videos would return it."""
+    """Makes a catalogue of videos that do not exist, such as catalog.find_videos returns for real videos."""
     classes = tuple(f"Class{label:02d}" for label in range(NUM_CLASSES))
     videos = []
     for number in range(num_videos):
@@ -65,7 +73,7 @@ def simulate(num_videos: int) -> Catalog:
 
 
 def measure(num_videos: int) -> Row:
-    """Plans a simulated catalogue. Runs in a fresh process."""
+    """Measures planning the conversion of `num_videos` simulated videos. Runs in a fresh process."""
     base_mb = _peak_mb()
     started = time.perf_counter()
     catalog = simulate(num_videos)

@@ -1,4 +1,4 @@
-"""Rates in clips/s of the decoder, the input and the training step."""
+"""Functions that measure the rates, in clips/s, of decoding, of the input and of training steps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _WARM_UP_STEPS = 3
 
 
 def per_second(act: Callable[[], int], secs: float) -> float:
-    """Calls `act` repeatedly for `secs` seconds; returns its results' sum per second."""
+    """Calls `act` repeatedly for `secs` seconds; returns the sum of its results per second."""
     started, count = time.perf_counter(), 0
     while (taken := time.perf_counter() - started) < secs:
         count += act()
@@ -28,22 +28,36 @@ def per_second(act: Callable[[], int], secs: float) -> float:
 
 
 def of_decoding(paths: Sequence[str], clip_format: ClipFormat, *, secs: float) -> float:
-    """Returns the clips/s that one core decodes from videos, as a conversion does. Loads PyAV."""
+    """Returns the clips/s at which this process decodes videos, as a conversion does. Loads PyAV.
+
+    Args:
+      paths: paths of the videos, which are decoded again and again.
+      clip_format: format of the clips.
+      secs: seconds to measure for.
+    """
     from ucf50_tfrecord.convert import decode
 
     def count(path: str) -> int:
         try:
             return len(decode.decode_file(path, clip_format))
-        except decode.VideoError:  # a conversion quarantines it
+        except decode.VideoError:  # a conversion would quarantine the video
             return 0
 
-    count(paths[0])  # imports and tables
+    count(paths[0])  # not timed: imports packages and fills tables
     videos = itertools.cycle(paths)
     return per_second(lambda: count(next(videos)), secs)
 
 
 def of_batches(batches: Iterator[Any], batch_size: int, *, secs: float) -> float:
-    """Returns the clips/s of an endless input after a warm-up; padding clips do not count."""
+    """Returns the clips/s of an endless iterator of batches, after a warm-up.
+
+    Padding clips, which only complete a batch, do not count.
+
+    Args:
+      batches: the batches. Batches that are dictionaries have a `mask`, which is False for padding clips.
+      batch_size: number of clips in a batch that is not a dictionary.
+      secs: seconds to measure for.
+    """
 
     def take() -> int:
         batch = next(batches)
@@ -65,11 +79,11 @@ def of_steps(
     """Returns the clips/s of training steps on one batch of random clips in memory.
 
     Args:
-      model: uint8 [B, T, H, W, 3] to logits float32 [B, C].
-      optimizer: one of optimizer.make_optimizer.
-      spec: batch size, loss and precision.
-      strategy: one device.
-      secs: how long to measure.
+      model: model from clips, uint8 [B, T, H, W, 3], to logits, float32 [B, C].
+      optimizer: optimizer as made by optimizer.make_optimizer.
+      spec: settings of the training, such as batch size, loss and precision.
+      strategy: strategy of one device.
+      secs: seconds to measure for.
     """
     import tensorflow as tf
 

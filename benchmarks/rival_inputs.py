@@ -1,4 +1,7 @@
-"""Input pipelines of other projects over this project's shards."""
+"""Input pipelines written as other projects write theirs, which read this project's shards.
+
+Each returns an endless iterator of batches, (clips, labels).
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,10 @@ _SHUFFLE_BUFFER = 256  # clips
 
 
 def plain(data: str, batch_size: int) -> Iterator[Any]:
-    """Interleaves, shuffles, parses and batches raw shards, as TensorFlow's guides do."""
+    """Returns shuffled batches of the clips in raw shards, read as TensorFlow's guides recommend.
+
+    The records are interleaved, shuffled, parsed and batched; pixels stay uint8.
+    """
     import tensorflow as tf
 
     shape = manifest_lib.load(data).format.shape
@@ -27,7 +33,10 @@ def plain(data: str, batch_size: int) -> Iterator[Any]:
 
 
 def model_garden_style(data: str, batch_size: int) -> Iterator[Any]:
-    """Reads JPEG shards as TF Model Garden's video pipeline does: map_fn, float32 on the host."""
+    """Returns shuffled batches of the clips in JPEG shards, read as TF Model Garden's video pipeline does.
+
+    It decodes the frames with tf.map_fn and converts the pixels to float32 on the host.
+    """
     import tensorflow as tf
 
     shape = manifest_lib.load(data).format.shape
@@ -45,7 +54,7 @@ def model_garden_style(data: str, batch_size: int) -> Iterator[Any]:
 
 
 def shard_paths(data: str) -> list[str]:
-    """Returns the paths or URLs of a set's shards."""
+    """Returns the paths or URLs of the shards in the folder or at the URL `data`."""
     return [storage.join(data, shard.filename) for shard in manifest_lib.load(data).shards]
 
 

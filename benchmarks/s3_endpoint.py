@@ -1,4 +1,4 @@
-"""A local S3 server: moto's, in a process that can be killed."""
+"""A local S3 server for benchmarks and tests: moto's server, in a process that can be killed."""
 
 from __future__ import annotations
 
@@ -22,9 +22,11 @@ while True:
 
 
 class Endpoint:
-    """A server that can be killed, and restarted empty at the same address. Needs the extra `stores`.
+    """A local S3 server that can be killed, and started again, empty, at the same address.
 
-    environment: variables that lead S3 clients to it.
+    Needs the extra `stores`.
+
+    environment: environment variables by which S3 clients find and use the server.
     """
 
     def __init__(self):
@@ -42,10 +44,10 @@ class Endpoint:
         self._process: subprocess.Popen | None = None
 
     def start(self) -> None:
-        """Starts the server with one empty bucket; returns once it answers.
+        """Starts the server with one empty bucket, BUCKET; returns once the server answers.
 
         Raises:
-          UserError: if it does not answer.
+          UserError: if the server does not answer.
         """
         silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         self._process = subprocess.Popen([sys.executable, "-c", _SERVER, str(self._port)], **silent)
@@ -65,7 +67,7 @@ class Endpoint:
         self._process.wait()
 
     def client(self) -> Any:
-        """Returns a boto3 client of the server."""
+        """Returns a boto3 client that is connected to the local S3 server."""
         import boto3
 
         return boto3.client(

@@ -1,11 +1,12 @@
-"""Measures training steps of the published CNN + LSTM in several implementations.
+"""Measures training steps of the published CNN + LSTM model in several implementations.
 
   python -m benchmarks.step --torch_python=/envs/torch/bin/python
 
-A step is forward, backward and Adam, on clips in memory. Each implementation
-runs in a process of its own, in turn and in several rounds. Trust the ratios:
-other work on the machine slows all alike. PyTorch needs an environment of its
-own; without --torch_python its rows are left out.
+A step consists of the forward pass, the backward pass and an update by Adam, on
+clips in memory. Each implementation runs in a process of its own. They take
+turns, in several rounds. Trust the ratios: other work on the machine slows all
+implementations alike. PyTorch runs in an environment of its own; without
+--torch_python its rows are left out.
 """
 
 from __future__ import annotations
@@ -39,16 +40,26 @@ TORCH = "PyTorch, float32"
 
 
 def ours(spec: ModelSpec, policy: Any) -> Any:
-    """Builds the project's model."""
+    """Builds this project's implementation of a model.
+
+    Args:
+      spec: the model's name and sizes.
+      policy: the Keras dtype policy.
+    """
     from ucf50_tfrecord import models
 
     return models.build_model(spec, dtype=policy)
 
 
 def time_distributed(spec: ModelSpec, policy: Any) -> Any:
-    """Builds the published layers one by one, with the frame encoder in TimeDistributed.
+    """Builds the published model from single Keras layers, with the frame encoder in TimeDistributed.
 
-    The model maps uint8 [B, T, H, W, 3] to logits float32 [B, num_classes].
+    Args:
+      spec: the model's sizes.
+      policy: the Keras dtype policy.
+
+    Returns:
+      A model from clips, uint8 [B, T, H, W, 3], to logits, float32 [B, num_classes].
     """
     import keras
     from keras import layers
@@ -73,7 +84,13 @@ BUILDERS: dict[str, Callable[[ModelSpec, Any], Any]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """Medians over the rounds; `torch_ratio` is to PyTorch at the first batch size."""
+    """The figures of one implementation at one batch size: medians over the rounds.
+
+    name: name of the implementation, and its precision.
+    batch_size: number of clips per batch.
+    clips_per_sec: rate of training.
+    torch_ratio: ratio of the rate to PyTorch's at the first batch size; None if PyTorch is not measured.
+    """
 
     name: str
     batch_size: int
@@ -82,7 +99,14 @@ class Row:
 
 
 def measure_tensorflow(name: str, precision: str, batch_size: int, secs: float) -> float:
-    """Returns a model's clips/s in training. Runs in a fresh process."""
+    """Returns the clips/s at which an implementation in TensorFlow trains. Runs in a fresh process.
+
+    Args:
+      name: name of the implementation, a key of BUILDERS.
+      precision: precision of the training.
+      batch_size: number of clips per batch.
+      secs: seconds to measure for.
+    """
     console.load_tensorflow()
     import keras
 
@@ -99,7 +123,13 @@ def measure_tensorflow(name: str, precision: str, batch_size: int, secs: float) 
 
 
 def measure_torch(python: str, batch_size: int, secs: float) -> float:
-    """Returns PyTorch's clips/s in training, with one thread per core of this process."""
+    """Returns the clips/s at which PyTorch trains the model, with one thread per core of this process.
+
+    Args:
+      python: path of the Python of an environment with PyTorch.
+      batch_size: number of clips per batch.
+      secs: seconds to measure for.
+    """
     script = pathlib.Path(__file__).with_name("step_torch.py")
     arguments = [python, str(script), str(batch_size), str(secs), str(len(os.sched_getaffinity(0)))]
     result = subprocess.run(arguments, text=True, capture_output=True)
@@ -110,7 +140,13 @@ def measure_torch(python: str, batch_size: int, secs: float) -> float:
 
 
 def measure_all(batch_sizes: list[int], precisions: list[str], torch_python: str | None) -> list[Row]:
-    """Measures each implementation at each batch size, in turn."""
+    """Measures each implementation at each batch size and precision, in turn.
+
+    Args:
+      batch_sizes: numbers of clips per batch.
+      precisions: precisions of the implementations in TensorFlow.
+      torch_python: path of the Python of an environment with PyTorch; None leaves PyTorch out.
+    """
     secs = _SECS.value
     methods: dict[tuple[str, int], Callable[[], float]] = {}
     for size in batch_sizes:

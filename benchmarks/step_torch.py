@@ -1,8 +1,8 @@
-"""Measures training steps in PyTorch, for benchmarks.step.
+"""Measures training steps of the published CNN + LSTM model in PyTorch, for benchmarks.step.
 
   python benchmarks/step_torch.py <batch size> <seconds> <threads>
 
-Needs PyTorch alone; prints clips/s.
+Needs no package except PyTorch. Prints the rate in clips/s.
 """
 
 import sys
@@ -16,7 +16,7 @@ WARM_UP_STEPS = 3
 
 
 class SeedLSTM(nn.Module):
-    """Maps uint8 [B, T, 3, H, W] to logits float32 [B, C]."""
+    """The published CNN + LSTM: maps clips, uint8 [B, T, 3, H, W], to logits, float32 [B, C]."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Fixtures: real files, made by PyAV. A frame of a numbered video carries its own number."""
+"""Fixtures and helpers for all tests: videos written by PyAV, datasets converted from them, and a run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pipelines import remedies
 from ucf50_tfrecord.errors import UserError
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# A shell that starts the tests in the background lets them, and so what they start, ignore it.
+# If a shell starts the tests in the background, they and the processes that they start would ignore SIGINT.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
@@ -40,7 +40,7 @@ def write_numbered_video(
 def write_video(
     path: pathlib.Path, frames: np.ndarray, *, codec: str = "mpeg4", pix_fmt: str = "yuv420p", rate: int = 25
 ) -> None:
-    """Writes uint8 [frames, H, W, 3], RGB."""
+    """Writes RGB frames, uint8 [frames, H, W, 3], as a video; makes its folder if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=rate)
@@ -53,9 +53,13 @@ def write_video(
 
 
 def make_videos(folder: pathlib.Path, *, clips: int = 2) -> pathlib.Path:
-    """Writes a small UCF-named set: CLASSES x GROUPS x clips videos of 20 to 29 frames.
+    """Writes a small set of videos of 20 to 29 frames, named as in UCF50.
 
-    The class is written in the grey of the left, middle or right third, so it can be learned.
+    There are `clips` videos for each combination of CLASSES and GROUPS. The left, middle or right third of
+    the frames is brighter, according to the class, so a model can learn the classes.
+
+    Returns:
+      `folder`, in which the class folders are made.
     """
     for label, name in enumerate(CLASSES):
         for group in GROUPS:
@@ -68,19 +72,19 @@ def make_videos(folder: pathlib.Path, *, clips: int = 2) -> pathlib.Path:
 
 
 def flip_bit(path: pathlib.Path, position: int) -> None:
-    """Damages one bit of a file."""
+    """Flips one bit of the byte at `position` of a file."""
     content = bytearray(path.read_bytes())
     content[position] ^= 4
     path.write_bytes(content)
 
 
 def run_module(*arguments: str | os.PathLike, **options) -> subprocess.CompletedProcess:
-    """Runs `python -m …` in the repository as a user would."""
+    """Runs `python -m <arguments>` in the repository, as a user would. The options are subprocess.run's."""
     return _run_python("-m", *arguments, **options)
 
 
 def run_code(code: str, *arguments: str | os.PathLike, **options) -> subprocess.CompletedProcess:
-    """Runs code in a process of its own, in the repository."""
+    """Runs `python -c <code> <arguments>` in the repository. The options are those of subprocess.run."""
     return _run_python("-c", code, *arguments, **options)
 
 
@@ -91,23 +95,26 @@ def _run_python(*arguments: str | os.PathLike, **options) -> subprocess.Complete
 
 
 def convert_command(videos, data, *flags: str) -> list[str]:
-    """The command that converts a folder with two workers into many small shards."""
+    """Returns the command that converts a folder of videos with two workers into many small shards."""
     arguments = [f"--videos={videos}", f"--data={data}", "--workers=2", "--shard_mib=1", *flags]
     return [sys.executable, "-m", "pipelines.convert", *arguments]
 
 
 def child_pids(pid: int) -> list[int]:
-    """The processes that a process has started and that still run."""
+    """Returns the ids of those child processes of process `pid` that still run."""
     try:
         tasks = [path.read_text() for path in pathlib.Path(f"/proc/{pid}/task").glob("*/children")]
-    except OSError:  # it has ended meanwhile
+    except OSError:  # the process has exited meanwhile
         return []
     return [int(child) for text in tasks for child in text.split()]
 
 
 @contextlib.contextmanager
 def raises_with_remedies(match: str) -> Iterator[None]:
-    """Expects a UserError whose text and remedies, as entry points print them, match."""
+    """Expects the block to raise a UserError whose message, as an entry point prints it, matches a pattern.
+
+    The message consists of the error's text and the remedies, the commands that fix it.
+    """
     with pytest.raises(UserError) as raised:
         yield
     assert re.search(match, remedies.message(raised.value)), remedies.message(raised.value)
@@ -120,16 +127,16 @@ def videos_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory: pytest.TempPathFactory, videos_dir: pathlib.Path) -> pathlib.Path:
-    """A converted dataset: 30 clips of 5 frames of 16x24 in folds 1 to 5. Read only."""
+    """The folder of a converted dataset, 30 clips of 5 frames of 16x24 in folds 1 to 5. Read only."""
     data = tmp_path_factory.mktemp("data") / "small"
-    # 20 KB of pixels make 4 clips a shard, so that folds and batches span shards.
+    # With 20 KB of pixels per shard, a shard holds up to 4 clips, so that folds and batches span shards.
     build(videos_dir, data, shard_bytes=20_000)
     return data
 
 
 @pytest.fixture(scope="session")
 def pool_run(data_dir: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """A finished run, never trained, whose model tells clips apart. Read only."""
+    """The folder of a finished, untrained run, whose random weights tell clips apart. Read only."""
     from tests.untrained import write_run
 
     return pathlib.Path(write_run(tmp_path_factory.mktemp("runs") / "pool", data_dir, weight_std=0.5))
@@ -138,7 +145,10 @@ def pool_run(data_dir: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -
 def plan_of(
     videos_dir, *, fold_by="group", shard_bytes=1 << 20, name="small", checksum=False, **format_options
 ):
-    """Plans the conversion of a folder to clips of 5 frames of 16x24."""
+    """Plans the conversion of a folder of videos to clips of 5 frames of 16x24, unless options say otherwise.
+
+    format_options: fields of ClipFormat.
+    """
     from ucf50_tfrecord.convert import catalog, decode, plan
     from ucf50_tfrecord.specs import ClipFormat, FoldRule
 
@@ -153,7 +163,10 @@ def plan_of(
 
 
 def build(videos_dir, data_dir, *, workers=1, verify=False, overwrite=False, **plan_options):
-    """Converts a folder with the library; returns the manifest."""
+    """Converts a folder of videos by the library's functions; returns the dataset's manifest.
+
+    plan_options: keyword arguments of plan_of.
+    """
     from ucf50_tfrecord.convert import engines
 
     run = functools.partial(engines.run_local, num_workers=workers)
@@ -163,7 +176,7 @@ def build(videos_dir, data_dir, *, workers=1, verify=False, overwrite=False, **p
 
 
 def real_folder(variable: str) -> pathlib.Path:
-    """Returns a folder of real videos named by an environment variable, or skips the test."""
+    """Returns the folder of real videos that an environment variable names; skips the test if it is unset."""
     if variable not in os.environ:
         pytest.skip(f"{variable} does not name a folder")
     return pathlib.Path(os.environ[variable]).resolve()

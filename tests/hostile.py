@@ -1,4 +1,7 @@
-"""Files from a stranger, called videos, by which FFmpeg would reach other files or the network, and what notices it."""
+"""Writes hostile files, named like videos, by which FFmpeg would open other files or connect to hosts.
+
+Also detects whether it did.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,16 @@ _IN_OPEN = 0x20
 
 
 def write_hostile_files(folder: pathlib.Path, canary: pathlib.Path, port: int) -> list[pathlib.Path]:
-    """Writes files that name a canary video and an address of this host; returns their paths."""
+    """Writes files that make FFmpeg open a canary or connect to this machine, unless it is restricted.
+
+    Args:
+      folder: the folder to write into.
+      canary: path of the canary, a video that no program may open.
+      port: port of this machine that no program may connect to.
+
+    Returns:
+      The paths of those files that have the suffix of a video.
+    """
     address = f"127.0.0.1:{port}"
     texts = {
         "playlist.m3u8": f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{canary}\n#EXT-X-ENDLIST\n",
@@ -42,14 +54,18 @@ def write_hostile_files(folder: pathlib.Path, canary: pathlib.Path, port: int) -
 
 
 def write_canary(path: pathlib.Path) -> pathlib.Path:
-    """Writes a video that no other file may make anyone open."""
+    """Writes a canary, a video that FFmpeg must not open on behalf of a hostile file; returns its path."""
     write_video(path, np.full((20, 32, 48, 3), 200, np.uint8), codec="mpeg2video")
     return path
 
 
 @contextlib.contextmanager
 def listening() -> Iterator[tuple[int, list[bytes]]]:
-    """Listens on a port of this host; gives the port, and a list that grows by what is sent there."""
+    """Listens on a TCP port of this machine while the block runs.
+
+    Yields:
+      A tuple of the port's number and a list, to which the first bytes of each connection are added.
+    """
     received: list[bytes] = []
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -66,7 +82,10 @@ def listening() -> Iterator[tuple[int, list[bytes]]]:
 
 
 class OpenCount:
-    """Counts how often files are opened by any process, through inotify."""
+    """Counts how often any process opens one of the given files, through Linux inotify.
+
+    `read` returns the number of opens since its last call.
+    """
 
     def __init__(self, *paths: pathlib.Path):
         libc = ctypes.CDLL(None, use_errno=True)

@@ -1,4 +1,4 @@
-"""Runs that were never trained: fresh weights, and all files that a training leaves."""
+"""Makes runs without training: random weights, and all files that a training writes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ from ucf50_tfrecord.training.loop import Trained
 
 
 def fresh_model(spec: ModelSpec, dtype: str = "float32") -> keras.Model:
-    """A model whose batch norms have seen something: else they would change nothing."""
+    """Builds an untrained model with random moving averages in its batch norms.
+
+    With the initial averages, batch norm would change nothing.
+    """
     keras.utils.set_random_seed(0)
     model = models.build_model(spec, dtype=dtype)
     rng = np.random.default_rng(0)
@@ -42,9 +45,18 @@ def write_run(
     precision: str = "float32",
     weight_std: float | None = None,
 ) -> str:
-    """Writes a finished run of a set's folds 3 to 5, validated on 1 and 2; returns its folder.
+    """Writes a finished run without training: as if trained on folds 3 to 5 and validated on 1 and 2.
 
-    weight_std: of weights by chance in place of fresh ones, which tell hardly any clips apart.
+    Args:
+      run_dir: the run's folder.
+      data_dir: folder of the shards.
+      name: name of the model.
+      precision: precision of the training.
+      weight_std: standard deviation of random weights; None keeps the initial weights, with which the
+        model hardly tells clips apart.
+
+    Returns:
+      The run's folder.
     """
     manifest = manifest_lib.load(str(data_dir))
     model_spec = ModelSpec(

@@ -1,7 +1,8 @@
-"""Runs Python programs in forks of a process that has loaded TensorFlow, which takes seconds.
+"""Runs Python programs in forks of a process that has loaded TensorFlow, to save the seconds that this takes.
 
-Each program is still a process of its own, with its own modules, flags, signals and exit status.
-Use tests.conftest in place of this for programs whose start is tested, or which load no TensorFlow.
+Each program still runs in a process of its own, with its own modules, flags, signals and exit status. Use
+the functions of the same names in tests.conftest for programs whose start is tested or that do not load
+TensorFlow.
 """
 
 from __future__ import annotations
@@ -22,19 +23,19 @@ from collections.abc import Mapping
 
 
 def run_module(module: str, *arguments: str | os.PathLike, **options) -> subprocess.CompletedProcess:
-    """Runs `python -m module …` in the repository; for the options see _run."""
+    """Runs `python -m <module> <arguments>` in the repository. Options: env, timeout, check and errors."""
     return _run(["-m", module, *map(str, arguments)], **options)
 
 
 def run_code(code: str, *arguments: str | os.PathLike, **options) -> subprocess.CompletedProcess:
-    """Runs `python -c code …` in the repository; for the options see _run."""
+    """Runs `python -c <code> <arguments>` in the repository. Options: env, timeout, check and errors."""
     return _run(["-c", code, *map(str, arguments)], **options)
 
 
 def run_script(
     path: str | os.PathLike, *arguments: str | os.PathLike, **options
 ) -> subprocess.CompletedProcess:
-    """Runs `python path …` in the repository; for the options see _run."""
+    """Runs `python <path> <arguments>` in the repository. Options: env, timeout, check and errors."""
     return _run([str(path), *map(str, arguments)], **options)
 
 
@@ -46,9 +47,9 @@ def _run(
     check: bool = False,
     errors: str = "strict",
 ) -> subprocess.CompletedProcess:
-    """Runs a Python command line; the options are those of subprocess.run.
+    """Runs Python with command-line arguments; the options are those of subprocess.run.
 
-    The interpreter and TensorFlow have read the variables that they read at their start.
+    Variables of `env` that Python or TensorFlow read when they start have no effect: both have started.
     """
     with tempfile.NamedTemporaryFile() as stdout, tempfile.NamedTemporaryFile() as stderr:
         request = {"arguments": arguments, "outputs": [stdout.name, stderr.name], "timeout": timeout}
@@ -72,7 +73,10 @@ def _run(
 
 @functools.cache
 def _server() -> subprocess.Popen:
-    """Starts the process that forks; it exits with this one, at the end of its standard input."""
+    """Starts the process that loads TensorFlow and forks for each program, or returns the one started before.
+
+    It exits when this process does, since its standard input then ends.
+    """
     server = subprocess.Popen(
         [sys.executable, "-m", "tests.warm"],
         cwd=pathlib.Path(__file__).parents[1],
@@ -86,7 +90,11 @@ def _server() -> subprocess.Popen:
 
 
 def _serve() -> list[str] | None:
-    """Forks for each request; returns its command line in the fork, and None once there are no more."""
+    """Forks for each request, a line of JSON on standard input, and answers with the fork's exit status.
+
+    Returns:
+      In a fork, the command line of its request. In the process itself, None once requests end.
+    """
     import tensorflow  # noqa: F401
 
     for line in sys.stdin:
@@ -96,14 +104,17 @@ def _serve() -> list[str] | None:
                 os.dup2(os.open(path, os.O_RDWR), number)
             os.environ.clear()
             os.environ.update(request["environment"])
-            tempfile.tempdir = None  # found anew, by TMPDIR
+            tempfile.tempdir = None  # so that the folder is determined again, from TMPDIR
             return request["arguments"]
         print(json.dumps(_wait(pid, request["timeout"])), flush=True)
     return None
 
 
 def _wait(pid: int, timeout: float) -> int | None:
-    """Returns a fork's status as subprocess.Popen does; kills it and returns None after `timeout` seconds."""
+    """Waits until a fork exits; returns its exit status as subprocess.Popen does.
+
+    After `timeout` seconds, kills the fork and returns None.
+    """
     process = os.pidfd_open(pid)
     in_time = select.select([process], [], [], timeout)[0]
     if not in_time:
@@ -114,7 +125,7 @@ def _wait(pid: int, timeout: float) -> int | None:
 
 
 def _become(arguments: list[str]) -> None:
-    """Runs a command line's module, code or script as the interpreter's main program."""
+    """Runs the module, code or script that a Python command line names as this interpreter's main program."""
     sys.orig_argv[1:] = arguments
     match arguments:
         case "-m", module, *rest:
@@ -130,6 +141,6 @@ def _become(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    # The fork returns from the loop, so that it exits as any program does.
+    # A fork returns from _serve, so that it exits as any program does.
     if arguments := _serve():
         _become(arguments)

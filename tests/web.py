@@ -1,4 +1,4 @@
-"""A web server on loopback that serves a folder, counts what it sends, and can misbehave."""
+"""A web server on this machine that serves a folder, counts what it sends, and can misbehave."""
 
 from __future__ import annotations
 
@@ -14,9 +14,14 @@ from aiohttp import web
 
 
 class Server:
-    """url: of the folder. num_bytes_sent, num_requests, and behaviour, what to send in its place: by file name.
+    """The requests handled by a web server for the files of a folder.
 
-    A behaviour is a status, a body without ranges, or `...`: a body without end, sent until nobody reads it.
+    url: URL of the folder.
+    num_bytes_sent: dictionary from file name to the number of bytes sent.
+    num_requests: dictionary from file name to the number of requests.
+    behaviour: dictionary from file name to what is sent instead of the file: an int is an HTTP status, bytes
+      are a body (any requested range is ignored), and `...` is a body without end, sent until the client
+      closes the connection.
     """
 
     def __init__(self, folder: pathlib.Path):
@@ -32,7 +37,7 @@ class Server:
         odd = self.behaviour.get(name)
         if isinstance(odd, int):
             return web.Response(status=odd)
-        if isinstance(odd, bytes):  # of the whole file: without ranges
+        if isinstance(odd, bytes):  # the whole body, even if a range is requested
             return web.Response(body=odd)
         if odd is ...:
             return await self._send_without_end(name, request)
@@ -59,7 +64,7 @@ class Server:
 
 @contextlib.contextmanager
 def serving(folder: pathlib.Path, port: int = 0) -> Iterator[Server]:
-    """Serves a folder's files while the block runs."""
+    """Serves a folder's files on a port of this machine while the block runs; 0 takes a free port."""
     server, loop = Server(folder), asyncio.new_event_loop()
     app = web.Application()
     app.router.add_get("/{name}", server.handle)  # HEAD too

@@ -1,9 +1,10 @@
-"""Looks up known vulnerabilities of the pinned packages in the OSV database.
+"""Looks up the known vulnerabilities of this project's pinned packages in the OSV database.
 
   python -m tools.audit_pins
 
-Passes further arguments to pip-audit, such as --ignore-vuln=<id>. Exits with
-status 1 if there are vulnerabilities, and with 3 if the look-up failed.
+Passes its arguments on to pip-audit, such as --ignore-vuln=<id>. Exits with
+status 1 if a package has known vulnerabilities, and with 3 if the look-up
+failed.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _MAX_REASON_CHARS = 200
 
 
 class Outcome(NamedTuple):
-    """The lines to print for one file of pins, and the exit status."""
+    """The outcome of looking up one constraints file: the lines to print, and the exit status."""
 
     lines: list[str]
     status: int
@@ -46,9 +47,14 @@ def main() -> int:
 
 
 def read_outcome(name: str, stdout: str, stderr: str) -> Outcome:
-    """Reads the output of pip-audit.
+    """Reads pip-audit's output on one constraints file.
 
-    Its exit status is useless: 1 for any failure, and 0 if the database knows no package.
+    pip-audit's exit status cannot be used: it is 1 for any failure, and 0 if the database knows no package.
+
+    Args:
+      name: name of the constraints file.
+      stdout: text that pip-audit wrote to standard output, a JSON document if it succeeded.
+      stderr: text that pip-audit wrote to standard error.
     """
     try:
         packages = json.loads(stdout)["dependencies"]

@@ -1,4 +1,4 @@
-"""Formats the numbers of clips by class and fold as a table for the terminal."""
+"""Formats a dataset's number of clips per class and fold as a table for the terminal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ _MIN_NAME_WIDTH, _MAX_NAME_WIDTH, _TOTAL_WIDTH = 12, 24, 7
 
 
 def format_table(manifest: Manifest) -> list[str]:
-    """Formats a dataset's table in 80 columns; with too many folds, each class's folds are ranges."""
+    """Returns the lines of a dataset's table of clips per class and fold, 80 columns wide.
+
+    If the folds do not fit in 80 columns, each class's row lists its folds as ranges, without counts.
+    """
     counts = np.array([manifest.clips_per_class[fold] for fold in manifest.folds]).T  # [classes, folds]
     names = [printable(name) for name in manifest.classes]
     longest = min(max(map(len, [*names, "class"])), _MAX_NAME_WIDTH)
@@ -34,7 +37,7 @@ def _format_rows(
 ) -> list[str]:
     height = len(str(max(folds)))
     lines = []
-    for line in range(height):  # digits of a fold are written downwards: they may be wider than the counts
+    for line in range(height):  # a fold's digits are written downwards, since it may be wider than the counts
         name, total = ("class", "clips") if line == height - 1 else ("", "fold")
         digits = "".join(f"{f'{fold:>{height}}'[line]:>{cell_width}}" for fold in folds)
         lines.append(f"{name:<{width}}{total:>{_TOTAL_WIDTH}}{digits}")

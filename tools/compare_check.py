@@ -1,13 +1,15 @@
-"""Counts right verdicts of the comparison on corpora with a planted cause.
+"""Checks the comparison of models on synthetic corpora whose right verdicts are known.
 
   python -m tools.compare_check --folder=bench_results/compare_check
 
-A corpus of tools.scenarios has one known cause, or none. On each, an LSTM and
-its order-blind control are trained and tested as pipelines.compare does, on
-small clips. A verdict on a planted cause is right if it is "yes", and a false
-claim if it is "no". A verdict on an absent cause is right unless it is "yes",
-which is a false claim. Finished corpora are kept, so the same command resumes.
-Exits with status 1 if too few verdicts are right or too many are false claims.
+In a corpus of tools.scenarios, the classes differ by a known (planted) cause,
+or not at all. On each corpus, an LSTM and its order-blind control are trained
+and tested as pipelines.compare does, on small clips. The comparison then gives
+verdicts: answers to questions such as "does the LSTM need frame order?". If the
+cause in question is planted, the answer "yes" is right, and "no" is a false
+claim. If it is absent, "yes" is a false claim, and any other answer is right.
+Finished corpora are kept, so the same command resumes. Exits with status 1 if
+too few verdicts are right or too many are false claims.
 """
 
 from __future__ import annotations
@@ -44,13 +46,21 @@ _SIZE, _NUM_FRAMES = 32, 8
 _NUM_GROUPS, _CLIPS_PER_GROUP = 16, 12  # clips of all classes
 _NUM_PARTS = 2
 _TRAINING = {"epochs": 12, "batch_size": 16, "precision": "auto"}
-# Required of the verdicts, as fractions.
+# The fraction of right verdicts that is required, and the fraction of false claims that is allowed.
 _MIN_RIGHT, _MAX_FALSE_CLAIMS = 0.90, 0.05
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Judged:
-    """A verdict and the truth. `expected`: whether the right answer is "yes"."""
+    """A verdict of a comparison on a synthetic corpus, beside the right answer.
+
+    scenario: name of the corpus's scenario, a key of tools.scenarios.SCENARIOS.
+    seed: the corpus's seed.
+    kind: kind of the verdict, a key of evaluation.verdicts.KINDS.
+    expected: whether the right answer is "yes".
+    answer: the verdict's answer: "yes", "no" or "cannot tell".
+    text: the verdict in words.
+    """
 
     scenario: str
     seed: int
@@ -69,7 +79,13 @@ class Judged:
 
 
 def judge_corpus(name: str, seed: int) -> list[Judged]:
-    """Renders, converts, trains and compares unless done already; returns the verdicts with a known truth."""
+    """Compares the two models on a scenario's corpus and checks the verdicts.
+
+    If an earlier call has finished the corpus, its stored verdicts are read instead.
+
+    Returns:
+      The verdicts whose right answer is known.
+    """
     folder = pathlib.Path(_FOLDER.value, f"{name}-{seed}")
     done = folder / "judged.json"
     if done.exists():
@@ -95,7 +111,11 @@ def judge_corpus(name: str, seed: int) -> list[Judged]:
 
 
 def judge_side_by_side(corpora: list[tuple[str, int]]) -> list[Judged]:
-    """Judges corpora in parallel processes: each of these small trainings uses one core."""
+    """Calls judge_corpus for each (scenario name, seed), in parallel processes with one core each.
+
+    Returns:
+      The verdicts of all corpora whose right answer is known.
+    """
     jobs = _JOBS.value or os.cpu_count()
     environment = os.environ | {"TF_NUM_INTRAOP_THREADS": "1", "OMP_NUM_THREADS": "1"} if jobs > 1 else None
 
@@ -118,6 +138,7 @@ def judge_side_by_side(corpora: list[tuple[str, int]]) -> list[Judged]:
 
 
 def print_corpus(judged: list[Judged]) -> None:
+    """Prints how many verdicts on one corpus are right, and the wrong ones."""
     wrong = [one for one in judged if not one.is_right]
     terminal.say(
         f"{judged[0].scenario}, seed {judged[0].seed}: {len(judged) - len(wrong)} of {len(judged)} right",
@@ -128,14 +149,17 @@ def print_corpus(judged: list[Judged]) -> None:
 
 
 def _model_of(kind: str, models: tuple[str, ...]) -> str:
-    """Returns the model whose verdict counts: the sequence model or the control."""
+    """Returns the model whose verdict of a kind is checked: the sequence model or its order-blind control.
+
+    models: the models of the verdict, the better one first if its kind is models_differ.
+    """
     if kind == "models_differ":  # the truth is that the sequence model is ahead
         return models[0]
     return _CONTROL if kind == "appearance_suffices" else _SEQUENCE_MODEL
 
 
 def compare(name: str, seed: int, folder: pathlib.Path):
-    """Compares the two models on a scenario's corpus; returns all verdicts."""
+    """Trains and compares the LSTM and its control on a scenario's corpus; returns all verdicts."""
     from ucf50_tfrecord.dataset.clips import load_clips
     from ucf50_tfrecord.evaluation import compare as compare_lib
     from ucf50_tfrecord.evaluation import verdicts
@@ -159,7 +183,7 @@ def compare(name: str, seed: int, folder: pathlib.Path):
 
 
 def make_shards(name: str, seed: int, folder: pathlib.Path):
-    """Renders and converts a scenario's corpus; returns its manifest."""
+    """Renders a scenario's corpus as videos and converts them to shards; returns the shards' manifest."""
     from tools import shards
 
     videos, data = folder / "videos", folder / "shards"
@@ -179,7 +203,7 @@ def make_shards(name: str, seed: int, folder: pathlib.Path):
 
 
 def print_table(judged: Iterable[Judged]) -> None:
-    """Prints by kind how often planted causes were found or denied, and absent ones claimed."""
+    """Prints one line per kind of verdict: how often planted causes were found, and absent causes claimed."""
     kinds = collections.defaultdict(list)
     for one in judged:
         kinds[one.kind].append(one)

@@ -1,12 +1,12 @@
-"""Tells whether two checkouts make the same shards, weights and predictions.
+"""Tells whether two checkouts of this project make the same shards, weights and predictions.
 
   git worktree add /tmp/before HEAD~1
   python -m tools.compare_commits --before=/tmp/before --videos=videos/few \\
       --work=/tmp/comparison
 
-Each checkout converts the videos, trains each model and predicts the videos, in
-a folder of its own. Files are compared byte by byte, weights tensor by tensor.
-Exit status 1 tells of a difference.
+The code of each checkout converts the videos, trains each model and predicts
+the videos, in a folder of its own. Shards and predictions are compared byte by
+byte, weights tensor by tensor. The exit status is 1 if there is a difference.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from absl import flags
 from pipelines import console, terminal
 from ucf50_tfrecord.errors import UserError, expect
 
-# All that draws random numbers, and all that changes how weights are updated.
+# Every option that draws random numbers, and every option that changes how weights are updated.
 _TRAIN_FLAGS = (
     "--precision=float32 --epochs=2 --batch_size=8 --optimizer=adamw --weight_decay=0.01 --schedule=cosine "
     "--warmup_epochs=0.5 --label_smoothing=0.1 --dropout=0.3 --clip_norm=1 --ema=0.9 --horizontal_flip --crop_area=0.7 "
@@ -35,7 +35,7 @@ _DATA, _PREDICTED, _LOG = "data", "predicted", "log.txt"
 
 
 def define_flags() -> None:
-    """Defines the flags when run, not when imported: the pipelines have flags of the same names."""
+    """Defines the flags. Called only when run as a program: the pipelines define flags of the same names."""
     flags.DEFINE_string("before", None, "Checkout to compare with.")
     flags.DEFINE_string("after", ".", "Checkout to compare.")
     flags.DEFINE_string("videos", None, "Folder with one folder of videos per class.")
@@ -70,10 +70,15 @@ def main() -> int:
 
 
 def make_all(checkout: pathlib.Path, videos: pathlib.Path, folder: pathlib.Path) -> None:
-    """Converts, trains and predicts by a checkout's code, into a folder.
+    """Converts videos, trains the models of --models and predicts the videos, with the code of a checkout.
+
+    Args:
+      checkout: folder of the checkout.
+      videos: folder with one folder of videos per class.
+      folder: new folder for shards, runs and predictions.
 
     Raises:
-      UserError: if one of its programs fails.
+      UserError: if one of the checkout's programs fails.
     """
     folder.mkdir(parents=True)
     _check_imports(checkout, folder)
@@ -86,7 +91,7 @@ def make_all(checkout: pathlib.Path, videos: pathlib.Path, folder: pathlib.Path)
 
 
 def _check_imports(checkout: pathlib.Path, folder: pathlib.Path) -> None:
-    """Raises UserError unless programs import the checkout's code, not that of an installed package."""
+    """Raises UserError if programs would import an installed package instead of the checkout's code."""
     code = "import pipelines, ucf50_tfrecord; print(pipelines.__path__[0], ucf50_tfrecord.__path__[0], sep='\\n')"
     found = _python(checkout, folder, "-c", code, stdout=subprocess.PIPE, check=True, text=True).stdout.split(
         "\n"
@@ -96,7 +101,7 @@ def _check_imports(checkout: pathlib.Path, folder: pathlib.Path) -> None:
 
 
 def _run(checkout: pathlib.Path, folder: pathlib.Path, pipeline: str, *arguments: str) -> None:
-    """Runs an entry point of a checkout; its output goes to the folder's log."""
+    """Runs an entry point of a checkout in a folder, and appends what it prints to the folder's log file."""
     with open(folder / _LOG, "a", encoding="utf-8") as log:
         command = ["-m", f"pipelines.{pipeline}", *arguments]
         done = _python(checkout, folder, *command, stdout=log, stderr=subprocess.STDOUT)
@@ -107,13 +112,16 @@ def _run(checkout: pathlib.Path, folder: pathlib.Path, pipeline: str, *arguments
 
 
 def _python(checkout: pathlib.Path, folder: pathlib.Path, *arguments: str, **options: Any):
-    """Runs Python with a checkout's code, on the CPU, in a folder whose relative names both checkouts share."""
+    """Runs Python on the CPU with a checkout's code, and with `folder` as the current folder.
+
+    Relative paths are then the same for both checkouts.
+    """
     environment = os.environ | {"PYTHONPATH": str(checkout), "CUDA_VISIBLE_DEVICES": "-1"}
     return subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, **options)
 
 
 def find_differences(before: pathlib.Path, after: pathlib.Path, models: Sequence[str]) -> Iterator[str]:
-    """Yields the differences between the folders that make_all filled."""
+    """Yields one text for each difference between two folders that make_all filled, such as a file's name."""
     shards, others = ({path.name for path in side.glob(f"{_DATA}/*.tfrecord-*")} for side in (before, after))
     if not shards or shards != others:
         yield f"names of shards: {sorted(shards)}, {sorted(others)}"
@@ -130,13 +138,24 @@ def find_differences(before: pathlib.Path, after: pathlib.Path, models: Sequence
 
 
 def _numbers(path: pathlib.Path) -> list[Any]:
-    """Reads the numbers of predictions. The other entries name the code and the machine, or explain in words."""
+    """Returns those entries of a predictions.json that must not differ between checkouts.
+
+    The other entries name the code and the machine, or explain in words.
+    """
     document = json.loads(path.read_text())
     return [document["videos"], document["windows"], document["calibration"]["temperature"]]
 
 
 def _different_weights(folder: str, before: pathlib.Path, after: pathlib.Path) -> Iterator[str]:
-    """Compares both sides' newest checkpoints in a folder, the optimizer's state included."""
+    """Yields one text for each difference between the newest checkpoints of two checkouts.
+
+    Compares all tensors, those of the optimizer's state too.
+
+    Args:
+      folder: folder of the checkpoints, relative to `before` and to `after`.
+      before: folder that make_all filled for the first checkout.
+      after: folder that make_all filled for the second checkout.
+    """
     import tensorflow as tf
 
     from ucf50_tfrecord.training import checkpoint

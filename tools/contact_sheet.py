@@ -1,4 +1,4 @@
-"""Draws a contact sheet of a dataset: per class a row with frames of one clip, in stored pixels."""
+"""Draws a dataset's contact sheet, a picture with one row per class that shows frames of one of its clips."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ucf50_tfrecord.drawing.pixels import enlarge, evenly_spaced
 from ucf50_tfrecord.specs import printable
 
-# In pixels, unless named otherwise.
+# Sizes are in pixels, unless their names or comments say otherwise.
 _MAX_STRIP_WIDTH = 1100
 _MAX_FRAMES = 8
 _MIN_FRAME_HEIGHT = 64
@@ -23,7 +23,12 @@ _FONT_SIZE, _SMALL_FONT_SIZE = 15, 12
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """The row of a class. frames: uint8 [T, H, W, 3] of a clip, or None without clips."""
+    """A class's row of a contact sheet.
+
+    name: the class's name.
+    note: text shown under the name.
+    frames: frames of one of the class's clips, uint8 [T, H, W, 3]; None if the class has no clips.
+    """
 
     name: str
     note: str
@@ -32,7 +37,13 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Positions on the sheet. factor: width of a stored pixel on the sheet; indices: the frames shown."""
+    """The positions of all rows and frames on a contact sheet.
+
+    height, width: size of a clip's frames in stored pixels.
+    factor: the sheet's pixels per stored pixel, in both directions.
+    indices: indices of the frames shown of each clip.
+    num_rows: number of rows, one per class.
+    """
 
     height: int
     width: int
@@ -55,23 +66,30 @@ class Layout:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height of the sheet."""
+        """Width and height of the sheet in pixels."""
         num_columns = -(-self.num_rows // self.rows_per_column)
         height = _HEADER_HEIGHT + self.rows_per_column * self.row_height + _MARGIN
         return _MARGIN + num_columns * self.column_width, height
 
     def corner(self, row: int) -> tuple[int, int]:
-        """Returns x and y of a row's upper left corner."""
+        """Returns the position (x, y) of a row's upper left corner on the sheet, in pixels."""
         column, place = divmod(row, self.rows_per_column)
         return _MARGIN + column * self.column_width, _HEADER_HEIGHT + place * self.row_height
 
     def frame_x(self, number: int) -> int:
-        """Returns x of a frame, relative to the row's corner."""
+        """Returns the horizontal distance, in pixels, of a row's n-th frame from the row's left edge."""
         return _LABEL_WIDTH + number * (self.width * self.factor + _GAP)
 
 
 def lay_out(shape: tuple[int, int, int, int], num_rows: int) -> Layout:
-    """Chooses evenly spaced frames, with both ends, and their size for clips of [T, H, W, 3]."""
+    """Chooses which frames of each clip a contact sheet shows, and how much it enlarges them.
+
+    The frames are evenly spaced and include the first and the last.
+
+    Args:
+      shape: a clip's shape, [T, H, W, 3].
+      num_rows: number of rows, one per class.
+    """
     num_frames, height, width, _ = shape
     # Few rows leave space for large frames.
     wanted_height = 2 * _MIN_FRAME_HEIGHT if num_rows <= 10 else _MIN_FRAME_HEIGHT
@@ -82,15 +100,15 @@ def lay_out(shape: tuple[int, int, int, int], num_rows: int) -> Layout:
 
 
 def draw(title: str, rows: Sequence[Row], shape: tuple[int, int, int, int]) -> np.ndarray:
-    """Draws the sheet.
+    """Draws a contact sheet: one row per class, with frames of one of the class's clips.
 
     Args:
-      title: the top line.
-      rows: the classes, at least one.
+      title: text of the sheet's top line.
+      rows: rows of the classes, at least one.
       shape: a clip's shape, [T, H, W, 3].
 
     Returns:
-      uint8 [height, width, 3]. Frames are enlarged by a whole factor, without interpolation.
+      The picture, uint8 [height, width, 3]. Frames are enlarged by a whole factor, without interpolation.
     """
     layout = lay_out(shape, len(rows))
     sheet = Image.new("RGB", layout.size, _BACKGROUND)
@@ -118,7 +136,7 @@ def draw(title: str, rows: Sequence[Row], shape: tuple[int, int, int, int]) -> n
 
 
 def fit(text: str, font: ImageFont.ImageFont, width: int) -> str:
-    """Shortens a text in its middle, where names differ least, to a width in pixels."""
+    """Shortens a text to a width in pixels by cutting out its middle, where names differ least."""
     text = shown = printable(text)
     kept = len(text)
     while font.getlength(shown) > width and kept > 1:

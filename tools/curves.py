@@ -1,4 +1,4 @@
-"""Draws curves as text for a terminal."""
+"""Draws curves of training, such as the loss by step, as text for a terminal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import plotext
 
 _WIDTH, _HEIGHT = 80, 11  # characters and lines
-# Markers of the first and the second curve, distinct without colours: plotext's name, and a sample.
+# Markers of the first and the second curve, which differ even without colours: plotext's name, and a sample.
 _MARKERS = (("braille", "⢕"), ("hd", "▞"))
 _COLOURS = ("blue", "orange")
 
@@ -16,15 +16,16 @@ _COLOURS = ("blue", "orange")
 def draw(
     title: str, curves: Mapping[str, Sequence[tuple[int, float]]], *, is_coloured: bool = False
 ) -> str | None:
-    """Draws up to two curves over the training step, 80 columns wide.
+    """Draws up to two curves of one quantity over the training step as text, 80 columns wide.
 
     Args:
-      title: the quantity.
-      curves: (step, value) by name of the curve; NaN and infinite values are left out.
+      title: name of the quantity.
+      curves: dictionary from a curve's name to its points, (step, value). Points whose value is NaN or
+        infinite are left out.
       is_coloured: whether to use a terminal's colour codes.
 
     Returns:
-      The lines, or None without a finite point.
+      The drawing as lines of text, or None if no point has a finite value.
     """
     finite = {
         name: [(step, value) for step, value in points if math.isfinite(value)]

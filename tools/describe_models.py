@@ -1,4 +1,4 @@
-"""Lists the models: a description of each, and its number of parameters.
+"""Lists the models of this project, each with its number of parameters and a one-line description.
 
 python -m tools.describe_models --classes=50 --frames=15 --size=64
 """
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def describe(builder) -> str:
-    """Returns the first line of a builder's docstring."""
+    """Returns a model's description: the first line of the docstring of the function that builds it."""
     return inspect.getdoc(builder).splitlines()[0].rstrip(".")
 
 

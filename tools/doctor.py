@@ -3,8 +3,8 @@
   python -m tools.doctor
   python -m tools.doctor --data=data/ucf50-15x64x64 --run=runs/first
 
-Exits with status 1 if a check fails. Packages may be broken, so it needs none: it uses argparse in place of
-absl, and each check imports what it checks.
+Exits with status 1 if a check fails. The doctor must start even where installed packages are broken, so it
+imports none of them itself: it uses argparse instead of absl, and each check imports what it checks.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.specs import printable
 
 _INDENT = " " * 7
-# By title, the module of tools.checkup.
+# By the section's title, the name of the module of tools.checkup that holds its check.
 _SECTIONS = {
     "Packages": "packages",
     "Devices": "devices",
@@ -62,7 +62,7 @@ def parse_options() -> Options:
 
 
 def format_finding(finding: Finding) -> list[str]:
-    """Formats a finding and its fix in 80 columns; a command stays on one line, to be pasted."""
+    """Returns the lines of a finding and its fix in 80 columns; a command stays on one line, for pasting."""
     lines = _wrap(f"  {finding.level:<5}", printable(finding.text))
     if finding.fix:
         lines += _wrap(f"{_INDENT}fix: ", printable(finding.fix))

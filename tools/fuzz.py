@@ -1,16 +1,17 @@
-"""Feeds damaged and hostile files to the real programs, and counts failures.
+"""Feeds damaged and hostile files to this project's programs, and counts their failures.
 
   python -m tools.fuzz --secs=3600 --seed=7 --videos=20000 --json=10000
 
-Videos: seeded mutations of small videos in many containers and codecs and of
-the videos of --seeds, and text files that name other files and hosts. All go
-through pipelines.convert, some through pipelines.predict. JSON: mutations of
-every kind of file that the project reads. All go through the functions that
-read them, some through the programs.
+A mutant is one damaged or hostile file. Video mutants are random mutations of
+small videos in many containers and codecs and of the videos in --seeds, and
+text files that name other files and hosts. All video mutants go through
+pipelines.convert, some also through pipelines.predict. JSON mutants are
+mutations of every kind of JSON file that the project reads. All go through the
+functions that read that kind of file, some also through whole programs.
 
-Each counter must be zero, else the exit status is 1. Failing inputs are kept
-under --output, each with the command that repeats it. The same seed gives the
-same mutants in the same order. Linux only.
+Each counter of failures must be zero, else the exit status is 1. Failing
+mutants are kept under --output, each with the command that repeats it. The same
+--seed gives the same mutants in the same order. Linux only.
 """
 
 from __future__ import annotations
@@ -40,13 +41,13 @@ _SEEDS = flags.DEFINE_string("seeds", None, "Folder of more videos to mutate, wi
 _OUTPUT = flags.DEFINE_string("output", "bench_results/fuzz", "Folder for failing inputs.")
 _WORKERS = flags.DEFINE_integer("workers", None, "Worker processes. Default: one per core.", lower_bound=1)
 
-# JSON mutants between two rounds of videos, so that a campaign that runs out of time has tried both.
+# JSON mutants between two rounds of video mutants, so that a campaign that runs out of time has tried both.
 _JSON_AT_ONCE = 100
 _PROGRESS_SECS = 30.0
 
 
 class Progress:
-    """Shows a bar on a terminal, elsewhere a line every _PROGRESS_SECS."""
+    """Shows a fuzz campaign's progress: a bar on a terminal, else a line every _PROGRESS_SECS seconds."""
 
     def __init__(self, findings: Findings):
         self._findings = findings
@@ -96,7 +97,17 @@ def run(
     try_videos: Callable[[range], None],
     try_json: Callable[[range, Callable[[], bool]], int],
 ) -> str | None:
-    """Alternates between videos and JSON; returns the reason for an early stop, else None."""
+    """Tries all mutants (damaged or hostile files) of the campaign, alternating between videos and JSON.
+
+    Args:
+      progress: counts and shows the mutants that were tried.
+      try_videos: function that tries the video mutants with the given numbers.
+      try_json: function that tries the JSON mutants with the given numbers until its second argument
+        returns True; it returns how many it tried.
+
+    Returns:
+      The reason for stopping early, or None if all mutants were tried.
+    """
 
     def is_late() -> bool:
         return progress.secs >= _SECS.value
@@ -119,7 +130,10 @@ def run(
 
 
 def video_rounds(first: int, count: int) -> Iterator[range]:
-    """Splits mutant numbers into rounds, whose borders do not depend on the first number."""
+    """Splits the numbers of video mutants, from `first`, into rounds of at most videos.ROUND.
+
+    A round ends at a multiple of videos.ROUND, whatever `first` is, so a mutant is always in the same round.
+    """
     start = first
     while start < first + count:
         stop = min((start // videos.ROUND + 1) * videos.ROUND, first + count)
@@ -129,7 +143,11 @@ def video_rounds(first: int, count: int) -> Iterator[range]:
 
 @contextlib.contextmanager
 def campaign(findings: Findings) -> Iterator[tuple[Callable, Callable]]:
-    """Prepares seeds, samples and watches; yields functions that try videos and JSON mutants."""
+    """Prepares a campaign: intact videos and JSON files to damage, and watches for forbidden accesses.
+
+    Yields:
+      A tuple (try_videos, try_json) of functions that try mutants by their numbers, as `run` takes them.
+    """
     num_workers = _WORKERS.value or len(os.sched_getaffinity(0))
     again = [python(), "-m", "tools.fuzz", f"--seed={_SEED.value}"]
     again += [f"--seeds={_SEEDS.value}"] if _SEEDS.value else []
@@ -166,10 +184,10 @@ def campaign(findings: Findings) -> Iterator[tuple[Callable, Callable]]:
 
 
 def check_watches(setting: videos.Setting) -> None:
-    """Opens a canary to check that the file system reports it.
+    """Opens a canary, a file that no program may open, to check that the file system reports it.
 
     Raises:
-      UserError: if it is not reported.
+      UserError: if the file system does not report the open.
     """
     setting.opened.take()
     canary = setting.canaries.path(".avi")

@@ -3,9 +3,10 @@
   python -m tools.inspect_data --data=data/demo_videos-15x64x64
   python -m tools.inspect_data --run=runs/first
 
-Of shards: clips by class and fold, sizes, durations, a record's keys, and a
-picture with frames of each class (--sheet, or contact_sheet.png in the shards'
-folder). Of a run: model and training, scores, and curves.
+For a folder of shards, prints the clips per class and fold, sizes, durations
+and a record's keys, and draws frames of each class as a picture (--sheet, or
+contact_sheet.png in the shards' folder). For a run, prints its model and
+training, its scores, and its curves.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ _SHEET = flags.DEFINE_string(
 )
 
 _SAMPLE_CLIPS, _SAMPLE_BYTES = 100, 64 << 20
-# Drawings of a run: the title, and the split and tag of each curve.
+# The drawings of a run's curves: title, and by name of the curve its split and tag in the event files.
 _CURVES = (
     ("loss", {"train": ("train", "loss")}),
     ("accuracy", {"train": ("train", "accuracy"), "validation": ("validation", "accuracy")}),
@@ -66,10 +67,10 @@ def main() -> None:
 
 
 def find_sets() -> list[str]:
-    """Returns the finished sets of shards under data/.
+    """Returns the folders under data/ that hold a finished set of shards.
 
     Raises:
-      UserError: if there is none.
+      UserError: if there is no such folder.
     """
     folders = sorted(str(path.parent) for path in pathlib.Path("data").glob("*/manifest.json"))
     if not folders:
@@ -80,7 +81,7 @@ def find_sets() -> list[str]:
 
 
 def print_counts(manifest: Manifest) -> None:
-    """Prints the contents of the manifest."""
+    """Prints what a dataset's manifest tells: clips, shards, quarantined videos, clips per class and fold."""
     sizes = [shard.num_bytes for shard in manifest.shards]
     terminal.say(manifest.data_dir)
     print_wrapped(
@@ -106,7 +107,7 @@ def print_wrapped(text: str) -> None:
 
 
 def print_clips(manifest: Manifest) -> None:
-    """Prints facts of some records, and draws the contact sheet.
+    """Prints facts of some of a dataset's records, and draws its contact sheet.
 
     Raises:
       UserError: if a shard or a record is damaged.
@@ -131,7 +132,7 @@ def print_clips(manifest: Manifest) -> None:
 
 
 def draw_sheet(clips: clips_lib.ClipIndex) -> None:
-    """Draws the middle clip of each class, and prints the picture's path.
+    """Draws a contact sheet, a picture with frames of one clip of each class, and prints the picture's path.
 
     Raises:
       UserError: if a record is damaged, or --sheet cannot be written.
@@ -165,20 +166,22 @@ def draw_sheet(clips: clips_lib.ClipIndex) -> None:
 
 
 def describe(value: list | np.ndarray) -> str:
+    """Describes a feature of a record in one line: an array by its shape and mean, a list by its values."""
     if isinstance(value, np.ndarray):
         return f"{value.dtype} {list(value.shape)}, mean {value.mean():.1f}"
     return printable(" ".join(v.decode(errors="replace") if isinstance(v, bytes) else str(v) for v in value))
 
 
 def format_rates(rates: list[float]) -> str:
+    """Formats sorted frame rates as one number, or as a range from the lowest to the highest."""
     return f"{rates[0]:g}" if len(rates) == 1 else f"{rates[0]:g} to {rates[-1]:g}"
 
 
 def print_run(run_dir: str) -> None:
-    """Prints a run's model and training, its scores, and its curves so far.
+    """Prints a run's model and training settings, its scores, and its curves so far.
 
     Raises:
-      UserError: if the folder is not a run's.
+      UserError: if the folder does not hold a run.
     """
     config = run_lib.load_config(run_dir)
     model, train = config.model, config.train
@@ -200,6 +203,7 @@ def print_run(run_dir: str) -> None:
 
 
 def print_scores(run_dir: str) -> None:
+    """Prints a finished run's scores, or that the run is not finished."""
     path = pathlib.Path(run_dir, run_lib.SUMMARY_FILENAME)
     if not path.is_file():
         print_wrapped(
@@ -218,7 +222,7 @@ def print_scores(run_dir: str) -> None:
 
 
 def print_curves(run_dir: str) -> None:
-    """Prints the curves in the run's event files."""
+    """Draws the curves in a run's event files as text, such as its loss, and prints them."""
     from tools import curves
     from ucf50_tfrecord.training import events
 

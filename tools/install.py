@@ -2,13 +2,14 @@
 
   python -m tools.install convert,train
 
-Extras come from setup.cfg, versions and hashes from constraints.txt, or with
-the extra io from constraints-io.txt. A file with another hash or a package
-without a pin fails the installation. pip and setuptools are brought to their
-pinned versions first.
+The arguments are names of extras in setup.cfg. Versions and hashes come from
+constraints.txt, or from constraints-io.txt if io is one of the extras. The
+installation fails if a file has another hash or a package has no pin. pip and
+the build requirements, such as setuptools, are installed in their pinned
+versions first.
 """
 
-# Runs in an empty environment, so it imports the standard library alone.
+# Runs in an empty environment, so it imports only the standard library and modules that do the same.
 from __future__ import annotations
 
 import configparser
@@ -45,28 +46,34 @@ def main() -> None:
 
 
 def install(extras: Sequence[str]) -> None:
-    """Installs the dependencies of the project and its extras, then the project.
+    """Installs the dependencies of the project and of the given extras, then the project itself.
 
-    The project is installed separately, because pip requires a hash for everything and a folder has none.
-    It and packages without a wheel are built with the pinned setuptools: pip does not check the downloads of
-    an isolated build.
+    The project is installed by a call of pip of its own: a call that requires hashes would require one for
+    the project's folder, which has none. The project and the packages without a wheel are built with the
+    pinned setuptools, since pip does not check the downloads of an isolated build.
 
     Raises:
-      ValueError: if a line of the pins is malformed, or a pin that is needed first is missing.
+      ValueError: if a line of the constraints file is malformed, or has no pin of pip or of a package that
+        builds the project.
     """
     pins = pins_file(extras)
     install_alone(["pip", *build_requirements()], pins)
     table = read_extras()
     dependencies = dict.fromkeys(read_dependencies() + [line for name in extras for line in table[name]])
     _pip("--require-hashes", "--constraint", str(pins), "--no-build-isolation", *dependencies)
-    # Twice quiet: setuptools warns of every editable installation.
+    # With _PIP's, the second --quiet: setuptools warns of every editable installation.
     _pip("--quiet", "--no-deps", "--no-build-isolation", "--editable", str(REPOSITORY))
 
 
 def install_alone(names: Sequence[str], path: pathlib.Path, *options: str) -> None:
-    """Installs the pinned versions of packages without their dependencies; `options` are pip's.
+    """Installs the pinned versions of packages, without their dependencies.
 
-    Writes a file of requirements, since older versions of pip take no hashes from constraints.
+    Passes the hashes to pip in a requirements file, since older versions of pip take none from constraints.
+
+    Args:
+      names: normalized names of the packages.
+      path: the constraints file that pins them.
+      *options: further options of `pip install`.
 
     Raises:
       ValueError: if a package has no pin.
@@ -83,23 +90,23 @@ def install_alone(names: Sequence[str], path: pathlib.Path, *options: str) -> No
 
 
 def build_requirements() -> list[str]:
-    """Returns the names of the packages that build the project."""
+    """Returns the normalized names of the packages that build the project, from pyproject.toml."""
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
     return [package_name(line) for line in project["build-system"]["requires"]]
 
 
 def read_dependencies() -> list[str]:
-    """Returns the project's own dependencies from setup.cfg."""
+    """Returns the project's dependencies without extras, as requirement lines of setup.cfg."""
     return _setup()["options"]["install_requires"].split("\n")[1:]
 
 
 def read_extras() -> dict[str, list[str]]:
-    """Returns the dependencies of each extra from setup.cfg."""
+    """Returns a dictionary from the name of each extra to its requirement lines in setup.cfg."""
     return {name: lines.split("\n")[1:] for name, lines in _setup()["options.extras_require"].items()}
 
 
 def package_name(requirement: str) -> str:
-    """Returns the normalized name of a requirement's package: moto for "moto[server]>=5"."""
+    """Returns the normalized name of the package in a requirement line: moto for "moto[server]>=5"."""
     return normalize(re.match(r"[\w.-]+", requirement)[0])
 
 
@@ -110,7 +117,7 @@ def _setup() -> configparser.ConfigParser:
 
 
 def _pip(*arguments: str) -> None:
-    """Runs pip install. If it fails, exits with its status; pip prints the reason."""
+    """Runs `pip install` with arguments. If it fails, exits with pip's status; pip prints the reason."""
     status = subprocess.run([*_PIP, *arguments]).returncode
     if status:
         sys.exit(status)

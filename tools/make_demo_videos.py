@@ -2,19 +2,20 @@
 
   python -m tools.make_demo_videos --output=data/demo_videos
 
-Eight classes in four pairs. Each clip has a twin in the pair's other class: the
-same frames backwards, in the same group. So an order-blind model cannot score
-above 0.5, whatever it learns of appearance. No pair is the mirror image of
-another, so horizontally flipped training clips keep their class.
+The demo corpus has eight classes in four pairs. Each clip has a twin in the
+pair's other class: the same frames backwards, in the same group. So a model
+that is blind to frame order cannot exceed an accuracy of 0.5, whatever it
+learns of appearance. No pair is the mirror image of another, so horizontally
+flipped training clips keep their class.
 
 The files are like UCF50's: v_<Class>_gNN_cNN.avi, MPEG-4 (tag XVID) in AVI, a
-keyframe every 12 frames, 25 groups, each with a background, colours, sizes and
-speeds of its own.
+keyframe every 12 frames, 25 groups. Each group has its own background, colours,
+sizes and speeds.
+
+The following command renders a corpus of tools.scenarios instead, whose classes
+differ by one known cause:
 
   python -m tools.make_demo_videos --output=data/order --scenario=order
-
-renders a corpus of tools.scenarios instead, whose classes differ by one known
-cause.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ DEFAULT_FRAMES = 15  # the default of a converted clip, so each frame is sampled
 
 @dataclasses.dataclass(frozen=True)
 class Look:
-    """The place and the actor that a group's recordings have in common."""
+    """The background and the actor that all recordings of a group share."""
 
     background: np.ndarray  # float32 [H, W, 3], 0 to 255
     color: np.ndarray  # float32 [3]
@@ -54,35 +55,35 @@ class Look:
     round_shape: bool
 
 
-# A scene returns (x, y, radius) of the actor's parts at time t in [0, 1]: x and y as fractions of the
-# picture, radius as a multiple of the look's.
+# A scene takes a time t in [0, 1] and a random generator. It returns (x, y, radius) of each part of the actor
+# at that time: x and y as fractions of the picture, radius as a multiple of Look.radius.
 Scene = Callable[[float, np.random.Generator], list[tuple[float, float, float]]]
 
 
 def grow(t: float, rng: np.random.Generator) -> list[tuple[float, float, float]]:
-    """Grows in place."""
+    """Returns the actor's parts at time t of a scene: one part that grows in place."""
     return [(rng.uniform(0.35, 0.65), rng.uniform(0.4, 0.6), 0.4 + 1.8 * t)]
 
 
 def rise(t: float, rng: np.random.Generator) -> list[tuple[float, float, float]]:
-    """Rises from the bottom."""
+    """Returns the actor's parts at time t of a scene: one part that rises from the bottom."""
     return [(rng.uniform(0.25, 0.75), 0.85 - 0.7 * t, 1.0)]
 
 
 def part(t: float, rng: np.random.Generator) -> list[tuple[float, float, float]]:
-    """Splits into two parts that move to the sides."""
+    """Returns the actor's parts at time t of a scene: two parts that separate towards the sides."""
     y, gap = rng.uniform(0.35, 0.65), 0.06 + 0.34 * t
     return [(0.5 - gap, y, 0.8), (0.5 + gap, y, 0.8)]
 
 
 def scatter(t: float, rng: np.random.Generator) -> list[tuple[float, float, float]]:
-    """Splits into five parts that move in all directions."""
+    """Returns the actor's parts at time t of a scene: five parts that separate in all directions."""
     angles = rng.uniform(0, 2 * np.pi) + np.arange(5) * (2 * np.pi / 5)
     reach = 0.04 + 0.36 * t
     return [(0.5 + reach * np.cos(a) * HEIGHT / WIDTH, 0.5 + reach * np.sin(a), 0.45) for a in angles]
 
 
-# (forwards, backwards): the second class shows the clips of the first in reverse.
+# By pair of classes, the scene. The second class shows the clips of the first one in reverse.
 PAIRS: dict[tuple[str, str], Scene] = {
     ("Grow", "Shrink"): grow,
     ("Rise", "Sink"): rise,
@@ -93,7 +94,13 @@ PAIRS: dict[tuple[str, str], Scene] = {
 
 @dataclasses.dataclass(frozen=True)
 class Take:
-    """The recording from which both twins of a pair are written."""
+    """The recording of which two videos are written: forwards in one class of a pair, reversed in the other.
+
+    pair: the two class names, a key of PAIRS.
+    group: number of the recording group.
+    clip: number of the clip within its class and group.
+    seed: seed of all randomness.
+    """
 
     pair: tuple[str, str]
     group: int
@@ -102,7 +109,7 @@ class Take:
 
 
 def render(take: Take) -> np.ndarray:
-    """Renders a take: uint8 [frames, H, W, 3], 2 to 3 seconds."""
+    """Renders the frames of a recording: uint8 [frames, H, W, 3], 2 to 3 seconds."""
     pair_number = list(PAIRS).index(take.pair)
     look = _look(take.seed, take.group)
     rng = np.random.default_rng([take.seed, 1, pair_number, take.group, take.clip])
@@ -119,7 +126,11 @@ def render(take: Take) -> np.ndarray:
 
 
 def write_twins(folder: pathlib.Path, take: Take) -> int:
-    """Writes a take forwards into the pair's first class, backwards into its second; returns 2."""
+    """Writes a recording forwards into its pair's first class and reversed into the second.
+
+    Returns:
+      2, the number of videos written.
+    """
     frames = render(take)
     for class_name, ordered in zip(take.pair, (frames, frames[::-1])):
         write_video(_video_path(folder, class_name, take.group, take.clip), ordered)
@@ -134,7 +145,18 @@ def write_clip(
     seed: int,
     num_frames: int,
 ) -> int:
-    """Writes a scenario's clip, given by its class, group and number; returns 1."""
+    """Renders a scenario's clip and writes it as a video into its class's folder.
+
+    Args:
+      folder: the corpus's folder.
+      clip_id: tuple of the clip's class name, group number and number within class and group.
+      scenario: the scenario, as in tools.scenarios.
+      seed: seed of all randomness.
+      num_frames: number of frames of the clip.
+
+    Returns:
+      1, the number of videos written.
+    """
     class_name, group, clip = clip_id
     frames = scenarios.render_clip(
         scenario, class_name, group=group, clip=clip, seed=seed, num_frames=num_frames
@@ -144,10 +166,10 @@ def write_clip(
 
 
 def write_video(path: pathlib.Path, frames: np.ndarray, *, exact: bool = False) -> None:
-    """Writes uint8 [frames, H, W, 3] as XviD-style MPEG-4 in AVI.
+    """Writes frames, uint8 [frames, H, W, 3], as a video: XviD-style MPEG-4 in AVI.
 
-    With `exact` every frame is a keyframe of equal quality. A predicted frame holds traces of the frame
-    before it, which would show an order-blind model the actor's direction and speed.
+    If `exact`, every frame is a keyframe of equal quality. Otherwise frames are predicted from the frame
+    before and hold traces of it, which would show even an order-blind model how the actor moves.
     """
     options = {"fflags": "+bitexact"}  # no library versions in the header
     with av.open(str(path), "w", options=options) as container:
@@ -166,7 +188,14 @@ def write_video(path: pathlib.Path, frames: np.ndarray, *, exact: bool = False) 
 
 
 def make_corpus(output: str | os.PathLike, *, groups: int, clips: int, seed: int, workers: int) -> int:
-    """Renders the demo corpus. It appears at `output` once it is complete.
+    """Renders the demo corpus, four pairs of classes that show each other's frames reversed.
+
+    Args:
+      output: the corpus's folder, which must not exist yet. It appears once the corpus is complete.
+      groups: number of recording groups.
+      clips: number of clips per class and group.
+      seed: seed of all randomness.
+      workers: number of rendering processes; with 1, this process renders.
 
     Returns:
       The number of videos.
@@ -189,16 +218,16 @@ def make_scenario(
     num_frames: int,
     workers: int,
 ) -> int:
-    """Renders a scenario's corpus. It appears at `output` once it is complete.
+    """Renders a scenario's corpus, whose classes differ by a known cause, as video files.
 
     Args:
-      output: the corpus's folder, which must not exist yet.
-      scenario: one of scenarios.SCENARIOS, or one of your own.
-      groups: recording groups, each with all classes.
-      clips: clips per class and group.
-      seed: the seed of all randomness.
-      num_frames: frames per clip.
-      workers: rendering processes; with 1, this process renders.
+      output: the corpus's folder, which must not exist yet. It appears once the corpus is complete.
+      scenario: a value of scenarios.SCENARIOS, or a scenario of your own.
+      groups: number of recording groups, each of which contains all classes.
+      clips: number of clips per class and group.
+      seed: seed of all randomness.
+      num_frames: number of frames per clip.
+      workers: number of rendering processes; with 1, this process renders.
 
     Returns:
       The number of videos.
@@ -219,7 +248,18 @@ def _write_corpus(
     num_videos: int,
     workers: int,
 ) -> int:
-    """Calls `write` with a folder and each item. The folder appears at `output` once all are written."""
+    """Writes a corpus of videos by calling `write` for each item, such as a clip.
+
+    Args:
+      output: the corpus's folder. It appears once all videos are written.
+      write: function of a folder and an item that writes the item's videos there and returns their number.
+      items: the items to write.
+      num_videos: number of videos in total.
+      workers: number of writing processes; with 1, this process writes.
+
+    Returns:
+      `num_videos`.
+    """
     target = pathlib.Path(output)
     if target.exists():
         raise UserError(f"{target} exists already; remove it, or choose another --output")
@@ -235,7 +275,7 @@ def _write_corpus(
 
 @contextlib.contextmanager
 def _mapper(workers: int) -> Iterator[Callable]:
-    """Yields a `map` over several processes, or over this one alone."""
+    """Yields a function like `map` that runs in `workers` processes, or in this one if `workers` is 1."""
     if workers == 1:
         yield map
         return
@@ -244,7 +284,7 @@ def _mapper(workers: int) -> Iterator[Callable]:
 
 
 def _video_path(folder: pathlib.Path, class_name: str, group: int, clip: int) -> pathlib.Path:
-    """Returns the path of a video, named as in UCF50; makes the class's folder."""
+    """Returns the path of a clip's video, named as in UCF50; makes the class's folder if needed."""
     (folder / class_name).mkdir(parents=True, exist_ok=True)
     return folder / class_name / f"v_{class_name}_g{group:02d}_c{clip:02d}.avi"
 
@@ -274,7 +314,7 @@ def _draw(look: Look, parts: list[tuple[float, float, float]]) -> np.ndarray:
 
 
 def define_flags() -> None:
-    """Defines the flags, when run as a program: importers have flags of the same names."""
+    """Defines the flags. Called only when run as a program: importers define flags of the same names."""
     default = "Default: data/demo_videos, or data/<scenario>."
     flags.DEFINE_string("output", None, f"The corpus's folder; must not exist yet. {default}")
     flags.DEFINE_integer("groups", 25, "Recording groups.")

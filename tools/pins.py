@@ -1,4 +1,4 @@
-"""Reads the pins: the tested version of each package and the hashes of its files."""
+"""Reads the project's pins: the tested version of each package it depends on, and its files' hashes."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ _PIN = re.compile(r"(?P<name>[\w.-]+)==(?P<version>[\w.!+-]+)(?P<hashes>( +--has
 
 
 class Pin(NamedTuple):
-    """The pinned version of a package and its hashes, as pip options."""
+    """The pinned version of a package and the hashes of its files, each as a pip option --hash=sha256:…."""
 
     version: str
     hashes: tuple[str, ...]
 
 
 def pins_file(extras: Collection[str]) -> pathlib.Path:
-    """Returns the file of pins for extras."""
+    """Returns the path of the constraints file that pins the packages of the given extras."""
     return IO_PINS if "io" in extras else PINS
 
 
 def read_pins(path: pathlib.Path) -> dict[str, Pin]:
-    """Reads a file of pins into a table by normalized name.
+    """Reads a constraints file into a dictionary from normalized package name to Pin.
 
     Raises:
-      ValueError: if a line is not an exact version with sha256 hashes.
+      ValueError: if a line is not name==version, optionally followed by sha256 hashes.
     """
     pins = {}
     for line in re.sub(r"\\\n\s*", "", path.read_text(encoding="utf-8")).splitlines():
@@ -43,5 +43,5 @@ def read_pins(path: pathlib.Path) -> dict[str, Pin]:
 
 
 def normalize(name: str) -> str:
-    """Returns a package's name as the pins spell it: foo-bar for Foo_Bar."""
+    """Returns a package's name in the spelling of the constraints files: foo-bar for Foo_Bar."""
     return re.sub(r"[-_.]+", "-", name).lower()

@@ -1,4 +1,4 @@
-"""Pools of processes that exit with their parent."""
+"""Pools of worker processes that exit when their parent does."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from ucf50_tfrecord import worker_process
 
 
 def pool(num_workers: int) -> concurrent.futures.ProcessPoolExecutor:
-    """Returns fresh processes that exit when this one is killed, and leave no semaphores."""
+    """Returns a pool of newly started processes, which exit when this process is killed.
+
+    They also leave no semaphores behind.
+    """
     context = multiprocessing.get_context("spawn")
     return concurrent.futures.ProcessPoolExecutor(
         num_workers, mp_context=context, initializer=_exit_with_parent

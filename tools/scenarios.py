@@ -1,8 +1,9 @@
-"""Corpora with one planted cause each, and the verdicts that a comparison of models should reach on them.
+"""Synthetic corpora whose classes differ by a known cause, to test a comparison of models.
 
-A scenario defines the marks of its classes (the actor's colour, the place behind it, its path, when its
-colour shows) and the verdicts that follow. Everything else is random in the same way for all classes.
-`tools.make_demo_videos --scenario=…` writes a scenario's clips as videos.
+A scenario defines how its classes differ: in the actor's colour, the place behind it, its path, or the time
+at which its colour shows. It also lists the verdicts (answers to questions such as "does the model need
+frame order?") that a comparison should reach on such a corpus. Everything else is random in the same way for
+all classes. `tools.make_demo_videos --scenario=…` writes a scenario's clips as videos.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ import numpy as np
 from ucf50_tfrecord.errors import expect
 
 SIZE = 48  # pixels per side
-# RGB, 0 to 255, far from each other and from any background.
+# RGB, 0 to 255. The colours are far from each other and from any background.
 ACTOR_COLORS = ((230, 40, 40), (40, 205, 60), (50, 70, 240), (240, 220, 50))  # red, green, blue, yellow
 NEUTRAL_COLOR = (205, 205, 205)
-# Tint and stripes of the places that mark a class. The stripes' slopes along x and y are in radians per
-# pixel; none is oblique, so flipped clips keep their class.
+# Tint and stripes of the backgrounds that can mark a class. The stripes' slopes along x and y are in radians
+# per pixel. No stripes are oblique, so horizontally flipped clips keep their class.
 CLASS_PLACES = (
     ((135, 95, 55), (0.55, 0.0)),
     ((60, 125, 65), (0.0, 0.55)),
@@ -30,24 +31,26 @@ CLASS_PLACES = (
 _MIDDLE = 95  # mean level of the backgrounds
 _MIN_CONTRAST = 130  # distance of a group's colour from _MIDDLE, in the RGB cube
 
-# Random streams, one per drawn thing; 0 and 1 are those of the demo corpus.
+# Random streams, one for each thing that is drawn; tools.make_demo_videos uses 0 and 1.
 _ACTOR, _PLACE, _RECORDING_PLACE, _RECORDING_COLOR, _CLIP = range(2, 7)
 
-# A path returns the actor's centre: float64 [T, 2], x and y as fractions of the picture, y downwards.
+# A path takes the number of frames T and a random generator. It returns the actor's centre in each frame:
+# float64 [T, 2], x and y as fractions of the picture, y downwards.
 Path = Callable[[int, np.random.Generator], np.ndarray]
 
 
 def circle(num_frames: int, rng: np.random.Generator) -> np.ndarray:
-    """Makes one turn about the centre, from a random start in a random direction."""
+    """Returns an actor's path: one turn about the picture's centre, with random start and direction."""
     radii = rng.uniform(0.28, 0.32, 2)
     return 0.5 + radii * _round_trip(num_frames, 1, rng)
 
 
 def rise(num_frames: int, rng: np.random.Generator) -> np.ndarray:
-    """Moves from the bottom to the top.
+    """Returns an actor's path from the bottom of the picture to its top.
 
-    With an even number of frames, both middle frames show the middle. Otherwise the later one, which
-    represents the clip for a model with one frame, would be higher in rising clips than in sinking ones.
+    If the number of frames is even, the actor is in the picture's middle in both middle frames. Otherwise
+    the later of the two, which is the frame that single-frame models see, would show the actor higher in
+    rising clips than in sinking ones.
     """
     time = np.arange(num_frames)
     steps = time - num_frames // 2 + ((time < num_frames // 2) & (num_frames % 2 == 0))
@@ -56,31 +59,32 @@ def rise(num_frames: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def sink(num_frames: int, rng: np.random.Generator) -> np.ndarray:
-    """Moves from the top to the bottom, as `rise` backwards."""
+    """Returns an actor's path from the top of the picture to its bottom: that of `rise`, reversed in time."""
     return rise(num_frames, rng)[::-1]
 
 
 def slow(num_frames: int, rng: np.random.Generator) -> np.ndarray:
-    """Moves to and fro once, on a flat ellipse, so that it does not linger at the ends."""
+    """Returns an actor's path to and fro once, on a flat ellipse, so that it does not pause at the ends."""
     return _to_and_fro(num_frames, 1, rng)
 
 
 def fast(num_frames: int, rng: np.random.Generator) -> np.ndarray:
-    """Moves to and fro several times, through exactly the positions of `slow`.
+    """Returns an actor's path to and fro several times, through exactly the positions of `slow`.
 
-    The number of turns is coprime with num_frames, so the frames show the same positions in another
-    order and an order-blind model sees no difference. num_frames - 1 turns would be one turn backwards.
+    The number of turns is coprime with num_frames. So the frames show the positions of `slow` in another
+    order, and a model that is blind to frame order sees no difference. It is at most num_frames - 2, since
+    num_frames - 1 turns would equal one turn backwards.
     """
     return _to_and_fro(num_frames, fast_turns(num_frames), rng)
 
 
 def flicker(num_frames: int, rng: np.random.Generator) -> np.ndarray:
-    """Jumps between two places in every frame but one in mid-clip."""
+    """Returns an actor's path that changes between two places at every frame except one in mid-clip."""
     return _jumps(num_frames, 1, rng)
 
 
 def slow_flicker(num_frames: int, rng: np.random.Generator) -> np.ndarray:
-    """Jumps once, in mid-clip, as `flicker` does at half the frame rate."""
+    """Returns an actor's path with one jump, in mid-clip; every second frame of `flicker` shows the same."""
     return _jumps(num_frames, 0, rng)
 
 
@@ -90,7 +94,10 @@ PATHS: dict[str, Path] = {
 
 
 def fast_turns(num_frames: int) -> int:
-    """Returns the turns of `fast`: the smallest number from 3 to num_frames - 2 coprime with num_frames."""
+    """Returns the number of turns of the path `fast`.
+
+    It is the smallest number from 3 to num_frames - 2 that is coprime with num_frames.
+    """
     turns = [f for f in range(3, num_frames - 1) if math.gcd(f, num_frames) == 1]
     expect(bool(turns), "a number of frames that slow and fast can share (not 4 or 6)", frames=num_frames)
     return turns[0]
@@ -98,13 +105,13 @@ def fast_turns(num_frames: int) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Traits:
-    """The marks of a class.
+    """The marks by which a class of a scenario can be recognised.
 
-    color: the actor's, an index of ACTOR_COLORS; None takes a random one per group.
-    background: an index of CLASS_PLACES; None takes a random place per group.
-    path: the actor's path, a name in PATHS.
-    when: the frames that show the colour: always, or the first (start) or last (end) quarter. In the
-      others the actor is grey.
+    color: index of the actor's colour in ACTOR_COLORS; None draws a random colour for each group.
+    background: index of the background in CLASS_PLACES; None draws a random background for each group.
+    path: name of the actor's path in PATHS.
+    when: frames in which the actor shows its colour: "always", or the first ("start") or last ("end")
+      quarter of the clip. In the other frames the actor is grey.
     """
 
     color: int | None = None
@@ -122,13 +129,14 @@ class Traits:
 
 @dataclasses.dataclass(frozen=True)
 class Scenario:
-    """A corpus with a planted cause.
+    """A synthetic corpus whose classes differ by a known ("planted") cause.
 
-    description: the difference of the classes, one sentence.
-    classes: the traits of each class.
-    truth: by kind in evaluation.verdicts.KINDS, whether its answer is "yes"; kinds left out are open.
-    recording_backgrounds: whether each recording (a class's clips in a group) has a place of its own.
-    true_colors: the fraction of recordings that show their class's colour; the others show a random one.
+    description: one sentence on how the classes differ.
+    classes: dictionary from class name to the class's traits.
+    truth: dictionary from a kind of verdict, a key of evaluation.verdicts.KINDS, to whether the right answer
+      is "yes". Kinds whose right answer is not known are left out.
+    recording_backgrounds: whether each recording (a class's clips in one group) has its own background.
+    true_colors: fraction of recordings that show their class's colour; the others show a random colour.
     """
 
     description: str
@@ -147,7 +155,7 @@ class Scenario:
 def render_clip(
     scenario: Scenario, class_name: str, *, group: int, clip: int, seed: int, num_frames: int
 ) -> np.ndarray:
-    """Renders a clip: uint8 [num_frames, SIZE, SIZE, 3], RGB. Equal arguments give equal bytes."""
+    """Renders a scenario's clip: uint8 [num_frames, SIZE, SIZE, 3], RGB. Equal arguments give equal bytes."""
     recording = _Recording(scenario, class_name, group, seed)
     rng = np.random.default_rng([seed, _CLIP, recording.label, group, clip])
     radius, group_color = _actor(group, seed)
@@ -159,13 +167,17 @@ def render_clip(
 
 
 def render_background(scenario: Scenario, class_name: str, *, group: int, seed: int) -> np.ndarray:
-    """Renders the background of a recording without noise: float32 [SIZE, SIZE, 3], 0 to 255."""
+    """Renders the background of a recording (the clips of a class in a group), without noise.
+
+    Returns:
+      float32 [SIZE, SIZE, 3], from 0 to 255.
+    """
     return _Recording(scenario, class_name, group, seed).place()
 
 
 @dataclasses.dataclass(frozen=True)
 class _Recording:
-    """The clips of a class in a group, and their common traits."""
+    """A recording: the clips of one class in one group of a scenario, which share background and colour."""
 
     scenario: Scenario
     class_name: str
@@ -181,7 +193,7 @@ class _Recording:
         return self.scenario.classes[self.class_name]
 
     def place(self) -> np.ndarray:
-        """Draws the background: float32 [SIZE, SIZE, 3], 0 to 255."""
+        """Draws the recording's background: float32 [SIZE, SIZE, 3], from 0 to 255."""
         if self.scenario.recording_backgrounds:
             rng = np.random.default_rng([self.seed, _RECORDING_PLACE, self.label, self.group])
             return _waves(rng, tint=45, height=24)
@@ -192,7 +204,7 @@ class _Recording:
         return _class_place(self.traits.background, rng)
 
     def color(self) -> int | None:
-        """Draws the index in ACTOR_COLORS of the recording's colour; None stands for the group's colour."""
+        """Draws the actor's colour: an index in ACTOR_COLORS, None if the group's random colour is used."""
         if self.scenario.true_colors == 1:
             return self.traits.color
         rng = np.random.default_rng([self.seed, _RECORDING_COLOR, self.label, self.group])
@@ -201,7 +213,11 @@ class _Recording:
 
 
 def _round_trip(num_frames: int, turns: int, rng: np.random.Generator) -> np.ndarray:
-    """Returns turns on the unit circle, random in start and direction: float64 [T, 2], sine and cosine."""
+    """Returns points on the unit circle that make `turns` whole turns, with random start and direction.
+
+    Returns:
+      float64 [num_frames, 2]: sine and cosine of the angle in each frame.
+    """
     phase, direction = rng.uniform(), rng.choice([-1, 1])
     # Modulo num_frames, so that any number of turns gives the same positions to the last bit.
     steps = direction * turns * np.arange(num_frames) % num_frames
@@ -215,23 +231,23 @@ def _to_and_fro(num_frames: int, turns: int, rng: np.random.Generator) -> np.nda
 
 
 def _jumps(num_frames: int, jumps_within_pairs: int, rng: np.random.Generator) -> np.ndarray:
-    """Jumps between two places, each of which shows in half of the frames.
+    """Returns an actor's path that jumps between two places and spends half of the frames in each.
 
-    Frames come in pairs. The first of a pair, which alone remains at half the rate, is in one place in
-    the clip's first half and in the other place in its second half. The second of a pair is in the same
-    place as the first (0 jumps within pairs) or in the other (1). At half the rate both kinds of clips are
-    equal and look like slow_flicker, so a model cannot be right about both. Frames beyond a multiple of 4
-    alternate.
+    Frames come in pairs. In the first frame of a pair, the only one that remains at half the frame rate, the
+    actor is in one place during the clip's first half and in the other place during its second half. In the
+    second frame of a pair the actor is in the same place as in the first (jumps_within_pairs of 0) or in the
+    other place (1). At half the frame rate both kinds of clips are equal and look like `slow_flicker`, so a
+    model cannot be right about both. Frames beyond a multiple of 4 alternate between the places.
     """
     time = np.arange(num_frames)
     whole = num_frames - num_frames % 4
     place = np.where(time < whole, (2 * time >= whole) + jumps_within_pairs * time, time + 1) % 2
     places = np.stack([[0.27, 0.73] + rng.uniform(-0.05, 0.05, 2), rng.uniform(0.3, 0.7, 2)], axis=1)
-    return places[place ^ rng.integers(2)]  # starts in a random one
+    return places[place ^ rng.integers(2)]  # starts in a random place
 
 
 def _actor(group: int, seed: int) -> tuple[float, np.ndarray]:
-    """Draws a group's actor: radius in pixels, and colour float64 [3], 0 to 255."""
+    """Draws a group's actor; returns a tuple: radius in pixels; colour, float64 [3], 0 to 255."""
     rng = np.random.default_rng([seed, _ACTOR, group])
     radius = rng.uniform(6.0, 6.5)
     color = rng.uniform(0, 255, 3)
@@ -241,7 +257,7 @@ def _actor(group: int, seed: int) -> tuple[float, np.ndarray]:
 
 
 def _frame_colors(recording: _Recording, group_color: np.ndarray, num_frames: int) -> np.ndarray:
-    """Returns the actor's colour in each frame: float64 [T, 3]."""
+    """Returns the actor's colour in each frame of a recording's clip: float64 [T, 3]."""
     number = recording.color()
     color = group_color if number is None else np.array(ACTOR_COLORS[number])
     time, quarter = np.arange(num_frames), round(num_frames / 4)
@@ -250,7 +266,10 @@ def _frame_colors(recording: _Recording, group_color: np.ndarray, num_frames: in
 
 
 def _cover(places: np.ndarray, radius: float) -> np.ndarray:
-    """Draws the actor, a disc: float64 [T, 2] to float32 [T, SIZE, SIZE, 1], its fraction of each pixel."""
+    """Returns the fraction of each pixel that the actor, a disc, covers: float32 [T, SIZE, SIZE, 1].
+
+    places: the actor's centre in each frame, float64 [T, 2], as fractions of the picture.
+    """
     pixels = np.arange(SIZE, dtype=np.float32)
     dx, dy = (pixels - SIZE * places[:, axis, np.newaxis].astype(np.float32) for axis in (0, 1))  # [T, SIZE]
     distance = np.hypot(dx[:, np.newaxis], dy[:, :, np.newaxis])
@@ -258,7 +277,7 @@ def _cover(places: np.ndarray, radius: float) -> np.ndarray:
 
 
 def _waves(rng: np.random.Generator, *, tint: float, height: float) -> np.ndarray:
-    """Draws a place, a tint with a few soft waves: float32 [SIZE, SIZE, 3]."""
+    """Draws a random background, a tint with a few soft waves: float32 [SIZE, SIZE, 3]."""
     y, x = np.mgrid[0:SIZE, 0:SIZE]
     place = np.zeros((SIZE, SIZE, 3)) + _MIDDLE + rng.uniform(-20, 20) + rng.uniform(-tint, tint, 3)
     for _ in range(4):
@@ -269,7 +288,7 @@ def _waves(rng: np.random.Generator, *, tint: float, height: float) -> np.ndarra
 
 
 def _class_place(number: int, rng: np.random.Generator) -> np.ndarray:
-    """Draws a group's version of a class's place: float32 [SIZE, SIZE, 3]."""
+    """Draws a group's version of the background CLASS_PLACES[number]: float32 [SIZE, SIZE, 3]."""
     tint, (slope_x, slope_y) = CLASS_PLACES[number]
     y, x = np.mgrid[0:SIZE, 0:SIZE]
     stripes = np.sin(x * slope_x + y * slope_y + rng.uniform(0, 2 * np.pi)) * rng.uniform(10, 18)
@@ -281,7 +300,10 @@ def _verdicts(*, yes: str = "", no: str = "") -> dict[str, bool]:
 
 
 def _crossed(marks: dict[str, int], trait: str, paths: tuple[str, ...]) -> dict[str, Traits]:
-    """Returns a class per mark and path, where a mark is a value of `trait`."""
+    """Returns the traits of one class for each combination of a mark and a path, by class name.
+
+    marks: dictionary from the first part of the class name to the value of the field `trait` of Traits.
+    """
     return {
         name + path.title(): Traits(path=path, **{trait: mark})
         for name, mark in marks.items()

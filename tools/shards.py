@@ -1,4 +1,4 @@
-"""Converts a folder of videos for tools and benchmarks that need its shards."""
+"""Converts a folder of videos to shards, for tools and benchmarks that need a dataset."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ from ucf50_tfrecord.specs import ClipFormat, FoldRule
 def convert(
     videos_dir: str | os.PathLike, data_dir: str, clip_format: ClipFormat, *, num_workers: int, name: str
 ) -> Manifest:
-    """Converts a folder's videos unless their shards are up to date; returns the manifest.
+    """Converts a folder of videos to shards, unless its shards are up to date; returns their manifest.
+
+    Args:
+      videos_dir: folder with one folder of videos per class.
+      data_dir: folder for the shards.
+      clip_format: format of the clips.
+      num_workers: number of decoding processes.
+      name: name of the dataset, with which the shards' file names begin.
 
     Raises:
       UserError: as engines.build_dataset does.

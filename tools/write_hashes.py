@@ -1,13 +1,13 @@
-"""Rewrites the hashes in constraints.txt and constraints-io.txt.
+"""Rewrites the hashes of packages in constraints.txt and constraints-io.txt.
 
   python -m tools.write_hashes
 
-Keeps the versions, and fetches the hashes of all their files, for any platform,
-from the package index. To change a version or to add a package, edit its line
-(name==version) and run this. Old hashes are dropped.
+Keeps the versions. The hashes of each version's files, for all platforms, are
+fetched from the package index; old hashes are dropped. To change a version or
+to add a package, edit its line (name==version) and run this program.
 """
 
-# Runs in an empty environment, so it imports the standard library alone.
+# Runs in an empty environment, so it imports only the standard library and modules that do the same.
 from __future__ import annotations
 
 import itertools
@@ -30,7 +30,7 @@ def main() -> int:
     except ValueError as error:
         sys.exit(f"error: {error}")
     for path in (PINS, IO_PINS):
-        # To standard output: uv would keep the hashes of an existing file.
+        # uv writes to standard output: it would keep the hashes of an existing output file.
         command = [sys.executable, "-m", "uv", "--quiet", *_COMPILE, str(path)]
         result = subprocess.run(command, stdout=subprocess.PIPE)
         if result.returncode:

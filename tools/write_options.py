@@ -1,4 +1,4 @@
-"""Writes docs/options.md: each entry point's flags with default and meaning.
+"""Writes docs/options.md, which lists each entry point's flags with their defaults and meanings.
 
 python -m tools.write_options
 """
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def make_page() -> str:
-    """Returns the page as Markdown.
+    """Returns the text of docs/options.md, as Markdown.
 
     Raises:
       UserError: if an entry point does not list its flags.
@@ -71,7 +71,11 @@ def make_page() -> str:
 
 
 def _read_flags(command: str) -> dict[str, list[ElementTree.Element]]:
-    """Returns an entry point's flags by the last part of the module that defines them."""
+    """Returns an entry point's flags, grouped by the module that defines them.
+
+    Returns:
+      A dictionary from the last part of the module's name to the flags, as elements of --helpxml.
+    """
     result = subprocess.run(
         [sys.executable, "-m", f"pipelines.{command}", "--helpxml"],
         cwd=_REPOSITORY,
@@ -107,7 +111,7 @@ def _default(flag: ElementTree.Element) -> str:
 def _meaning(flag: ElementTree.Element) -> str:
     text = " ".join(flag.findtext("meaning", "").split())
     choices = [choice.text for choice in flag.findall("enum_value")]
-    if choices:  # absl puts them in front
+    if choices:  # absl puts the choices in front of the meaning
         text = text.removeprefix(f"<{'|'.join(choices)}>: ") + f" One of {', '.join(choices)}."
     return text.replace("|", "\\|").replace("<", "&lt;")
 

@@ -1,4 +1,4 @@
-"""What the tests of the read side share."""
+"""Helpers for the tests of ucf50_tfrecord.dataset, which reads shards."""
 
 from __future__ import annotations
 
@@ -22,7 +22,17 @@ EVERY_AUGMENTATION = AugmentSpec(
 
 
 def read_batches(clips: ClipIndex, count: int | None = None, *, reader=None, **options) -> list[dict]:
-    """Reads `count` batches, or all, from the shards as arrays; options are those of index_batches."""
+    """Reads batches of clips from the shards, as NumPy arrays.
+
+    Args:
+      clips: the clips.
+      count: number of batches; None reads all.
+      reader: the ClipReader; None makes one for the clips.
+      options: keyword arguments of pipeline.index_batches.
+
+    Returns:
+      One dictionary from name to array per batch.
+    """
     batches = pipeline.index_batches(clips, **options)
     dataset = pipeline.read_frames(batches, reader or ClipReader(clips))
     return [
@@ -32,6 +42,7 @@ def read_batches(clips: ClipIndex, count: int | None = None, *, reader=None, **o
 
 
 def assert_equal_batches(found: list[dict], expected: list[dict]) -> None:
+    """Asserts that two lists of batches have the same arrays under the same names."""
     assert len(found) == len(expected)
     for one, other in zip(found, expected):
         assert one.keys() == other.keys()
@@ -40,5 +51,5 @@ def assert_equal_batches(found: list[dict], expected: list[dict]) -> None:
 
 
 def indices(batches: list[dict]) -> list[int]:
-    """The clips that count, in order."""
+    """Returns the indices of the clips in batches, in order, without padding (clips whose mask is False)."""
     return [int(i) for batch in batches for i, counts in zip(batch["index"], batch["mask"]) if counts]

@@ -1,4 +1,4 @@
-"""Results of comparisons that never ran: predictions with a requested accuracy."""
+"""Makes results of model comparisons that never ran: random predictions with a requested accuracy."""
 
 from __future__ import annotations
 
@@ -19,14 +19,16 @@ def make_results(
     num_seeds: int = 1,
     seed: int = 0,
 ) -> Results:
-    """Makes results in two parts.
+    """Makes results of a comparison with two parts of its clips. Each training is tested on one part.
 
     Args:
-      fractions: of right clips, by (model, training, intervention); SHUFFLED means all permutations.
-      num_groups: each with as many clips of every class.
-      clips_per_group: in all.
-      num_seeds: of each model.
-      seed: of what is drawn.
+      fractions: dictionary from (model, training, intervention) to the fraction of clips that are predicted
+        right. An intervention is a change of the test clips, such as reversed frames; SHUFFLED stands for
+        all permutations of the frames.
+      num_groups: number of recording groups.
+      clips_per_group: number of clips in a group; the classes take turns.
+      num_seeds: number of trainings of each model and part, which differ in their seeds.
+      seed: seed of the random predictions.
     """
     rng = np.random.default_rng(seed)
     num_clips = num_groups * clips_per_group
@@ -66,11 +68,12 @@ def make_results(
 
 
 def right_about(results: Results, condition: Condition) -> float:
+    """Returns the fraction of clips predicted right under a condition (a model, its training, its test)."""
     return float(np.nanmean(results.correct(condition)))
 
 
 def _logits(labels: np.ndarray, fraction: float, rng: np.random.Generator) -> np.ndarray:
-    """Draws logits float32 [N, C]; a fraction of them is largest at the label."""
+    """Draws random logits, float32 [N, C], that are largest at the label for a fraction of the N clips."""
     right = rng.permutation(len(labels)) < round(fraction * len(labels))
     said = np.where(right, labels, (labels + rng.integers(1, len(CLASSES), len(labels))) % len(CLASSES))
     logits = rng.normal(0, 0.3, (len(labels), len(CLASSES)))

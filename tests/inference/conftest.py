@@ -6,7 +6,7 @@ from ucf50_tfrecord.inference import finished_run
 
 @pytest.fixture(scope="session")
 def run_dir(data_dir, tmp_path_factory):
-    """A finished run of an LSTM. Read only."""
+    """The folder of a finished, untrained run of the model lstm. Read only."""
     return write_run(tmp_path_factory.mktemp("runs") / "lstm", data_dir, name="lstm")
 
 

@@ -1,4 +1,7 @@
-"""Models and encoders of a user's own, right ones and wrong ones."""
+"""Builders of models and encoders as users may write them, some right and some wrong.
+
+Tests name them in a ModelSpec as tests.models.own:<function>.
+"""
 
 import keras
 

@@ -1,4 +1,4 @@
-"""The folder that the examples in docs/readers.md expect, and the frames that its shards must hold."""
+"""Fixtures for docs/readers.md: the folder that its examples expect, and its shards' expected frames."""
 
 import dataclasses
 import pathlib
@@ -17,7 +17,7 @@ GROUPS = (1, 6, 7, 12, 21)
 
 
 def write_videos(folder: pathlib.Path) -> None:
-    """Writes coloured waves that move left or right, one clip per class and group."""
+    """Writes a video for each of CLASSES and GROUPS: coloured waves that move left or right."""
     y, x = np.mgrid[:96, :128]
     for label, name in enumerate(CLASSES):
         for group in GROUPS:
@@ -28,7 +28,13 @@ def write_videos(folder: pathlib.Path) -> None:
 
 
 def build_set(project: pathlib.Path, **format_options) -> pathlib.Path:
-    """Converts the project's videos into the default folder of `make shards`, one clip per shard."""
+    """Converts the videos of a project folder into the default folder of `make shards`, one clip per shard.
+
+    format_options: fields of ClipFormat.
+
+    Returns:
+      The folder of the shards.
+    """
     clip_format = ClipFormat(**format_options)
     data_dir = project / "data" / f"ucf50-{clip_format}"
     options = dataclasses.asdict(clip_format)
@@ -45,13 +51,16 @@ def project(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def data_dirs(project) -> dict[str, pathlib.Path]:
-    """One dataset per encoding, 10 clips of 15x64x64. Read only."""
+    """A dictionary from encoding to the folder of a dataset in it, 10 clips of 15x64x64. Read only."""
     return {encoding: build_set(project, encoding=encoding) for encoding in Encoding}
 
 
 @pytest.fixture(scope="session")
 def expected(project, data_dirs) -> dict[str, tuple[np.ndarray, int]]:
-    """Maps clip ids to the frames of the converter's decoder, uint8 [15, 64, 64, 3], and the label."""
+    """A dictionary from a clip's id to a tuple of its frames and its label.
+
+    The frames are uint8 [15, 64, 64, 3], from the converter's decoder.
+    """
     labels = {name: label for label, name in enumerate(CLASSES)}
     clips = {}
     for path in sorted((project / "UCF50").rglob("*.avi")):

@@ -1,4 +1,4 @@
-"""The examples and the table of docs/readers.md. Tests run the examples unchanged."""
+"""Reads the examples and the table of docs/readers.md, so that tests run the examples unchanged."""
 
 import os
 import re
@@ -9,7 +9,10 @@ TEXT = (REPOSITORY / "docs" / "readers.md").read_text()
 
 
 def example(marker: str, language: str = "python") -> str:
-    """Returns the only block of code that contains a marker."""
+    """Returns the code of the only example in docs/readers.md that contains the text `marker`.
+
+    language: programming language of the example, as written at its start.
+    """
     [block] = [
         code for code in re.findall(rf"^```{language}\n(.*?)^```$", TEXT, re.M | re.S) if marker in code
     ]
@@ -17,7 +20,11 @@ def example(marker: str, language: str = "python") -> str:
 
 
 def run(marker: str, project: os.PathLike, monkeypatch) -> dict:
-    """Runs an example in a project's folder; returns its variables."""
+    """Runs the example that contains `marker`, with a project folder as the current folder.
+
+    Returns:
+      A dictionary of the variables that the example has set.
+    """
     monkeypatch.chdir(project)
     names: dict = {}
     exec(example(marker), names)
@@ -25,7 +32,10 @@ def run(marker: str, project: os.PathLike, monkeypatch) -> dict:
 
 
 def sees(reader: str) -> dict[str, str]:
-    """Returns the table's row of a reader: encoding -> exact, JPEG, none or fails."""
+    """Returns a reader's row in the table of docs/readers.md.
+
+    It is a dictionary from encoding to what the reader gets from such shards: exact, JPEG, none or fails.
+    """
     rows = [
         [cell.strip(" `") for cell in line.strip("|").split("|")]
         for line in TEXT.splitlines()

@@ -1,4 +1,4 @@
-"""Results of comparisons so small that their numbers can be computed by hand."""
+"""Makes results of model comparisons that are so small that their numbers can be computed by hand."""
 
 from __future__ import annotations
 
@@ -28,12 +28,22 @@ def tiny_cell(
     split: str = "group",
     **interventions: str,
 ) -> CellResult:
-    """Returns a training whose model predicts a class for each clip: its logit is `sure`, the others are 0.
+    """Makes the result of one training (cell) of a comparison, with the given predictions.
+
+    In each clip's logits, the predicted class has the value `sure` and the other classes have 0.
 
     Args:
-      model: also the architecture.
-      says: the predicted classes, one letter per clip.
-      interventions: the same under each intervention.
+      model: name of the model, and of its architecture.
+      says: predicted class of each clip, one letter per clip.
+      classes: letters of the classes.
+      sure: logit of the predicted class, one number for all clips or one per clip.
+      recurrence: evaluation.recurrence.Recurrence as JSON; None for models without one.
+      part: number of the part of the clips that the training is tested on.
+      seed: seed of the training.
+      training: order of frames in training clips.
+      split: whether parts consist of whole groups or of single videos.
+      interventions: by name of an intervention (a change of the test clips, such as "reverse"), the
+        predicted class of each clip under it, like `says`.
     """
     logits = {"none": says} | interventions
     return CellResult(
@@ -56,9 +66,15 @@ def tiny_results(
     audit: dict | None = None,
     names: Sequence[str] | None = None,
 ) -> Results:
-    """Returns results of clips with the given labels, one letter per clip, in groups of two adjacent clips.
+    """Makes results of a comparison on clips in groups of two adjacent clips.
 
-    names: of the classes; by default their letters.
+    Args:
+      cells: results of the trainings, from tiny_cell.
+      labels: class of each clip, one letter per clip.
+      classes: letters of the classes.
+      ids: ids of the clips; None makes ids.
+      audit: nearest clips by split, as in Results.
+      names: names of the classes; None uses their letters.
     """
     numbers = np.array([classes.index(letter) for letter in labels])
     groups = np.arange(len(labels)) // 2 + 1
@@ -83,7 +99,16 @@ def tiny_verdict(
     low: float = 0.1,
     high: float = 0.3,
 ) -> Verdict:
-    """Returns a verdict with made-up p values."""
+    """Makes a verdict, the answer to one question of a comparison, with made-up p values.
+
+    Args:
+      kind: kind of the verdict, a key of evaluation.verdicts.KINDS.
+      *models: the models of the question.
+      answer: the answer.
+      effect: estimated difference of the accuracy.
+      low: lower end of its confidence interval.
+      high: upper end of its confidence interval.
+    """
     return Verdict(
         kind=kind,
         models=models,

@@ -1,4 +1,7 @@
-"""Tests that may load tensorflow-io, which aborts a process that has used its s3:// at its end."""
+"""Hooks for tests that may load tensorflow-io, which aborts a process at its exit if it has used s3://.
+
+Once all tests are done, the hooks end such a process before it can abort, with pytest's exit status.
+"""
 
 import sys
 

@@ -1,4 +1,7 @@
-"""A helper process of the fuzz campaign with planted faults, by the number that it is asked about."""
+"""A program with planted faults, to test tools.fuzzing.watched.Helper, which runs it.
+
+It answers each question with an empty list, but crashes if asked about number 1 and hangs for number 2.
+"""
 
 import os
 import signal

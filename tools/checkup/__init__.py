@@ -1,5 +1,6 @@
-"""The checks of `python -m tools.doctor`. Nothing here prints.
+"""The checks of `python -m tools.doctor`, one per module. None of them prints.
 
-A check yields findings. Its imports may be broken; `finding.run_check` reports that as a finding too. Only
-`probe` and `benchmarks.machine` load TensorFlow or PyAV, each call in a process of its own.
+A check is a generator of findings. If a package that it imports is broken, `finding.run_check` reports that
+as a finding too. Only `probe` and `benchmarks.machine` load TensorFlow or PyAV, and each call of their
+functions runs in a process of its own.
 """

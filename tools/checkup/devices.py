@@ -1,4 +1,4 @@
-"""Checks GPUs, their driver, CPU cores, and settings that make them slow."""
+"""Checks this machine's GPUs, their driver, the CPU cores, and environment variables that slow training."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ def _has_cuda(value: str) -> bool:
     return any(any(pathlib.Path(folder).glob("libcud*.so*")) for folder in folders)
 
 
-# Variables that training obeys silently: when a value is harmful, and its effect.
+# Environment variables that training obeys silently, each with a function that tells whether a value is
+# harmful, and the effect of such a value.
 _VARIABLES: dict[str, tuple[Callable[[str], bool], str]] = {
     "TF_ENABLE_ONEDNN_OPTS": (_is_off, "turns oneDNN off: steps on the CPU are slower"),
     "TF_XLA_FLAGS": (
@@ -46,6 +47,7 @@ _VARIABLES: dict[str, tuple[Callable[[str], bool], str]] = {
 
 
 def check(options: Options) -> Iterator[Finding]:
+    """Yields findings on this machine's GPUs, CPU cores, environment variables and fastest precision."""
     from pipelines import console
 
     answer = ask_tensorflow(options.run)
@@ -70,7 +72,10 @@ def check(options: Options) -> Iterator[Finding]:
 
 
 def check_gpus(rows: list[dict[str, str]]) -> Iterator[Finding]:
-    """Yields a finding for each GPU of nvidia-smi, a row of _SMI_FIELDS."""
+    """Yields a finding for each GPU.
+
+    rows: for each GPU, a dictionary from the names in _SMI_FIELDS to what nvidia-smi prints.
+    """
     for number, row in enumerate(rows):
         total, free = (_mebibytes(row[name]) for name in ("memory.total", "memory.free"))
         memory = f"{free / 1024:.1f} of {total / 1024:.1f} GiB free" if total else "memory unknown"
@@ -91,7 +96,10 @@ def check_gpus(rows: list[dict[str, str]]) -> Iterator[Finding]:
 
 
 def _check_seen(answer: Answer) -> Finding:
-    """Checks that TensorFlow sees the driver's GPUs."""
+    """Returns a finding on whether TensorFlow sees the GPUs of this machine's NVIDIA driver.
+
+    answer: the answer of probe.tensorflow.
+    """
     found = answer.value
     if found["gpus"]:
         gpus = ", ".join(f"{gpu['name']} ({gpu['capability']})" for gpu in found["gpus"])
@@ -103,7 +111,7 @@ def _check_seen(answer: Answer) -> Finding:
         return fail(
             "TensorFlow sees no GPU: CUDA_VISIBLE_DEVICES hides them", command="unset CUDA_VISIBLE_DEVICES"
         )
-    # Such as "W0000 00:00:1.2 3 gpu_device.cc:4] Cannot dlopen some GPU libraries. …".
+    # A line is, for example, "W0000 00:00:1.2 3 gpu_device.cc:4] Cannot dlopen some GPU libraries. …".
     lines = [line for line in answer.notices.splitlines() if re.search("dlopen|dlerror|cuInit", line)]
     reason = f": {lines[0].rpartition('] ')[2]}" if lines else ""
     if not found["is_cuda_build"]:
@@ -126,7 +134,13 @@ def _check_several(num_gpus: int) -> Iterator[Finding]:
 
 
 def check_cores(usable: int, machine: int, quota: float | None) -> Iterator[Finding]:
-    """Compares the usable cores with the machine's, and with the quota of its control groups in cores."""
+    """Yields a finding on the CPU cores: whether a control group allows less time than the usable cores have.
+
+    Args:
+      usable: number of cores that this process may use.
+      machine: number of cores of the machine.
+      quota: CPU time that control groups allow, in cores; None if they set no limit.
+    """
     text = f"{usable} of {machine} CPU cores" if usable < machine else f"{usable} CPU cores"
     if quota is None or quota >= usable:
         yield ok(text)
@@ -140,7 +154,7 @@ def check_cores(usable: int, machine: int, quota: float | None) -> Iterator[Find
 
 
 def cpu_quota() -> float | None:
-    """Returns the tightest quota of the control groups around this process, in cores; None without one."""
+    """Returns the CPU time, in cores, that control groups allow this process; None if they set no limit."""
     from ucf50_tfrecord.dataset import memory
 
     quotas = []
@@ -149,14 +163,14 @@ def cpu_quota() -> float | None:
             try:
                 quota, period = " ".join((folder / name).read_text() for name in files).split()
             except OSError:
-                continue  # the other version of control groups, or the root, which has no limit
+                continue  # files of the other version of control groups, or the root, which has no limit
             if quota not in ("max", "-1"):
                 quotas.append(int(quota) / int(period))
     return min(quotas, default=None)
 
 
 def check_variables(environment: Mapping[str, str]) -> Iterator[Finding]:
-    """Yields a warning for each harmful variable of the environment."""
+    """Yields a warning for each environment variable whose value harms training, such as by slowing it."""
     for name, (is_harmful, effect) in _VARIABLES.items():
         value = environment.get(name, "").strip()
         if is_harmful(value):
@@ -164,7 +178,12 @@ def check_variables(environment: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def _ask_smi() -> list[dict[str, str]] | str:
-    """Returns nvidia-smi's GPUs as rows of _SMI_FIELDS, or the reason why it lists none."""
+    """Asks nvidia-smi for the GPUs of this machine.
+
+    Returns:
+      For each GPU, a dictionary from the names in _SMI_FIELDS to their values as text. If nvidia-smi lists no
+      GPU, the reason.
+    """
     command = ["nvidia-smi", f"--query-gpu={','.join(_SMI_FIELDS)}", "--format=csv,noheader,nounits"]
     try:
         result = run_bounded(command, _SMI_SECS)

@@ -1,4 +1,7 @@
-"""Findings, and calls that may crash or hang. Imports the standard library alone."""
+"""The findings of tools.doctor's checks, and ways to call functions and programs that may crash or hang.
+
+Imports only the standard library and modules that do the same, so that it works where packages are broken.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +24,12 @@ _KILL_SECS = 5.0
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One result of a check.
+    """One result of a check of tools.doctor.
 
-    level: ok, warn or fail.
-    fix: how to fix it, a sentence. command: the same as a shell command.
+    level: "ok", "warn" or "fail".
+    text: what was found.
+    fix: how to fix the problem, in words; empty for none.
+    command: shell command that fixes the problem; empty for none.
     """
 
     level: str
@@ -34,20 +39,30 @@ class Finding:
 
 
 def ok(text: str) -> Finding:
+    """Returns a finding of level "ok": no problem."""
     return Finding("ok", text)
 
 
 def warn(text: str, fix: str = "", *, command: str = "") -> Finding:
+    """Returns a finding of level "warn": a problem that does not change the exit status of tools.doctor."""
     return Finding("warn", text, fix, command)
 
 
 def fail(text: str, fix: str = "", *, command: str = "") -> Finding:
+    """Returns a finding of level "fail": a problem that makes tools.doctor exit with status 1."""
     return Finding("fail", text, fix, command)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
-    """What to check: a folder of shards, a folder of videos, a run. `speed_secs` of 0 measures nothing."""
+    """The options of tools.doctor.
+
+    data: folder or URL of a set of shards; None for every set under data/.
+    videos: folder of class folders of videos, for the speed test; None for the videos that the shards were
+      made from, or demo videos.
+    run: folder of a run; None checks no run.
+    speed_secs: seconds of the speed test; 0 skips it.
+    """
 
     data: str | None = None
     videos: str | None = None
@@ -56,7 +71,10 @@ class Options:
 
 
 def run_check(name: str, options: Options) -> Iterator[Finding]:
-    """Yields the findings of tools.checkup.<name>.check. An exception, also of its import, becomes one."""
+    """Yields the findings of the check in the module tools.checkup.<name>.
+
+    An exception that the check raises, or that is raised by importing its module, becomes a finding too.
+    """
     try:
         yield from importlib.import_module(f"tools.checkup.{name}").check(options)
     except Exception as error:  # the doctor runs where things are broken
@@ -68,12 +86,16 @@ def run_check(name: str, options: Options) -> Iterator[Finding]:
 
 
 class NoAnswer(Exception):
-    """A process that crashed, failed or hung; the text says which."""
+    """Raised if a process crashes, fails or hangs instead of giving its answer; the text says which."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """The result of a call in another process, and the text of its standard error."""
+    """The result of a function call in another process.
+
+    value: the function's result, a JSON value.
+    notices: text that the process wrote to standard error.
+    """
 
     value: Any
     notices: str
@@ -89,12 +111,18 @@ with open(path, "w", encoding="utf-8") as file:
 
 
 def ask(module: str, function: str, *arguments: Any, timeout_secs: float) -> Answer:
-    """Calls a function in a fresh interpreter. Arguments and result are JSON values.
+    """Calls a function in a new Python process and returns its answer.
 
-    An interpreter that crashes after the call, as tensorflow-io can, still gives an answer.
+    The answer counts even if the process crashes after the call, as tensorflow-io can at exit.
+
+    Args:
+      module: name of the function's module.
+      function: name of the function.
+      *arguments: the function's arguments, JSON values.
+      timeout_secs: seconds that the process may take.
 
     Raises:
-      NoAnswer: if the call raises, crashes or takes too long.
+      NoAnswer: if the function raises an error, or the process crashes or takes too long.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, "answer.json")
@@ -107,14 +135,14 @@ def ask(module: str, function: str, *arguments: Any, timeout_secs: float) -> Ans
 
 
 def run_bounded(command: list[str], timeout_secs: float) -> subprocess.CompletedProcess:
-    """Runs a command and captures its output as text.
+    """Runs a command for at most `timeout_secs` and captures its output as text.
 
-    subprocess.run would wait forever for a process that cannot be killed, such as one that waits for a GPU
-    or a disk within the kernel.
+    Unlike subprocess.run, it does not wait forever for a process that cannot be killed, such as one that
+    waits for a GPU or a disk within the kernel.
 
     Raises:
       OSError: if the command cannot be started.
-      NoAnswer: if it takes too long.
+      NoAnswer: if the command takes too long.
     """
     process = subprocess.Popen(
         command,

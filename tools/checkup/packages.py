@@ -1,4 +1,4 @@
-"""Checks packages: versions against the pins, origin, and whether they load."""
+"""Checks the installed packages: whether they have the tested versions, are the ones imported, and load."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from tools import install, pins
 from tools.checkup.finding import Answer, Finding, NoAnswer, Options, ask, fail, ok, warn
 
 _TENSORFLOW_SECS, _IMPORT_SECS = 180.0, 60.0
-# Packages that every command needs, and those of the extras that `make train` installs.
+# Extras whose packages are checked: none ("" for the packages of every command), and those of `make train`.
 _EXTRAS = ("", "train", "convert")
 _SHOWN = ("tensorflow", "keras", "numpy", "av", "protobuf")
 
 
 def check(options: Options) -> Iterator[Finding]:
+    """Yields findings on the installed packages: their versions, their origins, and whether they load."""
     yield from check_versions(installed_versions())
     yield from _check_origins()
     yield from _check_decoder()
@@ -30,7 +31,10 @@ def check(options: Options) -> Iterator[Finding]:
 
 @functools.cache
 def ask_tensorflow(run_dir: str | None) -> Answer | NoAnswer:
-    """Returns the answer of probe.tensorflow; asks once."""
+    """Returns the answer of probe.tensorflow on TensorFlow and a run's checkpoints, or why there is none.
+
+    The answer is cached: TensorFlow is loaded only once per run folder.
+    """
     try:
         return ask("tools.checkup.probe", "tensorflow", run_dir, timeout_secs=_TENSORFLOW_SECS)
     except NoAnswer as error:
@@ -38,19 +42,25 @@ def ask_tensorflow(run_dir: str | None) -> Answer | NoAnswer:
 
 
 def installed_versions() -> dict[str, str]:
-    """Returns the versions of the installed packages, by normalized name."""
+    """Returns a dictionary from the normalized name of each installed package to its version."""
     found = importlib.metadata.distributions()
     return {pins.normalize(item.name): item.version for item in found if item.name}
 
 
 def install_command(extras: str = "convert,train") -> str:
-    """Returns the command that installs extras in the pinned versions, with `io` where it is installed."""
+    """Returns the shell command that installs the given extras in the pinned versions.
+
+    The extra `io` is added if tensorflow-io is installed, since that decides which pins apply.
+    """
     with_io = "tensorflow-io" in installed_versions() and "io" not in extras.split(",")
     return remedies.install_command(f"{extras},io" if with_io else extras)
 
 
 def check_versions(installed: dict[str, str]) -> Iterator[Finding]:
-    """Compares the installed versions, by package, with the pins."""
+    """Yields findings on packages that are missing or differ from the pinned (tested) version.
+
+    installed: dictionary from the normalized name of each installed package to its version.
+    """
     extras = ("io",) if "tensorflow-io" in installed else ()
     pinned = {name: pin.version for name, pin in pins.read_pins(pins.pins_file(extras)).items()}
     for extra in _EXTRAS:
@@ -74,17 +84,17 @@ def check_versions(installed: dict[str, str]) -> Iterator[Finding]:
 
 
 def _requirements(extra: str) -> list[str]:
-    """Returns the normalized names of the packages in setup.cfg, of an extra or without one."""
+    """Returns the normalized names of an extra's packages in setup.cfg; "" means without extras."""
     lines = install.read_extras()[extra] if extra else install.read_dependencies()
     return [install.package_name(line) for line in lines]
 
 
 def _check_origins() -> Iterator[Finding]:
-    """Finds modules in PYTHONPATH or the current folder that hide installed packages."""
+    """Yields failures for modules in PYTHONPATH or the current folder that hide installed packages."""
     required = {name for extra in _EXTRAS for name in _requirements(extra)} | {"keras"}
     for module, packages in importlib.metadata.packages_distributions().items():
         package = next((name for name in packages if pins.normalize(name) in required), None)
-        if package is None or not module.isidentifier():  # such as a folder of scripts
+        if package is None or not module.isidentifier():  # not importable, such as a folder of scripts
             continue
         spec = importlib.util.find_spec(module)
         home = pathlib.Path(importlib.metadata.distribution(package).locate_file("")).resolve()
@@ -102,6 +112,7 @@ def _check_origins() -> Iterator[Finding]:
 
 
 def _check_decoder() -> Iterator[Finding]:
+    """Yields a finding on whether PyAV loads, or nothing if PyAV is not installed."""
     if importlib.util.find_spec("av") is None:
         return
     try:
@@ -111,7 +122,10 @@ def _check_decoder() -> Iterator[Finding]:
 
 
 def check_tensorflow(answer: Answer | NoAnswer) -> Iterator[Finding]:
-    """Checks that TensorFlow loads, and Keras's settings."""
+    """Yields failures if TensorFlow does not load or Keras has other settings than this project needs.
+
+    answer: the answer of probe.tensorflow, or the reason why there is none.
+    """
     if isinstance(answer, NoAnswer):
         yield fail(
             f"TensorFlow does not load: {answer}",

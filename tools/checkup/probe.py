@@ -1,4 +1,7 @@
-"""Facts that TensorFlow and PyAV know. Each function is called in a process of its own."""
+"""Asks TensorFlow and PyAV about themselves and this machine, for tools.doctor.
+
+Each function is called in a process of its own, since loading either package may crash.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,15 @@ from typing import Any
 
 
 def tensorflow(run_dir: str | None) -> dict[str, Any]:
-    """Describes TensorFlow's build, Keras's settings, the GPUs, and a run's checkpoints.
+    """Describes TensorFlow's build, Keras's settings, this machine's GPUs, and a run's checkpoints.
+
+    Args:
+      run_dir: folder of the run; None for no run.
 
     Returns:
-      A JSON object. `checkpoints` has a name and a problem ("" if readable) for each, newest first.
+      A dictionary of JSON values. `checkpoints` lists (name, problem) of each checkpoint, newest first, where
+      the problem is "" if the checkpoint is readable. `precision` and `reason` are the fastest precision here
+      and why.
     """
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "0"  # a warning names the CUDA libraries that are missing
     import keras
@@ -59,7 +67,7 @@ def _checkpoints(run_dir: str) -> list[tuple[str, str]]:
 
 
 def decoder() -> str:
-    """Returns the versions of PyAV and its FFmpeg."""
+    """Returns the versions of PyAV and of the FFmpeg that it uses, as text."""
     from ucf50_tfrecord.convert import decode
 
     return decode.decoder_version()

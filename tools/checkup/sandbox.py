@@ -1,4 +1,4 @@
-"""Checks which restrictions decoding processes run under."""
+"""Checks which restrictions of the Linux kernel the processes that decode videos run under."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tools.checkup.finding import Finding, Options, ok, warn
 
 
 def check(options: Options) -> Iterator[Finding]:
-    """Starts a process as decoding does, and reports its restrictions."""
+    """Starts a process in the way that decoding does, and yields a finding on its restrictions."""
     from ucf50_tfrecord import workers
     from ucf50_tfrecord.specs import DecodeLimits
 

@@ -1,4 +1,4 @@
-"""Checks sets of shards and a run."""
+"""Checks sets of shards (converted datasets) and a training run."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from tools.checkup.packages import ask_tensorflow
 if TYPE_CHECKING:
     from ucf50_tfrecord.manifest import Manifest, ManifestShard
 
-_PARALLEL_LOOKUPS = 16  # each may be a request
+_PARALLEL_LOOKUPS = 16  # of shards' sizes; each look-up may be a request to an object store
 
 
 def check(options: Options) -> Iterator[Finding]:
+    """Yields findings on the sets of shards and the run that the options name."""
     folders = find_folders(options)
     for folder in folders:
         yield from check_set(folder)
@@ -30,7 +31,10 @@ def check(options: Options) -> Iterator[Finding]:
 
 
 def find_folders(options: Options) -> list[str]:
-    """Returns --data, or else the folders under data/ that hold shards, finished or not."""
+    """Returns the sets of shards to check: options.data if given, else all folders under data/ with shards.
+
+    These include sets whose conversion is not finished.
+    """
     if options.data:
         return [options.data]
     patterns = ("*/manifest.json", "*/*.tfrecord-*-of-*")
@@ -39,7 +43,7 @@ def find_folders(options: Options) -> list[str]:
 
 @functools.cache
 def load_manifest(folder: str) -> Manifest | Exception:
-    """Returns a set's manifest, or the UserError of reading it; reads once."""
+    """Returns the manifest of a set of shards, or the UserError that reading it raised; reads it once."""
     from ucf50_tfrecord import manifest as manifest_lib
     from ucf50_tfrecord.errors import UserError
 
@@ -50,7 +54,7 @@ def load_manifest(folder: str) -> Manifest | Exception:
 
 
 def check_set(folder: str) -> Iterator[Finding]:
-    """Checks the sizes of a set's shards and sidecars, and the contents of two shards."""
+    """Yields findings on a set of shards: its manifest, the files' sizes, two shards' contents, the folds."""
     from ucf50_tfrecord import remote, storage
     from ucf50_tfrecord.errors import UserError
 
@@ -59,7 +63,7 @@ def check_set(folder: str) -> Iterator[Finding]:
         if isinstance(manifest, Exception):
             raise manifest
         yield from _check_shards(manifest)
-    except UserError as error:  # of an object store that cannot be reached, too
+    except UserError as error:  # also if an object store cannot be reached
         if remote.is_remote(folder):
             yield fail(str(error), "check the keys and the endpoint in the environment")
         elif pathlib.Path(folder).is_dir() and storage.is_locked(folder):
@@ -76,6 +80,7 @@ def check_set(folder: str) -> Iterator[Finding]:
 
 
 def _check_shards(manifest: Manifest) -> Iterator[Finding]:
+    """Yields one finding on a set's shards and sidecars, of which it reads the first and the last."""
     from ucf50_tfrecord import manifest as manifest_lib
 
     with concurrent.futures.ThreadPoolExecutor(_PARALLEL_LOOKUPS) as threads:
@@ -97,7 +102,7 @@ def _check_shards(manifest: Manifest) -> Iterator[Finding]:
 
 
 def _look(manifest: Manifest, shard: ManifestShard) -> list[str]:
-    """Returns the problems of a shard and its sidecar that their sizes show."""
+    """Returns the problems that a look-up shows: a missing or wrong-sized shard, or a missing sidecar."""
     from ucf50_tfrecord import manifest as manifest_lib
     from ucf50_tfrecord import storage
 
@@ -108,7 +113,7 @@ def _look(manifest: Manifest, shard: ManifestShard) -> list[str]:
 
 
 def check_run(run_dir: str) -> Iterator[Finding]:
-    """Checks a run: its checkpoints, and whether it is finished."""
+    """Yields findings on a run: whether its checkpoints are readable, and whether it is finished."""
     from ucf50_tfrecord import storage
     from ucf50_tfrecord.errors import UserError
     from ucf50_tfrecord.training import run as run_lib
@@ -133,6 +138,7 @@ def check_run(run_dir: str) -> Iterator[Finding]:
 
 
 def _check_checkpoints(run_dir: str) -> Iterator[Finding]:
+    """Yields findings on which checkpoints of a run are readable."""
     answer = ask_tensorflow(run_dir)
     if isinstance(answer, NoAnswer):
         yield warn(f"{run_dir}: its checkpoints are not checked, as TensorFlow does not load")

@@ -1,4 +1,4 @@
-"""Measures decoding, input and training, and names the slowest."""
+"""Measures how fast this machine decodes videos, reads clips and trains, and names the bottleneck."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tools.checkup import sets
 from tools.checkup.finding import Finding, NoAnswer, Options, ask, fail, ok, warn
 from ucf50_tfrecord.remote import is_remote
 
-_FRACTIONS = {"decode": 0.2, "input": 0.3, "step": 0.5}  # of the time
+_FRACTIONS = {"decode": 0.2, "input": 0.3, "step": 0.5}  # of Options.speed_secs
 _TIMEOUT_SECS = 300.0
 _MAX_WAIT_FRACTION = 0.05  # as in training/meter.py
 _UCF50_VIDEOS = 6681
@@ -20,8 +20,13 @@ _UCF50_VIDEOS = 6681
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rates:
-    """Clips/s: decoded on one core, read from shards, and trained on one of num_devices.
+    """The rates of this machine, in clips/s.
 
+    decode: rate of decoding videos on one core.
+    input: rate of reading clips from shards.
+    step: rate of training on one device.
+    num_cores: number of cores that can decode.
+    num_devices: number of devices that training uses.
     fits_in_memory: whether --cache=auto keeps the clips in memory.
     """
 
@@ -34,11 +39,12 @@ class Rates:
 
     @property
     def wait_fraction(self) -> float:
-        """The fraction of its time that training waits for input."""
+        """The fraction of the training time that is spent waiting for clips."""
         return max(0.0, 1 - self.input / (self.step * self.num_devices))
 
 
 def check(options: Options) -> Iterator[Finding]:
+    """Measures for about options.speed_secs; yields findings on the rates and the bottleneck of training."""
     if not options.speed_secs:
         yield ok("not measured (--nospeed)")
         return
@@ -63,7 +69,13 @@ def check(options: Options) -> Iterator[Finding]:
 
 
 def _measure(options: Options) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns the answers of benchmarks.machine, on local shards: with others, copying would be measured."""
+    """Measures this machine on the first set of local shards, or on demo clips if there is none.
+
+    Shards at a URL are not used, since the time of copying them would be measured.
+
+    Returns:
+      A tuple of two dictionaries, the results of benchmarks.machine.decode and benchmarks.machine.train.
+    """
     secs = {name: fraction * options.speed_secs for name, fraction in _FRACTIONS.items()}
     manifests = map(sets.load_manifest, sets.find_folders(options))
     folders = (manifest.data_dir for manifest in manifests if not isinstance(manifest, Exception))
@@ -75,11 +87,12 @@ def _measure(options: Options) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _ask(function: str, *arguments: Any) -> dict[str, Any]:
+    """Calls a function of benchmarks.machine in a process of its own; returns its result."""
     return ask("benchmarks.machine", function, *arguments, timeout_secs=_TIMEOUT_SECS).value
 
 
 def name_bottleneck(rates: Rates) -> Iterator[Finding]:
-    """Names the bottleneck of training and its fix, and the time of converting UCF50."""
+    """Yields findings on the bottleneck of training, with its fix, and on the time to convert UCF50."""
     text = f"the input is the bottleneck: a step waits {rates.wait_fraction:.0%} of its time for clips"
     if rates.wait_fraction <= _MAX_WAIT_FRACTION:
         ratio = rates.input / (rates.step * rates.num_devices)

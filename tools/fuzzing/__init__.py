@@ -1,9 +1,10 @@
-"""The parts of tools/fuzz.py: a campaign of damaged and hostile files against the real programs.
+"""The modules of tools/fuzz.py, which tries damaged and hostile files (mutants) on this project's programs.
 
-Mutants: `seeds` (intact videos), `mutate` (damaged bytes), `hostile` (text files that name other files and
-hosts), `samples` (intact JSON files), `documents` (damaged JSON).
-Targets: `videos` (the converter, predict, and its decoder in `windows`), `jsons` (the functions and programs
-of `readers`; `reading` calls the functions in a process of its own).
-Checks: `watched` (processes, opened files, connections, folders), `judge` and `reference` (clips and pixels),
-`findings` (counters).
+Modules that make mutants: `seeds` (intact videos), `mutate` (damages bytes), `hostile` (text files that name
+other files and hosts), `samples` (intact files of every kind that the project reads), `documents` (damages
+JSON).
+Modules that try mutants: `videos` (on the converter and predict; `windows` runs predict's decoder), `jsons`
+(on the functions and programs listed in `readers`; `reading` calls the functions in a process of its own).
+Modules that detect failures: `watched` (of processes; opened files, connections, changed folders), `judge`
+and `reference` (wrong clips and pixels), `findings` (counts failures and keeps their mutants).
 """

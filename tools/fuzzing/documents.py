@@ -1,4 +1,4 @@
-"""Damages JSON documents: their values and their text."""
+"""Damages JSON documents, by changing their values or their bytes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from tools.fuzzing import mutate
 
-# json.dumps cannot write these; they replace marks in its text.
+# JSON texts that json.dumps cannot write. Each replaces a mark, such as "@deep list@", in what it wrote.
 _TEXTS = {
     "@deep list@": "[" * 100_000 + "]" * 100_000,
     "@deep dict@": '{"a":' * 5_000 + "1" + "}" * 5_000,
@@ -34,7 +34,10 @@ _URLS = ("file:///dev/zero", "http://127.0.0.1:9/x", "s3://bucket/x")
 
 
 def paths_like(victim: str) -> Sequence[str]:
-    """Returns paths and URLs that lead out of a folder. victim: a file outside that nothing may touch."""
+    """Returns paths and URLs that lead out of a folder, to replace strings of documents.
+
+    victim: path of a file outside the folder that no program may touch.
+    """
     return (*_PATHS, *_URLS, victim, f"file://{victim}")
 
 
@@ -46,13 +49,15 @@ def damage(
     *,
     is_lines: bool = False,
 ) -> bytes:
-    """Returns a damaged document.
+    """Returns a damaged version of a JSON document, as bytes that need not be valid JSON.
 
     Args:
-      text: JSON, or one JSON value per line where `is_lines`.
-      rng: the source of all randomness.
-      names: strings that replace others, such as paths.
-      seal: corrects the checksum that a document holds of itself. It may fail.
+      text: the intact document: one JSON value, or one per line if `is_lines`.
+      rng: random generator of the damage.
+      names: strings that may replace the document's strings, such as paths.
+      seal: function that returns a damaged document's value with a correct checksum, for documents that
+        hold their own checksum. It may raise an error, and the checksum then stays wrong.
+      is_lines: whether the document holds one JSON value per line, one of which is damaged.
     """
     if rng.random() < 0.2:
         return mutate.damage(text, rng)[0]
@@ -90,14 +95,21 @@ def _sealed(value: Any, seal: Callable[[Any], Any]) -> Any:
 
 
 def _rename(root: list, rng: random.Random, names: Sequence[str]) -> None:
-    """Replaces one of a document's strings, all equally likely, by a name."""
+    """Replaces one string of a document by one of `names`. All strings are equally likely to be replaced.
+
+    root: list whose only element is the document.
+    """
     if strings := list(_strings(root)):
         parent, key = rng.choice(strings)
         parent[key] = rng.choice(names)
 
 
 def _strings(parent: Any) -> Iterator[tuple[Any, Any]]:
-    """Yields the container and the key or index of each string."""
+    """Finds the strings in a JSON list or object and in the lists and objects within it.
+
+    Yields:
+      For each string, a tuple of the list or dict that holds it and its index or key there.
+    """
     for key, value in parent.items() if isinstance(parent, dict) else enumerate(parent):
         if isinstance(value, str):
             yield parent, key
@@ -106,7 +118,10 @@ def _strings(parent: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _damage_one(root: list, rng: random.Random, names: Sequence[str]) -> None:
-    """Changes one value of a document, or its list or dict."""
+    """Changes, replaces, renames or removes one value of a document, or adds a value within it.
+
+    root: list whose only element is the document.
+    """
     parent, key = _choose(root, rng)
     value = parent[key]
     what = rng.random()
@@ -136,7 +151,11 @@ def _damage_one(root: list, rng: random.Random, names: Sequence[str]) -> None:
 
 
 def _choose(root: list, rng: random.Random) -> tuple[Any, Any]:
-    """Descends from the root at random, which favours values near it; returns a container and a key."""
+    """Chooses a value of a document by a random descent, which favours values near the root.
+
+    Returns:
+      A tuple of the list or dict that holds the value and the value's index or key there.
+    """
     parent, key = root, 0
     if not root:
         root.append({})

@@ -1,4 +1,4 @@
-"""Counts the problems of a campaign, and keeps the inputs that cause them."""
+"""Counts the problems of a fuzz campaign (one run of tools.fuzz), and keeps the files that cause them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from collections.abc import Iterable
 
 from ucf50_tfrecord import storage
 
-# One fault can fail thousands of inputs, so only the first of a kind are kept.
+# One fault can fail thousands of inputs, so only the first inputs of each kind of problem are kept.
 _MAX_KEPT_PER_KIND = 3
 _MAX_KINDS_SHOWN = 30
 
 
 class Counter(enum.StrEnum):
-    """The counters; each must be zero."""
+    """The counters of problems in a fuzz campaign; after a campaign without failures, all are zero."""
 
     CRASH = "crashes"
     HANG = "hangs"
@@ -38,7 +38,7 @@ class Counter(enum.StrEnum):
 
 
 class Stage(enum.StrEnum):
-    """The target that showed a problem."""
+    """The part of this project that showed a problem when it read a damaged or hostile file."""
 
     CONVERT = "convert"
     PREDICT = "predict"
@@ -48,9 +48,12 @@ class Stage(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """A wrong reaction to a mutant.
+    """A wrong reaction of a program or function to a mutant, a damaged or hostile file.
 
-    kind: equal for problems that probably have one cause. times: how often it occurred.
+    counter: the counter that it adds to.
+    detail: description of this problem.
+    kind: text that is equal for problems which probably have the same cause.
+    times: how often the problem occurred.
     """
 
     counter: Counter
@@ -61,7 +64,13 @@ class Problem:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """The mutant behind a problem: its number, its files, and the command that repeats it."""
+    """The mutant (damaged or hostile file) that caused a problem.
+
+    stage: the part of this project that read the mutant.
+    number: the mutant's number in the campaign.
+    command: shell command that tries the mutant again.
+    inputs: the mutant's files and folders.
+    """
 
     stage: Stage
     number: int
@@ -70,10 +79,10 @@ class Evidence:
 
 
 class Findings:
-    """All problems of a campaign.
+    """Counts the problems of a fuzz campaign and keeps the inputs that caused them.
 
     Args:
-      folder: receives the failing inputs, one folder per problem.
+      folder: folder in which each kept problem gets a folder with its inputs.
     """
 
     def __init__(self, folder: pathlib.Path):
@@ -81,7 +90,7 @@ class Findings:
         self.counts: collections.Counter[tuple[Stage, Counter]] = collections.Counter()
         self.kinds: collections.Counter[tuple[Stage, Counter, str]] = collections.Counter()
         self._kept: collections.Counter[tuple[Stage, Counter, str]] = collections.Counter()
-        # Facts that are no failures, such as the causes of quarantine.
+        # Counts of facts that are not failures, such as the causes of quarantine.
         self.notes: collections.Counter[str] = collections.Counter()
 
     @property
@@ -89,7 +98,10 @@ class Findings:
         return sum(self.counts.values())
 
     def add(self, problems: Iterable[Problem], evidence: Evidence) -> None:
-        """Counts problems, and keeps the inputs of the first of each kind."""
+        """Counts problems of one mutant; keeps its inputs if the problem is among the first of its kind.
+
+        evidence: the mutant.
+        """
         for problem in problems:
             kind = evidence.stage, problem.counter, problem.kind
             self.counts[evidence.stage, problem.counter] += problem.times
@@ -120,7 +132,7 @@ class Findings:
         )
 
     def table(self) -> list[str]:
-        """Formats the counters by stage, the notes, and the most common kinds of problems."""
+        """Returns lines with each counter by stage, the notes, and the most common kinds of problems."""
         lines = [f"{'':<52}" + "".join(f"{stage:>15}" for stage in Stage)]
         for counter in Counter:
             cells = "".join(f"{self.counts[stage, counter]:>15}" for stage in Stage)

@@ -1,4 +1,4 @@
-"""Text files that name other files and hosts, with the suffixes of videos."""
+"""Writes hostile files: texts named like videos that make FFmpeg open other files or connect to hosts."""
 
 from __future__ import annotations
 
@@ -14,15 +14,19 @@ from tools.fuzzing import seeds
 from ucf50_tfrecord.convert import catalog
 
 CANARY_COLOUR = (255, 0, 255)
-# A frame with a smaller mean distance from the canary's colour is the canary's.
+# A frame whose mean distance from CANARY_COLOUR is smaller shows a canary.
 _MAX_DISTANCE = 40
-# Folder names that make a URL of a relative path.
+# Folder names at the start of a relative path that turn it into a URL.
 PROTOCOLS = ("http:", "rtmp:", "file:", "tcp:", "subfile,,start,0,end,0,,:", "concat:", "cache:", "async:")
 
 
 @dataclasses.dataclass(frozen=True)
 class Canaries:
-    """Videos of one colour that nothing may open, and a local port that nothing may connect to."""
+    """Traps for programs that read hostile files: videos not to be opened and a port not to be connected to.
+
+    folder: folder of the canaries, videos of one colour (CANARY_COLOUR).
+    port: number of a port of this machine.
+    """
 
     folder: pathlib.Path
     port: int
@@ -36,7 +40,12 @@ class Canaries:
 
 
 def make_canaries(folder: pathlib.Path, port: int) -> Canaries:
-    """Writes canaries in several containers into a new folder."""
+    """Writes canaries, videos of one colour that no program may open, in several containers.
+
+    Args:
+      folder: new folder for the canaries.
+      port: port of this machine that no program may connect to.
+    """
     frames = np.full((seeds.NUM_FRAMES, seeds.HEIGHT, seeds.WIDTH, 3), CANARY_COLOUR, np.uint8)
     folder.mkdir(parents=True)
     for suffix, codec, pix_fmt in (
@@ -51,25 +60,34 @@ def make_canaries(folder: pathlib.Path, port: int) -> Canaries:
 
 
 def is_canary(frames: np.ndarray) -> bool:
-    """Returns whether any frame of uint8 [T, H, W, 3] shows a canary."""
+    """Returns whether any of the frames, uint8 [T, H, W, 3], shows a canary (a video of CANARY_COLOUR)."""
     distance = np.abs(frames.astype(np.int16) - np.array(CANARY_COLOUR, np.int16))
     return bool((distance.mean(axis=(1, 2, 3)) < _MAX_DISTANCE).any())
 
 
 @dataclasses.dataclass(frozen=True)
 class Attack:
-    """A hostile file, and the files beside it that nothing may open."""
+    """A hostile file (text named like a video) that was written for a fuzz campaign.
+
+    path: the file's path.
+    how: short description of the file.
+    watched: paths of files beside it that no program may open.
+    """
 
     path: pathlib.Path
     how: str
     watched: tuple[pathlib.Path, ...] = ()
 
 
-# An attack writes a hostile file, and returns the files beside it that nothing may open.
+# Each function of _ATTACKS writes a hostile file to a path, and perhaps files beside it. It returns the paths
+# of those beside it that no program may open.
 
 
 def ffconcat(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list[pathlib.Path]:
-    """Writes an FFmpeg concatenation script that names a canary, a host or a playlist."""
+    """Writes an FFmpeg concatenation script that names a canary, a URL or a playlist written beside it.
+
+    A canary is a video that no program may open.
+    """
     playlist = path.with_suffix(".m3u8")
     playlist.write_text(_playlist(canaries.path(".ts")))
     named = rng.choice(
@@ -86,7 +104,10 @@ def ffconcat(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list
 
 
 def hls(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list[pathlib.Path]:
-    """Writes an HLS playlist whose segments, key or map name a canary or a host."""
+    """Writes an HLS playlist in which the segment, the key or the map is a URL or a canary.
+
+    A canary is a video that no program may open.
+    """
     named = rng.choice(
         (
             canaries.path(".ts"),
@@ -107,7 +128,7 @@ def hls(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list[path
 
 
 def vobsub(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list[pathlib.Path]:
-    """Writes a subtitle index, whose demuxer opens the .sub file of the same name."""
+    """Writes a subtitle index. FFmpeg's demuxer for it opens the .sub file of the same name."""
     beside = path.with_suffix(".sub")
     shutil.copy(canaries.path(".mpg"), beside)
     path.write_text(
@@ -118,7 +139,7 @@ def vobsub(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list[p
 
 
 def sdp(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list[pathlib.Path]:
-    """Writes a session description of an RTP stream from a host."""
+    """Writes a session description (SDP) of an RTP stream from this machine's watched port."""
     path.write_text(
         "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\n"
         f"a=control:rtsp://{canaries.host}/x\nm=video {canaries.port} RTP/AVP 96\na=rtpmap:96 H264/90000\n"
@@ -127,7 +148,7 @@ def sdp(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list[path
 
 
 def dash(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list[pathlib.Path]:
-    """Writes a DASH manifest whose base URL is a canary or a host."""
+    """Writes a DASH manifest whose base URL names a canary (a video not to be opened) or the watched port."""
     named = rng.choice((f"file://{canaries.path('.mp4')}", f"http://{canaries.host}/a.mp4"))
     path.write_text(
         '<?xml version="1.0"?>\n<MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" mediaPresentationDuration='
@@ -138,14 +159,17 @@ def dash(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list[pat
 
 
 def image_sequence(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list[pathlib.Path]:
-    """Writes a picture whose name is also a pattern of names, and a canary by the first such name."""
+    """Writes a picture whose name is also a pattern (%03d), and a canary under the pattern's first name.
+
+    A canary is a video that no program may open.
+    """
     shutil.copy(canaries.path(".gif"), str(path).replace("%03d", "000"))
     path.write_bytes(b"GIF89a")
     return []
 
 
 def redirection(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list[pathlib.Path]:
-    """Writes a text that refers to a host or a canary in one of several old formats."""
+    """Writes a text in one of several old formats that names a URL or a canary (video not to be opened)."""
     text = rng.choice(
         (
             f"[Reference]\nRef1=http://{canaries.host}/a.asf\n",
@@ -172,7 +196,14 @@ _ATTACKS: tuple[Callable[[pathlib.Path, Canaries, random.Random], list[pathlib.P
 
 
 def write_attack(folder: pathlib.Path, stem: str, canaries: Canaries, rng: random.Random) -> Attack:
-    """Writes a hostile file with the suffix of a video, and its companions."""
+    """Writes a random hostile file with the suffix of a video, and the files beside it that it refers to.
+
+    Args:
+      folder: the folder to write into.
+      stem: the file's name without suffix.
+      canaries: the videos and the port that the file may name.
+      rng: random generator that chooses the kind of file and its suffix.
+    """
     attack = rng.choice(_ATTACKS)
     suffix = rng.choice(sorted(catalog.VIDEO_SUFFIXES))
     path = folder / (f"{stem}-%03d.gif" if attack is image_sequence else f"{stem}{suffix}")

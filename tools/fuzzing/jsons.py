@@ -1,4 +1,4 @@
-"""JSON mutants through the functions that read them, and some through the programs."""
+"""Tries JSON mutants (damaged JSON files) on the functions that read them, and some on whole programs."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ from tools.fuzzing import readers, reading, samples, watched
 from tools.fuzzing.findings import Counter, Evidence, Findings, Problem, Stage
 from ucf50_tfrecord.errors import UserError
 
-# Every n-th mutant also goes through a program.
+# Every n-th mutant is also read by a program.
 PROGRAM_EVERY = 200
 _START_SECS, _READER_SECS, _PROGRAM_SECS = 300.0, 30.0, 300.0
 
 
 class Documents:
-    """Tries JSON mutants by their numbers, on samples that are restored after each.
+    """Tries JSON mutants (damaged JSON files) by number on the functions and programs that read them.
+
+    Each mutant replaces its intact file in a folder of samples, which is restored afterwards.
 
     Args:
       seed: the campaign's seed.
       findings: receives the problems.
-      work: the folder that holds `samples` and samples.VICTIM.
-      command: the start of the command that repeats a mutant.
+      work: folder that holds the folders `samples` and samples.VICTIM.
+      command: start of the shell command that tries a mutant again.
     """
 
     def __init__(self, *, seed: int, findings: Findings, work: pathlib.Path, command: str):
@@ -41,7 +43,15 @@ class Documents:
         self._helper.stop()
 
     def run(self, numbers: range, until: Callable[[], bool] = lambda: False) -> int:
-        """Tries mutants in order while `until` is false; returns their number."""
+        """Tries the mutants with the given numbers in order, and adds their problems to the findings.
+
+        Args:
+          numbers: numbers of the mutants.
+          until: function called before each mutant; no more mutants are tried once it returns True.
+
+        Returns:
+          The number of mutants that were tried.
+        """
         for count, number in enumerate(numbers):
             if until():
                 return count
@@ -65,10 +75,10 @@ class Documents:
         return self._helper.ask(question | {"seed": self._seed, "number": number}, limit_secs)
 
     def _warm_up(self) -> None:
-        """Starts the readers' process.
+        """Starts the process that calls the readers, and lets each reader read its intact file.
 
         Raises:
-          UserError: if a reader fails on intact files.
+          UserError: if a reader fails on an intact file.
         """
         try:
             self._ask(None, _START_SECS)
@@ -79,7 +89,10 @@ class Documents:
             ) from error
 
     def _run_program(self, number: int) -> list[Problem]:
-        """Runs a program that reads the mutant, if there is one."""
+        """Runs a random program that reads the mutant with the given number; returns the problems.
+
+        Returns no problems if no program reads this kind of file.
+        """
         reader, content = readers.make_mutant(self._pristine, self._seed, number)
         program = readers.choose_program(reader.path, self._seed, number)
         if program is None:
@@ -107,7 +120,17 @@ class Documents:
 def try_program(
     program: readers.Program, content: bytes, work: pathlib.Path, restore: Callable[[], None]
 ) -> list[Problem]:
-    """Runs a program on samples with one damaged file; returns the problems."""
+    """Runs a program on a folder of intact samples in which one file is damaged.
+
+    Args:
+      program: the program, its arguments, and the file that is damaged.
+      content: contents of the damaged file.
+      work: folder that holds the folders `samples` and samples.VICTIM.
+      restore: function that restores these two folders; called before and after the program.
+
+    Returns:
+      The problems that the program's exit and its changes of files show.
+    """
     folder = work / "samples"
     restore()
     (folder / program.path).write_bytes(content)

@@ -1,4 +1,4 @@
-"""Checks that each mutant is accounted for once, and that its pixels are right."""
+"""Checks a conversion of mutants: each video must be converted or quarantined, with the right pixels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tools.fuzzing.findings import Counter, Problem
 from ucf50_tfrecord.specs import ClipFormat
 
 _REFERENCE_SECS = 60.0
-# Notes about compared pixels.
+# Notes for clips whose pixels equal those of a reference decoder, or could not be compared with them.
 SAME, UNSTABLE, UNKNOWN = (
     "clips like an ordered reference",
     "clips without a reference: two ordered passes differ",
@@ -25,12 +25,17 @@ def account(
     quarantined: Mapping[str, Sequence[str]],
     clips_per_video: int,
 ) -> dict[str, Problem]:
-    """Returns a problem for each video without either all of its clips or one entry in the quarantine.
+    """Checks that each video has either all of its clips or exactly one entry in the quarantine.
 
     Args:
-      videos: paths of the videos to convert.
-      clips, quarantined: the results by path, perhaps of other videos too.
-      clips_per_video: clips of each converted video.
+      videos: paths of the videos that were to be converted.
+      clips: dictionary from a video's path to its clips.
+      quarantined: dictionary from a video's path to the causes of its entries in the quarantine.
+      clips_per_video: number of clips that a converted video has.
+
+    Returns:
+      A dictionary from path to problem, for each video that fails the check. Paths that are not in `videos`
+      fail if they have clips or entries in the quarantine.
     """
     found = {}
     known = set(videos)
@@ -44,11 +49,14 @@ def account(
 
 
 class Reference:
-    """Decodes videos in order, in processes of its own, to compare clips with."""
+    """Checks the pixels of clips against an independent decoder, which reads all frames of a video in order.
+
+    It decodes in two processes of its own, since damaged videos may crash it.
+    """
 
     def __init__(self, scratch: pathlib.Path):
         self._first = watched.Helper("tools.fuzzing.reference", scratch / "first")
-        # This setting fills freshly allocated memory with other contents.
+        # MALLOC_PERTURB_ fills newly allocated memory with other contents than in the first process.
         self._second = watched.Helper("tools.fuzzing.reference", scratch / "second", MALLOC_PERTURB_="165")
 
     def __enter__(self) -> Reference:
@@ -59,12 +67,16 @@ class Reference:
         self._second.stop()
 
     def judge(self, path: str, clip_format: ClipFormat, digests: Sequence[str]) -> Problem | str:
-        """Returns a problem if two ordered passes agree with each other but not with the clips; else a note.
+        """Compares the clips of a video with two passes of the reference decoder.
 
         Args:
-          path: the video.
+          path: the video's path.
           clip_format: the format of its clips.
           digests: reference.digest of each clip.
+
+        Returns:
+          A Problem if the two passes agree with each other but not with the clips. Otherwise one of the notes
+          SAME, UNSTABLE and UNKNOWN.
         """
         question = {name: getattr(clip_format, name) for name in ("height", "width", "num_frames", "spacing")}
         question |= {"path": path, "clips_per_video": clip_format.clips_per_video}

@@ -1,4 +1,7 @@
-"""Damages the bytes of files at random places and near headers."""
+"""Damages the bytes of files, at random positions and near headers.
+
+A mutation is a function that changes a bytearray in place at random.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from tools.fuzzing.seeds import Seed
 
-# Container fields are near these: names of chunks and boxes, EBML ids, MPEG start codes.
+# Bytes near which containers have their fields: names of chunks and boxes, EBML ids, MPEG start codes.
 _LANDMARK = re.compile(
     rb"RIFF|AVI |LIST|avih|strh|strf|idx1|movi|indx|00dc|01wb|ftyp|moov|mvhd|trak|tkhd|mdhd|hdlr|stsd|stts|stss|ctts|"
     rb"stsz|stsc|stco|co64|elst|edts|avcC|hvcC|esds|moof|mfhd|traf|tfhd|trun|mdat|avc1|hvc1|mp4v|"
@@ -25,36 +28,43 @@ Mutation = Callable[[bytearray, random.Random], None]
 
 
 def flip_bits(content: bytearray, rng: random.Random) -> None:
+    """Flips 1 to 100 random bits of a file's contents."""
     for _ in range(rng.choice((1, 1, 2, 5, 20, 100))):
         content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
 
 
 def flip_near_header(content: bytearray, rng: random.Random) -> None:
+    """Flips up to 3 random bits within 24 bytes after the start of a header's name."""
     position = _landmark(content, rng)
     for _ in range(rng.choice((1, 1, 3))):
         content[min(position + rng.randrange(24), len(content) - 1)] ^= 1 << rng.randrange(8)
 
 
 def truncate(content: bytearray, rng: random.Random) -> None:
+    """Removes the end of a file's contents, from a random position."""
     del content[rng.randrange(len(content)) :]
 
 
 def insert(content: bytearray, rng: random.Random) -> None:
+    """Inserts random bytes at a random position of a file's contents."""
     position = rng.randrange(len(content) + 1)
     content[position:position] = rng.randbytes(rng.randint(1, rng.choice((4, 64, _MAX_INSERTED))))
 
 
 def delete(content: bytearray, rng: random.Random) -> None:
+    """Removes a random range of a file's contents."""
     start, stop = _span(content, rng)
     del content[start:stop]
 
 
 def repeat(content: bytearray, rng: random.Random) -> None:
+    """Duplicates a random range of a file's contents."""
     start, stop = _span(content, rng)
     content[stop:stop] = content[start:stop]
 
 
 def swap_chunks(content: bytearray, rng: random.Random) -> None:
+    """Swaps two random ranges of a file's contents."""
     (a, b), (c, d) = sorted((_span(content, rng), _span(content, rng)))
     c = max(b, c)
     d = max(c, d)
@@ -62,12 +72,16 @@ def swap_chunks(content: bytearray, rng: random.Random) -> None:
 
 
 def overwrite_run(content: bytearray, rng: random.Random) -> None:
+    """Overwrites a random range of a file's contents with one repeated byte."""
     start, stop = _span(content, rng)
     content[start:stop] = bytes([rng.choice((0, 0, 0, 0xFF, 0x20))]) * (stop - start)
 
 
 def rewrite_field(content: bytearray, rng: random.Random) -> None:
-    """Rewrites numbers near a header's name: sizes before it, counts, dimensions and time bases after."""
+    """Overwrites up to 4 integers near a random header's name.
+
+    Containers hold sizes before the name; counts, dimensions and time bases after it.
+    """
     position = _landmark(content, rng)
     for _ in range(rng.choice((1, 1, 1, 2, 4))):
         num_bytes = rng.choice((1, 2, 4, 4, 4, 8))
@@ -95,7 +109,11 @@ _MUTATIONS: tuple[Mutation, ...] = (
 
 
 def damage(content: bytes, rng: random.Random) -> tuple[bytes, str]:
-    """Returns damaged bytes and the names of the mutations."""
+    """Applies 1 to 6 random mutations to bytes.
+
+    Returns:
+      A tuple of the damaged bytes and the names of the mutations, separated by commas.
+    """
     damaged, done = bytearray(content), []
     for _ in range(rng.choice((1, 1, 1, 2, 3, 6))):
         if not damaged:
@@ -107,7 +125,11 @@ def damage(content: bytes, rng: random.Random) -> tuple[bytes, str]:
 
 
 def damage_video(seeds: Sequence[Seed], rng: random.Random) -> tuple[bytes, str, str]:
-    """Damages a seed, or joins two. Returns the bytes, the suffix and a description."""
+    """Makes a damaged video of one seed (an intact video), or of two that are spliced.
+
+    Returns:
+      A tuple of the video's bytes, its suffix and a description of the damage.
+    """
     seed = rng.choice(seeds)
     content, how, suffix = seed.content, seed.name, seed.suffix
     if rng.random() < 0.1:
@@ -123,12 +145,14 @@ def damage_video(seeds: Sequence[Seed], rng: random.Random) -> tuple[bytes, str,
 
 
 def _landmark(content: bytearray, rng: random.Random) -> int:
+    """Returns the position of a random header's name in a file's contents; without any, a random position."""
     places = [match.start() for match in _LANDMARK.finditer(content)]
-    # Packets have names too, far more than headers; the first names are preferred.
+    # Packets have names too, far more than headers. Headers come first, so the first names are preferred.
     chosen = places[: rng.choice((8, 40, len(places)))]
     return rng.choice(chosen) if chosen else rng.randrange(len(content))
 
 
 def _span(content: bytearray, rng: random.Random) -> tuple[int, int]:
+    """Returns the start and the stop of a random range of a file's contents."""
     start = rng.randrange(len(content))
     return start, min(len(content), start + rng.randint(1, rng.choice((8, 256, max(1, len(content) // 4)))))

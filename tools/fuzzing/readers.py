@@ -1,4 +1,7 @@
-"""The functions and programs that read JSON. A reader that is renamed is changed in this file alone."""
+"""Lists the functions and programs of this project that read JSON files, for tools.fuzz.
+
+This is the only module of the campaign that names them.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,15 @@ from ucf50_tfrecord import manifest as manifest_lib
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-    """A function of the library that reads a file.
+    """A function of the library that reads a JSON file.
 
-    path: the damaged file, relative to the samples' folder.
-    read: called with that folder.
-    writes: a pattern of relative paths that it may create, change or remove; none by default.
-    seal: corrects the checksum that the document holds of itself.
+    name: name of the reader in findings.
+    path: path of the file, relative to the folder of samples.
+    read: function that is called with the folder of samples.
+    writes: regular expression for the relative paths that `read` may create, change or remove; by default,
+      it matches none.
+    seal: function that returns a damaged document's value with a correct checksum, for files that hold
+      their own checksum.
     """
 
     name: str
@@ -33,7 +39,14 @@ class Reader:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A program that reads a file. `path` and `writes` are as in Reader; {} is the samples' folder."""
+    """A program that reads a JSON file.
+
+    path: path of the file, relative to the folder of samples.
+    module: module that `python -m` runs.
+    arguments: the program's arguments, in which {} stands for the folder of samples.
+    writes: regular expression for the relative paths that the program may create, change or remove.
+    statuses: exit statuses that are right when the file is damaged.
+    """
 
     path: str
     module: str
@@ -47,12 +60,13 @@ MANIFEST, SIDECAR = "shards/manifest.json", f"{SHARD}.json"
 STORE, STORE_SIDECAR = "store/manifest.json", f"store/{pathlib.Path(SHARD).name}.json"
 CONFIG, SUMMARY, PREDICTIONS = "run/config.json", "run/summary.json", "run/predictions.jsonl"
 RESULTS, CELL, PREDICTED = "comparison/results.json", "comparison/cell.json", "predictions/predictions.json"
-# All files of these folders except samples.MINE.
+# Patterns for all files of these folders except those named in samples.MINE.
 _SHARDS, _STORE, _COMPARISON = (rf"{name}/(?!mine\.).*" for name in ("shards", "store", "comparison"))
 _PICTURES = r"predictions/(predictions\.json|\d+-v_\w+\.png)"
 
 
 def load_set(folder: pathlib.Path) -> None:
+    """Reads a dataset's manifest and sidecars (JSON files that describe a shard each), as training does."""
     from ucf50_tfrecord.dataset.clips import load_clips
 
     manifest = manifest_lib.load(str(folder / "shards"))
@@ -62,31 +76,36 @@ def load_set(folder: pathlib.Path) -> None:
 
 
 def load_sidecar(folder: pathlib.Path) -> None:
+    """Reads the sidecar of one shard, the JSON file that describes it."""
     manifest_lib.load_report(str(folder / "shards"), pathlib.Path(SHARD).name)
 
 
 def verify_set(folder: pathlib.Path) -> None:
+    """Verifies all shards of a dataset, as pipelines.verify does."""
     manifest = manifest_lib.load(str(folder / "shards"))
     for shard in manifest.shards:
         manifest_lib.verify_shard(manifest, shard)
 
 
 def fetch_set(folder: pathlib.Path) -> None:
-    """Reads clips of a set behind a URL through a cache of its shards."""
+    """Reads the clips of a dataset at a URL (store/), through a cache of copied shards."""
     from ucf50_tfrecord.dataset.clips import load_clips
     from ucf50_tfrecord.dataset.feed import read_clips
     from ucf50_tfrecord.specs import FetchSpec
 
     manifest = manifest_lib.load(f"file://{folder}/store")
     cache = folder / "cache"
-    cache.mkdir(exist_ok=True)  # an earlier call's cache in this process may take it to exist
+    cache.mkdir(exist_ok=True)  # cached state of an earlier call in this process may assume that it exists
     fetch = FetchSpec(cache_dir=str(cache), cache_bytes=1 << 30)
     clips = load_clips(manifest, manifest.folds, fetch=fetch)
     read_clips(clips)
 
 
 def fetch_agreeing_set(folder: pathlib.Path) -> None:
-    """Reads as fetch_set does, after copying the damaged sidecar's values into the manifest."""
+    """Reads clips as fetch_set does, after copying the damaged sidecar's values into the manifest.
+
+    The two files then agree, so that the reader's later checks are reached.
+    """
     with contextlib.suppress(
         AttributeError, RecursionError, ValueError
     ):  # the sidecar no longer holds a shard's values
@@ -99,12 +118,14 @@ def fetch_agreeing_set(folder: pathlib.Path) -> None:
 
 
 def publish_set(folder: pathlib.Path) -> None:
+    """Copies a dataset to a URL (store/) that already holds a copy with a damaged manifest."""
     from ucf50_tfrecord.convert import publish
 
     publish.publish(manifest_lib.load(str(folder / "shards")), f"file://{folder}/store")
 
 
 def load_config(folder: pathlib.Path) -> None:
+    """Reads the configuration of a run, as pipelines.predict does."""
     from ucf50_tfrecord.inference import predict
     from ucf50_tfrecord.training import run
 
@@ -112,12 +133,14 @@ def load_config(folder: pathlib.Path) -> None:
 
 
 def gather_run(folder: pathlib.Path) -> None:
+    """Reads the files of a finished run."""
     from ucf50_tfrecord.inference import finished_run
 
     finished_run.load(str(folder / "run"))
 
 
 def calibrate_run(folder: pathlib.Path) -> None:
+    """Calibrates a run's model from the predictions that the run has stored."""
     from ucf50_tfrecord.inference import calibration
     from ucf50_tfrecord.training import run, trained
 
@@ -126,12 +149,14 @@ def calibrate_run(folder: pathlib.Path) -> None:
 
 
 def load_results(folder: pathlib.Path) -> None:
+    """Reads the results of a comparison and computes its verdicts, the answers to its questions."""
     from ucf50_tfrecord.evaluation import results, verdicts
 
     verdicts.judge(results.load(folder / RESULTS))
 
 
 def load_cell(folder: pathlib.Path) -> None:
+    """Reads the result of one training of a comparison."""
     from ucf50_tfrecord.dataset.clips import load_clips
     from ucf50_tfrecord.evaluation import results
 
@@ -145,13 +170,14 @@ def load_cell(folder: pathlib.Path) -> None:
 
 
 def save_predictions(folder: pathlib.Path) -> None:
-    """Replaces predictions and their pictures."""
+    """Replaces the damaged predictions.json and its pictures by new, empty predictions."""
     from pipelines import predict
 
     predict.save({"videos": []}, folder / "predictions")
 
 
 def seal_sidecar(value: dict) -> dict:
+    """Returns the value of a sidecar (the JSON file that describes a shard) with a correct checksum."""
     del value["checksum"]
     return value | {"checksum": manifest_lib.fingerprint(value)}
 
@@ -211,12 +237,15 @@ PROGRAMS = (
 
 
 def make_mutant(pristine: pathlib.Path, seed: int, number: int) -> tuple[Reader, bytes]:
-    """Returns a mutant's reader and contents.
+    """Makes the JSON mutant (damaged file) with a given number, by damaging the file of a random reader.
 
     Args:
-      pristine: the folder of the undamaged samples.
+      pristine: folder of the intact samples.
       seed: the campaign's seed.
       number: the mutant's number.
+
+    Returns:
+      A tuple of the reader and the contents of its damaged file.
     """
     rng = random.Random(f"{seed}/json/{number}")
     reader = rng.choice(READERS)
@@ -226,6 +255,12 @@ def make_mutant(pristine: pathlib.Path, seed: int, number: int) -> tuple[Reader,
 
 
 def choose_program(path: str, seed: int, number: int) -> Program | None:
-    """Returns one of the programs that read a file, or None without one."""
+    """Returns a random program that reads a file of the samples, or None if no program reads it.
+
+    Args:
+      path: path of the file, relative to the folder of samples.
+      seed: the campaign's seed.
+      number: number of the mutant, which also determines the choice.
+    """
     fitting = [program for program in PROGRAMS if program.path == path]
     return random.Random(f"{seed}/program/{number}").choice(fitting) if fitting else None

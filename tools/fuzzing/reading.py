@@ -1,4 +1,7 @@
-"""Calls the readers with damaged JSON, in a process that answers `jsons`."""
+"""Calls the functions of tools.fuzzing.readers on damaged JSON files.
+
+Runs as a process of its own that answers requests of tools.fuzzing.jsons, since a reader may crash.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +25,17 @@ _SHOWN = 400  # characters
 def try_reader(
     reader: readers.Reader, samples: pathlib.Path, pristine: pathlib.Path, content: bytes
 ) -> list[Problem]:
-    """Calls a reader with a damaged file; returns the problems.
+    """Calls a reader (function that reads a JSON file) on a damaged file.
 
     Args:
       reader: the reader.
-      samples: the folder of all files, restored afterwards. samples.VICTIM beside it is watched too.
-      pristine: an undamaged copy of that folder.
+      samples: folder of intact files, in which the reader's file is damaged and restored afterwards. The
+        folder samples.VICTIM beside it must not change either.
+      pristine: intact copy of `samples`.
       content: contents of the damaged file.
+
+    Returns:
+      The problems: a wrong exception or message, too much memory, or changes of files.
     """
     path = samples / reader.path
     path.write_bytes(content)
@@ -56,14 +63,14 @@ def _call(reader: readers.Reader, samples: pathlib.Path) -> Problem | None:
             return Problem(Counter.UNNAMED, printable(str(error)[:_SHOWN]), kind)
     except MemoryError as error:
         return Problem(Counter.MEMORY, repr(error), reader.name)
-    except (Exception, SystemExit) as error:  # a UserError alone is right
+    except (Exception, SystemExit) as error:  # only a UserError is right
         kind = f"{reader.name}: {type(error).__name__} {_place(error)}"
         return Problem(Counter.EXCEPTION, printable(repr(error)[:_SHOWN]), kind)
     return None
 
 
 def _place(error: BaseException) -> str:
-    """Returns the innermost function of the project in an error's traceback."""
+    """Returns an error's place: the innermost function of this project in its traceback, and the file."""
     frames = traceback.extract_tb(error.__traceback__)
     ours = [
         frame for frame in frames if "/ucf50_tfrecord/" in frame.filename or "/pipelines/" in frame.filename
@@ -73,13 +80,25 @@ def _place(error: BaseException) -> str:
 
 
 def foreign(changed: list[str], samples: pathlib.Path, writes: str) -> list[str]:
-    """Returns the changes that a pattern of paths relative to the samples' folder does not allow."""
+    """Returns those changes of files that are not allowed.
+
+    Args:
+      changed: lines such as "made <path>", from watched.changes.
+      samples: folder of the samples.
+      writes: regular expression for the paths, relative to `samples`, that may change.
+    """
     allowed = re.compile(rf"\w+ {re.escape(str(samples))}/(?:{writes})")
     return [text for text in changed if not allowed.fullmatch(text)]
 
 
 def restore(samples: pathlib.Path, pristine: pathlib.Path, paths: list[str]) -> None:
-    """Restores files from the pristine folder; new files are removed."""
+    """Restores files from their intact copies; removes files that have none.
+
+    Args:
+      samples: folder of the samples.
+      pristine: intact copy of `samples`; the copies of other folders lie beside it.
+      paths: paths of the files, in `samples` or in samples.VICTIM beside it.
+    """
     for path in [path for path in map(pathlib.Path, paths) if not path.is_dir()]:
         source = pristine.parent / f"pristine-{path.relative_to(samples.parent)}"
         path.unlink(missing_ok=True)
@@ -89,7 +108,7 @@ def restore(samples: pathlib.Path, pristine: pathlib.Path, paths: list[str]) -> 
 
 
 def _start_of_peak() -> int:
-    """Resets the process's peak memory; returns the memory in use, in bytes."""
+    """Resets this process's peak memory (VmHWM); returns the memory in use, in bytes."""
     pathlib.Path("/proc/self/clear_refs").write_text("5")
     return _status_bytes("VmRSS")
 
@@ -100,7 +119,7 @@ def _status_bytes(name: str) -> int:
 
 
 def warm_up(samples: pathlib.Path, pristine: pathlib.Path) -> None:
-    """Calls each reader with intact files, so that the memory of its imports counts for no mutant."""
+    """Calls each reader on intact files, so that the memory of its imports is not counted for a mutant."""
     for reader in readers.READERS:
         before = watched.snapshot(samples)
         reader.read(samples)

@@ -1,6 +1,7 @@
-"""The expected pixels of a video's clips: decodes all frames in order, then picks.
+"""Computes the expected pixels of a video's clips by decoding all of its frames in order, then picking some.
 
-Shares no code with the converter. Runs as a process that answers `judge`, since the videos are damaged.
+Shares no code with the converter. Runs as a process of its own that answers requests of
+tools.fuzzing.judge, since damaged videos may crash it.
 """
 
 from __future__ import annotations
@@ -18,19 +19,19 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from tools.fuzzing import watched
 
 _SCALING = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
-# Limit on the frames that `hold` keeps.
+# Limit on the decoded frames that are kept if `hold` is set.
 _MAX_HELD_BYTES = 256 << 20
 _ADDRESS_SPACE_BYTES = 8 << 30
 
 
 def clip_digests(path: str, question: dict[str, Any], *, hold: bool = False) -> list[str] | None:
-    """Returns a digest of each clip's pixels, or None if no frame decodes.
+    """Returns a digest of the expected pixels of each clip of a video, or None if no frame can be decoded.
 
     Args:
-      path: the video.
-      question: `height`, `width`, `num_frames`, `clips_per_video` and `spacing` of the clips.
-      hold: whether to keep decoded frames, so that FFmpeg cannot reuse their memory. Pixels that then
-        differ do not depend on the video alone.
+      path: the video's path.
+      question: dictionary with `height`, `width`, `num_frames`, `clips_per_video` and `spacing` of the clips.
+      hold: whether to keep decoded frames, so that FFmpeg cannot reuse their memory. If pixels differ
+        between False and True, they do not depend on the video alone.
     """
     pictures, times = _decode_all(path, question["height"], question["width"], hold)
     if not pictures:
@@ -65,7 +66,7 @@ def _decode_all(path: str, height: int, width: int, hold: bool) -> tuple[list[np
                         held.append(frame)
                         num_bytes += sum(plane.buffer_size for plane in frame.planes)
     except (av.error.FFmpegError, IndexError, AttributeError, ValueError, OSError):
-        return [], []  # it cannot be decoded in order to its end
+        return [], []  # the video cannot be decoded in order to its end
     return pictures, times
 
 
@@ -78,7 +79,14 @@ def _to_picture(frame: av.VideoFrame, height: int, width: int, reformatter: Vide
 
 
 def _pick(times: list[int | None], count: int, spacing: str) -> list[int]:
-    """Picks frames nearest to evenly spaced positions (halves up) or times, with both ends."""
+    """Returns the indices of the frames that make up clips: evenly spaced, from the first to the last.
+
+    Args:
+      times: each frame's presentation time, or None where unknown.
+      count: number of frames to pick.
+      spacing: "index" for the frames nearest to evenly spaced positions (halves round up), "time" for those
+        nearest to evenly spaced times. If a time is unknown, positions are used.
+    """
     if spacing == "index" or None in times:
         half = fractions.Fraction(1, 2)
         return [int(fractions.Fraction(i * (len(times) - 1), count - 1) + half) for i in range(count)]

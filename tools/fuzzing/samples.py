@@ -1,4 +1,7 @@
-"""Intact files of every kind that the project reads: shards, a run, predictions, a comparison's results."""
+"""Makes samples, intact files of every kind that the project reads, for tools.fuzz to damage.
+
+The samples are videos, shards, a run, predictions, and a comparison's results.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +20,21 @@ from ucf50_tfrecord import storage
 from ucf50_tfrecord.errors import UserError
 
 CLASSES = ("Left", "Right")
-# Files that nothing may touch: a folder beside the samples, and files among them.
+# Files that no program may touch: those in the folder VICTIM beside the samples, and MINE among the samples.
 VICTIM, MINE = "victim", ("shards/mine.txt", "predictions/mine.txt", "store/mine.txt", "comparison/mine.txt")
 _GROUPS, _CLIPS = 5, 1
 _SIZE = ("--size=16x24", "--frames=5")
 
 
 def make_samples(folder: pathlib.Path, *, with_documents: bool = True) -> pathlib.Path:
-    """Makes all samples in `<folder>/samples` with the project's programs; returns that folder.
+    """Makes samples, intact files of every kind that the project reads, by running its programs.
 
-    Without documents, only the shards and the run.
+    Args:
+      folder: the folder in which `samples` and VICTIM are made.
+      with_documents: whether to make more than videos, shards and a run.
+
+    Returns:
+      The folder of the samples, `<folder>/samples`.
 
     Raises:
       UserError: if a program fails.
@@ -53,7 +61,7 @@ def make_samples(folder: pathlib.Path, *, with_documents: bool = True) -> pathli
 
 
 def make_run(samples: pathlib.Path) -> None:
-    """Makes `videos`, `shards` and a finished `run` in the samples' folder."""
+    """Makes the folders `videos`, `shards` and `run` (a finished run) in the folder of samples."""
     for number, name in enumerate(CLASSES):
         (samples / "videos" / name).mkdir(parents=True)
         for group in range(1, _GROUPS + 1):
@@ -76,10 +84,10 @@ def make_run(samples: pathlib.Path) -> None:
 
 
 def run_program(module: str, *arguments: str) -> None:
-    """Runs a program on intact files.
+    """Runs a program of this project, a module for `python -m`, on intact files.
 
     Raises:
-      UserError: if it fails.
+      UserError: if the program fails.
     """
     result = subprocess.run(
         [sys.executable, "-m", module, *arguments],
@@ -95,7 +103,7 @@ def run_program(module: str, *arguments: str) -> None:
 
 
 def make_results(samples: pathlib.Path) -> None:
-    """Writes results.json and cell.json of a comparison with random predictions."""
+    """Writes results.json and one training's cell.json of a comparison with random predictions."""
     from ucf50_tfrecord.dataset.clips import load_clips
     from ucf50_tfrecord.evaluation import compare, interventions
     from ucf50_tfrecord.evaluation import results as results_lib

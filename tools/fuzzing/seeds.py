@@ -1,4 +1,7 @@
-"""Small intact videos in many containers and codecs, the same each time."""
+"""Makes seeds: small intact videos in many containers and codecs, which a fuzz campaign damages.
+
+The same build of PyAV always makes the same seeds.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,22 @@ from ucf50_tfrecord.convert import catalog
 from ucf50_tfrecord.errors import UserError, expect
 
 HEIGHT, WIDTH, NUM_FRAMES = 48, 64, 20
-# Larger videos are left out: the reference decodes all frames, which takes seconds.
+# Larger videos are left out: tools.fuzzing.reference decodes all of their frames, which takes seconds.
 MAX_BYTES = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """The encoding of a seed. FFmpeg derives the container from the suffix unless it is named."""
+    """The encoding of a seed (an intact video).
+
+    suffix: suffix of the file.
+    codec: FFmpeg's name of the encoder.
+    options: options of the encoder.
+    pix_fmt: FFmpeg's name of the pixel format.
+    container: FFmpeg's name of the container; None derives it from the suffix.
+    movie_flags: value of FFmpeg's option movflags; empty for none.
+    size: height and width in pixels.
+    """
 
     suffix: str
     codec: str
@@ -29,7 +41,7 @@ class Recipe:
     size: tuple[int, int] = (HEIGHT, WIDTH)
 
 
-# x264's look-ahead runs on other threads, whose timing changes the bytes.
+# Without x264's look-ahead: it runs on other threads, whose timing changes the bytes.
 _X264 = {"x264-params": "no-mbtree=1:rc-lookahead=0:threads=1"}
 
 RECIPES = (
@@ -67,7 +79,7 @@ RECIPES = (
 
 @dataclasses.dataclass(frozen=True)
 class Seed:
-    """The bytes and the suffix of an intact video."""
+    """An intact video that a fuzz campaign damages: its file name, its suffix and its bytes."""
 
     name: str
     suffix: str
@@ -75,7 +87,10 @@ class Seed:
 
 
 def make_seeds(folder: pathlib.Path) -> list[Seed]:
-    """Encodes a video per recipe; one build of PyAV always gives the same bytes."""
+    """Encodes one video for each of RECIPES into a folder and returns them as seeds.
+
+    The same build of PyAV always gives the same bytes.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     seeds = []
     for number, recipe in enumerate(RECIPES):
@@ -86,10 +101,10 @@ def make_seeds(folder: pathlib.Path) -> list[Seed]:
 
 
 def read_seeds(folder: str) -> list[Seed]:
-    """Reads the videos of a folder and its subfolders, up to MAX_BYTES each.
+    """Reads the videos of at most MAX_BYTES in a folder and its subfolders, as seeds.
 
     Raises:
-      UserError: if there is none.
+      UserError: if there is no such folder, or no such video in it.
     """
     if not pathlib.Path(folder).is_dir():
         raise UserError(f"Expected a folder of videos for --seeds. Received: {folder}")
@@ -100,7 +115,11 @@ def read_seeds(folder: str) -> list[Seed]:
 
 
 def moving_noise(height: int, width: int, *, seed: int, num_frames: int = NUM_FRAMES) -> np.ndarray:
-    """Returns uint8 [num_frames, height, width, 3] with no two equal frames."""
+    """Returns frames of a random pattern that moves, so that no two are equal.
+
+    Returns:
+      uint8 [num_frames, height, width, 3].
+    """
     rng = np.random.default_rng(seed)
     world = rng.integers(0, 200, (height // 8, (width + 2 * num_frames) // 8 + 1, 3), dtype=np.uint8)
     world = world.repeat(8, axis=0).repeat(8, axis=1)
@@ -108,7 +127,7 @@ def moving_noise(height: int, width: int, *, seed: int, num_frames: int = NUM_FR
 
 
 def encode(path: pathlib.Path, recipe: Recipe, frames: np.ndarray) -> None:
-    """Writes uint8 [T, H, W, 3] with a recipe's encoding."""
+    """Writes frames, uint8 [T, H, W, 3], as a video with a recipe's encoding."""
     options = {"fflags": "+bitexact"} | ({"movflags": recipe.movie_flags} if recipe.movie_flags else {})
     with av.open(str(path), "w", format=recipe.container, options=options) as container:
         stream = container.add_stream(recipe.codec, rate=25, options=recipe.options | {"flags": "+bitexact"})

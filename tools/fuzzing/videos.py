@@ -1,4 +1,4 @@
-"""Rounds of video mutants through the real converter and `predict`."""
+"""Tries video mutants (damaged or hostile videos) on the converter and `predict`, in rounds of many."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ucf50_tfrecord import record, tfrecord
 from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.specs import ClipFormat, printable, to_json
 
-# Mutants per conversion. The clip format and more change from round to round.
+# Mutants per round, which is one conversion. The clip format and other options change from round to round.
 ROUND = 200
 FORMATS = (
     ClipFormat(num_frames=15, height=24, width=40),
@@ -32,11 +32,11 @@ FORMATS = (
     ClipFormat(num_frames=4, height=32, width=32, spacing="time"),
 )
 _HOSTILE_FRACTION, _ODD_NAME_FRACTION, _PROTOCOL_FRACTION = 0.04, 0.02, 0.05
-# Escape sequences, line breaks, reversed writing, bytes that are not UTF-8, and shell characters.
+# File names with escape sequences, line breaks, reversed writing, bytes that are not UTF-8, shell characters.
 _ODD_NAMES = ("\x1b[31mred", "two\nlines", "\u202eturned", "not\udcffutf8", "\x9b2J", "a,b 'c' $d")
 _VIDEO_SECS, _VIDEO_MIB = 10, 512
 _MIN_ROUND_SECS, _SECS_PER_VIDEO = 300.0, 3.0
-# `predict` gets every n-th round, and its decoder every n-th mutant of a round.
+# `predict` is run on every n-th round only, and its decoder alone on every n-th mutant of a round.
 _PREDICT_EVERY, _WINDOWS_EVERY = 10, 4
 _WHOLE = {"whole_secs": 1e12, "window_secs": 1.0, "stride_secs": 1.0}
 _CUT = {"whole_secs": 0.0, "window_secs": 0.3, "stride_secs": 0.1}
@@ -44,7 +44,14 @@ _CUT = {"whole_secs": 0.0, "window_secs": 0.3, "stride_secs": 0.1}
 
 @dataclasses.dataclass(frozen=True)
 class Mutant:
-    """A mutated or hostile video, and the files beside it that nothing may open."""
+    """A damaged or hostile video of a fuzz campaign.
+
+    number: the mutant's number in the campaign; -1 for an intact video.
+    path: path of the video, relative to the round's folder of videos.
+    how: description of how it was made.
+    is_hostile: whether it is a text that names other files or hosts.
+    watched: paths of files beside it that no program may open.
+    """
 
     number: int
     path: str
@@ -55,11 +62,18 @@ class Mutant:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Setting:
-    """The settings of all rounds.
+    """The settings that all rounds of a fuzz campaign share.
 
-    seed: the campaign's seed. sound: videos that can be decoded. seeds: the videos that are mutated.
-    work: a temporary folder.
-    workers: processes at a time. run_dir: a run for `predict`, or None to skip it.
+    seed: seed of all randomness of the campaign.
+    sound: intact videos, one of which accompanies each round.
+    seeds: videos that are damaged.
+    canaries: videos and a port that no program may open or connect to.
+    opened: record of the opens of watched files.
+    listener: counter of connections to the port of `canaries`.
+    findings: receives the problems.
+    work: temporary folder.
+    workers: number of processes that run at a time.
+    run_dir: folder of a run for `predict`; None skips `predict`.
     """
 
     seed: int
@@ -75,7 +89,13 @@ class Setting:
 
 
 class Round:
-    """The mutants with the given numbers, all of one ROUND, and their trial."""
+    """Makes the video mutants with the given numbers and tries them in one conversion.
+
+    Args:
+      setting: settings of the campaign.
+      numbers: numbers of the mutants; no multiple of ROUND may lie between the first and the last.
+      command: start of the shell command that tries a mutant again.
+    """
 
     def __init__(self, setting: Setting, numbers: range, command: str):
         self._setting, self._numbers, self._command = setting, numbers, command
@@ -87,7 +107,7 @@ class Round:
         self.mutants: dict[str, Mutant] = {}
 
     def run(self) -> None:
-        """Makes and tries the mutants."""
+        """Makes the round's mutants, tries them, and adds the problems to the findings."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self._write()
         converted = self._convert()
@@ -98,7 +118,7 @@ class Round:
         shutil.rmtree(self.folder)
 
     def _write(self) -> None:
-        """Writes the mutants into two class folders; the second is named like the scheme of a URL."""
+        """Writes the mutants into two class folders; the second's path looks like a URL (http:/host)."""
         protocol = hostile.PROTOCOLS[self.number % len(hostile.PROTOCOLS)]
         self._classes = ("clips", os.path.join(protocol, self._setting.canaries.host))
         for name in self._classes:
@@ -133,7 +153,20 @@ class Round:
         self.mutants[path] = Mutant(number, path, how)
 
     def _run(self, module: str, *arguments: str, stdin: str = "", statuses: tuple[int, ...], stage: Stage):
-        """Runs a program in the videos' folder, so that relative paths start with a class."""
+        """Runs a program in the folder of videos, so that relative paths start with a class folder.
+
+        Adds the problems that its exit shows to the findings.
+
+        Args:
+          module: module that `python -m` runs.
+          *arguments: the program's arguments.
+          stdin: text of its standard input.
+          statuses: exit statuses that are right.
+          stage: the stage to which problems are counted.
+
+        Returns:
+          A watched.Ended, the result of the program.
+        """
         self._setting.opened.take()  # forgets files that this process copied
         ended = watched.run(
             [sys.executable, "-m", module, *arguments],
@@ -147,7 +180,7 @@ class Round:
         return ended
 
     def _convert(self) -> dict[str, list[np.ndarray]]:
-        """Converts the mutants; returns the clips of each converted video."""
+        """Converts the round's mutants; returns a dictionary from a converted video's path to its clips."""
         clip_format = self.format
         self._run(
             "pipelines.convert",
@@ -172,7 +205,11 @@ class Round:
         return self._account()
 
     def _account(self) -> dict[str, list[np.ndarray]]:
-        """Checks that each video has its clips or an entry in the quarantine; returns the clips."""
+        """Checks that each video of the conversion has either its clips or one entry in the quarantine.
+
+        Returns:
+          A dictionary from each converted video's path to its clips.
+        """
         clips: dict[str, list[np.ndarray]] = collections.defaultdict(list)
         quarantined: dict[str, list[str]] = collections.defaultdict(list)
         try:
@@ -201,12 +238,12 @@ class Round:
         return clips
 
     def _all_videos(self) -> list[str]:
-        """Returns the paths of all videos: the mutants, and pictures beside hostile ones."""
+        """Returns the paths of all videos of the round: mutants, and the pictures beside hostile mutants."""
         beside = [path.replace("%03d", "000") for path in self.mutants if "%03d" in path]
         return [*self.mutants, *beside]
 
     def _count_calls(self, stage: Stage, program: str) -> None:
-        """Counts opened canaries and connections, whose mutant is not known."""
+        """Counts canaries opened and connections made since the last call; their mutant is not known."""
         if opened := self._setting.opened.take():
             names = " ".join(printable(name) for name in sorted(set(opened)))
             self._add_round([Problem(Counter.OPENED, names, program, len(opened))], stage)
@@ -214,7 +251,12 @@ class Round:
             self._add_round([Problem(Counter.CONNECTED, f"{times} times", program, times)], stage)
 
     def _decode_windows(self) -> dict[str, list[str]]:
-        """Decodes some mutants as `predict` does; returns the digests of those decoded as one window."""
+        """Decodes every n-th mutant of the round as `predict` does, and checks that each is answered once.
+
+        Returns:
+          A dictionary from a video's path to a list with the digest of its only window, which covers the
+          whole video. It is empty in rounds with an odd number, which cut videos into several windows.
+        """
         chosen = [path for path, mutant in self.mutants.items() if mutant.number % _WINDOWS_EVERY == 0]
         if not chosen:
             return {}
@@ -263,9 +305,14 @@ class Round:
                 self._add(path, Problem(Counter.ACCOUNT, detail, f"predict: {detail}"), Stage.PREDICT)
 
     def _compare(self, clips: dict[str, list[np.ndarray]], windows: dict[str, list[str]]) -> None:
-        """Compares pixels with the reference.
+        """Compares the pixels of the converter's clips and predict's windows with the reference decoder.
 
-        Clips of hostile files are compared with the canary: the reference would open the named files too.
+        Clips of hostile files are only checked for the canary's colour, since the reference decoder would
+        open the files that they name too.
+
+        Args:
+          clips: dictionary from a video's path to its clips.
+          windows: dictionary from a video's path to the digests of its windows.
         """
         wanted: dict[str, list[tuple[Stage, ClipFormat, list[str]]]] = collections.defaultdict(list)
         for path, videos in clips.items():
@@ -297,7 +344,7 @@ class Round:
             ]
 
     def _add(self, path: str, problem: Problem, stage: Stage) -> None:
-        """Counts a problem of one video."""
+        """Adds a problem of the video at `path` to the findings."""
         number = self.mutants[path].number if path in self.mutants else -1
         inputs = (self.videos / path,)
         detail = dataclasses.replace(problem, detail=f"{path} ({self._how(path)}): {problem.detail}")
@@ -307,7 +354,7 @@ class Round:
         return self.mutants[path].how if path in self.mutants else "beside a hostile file"
 
     def _add_round(self, problems: list[Problem], stage: Stage) -> None:
-        """Counts problems whose mutant is not known."""
+        """Adds problems whose mutant is not known to the findings, with the whole round as evidence."""
         evidence = self._evidence(stage, self._numbers[0], len(self._numbers), (self.videos,))
         self._setting.findings.add(problems, evidence)
 

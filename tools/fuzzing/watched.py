@@ -1,4 +1,4 @@
-"""Watches processes, folders, opened files and a port while programs read hostile input."""
+"""Runs programs on hostile files; watches their processes, opened files, connections and changed folders."""
 
 from __future__ import annotations
 
@@ -33,16 +33,20 @@ _MARK = "UCF50_FUZZ_MARK"
 _GRACE_SECS = 3.0  # for children to exit after their parent
 _IN_OPEN, _IN_ISDIR = 0x20, 0x40000000
 _SHOWN = 300  # characters
-# Hostile files may ask for any size; intact ones stay far below.
+# Limits on memory, file sizes and core dumps. Hostile files may ask for any size; intact ones stay far below.
 _LIMITS = {resource.RLIMIT_AS: 24 << 30, resource.RLIMIT_FSIZE: 2 << 30, resource.RLIMIT_CORE: 0}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ended:
-    """The exit of a process, and what it left.
+    """The result of a process that has exited or was killed.
 
-    status: as in subprocess; None if it was killed after `limit_secs`.
-    processes: command lines of children left running. temporary: files left in its TMPDIR.
+    command: the process's command line.
+    status: exit status as in subprocess.Popen; None if the process was killed after `limit_secs`.
+    stdout, stderr: text that the process wrote.
+    limit_secs: seconds that the process was allowed to run.
+    processes: command lines of child processes that it left running.
+    temporary: paths of files that it left in its TMPDIR, relative to that folder.
     """
 
     command: Sequence[str]
@@ -55,7 +59,12 @@ class Ended:
 
 
 def environment_for(scratch: pathlib.Path, mark: str) -> dict[str, str]:
-    """Returns an environment with its own TMPDIR, and a mark that children inherit."""
+    """Returns environment variables for a process to watch.
+
+    Args:
+      scratch: the folder in which a folder for TMPDIR is made.
+      mark: text in a variable that child processes inherit, by which they are found.
+    """
     temporary = scratch / "tmp"
     temporary.mkdir(parents=True, exist_ok=True)
     return os.environ | {
@@ -70,7 +79,15 @@ def environment_for(scratch: pathlib.Path, mark: str) -> dict[str, str]:
 def run(
     command: Sequence[str], scratch: pathlib.Path, limit_secs: float, *, cwd=REPOSITORY, stdin: str = ""
 ) -> Ended:
-    """Runs a command, at most for `limit_secs`; kills it and its children afterwards."""
+    """Runs a command until it exits or `limit_secs` have passed, then kills all processes that it left.
+
+    Args:
+      command: the command line.
+      scratch: folder for the command's output and its TMPDIR.
+      limit_secs: seconds after which the command is killed.
+      cwd: the command's current folder.
+      stdin: text of its standard input.
+    """
     mark = secrets.token_hex(8)
     environment = environment_for(scratch, mark)
     output, errors = scratch / "stdout", scratch / "stderr"
@@ -108,11 +125,11 @@ def run(
 
 
 def problems_of(ended: Ended, statuses: Collection[int]) -> list[Problem]:
-    """Returns the problems that a process's exit shows.
+    """Returns the problems that a process's exit shows, such as a crash, a traceback or files left.
 
     Args:
-      ended: the process.
-      statuses: the right exit statuses for its input.
+      ended: result of the process.
+      statuses: exit statuses that are right for its input.
     """
     found = []
     program = next((word for word in ended.command if "." in word and "/" not in word), ended.command[0])
@@ -138,13 +155,16 @@ def problems_of(ended: Ended, statuses: Collection[int]) -> list[Problem]:
 
 
 def control_characters(text: str) -> str:
-    """Returns the first line with control characters, escaped; empty if there is none."""
+    """Returns the first line of a text that has control characters, escaped; empty if no line has any."""
     lines = text.split("\n")
     return next((printable(line)[:_SHOWN] for line in lines if not line.isprintable()), "")
 
 
 def _processes_left(mark: str) -> list[str]:
-    """Returns the command lines of processes with a mark that do not exit by themselves."""
+    """Returns the command lines of marked processes that still run after _GRACE_SECS.
+
+    mark: text that environment_for put into their environment.
+    """
     deadline = time.monotonic() + _GRACE_SECS
     while (left := _marked(mark)) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -152,7 +172,7 @@ def _processes_left(mark: str) -> list[str]:
 
 
 def _marked(mark: str) -> list[tuple[int, str]]:
-    """Returns ids and command lines of the processes with a mark in their environment. Zombies have none."""
+    """Returns (process id, command line) of each process with a mark in its environment, except zombies."""
     found = []
     for path in pathlib.Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -169,7 +189,7 @@ def _kill_marked(mark: str) -> None:
 
 
 class Silent(Exception):
-    """A helper process hung or crashed; the text says which."""
+    """Raised if a Helper's process hangs or exits instead of answering; the text says which."""
 
     def __init__(self, text: str, *, timed_out: bool):
         super().__init__(text)
@@ -177,7 +197,16 @@ class Silent(Exception):
 
 
 class Helper:
-    """A process that answers each line of JSON with one. It is restarted after a crash."""
+    """A process that answers each question, a line of JSON, with a line of JSON.
+
+    The process is started by the first question, and again by the first question after a crash.
+
+    Args:
+      module: module that `python -m` runs and that calls `serve`.
+      scratch: folder for the process's standard error and TMPDIR.
+      *arguments: command-line arguments of the module.
+      **environment: further environment variables.
+    """
 
     def __init__(self, module: str, scratch: pathlib.Path, *arguments: str, **environment: str):
         scratch.mkdir(parents=True, exist_ok=True)
@@ -197,14 +226,14 @@ class Helper:
         return self._process is not None
 
     def errors(self) -> str:
-        """Returns the end of its standard error."""
+        """Returns the end of the text that the process wrote to standard error."""
         return (self._scratch / "stderr").read_text(errors="replace").strip()[-_SHOWN:]
 
     def ask(self, question: Any, limit_secs: float) -> Any:
-        """Returns the answer to a question.
+        """Sends a question, a JSON value, to the process and returns its answer, also a JSON value.
 
         Raises:
-          Silent: if the process exits or takes too long; it is then stopped.
+          Silent: if the process exits, or does not answer within `limit_secs`; it is then stopped.
         """
         if self._process is None:
             self._start()
@@ -250,9 +279,12 @@ class Helper:
 
 
 def serve(answer) -> None:
-    """Answers each line of JSON on standard input; the main loop of a Helper's process.
+    """Runs the main loop of a Helper's process: answers each line of JSON on standard input with one.
 
-    Output of libraries goes to standard error.
+    What libraries print to standard output goes to standard error instead.
+
+    Args:
+      answer: function from a question to its answer, both JSON values.
     """
     replies = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
@@ -261,7 +293,7 @@ def serve(answer) -> None:
 
 
 class OpenedFiles:
-    """Records opens of the watched files by any process (Linux inotify)."""
+    """Records each time that any process opens one of the watched files (through Linux inotify)."""
 
     def __init__(self):
         self._libc = ctypes.CDLL(None, use_errno=True)
@@ -271,14 +303,14 @@ class OpenedFiles:
         self._paths: dict[int, pathlib.Path] = {}
 
     def watch(self, path: pathlib.Path) -> None:
-        """Adds a file, or the files of a folder."""
+        """Watches a file, or the files directly in a folder."""
         number = self._libc.inotify_add_watch(self._fd, os.fsencode(path), _IN_OPEN)
         if number < 0:
             raise UserError(f"Cannot watch {path}: {os.strerror(ctypes.get_errno())}")
         self._paths[number] = path
 
     def take(self) -> list[str]:
-        """Returns the path of each open since the last call."""
+        """Returns the paths of the watched files opened since the last call, once for each open."""
         opened = []
         with contextlib.suppress(BlockingIOError):
             while content := os.read(self._fd, 1 << 16):
@@ -297,7 +329,10 @@ class OpenedFiles:
 
 
 class Listener:
-    """A local port, TCP and UDP, that counts and closes connections."""
+    """Listens on a free port of this machine, TCP and UDP; counts connections and closes them.
+
+    port: number of the port.
+    """
 
     def __init__(self):
         self._tcp = socket.create_server(("127.0.0.1", 0))
@@ -316,7 +351,7 @@ class Listener:
                 self._called += 1
 
     def count(self) -> int:
-        """Returns the number of connections and packets since the last call."""
+        """Returns the number of TCP connections and UDP packets since the last call."""
         called, self._called = self._called, 0
         with contextlib.suppress(BlockingIOError):
             while self._udp.recvfrom(1 << 16):
@@ -331,11 +366,12 @@ class Listener:
 
 
 def snapshot(folder: pathlib.Path, *, still: pathlib.Path | None = None) -> dict[str, tuple]:
-    """Returns size, time and inode of each file, by path.
+    """Returns a dictionary from the path of each file to its size, modification time and inode.
 
     Args:
-      folder: the folder of the files.
-      still: a folder that must not change. Its folders are included, so that a temporary file shows too.
+      folder: folder of the files, with its subfolders.
+      still: another folder of files, which must not change at all. It and its subfolders are entries too, so
+        that even a temporary file that was made and removed shows, by the folder's modification time.
     """
     found = {}
     for parent, _, names in itertools.chain(os.walk(folder), os.walk(still) if still else ()):
@@ -348,7 +384,7 @@ def snapshot(folder: pathlib.Path, *, still: pathlib.Path | None = None) -> dict
 
 
 def changes(before: dict[str, tuple], after: dict[str, tuple]) -> list[str]:
-    """Returns lines that name files made, changed or removed."""
+    """Compares two results of `snapshot`; returns lines "made <path>", "changed <path>", "removed <path>"."""
     found = [f"made {path}" for path in after.keys() - before.keys()]
     found += [f"removed {path}" for path in before.keys() - after.keys()]
     found += [f"changed {path}" for path in before.keys() & after.keys() if before[path] != after[path]]

@@ -1,4 +1,7 @@
-"""Decodes videos as `predict` does, without a model. `videos` runs it in a process of its own."""
+"""Decodes videos into windows as pipelines.predict does, without a model.
+
+Runs as a program of its own, started by tools.fuzzing.videos.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,10 @@ from ucf50_tfrecord.specs import ClipFormat, DecodeLimits, WindowSpec
 
 
 def main() -> None:
-    """Reads paths and settings as JSON from standard input; prints a JSON line per video."""
+    """Reads paths and settings as JSON from standard input; prints one line of JSON per video.
+
+    A line holds the cause of failure, or the number of windows and the digests of the first window's clips.
+    """
     asked = json.load(sys.stdin)
     clip_format = ClipFormat(**asked["format"])
     decoder = decoding.Decoder(
