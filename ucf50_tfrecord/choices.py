@@ -87,7 +87,7 @@ class Schedule(Choice):
 
 
 class Precision(Choice):
-    """The number format of computation; weights are float32. AUTO chooses one that the devices are fast in."""
+    """The number format of computation; weights are float32. AUTO chooses one that the devices do fast."""
 
     AUTO = "auto"
     FLOAT32 = "float32"

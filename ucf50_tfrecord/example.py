@@ -57,12 +57,12 @@ def read_varint(data: bytes, position: int) -> tuple[int, int]:
 
 
 def bytes_entry(key: str, value: bytes) -> bytes:
-    """Serializes the entry of a feature map that holds one byte string, without the entry's tag and length."""
+    """Serializes a feature map's entry that holds one byte string, without the entry's tag and length."""
     return field(1, key.encode()) + field(2, field(1, field(1, value)))
 
 
 def int_entry(key: str, value: int) -> bytes:
-    """Serializes the entry of a feature map that holds one int64, without the entry's tag and length."""
+    """Serializes a feature map's entry that holds one int64, without the entry's tag and length."""
     return field(1, key.encode()) + field(2, field(3, field(1, varint(value))))
 
 
