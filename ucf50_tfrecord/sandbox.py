@@ -1,11 +1,9 @@
 """Removes rights of the current process for good: to files through Landlock, to system calls through seccomp.
 
 This is for processes that parse untrusted files. Such a process keeps its open files, and may still read the
-libraries that it runs. Both mechanisms need no privileges, only a recent kernel (Landlock: Linux 5.13;
-seccomp
-filters: Linux 3.17). They are called through ctypes: PyPI has no maintained package for Landlock, and the
-  package
-for seccomp needs a system library that slim images lack.
+libraries that it runs. Both mechanisms need no privileges, only a recent kernel (Linux 5.13 for Landlock,
+3.17 for seccomp filters). They are called through ctypes: PyPI has no maintained package for Landlock, and
+the package for seccomp needs a system library that slim images lack.
 """
 
 from __future__ import annotations
