@@ -5,8 +5,9 @@
     clips = ucf.open_clips("data/ucf50-15x64x64", folds="6-25")
     run = ucf.train("data/ucf50-15x64x64", recipe="lstm", run_dir="runs/first", epochs=5)
 
-Importing this package does no work and loads nothing heavy: its names are imported from `api` when they are used.
-The write side (`convert`) never loads TensorFlow, the read side never loads PyAV.
+Importing this package does no work and loads nothing heavy: each of its names is imported from `api` at its
+first use. The write side (`convert`, which makes shards from videos) never loads TensorFlow. The read side,
+which trains and evaluates on shards, never loads PyAV.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""The door for notebooks and scripts, as `import ucf50_tfrecord as ucf` opens it.
+"""The public functions for notebooks and scripts, which `import ucf50_tfrecord as ucf` makes available.
 
     clips = ucf.open_clips("data/ucf50-15x64x64", folds="6-25")
     model = ucf.build_model("lstm", clips)
     run = ucf.train("data/ucf50-15x64x64", recipe="lstm", run_dir="runs/first", epochs=5)
     ucf.predict(run, "video.avi")
 
-The functions import TensorFlow and PyAV when they need them: an index of clips needs neither.
+Each function imports TensorFlow and PyAV only if it needs them; `open_clips` needs neither.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = ["Run", "UserError", "build_model", "open_clips", "predict", "train"]
 def open_clips(
     data: str | os.PathLike[str], folds: str | Iterable[int] | None = None, *, inputs: InputSpec = InputSpec()
 ) -> ClipIndex:
-    """Opens an index of a dataset's clips. Reads the manifest and the sidecars, but no record.
+    """Opens an index of a dataset's clips. Reads the manifest and the shards' sidecars (JSON), but no record.
 
     `clips.batches(16, seed=0)` streams them as a tf.data.Dataset of (uint8 [B, T, H, W, 3], int32 [B]);
     `clips.ids`, `clips.labels` (int32 [N]), `clips.groups` and `clips.folds` (int64 [N]) describe them, and
@@ -44,8 +44,9 @@ def open_clips(
 
     Args:
       data: the dataset's folder, or its URL.
-      folds: the folds to take, such as "1-5,9" or [1, 2]; None takes all.
-      inputs: how the clips are read; only its `fetch` settings and `on_bad_record` count here.
+      folds: the folds whose clips are indexed, such as "1-5,9" or [1, 2]; None indexes all clips.
+      inputs: how the clips are read; only the fields whose names begin with `fetch`, and `on_bad_record`, are
+        used here.
 
     Raises:
       UserError: if there is no dataset, a fold does not exist or holds no clip, or a shard is missing.
@@ -59,16 +60,17 @@ def build_model(model: str, clips: ClipIndex, *, dtype: str = "float32", **setti
     """Builds a model for an index of clips, with fresh weights.
 
     Args:
-      model: a name of architectures.MODELS, or "<module>:<builder>".
-      clips: the clips that decide the shape of the input and the number of classes.
+      model: a name in architectures.MODELS, or a builder function of the user's own as "<module>:<builder>".
+      clips: an index of the dataset's clips, which decides the input's shape and the number of classes.
       dtype: a Keras dtype policy: "float32", "mixed_bfloat16" or "mixed_float16".
       **settings: fields of specs.ModelSpec, such as dropout=0.3 or encoder="MobileNetV2".
 
     Returns:
-      A model from uint8 [B, T, H, W, 3] to logits float32 [B, C]. Compile it with a loss from logits.
+      A model that maps clips, uint8 [B, T, H, W, 3], to logits, float32 [B, C]. Compile it with a loss that
+      takes logits.
 
     Raises:
-      UserError: if a setting is wrong, or the model does not take clips of this size.
+      UserError: if a setting is wrong, or the model does not accept clips of this size.
     """
     from ucf50_tfrecord import models
 
@@ -78,15 +80,19 @@ def build_model(model: str, clips: ClipIndex, *, dtype: str = "float32", **setti
 
 
 class Run:
-    """A run's folder, with its results. Reads the configuration now, and everything else when it is asked for."""
+    """A finished or unfinished training, read from its run folder.
+
+    The constructor reads the run's configuration; the other properties are read when they are first used.
+    """
 
     def __init__(self, run_dir: str | os.PathLike[str], *, allowed_code: Collection[str] = ()):
-        """Opens a run.
+        """Opens a run's folder and reads the run's configuration.
 
         Args:
           run_dir: the run's folder.
-          allowed_code: code outside this package, as <module>:<builder>, that the run may name as its model or
-            encoder. Loading the model imports it, which executes it: allow only code that you trust.
+          allowed_code: builders outside this package, as <module>:<builder>, that the run may name as its
+            model or encoder. Loading the run's model imports and so executes them: allow only code that you
+            trust.
 
         Raises:
           UserError: if the folder holds no run.
@@ -99,7 +105,7 @@ class Run:
 
     @functools.cached_property
     def summary(self) -> run_lib.Summary:
-        """The scores on held-out clips and what they were made with, as summary.json holds them.
+        """The contents of the run's summary.json: scores on held-out clips, and the settings that gave them.
 
         Raises:
           UserError: if the run is not finished.
@@ -108,10 +114,12 @@ class Run:
 
     @functools.cached_property
     def model(self) -> keras.Model:
-        """The trained model, uint8 [B, T, H, W, 3] to logits float32 [B, C], with the weights that were scored.
+        """The trained model, with the weights that the run's scores belong to.
+
+        It maps clips, uint8 [B, T, H, W, 3], to logits, float32 [B, C].
 
         Raises:
-          UserError: if the run has no sound checkpoint, or names code that is not allowed.
+          UserError: if the run has no undamaged checkpoint, or names code that `allowed_code` does not list.
         """
         from ucf50_tfrecord.training import strategy, trained
 
@@ -136,29 +144,29 @@ def train(
     warn: Callable[[str], None] = lambda text: None,
     **settings: Any,
 ) -> Run:
-    """Trains a model on some folds and scores it on others, in this process and on all its GPUs.
+    """Trains a model on some folds of a dataset and scores it on others, in this process.
 
-    An interrupted training goes on when it is called again with the same arguments.
+    To resume an interrupted training, call this function again with the same arguments, `run_dir` among them.
 
     Args:
       data: the dataset's folder, or its URL.
-      recipe: a name of recipes.names(), or the path of a file that ends in .flags.
-      run_dir: the run's folder; None makes a new one under runs/.
-      train_folds, val_folds, test_folds: lists of folds such as "1-5,9". By default the first fifth of the folds
-        validates and the others train.
+      recipe: a name returned by recipes.names(), or the path of a recipe file, whose name ends in .flags.
+      run_dir: the run's folder; None makes a new folder under runs/.
+      train_folds, val_folds, test_folds: lists of folds such as "1-5,9". By default the model is validated on
+        the first fifth of the folds and trained on the other folds.
       inputs: how the clips are read.
-      strategy: "one" device, "mirrored" over all, or "auto".
-      report: receives the progress after each call of steps.
-      warn: receives sentences that the user should know.
+      strategy: "one" (one device), "mirrored" (all devices), or "auto".
+      report: called with the progress after each group of steps that run in one call.
+      warn: called with each warning, a sentence for the user.
       **settings: fields of specs.ModelSpec, TrainSpec and AugmentSpec, such as epochs=5; `model` is the model's
-        name. They override the recipe's.
+        name. These settings override the recipe's settings.
 
     Returns:
       The finished run.
 
     Raises:
-      UserError: if an argument is wrong, the folder holds another run, a clip cannot be read, the loss becomes
-        NaN, or memory does not suffice.
+      UserError: if an argument is wrong, `run_dir` holds another run, a clip cannot be read, the loss becomes
+        NaN, or the memory does not suffice.
     """
     from ucf50_tfrecord import job as job_lib
     from ucf50_tfrecord.training import strategy as strategy_lib
@@ -186,19 +194,19 @@ def train(
 
 
 def predict(run: Run | str | os.PathLike[str], video: str | os.PathLike[str]) -> dict[str, float]:
-    """Predicts the class of a video by a run, as `ucf50 predict` does.
+    """Predicts the class of a video with the trained model of a run, as `ucf50 predict` does.
 
     Args:
-      run: the run, or its folder.
-      video: a video file. It is decoded as the run's clips were; a long one is cut into windows, whose
-        probabilities are averaged.
+      run: the run, or the path of its folder.
+      video: the path of a video file. The video is decoded as the run's training clips were. A long video is
+        cut into windows, and the windows' probabilities are averaged.
 
     Returns:
-      The probability of each class, the most probable first. They are calibrated where the run has enough
-      held-out clips.
+      A dictionary from class name to probability, the most probable class first. The probabilities are
+      calibrated if the run has enough held-out clips.
 
     Raises:
-      UserError: if the video cannot be decoded, or the run has no sound checkpoint.
+      UserError: if the video cannot be decoded, or the run has no undamaged checkpoint.
     """
     from ucf50_tfrecord.inference import decoding
     from ucf50_tfrecord.inference.session import Session

@@ -1,4 +1,7 @@
-"""The tables of models and of frame encoders: builders and traits. Loads neither Keras nor TensorFlow."""
+"""Tables of the models and the frame encoders: the builder and the traits of each.
+
+Loads neither Keras nor TensorFlow.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,9 @@ from ucf50_tfrecord.errors import expect
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PublishedScores:
-    """A published baseline: its title in a public notebook, and its scores there.
+    """Scores of a baseline model that were published in a public notebook, and the model's title there.
 
-    They are for all of UCF50, after 5 epochs, tested on a random quarter of the clips.
+    The notebook trained on all classes of UCF50 for 5 epochs and tested on a random quarter of the clips.
     """
 
     title: str
@@ -24,15 +27,17 @@ class PublishedScores:
 class ModelTraits:
     """A model's builder and traits.
 
-    builder: <module>:<builder>, which maps (ModelSpec, keras.DTypePolicy) to a keras.Model from uint8
-      [B, T, H, W, 3] to logits float32 [B, num_classes].
-    control: the order-blind model to compare it with: one that reads frames alike. None for such a model itself.
-    recurrent: whether it has one recurrent layer over time, whose inside evaluation.recurrence inspects.
-    takes_encoder: whether ModelSpec.encoder chooses its frame encoder.
-    takes_motion: whether ModelSpec.motion may give it differences of frames: neither the controls, which must not
-      see order, nor the published models take them.
-    improves_on: the model whose forgetting it was designed to overcome.
-    published: the scores of the published baseline that it reproduces.
+    builder: the builder function as <module>:<builder>. It maps (ModelSpec, keras.DTypePolicy) to a
+      keras.Model from clips, uint8 [B, T, H, W, 3], to logits, float32 [B, num_classes].
+    control: name of the order-blind model (one that ignores the order of frames) to compare this model with;
+      both encode frames alike. None if this model is order-blind itself.
+    recurrent: whether the model has one recurrent layer over time, whose gradients and states
+      evaluation.recurrence measures.
+    takes_encoder: whether ModelSpec.encoder chooses the model's frame encoder.
+    takes_motion: whether ModelSpec.motion may add the differences of consecutive frames to the model's input.
+      The controls, which must not see order, and the published models do not accept it.
+    improves_on: name of the model whose forgetting this model was designed to overcome, or None.
+    published: the scores of the published baseline that the model reproduces, or None.
     """
 
     builder: str
@@ -46,7 +51,7 @@ class ModelTraits:
 
     @property
     def is_order_blind(self) -> bool:
-        """Whether the logits are the same whatever the order of a clip's frames."""
+        """Whether the model's logits do not depend on the order of a clip's frames."""
         return self.control is None
 
 
@@ -98,8 +103,8 @@ APPLICATIONS = (
     *(f"ResNet{depth}{version}" for depth in (50, 101, 152) for version in ("", "V2")),
     *("VGG16", "VGG19", "Xception"),
 )
-# Builders, as <module>:<builder>: they map (shape [H, W, C], ModelSpec, keras.DTypePolicy) to a keras.Model from
-# frames [N, H, W, C] with values in [0, 1] to features [N, F].
+# The builder of each encoder, as <module>:<builder>. It maps (shape [H, W, C], ModelSpec, keras.DTypePolicy)
+# to a keras.Model from frames, [N, H, W, C] with values in [0, 1], to features, [N, F].
 ENCODERS = {
     THREE_BLOCK: f"{_E}:three_block",
     **dict.fromkeys(APPLICATIONS, f"{_E}:application"),
@@ -107,15 +112,15 @@ ENCODERS = {
 
 
 def is_own_code(name: str) -> bool:
-    """Tells whether a model or encoder is named as <module>:<builder>: code of the user's own."""
+    """Tells whether the name of a model or encoder has the form <module>:<builder>: the user's own code."""
     return re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", name, re.ASCII) is not None
 
 
 def model_traits(name: str) -> ModelTraits:
-    """Returns a model's traits; those of a model of the user's own are guessed.
+    """Returns a model's traits. For a model of the user's own (<module>:<builder>) it returns assumed traits.
 
     Raises:
-      UserError: if the name is neither in the table of models nor of the form <module>:<builder>.
+      UserError: if the name is neither in MODELS nor of the form <module>:<builder>.
     """
     expect(
         name in MODELS or is_own_code(name),

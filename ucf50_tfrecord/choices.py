@@ -1,4 +1,7 @@
-"""The fixed vocabularies of options. A member equals its plain string, also in JSON and in flags."""
+"""The options that take one word of a fixed list, each as an enum.
+
+A member equals its plain string, also in JSON and in flags.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,11 @@ from ucf50_tfrecord.errors import UserError
 
 
 class Choice(enum.StrEnum):
-    """One of several words. `Encoding("raw")` reads a word; an unknown one raises a UserError that lists all."""
+    """Base class of options that take one word of a fixed list.
+
+    A call such as `Encoding("raw")` converts a word; an unknown word raises a UserError that lists the known
+    words.
+    """
 
     @classmethod
     def _missing_(cls, value: object) -> None:
@@ -19,13 +26,13 @@ class Choice(enum.StrEnum):
 
 
 def _spell(kind: type[Choice]) -> str:
-    """Returns a class's name in words with its article: "a frame order"."""
+    """Returns the name of an option's class in words, with an article: FrameOrder gives "a frame order"."""
     words = "".join(f" {c.lower()}" if c.isupper() else c for c in kind.__name__).strip()
     return f"an {words}" if words[0] in "aeiou" else f"a {words}"
 
 
 class Encoding(Choice):
-    """How frames are stored; RAW_AND_JPEG stores them twice, for two kinds of readers."""
+    """How a clip's frames are stored; RAW_AND_JPEG stores them twice, for two kinds of readers."""
 
     RAW = "raw"
     JPEG = "jpeg"
@@ -34,14 +41,17 @@ class Encoding(Choice):
 
 
 class Spacing(Choice):
-    """How frames are evenly spaced: by their number, or by the time when they are shown."""
+    """How the chosen frames of a video are evenly spaced: by frame number, or by presentation time."""
 
     INDEX = "index"
     TIME = "time"
 
 
 class Resize(Choice):
-    """How a frame gets its size: stretched whatever its aspect ratio, its middle cropped, or padded with black."""
+    """How a frame is fitted to the clip's size.
+
+    STRETCH ignores the aspect ratio, CROP keeps the frame's middle, PAD adds black bars.
+    """
 
     STRETCH = "stretch"
     CROP = "crop"
@@ -49,35 +59,35 @@ class Resize(Choice):
 
 
 class FoldBy(Choice):
-    """How videos get their folds: by recording group, so that a group stays together, or each by itself."""
+    """How videos get their folds: by recording group, which keeps a group in one fold, or one by one."""
 
     GROUP = "group"
     VIDEO = "video"
 
 
 class Sandbox(Choice):
-    """Whether decoding processes are restricted to their videos, as far as the kernel can."""
+    """Whether processes that decode videos are restricted to these videos, as far as the kernel can."""
 
     AUTO = "auto"
     OFF = "off"
 
 
 class Optimizer(Choice):
-    """The optimizer."""
+    """The optimizer of a training."""
 
     ADAM = "adam"
     ADAMW = "adamw"
 
 
 class Schedule(Choice):
-    """How the learning rate changes over the epochs."""
+    """How the learning rate changes during a training."""
 
     CONSTANT = "constant"
     COSINE = "cosine"
 
 
 class Precision(Choice):
-    """The precision of computation; weights are float32. AUTO takes what the devices are fast in."""
+    """The number format of computation; weights are float32. AUTO chooses one that the devices do fast."""
 
     AUTO = "auto"
     FLOAT32 = "float32"
@@ -86,7 +96,7 @@ class Precision(Choice):
 
 
 class Strategy(Choice):
-    """Devices and workers that train."""
+    """The devices and workers (processes) that a training runs on."""
 
     AUTO = "auto"
     ONE = "one"
@@ -95,7 +105,7 @@ class Strategy(Choice):
 
 
 class FrameOrder(Choice):
-    """How training clips' frames are arranged: as they are, in a random order, or one frame for all."""
+    """The order of frames in training clips: kept, shuffled at random, or a single frame repeated."""
 
     KEPT = "kept"
     SHUFFLED = "shuffled"
@@ -103,7 +113,11 @@ class FrameOrder(Choice):
 
 
 class Cache(Choice):
-    """Where decoded clips are kept: nowhere, in host memory, or on each device. AUTO decides by free memory."""
+    """Where decoded clips are kept between epochs.
+
+    NONE reads them again each epoch, HOST keeps them in host memory, DEVICE keeps them in the memory of each
+    device, and AUTO chooses one of these by the free memory.
+    """
 
     AUTO = "auto"
     NONE = "none"
@@ -112,14 +126,14 @@ class Cache(Choice):
 
 
 class OnBadRecord(Choice):
-    """Whether training stops at an unreadable record or skips its clip."""
+    """Whether training stops at a record that cannot be read, or skips that record's clip."""
 
     STOP = "stop"
     SKIP = "skip"
 
 
 class FetchMethod(Choice):
-    """How shards in an object store are read: whole shards copied, or each clip streamed."""
+    """How shards in an object store are read: by copying whole shards, or by streaming each clip."""
 
     COPY = "copy"
     STREAM = "stream"

@@ -1,6 +1,6 @@
-"""The errors that a user can fix: the facts as text, what helps as data.
+"""Errors that a user can fix: their text states the facts, their `Remedy` objects state what helps.
 
-The library knows no commands. Entry points render a remedy as one.
+The library knows no commands. An entry point (a command-line program) turns each remedy into a command.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import Any
 
 
 class Action(enum.StrEnum):
-    """Kinds of remedies; each comment lists a remedy's details."""
+    """Kinds of remedies; the comment at each kind lists the entries of Remedy.details."""
 
-    SET = "set"  # options and their values: a value, several to choose from as a tuple, or a Change
-    REPAIR = "repair"  # data_dir and videos_dir; the options that the dataset was made with
+    SET = "set"  # options by name; each with a value, a tuple of values to choose from, or a Change
+    REPAIR = "repair"  # data_dir, videos_dir, and the options that the dataset was made with
     CONVERT = "convert"  # data_dir
     TRAIN = "train"  # none, or run_dir to resume a run
     EVALUATE = "evaluate"  # run_dir, weights
@@ -23,7 +23,7 @@ class Action(enum.StrEnum):
 
 
 class Change(enum.StrEnum):
-    """How an option's value should change where no single value is right."""
+    """The direction in which to change an option's value, for remedies that cannot name the right value."""
 
     SMALLER = "smaller"
     LARGER = "larger"
@@ -32,11 +32,11 @@ class Change(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, init=False)
 class Remedy:
-    """One way out of an error.
+    """One way to fix an error.
 
-    action: what to do.
-    purpose: what it achieves, such as "to train without such clips"; "" where the action says it.
-    details: of the action, by name. Options have the names of the specs' fields.
+    action: the kind of action to take.
+    purpose: what the action achieves, such as "to train without such clips"; "" if the action makes it clear.
+    details: the details of the action, by name. Options have the names of the fields in specs.py.
     """
 
     action: Action
@@ -60,7 +60,7 @@ class UserError(ValueError):
 
 
 class Advice(str):
-    """A warning's text with remedies, as a UserError has them."""
+    """The text of a warning, with `remedies`: ways to act on it, best first."""
 
     remedies: tuple[Remedy, ...]
 

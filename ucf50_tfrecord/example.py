@@ -1,4 +1,7 @@
-"""The protocol buffers of a record: `tf.train.SequenceExample` without TensorFlow, and pieces of its wire format."""
+"""The protocol buffers that a record consists of: `tf.train.SequenceExample` without TensorFlow.
+
+Also serializes and parses single pieces of the wire format, to check records without parsing them as a whole.
+"""
 
 from __future__ import annotations
 
@@ -10,24 +13,24 @@ _BYTES = [bytes([value]) for value in range(128)]
 
 
 def fill(feature: Any, values: list[Any]) -> None:
-    """Sets a Feature to a list of bytes, float or int."""
+    """Fills an empty Feature message with a list of bytes, float or int values."""
     kinds = {bytes: feature.bytes_list, float: feature.float_list, int: feature.int64_list}
     kinds[type(values[0])].value.extend(values)
 
 
 def values_of(feature: Any) -> list[Any]:
-    """Returns the values of a Feature."""
+    """Returns the values of a Feature message: a list of bytes, float or int."""
     kind = feature.WhichOneof("kind")
     return list(getattr(feature, kind).value) if kind else []
 
 
 def field(number: int, value: bytes) -> bytes:
-    """Serializes a length-delimited field (number below 16)."""
+    """Serializes a length-delimited field of a message; its number must be below 16."""
     return _BYTES[number << 3 | 2] + varint(len(value)) + value
 
 
 def varint(value: int) -> bytes:
-    """Serializes a varint: seven bits per byte, the lowest first."""
+    """Serializes a non-negative integer as a varint: seven bits per byte, the lowest bits first."""
     if value < 128:
         return _BYTES[value]
     encoded = bytearray()
@@ -38,7 +41,11 @@ def varint(value: int) -> bytes:
 
 
 def read_varint(data: bytes, position: int) -> tuple[int, int]:
-    """Parses a varint of at most 10 bytes; returns its value and the position after it."""
+    """Parses a varint of at most 10 bytes at a position in `data`.
+
+    Returns:
+      A tuple of the varint's value and the position after it.
+    """
     value = 0
     for shift in range(0, 70, 7):
         byte = data[position]
@@ -50,12 +57,12 @@ def read_varint(data: bytes, position: int) -> tuple[int, int]:
 
 
 def bytes_entry(key: str, value: bytes) -> bytes:
-    """Serializes the entry of a feature map that holds one value of bytes, without the entry's tag and length."""
+    """Serializes a feature map's entry that holds one byte string, without the entry's tag and length."""
     return field(1, key.encode()) + field(2, field(1, field(1, value)))
 
 
 def int_entry(key: str, value: int) -> bytes:
-    """Serializes the entry of a feature map that holds one int64, without the entry's tag and length."""
+    """Serializes a feature map's entry that holds one int64, without the entry's tag and length."""
     return field(1, key.encode()) + field(2, field(3, field(1, varint(value))))
 
 

@@ -1,10 +1,10 @@
-"""One training as a job, from its clips to its results: `prepare` it, `run` it.
+"""One training as a job, from a dataset's clips to the results: `prepare` makes the job, `run` executes it.
 
     with contextlib.ExitStack() as stack:
         job = prepare(manifest, folds, ..., stack=stack)
         outcome = run(job, ...)
 
-All workers of a multi-worker strategy call both; only the chief writes.
+Every worker (process) of a multi-worker strategy calls both functions; only the chief worker writes files.
 """
 
 from __future__ import annotations
@@ -43,11 +43,14 @@ _Split = Literal["validation", "test"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class JobListener(Listener):
-    """Functions that a job calls, also between evaluations; by default they ignore everything and never stop it.
+    """Functions that a job calls during its training, and between evaluations.
 
-    chose_cache: receives where the clips are kept, and why.
-    loading: given folds and the number of their clips, returns a context that is open while the clips are loaded
-      into memory; its value receives the number of clips after each batch.
+    By default these functions ignore everything and never stop the job.
+
+    chose_cache: called with the place where the clips are kept, and the reason for that place.
+    loading: called with a list of folds and the number of their clips that will be loaded into memory (0 if
+      none). It returns a context manager that is open during the loading. Entering it gives a function, which
+      is called with the number of clips in each batch once that batch is loaded.
     """
 
     chose_cache: Callable[[CacheChoice], None] = lambda choice: None
@@ -60,9 +63,13 @@ class JobListener(Listener):
 class Job:
     """A training that is ready to start.
 
-    config: everything that decides the weights, with the precision resolved.
-    feeds: the training clips, the validation clips and, if there are any, the test clips.
+    manifest: the dataset's manifest.
+    config: all settings that decide the trained weights; a precision of "auto" is already resolved.
+    strategy: the devices that train.
+    feeds: one Feed (a source of batches) each for the training clips, the validation clips and, if there are
+      test folds, the test clips.
     state: the model with its initial weights, and the optimizer.
+    run_dir: the run's folder.
     """
 
     manifest: Manifest
@@ -75,7 +82,11 @@ class Job:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """The end of a job. summary: None if it was stopped; the run can go on."""
+    """The result of a job.
+
+    trained: the result of the training.
+    summary: the contents of summary.json; None if the job was stopped, in which case the run can be resumed.
+    """
 
     trained: loop.Trained
     summary: run_lib.Summary | None
@@ -90,10 +101,19 @@ def make_feeds(
     shuffle_shards: int = 0,
     listener: JobListener = JobListener(),
 ) -> list[Feed]:
-    """Makes a feed for each set of folds; loads their clips if they are to be kept in memory.
+    """Makes a feed (a source of batches) for each set of folds; loads the clips that are kept in memory.
+
+    Args:
+      manifest: the dataset's manifest.
+      splits: sets of folds.
+      inputs: how the clips are read.
+      strategy: the devices that receive the batches.
+      shuffle_shards: number of shards whose clips are mixed at a time when they are shuffled; 0 mixes all.
+      listener: its functions chose_cache and loading are called.
 
     Raises:
-      UserError: if a fold does not exist, a shard is damaged, or the cache that was asked for does not fit.
+      UserError: if a fold does not exist, a shard is damaged, or the clips do not fit into the cache that
+        `inputs` names.
     """
     splits_clips = [inputs.load_clips(manifest, folds, shuffle_shards=shuffle_shards) for folds in splits]
     choice = feed_lib.choose_cache(
@@ -128,22 +148,23 @@ def prepare(
     stack: contextlib.ExitStack,
     listener: JobListener = JobListener(),
 ) -> Job:
-    """Checks what is asked for and makes everything that training needs, the run's folder last.
+    """Checks the settings of a training and makes its feeds, its model and, last, its run folder.
 
     Args:
-      manifest: of the dataset.
-      folds: as choose_folds returns them.
-      model, train: what to train, and how.
-      inputs: how clips are read.
-      strategy: the devices.
-      run_dir: the run's folder, where an unfinished run of the same configuration goes on; None makes a new
-        folder under runs/.
-      stack: holds the run's folder for this process until the caller leaves it.
-      listener: receives the choice of a cache and the loading of clips.
+      manifest: the dataset's manifest.
+      folds: the folds to train, validate and test on, as choose_folds returns them.
+      model: the model to train.
+      train: how the model is trained.
+      inputs: how the clips are read.
+      strategy: the devices that train.
+      run_dir: the run's folder. If it holds an unfinished run of the same configuration, that run is resumed.
+        None makes a new folder under runs/.
+      stack: receives the lock on the run's folder, which this process holds until the stack is closed.
+      listener: its functions chose_cache and loading are called.
 
     Raises:
-      UserError: if the folder holds another run, a clip cannot be read, the model cannot be built, or
-        workers were asked for different things.
+      UserError: if `run_dir` holds another run, a clip cannot be read, the model cannot be built, or the
+        workers of a multi-worker strategy have different settings or shards.
     """
     check_early_stopping(train, folds)
     expect(
@@ -178,7 +199,7 @@ def prepare(
     digests = strategy_lib.gather_from_workers(strategy, run_lib.digest(config))
     expect(len(set(digests)) == 1, "the same settings and shards for all workers", digests=digests)
 
-    # All workers have looked at the folder by now, and none goes on before it is made.
+    # Every worker has checked the folder before the chief makes it, and none continues before it is made.
     run_dir = run_dir or run_lib.make_run_dir(manifest.data_dir, model.name)
     if strategy_lib.is_chief(strategy):
         stack.enter_context(run_lib.open_run(run_dir, config))
@@ -193,16 +214,17 @@ def run(
     listener: JobListener = JobListener(),
     flags: Mapping[str, object] | None = None,
 ) -> Outcome:
-    """Trains, evaluates and writes summary.json, predictions.jsonl and the encoder's weights.
+    """Trains and evaluates a job's model; writes summary.json, predictions.jsonl and the encoder's weights.
 
     Args:
-      job: as prepare returns it.
+      job: the job, as prepare returns it.
       options: how often the run is logged and saved.
-      listener: receives progress and warnings.
-      flags: what the program was started with, for TensorBoard's card of the run.
+      listener: receives progress and warnings, and may stop the job.
+      flags: the options that the program was started with, to be shown in TensorBoard's description of the
+        run.
 
     Raises:
-      UserError: as loop.train does.
+      UserError: if no checkpoint fits, a clip cannot be read, or the loss or its gradient becomes NaN.
     """
     evaluators = [
         functools.partial(
@@ -236,7 +258,7 @@ def run(
 
 
 def _open_log(job: Job, flags: Mapping[str, object] | None, step: int) -> logs.TensorBoardLog:
-    """Opens TensorBoard's files of a run that starts after a step, and describes the run in them."""
+    """Opens the TensorBoard files of a run whose next step follows `step`; writes the run's description."""
     log = logs.TensorBoardLog(job.run_dir, start_step=step, writes=strategy_lib.is_chief(job.strategy))
     if log.writes:
         log.hparams(run_lib.hparams(job.config) | {"devices": job.strategy.num_replicas_in_sync})
@@ -251,13 +273,17 @@ def _evaluate(
     evaluators: Sequence[Callable[[keras.Model], runner.Evaluator]],
     should_stop: Callable[[], bool],
 ) -> dict[_Split, list[runner.Evaluation]] | None:
-    """Scores a finished run; returns each split's evaluations, one per intervention of the runner.
+    """Scores the model of a finished training on the validation clips and, if there are any, the test clips.
 
-    The scores are those of the last weights: weights chosen by the folds that are scored would flatter them.
-    With early stopping they are those of the best epoch. The first split is the one that is reported: the
-    test folds, where there are some.
+    Each split is evaluated once per intervention in runner.RUN_INTERVENTIONS (an intervention is a change of
+    the clips, such as shuffled frames). The last weights are scored: weights that were chosen by their
+    validation scores would make these scores too good. With early stopping, which needs test folds, the
+    weights of the best epoch are scored.
 
-    Returns None if the run is not finished or is stopped meanwhile.
+    Returns:
+      A dictionary from split to its evaluations, in the order of RUN_INTERVENTIONS. The first split is the
+      one that the summary reports: "test" if there are test folds. None if the training is not finished, or
+      if `should_stop` returns True between evaluations.
     """
     if not trained.finished:
         return None
@@ -274,7 +300,7 @@ def _evaluate(
         found[split].append(evaluate[split](name))
     if "test" in found and strategy_lib.is_chief(job.strategy):
         log = logs.TensorBoardLog(job.run_dir)
-        log.drop_from("test", 0)  # of the same run, finished before
+        log.drop_from("test", 0)  # scores that the same run wrote when it finished before
         log.scalars("test", found["test"][0].scores, trained.step)
         log.evaluation("test", found["test"][0], evaluate["test"].mistakes(found["test"][0]), trained.step)
         log.close()
@@ -284,7 +310,7 @@ def _evaluate(
 def summarize(
     job: Job, trained: loop.Trained, evaluations: Mapping[_Split, Sequence[runner.Evaluation]]
 ) -> run_lib.Summary:
-    """Returns the contents of a finished run's summary.json."""
+    """Builds the contents of summary.json for a job whose training and evaluations are finished."""
     config = job.config
     (split, (plain, shuffled)), *others = evaluations.items()
     scores: dict[str, Any] = plain.scores | {
@@ -324,7 +350,12 @@ def write_results(
     model: keras.Model,
     run_dir: str,
 ) -> run_lib.Summary:
-    """Writes predictions.jsonl, the encoder's weights and summary.json; returns the summary as written."""
+    """Writes predictions.jsonl, the encoder's weights and summary.json into a run's folder.
+
+    Returns:
+      The summary as written. If nothing was left to train, it states the speed and the number of skipped
+      clips that the earlier summary.json states.
+    """
     reported = next(iter(evaluations.values()))
     runner.save_predictions(pathlib.Path(run_dir, run_lib.PREDICTIONS_FILENAME), reported)
     encoder = next((layer for layer in model.layers if layer.name == "encoder"), None)
@@ -332,7 +363,7 @@ def write_results(
         with storage.atomic_path(pathlib.Path(run_dir, run_lib.ENCODER_FILENAME)) as unfinished:
             encoder.save_weights(unfinished)
     path = pathlib.Path(run_dir, run_lib.SUMMARY_FILENAME)
-    if summary.clips_per_sec is None and path.exists():  # nothing was left to train
+    if summary.clips_per_sec is None and path.exists():  # nothing was left to train: keep the measured speed
         before = run_lib.load_summary(run_dir)
         kept = ("clips_per_sec", "wait_share", "num_skipped_clips")
         summary = dataclasses.replace(summary, **{name: getattr(before, name) for name in kept})

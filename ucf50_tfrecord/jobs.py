@@ -1,4 +1,7 @@
-"""Units of a conversion: catalogued videos, the jobs of shards, and the plan of a dataset."""
+"""Dataclasses that describe a conversion of videos into shards.
+
+A catalogue lists the videos, a job describes one shard, and a plan describes the whole dataset.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,15 @@ from ucf50_tfrecord.specs import ClipFormat, FoldRule
 class Video:
     """One catalogued video file.
 
-    relative_path: relative to the catalogue's folder, with forward slashes.
-    video_id: that path without its suffix, such as "Biking/v_Biking_g01_c02".
-    group, clip: from UCF names; None for other names.
-    sha256: of the contents, hex; None unless it was asked for.
+    relative_path: the file's path relative to the catalogue's folder, with forward slashes.
+    video_id: `relative_path` without its suffix, such as "Biking/v_Biking_g01_c02".
+    label: position of `class_name` among the sorted class names.
+    group: number of the recording group, NN in a UCF file name such as v_Biking_gNN_c02; None for other
+      names.
+    clip: number of the clip within its group, from `_cNN` in a UCF file name; None for other names.
+    num_bytes: size of the file.
+    mtime_ns: time of the file's last change, in nanoseconds.
+    sha256: hex sha256 of the file's contents; None if checksums were not requested or the file is unreadable.
     """
 
     relative_path: str
@@ -30,9 +38,11 @@ class Video:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Catalog:
-    """All videos of a folder of class folders, ordered by id.
+    """All videos in a folder that has one subfolder per class.
 
-    classes: names by label.
+    videos_dir: the folder.
+    classes: the class names; a label is a position in this tuple.
+    videos: the videos, ordered by video_id.
     warnings: sentences for the user about ignored files and folders.
     """
 
@@ -44,10 +54,14 @@ class Catalog:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ShardJob:
-    """The unit of conversion: the videos of one shard and their format.
+    """The unit of conversion: the videos that become one shard (TFRecord file), and their clips' format.
 
+    videos_dir: the folder that the videos' relative paths start from.
+    filename: the shard's file name.
+    fold: the fold of all its videos.
     fingerprint: hex sha256 of everything that decides the shard's bytes, except the videos' contents: the format,
-      the code's schema, the decoder's version, the videos' paths and labels.
+      record.SCHEMA_VERSION, the decoder's version, the fold, and the videos' paths, classes, labels and
+      groups.
     """
 
     videos_dir: str
@@ -60,9 +74,12 @@ class ShardJob:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ConversionPlan:
-    """A dataset to make: its name and rules, and its shards' jobs in the order of file names.
+    """The plan of a dataset to make: its name, its rules and its jobs, one job per shard.
 
-    shard_bytes: largest size of a shard's pixels.
+    videos_dir: absolute path of the videos' folder.
+    decoder: names and versions of the libraries that decide the stored pixels.
+    shard_bytes: largest size of the pixels in one shard, in bytes (approximate).
+    jobs: the shards' jobs, in the order of file names.
     """
 
     name: str

@@ -1,10 +1,10 @@
-"""A dataset's table of contents: the manifest of a folder of shards, and each shard's sidecar.
+"""A dataset's table of contents: the manifest of a folder of shards, and the sidecar of each shard.
 
-On disk, beside the shards:
-  manifest.json             written last: a folder without it is not a finished dataset
-  <shard>.json              one sidecar per shard, a ShardReport
+Files beside the shards (TFRecord files):
+  manifest.json             the manifest; written last, so a folder without it is not a finished dataset
+  <shard>.json              the sidecar of one shard: a ShardReport as JSON
   features.json,
-  dataset_info.json         for readers that use TensorFlow Datasets
+  dataset_info.json         descriptions for readers that use TensorFlow Datasets
 """
 
 from __future__ import annotations
@@ -42,10 +42,13 @@ MANIFEST_FILENAME = "manifest.json"
 class Manifest:
     """The table of contents of a dataset.
 
-    data_dir: the folder it was loaded from; not stored.
-    videos_dir: the folder of the videos when they were converted.
-    shard_bytes: see ConversionPlan.
-    clips_per_class: numbers of clips by fold, then by label.
+    data_dir: the dataset's folder or URL, where the manifest was loaded from; not stored in manifest.json.
+    videos_dir: the folder that the videos were in when they were converted.
+    decoder: names and versions of the libraries that decided the stored pixels.
+    shard_bytes: largest size of the pixels in one shard, in bytes (approximate).
+    num_videos: number of videos, including those that gave no clip.
+    clips_per_class: a dictionary from fold to its numbers of clips, one number per label.
+    quarantined: the videos that gave no clip.
     """
 
     data_dir: str
@@ -67,17 +70,17 @@ class Manifest:
 
     @property
     def folds(self) -> tuple[int, ...]:
-        """Folds that hold clips, ascending."""
+        """The folds that hold clips, in ascending order."""
         return tuple(sorted(self.clips_per_class))
 
     def missing_classes(self, folds: Iterable[int]) -> list[str]:
-        """Returns the classes without a clip in these folds."""
+        """Returns the names of the classes that have no clip in the given folds."""
         counts = [self.clips_per_class[fold] for fold in folds]
         return [name for label, name in enumerate(self.classes) if not any(c[label] for c in counts)]
 
     @property
     def fingerprint(self) -> str:
-        """Hex sha256 of the shards' contents: equal on every machine for equal contents."""
+        """Hex sha256 of the dataset's contents: equal contents give equal fingerprints on every machine."""
         contents = {
             "schema_version": record.SCHEMA_VERSION,
             "format": to_json(self.format),
@@ -87,7 +90,7 @@ class Manifest:
         return fingerprint(contents)
 
     def save(self) -> None:
-        """Writes manifest.json, which declares the dataset finished."""
+        """Writes the manifest to manifest.json, which declares the dataset finished."""
         shared = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name in _FILE_FIELDS}
         folds = {
             fold: _Fold(num_clips=sum(counts), clips_per_class=counts)
@@ -111,7 +114,7 @@ class _Fold:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _ManifestFile:
-    """Contents of manifest.json, checked for consistency."""
+    """The contents of manifest.json, checked for consistency when built."""
 
     schema_version: Count
     name: Annotated[str, msgspec.Meta(pattern=rf"^{DATASET_NAME}\Z")]
@@ -169,7 +172,7 @@ _FILE_FIELDS = {field.name for field in dataclasses.fields(_ManifestFile)} - {"n
 
 
 def fingerprint(contents: Any) -> str:
-    """Hex sha256 of a JSON value in canonical form."""
+    """Returns the hex sha256 of a JSON value, or of specs as JSON, in canonical form."""
     text = json.dumps(to_json(contents), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -179,7 +182,7 @@ def sidecar_path(data_dir: str, filename: str) -> str:
 
 
 def save_report(data_dir: str, report: ShardReport) -> None:
-    """Writes a shard's sidecar, with a checksum of itself."""
+    """Writes a shard's sidecar, which includes a checksum of its own contents."""
     value = to_json(report)
     storage.write_json(sidecar_path(data_dir, report.filename), value | {"checksum": fingerprint(value)})
 
@@ -187,8 +190,12 @@ def save_report(data_dir: str, report: ShardReport) -> None:
 def load_report(data_dir: str, filename: str) -> ShardReport:
     """Reads a shard's sidecar.
 
+    Args:
+      data_dir: the dataset's folder or URL.
+      filename: the shard's file name.
+
     Raises:
-      UserError: if it is missing, damaged, or not a sidecar.
+      UserError: if the sidecar is missing or damaged, or the file is not a sidecar.
     """
     path = sidecar_path(data_dir, filename)
     value, problem = storage.read_json(path), f"{path} is not a shard's sidecar"
@@ -200,10 +207,15 @@ def load_report(data_dir: str, filename: str) -> ShardReport:
 
 
 def check_report(manifest: Manifest, shard: ManifestShard, report: ShardReport) -> None:
-    """Checks that a sidecar belongs to a shard that a manifest lists, and fits the dataset.
+    """Checks that a shard's sidecar agrees with the manifest's entry for the shard and fits the dataset.
+
+    Args:
+      manifest: the dataset's manifest.
+      shard: the manifest's entry for the shard.
+      report: the contents of the shard's sidecar.
 
     Raises:
-      UserError: if it does not.
+      UserError: if the sidecar is of another shard, or a label or the size of a record is impossible.
     """
     path = sidecar_path(manifest.data_dir, shard.filename)
     for field in dataclasses.fields(ManifestShard):
@@ -236,15 +248,18 @@ _ANEW = "To write it again, remove it and repeat the conversion: up-to-date shar
 
 
 class NotFinishedError(UserError):
-    """A folder holds no manifest."""
+    """Error: a folder holds no manifest, so it is not a finished dataset."""
 
 
 def load(data_dir: str) -> Manifest:
-    """Loads the manifest of a finished dataset, whose folder may be a URL.
+    """Loads the manifest of a finished dataset.
+
+    Args:
+      data_dir: the dataset's folder or URL.
 
     Raises:
       NotFinishedError: if the folder holds no manifest.
-      UserError: if the manifest has another schema or cannot be read.
+      UserError: if the manifest was written with another schema version, or cannot be read.
     """
     path = storage.join(data_dir, MANIFEST_FILENAME)
     try:
@@ -274,7 +289,7 @@ def load(data_dir: str) -> Manifest:
 
 
 def load_if_finished(data_dir: str) -> Manifest | None:
-    """Loads the manifest as `load` does; returns None if there is none."""
+    """Loads the manifest of a dataset as `load` does, but returns None if the folder holds no manifest."""
     try:
         return load(data_dir)
     except NotFinishedError:
@@ -282,13 +297,13 @@ def load_if_finished(data_dir: str) -> Manifest | None:
 
 
 def default_name(videos_dir: str) -> str:
-    """Returns a dataset's default name, from its videos' folder: "/data/UCF-50/" gives "ucf_50"."""
+    """Returns the default name of a dataset made from a folder of videos: "/data/UCF-50/" gives "ucf_50"."""
     base = re.sub(r"\W+", "_", pathlib.Path(videos_dir).resolve().name.lower(), flags=re.ASCII).strip("_")
     return base if base[:1].isalpha() else f"videos_{base}".rstrip("_")
 
 
 def repair_remedy(manifest: Manifest) -> Remedy:
-    """Returns the remedy that converts a dataset's damaged shards again, as they were made."""
+    """Returns the remedy that converts damaged shards again, with the options that made the dataset."""
     options = {
         field.name: getattr(spec, field.name)
         for spec in (manifest.format, manifest.fold_rule)
@@ -306,14 +321,22 @@ def repair_remedy(manifest: Manifest) -> Remedy:
 
 
 def default_val_folds(manifest: Manifest, without: Iterable[int] = ()) -> tuple[int, ...]:
-    """Chooses the validation folds: a fifth of the folds present, except those in `without`.
+    """Chooses the validation folds: a fifth of the dataset's folds, none of them in `without`.
 
-    The first folds are chosen. Folds with classes that are not covered yet go first (most new classes, then the
-    lowest number), so that every class is validated if possible. The last fold that holds a class stays in
-    training. UCF50, whose folds hold every class, gets folds 1 to 5.
+    Folds are chosen one by one, so that every class is validated if possible. Each choice is the fold with
+    the most classes that no chosen fold has; of several such folds, the one with the lowest number. If only
+    one of the remaining folds has some class, that fold stays in training. For UCF50, whose folds hold every
+    class, folds 1 to 5 are chosen.
+
+    Args:
+      manifest: the dataset's manifest.
+      without: folds that must not be chosen, such as the test folds.
+
+    Returns:
+      The chosen folds, in ascending order.
 
     Raises:
-      UserError: if no fold can be held out.
+      UserError: if no fold can be held out of training.
     """
     held = {
         fold: {label for label, count in enumerate(counts) if count}
@@ -336,7 +359,13 @@ def default_val_folds(manifest: Manifest, without: Iterable[int] = ()) -> tuple[
 
 
 def assemble(data_dir: str, plan: ConversionPlan, reports: Iterable[ShardReport]) -> Manifest:
-    """Builds the manifest of a complete set of shards, in the order of their names."""
+    """Builds the manifest of a dataset whose shards are complete.
+
+    Args:
+      data_dir: the dataset's folder.
+      plan: the plan that the shards were converted by.
+      reports: the sidecars of all shards, in any order.
+    """
     reports = sorted(reports, key=lambda report: report.filename)
     clips_per_class: dict[int, list[int]] = {}
     for report in reports:
@@ -362,10 +391,13 @@ def assemble(data_dir: str, plan: ConversionPlan, reports: Iterable[ShardReport]
 
 
 def size_problem(manifest: Manifest, shard: ManifestShard) -> str | None:
-    """Returns a sentence if a shard is missing or has another size than the manifest says, else None.
+    """Describes a shard that is missing or has another size than its manifest states.
+
+    Returns:
+      A sentence that begins with the shard's path, or None if the size is right.
 
     Raises:
-      UserError: if the folder is a URL that cannot be read.
+      UserError: if the dataset's folder is a URL that cannot be read.
     """
     path = storage.join(manifest.data_dir, shard.filename)
     num_bytes = storage.file_size(path)
@@ -377,13 +409,14 @@ def size_problem(manifest: Manifest, shard: ManifestShard) -> str | None:
 
 
 def verify_shard(manifest: Manifest, shard: ManifestShard) -> list[str]:
-    """Reads a shard and its sidecar and compares them with each other and the manifest.
+    """Reads a shard and its sidecar and compares them with each other and with the manifest.
 
     Returns:
-      Problems: sentences that name the file and, if known, the record's offset and id. Empty if the shard is sound.
+      A list of problems; it is empty if the shard is undamaged. Each problem is a sentence that names the
+      file and, if known, the offset and the clip id of the damaged record.
 
     Raises:
-      UserError: if the folder is a URL that cannot be read or copied.
+      UserError: if the dataset's folder is a URL that cannot be read or copied.
     """
     path = storage.join(manifest.data_dir, shard.filename)
     try:
@@ -408,7 +441,11 @@ def verify_shard(manifest: Manifest, shard: ManifestShard) -> list[str]:
 
 
 def _find_damage(path: pathlib.Path, report: ShardReport) -> list[str]:
-    """Compares a shard's records with its sidecar; returns problems that continue the file's name."""
+    """Compares a shard's records with the shard's sidecar.
+
+    Returns:
+      A list with at most one problem: the end of a sentence that begins with the file's name.
+    """
     held = [*zip(report.offsets, zip(report.clip_ids, report.labels))]
     found: list[tuple[int, tuple[str, int]]] = []
     try:

@@ -1,7 +1,7 @@
 """Parses JSON files into dataclasses and checks each value against its type.
 
-A file may be damaged or come from a stranger. Every failure is a UserError that names the file, the field, and the
-expected and found values.
+A file may be damaged or come from an untrusted source. Every failure is a UserError that names the file, the
+field, the expected value and the value found.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from ucf50_tfrecord.errors import UserError
 
 _MAX_INT64 = 2**63 - 1
 _MAX_FLOAT32 = 3.4028234663852886e38
-# Longest value in a message, and longest message, in characters.
+# Limits on the length of a value in an error message, and of the whole message, in characters.
 _MAX_SHOWN, _MAX_DESCRIPTION = 60, 500
 
 Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
-# Counts of things, bytes and nanoseconds.
+# A number of things, bytes or nanoseconds.
 Count = Annotated[int, msgspec.Meta(ge=0, le=_MAX_INT64)]
 Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=_MAX_INT64)]
-# Neither infinite nor NaN, even as float32.
+# A number that is finite (neither infinite nor NaN), even as float32.
 Finite = Annotated[float, msgspec.Meta(ge=-_MAX_FLOAT32, le=_MAX_FLOAT32)]
 Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Name = Annotated[str, msgspec.Meta(min_length=1)]
@@ -41,29 +41,42 @@ def read(
     max_bytes: int = storage.MAX_JSON_BYTES,
     extra: bool = False,
 ) -> T:
-    """Reads a JSON file or URL into a type.
+    """Reads a JSON file and converts its contents into a value of a given type.
 
     Args:
-      path: the file.
-      kind: the type of its contents: a dataclass, or a list or dict of dataclasses.
-      what: the contents' name for messages, such as "a dataset's manifest".
-      max_bytes: largest size of the file.
-      extra: whether unknown fields are ignored.
+      path: the file's path or URL.
+      kind: the type of the file's contents: a dataclass, or a list or dict of dataclasses.
+      what: a name of the contents for error messages, such as "a dataset's manifest".
+      max_bytes: largest size of the file, in bytes.
+      extra: whether fields that `kind` does not have are ignored; otherwise they are an error.
+
+    Returns:
+      A value of the type `kind`.
 
     Raises:
-      UserError: if the file cannot be read (see storage.read_json), or holds something else.
+      UserError: if the file cannot be read (see storage.read_json), or its contents do not fit the type.
     """
     return convert(storage.read_json(path, max_bytes=max_bytes), kind, f"{path} is not {what}", extra=extra)
 
 
 def convert(value: Any, kind: type[T], problem: str, *, extra: bool = False) -> T:
-    """Converts a JSON value into a type; error messages begin with `problem`. See `read`."""
+    """Converts a JSON value into a value of a given type.
+
+    Args:
+      value: the JSON value, as json.loads returns it.
+      kind: the type: a dataclass, or a list or dict of dataclasses.
+      problem: the beginning of error messages.
+      extra: whether fields that `kind` does not have are ignored; otherwise they are an error.
+
+    Raises:
+      UserError: if the value does not fit the type.
+    """
     try:
         parsed = msgspec.convert(value, kind, str_keys=True)
     except msgspec.ValidationError as error:
         description = _describe(str(error), value)
         raise UserError(f"{problem}: {_cut(description, _MAX_DESCRIPTION)}") from None
-    except UnicodeEncodeError:  # a field's name that is not valid text; values may be such
+    except UnicodeEncodeError:  # a field's name is not valid Unicode text; for values this is allowed
         raise UserError(f"{problem}: Expected known fields. Received: a name that is not UTF-8") from None
     unknown = None if extra else _find_unknown(value, parsed, "")
     if unknown is not None:
@@ -75,7 +88,16 @@ def convert(value: Any, kind: type[T], problem: str, *, extra: bool = False) -> 
 
 
 def _find_unknown(value: Any, parsed: Any, place: str) -> str | None:
-    """Returns the place of a field that the parsed dataclass does not have, or None."""
+    """Finds a field of a JSON value that the dataclass parsed from this value does not have.
+
+    Args:
+      value: the JSON value.
+      parsed: what msgspec made of it.
+      place: the position of `value` in the file, such as ".shards[0]".
+
+    Returns:
+      The position of the first unknown field, or None if all fields are known.
+    """
     if dataclasses.is_dataclass(parsed):
         known = {field.name for field in dataclasses.fields(parsed)}
         parts = [(f"{place}.{name}", item, getattr(parsed, name, None)) for name, item in value.items()]
@@ -94,7 +116,10 @@ def _find_unknown(value: Any, parsed: Any, place: str) -> str | None:
 
 
 def _describe(text: str, value: Any) -> str:
-    """Adds the found value to msgspec's message; the messages of dataclasses have it already."""
+    """Rewrites an error message of msgspec so that it names the field, the expected and the found value.
+
+    Messages that come from our dataclasses' own checks name the found value already.
+    """
     match = re.search(r" - at (`key` in )?`\$(?P<place>[^`]*)`\Z", text)
     place = match["place"] if match else ""
     expected = text[: match.start()] if match else text
@@ -110,7 +135,10 @@ def _describe(text: str, value: Any) -> str:
 
 
 def _look_up(value: Any, place: str) -> Any:
-    """Returns the value at a place such as .shards[0].fold; stops at a dict, whose keys msgspec does not name."""
+    """Returns the part of a JSON value at a position such as .shards[0].fold.
+
+    msgspec writes "..." for a key of a dict; the dict itself is then returned.
+    """
     for name, number in re.findall(r"\.(\w+)|\[(\d+|\.\.\.)\]", place):
         if number == "...":
             return value

@@ -1,7 +1,8 @@
-"""The record contract: how one clip is stored. Only this file knows feature keys.
+"""The record contract: how a clip is stored as a record of a shard. Only this file knows the feature keys.
 
-A record is a serialized `tf.train.SequenceExample`. Its context holds everything but compressed frames. Since
-SequenceExample.context and Example.features are both field 1, the same bytes also parse as a `tf.train.Example`.
+A record is a serialized `tf.train.SequenceExample`. Its context holds everything except compressed frames.
+Since SequenceExample.context and Example.features are both field 1, the same bytes also parse as a
+`tf.train.Example`.
 
 Importing TensorFlow costs 600 MB in every process, so only `decode_images` does it, when it is called.
 """
@@ -29,7 +30,8 @@ from ucf50_tfrecord.tfrecord import Place
 if TYPE_CHECKING:
     import tensorflow as tf
 
-# Raise it whenever the bytes written for the same video change, or the fields of manifest or sidecars.
+# Raise this version whenever the bytes written for the same video change, or the fields of manifests or
+# sidecars.
 SCHEMA_VERSION = 2
 
 VIDEO = "video"
@@ -38,7 +40,8 @@ GROUP = "group"
 FOLD = "fold"
 FRAME_INDEX = "frame_index"
 FRAME_TIMESTAMP = "frame_timestamp"
-# MediaSequence's keys (DMVR reads clip/label/text where MediaSequence has …/string).
+# Keys of the MediaSequence format. DMVR, a reader of it, expects clip/label/text instead of
+# clip/label/string.
 MEDIA_ID = "clip/media_id"
 DATA_PATH = "clip/data_path"
 LABEL_INDEX = "clip/label/index"
@@ -51,7 +54,7 @@ IMAGE_HEIGHT = "image/height"
 IMAGE_WIDTH = "image/width"
 IMAGE_CHANNELS = "image/channels"
 IMAGE_FRAME_RATE = "image/frame_rate"
-# Feature lists with one entry per frame, where MediaSequence looks for them.
+# Feature lists with one entry per frame, under the keys of the MediaSequence format.
 IMAGE_TIMESTAMP = "image/timestamp"
 IMAGE_ENCODED = "image/encoded"
 
@@ -60,20 +63,23 @@ UNKNOWN_GROUP = -1
 _CONTEXT_TAG = 0x0A  # SequenceExample's field 1
 _MAX_FEATURE_BYTES = 1 << 24  # all features but the pixels
 _MAX_IMAGE_HEADER = 1 << 12
-# Holds the entry of the video's end: map entries are sorted, and only the path's stands before it.
+# This many bytes at a record's start hold the entry END_TIMESTAMP: entries are sorted by key, and only
+# DATA_PATH comes before it.
 _START_BYTES = 1 << 13
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Clip:
-    """One clip, as stored.
+    """One clip with its frames and labels, as it is stored in a record.
 
-    frames: uint8 [T, H, W, 3], RGB.
-    frame_indices: int64 [T], positions among the video's decodable frames.
-    timestamps_us: int64 [T], presentation times, in microseconds from the first frame.
-    end_us: when the video's last frame ends, in microseconds from the first frame.
-    frame_rate: the video's mean frames per second (0.0 if the container gives none).
-    group: the recording group, or None.
+    frames: the clip's frames, uint8 [T, H, W, 3], RGB.
+    group: number of the video's recording group, or None.
+    data_path: the video's path relative to the videos' folder.
+    frame_rate: the video's mean frames per second (0.0 if its container states none).
+    frame_indices: int64 [T], positions of the clip's frames among the video's decodable frames.
+    timestamps_us: int64 [T], presentation times of the clip's frames, in microseconds from the video's first
+      frame.
+    end_us: when the video's last frame ends, in microseconds from the video's first frame.
     """
 
     clip_id: str
@@ -90,7 +96,7 @@ class Clip:
 
 
 def encode(clip: Clip, clip_format: ClipFormat) -> bytes:
-    """Serializes a clip; equal clips give equal bytes (map entries are sorted)."""
+    """Serializes a clip to its record's payload. Equal clips give equal bytes: map entries are sorted."""
     num_frames, height, width, channels = clip.frames.shape
     stored_raw, image_format = _encoding(clip_format)
     frames = np.ascontiguousarray(clip.frames, np.uint8)
@@ -132,11 +138,11 @@ def decode_images(encoded: tf.Tensor, clip_format: ClipFormat) -> tf.Tensor:
     """Decodes a clip's JPEG or PNG frames inside a TensorFlow graph, all in parallel.
 
     Args:
-      encoded: string [T], one clip's frames as read_images returns them.
-      clip_format: the format that the manifest states.
+      encoded: string [T], the encoded frames of one clip, as read_images returns them.
+      clip_format: the clip format that the dataset's manifest states.
 
     Returns:
-      uint8 [T, H, W, 3].
+      The decoded frames, uint8 [T, H, W, 3].
     """
     import tensorflow as tf
 
@@ -151,43 +157,45 @@ def decode_images(encoded: tf.Tensor, clip_format: ClipFormat) -> tf.Tensor:
 
 
 def stores_raw(clip_format: ClipFormat) -> bool:
-    """Tells whether frames are stored raw, for read_pixels; otherwise read_images reads them."""
+    """Tells whether a format stores frames as raw pixels. If so, read_pixels reads them, else read_images."""
     return _encoding(clip_format)[0]
 
 
 def read_pixels(
     file: int, place: Place, clip: tuple[str, int], *, clip_format: ClipFormat, out: np.ndarray
 ) -> None:
-    """Reads a raw clip's pixels from its shard into a batch, checking checksums, format, id and label.
+    """Reads the pixels of a raw clip from its shard into an array, checking checksums, format, id and label.
 
     The pixels go from the file to `out` without a copy in between.
 
     Args:
-      file: descriptor of the open shard.
-      place: where the record starts; its path serves messages only.
-      clip: the id and the label of the expected clip.
-      clip_format: the format that the manifest states.
-      out: uint8 [T * H * W * 3], receives the pixels.
+      file: file descriptor of the open shard.
+      place: the position where the clip's record starts; the path in it is used in messages only.
+      clip: tuple of the id and the label that the clip must have.
+      clip_format: the clip format that the dataset's manifest states.
+      out: array that receives the pixels, uint8 [T * H * W * 3].
 
     Raises:
-      UserError: if the record is damaged or another clip's; `out` may then hold anything.
+      UserError: if the record is damaged or belongs to another clip; the contents of `out` are then
+        undefined.
     """
     if not _read_pixels_in_place(file, place.offset, clip, clip_format, out):
-        # The record is damaged or laid out in another way; the slow way reports which.
+        # The record is damaged, or sound but laid out in another way. The slow way reads it or reports the
+        # damage.
         parse_pixels(tfrecord.read(file, place), place, clip, clip_format=clip_format, out=out)
 
 
 def parse_pixels(
     payload: bytes, place: Place, clip: tuple[str, int], *, clip_format: ClipFormat, out: np.ndarray
 ) -> None:
-    """Copies a raw clip's pixels from its record's payload to `out`, checking format, id and label.
+    """Copies the pixels of a raw clip from its record's payload into an array, checking format, id and label.
 
     Args:
-      payload: the record without length and checksums.
-      place, clip, clip_format, out: see read_pixels.
+      payload: the record's bytes without its length and checksums.
+      place, clip, clip_format, out: as in read_pixels.
 
     Raises:
-      UserError: if the payload is not the expected clip's.
+      UserError: if the payload is not that of the expected clip.
     """
     message = _parse_expected(payload, place, clip, clip_format)
     pixels = b"".join(message.context.feature[VIDEO].bytes_list.value)
@@ -197,14 +205,32 @@ def parse_pixels(
 
 
 def read_images(file: int, place: Place, clip: tuple[str, int], *, clip_format: ClipFormat) -> list[bytes]:
-    """Reads a clip's encoded frames, T JPEGs or PNGs, from its shard. Arguments and errors: see read_pixels."""
+    """Reads the encoded frames of a clip from its shard.
+
+    Args:
+      file, place, clip, clip_format: as in read_pixels.
+
+    Returns:
+      A list of T JPEG or PNG images.
+
+    Raises:
+      UserError: if the record is damaged or belongs to another clip.
+    """
     return parse_images(tfrecord.read(file, place), place, clip, clip_format=clip_format)
 
 
 def parse_images(
     payload: bytes, place: Place, clip: tuple[str, int], *, clip_format: ClipFormat
 ) -> list[bytes]:
-    """Returns a clip's encoded frames from its record's payload. Arguments and errors: see parse_pixels."""
+    """Returns the encoded frames of a clip, a list of T JPEG or PNG images, from its record's payload.
+
+    Args:
+      payload: the record's bytes without its length and checksums.
+      place, clip, clip_format: as in read_pixels.
+
+    Raises:
+      UserError: if the payload is not that of the expected clip.
+    """
     message = _parse_expected(payload, place, clip, clip_format)
     steps = message.feature_lists.feature_list[IMAGE_ENCODED].feature
     images = [image for step in steps for image in step.bytes_list.value]
@@ -215,9 +241,15 @@ def parse_images(
 
 
 def read_end_us(file: int, offset: int) -> int | None:
-    """Reads the end of a clip's video, in microseconds, from the first bytes of its record.
+    """Reads when a clip's video ends, from the first bytes of the clip's record; verifies no checksum.
 
-    Returns None if it is not found. Checks no checksum.
+    Args:
+      file: file descriptor of the open shard.
+      offset: first byte of the record.
+
+    Returns:
+      The time in microseconds from the video's first frame, or None if the record's first bytes do not hold
+      it.
     """
     start = os.pread(file, _START_BYTES, offset)
     match = _end_entry().search(start)
@@ -225,9 +257,10 @@ def read_end_us(file: int, offset: int) -> int | None:
 
 
 def as_read(frame: np.ndarray, clip_format: ClipFormat) -> np.ndarray:
-    """Returns a frame, uint8 [H, W, 3], as readers get it after it has been stored.
+    """Returns a frame, uint8 [H, W, 3], as readers see it after it was stored in a format.
 
-    Only lossy encodings (JPEG) change it. Pillow decodes bit for bit as decode_images does.
+    Only lossy encodings (JPEG) change a frame. This function decodes JPEGs with Pillow, which gives the same
+    pixels as decode_images.
     """
     stored_raw, image_format = _encoding(clip_format)
     if stored_raw or image_format != "JPEG":
@@ -236,14 +269,18 @@ def as_read(frame: np.ndarray, clip_format: ClipFormat) -> np.ndarray:
 
 
 def decode(payload: bytes, place: Place | str = "The record") -> dict[str, Any]:
-    """Reads all features of one record without TensorFlow.
+    """Parses all features of one record, without TensorFlow.
+
+    Args:
+      payload: the record's bytes without its length and checksums.
+      place: the record's position, or a name of the record, for error messages.
 
     Returns:
-      The context's features by key, each a list of bytes, int or float. VIDEO is uint8 [T, H, W, 3] in every
-      encoding.
+      A dictionary from feature key to value: a list of bytes, int or float. Only the frames, under the key
+      VIDEO, are an array, uint8 [T, H, W, 3], whatever their encoding.
 
     Raises:
-      UserError: if the payload is not a clip's, or a frame cannot be decoded. It names the place.
+      UserError: if the payload is not that of a clip, or a frame cannot be decoded.
     """
     message = _parse(payload, place)
     features: dict[str, Any] = {
@@ -265,7 +302,7 @@ def decode(payload: bytes, place: Place | str = "The record") -> dict[str, Any]:
 
 
 def encoder_version(clip_format: ClipFormat) -> str:
-    """Names the libraries that decide the bytes of compressed frames; "" if frames are stored raw only."""
+    """Returns the versions of the libraries that compress frames; "" for a format with only raw frames."""
     _, image_format = _encoding(clip_format)
     if not image_format:
         return ""
@@ -274,32 +311,39 @@ def encoder_version(clip_format: ClipFormat) -> str:
 
 
 def clip_id_and_label(payload: bytes, place: Place | str = "The record") -> tuple[str, int]:
-    """Reads a record's id, the clip's `clip/media_id`, and its label.
+    """Returns the clip id (feature `clip/media_id`) and the label in a record's payload, as a tuple.
+
+    Args:
+      payload: the record's bytes without its length and checksums.
+      place: the record's position, or a name of the record, for error messages.
 
     Raises:
-      UserError: if the payload is not a clip's. It names the place.
+      UserError: if the payload is not that of a clip.
     """
     message = _parse(payload, place)
     return _clip_id(message), _label(message)
 
 
 def size_bounds(clip_format: ClipFormat) -> tuple[int, int]:
-    """Returns the smallest and largest size of a clip's record, in bytes with length and checksums."""
+    """Returns bounds on the size of a record of a format, as a tuple of the smallest and the largest size.
+
+    Sizes are in bytes and include the record's length and checksums.
+    """
     stored_raw, image_format = _encoding(clip_format)
     least = clip_format.num_bytes if stored_raw else clip_format.num_frames
-    # A compressed image of noise may take more than its pixels, and has a header.
+    # A compressed image of noise may take more bytes than its pixels, and every image has a header.
     images = 2 * clip_format.num_bytes + clip_format.num_frames * _MAX_IMAGE_HEADER if image_format else 0
     return least, images + stored_raw * clip_format.num_bytes + _MAX_FEATURE_BYTES
 
 
 def _encoding(clip_format: ClipFormat) -> tuple[bool, str]:
-    """Returns whether pixels are stored raw, and the format of stored images ("" if there are none)."""
+    """Returns a tuple of whether a format stores raw pixels, and its image format: "JPEG", "PNG" or ""."""
     parts = set(clip_format.encoding.split("+"))
     return "raw" in parts, "".join(parts - {"raw"}).upper()
 
 
 def _compress(frame: np.ndarray, image_format: str, clip_format: ClipFormat) -> bytes:
-    """Encodes uint8 [H, W, 3] as JPEG or PNG."""
+    """Encodes a frame, uint8 [H, W, 3], as a JPEG or PNG image."""
     options = {"quality": clip_format.jpeg_quality} if image_format == "JPEG" else {}
     buffer = io.BytesIO()
     PIL.Image.fromarray(frame).save(buffer, image_format, **options)
@@ -314,11 +358,16 @@ def _utf8(text: str) -> bytes:
 def _read_pixels_in_place(
     file: int, offset: int, clip: tuple[str, int], clip_format: ClipFormat, out: np.ndarray
 ) -> bool:
-    """Reads pixels as read_pixels does. Returns False unless the record is sound and laid out as `encode` does it.
+    """Reads the pixels of a raw clip as read_pixels does, if its record has the layout of `encode`.
 
     The pixels are the context's last entry (map entries are sorted), so they end where the context ends. The
-    context's length stands at the payload's start. A wrong length makes the payload's checksum wrong, so it
-    needs no check of its own. Keep this short: while Python runs, no other thread reads.
+    context's length is at the payload's start. A wrong length of the record makes its payload's checksum
+    wrong, so the length's own checksum is not checked. Keep this function short: while it runs Python code,
+    no other thread reads.
+
+    Returns:
+      True if the record is undamaged and has that layout; otherwise False, and the contents of `out` are
+      undefined.
     """
     start = os.pread(file, 24, offset)
     if len(start) < 24 or start[12] != _CONTEXT_TAG:
@@ -344,7 +393,7 @@ def _read_pixels_in_place(
 
 
 def _parse_expected(payload: bytes, place: Place, clip: tuple[str, int], clip_format: ClipFormat) -> Any:
-    """Parses a record and checks that it is the expected clip's, of the expected size."""
+    """Parses a record's payload; checks that it is of the expected clip and has the format's frame size."""
     message = _parse(payload, place)
     if _clip_id(message) != clip[0]:
         raise UserError(f"{place} is of clip {_clip_id(message)!r}, expected {clip[0]!r}")
@@ -357,7 +406,7 @@ def _parse_expected(payload: bytes, place: Place, clip: tuple[str, int], clip_fo
 
 
 def _parse(payload: bytes, place: Place | str) -> Any:
-    """Parses a record, which has an id and a label."""
+    """Parses a record's payload. Raises UserError unless it has a clip id and a label."""
     try:
         message = example.SequenceExample.FromString(payload)
         _clip_id(message)
@@ -377,23 +426,26 @@ def _clip_id(message: Any) -> str:
 
 @functools.cache
 def _pixels_prefix(num_bytes: int) -> bytes:
-    """Returns the bytes just before the pixels: their entry's tags, key and lengths."""
+    """Returns the bytes that precede the pixels in a record: the tags, key and lengths of the entry VIDEO."""
     return example.bytes_entry(VIDEO, bytes(num_bytes))[:-num_bytes]
 
 
 @functools.cache
 def _size_entries(height: int, width: int) -> list[bytes]:
-    """Returns the map entries of a frame's height and width."""
+    """Returns the serialized map entries of the frames' height and width."""
     return [example.int_entry(IMAGE_HEIGHT, height), example.int_entry(IMAGE_WIDTH, width)]
 
 
 @functools.cache
 def _label_entry(label: int) -> bytes:
-    """Returns the map entry of a label with its tag and length: without, it could be part of another entry."""
+    """Returns the serialized map entry of a label.
+
+    Its tag and length are included, because without them the bytes could also be a part of another entry.
+    """
     return example.field(1, example.int_entry(LABEL, label))
 
 
 @functools.cache
 def _end_entry() -> re.Pattern[bytes]:
-    """Matches the entry of the video's end before its number: the key, then tags and lengths of an int64 list."""
+    """Matches the part of the entry END_TIMESTAMP before its number: the key, tags and lengths."""
     return re.compile(re.escape(example.field(1, END_TIMESTAMP.encode())) + rb"\x12.\x1a.\x0a.", re.DOTALL)

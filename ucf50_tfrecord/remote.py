@@ -1,7 +1,8 @@
-"""Files in object stores and on web servers, by URL: s3://, gs://, az://, hdfs://, https://, …
+"""Reads and writes files in object stores and on web servers, by URL: s3://, gs://, az://, https://, …
 
-They are reached through fsspec if its package for the scheme is installed (the extra `remote`), else through
-TensorFlow's file systems: gs:// is built in, and tensorflow-io (the extra `io`) brings others.
+A URL's scheme is the part before "://". Files are reached through fsspec if its package for the scheme is
+installed (the extra `remote`), else through TensorFlow's file systems: gs:// is built in, and tensorflow-io
+(the extra `io`) adds other schemes.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _CONNECT_SECS, _READ_SECS = 10, 30
 _MAX_ATTEMPTS = 3
 _CHUNK_BYTES = 8 << 20
 _PARTIAL_CONTENT = 206
-# Packages whose errors, like OSError, report failures of networks and servers.
+# Packages whose exceptions, like OSError, report failures of networks and servers.
 _NETWORK_PACKAGES = {"adlfs", "aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "pyarrow"}
 
 
@@ -33,16 +34,22 @@ def is_remote(path: str | os.PathLike) -> bool:
 
 
 def needs_tensorflow(path: str | os.PathLike) -> bool:
-    """Tells whether a path is a URL that only TensorFlow's file systems may reach."""
+    """Tells whether a path is a URL that fsspec cannot reach, which needs TensorFlow's file systems."""
     return is_remote(path) and not _knows_fsspec(_scheme(str(path)))
 
 
 def read(url: str, start: int = 0, end: int | None = None, *, max_bytes: int = 1 << 30) -> bytes:
-    """Reads a file, or its bytes from start to before end; stops after max_bytes, whatever the server sends.
+    """Reads a remote file, or a range of its bytes.
+
+    Args:
+      url: the file's URL.
+      start: first byte of the range.
+      end: the byte after the range; None reads to the end of the file.
+      max_bytes: largest number of bytes to read, whatever the server sends.
 
     Raises:
-      FileNotFoundError: if it does not exist.
-      UserError: if it cannot be read, or no package here reaches such URLs.
+      FileNotFoundError: if the file does not exist.
+      UserError: if the file cannot be read, or no installed package reaches URLs of this scheme.
     """
     end = start + max_bytes if end is None else min(end, start + max_bytes)
     with _explained("read", url):
@@ -50,7 +57,7 @@ def read(url: str, start: int = 0, end: int | None = None, *, max_bytes: int = 1
 
 
 def read_chunks(url: str, start: int, end: int) -> Iterator[bytes]:
-    """Yields a file's bytes from start to before end, in chunks. Errors: see `read`."""
+    """Yields a remote file's bytes from `start` to before `end`, in chunks. Raises the errors of `read`."""
     with _explained("read", url):
         chunks = _store(_scheme(url)).read_chunks(url, start, end)
     while True:
@@ -62,35 +69,35 @@ def read_chunks(url: str, start: int, end: int) -> Iterator[bytes]:
 
 
 def size(url: str) -> int:
-    """Returns a file's size in bytes. Errors: see `read`."""
+    """Returns the size of a remote file in bytes. Raises the errors of `read`."""
     with _explained("read", url):
         return _store(_scheme(url)).size(url)
 
 
 def write(url: str, content: bytes) -> None:
-    """Writes a file, which appears as a whole or not at all.
+    """Writes a remote file, which appears as a whole or not at all.
 
     Raises:
-      UserError: if it cannot be written.
+      UserError: if the file cannot be written.
     """
     with _explained("write", url), _no_place_is_an_error():
         _store(_scheme(url)).write(url, content)
 
 
 def upload(path: str | os.PathLike, url: str) -> None:
-    """Copies a local file to a URL. Errors: see `write`."""
+    """Copies a local file to a URL. Raises the errors of `write`."""
     with _explained("write", url), _no_place_is_an_error():
         _store(_scheme(url)).upload(os.fspath(path), url)
 
 
 def remove(url: str) -> None:
-    """Removes a file if it exists. Errors: see `write`."""
+    """Removes a remote file if it exists. Raises the errors of `write`."""
     with _explained("remove", url), contextlib.suppress(FileNotFoundError):
         _store(_scheme(url)).remove(url)
 
 
 def list_names(url: str) -> list[str]:
-    """Returns the names of the files directly in a folder; none if it does not exist.
+    """Returns the names of the files directly in a remote folder; an empty list if the folder does not exist.
 
     Raises:
       UserError: if the folder cannot be listed.
@@ -101,10 +108,10 @@ def list_names(url: str) -> list[str]:
 
 
 def load_tf_filesystem(url: str) -> None:
-    """Makes sure that TensorFlow can read such URLs; loads tensorflow-io if need be.
+    """Makes sure that TensorFlow can read URLs of the same scheme as `url`; imports tensorflow-io if needed.
 
     Raises:
-      UserError: if TensorFlow cannot read them.
+      UserError: if TensorFlow cannot read URLs of this scheme.
     """
     import tensorflow as tf
 
@@ -112,11 +119,11 @@ def load_tf_filesystem(url: str) -> None:
     if scheme == "s3":  # TensorFlow reads these variables when it opens the first file
         if endpoint := s3_endpoint():
             os.environ["S3_ENDPOINT"] = endpoint
-        # Otherwise each read asks for the size first.
+        # Without this setting, each read first asks the server for the file's size.
         os.environ.setdefault("S3_DISABLE_MULTI_PART_DOWNLOAD", "1")
         os.environ.setdefault("S3_CONNECT_TIMEOUT_MSEC", str(_CONNECT_SECS * 1000))
         os.environ.setdefault("S3_REQUEST_TIMEOUT_MSEC", str(_READ_SECS * 1000))
-        # By default each file of a server that does not answer costs a minute.
+        # With the default settings, each request to a server that does not answer takes a minute.
         os.environ.setdefault("AWS_RETRY_MODE", "standard")
         os.environ.setdefault("AWS_MAX_ATTEMPTS", str(_MAX_ATTEMPTS))
     if scheme in tf.io.gfile.get_registered_schemes():
@@ -128,10 +135,10 @@ def load_tf_filesystem(url: str) -> None:
 
 
 def s3_endpoint() -> str | None:
-    """Returns the S3 server that the environment names instead of Amazon's, or None.
+    """Returns the URL of the S3 server that an environment variable names; None means Amazon's server.
 
     Raises:
-      UserError: if the server's name is not a URL.
+      UserError: if the variable's value is not a URL.
     """
     for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "S3_ENDPOINT"):
         if endpoint := os.environ.get(name):
@@ -145,7 +152,10 @@ def s3_endpoint() -> str | None:
 
 
 class _Store(Protocol):
-    """Access to the files of a scheme. Methods raise FileNotFoundError or their library's errors."""
+    """Access to remote files by URLs of one scheme.
+
+    The methods raise FileNotFoundError for missing files, and the exceptions of the library that they use.
+    """
 
     def read_chunks(self, url: str, start: int, end: int) -> Iterator[bytes]:
         while start < end and (content := self.read(url, start, min(start + _CHUNK_BYTES, end))):
@@ -195,7 +205,10 @@ class _Fsspec(_Store):
 
 
 class _Http(_Fsspec):
-    """Web servers, which may ignore ranges and send without end: a body is read only as far as needed."""
+    """Files on web servers.
+
+    A server may ignore the requested range or send without end, so a response is read only as far as needed.
+    """
 
     def read(self, url: str, start: int, end: int) -> bytes:
         return b"".join(self.read_chunks(url, start, end))
@@ -204,7 +217,7 @@ class _Http(_Fsspec):
         if start >= end:
             return
         headers = {"Range": f"bytes={start}-{end - 1}"}
-        # A stream (block_size 0) without a request for its size (any size but 0 works).
+        # block_size=0 gives a stream; any size but 0 avoids a request for the file's size.
         with self._files.open(url, "rb", block_size=0, size=1, headers=headers) as stream:
             num_skipped = 0 if stream.r.status == _PARTIAL_CONTENT else start
             num_wanted = end - start
@@ -217,7 +230,7 @@ class _Http(_Fsspec):
 
 
 class _Gfile(_Store):
-    """TensorFlow's file systems."""
+    """Remote files through TensorFlow's file systems (tf.io.gfile)."""
 
     def __init__(self):
         import tensorflow as tf
@@ -261,7 +274,7 @@ class _Gfile(_Store):
 
 
 def _check_server(url: str) -> None:
-    """Raises OSError if an S3 server does not answer: tensorflow-io then reports missing files."""
+    """Raises OSError if a URL's S3 server does not answer; tensorflow-io reports that as a missing file."""
     endpoint = s3_endpoint() if _scheme(url) == "s3" else None
     if endpoint:
         server = urllib.parse.urlsplit(endpoint)
@@ -328,7 +341,7 @@ def _scheme(url: str) -> str:
 
 @contextlib.contextmanager
 def _no_place_is_an_error() -> Iterator[None]:
-    """Turns FileNotFoundError into OSError: for writers, a missing bucket is a failure like others."""
+    """Turns the block's FileNotFoundError into OSError: to a writer, a missing bucket is just a failure."""
     try:
         yield
     except FileNotFoundError as error:
@@ -337,7 +350,12 @@ def _no_place_is_an_error() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _explained(doing: str, url: str) -> Iterator[None]:
-    """Turns libraries' errors of network and server into UserErrors."""
+    """Turns the block's network and server errors into UserErrors; keeps FileNotFoundError.
+
+    Args:
+      doing: the action for the message "Cannot <action> <url>", such as "read".
+      url: the file's URL.
+    """
     try:
         yield
     except FileNotFoundError:

@@ -1,9 +1,9 @@
-"""Removes rights of the current process for good: files through Landlock, system calls through seccomp.
+"""Removes rights of the current process for good: to files through Landlock, to system calls through seccomp.
 
-A process that parses files of strangers keeps its open files, and may read the libraries that it runs. Both
-mechanisms need no privileges, only the kernel (Landlock: Linux 5.13; seccomp filters: 3.17). They are called through
-ctypes, because PyPI has no maintained package for Landlock, and the one for seccomp needs a system library that slim
-images lack.
+This is for processes that parse untrusted files. Such a process keeps its open files, and may still read the
+libraries that it runs. Both mechanisms need no privileges, only a recent kernel (Linux 5.13 for Landlock,
+3.17 for seccomp filters). They are called through ctypes: PyPI has no maintained package for Landlock, and
+the package for seccomp needs a system library that slim images lack.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ _NUMBER_OFFSET, _ARCHITECTURE_OFFSET, _ARGUMENT_OFFSET = 0, 4, 16  # in struct s
 _X32_SYSCALL_BIT = 0x40000000
 _CLONE_THREAD = 0x00010000
 
-# Numbers of refused system calls on x86-64 and on AArch64; None if the call does not exist.
+# Refused system calls: their numbers on x86-64 and on AArch64; None if the call does not exist there.
 _REFUSED = {
-    # Sockets. Open ones can still send and receive.
+    # Sockets. Sockets that are open already can still send and receive.
     "socket": (41, 198),
     "connect": (42, 203),
     "accept": (43, 202),
@@ -44,7 +44,7 @@ _REFUSED = {
     "listen": (50, 201),
     "socketpair": (53, 199),
     "accept4": (288, 242),
-    # Bypasses this filter.
+    # Asynchronous I/O, which would bypass this filter.
     "io_uring_setup": (425, 425),
     "io_uring_enter": (426, 426),
     "io_uring_register": (427, 427),
@@ -106,7 +106,8 @@ _REFUSED = {
     "kexec_load": (246, 104),
     "reboot": (169, 142),
 }
-# Calls that are refused unless their first argument names this process.
+# Calls that are refused unless their first argument is the id of this process; below, calls that create
+# threads.
 _KILL, _TGKILL, _PRLIMIT64 = (62, 129), (234, 131), (302, 261)
 _CLONE, _CLONE3 = (56, 220), (435, 435)
 _ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
@@ -116,7 +117,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Restrictions:
-    """Restrictions in force in a process.
+    """The restrictions that are in force in a process.
 
     landlock_abi: version of the kernel's Landlock interface; 0 if files are not restricted.
     seccomp: whether system calls are filtered.
@@ -129,8 +130,12 @@ class Restrictions:
 def enter() -> Restrictions:
     """Restricts this process to its open files, for good, as far as the kernel can.
 
-    It keeps its open files and sockets, reading below `library_folders`, memory, threads, and signals to itself. A
-    process with other threads stays unrestricted, because those threads would.
+    Afterwards the process can still use its open files and sockets, read below `library_folders`, allocate
+    memory, start threads, and send signals to itself. A process that already has several threads is not
+    restricted, because its other threads would stay unrestricted.
+
+    Returns:
+      The restrictions that are now in force.
     """
     has_threads = len(os.listdir("/proc/self/task")) > 1
     if has_threads or _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
@@ -139,11 +144,12 @@ def enter() -> Restrictions:
 
 
 def library_folders() -> list[str]:
-    """Returns the folders of a process's libraries, and the special files that libraries read."""
+    """Returns the folders that hold this process's libraries, and the special files that libraries read."""
     paths = sysconfig.get_paths()
     return [
         *(paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")),
-        # Other folders of packages: the distribution's, or those of the environment that this one is based on.
+        # More package folders: those of the Linux distribution, or of the environment that a virtual one
+        # extends.
         *(path for path in sys.path if os.path.basename(path) in ("site-packages", "dist-packages")),
         os.path.dirname(os.path.abspath(__file__)),
         *("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", os.path.join(sys.base_prefix, "lib")),
@@ -153,7 +159,14 @@ def library_folders() -> list[str]:
 
 
 def _restrict_files(readable: Iterable[str]) -> int:
-    """Denies access to files by name, except reading below some paths; returns the interface's version."""
+    """Denies this process access to files by name through Landlock, except reading below some paths.
+
+    Args:
+      readable: the paths of folders and files that stay readable.
+
+    Returns:
+      The version of the kernel's Landlock interface; 0 if access could not be denied.
+    """
     abi = max(0, _libc.syscall(_LANDLOCK_CREATE_RULESET, None, 0, _CREATE_RULESET_VERSION))
     if not abi:
         return 0
@@ -189,13 +202,13 @@ def _allow_reading(ruleset: int, path: str) -> None:
 
 
 class _Filter(ctypes.Structure):
-    """struct sock_fprog."""
+    """The C structure `sock_fprog`: a filter program of seccomp."""
 
     _fields_ = [("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p)]
 
 
 def _filter_system_calls() -> bool:
-    """Refuses the system calls that decoding does not need; returns whether that worked."""
+    """Makes the system calls fail that decoding does not need. Returns whether the filter is in force."""
     machine = _ARCHITECTURES.get(platform.machine())
     if machine is None or sys.maxsize < 1 << 32:
         return False
@@ -205,7 +218,13 @@ def _filter_system_calls() -> bool:
 
 
 def _program(column: int, architecture: int, pid: int) -> bytes:
-    """Returns the filter in classic BPF. Refused calls fail with EPERM."""
+    """Returns the seccomp filter as a program in classic BPF. Refused system calls fail with EPERM.
+
+    Args:
+      column: column of the tables above that holds the machine's system call numbers.
+      architecture: the kernel's number for the machine's architecture.
+      pid: id of this process.
+    """
     refused = _ERRNO | _EPERM
     code = [
         _instruction(_LOAD_WORD, _ARCHITECTURE_OFFSET),
@@ -229,13 +248,19 @@ def _program(column: int, architecture: int, pid: int) -> bytes:
     code += _unless(_CLONE[column], _instruction(_JUMP_ANY_BIT, _CLONE_THREAD, if_true=1), refused)
     for numbers in (_KILL, _TGKILL):
         code += _unless(numbers[column], _instruction(_JUMP_EQUAL, pid, if_true=1), refused)
-    # Zero means the calling process.
+    # The process id 0 means the calling process.
     code += _unless(_PRLIMIT64[column], _instruction(_JUMP_EQUAL, 0, if_true=1), refused)
     return b"".join([*code, _instruction(_RETURN, _ALLOW)])
 
 
 def _unless(number: int, condition: bytes, otherwise: int) -> list[bytes]:
-    """Returns the instructions that refuse a call unless its first argument meets a condition."""
+    """Returns the instructions that refuse a system call unless its first argument meets a condition.
+
+    Args:
+      number: number of the system call.
+      condition: a jump instruction that skips one instruction if the argument meets the condition.
+      otherwise: the filter's result for a refused call.
+    """
     return [
         _instruction(_JUMP_EQUAL, number, if_false=4),
         _instruction(_LOAD_WORD, _ARGUMENT_OFFSET),
@@ -246,5 +271,8 @@ def _unless(number: int, condition: bytes, otherwise: int) -> list[bytes]:
 
 
 def _instruction(code: int, operand: int, *, if_true: int = 0, if_false: int = 0) -> bytes:
-    """Returns a struct sock_filter; jumps skip `if_true` or `if_false` instructions."""
+    """Returns one BPF instruction, a C structure `sock_filter`.
+
+    A jump skips `if_true` instructions if its condition holds, else `if_false` instructions.
+    """
     return struct.pack("=HBBI", code, if_true, if_false, operand)

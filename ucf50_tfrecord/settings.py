@@ -1,4 +1,4 @@
-"""Fields of dataclasses that are options: their default, help text and allowed values."""
+"""Dataclass fields that serve as options: their default, help text and allowed values."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ucf50_tfrecord.errors import UserError, expect
 
 
 class Range(NamedTuple):
-    """Allowed values of a number; a bound may be excluded."""
+    """The range of a number's allowed values, from `low` to `high`; each bound may be excluded."""
 
     low: float
     high: float
@@ -30,15 +30,23 @@ class Range(NamedTuple):
 
 
 def setting(default: Any, text: str, allowed: Range | None = None) -> Any:
-    """Returns a dataclass field with a default, a help text and the range of its values. See check_settings."""
+    """Returns a dataclass field that serves as an option.
+
+    Args:
+      default: the field's default value.
+      text: help text of the option.
+      allowed: the range of allowed values, which check_settings checks; None allows every value.
+    """
     return dataclasses.field(default=default, metadata={"help": text, "range": allowed})
 
 
 def check_settings(spec: Any) -> None:
-    """Checks the fields of a dataclass: words against their choices, numbers against their ranges.
+    """Checks the fields of a dataclass: words against their Choice class, numbers against their range.
+
+    It also replaces words by members of their Choice class, as read_choices does.
 
     Raises:
-      UserError: if a field has another value.
+      UserError: if a field's value is not allowed.
     """
     read_choices(spec)
     for field in dataclasses.fields(spec):
@@ -47,10 +55,12 @@ def check_settings(spec: Any) -> None:
 
 
 def read_choices(spec: Any) -> None:
-    """Replaces the plain strings in a frozen dataclass's fields by the choices that their defaults belong to.
+    """Replaces the words in a frozen dataclass's fields by members of their Choice class.
+
+    A field's Choice class is the class of its default; fields with other defaults are left alone.
 
     Raises:
-      UserError: if a field holds an unknown word; it names the field.
+      UserError: if a field holds an unknown word.
     """
     for field in dataclasses.fields(spec):
         if isinstance(field.default, Choice):

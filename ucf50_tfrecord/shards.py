@@ -1,4 +1,7 @@
-"""Shards: their names, and their descriptions in sidecars and manifest, which are checked when built."""
+"""Descriptions of shards (TFRecord files) in their sidecars and in the manifest, and the shards' file names.
+
+The dataclasses here check their values when they are built.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from ucf50_tfrecord.errors import expect
 from ucf50_tfrecord.parsing import Count, Int64, Name, Sha256
 from ucf50_tfrecord.specs import MAX_CLASSES
 
-# A dataset's name. Shards' names begin with it, so it holds no part of a path.
+# Pattern of a dataset's name. Shards' file names begin with it, so it must not contain a slash.
 DATASET_NAME = r"[a-z]\w*"
 _SHARD = (
     r"(?P<name>{name})-fold(?P<fold>[0-9]{{2,}})\.tfrecord-(?P<index>[0-9]{{5,}})-of-(?P<count>[0-9]{{5,}})"
@@ -23,7 +26,11 @@ _SHARD = (
 
 
 def shard_pattern(name: str | None = None) -> re.Pattern[str]:
-    """Matches the file names of one dataset's shards, or of any dataset's."""
+    """Returns a pattern that matches the file names of shards.
+
+    Args:
+      name: name of the dataset whose shards are matched; None matches the shards of every dataset.
+    """
     return re.compile(_SHARD.format(name=DATASET_NAME if name is None else re.escape(name)))
 
 
@@ -31,8 +38,12 @@ def shard_pattern(name: str | None = None) -> re.Pattern[str]:
 class Quarantined:
     """A video that gave no clip, and the reason.
 
-    cause: "contents"; "unreadable" (its file) or "killed" (its process, by someone else), which the next
-      conversion retries; "crash", "timeout" or "memory", which a verifying conversion retries.
+    relative_path: the video's path relative to the videos' folder.
+    reason: the reason, for the user.
+    cause: the kind of reason. "contents": the video cannot be decoded. "unreadable": its file could not be
+      read. "killed": the system or a person killed the decoding process. "crash", "timeout" or "memory":
+      decoding crashed or exceeded a limit. Every conversion retries videos with "unreadable" and "killed";
+      only a conversion with `verify` also retries those with "crash", "timeout" and "memory".
     """
 
     relative_path: Name
@@ -42,7 +53,12 @@ class Quarantined:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SourceFile:
-    """State of a video's file at its conversion. sha256: None unless it was asked for."""
+    """The state of a video's file when the video was converted.
+
+    num_bytes: size of the file.
+    mtime_ns: time of the file's last change, in nanoseconds.
+    sha256: hex sha256 of the file's contents; None if checksums were not requested.
+    """
 
     num_bytes: Count
     mtime_ns: Int64
@@ -51,11 +67,15 @@ class SourceFile:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ShardReport:
-    """Contents of one shard; its sidecar is this as JSON.
+    """The contents of one shard. The shard's sidecar holds a ShardReport as JSON.
 
-    clip_ids, labels, groups, offsets: one entry per record; offsets are the records' starts in bytes.
-    sources: the files of the job's videos.
-    fingerprint: the job's. sha256: of the shard's bytes.
+    num_bytes: size of the shard.
+    sha256: hex sha256 of the shard's bytes.
+    fingerprint: fingerprint of the ShardJob that the shard was made from.
+    clip_ids, labels, groups, offsets: one entry per record; an offset is the first byte of the record. A
+      group is the number of the video's recording group, or None.
+    sources: the state of the file of each video in the ShardJob.
+    quarantined: the videos that gave no clip.
     """
 
     filename: str
@@ -94,7 +114,7 @@ class ShardReport:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ManifestShard:
-    """A shard's entry in the manifest."""
+    """The entry of one shard in the manifest."""
 
     filename: str
     fold: Count
@@ -107,7 +127,10 @@ class ManifestShard:
 
 
 def _expect_name(filename: str, fold: int) -> None:
-    """Raises UserError unless a name is a shard's of that fold: it becomes part of paths, which may be deleted."""
+    """Raises UserError unless a file name is that of a shard of the given fold.
+
+    The check matters because the name becomes part of paths, and files at such paths may be deleted.
+    """
     match = shard_pattern().fullmatch(filename)
     expect(
         match is not None and int(match["fold"]) == fold and int(match["index"]) < int(match["count"]),

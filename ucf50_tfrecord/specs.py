@@ -1,8 +1,7 @@
-"""The nouns of the system: frozen dataclasses that validate when they are built.
+"""The settings of the system as frozen dataclasses, which check their values when they are built.
 
-Everything here is plain data that pickles, compares and turns into JSON. Both
-sides of the record contract use it, so it loads nothing outside the standard
-library.
+All of them are plain data that can be pickled, compared and turned into JSON. Both the write side (conversion
+of videos) and the read side (training) use this module, so it loads nothing outside the standard library.
 """
 
 from __future__ import annotations
@@ -37,16 +36,16 @@ from ucf50_tfrecord.settings import Range, check_settings, setting
 
 _MAX_TIMEOUT_OF_SIZE_SECS = 3600.0
 MAX_FOLD = 9999
-# Largest size of a clip's pixels, as 340 frames of 1024x1024 have. Batches hold several clips in memory, and a file
-# may ask for half a terabyte (10000x4096x4096).
+# Largest size of a clip's pixels: that of 340 frames of 1024x1024. Batches hold several clips in memory, and
+# without this limit a file could ask for half a terabyte per clip (10000x4096x4096).
 MAX_CLIP_BYTES = 1 << 30
 MAX_CLASSES = 1 << 16
-# Largest size of a shard's pixels by default.
+# Default of the largest size of the pixels in one shard.
 DEFAULT_SHARD_BYTES = 32 << 20
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """Reads a frame size: "64" is 64x64, "112x96" is height 112 and width 96 (pixels)."""
+    """Parses a frame size into a tuple (height, width) in pixels: "64" is 64x64, "112x96" has height 112."""
     match = re.fullmatch(r"(\d+)(?:x(\d+))?", text.strip())
     expect(match is not None, "a size such as 64 or 112x96 (height x width)", size=text)
     height = int(match[1])
@@ -54,7 +53,7 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def parse_folds(text: str) -> tuple[int, ...]:
-    """Reads a list of folds such as "1-5,9"."""
+    """Parses a list of folds such as "1-5,9" into a sorted tuple without repetitions."""
     folds: list[int] = []
     for part in text.split(","):
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
@@ -66,7 +65,7 @@ def parse_folds(text: str) -> tuple[int, ...]:
 
 
 def format_folds(folds: Iterable[int]) -> str:
-    """Writes folds as parse_folds reads them: (1, 2, 3, 9) is "1-3,9"."""
+    """Formats folds as a text that parse_folds reads: (1, 2, 3, 9) gives "1-3,9"."""
     runs: list[list[int]] = []
     for fold in sorted(folds):
         if runs and fold == runs[-1][1] + 1:
@@ -90,10 +89,10 @@ def expect_clip_size(num_frames: int, height: int, width: int) -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClipFormat:
-    """Format of a stored clip: uint8 frames of shape [num_frames, height, width, 3].
+    """The format of stored clips: uint8 frames of shape [num_frames, height, width, 3].
 
-    Fields without a help text are in pixels. Clip k of K clips per video takes every K-th of K * num_frames evenly
-    spaced frames, from k on.
+    height and width are in pixels. A video with K clips is sampled at K * num_frames evenly spaced frames;
+    clip k takes every K-th of these frames, starting with frame k.
     """
 
     num_frames: int = setting(15, "Frames per clip, evenly spaced over the video.")
@@ -132,7 +131,7 @@ class ClipFormat:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of one clip's pixels."""
+        """Size of one clip's decoded pixels, in bytes."""
         return self.num_frames * self.height * self.width * 3
 
     def __str__(self) -> str:
@@ -153,9 +152,9 @@ class ClipFormat:
 class WindowSpec:
     """How a long video is cut into overlapping windows, each of which is treated as a video.
 
-    whole_secs: a video that is not longer is not cut; nor is one that is not longer than a window.
-    window_secs: duration of a window.
-    stride_secs: time from one window's start to the next one's.
+    whole_secs: a video of at most this duration is not cut, nor is a video of at most `window_secs`.
+    window_secs: duration of each window.
+    stride_secs: time from the start of one window to the start of the next.
     """
 
     whole_secs: float
@@ -171,12 +170,12 @@ class WindowSpec:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FoldRule:
-    """How a video gets its fold.
+    """The rule that assigns each video to a fold.
 
-    `group`: the recording group of its UCF name (`_gNN_`) is its fold, so that no recording is on both sides of a
-    split; a video without a group is hashed.
-    `video`: the video's id is hashed into folds 1..num_folds. This is the random split of clips in most published
-    notebooks, which leaks recordings.
+    fold_by="group": the video's fold is the number of its recording group, NN in a UCF name with `_gNN_`. So
+    no recording is on both sides of a split. A video without a group gets a fold by a hash of its id.
+    fold_by="video": every video gets a fold from 1 to num_folds by a hash of its id. This is the random split
+    of clips in most published notebooks; it puts clips of one recording on both sides of the split.
     """
 
     fold_by: str = setting(
@@ -194,7 +193,7 @@ class FoldRule:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DecodeLimits:
-    """Limits on decoding one video."""
+    """Limits on what decoding one video may cost, and on what the decoding process may access."""
 
     timeout_secs: float = setting(
         120.0,
@@ -211,7 +210,7 @@ class DecodeLimits:
         check_settings(self)
 
     def timeout_of(self, num_bytes: int) -> float:
-        """Returns the time limit for a video, from the bytes that its file occupies on disk."""
+        """Returns the time limit in seconds for decoding a video whose file occupies num_bytes on disk."""
         return self.timeout_secs + min(num_bytes / 1e6, _MAX_TIMEOUT_OF_SIZE_SECS)
 
 
@@ -221,7 +220,7 @@ def _names_with(trait: str) -> tuple[str, ...]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """A model and the clips that it takes."""
+    """The settings of a model: its architecture, its encoder, and the shape of its input and output."""
 
     name: str = dataclasses.field(
         metadata={"help": f"The model: one of {', '.join(MODELS)}, or <module>:<builder>."}
@@ -286,18 +285,21 @@ class ModelSpec:
 
     @property
     def chooses_encoder(self) -> bool:
-        """Whether anything about the encoder differs from the default."""
+        """Whether any setting of the encoder differs from its default."""
         return (self.encoder, self.encoder_weights, self.freeze_encoder) != (THREE_BLOCK, "none", False)
 
     @property
     def own_code(self) -> tuple[str, ...]:
-        """The builders outside this package that the model is made by."""
+        """The user's own builders, as <module>:<builder>, that build the model or its encoder."""
         return tuple(name for name in (self.name, self.encoder) if is_own_code(name))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AugmentSpec:
-    """Random changes of training clips; all frames of a clip change alike. The defaults change nothing."""
+    """Settings of augmentation: random changes of training clips. With the defaults nothing changes.
+
+    Every change is the same for all frames of a clip.
+    """
 
     horizontal_flip: bool = setting(False, "Mirror half of the training clips, anew each epoch.")
     crop_area: float = setting(
@@ -326,7 +328,10 @@ class AugmentSpec:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainSpec:
-    """How to train. The batch size is global, over all replicas; rates are per step."""
+    """The settings of a training.
+
+    batch_size counts the clips of a global batch, over all replicas (copies of the model, one per device).
+    """
 
     epochs: int = setting(20, "Passes over the training clips.", Range(1, 10**6))
     batch_size: int = setting(16, "Clips per step, over all devices.", Range(1, 10**6))
@@ -387,11 +392,11 @@ class TrainSpec:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FetchSpec:
-    """How shards in an object store are read.
+    """Settings for reading shards from an object store.
 
-    method: "copy" keeps whole shards in a local folder; "stream" reads each clip from the store by TensorFlow's file
-      systems.
-    cache_dir: the folder of the copies, which processes may share.
+    method: "copy" copies whole shards into a local folder; "stream" reads each clip from the object store
+      through TensorFlow's file systems.
+    cache_dir: the folder of the copies; several processes may share it.
     cache_bytes: largest total size of the copies.
     """
 
@@ -405,17 +410,20 @@ class FetchSpec:
 
 
 def format_bytes(num_bytes: int) -> str:
-    """Writes a size as people read it: 1.25 GB, 320.5 MB."""
+    """Formats a size in bytes for people: "1.25 GB", "320.5 MB"."""
     return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"
 
 
 def printable(text: str) -> str:
-    """Escapes control characters, line breaks, marks of the writing direction, and bytes that are not UTF-8."""
+    """Returns a text with its unprintable characters escaped, so that it cannot disturb a terminal.
+
+    These are control characters, line breaks, marks of the writing direction, and bytes that are not UTF-8.
+    """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def to_json(value: Any) -> Any:
-    """Turns a spec (or a dict or sequence of specs) into JSON-ready values."""
+    """Turns a dataclass instance, or a dict or sequence of these, into values that json.dumps accepts."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Files and folders that appear as a whole; bounded reads of files that may be behind URLs."""
+"""Writes files and folders that appear as a whole; reads files, local or behind URLs, up to a size limit."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from ucf50_tfrecord.errors import UserError
 
 _LOCK_FILENAME = ".lock"
 _LOCK_POLL_SECS = 0.1
-# Largest JSON file. UCF50's manifest takes 40 KB and a sidecar 10 KB. As Python objects a hostile file may take
-# twenty times its size.
+# Largest size of a JSON file. UCF50's manifest takes 40 KB and a sidecar 10 KB. The contents of a hostile
+# file may take twenty times the file's size as Python objects.
 MAX_JSON_BYTES = 64 << 20
 # Names of incomplete files begin with this pattern.
 TEMPORARY = r"\.tmp-[0-9a-f]{8}-"
@@ -32,27 +32,28 @@ MARKER_FILENAME = ".ucf50-tfrecord"
 
 
 def _temporary_path(path: pathlib.Path) -> pathlib.Path:
-    # Random: writers on other hosts may have the same process id.
+    # A random name, because writers on other hosts may have the same process id.
     return path.with_name(f".tmp-{secrets.token_hex(4)}-{path.name}")
 
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
-    """Opens a binary file that appears at `path` when the block succeeds; see atomic_path."""
+    """Opens a binary file for writing, which appears at `path` when the block succeeds; see atomic_path."""
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         yield file
 
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike, *, temporary_name: str | None = None) -> Iterator[pathlib.Path]:
-    """Gives a path to write a file to, which appears at `path` by rename when the block succeeds.
+    """Yields the path of a temporary file, which the block writes and which is then renamed to `path`.
 
-    The temporary file lies beside `path`, because a rename is atomic within a file system only. It is flushed to
-    disk before the rename, and removed if the block fails.
+    The rename happens only if the block succeeds; otherwise the temporary file is removed. The temporary file
+    is in the same folder as `path`, because a rename is atomic within a file system only. It is flushed to
+    disk before the rename.
 
     Args:
-      path: the file to be; its folder is made if need be.
-      temporary_name: the temporary file's name; by default a random one that ends with the file's.
+      path: the final path of the file; its folder is made if it does not exist.
+      temporary_name: name of the temporary file; by default a random name that ends with the file's name.
 
     Raises:
       UserError: if the file cannot be written (no space, no permission, …).
@@ -69,7 +70,7 @@ def atomic_path(path: str | os.PathLike, *, temporary_name: str | None = None) -
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        # Errors of other files, such as a video that is read meanwhile, are explained elsewhere.
+        # Errors of other files, such as a video that the block reads, are explained elsewhere.
         if error.filename in (None, str(temporary), str(path), str(path.parent)):
             raise UserError(f"Cannot write {path}: {error.strerror or error}") from error
         raise
@@ -77,15 +78,16 @@ def atomic_path(path: str | os.PathLike, *, temporary_name: str | None = None) -
 
 @contextlib.contextmanager
 def atomic_folder(path: str | os.PathLike, *, names: Collection[str], mark: str) -> Iterator[pathlib.Path]:
-    """Makes a new folder that appears at `path` by rename when the block succeeds.
+    """Yields a new temporary folder, which the block fills and which is then renamed to `path`.
 
-    It replaces an empty folder, or one that this function wrote: that holds the file `mark` and nothing but
-    `names`. The temporary folder lies beside it, and is removed if the block fails.
+    The rename happens only if the block succeeds; otherwise the temporary folder is removed. The folder
+    replaces an empty folder at `path`, or one that this function wrote before: a folder that holds the file
+    `mark` and no other names than `names`.
 
     Args:
-      path: the folder to be.
-      names: all names that may be in it.
-      mark: the name that identifies a folder written by this function.
+      path: the final path of the folder.
+      names: all names of files that the folder may hold, `mark` among them.
+      mark: name of the file that identifies a folder written by this function.
 
     Raises:
       UserError: if something else is at `path`, or the folder cannot be written.
@@ -129,12 +131,12 @@ def _check_replaceable(path: pathlib.Path, names: Collection[str], mark: str) ->
 
 
 def remove_unfinished(folder: str | os.PathLike) -> None:
-    """Deletes temporary files of killed processes. The caller must hold the folder's lock."""
+    """Deletes the temporary files that killed processes left in a folder. The caller must hold its lock."""
     remove_files(folder, lambda name: re.match(TEMPORARY, name) is not None)
 
 
 def remove_files(folder: str | os.PathLike, is_chosen: Callable[[str], bool]) -> None:
-    """Deletes the files in a folder whose names are chosen; never its folders."""
+    """Deletes the files in a folder for whose names `is_chosen` returns True; never deletes subfolders."""
     with os.scandir(os.fspath(folder)) as entries:
         for entry in entries:
             if is_chosen(entry.name) and not entry.is_dir(follow_symlinks=False):
@@ -142,10 +144,10 @@ def remove_files(folder: str | os.PathLike, is_chosen: Callable[[str], bool]) ->
 
 
 def list_folder(folder: str | os.PathLike) -> set[str]:
-    """Returns the names in a folder; none if it does not exist.
+    """Returns the names of all entries of a folder; an empty set if the folder does not exist.
 
     Raises:
-      UserError: if it cannot be read.
+      UserError: if the folder cannot be read.
     """
     try:
         return set(os.listdir(folder))
@@ -156,16 +158,16 @@ def list_folder(folder: str | os.PathLike) -> set[str]:
 
 
 def check_own(folder: str | os.PathLike, kind: str, is_earlier: Callable[[set[str]], bool]) -> None:
-    """Checks that a folder is new, empty, or marked by claim_folder as one for files of a kind.
+    """Checks that a folder is new, empty, or marked by claim_folder as a folder for files of the given kind.
 
     Args:
-      folder: it may not exist yet.
+      folder: path of the folder, which may not exist yet.
       kind: the folder's purpose, such as "a comparison".
-      is_earlier: tells from the names in a folder without a marker whether an earlier version wrote it, which made
-        no markers.
+      is_earlier: called with the names in a folder without a marker; tells whether an earlier version of this
+        package, which wrote no markers, made the folder for the same purpose.
 
     Raises:
-      UserError: if the folder holds something else, or cannot be read.
+      UserError: if the folder holds other files, or cannot be read.
     """
     names = {name for name in list_folder(folder) if not re.match(TEMPORARY, name)}
     marked = _read_marker(folder) if MARKER_FILENAME in names else None
@@ -189,7 +191,14 @@ def _read_marker(folder: str | os.PathLike) -> str:
 
 
 def claim_folder(folder: str | os.PathLike, kind: str, is_earlier: Callable[[set[str]], bool]) -> None:
-    """Makes a folder unless it exists, and marks it as one for files of a kind. See check_own."""
+    """Makes a folder unless it exists, and marks it as a folder for files of the given kind.
+
+    Args:
+      folder, kind, is_earlier: as in check_own.
+
+    Raises:
+      UserError: if the folder holds other files, or cannot be made, read or written.
+    """
     check_own(folder, kind, is_earlier)
     make_folder(folder)
     marker = pathlib.Path(folder, MARKER_FILENAME)
@@ -202,7 +211,7 @@ def make_folder(path: str | os.PathLike) -> None:
     """Makes a folder and its parents unless it exists.
 
     Raises:
-      UserError: if it cannot be made or written in.
+      UserError: if the folder cannot be made, or files cannot be written in it.
     """
     try:
         os.makedirs(path, exist_ok=True)
@@ -213,30 +222,30 @@ def make_folder(path: str | os.PathLike) -> None:
 
 
 class LockedError(UserError):
-    """Another process holds a folder's lock."""
+    """Error: another process holds a folder's lock."""
 
 
 @contextlib.contextmanager
 def folder_lock(
     folder: str | os.PathLike, name: str = _LOCK_FILENAME, *, shared: bool = False, wait_secs: float = 0.0
 ) -> Iterator[None]:
-    """Holds a folder's lock while the block runs. The system releases it when the process exits.
+    """Holds the lock of a folder while the block runs. The system releases the lock if the process exits.
 
     Args:
       folder: the folder to lock.
-      name: the lock's file in it.
-      shared: whether other holders are allowed that share it, too.
+      name: name of the lock's file in the folder.
+      shared: whether other processes may hold the lock at the same time, provided they share it, too.
       wait_secs: how long to wait for another process that holds the lock.
 
     Raises:
-      LockedError: if another process holds it.
-      UserError: if it cannot be made.
+      LockedError: if another process holds the lock.
+      UserError: if the lock's file cannot be made or locked.
     """
     mode = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB
     deadline = time.monotonic() + wait_secs
     with contextlib.ExitStack() as stack:
         try:
-            # Also for reading, which a shared lock over NFS needs.
+            # Opened also for reading, because a shared lock over NFS needs it.
             file = stack.enter_context(open(pathlib.Path(folder, name), "a+b"))
             while True:
                 try:
@@ -254,7 +263,7 @@ def folder_lock(
 
 
 def is_locked(folder: str | os.PathLike) -> bool:
-    """Tells whether a process holds a folder's lock; False if that cannot be determined. Makes no file."""
+    """Tells whether a process holds a folder's lock; False if unknown. Does not create the lock's file."""
     if not os.path.isfile(os.path.join(folder, _LOCK_FILENAME)):
         return False
     try:
@@ -272,17 +281,17 @@ def join(folder: str | os.PathLike, name: str) -> str:
 
 
 def absolute(folder: str | os.PathLike) -> str:
-    """Returns a folder's absolute path; a URL unchanged."""
+    """Returns the absolute path of a folder, or the URL itself if the folder is a URL."""
     return str(folder) if remote.is_remote(folder) else os.path.abspath(folder)
 
 
 def open_file(path: str | os.PathLike) -> io.FileIO:
-    """Opens a local regular file for unbuffered reading. Refuses anything else, without waiting for it.
+    """Opens a local regular file for unbuffered reading. Never blocks at a named pipe or a device.
 
     Raises:
-      FileNotFoundError: if it does not exist.
-      OSError: if it cannot be opened.
-      UserError: if it is a folder, a named pipe, a device or a socket.
+      FileNotFoundError: if the path does not exist.
+      OSError: if the file cannot be opened.
+      UserError: if the path is that of a folder, a named pipe or a device.
     """
     file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     mode = os.fstat(file).st_mode
@@ -298,18 +307,24 @@ def open_file(path: str | os.PathLike) -> io.FileIO:
 def read_bytes(
     path: str | os.PathLike, start: int = 0, end: int | None = None, *, max_bytes: int = MAX_JSON_BYTES
 ) -> bytes:
-    """Reads a whole file of at most max_bytes, or the bytes of a file from start to before end.
+    """Reads a file, local or behind a URL, or a range of its bytes.
+
+    Args:
+      path: the file's path or URL.
+      start: first byte of the range.
+      end: the byte after the range; None reads to the end of the file.
+      max_bytes: largest number of bytes that may be read if `end` is None.
 
     Raises:
-      FileNotFoundError: if it does not exist.
+      FileNotFoundError: if the file does not exist.
       OSError: if a local file cannot be read.
-      UserError: if a URL cannot be read, a file is not regular, or has more bytes.
+      UserError: if a URL cannot be read, a file is not a regular file, or it has more than max_bytes.
     """
     if remote.is_remote(path):
         content = remote.read(str(path), start, end, max_bytes=max_bytes + 1 if end is None else end - start)
     else:
         with open_file(path) as file, open(file.fileno(), "rb", closefd=False) as buffered:
-            # Allocates no more memory than the file can fill.
+            # Limited by the file's size, so that no more memory is allocated than the file can fill.
             stop = min(os.fstat(file.fileno()).st_size, start + max_bytes + 1 if end is None else end)
             buffered.seek(start)
             content = buffered.read(max(0, stop - start))
@@ -319,7 +334,7 @@ def read_bytes(
 
 
 def allocated_bytes(path: str | os.PathLike) -> int:
-    """Returns the bytes that a file occupies on disk (few for a sparse file); 0 if that is unknown."""
+    """Returns the number of bytes that a file occupies on disk (few for a sparse file), or 0 if unknown."""
     try:
         status = os.stat(path)
     except OSError:
@@ -328,7 +343,12 @@ def allocated_bytes(path: str | os.PathLike) -> int:
 
 
 def file_size(path: str | os.PathLike) -> int | None:
-    """Returns a file's size in bytes, or None if it does not exist. Errors: see read_bytes."""
+    """Returns the size of a file, local or behind a URL, in bytes; None if the file does not exist.
+
+    Raises:
+      OSError: if a local path cannot be examined.
+      UserError: if a URL cannot be read.
+    """
     try:
         if remote.is_remote(path):
             return remote.size(str(path))
@@ -339,9 +359,13 @@ def file_size(path: str | os.PathLike) -> int | None:
 
 @contextlib.contextmanager
 def local_copy(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """Gives the path of a local file: the file itself, or a copy of a remote one that lasts as long as the block.
+    """Yields a local path of a file: its own path, or that of a temporary copy if `path` is a URL.
 
-    Errors: see read_bytes.
+    The temporary copy is deleted at the end of the block.
+
+    Raises:
+      FileNotFoundError: if a remote file does not exist.
+      UserError: if a remote file cannot be read or copied.
     """
     if not remote.is_remote(path):
         yield pathlib.Path(path)
@@ -366,30 +390,38 @@ def sha256(path: str | os.PathLike) -> str:
 
 
 def write_json(path: str | os.PathLike, value: Any, *, indent: int | None = 1) -> None:
-    """Writes JSON atomically, with sorted keys so that equal values give equal bytes.
+    """Writes a value to a JSON file atomically, with sorted keys so that equal values give equal bytes.
 
-    `indent` None writes one line, which suits long tables of numbers. Names that are not UTF-8 (lone surrogates in
-    Python) survive.
+    File names that are not UTF-8 (strings with lone surrogates in Python) are kept unchanged.
+
+    Args:
+      path: the file's path.
+      value: the JSON value.
+      indent: number of spaces per level; None writes one line, which suits long tables of numbers.
     """
     with atomic_write(path) as file:
         file.write(json.dumps(value, indent=indent, sort_keys=True).encode() + b"\n")
 
 
 class MissingError(UserError):
-    """A file does not exist."""
+    """Error: a file does not exist."""
 
 
 class NotJsonError(UserError):
-    """A file does not hold JSON."""
+    """Error: a file does not hold valid JSON."""
 
 
 def read_json(path: str | os.PathLike, *, max_bytes: int = MAX_JSON_BYTES) -> Any:
-    """Reads a JSON file or URL. Refuses NaN and infinity, which JSON does not have.
+    """Reads a JSON file, local or behind a URL. Refuses NaN and infinity, which JSON does not have.
+
+    Args:
+      path: the file's path or URL.
+      max_bytes: largest size of the file, in bytes.
 
     Raises:
-      MissingError: if it does not exist.
-      NotJsonError: if it holds no JSON.
-      UserError: if it cannot be read, is not a regular file, or has more bytes.
+      MissingError: if the file does not exist.
+      NotJsonError: if the file does not hold valid JSON.
+      UserError: if the file cannot be read, is not a regular file, or has more than max_bytes.
     """
     try:
         content = read_bytes(path, max_bytes=max_bytes)
@@ -404,7 +436,11 @@ def read_json(path: str | os.PathLike, *, max_bytes: int = MAX_JSON_BYTES) -> An
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Parses JSON. Raises ValueError for other text, NaN, infinity or too deeply nested brackets."""
+    """Parses a JSON text.
+
+    Raises:
+      ValueError: if the text is not valid JSON, holds NaN or infinity, or is nested too deeply.
+    """
     try:
         return json.loads(text, parse_constant=_refuse_constant)
     except RecursionError as error:

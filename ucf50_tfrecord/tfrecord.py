@@ -14,12 +14,17 @@ import crc32c
 
 from ucf50_tfrecord.errors import UserError
 
-# A record's length and its checksum stand before the payload, the payload's checksum after it.
+# The header before the payload holds its length and the length's checksum; the footer holds the payload's
+# checksum.
 HEADER_BYTES, FOOTER_BYTES = 12, 4
 
 
 class Place(NamedTuple):
-    """Where a record starts: its file (a path or URL) and the offset in bytes. Errors begin with its text."""
+    """The position where a record starts; as a text it is the beginning of error messages.
+
+    path: the path or URL of the record's file.
+    offset: first byte of the record in the file.
+    """
 
     path: str
     offset: int
@@ -29,13 +34,20 @@ class Place(NamedTuple):
 
 
 def frame(payload: bytes) -> bytes:
-    """Returns a payload as a record: length, its masked CRC-32C, payload, its masked CRC-32C."""
+    """Returns a record: the payload's length, the length's checksum, the payload, the payload's checksum.
+
+    Checksums are masked CRC-32Cs.
+    """
     length = struct.pack("<Q", len(payload))
     return b"".join((length, checksum(crc32c.crc32c(length)), payload, checksum(crc32c.crc32c(payload))))
 
 
 def read(file: int, place: Place) -> bytes:
-    """Reads the payload of a record from the descriptor of an open file, checking both checksums.
+    """Reads the payload of a record from an open file, checking both checksums.
+
+    Args:
+      file: file descriptor.
+      place: where the record starts; the path in it is used in messages only.
 
     Raises:
       UserError: if the record is damaged or cut short.
@@ -48,7 +60,11 @@ def read(file: int, place: Place) -> bytes:
 
 
 def unframe(record: bytes, place: Place) -> bytes:
-    """Returns the payload of a record, checking both checksums.
+    """Returns the payload of a record whose bytes are given, checking both checksums.
+
+    Args:
+      record: the record's bytes, from its length to the payload's checksum.
+      place: where the record starts, for error messages.
 
     Raises:
       UserError: if the record is damaged or cut short.
@@ -62,7 +78,7 @@ def unframe(record: bytes, place: Place) -> bytes:
 
 
 def read_file(path: str | os.PathLike) -> Iterator[tuple[int, bytes]]:
-    """Yields the offset in bytes and the payload of each record in a file, checking all checksums.
+    """Yields a tuple of offset (in bytes) and payload for each record in a file, checking all checksums.
 
     Raises:
       OSError: if the file cannot be read.
@@ -77,12 +93,12 @@ def read_file(path: str | os.PathLike) -> Iterator[tuple[int, bytes]]:
 
 
 def checksum(crc: int) -> bytes:
-    """Returns a CRC-32C as it is stored: masked, in 4 bytes."""
+    """Returns the stored form of a CRC-32C: masked, as 4 bytes."""
     return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
 def _record_bytes(header: bytes, place: Place) -> int:
-    """Returns the size of a record in bytes, from its header."""
+    """Returns the size of a whole record in bytes, from its header. Raises UserError for a damaged header."""
     if len(header) < HEADER_BYTES:
         raise UserError(f"{place} is cut short")
     if header[8:] != checksum(crc32c.crc32c(header[:8])):
@@ -91,7 +107,7 @@ def _record_bytes(header: bytes, place: Place) -> int:
 
 
 def _read(file: int, num_bytes: int, offset: int) -> bytes:
-    """Reads bytes at an offset in as many calls as needed; returns fewer only at the file's end."""
+    """Reads num_bytes at an offset, in several calls if needed; returns fewer only at the file's end."""
     parts, end = [], offset + num_bytes
     while offset < end and (part := os.pread(file, min(end - offset, 1 << 30), offset)):
         parts.append(part)

@@ -1,7 +1,8 @@
-"""The child's side of workers.IsolatedPool: the loop that runs in each worker process.
+"""The loop that runs in each worker process of workers.IsolatedPool, which calls functions in isolation.
 
-The parent is trusted, so it sends a pickled function, then pickled items with their open files. The worker answers
-each with a msgpack message, which begins with its kind and length.
+The worker trusts its parent process, so the parent sends a pickled function, then pickled items (the
+function's arguments) with their open files. The worker answers each of them with a msgpack message, which
+begins with its kind and length.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import msgspec
 from ucf50_tfrecord import sandbox as sandbox_lib
 from ucf50_tfrecord.sandbox import Restrictions
 
-# First bytes of the parent's messages and of the worker's.
+# The first byte of each message: the first two from the parent, the other two from the worker.
 FUNCTION, ITEM = b"F", b"I"
 ANSWERED, FAILED = b"A"[0], b"X"[0]
 LENGTH = struct.Struct("<Q")
@@ -33,14 +34,25 @@ _ADDRESS_SPACE_FACTOR = 8
 
 
 class Failed(msgspec.Struct, forbid_unknown_fields=True):
-    """The message that a call failed."""
+    """The worker's message that a call failed.
+
+    cause: "memory" if memory ran out, else "crash".
+    reason: description of the exception; "" if memory ran out.
+    """
 
     cause: Literal["crash", "memory"]
     reason: str
 
 
 def serve(connection_fd: int, *, memory_bytes: int, sandbox: bool) -> None:
-    """Answers calls until the parent closes the connection."""
+    """Answers the parent's calls until the parent closes the connection.
+
+    Args:
+      connection_fd: file descriptor of the socket to the parent.
+      memory_bytes: the pool's limit on this process's memory; the limit on its address space is a multiple of
+        it.
+      sandbox: whether to give up the rights that calls do not need; see sandbox.enter.
+    """
     function, state = None, None
     encoder = msgspec.msgpack.Encoder()
     with contextlib.suppress(EOFError, ConnectionError), socket.socket(fileno=connection_fd) as connection:
@@ -48,7 +60,7 @@ def serve(connection_fd: int, *, memory_bytes: int, sandbox: bool) -> None:
             message, files = _receive_message(connection)
             if message[:1] == FUNCTION:
                 function = pickle.loads(message[1:])
-                if state is None:  # the function's modules are loaded now
+                if state is None:  # the first function: its modules are loaded now
                     state = _restrict(memory_bytes, sandbox)
                 _answer(connection, ANSWERED, encoder.encode(state))
                 continue
@@ -58,10 +70,17 @@ def serve(connection_fd: int, *, memory_bytes: int, sandbox: bool) -> None:
 
 
 def _restrict(memory_bytes: int, sandbox: bool) -> Restrictions:
-    """Limits this process's memory and rights, then starts its first thread: earlier threads would stay unrestricted."""
+    """Limits this process's memory and rights, then starts the thread that watches the parent process.
+
+    A thread that started before would stay unrestricted.
+
+    Returns:
+      The restrictions that are now in force.
+    """
     _limit_address_space(_ADDRESS_SPACE_FACTOR * memory_bytes)
     state = sandbox_lib.enter() if sandbox else Restrictions()
-    # The parent never writes; the end of this process's standard input is the end of its parent.
+    # The parent never writes to this process's standard input, so reading it returns only when the parent
+    # exits.
     exit_after(lambda: os.read(sys.stdin.fileno(), 1))
     return state
 
@@ -107,14 +126,14 @@ def _answer(connection: socket.socket, kind: int, content: bytes) -> None:
 
 
 def do_nothing(item: None) -> None:
-    """Does nothing, for callers that only need a process."""
+    """Does nothing. It is the function to send if a caller only needs a started process."""
 
 
 def _limit_address_space(num_bytes: int) -> None:
-    """Makes allocations fail beyond what the process has now and num_bytes more.
+    """Makes memory allocations fail that would exceed the current address space by more than num_bytes.
 
-    This is far more than the memory limit. It stops allocations that are faster than the parent's checks, or that
-    are never used.
+    num_bytes is far more than the memory limit, which the parent checks from time to time. This limit stops
+    allocations that grow faster than these checks, or whose memory is never used.
     """
     with open("/proc/self/statm", encoding="ascii") as file:
         now = int(file.read().split()[0]) * resource.getpagesize()
@@ -126,7 +145,10 @@ def _limit_address_space(num_bytes: int) -> None:
 
 
 def exit_after(wait: Callable[[], object]) -> None:
-    """Exits this process once wait() returns, such as when its parent is killed and so cannot stop it."""
+    """Starts a thread that calls `wait` and exits this process when `wait` returns.
+
+    With a `wait` that returns when the parent process exits, no process is left behind by a killed parent.
+    """
 
     def run() -> None:
         wait()

@@ -1,11 +1,12 @@
-"""Calls in worker processes, for work that may crash, hang, use too much memory or be taken over.
+"""Calls functions in worker processes, for work that may crash, hang, use too much memory or be taken over.
 
-A worker answers items one by one, so the item that kills it is known: the first without an answer. That item is
-tried again, alone in a fresh process, because an earlier item may have damaged the first one. If it kills that
-process too, it is at fault. All other items are unharmed.
+An item is the argument of one call, such as a video. A worker answers its items one by one, so the item that
+kills the worker is known: the first one without an answer. That item is tried again, alone in a fresh
+process, because an earlier item may have damaged the first process. If the item kills the fresh process too,
+the item is at fault. All other items are unharmed.
 
-A worker reads files of strangers, so it is not trusted. It receives its files open and runs in a sandbox. Its
-answers are data of a stated type and size; a worker that sends anything else is killed.
+A worker reads untrusted files, so the worker is not trusted either. It receives its files open and runs in a
+sandbox. Its answers are data of a stated type and size; a worker that sends anything else is killed.
 """
 
 from __future__ import annotations
@@ -39,13 +40,13 @@ Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 Result = TypeVar("Result")
 
-# The system sends SIGKILL when memory runs out; schedulers send the others.
+# The system sends SIGKILL when memory runs out; schedulers and users send the other signals.
 _KILLED_BY_OTHERS = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 _START_SECS = 120
 _MAX_FALSE_STARTS = 2
 _WATCH_SECS = 0.05
 _END_SECS = 5
-# One item is sent ahead while the worker is busy.
+# Largest number of items sent to a worker and not yet answered: one in work and one waiting.
 _MAX_SENT = 2
 # Largest message that is not an answer: a worker's state at its start, or a failed call.
 _SMALL_BYTES = 1 << 14
@@ -53,10 +54,12 @@ _SMALL_BYTES = 1 << 14
 
 @dataclasses.dataclass(frozen=True)
 class Failure:
-    """Why an item has no result.
+    """The reason why a call on an item has no result.
 
-    cause: "crash", "timeout" or "memory" if the item killed its process twice; "killed" if the system or a person
-      killed it, so the item may be innocent; "unreadable" if its files could not be opened.
+    cause: "crash", "timeout" or "memory" if the call crashed or exceeded a limit in two processes; "killed"
+      if the system or a person killed the worker process, in which case the item may be innocent;
+      "unreadable" if the item's files could not be opened.
+    reason: description for the user.
     """
 
     cause: str
@@ -64,20 +67,23 @@ class Failure:
 
 
 class Cancelled(Exception):
-    """The pool was closed during the call."""
+    """Error: the pool of workers was closed during a call."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Call(Generic[Item, Answer, Result]):
-    """A function for workers, and the bounds of its answers.
+    """A function that workers call on items, and the limits on its answers.
 
-    function: answers an item, given its open files. It must be picklable. An exception counts as a crash.
-    answer: the type of its answers for msgspec: a Struct or a built-in type.
-    parse: turns an item and its answer into the result, in this process. Raises ValueError for wrong answers.
+    function: runs in the worker with an item and the item's open files, and returns the answer. It must be
+      picklable. An exception counts as a crash.
+    answer: the type of the answers, which msgspec checks: a Struct or a built-in type.
+    parse: runs in the parent process; turns an item and its answer into the result. It raises ValueError if
+      the answer is wrong.
     max_bytes: largest size of an answer.
-    timeout_secs: time limit for an item.
-    open_files: opens an item's files, the only ones that its worker can read; they are closed after the call.
-      Raises OSError or UserError if that fails.
+    timeout_secs: returns the time limit for an item, in seconds.
+    open_files: runs in the parent process; opens an item's files, the only data files that the worker can
+      read. The parent closes them once they are sent. It raises OSError or UserError if a file cannot be
+      opened.
     """
 
     function: Callable[..., Answer]
@@ -89,14 +95,15 @@ class Call(Generic[Item, Answer, Result]):
 
 
 class IsolatedPool:
-    """A pool of worker processes with limited memory and rights, which may die without harm.
+    """A pool of worker processes with limited memory and rights, which may die without harm to this process.
 
-    Thread-safe: each thread that maps has a worker of its own meanwhile. Leaving the pool's context kills all
-    workers; running calls raise Cancelled. Workers exit with their parent, however that exits.
+    Several threads may use a pool: each thread that runs `map` has its own worker during that time. The pool
+    is a context manager; leaving it kills all workers, and running calls raise Cancelled. Workers exit when
+    their parent process exits, even if it is killed.
 
     Args:
-      memory_bytes: limit on a worker's memory, beyond what it uses once it is loaded.
-      sandbox: whether workers give up the rights that they do not need, see sandbox.enter.
+      memory_bytes: limit on a worker's memory, beyond what the worker uses once its modules are loaded.
+      sandbox: whether workers give up the rights that they do not need; see sandbox.enter.
     """
 
     def __init__(self, memory_bytes: int, *, sandbox: bool = True):
@@ -108,7 +115,7 @@ class IsolatedPool:
 
     @classmethod
     def within(cls, limits: DecodeLimits) -> IsolatedPool:
-        """Returns a pool whose workers decode within the limits."""
+        """Returns a pool whose workers decode videos within the given limits on memory and rights."""
         return cls(limits.memory_mib << 20, sandbox=limits.sandbox == Sandbox.AUTO)
 
     def __enter__(self) -> IsolatedPool:
@@ -118,7 +125,7 @@ class IsolatedPool:
         self.close()
 
     def close(self) -> None:
-        """Kills all workers; running calls raise Cancelled."""
+        """Kills all workers; calls that are running in other threads raise Cancelled."""
         with self._lock:
             self._closed = True
             workers = list(self._all)
@@ -128,7 +135,15 @@ class IsolatedPool:
     def map(
         self, call: Call[Item, Answer, Result], items: Sequence[Item]
     ) -> Iterator[tuple[Item, Result | Failure]]:
-        """Yields each item with its result, in order.
+        """Calls a function on each item in a worker.
+
+        Args:
+          call: the function, and the limits on its answers.
+          items: the items.
+
+        Yields:
+          A tuple of item and result for each item, in the order of `items`. The result is a Failure if the
+          call failed.
 
         Raises:
           UserError: if no worker can be started.
@@ -155,10 +170,13 @@ class IsolatedPool:
                 has_failed = not has_failed
 
     def start(self) -> Restrictions:
-        """Starts a worker unless one is idle, and returns its restrictions.
+        """Starts a worker, unless one is idle already.
+
+        Returns:
+          The restrictions that are in force in the worker.
 
         Raises:
-          UserError: if it does not start.
+          UserError: if the worker does not start.
         """
         try:
             with self._worker(fresh=False) as worker:
@@ -168,7 +186,11 @@ class IsolatedPool:
 
     @contextlib.contextmanager
     def _worker(self, *, fresh: bool) -> Iterator[_Worker]:
-        """Lends a worker; kills it if the block fails."""
+        """Lends a worker to the block; kills the worker if the block fails.
+
+        Args:
+          fresh: whether to start a new worker even if one is idle.
+        """
         with self._lock:
             self._check_open()
             worker = self._idle.pop() if self._idle and not fresh else None
@@ -193,7 +215,9 @@ class IsolatedPool:
 
 
 def _answers(worker: _Worker, call: Call, items: Sequence) -> Iterator[tuple[Any, Any]]:
-    """Sends items to a worker, one of them ahead, and yields each with its result.
+    """Sends items to a worker and yields a tuple of item and result (or Failure) for each, in order.
+
+    While the worker is busy with one item, the next item is already sent.
 
     Raises:
       _Died: if the worker dies or sends a wrong answer.
@@ -220,7 +244,7 @@ _END = object()
 
 
 class _Died(Exception):
-    """A worker died; `failure` says how."""
+    """Error: a worker died or must be killed; `failure` states the cause."""
 
     def __init__(self, cause: str, reason: str):
         super().__init__(reason)
@@ -228,20 +252,22 @@ class _Died(Exception):
 
 
 class _NotStarted(Exception):
-    """A worker died before its first item; the text says how."""
+    """Error: a worker died before its first item; the text states the cause."""
 
 
 class _Worker:
     """The parent's side of one worker process.
 
-    It is a plain interpreter, because multiprocessing's spawn would import the parent's main module again.
+    The process runs a plain Python interpreter, because multiprocessing's spawn would import the parent's
+    main module again.
     """
 
     def __init__(self, memory_bytes: int, sandbox: bool):
         arguments = [json.dumps(sys.path), str(memory_bytes), str(int(sandbox))]
         try:
             self._socket, theirs = socket.socketpair()
-            # Nothing is written to the worker's standard input; it ends when this process exits.
+            # Nothing is written to the worker's standard input. When this process exits, the worker reads its
+            # end.
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _BOOT, str(theirs.fileno()), *arguments],
                 stdin=subprocess.PIPE,
@@ -254,13 +280,16 @@ class _Worker:
             raise UserError(f"Cannot start a worker process: {error.strerror}") from error
         theirs.close()
         self._memory_bytes = memory_bytes
-        self._base_bytes: int | None = None  # its memory once everything is loaded
+        self._base_bytes: int | None = None  # the worker's memory once its modules are loaded
 
     def begin(self, function: Callable) -> Restrictions:
-        """Sends a function, waits until its modules are loaded, and returns the worker's restrictions.
+        """Sends a function to the worker and waits until the function's modules are loaded there.
+
+        Returns:
+          The restrictions that are in force in the worker.
 
         Raises:
-          _NotStarted: if the process dies before that, which is no item's fault.
+          _NotStarted: if the process dies before the modules are loaded, which is no item's fault.
         """
         try:
             self._send(FUNCTION + pickle.dumps(function))
@@ -272,7 +301,11 @@ class _Worker:
         return state
 
     def send_item(self, item: Any, open_files: Callable[[Any], Sequence[BinaryIO]]) -> Failure | None:
-        """Sends an item with its open files; returns the failure if they cannot be opened."""
+        """Sends an item with its open files to the worker.
+
+        Returns:
+          A Failure if the item's files cannot be opened; otherwise None.
+        """
         try:
             files = open_files(item)
         except OSError as error:
@@ -287,17 +320,17 @@ class _Worker:
         return None
 
     def _send(self, message: bytes, files: Sequence[int] = ()) -> None:
-        """Sends a message. If the process is dead or stuck, `receive` reports it."""
+        """Sends a message to the worker. If the worker is dead or stuck, the next `receive` reports that."""
         self._socket.settimeout(_END_SECS)
         with contextlib.suppress(OSError):
             socket.send_fds(self._socket, [LENGTH.pack(len(message))], files)
             self._socket.sendall(message)
 
     def receive(self, timeout_secs: float, max_bytes: int) -> memoryview:
-        """Returns the next answer.
+        """Returns the content of the worker's next answer.
 
         Raises:
-          _Died: if no answer comes in time, the process is dead, or the answer is too long.
+          _Died: if no answer comes in time, the process is dead, the call failed, or the answer is too long.
         """
         deadline = time.monotonic() + timeout_secs
         wait = f"it took longer than {timeout_secs:.0f} s"
@@ -316,7 +349,12 @@ class _Worker:
         raise _Died(failed.cause, reason)
 
     def _receive(self, num_bytes: int, deadline: float, wait: str) -> bytearray:
-        """Reads num_bytes, watching the deadline and the memory in use."""
+        """Reads num_bytes from the worker.
+
+        Raises:
+          _Died: if the deadline passes (`wait` is then the reason), the worker uses too much memory, or it
+            exits.
+        """
         buffer = bytearray(num_bytes)
         unread = memoryview(buffer)
         poll = select.poll()  # select() is limited to file descriptors below 1024
@@ -338,7 +376,11 @@ class _Worker:
         return buffer
 
     def _check_memory(self) -> None:
-        """Checks the memory in use from outside: libraries survive failed allocations and go on with wrong results."""
+        """Raises _Died if the worker uses too much memory.
+
+        The check is made from outside, because libraries may survive a failed allocation and return wrong
+        results.
+        """
         if self._base_bytes is not None and self._resident_bytes() > self._base_bytes + self._memory_bytes:
             raise _Died("memory", _over_memory(self._memory_bytes))
 
@@ -364,7 +406,7 @@ class _Worker:
 
 
 def _explain_exit(status: int | None) -> tuple[str, str]:
-    """Returns the cause and the reason of a process's exit."""
+    """Explains a process's exit status: returns a tuple of cause and reason, as in Failure."""
     if status is not None and -status in _KILLED_BY_OTHERS:
         return (
             "killed",

@@ -1,1 +1,1 @@
-"""The read side: shards in, batches out. Loads TensorFlow, never PyAV."""
+"""The read side: reads shards and delivers batches of clips. Loads TensorFlow, never PyAV."""

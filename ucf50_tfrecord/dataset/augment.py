@@ -1,8 +1,8 @@
-"""Random changes to training clips, made on the device inside the training step.
+"""Augmentation: random changes of training clips, made on the device inside the training step.
 
-All random numbers follow from (seed, step, position in the global batch), so they depend neither on the number of
-replicas nor on where a run was resumed. Every change is the same for all frames of a clip: motion is what moves in
-the video, not what the augmentation flickers.
+All random numbers follow from the seed, the step and the clip's position in the global batch. So they depend
+neither on the number of replicas nor on the step at which a run was resumed. Every change is the same for all
+frames of a clip, so that augmentation adds no motion.
 """
 
 from __future__ import annotations
@@ -14,17 +14,21 @@ import tensorflow as tf
 from ucf50_tfrecord.choices import FrameOrder
 from ucf50_tfrecord.specs import AugmentSpec
 
-_ORDER_STREAM = 1 << 40  # separates the random numbers of frames' orders from the others
-LUMA = (0.299, 0.587, 0.114)  # of R, G, B, after ITU-R BT.601
-# Rectangles' width to height, from Inception's crops (as in torchvision) and from "Random Erasing Data
-# Augmentation", Zhong et al. 2017, as are the erased areas.
+_ORDER_STREAM = 1 << 40  # separates the random numbers for the order of frames from all others
+LUMA = (0.299, 0.587, 0.114)  # weights of R, G, B in grey, after ITU-R BT.601
+# Ranges of the width to height ratio of rectangles, and of the erased fraction of a frame. Sources:
+# Inception's crops (as in torchvision) for crops, and "Random Erasing Data Augmentation" (Zhong et al. 2017)
+# for erased rectangles.
 _CROP_RATIOS = (3 / 4, 4 / 3)
 _ERASED_RATIOS = (0.3, 1 / 0.3)
 _ERASED_AREAS = (0.02, 1 / 3)
 
 
 class Draws(NamedTuple):
-    """A clip's random numbers, each [B] in [0, 1). A new augmentation adds its own at the end."""
+    """The random numbers of a batch of clips: each field is float32 [B], one number in [0, 1) per clip.
+
+    A new augmentation must add its fields at the end, so that the others keep their numbers.
+    """
 
     shift: tf.Tensor
     flip: tf.Tensor
@@ -48,20 +52,20 @@ class Draws(NamedTuple):
 def augment(
     video: tf.Tensor, position: tf.Tensor, *, spec: AugmentSpec, batch_size: int, seed: int, step: tf.Tensor
 ) -> tf.Tensor:
-    """Changes each clip at random, as far as `spec` asks for it.
+    """Applies to each clip of a batch the random changes that `spec` names.
 
     Args:
-      video: uint8 [B, T, H, W, 3], a replica's part of a batch.
-      position: int64 [B], the clips' places in the global batch.
+      video: the clips, uint8 [B, T, H, W, 3]; the part of a global batch that one replica (device) processes.
+      position: the clips' positions in the global batch, int64 [B].
       spec: the changes and their strengths.
-      batch_size: clips in the global batch.
+      batch_size: number of clips in the global batch.
       seed: the run's seed.
-      step: int64 [], counted from the run's start.
+      step: number of the training step, counted from the run's start, int64 [].
 
     Returns:
-      uint8 [B, T, H, W, 3].
+      The changed clips, uint8 [B, T, H, W, 3].
     """
-    with tf.device("CPU:0"):  # TensorFlow expects seeds there, also for draws on a GPU
+    with tf.device("CPU:0"):  # TensorFlow expects seeds on the CPU, also for random numbers drawn on a GPU
         seeds = tf.stack([tf.constant(seed, tf.int64), step])
         order_seeds = tf.stack([tf.constant(seed, tf.int64) + _ORDER_STREAM, step])
     if spec.frame_order != FrameOrder.KEPT:
@@ -83,7 +87,16 @@ def augment(
 
 
 def arrange_frames(video: tf.Tensor, keys: tf.Tensor, frame_order: str) -> tf.Tensor:
-    """Sorts clips' frames by random keys, float32 [B, T]; SINGLE repeats the first frame of that order."""
+    """Arranges the frames of each clip in a random order, or repeats a random frame.
+
+    Args:
+      video: the clips, uint8 [B, T, H, W, 3].
+      keys: random numbers, float32 [B, T], by which the frames are sorted.
+      frame_order: SHUFFLED gives this order; SINGLE repeats its first frame T times.
+
+    Returns:
+      The changed clips, uint8 [B, T, H, W, 3].
+    """
     order = tf.cast(tf.argsort(keys, axis=1), tf.int64)
     if frame_order == FrameOrder.SINGLE:
         order = tf.repeat(order[:, :1], video.shape[1], axis=1)
@@ -91,7 +104,10 @@ def arrange_frames(video: tf.Tensor, keys: tf.Tensor, frame_order: str) -> tf.Te
 
 
 def shift_frames(video: tf.Tensor, draws: Draws, max_shift: int) -> tf.Tensor:
-    """Moves clips in time by up to max_shift frames either way; the end frame fills the gap."""
+    """Shifts each clip in time by a random number of frames, at most max_shift in either direction.
+
+    The first or the last frame is repeated to fill the gap.
+    """
     num_frames = video.shape[1]
     shift = tf.floor(draws.shift * (2 * max_shift + 1)) - max_shift  # [B], whole numbers
     source = tf.range(num_frames, dtype=tf.float32) + shift[:, tf.newaxis]  # [B, T]
@@ -100,20 +116,31 @@ def shift_frames(video: tf.Tensor, draws: Draws, max_shift: int) -> tf.Tensor:
 
 
 def take_frames(video: tf.Tensor, source: tf.Tensor) -> tf.Tensor:
-    """Picks frames of clips by number: uint8 [B, T, H, W, 3], int64 [B, K] to uint8 [B, K, H, W, 3]."""
+    """Picks frames of each clip by their numbers.
+
+    Args:
+      video: the clips, uint8 [B, T, H, W, 3].
+      source: the numbers of the frames to pick, int64 [B, K].
+
+    Returns:
+      The picked frames, uint8 [B, K, H, W, 3].
+    """
     # TensorFlow does not gather uint8 on GPUs; float16 holds 0 to 255 exactly.
     frames = tf.gather(tf.cast(video, tf.float16), source, axis=1, batch_dims=1)
     return tf.cast(frames, tf.uint8)
 
 
 def resized_crop(video: tf.Tensor, draws: Draws, min_area: float) -> tf.Tensor:
-    """Cuts out a random rectangle, min_area to all of the frame, and scales it back (bilinear)."""
+    """Cuts a random rectangle out of the frames of each clip and scales it to the frame's size (bilinear).
+
+    The rectangle covers a random fraction, from min_area to 1, of the frame's area.
+    """
     _, num_frames, height, width, channels = video.shape
     area = min_area + (1 - min_area) * draws.crop_area
-    # No side is longer than the frame's.
+    # The ratio is limited so that no side of the rectangle is longer than the frame's.
     low, high = tf.maximum(_CROP_RATIOS[0], area), tf.minimum(_CROP_RATIOS[1], 1 / area)
     ratio = _log_uniform(draws.crop_ratio, low, high)
-    crop_height, crop_width = tf.sqrt(area / ratio), tf.sqrt(area * ratio)  # fractions of the frame's
+    crop_height, crop_width = tf.sqrt(area / ratio), tf.sqrt(area * ratio)  # fractions of the frame's sides
     top, left = draws.crop_top * (1 - crop_height), draws.crop_left * (1 - crop_width)
     boxes = tf.stack([top, left, top + crop_height, left + crop_width], axis=1)  # [B, 4]
     frames = tf.cast(tf.reshape(video, (-1, height, width, channels)), tf.float32)  # as GPUs want it
@@ -127,9 +154,10 @@ def resized_crop(video: tf.Tensor, draws: Draws, min_area: float) -> tf.Tensor:
 
 
 def jitter_color(video: tf.Tensor, draws: Draws, spec: AugmentSpec) -> tf.Tensor:
-    """Scales brightness, contrast and saturation, each by a factor around 1.
+    """Scales the brightness, contrast and saturation of each clip, each by a random factor around 1.
 
-    Contrast is scaled about the clip's mean grey, so that nothing flickers; saturation about each pixel's own grey.
+    Contrast is scaled about the mean grey of the whole clip, so that no frame flickers. Saturation is scaled
+    about the grey of each pixel.
     """
 
     def factor(strength: float, draw: tf.Tensor) -> tf.Tensor:
@@ -145,13 +173,13 @@ def jitter_color(video: tf.Tensor, draws: Draws, spec: AugmentSpec) -> tf.Tensor
 
 
 def erase(video: tf.Tensor, draws: Draws, fraction: float) -> tf.Tensor:
-    """Paints a random rectangle of a fraction of the clips in one random color, over all frames."""
+    """Paints a random rectangle in one random color over all frames of a random fraction of the clips."""
     _, _, height, width, _ = video.shape
     area = _ERASED_AREAS[0] + (_ERASED_AREAS[1] - _ERASED_AREAS[0]) * draws.erase_area
     ratio = _log_uniform(draws.erase_ratio, *_ERASED_RATIOS)
 
     def span(size: int, part: tf.Tensor, draw: tf.Tensor) -> tf.Tensor:
-        """Returns bool [B, size]: a random run of about size * part."""
+        """Returns bool [B, size]: per clip, True in a random run of about size * part neighboring pixels."""
         length = tf.clip_by_value(tf.round(size * part), 1, size)
         first = tf.floor(draw * (size - length + 1))
         pixel = tf.range(size, dtype=tf.float32)
@@ -165,7 +193,7 @@ def erase(video: tf.Tensor, draws: Draws, fraction: float) -> tf.Tensor:
 
 
 def _per_clip(values: tf.Tensor) -> tf.Tensor:
-    """Shapes [B] so that it broadcasts over [B, T, H, W, 3]."""
+    """Reshapes one value per clip, [B], so that it broadcasts over clips, [B, T, H, W, 3]."""
     return values[:, tf.newaxis, tf.newaxis, tf.newaxis, tf.newaxis]
 
 

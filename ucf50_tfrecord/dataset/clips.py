@@ -1,4 +1,4 @@
-"""An index of a dataset's clips, made from the shards' sidecars. No record is read."""
+"""An index of a dataset's clips, made from the sidecars of its shards without reading any record."""
 
 from __future__ import annotations
 
@@ -24,16 +24,21 @@ _LOOKUPS_AT_ONCE = 16
 
 @dataclasses.dataclass(frozen=True)
 class ClipIndex:
-    """An index of the clips of some folds, in the order of their shards' names and offsets.
+    """An index of the clips in some folds of a dataset, ordered by shard name, then by offset in the shard.
 
-    ids: the clips' ids. These and the arrays have one entry per clip.
-    shards: int64, the number of its shard in `shard_paths`.
-    offsets, sizes: int64, the first byte of its record there, and the record's bytes, framing included.
-    labels: int32.
-    groups: int64, record.UNKNOWN_GROUP where there is none.
-    folds: int64.
+    `ids` and the arrays have one entry per clip.
+
+    manifest: the dataset's manifest.
+    shard_paths: paths or URLs of the shards.
+    ids: the ids of the clips.
+    shards: int64, the position in `shard_paths` of the shard that holds the clip.
+    offsets: int64, the first byte of the clip's record in its shard.
+    sizes: int64, the number of bytes of the clip's record, with length and checksums.
+    labels: int32, the label of the clip's class.
+    groups: int64, the number of the clip's recording group; record.UNKNOWN_GROUP if the clip has none.
+    folds: int64, the fold of the clip.
     fetch: how records are read if the dataset's folder is a URL.
-    shuffle_shards: number of shards whose clips are mixed at a time when they are shuffled; 0 mixes all.
+    shuffle_shards: number of shards whose clips are mixed at a time when clips are shuffled; 0 mixes all.
     """
 
     manifest: Manifest
@@ -53,11 +58,15 @@ class ClipIndex:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of all clips' decoded pixels."""
+        """Size of the decoded pixels of all clips, in bytes."""
         return len(self) * self.manifest.format.num_bytes
 
     def select(self, chosen: np.ndarray) -> ClipIndex:
-        """Returns the index of some clips: at indices int64 [M], or where a mask bool [N] is true."""
+        """Returns an index of some of these clips.
+
+        Args:
+          chosen: positions of the clips in this index, int64 [M], or a mask of the clips, bool [N].
+        """
         arrays = {
             name: getattr(self, name)[chosen]
             for name in ("shards", "offsets", "sizes", "labels", "groups", "folds")
@@ -65,13 +74,18 @@ class ClipIndex:
         return dataclasses.replace(self, ids=tuple(np.array(self.ids, object)[chosen]), **arrays)
 
     def batches(self, batch_size: int, *, seed: int | None = None) -> tf.data.Dataset:
-        """Streams the clips' frames and labels; see pipeline.labelled_batches."""
+        """Returns a tf.data.Dataset of batches (frames, labels) of these clips; see pipeline.labelled_batches.
+
+        Args:
+          batch_size: clips per batch.
+          seed: seed that shuffles the clips anew each epoch, without end; None gives one epoch in order.
+        """
         from ucf50_tfrecord.dataset import pipeline  # imports TensorFlow, which an index does not need
 
         return pipeline.labelled_batches(self, batch_size=batch_size, seed=seed)
 
     def spread(self, count: int) -> ClipIndex:
-        """Returns the index of at most `count` clips, evenly spread over this one."""
+        """Returns an index of at most `count` of these clips, evenly spread over this index."""
         return self.select(np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(int))
 
 
@@ -83,13 +97,14 @@ def load_clips(
     fetch: FetchSpec = FetchSpec(),
     shuffle_shards: int = 0,
 ) -> ClipIndex:
-    """Indexes the clips of the given folds from the shards' sidecars.
+    """Indexes the clips in some folds of a dataset from the sidecars of its shards.
 
     Args:
-      manifest: of the dataset.
-      folds: folds of the dataset.
-      check_shards: whether to check now, and not when clips are read, that each shard exists and has its size.
-      fetch, shuffle_shards: see ClipIndex.
+      manifest: the dataset's manifest.
+      folds: the folds.
+      check_shards: whether to check now that each shard exists and has the size that the manifest states. If
+        not, a missing or damaged shard is noticed when its clips are read.
+      fetch, shuffle_shards: as in ClipIndex.
 
     Raises:
       UserError: if a fold does not exist or is empty, or a shard or its sidecar is missing, unreadable or not the
@@ -103,7 +118,7 @@ def load_clips(
         folds=unknown or folds,
     )
     shards = [shard for shard in manifest.shards if shard.fold in folds]
-    with concurrent.futures.ThreadPoolExecutor(_LOOKUPS_AT_ONCE) as threads:  # each may be a request
+    with concurrent.futures.ThreadPoolExecutor(_LOOKUPS_AT_ONCE) as threads:  # each look-up may be a request
         reports = list(threads.map(functools.partial(_load_report, manifest), shards))
         if check_shards:
             list(threads.map(functools.partial(_check_size, manifest), shards))
@@ -129,7 +144,7 @@ def load_clips(
 
 
 def _load_report(manifest: Manifest, shard: ManifestShard) -> ShardReport:
-    """Loads a shard's sidecar. Raises UserError unless it is the one that the manifest lists."""
+    """Loads a shard's sidecar. Raises UserError unless it belongs to the shard that the manifest lists."""
     path = storage.join(manifest.data_dir, shard.filename)
     repair = manifest_lib.repair_remedy(manifest)
     try:
@@ -150,7 +165,10 @@ def _load_report(manifest: Manifest, shard: ManifestShard) -> ShardReport:
 
 
 def _check_together(manifest: Manifest, folds: Iterable[int], reports: list[ShardReport]) -> None:
-    """Raises UserError unless the sidecars of some folds hold the clips that the manifest counts, each once."""
+    """Raises UserError unless the sidecars list as many clips per fold and class as the manifest counts.
+
+    Also raises it if a clip is in two shards.
+    """
     counts = {fold: np.zeros(len(manifest.classes), np.int64) for fold in folds}
     ids: set[str] = set()
     for report in reports:

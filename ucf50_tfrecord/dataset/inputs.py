@@ -1,4 +1,4 @@
-"""How clips are read: where they are kept, how they come out of an object store, what a bad record does."""
+"""Settings for reading clips: where clips are kept, how object stores are read, how bad records are handled."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from ucf50_tfrecord.specs import FetchSpec
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InputSpec:
-    """How clips are read.
+    """Settings for reading the clips of a dataset.
 
     Raises:
-      UserError: if a value is none of the known ones, or the copies' limit is no number of bytes.
+      UserError: if the value of an option is unknown, or `fetch_cache_gib` is out of its range.
     """
 
     cache: str = setting(
@@ -53,10 +53,17 @@ class InputSpec:
         return self.on_bad_record == OnBadRecord.SKIP
 
     def load_clips(self, manifest: Manifest, folds: Iterable[int], *, shuffle_shards: int = 0) -> ClipIndex:
-        """Indexes the clips of some folds; no record is read.
+        """Indexes the clips in some folds of a dataset, without reading any record.
+
+        Args:
+          manifest: the dataset's manifest.
+          folds: the folds.
+          shuffle_shards: number of shards whose clips are mixed at a time when clips are shuffled; 0 mixes
+            all.
 
         Raises:
-          UserError: as clips.load_clips does. A damaged shard is an error unless bad records are skipped.
+          UserError: if a fold does not exist or is empty, or a sidecar is missing or damaged; also if a shard
+            is missing or has another size than the manifest states, unless bad records are skipped.
         """
         return load_clips(
             manifest,

@@ -1,11 +1,11 @@
-"""Measures free memory: of this host, within its control group's limit, and of its GPUs."""
+"""Measures the free memory of this host, within the limits of control groups, and of its GPUs."""
 
 from __future__ import annotations
 
 import pathlib
 from collections.abc import Iterator
 
-# Fraction of the free memory that clips may take; training a model needs the rest.
+# Largest fraction of the free memory that kept clips may take; training a model needs the rest.
 AUTO_FRACTION = 0.5
 _CGROUPS = pathlib.Path("/sys/fs/cgroup")
 # Version 1 of control groups writes a huge number where there is no limit.
@@ -13,10 +13,10 @@ _NO_LIMIT = 1 << 60
 
 
 def available_host_bytes() -> int | None:
-    """Returns the bytes that this process can still use without swapping, or None if unknown.
+    """Returns the bytes of host memory that this process can still use without swapping, or None if unknown.
 
-    That is MemAvailable of Linux's /proc/meminfo, or less under the limit of a control group (a container, a batch
-    system's job).
+    The number is MemAvailable of Linux's /proc/meminfo, or less if a control group (of a container or of a
+    job in a batch system) limits this process.
     """
     try:
         lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
@@ -27,7 +27,7 @@ def available_host_bytes() -> int | None:
 
 
 def available_device_bytes() -> int | None:
-    """Returns the free memory of the GPU that has the least, or None without GPUs. Loads TensorFlow."""
+    """Returns the free memory of the GPU with the least of it, in bytes; None without GPUs. Loads TensorFlow."""
     import tensorflow as tf
     from tensorflow.python.client import device_lib  # the only way to ask TensorFlow for a GPU's memory
 
@@ -38,14 +38,18 @@ def available_device_bytes() -> int | None:
 
 
 def cgroup_folders(controller: str) -> Iterator[pathlib.Path]:
-    """Yields the folders of this process's control groups for a controller such as "memory" or "cpu"."""
+    """Yields the folders of this process's control groups and their parents, innermost first.
+
+    Args:
+      controller: the kind of resource that the groups limit, such as "memory" or "cpu".
+    """
     try:
         entries = pathlib.Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:
         return
     for entry in entries:
         _, controllers, path = entry.split(":", 2)
-        if controllers and controller not in controllers.split(","):  # version 2 names none
+        if controllers and controller not in controllers.split(","):  # version 2 names no controllers
             continue
         root = _CGROUPS / controllers
         group = root / path.lstrip("/")
@@ -53,13 +57,13 @@ def cgroup_folders(controller: str) -> Iterator[pathlib.Path]:
 
 
 def _cgroups_free() -> list[int]:
-    """Returns the bytes that each limiting control group still allows this process."""
+    """Returns the bytes that this process may still use under each control group that has a limit."""
     folders = cgroup_folders("memory")
     return [free for folder in folders if (free := _cgroup_free(folder)) is not None]
 
 
 def _cgroup_free(folder: pathlib.Path) -> int | None:
-    """Returns a control group's limit minus its use, or None if it has no limit."""
+    """Returns a control group's memory limit minus the memory in use, or None if the group has no limit."""
     for limit_file, use_file, inactive in (
         ("memory.max", "memory.current", "inactive_file"),
         ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -69,7 +73,7 @@ def _cgroup_free(folder: pathlib.Path) -> int | None:
             used = int((folder / use_file).read_text())
             stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
         except OSError:
-            continue  # of the other version, or the root, which has no limit
+            continue  # the files are of the other version, or the group is the root, which has no limit
         if limit != "max" and int(limit) < _NO_LIMIT:
             # The kernel frees file pages that were not used lately when memory is short.
             return int(limit) - used + int(stat[inactive])

@@ -1,7 +1,8 @@
-"""Recipes: named settings of model and training, one flagfile each, beside this module.
+"""Recipes: named settings of a model and its training, one flagfile per recipe, in the folder of this module.
 
-A setting is a field of ModelSpec, TrainSpec or AugmentSpec, under its own name; `model` is ModelSpec.name.
-A recipe's lines read `--name=value`, `--name` and `--noname`, so that programs can take it as a flagfile.
+A setting is a field of ModelSpec, TrainSpec or AugmentSpec and has the field's name; only ModelSpec.name is
+called `model`. The lines of a recipe read `--name=value`, `--name` or `--noname`, so that programs can use a
+recipe as a flagfile.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from ucf50_tfrecord.specs import AugmentSpec, ModelSpec, TrainSpec
 
 _FOLDER = pathlib.Path(__file__).parent
 _SUFFIX = ".flags"
-# Fields that are no settings: the clips decide them, or they hold settings themselves.
+# Fields that are not settings: the dataset's clips decide their values, or they hold settings themselves.
 _DECIDED = {"num_classes", "num_frames", "height", "width", "augment"}
 
 
 def setting_types() -> dict[str, type]:
-    """Returns the type of each setting, by its name."""
+    """Returns a dictionary from the name of each setting to its type."""
     found: dict[str, type] = {}
     for spec in (ModelSpec, TrainSpec, AugmentSpec):
         found |= typing.get_type_hints(spec)
@@ -32,18 +33,21 @@ def setting_types() -> dict[str, type]:
 
 
 def names() -> list[str]:
-    """Returns the recipes that come with the library, sorted."""
+    """Returns the names of the recipes that come with the library, sorted."""
     return sorted(path.stem for path in _FOLDER.glob(f"*{_SUFFIX}"))
 
 
 def load(recipe: str) -> dict[str, Any]:
-    """Reads a recipe's settings.
+    """Reads the settings of a recipe.
 
     Args:
-      recipe: a name of `names`, or the path of a file that ends in .flags.
+      recipe: a name that `names` returns, or the path of a recipe file, whose name ends in .flags.
+
+    Returns:
+      A dictionary from the name of each setting in the recipe to its value.
 
     Raises:
-      UserError: if there is no such recipe, or a line is no setting.
+      UserError: if the recipe does not exist, or one of its lines is not a setting.
     """
     if not recipe.endswith(_SUFFIX):
         expect(recipe in names(), f"a recipe out of {', '.join(names())}", recipe=recipe)
@@ -73,14 +77,14 @@ def _parse(line: str, path: pathlib.Path) -> tuple[str, Any]:
 
 
 def check(settings: Mapping[str, Any]) -> None:
-    """Raises UserError unless each name is a setting's."""
+    """Raises UserError unless each key of `settings` is the name of a setting."""
     known = setting_types()
     unknown = sorted(set(settings) - set(known))
     expect(not unknown, f"settings out of {', '.join(sorted(known))}", settings=unknown)
 
 
 def train_spec(settings: Mapping[str, Any]) -> TrainSpec:
-    """Builds the specification of a training from settings; those of the model are ignored.
+    """Builds the specification of a training from settings; settings of the model are ignored.
 
     Raises:
       UserError: if a value is out of its range.
@@ -89,10 +93,14 @@ def train_spec(settings: Mapping[str, Any]) -> TrainSpec:
 
 
 def model_spec(settings: Mapping[str, Any], manifest: Manifest) -> ModelSpec:
-    """Builds the specification of a model for a dataset's clips from settings; those of the training are ignored.
+    """Builds the specification of a model for the clips of a dataset; settings of the training are ignored.
+
+    Args:
+      settings: values by name of the setting, `model` among them.
+      manifest: the dataset's manifest, which decides the clips' size and the number of classes.
 
     Raises:
-      UserError: if a value is out of its range, or the model does not take it.
+      UserError: if a value is out of its range, or the model does not accept a setting.
     """
     return ModelSpec(
         **_of(ModelSpec, {"name" if name == "model" else name: value for name, value in settings.items()}),
@@ -104,6 +112,6 @@ def model_spec(settings: Mapping[str, Any], manifest: Manifest) -> ModelSpec:
 
 
 def _of(spec: type, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the settings that are fields of a dataclass."""
+    """Returns those settings that are fields of the dataclass `spec`."""
     fields = {field.name for field in dataclasses.fields(spec)}
     return {name: value for name, value in settings.items() if name in fields}
