@@ -297,7 +297,7 @@ class _Column(hparams_api.Domain):
 
 
 def _markdown(table: Mapping[str, object]) -> str:
-    """Returns a table of names and values as Markdown. Names and values may hold Markdown's special characters."""
+    """Returns a table of names and values as Markdown, with Markdown's special characters shown literally."""
     rows = "".join(f"|{_code(name)}|{_code(value)}|\n" for name, value in table.items())
     return f"|name|value|\n|---|---|\n{rows}"
 
@@ -319,5 +319,5 @@ def _hparam(value: object) -> bool | int | float | str:
 
 
 def _valid(text: str) -> str:
-    """Escapes characters that a protocol buffer cannot hold, such as those of folder names that are not UTF-8."""
+    """Escapes characters that a protocol buffer cannot hold, such as in folder names that are not UTF-8."""
     return text.encode("utf-8", "backslashreplace").decode()
