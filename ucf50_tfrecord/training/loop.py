@@ -228,14 +228,12 @@ class _Run:
     def count_next_steps(self) -> int:
         """Returns the number of steps to take in the next call on the device.
 
-        The call ends, at the latest, with the next step after which the host has something to do: the last
-        step of an epoch or before a point of the curves, and the steps that start and end the profile.
+        The call ends, at the latest, with the next step after which the host has something to do: end an
+        epoch, add a point to the curves, or start or end the profile.
         """
         ends = [self._steps_per_epoch, self._options.log_every_steps]
         counts = [end - self.step % end for end in ends]
-        if (
-            self._options.profile_steps is not None
-        ):  # a call ends before the first profiled step and with the last
+        if self._options.profile_steps is not None:  # a call's steps are either all profiled or none
             first, last = self._options.profile_steps
             counts += [end - self.step for end in (first - 1, last) if end > self.step]
         return min(self._options.steps_per_call, *counts)

@@ -14,8 +14,8 @@ import tensorflow as tf
 from ucf50_tfrecord.errors import Advice, expect
 from ucf50_tfrecord.training.step import StepResult
 
-# A training gets a warning if it waits for input for more than this fraction of the time, at this many points of
-# the curves in a row, and for at least this many seconds in all.
+# A training gets a warning if it waits for input for more than this fraction of the time, at this many points
+# of the curves in a row, and for at least this many seconds in all.
 _MAX_WAIT_FRACTION = 0.05
 _WAITS_BEFORE_WARNING = 3
 _MIN_WAIT_SECS = 1.0
@@ -46,7 +46,7 @@ class Times:
 
 
 class Meter:
-    """Collects the results of training steps without waiting for the device, and measures the time of the steps.
+    """Collects the results of training steps without waiting for the device, and measures the steps' time.
 
     A call is one call from the host to the device, of one or more steps. The host runs at most one call ahead
     of the device. The wait for input is the time in which the device has no work: from the end of its last
@@ -139,7 +139,7 @@ class Meter:
         return {"train_loss": float(epoch.loss / epoch.clips)} if epoch.clips else {}
 
     def total(self) -> dict[str, float | None]:
-        """Returns {"clips_per_sec": …, "wait_share": …} for all steps read; both are None if none was timed."""
+        """Returns {"clips_per_sec": …, "wait_share": …} of all steps; both are None if no step was timed."""
         return self._total.rates() if self._total.clips else {"clips_per_sec": None, "wait_share": None}
 
 

@@ -44,11 +44,11 @@ class Profiler:
         self._marker: tf.profiler.experimental.Trace | None = None
 
     def step(self, number: int) -> None:
-        """Marks the start of training step `number`. Call it before each step; if no steps are profiled, it is free.
+        """Marks the start of training step `number`. Call it before each step.
 
         On the Profile page everything until the next call of this method counts as step `number`: waiting for
         input, the device's work and the rest of the loop. A run that resumes after the first step to profile
-        starts profiling where it resumes.
+        starts profiling where it resumes. If no steps are profiled, this method costs nothing.
         """
         if self._steps is None:
             return

@@ -21,7 +21,7 @@ _GIT_SECS = 5.0
 
 
 def environment() -> dict[str, dict[str, Any]]:
-    """Returns the tables "versions", "devices" and "code", which describe a run's environment, ready for JSON.
+    """Returns three JSON-ready tables, "versions", "devices" and "code", which describe a run's environment.
 
     Asks git about the code, which takes about 10 ms, and waits at most 15 s for git's answers.
     """
@@ -29,7 +29,7 @@ def environment() -> dict[str, dict[str, Any]]:
 
 
 def versions() -> dict[str, str]:
-    """Returns the versions of Python and the main packages by name; with a GPU, those of CUDA and cuDNN, too."""
+    """Returns the versions of Python and the main packages, by name; with a GPU, also of CUDA and cuDNN."""
     found = {"python": platform.python_version(), "tensorflow": tf.__version__}
     for name in _PACKAGES:
         try:
@@ -45,7 +45,7 @@ def versions() -> dict[str, str]:
 
 
 def devices() -> dict[str, str | int]:
-    """Returns a table of the processor, the cores that this process may use, each GPU, and the GPUs' driver."""
+    """Returns a table of the processor, the cores that this process may use, each GPU, and NVIDIA's driver."""
     found: dict[str, str | int] = {"platform": platform.platform(), "cpu": _cpu_name()}
     found["cpu cores"] = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
