@@ -45,7 +45,7 @@ def versions() -> dict[str, str]:
 
 
 def devices() -> dict[str, str | int]:
-    """Returns a table of the processor, the cores that this process may use, each GPU, and NVIDIA's driver."""
+    """Returns a table of the processor, the cores that this process may use, the GPUs, and their driver."""
     found: dict[str, str | int] = {"platform": platform.platform(), "cpu": _cpu_name()}
     found["cpu cores"] = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -147,8 +147,9 @@ class Best:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Summary(Scores):
-    """The contents of a finished run's summary.json. Its `accuracy` and `macro_f1` are scores on clips of `split`.
+    """The contents of a finished run's summary.json.
 
+    accuracy, macro_f1: the final scores, on the clips of `split`.
     split: the split of the final scores: "test" if the run has test folds, else "validation".
     shuffled: scores on the same clips with the frames of each clip shuffled.
     validation: validation scores, if `split` is "test".
@@ -159,7 +160,7 @@ class Summary(Scores):
     num_skipped_clips: number of unreadable training clips that the process left out.
     environment: the tables of training.provenance.environment.
 
-    Fields with a default of None may be missing in summaries of earlier versions.
+    Fields with a default may be missing in summaries of earlier versions.
     """
 
     split: Literal["validation", "test"] = "validation"
@@ -212,7 +213,7 @@ def evaluation_dir(run_dir: str, weights: str, folds: Sequence[int]) -> pathlib.
 
 
 def hparams(config: RunConfig) -> dict[str, Any]:
-    """Returns a run's row of TensorBoard's HParams table: a dictionary by flag, the most informative first."""
+    """Returns a run's row of TensorBoard's HParams table: a dictionary by flag, most informative first."""
     model, train = to_json(config.model), to_json(config.train)
     telling = {"model": model.pop("name")}
     telling |= {name: train.pop(name) for name in ("epochs", "learning_rate", "batch_size", "seed")}
@@ -308,7 +309,7 @@ def check_run(run_dir: str, config: RunConfig) -> None:
 
 
 def _check_new(run_dir: str) -> None:
-    """Checks that a new run may be written into a folder without config.json, the file that a run writes first.
+    """Checks that a new run may be written into a folder without config.json, a run's first file.
 
     Raises:
       UserError: if the folder holds other files of a run, which a new run would replace, a set of shards or a

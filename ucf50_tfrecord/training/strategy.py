@@ -214,7 +214,7 @@ def _exits_if_late(secs: float) -> Iterator[None]:
 def _slurm_resolver(
     gpus: list[tf.config.PhysicalDevice],
 ) -> tf.distribute.cluster_resolver.ClusterResolver:
-    """Returns a resolver of the workers that srun started; hides from this worker the GPUs of its host's other workers.
+    """Returns a resolver of the workers that srun started, and chooses this worker's part of its host's GPUs.
 
     TensorFlow's own resolver finds the workers' addresses. But it does not run without a GPU, relies on ranks
     in the order of the hosts' names, and overrides Slurm's own binding of GPUs: this function decides these

@@ -63,7 +63,7 @@ def load_model(
 
 
 def check_fits(manifest: Manifest, config: RunConfig) -> None:
-    """Raises UserError unless a dataset's clips have the size and classes that a run's model was trained on."""
+    """Raises UserError unless a dataset has the clip size and classes that a run's model was trained on."""
     stored, wanted = manifest.format, config.model
     if (stored.num_frames, stored.height, stored.width) != (wanted.num_frames, wanted.height, wanted.width):
         raise UserError(
