@@ -1,4 +1,4 @@
-"""Dropout with random numbers that follow from the seed, the step and the clip's position in the global batch.
+"""Dropout whose random numbers follow from the seed, the step and the clip's position in the global batch.
 
 A clip's dropout, like its augmentation, depends neither on the number of replicas nor on where a run was
 resumed. Keras's own dropout layer has a state that would have to be saved, and draws the same numbers on

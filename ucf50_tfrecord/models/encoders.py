@@ -133,7 +133,7 @@ def _reproducible(model: keras.Model) -> keras.Model:
 
 @keras.saving.register_keras_serializable(package="ucf50_tfrecord", name="Preprocess")
 class _Preprocess(keras.layers.Layer):
-    """A layer that scales pixels from [0, 1] to [0, 255] and preprocesses them for a keras.applications model."""
+    """A layer that scales pixels from [0, 1] to [0, 255], and preprocesses them for keras.applications."""
 
     def __init__(self, encoder: str, *, dtype: keras.DTypePolicy, **options):
         super().__init__(dtype=dtype, **options)

@@ -1,4 +1,4 @@
-"""Parts that the model families share: the input, the step from frames to features, the classifier, layers."""
+"""Parts that the model families share: the input, from frames to features, the classifier, and layers."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def _bias_relu_pool(x: tf.Tensor, bias: tf.Tensor):
 
 @keras.saving.register_keras_serializable(package="ucf50_tfrecord")
 class BatchNorm(layers.BatchNormalization):
-    """keras.layers.BatchNormalization, but computed by one op where images are trained on by a single replica.
+    """keras.layers.BatchNormalization, computed by one op in training over images on a single replica.
 
     Keras's own layer takes about ten passes over the pixels. The op cannot synchronize statistics over
     several replicas.
