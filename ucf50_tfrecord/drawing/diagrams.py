@@ -96,7 +96,7 @@ class Chart:
 
 
 def draw_forest(rows: Sequence[str], panels: Sequence[Panel], *, panel_width: float = 3.6) -> np.ndarray:
-    """Draws a forest plot: values with their confidence intervals, in panels side by side that share their axes.
+    """Draws a forest plot, values with their confidence intervals, as panels that share their axes.
 
     Args:
       rows: the names of the rows.

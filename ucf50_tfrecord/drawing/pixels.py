@@ -21,7 +21,7 @@ def shorten(text: str, length: int) -> str:
 
 
 def evenly_spaced(num_frames: int, count: int) -> np.ndarray:
-    """Returns the indices of up to `count` evenly spaced frames, with the first and the last: int64 [count]."""
+    """Returns the indices of up to `count` evenly spaced frames, including first and last: int64 [count]."""
     return np.linspace(0, num_frames - 1, min(num_frames, count)).round().astype(int)
 
 

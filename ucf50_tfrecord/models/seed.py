@@ -48,7 +48,7 @@ def seed_lstm(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
 
 
 def seed_pool(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
-    """The published CNN, mean over time, classifier: the control of the other two."""
+    """The published CNN, mean over time, classifier: the control of seed_rnn and seed_lstm."""
     return _build(spec, dtype, lambda features: ops.mean(features, axis=1))
 
 
