@@ -187,7 +187,7 @@ def check_folder(folder: str | os.PathLike) -> None:
 
 
 def _is_comparison(names: set[str]) -> bool:
-    """Tells from the file names in an unmarked folder whether an earlier version wrote a comparison into it."""
+    """Tells from an unmarked folder's file names whether an earlier version wrote a comparison into it."""
     written = {"cells", "results.json", "report.html", "report.md", "figures", "tensorboard"}
     is_other = bool({"config.json", "manifest.json"} & names)
     return not is_other and ("cells" in names or (names <= written and "results.json" in names))
@@ -281,7 +281,8 @@ def make_recipe(settings: Mapping[str, Any], manifest: manifest_lib.Manifest) ->
 def spec_flags(models: Sequence[str]) -> dict[str, Any]:
     """Returns the arguments of ComparisonSpec that flags decide, as a dictionary.
 
-    Its "num_parts", the number of parts of the cross-validation, is None if each fold is a part (--cv=logo).
+    A part of a cross-validation is a set of whole folds that models are tested on after training on the other
+    parts. The argument "num_parts", the number of parts, is None if each fold is a part (--cv=logo).
 
     Args:
       models: the names of the models to compare.
@@ -339,7 +340,7 @@ def describe(comparison) -> None:
 
 
 class Display:
-    """Shows a comparison's progress: one bar for all its trainings on a terminal, else a line per training."""
+    """Shows a comparison's progress: a bar for all trainings on a terminal, else a line per training."""
 
     def __init__(self):
         self._bar: console.ProgressBar | None = None
