@@ -114,7 +114,7 @@ def _join(words: Iterable[str]) -> str:
 
 
 def install_command(extras: str) -> str:
-    """Returns the command that installs extras of the package, such as "convert,train", in tested versions."""
+    """Returns the command that installs the package's extras, such as "convert,train", in tested versions."""
     return f"{shell_word(python())} -m tools.install {extras}"
 
 
@@ -128,7 +128,10 @@ def python() -> str:
 
 
 def program(command: str) -> str:
-    """Returns the words that start an entry point: "ucf50 <command>" if ucf50 started this process, else python's."""
+    """Returns the words of a command that start an entry point in the way in which this process was started.
+
+    They are "ucf50 <command>" if the console script ucf50 started this process, else those of `python -m`.
+    """
     if any(
         map(pipelines.is_console_script, sys.orig_argv[1:2])
     ):  # a slice, since an interactive Python has only one argument
@@ -137,7 +140,11 @@ def program(command: str) -> str:
 
 
 def this_command(run: str | None = None) -> str:
-    """Returns the command that started this process, quoted for a shell; `run` replaces the value of its --run."""
+    """Returns the command that started this process, quoted for a shell.
+
+    Args:
+      run: the value of --run that replaces the one in the command; None leaves the command unchanged.
+    """
     script, *arguments = sys.orig_argv[1:]
     start = [pipelines.CONSOLE_SCRIPT] if pipelines.is_console_script(script) else [python(), script]
     if run:

@@ -44,7 +44,7 @@ def say_wrapped(text: str, *, width: int = WIDTH, flush: bool = False, **options
 
 
 def say_drawing(drawing: str) -> None:
-    """Prints a drawing made of text without escaping it: it may hold colour codes, but must not hold names."""
+    """Prints a drawing made of text without escaping it; it may hold colour codes, but must hold no names."""
     _write(sys.stdout, drawing.split("\n"))
 
 

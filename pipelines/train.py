@@ -166,7 +166,7 @@ def announce(job: Job) -> None:
 
 
 def check_worker_flags() -> None:
-    """Raises UserError unless the flags let several workers share the folders of the run and of the shards."""
+    """Raises UserError unless the flags let several workers share the folders of the run and the shards."""
     if not _RUN.value:
         raise UserError(
             "With several workers pass --run=<folder>: the same for all, on a file system that all share."
