@@ -1,4 +1,4 @@
-"""Command-line entry points: flags to specs to the library."""
+"""Command-line entry points, which turn flags into specifications and call the library with them."""
 
 import os
 import signal
@@ -7,12 +7,12 @@ import sys
 # The command that an installation provides for all entry points.
 CONSOLE_SCRIPT = "ucf50"
 
-# TensorFlow's own notices drown what these programs print; errors still come through.
+# Hides TensorFlow's notices, which would drown what these programs print; its errors are still shown.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
 def is_console_script(program: str) -> bool:
-    """Tells whether a path is the console script's."""
+    """Tells whether a program's path is that of the console script, ucf50."""
     return os.path.basename(program) == CONSOLE_SCRIPT
 
 
@@ -22,12 +22,12 @@ def _exit_on_interrupt(_signum: int, _frame: object) -> None:
 
 
 def raise_on_interrupt() -> None:
-    """Lets Ctrl-C raise KeyboardInterrupt again, once an entry point is ready to handle it."""
+    """Makes Ctrl-C raise KeyboardInterrupt again. Call it once an entry point is ready to handle that."""
     if signal.getsignal(signal.SIGINT) is _exit_on_interrupt:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-# Ctrl-C would show a traceback until the entry point is imported: `python -m` is still looking for it.
+# Without this handler Ctrl-C would show a traceback while Python still imports the entry point.
 if (sys.argv[:1] == ["-m"] or is_console_script(sys.argv[0])) and (
     signal.getsignal(signal.SIGINT) is signal.default_int_handler
 ):

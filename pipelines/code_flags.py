@@ -1,4 +1,4 @@
-"""The flag by which a user lets a run name code outside this package."""
+"""Defines --allow_code, the flag by which a user lets a run import code outside this package."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ _ALLOW_CODE = flags.DEFINE_list(
 
 
 def allowed_code() -> list[str]:
-    """Returns the names of code outside this package that runs may import."""
+    """Returns the names, <module>:<builder>, of code outside this package that runs may import."""
     return _ALLOW_CODE.value

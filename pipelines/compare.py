@@ -4,9 +4,10 @@
   python -m pipelines.compare --runs=runs/one,runs/other
   python -m pipelines.compare --results=runs/…-compare/results.json
 
-The first trains each recipe that is named; flags of training override the
-recipes. Finished trainings are kept, so the same command resumes an interrupted
-comparison. The second tests existing runs; the third writes the report again.
+The first command trains each recipe that is named; flags of training override
+the recipes. Finished trainings are kept, so the same command resumes an
+interrupted comparison. The second command tests existing runs. The third one
+writes a comparison's report again.
 """
 
 from __future__ import annotations
@@ -82,8 +83,8 @@ def main() -> None:
 
 
 def compare_recipes() -> None:
-    """Trains and tests what is not finished, and writes the report."""
-    # What the flags say, before anything is done for them.
+    """Trains and tests the recipes of --models, except for finished trainings, and writes the report."""
+    # Reads the flags first, so that mistakes show before any work starts.
     settings = {model: read_settings(model) for model in dict.fromkeys(_MODELS.value)}
     asked = spec_flags(list(settings))
     input_spec = inputs.INPUTS.build()
@@ -105,7 +106,7 @@ def compare_recipes() -> None:
         cache=input_spec.cache,
         skip_bad_records=input_spec.skips_bad_records,
     )
-    comparison.parts  # a mistake in what is asked for shows before anything is promised
+    comparison.parts  # raises an error if the clips cannot be split as the flags ask for
     describe(comparison)
     claim_folder(folder)
     with (
@@ -121,7 +122,7 @@ def compare_recipes() -> None:
 
 
 def compare_runs() -> None:
-    """Tests existing runs' models, and writes the report."""
+    """Tests the models of the runs that --runs names, and writes the report."""
     console.load_tensorflow()
     from ucf50_tfrecord.evaluation import compare
     from ucf50_tfrecord.training import run as run_lib
@@ -154,7 +155,10 @@ def compare_runs() -> None:
 
 
 def write_again(path: pathlib.Path) -> None:
-    """Writes the report of results.json beside it, with clips' pictures if --data tells where they are."""
+    """Writes the report of an existing results.json again, into the same folder.
+
+    The report shows pictures of clips if --data names the dataset.
+    """
     console.load_tensorflow()
     from ucf50_tfrecord.evaluation import results as results_lib
 
@@ -169,28 +173,36 @@ def write_again(path: pathlib.Path) -> None:
 
 
 def claim_folder(folder: str | os.PathLike) -> None:
-    """Makes a comparison's folder, which is marked as such.
+    """Makes a folder for a comparison, unless it exists, and marks it as a comparison's.
 
     Raises:
-      UserError: if it holds something else, such as a run.
+      UserError: if the folder holds something else, such as a run.
     """
     storage.claim_folder(folder, _FOLDER_KIND, _is_comparison)
 
 
 def check_folder(folder: str | os.PathLike) -> None:
-    """Raises UserError, as claim_folder does, and makes nothing."""
+    """Raises UserError if a folder holds something other than a comparison. Makes no folder and no mark."""
     storage.check_own(folder, _FOLDER_KIND, _is_comparison)
 
 
 def _is_comparison(names: set[str]) -> bool:
-    """Tells by a folder's names whether an earlier version wrote a comparison into it."""
+    """Tells from an unmarked folder's file names whether an earlier version wrote a comparison into it."""
     written = {"cells", "results.json", "report.html", "report.md", "figures", "tensorboard"}
     is_other = bool({"config.json", "manifest.json"} & names)
     return not is_other and ("cells" in names or (names <= written and "results.json" in names))
 
 
 def publish(folder: pathlib.Path, results: Results, clips: ClipIndex | None) -> None:
-    """Writes results.json, the report and TensorBoard's pictures; prints the verdicts."""
+    """Writes results.json, the report and TensorBoard's pictures; prints the verdicts.
+
+    A verdict is a claim about the models with its answer: yes, no or cannot tell.
+
+    Args:
+      folder: the comparison's folder.
+      results: the predictions of all models of the comparison.
+      clips: the comparison's clips, for pictures of them; None if the clips are not available.
+    """
     from ucf50_tfrecord.dataset.feed import read_clips
     from ucf50_tfrecord.evaluation import results as results_lib
     from ucf50_tfrecord.evaluation import verdicts
@@ -212,7 +224,12 @@ def publish(folder: pathlib.Path, results: Results, clips: ClipIndex | None) -> 
 
 
 def write_tensorboard(folder: pathlib.Path, pictures: dict[str, np.ndarray]) -> None:
-    """Writes pictures, uint8 [H, W, 3] by name, in place of those of an earlier report."""
+    """Writes pictures into a folder for TensorBoard, replacing the pictures of an earlier report.
+
+    Args:
+      folder: the folder of the event files.
+      pictures: the pictures by name, each uint8 [H, W, 3].
+    """
     import tensorflow as tf
 
     from ucf50_tfrecord.training import logs
@@ -228,10 +245,14 @@ def write_tensorboard(folder: pathlib.Path, pictures: dict[str, np.ndarray]) -> 
 
 
 def read_settings(model: str) -> dict[str, Any]:
-    """Returns a recipe's settings, overridden by the flags that are given.
+    """Returns the settings of a recipe, overridden by the flags that are given.
+
+    Args:
+      model: the recipe's name, which is also its model's name in the comparison.
 
     Raises:
-      UserError: if there is no such recipe, or a flag or a setting is wrong.
+      UserError: if there is no such recipe, a flag or a setting is wrong, or a flag is given that the
+        comparison decides.
     """
     expect(model in recipes.names(), f"models out of {', '.join(recipes.names())}", models=model)
     for flag in _DECIDED:
@@ -246,7 +267,7 @@ def read_settings(model: str) -> dict[str, Any]:
 
 
 def make_recipe(settings: Mapping[str, Any], manifest: manifest_lib.Manifest) -> Recipe:
-    """Makes settings a recipe for a dataset's clips, with the precision resolved."""
+    """Builds a Recipe for a dataset's clips from settings. The Recipe's precision is never AUTO."""
     from ucf50_tfrecord.evaluation.cells import Recipe
     from ucf50_tfrecord.training import strategy as strategy_lib
 
@@ -258,9 +279,16 @@ def make_recipe(settings: Mapping[str, Any], manifest: manifest_lib.Manifest) ->
 
 
 def spec_flags(models: Sequence[str]) -> dict[str, Any]:
-    """Reads what the flags say of a comparison of some models, as the arguments of ComparisonSpec.
+    """Returns the arguments of ComparisonSpec that flags decide, as a dictionary.
 
-    num_parts is None where there shall be one for each fold.
+    A part of a cross-validation is a set of whole folds that models are tested on after training on the other
+    parts. The argument "num_parts", the number of parts, is None if each fold is a part (--cv=logo).
+
+    Args:
+      models: the names of the models to compare.
+
+    Raises:
+      UserError: if a flag is wrong, or flags contradict each other.
     """
     val_folds, cv = flags.FLAGS["val_folds"].value, _CV.value or "5"
     expect(not (val_folds and _CV.value), "either --cv or --val_folds", cv=_CV.value, val_folds=val_folds)
@@ -288,7 +316,13 @@ def spec_flags(models: Sequence[str]) -> dict[str, Any]:
 def make_spec(
     manifest: manifest_lib.Manifest, recipes: dict[str, Recipe], asked: dict[str, Any]
 ) -> ComparisonSpec:
-    """Specifies the comparison that spec_flags has read, for a set."""
+    """Builds the specification of a comparison on a dataset.
+
+    Args:
+      manifest: the dataset's manifest.
+      recipes: the recipes to compare, by the names of their models.
+      asked: the other arguments of ComparisonSpec, as spec_flags returns them.
+    """
     from ucf50_tfrecord.evaluation.cells import ComparisonSpec
 
     num_parts = len(manifest.folds) if asked["num_parts"] is None else asked["num_parts"]
@@ -296,7 +330,7 @@ def make_spec(
 
 
 def describe(comparison) -> None:
-    """Says what will be trained."""
+    """Prints what a comparison, an evaluation.compare.Comparison, will train."""
     spec, wanted, clips = comparison.spec, comparison.spec.cells(), comparison.clips
     how = f"{spec.num_parts} parts" if spec.num_parts else f"folds {flags.FLAGS['val_folds'].value}"
     terminal.say(
@@ -306,11 +340,11 @@ def describe(comparison) -> None:
 
 
 class Display:
-    """One line for the whole comparison; a line for each finished training where there is no terminal."""
+    """Shows a comparison's progress: a bar for all trainings on a terminal, else a line per training."""
 
     def __init__(self):
         self._bar: console.ProgressBar | None = None
-        self._cell = ""  # that is being trained
+        self._cell = ""  # the training in progress, as text
 
     def __enter__(self) -> Display:
         return self
@@ -329,7 +363,7 @@ class Display:
             terminal.say(f"{done + 1}/{total}  {cell}", flush=True)
 
     def report(self, progress) -> None:
-        """Receives a training.listener.TrainProgress."""
+        """Shows the progress of the current training, a training.listener.TrainProgress, after each epoch."""
         if self._bar is not None and progress.epoch_done:
             self._bar.set_postfix_str(f"{self._cell} {progress.epoch}/{progress.num_epochs}")
 

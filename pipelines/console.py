@@ -23,13 +23,16 @@ from ucf50_tfrecord import remote
 from ucf50_tfrecord.errors import UserError, expect
 from ucf50_tfrecord.specs import format_folds, printable
 
-# Shorter than tqdm's own, so that scores beside the bar fit 80 columns.
+# Shorter than tqdm's default format, so that scores beside the bar fit 80 columns.
 _BAR_FORMAT = "{desc}: {n_fmt}/{total_fmt} |{bar}| {elapsed}<{remaining}, {rate_fmt}{postfix}"
 _SHOWN_BESIDE_A_BAR = ("loss", "accuracy")
 
 
 def run(main: Callable[[], int | None]) -> None:
-    """Parses the flags and runs `main`; a UserError ends as one line and status 2."""
+    """Parses the flags, runs `main`, and exits with the status that `main` returns.
+
+    A UserError is printed as one line, and the exit status is 2.
+    """
 
     def guarded(argv: list[str]) -> int | None:
         if not flags.FLAGS["verbosity"].present:
@@ -44,7 +47,8 @@ def run(main: Callable[[], int | None]) -> None:
             _flush()
             return status
         except UserError as error:
-            # Inside the handler: leaving it would release what the error's frames hold, such as iterators.
+            # Called inside the handler: leaving it would release objects that the error's frames hold, such
+            # as iterators.
             return _end(f"error: {remedies.message(error)}", 2)
         except KeyboardInterrupt:
             return _end("interrupted", 130)
@@ -76,7 +80,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
 
 
 def _flush() -> None:
-    """Flushes standard output; drops it if the reader, such as head, has closed the pipe."""
+    """Flushes standard output, or discards it if the reader, such as head, has closed the pipe."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:
@@ -92,11 +96,11 @@ def _end(message: str, status: int) -> int:
 
 
 def end_at_once(code: int | str | None) -> None:
-    """Exits without destroying TensorFlow's objects.
+    """Exits without destroying TensorFlow's objects. Takes the same codes as sys.exit.
 
-    Its iterators would wait for pending reads: as long as an object store takes, and for ever once Python has
-    stopped the threads that read. And tensorflow-io 0.37.1 aborts a process that has used its s3://
-    (tensorflow/io issue 2039).
+    The destruction of TensorFlow's iterators would wait for pending reads: as long as an object store takes,
+    and for ever once Python has stopped the threads that read. And tensorflow-io 0.37.1 would abort a process
+    that has used its s3:// file system (tensorflow/io issue 2039).
     """
     if isinstance(code, str):
         note(code)
@@ -107,7 +111,10 @@ def end_at_once(code: int | str | None) -> None:
 
 
 def handle_sigterm() -> None:
-    """Makes SIGTERM raise KeyboardInterrupt. TensorFlow replaces the handler where there are workers."""
+    """Makes SIGTERM raise KeyboardInterrupt.
+
+    If several workers train together, TensorFlow replaces the handler, so it must be set again.
+    """
     signal.signal(signal.SIGTERM, _raise_interrupt)
 
 
@@ -116,12 +123,13 @@ def _raise_interrupt(_signum: int, _frame) -> None:
 
 
 def load_tensorflow() -> None:
-    """Imports TensorFlow and finds its devices.
+    """Imports TensorFlow and finds its devices, without TensorFlow's unhelpful output.
 
-    Without an NVIDIA driver, TensorFlow's output during the import is hidden unless the import fails: a page
-    about CUDA, printed before the log level applies. With a driver everything is shown, and a warning if
-    TensorFlow sees no GPU. Of its Python messages only errors are shown, as of its C++ messages
-    (TF_CPP_MIN_LOG_LEVEL): it warns that a function is traced again when models are built one after another.
+    Without an NVIDIA driver, TensorFlow prints a page about CUDA during the import, before the log level
+    applies. That page is hidden unless the import fails. With a driver the output is shown, and a warning
+    follows if TensorFlow sees no GPU. After the import only errors are shown, both of TensorFlow's C++
+    messages (TF_CPP_MIN_LOG_LEVEL) and of its Python messages: it would warn about functions that are traced
+    again when models are built one after another.
     """
     python_logging.getLogger("tensorflow").setLevel(python_logging.ERROR)
     if has_nvidia_driver():
@@ -130,7 +138,7 @@ def load_tensorflow() -> None:
         if not tf.config.list_physical_devices("GPU"):
             warn("there is an NVIDIA driver, but TensorFlow sees no GPU")
         return
-    # By file descriptor: the notices come from C++.
+    # Redirects the file descriptor, because the notices come from C++.
     with tempfile.TemporaryFile() as notices, contextlib.ExitStack() as stack:
         stderr = os.dup(2)
         stack.callback(os.close, stderr)
@@ -148,7 +156,7 @@ def load_tensorflow() -> None:
 
 
 def load_file_systems(folder: str) -> None:
-    """Imports TensorFlow, as load_tensorflow does, if a folder is a URL that only TensorFlow can read."""
+    """Imports TensorFlow, as load_tensorflow does, if `folder` is a URL that only TensorFlow can read."""
     if remote.needs_tensorflow(folder):
         load_tensorflow()
 
@@ -158,9 +166,9 @@ def has_nvidia_driver() -> bool:
 
 
 class TrainingDisplay:
-    """Shows a training: a bar while an epoch runs (on a terminal), and one line when it is done.
+    """Shows a training's progress: a bar during each epoch (on a terminal only), and a line after each epoch.
 
-    While it is open, SIGINT and SIGTERM ask the training to stop.
+    While the display's `with` block runs, SIGINT and SIGTERM ask the training to stop.
     """
 
     def __init__(self):
@@ -177,7 +185,7 @@ class TrainingDisplay:
         self._stack.close()
 
     def listener(self):
-        """Returns the job.JobListener that shows a job here. Imports TensorFlow."""
+        """Returns a job.JobListener that shows a job's progress in this display. Imports TensorFlow."""
         from ucf50_tfrecord.dataset.feed import CACHE_MEANINGS
         from ucf50_tfrecord.job import JobListener
 
@@ -192,7 +200,7 @@ class TrainingDisplay:
         )
 
     def update(self, progress) -> None:
-        """Receives a training.listener.TrainProgress after each call of steps."""
+        """Shows a training.listener.TrainProgress. A training calls this after each group of steps."""
         steps = progress.num_steps // progress.num_epochs
         if self._bar is None:
             self._bar = progress_bar(steps, "step", f"epoch {progress.epoch}/{progress.num_epochs}")
@@ -218,19 +226,22 @@ def _loading(folds: Sequence[int], num_clips: int) -> Iterator[Callable[[int], N
 
 
 def only_chief_speaks(is_chief: bool) -> contextlib.AbstractContextManager:
-    """Hides the standard output of workers other than the chief while the block runs; errors are shown."""
+    """Returns a context that hides this process's standard output unless the process is the chief.
+
+    The chief is the first of the workers that train together. Standard error is shown for all workers.
+    """
     return contextlib.nullcontext() if is_chief else contextlib.redirect_stdout(io.StringIO())
 
 
 def print_scores(title: str, plain: dict[str, float], shuffled: dict[str, float]) -> None:
-    """Prints a model's scores on clips as they are and with their frames shuffled."""
+    """Prints a model's scores on clips with their frames in order and with their frames shuffled."""
     say("", f"{title}:", "                     accuracy  macro F1")
     for name, scores in (("frames in order", plain), ("frames shuffled", shuffled)):
         say(f"  {name:<17}{scores['accuracy']:>12.4f}{scores['macro_f1']:>10.4f}")
 
 
 class ProgressBar(tqdm.tqdm):
-    """A bar that escapes its texts, so that they stay on its line."""
+    """A progress bar that escapes the texts beside it, so that they stay on the bar's line."""
 
     @property
     def format_dict(self) -> dict[str, object]:
@@ -239,7 +250,7 @@ class ProgressBar(tqdm.tqdm):
 
 
 def progress_bar(total: int, unit: str, description: str) -> ProgressBar:
-    """Returns a bar; it shows nothing unless standard error is a terminal, so that logs hold plain lines."""
+    """Returns a progress bar, which is shown only if standard error is a terminal: logs hold plain lines."""
     return ProgressBar(
         total=total,
         unit=unit,
@@ -252,9 +263,10 @@ def progress_bar(total: int, unit: str, description: str) -> ProgressBar:
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[Callable[[], bool]]:
-    """Collects SIGINT and SIGTERM while the block runs; yields a function that tells whether one has arrived.
+    """Catches SIGINT and SIGTERM while the block runs.
 
-    A second signal interrupts the process at once.
+    The block receives a function that tells whether a signal has arrived. A second signal raises
+    KeyboardInterrupt at once.
     """
     received: list[int] = []
 

@@ -108,7 +108,7 @@ def clip_format() -> ClipFormat:
 
 
 def load_or_convert() -> manifest.Manifest:
-    """Returns the dataset that the flags name; converts --videos if it is given.
+    """Returns the manifest of the dataset that the flags name, after converting --videos if that is given.
 
     Raises:
       UserError: if the flags name no dataset, or a dataset of another format.
@@ -133,13 +133,14 @@ def load_or_convert() -> manifest.Manifest:
 
 
 def convert() -> manifest.Manifest | None:
-    """Brings the shards of --videos up to date and prints the result.
+    """Converts the videos of --videos, except those whose shards are up to date, and prints the result.
 
     Returns:
-      The manifest; None if other tasks are not finished yet.
+      The dataset's manifest, or None if other tasks have not finished their parts of the dataset yet.
 
     Raises:
-      UserError: see catalog.find_videos and the functions of engines.
+      UserError: if a flag is wrong, too many videos give no clip, or the conversion fails (see
+        catalog.find_videos and the functions of engines).
     """
     if not _VIDEOS.value:
         raise UserError("Pass --videos=<folder of class folders>.")
@@ -189,7 +190,7 @@ def convert() -> manifest.Manifest | None:
 
 
 def _publish(built: manifest.Manifest, url: str) -> manifest.Manifest:
-    """Copies the dataset to the URL of --data."""
+    """Copies a finished dataset to the URL of --data; returns the copy's manifest."""
     from ucf50_tfrecord.convert import publish
 
     with console.progress_bar(len(built.shards), "shard", "uploading") as bar:
@@ -205,7 +206,7 @@ def default_data_dir(name: str) -> str:
 
 
 def _engine() -> Engine:
-    """Returns the engine that the flags choose.
+    """Returns the engine that the flags choose: a function that converts videos here or by Apache Beam.
 
     Raises:
       UserError: if a flag is out of its range, or Beam is not installed.
@@ -236,7 +237,7 @@ def _engine() -> Engine:
 
 
 def _plan(name: str) -> ConversionPlan:
-    """Finds the videos and plans their shards; prints the catalogue's warnings."""
+    """Finds the videos of --videos and plans their shards; prints warnings about the videos."""
     from ucf50_tfrecord.convert import catalog, decode, plan
 
     found = catalog.find_videos(_VIDEOS.value, skip_empty_classes=_SKIP_EMPTY.value, checksum=_CHECKSUM.value)
@@ -253,7 +254,7 @@ def _plan(name: str) -> ConversionPlan:
 
 
 def _format_flags(name: str, fmt: ClipFormat, rule: FoldRule) -> dict[str, object]:
-    """Returns the settings that decide a dataset's contents, by the flags' names."""
+    """Returns the settings that decide a dataset's contents, by the names of their flags."""
     settings = dataclasses.asdict(fmt) | dataclasses.asdict(rule)
     size = f"{settings.pop('height')}x{settings.pop('width')}"
     return {"name": name, "size": size, "frames": settings.pop("num_frames")} | settings
@@ -275,7 +276,7 @@ def _check_same_format(found: manifest.Manifest, asked: dict[str, object]) -> No
 
 
 class ConversionDisplay:
-    """Shows a conversion's progress and result. An engines.ConversionListener."""
+    """Shows a conversion's progress and result. It has the methods of an engines.ConversionListener."""
 
     def __init__(self, planned: ConversionPlan, data_dir: str):
         self._data_dir = data_dir

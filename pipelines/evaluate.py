@@ -64,7 +64,7 @@ def evaluate_again() -> None:
 
     weights = run_flags.weights() or trained.scored_weights(config)
     folder = pathlib.Path(_OUTPUT.value or run_lib.evaluation_dir(run_dir, weights, folds))
-    # One process is enough, whatever names workers here.
+    # Evaluates in this process alone, even if the environment variables name several workers.
     strategy = strategy_lib.make_strategy(_STRATEGY.value, environment={})
     model = trained.load_model(
         run_dir, config, weights, strategy=strategy, allowed_code=code_flags.allowed_code()
@@ -102,7 +102,10 @@ def evaluate_again() -> None:
 
 
 def _is_evaluation(names: set[str]) -> bool:
-    """Tells by a folder's names whether an earlier version wrote an evaluation into it; a run has these, too."""
+    """Tells from the file names in an unmarked folder whether an earlier version wrote an evaluation into it.
+
+    A run's folder has these two files, too, but also others.
+    """
     from ucf50_tfrecord.training import run as run_lib
 
     return names == {run_lib.PREDICTIONS_FILENAME, run_lib.SUMMARY_FILENAME}

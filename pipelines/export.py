@@ -32,7 +32,7 @@ def main() -> None:
     console.load_tensorflow()
     import tensorflow as tf
 
-    # What is compared would be computed in TensorFloat-32 there, and a training may run on it.
+    # On a GPU the compared probabilities would be computed in TensorFloat-32, and a training may use the GPU.
     tf.config.set_visible_devices([], "GPU")
     from ucf50_tfrecord.inference import export, finished_run
 

@@ -37,16 +37,19 @@ flags.adopt_module_key_flags(train)
 _POLL_SECS = 0.05
 # Time for the other workers to report, once one has failed and they cannot go on.
 _GRACE_SECS = 3.0
-# Below the ports that systems assign by themselves, so that none is taken before its worker listens.
+# Ports below those that systems assign by themselves, so that no port is taken before its worker listens.
 _PORTS = range(20_000, 32_000)
 _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
-# Messages that every worker prints; only the first one's are shown.
+# Starts of messages that every worker prints; only the first worker's messages are shown.
 _SAID_BY_ALL = ("warning:", "stopping after this step")
 
 
 def main(num_workers: int) -> int:
-    """Starts the workers and returns their status.
+    """Starts the workers, waits until all have exited, and returns the exit status of this program.
+
+    Args:
+      num_workers: number of workers to start.
 
     Raises:
       UserError: if the flags are wrong, there are too few GPUs, or the videos cannot be converted.
@@ -68,7 +71,7 @@ def main(num_workers: int) -> int:
     command = [sys.executable, "-m", "pipelines.train", *sys.argv[1:], *decided]
     status, was_signalled = run_workers(command, environments)
     if not given:
-        with contextlib.suppress(OSError):  # it stays, unless nothing was written into it
+        with contextlib.suppress(OSError):  # a folder that the workers wrote into stays
             os.rmdir(run_dir)
     if was_signalled and status == 0 and not pathlib.Path(run_dir, run_lib.SUMMARY_FILENAME).exists():
         terminal.say("That is:", f"  {remedies.this_command(run=run_dir)}")
@@ -76,10 +79,10 @@ def main(num_workers: int) -> int:
 
 
 def visible_gpus() -> list[str]:
-    """Returns the GPUs that training would see, by the names that CUDA_VISIBLE_DEVICES takes.
+    """Returns the GPUs that a training on this machine would see, as CUDA_VISIBLE_DEVICES names them.
 
     Raises:
-      UserError: if there is a driver, but no way to ask it.
+      UserError: if there is an NVIDIA driver, but nvidia-smi, which lists the GPUs, does not work.
     """
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
@@ -94,7 +97,13 @@ def visible_gpus() -> list[str]:
 
 
 def worker_environments(num_workers: int, gpus: Sequence[str]) -> list[dict[str, str]]:
-    """Returns each worker's environment: the addresses of all workers, and its part of the machine.
+    """Returns each worker's environment variables.
+
+    They hold the addresses of all workers, and the worker's equal part of the GPUs and the cores.
+
+    Args:
+      num_workers: number of workers.
+      gpus: the GPUs, as visible_gpus returns them.
 
     Raises:
       UserError: if there are GPUs, but not one for each worker.
@@ -107,7 +116,7 @@ def worker_environments(num_workers: int, gpus: Sequence[str]) -> list[dict[str,
     for index in range(num_workers):
         config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
         environment = {
-            # A lost worker is reported once, below; TensorFlow reports it many times.
+            # Silences TensorFlow, which would report a lost worker many times; run_workers reports it once.
             "TF_CPP_MIN_LOG_LEVEL": "3",
             "TF_NUM_INTRAOP_THREADS": str(threads),
             **os.environ,
@@ -120,10 +129,10 @@ def worker_environments(num_workers: int, gpus: Sequence[str]) -> list[dict[str,
 
 
 def free_ports(count: int) -> list[int]:
-    """Returns ports of this machine that nobody listens at.
+    """Returns `count` ports of this machine at which no process listens.
 
     Raises:
-      UserError: if there are fewer than `count`.
+      UserError: if there are fewer free ports.
     """
     found = []
     for port in random.sample(_PORTS, len(_PORTS)):
@@ -139,12 +148,16 @@ def free_ports(count: int) -> list[int]:
 
 
 def run_workers(command: Sequence[str], environments: Sequence[dict[str, str]]) -> tuple[int, bool]:
-    """Runs one process per environment until all have exited, and passes signals on.
+    """Runs one worker process per environment until all have exited, and passes signals on to the workers.
 
-    If one fails, the others get a moment to exit by themselves and are killed then.
+    If a worker fails, the others get a moment to exit by themselves; then they are killed.
+
+    Args:
+      command: the words of the command that starts a worker.
+      environments: the environment variables of each worker.
 
     Returns:
-      The status of the process that failed, or 0; whether there was a signal.
+      A tuple: the exit status of the worker that failed, or 0 if none did; and whether a signal arrived.
     """
     received: list[int] = []
     with _signals_noted(received), contextlib.ExitStack() as stack:
@@ -159,7 +172,7 @@ def run_workers(command: Sequence[str], environments: Sequence[dict[str, str]]) 
                 num_passed_on += 1
                 for worker in workers:
                     worker.send_signal(signum)
-                if num_passed_on == 2:  # a worker that waits for another does not notice it
+                if num_passed_on == 2:  # a worker that waits for another does not notice signals
                     deadline = min(deadline, time.monotonic() + _GRACE_SECS)
             if failed is None:
                 failed = _failed(workers)
@@ -177,13 +190,25 @@ def run_workers(command: Sequence[str], environments: Sequence[dict[str, str]]) 
 
 
 def _failed(workers: Sequence[subprocess.Popen]) -> int | None:
-    """Returns the index of the worker that failed; if several did, one that was killed is the cause."""
+    """Returns the index of the worker that failed, or None.
+
+    If several have failed and one of them was killed, returns that one: it is the cause of the others'
+    failure.
+    """
     bad = [index for index, worker in enumerate(workers) if worker.poll()]
     return min(bad, key=lambda index: workers[index].returncode >= 0, default=None)
 
 
 def _explain(index: int, returncode: int, was_signalled: bool) -> int:
-    """Reports how a worker failed, unless a signal asked for it; returns the exit status."""
+    """Prints how a worker failed, and returns the exit status of this program.
+
+    Prints nothing if the user stopped the workers by a signal.
+
+    Args:
+      index: the worker's index.
+      returncode: the worker's return code, as subprocess.Popen gives it.
+      was_signalled: whether a signal arrived.
+    """
     if returncode > 0:
         if not was_signalled:
             terminal.note(f"error: worker {index} exited with status {returncode}, see above")
@@ -199,7 +224,7 @@ def _explain(index: int, returncode: int, was_signalled: bool) -> int:
 def _start(
     command: Sequence[str], index: int, environment: dict[str, str], stack: contextlib.ExitStack
 ) -> subprocess.Popen:
-    """Starts a worker; leaving `stack` kills it if it still runs."""
+    """Starts a worker process. Leaving `stack` kills the worker if it still runs."""
     is_first = index == 0
     worker = subprocess.Popen(
         command,
@@ -209,7 +234,7 @@ def _start(
         stderr=None if is_first else subprocess.PIPE,
         text=True,
         errors="backslashreplace",
-        process_group=0,  # Ctrl-C reaches this process alone, which passes it on
+        process_group=0,  # so that Ctrl-C reaches only this process, which passes it on to the workers
         preexec_fn=functools.partial(_exit_with_parent, os.getpid()),
     )
     stack.callback(worker.wait)
@@ -224,7 +249,7 @@ def _show_errors(worker: subprocess.Popen, index: int) -> None:
 
 
 def _exit_with_parent(parent: int) -> None:
-    """Makes the system kill this process when its parent exits, however that exits."""
+    """Makes the system kill this process when its parent exits, even if the parent is killed."""
     if _LIBC.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL)) or os.getppid() != parent:
         os._exit(1)
 
@@ -245,7 +270,7 @@ def _signals_noted(received: list[int]) -> Iterator[None]:
 
 
 def _take_own_flags() -> int:
-    """Returns --workers, and leaves the flags after -- in sys.argv."""
+    """Returns the value of --workers, and reduces sys.argv to the flags after --."""
     parser = terminal.ArgumentParser(remedies.program("launch"), description=__doc__.splitlines()[0])
     parser.add_argument("--workers", type=int, required=True, help="number of workers to start")
     parser.add_argument("flags", nargs="*", help="-- and the flags of pipelines.train")

@@ -15,7 +15,11 @@ COMMANDS = ("convert", "train", "evaluate", "predict", "compare", "export", "ver
 
 
 def main() -> int:
-    """Returns the exit status where no entry point is run: 0 after help, 2 after a mistake."""
+    """Runs the entry point that the first argument names, or prints help.
+
+    Returns:
+      The exit status: 2 if the first argument names no entry point, else 0.
+    """
     command = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if command in COMMANDS:
         del sys.argv[1]

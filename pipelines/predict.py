@@ -3,10 +3,10 @@
   python -m pipelines.predict --run=runs/demo --video=holiday.mp4
   python -m pipelines.predict --run=runs/demo --video=clips/,more.avi --json
 
-Videos are decoded as they were for training. A long one is cut into windows
-that overlap; its probabilities are the mean of theirs. Each video is decoded in
-a process of its own: one that fails costs itself alone, and the exit status is
-then 1.
+Videos are decoded in the same way as the training videos. A long video is cut
+into windows that overlap; its probabilities are the mean of the windows'
+probabilities. Each video is decoded in a process of its own: if one fails, the
+others are still predicted, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -103,12 +103,12 @@ def main() -> int:
 
 
 def find_videos() -> list[decoding.VideoFile]:
-    """Returns the videos that --video names, printing what was passed over."""
+    """Returns the videos that --video names, and prints a warning about files that are passed over."""
     from ucf50_tfrecord.inference import decoding
 
     if not _VIDEO.value:
         raise UserError("Pass --video=<a video, or a folder of videos>.")
-    # A comma may be part of a name.
+    # The value may be one existing path with a comma in its name.
     paths = [_VIDEO.value] if os.path.exists(_VIDEO.value) else filter(None, _VIDEO.value.split(","))
     videos, warnings = decoding.find_videos(list(paths))
     for warning in warnings:
@@ -117,7 +117,12 @@ def find_videos() -> list[decoding.VideoFile]:
 
 
 def load_session(stack: contextlib.ExitStack, output: pathlib.Path) -> Session:
-    """Loads the run and claims the folder of the results; `stack` explains what a device raises."""
+    """Loads the run's model and marks the folder of the results as one for predictions.
+
+    Args:
+      stack: gets a context that turns TensorFlow's errors about full memory into UserErrors.
+      output: the folder of the results.
+    """
     storage.check_own(output, _FOLDER_KIND, _is_predictions)
     console.load_tensorflow()
     from ucf50_tfrecord.inference.session import Session
@@ -166,7 +171,17 @@ def announce(session: Session) -> None:
 def predict_all(
     videos: list[decoding.VideoFile], session: Session, limits: DecodeLimits, output: pathlib.Path
 ) -> list[dict[str, Any]]:
-    """Predicts videos one after the other and prints the results; returns their parts of the document."""
+    """Predicts videos one after the other, and prints the results.
+
+    Args:
+      videos: the videos to predict.
+      session: the loaded model and the settings of the prediction.
+      limits: limits on what one video may cost.
+      output: the folder for the timeline pictures.
+
+    Returns:
+      The entries of the videos for predictions.json, in the order of the videos.
+    """
     from ucf50_tfrecord.inference import decoding
 
     found: list[dict[str, Any]] = []
@@ -192,7 +207,13 @@ def predict_all(
 
 
 def show_fraction(bar: console.ProgressBar, number: int, fraction: float) -> None:
-    """Shows the fraction of a video's windows that is done on a bar of videos."""
+    """Shows, on a bar that counts videos, the fraction of a video's windows that is predicted.
+
+    Args:
+      bar: the bar.
+      number: number of videos that are already done.
+      fraction: fraction of the current video's windows that is predicted, 0 to 1.
+    """
     bar.n = number + round(fraction, 2) if fraction < 1 else number + 1
     bar.set_postfix_str("")
 
@@ -215,14 +236,17 @@ def print_prediction(prediction: Prediction, classes: tuple[str, ...]) -> None:
 
 
 def print_row(name: str, class_name: str, value: str) -> None:
-    """Prints a line of the table, 80 columns wide, without breaking a bar."""
+    """Prints a line of the results table, 80 columns wide, without disturbing a progress bar."""
     name, class_name = fit(name, _NAME_WIDTH, keep_end=True), fit(class_name, _CLASS_WIDTH)
     # A long video's row need not wait for the next in a pipe.
     terminal.say(f"{name:<{_NAME_WIDTH}} {class_name:<{_CLASS_WIDTH}} {value:>11}", flush=True)
 
 
 def fit(text: str, width: int, *, keep_end: bool = False) -> str:
-    """Shortens a name to a column's width: what differs in paths is their end."""
+    """Shortens a name to a column's width.
+
+    `keep_end` cuts the beginning and keeps the end, in which paths differ.
+    """
     text = printable(text)
     if len(text) <= width:
         return text
@@ -232,7 +256,18 @@ def fit(text: str, width: int, *, keep_end: bool = False) -> str:
 def save_timeline(
     prediction: Prediction, classes: tuple[str, ...], output: pathlib.Path, number: int
 ) -> dict[str, str]:
-    """Draws a video in several windows; returns the picture's name, for the document."""
+    """Draws the timeline of a video that was cut into several windows: its probabilities over time.
+
+    Args:
+      prediction: the prediction for the video.
+      classes: the names of the classes.
+      output: the folder for the picture.
+      number: the video's number, counted from 0, for the picture's name.
+
+    Returns:
+      {"timeline": <the picture's file name>} for the video's entry in predictions.json; {} for an uncut
+      video.
+    """
     if len(prediction.windows_secs) == 1:
         return {}
     from ucf50_tfrecord.drawing import pixels, timeline
@@ -248,7 +283,7 @@ def save_timeline(
 
 
 def save(document: dict[str, Any], output: pathlib.Path) -> None:
-    """Writes predictions.json, and removes the pictures that belong to the one before it alone."""
+    """Writes predictions.json, and removes pictures that only the replaced predictions.json lists."""
     path = output / _PREDICTIONS_FILENAME
     try:
         before = find_timelines(path)
@@ -269,15 +304,16 @@ class _Predicted:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Predictions:
-    """What is read of predictions.json."""
+    """The part of predictions.json that is read again: the names of the pictures."""
 
     videos: tuple[_Predicted, ...]
 
 
 def find_timelines(path: pathlib.Path) -> set[str]:
-    """Returns the names of the pictures that a predictions.json lists, as far as they are names that this gives.
+    """Returns the file names of the timeline pictures that a predictions.json lists.
 
-    Earlier versions wrote the path; that leads into the same folder, or counts for nothing.
+    Names that save_timeline would not give are left out. Earlier versions listed paths: a path to a picture
+    beside predictions.json counts as the picture's name, and other paths are left out.
     """
     listed = {
         video.timeline
@@ -288,14 +324,14 @@ def find_timelines(path: pathlib.Path) -> set[str]:
 
 
 def _is_predictions(names: set[str]) -> bool:
-    """Tells by a folder's names whether an earlier version wrote predictions into it."""
+    """Tells from an unmarked folder's file names whether an earlier version wrote predictions into it."""
     return _PREDICTIONS_FILENAME in names and all(
         name == _PREDICTIONS_FILENAME or name.endswith(".png") for name in names
     )
 
 
 def describe(session: Session) -> dict[str, Any]:
-    """Returns everything but the videos that decides the predictions, for the document."""
+    """Returns the part of predictions.json that describes what decides the predictions, except the videos."""
     from ucf50_tfrecord.convert import decode
     from ucf50_tfrecord.training import provenance
 

@@ -1,4 +1,7 @@
-"""Remedies as commands: the one place that knows how the library's options are called on a command line."""
+"""Turns remedies, which are an error's suggestions of how to fix it, into commands.
+
+No other module knows what the library's options are called on a command line.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from typing import Any
 import pipelines
 from ucf50_tfrecord.errors import Action, Change, Remedy
 
-# Flags that have other names than the options of the library.
+# The names of flags, by the options of the library, where the names differ.
 _FLAGS = {
     "cache_bytes": "fetch_cache_gib",
     "cache_dir": "fetch_cache",
@@ -47,7 +50,7 @@ def message(problem: object) -> str:
 
 
 def command(remedy: Remedy) -> str:
-    """Returns the command, or the flags, that a remedy asks for."""
+    """Returns the command, or the flags, by which the user carries out a remedy."""
     details = remedy.details
     match remedy.action:
         case Action.SET:
@@ -72,7 +75,11 @@ def command(remedy: Remedy) -> str:
 
 
 def _flag(option: str, value: Any) -> str:
-    """Returns an option with its value as a flag; what is to be chosen is said in words or left as an ellipsis."""
+    """Returns an option and its value as a flag, such as "--batch_size=8".
+
+    If the user has to choose the value, the result is a phrase such as "a smaller --batch_size", or the value
+    is an ellipsis.
+    """
     flag = f"--{_FLAGS.get(option, option)}"
     if isinstance(value, Change):
         return f"{_CHANGES[value]} {flag}"
@@ -87,7 +94,7 @@ def _flag(option: str, value: Any) -> str:
 
 
 def _repair_command(*, videos_dir: str, data_dir: str, **options: Any) -> str:
-    """Returns make's command that converts a dataset's damaged shards again."""
+    """Returns the `make repair` command that converts a dataset's damaged shards again."""
     variables = {"VIDEOS": videos_dir, "DATA": data_dir}
     height, width = options.pop("height", None), options.pop("width", None)
     if height:
@@ -96,7 +103,7 @@ def _repair_command(*, videos_dir: str, data_dir: str, **options: Any) -> str:
         variables["FRAMES"] = str(num_frames)
     if shard_bytes := options.pop("shard_bytes", None):
         options["shard_mib"] = -(-shard_bytes >> 20)
-    if options:  # make gives them to a shell as they are
+    if options:  # quoted here, since make passes FLAGS unchanged to a shell
         variables["FLAGS"] = shell_command(f"--{name}={value}" for name, value in options.items())
     return f"make repair {' '.join(make_variable(*item) for item in variables.items())}"
 
@@ -107,27 +114,37 @@ def _join(words: Iterable[str]) -> str:
 
 
 def install_command(extras: str) -> str:
-    """Returns the command that installs extras, such as "convert,train", in the versions that are tested."""
+    """Returns the command that installs the package's extras, such as "convert,train", in tested versions."""
     return f"{shell_word(python())} -m tools.install {extras}"
 
 
 def python() -> str:
-    """Returns this interpreter's path for a command that is shown, relative if it lies in the current folder."""
+    """Returns the path of this Python interpreter, for a command that is shown to the user.
+
+    The path is relative if the interpreter lies in the current folder.
+    """
     path = pathlib.Path(sys.executable)
     return str(path.relative_to(os.getcwd()) if path.is_relative_to(os.getcwd()) else path)
 
 
 def program(command: str) -> str:
-    """Returns the words that start an entry point the way this process was started."""
+    """Returns the words of a command that start an entry point in the way in which this process was started.
+
+    They are "ucf50 <command>" if the console script ucf50 started this process, else those of `python -m`.
+    """
     if any(
         map(pipelines.is_console_script, sys.orig_argv[1:2])
-    ):  # it has no more where Python is interactive
+    ):  # a slice, since an interactive Python has only one argument
         return f"{pipelines.CONSOLE_SCRIPT} {command}"
     return f"{shell_word(python())} -m pipelines.{command}"
 
 
 def this_command(run: str | None = None) -> str:
-    """Returns the command that started this process, to be pasted into a shell; `run` replaces its --run."""
+    """Returns the command that started this process, quoted for a shell.
+
+    Args:
+      run: the value of --run that replaces the one in the command; None leaves the command unchanged.
+    """
     script, *arguments = sys.orig_argv[1:]
     start = [pipelines.CONSOLE_SCRIPT] if pipelines.is_console_script(script) else [python(), script]
     if run:
@@ -138,13 +155,13 @@ def this_command(run: str | None = None) -> str:
 
 
 def make_variable(name: str, value: str) -> str:
-    """Returns the word of a command line that sets one of make's variables."""
+    """Returns the word of a shell command that sets one of make's variables, quoted for the shell."""
     escaped = value.replace("$", "$$")  # make reads a $ as the start of a variable's name
     return shell_word(f"{name}={escaped}")
 
 
 def shell_command(words: Iterable[str]) -> str:
-    """Returns a command line that can be pasted into a shell, whatever its words hold."""
+    """Joins words into a command line that can be pasted into a shell, whatever characters the words hold."""
     return " ".join(map(shell_word, words))
 
 
@@ -160,6 +177,6 @@ def _escaped(character: str) -> str:
         return _LETTERS[character]
     if character.isprintable():
         return character
-    is_byte = "\udc80" <= character <= "\udcff"  # of a file name that is not UTF-8
+    is_byte = "\udc80" <= character <= "\udcff"  # a byte of a file name that is not UTF-8
     content = character.encode("utf-8", "surrogateescape" if is_byte else "surrogatepass")
     return "".join(f"\\{byte:03o}" for byte in content)  # shells differ in where \x ends

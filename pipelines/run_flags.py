@@ -1,4 +1,4 @@
-"""Flags of entry points that use a finished run: its folder and its weights."""
+"""Defines the flags of entry points that use a finished run: the run's folder and its weights."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _WEIGHTS = flags.DEFINE_enum(
 
 
 def run_dir() -> str:
-    """Returns the run's folder.
+    """Returns the run's folder, the value of --run.
 
     Raises:
-      UserError: if none is given.
+      UserError: if --run is not given.
     """
     if not _RUN.value:
         raise UserError("Pass --run=<folder of a run>.")
@@ -27,5 +27,8 @@ def run_dir() -> str:
 
 
 def weights() -> str | None:
-    """Returns "last", "best", or None for those of the run's own scores."""
+    """Returns which checkpoint of the run to use, the value of --weights: "last" or "best".
+
+    None stands for the checkpoint that the run's own final scores were computed with.
+    """
     return _WEIGHTS.value

@@ -1,6 +1,6 @@
-"""A folder for the temporary files of each process, and the removal of folders that killed processes left.
+"""Gives each process a folder for its temporary files, and removes folders that killed processes left.
 
-A killed process also leaves temporary files of TensorFlow: its AutoGraph writes Python modules.
+The temporary files are not only the program's own: TensorFlow's AutoGraph writes Python modules, for example.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _MODE = 0o700
 def use_own_folder() -> None:
     """Puts temporary files of this process and its children into a folder that is removed at exit.
 
-    The folder lies in TMPDIR. The process holds its lock until it exits, however it exits. Folders whose lock
-    nobody holds belong to killed processes; they are removed first.
+    The folder lies in TMPDIR. The process holds the folder's lock until it exits, in whatever way. Folders
+    whose lock no process holds were left by killed processes; they are removed first.
 
     Raises:
-      UserError: if no such folder can be made.
+      UserError: if the folder cannot be made.
     """
     try:
         parent = tempfile.gettempdir()
@@ -45,7 +45,12 @@ def use_own_folder() -> None:
 
 
 def _make_locked(parent: str, stack: contextlib.ExitStack) -> str | None:
-    """Makes a folder and locks it; returns None if another process removed it as abandoned meanwhile."""
+    """Makes a folder in `parent`, and locks it until `stack` is closed.
+
+    Returns:
+      The folder's path, or None if another process took the folder for a killed process's and removed it
+      before it was locked.
+    """
     folder = os.path.join(parent, f"{_PREFIX}{secrets.token_hex(8)}")
     try:
         os.mkdir(folder, _MODE)
@@ -56,28 +61,29 @@ def _make_locked(parent: str, stack: contextlib.ExitStack) -> str | None:
     except storage.LockedError:
         return None
     except UserError:
-        if os.path.isdir(folder):  # locks do not work here
+        if os.path.isdir(folder):  # locks do not work in this file system
             shutil.rmtree(folder, ignore_errors=True)
             raise
-    # Another process may have removed it before it released the lock.
+    # Another process may have locked the folder before this one, and removed it.
     return folder if os.path.isdir(folder) else None
 
 
 def _remove_own(folder: str, lock: contextlib.ExitStack, pid: int) -> None:
-    if os.getpid() == pid:  # not a fork
+    if os.getpid() == pid:  # not a fork of the process that made the folder
         shutil.rmtree(folder, ignore_errors=True)  # the next process tries again
         lock.close()
 
 
 def _remove_abandoned(parent: str) -> None:
-    """Removes folders that killed processes of this user left."""
+    """Removes the folders in `parent` that killed processes of this user left."""
     try:
         with os.scandir(parent) as entries:
             found = [entry for entry in entries if _NAME.fullmatch(entry.name)]
     except PermissionError:  # the folder cannot be listed
         return
     for entry in found:
-        # Suppressed: its process runs, or another process removes it now.
+        # The suppressed errors mean that the folder's process still runs, or that another process removes the
+        # folder.
         with contextlib.suppress(FileNotFoundError, UserError):
             if _is_own(entry.stat(follow_symlinks=False)):
                 with storage.folder_lock(entry.path):
@@ -85,7 +91,10 @@ def _remove_abandoned(parent: str) -> None:
 
 
 def _is_own(status: os.stat_result) -> bool:
-    """Tells whether this user made the folder as _make_locked does; anyone may make folders in /tmp."""
+    """Tells whether a folder's owner is this user and its mode is that of _make_locked's folders.
+
+    Anyone may make folders in /tmp with such names.
+    """
     return (
         stat.S_ISDIR(status.st_mode)
         and stat.S_IMODE(status.st_mode) == _MODE

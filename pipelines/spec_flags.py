@@ -25,7 +25,7 @@ flags.disclaim_key_flags()
 
 
 class SpecFlags(Generic[_Spec]):
-    """Flags for the fields of a dataclass that have help, as settings.setting gives them."""
+    """Flags for those fields of a dataclass that have a help text, see settings.setting."""
 
     def __init__(
         self,
@@ -38,8 +38,9 @@ class SpecFlags(Generic[_Spec]):
 
         Args:
           spec: the dataclass.
-          names: the flags' names, by fields, where they differ from the fields'.
-          defaults: the flags' defaults, by fields, where they differ from the fields'.
+          names: names of flags by the names of their fields, for flags that are not named like their field.
+          defaults: default values of flags by the names of their fields, where they differ from the field's
+            default.
         """
         self._spec, hints = spec, typing.get_type_hints(spec)
         self._holders = {
@@ -54,11 +55,14 @@ class SpecFlags(Generic[_Spec]):
         }
 
     def values(self) -> dict[str, Any]:
-        """Returns the flags' values by the fields' names."""
+        """Returns the values of the flags, by the names of the fields."""
         return {name: holder.value for name, holder in self._holders.items()}
 
     def build(self, **others: Any) -> _Spec:
-        """Builds the dataclass from the flags and the other fields.
+        """Builds an instance of the dataclass from the values of the flags.
+
+        Args:
+          others: the values of fields that have no flag.
 
         Raises:
           UserError: if the dataclass refuses a value.
@@ -73,7 +77,7 @@ def _define(name: str, kind: type, default: Any, text: str) -> flags.FlagHolder:
 
 
 def _required(hint: Any) -> type:
-    """Returns T of `T | None`, and any other type itself."""
+    """Returns the type T for the type hint `T | None`, and any other type hint unchanged."""
     if isinstance(hint, types.UnionType):
         [hint] = [part for part in typing.get_args(hint) if part is not types.NoneType]
     return hint

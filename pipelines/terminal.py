@@ -1,8 +1,8 @@
-"""The only module that writes to the terminal. Every line that it receives stays one line of plain text.
+"""Writes to the terminal, which no other module does. Each line that it prints stays one line of plain text.
 
-Names of files, classes and videos, values of flags and errors of other libraries may hold escape sequences, line
-breaks or characters that reverse the direction of writing. They are escaped here. Imports no third-party
-package: the doctor runs where packages are missing.
+Names of files, classes and videos, values of flags and errors of other libraries may hold escape sequences,
+line breaks or characters that reverse the direction of writing; this module escapes them. It imports no
+third-party package, because tools.doctor, which uses it, runs where packages are missing.
 """
 
 from __future__ import annotations
@@ -22,34 +22,34 @@ WIDTH = 80  # columns
 
 
 def say(*lines: str, flush: bool = False) -> None:
-    """Prints lines to standard output, without breaking a bar."""
+    """Prints lines to standard output, without disturbing a progress bar."""
     _write(sys.stdout, map(printable, lines))
     if flush:
         sys.stdout.flush()
 
 
 def note(*lines: str) -> None:
-    """Prints lines to standard error, without breaking a bar."""
+    """Prints lines to standard error, without disturbing a progress bar."""
     _write(sys.stderr, map(printable, lines))
 
 
 def warn(text: str) -> None:
-    """Prints a warning with its remedies, one line, to standard error."""
+    """Prints a warning and the commands that fix its cause, as one line, to standard error."""
     note(f"warning: {remedies.message(text)}")
 
 
 def say_wrapped(text: str, *, width: int = WIDTH, flush: bool = False, **options) -> None:
-    """Prints a text in lines of `width` columns, broken at spaces; takes the options of textwrap.wrap."""
+    """Prints a text in lines of at most `width` columns, broken at spaces; `options` are textwrap.wrap's."""
     say(*textwrap.wrap(printable(text), width, **options), flush=flush)
 
 
 def say_drawing(drawing: str) -> None:
-    """Prints a drawing of numbers, which may hold colour codes but no names."""
+    """Prints a drawing made of text without escaping it; it may hold colour codes, but must hold no names."""
     _write(sys.stdout, drawing.split("\n"))
 
 
 def note_exception(error: BaseException) -> None:
-    """Prints an error's traceback to standard error; indents all lines of a message but the first."""
+    """Prints an exception's traceback to standard error; indents all lines of its message but the first."""
     for part in traceback.format_exception(error):
         first, *others = part.rstrip("\n").split("\n")
         indent = "" if first.startswith("  File ") else "    "
@@ -57,7 +57,7 @@ def note_exception(error: BaseException) -> None:
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """Prints an error as one line after the usage."""
+    """An argparse parser that prints an error as one line after the usage."""
 
     def error(self, message: str) -> None:
         super().error(printable(message))

@@ -2,12 +2,12 @@
 
   python -m pipelines.train --videos=/data/UCF50 --recipe=lstm
 
-With --videos the shards are brought up to date first; with --data alone they
-are taken as they are. With --run naming an unfinished run, that run goes on.
+With --videos the shards are brought up to date first; with --data alone the
+existing shards are used. If --run names an unfinished run, that run resumes.
 
 With --strategy=multi_worker this process is one of several workers, which
-TF_CONFIG or Slurm names; all get the same flags, with --data and --run.
-pipelines.launch starts them on one machine.
+TF_CONFIG or Slurm names. All workers get the same flags, with --data and --run.
+pipelines.launch starts several workers on one machine.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def main() -> None:
     if uses_workers:
         check_worker_flags()
 
-    manifest = convert.load_or_convert()  # before TensorFlow is loaded: its workers start lighter
+    manifest = convert.load_or_convert()  # before TensorFlow is loaded, so that its processes start faster
     folds = choose_folds(manifest, asked, terminal.warn)
     model = recipes.model_spec(settings, manifest)
 
@@ -99,10 +99,13 @@ def main() -> None:
 
 
 def read_flags() -> tuple[dict[str, Any], Folds, RunOptions]:
-    """Reads the settings, the folds and the options of the run, so that a mistake shows before anything is converted.
+    """Reads the flags of a training, so that a mistake shows before any video is converted.
+
+    Returns:
+      A tuple: the settings of model and training; the folds that are asked for; and the options of the run.
 
     Raises:
-      UserError: if a flag is wrong, whatever the shards.
+      UserError: if a flag is wrong for any dataset.
     """
     settings, asked = train_flags.settings(), train_flags.asked_folds()
     check_early_stopping(recipes.train_spec(settings), asked)
@@ -111,13 +114,19 @@ def read_flags() -> tuple[dict[str, Any], Folds, RunOptions]:
 
 
 def start_devices(stack: contextlib.ExitStack, uses_workers: bool) -> tf.distribute.Strategy:
-    """Returns the devices, once all workers have started; `stack` turns failures of devices into UserErrors."""
+    """Returns the devices that train, as a strategy, once all workers have started.
+
+    Args:
+      stack: gets contexts that turn TensorFlow's errors about full memory and lost workers into UserErrors,
+        and hide the output of workers other than the chief.
+      uses_workers: whether the strategy trains with several workers.
+    """
     from ucf50_tfrecord.training import strategy as strategy_lib
 
     if uses_workers:
         terminal.say("Waiting for the other workers …", flush=True)
     strategy = strategy_lib.make_strategy(_STRATEGY.value, join_secs=_JOIN_SECS.value)
-    console.handle_sigterm()  # which TensorFlow takes for itself where there are workers
+    console.handle_sigterm()  # again: with several workers TensorFlow has replaced the handler
     stack.enter_context(strategy_lib.explain_exhausted_memory())
     stack.enter_context(strategy_lib.explain_lost_workers(strategy))
     stack.enter_context(console.only_chief_speaks(strategy_lib.is_chief(strategy)))
@@ -157,7 +166,7 @@ def announce(job: Job) -> None:
 
 
 def check_worker_flags() -> None:
-    """Raises UserError if several workers could not agree on a folder."""
+    """Raises UserError unless the flags let several workers share the folders of the run and the shards."""
     if not _RUN.value:
         raise UserError(
             "With several workers pass --run=<folder>: the same for all, on a file system that all share."
@@ -178,7 +187,7 @@ def print_stopped(step: int, run_dir: str, num_workers: int) -> None:
 
 
 def parse_steps(text: str | None) -> tuple[int, int] | None:
-    """Reads steps such as "20,30"; returns None for None."""
+    """Reads the first and the last step from a text such as "20,30"; returns None for None."""
     if text is None:
         return None
     match = re.fullmatch(r"(\d+),(\d+)", text.replace(" ", ""))
@@ -191,7 +200,7 @@ def parse_steps(text: str | None) -> tuple[int, int] | None:
 
 
 def given_flags() -> dict[str, object]:
-    """Returns all flags of this program, as given or by default."""
+    """Returns the values of all flags of this program by name, whether they are given or defaults."""
     return {flag.name: flag.value for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0])}
 
 

@@ -1,4 +1,4 @@
-"""Flags of a training: the model, how to train it, and on which folds."""
+"""Defines the flags of a training: the model, how to train it, and on which folds."""
 
 from __future__ import annotations
 
@@ -45,10 +45,12 @@ for _name, _known in (("model", MODELS), ("encoder", ENCODERS)):
 
 
 def settings(recipe: str | None = None) -> dict[str, Any]:
-    """Returns the settings: the flags' defaults, replaced by a recipe's, overridden by given flags.
+    """Returns the settings of a training: those of a recipe, overridden by flags that are given.
+
+    Settings that neither the recipe nor a given flag sets have the defaults of their flags.
 
     Args:
-      recipe: the recipe's name; None takes --recipe, if it is given.
+      recipe: the recipe's name; None stands for the value of --recipe, or for no recipe if that is not given.
 
     Raises:
       UserError: if there is no such recipe.
@@ -61,7 +63,7 @@ def settings(recipe: str | None = None) -> dict[str, Any]:
 
 
 def asked_folds() -> Folds:
-    """Returns the folds that the flags ask for.
+    """Returns the folds that --train_folds, --val_folds and --test_folds ask for.
 
     Raises:
       UserError: if a flag is no list of folds.

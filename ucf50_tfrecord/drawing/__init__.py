@@ -1,1 +1,1 @@
-"""Pictures and pages: numbers and texts in, pixels and files' contents out."""
+"""Draws pictures and writes pages: turns numbers and texts into pixels and contents of files."""

@@ -1,8 +1,8 @@
-"""The set-up that all drawings share: matplotlib figures, colours, and text that shows as it is.
+"""The basis of all drawings: matplotlib figures, colours, and text drawn literally, without mathtext.
 
 Figures are made without pyplot, which keeps them in a global list and looks for a screen. The colours
 can be told apart by the colour-blind: one hue from light to dark for amounts, orange over white to blue
-for values with a sign, and for series those of Okabe and Ito 2008, "Color Universal Design".
+for values with a sign, and the colours of Okabe and Ito 2008, "Color Universal Design", for series.
 """
 
 from __future__ import annotations
@@ -23,36 +23,36 @@ PRINT_DPI = 144  # finer than a screen needs, for printed reports
 AMOUNTS = "Blues"
 BLUE, GREY = "#08519c", "0.75"
 SIGNED = LinearSegmentedColormap.from_list("orange-blue", ["#b35900", "#f5b366", "#ffffff", "#8fbbdd", BLUE])
-# Okabe and Ito's without their yellow, which is hard to see on white paper.
+# Okabe and Ito's colours without their yellow, which is hard to see on white paper.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#888888")
 _MARKERS = "osD^vPX*<>"
 _MAX_NAME_LENGTH = 30
 
 
 def colour(style: int) -> str:
-    """Returns the colour of a series."""
+    """Returns the colour of a series, whose style is its number."""
     return COLOURS[style % len(COLOURS)]
 
 
 def marker(style: int) -> str:
-    """Returns the marker of a series."""
+    """Returns the marker of a series, whose style is its number."""
     return _MARKERS[style % len(_MARKERS)]
 
 
 def literal(text: str) -> str:
-    """Escapes a text for matplotlib, for which dollars enclose a formula."""
+    """Escapes a text so that matplotlib draws it literally: between dollars, it would read a formula."""
     return printable(text).replace("$", r"\$")
 
 
 def short_name(name: str) -> str:
-    """Escapes a name for matplotlib and cuts it to the space that drawings have for one."""
+    """Escapes a name for matplotlib, and cuts it to the length that drawings have space for."""
     return literal(shorten(name, _MAX_NAME_LENGTH))
 
 
 def new_figure(
     width: float, height: float, *, dpi: int = PRINT_DPI, layout: str | None = "constrained"
 ) -> matplotlib.figure.Figure:
-    """Returns an empty figure of a size in inches."""
+    """Returns an empty figure, whose width and height are given in inches."""
     return matplotlib.figure.Figure(figsize=(width, height), dpi=dpi, layout=layout)
 
 
@@ -66,12 +66,13 @@ def render(figure: matplotlib.figure.Figure) -> np.ndarray:
 def label_grid(
     axes: matplotlib.axes.Axes, rows: Sequence[str], columns: Sequence[str], **options: object
 ) -> None:
-    """Names a grid's rows and columns and draws lines between its entries.
+    """Writes the names of a grid's rows and columns, and draws lines between the grid's entries.
 
     Args:
-      axes: where the grid is drawn, one entry per unit.
-      rows, columns: names, escaped.
-      options: matplotlib's, of the columns' names.
+      axes: the axes that the grid is drawn in; an entry is 1 wide and 1 high.
+      rows: the names of the rows, escaped.
+      columns: the names of the columns, escaped.
+      options: matplotlib's text options for the names of the columns.
     """
     axes.set_xticks(np.arange(len(columns)), columns, **options)
     axes.set_yticks(np.arange(len(rows)), rows)
@@ -82,12 +83,12 @@ def label_grid(
 
 
 def write_entry(axes: matplotlib.axes.Axes, row: int, column: int, text: str, **options: object) -> None:
-    """Writes a text into the middle of a grid's entry."""
+    """Writes a text into the middle of an entry of a grid; `options` are matplotlib's text options."""
     written = axes.text(column, row, text, ha="center", va="center", **options)
-    written.set_in_layout(False)  # measuring hundreds of them takes longer than drawing them
+    written.set_in_layout(False)  # measuring hundreds of texts takes longer than drawing them
 
 
 def name_rows(axes: matplotlib.axes.Axes, names: Sequence[str]) -> None:
-    """Names the rows of a diagram, the first on top."""
+    """Writes the names of a diagram's rows beside it, and puts the first row on top."""
     axes.set_yticks(np.arange(len(names)), names)
     axes.set_ylim(len(names) - 0.4, -0.6)

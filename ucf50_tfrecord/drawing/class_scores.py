@@ -1,4 +1,4 @@
-"""Pictures of one model's scores by class and of its mistakes, uint8 [height, width, 3]."""
+"""Draws pictures of one model's scores by class, and of its mistakes, as uint8 [height, width, 3]."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _MIN_WIDTH = 640  # holds a caption above a strip of few or narrow frames
 
 
 def draw_confusion(matrix: np.ndarray, classes: Sequence[str]) -> np.ndarray:
-    """Draws a confusion matrix: colours are fractions of the true class, numbers count clips.
+    """Draws a confusion matrix; an entry's number counts clips, its colour is the fraction of the true class.
 
     Args:
-      matrix: counts [C, C], rows are the true classes.
-      classes: C names.
+      matrix: numbers of clips, int [C, C]; rows are the true classes.
+      classes: the names of the C classes.
     """
     size = max(4.5, 0.28 * len(classes) + 2.5)  # inches: keeps the names of 50 classes apart
     figure = canvas.new_figure(size + 1.0, size, dpi=canvas.SCREEN_DPI)
@@ -41,11 +41,11 @@ def draw_confusion(matrix: np.ndarray, classes: Sequence[str]) -> np.ndarray:
 
 
 def draw_class_f1(f1: np.ndarray, classes: Sequence[str]) -> np.ndarray:
-    """Draws each class's F1 as a bar, the best on top, and their mean as a line.
+    """Draws each class's F1 as a bar, the best class on top, and the mean of the classes' F1 as a line.
 
     Args:
-      f1: float [C], 0 to 1; NaN for a class without clips, which goes to the bottom.
-      classes: C names.
+      f1: each class's F1, float [C], 0 to 1; NaN for a class without clips, which is drawn at the bottom.
+      classes: the names of the C classes.
     """
     order = np.argsort(-np.asarray(f1, np.float64), kind="stable")  # NaN comes last
     values = np.asarray(f1, np.float64)[order]
@@ -71,8 +71,8 @@ def draw_captioned_clips(video: np.ndarray, captions: Sequence[str]) -> np.ndarr
     """Draws clips below each other, each as a caption above up to 8 evenly spaced frames.
 
     Args:
-      video: uint8 [N, T, H, W, 3]; without clips the picture says "no mistakes".
-      captions: N texts.
+      video: the clips, uint8 [N, T, H, W, 3]; if there are none, the picture says "no mistakes".
+      captions: the captions of the N clips.
     """
     strips = [draw_strip(frames) for frames in video]
     strip_height, strip_width = strips[0].shape[:2] if strips else (0, 0)
@@ -82,7 +82,7 @@ def draw_captioned_clips(video: np.ndarray, captions: Sequence[str]) -> np.ndarr
     dpi = canvas.SCREEN_DPI
     figure = canvas.new_figure(width / dpi, height / dpi, dpi=dpi, layout=None)
     for row, caption in enumerate(captions if strips else ["no mistakes"]):
-        top = height - row * row_height  # figures count pixels from below
+        top = height - row * row_height  # matplotlib counts a figure's pixels from its bottom
         figure.text(_MARGIN / width, (top - 20) / height, canvas.literal(caption), fontsize=10, color="black")
     for row, strip in enumerate(strips):
         below = height - (row + 1) * row_height + _MARGIN

@@ -1,4 +1,7 @@
-"""Diagrams that compare models or classes, uint8 [height, width, 3]: intervals, heat maps and curves."""
+"""Draws diagrams that compare models or classes: forest plots, heat maps and curves.
+
+A forest plot shows values with their confidence intervals. A picture is uint8 [height, width, 3].
+"""
 
 from __future__ import annotations
 
@@ -15,15 +18,15 @@ from ucf50_tfrecord.drawing import canvas
 # Inches.
 _ROW = 0.24
 _CHART_WIDTH, _CHART_HEIGHT = 4.6, 3.2
-_MIN_LIMIT = 0.1  # of a heat map's colours: smaller effects are never painted strongly
+_MIN_LIMIT = 0.1  # least value of a heat map's strongest colour, so that small effects never look strong
 _STRONG = 0.88  # the fraction of the strongest colour from which white reads better than black on it
 # In a heat map with many rows, smaller values are not written: their entries are nearly white.
 _MANY_ROWS, _MIN_WRITTEN = 20, 0.05
-_FEW_ROWS = 10  # up to which a long label takes two lines
+_FEW_ROWS = 10  # most rows of a heat map that is so low that the label of its colours takes two lines
 
 
 class Estimate(Protocol):
-    """A value and its interval."""
+    """A value and its confidence interval, from `low` to `high`."""
 
     @property
     def value(self) -> float: ...
@@ -37,13 +40,14 @@ class Estimate(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
-    """One diagram of a forest plot.
+    """One diagram of a forest plot, which shows values with their confidence intervals, row by row.
 
-    title: above the diagram. xlabel: with the unit.
-    series: by name, an estimate per row, None where there is none.
-    points: by row, single values that are drawn as small ticks.
-    style: the colour and marker of a single series; without it each row has its own.
-    reference: the position of a dashed line, and its meaning.
+    title: the text above the diagram.
+    xlabel: the text below the horizontal axis, with the unit.
+    series: the series by their names; a series has an estimate for each row, or None for a row without one.
+    points: for each row, single values that are drawn as small ticks.
+    style: the number of a single series' colour and marker; None gives each row its own colour and marker.
+    reference: the position of a dashed vertical line, and the line's meaning; None draws no line.
     """
 
     title: str
@@ -56,7 +60,13 @@ class Panel:
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """A line with a band. style: its colour and marker. x, y, low, high: float [K]."""
+    """A line of a diagram, with a band around it.
+
+    name: the name in the legend.
+    style: the number of the line's colour and marker.
+    x, y: the points of the line, float [K] each.
+    low, high: the lower and upper edge of the band at these points, float [K] each.
+    """
 
     name: str
     style: int
@@ -68,7 +78,13 @@ class Curve:
 
 @dataclasses.dataclass(frozen=True)
 class Chart:
-    """A diagram of curves. reference: the position of a dashed line, and its meaning."""
+    """A diagram of curves.
+
+    log: whether the vertical axis is logarithmic.
+    xticks: positions and texts of the ticks of the horizontal axis, which is then logarithmic; None leaves
+      both to matplotlib.
+    reference: the position of a dashed horizontal line, and the line's meaning; None draws no line.
+    """
 
     title: str
     xlabel: str
@@ -80,12 +96,12 @@ class Chart:
 
 
 def draw_forest(rows: Sequence[str], panels: Sequence[Panel], *, panel_width: float = 3.6) -> np.ndarray:
-    """Draws estimates with their intervals, one row each, in panels side by side that share their axes.
+    """Draws a forest plot, values with their confidence intervals, as panels that share their axes.
 
     Args:
-      rows: R names.
-      panels: one or more.
-      panel_width: inches of each.
+      rows: the names of the rows.
+      panels: one or more panels, each with an estimate per row and series.
+      panel_width: the width of each panel, in inches.
     """
     most = max(len(panel.series) for panel in panels)
     names = [canvas.short_name(name) for name in rows]
@@ -110,14 +126,19 @@ def draw_changes(
     unsure: np.ndarray | None = None,
     limit: float | None = None,
 ) -> np.ndarray:
-    """Draws values with a sign as a heat map and writes them into it; with many rows only the larger ones.
+    """Draws a heat map of values with a sign, and writes the values into it.
+
+    If the heat map has many rows, only values far enough from 0 are written.
 
     Args:
-      values: float [R, K]; NaN where there is none, which is grey.
-      rows, columns: R and K names.
+      values: the values, float [R, K]; NaN where there is no value, which leaves the entry grey.
+      rows: the names of the R rows.
+      columns: the names of the K columns.
       label: the meaning of the values, with their unit.
-      unsure: bool [R, K], the values that are written in grey.
-      limit: the value of the strongest colour, for pictures that share their colours.
+      unsure: which values are uncertain and therefore written in grey, the others in bold; bool [R, K] or
+        None.
+      limit: the size of the value with the strongest colour, for pictures with the same colours. None takes
+        it from `values`, see colour_limit.
     """
     names = [canvas.short_name(name) for name in rows]
     height = _ROW * max(3, len(rows))
@@ -141,12 +162,15 @@ def draw_changes(
 
 
 def colour_limit(values: np.ndarray) -> float:
-    """Returns the value of a heat map's strongest colour: the largest size in float [...], without NaN."""
+    """Returns the value for a heat map's strongest colour: the largest absolute value, ignoring NaN.
+
+    It is at least 0.1, so that small effects do not look strong.
+    """
     return max(_MIN_LIMIT, float(np.nanmax(np.abs(values), initial=0.0)))
 
 
 def draw_charts(charts: Sequence[Chart], *, columns: int = 2) -> np.ndarray:
-    """Draws diagrams of curves beside and below each other, with one legend for all of them."""
+    """Draws several diagrams of curves as a grid of `columns` columns, with one legend for all diagrams."""
     rows = -(-len(charts) // columns)
     width = _CHART_WIDTH * min(columns, len(charts))
     figure = canvas.new_figure(width, _CHART_HEIGHT * rows + 0.5)
@@ -192,7 +216,7 @@ def _draw_panel(axes: matplotlib.axes.Axes, panel: Panel, num_rows: int) -> None
 
 
 def _draw_chart(axes: matplotlib.axes.Axes, chart: Chart) -> dict[str, object]:
-    """Draws one diagram and returns its lines by name."""
+    """Draws one diagram of curves; returns a dictionary from the curves' names to matplotlib's lines."""
     lines = {}
     for curve in chart.curves:
         x, y, low, high = (np.asarray(part, float) for part in (curve.x, curve.y, curve.low, curve.high))
@@ -223,7 +247,7 @@ def _draw_chart(axes: matplotlib.axes.Axes, chart: Chart) -> dict[str, object]:
 
 
 def _draw_reference(axes: matplotlib.axes.Axes, position: float, meaning: str) -> None:
-    """Draws a dashed horizontal line and writes its meaning above its right end."""
+    """Draws a dashed horizontal line, and writes the line's meaning above its right end."""
     axes.axhline(position, color="0.3", linestyle="--", linewidth=1)
     axes.annotate(
         meaning,
@@ -239,5 +263,5 @@ def _draw_reference(axes: matplotlib.axes.Axes, position: float, meaning: str) -
 
 
 def _names_width(names: Iterable[str]) -> float:
-    """Returns the inches that names take beside a diagram."""
+    """Returns the width, in inches, that names beside a diagram take."""
     return 0.4 + 0.075 * max(map(len, names), default=0)

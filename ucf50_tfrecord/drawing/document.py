@@ -1,6 +1,7 @@
-"""Documents of headings, sentences, tables and figures, as one HTML page and as Markdown.
+"""Turns documents of headings, sentences, tables and figures into an HTML page and into Markdown.
 
-Texts are plain: they may hold any character, and each format escapes what it must.
+The texts of a document are plain text. They may hold any character: the writers of HTML and of Markdown
+escape what their format would interpret.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from markupsafe import Markup
 from ucf50_tfrecord.drawing.pixels import to_small_png
 from ucf50_tfrecord.specs import printable
 
-FIGURES = "figures"  # the folder beside the Markdown
-TONES = ("", "yes", "no", "unknown")  # marks of a table's entry or a list
+FIGURES = "figures"  # the folder of the pictures, beside the Markdown file
+TONES = ("", "yes", "no", "unknown")  # marks that colour a table's entry or a list
 
 
 @dataclasses.dataclass(frozen=True)
 class Heading:
-    """A heading. level: those of level 2 are in the table of contents."""
+    """A heading of a document. Headings of level 2 are listed in the table of contents."""
 
     text: str
     level: int = 2
@@ -41,7 +42,7 @@ class Paragraph:
 
 @dataclasses.dataclass(frozen=True)
 class Bullets:
-    """A list. tone: of TONES."""
+    """A bulleted list of texts. `tone` is one of TONES and marks the whole list."""
 
     items: Sequence[str]
     tone: str = ""
@@ -49,7 +50,7 @@ class Bullets:
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A table's entry with a mark. tone: of TONES."""
+    """An entry of a table, with a mark. `tone` is one of TONES."""
 
     text: str
     tone: str = ""
@@ -57,7 +58,7 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Rows with an entry per column; a row's first entry names it."""
+    """A table. Each row has an entry per column; its first entry is the row's name."""
 
     caption: str
     columns: Sequence[str]
@@ -69,7 +70,7 @@ class Table:
 
     @property
     def is_numeric(self) -> list[bool]:
-        """Tells for each column whether it holds numbers alone, which are aligned to the right."""
+        """Whether each column holds only numbers, which are aligned to the right."""
         columns = list(zip(*self.entries)) or [()] * len(self.columns)
         return [
             i > 0 and all(re.match(r"[-+]?\d|–$", entry.text) for entry in column)
@@ -79,33 +80,33 @@ class Table:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Figure:
-    """A picture.
+    """A picture of a document.
 
-    name: a file name that no other figure of the document has.
-    pixels: uint8 [h, w, 3].
-    caption: its contents, and how to read them.
-    alt: the same for readers who cannot see it.
-    dpi: pixels per inch of the page.
-    photo: whether it shows frames, and so has more colours than a drawing.
+    name: the picture's file name without extension; no other figure of the document has it.
+    pixels: the picture, uint8 [h, w, 3].
+    caption: a text on what the picture shows and how to read it.
+    alt: a text on what the picture shows, for readers who cannot see it.
+    dpi: the picture's pixels per inch of the page.
+    photo: whether the picture shows frames, and so has more colours than a drawing.
     """
 
     name: str
     pixels: np.ndarray
     caption: str
     alt: str
-    dpi: int = 96  # CSS's: a pixel is a pixel
+    dpi: int = 96  # CSS's resolution: a pixel of the picture is a pixel of the page
     photo: bool = False
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height in CSS pixels."""
+        """The picture's width and height on the page, in CSS pixels."""
         height, width = (round(side * 96 / self.dpi) for side in self.pixels.shape[:2])
         return width, height
 
 
 @dataclasses.dataclass(frozen=True)
 class Code:
-    """Lines of a program, shown as they are; none of them may start with a fence, ```."""
+    """Lines of a program, shown literally. No line may start with Markdown's code fence, ```."""
 
     text: str
     language: str = "python"
@@ -125,9 +126,11 @@ class Document:
 
 
 def to_files(document: Document, name: str) -> dict[str, bytes]:
-    """Returns <name>.html, <name>.md and the figures/*.png that the latter shows, by path.
+    """Turns a document into the contents of its files. Equal documents give equal contents.
 
-    Equal documents give equal bytes.
+    Returns:
+      A dictionary from path to content: <name>.html, <name>.md, and figures/<figure>.png for each figure,
+      which the Markdown file shows. The HTML page needs no other file.
     """
     pictures = {figure.name: to_small_png(figure.pixels, photo=figure.photo) for figure in document.figures}
     files = {f"{FIGURES}/{figure}.png": content for figure, content in pictures.items()}
@@ -136,18 +139,21 @@ def to_files(document: Document, name: str) -> dict[str, bytes]:
 
 
 def file_name(text: str) -> str:
-    """Turns any text into a name that every file system and link takes; different texts stay different."""
+    """Turns any text into a file name that works in every file system and link.
+
+    Different texts give different names.
+    """
     plain = re.sub(r"[^A-Za-z0-9_-]+", "_", text)
     checksum = zlib.crc32(text.encode("utf-8", "surrogateescape"))
     return plain if plain == text and text else f"{plain}-{checksum:08x}"
 
 
 def to_html(document: Document, pictures: dict[str, bytes]) -> str:
-    """Returns one page that needs no other file.
+    """Returns a document as one HTML page that needs no other file.
 
     Args:
-      document: the page's contents.
-      pictures: the document's figures as PNG, by name.
+      document: the document.
+      pictures: the PNG files of the document's figures, by the figures' names.
     """
     encoded = {name: Markup(base64.b64encode(picture).decode()) for name, picture in pictures.items()}
     return _environment().get_template("page.html").render(document=document, pictures=encoded)
@@ -160,7 +166,7 @@ def _environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        # Whatever a template writes passes through here, before it is escaped.
+        # Every value that a template writes passes through `finalize`, before it is escaped.
         finalize=lambda value: value if isinstance(value, Markup) else printable(str(value)),
     )
     environment.filters["parts"] = lambda text, pattern: re.split(pattern, text)
@@ -169,7 +175,7 @@ def _environment() -> jinja2.Environment:
 
 
 def to_markdown(document: Document) -> str:
-    """Returns the document as Markdown, which shows the figures from files of the folder FIGURES."""
+    """Returns a document as Markdown, which shows the figures from files in the folder FIGURES."""
     blocks = [f"# {_markdown_text(document.title)}", *map(_markdown, document.blocks)]
     return "\n\n".join(blocks) + "\n"
 
@@ -200,7 +206,7 @@ def _markdown_table(table: Table) -> str:
 
 
 def _markdown_text(text: str) -> str:
-    """Escapes what Markdown would interpret; an underscore within a word is safe."""
+    """Escapes characters that Markdown would interpret; an underscore within a word needs no escape."""
     text = re.sub(r"([\\`*\[\]<>|~&$])", r"\\\1", printable(text))
     text = re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", text)
     return re.sub(r"^(\s*\d*)([#+.)-])(?=[\s#])", r"\1\\\2", text)  # no heading, no list

@@ -1,4 +1,4 @@
-"""Pictures as arrays, without matplotlib: frames side by side, PNG files, and names cut to fit."""
+"""Makes pictures without matplotlib: frames side by side, and PNG files. Also cuts names to fit a picture."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from PIL import Image
 
 from ucf50_tfrecord.specs import printable
 
-_MAX_FRAMES, _MIN_FRAME_HEIGHT, _GAP = 8, 128, 2  # of a strip; the last two in pixels
-_LEVELS = 31  # the highest value of a colour channel in a small PNG; such steps look smooth
+_MAX_FRAMES, _MIN_FRAME_HEIGHT, _GAP = 8, 128, 2  # for a strip of frames; the last two in pixels
+_LEVELS = 31  # the highest value of a colour channel in a small PNG; 32 levels still look smooth
 
 
 def shorten(text: str, length: int) -> str:
@@ -21,19 +21,25 @@ def shorten(text: str, length: int) -> str:
 
 
 def evenly_spaced(num_frames: int, count: int) -> np.ndarray:
-    """Chooses up to `count` frames, the first and the last among them: indices int64 [count]."""
+    """Returns the indices of up to `count` evenly spaced frames, including first and last: int64 [count]."""
     return np.linspace(0, num_frames - 1, min(num_frames, count)).round().astype(int)
 
 
 def enlarge(frames: np.ndarray, factor: int) -> np.ndarray:
-    """Repeats each pixel: uint8 [..., H, W, 3] to [..., factor * H, factor * W, 3]."""
+    """Enlarges frames by repeating each pixel: uint8 [..., H, W, 3] to [..., factor * H, factor * W, 3]."""
     return frames.repeat(factor, axis=-3).repeat(factor, axis=-2)
 
 
 def draw_strip(frames: np.ndarray) -> np.ndarray:
-    """Lays up to 8 evenly spaced frames side by side: uint8 [T, H, W, 3] to uint8 [height, width, 3].
+    """Lays up to 8 evenly spaced frames of a clip side by side.
 
-    Small frames are enlarged by a whole factor, which keeps their pixels as they are.
+    Small frames are enlarged by a whole factor, which keeps their pixels sharp.
+
+    Args:
+      frames: the clip, uint8 [T, H, W, 3].
+
+    Returns:
+      The picture, uint8 [height, width, 3].
     """
     num_frames, height = frames.shape[:2]
     chosen = frames[evenly_spaced(num_frames, _MAX_FRAMES)]
@@ -43,28 +49,29 @@ def draw_strip(frames: np.ndarray) -> np.ndarray:
 
 
 def to_png(pixels: np.ndarray) -> bytes:
-    """Encodes uint8 [height, width, 3] as PNG, without loss."""
+    """Encodes a picture, uint8 [height, width, 3], as PNG without loss."""
     return _encode(Image.fromarray(pixels))
 
 
 def to_small_png(pixels: np.ndarray, *, photo: bool) -> bytes:
-    """Encodes a picture as PNG with fewer colours, in half the bytes: large pages open slowly.
+    """Encodes a picture as PNG with fewer colours, in half the bytes, because large pages open slowly.
 
     Args:
-      pixels: uint8 [height, width, 3].
-      photo: whether it shows frames; a drawing is also reduced to a palette of 256 colours.
+      pixels: the picture, uint8 [height, width, 3].
+      photo: whether the picture shows frames. If not, it is also reduced to a palette of 256 colours.
     """
     levels = np.round(pixels * (_LEVELS / 255)).astype(np.uint16)
     return _encode(Image.fromarray(_colours(levels))) if photo else _encode(_palette(levels), optimize=True)
 
 
 def _palette(levels: np.ndarray) -> Image.Image:
-    """Keeps the 256 most frequent colours and replaces each other one, from letters' edges, by the nearest.
+    """Reduces a drawing to its 256 most frequent colours; other colours are replaced by the nearest of these.
 
-    Unlike Pillow's palettes this one keeps every colour that fills a cell of a heat map.
+    The other colours occur at the edges of letters only. Unlike Pillow's palettes, this one keeps every
+    colour that fills an entry of a heat map.
 
     Args:
-      levels: uint16 [height, width, 3], from 0 to _LEVELS.
+      levels: the drawing, uint16 [height, width, 3] with values from 0 to _LEVELS.
     """
     code = (levels[..., 0] * (_LEVELS + 1) + levels[..., 1]) * (_LEVELS + 1) + levels[..., 2]
     counts = np.bincount(code.ravel(), minlength=(_LEVELS + 1) ** 3)

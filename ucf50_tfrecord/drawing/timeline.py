@@ -1,4 +1,7 @@
-"""The picture of a long video's prediction: class probabilities over time, window by window."""
+"""Draws the prediction for a long video: class probabilities over time.
+
+A long video is cut into overlapping windows, each of which is predicted separately.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from ucf50_tfrecord.drawing import canvas
 _MAX_CLASSES = 7  # the number of colours without grey
 _MAX_TICKS = 12
 _TICK_SECS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400)
-# More windows make curves a tangle, and marks on them one thick line.
+# With more windows, curves would be a tangle, and marks on the curves one thick line.
 _MAX_CURVE_WINDOWS, _MAX_MARKED_WINDOWS = 150, 60
 _NAMES_TITLE = "class (mean over the video)"
 
@@ -26,16 +29,16 @@ def draw_timeline(
     *,
     secs: float,
 ) -> np.ndarray:
-    """Draws the probabilities of a few classes over time: uint8 [height, width, 3].
+    """Draws the probabilities of a video's most important classes over time, as uint8 [height, width, 3].
 
-    Up to 150 windows are drawn as curves, above a strip that shows which class leads when. Of more windows
-    each class is a row, the darker the more probable the class.
+    For up to 150 windows, each class is drawn as a curve; a strip below shows which class is most probable
+    when. For more windows, each class is drawn as a row, which is the darker the more probable the class is.
 
     Args:
-      windows_secs: start and end of each window, of two or more.
-      probabilities: float [windows, C].
-      classes: C names.
-      secs: the video's length.
+      windows_secs: start and end of each window in seconds; there are at least two windows.
+      probabilities: the classes' probabilities in each window, float [windows, C].
+      classes: the names of the C classes.
+      secs: the video's duration in seconds.
     """
     means = probabilities.mean(axis=0)
     chosen = leading_classes(probabilities)
@@ -60,10 +63,13 @@ def draw_timeline(
 
 
 def leading_classes(probabilities: np.ndarray) -> list[int]:
-    """Chooses the classes to draw: first those that lead in most windows, then the most probable.
+    """Returns the labels of the classes to draw, at most 7.
+
+    First come classes that are the most probable class in most windows, then those with the highest mean
+    probability.
 
     Args:
-      probabilities: float [windows, C].
+      probabilities: the classes' probabilities in each window, float [windows, C].
     """
     num_led = np.bincount(probabilities.argmax(axis=1), minlength=probabilities.shape[1])
     return np.lexsort((-probabilities.mean(axis=0), -num_led))[:_MAX_CLASSES].tolist()
@@ -72,7 +78,14 @@ def leading_classes(probabilities: np.ndarray) -> list[int]:
 def _draw_curves(
     axes: matplotlib.axes.Axes, middles: np.ndarray, probabilities: np.ndarray, names: dict[int, str]
 ) -> None:
-    """Draws a curve per class, over the middles of the windows; names: by label."""
+    """Draws a curve per class: the class's probability over the middles of the windows.
+
+    Args:
+      axes: the axes to draw in.
+      middles: the times of the windows' middles, in seconds, float [windows].
+      probabilities: the classes' probabilities in each window, float [windows, C].
+      names: the names of the classes to draw, by label.
+    """
     look = {"marker": "o" if len(middles) <= _MAX_MARKED_WINDOWS else None, "markersize": 3.5}
     for style, (label, name) in enumerate(names.items()):
         axes.plot(middles, probabilities[:, label], color=canvas.colour(style), label=name, **look)
@@ -84,7 +97,14 @@ def _draw_curves(
 def _draw_leaders(
     axes: matplotlib.axes.Axes, edges: np.ndarray, leaders: list[int], chosen: list[int]
 ) -> None:
-    """Draws a strip in which each moment has the colour of the class that leads in the nearest window."""
+    """Draws a strip over time, in the colour of the class that is most probable in the nearest window.
+
+    Args:
+      axes: the axes to draw in.
+      edges: the times where the nearest window changes, in seconds, float [windows + 1].
+      leaders: the label of each window's most probable class.
+      chosen: the labels of the classes that have a colour; other classes are grey.
+    """
     colours = [canvas.colour(chosen.index(label)) if label in chosen else canvas.GREY for label in leaders]
     axes.barh(0, np.diff(edges), left=edges[:-1], height=1, color=colours, linewidth=0)
     if canvas.GREY in colours:
@@ -101,7 +121,15 @@ def _draw_rows(
     values: np.ndarray,
     names: list[str],
 ) -> None:
-    """Draws a row per class, the first on top, with a bar that explains the colours; values: [rows, windows]."""
+    """Draws a row per class, the first class on top, and a bar that explains the colours.
+
+    Args:
+      figure: the figure that gets the bar.
+      axes: the axes to draw the rows in.
+      edges: the times where the nearest window changes, in seconds, float [windows + 1].
+      values: the classes' probabilities, float [rows, windows].
+      names: the names of the classes.
+    """
     rows = np.arange(len(names) + 1) - 0.5
     image = axes.pcolormesh(edges, rows, values, cmap=canvas.AMOUNTS, vmin=0, vmax=1)
     axes.hlines(rows, 0, edges[-1], color="white", linewidth=3)
@@ -113,7 +141,7 @@ def _draw_rows(
 
 
 def _set_time_axis(axes: matplotlib.axes.Axes, secs: float) -> None:
-    """Puts ticks at round times: minutes and seconds, with hours for videos of an hour or more."""
+    """Puts ticks at round times on the time axis, written as minutes:seconds; with hours for long videos."""
 
     def to_text(value: float, _position: int) -> str:
         minutes, rest = divmod(round(value), 60)

@@ -1,4 +1,7 @@
-"""Models: uint8 clips in, float32 logits out. One file per family; architectures.MODELS is their table."""
+"""Builds the models, which map uint8 clips to float32 logits.
+
+Each family of models has a file in this package; architectures.MODELS lists all models.
+"""
 
 from __future__ import annotations
 
@@ -6,27 +9,28 @@ import keras
 
 from ucf50_tfrecord.architectures import is_own_code, model_traits
 
-# The families register their layers, which .keras files name.
+# Imported because these modules register their layers, which .keras files name.
 from ucf50_tfrecord.models import builders, conv3d, pooling, recurrent, seed, transformer  # noqa: F401
 from ucf50_tfrecord.specs import ModelSpec
 
 
 def build_model(spec: ModelSpec, *, dtype: str = "float32") -> keras.Model:
-    """Builds a model.
+    """Builds the model that a specification describes.
 
-    A name such as my_package.my_module:build is imported, which runs that module. Take it from the user, not from
-    a file of someone else's.
+    If the model's name is of the form my_package.my_module:build, that module is imported, which runs its
+    code. Take such a name from the user, not from a file that someone else wrote.
 
     Args:
-      spec: the model's name, and the shape of its clips.
-      dtype: a Keras dtype policy: "float32", "mixed_bfloat16" or "mixed_float16".
+      spec: the specification: the model's name, the shape of its clips, the number of classes and so on.
+      dtype: the name of a Keras dtype policy: "float32", "mixed_bfloat16" or "mixed_float16".
 
     Returns:
-      A model from uint8 [B, T, H, W, 3] to logits float32 [B, num_classes]. It scales pixels to [0, 1] itself:
-      uint8 is a quarter of the bytes to copy to the device.
+      A model from uint8 [B, T, H, W, 3] to logits float32 [B, num_classes]. The model itself scales pixels to
+      [0, 1], because uint8 pixels are a quarter of the bytes to copy to the device.
 
     Raises:
-      UserError: if a builder cannot be imported or returns something else, or the encoder cannot be built.
+      UserError: if the builder of the model or of its encoder cannot be imported or does not return such a
+        model, or the encoder cannot be built.
     """
     builder = model_traits(spec.name).builder
     model = builders.call(builder, spec, keras.dtype_policies.get(dtype))

@@ -1,4 +1,7 @@
-"""Imports and calls builders by name, <module>:<builder>, and checks their results."""
+"""Imports and calls builders of models and encoders by name, and checks the models that they return.
+
+A builder is a function that returns a keras.Model; its name has the form <module>:<builder>.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,10 @@ from ucf50_tfrecord.specs import ModelSpec
 
 
 def load(builder: str) -> Callable[..., Any]:
-    """Imports a builder.
+    """Imports a builder, by its name <module>:<builder>, and returns it.
 
     Raises:
-      UserError: if its module cannot be imported or lacks it.
+      UserError: if the module cannot be imported, or has no such function.
     """
     module_name, _, name = builder.partition(":")
     try:
@@ -30,10 +33,10 @@ def load(builder: str) -> Callable[..., Any]:
 
 
 def call(builder: str, *args: Any) -> Any:
-    """Imports a builder and calls it.
+    """Imports a builder, calls it with `args` and returns its result.
 
     Raises:
-      UserError: as `load` does, or if a builder outside this package fails.
+      UserError: if the builder cannot be imported, see `load`, or if a builder outside this package fails.
     """
     build = load(builder)
     try:
@@ -47,10 +50,10 @@ def call(builder: str, *args: Any) -> Any:
 
 
 def check_model(model: Any, spec: ModelSpec) -> None:
-    """Raises UserError unless a builder has returned the model that `spec` asks for.
+    """Raises UserError unless a builder's result is a model as `spec` describes it.
 
-    That is a functional keras.Model from uint8 [B, T, H, W, 3] to float32 [B, num_classes], with a layer named
-    "encoder" if an encoder is chosen.
+    Such a model is a functional keras.Model from uint8 [B, T, H, W, 3] to float32 [B, num_classes]. If the
+    spec chooses an encoder, the model has a layer named "encoder".
     """
     _expect_model(model, spec.name)
     for end, shape, dtype in (
@@ -69,10 +72,19 @@ def check_model(model: Any, spec: ModelSpec) -> None:
 
 
 def encode(encoder: Any, spec: ModelSpec, image: keras.KerasTensor) -> keras.KerasTensor:
-    """Applies the result of an encoder's builder: frames [N, H, W, C] to features [N, F].
+    """Applies a frame encoder to frames, after checking that it is a model.
+
+    Args:
+      encoder: what the builder of the encoder returned.
+      spec: the specification of the model that the encoder belongs to.
+      image: the frames, [N, H, W, C].
+
+    Returns:
+      The features of the frames, [N, F].
 
     Raises:
-      UserError: if it is not a keras.Model, cannot take the frames, or returns something else.
+      UserError: if the encoder is not a keras.Model, cannot take the frames, or does not return such
+        features.
     """
     _expect_model(encoder, spec.encoder)
     try:
@@ -91,7 +103,7 @@ def _expect_model(model: Any, builder: str) -> None:
 
 
 def _describe(error: Exception) -> str:
-    """Describes an error, with the line of the user's code if it was raised there."""
+    """Describes an error; if the user's code was running, also names the line of that code."""
     lines = [
         f" ({frame.filename}:{frame.lineno})"
         for frame in traceback.extract_tb(error.__traceback__)

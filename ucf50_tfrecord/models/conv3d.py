@@ -1,8 +1,10 @@
 """A 3D CNN with factored convolutions, (2+1)D: first over space, then over time.
 
-Source: Tran et al. 2018, "A Closer Look at Spatiotemporal Convolutions for Action Recognition", without residual
-connections, which four blocks do not need. Both convolutions run in 2D, over frames and over (time, pixel): the
-function is the same, and every device has fast kernels for it.
+Source: Tran et al. 2018, "A Closer Look at Spatiotemporal Convolutions for Action Recognition", without
+  residual
+connections, which four blocks do not need. Both convolutions are computed as 2D convolutions, the first over
+the frames, the second over arrays of (time, pixel). The result is the same, and every device has fast kernels
+for 2D convolutions.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ def conv3d(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
 
 
 def _over_space(x: Tensor, filters: int, dtype: keras.DTypePolicy) -> Tensor:
-    """Convolves and pools each frame: [B, T, H, W, C] to [B, T, ceil(H / 2), ceil(W / 2), filters]."""
+    """Convolves and pools each frame, from [B, T, H, W, C] to [B, T, ceil(H / 2), ceil(W / 2), filters]."""
 
     def block(image: Tensor) -> Tensor:
         image = layers.Conv2D(filters, 3, padding="same", use_bias=False, dtype=dtype)(image)
@@ -40,7 +42,7 @@ def _over_space(x: Tensor, filters: int, dtype: keras.DTypePolicy) -> Tensor:
 
 
 def _over_time(x: Tensor, filters: int, dtype: keras.DTypePolicy) -> Tensor:
-    """Convolves each pixel over 3 frames: [B, T, H, W, C] to [B, T, H, W, filters]."""
+    """Convolves each pixel over 3 frames, from [B, T, H, W, C] to [B, T, H, W, filters]."""
     _, num_frames, height, width, channels = x.shape
     lines = ops.reshape(x, (-1, num_frames, height * width, channels))
     lines = layers.Conv2D(filters, (3, 1), padding="same", use_bias=False, dtype=dtype)(lines)

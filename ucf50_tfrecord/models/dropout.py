@@ -1,7 +1,8 @@
-"""Dropout with random numbers that follow from (seed, step, position in the global batch).
+"""Dropout whose random numbers follow from the seed, the step and the clip's position in the global batch.
 
-A clip's dropout, like its augmentation, depends neither on the number of replicas nor on where a run was resumed.
-Keras's own layer advances a state, which would have to be saved, and draws the same numbers on every replica.
+A clip's dropout, like its augmentation, depends neither on the number of replicas nor on where a run was
+resumed. Keras's own dropout layer has a state that would have to be saved, and draws the same numbers on
+every replica.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ import tensorflow as tf
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RandomKey:
-    """The origin of the random numbers of one training step's dropout.
+    """The values from which dropout derives its random numbers in one training step.
 
     seed: the run's seed.
-    step: int64 [], counted from the run's start, on the host.
-    position: int64 [B], the clips' positions in the global batch.
+    step: the number of the step since the run's start, int64 [] on the host.
+    position: the positions of a replica's clips in the global batch, int64 [B].
     batch_size: clips per global batch.
     """
 
@@ -32,13 +33,13 @@ class RandomKey:
     batch_size: int
 
 
-# Each replica of a MirroredStrategy is traced in a thread of its own.
+# Thread-local, because a MirroredStrategy traces each replica in its own thread.
 _local = threading.local()
 
 
 @contextlib.contextmanager
 def random_key(key: RandomKey) -> Iterator[None]:
-    """Sets the key of all dropout while a model is called for training."""
+    """Sets the RandomKey of all Dropout layers while the block runs, which calls a model for training."""
     _local.key = key
     try:
         yield
@@ -48,14 +49,17 @@ def random_key(key: RandomKey) -> Iterator[None]:
 
 @keras.saving.register_keras_serializable(package="ucf50_tfrecord")
 class Dropout(keras.layers.Layer):
-    """Sets a fraction of the values to 0 and scales the others, in training only.
+    """A dropout layer: sets a random fraction of the values to 0 and scales the others, in training only.
 
-    Takes float [B * k, ...] and returns the same shape; each clip has k consecutive rows.
+    Maps float [B * k, ...] to the same shape; each of the B clips has k consecutive rows. Training must call
+    it within `random_key`.
 
     Args:
-      rate: the fraction.
-      stream: a number that no other layer of the model has, so that layers draw different numbers.
-      whole_rows: whether each of the B * k rows is dropped as a whole (stochastic depth).
+      rate: the fraction of the values that is set to 0.
+      stream: a number that no other dropout layer of the model has, so that layers draw different random
+        numbers.
+      dtype: the layer's dtype policy.
+      whole_rows: whether each of the B * k rows is either kept or dropped as a whole (stochastic depth).
     """
 
     def __init__(
@@ -75,7 +79,7 @@ class Dropout(keras.layers.Layer):
             raise RuntimeError("Call a model with dropout for training within dropout.random_key(…).")
         key = _local.key
         rows = tf.shape(values)[0] // tf.shape(key.position)[0]  # per clip
-        with tf.device("CPU:0"):  # TensorFlow expects seeds there, also for draws on a GPU
+        with tf.device("CPU:0"):  # TensorFlow expects seeds on the host, also for draws on a GPU
             seeds = tf.stack([tf.constant(key.seed * 1000 + self.stream + 1, tf.int64), key.step])
             each = [1] * (len(values.shape) - 1) if self.whole_rows else values.shape[1:]
             shape = tf.concat([[key.batch_size, rows], each], axis=0)

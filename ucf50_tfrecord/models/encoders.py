@@ -1,4 +1,7 @@
-"""Frame encoders: the project's own of three blocks, those of keras.applications, and the user's own."""
+"""Builds frame encoders: the project's own of three blocks, those of keras.applications, and the user's own.
+
+A frame encoder maps each frame of a clip to a vector of features.
+"""
 
 from __future__ import annotations
 
@@ -19,24 +22,25 @@ from ucf50_tfrecord.models.frames import Tensor, encode_frames, normalize
 from ucf50_tfrecord.specs import ModelSpec
 
 BLOCK_FILTERS = (32, 64, 128)
-# The first stream of dropout within models of keras.applications; the project's own models use lower ones.
+# The lowest `stream` of dropout layers in models of keras.applications; the project's own models use lower
+# numbers.
 _FIRST_STREAM = 100
 
 
 def frame_features(video: Tensor, spec: ModelSpec, dtype: keras.DTypePolicy) -> Tensor:
-    """Encodes each frame with the encoder that the spec names.
+    """Encodes each frame of clips with the encoder that the model's specification names.
 
     Args:
-      video: uint8 [B, T, H, W, 3].
-      spec: names the encoder and its weights.
-      dtype: the policy of the layers.
+      video: the clips, uint8 [B, T, H, W, 3].
+      spec: the model's specification, which names the encoder and its weights.
+      dtype: the dtype policy of the layers.
 
     Returns:
-      Features [B, T, F].
+      The frames' features, [B, T, F].
 
     Raises:
-      UserError: if the encoder's weights are missing or do not fit, frames are too small for it, or a builder of
-        the user's own cannot be imported or returns something else.
+      UserError: if the encoder's weights are missing or do not fit, the frames are too small for the encoder,
+        or the user's own builder cannot be imported or does not return an encoder.
     """
     scaled = frames.pixels(video, spec, dtype)  # [B, T, H, W, C]
     shape = scaled.shape[2:]
@@ -47,15 +51,16 @@ def frame_features(video: Tensor, spec: ModelSpec, dtype: keras.DTypePolicy) -> 
         with _explained_errors(spec):
             encoder.load_weights(spec.encoder_weights)
     encoder.trainable = not spec.freeze_encoder
-    if spec.freeze_encoder:  # batch norm keeps its statistics, too
+    if spec.freeze_encoder:  # training=False keeps the statistics of batch norm, too
         return encode_frames(scaled, lambda x: encoder(x, training=False))
     return encode_frames(scaled, encoder)
 
 
 def three_block(shape: tuple[int, ...], spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
-    """Builds three blocks of conv 3x3, max-pool 2, batch norm, ReLU; then dropout, dense 256, batch norm, ReLU.
+    """Builds the project's own frame encoder, which maps [N, H, W, C] with values in [0, 1] to [N, 256].
 
-    The encoder maps [N, H, W, C] with values in [0, 1] to [N, 256].
+    It has three blocks of conv 3x3, max-pool 2, batch norm and ReLU; then dropout, dense 256, batch norm and
+    ReLU.
     """
     x = image = keras.Input(shape, dtype=dtype.compute_dtype)
     for filters in BLOCK_FILTERS:
@@ -69,10 +74,11 @@ def three_block(shape: tuple[int, ...], spec: ModelSpec, dtype: keras.DTypePolic
 
 
 def application(shape: tuple[int, ...], spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
-    """Builds an image model of keras.applications without its classifier, averaged over space.
+    """Builds a frame encoder from an image model of keras.applications, without the model's classifier.
 
-    The encoder maps [N, H, W, 3] with values in [0, 1] to [N, F], after the preprocessing of that model.
-    Keras downloads ImageNet's weights once, into ~/.keras.
+    The encoder maps [N, H, W, 3] with values in [0, 1] to [N, F]: it preprocesses frames as the image model
+    expects them, and averages the image model's output over space. Keras downloads ImageNet's weights once,
+    into ~/.keras.
     """
     build = getattr(keras.applications, spec.encoder)
     weights = None if spec.encoder_weights == "none" else spec.encoder_weights
@@ -92,14 +98,17 @@ def application(shape: tuple[int, ...], spec: ModelSpec, dtype: keras.DTypePolic
 def _named_encoder(
     encoder: Any, shape: tuple[int, ...], spec: ModelSpec, dtype: keras.DTypePolicy
 ) -> keras.Model:
-    """Checks an encoder of the user's own, and gives it the name by which the rest of the project finds it."""
+    """Checks the user's own encoder, and returns it as a model named "encoder", by which others find it."""
     image = keras.Input(shape, dtype=dtype.compute_dtype)
     features = builders.encode(encoder, spec, image)
     return keras.Model(image, ops.cast(features, dtype.compute_dtype), name="encoder")
 
 
 def _reproducible(model: keras.Model) -> keras.Model:
-    """Makes batch norm and dropout independent of the number of replicas and of resumes."""
+    """Returns a copy of a model whose batch norm and dropout do not depend on replicas and resumes.
+
+    Batch norm uses the statistics of the global batch, and dropout is dropout.Dropout.
+    """
     streams = itertools.count(_FIRST_STREAM)
 
     def adapted(layer: layers.Layer) -> layers.Layer:
@@ -124,7 +133,7 @@ def _reproducible(model: keras.Model) -> keras.Model:
 
 @keras.saving.register_keras_serializable(package="ucf50_tfrecord", name="Preprocess")
 class _Preprocess(keras.layers.Layer):
-    """Scales [0, 1] to [0, 255] and applies the preprocessing of a model of keras.applications."""
+    """A layer that scales pixels from [0, 1] to [0, 255], and preprocesses them for keras.applications."""
 
     def __init__(self, encoder: str, *, dtype: keras.DTypePolicy, **options):
         super().__init__(dtype=dtype, **options)
@@ -141,7 +150,7 @@ class _Preprocess(keras.layers.Layer):
 
 @contextlib.contextmanager
 def _explained_errors(spec: ModelSpec) -> Iterator[None]:
-    """Turns Keras's exceptions for weights or sizes that do not fit into a UserError."""
+    """Turns Keras's exceptions about encoder weights or frame sizes that do not fit into a UserError."""
     path = spec.encoder_weights
     if path not in ("none", "imagenet") and not os.path.isfile(path):
         raise UserError(
@@ -149,7 +158,7 @@ def _explained_errors(spec: ModelSpec) -> Iterator[None]:
         )
     try:
         yield
-    except Exception as error:  # Keras raises Exception itself for a failed download
+    except Exception as error:  # for a failed download Keras raises the class Exception itself
         raise UserError(
             f"The encoder {spec.encoder} with the weights {path} cannot be built for frames of "
             f"{spec.height}x{spec.width}: {error}"

@@ -1,4 +1,4 @@
-"""Parts of all model families: the input, frames to features, and features to logits."""
+"""Parts that the model families share: the input, from frames to features, the classifier, and layers."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ Encoder = Callable[[Tensor], Tensor]
 
 
 def clip_input(spec: ModelSpec) -> Tensor:
-    """Returns the model's input: uint8 [B, T, H, W, 3]."""
+    """Returns the input of a model, for clips uint8 [B, T, H, W, 3]."""
     shape = (spec.num_frames, spec.height, spec.width, 3)
     return keras.Input(shape, dtype="uint8", name="video")
 
 
 def pixels(video: Tensor, spec: ModelSpec, dtype: keras.DTypePolicy) -> Tensor:
-    """Scales uint8 [B, T, H, W, 3] to [0, 1], on the device.
+    """Scales clips, uint8 [B, T, H, W, 3], to values in [0, 1], on the device.
 
-    With motion input, three more channels hold each frame's difference from the frame before, from -1
-    to 1; it is 0 for the first frame.
+    With motion input (ModelSpec.motion) the result has three more channels. They hold each frame's difference
+    from the frame before, from -1 to 1; for a clip's first frame they are 0.
     """
     scaled = layers.Rescaling(1 / 255, dtype=dtype)(video)
     if not spec.motion:
@@ -41,11 +41,11 @@ def encode_frames(video: Tensor, encoder: Encoder) -> Tensor:
     """Runs a frame encoder over all frames of all clips in one call, without a loop over time.
 
     Args:
-      video: [B, T, H, W, C].
-      encoder: maps [B * T, H, W, C] to [B * T, ...].
+      video: the clips, [B, T, H, W, C].
+      encoder: the frame encoder, which maps [B * T, H, W, C] to [B * T, ...].
 
     Returns:
-      [B, T, ...].
+      The encoded frames, [B, T, ...].
     """
     _, num_frames, *frame_shape = video.shape
     encoded = encoder(ops.reshape(video, (-1, *frame_shape)))
@@ -53,24 +53,24 @@ def encode_frames(video: Tensor, encoder: Encoder) -> Tensor:
 
 
 def classify(features: Tensor, spec: ModelSpec, **init) -> Tensor:
-    """Maps features [B, F] to logits [B, num_classes], which are float32 under any dtype policy."""
+    """Maps clips' features [B, F] to logits [B, num_classes], which are float32 under any dtype policy."""
     return layers.Dense(spec.num_classes, dtype="float32", name="logits", **init)(features)
 
 
 def normalize(x: Tensor, dtype: keras.DTypePolicy) -> Tensor:
-    """Applies batch norm over the last axis, with the statistics of the global batch (all replicas).
+    """Applies batch norm over the last axis, with the statistics of the global batch (of all replicas).
 
-    Its momentum is below Keras's 0.99, since epochs of small data sets have few steps.
+    The momentum of the statistics is below Keras's 0.99, since epochs of small data sets have few steps.
     """
     return BatchNorm(momentum=0.9, synchronized=True, dtype=dtype)(x)
 
 
 @keras.saving.register_keras_serializable(package="ucf50_tfrecord")
 class ConvReluPool(layers.Conv2D):
-    """Convolution, bias, ReLU and max-pool 2: [N, H, W, C] to [N, H // 2, W // 2, filters].
+    """A layer of convolution, bias, ReLU and max-pool 2: [N, H, W, C] to [N, H // 2, W // 2, filters].
 
-    Computes the same function and gradient as separate layers in less time: the gradients of ReLU and bias need
-    only the pooled quarter of the pixels, see `_bias_relu_pool`.
+    It computes the same outputs and gradients as separate layers, in less time: the gradients of ReLU and
+    bias are computed from the pooled quarter of the pixels only, see `_bias_relu_pool`.
     """
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
@@ -87,8 +87,9 @@ class ConvReluPool(layers.Conv2D):
 def _bias_relu_pool(x: tf.Tensor, bias: tf.Tensor):
     """Applies bias [C], ReLU and max-pool 2, with their gradient: [N, H, W, C] to [N, H // 2, W // 2, C].
 
-    A maximum passes its gradient to one pixel, which is positive if the maximum is. The gradients of
-    ReLU and bias can therefore be computed before that of the maximum, from a quarter of the pixels.
+    Max-pooling passes the gradient of a maximum to one pixel, which is positive if the maximum is. The
+    gradients of ReLU and bias can therefore be computed before the gradient of max-pooling, from a quarter of
+    the pixels.
     """
     pool = {"ksize": [1, 2, 2, 1], "strides": [1, 2, 2, 1], "padding": "VALID"}
     activation = tf.nn.relu(tf.nn.bias_add(x, bias))
@@ -106,10 +107,10 @@ def _bias_relu_pool(x: tf.Tensor, bias: tf.Tensor):
 
 @keras.saving.register_keras_serializable(package="ucf50_tfrecord")
 class BatchNorm(layers.BatchNormalization):
-    """keras.layers.BatchNormalization, as one op in training over images on a single replica.
+    """keras.layers.BatchNormalization, computed by one op in training over images on a single replica.
 
-    Keras's layer takes some ten passes over the pixels. The op cannot synchronize statistics over several
-    replicas.
+    Keras's own layer takes about ten passes over the pixels. The op cannot synchronize statistics over
+    several replicas.
     """
 
     def call(

@@ -1,4 +1,8 @@
-"""The order-blind control: a mean over frames, whose order it cannot see."""
+"""The order-blind control model: it averages over frames, so that it cannot see the order of the frames.
+
+A control is a model that other models are compared with, to measure how much they gain from the order of
+frames.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""A frame encoder and a recurrent layer whose outputs are averaged over time.
+"""Recurrent models: a frame encoder, and a recurrent layer whose outputs are averaged over time.
 
 On NVIDIA GPUs Keras runs LSTM and GRU with cuDNN as long as they have the default activations, a bias and no
-recurrent dropout, and are not unrolled. cuDNN has a plain RNN, too, but TensorFlow does not offer it: `rnn` is a loop
-over time on every device.
+recurrent dropout, and are not unrolled. cuDNN has a plain RNN, too, but TensorFlow does not offer it: `rnn`
+is a loop over time on every device.
 """
 
 from __future__ import annotations

@@ -1,11 +1,15 @@
-"""The published baselines, layer for layer: a frame encoder and an RNN or LSTM over its features.
+"""Models that copy published baselines layer by layer: a frame encoder, and an RNN or LSTM over its features.
 
-Their order-blind control is the same encoder with a mean over time.
+The order-blind control of these models has the same encoder, and a mean over time in place of the RNN or
+LSTM. A control is a model that others are compared with, to measure how much they gain from the order of
+frames.
 
-Per frame: three blocks of conv 3x3 (32, 64, 128 filters), ReLU and max-pool 2; flatten; dense 256 with ReLU. Over
-time: one RNN or LSTM of 256 units, whose last step goes to the classifier. There is no dropout and no normalization.
-The published models are PyTorch models, so weights start from PyTorch's distributions. Recurrent layers have fewer
-biases: PyTorch adds two bias vectors where one has the same effect.
+Per frame: three blocks of conv 3x3 (32, 64, 128 filters), ReLU and max-pool 2; flatten; dense 256 with ReLU.
+Over
+time: one RNN or LSTM of 256 units, whose output for the last frame goes to the classifier. There is no
+  dropout and no
+normalization. The published models are PyTorch models, so weights start from PyTorch's distributions.
+Recurrent layers have fewer biases: PyTorch adds two bias vectors where one has the same effect.
 """
 
 from __future__ import annotations
@@ -44,12 +48,12 @@ def seed_lstm(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
 
 
 def seed_pool(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
-    """The published CNN, mean over time, classifier: the control of the other two."""
+    """The published CNN, mean over time, classifier: the control of seed_rnn and seed_lstm."""
     return _build(spec, dtype, lambda features: ops.mean(features, axis=1))
 
 
 def seed_encoder(dtype: keras.DTypePolicy) -> Encoder:
-    """Returns the published frame encoder: [B * T, H, W, 3] to [B * T, 256]."""
+    """Returns the frame encoder of the published baselines, which maps [B * T, H, W, 3] to [B * T, 256]."""
 
     def encoder(x: Tensor) -> Tensor:
         for filters in BLOCK_FILTERS:
@@ -70,14 +74,16 @@ def _build(spec: ModelSpec, dtype: keras.DTypePolicy, head: Callable[[Tensor], T
 
 
 def _torch_init(fan: int) -> dict[str, keras.Initializer]:
-    """Returns PyTorch's default initializers: weights and biases uniform within 1/sqrt(fan).
+    """Returns PyTorch's default initializers of a layer: kernel and bias uniform within ±1 / sqrt(fan).
 
-    `fan` is the fan-in of convolutions and dense layers, and the number of units of recurrent layers.
     Source: reset_parameters of torch.nn.Linear, _ConvNd and RNNBase.
+
+    Args:
+      fan: the fan-in of a convolution or dense layer, or the number of units of a recurrent layer.
     """
     return {"kernel_initializer": _torch_uniform(fan), "bias_initializer": _torch_uniform(fan)}
 
 
 def _torch_uniform(fan: int) -> keras.Initializer:
-    # A new object for each variable: one object gives equal values for equal shapes.
+    # A new object for each variable: one object would give equal values to variables of equal shapes.
     return keras.initializers.RandomUniform(-(fan**-0.5), fan**-0.5)

@@ -23,7 +23,7 @@ STEM_FILTERS = (32, 64)
 WIDTH = 128
 NUM_HEADS = 4
 NUM_BLOCKS = 2  # over space, and again over time
-# Limit on tokens along each side of a frame: attention costs their 4th power.
+# Limit on tokens along each side of a frame: the cost of attention grows with the 4th power of their number.
 MAX_TOKENS = 8
 
 
@@ -43,7 +43,7 @@ def transformer(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
 
 
 def _patches(image: Tensor, dtype: keras.DTypePolicy) -> Tensor:
-    """Turns images [N, H, W, C] into tokens [N, at most 64, D]."""
+    """Turns images [N, H, W, C] into tokens [N, L, D], a token for each of L <= 64 patches of an image."""
     x = image
     for filters in STEM_FILTERS:
         x = layers.Conv2D(filters, 3, padding="same", use_bias=False, dtype=dtype)(x)
@@ -55,7 +55,7 @@ def _patches(image: Tensor, dtype: keras.DTypePolicy) -> Tensor:
 
 
 def _blocks(x: Tensor, spec: ModelSpec, dtype: keras.DTypePolicy, streams: Iterator[int]) -> Tensor:
-    """Adds learned positions, then attends NUM_BLOCKS times: [N, L, D] to [N, L, D]."""
+    """Adds learned position vectors, then applies NUM_BLOCKS attention blocks: [N, L, D] to [N, L, D]."""
 
     def drop(values: Tensor) -> Tensor:
         return Dropout(spec.dropout, stream=next(streams), dtype=dtype)(values)
@@ -73,7 +73,7 @@ def _blocks(x: Tensor, spec: ModelSpec, dtype: keras.DTypePolicy, streams: Itera
 
 @keras.saving.register_keras_serializable(package="ucf50_tfrecord", name="Positions")
 class _Positions(keras.layers.Layer):
-    """Adds a learned vector to each position of [N, L, D]."""
+    """A layer that adds a learned vector [D] to each of the L positions of [N, L, D]."""
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config()  # without this method Keras guesses it, and fails for a dtype policy

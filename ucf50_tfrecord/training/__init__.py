@@ -1,1 +1,1 @@
-"""The training loop and its parts: devices, precision, checkpoints, logs."""
+"""Trains models: the training loop, devices and workers, precision, checkpoints and logs."""

@@ -1,4 +1,7 @@
-"""Checkpoints: weights, optimizer and step. All random numbers and the clips' order follow from the step."""
+"""Saves and restores a training's checkpoints, which hold the weights, the optimizer and the step.
+
+A checkpoint holds no random state: all random numbers and the clips' order follow from the seed and the step.
+"""
 
 from __future__ import annotations
 
@@ -14,22 +17,23 @@ from ucf50_tfrecord.errors import Action, Change, Remedy, UserError
 from ucf50_tfrecord.texts import tensorflow_reason
 from ucf50_tfrecord.training.optimizer import WeightAverages
 
-# TensorFlow's errors for a checkpoint that is truncated, garbled or of another model.
+# TensorFlow's errors for a checkpoint that is truncated, garbled or from another model.
 _DAMAGE = (AssertionError, IndexError, ValueError, tf.errors.OpError)
 
 
 class Checkpoints:
-    """The checkpoints of a run: the last two, and the best by validation macro F1.
+    """The checkpoints of a run: the last two, and the weights with the best validation macro F1.
 
     No checkpoint is overwritten: each gets the next number, and older ones are deleted once it is complete.
-    TensorFlow compares checksums when it reads one.
+    TensorFlow verifies a checkpoint's checksums when it reads it.
 
-    All workers restore, one writes. It needs no other for that: reading a Keras variable combines nothing from the
-    replicas.
+    All workers (processes that train together) restore checkpoints, but only one writes them. It can write
+    without the others: reading a Keras variable does not combine values of several replicas.
 
-    step: int64 variable, number of finished training steps.
-    evaluated_epochs: int64 variable, number of epochs up to the last evaluation.
-    best_macro_f1, best_epoch: variables, of the best weights.
+    step: int64 variable, the number of finished training steps.
+    evaluated_epochs: int64 variable, the number of the last evaluated epoch; 0 before the first evaluation.
+    best_macro_f1, best_epoch: variables, the validation macro F1 and the epoch of the best weights; -1 and 0
+      before the first evaluation.
     """
 
     def __init__(
@@ -41,7 +45,15 @@ class Checkpoints:
         *,
         writes: bool = True,
     ):
-        """Makes the variables. `writes` tells whether this process saves."""
+        """Makes the variables of the checkpoints.
+
+        Args:
+          run_dir: the run's folder.
+          model: the model that is trained.
+          optimizer: the model's optimizer.
+          averages: the moving average of the model's weights, or None.
+          writes: whether this process writes checkpoints; if False, it only restores them.
+        """
         self._writes = writes
         self.step, self.evaluated_epochs, self.best_epoch = (
             tf.Variable(0, dtype=tf.int64, trainable=False, name=name)
@@ -61,13 +73,16 @@ class Checkpoints:
         self._folder = pathlib.Path(run_dir, "checkpoints")
 
     def restore_last(self, warn: Callable[[str], None] = lambda text: None) -> bool:
-        """Restores the newest sound checkpoint and removes damaged ones after it; returns False if there is none yet.
+        """Restores the newest undamaged checkpoint; the process that writes deletes newer, damaged ones.
 
         Args:
-          warn: receives a sentence for each damaged checkpoint.
+          warn: called with one sentence for each damaged checkpoint that is newer than the restored one.
+
+        Returns:
+          True if a checkpoint was restored, False if the run has none yet.
 
         Raises:
-          UserError: if there are checkpoints, but all are damaged or of another model.
+          UserError: if the run has checkpoints, but each is damaged or from another model.
         """
         damaged = {}
         for path in find(self._folder / "last"):
@@ -93,7 +108,7 @@ class Checkpoints:
             _write(self._state, self._folder / "last", num_kept=2)
 
     def save_best(self, macro_f1: float, epoch: int) -> None:
-        """Saves the weights if their validation macro F1 is the best so far."""
+        """Saves the model's weights if `macro_f1`, their validation score, is the best so far."""
         if macro_f1 > self.best_macro_f1.numpy():
             self.best_macro_f1.assign(macro_f1)
             self.best_epoch.assign(epoch)
@@ -102,20 +117,20 @@ class Checkpoints:
 
 
 def find(folder: pathlib.Path) -> list[str]:
-    """Lists the checkpoints in a folder, the newest first, as tf.train.load_checkpoint takes them."""
+    """Lists a folder's checkpoints, newest first, as path prefixes for tf.train.load_checkpoint."""
     found = [re.fullmatch(r"ckpt-(\d+)\.index", path.name) for path in folder.glob("ckpt-*.index")]
     numbers = sorted((int(match[1]) for match in found if match), reverse=True)
     return [str(folder / f"ckpt-{number}") for number in numbers]
 
 
 def check(path: str) -> None:
-    """Reads a whole checkpoint, which compares its checksums.
+    """Reads a whole checkpoint, so that TensorFlow verifies its checksums.
 
     Args:
-      path: as `find` lists it.
+      path: the checkpoint's path prefix, as `find` lists it.
 
     Raises:
-      UserError: if it is damaged.
+      UserError: if the checkpoint is damaged.
     """
     try:
         reader = tf.train.load_checkpoint(path)
@@ -126,10 +141,12 @@ def check(path: str) -> None:
 
 
 def _write(checkpoint: tf.train.Checkpoint, folder: pathlib.Path, *, num_kept: int) -> None:
-    """Writes the next checkpoint; removes the oldest and the remains of unfinished ones.
+    """Writes a folder's next checkpoint, and deletes old checkpoints.
+
+    The newest `num_kept` checkpoints stay. Files of checkpoints that were never finished are deleted, too.
 
     Raises:
-      UserError: if it cannot be written.
+      UserError: if the checkpoint cannot be written.
     """
     before = find(folder)
     number = 1 + (int(before[0].rsplit("-", 1)[1]) if before else 0)
@@ -142,7 +159,10 @@ def _write(checkpoint: tf.train.Checkpoint, folder: pathlib.Path, *, num_kept: i
 
 
 def _remove(folder: pathlib.Path, chosen: Callable[[str], bool]) -> None:
-    """Removes all files of the checkpoints whose names, such as ckpt-7, are chosen; each index before its data."""
+    """Deletes all files of the checkpoints for whose names, such as ckpt-7, `chosen` returns True.
+
+    Index files are deleted before data files, since a checkpoint without an index no longer counts as one.
+    """
     for path in sorted(folder.glob("ckpt-*"), key=lambda path: path.suffix != ".index"):
         match = re.fullmatch(r"(ckpt-[0-9]+)([._].*)?", path.name)
         if match and chosen(match[1]):
@@ -153,19 +173,19 @@ def _remove(folder: pathlib.Path, chosen: Callable[[str], bool]) -> None:
 
 
 def load_weights(run_dir: str, which: str, model: keras.Model, *, averaged: bool = False) -> None:
-    """Loads a run's evaluated weights into a model of the same kind.
+    """Loads the weights that a run evaluated (averaged, if it averages them) into a model.
 
     Args:
       run_dir: the run's folder.
-      which: "last" or "best".
-      model: receives the weights.
+      which: the checkpoint: "last", or "best" for the epoch with the best validation macro F1.
+      model: the model that receives the weights; it must have the architecture of the run's model.
       averaged: whether the run kept a moving average of its weights (TrainSpec.ema).
 
     Raises:
-      UserError: if the run has no sound checkpoint of that kind, or it does not fit the model.
+      UserError: if the run has no undamaged checkpoint `which`, or the checkpoint does not fit the model.
     """
     folder = pathlib.Path(run_dir, "checkpoints", which)
-    # The best weights are saved as they were evaluated.
+    # The best checkpoint holds the averaged weights themselves.
     averages = WeightAverages(model, 0.0) if averaged and which == "last" else None
     errors = []
     for path in find(folder):

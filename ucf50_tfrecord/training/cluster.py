@@ -1,6 +1,7 @@
-"""Finds the workers that train together, from TF_CONFIG or from Slurm's srun, and lets them meet.
+"""Finds the workers that train together, from TF_CONFIG or Slurm, and waits until all have started.
 
-A worker is one process. Does not load TensorFlow, so that mistakes show before anything is done.
+A worker is one process of a training that may have several. This module does not load TensorFlow, so that
+mistakes show before any slow work starts.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from ucf50_tfrecord.choices import Strategy
 from ucf50_tfrecord.errors import Action, Remedy, UserError, expect
 
 TF_CONFIG = "TF_CONFIG"
-# Jobs whose tasks train. The chief, where there is one, comes before the workers.
+# The jobs in TF_CONFIG whose tasks train. The chief, if there is one, is numbered before the workers.
 _JOBS = ("chief", "worker")
 _EXAMPLE = '{"cluster": {"worker": ["host0:12345", "host1:12345"]}, "task": {"type": "worker", "index": 0}}'
-# Tells workers from other programs that connect to their ports.
+# The first bytes that a worker sends, since other programs may connect to a worker's port, too.
 _GREETING, _INDEX_BYTES = b"ucf50-tfrecord worker", 4
 _VISIT_SECS = 5.0
 _POLL_SECS = 0.2
-# Set by srun for each task of a step.
+# Variables that srun sets for each task of a job step.
 _SLURM_VARIABLES = (
     "SLURM_JOB_ID",
     "SLURM_PROCID",
@@ -33,13 +34,17 @@ _SLURM_VARIABLES = (
     "SLURM_STEP_NODELIST",
     "SLURM_STEP_TASKS_PER_NODE",
 )
-# Below the ports that systems assign by themselves (from 32768 on Linux).
+# Ports below those that systems assign by themselves (from 32768 on Linux).
 _FIRST_PORT, _NUM_PORT_BLOCKS, _PORTS_PER_BLOCK = 12_000, 1_250, 16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """The workers, as host:port, and the number of this process among them. Worker 0 is the chief."""
+    """The workers that train together, and the number of this process among them.
+
+    addresses: each worker's address, as host:port. Worker 0 is the chief.
+    worker: the index of this process in `addresses`.
+    """
 
     addresses: tuple[str, ...]
     worker: int
@@ -53,13 +58,18 @@ class Cluster:
 
 
 def uses_workers(strategy: str, environment: Mapping[str, str]) -> bool:
-    """Tells whether a strategy trains with the workers that the environment names.
+    """Tells whether a strategy trains with the workers that the environment variables name.
 
-    "auto" does if TF_CONFIG names more than one: otherwise each would train alone, and all would write into one
-    folder.
+    "multi_worker" does. "auto" does if TF_CONFIG names more than one worker: otherwise each worker would
+    train alone, and all would write into one folder. Other strategies do not.
+
+    Args:
+      strategy: the strategy's name, see choices.Strategy.
+      environment: the environment variables of this process.
 
     Raises:
-      UserError: if TF_CONFIG matters and cannot be used, or if nothing names the workers of "multi_worker".
+      UserError: if the strategy depends on TF_CONFIG, which cannot be used; or if the strategy is
+        "multi_worker", and neither TF_CONFIG nor Slurm names the workers.
     """
     strategy = Strategy(strategy)
     if strategy == Strategy.MULTI_WORKER:
@@ -75,10 +85,13 @@ def uses_workers(strategy: str, environment: Mapping[str, str]) -> bool:
 
 
 def from_tf_config(environment: Mapping[str, str]) -> Cluster | None:
-    """Reads TF_CONFIG, TensorFlow's own way to name workers; None if it is not set or names none.
+    """Reads the workers from TF_CONFIG, the environment variable with which TensorFlow itself names workers.
+
+    Returns:
+      The cluster, or None if TF_CONFIG is not set or names no workers.
 
     Raises:
-      UserError: if it cannot be used.
+      UserError: if TF_CONFIG is set and cannot be used.
     """
     text = environment.get(TF_CONFIG, "").strip()
     if not text:
@@ -122,24 +135,33 @@ def _problem_of_task(task: Any, jobs: dict[str, Any]) -> str | None:
 
 
 def is_slurm_step(environment: Mapping[str, str]) -> bool:
-    """Tells whether srun started this process as a task of a step."""
+    """Tells whether Slurm's srun started this process as a task of a job step."""
     return all(name in environment for name in _SLURM_VARIABLES)
 
 
 def slurm_port(environment: Mapping[str, str]) -> int:
-    """Returns the first port for a step's tasks. Other steps on the same host most likely get other ports."""
+    """Returns the first port for the tasks of a Slurm job step.
+
+    The port follows from the numbers of the job and the step: other steps on the same host most likely get
+    other ports.
+    """
     step = re.sub(r"\D", "", environment.get("SLURM_STEP_ID", "")) or "0"
     block = (31 * int(environment["SLURM_JOB_ID"]) + int(step)) % _NUM_PORT_BLOCKS
     return _FIRST_PORT + _PORTS_PER_BLOCK * block
 
 
 def slurm_worker(addresses: tuple[str, ...], environment: Mapping[str, str]) -> int:
-    """Returns this task's number among the workers.
+    """Returns the worker number of this Slurm task: its index in `addresses`.
 
-    Finds it by host and place there, since ranks need not count hosts in the order of `addresses`.
+    Finds the task by its host and its place on that host, since ranks need not count hosts in the order of
+    `addresses`.
+
+    Args:
+      addresses: the workers' addresses, as host:port.
+      environment: the environment variables of this process.
 
     Raises:
-      UserError: if this task is not among them.
+      UserError: if this task's address is not in `addresses`.
     """
     host, place = environment.get("SLURMD_NODENAME"), environment.get("SLURM_LOCALID")
     if host is None or place is None:
@@ -150,10 +172,16 @@ def slurm_worker(addresses: tuple[str, ...], environment: Mapping[str, str]) -> 
 
 
 def meet(cluster: Cluster, *, timeout_secs: float) -> None:
-    """Waits until all workers have called this: the others connect to the first one's address.
+    """Waits until all workers of a cluster have called this function.
+
+    The other workers connect to worker 0, which tells them when all are there.
+
+    Args:
+      cluster: the workers, and which of them this process is.
+      timeout_secs: the longest wait for the others.
 
     Raises:
-      UserError: if workers are missing after `timeout_secs`; it names them.
+      UserError: if workers are missing after `timeout_secs`; in worker 0 the message names them.
     """
     if len(cluster.addresses) == 1:
         return
@@ -165,13 +193,13 @@ def meet(cluster: Cluster, *, timeout_secs: float) -> None:
 
 
 def _receive(cluster: Cluster, deadline: float) -> None:
-    """Waits for all other workers, then releases them."""
+    """Waits, as worker 0, until all other workers have connected, then tells each that all are there."""
     missing = set(range(1, len(cluster.addresses)))
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(_listen(cluster.addresses[0], deadline))
         visitors = []
         while missing and time.monotonic() < deadline:
-            with contextlib.suppress(OSError):  # no connection yet, or it is gone again
+            with contextlib.suppress(OSError):  # nobody has connected yet, or a connection broke
                 visitor = stack.enter_context(server.accept()[0])
                 visitor.settimeout(_VISIT_SECS)
                 greeting = visitor.recv(len(_GREETING) + _INDEX_BYTES, socket.MSG_WAITALL)
@@ -182,15 +210,15 @@ def _receive(cluster: Cluster, deadline: float) -> None:
             names = ", ".join(f"{index} ({cluster.addresses[index]})" for index in sorted(missing))
             raise UserError(f"Of {len(cluster.addresses)} workers these did not come in time: {names}")
         for visitor in visitors:
-            with contextlib.suppress(OSError):  # it has connected again since
+            with contextlib.suppress(OSError):  # the visitor gave up this connection for a new one
                 visitor.sendall(_GREETING)
 
 
 def _visit(cluster: Cluster, deadline: float) -> None:
-    """Connects to the first worker until that one says that all are there."""
+    """Connects, as one of the other workers, to worker 0 until it says that all workers are there."""
     host, _, port = cluster.addresses[0].rpartition(":")
     while time.monotonic() < deadline:
-        with contextlib.suppress(OSError):  # it is not there yet
+        with contextlib.suppress(OSError):  # worker 0 does not listen yet
             with socket.create_connection((host.strip("[]"), int(port)), _VISIT_SECS) as connection:
                 connection.sendall(_GREETING + cluster.worker.to_bytes(_INDEX_BYTES))
                 connection.settimeout(max(0.0, deadline - time.monotonic()) + _VISIT_SECS)
@@ -219,7 +247,7 @@ def _listen(address: str, deadline: float) -> socket.socket:
 
 
 def host(address: str) -> str:
-    """Returns the host of host:port."""
+    """Returns the host of an address, host:port."""
     return address.rpartition(":")[0]
 
 

@@ -1,7 +1,7 @@
-"""TensorBoard's event files: TFRecords of tf.Event. Does not load TensorFlow.
+"""Reads and rewrites TensorBoard's event files, which are TFRecords of tf.Event. Does not load TensorFlow.
 
-A run that resumes from a checkpoint repeats the steps after it. Their events are removed from the files first, so that
-no curve jumps back.
+A run that resumes from a checkpoint repeats the steps after the checkpoint. The events of these steps are
+removed from the files first, so that no curve jumps back.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ _UNFINISHED_FILENAME = ".unfinished"
 
 
 def find_files(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Returns a folder's event files in the order of reading; none if there is no folder."""
+    """Returns a folder's event files in the order of reading; an empty list if the folder does not exist."""
     return sorted(folder.glob("*.tfevents.*"))
 
 
 def read_records(path: pathlib.Path) -> Iterator[bytes]:
-    """Yields a file's serialized events up to a torn or damaged record, where other readers stop, too.
+    """Yields an event file's serialized events up to the first truncated or damaged record.
+
+    Other readers of event files stop there, too.
 
     Raises:
       UserError: if the file cannot be read.
@@ -34,16 +36,19 @@ def read_records(path: pathlib.Path) -> Iterator[bytes]:
     try:
         for _, payload in tfrecord.read_file(path):
             yield payload
-    except UserError:  # torn or damaged
+    except UserError:  # a truncated or damaged record
         return
     except OSError as error:
         raise UserError(f"Cannot read {path}: {error.strerror}") from error
 
 
 def read_scalars(folder: pathlib.Path) -> dict[str, list[tuple[int, float]]]:
-    """Reads the curves of a folder's event files: by tag, (step, value) in the order of steps.
+    """Reads the curves from a folder's event files.
 
-    The point written last counts if several have the same step.
+    If several points of a curve have the same step, the one that was written last is kept.
+
+    Returns:
+      A dictionary from a curve's tag to the curve's points, (step, value), in the order of steps.
 
     Raises:
       UserError: if a file cannot be read.
@@ -60,9 +65,9 @@ def read_scalars(folder: pathlib.Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def write_records(path: pathlib.Path, records: Iterable[bytes]) -> None:
-    """Replaces an event file by one with these records, which may come from that very file.
+    """Replaces an event file by one that holds `records`, which may be read from the old file meanwhile.
 
-    A process that has the old file open continues to read the old one.
+    A process that has the old file open continues to read the old contents.
 
     Raises:
       UserError: if the file cannot be written.
@@ -73,9 +78,12 @@ def write_records(path: pathlib.Path, records: Iterable[bytes]) -> None:
 
 
 def drop_later(folder: pathlib.Path, step: int) -> int:
-    """Removes the events of steps after `step` from a folder's files; returns their number.
+    """Removes the events of all steps after `step` from a folder's event files.
 
-    Files without such events stay as they are. A torn end is removed with the events.
+    Files without such events stay as they are. A truncated end is removed together with the events.
+
+    Returns:
+      The number of events that were removed.
 
     Raises:
       UserError: if a file cannot be read or written.
@@ -90,9 +98,9 @@ def drop_later(folder: pathlib.Path, step: int) -> int:
 
 
 def await_new_name(folder: pathlib.Path) -> None:
-    """Waits, less than a second, until the name of a new file sorts after the existing ones.
+    """Waits, less than a second, until a new event file's name would sort after the existing files' names.
 
-    Files are read in the order of their names, and tf.summary names them by the second.
+    Event files are read in the order of their names, and tf.summary names them by the time in whole seconds.
     """
     for path in find_files(folder):
         second = path.name.partition(".tfevents.")[2].partition(".")[0]

@@ -1,4 +1,8 @@
-"""The folds of a training: which it trains on, validates on and is tested on. Loads no TensorFlow."""
+"""Chooses the folds of a training: those to train on, to validate on and to test on.
+
+A fold is a numbered subset of a dataset's clips, such as the clips of one recording group. This module does
+not load TensorFlow.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,12 @@ from ucf50_tfrecord.specs import TrainSpec, format_folds, parse_folds
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Folds:
-    """Folds to train on, to validate on after each epoch, and to test on; None where not asked for."""
+    """The folds of a training's three sets of clips; None for a set whose folds were not asked for.
+
+    train: the folds to train on.
+    val: the folds to validate on after each epoch.
+    test: the folds to test the trained model on.
+    """
 
     train: tuple[int, ...] | None = None
     val: tuple[int, ...] | None = None
@@ -22,14 +31,16 @@ class Folds:
 
     @property
     def sets(self) -> list[tuple[int, ...]]:
-        """The sets that hold folds, in the order of the fields."""
+        """The sets that hold folds, in the order train, val, test."""
         return [part for part in (self.train, self.val, self.test) if part]
 
 
 def read_folds(
     *, train_folds: str | None = None, val_folds: str | None = None, test_folds: str | None = None
 ) -> Folds:
-    """Reads lists of folds such as "1-5,9"; None or an empty text asks for none.
+    """Reads the folds of each set from a text such as "1-5,9".
+
+    For a text that is None or empty the result holds None: that set's folds are not asked for.
 
     Raises:
       UserError: if a text is no list of folds.
@@ -39,7 +50,10 @@ def read_folds(
 
 
 def check_early_stopping(train: TrainSpec, asked: Folds) -> None:
-    """Raises UserError if the folds that choose the best epoch would also give the final scores."""
+    """Raises UserError if a training with early stopping has no test folds.
+
+    Its final scores would be of the validation folds, which also choose its best epoch.
+    """
     expect(
         not train.early_stopping or asked.test is not None,
         "test_folds with early_stopping: scores on the folds that chose the epoch would flatter it",
@@ -48,15 +62,18 @@ def check_early_stopping(train: TrainSpec, asked: Folds) -> None:
 
 
 def choose_folds(manifest: Manifest, asked: Folds, warn: Callable[[str], None] = lambda text: None) -> Folds:
-    """Fills in the folds to validate and to train on where they are not asked for.
+    """Chooses the training and validation folds where they were not asked for.
 
     Args:
-      manifest: of the dataset.
+      manifest: the dataset's manifest, which lists its folds.
       asked: the folds that were asked for.
-      warn: receives a sentence for each set that lacks clips of some class.
+      warn: called with one sentence for each set that lacks clips of some class.
+
+    Returns:
+      The folds of all sets; `test` is as asked for, and may be None.
 
     Raises:
-      UserError: if a fold does not exist or is in two sets, or nothing is left for a set.
+      UserError: if a fold does not exist or is in two sets, or no fold is left for a set.
     """
     test = asked.test or ()
     val, train = asked.val, asked.train

@@ -1,4 +1,7 @@
-"""The interface between a training and its caller: progress, warnings, stopping. Does not load TensorFlow."""
+"""The interface between a training and its caller: progress, warnings, requests to stop.
+
+Does not load TensorFlow.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,15 @@ from collections.abc import Callable
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainProgress:
-    """A training's position. Steps and epochs count from 1.
+    """A training's position and its newest scores. Steps and epochs count from 1.
 
-    scores: at an epoch's end its validation scores; between, the latest point of the training curves, if there
-      is a new one.
+    step: the last finished step.
+    num_steps: steps of the whole training.
+    epoch: the epoch of the last finished step.
+    num_epochs: epochs of the whole training.
+    epoch_done: whether `step` is the last one of its epoch, and the epoch has been evaluated.
+    scores: if `epoch_done`, the epoch's training loss and validation scores; else the new point of the
+      training curves, or no scores if there is no new point.
     """
 
     step: int
@@ -24,12 +32,12 @@ class TrainProgress:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Listener:
-    """Functions that a training calls; by default they ignore everything and never stop it.
+    """Functions that a training calls. The defaults ignore all reports and never stop the training.
 
-    report: receives the progress after each call of steps.
-    warn: receives a sentence that the user should know but need not stop for.
-    should_stop: tells whether to save a checkpoint and stop; called after each call of steps. Of several workers
-      one is enough: all stop after the same step.
+    report: called with the progress after each group of steps that run in one call on the device.
+    warn: called with one sentence that the user should know but need not stop for.
+    should_stop: called after each such group of steps; if it returns True, the training saves a checkpoint
+      and stops. If several workers train together and one of them returns True, all stop after the same step.
     """
 
     report: Callable[[TrainProgress], None] = lambda progress: None

@@ -1,9 +1,11 @@
-"""Writes a run's TensorBoard files: curves, pictures, texts and its row in the table that compares runs.
+"""Writes a run's TensorBoard files: curves, pictures, texts and the run's row in the HParams table.
+
+The HParams table compares runs: it has a row per run, and a column per flag and per final score.
 
 <run>/tensorboard/              the run's row in the HParams table
 <run>/tensorboard/train/        curves, texts, sample clips, the profile
 <run>/tensorboard/validation/   curves and pictures of the scores
-<run>/tensorboard/test/         the same for test clips, if any are scored
+<run>/tensorboard/test/         curves and pictures of the scores on test clips, if there are any
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from ucf50_tfrecord.texts import tensorflow_reason
 from ucf50_tfrecord.training import events
 
 SPLITS = ("train", "validation", "test")
-# The score columns of the table that compares runs: split, tag.
+# The score columns of the HParams table, as (split, tag of the curve).
 METRICS = (
     ("validation", "accuracy"),
     ("validation", "macro_f1"),
@@ -38,16 +40,17 @@ METRICS = (
 )
 # A fixed name, so that writing the row again replaces it.
 _HPARAMS_FILENAME = "events.out.tfevents.0000000000.hparams"
-_NUM_SHOWN = 5  # more columns are hidden until they are ticked
+_NUM_SHOWN = 5  # columns of the HParams table; the user has to tick the others to see them
 
 
 class TensorBoardLog:
     """Writes a run's event files; the x axis of every curve is the training step.
 
-    A split's file is made when first written to. Only `flush` and `close` guarantee that events are on disk. All methods
-    raise UserError if a file cannot be written, such as when the disk is full.
+    A split is "train", "validation" or "test". The event file of a split is made when it is first written to.
+    Only `flush` and `close` guarantee that events are on disk. All methods raise UserError if a file cannot
+    be written, such as when the disk is full.
 
-    writes: whether anything is written at all.
+    writes: whether this log writes anything at all.
     """
 
     def __init__(self, run_dir: str, *, start_step: int | None = None, writes: bool = True):
@@ -55,9 +58,10 @@ class TensorBoardLog:
 
         Args:
           run_dir: the run's folder.
-          start_step: the step that training starts after, 0 or a checkpoint's. Events of later steps, left by a
-            process that was interrupted after its last checkpoint, are removed. None removes none.
-          writes: whether to write anything: of several workers, one does.
+          start_step: the step that training starts after: 0, or the step of the checkpoint that it resumes
+            from. Events of later steps, left by a process that was interrupted after its last checkpoint, are
+            removed. None removes no events.
+          writes: whether to write anything. If several workers train together, it is True for one of them.
 
         Raises:
           UserError: if an event file cannot be read or written.
@@ -72,7 +76,9 @@ class TensorBoardLog:
                 events.drop_later(self._folder / split, start_step)
 
     def drop_from(self, split: str, step: int) -> None:
-        """Removes a split's events of this step and later ones, which will be written again.
+        """Removes a split's events of `step` and of later steps, before these are written again.
+
+        Call it before anything else is written to the split.
 
         Raises:
           UserError: if an event file cannot be read or written.
@@ -82,33 +88,40 @@ class TensorBoardLog:
             events.drop_later(self._folder / split, step - 1)
 
     def scalars(self, split: str, values: Mapping[str, float], step: int) -> None:
-        """Adds a point to each named curve. Waits for values that are tensors."""
-        points = Summary()  # all of them in one record: tf.summary.scalar takes 0.2 ms for each
+        """Adds a point to each curve that `values` names. Waits for values that are tensors."""
+        points = Summary()  # all points in one record: tf.summary.scalar takes 0.2 ms per point
         for name, value in values.items():
             points.MergeFrom(scalar_pb(_valid(name), float(value)))
         with self._writing(split, step):
             tf.summary.experimental.write_raw_pb(points.SerializeToString())
 
     def card(self, **sections: Mapping[str, object]) -> None:
-        """Writes one page with a table for each section that describes the run.
+        """Writes a text page that describes the run, with a two-column table for each section.
 
-        A run that resumes gets another page at its step: flags, code and machine may have changed.
+        A run that resumes gets another page, at the step that it resumes from: flags, code and machine may
+        have changed.
+
+        Args:
+          sections: the tables by their titles; a table maps names to values.
         """
         parts = [f"### {title.capitalize()}\n\n{_markdown(table)}" for title, table in sections.items()]
         self._text("run", "\n\n".join(parts))
 
     def hparams(self, values: Mapping[str, object], metrics: Sequence[tuple[str, str]] = METRICS) -> None:
-        """Writes the run's row in the table that compares runs, replacing an earlier one.
+        """Writes the run's row of the HParams table, which compares runs; an earlier row is replaced.
 
-        TensorBoard takes the table's columns from one run, whichever it finds first: give all runs the same.
+        TensorBoard takes the table's columns from the first run that it finds, so all runs need the same
+        columns.
 
         Args:
-          values: the row's flags, the most telling first: the table shows five of them at first. Values other than
-            numbers, booleans and strings are shown as text.
-          metrics: the score columns, as (split, tag). Scores that are never written stay empty.
+          values: the row's values by flag. The most informative flags come first, because the table shows
+            only the first five until the user chooses others. Values other than numbers, booleans and strings
+            are shown as text.
+          metrics: the score columns, as (split, tag of the curve). A column stays empty if the run never
+            writes a point of that curve.
 
         Raises:
-          UserError: if the file cannot be written.
+          UserError: if the row's file cannot be written.
         """
         if not self.writes:
             return
@@ -131,23 +144,41 @@ class TensorBoardLog:
         events.write_records(self._folder / _HPARAMS_FILENAME, records)
 
     def clips(self, name: str, video: np.ndarray) -> None:
-        """Shows clips, uint8 [N, T, H, W, 3], each as a strip of all its frames from left to right."""
+        """Writes a picture of clips, each as a strip of all its frames from left to right.
+
+        Args:
+          name: the picture's tag.
+          video: the clips, uint8 [N, T, H, W, 3].
+        """
         strips = [np.concatenate(list(frames), axis=1) for frames in video]
         self._picture("train", name, np.concatenate(strips, axis=0), self._start_step)
 
     def confusion(
         self, matrix: np.ndarray, classes: Sequence[str], step: int, *, split: str = "validation"
     ) -> None:
-        """Shows a confusion matrix, counts [C, C] with the true classes as rows, as a picture."""
+        """Writes a picture of a confusion matrix.
+
+        Args:
+          matrix: numbers of clips, int [C, C]; rows are the true classes.
+          classes: the names of the C classes.
+          step: the training step.
+          split: the split of the clips.
+        """
         self._picture(split, "confusion", class_scores.draw_confusion(matrix, classes), step)
 
     def class_f1(
         self, f1: np.ndarray, classes: Sequence[str], step: int, *, split: str = "validation"
     ) -> None:
-        """Shows each class's F1, float [C], as a picture sorted by F1, and as a curve per_class_f1/<class>.
+        """Writes a picture of all classes' F1, sorted by F1, and a point of each class's curve.
 
-        The curves' name sorts after the others', so that TensorBoard shows them below. NaN marks a class without
-        clips, which gets no point.
+        The curves are called per_class_f1/<class>, which sorts after the names of all other curves, so that
+        TensorBoard shows them below the others.
+
+        Args:
+          f1: each class's F1, float [C]; NaN for a class without clips, whose curve gets no point.
+          classes: the names of the C classes.
+          step: the training step.
+          split: the split of the clips.
         """
         expect(len(f1) == len(classes), "an F1 for each class", f1=len(f1), classes=len(classes))
         self._picture(split, "per_class_f1", class_scores.draw_class_f1(f1, classes), step)
@@ -159,12 +190,13 @@ class TensorBoardLog:
     def mistakes(
         self, video: np.ndarray, captions: Sequence[str], step: int, *, split: str = "validation"
     ) -> None:
-        """Shows misclassified clips, each as a caption above some of its frames.
+        """Writes a picture of misclassified clips, each as a caption above some of its frames.
 
-        Without any the picture says so; otherwise that of an earlier step would look like the latest.
+        If no clip is misclassified, the picture says so: without it, the picture of an earlier step would
+        look like the latest.
 
         Args:
-          video: uint8 [N, T, H, W, 3].
+          video: the misclassified clips, uint8 [N, T, H, W, 3].
           captions: N texts, such as "v_Biking_g04_c02: true Biking, predicted Diving (0.93)".
           step: the training step.
           split: the split of the clips.
@@ -177,20 +209,27 @@ class TensorBoardLog:
     def evaluation(
         self, split: str, evaluation: Any, mistakes: tuple[np.ndarray, Sequence[str]], step: int
     ) -> None:
-        """Draws an evaluation.runner.Evaluation, and the clips of its worst mistakes."""
+        """Writes the pictures of an evaluation: confusion matrix, F1 of each class, and worst mistakes.
+
+        Args:
+          split: the split of the evaluated clips.
+          evaluation: an evaluation.runner.Evaluation.
+          mistakes: a tuple of the worst misclassified clips, uint8 [N, T, H, W, 3], and their captions.
+          step: the training step.
+        """
         classes = evaluation.clips.manifest.classes
         self.confusion(evaluation.confusion, classes, step, split=split)
         self.class_f1(evaluation.class_f1, classes, step, split=split)
         self.mistakes(*mistakes, step, split=split)
 
     def flush(self) -> None:
-        """Waits until everything is in the files."""
+        """Waits until all events are in the event files."""
         with explain_unwritable(self._folder):
             for writer in self._writers.values():
                 writer.flush()
 
     def close(self) -> None:
-        """Flushes and closes the files; closing again does nothing."""
+        """Flushes and closes the event files; closing them again does nothing."""
         with explain_unwritable(self._folder):
             for writer in self._writers.values():
                 writer.close()
@@ -221,10 +260,13 @@ class TensorBoardLog:
 
 @contextlib.contextmanager
 def explain_unwritable(folder: str | os.PathLike) -> Iterator[None]:
-    """Turns TensorFlow's error at files that it cannot write into a UserError.
+    """Turns TensorFlow's error about event files that it cannot write into a UserError.
+
+    Args:
+      folder: the folder of the event files, for the message.
 
     Raises:
-      UserError: in place of such an error.
+      UserError: in place of TensorFlow's error.
     """
     try:
         yield
@@ -235,9 +277,9 @@ def explain_unwritable(folder: str | os.PathLike) -> Iterator[None]:
 
 
 class _Column(hparams_api.Domain):
-    """A column of the table of runs.
+    """A column of the HParams table, without a list of its possible values.
 
-    It lists no values: they would be a filter, made from one run, and hide runs with other values.
+    TensorBoard would use such a list, made from one run, as a filter and hide runs with other values.
     """
 
     def __init__(self, shown: bool):
@@ -255,13 +297,13 @@ class _Column(hparams_api.Domain):
 
 
 def _markdown(table: Mapping[str, object]) -> str:
-    """Returns a two-column table. Values may hold anything, such as Markdown's own characters."""
+    """Returns a table of names and values as Markdown, with Markdown's special characters shown literally."""
     rows = "".join(f"|{_code(name)}|{_code(value)}|\n" for name, value in table.items())
     return f"|name|value|\n|---|---|\n{rows}"
 
 
 def _code(value: object) -> str:
-    """Returns Markdown that shows a value literally, on one line."""
+    """Returns Markdown that shows a value literally, as code on one line."""
     text = _valid(" ".join(str(value).splitlines()))
     fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
     space = " " if "`" in (text[:1], text[-1:]) else ""
@@ -277,5 +319,5 @@ def _hparam(value: object) -> bool | int | float | str:
 
 
 def _valid(text: str) -> str:
-    """Escapes characters that a protocol buffer cannot hold: folders' names need not be UTF-8."""
+    """Escapes characters that a protocol buffer cannot hold, such as in folder names that are not UTF-8."""
     return text.encode("utf-8", "backslashreplace").decode()

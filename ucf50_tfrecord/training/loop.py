@@ -1,7 +1,7 @@
-"""The training loop: read `train` from top to bottom.
+"""The training loop. It is the function `train`; read that from top to bottom.
 
 Keras's `fit` is not used: it does not run under MultiWorkerMirroredStrategy, and after an interruption it
-resumes at the epoch, not at the step.
+resumes at the start of the epoch, not at the step.
 """
 
 from __future__ import annotations
@@ -35,13 +35,16 @@ from ucf50_tfrecord.training.run import RunOptions
 
 _NUM_STRIPS = 4
 _NUM_NAMED_CLIPS = 5
-# Pictures of the scores are left out where they would take more of the time.
+# Pictures of the scores are left out if drawing them would take a larger fraction of the time.
 _MAX_DRAWING_FRACTION = 0.05
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class State:
-    """The model and everything else that training changes."""
+    """Everything that training changes: the model, its optimizer and the moving average of its weights.
+
+    averages: the moving average of the model's weights; None if TrainSpec.ema is 0.
+    """
 
     model: keras.Model
     optimizer: keras.optimizers.Optimizer
@@ -53,7 +56,10 @@ class State:
         return any(isinstance(layer, keras.layers.BatchNormalization) for layer in layers)
 
     def evaluated_weights(self) -> contextlib.AbstractContextManager:
-        """Gives the model, while the block runs, the weights to evaluate: their average, if there is one."""
+        """Returns a context in which the model has the weights to evaluate.
+
+        These are the moving averages of the weights if there are any, else the current weights.
+        """
         return contextlib.nullcontext() if self.averages is None else self.averages.applied()
 
 
@@ -61,13 +67,15 @@ class State:
 class Trained:
     """The outcome of a training.
 
-    model: has the weights to evaluate.
-    evaluate: the evaluator that make_evaluator returned.
-    finished: whether all epochs are done or TrainSpec.early_stopping ended it.
-    step, epochs: how many are done, those of earlier processes included.
-    clips_per_sec, wait_share: speed, and the fraction of the training time spent waiting for input. Both are
-      None if no step was left to do.
-    num_skipped: unreadable training clips that were left out.
+    model: the trained model. If `finished`, it has the weights to evaluate: their moving averages, if it has
+      any.
+    evaluate: the evaluator of the model, as train's argument make_evaluator returned it.
+    finished: whether all epochs are done or TrainSpec.early_stopping ended the training.
+    step, epochs: numbers of finished steps and epochs, including those of earlier processes.
+    clips_per_sec: training clips per second, or None if no step was timed (none was left to do, for example).
+    wait_share: fraction of the training time that was spent waiting for input, or None as for clips_per_sec.
+    num_skipped: number of unreadable training clips that were left out.
+    best_macro_f1, best_epoch: the best validation macro F1 and its epoch; -1 and 0 if no epoch was evaluated.
     """
 
     model: keras.Model
@@ -93,20 +101,25 @@ def train(
     open_log: Callable[[int], TensorBoardLog],
     listener: Listener = Listener(),
 ) -> Trained:
-    """Trains a model, resuming from the run's last checkpoint if it has one.
+    """Trains a model; resumes from the run's last checkpoint if the run has one.
 
     Args:
-      feed: the training clips.
-      state: as build_state returns it for the same spec.
-      spec: how to train.
-      strategy: the devices.
-      options: where to save, and how often.
-      make_evaluator: maps the model to its evaluator, such as an evaluation.runner.Evaluator, called after each epoch.
-      open_log: maps the step that training starts after to the run's TensorBoard files.
+      feed: the source of the batches of training clips.
+      state: the model and its optimizer, as build_state returns them for the same spec.
+      spec: the settings of the training.
+      strategy: the devices that train.
+      options: the run's folder, and how often to log and save.
+      make_evaluator: called once with the model; returns the model's evaluator, such as an
+        evaluation.runner.Evaluator, which is called after each epoch.
+      open_log: called once with the step that training starts after; returns the run's TensorBoard log.
       listener: receives progress and warnings, and may stop the training.
 
+    Returns:
+      The outcome of the training, whether it has finished or was stopped.
+
     Raises:
-      UserError: if no checkpoint fits, a clip cannot be read, or the loss or its gradient becomes NaN.
+      UserError: if the run has checkpoints but none fits, a clip cannot be read, or the loss or its gradient
+        is not finite.
     """
     with contextlib.ExitStack() as stack:
         run = _Run(feed, state, spec, strategy=strategy, options=options, listener=listener)
@@ -136,9 +149,11 @@ def train(
 
 
 class _Run:
-    """A run in training: its state and input, and where it is logged and saved.
+    """A run in training: its model, its input, its log and its checkpoints.
 
     step: number of finished steps.
+    meter: the training's meter.Meter.
+    profiler: the training's Profiler.
     """
 
     def __init__(
@@ -151,7 +166,7 @@ class _Run:
         options: RunOptions,
         listener: Listener,
     ):
-        """Restores the last checkpoint."""
+        """Restores the run's last checkpoint, if it has one."""
         self._feed, self._state, self._spec = feed, state, spec
         self._strategy, self._options, self._listener = strategy, options, listener
         self._steps_per_epoch = pipeline.num_steps(len(feed.clips), spec.batch_size)
@@ -167,12 +182,20 @@ class _Run:
         expect(len(set(steps)) == 1, "all workers to see the same checkpoint", steps=steps)
         self.meter = meter_lib.Meter()
         self._wait_alarm = meter_lib.WaitAlarm(feed.advice, listener.warn)
-        self._next_pictures = 0.0  # when, by the clock
+        self._next_pictures = 0.0  # no pictures before this time, by time.monotonic()
 
     def open(
         self, evaluate: Any, open_log: Callable[[int], TensorBoardLog], stack: contextlib.ExitStack
     ) -> None:
-        """Opens the input at the next batch and the log, which `stack` closes; completes the epoch before."""
+        """Opens the input at the next batch, the log and the profiler; evaluates the last epoch if need be.
+
+        That epoch has not been evaluated if an earlier process exited right after its last step.
+
+        Args:
+          evaluate: the model's evaluator.
+          open_log: called with the step that training starts after; returns the run's TensorBoard log.
+          stack: closes the log and the profiler.
+        """
         spec, options = self._spec, self._options
         self._batches = self._feed.iterator(batch_size=spec.batch_size, seed=spec.seed, start_step=self.step)
         self._train_steps = step_lib.make_train_steps(
@@ -203,17 +226,29 @@ class _Run:
         return self.step < self._num_steps and not self._stops_early()
 
     def count_next_steps(self) -> int:
-        """Returns the number of steps up to the next one after which there is something to do."""
+        """Returns the number of steps to take in the next call on the device.
+
+        The call ends, at the latest, with the next step after which the host has something to do: end an
+        epoch, add a point to the curves, or start or end the profile.
+        """
         ends = [self._steps_per_epoch, self._options.log_every_steps]
         counts = [end - self.step % end for end in ends]
-        if self._options.profile_steps is not None:  # a call ends before the first and after the last
+        if self._options.profile_steps is not None:  # a call's steps are either all profiled or none
             first, last = self._options.profile_steps
             counts += [end - self.step for end in (first - 1, last) if end > self.step]
         return min(self._options.steps_per_call, *counts)
 
     def take_steps(self, count: int, vote: float) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Takes steps on the device; returns their rows, times and votes, see step.make_train_steps."""
-        with tf.device("CPU:0"):  # seeds are made of the step on the host
+        """Takes training steps on the device, in one call.
+
+        Args:
+          count: number of steps.
+          vote: this worker's vote to stop after the call: 1 to stop, 0 to go on.
+
+        Returns:
+          A tuple of the steps' rows, times and votes, see step.make_train_steps.
+        """
+        with tf.device("CPU:0"):  # the host derives random seeds from the step
             arguments = tf.constant(self.step, tf.int64), tf.constant(count, tf.int32), tf.constant(vote)
         return self._train_steps(self._batches, *arguments)
 
@@ -232,7 +267,10 @@ class _Run:
         self._last_save = time.monotonic()
 
     def log_curves(self) -> dict[str, float]:
-        """Adds a point to the training curves and returns it.
+        """Adds a point to each training curve.
+
+        Returns:
+          A dictionary from the curves' tags, without the learning rate's, to the values of the points.
 
         Raises:
           UserError: if a loss or gradient since the last point is not finite.
@@ -246,7 +284,11 @@ class _Run:
         return scores
 
     def end_epoch(self) -> dict[str, float]:
-        """Evaluates, logs and saves; returns the epoch's scores."""
+        """Evaluates the model after an epoch's last step, logs its scores and saves a checkpoint.
+
+        Returns:
+          A dictionary of the epoch's training loss and its validation scores.
+        """
         step, epoch = self.step, self.step // self._steps_per_epoch
         scores = self.meter.read_epoch_loss()
         if self._feed.skipped:
@@ -297,15 +339,19 @@ class _Run:
         return self._checkpoints.evaluated_epochs.numpy() >= self.step // self._steps_per_epoch
 
     def _stops_early(self) -> bool:
-        """Tells whether TrainSpec.early_stopping epochs have passed without a better one."""
+        """Tells whether TrainSpec.early_stopping epochs have passed since the best epoch."""
         checkpoints = self._checkpoints
         epochs_without = int(checkpoints.evaluated_epochs.numpy() - checkpoints.best_epoch.numpy())
         return 0 < self._spec.early_stopping <= epochs_without
 
     def _check(self, rows: np.ndarray) -> None:
-        """Raises UserError at the first step whose loss or gradient is not finite.
+        """Raises UserError if the loss or the gradient of a step is not finite; names the first such step.
 
-        Under float16's loss scale gradients overflow now and then: such steps are skipped.
+        With float16's loss scale only the loss is checked: gradients overflow now and then, and the optimizer
+        skips such steps.
+
+        Args:
+          rows: the results of the latest steps, float [N, K], see step.StepResult.
         """
         found = step_lib.StepResult.of(rows)
         bad = ~np.isfinite(found.loss)
@@ -331,10 +377,11 @@ class _Run:
 
 
 class _StopBallot:
-    """Lets all workers stop after the same step, whenever and wherever a request arrives.
+    """Makes all workers stop after the same step, in whichever worker and whenever a stop is requested.
 
-    A worker's vote goes into a call and comes back summed over all workers. The vote of the call before last decides:
-    that call is done on every device, so that reading it takes no wait. A process that trains alone decides at once.
+    Each worker passes its vote to the next call of training steps, which returns the sum of all workers'
+    votes. The sum that the call before last returned decides: that call is done on every device, so reading
+    the sum takes no wait. A process that trains alone decides at once.
     """
 
     def __init__(self, should_stop: Callable[[], bool], num_workers: int):
@@ -342,11 +389,15 @@ class _StopBallot:
         self._votes: collections.deque[tf.Tensor] = collections.deque()
 
     def vote(self) -> float:
-        """Returns this worker's vote for the next call."""
+        """Returns this worker's vote for the next call of training steps: 1 to stop, 0 to go on."""
         return float(self._num_workers > 1 and self._should_stop())
 
     def decide(self, votes: tf.Tensor) -> bool:
-        """Tells, after a call with these votes, whether to stop: the same in all workers."""
+        """Tells whether to stop now, with the same answer in all workers.
+
+        Args:
+          votes: the sum of the workers' votes, as the latest call of training steps returned it.
+        """
         if self._num_workers == 1:
             return self._should_stop()
         self._votes.append(votes)
@@ -356,16 +407,17 @@ class _StopBallot:
 def build_state(
     model_spec: ModelSpec, spec: TrainSpec, *, num_clips: int, strategy: tf.distribute.Strategy
 ) -> State:
-    """Builds the model with its initial weights, and the optimizer.
+    """Builds a model with its initial weights, its optimizer and the moving average of its weights.
 
     Args:
-      model_spec: which model.
-      spec: how to train; its precision must be resolved, see strategy.choose_precision.
-      num_clips: clips in an epoch.
-      strategy: the devices.
+      model_spec: the specification of the model.
+      spec: the settings of the training; the precision must not be AUTO, see strategy.choose_precision.
+      num_clips: training clips per epoch.
+      strategy: the devices that train.
 
     Raises:
-      UserError: if the model cannot be built, see models.build_model, or not be compiled as asked for.
+      UserError: if the model cannot be built (see models.build_model), or XLA, which the spec asks for,
+        cannot compile it.
     """
     keras.utils.set_random_seed(spec.seed)
     policy = strategy_lib.keras_policy(spec.precision)

@@ -14,17 +14,23 @@ import tensorflow as tf
 from ucf50_tfrecord.errors import Advice, expect
 from ucf50_tfrecord.training.step import StepResult
 
-# Training that waits for more than this fraction at this many points of the curve in a row gets a warning.
+# A training gets a warning if it waits for input for more than this fraction of the time, at this many points
+# of the curves in a row, and for at least this many seconds in all.
 _MAX_WAIT_FRACTION = 0.05
 _WAITS_BEFORE_WARNING = 3
 _MIN_WAIT_SECS = 1.0
-# Calls queued on the device at most: one runs, one is ready to follow.
+# Most calls of training steps that the device has left to do: one runs, one is ready to follow.
 MAX_QUEUED_CALLS = 2
 
 
 @dataclasses.dataclass
 class Times:
-    """Seconds of training, seconds of them spent waiting for input, and clips trained on."""
+    """The time that some training steps took.
+
+    secs: seconds of training.
+    wait_secs: the part of these seconds that was spent waiting for input.
+    clips: number of clips trained on.
+    """
 
     secs: float = 0.0
     wait_secs: float = 0.0
@@ -40,32 +46,40 @@ class Times:
 
 
 class Meter:
-    """Collects the steps' results without waiting for the device, and measures their time.
+    """Collects the results of training steps without waiting for the device, and measures the steps' time.
 
-    The host runs at most one call ahead of the device. The wait for input is the time that the device has no
-    work: from the end of its last call to the next batch. Within a call of several steps it is the time that
-    the host waited; on a GPU that is an upper bound, since the device may still be busy. The first call, which
-    compiles, is not timed, nor is anything between calls (evaluation, saving).
+    A call is one call from the host to the device, of one or more steps. The host runs at most one call ahead
+    of the device. The wait for input is the time in which the device has no work: from the end of its last
+    call to the arrival of the next batch. Within a call of several steps it is the time that the host waited;
+    on a GPU that is an upper bound, since the device may still be busy. The first call, which compiles, is
+    not timed, nor is anything between calls (evaluation, saving).
+
+    last: the times of the steps between the last two calls of `read`.
     """
 
     def __init__(self):
-        self._rows: list[tf.Tensor] = []  # since the last read, [N, K] each
+        self._rows: list[tf.Tensor] = []  # results of the calls since the last read, [N, K] each
         self._epoch_sums = np.zeros(len(StepResult._fields))
         self._watcher = concurrent.futures.ThreadPoolExecutor(1, "step")
-        self._queued: collections.deque[concurrent.futures.Future] = collections.deque()  # ends of calls
+        self._queued: collections.deque[concurrent.futures.Future] = collections.deque()  # calls' end times
         self._times, self._total = Times(), Times()
         self.last = Times()  # between the last two reads
-        self._untimed_clips: float | None = None  # those of the first call, once it is done
+        self._untimed_clips: float | None = None  # clips of the first call, once it is done
         self._started = 0.0
 
     def start_call(self) -> None:
-        """Waits until the device has at most one call left to do."""
+        """Marks the start of a call; waits until the device has at most one earlier call left to do."""
         self._started = time.perf_counter()
         if len(self._queued) == MAX_QUEUED_CALLS:
             self._queued.popleft().result()
 
     def end_call(self, rows: tf.Tensor, times: tf.Tensor) -> None:
-        """Receives the results of step.make_train_steps' function."""
+        """Marks the end of a call, and takes its results, as step.make_train_steps describes them.
+
+        Args:
+          rows: the steps' results, float32 [N, K].
+          times: when each step asked for its batch and when it received it, float64 [N, 2].
+        """
         waits = self._waits(times.numpy())
         self._rows.append(rows)
         self._queued.append(self._watcher.submit(_time_of_end, rows))
@@ -76,7 +90,11 @@ class Meter:
             self._times.wait_secs += waits
 
     def _waits(self, times: np.ndarray) -> float:
-        """Returns the seconds that the device lacked input: of float64 [N, 2], batches asked for and received."""
+        """Returns the seconds in which the device lacked input during a call.
+
+        Args:
+          times: when each of the call's steps asked for its batch and when it received it, float64 [N, 2].
+        """
         waits = times[:, 1] - times[:, 0]
         if self._queued:
             last = self._queued[-1]
@@ -85,7 +103,11 @@ class Meter:
         return float(np.maximum(waits, 0).sum())
 
     def read(self) -> np.ndarray:
-        """Waits for the device; returns the steps' rows since the last read: float64 [N, K], see StepResult."""
+        """Waits for the device, and returns the results of all steps since the last call of `read`.
+
+        Returns:
+          A row per step, float64 [N, K]; the columns are the fields of StepResult.
+        """
         started = time.perf_counter()
         rows = np.concatenate(
             [tensor.numpy() for tensor in self._rows] or [np.zeros((0, len(StepResult._fields)))]
@@ -101,9 +123,11 @@ class Meter:
         return rows
 
     def read_epoch_loss(self) -> dict[str, float]:
-        """Returns train_loss, the mean loss since the last call. Call it after `read`.
+        """Returns the mean training loss since the last call of this method. Call it after `read`.
 
-        It is missing if no step was taken, as in a run that resumes after an epoch's last step.
+        Returns:
+          {"train_loss": …}; an empty dictionary if no step was taken, as in a run that resumes after an
+          epoch's last step.
 
         Raises:
           UserError: if no clip could be read.
@@ -115,12 +139,17 @@ class Meter:
         return {"train_loss": float(epoch.loss / epoch.clips)} if epoch.clips else {}
 
     def total(self) -> dict[str, float | None]:
-        """Returns clips_per_sec and wait_share over all reads, or None for each if nothing was timed."""
+        """Returns {"clips_per_sec": …, "wait_share": …} of all steps; both are None if no step was timed."""
         return self._total.rates() if self._total.clips else {"clips_per_sec": None, "wait_share": None}
 
 
 def curves(rows: np.ndarray, times: Times) -> dict[str, float]:
-    """Returns the points of the training curves: of steps' rows [N, K], and of the time they took."""
+    """Returns the points of the training curves for some steps, as a dictionary by tag.
+
+    Args:
+      rows: the results of the steps, [N, K], see StepResult.
+      times: the time that the steps took.
+    """
     points = StepResult.total(rows).curves()
     if times.clips:
         points |= {f"input/{name}": value for name, value in times.rates().items()}
@@ -128,13 +157,18 @@ def curves(rows: np.ndarray, times: Times) -> dict[str, float]:
 
 
 def _time_of_end(rows: tf.Tensor) -> float:
-    """Waits for a call's result; returns the time it arrived, in seconds since 1970."""
+    """Waits for the results of a call, and returns the time when they arrived, in seconds since 1970."""
     rows.numpy()
     return time.time()
 
 
 class WaitAlarm:
-    """Warns once when training keeps waiting for its input."""
+    """Warns once if a training keeps waiting for its input.
+
+    Args:
+      advice: called before the warning; returns advice on how to feed clips faster.
+      warn: called with the warning, which ends with the advice.
+    """
 
     def __init__(self, advice: Callable[[], Advice], warn: Callable[[str], None]):
         self._advice, self._warn = advice, warn
@@ -142,7 +176,7 @@ class WaitAlarm:
         self._warned = False
 
     def note(self, times: Times) -> None:
-        """Receives the times since the last call."""
+        """Takes the times of the steps since the last call of `note`; warns if the training keeps waiting."""
         waits = times.secs and times.wait_secs / times.secs > _MAX_WAIT_FRACTION
         self._waits = [*self._waits, times] if waits else []
         secs, wait_secs = (sum(getattr(t, name) for t in self._waits) for name in ("secs", "wait_secs"))

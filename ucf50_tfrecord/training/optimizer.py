@@ -1,4 +1,4 @@
-"""Optimizers with their schedules, and the moving average of the weights."""
+"""Makes optimizers with learning-rate schedules, and keeps the moving average of a model's weights."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from ucf50_tfrecord.specs import TrainSpec
 
 
 class _Adam(keras.optimizers.Adam):
-    """Keras's Adam for gradients that are already summed over the replicas; one op per variable.
+    """Keras's Adam for gradients that are already summed over the replicas; it updates a variable in one op.
 
-    Keras sums them in the update, after the loss scale has checked each replica's own: where float16 overflows on one
-    replica only, the replicas would diverge. Clipping by norm needs the sum, too. And Keras updates a variable by a
-    dozen ops, each of which passes over the memory.
+    Keras's own optimizer sums gradients in the update, after the loss scale has checked the gradients of each
+    replica: where float16 overflows on one replica only, the replicas would diverge. Clipping by norm needs
+      the
+    summed gradients, too. And Keras updates a variable by a dozen ops, each of which passes over the memory.
     """
 
     def _all_reduce_sum_gradients(self, grads_and_vars):
@@ -41,13 +42,18 @@ class _Adam(keras.optimizers.Adam):
 
 
 class _AdamW(_Adam, keras.optimizers.AdamW):
-    """The same with decoupled weight decay."""
+    """Like _Adam, but with decoupled weight decay."""
 
 
 def make_optimizer(spec: TrainSpec, steps_per_epoch: int, policy: str) -> keras.optimizers.Optimizer:
-    """Builds the optimizer with its schedule, and loss scaling for float16.
+    """Builds an optimizer with its learning-rate schedule, and with loss scaling for float16.
 
-    It expects gradients that are already summed over the replicas.
+    The optimizer expects gradients that are already summed over the replicas.
+
+    Args:
+      spec: the settings of the training.
+      steps_per_epoch: number of training steps per epoch, for the schedule.
+      policy: the name of the model's Keras dtype policy, such as "mixed_float16".
     """
     learning_rate = spec.learning_rate
     if spec.schedule == Schedule.COSINE:
@@ -69,10 +75,13 @@ def make_optimizer(spec: TrainSpec, steps_per_epoch: int, policy: str) -> keras.
 
 
 class WeightAverages(tf.Module):
-    """An exponential moving average of a model's trainable weights. Make it in the strategy's scope.
+    """Exponential moving averages of a model's trainable weights. Make an instance within strategy.scope().
 
-    The decay starts low, min(decay, (1 + step) / (10 + step)), so that the average soon forgets the initial weights,
-    as in tf.train.ExponentialMovingAverage. Batch norm's statistics are moving averages already and stay as they are.
+    The decay after step n, counted from 1, is min(decay, (1 + n) / (10 + n)), as in
+    tf.train.ExponentialMovingAverage: it starts low, so that the averages soon forget the initial weights.
+    The statistics of batch norm are moving averages already, and are not averaged again.
+
+    averages: a variable for each trainable weight of the model.
     """
 
     def __init__(self, model: keras.Model, decay: float):
@@ -82,7 +91,12 @@ class WeightAverages(tf.Module):
         self.averages = [tf.Variable(weight, trainable=False) for weight in self._weights]
 
     def update(self, strategy: tf.distribute.Strategy, step: tf.Tensor) -> None:
-        """Adds the weights after a step, int64 [] counted from 0. Call it in cross-replica context."""
+        """Moves the averages towards the model's weights. Call it after each step, in cross-replica context.
+
+        Args:
+          strategy: the devices that train.
+          step: the step that was just taken, int64 [], counted from 0.
+        """
         number = tf.cast(step, tf.float32) + 1
         decay = tf.minimum(self._decay, (1 + number) / (10 + number))
         for average, weight in zip(self.averages, self._weights):
@@ -94,7 +108,7 @@ class WeightAverages(tf.Module):
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """Sets the model's weights to the averages while the block runs."""
+        """Sets the model's weights to their averages while the block runs, then restores them."""
         weights = [weight.numpy() for weight in self._weights]
         self.apply()
         try:
@@ -104,6 +118,6 @@ class WeightAverages(tf.Module):
                 variable.assign(weight)
 
     def apply(self) -> None:
-        """Sets the model's weights to the averages."""
+        """Sets the model's weights to their averages, and does not keep the old values."""
         for variable, average in zip(self._weights, self.averages):
             variable.assign(average.numpy())

@@ -1,4 +1,4 @@
-"""TensorFlow's profiler over some steps of a run, for TensorBoard's Profile page."""
+"""Runs TensorFlow's profiler during some steps of a run, for TensorBoard's Profile page."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from ucf50_tfrecord.texts import tensorflow_reason
 
 
 class Profiler:
-    """Profiles the steps `first` to `last`, both included, into the run's TensorBoard folder.
+    """Profiles a range of a run's training steps, and writes the profile into the run's TensorBoard folder.
 
-    Use it as a context manager, or call `close`. Errors become warnings: training goes on without a profile.
+    Use it as a context manager, or call `close`. Errors of TensorFlow's profiler become warnings: training
+    goes on without a profile.
     """
 
     def __init__(
@@ -24,10 +25,16 @@ class Profiler:
         *,
         warn: Callable[[str], None] = lambda text: None,
     ):
-        """Takes (first, last), counted from 1 as the curves' steps are; None profiles nothing.
+        """Sets the steps to profile.
+
+        Args:
+          run_dir: the run's folder.
+          steps: the first and the last step to profile, counted from 1 like the steps of the curves; None
+            profiles nothing.
+          warn: called with one sentence for each problem.
 
         Raises:
-          UserError: if first is less than 1 or greater than last.
+          UserError: if the first step is less than 1 or greater than the last.
         """
         if steps is not None:
             expect(len(steps) == 2 and 1 <= steps[0] <= steps[1], "steps a,b with 1 <= a <= b", steps=steps)
@@ -37,10 +44,11 @@ class Profiler:
         self._marker: tf.profiler.experimental.Trace | None = None
 
     def step(self, number: int) -> None:
-        """Marks the start of a step. Call it before each step; without steps to profile it costs nothing.
+        """Marks the start of training step `number`. Call it before each step.
 
-        On the Profile page everything up to the next call counts as this step: waiting for input, the device's work
-        and the rest of the loop. A run that resumes after `first` starts profiling there.
+        On the Profile page everything until the next call of this method counts as step `number`: waiting for
+        input, the device's work and the rest of the loop. A run that resumes after the first step to profile
+        starts profiling where it resumes. If no steps are profiled, this method costs nothing.
         """
         if self._steps is None:
             return
@@ -55,7 +63,7 @@ class Profiler:
             self._marker.__enter__()
 
     def close(self) -> None:
-        """Writes the profile if one was started, and profiles nothing more."""
+        """Writes the profile if profiling was started, and stops profiling for good."""
         self._end_marker()
         if self._steps is not None and not self._was_running:
             self._warn(
@@ -73,10 +81,10 @@ class Profiler:
 
     def _start(self) -> None:
         try:
-            tf.test.experimental.sync_devices()  # work of earlier steps is not part of it
+            tf.test.experimental.sync_devices()  # keeps the work of earlier steps out of the profile
             tf.profiler.experimental.start(self._folder)
             self._running = self._was_running = True
-        except (OSError, tf.errors.OpError) as error:  # such as: another profiler runs
+        except (OSError, tf.errors.OpError) as error:  # for example if another profiler runs
             self._steps = None
             self._warn(f"there will be no profile: {tensorflow_reason(error)}")
 

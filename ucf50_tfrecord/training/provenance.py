@@ -1,4 +1,4 @@
-"""The environment of a run: versions, devices and the state of the code, as plain dicts."""
+"""Describes the environment of a run, as plain dictionaries: versions, devices and the state of the code."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ _GIT_SECS = 5.0
 
 
 def environment() -> dict[str, dict[str, Any]]:
-    """Returns sections for a run's card: "versions", "devices" and "code", each a JSON-ready table.
+    """Returns three JSON-ready tables, "versions", "devices" and "code", which describe a run's environment.
 
-    Asks git, which takes some 10 ms, and waits at most 15 s for its answers.
+    Asks git about the code, which takes about 10 ms, and waits at most 15 s for git's answers.
     """
     return {"versions": versions(), "devices": devices(), "code": code_state()}
 
 
 def versions() -> dict[str, str]:
-    """Returns the versions of Python and the packages; of CUDA and cuDNN where there is a GPU."""
+    """Returns the versions of Python and the main packages, by name; with a GPU, also of CUDA and cuDNN."""
     found = {"python": platform.python_version(), "tensorflow": tf.__version__}
     for name in _PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:  # the write side's packages are optional
+        except importlib.metadata.PackageNotFoundError:  # packages for conversion are optional
             continue
     if tf.config.list_physical_devices("GPU"):
         build = tf.sysconfig.get_build_info()
@@ -45,7 +45,7 @@ def versions() -> dict[str, str]:
 
 
 def devices() -> dict[str, str | int]:
-    """Returns the processor, the cores that this process may use, and each GPU with its driver."""
+    """Returns a table of the processor, the cores that this process may use, the GPUs, and their driver."""
     found: dict[str, str | int] = {"platform": platform.platform(), "cpu": _cpu_name()}
     found["cpu cores"] = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -61,11 +61,15 @@ def devices() -> dict[str, str | int]:
 
 
 def code_state(package_dir: pathlib.Path = _PACKAGE_DIR) -> dict[str, str | int | bool]:
-    """Returns the package's version and, if git tracks its files, the state of the tree.
+    """Returns the package's version and, if git tracks the package's files, the state of their work tree.
 
-    commit: HEAD's hash. dirty: whether files differ from it or are new; ignored files do not count.
-    changed_files: their number. These are absent if the package is installed elsewhere, or if git is missing, fails or
-    does not answer in time.
+    Returns:
+      A dictionary with these keys. The last three are absent if the package is installed outside a work tree
+      that tracks it, or if git is missing, fails or does not answer in time.
+        version: the package's version.
+        commit: the hash of git's HEAD.
+        dirty: whether any file differs from that commit or is new; ignored files do not count.
+        changed_files: the number of such files.
     """
     state: dict[str, str | int | bool] = {"version": ucf50_tfrecord.__version__}
     # An installed package may lie in another project's work tree, which does not track it.
@@ -82,8 +86,9 @@ def code_state(package_dir: pathlib.Path = _PACKAGE_DIR) -> dict[str, str | int 
 
 
 def _git(folder: pathlib.Path, *arguments: str) -> str | None:
-    """Returns the output of a git command, or None if it fails."""
-    # A hook's variables would point at another tree. Reading must neither wait for the index's lock nor take it.
+    """Returns the output of a git command in `folder`, or None if the command fails or takes too long."""
+    # Variables that a git hook sets would point at another work tree. Without optional locks, reading neither
+    # waits for the lock of git's index nor takes it.
     variables = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
         result = subprocess.run(

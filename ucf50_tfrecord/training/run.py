@@ -1,11 +1,12 @@
-"""A run's folder: its configuration, by which it is resumed and evaluated, and its results.
+"""Reads, checks and makes the folder of a run. A run is one training: its configuration and its results.
 
-<run>/config.json       a RunConfig
-<run>/checkpoints/      last/ and best/
-<run>/tensorboard/      event files
-<run>/summary.json      scores, written when training has finished
-<run>/predictions.jsonl the model's logits for each held-out clip
-<run>/encoder.weights.h5 the frame encoder, for ModelSpec.encoder_weights; of models that take an encoder
+<run>/config.json        a RunConfig, by which the run is resumed and evaluated
+<run>/checkpoints/       last/ and best/
+<run>/tensorboard/       event files
+<run>/summary.json       scores, written when training has finished
+<run>/predictions.jsonl  the model's logits for each held-out clip
+<run>/encoder.weights.h5 weights of the trained frame encoder, if the model takes an encoder; for
+                         ModelSpec.encoder_weights of other runs
 """
 
 from __future__ import annotations
@@ -41,13 +42,16 @@ _Secs = Annotated[float, msgspec.Meta(gt=0, le=1e13)]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """Everything that decides a run's weights (with its precision resolved), and the folder of its clips.
+    """Everything that decides a run's weights, and the folder of its shards. The precision is never AUTO.
 
-    fingerprint: the manifest's, of the shards' contents wherever they are.
-    clip_split: the clips of these folds that are trained and tested on; "" is all.
-    clip_format: the manifest's. None in runs of earlier versions.
-    video_secs: the median and the largest duration of the clips' videos, by which other videos are cut. None in runs
-      of earlier versions, and where the shards are not local files.
+    data_dir: the folder of the shards.
+    fingerprint: the manifest's fingerprint of the shards' contents, which does not depend on their folder.
+    classes: the names of the classes, in the order of the logits.
+    train_folds, val_folds, test_folds: the folds to train, validate and test on.
+    clip_split: a description of the clips of these folds that the run trains and tests on; "" for all clips.
+    clip_format: the manifest's format of the clips. None in runs of earlier versions.
+    video_secs: the median and the largest duration of the clips' videos, which decide how prediction cuts
+      other videos. None in runs of earlier versions, and where the shards are not local files.
     """
 
     data_dir: Name
@@ -88,8 +92,9 @@ class RunConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """How a run is logged and saved. No option changes the trained weights.
+    """Options of how a run is logged and saved. No option changes the trained weights.
 
+    run_dir: the run's folder.
     profile_steps: the first and the last step to profile, counted from 1; None profiles nothing.
     """
 
@@ -109,12 +114,13 @@ class RunOptions:
         check_settings(self)
 
 
-# The folder of a run's shards, and facts that follow from their contents and so from the fingerprint.
+# Fields that do not make a configuration another one: the shards' folder, and facts that follow from the
+# shards' contents and so from the fingerprint.
 _NOT_COMPARED = ("data_dir", "clip_format", "video_secs")
 
 
 def load_config(run_dir: str) -> RunConfig:
-    """Reads a run's configuration.
+    """Reads a run's configuration from its folder.
 
     Raises:
       UserError: if the folder is not a run's.
@@ -133,7 +139,7 @@ class Scores:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Best:
-    """The best epoch by validation macro F1; -1 at epoch 0 if none was evaluated."""
+    """The best epoch by validation macro F1. If no epoch was evaluated, `macro_f1` is -1 and `epoch` is 0."""
 
     macro_f1: Annotated[float, msgspec.Meta(ge=-1, le=1)]
     epoch: Count
@@ -141,12 +147,20 @@ class Best:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Summary(Scores):
-    """The contents of a finished run's summary.json. Its own scores are those of `split`.
+    """The contents of a finished run's summary.json.
 
-    shuffled: scores on the same clips with their frames shuffled.
+    accuracy, macro_f1: the final scores, on the clips of `split`.
+    split: the split of the final scores: "test" if the run has test folds, else "validation".
+    shuffled: scores on the same clips with the frames of each clip shuffled.
     validation: validation scores, if `split` is "test".
-    clips_per_sec, wait_share, num_skipped_clips: of the process that trained last; None if none did.
-    environment: from training.provenance. Summaries of earlier versions have less.
+    folds: the folds of the final scores.
+    weights: the checkpoint of the final scores.
+    clips_per_sec: training clips per second, in the process that trained last; None if no step was timed.
+    wait_share: fraction of that process's training time that was spent waiting for input, or None likewise.
+    num_skipped_clips: number of unreadable training clips that the process left out.
+    environment: the tables of training.provenance.environment.
+
+    Fields with a default may be missing in summaries of earlier versions.
     """
 
     split: Literal["validation", "test"] = "validation"
@@ -182,18 +196,24 @@ def load_summary(run_dir: str | os.PathLike) -> Summary:
     """Reads a finished run's summary.json.
 
     Raises:
-      UserError: if there is none, or it holds something else.
+      UserError: if the file does not exist, or holds something else.
     """
     return parsing.read(pathlib.Path(run_dir, SUMMARY_FILENAME), Summary, "a training's summary")
 
 
 def evaluation_dir(run_dir: str, weights: str, folds: Sequence[int]) -> pathlib.Path:
-    """Returns the folder for the results of evaluating a run again: a summary and predictions of their own."""
+    """Returns the folder, within a run's, for the results of evaluating the run again.
+
+    Args:
+      run_dir: the run's folder.
+      weights: the checkpoint that is evaluated, "last" or "best".
+      folds: the folds that it is evaluated on.
+    """
     return pathlib.Path(run_dir, f"evaluation-{weights}-{format_folds(folds)}")
 
 
 def hparams(config: RunConfig) -> dict[str, Any]:
-    """Returns a run's row of the table that compares runs, the most telling first."""
+    """Returns a run's row of TensorBoard's HParams table: a dictionary by flag, most informative first."""
     model, train = to_json(config.model), to_json(config.train)
     telling = {"model": model.pop("name")}
     telling |= {name: train.pop(name) for name in ("epochs", "learning_rate", "batch_size", "seed")}
@@ -206,7 +226,12 @@ def hparams(config: RunConfig) -> dict[str, Any]:
 
 
 def describe_data(config: RunConfig, num_clips: Sequence[int]) -> dict[str, str]:
-    """Returns the section on clips of a run's card; num_clips are the clips of its sets, in order."""
+    """Returns the table that describes a run's clips: a dictionary of texts by name.
+
+    Args:
+      config: the run's configuration.
+      num_clips: numbers of training clips, validation clips and, if there are any, test clips.
+    """
     sets = {"train": config.train_folds, "validation": config.val_folds, "test": config.test_folds}
     return {
         "folder": config.data_dir,
@@ -219,7 +244,10 @@ def describe_data(config: RunConfig, num_clips: Sequence[int]) -> dict[str, str]
 
 
 def make_run_dir(data_dir: str, model: str) -> str:
-    """Makes a new run's folder, runs/<data>-<model>-<time>, which no other run has."""
+    """Makes a folder for a new run, runs/<data>-<model>-<time>, and returns its path.
+
+    A number is appended to the name if such a folder exists already.
+    """
     name = f"{pathlib.Path(data_dir).name}-{model.replace(':', '.')}-{time.strftime('%Y%m%d-%H%M%S')}"
     storage.make_folder("runs")
     for suffix in ("", *(f"-{number}" for number in range(2, 1000))):
@@ -232,29 +260,33 @@ def make_run_dir(data_dir: str, model: str) -> str:
 
 @contextlib.contextmanager
 def open_run(run_dir: str, config: RunConfig) -> Iterator[None]:
-    """Starts a run or resumes one of the same configuration; locks its folder while the block runs.
+    """Starts a run in a folder, or resumes the run there if its configuration is the same.
+
+    Holds the folder's lock while the block runs.
 
     Raises:
-      UserError: as check_run does, or if another process holds the folder.
+      UserError: if the folder holds a run of another configuration or other files (see check_run), or if
+        another process holds the folder's lock.
     """
     storage.make_folder(run_dir)
     with storage.folder_lock(run_dir):
         check_run(run_dir, config)
         path = pathlib.Path(run_dir, CONFIG_FILENAME)
         if path.is_file() and load_config(run_dir).train.epochs != config.train.epochs:
-            for name in (SUMMARY_FILENAME, PREDICTIONS_FILENAME):  # of fewer epochs
+            for name in (SUMMARY_FILENAME, PREDICTIONS_FILENAME):  # results after fewer epochs
                 pathlib.Path(run_dir, name).unlink(missing_ok=True)
         storage.write_json(path, to_json(config))
         yield
 
 
 def check_run(run_dir: str, config: RunConfig) -> None:
-    """Checks that a folder holds no run yet, or one of the same configuration.
+    """Checks that a folder holds no run yet, or a run of the same configuration.
 
-    The number of epochs may grow; everything else that decides the weights must be equal.
+    The number of epochs may grow if the learning rate is constant. Everything else that decides the weights
+    must be equal.
 
     Raises:
-      UserError: if the folder holds a run of another configuration.
+      UserError: if the folder holds a run of another configuration, or files that a new run must not replace.
     """
     if os.path.exists(run_dir) and not os.path.isdir(run_dir):
         raise UserError(f"Expected a folder for the run. Received: {run_dir}, which is a file")
@@ -277,10 +309,11 @@ def check_run(run_dir: str, config: RunConfig) -> None:
 
 
 def _check_new(run_dir: str) -> None:
-    """Checks a folder without a configuration, the file that a run writes first.
+    """Checks that a new run may be written into a folder without config.json, a run's first file.
 
     Raises:
-      UserError: if it holds a run's other files, which a new run would replace, a set of shards or a comparison.
+      UserError: if the folder holds other files of a run, which a new run would replace, a set of shards or a
+        comparison.
     """
     written = {"checkpoints", "tensorboard", SUMMARY_FILENAME, PREDICTIONS_FILENAME, ENCODER_FILENAME}
     others = {"manifest.json", "cells", "results.json", storage.MARKER_FILENAME}
@@ -293,13 +326,16 @@ def _check_new(run_dir: str) -> None:
 
 
 def digest(config: RunConfig) -> int:
-    """Returns a number below 2**48 that is equal for equal configurations, wherever their clips are."""
+    """Returns a number below 2**48 that identifies a configuration.
+
+    Equal configurations have equal numbers, wherever their shards are.
+    """
     value = {key: value for key, value in to_json(config).items() if key not in _NOT_COMPARED}
     return int(hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12], 16)
 
 
 def _describe(name: str, value: Any) -> str:
-    """Formats an entry of _flatten's result for people."""
+    """Formats one field of a configuration, as _flatten returns it, for a message to the user."""
     if name == "fingerprint":
         return f"{value[:16]}…"
     if name.endswith("_folds"):

@@ -1,4 +1,4 @@
-"""One training step: from a batch to updated weights, on each replica and over all of them."""
+"""Makes the training step, which leads from a batch of clips to updated weights, over all replicas."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ from ucf50_tfrecord.training.optimizer import WeightAverages
 
 
 class StepResult(NamedTuple):
-    """The numbers that a step returns for the curves.
+    """The numbers that a training step returns for the training curves.
 
     A compiled function returns them as a row, float32 [K], in the order of these fields. To log another
     number, add a field here, its value in `replica_step`, and its curve in `curves`.
 
-    loss, correct, clips: sums over the global batch's clips that count: of losses, correct predictions and 1.
-    gradient_norm: of the global gradient; 0 where it is not finite.
+    loss: sum of the losses of the global batch's clips. Padding clips and skipped clips do not count.
+    correct: number of these clips that are classified correctly.
+    clips: number of these clips.
+    gradient_norm: norm of the global batch's gradient; 0 if it is not finite.
     finite: 1 if the gradient is finite, else 0.
     """
 
@@ -35,19 +37,19 @@ class StepResult(NamedTuple):
 
     @classmethod
     def of(cls, rows: np.ndarray) -> StepResult:
-        """Names the columns of steps' rows: [N, K] to arrays [N]."""
+        """Splits the rows of several steps, [N, K], into one array [N] per field."""
         return cls(*rows.T)
 
     @classmethod
     def total(cls, rows: np.ndarray) -> StepResult:
-        """Sums steps' rows: [N, K] to numbers."""
+        """Sums the rows of several steps, [N, K], into one number per field."""
         return cls(*rows.sum(axis=0))
 
     def curves(self) -> dict[str, float]:
-        """Returns the points of the training curves for a total over steps.
+        """Returns the points of the training curves by tag, if these numbers are a total over several steps.
 
-        There is no loss if no clip counts, as where all were skipped, and no gradient norm if none was finite,
-        as in float16's first steps.
+        There is no loss and no accuracy if no clip counts (all were skipped, for example), and no gradient
+        norm if no gradient was finite, as in float16's first steps.
         """
         points = {}
         if self.clips:
@@ -69,15 +71,18 @@ def make_train_step(
     frames: Callable[[dict[str, tf.Tensor]], tf.Tensor],
     averages: WeightAverages | None = None,
 ) -> TrainStep:
-    """Returns the compiled step: (distributed batch, step int64 [] on the host) to a StepResult's row, float32 [K].
+    """Returns the compiled function that takes one training step.
+
+    The function maps (distributed batch, step int64 [] on the host) to the step's row, float32 [K], whose
+    entries are the fields of StepResult.
 
     Args:
-      model: uint8 [B, T, H, W, 3] to logits float32 [B, C].
-      optimizer: as make_optimizer returns it.
-      spec: how to train.
-      strategy: the devices.
-      frames: maps a replica's batch to uint8 [B, T, H, W, 3], as Feed.frames does.
-      averages: the weights' moving average, or None.
+      model: the model to train, from uint8 [B, T, H, W, 3] to logits float32 [B, C].
+      optimizer: the model's optimizer, as make_optimizer returns it.
+      spec: the settings of the training.
+      strategy: the devices that train.
+      frames: maps a replica's batch to its frames, uint8 [B, T, H, W, 3], as Feed.frames does.
+      averages: the moving averages of the model's weights to update after the step, or None.
 
     Raises:
       UserError: if XLA is asked for on several devices.
@@ -103,7 +108,7 @@ def make_train_step(
         random_of = {"step": step, "position": batch["position"]}
         losses, correct, gradients = differentiate(video, batch["label"], weights, random_of)
         gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
-        scale = optimizer.scale_loss(tf.constant(1.0))  # of float16; else 1
+        scale = optimizer.scale_loss(tf.constant(1.0))  # the loss scale for float16; otherwise 1
         norm = tf.linalg.global_norm(gradients) / scale
         if spec.clip_norm:
             factor = spec.clip_norm / tf.maximum(norm, spec.clip_norm)
@@ -133,12 +138,12 @@ def make_train_step(
 def _make_differentiate(
     model: keras.Model, optimizer: keras.optimizers.Optimizer, spec: TrainSpec
 ) -> Callable[..., tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]]:
-    """Returns the forward and backward pass on a replica's clips, compiled by XLA if spec asks for it."""
+    """Returns a function for a replica's forward and backward pass, compiled by XLA if spec.xla is set."""
 
     def differentiate(
         video: tf.Tensor, label: tf.Tensor, weights: tf.Tensor, random_of: dict[str, tf.Tensor]
     ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
-        """Returns losses float32 [B], whether each prediction is right, float32 [B], and gradients."""
+        """Returns a tuple: losses float32 [B], whether predictions are right float32 [B], and gradients."""
         key = dropout.RandomKey(seed=spec.seed, batch_size=spec.batch_size, **random_of)
         with tf.GradientTape() as tape, dropout.random_key(key):
             logits = model(video, training=True)  # float32 [B, C]
@@ -154,13 +159,19 @@ def _make_differentiate(
 def make_train_steps(
     train_step: TrainStep, strategy: tf.distribute.Strategy
 ) -> Callable[..., tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:
-    """Returns a function that takes several steps in one call from the host.
+    """Returns a compiled function that takes several training steps in one call from the host.
 
-    It maps (distributed iterator, first step int64 [], number of steps N int32 [], this worker's vote to stop
-    float32 []) to
-      the steps' rows, see StepResult: float32 [N, K];
-      when each step asked for its batch and when it received it: float64 [N, 2] on the host, seconds since 1970;
-      the votes, summed over all replicas: float32 [].
+    The function's arguments:
+      batches: a distributed iterator.
+      first_step: the number of the first step, int64 [].
+      num_steps: the number N of steps, int32 [].
+      vote: this worker's vote to stop after the call, float32 [].
+
+    The function returns a tuple:
+      rows: the steps' results, float32 [N, K], see StepResult.
+      times: when each step asked for its batch and when it received it, in seconds since 1970; float64 [N, 2]
+        on the host.
+      votes: the votes, summed over the replicas of all workers, float32 [].
     """
 
     @tf.function
@@ -177,7 +188,7 @@ def make_train_steps(
             with tf.control_dependencies(strategy.experimental_local_results(batch["label"])):
                 with tf.device("CPU:0"):
                     arrived = tf.timestamp()
-            with tf.device("CPU:0"):  # seeds are made of the step on the host
+            with tf.device("CPU:0"):  # the host derives random seeds from the step
                 step = first_step + tf.cast(i, tf.int64)
                 times = times.write(i, tf.stack([asked, arrived]))
             sums = sums.write(i, train_step(batch, step))
@@ -190,7 +201,13 @@ def make_train_steps(
 
 
 def _cross_entropy(label: tf.Tensor, logits: tf.Tensor, smoothing: float) -> tf.Tensor:
-    """Cross entropy with label smoothing: int32 [B], float32 [B, C] to float32 [B]."""
+    """Returns each clip's cross entropy with label smoothing, float32 [B].
+
+    Args:
+      label: the clips' classes, int32 [B].
+      logits: the model's outputs, float32 [B, C].
+      smoothing: the fraction of the target that is spread over all classes.
+    """
     num_classes = logits.shape[-1]
     target = tf.one_hot(
         label, num_classes, 1.0 - smoothing + smoothing / num_classes, smoothing / num_classes

@@ -1,4 +1,8 @@
-"""Chooses the devices that train and the precision of computation; explains lost workers and full memory."""
+"""Chooses the devices that train and the precision of computation.
+
+Also turns TensorFlow's errors about lost workers and full memory into UserErrors. A worker is one process of
+a training that may have several.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +22,10 @@ from ucf50_tfrecord.errors import Action, Change, Remedy, UserError, expect
 from ucf50_tfrecord.texts import file_problem, tensorflow_reason
 from ucf50_tfrecord.training import cluster as cluster_lib
 
-# If srun was told to bind GPUs, each task sees only its own.
+# Variables that are set if srun was told to bind GPUs; each task then sees its own GPUs only.
 _GPUS_BOUND = {"SLURM_GPUS_PER_TASK", "SLURM_GPU_BIND"}
 
-# Limit for workers that have met to connect their devices, which takes seconds.
+# Time limit for connecting the devices of workers that have all started, which takes seconds.
 BUILD_SECS = 120.0
 _WATCH = """
 import os, select, signal, sys
@@ -36,21 +40,24 @@ if not select.select([sys.stdin], [], [], float(sys.argv[1]))[0]:
 def make_strategy(
     name: str, *, join_secs: float = 600.0, environment: Mapping[str, str] = os.environ
 ) -> tf.distribute.Strategy:
-    """Builds the strategy.
+    """Builds the distribution strategy that a name stands for.
+
+    If it has several workers, call this function before anything runs in TensorFlow.
 
     Args:
-      name: "one" device; "mirrored" over all GPUs (all CPU devices if there is none); "multi_worker" over the GPUs
-        (or the CPU) of all workers that TF_CONFIG or Slurm names, see cluster.uses_workers; "auto" is multi_worker if
-        TF_CONFIG names several workers, else mirrored if there are several GPUs, else one.
-      join_secs: limit on the wait for all workers. With workers, call this before anything runs in TensorFlow.
-      environment: the variables that name the workers.
+      name: the strategy's name: "one" for one device; "mirrored" for all GPUs of this process, or all CPU
+        devices if there is no GPU; "multi_worker" for the GPUs (or the CPU) of all workers that TF_CONFIG or
+        Slurm names, see cluster.uses_workers; "auto" for multi_worker if TF_CONFIG names several workers,
+        else for mirrored if there are several GPUs, else for one.
+      join_secs: the longest wait for all workers to start.
+      environment: the environment variables that name the workers.
 
     Raises:
       UserError: if the name is unknown, or workers cannot be found or reached.
     """
     uses_workers = cluster_lib.uses_workers(name, environment)
     for gpu in tf.config.list_physical_devices("GPU"):
-        tf.config.experimental.set_memory_growth(gpu, True)  # leave room for others on a shared GPU
+        tf.config.experimental.set_memory_growth(gpu, True)  # leaves memory for other users of the GPU
     if uses_workers:
         return _join_workers(join_secs)
     gpus = tf.config.list_logical_devices("GPU")
@@ -61,12 +68,12 @@ def make_strategy(
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Tells whether this process writes: it is the first worker, or the only one."""
+    """Tells whether this process writes the run's files: it is the first worker, or the only one."""
     return strategy.extended.should_checkpoint
 
 
 def num_workers(strategy: tf.distribute.Strategy) -> int:
-    """Returns the number of processes that train together."""
+    """Returns the number of workers, the processes that train together; 1 for a process that trains alone."""
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return 1
     spec = strategy.cluster_resolver.cluster_spec()
@@ -74,7 +81,7 @@ def num_workers(strategy: tf.distribute.Strategy) -> int:
 
 
 def num_workers_here(strategy: tf.distribute.Strategy) -> int:
-    """Returns the number of workers on this one's host, itself included."""
+    """Returns the number of workers on this worker's host, including this worker."""
     if num_workers(strategy) == 1:
         return 1
     resolver = strategy.cluster_resolver
@@ -84,10 +91,10 @@ def num_workers_here(strategy: tf.distribute.Strategy) -> int:
 
 
 def gather_from_workers(strategy: tf.distribute.Strategy, value: int) -> list[int]:
-    """Returns every worker's value, in their order, once all have called this. It is a barrier, too.
+    """Returns the values of all workers, in the order of the workers, once all have called this function.
 
     Raises:
-      tf.errors.OpError: if a worker is lost meanwhile, see explain_lost_workers.
+      tf.errors.OpError: if a worker is lost before it calls this function, see explain_lost_workers.
     """
     count = num_workers(strategy)
     if count == 1:
@@ -101,23 +108,23 @@ def gather_from_workers(strategy: tf.distribute.Strategy, value: int) -> list[in
 
 
 def wait_for_workers(strategy: tf.distribute.Strategy) -> None:
-    """Returns once all workers have called this.
+    """Returns once all workers have called this function.
 
     Raises:
-      tf.errors.OpError: if a worker is lost meanwhile, see explain_lost_workers.
+      tf.errors.OpError: if a worker is lost before it calls this function, see explain_lost_workers.
     """
     gather_from_workers(strategy, 0)
 
 
 @contextlib.contextmanager
 def explain_lost_workers(strategy: tf.distribute.Strategy) -> Iterator[None]:
-    """Turns TensorFlow's error at the loss of another worker into a UserError.
+    """Turns TensorFlow's error about the loss of another worker into a UserError.
 
-    TensorFlow raises it in whatever waits for that worker: at once if the connection breaks, else after ten seconds
-    without a heartbeat.
+    TensorFlow raises the error in whatever code waits for the lost worker: at once if the connection breaks,
+    else after ten seconds without a heartbeat.
 
     Raises:
-      UserError: in place of such an error.
+      UserError: in place of TensorFlow's error.
     """
     try:
         yield
@@ -133,10 +140,10 @@ def explain_lost_workers(strategy: tf.distribute.Strategy) -> Iterator[None]:
 
 @contextlib.contextmanager
 def explain_exhausted_memory() -> Iterator[None]:
-    """Turns TensorFlow's error at full device memory, which it also raises at a full disk, into a UserError.
+    """Turns TensorFlow's error about full device memory or a full disk into a UserError.
 
     Raises:
-      UserError: in place of such an error.
+      UserError: in place of TensorFlow's error, which is the same for both.
     """
     try:
         yield
@@ -155,7 +162,7 @@ def explain_exhausted_memory() -> Iterator[None]:
 
 def _name_lost(error: tf.errors.OpError, strategy: tf.distribute.Strategy) -> str:
     resolver = strategy.cluster_resolver
-    own = resolver.task_type, resolver.task_id  # named, too, as the one that noticed
+    own = resolver.task_type, resolver.task_id  # the message also names the worker that noticed
     found = re.findall(r"/job:(\w+)/replica:0/task:(\d+)", error.message)
     others = [(job, int(index)) for job, index in found if (job, int(index)) != own]
     if not others:
@@ -165,7 +172,7 @@ def _name_lost(error: tf.errors.OpError, strategy: tf.distribute.Strategy) -> st
 
 
 def _join_workers(join_secs: float) -> tf.distribute.Strategy:
-    """Builds the strategy of all workers once the last of them is there."""
+    """Builds the strategy over all workers, once all of them have started."""
     gpus = tf.config.list_physical_devices("GPU")
     cluster = cluster_lib.from_tf_config(os.environ)
     if cluster is not None:
@@ -189,27 +196,32 @@ def _join_workers(join_secs: float) -> tf.distribute.Strategy:
 
 @contextlib.contextmanager
 def _exits_if_late(secs: float) -> Iterator[None]:
-    """Kills this process with a message if the block takes longer.
+    """Kills this process, with a message, if the block takes longer than `secs`.
 
-    A worker that exits after it has met the others, and before TensorFlow knows it, keeps the others waiting forever
-    in C++, where neither Python's signal handlers nor its threads run. So another process watches.
+    If a worker exits after all workers have started, but before TensorFlow knows it, the other workers wait
+    forever in C++, where neither Python's signal handlers nor its threads run. So another process watches
+    this one.
     """
     command = [sys.executable, "-c", _WATCH, f"{secs:g}", str(os.getpid())]
-    watcher = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)  # no Ctrl-C
+    watcher = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)  # unaffected by Ctrl-C
     try:
         yield
     finally:
-        watcher.stdin.close()  # as when this process exits
+        watcher.stdin.close()  # ends the watcher, as the exit of this process would
         watcher.wait()
 
 
 def _slurm_resolver(
     gpus: list[tf.config.PhysicalDevice],
 ) -> tf.distribute.cluster_resolver.ClusterResolver:
-    """Returns the workers that srun started, and leaves this one with its part of the host's GPUs.
+    """Returns a resolver of the workers that srun started, and chooses this worker's part of its host's GPUs.
 
-    TensorFlow's own resolver finds the addresses. It does not run without a GPU, relies on ranks in the order of the
-    hosts' names, and assigns GPUs over Slurm's own binding: these three are decided here.
+    TensorFlow's own resolver finds the workers' addresses. But it does not run without a GPU, relies on ranks
+    in the order of the hosts' names, and overrides Slurm's own binding of GPUs: this function decides these
+    three itself.
+
+    Args:
+      gpus: the GPUs that this process sees.
 
     Raises:
       UserError: if Slurm's variables cannot be understood.
@@ -243,36 +255,40 @@ def _slurm_resolver(
 
 
 def device_type() -> str:
-    """Returns "GPU" if TensorFlow sees one, else "CPU"."""
+    """Returns "GPU" if TensorFlow sees a GPU, else "CPU"."""
     return "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
 
 
 @dataclasses.dataclass(frozen=True)
 class PrecisionChoice:
-    """The precision of computation, not AUTO, and the reason, as the end of a sentence."""
+    """A choice of the precision of computation.
+
+    precision: the precision, never AUTO.
+    reason: why it was chosen, as the end of a sentence.
+    """
 
     precision: Precision
     reason: str
 
 
 def choose_precision(precision: Precision | str) -> Precision:
-    """Resolves AUTO to a precision that the devices are fast in; others stay as they are.
+    """Resolves AUTO to a precision in which the devices are fast; returns any other precision unchanged.
 
-    AUTO takes bfloat16 if the device computes in it (GPUs from compute capability 8.0, CPUs with AVX512_BF16 or AMX),
-    float16 on GPUs from 7.0, else float32.
+    AUTO stands for bfloat16 if the devices compute in it (GPUs from compute capability 8.0, CPUs with
+    AVX512_BF16 or AMX), for float16 on GPUs from compute capability 7.0, and for float32 otherwise.
     """
     precision = Precision(precision)
     return fastest_precision().precision if precision == Precision.AUTO else precision
 
 
 def keras_policy(precision: str) -> str:
-    """Returns the Keras dtype policy: computation in `precision`, variables in float32."""
+    """Returns the name of the Keras dtype policy that computes in `precision`, with variables in float32."""
     expect(Precision(precision) != Precision.AUTO, "a precision other than auto", precision=precision)
     return "float32" if precision == Precision.FLOAT32 else f"mixed_{precision}"
 
 
 def fastest_precision() -> PrecisionChoice:
-    """Returns the choice of AUTO, see choose_precision."""
+    """Returns the precision that AUTO stands for on this process's devices; see choose_precision."""
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus:
         found = sorted(_cpu_flags() & {"avx512_bf16", "amx_bf16"})

@@ -1,4 +1,4 @@
-"""Loads a finished run's model."""
+"""Loads the model of a finished run with its trained weights, and checks that it fits a dataset's clips."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ucf50_tfrecord.training.run import RunConfig
 
 
 def scored_weights(config: RunConfig) -> Literal["last", "best"]:
-    """Returns the checkpoint that a run's own final scores are of: "last" or "best"."""
+    """Returns which checkpoint a run's own final scores were computed with: "last" or "best"."""
     return "best" if config.train.early_stopping else "last"
 
 
@@ -32,18 +32,18 @@ def load_model(
 ) -> keras.Model:
     """Builds a run's model with its trained weights.
 
-    A run may come from a stranger, and its model may be named as <module>:<builder>. Importing that runs the
-    module, so it is done for names that the caller allows, and for no other.
+    A run may come from a stranger, and may name its model or encoder as <module>:<builder>. Importing the
+    module runs its code, so this function imports only the names that the caller allows.
 
     Args:
       run_dir: the run's folder.
-      config: as run.load_config returns it.
-      weights: "last" or "best".
-      strategy: the devices.
+      config: the run's configuration, as run.load_config returns it.
+      weights: the checkpoint to load, "last" or "best".
+      strategy: the devices that the model runs on.
       allowed_code: the names, <module>:<builder>, that may be imported.
 
     Raises:
-      UserError: if the run names code that is not allowed, or has no sound checkpoint of that kind.
+      UserError: if the run names code that is not allowed, or has no undamaged checkpoint `weights`.
     """
     refused = [name for name in config.model.own_code if name not in allowed_code]
     if refused:
@@ -53,17 +53,17 @@ def load_model(
             Remedy(Action.SET, "if you trust it", allow_code=list(config.model.own_code)),
         )
     with strategy.scope():
-        # The checkpoint holds all weights, so the encoder's initial ones are not needed.
+        # The checkpoint holds all weights, so the encoder's initial weights are not needed.
         spec = dataclasses.replace(config.model, encoder_weights="none", freeze_encoder=False)
         model = models.build_model(spec, dtype=strategy_lib.keras_policy(config.train.precision))
-        if config.model.freeze_encoder:  # averages exist for trained weights only
+        if config.model.freeze_encoder:  # the checkpoint has moving averages of trainable weights only
             model.get_layer("encoder").trainable = False
         checkpoint.load_weights(run_dir, weights, model, averaged=config.train.ema > 0)
     return model
 
 
 def check_fits(manifest: Manifest, config: RunConfig) -> None:
-    """Raises UserError unless a run's model can read the manifest's clips."""
+    """Raises UserError unless a dataset has the clip size and classes that a run's model was trained on."""
     stored, wanted = manifest.format, config.model
     if (stored.num_frames, stored.height, stored.width) != (wanted.num_frames, wanted.height, wanted.width):
         raise UserError(
