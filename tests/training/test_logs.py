@@ -360,3 +360,14 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "tensorboard").touch()
     with pytest.raises(UserError, match="Cannot write TensorBoard's files in .*is not a directory"):
         logs.TensorBoardLog(str(tmp_path)).scalars("train", {"loss": 1.0}, 1)
+
+
+def test_a_log_that_writes_nothing_leaves_the_callers_writer_alone(tmp_path):
+    with tf.summary.create_file_writer(str(tmp_path / "theirs")).as_default(step=3):
+        log = logs.TensorBoardLog(str(tmp_path / "run"), writes=False)
+        log.scalars("train", {"loss": 1.0}, 5)
+        log.close()
+    [path] = (tmp_path / "theirs").iterdir()
+    assert [event.WhichOneof("what") for event in tf.compat.v1.train.summary_iterator(str(path))] == [
+        "file_version"
+    ]

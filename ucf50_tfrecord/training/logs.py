@@ -237,7 +237,12 @@ class TensorBoardLog:
 
     @contextlib.contextmanager
     def _writing(self, split: str, step: int) -> Iterator[None]:
-        with explain_unwritable(self._folder), self._writer(split).as_default(step=step):
+        # A writer that does nothing leaves the caller's default writer in force, which must not write either.
+        with (
+            explain_unwritable(self._folder),
+            tf.summary.record_if(self.writes),
+            self._writer(split).as_default(step=step),
+        ):
             yield
 
     def _writer(self, split: str) -> tf.summary.SummaryWriter:
