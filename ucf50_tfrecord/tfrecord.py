@@ -1,4 +1,4 @@
-"""The TFRecord file format: records framed by their length and checksums.
+"""Reads and writes the TFRecord file format: a file of records, each with a length and checksums.
 
 Source: the format comment in TensorFlow's core/lib/io/record_writer.h.
 """

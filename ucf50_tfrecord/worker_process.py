@@ -126,7 +126,7 @@ def _answer(connection: socket.socket, kind: int, content: bytes) -> None:
 
 
 def do_nothing(item: None) -> None:
-    """Does nothing. It is the function to send if a caller only needs a started process."""
+    """Does nothing. A parent that only needs a started worker process sends this function."""
 
 
 def _limit_address_space(num_bytes: int) -> None:

@@ -252,7 +252,7 @@ class _Died(Exception):
 
 
 class _NotStarted(Exception):
-    """Error: a worker died before its first item; the text states the cause."""
+    """Error: a worker died before it received its first item; the text states the cause."""
 
 
 class _Worker:

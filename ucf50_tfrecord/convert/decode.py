@@ -171,7 +171,7 @@ def _is_predictable(packets: list[Packet]) -> bool:
 
 
 class _Picker(Generic[Kept]):
-    """Decodes the chosen frames of one video; see pick_frames."""
+    """Decodes the chosen frames of one video, as pick_frames describes."""
 
     def __init__(
         self,

@@ -39,13 +39,13 @@ _EARLY = re.compile(rf"\.lock|{_TASK_LOCK.pattern}|{storage.TEMPORARY}.*", re.DO
 
 
 class ConversionListener:
-    """Receives a conversion's progress; this base class ignores it."""
+    """Receives the progress of a conversion; this base class ignores it. Subclasses may show it."""
 
     def start(self, num_videos: int) -> None:
-        """Receives the number of videos to convert."""
+        """Receives the number of videos to convert. Called once, before the first video."""
 
     def update(self, num_videos: int) -> None:
-        """Receives the number of videos done since the last call. Called from any thread."""
+        """Receives the number of videos done since the previous call. Called from any thread."""
 
 
 @dataclasses.dataclass(frozen=True)

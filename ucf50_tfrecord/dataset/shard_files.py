@@ -95,7 +95,7 @@ class _LocalFiles:
         return False
 
     def expect(self, paths: Iterable[str]) -> None:
-        """Does nothing: local shards need no preparation."""
+        """Ignores the announcement of shards, because local shards need no preparation."""
 
     def describe(self, path: str) -> str:
         return path
