@@ -223,8 +223,7 @@ def run_local(
     num_workers = max(1, min(num_workers, len(ordered)))
     with (
         concurrent.futures.ThreadPoolExecutor(num_workers) as threads,
-        # The pool is left before the threads: it kills its workers, which stops the threads that wait for
-        # them.
+        # The pool is closed before the threads: it kills the workers that the threads are waiting for.
         workers.IsolatedPool.within(limits) as pool,
     ):
         futures = [threads.submit(convert_shard, job, data_dir, pool, limits, on_videos) for job in ordered]

@@ -58,8 +58,7 @@ class FrameTypes:
             return None
         if not self._increment_bits:
             return None
-        # For speed, the header is one integer that is shifted: this code runs for every packet of every
-        # video.
+        # For speed the header is one integer, which is shifted: this runs for every packet of every video.
         header = int.from_bytes(
             packet[start + 4 : start + 4 + _HEADER_BITS // 8].ljust(_HEADER_BITS // 8, b"\0")
         )

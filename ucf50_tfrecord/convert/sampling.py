@@ -134,8 +134,7 @@ def choose_window_frames(timeline: Timeline, clip_format: ClipFormat, windows: W
     chosen = []
     for start, end in cut_windows(timeline, windows):
         first = bisect.bisect_left(shown_us, start)
-        # If the frame rate is unknown, the video ends when its last frame appears, and the window includes
-        # it.
+        # The last frame belongs to the window even if it appears at the video's end (unknown frame rate).
         stop = bisect.bisect_left(shown_us, end) if end < end_us else len(shown_us)
         chosen.append(first + choose_frames(timeline.times[first:stop], clip_format))
     return np.stack(chosen)

@@ -22,8 +22,7 @@ from ucf50_tfrecord.shards import Quarantined, ShardReport, SourceFile
 from ucf50_tfrecord.specs import ClipFormat, DecodeLimits
 
 _Microseconds = Annotated[int, msgspec.Meta(ge=-(1 << 62), le=1 << 62)]
-# Upper bounds on the bytes that a worker's msgpack answer has besides pixels: per frame, per clip and per
-# answer.
+# Upper bounds on the bytes of a worker's msgpack answer besides pixels: per frame, per clip and per answer.
 _FRAME_BYTES, _CLIP_BYTES, _ANSWER_BYTES = 32, 256, 1 << 14
 
 

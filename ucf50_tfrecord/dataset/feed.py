@@ -343,7 +343,7 @@ def _explained(reader: ClipReader) -> Iterator[None]:
         stores_raw = record.stores_raw(reader.clips.manifest.format)
         if stores_raw or not isinstance(error, tf.errors.InvalidArgumentError):
             raise
-        # The records are sound, so they were written like this.
+        # The records are undamaged, so the frames were already bad when they were written.
         raise UserError(
             f"A frame in {reader.clips.manifest.data_dir} cannot be decoded, although its record's checksum "
             f"is right: {tensorflow_reason(error)} Convert the videos again, into another folder."

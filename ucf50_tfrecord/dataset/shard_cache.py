@@ -32,8 +32,7 @@ _CHUNK_BYTES = 8 << 20
 _RETRY_SECS = (0.5, 2.0)
 _ROOM_WAIT_SECS, _ROOM_POLL_SECS = 60.0, 0.1
 _LOCK_WAIT_SECS = 3600.0  # while another process downloads the same shard
-# Names of copies, and of unfinished copies, which state the final number of bytes. Other files are left
-# alone.
+# File names of copies, and of unfinished copies with their final size. Other files are left alone.
 _COPY, _PART = re.compile(r"[0-9a-f]{64}\.tfrecord"), re.compile(r"[0-9a-f]{64}-([0-9]+)\.part")
 _FOLDER_KIND = "a cache of shards"
 # File names by which a folder of copies that an earlier version made is recognized.
@@ -90,8 +89,7 @@ class ShardCache:
         """
         sizes = sorted((shard.num_bytes for shard in shards), reverse=True)
         at_once = sum(sizes[: window or len(sizes)])
-        # The last batches of one window (shards that are mixed) are still being read when the next window
-        # begins.
+        # When a window (shards that are mixed) begins, the last batches of the previous one are still read.
         needed = sum(sizes[: 2 * window or len(sizes)])
         if needed > self._fetch.cache_bytes:
             raise UserError(
@@ -151,8 +149,7 @@ class ShardCache:
             self._changed.notify_all()
             if self._expected and not self._threads:
                 self._threads = [
-                    # Daemon threads, so that a process that exits does not wait for shards it no longer
-                    # needs.
+                    # Daemon threads: a process that exits need not wait for shards that are on their way.
                     threading.Thread(target=self._fetch_ahead, daemon=True)
                     for _ in range(_NUM_DOWNLOADS)
                 ]
