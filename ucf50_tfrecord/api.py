@@ -82,7 +82,8 @@ def build_model(model: str, clips: ClipIndex, *, dtype: str = "float32", **setti
 class Run:
     """A finished or unfinished training, read from its run folder.
 
-    The constructor reads the run's configuration; the other properties are read when they are first used.
+    The constructor reads the run's configuration, `config`; `summary` and `model` are read at their first
+    use.
     """
 
     def __init__(self, run_dir: str | os.PathLike[str], *, allowed_code: Collection[str] = ()):
@@ -144,7 +145,7 @@ def train(
     warn: Callable[[str], None] = lambda text: None,
     **settings: Any,
 ) -> Run:
-    """Trains a model on some folds of a dataset and scores it on others, in this process.
+    """Trains a model on some folds of a dataset and scores it on others, in this process and on all its GPUs.
 
     To resume an interrupted training, call this function again with the same arguments, `run_dir` among them.
 

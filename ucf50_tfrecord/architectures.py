@@ -15,7 +15,7 @@ from ucf50_tfrecord.errors import expect
 class PublishedScores:
     """Scores of a baseline model that were published in a public notebook, and the model's title there.
 
-    The notebook trained on all classes of UCF50 for 5 epochs and tested on a random quarter of the clips.
+    The notebook used all of UCF50, trained for 5 epochs, and tested on a random quarter of the clips.
     """
 
     title: str
@@ -30,9 +30,9 @@ class ModelTraits:
     builder: the builder function as <module>:<builder>. It maps (ModelSpec, keras.DTypePolicy) to a
       keras.Model from clips, uint8 [B, T, H, W, 3], to logits, float32 [B, num_classes].
     control: name of the order-blind model (one that ignores the order of frames) to compare this model with;
-      both encode frames alike. None if this model is order-blind itself.
-    recurrent: whether the model has one recurrent layer over time, whose gradients and states
-      evaluation.recurrence measures.
+      it reads frames in a similar way. None if this model is order-blind itself.
+    recurrent: whether the model has one recurrent layer over time, whose memory of earlier frames
+      evaluation.recurrence inspects.
     takes_encoder: whether ModelSpec.encoder chooses the model's frame encoder.
     takes_motion: whether ModelSpec.motion may add the differences of consecutive frames to the model's input.
       The controls, which must not see order, and the published models do not accept it.

@@ -87,7 +87,10 @@ class Schedule(Choice):
 
 
 class Precision(Choice):
-    """The number format of computation; weights are float32. AUTO chooses one that the devices do fast."""
+    """The number format of computation; weights are always float32.
+
+    AUTO chooses a format in which the devices compute fast.
+    """
 
     AUTO = "auto"
     FLOAT32 = "float32"

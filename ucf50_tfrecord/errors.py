@@ -51,7 +51,7 @@ class Remedy:
 class UserError(ValueError):
     """A mistake that the user can fix. Its text states the facts; `remedies` are ways to fix it, best first.
 
-    Entry points print both without a traceback and exit with status 2.
+    Command-line programs print the facts and the remedies without a traceback and exit with status 2.
     """
 
     def __init__(self, facts: str, *remedies: Remedy):
@@ -71,7 +71,14 @@ class Advice(str):
 
 
 def expect(condition: bool, expected: str, *remedies: Remedy, **received: Any) -> None:
-    """Raises UserError("Expected …. Received: name=value") unless the condition holds."""
+    """Raises UserError("Expected <expected>. Received: <name>=<value>, …") unless the condition holds.
+
+    Args:
+      condition: the condition.
+      expected: description of the allowed values.
+      *remedies: ways to fix the error, best first.
+      **received: the values that were received, by name.
+    """
     if not condition:
         values = ", ".join(f"{name}={value!r}" for name, value in received.items())
         raise UserError(f"Expected {expected}. Received: {values}", *remedies)

@@ -67,10 +67,11 @@ def int_entry(key: str, value: int) -> bytes:
 
 
 def _build_sequence_example() -> Any:
-    """Builds the message class SequenceExample in a descriptor pool of its own.
+    """Builds the message class SequenceExample in a private descriptor pool.
 
-    TensorFlow registers the same names in protobuf's default pool; with a private pool both can be loaded in
-    one process. Source of names and field numbers: TensorFlow's core/example/feature.proto and example.proto.
+    TensorFlow registers messages of the same names in protobuf's default pool. Thanks to the private pool,
+    both can be loaded in one process. The names and field numbers are those of TensorFlow's
+    core/example/feature.proto and example.proto.
     """
     kinds = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(

@@ -30,8 +30,7 @@ from ucf50_tfrecord.tfrecord import Place
 if TYPE_CHECKING:
     import tensorflow as tf
 
-# Raise this version whenever the bytes written for the same video change, or the fields of manifests or
-# sidecars.
+# Raise this version whenever the bytes written for a video change, or the fields of manifests or sidecars.
 SCHEMA_VERSION = 2
 
 VIDEO = "video"
@@ -40,8 +39,7 @@ GROUP = "group"
 FOLD = "fold"
 FRAME_INDEX = "frame_index"
 FRAME_TIMESTAMP = "frame_timestamp"
-# Keys of the MediaSequence format. DMVR, a reader of it, expects clip/label/text instead of
-# clip/label/string.
+# Keys of the MediaSequence format. Its reader DMVR expects clip/label/text instead of clip/label/string.
 MEDIA_ID = "clip/media_id"
 DATA_PATH = "clip/data_path"
 LABEL_INDEX = "clip/label/index"
@@ -61,7 +59,7 @@ IMAGE_ENCODED = "image/encoded"
 UNKNOWN_GROUP = -1
 
 _CONTEXT_TAG = 0x0A  # SequenceExample's field 1
-_MAX_FEATURE_BYTES = 1 << 24  # all features but the pixels
+_MAX_FEATURE_BYTES = 1 << 24  # limit on all features except the pixels
 _MAX_IMAGE_HEADER = 1 << 12
 # This many bytes at a record's start hold the entry END_TIMESTAMP: entries are sorted by key, and only
 # DATA_PATH comes before it.
@@ -180,8 +178,7 @@ def read_pixels(
         undefined.
     """
     if not _read_pixels_in_place(file, place.offset, clip, clip_format, out):
-        # The record is damaged, or sound but laid out in another way. The slow way reads it or reports the
-        # damage.
+        # The record is damaged or has another layout. The slow way reads it or reports the damage.
         parse_pixels(tfrecord.read(file, place), place, clip, clip_format=clip_format, out=out)
 
 

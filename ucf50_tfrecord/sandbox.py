@@ -106,8 +106,7 @@ _REFUSED = {
     "kexec_load": (246, 104),
     "reboot": (169, 142),
 }
-# Calls that are refused unless their first argument is the id of this process; below, calls that create
-# threads.
+# Calls that are refused unless their first argument is this process's id; below, calls that start threads.
 _KILL, _TGKILL, _PRLIMIT64 = (62, 129), (234, 131), (302, 261)
 _CLONE, _CLONE3 = (56, 220), (435, 435)
 _ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
@@ -148,8 +147,7 @@ def library_folders() -> list[str]:
     paths = sysconfig.get_paths()
     return [
         *(paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")),
-        # More package folders: those of the Linux distribution, or of the environment that a virtual one
-        # extends.
+        # More package folders: those of the distribution, or of the environment that this one is based on.
         *(path for path in sys.path if os.path.basename(path) in ("site-packages", "dist-packages")),
         os.path.dirname(os.path.abspath(__file__)),
         *("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", os.path.join(sys.base_prefix, "lib")),
@@ -174,7 +172,7 @@ def _restrict_files(readable: Iterable[str]) -> int:
     network = _NET_BIND_TCP | _NET_CONNECT_TCP if abi >= 4 else 0
     scopes = _SCOPE_ABSTRACT_UNIX_SOCKET | _SCOPE_SIGNAL if abi >= 6 else 0
     attributes = struct.pack("=QQQ", every_right, network, scopes)
-    # Older kernels know only the first fields.
+    # Older kernels know only the first fields of this structure.
     attributes = attributes[: 24 if abi >= 6 else 16 if abi >= 4 else 8]
     ruleset = _libc.syscall(_LANDLOCK_CREATE_RULESET, attributes, len(attributes), 0)
     if ruleset < 0:

@@ -18,7 +18,7 @@ class Range(NamedTuple):
     excludes_high: bool = False
 
     def allows(self, value: float) -> bool:
-        """Tells whether a value is in the range; NaN never is."""
+        """Tells whether a value is in the range. NaN is in no range."""
         is_inside = self.low <= value <= self.high
         return is_inside and not (
             self.excludes_low and value == self.low or self.excludes_high and value == self.high

@@ -141,5 +141,5 @@ def _expect_name(filename: str, fold: int) -> None:
 
 
 def repeated(names: Iterable[str]) -> str | None:
-    """Returns the first name that occurs more than once, or None."""
+    """Returns the first of some names that occurs more than once, or None if all are distinct."""
     return next((name for name, count in collections.Counter(names).items() if count > 1), None)

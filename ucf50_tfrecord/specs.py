@@ -76,7 +76,7 @@ def format_folds(folds: Iterable[int]) -> str:
 
 
 def expect_clip_size(num_frames: int, height: int, width: int) -> None:
-    """Raises UserError unless clips of this size can be stored and trained on."""
+    """Raises UserError unless clips of this number of frames, height and width (in pixels) are supported."""
     expect(1 <= num_frames <= 10_000, "1 to 10000 frames per clip", num_frames=num_frames)
     expect(8 <= height <= 4096, "a height of 8 to 4096 pixels", height=height)
     expect(8 <= width <= 4096, "a width of 8 to 4096 pixels", width=width)

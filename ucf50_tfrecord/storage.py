@@ -26,7 +26,7 @@ _LOCK_POLL_SECS = 0.1
 # Largest size of a JSON file. UCF50's manifest takes 40 KB and a sidecar 10 KB. The contents of a hostile
 # file may take twenty times the file's size as Python objects.
 MAX_JSON_BYTES = 64 << 20
-# Names of incomplete files begin with this pattern.
+# Pattern of the beginning of temporary files' names.
 TEMPORARY = r"\.tmp-[0-9a-f]{8}-"
 MARKER_FILENAME = ".ucf50-tfrecord"
 

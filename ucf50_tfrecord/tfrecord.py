@@ -1,4 +1,4 @@
-"""The TFRecord file format: records framed by their length and checksums.
+"""Reads and writes the TFRecord file format: a file of records, each with a length and checksums.
 
 Source: the format comment in TensorFlow's core/lib/io/record_writer.h.
 """
@@ -14,8 +14,7 @@ import crc32c
 
 from ucf50_tfrecord.errors import UserError
 
-# The header before the payload holds its length and the length's checksum; the footer holds the payload's
-# checksum.
+# The header holds the payload's length and the length's checksum, the footer the payload's checksum.
 HEADER_BYTES, FOOTER_BYTES = 12, 4
 
 

@@ -28,8 +28,8 @@ from ucf50_tfrecord.sandbox import Restrictions
 FUNCTION, ITEM = b"F", b"I"
 ANSWERED, FAILED = b"A"[0], b"X"[0]
 LENGTH = struct.Struct("<Q")
-_MAX_FILES = 8  # per item
-_MAX_REASON = 2000  # characters
+_MAX_FILES = 8  # files per item
+_MAX_REASON = 2000  # characters of Failed.reason
 _ADDRESS_SPACE_FACTOR = 8
 
 
@@ -79,8 +79,7 @@ def _restrict(memory_bytes: int, sandbox: bool) -> Restrictions:
     """
     _limit_address_space(_ADDRESS_SPACE_FACTOR * memory_bytes)
     state = sandbox_lib.enter() if sandbox else Restrictions()
-    # The parent never writes to this process's standard input, so reading it returns only when the parent
-    # exits.
+    # The parent never writes to this process's standard input, so reading it returns when the parent exits.
     exit_after(lambda: os.read(sys.stdin.fileno(), 1))
     return state
 
@@ -126,7 +125,7 @@ def _answer(connection: socket.socket, kind: int, content: bytes) -> None:
 
 
 def do_nothing(item: None) -> None:
-    """Does nothing. It is the function to send if a caller only needs a started process."""
+    """Does nothing. A parent that only needs a started worker process sends this function."""
 
 
 def _limit_address_space(num_bytes: int) -> None:

@@ -252,7 +252,7 @@ class _Died(Exception):
 
 
 class _NotStarted(Exception):
-    """Error: a worker died before its first item; the text states the cause."""
+    """Error: a worker died before it received its first item; the text states the cause."""
 
 
 class _Worker:
@@ -266,8 +266,7 @@ class _Worker:
         arguments = [json.dumps(sys.path), str(memory_bytes), str(int(sandbox))]
         try:
             self._socket, theirs = socket.socketpair()
-            # Nothing is written to the worker's standard input. When this process exits, the worker reads its
-            # end.
+            # Nothing is written to the worker's standard input, which ends when this process exits.
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _BOOT, str(theirs.fileno()), *arguments],
                 stdin=subprocess.PIPE,
@@ -395,7 +394,7 @@ class _Worker:
         self._process.kill()
         self._process.stdin.close()
         self._join()
-        # Shut down, not closed: this wakes a thread that waits for it.
+        # The socket is shut down but not closed: this wakes a thread that waits for the socket.
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 

@@ -1,1 +1,1 @@
-"""The write side: videos in, shards out. Loads PyAV, never TensorFlow."""
+"""The write side: converts videos into shards. Loads PyAV, never TensorFlow."""

@@ -1,4 +1,4 @@
-"""Runs conversions with Apache Beam: on a cluster, or in several processes of one host."""
+"""Converts shards with Apache Beam: on a cluster, or in several processes of one host."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ucf50_tfrecord.specs import DecodeLimits
 
 
 class _ConvertShards(beam.DoFn):
-    """Converts each job into a shard with a sidecar; its output is the shard's file name."""
+    """Beam transform that converts each ShardJob into a shard and its sidecar; outputs the file name."""
 
     def __init__(self, data_dir: str, limits: DecodeLimits):
         self._data_dir, self._limits = data_dir, limits
@@ -40,14 +40,14 @@ def run_beam(
     beam_args: Sequence[str],
     limits: DecodeLimits = DecodeLimits(),
 ) -> Generator[ShardReport]:
-    """Converts shards with a Beam pipeline and yields the reports after all are done.
+    """Converts shards with a Beam pipeline and yields the report of each shard once all shards are done.
 
     Args:
-      jobs: the shards to convert. Beam's workers must share the videos' folder.
+      jobs: the jobs of the shards to convert. Beam's workers must share the videos' folder.
       data_dir: the dataset's folder, which Beam's workers must share.
-      on_videos: receives the number of videos of each shard, after all are done.
+      on_videos: called with the number of videos in each shard, once all shards are done.
       beam_args: Beam's own options, as on a command line.
-      limits: limits on each video.
+      limits: limits on decoding each video.
 
     Raises:
       UserError: if Beam refuses its options, or a shard cannot be written.
@@ -65,7 +65,7 @@ def run_beam(
                 | "Convert" >> beam.ParDo(_ConvertShards(os.path.abspath(data_dir), limits))
             )
     except RuntimeError as error:
-        if str(error).startswith("KeyboardInterrupt"):  # Beam wraps ours
+        if str(error).startswith("KeyboardInterrupt"):  # Beam wraps the user's Ctrl-C in a RuntimeError
             raise KeyboardInterrupt from error
         raise
     for job in jobs:

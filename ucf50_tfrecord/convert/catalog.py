@@ -1,7 +1,7 @@
-"""Finds the videos of a folder of class folders: <folder>/<class>/…/<video>.
+"""Catalogues the videos in a folder of class folders: <folder>/<class>/…/<video>.
 
-Names of the form `v_<Class>_gNN_cNN` (UCF11, UCF50, UCF101) give the recording
-group and the clip number. Labels are the positions of the sorted class names.
+A video named like `v_<Class>_gNN_cNN` (UCF11, UCF50, UCF101) has the recording group and the clip number in
+its name. The label of a class is its position among the sorted class names.
 """
 
 from __future__ import annotations
@@ -29,11 +29,16 @@ _NUM_EXAMPLES = 3
 def find_videos(
     videos_dir: str | os.PathLike, *, skip_empty_classes: bool = False, checksum: bool = False
 ) -> Catalog:
-    """Catalogues a folder of class folders, ordered by video id.
+    """Catalogues the videos in a folder of class folders, ordered by video id.
 
-    Class folders may be links and may hold subfolders. Hidden files and folders are ignored. Entries that are no
-    videos (by suffix), no regular files or dangling links are counted in a warning. With `checksum` every video
-    is read for its sha256.
+    Class folders may be links and may hold subfolders. Hidden files and folders are ignored. A warning in the
+    catalogue counts the other entries that are ignored: files without a video's suffix, entries that are not
+    regular files, and dangling links.
+
+    Args:
+      videos_dir: the folder of class folders.
+      skip_empty_classes: whether class folders without a video are left out; otherwise they are an error.
+      checksum: whether every video file is read to compute its sha256.
 
     Raises:
       UserError: if the folder cannot be read or holds fewer than two class folders, a class folder holds no video
@@ -81,7 +86,11 @@ def find_videos(
 
 
 def _list_class_dirs(root: pathlib.Path) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
-    """Returns the class folders, sorted, and the stray entries beside them."""
+    """Lists a folder of class folders.
+
+    Returns:
+      A tuple of two sorted lists: the class folders, and the other entries beside them.
+    """
     try:
         entries = sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))
     except OSError as error:
@@ -91,9 +100,13 @@ def _list_class_dirs(root: pathlib.Path) -> tuple[list[pathlib.Path], list[pathl
 
 
 def list_videos(folder: pathlib.Path) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
-    """Returns the videos (by suffix) and the stray entries below a folder, sorted.
+    """Lists the videos below a folder, which are recognized by their suffix.
 
-    Hidden entries are ignored. Links to folders inside it are not followed, because they may form loops.
+    Hidden entries are ignored. Links to folders are not followed below the folder, because they may form
+    loops.
+
+    Returns:
+      A tuple of two sorted lists: the paths of the videos, and the paths of the other entries.
 
     Raises:
       UserError: if a folder cannot be read.
@@ -117,7 +130,7 @@ def list_videos(folder: pathlib.Path) -> tuple[list[pathlib.Path], list[pathlib.
 
 
 def _describe(path: pathlib.Path, root: pathlib.Path, class_name: str, label: int) -> Video | None:
-    """Catalogues a file; returns None for a dangling link, a pipe or a device."""
+    """Returns the catalogue's entry for a video file, or None for a dangling link, a pipe or a device."""
     relative = path.relative_to(root)
     match = _UCF_NAME.search(path.stem)
     try:
@@ -141,7 +154,10 @@ def _describe(path: pathlib.Path, root: pathlib.Path, class_name: str, label: in
 
 
 def _with_checksums(videos: list[Video], root: pathlib.Path) -> list[Video]:
-    """Adds each video's sha256. A file that cannot be read keeps None and fails when it is decoded."""
+    """Returns the videos with the sha256 of their files.
+
+    The sha256 of a file that cannot be read stays None; such a video fails when it is decoded.
+    """
 
     def with_checksum(video: Video) -> Video:
         try:
@@ -175,6 +191,6 @@ def _explain_no_videos(root: pathlib.Path, stray: list[pathlib.Path]) -> None:
 
 
 def examples(names: list[str]) -> str:
-    """Lists the first few names, and the number of others."""
+    """Returns a text with the first few names and the number of the others, such as "a, b, c and 7 more"."""
     rest = len(names) - _NUM_EXAMPLES
     return ", ".join(names[:_NUM_EXAMPLES]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,8 +1,9 @@
-"""Opens videos: the only place that gives FFmpeg a file.
+"""Opens video files safely. This is the only module that gives FFmpeg a file.
 
-FFmpeg recognises some 370 formats by their contents, whatever the file's name. Some are playlists and scripts that
-name other files and addresses, which FFmpeg then opens. So FFmpeg gets a video as an open file, never as a path;
-only the containers in FORMATS are accepted; and no protocol is allowed, so FFmpeg opens nothing by name.
+FFmpeg recognises some 370 formats by their contents, whatever the file's name. Some formats are playlists and
+scripts that name other files and addresses, which FFmpeg would then open. So FFmpeg gets a video as an open
+file, never as a path; only the containers in FORMATS are accepted; and no protocol is allowed, so FFmpeg
+opens nothing by name.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ import msgspec
 
 from ucf50_tfrecord.convert import mpeg4
 
-# Allowed demuxers by FFmpeg's names: containers and elementary streams that hold all data in one file. MLV is not
-# allowed, because it continues in other files.
+# FFmpeg's names of the allowed demuxers: for containers and elementary streams that hold all data in one
+# file. MLV is not allowed, because an MLV video continues in other files.
 FORMATS = (
     "apng asf asf_o av1 avi cavsvideo dirac dv flv gif gxf h261 h263 h264 hevc ivf m4v matroska,webm mjpeg "
     "mov,mp4,m4a,3gp,3g2,mj2 mpeg mpegts mpegvideo mxf nsv nut nuv obu ogg rm swf vc1 vc1test vvc wtv "
@@ -33,20 +34,20 @@ FORMATS = (
 _OPTIONS = {"format_whitelist": FORMATS.replace(" ", ","), "protocol_whitelist": "none"}
 _REFUSED_FORMAT = "Format not on whitelist"
 
-# Packets are kept in memory up to this size; a larger video is read from its file again.
+# A video's packets are kept in memory up to this total size; a larger video is read from its file again.
 _MAX_KEPT_BYTES = 64 << 20
-_PACKET_BYTES = 512  # overhead per packet
-_LARGEST_ALLOCATION = 1 << 31  # FFmpeg's limit
+_PACKET_BYTES = 512  # memory overhead per packet
+_LARGEST_ALLOCATION = 1 << 31  # FFmpeg's limit for one allocation, in bytes
 
 
 Cause = Literal["contents", "unreadable", "room"]
 
 
 class VideoError(Exception):
-    """A video gives no clip. The text is the reason, without the path.
+    """Error: a video cannot be decoded, so it gives no clip. The text is the reason, without a path.
 
-    cause: "unreadable" if the file could not be read, so it may decode another time; "room" if its frames could not
-      be written; else "contents".
+    cause: "unreadable" if the video's file could not be read, so that another attempt may succeed; "room" if
+      there was no room to write the video's frames; otherwise "contents".
     """
 
     def __init__(self, reason: str, cause: Cause = "contents"):
@@ -55,7 +56,7 @@ class VideoError(Exception):
 
 
 class Undecodable(msgspec.Struct, tag=True, forbid_unknown_fields=True):
-    """A VideoError as a worker sends it."""
+    """The message by which a worker process reports a VideoError; the fields are those of VideoError."""
 
     reason: Annotated[str, msgspec.Meta(max_length=1000)]
     cause: Cause
@@ -66,10 +67,13 @@ class Undecodable(msgspec.Struct, tag=True, forbid_unknown_fields=True):
 
 
 class Packet(NamedTuple):
-    """A packet's description, without decoding.
+    """The description of one packet of a video stream, found without decoding it.
 
-    coding_type: see mpeg4.FrameTypes; None for other codecs.
-    is_discard: whether an edit list drops its frame.
+    pts: presentation time of the packet's frame, in units of Container.time_base_secs; None if not stated.
+    is_keyframe: whether decoding can start at the packet.
+    is_discard: whether an edit list of the file drops the packet's frame.
+    coding_type: type of the packet's frame in MPEG-4 Part 2 streams, see mpeg4.FrameTypes; None for other
+      codecs.
     """
 
     pts: int | None
@@ -79,11 +83,13 @@ class Packet(NamedTuple):
 
 
 class Container:
-    """A video whose packets can be read more than once. Closing it leaves the file open.
+    """An open video whose packets can be read more than once.
+
+    It is a context manager; leaving it closes FFmpeg's container but not the file.
 
     codec: the decoder of the first video stream.
-    frame_rate: mean frames per second that the container states, or 0.0.
-    time_base_secs: seconds per unit of packets' and frames' times.
+    frame_rate: mean frames per second that the container states; 0.0 if it states none.
+    time_base_secs: the unit of packets' and frames' times, in seconds.
     pixel_aspect: width of a pixel divided by its height.
     """
 
@@ -91,12 +97,14 @@ class Container:
         """Opens a video.
 
         Args:
-          file: the video, readable and seekable.
-          suffix: its name's suffix, such as ".avi", which decides between formats that fit the contents.
+          file: the video's open file, readable and seekable.
+          suffix: suffix of the file's name, such as ".avi", by which FFmpeg decides if several formats fit
+            the contents.
 
         Raises:
-          VideoError: if its format is not allowed, or it has no video stream or no decoder.
-          av.error.FFmpegError, OSError: if it cannot be opened.
+          VideoError: if the video's format is not allowed, it has no video stream, or its codec has no
+            decoder.
+          av.error.FFmpegError, OSError: if the video cannot be opened.
         """
         self._input = _Input(file, suffix)
         self._kept: list[av.Packet] | None = []
@@ -116,14 +124,14 @@ class Container:
         self.codec = self._stream.codec_context
         if self.codec is None:
             raise VideoError("no decoder for its codec")
-        # Each core converts its own video; threads within one would only compete.
+        # Each core converts its own video, so several threads per video would only compete for the cores.
         self.codec.thread_count = 1
         self.frame_rate = float(self._stream.average_rate or 0.0)
         self.time_base_secs = float(self._stream.time_base)
         self.pixel_aspect = self._stream.sample_aspect_ratio or fractions.Fraction(1)
 
     def scan(self) -> list[Packet]:
-        """Reads all packets once, without decoding."""
+        """Reads all packets of the video once and returns their descriptions, without decoding."""
         packets, num_bytes = [], 0
         types = mpeg4.FrameTypes(self.codec.extradata or b"") if self.codec.name == "mpeg4" else None
         for packet in self._demux():
@@ -137,7 +145,7 @@ class Container:
         return packets
 
     def replay(self) -> Iterator[av.Packet]:
-        """Yields the packets again, for a new decoder."""
+        """Yields all packets of the video again, to be decoded from the start by a fresh decoder."""
         if self.codec.is_open or self._kept is None:
             self._container.close()
             self._open()
@@ -148,29 +156,41 @@ class Container:
         return (packet for packet in self._container.demux(self._stream) if packet.size)
 
     def frames(self) -> Iterator[av.VideoFrame]:
-        """Decodes all packets, in the order of display; skips damaged ones."""
+        """Decodes all packets; yields the video's frames in the order of display. Skips damaged packets."""
         for packet in self.replay():
             yield from self.decode(packet)
         yield from self.decode(None)
 
     def decode(self, packet: av.Packet | None) -> list[av.VideoFrame]:
-        """Returns the frames that a packet completes, in the order of display; a damaged packet gives none."""
+        """Decodes one packet; None ends the stream.
+
+        Returns:
+          The frames that the packet completes, in the order of display; an empty list for a damaged packet.
+        """
         try:
             return self.codec.decode(packet)
-        except (av.error.InvalidDataError, av.error.ArgumentError):  # of its data, and of its side data
+        except (av.error.InvalidDataError, av.error.ArgumentError):  # for damaged data, or damaged side data
             return []
 
 
 @contextlib.contextmanager
 def open_video(file: BinaryIO, suffix: str) -> Iterator[Container]:
-    """Opens a video while the block runs. Arguments: see Container; errors: see `reading`."""
+    """Opens a video and yields its Container; errors in the block become VideoErrors.
+
+    Args:
+      file, suffix: as in Container.
+
+    Raises:
+      VideoError: if the video cannot be opened or read.
+      MemoryError: if memory runs out.
+    """
     with reading(), Container(file, suffix) as container:
         yield container
 
 
 @contextlib.contextmanager
 def reading() -> Iterator[None]:
-    """Turns the block's errors of reading a video into VideoErrors.
+    """Turns errors that occur in the block while a video is read into VideoErrors.
 
     Raises:
       VideoError: if the video cannot be read.
@@ -185,12 +205,12 @@ def reading() -> Iterator[None]:
         raise
     except av.error.FFmpegError as error:
         raise VideoError(_describe(error)) from error
-    except OSError as error:  # of the file, which FFmpeg reads through _Input
+    except OSError as error:  # an error of the file, which FFmpeg reads through _Input
         raise VideoError(_describe(error), "unreadable") from error
 
 
 def _has_address_space() -> bool:
-    """Tells whether the process stayed far enough from its limit that FFmpeg cannot have reached it."""
+    """Tells whether this process stayed too far below its address space limit for FFmpeg to have hit it."""
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit == resource.RLIM_INFINITY:
         return True
@@ -204,7 +224,7 @@ def _describe(error: OSError | av.error.FFmpegError) -> str:
 
 
 class _Input:
-    """The file object that FFmpeg reads. It reveals only the suffix of the file's name."""
+    """The file object that FFmpeg reads a video from. It reveals only the suffix of the video's file name."""
 
     def __init__(self, file: BinaryIO, suffix: str):
         self._file = file
@@ -214,7 +234,10 @@ class _Input:
         return os.read(self._file.fileno(), num_bytes)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Moves as os.lseek does. Damaged files ask for impossible positions, which FFmpeg expects as -errno."""
+        """Moves the position as os.lseek does, but returns -errno on failure, as FFmpeg expects.
+
+        Failures occur because damaged videos ask for impossible positions.
+        """
         try:
             return os.lseek(self._file.fileno(), offset, whence)
         except OSError as error:
@@ -240,7 +263,10 @@ def _open(source: _Input) -> av.container.InputContainer:
 
 
 def _find_refused_format(source: _Input, arguments: dict) -> str | None:
-    """Opens a file again and returns the refused format that FFmpeg's log names, or None."""
+    """Returns the name of the format for which FFmpeg refused a file, or None if FFmpeg's log names none.
+
+    The file is opened again to capture the log.
+    """
     level, skips_repeated = av.logging.get_level(), av.logging.get_skip_repeated()
     av.logging.set_level(av.logging.ERROR)
     av.logging.set_skip_repeated(False)  # another file may have been refused before

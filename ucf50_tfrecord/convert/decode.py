@@ -1,12 +1,13 @@
 """Decodes the frames of clips from video files.
 
-A clip needs few frames of a video, and decoding is the cost. So all packets are demuxed first, which is cheap, and
-frames are chosen from the packets' descriptions. Then they are decoded in one of two ways:
+A clip needs few frames of a video, and decoding takes most of the time. So all packets are demuxed first,
+which is cheap, and the frames are chosen from the descriptions of the packets. Then they are decoded in one
+of two ways:
   - selectively, if the packets' headers show which packets yield a frame (MPEG-4 Part 2 without B-frames, as in
-    UCF50): the decoder gets only the packets from the keyframe before each chosen frame up to it;
-  - in order, for all other videos: the decoder gets all packets, and frames are chosen again if other frames came
-    out than expected.
-Both give the pixels of decoding everything in order.
+    UCF50): for each chosen frame, the decoder gets only the packets from the last keyframe up to the frame;
+  - in order, for all other videos: the decoder gets all packets, and frames are chosen again if the video
+    yields other frames than its packets suggest.
+Both ways give the same pixels as decoding the whole video in order.
 """
 
 from __future__ import annotations
@@ -32,21 +33,21 @@ from ucf50_tfrecord.specs import ClipFormat
 
 Kept = TypeVar("Kept")
 
-# Gives the same bytes on every CPU: no approximate vector code.
+# Scaling that gives the same bytes on every CPU: it uses no approximate vector code.
 _SCALING = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
-# One per process: its tables cost more to build than ten frames cost to scale.
+# One reformatter per process: building its tables takes longer than scaling ten frames.
 _REFORMATTER = VideoReformatter()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DecodedClip:
-    """One clip's frames of a video.
+    """The decoded frames of one clip of a video.
 
-    frames: uint8 [T, H, W, 3], RGB.
-    frame_indices: int64 [T], positions among the decodable frames.
-    timestamps_us: int64 [T], microseconds from the first frame.
-    end_us: microseconds from the first frame to the end of the last.
-    frame_rate: mean frames per second that the container states, or 0.0.
+    frames: the clip's frames, uint8 [T, H, W, 3], RGB.
+    frame_indices: int64 [T], positions of the clip's frames among the video's decodable frames.
+    timestamps_us: int64 [T], times of the clip's frames, in microseconds from the video's first frame.
+    end_us: when the video's last frame ends, in microseconds from the video's first frame.
+    frame_rate: mean frames per second that the container states; 0.0 if it states none.
     """
 
     frames: np.ndarray
@@ -57,7 +58,7 @@ class DecodedClip:
 
 
 def decoder_version() -> str:
-    """Names the libraries that decide the pixels: PyAV and its FFmpeg libraries."""
+    """Returns names and versions of the libraries that decide decoded pixels: PyAV and parts of FFmpeg."""
     libraries = ("libavformat", "libavcodec", "libswscale")
     versions = [f"{name} {'.'.join(map(str, av.library_versions[name]))}" for name in libraries]
     return ", ".join([f"PyAV {av.__version__}", *versions])
@@ -65,11 +66,12 @@ def decoder_version() -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Picked(Generic[Kept]):
-    """Chosen frames of a video.
+    """The result of pick_frames: the chosen frames of a video.
 
-    indices: int64 [..., T], positions among the decodable frames.
-    kept: the results of `keep` by index; also of other frames, after a wrong guess.
-    timeline: of all decodable frames.
+    indices: positions of the chosen frames among the video's decodable frames, int64 [..., T].
+    kept: a dictionary from a frame's position to the value that `keep` returned for the frame. It may also
+      hold frames that were not chosen in the end.
+    timeline: the times of all decodable frames of the video.
     """
 
     indices: np.ndarray
@@ -78,20 +80,22 @@ class Picked(Generic[Kept]):
 
 
 def decode_clips(file: BinaryIO, suffix: str, clip_format: ClipFormat) -> list[DecodedClip]:
-    """Decodes the frames of a video's clips from its first video stream.
+    """Decodes the clips of a video from its first video stream.
 
-    Frames are spread over those that decode, since containers state wrong numbers. They are spread in time only if
-    every frame has a time.
+    The clips' frames are evenly spaced among the frames that can be decoded, because containers may state
+    wrong numbers of frames. Spacing by time is used only if every frame has a time.
 
     Args:
-      file, suffix: the open video; see container.Container.
-      clip_format: how many frames and clips, and their size.
+      file: the video's open file.
+      suffix: suffix of the file's name, such as ".avi".
+      clip_format: the number of clips and of their frames, and the frames' size.
 
     Returns:
-      `clip_format.clips_per_video` clips.
+      A list of `clip_format.clips_per_video` clips.
 
     Raises:
-      VideoError, MemoryError: see pick_frames.
+      VideoError: if the file cannot be read, has no video stream, or no frame can be decoded.
+      MemoryError: if memory runs out.
     """
 
     def choose(timeline: Timeline) -> np.ndarray:
@@ -102,10 +106,11 @@ def decode_clips(file: BinaryIO, suffix: str, clip_format: ClipFormat) -> list[D
 
 
 def decode_file(path: str | os.PathLike, clip_format: ClipFormat) -> list[DecodedClip]:
-    """Decodes the clips of a trusted video in this process.
+    """Decodes the clips of a trusted video file in this process, without a worker process.
 
     Raises:
-      VideoError, MemoryError: see pick_frames; also if the file cannot be opened.
+      VideoError: if the file cannot be opened or read, has no video stream, or no frame can be decoded.
+      MemoryError: if memory runs out.
     """
     with reading(), storage.open_file(path) as file:
         return decode_clips(file, pathlib.Path(path).suffix, clip_format)
@@ -123,15 +128,19 @@ def pick_frames(
     Frames are rotated as the video states and scaled by area averaging.
 
     Args:
-      file, suffix: the open video; see container.Container.
-      clip_format: the frames' size, and how they are fitted to it.
-      choose: returns the indices of frames, int64 [..., T], for a timeline. It is called again if other frames
-        decode than expected.
-      keep: takes a frame, uint8 [H, W, 3], and returns the value to keep. It is called once per frame, mostly in
-        the order of display, so frames need not stay in memory.
+      file: the video's open file.
+      suffix: suffix of the file's name, such as ".avi".
+      clip_format: the frames' size, and how frames are fitted to it.
+      choose: maps the timeline of the video's frames to the positions of the frames to decode,
+        int64 [..., T]. It is called again if the video yields other frames than its packets suggest.
+      keep: maps a decoded frame, uint8 [H, W, 3], to the value to keep for it, so that frames need not stay
+        in memory. It is called once per frame, mostly in the order of display.
+
+    Returns:
+      A Picked with the positions of the chosen frames and the kept values.
 
     Raises:
-      VideoError: if the file cannot be read, has no video stream, or no frame decodes.
+      VideoError: if the file cannot be read, has no video stream, or no frame can be decoded.
       MemoryError: if memory runs out.
     """
     with open_video(file, suffix) as source:
@@ -142,9 +151,9 @@ def pick_frames(
 
 
 def _is_predictable(packets: list[Packet]) -> bool:
-    """Tells whether the packets show which of them yield a frame, and in which order.
+    """Tells whether the descriptions of a video's packets show which packets yield a frame, in what order.
 
-    This holds for MPEG-4 Part 2 if every packet is an I-frame, a P-frame or not coded, exactly the I-frames are
+    They do for MPEG-4 Part 2 if every packet is an I-frame, a P-frame or not coded, exactly the I-frames are
     marked as keyframes, times ascend, and no edit list drops frames.
     """
     if not packets or packets[0].coding_type != mpeg4.I_VOP:
@@ -162,7 +171,7 @@ def _is_predictable(packets: list[Packet]) -> bool:
 
 
 class _Picker(Generic[Kept]):
-    """Decodes the chosen frames of one video; see pick_frames."""
+    """Decodes the chosen frames of one video, as pick_frames describes."""
 
     def __init__(
         self,
@@ -177,7 +186,10 @@ class _Picker(Generic[Kept]):
         self._kept: dict[int, Kept] = {}
 
     def pick_selectively(self) -> Picked[Kept] | None:
-        """Decodes only the packets needed; returns None if a packet yields other frames than its header says."""
+        """Decodes only the packets that the chosen frames need.
+
+        Returns None if a packet yields other frames than its header states.
+        """
         source, packets = self._source, self._packets
         # Packet number by frame number: packets that are not coded yield no frame.
         packet_of = [i for i, packet in enumerate(packets) if packet.coding_type != mpeg4.NOT_CODED]
@@ -195,7 +207,7 @@ class _Picker(Generic[Kept]):
             frames = source.decode(packet)
             if len(frames) != (packets[number].coding_type != mpeg4.NOT_CODED):
                 break
-            # FFmpeg conceals damage with earlier frames, which may have been skipped.
+            # FFmpeg conceals damage with the pixels of earlier frames, which may have been skipped here.
             if any(frame.pts != packet.pts or frame.is_corrupt for frame in frames):
                 break
             if number in frame_at:
@@ -206,9 +218,10 @@ class _Picker(Generic[Kept]):
         return None
 
     def pick_in_order(self) -> Picked[Kept]:
-        """Decodes all packets and keeps the frames expected from the packets.
+        """Decodes all packets and keeps the frames that are chosen from the descriptions of the packets.
 
-        If another number of frames decodes, the frames still missing are kept in a second pass.
+        If the number of decoded frames differs from the descriptions, frames are chosen again, and those
+        still missing are kept in a second pass.
         """
         shown = [p.pts for p in self._packets if p.coding_type != mpeg4.NOT_CODED and not p.is_discard]
         indices = self._choose(self._timeline((shown if None in shown else sorted(shown)) or [None]))
@@ -235,12 +248,15 @@ class _Picker(Generic[Kept]):
 
 
 def _packets_to(wanted: Collection[int], packets: list[Packet]) -> set[int]:
-    """Returns the numbers of the packets from the keyframe before each wanted packet up to it."""
+    """Returns the numbers of the packets needed to decode the wanted packets.
+
+    For each wanted packet these are the packets from the last keyframe up to it.
+    """
     keyframes = [i for i, packet in enumerate(packets) if packet.is_keyframe]
     needed: set[int] = set()
     reached = -1
     for last in sorted(wanted):
-        # No packet twice: a long video may have one keyframe for many wanted frames.
+        # Each packet is added only once, because a long video may have one keyframe for many wanted frames.
         first = max(keyframes[bisect.bisect_right(keyframes, last) - 1], reached + 1)
         needed.update(range(first, last + 1))
         reached = last
@@ -248,7 +264,7 @@ def _packets_to(wanted: Collection[int], packets: list[Packet]) -> set[int]:
 
 
 def _convert(frame: av.VideoFrame, pixel_aspect: fractions.Fraction, clip_format: ClipFormat) -> np.ndarray:
-    """Scales a frame and rotates it upright: uint8 [H, W, 3]."""
+    """Returns a frame scaled to the clips' size and rotated upright, uint8 [H, W, 3]."""
     quarter_turns = round(frame.rotation / 90) % 4
     height, width = clip_format.height, clip_format.width
     if quarter_turns % 2:
@@ -262,7 +278,7 @@ def _convert(frame: av.VideoFrame, pixel_aspect: fractions.Fraction, clip_format
 
 
 def _assemble(picked: Picked[np.ndarray], indices: np.ndarray) -> DecodedClip:
-    """Stacks one clip's frames."""
+    """Builds a clip from its video's kept frames; `indices` are the clip's frames' positions, int64 [T]."""
     timeline = picked.timeline
     return DecodedClip(
         frames=np.stack([picked.kept[i] for i in indices.tolist()]),

@@ -1,7 +1,7 @@
-"""Runs a conversion plan: finds the missing shards, has an engine convert them and writes the manifest.
+"""Runs a conversion's plan: finds the missing shards, has an engine convert them and writes the manifest.
 
-An engine is a function (jobs, data_dir, on_videos) that yields reports: run_local here, run_beam in beam.py.
-All engines map shard.convert_shard.
+An engine is a function (jobs, data_dir, on_videos) that converts the jobs' shards and yields their reports.
+The engines are run_local in this module and run_beam in beam.py; both call shard.convert_shard for each job.
 """
 
 from __future__ import annotations
@@ -23,37 +23,38 @@ from ucf50_tfrecord.manifest import Manifest, ShardReport
 from ucf50_tfrecord.shards import SourceFile, shard_pattern
 from ucf50_tfrecord.specs import DecodeLimits
 
-# The third argument receives the number of videos done since its last call, from any thread.
+# The engine calls its third argument, from any thread, with the number of videos done since the last call.
 Engine = Callable[[Sequence[ShardJob], str, Callable[[int], None]], Generator[ShardReport]]
 
-# Every conversion retries failures that may be the machine's fault. Crashes and exceeded limits may cost
-# minutes each, so only a verifying conversion retries them.
+# Causes of failure for which a video is tried again. Every conversion retries failures that may be the
+# machine's fault. Crashes and exceeded limits may cost minutes each, so only a conversion with `verify`
+# retries them.
 _RETRIED = frozenset({"unreadable", "killed"})
 _RETRIED_BY_VERIFY = _RETRIED | {"crash", "timeout", "memory"}
 
 _LAST_TASK_SECS = 60.0
 _TASK_LOCK = re.compile(r"\.lock-task-[0-9]+-of-[0-9]+")
-# Files that a conversion may leave before its first shard.
+# Names of files that a conversion may leave in the folder before its first shard.
 _EARLY = re.compile(rf"\.lock|{_TASK_LOCK.pattern}|{storage.TEMPORARY}.*", re.DOTALL)
 
 
 class ConversionListener:
-    """Receives a conversion's progress; this base class ignores it."""
+    """Receives the progress of a conversion; this base class ignores it. Subclasses may show it."""
 
     def start(self, num_videos: int) -> None:
-        """Receives the number of videos to convert."""
+        """Receives the number of videos to convert. Called once, before the first video."""
 
     def update(self, num_videos: int) -> None:
-        """Receives the number of videos done since the last call. Called from any thread."""
+        """Receives the number of videos done since the previous call. Called from any thread."""
 
 
 @dataclasses.dataclass(frozen=True)
 class BuildOptions:
-    """How existing shards are handled.
+    """How a conversion handles shards that exist already.
 
-    verify: whether to compare the sha256 of existing shards, and to retry videos that crashed the decoder or
-      exceeded their limits.
-    overwrite: whether shards of another name or of other videos may be replaced.
+    verify: whether to compare existing shards with the sha256 in their sidecars, and to retry videos that
+      crashed the decoder or exceeded their limits.
+    overwrite: whether existing shards of other videos, or an unreadable manifest, may be replaced.
     """
 
     verify: bool = False
@@ -68,27 +69,30 @@ def build_dataset(
     options: BuildOptions = BuildOptions(),
     listener: ConversionListener = ConversionListener(),
 ) -> Manifest:
-    """Converts the missing shards of a plan, then writes the manifest.
+    """Makes a dataset: converts the missing shards of a plan, then writes the manifest.
 
-    Up-to-date shards are kept; shards of earlier plans are removed. There is no manifest while a shard is missing,
-    so nobody trains on half a dataset.
+    Up-to-date shards are kept; shards of earlier plans are removed. While a shard is missing there is no
+    manifest, so that nobody trains on half a dataset.
 
     Args:
-      plan: what to build.
+      plan: the plan of the dataset.
       data_dir: the dataset's folder.
-      run: the engine.
-      options: see BuildOptions.
+      run: the engine that converts the shards.
+      options: how existing shards are handled.
       listener: receives the progress.
 
+    Returns:
+      The dataset's manifest.
+
     Raises:
-      UserError: if the folder holds shards of other videos, another process writes it, a shard cannot be
+      UserError: if the folder holds shards of other videos, another process writes into it, a shard cannot be
         written, or no video gives a clip.
     """
     if manifest.exists(data_dir):
         before, reports = _look_up(plan, data_dir, options)
         if before == manifest.assemble(data_dir, plan, reports.values()):
             listener.start(0)
-            return before  # also in a read-only folder
+            return before  # nothing is written, so this works in a read-only folder, too
     _make_folder(data_dir)
     with storage.folder_lock(data_dir):
         # Again under the lock: another process may have held it since.
@@ -107,22 +111,22 @@ def convert_part(
     options: BuildOptions = BuildOptions(),
     listener: ConversionListener = ConversionListener(),
 ) -> Manifest | None:
-    """Converts one task's part of a plan; other processes and hosts convert the rest.
+    """Converts one task's part of a plan; other tasks (processes, also on other hosts) convert the rest.
 
-    Task i of n has every n-th shard from i on. The task that finishes last writes the manifest; finalize does so,
-    too.
+    Task i of n converts every n-th shard, starting with shard i. The task that finishes last writes the
+    manifest; `finalize` can write it, too.
 
     Args:
-      plan: the whole conversion, the same in every task.
+      plan: the plan of the whole dataset, the same in every task.
       data_dir: the dataset's folder, on a file system that all tasks share.
-      task: (index, count), with 0 <= index < count.
-      run, options, listener: see build_dataset.
+      task: tuple (index, count) of the task's index and the number of tasks, with 0 <= index < count.
+      run, options, listener: as in build_dataset.
 
     Returns:
-      The manifest if the dataset is finished.
+      The dataset's manifest if the dataset is finished, otherwise None.
 
     Raises:
-      UserError: see build_dataset.
+      UserError: as build_dataset does, or if `task` is invalid.
     """
     index, count = task
     expect(
@@ -130,7 +134,7 @@ def convert_part(
     )
     _make_folder(data_dir)
     with (
-        # Another task may be checking whether it was the last.
+        # Waits for the lock, because another task may hold it to check whether it was the last one.
         storage.folder_lock(data_dir, shared=True, wait_secs=_LAST_TASK_SECS),
         storage.folder_lock(data_dir, f".lock-task-{index}-of-{count}"),
     ):
@@ -149,8 +153,15 @@ def convert_part(
 def finalize(plan: ConversionPlan, data_dir: str) -> Manifest:
     """Writes the manifest of a dataset whose shards were converted by convert_part.
 
+    Args:
+      plan: the plan of the whole dataset.
+      data_dir: the dataset's folder.
+
+    Returns:
+      The dataset's manifest.
+
     Raises:
-      UserError: if shards are missing, a task still runs, or no video gave a clip.
+      UserError: if shards are missing, a task is still running, or no video gave a clip.
     """
     _make_folder(data_dir)
     with storage.folder_lock(data_dir):
@@ -167,11 +178,16 @@ def finalize(plan: ConversionPlan, data_dir: str) -> Manifest:
 def finished_reports(
     plan: ConversionPlan, data_dir: str, *, retried: frozenset[str], verify: bool = False
 ) -> dict[str, ShardReport]:
-    """Returns the reports of up-to-date shards by file name.
+    """Finds the shards of a plan that are up to date.
 
-    A shard is up to date when its sidecar has the job's fingerprint, its videos' files are unchanged (by sha256
-    if the plan has it, else by size and time of change), its file has the size (and with `verify` the sha256)
-    that the sidecar states, and none of its videos was quarantined for one of the `retried` causes.
+    A shard is up to date if all of these hold:
+      - its sidecar has the fingerprint of the shard's job;
+      - the files of its videos are unchanged, by sha256 if the plan has it, else by size and time of change;
+      - its file has the size that the sidecar states, and with `verify` also the sha256;
+      - none of its videos was quarantined (gave no clip) for one of the causes in `retried`.
+
+    Returns:
+      A dictionary from the file name of each up-to-date shard to its report, the contents of its sidecar.
     """
 
     def report_of(job: ShardJob) -> ShardReport | None:
@@ -190,17 +206,24 @@ def run_local(
     num_workers: int,
     limits: DecodeLimits = DecodeLimits(),
 ) -> Generator[ShardReport]:
-    """Converts shards with worker processes on this host and yields each report when it is done.
+    """Converts shards with worker processes on this host and yields the report of each shard when it is done.
+
+    Args:
+      jobs: the jobs of the shards to convert.
+      data_dir: the dataset's folder.
+      on_videos: called, from any thread, with the number of videos done since the last call.
+      num_workers: largest number of worker processes.
+      limits: limits on decoding each video.
 
     Raises:
       UserError: if a shard cannot be written or no worker process can be started.
     """
-    # Largest first, so that no worker has a big shard left at the end.
+    # Largest shards first, so that no worker still has a large shard at the end.
     ordered = sorted(jobs, key=lambda job: -sum(video.num_bytes for video in job.videos))
     num_workers = max(1, min(num_workers, len(ordered)))
     with (
         concurrent.futures.ThreadPoolExecutor(num_workers) as threads,
-        # Exits first: it kills its workers, which stops the threads that wait for them.
+        # The pool is closed before the threads: it kills the workers that the threads are waiting for.
         workers.IsolatedPool.within(limits) as pool,
     ):
         futures = [threads.submit(convert_shard, job, data_dir, pool, limits, on_videos) for job in ordered]
@@ -209,10 +232,10 @@ def run_local(
 
 
 def _make_folder(data_dir: str) -> None:
-    """Makes a dataset's folder unless it exists. Its shards identify it, so it needs no marker.
+    """Makes a dataset's folder unless it exists. Shards identify such a folder, so it needs no marker file.
 
     Raises:
-      UserError: if it holds other files and no shards: a conversion might replace them.
+      UserError: if the folder holds files but no shards: they are not a dataset's, and might be replaced.
     """
     names = storage.list_folder(data_dir)
     shard = shard_pattern()
@@ -228,10 +251,15 @@ def _make_folder(data_dir: str) -> None:
 def _look_up(
     plan: ConversionPlan, data_dir: str, options: BuildOptions
 ) -> tuple[Manifest | None, dict[str, ShardReport]]:
-    """Returns the folder's manifest, and the reports of its up-to-date shards.
+    """Examines an existing dataset's folder.
+
+    Returns:
+      A tuple of the folder's manifest (None if there is none, or if it is damaged and may be overwritten) and
+      a dictionary from the file name of each up-to-date shard to its report.
 
     Raises:
-      UserError: if the folder holds shards of other videos that may not be overwritten.
+      UserError: if the folder holds shards of other videos, or a damaged manifest, that must not be
+        overwritten.
     """
     retried = _RETRIED_BY_VERIFY if options.verify else _RETRIED
     reports = finished_reports(plan, data_dir, verify=options.verify, retried=retried)
@@ -254,9 +282,10 @@ def _look_up(
 def _discard(
     before: Manifest | None, plan: ConversionPlan, data_dir: str, reports: dict[str, ShardReport]
 ) -> None:
-    """Deletes the manifest if shards are missing; before it, the shards of another name.
+    """Deletes the manifest of an earlier dataset if shards of the plan are missing.
 
-    In this order, because only the manifest states the other name.
+    If the earlier dataset has another name, its shards are deleted before its manifest, because only the
+    manifest states that name.
     """
     if all(job.filename in reports for job in plan.jobs):
         return
@@ -272,7 +301,7 @@ def _run_missing(
     run: Engine,
     listener: ConversionListener,
 ) -> None:
-    """Converts the jobs without a report, and adds their reports."""
+    """Converts the shards of the jobs that have no report in `reports`, and adds their reports to it."""
     missing = [job for job in jobs if job.filename not in reports]
     listener.start(sum(len(job.videos) for job in missing))
     if missing:
@@ -281,14 +310,14 @@ def _run_missing(
 
 
 def _finish(plan: ConversionPlan, data_dir: str, reports: dict[str, ShardReport]) -> Manifest:
-    """Removes the shards of earlier plans and writes the manifest.
+    """Finishes a dataset whose shards are complete: removes shards of earlier plans and writes the manifest.
 
     Raises:
       UserError: if no video gave a clip.
     """
     built = manifest.assemble(data_dir, plan, reports.values())
     _remove_shards(data_dir, plan.name, keep=set(reports) if built.num_clips else set())
-    storage.remove_unfinished(data_dir)  # also of the manifest and the files for TFDS
+    storage.remove_unfinished(data_dir)  # temporary files of shards, the manifest and TFDS' files
     storage.remove_files(data_dir, lambda name: _TASK_LOCK.fullmatch(name) is not None)
     if not built.num_clips:
         first = built.quarantined[0]
@@ -304,7 +333,7 @@ def _finish(plan: ConversionPlan, data_dir: str, reports: dict[str, ShardReport]
 def _current_report(
     job: ShardJob, data_dir: str, verify: bool, retried: frozenset[str]
 ) -> ShardReport | None:
-    """Returns the report of a job's shard if the shard is up to date; see finished_reports."""
+    """Returns the report of a job's shard, or None if the shard is not up to date; see finished_reports."""
     path = pathlib.Path(data_dir, job.filename)
     if not path.is_file() or not os.path.isfile(manifest.sidecar_path(data_dir, job.filename)):
         return None
@@ -323,7 +352,7 @@ def _current_report(
 
 
 def _are_unchanged(job: ShardJob, report: ShardReport) -> bool:
-    """Tells whether the videos' files are unchanged since the shard was made."""
+    """Tells whether the files of a job's videos are unchanged since the job's shard was made."""
 
     def is_unchanged(now: SourceFile, then: SourceFile) -> bool:
         if now.sha256 is not None:
@@ -336,7 +365,13 @@ def _are_unchanged(job: ShardJob, report: ShardReport) -> bool:
 
 
 def _remove_shards(data_dir: str, name: str, *, keep: set[str]) -> None:
-    """Deletes the named dataset's shards except those to keep, and temporary files of killed processes."""
+    """Deletes the shards and sidecars of a dataset and their temporary files.
+
+    Args:
+      data_dir: the dataset's folder.
+      name: the dataset's name.
+      keep: file names of the shards that are kept, with their sidecars.
+    """
     shard = shard_pattern(name)
 
     def is_left(file: str) -> bool:

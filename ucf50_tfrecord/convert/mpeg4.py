@@ -1,7 +1,8 @@
-"""Reads the frame types of MPEG-4 Part 2 streams (Xvid, DivX) from their packets' headers.
+"""Reads the frame types of MPEG-4 Part 2 video streams (Xvid, DivX) from the headers of their packets.
 
-Two kinds of packets break the rule "one packet, one frame, in order": frames marked as not coded, which yield no
-picture, and B-frames, alone or packed two to a packet. The headers show both without decoding.
+Usually each packet yields one frame, in the order of packets. Two kinds of frames break this rule: frames
+marked as not coded, which yield no picture, and B-frames, alone or two in one packet. The headers show both
+without decoding.
 
 Source: ISO/IEC 14496-2, 6.2.3 (video object layer) and 6.2.5 (video object plane).
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 import re
 
 _VOL_START = re.compile(rb"\x00\x00\x01[\x20-\x2f]")
-# A group's header carries only the time of day, which matters to B-frames only.
+# The header of a group of frames carries only the time of day, which matters to B-frames only.
 _GROUP = re.compile(rb"\x00\x00\x01\xb3.*?(?=\x00\x00\x01|\Z)", re.DOTALL)
 _START = b"\x00\x00\x01"
 _VOP_START = _START + b"\xb6"
@@ -22,7 +23,7 @@ I_VOP, P_VOP, B_VOP, S_VOP, NOT_CODED = range(5)
 
 
 class _Bits:
-    """Reads bits from the most significant end; past the end they are zero."""
+    """Reads bits from bytes, the most significant bit first. Bits past the end are zero."""
 
     def __init__(self, data: bytes):
         self._value, self._left = int.from_bytes(data, "big"), 8 * len(data)
@@ -34,7 +35,10 @@ class _Bits:
 
 
 class FrameTypes:
-    """Reads the frame types of one stream, packet by packet in order."""
+    """Reads the frame types of one MPEG-4 stream from its packets, which must be given in order.
+
+    A frame type is I_VOP, P_VOP, B_VOP, S_VOP or NOT_CODED.
+    """
 
     def __init__(self, extradata: bytes):
         self._headers: bytes | None = None
@@ -42,10 +46,10 @@ class FrameTypes:
         self._increment_bits = _time_increment_bits(self._layer)
 
     def read(self, packet: bytes) -> int | None:
-        """Returns the type of a packet's frame; NOT_CODED if it yields no picture.
+        """Returns the type of the frame in the next packet; NOT_CODED if the frame yields no picture.
 
-        Returns None if the packet does not hold exactly one frame, its header is damaged, or it brings other
-        headers than the stream's first packet.
+        Returns None if the packet does not hold exactly one frame, if the frame's header is damaged, or if
+        the packet has other stream headers than the first packet.
         """
         start = packet.find(_VOP_START)
         if start < 0 or packet.find(_VOP_START, start + 4) >= 0:
@@ -54,13 +58,13 @@ class FrameTypes:
             return None
         if not self._increment_bits:
             return None
-        # One number is shifted, because this runs for every packet of every video.
+        # For speed the header is one integer, which is shifted: this runs for every packet of every video.
         header = int.from_bytes(
             packet[start + 4 : start + 4 + _HEADER_BITS // 8].ljust(_HEADER_BITS // 8, b"\0")
         )
         left = _HEADER_BITS - 2
         kind = header >> left
-        for _ in range(_MAX_SECONDS):  # modulo_time_base: a one per second passed
+        for _ in range(_MAX_SECONDS):  # modulo_time_base: one bit 1 for each second that has passed
             left -= 1
             if not header >> left & 1:
                 break
@@ -73,10 +77,13 @@ class FrameTypes:
         return kind if header >> after_time - 2 & 1 else NOT_CODED
 
     def _takes_headers(self, packet_headers: bytes) -> bool:
-        """Takes the headers before a frame; returns False if they differ from the stream's first ones.
+        """Processes the stream headers that precede a frame in its packet.
 
-        Headers set the decoder's state (layer, colours, the encoder's build), so a packet that changes them may
-        not be skipped.
+        Headers set the decoder's state (layer, colours, the encoder's build), so a packet that changes them
+        must not be skipped.
+
+        Returns:
+          False if the headers differ from the first headers of the stream, otherwise True.
         """
         headers = _GROUP.sub(b"", packet_headers)
         if self._headers is None:
@@ -90,7 +97,7 @@ class FrameTypes:
 
 
 def _layer_header(data: bytes) -> bytes:
-    """Returns the video object layer's header, b"" if there is none."""
+    """Returns the header of the video object layer in `data`, or b"" if there is none."""
     start = _VOL_START.search(data)
     if start is None:
         return b""
@@ -99,7 +106,7 @@ def _layer_header(data: bytes) -> bytes:
 
 
 def _time_increment_bits(layer: bytes) -> int:
-    """Returns the length of the time field in each frame's header, 0 if it is not stated."""
+    """Returns the bits of the time field in frame headers, as a layer's header states; 0 if not stated."""
     bits = _Bits(layer)
     bits.read(1 + 8)  # random_accessible_vol, video_object_type_indication
     version = 1

@@ -1,4 +1,4 @@
-"""Assigns videos to folds and shards: a pure function of the catalogue and the format."""
+"""Assigns videos to folds and shards. The result depends only on the catalogue and the settings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ucf50_tfrecord.specs import DEFAULT_SHARD_BYTES, ClipFormat, FoldRule
 
 
 def fold_of(video: Video, rule: FoldRule) -> int:
-    """Returns a video's fold: its group's number, or its id hashed into 1..num_folds."""
+    """Returns the fold of a video: the number of its recording group, or a hash of its id in 1..num_folds."""
     if rule.fold_by == FoldBy.GROUP and video.group is not None:
         return video.group
     return 1 + _hash(video.video_id) % rule.num_folds
@@ -27,13 +27,22 @@ def plan_shards(
     decoder: str,
     shard_bytes: int = DEFAULT_SHARD_BYTES,
 ) -> ConversionPlan:
-    """Assigns every video to a shard of its fold.
+    """Plans a conversion: assigns every video to a fold and to a shard of that fold.
 
-    The videos of a fold are ordered by the hash of their id, so that each shard mixes the classes, and cut into
-    equal runs of about `shard_bytes` of pixels at most. A shard's name is
-    {name}-fold{FF}.tfrecord-{i:05d}-of-{n:05d}. `decoder` names the libraries that decide the pixels.
+    The videos of a fold are ordered by a hash of their id, so that each shard mixes the classes. Then they
+    are cut into runs of about equal length, one per shard. Shard i of the n shards of a fold is named
+    {name}-fold{fold:02d}.tfrecord-{i:05d}-of-{n:05d}.
+
+    Args:
+      catalog: the videos.
+      name: the dataset's name.
+      clip_format: the format of the clips.
+      fold_rule: the rule that assigns a video to a fold.
+      decoder: names and versions of the libraries that decode the pixels, as decode.decoder_version returns
+        them.
+      shard_bytes: largest size of the pixels in one shard, in bytes (approximate).
     """
-    # Absolute: workers on other hosts have other working folders.
+    # An absolute path, because workers on other hosts have other working folders.
     videos_dir = os.path.abspath(catalog.videos_dir)
     encoder = record.encoder_version(clip_format)
     decoder = f"{decoder}, {encoder}" if encoder else decoder
@@ -79,6 +88,6 @@ def plan_shards(
 
 
 def _hash(text: str) -> int:
-    # Python's hash() differs between processes.
+    # A sha256, because Python's hash() differs between processes.
     digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
     return int.from_bytes(digest[:8], "big")

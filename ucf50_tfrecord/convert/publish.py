@@ -1,7 +1,8 @@
 """Copies a finished dataset into an object store.
 
-An object store writes each file whole but cannot rename, so several files never appear at once. The manifest is
-removed first and written last; without it a folder is no dataset.
+An object store writes each file as a whole but cannot rename, so several files cannot appear at the same
+moment. Therefore the manifest is removed first and written last: without a manifest, a folder is not a
+dataset.
 """
 
 from __future__ import annotations
@@ -23,16 +24,16 @@ _UPLOADS_AT_ONCE = 8
 def publish(
     built: Manifest, url: str, *, verify: bool = False, on_shard: Callable[[], object] = lambda: None
 ) -> Manifest:
-    """Brings a dataset's copy at a URL up to date. Files that are up to date are not sent again.
+    """Copies a dataset to a URL. Files that are up to date there are not sent again.
 
     Args:
-      built: the dataset, in a local folder.
-      url: the copy's folder.
-      verify: whether to read the copy's shards, and to send damaged ones again.
-      on_shard: is called after each shard is up to date, from any thread.
+      built: the manifest of the dataset, which is in a local folder.
+      url: URL of the folder for the copy.
+      verify: whether to read the copy's shards and to send damaged shards again.
+      on_shard: called, from any thread, each time a shard of the copy is up to date.
 
     Returns:
-      The copy's manifest.
+      The manifest of the copy.
 
     Raises:
       UserError: if the copy cannot be read or written.
@@ -56,10 +57,20 @@ def publish(
 
 
 def _find_stale(built: Manifest, before: Manifest | None, url: str) -> list[str]:
-    """Returns the names of earlier datasets' shards and sidecars, which readers that go by names would read, too.
+    """Finds shards and sidecars of earlier datasets in the folder of a copy.
 
-    An interrupted copy leaves no manifest that lists them, so the folder is searched. An earlier manifest may list
-    shards of another name. It may be anyone's, so only shards directly in the folder are returned.
+    They must be removed, because readers that search for shards by name would read them, too. The folder is
+    searched for shards of the dataset's name, because an interrupted copy leaves no manifest that lists them.
+    Shards that an earlier manifest lists may have another name. That manifest is not trusted, so only files
+    directly in the folder are returned.
+
+    Args:
+      built: the manifest of the dataset that is copied.
+      before: the manifest that was in the copy's folder before; None if there was none.
+      url: URL of the copy's folder.
+
+    Returns:
+      The sorted names of the stale files.
     """
     kept = {name for shard in built.shards for name in _names(shard)}
     listed = {name for shard in (before.shards if before else ()) for name in _names(shard)}
@@ -80,7 +91,7 @@ def _bring_shards(built: Manifest, copied: Manifest, verify: bool, on_shard: Cal
 
     def bring(shard: ManifestShard) -> None:
         if not _is_current(shard, built, url) or (verify and manifest_lib.verify_shard(copied, shard)):
-            for name in _names(shard):  # the sidecar last: it declares the shard complete
+            for name in _names(shard):  # the sidecar comes last: it declares the shard complete
                 _upload(built, name, url)
         on_shard()
 
@@ -99,7 +110,7 @@ def _upload(built: Manifest, filename: str, url: str) -> None:
 
 
 def _is_current(shard: ManifestShard, built: Manifest, url: str) -> bool:
-    """Tells whether a shard's copy has its size, and its sidecar's copy the same bytes."""
+    """Tells whether the copy of a shard has the right size and the copy of its sidecar has the same bytes."""
     sidecar = f"{shard.filename}.json"
     try:
         there = storage.read_bytes(storage.join(url, sidecar))

@@ -1,4 +1,4 @@
-"""Chooses the frames of clips, and the part of a frame that is kept."""
+"""Chooses which frames of a video become its clips, and which part of each frame is kept."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from ucf50_tfrecord.specs import ClipFormat, WindowSpec
 
 @dataclasses.dataclass(frozen=True)
 class Timeline:
-    """Presentation times of a video's frames, in the order of display.
+    """The presentation times of a video's frames, in the order of display.
 
-    times: in units of time_base_secs; None if the file states none.
-    frame_rate: mean frames per second that the container states, or 0.0.
+    times: the frames' times in units of time_base_secs; None for a frame without a time.
+    time_base_secs: the unit of `times`, in seconds.
+    frame_rate: mean frames per second that the container states; 0.0 if it states none.
     """
 
     times: Sequence[int | None]
@@ -28,27 +29,33 @@ class Timeline:
     frame_rate: float
 
     def secs(self, index: int) -> float:
-        """Returns a frame's time; a frame without one is placed by its position."""
+        """Returns the time of a frame in seconds; computes it from the frame's position if it is unknown."""
         time = self.times[index]
         return index * self._frame_secs if time is None else time * self.time_base_secs
 
     def microseconds(self, index: int) -> int:
-        """Returns a frame's time from the first frame."""
+        """Returns the time of a frame in microseconds from the first frame."""
         return round((self.secs(index) - self.secs(0)) * 1e6)
 
     @functools.cached_property
     def shown_us(self) -> list[int]:
-        """Times of all frames, in microseconds from the first, ascending as in even_times."""
+        """The times when the frames are shown, in microseconds from the first frame, in ascending order.
+
+        A frame whose time is before that of an earlier frame gets the earlier frame's time.
+        """
         return list(itertools.accumulate(map(self.microseconds, range(len(self.times))), max))
 
     @property
     def end_us(self) -> int:
-        """Microseconds from the first frame to the end of the last."""
+        """The time in microseconds from the start of the first frame to the end of the last frame."""
         return round((self.secs(len(self.times) - 1) - self.secs(0) + self._frame_secs) * 1e6)
 
     @property
     def latest_us(self) -> int:
-        """The later of end_us and the last frame shown: the last frame's time may go back."""
+        """The end of the video in microseconds from the first frame, even if frames' times are not ascending.
+
+        It is the later of end_us and the last of shown_us.
+        """
         return max(self.end_us, self.shown_us[-1])
 
     @property
@@ -57,15 +64,16 @@ class Timeline:
 
 
 def choose_frames(times: Sequence[int | None], clip_format: ClipFormat) -> np.ndarray:
-    """Chooses the frames of all clips of a video.
+    """Chooses the frames of all clips of a video, evenly spaced.
 
     Args:
-      times: the frames' times in any unit, in the order of display. If one is None, frames are chosen by their
-        number, whatever the format's spacing.
-      clip_format: clip k of K gets every K-th of K * num_frames frames, from k on.
+      times: the times of the video's frames in any unit, in the order of display. If a time is None, frames
+        are spaced by their numbers, whatever the format's spacing.
+      clip_format: the format of the clips. With K clips per video, clip k gets every K-th of K * num_frames
+        evenly spaced frames, starting with frame k.
 
     Returns:
-      int64 [clips_per_video, num_frames], each row ascending.
+      The numbers of the chosen frames, int64 [clips_per_video, num_frames], each row ascending.
     """
     num_clips = clip_format.clips_per_video
     num_frames = num_clips * clip_format.num_frames
@@ -77,11 +85,19 @@ def choose_frames(times: Sequence[int | None], clip_format: ClipFormat) -> np.nd
 
 
 def cut_windows(timeline: Timeline, windows: WindowSpec) -> list[tuple[int, int]]:
-    """Cuts a video into windows; returns (start, end) of each, in microseconds from the first frame.
+    """Cuts a video into overlapping windows.
 
-    A video of at most `whole_secs` is one window. A longer one has a window every `stride_secs`; the last ends with
-    the video. Windows in which no frame appears are dropped: a still picture does not count more, and jumps in time,
+    A video of at most windows.whole_secs, or of at most the length of a window, is one window. A longer video
+    has a window every windows.stride_secs, and a last window that ends with the video. Windows in which no
+    new frame appears are dropped. So a long still picture does not count more than others, and jumps in time,
     as in joined recordings, do not give hours of empty windows.
+
+    Args:
+      timeline: the times of the video's frames.
+      windows: the length and the distance of windows.
+
+    Returns:
+      A list of tuples (start, end), one per window, in microseconds from the video's first frame.
     """
     window_us, stride_us = round(windows.window_secs * 1e6), round(windows.stride_secs * 1e6)
     shown_us, end_us = timeline.shown_us, timeline.latest_us
@@ -101,32 +117,38 @@ def cut_windows(timeline: Timeline, windows: WindowSpec) -> list[tuple[int, int]
 
 
 def choose_window_frames(timeline: Timeline, clip_format: ClipFormat, windows: WindowSpec) -> np.ndarray:
-    """Chooses the frames of all clips of each window, as choose_frames does for a video.
+    """Chooses the frames of all clips of each window of a video, as choose_frames does for a whole video.
 
-    A window's frames are those shown from its start to before its end. A video in one window gives the result of
-    choose_frames.
+    The frames of a window are those shown from its start to before its end. If the whole video is one window,
+    the result is that of choose_frames.
+
+    Args:
+      timeline: the times of the video's frames.
+      clip_format: the format of the clips.
+      windows: how the video is cut into windows.
 
     Returns:
-      int64 [windows, clips_per_video, num_frames].
+      The numbers of the chosen frames in the video, int64 [windows, clips_per_video, num_frames].
     """
     shown_us, end_us = timeline.shown_us, timeline.latest_us
     chosen = []
     for start, end in cut_windows(timeline, windows):
         first = bisect.bisect_left(shown_us, start)
-        # If the length of frames is unknown, the video ends when its last frame appears.
+        # The last frame belongs to the window even if it appears at the video's end (unknown frame rate).
         stop = bisect.bisect_left(shown_us, end) if end < end_us else len(shown_us)
         chosen.append(first + choose_frames(timeline.times[first:stop], clip_format))
     return np.stack(chosen)
 
 
 def even_indices(num_available: int, num_frames: int) -> np.ndarray:
-    """Chooses `num_frames` evenly spaced frames out of `num_available`, both ends included.
+    """Chooses `num_frames` evenly spaced frames out of `num_available`, the first and the last included.
 
-    Frame i is round(i * (num_available - 1) / (num_frames - 1)), halves up, in integer arithmetic so that all
-    platforms agree. One frame is the middle one; if there are too few frames, some repeat.
+    The i-th choice is frame round(i * (num_available - 1) / (num_frames - 1)). Halves are rounded up, in
+    integer arithmetic so that all platforms agree. If num_frames is 1, the middle frame is chosen. If
+    num_available is too small, some frames are chosen repeatedly.
 
     Returns:
-      int64 [num_frames], ascending.
+      The numbers of the chosen frames, int64 [num_frames], ascending.
     """
     last = num_available - 1
     if num_frames == 1:
@@ -136,23 +158,24 @@ def even_indices(num_available: int, num_frames: int) -> np.ndarray:
 
 
 def even_times(times: Sequence[int], num_frames: int) -> np.ndarray:
-    """Chooses the frames nearest to evenly spaced times, first and last time included.
+    """Chooses the frames nearest to evenly spaced times, the first and the last time included.
 
-    Of frames with the same time the first is chosen. Of two equally near frames the later is chosen, so that a
-    constant rate gives even_indices.
+    Of several frames with the same time the first is chosen. Of two equally near frames the later is chosen,
+    so that at a constant frame rate the result equals that of even_indices.
 
     Args:
-      times: the frames' times, in any unit.
+      times: the times of the frames, in any unit.
+      num_frames: number of frames to choose.
 
     Returns:
-      int64 [num_frames], ascending.
+      The numbers of the chosen frames, int64 [num_frames], ascending.
     """
-    # Times of damaged files go back; a frame is not shown before its predecessor.
+    # In damaged files times may go back, but a frame is not shown before its predecessor.
     times = [time - times[0] for time in itertools.accumulate(times, max)]
     parts = max(2, 2 * (num_frames - 1))
     picked = []
     for i in range(num_frames):
-        # Times are compared in fractions of their unit, as whole numbers of any size.
+        # Times are compared exactly: they are scaled by `parts`, so that all numbers are integers.
         target = 2 * i * times[-1] if num_frames > 1 else times[-1] - 1
         later = bisect.bisect_left(times, -(-target // parts))
         earlier = times[max(0, later - 1)]
@@ -162,27 +185,31 @@ def even_times(times: Sequence[int], num_frames: int) -> np.ndarray:
 
 
 def fit_size(shown: tuple[int, fractions.Fraction], size: tuple[int, int], resize: str) -> tuple[int, int]:
-    """Returns the height and width to scale a frame to, keeping its aspect ratio.
+    """Computes the size to scale a frame to before it is cropped or padded, keeping the frame's aspect ratio.
 
     Args:
-      shown: the frame's height and width as displayed, in pixels.
-      size: the height and width wanted.
-      resize: `crop` to cover the wanted size, `pad` to fit into it.
+      shown: height and width of the frame as displayed, in pixels.
+      size: height and width that the frame must have after cropping or padding, in pixels.
+      resize: Resize.CROP if the scaled frame must cover `size`, Resize.PAD if it must fit into `size`.
+
+    Returns:
+      A tuple of the height and width of the scaled frame.
     """
-    fits_height = size[0] * shown[1] >= size[1] * shown[0]  # too wide at the wanted height
+    fits_height = size[0] * shown[1] >= size[1] * shown[0]  # at the wanted height, it is at least as wide
     if fits_height == (resize == Resize.CROP):
         return size[0], max(1, round(shown[1] * size[0] / shown[0]))
     return max(1, round(shown[0] * size[1] / shown[1])), size[1]
 
 
 def place_centred(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Crops a centred part of an image, or pads it with black, on each axis.
+    """Crops an image to its centre, or pads it with black on both sides, separately for height and width.
 
     Args:
-      image: uint8 [h, w, 3].
+      image: the image, uint8 [h, w, 3].
+      height, width: the wanted size in pixels.
 
     Returns:
-      uint8 [height, width, 3].
+      The cropped or padded image, uint8 [height, width, 3].
     """
     if image.shape[:2] == (height, width):
         return image

@@ -1,4 +1,7 @@
-"""Converts one job into one shard: a pure function of the job and the videos' bytes."""
+"""Converts one ShardJob into one shard (TFRecord file).
+
+The shard's bytes depend only on the job and the contents of its videos.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from ucf50_tfrecord.shards import Quarantined, ShardReport, SourceFile
 from ucf50_tfrecord.specs import ClipFormat, DecodeLimits
 
 _Microseconds = Annotated[int, msgspec.Meta(ge=-(1 << 62), le=1 << 62)]
-# Upper bounds of msgpack's bytes beside the pixels: per frame, per clip and per answer.
+# Upper bounds on the bytes of a worker's msgpack answer besides pixels: per frame, per clip and per answer.
 _FRAME_BYTES, _CLIP_BYTES, _ANSWER_BYTES = 32, 256, 1 << 14
 
 
@@ -30,10 +33,20 @@ def convert_shard(
     limits: DecodeLimits,
     on_videos: Callable[[int], None] = lambda num_videos: None,
 ) -> ShardReport:
-    """Decodes the job's videos into a shard and its sidecar in `data_dir`.
+    """Decodes the videos of a job and writes their clips to a shard, and the shard's sidecar.
 
-    The shard appears by atomic rename, then its sidecar. A video that fails to decode or exceeds its limits is
-    left out and listed in the report.
+    The shard appears by atomic rename, then its sidecar. A video that cannot be decoded or exceeds its limits
+    is left out and listed in the report.
+
+    Args:
+      job: the videos of the shard and the format of their clips.
+      data_dir: the dataset's folder.
+      pool: the worker processes that decode videos.
+      limits: limits on decoding each video.
+      on_videos: called with 1 after each video.
+
+    Returns:
+      The contents of the shard, as in its sidecar.
 
     Raises:
       UserError: if the shard cannot be written or no worker process can be started.
@@ -81,7 +94,10 @@ def source_file_of(video: Video) -> SourceFile:
 
 
 class _Clip(msgspec.Struct, forbid_unknown_fields=True):
-    """A decode.DecodedClip as a worker sends it. frames: the pixels of all frames in order."""
+    """The message by which a worker sends a decoded clip; the fields are those of decode.DecodedClip.
+
+    frames: the pixels of all frames, in order.
+    """
 
     frames: bytes
     frame_indices: list[Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]]
@@ -91,13 +107,22 @@ class _Clip(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class _Decoded(msgspec.Struct, tag=True, forbid_unknown_fields=True):
-    """A worker's answer: one video's clips."""
+    """The answer of a worker that decoded a video: the video's clips."""
 
     clips: list[_Clip]
 
 
 def decode_video(clip_format: ClipFormat, video: Video, file: BinaryIO) -> _Decoded | Undecodable:
-    """Decodes a video's clips; runs in a worker."""
+    """Decodes the clips of a video. Runs in a worker process.
+
+    Args:
+      clip_format: the format of the clips.
+      video: the catalogue's entry for the video.
+      file: the video's open file.
+
+    Returns:
+      The clips, or the reason why the video cannot be decoded.
+    """
     suffix = pathlib.PurePosixPath(video.relative_path).suffix
     try:
         decoded = decode.decode_clips(file, suffix, clip_format)
@@ -120,10 +145,13 @@ def decode_video(clip_format: ClipFormat, video: Video, file: BinaryIO) -> _Deco
 def _parse_answer(
     clip_format: ClipFormat, video: Video, answer: _Decoded | Undecodable
 ) -> list[decode.DecodedClip] | Quarantined:
-    """Returns a video's clips from a worker's answer.
+    """Converts a worker's answer for a video, which is not trusted.
+
+    Returns:
+      The video's clips, or a Quarantined with the reason why the video cannot be decoded.
 
     Raises:
-      ValueError: if the answer does not fit the format.
+      ValueError: if the clips in the answer do not have the format `clip_format`.
     """
     if isinstance(answer, Undecodable):
         return Quarantined(relative_path=video.relative_path, reason=answer.reason, cause=answer.cause)
@@ -149,7 +177,13 @@ def _parse_clip(clip_format: ClipFormat, clip: _Clip) -> decode.DecodedClip:
 def decoding_call(
     videos_dir: str, clip_format: ClipFormat, limits: DecodeLimits
 ) -> workers.Call[Video, _Decoded | Undecodable, list[decode.DecodedClip] | Quarantined]:
-    """Returns the call that workers answer for each video of a folder."""
+    """Returns the workers.Call that decodes videos: it maps a Video to its clips or to a Quarantined.
+
+    Args:
+      videos_dir: the folder that the videos' relative paths start from.
+      clip_format: the format of the clips.
+      limits: limits on decoding each video.
+    """
 
     def path(video: Video) -> pathlib.Path:
         return pathlib.Path(videos_dir, video.relative_path)
@@ -166,7 +200,7 @@ def decoding_call(
 
 
 def _make_record(job: ShardJob, video: Video, clip_id: str, clip: decode.DecodedClip) -> bytes:
-    """Returns a clip's TFRecord record."""
+    """Returns the record of a clip, with the length and checksums of the TFRecord format."""
     stored = record.Clip(
         clip_id=clip_id,
         frames=clip.frames,
@@ -184,5 +218,5 @@ def _make_record(job: ShardJob, video: Video, clip_id: str, clip: decode.Decoded
 
 
 def clip_id_of(video: Video, number: int, clip_format: ClipFormat) -> str:
-    """Returns a clip's id: its video's id, followed by its number if a video has several clips."""
+    """Returns a clip's id: its video's id, followed by "#" and the clip's number if videos have several."""
     return video.video_id if clip_format.clips_per_video == 1 else f"{video.video_id}#{number}"

@@ -1,4 +1,4 @@
-"""The files beside the shards for readers that use TensorFlow Datasets (tfds.builder_from_directory)."""
+"""Writes the files beside the shards that TensorFlow Datasets needs (tfds.builder_from_directory)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FILENAMES = ("features.json", "label.labels.txt", "dataset_info.json")
 
 
 def save(manifest: Manifest) -> None:
-    """Writes the files, with one split per fold: "fold01", "fold02", …"""
+    """Writes a dataset's files for TensorFlow Datasets; each fold becomes a split: "fold01", "fold02", …"""
     folder = pathlib.Path(manifest.data_dir)
     storage.write_json(folder / "features.json", _features(manifest.format, manifest.classes))
     with storage.atomic_write(folder / "label.labels.txt") as file:
@@ -43,10 +43,10 @@ def save(manifest: Manifest) -> None:
 
 
 def _features(clip_format: ClipFormat, classes: tuple[str, ...]) -> dict[str, Any]:
-    """Returns features.json as a JSON value.
+    """Returns the contents of features.json, which describes the features of a record, as a JSON value.
 
-    TensorFlow Datasets parses records as `tf.train.Example`, so it sees the context: scalar label, group, fold and
-    media id, and `video` uint8 [T, H, W, 3] if frames are stored raw.
+    TensorFlow Datasets parses records as `tf.train.Example`, so it sees the features in the context: scalar
+    label, group, fold and media id, and `video`, uint8 [T, H, W, 3], if frames are stored raw.
     """
     package = "tensorflow_datasets.core.features"
 

@@ -74,7 +74,7 @@ class ClipIndex:
         return dataclasses.replace(self, ids=tuple(np.array(self.ids, object)[chosen]), **arrays)
 
     def batches(self, batch_size: int, *, seed: int | None = None) -> tf.data.Dataset:
-        """Returns a tf.data.Dataset of batches (frames, labels) of these clips; see pipeline.labelled_batches.
+        """Streams these clips as a tf.data.Dataset of (frames, labels); see pipeline.labelled_batches.
 
         Args:
           batch_size: clips per batch.

@@ -1,6 +1,7 @@
-"""Feeds clips to a strategy's replicas: from the shards, from host memory or from device memory.
+"""Feeds batches of clips to the replicas of a strategy (copies of the model, one per device).
 
-All three give the same clips in the same order; they differ in where the frames come from.
+The frames come from the shards, from host memory or from device memory. The clips and their order are the
+same in all three cases.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from ucf50_tfrecord.specs import format_bytes
 from ucf50_tfrecord.texts import tensorflow_reason
 
 _LOADED_AT_ONCE_BYTES = 16 << 20
-_NUM_REASONS = 3  # of skipped clips, in a message
-# Errors of TensorFlow's file systems when an object store fails, and of its reader at a damaged record.
+_NUM_REASONS = 3  # largest number of skipped clips whose reasons a message states
+# Exceptions that TensorFlow raises when an object store fails, or at a damaged record.
 _STORE_ERRORS = (
     tf.errors.AbortedError,
     tf.errors.DataLossError,
@@ -50,27 +51,32 @@ CACHE_MEANINGS = {
 
 @dataclasses.dataclass(frozen=True)
 class CacheChoice:
-    """Where frames are kept, not AUTO, and the reason, as the end of a sentence."""
+    """The place where clips' frames are kept, and the reason for this choice.
+
+    cache: the place; never AUTO.
+    reason: the end of a sentence that states the reason.
+    """
 
     cache: Cache
     reason: str
 
 
 def choose_cache(cache: Cache | str, num_bytes: int, *, num_processes: int = 1) -> CacheChoice:
-    """Resolves AUTO by the free memory, or checks that a given choice fits into it.
+    """Chooses where frames are kept: resolves AUTO by the free memory, or checks that a given choice fits.
 
-    AUTO keeps frames on the GPUs if they take at most half of the free memory there, else in host memory if they
-    take at most half of it, else nowhere. On a CPU, where device and host memory are the same, it takes the host's:
-    frames are then gathered beside the training step and not in it. A choice is not refused if the free memory is
-    unknown.
+    AUTO keeps frames on the GPUs if they take at most half of the free memory there, else in host memory if
+    they take at most half of the free host memory, else nowhere. Without GPUs, device memory and host memory
+    are the same; AUTO then uses host memory, because frames are gathered from it in parallel to the training
+    step. If the free memory is unknown, a given choice is not refused.
 
     Args:
       cache: where to keep frames.
-      num_bytes: bytes of all frames, which each device keeps.
-      num_processes: number of workers on this host; each keeps all frames.
+      num_bytes: size of the frames of all clips. Each device that keeps frames keeps all of them.
+      num_processes: number of workers (processes) on this host; each worker that keeps frames keeps all of
+        them.
 
     Raises:
-      UserError: if the choice does not fit.
+      UserError: if the frames do not fit into the memory that `cache` names.
     """
     cache = Cache(cache)
     if cache == Cache.NONE:
@@ -105,11 +111,11 @@ def choose_cache(cache: Cache | str, num_bytes: int, *, num_processes: int = 1) 
 
 
 class Feed:
-    """Feeds clips to a strategy's replicas.
+    """A source of batches of clips for the replicas of a strategy.
 
-    clips: the clips.
-    cache: where their frames are kept.
-    skipped: the reasons why clips were skipped, by their index.
+    clips: the index of the clips.
+    cache: where the clips' frames are kept.
+    skipped: a dictionary from a skipped clip's position in `clips` to the reason why it was skipped.
     """
 
     def __init__(
@@ -121,14 +127,14 @@ class Feed:
         skip_bad_records: bool = False,
         on_loaded: Callable[[int], object] = lambda count: None,
     ):
-        """Loads the frames if they are to be kept in memory.
+        """Creates a feed, and loads the clips' frames if they are to be kept in memory.
 
         Args:
-          clips: as load_clips returns them.
-          strategy: the devices.
+          clips: the index of the clips, as load_clips returns it.
+          strategy: the devices that receive the batches.
           cache: where to keep frames; not AUTO.
-          skip_bad_records: whether to skip unreadable records.
-          on_loaded: receives numbers of clips while they are loaded.
+          skip_bad_records: whether clips with unreadable records are skipped; otherwise they are an error.
+          on_loaded: called with the number of clips in each batch that was loaded into memory.
 
         Raises:
           UserError: if a record cannot be read and is not skipped, or an object store cannot be reached.
@@ -150,18 +156,25 @@ class Feed:
         self._buffers = Buffers()
         shape = (len(clips), *clips.manifest.format.shape)
         self._table = np.empty(shape if cache == Cache.HOST else 0, np.uint8)
-        # Variables, because TensorFlow gathers uint8 from them on GPUs, but not from tensors.
+        # Variables, because on GPUs TensorFlow gathers uint8 from variables but not from tensors.
         devices = strategy.extended.worker_devices if cache == Cache.DEVICE else ()
         self._residents = [_empty_on(device, shape) for device in devices]  # in the order of replicas
         if cache != Cache.NONE:
             self._load(on_loaded)
 
     def iterator(self, *, batch_size: int, seed: int | None = None, start_step: int = 0) -> Iterator[Any]:
-        """Returns a distributed iterator over batches; see pipeline.index_batches for the arguments.
+        """Returns a distributed iterator over batches of clips.
 
-        In a replica a batch is a dictionary of tensors: index, label, position and mask, and those that `frames`
-        needs. A compiled function may iterate over it; `explained` turns its errors at unreadable records into a
+        A replica receives each batch as a dictionary of the tensors index, label, position and mask (see
+        pipeline.index_batches), and of the tensors that `frames` needs. A compiled function may use the
+        iterator; run it inside `explained`, which turns TensorFlow's errors at unreadable records into a
         UserError.
+
+        Args:
+          batch_size: clips per global batch, over all workers and replicas.
+          seed: seed of the shuffling, with which the batches are endless; None gives every clip once, in
+            order.
+          start_step: number of the first global batch, counted from the start of epoch 0.
         """
         make = functools.partial(
             self._worker_dataset, batch_size=batch_size, seed=seed, start_step=start_step
@@ -171,7 +184,10 @@ class Feed:
     def batches(
         self, *, batch_size: int, seed: int | None = None, start_step: int = 0
     ) -> Iterator[dict[str, Any]]:
-        """Yields the batches of `iterator`.
+        """Yields the same batches as `iterator`, but raises a UserError at an unreadable record.
+
+        Args:
+          batch_size, seed, start_step: as in `iterator`.
 
         Raises:
           UserError: if a record cannot be read and is not skipped.
@@ -185,7 +201,13 @@ class Feed:
             yield batch
 
     def frames(self, batch: dict[str, tf.Tensor]) -> tf.Tensor:
-        """Returns a replica's frames, uint8 [B, T, H, W, 3], wherever they are kept. Call it in a step."""
+        """Returns the frames of a replica's batch, uint8 [B, T, H, W, 3], wherever they are kept.
+
+        Call this method inside a training or evaluation step, in the replica's context.
+
+        Args:
+          batch: the replica's batch, a dictionary of tensors from `iterator`.
+        """
         if not self._residents:
             return batch["video"]
         replica = tf.get_static_value(
@@ -194,7 +216,7 @@ class Feed:
         return tf.gather(self._residents[replica % len(self._residents)], batch["index"])
 
     def describe_skipped(self) -> Advice:
-        """Lists the skipped clips with reasons, and how to repair them."""
+        """Returns a warning that states why clips were skipped, and how to repair their shards."""
         reasons = [self.skipped[clip] for clip in sorted(self.skipped)]
         more = "; …" if len(reasons) > _NUM_REASONS else ""
         return Advice(
@@ -203,7 +225,7 @@ class Feed:
         )
 
     def advice(self) -> Advice:
-        """Returns advice on how to feed these clips faster."""
+        """Returns advice for the user on how to feed these clips faster."""
         if self.cache == Cache.DEVICE:
             return Advice("The clips are on the device already: see what else uses this machine")
         size = format_bytes(self.clips.num_bytes)
@@ -248,13 +270,13 @@ class Feed:
         return batches
 
     def _load(self, on_loaded: Callable[[int], object]) -> None:
-        """Reads all clips into the table or onto the devices, a few megabytes at a time."""
+        """Reads all clips into host memory or onto the devices, a few megabytes at a time."""
         batch_size = min(_at_once(self.clips), len(self.clips))
         batches = pipeline.index_batches(self.clips, batch_size=batch_size)
         num_loaded = 0
         with self.explained():
             for batch in pipeline.read_frames(batches, self._reader):
-                index, video = batch["index"], batch["video"]  # padding only writes a clip again
+                index, video = batch["index"], batch["video"]  # for padding, a clip is written a second time
                 if self.cache == Cache.HOST:
                     self._table[index.numpy()] = video.numpy()
                 for resident in self._residents:
@@ -265,12 +287,19 @@ class Feed:
         self._reader.release_buffers()
 
     def explained(self) -> contextlib.AbstractContextManager:
-        """Turns TensorFlow's error at an unreadable record into the reader's UserError."""
+        """Returns a context that turns TensorFlow's error at an unreadable record into a UserError."""
         return _explained(self._reader)
 
 
 def read_clips(clips: ClipIndex) -> np.ndarray:
-    """Reads a few clips from their shards, in order: uint8 [N, T, H, W, 3]. Unreadable clips are black.
+    """Reads a few clips from their shards.
+
+    Args:
+      clips: the index of the clips.
+
+    Returns:
+      The clips' frames in the order of the index, uint8 [N, T, H, W, 3]. Clips with unreadable records are
+      black.
 
     Raises:
       UserError: if a frame cannot be decoded although its record is sound.
@@ -284,19 +313,19 @@ def read_clips(clips: ClipIndex) -> np.ndarray:
 
 
 def read_in_batches(clips: ClipIndex) -> Iterator[np.ndarray]:
-    """Yields clips as read_clips reads them, a few megabytes at a time: uint8 [B, T, H, W, 3]."""
+    """Yields clips as read_clips returns them, a few megabytes at a time, each time uint8 [B, T, H, W, 3]."""
     size = _at_once(clips)
     for first in range(0, len(clips), size):
         yield read_clips(clips.select(np.arange(first, min(first + size, len(clips)))))
 
 
 def _in_order(clips: ClipIndex) -> ClipIndex:
-    """Returns the index for a reader that goes from shard to shard, so that not all need to be open at once."""
+    """Returns the index for reading shard by shard, so that not all shards need to be open at once."""
     return dataclasses.replace(clips, shuffle_shards=1)
 
 
 def _at_once(clips: ClipIndex) -> int:
-    """Returns the number of clips to read at once when many are read."""
+    """Returns the number of clips per batch when many clips are loaded."""
     return max(1, _LOADED_AT_ONCE_BYTES // clips.manifest.format.num_bytes)
 
 
@@ -314,7 +343,7 @@ def _explained(reader: ClipReader) -> Iterator[None]:
         stores_raw = record.stores_raw(reader.clips.manifest.format)
         if stores_raw or not isinstance(error, tf.errors.InvalidArgumentError):
             raise
-        # The records are sound, so they were written like this.
+        # The records are undamaged, so the frames were already bad when they were written.
         raise UserError(
             f"A frame in {reader.clips.manifest.data_dir} cannot be decoded, although its record's checksum "
             f"is right: {tensorflow_reason(error)} Convert the videos again, into another folder."

@@ -1,4 +1,4 @@
-"""Settings for reading clips: where clips are kept, how object stores are read, how bad records are handled."""
+"""Settings for reading clips: where to keep clips, how to read object stores, how to handle bad records."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def available_host_bytes() -> int | None:
 
 
 def available_device_bytes() -> int | None:
-    """Returns the free memory of the GPU with the least of it, in bytes; None without GPUs. Loads TensorFlow."""
+    """Returns the free bytes of the GPU with the least free memory; None without GPUs. Loads TensorFlow."""
     import tensorflow as tf
     from tensorflow.python.client import device_lib  # the only way to ask TensorFlow for a GPU's memory
 

@@ -1,13 +1,14 @@
-"""Batches of clips, in an order that is derived and never stored.
+"""Makes batches of clips, in an order that is computed from a seed and never stored.
 
-Every clip has an index. An epoch's order is a permutation of the indices drawn from (seed, epoch), a batch is a
-slice of that order, and each clip is read at its own offset in its shard. So there is no shuffle buffer, the
-shuffle is complete, a run can start at any step without reading what came before, and the input's whole state is
-(seed, step).
+Every clip has an index. The order of an epoch is a permutation of the indices drawn from (seed, epoch), a
+batch is a slice of that order, and each clip is read at its own offset in its shard. So there is no shuffle
+buffer, the shuffle is complete, a run can start at any step without reading earlier clips, and the whole
+state of the input is (seed, step).
 
-Workers and replicas divide each global batch clip by clip, so that it holds the same clips however many there
-are. Dividing by file would make batches depend on the number of workers and save nothing: each clip is read alone,
-by the worker that needs it.
+A global batch is the batch of all workers (processes) and replicas (copies of the model, one per device)
+together. They divide it clip by clip, so that it holds the same clips whatever their number. Dividing by file
+would make batches depend on the number of workers and save nothing: each clip is read alone, by the worker
+that needs it.
 """
 
 from __future__ import annotations
@@ -23,21 +24,26 @@ from ucf50_tfrecord.dataset.clips import ClipIndex
 from ucf50_tfrecord.dataset.reader import Buffers, ClipReader
 from ucf50_tfrecord.errors import expect
 
-# Limit on the batches being read at once; two are always read side by side.
+# Limit on the bytes of batches that are read in parallel; two batches are always read in parallel.
 _MAX_BYTES_IN_WORK = 256 << 20
 _PREFETCHED_BATCHES = 2
 _ANNOUNCED_BATCHES = 256
-# To object stores, where a request takes time but little work.
+# Number of parallel requests to an object store, where a request takes time but little work.
 _PARALLEL_REQUESTS = 16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WorkerSlice:
-    """The part of each global batch that one worker reads for its replicas."""
+    """The part of each global batch that one worker reads for its replicas.
+
+    num_workers: number of workers.
+    worker: number of this worker, counted from 0.
+    num_replicas: number of replicas (devices) of this worker; every worker has as many.
+    """
 
     num_workers: int = 1
     worker: int = 0
-    num_replicas: int = 1  # of this worker; every worker has as many
+    num_replicas: int = 1
 
     def __post_init__(self):
         expect(
@@ -48,15 +54,16 @@ class WorkerSlice:
 
 
 def num_steps(num_clips: int, batch_size: int) -> int:
-    """Returns the number of batches in an epoch; the last one may be short."""
+    """Returns the number of batches in an epoch; the last batch may be short."""
     return -(-num_clips // batch_size)
 
 
 def epoch_order(clips: ClipIndex, *, seed: int | None, epoch: int) -> np.ndarray:
-    """Orders an epoch's clips: int64 [N], drawn from (seed, epoch), or ascending without a seed.
+    """Returns the order in which an epoch visits the clips: their indices, int64 [N].
 
-    With `shuffle_shards` the shards' order is drawn first, then the order of clips within each window of that
-    many shards. No other shards are needed meanwhile.
+    The order is drawn from (seed, epoch); without a seed it is ascending. If clips.shuffle_shards is not 0,
+    the order of the shards is drawn first, then the order of the clips within each window of that many
+    shards. So only the shards of one window are needed at a time.
     """
     if seed is None:
         return np.arange(len(clips))
@@ -71,14 +78,20 @@ def epoch_order(clips: ClipIndex, *, seed: int | None, epoch: int) -> np.ndarray
 
 
 def epoch_batches(order: np.ndarray, batch_size: int, num_parts: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cuts an epoch into batches that num_parts replicas can divide evenly.
+    """Cuts the clips of an epoch into batches that can be divided evenly among replicas.
 
-    Empty slots, in the last batch and where replicas do not divide the batch size, get padding: clips from the
-    epoch's head that do not count. They are real clips, so that statistics over a batch see nothing unusual.
+    A batch has batch_size slots, rounded up to a multiple of num_parts. Slots without a clip of their own are
+    filled with padding: clips from the start of the epoch, which do not count. They are real clips, so that
+    statistics over a batch see nothing unusual.
+
+    Args:
+      order: the indices of the epoch's clips in their order, int64 [N].
+      batch_size: number of clips in a global batch.
+      num_parts: number of replicas of all workers.
 
     Returns:
-      Clip indices int64 [steps, slots], slots = batch_size rounded up to a multiple of num_parts, and bool
-      [steps, slots]: False for padding.
+      A tuple of the clips' indices, int64 [steps, slots], and a mask, bool [steps, slots], which is False for
+      padding.
     """
     steps, slots = num_steps(len(order), batch_size), -(-batch_size // num_parts) * num_parts
     counts = np.zeros((steps, slots), bool)
@@ -90,7 +103,14 @@ def epoch_batches(order: np.ndarray, batch_size: int, num_parts: int) -> tuple[n
 
 
 def batch_clips(clips: ClipIndex, *, batch_size: int, seed: int | None, step: int) -> np.ndarray:
-    """Returns the clips of a global batch: int64 [at most batch_size]. Steps count from epoch 0's start."""
+    """Returns the indices of the clips in one global batch, int64 [at most batch_size], without padding.
+
+    Args:
+      clips: the index of the clips.
+      batch_size: number of clips in a global batch.
+      seed: seed of the shuffling; None means ascending order.
+      step: number of the batch, counted from the start of epoch 0.
+    """
     epoch, number = divmod(step, num_steps(len(clips), batch_size))
     order = epoch_order(clips, seed=seed, epoch=epoch)
     return order[number * batch_size : (number + 1) * batch_size]
@@ -105,25 +125,27 @@ def index_batches(
     worker_slice: WorkerSlice = WorkerSlice(),
     usable: np.ndarray | None = None,
 ) -> tf.data.Dataset:
-    """Builds the stream of batches, still without frames.
+    """Builds the dataset of one worker's batches, with the clips' indices and labels but without frames.
 
-    With a seed (training) the clips are shuffled anew each epoch and the stream never ends. Without one
-    (evaluation) every clip comes once, in ascending order.
+    With a seed (for training) the clips are shuffled anew each epoch and the dataset is endless. Without a
+    seed (for evaluation) every clip comes once, in ascending order.
 
     Args:
-      clips: as load_clips returns them.
+      clips: the index of the clips, as load_clips returns it.
       batch_size: clips per global batch, over all workers and replicas.
-      seed: of the order, or None for evaluation.
-      start_step: the first global batch to yield, counted from the start of epoch 0.
-      worker_slice: the part of each batch to yield, as one batch per replica in turn.
-      usable: bool [N], False for clips that must not count; None counts all.
+      seed: seed of the shuffling; None for evaluation.
+      start_step: number of the first global batch to yield, counted from the start of epoch 0.
+      worker_slice: the part of each global batch that this worker reads. It is yielded as one batch for each
+        of the worker's replicas, in the order of the replicas.
+      usable: bool [N], False for clips that must not count; None means that all clips count.
 
     Returns:
-      A dataset of dictionaries, B = batch_size / replicas of all workers, rounded up:
-        index: int64 [B], the clip's index in `clips`
-        label: int32 [B]
-        position: int64 [B], the clip's place in the global batch, below batch_size
-        mask: bool [B], False for padding and for clips that are not usable
+      A tf.data.Dataset of dictionaries. B is batch_size divided by the number of all workers' replicas,
+      rounded up.
+        index: int64 [B], the clip's index in `clips`.
+        label: int32 [B], the label of the clip's class.
+        position: int64 [B], the clip's position in the global batch, below batch_size.
+        mask: bool [B], False for padding and for clips that are not usable.
 
     Raises:
       UserError: if there is no clip, or the batch size is not positive.
@@ -137,7 +159,7 @@ def index_batches(
     labels = tf.constant(clips.labels)
 
     def epoch_slots(epoch: np.ndarray) -> list[np.ndarray]:
-        """Returns the index, position and mask of this worker's slots, each [batches, size]."""
+        """Returns index, position and mask of this worker's slots in an epoch, each [batches, size]."""
         order = epoch_order(clips, seed=seed, epoch=int(epoch))
         index, counts = epoch_batches(order, batch_size, num_parts)
         if usable is not None:
@@ -161,10 +183,14 @@ def index_batches(
 
 
 def read_frames(batches: tf.data.Dataset, reader: ClipReader) -> tf.data.Dataset:
-    """Adds `video`, uint8 [B, T, H, W, 3], from the shards. A clip that is skipped no longer counts.
+    """Adds to each batch the clips' frames from the shards, as `video`, uint8 [B, T, H, W, 3].
 
-    Memory: the batches that are read side by side (one per core while they fit into 256 MB, at least two), and two
-    that wait.
+    The mask becomes False for clips that the reader skips. In memory are the batches that are read in
+    parallel (one per core while they fit into 256 MB, at least two), and two finished batches.
+
+    Args:
+      batches: a dataset as index_batches returns it.
+      reader: the reader of the clips.
     """
     clip_format = reader.clips.manifest.format
     size = batches.element_spec["index"].shape[0]
@@ -201,7 +227,7 @@ def read_frames(batches: tf.data.Dataset, reader: ClipReader) -> tf.data.Dataset
         batches = _add_payloads(batches, reader.clips, size)
     if record.stores_raw(clip_format):
         batches = batches.map(read, num_parallel_calls=parallel, deterministic=True)
-    else:  # decoding is the work, so it runs in parallel clip by clip
+    else:  # decoding takes most of the time, so it runs in parallel clip by clip
         clips = batches.map(read_encoded, num_parallel_calls=parallel, deterministic=True).unbatch()
         clips = clips.map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         batches = clips.batch(size, drop_remainder=True)
@@ -209,19 +235,20 @@ def read_frames(batches: tf.data.Dataset, reader: ClipReader) -> tf.data.Dataset
 
 
 def labelled_batches(clips: ClipIndex, *, batch_size: int, seed: int | None = None) -> tf.data.Dataset:
-    """Streams clips for keras.Model.fit, keras.Model.evaluate and loops of one's own.
+    """Returns a dataset of clips and labels for keras.Model.fit, keras.Model.evaluate and custom loops.
 
-    Each epoch holds every clip once, so its last batch may be short: B is at most `batch_size`.
+    Each epoch holds every clip once, so the last batch of an epoch may be short: B is at most `batch_size`.
 
     Args:
       clips: an index of clips.
       batch_size: clips per batch.
-      seed: shuffles the clips anew each epoch, without end; one epoch is num_steps(len(clips), batch_size)
-        batches. None yields every clip once, in the index's order.
+      seed: seed that shuffles the clips anew each epoch. The dataset is then endless; an epoch has
+        num_steps(len(clips), batch_size) batches. With None the dataset yields every clip once, in the
+        index's order.
 
     Returns:
-      A dataset of (frames uint8 [B, T, H, W, 3], labels int32 [B]). Iterating raises tf.errors.OpError at a
-      record that cannot be read.
+      A tf.data.Dataset of tuples (frames, labels): uint8 [B, T, H, W, 3] and int32 [B]. Iterating over it
+      raises tf.errors.OpError at a record that cannot be read.
 
     Raises:
       UserError: if there is no clip, or the batch size is not positive.
@@ -238,7 +265,7 @@ def labelled_batches(clips: ClipIndex, *, batch_size: int, seed: int | None = No
 
 
 def _announce(batches: tf.data.Dataset, reader: ClipReader) -> tf.data.Dataset:
-    """Announces clips to the reader long before they are read: indices are small."""
+    """Announces each batch's clips to the reader up to 256 batches before these clips are read."""
 
     def announce(index: np.ndarray) -> np.ndarray:
         reader.expect(index)
@@ -252,7 +279,10 @@ def _announce(batches: tf.data.Dataset, reader: ClipReader) -> tf.data.Dataset:
 
 
 def _add_payloads(batches: tf.data.Dataset, clips: ClipIndex, size: int) -> tf.data.Dataset:
-    """Adds `payload`, string [B]: the clips' records, read one by one by TensorFlow's file systems."""
+    """Adds to each batch the payloads of the clips' records, as `payload`, string [B].
+
+    TensorFlow's file systems read the records one by one.
+    """
     paths = tf.constant(clips.shard_paths)
     shards, offsets = tf.constant(clips.shards), tf.constant(clips.offsets)
     sizes = tf.constant(clips.sizes)
@@ -262,7 +292,7 @@ def _add_payloads(batches: tf.data.Dataset, clips: ClipIndex, size: int) -> tf.d
         record_alone = tf.raw_ops.TFRecordDatasetV2(
             filenames=[paths[shards[index]]],
             compression_type="",
-            buffer_size=sizes[index],  # so that it is one request
+            buffer_size=sizes[index],  # so that one request reads the whole record
             byte_offsets=[offsets[index]],
         )
         records = tf.data.experimental.from_variant(record_alone, tf.TensorSpec((), tf.string))
@@ -273,9 +303,14 @@ def _add_payloads(batches: tf.data.Dataset, clips: ClipIndex, size: int) -> tf.d
 
 
 def gather_frames(batches: tf.data.Dataset, table: np.ndarray, buffers: Buffers) -> tf.data.Dataset:
-    """Adds `video`, uint8 [B, T, H, W, 3], from a table of all clips in memory, uint8 [N, T, H, W, 3].
+    """Adds to each batch the clips' frames from a table in memory, as `video`, uint8 [B, T, H, W, 3].
 
-    Memory: as read_frames; taken from `buffers`.
+    As many batches are in memory as for read_frames.
+
+    Args:
+      batches: a dataset as index_batches returns it.
+      table: the frames of all clips, uint8 [N, T, H, W, 3].
+      buffers: the pool that the batches' memory is taken from.
     """
     size = batches.element_spec["index"].shape[0]
     parallel = _parallel_batches(size * table[0].nbytes)
@@ -293,5 +328,5 @@ def gather_frames(batches: tf.data.Dataset, table: np.ndarray, buffers: Buffers)
 
 
 def _parallel_batches(num_bytes: int) -> int:
-    """Returns how many batches of this size to make side by side."""
+    """Returns the number of batches of num_bytes each to make in parallel."""
     return max(2, min(len(os.sched_getaffinity(0)), _MAX_BYTES_IN_WORK // num_bytes))

@@ -1,8 +1,8 @@
-"""Reads clips' frames from shards: each record at its own offset, and checked.
+"""Reads the frames of clips from shards: each record at its own offset, with all checks.
 
-Raw frames go from the file straight into the batch. TFRecordDataset would copy a clip five times on that way (file to
-string, string to parsed string, to tensor, to batch), and copies are all that feeding raw frames costs. Reading
-releases Python's lock, so that threads read side by side.
+Raw frames go from the file straight into the batch. TFRecordDataset would copy a clip five times (from file
+to string, to parsed string, to tensor, to batch), and copying is the whole cost of feeding raw frames.
+Reading releases Python's global lock, so that several threads read in parallel.
 """
 
 from __future__ import annotations
@@ -24,29 +24,31 @@ from ucf50_tfrecord.errors import Action, Remedy, UserError
 from ucf50_tfrecord.tfrecord import Place
 
 _MAX_MEASURED_CLIPS = 1000
-# TensorFlow adopts arrays as tensors without a copy if they are aligned for its vector instructions.
+# TensorFlow uses an array as a tensor without copying it if the array is aligned for vector instructions.
 _ALIGNMENT = 64
 
 
 class ClipReader:
-    """Reads clips' frames from their shards. Safe to call from several threads.
+    """Reads the frames of clips from their shards. Safe to call from several threads.
 
-    skipped: the reasons why clips were skipped, by their index in `clips`.
-    error: the reason why reading stopped, if it did.
-    streams: whether TensorFlow reads the records, and this reader only parses them.
-    fetches_ahead: whether announcing clips helps; see `expect`.
+    clips: the index of the clips.
+    skipped: a dictionary from a skipped clip's position in `clips` to the reason why it was skipped.
+    error: the error that stopped the reading; None if there was none.
+    streams: whether TensorFlow reads the records from an object store, so that this reader only parses them.
+    fetches_ahead: whether shards are fetched ahead if `expect` announces their clips.
     """
 
     def __init__(self, clips: ClipIndex, *, skip_bad_records: bool = False):
-        """Opens the shards.
+        """Prepares the access to the clips' shards.
 
         Args:
-          clips: the clips that may be read.
-          skip_bad_records: whether to note and leave out unreadable records. A streamed record that TensorFlow itself
-            cannot read stops the reading nevertheless.
+          clips: the index of the clips that may be read.
+          skip_bad_records: whether clips with unreadable records are skipped and noted in `skipped`;
+            otherwise an unreadable record is an error. A streamed record that TensorFlow itself cannot read
+            is always an error.
 
         Raises:
-          UserError: if the shards lie in an object store that cannot be reached this way.
+          UserError: if the shards are in an object store that the method in `clips.fetch` cannot reach.
         """
         self.clips = clips
         self.skipped: dict[int, str] = {}
@@ -61,7 +63,7 @@ class ClipReader:
         self._files = None if self.streams else shard_files.open_files(clips)
 
     def expect(self, index: np.ndarray) -> None:
-        """Announces the clips that will be read next: int64 [K], in that order."""
+        """Announces the clips that will be read next, in the order of `index`, int64 [K]."""
         shards = self.clips.shards[index]
         first_uses = np.sort(np.unique(shards, return_index=True)[1])
         self._files.expect(self.clips.shard_paths[shard] for shard in shards[first_uses])
@@ -69,17 +71,20 @@ class ClipReader:
     def read_pixels(
         self, index: np.ndarray, payloads: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Reads clips that are stored raw.
+        """Reads clips whose frames are stored as raw pixels.
 
         Args:
-          index: int64 [B], indices of clips.
-          payloads: object [B] of bytes, the clips' records, if TensorFlow has read them.
+          index: positions of the clips in `clips`, int64 [B].
+          payloads: the payloads of the clips' records, object [B] of bytes, if TensorFlow has read the
+            records.
 
         Returns:
-          uint8 [B, T, H, W, 3], and bool [B]: False where a clip was skipped (its pixels are 0).
+          A tuple of the frames, uint8 [B, T, H, W, 3], and a mask, bool [B], which is False for each skipped
+          clip (whose pixels are 0).
 
         Raises:
-          UserError: if a record cannot be read. Names its shard, offset and clip, and how to repair it.
+          UserError: if a record cannot be read and is not skipped. The error names the record's shard, offset
+            and clip, and how to repair the shard.
         """
         clip_format = self.clips.manifest.format
         video = self._buffers.take((len(index), *clip_format.shape))
@@ -98,10 +103,17 @@ class ClipReader:
     def read_images(
         self, index: np.ndarray, payloads: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Reads clips that are stored as JPEGs or PNGs. Arguments and errors are those of read_pixels.
+        """Reads clips whose frames are stored as JPEG or PNG images.
+
+        Args:
+          index, payloads: as in read_pixels.
 
         Returns:
-          Encoded frames, object [B, T] of bytes, and bool [B]: False where a clip was skipped (its frames are empty).
+          A tuple of the encoded frames, object [B, T] of bytes, and a mask, bool [B], which is False for each
+          skipped clip (whose frames are empty).
+
+        Raises:
+          UserError: as read_pixels does.
         """
         clip_format = self.clips.manifest.format
         images = np.full((len(index), clip_format.num_frames), b"", object)
@@ -115,7 +127,7 @@ class ClipReader:
         return images, self._read(index, payloads, read, parse)
 
     def release_buffers(self) -> None:
-        """Frees the memory that is kept for further batches."""
+        """Frees the memory that this reader keeps for reuse by further batches."""
         self._buffers = Buffers()
 
     def _read(
@@ -125,12 +137,17 @@ class ClipReader:
         read: Callable[[int, BinaryIO, Place, tuple[str, int]], None],
         parse: Callable[[int, bytes, Place, tuple[str, int]], None],
     ) -> np.ndarray:
-        """Calls read(row, file, place, clip) for each clip, or parse(row, payload, place, clip) for payloads.
+        """Calls a function for each clip of a batch that reads or parses the clip's record.
 
-        `clip` is the pair of id and label that the record should have.
+        Args:
+          index: positions of the clips in `clips`, int64 [B].
+          payloads: the payloads of the clips' records, if TensorFlow has read the records, else None.
+          read: called as read(row, file, place, clip) without payloads; `clip` is a tuple of the id and the
+            label that the record must have.
+          parse: called as parse(row, payload, place, clip) with payloads.
 
         Returns:
-          bool [B]: False where a clip was skipped.
+          A mask, bool [B], which is False for each skipped clip.
         """
         clips, good = self.clips, np.ones(len(index), bool)
         for row, clip in enumerate(index.tolist()):
@@ -156,7 +173,7 @@ class ClipReader:
         return good
 
     def _read_sound(self, path: str, read: Callable[[BinaryIO], None]) -> None:
-        """Calls read(file) for a shard; again if it is damaged and could be renewed.
+        """Calls read(file) with a shard's open file, once more if the shard was damaged and could be renewed.
 
         Keeps no reference to the file, so that it is closed when nothing else needs it.
         """
@@ -184,7 +201,12 @@ class ClipReader:
         return self.clips.shard_paths[self.clips.shards[clip]]
 
     def _note(self, clip: int, found: str) -> None:
-        """Notes what is wrong with a clip's record, or raises it if bad records are not skipped."""
+        """Handles an unreadable record of a clip: notes the clip as skipped, or raises UserError.
+
+        Args:
+          clip: position of the clip in `clips`.
+          found: description of the record's problem.
+        """
         if self._skip_bad_records:
             self.skipped[clip] = f"{found} ({self.clips.ids[clip]})"
             return
@@ -198,9 +220,16 @@ class ClipReader:
 
 
 def read_record(clips: ClipIndex, index: int) -> dict[str, Any]:
-    """Reads one clip's record with all features, as record.decode returns them.
+    """Reads the record of one clip with all its features.
 
-    Reads nothing else of its shard and makes no copy of a remote one. Meant for a few clips.
+    Nothing else of the clip's shard is read, and a remote shard is not copied. Meant for a few clips.
+
+    Args:
+      clips: an index of clips.
+      index: position of the clip in `clips`.
+
+    Returns:
+      A dictionary from feature key to value, as record.decode returns it.
 
     Raises:
       UserError: if the record is damaged or cannot be read.
@@ -219,16 +248,25 @@ def read_record(clips: ClipIndex, index: int) -> dict[str, Any]:
 
 
 def video_secs(parts: Sequence[ClipIndex]) -> tuple[float, float] | None:
-    """Returns the median and the largest duration of some clips' videos, in seconds.
+    """Measures the durations of the videos that some clips come from.
 
-    Reads the start of at most 1,000 evenly spread records per part. None if the shards are not local files.
+    Only the start of at most 1,000 evenly spread records per index is read.
+
+    Args:
+      parts: indices of clips, such as those of the training and the validation clips.
+
+    Returns:
+      A tuple of the median and the largest duration in seconds, or None if the shards are not local files.
     """
     found = [secs for clips in parts for secs in _video_secs(clips.spread(_MAX_MEASURED_CLIPS))]
     return (float(np.median(found)), max(found)) if found else None
 
 
 def _video_secs(clips: ClipIndex) -> Iterator[float]:
-    """Yields the durations of clips' videos. Skips unreadable records, which reading the clips will report."""
+    """Yields the duration in seconds of each clip's video.
+
+    Skips unreadable records, which will be reported when the clips are read.
+    """
     for shard in np.unique(clips.shards).tolist():
         with contextlib.suppress(OSError), open(clips.shard_paths[shard], "rb", buffering=0) as file:
             for offset in clips.offsets[clips.shards == shard].tolist():
@@ -238,16 +276,16 @@ def _video_secs(clips: ClipIndex) -> Iterator[float]:
 
 
 class Buffers:
-    """Memory for batches, reused once nothing refers to a batch any more.
+    """A pool of memory for batches, which reuses a batch's memory once nothing refers to the batch any more.
 
-    Fresh memory costs a page fault per 4 KB, about as much as filling it.
+    Fresh memory costs one page fault per 4 KB, which takes about as long as filling it.
     """
 
     def __init__(self):
         self._free: list[np.ndarray] = []
 
     def take(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Returns a uint8 array that TensorFlow can adopt without a copy. Its values are undefined."""
+        """Returns an uninitialized uint8 array, which TensorFlow can use as a tensor without copying it."""
         size = math.prod(shape)
         try:
             buffer = self._free.pop()
@@ -259,7 +297,7 @@ class Buffers:
 
 
 class _Lease:
-    """The owner of a buffer for arrays over it and their views; returns the buffer when the last of them is gone."""
+    """The owner of a buffer: returns the buffer to its pool when the last array that uses it is gone."""
 
     def __init__(self, buffer: np.ndarray, free: list[np.ndarray]):
         self._buffer, self._free = buffer, free
@@ -270,7 +308,7 @@ class _Lease:
 
 
 def aligned_empty(size: int) -> np.ndarray:
-    """Returns uint8 [size] that TensorFlow can adopt as a tensor without a copy."""
+    """Returns an uninitialized array, uint8 [size], which TensorFlow can use as a tensor without a copy."""
     buffer = np.empty(size + _ALIGNMENT, np.uint8)
     start = -buffer.ctypes.data % _ALIGNMENT
     return buffer[start : start + size]

@@ -1,8 +1,9 @@
-"""Bounded local copies of shards in an object store.
+"""Keeps local copies of shards from an object store in a folder of limited size.
 
-Copies are whole shards, compared with the manifest's sha256 before use, in a folder of bounded size. Several processes
-of a host may share the folder: a process locks the shards that it has open, and no other removes them. An interrupted
-copy resumes where it stopped; a copy that the disk has damaged since is made again.
+Whole shards are copied, and each copy is compared with the manifest's sha256 before its use. Several
+processes of a host may share the folder: a process locks the copies that it has open, so that no other
+process removes them. An interrupted download resumes where it stopped. A copy that the disk has damaged is
+made again.
 """
 
 from __future__ import annotations
@@ -26,62 +27,69 @@ from ucf50_tfrecord.manifest import ManifestShard
 from ucf50_tfrecord.specs import FetchSpec
 
 MAX_OPEN_FILES = 256
-_NUM_DOWNLOADS = 4  # side by side
+_NUM_DOWNLOADS = 4  # in parallel
 _CHUNK_BYTES = 8 << 20
 _RETRY_SECS = (0.5, 2.0)
 _ROOM_WAIT_SECS, _ROOM_POLL_SECS = 60.0, 0.1
-_LOCK_WAIT_SECS = 3600.0  # another process downloads the same shard
-# Copies, and unfinished ones with their final number of bytes. Other files of the folder are left alone.
+_LOCK_WAIT_SECS = 3600.0  # while another process downloads the same shard
+# File names of copies, and of unfinished copies with their final size. Other files are left alone.
 _COPY, _PART = re.compile(r"[0-9a-f]{64}\.tfrecord"), re.compile(r"[0-9a-f]{64}-([0-9]+)\.part")
 _FOLDER_KIND = "a cache of shards"
-# Names by which a cache of an earlier version is recognized.
+# File names by which a folder of copies that an earlier version made is recognized.
 _OWN = re.compile(rf"{_COPY.pattern}|{_PART.pattern}|\.lock-room|\.lock-[0-9a-f]{{2}}")
 
 
 class ShardDamagedError(UserError):
-    """A shard that is not the one that the manifest lists."""
+    """Error: a shard is not the one that the manifest lists."""
 
 
 class ShardCache:
-    """Copies of remote shards in a bounded local folder, made ahead of their use.
+    """Copies of a remote dataset's shards in a local folder of limited size.
 
-    shards: the dataset's shards by URL.
+    Shards whose use is announced are fetched ahead. Implements shard_files.ShardFiles.
+
+    shards: a dictionary from URL to the manifest's entry for the shard.
     """
 
     def __init__(self, shards: dict[str, ManifestShard], fetch: FetchSpec):
-        """Makes the folder.
+        """Makes the folder of the copies unless it exists.
+
+        Args:
+          shards: a dictionary from URL to the manifest's entry for the shard.
+          fetch: the folder of the copies, and their largest total size.
 
         Raises:
-          UserError: if it cannot be made or written, or holds something else.
+          UserError: if the folder cannot be made or written, or holds other files.
         """
         self.shards, self._fetch = shards, fetch
         self._folder = pathlib.Path(fetch.cache_dir)
         storage.claim_folder(self._folder, _FOLDER_KIND, lambda names: any(map(_OWN.fullmatch, names)))
-        self._changed = threading.Condition()  # guards what follows
+        self._changed = threading.Condition()  # guards the fields down to _threads
         self._open: collections.OrderedDict[str, BinaryIO] = collections.OrderedDict()  # last used last
-        self._unused: set[str] = set()  # fetched ahead, and not asked for yet
-        self._expected: dict[str, None] = {}  # in their order
+        self._unused: set[str] = set()  # shards that were fetched ahead and not opened yet
+        self._expected: dict[str, None] = {}  # announced shards, in the order of their use
         self._ahead_bytes = self._needed_bytes = 0
         self._threads: list[threading.Thread] = []
         self._url_locks = {url: threading.Lock() for url in shards}
-        self._renewed: set[str] = set()  # guarded, for each shard, by its lock
-        self._failures: dict[str, OSError | UserError] = {}  # the last of each shard, guarded by its lock
+        self._renewed: set[str] = set()  # shards; each entry is guarded by the shard's lock
+        self._failures: dict[str, OSError | UserError] = {}  # each shard's last one, guarded by its lock
 
     def check_room(self, shards: list[ManifestShard], window: int) -> None:
-        """Checks that the folder may hold the shards that are read at a time.
+        """Checks that the folder has room for the shards whose clips are mixed at a time.
 
-        This process keeps others from removing so much, and fetches ahead within it.
+        The size that these shards need becomes the size of the copies that this process keeps open, which
+        other processes cannot remove. Shards are fetched ahead within this size.
 
         Args:
           shards: the shards to read.
-          window: number of shards that are mixed at a time; 0 mixes all.
+          window: number of shards whose clips are mixed at a time; 0 mixes all.
 
         Raises:
-          UserError: if the folder may not hold them.
+          UserError: if these shards need more room than the copies may take.
         """
         sizes = sorted((shard.num_bytes for shard in shards), reverse=True)
         at_once = sum(sizes[: window or len(sizes)])
-        # The last batches of a window are still being read when the next window's begin.
+        # When a window (shards that are mixed) begins, the last batches of the previous one are still read.
         needed = sum(sizes[: 2 * window or len(sizes)])
         if needed > self._fetch.cache_bytes:
             raise UserError(
@@ -97,9 +105,12 @@ class ShardCache:
             self._ahead_bytes = max(self._ahead_bytes, ahead)  # if that is too much, see _release_ahead
 
     def open(self, path: str) -> BinaryIO:
-        """Returns a shard's copy as an open file; makes it first if it is missing. See shard_files.ShardFiles."""
+        """Returns the copy of a shard as an open file; downloads the shard first if there is no copy.
+
+        Errors: as in shard_files.ShardFiles.
+        """
         with self._changed:
-            if path in self._unused or path in self._expected:  # it is needed now, even if it is on its way
+            if path in self._unused or path in self._expected:  # needed now, even if its download is running
                 self._unused.discard(path)
                 self._expected.pop(path, None)
                 self._changed.notify_all()
@@ -109,10 +120,14 @@ class ShardCache:
         return self._fetch_shard(path) if file is None else file
 
     def renew(self, path: str, file: BinaryIO) -> bool:
-        """Removes, once, a copy that the disk has damaged; `open` makes it again. See shard_files.ShardFiles."""
+        """Removes the copy of a shard if the disk has damaged it, so that `open` downloads the shard again.
+
+        This is done at most once per shard. Returns False if opening the shard again would give no better
+        copy.
+        """
         copy, shard = self._copy_of(path), self.shards[path]
         with self._url_locks[path], self._being_made(shard):
-            if _is_at(copy, file):  # else it was removed already
+            if _is_at(copy, file):  # otherwise the damaged copy was removed already
                 if path in self._renewed:
                     return False
                 self._renewed.add(path)
@@ -128,13 +143,13 @@ class ShardCache:
         return True
 
     def expect(self, paths: Iterable[str]) -> None:
-        """Fetches shards ahead of their use, within the room for them."""
+        """Starts to fetch announced shards ahead of their use, as far as there is room for their copies."""
         with self._changed:
             self._expected |= {path: None for path in paths if path not in self._open}
             self._changed.notify_all()
             if self._expected and not self._threads:
                 self._threads = [
-                    # Daemons: at its exit a process does not wait for shards that it no longer needs.
+                    # Daemon threads: a process that exits need not wait for shards that are on their way.
                     threading.Thread(target=self._fetch_ahead, daemon=True)
                     for _ in range(_NUM_DOWNLOADS)
                 ]
@@ -142,7 +157,7 @@ class ShardCache:
                     thread.start()
 
     def describe(self, path: str) -> str:
-        """Names the URL and the copy: either may be damaged."""
+        """Returns the URL of a shard and the path of its copy for messages, since either may be damaged."""
         return f"{path} (copied to {self._copy_of(path)})"
 
     def _copy_of(self, url: str) -> pathlib.Path:
@@ -171,9 +186,10 @@ class ShardCache:
         return waiting <= self._ahead_bytes
 
     def _fetch_shard(self, url: str) -> BinaryIO:
-        """Opens a shard's copy; makes it first if it is missing.
+        """Opens the copy of a shard; downloads the shard first if there is no copy.
 
-        Threads that waited for another's attempt share its failure, so that a batch does not try once per clip.
+        Threads that waited while another thread tried this get the same error if that attempt fails. So a
+        batch does not repeat the attempt for each of its clips.
         """
         earlier = self._failures.get(url)
         with self._url_locks[url]:
@@ -203,8 +219,8 @@ class ShardCache:
         return file
 
     def _being_made(self, shard: ManifestShard) -> contextlib.AbstractContextManager[None]:
-        """Keeps other processes from making or renewing a shard's copy while the block runs."""
-        # Several shards share a lock file, so that these do not pile up.
+        """Returns a context during which no other process makes or renews the copy of a shard."""
+        # Several shards share one lock file, which limits the number of lock files.
         return storage.folder_lock(self._folder, f".lock-{shard.sha256[:2]}", wait_secs=_LOCK_WAIT_SECS)
 
     def _holds_too_much(self) -> bool:
@@ -213,7 +229,7 @@ class ShardCache:
             return held > self._needed_bytes or len(self._open) > MAX_OPEN_FILES
 
     def _copy(self, url: str, shard: ManifestShard, path: pathlib.Path) -> None:
-        """Downloads a shard, and resumes an interrupted download."""
+        """Downloads a shard to the path of its copy; resumes an interrupted download."""
         part = self._folder / f"{shard.sha256}-{shard.num_bytes}.part"
         try:
             for _ in range(2):
@@ -230,10 +246,14 @@ class ShardCache:
         raise ShardDamagedError(f"{url} is damaged: it has another sha256 than the manifest says")
 
     def _reserve(self, url: str, part: pathlib.Path) -> None:
-        """Makes room for a copy and reserves it.
+        """Makes room in the folder for a shard's copy, and reserves this room.
+
+        Args:
+          url: the shard's URL.
+          part: path of the unfinished copy, whose presence reserves the room.
 
         Raises:
-          UserError: if the folder is full of shards in use.
+          UserError: if the folder is full of copies in use.
         """
         deadline = time.monotonic() + _ROOM_WAIT_SECS
         while not self._has_reserved(url, part):
@@ -259,7 +279,10 @@ class ShardCache:
             return True
 
     def _release_oldest(self) -> bool:
-        """Releases the shard that was used longest ago, so that it may be removed; False if there is none."""
+        """Releases the open copy that was used longest ago, so that it may be removed.
+
+        Returns False if no copy can be released.
+        """
         with self._changed:
             oldest = next((url for url in self._open if url not in self._unused), None)
             if oldest is not None:
@@ -267,7 +290,10 @@ class ShardCache:
         return oldest is not None
 
     def _release_ahead(self, url: str) -> bool:
-        """Releases a shard that was fetched ahead in favor of one that is needed now; False if there is none."""
+        """Releases a copy that was fetched ahead, in favor of the shard `url` if that is needed now.
+
+        Returns False if no copy can be released.
+        """
         with self._changed:
             ahead = next((other for other in self._open if other in self._unused), None)
             if ahead is None or url in self._unused:
@@ -280,7 +306,15 @@ class ShardCache:
         return sum(_counted_bytes(path) for path in self._folder.iterdir() if path != without)
 
     def _remove_unused(self, without: pathlib.Path, num_bytes: int) -> int:
-        """Removes copies that no process has open, the oldest first; returns the bytes that they took."""
+        """Removes copies that no process has open, the oldest first, until num_bytes are free.
+
+        Args:
+          without: an unfinished copy that must not be removed.
+          num_bytes: the number of bytes to free.
+
+        Returns:
+          The number of bytes that the removed copies took.
+        """
         removed = 0
         for path in sorted(self._folder.iterdir(), key=_age):
             if removed >= num_bytes:
@@ -299,7 +333,7 @@ class ShardCache:
 
 
 def _open_shared(path: pathlib.Path) -> BinaryIO | None:
-    """Opens a copy and locks it against removal; None if it is missing."""
+    """Opens the copy of a shard and locks it against removal. Returns None if there is no copy."""
     try:
         file = open(path, "rb", buffering=0)
     except FileNotFoundError:
@@ -309,12 +343,12 @@ def _open_shared(path: pathlib.Path) -> BinaryIO | None:
         file.close()
         return None
     with contextlib.suppress(FileNotFoundError):
-        os.utime(path)  # age counts from the last use
+        os.utime(path)  # the age of a copy counts from its last use
     return file
 
 
 def _is_at(path: pathlib.Path, file: BinaryIO) -> bool:
-    """Tells whether an open file is the one at a path now."""
+    """Tells whether an open file is the file that is at a path now."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
     except FileNotFoundError:
@@ -336,7 +370,7 @@ def _remove_unlocked(path: pathlib.Path) -> bool:
 
 
 def _counted_bytes(path: pathlib.Path) -> int:
-    """Returns the bytes that a file counts for: an unfinished copy counts in full."""
+    """Returns the bytes that a file counts for in the folder's size; an unfinished copy counts in full."""
     if part := _PART.fullmatch(path.name):
         return int(part[1])
     try:
@@ -353,7 +387,16 @@ def _age(path: pathlib.Path) -> float:
 
 
 def _download(url: str, num_bytes: int, part: pathlib.Path) -> str:
-    """Completes a file to num_bytes, never more; returns the sha256 of the whole file."""
+    """Downloads the rest of a shard to an unfinished copy.
+
+    Args:
+      url: the shard's URL.
+      num_bytes: size of the shard; no more bytes are written.
+      part: path of the unfinished copy, which may hold the shard's first bytes.
+
+    Returns:
+      The hex sha256 of the whole file.
+    """
     with open(part, "a+b") as file:
         file.seek(0)
         digest = hashlib.sha256()

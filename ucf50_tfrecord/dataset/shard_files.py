@@ -1,4 +1,4 @@
-"""Opens shards: local ones, and bounded local copies of those in an object store."""
+"""Opens shards (TFRecord files): local shards, and local copies of shards in an object store."""
 
 from __future__ import annotations
 
@@ -18,37 +18,46 @@ _CACHES_LOCK = threading.Lock()
 
 
 class ShardFiles(Protocol):
-    """Opens shards by the paths in a ClipIndex. Safe to call from several threads."""
+    """Interface that opens shards by their paths in a ClipIndex. Safe to call from several threads."""
 
     def open(self, path: str) -> BinaryIO:
         """Returns a shard as an open file.
 
+        Args:
+          path: the shard's path or URL.
+
         Raises:
-          FileNotFoundError: if it is missing.
-          ShardDamagedError: if it is not the one that the manifest lists.
-          OSError, UserError: if it cannot be read.
+          FileNotFoundError: if the shard is missing.
+          ShardDamagedError: if the shard is not the one that the manifest lists.
+          OSError, UserError: if the shard cannot be read.
         """
 
     def renew(self, path: str, file: BinaryIO) -> bool:
-        """Tells whether a shard that is damaged may be sound when it is opened again.
+        """Tells whether a damaged shard may be undamaged when it is opened again.
 
         Args:
-          path: the shard's path.
-          file: the damaged file that `open` returned for it.
+          path: the shard's path or URL.
+          file: the damaged file that `open` returned for the shard.
 
         Raises:
           UserError: if that cannot be determined.
         """
 
     def expect(self, paths: Iterable[str]) -> None:
-        """Announces the shards that will be opened next, in that order."""
+        """Announces the shards that will be opened next, in the order of their use."""
 
     def describe(self, path: str) -> str:
-        """Returns where a shard's bytes are, for messages."""
+        """Returns the location of a shard's bytes, for messages."""
 
 
 def open_files(clips: ClipIndex) -> ShardFiles:
-    """Returns the opener of some clips' shards. All clips of a remote dataset share one."""
+    """Returns an object that opens the shards of some clips.
+
+    For clips of the same remote dataset with equal `fetch` settings it is the same object.
+
+    Raises:
+      UserError: if the folder for copies of remote shards cannot be used or is too small.
+    """
     manifest = clips.manifest
     if not remote.is_remote(manifest.data_dir):
         return _LocalFiles()
@@ -67,8 +76,9 @@ def _file_version(path: str) -> tuple[int, int, int]:
     return status.st_dev, status.st_ino, status.st_mtime_ns
 
 
-# Shared by all readers of the process: TensorFlow keeps every function that a dataset calls, and with it the reader,
-# until the process exits. A file is closed when it has left the cache and no thread reads it any more.
+# The open files are shared by all readers of the process. TensorFlow keeps every function that a dataset
+# calls, and with the function its reader, until the process exits. A file is closed when it has left this
+# cache and no thread reads it any more.
 @functools.lru_cache(MAX_OPEN_FILES)
 def _open_version(path: str, version: tuple[int, int, int]) -> BinaryIO:
     return storage.open_file(path)
@@ -85,7 +95,7 @@ class _LocalFiles:
         return False
 
     def expect(self, paths: Iterable[str]) -> None:
-        """Does nothing: local shards need no preparation."""
+        """Ignores the announcement of shards, because local shards need no preparation."""
 
     def describe(self, path: str) -> str:
         return path
