@@ -142,7 +142,7 @@ def train(
                 scores = run.log_curves()  # fails, before anything is saved, if the loss is not finite
             if save:
                 run.save()
-            if run.is_epoch_done() and not stopped:  # a stopped run does this when it resumes
+            if run.is_epoch_done() and not stopped:  # a stopped run evaluates the epoch when it resumes
                 scores = run.end_epoch()
             listener.report(run.progress(scores))
         return run.result()
@@ -220,7 +220,7 @@ class _Run:
             self._log.clips("training clips", read_clips(self._feed.clips.spread(_NUM_STRIPS)))
         if self.step and self.is_epoch_done() and not self._is_evaluated():
             self._log.drop_from("validation", self.step)
-            self.end_epoch()  # the process ended between the epoch's last step and this
+            self.end_epoch()  # an earlier process exited between the epoch's last step and its evaluation
 
     def has_steps_left(self) -> bool:
         return self.step < self._num_steps and not self._stops_early()
@@ -360,7 +360,7 @@ class _Run:
         if not bad.any():
             return
         first = int(np.flatnonzero(bad)[0])
-        step = self.step - len(rows) + first  # from 0
+        step = self.step - len(rows) + first  # counted from 0
         clips, batch_size = self._feed.clips, self._spec.batch_size
         indices = pipeline.batch_clips(clips, batch_size=batch_size, seed=self._spec.seed, step=step)
         names = [clips.ids[clip] for clip in indices[:_NUM_NAMED_CLIPS]]
