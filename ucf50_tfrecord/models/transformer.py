@@ -76,9 +76,8 @@ class _Positions(keras.layers.Layer):
     """A layer that adds a learned vector [D] to each of the L positions of [N, L, D]."""
 
     def get_config(self) -> dict[str, Any]:
-        return (
-            super().get_config()
-        )  # without this method Keras guesses the config, and fails for a dtype policy
+        # Without this method Keras guesses the configuration, and fails for a dtype policy.
+        return super().get_config()
 
     def build(self, shape):
         self._table = self.add_weight(

@@ -308,7 +308,7 @@ def fastest_precision() -> PrecisionChoice:
 
 
 def _cpu_flags() -> set[str]:
-    """Returns the CPU's feature flags; an empty set if the system does not list them, as Linux does."""
+    """Returns the CPU's feature flags; an empty set if the system, unlike Linux, does not list them."""
     cpuinfo = pathlib.Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     return next((set(line.split(":")[1].split()) for line in lines if line.startswith("flags")), set())
