@@ -56,7 +56,7 @@ class State:
         return any(isinstance(layer, keras.layers.BatchNormalization) for layer in layers)
 
     def evaluated_weights(self) -> contextlib.AbstractContextManager:
-        """Returns a context in which the model has the weights to evaluate: the averages, if there are any."""
+        """Returns a context in which the model has the weights to evaluate: averages, if it has any."""
         return contextlib.nullcontext() if self.averages is None else self.averages.applied()
 
 
@@ -110,9 +110,6 @@ def train(
         evaluation.runner.Evaluator, which is called after each epoch.
       open_log: called once with the step that training starts after; returns the run's TensorBoard log.
       listener: receives progress and warnings, and may stop the training.
-
-    Returns:
-      The outcome of the training, whether it has finished or was stopped.
 
     Raises:
       UserError: if the run has checkpoints but none fits, a clip cannot be read, or the loss or its gradient
@@ -216,7 +213,7 @@ class _Run:
         return self.step < self._num_steps and not self._stops_early()
 
     def count_next_steps(self) -> int:
-        """Returns the number of steps to take in one call, up to the next one after which the host has work."""
+        """Returns the number of steps for one call: up to the next step after which the host has work."""
         ends = [self._steps_per_epoch, self._options.log_every_steps]
         counts = [end - self.step % end for end in ends]
         if self._options.profile_steps is not None:  # a call's steps are either all profiled or none
