@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 
-# The command that an installation provides for all entry points.
+# The name of the command that an installation of the package provides for all entry points.
 CONSOLE_SCRIPT = "ucf50"
 
 # Hides TensorFlow's notices, which would drown what these programs print; its errors are still shown.
@@ -27,7 +27,8 @@ def raise_on_interrupt() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-# Without this handler Ctrl-C would show a traceback while Python still imports the entry point.
+# Without this handler Ctrl-C would show a traceback while Python still imports the entry point. While `python
+# -m` looks for the entry point, sys.argv[0] is "-m".
 if (sys.argv[:1] == ["-m"] or is_console_script(sys.argv[0])) and (
     signal.getsignal(signal.SIGINT) is signal.default_int_handler
 ):

@@ -71,7 +71,7 @@ def evaluate_again() -> None:
     )
     listener = console.TrainingDisplay().listener()
     [feed] = job.make_feeds(manifest, [folds], inputs.INPUTS.build(), strategy=strategy, listener=listener)
-    storage.claim_folder(folder, _FOLDER_KIND, _is_evaluation)  # a mistake shows before the work
+    storage.claim_folder(folder, _FOLDER_KIND, _is_evaluation)  # first, so that a mistake shows early
     evaluate = runner.Evaluator(
         model, feed, strategy=strategy, batch_size=_BATCH_SIZE.value, warn=terminal.warn
     )

@@ -4,8 +4,8 @@
 
 The flags after -- are those of pipelines.train. The videos are converted before
 the workers start. Each worker gets an equal part of the GPUs and the cores. The
-first worker's output is shown in full, the others' errors alone. Signals are
-passed on to all workers. No worker outlives this process.
+first worker's output is shown in full; of the others only errors are shown.
+Signals are passed on to all workers. No worker outlives this process.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from ucf50_tfrecord.training import run as run_lib
 flags.adopt_module_key_flags(train)
 
 _POLL_SECS = 0.05
-# Time for the other workers to report, once one has failed and they cannot go on.
+# Time for the other workers to report their errors, once one worker has failed and they cannot go on.
 _GRACE_SECS = 3.0
 # Ports below those that systems assign by themselves, so that no port is taken before its worker listens.
 _PORTS = range(20_000, 32_000)

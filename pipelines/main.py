@@ -42,6 +42,6 @@ def _print_help() -> None:
 
 
 def _first_line(command: str) -> str:
-    """Returns the first line of an entry point's docstring, without importing it."""
+    """Returns the first line of an entry point's docstring, without importing the entry point."""
     path = importlib.util.find_spec(f"pipelines.{command}").origin
     return ast.get_docstring(ast.parse(pathlib.Path(path).read_text(encoding="utf-8"))).partition("\n")[0]

@@ -66,7 +66,7 @@ _WORKERS = flags.DEFINE_integer("workers", None, "Processes that decode. Default
 _LIMITS = SpecFlags(
     DecodeLimits,
     names={"timeout_secs": "video_timeout_secs", "memory_mib": "video_memory_mib"},
-    defaults={"timeout_secs": 600.0},  # a whole recording, where a conversion has clips
+    defaults={"timeout_secs": 600.0},  # a video may be a whole recording; a conversion has short clips
 )
 
 flags.adopt_module_key_flags(run_flags)
@@ -226,7 +226,7 @@ def report_failure(video: decoding.VideoFile, failed: decoding.Failed) -> dict[s
 
 
 def print_prediction(prediction: Prediction, classes: tuple[str, ...]) -> None:
-    """Prints a video's rows of the table: its name and length beside its most probable classes."""
+    """Prints a video's rows of the results table: name and duration beside the most probable classes."""
     num_windows = len(prediction.windows_secs)
     cut = f", {num_windows} windows" if num_windows > 1 else ""
     about = [prediction.video.path, f"  {prediction.secs:.1f} s{cut}"]
@@ -238,7 +238,7 @@ def print_prediction(prediction: Prediction, classes: tuple[str, ...]) -> None:
 def print_row(name: str, class_name: str, value: str) -> None:
     """Prints a line of the results table, 80 columns wide, without disturbing a progress bar."""
     name, class_name = fit(name, _NAME_WIDTH, keep_end=True), fit(class_name, _CLASS_WIDTH)
-    # A long video's row need not wait for the next in a pipe.
+    # Flushes, so that a row in a pipe need not wait until the next long video is predicted.
     terminal.say(f"{name:<{_NAME_WIDTH}} {class_name:<{_CLASS_WIDTH}} {value:>11}", flush=True)
 
 

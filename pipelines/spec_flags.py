@@ -1,4 +1,4 @@
-"""Makes flags from the fields of a dataclass, which hold their defaults, types and help."""
+"""Makes flags from the fields of a dataclass, which hold the flags' defaults, types and help."""
 
 from __future__ import annotations
 

@@ -65,6 +65,6 @@ class ArgumentParser(argparse.ArgumentParser):
 
 def _write(file: TextIO, lines: Iterator[str] | Sequence[str]) -> None:
     text = "".join(f"{line}\n" for line in lines)
-    tqdm = sys.modules.get("tqdm")  # without it there are no bars
+    tqdm = sys.modules.get("tqdm")  # if tqdm is not loaded, there are no progress bars
     with tqdm.tqdm.external_write_mode(file=file) if tqdm else contextlib.nullcontext():
         file.write(text)

@@ -66,7 +66,7 @@ def main() -> None:
     if uses_workers:
         check_worker_flags()
 
-    manifest = convert.load_or_convert()  # before TensorFlow is loaded, so that its processes start faster
+    manifest = convert.load_or_convert()  # before TensorFlow is loaded: its worker processes start lighter
     folds = choose_folds(manifest, asked, terminal.warn)
     model = recipes.model_spec(settings, manifest)
 

@@ -57,7 +57,7 @@ def new_figure(
 
 
 def render(figure: matplotlib.figure.Figure) -> np.ndarray:
-    """Renders a figure to uint8 [height, width, 3]."""
+    """Renders a figure to pixels, uint8 [height, width, 3]."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()

@@ -10,7 +10,7 @@ import numpy as np
 from ucf50_tfrecord.drawing import canvas
 from ucf50_tfrecord.drawing.pixels import draw_strip
 
-# Pixels.
+# Sizes in pixels.
 _CAPTION_HEIGHT, _MARGIN = 26, 8
 _MIN_WIDTH = 640  # holds a caption above a strip of few or narrow frames
 

@@ -15,11 +15,11 @@ from matplotlib.ticker import MaxNLocator
 
 from ucf50_tfrecord.drawing import canvas
 
-# Inches.
+# Sizes in inches.
 _ROW = 0.24
 _CHART_WIDTH, _CHART_HEIGHT = 4.6, 3.2
 _MIN_LIMIT = 0.1  # least value of a heat map's strongest colour, so that small effects never look strong
-_STRONG = 0.88  # the fraction of the strongest colour from which white reads better than black on it
+_STRONG = 0.88  # from this fraction of a heat map's strongest colour on, white text reads better than black
 # In a heat map with many rows, smaller values are not written: their entries are nearly white.
 _MANY_ROWS, _MIN_WRITTEN = 20, 0.05
 _FEW_ROWS = 10  # most rows of a heat map that is so low that the label of its colours takes two lines

@@ -1,10 +1,9 @@
 """A 3D CNN with factored convolutions, (2+1)D: first over space, then over time.
 
 Source: Tran et al. 2018, "A Closer Look at Spatiotemporal Convolutions for Action Recognition", without
-  residual
-connections, which four blocks do not need. Both convolutions are computed as 2D convolutions, the first over
-the frames, the second over arrays of (time, pixel). The result is the same, and every device has fast kernels
-for 2D convolutions.
+residual connections, which four blocks do not need. Both convolutions are computed as 2D convolutions, the
+first over the frames, the second over arrays of (time, pixel). The result is the same, and every device has
+fast kernels for 2D convolutions.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ class Dropout(keras.layers.Layer):
         if not hasattr(_local, "key"):
             raise RuntimeError("Call a model with dropout for training within dropout.random_key(…).")
         key = _local.key
-        rows = tf.shape(values)[0] // tf.shape(key.position)[0]  # per clip
+        rows = tf.shape(values)[0] // tf.shape(key.position)[0]  # rows per clip
         with tf.device("CPU:0"):  # TensorFlow expects seeds on the host, also for draws on a GPU
             seeds = tf.stack([tf.constant(key.seed * 1000 + self.stream + 1, tf.int64), key.step])
             each = [1] * (len(values.shape) - 1) if self.whole_rows else values.shape[1:]

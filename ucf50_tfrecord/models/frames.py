@@ -98,7 +98,7 @@ def _bias_relu_pool(x: tf.Tensor, bias: tf.Tensor):
     def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         upstream = tf.raw_ops.ReluGrad(gradients=upstream, features=pooled)
         to_x = tf.raw_ops.MaxPoolGrad(orig_input=activation, orig_output=pooled, grad=upstream, **pool)
-        # Not BiasAddGrad, which sums bfloat16 in bfloat16 on CPUs.
+        # The op BiasAddGrad is not used, since it sums bfloat16 in bfloat16 on CPUs.
         to_bias = tf.reduce_sum(tf.cast(upstream, tf.float32), axis=[0, 1, 2])
         return to_x, tf.cast(to_bias, bias.dtype)
 
@@ -128,7 +128,7 @@ class BatchNorm(layers.BatchNormalization):
             epsilon=self.epsilon,
             is_training=True,
         )
-        # The op's variance is unbiased, Keras's is not.
+        # The op returns the unbiased variance; Keras uses the biased one.
         count = tf.cast(tf.size(inputs, tf.int64) // inputs.shape[-1], tf.float32)
         variance = result.batch_variance * (1 - 1 / count)
         for moving, batch in ((self.moving_mean, result.batch_mean), (self.moving_variance, variance)):

@@ -5,11 +5,11 @@ LSTM. A control is a model that others are compared with, to measure how much th
 frames.
 
 Per frame: three blocks of conv 3x3 (32, 64, 128 filters), ReLU and max-pool 2; flatten; dense 256 with ReLU.
-Over
-time: one RNN or LSTM of 256 units, whose output for the last frame goes to the classifier. There is no
-  dropout and no
-normalization. The published models are PyTorch models, so weights start from PyTorch's distributions.
-Recurrent layers have fewer biases: PyTorch adds two bias vectors where one has the same effect.
+Over time: one RNN or LSTM of 256 units, whose output for the last frame goes to the classifier. There is no
+dropout and no normalization.
+
+The published models are PyTorch models, so weights start from PyTorch's distributions. Recurrent layers have
+fewer biases: PyTorch adds two bias vectors where one has the same effect.
 """
 
 from __future__ import annotations

@@ -22,8 +22,8 @@ from ucf50_tfrecord.specs import ModelSpec
 STEM_FILTERS = (32, 64)
 WIDTH = 128
 NUM_HEADS = 4
-NUM_BLOCKS = 2  # over space, and again over time
-# Limit on tokens along each side of a frame: the cost of attention grows with the 4th power of their number.
+NUM_BLOCKS = 2  # attention blocks over space, and as many over time
+# Most tokens along each side of a frame: the cost of attention grows with the 4th power of this number.
 MAX_TOKENS = 8
 
 
@@ -76,7 +76,8 @@ class _Positions(keras.layers.Layer):
     """A layer that adds a learned vector [D] to each of the L positions of [N, L, D]."""
 
     def get_config(self) -> dict[str, Any]:
-        return super().get_config()  # without this method Keras guesses it, and fails for a dtype policy
+        # Without this method Keras guesses the configuration, and fails for a dtype policy.
+        return super().get_config()
 
     def build(self, shape):
         self._table = self.add_weight(

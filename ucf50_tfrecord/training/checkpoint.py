@@ -173,7 +173,7 @@ def _remove(folder: pathlib.Path, chosen: Callable[[str], bool]) -> None:
 
 
 def load_weights(run_dir: str, which: str, model: keras.Model, *, averaged: bool = False) -> None:
-    """Loads the weights that a run evaluated (averaged, if it averages them) into a model.
+    """Loads a run's weights into a model: their moving averages if the run keeps those, else the weights.
 
     Args:
       run_dir: the run's folder.

@@ -56,10 +56,7 @@ class State:
         return any(isinstance(layer, keras.layers.BatchNormalization) for layer in layers)
 
     def evaluated_weights(self) -> contextlib.AbstractContextManager:
-        """Returns a context in which the model has the weights to evaluate.
-
-        These are the moving averages of the weights if there are any, else the current weights.
-        """
+        """Returns a context in which the model has the weights to evaluate: averages, if it has any."""
         return contextlib.nullcontext() if self.averages is None else self.averages.applied()
 
 
@@ -114,9 +111,6 @@ def train(
       open_log: called once with the step that training starts after; returns the run's TensorBoard log.
       listener: receives progress and warnings, and may stop the training.
 
-    Returns:
-      The outcome of the training, whether it has finished or was stopped.
-
     Raises:
       UserError: if the run has checkpoints but none fits, a clip cannot be read, or the loss or its gradient
         is not finite.
@@ -142,7 +136,7 @@ def train(
                 scores = run.log_curves()  # fails, before anything is saved, if the loss is not finite
             if save:
                 run.save()
-            if run.is_epoch_done() and not stopped:  # a stopped run does this when it resumes
+            if run.is_epoch_done() and not stopped:  # a stopped run evaluates the epoch when it resumes
                 scores = run.end_epoch()
             listener.report(run.progress(scores))
         return run.result()
@@ -152,8 +146,6 @@ class _Run:
     """A run in training: its model, its input, its log and its checkpoints.
 
     step: number of finished steps.
-    meter: the training's meter.Meter.
-    profiler: the training's Profiler.
     """
 
     def __init__(
@@ -187,14 +179,9 @@ class _Run:
     def open(
         self, evaluate: Any, open_log: Callable[[int], TensorBoardLog], stack: contextlib.ExitStack
     ) -> None:
-        """Opens the input at the next batch, the log and the profiler; evaluates the last epoch if need be.
+        """Opens the input at the next batch, and the log and the profiler, which `stack` closes.
 
-        That epoch has not been evaluated if an earlier process exited right after its last step.
-
-        Args:
-          evaluate: the model's evaluator.
-          open_log: called with the step that training starts after; returns the run's TensorBoard log.
-          stack: closes the log and the profiler.
+        Also evaluates the last epoch if an earlier process exited between its last step and its evaluation.
         """
         spec, options = self._spec, self._options
         self._batches = self._feed.iterator(batch_size=spec.batch_size, seed=spec.seed, start_step=self.step)
@@ -220,17 +207,13 @@ class _Run:
             self._log.clips("training clips", read_clips(self._feed.clips.spread(_NUM_STRIPS)))
         if self.step and self.is_epoch_done() and not self._is_evaluated():
             self._log.drop_from("validation", self.step)
-            self.end_epoch()  # the process ended between the epoch's last step and this
+            self.end_epoch()
 
     def has_steps_left(self) -> bool:
         return self.step < self._num_steps and not self._stops_early()
 
     def count_next_steps(self) -> int:
-        """Returns the number of steps to take in the next call on the device.
-
-        The call ends, at the latest, with the next step after which the host has something to do: end an
-        epoch, add a point to the curves, or start or end the profile.
-        """
+        """Returns the number of steps for one call: up to the next step after which the host has work."""
         ends = [self._steps_per_epoch, self._options.log_every_steps]
         counts = [end - self.step % end for end in ends]
         if self._options.profile_steps is not None:  # a call's steps are either all profiled or none
@@ -239,15 +222,7 @@ class _Run:
         return min(self._options.steps_per_call, *counts)
 
     def take_steps(self, count: int, vote: float) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Takes training steps on the device, in one call.
-
-        Args:
-          count: number of steps.
-          vote: this worker's vote to stop after the call: 1 to stop, 0 to go on.
-
-        Returns:
-          A tuple of the steps' rows, times and votes, see step.make_train_steps.
-        """
+        """Takes `count` steps in one call; returns a tuple of rows, times and votes, see make_train_steps."""
         with tf.device("CPU:0"):  # the host derives random seeds from the step
             arguments = tf.constant(self.step, tf.int64), tf.constant(count, tf.int32), tf.constant(vote)
         return self._train_steps(self._batches, *arguments)
@@ -267,10 +242,7 @@ class _Run:
         self._last_save = time.monotonic()
 
     def log_curves(self) -> dict[str, float]:
-        """Adds a point to each training curve.
-
-        Returns:
-          A dictionary from the curves' tags, without the learning rate's, to the values of the points.
+        """Adds a point to each training curve; returns the points by tag, without the learning rate.
 
         Raises:
           UserError: if a loss or gradient since the last point is not finite.
@@ -284,11 +256,7 @@ class _Run:
         return scores
 
     def end_epoch(self) -> dict[str, float]:
-        """Evaluates the model after an epoch's last step, logs its scores and saves a checkpoint.
-
-        Returns:
-          A dictionary of the epoch's training loss and its validation scores.
-        """
+        """Evaluates the model, logs and saves; returns the epoch's training loss and scores by name."""
         step, epoch = self.step, self.step // self._steps_per_epoch
         scores = self.meter.read_epoch_loss()
         if self._feed.skipped:
@@ -345,13 +313,10 @@ class _Run:
         return 0 < self._spec.early_stopping <= epochs_without
 
     def _check(self, rows: np.ndarray) -> None:
-        """Raises UserError if the loss or the gradient of a step is not finite; names the first such step.
+        """Raises UserError if the loss or the gradient of a step in `rows` is not finite; names that step.
 
         With float16's loss scale only the loss is checked: gradients overflow now and then, and the optimizer
         skips such steps.
-
-        Args:
-          rows: the results of the latest steps, float [N, K], see step.StepResult.
         """
         found = step_lib.StepResult.of(rows)
         bad = ~np.isfinite(found.loss)
@@ -360,7 +325,7 @@ class _Run:
         if not bad.any():
             return
         first = int(np.flatnonzero(bad)[0])
-        step = self.step - len(rows) + first  # from 0
+        step = self.step - len(rows) + first  # counted from 0
         clips, batch_size = self._feed.clips, self._spec.batch_size
         indices = pipeline.batch_clips(clips, batch_size=batch_size, seed=self._spec.seed, step=step)
         names = [clips.ids[clip] for clip in indices[:_NUM_NAMED_CLIPS]]
@@ -393,11 +358,7 @@ class _StopBallot:
         return float(self._num_workers > 1 and self._should_stop())
 
     def decide(self, votes: tf.Tensor) -> bool:
-        """Tells whether to stop now, with the same answer in all workers.
-
-        Args:
-          votes: the sum of the workers' votes, as the latest call of training steps returned it.
-        """
+        """Tells, after a call that returned the sum `votes`, whether to stop; alike in all workers."""
         if self._num_workers == 1:
             return self._should_stop()
         self._votes.append(votes)

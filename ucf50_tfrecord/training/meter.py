@@ -1,4 +1,4 @@
-"""Measures a training: loss and accuracy, speed, and time spent waiting for input."""
+"""Measures a training's loss and accuracy, its speed, and the time that it spends waiting for input."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Meter:
         self._watcher = concurrent.futures.ThreadPoolExecutor(1, "step")
         self._queued: collections.deque[concurrent.futures.Future] = collections.deque()  # calls' end times
         self._times, self._total = Times(), Times()
-        self.last = Times()  # between the last two reads
+        self.last = Times()  # times of the steps between the last two reads
         self._untimed_clips: float | None = None  # clips of the first call, once it is done
         self._started = 0.0
 
@@ -134,7 +134,7 @@ class Meter:
         """
         epoch = StepResult(*self._epoch_sums)
         self._epoch_sums = np.zeros(len(StepResult._fields))
-        if self._untimed_clips is not None:  # a call was taken
+        if self._untimed_clips is not None:  # there was a call since the start
             expect(epoch.clips > 0, "at least 1 clip that can be read", clips=int(epoch.clips))
         return {"train_loss": float(epoch.loss / epoch.clips)} if epoch.clips else {}
 

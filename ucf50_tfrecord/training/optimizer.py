@@ -16,9 +16,9 @@ class _Adam(keras.optimizers.Adam):
     """Keras's Adam for gradients that are already summed over the replicas; it updates a variable in one op.
 
     Keras's own optimizer sums gradients in the update, after the loss scale has checked the gradients of each
-    replica: where float16 overflows on one replica only, the replicas would diverge. Clipping by norm needs
-      the
-    summed gradients, too. And Keras updates a variable by a dozen ops, each of which passes over the memory.
+    replica: where float16 overflows on one replica only, the replicas would diverge. Clipping by norm
+    needs the summed gradients, too. And Keras updates a variable by a dozen ops, each of which passes over
+    the memory.
     """
 
     def _all_reduce_sum_gradients(self, grads_and_vars):

@@ -126,7 +126,7 @@ def load_config(run_dir: str) -> RunConfig:
       UserError: if the folder is not a run's.
     """
     path = pathlib.Path(run_dir, CONFIG_FILENAME)
-    if not os.path.isfile(path):  # pathlib's raises an OSError for names that are too long
+    if not os.path.isfile(path):  # pathlib's is_file raises an OSError for names that are too long
         raise UserError(f"{run_dir} is not a run's folder: it holds no {CONFIG_FILENAME}")
     return parsing.read(path, RunConfig, "a run's configuration")
 

@@ -181,7 +181,8 @@ def _join_workers(join_secs: float) -> tf.distribute.Strategy:
         resolver = _slurm_resolver(gpus)
         addresses = tuple(resolver.cluster_spec().job_tasks("worker"))
         cluster = cluster_lib.Cluster(addresses=addresses, worker=resolver.task_id)
-    # TensorFlow would wait forever, out of reach of signals and of Python's time limits.
+    # Without this, TensorFlow would wait forever for missing workers, out of reach of signals and of Python's
+    # time limits.
     cluster_lib.meet(cluster, timeout_secs=join_secs)
     kinds = tf.distribute.experimental.CommunicationImplementation
     options = tf.distribute.experimental.CommunicationOptions(
@@ -307,7 +308,7 @@ def fastest_precision() -> PrecisionChoice:
 
 
 def _cpu_flags() -> set[str]:
-    """Returns the CPU's feature flags; none if the system does not list them (not Linux)."""
+    """Returns the CPU's feature flags; an empty set if the system, unlike Linux, does not list them."""
     cpuinfo = pathlib.Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     return next((set(line.split(":")[1].split()) for line in lines if line.startswith("flags")), set())
