@@ -146,7 +146,7 @@ def convert() -> manifest.Manifest | None:
         raise UserError("Pass --videos=<folder of class folders>.")
     expect(
         not _FINALIZE.value or not (_TASK_COUNT.value or _VERIFY.value or _OVERWRITE.value),
-        "--finalize without --task_index, --verify and --overwrite, which go with converting",
+        "none of --task_index, --verify and --overwrite with --finalize, which converts no video",
     )
     expect(
         (_TASK_INDEX.value is None) == (_TASK_COUNT.value is None),

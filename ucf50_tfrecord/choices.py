@@ -1,6 +1,6 @@
 """The options that take one word of a fixed list, each as an enum.
 
-A member equals its plain string, also in JSON and in flags.
+Each member is a str too: it equals its word, and is written as that word in JSON and in flags.
 """
 
 from __future__ import annotations

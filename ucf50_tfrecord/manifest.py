@@ -44,7 +44,7 @@ class Manifest:
 
     data_dir: the dataset's folder or URL, where the manifest was loaded from; not stored in manifest.json.
     videos_dir: the folder that the videos were in when they were converted.
-    decoder: names and versions of the libraries that decided the stored pixels.
+    decoder: names and versions of the libraries that decoded and scaled the frames.
     shard_bytes: largest size of the pixels in one shard, in bytes (approximate).
     num_videos: number of videos, including those that gave no clip.
     clips_per_class: a dictionary from fold to its numbers of clips, one number per label.

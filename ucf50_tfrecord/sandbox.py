@@ -157,7 +157,7 @@ def library_folders() -> list[str]:
 
 
 def _restrict_files(readable: Iterable[str]) -> int:
-    """Denies this process access to files by name through Landlock, except reading below some paths.
+    """Uses Landlock to forbid this process to open files by path, except to read some files and folders.
 
     Args:
       readable: the paths of folders and files that stay readable.

@@ -131,7 +131,7 @@ def check_run(run_dir: str) -> Iterator[Finding]:
     else:
         variables = {"RUN": run_dir, "DATA": config.data_dir, "MODEL": config.model.name}
         yield warn(
-            f"{run_dir} is not finished: {config.model.name}, {config.train.epochs} epochs",
+            f"{run_dir}: the training of {config.model.name} over {config.train.epochs} epochs is not finished",
             "resume it with the command that started it: this one, with its flags",
             command=f"make train {' '.join(make_variable(*item) for item in variables.items())}",
         )

@@ -30,7 +30,7 @@ def try_reader(
     Args:
       reader: the reader.
       samples: folder of intact files, in which the reader's file is damaged and restored afterwards. The
-        folder samples.VICTIM beside it must not change either.
+        folder VICTIM beside it must not change at all.
       pristine: intact copy of `samples`.
       content: contents of the damaged file.
 

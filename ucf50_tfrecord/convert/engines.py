@@ -71,8 +71,8 @@ def build_dataset(
 ) -> Manifest:
     """Makes a dataset: converts the missing shards of a plan, then writes the manifest.
 
-    Up-to-date shards are kept; shards of earlier plans are removed. While a shard is missing there is no
-    manifest, so that nobody trains on half a dataset.
+    Up-to-date shards are kept; shards of earlier conversions with other settings are removed. While a shard
+    is missing there is no manifest, so that nobody trains on half a dataset.
 
     Args:
       plan: the plan of the dataset.
@@ -310,7 +310,7 @@ def _run_missing(
 
 
 def _finish(plan: ConversionPlan, data_dir: str, reports: dict[str, ShardReport]) -> Manifest:
-    """Finishes a dataset whose shards are complete: removes shards of earlier plans and writes the manifest.
+    """Finishes a dataset whose shards are complete: removes those of other settings, writes the manifest.
 
     Raises:
       UserError: if no video gave a clip.

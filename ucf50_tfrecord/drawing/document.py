@@ -70,7 +70,7 @@ class Table:
 
     @property
     def is_numeric(self) -> list[bool]:
-        """Whether each column holds only numbers, which are aligned to the right."""
+        """Whether each column holds only numbers. Such columns are aligned to the right."""
         columns = list(zip(*self.entries)) or [()] * len(self.columns)
         return [
             i > 0 and all(re.match(r"[-+]?\d|–$", entry.text) for entry in column)

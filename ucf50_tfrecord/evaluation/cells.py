@@ -152,12 +152,15 @@ def assign_parts(clips: ClipIndex, spec: ComparisonSpec, split: FoldBy) -> np.nd
 
 
 def describe_split(cell: Cell, num_parts: int) -> str:
-    """Describes a cell's split by video, for RunConfig.clip_split; "" for a split by folds."""
+    """Returns how one training of the comparison divides the videos, for RunConfig.clip_split.
+
+    It is "" where whole folds are divided: these are in the configuration anyway.
+    """
     return f"by video, part {cell.part + 1} of {num_parts}" if cell.split == FoldBy.VIDEO else ""
 
 
 def cell_recipe(recipe: Recipe, cell: Cell) -> Recipe:
-    """Returns a copy of `recipe` with the seed and the order of training frames of `cell`."""
+    """Returns a copy of `recipe` with the seed and the frame order of `cell`, one training."""
     augment = dataclasses.replace(recipe.train.augment, frame_order=cell.training)
     return dataclasses.replace(
         recipe, train=dataclasses.replace(recipe.train, seed=cell.seed, augment=augment)

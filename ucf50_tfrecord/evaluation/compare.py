@@ -350,7 +350,7 @@ def find_near_duplicates(clips: ClipIndex, parts: dict[str, np.ndarray]) -> dict
 
 
 class _NoEvaluation:
-    """Replaces the evaluation after each epoch if nothing reads its scores."""
+    """An evaluator that does nothing, for trainings whose scores after each epoch nothing reads."""
 
     scores = {"macro_f1": float("nan")}
 

@@ -390,7 +390,7 @@ def build_state(
         )
         expect(
             not (spec.xla and takes_cudnn and strategy_lib.device_type() == "GPU"),
-            "a model without recurrent layers where XLA compiles for GPUs: it cannot compile cuDNN's",
+            "a model without recurrent layers, as XLA cannot compile those of cuDNN for GPUs",
             model=model_spec.name,
         )
         optimizer = make_optimizer(spec, steps_per_epoch, policy)
