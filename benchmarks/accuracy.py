@@ -1,4 +1,4 @@
-"""Trains the recipes, and variants of them, with several seeds; prints their scores.
+"""Trains the recipes and variants of them with several seeds; prints the scores.
 
   python -m benchmarks.accuracy --data=data/ucf50x8-15x64x64 \\
     --val_folds=4,5,20-23

@@ -1,4 +1,4 @@
-"""Measures how fast clips are read from an object store, with shards copied or streamed.
+"""Measures how fast clips are read from an object store, copied or streamed.
 
   python -m benchmarks.fetch --videos=/data/UCF50 \\
     --remote_python=.venv/bin/python

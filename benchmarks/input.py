@@ -1,4 +1,4 @@
-"""Measures how fast clips reach a training step, in comparison with other input pipelines.
+"""Measures how fast this and other input pipelines feed a training step.
 
   python -m benchmarks.input --videos=/data/UCF50
 

@@ -1,4 +1,4 @@
-"""Measures how the time and memory of planning a conversion grow with the number of videos.
+"""Measures time and memory of planning conversions of many videos.
 
   python -m benchmarks.plan
 

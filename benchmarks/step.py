@@ -1,4 +1,4 @@
-"""Measures training steps of the published CNN + LSTM model in several implementations.
+"""Measures training steps of the published CNN + LSTM, implemented several ways.
 
   python -m benchmarks.step --torch_python=/envs/torch/bin/python
 

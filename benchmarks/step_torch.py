@@ -1,4 +1,4 @@
-"""Measures training steps of the published CNN + LSTM model in PyTorch, for benchmarks.step.
+"""Measures training steps of the published CNN + LSTM in PyTorch.
 
   python benchmarks/step_torch.py <batch size> <seconds> <threads>
 

@@ -1,4 +1,4 @@
-"""Looks up the known vulnerabilities of this project's pinned packages in the OSV database.
+"""Looks up known vulnerabilities of the pinned packages in the OSV database.
 
   python -m tools.audit_pins
 

@@ -1,4 +1,4 @@
-"""Checks the comparison of models on synthetic corpora whose right verdicts are known.
+"""Checks the comparison on synthetic corpora whose right verdicts are known.
 
   python -m tools.compare_check --folder=bench_results/compare_check
 

@@ -1,4 +1,4 @@
-"""Tells whether two checkouts of this project make the same shards, weights and predictions.
+"""Tells whether two checkouts make the same shards, weights and predictions.
 
   git worktree add /tmp/before HEAD~1
   python -m tools.compare_commits --before=/tmp/before --videos=videos/few \\

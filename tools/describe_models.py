@@ -1,4 +1,4 @@
-"""Lists the models of this project, each with its number of parameters and a one-line description.
+"""Lists the models with their numbers of parameters and a short description.
 
 python -m tools.describe_models --classes=50 --frames=15 --size=64
 """

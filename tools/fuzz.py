@@ -1,4 +1,4 @@
-"""Feeds damaged and hostile files to this project's programs, and counts their failures.
+"""Feeds damaged and hostile files to the programs, and counts their failures.
 
   python -m tools.fuzz --secs=3600 --seed=7 --videos=20000 --json=10000
 

@@ -1,4 +1,4 @@
-"""Writes docs/options.md, which lists each entry point's flags with their defaults and meanings.
+"""Writes docs/options.md: the flags of each entry point, defaults and meanings.
 
 python -m tools.write_options
 """
