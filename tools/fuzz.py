@@ -27,7 +27,7 @@ from absl import flags
 
 from pipelines import console, terminal
 from pipelines.remedies import python, shell_command
-from tools.fuzzing import hostile, jsons, samples, seeds, videos, watched
+from tools.fuzzing import jsons, samples, seeds, videos
 from tools.fuzzing.findings import Findings
 from ucf50_tfrecord.errors import expect
 
@@ -154,26 +154,19 @@ def campaign(findings: Findings) -> Iterator[tuple[Callable, Callable]]:
     command = shell_command(again)
     with contextlib.ExitStack() as stack:
         work = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ucf50-fuzz-")))
-        listener = watched.Listener()
-        stack.callback(listener.close)
-        opened = watched.OpenedFiles()
-        stack.callback(opened.close)
-        canaries = hostile.make_canaries(work / "canaries", listener.port)
-        opened.watch(canaries.folder)
         sound = seeds.make_seeds(work / "seeds")
         given = seeds.read_seeds(_SEEDS.value) if _SEEDS.value else []
         made = samples.make_samples(work, with_documents=_JSON.value > 0)
-        setting = videos.Setting(
-            seed=_SEED.value,
-            sound=sound,
-            seeds=[*sound, *given],
-            canaries=canaries,
-            opened=opened,
-            listener=listener,
-            findings=findings,
-            work=work,
-            workers=num_workers,
-            run_dir=str(made / "run"),
+        setting = stack.enter_context(
+            videos.open_setting(
+                seed=_SEED.value,
+                sound=sound,
+                seeds=[*sound, *given],
+                findings=findings,
+                work=work,
+                workers=num_workers,
+                run_dir=str(made / "run"),
+            )
         )
         check_watches(setting)
         documents = None

@@ -58,24 +58,16 @@ def sound(tmp_path_factory):
 @pytest.fixture
 def setting(tmp_path, sound):
     """The setting of rounds of videos, without `predict`."""
-    with contextlib.ExitStack() as stack:
-        listener, opened = watched.Listener(), watched.OpenedFiles()
-        stack.callback(listener.close)
-        stack.callback(opened.close)
-        canaries = hostile.make_canaries(tmp_path / "canaries", listener.port)
-        opened.watch(canaries.folder)
-        yield videos.Setting(
-            seed=3,
-            sound=sound,
-            seeds=sound,
-            canaries=canaries,
-            opened=opened,
-            listener=listener,
-            findings=Findings(tmp_path / "failures"),
-            work=tmp_path,
-            workers=1,
-            run_dir=None,
-        )
+    with videos.open_setting(
+        seed=3,
+        sound=sound,
+        seeds=sound,
+        findings=Findings(tmp_path / "failures"),
+        work=tmp_path,
+        workers=1,
+        run_dir=None,
+    ) as setting:
+        yield setting
 
 
 def found(findings):

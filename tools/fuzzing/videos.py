@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import json
 import os
@@ -11,7 +12,8 @@ import pathlib
 import random
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -86,6 +88,23 @@ class Setting:
     work: pathlib.Path
     workers: int
     run_dir: str | None
+
+
+@contextlib.contextmanager
+def open_setting(*, work: pathlib.Path, **others: Any) -> Iterator[Setting]:
+    """Sets up the traps that programs must not touch, and yields the settings with them.
+
+    Args:
+      work: temporary folder; the canaries are written into it.
+      **others: the other fields of Setting.
+    """
+    with (
+        contextlib.closing(watched.Listener()) as listener,
+        contextlib.closing(watched.OpenedFiles()) as opened,
+    ):
+        canaries = hostile.make_canaries(work / "canaries", listener.port)
+        opened.watch(canaries.folder)
+        yield Setting(canaries=canaries, opened=opened, listener=listener, work=work, **others)
 
 
 class Round:
