@@ -62,7 +62,7 @@ _NAME = flags.DEFINE_string(
 _SIZE = flags.DEFINE_string(
     "size", str(ClipFormat.height), "Frame size in pixels: 64, or height x width as in 112x96."
 )
-_FORMAT = SpecFlags(ClipFormat, names={"num_frames": "frames"})
+_FORMAT = SpecFlags(ClipFormat)
 _FOLD_RULE = SpecFlags(FoldRule)
 _SHARD_MIB = flags.DEFINE_integer(
     "shard_mib", DEFAULT_SHARD_BYTES >> 20, "Largest size of a shard's pixels, in MiB.", lower_bound=1
@@ -86,9 +86,7 @@ _OVERWRITE = flags.DEFINE_boolean(
 _MAX_QUARANTINED = flags.DEFINE_float(
     "max_quarantined", 0.01, "Fail if a larger fraction of the videos gave no clip.", 0.0, 1.0
 )
-_LIMITS = SpecFlags(
-    DecodeLimits, names={"timeout_secs": "video_timeout_secs", "memory_mib": "video_memory_mib"}
-)
+_LIMITS = SpecFlags(DecodeLimits)
 
 _WORKERS = flags.DEFINE_integer("workers", None, "Processes that decode. Default: one per core.")
 _ENGINE = flags.DEFINE_enum(
@@ -311,8 +309,10 @@ class ConversionDisplay:
                 f"This task's part is done, {self._num_converted} videos ({done}); other tasks finish {self._data_dir}"
             )
             return
+        from ucf50_tfrecord.convert import engines
+
         for item in built.quarantined:
-            retry = " (--verify retries)" if item.cause in ("crash", "timeout", "memory") else ""
+            retry = " (--verify retries)" if item.cause in engines.RETRIED_ONLY_BY_VERIFY else ""
             terminal.note(f"quarantined: {item.relative_path}: {item.reason}{retry}")
         num_bytes = sum(shard.num_bytes for shard in built.shards)
         terminal.say(

@@ -13,6 +13,7 @@ from absl import flags
 from pipelines import code_flags, console, inputs, run_flags, terminal
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import storage
+from ucf50_tfrecord.choices import Strategy
 from ucf50_tfrecord.specs import format_folds, parse_folds
 
 _DATA = flags.DEFINE_string("data", None, "Folder of shards. Default: the run's own.")
@@ -21,7 +22,10 @@ _FOLDS = flags.DEFINE_string(
 )
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Clips a step, over all devices.", lower_bound=1)
 _STRATEGY = flags.DEFINE_enum(
-    "strategy", "auto", ("auto", "one", "mirrored"), "Devices of this process: one, all mirrored, or auto."
+    "strategy",
+    Strategy.AUTO,
+    [Strategy.AUTO, Strategy.ONE, Strategy.MIRRORED],
+    "Devices of this process: one, all mirrored, or auto.",
 )
 _OUTPUT = flags.DEFINE_string(
     "output", None, "Folder for the results. Default: <run>/evaluation-<weights>-<folds>."
@@ -71,11 +75,11 @@ def evaluate_again() -> None:
     )
     listener = console.TrainingDisplay().listener()
     [feed] = job.make_feeds(manifest, [folds], inputs.INPUTS.build(), strategy=strategy, listener=listener)
-    storage.claim_folder(folder, _FOLDER_KIND, _is_evaluation)  # first, so that a mistake shows early
+    storage.claim_folder(folder, _FOLDER_KIND, _is_evaluation)  # before the evaluation, which may take long
     evaluate = runner.Evaluator(
         model, feed, strategy=strategy, batch_size=_BATCH_SIZE.value, warn=terminal.warn
     )
-    evaluations = [evaluate(name) for name in runner.RUN_INTERVENTIONS]
+    evaluations = list(evaluate.evaluate_each(runner.RUN_INTERVENTIONS).values())
 
     runner.save_predictions(folder / run_lib.PREDICTIONS_FILENAME, evaluations)
     plain, shuffled = evaluations

@@ -28,6 +28,7 @@ from collections.abc import Iterator, Sequence
 from absl import flags
 
 from pipelines import console, convert, remedies, terminal, train
+from ucf50_tfrecord.choices import Strategy
 from ucf50_tfrecord.errors import UserError, expect
 from ucf50_tfrecord.training import cluster
 from ucf50_tfrecord.training import run as run_lib
@@ -56,7 +57,11 @@ def main(num_workers: int) -> int:
     """
     expect(num_workers >= 1, "at least 1 worker", workers=num_workers)
     strategy = flags.FLAGS["strategy"].value
-    expect(strategy in ("auto", "multi_worker"), "a --strategy of multi_worker or auto", strategy=strategy)
+    expect(
+        strategy in (Strategy.AUTO, Strategy.MULTI_WORKER),
+        "a --strategy of multi_worker or auto",
+        strategy=strategy,
+    )
     expect(
         cluster.TF_CONFIG not in os.environ,
         f"no {cluster.TF_CONFIG}: each worker gets its own",

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from pipelines import code_flags, console, run_flags, terminal
+from pipelines import code_flags, console, remedies, run_flags, terminal
 from pipelines.spec_flags import SpecFlags
 from ucf50_tfrecord import parsing, storage
 from ucf50_tfrecord.errors import UserError
@@ -65,7 +65,6 @@ _BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Clips a step.", lower_boun
 _WORKERS = flags.DEFINE_integer("workers", None, "Processes that decode. Default: one a core.", lower_bound=1)
 _LIMITS = SpecFlags(
     DecodeLimits,
-    names={"timeout_secs": "video_timeout_secs", "memory_mib": "video_memory_mib"},
     defaults={"timeout_secs": 600.0},  # a video may be a whole recording; a conversion has short clips
 )
 
@@ -79,7 +78,7 @@ _MEANING = (
     "Probabilities hold for videos like the run's own. The model knows its classes alone: a video of none of "
     "them gets one all the same."
 )
-_FLAG_OF_CAUSE = {"timeout": "--video_timeout_secs", "memory": "--video_memory_mib"}
+_OPTION_OF_CAUSE = {"timeout": "timeout_secs", "memory": "memory_mib"}
 _NAME_WIDTH, _CLASS_WIDTH = 40, 26  # of 80 columns
 _MAX_STEM = 50  # characters, of up to 4 bytes each: a file's name holds 255
 
@@ -219,8 +218,8 @@ def show_fraction(bar: console.ProgressBar, number: int, fraction: float) -> Non
 
 
 def report_failure(video: decoding.VideoFile, failed: decoding.Failed) -> dict[str, Any]:
-    flag = _FLAG_OF_CAUSE.get(failed.cause)
-    more = f" ({flag} allows more)" if flag else ""
+    option = _OPTION_OF_CAUSE.get(failed.cause)
+    more = f" (--{remedies.FLAGS[option]} allows more)" if option else ""
     terminal.note(f"not predicted: {video.path}: {failed.reason}{more}")
     return {"path": video.path, "error": failed.reason, "cause": failed.cause}
 
@@ -290,7 +289,7 @@ def save(document: dict[str, Any], output: pathlib.Path) -> None:
     except storage.MissingError:
         before = set()
     except UserError as error:
-        console.warn(f"{error}. It is replaced; pictures that it lists stay")
+        terminal.warn(f"{error}. It is replaced; pictures that it lists stay")
         before = set()
     storage.write_json(path, document)
     stale = before.difference(video.get("timeline") for video in document["videos"])

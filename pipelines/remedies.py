@@ -1,6 +1,6 @@
 """Turns remedies, which are an error's suggestions of how to fix it, into commands.
 
-No other module knows what the library's options are called on a command line.
+It also holds the names of those options of the library that have another name on a command line.
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ import pipelines
 from ucf50_tfrecord.errors import Action, Change, Remedy
 
 # The names of flags, by the options of the library, where the names differ.
-_FLAGS = {
+FLAGS = {
     "cache_bytes": "fetch_cache_gib",
     "cache_dir": "fetch_cache",
     "data_dir": "data",
+    "memory_mib": "video_memory_mib",
     "method": "fetch",
     "num_frames": "frames",
     "num_parts": "cv",
     "run_dir": "run",
+    "timeout_secs": "video_timeout_secs",
 }
 _CHANGES = {Change.SMALLER: "a smaller", Change.LARGER: "a larger", Change.OTHER: "another"}
 _PURPOSES = {
@@ -80,7 +82,7 @@ def _flag(option: str, value: Any) -> str:
     If the user has to choose the value, the result is a phrase such as "a smaller --batch_size", or the value
     is an ellipsis.
     """
-    flag = f"--{_FLAGS.get(option, option)}"
+    flag = f"--{FLAGS.get(option, option)}"
     if isinstance(value, Change):
         return f"{_CHANGES[value]} {flag}"
     if isinstance(value, bool):
@@ -132,11 +134,14 @@ def program(command: str) -> str:
 
     They are "ucf50 <command>" if the console script ucf50 started this process, else those of `python -m`.
     """
-    if any(
-        map(pipelines.is_console_script, sys.orig_argv[1:2])
-    ):  # a slice, since an interactive Python has only one argument
+    if _is_from_console_script():
         return f"{pipelines.CONSOLE_SCRIPT} {command}"
     return f"{shell_word(python())} -m pipelines.{command}"
+
+
+def _is_from_console_script() -> bool:
+    """Tells whether the console script ucf50 started this process. An interactive Python has one argument."""
+    return len(sys.orig_argv) > 1 and pipelines.is_console_script(sys.orig_argv[1])
 
 
 def this_command(run: str | None = None) -> str:
@@ -146,7 +151,7 @@ def this_command(run: str | None = None) -> str:
       run: the value of --run that replaces the one in the command; None leaves the command unchanged.
     """
     script, *arguments = sys.orig_argv[1:]
-    start = [pipelines.CONSOLE_SCRIPT] if pipelines.is_console_script(script) else [python(), script]
+    start = [pipelines.CONSOLE_SCRIPT] if _is_from_console_script() else [python(), script]
     if run:
         arguments = [argument for argument in arguments if not argument.startswith("--run=")] + [
             f"--run={run}"

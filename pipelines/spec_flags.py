@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from absl import flags
 
+from pipelines import remedies
 from ucf50_tfrecord.choices import Choice
 
 _Spec = TypeVar("_Spec")
@@ -38,14 +39,15 @@ class SpecFlags(Generic[_Spec]):
 
         Args:
           spec: the dataclass.
-          names: names of flags by the names of their fields, for flags that are not named like their field.
+          names: names of flags by the names of their fields, where neither the field nor remedies.FLAGS names the
+            flag.
           defaults: default values of flags by the names of their fields, where they differ from the field's
             default.
         """
         self._spec, hints = spec, typing.get_type_hints(spec)
         self._holders = {
             field.name: _define(
-                (names or {}).get(field.name, field.name),
+                (names or {}).get(field.name) or remedies.FLAGS.get(field.name, field.name),
                 _required(hints[field.name]),
                 (defaults or {}).get(field.name, field.default),
                 field.metadata["help"],

@@ -174,7 +174,7 @@ def check_worker_flags() -> None:
     if flags.FLAGS["videos"].value:
         raise UserError(
             "With several workers pass --data=<folder of shards> in place of --videos, and convert before: "
-            "python -m pipelines.convert --videos=…"
+            f"{remedies.program('convert')} --videos=…"
         )
 
 

@@ -30,7 +30,8 @@ Engine = Callable[[Sequence[ShardJob], str, Callable[[int], None]], Generator[Sh
 # machine's fault. Crashes and exceeded limits may cost minutes each, so only a conversion with `verify`
 # retries them.
 _RETRIED = frozenset({"unreadable", "killed"})
-_RETRIED_BY_VERIFY = _RETRIED | {"crash", "timeout", "memory"}
+RETRIED_ONLY_BY_VERIFY = frozenset({"crash", "timeout", "memory"})
+_RETRIED_BY_VERIFY = _RETRIED | RETRIED_ONLY_BY_VERIFY
 
 _LAST_TASK_SECS = 60.0
 _TASK_LOCK = re.compile(r"\.lock-task-[0-9]+-of-[0-9]+")

@@ -146,21 +146,16 @@ def load_clips(
 def _load_report(manifest: Manifest, shard: ManifestShard) -> ShardReport:
     """Loads a shard's sidecar. Raises UserError unless it belongs to the shard that the manifest lists."""
     path = storage.join(manifest.data_dir, shard.filename)
-    repair = manifest_lib.repair_remedy(manifest)
     try:
         report = manifest_lib.load_report(manifest.data_dir, shard.filename)
-    except UserError as error:
-        raise UserError(str(error), repair) from error
-    if report.sha256 != shard.sha256:
-        raise UserError(
-            f"The shard {path} is not the one that {manifest_lib.MANIFEST_FILENAME} lists: it was "
-            "written again since",
-            repair,
-        )
-    try:
+        if report.sha256 != shard.sha256:
+            raise UserError(
+                f"The shard {path} is not the one that {manifest_lib.MANIFEST_FILENAME} lists: it was "
+                "written again since"
+            )
         manifest_lib.check_report(manifest, shard, report)
     except UserError as error:
-        raise UserError(str(error), repair) from error
+        raise UserError(str(error), manifest_lib.repair_remedy(manifest)) from error
     return report
 
 
