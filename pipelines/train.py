@@ -13,7 +13,6 @@ pipelines.launch starts several workers on one machine.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import re
 import sys
@@ -77,6 +76,7 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         strategy = start_devices(stack, uses_workers)
         display = console.TrainingDisplay()
+        listener = display.listener()
         job = job_lib.prepare(
             manifest,
             folds,
@@ -86,12 +86,11 @@ def main() -> None:
             strategy=strategy,
             run_dir=_RUN.value,
             stack=stack,
-            listener=display.listener(),
+            listener=listener,
         )
         announce(job)
-        options = dataclasses.replace(options, run_dir=job.run_dir)
         with display:
-            outcome = job_lib.run(job, options, listener=display.listener(), flags=given_flags() | settings)
+            outcome = job_lib.run(job, options, listener=listener, flags=given_flags() | settings)
         if outcome.summary is None:
             print_stopped(outcome.trained.step, job.run_dir, strategy_lib.num_workers(strategy))
         else:
@@ -109,7 +108,7 @@ def read_flags() -> tuple[dict[str, Any], Folds, RunOptions]:
     """
     settings, asked = train_flags.settings(), train_flags.asked_folds()
     check_early_stopping(recipes.train_spec(settings), asked)
-    options = _OPTIONS.build(run_dir=_RUN.value or "", profile_steps=parse_steps(_PROFILE_STEPS.value))
+    options = _OPTIONS.build(profile_steps=parse_steps(_PROFILE_STEPS.value))
     return settings, asked, options
 
 

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
     from ucf50_tfrecord.training.listener import TrainProgress
 
-__all__ = ["Run", "UserError", "build_model", "open_clips", "predict", "train"]
-
 
 def open_clips(
     data: str | os.PathLike[str], folds: str | Iterable[int] | None = None, *, inputs: InputSpec = InputSpec()
@@ -190,7 +188,7 @@ def train(
             stack=stack,
             listener=listener,
         )
-        job_lib.run(job, run_lib.RunOptions(run_dir=job.run_dir), listener=listener)
+        job_lib.run(job, listener=listener)
     return Run(job.run_dir, allowed_code=job.config.model.own_code)
 
 

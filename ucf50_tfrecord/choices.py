@@ -18,8 +18,13 @@ class Choice(enum.StrEnum):
     """
 
     @classmethod
+    def expected(cls) -> str:
+        """Describes the known words, for the message of an error."""
+        return f"{_spell(cls)} out of {tuple(cls)}"
+
+    @classmethod
     def _missing_(cls, value: object) -> None:
-        raise UserError(f"Expected {_spell(cls)} out of {tuple(cls)}. Received: {value!r}")
+        raise UserError(f"Expected {cls.expected()}. Received: {value!r}")
 
     def __repr__(self) -> str:
         return repr(self.value)

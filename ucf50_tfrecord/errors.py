@@ -36,7 +36,8 @@ class Remedy:
 
     action: the kind of action to take.
     purpose: what the action achieves, such as "to train without such clips"; "" if the action makes it clear.
-    details: the details of the action, by name. Options have the names of the fields in specs.py.
+    details: the details of the action, by name. An option has the name of its field or argument in the
+      library.
     """
 
     action: Action

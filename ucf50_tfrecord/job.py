@@ -209,7 +209,7 @@ def prepare(
 
 def run(
     job: Job,
-    options: run_lib.RunOptions,
+    options: run_lib.RunOptions = run_lib.RunOptions(),
     *,
     listener: JobListener = JobListener(),
     flags: Mapping[str, object] | None = None,
@@ -241,6 +241,7 @@ def run(
         job.state,
         job.config.train,
         strategy=job.strategy,
+        run_dir=job.run_dir,
         options=options,
         make_evaluator=evaluators[0],
         open_log=functools.partial(_open_log, job, flags),

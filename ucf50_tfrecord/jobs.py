@@ -19,7 +19,6 @@ class Video:
     label: position of `class_name` among the sorted class names.
     group: number of the recording group, NN in a UCF file name such as v_Biking_gNN_c02; None for other
       names.
-    clip: number of the clip within its group, from `_cNN` in a UCF file name; None for other names.
     num_bytes: size of the file.
     mtime_ns: time of the file's last change, in nanoseconds.
     sha256: hex sha256 of the file's contents; None if checksums were not requested or the file is unreadable.
@@ -30,7 +29,6 @@ class Video:
     class_name: str
     label: int
     group: int | None
-    clip: int | None
     num_bytes: int
     mtime_ns: int
     sha256: str | None = None

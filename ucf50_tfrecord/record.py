@@ -25,7 +25,7 @@ from google.protobuf.message import DecodeError
 from ucf50_tfrecord import example, tfrecord
 from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.specs import ClipFormat
-from ucf50_tfrecord.tfrecord import Place
+from ucf50_tfrecord.tfrecord import FOOTER_BYTES, HEADER_BYTES, Place
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -367,19 +367,19 @@ def _read_pixels_in_place(
       undefined.
     """
     start = os.pread(file, 24, offset)
-    if len(start) < 24 or start[12] != _CONTEXT_TAG:
+    if len(start) < 24 or start[HEADER_BYTES] != _CONTEXT_TAG:
         return False
-    context_bytes, position = example.read_varint(start, 13)
-    num_bytes = tfrecord.HEADER_BYTES + int.from_bytes(start[:8], "little") + tfrecord.FOOTER_BYTES
+    context_bytes, position = example.read_varint(start, HEADER_BYTES + 1)
+    num_bytes = HEADER_BYTES + int.from_bytes(start[:8], "little") + FOOTER_BYTES
     num_before = position + context_bytes - out.size
     num_after = num_bytes - num_before - out.size
-    if not (24 <= num_before <= _MAX_FEATURE_BYTES and 4 <= num_after <= _MAX_FEATURE_BYTES):
+    if not (24 <= num_before <= _MAX_FEATURE_BYTES and FOOTER_BYTES <= num_after <= _MAX_FEATURE_BYTES):
         return False
     before, after = bytearray(num_before), bytearray(num_after)
     if os.preadv(file, (before, out, after), offset) != num_bytes:
         return False
-    crc = crc32c.crc32c(out, crc32c.crc32c(memoryview(before)[12:]))
-    crc = crc32c.crc32c(memoryview(after)[:-4], crc)
+    crc = crc32c.crc32c(out, crc32c.crc32c(memoryview(before)[HEADER_BYTES:]))
+    crc = crc32c.crc32c(memoryview(after)[:-FOOTER_BYTES], crc)
     return (
         after.endswith(tfrecord.checksum(crc))
         and before.endswith(_pixels_prefix(out.size))

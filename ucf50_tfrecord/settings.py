@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any, NamedTuple
 
 from ucf50_tfrecord.choices import Choice
-from ucf50_tfrecord.errors import UserError, expect
+from ucf50_tfrecord.errors import expect
 
 
 class Range(NamedTuple):
@@ -64,9 +64,6 @@ def read_choices(spec: Any) -> None:
     """
     for field in dataclasses.fields(spec):
         if isinstance(field.default, Choice):
-            value = getattr(spec, field.name)
-            try:
-                object.__setattr__(spec, field.name, type(field.default)(value))
-            except UserError as error:
-                received = f"Received: {field.name}={value!r}"
-                raise UserError(f"{str(error).rpartition('Received: ')[0]}{received}") from None
+            kind, value = type(field.default), getattr(spec, field.name)
+            expect(value in tuple(kind), kind.expected(), **{field.name: value})
+            object.__setattr__(spec, field.name, kind(value))

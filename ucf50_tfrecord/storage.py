@@ -323,11 +323,11 @@ def read_bytes(
     if remote.is_remote(path):
         content = remote.read(str(path), start, end, max_bytes=max_bytes + 1 if end is None else end - start)
     else:
-        with open_file(path) as file, open(file.fileno(), "rb", closefd=False) as buffered:
+        with io.BufferedReader(open_file(path)) as file:
             # Limited by the file's size, so that no more memory is allocated than the file can fill.
             stop = min(os.fstat(file.fileno()).st_size, start + max_bytes + 1 if end is None else end)
-            buffered.seek(start)
-            content = buffered.read(max(0, stop - start))
+            file.seek(start)
+            content = file.read(max(0, stop - start))
     if end is None and len(content) > max_bytes:
         raise UserError(f"Expected a file of at most {max_bytes} bytes. Received: {path}, which has more")
     return content

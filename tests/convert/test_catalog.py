@@ -15,11 +15,11 @@ def make_files(root, *names):
     return root
 
 
-def test_ucf_names_give_class_group_and_clip(videos_dir):
+def test_ucf_names_give_class_and_group(videos_dir):
     found = catalog.find_videos(videos_dir)
     assert found.classes == CLASSES and len(found.videos) == 30 and found.warnings == ()
     video = found.videos[0]
-    assert (video.video_id, video.group, video.clip, video.label) == ("Left/v_Left_g01_c01", 1, 1, 0)
+    assert (video.video_id, video.group, video.label) == ("Left/v_Left_g01_c01", 1, 0)
     assert video.relative_path == "Left/v_Left_g01_c01.avi"
     assert video.num_bytes == (videos_dir / video.relative_path).stat().st_size
 

@@ -25,7 +25,6 @@ def make_video(name: str, group: int | None = None) -> Video:
         class_name="a",
         label=0,
         group=group,
-        clip=None,
         num_bytes=1,
         mtime_ns=1,
     )

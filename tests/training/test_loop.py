@@ -61,8 +61,8 @@ def train(
         loop.build_state(model_spec, train_spec, num_clips=len(feed.clips), strategy=strategy),
         train_spec,
         strategy=strategy,
+        run_dir=str(run_dir),
         options=RunOptions(
-            run_dir=str(run_dir),
             log_every_steps=log_every_steps,
             steps_per_call=steps_per_call,
             checkpoint_secs=checkpoint_secs,

@@ -22,7 +22,7 @@ VIDEO_SUFFIXES = frozenset(
     ".3g2 .3gp .asf .avi .divx .dv .f4v .flv .gif .m2ts .m2v .m4v .mjpeg .mkv .mov .mp4 .mpe .mpeg "
     ".mpg .mts .mxf .nut .ogm .ogv .rm .rmvb .ts .vob .webm .wmv .y4m".split()
 )
-_UCF_NAME = re.compile(r"_g(\d+)_c(\d+)$")
+_UCF_NAME = re.compile(r"_g(\d+)_c\d+$")
 _NUM_EXAMPLES = 3
 
 
@@ -147,7 +147,6 @@ def _describe(path: pathlib.Path, root: pathlib.Path, class_name: str, label: in
         class_name=class_name,
         label=label,
         group=int(match[1]) if match else None,
-        clip=int(match[2]) if match else None,
         num_bytes=status.st_size,
         mtime_ns=status.st_mtime_ns,
     )

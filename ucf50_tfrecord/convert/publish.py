@@ -111,10 +111,9 @@ def _upload(built: Manifest, filename: str, url: str) -> None:
 
 def _is_current(shard: ManifestShard, built: Manifest, url: str) -> bool:
     """Tells whether the copy of a shard has the right size and the copy of its sidecar has the same bytes."""
-    sidecar = f"{shard.filename}.json"
     try:
-        there = storage.read_bytes(storage.join(url, sidecar))
+        there = storage.read_bytes(manifest_lib.sidecar_path(url, shard.filename))
     except FileNotFoundError:
         return False
-    here = storage.read_bytes(storage.join(built.data_dir, sidecar))
+    here = storage.read_bytes(manifest_lib.sidecar_path(built.data_dir, shard.filename))
     return there == here and storage.file_size(storage.join(url, shard.filename)) == shard.num_bytes

@@ -9,14 +9,14 @@ from ucf50_tfrecord import record, storage
 from ucf50_tfrecord.manifest import Manifest
 from ucf50_tfrecord.specs import ClipFormat
 
-FILENAMES = ("features.json", "label.labels.txt", "dataset_info.json")
+FILENAMES = _FEATURES, _LABELS, _INFO = ("features.json", "label.labels.txt", "dataset_info.json")
 
 
 def save(manifest: Manifest) -> None:
     """Writes a dataset's files for TensorFlow Datasets; each fold becomes a split: "fold01", "fold02", …"""
     folder = pathlib.Path(manifest.data_dir)
-    storage.write_json(folder / "features.json", _features(manifest.format, manifest.classes))
-    with storage.atomic_write(folder / "label.labels.txt") as file:
+    storage.write_json(folder / _FEATURES, _features(manifest.format, manifest.classes))
+    with storage.atomic_write(folder / _LABELS) as file:
         lines = [name.replace("\n", "\\n") + "\n" for name in manifest.classes]
         file.write("".join(lines).encode("utf-8", "surrogateescape"))
     splits = []
@@ -31,7 +31,7 @@ def save(manifest: Manifest) -> None:
             }
         )
     storage.write_json(
-        folder / "dataset_info.json",
+        folder / _INFO,
         {
             "name": manifest.name,
             "version": "1.0.0",

@@ -202,7 +202,7 @@ class Comparison:
             state,
             recipe.train,
             strategy=self.strategy,
-            options=run_lib.RunOptions(run_dir=run_dir),
+            run_dir=run_dir,
             make_evaluator=make_evaluator,
             open_log=open_log,
             listener=listener,

@@ -8,6 +8,7 @@ recipe as a flagfile.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
 import typing
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ _SUFFIX = ".flags"
 _DECIDED = {"num_classes", "num_frames", "height", "width", "augment"}
 
 
+@functools.cache
 def setting_types() -> dict[str, type]:
     """Returns a dictionary from the name of each setting to its type."""
     found: dict[str, type] = {}
@@ -49,9 +51,12 @@ def load(recipe: str) -> dict[str, Any]:
     Raises:
       UserError: if the recipe does not exist, or one of its lines is not a setting.
     """
-    if not recipe.endswith(_SUFFIX):
-        expect(recipe in names(), f"a recipe out of {', '.join(names())}", recipe=recipe)
-    path = pathlib.Path(recipe) if recipe.endswith(_SUFFIX) else _FOLDER / f"{recipe}{_SUFFIX}"
+    if recipe.endswith(_SUFFIX):
+        path = pathlib.Path(recipe)
+    else:
+        known = names()
+        expect(recipe in known, f"a recipe out of {', '.join(known)}", recipe=recipe)
+        path = _FOLDER / f"{recipe}{_SUFFIX}"
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:

@@ -93,7 +93,8 @@ def train(
     spec: TrainSpec,
     *,
     strategy: tf.distribute.Strategy,
-    options: RunOptions,
+    run_dir: str,
+    options: RunOptions = RunOptions(),
     make_evaluator: Callable[[keras.Model], Any],
     open_log: Callable[[int], TensorBoardLog],
     listener: Listener = Listener(),
@@ -105,7 +106,8 @@ def train(
       state: the model and its optimizer, as build_state returns them for the same spec.
       spec: the settings of the training.
       strategy: the devices that train.
-      options: the run's folder, and how often to log and save.
+      run_dir: the run's folder.
+      options: how often to log and save.
       make_evaluator: called once with the model; returns the model's evaluator, such as an
         evaluation.runner.Evaluator, which is called after each epoch.
       open_log: called once with the step that training starts after; returns the run's TensorBoard log.
@@ -116,7 +118,7 @@ def train(
         is not finite.
     """
     with contextlib.ExitStack() as stack:
-        run = _Run(feed, state, spec, strategy=strategy, options=options, listener=listener)
+        run = _Run(feed, state, spec, strategy=strategy, run_dir=run_dir, options=options, listener=listener)
         run.open(make_evaluator(state.model), open_log, stack)
         ballot = _StopBallot(listener.should_stop, strategy_lib.num_workers(strategy))
         stopped = False
@@ -155,18 +157,19 @@ class _Run:
         spec: TrainSpec,
         *,
         strategy: tf.distribute.Strategy,
+        run_dir: str,
         options: RunOptions,
         listener: Listener,
     ):
         """Restores the run's last checkpoint, if it has one."""
         self._feed, self._state, self._spec = feed, state, spec
-        self._strategy, self._options, self._listener = strategy, options, listener
+        self._strategy, self._run_dir, self._options, self._listener = strategy, run_dir, options, listener
         self._steps_per_epoch = pipeline.num_steps(len(feed.clips), spec.batch_size)
         self._num_steps = spec.epochs * self._steps_per_epoch
         self._is_chief = strategy_lib.is_chief(strategy)
         with strategy.scope():
             self._checkpoints = Checkpoints(
-                options.run_dir, state.model, state.optimizer, state.averages, writes=self._is_chief
+                run_dir, state.model, state.optimizer, state.averages, writes=self._is_chief
             )
         self._checkpoints.restore_last(listener.warn)
         self.step = int(self._checkpoints.step.numpy())
@@ -199,9 +202,7 @@ class _Run:
         self._evaluate, self._log = evaluate, open_log(self.step)
         stack.callback(self._log.close)
         profile_steps = options.profile_steps if self._is_chief else None
-        self.profiler = stack.enter_context(
-            Profiler(options.run_dir, profile_steps, warn=self._listener.warn)
-        )
+        self.profiler = stack.enter_context(Profiler(self._run_dir, profile_steps, warn=self._listener.warn))
         self._last_save = time.monotonic()
         if self.step == 0 and self._log.writes:
             self._log.clips("training clips", read_clips(self._feed.clips.spread(_NUM_STRIPS)))

@@ -94,11 +94,9 @@ class RunConfig:
 class RunOptions:
     """Options of how a run is logged and saved. No option changes the trained weights.
 
-    run_dir: the run's folder.
     profile_steps: the first and the last step to profile, counted from 1; None profiles nothing.
     """
 
-    run_dir: str
     log_every_steps: int = setting(20, "Steps between points of the training curves.", Range(1, math.inf))
     steps_per_call: int = setting(
         1,
