@@ -157,7 +157,7 @@ def announce(session: Session) -> None:
         errors = f"expected calibration error {calibration.ece_before:.3f}"
         if calibration.ece_after is not None:
             errors += f", with it {calibration.ece_after:.3f} (cross-validated by recording group)"
-        folds = format_folds(config.test_folds or config.val_folds)
+        folds = format_folds(config.scored_folds)
         texts.append(
             f"Confidence: temperature {calibration.temperature:.2f}, fitted on {calibration.num_clips} held-out "
             f"clips (folds {folds}); {errors}."

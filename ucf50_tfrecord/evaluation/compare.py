@@ -257,7 +257,7 @@ def examine_runs(
         _forget_models()
         weights = trained.scored_weights(config)
         model = trained.load_model(run_dir, config, weights, strategy=strategy, allowed_code=allowed_code)
-        tested = np.isin(clips.folds, config.test_folds or config.val_folds)
+        tested = np.isin(clips.folds, config.scored_folds)
         trained_on = np.isin(clips.folds, config.train_folds)
         recipe = Recipe(model=config.model, train=config.train)
         result = cells.examine(
@@ -302,7 +302,7 @@ def name_runs(configs: dict[str, run_lib.RunConfig]) -> list[Cell]:
             alike.append(shared)
         number = alike.index(shared)
         name = config.model.name if number == 0 else f"{config.model.name} ({pathlib.Path(run_dir).name})"
-        tested = config.test_folds or config.val_folds
+        tested = config.scored_folds
         parts = taken.setdefault((name, order, config.train.seed), [])
         if tested in parts:
             raise UserError(f"{run_dir} is the same as another run: {name}, seed {config.train.seed}")

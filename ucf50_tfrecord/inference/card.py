@@ -133,7 +133,7 @@ def _describe_set(run: FinishedRun, folds: Sequence[int]) -> str:
     if not folds:
         return "none"
     where = f"folds {format_folds(folds)}"
-    if set(folds) == set(run.config.test_folds or run.config.val_folds):  # the folds that the scores are on
+    if set(folds) == set(run.config.scored_folds):
         counts = f"{_count(len(run.results.ids), 'clip')} of {_count_groups(run.results.groups)}"
         return f"{counts}, {where}"
     if clips := _indexed(run, folds):

@@ -124,7 +124,7 @@ def _find_predictions(run_dir: str, config: RunConfig, summary: Summary, weights
     """Finds the file of a checkpoint's predictions for the held-out clips; `weights` is "last" or "best"."""
     if weights == summary.weights:
         return pathlib.Path(run_dir, run_lib.PREDICTIONS_FILENAME)
-    folder = run_lib.evaluation_dir(run_dir, weights, config.test_folds or config.val_folds)
+    folder = run_lib.evaluation_dir(run_dir, weights, config.scored_folds)
     path = folder / run_lib.SUMMARY_FILENAME
     found = _Evaluated()
     if path.is_file():
