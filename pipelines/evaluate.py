@@ -57,7 +57,7 @@ def evaluate_again() -> None:
     config = run_lib.load_config(run_dir)
     manifest = manifest_lib.load(_DATA.value or config.data_dir)
     trained.check_fits(manifest, config)
-    folds = parse_folds(_FOLDS.value) if _FOLDS.value else config.test_folds or config.val_folds
+    folds = parse_folds(_FOLDS.value) if _FOLDS.value else config.scored_folds
     trained_on = sorted(set(folds) & set(config.train_folds))
     if trained_on:
         terminal.warn(

@@ -26,7 +26,7 @@ from pipelines import code_flags, console, remedies, run_flags, terminal
 from pipelines.spec_flags import SpecFlags
 from ucf50_tfrecord import parsing, storage
 from ucf50_tfrecord.errors import UserError
-from ucf50_tfrecord.specs import DecodeLimits, format_folds, printable, to_json
+from ucf50_tfrecord.specs import DecodeLimits, format_folds, shorten, to_json
 
 if TYPE_CHECKING:
     from ucf50_tfrecord.inference import decoding
@@ -156,7 +156,7 @@ def announce(session: Session) -> None:
         errors = f"expected calibration error {calibration.ece_before:.3f}"
         if calibration.ece_after is not None:
             errors += f", with it {calibration.ece_after:.3f} (cross-validated by recording group)"
-        folds = format_folds(config.test_folds or config.val_folds)
+        folds = format_folds(config.scored_folds)
         texts.append(
             f"Confidence: temperature {calibration.temperature:.2f}, fitted on {calibration.num_clips} held-out "
             f"clips (folds {folds}); {errors}."
@@ -236,20 +236,9 @@ def print_prediction(prediction: Prediction, classes: tuple[str, ...]) -> None:
 
 def print_row(name: str, class_name: str, value: str) -> None:
     """Prints a line of the results table, 80 columns wide, without disturbing a progress bar."""
-    name, class_name = fit(name, _NAME_WIDTH, keep_end=True), fit(class_name, _CLASS_WIDTH)
+    name, class_name = shorten(name, _NAME_WIDTH, keep_end=True), shorten(class_name, _CLASS_WIDTH)
     # Flushes, so that a row in a pipe need not wait until the next long video is predicted.
     terminal.say(f"{name:<{_NAME_WIDTH}} {class_name:<{_CLASS_WIDTH}} {value:>11}", flush=True)
-
-
-def fit(text: str, width: int, *, keep_end: bool = False) -> str:
-    """Shortens a name to a column's width.
-
-    `keep_end` cuts the beginning and keeps the end, in which paths differ.
-    """
-    text = printable(text)
-    if len(text) <= width:
-        return text
-    return "…" + text[1 - width :] if keep_end else text[: width - 1] + "…"
 
 
 def save_timeline(

@@ -73,3 +73,17 @@ def test_clip_format_describes_a_clip():
     assert clip_format.shape == (15, 64, 48, 3)
     assert clip_format.num_bytes == 15 * 64 * 48 * 3
     assert str(clip_format) == "15x64x48"
+
+
+@pytest.mark.parametrize(
+    "length, keep_end, cut",
+    [
+        (5, False, "a\\nbc"),
+        (4, False, "a\\n…"),
+        (4, True, "…nbc"),
+        (1, False, "…"),
+        (1, True, "…"),
+    ],
+)
+def test_a_text_is_escaped_and_then_cut(length, keep_end, cut):
+    assert specs.shorten("a\nbc", length, keep_end=keep_end) == cut

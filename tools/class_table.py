@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from pipelines import terminal
-from ucf50_tfrecord.drawing.pixels import shorten
 from ucf50_tfrecord.manifest import Manifest
-from ucf50_tfrecord.specs import format_folds, printable
+from ucf50_tfrecord.specs import format_folds, printable, shorten
 
 _MIN_NAME_WIDTH, _MAX_NAME_WIDTH, _TOTAL_WIDTH = 12, 24, 7
 

@@ -26,10 +26,10 @@ from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import record, remote, storage
 from ucf50_tfrecord.dataset import clips as clips_lib
 from ucf50_tfrecord.dataset import reader
-from ucf50_tfrecord.drawing.pixels import shorten, to_png
+from ucf50_tfrecord.drawing.pixels import to_png
 from ucf50_tfrecord.errors import UserError, expect
 from ucf50_tfrecord.manifest import Manifest
-from ucf50_tfrecord.specs import format_bytes, format_folds, printable, to_json
+from ucf50_tfrecord.specs import format_bytes, format_folds, printable, shorten, to_json
 from ucf50_tfrecord.training import run as run_lib
 
 _DATA = flags.DEFINE_string("data", None, "Folder of shards. Default: each folder under data/.")

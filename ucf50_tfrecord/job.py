@@ -322,7 +322,7 @@ def summarize(
         split=split,
         shuffled=run_lib.Scores(**shuffled.scores),
         num_clips=len(plain.clips),
-        folds=config.test_folds or config.val_folds,
+        folds=config.scored_folds,
         weights=trained_lib.scored_weights(config),
         train_folds=config.train_folds,
         model=config.model.name,

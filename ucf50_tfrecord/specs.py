@@ -422,6 +422,21 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def shorten(text: str, length: int, *, keep_end: bool = False) -> str:
+    """Escapes a text for display, as `printable` does, and cuts it to `length` characters.
+
+    Args:
+      text: the text.
+      length: largest number of characters, at least 1. It counts the "…" that replaces what is cut off.
+      keep_end: whether the start is cut off, because texts such as paths differ at their ends. By default,
+        the end is.
+    """
+    text = printable(text)
+    if len(text) <= length:
+        return text
+    return "…" + text[len(text) - length + 1 :] if keep_end else text[: length - 1] + "…"
+
+
 def to_json(value: Any) -> Any:
     """Turns a dataclass instance, or a dict or sequence of these, into values that json.dumps accepts."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

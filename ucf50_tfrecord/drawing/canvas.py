@@ -15,8 +15,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 
-from ucf50_tfrecord.drawing.pixels import shorten
-from ucf50_tfrecord.specs import printable
+from ucf50_tfrecord.specs import printable, shorten
 
 SCREEN_DPI = 100
 PRINT_DPI = 144  # finer than a screen needs, for printed reports

@@ -20,7 +20,7 @@ from ucf50_tfrecord.drawing.pixels import to_small_png
 from ucf50_tfrecord.specs import printable
 
 FIGURES = "figures"  # the folder of the pictures, beside the Markdown file
-TONES = ("", "yes", "no", "unknown")  # marks that colour a table's entry or a list
+_CSS_DPI = 96  # at CSS's resolution, a pixel of the picture is a pixel of the page
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Paragraph:
 
 @dataclasses.dataclass(frozen=True)
 class Bullets:
-    """A bulleted list of texts. `tone` is one of TONES and marks the whole list."""
+    """A bulleted list of texts. `tone` colours the whole list, see Entry."""
 
     items: Sequence[str]
     tone: str = ""
@@ -50,7 +50,7 @@ class Bullets:
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """An entry of a table, with a mark. `tone` is one of TONES."""
+    """An entry of a table. `tone` colours it: "yes", "no" or "unknown", or "" for no colour."""
 
     text: str
     tone: str = ""
@@ -94,13 +94,13 @@ class Figure:
     pixels: np.ndarray
     caption: str
     alt: str
-    dpi: int = 96  # CSS's resolution: a pixel of the picture is a pixel of the page
+    dpi: int = _CSS_DPI
     photo: bool = False
 
     @property
     def size(self) -> tuple[int, int]:
         """The picture's width and height on the page, in CSS pixels."""
-        height, width = (round(side * 96 / self.dpi) for side in self.pixels.shape[:2])
+        height, width = (round(side * _CSS_DPI / self.dpi) for side in self.pixels.shape[:2])
         return width, height
 
 

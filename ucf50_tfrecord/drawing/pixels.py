@@ -1,4 +1,4 @@
-"""Makes pictures without matplotlib: frames side by side, and PNG files. Also cuts names to fit a picture."""
+"""Makes pictures without matplotlib: frames side by side, and PNG files."""
 
 from __future__ import annotations
 
@@ -8,16 +8,8 @@ import math
 import numpy as np
 from PIL import Image
 
-from ucf50_tfrecord.specs import printable
-
 _MAX_FRAMES, _MIN_FRAME_HEIGHT, _GAP = 8, 128, 2  # for a strip of frames; the last two in pixels
 _LEVELS = 31  # the highest value of a colour channel in a small PNG; 32 levels still look smooth
-
-
-def shorten(text: str, length: int) -> str:
-    """Escapes a text for display and cuts it to `length` characters."""
-    text = printable(text)
-    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def evenly_spaced(num_frames: int, count: int) -> np.ndarray:

@@ -24,7 +24,7 @@ import tensorflow as tf
 from tensorflow.python.framework import ops as tf_ops
 
 from ucf50_tfrecord import storage
-from ucf50_tfrecord.choices import FoldBy
+from ucf50_tfrecord.choices import Cache, FoldBy
 from ucf50_tfrecord.dataset import reader
 from ucf50_tfrecord.dataset.clips import ClipIndex
 from ucf50_tfrecord.dataset.feed import Feed, choose_cache, read_in_batches
@@ -61,7 +61,7 @@ class Comparison:
     spec: ComparisonSpec
     clips: ClipIndex
     strategy: tf.distribute.Strategy
-    cache: str = "auto"
+    cache: str = Cache.AUTO
     skip_bad_records: bool = False
     tensorboard: bool = True
 
@@ -144,11 +144,11 @@ class Comparison:
 
     def _run_cell(self, cell: Cell, listener: ComparisonListener) -> CellResult | None:
         config, run_dir = self._config(cell), self.run_dir(cell)
-        recipe = cells.cell_recipe(self.spec.recipes[cell.model], cell)
+        recipe = Recipe(model=config.model, train=config.train)
         _forget_models()
         with run_lib.open_run(run_dir, config):
             train, test = self._make_feeds(cell)
-            done = self._train(cell, recipe, train, test, listener=listener)
+            done = self._train(config, run_dir, train, test, listener=listener)
             if not done.finished:
                 return None
             result = cells.examine(
@@ -168,11 +168,12 @@ class Comparison:
         """Returns two feeds, of the cell's training clips and of its test clips, to the devices."""
         is_test = self.parts[cell.split] == cell.part
         mixed = self.spec.recipes[cell.model].train.shuffle_shards
+        cache = choose_cache(self.cache, self.clips.num_bytes).cache
         train, test = (
             Feed(
                 dataclasses.replace(self.clips.select(chosen), shuffle_shards=mixed),
                 strategy=self.strategy,
-                cache=choose_cache(self.cache, self.clips.num_bytes).cache,
+                cache=cache,
                 skip_bad_records=self.skip_bad_records,
             )
             for chosen in (~is_test, is_test)
@@ -180,10 +181,14 @@ class Comparison:
         return train, test
 
     def _train(
-        self, cell: Cell, recipe: Recipe, train: Feed, test: Feed, *, listener: ComparisonListener
+        self,
+        config: run_lib.RunConfig,
+        run_dir: str,
+        train: Feed,
+        test: Feed,
+        *,
+        listener: ComparisonListener,
     ) -> loop.Trained:
-        config, run_dir = self._config(cell), self.run_dir(cell)
-
         def open_log(step: int) -> TensorBoardLog:
             log = TensorBoardLog(run_dir, start_step=step, writes=self.tensorboard)
             log.hparams(run_lib.hparams(config) | {"devices": self.strategy.num_replicas_in_sync})
@@ -195,12 +200,12 @@ class Comparison:
             return Evaluator(model, test, strategy=self.strategy, batch_size=cells.TEST_BATCH_SIZE)
 
         state = loop.build_state(
-            recipe.model, recipe.train, num_clips=len(train.clips), strategy=self.strategy
+            config.model, config.train, num_clips=len(train.clips), strategy=self.strategy
         )
         return loop.train(
             train,
             state,
-            recipe.train,
+            config.train,
             strategy=self.strategy,
             run_dir=run_dir,
             make_evaluator=make_evaluator,
@@ -257,7 +262,7 @@ def examine_runs(
         _forget_models()
         weights = trained.scored_weights(config)
         model = trained.load_model(run_dir, config, weights, strategy=strategy, allowed_code=allowed_code)
-        tested = np.isin(clips.folds, config.test_folds or config.val_folds)
+        tested = np.isin(clips.folds, config.scored_folds)
         trained_on = np.isin(clips.folds, config.train_folds)
         recipe = Recipe(model=config.model, train=config.train)
         result = cells.examine(
@@ -302,7 +307,7 @@ def name_runs(configs: dict[str, run_lib.RunConfig]) -> list[Cell]:
             alike.append(shared)
         number = alike.index(shared)
         name = config.model.name if number == 0 else f"{config.model.name} ({pathlib.Path(run_dir).name})"
-        tested = config.test_folds or config.val_folds
+        tested = config.scored_folds
         parts = taken.setdefault((name, order, config.train.seed), [])
         if tested in parts:
             raise UserError(f"{run_dir} is the same as another run: {name}, seed {config.train.seed}")

@@ -20,10 +20,11 @@ from ucf50_tfrecord import parsing, record, storage
 from ucf50_tfrecord.architectures import model_traits
 from ucf50_tfrecord.choices import FoldBy, FrameOrder, Precision
 from ucf50_tfrecord.errors import UserError, expect
-from ucf50_tfrecord.evaluation import interventions, recurrence
+from ucf50_tfrecord.evaluation import interventions, statistics
 from ucf50_tfrecord.evaluation.audit import NearestClips
 from ucf50_tfrecord.evaluation.interventions import PLAIN, SHUFFLED, SHUFFLES
 from ucf50_tfrecord.evaluation.recurrence import Recurrence
+from ucf50_tfrecord.evaluation.statistics import Estimate
 from ucf50_tfrecord.parsing import Count, Finite, Int64, Name
 from ucf50_tfrecord.settings import read_choices
 from ucf50_tfrecord.specs import to_json
@@ -191,6 +192,14 @@ class Results:
             self._correct[condition] = np.where(tested, fractions, np.nan)
         return self._correct[condition]
 
+    def mean(self, values: np.ndarray) -> Estimate | None:
+        """Computes the mean of one value per clip, float [N], and its interval by a bootstrap over units.
+
+        Clips whose value is NaN are left out. Returns None if all values are NaN.
+        """
+        kept = ~np.isnan(values)
+        return statistics.mean_interval(values[kept], self.units[kept]) if kept.any() else None
+
     @functools.cached_property
     def _correct(self) -> dict[Condition, np.ndarray]:
         """Results of `correct` by condition: a cache, because verdicts and tables request the same again."""
@@ -248,6 +257,11 @@ class _CellFile(Cell):
         widths = {len(rows[0]) for rows in self.logits.values()}
         expect(len(widths) == 1, "logits of as many classes in all tests", classes=sorted(widths))
 
+    @property
+    def cell(self) -> Cell:
+        """The cell without its predictions."""
+        return Cell(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Cell)})
+
     def check(self, num_clips: int, num_classes: int, num_frames: int) -> None:
         """Raises UserError unless the cell fits a comparison with these numbers; `num_frames` is per clip."""
         expect(max(self.clips) < num_clips, f"clips below {num_clips}", clips=max(self.clips))
@@ -256,14 +270,14 @@ class _CellFile(Cell):
         known = interventions.names(num_frames)
         unknown = [name for name in self.logits if name not in known]
         expect(not unknown, f"logits of tests out of {known}", logits=unknown)
-        for name in recurrence.GRADIENTS if self.recurrence else ():
-            curve = getattr(self.recurrence, name)
-            expect(len(curve) == num_frames, f"{name} of {num_frames} frames", **{name: len(curve)})
+        if self.recurrence:  # its curves are equally long
+            length = len(self.recurrence.loss_gradient)
+            expect(length == num_frames, f"loss_gradient of {num_frames} frames", loss_gradient=length)
 
     def to_result(self) -> CellResult:
         """Converts the cell to a CellResult, with NumPy arrays."""
         return CellResult(
-            cell=Cell(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Cell)}),
+            cell=self.cell,
             architecture=self.architecture,
             clips=np.array(self.clips, np.int64),
             logits={name: np.array(rows, np.float32) for name, rows in self.logits.items()},
@@ -317,8 +331,8 @@ class _ResultsFile:
                 f"one architecture of {cell.model!r}",
                 architecture=cell.architecture,
             )
-        keys = [(cell.model, cell.training, cell.split, cell.part, cell.seed) for cell in self.cells]
-        expect(len(set(keys)) == len(keys) > 0, "cells, each once", cells=len(keys), distinct=len(set(keys)))
+        num_cells, num_distinct = len(self.cells), len({file.cell for file in self.cells})
+        expect(num_distinct == num_cells > 0, "cells, each once", cells=num_cells, distinct=num_distinct)
         for split, nearest in (self.audit or {}).items():
             last = max((index for pair in nearest.pairs for index in pair[:2]), default=0)
             expect(last < num_clips, f"pairs of clips below {num_clips} in audit", **{split: last})

@@ -287,12 +287,9 @@ def horizon(results: Results, model: str, end: str) -> tuple[int, Estimate] | No
     """
     whole = results.correct(Condition(model))
     for count in interventions.horizons(results.num_frames):
-        loss = whole - results.correct(Condition(model, intervention=f"{end}{count}"))
-        kept = ~np.isnan(loss)
-        if kept.any():
-            estimate = statistics.mean_interval(loss[kept], results.units[kept])
-            if estimate.high < MARGIN:
-                return count, estimate
+        estimate = results.mean(whole - results.correct(Condition(model, intervention=f"{end}{count}")))
+        if estimate is not None and estimate.high < MARGIN:
+            return count, estimate
     return None
 
 

@@ -133,7 +133,7 @@ def _describe_set(run: FinishedRun, folds: Sequence[int]) -> str:
     if not folds:
         return "none"
     where = f"folds {format_folds(folds)}"
-    if set(folds) == set(run.config.test_folds or run.config.val_folds):  # the folds that the scores are on
+    if set(folds) == set(run.config.scored_folds):
         counts = f"{_count(len(run.results.ids), 'clip')} of {_count_groups(run.results.groups)}"
         return f"{counts}, {where}"
     if clips := _indexed(run, folds):
@@ -144,13 +144,13 @@ def _describe_set(run: FinishedRun, folds: Sequence[int]) -> str:
 
 
 def _indexed(run: FinishedRun, folds: Sequence[int]) -> ClipIndex | None:
-    """Loads the index of the clips of some folds; None if the shards, or their sidecar files, are missing."""
+    """Loads the index of the clips of some folds; None if there is no manifest or the index cannot be read."""
     if run.manifest is None:
         return None
     try:
         return load_clips(run.manifest, folds, check_shards=False)
     except UserError:
-        return None  # the card then says that the sidecars are missing
+        return None  # a sidecar file is missing, damaged or of another shard, or cannot be reached
 
 
 def _describe_videos(manifest: Manifest) -> str:

@@ -32,7 +32,6 @@ from ucf50_tfrecord import record, storage
 from ucf50_tfrecord.dataset import reader
 from ucf50_tfrecord.dataset.clips import load_clips
 from ucf50_tfrecord.errors import Action, Remedy, UserError, expect
-from ucf50_tfrecord.evaluation.interventions import PLAIN
 from ucf50_tfrecord.evaluation.results import Condition
 from ucf50_tfrecord.evaluation.verdicts import ensemble
 from ucf50_tfrecord.inference import card
@@ -106,7 +105,7 @@ def export_run(
     with storage.atomic_folder(output, names=names, mark=EXPORT_FILENAME) as folder:
         model = load_for_export(run, allowed_code)
         frames, ids = choose_clips(run, warn)
-        probabilities = special.softmax(model(frames, training=False).numpy(), axis=1)
+        probabilities = _classifier(model)(frames)
         own = compare_with_run(run, ids, probabilities) if ids else None
         files = []
         for name in formats:
@@ -186,8 +185,7 @@ def compare_with_run(run: FinishedRun, ids: Sequence[str], probabilities: np.nda
       UserError: if the probabilities differ too much to be of the same weights and clips.
     """
     place = {clip_id: i for i, clip_id in enumerate(run.results.ids)}
-    condition = Condition(run.config.model.name, intervention=PLAIN)
-    stored = ensemble(run.results.logits(condition))[[place[clip_id] for clip_id in ids]]
+    stored = ensemble(run.results.logits(Condition(run.model)))[[place[clip_id] for clip_id in ids]]
     largest = np.abs(stored - probabilities).max(axis=1)
     own = RunDifference(
         mean=float(largest.mean()),
@@ -290,7 +288,11 @@ def _read_saved_model(path: pathlib.Path) -> Classify:
 
 
 def _read_keras(path: pathlib.Path) -> Classify:
-    model = keras.models.load_model(path)
+    return _classifier(keras.models.load_model(path))
+
+
+def _classifier(model: keras.Model) -> Classify:
+    """Returns a function from clips to the probabilities of a model that computes logits."""
     return lambda frames: special.softmax(model(frames, training=False).numpy(), axis=1)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import parsing
+from ucf50_tfrecord.choices import FoldBy
 from ucf50_tfrecord.errors import Action, Remedy, UserError
 from ucf50_tfrecord.evaluation import compare, runner
 from ucf50_tfrecord.evaluation.results import Cell, CellResult, Results
@@ -72,7 +73,7 @@ class FinishedRun:
     @property
     def leaks(self) -> bool:
         """Whether clips of one recording can be both in training and among the held-out clips."""
-        return self.summary.fold_by == "video"
+        return self.summary.fold_by == FoldBy.VIDEO
 
 
 def load(run_dir: str, weights: str | None = None) -> FinishedRun:
@@ -124,7 +125,7 @@ def _find_predictions(run_dir: str, config: RunConfig, summary: Summary, weights
     """Finds the file of a checkpoint's predictions for the held-out clips; `weights` is "last" or "best"."""
     if weights == summary.weights:
         return pathlib.Path(run_dir, run_lib.PREDICTIONS_FILENAME)
-    folder = run_lib.evaluation_dir(run_dir, weights, config.test_folds or config.val_folds)
+    folder = run_lib.evaluation_dir(run_dir, weights, config.scored_folds)
     path = folder / run_lib.SUMMARY_FILENAME
     found = _Evaluated()
     if path.is_file():

@@ -33,7 +33,7 @@ def says(answer: Answer, verdicts: Sequence[Verdict], kind: str, *models: str) -
 
 
 def tone(answer: Answer) -> str:
-    """Returns the tone, out of document.TONES, that marks an answer in a table or list."""
+    """Returns the tone, see document.Entry, that colours an answer in a table or list."""
     return answer.name.lower()
 
 

@@ -117,17 +117,17 @@ class Scores:
 
     def accuracy(self, condition: Condition) -> Estimate | None:
         """Computes the accuracy under `condition` and its interval; None if no clip was tested."""
-        return self._mean(self.results.correct(condition))
+        return self.results.mean(self.results.correct(condition))
 
     def change(self, condition: Condition, base: Condition) -> Estimate | None:
         """Computes the accuracy under `condition` minus the accuracy under `base`, on the same clips."""
-        return self._mean(self._differences(condition, base))
+        return self.results.mean(self._differences(condition, base))
 
     def changes_by_class(self, condition: Condition, base: Condition) -> list[Estimate | None]:
         """Lists each class's accuracy under `condition` minus that under `base`; None where not tested."""
         difference, labels = self._differences(condition, base), self.results.labels
         every = range(len(self.results.classes))
-        return [self._mean(np.where(labels == label, difference, np.nan)) for label in every]
+        return [self.results.mean(np.where(labels == label, difference, np.nan)) for label in every]
 
     def mean_changes_by_class(self, condition: Condition, base: Condition) -> np.ndarray:
         """Computes the values of `changes_by_class` without intervals, float [C]; NaN where not tested."""
@@ -265,10 +265,6 @@ class Scores:
     def _differences(self, condition: Condition, base: Condition) -> np.ndarray:
         """Computes each clip's fraction of right seeds under `condition` minus that under `base`, [N]."""
         return self.results.correct(condition) - self.results.correct(base)
-
-    def _mean(self, values: np.ndarray) -> Estimate | None:
-        kept = ~np.isnan(values)
-        return statistics.mean_interval(values[kept], self.results.units[kept]) if kept.any() else None
 
 
 def excludes_zero(estimate: Estimate | None) -> bool:

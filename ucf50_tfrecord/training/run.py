@@ -89,6 +89,11 @@ class RunConfig:
                 video_secs=self.video_secs,
             )
 
+    @property
+    def scored_folds(self) -> tuple[int, ...]:
+        """The folds of the run's final scores: its test folds, or its validation folds if it has none."""
+        return self.test_folds or self.val_folds
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunOptions:
