@@ -73,7 +73,8 @@ def pyav_all_to_arrays(path: str) -> np.ndarray:
     with av.open(path, metadata_errors="replace") as container:
         container.streams.video[0].codec_context.thread_count = 1
         frames = [
-            frame.to_ndarray(format="rgb24", width=64, height=64) for frame in container.decode(video=0)
+            frame.to_ndarray(format="rgb24", width=FORMAT.width, height=FORMAT.height)
+            for frame in container.decode(video=0)
         ]
     return np.stack([frames[i] for i in sampling.even_indices(len(frames), FORMAT.num_frames)])
 
@@ -177,7 +178,7 @@ def measure(name: str, paths: list[str]) -> tuple[float, float]:
     for path in paths:
         method(path)
     secs = time.perf_counter() - started
-    return secs, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return secs, measuring.peak_mb(resource.RUSAGE_SELF)
 
 
 def measure_all(paths: list[str], rounds: int) -> list[Row]:
@@ -248,7 +249,7 @@ def measure_conversion(videos_dir: str, num_workers: int) -> Conversion:
         started = time.perf_counter()
         built = shards.convert(videos_dir, folder, FORMAT, num_workers=num_workers, name="bench")
         secs = time.perf_counter() - started
-    peak_mb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    peak_mb = measuring.peak_mb(resource.RUSAGE_CHILDREN)
     return Conversion(num_workers, built.num_videos, secs, peak_mb)
 
 

@@ -18,7 +18,6 @@ import functools
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 
@@ -28,7 +27,7 @@ from benchmarks import measuring
 from benchmarks.s3_endpoint import BUCKET, Endpoint
 from pipelines import console, terminal
 from pipelines.remedies import shell_command
-from ucf50_tfrecord.errors import UserError
+from tools import processes
 from ucf50_tfrecord.specs import to_json
 
 _VIDEOS = flags.DEFINE_string("videos", None, "Folder of class folders.")
@@ -105,13 +104,10 @@ def run(python: str, module: str, *arguments: str) -> str:
     Raises:
       UserError: if the program fails.
     """
-    done = subprocess.run([python, "-m", module, *arguments], text=True, capture_output=True)
-    if done.returncode:
-        terminal.note(*done.stderr.splitlines())
-        raise UserError(
-            f"{shell_command([module, *arguments])} exited with status {done.returncode}, see above"
-        )
-    return done.stdout
+    return processes.run(
+        [python, "-m", module, *arguments],
+        lambda status: f"{shell_command([module, *arguments])} exited with status {status}",
+    )
 
 
 def measure(method: Method, local: str, url: str) -> dict:

@@ -69,18 +69,18 @@ def _scale_video(tf: Any, batch: dict[str, Any]) -> dict[str, Any]:
     return batch | {"video": tf.cast(batch["video"], tf.float32) / 255}
 
 
+FLOOR = "floor: records in sequence"
+OURS = "ours, --cache=none"
 # By name of the row: the function that returns endless batches, given a dataset's folder and a batch size,
 # and the encoding of the shards that it reads.
 METHODS: dict[str, tuple[Callable[[str, int], Batches], str]] = {
-    "ours, --cache=none": (ours, "raw"),
+    OURS: (ours, "raw"),
     "ours, --cache=host": (functools.partial(ours, cache="host"), "raw"),
     "ours, float32 on the host": (ours_float, "raw"),
     "interleave, shuffle, parse, batch": (rival_inputs.plain, "raw"),
     "ours, JPEG, --cache=none": (ours, "jpeg"),
     "Model Garden style, JPEG": (rival_inputs.model_garden_style, "jpeg"),
 }
-FLOOR = "floor: records in sequence"
-OURS = "ours, --cache=none"
 
 
 def _load_clips(data: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import resource
 import statistics
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -56,6 +57,14 @@ def median_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> 
       denominators: figures of the other method in the same rounds.
     """
     return statistics.median(a / b for a, b in zip(numerators, denominators))
+
+
+def peak_mb(who: int) -> float:
+    """Returns the peak memory in MB of this process or of its largest child process that has exited.
+
+    who: resource.RUSAGE_SELF or resource.RUSAGE_CHILDREN.
+    """
+    return resource.getrusage(who).ru_maxrss / 1024
 
 
 def require_videos(videos_dir: str | None) -> str:

@@ -15,7 +15,7 @@ import time
 
 from absl import flags
 
-from benchmarks.measuring import in_fresh_process, write_figures
+from benchmarks.measuring import in_fresh_process, peak_mb, write_figures
 from pipelines import console, terminal
 from ucf50_tfrecord.convert import plan
 from ucf50_tfrecord.errors import expect
@@ -74,7 +74,7 @@ def simulate(num_videos: int) -> Catalog:
 
 def measure(num_videos: int) -> Row:
     """Measures planning the conversion of `num_videos` simulated videos. Runs in a fresh process."""
-    base_mb = _peak_mb()
+    base_mb = peak_mb(resource.RUSAGE_SELF)
     started = time.perf_counter()
     catalog = simulate(num_videos)
     catalogued = time.perf_counter()
@@ -87,12 +87,8 @@ def measure(num_videos: int) -> Row:
         catalog_secs=catalogued - started,
         plan_secs=time.perf_counter() - catalogued,
         base_mb=base_mb,
-        peak_mb=_peak_mb(),
+        peak_mb=peak_mb(resource.RUSAGE_SELF),
     )
-
-
-def _peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def main() -> None:

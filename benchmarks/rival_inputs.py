@@ -6,7 +6,7 @@ Each returns an endless iterator of batches, (clips, labels).
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ucf50_tfrecord import manifest as manifest_lib
@@ -29,7 +29,7 @@ def plain(data: str, batch_size: int) -> Iterator[Any]:
         example = tf.io.parse_single_example(serialized, features)
         return tf.reshape(tf.io.decode_raw(example["video"], tf.uint8), shape), example["label"]
 
-    return iter(_shuffled_records(data).map(parse, tf.data.AUTOTUNE).batch(batch_size).prefetch(2))
+    return _batches(data, parse, batch_size)
 
 
 def model_garden_style(data: str, batch_size: int) -> Iterator[Any]:
@@ -50,12 +50,25 @@ def model_garden_style(data: str, batch_size: int) -> Iterator[Any]:
         video = tf.image.convert_image_dtype(tf.ensure_shape(video, shape), tf.float32)
         return video, example["label"]
 
-    return iter(_shuffled_records(data).map(parse, tf.data.AUTOTUNE).batch(batch_size).prefetch(2))
+    return _batches(data, parse, batch_size)
 
 
 def shard_paths(data: str) -> list[str]:
     """Returns the paths or URLs of the shards in the folder or at the URL `data`."""
     return [storage.join(data, shard.filename) for shard in manifest_lib.load(data).shards]
+
+
+def _batches(data: str, parse: Callable[[Any], Any], batch_size: int) -> Iterator[Any]:
+    """Returns endless batches of the parsed records of a dataset, shuffled.
+
+    Args:
+      data: the dataset's folder or URL.
+      parse: function from a serialized record to a clip and its label.
+      batch_size: number of clips per batch.
+    """
+    import tensorflow as tf
+
+    return iter(_shuffled_records(data).map(parse, tf.data.AUTOTUNE).batch(batch_size).prefetch(2))
 
 
 def _shuffled_records(data: str) -> Any:

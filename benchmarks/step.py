@@ -16,7 +16,6 @@ import functools
 import os
 import pathlib
 import statistics
-import subprocess
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +24,7 @@ from absl import flags
 from benchmarks import measuring
 from benchmarks import rates as rates_lib
 from pipelines import console, terminal
+from tools import processes
 from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.specs import ModelSpec, TrainSpec, to_json
 
@@ -132,11 +132,7 @@ def measure_torch(python: str, batch_size: int, secs: float) -> float:
     """
     script = pathlib.Path(__file__).with_name("step_torch.py")
     arguments = [python, str(script), str(batch_size), str(secs), str(len(os.sched_getaffinity(0)))]
-    result = subprocess.run(arguments, text=True, capture_output=True)
-    if result.returncode:
-        terminal.note(*result.stderr.splitlines())
-        raise UserError("PyTorch could not be measured, see above")
-    return float(result.stdout)
+    return float(processes.run(arguments, lambda status: "PyTorch could not be measured"))
 
 
 def measure_all(batch_sizes: list[int], precisions: list[str], torch_python: str | None) -> list[Row]:

@@ -37,11 +37,11 @@ def _print_help() -> None:
     terminal.say(f"{pipelines.CONSOLE_SCRIPT} <command> --<flag>=<value> …", "")
     for command in COMMANDS:
         indents = f"  {command:<{width}}  ", " " * (width + 4)
-        terminal.say_wrapped(_first_line(command), initial_indent=indents[0], subsequent_indent=indents[1])
+        terminal.say_wrapped(first_line(command), initial_indent=indents[0], subsequent_indent=indents[1])
     terminal.say("", f"{pipelines.CONSOLE_SCRIPT} <command> --helpshort lists a command's flags.")
 
 
-def _first_line(command: str) -> str:
+def first_line(command: str) -> str:
     """Returns the first line of an entry point's docstring, without importing the entry point."""
     path = importlib.util.find_spec(f"pipelines.{command}").origin
     return ast.get_docstring(ast.parse(pathlib.Path(path).read_text(encoding="utf-8"))).partition("\n")[0]

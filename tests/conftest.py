@@ -7,6 +7,7 @@ import functools
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -109,6 +110,15 @@ def child_pids(pid: int) -> list[int]:
     return [int(child) for text in tasks for child in text.split()]
 
 
+def is_running(pid: int) -> bool:
+    """Returns whether process `pid` still runs; a zombie, which has exited, does not."""
+    try:
+        state = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in ("Z", "X")
+
+
 @contextlib.contextmanager
 def raises_with_remedies(match: str) -> Iterator[None]:
     """Expects the block to raise a UserError whose message, as an entry point prints it, matches a pattern.
@@ -132,6 +142,12 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory, videos_dir: pathlib.Path)
     # With 20 KB of pixels per shard, a shard holds up to 4 clips, so that folds and batches span shards.
     build(videos_dir, data, shard_bytes=20_000)
     return data
+
+
+@pytest.fixture
+def copy(data_dir: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
+    """The folder of a copy of the dataset of `data_dir`, which the test may change."""
+    return shutil.copytree(data_dir, tmp_path / "data")
 
 
 @pytest.fixture(scope="session")

@@ -1,24 +1,12 @@
-"""Writes hostile files, named like videos, by which FFmpeg would open other files or connect to hosts.
-
-Also detects whether it did.
-"""
+"""Writes hostile files, named like videos, by which FFmpeg would open other files or connect to hosts."""
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import os
 import pathlib
-import socket
-import struct
-import threading
-from collections.abc import Iterator
 
 import numpy as np
 
 from tests.conftest import write_video
-
-_IN_OPEN = 0x20
 
 
 def write_hostile_files(folder: pathlib.Path, canary: pathlib.Path, port: int) -> list[pathlib.Path]:
@@ -57,49 +45,3 @@ def write_canary(path: pathlib.Path) -> pathlib.Path:
     """Writes a canary, a video that FFmpeg must not open on behalf of a hostile file; returns its path."""
     write_video(path, np.full((20, 32, 48, 3), 200, np.uint8), codec="mpeg2video")
     return path
-
-
-@contextlib.contextmanager
-def listening() -> Iterator[tuple[int, list[bytes]]]:
-    """Listens on a TCP port of this machine while the block runs.
-
-    Yields:
-      A tuple of the port's number and a list, to which the first bytes of each connection are added.
-    """
-    received: list[bytes] = []
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def accept() -> None:
-            with contextlib.suppress(OSError):
-                while True:
-                    connection, _ = server.accept()
-                    with connection:
-                        received.append(connection.recv(1 << 10))
-
-        threading.Thread(target=accept, daemon=True).start()
-        yield server.getsockname()[1], received
-        server.shutdown(socket.SHUT_RDWR)
-
-
-class OpenCount:
-    """Counts how often any process opens one of the given files, through Linux inotify.
-
-    `read` returns the number of opens since its last call.
-    """
-
-    def __init__(self, *paths: pathlib.Path):
-        libc = ctypes.CDLL(None, use_errno=True)
-        self._file = libc.inotify_init1(os.O_NONBLOCK)
-        assert self._file >= 0
-        for path in paths:
-            assert libc.inotify_add_watch(self._file, os.fsencode(path), _IN_OPEN) >= 0
-
-    def read(self) -> int:
-        count = 0
-        with contextlib.suppress(BlockingIOError):
-            while content := os.read(self._file, 1 << 16):
-                while content:
-                    name_length = struct.unpack_from("=I", content, 12)[0]
-                    content = content[16 + name_length :]
-                    count += 1
-        return count

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import msgspec
 import pytest
 
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, is_running
 from ucf50_tfrecord import storage, workers
 from ucf50_tfrecord.errors import UserError
 
@@ -162,13 +162,6 @@ def test_a_busy_worker_ends_with_its_parent(item):
     while is_running(worker) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not is_running(worker)
-
-
-def is_running(pid):
-    try:
-        return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def test_a_pool_needs_no_main_guard(tmp_path):

@@ -19,7 +19,6 @@ import concurrent.futures
 import dataclasses
 import os
 import pathlib
-import subprocess
 import sys
 from collections.abc import Iterable
 
@@ -28,10 +27,10 @@ from absl import flags
 from pipelines import compare as compare_pipeline
 from pipelines import console, terminal
 from pipelines.remedies import shell_command
-from tools import make_demo_videos, scenarios
+from tools import make_demo_videos, processes, scenarios
 from ucf50_tfrecord import parsing, storage
 from ucf50_tfrecord import recipes as recipes_lib
-from ucf50_tfrecord.errors import UserError, expect
+from ucf50_tfrecord.errors import expect
 from ucf50_tfrecord.specs import ClipFormat, to_json
 
 _FOLDER = flags.DEFINE_string(
@@ -123,10 +122,12 @@ def judge_side_by_side(corpora: list[tuple[str, int]]) -> list[Judged]:
         name, seed = corpus
         command = [sys.executable, "-m", "tools.compare_check", f"--folder={_FOLDER.value}"]
         command += [f"--scenarios={name}", f"--corpus_seeds={seed}"]
-        result = subprocess.run(command, env=environment, capture_output=True, text=True)
-        if result.returncode not in (0, 1):  # 1: a verdict of this corpus is wrong
-            terminal.note(*result.stderr.splitlines())
-            raise UserError(f"{shell_command(command)} exited with status {result.returncode}, see above")
+        processes.run(
+            command,
+            lambda status: f"{shell_command(command)} exited with status {status}",
+            statuses=(0, 1),  # 1: a verdict of this corpus is wrong
+            env=environment,
+        )
         return judge_corpus(name, seed)
 
     judged = []

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 
 import plotext
 
-_WIDTH, _HEIGHT = 80, 11  # characters and lines
+from pipelines import terminal
+
+_HEIGHT = 11  # lines
 # Markers of the first and the second curve, which differ even without colours: plotext's name, and a sample.
 _MARKERS = (("braille", "⢕"), ("hd", "▞"))
 _COLOURS = ("blue", "orange")
@@ -16,7 +18,7 @@ _COLOURS = ("blue", "orange")
 def draw(
     title: str, curves: Mapping[str, Sequence[tuple[int, float]]], *, is_coloured: bool = False
 ) -> str | None:
-    """Draws up to two curves of one quantity over the training step as text, 80 columns wide.
+    """Draws up to two curves of one quantity over the training step as text, as wide as a terminal.
 
     Args:
       title: name of the quantity.
@@ -36,7 +38,7 @@ def draw(
         return None
     plotext.clear_figure()
     plotext.theme("clear")
-    plotext.plot_size(_WIDTH, _HEIGHT)
+    plotext.plot_size(terminal.WIDTH, _HEIGHT)
     samples = []
     for (name, points), (marker, sample), colour in zip(drawn, _MARKERS, _COLOURS):
         steps, values = zip(*points)

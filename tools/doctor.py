@@ -52,7 +52,7 @@ def parse_options() -> Options:
     parser.add_argument("--run", help="a run's folder")
     parser.add_argument("--nospeed", action="store_true", help="skip the speed test")
     parser.add_argument(
-        "--speed_secs", type=float, default=10.0, help="seconds of the speed test; default: 10"
+        "--speed_secs", type=float, default=10.0, help="seconds of the speed test; default: %(default)g"
     )
     given = parser.parse_args()
     if not given.speed_secs > 0:

@@ -37,12 +37,13 @@ from pipelines import console, terminal
 from tools import processes, scenarios
 from ucf50_tfrecord import storage
 from ucf50_tfrecord.errors import UserError, expect
+from ucf50_tfrecord.specs import ClipFormat
 
 HEIGHT, WIDTH = 120, 160  # pixels
 FRAME_RATE = 25
 GOP_FRAMES = 12
 FINEST_QUANTIZER = 2  # FFmpeg's default minimum
-DEFAULT_FRAMES = 15  # the default of a converted clip, so each frame is sampled once
+DEFAULT_FRAMES = ClipFormat.num_frames  # so each frame is sampled once
 
 
 @dataclasses.dataclass(frozen=True)

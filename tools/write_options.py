@@ -5,19 +5,18 @@ python -m tools.write_options
 
 from __future__ import annotations
 
-import ast
 import pathlib
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 
 from pipelines import terminal
-from pipelines.main import COMMANDS
+from pipelines.main import COMMANDS, first_line
+from tools.pins import REPOSITORY
 from ucf50_tfrecord import storage
 from ucf50_tfrecord.errors import UserError
 
-_REPOSITORY = pathlib.Path(__file__).parents[1]
-OPTIONS = _REPOSITORY / "docs" / "options.md"
+OPTIONS = REPOSITORY / "docs" / "options.md"
 # Flags that entry points share are listed once, under the module that defines them.
 _SHARED = {
     "convert": "conversion",
@@ -54,7 +53,7 @@ def make_page() -> str:
         by_module = {} if command == _LAUNCH else _read_flags(command)
         shared = [module for module in by_module if module in _SHARED and module != command]
         links = ", ".join(f"[{_SHARED[module]}](#flags-{_anchor(module)})" for module in shared)
-        commands += ["", f"## {command}", "", _first_line(command)]
+        commands += ["", f"## {command}", "", first_line(command)]
         if command == _LAUNCH:
             commands += ["", "`ucf50 launch --workers=<number> -- <flags of train>`"]
         if command in _SHARED:
@@ -78,7 +77,7 @@ def _read_flags(command: str) -> dict[str, list[ElementTree.Element]]:
     """
     result = subprocess.run(
         [sys.executable, "-m", f"pipelines.{command}", "--helpxml"],
-        cwd=_REPOSITORY,
+        cwd=REPOSITORY,
         capture_output=True,
         text=True,
     )
@@ -114,11 +113,6 @@ def _meaning(flag: ElementTree.Element) -> str:
     if choices:  # absl puts the choices in front of the meaning
         text = text.removeprefix(f"<{'|'.join(choices)}>: ") + f" One of {', '.join(choices)}."
     return text.replace("|", "\\|").replace("<", "&lt;")
-
-
-def _first_line(command: str) -> str:
-    source = (_REPOSITORY / "pipelines" / f"{command}.py").read_text(encoding="utf-8")
-    return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
 
 
 def _anchor(module: str) -> str:

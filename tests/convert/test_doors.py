@@ -1,5 +1,6 @@
 """A file from a stranger reaches no other file and no network: the real converter, the real decoder."""
 
+import contextlib
 import gc
 import shutil
 import types
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 
 from tests.conftest import run_module, write_video
-from tests.hostile import OpenCount, listening, write_canary, write_hostile_files
+from tests.hostile import write_canary, write_hostile_files
+from tools.fuzzing.watched import Listener, OpenedFiles
 from ucf50_tfrecord import manifest
 from ucf50_tfrecord.convert import container, decode
 from ucf50_tfrecord.inference import decoding
@@ -22,9 +24,9 @@ FORMAT = ClipFormat(num_frames=5, height=16, width=24)
 def test_conversion_opens_nothing_that_a_video_names(tmp_path, videos_dir, sandbox):
     videos = shutil.copytree(videos_dir, tmp_path / "videos")
     canary = write_canary(tmp_path / "private" / "canary.ts")
-    with listening() as (port, received):
-        hostile = write_hostile_files(videos / "Left", canary, port)
-        opened = OpenCount(canary)
+    with contextlib.closing(Listener()) as listener, contextlib.closing(OpenedFiles()) as opened:
+        hostile = write_hostile_files(videos / "Left", canary, listener.port)
+        opened.watch(canary)
         data = tmp_path / "data"
         result = run_module(
             "pipelines.convert",
@@ -32,7 +34,7 @@ def test_conversion_opens_nothing_that_a_video_names(tmp_path, videos_dir, sandb
             *("--max_quarantined=0.5", f"--sandbox={sandbox}"),
         )
         assert result.returncode == 0, result.stderr
-        assert not received and not opened.read()
+        assert not listener.count() and not opened.take()
     built = manifest.load(str(data))
     assert {item.relative_path for item in built.quarantined} == {f"Left/{path.name}" for path in hostile}
     assert {item.cause for item in built.quarantined} == {"contents"}
@@ -42,19 +44,19 @@ def test_conversion_opens_nothing_that_a_video_names(tmp_path, videos_dir, sandb
 
 def test_prediction_opens_nothing_that_a_video_names(tmp_path, monkeypatch):
     canary = write_canary(tmp_path / "private" / "canary.ts")
-    with listening() as (port, received):
+    with contextlib.closing(Listener()) as listener, contextlib.closing(OpenedFiles()) as opened:
         # Paths that FFmpeg takes for addresses, as soon as they are relative.
         names = [
-            f"http:/127.0.0.1:{port}/a.ts",
-            f"rtmp:/127.0.0.1:{port}/a.ts",
+            f"http:/127.0.0.1:{listener.port}/a.ts",
+            f"rtmp:/127.0.0.1:{listener.port}/a.ts",
             "file:a.ts",
             "subfile,,start,0,end,9,,:a.ts",
         ]
         videos = tmp_path / "videos"
         for name in names:
             write_canary(videos / name)
-        hostile = write_hostile_files(videos / "hostile", canary, port)
-        opened = OpenCount(canary)
+        hostile = write_hostile_files(videos / "hostile", canary, listener.port)
+        opened.watch(canary)
         monkeypatch.chdir(videos)
         found, _ = decoding.find_videos(["."])
         found += decoding.find_videos(["hostile/playlist.m3u8"])[0]
@@ -65,7 +67,7 @@ def test_prediction_opens_nothing_that_a_video_names(tmp_path, monkeypatch):
             num_workers=1,
         )
         results = {video.path: result for video, result in decoder(found)}
-        assert not received and not opened.read()
+        assert not listener.count() and not opened.take()
     decoded = {path for path, result in results.items() if isinstance(result, decoding.DecodedVideo)}
     assert decoded == set(names)
     assert len(results) == len(names) + len(hostile) + 1

@@ -32,11 +32,6 @@ def stored_frames(clips):
     ]
 
 
-@pytest.fixture
-def copy(data_dir, tmp_path):
-    return shutil.copytree(data_dir, tmp_path / "data")
-
-
 def test_clips_are_read_in_any_order(data_dir):
     clips = load_clips(manifest.load(str(data_dir)), [1, 2, 3])
     expected = stored_frames(clips)

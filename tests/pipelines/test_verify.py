@@ -11,15 +11,8 @@ import subprocess
 import sys
 import termios
 
-import pytest
-
 from tests.conftest import REPOSITORY, flip_bit, run_module
 from ucf50_tfrecord import manifest, tfrecord
-
-
-@pytest.fixture
-def copy(data_dir, tmp_path):
-    return shutil.copytree(data_dir, tmp_path / "data")
 
 
 def problems(folder):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from pipelines import launch as launch_lib
-from tests.conftest import REPOSITORY, child_pids, run_module
+from tests.conftest import REPOSITORY, child_pids, is_running, run_module
 from tests.pipelines.test_train import final_weights
 
 FLAGS = [
@@ -243,17 +243,9 @@ def test_no_worker_outlives_its_launcher():
     launcher.kill()
     launcher.communicate()
     deadline = time.monotonic() + 10
-    while any(_runs(pid) for pid in workers) and time.monotonic() < deadline:
+    while any(map(is_running, workers)) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert len(workers) == 3 and not any(_runs(pid) for pid in workers)
-
-
-def _runs(pid):
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
-            return file.read().rpartition(")")[2].split()[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+    assert len(workers) == 3 and not any(map(is_running, workers))
 
 
 def test_workers_share_the_machine(monkeypatch):

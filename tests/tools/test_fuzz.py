@@ -15,7 +15,7 @@ import av
 import numpy as np
 import pytest
 
-from tests.conftest import run_code, run_module
+from tests.conftest import is_running, run_code, run_module
 from tools.fuzzing import documents, hostile, jsons, judge, mutate, reading, seeds, videos, watched
 from tools.fuzzing.findings import Counter, Evidence, Findings, Problem, Stage
 from tools.fuzzing.readers import Program, Reader
@@ -24,26 +24,14 @@ from ucf50_tfrecord.convert import decode
 from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.specs import ClipFormat
 
-# Doors of the library that are not closed yet; each of these counters must be zero in the end.
-OPEN = {
-    Counter.OPENED,
-    Counter.CONNECTED,
-    Counter.CANARY_PIXELS,
-    Counter.EXCEPTION,
-    Counter.UNNAMED,
-    Counter.OUTSIDE,
-    Counter.TRACEBACK,
-}
-
 
 @pytest.mark.slow
 def test_a_short_campaign_finds_nothing(tmp_path):
-    """Tries videos and JSON in the real programs; the counters in OPEN may differ from zero."""
+    """Tries videos and JSON in the real programs."""
     result = run_module("tools.fuzz", "--videos=60", "--json=150", "--secs=200", f"--output={tmp_path}")
     assert "60 videos, 150 JSON files" in result.stdout and "all mutants tried" in result.stdout, result
-    problems = [json.loads(path.read_text()) for path in tmp_path.rglob("problem.json")]
-    assert not [problem for problem in problems if problem["counter"] not in OPEN]
-    assert result.returncode == bool(problems)
+    assert not [path.read_text() for path in tmp_path.rglob("problem.json")]
+    assert result.returncode == 0, result
     notes = dict(line.rsplit(maxsplit=1) for line in result.stdout.splitlines() if line[-1:].isdigit())
     for note in ("videos converted", "videos quarantined: contents", judge.SAME):
         assert int(notes[note]) >= 10, result.stdout
@@ -155,15 +143,8 @@ def test_faults_of_a_process_are_counted(tmp_path, monkeypatch, code, counter):
     )
     for pid in map(int, (tmp_path / "stdout").read_text().split() if counter is Counter.PROCESS else ()):
         deadline = time.monotonic() + 5
-        while _is_running(pid):  # it was killed
+        while is_running(pid):  # it was killed
             assert time.monotonic() < deadline
-
-
-def _is_running(pid):
-    try:
-        return "\nState:\tZ" not in pathlib.Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return False
 
 
 def test_opened_canaries_and_calls_are_counted(setting):

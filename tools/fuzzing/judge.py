@@ -8,7 +8,7 @@ from typing import Any
 
 from tools.fuzzing import watched
 from tools.fuzzing.findings import Counter, Problem
-from ucf50_tfrecord.specs import ClipFormat
+from ucf50_tfrecord.specs import ClipFormat, to_json
 
 _REFERENCE_SECS = 60.0
 # Notes for clips whose pixels equal those of a reference decoder, or could not be compared with them.
@@ -78,8 +78,7 @@ class Reference:
           A Problem if the two passes agree with each other but not with the clips. Otherwise one of the notes
           SAME, UNSTABLE and UNKNOWN.
         """
-        question = {name: getattr(clip_format, name) for name in ("height", "width", "num_frames", "spacing")}
-        question |= {"path": path, "clips_per_video": clip_format.clips_per_video}
+        question = to_json(clip_format) | {"path": path}
         try:
             first = _ask(self._first, question, hold=False)
             if first == list(digests):

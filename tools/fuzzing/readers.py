@@ -209,8 +209,8 @@ READERS = (
 )
 
 _DATA, _RUN, _OUTPUT = "--data={}/shards", "--run={}/run", "--output={}/out"
-_VIDEO = "--video={}/videos/Left/v_Left_g01_c01.avi"
-_CONVERT = ("--videos={}/videos", "--size=16x24", "--frames=5")
+_VIDEO = "--video={{}}/videos/{0}/v_{0}_g01_c01.avi".format(samples.CLASSES[0])
+_CONVERT = ("--videos={}/videos", *samples.SIZE)
 _EXPORT = (_RUN, _OUTPUT, "--formats=keras")
 _SET, _OUT = (MANIFEST, SIDECAR), "out/.*"
 PROGRAMS = (

@@ -29,7 +29,8 @@ def clip_digests(path: str, question: dict[str, Any], *, hold: bool = False) -> 
 
     Args:
       path: the video's path.
-      question: dictionary with `height`, `width`, `num_frames`, `clips_per_video` and `spacing` of the clips.
+      question: dictionary of the fields of the clips' format; `height`, `width`, `num_frames`,
+        `clips_per_video` and `spacing` are used.
       hold: whether to keep decoded frames, so that FFmpeg cannot reuse their memory. If pixels differ
         between False and True, they do not depend on the video alone.
     """

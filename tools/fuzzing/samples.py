@@ -14,16 +14,17 @@ import sys
 
 import numpy as np
 
-from tools.fuzzing import seeds, watched
+from tools.fuzzing import seeds
+from tools.pins import REPOSITORY
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import storage
 from ucf50_tfrecord.errors import UserError
 
 CLASSES = ("Left", "Right")
+SIZE = ("--size=16x24", "--frames=5")  # flags of the conversion
 # Files that no program may touch: those in the folder VICTIM beside the samples, and MINE among the samples.
 VICTIM, MINE = "victim", ("shards/mine.txt", "predictions/mine.txt", "store/mine.txt", "comparison/mine.txt")
 _GROUPS, _CLIPS = 5, 1
-_SIZE = ("--size=16x24", "--frames=5")
 
 
 def make_samples(folder: pathlib.Path, *, with_documents: bool = True) -> pathlib.Path:
@@ -70,7 +71,7 @@ def make_run(samples: pathlib.Path) -> None:
                 frames[:, :, number * seeds.WIDTH // 2 :][:, :, : seeds.WIDTH // 2] = 250
                 path = samples / "videos" / name / f"v_{name}_g{group:02d}_c{clip:02d}.avi"
                 seeds.encode(path, seeds.RECIPES[0], frames)
-    run_program("pipelines.convert", f"--videos={samples}/videos", f"--data={samples}/shards", *_SIZE)
+    run_program("pipelines.convert", f"--videos={samples}/videos", f"--data={samples}/shards", *SIZE)
     run_program(
         "pipelines.train",
         f"--data={samples}/shards",
@@ -91,7 +92,7 @@ def run_program(module: str, *arguments: str) -> None:
     """
     result = subprocess.run(
         [sys.executable, "-m", module, *arguments],
-        cwd=watched.REPOSITORY,
+        cwd=REPOSITORY,
         env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2"},
         text=True,
         capture_output=True,

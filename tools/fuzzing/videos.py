@@ -52,14 +52,12 @@ class Mutant:
     path: path of the video, relative to the round's folder of videos.
     how: description of how it was made.
     is_hostile: whether it is a text that names other files or hosts.
-    watched: paths of files beside it that no program may open.
     """
 
     number: int
     path: str
     how: str
     is_hostile: bool = False
-    watched: tuple[pathlib.Path, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -157,7 +155,7 @@ class Round:
         if rng.random() < _HOSTILE_FRACTION:
             attack = hostile.write_attack(self.videos / folder, stem, self._setting.canaries, rng)
             path = str(attack.path.relative_to(self.videos))
-            self.mutants[path] = Mutant(number, path, attack.how, is_hostile=True, watched=attack.watched)
+            self.mutants[path] = Mutant(number, path, attack.how, is_hostile=True)
             for beside in attack.watched:
                 self._setting.opened.watch(beside)
         else:

@@ -25,10 +25,10 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from tools.fuzzing.findings import Counter, Problem
+from tools.pins import REPOSITORY
 from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.specs import printable
 
-REPOSITORY = pathlib.Path(__file__).parents[2]
 _MARK = "UCF50_FUZZ_MARK"
 _GRACE_SECS = 3.0  # for children to exit after their parent
 _IN_OPEN, _IN_ISDIR = 0x20, 0x40000000
@@ -204,22 +204,15 @@ class Helper:
     Args:
       module: module that `python -m` runs and that calls `serve`.
       scratch: folder for the process's standard error and TMPDIR.
-      *arguments: command-line arguments of the module.
       **environment: further environment variables.
     """
 
-    def __init__(self, module: str, scratch: pathlib.Path, *arguments: str, **environment: str):
+    def __init__(self, module: str, scratch: pathlib.Path, **environment: str):
         scratch.mkdir(parents=True, exist_ok=True)
-        self._command = [sys.executable, "-m", module, *arguments]
+        self._command = [sys.executable, "-m", module]
         self._scratch, self._more = scratch, environment
         self._process: subprocess.Popen | None = None
         self._rest = b""
-
-    def __enter__(self) -> Helper:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.stop()
 
     @property
     def is_running(self) -> bool:
