@@ -106,7 +106,7 @@ def read_clips(asked):
 def full(tmp_path_factory):
     """A report with all sections: its folder, page, Markdown, pictures, and the clips that were read."""
     folder, asked = tmp_path_factory.mktemp("report"), []
-    return folder, *written(folder, full_results(), read_clips=read_clips(asked)), asked
+    return folder, *written(folder, full_results(), read_clips=read_clips(asked), notes=["By hand."]), asked
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +144,7 @@ def test_every_picture_is_in_both_files_and_has_a_description(full):
 
 def test_the_overview_lists_data_and_models(full):
     _, page, markdown, _, _ = full
+    assert "By hand." in page.text and "By hand." in markdown
     assert row(markdown, "Clips") == ["6, of 8 frames each"]
     assert row(markdown, "Recording groups") == ["3"]
     assert row(markdown, "Held out in turn") == ["1 parts by group, 1 parts by video"]
@@ -374,7 +375,7 @@ def test_a_report_from_the_saved_results_is_the_same(full, tmp_path):
     folder, _, _, pictures, _ = full
     results_lib.save(tmp_path / "results.json", full_results())
     loaded = results_lib.load(tmp_path / "results.json")
-    written(tmp_path, loaded, read_clips=read_clips([]))
+    written(tmp_path, loaded, read_clips=read_clips([]), notes=["By hand."])
     files = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
     assert len(files) == len(pictures) + 2
     assert all((folder / file).read_bytes() == (tmp_path / file).read_bytes() for file in files)

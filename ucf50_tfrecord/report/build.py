@@ -63,6 +63,7 @@ def write(
     verdicts: Sequence[Verdict],
     *,
     read_clips: ReadClips | None = None,
+    notes: Sequence[str] = (),
 ) -> dict[str, np.ndarray]:
     """Writes a comparison's report as report.html, and as report.md with its pictures in figures/*.png.
 
@@ -74,6 +75,7 @@ def write(
       verdicts: the comparison's verdicts, from verdicts.judge.
       read_clips: function that reads clips' frames for pictures; None for a report without pictures of clips,
         which then says so.
+      notes: sentences near the top of the report, such as how it was made.
 
     Returns:
       A dictionary from the name of each figure to its pixels, uint8 [h, w, 3].
@@ -81,7 +83,7 @@ def write(
     Raises:
       UserError: if a file cannot be written.
     """
-    content = build(results, verdicts, read_clips=read_clips)
+    content = build(results, verdicts, read_clips=read_clips, notes=notes)
     for path, data in document.to_files(content, NAME).items():
         with storage.atomic_write(folder / path) as file:
             file.write(data)
@@ -93,10 +95,11 @@ def build(
     verdicts: Sequence[Verdict],
     *,
     read_clips: ReadClips | None = None,
+    notes: Sequence[str] = (),
 ) -> Document:
     """Builds a comparison's report as a document; see `write` for the arguments."""
     scores = Scores(results)
-    blocks = [*_overview(scores), *answers.section(scores, verdicts)]
+    blocks = [*_overview(scores, notes), *answers.section(scores, verdicts)]
     if scores.models:
         blocks += performance.sections(scores, verdicts)
         blocks += causes.recurrence(scores)
@@ -106,8 +109,10 @@ def build(
     return Document(f"Comparison of models on {results.name}", [*blocks, *_how_to_read(scores)])
 
 
-def _overview(scores: Scores) -> Iterator[Block]:
+def _overview(scores: Scores, notes: Sequence[str]) -> Iterator[Block]:
     results = scores.results
+    for note in notes:
+        yield Paragraph(note)
     yield Table("Data, models and trainings.", ("", ""), list(_facts(scores).items()))
     lacking = [model for model in results.models if model not in scores.models]
     if lacking:
