@@ -54,8 +54,8 @@ def simulate(num_videos: int) -> Catalog:
     videos = []
     for number in range(num_videos):
         position, label = divmod(number, NUM_CLASSES)
-        clip, group = 1 + position // NUM_GROUPS, 1 + position % NUM_GROUPS
-        video_id = f"{classes[label]}/v_{classes[label]}_g{group:02d}_c{clip:02d}"
+        number_in_group, group = 1 + position // NUM_GROUPS, 1 + position % NUM_GROUPS
+        video_id = f"{classes[label]}/v_{classes[label]}_g{group:02d}_c{number_in_group:02d}"
         videos.append(
             Video(
                 relative_path=f"{video_id}.avi",
@@ -63,7 +63,6 @@ def simulate(num_videos: int) -> Catalog:
                 class_name=classes[label],
                 label=label,
                 group=group,
-                clip=clip,
                 num_bytes=300_000 + number % 1000 * 500,
                 mtime_ns=1_700_000_000_000_000_000 + number,
             )
