@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from absl import flags
 
-from pipelines import code_flags, console, convert, inputs, remedies, terminal, train_flags
+from pipelines import code_flags, console, features, inputs, remedies, terminal, train_flags
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import recipes, storage
 from ucf50_tfrecord.choices import FrameOrder, Strategy
@@ -61,7 +61,7 @@ _STRATEGY = flags.DEFINE_enum(
     "Devices of this process: one, all mirrored, or auto.",
 )
 
-for _module in (train_flags, convert, inputs, code_flags):
+for _module in (train_flags, features, inputs):
     flags.adopt_module_key_flags(_module)
 
 _FOLDER_KIND = "a comparison"
@@ -88,7 +88,7 @@ def compare_recipes() -> None:
     settings = {model: read_settings(model) for model in dict.fromkeys(_MODELS.value)}
     asked = spec_flags(list(settings))
     input_spec = inputs.INPUTS.build()
-    manifest = convert.load_or_convert()
+    manifest = features.load_data()
     console.load_tensorflow()
     from ucf50_tfrecord.evaluation import compare
     from ucf50_tfrecord.training import strategy as strategy_lib

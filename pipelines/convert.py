@@ -28,10 +28,10 @@ from absl import flags
 
 from pipelines import console, terminal
 from pipelines.spec_flags import SpecFlags
-from ucf50_tfrecord import manifest, remote
+from ucf50_tfrecord import building, manifest, remote
 from ucf50_tfrecord.choices import FoldBy
 from ucf50_tfrecord.errors import Action, Change, Remedy, UserError, expect
-from ucf50_tfrecord.jobs import ConversionPlan
+from ucf50_tfrecord.jobs import Plan
 from ucf50_tfrecord.shards import DATASET_NAME
 from ucf50_tfrecord.specs import (
     DEFAULT_SHARD_BYTES,
@@ -44,7 +44,7 @@ from ucf50_tfrecord.specs import (
 )
 
 if TYPE_CHECKING:
-    from ucf50_tfrecord.convert.engines import Engine
+    from ucf50_tfrecord.building import Engine
 
 _VIDEOS = flags.DEFINE_string("videos", None, "Folder with one folder of videos per class.")
 _DATA = flags.DEFINE_string(
@@ -118,6 +118,15 @@ def load_or_convert() -> manifest.Manifest:
             task_index=_TASK_INDEX.value,
         )
         return convert()
+    return load()
+
+
+def load() -> manifest.Manifest:
+    """Returns the manifest of the dataset that --data names.
+
+    Raises:
+      UserError: if there is no dataset, or it has another format than flags that are given.
+    """
     if not _DATA.value:
         raise UserError("Pass --videos=<folder of class folders>, or --data=<folder of shards>.")
     console.load_file_systems(_DATA.value)
@@ -164,20 +173,8 @@ def convert() -> manifest.Manifest | None:
         if before:
             _check_same_format(before, _format_flags(name, clip_format(), _FOLD_RULE.build()))
     planned = _plan(name)
-    # Only a host that converts needs PyAV.
-    from ucf50_tfrecord.convert import engines
-
-    options = engines.BuildOptions(verify=_VERIFY.value, overwrite=_OVERWRITE.value)
     with ConversionDisplay(planned, data_dir) as display:
-        if _FINALIZE.value:
-            built = engines.finalize(planned, data_dir)
-        elif _TASK_INDEX.value is not None:
-            task = _TASK_INDEX.value, _TASK_COUNT.value
-            built = engines.convert_part(
-                planned, data_dir, task=task, run=run, options=options, listener=display
-            )
-        else:
-            built = engines.build_dataset(planned, data_dir, run=run, options=options, listener=display)
+        built = build(planned, data_dir, run, display)
     display.print_result(built)
     if built and len(built.quarantined) > _MAX_QUARANTINED.value * built.num_videos:
         raise UserError(
@@ -185,6 +182,33 @@ def convert() -> manifest.Manifest | None:
             f"--max_quarantined={_MAX_QUARANTINED.value}. All others are converted."
         )
     return _publish(built, url) if built and url else built
+
+
+def build(
+    planned: Plan, data_dir: str, run: Engine, listener: building.BuildListener
+) -> manifest.Manifest | None:
+    """Makes a dataset, or this task's part of it, or its manifest alone, as the flags say.
+
+    Returns:
+      The dataset's manifest, or None if other tasks have not finished their parts yet.
+    """
+    options = building.BuildOptions(verify=_VERIFY.value, overwrite=_OVERWRITE.value)
+    if _FINALIZE.value:
+        return building.finalize(planned, data_dir)
+    if _TASK_INDEX.value is not None:
+        task = _TASK_INDEX.value, _TASK_COUNT.value
+        return building.build_part(planned, data_dir, task=task, run=run, options=options, listener=listener)
+    return building.build_dataset(planned, data_dir, run=run, options=options, listener=listener)
+
+
+def is_task() -> bool:
+    """Tells whether the flags ask for one task's part of a dataset, or for its manifest alone."""
+    return _FINALIZE.value or _TASK_INDEX.value is not None
+
+
+def overwrites() -> bool:
+    """Tells whether shards of another format may be replaced."""
+    return _OVERWRITE.value
 
 
 def _publish(built: manifest.Manifest, url: str) -> manifest.Manifest:
@@ -234,7 +258,7 @@ def _engine() -> Engine:
     return functools.partial(engines.run_local, num_workers=num_workers, limits=limits)
 
 
-def _plan(name: str) -> ConversionPlan:
+def _plan(name: str) -> Plan:
     """Finds the videos of --videos and plans their shards; prints warnings about the videos."""
     from ucf50_tfrecord.convert import catalog, decode, plan
 
@@ -273,10 +297,10 @@ def _check_same_format(found: manifest.Manifest, asked: dict[str, object]) -> No
         )
 
 
-class ConversionDisplay:
-    """Shows a conversion's progress and result. It has the methods of an engines.ConversionListener."""
+class ConversionDisplay(building.BuildListener):
+    """Shows a conversion's progress and result."""
 
-    def __init__(self, planned: ConversionPlan, data_dir: str):
+    def __init__(self, planned: Plan, data_dir: str):
         self._data_dir = data_dir
         self._num_videos = sum(len(job.videos) for job in planned.jobs)
         self._started, self._num_converted = time.monotonic(), 0
@@ -309,10 +333,8 @@ class ConversionDisplay:
                 f"This task's part is done, {self._num_converted} videos ({done}); other tasks finish {self._data_dir}"
             )
             return
-        from ucf50_tfrecord.convert import engines
-
         for item in built.quarantined:
-            retry = " (--verify retries)" if item.cause in engines.RETRIED_ONLY_BY_VERIFY else ""
+            retry = " (--verify retries)" if item.cause in building.RETRIED_ONLY_BY_VERIFY else ""
             terminal.note(f"quarantined: {item.relative_path}: {item.reason}{retry}")
         num_bytes = sum(shard.num_bytes for shard in built.shards)
         terminal.say(

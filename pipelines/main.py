@@ -11,7 +11,7 @@ import sys
 import pipelines
 from pipelines import terminal
 
-COMMANDS = ("convert", "train", "evaluate", "predict", "compare", "export", "verify", "launch")
+COMMANDS = ("convert", "features", "train", "evaluate", "predict", "compare", "export", "verify", "launch")
 
 
 def main() -> int:

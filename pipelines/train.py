@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from pipelines import console, convert, inputs, remedies, terminal, train_flags
+from pipelines import console, features, inputs, remedies, terminal, train_flags
 from pipelines.spec_flags import SpecFlags
 from ucf50_tfrecord import recipes
 from ucf50_tfrecord.choices import Strategy
@@ -55,7 +55,7 @@ _PROFILE_STEPS = flags.DEFINE_string(
     "First and last step to profile, such as 20,30, for TensorBoard's Profile page.",
 )
 
-for _module in (train_flags, convert, inputs):
+for _module in (train_flags, features, inputs):
     flags.adopt_module_key_flags(_module)
 
 
@@ -65,7 +65,7 @@ def main() -> None:
     if uses_workers:
         check_worker_flags()
 
-    manifest = convert.load_or_convert()  # before TensorFlow is loaded: its worker processes start lighter
+    manifest = features.load_data()  # before TensorFlow is loaded: its worker processes start lighter
     folds = choose_folds(manifest, asked, terminal.warn)
     model = recipes.model_spec(settings, manifest)
 

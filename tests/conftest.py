@@ -183,12 +183,13 @@ def build(videos_dir, data_dir, *, workers=1, verify=False, overwrite=False, **p
 
     plan_options: keyword arguments of plan_of.
     """
+    from ucf50_tfrecord import building
     from ucf50_tfrecord.convert import engines
 
     run = functools.partial(engines.run_local, num_workers=workers)
     planned = plan_of(videos_dir, **plan_options)
-    options = engines.BuildOptions(verify=verify, overwrite=overwrite)
-    return engines.build_dataset(planned, str(data_dir), run=run, options=options)
+    options = building.BuildOptions(verify=verify, overwrite=overwrite)
+    return building.build_dataset(planned, str(data_dir), run=run, options=options)
 
 
 def real_folder(variable: str) -> pathlib.Path:

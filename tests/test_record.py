@@ -73,10 +73,10 @@ def test_clips_are_read_as_they_were_encoded(tmp_path, encoding):
         assert record.read_end_us(file.fileno(), 23) == clip.end_us
         if record.stores_raw(clip_format):
             pixels = np.zeros(clip.frames.size, np.uint8)
-            assert record._read_pixels_in_place(file.fileno(), 23, clip_of, clip_format, pixels)
+            assert record._read_in_place(file.fileno(), 23, clip_of, clip_format, pixels)
             np.testing.assert_array_equal(pixels.reshape(clip.frames.shape), clip.frames)
             pixels[:] = 0
-            record.read_pixels(file.fileno(), place, clip_of, clip_format=clip_format, out=pixels)
+            record.read_raw(file.fileno(), place, clip_of, stored=clip_format, out=pixels)
             np.testing.assert_array_equal(pixels.reshape(clip.frames.shape), clip.frames)
         else:
             images = record.read_images(file.fileno(), place, clip_of, clip_format=clip_format)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 
+from ucf50_tfrecord import building
 from ucf50_tfrecord.convert import catalog, decode, engines, plan
 from ucf50_tfrecord.manifest import Manifest
 from ucf50_tfrecord.specs import ClipFormat, FoldRule
@@ -23,7 +24,7 @@ def convert(
       name: name of the dataset, with which the shards' file names begin.
 
     Raises:
-      UserError: as engines.build_dataset does.
+      UserError: as building.build_dataset does.
     """
     planned = plan.plan_shards(
         catalog.find_videos(videos_dir),
@@ -32,6 +33,6 @@ def convert(
         fold_rule=FoldRule(),
         decoder=decode.decoder_version(),
     )
-    return engines.build_dataset(
+    return building.build_dataset(
         planned, data_dir, run=functools.partial(engines.run_local, num_workers=num_workers)
     )

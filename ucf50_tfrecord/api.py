@@ -120,11 +120,12 @@ class Run:
         Raises:
           UserError: if the run has no undamaged checkpoint, or names code that `allowed_code` does not list.
         """
+        from ucf50_tfrecord.features import frame_model
         from ucf50_tfrecord.training import strategy, trained
 
         devices = strategy.make_strategy("one", environment={})
         weights = trained.scored_weights(self.config)
-        return trained.load_model(
+        return frame_model.load_frame_model(
             self.run_dir, self.config, weights, strategy=devices, allowed_code=self._allowed_code
         )
 

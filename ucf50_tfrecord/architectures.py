@@ -6,6 +6,7 @@ Loads neither Keras nor TensorFlow.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 
 from ucf50_tfrecord.errors import expect
@@ -34,6 +35,7 @@ class ModelTraits:
     recurrent: whether the model has one recurrent layer over time, whose memory of earlier frames
       evaluation.recurrence inspects.
     takes_encoder: whether ModelSpec.encoder chooses the model's frame encoder.
+    takes_features: whether the model may take stored features of frames in place of frames.
     takes_motion: whether ModelSpec.motion may add the differences of consecutive frames to the model's input.
       The controls, which must not see order, and the published models do not accept it.
     improves_on: name of the model whose forgetting this model was designed to overcome, or None.
@@ -45,6 +47,7 @@ class ModelTraits:
     _: dataclasses.KW_ONLY
     recurrent: bool = False
     takes_encoder: bool = False
+    takes_features: bool = False
     takes_motion: bool = False
     improves_on: str | None = None
     published: PublishedScores | None = None
@@ -56,25 +59,23 @@ class ModelTraits:
 
 
 _M, _E = "ucf50_tfrecord.models", "ucf50_tfrecord.models.encoders"
+_over_features = functools.partial(ModelTraits, takes_encoder=True, takes_features=True, takes_motion=True)
 MODELS = {
-    "frame_pool": ModelTraits(f"{_M}.pooling:frame_pool", None, takes_encoder=True),
-    "rnn": ModelTraits(
-        f"{_M}.recurrent:rnn", "frame_pool", recurrent=True, takes_encoder=True, takes_motion=True
+    "frame_pool": ModelTraits(f"{_M}.pooling:frame_pool", None, takes_encoder=True, takes_features=True),
+    "deviation_pool": ModelTraits(
+        f"{_M}.pooling:deviation_pool", None, takes_encoder=True, takes_features=True
     ),
-    "lstm": ModelTraits(
-        f"{_M}.recurrent:lstm",
-        "frame_pool",
-        recurrent=True,
-        takes_encoder=True,
-        takes_motion=True,
-        improves_on="rnn",
+    "spread_pool": ModelTraits(
+        f"{_M}.pooling:spread_pool", "deviation_pool", takes_encoder=True, takes_features=True
     ),
-    "bilstm": ModelTraits(f"{_M}.recurrent:bilstm", "frame_pool", takes_encoder=True, takes_motion=True),
-    "gru": ModelTraits(
-        f"{_M}.recurrent:gru", "frame_pool", recurrent=True, takes_encoder=True, takes_motion=True
-    ),
+    "rnn": _over_features(f"{_M}.recurrent:rnn", "frame_pool", recurrent=True),
+    "lstm": _over_features(f"{_M}.recurrent:lstm", "frame_pool", recurrent=True, improves_on="rnn"),
+    "bilstm": _over_features(f"{_M}.recurrent:bilstm", "frame_pool"),
+    "gru": _over_features(f"{_M}.recurrent:gru", "frame_pool", recurrent=True),
     "conv3d": ModelTraits(f"{_M}.conv3d:conv3d", "frame_pool", takes_motion=True),
-    "transformer": ModelTraits(f"{_M}.transformer:transformer", "frame_pool", takes_motion=True),
+    "transformer": ModelTraits(
+        f"{_M}.transformer:transformer", "frame_pool", takes_features=True, takes_motion=True
+    ),
     "seed_pool": ModelTraits(f"{_M}.seed:seed_pool", None),
     "seed_rnn": ModelTraits(
         f"{_M}.seed:seed_rnn",
@@ -91,8 +92,9 @@ MODELS = {
     ),
 }
 
-# The project's own frame encoder, and the image models of keras.applications.
+# The project's own frame encoder, an image model of this package, and those of keras.applications.
 THREE_BLOCK = "three_block"
+EFFICIENTNET_LITE0 = "efficientnet_lite0"
 APPLICATIONS = (
     *(f"ConvNeXt{size}" for size in ("Tiny", "Small", "Base", "Large", "XLarge")),
     *(f"DenseNet{depth}" for depth in (121, 169, 201)),
@@ -103,10 +105,13 @@ APPLICATIONS = (
     *(f"ResNet{depth}{version}" for depth in (50, 101, 152) for version in ("", "V2")),
     *("VGG16", "VGG19", "Xception"),
 )
+# Encoders that ImageNet weights exist for.
+PRETRAINED = (EFFICIENTNET_LITE0, *APPLICATIONS)
 # The builder of each encoder, as <module>:<builder>. It maps (shape [H, W, C], ModelSpec, keras.DTypePolicy)
 # to a keras.Model from frames, [N, H, W, C] with values in [0, 1], to features, [N, F].
 ENCODERS = {
     THREE_BLOCK: f"{_E}:three_block",
+    EFFICIENTNET_LITE0: f"{_E}:efficientnet_lite0",
     **dict.fromkeys(APPLICATIONS, f"{_E}:application"),
 }
 
@@ -127,4 +132,4 @@ def model_traits(name: str) -> ModelTraits:
         f"a model out of {tuple(MODELS)}, or of your own as <module>:<builder>",
         model=name,
     )
-    return MODELS.get(name) or ModelTraits(name, "frame_pool", takes_encoder=True, takes_motion=True)
+    return MODELS.get(name) or _over_features(name, "frame_pool")

@@ -5,6 +5,7 @@ Also serializes and parses single pieces of the wire format, to check records wi
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
@@ -61,9 +62,10 @@ def bytes_entry(key: str, value: bytes) -> bytes:
     return field(1, key.encode()) + field(2, field(1, field(1, value)))
 
 
-def int_entry(key: str, value: int) -> bytes:
-    """Serializes a feature map's entry that holds one int64, without the entry's tag and length."""
-    return field(1, key.encode()) + field(2, field(3, field(1, varint(value))))
+def ints_entry(key: str, values: Iterable[int]) -> bytes:
+    """Serializes a feature map's entry that holds int64s of 0 or more, without the entry's tag and length."""
+    packed = b"".join(varint(value) for value in values)
+    return field(1, key.encode()) + field(2, field(3, field(1, packed)))
 
 
 def _build_sequence_example() -> Any:

@@ -1,4 +1,4 @@
-"""Dataclasses that describe a conversion of videos into shards.
+"""Dataclasses that describe how shards are made, from videos or from other shards.
 
 A catalogue lists the videos, a job describes one shard, and a plan describes the whole dataset.
 """
@@ -6,8 +6,10 @@ A catalogue lists the videos, a job describes one shard, and a plan describes th
 from __future__ import annotations
 
 import dataclasses
+from typing import TypeAlias
 
-from ucf50_tfrecord.specs import ClipFormat, FoldRule
+from ucf50_tfrecord.shards import ManifestShard, SourceFile
+from ucf50_tfrecord.specs import ClipFormat, FeatureFormat, FoldRule
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,12 +71,58 @@ class ShardJob:
     videos: tuple[Video, ...]
     fingerprint: str
 
+    @property
+    def num_items(self) -> int:
+        return len(self.videos)
+
+    @property
+    def sources(self) -> tuple[SourceFile, ...]:
+        """The state of each video's file when it was catalogued."""
+        return tuple(
+            SourceFile(num_bytes=video.num_bytes, mtime_ns=video.mtime_ns, sha256=video.sha256)
+            for video in self.videos
+        )
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ConversionPlan:
+class EncodeJob:
+    """The unit of encoding: a shard of frames that becomes one shard of features, of the same file name.
+
+    frames_dir: the folder or URL of the shard of frames.
+    shard: the manifest's entry for it.
+    frames: the format of its clips.
+    features: the format of the features.
+    sources: the state of the videos' files, as in the sidecar of the shard of frames.
+    fingerprint: hex sha256 of everything that decides the features: the sha256 of the shard of frames, their
+      format, record.SCHEMA_VERSION, and the format of the features, which names the encoder's weights.
+    """
+
+    frames_dir: str
+    shard: ManifestShard
+    frames: ClipFormat
+    features: FeatureFormat
+    sources: tuple[SourceFile, ...]
+    fingerprint: str
+
+    @property
+    def filename(self) -> str:
+        return self.shard.filename
+
+    @property
+    def num_items(self) -> int:
+        return self.shard.num_clips
+
+
+Job: TypeAlias = ShardJob | EncodeJob
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
     """The plan of a dataset to make: its name, its rules and its jobs, one job per shard.
 
     videos_dir: absolute path of the videos' folder.
+    features: the format of the features, if the jobs encode frames; else None.
+    frames_dir: the folder or URL of the frames' dataset, if the jobs encode frames.
     decoder: names and versions of the libraries that decide the stored pixels.
     shard_bytes: largest size of the pixels in one shard, in bytes (approximate).
     jobs: the shards' jobs, in the order of file names.
@@ -87,4 +135,11 @@ class ConversionPlan:
     fold_rule: FoldRule
     decoder: str
     shard_bytes: int
-    jobs: tuple[ShardJob, ...]
+    jobs: tuple[Job, ...]
+    features: FeatureFormat | None = None
+    frames_dir: str = ""
+
+    @property
+    def origin(self) -> str:
+        """The folder of the files that the shards are made from."""
+        return self.frames_dir or self.videos_dir

@@ -23,7 +23,7 @@ import msgspec
 
 from ucf50_tfrecord import parsing, record, storage, tfrecord
 from ucf50_tfrecord.errors import Action, Remedy, UserError, expect
-from ucf50_tfrecord.jobs import ConversionPlan
+from ucf50_tfrecord.jobs import Plan
 from ucf50_tfrecord.parsing import Count, Name, Sha256
 from ucf50_tfrecord.shards import (
     DATASET_NAME,
@@ -33,7 +33,15 @@ from ucf50_tfrecord.shards import (
     repeated,
     shard_pattern,
 )
-from ucf50_tfrecord.specs import DEFAULT_SHARD_BYTES, MAX_CLASSES, ClipFormat, FoldRule, to_json
+from ucf50_tfrecord.specs import (
+    DEFAULT_SHARD_BYTES,
+    MAX_CLASSES,
+    ClipFormat,
+    FeatureFormat,
+    FoldRule,
+    StoredFormat,
+    to_json,
+)
 
 MANIFEST_FILENAME = "manifest.json"
 
@@ -49,6 +57,8 @@ class Manifest:
     num_videos: number of videos, including those that gave no clip.
     clips_per_class: a dictionary from fold to its numbers of clips, one number per label.
     quarantined: the videos that gave no clip.
+    features: the format of the features that the records hold in place of frames, or None.
+    frames_dir: the folder of the frames that the features were made from; "" if the records hold frames.
     """
 
     data_dir: str
@@ -63,6 +73,18 @@ class Manifest:
     clips_per_class: dict[int, tuple[int, ...]]
     shards: tuple[ManifestShard, ...]
     quarantined: tuple[Quarantined, ...]
+    features: FeatureFormat | None = None
+    frames_dir: str = ""
+
+    @property
+    def stored(self) -> StoredFormat:
+        """The format of what the records hold: features if there are any, else frames."""
+        return self.features or self.format
+
+    @property
+    def origin(self) -> str:
+        """The folder of the files that the shards were made from."""
+        return self.frames_dir or self.videos_dir
 
     @property
     def num_clips(self) -> int:
@@ -87,6 +109,8 @@ class Manifest:
             "classes": self.classes,
             "shards": sorted((shard.filename, shard.sha256) for shard in self.shards),
         }
+        if self.features:
+            contents["features"] = to_json(self.features)
         return fingerprint(contents)
 
     def save(self) -> None:
@@ -130,6 +154,8 @@ class _ManifestFile:
     folds: dict[Count, _Fold]
     shards: tuple[ManifestShard, ...]
     quarantined: tuple[Quarantined, ...]
+    features: FeatureFormat | None = None
+    frames_dir: str = ""
 
     def __post_init__(self):
         expect(
@@ -231,7 +257,7 @@ def check_report(manifest: Manifest, shard: ManifestShard, report: ShardReport) 
                 f"{path} does not fit {MANIFEST_FILENAME}: Expected the label of the clip's class. "
                 f"Received: {label} for {clip_id!r}"
             )
-    least, most = record.size_bounds(manifest.format)
+    least, most = record.size_bounds(manifest.stored)
     for start, end in itertools.pairwise((*report.offsets, report.num_bytes)):
         if not least <= end - start <= most:
             raise UserError(
@@ -358,7 +384,7 @@ def default_val_folds(manifest: Manifest, without: Iterable[int] = ()) -> tuple[
     return tuple(sorted(chosen))
 
 
-def assemble(data_dir: str, plan: ConversionPlan, reports: Iterable[ShardReport]) -> Manifest:
+def assemble(data_dir: str, plan: Plan, reports: Iterable[ShardReport]) -> Manifest:
     """Builds the manifest of a dataset whose shards are complete.
 
     Args:
@@ -380,13 +406,15 @@ def assemble(data_dir: str, plan: ConversionPlan, reports: Iterable[ShardReport]
         decoder=plan.decoder,
         shard_bytes=plan.shard_bytes,
         classes=plan.classes,
-        num_videos=sum(len(job.videos) for job in plan.jobs),
+        num_videos=sum(len(job.sources) for job in plan.jobs),
         clips_per_class={fold: tuple(counts) for fold, counts in clips_per_class.items()},
         shards=tuple(
             ManifestShard(**{f.name: getattr(report, f.name) for f in dataclasses.fields(ManifestShard)})
             for report in reports
         ),
         quarantined=tuple(item for report in reports for item in report.quarantined),
+        features=plan.features,
+        frames_dir=plan.frames_dir,
     )
 
 

@@ -24,7 +24,7 @@ from google.protobuf.message import DecodeError
 
 from ucf50_tfrecord import example, tfrecord
 from ucf50_tfrecord.errors import UserError
-from ucf50_tfrecord.specs import ClipFormat
+from ucf50_tfrecord.specs import ClipFormat, FeatureFormat, StoredFormat
 from ucf50_tfrecord.tfrecord import FOOTER_BYTES, HEADER_BYTES, Place
 
 if TYPE_CHECKING:
@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 2
 
 VIDEO = "video"
+# The frames' features, in records that hold them in place of frames. Of all keys in a context VIDEO, or this
+# one, is the last in sorted order.
+FEATURES = "video/features"
+FEATURE_SHAPE = "feature/shape"
 LABEL = "label"
 GROUP = "group"
 FOLD = "fold"
@@ -154,58 +158,80 @@ def decode_images(encoded: tf.Tensor, clip_format: ClipFormat) -> tf.Tensor:
     return tf.ensure_shape(tf.stack(frames), clip_format.shape)
 
 
-def stores_raw(clip_format: ClipFormat) -> bool:
-    """Tells whether a format stores frames as raw pixels. If so, read_pixels reads them, else read_images."""
-    return _encoding(clip_format)[0]
+def encode_features(payload: bytes, features: np.ndarray, place: Place | str) -> bytes:
+    """Serializes the record of a clip's features: the frames' record with features in place of its frames.
+
+    Args:
+      payload: the payload of the record of frames.
+      features: the features, float16 [T, ...].
+      place: the position of the record of frames, or a name of it, for error messages.
+
+    Raises:
+      UserError: if the payload is not that of a clip.
+    """
+    message = _parse(payload, place)
+    context = message.context.feature
+    for key in (VIDEO, IMAGE_FORMAT):
+        context.pop(key, None)
+    message.feature_lists.feature_list.pop(IMAGE_ENCODED, None)
+    example.fill(context[FEATURES], [np.ascontiguousarray(features, "<f2").tobytes()])
+    example.fill(context[FEATURE_SHAPE], [*features.shape])
+    return message.SerializeToString(deterministic=True)
 
 
-def read_pixels(
-    file: int, place: Place, clip: tuple[str, int], *, clip_format: ClipFormat, out: np.ndarray
+def stores_raw(stored: StoredFormat) -> bool:
+    """Tells whether a format stores features or raw pixels. If so, read_raw reads them, else read_images."""
+    return isinstance(stored, FeatureFormat) or _encoding(stored)[0]
+
+
+def read_raw(
+    file: int, place: Place, clip: tuple[str, int], *, stored: StoredFormat, out: np.ndarray
 ) -> None:
-    """Reads the pixels of a raw clip from its shard into an array, checking checksums, format, id and label.
+    """Reads a clip's raw pixels or features from its shard, checking checksums, format, id and label.
 
-    The pixels go from the file to `out` without a copy in between.
+    They go from the file to `out` without a copy in between.
 
     Args:
       file: file descriptor of the open shard.
       place: the position where the clip's record starts; the path in it is used in messages only.
       clip: tuple of the id and the label that the clip must have.
-      clip_format: the clip format that the dataset's manifest states.
-      out: array that receives the pixels, uint8 [T * H * W * 3].
+      stored: the format of the records, as the dataset's manifest states it.
+      out: array that receives the pixels or features as bytes, uint8 [stored.num_bytes].
 
     Raises:
       UserError: if the record is damaged or belongs to another clip; the contents of `out` are then
         undefined.
     """
-    if not _read_pixels_in_place(file, place.offset, clip, clip_format, out):
+    if not _read_in_place(file, place.offset, clip, stored, out):
         # The record is damaged or has another layout. The slow way reads it or reports the damage.
-        parse_pixels(tfrecord.read(file, place), place, clip, clip_format=clip_format, out=out)
+        parse_raw(tfrecord.read(file, place), place, clip, stored=stored, out=out)
 
 
-def parse_pixels(
-    payload: bytes, place: Place, clip: tuple[str, int], *, clip_format: ClipFormat, out: np.ndarray
+def parse_raw(
+    payload: bytes, place: Place, clip: tuple[str, int], *, stored: StoredFormat, out: np.ndarray
 ) -> None:
-    """Copies the pixels of a raw clip from its record's payload into an array, checking format, id and label.
+    """Copies a clip's raw pixels or features from its record's payload, checking format, id and label.
 
     Args:
       payload: the record's bytes without its length and checksums.
-      place, clip, clip_format, out: as in read_pixels.
+      place, clip, stored, out: as in read_raw.
 
     Raises:
       UserError: if the payload is not that of the expected clip.
     """
-    message = _parse_expected(payload, place, clip, clip_format)
-    pixels = b"".join(message.context.feature[VIDEO].bytes_list.value)
-    if len(pixels) != out.size:
-        raise UserError(f"{place} holds no clip of {clip_format}")
-    out[:] = np.frombuffer(pixels, np.uint8)
+    message = _parse_expected(payload, place, clip, stored)
+    content = b"".join(message.context.feature[_content_key(stored)].bytes_list.value)
+    if len(content) != out.size:
+        raise UserError(f"{place} holds no clip of {stored}")
+    out[:] = np.frombuffer(content, np.uint8)
 
 
 def read_images(file: int, place: Place, clip: tuple[str, int], *, clip_format: ClipFormat) -> list[bytes]:
     """Reads the encoded frames of a clip from its shard.
 
     Args:
-      file, place, clip, clip_format: as in read_pixels.
+      file, place, clip: as in read_raw.
+      clip_format: the clip format that the dataset's manifest states.
 
     Returns:
       A list of T JPEG or PNG images.
@@ -223,7 +249,7 @@ def parse_images(
 
     Args:
       payload: the record's bytes without its length and checksums.
-      place, clip, clip_format: as in read_pixels.
+      place, clip, clip_format: as in read_images.
 
     Raises:
       UserError: if the payload is not that of the expected clip.
@@ -274,7 +300,8 @@ def decode(payload: bytes, place: Place | str = "The record") -> dict[str, Any]:
 
     Returns:
       A dictionary from feature key to value: a list of bytes, int or float. Only the frames, under the key
-      VIDEO, are an array, uint8 [T, H, W, 3], whatever their encoding.
+      VIDEO, are an array, uint8 [T, H, W, 3], whatever their encoding; or the features, under the key
+      FEATURES, float16 [T, ...].
 
     Raises:
       UserError: if the payload is not that of a clip, or a frame cannot be decoded.
@@ -283,7 +310,13 @@ def decode(payload: bytes, place: Place | str = "The record") -> dict[str, Any]:
     features: dict[str, Any] = {
         key: example.values_of(feature) for key, feature in message.context.feature.items()
     }
-    if VIDEO in features:
+    if FEATURES in features:
+        try:
+            values = np.frombuffer(features[FEATURES][0], "<f2")
+            features[FEATURES] = values.reshape(features[FEATURE_SHAPE])
+        except (KeyError, ValueError) as error:
+            raise UserError(f"{place} holds features of an unknown shape: {error}") from error
+    elif VIDEO in features:
         pixels = np.frombuffer(features[VIDEO][0], np.uint8)
         height, width = features[IMAGE_HEIGHT][0], features[IMAGE_WIDTH][0]
         features[VIDEO] = pixels.reshape(-1, height, width, features[IMAGE_CHANNELS][0])
@@ -321,11 +354,14 @@ def clip_id_and_label(payload: bytes, place: Place | str = "The record") -> tupl
     return _clip_id(message), _label(message)
 
 
-def size_bounds(clip_format: ClipFormat) -> tuple[int, int]:
+def size_bounds(stored: StoredFormat) -> tuple[int, int]:
     """Returns bounds on the size of a record of a format, as a tuple of the smallest and the largest size.
 
     Sizes are in bytes and include the record's length and checksums.
     """
+    if isinstance(stored, FeatureFormat):
+        return stored.num_bytes, stored.num_bytes + _MAX_FEATURE_BYTES
+    clip_format = stored
     stored_raw, image_format = _encoding(clip_format)
     least = clip_format.num_bytes if stored_raw else clip_format.num_frames
     # A compressed image of noise may take more bytes than its pixels, and every image has a header.
@@ -352,12 +388,12 @@ def _utf8(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-def _read_pixels_in_place(
-    file: int, offset: int, clip: tuple[str, int], clip_format: ClipFormat, out: np.ndarray
+def _read_in_place(
+    file: int, offset: int, clip: tuple[str, int], stored: StoredFormat, out: np.ndarray
 ) -> bool:
-    """Reads the pixels of a raw clip as read_pixels does, if its record has the layout of `encode`.
+    """Reads a clip's raw pixels or features as read_raw does, if its record has the layout of `encode`.
 
-    The pixels are the context's last entry (map entries are sorted), so they end where the context ends. The
+    They are the context's last entry (map entries are sorted), so they end where the context ends. The
     context's length is at the payload's start. A wrong length of the record makes its payload's checksum
     wrong, so the length's own checksum is not checked. Keep this function short: while it runs Python code,
     no other thread reads.
@@ -382,23 +418,24 @@ def _read_pixels_in_place(
     crc = crc32c.crc32c(memoryview(after)[:-FOOTER_BYTES], crc)
     return (
         after.endswith(tfrecord.checksum(crc))
-        and before.endswith(_pixels_prefix(out.size))
-        and all(entry in before for entry in _size_entries(clip_format.height, clip_format.width))
+        and before.endswith(_content_prefix(_content_key(stored), out.size))
+        and all(entry in before for entry in _shape_entries(stored))
         and _label_entry(clip[1]) in before
         and example.bytes_entry(MEDIA_ID, _utf8(clip[0])) in before
     )
 
 
-def _parse_expected(payload: bytes, place: Place, clip: tuple[str, int], clip_format: ClipFormat) -> Any:
-    """Parses a record's payload; checks that it is of the expected clip and has the format's frame size."""
+def _parse_expected(payload: bytes, place: Place, clip: tuple[str, int], stored: StoredFormat) -> Any:
+    """Parses a record's payload; checks that it is of the expected clip and has the format's shape."""
     message = _parse(payload, place)
     if _clip_id(message) != clip[0]:
         raise UserError(f"{place} is of clip {_clip_id(message)!r}, expected {clip[0]!r}")
     if _label(message) != clip[1]:
         raise UserError(f"{place} has label {_label(message)}, expected {clip[1]}")
-    size = [list(message.context.feature[key].int64_list.value) for key in (IMAGE_HEIGHT, IMAGE_WIDTH)]
-    if size != [[clip_format.height], [clip_format.width]]:
-        raise UserError(f"{place} holds no clip of {clip_format}")
+    expected = _shape_features(stored)
+    found = {key: list(message.context.feature[key].int64_list.value) for key in expected}
+    if found != expected:
+        raise UserError(f"{place} holds no clip of {stored}")
     return message
 
 
@@ -421,16 +458,27 @@ def _clip_id(message: Any) -> str:
     return message.context.feature[MEDIA_ID].bytes_list.value[0].decode("utf-8", "surrogateescape")
 
 
-@functools.cache
-def _pixels_prefix(num_bytes: int) -> bytes:
-    """Returns the bytes that precede the pixels in a record: the tags, key and lengths of the entry VIDEO."""
-    return example.bytes_entry(VIDEO, bytes(num_bytes))[:-num_bytes]
+def _content_key(stored: StoredFormat) -> str:
+    return FEATURES if isinstance(stored, FeatureFormat) else VIDEO
 
 
 @functools.cache
-def _size_entries(height: int, width: int) -> list[bytes]:
-    """Returns the serialized map entries of the frames' height and width."""
-    return [example.int_entry(IMAGE_HEIGHT, height), example.int_entry(IMAGE_WIDTH, width)]
+def _content_prefix(key: str, num_bytes: int) -> bytes:
+    """Returns the bytes that precede pixels or features in a record: the tags, key and lengths of their entry."""
+    return example.bytes_entry(key, bytes(num_bytes))[:-num_bytes]
+
+
+def _shape_features(stored: StoredFormat) -> dict[str, list[int]]:
+    """Returns the features of a record that state the shape of its content, by key."""
+    if isinstance(stored, FeatureFormat):
+        return {FEATURE_SHAPE: [*stored.shape]}
+    return {IMAGE_HEIGHT: [stored.height], IMAGE_WIDTH: [stored.width]}
+
+
+@functools.cache
+def _shape_entries(stored: StoredFormat) -> list[bytes]:
+    """Returns the serialized map entries of _shape_features."""
+    return [example.ints_entry(key, values) for key, values in _shape_features(stored).items()]
 
 
 @functools.cache
@@ -439,7 +487,7 @@ def _label_entry(label: int) -> bytes:
 
     Its tag and length are included, because without them the bytes could also be a part of another entry.
     """
-    return example.field(1, example.int_entry(LABEL, label))
+    return example.field(1, example.ints_entry(LABEL, [label]))
 
 
 @functools.cache

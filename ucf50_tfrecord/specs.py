@@ -7,15 +7,18 @@ of videos) and the read side (training) use this module, so it loads nothing out
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar, TypeAlias
 
 from ucf50_tfrecord.architectures import (
-    APPLICATIONS,
+    EFFICIENTNET_LITE0,
     ENCODERS,
     MODELS,
+    PRETRAINED,
     THREE_BLOCK,
+    ModelTraits,
     is_own_code,
     model_traits,
 )
@@ -32,7 +35,7 @@ from ucf50_tfrecord.choices import (
     Spacing,
 )
 from ucf50_tfrecord.errors import expect
-from ucf50_tfrecord.settings import Range, check_settings, setting
+from ucf50_tfrecord.settings import Range, check_settings, read_choices, setting
 
 _MAX_TIMEOUT_OF_SIZE_SECS = 3600.0
 MAX_FOLD = 9999
@@ -40,6 +43,7 @@ MAX_FOLD = 9999
 # without this limit a file could ask for half a terabyte per clip (10000x4096x4096).
 MAX_CLIP_BYTES = 1 << 30
 MAX_CLASSES = 1 << 16
+MAX_FEATURES = 1 << 16
 # Default of the largest size of the pixels in one shard.
 DEFAULT_SHARD_BYTES = 32 << 20
 
@@ -125,8 +129,10 @@ class ClipFormat:
             encoding=self.encoding,
         )
 
+    dtype: ClassVar[str] = "uint8"
+
     @property
-    def shape(self) -> tuple[int, int, int, int]:
+    def shape(self) -> tuple[int, ...]:
         return self.num_frames, self.height, self.width, 3
 
     @property
@@ -146,6 +152,95 @@ class ClipFormat:
         if self.clips_per_video > 1:
             parts.append(f"{self.clips_per_video}clips")
         return "-".join(parts)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FeatureSpec:
+    """How a frozen frame encoder turns the frames of stored clips into features.
+
+    An encoder sees frames of its own size; frames of another size are scaled to it (bilinear).
+    """
+
+    encoder: str = setting(
+        "",
+        "Frame encoder whose features are stored once, and trained on in place of frames: a model of "
+        f"keras.applications, {EFFICIENTNET_LITE0}, the folder of a run (its encoder), a .keras file, or "
+        "<module>:<builder>.",
+    )
+    size: str = setting(
+        "", "Frame size that the encoder sees, such as 128 or 112x96. Default: that of the frames."
+    )
+    grid: int = setting(
+        1, "Average features over the cells of a grid of this many cells per side.", Range(1, 16)
+    )
+    precision: str = setting(Precision.FLOAT32, "Precision in which the encoder computes.")
+
+    def __post_init__(self):
+        check_settings(self)
+        expect(bool(self.encoder), "a frame encoder", features=self.encoder)
+        expect(
+            self.precision != Precision.AUTO,
+            "a precision other than auto, as features of two precisions differ",
+            feature_precision=self.precision,
+        )
+        if self.size:
+            parse_size(self.size)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FeatureFormat:
+    """The format of stored features: float16 of shape [num_frames, num_features], or with a grid
+    [num_frames, grid, grid, num_features].
+
+    encoder: the encoder, as FeatureSpec names it.
+    weights: hex sha256 of the encoder's weights.
+    height, width: size of the frames that the encoder sees, in pixels.
+    grid, precision: as in FeatureSpec.
+    """
+
+    encoder: str
+    weights: str
+    num_frames: int
+    num_features: int
+    height: int
+    width: int
+    grid: int = 1
+    precision: str = Precision.FLOAT32
+
+    dtype: ClassVar[str] = "float16"
+
+    def __post_init__(self):
+        read_choices(self)
+        expect_clip_size(self.num_frames, self.height, self.width)
+        expect(re.fullmatch("[0-9a-f]{64}", self.weights) is not None, "a sha256", weights=self.weights)
+        expect(1 <= self.grid <= 16, "a grid of 1 to 16 cells per side", grid=self.grid)
+        expect(
+            1 <= self.num_features <= MAX_FEATURES,
+            f"1 to {MAX_FEATURES} features",
+            num_features=self.num_features,
+        )
+        expect(
+            self.num_bytes <= MAX_CLIP_BYTES,
+            f"clips of at most {MAX_CLIP_BYTES} bytes of features",
+            clip="x".join(map(str, self.shape)),
+        )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        cells = (self.grid, self.grid) if self.grid > 1 else ()
+        return self.num_frames, *cells, self.num_features
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of one clip's features, in bytes."""
+        return 2 * math.prod(self.shape)
+
+    def __str__(self) -> str:
+        return f"{'x'.join(map(str, self.shape))} features of {self.encoder} at {self.height}x{self.width}"
+
+
+# The format of what a record holds for each clip: frames, or features of frames.
+StoredFormat: TypeAlias = ClipFormat | FeatureFormat
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -220,7 +315,11 @@ def _names_with(trait: str) -> tuple[str, ...]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """The settings of a model: its architecture, its encoder, and the shape of its input and output."""
+    """The settings of a model: its architecture, its encoder, and the shape of its input and output.
+
+    feature_shape: the shape of a frame's stored features, (F,) or (grid, grid, F), if the model takes features
+      in place of frames. Empty for a model of frames.
+    """
 
     name: str = dataclasses.field(
         metadata={"help": f"The model: one of {', '.join(MODELS)}, or <module>:<builder>."}
@@ -229,10 +328,11 @@ class ModelSpec:
     num_frames: int
     height: int
     width: int
+    feature_shape: tuple[int, ...] = ()
     dropout: float = setting(0.0, "Dropout, in models that have it.", Range(0, 1, excludes_high=True))
     encoder: str = setting(
         THREE_BLOCK,
-        "The frame encoder, in models that leave the choice: three_block, a model of keras.applications, or "
+        "The frame encoder, in models that leave the choice: three_block, efficientnet_lite0, a model of keras.applications, or "
         "<module>:<builder>.",
     )
     encoder_weights: str = setting(
@@ -248,6 +348,8 @@ class ModelSpec:
             2 <= self.num_classes <= MAX_CLASSES, f"2 to {MAX_CLASSES} classes", num_classes=self.num_classes
         )
         expect_clip_size(self.num_frames, self.height, self.width)
+        if self.feature_shape:
+            self._check_features(traits)
         expect(
             self.encoder in ENCODERS or is_own_code(self.encoder),
             f"an encoder out of {tuple(ENCODERS)}, or of your own as <module>:<builder>",
@@ -262,8 +364,8 @@ class ModelSpec:
             freeze_encoder=self.freeze_encoder,
         )
         expect(
-            self.encoder in APPLICATIONS or self.encoder_weights != "imagenet",
-            f"an encoder of keras.applications if its weights are ImageNet's: one of {APPLICATIONS}",
+            self.encoder in PRETRAINED or self.encoder_weights != "imagenet",
+            f"a pretrained encoder if its weights are ImageNet's: one of {PRETRAINED}",
             encoder=self.encoder,
             encoder_weights=self.encoder_weights,
         )
@@ -278,10 +380,40 @@ class ModelSpec:
             model=self.name,
         )
         expect(
-            not self.motion or self.encoder not in APPLICATIONS,
+            not self.motion or self.encoder not in PRETRAINED,
             "encoder three_block, or one of your own, if there is motion input",
             encoder=self.encoder,
         )
+
+    def _check_features(self, traits: ModelTraits) -> None:
+        """Raises UserError unless the model may take stored features in place of frames."""
+        sizes = self.feature_shape
+        expect(
+            len(sizes) in (1, 3) and min(sizes) >= 1 and math.prod(sizes) <= MAX_CLIP_BYTES,
+            "feature_shape (F,) or (grid, grid, F)",
+            feature_shape=sizes,
+        )
+        expect(
+            traits.takes_features,
+            f"a model out of {_names_with('takes_features')} where features are stored in place of frames",
+            model=self.name,
+        )
+        expect(
+            not self.chooses_encoder and not self.motion,
+            "no encoder and no motion input where features are stored in place of frames",
+            encoder=self.encoder,
+            encoder_weights=self.encoder_weights,
+            motion=self.motion,
+        )
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of the model's input, without the batch: [T, H, W, 3], or [T, *feature_shape]."""
+        return (self.num_frames, *(self.feature_shape or (self.height, self.width, 3)))
+
+    @property
+    def input_dtype(self) -> str:
+        return FeatureFormat.dtype if self.feature_shape else ClipFormat.dtype
 
     @property
     def chooses_encoder(self) -> bool:

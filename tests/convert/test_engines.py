@@ -21,7 +21,7 @@ from tests.conftest import (
     run_module,
     write_numbered_video,
 )
-from ucf50_tfrecord import manifest, record, storage, tfrecord
+from ucf50_tfrecord import building, manifest, record, storage, tfrecord
 from ucf50_tfrecord.convert import engines, plan
 from ucf50_tfrecord.errors import UserError
 
@@ -169,10 +169,10 @@ def test_tasks_finish_a_set_with_an_unreadable_video(tmp_path, videos):
     (videos / "Left" / "v_Left_g02_c01.avi").unlink()
     run = functools.partial(engines.run_local, num_workers=1)
     data = str(tmp_path / "data")
-    assert engines.convert_part(planned, data, task=(0, 2), run=run) is None
-    built = engines.convert_part(planned, data, task=(1, 2), run=run)
+    assert building.build_part(planned, data, task=(0, 2), run=run) is None
+    built = building.build_part(planned, data, task=(1, 2), run=run)
     assert built.num_clips == 29 and [item.cause for item in built.quarantined] == ["unreadable"]
-    assert engines.finalize(planned, data) == built == manifest.load(data)
+    assert building.finalize(planned, data) == built == manifest.load(data)
 
 
 ODD_NAMES = [
@@ -334,7 +334,7 @@ def test_overwrite_replaces_another_format_name_or_set(tmp_path, videos):
 def test_the_shards_of_other_videos_are_not_overwritten(tmp_path, videos):
     first = build(videos, tmp_path / "data")
     other = make_videos(tmp_path / "other", clips=1)
-    with pytest.raises(UserError, match=f"holds shards of the videos in {videos}, not of those in {other}"):
+    with pytest.raises(UserError, match=f"holds shards made from {videos}, not from {other}"):
         build(other, tmp_path / "data")
     assert manifest.load(str(tmp_path / "data")) == first
     moved = videos.rename(tmp_path / "moved")

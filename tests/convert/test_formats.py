@@ -284,7 +284,7 @@ def test_encodings_hold_the_same_frames(tmp_path):
             place = file.fileno(), Place("x", 0), (report.clip_ids[0], report.labels[0])
             if record.stores_raw(built.format):
                 found = np.empty(built.format.num_bytes, np.uint8)
-                record.read_pixels(*place, clip_format=built.format, out=found)
+                record.read_raw(*place, stored=built.format, out=found)
             else:
                 images = record.read_images(*place, clip_format=built.format)
                 found = record.decode_images(tf.constant(images), built.format).numpy()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import REPOSITORY, build, child_pids, plan_of, run_module, write_video
-from ucf50_tfrecord import manifest
+from ucf50_tfrecord import building, manifest
 from ucf50_tfrecord.convert import engines
 from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.specs import DecodeLimits
@@ -104,7 +104,7 @@ def test_too_little_memory_never_makes_another_clip(tmp_path):
         data = tmp_path / str(memory_mib)
         run = functools.partial(engines.run_local, num_workers=1, limits=DecodeLimits(memory_mib=memory_mib))
         try:
-            built = engines.build_dataset(planned, str(data), run=run)
+            built = building.build_dataset(planned, str(data), run=run)
         except UserError as error:
             assert f"it needed more than {memory_mib} MiB" in str(error)
             results[memory_mib] = None

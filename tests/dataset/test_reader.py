@@ -35,7 +35,7 @@ def stored_frames(clips):
 def test_clips_are_read_in_any_order(data_dir):
     clips = load_clips(manifest.load(str(data_dir)), [1, 2, 3])
     expected = stored_frames(clips)
-    video, good = ClipReader(clips).read_pixels(np.array([17, 0, 5, 5]))
+    video, good = ClipReader(clips).read_raw(np.array([17, 0, 5, 5]))
     assert video.shape == (4, 5, 16, 24, 3) and video.dtype == np.uint8 and good.all()
     np.testing.assert_array_equal(video, np.stack([expected[i] for i in (17, 0, 5, 5)]))
 
@@ -69,7 +69,7 @@ def test_records_of_another_writer_are_read_too(data_dir, copy):
     payload = example.field(1, payload)
     assert record.decode(payload)["clip/media_id"] == [clips.ids[0].encode()]
     path.write_bytes(tfrecord.frame(payload))
-    video, _ = ClipReader(load_clips(manifest.load(str(copy)), [1], check_shards=False)).read_pixels(
+    video, _ = ClipReader(load_clips(manifest.load(str(copy)), [1], check_shards=False)).read_raw(
         np.array([0])
     )
     np.testing.assert_array_equal(video[0], stored_frames(clips)[0])
@@ -105,7 +105,7 @@ def test_damage_is_named_with_shard_offset_clip_and_remedy(copy, damage, message
     reader = ClipReader(clips)
     expected = f"{NAME}.* {message}.*v_.*_g01_c0.*To repair it: make repair .*VIDEOS=.*DATA={copy}"
     with raises_with_remedies(expected):
-        reader.read_pixels(np.arange(6))
+        reader.read_raw(np.arange(6))
     assert reader.error is not None and not reader.skipped
 
 
@@ -116,7 +116,7 @@ def test_a_damaged_streamed_record_names_a_remedy_that_works(data_dir, monkeypat
     there = dataclasses.replace(clips.manifest, data_dir="s3://bucket/set")
     reader = ClipReader(dataclasses.replace(clips, manifest=there))
     with raises_with_remedies("to train without such clips: --fetch=copy --on_bad_record=skip$"):
-        reader.read_pixels(np.array([0]), np.array([b"\x0a\x00"], object))
+        reader.read_raw(np.array([0]), np.array([b"\x0a\x00"], object))
 
 
 def test_a_badly_written_frame_is_named(videos_dir, tmp_path):
@@ -139,7 +139,7 @@ def test_shards_of_another_format_are_named(data_dir, videos_dir, tmp_path, enco
     clips = load_clips(manifest.load(str(copy)), [1])
     shutil.copy(next((tmp_path / "other").glob("small-fold01.tfrecord-00000-of-0000?")), copy / NAME)
     with pytest.raises(UserError, match="the record at byte 0 (holds no clip of 5x16x24|is of clip)"):
-        ClipReader(clips).read_pixels(np.arange(1))
+        ClipReader(clips).read_raw(np.arange(1))
     built = manifest.load(str(tmp_path / "other"))
     wanted = ClipFormat(num_frames=4, height=16, width=24, encoding="png")
     clips = load_clips(built, [1])
@@ -156,7 +156,7 @@ def test_shards_of_another_shape_and_equal_size_are_named(videos_dir, tmp_path):
     clips = load_clips(manifest.load(str(tmp_path / "wide")), [1])
     shutil.copy(tmp_path / "high" / NAME, tmp_path / "wide" / NAME)
     with pytest.raises(UserError, match="the record at byte 0 holds no clip of 5x16x24"):
-        ClipReader(clips).read_pixels(np.arange(1))
+        ClipReader(clips).read_raw(np.arange(1))
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_any_bytes_end_in_a_clip_or_a_user_error(data_dir, copy, crafted):
     (copy / NAME).write_bytes(crafted)
     reader = ClipReader(load_clips(manifest.load(str(copy)), [1], check_shards=False))
     with pytest.raises(UserError, match=f"{NAME}: the record at byte 0"):
-        reader.read_pixels(np.array([0]))
+        reader.read_raw(np.array([0]))
     with open(copy / NAME, "rb") as file, pytest.raises(UserError, match="the record at byte 0"):
         record.read_images(
             file.fileno(),
@@ -195,7 +195,7 @@ def test_failures_outside_the_shard_are_never_skipped(data_dir):
 
     reader._open = fail
     with pytest.raises(UserError, match=f"Cannot read .*{NAME}: Too many open files$"):
-        reader.read_pixels(np.array([0]))
+        reader.read_raw(np.array([0]))
     assert not reader.skipped
 
 
@@ -302,7 +302,7 @@ def test_open_files_are_bounded(copy, two_open_files):
     clips = load_clips(manifest.load(str(copy)), [1, 2, 3, 4, 5])
     readers = [ClipReader(clips) for _ in range(3)]  # TensorFlow keeps each until the process ends
     for reader in readers:
-        video, _ = reader.read_pixels(np.arange(30))
+        video, _ = reader.read_raw(np.arange(30))
         np.testing.assert_array_equal(video, np.stack(stored_frames(clips)))
     assert num_open_files(copy) == 2
 
@@ -310,13 +310,13 @@ def test_open_files_are_bounded(copy, two_open_files):
 def test_a_new_reader_opens_a_shard_that_was_replaced(copy, two_open_files):
     clips = load_clips(manifest.load(str(copy)), [1])
     path, old = pathlib.Path(clips.shard_paths[0]), ClipReader(clips)
-    whole, _ = old.read_pixels(np.arange(1))
+    whole, _ = old.read_raw(np.arange(1))
     start = path.read_bytes()[:10]
     path.rename(copy / "moved")
     path.write_bytes(start)
-    np.testing.assert_array_equal(old.read_pixels(np.arange(1))[0], whole)
+    np.testing.assert_array_equal(old.read_raw(np.arange(1))[0], whole)
     with pytest.raises(UserError, match="cut short"):
-        ClipReader(clips).read_pixels(np.arange(1))
+        ClipReader(clips).read_raw(np.arange(1))
 
 
 @pytest.mark.parametrize("encoding", ["raw", "png"])
@@ -325,7 +325,7 @@ def test_a_record_of_another_label_is_not_trained_on(videos_dir, tmp_path, encod
     clips = load_clips(built, [1])
     wrong = dataclasses.replace(clips, labels=(clips.labels + 1) % 3)
     reader = ClipReader(wrong)
-    read = reader.read_pixels if record.stores_raw(built.format) else reader.read_images
+    read = reader.read_raw if record.stores_raw(built.format) else reader.read_images
     with pytest.raises(
         UserError, match=f"record at byte 0 has label {clips.labels[0]}, expected {wrong.labels[0]}"
     ):

@@ -44,7 +44,7 @@ def clips_of(url, cache_dir, *, cache_bytes=GIB, folds=None, shuffle_shards=0):
 def read_all(clips, order=None):
     index = np.arange(len(clips)) if order is None else order
     reader = ClipReader(clips)
-    return np.concatenate([reader.read_pixels(index[i : i + 1])[0] for i in range(len(index))])
+    return np.concatenate([reader.read_raw(index[i : i + 1])[0] for i in range(len(index))])
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +197,7 @@ def test_a_damaged_shard_is_named_and_leaves_no_copy(server, data_dir, tmp_path)
     with pytest.raises(UserError, match=f"{server.url}/{shard.filename} is damaged: it has another sha256"):
         read_all(clips)
     reader = ClipReader(clips, skip_bad_records=True)
-    good = reader.read_pixels(np.arange(len(clips)))[1]
+    good = reader.read_raw(np.arange(len(clips)))[1]
     assert (good == (clips.shards != 0)).all()
     assert not list(tmp_path.glob(f"{shard.sha256}*"))
 
@@ -215,7 +215,7 @@ def test_a_failing_server_is_not_a_bad_record(server, tmp_path, status):
     server.behaviour = {shard.filename: status for shard in clips.manifest.shards}
     reader = ClipReader(clips, skip_bad_records=True)
     with pytest.raises(UserError, match=f"Cannot read {server.url}/.*{status}") as raised:
-        reader.read_pixels(np.arange(4))
+        reader.read_raw(np.arange(4))
     assert reader.error is raised.value and not reader.skipped
 
 
@@ -238,7 +238,7 @@ def test_a_copy_that_the_disk_damages_is_fetched_again_once(server, tmp_path, ex
     shard = clips.manifest.shards[0]
     flip_bit(copy_of(shard, tmp_path), 3000)
     reader = ClipReader(clips, skip_bad_records=True)
-    video, good = reader.read_pixels(np.arange(len(clips)))
+    video, good = reader.read_raw(np.arange(len(clips)))
     assert good.all() and (video == expected).all() and not reader.skipped
     assert server.num_bytes_sent[shard.filename] == 2 * shard.num_bytes
     flip_bit(copy_of(shard, tmp_path), 3000)  # this disk will not do

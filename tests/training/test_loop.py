@@ -549,13 +549,13 @@ def test_waiting_for_input_is_measured_and_warned_of(data_dir, tmp_path, monkeyp
     """A source that is slow: nearly all time is spent waiting, and the user is told once."""
     from ucf50_tfrecord.dataset.reader import ClipReader
 
-    read = ClipReader.read_pixels
+    read = ClipReader.read_raw
 
     def slow_read(self, index):
         time.sleep(0.25)
         return read(self, index)
 
-    monkeypatch.setattr(ClipReader, "read_pixels", slow_read)
+    monkeypatch.setattr(ClipReader, "read_raw", slow_read)
     warnings = []
     trained = train(
         data_dir, tmp_path, listener={"warn": warnings.append}, epochs=1, batch_size=1, log_every_steps=3

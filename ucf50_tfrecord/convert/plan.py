@@ -7,7 +7,7 @@ import os
 
 from ucf50_tfrecord import manifest, record
 from ucf50_tfrecord.choices import FoldBy
-from ucf50_tfrecord.jobs import Catalog, ConversionPlan, ShardJob, Video
+from ucf50_tfrecord.jobs import Catalog, Plan, ShardJob, Video
 from ucf50_tfrecord.specs import DEFAULT_SHARD_BYTES, ClipFormat, FoldRule
 
 
@@ -26,7 +26,7 @@ def plan_shards(
     fold_rule: FoldRule,
     decoder: str,
     shard_bytes: int = DEFAULT_SHARD_BYTES,
-) -> ConversionPlan:
+) -> Plan:
     """Plans a conversion: assigns every video to a fold and to a shard of that fold.
 
     The videos of a fold are ordered by a hash of their id, so that each shard mixes the classes. Then they
@@ -75,7 +75,7 @@ def plan_shards(
                     fingerprint=manifest.fingerprint({**shared, "fold": fold, "videos": described}),
                 )
             )
-    return ConversionPlan(
+    return Plan(
         name=name,
         videos_dir=videos_dir,
         classes=catalog.classes,

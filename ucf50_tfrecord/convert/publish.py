@@ -12,8 +12,7 @@ import dataclasses
 from collections.abc import Callable
 
 from ucf50_tfrecord import manifest as manifest_lib
-from ucf50_tfrecord import remote, storage
-from ucf50_tfrecord.convert import tfds
+from ucf50_tfrecord import remote, storage, tfds
 from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.manifest import MANIFEST_FILENAME, Manifest, ManifestShard
 from ucf50_tfrecord.shards import shard_pattern

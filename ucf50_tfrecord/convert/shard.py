@@ -18,7 +18,7 @@ from ucf50_tfrecord import manifest, record, storage, tfrecord, workers
 from ucf50_tfrecord.convert import decode
 from ucf50_tfrecord.convert.container import Undecodable
 from ucf50_tfrecord.jobs import ShardJob, Video
-from ucf50_tfrecord.shards import Quarantined, ShardReport, SourceFile
+from ucf50_tfrecord.shards import Quarantined, ShardReport
 from ucf50_tfrecord.specs import ClipFormat, DecodeLimits
 
 _Microseconds = Annotated[int, msgspec.Meta(ge=-(1 << 62), le=1 << 62)]
@@ -82,15 +82,11 @@ def convert_shard(
         labels=tuple(video.label for _, video, _ in clips),
         groups=tuple(video.group for _, video, _ in clips),
         offsets=tuple(offset for _, _, offset in clips),
-        sources=tuple(source_file_of(video) for video in job.videos),
+        sources=job.sources,
         quarantined=tuple(quarantined),
     )
     manifest.save_report(data_dir, report)
     return report
-
-
-def source_file_of(video: Video) -> SourceFile:
-    return SourceFile(num_bytes=video.num_bytes, mtime_ns=video.mtime_ns, sha256=video.sha256)
 
 
 class _Clip(msgspec.Struct, forbid_unknown_fields=True):

@@ -56,6 +56,7 @@ def augment(
 
     Args:
       video: the clips, uint8 [B, T, H, W, 3]; the part of a global batch that one replica (device) processes.
+        Or their features, float16 [B, T, ...], to which only changes over time apply.
       position: the clips' positions in the global batch, int64 [B].
       spec: the changes and their strengths.
       batch_size: number of clips in the global batch.
@@ -119,15 +120,15 @@ def take_frames(video: tf.Tensor, source: tf.Tensor) -> tf.Tensor:
     """Picks frames of each clip by their numbers.
 
     Args:
-      video: the clips, uint8 [B, T, H, W, 3].
+      video: the clips, uint8 [B, T, H, W, 3] or float16 [B, T, ...].
       source: the numbers of the frames to pick, int64 [B, K].
 
     Returns:
-      The picked frames, uint8 [B, K, H, W, 3].
+      The picked frames, [B, K, ...], of the same dtype.
     """
     # TensorFlow does not gather uint8 on GPUs; float16 holds 0 to 255 exactly.
     frames = tf.gather(tf.cast(video, tf.float16), source, axis=1, batch_dims=1)
-    return tf.cast(frames, tf.uint8)
+    return tf.cast(frames, video.dtype)
 
 
 def resized_crop(video: tf.Tensor, draws: Draws, min_area: float) -> tf.Tensor:

@@ -58,8 +58,8 @@ class ClipIndex:
 
     @property
     def num_bytes(self) -> int:
-        """Size of the decoded pixels of all clips, in bytes."""
-        return len(self) * self.manifest.format.num_bytes
+        """Size of the decoded pixels, or of the features, of all clips, in bytes."""
+        return len(self) * self.manifest.stored.num_bytes
 
     def select(self, chosen: np.ndarray) -> ClipIndex:
         """Returns an index of some of these clips.

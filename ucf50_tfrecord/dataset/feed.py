@@ -154,11 +154,14 @@ class Feed:
         )
         self.skipped = self._reader.skipped
         self._buffers = Buffers()
-        shape = (len(clips), *clips.manifest.format.shape)
-        self._table = np.empty(shape if cache == Cache.HOST else 0, np.uint8)
+        stored = clips.manifest.stored
+        shape = (len(clips), *stored.shape)
+        self._table = np.empty(shape if cache == Cache.HOST else 0, stored.dtype)
         # Variables, because on GPUs TensorFlow gathers uint8 from variables but not from tensors.
         devices = strategy.extended.worker_devices if cache == Cache.DEVICE else ()
-        self._residents = [_empty_on(device, shape) for device in devices]  # in the order of replicas
+        self._residents = [
+            _empty_on(device, shape, stored.dtype) for device in devices
+        ]  # in the order of replicas
         if cache != Cache.NONE:
             self._load(on_loaded)
 
@@ -203,6 +206,8 @@ class Feed:
     def frames(self, batch: dict[str, tf.Tensor]) -> tf.Tensor:
         """Returns the frames of a replica's batch, uint8 [B, T, H, W, 3], wherever they are kept.
 
+        If the shards hold features in place of frames, these are returned, float16 [B, T, ...].
+
         Call this method inside a training or evaluation step, in the replica's context.
 
         Args:
@@ -239,7 +244,7 @@ class Feed:
         ]
         if self._reader.streams:
             remedies.append(Remedy(Action.SET, "to read from local copies", method=FetchMethod.COPY))
-        if not record.stores_raw(self.clips.manifest.format):
+        if not record.stores_raw(self.clips.manifest.stored):
             remedies.append(
                 Remedy(Action.SET, "to store frames that need no decoding", encoding=Encoding.RAW)
             )
@@ -298,14 +303,14 @@ def read_clips(clips: ClipIndex) -> np.ndarray:
       clips: the index of the clips.
 
     Returns:
-      The clips' frames in the order of the index, uint8 [N, T, H, W, 3]. Clips with unreadable records are
-      black.
+      The clips' frames in the order of the index, uint8 [N, T, H, W, 3]; or their features, float16 [N, T, ...].
+      Clips with unreadable records are black.
 
     Raises:
       UserError: if a frame cannot be decoded although its record is sound.
     """
     if not len(clips):
-        return np.zeros((0, *clips.manifest.format.shape), np.uint8)
+        return np.zeros((0, *clips.manifest.stored.shape), clips.manifest.stored.dtype)
     reader = ClipReader(_in_order(clips), skip_bad_records=True)
     dataset = pipeline.read_frames(pipeline.index_batches(clips, batch_size=len(clips)), reader)
     with _explained(reader):
@@ -326,7 +331,7 @@ def _in_order(clips: ClipIndex) -> ClipIndex:
 
 def _at_once(clips: ClipIndex) -> int:
     """Returns the number of clips per batch when many clips are loaded."""
-    return max(1, _LOADED_AT_ONCE_BYTES // clips.manifest.format.num_bytes)
+    return max(1, _LOADED_AT_ONCE_BYTES // clips.manifest.stored.num_bytes)
 
 
 @contextlib.contextmanager
@@ -340,7 +345,7 @@ def _explained(reader: ClipReader) -> Iterator[None]:
             raise UserError(
                 f"Cannot read {reader.clips.manifest.data_dir}: {tensorflow_reason(error)}"
             ) from error
-        stores_raw = record.stores_raw(reader.clips.manifest.format)
+        stores_raw = record.stores_raw(reader.clips.manifest.stored)
         if stores_raw or not isinstance(error, tf.errors.InvalidArgumentError):
             raise
         # The records are undamaged, so the frames were already bad when they were written.
@@ -350,6 +355,6 @@ def _explained(reader: ClipReader) -> Iterator[None]:
         ) from error
 
 
-def _empty_on(device: str, shape: tuple[int, ...]) -> tf.Variable:
+def _empty_on(device: str, shape: tuple[int, ...], dtype: str) -> tf.Variable:
     with tf.device(device):
-        return tf.Variable(tf.zeros(shape, tf.uint8), trainable=False)
+        return tf.Variable(tf.zeros(shape, dtype), trainable=False)

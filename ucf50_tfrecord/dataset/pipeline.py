@@ -185,23 +185,23 @@ def index_batches(
 def read_frames(batches: tf.data.Dataset, reader: ClipReader) -> tf.data.Dataset:
     """Adds to each batch the clips' frames from the shards, as `video`, uint8 [B, T, H, W, 3].
 
-    The mask becomes False for clips that the reader skips. In memory are the batches that are read in
+    If the shards hold features in place of frames, `video` are the features, float16 [B, T, ...]. The mask becomes False for clips that the reader skips. In memory are the batches that are read in
     parallel (one per core while they fit into 256 MB, at least two), and two finished batches.
 
     Args:
       batches: a dataset as index_batches returns it.
       reader: the reader of the clips.
     """
-    clip_format = reader.clips.manifest.format
+    clip_format, stored = reader.clips.manifest.format, reader.clips.manifest.stored
     size = batches.element_spec["index"].shape[0]
-    parallel = _parallel_batches(size * clip_format.num_bytes)
+    parallel = _parallel_batches(size * stored.num_bytes)
 
     def read(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         payloads = [batch.pop("payload")] if reader.streams else []
         video, good = tf.numpy_function(
-            reader.read_pixels, [batch["index"], *payloads], [tf.uint8, tf.bool], stateful=False
+            reader.read_raw, [batch["index"], *payloads], [stored.dtype, tf.bool], stateful=False
         )
-        video, good = tf.ensure_shape(video, (size, *clip_format.shape)), tf.ensure_shape(good, [size])
+        video, good = tf.ensure_shape(video, (size, *stored.shape)), tf.ensure_shape(good, [size])
         return batch | {"video": video, "mask": batch["mask"] & good}
 
     def read_encoded(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -225,7 +225,7 @@ def read_frames(batches: tf.data.Dataset, reader: ClipReader) -> tf.data.Dataset
         batches = _announce(batches, reader)
     if reader.streams:
         batches = _add_payloads(batches, reader.clips, size)
-    if record.stores_raw(clip_format):
+    if record.stores_raw(stored):
         batches = batches.map(read, num_parallel_calls=parallel, deterministic=True)
     else:  # decoding takes most of the time, so it runs in parallel clip by clip
         clips = batches.map(read_encoded, num_parallel_calls=parallel, deterministic=True).unbatch()
@@ -247,7 +247,8 @@ def labelled_batches(clips: ClipIndex, *, batch_size: int, seed: int | None = No
         index's order.
 
     Returns:
-      A tf.data.Dataset of tuples (frames, labels): uint8 [B, T, H, W, 3] and int32 [B]. Iterating over it
+      A tf.data.Dataset of tuples (frames, labels): uint8 [B, T, H, W, 3], or features float16 [B, T, ...] if
+      the shards hold these, and int32 [B]. Iterating over it
       raises tf.errors.OpError at a record that cannot be read.
 
     Raises:
@@ -303,13 +304,13 @@ def _add_payloads(batches: tf.data.Dataset, clips: ClipIndex, size: int) -> tf.d
 
 
 def gather_frames(batches: tf.data.Dataset, table: np.ndarray, buffers: Buffers) -> tf.data.Dataset:
-    """Adds to each batch the clips' frames from a table in memory, as `video`, uint8 [B, T, H, W, 3].
+    """Adds to each batch the clips' frames or features from a table in memory, as `video`, [B, T, ...].
 
     As many batches are in memory as for read_frames.
 
     Args:
       batches: a dataset as index_batches returns it.
-      table: the frames of all clips, uint8 [N, T, H, W, 3].
+      table: the frames or features of all clips, [N, T, ...].
       buffers: the pool that the batches' memory is taken from.
     """
     size = batches.element_spec["index"].shape[0]
@@ -317,10 +318,11 @@ def gather_frames(batches: tf.data.Dataset, table: np.ndarray, buffers: Buffers)
 
     def take(index: np.ndarray) -> np.ndarray:
         # mode="clip" writes straight into `out`; every index is in range.
-        return np.take(table, index, axis=0, out=buffers.take((size, *table.shape[1:])), mode="clip")
+        out = buffers.take((size, table[0].nbytes)).view(table.dtype).reshape(size, *table.shape[1:])
+        return np.take(table, index, axis=0, out=out, mode="clip")
 
     def gather(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        video = tf.numpy_function(take, [batch["index"]], tf.uint8, stateful=False)
+        video = tf.numpy_function(take, [batch["index"]], tf.as_dtype(table.dtype), stateful=False)
         return batch | {"video": tf.ensure_shape(video, (size, *table.shape[1:]))}
 
     batches = batches.map(gather, num_parallel_calls=parallel, deterministic=True)

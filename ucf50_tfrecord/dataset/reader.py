@@ -68,10 +68,10 @@ class ClipReader:
         first_uses = np.sort(np.unique(shards, return_index=True)[1])
         self._files.expect(self.clips.shard_paths[shard] for shard in shards[first_uses])
 
-    def read_pixels(
+    def read_raw(
         self, index: np.ndarray, payloads: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Reads clips whose frames are stored as raw pixels.
+        """Reads clips whose records hold raw pixels, or features in place of frames.
 
         Args:
           index: positions of the clips in `clips`, int64 [B].
@@ -79,22 +79,22 @@ class ClipReader:
             records.
 
         Returns:
-          A tuple of the frames, uint8 [B, T, H, W, 3], and a mask, bool [B], which is False for each skipped
-          clip (whose pixels are 0).
+          A tuple of the frames, uint8 [B, T, H, W, 3], or features, float16 [B, T, ...], and a mask, bool
+          [B], which is False for each skipped clip (whose values are 0).
 
         Raises:
           UserError: if a record cannot be read and is not skipped. The error names the record's shard, offset
             and clip, and how to repair the shard.
         """
-        clip_format = self.clips.manifest.format
-        video = self._buffers.take((len(index), *clip_format.shape))
-        pixels = video.reshape(len(index), clip_format.num_bytes)
+        stored = self.clips.manifest.stored
+        pixels = self._buffers.take((len(index), stored.num_bytes))
+        video = pixels.view(stored.dtype).reshape(len(index), *stored.shape)
 
         def read(row: int, file: BinaryIO, place: Place, clip: tuple[str, int]) -> None:
-            record.read_pixels(file.fileno(), place, clip, clip_format=clip_format, out=pixels[row])
+            record.read_raw(file.fileno(), place, clip, stored=stored, out=pixels[row])
 
         def parse(row: int, payload: bytes, place: Place, clip: tuple[str, int]) -> None:
-            record.parse_pixels(payload, place, clip, clip_format=clip_format, out=pixels[row])
+            record.parse_raw(payload, place, clip, stored=stored, out=pixels[row])
 
         good = self._read(index, payloads, read, parse)
         video[~good] = 0
@@ -106,14 +106,14 @@ class ClipReader:
         """Reads clips whose frames are stored as JPEG or PNG images.
 
         Args:
-          index, payloads: as in read_pixels.
+          index, payloads: as in read_raw.
 
         Returns:
           A tuple of the encoded frames, object [B, T] of bytes, and a mask, bool [B], which is False for each
           skipped clip (whose frames are empty).
 
         Raises:
-          UserError: as read_pixels does.
+          UserError: as read_raw does.
         """
         clip_format = self.clips.manifest.format
         images = np.full((len(index), clip_format.num_frames), b"", object)

@@ -31,7 +31,7 @@ _GRID = 4  # patches per side
 _FOREGROUND = 30  # distance from the background, in 8-bit levels of any channel, that makes foreground
 _BLUR_DIVISOR = 4  # ratio of a frame's side to the width of the blur
 
-# Maps clips, uint8 [B, T, H, W, 3], and their indices, int64 [B], to changed clips of equal shape and dtype.
+# Maps clips, uint8 [B, T, H, W, 3] or features float16 [B, T, ...], and their indices, int64 [B], to changed clips of equal shape and dtype.
 Apply = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
@@ -47,6 +47,7 @@ class Intervention:
     make: function that returns the intervention for the clips of an index; its second argument is the
       member's number, or 0 for an intervention that is no family.
     numbers: function from a clip's number of frames to the family's numbers; None if this is no family.
+    needs_pixels: whether the intervention changes pixels; the others choose frames, or features of frames.
     permutes: whether the intervention only reorders a clip's frames; an order-blind model then gives the same
       logits.
     """
@@ -57,6 +58,7 @@ class Intervention:
     make: Callable[[ClipIndex, int], Apply]
     numbers: Callable[[int], Sequence[int]] | None = None
     permutes: bool = False
+    needs_pixels: bool = False
 
     def names(self, num_frames: int) -> tuple[str, ...]:
         """Lists the names of the family's members for clips of `num_frames` frames, or the single name."""
@@ -65,9 +67,15 @@ class Intervention:
         return tuple(f"{self.name}{number}" for number in self.numbers(num_frames))
 
 
-def names(num_frames: int) -> tuple[str, ...]:
-    """Lists the names of all interventions for clips of `num_frames` frames, PLAIN included."""
-    return tuple(name for entry in INTERVENTIONS.values() for name in entry.names(num_frames))
+def names(num_frames: int, *, of_features: bool = False) -> tuple[str, ...]:
+    """Lists the names of all interventions for clips of `num_frames` frames, PLAIN included.
+
+    Args:
+      num_frames: frames per clip.
+      of_features: whether to list only those that can change stored features: the ones that choose frames.
+    """
+    entries = [entry for entry in INTERVENTIONS.values() if not (of_features and entry.needs_pixels)]
+    return tuple(name for entry in entries for name in entry.names(num_frames))
 
 
 def find(name: str) -> Intervention:
@@ -271,25 +279,34 @@ _TABLE = (
         "Is half the frame rate enough?",
         _same_order(lambda time, _: 2 * (time // 2)),
     ),
-    Intervention("gap", "the middle third is black", "Does the middle of the clip matter?", _pixels(_gap)),
+    Intervention(
+        "gap",
+        "the middle third is black",
+        "Does the middle of the clip matter?",
+        _pixels(_gap),
+        needs_pixels=True,
+    ),
     Intervention(
         "background_swap",
         "the background of a donor clip, of another class and group where there is one",
         "Does it matter which background is shown?",
         _swap_background,
+        needs_pixels=True,
     ),
     Intervention(
         "background_blur",
         "the background blurred",
         "Do the details of the background matter?",
         _pixels(_blur_background),
+        needs_pixels=True,
     ),
-    Intervention("grey", "without colour", "Does colour matter?", _pixels(_grey)),
+    Intervention("grey", "without colour", "Does colour matter?", _pixels(_grey), needs_pixels=True),
     Intervention(
         "patches",
         f"a grid of {_GRID}x{_GRID} patches in a random order, the same in all frames of a clip",
         "Does the arrangement of the picture matter?",
         _scramble,
+        needs_pixels=True,
     ),
 )
 INTERVENTIONS = {entry.name: entry for entry in _TABLE}

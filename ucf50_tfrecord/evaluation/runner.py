@@ -90,7 +90,9 @@ class Evaluator:
           names: names of the interventions that the evaluator can be called with, out of interventions.names.
           warn: called after each evaluation that skipped clips, with a sentence about these.
         """
-        known = interventions.names(feed.clips.manifest.format.num_frames)
+        known = interventions.names(
+            feed.clips.manifest.format.num_frames, of_features=feed.clips.manifest.features is not None
+        )
         for name in names:
             expect(name in known, f"interventions out of {known}", interventions=name)
         self._feed, self._warn, self._strategy = feed, warn, strategy
@@ -168,14 +170,17 @@ class Evaluator:
         mask = self._strategy.run(lambda mask: tf.cast(mask, tf.int64), args=(batch["mask"],))
         return tuple(self._strategy.gather(value, axis=0) for value in (values, batch["index"], mask))
 
-    def mistakes(self, evaluation: Evaluation, count: int = 8) -> tuple[np.ndarray, list[str]]:
+    def mistakes(self, evaluation: Evaluation, count: int = 8) -> tuple[np.ndarray, list[str]] | None:
         """Finds at most `count` wrongly predicted clips, those with the most probable prediction first.
 
         Returns:
           A tuple: the clips' frames, uint8 [N, T, H, W, 3], and a list of N captions. A caption holds the
-          clip's id, its true class, the predicted class, and the probability of the predicted class.
+          clip's id, its true class, the predicted class, and the probability of the predicted class. None if
+          features are stored in place of frames.
         """
         clips, classes = evaluation.clips, evaluation.clips.manifest.classes
+        if clips.manifest.features:
+            return None
         surest = special.softmax(evaluation.logits, axis=1).max(axis=1)
         wrong = np.flatnonzero(evaluation.predictions != clips.labels)
         worst = wrong[np.argsort(-surest[wrong], kind="stable")][:count]

@@ -28,19 +28,20 @@ import numpy as np
 import tensorflow as tf
 from scipy import special
 
+from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import record, storage
 from ucf50_tfrecord.dataset import reader
 from ucf50_tfrecord.dataset.clips import load_clips
 from ucf50_tfrecord.errors import Action, Remedy, UserError, expect
 from ucf50_tfrecord.evaluation.results import Condition
 from ucf50_tfrecord.evaluation.verdicts import ensemble
+from ucf50_tfrecord.features import frame_model
 from ucf50_tfrecord.inference import card
 from ucf50_tfrecord.inference.card import Export, ExportedFile, RunDifference
 from ucf50_tfrecord.inference.finished_run import FinishedRun
 from ucf50_tfrecord.inference.formats import FORMATS
 from ucf50_tfrecord.specs import to_json
 from ucf50_tfrecord.texts import tensorflow_reason
-from ucf50_tfrecord.training import trained
 
 DEFAULT_FORMATS = ("saved_model", "keras")
 EXPORT_FILENAME = "export.json"
@@ -131,7 +132,9 @@ def load_for_export(run: FinishedRun, allowed_code: Collection[str] = ()) -> ker
     config = run.config
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, precision="float32"))
     strategy = tf.distribute.get_strategy()
-    model = trained.load_model(run.run_dir, config, run.weights, strategy=strategy, allowed_code=allowed_code)
+    model = frame_model.load_frame_model(
+        run.run_dir, config, run.weights, strategy=strategy, allowed_code=allowed_code
+    )
     prepare(model)
     return model
 
@@ -162,6 +165,8 @@ def choose_clips(run: FinishedRun, warn: Callable[[str], None]) -> tuple[np.ndar
     why = run.no_manifest
     if manifest is not None:
         try:
+            if manifest.features:
+                manifest = manifest_lib.load(manifest.frames_dir)
             clips = load_clips(manifest, np.unique(run.results.folds).tolist())
             tested = set(run.results.ids)
             clips = clips.select(np.array([clip_id in tested for clip_id in clips.ids])).spread(count)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Generator, Sequence
 
 import keras
 
+from ucf50_tfrecord.features import frame_model
 from ucf50_tfrecord.inference import calibration as calibration_lib
 from ucf50_tfrecord.inference import decoding
 from ucf50_tfrecord.inference.calibration import Calibration
@@ -80,7 +81,9 @@ class Session:
         weights = weights or trained.scored_weights(config)
         if model is None:
             strategy = strategy_lib.make_strategy("one", environment={})
-            model = trained.load_model(run_dir, config, weights, strategy=strategy, allowed_code=allowed_code)
+            model = frame_model.load_frame_model(
+                run_dir, config, weights, strategy=strategy, allowed_code=allowed_code
+            )
         calibration = Calibration(reason="not requested")
         if calibrate:
             calibration = calibration_lib.calibrate(run_dir, config, weights)

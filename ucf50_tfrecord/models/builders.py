@@ -52,12 +52,12 @@ def call(builder: str, *args: Any) -> Any:
 def check_model(model: Any, spec: ModelSpec) -> None:
     """Raises UserError unless a builder's result is a model as `spec` describes it.
 
-    Such a model is a functional keras.Model from uint8 [B, T, H, W, 3] to float32 [B, num_classes]. If the
-    spec chooses an encoder, the model has a layer named "encoder".
+    Such a model is a functional keras.Model from clips, uint8 [B, T, H, W, 3] or features float16 [B, T, ...],
+    to float32 [B, num_classes]. If the spec chooses an encoder, the model has a layer named "encoder".
     """
     _expect_model(model, spec.name)
     for end, shape, dtype in (
-        ("input", (None, spec.num_frames, spec.height, spec.width, 3), "uint8"),
+        ("input", (None, *spec.input_shape), spec.input_dtype),
         ("output", (None, spec.num_classes), "float32"),
     ):
         tensors = getattr(model, f"{end}s", None) or []

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -14,9 +15,9 @@ from typing import Any
 import keras
 from keras import layers, ops
 
-from ucf50_tfrecord.architectures import APPLICATIONS, ENCODERS
+from ucf50_tfrecord.architectures import APPLICATIONS, EFFICIENTNET_LITE0, ENCODERS
 from ucf50_tfrecord.errors import UserError
-from ucf50_tfrecord.models import builders, frames
+from ucf50_tfrecord.models import builders, efficientnet_lite, frames
 from ucf50_tfrecord.models.dropout import Dropout
 from ucf50_tfrecord.models.frames import Tensor, encode_frames, normalize
 from ucf50_tfrecord.specs import ModelSpec
@@ -30,8 +31,10 @@ _FIRST_STREAM = 100
 def frame_features(video: Tensor, spec: ModelSpec, dtype: keras.DTypePolicy) -> Tensor:
     """Encodes each frame of clips with the encoder that the model's specification names.
 
+    Stored features are not encoded again, only flattened.
+
     Args:
-      video: the clips, uint8 [B, T, H, W, 3].
+      video: the clips, uint8 [B, T, H, W, 3], or their stored features, float16 [B, T, ...].
       spec: the model's specification, which names the encoder and its weights.
       dtype: the dtype policy of the layers.
 
@@ -42,12 +45,16 @@ def frame_features(video: Tensor, spec: ModelSpec, dtype: keras.DTypePolicy) -> 
       UserError: if the encoder's weights are missing or do not fit, the frames are too small for the encoder,
         or the user's own builder cannot be imported or does not return an encoder.
     """
+    if spec.feature_shape:
+        return ops.reshape(
+            ops.cast(video, dtype.compute_dtype), (-1, spec.num_frames, math.prod(spec.feature_shape))
+        )
     scaled = frames.pixels(video, spec, dtype)  # [B, T, H, W, C]
     shape = scaled.shape[2:]
     encoder = builders.call(ENCODERS.get(spec.encoder, spec.encoder), shape, spec, dtype)
     if spec.encoder not in ENCODERS:
         encoder = _named_encoder(encoder, shape, spec, dtype)
-    if spec.encoder not in APPLICATIONS and spec.encoder_weights != "none":
+    if spec.encoder not in APPLICATIONS and spec.encoder_weights not in ("none", "imagenet"):
         with _explained_errors(spec):
             encoder.load_weights(spec.encoder_weights)
     encoder.trainable = not spec.freeze_encoder
@@ -73,26 +80,57 @@ def three_block(shape: tuple[int, ...], spec: ModelSpec, dtype: keras.DTypePolic
     return keras.Model(image, features, name="encoder")
 
 
+def efficientnet_lite0(shape: tuple[int, ...], spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
+    """Builds EfficientNet-Lite0 as a frame encoder, which maps [N, H, W, 3] in [0, 1] to [N, 1280]."""
+    return _pooled(feature_map(spec, shape, dtype))
+
+
 def application(shape: tuple[int, ...], spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
     """Builds a frame encoder from an image model of keras.applications, without the model's classifier.
 
-    The encoder maps [N, H, W, 3] with values in [0, 1] to [N, F]: it preprocesses frames as the image model
-    expects them, and averages the image model's output over space. Keras downloads ImageNet's weights once,
-    into ~/.keras.
+    The encoder maps [N, H, W, 3] with values in [0, 1] to [N, F]: it averages the model's feature map.
     """
+    return _pooled(feature_map(spec, shape, dtype))
+
+
+def feature_map(spec: ModelSpec, shape: tuple[int, ...], dtype: keras.DTypePolicy) -> keras.Model:
+    """Builds the convolutional part of the image model in architectures.PRETRAINED that `spec.encoder` names.
+
+    It maps frames, [N, H, W, 3] with values in [0, 1], to features, [N, h, w, F]; it preprocesses frames as
+    the image model expects them. Keras downloads ImageNet's weights once, into ~/.keras; those of
+    EfficientNet-Lite0 come from a Python package.
+
+    Args:
+      spec: names the encoder and its weights.
+      shape: the shape of the frames, [H, W, 3].
+      dtype: the dtype policy of the layers.
+
+    Raises:
+      UserError: if the weights are missing or do not fit, or the frames are too small for the encoder.
+    """
+    if spec.encoder == EFFICIENTNET_LITE0:
+        model = efficientnet_lite.feature_map(shape, dtype)
+        if spec.encoder_weights == "imagenet":
+            efficientnet_lite.load_imagenet(model)
+        return model
     build = getattr(keras.applications, spec.encoder)
     weights = None if spec.encoder_weights == "none" else spec.encoder_weights
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(dtype)  # these models take no dtype argument
     try:
         with _explained_errors(spec):
-            model = build(include_top=False, weights=weights, input_shape=shape, pooling="avg")
+            model = build(include_top=False, weights=weights, input_shape=shape)
     finally:
         keras.config.set_dtype_policy(before)
     model = _reproducible(model)
     image = keras.Input(shape, dtype=dtype.compute_dtype)
     prepared = _Preprocess(spec.encoder, dtype=dtype)(image)
-    return keras.Model(image, ops.cast(model(prepared), dtype.compute_dtype), name="encoder")
+    return keras.Model(image, ops.cast(model(prepared), dtype.compute_dtype), name=spec.encoder)
+
+
+def _pooled(model: keras.Model) -> keras.Model:
+    """Returns an encoder that averages a model's feature map over space."""
+    return keras.Model(model.input, ops.mean(model.output, axis=(1, 2)), name="encoder")
 
 
 def _named_encoder(

@@ -18,9 +18,10 @@ Encoder = Callable[[Tensor], Tensor]
 
 
 def clip_input(spec: ModelSpec) -> Tensor:
-    """Returns the input of a model, for clips uint8 [B, T, H, W, 3]."""
-    shape = (spec.num_frames, spec.height, spec.width, 3)
-    return keras.Input(shape, dtype="uint8", name="video")
+    """Returns the input of a model: clips uint8 [B, T, H, W, 3], or stored features float16 [B, T, ...]."""
+    return keras.Input(
+        spec.input_shape, dtype=spec.input_dtype, name="features" if spec.feature_shape else "video"
+    )
 
 
 def pixels(video: Tensor, spec: ModelSpec, dtype: keras.DTypePolicy) -> Tensor:

@@ -16,6 +16,7 @@ from keras import layers, ops
 
 from ucf50_tfrecord.models import frames
 from ucf50_tfrecord.models.dropout import Dropout
+from ucf50_tfrecord.models.encoders import frame_features
 from ucf50_tfrecord.models.frames import Tensor, normalize
 from ucf50_tfrecord.specs import ModelSpec
 
@@ -28,15 +29,21 @@ MAX_TOKENS = 8
 
 
 def transformer(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
-    """Conv stem, patches, attention over space and then over time, mean, dropout, classifier."""
+    """Conv stem, patches, attention over space and then over time, mean, dropout, classifier.
+
+    Of stored features, a projection takes the place of the stem and of the attention over space.
+    """
     streams = itertools.count()
     video = frames.clip_input(spec)
-    tokens = frames.encode_frames(frames.pixels(video, spec, dtype), lambda x: _patches(x, dtype))
 
     def over_space(x: Tensor) -> Tensor:  # [B * T, N, D] to [B * T, D]
         return ops.mean(_blocks(x, spec, dtype, streams), axis=1)
 
-    moments = frames.encode_frames(tokens, over_space)  # [B, T, D]
+    if spec.feature_shape:
+        moments = layers.Dense(WIDTH, dtype=dtype)(frame_features(video, spec, dtype))  # [B, T, D]
+    else:
+        tokens = frames.encode_frames(frames.pixels(video, spec, dtype), lambda x: _patches(x, dtype))
+        moments = frames.encode_frames(tokens, over_space)  # [B, T, D]
     summary = ops.mean(_blocks(moments, spec, dtype, streams), axis=1)  # [B, D]
     dropped = Dropout(spec.dropout, stream=next(streams), dtype=dtype)(summary)
     return keras.Model(video, frames.classify(dropped, spec), name=spec.name)

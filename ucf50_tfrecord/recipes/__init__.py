@@ -21,7 +21,7 @@ from ucf50_tfrecord.specs import AugmentSpec, ModelSpec, TrainSpec
 _FOLDER = pathlib.Path(__file__).parent
 _SUFFIX = ".flags"
 # Fields that are not settings: the dataset's clips decide their values, or they hold settings themselves.
-_DECIDED = {"num_classes", "num_frames", "height", "width", "augment"}
+_DECIDED = {"num_classes", "num_frames", "height", "width", "feature_shape", "augment"}
 
 
 @functools.cache
@@ -113,6 +113,7 @@ def model_spec(settings: Mapping[str, Any], manifest: Manifest) -> ModelSpec:
         num_frames=manifest.format.num_frames,
         height=manifest.format.height,
         width=manifest.format.width,
+        feature_shape=manifest.features.shape[1:] if manifest.features else (),
     )
 
 

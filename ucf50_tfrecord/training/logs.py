@@ -207,20 +207,22 @@ class TensorBoardLog:
         self._picture(split, "mistakes", class_scores.draw_captioned_clips(video, captions), step)
 
     def evaluation(
-        self, split: str, evaluation: Any, mistakes: tuple[np.ndarray, Sequence[str]], step: int
+        self, split: str, evaluation: Any, mistakes: tuple[np.ndarray, Sequence[str]] | None, step: int
     ) -> None:
         """Writes the pictures of an evaluation: confusion matrix, F1 of each class, and worst mistakes.
 
         Args:
           split: the split of the evaluated clips.
           evaluation: an evaluation.runner.Evaluation.
-          mistakes: a tuple of the worst misclassified clips, uint8 [N, T, H, W, 3], and their captions.
+          mistakes: a tuple of the worst misclassified clips, uint8 [N, T, H, W, 3], and their captions; None if
+            there are no frames to show.
           step: the training step.
         """
         classes = evaluation.clips.manifest.classes
         self.confusion(evaluation.confusion, classes, step, split=split)
         self.class_f1(evaluation.class_f1, classes, step, split=split)
-        self.mistakes(*mistakes, step, split=split)
+        if mistakes is not None:
+            self.mistakes(*mistakes, step, split=split)
 
     def flush(self) -> None:
         """Waits until all events are in the event files."""

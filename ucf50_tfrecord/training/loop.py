@@ -204,7 +204,7 @@ class _Run:
         profile_steps = options.profile_steps if self._is_chief else None
         self.profiler = stack.enter_context(Profiler(self._run_dir, profile_steps, warn=self._listener.warn))
         self._last_save = time.monotonic()
-        if self.step == 0 and self._log.writes:
+        if self.step == 0 and self._log.writes and not self._feed.clips.manifest.features:
             self._log.clips("training clips", read_clips(self._feed.clips.spread(_NUM_STRIPS)))
         if self.step and self.is_epoch_done() and not self._is_evaluated():
             self._log.drop_from("validation", self.step)

@@ -30,7 +30,7 @@ from ucf50_tfrecord.choices import FoldBy, Precision
 from ucf50_tfrecord.errors import Action, Change, Remedy, UserError, expect
 from ucf50_tfrecord.parsing import Count, Finite, Fraction, Name, Sha256
 from ucf50_tfrecord.settings import Range, check_settings, setting
-from ucf50_tfrecord.specs import ClipFormat, ModelSpec, TrainSpec, format_folds, to_json
+from ucf50_tfrecord.specs import ClipFormat, FeatureFormat, ModelSpec, TrainSpec, format_folds, to_json
 
 CONFIG_FILENAME = "config.json"
 SUMMARY_FILENAME = "summary.json"
@@ -50,6 +50,7 @@ class RunConfig:
     train_folds, val_folds, test_folds: the folds to train, validate and test on.
     clip_split: a description of the clips of these folds that the run trains and tests on; "" for all clips.
     clip_format: the manifest's format of the clips. None in runs of earlier versions.
+    features: the format of the clips' features, if the model is trained on these in place of frames.
     video_secs: the median and the largest duration of the clips' videos, which decide how prediction cuts
       other videos. None in runs of earlier versions, and where the shards are not local files.
     """
@@ -64,6 +65,7 @@ class RunConfig:
     train: TrainSpec
     clip_split: str = ""
     clip_format: ClipFormat | None = None
+    features: FeatureFormat | None = None
     video_secs: tuple[_Secs, _Secs] | None = None
 
     def __post_init__(self):
@@ -82,6 +84,12 @@ class RunConfig:
             expect(
                 sizes[0] == sizes[1], "clip_format of the model's size", model=sizes[0], clip_format=sizes[1]
             )
+        shape = self.features.shape[1:] if self.features else ()
+        expect(
+            self.model.feature_shape == shape,
+            f"a model of features {shape}",
+            feature_shape=self.model.feature_shape,
+        )
         if self.video_secs:
             expect(
                 self.video_secs[0] <= self.video_secs[1],

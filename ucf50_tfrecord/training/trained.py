@@ -63,7 +63,12 @@ def load_model(
 
 
 def check_fits(manifest: Manifest, config: RunConfig) -> None:
-    """Raises UserError unless a dataset has the clip size and classes that a run's model was trained on."""
+    """Raises UserError unless a dataset has the clips' format and classes that a run's model was trained on."""
+    if manifest.features != config.features:
+        raise UserError(
+            f"{manifest.data_dir} holds {manifest.features or 'frames'}, the run was trained on "
+            f"{config.features or 'frames'}"
+        )
     stored, wanted = manifest.format, config.model
     if (stored.num_frames, stored.height, stored.width) != (wanted.num_frames, wanted.height, wanted.width):
         raise UserError(

@@ -7,7 +7,7 @@ from typing import Any
 
 from ucf50_tfrecord import record, storage
 from ucf50_tfrecord.manifest import Manifest
-from ucf50_tfrecord.specs import ClipFormat
+from ucf50_tfrecord.specs import FeatureFormat, StoredFormat
 
 FILENAMES = _FEATURES, _LABELS, _INFO = ("features.json", "label.labels.txt", "dataset_info.json")
 
@@ -15,7 +15,7 @@ FILENAMES = _FEATURES, _LABELS, _INFO = ("features.json", "label.labels.txt", "d
 def save(manifest: Manifest) -> None:
     """Writes a dataset's files for TensorFlow Datasets; each fold becomes a split: "fold01", "fold02", …"""
     folder = pathlib.Path(manifest.data_dir)
-    storage.write_json(folder / _FEATURES, _features(manifest.format, manifest.classes))
+    storage.write_json(folder / _FEATURES, _features(manifest.stored, manifest.classes))
     with storage.atomic_write(folder / _LABELS) as file:
         lines = [name.replace("\n", "\\n") + "\n" for name in manifest.classes]
         file.write("".join(lines).encode("utf-8", "surrogateescape"))
@@ -42,11 +42,12 @@ def save(manifest: Manifest) -> None:
     )
 
 
-def _features(clip_format: ClipFormat, classes: tuple[str, ...]) -> dict[str, Any]:
+def _features(stored: StoredFormat, classes: tuple[str, ...]) -> dict[str, Any]:
     """Returns the contents of features.json, which describes the features of a record, as a JSON value.
 
     TensorFlow Datasets parses records as `tf.train.Example`, so it sees the features in the context: scalar
-    label, group, fold and media id, and `video`, uint8 [T, H, W, 3], if frames are stored raw.
+    label, group, fold and media id, and `video`, uint8 [T, H, W, 3], if frames are stored raw, or the features,
+    float16 [T, ...], in place of frames.
     """
     package = "tensorflow_datasets.core.features"
 
@@ -69,8 +70,10 @@ def _features(clip_format: ClipFormat, classes: tuple[str, ...]) -> dict[str, An
         record.FOLD: tensor((), "int64", "none"),
         record.MEDIA_ID: {"pythonClassName": f"{package}.text_feature.Text", "text": {}},
     }
-    if record.stores_raw(clip_format):
-        features[record.VIDEO] = tensor(clip_format.shape, "uint8", "bytes")
+    if isinstance(stored, FeatureFormat):
+        features[record.FEATURES] = tensor(stored.shape, stored.dtype, "bytes")
+    elif record.stores_raw(stored):
+        features[record.VIDEO] = tensor(stored.shape, stored.dtype, "bytes")
     return {
         "pythonClassName": f"{package}.features_dict.FeaturesDict",
         "featuresDict": {"features": features},

@@ -1,0 +1,156 @@
+"""Encodes the frames of shards into features, by a frozen frame encoder.
+
+  python -m pipelines.features --data=data/ucf50-15x224x224 \\
+    --features=efficientnet_lite0
+
+The features are shards in a folder of their own, which `train` and `compare`
+take in place of frames. Up-to-date shards are kept: the same command resumes
+after an interruption, and does nothing when nothing has changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import threading
+import time
+
+from absl import flags
+
+from pipelines import code_flags, console, convert, terminal
+from pipelines.spec_flags import SpecFlags
+from ucf50_tfrecord import building, remote
+from ucf50_tfrecord import manifest as manifest_lib
+from ucf50_tfrecord.errors import Action, Change, Remedy, UserError, expect
+from ucf50_tfrecord.manifest import Manifest
+from ucf50_tfrecord.specs import FeatureFormat, FeatureSpec, format_bytes
+
+_SPEC = SpecFlags(
+    FeatureSpec,
+    names={
+        "encoder": "features",
+        "size": "encoder_size",
+        "grid": "feature_grid",
+        "precision": "feature_precision",
+    },
+)
+_FEATURES_DATA = flags.DEFINE_string(
+    "features_data",
+    None,
+    "Folder of the features. Default: that of the frames, followed by the encoder's name.",
+)
+
+for _module in (convert, code_flags):
+    flags.adopt_module_key_flags(_module)
+
+
+def load_data() -> Manifest:
+    """Returns the manifest of the dataset to train on: the features that --features asks for, else the frames.
+
+    Converts videos and encodes frames as far as their shards are not up to date.
+
+    Raises:
+      UserError: as convert.load_or_convert and encode do.
+    """
+    manifest = convert.load_or_convert()
+    return encode(manifest) if _SPEC.values()["encoder"] else manifest
+
+
+def encode(source: Manifest) -> Manifest | None:
+    """Encodes a dataset of frames as the flags say, except for up-to-date shards, and prints the result.
+
+    Returns:
+      The manifest of the features, or None if other tasks have not finished their parts yet.
+
+    Raises:
+      UserError: if a flag is wrong, the encoder cannot be loaded, or a shard cannot be read or written.
+    """
+    spec = _SPEC.build()
+    console.load_tensorflow()
+    import tensorflow as tf
+
+    from ucf50_tfrecord.features import encode as encode_lib
+    from ucf50_tfrecord.features.encoders import load_encoder
+
+    encoders = []
+    for device in tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU"):
+        with tf.device(device.name):
+            encoders.append(load_encoder(spec, source.format, allowed_code=code_flags.allowed_code()))
+    planned = encode_lib.plan_features(source, encoders[0].format)
+    data_dir = _FEATURES_DATA.value or encode_lib.default_dir(source, encoders[0].format)
+    expect(not remote.is_remote(data_dir), "a local --features_data", features_data=data_dir)
+    _check_same(data_dir, planned.features)
+    run = functools.partial(encode_lib.run_encoder, encoders=encoders)
+    with EncodingDisplay(source, data_dir) as display:
+        built = convert.build(planned, data_dir, run, display)
+    display.print_result(built)
+    return built
+
+
+def _check_same(data_dir: str, asked: FeatureFormat) -> None:
+    """Raises UserError if a folder holds other features, or frames, and --overwrite is not set."""
+    before = None if convert.overwrites() else manifest_lib.load_if_finished(data_dir)
+    if before is None or before.features == asked:
+        return
+    found = before.features
+    weights = found is not None and found.weights != asked.weights
+    detail = (
+        f", whose encoder had the weights {found.weights[:16]}…, not {asked.weights[:16]}…" if weights else ""
+    )
+    raise UserError(
+        f"{data_dir} holds {found or 'frames'}{detail}. Expected: {asked}",
+        Remedy(Action.SET, features_data=Change.OTHER),
+        Remedy(Action.SET, "to replace them", overwrite=True),
+    )
+
+
+class EncodingDisplay(building.BuildListener):
+    """Shows the progress and the result of an encoding, in frames."""
+
+    def __init__(self, source: Manifest, data_dir: str):
+        self._source, self._data_dir = source, data_dir
+        self._num_frames, self._lock = 0, threading.Lock()
+        self._started = time.monotonic()
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> EncodingDisplay:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._stack.close()
+
+    def start(self, num_items: int) -> None:
+        frames = self._source.format.num_frames
+        if num_items:
+            terminal.say(
+                f"Encoding {num_items} of {self._source.num_clips} clips: {self._data_dir}", flush=True
+            )
+        self._bar = self._stack.enter_context(console.progress_bar(num_items * frames, "frame", "encoding"))
+
+    def update(self, num_items: int) -> None:
+        with self._lock:
+            count = num_items * self._source.format.num_frames
+            self._num_frames += count
+            self._bar.update(count)
+
+    def print_result(self, built: Manifest | None) -> None:
+        secs = time.monotonic() - self._started
+        done = f"{self._num_frames / secs:.0f} frames/s" if self._num_frames else "nothing to encode"
+        if built is None:
+            terminal.say(f"This task's part is done ({done}); other tasks finish {self._data_dir}")
+            return
+        num_bytes = sum(shard.num_bytes for shard in built.shards)
+        terminal.say(
+            f"Features: {built.data_dir} ({built.num_clips} clips, {built.features}, "
+            f"{len(built.shards)} shards, {format_bytes(num_bytes)}; {done})"
+        )
+
+
+def main() -> None:
+    if not _SPEC.values()["encoder"]:
+        raise UserError("Pass --features=<encoder>.")
+    encode(convert.load() if convert.is_task() else convert.load_or_convert())
+
+
+if __name__ == "__main__":
+    console.run(main)

@@ -1,0 +1,246 @@
+"""Encodes datasets of frames into datasets of features, shard by shard.
+
+A shard of features has the file name, the clips and their order of the shard of frames that it is made from.
+Its bytes depend only on that shard and on the encoder: every call of the encoder gets equally many frames of
+one shard, whatever device, task or run makes it.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import hashlib
+import os
+import pathlib
+import queue
+from collections.abc import Callable, Generator, Iterator, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from ucf50_tfrecord import manifest as manifest_lib
+from ucf50_tfrecord import record, storage, tfrecord
+from ucf50_tfrecord.errors import UserError
+from ucf50_tfrecord.features.encoders import FrameEncoder
+from ucf50_tfrecord.jobs import EncodeJob, Plan
+from ucf50_tfrecord.manifest import Manifest
+from ucf50_tfrecord.shards import ShardReport
+from ucf50_tfrecord.specs import FeatureFormat
+
+# Frames per call of the encoder: enough to fill a device, and few enough for its memory.
+_FRAMES_PER_CALL = 64
+
+# Maps frames, uint8 [64, H, W, 3], to features, float16 [64, ...].
+Encode = Callable[[np.ndarray], tf.Tensor]
+
+
+def plan_features(source: Manifest, features: FeatureFormat) -> Plan:
+    """Plans the encoding of a dataset of frames: one job per shard.
+
+    Args:
+      source: the manifest of the frames.
+      features: the format of the features, as encoders.load_encoder returns it.
+
+    Raises:
+      UserError: if the dataset holds features already, or a sidecar is missing or damaged.
+    """
+    if source.features:
+        raise UserError(
+            f"Expected shards of frames. Received: {source.data_dir}, which holds {source.features}"
+        )
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        reports = list(
+            threads.map(
+                lambda shard: manifest_lib.load_report(source.data_dir, shard.filename), source.shards
+            )
+        )
+    jobs = tuple(
+        EncodeJob(
+            frames_dir=source.data_dir,
+            shard=shard,
+            frames=source.format,
+            features=features,
+            sources=report.sources,
+            fingerprint=manifest_lib.fingerprint(
+                {
+                    "schema_version": record.SCHEMA_VERSION,
+                    "format": source.format,
+                    "shard": shard.sha256,
+                    "features": features,
+                }
+            ),
+        )
+        for shard, report in zip(source.shards, reports)
+    )
+    return Plan(
+        name=source.name,
+        videos_dir=source.videos_dir,
+        classes=source.classes,
+        format=source.format,
+        fold_rule=source.fold_rule,
+        decoder=f"{source.decoder}, TensorFlow {tf.__version__}",
+        shard_bytes=source.shard_bytes,
+        jobs=jobs,
+        features=features,
+        frames_dir=storage.absolute(source.data_dir),
+    )
+
+
+def run_encoder(
+    jobs: Sequence[EncodeJob],
+    data_dir: str,
+    on_clips: Callable[[int], None],
+    *,
+    encoders: Sequence[FrameEncoder],
+) -> Generator[ShardReport]:
+    """Encodes shards, several at a time if there are several devices; yields each shard's report when it is done.
+
+    Args:
+      jobs: the jobs of the shards to encode.
+      data_dir: the folder of the features.
+      on_clips: called, from any thread, with the number of clips done since the last call.
+      encoders: the same encoder on each of the devices.
+
+    Raises:
+      UserError: if a shard of frames is missing or damaged, or a shard cannot be written.
+    """
+    idle: queue.SimpleQueue[Encode] = queue.SimpleQueue()
+    for encoder in encoders:
+        idle.put(_compiled(encoder))
+
+    def run(job: EncodeJob) -> ShardReport:
+        encode = idle.get()
+        try:
+            return encode_shard(job, data_dir, encode, on_clips)
+        finally:
+            idle.put(encode)
+
+    with concurrent.futures.ThreadPoolExecutor(len(encoders)) as threads:
+        futures = [threads.submit(run, job) for job in jobs]
+        try:
+            for future in concurrent.futures.as_completed(futures):
+                yield future.result()
+        finally:  # after an error or an interruption no further shard is begun
+            for future in futures:
+                future.cancel()
+
+
+def encode_shard(
+    job: EncodeJob, data_dir: str, encode: Encode, on_clips: Callable[[int], None] = lambda num_clips: None
+) -> ShardReport:
+    """Encodes the clips of a shard of frames and writes them to a shard of features, and its sidecar.
+
+    The shard appears by atomic rename, then its sidecar.
+
+    Args:
+      job: the shard of frames and the format of the features.
+      data_dir: the folder of the features.
+      encode: the compiled encoder, see run_encoder.
+      on_clips: called with the number of clips in each group of clips that is encoded.
+
+    Returns:
+      The contents of the shard, as in its sidecar.
+
+    Raises:
+      UserError: if the shard of frames is missing or damaged, or the shard cannot be written.
+    """
+    source = manifest_lib.load_report(job.frames_dir, job.filename)
+    offsets, digest = [], hashlib.sha256()
+    with storage.atomic_write(pathlib.Path(data_dir, job.filename)) as file:
+        for places, payloads, frames in _read_groups(job):
+            features = _encode(frames, encode, job.features)
+            for place, payload, values in zip(places, payloads, features):
+                if not np.isfinite(values).all():
+                    raise UserError(f"{place}: the features of {job.features.encoder} are beyond float16")
+                framed = tfrecord.frame(record.encode_features(payload, values, place))
+                offsets.append(file.tell())
+                digest.update(framed)
+                file.write(framed)
+            on_clips(len(places))
+        num_bytes = file.tell()
+    report = ShardReport(
+        filename=job.filename,
+        fold=job.shard.fold,
+        num_bytes=num_bytes,
+        sha256=digest.hexdigest(),
+        fingerprint=job.fingerprint,
+        clip_ids=source.clip_ids,
+        labels=source.labels,
+        groups=source.groups,
+        offsets=tuple(offsets),
+        sources=source.sources,
+        quarantined=source.quarantined,
+    )
+    manifest_lib.save_report(data_dir, report)
+    return report
+
+
+def _read_groups(job: EncodeJob) -> Iterator[tuple[list[tfrecord.Place], list[bytes], np.ndarray]]:
+    """Yields a few clips of a shard of frames at a time: their places, their payloads and their frames.
+
+    The frames are uint8 [N, T, H, W, 3]. The shard's sha256 is checked first.
+    """
+    path = storage.join(job.frames_dir, job.filename)
+    size = max(1, 4 * _FRAMES_PER_CALL // job.frames.num_frames)
+    try:
+        with storage.local_copy(path) as copy:
+            if storage.sha256(copy) != job.shard.sha256:
+                raise UserError(f"{path} is damaged: it has another sha256 than its manifest says")
+            places: list[tfrecord.Place] = []
+            payloads: list[bytes] = []
+            for offset, payload in tfrecord.read_file(copy):
+                places.append(tfrecord.Place(path, offset))
+                payloads.append(payload)
+                if len(payloads) == size:
+                    yield places, payloads, _frames(job, places, payloads)
+                    places, payloads = [], []
+            if payloads:
+                yield places, payloads, _frames(job, places, payloads)
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror or error}") from error
+
+
+def _frames(job: EncodeJob, places: list[tfrecord.Place], payloads: list[bytes]) -> np.ndarray:
+    clips = [record.decode(payload, place)[record.VIDEO] for place, payload in zip(places, payloads)]
+    for place, clip in zip(places, clips):
+        if clip.shape != job.frames.shape:
+            raise UserError(f"{place} holds no clip of {job.frames}")
+    return np.stack(clips)
+
+
+def _encode(frames: np.ndarray, encode: Encode, features: FeatureFormat) -> np.ndarray:
+    """Encodes clips, uint8 [N, T, H, W, 3], by calls of equal size: float16 [N, T, ...]."""
+    flat = frames.reshape(-1, *frames.shape[2:])
+    padded = np.concatenate([flat, np.zeros((-len(flat) % _FRAMES_PER_CALL, *flat.shape[1:]), np.uint8)])
+    calls = [
+        encode(padded[first : first + _FRAMES_PER_CALL]) for first in range(0, len(padded), _FRAMES_PER_CALL)
+    ]
+    found = np.concatenate([call.numpy() for call in calls])[: len(flat)]
+    return found.reshape(len(frames), *features.shape)
+
+
+def _compiled(encoder: FrameEncoder) -> Encode:
+    model = encoder.model
+    signature = [tf.TensorSpec([_FRAMES_PER_CALL, *model.input.shape[1:]], tf.uint8)]
+
+    @tf.function(input_signature=signature, autograph=False)
+    def encode(frames: tf.Tensor) -> tf.Tensor:
+        return model(frames, training=False)
+
+    return encode
+
+
+def default_dir(source: Manifest, features: FeatureFormat) -> str:
+    """Returns the default folder of features, beside that of their frames."""
+    name = os.path.basename(features.encoder.rstrip("/")).replace(":", ".")
+    size = (
+        ""
+        if (features.height, features.width) == (source.format.height, source.format.width)
+        else (
+            f"-{features.height}"
+            if features.height == features.width
+            else f"-{features.height}x{features.width}"
+        )
+    )
+    grid = f"-grid{features.grid}" if features.grid > 1 else ""
+    precision = "" if features.precision == "float32" else f"-{features.precision}"
+    return f"{storage.absolute(source.data_dir).rstrip('/')}-{name}{size}{grid}{precision}"
