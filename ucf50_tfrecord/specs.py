@@ -35,7 +35,7 @@ from ucf50_tfrecord.errors import expect
 from ucf50_tfrecord.settings import Range, check_settings, setting
 
 _MAX_TIMEOUT_OF_SIZE_SECS = 3600.0
-MAX_FOLD = 9999
+MAX_FOLD = 9999  # also the largest number of a recording group, which may become its videos' fold
 # Largest size of a clip's pixels: that of 340 frames of 1024x1024. Batches hold several clips in memory, and
 # without this limit a file could ask for half a terabyte per clip (10000x4096x4096).
 MAX_CLIP_BYTES = 1 << 30
