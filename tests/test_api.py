@@ -96,6 +96,14 @@ def test_a_finished_run_keeps_its_model_and_scores(data_dir, tmp_path):
         (lambda data, run: ucf.open_clips(data, folds="9"), "Expected folds out of 1-5"),
         (lambda data, run: ucf.build_model("resnet", ucf.open_clips(data)), "a model out of"),
         (lambda data, run: ucf.build_model("lstm", ucf.open_clips(data), drop=1), r"settings=\['drop'\]"),
+        (
+            lambda data, run: ucf.build_model("lstm", ucf.open_clips(data), dropout=0.1, epochs=5),
+            r"Expected settings out of dropout, .* Received: settings=\['epochs'\]",
+        ),
+        (
+            lambda data, run: ucf.build_model("lstm", ucf.open_clips(data), horizontal_flip=True),
+            r"Received: settings=\['horizontal_flip'\]",
+        ),
         (lambda data, run: ucf.train(data, epoch=3), r"Expected settings out of .* settings=\['epoch'\]"),
         (lambda data, run: ucf.train(data, "nothing"), "Expected a recipe out of bilstm, .*recipe='nothing'"),
         (lambda data, run: ucf.train(data, early_stopping=2), "test_folds with early_stopping"),
