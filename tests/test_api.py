@@ -11,6 +11,8 @@ import pytest
 
 import ucf50_tfrecord as ucf
 from tests.conftest import REPOSITORY, run_code
+from ucf50_tfrecord.inference import decoding
+from ucf50_tfrecord.specs import PREDICTION_LIMITS
 from ucf50_tfrecord.training import run as run_lib
 
 LOADED = """
@@ -118,6 +120,24 @@ def test_a_mistake_is_a_user_error(call, message, data_dir, pool_run, tmp_path, 
     with pytest.raises(ucf.UserError, match=message):
         call(data_dir, pool_run)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_video_to_predict_may_take_as_long_as_in_the_command(videos_dir, pool_run, monkeypatch):
+    found = []
+
+    class Decoder(decoding.Decoder):
+        def __call__(self, videos):
+            found.append(self.limits)
+            return super().__call__(videos)
+
+    monkeypatch.setattr(decoding, "Decoder", Decoder)
+    probabilities = ucf.predict(pool_run, videos_dir / "Left" / "v_Left_g01_c01.avi")
+    assert sum(probabilities.values()) == pytest.approx(1)
+    [limits] = found
+    options = (REPOSITORY / "docs" / "options.md").read_text()  # which a test compares with the flags
+    [of_predict] = re.findall("^## predict$(.*?)^## ", options, re.MULTILINE | re.DOTALL)
+    assert f"| `--video_timeout_secs` | `{limits.timeout_secs}` |" in of_predict
+    assert limits == PREDICTION_LIMITS
 
 
 RECIPE = "# A comment.\n--model=gru\n--learning_rate=3e-4\n\n--horizontal_flip\n--nofreeze_encoder\n"

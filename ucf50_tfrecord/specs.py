@@ -214,6 +214,10 @@ class DecodeLimits:
         return self.timeout_secs + min(num_bytes / 1e6, _MAX_TIMEOUT_OF_SIZE_SECS)
 
 
+# A video to predict may be a whole recording, while the videos of a conversion are short clips.
+PREDICTION_LIMITS = DecodeLimits(timeout_secs=600.0)
+
+
 def _names_with(trait: str) -> tuple[str, ...]:
     return tuple(name for name, traits in MODELS.items() if getattr(traits, trait))
 
