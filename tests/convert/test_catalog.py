@@ -116,6 +116,16 @@ def test_links_to_nowhere_and_pipes_are_passed_over(tmp_path):
     assert found.warnings == ("2 files and folders ignored, no videos: a/gone.avi, b/pipe.avi",)
 
 
+def test_hidden_links_are_ignored_like_other_hidden_entries(tmp_path):
+    make_files(tmp_path, "a/1.avi", "b/1.avi", "elsewhere.txt")
+    for name in (".folder", "a/.folder", "a/.file.avi", "a/.gone"):
+        target = {".folder": "b", ".file.avi": "b/1.avi", ".gone": "nowhere"}[name.rpartition("/")[2]]
+        (tmp_path / name).symlink_to(tmp_path / target)
+    found = catalog.find_videos(tmp_path)
+    assert [v.video_id for v in found.videos] == ["a/1", "b/1"]
+    assert found.warnings == ("1 files and folders ignored, no videos: elsewhere.txt",)
+
+
 def test_checksums_are_those_of_the_contents(tmp_path):
     make_files(tmp_path, "a/1.avi", "b/1.avi")
     assert {v.sha256 for v in catalog.find_videos(tmp_path).videos} == {None}

@@ -120,10 +120,10 @@ def list_videos(folder: pathlib.Path) -> tuple[list[pathlib.Path], list[pathlib.
     videos: list[pathlib.Path] = []
     stray: list[pathlib.Path] = []
     for parent, subfolders, names in os.walk(folder, onerror=fail):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         stray += [
             pathlib.Path(parent, name) for name in subfolders if os.path.islink(os.path.join(parent, name))
         ]
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         for name in names:
             if not name.startswith("."):
                 path = pathlib.Path(parent, name)
