@@ -26,7 +26,7 @@ from pipelines import code_flags, console, remedies, run_flags, terminal
 from pipelines.spec_flags import SpecFlags
 from ucf50_tfrecord import parsing, storage
 from ucf50_tfrecord.errors import UserError
-from ucf50_tfrecord.specs import DecodeLimits, format_folds, shorten, to_json
+from ucf50_tfrecord.specs import PREDICTION_LIMITS, DecodeLimits, format_folds, shorten, to_json
 
 if TYPE_CHECKING:
     from ucf50_tfrecord.inference import decoding
@@ -63,10 +63,7 @@ _CALIBRATE = flags.DEFINE_boolean(
 )
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Clips a step.", lower_bound=1)
 _WORKERS = flags.DEFINE_integer("workers", None, "Processes that decode. Default: one a core.", lower_bound=1)
-_LIMITS = SpecFlags(
-    DecodeLimits,
-    defaults={"timeout_secs": 600.0},  # a video may be a whole recording; a conversion has short clips
-)
+_LIMITS = SpecFlags(DecodeLimits, defaults=dataclasses.asdict(PREDICTION_LIMITS))
 
 flags.adopt_module_key_flags(run_flags)
 flags.adopt_module_key_flags(code_flags)

@@ -1,4 +1,4 @@
-"""The door for notebooks: docs/notebook.md as it stands, Keras's own loop, and what is loaded when."""
+"""The door for notebooks: the documents' code as it stands, Keras's own loop, and what is loaded when."""
 
 import itertools
 import math
@@ -11,6 +11,8 @@ import pytest
 
 import ucf50_tfrecord as ucf
 from tests.conftest import REPOSITORY, run_code
+from ucf50_tfrecord.inference import decoding
+from ucf50_tfrecord.specs import PREDICTION_LIMITS
 from ucf50_tfrecord.training import run as run_lib
 
 LOADED = """
@@ -31,18 +33,39 @@ def test_the_import_is_cheap_and_an_index_needs_no_tensorflow(data_dir):
     assert result.stdout == "12\n"
 
 
-def test_the_notebook_runs_as_it_stands(data_dir, videos_dir, tmp_path, monkeypatch, capsys):
-    text = (REPOSITORY / "docs" / "notebook.md").read_text()
-    code = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
-    # 30 clips in folds 1 to 5 stand for UCF50.
-    code = code.replace('"6-25"', '"2-5"').replace('"1-5"', '"1"')
+NUM_FIT_STEPS = 5 * 2  # of five epochs of 24 clips, in batches of 16 and of 8
+
+
+@pytest.fixture
+def run_document(data_dir, videos_dir, tmp_path, monkeypatch):
+    """A function that runs a document's Python code beside a small dataset and returns the code's variables."""
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "ucf50-15x64x64").symlink_to(data_dir)
     shutil.copy(videos_dir / "Left" / "v_Left_g01_c01.avi", tmp_path / "video.avi")
     monkeypatch.chdir(tmp_path)
-    scope: dict = {}
-    exec(compile(code, "notebook.md", "exec"), scope)
+
+    def run(name):
+        text = (REPOSITORY / name).read_text()
+        code = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+        # 30 clips in folds 1 to 5 stand for UCF50.
+        code = code.replace('"6-25"', '"2-5"').replace('"1-5"', '"1"')
+        scope: dict = {}
+        exec(compile(code, name, "exec"), scope)
+        return scope
+
+    return run
+
+
+def test_the_readme_runs_as_it_stands(run_document):
+    scope = run_document("README.md")
+    assert scope["model"].optimizer.iterations == NUM_FIT_STEPS
+    assert scope["run"].summary == run_lib.load_summary("runs/first")
+
+
+def test_the_notebook_runs_as_it_stands(run_document, capsys):
+    scope = run_document("docs/notebook.md")
     printed = capsys.readouterr().out
+    assert scope["model"].optimizer.iterations == NUM_FIT_STEPS
     assert "8 of 24 clips show Left" in printed and "epoch 5: " in printed
     assert scope["run"].summary == run_lib.load_summary("runs/first")
     assert scope["run"].config.train.epochs == 5
@@ -96,6 +119,14 @@ def test_a_finished_run_keeps_its_model_and_scores(data_dir, tmp_path):
         (lambda data, run: ucf.open_clips(data, folds="9"), "Expected folds out of 1-5"),
         (lambda data, run: ucf.build_model("resnet", ucf.open_clips(data)), "a model out of"),
         (lambda data, run: ucf.build_model("lstm", ucf.open_clips(data), drop=1), r"settings=\['drop'\]"),
+        (
+            lambda data, run: ucf.build_model("lstm", ucf.open_clips(data), dropout=0.1, epochs=5),
+            r"Expected settings out of dropout, .* Received: settings=\['epochs'\]",
+        ),
+        (
+            lambda data, run: ucf.build_model("lstm", ucf.open_clips(data), horizontal_flip=True),
+            r"Received: settings=\['horizontal_flip'\]",
+        ),
         (lambda data, run: ucf.train(data, epoch=3), r"Expected settings out of .* settings=\['epoch'\]"),
         (lambda data, run: ucf.train(data, "nothing"), "Expected a recipe out of bilstm, .*recipe='nothing'"),
         (lambda data, run: ucf.train(data, early_stopping=2), "test_folds with early_stopping"),
@@ -110,6 +141,24 @@ def test_a_mistake_is_a_user_error(call, message, data_dir, pool_run, tmp_path, 
     with pytest.raises(ucf.UserError, match=message):
         call(data_dir, pool_run)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_video_to_predict_may_take_as_long_as_in_the_command(videos_dir, pool_run, monkeypatch):
+    found = []
+
+    class Decoder(decoding.Decoder):
+        def __call__(self, videos):
+            found.append(self.limits)
+            return super().__call__(videos)
+
+    monkeypatch.setattr(decoding, "Decoder", Decoder)
+    probabilities = ucf.predict(pool_run, videos_dir / "Left" / "v_Left_g01_c01.avi")
+    assert sum(probabilities.values()) == pytest.approx(1)
+    [limits] = found
+    options = (REPOSITORY / "docs" / "options.md").read_text()  # which a test compares with the flags
+    [of_predict] = re.findall("^## predict$(.*?)^## ", options, re.MULTILINE | re.DOTALL)
+    assert f"| `--video_timeout_secs` | `{limits.timeout_secs}` |" in of_predict
+    assert limits == PREDICTION_LIMITS
 
 
 RECIPE = "# A comment.\n--model=gru\n--learning_rate=3e-4\n\n--horizontal_flip\n--nofreeze_encoder\n"

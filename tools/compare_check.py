@@ -20,7 +20,8 @@ import dataclasses
 import os
 import pathlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from absl import flags
 
@@ -32,6 +33,9 @@ from ucf50_tfrecord import parsing, storage
 from ucf50_tfrecord import recipes as recipes_lib
 from ucf50_tfrecord.errors import expect
 from ucf50_tfrecord.specs import ClipFormat, to_json
+
+if TYPE_CHECKING:
+    from ucf50_tfrecord.evaluation.verdicts import Verdict
 
 _FOLDER = flags.DEFINE_string(
     "folder", "bench_results/compare_check", "Folder for corpora, runs and figures."
@@ -57,7 +61,8 @@ class Judged:
     seed: the corpus's seed.
     kind: kind of the verdict, a key of evaluation.verdicts.KINDS.
     expected: whether the right answer is "yes".
-    answer: the verdict's answer: "yes", "no" or "cannot tell".
+    answer: the verdict's answer: "yes", "no" or "cannot tell". It is "no", too, if the control is ahead where
+      the sequence model should be.
     text: the verdict in words.
     """
 
@@ -90,23 +95,33 @@ def judge_corpus(name: str, seed: int) -> list[Judged]:
     if done.exists():
         return parsing.read(done, list[Judged], "a list of judged verdicts")
     truth = scenarios.SCENARIOS[name].truth
-    judged = []
-    for verdict in compare(name, seed, folder):
-        if verdict.kind in truth and verdict.models[0] == _model_of(verdict.kind, verdict.models):
-            judged.append(
-                Judged(
-                    scenario=name,
-                    seed=seed,
-                    kind=verdict.kind,
-                    expected=truth[verdict.kind],
-                    answer=verdict.answer,
-                    text=verdict.text,
-                )
-            )
+    judged = judge_verdicts(compare(name, seed, folder), truth, scenario=name, seed=seed)
     missing = set(truth) - {one.kind for one in judged}
     expect(not missing, "a verdict of each kind with a known truth", scenario=name, missing=sorted(missing))
     storage.write_json(done, to_json(judged))
     return judged
+
+
+def judge_verdicts(
+    verdicts: Iterable[Verdict], truth: Mapping[str, bool], *, scenario: str, seed: int
+) -> list[Judged]:
+    """Checks verdicts on a scenario's corpus against the scenario's truth.
+
+    Returns:
+      The verdicts whose right answer is known.
+    """
+    return [
+        Judged(
+            scenario=scenario,
+            seed=seed,
+            kind=verdict.kind,
+            expected=truth[verdict.kind],
+            answer=_answer_of(verdict, expected=truth[verdict.kind]),
+            text=verdict.text,
+        )
+        for verdict in verdicts
+        if verdict.kind in truth and verdict.models[0] == _model_of(verdict.kind, verdict.models)
+    ]
 
 
 def judge_side_by_side(corpora: list[tuple[str, int]]) -> list[Judged]:
@@ -154,9 +169,15 @@ def _model_of(kind: str, models: tuple[str, ...]) -> str:
 
     models: the models of the verdict, the better one first if its kind is models_differ.
     """
-    if kind == "models_differ":  # the truth is that the sequence model is ahead
+    if kind == "models_differ":
         return models[0]
     return _CONTROL if kind == "appearance_suffices" else _SEQUENCE_MODEL
+
+
+def _answer_of(verdict: Verdict, *, expected: bool) -> str:
+    """Returns a verdict's answer; "no" if it claims the control ahead where the sequence model should be."""
+    is_reversed = verdict.kind == "models_differ" and verdict.models[0] == _CONTROL
+    return "no" if expected and is_reversed and verdict.answer == "yes" else verdict.answer
 
 
 def compare(name: str, seed: int, folder: pathlib.Path):

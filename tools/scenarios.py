@@ -134,7 +134,8 @@ class Scenario:
     description: one sentence on how the classes differ.
     classes: dictionary from class name to the class's traits.
     truth: dictionary from a kind of verdict, a key of evaluation.verdicts.KINDS, to whether the right answer
-      is "yes". Kinds whose right answer is not known are left out.
+      is "yes"; for models_differ, whether the model that sees frame order is ahead of its control. Kinds whose
+      right answer is not known are left out.
     recording_backgrounds: whether each recording (a class's clips in one group) has its own background.
     true_colors: fraction of recordings that show their class's colour; the others show a random colour.
     """

@@ -21,7 +21,7 @@ from ucf50_tfrecord import recipes
 from ucf50_tfrecord.dataset.clips import ClipIndex
 from ucf50_tfrecord.dataset.inputs import InputSpec
 from ucf50_tfrecord.errors import UserError, expect
-from ucf50_tfrecord.specs import parse_folds
+from ucf50_tfrecord.specs import ModelSpec, parse_folds
 from ucf50_tfrecord.training import run as run_lib
 from ucf50_tfrecord.training.folds import choose_folds, read_folds
 
@@ -68,11 +68,11 @@ def build_model(model: str, clips: ClipIndex, *, dtype: str = "float32", **setti
       takes logits.
 
     Raises:
-      UserError: if a setting is wrong, or the model does not accept clips of this size.
+      UserError: if a setting is wrong or not one of the model, or the model does not accept clips of this size.
     """
     from ucf50_tfrecord import models
 
-    recipes.check(settings)
+    recipes.check(settings, (ModelSpec,))
     spec = recipes.model_spec(settings | {"model": model}, clips.manifest)
     return models.build_model(spec, dtype=dtype)
 

@@ -38,7 +38,7 @@ from ucf50_tfrecord.errors import expect
 from ucf50_tfrecord.settings import Range, check_settings, read_choices, setting
 
 _MAX_TIMEOUT_OF_SIZE_SECS = 3600.0
-MAX_FOLD = 9999
+MAX_FOLD = 9999  # also the largest number of a recording group, which may become its videos' fold
 # Largest size of a clip's pixels: that of 340 frames of 1024x1024. Batches hold several clips in memory, and
 # without this limit a file could ask for half a terabyte per clip (10000x4096x4096).
 MAX_CLIP_BYTES = 1 << 30
@@ -307,6 +307,10 @@ class DecodeLimits:
     def timeout_of(self, num_bytes: int) -> float:
         """Returns the time limit in seconds for decoding a video whose file occupies num_bytes on disk."""
         return self.timeout_secs + min(num_bytes / 1e6, _MAX_TIMEOUT_OF_SIZE_SECS)
+
+
+# A video to predict may be a whole recording, while the videos of a conversion are short clips.
+PREDICTION_LIMITS = DecodeLimits(timeout_secs=600.0)
 
 
 def _names_with(trait: str) -> tuple[str, ...]:

@@ -34,6 +34,19 @@ def test_other_names_have_no_group(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("group", ["10000", "1" * 23])
+def test_a_group_beyond_the_largest_fold_is_an_error_that_names_the_video(tmp_path, group):
+    make_files(tmp_path, "a/v_a_g9999_c01.avi", f"b/v_b_g{group}_c01.avi")
+    with pytest.raises(UserError) as raised:
+        catalog.find_videos(tmp_path)
+    assert str(raised.value) == (
+        f"Expected a recording group of at most 9999 in the file name of the video {tmp_path}/b/v_b_g{group}_c01.avi. "
+        f"Received: group={group}"
+    )
+    (tmp_path / "b" / f"v_b_g{group}_c01.avi").rename(tmp_path / "b" / "v_b_g00000_c01.avi")
+    assert [video.group for video in catalog.find_videos(tmp_path).videos] == [9999, 0]
+
+
 def test_labels_are_the_sorted_names_whatever_the_file_system_says(tmp_path, monkeypatch):
     make_files(tmp_path, "B/1.avi", "a/1.avi", "C/2.avi", "C/1.avi")
     expected = catalog.find_videos(tmp_path)
@@ -101,6 +114,16 @@ def test_links_to_nowhere_and_pipes_are_passed_over(tmp_path):
     found = catalog.find_videos(tmp_path)
     assert [v.video_id for v in found.videos] == ["a/1", "b/1"]
     assert found.warnings == ("2 files and folders ignored, no videos: a/gone.avi, b/pipe.avi",)
+
+
+def test_hidden_links_are_ignored_like_other_hidden_entries(tmp_path):
+    make_files(tmp_path, "a/1.avi", "b/1.avi", "elsewhere.txt")
+    for name in (".folder", "a/.folder", "a/.file.avi", "a/.gone"):
+        target = {".folder": "b", ".file.avi": "b/1.avi", ".gone": "nowhere"}[name.rpartition("/")[2]]
+        (tmp_path / name).symlink_to(tmp_path / target)
+    found = catalog.find_videos(tmp_path)
+    assert [v.video_id for v in found.videos] == ["a/1", "b/1"]
+    assert found.warnings == ("1 files and folders ignored, no videos: elsewhere.txt",)
 
 
 def test_checksums_are_those_of_the_contents(tmp_path):

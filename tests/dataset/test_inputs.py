@@ -8,7 +8,9 @@ from ucf50_tfrecord.errors import UserError
 
 @pytest.mark.parametrize("gib", [float("inf"), float("nan"), -1.0])
 def test_a_copy_cache_without_size_is_refused(gib):
-    with pytest.raises(UserError, match="Expected fetch_cache_gib from 0 to 1e6. Received: fetch_cache_gib="):
+    with pytest.raises(
+        UserError, match="Expected fetch_cache_gib from 0 to 1000000. Received: fetch_cache_gib="
+    ):
         InputSpec(fetch_cache_gib=gib)
 
 

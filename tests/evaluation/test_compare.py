@@ -88,14 +88,31 @@ def test_only_the_named_folds_are_tested(clips):
     assert set(clips.folds[parts == 0]) == {2, 4}
 
 
+def test_a_split_by_video_is_refused_without_parts(clips):
+    with pytest.raises(
+        UserError, match="Expected a cross-validation for a split by video. Received: parts=0"
+    ):
+        cells.assign_parts(clips, spec("lstm", num_parts=0, val_folds=(1,)), "video")
+
+
 def test_a_part_with_all_clips_of_a_class_is_refused(clips):
     lonely = clips.select((clips.labels != 1) | (clips.folds == 2))
-    with pytest.raises(UserError, match="holds all clips of Middle"):
+    with pytest.raises(UserError, match="Part 2 of 2 holds all clips of Middle.* another number of parts"):
         cells.assign_parts(lonely, spec("lstm"), "group")
+    with pytest.raises(UserError, match="Folds 2-3 hold all clips of Middle.* Try other folds"):
+        cells.assign_parts(lonely, spec("lstm", num_parts=0, val_folds=(2, 3)), "group")
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"num_parts": 6}, {"num_parts": 1}, {"audited": ("rnn",)}, {"num_seeds": 0}]
+    "wrong",
+    [
+        {"num_parts": 6},
+        {"num_parts": 1},
+        {"num_parts": 0},
+        {"audited": ("rnn",)},
+        {"num_seeds": 0},
+        {"num_parts": 0, "val_folds": (1,), "audited": ("lstm",)},
+    ],
 )
 def test_a_wrong_request_is_refused(clips, wrong):
     with pytest.raises(UserError):
@@ -243,3 +260,18 @@ def test_the_audit_finds_recordings_on_both_sides():
     assert test // 4 == train // 4 and similarity > 0.98
     unknown = audit.find_nearest(pictures, groups % 2, labels=labels, groups=np.full(48, -1))
     assert unknown.same_recording is None
+
+
+def test_the_audit_counts_tested_clips_alone():
+    rng = np.random.default_rng(0)
+    places = rng.normal(size=(6, 12))  # of 6 recordings, each shown by 4 clips
+    pictures = places.repeat(4, 0) + rng.normal(0, 0.01, (24, 12))
+    pictures /= np.linalg.norm(pictures, axis=1, keepdims=True)
+    recordings = np.arange(24) // 4
+    tested = [0, 4]  # one clip of the first recording, one of the second
+    parts = np.full(24, audit.NOT_TESTED)
+    parts[tested] = 0
+    found = audit.find_nearest(pictures, parts, labels=recordings, groups=recordings)
+    assert found.accuracy == found.same_recording == found.near_duplicates == 1.0
+    assert sorted(test for test, _, _ in found.pairs) == tested
+    assert [train // 4 for _, train, _ in sorted(found.pairs)] == [0, 1]

@@ -12,7 +12,7 @@ from sklearn import metrics as sklearn_metrics
 
 from tests.conftest import raises_with_remedies
 from tests.evaluation.made_up import make_results
-from ucf50_tfrecord import storage
+from ucf50_tfrecord import manifest, storage
 from ucf50_tfrecord.drawing import document
 from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.evaluation import statistics
@@ -107,7 +107,9 @@ def test_the_card_names_missing_parts(run_dir, tmp_path):
     storage.write_json(copy / "config.json", config | {"data_dir": "/data/gone"})
     text = markdown(finished_run.load(copy), dataclasses.replace(EXPORT, own=None))
     assert text.startswith("# Model card: lstm on gone\n")
-    assert row(text, "training clips")[0].startswith("18 clips, folds 3-5; recording groups unknown")
+    assert row(text, "training clips") == [
+        "18 clips, folds 3-5; recording groups unknown: the shards' manifest is missing"
+    ]
     assert row(text, "validation clips") == ["12 clips of 2 recording groups, folds 1-2"]
     assert row(text, "code") == ["not recorded by this run"]
     assert "The shards' manifest is missing (there is no set of shards in /data/gone any more)" in text
@@ -119,6 +121,21 @@ def test_the_card_names_missing_parts(run_dir, tmp_path):
     assert "their spacing and resizing is unknown" in text and "stored clips" not in text
     storage.write_json(copy / "config.json", config | {"fingerprint": "0" * 64})
     assert "now holds other shards" in finished_run.load(copy).no_manifest
+
+
+def test_the_card_states_why_recording_groups_are_unknown(run, data_dir, tmp_path):
+    data = shutil.copytree(data_dir, tmp_path / "data")
+    copy = dataclasses.replace(run, manifest=manifest.load(str(data)))
+    assert row(markdown(copy), "training clips") == ["18 clips of 3 recording groups, folds 3-5"]
+    sidecar = next(data.glob("*-fold03.tfrecord-*.json"))
+    content = sidecar.read_text()
+    sidecar.write_text(content.replace('"checksum": "', '"checksum": "0'))
+    unknown = "18 clips, folds 3-5; recording groups unknown: "
+    damaged = f"{sidecar} is damaged: it has another checksum than it says"
+    assert row(markdown(copy), "training clips") == [unknown + damaged]
+    sidecar.unlink()
+    missing = f"Cannot read {sidecar}: No such file or directory"
+    assert row(markdown(copy), "training clips") == [unknown + missing]
 
 
 def test_the_card_describes_several_clips_per_video(run):

@@ -62,6 +62,15 @@ def test_quarantined_videos_and_strays_are_named(videos_dir, tmp_path):
     assert "warning: 1 files and folders ignored, no videos: readme.txt" in result.stderr
 
 
+def test_a_group_of_too_many_digits_is_refused_before_anything_is_written(videos_dir, tmp_path):
+    videos = shutil.copytree(videos_dir, tmp_path / "videos")
+    (videos / "Left" / "v_Left_g01_c01.avi").rename(videos / "Left" / f"v_Left_g{'1' * 23}_c01.avi")
+    result = run_module("pipelines.convert", f"--videos={videos}", f"--data={tmp_path / 'set'}")
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert "Expected a recording group of at most 9999 in the file name of the video " in result.stderr
+    assert not (tmp_path / "set").exists()
+
+
 @pytest.mark.parametrize(
     "flags, message",
     [

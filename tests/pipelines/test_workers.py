@@ -204,10 +204,12 @@ def start_launcher(rest):
     )
 
 
-def test_a_signal_reaches_all_workers():
-    launcher = start_launcher("time.sleep(60)")
+def test_a_signal_reaches_all_workers(tmp_path):
+    launcher = start_launcher(f"open(f'{tmp_path}/{{index}}', 'x').close()\ntime.sleep(60)")
     assert launcher.stdout.readline() == "ready 0\n"
-    time.sleep(0.5)  # until the others are ready too
+    deadline = time.monotonic() + 30
+    while len(os.listdir(tmp_path)) < 3 and time.monotonic() < deadline:  # until the others are ready too
+        time.sleep(0.01)
     launcher.send_signal(signal.SIGTERM)
     stdout, stderr = launcher.communicate(timeout=20)
     assert launcher.returncode == 0 and stdout == "was signalled: True\n"

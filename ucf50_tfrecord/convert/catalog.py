@@ -15,8 +15,9 @@ import re
 import stat
 
 from ucf50_tfrecord import storage
-from ucf50_tfrecord.errors import Action, Remedy, UserError
+from ucf50_tfrecord.errors import Action, Remedy, UserError, expect
 from ucf50_tfrecord.jobs import Catalog, Video
+from ucf50_tfrecord.specs import MAX_FOLD
 
 VIDEO_SUFFIXES = frozenset(
     ".3g2 .3gp .asf .avi .divx .dv .f4v .flv .gif .m2ts .m2v .m4v .mjpeg .mkv .mov .mp4 .mpe .mpeg "
@@ -42,7 +43,8 @@ def find_videos(
 
     Raises:
       UserError: if the folder cannot be read or holds fewer than two class folders, a class folder holds no video
-        (unless skip_empty_classes), or two videos of a class differ only in their suffix.
+        (unless skip_empty_classes), two videos of a class differ only in their suffix, or the number of a recording
+        group is too large for a fold.
     """
     root = pathlib.Path(videos_dir)
     class_dirs, stray = _list_class_dirs(root)
@@ -118,10 +120,10 @@ def list_videos(folder: pathlib.Path) -> tuple[list[pathlib.Path], list[pathlib.
     videos: list[pathlib.Path] = []
     stray: list[pathlib.Path] = []
     for parent, subfolders, names in os.walk(folder, onerror=fail):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         stray += [
             pathlib.Path(parent, name) for name in subfolders if os.path.islink(os.path.join(parent, name))
         ]
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         for name in names:
             if not name.startswith("."):
                 path = pathlib.Path(parent, name)
@@ -132,7 +134,6 @@ def list_videos(folder: pathlib.Path) -> tuple[list[pathlib.Path], list[pathlib.
 def _describe(path: pathlib.Path, root: pathlib.Path, class_name: str, label: int) -> Video | None:
     """Returns the catalogue's entry for a video file, or None for a dangling link, a pipe or a device."""
     relative = path.relative_to(root)
-    match = _UCF_NAME.search(path.stem)
     try:
         status = path.stat()
     except FileNotFoundError:
@@ -141,12 +142,19 @@ def _describe(path: pathlib.Path, root: pathlib.Path, class_name: str, label: in
         raise UserError(f"Cannot read the video {path}: {error.strerror}") from error
     if not stat.S_ISREG(status.st_mode):
         return None
+    match = _UCF_NAME.search(path.stem)
+    group = int(match[1]) if match else None
+    expect(
+        group is None or group <= MAX_FOLD,
+        f"a recording group of at most {MAX_FOLD} in the file name of the video {path}",
+        group=group,
+    )
     return Video(
         relative_path=relative.as_posix(),
         video_id=relative.with_suffix("").as_posix(),
         class_name=class_name,
         label=label,
-        group=int(match[1]) if match else None,
+        group=group,
         num_bytes=status.st_size,
         mtime_ns=status.st_mtime_ns,
     )

@@ -8,9 +8,8 @@ from collections.abc import Iterable
 
 from ucf50_tfrecord.choices import Cache, OnBadRecord
 from ucf50_tfrecord.dataset.clips import ClipIndex, load_clips
-from ucf50_tfrecord.errors import expect
 from ucf50_tfrecord.manifest import Manifest
-from ucf50_tfrecord.settings import read_choices, setting
+from ucf50_tfrecord.settings import Range, check_settings, setting
 from ucf50_tfrecord.specs import FetchSpec
 
 
@@ -38,15 +37,10 @@ class InputSpec:
     fetch_cache: str | None = setting(
         None, "Folder of the copies; processes may share it. Default: ~/.cache/ucf50_tfrecord."
     )
-    fetch_cache_gib: float = setting(20.0, "GiB that all copies may take together.")
+    fetch_cache_gib: float = setting(20.0, "GiB that all copies may take together.", Range(0, 10**6))
 
     def __post_init__(self):
-        read_choices(self)
-        expect(
-            0 <= self.fetch_cache_gib <= 1e6,
-            "fetch_cache_gib from 0 to 1e6",
-            fetch_cache_gib=self.fetch_cache_gib,
-        )
+        check_settings(self)
 
     @property
     def skips_bad_records(self) -> bool:

@@ -17,6 +17,7 @@ from sklearn import neighbors
 from ucf50_tfrecord import record
 from ucf50_tfrecord.parsing import Count, Finite, Fraction
 
+NOT_TESTED = -1  # number of the part for clips that are only trained on
 NEAR_DUPLICATE = 0.98  # cosine similarity above which two clips are near-duplicates
 _SIDE = 16  # height and width in pixels of the pictures that are compared
 _NUM_FRAMES = 3
@@ -59,29 +60,33 @@ def fingerprints(batches: Iterable[np.ndarray]) -> np.ndarray:
 def find_nearest(
     pictures: np.ndarray, parts: np.ndarray, *, labels: np.ndarray, groups: np.ndarray
 ) -> NearestClips:
-    """Finds each clip's nearest clip among the clips of all other parts of a split.
+    """Finds each tested clip's nearest clip among the clips that are not in its part of a split.
 
     Args:
       pictures: unit vectors of N clips, from `fingerprints`.
-      parts: the part of the split that each clip is tested in, int [N].
+      parts: the part of the split that each clip is tested in, int [N]; NOT_TESTED for clips that are only
+        trained on.
       labels: the class of each clip, int [N].
       groups: the recording group of each clip, int [N]; record.UNKNOWN_GROUP for clips without one.
     """
     nearest, similarity = np.empty(len(parts), np.int64), np.empty(len(parts))
-    for part in np.unique(parts):
+    tested = np.flatnonzero(parts != NOT_TESTED)
+    for part in np.unique(parts[tested]):
         test, train = np.flatnonzero(parts == part), np.flatnonzero(parts != part)
         index = neighbors.NearestNeighbors(n_neighbors=1).fit(pictures[train])
         distances, found = index.kneighbors(pictures[test])
         nearest[test] = train[found[:, 0]]
         similarity[test] = 1 - distances[:, 0] ** 2 / 2  # holds for unit vectors
-    known = groups != record.UNKNOWN_GROUP
-    same = (labels == labels[nearest]) & (groups == groups[nearest])
+    nearest, similarity = nearest[tested], similarity[tested]
+    is_right = labels[tested] == labels[nearest]
+    known = groups[tested] != record.UNKNOWN_GROUP
+    same = is_right & (groups[tested] == groups[nearest])
     most = np.argsort(-similarity, kind="stable")[:_NUM_PAIRS]
     return NearestClips(
-        accuracy=float((labels == labels[nearest]).mean()),
+        accuracy=float(is_right.mean()),
         same_recording=float(same[known].mean()) if known.any() else None,
         near_duplicates=float((similarity > NEAR_DUPLICATE).mean()),
-        pairs=[(int(i), int(nearest[i]), float(similarity[i])) for i in most],
+        pairs=[(int(tested[i]), int(nearest[i]), float(similarity[i])) for i in most],
     )
 
 

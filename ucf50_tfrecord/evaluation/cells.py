@@ -21,13 +21,13 @@ from ucf50_tfrecord.dataset.clips import ClipIndex
 from ucf50_tfrecord.dataset.feed import Feed, read_clips
 from ucf50_tfrecord.errors import Action, Remedy, UserError, expect
 from ucf50_tfrecord.evaluation import interventions, recurrence
+from ucf50_tfrecord.evaluation.audit import NOT_TESTED
 from ucf50_tfrecord.evaluation.interventions import PLAIN, SHUFFLES
 from ucf50_tfrecord.evaluation.results import LOGIT_DECIMALS, Cell, CellResult, video_of
 from ucf50_tfrecord.evaluation.runner import Evaluator
 from ucf50_tfrecord.specs import ModelSpec, TrainSpec, format_folds, to_json
 from ucf50_tfrecord.training.listener import Listener
 
-NOT_TESTED = -1  # number of the part for clips that are only trained on
 TEST_BATCH_SIZE = 32
 # Upper limits on the clips, and on their bytes, that are read of training and of test clips to inspect a
 # recurrence.
@@ -73,7 +73,8 @@ class ComparisonSpec:
     val_folds: folds of the only tested part; given only if `num_parts` is 0.
     num_seeds: trainings of each model per part and frame order, with seeds from 0 on.
     orders: values of choices.FrameOrder; models that see frame order are also trained on frames arranged so.
-    audited: names of models that are also trained and tested on a split by video, which leaks recordings.
+    audited: names of models that are also trained and tested on a split by video, which leaks recordings; empty
+      if `num_parts` is 0.
     inside: whether recurrent layers are inspected, see evaluation.recurrence.
     """
 
@@ -92,6 +93,11 @@ class ComparisonSpec:
         expect(self.num_seeds >= 1, "at least 1 seed", seeds=self.num_seeds)
         unknown = sorted(set(self.audited) - set(self.recipes))
         expect(not unknown, f"audited models out of {', '.join(self.recipes)}", models=unknown)
+        expect(
+            self.num_parts or not self.audited,
+            "a cross-validation if models are audited",
+            audited=self.audited,
+        )
 
     def cells(self) -> list[Cell]:
         """Lists the cells, the usual trainings first: an interrupted comparison then covers all models."""
@@ -122,10 +128,11 @@ def assign_parts(clips: ClipIndex, spec: ComparisonSpec, split: FoldBy) -> np.nd
       The number of each clip's part, int64 [N]; NOT_TESTED for clips that are only trained on.
 
     Raises:
-      UserError: if a fold does not exist, there are fewer folds than parts, or all clips of a class are in
-        one part, so that none is left to train on.
+      UserError: if a fold does not exist, there are fewer folds than parts, all clips of a class are in one
+        part, so that none is left to train on, or there is no cross-validation for a split by video.
     """
     if split == FoldBy.VIDEO:
+        expect(spec.num_parts > 0, "a cross-validation for a split by video", parts=spec.num_parts)
         parts = _assign_videos(clips, spec.num_parts)
     elif spec.num_parts:
         folds = np.unique(clips.folds)
@@ -144,10 +151,10 @@ def assign_parts(clips: ClipIndex, spec: ComparisonSpec, split: FoldBy) -> np.nd
         missing = np.setdiff1d(np.unique(clips.labels), clips.labels[parts != part])
         if len(missing):
             names = ", ".join(clips.manifest.classes[label] for label in missing)
-            raise UserError(
-                f"Part {part + 1} of {spec.num_parts} holds all clips of {names}: none is left to train on. "
-                "Try another number of parts."
-            )
+            holder, remedy = f"Part {part + 1} of {spec.num_parts} holds", "another number of parts"
+            if not spec.num_parts:
+                holder, remedy = f"Folds {format_folds(spec.val_folds)} hold", "other folds"
+            raise UserError(f"{holder} all clips of {names}: none is left to train on. Try {remedy}.")
     return parts
 
 

@@ -136,21 +136,27 @@ def _describe_set(run: FinishedRun, folds: Sequence[int]) -> str:
     if set(folds) == set(run.config.scored_folds):
         counts = f"{_count(len(run.results.ids), 'clip')} of {_count_groups(run.results.groups)}"
         return f"{counts}, {where}"
-    if clips := _indexed(run, folds):
+    clips, why = _index(run, folds)
+    if clips:
         return f"{_count(len(clips), 'clip')} of {_count_groups(clips.groups)}, {where}"
     is_training = tuple(folds) == run.config.train_folds
     count = _count(run.summary.num_train_clips, "clip") if is_training else "unknown number of clips"
-    return f"{count}, {where}; recording groups unknown, as the shards' sidecars are missing"
+    return f"{count}, {where}; recording groups unknown: {why}"
 
 
-def _indexed(run: FinishedRun, folds: Sequence[int]) -> ClipIndex | None:
-    """Loads the index of the clips of some folds; None if there is no manifest or the index cannot be read."""
+def _index(run: FinishedRun, folds: Sequence[int]) -> tuple[ClipIndex | None, str]:
+    """Loads the index of the clips of some folds.
+
+    Returns:
+      A tuple of the index and ""; or of None and the reason, if there is no manifest or a sidecar cannot be
+      read.
+    """
     if run.manifest is None:
-        return None
+        return None, "the shards' manifest is missing"
     try:
-        return load_clips(run.manifest, folds, check_shards=False)
-    except UserError:
-        return None  # a sidecar file is missing, damaged or of another shard, or cannot be reached
+        return load_clips(run.manifest, folds, check_shards=False), ""
+    except UserError as error:
+        return None, str(error)
 
 
 def _describe_videos(manifest: Manifest) -> str:

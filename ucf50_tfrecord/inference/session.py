@@ -15,7 +15,7 @@ from ucf50_tfrecord.inference import decoding
 from ucf50_tfrecord.inference.calibration import Calibration
 from ucf50_tfrecord.inference.decoding import Failed, VideoFile
 from ucf50_tfrecord.inference.predict import Prediction, Predictor, choose_windows, complete_config
-from ucf50_tfrecord.specs import ClipFormat, DecodeLimits, WindowSpec
+from ucf50_tfrecord.specs import PREDICTION_LIMITS, ClipFormat, DecodeLimits, WindowSpec
 from ucf50_tfrecord.training import run as run_lib
 from ucf50_tfrecord.training import strategy as strategy_lib
 from ucf50_tfrecord.training import trained
@@ -102,7 +102,7 @@ class Session:
         self,
         videos: Sequence[VideoFile],
         *,
-        limits: DecodeLimits = DecodeLimits(),
+        limits: DecodeLimits = PREDICTION_LIMITS,
         num_workers: int | None = None,
         on_wait: Callable[[int], None] = lambda num_frames: None,
         on_fraction: Callable[[float], None] = lambda fraction: None,

@@ -22,15 +22,16 @@ _FOLDER = pathlib.Path(__file__).parent
 _SUFFIX = ".flags"
 # Fields that are not settings: the dataset's clips decide their values, or they hold settings themselves.
 _DECIDED = {"num_classes", "num_frames", "height", "width", "feature_shape", "augment"}
+_SPECS = (ModelSpec, TrainSpec, AugmentSpec)
 
 
 @functools.cache
-def setting_types() -> dict[str, type]:
-    """Returns a dictionary from the name of each setting to its type."""
+def setting_types(specs: tuple[type, ...] = _SPECS) -> dict[str, type]:
+    """Returns a dictionary from the name of each setting, a field of the dataclasses `specs`, to its type."""
     found: dict[str, type] = {}
-    for spec in (ModelSpec, TrainSpec, AugmentSpec):
-        found |= typing.get_type_hints(spec)
-    found["model"] = found.pop("name")
+    for spec in specs:
+        hints = typing.get_type_hints(spec)
+        found |= {("model" if name == "name" else name): kind for name, kind in hints.items()}
     return {name: kind for name, kind in found.items() if name not in _DECIDED}
 
 
@@ -81,9 +82,9 @@ def _parse(line: str, path: pathlib.Path) -> tuple[str, Any]:
         ) from None
 
 
-def check(settings: Mapping[str, Any]) -> None:
-    """Raises UserError unless each key of `settings` is the name of a setting."""
-    known = setting_types()
+def check(settings: Mapping[str, Any], specs: tuple[type, ...] = _SPECS) -> None:
+    """Raises UserError unless each key of `settings` names a setting, a field of the dataclasses `specs`."""
+    known = setting_types(specs)
     unknown = sorted(set(settings) - set(known))
     expect(not unknown, f"settings out of {', '.join(sorted(known))}", settings=unknown)
 
