@@ -10,6 +10,7 @@ $(call variable,VIDEOS)            ## folder of class folders; a demo corpus if 
 $(call variable,DATA)              ## folder of shards, or its URL
 $(call variable,SIZE)              ## pixels of a frame, as 64 or 112x96 (height x width)
 $(call variable,FRAMES)            ## frames per clip
+$(call variable,FEATURES)          ## frame encoder whose features are stored, and trained on
 $(call variable,RECIPE)            ## flags to train with; default: that of MODEL, else lstm
 $(call train_variable,MODEL)       ## model to train; see make help-models
 $(call train_variable,EPOCHS)      ## passes over the training clips; default: the recipe's
@@ -27,7 +28,7 @@ $(call variable,OUTPUT)            ## folder that compare, export or predict wri
 $(call variable,TORCH)             ## Python of an environment with PyTorch, for bench
 $(call variable,FLAGS)             ## more flags; `python -m pipelines.train --helpshort`
 VIDEOS = $(if $(DATA),,$(DEMO))
-RECIPE = $(if $(findstring :,$(MODEL)),lstm,$(or $(MODEL),lstm))
+RECIPE = $(if $(FEATURES),features_)$(if $(findstring :,$(MODEL)),lstm,$(or $(MODEL),lstm))
 
 # make ignores variables that it does not know.
 VARIABLES += BASE_PYTHON IO_PYTHON PYTHON VENV GPU SHELL
@@ -52,8 +53,9 @@ RECIPES := $(patsubst ucf50_tfrecord/recipes/%.flags,%,$(wildcard ucf50_tfrecord
 flag = $(if $(2),--$(1)='$(subst ','\'',$(2))')
 flags = $(foreach name,$(1),$(if $($(name)),$(call flag,$(shell echo $(name) | tr A-Z a-z),$($(name)))))
 DATA_FLAGS = $(call flags,VIDEOS DATA SIZE FRAMES)
+FEATURE_FLAGS = $(call flags,FEATURES)
 
-.PHONY: help train shards verify repair evaluate predict export compare compare-check tensorboard inspect doctor help-models bench bench-fetch test test-all test-readers test-remote test-io fuzz lint types format audit pins clean
+.PHONY: help train shards features verify repair evaluate predict export compare compare-check tensorboard inspect doctor help-models bench bench-fetch test test-all test-readers test-remote test-io fuzz lint types format audit pins clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets and variables.
@@ -66,10 +68,13 @@ help:  ## List the targets and variables.
 # The recipe comes first, so that a wrong name fails before anything is installed.
 train: ucf50_tfrecord/recipes/$(RECIPE).flags $(VENV)/installed $(filter $(DEMO),$(VIDEOS))  ## Convert what is missing, train, evaluate.
 	$(PYTHON) -m $(if $(WORKERS),pipelines.launch --workers='$(subst ','\'',$(WORKERS))' --,pipelines.train) \
-	  $(call flag,recipe,$(RECIPE)) $(DATA_FLAGS) $(call flags,$(TRAIN)) $(FLAGS)
+	  $(call flag,recipe,$(RECIPE)) $(DATA_FLAGS) $(FEATURE_FLAGS) $(call flags,$(TRAIN)) $(FLAGS)
 
 shards: $(VENV)/installed $(filter $(DEMO),$(VIDEOS))  ## Convert VIDEOS into TFRecord shards.
 	$(PYTHON) -m pipelines.convert $(DATA_FLAGS) $(FLAGS)
+
+features: $(VENV)/installed $(filter $(DEMO),$(VIDEOS))  ## Encode the frames of DATA, or of VIDEOS, by FEATURES.
+	$(PYTHON) -m pipelines.features $(DATA_FLAGS) $(FEATURE_FLAGS) $(FLAGS)
 
 evaluate: $(VENV)/installed  ## Evaluate RUN again, on VAL_FOLDS if set.
 	$(PYTHON) -m pipelines.evaluate $(call flags,RUN DATA) $(call flag,folds,$(VAL_FOLDS)) $(FLAGS)
@@ -81,7 +86,7 @@ export: $(VENV)/installed  ## Write RUN for other programs, with a card, to OUTP
 	$(PYTHON) -m pipelines.export $(call flags,RUN OUTPUT) $(FLAGS)
 
 compare: $(VENV)/installed $(if $(RUNS),,$(filter $(DEMO),$(VIDEOS)))  ## Compare MODELS or RUNS, and say why they differ.
-	$(PYTHON) -m pipelines.compare $(if $(RUNS),$(call flags,DATA),$(DATA_FLAGS)) \
+	$(PYTHON) -m pipelines.compare $(if $(RUNS),$(call flags,DATA),$(DATA_FLAGS) $(FEATURE_FLAGS)) \
 	  $(call flags,MODELS CV VAL_FOLDS SEEDS EPOCHS RUNS OUTPUT) $(FLAGS)
 
 compare-check: $(VENV)/installed  ## Check the comparison's verdicts on planted causes.
@@ -191,8 +196,8 @@ $(VENV)-io/installed: setup.cfg pyproject.toml constraints-io.txt
 	touch $@
 
 # One stamp per set of extras; a stamp older than the pins is stale.
-$(VENV)/installed: EXTRAS := convert,train$(GPU)
-$(VENV)/installed-test: EXTRAS := convert,beam,train,test$(GPU)
+$(VENV)/installed: EXTRAS := convert,train,pretrained$(GPU)
+$(VENV)/installed-test: EXTRAS := convert,beam,train,pretrained,test$(GPU)
 $(VENV)/installed-remote: EXTRAS := convert,train,remote,stores,test$(GPU)
 $(VENV)/installed-lint: EXTRAS := lint
 $(VENV)/installed-types: EXTRAS := convert,train,lint$(GPU)

@@ -61,6 +61,12 @@ _STRATEGY = flags.DEFINE_enum(
     "Devices of this process: one, all mirrored, or auto.",
 )
 
+_PIXEL_INTERVENTIONS = flags.DEFINE_boolean(
+    "pixel_interventions",
+    True,
+    "With features in place of frames: encode the clips again under each intervention that changes pixels.",
+)
+
 for _module in (train_flags, features, inputs):
     flags.adopt_module_key_flags(_module)
 
@@ -98,10 +104,12 @@ def compare_recipes() -> None:
     spec = make_spec(manifest, made, asked)
     folder = _OUTPUT.value or os.path.join("runs", f"{pathlib.Path(manifest.data_dir).name}-compare")
     check_folder(folder)
+    changed = features.encode_changed(manifest) if manifest.features and _PIXEL_INTERVENTIONS.value else {}
     comparison = compare.Comparison(
         folder=folder,
         spec=spec,
         clips=input_spec.load_clips(manifest, manifest.folds),
+        changed={name: input_spec.load_clips(other, other.folds) for name, other in changed.items()},
         strategy=strategy,
         cache=input_spec.cache,
         skip_bad_records=input_spec.skips_bad_records,
@@ -203,6 +211,7 @@ def publish(folder: pathlib.Path, results: Results, clips: ClipIndex | None) -> 
       results: the predictions of all models of the comparison.
       clips: the comparison's clips, for pictures of them; None if the clips are not available.
     """
+    from ucf50_tfrecord.dataset.clips import frames_of
     from ucf50_tfrecord.dataset.feed import read_clips
     from ucf50_tfrecord.evaluation import results as results_lib
     from ucf50_tfrecord.evaluation import verdicts
@@ -211,7 +220,8 @@ def publish(folder: pathlib.Path, results: Results, clips: ClipIndex | None) -> 
     claim_folder(folder)
     results_lib.save(folder / "results.json", results)
     judged = verdicts.judge(results)
-    reader = None if clips is None else lambda chosen: read_clips(clips.select(np.asarray(chosen)))
+    frames = None if clips is None else frames_of(clips)
+    reader = None if frames is None else lambda chosen: read_clips(frames.select(np.asarray(chosen)))
     pictures = report.write(folder, results, judged, read_clips=reader)
     write_tensorboard(folder / "tensorboard", pictures)
     for answer in verdicts.Answer:

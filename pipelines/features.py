@@ -11,9 +11,12 @@ after an interruption, and does nothing when nothing has changed.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import threading
 import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from absl import flags
 
@@ -24,6 +27,9 @@ from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord.errors import Action, Change, Remedy, UserError, expect
 from ucf50_tfrecord.manifest import Manifest
 from ucf50_tfrecord.specs import FeatureFormat, FeatureSpec, format_bytes
+
+if TYPE_CHECKING:
+    from ucf50_tfrecord.features.encoders import FrameEncoder
 
 _SPEC = SpecFlags(
     FeatureSpec,
@@ -67,15 +73,12 @@ def encode(source: Manifest) -> Manifest | None:
     """
     spec = _SPEC.build()
     console.load_tensorflow()
-    import tensorflow as tf
-
     from ucf50_tfrecord.features import encode as encode_lib
     from ucf50_tfrecord.features.encoders import load_encoder
 
-    encoders = []
-    for device in tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU"):
-        with tf.device(device.name):
-            encoders.append(load_encoder(spec, source.format, allowed_code=code_flags.allowed_code()))
+    encoders = _on_each_device(
+        lambda: load_encoder(spec, source.format, allowed_code=code_flags.allowed_code())
+    )
     planned = encode_lib.plan_features(source, encoders[0].format)
     data_dir = _FEATURES_DATA.value or encode_lib.default_dir(source, encoders[0].format)
     expect(not remote.is_remote(data_dir), "a local --features_data", features_data=data_dir)
@@ -85,6 +88,56 @@ def encode(source: Manifest) -> Manifest | None:
         built = convert.build(planned, data_dir, run, display)
     display.print_result(built)
     return built
+
+
+def encode_changed(plain: Manifest) -> dict[str, Manifest]:
+    """Encodes the frames of a dataset of features again, under each intervention that changes pixels.
+
+    Each becomes a dataset in a folder of its own, beside the given one. Up-to-date shards are kept.
+
+    Args:
+      plain: the manifest of the features of the unchanged clips.
+
+    Returns:
+      A dictionary from the intervention's name to the manifest of its features.
+
+    Raises:
+      UserError: if the frames or the encoder are missing or have changed, or a shard cannot be written.
+    """
+    from ucf50_tfrecord.dataset.clips import load_clips
+    from ucf50_tfrecord.evaluation.interventions import INTERVENTIONS
+    from ucf50_tfrecord.features import encode as encode_lib
+    from ucf50_tfrecord.features.encoders import reload_encoder
+
+    source = manifest_lib.load(plain.frames_dir)
+    encoders = _on_each_device(
+        lambda: reload_encoder(
+            plain.features, source.format, allowed_code=[*code_flags.allowed_code(), plain.features.encoder]
+        )
+    )
+    built = {}
+    for name in [entry.name for entry in INTERVENTIONS.values() if entry.needs_pixels]:
+        planned = encode_lib.plan_features(source, dataclasses.replace(plain.features, intervention=name))
+        data_dir = f"{plain.data_dir.rstrip('/')}-{name}"
+
+        def run(jobs, data_dir, on_clips, name=name):
+            change = encode_lib.intervene(name, load_clips(source, source.folds))
+            return encode_lib.run_encoder(jobs, data_dir, on_clips, encoders=encoders, change=change)
+
+        with EncodingDisplay(source, data_dir) as display:
+            built[name] = building.build_dataset(planned, data_dir, run=run, listener=display)
+    return built
+
+
+def _on_each_device(load: Callable[[], FrameEncoder]) -> list[FrameEncoder]:
+    """Loads an encoder on each GPU of this process, or on the CPU if there is none."""
+    import tensorflow as tf
+
+    encoders = []
+    for device in tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU"):
+        with tf.device(device.name):
+            encoders.append(load())
+    return encoders
 
 
 def _check_same(data_dir: str, asked: FeatureFormat) -> None:

@@ -39,7 +39,7 @@ ALLOWED = {
     "drawing": {"errors", "specs"},
     "training": BASE | {"dataset", "models", "drawing"},
     "evaluation": BASE | {"dataset", "models", "training"},
-    "features": BASE | {"models", "training"},
+    "features": BASE | {"dataset", "models", "training", "evaluation"},
     "job": BASE | {"dataset", "training", "evaluation"},
     "report": BASE | {"dataset", "drawing", "evaluation"},
     "inference": BASE

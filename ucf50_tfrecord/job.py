@@ -120,6 +120,7 @@ def make_feeds(
         inputs.cache,
         sum(clips.num_bytes for clips in splits_clips),
         num_processes=strategy_lib.num_workers_here(strategy),
+        steps_are_short=manifest.features is not None,
     )
     listener.chose_cache(choice)
     feeds = []

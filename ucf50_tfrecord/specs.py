@@ -196,6 +196,8 @@ class FeatureFormat:
     weights: hex sha256 of the encoder's weights.
     height, width: size of the frames that the encoder sees, in pixels.
     grid, precision: as in FeatureSpec.
+    intervention: the change of the clips before they were encoded, see evaluation.interventions; "none" if they
+      are as stored.
     """
 
     encoder: str
@@ -206,6 +208,7 @@ class FeatureFormat:
     width: int
     grid: int = 1
     precision: str = Precision.FLOAT32
+    intervention: str = "none"
 
     dtype: ClassVar[str] = "float16"
 
@@ -236,7 +239,9 @@ class FeatureFormat:
         return 2 * math.prod(self.shape)
 
     def __str__(self) -> str:
-        return f"{'x'.join(map(str, self.shape))} features of {self.encoder} at {self.height}x{self.width}"
+        changed = f" under {self.intervention}" if self.intervention != "none" else ""
+        shape = "x".join(map(str, self.shape))
+        return f"{shape} features of {self.encoder} at {self.height}x{self.width}{changed}"
 
 
 # The format of what a record holds for each clip: frames, or features of frames.

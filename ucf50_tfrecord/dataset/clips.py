@@ -143,6 +143,24 @@ def load_clips(
     )
 
 
+def frames_of(clips: ClipIndex) -> ClipIndex:
+    """Returns an index of the same clips' frames, if the given index is of their features; else the given index.
+
+    Raises:
+      UserError: if the frames that the features were made from are missing, or do not hold a clip.
+    """
+    if not clips.manifest.features:
+        return clips
+    source = manifest_lib.load(clips.manifest.frames_dir)
+    if not len(clips):
+        return dataclasses.replace(clips, manifest=source)
+    frames = load_clips(source, np.unique(clips.folds).tolist(), fetch=clips.fetch)
+    place = {clip_id: i for i, clip_id in enumerate(frames.ids)}
+    missing = next((clip_id for clip_id in clips.ids if clip_id not in place), None)
+    expect(missing is None, f"the frames of all clips in {source.data_dir}", missing=missing)
+    return frames.select(np.array([place[clip_id] for clip_id in clips.ids], np.int64))
+
+
 def _load_report(manifest: Manifest, shard: ManifestShard) -> ShardReport:
     """Loads a shard's sidecar. Raises UserError unless it belongs to the shard that the manifest lists."""
     path = storage.join(manifest.data_dir, shard.filename)

@@ -61,19 +61,23 @@ class CacheChoice:
     reason: str
 
 
-def choose_cache(cache: Cache | str, num_bytes: int, *, num_processes: int = 1) -> CacheChoice:
+def choose_cache(
+    cache: Cache | str, num_bytes: int, *, num_processes: int = 1, steps_are_short: bool = False
+) -> CacheChoice:
     """Chooses where frames are kept: resolves AUTO by the free memory, or checks that a given choice fits.
 
     AUTO keeps frames on the GPUs if they take at most half of the free memory there, else in host memory if
     they take at most half of the free host memory, else nowhere. Without GPUs, device memory and host memory
     are the same; AUTO then uses host memory, because frames are gathered from it in parallel to the training
-    step. If the free memory is unknown, a given choice is not refused.
+    step. If steps are short, as those on features, the gathering costs less than its parallel threads, and AUTO
+    uses device memory. If the free memory is unknown, a given choice is not refused.
 
     Args:
       cache: where to keep frames.
       num_bytes: size of the frames of all clips. Each device that keeps frames keeps all of them.
       num_processes: number of workers (processes) on this host; each worker that keeps frames keeps all of
         them.
+      steps_are_short: whether a training step takes about a millisecond.
 
     Raises:
       UserError: if the frames do not fit into the memory that `cache` names.
@@ -97,7 +101,7 @@ def choose_cache(cache: Cache | str, num_bytes: int, *, num_processes: int = 1) 
                 Remedy(Action.SET, "to read clips from the shards each time", cache=Cache.NONE),
             )
         return CacheChoice(cache, "as asked")
-    for place in (Cache.DEVICE, Cache.HOST) if gpu is not None else (Cache.HOST,):
+    for place in (Cache.DEVICE, Cache.HOST) if gpu is not None or steps_are_short else (Cache.HOST,):
         free = free_bytes[place]
         if free is not None and num_bytes <= memory.AUTO_FRACTION * free:
             reason = (

@@ -174,8 +174,10 @@ def cell_recipe(recipe: Recipe, cell: Cell) -> Recipe:
     )
 
 
-def interventions_of(cell: Cell, num_frames: int) -> tuple[str, ...]:
+def interventions_of(cell: Cell, num_frames: int, *, of_features: bool = False) -> tuple[str, ...]:
     """Lists the names of the interventions that a cell's model is tested under.
+
+    Of stored features, these are the interventions that choose frames; see interventions.names.
 
     If the cell's training is the usual one (split by group, frames in order), these are all interventions.
     Other trainings serve one question each; these are then the interventions that the question needs.
@@ -186,7 +188,7 @@ def interventions_of(cell: Cell, num_frames: int) -> tuple[str, ...]:
         return (PLAIN, *SHUFFLES)
     if cell.training == FrameOrder.SINGLE:
         return (PLAIN, "middle1")
-    return interventions.names(num_frames)
+    return interventions.names(num_frames, of_features=of_features)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -210,6 +212,7 @@ def examine(
     train: ClipIndex,
     test: Feed,
     *,
+    changed: Mapping[str, Feed] | None = None,
     all_ids: Sequence[str],
     strategy: tf.distribute.Strategy,
     listener: ComparisonListener,
@@ -221,6 +224,8 @@ def examine(
       subject: the model and its cell.
       train: index of the clips that the model was trained on.
       test: feed of the clips to test on.
+      changed: feeds of the features of the same clips after interventions that change pixels, by intervention,
+        if the clips are stored as features.
       all_ids: ids of all clips of the comparison.
       strategy: distribution strategy of the devices to test on.
       listener: functions that receive warnings and may stop the tests.
@@ -235,7 +240,7 @@ def examine(
         or the model returns NaN or infinity.
     """
     cell, recipe = subject.cell, subject.recipe
-    names = interventions_of(cell, recipe.model.num_frames)
+    names = interventions_of(cell, recipe.model.num_frames, of_features=bool(recipe.model.feature_shape))
     evaluate = Evaluator(
         subject.model,
         test,
@@ -247,7 +252,26 @@ def examine(
     found = evaluate.evaluate_each(names, listener.should_stop)
     if found is None:
         return None
-    logits = {name: evaluation.logits for name, evaluation in found.items()}
+    for name, feed in (changed or {}).items():
+        evaluate = Evaluator(
+            subject.model,
+            feed,
+            strategy=strategy,
+            batch_size=TEST_BATCH_SIZE,
+            names=[PLAIN],
+            warn=listener.warn,
+        )
+        of_changed = evaluate.evaluate_each([PLAIN], listener.should_stop)
+        if of_changed is None:
+            return None
+        expect(
+            of_changed[PLAIN].clips.ids == found[PLAIN].clips.ids,
+            f"the tested clips in {feed.clips.manifest.data_dir}",
+        )
+        found[name] = of_changed[PLAIN]
+    logits = {
+        name: found[name].logits for name in interventions.names(recipe.model.num_frames) if name in found
+    }
     if recipe.is_order_blind:
         check_order_blind(str(cell), logits, recipe.train.precision)
     tested = found[PLAIN].clips
@@ -319,6 +343,6 @@ def _hash(text: str) -> int:
 
 def _some(clips: ClipIndex) -> tuple[np.ndarray, np.ndarray]:
     """Reads evenly spread clips of an index: a tuple of frames, uint8 [N, T, H, W, 3], and labels [N]."""
-    count = min(_MAX_INSPECTED_CLIPS, max(1, _MAX_INSPECTED_BYTES // clips.manifest.format.num_bytes))
+    count = min(_MAX_INSPECTED_CLIPS, max(1, _MAX_INSPECTED_BYTES // clips.manifest.stored.num_bytes))
     chosen = clips.spread(count)
     return read_clips(chosen), chosen.labels

@@ -15,7 +15,7 @@ import functools
 import gc
 import os
 import pathlib
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -26,7 +26,7 @@ from tensorflow.python.framework import ops as tf_ops
 from ucf50_tfrecord import storage
 from ucf50_tfrecord.choices import Cache, FoldBy
 from ucf50_tfrecord.dataset import reader
-from ucf50_tfrecord.dataset.clips import ClipIndex
+from ucf50_tfrecord.dataset.clips import ClipIndex, frames_of
 from ucf50_tfrecord.dataset.feed import Feed, choose_cache, read_in_batches
 from ucf50_tfrecord.errors import UserError, expect
 from ucf50_tfrecord.evaluation import audit, cells
@@ -50,6 +50,8 @@ class Comparison:
     folder: the comparison's folder; a cell (one training) has its folder below it.
     spec: the compared models, and how they are trained and tested.
     clips: index of all clips of the data set.
+    changed: indices of the features of the same clips after interventions that change pixels, by intervention,
+      if the clips are stored as features.
     strategy: distribution strategy of the devices.
     cache: where decoded clips are kept; a value of choices.Cache.
     skip_bad_records: whether unreadable clips are left out; otherwise, they are errors.
@@ -61,6 +63,7 @@ class Comparison:
     spec: ComparisonSpec
     clips: ClipIndex
     strategy: tf.distribute.Strategy
+    changed: Mapping[str, ClipIndex] = dataclasses.field(default_factory=dict)
     cache: str = Cache.AUTO
     skip_bad_records: bool = False
     tensorboard: bool = True
@@ -117,6 +120,7 @@ class Comparison:
             train=recipe.train,
             clip_split=cells.describe_split(cell, self.spec.num_parts),
             clip_format=self.clips.manifest.format,
+            features=self.clips.manifest.features,
             video_secs=self._video_secs,
         )
 
@@ -147,7 +151,7 @@ class Comparison:
         recipe = Recipe(model=config.model, train=config.train)
         _forget_models()
         with run_lib.open_run(run_dir, config):
-            train, test = self._make_feeds(cell)
+            train, test, changed = self._make_feeds(cell)
             done = self._train(config, run_dir, train, test, listener=listener)
             if not done.finished:
                 return None
@@ -155,6 +159,7 @@ class Comparison:
                 Subject(cell=cell, recipe=recipe, model=done.model, run_dir=run_dir),
                 train.clips,
                 test,
+                changed=changed,
                 all_ids=self.clips.ids,
                 strategy=self.strategy,
                 listener=listener,
@@ -164,11 +169,12 @@ class Comparison:
                 results_lib.save_cell(pathlib.Path(run_dir, CELL_FILENAME), result)
         return result
 
-    def _make_feeds(self, cell: Cell) -> tuple[Feed, Feed]:
-        """Returns two feeds, of the cell's training clips and of its test clips, to the devices."""
+    def _make_feeds(self, cell: Cell) -> tuple[Feed, Feed, dict[str, Feed]]:
+        """Returns feeds to the devices: of the cell's training clips, of its test clips, and of changed ones."""
         is_test = self.parts[cell.split] == cell.part
         mixed = self.spec.recipes[cell.model].train.shuffle_shards
-        cache = choose_cache(self.cache, self.clips.num_bytes).cache
+        of_features = self.clips.manifest.features is not None
+        cache = choose_cache(self.cache, self.clips.num_bytes, steps_are_short=of_features).cache
         train, test = (
             Feed(
                 dataclasses.replace(self.clips.select(chosen), shuffle_shards=mixed),
@@ -178,7 +184,13 @@ class Comparison:
             )
             for chosen in (~is_test, is_test)
         )
-        return train, test
+        wanted = cells.interventions_of(cell, self.clips.manifest.format.num_frames)
+        changed = {
+            name: Feed(clips.select(is_test), strategy=self.strategy, skip_bad_records=self.skip_bad_records)
+            for name, clips in self.changed.items()
+            if name in wanted
+        }
+        return train, test, changed
 
     def _train(
         self,
@@ -347,7 +359,7 @@ def find_near_duplicates(clips: ClipIndex, parts: dict[str, np.ndarray]) -> dict
     Returns:
       A dictionary from each split to the result of audit.find_nearest as JSON.
     """
-    pictures = audit.fingerprints(read_in_batches(clips))
+    pictures = audit.fingerprints(read_in_batches(frames_of(clips)))
     return {
         split: to_json(audit.find_nearest(pictures, part, labels=clips.labels, groups=clips.groups))
         for split, part in parts.items()

@@ -73,7 +73,7 @@ def inspect(
 
     Args:
       model: a model with one recurrent layer, see ModelTraits.recurrent.
-      train: clips, uint8 [N, T, H, W, 3], and their labels, int [N], that the linear probes are fitted to.
+      train: clips, uint8 [N, T, H, W, 3] or features float16 [N, T, ...], and their labels, int [N], that the linear probes are fitted to.
       test: clips and labels of the same kinds, on which everything is measured.
       batch_size: clips per step.
 
@@ -117,7 +117,7 @@ class StepwiseModel:
         # [B, T, F] to [B, T, U]
         self._recurrent = _float32_copy(layer, layer.input.shape, return_sequences=True)
         self._classifier = _float32_copy(classifier, classifier.input.shape)  # [B, U] to [B, C]
-        video = tf.TensorSpec(model.input.shape, tf.uint8)
+        video = tf.TensorSpec(model.input.shape, model.input.dtype)
         labels = tf.TensorSpec([None], tf.int64)
         self.features = tf.function(self._features, input_signature=[video])
         self.states = tf.function(self._states, input_signature=[video])
@@ -254,8 +254,8 @@ def _float32_copy(layer: keras.layers.Layer, input_shape: tuple, **changes) -> k
 
 def _expect_clips(model: keras.Model, videos: np.ndarray, labels: np.ndarray) -> None:
     num_classes = model.output.shape[-1]
-    fits = videos.dtype == np.uint8 and videos.shape[1:] == model.input.shape[1:]
-    expect(fits, f"clips uint8 {model.input.shape}", dtype=videos.dtype, shape=videos.shape)
+    fits = videos.dtype == model.input.dtype and videos.shape[1:] == model.input.shape[1:]
+    expect(fits, f"clips {model.input.dtype} {model.input.shape}", dtype=videos.dtype, shape=videos.shape)
     expect(
         labels.shape == (len(videos),) and len(labels) > 0,
         "a label for each clip, of 1 or more",

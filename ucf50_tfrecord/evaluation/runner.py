@@ -19,7 +19,7 @@ import tensorflow as tf
 from scipy import special
 
 from ucf50_tfrecord import parsing, storage
-from ucf50_tfrecord.dataset.clips import ClipIndex
+from ucf50_tfrecord.dataset.clips import ClipIndex, frames_of
 from ucf50_tfrecord.dataset.feed import Feed, read_clips
 from ucf50_tfrecord.errors import UserError, expect
 from ucf50_tfrecord.evaluation import interventions, metrics
@@ -176,11 +176,9 @@ class Evaluator:
         Returns:
           A tuple: the clips' frames, uint8 [N, T, H, W, 3], and a list of N captions. A caption holds the
           clip's id, its true class, the predicted class, and the probability of the predicted class. None if
-          features are stored in place of frames.
+          features are stored in place of frames, and the frames are missing.
         """
         clips, classes = evaluation.clips, evaluation.clips.manifest.classes
-        if clips.manifest.features:
-            return None
         surest = special.softmax(evaluation.logits, axis=1).max(axis=1)
         wrong = np.flatnonzero(evaluation.predictions != clips.labels)
         worst = wrong[np.argsort(-surest[wrong], kind="stable")][:count]
@@ -189,7 +187,12 @@ class Evaluator:
             f"{classes[evaluation.predictions[i]]} ({surest[i]:.2f})"
             for i in worst
         ]
-        return read_clips(clips.select(worst)), captions
+        try:
+            return read_clips(frames_of(clips.select(worst))), captions
+        except UserError:
+            if not clips.manifest.features:
+                raise
+            return None  # the features are all that training needs
 
 
 class SavedPrediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -19,7 +19,9 @@ import tensorflow as tf
 
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import record, storage, tfrecord
+from ucf50_tfrecord.dataset.clips import ClipIndex
 from ucf50_tfrecord.errors import UserError
+from ucf50_tfrecord.evaluation import interventions
 from ucf50_tfrecord.features.encoders import FrameEncoder
 from ucf50_tfrecord.jobs import EncodeJob, Plan
 from ucf50_tfrecord.manifest import Manifest
@@ -31,6 +33,8 @@ _FRAMES_PER_CALL = 64
 
 # Maps frames, uint8 [64, H, W, 3], to features, float16 [64, ...].
 Encode = Callable[[np.ndarray], tf.Tensor]
+# Maps clips, uint8 [N, T, H, W, 3], and their ids to changed clips of equal shape.
+Change = Callable[[np.ndarray, Sequence[str]], np.ndarray]
 
 
 def plan_features(source: Manifest, features: FeatureFormat) -> Plan:
@@ -91,6 +95,7 @@ def run_encoder(
     on_clips: Callable[[int], None],
     *,
     encoders: Sequence[FrameEncoder],
+    change: Change | None = None,
 ) -> Generator[ShardReport]:
     """Encodes shards, several at a time if there are several devices; yields each shard's report when it is done.
 
@@ -99,6 +104,7 @@ def run_encoder(
       data_dir: the folder of the features.
       on_clips: called, from any thread, with the number of clips done since the last call.
       encoders: the same encoder on each of the devices.
+      change: changes clips before they are encoded; None encodes them as they are stored.
 
     Raises:
       UserError: if a shard of frames is missing or damaged, or a shard cannot be written.
@@ -110,7 +116,7 @@ def run_encoder(
     def run(job: EncodeJob) -> ShardReport:
         encode = idle.get()
         try:
-            return encode_shard(job, data_dir, encode, on_clips)
+            return encode_shard(job, data_dir, encode, on_clips, change=change)
         finally:
             idle.put(encode)
 
@@ -125,7 +131,12 @@ def run_encoder(
 
 
 def encode_shard(
-    job: EncodeJob, data_dir: str, encode: Encode, on_clips: Callable[[int], None] = lambda num_clips: None
+    job: EncodeJob,
+    data_dir: str,
+    encode: Encode,
+    on_clips: Callable[[int], None] = lambda num_clips: None,
+    *,
+    change: Change | None = None,
 ) -> ShardReport:
     """Encodes the clips of a shard of frames and writes them to a shard of features, and its sidecar.
 
@@ -136,6 +147,7 @@ def encode_shard(
       data_dir: the folder of the features.
       encode: the compiled encoder, see run_encoder.
       on_clips: called with the number of clips in each group of clips that is encoded.
+      change: as in run_encoder.
 
     Returns:
       The contents of the shard, as in its sidecar.
@@ -147,6 +159,8 @@ def encode_shard(
     offsets, digest = [], hashlib.sha256()
     with storage.atomic_write(pathlib.Path(data_dir, job.filename)) as file:
         for places, payloads, frames in _read_groups(job):
+            if change is not None:
+                frames = change(frames, source.clip_ids[len(offsets) : len(offsets) + len(places)])
             features = _encode(frames, encode, job.features)
             for place, payload, values in zip(places, payloads, features):
                 if not np.isfinite(values).all():
@@ -229,6 +243,23 @@ def _compiled(encoder: FrameEncoder) -> Encode:
     return encode
 
 
+def intervene(name: str, clips: ClipIndex) -> Change:
+    """Returns the function that changes clips by an intervention before they are encoded.
+
+    Args:
+      name: the intervention's name.
+      clips: index of all clips that may be changed; donor clips come from it.
+    """
+    apply = interventions.make(name, clips)
+    place = {clip_id: i for i, clip_id in enumerate(clips.ids)}
+
+    def change(frames: np.ndarray, clip_ids: Sequence[str]) -> np.ndarray:
+        index = tf.constant([place[clip_id] for clip_id in clip_ids], tf.int64)
+        return apply(tf.constant(frames), index).numpy()
+
+    return change
+
+
 def default_dir(source: Manifest, features: FeatureFormat) -> str:
     """Returns the default folder of features, beside that of their frames."""
     name = os.path.basename(features.encoder.rstrip("/")).replace(":", ".")
@@ -243,4 +274,5 @@ def default_dir(source: Manifest, features: FeatureFormat) -> str:
     )
     grid = f"-grid{features.grid}" if features.grid > 1 else ""
     precision = "" if features.precision == "float32" else f"-{features.precision}"
-    return f"{storage.absolute(source.data_dir).rstrip('/')}-{name}{size}{grid}{precision}"
+    changed = "" if features.intervention == interventions.PLAIN else f"-{features.intervention}"
+    return f"{storage.absolute(source.data_dir).rstrip('/')}-{name}{size}{grid}{precision}{changed}"

@@ -95,7 +95,7 @@ def reload_encoder(
         precision=stored.precision,
     )
     encoder = load_encoder(spec, clip_format, allowed_code=allowed_code)
-    if encoder.format != stored:
+    if encoder.format != dataclasses.replace(stored, intervention=encoder.format.intervention):
         raise UserError(
             f"The encoder {stored.encoder} is not the one that the features were made with: Expected weights "
             f"{stored.weights[:16]}… for {stored}. Received: {encoder.format.weights[:16]}… for {encoder.format}"

@@ -28,10 +28,9 @@ import numpy as np
 import tensorflow as tf
 from scipy import special
 
-from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import record, storage
 from ucf50_tfrecord.dataset import reader
-from ucf50_tfrecord.dataset.clips import load_clips
+from ucf50_tfrecord.dataset.clips import frames_of, load_clips
 from ucf50_tfrecord.errors import Action, Remedy, UserError, expect
 from ucf50_tfrecord.evaluation.results import Condition
 from ucf50_tfrecord.evaluation.verdicts import ensemble
@@ -165,9 +164,7 @@ def choose_clips(run: FinishedRun, warn: Callable[[str], None]) -> tuple[np.ndar
     why = run.no_manifest
     if manifest is not None:
         try:
-            if manifest.features:
-                manifest = manifest_lib.load(manifest.frames_dir)
-            clips = load_clips(manifest, np.unique(run.results.folds).tolist())
+            clips = frames_of(load_clips(manifest, np.unique(run.results.folds).tolist()))
             tested = set(run.results.ids)
             clips = clips.select(np.array([clip_id in tested for clip_id in clips.ids])).spread(count)
             pixels = [reader.read_record(clips, index)[record.VIDEO] for index in range(len(clips))]

@@ -46,7 +46,7 @@ def _two_means(spec: ModelSpec, dtype: keras.DTypePolicy, spread: Callable[[Tens
     """Classifies the mean of the frames' features [B, T, F] and their spread, [B, F], through a hidden layer."""
     video = frames.clip_input(spec)
     features = frame_features(video, spec, dtype)
-    pooled = [frames.normalize(part, dtype) for part in (ops.mean(features, axis=1), spread(features))]
+    pooled = [ops.mean(features, axis=1), spread(features)]
     x = Dropout(spec.dropout, stream=1, dtype=dtype)(ops.concatenate(pooled, axis=-1))
     x = layers.Dense(frames.NUM_FEATURES, activation="relu", dtype=dtype)(x)
     x = Dropout(spec.dropout, stream=2, dtype=dtype)(x)

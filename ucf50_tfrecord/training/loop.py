@@ -220,7 +220,10 @@ class _Run:
         if self._options.profile_steps is not None:  # a call's steps are either all profiled or none
             first, last = self._options.profile_steps
             counts += [end - self.step for end in (first - 1, last) if end > self.step]
-        return min(self._options.steps_per_call, *counts)
+        per_call = self._options.steps_per_call
+        if not per_call:
+            per_call = max(counts) if self._feed.clips.manifest.features else 1
+        return min(per_call, *counts)
 
     def take_steps(self, count: int, vote: float) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Takes `count` steps in one call; returns a tuple of rows, times and votes, see make_train_steps."""

@@ -112,9 +112,10 @@ class RunOptions:
 
     log_every_steps: int = setting(20, "Steps between points of the training curves.", Range(1, math.inf))
     steps_per_call: int = setting(
-        1,
-        "Most steps in one call from the host; more relieve the host where steps are short.",
-        Range(1, math.inf),
+        0,
+        "Most steps in one call from the host; more relieve the host where steps are short. 0: one of frames, "
+        "all up to the next point of the curves of features.",
+        Range(0, math.inf),
     )
     checkpoint_secs: float = setting(
         300.0, "Seconds between checkpoints within an epoch.", Range(0, math.inf)
