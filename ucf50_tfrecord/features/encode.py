@@ -156,7 +156,8 @@ def encode_shard(
       UserError: if the shard of frames is missing or damaged, or the shard cannot be written.
     """
     source = manifest_lib.load_report(job.frames_dir, job.filename)
-    offsets, digest = [], hashlib.sha256()
+    offsets: list[int] = []
+    digest = hashlib.sha256()
     with storage.atomic_write(pathlib.Path(data_dir, job.filename)) as file:
         for places, payloads, frames in _read_groups(job):
             if change is not None:
