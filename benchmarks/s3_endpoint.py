@@ -49,8 +49,8 @@ class Endpoint:
         Raises:
           UserError: if the server does not answer.
         """
-        silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        self._process = subprocess.Popen([sys.executable, "-c", _SERVER, str(self._port)], **silent)
+        command = [sys.executable, "-c", _SERVER, str(self._port)]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + _START_SECS
         while True:
             try:

@@ -135,7 +135,7 @@ def draw(title: str, rows: Sequence[Row], shape: tuple[int, int, int, int]) -> n
     return np.asarray(sheet)
 
 
-def fit(text: str, font: ImageFont.ImageFont, width: int) -> str:
+def fit(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int) -> str:
     """Shortens a text to a width in pixels by cutting out its middle, where names differ least."""
     text = shown = printable(text)
     kept = len(text)

@@ -45,6 +45,9 @@ _WORKERS = flags.DEFINE_integer("workers", None, "Worker processes. Default: one
 _JSON_AT_ONCE = 100
 _PROGRESS_SECS = 30.0
 
+TryVideos = Callable[[range], None]
+TryJson = Callable[[range, Callable[[], bool]], int]
+
 
 class Progress:
     """Shows a fuzz campaign's progress: a bar on a terminal, else a line every _PROGRESS_SECS seconds."""
@@ -94,8 +97,8 @@ def main() -> int:
 
 def run(
     progress: Progress,
-    try_videos: Callable[[range], None],
-    try_json: Callable[[range, Callable[[], bool]], int],
+    try_videos: TryVideos,
+    try_json: TryJson,
 ) -> str | None:
     """Tries all mutants (damaged or hostile files) of the campaign, alternating between videos and JSON.
 
@@ -142,7 +145,7 @@ def video_rounds(first: int, count: int) -> Iterator[range]:
 
 
 @contextlib.contextmanager
-def campaign(findings: Findings) -> Iterator[tuple[Callable, Callable]]:
+def campaign(findings: Findings) -> Iterator[tuple[TryVideos, TryJson]]:
     """Prepares a campaign: intact videos and JSON files to damage, and watches for forbidden accesses.
 
     Yields:
@@ -173,7 +176,10 @@ def campaign(findings: Findings) -> Iterator[tuple[Callable, Callable]]:
         if _JSON.value:
             tried = jsons.Documents(seed=_SEED.value, findings=findings, work=work, command=command)
             documents = stack.enter_context(tried)
-        yield lambda numbers: videos.Round(setting, numbers, command).run(), documents and documents.run
+        yield (
+            lambda numbers: videos.Round(setting, numbers, command).run(),
+            documents.run if documents else None,
+        )
 
 
 def check_watches(setting: videos.Setting) -> None:

@@ -99,7 +99,7 @@ def fast_turns(num_frames: int) -> int:
     It is the smallest number from 3 to num_frames - 2 that is coprime with num_frames.
     """
     turns = [f for f in range(3, num_frames - 1) if math.gcd(f, num_frames) == 1]
-    expect(bool(turns), "a number of frames that slow and fast can share (not 4 or 6)", frames=num_frames)
+    expect(turns, "a number of frames that slow and fast can share (not 4 or 6)", frames=num_frames)
     return turns[0]
 
 
@@ -299,27 +299,25 @@ def _verdicts(*, yes: str = "", no: str = "") -> dict[str, bool]:
     return {kind: True for kind in yes.split()} | {kind: False for kind in no.split()}
 
 
-def _crossed(marks: dict[str, int], trait: str, paths: tuple[str, ...]) -> dict[str, Traits]:
-    """Returns the traits of one class for each combination of a mark and a path, by class name.
-
-    marks: dictionary from the first part of the class name to the value of the field `trait` of Traits.
-    """
+def _crossed(marks: dict[str, Traits], paths: tuple[str, ...]) -> dict[str, Traits]:
+    """Returns the traits of one class for each combination of a mark and a path, by class name."""
     return {
-        name + path.title(): Traits(path=path, **{trait: mark})
+        name + path.title(): dataclasses.replace(mark, path=path)
         for name, mark in marks.items()
         for path in paths
     }
 
 
-_COLORS = {"Red": 0, "Green": 1, "Blue": 2, "Yellow": 3}
-_PLACES = {"Court": 0, "Field": 1, "Pool": 2, "Track": 3}
-_UNMARKED = ("Alpha", "Beta", "Gamma", "Delta")
-_TWO_COLORS, _TWO_PLACES = {"Red": 0, "Blue": 2}, {"Field": 1, "Pool": 2}
+_COLORS = {name: Traits(color=number) for number, name in enumerate(("Red", "Green", "Blue", "Yellow"))}
+_PLACES = {name: Traits(background=number) for number, name in enumerate(("Court", "Field", "Pool", "Track"))}
+_TWO_COLORS = {name: _COLORS[name] for name in ("Red", "Blue")}
+_TWO_PLACES = {name: _PLACES[name] for name in ("Field", "Pool")}
+_UNMARKED = {name: Traits() for name in ("Alpha", "Beta", "Gamma", "Delta")}
 
 SCENARIOS: dict[str, Scenario] = {
     "nothing": Scenario(
         "The classes do not differ.",
-        {name: Traits() for name in _UNMARKED},
+        _UNMARKED,
         _verdicts(
             no="above_chance appearance_suffices needs_order uses_direction needs_several_frames "
             "uses_background needs_full_rate evidence_at_start evidence_at_end recognises_recording "
@@ -328,7 +326,7 @@ SCENARIOS: dict[str, Scenario] = {
     ),
     "appearance": Scenario(
         "Each class has an actor of its own colour.",
-        {name: Traits(color=color) for name, color in _COLORS.items()},
+        _COLORS,
         _verdicts(
             yes="above_chance appearance_suffices",
             no="needs_order uses_direction needs_several_frames uses_background needs_full_rate "
@@ -337,7 +335,7 @@ SCENARIOS: dict[str, Scenario] = {
     ),
     "background": Scenario(
         "Each class is recorded in a place of its own.",
-        {name: Traits(background=place) for name, place in _PLACES.items()},
+        _PLACES,
         _verdicts(
             yes="above_chance appearance_suffices uses_background",
             no="needs_order uses_direction needs_several_frames needs_full_rate "
@@ -346,7 +344,7 @@ SCENARIOS: dict[str, Scenario] = {
     ),
     "leak": Scenario(
         "The classes do not differ, but each recording has a place of its own.",
-        {name: Traits() for name in _UNMARKED},
+        _UNMARKED,
         _verdicts(
             yes="recognises_recording",
             no="above_chance appearance_suffices needs_order uses_direction needs_full_rate "
@@ -380,7 +378,7 @@ SCENARIOS: dict[str, Scenario] = {
     ),
     "start": Scenario(
         "Each class has an actor of its own colour, which shows in the first quarter of the frames.",
-        {name: Traits(color=color, when="start") for name, color in _COLORS.items()},
+        {name: dataclasses.replace(mark, when="start") for name, mark in _COLORS.items()},
         _verdicts(
             yes="above_chance appearance_suffices evidence_at_start",
             no="needs_order uses_background needs_full_rate evidence_at_end",
@@ -388,7 +386,7 @@ SCENARIOS: dict[str, Scenario] = {
     ),
     "end": Scenario(
         "Each class has an actor of its own colour, which shows in the last quarter of the frames.",
-        {name: Traits(color=color, when="end") for name, color in _COLORS.items()},
+        {name: dataclasses.replace(mark, when="end") for name, mark in _COLORS.items()},
         _verdicts(
             yes="above_chance appearance_suffices evidence_at_end",
             no="needs_order uses_background needs_full_rate evidence_at_start",
@@ -396,7 +394,7 @@ SCENARIOS: dict[str, Scenario] = {
     ),
     "appearance_order": Scenario(
         "Two colours, each of which rises in one class and sinks in another.",
-        _crossed(_TWO_COLORS, "color", ("rise", "sink")),
+        _crossed(_TWO_COLORS, ("rise", "sink")),
         _verdicts(
             yes="above_chance appearance_suffices needs_order uses_direction needs_several_frames "
             "models_differ",
@@ -405,7 +403,7 @@ SCENARIOS: dict[str, Scenario] = {
     ),
     "appearance_speed": Scenario(
         "Two colours, each of which moves slowly in one class and fast in another.",
-        _crossed(_TWO_COLORS, "color", ("slow", "fast")),
+        _crossed(_TWO_COLORS, ("slow", "fast")),
         _verdicts(
             yes="above_chance appearance_suffices needs_order needs_several_frames models_differ",
             no="uses_direction uses_background",
@@ -413,7 +411,7 @@ SCENARIOS: dict[str, Scenario] = {
     ),
     "background_order": Scenario(
         "Two places, in each of which the actor rises in one class and sinks in another.",
-        _crossed(_TWO_PLACES, "background", ("rise", "sink")),
+        _crossed(_TWO_PLACES, ("rise", "sink")),
         _verdicts(
             yes="above_chance appearance_suffices needs_order uses_direction needs_several_frames "
             "uses_background models_differ",
@@ -422,7 +420,7 @@ SCENARIOS: dict[str, Scenario] = {
     ),
     "leak_order": Scenario(
         "The actor rises in two classes and sinks in two, and each recording has a place of its own.",
-        {name + path.title(): Traits(path=path) for name in _UNMARKED[:2] for path in ("rise", "sink")},
+        _crossed({name: Traits() for name in ("Alpha", "Beta")}, ("rise", "sink")),
         _verdicts(
             yes="above_chance needs_order uses_direction needs_several_frames recognises_recording "
             "models_differ",
@@ -432,7 +430,7 @@ SCENARIOS: dict[str, Scenario] = {
     ),
     "appearance_leak": Scenario(
         "Six recordings in ten show their class's colour, the others a random one; each has its own place.",
-        {name: Traits(color=color) for name, color in _COLORS.items()},
+        _COLORS,
         _verdicts(
             yes="above_chance appearance_suffices recognises_recording",
             no="needs_order uses_direction needs_full_rate evidence_at_start evidence_at_end",

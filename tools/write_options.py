@@ -47,8 +47,8 @@ def make_page() -> str:
     Raises:
       UserError: if an entry point does not list its flags.
     """
-    sections: dict[str, list[str]] = {}
-    commands = []
+    sections: dict[str, list[ElementTree.Element]] = {}
+    commands: list[str] = []
     for command in COMMANDS:
         by_module = {} if command == _LAUNCH else _read_flags(command)
         shared = [module for module in by_module if module in _SHARED and module != command]
@@ -109,7 +109,7 @@ def _default(flag: ElementTree.Element) -> str:
 
 def _meaning(flag: ElementTree.Element) -> str:
     text = " ".join(flag.findtext("meaning", "").split())
-    choices = [choice.text for choice in flag.findall("enum_value")]
+    choices = [choice.text or "" for choice in flag.findall("enum_value")]
     if choices:  # absl puts the choices in front of the meaning
         text = text.removeprefix(f"<{'|'.join(choices)}>: ") + f" One of {', '.join(choices)}."
     return text.replace("|", "\\|").replace("<", "&lt;")

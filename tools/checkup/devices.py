@@ -59,7 +59,7 @@ def check(options: Options) -> Iterator[Finding]:
             yield warn(f"nvidia-smi gives no answer: {rows}", "reinstall the driver, or restart")
         else:
             yield from check_gpus(rows)
-        if found:
+        if not isinstance(answer, NoAnswer):
             yield _check_seen(answer)
     elif found:
         yield ok("no NVIDIA driver: TensorFlow computes on the CPU")

@@ -97,7 +97,7 @@ def _check_origins() -> Iterator[Finding]:
         if package is None or not module.isidentifier():  # not importable, such as a folder of scripts
             continue
         spec = importlib.util.find_spec(module)
-        home = pathlib.Path(importlib.metadata.distribution(package).locate_file("")).resolve()
+        home = pathlib.Path(str(importlib.metadata.distribution(package).locate_file(""))).resolve()
         origin = pathlib.Path(spec.origin).resolve() if spec and spec.origin else None
         if origin is None or origin.is_relative_to(home):
             continue

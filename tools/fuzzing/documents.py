@@ -166,7 +166,7 @@ def _choose(root: list, rng: random.Random) -> tuple[Any, Any]:
 
 
 def _anything(rng: random.Random, names: Sequence[str]) -> Any:
-    kind = rng.choice(
+    kind: Any = rng.choice(
         (None, True, *("number",) * 4, *("string",) * 3, "name", "name", "mark", [], {}, [[]], [{}])
     )
     if kind == "number":

@@ -20,8 +20,10 @@ _LANDMARK = re.compile(
     rb"\x00\x00\x01[\x00-\xff]|GIF8|\x00\x21\xf9\x04|FLV\x01|onMetaData|\.RMF|PROP|MDPR|DATA|YUV4|FRAME|"
     rb"\x30\x26\xb2\x75|\xa1\xdc\xab\x8c|\x91\x07\xdc\xb7|\x47\x40|\x06\x0e\x2b\x34|N\xe4\xad|nut/"
 )
-_NUMBERS = (0, 1, 2, 3, 0x7F, 0x80, 0xFF, 0x100, 0x7FFF, 0x8000, 0xFFFF, 0x10000)
-_NUMBERS += (0x00FFFFFF, 0x3FFFFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFE, 0xFFFFFFFF)
+_NUMBERS = (
+    *(0, 1, 2, 3, 0x7F, 0x80, 0xFF, 0x100, 0x7FFF, 0x8000, 0xFFFF, 0x10000),
+    *(0x00FFFFFF, 0x3FFFFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFE, 0xFFFFFFFF),
+)
 _MAX_INSERTED = 4096
 
 Mutation = Callable[[bytearray, random.Random], None]

@@ -110,7 +110,7 @@ def read_seeds(folder: str) -> list[Seed]:
         raise UserError(f"Expected a folder of videos for --seeds. Received: {folder}")
     videos, _ = catalog.list_videos(pathlib.Path(folder))
     small = [path for path in videos if path.is_file() and path.stat().st_size <= MAX_BYTES]
-    expect(bool(small), f"--seeds=<a folder with videos of at most {MAX_BYTES >> 10} KiB>", seeds=folder)
+    expect(small, f"--seeds=<a folder with videos of at most {MAX_BYTES >> 10} KiB>", seeds=folder)
     return [Seed(path.name, path.suffix.lower(), path.read_bytes()) for path in small]
 
 
@@ -131,6 +131,7 @@ def encode(path: pathlib.Path, recipe: Recipe, frames: np.ndarray) -> None:
     options = {"fflags": "+bitexact"} | ({"movflags": recipe.movie_flags} if recipe.movie_flags else {})
     with av.open(str(path), "w", format=recipe.container, options=options) as container:
         stream = container.add_stream(recipe.codec, rate=25, options=recipe.options | {"flags": "+bitexact"})
+        assert isinstance(stream, av.VideoStream)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = recipe.pix_fmt
         stream.codec_context.thread_count = 1
