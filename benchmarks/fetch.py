@@ -26,7 +26,6 @@ from absl import flags
 from benchmarks import measuring
 from benchmarks.s3_endpoint import BUCKET, Endpoint
 from pipelines import console, terminal
-from pipelines.remedies import shell_command
 from tools import processes
 from ucf50_tfrecord.specs import to_json
 
@@ -93,23 +92,6 @@ def methods() -> dict[str, Method]:
     }
 
 
-def run(python: str, module: str, *arguments: str) -> str:
-    """Runs a module of this project as a program; returns its standard output.
-
-    Args:
-      python: path of the Python that runs it.
-      module: name of the module.
-      *arguments: arguments of the program.
-
-    Raises:
-      UserError: if the program fails.
-    """
-    return processes.run(
-        [python, "-m", module, *arguments],
-        lambda status: f"{shell_command([module, *arguments])} exited with status {status}",
-    )
-
-
 def measure(method: Method, local: str, url: str) -> dict:
     """Runs benchmarks.fetch_rate for a method, without copies of shards from earlier runs.
 
@@ -129,7 +111,7 @@ def measure(method: Method, local: str, url: str) -> dict:
             f"--batch_size={_BATCH_SIZE.value}",
             f"--epochs={_EPOCHS.value}",
         )
-        return json.loads(run(method.python, "benchmarks.fetch_rate", *arguments))
+        return json.loads(processes.run([method.python, "-m", "benchmarks.fetch_rate", *arguments]))
 
 
 def measure_all(local: str, url: str) -> list[Row]:
@@ -183,7 +165,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             local, url = f"{folder}/set", f"s3://{BUCKET}/set"
             flags_of_set = (f"--videos={videos}", f"--size={_SIZE.value}", f"--staging={local}")
-            run(sys.executable, "pipelines.convert", f"--data={url}", *flags_of_set)
+            processes.run([sys.executable, "-m", "pipelines.convert", f"--data={url}", *flags_of_set])
             rows = measure_all(local, url)
     finally:
         endpoint.kill()

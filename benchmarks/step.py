@@ -132,7 +132,7 @@ def measure_torch(python: str, batch_size: int, secs: float) -> float:
     """
     script = pathlib.Path(__file__).with_name("step_torch.py")
     arguments = [python, str(script), str(batch_size), str(secs), str(len(os.sched_getaffinity(0)))]
-    return float(processes.run(arguments, lambda status: "PyTorch could not be measured"))
+    return float(processes.run(arguments))
 
 
 def measure_all(batch_sizes: list[int], precisions: list[str], torch_python: str | None) -> list[Row]:

@@ -26,7 +26,6 @@ from absl import flags
 
 from pipelines import compare as compare_pipeline
 from pipelines import console, terminal
-from pipelines.remedies import shell_command
 from tools import make_demo_videos, processes, scenarios
 from ucf50_tfrecord import parsing, storage
 from ucf50_tfrecord import recipes as recipes_lib
@@ -116,18 +115,13 @@ def judge_side_by_side(corpora: list[tuple[str, int]]) -> list[Judged]:
       The verdicts of all corpora whose right answer is known.
     """
     jobs = _JOBS.value or os.cpu_count()
-    environment = os.environ | {"TF_NUM_INTRAOP_THREADS": "1", "OMP_NUM_THREADS": "1"} if jobs > 1 else None
+    environment = {"TF_NUM_INTRAOP_THREADS": "1", "OMP_NUM_THREADS": "1"} if jobs > 1 else {}
 
     def judge(corpus: tuple[str, int]) -> list[Judged]:
         name, seed = corpus
         command = [sys.executable, "-m", "tools.compare_check", f"--folder={_FOLDER.value}"]
         command += [f"--scenarios={name}", f"--corpus_seeds={seed}"]
-        processes.run(
-            command,
-            lambda status: f"{shell_command(command)} exited with status {status}",
-            statuses=(0, 1),  # 1: a verdict of this corpus is wrong
-            env=environment,
-        )
+        processes.run(command, statuses=(0, 1), env=environment)  # 1: a verdict of this corpus is wrong
         return judge_corpus(name, seed)
 
     judged = []

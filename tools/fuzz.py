@@ -45,6 +45,8 @@ _WORKERS = flags.DEFINE_integer("workers", None, "Worker processes. Default: one
 _JSON_AT_ONCE = 100
 _PROGRESS_SECS = 30.0
 
+# Functions that try the mutants with the given numbers. The second stops once its second argument returns True,
+# and returns how many it tried.
 TryVideos = Callable[[range], None]
 TryJson = Callable[[range, Callable[[], bool]], int]
 
@@ -81,10 +83,9 @@ def main() -> int:
     name = time.strftime(f"%Y%m%d-%H%M%S-{os.getpid()}")
     findings = Findings(pathlib.Path(_OUTPUT.value).absolute() / name)
     progress = Progress(findings)
-    ending = "all mutants tried"
     try:
         with campaign(findings) as (try_videos, try_json):
-            ending = run(progress, try_videos, try_json) or ending
+            ending = run(progress, try_videos, try_json)
     except KeyboardInterrupt:
         ending = "interrupted"
     progress.close()
@@ -95,22 +96,8 @@ def main() -> int:
     return 130 if ending == "interrupted" else int(findings.total > 0)
 
 
-def run(
-    progress: Progress,
-    try_videos: TryVideos,
-    try_json: TryJson,
-) -> str | None:
-    """Tries all mutants (damaged or hostile files) of the campaign, alternating between videos and JSON.
-
-    Args:
-      progress: counts and shows the mutants that were tried.
-      try_videos: function that tries the video mutants with the given numbers.
-      try_json: function that tries the JSON mutants with the given numbers until its second argument
-        returns True; it returns how many it tried.
-
-    Returns:
-      The reason for stopping early, or None if all mutants were tried.
-    """
+def run(progress: Progress, try_videos: TryVideos, try_json: TryJson) -> str:
+    """Tries the campaign's mutants, alternating between videos and JSON; returns the reason for stopping."""
 
     def is_late() -> bool:
         return progress.secs >= _SECS.value
@@ -129,7 +116,7 @@ def run(
             numbers = rounds.pop(0)
             try_videos(numbers)
             progress.num_videos += len(numbers)
-    return None
+    return "all mutants tried"
 
 
 def video_rounds(first: int, count: int) -> Iterator[range]:
@@ -151,7 +138,6 @@ def campaign(findings: Findings) -> Iterator[tuple[TryVideos, TryJson]]:
     Yields:
       A tuple (try_videos, try_json) of functions that try mutants by their numbers, as `run` takes them.
     """
-    num_workers = _WORKERS.value or len(os.sched_getaffinity(0))
     again = [python(), "-m", "tools.fuzz", f"--seed={_SEED.value}"]
     again += [f"--seeds={_SEEDS.value}"] if _SEEDS.value else []
     command = shell_command(again)
@@ -160,44 +146,36 @@ def campaign(findings: Findings) -> Iterator[tuple[TryVideos, TryJson]]:
         sound = seeds.make_seeds(work / "seeds")
         given = seeds.read_seeds(_SEEDS.value) if _SEEDS.value else []
         made = samples.make_samples(work, with_documents=_JSON.value > 0)
-        setting = stack.enter_context(
-            videos.open_setting(
-                seed=_SEED.value,
-                sound=sound,
-                seeds=[*sound, *given],
-                findings=findings,
-                work=work,
-                workers=num_workers,
-                run_dir=str(made / "run"),
-            )
+        opened = videos.open_setting(
+            seed=_SEED.value,
+            sound=sound,
+            seeds=[*sound, *given],
+            findings=findings,
+            work=work,
+            workers=_WORKERS.value or len(os.sched_getaffinity(0)),
+            run_dir=str(made / "run"),
         )
+        setting = stack.enter_context(opened)
         check_watches(setting)
-        documents = None
+        try_json = None
         if _JSON.value:
-            tried = jsons.Documents(seed=_SEED.value, findings=findings, work=work, command=command)
-            documents = stack.enter_context(tried)
-        yield (
-            lambda numbers: videos.Round(setting, numbers, command).run(),
-            documents.run if documents else None,
-        )
+            documents = jsons.Documents(seed=_SEED.value, findings=findings, work=work, command=command)
+            try_json = stack.enter_context(contextlib.closing(documents)).run
+        yield lambda numbers: videos.Round(setting, numbers, command).run(), try_json
 
 
 def check_watches(setting: videos.Setting) -> None:
-    """Opens a canary, a file that no program may open, to check that the file system reports it.
+    """Opens a canary to check that the file system reports it.
 
     Raises:
       UserError: if the file system does not report the open.
     """
     setting.opened.take()
     canary = setting.canaries.path(".avi")
-    with open(canary, "rb"):
-        pass
+    pathlib.Path(canary).read_bytes()
     opened = setting.opened.take()
-    expect(
-        opened == [canary],
-        "a temporary folder (TMPDIR) on a file system that reports opened files",
-        reported=opened,
-    )
+    expected = "a temporary folder (TMPDIR) on a file system that reports opened files"
+    expect(opened == [canary], expected, reported=opened)
 
 
 if __name__ == "__main__":

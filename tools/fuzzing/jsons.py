@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 
 from tools.fuzzing import readers, reading, samples, watched
-from tools.fuzzing.findings import Counter, Evidence, Findings, Problem, Stage
+from tools.fuzzing.findings import Counter, Findings, Problem, Stage
 from ucf50_tfrecord.errors import UserError
 
 # Every n-th mutant is also read by a program.
@@ -18,7 +18,7 @@ _START_SECS, _READER_SECS, _PROGRAM_SECS = 300.0, 30.0, 300.0
 
 
 class Documents:
-    """Tries JSON mutants (damaged JSON files) by number on the functions and programs that read them.
+    """Tries JSON mutants by number on the functions and programs that read them.
 
     Each mutant replaces its intact file in a folder of samples, which is restored afterwards.
 
@@ -34,45 +34,36 @@ class Documents:
         self._samples, self._pristine = work / "samples", work / "pristine-samples"
         for name in ("samples", samples.VICTIM):
             shutil.copytree(work / name, work / f"pristine-{name}")
-        self._helper = watched.Helper("tools.fuzzing.reading", work / "reading")
+        self._helper = watched.Helper(reading.answer, work / "reading")
 
-    def __enter__(self) -> Documents:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
+    def close(self) -> None:
         self._helper.stop()
 
     def run(self, numbers: range, until: Callable[[], bool] = lambda: False) -> int:
-        """Tries the mutants with the given numbers in order, and adds their problems to the findings.
-
-        Args:
-          numbers: numbers of the mutants.
-          until: function called before each mutant; no more mutants are tried once it returns True.
-
-        Returns:
-          The number of mutants that were tried.
-        """
+        """Tries the mutants with the given numbers, until `until` returns True; returns how many it tried."""
         for count, number in enumerate(numbers):
             if until():
                 return count
-            self._add(number, Stage.READER, self._read(number))
-            if number % PROGRAM_EVERY == 0:
-                self._add(number, Stage.PROGRAM, self._run_program(number))
+            reader, content = readers.make_mutant(self._pristine, self._seed, number)
+            self._add(number, Stage.READER, self._read(number, reader.name), reader.path, content)
+            program = readers.choose_program(reader.path, self._seed, number)
+            if number % PROGRAM_EVERY == 0 and program:
+                self._findings.notes["programs run on damaged JSON"] += 1
+                problems = try_program(program, content, self._work, self._restore_all)
+                self._add(number, Stage.PROGRAM, problems, reader.path, content)
         return len(numbers)
 
-    def _read(self, number: int) -> list[Problem]:
+    def _read(self, number: int, name: str) -> list[Problem]:
         if not self._helper.is_running:
             self._warm_up()
         try:
-            return [Problem(Counter(name), *rest) for name, *rest in self._ask(number, _READER_SECS)]
+            return self._ask(_READER_SECS, number)
         except watched.Silent as error:
             self._restore_all()
-            reader, _ = readers.make_mutant(self._pristine, self._seed, number)
-            return [Problem(Counter.HANG if error.timed_out else Counter.CRASH, str(error), reader.name)]
+            return [Problem(Counter.HANG if error.timed_out else Counter.CRASH, str(error), name)]
 
-    def _ask(self, number: int | None, limit_secs: float) -> list[list]:
-        question = {"samples": str(self._samples), "pristine": str(self._pristine)}
-        return self._helper.ask(question | {"seed": self._seed, "number": number}, limit_secs)
+    def _ask(self, limit_secs: float, number: int | None) -> list[Problem]:
+        return self._helper.ask(limit_secs, self._samples, self._pristine, self._seed, number)
 
     def _warm_up(self) -> None:
         """Starts the process that calls the readers, and lets each reader read its intact file.
@@ -81,40 +72,25 @@ class Documents:
           UserError: if a reader fails on an intact file.
         """
         try:
-            self._ask(None, _START_SECS)
+            self._ask(_START_SECS, None)
         except watched.Silent as error:
             raise UserError(
                 f"The readers of tools/fuzzing/readers.py fail on intact files ({error}): "
                 f"{self._helper.errors()}"
             ) from error
 
-    def _run_program(self, number: int) -> list[Problem]:
-        """Runs a random program that reads the mutant with the given number; returns the problems.
-
-        Returns no problems if no program reads this kind of file.
-        """
-        reader, content = readers.make_mutant(self._pristine, self._seed, number)
-        program = readers.choose_program(reader.path, self._seed, number)
-        if program is None:
-            return []
-        self._findings.notes["programs run on damaged JSON"] += 1
-        return try_program(program, content, self._work, self._restore_all)
-
     def _restore_all(self) -> None:
         for name in ("samples", samples.VICTIM):
             shutil.rmtree(self._work / name, ignore_errors=True)
             shutil.copytree(self._work / f"pristine-{name}", self._work / name)
 
-    def _add(self, number: int, stage: Stage, problems: list[Problem]) -> None:
-        if not problems:
-            return
-        reader, content = readers.make_mutant(self._pristine, self._seed, number)
-        copy = self._work / "mutant" / pathlib.Path(reader.path).name
-        copy.parent.mkdir(exist_ok=True)
-        copy.write_bytes(content)
-        command = f"{self._command} --first_json={number} --json=1 --videos=0"
-        evidence = Evidence(stage=stage, number=number, command=command, inputs=(copy,))
-        self._findings.add(problems, evidence)
+    def _add(self, number: int, stage: Stage, problems: list[Problem], path: str, content: bytes) -> None:
+        if problems:
+            copy = self._work / "mutant" / pathlib.Path(path).name
+            copy.parent.mkdir(exist_ok=True)
+            copy.write_bytes(content)
+            command = f"{self._command} --first_json={number} --json=1 --videos=0"
+            self._findings.add(problems, stage, number=number, command=command, inputs=(copy,))
 
 
 def try_program(
@@ -140,13 +116,11 @@ def try_program(
     command = [sys.executable, "-m", program.module, *arguments]
     ended = watched.run(command, work / "program", _PROGRAM_SECS)
     changed = watched.changes(before, watched.snapshot(folder, still=work / samples.VICTIM))
-    kind = f"{program.module}: {program.path}"
     outside = reading.foreign(changed, folder, rf"{program.writes}|.*\.lock.*")
     restore()
-    return [
-        *(
-            dataclasses.replace(problem, kind=f"{problem.kind} ({program.path})")
-            for problem in watched.problems_of(ended, program.statuses)
-        ),
-        *(Problem(Counter.OUTSIDE, text, kind) for text in outside),
+    found = [
+        dataclasses.replace(problem, kind=f"{problem.kind} ({program.path})")
+        for problem in watched.problems_of(ended, program.statuses)
     ]
+    kind = f"{program.module}: {program.path}"
+    return found + [Problem(Counter.OUTSIDE, text, kind) for text in outside]

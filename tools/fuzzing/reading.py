@@ -1,6 +1,6 @@
 """Calls the functions of tools.fuzzing.readers on damaged JSON files.
 
-Runs as a process of its own that answers requests of tools.fuzzing.jsons, since a reader may crash.
+tools.fuzzing.jsons does so in a process of its own, since a reader may crash.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import re
 import resource
 import shutil
 import traceback
-from typing import Any
 
 from tools.fuzzing import readers, watched
 from tools.fuzzing.findings import Counter, Problem
@@ -23,19 +22,16 @@ _SHOWN = 400  # characters
 
 
 def try_reader(
-    reader: readers.Reader, samples: pathlib.Path, pristine: pathlib.Path, content: bytes
+    reader: readers.Reader, content: bytes, samples: pathlib.Path, pristine: pathlib.Path
 ) -> list[Problem]:
-    """Calls a reader (function that reads a JSON file) on a damaged file.
+    """Calls a reader on a damaged file; returns wrong exceptions and messages, and changes of files.
 
     Args:
       reader: the reader.
+      content: contents of the damaged file.
       samples: folder of intact files, in which the reader's file is damaged and restored afterwards. The
         folder VICTIM beside it must not change at all.
       pristine: intact copy of `samples`.
-      content: contents of the damaged file.
-
-    Returns:
-      The problems: a wrong exception or message, too much memory, or changes of files.
     """
     path = samples / reader.path
     path.write_bytes(content)
@@ -46,10 +42,9 @@ def try_reader(
     if grown > MEMORY_BYTES:
         found.append(Problem(Counter.MEMORY, f"{grown >> 20} MiB", reader.name))
     changed = watched.changes(before, watched.snapshot(samples, still=outside))
-    found += [
-        Problem(Counter.OUTSIDE, text, reader.name) for text in foreign(changed, samples, reader.writes)
-    ]
-    restore(samples, pristine, [line.partition(" ")[2] for line in changed] + [str(path)])
+    for text in foreign(changed, samples, reader.writes):
+        found.append(Problem(Counter.OUTSIDE, text, reader.name))
+    restore(samples, pristine, [*_paths(changed), str(path)])
     return found
 
 
@@ -72,33 +67,26 @@ def _call(reader: readers.Reader, samples: pathlib.Path) -> Problem | None:
 def _place(error: BaseException) -> str:
     """Returns an error's place: the innermost function of this project in its traceback, and the file."""
     frames = traceback.extract_tb(error.__traceback__)
-    ours = [
-        frame for frame in frames if "/ucf50_tfrecord/" in frame.filename or "/pipelines/" in frame.filename
-    ]
+    ours = [frame for frame in frames if re.search("/ucf50_tfrecord/|/pipelines/", frame.filename)]
     frame = (ours or frames)[-1]
     return f"in {frame.name} ({pathlib.Path(frame.filename).name})"
 
 
 def foreign(changed: list[str], samples: pathlib.Path, writes: str) -> list[str]:
-    """Returns those changes of files that are not allowed.
+    """Returns those results of watched.changes that are not allowed.
 
-    Args:
-      changed: lines such as "made <path>", from watched.changes.
-      samples: folder of the samples.
-      writes: regular expression for the paths, relative to `samples`, that may change.
+    writes: regular expression for the paths, relative to `samples`, that may change.
     """
     allowed = re.compile(rf"\w+ {re.escape(str(samples))}/(?:{writes})")
     return [text for text in changed if not allowed.fullmatch(text)]
 
 
-def restore(samples: pathlib.Path, pristine: pathlib.Path, paths: list[str]) -> None:
-    """Restores files from their intact copies; removes files that have none.
+def _paths(changed: list[str]) -> list[str]:
+    return [line.partition(" ")[2] for line in changed]
 
-    Args:
-      samples: folder of the samples.
-      pristine: intact copy of `samples`; the copies of other folders lie beside it.
-      paths: paths of the files, in `samples` or in samples.VICTIM beside it.
-    """
+
+def restore(samples: pathlib.Path, pristine: pathlib.Path, paths: list[str]) -> None:
+    """Restores files from their intact copies in `pristine` and beside it; removes files that have none."""
     for path in [path for path in map(pathlib.Path, paths) if not path.is_dir()]:
         source = pristine.parent / f"pristine-{path.relative_to(samples.parent)}"
         path.unlink(missing_ok=True)
@@ -124,19 +112,14 @@ def warm_up(samples: pathlib.Path, pristine: pathlib.Path) -> None:
         before = watched.snapshot(samples)
         reader.read(samples)
         changed = watched.changes(before, watched.snapshot(samples))
-        restore(samples, pristine, [line.partition(" ")[2] for line in changed])
+        restore(samples, pristine, _paths(changed))
 
 
-def _answer(question: dict[str, Any]) -> list[list]:
-    samples, pristine = pathlib.Path(question["samples"]), pathlib.Path(question["pristine"])
-    if question["number"] is None:
+def answer(samples: pathlib.Path, pristine: pathlib.Path, seed: int, number: int | None) -> list[Problem]:
+    """Tries the mutant with the given number; or, if that is None, warms up and limits this process's memory."""
+    if number is None:
         warm_up(samples, pristine)
         now = _status_bytes("VmSize")
         resource.setrlimit(resource.RLIMIT_AS, (now + _ADDRESS_SPACE_BYTES, resource.RLIM_INFINITY))
         return []
-    reader, content = readers.make_mutant(pristine, question["seed"], question["number"])
-    return [[p.counter, p.detail, p.kind] for p in try_reader(reader, samples, pristine, content)]
-
-
-if __name__ == "__main__":
-    watched.serve(_answer)
+    return try_reader(*readers.make_mutant(pristine, seed, number), samples, pristine)

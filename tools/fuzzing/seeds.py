@@ -21,14 +21,12 @@ MAX_BYTES = 1 << 20
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """The encoding of a seed (an intact video).
+    """The encoding of a seed (an intact video), in FFmpeg's names.
 
     suffix: suffix of the file.
-    codec: FFmpeg's name of the encoder.
-    options: options of the encoder.
-    pix_fmt: FFmpeg's name of the pixel format.
-    container: FFmpeg's name of the container; None derives it from the suffix.
-    movie_flags: value of FFmpeg's option movflags; empty for none.
+    codec, options: the encoder and its options.
+    container: the container; None derives it from the suffix.
+    movie_flags: value of the option movflags.
     size: height and width in pixels.
     """
 
@@ -87,10 +85,7 @@ class Seed:
 
 
 def make_seeds(folder: pathlib.Path) -> list[Seed]:
-    """Encodes one video for each of RECIPES into a folder and returns them as seeds.
-
-    The same build of PyAV always gives the same bytes.
-    """
+    """Encodes one video for each of RECIPES into a folder and returns them as seeds."""
     folder.mkdir(parents=True, exist_ok=True)
     seeds = []
     for number, recipe in enumerate(RECIPES):
@@ -115,11 +110,7 @@ def read_seeds(folder: str) -> list[Seed]:
 
 
 def moving_noise(height: int, width: int, *, seed: int, num_frames: int = NUM_FRAMES) -> np.ndarray:
-    """Returns frames of a random pattern that moves, so that no two are equal.
-
-    Returns:
-      uint8 [num_frames, height, width, 3].
-    """
+    """Returns frames of a random pattern that moves, uint8 [num_frames, height, width, 3]; no two are equal."""
     rng = np.random.default_rng(seed)
     world = rng.integers(0, 200, (height // 8, (width + 2 * num_frames) // 8 + 1, 3), dtype=np.uint8)
     world = world.repeat(8, axis=0).repeat(8, axis=1)
