@@ -14,7 +14,6 @@ import dataclasses
 import os
 import pathlib
 import statistics
-import subprocess
 import sys
 import time
 from typing import Annotated
@@ -24,6 +23,7 @@ from absl import flags
 
 from benchmarks.measuring import write_figures
 from pipelines import console, terminal
+from tools import processes
 from ucf50_tfrecord import parsing, recipes, storage
 from ucf50_tfrecord.errors import UserError, expect
 from ucf50_tfrecord.specs import to_json
@@ -60,22 +60,14 @@ ROWS: dict[str, tuple[str, tuple[str, ...]]] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
-    """The scores of one row of this benchmark's table, a recipe or a variant of it, with one value per seed.
-
-    name: the row's name.
-    epochs: number of epochs of each training.
-    accuracy: accuracy on the validation folds.
-    macro_f1: macro F1 on the validation folds.
-    shuffled_macro_f1: macro F1 on the validation folds with shuffled frames.
-    secs: seconds of each training command, which include its start and its evaluation.
-    """
+    """The scores of a recipe or a variant of it on the validation folds, with one value per seed."""
 
     name: str
     epochs: int
     accuracy: list[float]
     macro_f1: list[float]
-    shuffled_macro_f1: list[float]
-    secs: list[float]
+    shuffled_macro_f1: list[float]  # with shuffled frames
+    secs: list[float]  # of each training command, its start and its evaluation included
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,7 +83,7 @@ class Training(run_lib.Summary):
 
 
 def train(name: str, seed: str) -> Training:
-    """Trains one row of ROWS, a recipe with flags, with one seed, unless an earlier call has done so.
+    """Trains one row of ROWS with one seed, unless an earlier call has done so.
 
     Raises:
       UserError: if training fails, or the folder holds a run with other flags.
@@ -110,12 +102,7 @@ def train(name: str, seed: str) -> Training:
         )
         return training
     started = time.monotonic()
-    command = [sys.executable, "-m", "pipelines.train", *given, f"--run={run_dir}"]
-    result = subprocess.run(command, capture_output=True, text=True)
-    if result.returncode or not (run_dir / "summary.json").exists():
-        raise UserError(
-            f"{name}, seed {seed}: training exited with status {result.returncode}: {result.stderr}"
-        )
+    processes.run([sys.executable, "-m", "pipelines.train", *given, f"--run={run_dir}"])
     secs = time.monotonic() - started
     summary = run_lib.load_summary(run_dir)
     shared = {field.name: getattr(summary, field.name) for field in dataclasses.fields(summary)}
@@ -130,7 +117,7 @@ def _resolved(recipe: str, given: list[str]) -> tuple[str, ...]:
 
 
 def measure(name: str) -> Row:
-    """Trains one row of ROWS, a recipe with flags, with each seed of --seeds; returns its scores."""
+    """Trains one row of ROWS with each seed of --seeds; returns its scores."""
     trainings = [train(name, seed) for seed in _SEEDS.value]
     return Row(
         name=name,

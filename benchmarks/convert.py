@@ -21,6 +21,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -83,35 +84,42 @@ def opencv_seek(path: str) -> np.ndarray:
     """Seeks to evenly spaced frames of a video with OpenCV; returns them."""
     import cv2
 
-    cv2.setNumThreads(1)
-    capture = cv2.VideoCapture(path)
+    capture, indices = _open_with_opencv(path)
     frames = []
-    for index in sampling.even_indices(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), FORMAT.num_frames):
-        capture.set(cv2.CAP_PROP_POS_FRAMES, int(index))
+    for index in indices:
+        capture.set(cv2.CAP_PROP_POS_FRAMES, index)
         read, frame = capture.read()
         if read:
-            frame = cv2.resize(frame, (FORMAT.width, FORMAT.height), interpolation=cv2.INTER_AREA)
-            frames.append(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
+            frames.append(_opencv_pixels(frame))
     return np.stack(frames)
 
 
 def opencv_grab(path: str) -> np.ndarray:
     """Decodes a video in order with OpenCV; returns evenly spaced frames."""
+    capture, indices = _open_with_opencv(path)
+    frames: list[np.ndarray] = []
+    for index in range(indices[-1] + 1):
+        if not capture.grab():
+            break
+        if index in indices:
+            frames.append(_opencv_pixels(capture.retrieve()[1]))
+    return np.stack(frames)
+
+
+def _open_with_opencv(path: str) -> tuple[Any, list[int]]:
     import cv2
 
     cv2.setNumThreads(1)
     capture = cv2.VideoCapture(path)
     count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-    wanted = set(sampling.even_indices(count, FORMAT.num_frames).tolist())
-    frames = []
-    for index in range(count):
-        if not capture.grab():
-            break
-        if index in wanted:
-            frame = capture.retrieve()[1]
-            frame = cv2.resize(frame, (FORMAT.width, FORMAT.height), interpolation=cv2.INTER_AREA)
-            frames.append(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
-    return np.stack(frames)
+    return capture, sampling.even_indices(count, FORMAT.num_frames).tolist()
+
+
+def _opencv_pixels(frame: np.ndarray) -> np.ndarray:
+    import cv2
+
+    frame = cv2.resize(frame, (FORMAT.width, FORMAT.height), interpolation=cv2.INTER_AREA)
+    return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
 
 
 def decord_batch(path: str) -> np.ndarray:
@@ -133,7 +141,7 @@ def torchcodec_frames(path: str) -> np.ndarray:
     return decoder.get_frames_at(indices).data.numpy()
 
 
-# By name of the row: the method, and the name of the package that it imports.
+# By name of the row: the method, and the package that it imports.
 METHODS: dict[str, tuple[Method, str]] = {
     "ours": (ours, "av"),
     "decode everything (PyAV)": (decode_everything, "av"),
@@ -147,29 +155,18 @@ METHODS: dict[str, tuple[Method, str]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """The figures of one method of decoding, on one core.
-
-    name: name of the method, a key of METHODS.
-    videos_per_sec: median over the rounds.
-    ours_ratio: median ratio of the method's time to that of this project's decoder; above 1, ours is faster.
-    peak_mb: peak memory of the method's process in MB, the largest of the rounds.
-    """
+    """The figures of one method of decoding, on one core."""
 
     name: str
-    videos_per_sec: float
-    ours_ratio: float
-    peak_mb: float
+    videos_per_sec: float  # median over the rounds
+    ours_ratio: float  # median ratio of its time to that of this project's decoder; above 1, ours is faster
+    peak_mb: float  # of its process, the largest of the rounds
 
 
 def measure(name: str, paths: list[str]) -> tuple[float, float]:
-    """Measures how long a method takes to decode videos on one core. Runs in a fresh process.
+    """Decodes videos by a method of METHODS on one core. Runs in a fresh process.
 
-    Args:
-      name: name of the method, a key of METHODS.
-      paths: paths of the videos.
-
-    Returns:
-      A tuple of the seconds taken and the process's peak memory in MB.
+    Returns the seconds taken and the process's peak memory in MB.
     """
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     method = METHODS[name][0]
@@ -203,35 +200,16 @@ def measure_all(paths: list[str], rounds: int) -> list[Row]:
 
 @dataclasses.dataclass(frozen=True)
 class Conversion:
-    """The cost of a whole conversion, its start-up included.
-
-    num_workers: number of decoding processes.
-    num_videos: number of videos converted.
-    secs: seconds taken.
-    worker_peak_mb: peak memory in MB of the decoding process that used the most.
-    """
+    """The cost of a whole conversion, its start-up included."""
 
     num_workers: int
     num_videos: int
     secs: float
-    worker_peak_mb: float
-
-    @property
-    def videos_per_sec(self) -> float:
-        return self.num_videos / self.secs
+    worker_peak_mb: float  # peak memory of the decoding process that used the most
 
 
-def repeat_videos(found: Catalog, count: int, folder: str) -> str:
-    """Makes a set of `count` videos by links, under new names, to the videos of a catalogue.
-
-    Args:
-      found: the catalogue of the videos, which are repeated if there are fewer than `count`.
-      count: number of links.
-      folder: folder in which the set is made.
-
-    Returns:
-      `folder`.
-    """
+def repeat_videos(found: Catalog, count: int, folder: str) -> None:
+    """Makes a set of `count` videos in a folder: links, under new names, to the videos of a catalogue."""
     step = max(1, len(found.videos) // count)  # so that the set covers all classes
     for number in range(count):
         video = found.videos[number * step % len(found.videos)]
@@ -240,7 +218,6 @@ def repeat_videos(found: Catalog, count: int, folder: str) -> str:
         target = pathlib.Path(folder, video.class_name, name)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.symlink_to(source.resolve())
-    return folder
 
 
 def measure_conversion(videos_dir: str, num_workers: int) -> Conversion:
@@ -254,11 +231,7 @@ def measure_conversion(videos_dir: str, num_workers: int) -> Conversion:
 
 
 def measure_workers(videos_dir: str, rounds: int) -> list[Conversion]:
-    """Converts a folder of videos with one worker and with two, which take turns in several rounds.
-
-    Returns:
-      Two conversions: with one worker and with two. Each is the round of median duration.
-    """
+    """Converts a folder of videos with one worker and with two; returns the rounds of median duration."""
     runs = {n: functools.partial(in_fresh_process, measure_conversion, videos_dir, n) for n in (1, 2)}
     taken = measuring.in_turn(runs, rounds=rounds, description="converting")
     return [sorted(c, key=lambda item: item.secs)[len(c) // 2] for c in taken.values()]
@@ -291,7 +264,7 @@ def write_long_video(path: str, num_frames: int) -> None:
 
 
 def _missing_packages() -> dict[str, str]:
-    """Returns a dictionary from each package in METHODS that cannot be imported to the reason.
+    """Returns the packages in METHODS that cannot be imported, with the reasons.
 
     A child process imports them, to keep this process small: the peak memory that a child process reports
     starts at the size of its parent.
@@ -320,12 +293,11 @@ def main() -> None:
     for row in rows:
         terminal.say(f"{row.name:<34}{row.videos_per_sec:>9.1f}{row.ours_ratio:>8.2f}x{row.peak_mb:>9.0f}")
     with tempfile.TemporaryDirectory() as folder:
-        repeated = repeat_videos(found, _CONVERSION_VIDEOS.value, folder)
-        one, two = measure_workers(repeated, _ROUNDS.value)
+        repeat_videos(found, _CONVERSION_VIDEOS.value, folder)
+        one, two = measure_workers(folder, _ROUNDS.value)
     terminal.say(
         f"whole conversion of {one.num_videos} videos: {one.secs:.1f} s with 1 worker, "
-        f"{two.secs:.1f} s with 2, "
-        f"{two.videos_per_sec:.1f} videos/s ({one.secs / two.secs:.2f}x), "
+        f"{two.secs:.1f} s with 2, {two.num_videos / two.secs:.1f} videos/s ({one.secs / two.secs:.2f}x), "
         f"peak of a worker {two.worker_peak_mb:.0f} MB"
     )
     long_peak_mb = measure_long_video(_LONG_FRAMES.value)

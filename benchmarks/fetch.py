@@ -45,43 +45,27 @@ STREAM = "--fetch=stream (tensorflow-io)"
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """A method of reading clips from an object store or a local folder, one row of this benchmark's table.
+    """A method of reading clips, one row of this benchmark's table."""
 
-    python: path of the Python that runs benchmarks.fetch_rate.
-    method: value of its flag --method.
-    is_local: whether it reads the shards from a local folder instead of the object store.
-    """
-
-    python: str
-    method: str
-    is_local: bool = False
+    python: str  # that runs benchmarks.fetch_rate
+    method: str  # its flag --method
+    is_local: bool = False  # whether it reads from a local folder instead of the object store
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """The figures of one method of reading clips: medians over the rounds.
-
-    name: name of the method.
-    first_batch_secs: seconds until the first batch.
-    first_epoch_clips_per_sec: clips/s in the first epoch, which copies the shards if the method does.
-    later_clips_per_sec: clips/s in the later epochs.
-    first_epoch_stream_ratio: ratio of first_epoch_clips_per_sec to that of the method STREAM.
-    later_stream_ratio: ratio of later_clips_per_sec to that of the method STREAM.
-    """
+    """The figures of one method of reading clips: medians over the rounds. Ratios are to the method STREAM."""
 
     name: str
     first_batch_secs: float
-    first_epoch_clips_per_sec: float
+    first_epoch_clips_per_sec: float  # the first epoch copies the shards if the method does
     later_clips_per_sec: float
     first_epoch_stream_ratio: float
     later_stream_ratio: float
 
 
 def methods() -> dict[str, Method]:
-    """Returns a dictionary from row name to method, for the methods that can run here.
-
-    Copying by fsspec needs --remote_python.
-    """
+    """Returns the methods that can run here, by name. Copying by fsspec needs --remote_python."""
     here, other = sys.executable, _REMOTE_PYTHON.value
     copies = {"--fetch=copy (fsspec)": Method(other, "copy")} if other else {}
     return copies | {
@@ -93,15 +77,9 @@ def methods() -> dict[str, Method]:
 
 
 def measure(method: Method, local: str, url: str) -> dict:
-    """Runs benchmarks.fetch_rate for a method, without copies of shards from earlier runs.
+    """Runs benchmarks.fetch_rate for a method, on equal shards in a folder and at a URL; returns its figures.
 
-    Args:
-      method: the method of reading clips.
-      local: local folder of the shards.
-      url: URL of the same shards in the object store.
-
-    Returns:
-      The figures that benchmarks.fetch_rate prints.
+    There are no copies of shards from earlier runs.
     """
     with tempfile.TemporaryDirectory() as cache:
         arguments = (
@@ -115,12 +93,7 @@ def measure(method: Method, local: str, url: str) -> dict:
 
 
 def measure_all(local: str, url: str) -> list[Row]:
-    """Measures each method that can run here, in turn.
-
-    Args:
-      local: local folder of the shards.
-      url: URL of the same shards in the object store.
-    """
+    """Measures each method that can run here, in turn."""
     runs = {name: functools.partial(measure, method, local, url) for name, method in methods().items()}
     found = measuring.in_turn(runs, rounds=_ROUNDS.value, description="measuring fetches")
     # By method, the clips/s in the first epoch and in the later epochs, one value per round.

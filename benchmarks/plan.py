@@ -30,22 +30,14 @@ NUM_CLASSES, NUM_GROUPS = 50, 25
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """The cost of planning the conversion of a number of videos.
-
-    num_videos: number of videos.
-    num_shards: number of shards in the plan.
-    catalog_secs: seconds to make the simulated catalogue.
-    plan_secs: seconds to plan.
-    base_mb: peak memory of the process in MB before the catalogue was made.
-    peak_mb: peak memory of the process in MB at the end.
-    """
+    """The cost of planning the conversion of a number of videos."""
 
     num_videos: int
     num_shards: int
-    catalog_secs: float
+    catalog_secs: float  # to make the simulated catalogue
     plan_secs: float
-    base_mb: float
-    peak_mb: float
+    base_mb: float  # peak memory of the process before the catalogue was made
+    peak_mb: float  # and at the end
 
 
 def simulate(num_videos: int) -> Catalog:

@@ -31,16 +31,6 @@ from tools.fuzzing import jsons, samples, seeds, videos
 from tools.fuzzing.findings import Findings
 from ucf50_tfrecord.errors import expect
 
-_SECS = flags.DEFINE_float("secs", 600.0, "Start nothing new after this many seconds.", lower_bound=0.0)
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of the mutants.")
-_VIDEOS = flags.DEFINE_integer("videos", 20_000, "Number of video mutants.", lower_bound=0)
-_JSON = flags.DEFINE_integer("json", 10_000, "Number of JSON mutants.", lower_bound=0)
-_FIRST_VIDEO = flags.DEFINE_integer("first_video", 0, "The first video mutant.", lower_bound=0)
-_FIRST_JSON = flags.DEFINE_integer("first_json", 0, "The first JSON mutant.", lower_bound=0)
-_SEEDS = flags.DEFINE_string("seeds", None, "Folder of more videos to mutate, with its subfolders.")
-_OUTPUT = flags.DEFINE_string("output", "bench_results/fuzz", "Folder for failing inputs.")
-_WORKERS = flags.DEFINE_integer("workers", None, "Worker processes. Default: one per core.", lower_bound=1)
-
 # JSON mutants between two rounds of video mutants, so that a campaign that runs out of time has tried both.
 _JSON_AT_ONCE = 100
 _PROGRESS_SECS = 30.0
@@ -56,7 +46,7 @@ class Progress:
 
     def __init__(self, findings: Findings):
         self._findings = findings
-        self._bar = console.progress_bar(_VIDEOS.value + _JSON.value, "file", "fuzzing")
+        self._bar = console.progress_bar(flags.FLAGS.videos + flags.FLAGS.json, "file", "fuzzing")
         self._started = self._shown = time.monotonic()
         self.num_videos = self.num_json = 0
 
@@ -70,7 +60,7 @@ class Progress:
         if self._bar.disable and time.monotonic() - self._shown >= _PROGRESS_SECS:
             self._shown = time.monotonic()
             terminal.say(
-                f"videos {self.num_videos}/{_VIDEOS.value}  JSON {self.num_json}/{_JSON.value}  "
+                f"videos {self.num_videos}/{flags.FLAGS.videos}  JSON {self.num_json}/{flags.FLAGS.json}  "
                 f"failures {self._findings.total}  {self.secs:.0f} s",
                 flush=True,
             )
@@ -81,7 +71,7 @@ class Progress:
 
 def main() -> int:
     name = time.strftime(f"%Y%m%d-%H%M%S-{os.getpid()}")
-    findings = Findings(pathlib.Path(_OUTPUT.value).absolute() / name)
+    findings = Findings(pathlib.Path(flags.FLAGS.output).absolute() / name)
     progress = Progress(findings)
     try:
         with campaign(findings) as (try_videos, try_json):
@@ -99,18 +89,20 @@ def main() -> int:
 def run(progress: Progress, try_videos: TryVideos, try_json: TryJson) -> str:
     """Tries the campaign's mutants, alternating between videos and JSON; returns the reason for stopping."""
 
-    def is_late() -> bool:
-        return progress.secs >= _SECS.value
+    args = flags.FLAGS
 
-    rounds = [*video_rounds(_FIRST_VIDEO.value, _VIDEOS.value)]
-    while rounds or progress.num_json < _JSON.value:
+    def is_late() -> bool:
+        return progress.secs >= args.secs
+
+    rounds = [*video_rounds(args.first_video, args.videos)]
+    while rounds or progress.num_json < args.json:
         progress.show()
         if is_late():
-            return f"stopped after --secs={_SECS.value:g}"
-        json_behind = progress.num_json * _VIDEOS.value <= progress.num_videos * _JSON.value
-        if progress.num_json < _JSON.value and (json_behind or not rounds):
-            first = _FIRST_JSON.value + progress.num_json
-            last = min(first + _JSON_AT_ONCE, _FIRST_JSON.value + _JSON.value)
+            return f"stopped after --secs={args.secs:g}"
+        json_behind = progress.num_json * args.videos <= progress.num_videos * args.json
+        if progress.num_json < args.json and (json_behind or not rounds):
+            first = args.first_json + progress.num_json
+            last = min(first + _JSON_AT_ONCE, args.first_json + args.json)
             progress.num_json += try_json(range(first, last), is_late)
         else:
             numbers = rounds.pop(0)
@@ -138,28 +130,29 @@ def campaign(findings: Findings) -> Iterator[tuple[TryVideos, TryJson]]:
     Yields:
       A tuple (try_videos, try_json) of functions that try mutants by their numbers, as `run` takes them.
     """
-    again = [python(), "-m", "tools.fuzz", f"--seed={_SEED.value}"]
-    again += [f"--seeds={_SEEDS.value}"] if _SEEDS.value else []
+    args = flags.FLAGS
+    again = [python(), "-m", "tools.fuzz", f"--seed={args.seed}"]
+    again += [f"--seeds={args.seeds}"] if args.seeds else []
     command = shell_command(again)
     with contextlib.ExitStack() as stack:
         work = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ucf50-fuzz-")))
         sound = seeds.make_seeds(work / "seeds")
-        given = seeds.read_seeds(_SEEDS.value) if _SEEDS.value else []
-        made = samples.make_samples(work, with_documents=_JSON.value > 0)
+        given = seeds.read_seeds(args.seeds) if args.seeds else []
+        made = samples.make_samples(work, with_documents=args.json > 0)
         opened = videos.open_setting(
-            seed=_SEED.value,
+            seed=args.seed,
             sound=sound,
             seeds=[*sound, *given],
             findings=findings,
             work=work,
-            workers=_WORKERS.value or len(os.sched_getaffinity(0)),
+            workers=args.workers or len(os.sched_getaffinity(0)),
             run_dir=str(made / "run"),
         )
         setting = stack.enter_context(opened)
         check_watches(setting)
         try_json = None
-        if _JSON.value:
-            documents = jsons.Documents(seed=_SEED.value, findings=findings, work=work, command=command)
+        if args.json:
+            documents = jsons.Documents(seed=args.seed, findings=findings, work=work, command=command)
             try_json = stack.enter_context(contextlib.closing(documents)).run
         yield lambda numbers: videos.Round(setting, numbers, command).run(), try_json
 
@@ -178,5 +171,19 @@ def check_watches(setting: videos.Setting) -> None:
     expect(opened == [canary], expected, reported=opened)
 
 
+def define_flags() -> None:
+    """Defines the flags. Called only when run as a program: readers import programs with flags of these names."""
+    flags.DEFINE_float("secs", 600.0, "Start nothing new after this many seconds.", lower_bound=0.0)
+    flags.DEFINE_integer("seed", 0, "Seed of the mutants.")
+    flags.DEFINE_integer("videos", 20_000, "Number of video mutants.", lower_bound=0)
+    flags.DEFINE_integer("json", 10_000, "Number of JSON mutants.", lower_bound=0)
+    flags.DEFINE_integer("first_video", 0, "The first video mutant.", lower_bound=0)
+    flags.DEFINE_integer("first_json", 0, "The first JSON mutant.", lower_bound=0)
+    flags.DEFINE_string("seeds", None, "Folder of more videos to mutate, with its subfolders.")
+    flags.DEFINE_string("output", "bench_results/fuzz", "Folder for failing inputs.")
+    flags.DEFINE_integer("workers", None, "Worker processes. Default: one per core.", lower_bound=1)
+
+
 if __name__ == "__main__":
+    define_flags()
     console.run(main)

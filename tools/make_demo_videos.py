@@ -62,23 +62,23 @@ Scene = Callable[[float, np.random.Generator], list[tuple[float, float, float]]]
 
 
 def grow(t: float, rng: np.random.Generator) -> list[tuple[float, float, float]]:
-    """Returns the actor's parts at time t of a scene: one part that grows in place."""
+    """One part that grows in place."""
     return [(rng.uniform(0.35, 0.65), rng.uniform(0.4, 0.6), 0.4 + 1.8 * t)]
 
 
 def rise(t: float, rng: np.random.Generator) -> list[tuple[float, float, float]]:
-    """Returns the actor's parts at time t of a scene: one part that rises from the bottom."""
+    """One part that rises from the bottom."""
     return [(rng.uniform(0.25, 0.75), 0.85 - 0.7 * t, 1.0)]
 
 
 def part(t: float, rng: np.random.Generator) -> list[tuple[float, float, float]]:
-    """Returns the actor's parts at time t of a scene: two parts that separate towards the sides."""
+    """Two parts that separate towards the sides."""
     y, gap = rng.uniform(0.35, 0.65), 0.06 + 0.34 * t
     return [(0.5 - gap, y, 0.8), (0.5 + gap, y, 0.8)]
 
 
 def scatter(t: float, rng: np.random.Generator) -> list[tuple[float, float, float]]:
-    """Returns the actor's parts at time t of a scene: five parts that separate in all directions."""
+    """Five parts that separate in all directions."""
     angles = rng.uniform(0, 2 * np.pi) + np.arange(5) * (2 * np.pi / 5)
     reach = 0.04 + 0.36 * t
     return [(0.5 + reach * np.cos(a) * HEIGHT / WIDTH, 0.5 + reach * np.sin(a), 0.45) for a in angles]
@@ -95,17 +95,11 @@ PAIRS: dict[tuple[str, str], Scene] = {
 
 @dataclasses.dataclass(frozen=True)
 class Take:
-    """The recording of which two videos are written: forwards in one class of a pair, reversed in the other.
+    """The recording of which two videos are written: forwards in one class of a pair, reversed in the other."""
 
-    pair: the two class names, a key of PAIRS.
-    group: number of the recording group.
-    clip: number of the clip within its class and group.
-    seed: seed of all randomness.
-    """
-
-    pair: tuple[str, str]
+    pair: tuple[str, str]  # the two class names, a key of PAIRS
     group: int
-    clip: int
+    clip: int  # within its class and group
     seed: int
 
 
@@ -127,11 +121,7 @@ def render(take: Take) -> np.ndarray:
 
 
 def write_twins(folder: pathlib.Path, take: Take) -> int:
-    """Writes a recording forwards into its pair's first class and reversed into the second.
-
-    Returns:
-      2, the number of videos written.
-    """
+    """Writes a recording as two videos, reversed in its pair's second class; returns their number."""
     frames = render(take)
     for class_name, ordered in zip(take.pair, (frames, frames[::-1])):
         write_video(_video_path(folder, class_name, take.group, take.clip), ordered)
@@ -146,18 +136,7 @@ def write_clip(
     seed: int,
     num_frames: int,
 ) -> int:
-    """Renders a scenario's clip and writes it as a video into its class's folder.
-
-    Args:
-      folder: the corpus's folder.
-      clip_id: tuple of the clip's class name, group number and number within class and group.
-      scenario: the scenario, as in tools.scenarios.
-      seed: seed of all randomness.
-      num_frames: number of frames of the clip.
-
-    Returns:
-      1, the number of videos written.
-    """
+    """Writes a scenario's clip, (class name, group, clip), as a video into its class's folder; returns 1."""
     class_name, group, clip = clip_id
     frames = scenarios.render_clip(
         scenario, class_name, group=group, clip=clip, seed=seed, num_frames=num_frames
@@ -219,19 +198,9 @@ def make_scenario(
     num_frames: int,
     workers: int,
 ) -> int:
-    """Renders a scenario's corpus, whose classes differ by a known cause, as video files.
+    """Renders a scenario's corpus, whose classes differ by a known cause, in clips of `num_frames` frames.
 
-    Args:
-      output: the corpus's folder, which must not exist yet. It appears once the corpus is complete.
-      scenario: a value of scenarios.SCENARIOS, or a scenario of your own.
-      groups: number of recording groups, each of which contains all classes.
-      clips: number of clips per class and group.
-      seed: seed of all randomness.
-      num_frames: number of frames per clip.
-      workers: number of rendering processes; with 1, this process renders.
-
-    Returns:
-      The number of videos.
+    The other arguments and the result are those of make_corpus.
 
     Raises:
       UserError: if `output` exists already, or the scenario needs another number of frames.
@@ -249,18 +218,7 @@ def _write_corpus(
     num_videos: int,
     workers: int,
 ) -> int:
-    """Writes a corpus of videos by calling `write` for each item, such as a clip.
-
-    Args:
-      output: the corpus's folder. It appears once all videos are written.
-      write: function of a folder and an item that writes the item's videos there and returns their number.
-      items: the items to write.
-      num_videos: number of videos in total.
-      workers: number of writing processes; with 1, this process writes.
-
-    Returns:
-      `num_videos`.
-    """
+    """Writes a corpus of `num_videos` videos; `write` writes those of an item and returns their number."""
     target = pathlib.Path(output)
     if target.exists():
         raise UserError(f"{target} exists already; remove it, or choose another --output")
@@ -276,7 +234,7 @@ def _write_corpus(
 
 @contextlib.contextmanager
 def _mapper(workers: int) -> Iterator[Callable]:
-    """Yields a function like `map` that runs in `workers` processes, or in this one if `workers` is 1."""
+    """Yields a function like `map` that runs in `workers` processes, or in this process if that is 1."""
     if workers == 1:
         yield map
         return

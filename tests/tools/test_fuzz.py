@@ -405,6 +405,7 @@ def campaign(findings):
     yield try_videos, lambda numbers, until: len(numbers)
 
 fuzz.campaign = campaign
+fuzz.define_flags()
 console.run(fuzz.main)
 """
 

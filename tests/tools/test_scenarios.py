@@ -120,7 +120,7 @@ def test_half_the_frame_rate_makes_flicker_slow():
 @pytest.mark.parametrize("num_frames", [8, 15])
 @pytest.mark.parametrize("path", ["circle", "rise", "sink", "slow", "fast"])
 def test_the_median_over_frames_shows_no_actor(path, num_frames):
-    scenario = Scenario("", {"One": Traits(color=0, path=path), "Two": Traits()}, {})
+    scenario = Scenario("", {"One": Traits(color=0, path=path), "Two": Traits()})
     for group in range(1, 21):
         frames = scenarios.render_clip(scenario, "One", group=group, clip=1, seed=0, num_frames=num_frames)
         background = scenarios.render_background(scenario, "One", group=group, seed=0)
@@ -194,9 +194,9 @@ def test_some_recordings_show_the_colour_of_another_class():
         (lambda: Traits(color=4), "the number of a colour"),
         (lambda: Traits(path="jump"), "one of circle, rise"),
         (lambda: Traits(when="middle"), "always, start or end"),
-        (lambda: Scenario("", {"One": Traits()}, {}), "at least 2 classes"),
+        (lambda: Scenario("", {"One": Traits()}), "at least 2 classes"),
         (
-            lambda: Scenario("", {"A": Traits(background=1), "B": Traits()}, {}, recording_backgrounds=True),
+            lambda: Scenario("", {"A": Traits(background=1), "B": Traits()}, recording_backgrounds=True),
             "of classes or of recordings",
         ),
     ],
