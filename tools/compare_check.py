@@ -50,22 +50,14 @@ _MIN_RIGHT, _MAX_FALSE_CLAIMS = 0.90, 0.05
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Judged:
-    """A verdict of a comparison on a synthetic corpus, beside the right answer.
-
-    scenario: name of the corpus's scenario, a key of tools.scenarios.SCENARIOS.
-    seed: the corpus's seed.
-    kind: kind of the verdict, a key of evaluation.verdicts.KINDS.
-    expected: whether the right answer is "yes".
-    answer: the verdict's answer: "yes", "no" or "cannot tell".
-    text: the verdict in words.
-    """
+    """A verdict of a comparison on a synthetic corpus, beside the right answer."""
 
     scenario: str
-    seed: int
-    kind: str
-    expected: bool
-    answer: str
-    text: str
+    seed: int  # of the corpus
+    kind: str  # a key of evaluation.verdicts.KINDS
+    expected: bool  # whether the right answer is "yes"
+    answer: str  # "yes", "no" or "cannot tell"
+    text: str  # the verdict in words
 
     @property
     def is_right(self) -> bool:
@@ -77,9 +69,7 @@ class Judged:
 
 
 def judge_corpus(name: str, seed: int) -> list[Judged]:
-    """Compares the two models on a scenario's corpus and checks the verdicts.
-
-    If an earlier call has finished the corpus, its stored verdicts are read instead.
+    """Compares the two models on a scenario's corpus, unless an earlier call has done so.
 
     Returns:
       The verdicts whose right answer is known.
@@ -91,17 +81,10 @@ def judge_corpus(name: str, seed: int) -> list[Judged]:
     truth = scenarios.SCENARIOS[name].truth
     judged = []
     for verdict in compare(name, seed, folder):
-        if verdict.kind in truth and verdict.models[0] == _model_of(verdict.kind, verdict.models):
-            judged.append(
-                Judged(
-                    scenario=name,
-                    seed=seed,
-                    kind=verdict.kind,
-                    expected=truth[verdict.kind],
-                    answer=verdict.answer,
-                    text=verdict.text,
-                )
-            )
+        kind = verdict.kind
+        if kind in truth and verdict.models[0] == _model_of(kind, verdict.models):
+            found = {"kind": kind, "expected": truth[kind], "answer": verdict.answer, "text": verdict.text}
+            judged.append(Judged(scenario=name, seed=seed, **found))
     missing = set(truth) - {one.kind for one in judged}
     expect(not missing, "a verdict of each kind with a known truth", scenario=name, missing=sorted(missing))
     storage.write_json(done, to_json(judged))
@@ -109,11 +92,7 @@ def judge_corpus(name: str, seed: int) -> list[Judged]:
 
 
 def judge_side_by_side(corpora: list[tuple[str, int]]) -> list[Judged]:
-    """Calls judge_corpus for each (scenario name, seed), in parallel processes with one core each.
-
-    Returns:
-      The verdicts of all corpora whose right answer is known.
-    """
+    """Calls judge_corpus for each (scenario name, seed), in parallel processes with one core each."""
     jobs = _JOBS.value or os.cpu_count()
     environment = {"TF_NUM_INTRAOP_THREADS": "1", "OMP_NUM_THREADS": "1"} if jobs > 1 else {}
 
@@ -135,20 +114,15 @@ def judge_side_by_side(corpora: list[tuple[str, int]]) -> list[Judged]:
 def print_corpus(judged: list[Judged]) -> None:
     """Prints how many verdicts on one corpus are right, and the wrong ones."""
     wrong = [one for one in judged if not one.is_right]
-    terminal.say(
-        f"{judged[0].scenario}, seed {judged[0].seed}: {len(judged) - len(wrong)} of {len(judged)} right",
-        flush=True,
-    )
-    for one in wrong:
-        terminal.say(f"  {'FALSE' if one.is_false_claim else 'missed'} {one.kind}: {one.text}", flush=True)
+    right = f"{len(judged) - len(wrong)} of {len(judged)} right"
+    terminal.say(f"{judged[0].scenario}, seed {judged[0].seed}: {right}")
+    lines = [f"  {'FALSE' if one.is_false_claim else 'missed'} {one.kind}: {one.text}" for one in wrong]
+    terminal.say(*lines, flush=True)
 
 
 def _model_of(kind: str, models: tuple[str, ...]) -> str:
-    """Returns the model whose verdict of a kind is checked: the sequence model or its order-blind control.
-
-    models: the models of the verdict, the better one first if its kind is models_differ.
-    """
-    if kind == "models_differ":  # the truth is that the sequence model is ahead
+    """Returns the model whose verdict of a kind is checked: the sequence model or its order-blind control."""
+    if kind == "models_differ":  # about both; the better one comes first
         return models[0]
     return _CONTROL if kind == "appearance_suffices" else _SEQUENCE_MODEL
 
@@ -173,8 +147,7 @@ def compare(name: str, seed: int, folder: pathlib.Path):
         strategy=strategy_lib.make_strategy("auto", environment={}),
         tensorboard=False,
     )
-    results = comparison.run(ComparisonListener())
-    return verdicts.judge(results)
+    return verdicts.judge(comparison.run(ComparisonListener()))
 
 
 def make_shards(name: str, seed: int, folder: pathlib.Path):
@@ -202,10 +175,8 @@ def print_table(judged: Iterable[Judged]) -> None:
     kinds = collections.defaultdict(list)
     for one in judged:
         kinds[one.kind].append(one)
-    terminal.say("")
-    terminal.say(
-        f"{'':<24}{'planted':>9}{'found':>8}{'denied':>8}{'absent':>9}{'claimed':>9}{'cannot tell':>13}"
-    )
+    head = f"{'':<24}{'planted':>9}{'found':>8}{'denied':>8}{'absent':>9}{'claimed':>9}{'cannot tell':>13}"
+    terminal.say("", head)
     for kind, cases in kinds.items():
         planted, absent = [c for c in cases if c.expected], [c for c in cases if not c.expected]
         terminal.say(
@@ -216,10 +187,9 @@ def print_table(judged: Iterable[Judged]) -> None:
 
 
 def main() -> int:
+    known = scenarios.SCENARIOS
     for name in _SCENARIOS.value:
-        expect(
-            name in scenarios.SCENARIOS, f"scenarios out of {', '.join(scenarios.SCENARIOS)}", scenario=name
-        )
+        expect(name in known, f"scenarios out of {', '.join(known)}", scenario=name)
     for seed in _CORPUS_SEEDS.value:
         expect(seed.isdigit(), "--corpus_seeds=<numbers>", corpus_seeds=seed)
     corpora = [(name, seed) for seed in map(int, _CORPUS_SEEDS.value) for name in _SCENARIOS.value]
@@ -232,10 +202,10 @@ def main() -> int:
     print_table(judged)
     right = sum(one.is_right for one in judged) / len(judged)
     claims = sum(one.is_false_claim for one in judged) / len(judged)
-    terminal.say("")
     terminal.say(
+        "",
         f"{len(judged)} verdicts: {right:.1%} right (required: {_MIN_RIGHT:.0%} or more), "
-        f"{claims:.1%} false claims (allowed: {_MAX_FALSE_CLAIMS:.0%})"
+        f"{claims:.1%} false claims (allowed: {_MAX_FALSE_CLAIMS:.0%})",
     )
     if len(corpora) > 1:
         storage.write_json(pathlib.Path(_FOLDER.value, "compare_check.json"), to_json(judged))

@@ -62,23 +62,15 @@ def main() -> int:
     differences = list(find_differences(work / "before", work / "after", args.models))
     for text in differences:
         terminal.say(f"different: {text}")
-    models = ", ".join(args.models)
-    terminal.say(
-        f"Shards, weights and predictions of {models}: {'differ' if differences else 'equal bit for bit'}."
-    )
+    verdict = "differ" if differences else "equal bit for bit"
+    terminal.say(f"Shards, weights and predictions of {', '.join(args.models)}: {verdict}.")
     return 1 if differences else 0
 
 
 def make_all(checkout: pathlib.Path, videos: pathlib.Path, folder: pathlib.Path) -> None:
     """Converts videos, trains the models of --models and predicts the videos, with the code of a checkout.
 
-    Args:
-      checkout: folder of the checkout.
-      videos: folder with one folder of videos per class.
-      folder: new folder for shards, runs and predictions.
-
-    Raises:
-      UserError: if one of the checkout's programs fails.
+    Shards, runs and predictions lie in `folder`, which is new.
     """
     folder.mkdir(parents=True)
     _check_imports(checkout, folder)
@@ -93,11 +85,10 @@ def make_all(checkout: pathlib.Path, videos: pathlib.Path, folder: pathlib.Path)
 def _check_imports(checkout: pathlib.Path, folder: pathlib.Path) -> None:
     """Raises UserError if programs would import an installed package instead of the checkout's code."""
     code = "import pipelines, ucf50_tfrecord; print(pipelines.__path__[0], ucf50_tfrecord.__path__[0], sep='\\n')"
-    found = _python(checkout, folder, "-c", code, stdout=subprocess.PIPE, check=True, text=True).stdout.split(
-        "\n"
-    )
+    done = _python(checkout, folder, "-c", code, stdout=subprocess.PIPE, check=True, text=True)
+    imported = done.stdout.splitlines()
     expected = [str(checkout / name) for name in ("pipelines", "ucf50_tfrecord")]
-    expect(found[:2] == expected, f"code of {checkout}", imported=found[:2])
+    expect(imported == expected, f"code of {checkout}", imported=imported)
 
 
 def _run(checkout: pathlib.Path, folder: pathlib.Path, pipeline: str, *arguments: str) -> None:
@@ -138,23 +129,15 @@ def find_differences(before: pathlib.Path, after: pathlib.Path, models: Sequence
 
 
 def _numbers(path: pathlib.Path) -> list[Any]:
-    """Returns those entries of a predictions.json that must not differ between checkouts.
-
-    The other entries name the code and the machine, or explain in words.
-    """
+    """Returns the entries of a predictions.json that name neither code nor machine, and are no words."""
     document = json.loads(path.read_text())
     return [document["videos"], document["windows"], document["calibration"]["temperature"]]
 
 
 def _different_weights(folder: str, before: pathlib.Path, after: pathlib.Path) -> Iterator[str]:
-    """Yields one text for each difference between the newest checkpoints of two checkouts.
+    """Yields one text for each difference between the newest checkpoints in two folders within two others.
 
     Compares all tensors, those of the optimizer's state too.
-
-    Args:
-      folder: folder of the checkpoints, relative to `before` and to `after`.
-      before: folder that make_all filled for the first checkout.
-      after: folder that make_all filled for the second checkout.
     """
     import tensorflow as tf
 

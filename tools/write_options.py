@@ -6,15 +6,14 @@ python -m tools.write_options
 from __future__ import annotations
 
 import pathlib
-import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 
 from pipelines import terminal
 from pipelines.main import COMMANDS, first_line
+from tools import processes
 from tools.pins import REPOSITORY
 from ucf50_tfrecord import storage
-from ucf50_tfrecord.errors import UserError
 
 OPTIONS = REPOSITORY / "docs" / "options.md"
 # Flags that entry points share are listed once, under the module that defines them.
@@ -42,11 +41,7 @@ def main() -> None:
 
 
 def make_page() -> str:
-    """Returns the text of docs/options.md, as Markdown.
-
-    Raises:
-      UserError: if an entry point does not list its flags.
-    """
+    """Returns the text of docs/options.md, as Markdown."""
     sections: dict[str, list[ElementTree.Element]] = {}
     commands: list[str] = []
     for command in COMMANDS:
@@ -70,23 +65,10 @@ def make_page() -> str:
 
 
 def _read_flags(command: str) -> dict[str, list[ElementTree.Element]]:
-    """Returns an entry point's flags, grouped by the module that defines them.
-
-    Returns:
-      A dictionary from the last part of the module's name to the flags, as elements of --helpxml.
-    """
-    result = subprocess.run(
-        [sys.executable, "-m", f"pipelines.{command}", "--helpxml"],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-    )
-    try:
-        flags = list(ElementTree.fromstring(result.stdout).iter("flag"))
-    except ElementTree.ParseError as error:
-        raise UserError(f"pipelines.{command} does not list its flags: {error}. {result.stderr}") from error
+    """Returns an entry point's flags, elements of --helpxml, by the last part of their module's name."""
+    page = processes.run([sys.executable, "-m", f"pipelines.{command}", "--helpxml"], statuses=(1,))
     found: dict[str, list[ElementTree.Element]] = {}
-    for flag in flags:
+    for flag in ElementTree.fromstring(page).iter("flag"):
         if flag.findtext("key") == "yes":
             module = pathlib.PurePath(flag.findtext("file", "")).name.removesuffix(".py").rpartition(".")[2]
             found.setdefault(module, []).append(flag)

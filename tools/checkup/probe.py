@@ -13,9 +13,6 @@ from typing import Any
 def tensorflow(run_dir: str | None) -> dict[str, Any]:
     """Describes TensorFlow's build, Keras's settings, this machine's GPUs, and a run's checkpoints.
 
-    Args:
-      run_dir: folder of the run; None for no run.
-
     Returns:
       A dictionary of JSON values. `checkpoints` lists (name, problem) of each checkpoint, newest first, where
       the problem is "" if the checkpoint is readable. `precision` and `reason` are the fastest precision here

@@ -216,9 +216,10 @@ class Helper:
 
     def stop(self) -> None:
         if self._process is not None:
+            self._connection.close()
+            self._process.join(_GRACE_SECS)
             self._process.kill()
             self._process.join()
-            self._connection.close()
         self._process = None
 
 
@@ -230,8 +231,9 @@ def _serve(connection: Connection, function: Callable[..., Any], scratch: pathli
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
     processes.exit_with_parent()
-    while True:
-        connection.send(function(*connection.recv()))
+    with contextlib.suppress(EOFError):  # the parent has closed the connection
+        while True:
+            connection.send(function(*connection.recv()))
 
 
 class OpenedFiles:
