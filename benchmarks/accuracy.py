@@ -70,19 +70,15 @@ class Row:
     secs: list[float]  # of each training command, its start and its evaluation included
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Training(run_lib.Summary):
-    """The summary of a run of this benchmark, with what is needed to reuse it.
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """A finished training of this benchmark."""
 
-    flags: the flags of its training, among them the settings of its recipe.
-    secs: seconds of the whole training command.
-    """
-
-    flags: tuple[str, ...]
-    secs: Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+    flags: tuple[str, ...]  # among them the settings of its recipe
+    secs: Annotated[float, msgspec.Meta(ge=0, le=1e9)]  # of the whole training command
 
 
-def train(name: str, seed: str) -> Training:
+def train(name: str, seed: str) -> tuple[Training, run_lib.Summary]:
     """Trains one row of ROWS with one seed, unless an earlier call has done so.
 
     Raises:
@@ -92,40 +88,30 @@ def train(name: str, seed: str) -> Training:
     run_dir = pathlib.Path(_RUNS.value, f"{name.replace(':', '').replace(' ', '-')}-seed{seed}")
     given = [f"--recipe={recipe}", *extra, f"--data={_DATA.value}", f"--seed={seed}"]
     given += [f"--val_folds={_VAL_FOLDS.value}"] if _VAL_FOLDS.value else []
+    # The recipe's settings too: the recipe may change after the training.
+    resolved = (*(f"--{option}={value}" for option, value in recipes.load(recipe).items()), *given)
     done = run_dir / "row.json"
     if done.exists():
         training = parsing.read(done, Training, "a training of this benchmark")
-        # Compares the recipe's settings too: the recipe may have been changed since.
-        expect(
-            training.flags == _resolved(recipe, given),
-            f"the same flags as before for {run_dir}, or none there",
-        )
-        return training
-    started = time.monotonic()
-    processes.run([sys.executable, "-m", "pipelines.train", *given, f"--run={run_dir}"])
-    secs = time.monotonic() - started
-    summary = run_lib.load_summary(run_dir)
-    shared = {field.name: getattr(summary, field.name) for field in dataclasses.fields(summary)}
-    training = Training(flags=_resolved(recipe, given), secs=secs, **shared)
-    storage.write_json(done, to_json(training))
-    return training
-
-
-def _resolved(recipe: str, given: list[str]) -> tuple[str, ...]:
-    """Returns a recipe's settings as flags, followed by the given flags that override them."""
-    return (*(f"--{name}={value}" for name, value in recipes.load(recipe).items()), *given)
+        expect(training.flags == resolved, f"the same flags as before for {run_dir}, or none there")
+    else:
+        started = time.monotonic()
+        processes.run([sys.executable, "-m", "pipelines.train", *given, f"--run={run_dir}"])
+        training = Training(resolved, time.monotonic() - started)
+        storage.write_json(done, to_json(training))
+    return training, run_lib.load_summary(run_dir)
 
 
 def measure(name: str) -> Row:
     """Trains one row of ROWS with each seed of --seeds; returns its scores."""
-    trainings = [train(name, seed) for seed in _SEEDS.value]
+    found = [train(name, seed) for seed in _SEEDS.value]
     return Row(
         name=name,
-        epochs=trainings[0].epochs,
-        accuracy=[each.accuracy for each in trainings],
-        macro_f1=[each.macro_f1 for each in trainings],
-        shuffled_macro_f1=[each.shuffled.macro_f1 for each in trainings],
-        secs=[each.secs for each in trainings],
+        epochs=found[0][1].epochs,
+        accuracy=[summary.accuracy for _, summary in found],
+        macro_f1=[summary.macro_f1 for _, summary in found],
+        shuffled_macro_f1=[summary.shuffled.macro_f1 for _, summary in found],
+        secs=[training.secs for training, _ in found],
     )
 
 

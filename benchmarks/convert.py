@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib
 import os
 import pathlib
 import resource
@@ -29,7 +28,7 @@ from absl import flags
 from benchmarks import measuring
 from benchmarks.measuring import in_fresh_process
 from pipelines import console, terminal
-from tools import processes, shards
+from tools import shards
 from ucf50_tfrecord.convert import catalog, decode, sampling
 from ucf50_tfrecord.jobs import Catalog
 from ucf50_tfrecord.specs import ClipFormat, to_json
@@ -141,15 +140,14 @@ def torchcodec_frames(path: str) -> np.ndarray:
     return decoder.get_frames_at(indices).data.numpy()
 
 
-# By name of the row: the method, and the package that it imports.
-METHODS: dict[str, tuple[Method, str]] = {
-    "ours": (ours, "av"),
-    "decode everything (PyAV)": (decode_everything, "av"),
-    "every frame to an array (PyAV)": (pyav_all_to_arrays, "av"),
-    "seek to each frame (OpenCV)": (opencv_seek, "cv2"),
-    "grab all, retrieve some (OpenCV)": (opencv_grab, "cv2"),
-    "get_batch (decord)": (decord_batch, "decord"),
-    "get_frames_at (torchcodec)": (torchcodec_frames, "torchcodec"),
+METHODS: dict[str, Method] = {
+    "ours": ours,
+    "decode everything (PyAV)": decode_everything,
+    "every frame to an array (PyAV)": pyav_all_to_arrays,
+    "seek to each frame (OpenCV)": opencv_seek,
+    "grab all, retrieve some (OpenCV)": opencv_grab,
+    "get_batch (decord)": decord_batch,
+    "get_frames_at (torchcodec)": torchcodec_frames,
 }
 
 
@@ -169,7 +167,7 @@ def measure(name: str, paths: list[str]) -> tuple[float, float]:
     Returns the seconds taken and the process's peak memory in MB.
     """
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    method = METHODS[name][0]
+    method = METHODS[name]
     method(paths[0])  # not timed: imports packages and fills tables
     started = time.perf_counter()
     for path in paths:
@@ -180,11 +178,14 @@ def measure(name: str, paths: list[str]) -> tuple[float, float]:
 
 def measure_all(paths: list[str], rounds: int) -> list[Row]:
     """Measures each method of METHODS whose package is installed, on the same videos."""
-    missing = _missing_packages()
-    for package, reason in sorted(missing.items()):
-        terminal.say(f"not measured: {package} ({reason})")
-    names = [name for name, (_, package) in METHODS.items() if package not in missing]
-    methods = {name: functools.partial(in_fresh_process, measure, name, paths) for name in names}
+    methods = {}
+    for name, method in METHODS.items():
+        try:
+            in_fresh_process(method, paths[0])
+        except (ImportError, OSError) as error:  # torchcodec needs a system's FFmpeg
+            terminal.say(f"not measured: {name}: {str(error).splitlines()[0]}")
+        else:
+            methods[name] = functools.partial(in_fresh_process, measure, name, paths)
     found = measuring.in_turn(methods, rounds=rounds, description="measuring")
     secs = {name: [taken for taken, _ in runs] for name, runs in found.items()}
     return [
@@ -194,7 +195,7 @@ def measure_all(paths: list[str], rounds: int) -> list[Row]:
             ours_ratio=measuring.median_ratio(secs[name], secs["ours"]),
             peak_mb=max(peak for _, peak in found[name]),
         )
-        for name in names
+        for name in methods
     ]
 
 
@@ -261,26 +262,6 @@ def write_long_video(path: str, num_frames: int) -> None:
             frame.pts = number
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-
-
-def _missing_packages() -> dict[str, str]:
-    """Returns the packages in METHODS that cannot be imported, with the reasons.
-
-    A child process imports them, to keep this process small: the peak memory that a child process reports
-    starts at the size of its parent.
-    """
-    packages = {package for _, package in METHODS.values()}
-    with processes.pool(1) as pool:
-        reasons = dict(zip(packages, pool.map(_import_error, packages)))
-    return {package: reason for package, reason in reasons.items() if reason}
-
-
-def _import_error(package: str) -> str:
-    try:
-        importlib.import_module("torchcodec.decoders" if package == "torchcodec" else package)
-    except (ImportError, OSError) as error:  # torchcodec needs a system's FFmpeg
-        return str(error).splitlines()[0]
-    return ""
 
 
 def main() -> None:

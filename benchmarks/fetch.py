@@ -96,26 +96,25 @@ def measure_all(local: str, url: str) -> list[Row]:
     """Measures each method that can run here, in turn."""
     runs = {name: functools.partial(measure, method, local, url) for name, method in methods().items()}
     found = measuring.in_turn(runs, rounds=_ROUNDS.value, description="measuring fetches")
-    # By method, the clips/s in the first epoch and in the later epochs, one value per round.
     first = {
-        name: [each["num_clips"] / each["epoch_secs"][0] for each in figures]
-        for name, figures in found.items()
+        name: [each["num_clips"] / each["epoch_secs"][0] for each in runs] for name, runs in found.items()
     }
-    later = {
-        name: [each["num_clips"] / statistics.mean(each["epoch_secs"][1:]) for each in figures]
-        for name, figures in found.items()
-    }
+    later = {name: [_later_rate(each) for each in runs] for name, runs in found.items()}
     return [
         Row(
             name=name,
-            first_batch_secs=statistics.median(each["first_batch_secs"] for each in figures),
+            first_batch_secs=statistics.median(each["first_batch_secs"] for each in found[name]),
             first_epoch_clips_per_sec=statistics.median(first[name]),
             later_clips_per_sec=statistics.median(later[name]),
             first_epoch_stream_ratio=measuring.median_ratio(first[name], first[STREAM]),
             later_stream_ratio=measuring.median_ratio(later[name], later[STREAM]),
         )
-        for name, figures in found.items()
+        for name in found
     ]
+
+
+def _later_rate(figures: dict) -> float:
+    return figures["num_clips"] / statistics.mean(figures["epoch_secs"][1:])
 
 
 def print_rows(rows: list[Row]) -> None:

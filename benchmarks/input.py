@@ -116,31 +116,18 @@ def measure_rate(name: str, data: str, batch_size: int, secs: float) -> float:
 
 
 def measure_floor(data: str, secs: float) -> float:
-    """Returns the records/s of TFRecordDataset reading shards in sequence. Runs in a fresh process.
-
-    The records are taken in two ways, one by one in Python and within TensorFlow; the faster one counts.
-    """
+    """Returns the records/s of TFRecordDataset reading shards in sequence. Runs in a fresh process."""
     console.load_tensorflow()
     import tensorflow as tf
 
-    records = tf.data.TFRecordDataset(rival_inputs.shard_paths(data))
-    one_by_one = iter(records.repeat())
     num_clips = manifest_lib.load(data).num_clips
-    passes = max(1, 2000 // num_clips)
+    records = tf.data.TFRecordDataset(rival_inputs.shard_paths(data)).repeat(max(1, 2000 // num_clips))
 
-    def drain_in_python() -> int:
-        next(one_by_one)
-        return 1
+    def drain() -> int:
+        return int(records.reduce(tf.constant(0, tf.int64), lambda count, record: count + 1).numpy())
 
-    def drain_in_tensorflow() -> int:
-        counted = records.repeat(passes).reduce(tf.constant(0, tf.int64), lambda count, record: count + 1)
-        return int(counted.numpy())
-
-    rates = []
-    for drain in (drain_in_python, drain_in_tensorflow):
-        drain()
-        rates.append(rates_lib.per_second(drain, secs))
-    return max(rates)
+    drain()
+    return rates_lib.per_second(drain, secs)
 
 
 def measure_rates(sets: dict[str, str], clip_format: ClipFormat) -> list[Row]:

@@ -15,11 +15,9 @@ too few verdicts are right or too many are false claims.
 from __future__ import annotations
 
 import collections
-import concurrent.futures
 import dataclasses
 import os
 import pathlib
-import sys
 from collections.abc import Iterable
 
 from absl import flags
@@ -68,16 +66,16 @@ class Judged:
         return not self.is_right and self.answer != "cannot tell"
 
 
-def judge_corpus(name: str, seed: int) -> list[Judged]:
+def judge_corpus(name: str, seed: int, folder: pathlib.Path) -> list[Judged]:
     """Compares the two models on a scenario's corpus, unless an earlier call has done so.
 
     Returns:
       The verdicts whose right answer is known.
     """
-    folder = pathlib.Path(_FOLDER.value, f"{name}-{seed}")
     done = folder / "judged.json"
     if done.exists():
         return parsing.read(done, list[Judged], "a list of judged verdicts")
+    console.load_tensorflow()
     truth = scenarios.SCENARIOS[name].truth
     judged = []
     for verdict in compare(name, seed, folder):
@@ -88,26 +86,6 @@ def judge_corpus(name: str, seed: int) -> list[Judged]:
     missing = set(truth) - {one.kind for one in judged}
     expect(not missing, "a verdict of each kind with a known truth", scenario=name, missing=sorted(missing))
     storage.write_json(done, to_json(judged))
-    return judged
-
-
-def judge_side_by_side(corpora: list[tuple[str, int]]) -> list[Judged]:
-    """Calls judge_corpus for each (scenario name, seed), in parallel processes with one core each."""
-    jobs = _JOBS.value or os.cpu_count()
-    environment = {"TF_NUM_INTRAOP_THREADS": "1", "OMP_NUM_THREADS": "1"} if jobs > 1 else {}
-
-    def judge(corpus: tuple[str, int]) -> list[Judged]:
-        name, seed = corpus
-        command = [sys.executable, "-m", "tools.compare_check", f"--folder={_FOLDER.value}"]
-        command += [f"--scenarios={name}", f"--corpus_seeds={seed}"]
-        processes.run(command, statuses=(0, 1), env=environment)  # 1: a verdict of this corpus is wrong
-        return judge_corpus(name, seed)
-
-    judged = []
-    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        for found in pool.map(judge, corpora):
-            print_corpus(found)
-            judged += found
     return judged
 
 
@@ -192,13 +170,19 @@ def main() -> int:
         expect(name in known, f"scenarios out of {', '.join(known)}", scenario=name)
     for seed in _CORPUS_SEEDS.value:
         expect(seed.isdigit(), "--corpus_seeds=<numbers>", corpus_seeds=seed)
-    corpora = [(name, seed) for seed in map(int, _CORPUS_SEEDS.value) for name in _SCENARIOS.value]
-    if len(corpora) == 1:
-        console.load_tensorflow()
-        judged = judge_corpus(*corpora[0])
-        print_corpus(judged)
-    else:
-        judged = judge_side_by_side(corpora)
+    jobs = _JOBS.value or os.cpu_count()
+    if jobs > 1:  # of one core each
+        os.environ |= {"TF_NUM_INTRAOP_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    judged = []
+    with processes.pool(jobs, max_tasks_per_child=1) as pool:
+        started = [
+            pool.submit(judge_corpus, name, seed, pathlib.Path(_FOLDER.value, f"{name}-{seed}"))
+            for seed in map(int, _CORPUS_SEEDS.value)
+            for name in _SCENARIOS.value
+        ]
+        for corpus in started:
+            print_corpus(corpus.result())
+            judged += corpus.result()
     print_table(judged)
     right = sum(one.is_right for one in judged) / len(judged)
     claims = sum(one.is_false_claim for one in judged) / len(judged)
@@ -207,8 +191,7 @@ def main() -> int:
         f"{len(judged)} verdicts: {right:.1%} right (required: {_MIN_RIGHT:.0%} or more), "
         f"{claims:.1%} false claims (allowed: {_MAX_FALSE_CLAIMS:.0%})",
     )
-    if len(corpora) > 1:
-        storage.write_json(pathlib.Path(_FOLDER.value, "compare_check.json"), to_json(judged))
+    storage.write_json(pathlib.Path(_FOLDER.value, "compare_check.json"), to_json(judged))
     return 0 if right >= _MIN_RIGHT and claims <= _MAX_FALSE_CLAIMS else 1
 
 

@@ -29,14 +29,18 @@ def run(
     return result.stdout
 
 
-def pool(num_workers: int) -> concurrent.futures.ProcessPoolExecutor:
+def pool(
+    num_workers: int, *, max_tasks_per_child: int | None = None
+) -> concurrent.futures.ProcessPoolExecutor:
     """Returns a pool of newly started processes, which exit when this process is killed.
 
     They also leave no semaphores behind.
     """
-    context = multiprocessing.get_context("spawn")
     return concurrent.futures.ProcessPoolExecutor(
-        num_workers, mp_context=context, initializer=exit_with_parent
+        num_workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=exit_with_parent,
+        max_tasks_per_child=max_tasks_per_child,
     )
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from tests.conftest import is_running, run_code, run_module
 from tests.tools import fuzz_answers
-from tools.fuzzing import documents, hostile, jsons, judge, mutate, reading, seeds, videos, watched
+from tools.fuzzing import documents, hostile, jsons, judge, mutate, seeds, videos, watched
 from tools.fuzzing.findings import Counter, Findings, Problem, Stage
 from tools.fuzzing.readers import Program, Reader
 from tools.fuzzing.reference import digest
@@ -293,7 +293,7 @@ def files(tmp_path):
 
 
 def eat_memory(folder):
-    np.ones(reading.MEMORY_BYTES + (64 << 20), np.uint8)
+    np.ones(jsons.MEMORY_BYTES + (64 << 20), np.uint8)
 
 
 def come_and_go(folder):
@@ -327,7 +327,7 @@ def raise_(error):
 )
 def test_faults_of_a_reader_are_counted_and_undone(files, read, counter):
     reader = Reader(name="planted", path="set/x.json", read=read, writes="set/out.*")
-    problems = reading.try_reader(reader, b'{"name": 1}', files / "samples", files / "pristine-samples")
+    problems = jsons.try_reader(reader, b'{"name": 1}', files / "samples", files / "pristine-samples")
     # A file that comes or goes changes its folder too.
     assert {problem.counter for problem in problems} == ({counter} if counter else set())
     for name in ("samples", "victim"):
@@ -344,7 +344,7 @@ def test_readers_that_crash_or_hang_are_counted(files, monkeypatch):
     reader = Reader(name="planted", path="set/x.json", read=lambda folder: None)
     monkeypatch.setattr(jsons.readers, "make_mutant", lambda *_: (reader, b"{}"))
     findings = Findings(files / "failures")
-    monkeypatch.setattr(jsons.reading, "answer", fuzz_answers.answer)
+    monkeypatch.setattr(jsons, "answer", fuzz_answers.answer)
     tried = jsons.Documents(seed=0, findings=findings, work=files, command="again")
     with contextlib.closing(tried):
         assert tried.run(range(1, 4)) == 3

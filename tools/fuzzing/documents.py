@@ -52,12 +52,10 @@ def damage(
     """Returns a damaged version of a JSON document, as bytes that need not be valid JSON.
 
     Args:
-      text: the intact document.
+      text: the intact document; if `is_lines`, it holds one JSON value per line, one of which is damaged.
       rng: random generator of the damage.
       names: strings that may replace the document's strings, such as paths.
-      seal: function that returns a damaged document's value with a correct checksum. It may raise an error,
-        and the checksum then stays wrong.
-      is_lines: whether the document holds one JSON value per line, one of which is damaged.
+      seal: function that returns a damaged document's value with a correct checksum, if it can.
     """
     if rng.random() < 0.2:
         return mutate.damage(text, rng)[0]

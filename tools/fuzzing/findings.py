@@ -48,15 +48,11 @@ class Stage(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """A wrong reaction of a program or function to a mutant, a damaged or hostile file.
-
-    kind: text that is equal for problems which probably have the same cause.
-    times: how often the problem occurred.
-    """
+    """A wrong reaction of a program or function to a mutant, a damaged or hostile file."""
 
     counter: Counter
     detail: str
-    kind: str = ""
+    kind: str = ""  # equal for problems that probably have the same cause
     times: int = 1
 
 
@@ -84,14 +80,9 @@ class Findings:
         command: str,
         inputs: Sequence[pathlib.Path] = (),
     ) -> None:
-        """Counts problems of one mutant; keeps its inputs if the problem is among the first of its kind.
+        """Counts problems of the mutant `number`, which `command` tries again.
 
-        Args:
-          problems: the problems.
-          stage: the part of this project that read the mutant.
-          number: the mutant's number in the campaign.
-          command: shell command that tries the mutant again.
-          inputs: the mutant's files and folders.
+        Keeps its inputs (files and folders) if the problem is among the first of its kind.
         """
         for problem in problems:
             kind = stage, problem.counter, problem.kind

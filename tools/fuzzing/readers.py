@@ -19,36 +19,24 @@ from ucf50_tfrecord import manifest as manifest_lib
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-    """A function of the library that reads a JSON file.
-
-    name: name of the reader in findings.
-    path: path of the file, relative to the folder of samples, with which `read` is called.
-    writes: regular expression for the relative paths that `read` may create, change or remove: none by
-      default.
-    seal: function that returns a damaged document's value with a correct checksum.
-    """
+    """A function of the library that reads a JSON file. Paths are relative to the folder of samples."""
 
     name: str
-    path: str
-    read: Callable[[pathlib.Path], Any]
-    writes: str = "(?!)"
-    seal: Callable[[Any], Any] = lambda value: value
+    path: str  # of the file
+    read: Callable[[pathlib.Path], Any]  # called with the folder of samples
+    writes: str = "(?!)"  # regular expression for the paths that it may create, change or remove
+    seal: Callable[[Any], Any] = lambda value: value  # corrects a damaged document's checksum
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A program that reads a JSON file.
-
-    path, writes: as of Reader.
-    arguments: the program's arguments, in which {} stands for the folder of samples.
-    statuses: exit statuses that are right when the file is damaged.
-    """
+    """A program that reads a JSON file; `path` and `writes` as of Reader."""
 
     path: str
     module: str
-    arguments: tuple[str, ...]
+    arguments: tuple[str, ...]  # in which {} stands for the folder of samples
     writes: str = "(?!)"
-    statuses: tuple[int, ...] = (0, 2)
+    statuses: tuple[int, ...] = (0, 2)  # that are right when the file is damaged
 
 
 SHARD = "shards/videos-fold02.tfrecord-00000-of-00001"

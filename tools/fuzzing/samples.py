@@ -27,15 +27,7 @@ _GROUPS = 5
 def make_samples(folder: pathlib.Path, *, with_documents: bool = True) -> pathlib.Path:
     """Makes the folders `samples` and VICTIM in `folder` by running this project's programs.
 
-    Args:
-      folder: the folder.
-      with_documents: whether to make more than videos, shards and a run.
-
-    Returns:
-      The folder of the samples, `<folder>/samples`.
-
-    Raises:
-      UserError: if a program fails.
+    Without documents, makes only videos, shards and a run. Returns the folder of the samples.
     """
     samples = folder / "samples"
     make_run(samples)

@@ -21,20 +21,13 @@ MAX_BYTES = 1 << 20
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """The encoding of a seed (an intact video), in FFmpeg's names.
-
-    suffix: suffix of the file.
-    codec, options: the encoder and its options.
-    container: the container; None derives it from the suffix.
-    movie_flags: value of the option movflags.
-    size: height and width in pixels.
-    """
+    """The encoding of a seed (an intact video), in FFmpeg's names."""
 
     suffix: str
     codec: str
-    options: dict[str, str] = dataclasses.field(default_factory=dict)
+    options: dict[str, str] = dataclasses.field(default_factory=dict)  # of the encoder
     pix_fmt: str = "yuv420p"
-    container: str | None = None
+    container: str | None = None  # None derives it from the suffix
     movie_flags: str = ""
     size: tuple[int, int] = (HEIGHT, WIDTH)
 

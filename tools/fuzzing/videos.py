@@ -47,54 +47,33 @@ _CUT = {"whole_secs": 0.0, "window_secs": 0.3, "stride_secs": 0.1}
 
 @dataclasses.dataclass(frozen=True)
 class Mutant:
-    """A damaged or hostile video of a fuzz campaign.
+    """A damaged or hostile video of a fuzz campaign."""
 
-    number: the mutant's number in the campaign; -1 for an intact video.
-    path: path of the video, relative to the round's folder of videos.
-    how: description of how it was made.
-    is_hostile: whether it is a text that names other files or hosts.
-    """
-
-    number: int
-    path: str
-    how: str
-    is_hostile: bool = False
+    number: int  # in the campaign; -1 for an intact video
+    path: str  # relative to the round's folder of videos
+    how: str  # in words, how it was made
+    is_hostile: bool = False  # whether it is a text that names other files or hosts
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Setting:
-    """The settings that all rounds of a fuzz campaign share.
+    """The settings that all rounds of a fuzz campaign share."""
 
-    seed: seed of all randomness of the campaign.
-    sound: intact videos, one of which accompanies each round.
-    seeds: videos that are damaged.
-    findings: receives the problems.
-    work: temporary folder.
-    workers: number of processes that run at a time.
-    run_dir: folder of a run for `predict`; None skips `predict`.
-    canaries: videos and a port that no program may open or connect to.
-    opened: record of the opens of watched files.
-    listener: counter of connections to the port of `canaries`.
-    """
-
-    seed: int
-    sound: Sequence[Seed]
-    seeds: Sequence[Seed]
+    seed: int  # of all randomness
+    sound: Sequence[Seed]  # intact videos, one of which accompanies each round
+    seeds: Sequence[Seed]  # videos that are damaged
     findings: Findings
-    work: pathlib.Path
-    workers: int
-    run_dir: str | None
+    work: pathlib.Path  # a temporary folder
+    workers: int  # processes that run at a time
+    run_dir: str | None  # for `predict`; None skips it
     canaries: hostile.Canaries
     opened: watched.OpenedFiles
-    listener: watched.Listener
+    listener: watched.Listener  # at the port of `canaries`
 
 
 @contextlib.contextmanager
 def open_setting(*, work: pathlib.Path, **others: Any) -> Iterator[Setting]:
-    """Sets up the traps that programs must not touch, and yields the settings with them.
-
-    others: the other fields of Setting.
-    """
+    """Sets up the traps that programs must not touch, and yields the settings with them."""
     with (
         contextlib.closing(watched.Listener()) as listener,
         contextlib.closing(watched.OpenedFiles()) as opened,
@@ -288,14 +267,10 @@ class Round:
                 self._add(path, Problem(Counter.ACCOUNT, detail, detail), Stage.PREDICT)
 
     def _compare(self, clips: dict[str, list[np.ndarray]], windows: dict[str, list[str]]) -> None:
-        """Compares the pixels of the converter's clips and predict's windows with the reference decoder.
+        """Compares the converter's clips and the digests of predict's windows with the reference decoder.
 
         Clips of hostile files are only checked for the canary's colour, since the reference decoder would
         open the files that they name too.
-
-        Args:
-          clips: dictionary from a video's path to its clips.
-          windows: dictionary from a video's path to the digests of its windows.
         """
         wanted: list[tuple[str, Stage, ClipFormat, list[str]]] = []
         for path, videos in clips.items():

@@ -39,20 +39,15 @@ _LIMITS = {resource.RLIMIT_AS: 24 << 30, resource.RLIMIT_FSIZE: 2 << 30, resourc
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ended:
-    """The result of a process that has exited or was killed.
-
-    status: exit status as in subprocess.Popen; None if the process was killed after `limit_secs`.
-    processes: command lines of child processes that it left running.
-    temporary: paths of files that it left in its TMPDIR, relative to that folder.
-    """
+    """The result of a process that has exited or was killed."""
 
     command: Sequence[str]
-    status: int | None
+    status: int | None  # as in subprocess.Popen; None if the process was killed after `limit_secs`
     stdout: str
     stderr: str
     limit_secs: float
-    processes: tuple[str, ...]
-    temporary: tuple[str, ...]
+    processes: tuple[str, ...]  # command lines of child processes that it left running
+    temporary: tuple[str, ...]  # files that it left in its TMPDIR, relative to that folder
 
 
 def _environment(scratch: pathlib.Path, mark: str) -> dict[str, str]:
