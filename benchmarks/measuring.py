@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from pipelines import console, terminal
 from tools import processes
 from ucf50_tfrecord import storage
-from ucf50_tfrecord.errors import UserError
+from ucf50_tfrecord.errors import UserError, expect
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -60,6 +60,12 @@ def require_videos(videos_dir: str | None) -> str:
     if not videos_dir:
         raise UserError("Pass --videos=<folder of class folders>.")
     return videos_dir
+
+
+def whole_numbers(words: Sequence[str]) -> list[int]:
+    """Returns the values of a flag that lists whole numbers; raises UserError if one is not 1 or more."""
+    expect(all(word.isdecimal() and int(word) for word in words), "whole numbers, 1 or more", numbers=words)
+    return [int(word) for word in words]
 
 
 def write_figures(path: str, figures: Any) -> None:

@@ -15,10 +15,9 @@ import time
 
 from absl import flags
 
-from benchmarks.measuring import in_fresh_process, peak_mb, write_figures
+from benchmarks.measuring import in_fresh_process, peak_mb, whole_numbers, write_figures
 from pipelines import console, terminal
 from ucf50_tfrecord.convert import plan
-from ucf50_tfrecord.errors import expect
 from ucf50_tfrecord.jobs import Catalog, Video
 from ucf50_tfrecord.specs import ClipFormat, FoldRule, to_json
 
@@ -83,11 +82,9 @@ def measure(num_videos: int) -> Row:
 
 
 def main() -> None:
-    sizes = [int(size) if size.isdecimal() else 0 for size in _SIZES.value]
-    expect(all(sizes), "numbers of videos, 1 or more", sizes=_SIZES.value)
     rows = []
     terminal.say(f"{'videos':>9}{'shards':>8}{'catalogue s':>13}{'plan s':>8}{'us/video':>10}{'peak MB':>9}")
-    for size in sizes:
+    for size in whole_numbers(_SIZES.value):
         row = in_fresh_process(measure, size)
         rows.append(row)
         terminal.say(

@@ -26,7 +26,6 @@ from benchmarks import measuring
 from benchmarks import rates as rates_lib
 from pipelines import console, terminal
 from tools import processes
-from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.specs import ModelSpec, TrainSpec, to_json
 
 _BATCH_SIZES = flags.DEFINE_list("batch_sizes", ["4", "16"], "Clips per batch, a table for each.")
@@ -138,12 +137,7 @@ def print_rows(rows: list[Row], batch_sizes: list[int]) -> None:
 
 
 def main() -> None:
-    try:
-        batch_sizes = [int(size) for size in _BATCH_SIZES.value]
-    except ValueError:
-        raise UserError(
-            f"Expected whole numbers in --batch_sizes. Received: {','.join(_BATCH_SIZES.value)}"
-        ) from None
+    batch_sizes = measuring.whole_numbers(_BATCH_SIZES.value)
     if not _TORCH_PYTHON.value:
         terminal.say("Without --torch_python=<a Python with PyTorch> there are no rows of PyTorch.")
     rows = measure_all(batch_sizes, _PRECISIONS.value, _TORCH_PYTHON.value)

@@ -17,6 +17,7 @@ mutants are kept under --output, each with the command that repeats it. The same
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import pathlib
 import tempfile
@@ -31,7 +32,6 @@ from tools.fuzzing import jsons, samples, seeds, videos
 from tools.fuzzing.findings import Findings
 from ucf50_tfrecord.errors import expect
 
-# JSON mutants between two rounds of video mutants, so that a campaign that runs out of time has tried both.
 _JSON_AT_ONCE = 100
 _PROGRESS_SECS = 30.0
 
@@ -87,40 +87,33 @@ def main() -> int:
 
 
 def run(progress: Progress, try_videos: TryVideos, try_json: TryJson) -> str:
-    """Tries the campaign's mutants, alternating between videos and JSON; returns the reason for stopping."""
-
+    """Tries the campaign's mutants; returns the reason for stopping."""
     args = flags.FLAGS
 
     def is_late() -> bool:
         return progress.secs >= args.secs
 
-    rounds = [*video_rounds(args.first_video, args.videos)]
-    while rounds or progress.num_json < args.json:
+    rounds = chunks(args.first_video, args.videos, videos.ROUND)
+    documents = chunks(args.first_json, args.json, _JSON_AT_ONCE)
+    # Alternates between both kinds, so that a campaign that runs out of time has tried both.
+    work = [(number / len(documents), "json", numbers) for number, numbers in enumerate(documents)]
+    work += [(number / len(rounds), "videos", numbers) for number, numbers in enumerate(rounds)]
+    for _, kind, numbers in sorted(work, key=lambda item: item[:2]):
         progress.show()
         if is_late():
             return f"stopped after --secs={args.secs:g}"
-        json_behind = progress.num_json * args.videos <= progress.num_videos * args.json
-        if progress.num_json < args.json and (json_behind or not rounds):
-            first = args.first_json + progress.num_json
-            last = min(first + _JSON_AT_ONCE, args.first_json + args.json)
-            progress.num_json += try_json(range(first, last), is_late)
+        if kind == "json":
+            progress.num_json += try_json(numbers, is_late)
         else:
-            numbers = rounds.pop(0)
             try_videos(numbers)
             progress.num_videos += len(numbers)
     return "all mutants tried"
 
 
-def video_rounds(first: int, count: int) -> Iterator[range]:
-    """Splits the numbers of video mutants, from `first`, into rounds of at most videos.ROUND.
-
-    A round ends at a multiple of videos.ROUND, whatever `first` is, so a mutant is always in the same round.
-    """
-    start = first
-    while start < first + count:
-        stop = min((start // videos.ROUND + 1) * videos.ROUND, first + count)
-        yield range(start, stop)
-        start = stop
+def chunks(first: int, count: int, size: int) -> list[range]:
+    """Splits `count` numbers from `first` at the multiples of `size`, so a mutant is always in the same round."""
+    ends = [first, *range((first // size + 1) * size, first + count, size), first + count]
+    return [range(start, stop) for start, stop in itertools.pairwise(ends) if start < stop]
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 
@@ -18,16 +19,16 @@ from ucf50_tfrecord.errors import expect
 
 SIZE = 48  # pixels per side
 # RGB, 0 to 255. The colours are far from each other and from any background.
-ACTOR_COLORS = ((230, 40, 40), (40, 205, 60), (50, 70, 240), (240, 220, 50))  # red, green, blue, yellow
+ACTOR_COLORS = {"Red": (230, 40, 40), "Green": (40, 205, 60), "Blue": (50, 70, 240), "Yellow": (240, 220, 50)}
 NEUTRAL_COLOR = (205, 205, 205)
 # Tint and stripes of the backgrounds that can mark a class. The stripes' slopes along x and y are in radians
 # per pixel. No stripes are oblique, so horizontally flipped clips keep their class.
-CLASS_PLACES = (
-    ((135, 95, 55), (0.55, 0.0)),
-    ((60, 125, 65), (0.0, 0.55)),
-    ((55, 95, 140), (0.25, 0.0)),
-    ((130, 65, 115), (0.0, 0.25)),
-)
+CLASS_PLACES = {
+    "Court": ((135, 95, 55), (0.55, 0.0)),
+    "Field": ((60, 125, 65), (0.0, 0.55)),
+    "Pool": ((55, 95, 140), (0.25, 0.0)),
+    "Track": ((130, 65, 115), (0.0, 0.25)),
+}
 _MIDDLE = 95  # mean level of the backgrounds
 _MIN_CONTRAST = 130  # distance of a group's colour from _MIDDLE, in the RGB cube
 
@@ -88,11 +89,6 @@ def slow_flicker(num_frames: int, rng: np.random.Generator) -> np.ndarray:
     return _jumps(num_frames, 0, rng)
 
 
-PATHS: dict[str, Path] = {
-    path.__name__: path for path in (circle, rise, sink, slow, fast, flicker, slow_flicker)
-}
-
-
 def fast_turns(num_frames: int) -> int:
     """Returns the number of turns of `fast`, the smallest from 3 to T - 2 that is coprime with T."""
     turns = [f for f in range(3, num_frames - 1) if math.gcd(f, num_frames) == 1]
@@ -102,26 +98,14 @@ def fast_turns(num_frames: int) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Traits:
-    """The marks by which a class of a scenario can be recognised.
+    """The marks by which a class of a scenario can be recognised."""
 
-    color: index of the actor's colour in ACTOR_COLORS; None draws a random colour for each group.
-    background: index of the background in CLASS_PLACES; None draws a random background for each group.
-    path: name of the actor's path in PATHS.
-    when: frames in which the actor shows its colour: "always", or the first ("start") or last ("end")
-      quarter of the clip. In the other frames the actor is grey.
-    """
-
-    color: int | None = None
-    background: int | None = None
-    path: str = "circle"
-    when: str = "always"
-
-    def __post_init__(self) -> None:
-        expect(self.color in (None, *range(len(ACTOR_COLORS))), "the number of a colour", color=self.color)
-        places = (None, *range(len(CLASS_PLACES)))
-        expect(self.background in places, "the number of a place", background=self.background)
-        expect(self.path in PATHS, f"one of {', '.join(PATHS)}", path=self.path)
-        expect(self.when in ("always", "start", "end"), "always, start or end", when=self.when)
+    color: tuple[int, int, int] | None = None  # of the actor; None draws a random colour for each group
+    background: tuple | None = None  # as in CLASS_PLACES; None draws a random background for each group
+    path: Path = circle
+    # When the actor shows its colour: "always", or in the first ("start") or last ("end") quarter of the clip. In
+    # the other frames the actor is grey.
+    when: Literal["always", "start", "end"] = "always"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,14 +146,14 @@ def render_clip(
     traits, label = scenario.classes[class_name], list(scenario.classes).index(class_name)
     rng = np.random.default_rng([seed, _CLIP, label, group, clip])
     radius, group_color = _actor(group, seed)
-    number = traits.color
+    color = traits.color
     if scenario.true_colors < 1:
         chance = np.random.default_rng([seed, _RECORDING_COLOR, label, group])
         if chance.random() >= scenario.true_colors:
-            number = int(chance.integers(len(ACTOR_COLORS)))
-    color = group_color if number is None else np.array(ACTOR_COLORS[number])
-    colors = _frame_colors(traits.when, color, num_frames) + rng.uniform(-12, 12, 3)
-    cover = _cover(PATHS[traits.path](num_frames, rng), radius)  # [T, H, W, 1]
+            color = list(ACTOR_COLORS.values())[chance.integers(len(ACTOR_COLORS))]
+    shown = group_color if color is None else np.array(color)
+    colors = _frame_colors(traits.when, shown, num_frames) + rng.uniform(-12, 12, 3)
+    cover = _cover(traits.path(num_frames, rng), radius)  # [T, H, W, 1]
     place = render_background(scenario, class_name, group=group, seed=seed)
     video = place * (1 - cover) + colors[:, np.newaxis, np.newaxis].astype(np.float32) * cover
     video += 3 * rng.standard_normal((num_frames, SIZE, SIZE, 1), np.float32)
@@ -260,25 +244,25 @@ def _waves(rng: np.random.Generator, *, tint: float, height: float) -> np.ndarra
     return place.astype(np.float32)
 
 
-def _class_place(number: int, rng: np.random.Generator) -> np.ndarray:
-    """Draws a group's version of the background CLASS_PLACES[number]: float32 [SIZE, SIZE, 3]."""
-    tint, (slope_x, slope_y) = CLASS_PLACES[number]
+def _class_place(place: tuple, rng: np.random.Generator) -> np.ndarray:
+    """Draws a group's version of a background of CLASS_PLACES: float32 [SIZE, SIZE, 3]."""
+    tint, (slope_x, slope_y) = place
     y, x = np.mgrid[0:SIZE, 0:SIZE]
     stripes = np.sin(x * slope_x + y * slope_y + rng.uniform(0, 2 * np.pi)) * rng.uniform(10, 18)
     return (np.array(tint) + rng.uniform(-10, 10, 3) + stripes[..., np.newaxis]).astype(np.float32)
 
 
-def _crossed(marks: dict[str, Traits], paths: tuple[str, ...]) -> dict[str, Traits]:
+def _crossed(marks: dict[str, Traits], *paths: Path) -> dict[str, Traits]:
     """Returns the traits of one class for each combination of a mark and a path, by class name."""
     return {
-        name + path.title(): dataclasses.replace(mark, path=path)
+        name + path.__name__.title(): dataclasses.replace(mark, path=path)
         for name, mark in marks.items()
         for path in paths
     }
 
 
-_COLORS = {name: Traits(color=number) for number, name in enumerate(("Red", "Green", "Blue", "Yellow"))}
-_PLACES = {name: Traits(background=number) for number, name in enumerate(("Court", "Field", "Pool", "Track"))}
+_COLORS = {name: Traits(color=color) for name, color in ACTOR_COLORS.items()}
+_PLACES = {name: Traits(background=place) for name, place in CLASS_PLACES.items()}
 _TWO_COLORS = {name: _COLORS[name] for name in ("Red", "Blue")}
 _TWO_PLACES = {name: _PLACES[name] for name in ("Field", "Pool")}
 _UNMARKED = {name: Traits() for name in ("Alpha", "Beta", "Gamma", "Delta")}
@@ -315,19 +299,19 @@ SCENARIOS: dict[str, Scenario] = {
     ),
     "order": Scenario(
         "One class shows the other's frames backwards.",
-        {"Rise": Traits(path="rise"), "Sink": Traits(path="sink")},
+        {"Rise": Traits(path=rise), "Sink": Traits(path=sink)},
         yes="above_chance needs_order uses_direction needs_several_frames models_differ",
         no="appearance_suffices uses_background needs_full_rate",
     ),
     "speed": Scenario(
         "The actor passes the same positions slowly in one class and fast in the other.",
-        {"Slow": Traits(path="slow"), "Fast": Traits(path="fast")},
+        {"Slow": Traits(path=slow), "Fast": Traits(path=fast)},
         yes="above_chance needs_order needs_several_frames models_differ",
         no="appearance_suffices uses_direction uses_background",
     ),
     "full_rate": Scenario(
         "The classes differ between neighbouring frames alone: at half the frame rate they are equal.",
-        {"Flicker": Traits(path="flicker"), "SlowFlicker": Traits(path="slow_flicker")},
+        {"Flicker": Traits(path=flicker), "SlowFlicker": Traits(path=slow_flicker)},
         yes="above_chance needs_order needs_several_frames needs_full_rate models_differ",
         no="appearance_suffices",
     ),
@@ -345,26 +329,26 @@ SCENARIOS: dict[str, Scenario] = {
     ),
     "appearance_order": Scenario(
         "Two colours, each of which rises in one class and sinks in another.",
-        _crossed(_TWO_COLORS, ("rise", "sink")),
+        _crossed(_TWO_COLORS, rise, sink),
         yes="above_chance appearance_suffices needs_order uses_direction needs_several_frames models_differ",
         no="uses_background needs_full_rate",
     ),
     "appearance_speed": Scenario(
         "Two colours, each of which moves slowly in one class and fast in another.",
-        _crossed(_TWO_COLORS, ("slow", "fast")),
+        _crossed(_TWO_COLORS, slow, fast),
         yes="above_chance appearance_suffices needs_order needs_several_frames models_differ",
         no="uses_direction uses_background",
     ),
     "background_order": Scenario(
         "Two places, in each of which the actor rises in one class and sinks in another.",
-        _crossed(_TWO_PLACES, ("rise", "sink")),
+        _crossed(_TWO_PLACES, rise, sink),
         yes="above_chance appearance_suffices needs_order uses_direction needs_several_frames "
         "uses_background models_differ",
         no="needs_full_rate",
     ),
     "leak_order": Scenario(
         "The actor rises in two classes and sinks in two, and each recording has a place of its own.",
-        _crossed({name: Traits() for name in ("Alpha", "Beta")}, ("rise", "sink")),
+        _crossed({"Alpha": Traits(), "Beta": Traits()}, rise, sink),
         yes="above_chance needs_order uses_direction needs_several_frames recognises_recording models_differ",
         no="appearance_suffices",
         recording_backgrounds=True,

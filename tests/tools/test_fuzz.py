@@ -279,6 +279,14 @@ def test_planted_faults_of_a_converter_are_counted(setting, monkeypatch):
 # --- JSON
 
 
+def documents_of(files):
+    """Returns a context with jsons.Documents of a folder of samples."""
+    for name in ("pristine-samples", "pristine-victim"):
+        shutil.rmtree(files / name)
+    findings = Findings(files / "failures")
+    return contextlib.closing(jsons.Documents(seed=0, findings=findings, work=files, command="again"))
+
+
 @pytest.fixture
 def files(tmp_path):
     """A folder of samples, a victim folder, and pristine copies of both."""
@@ -338,16 +346,13 @@ def test_faults_of_a_reader_are_counted_and_undone(files, read, counter):
 
 
 def test_readers_that_crash_or_hang_are_counted(files, monkeypatch):
-    for name in ("pristine-samples", "pristine-victim"):
-        shutil.rmtree(files / name)
     monkeypatch.setattr(jsons, "_READER_SECS", 3.0)
     reader = Reader(name="planted", path="set/x.json", read=lambda folder: None)
     monkeypatch.setattr(jsons.readers, "make_mutant", lambda *_: (reader, b"{}"))
-    findings = Findings(files / "failures")
     monkeypatch.setattr(jsons, "answer", fuzz_answers.answer)
-    tried = jsons.Documents(seed=0, findings=findings, work=files, command="again")
-    with contextlib.closing(tried):
+    with documents_of(files) as tried:
         assert tried.run(range(1, 4)) == 3
+    findings = tried._findings
     assert findings.counts == {(Stage.READER, Counter.CRASH): 1, (Stage.READER, Counter.HANG): 1}
     kept = sorted(files.glob("failures/*/problem.json"))
     assert [json.loads(path.read_text())["command"] for path in kept] == [
@@ -370,7 +375,8 @@ def test_faults_of_a_program_are_counted(files, content, target, counter):
     program = Program(
         path="set/x.json", module="json.tool", arguments=("{}/set/x.json", target), writes="set/out.*"
     )
-    problems = jsons.try_program(program, content, files, restore=lambda: None)
+    with documents_of(files) as tried:
+        problems = tried.try_program(program, content)
     assert [problem.counter for problem in problems] == [counter] * (counter is not None)
 
 

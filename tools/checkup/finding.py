@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import importlib
 import json
 import pathlib
@@ -32,19 +33,9 @@ class Finding:
     command: str = ""  # shell command that fixes the problem
 
 
-def ok(text: str) -> Finding:
-    """Returns a finding without a problem."""
-    return Finding("ok", text)
-
-
-def warn(text: str, fix: str = "", *, command: str = "") -> Finding:
-    """Returns a finding of a problem that does not change the exit status of tools.doctor."""
-    return Finding("warn", text, fix, command)
-
-
-def fail(text: str, fix: str = "", *, command: str = "") -> Finding:
-    """Returns a finding of a problem that makes tools.doctor exit with status 1."""
-    return Finding("fail", text, fix, command)
+# Findings of no problem, of a problem, and of one that makes tools.doctor exit with status 1. Text, fix and command
+# follow.
+ok, warn, fail = (functools.partial(Finding, level) for level in ("ok", "warn", "fail"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

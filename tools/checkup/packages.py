@@ -107,7 +107,7 @@ def _check_decoder() -> Iterator[Finding]:
     if importlib.util.find_spec("av") is None:
         return
     try:
-        yield ok(ask("tools.checkup.probe", "decoder", timeout_secs=_IMPORT_SECS).value)
+        yield ok(ask("ucf50_tfrecord.convert.decode", "decoder_version", timeout_secs=_IMPORT_SECS).value)
     except NoAnswer as error:
         yield fail(f"PyAV does not load: {error}", command=f"{install_command()} --reinstall=av")
 

@@ -1,6 +1,6 @@
-"""Asks TensorFlow and PyAV about themselves and this machine, for tools.doctor.
+"""Asks TensorFlow about itself and this machine, for tools.doctor.
 
-Each function is called in a process of its own, since loading either package may crash.
+Runs in a process of its own, since loading TensorFlow may crash.
 """
 
 from __future__ import annotations
@@ -61,10 +61,3 @@ def _checkpoints(run_dir: str) -> list[tuple[str, str]]:
             problem = " ".join(str(error).split())
         found.append((pathlib.Path(path).name, problem))
     return found
-
-
-def decoder() -> str:
-    """Returns the versions of PyAV and of the FFmpeg that it uses, as text."""
-    from ucf50_tfrecord.convert import decode
-
-    return decode.decoder_version()

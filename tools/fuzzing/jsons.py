@@ -57,7 +57,7 @@ class Documents:
             program = readers.choose_program(reader.path, self._seed, number)
             if number % PROGRAM_EVERY == 0 and program:
                 self._findings.notes["programs run on damaged JSON"] += 1
-                problems = try_program(program, content, self._work, self._restore_all)
+                problems = self.try_program(program, content)
                 self._add(number, Stage.PROGRAM, problems, reader.path, content)
         return len(numbers)
 
@@ -87,6 +87,25 @@ class Documents:
                 f"{self._helper.errors()}"
             ) from error
 
+    def try_program(self, program: readers.Program, content: bytes) -> list[Problem]:
+        """Runs a program on the intact samples with one damaged file; returns wrong exits and changes of files."""
+        self._restore_all()
+        victim, scratch = self._work / samples_lib.VICTIM, self._work / "program"
+        (self._samples / program.path).write_bytes(content)
+        before = watched.snapshot(self._samples, still=victim)
+        shutil.rmtree(scratch, ignore_errors=True)
+        arguments = [argument.replace("{}", str(self._samples)) for argument in program.arguments]
+        ended = watched.run([sys.executable, "-m", program.module, *arguments], scratch, _PROGRAM_SECS)
+        changed = watched.changes(before, watched.snapshot(self._samples, still=victim))
+        self._restore_all()
+        found = [
+            dataclasses.replace(problem, kind=f"{problem.kind} ({program.path})")
+            for problem in watched.problems_of(ended, program.statuses)
+        ]
+        kind = f"{program.module}: {program.path}"
+        outside = foreign(changed, self._samples, rf"{program.writes}|.*\.lock.*")
+        return found + [Problem(Counter.OUTSIDE, text, kind) for text in outside]
+
     def _restore_all(self) -> None:
         for name in ("samples", samples_lib.VICTIM):
             shutil.rmtree(self._work / name, ignore_errors=True)
@@ -99,39 +118,6 @@ class Documents:
             copy.write_bytes(content)
             command = f"{self._command} --first_json={number} --json=1 --videos=0"
             self._findings.add(problems, stage, number=number, command=command, inputs=(copy,))
-
-
-def try_program(
-    program: readers.Program, content: bytes, work: pathlib.Path, restore: Callable[[], None]
-) -> list[Problem]:
-    """Runs a program on a folder of intact samples in which one file is damaged.
-
-    Args:
-      program: the program, its arguments, and the file that is damaged.
-      content: contents of the damaged file.
-      work: folder that holds the folders `samples` and samples_lib.VICTIM.
-      restore: function that restores these two folders; called before and after the program.
-
-    Returns:
-      The problems that the program's exit and its changes of files show.
-    """
-    folder = work / "samples"
-    restore()
-    (folder / program.path).write_bytes(content)
-    before = watched.snapshot(folder, still=work / samples_lib.VICTIM)
-    shutil.rmtree(work / "program", ignore_errors=True)
-    arguments = [argument.replace("{}", str(folder)) for argument in program.arguments]
-    command = [sys.executable, "-m", program.module, *arguments]
-    ended = watched.run(command, work / "program", _PROGRAM_SECS)
-    changed = watched.changes(before, watched.snapshot(folder, still=work / samples_lib.VICTIM))
-    outside = foreign(changed, folder, rf"{program.writes}|.*\.lock.*")
-    restore()
-    found = [
-        dataclasses.replace(problem, kind=f"{problem.kind} ({program.path})")
-        for problem in watched.problems_of(ended, program.statuses)
-    ]
-    kind = f"{program.module}: {program.path}"
-    return found + [Problem(Counter.OUTSIDE, text, kind) for text in outside]
 
 
 # The following functions run in a process of their own, since a reader may crash.
