@@ -25,11 +25,11 @@ from benchmarks.measuring import write_figures
 from pipelines import console, terminal
 from tools import processes
 from ucf50_tfrecord import parsing, recipes, storage
-from ucf50_tfrecord.errors import UserError, expect
+from ucf50_tfrecord.errors import expect
 from ucf50_tfrecord.specs import to_json
 from ucf50_tfrecord.training import run as run_lib
 
-_DATA = flags.DEFINE_string("data", None, "Folder of shards.")
+_DATA = flags.DEFINE_string("data", None, "Folder of shards.", required=True)
 _VAL_FOLDS = flags.DEFINE_string("val_folds", None, "Validation folds. Default: those of pipelines.train.")
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds.")
 _ROWS = flags.DEFINE_list("rows", None, "Rows of the table. Default: all.")
@@ -122,8 +122,6 @@ def spread(values: list[float]) -> str:
 
 
 def main() -> None:
-    if not _DATA.value:
-        raise UserError("Pass --data=<folder of shards>.")
     names = _ROWS.value or list(ROWS)
     for name in names:
         expect(name in ROWS, f"rows out of {', '.join(ROWS)}", row=name)

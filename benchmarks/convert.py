@@ -33,7 +33,7 @@ from ucf50_tfrecord.convert import catalog, decode, sampling
 from ucf50_tfrecord.jobs import Catalog
 from ucf50_tfrecord.specs import ClipFormat, to_json
 
-_VIDEOS = flags.DEFINE_string("videos", None, "Folder of class folders.")
+_VIDEOS = flags.DEFINE_string("videos", None, "Folder of class folders.", required=True)
 _MAX_VIDEOS = flags.DEFINE_integer("max_videos", 60, "Videos to measure on, evenly chosen.", lower_bound=1)
 _CONVERSION_VIDEOS = flags.DEFINE_integer(
     "conversion_videos", 1000, "Videos of the whole conversion: those of --videos, repeated.", lower_bound=2
@@ -265,7 +265,7 @@ def write_long_video(path: str, num_frames: int) -> None:
 
 
 def main() -> None:
-    found = catalog.find_videos(measuring.require_videos(_VIDEOS.value))
+    found = catalog.find_videos(_VIDEOS.value)
     step = max(1, len(found.videos) // _MAX_VIDEOS.value)
     paths = [os.path.join(_VIDEOS.value, v.relative_path) for v in found.videos[::step]][: _MAX_VIDEOS.value]
     rows = measure_all(paths, _ROUNDS.value)

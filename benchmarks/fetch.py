@@ -29,7 +29,7 @@ from pipelines import console, terminal
 from tools import processes
 from ucf50_tfrecord.specs import to_json
 
-_VIDEOS = flags.DEFINE_string("videos", None, "Folder of class folders.")
+_VIDEOS = flags.DEFINE_string("videos", None, "Folder of class folders.", required=True)
 _REMOTE_PYTHON = flags.DEFINE_string(
     "remote_python", None, "Python of an environment with the extra `remote`."
 )
@@ -127,7 +127,6 @@ def print_rows(rows: list[Row]) -> None:
 
 
 def main() -> None:
-    videos = measuring.require_videos(_VIDEOS.value)
     if not _REMOTE_PYTHON.value:
         terminal.say("Without --remote_python=<a Python with the extra remote> there is no row of fsspec.")
     endpoint = Endpoint()
@@ -136,7 +135,7 @@ def main() -> None:
         os.environ |= endpoint.environment
         with tempfile.TemporaryDirectory() as folder:
             local, url = f"{folder}/set", f"s3://{BUCKET}/set"
-            flags_of_set = (f"--videos={videos}", f"--size={_SIZE.value}", f"--staging={local}")
+            flags_of_set = (f"--videos={_VIDEOS.value}", f"--size={_SIZE.value}", f"--staging={local}")
             processes.run([sys.executable, "-m", "pipelines.convert", f"--data={url}", *flags_of_set])
             rows = measure_all(local, url)
     finally:

@@ -33,7 +33,7 @@ from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.specs import ClipFormat, ModelSpec, TrainSpec, parse_size, to_json
 
-_VIDEOS = flags.DEFINE_string("videos", None, "Folder of class folders.")
+_VIDEOS = flags.DEFINE_string("videos", None, "Folder of class folders.", required=True)
 _SIZES = flags.DEFINE_list("sizes", ["64", "112", "224"], "Frame sizes in pixels.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Clips per batch.", lower_bound=1)
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "Measurements per method.", lower_bound=1)
@@ -293,7 +293,6 @@ def bench_set() -> dict[str, Any]:
 
 
 def main() -> None:
-    measuring.require_videos(_VIDEOS.value)
     sizes = [parse_size(size) for size in _SIZES.value]
     rows = [row for size in sizes for row in bench_size(size)]
     measuring.write_figures(_OUTPUT.value, {"rows": to_json(rows)} | bench_set())

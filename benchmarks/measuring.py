@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from pipelines import console, terminal
 from tools import processes
 from ucf50_tfrecord import storage
-from ucf50_tfrecord.errors import UserError, expect
+from ucf50_tfrecord.errors import expect
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -53,13 +53,6 @@ def peak_mb(who: int) -> float:
     who: resource.RUSAGE_SELF or resource.RUSAGE_CHILDREN.
     """
     return resource.getrusage(who).ru_maxrss / 1024
-
-
-def require_videos(videos_dir: str | None) -> str:
-    """Returns the value of the flag --videos; raises UserError if it was not passed."""
-    if not videos_dir:
-        raise UserError("Pass --videos=<folder of class folders>.")
-    return videos_dir
 
 
 def whole_numbers(words: Sequence[str]) -> list[int]:

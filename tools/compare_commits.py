@@ -36,10 +36,10 @@ _DATA, _PREDICTED, _LOG = "data", "predicted", "log.txt"
 
 def define_flags() -> None:
     """Defines the flags. Called only when run as a program: the pipelines define flags of the same names."""
-    flags.DEFINE_string("before", None, "Checkout to compare with.")
+    flags.DEFINE_string("before", None, "Checkout to compare with.", required=True)
     flags.DEFINE_string("after", ".", "Checkout to compare.")
-    flags.DEFINE_string("videos", None, "Folder with one folder of videos per class.")
-    flags.DEFINE_string("work", None, "New folder for the results of both checkouts.")
+    flags.DEFINE_string("videos", None, "Folder with one folder of videos per class.", required=True)
+    flags.DEFINE_string("work", None, "New folder for the results of both checkouts.", required=True)
     flags.DEFINE_list("models", ["lstm", "frame_pool"], "Models to train.")
     flags.DEFINE_string("convert", "--size=64 --frames=15", "Flags of the conversion.")
     flags.DEFINE_string("train", _TRAIN_FLAGS, "Flags of the training.")
@@ -47,10 +47,6 @@ def define_flags() -> None:
 
 def main() -> int:
     args = flags.FLAGS
-    if not (args.before and args.videos and args.work):
-        raise UserError(
-            "Pass --before=<checkout>, --videos=<folder of class folders> and --work=<new folder>."
-        )
     videos, work = pathlib.Path(args.videos).resolve(), pathlib.Path(args.work).resolve()
     if work.exists():
         raise UserError(f"Expected a new folder as --work. Received: {work}, which exists")
@@ -73,7 +69,8 @@ def make_all(checkout: pathlib.Path, videos: pathlib.Path, folder: pathlib.Path)
     Shards, runs and predictions lie in `folder`, which is new.
     """
     folder.mkdir(parents=True)
-    _check_imports(checkout, folder)
+    for package in ("pipelines", "ucf50_tfrecord"):  # else an installed package would be imported
+        expect((checkout / package).is_dir(), f"a checkout with a folder {package}", checkout=str(checkout))
     _run(checkout, folder, "convert", f"--videos={videos}", f"--data={_DATA}", *flags.FLAGS.convert.split())
     for model in flags.FLAGS.models:
         names = f"--run={model}", f"--data={_DATA}"
@@ -82,33 +79,19 @@ def make_all(checkout: pathlib.Path, videos: pathlib.Path, folder: pathlib.Path)
         _run(checkout, folder, "predict", f"--run={model}", f"--video={videos}", output)
 
 
-def _check_imports(checkout: pathlib.Path, folder: pathlib.Path) -> None:
-    """Raises UserError if programs would import an installed package instead of the checkout's code."""
-    code = "import pipelines, ucf50_tfrecord; print(pipelines.__path__[0], ucf50_tfrecord.__path__[0], sep='\\n')"
-    done = _python(checkout, folder, "-c", code, stdout=subprocess.PIPE, check=True, text=True)
-    imported = done.stdout.splitlines()
-    expected = [str(checkout / name) for name in ("pipelines", "ucf50_tfrecord")]
-    expect(imported == expected, f"code of {checkout}", imported=imported)
-
-
 def _run(checkout: pathlib.Path, folder: pathlib.Path, pipeline: str, *arguments: str) -> None:
-    """Runs an entry point of a checkout in a folder, and appends what it prints to the folder's log file."""
+    """Runs an entry point of a checkout on the CPU, and appends what it prints to the folder's log file.
+
+    `folder` is the current folder, so that relative paths are the same for both checkouts.
+    """
+    environment = os.environ | {"PYTHONPATH": str(checkout), "CUDA_VISIBLE_DEVICES": "-1"}
+    command = [sys.executable, "-m", f"pipelines.{pipeline}", *arguments]
     with open(folder / _LOG, "a", encoding="utf-8") as log:
-        command = ["-m", f"pipelines.{pipeline}", *arguments]
-        done = _python(checkout, folder, *command, stdout=log, stderr=subprocess.STDOUT)
+        done = subprocess.run(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
     if done.returncode:
         raise UserError(
             f"{checkout}: pipelines.{pipeline} exited with status {done.returncode}; see {folder / _LOG}"
         )
-
-
-def _python(checkout: pathlib.Path, folder: pathlib.Path, *arguments: str, **options: Any):
-    """Runs Python on the CPU with a checkout's code, and with `folder` as the current folder.
-
-    Relative paths are then the same for both checkouts.
-    """
-    environment = os.environ | {"PYTHONPATH": str(checkout), "CUDA_VISIBLE_DEVICES": "-1"}
-    return subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, **options)
 
 
 def find_differences(before: pathlib.Path, after: pathlib.Path, models: Sequence[str]) -> Iterator[str]:
