@@ -6,14 +6,15 @@ python -m tools.write_options
 from __future__ import annotations
 
 import pathlib
+import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 
 from pipelines import terminal
 from pipelines.main import COMMANDS, first_line
-from tools import processes
 from tools.pins import REPOSITORY
 from ucf50_tfrecord import storage
+from ucf50_tfrecord.errors import expect
 
 OPTIONS = REPOSITORY / "docs" / "options.md"
 # Flags that entry points share are listed once, under the module that defines them.
@@ -66,9 +67,11 @@ def make_page() -> str:
 
 def _read_flags(command: str) -> dict[str, list[ElementTree.Element]]:
     """Returns an entry point's flags, elements of --helpxml, by the last part of their module's name."""
-    page = processes.run([sys.executable, "-m", f"pipelines.{command}", "--helpxml"], statuses=(1,))
+    arguments = [sys.executable, "-m", f"pipelines.{command}", "--helpxml"]
+    result = subprocess.run(arguments, cwd=REPOSITORY, capture_output=True, text=True)
+    expect(result.stdout.startswith("<?xml"), f"flags of pipelines.{command}", stderr=result.stderr)
     found: dict[str, list[ElementTree.Element]] = {}
-    for flag in ElementTree.fromstring(page).iter("flag"):
+    for flag in ElementTree.fromstring(result.stdout).iter("flag"):
         if flag.findtext("key") == "yes":
             module = pathlib.PurePath(flag.findtext("file", "")).name.removesuffix(".py").rpartition(".")[2]
             found.setdefault(module, []).append(flag)
