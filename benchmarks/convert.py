@@ -2,11 +2,10 @@
 
   python -m benchmarks.convert --videos=/data/UCF50
 
-Each method makes 15 frames of 64x64 from each of the same videos. It runs in a
-process of its own on one core. The methods take turns, in several rounds. Trust
-the ratios: other work on the machine slows all methods alike. The method
-"decode everything" decodes all frames but converts none to pixels; no method
-that decodes a video in order can be faster.
+Each method makes 15 frames of 64x64 from each of the same videos, in a process
+of its own on one core. Trust the ratios: the methods take turns, so other work
+slows all alike. "decode everything" converts no frame to pixels; no method that
+decodes a video in order can be faster.
 """
 
 from __future__ import annotations

@@ -5,10 +5,9 @@
 
 Needs the extras `io` and `stores`, as tensorflow-io streams the shards.
 --remote_python adds a row for shards copied by fsspec. All methods read the
-same shards from one S3 server on this machine. Each method runs in a fresh
-process that has no copies of shards yet. The methods take turns, in several
-rounds. Trust the ratios, not the rates: the server is moto's, written in Python
-and without network latency, and limits all methods.
+same shards from one S3 server on this machine, in turn, in fresh processes
+without copies of shards. Trust the ratios, not the rates: the server is moto's,
+written in Python and without network latency, and limits all methods.
 """
 
 from __future__ import annotations

@@ -3,10 +3,9 @@
   python -m benchmarks.input --videos=/data/UCF50
 
 The videos are converted at each size. Each method (input pipeline) then reads
-the same shards in shuffled batches, in a process of its own. The methods take
-turns, in several rounds. Trust the ratios: other work on the machine slows all
-methods alike. Rates are also compared with a floor: TFRecordDataset reading the
-shards in sequence, which does not parse, shuffle or batch.
+the same shards in shuffled batches, in a process of its own. Trust the ratios:
+the methods take turns, so other work slows all alike. The floor is
+TFRecordDataset reading the shards in sequence, without parsing or batching.
 """
 
 from __future__ import annotations

@@ -3,10 +3,9 @@
   python -m benchmarks.step --torch_python=/envs/torch/bin/python
 
 A step consists of the forward pass, the backward pass and an update by Adam, on
-clips in memory. Each implementation runs in a process of its own. They take
-turns, in several rounds. Trust the ratios: other work on the machine slows all
-implementations alike. PyTorch runs in an environment of its own; without
---torch_python its rows are left out.
+clips in memory. Trust the ratios: the implementations take turns, each in a
+process of its own, so other work slows all alike. PyTorch runs in an environment
+of its own; without --torch_python its rows are left out.
 """
 
 from __future__ import annotations

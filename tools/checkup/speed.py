@@ -54,10 +54,8 @@ def check(options: Options) -> Iterator[Finding]:
     yield ok(f"decode {decoded['rate']:,.0f} clips/s per core ({decoded['what']})")
     yield ok(f"input {trained['input']:,.0f} clips/s, streamed ({trained['what']})")
     yield ok(f"step {trained['step']:,.0f} clips/s ({trained['how']})")
-    names = ("input", "step", "num_devices", "fits_in_memory")
-    yield from name_bottleneck(
-        Rates(decode=decoded["rate"], num_cores=cores, **{name: trained[name] for name in names})
-    )
+    measured = {name: trained[name] for name in ("input", "step", "num_devices", "fits_in_memory")}
+    yield from name_bottleneck(Rates(decode=decoded["rate"], num_cores=cores, **measured))
 
 
 def _measure(options: Options) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -22,18 +22,11 @@ _NUMBERS = (-1, 0, 1, 2, 3, 255, 2**31, 2**32, 2**53 + 1, 2**63, 2**64, 10**30, 
 _FLOATS = (0.5, -0.5, -0.0, 1e-320, 1e308, float("nan"), float("inf"), float("-inf"))
 _STRINGS = ("", " ", "0", "none", "\0", "\x1b[31mred\n", "\ud800", "a" * 300, "%s%n{0}", "é" * 200)
 _PATHS = (
-    *(
-        "/",
-        ".",
-        "..",
-        "../../victim/data",
-        "../victim/data",
-        "a/../../../victim/data",
-        "mine.txt",
-        "/dev/zero",
-    ),
-    *("file:///dev/zero", "http://127.0.0.1:9/x", "s3://bucket/x"),
+    *("/", ".", "..", "../../victim/data", "../victim/data", "a/../../../victim/data", "mine.txt"),
+    *("/dev/zero", "file:///dev/zero", "http://127.0.0.1:9/x", "s3://bucket/x"),
 )
+# A function that returns a damaged document's value with a correct checksum, or raises an error.
+Seal = Callable[[Any], Any]
 
 
 def paths_like(victim: str) -> Sequence[str]:
@@ -42,20 +35,12 @@ def paths_like(victim: str) -> Sequence[str]:
 
 
 def damage(
-    text: bytes,
-    rng: random.Random,
-    names: Sequence[str],
-    seal: Callable[[Any], Any],
-    *,
-    is_lines: bool = False,
+    text: bytes, rng: random.Random, names: Sequence[str], seal: Seal, *, is_lines: bool = False
 ) -> bytes:
     """Returns a damaged version of a JSON document, as bytes that need not be valid JSON.
 
-    Args:
-      text: the intact document; if `is_lines`, it holds one JSON value per line, one of which is damaged.
-      rng: random generator of the damage.
-      names: strings that may replace the document's strings, such as paths.
-      seal: function that returns a damaged document's value with a correct checksum, if it can.
+    If `is_lines`, the document holds one JSON value per line, one of which is damaged. `names` are strings,
+    such as paths, that may replace the document's strings.
     """
     if rng.random() < 0.2:
         return mutate.damage(text, rng)[0]
@@ -67,9 +52,7 @@ def damage(
     return b"".join(lines)
 
 
-def _damage_values(
-    text: bytes, rng: random.Random, names: Sequence[str], seal: Callable[[Any], Any]
-) -> bytes:
+def _damage_values(text: bytes, rng: random.Random, names: Sequence[str], seal: Seal) -> bytes:
     root = [json.loads(text)]
     if rng.random() < 0.2:
         _rename(root, rng, names)

@@ -25,7 +25,7 @@ class Reader:
     path: str  # of the file
     read: Callable[[pathlib.Path], Any]  # called with the folder of samples
     writes: str = "(?!)"  # regular expression for the paths that it may create, change or remove
-    seal: Callable[[Any], Any] = lambda value: value  # corrects a damaged document's checksum
+    seal: documents.Seal = lambda value: value
 
 
 @dataclasses.dataclass(frozen=True)
