@@ -4,8 +4,8 @@
 
 A step consists of the forward pass, the backward pass and an update by Adam, on
 clips in memory. Trust the ratios: the implementations take turns, each in a
-process of its own, so other work slows all alike. PyTorch runs in an environment
-of its own; without --torch_python its rows are left out.
+process of its own, so other work slows all alike. PyTorch runs in its own
+environment; without --torch_python its rows are left out.
 """
 
 from __future__ import annotations
