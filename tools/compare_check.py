@@ -70,23 +70,28 @@ def judge_corpus(name: str, seed: int, folder: pathlib.Path) -> list[Judged]:
     """Compares the two models on a scenario's corpus, unless an earlier call has done so.
 
     Returns:
-      The verdicts whose right answer is known.
+      The verdicts whose right answer is known, as they are stored: the parent process, which unpickles them,
+      then needs no TensorFlow.
     """
     done = folder / "judged.json"
-    if done.exists():
-        return parsing.read(done, list[Judged], "a list of judged verdicts")
-    console.load_tensorflow()
-    truth = scenarios.SCENARIOS[name].truth
-    judged = []
-    for verdict in compare(name, seed, folder):
-        kind = verdict.kind
-        if kind in truth and verdict.models[0] == _model_of(kind, verdict.models):
-            found = {"kind": kind, "expected": truth[kind], "answer": verdict.answer, "text": verdict.text}
-            judged.append(Judged(scenario=name, seed=seed, **found))
-    missing = set(truth) - {one.kind for one in judged}
-    expect(not missing, "a verdict of each kind with a known truth", scenario=name, missing=sorted(missing))
-    storage.write_json(done, to_json(judged))
-    return judged
+    if not done.exists():
+        console.load_tensorflow()
+        truth = scenarios.SCENARIOS[name].truth
+        judged = []
+        for verdict in compare(name, seed, folder):
+            kind = verdict.kind
+            if kind in truth and verdict.models[0] == _model_of(kind, verdict.models):
+                found = {
+                    "kind": kind,
+                    "expected": truth[kind],
+                    "answer": verdict.answer,
+                    "text": verdict.text,
+                }
+                judged.append(Judged(scenario=name, seed=seed, **found))
+        missing = sorted(set(truth) - {one.kind for one in judged})
+        expect(not missing, "a verdict of each kind with a known truth", scenario=name, missing=missing)
+        storage.write_json(done, to_json(judged))
+    return parsing.read(done, list[Judged], "a list of judged verdicts")
 
 
 def print_corpus(judged: list[Judged]) -> None:
