@@ -31,7 +31,7 @@ from pipelines.spec_flags import SpecFlags
 from ucf50_tfrecord import manifest, remote
 from ucf50_tfrecord.choices import FoldBy
 from ucf50_tfrecord.errors import Action, Change, Remedy, UserError, expect
-from ucf50_tfrecord.jobs import ConversionPlan
+from ucf50_tfrecord.jobs import ConversionListener, ConversionPlan
 from ucf50_tfrecord.shards import DATASET_NAME
 from ucf50_tfrecord.specs import (
     DEFAULT_SHARD_BYTES,
@@ -273,8 +273,8 @@ def _check_same_format(found: manifest.Manifest, asked: dict[str, object]) -> No
         )
 
 
-class ConversionDisplay:
-    """Shows a conversion's progress and result. It has the methods of an engines.ConversionListener."""
+class ConversionDisplay(ConversionListener):
+    """Shows a conversion's progress and result."""
 
     def __init__(self, planned: ConversionPlan, data_dir: str):
         self._data_dir = data_dir

@@ -1,4 +1,4 @@
-"""Dataclasses that describe a conversion of videos into shards.
+"""Dataclasses that describe a conversion of videos into shards, and the listener to its progress.
 
 A catalogue lists the videos, a job describes one shard, and a plan describes the whole dataset.
 """
@@ -88,3 +88,13 @@ class ConversionPlan:
     decoder: str
     shard_bytes: int
     jobs: tuple[ShardJob, ...]
+
+
+class ConversionListener:
+    """Receives the progress of a conversion; this base class ignores it. Subclasses may show it."""
+
+    def start(self, num_videos: int) -> None:
+        """Receives the number of videos to convert. Called once, before the first video."""
+
+    def update(self, num_videos: int) -> None:
+        """Receives the number of videos done since the previous call. Called from any thread."""

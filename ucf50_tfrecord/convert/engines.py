@@ -18,7 +18,7 @@ from ucf50_tfrecord import manifest, storage, workers
 from ucf50_tfrecord.convert import tfds
 from ucf50_tfrecord.convert.shard import convert_shard, source_file_of
 from ucf50_tfrecord.errors import Action, Change, Remedy, UserError, expect
-from ucf50_tfrecord.jobs import ConversionPlan, ShardJob
+from ucf50_tfrecord.jobs import ConversionListener, ConversionPlan, ShardJob
 from ucf50_tfrecord.manifest import Manifest, ShardReport
 from ucf50_tfrecord.shards import SourceFile, shard_pattern
 from ucf50_tfrecord.specs import DecodeLimits
@@ -37,16 +37,6 @@ _LAST_TASK_SECS = 60.0
 _TASK_LOCK = re.compile(r"\.lock-task-[0-9]+-of-[0-9]+")
 # Names of files that a conversion may leave in the folder before its first shard.
 _EARLY = re.compile(rf"\.lock|{_TASK_LOCK.pattern}|{storage.TEMPORARY}.*", re.DOTALL)
-
-
-class ConversionListener:
-    """Receives the progress of a conversion; this base class ignores it. Subclasses may show it."""
-
-    def start(self, num_videos: int) -> None:
-        """Receives the number of videos to convert. Called once, before the first video."""
-
-    def update(self, num_videos: int) -> None:
-        """Receives the number of videos done since the previous call. Called from any thread."""
 
 
 @dataclasses.dataclass(frozen=True)
