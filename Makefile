@@ -145,7 +145,7 @@ lint: $(VENV)/installed-lint  ## Check style and imports.
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m ruff check .
 
-types: $(VENV)/installed-types  ## Check the types of the library.
+types: $(VENV)/installed-types  ## Check the types of the code.
 	$(PYTHON) -m mypy
 
 format: $(VENV)/installed-lint  ## Format the code, and sort its imports.

@@ -14,7 +14,6 @@ import dataclasses
 import os
 import pathlib
 import statistics
-import subprocess
 import sys
 import time
 from typing import Annotated
@@ -24,12 +23,13 @@ from absl import flags
 
 from benchmarks.measuring import write_figures
 from pipelines import console, terminal
+from tools import processes
 from ucf50_tfrecord import parsing, recipes, storage
-from ucf50_tfrecord.errors import UserError, expect
+from ucf50_tfrecord.errors import expect
 from ucf50_tfrecord.specs import to_json
 from ucf50_tfrecord.training import run as run_lib
 
-_DATA = flags.DEFINE_string("data", None, "Folder of shards.")
+_DATA = flags.DEFINE_string("data", None, "Folder of shards.", required=True)
 _VAL_FOLDS = flags.DEFINE_string("val_folds", None, "Validation folds. Default: those of pipelines.train.")
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds.")
 _ROWS = flags.DEFINE_list("rows", None, "Rows of the table. Default: all.")
@@ -60,38 +60,26 @@ ROWS: dict[str, tuple[str, tuple[str, ...]]] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
-    """The scores of one row of this benchmark's table, a recipe or a variant of it, with one value per seed.
-
-    name: the row's name.
-    epochs: number of epochs of each training.
-    accuracy: accuracy on the validation folds.
-    macro_f1: macro F1 on the validation folds.
-    shuffled_macro_f1: macro F1 on the validation folds with shuffled frames.
-    secs: seconds of each training command, which include its start and its evaluation.
-    """
+    """The scores of a recipe or a variant of it on the validation folds, with one value per seed."""
 
     name: str
     epochs: int
     accuracy: list[float]
     macro_f1: list[float]
-    shuffled_macro_f1: list[float]
-    secs: list[float]
+    shuffled_macro_f1: list[float]  # with shuffled frames
+    secs: list[float]  # of each training command, its start and its evaluation included
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Training(run_lib.Summary):
-    """The summary of a run of this benchmark, with what is needed to reuse it.
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """A finished training of this benchmark."""
 
-    flags: the flags of its training, among them the settings of its recipe.
-    secs: seconds of the whole training command.
-    """
-
-    flags: tuple[str, ...]
-    secs: Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+    flags: tuple[str, ...]  # among them the settings of its recipe
+    secs: Annotated[float, msgspec.Meta(ge=0, le=1e9)]  # of the whole training command
 
 
-def train(name: str, seed: str) -> Training:
-    """Trains one row of ROWS, a recipe with flags, with one seed, unless an earlier call has done so.
+def train(name: str, seed: str) -> tuple[Training, run_lib.Summary]:
+    """Trains one row of ROWS with one seed, unless an earlier call has done so.
 
     Raises:
       UserError: if training fails, or the folder holds a run with other flags.
@@ -100,45 +88,30 @@ def train(name: str, seed: str) -> Training:
     run_dir = pathlib.Path(_RUNS.value, f"{name.replace(':', '').replace(' ', '-')}-seed{seed}")
     given = [f"--recipe={recipe}", *extra, f"--data={_DATA.value}", f"--seed={seed}"]
     given += [f"--val_folds={_VAL_FOLDS.value}"] if _VAL_FOLDS.value else []
+    # The recipe's settings too: the recipe may change after the training.
+    resolved = (*(f"--{option}={value}" for option, value in recipes.load(recipe).items()), *given)
     done = run_dir / "row.json"
     if done.exists():
         training = parsing.read(done, Training, "a training of this benchmark")
-        # Compares the recipe's settings too: the recipe may have been changed since.
-        expect(
-            training.flags == _resolved(recipe, given),
-            f"the same flags as before for {run_dir}, or none there",
-        )
-        return training
-    started = time.monotonic()
-    command = [sys.executable, "-m", "pipelines.train", *given, f"--run={run_dir}"]
-    result = subprocess.run(command, capture_output=True, text=True)
-    if result.returncode or not (run_dir / "summary.json").exists():
-        raise UserError(
-            f"{name}, seed {seed}: training exited with status {result.returncode}: {result.stderr}"
-        )
-    secs = time.monotonic() - started
-    summary = run_lib.load_summary(run_dir)
-    shared = {field.name: getattr(summary, field.name) for field in dataclasses.fields(summary)}
-    training = Training(flags=_resolved(recipe, given), secs=secs, **shared)
-    storage.write_json(done, to_json(training))
-    return training
-
-
-def _resolved(recipe: str, given: list[str]) -> tuple[str, ...]:
-    """Returns a recipe's settings as flags, followed by the given flags that override them."""
-    return (*(f"--{name}={value}" for name, value in recipes.load(recipe).items()), *given)
+        expect(training.flags == resolved, f"the same flags as before for {run_dir}, or none there")
+    else:
+        started = time.monotonic()
+        processes.run([sys.executable, "-m", "pipelines.train", *given, f"--run={run_dir}"])
+        training = Training(resolved, time.monotonic() - started)
+        storage.write_json(done, to_json(training))
+    return training, run_lib.load_summary(run_dir)
 
 
 def measure(name: str) -> Row:
-    """Trains one row of ROWS, a recipe with flags, with each seed of --seeds; returns its scores."""
-    trainings = [train(name, seed) for seed in _SEEDS.value]
+    """Trains one row of ROWS with each seed of --seeds; returns its scores."""
+    found = [train(name, seed) for seed in _SEEDS.value]
     return Row(
         name=name,
-        epochs=trainings[0].epochs,
-        accuracy=[each.accuracy for each in trainings],
-        macro_f1=[each.macro_f1 for each in trainings],
-        shuffled_macro_f1=[each.shuffled.macro_f1 for each in trainings],
-        secs=[each.secs for each in trainings],
+        epochs=found[0][1].epochs,
+        accuracy=[summary.accuracy for _, summary in found],
+        macro_f1=[summary.macro_f1 for _, summary in found],
+        shuffled_macro_f1=[summary.shuffled.macro_f1 for _, summary in found],
+        secs=[training.secs for training, _ in found],
     )
 
 
@@ -149,8 +122,6 @@ def spread(values: list[float]) -> str:
 
 
 def main() -> None:
-    if not _DATA.value:
-        raise UserError("Pass --data=<folder of shards>.")
     names = _ROWS.value or list(ROWS)
     for name in names:
         expect(name in ROWS, f"rows out of {', '.join(ROWS)}", row=name)

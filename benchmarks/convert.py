@@ -2,18 +2,16 @@
 
   python -m benchmarks.convert --videos=/data/UCF50
 
-Each method makes 15 frames of 64x64 from each of the same videos. It runs in a
-process of its own on one core. The methods take turns, in several rounds. Trust
-the ratios: other work on the machine slows all methods alike. The method
-"decode everything" decodes all frames but converts none to pixels; no method
-that decodes a video in order can be faster.
+Each method makes 15 frames of 64x64 from each of the same videos, in a process
+of its own on one core. Trust the ratios: the methods take turns, so other work
+slows all alike. "decode everything" converts no frame to pixels; no method that
+decodes a video in order can be faster.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib
 import os
 import pathlib
 import resource
@@ -21,6 +19,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -28,12 +27,12 @@ from absl import flags
 from benchmarks import measuring
 from benchmarks.measuring import in_fresh_process
 from pipelines import console, terminal
-from tools import processes, shards
+from tools import shards
 from ucf50_tfrecord.convert import catalog, decode, sampling
 from ucf50_tfrecord.jobs import Catalog
 from ucf50_tfrecord.specs import ClipFormat, to_json
 
-_VIDEOS = flags.DEFINE_string("videos", None, "Folder of class folders.")
+_VIDEOS = flags.DEFINE_string("videos", None, "Folder of class folders.", required=True)
 _MAX_VIDEOS = flags.DEFINE_integer("max_videos", 60, "Videos to measure on, evenly chosen.", lower_bound=1)
 _CONVERSION_VIDEOS = flags.DEFINE_integer(
     "conversion_videos", 1000, "Videos of the whole conversion: those of --videos, repeated.", lower_bound=2
@@ -83,35 +82,42 @@ def opencv_seek(path: str) -> np.ndarray:
     """Seeks to evenly spaced frames of a video with OpenCV; returns them."""
     import cv2
 
-    cv2.setNumThreads(1)
-    capture = cv2.VideoCapture(path)
+    capture, indices = _open_with_opencv(path)
     frames = []
-    for index in sampling.even_indices(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), FORMAT.num_frames):
-        capture.set(cv2.CAP_PROP_POS_FRAMES, int(index))
+    for index in indices:
+        capture.set(cv2.CAP_PROP_POS_FRAMES, index)
         read, frame = capture.read()
         if read:
-            frame = cv2.resize(frame, (FORMAT.width, FORMAT.height), interpolation=cv2.INTER_AREA)
-            frames.append(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
+            frames.append(_opencv_pixels(frame))
     return np.stack(frames)
 
 
 def opencv_grab(path: str) -> np.ndarray:
     """Decodes a video in order with OpenCV; returns evenly spaced frames."""
+    capture, indices = _open_with_opencv(path)
+    frames: list[np.ndarray] = []
+    for index in range(indices[-1] + 1):
+        if not capture.grab():
+            break
+        if index in indices:
+            frames.append(_opencv_pixels(capture.retrieve()[1]))
+    return np.stack(frames)
+
+
+def _open_with_opencv(path: str) -> tuple[Any, list[int]]:
     import cv2
 
     cv2.setNumThreads(1)
     capture = cv2.VideoCapture(path)
     count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-    wanted = set(sampling.even_indices(count, FORMAT.num_frames).tolist())
-    frames = []
-    for index in range(count):
-        if not capture.grab():
-            break
-        if index in wanted:
-            frame = capture.retrieve()[1]
-            frame = cv2.resize(frame, (FORMAT.width, FORMAT.height), interpolation=cv2.INTER_AREA)
-            frames.append(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
-    return np.stack(frames)
+    return capture, sampling.even_indices(count, FORMAT.num_frames).tolist()
+
+
+def _opencv_pixels(frame: np.ndarray) -> np.ndarray:
+    import cv2
+
+    frame = cv2.resize(frame, (FORMAT.width, FORMAT.height), interpolation=cv2.INTER_AREA)
+    return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
 
 
 def decord_batch(path: str) -> np.ndarray:
@@ -133,46 +139,34 @@ def torchcodec_frames(path: str) -> np.ndarray:
     return decoder.get_frames_at(indices).data.numpy()
 
 
-# By name of the row: the method, and the name of the package that it imports.
-METHODS: dict[str, tuple[Method, str]] = {
-    "ours": (ours, "av"),
-    "decode everything (PyAV)": (decode_everything, "av"),
-    "every frame to an array (PyAV)": (pyav_all_to_arrays, "av"),
-    "seek to each frame (OpenCV)": (opencv_seek, "cv2"),
-    "grab all, retrieve some (OpenCV)": (opencv_grab, "cv2"),
-    "get_batch (decord)": (decord_batch, "decord"),
-    "get_frames_at (torchcodec)": (torchcodec_frames, "torchcodec"),
+METHODS: dict[str, Method] = {
+    "ours": ours,
+    "decode everything (PyAV)": decode_everything,
+    "every frame to an array (PyAV)": pyav_all_to_arrays,
+    "seek to each frame (OpenCV)": opencv_seek,
+    "grab all, retrieve some (OpenCV)": opencv_grab,
+    "get_batch (decord)": decord_batch,
+    "get_frames_at (torchcodec)": torchcodec_frames,
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """The figures of one method of decoding, on one core.
-
-    name: name of the method, a key of METHODS.
-    videos_per_sec: median over the rounds.
-    ours_ratio: median ratio of the method's time to that of this project's decoder; above 1, ours is faster.
-    peak_mb: peak memory of the method's process in MB, the largest of the rounds.
-    """
+    """The figures of one method of decoding, on one core."""
 
     name: str
-    videos_per_sec: float
-    ours_ratio: float
-    peak_mb: float
+    videos_per_sec: float  # median over the rounds
+    ours_ratio: float  # median ratio of its time to that of this project's decoder; above 1, ours is faster
+    peak_mb: float  # of its process, the largest of the rounds
 
 
 def measure(name: str, paths: list[str]) -> tuple[float, float]:
-    """Measures how long a method takes to decode videos on one core. Runs in a fresh process.
+    """Decodes videos by a method of METHODS on one core. Runs in a fresh process.
 
-    Args:
-      name: name of the method, a key of METHODS.
-      paths: paths of the videos.
-
-    Returns:
-      A tuple of the seconds taken and the process's peak memory in MB.
+    Returns the seconds taken and the process's peak memory in MB.
     """
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    method = METHODS[name][0]
+    method = METHODS[name]
     method(paths[0])  # not timed: imports packages and fills tables
     started = time.perf_counter()
     for path in paths:
@@ -183,11 +177,14 @@ def measure(name: str, paths: list[str]) -> tuple[float, float]:
 
 def measure_all(paths: list[str], rounds: int) -> list[Row]:
     """Measures each method of METHODS whose package is installed, on the same videos."""
-    missing = _missing_packages()
-    for package, reason in sorted(missing.items()):
-        terminal.say(f"not measured: {package} ({reason})")
-    names = [name for name, (_, package) in METHODS.items() if package not in missing]
-    methods = {name: functools.partial(in_fresh_process, measure, name, paths) for name in names}
+    methods = {}
+    for name, method in METHODS.items():
+        try:
+            in_fresh_process(method, paths[0])
+        except (ImportError, OSError) as error:  # torchcodec needs a system's FFmpeg
+            terminal.say(f"not measured: {name}: {str(error).splitlines()[0]}")
+        else:
+            methods[name] = functools.partial(in_fresh_process, measure, name, paths)
     found = measuring.in_turn(methods, rounds=rounds, description="measuring")
     secs = {name: [taken for taken, _ in runs] for name, runs in found.items()}
     return [
@@ -197,41 +194,22 @@ def measure_all(paths: list[str], rounds: int) -> list[Row]:
             ours_ratio=measuring.median_ratio(secs[name], secs["ours"]),
             peak_mb=max(peak for _, peak in found[name]),
         )
-        for name in names
+        for name in methods
     ]
 
 
 @dataclasses.dataclass(frozen=True)
 class Conversion:
-    """The cost of a whole conversion, its start-up included.
-
-    num_workers: number of decoding processes.
-    num_videos: number of videos converted.
-    secs: seconds taken.
-    worker_peak_mb: peak memory in MB of the decoding process that used the most.
-    """
+    """The cost of a whole conversion, its start-up included."""
 
     num_workers: int
     num_videos: int
     secs: float
-    worker_peak_mb: float
-
-    @property
-    def videos_per_sec(self) -> float:
-        return self.num_videos / self.secs
+    worker_peak_mb: float  # peak memory of the decoding process that used the most
 
 
-def repeat_videos(found: Catalog, count: int, folder: str) -> str:
-    """Makes a set of `count` videos by links, under new names, to the videos of a catalogue.
-
-    Args:
-      found: the catalogue of the videos, which are repeated if there are fewer than `count`.
-      count: number of links.
-      folder: folder in which the set is made.
-
-    Returns:
-      `folder`.
-    """
+def repeat_videos(found: Catalog, count: int, folder: str) -> None:
+    """Makes a set of `count` videos in a folder: links, under new names, to the videos of a catalogue."""
     step = max(1, len(found.videos) // count)  # so that the set covers all classes
     for number in range(count):
         video = found.videos[number * step % len(found.videos)]
@@ -240,7 +218,6 @@ def repeat_videos(found: Catalog, count: int, folder: str) -> str:
         target = pathlib.Path(folder, video.class_name, name)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.symlink_to(source.resolve())
-    return folder
 
 
 def measure_conversion(videos_dir: str, num_workers: int) -> Conversion:
@@ -254,11 +231,7 @@ def measure_conversion(videos_dir: str, num_workers: int) -> Conversion:
 
 
 def measure_workers(videos_dir: str, rounds: int) -> list[Conversion]:
-    """Converts a folder of videos with one worker and with two, which take turns in several rounds.
-
-    Returns:
-      Two conversions: with one worker and with two. Each is the round of median duration.
-    """
+    """Converts a folder of videos with one worker and with two; returns the rounds of median duration."""
     runs = {n: functools.partial(in_fresh_process, measure_conversion, videos_dir, n) for n in (1, 2)}
     taken = measuring.in_turn(runs, rounds=rounds, description="converting")
     return [sorted(c, key=lambda item: item.secs)[len(c) // 2] for c in taken.values()]
@@ -290,28 +263,8 @@ def write_long_video(path: str, num_frames: int) -> None:
         container.mux(stream.encode(None))
 
 
-def _missing_packages() -> dict[str, str]:
-    """Returns a dictionary from each package in METHODS that cannot be imported to the reason.
-
-    A child process imports them, to keep this process small: the peak memory that a child process reports
-    starts at the size of its parent.
-    """
-    packages = {package for _, package in METHODS.values()}
-    with processes.pool(1) as pool:
-        reasons = dict(zip(packages, pool.map(_import_error, packages)))
-    return {package: reason for package, reason in reasons.items() if reason}
-
-
-def _import_error(package: str) -> str:
-    try:
-        importlib.import_module("torchcodec.decoders" if package == "torchcodec" else package)
-    except (ImportError, OSError) as error:  # torchcodec needs a system's FFmpeg
-        return str(error).splitlines()[0]
-    return ""
-
-
 def main() -> None:
-    found = catalog.find_videos(measuring.require_videos(_VIDEOS.value))
+    found = catalog.find_videos(_VIDEOS.value)
     step = max(1, len(found.videos) // _MAX_VIDEOS.value)
     paths = [os.path.join(_VIDEOS.value, v.relative_path) for v in found.videos[::step]][: _MAX_VIDEOS.value]
     rows = measure_all(paths, _ROUNDS.value)
@@ -320,12 +273,11 @@ def main() -> None:
     for row in rows:
         terminal.say(f"{row.name:<34}{row.videos_per_sec:>9.1f}{row.ours_ratio:>8.2f}x{row.peak_mb:>9.0f}")
     with tempfile.TemporaryDirectory() as folder:
-        repeated = repeat_videos(found, _CONVERSION_VIDEOS.value, folder)
-        one, two = measure_workers(repeated, _ROUNDS.value)
+        repeat_videos(found, _CONVERSION_VIDEOS.value, folder)
+        one, two = measure_workers(folder, _ROUNDS.value)
     terminal.say(
         f"whole conversion of {one.num_videos} videos: {one.secs:.1f} s with 1 worker, "
-        f"{two.secs:.1f} s with 2, "
-        f"{two.videos_per_sec:.1f} videos/s ({one.secs / two.secs:.2f}x), "
+        f"{two.secs:.1f} s with 2, {two.num_videos / two.secs:.1f} videos/s ({one.secs / two.secs:.2f}x), "
         f"peak of a worker {two.worker_peak_mb:.0f} MB"
     )
     long_peak_mb = measure_long_video(_LONG_FRAMES.value)

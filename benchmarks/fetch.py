@@ -5,10 +5,9 @@
 
 Needs the extras `io` and `stores`, as tensorflow-io streams the shards.
 --remote_python adds a row for shards copied by fsspec. All methods read the
-same shards from one S3 server on this machine. Each method runs in a fresh
-process that has no copies of shards yet. The methods take turns, in several
-rounds. Trust the ratios, not the rates: the server is moto's, written in Python
-and without network latency, and limits all methods.
+same shards from one S3 server on this machine, in turn, in fresh processes
+without copies of shards. Trust the ratios, not the rates: the server is moto's,
+written in Python and without network latency, and limits all methods.
 """
 
 from __future__ import annotations
@@ -26,11 +25,10 @@ from absl import flags
 from benchmarks import measuring
 from benchmarks.s3_endpoint import BUCKET, Endpoint
 from pipelines import console, terminal
-from pipelines.remedies import shell_command
 from tools import processes
 from ucf50_tfrecord.specs import to_json
 
-_VIDEOS = flags.DEFINE_string("videos", None, "Folder of class folders.")
+_VIDEOS = flags.DEFINE_string("videos", None, "Folder of class folders.", required=True)
 _REMOTE_PYTHON = flags.DEFINE_string(
     "remote_python", None, "Python of an environment with the extra `remote`."
 )
@@ -46,43 +44,27 @@ STREAM = "--fetch=stream (tensorflow-io)"
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """A method of reading clips from an object store or a local folder, one row of this benchmark's table.
+    """A method of reading clips, one row of this benchmark's table."""
 
-    python: path of the Python that runs benchmarks.fetch_rate.
-    method: value of its flag --method.
-    is_local: whether it reads the shards from a local folder instead of the object store.
-    """
-
-    python: str
-    method: str
-    is_local: bool = False
+    python: str  # that runs benchmarks.fetch_rate
+    method: str  # its flag --method
+    is_local: bool = False  # whether it reads from a local folder instead of the object store
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """The figures of one method of reading clips: medians over the rounds.
-
-    name: name of the method.
-    first_batch_secs: seconds until the first batch.
-    first_epoch_clips_per_sec: clips/s in the first epoch, which copies the shards if the method does.
-    later_clips_per_sec: clips/s in the later epochs.
-    first_epoch_stream_ratio: ratio of first_epoch_clips_per_sec to that of the method STREAM.
-    later_stream_ratio: ratio of later_clips_per_sec to that of the method STREAM.
-    """
+    """The figures of one method of reading clips: medians over the rounds. Ratios are to the method STREAM."""
 
     name: str
     first_batch_secs: float
-    first_epoch_clips_per_sec: float
+    first_epoch_clips_per_sec: float  # the first epoch copies the shards if the method does
     later_clips_per_sec: float
     first_epoch_stream_ratio: float
     later_stream_ratio: float
 
 
 def methods() -> dict[str, Method]:
-    """Returns a dictionary from row name to method, for the methods that can run here.
-
-    Copying by fsspec needs --remote_python.
-    """
+    """Returns the methods that can run here, by name. Copying by fsspec needs --remote_python."""
     here, other = sys.executable, _REMOTE_PYTHON.value
     copies = {"--fetch=copy (fsspec)": Method(other, "copy")} if other else {}
     return copies | {
@@ -93,33 +75,10 @@ def methods() -> dict[str, Method]:
     }
 
 
-def run(python: str, module: str, *arguments: str) -> str:
-    """Runs a module of this project as a program; returns its standard output.
-
-    Args:
-      python: path of the Python that runs it.
-      module: name of the module.
-      *arguments: arguments of the program.
-
-    Raises:
-      UserError: if the program fails.
-    """
-    return processes.run(
-        [python, "-m", module, *arguments],
-        lambda status: f"{shell_command([module, *arguments])} exited with status {status}",
-    )
-
-
 def measure(method: Method, local: str, url: str) -> dict:
-    """Runs benchmarks.fetch_rate for a method, without copies of shards from earlier runs.
+    """Runs benchmarks.fetch_rate for a method, on equal shards in a folder and at a URL; returns its figures.
 
-    Args:
-      method: the method of reading clips.
-      local: local folder of the shards.
-      url: URL of the same shards in the object store.
-
-    Returns:
-      The figures that benchmarks.fetch_rate prints.
+    There are no copies of shards from earlier runs.
     """
     with tempfile.TemporaryDirectory() as cache:
         arguments = (
@@ -129,38 +88,32 @@ def measure(method: Method, local: str, url: str) -> dict:
             f"--batch_size={_BATCH_SIZE.value}",
             f"--epochs={_EPOCHS.value}",
         )
-        return json.loads(run(method.python, "benchmarks.fetch_rate", *arguments))
+        return json.loads(processes.run([method.python, "-m", "benchmarks.fetch_rate", *arguments]))
 
 
 def measure_all(local: str, url: str) -> list[Row]:
-    """Measures each method that can run here, in turn.
-
-    Args:
-      local: local folder of the shards.
-      url: URL of the same shards in the object store.
-    """
+    """Measures each method that can run here, in turn."""
     runs = {name: functools.partial(measure, method, local, url) for name, method in methods().items()}
     found = measuring.in_turn(runs, rounds=_ROUNDS.value, description="measuring fetches")
-    # By method, the clips/s in the first epoch and in the later epochs, one value per round.
     first = {
-        name: [each["num_clips"] / each["epoch_secs"][0] for each in figures]
-        for name, figures in found.items()
+        name: [each["num_clips"] / each["epoch_secs"][0] for each in runs] for name, runs in found.items()
     }
-    later = {
-        name: [each["num_clips"] / statistics.mean(each["epoch_secs"][1:]) for each in figures]
-        for name, figures in found.items()
-    }
+    later = {name: [_later_rate(each) for each in runs] for name, runs in found.items()}
     return [
         Row(
             name=name,
-            first_batch_secs=statistics.median(each["first_batch_secs"] for each in figures),
+            first_batch_secs=statistics.median(each["first_batch_secs"] for each in found[name]),
             first_epoch_clips_per_sec=statistics.median(first[name]),
             later_clips_per_sec=statistics.median(later[name]),
             first_epoch_stream_ratio=measuring.median_ratio(first[name], first[STREAM]),
             later_stream_ratio=measuring.median_ratio(later[name], later[STREAM]),
         )
-        for name, figures in found.items()
+        for name in found
     ]
+
+
+def _later_rate(figures: dict) -> float:
+    return figures["num_clips"] / statistics.mean(figures["epoch_secs"][1:])
 
 
 def print_rows(rows: list[Row]) -> None:
@@ -173,7 +126,6 @@ def print_rows(rows: list[Row]) -> None:
 
 
 def main() -> None:
-    videos = measuring.require_videos(_VIDEOS.value)
     if not _REMOTE_PYTHON.value:
         terminal.say("Without --remote_python=<a Python with the extra remote> there is no row of fsspec.")
     endpoint = Endpoint()
@@ -182,8 +134,8 @@ def main() -> None:
         os.environ |= endpoint.environment
         with tempfile.TemporaryDirectory() as folder:
             local, url = f"{folder}/set", f"s3://{BUCKET}/set"
-            flags_of_set = (f"--videos={videos}", f"--size={_SIZE.value}", f"--staging={local}")
-            run(sys.executable, "pipelines.convert", f"--data={url}", *flags_of_set)
+            flags_of_set = (f"--videos={_VIDEOS.value}", f"--size={_SIZE.value}", f"--staging={local}")
+            processes.run([sys.executable, "-m", "pipelines.convert", f"--data={url}", *flags_of_set])
             rows = measure_all(local, url)
     finally:
         endpoint.kill()

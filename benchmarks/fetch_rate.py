@@ -50,7 +50,8 @@ def main() -> None:
     console.load_tensorflow()
     started = time.perf_counter()
     batches, num_clips = _batches(), manifest_lib.load(_DATA.value).num_clips
-    first_batch_secs, epoch_secs = None, []
+    first_batch_secs: float | None = None
+    epoch_secs: list[float] = []
     for _ in range(_EPOCHS.value):
         for _ in range(-(-num_clips // _BATCH_SIZE.value)):
             next(batches)

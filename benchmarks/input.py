@@ -3,10 +3,9 @@
   python -m benchmarks.input --videos=/data/UCF50
 
 The videos are converted at each size. Each method (input pipeline) then reads
-the same shards in shuffled batches, in a process of its own. The methods take
-turns, in several rounds. Trust the ratios: other work on the machine slows all
-methods alike. Rates are also compared with a floor: TFRecordDataset reading the
-shards in sequence, which does not parse, shuffle or batch.
+the same shards in shuffled batches, in a process of its own. Trust the ratios:
+the methods take turns, so other work slows all alike. The floor is
+TFRecordDataset reading the shards in sequence, without parsing or batching.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.specs import ClipFormat, ModelSpec, TrainSpec, parse_size, to_json
 
-_VIDEOS = flags.DEFINE_string("videos", None, "Folder of class folders.")
+_VIDEOS = flags.DEFINE_string("videos", None, "Folder of class folders.", required=True)
 _SIZES = flags.DEFINE_list("sizes", ["64", "112", "224"], "Frame sizes in pixels.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Clips per batch.", lower_bound=1)
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "Measurements per method.", lower_bound=1)
@@ -60,13 +59,12 @@ def ours_float(data: str, batch_size: int) -> Batches:
     clips = _load_clips(data)
     batches = pipeline.index_batches(clips, batch_size=batch_size, seed=0)
     batches = pipeline.read_frames(batches, reader.ClipReader(clips))
-    scale = functools.partial(_scale_video, tf)
+
+    def scale(batch: dict[str, Any]) -> dict[str, Any]:
+        return batch | {"video": tf.cast(batch["video"], tf.float32) / 255}
+
     batches = batches.map(scale, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2)
     return iter(strategy.make_strategy("one").distribute_datasets_from_function(lambda context: batches))
-
-
-def _scale_video(tf: Any, batch: dict[str, Any]) -> dict[str, Any]:
-    return batch | {"video": tf.cast(batch["video"], tf.float32) / 255}
 
 
 FLOOR = "floor: records in sequence"
@@ -100,72 +98,39 @@ def _feed(data: str, cache: str) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """The figures of one method (input pipeline) at one frame size: medians over the rounds.
-
-    name: name of the method, a key of METHODS or FLOOR.
-    size: frame size, height x width.
-    clips_per_sec: rate of clips.
-    bytes_per_sec: rate of their pixels, in bytes of uint8.
-    floor_ratio: ratio of the method's rate to that of FLOOR.
-    ours_ratio: ratio of the rate of OURS to the method's.
-    """
+    """The figures of one method (input pipeline) at one frame size: medians over the rounds."""
 
     name: str
-    size: str
+    size: str  # height x width
     clips_per_sec: float
-    bytes_per_sec: float
-    floor_ratio: float
-    ours_ratio: float
+    bytes_per_sec: float  # of uint8 pixels
+    floor_ratio: float  # of its rate to that of FLOOR
+    ours_ratio: float  # of the rate of OURS to its rate
 
 
 def measure_rate(name: str, data: str, batch_size: int, secs: float) -> float:
-    """Returns the clips/s of an input pipeline after a warm-up. Runs in a fresh process.
-
-    Args:
-      name: name of the pipeline, a key of METHODS.
-      data: folder of the shards.
-      batch_size: number of clips per batch.
-      secs: seconds to measure for.
-    """
+    """Returns the clips/s of a method of METHODS after a warm-up. Runs in a fresh process."""
     console.load_tensorflow()
     return rates_lib.of_batches(METHODS[name][0](data, batch_size), batch_size, secs=secs)
 
 
 def measure_floor(data: str, secs: float) -> float:
-    """Returns the records/s of TFRecordDataset reading shards in sequence. Runs in a fresh process.
-
-    The records are taken in two ways, one by one in Python and within TensorFlow; the faster one counts.
-    """
+    """Returns the records/s of TFRecordDataset reading shards in sequence. Runs in a fresh process."""
     console.load_tensorflow()
     import tensorflow as tf
 
-    records = tf.data.TFRecordDataset(rival_inputs.shard_paths(data))
-    one_by_one = iter(records.repeat())
     num_clips = manifest_lib.load(data).num_clips
-    passes = max(1, 2000 // num_clips)
+    records = tf.data.TFRecordDataset(rival_inputs.shard_paths(data)).repeat(max(1, 2000 // num_clips))
 
-    def drain_in_python() -> int:
-        next(one_by_one)
-        return 1
+    def drain() -> int:
+        return int(records.reduce(tf.constant(0, tf.int64), lambda count, record: count + 1).numpy())
 
-    def drain_in_tensorflow() -> int:
-        counted = records.repeat(passes).reduce(tf.constant(0, tf.int64), lambda count, record: count + 1)
-        return int(counted.numpy())
-
-    rates = []
-    for drain in (drain_in_python, drain_in_tensorflow):
-        drain()
-        rates.append(rates_lib.per_second(drain, secs))
-    return max(rates)
+    drain()
+    return rates_lib.per_second(drain, secs)
 
 
 def measure_rates(sets: dict[str, str], clip_format: ClipFormat) -> list[Row]:
-    """Measures FLOOR and each method (input pipeline) of METHODS at one frame size.
-
-    Args:
-      sets: dictionary from encoding to the folder of shards with that encoding.
-      clip_format: format of the clips in both folders.
-    """
+    """Measures FLOOR and each method of METHODS, on shards by their encoding."""
     runs = {FLOOR: functools.partial(in_fresh_process, measure_floor, sets["raw"], _SECS.value)}
     for name, (_, encoding) in METHODS.items():
         arguments = (name, sets[encoding], _BATCH_SIZE.value, _SECS.value)
@@ -185,13 +150,10 @@ def measure_rates(sets: dict[str, str], clip_format: ClipFormat) -> list[Row]:
 
 
 def measure_gather(data: str, batch_size: int) -> tuple[float, float]:
-    """Measures how long a training step and the gather within it take, if --cache=device.
+    """Returns the median seconds of a training step of seed_lstm with --cache=device, and of its gather.
 
-    The gather is the operation that picks a batch's clips out of device memory. Training steps of seed_lstm
-    and gathers alternate on the first device. Runs in a fresh process.
-
-    Returns:
-      A tuple of the median seconds of a training step, which contains a gather, and of a gather alone.
+    The gather picks a batch's clips out of device memory. Steps, which contain a gather, and single gathers
+    alternate on the first device. Runs in a fresh process.
     """
     console.load_tensorflow()
     import tensorflow as tf
@@ -201,15 +163,9 @@ def measure_gather(data: str, batch_size: int) -> tuple[float, float]:
 
     feed, strategy = _feed(data, "device"), strategy_lib.make_strategy("one")
     fmt = feed.clips.manifest.format
-    precision = strategy_lib.choose_precision("auto")
-    spec = TrainSpec(epochs=1, batch_size=batch_size, precision=precision)
-    model_spec = ModelSpec(
-        name="seed_lstm",
-        num_classes=len(feed.clips.manifest.classes),
-        num_frames=fmt.num_frames,
-        height=fmt.height,
-        width=fmt.width,
-    )
+    spec = TrainSpec(epochs=1, batch_size=batch_size, precision=strategy_lib.choose_precision("auto"))
+    classes, size = len(feed.clips.manifest.classes), {"height": fmt.height, "width": fmt.width}
+    model_spec = ModelSpec(name="seed_lstm", num_classes=classes, num_frames=fmt.num_frames, **size)
     state = loop.build_state(model_spec, spec, num_clips=len(feed.clips), strategy=strategy)
     train_step = step.make_train_step(
         state.model, state.optimizer, spec, strategy=strategy, frames=feed.frames
@@ -231,21 +187,14 @@ def measure_gather(data: str, batch_size: int) -> tuple[float, float]:
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """The resident memory of a process that reads a dataset epoch by epoch.
-
-    num_clips: number of clips in the dataset.
-    megabytes: the process's memory in MB after each epoch.
-    """
+    """The resident memory of a process that reads a dataset epoch by epoch."""
 
     num_clips: int
-    megabytes: list[float]
+    megabytes: list[float]  # after each epoch
 
 
 def measure_streaming_memory(data: str, batch_size: int, epochs: int) -> Memory:
-    """Measures the memory of this process while it streams a dataset for `epochs` epochs.
-
-    Runs in a fresh process.
-    """
+    """Measures the memory of this process while it streams a dataset. Runs in a fresh process."""
     feed = _feed(data, "none")
     from ucf50_tfrecord.dataset import pipeline
 
@@ -259,10 +208,7 @@ def measure_streaming_memory(data: str, batch_size: int, epochs: int) -> Memory:
 
 
 def measure_training_memory(data: str, epochs: int) -> Memory:
-    """Measures the memory of a training with streamed clips.
-
-    The training evaluates its model and saves a checkpoint after each epoch.
-    """
+    """Measures the memory of a training that streams clips, evaluates, and saves checkpoints."""
     with tempfile.TemporaryDirectory() as run_dir:
         command = [sys.executable, "-m", "pipelines.train", f"--data={data}", f"--run={run_dir}/run"]
         command += [f"--epochs={epochs}", "--model=frame_pool", "--cache=none", "--horizontal_flip"]
@@ -322,11 +268,7 @@ def bench_size(size: tuple[int, int]) -> list[Row]:
 
 
 def bench_set() -> dict[str, Any]:
-    """Measures and prints the figures that are taken at one frame size only: the gather's time, and memory.
-
-    Returns:
-      A dictionary of the figures, as JSON values.
-    """
+    """Measures and prints the figures that are taken at one frame size only: the gather's time, and memory."""
     with tempfile.TemporaryDirectory() as folder:
         small = in_fresh_process(convert, _VIDEOS.value, f"{folder}/small", ClipFormat())
         large = in_fresh_process(convert, _VIDEOS.value, f"{folder}/large", ClipFormat(clips_per_video=10))
@@ -336,23 +278,20 @@ def bench_set() -> dict[str, Any]:
             f"--cache=device: the gather takes {gather_secs * 1e3:.2f} ms of a seed_lstm step of "
             f"{step_secs * 1e3:.0f} ms, {gather_secs / step_secs:.2%}"
         )
+        epochs = _EPOCHS.value
         memory = {
-            "streaming": in_fresh_process(measure_streaming_memory, small, batch_size, _EPOCHS.value),
+            "streaming": in_fresh_process(measure_streaming_memory, small, batch_size, epochs),
             "streaming ten times as many": in_fresh_process(
-                measure_streaming_memory, large, batch_size, _EPOCHS.value
+                measure_streaming_memory, large, batch_size, epochs
             ),
-            "training on": measure_training_memory(small, _EPOCHS.value),
+            "training on": measure_training_memory(small, epochs),
         }
     for what, used in memory.items():
         print_memory(what, used)
-    return {
-        "gather": {"step_secs": step_secs, "gather_secs": gather_secs},
-        "memory": to_json(memory),
-    }
+    return {"gather": {"step_secs": step_secs, "gather_secs": gather_secs}, "memory": to_json(memory)}
 
 
 def main() -> None:
-    measuring.require_videos(_VIDEOS.value)
     sizes = [parse_size(size) for size in _SIZES.value]
     rows = [row for size in sizes for row in bench_size(size)]
     measuring.write_figures(_OUTPUT.value, {"rows": to_json(rows)} | bench_set())

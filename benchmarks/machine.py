@@ -18,14 +18,10 @@ _MAX_VIDEOS = 40
 
 
 def decode(videos_dir: str | None, data_dir: str | None, folder: str, secs: float) -> dict[str, Any]:
-    """Measures how fast one core decodes videos; also makes a set of shards if there is none.
+    """Measures for `secs` how fast one core decodes videos.
 
-    Args:
-      videos_dir: folder of class folders of videos; None takes the videos from which the shards in `data_dir`
-        were made. If there is no such folder, demo videos are rendered into `folder` and used.
-      data_dir: folder of a readable set of shards; None converts demo videos into `folder`.
-      folder: a temporary folder.
-      secs: seconds to measure for.
+    Takes the videos in `videos_dir`, else those from which the shards in `data_dir` were made, else demo
+    videos. Converts demo videos if there are no shards. What it makes lies in the temporary `folder`.
 
     Returns:
       A dictionary of JSON values: `rate` (clips/s), `what` (text that names the videos), `data` (folder of
@@ -55,11 +51,6 @@ def decode(videos_dir: str | None, data_dir: str | None, folder: str, secs: floa
 
 def train(data_dir: str, input_secs: float, step_secs: float) -> dict[str, Any]:
     """Measures how fast clips are streamed from shards, and how fast one device trains the recipe lstm.
-
-    Args:
-      data_dir: folder of the shards.
-      input_secs: seconds to measure the streaming for.
-      step_secs: seconds to measure training steps for.
 
     Returns:
       A dictionary of JSON values: `input` and `step` (clips/s of streaming and of training), `num_devices`

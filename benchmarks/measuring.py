@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from pipelines import console, terminal
 from tools import processes
 from ucf50_tfrecord import storage
-from ucf50_tfrecord.errors import UserError
+from ucf50_tfrecord.errors import expect
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -28,17 +28,10 @@ def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
 def in_turn(
     methods: Mapping[Key, Callable[[], Any]], *, rounds: int, description: str
 ) -> dict[Key, list[Any]]:
-    """Calls each method once per round, one after the other.
+    """Calls each method once per round, one after the other; returns each method's results by its key.
 
     Other work on the machine then slows all methods alike, so ratios within a round can be trusted.
-
-    Args:
-      methods: dictionary from a method's name, or another key, to a function without arguments.
-      rounds: number of rounds.
-      description: text of the progress bar.
-
-    Returns:
-      A dictionary from each method's key to the list of its results, one per round.
+    `description` is the text of the progress bar.
     """
     results: dict[Key, list[Any]] = {key: [] for key in methods}
     with console.progress_bar(rounds * len(methods), "run", description) as bar:
@@ -50,12 +43,7 @@ def in_turn(
 
 
 def median_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> float:
-    """Returns the median over the rounds of the ratio of one method's figure to another's.
-
-    Args:
-      numerators: figures of the one method, one per round.
-      denominators: figures of the other method in the same rounds.
-    """
+    """Returns the median over the rounds of the ratio of one method's figure to another's."""
     return statistics.median(a / b for a, b in zip(numerators, denominators))
 
 
@@ -67,15 +55,10 @@ def peak_mb(who: int) -> float:
     return resource.getrusage(who).ru_maxrss / 1024
 
 
-def require_videos(videos_dir: str | None) -> str:
-    """Returns the value of the flag --videos.
-
-    Raises:
-      UserError: if the flag was not passed.
-    """
-    if not videos_dir:
-        raise UserError("Pass --videos=<folder of class folders>.")
-    return videos_dir
+def whole_numbers(words: Sequence[str]) -> list[int]:
+    """Returns the values of a flag that lists whole numbers; raises UserError if one is not 1 or more."""
+    expect(all(word.isdecimal() and int(word) for word in words), "whole numbers, 1 or more", numbers=words)
+    return [int(word) for word in words]
 
 
 def write_figures(path: str, figures: Any) -> None:

@@ -15,10 +15,9 @@ import time
 
 from absl import flags
 
-from benchmarks.measuring import in_fresh_process, peak_mb, write_figures
+from benchmarks.measuring import in_fresh_process, peak_mb, whole_numbers, write_figures
 from pipelines import console, terminal
 from ucf50_tfrecord.convert import plan
-from ucf50_tfrecord.errors import expect
 from ucf50_tfrecord.jobs import Catalog, Video
 from ucf50_tfrecord.specs import ClipFormat, FoldRule, to_json
 
@@ -30,22 +29,14 @@ NUM_CLASSES, NUM_GROUPS = 50, 25
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """The cost of planning the conversion of a number of videos.
-
-    num_videos: number of videos.
-    num_shards: number of shards in the plan.
-    catalog_secs: seconds to make the simulated catalogue.
-    plan_secs: seconds to plan.
-    base_mb: peak memory of the process in MB before the catalogue was made.
-    peak_mb: peak memory of the process in MB at the end.
-    """
+    """The cost of planning the conversion of a number of videos."""
 
     num_videos: int
     num_shards: int
-    catalog_secs: float
+    catalog_secs: float  # to make the simulated catalogue
     plan_secs: float
-    base_mb: float
-    peak_mb: float
+    base_mb: float  # peak memory of the process before the catalogue was made
+    peak_mb: float  # and at the end
 
 
 def simulate(num_videos: int) -> Catalog:
@@ -91,11 +82,9 @@ def measure(num_videos: int) -> Row:
 
 
 def main() -> None:
-    sizes = [int(size) if size.isdecimal() else 0 for size in _SIZES.value]
-    expect(all(sizes), "numbers of videos, 1 or more", sizes=_SIZES.value)
     rows = []
     terminal.say(f"{'videos':>9}{'shards':>8}{'catalogue s':>13}{'plan s':>8}{'us/video':>10}{'peak MB':>9}")
-    for size in sizes:
+    for size in whole_numbers(_SIZES.value):
         row = in_fresh_process(measure, size)
         rows.append(row)
         terminal.say(

@@ -28,13 +28,7 @@ def per_second(act: Callable[[], int], secs: float) -> float:
 
 
 def of_decoding(paths: Sequence[str], clip_format: ClipFormat, *, secs: float) -> float:
-    """Returns the clips/s at which this process decodes videos, as a conversion does. Loads PyAV.
-
-    Args:
-      paths: paths of the videos, which are decoded again and again.
-      clip_format: format of the clips.
-      secs: seconds to measure for.
-    """
+    """Returns the clips/s at which this process decodes videos, as a conversion does. Loads PyAV."""
     from ucf50_tfrecord.convert import decode
 
     def count(path: str) -> int:
@@ -51,12 +45,7 @@ def of_decoding(paths: Sequence[str], clip_format: ClipFormat, *, secs: float) -
 def of_batches(batches: Iterator[Any], batch_size: int, *, secs: float) -> float:
     """Returns the clips/s of an endless iterator of batches, after a warm-up.
 
-    Padding clips, which only complete a batch, do not count.
-
-    Args:
-      batches: the batches. Batches that are dictionaries have a `mask`, which is False for padding clips.
-      batch_size: number of clips in a batch that is not a dictionary.
-      secs: seconds to measure for.
+    Padding clips, for which the `mask` of a batch that is a dictionary is False, do not count.
     """
 
     def take() -> int:
@@ -76,15 +65,7 @@ def of_steps(
     strategy: tf.distribute.Strategy,
     secs: float,
 ) -> float:
-    """Returns the clips/s of training steps on one batch of random clips in memory.
-
-    Args:
-      model: model from clips, uint8 [B, T, H, W, 3], to logits, float32 [B, C].
-      optimizer: optimizer as made by optimizer.make_optimizer.
-      spec: settings of the training, such as batch size, loss and precision.
-      strategy: strategy of one device.
-      secs: seconds to measure for.
-    """
+    """Returns the clips/s of training steps of a model on one batch of random clips in memory."""
     import tensorflow as tf
 
     from ucf50_tfrecord.training import step as step_lib

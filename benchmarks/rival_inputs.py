@@ -59,19 +59,7 @@ def shard_paths(data: str) -> list[str]:
 
 
 def _batches(data: str, parse: Callable[[Any], Any], batch_size: int) -> Iterator[Any]:
-    """Returns endless batches of the parsed records of a dataset, shuffled.
-
-    Args:
-      data: the dataset's folder or URL.
-      parse: function from a serialized record to a clip and its label.
-      batch_size: number of clips per batch.
-    """
-    import tensorflow as tf
-
-    return iter(_shuffled_records(data).map(parse, tf.data.AUTOTUNE).batch(batch_size).prefetch(2))
-
-
-def _shuffled_records(data: str) -> Any:
+    """Returns endless batches of a dataset's shuffled records, each parsed into a clip and its label."""
     import tensorflow as tf
 
     paths = shard_paths(data)
@@ -79,4 +67,5 @@ def _shuffled_records(data: str) -> Any:
     records = files.interleave(
         tf.data.TFRecordDataset, num_parallel_calls=tf.data.AUTOTUNE, deterministic=False
     )
-    return records.shuffle(_SHUFFLE_BUFFER)
+    records = records.shuffle(_SHUFFLE_BUFFER).map(parse, tf.data.AUTOTUNE)
+    return iter(records.batch(batch_size).prefetch(2))

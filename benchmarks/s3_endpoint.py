@@ -12,13 +12,6 @@ from ucf50_tfrecord.errors import UserError
 
 BUCKET = "bucket"
 _START_SECS = 60
-_SERVER = """
-import sys, time
-from moto.server import ThreadedMotoServer
-ThreadedMotoServer(ip_address="127.0.0.1", port=int(sys.argv[1]), verbose=False).start()
-while True:
-    time.sleep(60)
-"""
 
 
 class Endpoint:
@@ -44,13 +37,9 @@ class Endpoint:
         self._process: subprocess.Popen | None = None
 
     def start(self) -> None:
-        """Starts the server with one empty bucket, BUCKET; returns once the server answers.
-
-        Raises:
-          UserError: if the server does not answer.
-        """
-        silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        self._process = subprocess.Popen([sys.executable, "-c", _SERVER, str(self._port)], **silent)
+        """Starts the server with one empty bucket, BUCKET; returns once the server answers."""
+        command = [sys.executable, "-m", "moto.server", "--host=127.0.0.1", f"--port={self._port}"]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + _START_SECS
         while True:
             try:

@@ -3,16 +3,16 @@
   python -m benchmarks.step --torch_python=/envs/torch/bin/python
 
 A step consists of the forward pass, the backward pass and an update by Adam, on
-clips in memory. Each implementation runs in a process of its own. They take
-turns, in several rounds. Trust the ratios: other work on the machine slows all
-implementations alike. PyTorch runs in an environment of its own; without
---torch_python its rows are left out.
+clips in memory. Trust the ratios: the implementations take turns, each in a
+process of its own, so other work slows all alike. PyTorch runs in its own
+environment; without --torch_python its rows are left out.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import os
 import pathlib
 import statistics
@@ -25,7 +25,6 @@ from benchmarks import measuring
 from benchmarks import rates as rates_lib
 from pipelines import console, terminal
 from tools import processes
-from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.specs import ModelSpec, TrainSpec, to_json
 
 _BATCH_SIZES = flags.DEFINE_list("batch_sizes", ["4", "16"], "Clips per batch, a table for each.")
@@ -40,27 +39,14 @@ TORCH = "PyTorch, float32"
 
 
 def ours(spec: ModelSpec, policy: Any) -> Any:
-    """Builds this project's implementation of a model.
-
-    Args:
-      spec: the model's name and sizes.
-      policy: the Keras dtype policy.
-    """
+    """Builds this project's implementation of a model."""
     from ucf50_tfrecord import models
 
     return models.build_model(spec, dtype=policy)
 
 
 def time_distributed(spec: ModelSpec, policy: Any) -> Any:
-    """Builds the published model from single Keras layers, with the frame encoder in TimeDistributed.
-
-    Args:
-      spec: the model's sizes.
-      policy: the Keras dtype policy.
-
-    Returns:
-      A model from clips, uint8 [B, T, H, W, 3], to logits, float32 [B, num_classes].
-    """
+    """Builds the published model from single Keras layers, with the frame encoder in TimeDistributed."""
     import keras
     from keras import layers
 
@@ -84,29 +70,16 @@ BUILDERS: dict[str, Callable[[ModelSpec, Any], Any]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """The figures of one implementation at one batch size: medians over the rounds.
+    """The figures of one implementation at one batch size: medians over the rounds."""
 
-    name: name of the implementation, and its precision.
-    batch_size: number of clips per batch.
-    clips_per_sec: rate of training.
-    torch_ratio: ratio of the rate to PyTorch's at the first batch size; None if PyTorch is not measured.
-    """
-
-    name: str
+    name: str  # with its precision
     batch_size: int
     clips_per_sec: float
-    torch_ratio: float | None
+    torch_ratio: float | None  # to PyTorch's rate at the first batch size; None if PyTorch is not measured
 
 
 def measure_tensorflow(name: str, precision: str, batch_size: int, secs: float) -> float:
-    """Returns the clips/s at which an implementation in TensorFlow trains. Runs in a fresh process.
-
-    Args:
-      name: name of the implementation, a key of BUILDERS.
-      precision: precision of the training.
-      batch_size: number of clips per batch.
-      secs: seconds to measure for.
-    """
+    """Returns the clips/s at which an implementation of BUILDERS trains. Runs in a fresh process."""
     console.load_tensorflow()
     import keras
 
@@ -123,37 +96,23 @@ def measure_tensorflow(name: str, precision: str, batch_size: int, secs: float) 
 
 
 def measure_torch(python: str, batch_size: int, secs: float) -> float:
-    """Returns the clips/s at which PyTorch trains the model, with one thread per core of this process.
-
-    Args:
-      python: path of the Python of an environment with PyTorch.
-      batch_size: number of clips per batch.
-      secs: seconds to measure for.
-    """
+    """Returns the clips/s at which PyTorch trains the model, with one thread per core of this process."""
     script = pathlib.Path(__file__).with_name("step_torch.py")
     arguments = [python, str(script), str(batch_size), str(secs), str(len(os.sched_getaffinity(0)))]
-    return float(processes.run(arguments, lambda status: "PyTorch could not be measured"))
+    return float(processes.run(arguments))
 
 
 def measure_all(batch_sizes: list[int], precisions: list[str], torch_python: str | None) -> list[Row]:
-    """Measures each implementation at each batch size and precision, in turn.
-
-    Args:
-      batch_sizes: numbers of clips per batch.
-      precisions: precisions of the implementations in TensorFlow.
-      torch_python: path of the Python of an environment with PyTorch; None leaves PyTorch out.
-    """
+    """Measures each implementation at each batch size and precision, in turn."""
     secs = _SECS.value
     methods: dict[tuple[str, int], Callable[[], float]] = {}
     for size in batch_sizes:
         if torch_python:
             methods[TORCH, size] = functools.partial(measure_torch, torch_python, size, secs)
-        for name in BUILDERS:
-            for precision in precisions:
-                arguments = (measure_tensorflow, name, precision, size, secs)
-                methods[f"{name}, {precision}", size] = functools.partial(
-                    measuring.in_fresh_process, *arguments
-                )
+        for name, precision in itertools.product(BUILDERS, precisions):
+            arguments = (measure_tensorflow, name, precision, size, secs)
+            method = functools.partial(measuring.in_fresh_process, *arguments)
+            methods[f"{name}, {precision}", size] = method
     rates = measuring.in_turn(methods, rounds=_ROUNDS.value, description="measuring steps")
     torch = rates.get((TORCH, batch_sizes[0]))
     return [
@@ -177,12 +136,7 @@ def print_rows(rows: list[Row], batch_sizes: list[int]) -> None:
 
 
 def main() -> None:
-    try:
-        batch_sizes = [int(size) for size in _BATCH_SIZES.value]
-    except ValueError:
-        raise UserError(
-            f"Expected whole numbers in --batch_sizes. Received: {','.join(_BATCH_SIZES.value)}"
-        ) from None
+    batch_sizes = measuring.whole_numbers(_BATCH_SIZES.value)
     if not _TORCH_PYTHON.value:
         terminal.say("Without --torch_python=<a Python with PyTorch> there are no rows of PyTorch.")
     rows = measure_all(batch_sizes, _PRECISIONS.value, _TORCH_PYTHON.value)

@@ -18,7 +18,7 @@ from absl import app, flags, logging
 
 import pipelines
 from pipelines import remedies, scratch
-from pipelines.terminal import note, note_exception, say, warn
+from pipelines.terminal import escape_unknown_characters, note, note_exception, say, warn
 from ucf50_tfrecord import remote
 from ucf50_tfrecord.errors import UserError, expect
 from ucf50_tfrecord.specs import format_folds, printable
@@ -38,7 +38,7 @@ def run(main: Callable[[], int | None]) -> None:
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)
         handle_sigterm()  # so that a conversion's workers exit with this process
-        sys.stdout.reconfigure(errors="backslashreplace")  # for encodings that lack a character
+        escape_unknown_characters()
         try:
             pipelines.raise_on_interrupt()
             scratch.use_own_folder()

@@ -302,7 +302,7 @@ class ConversionDisplay(building.BuildListener):
 
     def __init__(self, planned: Plan, data_dir: str):
         self._data_dir = data_dir
-        self._num_videos = sum(len(job.videos) for job in planned.jobs)
+        self._num_videos = sum(job.num_items for job in planned.jobs)
         self._started, self._num_converted = time.monotonic(), 0
         self._lock = threading.Lock()
         self._stack = contextlib.ExitStack()

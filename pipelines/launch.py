@@ -139,7 +139,7 @@ def free_ports(count: int) -> list[int]:
     Raises:
       UserError: if there are fewer free ports.
     """
-    found = []
+    found: list[int] = []
     for port in random.sample(_PORTS, len(_PORTS)):
         if len(found) == count:
             break

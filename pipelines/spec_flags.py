@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
 from absl import flags
@@ -14,7 +14,7 @@ from pipelines import remedies
 from ucf50_tfrecord.choices import Choice
 
 _Spec = TypeVar("_Spec")
-_DEFINE = {
+_DEFINE: dict[type, Callable[..., flags.FlagHolder]] = {
     bool: flags.DEFINE_boolean,
     int: flags.DEFINE_integer,
     float: flags.DEFINE_float,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import sys
 import textwrap
 import traceback
@@ -54,6 +55,12 @@ def note_exception(error: BaseException) -> None:
         first, *others = part.rstrip("\n").split("\n")
         indent = "" if first.startswith("  File ") else "    "
         note(first, *(f"{indent}{line}" for line in others))
+
+
+def escape_unknown_characters() -> None:
+    """Makes standard output escape the characters that its encoding lacks, instead of failing."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 class ArgumentParser(argparse.ArgumentParser):

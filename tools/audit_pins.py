@@ -47,14 +47,9 @@ def main() -> int:
 
 
 def read_outcome(name: str, stdout: str, stderr: str) -> Outcome:
-    """Reads pip-audit's output on one constraints file.
+    """Reads pip-audit's output on one constraints file, a JSON document if it succeeded.
 
     pip-audit's exit status cannot be used: it is 1 for any failure, and 0 if the database knows no package.
-
-    Args:
-      name: name of the constraints file.
-      stdout: text that pip-audit wrote to standard output, a JSON document if it succeeded.
-      stderr: text that pip-audit wrote to standard error.
     """
     try:
         packages = json.loads(stdout)["dependencies"]

@@ -36,7 +36,7 @@ def _format_rows(
 ) -> list[str]:
     height = len(str(max(folds)))
     lines = []
-    for line in range(height):  # a fold's digits are written downwards, since it may be wider than the counts
+    for line in range(height):  # a fold's digits are written downwards: it may be wider than the counts
         name, total = ("class", "clips") if line == height - 1 else ("", "fold")
         digits = "".join(f"{f'{fold:>{height}}'[line]:>{cell_width}}" for fold in folds)
         lines.append(f"{name:<{width}}{total:>{_TOTAL_WIDTH}}{digits}")
@@ -52,7 +52,6 @@ def _format_ranges(manifest: Manifest, counts: np.ndarray, names: list[str]) -> 
     for name, row in zip(names, counts):
         held = format_folds(fold for fold, count in zip(manifest.folds, row) if count)
         room = terminal.WIDTH - width - _TOTAL_WIDTH - 2
-        lines.append(
-            f"{shorten(name, width):<{width}}{row.sum():>{_TOTAL_WIDTH}}  {shorten(held, room)}".rstrip()
-        )
+        text = f"{shorten(name, width):<{width}}{row.sum():>{_TOTAL_WIDTH}}  {shorten(held, room)}"
+        lines.append(text.rstrip())
     return lines

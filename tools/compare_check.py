@@ -15,11 +15,9 @@ too few verdicts are right or too many are false claims.
 from __future__ import annotations
 
 import collections
-import concurrent.futures
 import dataclasses
 import os
 import pathlib
-import sys
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
@@ -27,7 +25,6 @@ from absl import flags
 
 from pipelines import compare as compare_pipeline
 from pipelines import console, terminal
-from pipelines.remedies import shell_command
 from tools import make_demo_videos, processes, scenarios
 from ucf50_tfrecord import parsing, storage
 from ucf50_tfrecord import recipes as recipes_lib
@@ -55,23 +52,15 @@ _MIN_RIGHT, _MAX_FALSE_CLAIMS = 0.90, 0.05
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Judged:
-    """A verdict of a comparison on a synthetic corpus, beside the right answer.
-
-    scenario: name of the corpus's scenario, a key of tools.scenarios.SCENARIOS.
-    seed: the corpus's seed.
-    kind: kind of the verdict, a key of evaluation.verdicts.KINDS.
-    expected: whether the right answer is "yes".
-    answer: the verdict's answer: "yes", "no" or "cannot tell". It is "no", too, if the control is ahead where
-      the sequence model should be.
-    text: the verdict in words.
-    """
+    """A verdict of a comparison on a synthetic corpus, beside the right answer."""
 
     scenario: str
-    seed: int
-    kind: str
-    expected: bool
+    seed: int  # of the corpus
+    kind: str  # a key of evaluation.verdicts.KINDS
+    expected: bool  # whether the right answer is "yes"
+    # "yes", "no" or "cannot tell"; "no" too if the control is ahead where the sequence model should be
     answer: str
-    text: str
+    text: str  # the verdict in words
 
     @property
     def is_right(self) -> bool:
@@ -82,24 +71,22 @@ class Judged:
         return not self.is_right and self.answer != "cannot tell"
 
 
-def judge_corpus(name: str, seed: int) -> list[Judged]:
-    """Compares the two models on a scenario's corpus and checks the verdicts.
-
-    If an earlier call has finished the corpus, its stored verdicts are read instead.
+def judge_corpus(name: str, seed: int, folder: pathlib.Path) -> list[Judged]:
+    """Compares the two models on a scenario's corpus, unless an earlier call has done so.
 
     Returns:
-      The verdicts whose right answer is known.
+      The verdicts whose right answer is known, as they are stored: the parent process, which unpickles them,
+      then needs no TensorFlow.
     """
-    folder = pathlib.Path(_FOLDER.value, f"{name}-{seed}")
     done = folder / "judged.json"
-    if done.exists():
-        return parsing.read(done, list[Judged], "a list of judged verdicts")
-    truth = scenarios.SCENARIOS[name].truth
-    judged = judge_verdicts(compare(name, seed, folder), truth, scenario=name, seed=seed)
-    missing = set(truth) - {one.kind for one in judged}
-    expect(not missing, "a verdict of each kind with a known truth", scenario=name, missing=sorted(missing))
-    storage.write_json(done, to_json(judged))
-    return judged
+    if not done.exists():
+        console.load_tensorflow()
+        truth = scenarios.SCENARIOS[name].truth
+        judged = judge_verdicts(compare(name, seed, folder), truth, scenario=name, seed=seed)
+        missing = sorted(set(truth) - {one.kind for one in judged})
+        expect(not missing, "a verdict of each kind with a known truth", scenario=name, missing=missing)
+        storage.write_json(done, to_json(judged))
+    return parsing.read(done, list[Judged], "a list of judged verdicts")
 
 
 def judge_verdicts(
@@ -124,52 +111,18 @@ def judge_verdicts(
     ]
 
 
-def judge_side_by_side(corpora: list[tuple[str, int]]) -> list[Judged]:
-    """Calls judge_corpus for each (scenario name, seed), in parallel processes with one core each.
-
-    Returns:
-      The verdicts of all corpora whose right answer is known.
-    """
-    jobs = _JOBS.value or os.cpu_count()
-    environment = os.environ | {"TF_NUM_INTRAOP_THREADS": "1", "OMP_NUM_THREADS": "1"} if jobs > 1 else None
-
-    def judge(corpus: tuple[str, int]) -> list[Judged]:
-        name, seed = corpus
-        command = [sys.executable, "-m", "tools.compare_check", f"--folder={_FOLDER.value}"]
-        command += [f"--scenarios={name}", f"--corpus_seeds={seed}"]
-        processes.run(
-            command,
-            lambda status: f"{shell_command(command)} exited with status {status}",
-            statuses=(0, 1),  # 1: a verdict of this corpus is wrong
-            env=environment,
-        )
-        return judge_corpus(name, seed)
-
-    judged = []
-    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        for found in pool.map(judge, corpora):
-            print_corpus(found)
-            judged += found
-    return judged
-
-
 def print_corpus(judged: list[Judged]) -> None:
     """Prints how many verdicts on one corpus are right, and the wrong ones."""
     wrong = [one for one in judged if not one.is_right]
-    terminal.say(
-        f"{judged[0].scenario}, seed {judged[0].seed}: {len(judged) - len(wrong)} of {len(judged)} right",
-        flush=True,
-    )
-    for one in wrong:
-        terminal.say(f"  {'FALSE' if one.is_false_claim else 'missed'} {one.kind}: {one.text}", flush=True)
+    right = f"{len(judged) - len(wrong)} of {len(judged)} right"
+    terminal.say(f"{judged[0].scenario}, seed {judged[0].seed}: {right}")
+    lines = [f"  {'FALSE' if one.is_false_claim else 'missed'} {one.kind}: {one.text}" for one in wrong]
+    terminal.say(*lines, flush=True)
 
 
 def _model_of(kind: str, models: tuple[str, ...]) -> str:
-    """Returns the model whose verdict of a kind is checked: the sequence model or its order-blind control.
-
-    models: the models of the verdict, the better one first if its kind is models_differ.
-    """
-    if kind == "models_differ":
+    """Returns the model whose verdict of a kind is checked: the sequence model or its order-blind control."""
+    if kind == "models_differ":  # about both; the better one comes first
         return models[0]
     return _CONTROL if kind == "appearance_suffices" else _SEQUENCE_MODEL
 
@@ -200,8 +153,7 @@ def compare(name: str, seed: int, folder: pathlib.Path):
         strategy=strategy_lib.make_strategy("auto", environment={}),
         tensorboard=False,
     )
-    results = comparison.run(ComparisonListener())
-    return verdicts.judge(results)
+    return verdicts.judge(comparison.run(ComparisonListener()))
 
 
 def make_shards(name: str, seed: int, folder: pathlib.Path):
@@ -229,10 +181,8 @@ def print_table(judged: Iterable[Judged]) -> None:
     kinds = collections.defaultdict(list)
     for one in judged:
         kinds[one.kind].append(one)
-    terminal.say("")
-    terminal.say(
-        f"{'':<24}{'planted':>9}{'found':>8}{'denied':>8}{'absent':>9}{'claimed':>9}{'cannot tell':>13}"
-    )
+    head = f"{'':<24}{'planted':>9}{'found':>8}{'denied':>8}{'absent':>9}{'claimed':>9}{'cannot tell':>13}"
+    terminal.say("", head)
     for kind, cases in kinds.items():
         planted, absent = [c for c in cases if c.expected], [c for c in cases if not c.expected]
         terminal.say(
@@ -243,29 +193,33 @@ def print_table(judged: Iterable[Judged]) -> None:
 
 
 def main() -> int:
+    known = scenarios.SCENARIOS
     for name in _SCENARIOS.value:
-        expect(
-            name in scenarios.SCENARIOS, f"scenarios out of {', '.join(scenarios.SCENARIOS)}", scenario=name
-        )
+        expect(name in known, f"scenarios out of {', '.join(known)}", scenario=name)
     for seed in _CORPUS_SEEDS.value:
         expect(seed.isdigit(), "--corpus_seeds=<numbers>", corpus_seeds=seed)
-    corpora = [(name, seed) for seed in map(int, _CORPUS_SEEDS.value) for name in _SCENARIOS.value]
-    if len(corpora) == 1:
-        console.load_tensorflow()
-        judged = judge_corpus(*corpora[0])
-        print_corpus(judged)
-    else:
-        judged = judge_side_by_side(corpora)
+    jobs = _JOBS.value or os.cpu_count()
+    if jobs > 1:  # of one core each
+        os.environ |= {"TF_NUM_INTRAOP_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    judged = []
+    with processes.pool(jobs, max_tasks_per_child=1) as pool:
+        started = [
+            pool.submit(judge_corpus, name, seed, pathlib.Path(_FOLDER.value, f"{name}-{seed}"))
+            for seed in map(int, _CORPUS_SEEDS.value)
+            for name in _SCENARIOS.value
+        ]
+        for corpus in started:
+            print_corpus(corpus.result())
+            judged += corpus.result()
     print_table(judged)
     right = sum(one.is_right for one in judged) / len(judged)
     claims = sum(one.is_false_claim for one in judged) / len(judged)
-    terminal.say("")
     terminal.say(
+        "",
         f"{len(judged)} verdicts: {right:.1%} right (required: {_MIN_RIGHT:.0%} or more), "
-        f"{claims:.1%} false claims (allowed: {_MAX_FALSE_CLAIMS:.0%})"
+        f"{claims:.1%} false claims (allowed: {_MAX_FALSE_CLAIMS:.0%})",
     )
-    if len(corpora) > 1:
-        storage.write_json(pathlib.Path(_FOLDER.value, "compare_check.json"), to_json(judged))
+    storage.write_json(pathlib.Path(_FOLDER.value, "compare_check.json"), to_json(judged))
     return 0 if right >= _MIN_RIGHT and claims <= _MAX_FALSE_CLAIMS else 1
 
 

@@ -36,10 +36,10 @@ _DATA, _PREDICTED, _LOG = "data", "predicted", "log.txt"
 
 def define_flags() -> None:
     """Defines the flags. Called only when run as a program: the pipelines define flags of the same names."""
-    flags.DEFINE_string("before", None, "Checkout to compare with.")
+    flags.DEFINE_string("before", None, "Checkout to compare with.", required=True)
     flags.DEFINE_string("after", ".", "Checkout to compare.")
-    flags.DEFINE_string("videos", None, "Folder with one folder of videos per class.")
-    flags.DEFINE_string("work", None, "New folder for the results of both checkouts.")
+    flags.DEFINE_string("videos", None, "Folder with one folder of videos per class.", required=True)
+    flags.DEFINE_string("work", None, "New folder for the results of both checkouts.", required=True)
     flags.DEFINE_list("models", ["lstm", "frame_pool"], "Models to train.")
     flags.DEFINE_string("convert", "--size=64 --frames=15", "Flags of the conversion.")
     flags.DEFINE_string("train", _TRAIN_FLAGS, "Flags of the training.")
@@ -47,10 +47,6 @@ def define_flags() -> None:
 
 def main() -> int:
     args = flags.FLAGS
-    if not (args.before and args.videos and args.work):
-        raise UserError(
-            "Pass --before=<checkout>, --videos=<folder of class folders> and --work=<new folder>."
-        )
     videos, work = pathlib.Path(args.videos).resolve(), pathlib.Path(args.work).resolve()
     if work.exists():
         raise UserError(f"Expected a new folder as --work. Received: {work}, which exists")
@@ -62,26 +58,19 @@ def main() -> int:
     differences = list(find_differences(work / "before", work / "after", args.models))
     for text in differences:
         terminal.say(f"different: {text}")
-    models = ", ".join(args.models)
-    terminal.say(
-        f"Shards, weights and predictions of {models}: {'differ' if differences else 'equal bit for bit'}."
-    )
+    verdict = "differ" if differences else "equal bit for bit"
+    terminal.say(f"Shards, weights and predictions of {', '.join(args.models)}: {verdict}.")
     return 1 if differences else 0
 
 
 def make_all(checkout: pathlib.Path, videos: pathlib.Path, folder: pathlib.Path) -> None:
     """Converts videos, trains the models of --models and predicts the videos, with the code of a checkout.
 
-    Args:
-      checkout: folder of the checkout.
-      videos: folder with one folder of videos per class.
-      folder: new folder for shards, runs and predictions.
-
-    Raises:
-      UserError: if one of the checkout's programs fails.
+    Shards, runs and predictions lie in `folder`, which is new.
     """
     folder.mkdir(parents=True)
-    _check_imports(checkout, folder)
+    for package in ("pipelines", "ucf50_tfrecord"):  # else an installed package would be imported
+        expect((checkout / package).is_dir(), f"a checkout with a folder {package}", checkout=str(checkout))
     _run(checkout, folder, "convert", f"--videos={videos}", f"--data={_DATA}", *flags.FLAGS.convert.split())
     for model in flags.FLAGS.models:
         names = f"--run={model}", f"--data={_DATA}"
@@ -90,34 +79,19 @@ def make_all(checkout: pathlib.Path, videos: pathlib.Path, folder: pathlib.Path)
         _run(checkout, folder, "predict", f"--run={model}", f"--video={videos}", output)
 
 
-def _check_imports(checkout: pathlib.Path, folder: pathlib.Path) -> None:
-    """Raises UserError if programs would import an installed package instead of the checkout's code."""
-    code = "import pipelines, ucf50_tfrecord; print(pipelines.__path__[0], ucf50_tfrecord.__path__[0], sep='\\n')"
-    found = _python(checkout, folder, "-c", code, stdout=subprocess.PIPE, check=True, text=True).stdout.split(
-        "\n"
-    )
-    expected = [str(checkout / name) for name in ("pipelines", "ucf50_tfrecord")]
-    expect(found[:2] == expected, f"code of {checkout}", imported=found[:2])
-
-
 def _run(checkout: pathlib.Path, folder: pathlib.Path, pipeline: str, *arguments: str) -> None:
-    """Runs an entry point of a checkout in a folder, and appends what it prints to the folder's log file."""
+    """Runs an entry point of a checkout on the CPU, and appends what it prints to the folder's log file.
+
+    `folder` is the current folder, so that relative paths are the same for both checkouts.
+    """
+    environment = os.environ | {"PYTHONPATH": str(checkout), "CUDA_VISIBLE_DEVICES": "-1"}
+    command = [sys.executable, "-m", f"pipelines.{pipeline}", *arguments]
     with open(folder / _LOG, "a", encoding="utf-8") as log:
-        command = ["-m", f"pipelines.{pipeline}", *arguments]
-        done = _python(checkout, folder, *command, stdout=log, stderr=subprocess.STDOUT)
+        done = subprocess.run(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
     if done.returncode:
         raise UserError(
             f"{checkout}: pipelines.{pipeline} exited with status {done.returncode}; see {folder / _LOG}"
         )
-
-
-def _python(checkout: pathlib.Path, folder: pathlib.Path, *arguments: str, **options: Any):
-    """Runs Python on the CPU with a checkout's code, and with `folder` as the current folder.
-
-    Relative paths are then the same for both checkouts.
-    """
-    environment = os.environ | {"PYTHONPATH": str(checkout), "CUDA_VISIBLE_DEVICES": "-1"}
-    return subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, **options)
 
 
 def find_differences(before: pathlib.Path, after: pathlib.Path, models: Sequence[str]) -> Iterator[str]:
@@ -138,23 +112,15 @@ def find_differences(before: pathlib.Path, after: pathlib.Path, models: Sequence
 
 
 def _numbers(path: pathlib.Path) -> list[Any]:
-    """Returns those entries of a predictions.json that must not differ between checkouts.
-
-    The other entries name the code and the machine, or explain in words.
-    """
+    """Returns the entries of a predictions.json that name neither code nor machine, and are no words."""
     document = json.loads(path.read_text())
     return [document["videos"], document["windows"], document["calibration"]["temperature"]]
 
 
 def _different_weights(folder: str, before: pathlib.Path, after: pathlib.Path) -> Iterator[str]:
-    """Yields one text for each difference between the newest checkpoints of two checkouts.
+    """Yields one text for each difference between the newest checkpoints in two folders within two others.
 
     Compares all tensors, those of the optimizer's state too.
-
-    Args:
-      folder: folder of the checkpoints, relative to `before` and to `after`.
-      before: folder that make_all filled for the first checkout.
-      after: folder that make_all filled for the second checkout.
     """
     import tensorflow as tf
 

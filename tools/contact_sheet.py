@@ -23,33 +23,22 @@ _FONT_SIZE, _SMALL_FONT_SIZE = 15, 12
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A class's row of a contact sheet.
-
-    name: the class's name.
-    note: text shown under the name.
-    frames: frames of one of the class's clips, uint8 [T, H, W, 3]; None if the class has no clips.
-    """
+    """A class's row of a contact sheet."""
 
     name: str
-    note: str
-    frames: np.ndarray | None
+    note: str  # shown under the name
+    frames: np.ndarray | None  # of one of the class's clips, uint8 [T, H, W, 3]; None if it has no clips
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """The positions of all rows and frames on a contact sheet.
+    """The positions of all rows and frames on a contact sheet."""
 
-    height, width: size of a clip's frames in stored pixels.
-    factor: the sheet's pixels per stored pixel, in both directions.
-    indices: indices of the frames shown of each clip.
-    num_rows: number of rows, one per class.
-    """
-
-    height: int
+    height: int  # of a clip's frames in stored pixels
     width: int
-    factor: int
-    indices: tuple[int, ...]
-    num_rows: int
+    factor: int  # the sheet's pixels per stored pixel, in both directions
+    indices: tuple[int, ...]  # of the frames shown of each clip
+    num_rows: int  # one per class
 
     @property
     def row_height(self) -> int:
@@ -82,14 +71,7 @@ class Layout:
 
 
 def lay_out(shape: tuple[int, int, int, int], num_rows: int) -> Layout:
-    """Chooses which frames of each clip a contact sheet shows, and how much it enlarges them.
-
-    The frames are evenly spaced and include the first and the last.
-
-    Args:
-      shape: a clip's shape, [T, H, W, 3].
-      num_rows: number of rows, one per class.
-    """
+    """Chooses which frames of each clip a sheet shows, evenly spaced, and how much it enlarges them."""
     num_frames, height, width, _ = shape
     # Few rows leave space for large frames.
     wanted_height = 2 * _MIN_FRAME_HEIGHT if num_rows <= 10 else _MIN_FRAME_HEIGHT
@@ -100,12 +82,7 @@ def lay_out(shape: tuple[int, int, int, int], num_rows: int) -> Layout:
 
 
 def draw(title: str, rows: Sequence[Row], shape: tuple[int, int, int, int]) -> np.ndarray:
-    """Draws a contact sheet: one row per class, with frames of one of the class's clips.
-
-    Args:
-      title: text of the sheet's top line.
-      rows: rows of the classes, at least one.
-      shape: a clip's shape, [T, H, W, 3].
+    """Draws a contact sheet of clips of a shape, [T, H, W, 3], with at least one row.
 
     Returns:
       The picture, uint8 [height, width, 3]. Frames are enlarged by a whole factor, without interpolation.
@@ -135,7 +112,7 @@ def draw(title: str, rows: Sequence[Row], shape: tuple[int, int, int, int]) -> n
     return np.asarray(sheet)
 
 
-def fit(text: str, font: ImageFont.ImageFont, width: int) -> str:
+def fit(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int) -> str:
     """Shortens a text to a width in pixels by cutting out its middle, where names differ least."""
     text = shown = printable(text)
     kept = len(text)

@@ -20,11 +20,7 @@ def draw(
 ) -> str | None:
     """Draws up to two curves of one quantity over the training step as text, as wide as a terminal.
 
-    Args:
-      title: name of the quantity.
-      curves: dictionary from a curve's name to its points, (step, value). Points whose value is NaN or
-        infinite are left out.
-      is_coloured: whether to use a terminal's colour codes.
+    curves: each curve's points (step, value) by its name. Points that are not finite are left out.
 
     Returns:
       The drawing as lines of text, or None if no point has a finite value.

@@ -34,13 +34,9 @@ def main() -> None:
             name=name, num_classes=_CLASSES.value, num_frames=_FRAMES.value, height=height, width=width
         )
         count = models.build_model(spec).count_params()
-        row = f"{name:<13}{count:>11,}  {describe(builders.load(traits.builder))}"
+        about = inspect.getdoc(builders.load(traits.builder)).splitlines()[0].rstrip(".")
+        row = f"{name:<13}{count:>11,}  {about}"
         terminal.say_wrapped(row, subsequent_indent=" " * 26)
-
-
-def describe(builder) -> str:
-    """Returns a model's description: the first line of the docstring of the function that builds it."""
-    return inspect.getdoc(builder).splitlines()[0].rstrip(".")
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ _SECTIONS = {
 
 def main() -> int:
     options = parse_options()
-    sys.stdout.reconfigure(errors="backslashreplace")  # for a locale without some character of a name
+    terminal.escape_unknown_characters()
     scratch.use_own_folder()
     counts = {"ok": 0, "warn": 0, "fail": 0}
     for title, name in _SECTIONS.items():

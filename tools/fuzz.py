@@ -17,6 +17,7 @@ mutants are kept under --output, each with the command that repeats it. The same
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import pathlib
 import tempfile
@@ -31,19 +32,13 @@ from tools.fuzzing import jsons, samples, seeds, videos
 from tools.fuzzing.findings import Findings
 from ucf50_tfrecord.errors import expect
 
-_SECS = flags.DEFINE_float("secs", 600.0, "Start nothing new after this many seconds.", lower_bound=0.0)
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of the mutants.")
-_VIDEOS = flags.DEFINE_integer("videos", 20_000, "Number of video mutants.", lower_bound=0)
-_JSON = flags.DEFINE_integer("json", 10_000, "Number of JSON mutants.", lower_bound=0)
-_FIRST_VIDEO = flags.DEFINE_integer("first_video", 0, "The first video mutant.", lower_bound=0)
-_FIRST_JSON = flags.DEFINE_integer("first_json", 0, "The first JSON mutant.", lower_bound=0)
-_SEEDS = flags.DEFINE_string("seeds", None, "Folder of more videos to mutate, with its subfolders.")
-_OUTPUT = flags.DEFINE_string("output", "bench_results/fuzz", "Folder for failing inputs.")
-_WORKERS = flags.DEFINE_integer("workers", None, "Worker processes. Default: one per core.", lower_bound=1)
-
-# JSON mutants between two rounds of video mutants, so that a campaign that runs out of time has tried both.
 _JSON_AT_ONCE = 100
 _PROGRESS_SECS = 30.0
+
+# Functions that try the mutants with the given numbers. The second stops once its second argument returns True,
+# and returns how many it tried.
+TryVideos = Callable[[range], None]
+TryJson = Callable[[range, Callable[[], bool]], int]
 
 
 class Progress:
@@ -51,7 +46,7 @@ class Progress:
 
     def __init__(self, findings: Findings):
         self._findings = findings
-        self._bar = console.progress_bar(_VIDEOS.value + _JSON.value, "file", "fuzzing")
+        self._bar = console.progress_bar(flags.FLAGS.videos + flags.FLAGS.json, "file", "fuzzing")
         self._started = self._shown = time.monotonic()
         self.num_videos = self.num_json = 0
 
@@ -65,7 +60,7 @@ class Progress:
         if self._bar.disable and time.monotonic() - self._shown >= _PROGRESS_SECS:
             self._shown = time.monotonic()
             terminal.say(
-                f"videos {self.num_videos}/{_VIDEOS.value}  JSON {self.num_json}/{_JSON.value}  "
+                f"videos {self.num_videos}/{flags.FLAGS.videos}  JSON {self.num_json}/{flags.FLAGS.json}  "
                 f"failures {self._findings.total}  {self.secs:.0f} s",
                 flush=True,
             )
@@ -76,12 +71,11 @@ class Progress:
 
 def main() -> int:
     name = time.strftime(f"%Y%m%d-%H%M%S-{os.getpid()}")
-    findings = Findings(pathlib.Path(_OUTPUT.value).absolute() / name)
+    findings = Findings(pathlib.Path(flags.FLAGS.output).absolute() / name)
     progress = Progress(findings)
-    ending = "all mutants tried"
     try:
         with campaign(findings) as (try_videos, try_json):
-            ending = run(progress, try_videos, try_json) or ending
+            ending = run(progress, try_videos, try_json)
     except KeyboardInterrupt:
         ending = "interrupted"
     progress.close()
@@ -92,107 +86,97 @@ def main() -> int:
     return 130 if ending == "interrupted" else int(findings.total > 0)
 
 
-def run(
-    progress: Progress,
-    try_videos: Callable[[range], None],
-    try_json: Callable[[range, Callable[[], bool]], int],
-) -> str | None:
-    """Tries all mutants (damaged or hostile files) of the campaign, alternating between videos and JSON.
-
-    Args:
-      progress: counts and shows the mutants that were tried.
-      try_videos: function that tries the video mutants with the given numbers.
-      try_json: function that tries the JSON mutants with the given numbers until its second argument
-        returns True; it returns how many it tried.
-
-    Returns:
-      The reason for stopping early, or None if all mutants were tried.
-    """
+def run(progress: Progress, try_videos: TryVideos, try_json: TryJson) -> str:
+    """Tries the campaign's mutants; returns the reason for stopping."""
+    args = flags.FLAGS
 
     def is_late() -> bool:
-        return progress.secs >= _SECS.value
+        return progress.secs >= args.secs
 
-    rounds = [*video_rounds(_FIRST_VIDEO.value, _VIDEOS.value)]
-    while rounds or progress.num_json < _JSON.value:
+    rounds = chunks(args.first_video, args.videos, videos.ROUND)
+    documents = chunks(args.first_json, args.json, _JSON_AT_ONCE)
+    # Alternates between both kinds, so that a campaign that runs out of time has tried both.
+    work = [(number / len(documents), "json", numbers) for number, numbers in enumerate(documents)]
+    work += [(number / len(rounds), "videos", numbers) for number, numbers in enumerate(rounds)]
+    for _, kind, numbers in sorted(work, key=lambda item: item[:2]):
         progress.show()
         if is_late():
-            return f"stopped after --secs={_SECS.value:g}"
-        json_behind = progress.num_json * _VIDEOS.value <= progress.num_videos * _JSON.value
-        if progress.num_json < _JSON.value and (json_behind or not rounds):
-            first = _FIRST_JSON.value + progress.num_json
-            last = min(first + _JSON_AT_ONCE, _FIRST_JSON.value + _JSON.value)
-            progress.num_json += try_json(range(first, last), is_late)
+            return f"stopped after --secs={args.secs:g}"
+        if kind == "json":
+            progress.num_json += try_json(numbers, is_late)
         else:
-            numbers = rounds.pop(0)
             try_videos(numbers)
             progress.num_videos += len(numbers)
-    return None
+    return "all mutants tried"
 
 
-def video_rounds(first: int, count: int) -> Iterator[range]:
-    """Splits the numbers of video mutants, from `first`, into rounds of at most videos.ROUND.
-
-    A round ends at a multiple of videos.ROUND, whatever `first` is, so a mutant is always in the same round.
-    """
-    start = first
-    while start < first + count:
-        stop = min((start // videos.ROUND + 1) * videos.ROUND, first + count)
-        yield range(start, stop)
-        start = stop
+def chunks(first: int, count: int, size: int) -> list[range]:
+    """Splits `count` numbers from `first` at the multiples of `size`, so a mutant is always in the same round."""
+    ends = [first, *range((first // size + 1) * size, first + count, size), first + count]
+    return [range(start, stop) for start, stop in itertools.pairwise(ends) if start < stop]
 
 
 @contextlib.contextmanager
-def campaign(findings: Findings) -> Iterator[tuple[Callable, Callable]]:
+def campaign(findings: Findings) -> Iterator[tuple[TryVideos, TryJson]]:
     """Prepares a campaign: intact videos and JSON files to damage, and watches for forbidden accesses.
 
     Yields:
       A tuple (try_videos, try_json) of functions that try mutants by their numbers, as `run` takes them.
     """
-    num_workers = _WORKERS.value or len(os.sched_getaffinity(0))
-    again = [python(), "-m", "tools.fuzz", f"--seed={_SEED.value}"]
-    again += [f"--seeds={_SEEDS.value}"] if _SEEDS.value else []
+    args = flags.FLAGS
+    again = [python(), "-m", "tools.fuzz", f"--seed={args.seed}"]
+    again += [f"--seeds={args.seeds}"] if args.seeds else []
     command = shell_command(again)
     with contextlib.ExitStack() as stack:
         work = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ucf50-fuzz-")))
         sound = seeds.make_seeds(work / "seeds")
-        given = seeds.read_seeds(_SEEDS.value) if _SEEDS.value else []
-        made = samples.make_samples(work, with_documents=_JSON.value > 0)
-        setting = stack.enter_context(
-            videos.open_setting(
-                seed=_SEED.value,
-                sound=sound,
-                seeds=[*sound, *given],
-                findings=findings,
-                work=work,
-                workers=num_workers,
-                run_dir=str(made / "run"),
-            )
+        given = seeds.read_seeds(args.seeds) if args.seeds else []
+        made = samples.make_samples(work, with_documents=args.json > 0)
+        opened = videos.open_setting(
+            seed=args.seed,
+            sound=sound,
+            seeds=[*sound, *given],
+            findings=findings,
+            work=work,
+            workers=args.workers or len(os.sched_getaffinity(0)),
+            run_dir=str(made / "run"),
         )
+        setting = stack.enter_context(opened)
         check_watches(setting)
-        documents = None
-        if _JSON.value:
-            tried = jsons.Documents(seed=_SEED.value, findings=findings, work=work, command=command)
-            documents = stack.enter_context(tried)
-        yield lambda numbers: videos.Round(setting, numbers, command).run(), documents and documents.run
+        try_json = None
+        if args.json:
+            documents = jsons.Documents(seed=args.seed, findings=findings, work=work, command=command)
+            try_json = stack.enter_context(contextlib.closing(documents)).run
+        yield lambda numbers: videos.Round(setting, numbers, command).run(), try_json
 
 
 def check_watches(setting: videos.Setting) -> None:
-    """Opens a canary, a file that no program may open, to check that the file system reports it.
+    """Opens a canary to check that the file system reports it.
 
     Raises:
       UserError: if the file system does not report the open.
     """
     setting.opened.take()
     canary = setting.canaries.path(".avi")
-    with open(canary, "rb"):
-        pass
+    pathlib.Path(canary).read_bytes()
     opened = setting.opened.take()
-    expect(
-        opened == [canary],
-        "a temporary folder (TMPDIR) on a file system that reports opened files",
-        reported=opened,
-    )
+    expected = "a temporary folder (TMPDIR) on a file system that reports opened files"
+    expect(opened == [canary], expected, reported=opened)
+
+
+def define_flags() -> None:
+    """Defines the flags. Called only when run as a program: readers import programs with flags of these names."""
+    flags.DEFINE_float("secs", 600.0, "Start nothing new after this many seconds.", lower_bound=0.0)
+    flags.DEFINE_integer("seed", 0, "Seed of the mutants.")
+    flags.DEFINE_integer("videos", 20_000, "Number of video mutants.", lower_bound=0)
+    flags.DEFINE_integer("json", 10_000, "Number of JSON mutants.", lower_bound=0)
+    flags.DEFINE_integer("first_video", 0, "The first video mutant.", lower_bound=0)
+    flags.DEFINE_integer("first_json", 0, "The first JSON mutant.", lower_bound=0)
+    flags.DEFINE_string("seeds", None, "Folder of more videos to mutate, with its subfolders.")
+    flags.DEFINE_string("output", "bench_results/fuzz", "Folder for failing inputs.")
+    flags.DEFINE_integer("workers", None, "Worker processes. Default: one per core.", lower_bound=1)
 
 
 if __name__ == "__main__":
+    define_flags()
     console.run(main)

@@ -67,11 +67,7 @@ def main() -> None:
 
 
 def find_sets() -> list[str]:
-    """Returns the folders under data/ that hold a finished set of shards.
-
-    Raises:
-      UserError: if there is no such folder.
-    """
+    """Returns the folders under data/ that hold a finished set of shards; raises UserError if there is none."""
     folders = sorted(str(path.parent) for path in pathlib.Path("data").glob("*/manifest.json"))
     if not folders:
         raise UserError(
@@ -107,20 +103,17 @@ def print_wrapped(text: str) -> None:
 
 
 def print_clips(manifest: Manifest) -> None:
-    """Prints facts of some of a dataset's records, and draws its contact sheet.
-
-    Raises:
-      UserError: if a shard or a record is damaged.
-    """
+    """Prints facts of some of a dataset's records, and draws its contact sheet."""
     clips = clips_lib.load_clips(manifest, manifest.folds)
     sample = clips.spread(min(_SAMPLE_CLIPS, max(1, _SAMPLE_BYTES // manifest.format.num_bytes)))
     with concurrent.futures.ThreadPoolExecutor() as threads:  # each read may be a request
         records = list(threads.map(functools.partial(reader.read_record, sample), range(len(sample))))
     secs = np.array([features[record.END_TIMESTAMP][0] for features in records]) / 1e6
-    rates = sorted({round(features[record.IMAGE_FRAME_RATE][0], 2) for features in records})
+    rates = {round(features[record.IMAGE_FRAME_RATE][0], 2) for features in records}
+    shown = sorted({min(rates), max(rates)})
     terminal.say(
         f"{len(sample)} evenly chosen clips: videos of {secs.min():.1f} to {secs.max():.1f} s, "
-        f"median {np.median(secs):.1f}; {format_rates(rates)} frames/s",
+        f"median {np.median(secs):.1f}; {' to '.join(f'{rate:g}' for rate in shown)} frames/s",
         "",
         f"A record, {pathlib.Path(sample.shard_paths[sample.shards[0]]).name} at byte {sample.offsets[0]}:",
     )
@@ -132,11 +125,7 @@ def print_clips(manifest: Manifest) -> None:
 
 
 def draw_sheet(clips: clips_lib.ClipIndex) -> None:
-    """Draws a contact sheet, a picture with frames of one clip of each class, and prints the picture's path.
-
-    Raises:
-      UserError: if a record is damaged, or --sheet cannot be written.
-    """
+    """Draws a contact sheet, a picture with frames of one clip of each class, and prints the picture's path."""
     manifest = clips.manifest
     rows = []
     for label, name in enumerate(manifest.classes):
@@ -166,34 +155,24 @@ def draw_sheet(clips: clips_lib.ClipIndex) -> None:
 
 
 def describe(value: list | np.ndarray) -> str:
-    """Describes a feature of a record in one line: an array by its shape and mean, a list by its values."""
+    """Describes a record's feature in one line: an array by its shape and mean, a list by its values."""
     if isinstance(value, np.ndarray):
         return f"{value.dtype} {list(value.shape)}, mean {value.mean():.1f}"
     return printable(" ".join(v.decode(errors="replace") if isinstance(v, bytes) else str(v) for v in value))
 
 
-def format_rates(rates: list[float]) -> str:
-    """Formats sorted frame rates as one number, or as a range from the lowest to the highest."""
-    return f"{rates[0]:g}" if len(rates) == 1 else f"{rates[0]:g} to {rates[-1]:g}"
-
-
 def print_run(run_dir: str) -> None:
-    """Prints a run's model and training settings, its scores, and its curves so far.
-
-    Raises:
-      UserError: if the folder does not hold a run.
-    """
+    """Prints a run's model and training settings, its scores, and its curves so far."""
     config = run_lib.load_config(run_dir)
     model, train = config.model, config.train
-    folds = {"train": config.train_folds, "validate": config.val_folds, "test": config.test_folds}
+    parts = {"train": config.train_folds, "validate": config.val_folds, "test": config.test_folds}
+    folds = "; ".join(f"{name} {format_folds(part)}" for name, part in parts.items() if part)
     terminal.say(run_dir)
     print_wrapped(
         f"{model.name} on clips of {model.num_frames}x{model.height}x{model.width}, {len(config.classes)} "
         f"classes, from {config.data_dir}"
     )
-    print_wrapped(
-        f"folds: {'; '.join(f'{name} {format_folds(part)}' for name, part in folds.items() if part)}"
-    )
+    print_wrapped(f"folds: {folds}")
     print_wrapped(
         f"{train.epochs} epochs of batches of {train.batch_size}, {train.optimizer} at "
         f"{train.learning_rate:g} ({train.schedule}), {train.precision}, seed {train.seed}"
@@ -228,17 +207,16 @@ def print_curves(run_dir: str) -> None:
 
     folder = pathlib.Path(run_dir, "tensorboard")
     found = {split: events.read_scalars(folder / split) for split in ("train", "validation")}
-    drawings = []
+    drawn = []
     for title, parts in _CURVES:
         points = {name: found[split].get(tag, []) for name, (split, tag) in parts.items()}
-        drawings.append(curves.draw(title, points, is_coloured=sys.stdout.isatty()))
-    drawn = [text for text in drawings if text]
+        if text := curves.draw(title, points, is_coloured=sys.stdout.isatty()):
+            drawn.append(text)
     if not drawn:
         terminal.say(f"No curves: the event files of {folder} hold no points.", "")
         return
     terminal.say("By training step:")
-    for text in drawn:
-        terminal.say_drawing(text)
+    terminal.say_drawing("\n".join(drawn))
     terminal.say("")
 
 

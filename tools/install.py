@@ -53,8 +53,7 @@ def install(extras: Sequence[str]) -> None:
     pinned setuptools, since pip does not check the downloads of an isolated build.
 
     Raises:
-      ValueError: if a line of the constraints file is malformed, or has no pin of pip or of a package that
-        builds the project.
+      ValueError: if the constraints file is malformed or lacks a pin.
     """
     pins = pins_file(extras)
     install_alone(["pip", *build_requirements()], pins)
@@ -66,14 +65,10 @@ def install(extras: Sequence[str]) -> None:
 
 
 def install_alone(names: Sequence[str], path: pathlib.Path, *options: str) -> None:
-    """Installs the pinned versions of packages, without their dependencies.
+    """Installs packages, by their normalized names, as the constraints file `path` pins them.
 
-    Passes the hashes to pip in a requirements file, since older versions of pip take none from constraints.
-
-    Args:
-      names: normalized names of the packages.
-      path: the constraints file that pins them.
-      *options: further options of `pip install`.
+    Their dependencies are not installed. The hashes are passed to pip in a requirements file, since older
+    versions of pip take none from constraints.
 
     Raises:
       ValueError: if a package has no pin.

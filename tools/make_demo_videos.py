@@ -62,23 +62,23 @@ Scene = Callable[[float, np.random.Generator], list[tuple[float, float, float]]]
 
 
 def grow(t: float, rng: np.random.Generator) -> list[tuple[float, float, float]]:
-    """Returns the actor's parts at time t of a scene: one part that grows in place."""
+    """One part that grows in place."""
     return [(rng.uniform(0.35, 0.65), rng.uniform(0.4, 0.6), 0.4 + 1.8 * t)]
 
 
 def rise(t: float, rng: np.random.Generator) -> list[tuple[float, float, float]]:
-    """Returns the actor's parts at time t of a scene: one part that rises from the bottom."""
+    """One part that rises from the bottom."""
     return [(rng.uniform(0.25, 0.75), 0.85 - 0.7 * t, 1.0)]
 
 
 def part(t: float, rng: np.random.Generator) -> list[tuple[float, float, float]]:
-    """Returns the actor's parts at time t of a scene: two parts that separate towards the sides."""
+    """Two parts that separate towards the sides."""
     y, gap = rng.uniform(0.35, 0.65), 0.06 + 0.34 * t
     return [(0.5 - gap, y, 0.8), (0.5 + gap, y, 0.8)]
 
 
 def scatter(t: float, rng: np.random.Generator) -> list[tuple[float, float, float]]:
-    """Returns the actor's parts at time t of a scene: five parts that separate in all directions."""
+    """Five parts that separate in all directions."""
     angles = rng.uniform(0, 2 * np.pi) + np.arange(5) * (2 * np.pi / 5)
     reach = 0.04 + 0.36 * t
     return [(0.5 + reach * np.cos(a) * HEIGHT / WIDTH, 0.5 + reach * np.sin(a), 0.45) for a in angles]
@@ -93,77 +93,42 @@ PAIRS: dict[tuple[str, str], Scene] = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Take:
-    """The recording of which two videos are written: forwards in one class of a pair, reversed in the other.
-
-    pair: the two class names, a key of PAIRS.
-    group: number of the recording group.
-    clip: number of the clip within its class and group.
-    seed: seed of all randomness.
-    """
-
-    pair: tuple[str, str]
-    group: int
-    clip: int
-    seed: int
-
-
-def render(take: Take) -> np.ndarray:
-    """Renders the frames of a recording: uint8 [frames, H, W, 3], 2 to 3 seconds."""
-    pair_number = list(PAIRS).index(take.pair)
-    look = _look(take.seed, take.group)
-    rng = np.random.default_rng([take.seed, 1, pair_number, take.group, take.clip])
+def render(pair: tuple[str, str], *, group: int, clip: int, seed: int) -> np.ndarray:
+    """Renders a recording of a pair of classes: uint8 [frames, H, W, 3], 2 to 3 seconds."""
+    look = _look(seed, group)
+    rng = np.random.default_rng([seed, 1, list(PAIRS).index(pair), group, clip])
     num_frames = int(rng.integers(2 * FRAME_RATE, 3 * FRAME_RATE + 1))
     speed = rng.uniform(0.8, 1.25)  # above 1 the action ends before the clip
     scene_seed = int(rng.integers(2**31))
     frames = []
     for i in range(num_frames):
         t = min(1.0, speed * i / (num_frames - 1))
-        parts = PAIRS[take.pair](t, np.random.default_rng(scene_seed))
+        parts = PAIRS[pair](t, np.random.default_rng(scene_seed))
         noise = rng.normal(0, 3, (HEIGHT, WIDTH, 1))
         frames.append(np.clip(_draw(look, parts) + noise, 0, 255).astype(np.uint8))
     return np.stack(frames)
 
 
-def write_twins(folder: pathlib.Path, take: Take) -> int:
-    """Writes a recording forwards into its pair's first class and reversed into the second.
-
-    Returns:
-      2, the number of videos written.
-    """
-    frames = render(take)
-    for class_name, ordered in zip(take.pair, (frames, frames[::-1])):
-        write_video(_video_path(folder, class_name, take.group, take.clip), ordered)
-    return 2
+def write_twins(folder: pathlib.Path, item: tuple[tuple[str, str], int, int], *, seed: int) -> None:
+    """Writes a recording (pair, group, clip) as a video of the pair's first class, and reversed, of the second."""
+    pair, group, clip = item
+    frames = render(pair, group=group, clip=clip, seed=seed)
+    for class_name, ordered in zip(pair, (frames, frames[::-1])):
+        write_video(_video_path(folder, class_name, group, clip), ordered)
 
 
 def write_clip(
     folder: pathlib.Path,
-    clip_id: tuple[str, int, int],
+    item: tuple[str, int, int],
     *,
     scenario: scenarios.Scenario,
     seed: int,
     num_frames: int,
-) -> int:
-    """Renders a scenario's clip and writes it as a video into its class's folder.
-
-    Args:
-      folder: the corpus's folder.
-      clip_id: tuple of the clip's class name, group number and number within class and group.
-      scenario: the scenario, as in tools.scenarios.
-      seed: seed of all randomness.
-      num_frames: number of frames of the clip.
-
-    Returns:
-      1, the number of videos written.
-    """
-    class_name, group, clip = clip_id
-    frames = scenarios.render_clip(
-        scenario, class_name, group=group, clip=clip, seed=seed, num_frames=num_frames
-    )
-    write_video(_video_path(folder, class_name, group, clip), frames, exact=True)
-    return 1
+) -> None:
+    """Writes a scenario's clip (class name, group, clip) as a video."""
+    numbers = {"group": item[1], "clip": item[2], "seed": seed, "num_frames": num_frames}
+    frames = scenarios.render_clip(scenario, item[0], **numbers)
+    write_video(_video_path(folder, *item), frames, exact=True)
 
 
 def write_video(path: pathlib.Path, frames: np.ndarray, *, exact: bool = False) -> None:
@@ -204,9 +169,8 @@ def make_corpus(output: str | os.PathLike, *, groups: int, clips: int, seed: int
     Raises:
       UserError: if `output` exists already.
     """
-    numbers = itertools.product(range(1, groups + 1), PAIRS, range(1, clips + 1))
-    takes = [Take(pair, group, clip, seed) for group, pair, clip in numbers]
-    return _write_corpus(output, write_twins, takes, num_videos=2 * len(takes), workers=workers)
+    write = functools.partial(write_twins, seed=seed)
+    return 2 * _write_corpus(output, write, list(PAIRS), groups, clips, workers)
 
 
 def make_scenario(
@@ -219,64 +183,43 @@ def make_scenario(
     num_frames: int,
     workers: int,
 ) -> int:
-    """Renders a scenario's corpus, whose classes differ by a known cause, as video files.
+    """Renders a scenario's corpus, whose classes differ by a known cause, in clips of `num_frames` frames.
 
-    Args:
-      output: the corpus's folder, which must not exist yet. It appears once the corpus is complete.
-      scenario: a value of scenarios.SCENARIOS, or a scenario of your own.
-      groups: number of recording groups, each of which contains all classes.
-      clips: number of clips per class and group.
-      seed: seed of all randomness.
-      num_frames: number of frames per clip.
-      workers: number of rendering processes; with 1, this process renders.
-
-    Returns:
-      The number of videos.
+    The other arguments and the result are those of make_corpus.
 
     Raises:
       UserError: if `output` exists already, or the scenario needs another number of frames.
     """
-    clip_ids = list(itertools.product(scenario.classes, range(1, groups + 1), range(1, clips + 1)))
     write = functools.partial(write_clip, scenario=scenario, seed=seed, num_frames=num_frames)
-    return _write_corpus(output, write, clip_ids, num_videos=len(clip_ids), workers=workers)
+    return _write_corpus(output, write, list(scenario.classes), groups, clips, workers)
 
 
 def _write_corpus(
     output: str | os.PathLike,
-    write: Callable[[pathlib.Path, Any], int],
-    items: Sequence[Any],
-    *,
-    num_videos: int,
+    write: Callable[[pathlib.Path, Any], None],
+    names: Sequence[Any],
+    groups: int,
+    clips: int,
     workers: int,
 ) -> int:
-    """Writes a corpus of videos by calling `write` for each item, such as a clip.
-
-    Args:
-      output: the corpus's folder. It appears once all videos are written.
-      write: function of a folder and an item that writes the item's videos there and returns their number.
-      items: the items to write.
-      num_videos: number of videos in total.
-      workers: number of writing processes; with 1, this process writes.
-
-    Returns:
-      `num_videos`.
-    """
+    """Calls `write` with a folder and each (name, group, clip), and returns the number of calls."""
     target = pathlib.Path(output)
     if target.exists():
         raise UserError(f"{target} exists already; remove it, or choose another --output")
+    items = list(itertools.product(names, range(1, groups + 1), range(1, clips + 1)))
     with (
         storage.atomic_folder(target, names=(), mark="") as partial,
         _mapper(workers) as run,
-        console.progress_bar(num_videos, "video", "rendering") as bar,
+        console.progress_bar(len(items), "clip", "rendering") as bar,
     ):
-        for written in run(functools.partial(write, partial), items):
-            bar.update(written)
-    return num_videos
+        for _ in run(functools.partial(write, partial), items):
+            bar.update()
+    return len(items)
 
 
 @contextlib.contextmanager
 def _mapper(workers: int) -> Iterator[Callable]:
-    """Yields a function like `map` that runs in `workers` processes, or in this one if `workers` is 1."""
+    """Yields a function like `map` that runs in `workers` processes, or in this process if that is 1."""
     if workers == 1:
         yield map
         return
@@ -318,10 +261,10 @@ def define_flags() -> None:
     """Defines the flags. Called only when run as a program: importers define flags of the same names."""
     default = "Default: data/demo_videos, or data/<scenario>."
     flags.DEFINE_string("output", None, f"The corpus's folder; must not exist yet. {default}")
-    flags.DEFINE_integer("groups", 25, "Recording groups.")
-    flags.DEFINE_integer("clips", 2, "Clips per class and group.")
-    flags.DEFINE_integer("seed", 0, "Seed of all randomness.")
-    flags.DEFINE_integer("workers", None, "Rendering processes. Default: one per core.")
+    flags.DEFINE_integer("groups", 25, "Recording groups.", 1, 99)
+    flags.DEFINE_integer("clips", 2, "Clips per class and group.", 1, 99)
+    flags.DEFINE_integer("seed", 0, "Seed of all randomness.", lower_bound=0)
+    flags.DEFINE_integer("workers", None, "Rendering processes. Default: one per core.", lower_bound=1)
     names = sorted(scenarios.SCENARIOS)
     flags.DEFINE_enum("scenario", None, names, "Renders a corpus with one known cause instead.")
     flags.DEFINE_integer("frames", None, f"Frames per clip of a scenario. Default: {DEFAULT_FRAMES}.")
@@ -329,13 +272,9 @@ def define_flags() -> None:
 
 def main() -> None:
     args = flags.FLAGS
-    workers = os.cpu_count() if args.workers is None else args.workers
-    expect(workers >= 1, "at least 1 worker", workers=workers)
-    expect(1 <= args.groups <= 99, "1 to 99 groups", groups=args.groups)
-    expect(1 <= args.clips <= 99, "1 to 99 clips", clips=args.clips)
-    expect(args.seed >= 0, "a seed of 0 or more", seed=args.seed)
     output = args.output or f"data/{args.scenario or 'demo_videos'}"
-    options = {"groups": args.groups, "clips": args.clips, "seed": args.seed, "workers": workers}
+    options = {"groups": args.groups, "clips": args.clips, "seed": args.seed}
+    options["workers"] = args.workers or os.cpu_count()
     if args.scenario is None:
         expect(args.frames is None, "--frames with a --scenario only", frames=args.frames)
         title, num_classes = "Demo corpus", 2 * len(PAIRS)

@@ -1,52 +1,49 @@
-"""Runs programs, and pools of worker processes that exit when their parent does."""
+"""Runs programs, and worker processes that exit when their parent does."""
 
 from __future__ import annotations
 
 import concurrent.futures
 import multiprocessing
+import os
 import subprocess
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from pipelines import terminal
+from pipelines.remedies import shell_command
 from ucf50_tfrecord import worker_process
 from ucf50_tfrecord.errors import UserError
 
 
 def run(
-    command: Sequence[str],
-    failure: Callable[[int], str],
-    *,
-    statuses: Collection[int] = (0,),
-    env: Mapping[str, str] | None = None,
+    command: Sequence[str], *, statuses: Collection[int] = (0,), env: Mapping[str, str] | None = None
 ) -> str:
-    """Runs a program; returns its standard output.
-
-    Args:
-      command: the program's command line.
-      failure: function from the exit status of a failed program to the text of the error.
-      statuses: exit statuses of success.
-      env: the program's environment variables; those of this process if None.
+    """Runs a program with further environment variables `env`; returns its standard output.
 
     Raises:
-      UserError: if the program fails. Its standard error is printed first.
+      UserError: if its exit status is none of `statuses`. Its standard error is printed first.
     """
-    result = subprocess.run(command, env=env, text=True, capture_output=True)
+    result = subprocess.run(command, env=os.environ | (env or {}), text=True, capture_output=True)
     if result.returncode not in statuses:
         terminal.note(*result.stderr.splitlines())
-        raise UserError(f"{failure(result.returncode)}, see above")
+        raise UserError(f"{shell_command(command)} exited with status {result.returncode}, see above")
     return result.stdout
 
 
-def pool(num_workers: int) -> concurrent.futures.ProcessPoolExecutor:
+def pool(
+    num_workers: int, *, max_tasks_per_child: int | None = None
+) -> concurrent.futures.ProcessPoolExecutor:
     """Returns a pool of newly started processes, which exit when this process is killed.
 
     They also leave no semaphores behind.
     """
-    context = multiprocessing.get_context("spawn")
     return concurrent.futures.ProcessPoolExecutor(
-        num_workers, mp_context=context, initializer=_exit_with_parent
+        num_workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=exit_with_parent,
+        max_tasks_per_child=max_tasks_per_child,
     )
 
 
-def _exit_with_parent() -> None:
+def exit_with_parent() -> None:
+    """Makes this process, started by multiprocessing, exit when its parent is killed."""
     worker_process.exit_after(multiprocessing.parent_process().join)

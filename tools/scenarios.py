@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 
@@ -18,16 +19,16 @@ from ucf50_tfrecord.errors import expect
 
 SIZE = 48  # pixels per side
 # RGB, 0 to 255. The colours are far from each other and from any background.
-ACTOR_COLORS = ((230, 40, 40), (40, 205, 60), (50, 70, 240), (240, 220, 50))  # red, green, blue, yellow
+ACTOR_COLORS = {"Red": (230, 40, 40), "Green": (40, 205, 60), "Blue": (50, 70, 240), "Yellow": (240, 220, 50)}
 NEUTRAL_COLOR = (205, 205, 205)
 # Tint and stripes of the backgrounds that can mark a class. The stripes' slopes along x and y are in radians
 # per pixel. No stripes are oblique, so horizontally flipped clips keep their class.
-CLASS_PLACES = (
-    ((135, 95, 55), (0.55, 0.0)),
-    ((60, 125, 65), (0.0, 0.55)),
-    ((55, 95, 140), (0.25, 0.0)),
-    ((130, 65, 115), (0.0, 0.25)),
-)
+CLASS_PLACES = {
+    "Court": ((135, 95, 55), (0.55, 0.0)),
+    "Field": ((60, 125, 65), (0.0, 0.55)),
+    "Pool": ((55, 95, 140), (0.25, 0.0)),
+    "Track": ((130, 65, 115), (0.0, 0.25)),
+}
 _MIDDLE = 95  # mean level of the backgrounds
 _MIN_CONTRAST = 130  # distance of a group's colour from _MIDDLE, in the RGB cube
 
@@ -40,13 +41,13 @@ Path = Callable[[int, np.random.Generator], np.ndarray]
 
 
 def circle(num_frames: int, rng: np.random.Generator) -> np.ndarray:
-    """Returns an actor's path: one turn about the picture's centre, with random start and direction."""
+    """A path of one turn about the picture's centre, with random start and direction."""
     radii = rng.uniform(0.28, 0.32, 2)
     return 0.5 + radii * _round_trip(num_frames, 1, rng)
 
 
 def rise(num_frames: int, rng: np.random.Generator) -> np.ndarray:
-    """Returns an actor's path from the bottom of the picture to its top.
+    """A path from the bottom of the picture to its top.
 
     If the number of frames is even, the actor is in the picture's middle in both middle frames. Otherwise
     the later of the two, which is the frame that single-frame models see, would show the actor higher in
@@ -59,17 +60,17 @@ def rise(num_frames: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def sink(num_frames: int, rng: np.random.Generator) -> np.ndarray:
-    """Returns an actor's path from the top of the picture to its bottom: that of `rise`, reversed in time."""
+    """A path from the top of the picture to its bottom: `rise`, reversed in time."""
     return rise(num_frames, rng)[::-1]
 
 
 def slow(num_frames: int, rng: np.random.Generator) -> np.ndarray:
-    """Returns an actor's path to and fro once, on a flat ellipse, so that it does not pause at the ends."""
+    """A path to and fro once, on a flat ellipse, so that the actor does not pause at the ends."""
     return _to_and_fro(num_frames, 1, rng)
 
 
 def fast(num_frames: int, rng: np.random.Generator) -> np.ndarray:
-    """Returns an actor's path to and fro several times, through exactly the positions of `slow`.
+    """A path to and fro several times, through exactly the positions of `slow`.
 
     The number of turns is coprime with num_frames. So the frames show the positions of `slow` in another
     order, and a model that is blind to frame order sees no difference. It is at most num_frames - 2, since
@@ -79,52 +80,32 @@ def fast(num_frames: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def flicker(num_frames: int, rng: np.random.Generator) -> np.ndarray:
-    """Returns an actor's path that changes between two places at every frame except one in mid-clip."""
+    """A path that changes between two places at every frame except one in mid-clip."""
     return _jumps(num_frames, 1, rng)
 
 
 def slow_flicker(num_frames: int, rng: np.random.Generator) -> np.ndarray:
-    """Returns an actor's path with one jump, in mid-clip; every second frame of `flicker` shows the same."""
+    """A path with one jump, in mid-clip; every second frame of `flicker` shows the same."""
     return _jumps(num_frames, 0, rng)
 
 
-PATHS: dict[str, Path] = {
-    path.__name__: path for path in (circle, rise, sink, slow, fast, flicker, slow_flicker)
-}
-
-
 def fast_turns(num_frames: int) -> int:
-    """Returns the number of turns of the path `fast`.
-
-    It is the smallest number from 3 to num_frames - 2 that is coprime with num_frames.
-    """
+    """Returns the number of turns of `fast`, the smallest from 3 to T - 2 that is coprime with T."""
     turns = [f for f in range(3, num_frames - 1) if math.gcd(f, num_frames) == 1]
-    expect(bool(turns), "a number of frames that slow and fast can share (not 4 or 6)", frames=num_frames)
+    expect(turns, "a number of frames that slow and fast can share (not 4 or 6)", frames=num_frames)
     return turns[0]
 
 
 @dataclasses.dataclass(frozen=True)
 class Traits:
-    """The marks by which a class of a scenario can be recognised.
+    """The marks by which a class of a scenario can be recognised."""
 
-    color: index of the actor's colour in ACTOR_COLORS; None draws a random colour for each group.
-    background: index of the background in CLASS_PLACES; None draws a random background for each group.
-    path: name of the actor's path in PATHS.
-    when: frames in which the actor shows its colour: "always", or the first ("start") or last ("end")
-      quarter of the clip. In the other frames the actor is grey.
-    """
-
-    color: int | None = None
-    background: int | None = None
-    path: str = "circle"
-    when: str = "always"
-
-    def __post_init__(self) -> None:
-        expect(self.color in (None, *range(len(ACTOR_COLORS))), "the number of a colour", color=self.color)
-        places = (None, *range(len(CLASS_PLACES)))
-        expect(self.background in places, "the number of a place", background=self.background)
-        expect(self.path in PATHS, f"one of {', '.join(PATHS)}", path=self.path)
-        expect(self.when in ("always", "start", "end"), "always, start or end", when=self.when)
+    color: tuple[int, int, int] | None = None  # of the actor; None draws a random colour for each group
+    background: tuple | None = None  # as in CLASS_PLACES; None draws a random background for each group
+    path: Path = circle
+    # When the actor shows its colour: "always", or in the first ("start") or last ("end") quarter of the clip. In
+    # the other frames the actor is grey.
+    when: Literal["always", "start", "end"] = "always"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,18 +114,24 @@ class Scenario:
 
     description: one sentence on how the classes differ.
     classes: dictionary from class name to the class's traits.
-    truth: dictionary from a kind of verdict, a key of evaluation.verdicts.KINDS, to whether the right answer
-      is "yes"; for models_differ, whether the model that sees frame order is ahead of its control. Kinds whose
-      right answer is not known are left out.
+    yes, no: kinds of verdict, keys of evaluation.verdicts.KINDS, by their right answer; for models_differ,
+      "yes" means that the model that sees frame order is ahead of its control. Kinds whose right answer is not
+      known are left out.
     recording_backgrounds: whether each recording (a class's clips in one group) has its own background.
     true_colors: fraction of recordings that show their class's colour; the others show a random colour.
     """
 
     description: str
     classes: dict[str, Traits]
-    truth: dict[str, bool]
+    yes: str = ""
+    no: str = ""
     recording_backgrounds: bool = False
     true_colors: float = 1.0
+
+    @property
+    def truth(self) -> dict[str, bool]:
+        """Whether the right answer is "yes", by the kind of verdict."""
+        return dict.fromkeys(self.yes.split(), True) | dict.fromkeys(self.no.split(), False)
 
     def __post_init__(self) -> None:
         expect(len(self.classes) >= 2, "at least 2 classes", classes=list(self.classes))
@@ -157,12 +144,19 @@ def render_clip(
     scenario: Scenario, class_name: str, *, group: int, clip: int, seed: int, num_frames: int
 ) -> np.ndarray:
     """Renders a scenario's clip: uint8 [num_frames, SIZE, SIZE, 3], RGB. Equal arguments give equal bytes."""
-    recording = _Recording(scenario, class_name, group, seed)
-    rng = np.random.default_rng([seed, _CLIP, recording.label, group, clip])
+    traits, label = scenario.classes[class_name], list(scenario.classes).index(class_name)
+    rng = np.random.default_rng([seed, _CLIP, label, group, clip])
     radius, group_color = _actor(group, seed)
-    colors = _frame_colors(recording, group_color, num_frames) + rng.uniform(-12, 12, 3)
-    cover = _cover(PATHS[recording.traits.path](num_frames, rng), radius)  # [T, H, W, 1]
-    video = recording.place() * (1 - cover) + colors[:, np.newaxis, np.newaxis].astype(np.float32) * cover
+    color = traits.color
+    if scenario.true_colors < 1:
+        chance = np.random.default_rng([seed, _RECORDING_COLOR, label, group])
+        if chance.random() >= scenario.true_colors:
+            color = list(ACTOR_COLORS.values())[chance.integers(len(ACTOR_COLORS))]
+    shown = group_color if color is None else np.array(color)
+    colors = _frame_colors(traits.when, shown, num_frames) + rng.uniform(-12, 12, 3)
+    cover = _cover(traits.path(num_frames, rng), radius)  # [T, H, W, 1]
+    place = render_background(scenario, class_name, group=group, seed=seed)
+    video = place * (1 - cover) + colors[:, np.newaxis, np.newaxis].astype(np.float32) * cover
     video += 3 * rng.standard_normal((num_frames, SIZE, SIZE, 1), np.float32)
     return np.clip(video, 0, 255).astype(np.uint8)
 
@@ -173,52 +167,17 @@ def render_background(scenario: Scenario, class_name: str, *, group: int, seed: 
     Returns:
       float32 [SIZE, SIZE, 3], from 0 to 255.
     """
-    return _Recording(scenario, class_name, group, seed).place()
-
-
-@dataclasses.dataclass(frozen=True)
-class _Recording:
-    """A recording: the clips of one class in one group of a scenario, which share background and colour."""
-
-    scenario: Scenario
-    class_name: str
-    group: int
-    seed: int
-
-    @property
-    def label(self) -> int:
-        return list(self.scenario.classes).index(self.class_name)
-
-    @property
-    def traits(self) -> Traits:
-        return self.scenario.classes[self.class_name]
-
-    def place(self) -> np.ndarray:
-        """Draws the recording's background: float32 [SIZE, SIZE, 3], from 0 to 255."""
-        if self.scenario.recording_backgrounds:
-            rng = np.random.default_rng([self.seed, _RECORDING_PLACE, self.label, self.group])
-            return _waves(rng, tint=45, height=24)
-        # Per group, not per recording: the classes of a group must differ in their traits alone.
-        rng = np.random.default_rng([self.seed, _PLACE, self.group])
-        if self.traits.background is None:
-            return _waves(rng, tint=20, height=12)
-        return _class_place(self.traits.background, rng)
-
-    def color(self) -> int | None:
-        """Draws the actor's colour: an index in ACTOR_COLORS, None if the group's random colour is used."""
-        if self.scenario.true_colors == 1:
-            return self.traits.color
-        rng = np.random.default_rng([self.seed, _RECORDING_COLOR, self.label, self.group])
-        is_true = rng.random() < self.scenario.true_colors
-        return self.traits.color if is_true else int(rng.integers(len(ACTOR_COLORS)))
+    if scenario.recording_backgrounds:
+        label = list(scenario.classes).index(class_name)
+        return _waves(np.random.default_rng([seed, _RECORDING_PLACE, label, group]), tint=45, height=24)
+    # Per group, not per recording: the classes of a group must differ in their traits alone.
+    rng = np.random.default_rng([seed, _PLACE, group])
+    background = scenario.classes[class_name].background
+    return _waves(rng, tint=20, height=12) if background is None else _class_place(background, rng)
 
 
 def _round_trip(num_frames: int, turns: int, rng: np.random.Generator) -> np.ndarray:
-    """Returns points on the unit circle that make `turns` whole turns, with random start and direction.
-
-    Returns:
-      float64 [num_frames, 2]: sine and cosine of the angle in each frame.
-    """
+    """Returns points on the unit circle, float64 [T, 2], that make whole turns with random start and direction."""
     phase, direction = rng.uniform(), rng.choice([-1, 1])
     # Modulo num_frames, so that any number of turns gives the same positions to the last bit.
     steps = direction * turns * np.arange(num_frames) % num_frames
@@ -257,13 +216,11 @@ def _actor(group: int, seed: int) -> tuple[float, np.ndarray]:
     return radius, color
 
 
-def _frame_colors(recording: _Recording, group_color: np.ndarray, num_frames: int) -> np.ndarray:
-    """Returns the actor's colour in each frame of a recording's clip: float64 [T, 3]."""
-    number = recording.color()
-    color = group_color if number is None else np.array(ACTOR_COLORS[number])
+def _frame_colors(when: str, color: np.ndarray, num_frames: int) -> np.ndarray:
+    """Returns the actor's colour in each frame, float64 [T, 3]: grey in the frames that Traits.when excludes."""
     time, quarter = np.arange(num_frames), round(num_frames / 4)
     shown = {"always": time >= 0, "start": time < quarter, "end": time >= num_frames - quarter}
-    return np.where(shown[recording.traits.when][:, np.newaxis], color, NEUTRAL_COLOR).astype(np.float64)
+    return np.where(shown[when][:, np.newaxis], color, NEUTRAL_COLOR).astype(np.float64)
 
 
 def _cover(places: np.ndarray, radius: float) -> np.ndarray:
@@ -288,156 +245,120 @@ def _waves(rng: np.random.Generator, *, tint: float, height: float) -> np.ndarra
     return place.astype(np.float32)
 
 
-def _class_place(number: int, rng: np.random.Generator) -> np.ndarray:
-    """Draws a group's version of the background CLASS_PLACES[number]: float32 [SIZE, SIZE, 3]."""
-    tint, (slope_x, slope_y) = CLASS_PLACES[number]
+def _class_place(place: tuple, rng: np.random.Generator) -> np.ndarray:
+    """Draws a group's version of a background of CLASS_PLACES: float32 [SIZE, SIZE, 3]."""
+    tint, (slope_x, slope_y) = place
     y, x = np.mgrid[0:SIZE, 0:SIZE]
     stripes = np.sin(x * slope_x + y * slope_y + rng.uniform(0, 2 * np.pi)) * rng.uniform(10, 18)
     return (np.array(tint) + rng.uniform(-10, 10, 3) + stripes[..., np.newaxis]).astype(np.float32)
 
 
-def _verdicts(*, yes: str = "", no: str = "") -> dict[str, bool]:
-    return {kind: True for kind in yes.split()} | {kind: False for kind in no.split()}
-
-
-def _crossed(marks: dict[str, int], trait: str, paths: tuple[str, ...]) -> dict[str, Traits]:
-    """Returns the traits of one class for each combination of a mark and a path, by class name.
-
-    marks: dictionary from the first part of the class name to the value of the field `trait` of Traits.
-    """
+def _crossed(marks: dict[str, Traits], *paths: Path) -> dict[str, Traits]:
+    """Returns the traits of one class for each combination of a mark and a path, by class name."""
     return {
-        name + path.title(): Traits(path=path, **{trait: mark})
+        name + path.__name__.title(): dataclasses.replace(mark, path=path)
         for name, mark in marks.items()
         for path in paths
     }
 
 
-_COLORS = {"Red": 0, "Green": 1, "Blue": 2, "Yellow": 3}
-_PLACES = {"Court": 0, "Field": 1, "Pool": 2, "Track": 3}
-_UNMARKED = ("Alpha", "Beta", "Gamma", "Delta")
-_TWO_COLORS, _TWO_PLACES = {"Red": 0, "Blue": 2}, {"Field": 1, "Pool": 2}
+_COLORS = {name: Traits(color=color) for name, color in ACTOR_COLORS.items()}
+_PLACES = {name: Traits(background=place) for name, place in CLASS_PLACES.items()}
+_TWO_COLORS = {name: _COLORS[name] for name in ("Red", "Blue")}
+_TWO_PLACES = {name: _PLACES[name] for name in ("Field", "Pool")}
+_UNMARKED = {name: Traits() for name in ("Alpha", "Beta", "Gamma", "Delta")}
 
 SCENARIOS: dict[str, Scenario] = {
     "nothing": Scenario(
         "The classes do not differ.",
-        {name: Traits() for name in _UNMARKED},
-        _verdicts(
-            no="above_chance appearance_suffices needs_order uses_direction needs_several_frames "
-            "uses_background needs_full_rate evidence_at_start evidence_at_end recognises_recording "
-            "models_differ",
-        ),
+        _UNMARKED,
+        no="above_chance appearance_suffices needs_order uses_direction needs_several_frames "
+        "uses_background needs_full_rate evidence_at_start evidence_at_end recognises_recording "
+        "models_differ",
     ),
     "appearance": Scenario(
         "Each class has an actor of its own colour.",
-        {name: Traits(color=color) for name, color in _COLORS.items()},
-        _verdicts(
-            yes="above_chance appearance_suffices",
-            no="needs_order uses_direction needs_several_frames uses_background needs_full_rate "
-            "evidence_at_start evidence_at_end recognises_recording",
-        ),
+        _COLORS,
+        yes="above_chance appearance_suffices",
+        no="needs_order uses_direction needs_several_frames uses_background needs_full_rate "
+        "evidence_at_start evidence_at_end recognises_recording",
     ),
     "background": Scenario(
         "Each class is recorded in a place of its own.",
-        {name: Traits(background=place) for name, place in _PLACES.items()},
-        _verdicts(
-            yes="above_chance appearance_suffices uses_background",
-            no="needs_order uses_direction needs_several_frames needs_full_rate "
-            "evidence_at_start evidence_at_end recognises_recording",
-        ),
+        _PLACES,
+        yes="above_chance appearance_suffices uses_background",
+        no="needs_order uses_direction needs_several_frames needs_full_rate "
+        "evidence_at_start evidence_at_end recognises_recording",
     ),
     "leak": Scenario(
         "The classes do not differ, but each recording has a place of its own.",
-        {name: Traits() for name in _UNMARKED},
-        _verdicts(
-            yes="recognises_recording",
-            no="above_chance appearance_suffices needs_order uses_direction needs_full_rate "
-            "models_differ evidence_at_start evidence_at_end",
-        ),
+        _UNMARKED,
+        yes="recognises_recording",
+        no="above_chance appearance_suffices needs_order uses_direction needs_full_rate "
+        "models_differ evidence_at_start evidence_at_end",
         recording_backgrounds=True,
     ),
     "order": Scenario(
         "One class shows the other's frames backwards.",
-        {"Rise": Traits(path="rise"), "Sink": Traits(path="sink")},
-        _verdicts(
-            yes="above_chance needs_order uses_direction needs_several_frames models_differ",
-            no="appearance_suffices uses_background needs_full_rate",
-        ),
+        {"Rise": Traits(path=rise), "Sink": Traits(path=sink)},
+        yes="above_chance needs_order uses_direction needs_several_frames models_differ",
+        no="appearance_suffices uses_background needs_full_rate",
     ),
     "speed": Scenario(
         "The actor passes the same positions slowly in one class and fast in the other.",
-        {"Slow": Traits(path="slow"), "Fast": Traits(path="fast")},
-        _verdicts(
-            yes="above_chance needs_order needs_several_frames models_differ",
-            no="appearance_suffices uses_direction uses_background",
-        ),
+        {"Slow": Traits(path=slow), "Fast": Traits(path=fast)},
+        yes="above_chance needs_order needs_several_frames models_differ",
+        no="appearance_suffices uses_direction uses_background",
     ),
     "full_rate": Scenario(
         "The classes differ between neighbouring frames alone: at half the frame rate they are equal.",
-        {"Flicker": Traits(path="flicker"), "SlowFlicker": Traits(path="slow_flicker")},
-        _verdicts(
-            yes="above_chance needs_order needs_several_frames needs_full_rate models_differ",
-            no="appearance_suffices",
-        ),
+        {"Flicker": Traits(path=flicker), "SlowFlicker": Traits(path=slow_flicker)},
+        yes="above_chance needs_order needs_several_frames needs_full_rate models_differ",
+        no="appearance_suffices",
     ),
     "start": Scenario(
         "Each class has an actor of its own colour, which shows in the first quarter of the frames.",
-        {name: Traits(color=color, when="start") for name, color in _COLORS.items()},
-        _verdicts(
-            yes="above_chance appearance_suffices evidence_at_start",
-            no="needs_order uses_background needs_full_rate evidence_at_end",
-        ),
+        {name: dataclasses.replace(mark, when="start") for name, mark in _COLORS.items()},
+        yes="above_chance appearance_suffices evidence_at_start",
+        no="needs_order uses_background needs_full_rate evidence_at_end",
     ),
     "end": Scenario(
         "Each class has an actor of its own colour, which shows in the last quarter of the frames.",
-        {name: Traits(color=color, when="end") for name, color in _COLORS.items()},
-        _verdicts(
-            yes="above_chance appearance_suffices evidence_at_end",
-            no="needs_order uses_background needs_full_rate evidence_at_start",
-        ),
+        {name: dataclasses.replace(mark, when="end") for name, mark in _COLORS.items()},
+        yes="above_chance appearance_suffices evidence_at_end",
+        no="needs_order uses_background needs_full_rate evidence_at_start",
     ),
     "appearance_order": Scenario(
         "Two colours, each of which rises in one class and sinks in another.",
-        _crossed(_TWO_COLORS, "color", ("rise", "sink")),
-        _verdicts(
-            yes="above_chance appearance_suffices needs_order uses_direction needs_several_frames "
-            "models_differ",
-            no="uses_background needs_full_rate",
-        ),
+        _crossed(_TWO_COLORS, rise, sink),
+        yes="above_chance appearance_suffices needs_order uses_direction needs_several_frames models_differ",
+        no="uses_background needs_full_rate",
     ),
     "appearance_speed": Scenario(
         "Two colours, each of which moves slowly in one class and fast in another.",
-        _crossed(_TWO_COLORS, "color", ("slow", "fast")),
-        _verdicts(
-            yes="above_chance appearance_suffices needs_order needs_several_frames models_differ",
-            no="uses_direction uses_background",
-        ),
+        _crossed(_TWO_COLORS, slow, fast),
+        yes="above_chance appearance_suffices needs_order needs_several_frames models_differ",
+        no="uses_direction uses_background",
     ),
     "background_order": Scenario(
         "Two places, in each of which the actor rises in one class and sinks in another.",
-        _crossed(_TWO_PLACES, "background", ("rise", "sink")),
-        _verdicts(
-            yes="above_chance appearance_suffices needs_order uses_direction needs_several_frames "
-            "uses_background models_differ",
-            no="needs_full_rate",
-        ),
+        _crossed(_TWO_PLACES, rise, sink),
+        yes="above_chance appearance_suffices needs_order uses_direction needs_several_frames "
+        "uses_background models_differ",
+        no="needs_full_rate",
     ),
     "leak_order": Scenario(
         "The actor rises in two classes and sinks in two, and each recording has a place of its own.",
-        {name + path.title(): Traits(path=path) for name in _UNMARKED[:2] for path in ("rise", "sink")},
-        _verdicts(
-            yes="above_chance needs_order uses_direction needs_several_frames recognises_recording "
-            "models_differ",
-            no="appearance_suffices",
-        ),
+        _crossed({"Alpha": Traits(), "Beta": Traits()}, rise, sink),
+        yes="above_chance needs_order uses_direction needs_several_frames recognises_recording models_differ",
+        no="appearance_suffices",
         recording_backgrounds=True,
     ),
     "appearance_leak": Scenario(
         "Six recordings in ten show their class's colour, the others a random one; each has its own place.",
-        {name: Traits(color=color) for name, color in _COLORS.items()},
-        _verdicts(
-            yes="above_chance appearance_suffices recognises_recording",
-            no="needs_order uses_direction needs_full_rate evidence_at_start evidence_at_end",
-        ),
+        _COLORS,
+        yes="above_chance appearance_suffices recognises_recording",
+        no="needs_order uses_direction needs_full_rate evidence_at_start evidence_at_end",
         recording_backgrounds=True,
         true_colors=0.6,
     ),

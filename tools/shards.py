@@ -14,18 +14,7 @@ from ucf50_tfrecord.specs import ClipFormat, FoldRule
 def convert(
     videos_dir: str | os.PathLike, data_dir: str, clip_format: ClipFormat, *, num_workers: int, name: str
 ) -> Manifest:
-    """Converts a folder of videos to shards, unless its shards are up to date; returns their manifest.
-
-    Args:
-      videos_dir: folder with one folder of videos per class.
-      data_dir: folder for the shards.
-      clip_format: format of the clips.
-      num_workers: number of decoding processes.
-      name: name of the dataset, with which the shards' file names begin.
-
-    Raises:
-      UserError: as building.build_dataset does.
-    """
+    """Converts a folder of videos to shards, unless its shards are up to date; returns their manifest."""
     planned = plan.plan_shards(
         catalog.find_videos(videos_dir),
         name=name,

@@ -14,7 +14,7 @@ from pipelines import terminal
 from pipelines.main import COMMANDS, first_line
 from tools.pins import REPOSITORY
 from ucf50_tfrecord import storage
-from ucf50_tfrecord.errors import UserError
+from ucf50_tfrecord.errors import expect
 
 OPTIONS = REPOSITORY / "docs" / "options.md"
 # Flags that entry points share are listed once, under the module that defines them.
@@ -42,13 +42,9 @@ def main() -> None:
 
 
 def make_page() -> str:
-    """Returns the text of docs/options.md, as Markdown.
-
-    Raises:
-      UserError: if an entry point does not list its flags.
-    """
-    sections: dict[str, list[str]] = {}
-    commands = []
+    """Returns the text of docs/options.md, as Markdown."""
+    sections: dict[str, list[ElementTree.Element]] = {}
+    commands: list[str] = []
     for command in COMMANDS:
         by_module = {} if command == _LAUNCH else _read_flags(command)
         shared = [module for module in by_module if module in _SHARED and module != command]
@@ -70,23 +66,12 @@ def make_page() -> str:
 
 
 def _read_flags(command: str) -> dict[str, list[ElementTree.Element]]:
-    """Returns an entry point's flags, grouped by the module that defines them.
-
-    Returns:
-      A dictionary from the last part of the module's name to the flags, as elements of --helpxml.
-    """
-    result = subprocess.run(
-        [sys.executable, "-m", f"pipelines.{command}", "--helpxml"],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-    )
-    try:
-        flags = list(ElementTree.fromstring(result.stdout).iter("flag"))
-    except ElementTree.ParseError as error:
-        raise UserError(f"pipelines.{command} does not list its flags: {error}. {result.stderr}") from error
+    """Returns an entry point's flags, elements of --helpxml, by the last part of their module's name."""
+    arguments = [sys.executable, "-m", f"pipelines.{command}", "--helpxml"]
+    result = subprocess.run(arguments, cwd=REPOSITORY, capture_output=True, text=True)
+    expect(result.stdout.startswith("<?xml"), f"flags of pipelines.{command}", stderr=result.stderr)
     found: dict[str, list[ElementTree.Element]] = {}
-    for flag in flags:
+    for flag in ElementTree.fromstring(result.stdout).iter("flag"):
         if flag.findtext("key") == "yes":
             module = pathlib.PurePath(flag.findtext("file", "")).name.removesuffix(".py").rpartition(".")[2]
             found.setdefault(module, []).append(flag)
@@ -109,7 +94,7 @@ def _default(flag: ElementTree.Element) -> str:
 
 def _meaning(flag: ElementTree.Element) -> str:
     text = " ".join(flag.findtext("meaning", "").split())
-    choices = [choice.text for choice in flag.findall("enum_value")]
+    choices = [choice.text or "" for choice in flag.findall("enum_value")]
     if choices:  # absl puts the choices in front of the meaning
         text = text.removeprefix(f"<{'|'.join(choices)}>: ") + f" One of {', '.join(choices)}."
     return text.replace("|", "\\|").replace("<", "&lt;")

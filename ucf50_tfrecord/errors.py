@@ -71,7 +71,7 @@ class Advice(str):
         return advice
 
 
-def expect(condition: bool, expected: str, *remedies: Remedy, **received: Any) -> None:
+def expect(condition: object, expected: str, *remedies: Remedy, **received: Any) -> None:
     """Raises UserError("Expected <expected>. Received: <name>=<value>, …") unless the condition holds.
 
     Args:

@@ -132,7 +132,7 @@ class ClipFormat:
     dtype: ClassVar[str] = "uint8"
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def shape(self) -> tuple[int, int, int, int]:
         return self.num_frames, self.height, self.width, 3
 
     @property

@@ -36,7 +36,7 @@ BENCH_INPUT = """
 import json, sys
 from absl import flags
 from benchmarks import input as bench_input
-flags.FLAGS(["bench", "--secs=0.1"])
+flags.FLAGS(["bench", "--videos=unused"])
 raw, jpeg = sys.argv[1:]
 rates = {name: bench_input.measure_rate(name, {"raw": raw, "jpeg": jpeg}[encoding], 4, 0.1)
          for name, (_, encoding) in bench_input.METHODS.items()}

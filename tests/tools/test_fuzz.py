@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 
 from tests.conftest import is_running, run_code, run_module
-from tools.fuzzing import documents, hostile, jsons, judge, mutate, reading, seeds, videos, watched
-from tools.fuzzing.findings import Counter, Evidence, Findings, Problem, Stage
+from tests.tools import fuzz_answers
+from tools.fuzzing import documents, hostile, jsons, judge, mutate, seeds, videos, watched
+from tools.fuzzing.findings import Counter, Findings, Problem, Stage
 from tools.fuzzing.readers import Program, Reader
 from tools.fuzzing.reference import digest
 from ucf50_tfrecord.convert import decode
@@ -207,7 +208,7 @@ def video(tmp_path):
 @pytest.mark.parametrize("clip_format", videos.FORMATS, ids=str)
 def test_pixels_that_differ_from_the_reference_are_counted(tmp_path, video, clip_format):
     clips = [clip.frames for clip in decode.decode_file(video, clip_format)]
-    with judge.Reference(tmp_path) as reference:
+    with contextlib.closing(judge.Reference(tmp_path)) as reference:
         assert reference.judge(video, clip_format, [digest(frames) for frames in clips]) == judge.SAME
         clips[-1] = clips[-1].copy()
         clips[-1][3, 5, 7, 1] ^= 1
@@ -219,18 +220,18 @@ def test_pixels_that_differ_from_the_reference_are_counted(tmp_path, video, clip
 
 
 def test_pixels_count_only_where_two_ordered_passes_agree(tmp_path, video, monkeypatch):
-    def ask(helper, question, *, hold):
+    def ask(helper, limit_secs, path, clip_format, hold):
         return [str(hold)]
 
-    monkeypatch.setattr(judge, "_ask", ask)
-    with judge.Reference(tmp_path) as reference:
+    monkeypatch.setattr(watched.Helper, "ask", ask)
+    with contextlib.closing(judge.Reference(tmp_path)) as reference:
         assert reference.judge(video, videos.FORMATS[0], ["other"]) == judge.UNSTABLE
 
-    def be_silent(helper, question, *, hold):
+    def be_silent(*_):
         raise watched.Silent("it crashed", timed_out=False)
 
-    monkeypatch.setattr(judge, "_ask", be_silent)
-    with judge.Reference(tmp_path) as reference:
+    monkeypatch.setattr(watched.Helper, "ask", be_silent)
+    with contextlib.closing(judge.Reference(tmp_path)) as reference:
         assert reference.judge(video, videos.FORMATS[0], ["other"]) == judge.UNKNOWN
 
 
@@ -278,6 +279,14 @@ def test_planted_faults_of_a_converter_are_counted(setting, monkeypatch):
 # --- JSON
 
 
+def documents_of(files):
+    """Returns a context with jsons.Documents of a folder of samples."""
+    for name in ("pristine-samples", "pristine-victim"):
+        shutil.rmtree(files / name)
+    findings = Findings(files / "failures")
+    return contextlib.closing(jsons.Documents(seed=0, findings=findings, work=files, command="again"))
+
+
 @pytest.fixture
 def files(tmp_path):
     """A folder of samples, a victim folder, and pristine copies of both."""
@@ -292,7 +301,7 @@ def files(tmp_path):
 
 
 def eat_memory(folder):
-    np.ones(reading.MEMORY_BYTES + (64 << 20), np.uint8)
+    np.ones(jsons.MEMORY_BYTES + (64 << 20), np.uint8)
 
 
 def come_and_go(folder):
@@ -326,7 +335,7 @@ def raise_(error):
 )
 def test_faults_of_a_reader_are_counted_and_undone(files, read, counter):
     reader = Reader(name="planted", path="set/x.json", read=read, writes="set/out.*")
-    problems = reading.try_reader(reader, files / "samples", files / "pristine-samples", b'{"name": 1}')
+    problems = jsons.try_reader(reader, b'{"name": 1}', files / "samples", files / "pristine-samples")
     # A file that comes or goes changes its folder too.
     assert {problem.counter for problem in problems} == ({counter} if counter else set())
     for name in ("samples", "victim"):
@@ -337,16 +346,13 @@ def test_faults_of_a_reader_are_counted_and_undone(files, read, counter):
 
 
 def test_readers_that_crash_or_hang_are_counted(files, monkeypatch):
-    for name in ("pristine-samples", "pristine-victim"):
-        shutil.rmtree(files / name)
     monkeypatch.setattr(jsons, "_READER_SECS", 3.0)
     reader = Reader(name="planted", path="set/x.json", read=lambda folder: None)
     monkeypatch.setattr(jsons.readers, "make_mutant", lambda *_: (reader, b"{}"))
-    findings = Findings(files / "failures")
-    with jsons.Documents(seed=0, findings=findings, work=files, command="again") as tried:
-        tried._helper.stop()
-        tried._helper = watched.Helper("tests.tools.fuzz_answers", files / "helper")
+    monkeypatch.setattr(jsons, "answer", fuzz_answers.answer)
+    with documents_of(files) as tried:
         assert tried.run(range(1, 4)) == 3
+    findings = tried._findings
     assert findings.counts == {(Stage.READER, Counter.CRASH): 1, (Stage.READER, Counter.HANG): 1}
     kept = sorted(files.glob("failures/*/problem.json"))
     assert [json.loads(path.read_text())["command"] for path in kept] == [
@@ -369,7 +375,8 @@ def test_faults_of_a_program_are_counted(files, content, target, counter):
     program = Program(
         path="set/x.json", module="json.tool", arguments=("{}/set/x.json", target), writes="set/out.*"
     )
-    problems = jsons.try_program(program, content, files, restore=lambda: None)
+    with documents_of(files) as tried:
+        problems = tried.try_program(program, content)
     assert [problem.counter for problem in problems] == [counter] * (counter is not None)
 
 
@@ -380,8 +387,9 @@ def test_the_first_inputs_of_a_kind_are_kept(tmp_path):
     (tmp_path / "x.avi").write_text("x")
     findings = Findings(tmp_path / "failures")
     for number in range(10):
-        evidence = Evidence(stage=Stage.CONVERT, number=number, command="again", inputs=(tmp_path / "x.avi",))
-        findings.add([Problem(Counter.PIXELS, "other pixels", "same kind")], evidence)
+        problem = Problem(Counter.PIXELS, "other pixels", "same kind")
+        inputs = [tmp_path / "x.avi"]
+        findings.add([problem], Stage.CONVERT, number=number, command="again", inputs=inputs)
     assert findings.total == 10 and "10 x convert: clips unlike" in "\n".join(findings.table())
     kept = list((tmp_path / "failures").iterdir())
     assert len(kept) == 3 and all((folder / "x.avi").read_text() == "x" for folder in kept)
@@ -391,7 +399,7 @@ PLANTED = """
 import contextlib, sys
 from pipelines import console
 from tools import fuzz
-from tools.fuzzing.findings import Counter, Evidence, Problem, Stage
+from tools.fuzzing.findings import Counter, Problem, Stage
 
 @contextlib.contextmanager
 def campaign(findings):
@@ -399,10 +407,11 @@ def campaign(findings):
         if "interrupt" in {plant!r}:
             raise KeyboardInterrupt
         if "fault" in {plant!r}:
-            findings.add([Problem(Counter.PIXELS, "planted")], Evidence(stage=Stage.CONVERT, number=0, command="x"))
+            findings.add([Problem(Counter.PIXELS, "planted")], Stage.CONVERT, number=0, command="x")
     yield try_videos, lambda numbers, until: len(numbers)
 
 fuzz.campaign = campaign
+fuzz.define_flags()
 console.run(fuzz.main)
 """
 

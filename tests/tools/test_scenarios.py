@@ -27,7 +27,7 @@ def place_of(name, class_name, group=1):
 
 
 def drawn(path, num_frames, seed):
-    return scenarios.PATHS[path](num_frames, np.random.default_rng(seed))
+    return getattr(scenarios, path)(num_frames, np.random.default_rng(seed))
 
 
 def median_background(frames):
@@ -43,7 +43,7 @@ def shown_color(name, class_name, **numbers):
     """Returns the index of the actor colour nearest to a clip."""
     frames = clip_of(name, class_name, **numbers)
     color = frames[actor_pixels(frames, place_of(name, class_name, numbers["group"]))].mean(axis=0)
-    return int(np.linalg.norm(color - np.array(scenarios.ACTOR_COLORS), axis=1).argmin())
+    return int(np.linalg.norm(color - np.array(list(scenarios.ACTOR_COLORS.values())), axis=1).argmin())
 
 
 def test_equal_arguments_give_equal_bytes():
@@ -120,7 +120,8 @@ def test_half_the_frame_rate_makes_flicker_slow():
 @pytest.mark.parametrize("num_frames", [8, 15])
 @pytest.mark.parametrize("path", ["circle", "rise", "sink", "slow", "fast"])
 def test_the_median_over_frames_shows_no_actor(path, num_frames):
-    scenario = Scenario("", {"One": Traits(color=0, path=path), "Two": Traits()}, {})
+    one = Traits(color=scenarios.ACTOR_COLORS["Red"], path=getattr(scenarios, path))
+    scenario = Scenario("", {"One": one, "Two": Traits()})
     for group in range(1, 21):
         frames = scenarios.render_clip(scenario, "One", group=group, clip=1, seed=0, num_frames=num_frames)
         background = scenarios.render_background(scenario, "One", group=group, seed=0)
@@ -191,12 +192,13 @@ def test_some_recordings_show_the_colour_of_another_class():
 @pytest.mark.parametrize(
     "build, message",
     [
-        (lambda: Traits(color=4), "the number of a colour"),
-        (lambda: Traits(path="jump"), "one of circle, rise"),
-        (lambda: Traits(when="middle"), "always, start or end"),
-        (lambda: Scenario("", {"One": Traits()}, {}), "at least 2 classes"),
+        (lambda: Scenario("", {"One": Traits()}), "at least 2 classes"),
         (
-            lambda: Scenario("", {"A": Traits(background=1), "B": Traits()}, {}, recording_backgrounds=True),
+            lambda: Scenario(
+                "",
+                {"A": Traits(background=scenarios.CLASS_PLACES["Pool"]), "B": Traits()},
+                recording_backgrounds=True,
+            ),
             "of classes or of recordings",
         ),
     ],

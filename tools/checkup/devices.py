@@ -59,7 +59,7 @@ def check(options: Options) -> Iterator[Finding]:
             yield warn(f"nvidia-smi gives no answer: {rows}", "reinstall the driver, or restart")
         else:
             yield from check_gpus(rows)
-        if found:
+        if not isinstance(answer, NoAnswer):
             yield _check_seen(answer)
     elif found:
         yield ok("no NVIDIA driver: TensorFlow computes on the CPU")
@@ -72,10 +72,7 @@ def check(options: Options) -> Iterator[Finding]:
 
 
 def check_gpus(rows: list[dict[str, str]]) -> Iterator[Finding]:
-    """Yields a finding for each GPU.
-
-    rows: for each GPU, a dictionary from the names in _SMI_FIELDS to what nvidia-smi prints.
-    """
+    """Yields a finding for each GPU, given what nvidia-smi prints for _SMI_FIELDS."""
     for number, row in enumerate(rows):
         total, free = (_mebibytes(row[name]) for name in ("memory.total", "memory.free"))
         memory = f"{free / 1024:.1f} of {total / 1024:.1f} GiB free" if total else "memory unknown"
@@ -96,10 +93,7 @@ def check_gpus(rows: list[dict[str, str]]) -> Iterator[Finding]:
 
 
 def _check_seen(answer: Answer) -> Finding:
-    """Returns a finding on whether TensorFlow sees the GPUs of this machine's NVIDIA driver.
-
-    answer: the answer of probe.tensorflow.
-    """
+    """Returns a finding on whether TensorFlow sees the GPUs of this machine's NVIDIA driver."""
     found = answer.value
     if found["gpus"]:
         gpus = ", ".join(f"{gpu['name']} ({gpu['capability']})" for gpu in found["gpus"])
@@ -134,13 +128,7 @@ def _check_several(num_gpus: int) -> Iterator[Finding]:
 
 
 def check_cores(usable: int, machine: int, quota: float | None) -> Iterator[Finding]:
-    """Yields a finding on the CPU cores: whether a control group allows less time than the usable cores have.
-
-    Args:
-      usable: number of cores that this process may use.
-      machine: number of cores of the machine.
-      quota: CPU time that control groups allow, in cores; None if they set no limit.
-    """
+    """Yields a finding on whether control groups allow less time than the usable cores have (`quota`, in cores)."""
     text = f"{usable} of {machine} CPU cores" if usable < machine else f"{usable} CPU cores"
     if quota is None or quota >= usable:
         yield ok(text)
@@ -178,12 +166,7 @@ def check_variables(environment: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def _ask_smi() -> list[dict[str, str]] | str:
-    """Asks nvidia-smi for the GPUs of this machine.
-
-    Returns:
-      For each GPU, a dictionary from the names in _SMI_FIELDS to their values as text. If nvidia-smi lists no
-      GPU, the reason.
-    """
+    """Returns the values of _SMI_FIELDS of each GPU; the reason if nvidia-smi lists none."""
     command = ["nvidia-smi", f"--query-gpu={','.join(_SMI_FIELDS)}", "--format=csv,noheader,nounits"]
     try:
         result = run_bounded(command, _SMI_SECS)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import importlib
 import json
 import pathlib
@@ -24,57 +25,31 @@ _KILL_SECS = 5.0
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One result of a check of tools.doctor.
+    """One result of a check of tools.doctor."""
 
-    level: "ok", "warn" or "fail".
-    text: what was found.
-    fix: how to fix the problem, in words; empty for none.
-    command: shell command that fixes the problem; empty for none.
-    """
-
-    level: str
+    level: str  # "ok", "warn" or "fail"
     text: str
-    fix: str = ""
-    command: str = ""
+    fix: str = ""  # how to fix the problem, in words
+    command: str = ""  # shell command that fixes the problem
 
 
-def ok(text: str) -> Finding:
-    """Returns a finding of level "ok": no problem."""
-    return Finding("ok", text)
-
-
-def warn(text: str, fix: str = "", *, command: str = "") -> Finding:
-    """Returns a finding of level "warn": a problem that does not change the exit status of tools.doctor."""
-    return Finding("warn", text, fix, command)
-
-
-def fail(text: str, fix: str = "", *, command: str = "") -> Finding:
-    """Returns a finding of level "fail": a problem that makes tools.doctor exit with status 1."""
-    return Finding("fail", text, fix, command)
+# Findings of no problem, of a problem, and of one that makes tools.doctor exit with status 1. Text, fix and command
+# follow.
+ok, warn, fail = (functools.partial(Finding, level) for level in ("ok", "warn", "fail"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
-    """The options of tools.doctor.
+    """The options of tools.doctor."""
 
-    data: folder or URL of a set of shards; None for every set under data/.
-    videos: folder of class folders of videos, for the speed test; None for the videos that the shards were
-      made from, or demo videos.
-    run: folder of a run; None checks no run.
-    speed_secs: seconds of the speed test; 0 skips it.
-    """
-
-    data: str | None = None
-    videos: str | None = None
+    data: str | None = None  # folder or URL of a set of shards; None for every set under data/
+    videos: str | None = None  # folder for the speed test; None for the shards' videos, or demo videos
     run: str | None = None
-    speed_secs: float = 0.0
+    speed_secs: float = 0.0  # 0 skips the speed test
 
 
 def run_check(name: str, options: Options) -> Iterator[Finding]:
-    """Yields the findings of the check in the module tools.checkup.<name>.
-
-    An exception that the check raises, or that is raised by importing its module, becomes a finding too.
-    """
+    """Yields the findings of the module tools.checkup.<name>; its exceptions become findings too."""
     try:
         yield from importlib.import_module(f"tools.checkup.{name}").check(options)
     except Exception as error:  # the doctor runs where things are broken
@@ -91,14 +66,10 @@ class NoAnswer(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """The result of a function call in another process.
+    """The result of a function call in another process."""
 
-    value: the function's result, a JSON value.
-    notices: text that the process wrote to standard error.
-    """
-
-    value: Any
-    notices: str
+    value: Any  # a JSON value
+    notices: str  # what the process wrote to standard error
 
 
 _BOOT = """
@@ -111,15 +82,9 @@ with open(path, "w", encoding="utf-8") as file:
 
 
 def ask(module: str, function: str, *arguments: Any, timeout_secs: float) -> Answer:
-    """Calls a function in a new Python process and returns its answer.
+    """Calls a function of a module with JSON values, in a new Python process, and returns its answer.
 
     The answer counts even if the process crashes after the call, as tensorflow-io can at exit.
-
-    Args:
-      module: name of the function's module.
-      function: name of the function.
-      *arguments: the function's arguments, JSON values.
-      timeout_secs: seconds that the process may take.
 
     Raises:
       NoAnswer: if the function raises an error, or the process crashes or takes too long.

@@ -31,10 +31,7 @@ def check(options: Options) -> Iterator[Finding]:
 
 @functools.cache
 def ask_tensorflow(run_dir: str | None) -> Answer | NoAnswer:
-    """Returns the answer of probe.tensorflow on TensorFlow and a run's checkpoints, or why there is none.
-
-    The answer is cached: TensorFlow is loaded only once per run folder.
-    """
+    """Returns the answer of probe.tensorflow, or why there is none. Loads TensorFlow once per run folder."""
     try:
         return ask("tools.checkup.probe", "tensorflow", run_dir, timeout_secs=_TENSORFLOW_SECS)
     except NoAnswer as error:
@@ -48,19 +45,13 @@ def installed_versions() -> dict[str, str]:
 
 
 def install_command(extras: str = "convert,train") -> str:
-    """Returns the shell command that installs the given extras in the pinned versions.
-
-    The extra `io` is added if tensorflow-io is installed, since that decides which pins apply.
-    """
+    """Returns the command that installs extras; and `io` if tensorflow-io is installed, as it has other pins."""
     with_io = "tensorflow-io" in installed_versions() and "io" not in extras.split(",")
     return remedies.install_command(f"{extras},io" if with_io else extras)
 
 
 def check_versions(installed: dict[str, str]) -> Iterator[Finding]:
-    """Yields findings on packages that are missing or differ from the pinned (tested) version.
-
-    installed: dictionary from the normalized name of each installed package to its version.
-    """
+    """Yields findings on packages that are missing or differ from the pinned (tested) version."""
     extras = ("io",) if "tensorflow-io" in installed else ()
     pinned = {name: pin.version for name, pin in pins.read_pins(pins.pins_file(extras)).items()}
     for extra in _EXTRAS:
@@ -97,7 +88,7 @@ def _check_origins() -> Iterator[Finding]:
         if package is None or not module.isidentifier():  # not importable, such as a folder of scripts
             continue
         spec = importlib.util.find_spec(module)
-        home = pathlib.Path(importlib.metadata.distribution(package).locate_file("")).resolve()
+        home = pathlib.Path(str(importlib.metadata.distribution(package).locate_file(""))).resolve()
         origin = pathlib.Path(spec.origin).resolve() if spec and spec.origin else None
         if origin is None or origin.is_relative_to(home):
             continue
@@ -116,16 +107,13 @@ def _check_decoder() -> Iterator[Finding]:
     if importlib.util.find_spec("av") is None:
         return
     try:
-        yield ok(ask("tools.checkup.probe", "decoder", timeout_secs=_IMPORT_SECS).value)
+        yield ok(ask("ucf50_tfrecord.convert.decode", "decoder_version", timeout_secs=_IMPORT_SECS).value)
     except NoAnswer as error:
         yield fail(f"PyAV does not load: {error}", command=f"{install_command()} --reinstall=av")
 
 
 def check_tensorflow(answer: Answer | NoAnswer) -> Iterator[Finding]:
-    """Yields failures if TensorFlow does not load or Keras has other settings than this project needs.
-
-    answer: the answer of probe.tensorflow, or the reason why there is none.
-    """
+    """Yields failures if TensorFlow does not load or Keras has other settings than this project needs."""
     if isinstance(answer, NoAnswer):
         yield fail(
             f"TensorFlow does not load: {answer}",

@@ -1,6 +1,6 @@
-"""Asks TensorFlow and PyAV about themselves and this machine, for tools.doctor.
+"""Asks TensorFlow about itself and this machine, for tools.doctor.
 
-Each function is called in a process of its own, since loading either package may crash.
+Runs in a process of its own, since loading TensorFlow may crash.
 """
 
 from __future__ import annotations
@@ -12,9 +12,6 @@ from typing import Any
 
 def tensorflow(run_dir: str | None) -> dict[str, Any]:
     """Describes TensorFlow's build, Keras's settings, this machine's GPUs, and a run's checkpoints.
-
-    Args:
-      run_dir: folder of the run; None for no run.
 
     Returns:
       A dictionary of JSON values. `checkpoints` lists (name, problem) of each checkpoint, newest first, where
@@ -64,10 +61,3 @@ def _checkpoints(run_dir: str) -> list[tuple[str, str]]:
             problem = " ".join(str(error).split())
         found.append((pathlib.Path(path).name, problem))
     return found
-
-
-def decoder() -> str:
-    """Returns the versions of PyAV and of the FFmpeg that it uses, as text."""
-    from ucf50_tfrecord.convert import decode
-
-    return decode.decoder_version()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import functools
+import itertools
 import pathlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -31,10 +32,7 @@ def check(options: Options) -> Iterator[Finding]:
 
 
 def find_folders(options: Options) -> list[str]:
-    """Returns the sets of shards to check: options.data if given, else all folders under data/ with shards.
-
-    These include sets whose conversion is not finished.
-    """
+    """Returns the sets of shards to check: options.data if given, else all, unfinished ones too, under data/."""
     if options.data:
         return [options.data]
     patterns = ("*/manifest.json", "*/*.tfrecord-*-of-*")
@@ -84,17 +82,16 @@ def _check_shards(manifest: Manifest) -> Iterator[Finding]:
     from ucf50_tfrecord import manifest as manifest_lib
 
     with concurrent.futures.ThreadPoolExecutor(_PARALLEL_LOOKUPS) as threads:
-        problems = [
-            p for found in threads.map(functools.partial(_look, manifest), manifest.shards) for p in found
-        ]
+        looks = threads.map(functools.partial(_look, manifest), manifest.shards)
+        problems = list(itertools.chain.from_iterable(looks))
     sample = manifest.shards[:: max(1, len(manifest.shards) - 1)] if not problems else ()  # first and last
     problems += [problem for shard in sample for problem in manifest_lib.verify_shard(manifest, shard)]
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         yield fail(f"{problems[0]}{more}", command=remedies.command(manifest_lib.repair_remedy(manifest)))
         return
-    rest = f"; all: make verify {make_variable('DATA', manifest.data_dir)}"
-    rest = rest if len(sample) < len(manifest.shards) else ""
+    is_part = len(sample) < len(manifest.shards)
+    rest = f"; all: make verify {make_variable('DATA', manifest.data_dir)}" if is_part else ""
     yield ok(
         f"{manifest.data_dir}: {manifest.num_clips} clips of {manifest.format} in "
         f"{len(manifest.shards)} shards; all sizes are right, {len(sample)} shards read{rest}"

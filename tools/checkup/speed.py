@@ -20,22 +20,14 @@ _UCF50_VIDEOS = 6681
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rates:
-    """The rates of this machine, in clips/s.
+    """The rates of this machine, in clips/s."""
 
-    decode: rate of decoding videos on one core.
-    input: rate of reading clips from shards.
-    step: rate of training on one device.
-    num_cores: number of cores that can decode.
-    num_devices: number of devices that training uses.
-    fits_in_memory: whether --cache=auto keeps the clips in memory.
-    """
-
-    decode: float
+    decode: float  # on one core
     input: float
-    step: float
-    num_cores: int = 1
-    num_devices: int = 1
-    fits_in_memory: bool = False
+    step: float  # on one device
+    num_cores: int = 1  # that can decode
+    num_devices: int = 1  # that training uses
+    fits_in_memory: bool = False  # whether --cache=auto keeps the clips in memory
 
     @property
     def wait_fraction(self) -> float:
@@ -62,19 +54,14 @@ def check(options: Options) -> Iterator[Finding]:
     yield ok(f"decode {decoded['rate']:,.0f} clips/s per core ({decoded['what']})")
     yield ok(f"input {trained['input']:,.0f} clips/s, streamed ({trained['what']})")
     yield ok(f"step {trained['step']:,.0f} clips/s ({trained['how']})")
-    names = ("input", "step", "num_devices", "fits_in_memory")
-    yield from name_bottleneck(
-        Rates(decode=decoded["rate"], num_cores=cores, **{name: trained[name] for name in names})
-    )
+    measured = {name: trained[name] for name in ("input", "step", "num_devices", "fits_in_memory")}
+    yield from name_bottleneck(Rates(decode=decoded["rate"], num_cores=cores, **measured))
 
 
 def _measure(options: Options) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Measures this machine on the first set of local shards, or on demo clips if there is none.
+    """Calls `decode` and `train` of benchmarks.machine on the first set of local shards, else on demo clips.
 
     Shards at a URL are not used, since the time of copying them would be measured.
-
-    Returns:
-      A tuple of two dictionaries, the results of benchmarks.machine.decode and benchmarks.machine.train.
     """
     secs = {name: fraction * options.speed_secs for name, fraction in _FRACTIONS.items()}
     manifests = map(sets.load_manifest, sets.find_folders(options))

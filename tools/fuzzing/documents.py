@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import random
@@ -21,43 +22,25 @@ _NUMBERS = (-1, 0, 1, 2, 3, 255, 2**31, 2**32, 2**53 + 1, 2**63, 2**64, 10**30, 
 _FLOATS = (0.5, -0.5, -0.0, 1e-320, 1e308, float("nan"), float("inf"), float("-inf"))
 _STRINGS = ("", " ", "0", "none", "\0", "\x1b[31mred\n", "\ud800", "a" * 300, "%s%n{0}", "é" * 200)
 _PATHS = (
-    "/",
-    ".",
-    "..",
-    "../../victim/data",
-    "../victim/data",
-    "a/../../../victim/data",
-    "mine.txt",
-    "/dev/zero",
+    *("/", ".", "..", "../../victim/data", "../victim/data", "a/../../../victim/data", "mine.txt"),
+    *("/dev/zero", "file:///dev/zero", "http://127.0.0.1:9/x", "s3://bucket/x"),
 )
-_URLS = ("file:///dev/zero", "http://127.0.0.1:9/x", "s3://bucket/x")
+# A function that returns a damaged document's value with a correct checksum, or raises an error.
+Seal = Callable[[Any], Any]
 
 
 def paths_like(victim: str) -> Sequence[str]:
-    """Returns paths and URLs that lead out of a folder, to replace strings of documents.
-
-    victim: path of a file outside the folder that no program may touch.
-    """
-    return (*_PATHS, *_URLS, victim, f"file://{victim}")
+    """Returns paths and URLs that lead out of a folder, such as to `victim`, to replace strings of documents."""
+    return (*_PATHS, victim, f"file://{victim}")
 
 
 def damage(
-    text: bytes,
-    rng: random.Random,
-    names: Sequence[str],
-    seal: Callable[[Any], Any],
-    *,
-    is_lines: bool = False,
+    text: bytes, rng: random.Random, names: Sequence[str], seal: Seal, *, is_lines: bool = False
 ) -> bytes:
     """Returns a damaged version of a JSON document, as bytes that need not be valid JSON.
 
-    Args:
-      text: the intact document: one JSON value, or one per line if `is_lines`.
-      rng: random generator of the damage.
-      names: strings that may replace the document's strings, such as paths.
-      seal: function that returns a damaged document's value with a correct checksum, for documents that
-        hold their own checksum. It may raise an error, and the checksum then stays wrong.
-      is_lines: whether the document holds one JSON value per line, one of which is damaged.
+    If `is_lines`, the document holds one JSON value per line, one of which is damaged. `names` are strings,
+    such as paths, that may replace the document's strings.
     """
     if rng.random() < 0.2:
         return mutate.damage(text, rng)[0]
@@ -69,9 +52,7 @@ def damage(
     return b"".join(lines)
 
 
-def _damage_values(
-    text: bytes, rng: random.Random, names: Sequence[str], seal: Callable[[Any], Any]
-) -> bytes:
+def _damage_values(text: bytes, rng: random.Random, names: Sequence[str], seal: Seal) -> bytes:
     root = [json.loads(text)]
     if rng.random() < 0.2:
         _rename(root, rng, names)
@@ -80,36 +61,24 @@ def _damage_values(
             _damage_one(root, rng, names)
     value = root[0] if root else None
     if rng.random() < 0.7:
-        value = _sealed(value, seal)
+        # A value that is no longer a document of its kind may have no checksum.
+        with contextlib.suppress(AttributeError, KeyError, TypeError, ValueError):
+            value = seal(copy.deepcopy(value))
     damaged = json.dumps(value)
     for mark, replacement in _TEXTS.items():
         damaged = damaged.replace(f'"{mark}"', replacement, 1)
     return damaged.encode()
 
 
-def _sealed(value: Any, seal: Callable[[Any], Any]) -> Any:
-    try:
-        return seal(copy.deepcopy(value))
-    except (AttributeError, KeyError, TypeError, ValueError):  # no longer a document of its kind
-        return value
-
-
 def _rename(root: list, rng: random.Random, names: Sequence[str]) -> None:
-    """Replaces one string of a document by one of `names`. All strings are equally likely to be replaced.
-
-    root: list whose only element is the document.
-    """
+    """Replaces one string of the document root[0] by one of `names`. All strings are equally likely."""
     if strings := list(_strings(root)):
         parent, key = rng.choice(strings)
         parent[key] = rng.choice(names)
 
 
 def _strings(parent: Any) -> Iterator[tuple[Any, Any]]:
-    """Finds the strings in a JSON list or object and in the lists and objects within it.
-
-    Yields:
-      For each string, a tuple of the list or dict that holds it and its index or key there.
-    """
+    """Yields each string in a JSON value: the list or dict that holds it, and its index or key there."""
     for key, value in parent.items() if isinstance(parent, dict) else enumerate(parent):
         if isinstance(value, str):
             yield parent, key
@@ -118,10 +87,7 @@ def _strings(parent: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _damage_one(root: list, rng: random.Random, names: Sequence[str]) -> None:
-    """Changes, replaces, renames or removes one value of a document, or adds a value within it.
-
-    root: list whose only element is the document.
-    """
+    """Changes, replaces, renames or removes one value of the document root[0], or adds a value within it."""
     parent, key = _choose(root, rng)
     value = parent[key]
     what = rng.random()
@@ -151,10 +117,9 @@ def _damage_one(root: list, rng: random.Random, names: Sequence[str]) -> None:
 
 
 def _choose(root: list, rng: random.Random) -> tuple[Any, Any]:
-    """Chooses a value of a document by a random descent, which favours values near the root.
+    """Chooses a value by a random descent, which favours values near the root.
 
-    Returns:
-      A tuple of the list or dict that holds the value and the value's index or key there.
+    Returns the list or dict that holds the value, and the value's index or key there.
     """
     parent, key = root, 0
     if not root:
@@ -166,7 +131,7 @@ def _choose(root: list, rng: random.Random) -> tuple[Any, Any]:
 
 
 def _anything(rng: random.Random, names: Sequence[str]) -> Any:
-    kind = rng.choice(
+    kind: Any = rng.choice(
         (None, True, *("number",) * 4, *("string",) * 3, "name", "name", "mark", [], {}, [[]], [{}])
     )
     if kind == "number":

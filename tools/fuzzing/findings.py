@@ -7,7 +7,7 @@ import dataclasses
 import enum
 import pathlib
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from ucf50_tfrecord import storage
 
@@ -48,42 +48,16 @@ class Stage(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """A wrong reaction of a program or function to a mutant, a damaged or hostile file.
-
-    counter: the counter that it adds to.
-    detail: description of this problem.
-    kind: text that is equal for problems which probably have the same cause.
-    times: how often the problem occurred.
-    """
+    """A wrong reaction of a program or function to a mutant, a damaged or hostile file."""
 
     counter: Counter
     detail: str
-    kind: str = ""
+    kind: str = ""  # equal for problems that probably have the same cause
     times: int = 1
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Evidence:
-    """The mutant (damaged or hostile file) that caused a problem.
-
-    stage: the part of this project that read the mutant.
-    number: the mutant's number in the campaign.
-    command: shell command that tries the mutant again.
-    inputs: the mutant's files and folders.
-    """
-
-    stage: Stage
-    number: int
-    command: str
-    inputs: tuple[pathlib.Path, ...] = ()
-
-
 class Findings:
-    """Counts the problems of a fuzz campaign and keeps the inputs that caused them.
-
-    Args:
-      folder: folder in which each kept problem gets a folder with its inputs.
-    """
+    """Counts the problems of a fuzz campaign; keeps each kind's first inputs in folders within `folder`."""
 
     def __init__(self, folder: pathlib.Path):
         self.folder = folder
@@ -97,39 +71,36 @@ class Findings:
     def total(self) -> int:
         return sum(self.counts.values())
 
-    def add(self, problems: Iterable[Problem], evidence: Evidence) -> None:
-        """Counts problems of one mutant; keeps its inputs if the problem is among the first of its kind.
+    def add(
+        self,
+        problems: Iterable[Problem],
+        stage: Stage,
+        *,
+        number: int,
+        command: str,
+        inputs: Sequence[pathlib.Path] = (),
+    ) -> None:
+        """Counts problems of the mutant `number`, which `command` tries again.
 
-        evidence: the mutant.
+        Keeps its inputs (files and folders) if the problem is among the first of its kind.
         """
         for problem in problems:
-            kind = evidence.stage, problem.counter, problem.kind
-            self.counts[evidence.stage, problem.counter] += problem.times
+            kind = stage, problem.counter, problem.kind
+            self.counts[stage, problem.counter] += problem.times
             self.kinds[kind] += problem.times
             self._kept[kind] += 1
-            if self._kept[kind] <= _MAX_KEPT_PER_KIND:
-                self._keep(problem, evidence)
-
-    def _keep(self, problem: Problem, evidence: Evidence) -> None:
-        name = f"{self.total:05d}-{evidence.stage}-{evidence.number}-{problem.counter.name.lower()}"
-        folder = self.folder / name.replace(" ", "_")
-        folder.mkdir(parents=True)
-        for path in evidence.inputs:
-            if path.is_dir():
-                shutil.copytree(path, folder / path.name, symlinks=True)
-            elif path.exists():
-                shutil.copy(path, folder / path.name)
-        storage.write_json(
-            folder / "problem.json",
-            {
-                "counter": problem.counter,
-                "stage": evidence.stage,
-                "number": evidence.number,
-                "kind": problem.kind,
-                "detail": problem.detail,
-                "command": evidence.command,
-            },
-        )
+            if self._kept[kind] > _MAX_KEPT_PER_KIND:
+                continue
+            name = f"{self.total:05d}-{stage}-{number}-{problem.counter.name.lower()}"
+            folder = self.folder / name.replace(" ", "_")
+            folder.mkdir(parents=True)
+            for path in inputs:
+                if path.is_dir():
+                    shutil.copytree(path, folder / path.name, symlinks=True)
+                elif path.exists():
+                    shutil.copy(path, folder / path.name)
+            facts = {"stage": stage, "number": number, "command": command}
+            storage.write_json(folder / "problem.json", dataclasses.asdict(problem) | facts)
 
     def table(self) -> list[str]:
         """Returns lines with each counter by stage, the notes, and the most common kinds of problems."""

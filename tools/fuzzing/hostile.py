@@ -6,7 +6,7 @@ import dataclasses
 import pathlib
 import random
 import shutil
-from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,7 +24,7 @@ PROTOCOLS = ("http:", "rtmp:", "file:", "tcp:", "subfile,,start,0,end,0,,:", "co
 class Canaries:
     """Traps for programs that read hostile files: videos not to be opened and a port not to be connected to.
 
-    folder: folder of the canaries, videos of one colour (CANARY_COLOUR).
+    folder: folder of the canaries, videos of one colour (CANARY_COLOUR) that no program may open.
     port: number of a port of this machine.
     """
 
@@ -40,175 +40,113 @@ class Canaries:
 
 
 def make_canaries(folder: pathlib.Path, port: int) -> Canaries:
-    """Writes canaries, videos of one colour that no program may open, in several containers.
-
-    Args:
-      folder: new folder for the canaries.
-      port: port of this machine that no program may connect to.
-    """
+    """Writes canaries in several containers into a new folder."""
     frames = np.full((seeds.NUM_FRAMES, seeds.HEIGHT, seeds.WIDTH, 3), CANARY_COLOUR, np.uint8)
     folder.mkdir(parents=True)
-    for suffix, codec, pix_fmt in (
-        (".avi", "mpeg4", "yuv420p"),
-        (".mp4", "libx264", "yuv420p"),
-        (".ts", "mpeg2video", "yuv420p"),
-        (".gif", "gif", "rgb8"),
-        (".mpg", "mpeg1video", "yuv420p"),
+    for recipe in (
+        seeds.Recipe(".avi", "mpeg4"),
+        seeds.Recipe(".mp4", "libx264"),
+        seeds.Recipe(".ts", "mpeg2video"),
+        seeds.Recipe(".gif", "gif", pix_fmt="rgb8"),
+        seeds.Recipe(".mpg", "mpeg1video"),
     ):
-        seeds.encode(folder / f"canary{suffix}", seeds.Recipe(suffix, codec, pix_fmt=pix_fmt), frames)
+        seeds.encode(folder / f"canary{recipe.suffix}", recipe, frames)
     return Canaries(folder, port)
 
 
 def is_canary(frames: np.ndarray) -> bool:
-    """Returns whether any of the frames, uint8 [T, H, W, 3], shows a canary (a video of CANARY_COLOUR)."""
+    """Returns whether any of the frames, uint8 [T, H, W, 3], shows a canary."""
     distance = np.abs(frames.astype(np.int16) - np.array(CANARY_COLOUR, np.int16))
     return bool((distance.mean(axis=(1, 2, 3)) < _MAX_DISTANCE).any())
 
 
-@dataclasses.dataclass(frozen=True)
-class Attack:
-    """A hostile file (text named like a video) that was written for a fuzz campaign.
-
-    path: the file's path.
-    how: short description of the file.
-    watched: paths of files beside it that no program may open.
-    """
+class Attack(NamedTuple):
+    """A hostile file that was written for a fuzz campaign, and the files beside it that no program may open."""
 
     path: pathlib.Path
     how: str
-    watched: tuple[pathlib.Path, ...] = ()
+    watched: list[pathlib.Path]
 
 
-# Each function of _ATTACKS writes a hostile file to a path, and perhaps files beside it. It returns the paths
-# of those beside it that no program may open.
+# Each function of _ATTACKS returns the text of a hostile file at a path. It may write files beside it, and then
+# also returns those that no program may open.
 
 
-def ffconcat(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list[pathlib.Path]:
-    """Writes an FFmpeg concatenation script that names a canary, a URL or a playlist written beside it.
-
-    A canary is a video that no program may open.
-    """
+def ffconcat(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> tuple[str, list[pathlib.Path]]:
+    """An FFmpeg concatenation script that names a canary, a URL or a playlist written beside it."""
     playlist = path.with_suffix(".m3u8")
     playlist.write_text(_playlist(canaries.path(".ts")))
-    named = rng.choice(
-        (
-            canaries.path(".avi"),
-            f"file:{canaries.path('.mp4')}",
-            f"http://{canaries.host}/a.ts",
-            playlist.name,
-        )
-    )
-    head = rng.choice(("ffconcat version 1.0\n", "ffconcat version 1.0\noption safe 0\n"))
-    path.write_text(f"{head}file '{named}'\n")
-    return [playlist]
+    mp4, url = f"file:{canaries.path('.mp4')}", f"http://{canaries.host}/a.ts"
+    named = rng.choice((canaries.path(".avi"), mp4, url, playlist.name))
+    option = rng.choice(("", "option safe 0\n"))
+    return f"ffconcat version 1.0\n{option}file '{named}'\n", [playlist]
 
 
-def hls(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list[pathlib.Path]:
-    """Writes an HLS playlist in which the segment, the key or the map is a URL or a canary.
-
-    A canary is a video that no program may open.
-    """
-    named = rng.choice(
-        (
-            canaries.path(".ts"),
-            f"file://{canaries.path('.ts')}",
-            f"http://{canaries.host}/a.ts",
-            "../../canary.ts",
-        )
-    )
-    more = rng.choice(
-        (
-            "",
-            f'#EXT-X-KEY:METHOD=AES-128,URI="http://{canaries.host}/key"\n',
-            f'#EXT-X-MAP:URI="{canaries.path(".mp4")}"\n',
-        )
-    )
-    path.write_text(_playlist(named, more))
-    return []
+def hls(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> tuple[str, list[pathlib.Path]]:
+    """An HLS playlist in which the segment, the key or the map is a URL or a canary."""
+    segment, url = canaries.path(".ts"), f"http://{canaries.host}/a.ts"
+    named = rng.choice((segment, f"file://{segment}", url, "../../canary.ts"))
+    key = f'#EXT-X-KEY:METHOD=AES-128,URI="http://{canaries.host}/key"\n'
+    return _playlist(named, rng.choice(("", key, f'#EXT-X-MAP:URI="{canaries.path(".mp4")}"\n'))), []
 
 
-def vobsub(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list[pathlib.Path]:
-    """Writes a subtitle index. FFmpeg's demuxer for it opens the .sub file of the same name."""
+def vobsub(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> tuple[str, list[pathlib.Path]]:
+    """A subtitle index. FFmpeg's demuxer for it opens the .sub file of the same name."""
     beside = path.with_suffix(".sub")
     shutil.copy(canaries.path(".mpg"), beside)
-    path.write_text(
-        "# VobSub index file, v7 (do not modify this line!)\nsize: 64x48\nid: en, index: 0\n"
-        "timestamp: 00:00:00:000, filepos: 000000000\n"
-    )
-    return [beside]
+    head = "# VobSub index file, v7 (do not modify this line!)\nsize: 64x48\nid: en, index: 0\n"
+    return f"{head}timestamp: 00:00:00:000, filepos: 000000000\n", [beside]
 
 
-def sdp(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list[pathlib.Path]:
-    """Writes a session description (SDP) of an RTP stream from this machine's watched port."""
-    path.write_text(
-        "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\n"
-        f"a=control:rtsp://{canaries.host}/x\nm=video {canaries.port} RTP/AVP 96\na=rtpmap:96 H264/90000\n"
-    )
-    return []
+def sdp(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> tuple[str, list[pathlib.Path]]:
+    """A session description (SDP) of an RTP stream from this machine's watched port."""
+    head = "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\n"
+    media = f"m=video {canaries.port} RTP/AVP 96\na=rtpmap:96 H264/90000\n"
+    return f"{head}a=control:rtsp://{canaries.host}/x\n{media}", []
 
 
-def dash(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list[pathlib.Path]:
-    """Writes a DASH manifest whose base URL names a canary (a video not to be opened) or the watched port."""
+def dash(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> tuple[str, list[pathlib.Path]]:
+    """A DASH manifest whose base URL names a canary or the watched port."""
     named = rng.choice((f"file://{canaries.path('.mp4')}", f"http://{canaries.host}/a.mp4"))
-    path.write_text(
+    text = (
         '<?xml version="1.0"?>\n<MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" mediaPresentationDuration='
         f'"PT1S"><Period><AdaptationSet mimeType="video/mp4"><Representation id="1" bandwidth="1"><BaseURL>{named}'
         "</BaseURL></Representation></AdaptationSet></Period></MPD>\n"
     )
-    return []
+    return text, []
 
 
-def image_sequence(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list[pathlib.Path]:
-    """Writes a picture whose name is also a pattern (%03d), and a canary under the pattern's first name.
-
-    A canary is a video that no program may open.
-    """
+def image_sequence(
+    path: pathlib.Path, canaries: Canaries, rng: random.Random
+) -> tuple[str, list[pathlib.Path]]:
+    """A picture whose name is also a pattern (%03d), with a canary under the pattern's first name."""
     shutil.copy(canaries.path(".gif"), str(path).replace("%03d", "000"))
-    path.write_bytes(b"GIF89a")
-    return []
+    return "GIF89a", []
 
 
-def redirection(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> list[pathlib.Path]:
-    """Writes a text in one of several old formats that names a URL or a canary (video not to be opened)."""
-    text = rng.choice(
-        (
-            f"[Reference]\nRef1=http://{canaries.host}/a.asf\n",
-            f"rtsp://{canaries.host}/a\n",
-            f"http://{canaries.host}/a.avi\n",
-            f"{canaries.path('.avi')}\n",
-            f"#!genshi\n<smil><body><video src='{canaries.path('.avi')}'/></body></smil>\n",
-        )
+def redirection(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> tuple[str, list[pathlib.Path]]:
+    """A text in one of several old formats that names a URL or a canary."""
+    texts = (
+        f"[Reference]\nRef1=http://{canaries.host}/a.asf\n",
+        f"rtsp://{canaries.host}/a\n",
+        f"http://{canaries.host}/a.avi\n",
+        f"{canaries.path('.avi')}\n",
+        f"#!genshi\n<smil><body><video src='{canaries.path('.avi')}'/></body></smil>\n",
     )
-    path.write_text(text)
-    return []
+    return rng.choice(texts), []
 
 
-_ATTACKS: tuple[Callable[[pathlib.Path, Canaries, random.Random], list[pathlib.Path]], ...] = (
-    ffconcat,
-    ffconcat,
-    hls,
-    vobsub,
-    sdp,
-    dash,
-    image_sequence,
-    redirection,
-)
+_ATTACKS = (ffconcat, ffconcat, hls, vobsub, sdp, dash, image_sequence, redirection)
 
 
 def write_attack(folder: pathlib.Path, stem: str, canaries: Canaries, rng: random.Random) -> Attack:
-    """Writes a random hostile file with the suffix of a video, and the files beside it that it refers to.
-
-    Args:
-      folder: the folder to write into.
-      stem: the file's name without suffix.
-      canaries: the videos and the port that the file may name.
-      rng: random generator that chooses the kind of file and its suffix.
-    """
+    """Writes a random hostile file, named `stem` with a video's suffix, and the files it refers to."""
     attack = rng.choice(_ATTACKS)
     suffix = rng.choice(sorted(catalog.VIDEO_SUFFIXES))
     path = folder / (f"{stem}-%03d.gif" if attack is image_sequence else f"{stem}{suffix}")
-    beside = attack(path, canaries, rng)
-    return Attack(path, f"{attack.__name__} as {path.suffix}", tuple(beside))
+    text, watched = attack(path, canaries, rng)
+    path.write_text(text)
+    return Attack(path, f"{attack.__name__} as {path.suffix}", watched)
 
 
 def _playlist(named: str, more: str = "") -> str:

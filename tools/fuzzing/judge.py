@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
-from tools.fuzzing import watched
+from tools.fuzzing import reference, watched
 from tools.fuzzing.findings import Counter, Problem
-from ucf50_tfrecord.specs import ClipFormat, to_json
+from ucf50_tfrecord.specs import ClipFormat
 
 _REFERENCE_SECS = 60.0
 # Notes for clips whose pixels equal those of a reference decoder, or could not be compared with them.
@@ -28,14 +27,13 @@ def account(
     """Checks that each video has either all of its clips or exactly one entry in the quarantine.
 
     Args:
-      videos: paths of the videos that were to be converted.
-      clips: dictionary from a video's path to its clips.
-      quarantined: dictionary from a video's path to the causes of its entries in the quarantine.
+      videos: paths of the videos that were to be converted. Other paths must not occur.
+      clips: each video's clips, by its path.
+      quarantined: the causes of each video's entries in the quarantine, by its path.
       clips_per_video: number of clips that a converted video has.
 
     Returns:
-      A dictionary from path to problem, for each video that fails the check. Paths that are not in `videos`
-      fail if they have clips or entries in the quarantine.
+      A dictionary from path to problem, for each video that fails the check.
     """
     found = {}
     known = set(videos)
@@ -55,42 +53,28 @@ class Reference:
     """
 
     def __init__(self, scratch: pathlib.Path):
-        self._first = watched.Helper("tools.fuzzing.reference", scratch / "first")
-        # MALLOC_PERTURB_ fills newly allocated memory with other contents than in the first process.
-        self._second = watched.Helper("tools.fuzzing.reference", scratch / "second", MALLOC_PERTURB_="165")
+        self._first = watched.Helper(reference.clip_digests, scratch / "first")
+        self._second = watched.Helper(reference.clip_digests, scratch / "second")
 
-    def __enter__(self) -> Reference:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
+    def close(self) -> None:
         self._first.stop()
         self._second.stop()
 
     def judge(self, path: str, clip_format: ClipFormat, digests: Sequence[str]) -> Problem | str:
-        """Compares the clips of a video with two passes of the reference decoder.
-
-        Args:
-          path: the video's path.
-          clip_format: the format of its clips.
-          digests: reference.digest of each clip.
+        """Compares the clips of a video, given by their reference.digest, with two passes of the decoder.
 
         Returns:
           A Problem if the two passes agree with each other but not with the clips. Otherwise one of the notes
           SAME, UNSTABLE and UNKNOWN.
         """
-        question = to_json(clip_format) | {"path": path}
         try:
-            first = _ask(self._first, question, hold=False)
+            first = self._first.ask(_REFERENCE_SECS, path, clip_format, False)
             if first == list(digests):
                 return SAME
-            second = _ask(self._second, question, hold=True)
+            second = self._second.ask(_REFERENCE_SECS, path, clip_format, True)
         except watched.Silent:
             return UNKNOWN
         if first != second:
             return UNSTABLE
         what = "no frame decodes in order" if first is None else "other pixels"
         return Problem(Counter.PIXELS, what, what)
-
-
-def _ask(helper: watched.Helper, question: dict[str, Any], *, hold: bool) -> list[str] | None:
-    return helper.ask(question | {"hold": hold}, _REFERENCE_SECS)

@@ -15,13 +15,15 @@ from tools.fuzzing.seeds import Seed
 _LANDMARK = re.compile(
     rb"RIFF|AVI |LIST|avih|strh|strf|idx1|movi|indx|00dc|01wb|ftyp|moov|mvhd|trak|tkhd|mdhd|hdlr|stsd|stts|stss|ctts|"
     rb"stsz|stsc|stco|co64|elst|edts|avcC|hvcC|esds|moof|mfhd|traf|tfhd|trun|mdat|avc1|hvc1|mp4v|"
-    rb"\x1a\x45\xdf\xa3|\x18\x53\x80\x67|\x15\x49\xa9\x66|\x2a\xd7\xb1|\x16\x54\xae\x6b|\x1f\x43\xb6\x75|"
-    rb"\x1c\x53\xbb\x6b|"
+    rb"\x1a\x45\xdf\xa3|\x18\x53\x80\x67|\x15\x49\xa9\x66|\x2a\xd7\xb1|\x16\x54\xae\x6b|"
+    rb"\x1f\x43\xb6\x75|\x1c\x53\xbb\x6b|"
     rb"\x00\x00\x01[\x00-\xff]|GIF8|\x00\x21\xf9\x04|FLV\x01|onMetaData|\.RMF|PROP|MDPR|DATA|YUV4|FRAME|"
     rb"\x30\x26\xb2\x75|\xa1\xdc\xab\x8c|\x91\x07\xdc\xb7|\x47\x40|\x06\x0e\x2b\x34|N\xe4\xad|nut/"
 )
-_NUMBERS = (0, 1, 2, 3, 0x7F, 0x80, 0xFF, 0x100, 0x7FFF, 0x8000, 0xFFFF, 0x10000)
-_NUMBERS += (0x00FFFFFF, 0x3FFFFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFE, 0xFFFFFFFF)
+_NUMBERS = (
+    *(0, 1, 2, 3, 0x7F, 0x80, 0xFF, 0x100, 0x7FFF, 0x8000, 0xFFFF, 0x10000),
+    *(0x00FFFFFF, 0x3FFFFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFE, 0xFFFFFFFF),
+)
 _MAX_INSERTED = 4096
 
 Mutation = Callable[[bytearray, random.Random], None]
@@ -93,27 +95,13 @@ def rewrite_field(content: bytearray, rng: random.Random) -> None:
 
 
 _MUTATIONS: tuple[Mutation, ...] = (
-    flip_bits,
-    flip_near_header,
-    flip_near_header,
-    truncate,
-    insert,
-    delete,
-    repeat,
-    swap_chunks,
-    overwrite_run,
-    rewrite_field,
-    rewrite_field,
-    rewrite_field,
+    *(flip_bits, flip_near_header, flip_near_header, truncate, insert, delete, repeat),
+    *(swap_chunks, overwrite_run, rewrite_field, rewrite_field, rewrite_field),
 )
 
 
 def damage(content: bytes, rng: random.Random) -> tuple[bytes, str]:
-    """Applies 1 to 6 random mutations to bytes.
-
-    Returns:
-      A tuple of the damaged bytes and the names of the mutations, separated by commas.
-    """
+    """Applies 1 to 6 random mutations to bytes; returns the damaged bytes and the mutations' names."""
     damaged, done = bytearray(content), []
     for _ in range(rng.choice((1, 1, 1, 2, 3, 6))):
         if not damaged:
@@ -127,8 +115,7 @@ def damage(content: bytes, rng: random.Random) -> tuple[bytes, str]:
 def damage_video(seeds: Sequence[Seed], rng: random.Random) -> tuple[bytes, str, str]:
     """Makes a damaged video of one seed (an intact video), or of two that are spliced.
 
-    Returns:
-      A tuple of the video's bytes, its suffix and a description of the damage.
+    Returns the video's bytes, its suffix and a description of the damage.
     """
     seed = rng.choice(seeds)
     content, how, suffix = seed.content, seed.name, seed.suffix

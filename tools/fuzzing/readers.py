@@ -19,40 +19,24 @@ from ucf50_tfrecord import manifest as manifest_lib
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-    """A function of the library that reads a JSON file.
-
-    name: name of the reader in findings.
-    path: path of the file, relative to the folder of samples.
-    read: function that is called with the folder of samples.
-    writes: regular expression for the relative paths that `read` may create, change or remove; by default,
-      it matches none.
-    seal: function that returns a damaged document's value with a correct checksum, for files that hold
-      their own checksum.
-    """
+    """A function of the library that reads a JSON file. Paths are relative to the folder of samples."""
 
     name: str
-    path: str
-    read: Callable[[pathlib.Path], Any]
-    writes: str = "(?!)"
-    seal: Callable[[Any], Any] = lambda value: value
+    path: str  # of the file
+    read: Callable[[pathlib.Path], Any]  # called with the folder of samples
+    writes: str = "(?!)"  # regular expression for the paths that it may create, change or remove
+    seal: documents.Seal = lambda value: value
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A program that reads a JSON file.
-
-    path: path of the file, relative to the folder of samples.
-    module: module that `python -m` runs.
-    arguments: the program's arguments, in which {} stands for the folder of samples.
-    writes: regular expression for the relative paths that the program may create, change or remove.
-    statuses: exit statuses that are right when the file is damaged.
-    """
+    """A program that reads a JSON file; `path` and `writes` as of Reader."""
 
     path: str
     module: str
-    arguments: tuple[str, ...]
+    arguments: tuple[str, ...]  # in which {} stands for the folder of samples
     writes: str = "(?!)"
-    statuses: tuple[int, ...] = (0, 2)
+    statuses: tuple[int, ...] = (0, 2)  # that are right when the file is damaged
 
 
 SHARD = "shards/videos-fold02.tfrecord-00000-of-00001"
@@ -76,7 +60,7 @@ def load_set(folder: pathlib.Path) -> None:
 
 
 def load_sidecar(folder: pathlib.Path) -> None:
-    """Reads the sidecar of one shard, the JSON file that describes it."""
+    """Reads the sidecar of one shard."""
     manifest_lib.load_report(str(folder / "shards"), pathlib.Path(SHARD).name)
 
 
@@ -106,9 +90,8 @@ def fetch_agreeing_set(folder: pathlib.Path) -> None:
 
     The two files then agree, so that the reader's later checks are reached.
     """
-    with contextlib.suppress(
-        AttributeError, RecursionError, ValueError
-    ):  # the sidecar no longer holds a shard's values
+    # Suppressed if the sidecar no longer holds a shard's values.
+    with contextlib.suppress(AttributeError, RecursionError, ValueError):
         sidecar = json.loads((folder / STORE_SIDECAR).read_bytes())
         manifest = json.loads((folder / STORE).read_bytes())
         [shard] = [s for s in manifest["shards"] if s["filename"] == pathlib.Path(SHARD).name]
@@ -118,7 +101,7 @@ def fetch_agreeing_set(folder: pathlib.Path) -> None:
 
 
 def publish_set(folder: pathlib.Path) -> None:
-    """Copies a dataset to a URL (store/) that already holds a copy with a damaged manifest."""
+    """Copies a dataset to a URL (store/) that holds a copy with a damaged manifest."""
     from ucf50_tfrecord.convert import publish
 
     publish.publish(manifest_lib.load(str(folder / "shards")), f"file://{folder}/store")
@@ -191,11 +174,7 @@ READERS = (
     Reader("manifest, fetched", STORE, fetch_set, "cache/.*"),
     Reader("sidecar, fetched", STORE_SIDECAR, fetch_set, "cache/.*", seal_sidecar),
     Reader(
-        "sidecar and manifest, fetched",
-        STORE_SIDECAR,
-        fetch_agreeing_set,
-        "cache/.*|store/manifest.json",
-        seal_sidecar,
+        "sidecar and manifest, fetched", STORE_SIDECAR, fetch_agreeing_set, f"cache/.*|{STORE}", seal_sidecar
     ),
     Reader("manifest, published over", STORE, publish_set, _STORE),
     Reader("config", CONFIG, load_config),
@@ -237,15 +216,9 @@ PROGRAMS = (
 
 
 def make_mutant(pristine: pathlib.Path, seed: int, number: int) -> tuple[Reader, bytes]:
-    """Makes the JSON mutant (damaged file) with a given number, by damaging the file of a random reader.
+    """Makes a campaign's JSON mutant with a given number from the intact samples in `pristine`.
 
-    Args:
-      pristine: folder of the intact samples.
-      seed: the campaign's seed.
-      number: the mutant's number.
-
-    Returns:
-      A tuple of the reader and the contents of its damaged file.
+    Returns a random reader and the contents of its damaged file.
     """
     rng = random.Random(f"{seed}/json/{number}")
     reader = rng.choice(READERS)
@@ -255,12 +228,6 @@ def make_mutant(pristine: pathlib.Path, seed: int, number: int) -> tuple[Reader,
 
 
 def choose_program(path: str, seed: int, number: int) -> Program | None:
-    """Returns a random program that reads a file of the samples, or None if no program reads it.
-
-    Args:
-      path: path of the file, relative to the folder of samples.
-      seed: the campaign's seed.
-      number: number of the mutant, which also determines the choice.
-    """
+    """Returns a random program that reads the file `path` of the samples, or None if no program reads it."""
     fitting = [program for program in PROGRAMS if program.path == path]
     return random.Random(f"{seed}/program/{number}").choice(fitting) if fitting else None

@@ -1,44 +1,45 @@
 """Computes the expected pixels of a video's clips by decoding all of its frames in order, then picking some.
 
-Shares no code with the converter. Runs as a process of its own that answers requests of
-tools.fuzzing.judge, since damaged videos may crash it.
+Shares no code with the converter. tools.fuzzing.judge calls it in a process of its own, since damaged videos
+may crash it.
 """
 
 from __future__ import annotations
 
+import ctypes
 import fractions
 import hashlib
 import resource
-from typing import Any
 
 import av
 import av.error
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from tools.fuzzing import watched
+from ucf50_tfrecord.specs import ClipFormat
 
 _SCALING = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
 # Limit on the decoded frames that are kept if `hold` is set.
 _MAX_HELD_BYTES = 256 << 20
 _ADDRESS_SPACE_BYTES = 8 << 30
+_M_PERTURB = -6  # of malloc.h
 
 
-def clip_digests(path: str, question: dict[str, Any], *, hold: bool = False) -> list[str] | None:
+def clip_digests(path: str, clip_format: ClipFormat, hold: bool) -> list[str] | None:
     """Returns a digest of the expected pixels of each clip of a video, or None if no frame can be decoded.
 
-    Args:
-      path: the video's path.
-      question: dictionary of the fields of the clips' format; `height`, `width`, `num_frames`,
-        `clips_per_video` and `spacing` are used.
-      hold: whether to keep decoded frames, so that FFmpeg cannot reuse their memory. If pixels differ
-        between False and True, they do not depend on the video alone.
+    hold: whether to keep decoded frames, so that FFmpeg cannot reuse their memory, and to fill newly allocated
+      memory with other contents. If pixels differ between False and True, they do not depend on the video
+      alone.
     """
-    pictures, times = _decode_all(path, question["height"], question["width"], hold)
+    resource.setrlimit(resource.RLIMIT_AS, (_ADDRESS_SPACE_BYTES, _ADDRESS_SPACE_BYTES))
+    if hold:
+        ctypes.CDLL(None).mallopt(_M_PERTURB, 165)
+    pictures, times = _decode_all(path, clip_format.height, clip_format.width, hold)
     if not pictures:
         return None
-    num_clips = question["clips_per_video"]
-    picked = _pick(times, num_clips * question["num_frames"], question["spacing"])
+    num_clips = clip_format.clips_per_video
+    picked = _pick(times, num_clips * clip_format.num_frames, clip_format.spacing)
     return [digest(np.stack([pictures[i] for i in picked[k::num_clips]])) for k in range(num_clips)]
 
 
@@ -85,8 +86,8 @@ def _pick(times: list[int | None], count: int, spacing: str) -> list[int]:
     Args:
       times: each frame's presentation time, or None where unknown.
       count: number of frames to pick.
-      spacing: "index" for the frames nearest to evenly spaced positions (halves round up), "time" for those
-        nearest to evenly spaced times. If a time is unknown, positions are used.
+      spacing: "index" for evenly spaced positions (halves round up), "time" for evenly spaced times. If a time
+        is unknown, positions are used.
     """
     if spacing == "index" or None in times:
         half = fractions.Fraction(1, 2)
@@ -98,12 +99,3 @@ def _pick(times: list[int | None], count: int, spacing: str) -> list[int]:
         best = min(shown, key=lambda time: (abs(time - target), -time))
         picked.append(list(shown).index(best))
     return picked
-
-
-def _answer(question: dict[str, Any]) -> list[str] | None:
-    return clip_digests(question["path"], question, hold=question["hold"])
-
-
-if __name__ == "__main__":
-    resource.setrlimit(resource.RLIMIT_AS, (_ADDRESS_SPACE_BYTES, _ADDRESS_SPACE_BYTES))
-    watched.serve(_answer)

@@ -6,52 +6,36 @@ The samples are videos, shards, a run, predictions, and a comparison's results.
 from __future__ import annotations
 
 import itertools
-import os
 import pathlib
 import shutil
-import subprocess
 import sys
 
 import numpy as np
 
+from tools import processes
 from tools.fuzzing import seeds
-from tools.pins import REPOSITORY
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import storage
-from ucf50_tfrecord.errors import UserError
 
 CLASSES = ("Left", "Right")
 SIZE = ("--size=16x24", "--frames=5")  # flags of the conversion
 # Files that no program may touch: those in the folder VICTIM beside the samples, and MINE among the samples.
 VICTIM, MINE = "victim", ("shards/mine.txt", "predictions/mine.txt", "store/mine.txt", "comparison/mine.txt")
-_GROUPS, _CLIPS = 5, 1
+_GROUPS = 5
 
 
 def make_samples(folder: pathlib.Path, *, with_documents: bool = True) -> pathlib.Path:
-    """Makes samples, intact files of every kind that the project reads, by running its programs.
+    """Makes the folders `samples` and VICTIM in `folder` by running this project's programs.
 
-    Args:
-      folder: the folder in which `samples` and VICTIM are made.
-      with_documents: whether to make more than videos, shards and a run.
-
-    Returns:
-      The folder of the samples, `<folder>/samples`.
-
-    Raises:
-      UserError: if a program fails.
+    Without documents, makes only videos, shards and a run. Returns the folder of the samples.
     """
     samples = folder / "samples"
     make_run(samples)
     if not with_documents:
         return samples
     # Short windows, so that there are pictures of timelines.
-    run_program(
-        "pipelines.predict",
-        f"--run={samples}/run",
-        f"--video={samples}/videos/{CLASSES[0]}",
-        f"--output={samples}/predictions",
-        "--window_secs=0.4",
-    )
+    video, output = f"--video={samples}/videos/{CLASSES[0]}", f"--output={samples}/predictions"
+    run_program("pipelines.predict", f"--run={samples}/run", video, output, "--window_secs=0.4")
     run_program("tools.fuzzing.samples", str(samples))  # loads TensorFlow, so not in this process
     shutil.copytree(samples / "shards", samples / "store")  # like a published set
     (folder / VICTIM).mkdir()
@@ -66,41 +50,18 @@ def make_run(samples: pathlib.Path) -> None:
     for number, name in enumerate(CLASSES):
         (samples / "videos" / name).mkdir(parents=True)
         for group in range(1, _GROUPS + 1):
-            for clip in range(1, _CLIPS + 1):
-                frames = seeds.moving_noise(seeds.HEIGHT, seeds.WIDTH, seed=100 * group + clip)
-                frames[:, :, number * seeds.WIDTH // 2 :][:, :, : seeds.WIDTH // 2] = 250
-                path = samples / "videos" / name / f"v_{name}_g{group:02d}_c{clip:02d}.avi"
-                seeds.encode(path, seeds.RECIPES[0], frames)
+            frames = seeds.moving_noise(seeds.HEIGHT, seeds.WIDTH, seed=group)
+            frames[:, :, number * seeds.WIDTH // 2 :][:, :, : seeds.WIDTH // 2] = 250
+            path = samples / "videos" / name / f"v_{name}_g{group:02d}_c01.avi"
+            seeds.encode(path, seeds.RECIPES[0], frames)
     run_program("pipelines.convert", f"--videos={samples}/videos", f"--data={samples}/shards", *SIZE)
-    run_program(
-        "pipelines.train",
-        f"--data={samples}/shards",
-        f"--run={samples}/run",
-        "--model=seed_pool",
-        "--epochs=1",
-        "--batch_size=4",
-        "--precision=float32",
-        "--cache=host",
-    )
+    training = ("--model=seed_pool", "--epochs=1", "--batch_size=4", "--precision=float32", "--cache=host")
+    run_program("pipelines.train", f"--data={samples}/shards", f"--run={samples}/run", *training)
 
 
 def run_program(module: str, *arguments: str) -> None:
-    """Runs a program of this project, a module for `python -m`, on intact files.
-
-    Raises:
-      UserError: if the program fails.
-    """
-    result = subprocess.run(
-        [sys.executable, "-m", module, *arguments],
-        cwd=REPOSITORY,
-        env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2"},
-        text=True,
-        capture_output=True,
-    )
-    if result.returncode:
-        raise UserError(
-            f"{module} failed with status {result.returncode} on intact files: {result.stderr[-2000:]}"
-        )
+    """Runs a program of this project, a module for `python -m`, on intact files."""
+    processes.run([sys.executable, "-m", module, *arguments], env={"TF_CPP_MIN_LOG_LEVEL": "2"})
 
 
 def make_results(samples: pathlib.Path) -> None:
@@ -117,20 +78,17 @@ def make_results(samples: pathlib.Path) -> None:
     for model, part in itertools.product(("seed_pool", "seed_rnn"), range(2)):
         chosen = np.flatnonzero(clips.folds % 2 == part)
         truth = np.eye(len(CLASSES))[clips.labels[chosen]]
-        found.append(
-            CellResult(
-                cell=Cell(model=model, part=part),
-                architecture=model,
-                clips=chosen,
-                logits={
-                    name: rng.normal(truth, 1.0).astype(np.float32)
-                    for name in (interventions.PLAIN, *interventions.SHUFFLES)
-                },
-                recurrence=None,
-                run_dir=str(samples / "run"),
-                precision="float32",
-            )
+        names = (interventions.PLAIN, *interventions.SHUFFLES)
+        result = CellResult(
+            cell=Cell(model=model, part=part),
+            architecture=model,
+            clips=chosen,
+            logits={name: rng.normal(truth, 1.0).astype(np.float32) for name in names},
+            recurrence=None,
+            run_dir=str(samples / "run"),
+            precision="float32",
         )
+        found.append(result)
     audit = compare.find_near_duplicates(clips, {"group": clips.folds % 2})
     results_lib.save(samples / "comparison" / "results.json", compare.assemble(clips, found, audit=audit))
     cell = results_lib.cell_to_json(found[0])

@@ -21,22 +21,13 @@ MAX_BYTES = 1 << 20
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """The encoding of a seed (an intact video).
-
-    suffix: suffix of the file.
-    codec: FFmpeg's name of the encoder.
-    options: options of the encoder.
-    pix_fmt: FFmpeg's name of the pixel format.
-    container: FFmpeg's name of the container; None derives it from the suffix.
-    movie_flags: value of FFmpeg's option movflags; empty for none.
-    size: height and width in pixels.
-    """
+    """The encoding of a seed (an intact video), in FFmpeg's names."""
 
     suffix: str
     codec: str
-    options: dict[str, str] = dataclasses.field(default_factory=dict)
+    options: dict[str, str] = dataclasses.field(default_factory=dict)  # of the encoder
     pix_fmt: str = "yuv420p"
-    container: str | None = None
+    container: str | None = None  # None derives it from the suffix
     movie_flags: str = ""
     size: tuple[int, int] = (HEIGHT, WIDTH)
 
@@ -87,10 +78,7 @@ class Seed:
 
 
 def make_seeds(folder: pathlib.Path) -> list[Seed]:
-    """Encodes one video for each of RECIPES into a folder and returns them as seeds.
-
-    The same build of PyAV always gives the same bytes.
-    """
+    """Encodes one video for each of RECIPES into a folder and returns them as seeds."""
     folder.mkdir(parents=True, exist_ok=True)
     seeds = []
     for number, recipe in enumerate(RECIPES):
@@ -110,16 +98,12 @@ def read_seeds(folder: str) -> list[Seed]:
         raise UserError(f"Expected a folder of videos for --seeds. Received: {folder}")
     videos, _ = catalog.list_videos(pathlib.Path(folder))
     small = [path for path in videos if path.is_file() and path.stat().st_size <= MAX_BYTES]
-    expect(bool(small), f"--seeds=<a folder with videos of at most {MAX_BYTES >> 10} KiB>", seeds=folder)
+    expect(small, f"--seeds=<a folder with videos of at most {MAX_BYTES >> 10} KiB>", seeds=folder)
     return [Seed(path.name, path.suffix.lower(), path.read_bytes()) for path in small]
 
 
 def moving_noise(height: int, width: int, *, seed: int, num_frames: int = NUM_FRAMES) -> np.ndarray:
-    """Returns frames of a random pattern that moves, so that no two are equal.
-
-    Returns:
-      uint8 [num_frames, height, width, 3].
-    """
+    """Returns frames of a random pattern that moves, uint8 [num_frames, height, width, 3]; no two are equal."""
     rng = np.random.default_rng(seed)
     world = rng.integers(0, 200, (height // 8, (width + 2 * num_frames) // 8 + 1, 3), dtype=np.uint8)
     world = world.repeat(8, axis=0).repeat(8, axis=1)
@@ -131,6 +115,7 @@ def encode(path: pathlib.Path, recipe: Recipe, frames: np.ndarray) -> None:
     options = {"fflags": "+bitexact"} | ({"movflags": recipe.movie_flags} if recipe.movie_flags else {})
     with av.open(str(path), "w", format=recipe.container, options=options) as container:
         stream = container.add_stream(recipe.codec, rate=25, options=recipe.options | {"flags": "+bitexact"})
+        assert isinstance(stream, av.VideoStream)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = recipe.pix_fmt
         stream.codec_context.thread_count = 1

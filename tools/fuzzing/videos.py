@@ -6,6 +6,7 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from tools.fuzzing import hostile, judge, mutate, watched
-from tools.fuzzing.findings import Counter, Evidence, Findings, Problem, Stage
+from tools.fuzzing.findings import Counter, Findings, Problem, Stage
 from tools.fuzzing.reference import digest
 from tools.fuzzing.seeds import Seed
 from ucf50_tfrecord import manifest as manifest_lib
@@ -46,56 +47,33 @@ _CUT = {"whole_secs": 0.0, "window_secs": 0.3, "stride_secs": 0.1}
 
 @dataclasses.dataclass(frozen=True)
 class Mutant:
-    """A damaged or hostile video of a fuzz campaign.
+    """A damaged or hostile video of a fuzz campaign."""
 
-    number: the mutant's number in the campaign; -1 for an intact video.
-    path: path of the video, relative to the round's folder of videos.
-    how: description of how it was made.
-    is_hostile: whether it is a text that names other files or hosts.
-    """
-
-    number: int
-    path: str
-    how: str
-    is_hostile: bool = False
+    number: int  # in the campaign; -1 for an intact video
+    path: str  # relative to the round's folder of videos
+    how: str  # in words, how it was made
+    is_hostile: bool = False  # whether it is a text that names other files or hosts
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Setting:
-    """The settings that all rounds of a fuzz campaign share.
+    """The settings that all rounds of a fuzz campaign share."""
 
-    seed: seed of all randomness of the campaign.
-    sound: intact videos, one of which accompanies each round.
-    seeds: videos that are damaged.
-    canaries: videos and a port that no program may open or connect to.
-    opened: record of the opens of watched files.
-    listener: counter of connections to the port of `canaries`.
-    findings: receives the problems.
-    work: temporary folder.
-    workers: number of processes that run at a time.
-    run_dir: folder of a run for `predict`; None skips `predict`.
-    """
-
-    seed: int
-    sound: Sequence[Seed]
-    seeds: Sequence[Seed]
+    seed: int  # of all randomness
+    sound: Sequence[Seed]  # intact videos, one of which accompanies each round
+    seeds: Sequence[Seed]  # videos that are damaged
+    findings: Findings
+    work: pathlib.Path  # a temporary folder
+    workers: int  # processes that run at a time
+    run_dir: str | None  # for `predict`; None skips it
     canaries: hostile.Canaries
     opened: watched.OpenedFiles
-    listener: watched.Listener
-    findings: Findings
-    work: pathlib.Path
-    workers: int
-    run_dir: str | None
+    listener: watched.Listener  # at the port of `canaries`
 
 
 @contextlib.contextmanager
 def open_setting(*, work: pathlib.Path, **others: Any) -> Iterator[Setting]:
-    """Sets up the traps that programs must not touch, and yields the settings with them.
-
-    Args:
-      work: temporary folder; the canaries are written into it.
-      **others: the other fields of Setting.
-    """
+    """Sets up the traps that programs must not touch, and yields the settings with them."""
     with (
         contextlib.closing(watched.Listener()) as listener,
         contextlib.closing(watched.OpenedFiles()) as opened,
@@ -137,52 +115,38 @@ class Round:
     def _write(self) -> None:
         """Writes the mutants into two class folders; the second's path looks like a URL (http:/host)."""
         protocol = hostile.PROTOCOLS[self.number % len(hostile.PROTOCOLS)]
-        self._classes = ("clips", os.path.join(protocol, self._setting.canaries.host))
-        for name in self._classes:
-            (self.videos / name).mkdir(parents=True)
+        classes = ("clips", os.path.join(protocol, self._setting.canaries.host))
         sound = self._setting.sound[self.number % len(self._setting.sound)]
         # An intact video per class shows that the round works.
-        for name in self._classes:
-            self._write_video(-1, name, "sound", sound.suffix, sound.content, "sound")
+        for name in classes:
+            (self.videos / name).mkdir(parents=True)
+            self._write_video(-1, os.path.join(name, f"sound{sound.suffix}"), sound.content, "sound")
         for number in self._numbers:
-            self._write_mutant(number, random.Random(f"{self._setting.seed}/video/{number}"))
+            rng = random.Random(f"{self._setting.seed}/video/{number}")
+            folder = classes[rng.random() < _PROTOCOL_FRACTION]
+            stem = f"m{number:07d}_g{rng.randrange(25):02d}_c01"
+            if rng.random() < _ODD_NAME_FRACTION:
+                stem = f"{rng.choice(_ODD_NAMES)}{stem}"
+            if rng.random() < _HOSTILE_FRACTION:
+                attack = hostile.write_attack(self.videos / folder, stem, self._setting.canaries, rng)
+                path = str(attack.path.relative_to(self.videos))
+                self.mutants[path] = Mutant(number, path, attack.how, is_hostile=True)
+                for beside in attack.watched:
+                    self._setting.opened.watch(beside)
+            else:
+                content, suffix, how = mutate.damage_video(self._setting.seeds, rng)
+                self._write_video(number, os.path.join(folder, stem + suffix), content, how)
 
-    def _write_mutant(self, number: int, rng: random.Random) -> None:
-        folder = self._classes[rng.random() < _PROTOCOL_FRACTION]
-        stem = f"m{number:07d}_g{rng.randrange(25):02d}_c01"
-        if rng.random() < _ODD_NAME_FRACTION:
-            stem = f"{rng.choice(_ODD_NAMES)}{stem}"
-        if rng.random() < _HOSTILE_FRACTION:
-            attack = hostile.write_attack(self.videos / folder, stem, self._setting.canaries, rng)
-            path = str(attack.path.relative_to(self.videos))
-            self.mutants[path] = Mutant(number, path, attack.how, is_hostile=True)
-            for beside in attack.watched:
-                self._setting.opened.watch(beside)
-        else:
-            content, suffix, how = mutate.damage_video(self._setting.seeds, rng)
-            self._write_video(number, folder, stem, suffix, content, how)
-
-    def _write_video(
-        self, number: int, folder: str, stem: str, suffix: str, content: bytes, how: str
-    ) -> None:
-        path = os.path.join(folder, stem + suffix)
+    def _write_video(self, number: int, path: str, content: bytes, how: str) -> None:
         (self.videos / path).write_bytes(content)
         self.mutants[path] = Mutant(number, path, how)
 
-    def _run(self, module: str, *arguments: str, stdin: str = "", statuses: tuple[int, ...], stage: Stage):
+    def _run(
+        self, stage: Stage, module: str, *arguments: str, stdin: str = "", statuses: tuple[int, ...] = (0,)
+    ) -> str:
         """Runs a program in the folder of videos, so that relative paths start with a class folder.
 
-        Adds the problems that its exit shows to the findings.
-
-        Args:
-          module: module that `python -m` runs.
-          *arguments: the program's arguments.
-          stdin: text of its standard input.
-          statuses: exit statuses that are right.
-          stage: the stage to which problems are counted.
-
-        Returns:
-          A watched.Ended, the result of the program.
+        Adds the problems that its exit shows to the findings. Returns its standard output.
         """
         self._setting.opened.take()  # forgets files that this process copied
         ended = watched.run(
@@ -192,14 +156,25 @@ class Round:
             cwd=self.videos,
             stdin=stdin,
         )
-        self._count_calls(stage, module)  # first, as keeping evidence opens files
-        self._add_round(watched.problems_of(ended, statuses), stage)
-        return ended
+        # First, as keeping evidence opens files.
+        if opened := self._setting.opened.take():
+            names = " ".join(printable(name) for name in sorted(set(opened)))
+            self._add_round(stage, Counter.OPENED, names, module, len(opened))
+        if times := self._setting.listener.count():
+            self._add_round(stage, Counter.CONNECTED, f"{times} times", module, times)
+        for problem in watched.problems_of(ended, statuses):
+            self._add_round(stage, problem.counter, problem.detail, problem.kind)
+        return ended.stdout
 
     def _convert(self) -> dict[str, list[np.ndarray]]:
-        """Converts the round's mutants; returns a dictionary from a converted video's path to its clips."""
+        """Converts the round's mutants, and checks that each has either its clips or one quarantine entry.
+
+        Returns:
+          A dictionary from each converted video's path to its clips.
+        """
         clip_format = self.format
         self._run(
+            Stage.CONVERT,
             "pipelines.convert",
             f"--videos={self.videos if self.number % 2 else '.'}",
             f"--data={self.data}",
@@ -208,64 +183,47 @@ class Round:
             f"--frames={clip_format.num_frames}",
             f"--spacing={clip_format.spacing}",
             f"--clips_per_video={clip_format.clips_per_video}",
-            f"--workers={self._setting.workers}",
             "--max_quarantined=1",
-            f"--video_timeout_secs={_VIDEO_SECS}",
-            f"--video_memory_mib={_VIDEO_MIB}",
-            statuses=(0,),
-            stage=Stage.CONVERT,
+            *self._limits(),
         )
-        left = [path.name for path in self.data.glob(".tmp-*")] if self.data.exists() else []
-        self._add_round(
-            [Problem(Counter.TEMPORARY, name, "pipelines.convert: .tmp") for name in left], Stage.CONVERT
-        )
-        return self._account()
-
-    def _account(self) -> dict[str, list[np.ndarray]]:
-        """Checks that each video of the conversion has either its clips or one entry in the quarantine.
-
-        Returns:
-          A dictionary from each converted video's path to its clips.
-        """
+        for left in self.data.glob(".tmp-*"):
+            self._add_round(Stage.CONVERT, Counter.TEMPORARY, left.name, "pipelines.convert: .tmp")
         clips: dict[str, list[np.ndarray]] = collections.defaultdict(list)
         quarantined: dict[str, list[str]] = collections.defaultdict(list)
+        notes = self._setting.findings.notes
         try:
             manifest = manifest_lib.load(str(self.data))
             for item in manifest.quarantined:
                 quarantined[item.relative_path].append(item.cause)
-                self._setting.findings.notes[f"videos quarantined: {item.cause}"] += 1
+                notes[f"videos quarantined: {item.cause}"] += 1
             for shard in manifest.shards:
                 for _, payload in tfrecord.read_file(self.data / shard.filename):
                     features = record.decode(payload)
                     path = features["clip/data_path"][0].decode("utf-8", "surrogateescape")
                     clips[path].append(features[record.VIDEO])
         except UserError as error:
-            self._add_round(
-                [Problem(Counter.STATUS, f"no sound shards: {error}", "no sound shards")], Stage.CONVERT
-            )
+            self._add_round(Stage.CONVERT, Counter.STATUS, f"no sound shards: {error}", "no sound shards")
             return {}
-        problems = judge.account(self._all_videos(), clips, quarantined, self.format.clips_per_video)
+        problems = judge.account(self._all_videos(), clips, quarantined, clip_format.clips_per_video)
         for path, problem in problems.items():
             self._add(path, problem, Stage.CONVERT)
-        self._setting.findings.notes["videos converted"] += len(clips)
+        notes["videos converted"] += len(clips)
         if not any(mutant.how == "sound" and path in clips for path, mutant in self.mutants.items()):
-            self._add_round(
-                [Problem(Counter.ACCOUNT, "a sound video was not converted", "sound")], Stage.CONVERT
-            )
+            self._add_round(Stage.CONVERT, Counter.ACCOUNT, "a sound video was not converted", "sound")
         return clips
+
+    def _limits(self) -> list[str]:
+        """Returns flags of convert and predict."""
+        return [
+            f"--workers={self._setting.workers}",
+            f"--video_timeout_secs={_VIDEO_SECS}",
+            f"--video_memory_mib={_VIDEO_MIB}",
+        ]
 
     def _all_videos(self) -> list[str]:
         """Returns the paths of all videos of the round: mutants, and the pictures beside hostile mutants."""
         beside = [path.replace("%03d", "000") for path in self.mutants if "%03d" in path]
         return [*self.mutants, *beside]
-
-    def _count_calls(self, stage: Stage, program: str) -> None:
-        """Counts canaries opened and connections made since the last call; their mutant is not known."""
-        if opened := self._setting.opened.take():
-            names = " ".join(printable(name) for name in sorted(set(opened)))
-            self._add_round([Problem(Counter.OPENED, names, program, len(opened))], stage)
-        if times := self._setting.listener.count():
-            self._add_round([Problem(Counter.CONNECTED, f"{times} times", program, times)], stage)
 
     def _decode_windows(self) -> dict[str, list[str]]:
         """Decodes every n-th mutant of the round as `predict` does, and checks that each is answered once.
@@ -284,97 +242,77 @@ class Round:
             "limits": {"timeout_secs": _VIDEO_SECS, "memory_mib": _VIDEO_MIB},
             "workers": self._setting.workers,
         }
-        ended = self._run(
-            "tools.fuzzing.windows", stdin=json.dumps(asked), statuses=(0,), stage=Stage.PREDICT
-        )
-        answers = [json.loads(line) for line in ended.stdout.splitlines() if line.startswith("{")]
-        answered = collections.Counter(answer["path"] for answer in answers)
-        for path in chosen:
-            if answered[path] != 1:
-                detail = f"{answered[path]} answers"
-                self._add(path, Problem(Counter.ACCOUNT, detail, f"windows: {detail}"), Stage.PREDICT)
+        printed = self._run(Stage.PREDICT, "tools.fuzzing.windows", stdin=json.dumps(asked))
+        answers = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
+        self._check_once(chosen, [answer["path"] for answer in answers], "answers")
         return {} if self.number % 2 else {a["path"]: a["digests"] for a in answers if "digests" in a}
 
     def _predict(self) -> None:
         output = self.folder / "predictions"
-        self._run(
-            "pipelines.predict",
-            f"--run={self._setting.run_dir}",
-            "--video=.",
-            f"--output={output}",
-            f"--workers={self._setting.workers}",
-            f"--video_timeout_secs={_VIDEO_SECS}",
-            f"--video_memory_mib={_VIDEO_MIB}",
-            statuses=(0, 1),
-            stage=Stage.PREDICT,
-        )
+        arguments = (f"--run={self._setting.run_dir}", "--video=.", f"--output={output}", *self._limits())
+        self._run(Stage.PREDICT, "pipelines.predict", *arguments, statuses=(0, 1))
         try:
             document = json.loads((output / "predictions.json").read_bytes())
         except (OSError, ValueError) as error:
-            self._add_round(
-                [Problem(Counter.STATUS, f"no predictions: {error}", "no predictions")], Stage.PREDICT
-            )
+            self._add_round(Stage.PREDICT, Counter.STATUS, f"no predictions: {error}", "no predictions")
             return
-        said = collections.Counter(os.path.normpath(video["path"]) for video in document["videos"])
-        for path in self._all_videos():
-            if said[path] != 1:
-                detail = f"{said[path]} predictions"
-                self._add(path, Problem(Counter.ACCOUNT, detail, f"predict: {detail}"), Stage.PREDICT)
+        paths = [os.path.normpath(video["path"]) for video in document["videos"]]
+        self._check_once(self._all_videos(), paths, "predictions")
+
+    def _check_once(self, paths: Sequence[str], answered: Sequence[str], what: str) -> None:
+        counts = collections.Counter(answered)
+        for path in paths:
+            if counts[path] != 1:
+                detail = f"{counts[path]} {what}"
+                self._add(path, Problem(Counter.ACCOUNT, detail, detail), Stage.PREDICT)
 
     def _compare(self, clips: dict[str, list[np.ndarray]], windows: dict[str, list[str]]) -> None:
-        """Compares the pixels of the converter's clips and predict's windows with the reference decoder.
+        """Compares the converter's clips and the digests of predict's windows with the reference decoder.
 
         Clips of hostile files are only checked for the canary's colour, since the reference decoder would
         open the files that they name too.
-
-        Args:
-          clips: dictionary from a video's path to its clips.
-          windows: dictionary from a video's path to the digests of its windows.
         """
-        wanted: dict[str, list[tuple[Stage, ClipFormat, list[str]]]] = collections.defaultdict(list)
+        wanted: list[tuple[str, Stage, ClipFormat, list[str]]] = []
         for path, videos in clips.items():
             mutant = self.mutants.get(path)
             if mutant and mutant.is_hostile:
                 if any(map(hostile.is_canary, videos)):
                     self._add(path, Problem(Counter.CANARY_PIXELS, mutant.how, mutant.how), Stage.CONVERT)
             elif mutant:
-                wanted[path].append((Stage.CONVERT, self.format, [digest(frames) for frames in videos]))
+                wanted.append((path, Stage.CONVERT, self.format, [digest(frames) for frames in videos]))
+        one = dataclasses.replace(self.format, clips_per_video=1)
         for path, digests in windows.items():
             if not self.mutants[path].is_hostile:
-                one = dataclasses.replace(self.format, clips_per_video=1)
-                wanted[path].append((Stage.PREDICT, one, digests))
-        with concurrent.futures.ThreadPoolExecutor(self._setting.workers) as threads:
-            parts = [list(wanted.items())[k :: self._setting.workers] for k in range(self._setting.workers)]
-            for judged in threads.map(self._judge_part, range(len(parts)), parts):
-                for path, stage, verdict in judged:
-                    if isinstance(verdict, Problem):
-                        self._add(path, verdict, stage)
-                    else:
-                        self._setting.findings.notes[verdict] += 1
+                wanted.append((path, Stage.PREDICT, one, digests))
+        workers = self._setting.workers
 
-    def _judge_part(self, worker: int, part: list) -> list[tuple[str, Stage, Problem | str]]:
-        with judge.Reference(self.folder / f"reference-{worker}") as reference:
-            return [
-                (path, stage, reference.judge(str(self.videos / path), clip_format, digests))
-                for path, cases in part
-                for stage, clip_format, digests in cases
-            ]
+        def judge_part(worker: int) -> list[tuple[str, Stage, Problem | str]]:
+            with contextlib.closing(judge.Reference(self.folder / f"reference-{worker}")) as reference:
+                return [
+                    (path, stage, reference.judge(str(self.videos / path), clip_format, digests))
+                    for path, stage, clip_format, digests in wanted[worker::workers]
+                ]
+
+        with concurrent.futures.ThreadPoolExecutor(workers) as threads:
+            for path, stage, verdict in itertools.chain.from_iterable(
+                threads.map(judge_part, range(workers))
+            ):
+                if isinstance(verdict, Problem):
+                    self._add(path, verdict, stage)
+                else:
+                    self._setting.findings.notes[verdict] += 1
 
     def _add(self, path: str, problem: Problem, stage: Stage) -> None:
         """Adds a problem of the video at `path` to the findings."""
-        number = self.mutants[path].number if path in self.mutants else -1
-        inputs = (self.videos / path,)
-        detail = dataclasses.replace(problem, detail=f"{path} ({self._how(path)}): {problem.detail}")
-        self._setting.findings.add([detail], self._evidence(stage, max(0, number), 1, inputs))
+        mutant = self.mutants.get(path) or Mutant(-1, path, "beside a hostile file")
+        detail = dataclasses.replace(problem, detail=f"{path} ({mutant.how}): {problem.detail}")
+        self._keep(detail, stage, max(0, mutant.number), 1, self.videos / path)
 
-    def _how(self, path: str) -> str:
-        return self.mutants[path].how if path in self.mutants else "beside a hostile file"
+    def _add_round(self, stage: Stage, counter: Counter, detail: str, kind: str, times: int = 1) -> None:
+        """Adds a problem whose mutant is not known to the findings, with the whole round as evidence."""
+        problem = Problem(counter, detail, kind, times)
+        self._keep(problem, stage, self._numbers[0], len(self._numbers), self.videos)
 
-    def _add_round(self, problems: list[Problem], stage: Stage) -> None:
-        """Adds problems whose mutant is not known to the findings, with the whole round as evidence."""
-        evidence = self._evidence(stage, self._numbers[0], len(self._numbers), (self.videos,))
-        self._setting.findings.add(problems, evidence)
-
-    def _evidence(self, stage: Stage, number: int, count: int, inputs: tuple[pathlib.Path, ...]) -> Evidence:
+    def _keep(self, problem: Problem, stage: Stage, number: int, count: int, inputs: pathlib.Path) -> None:
         command = f"{self._command} --first_video={number} --videos={count} --json=0"
-        return Evidence(stage=stage, number=number, command=command, inputs=inputs)
+        self._setting.findings.add([problem], stage, number=number, command=command, inputs=[inputs])

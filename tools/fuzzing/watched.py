@@ -6,24 +6,24 @@ import contextlib
 import ctypes
 import dataclasses
 import itertools
-import json
+import multiprocessing.process
 import os
 import pathlib
 import re
 import resource
 import secrets
-import select
 import shlex
 import signal
 import socket
 import struct
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from multiprocessing.connection import Connection
 from typing import Any
 
+from tools import processes
 from tools.fuzzing.findings import Counter, Problem
 from tools.pins import REPOSITORY
 from ucf50_tfrecord.errors import UserError
@@ -39,41 +39,26 @@ _LIMITS = {resource.RLIMIT_AS: 24 << 30, resource.RLIMIT_FSIZE: 2 << 30, resourc
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ended:
-    """The result of a process that has exited or was killed.
-
-    command: the process's command line.
-    status: exit status as in subprocess.Popen; None if the process was killed after `limit_secs`.
-    stdout, stderr: text that the process wrote.
-    limit_secs: seconds that the process was allowed to run.
-    processes: command lines of child processes that it left running.
-    temporary: paths of files that it left in its TMPDIR, relative to that folder.
-    """
+    """The result of a process that has exited or was killed."""
 
     command: Sequence[str]
-    status: int | None
+    status: int | None  # as in subprocess.Popen; None if the process was killed after `limit_secs`
     stdout: str
     stderr: str
     limit_secs: float
-    processes: tuple[str, ...]
-    temporary: tuple[str, ...]
+    processes: tuple[str, ...]  # command lines of child processes that it left running
+    temporary: tuple[str, ...]  # files that it left in its TMPDIR, relative to that folder
 
 
-def environment_for(scratch: pathlib.Path, mark: str) -> dict[str, str]:
-    """Returns environment variables for a process to watch.
+def _environment(scratch: pathlib.Path, mark: str) -> dict[str, str]:
+    """Returns environment variables for a process to watch, with a TMPDIR within `scratch`.
 
-    Args:
-      scratch: the folder in which a folder for TMPDIR is made.
-      mark: text in a variable that child processes inherit, by which they are found.
+    Child processes inherit the mark, by which they are found.
     """
     temporary = scratch / "tmp"
     temporary.mkdir(parents=True, exist_ok=True)
-    return os.environ | {
-        _MARK: mark,
-        "TMPDIR": str(temporary),
-        "PYTHONPATH": str(REPOSITORY),
-        "TF_CPP_MIN_LOG_LEVEL": "2",
-        "COLUMNS": "100",
-    }
+    ours = {_MARK: mark, "TMPDIR": str(temporary), "PYTHONPATH": str(REPOSITORY)}
+    return os.environ | ours | {"TF_CPP_MIN_LOG_LEVEL": "2", "COLUMNS": "100"}
 
 
 def run(
@@ -81,37 +66,27 @@ def run(
 ) -> Ended:
     """Runs a command until it exits or `limit_secs` have passed, then kills all processes that it left.
 
-    Args:
-      command: the command line.
-      scratch: folder for the command's output and its TMPDIR.
-      limit_secs: seconds after which the command is killed.
-      cwd: the command's current folder.
-      stdin: text of its standard input.
+    scratch: folder for the command's output and its TMPDIR.
     """
     mark = secrets.token_hex(8)
-    environment = environment_for(scratch, mark)
+    environment = _environment(scratch, mark)
     output, errors = scratch / "stdout", scratch / "stderr"
     with open(output, "wb") as out, open(errors, "wb") as err:
         process = subprocess.Popen(
             command, cwd=cwd, env=environment, stdin=subprocess.PIPE, stdout=out, stderr=err, process_group=0
         )
+        status = None
         try:
             for limit, num_bytes in _LIMITS.items():
                 resource.prlimit(process.pid, limit, (num_bytes, resource.RLIM_INFINITY))
-            with contextlib.suppress(BrokenPipeError):
-                process.stdin.write(stdin.encode("utf-8", "surrogateescape"))
-                process.stdin.close()
-            status = process.wait(limit_secs)
+            process.communicate(stdin.encode("utf-8", "surrogateescape"), limit_secs)
+            status = process.returncode
+            left = _processes_left(mark)
         except subprocess.TimeoutExpired:
-            status = None
+            left = []
+        finally:
             _kill_marked(mark)
             process.wait()
-        except BaseException:
-            _kill_marked(mark)
-            process.wait()
-            raise
-    left = _processes_left(mark)
-    _kill_marked(mark)
     temporary = scratch / "tmp"
     return Ended(
         command=command,
@@ -125,12 +100,7 @@ def run(
 
 
 def problems_of(ended: Ended, statuses: Collection[int]) -> list[Problem]:
-    """Returns the problems that a process's exit shows, such as a crash, a traceback or files left.
-
-    Args:
-      ended: result of the process.
-      statuses: exit statuses that are right for its input.
-    """
+    """Returns the problems that a process's exit shows, such as a crash, or a status not in `statuses`."""
     found = []
     program = next((word for word in ended.command if "." in word and "/" not in word), ended.command[0])
     last = printable(ended.stderr.strip()[-_SHOWN:])
@@ -161,10 +131,7 @@ def control_characters(text: str) -> str:
 
 
 def _processes_left(mark: str) -> list[str]:
-    """Returns the command lines of marked processes that still run after _GRACE_SECS.
-
-    mark: text that environment_for put into their environment.
-    """
+    """Returns the command lines of marked processes that still run after _GRACE_SECS."""
     deadline = time.monotonic() + _GRACE_SECS
     while (left := _marked(mark)) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -197,92 +164,71 @@ class Silent(Exception):
 
 
 class Helper:
-    """A process that answers each question, a line of JSON, with a line of JSON.
-
-    The process is started by the first question, and again by the first question after a crash.
+    """Calls a function in a process of its own, which may crash. The next call then starts another process.
 
     Args:
-      module: module that `python -m` runs and that calls `serve`.
-      scratch: folder for the process's standard error and TMPDIR.
-      **environment: further environment variables.
+      function: function at the top level of a module. Its arguments and results must be picklable.
+      scratch: folder for the process's output (the file `output`) and TMPDIR.
     """
 
-    def __init__(self, module: str, scratch: pathlib.Path, **environment: str):
-        scratch.mkdir(parents=True, exist_ok=True)
-        self._command = [sys.executable, "-m", module]
-        self._scratch, self._more = scratch, environment
-        self._process: subprocess.Popen | None = None
-        self._rest = b""
+    def __init__(self, function: Callable[..., Any], scratch: pathlib.Path):
+        self._function, self._scratch = function, scratch
+        self._process: multiprocessing.process.BaseProcess | None = None
 
     @property
     def is_running(self) -> bool:
         return self._process is not None
 
     def errors(self) -> str:
-        """Returns the end of the text that the process wrote to standard error."""
-        return (self._scratch / "stderr").read_text(errors="replace").strip()[-_SHOWN:]
+        """Returns the end of the text that the process printed."""
+        return (self._scratch / "output").read_text(errors="replace").strip()[-_SHOWN:]
 
-    def ask(self, question: Any, limit_secs: float) -> Any:
-        """Sends a question, a JSON value, to the process and returns its answer, also a JSON value.
+    def ask(self, limit_secs: float, *arguments: Any) -> Any:
+        """Calls the function in the process, and returns its result.
 
         Raises:
           Silent: if the process exits, or does not answer within `limit_secs`; it is then stopped.
         """
         if self._process is None:
-            self._start()
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(json.dumps(question).encode() + b"\n")
-        deadline = time.monotonic() + limit_secs
-        answers = select.poll()  # select.select fails for file descriptors above 1023
-        answers.register(self._process.stdout, select.POLLIN)
-        while b"\n" not in self._rest:
-            if not answers.poll(1000 * max(0.0, deadline - time.monotonic())):
-                self.stop()
+            context = multiprocessing.get_context("spawn")
+            self._connection, theirs = context.Pipe()
+            self._process = context.Process(target=_serve, args=(theirs, self._function, self._scratch))
+            self._process.start()
+            theirs.close()
+        try:
+            self._connection.send(arguments)
+            if not self._connection.poll(limit_secs):
                 raise Silent(f"no answer after {limit_secs:.0f} s", timed_out=True)
-            content = os.read(self._process.stdout.fileno(), 1 << 16)
-            if not content:
-                status = self._process.wait()
-                self.stop()
-                raise Silent(f"its process exited with status {status}", timed_out=False)
-            self._rest += content
-        line, _, self._rest = self._rest.partition(b"\n")
-        return json.loads(line)
-
-    def _start(self) -> None:
-        with open(self._scratch / "stderr", "ab") as errors:
-            self._process = subprocess.Popen(
-                self._command,
-                cwd=REPOSITORY,
-                env=environment_for(self._scratch, "helper") | self._more,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                bufsize=0,
-                process_group=0,
-            )
-        self._rest = b""
+            return self._connection.recv()
+        except (EOFError, OSError):
+            self._process.join()
+            text = f"its process exited with status {self._process.exitcode}"
+            self.stop()
+            raise Silent(text, timed_out=False) from None
+        except BaseException:
+            self.stop()
+            raise
 
     def stop(self) -> None:
         if self._process is not None:
+            self._connection.close()
+            self._process.join(_GRACE_SECS)
             self._process.kill()
-            self._process.wait()
-            self._process.stdin.close()
-            self._process.stdout.close()
+            self._process.join()
         self._process = None
 
 
-def serve(answer) -> None:
-    """Runs the main loop of a Helper's process: answers each line of JSON on standard input with one.
-
-    What libraries print to standard output goes to standard error instead.
-
-    Args:
-      answer: function from a question to its answer, both JSON values.
-    """
-    replies = os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)
-    for line in sys.stdin.buffer:
-        replies.write(json.dumps(answer(json.loads(line))).encode() + b"\n")
+def _serve(connection: Connection, function: Callable[..., Any], scratch: pathlib.Path) -> None:
+    """Runs the main loop of a Helper's process, whose output goes to a file."""
+    os.setpgrp()  # Ctrl-C reaches the parent only
+    os.environ |= _environment(scratch, "helper")
+    with open(scratch / "output", "ab") as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+    processes.exit_with_parent()
+    with contextlib.suppress(EOFError):  # the parent has closed the connection
+        while True:
+            connection.send(function(*connection.recv()))
 
 
 class OpenedFiles:
@@ -359,12 +305,10 @@ class Listener:
 
 
 def snapshot(folder: pathlib.Path, *, still: pathlib.Path | None = None) -> dict[str, tuple]:
-    """Returns a dictionary from the path of each file to its size, modification time and inode.
+    """Returns a dictionary from the path of each file in a folder to its size, modification time and inode.
 
-    Args:
-      folder: folder of the files, with its subfolders.
-      still: another folder of files, which must not change at all. It and its subfolders are entries too, so
-        that even a temporary file that was made and removed shows, by the folder's modification time.
+    still: another folder of files, which must not change at all. It and its subfolders are entries too, so
+      that even a temporary file that was made and removed shows, by the folder's modification time.
     """
     found = {}
     for parent, _, names in itertools.chain(os.walk(folder), os.walk(still) if still else ()):

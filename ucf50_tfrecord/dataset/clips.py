@@ -113,7 +113,7 @@ def load_clips(
     folds = sorted(set(folds))
     unknown = [fold for fold in folds if fold not in manifest.folds]
     expect(
-        bool(folds) and not unknown,
+        folds and not unknown,
         f"folds out of {format_folds(manifest.folds)} in {manifest.data_dir}",
         folds=unknown or folds,
     )

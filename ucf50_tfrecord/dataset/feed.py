@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import numpy as np
@@ -190,7 +190,7 @@ class Feed:
 
     def batches(
         self, *, batch_size: int, seed: int | None = None, start_step: int = 0
-    ) -> Iterator[dict[str, Any]]:
+    ) -> Generator[dict[str, Any]]:
         """Yields the same batches as `iterator`, but raises a UserError at an unreadable record.
 
         Args:

@@ -60,9 +60,7 @@ Classify = Callable[[np.ndarray], np.ndarray]
 
 def check_formats(formats: Sequence[str]) -> None:
     """Raises UserError unless all export formats are known and the packages that they need are installed."""
-    expect(
-        bool(formats) and set(formats) <= set(FORMATS), f"formats out of {tuple(FORMATS)}", formats=formats
-    )
+    expect(formats and set(formats) <= set(FORMATS), f"formats out of {tuple(FORMATS)}", formats=formats)
     missing = [name for name in _ONNX_PACKAGES if importlib.util.find_spec(name) is None]
     if "onnx" in formats and missing:
         raise UserError(
