@@ -183,7 +183,7 @@ $(VENV)-bench/installed: setup.cfg pyproject.toml constraints.txt | $(VENV)/bin/
 # for Python 3.13.
 $(VENV)-readers/installed: setup.cfg pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PYTHON) -m venv $(VENV)-readers
-	$(VENV)-readers/bin/python -m tools.install convert,train,test,readers
+	$(VENV)-readers/bin/python -m tools.install convert,train,pretrained,test,readers
 	$(VENV)-readers/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes \
 	  --constraint constraints.txt --no-deps tf-models-official 'mediapipe; python_version < "3.13"'
 	touch $@

@@ -24,7 +24,7 @@ from absl import flags
 from benchmarks.measuring import write_figures
 from pipelines import console, terminal
 from tools import processes
-from ucf50_tfrecord import parsing, recipes, storage
+from ucf50_tfrecord import manifest, parsing, recipes, storage
 from ucf50_tfrecord.errors import expect
 from ucf50_tfrecord.specs import to_json
 from ucf50_tfrecord.training import run as run_lib
@@ -32,7 +32,7 @@ from ucf50_tfrecord.training import run as run_lib
 _DATA = flags.DEFINE_string("data", None, "Folder of shards.", required=True)
 _VAL_FOLDS = flags.DEFINE_string("val_folds", None, "Validation folds. Default: those of pipelines.train.")
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds.")
-_ROWS = flags.DEFINE_list("rows", None, "Rows of the table. Default: all.")
+_ROWS = flags.DEFINE_list("rows", None, "Rows of the table. Default: all that can train on --data.")
 _RUNS = flags.DEFINE_string("runs", "bench_results/accuracy", "Folder for the runs and the figures.")
 
 _PLAIN = ("--dropout=0", "--nohorizontal_flip", "--label_smoothing=0")
@@ -122,7 +122,8 @@ def spread(values: list[float]) -> str:
 
 
 def main() -> None:
-    names = _ROWS.value or list(ROWS)
+    of_features = manifest.load(_DATA.value).features is not None
+    names = _ROWS.value or [name for name in ROWS if name.startswith("features_") == of_features]
     for name in names:
         expect(name in ROWS, f"rows out of {', '.join(ROWS)}", row=name)
     terminal.say(f"{'':<36}{'epochs':>6}{'accuracy':>16}{'macro F1':>16}{'shuffled':>16}{'minutes':>9}")

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from pipelines import code_flags, console, convert, terminal
+from pipelines import code_flags, console, convert, remedies, terminal
 from pipelines.spec_flags import SpecFlags
 from ucf50_tfrecord import building, remote
 from ucf50_tfrecord import manifest as manifest_lib
@@ -31,15 +31,7 @@ from ucf50_tfrecord.specs import FeatureFormat, FeatureSpec, format_bytes
 if TYPE_CHECKING:
     from ucf50_tfrecord.features.encoders import FrameEncoder
 
-_SPEC = SpecFlags(
-    FeatureSpec,
-    names={
-        "encoder": "features",
-        "size": "encoder_size",
-        "grid": "feature_grid",
-        "precision": "feature_precision",
-    },
-)
+_SPEC = SpecFlags(FeatureSpec, names=remedies.FEATURE_FLAGS)
 _FEATURES_DATA = flags.DEFINE_string(
     "features_data",
     None,

@@ -28,10 +28,18 @@ FLAGS = {
     "run_dir": "run",
     "timeout_secs": "video_timeout_secs",
 }
+# The same for the fields of specs.FeatureSpec, whose own names would not tell what they are of.
+FEATURE_FLAGS = {
+    "encoder": "features",
+    "size": "encoder_size",
+    "grid": "feature_grid",
+    "precision": "feature_precision",
+}
 _CHANGES = {Change.SMALLER: "a smaller", Change.LARGER: "a larger", Change.OTHER: "another"}
 _PURPOSES = {
     Action.SET: "try",
     Action.REPAIR: "to repair it",
+    Action.ENCODE: "to repair it",
     Action.CONVERT: "to convert videos into it",
     Action.TRAIN: "to train",
     Action.EVALUATE: "to evaluate them",
@@ -59,6 +67,8 @@ def command(remedy: Remedy) -> str:
             return " ".join(itertools.starmap(_flag, details.items()))
         case Action.REPAIR:
             return _repair_command(**details)
+        case Action.ENCODE:
+            return _encode_command(**details)
         case Action.CONVERT:
             folder = shell_word(f"--data={details['data_dir']}")
             return f"{program('convert')} --videos=<folder of class folders> {folder}"
@@ -108,6 +118,16 @@ def _repair_command(*, videos_dir: str, data_dir: str, **options: Any) -> str:
     if options:  # quoted here, since make passes FLAGS unchanged to a shell
         variables["FLAGS"] = shell_command(f"--{name}={value}" for name, value in options.items())
     return f"make repair {' '.join(make_variable(*item) for item in variables.items())}"
+
+
+def _encode_command(*, frames_dir: str, data_dir: str, encoder: str, **options: Any) -> str:
+    """Returns the `make features` command that encodes a dataset's damaged shards again."""
+    flags = {"verify": True, "features_data": data_dir} | {
+        FEATURE_FLAGS[name]: value for name, value in options.items()
+    }
+    given = shell_command(itertools.starmap(_flag, flags.items()))
+    variables = {"DATA": frames_dir, "FEATURES": encoder, "FLAGS": given}
+    return f"make features {' '.join(make_variable(*item) for item in variables.items())}"
 
 
 def _join(words: Iterable[str]) -> str:

@@ -79,9 +79,10 @@ def find_sets() -> list[str]:
 def print_counts(manifest: Manifest) -> None:
     """Prints what a dataset's manifest tells: clips, shards, quarantined videos, clips per class and fold."""
     sizes = [shard.num_bytes for shard in manifest.shards]
+    described = manifest.features or f"{manifest.format} (frames x height x width)"
     terminal.say(manifest.data_dir)
     print_wrapped(
-        f"{manifest.num_clips} clips of {manifest.format} (frames x height x width), {len(manifest.classes)} "
+        f"{manifest.num_clips} clips of {described}, {len(manifest.classes)} "
         f"classes, {manifest.num_videos} videos"
     )
     print_wrapped(
@@ -105,7 +106,7 @@ def print_wrapped(text: str) -> None:
 def print_clips(manifest: Manifest) -> None:
     """Prints facts of some of a dataset's records, and draws its contact sheet."""
     clips = clips_lib.load_clips(manifest, manifest.folds)
-    sample = clips.spread(min(_SAMPLE_CLIPS, max(1, _SAMPLE_BYTES // manifest.format.num_bytes)))
+    sample = clips.spread(min(_SAMPLE_CLIPS, max(1, _SAMPLE_BYTES // manifest.stored.num_bytes)))
     with concurrent.futures.ThreadPoolExecutor() as threads:  # each read may be a request
         records = list(threads.map(functools.partial(reader.read_record, sample), range(len(sample))))
     secs = np.array([features[record.END_TIMESTAMP][0] for features in records]) / 1e6
@@ -121,7 +122,7 @@ def print_clips(manifest: Manifest) -> None:
         terminal.say(f"  {key:<22} {shorten(describe(value), terminal.WIDTH - 25)}")
     terminal.say("")
     if _SHEET.value != "":
-        draw_sheet(clips)
+        draw_sheet(clips_lib.frames_of(clips))
 
 
 def draw_sheet(clips: clips_lib.ClipIndex) -> None:

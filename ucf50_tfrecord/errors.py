@@ -15,6 +15,9 @@ class Action(enum.StrEnum):
 
     SET = "set"  # options by name; each with a value, a tuple of values to choose from, or a Change
     REPAIR = "repair"  # data_dir, videos_dir, and the options that the dataset was made with
+    ENCODE = (
+        "encode"  # frames_dir, data_dir, and the fields of the FeatureSpec that the features were made with
+    )
     CONVERT = "convert"  # data_dir
     TRAIN = "train"  # none, or run_dir to resume a run
     EVALUATE = "evaluate"  # run_dir, weights

@@ -329,7 +329,18 @@ def default_name(videos_dir: str) -> str:
 
 
 def repair_remedy(manifest: Manifest) -> Remedy:
-    """Returns the remedy that converts damaged shards again, with the options that made the dataset."""
+    """Returns the remedy that makes damaged shards again, with the options that made the dataset."""
+    if manifest.features:
+        stored = manifest.features
+        return Remedy(
+            Action.ENCODE,
+            frames_dir=manifest.frames_dir,
+            data_dir=manifest.data_dir,
+            encoder=stored.encoder,
+            size=f"{stored.height}x{stored.width}",
+            grid=stored.grid,
+            precision=str(stored.precision),
+        )
     options = {
         field.name: getattr(spec, field.name)
         for spec in (manifest.format, manifest.fold_rule)

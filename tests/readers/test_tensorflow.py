@@ -1,5 +1,6 @@
 """Tests TensorFlow's parsers, TensorFlow Datasets, and DMVR through its key specs."""
 
+import functools
 import re
 
 import numpy as np
@@ -9,8 +10,13 @@ import tensorflow as tf
 from tests.conftest import real_folder
 from tests.readers import checks, document
 from tests.readers.conftest import build_set
-from ucf50_tfrecord import manifest, record
+from ucf50_tfrecord import building, manifest, record
 from ucf50_tfrecord.choices import Encoding
+from ucf50_tfrecord.dataset.clips import load_clips
+from ucf50_tfrecord.dataset.feed import read_clips
+from ucf50_tfrecord.features import encode
+from ucf50_tfrecord.features.encoders import load_encoder
+from ucf50_tfrecord.specs import FeatureSpec
 
 STRING = tf.io.FixedLenFeature([], tf.string)
 
@@ -68,15 +74,48 @@ def test_tensorflow_datasets_reads_every_encoding(data_dirs, expected, encoding)
 
 
 def test_the_example_of_raw_frames(project, data_dirs, expected, monkeypatch):
-    found = document.run("parse_single_example", project, monkeypatch)
+    found = document.run("tf.uint8), [15, 64, 64, 3]", project, monkeypatch)
     read = {(frames.tobytes(), label) for frames, label in found["clips"].as_numpy_iterator()}
     asked = [clip for clip_id, clip in expected.items() if "_g06_" in clip_id or "_g07_" in clip_id]
     assert read == {(frames.tobytes(), label) for frames, label in asked} and len(read) == 4
 
 
+@pytest.fixture(scope="module")
+def features_dir(project, data_dirs):
+    """The folder of the features of the raw frames. Read only."""
+    folder = data_dirs["raw"].with_name("ucf50-15x64x64-efficientnet_lite0")
+    source = manifest.load(str(data_dirs["raw"]))
+    encoder = load_encoder(FeatureSpec(encoder="efficientnet_lite0"), source.format)
+    run = functools.partial(encode.run_encoder, encoders=[encoder])
+    building.build_dataset(encode.plan_features(source, encoder.format), str(folder), run=run)
+    return folder
+
+
+def test_the_example_of_features(project, features_dir, monkeypatch):
+    found = document.run('video/features": tf.io', project, monkeypatch)
+    read = {(features.tobytes(), label) for features, label in found["clips"].as_numpy_iterator()}
+    built = manifest.load(str(features_dir))
+    clips = load_clips(built, built.folds)
+    assert read == {(one.tobytes(), label) for one, label in zip(read_clips(clips), clips.labels.tolist())}
+    assert len(read) == built.num_clips
+
+
+def test_the_pytorch_class_reads_features(project, features_dir, monkeypatch):
+    monkeypatch.chdir(project)
+    names = {}
+    exec(document.example("class Clips"), names)
+    built = manifest.load(str(features_dir))
+    found = names["Clips"](str(features_dir), built.folds)
+    clips = load_clips(built, built.folds)
+    assert len(found) == len(clips)
+    for index, expected in enumerate(read_clips(clips)):
+        np.testing.assert_array_equal(found[index][0], expected)
+        assert found[index][1] == clips.labels[index]
+
+
 @pytest.mark.parametrize("encoding", Encoding)
 def test_parse_example_reads_batches(project, data_dirs, expected, encoding, monkeypatch):
-    found = document.run("parse_single_example", project, monkeypatch)
+    found = document.run("tf.uint8), [15, 64, 64, 3]", project, monkeypatch)
     features = found["features"] | {"clip/media_id": STRING}
     if document.sees("tf.io.parse_example")[encoding] == "none":
         with pytest.raises(tf.errors.InvalidArgumentError, match="video"):

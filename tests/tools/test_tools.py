@@ -181,7 +181,7 @@ def test_make_installs_the_gpu_extra_beside_a_driver(tmp_path):
     (tmp_path / "nvidia-smi").chmod(0o755)
     path = f"{tmp_path}:{os.environ['PATH']}"
     result = make("--dry-run", "--always-make", "train", env={**os.environ, "PATH": path})
-    assert "-m tools.install convert,train,gpu\n" in result.stdout
+    assert "-m tools.install convert,train,pretrained,gpu\n" in result.stdout
 
 
 @pytest.mark.parametrize("name", ["RECIPE", "MODEL"])

@@ -93,7 +93,7 @@ def _check_shards(manifest: Manifest) -> Iterator[Finding]:
     is_part = len(sample) < len(manifest.shards)
     rest = f"; all: make verify {make_variable('DATA', manifest.data_dir)}" if is_part else ""
     yield ok(
-        f"{manifest.data_dir}: {manifest.num_clips} clips of {manifest.format} in "
+        f"{manifest.data_dir}: {manifest.num_clips} clips of {manifest.stored} in "
         f"{len(manifest.shards)} shards; all sizes are right, {len(sample)} shards read{rest}"
     )
 
