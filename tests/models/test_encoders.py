@@ -47,7 +47,9 @@ def test_a_keras_model_gets_its_own_preprocessing():
     encoder = encoder_of(model)
     vgg = next(layer for layer in encoder.layers if isinstance(layer, keras.Model))
     prepared = keras.applications.vgg16.preprocess_input(video[0].astype("float32"))
-    np.testing.assert_allclose(encoder(video[0] / np.float32(255)), np.mean(vgg(prepared), axis=(1, 2)), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(
+        encoder(video[0] / np.float32(255)), np.mean(vgg(prepared), axis=(1, 2)), rtol=1e-3, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("name, count", [(SMALL, 0), ("EfficientNetB0", 9)])
