@@ -1,9 +1,11 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from ucf50_tfrecord import models
 from ucf50_tfrecord.architectures import MODELS
+from ucf50_tfrecord.models.recurrent import ProjectingLSTM
 from ucf50_tfrecord.specs import ModelSpec
 
 
@@ -103,3 +105,25 @@ def test_input_and_recurrent_weights_start_from_different_values(name):
     recurrent = next(layer for layer in models.build_model(make_spec(name)).layers if hasattr(layer, "cell"))
     kernel, recurrent_kernel, _ = recurrent.get_weights()
     assert kernel.shape == recurrent_kernel.shape and not np.array_equal(kernel, recurrent_kernel)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-5), ("mixed_bfloat16", 0.02)])
+def test_the_lstm_of_features_computes_as_keras_does(dtype, tolerance):
+    keras.utils.set_random_seed(0)
+    policy = keras.dtype_policies.get(dtype)
+    features = np.random.default_rng(0).normal(size=(3, 6, 20)).astype(np.float32)
+    ours, theirs = (
+        kind(8, return_sequences=True, dtype=policy) for kind in (ProjectingLSTM, keras.layers.LSTM)
+    )
+    results = []
+    for layer in (ours, theirs):
+        layer.build(features.shape)
+        layer.set_weights(ours.get_weights())
+        with tf.GradientTape() as tape:
+            outputs = layer(features)
+            loss = tf.reduce_sum(tf.cast(outputs, tf.float32) ** 2)
+        results.append([outputs, *tape.gradient(loss, layer.trainable_variables)])
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_allclose(
+            tf.cast(one, tf.float32), tf.cast(other, tf.float32), atol=tolerance, rtol=tolerance
+        )

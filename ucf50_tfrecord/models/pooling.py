@@ -6,8 +6,6 @@ frames.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import keras
 from keras import layers, ops
 
@@ -19,35 +17,30 @@ from ucf50_tfrecord.specs import ModelSpec
 
 
 def spread_pool(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
-    """Frame encoder; mean over time, and mean difference of neighbouring frames; dropout, classifier.
+    """Frame encoder, mean absolute difference of neighbouring frames, hidden layer, classifier.
 
-    The difference is absolute, per feature: how much it changes from one frame to the next.
+    The model sees how much each feature changes from one frame to the next, and not its value.
     """
-
-    def changes(features: Tensor) -> Tensor:
-        return ops.mean(ops.abs(features[:, 1:] - features[:, :-1]), axis=1)
-
-    return _two_means(spec, dtype, changes)
+    video = frames.clip_input(spec)
+    features = frame_features(video, spec, dtype)  # [B, T, F]
+    changes = ops.mean(ops.abs(features[:, 1:] - features[:, :-1]), axis=1)
+    return _classify_spread(video, changes, spec, dtype)
 
 
 def deviation_pool(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
-    """Frame encoder; mean over time, and mean absolute deviation from it; dropout, classifier.
+    """Frame encoder, mean absolute deviation from the mean over time, hidden layer, classifier.
 
-    The control of spread_pool: it sees how much features vary over the clip, but not from which frame to which.
+    The control of spread_pool: the model sees how much each feature varies over the clip, in whatever order.
     """
-
-    def deviations(features: Tensor) -> Tensor:
-        return ops.mean(ops.abs(features - ops.mean(features, axis=1, keepdims=True)), axis=1)
-
-    return _two_means(spec, dtype, deviations)
-
-
-def _two_means(spec: ModelSpec, dtype: keras.DTypePolicy, spread: Callable[[Tensor], Tensor]) -> keras.Model:
-    """Classifies the mean of the frames' features [B, T, F] and their spread, [B, F], through a hidden layer."""
     video = frames.clip_input(spec)
     features = frame_features(video, spec, dtype)
-    pooled = [ops.mean(features, axis=1), spread(features)]
-    x = Dropout(spec.dropout, stream=1, dtype=dtype)(ops.concatenate(pooled, axis=-1))
+    deviations = ops.mean(ops.abs(features - ops.mean(features, axis=1, keepdims=True)), axis=1)
+    return _classify_spread(video, deviations, spec, dtype)
+
+
+def _classify_spread(video: Tensor, spread: Tensor, spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
+    """Classifies clips by how much their features vary, [B, F], through a hidden layer."""
+    x = Dropout(spec.dropout, stream=1, dtype=dtype)(spread)
     x = layers.Dense(frames.NUM_FEATURES, activation="relu", dtype=dtype)(x)
     x = Dropout(spec.dropout, stream=2, dtype=dtype)(x)
     return keras.Model(video, frames.classify(x, spec), name=spec.name)

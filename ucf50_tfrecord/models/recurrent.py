@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import keras
+import tensorflow as tf
 from keras import layers, ops
 
 from ucf50_tfrecord.models import frames
@@ -27,7 +28,7 @@ def rnn(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
 
 def lstm(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
     """Frame encoder, LSTM of 256 units, mean over time, dropout, classifier."""
-    return _build(spec, dtype, layers.LSTM, NUM_UNITS)
+    return _build(spec, dtype, ProjectingLSTM if spec.feature_shape else layers.LSTM, NUM_UNITS)
 
 
 def gru(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
@@ -42,6 +43,33 @@ def bilstm(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
         return layers.Bidirectional(layers.LSTM(units, **options), dtype=options["dtype"])
 
     return _build(spec, dtype, both_ways, NUM_UNITS // 2)
+
+
+@keras.saving.register_keras_serializable(package="ucf50_tfrecord")
+class ProjectingLSTM(layers.LSTM):
+    """keras.layers.LSTM, which on CPUs multiplies all frames by the input kernel in one product.
+
+    Keras's own loop multiplies frame by frame, and adds up as many gradients of the kernel. With the wide features
+    of image models that is most of a training's time. Where cuDNN is used, the layer is Keras's.
+    """
+
+    def call(self, sequences, initial_state=None, mask=None, training=False):
+        takes_cudnn = self.use_cudnn and bool(tf.config.list_logical_devices("GPU"))
+        if takes_cudnn or initial_state is not None or mask is not None or not self.return_sequences:
+            return super().call(sequences, initial_state=initial_state, mask=mask, training=training)
+        kernel, recurrent, bias = (
+            ops.cast(weight, self.compute_dtype)
+            for weight in (self.cell.kernel, self.cell.recurrent_kernel, self.cell.bias)
+        )
+        projected = ops.unstack(ops.matmul(sequences, kernel) + bias, axis=1)  # T times [B, 4 U]
+        hidden = cell = ops.zeros((ops.shape(sequences)[0], self.units), self.compute_dtype)
+        outputs = []
+        for inputs in projected:
+            take, keep, new, show = ops.split(inputs + ops.matmul(hidden, recurrent), 4, axis=-1)
+            cell = ops.sigmoid(keep) * cell + ops.sigmoid(take) * ops.tanh(new)
+            hidden = ops.sigmoid(show) * ops.tanh(cell)
+            outputs.append(hidden)
+        return ops.stack(outputs, axis=1)
 
 
 def _build(
