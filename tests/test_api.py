@@ -11,6 +11,7 @@ import pytest
 
 import ucf50_tfrecord as ucf
 from tests.conftest import REPOSITORY, run_code
+from ucf50_tfrecord.specs import ClipFormat
 from ucf50_tfrecord.training import run as run_lib
 
 LOADED = """
@@ -37,7 +38,7 @@ def test_the_notebook_runs_as_it_stands(data_dir, videos_dir, tmp_path, monkeypa
     # 30 clips in folds 1 to 5 stand for UCF50.
     code = code.replace('"6-25"', '"2-5"').replace('"1-5"', '"1"')
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "ucf50-15x64x64").symlink_to(data_dir)
+    (tmp_path / "data" / f"ucf50-{ClipFormat()}").symlink_to(data_dir)
     shutil.copy(videos_dir / "Left" / "v_Left_g01_c01.avi", tmp_path / "video.avi")
     monkeypatch.chdir(tmp_path)
     scope: dict = {}
