@@ -49,7 +49,7 @@ def test_its_getters_find_everything(media_sequence, data_dirs, expected, encodi
             if document.sees("MediaSequence")[encoding] == "none":
                 assert not ms.has_image_encoded(sequence) and ms.get_image_format(sequence) == b"RAW"
                 continue
-            assert ms.get_image_format(sequence) == (b"PNG" if encoding == "png" else b"JPEG")
+            assert ms.get_image_format(sequence) == encoding.removeprefix("raw+").upper().encode()
             images = [
                 ms.get_image_encoded_at(k, sequence) for k in range(ms.get_image_encoded_size(sequence))
             ]
