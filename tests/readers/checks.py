@@ -16,7 +16,7 @@ def psnr_db(frames: np.ndarray, others: np.ndarray) -> float:
 
 
 def fidelity(frames, expected: np.ndarray) -> str:
-    """Returns how close frames are to the expected ones: "exact" if equal, "JPEG" if only similar.
+    """Returns how close frames are to the expected ones: "exact" if equal, "lossy" if only similar.
 
     Fails if they are neither.
     """
@@ -25,7 +25,7 @@ def fidelity(frames, expected: np.ndarray) -> str:
     if np.array_equal(frames, expected):
         return "exact"
     assert psnr_db(frames, expected) > MIN_PSNR_DB
-    return "JPEG"
+    return "lossy"
 
 
 def shards(data_dir: str | os.PathLike, folds: str = "*") -> list[str]:

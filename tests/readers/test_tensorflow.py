@@ -158,4 +158,4 @@ def test_jpeg_of_real_videos_has_the_stated_psnr(tmp_path):
         images = checks.images_of(payload)
         for method in ("INTEGER_ACCURATE", "INTEGER_FAST"):
             read = np.stack([tf.io.decode_jpeg(image, dct_method=method) for image in images])
-            assert checks.fidelity(read, exact) == "JPEG"
+            assert checks.fidelity(read, exact) == "lossy"
