@@ -2,6 +2,7 @@
 
 import glob
 import os
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -26,6 +27,18 @@ def fidelity(frames, expected: np.ndarray) -> str:
         return "exact"
     assert psnr_db(frames, expected) > MIN_PSNR_DB
     return "lossy"
+
+
+def seen(read: Callable[[], np.ndarray], expected: np.ndarray) -> str:
+    """Returns what a reader gets, as docs/readers.md says it: a fidelity, or "fails".
+
+    read: function that returns the frames as the reader sees them, or raises TensorFlow's error.
+    """
+    try:
+        frames = read()
+    except tf.errors.InvalidArgumentError:
+        return "fails"
+    return fidelity(frames, expected) if frames.shape == expected.shape else "fails"
 
 
 def shards(data_dir: str | os.PathLike, folds: str = "*") -> list[str]:
