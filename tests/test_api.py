@@ -12,7 +12,7 @@ import pytest
 import ucf50_tfrecord as ucf
 from tests.conftest import REPOSITORY, run_code
 from ucf50_tfrecord.inference import decoding
-from ucf50_tfrecord.specs import PREDICTION_LIMITS
+from ucf50_tfrecord.specs import PREDICTION_LIMITS, ClipFormat
 from ucf50_tfrecord.training import run as run_lib
 
 LOADED = """
@@ -40,7 +40,7 @@ NUM_FIT_STEPS = 5 * 2  # of five epochs of 24 clips, in batches of 16 and of 8
 def run_document(data_dir, videos_dir, tmp_path, monkeypatch):
     """A function that runs a document's Python code beside a small dataset and returns the code's variables."""
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "ucf50-15x64x64").symlink_to(data_dir)
+    (tmp_path / "data" / f"ucf50-{ClipFormat()}").symlink_to(data_dir)
     shutil.copy(videos_dir / "Left" / "v_Left_g01_c01.avi", tmp_path / "video.avi")
     monkeypatch.chdir(tmp_path)
 

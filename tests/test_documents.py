@@ -10,6 +10,7 @@ import subprocess
 import pytest
 
 from tests.conftest import REPOSITORY
+from ucf50_tfrecord.specs import ClipFormat
 
 DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md")])
 # Flags of other programs that commands in the documents use.
@@ -115,6 +116,15 @@ def test_files_of_the_project_exist(path):
     for name in re.findall(r"`([\w/]+\.(?:py|flags))`", prose(path.read_text())):
         roots = (REPOSITORY, REPOSITORY / "ucf50_tfrecord", path.parent)
         assert any((root / name).exists() for root in roots), name
+
+
+def test_examples_name_the_folder_of_the_default_format():
+    """In documents and docstrings; docs/readers.md states the shape of its clips too."""
+    rooms = ("ucf50_tfrecord", "pipelines", "tools", "benchmarks")
+    modules = [path for room in rooms for path in (REPOSITORY / room).rglob("*.py")]
+    for path in (*DOCUMENTS, *modules):
+        sizes = re.findall(r"-(\d+)x\d+x\d+\b|\[(\d+), (?:64, 64|172, 172), 3\]", path.read_text())
+        assert {int(folder or shape) for folder, shape in sizes} <= {ClipFormat.num_frames}, path
 
 
 @pytest.mark.parametrize("room", ["ucf50_tfrecord", "pipelines", "tools", "benchmarks"])

@@ -279,15 +279,21 @@ def read_end_us(file: int, offset: int) -> int | None:
     return example.read_varint(start, match.end())[0] if match and len(start) >= match.end() + 10 else None
 
 
+def is_lossy(clip_format: ClipFormat) -> bool:
+    """Tells whether readers of this project see other frames than those that were stored, as after JPEG."""
+    stored_raw, image_format = _encoding(clip_format)
+    return not stored_raw and image_format == "JPEG"
+
+
 def as_read(frame: np.ndarray, clip_format: ClipFormat) -> np.ndarray:
     """Returns a frame, uint8 [H, W, 3], as readers see it after it was stored in a format.
 
-    Only lossy encodings (JPEG) change a frame. This function decodes JPEGs with Pillow, which gives the same
-    pixels as decode_images.
+    Only lossy encodings change a frame. This function decodes with Pillow, which gives the same pixels as
+    decode_images.
     """
-    stored_raw, image_format = _encoding(clip_format)
-    if stored_raw or image_format != "JPEG":
+    if not is_lossy(clip_format):
         return frame
+    image_format = _encoding(clip_format)[1]
     return np.asarray(PIL.Image.open(io.BytesIO(_compress(frame, image_format, clip_format))))
 
 

@@ -341,8 +341,9 @@ class ModelSpec:
     dropout: float = setting(0.0, "Dropout, in models that have it.", Range(0, 1, excludes_high=True))
     encoder: str = setting(
         THREE_BLOCK,
-        "The frame encoder, in models that leave the choice: three_block, efficientnet_lite0, a model of keras.applications, or "
-        "<module>:<builder>.",
+        f"The frame encoder, in models that leave the choice: "
+        f"{', '.join(name for name in ENCODERS if name not in APPLICATIONS)}, a model of keras.applications, or "
+        f"<module>:<builder>.",
     )
     encoder_weights: str = setting(
         "none", "Initial weights of the encoder: none, imagenet, or a file of its weights (.weights.h5)."
@@ -390,7 +391,7 @@ class ModelSpec:
         )
         expect(
             not self.motion or self.encoder not in PRETRAINED,
-            "encoder three_block, or one of your own, if there is motion input",
+            "an encoder that is not pretrained if there is motion input",
             encoder=self.encoder,
         )
 

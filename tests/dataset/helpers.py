@@ -9,6 +9,7 @@ from ucf50_tfrecord.dataset.clips import ClipIndex
 from ucf50_tfrecord.dataset.reader import ClipReader
 from ucf50_tfrecord.specs import AugmentSpec
 
+# Each field differs from its default; the tests also use the fields one by one.
 EVERY_AUGMENTATION = AugmentSpec(
     horizontal_flip=True,
     crop_area=0.5,

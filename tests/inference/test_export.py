@@ -17,7 +17,7 @@ from tests.conftest import REPOSITORY, raises_with_remedies
 from tests.untrained import fresh_model, write_run
 from tests.web import serving
 from ucf50_tfrecord import manifest
-from ucf50_tfrecord.architectures import MODELS
+from ucf50_tfrecord.architectures import APPLICATIONS, ENCODERS, MODELS, THREE_BLOCK
 from ucf50_tfrecord.dataset.clips import load_clips
 from ucf50_tfrecord.dataset.feed import read_clips
 from ucf50_tfrecord.errors import UserError
@@ -118,6 +118,11 @@ APPLICATION = {"encoder": "MobileNetV3Small", "height": 32, "width": 32}
 # An LSTM is what `exported` holds.
 CASES = [(name, {}, ("keras", "onnx")) for name in MODELS if name != "lstm" and not name.startswith("seed_")]
 CASES += [("conv3d", {"motion": True}, ("keras",)), ("frame_pool", APPLICATION, ("keras",))]
+CASES += [
+    ("frame_pool", {"encoder": name}, ("keras", "onnx"))
+    for name in ENCODERS
+    if name not in (THREE_BLOCK, *APPLICATIONS)  # the models above have the three blocks
+]
 # Their layers are among those of the models above.
 CASES += [
     pytest.param(name, {}, ("keras", "onnx"), marks=pytest.mark.slow)

@@ -11,6 +11,7 @@ from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.models.dropout import Dropout
 
 SMALL = "MobileNetV3Small"
+OWN = [name for name in architectures.ENCODERS if name not in architectures.APPLICATIONS]
 POLICY = keras.dtype_policies.get("float32")
 
 
@@ -38,6 +39,21 @@ def test_a_keras_model_encodes_frames(name, dtype):
     assert logits.shape == (3, 7) and logits.dtype == "float32" and np.isfinite(logits).all()
     computing = {layer.compute_dtype for layer in encoder_of(model)._flatten_layers() if "conv" in layer.name}
     assert computing == {dtype.removeprefix("mixed_")}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("name", OWN)
+def test_an_encoder_of_the_project_takes_motion_and_has_no_random_state(name, dtype):
+    spec = make_spec("lstm", encoder=name, motion=True)
+    model = models.build_model(spec, dtype=dtype)
+    encoder = encoder_of(model)
+    assert encoder.input.shape == (None, 16, 24, 6)
+    assert len(encoder.output.shape) == 2 and encoder.output.dtype == dtype.removeprefix("mixed_")
+    assert np.isfinite(model(make_video(spec), training=False)).all()
+    layers = list(encoder._flatten_layers())
+    assert not [layer for layer in layers if isinstance(layer, keras.layers.Dropout)]
+    norms = [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
+    assert all(layer.synchronized for layer in norms)
 
 
 def test_a_keras_model_gets_its_own_preprocessing():
@@ -73,11 +89,12 @@ def test_an_application_loads_weights_from_a_file(tmp_path):
     assert_same_weights(encoder_of(models.build_model(spec)), made)
 
 
-def test_the_three_blocks_load_weights_from_a_file_and_stay_frozen(tmp_path):
+@pytest.mark.parametrize("name", OWN)
+def test_an_encoder_of_the_project_loads_weights_from_a_file_and_stays_frozen(name, tmp_path):
     path = tmp_path / "encoder.weights.h5"
-    first = models.build_model(make_spec("lstm"))
+    first = models.build_model(make_spec("lstm", encoder=name))
     encoder_of(first).save_weights(path)
-    spec = make_spec("frame_pool", encoder_weights=str(path), freeze_encoder=True)
+    spec = make_spec("frame_pool", encoder=name, encoder_weights=str(path), freeze_encoder=True)
     model = models.build_model(spec)
     assert_same_weights(encoder_of(model), encoder_of(first))
     assert len(model.trainable_variables) == 2  # those of the classifier
@@ -101,7 +118,7 @@ def test_the_three_blocks_load_weights_from_a_file_and_stay_frozen(tmp_path):
         ({"name": "frame_pool", "motion": True}, "a model out of .* if there is motion"),
         (
             {"encoder": SMALL, "motion": True},
-            "encoder three_block, or one of your own, if there is motion",
+            "an encoder outside keras.applications if there is motion",
         ),
         ({"encoder": "LeNet"}, "an encoder out of"),
     ],

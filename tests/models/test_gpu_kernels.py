@@ -4,13 +4,18 @@ import pytest
 import tensorflow as tf
 
 from tests.dataset.test_gpu_kernels import missing, needs_a_build_with_gpus  # noqa: F401
+from tests.models.test_encoders import OWN
 from tests.models.test_models import make_spec
 from ucf50_tfrecord import models
+from ucf50_tfrecord.architectures import MODELS, THREE_BLOCK
 from ucf50_tfrecord.models.dropout import RandomKey, random_key
 
-
 # Recurrent layers use cuDNN there, see test_encoders; a graph built without a GPU has their loop.
-@pytest.mark.parametrize("name", ["frame_pool", "conv3d", "transformer", "seed_pool"])
+CASES = [(name, THREE_BLOCK) for name, traits in MODELS.items() if not traits.recurrent and name != "bilstm"]
+CASES += [("frame_pool", encoder) for encoder in OWN if encoder != THREE_BLOCK]
+
+
+@pytest.mark.parametrize("name, encoder", CASES)
 @pytest.mark.parametrize(
     "dtype",
     [
@@ -19,8 +24,8 @@ from ucf50_tfrecord.models.dropout import RandomKey, random_key
         "mixed_float16",
     ],
 )
-def test_forward_and_backward_pass_run_on_gpus(name, dtype):
-    spec = make_spec(name, dropout=0.3, motion=name in ("conv3d", "transformer"))
+def test_forward_and_backward_pass_run_on_gpus(name, encoder, dtype):
+    spec = make_spec(name, encoder=encoder, dropout=0.3, motion=MODELS[name].takes_motion)
     model = models.build_model(spec, dtype=dtype)
 
     @tf.function

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.conftest import run_code
 from ucf50_tfrecord import models
 from ucf50_tfrecord.architectures import MODELS
 from ucf50_tfrecord.models.recurrent import ProjectingLSTM
@@ -16,6 +17,21 @@ def make_spec(name, **changes):
 def make_video(spec, batch=3):
     shape = (batch, spec.num_frames, spec.height, spec.width, 3)
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+LOADED = """
+import sys
+import ucf50_tfrecord.models
+from ucf50_tfrecord.architectures import ENCODERS, MODELS
+
+builders = [*(traits.builder for traits in MODELS.values()), *ENCODERS.values()]
+print([name for name in builders if name.partition(":")[0] not in sys.modules])
+"""
+
+
+def test_importing_the_package_registers_the_layers_of_every_model():
+    """Programs that load a .keras file import the package for this."""
+    assert run_code(LOADED, check=True).stdout == "[]\n"
 
 
 # The published models have 2,729,842 and 2,335,090: PyTorch adds a second bias to each

@@ -2,6 +2,7 @@
 
 import glob
 import os
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -16,7 +17,7 @@ def psnr_db(frames: np.ndarray, others: np.ndarray) -> float:
 
 
 def fidelity(frames, expected: np.ndarray) -> str:
-    """Returns how close frames are to the expected ones: "exact" if equal, "JPEG" if only similar.
+    """Returns how close frames are to the expected ones: "exact" if equal, "lossy" if only similar.
 
     Fails if they are neither.
     """
@@ -25,7 +26,19 @@ def fidelity(frames, expected: np.ndarray) -> str:
     if np.array_equal(frames, expected):
         return "exact"
     assert psnr_db(frames, expected) > MIN_PSNR_DB
-    return "JPEG"
+    return "lossy"
+
+
+def seen(read: Callable[[], np.ndarray], expected: np.ndarray) -> str:
+    """Returns what a reader gets, as docs/readers.md says it: a fidelity, or "fails".
+
+    read: function that returns the frames as the reader sees them, or raises TensorFlow's error.
+    """
+    try:
+        frames = read()
+    except tf.errors.InvalidArgumentError:
+        return "fails"
+    return fidelity(frames, expected) if frames.shape == expected.shape else "fails"
 
 
 def shards(data_dir: str | os.PathLike, folds: str = "*") -> list[str]:

@@ -51,7 +51,7 @@ def project(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def data_dirs(project) -> dict[str, pathlib.Path]:
-    """A dictionary from encoding to the folder of a dataset in it, 10 clips of 15x64x64. Read only."""
+    """A dictionary from encoding to the folder of a dataset in it, 10 clips of the default size. Read only."""
     return {encoding: build_set(project, encoding=encoding) for encoding in Encoding}
 
 
@@ -59,7 +59,7 @@ def data_dirs(project) -> dict[str, pathlib.Path]:
 def expected(project, data_dirs) -> dict[str, tuple[np.ndarray, int]]:
     """A dictionary from a clip's id to a tuple of its frames and its label.
 
-    The frames are uint8 [15, 64, 64, 3], from the converter's decoder.
+    The frames are uint8 [T, H, W, 3], from the converter's decoder.
     """
     labels = {name: label for label, name in enumerate(CLASSES)}
     clips = {}

@@ -34,7 +34,7 @@ def run(marker: str, project: os.PathLike, monkeypatch) -> dict:
 def sees(reader: str) -> dict[str, str]:
     """Returns a reader's row in the table of docs/readers.md.
 
-    It is a dictionary from encoding to what the reader gets from such shards: exact, JPEG, none or fails.
+    It is a dictionary from encoding to what the reader gets from such shards: exact, lossy, none or fails.
     """
     rows = [
         [cell.strip(" `") for cell in line.strip("|").split("|")]

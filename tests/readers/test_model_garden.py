@@ -8,6 +8,7 @@ from tests.readers import checks, document
 from tests.readers.conftest import build_set
 from ucf50_tfrecord import record, tfrecord
 from ucf50_tfrecord.choices import Encoding
+from ucf50_tfrecord.specs import ClipFormat
 
 pytest.importorskip("official", reason="TF Model Garden is not installed: make test-readers")
 
@@ -22,7 +23,7 @@ from official.vision.dataloaders import video_input  # noqa: E402
 def test_its_decoder_and_parser_read_every_clip(data_dirs, expected, encoding):
     """The frames equal those of TensorFlow's own decoder bit for bit, scaled to 0..1; the label is one-hot."""
     config = video_classification.DataConfig(
-        feature_shape=(15, 64, 64, 3), min_image_size=64, num_classes=2, is_training=False
+        feature_shape=ClipFormat().shape, min_image_size=64, num_classes=2, is_training=False
     )
     decode, parse = video_input.Decoder().decode, video_input.Parser(config).parse_fn(is_training=False)
     for shard in checks.shards(data_dirs[encoding]):
@@ -32,7 +33,9 @@ def test_its_decoder_and_parser_read_every_clip(data_dirs, expected, encoding):
                     decode(payload)
                 continue
             decoded = decode(payload)
-            assert decoded["clip/label/index"].shape == (1,) and decoded["image/encoded"].shape == (15,)
+            assert decoded["clip/label/index"].shape == (1,) and decoded["image/encoded"].shape == (
+                ClipFormat.num_frames,
+            )
             features, label = parse(decoded)
             frames, index = expected[record.clip_id_and_label(payload)[0]]
             by_tensorflow = np.stack(
@@ -64,10 +67,11 @@ def test_the_recipe_reads_the_shards(project, recipe):
     assert sorted([*training, *validation]) == checks.shards(data_dir.relative_to(project))
     task = task_factory.get_task(recipe.task)
     features, labels = next(iter(task.build_inputs(recipe.task.train_data)))
-    assert features["image"].shape == (16, 15, 172, 172, 3) and labels.shape == (16, 50)
+    assert features["image"].shape == (16, ClipFormat.num_frames, 172, 172, 3) and labels.shape == (16, 50)
     assert 0 <= tf.reduce_min(features["image"]) < 0.2 and 0.8 < tf.reduce_max(features["image"]) <= 1
     [(features, labels)] = task.build_inputs(recipe.task.validation_data)
-    assert features["image"].shape == (2, 15, 172, 172, 3) and sorted(tf.argmax(labels, 1).numpy()) == [0, 1]
+    assert features["image"].shape == (2, ClipFormat.num_frames, 172, 172, 3)
+    assert sorted(tf.argmax(labels, 1).numpy()) == [0, 1]
 
 
 @pytest.mark.timeout(900)  # eagerly, layer by layer

@@ -15,6 +15,7 @@ from tests.readers import checks, document
 from ucf50_tfrecord import manifest, tfrecord
 from ucf50_tfrecord.choices import Encoding
 from ucf50_tfrecord.errors import UserError
+from ucf50_tfrecord.specs import ClipFormat
 
 WITHOUT_TENSORFLOW = """
 import importlib.util, sys
@@ -38,7 +39,7 @@ for encoding, data_dir in {data_dirs!r}.items():
     for shard in sorted(glob.glob(f"{{data_dir}}/*.tfrecord-?????-of-?????")):
         for context, steps in tfrecord_loader(shard, None, {{}}, sequence_description={{}}):
             if "video" in context:
-                frames.append(np.frombuffer(context["video"], np.uint8).reshape(15, 64, 64, 3))
+                frames.append(np.frombuffer(context["video"], np.uint8).reshape({shape}))
             else:
                 frames.append(np.stack([PIL.Image.open(io.BytesIO(image)) for image in steps["image/encoded"]]))
             labels.append(context["clip/label/index"][0])
@@ -95,7 +96,7 @@ def as_text(data_dirs):
 def test_the_example(project, data_dirs, expected, tmp_path):
     site = link_packages(tmp_path / "site", *requirements())
     code = document.example("class Clips") + SAVE_ALL.format(data_dirs=as_text(data_dirs))
-    assert run_alone(code, site, tmp_path, project) == "8 15 64 64 3\n"
+    assert run_alone(code, site, tmp_path, project) == "8 {} {} {} {}\n".format(*ClipFormat().shape)
     check("ucf50_tfrecord.record", data_dirs, expected, tmp_path)
 
 
@@ -104,14 +105,15 @@ def test_the_package_tfrecord(project, data_dirs, expected, tmp_path):
     if importlib.util.find_spec("tfrecord") is None:
         pytest.skip("tfrecord is not installed: make test-readers")
     site = link_packages(tmp_path / "site", *requirements(), "tfrecord")
-    code = TFRECORD.format(data_dirs=as_text(data_dirs))
+    code = TFRECORD.format(data_dirs=as_text(data_dirs), shape=ClipFormat().shape)
     run_alone(code, site, tmp_path, project)
     check("tfrecord", data_dirs, expected, tmp_path)
     damaged = tmp_path / "damaged" / "ucf50-fold01.tfrecord-00000-of-00001"
     damaged.parent.mkdir()
     damaged.write_bytes(pathlib.Path(checks.shards(data_dirs["raw"], "01")[0]).read_bytes())
     flip_bit(damaged, 100_000)
-    run_alone(TFRECORD.format(data_dirs={"damaged": str(damaged.parent)}), site, tmp_path, project)
+    code = TFRECORD.format(data_dirs={"damaged": str(damaged.parent)}, shape=ClipFormat().shape)
+    run_alone(code, site, tmp_path, project)
     [frames] = np.load(tmp_path / "damaged.npz")["frames"]
     assert not any(np.array_equal(frames, other) for other, _ in expected.values())
     with pytest.raises(UserError, match="another checksum"):

@@ -1,5 +1,6 @@
 """The comparison of two checkouts."""
 
+import dataclasses
 import json
 import shutil
 
@@ -9,6 +10,7 @@ import tensorflow as tf
 
 from tests.conftest import REPOSITORY, flip_bit, run_module
 from tools import compare_commits
+from ucf50_tfrecord.specs import AugmentSpec
 from ucf50_tfrecord.training import checkpoint
 
 PREDICTED = {
@@ -33,6 +35,11 @@ def sides(data_dir, pool_run, tmp_path):
 
 def differences(sides):
     return list(compare_commits.find_differences(*sides, ["pool"]))
+
+
+def test_the_compared_training_uses_every_augmentation():
+    for field in dataclasses.fields(AugmentSpec):
+        assert f"--{field.name}" in compare_commits._TRAIN_FLAGS
 
 
 def test_equal_results_of_different_commits_are_equal(sides):

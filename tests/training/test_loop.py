@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import pathlib
 import re
@@ -25,7 +26,7 @@ from ucf50_tfrecord.training import meter as meter_lib
 from ucf50_tfrecord.training import step as step_lib
 from ucf50_tfrecord.training import strategy as strategy_lib
 from ucf50_tfrecord.training.listener import Listener
-from ucf50_tfrecord.training.run import RunOptions
+from ucf50_tfrecord.training.run import RunOptions, Scores
 
 
 def train(
@@ -108,7 +109,7 @@ def test_it_learns_and_scores_held_out_groups(data_dir, tmp_path):
         data_dir, tmp_path, model="lstm", epochs=16, optimizer="adamw", schedule="cosine", warmup_epochs=1.0
     )
     assert trained.finished and trained.step == 16 * 5
-    assert trained.evaluate().scores == {"accuracy": 1.0, "macro_f1": 1.0}
+    assert set(trained.evaluate().scores.values()) == {1.0}
     assert trained.best_macro_f1 == 1.0 and 1 <= trained.best_epoch <= 16
     assert trained.clips_per_sec > 0 and 0 <= trained.wait_share <= 1
 
@@ -243,8 +244,9 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_anything_is_saved(
 
         def call(batches, first_step, *arguments):
             rows, times, votes = train_steps(batches, first_step, *arguments)
-            poison = tf.constant([[0, 0, 0, 0, 1.0]]) * tf.cast(first_step == 6, tf.float32)
-            return rows - poison, times, votes
+            columns = step_lib.StepResult.of(rows.numpy())
+            poisoned = columns._replace(finite=columns.finite - float(first_step == 6))
+            return tf.stack(poisoned, axis=1), times, votes
 
         return call
 
@@ -286,18 +288,13 @@ def test_tensorboard_gets_curves_and_pictures(data_dir, tmp_path):
     train(data_dir, tmp_path, epochs=2)
     events = {split: read_events(tmp_path, split) for split in ("train", "validation")}
     curves = {split: set(found.Tags()["tensors"]) for split, found in events.items()}
-    assert curves["train"] == {
-        "loss",
-        "accuracy",
-        "learning_rate",
-        "gradient_norm",
-        "input/clips_per_sec",
-        "input/wait_share",
-        "training clips",
-    }
+    of_steps = step_lib.StepResult(*np.ones(len(step_lib.StepResult._fields))).curves()
+    of_input = {f"input/{name}" for name in meter_lib.Times(secs=1, clips=1).rates()}
+    assert curves["train"] == {*of_steps, *of_input, "learning_rate", "training clips"}
     classes = {f"per_class_f1/{name}" for name in ("Left", "Middle", "Right")}
     pictures = {"confusion", "mistakes", "per_class_f1"}
-    assert curves["validation"] == {"accuracy", "macro_f1"} | pictures | classes
+    scores = {field.name for field in dataclasses.fields(Scores)}
+    assert curves["validation"] == scores | pictures | classes
     assert [event.step for event in events["train"].Tensors("loss")] == list(range(1, 11))
     assert [event.step for event in events["validation"].Tensors("macro_f1")] == [5, 10]
     for name in pictures:
@@ -532,7 +529,9 @@ def test_the_wait_is_the_time_that_the_device_lacks_input(monkeypatch, input_sec
         asked = now
         arrival = max(arrival + input_secs, now - 2 * input_secs)  # a buffer of two batches
         now = max(now, arrival)
-        meter.end_call(tf.ones([1, 5]), tf.constant([[asked, now]], tf.float64))
+        meter.end_call(
+            tf.ones([1, len(step_lib.StepResult._fields)]), tf.constant([[asked, now]], tf.float64)
+        )
     assert meter._times.wait_secs / meter._times.secs == pytest.approx(expected, abs=0.02)
 
 

@@ -27,7 +27,8 @@ _ERASED_AREAS = (0.02, 1 / 3)
 class Draws(NamedTuple):
     """The random numbers of a batch of clips: each field is float32 [B], one number in [0, 1) per clip.
 
-    A new augmentation must add its fields at the end, so that the others keep their numbers.
+    Another field would change the numbers of all fields, and so the weights of every seed. A new augmentation
+    draws from a stream of its own, as the order of frames does.
     """
 
     shift: tf.Tensor

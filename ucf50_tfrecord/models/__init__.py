@@ -5,13 +5,17 @@ Each family of models has a file in this package; architectures.MODELS lists all
 
 from __future__ import annotations
 
+import importlib
+
 import keras
 
-from ucf50_tfrecord.architectures import is_own_code, model_traits
-
-# Imported because these modules register their layers, which .keras files name.
-from ucf50_tfrecord.models import builders, conv3d, pooling, recurrent, seed, transformer  # noqa: F401
+from ucf50_tfrecord.architectures import ENCODERS, MODELS, is_own_code, model_traits
+from ucf50_tfrecord.models import builders
 from ucf50_tfrecord.specs import ModelSpec
+
+# These modules register their layers, which .keras files name.
+for _builder in (*(traits.builder for traits in MODELS.values()), *ENCODERS.values()):
+    importlib.import_module(_builder.partition(":")[0])
 
 
 def build_model(spec: ModelSpec, *, dtype: str = "float32") -> keras.Model:

@@ -42,6 +42,7 @@ class Times:
         self.clips += other.clips
 
     def rates(self) -> dict[str, float]:
+        """Returns the points of the input's curves, by tag."""
         return {"clips_per_sec": self.clips / self.secs, "wait_share": self.wait_secs / self.secs}
 
 
@@ -140,7 +141,8 @@ class Meter:
 
     def total(self) -> dict[str, float | None]:
         """Returns {"clips_per_sec": …, "wait_share": …} of all steps; both are None if no step was timed."""
-        return self._total.rates() if self._total.clips else {"clips_per_sec": None, "wait_share": None}
+        rates = self._total.rates() if self._total.clips else {}
+        return {name: rates.get(name) for name in ("clips_per_sec", "wait_share")}
 
 
 def curves(rows: np.ndarray, times: Times) -> dict[str, float]:
