@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from typing import Any, ClassVar, TypeAlias
 
 from ucf50_tfrecord.architectures import (
+    APPLICATIONS,
     EFFICIENTNET_LITE0,
     ENCODERS,
     MODELS,
