@@ -22,7 +22,7 @@ def spread_pool(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
     The model sees how much each feature changes from one frame to the next, and not its value.
     """
     video = frames.clip_input(spec)
-    features = frame_features(video, spec, dtype)  # [B, T, F]
+    features = _precise_features(video, spec, dtype)  # [B, T, F]
     changes = ops.mean(ops.abs(features[:, 1:] - features[:, :-1]), axis=1)
     return _classify_spread(video, changes, spec, dtype)
 
@@ -33,9 +33,15 @@ def deviation_pool(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
     The control of spread_pool: the model sees how much each feature varies over the clip, in whatever order.
     """
     video = frames.clip_input(spec)
-    features = frame_features(video, spec, dtype)
+    features = _precise_features(video, spec, dtype)
     deviations = ops.mean(ops.abs(features - ops.mean(features, axis=1, keepdims=True)), axis=1)
     return _classify_spread(video, deviations, spec, dtype)
+
+
+def _precise_features(video: Tensor, spec: ModelSpec, dtype: keras.DTypePolicy) -> Tensor:
+    """Returns the frames' features, [B, T, F], in float32: bfloat16 would round small differences away."""
+    stored_as = keras.dtype_policies.get("float32") if spec.feature_shape else dtype
+    return ops.cast(frame_features(video, spec, stored_as), "float32")
 
 
 def _classify_spread(video: Tensor, spread: Tensor, spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
