@@ -122,9 +122,11 @@ def print_corpus(judged: list[Judged]) -> None:
 
 def _model_of(kind: str, models: tuple[str, ...]) -> str:
     """Returns the model whose verdict of a kind is checked: the sequence model or its order-blind control."""
-    if kind == "models_differ":  # about both; the better one comes first
+    from ucf50_tfrecord.evaluation.verdicts import KINDS
+
+    if KINDS[kind].effect is None:  # about both; the better one comes first
         return models[0]
-    return _CONTROL if kind == "appearance_suffices" else _SEQUENCE_MODEL
+    return _CONTROL if KINDS[kind].order_blind else _SEQUENCE_MODEL
 
 
 def _answer_of(verdict: Verdict, *, expected: bool) -> str:
