@@ -101,12 +101,11 @@ def encode_changed(plain: Manifest) -> dict[str, Manifest]:
     from ucf50_tfrecord.features import encode as encode_lib
     from ucf50_tfrecord.features.encoders import reload_encoder
 
+    expect(not remote.is_remote(plain.frames_dir), "frames in a local folder", frames_dir=plain.frames_dir)
     source = manifest_lib.load(plain.frames_dir)
-    encoders = _on_each_device(
-        lambda: reload_encoder(
-            plain.features, source.format, allowed_code=[*code_flags.allowed_code(), plain.features.encoder]
-        )
-    )
+    # Only an encoder that the command line names is loaded: the dataset may come from a stranger.
+    allowed = [*code_flags.allowed_code(), _SPEC.values()["encoder"]]
+    encoders = _on_each_device(lambda: reload_encoder(plain.features, source.format, allowed_code=allowed))
     built = {}
     for name in [entry.name for entry in INTERVENTIONS.values() if entry.needs_pixels]:
         planned = encode_lib.plan_features(source, dataclasses.replace(plain.features, intervention=name))

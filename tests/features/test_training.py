@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -165,3 +166,27 @@ def test_a_comparison_tests_heads_on_changed_clips(grid_dir, changed_dirs, tmp_p
         assert tuple(cell.logits) == interventions.names(5)
         assert not np.array_equal(cell.logits["grey"], cell.logits["none"])
     assert results.audit is not None
+
+
+def test_a_strangers_dataset_of_features_opens_no_url(grid_dir, tmp_path):
+    folder = shutil.copytree(grid_dir, tmp_path / "features")
+    value = json.loads((folder / "manifest.json").read_text())
+    value["frames_dir"] = "http://127.0.0.1:9/frames"
+    (folder / "manifest.json").write_text(json.dumps(value))
+    with pytest.raises(UserError, match="Expected the frames of the features in a local folder"):
+        frames_of(clips_of(folder))
+
+
+def test_a_comparison_loads_no_encoder_that_only_the_dataset_names(grid_dir, tmp_path, own_module):  # noqa: F811
+    result = run_module(
+        *(
+            "pipelines.compare",
+            f"--data={grid_dir}",
+            "--models=features_frame_pool,features_gru",
+            "--epochs=1",
+        ),
+        f"--output={tmp_path / 'out'}",
+    )
+    assert result.returncode == 2
+    assert f"made by the encoder {COLORS}, which is outside this package" in result.stderr
+    assert not (tmp_path / "out").exists()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ucf50_tfrecord import manifest as manifest_lib
-from ucf50_tfrecord import record, storage
+from ucf50_tfrecord import record, remote, storage
 from ucf50_tfrecord.errors import UserError, expect
 from ucf50_tfrecord.manifest import Manifest, ManifestShard, ShardReport
 from ucf50_tfrecord.specs import FetchSpec, format_folds
@@ -147,11 +147,19 @@ def frames_of(clips: ClipIndex) -> ClipIndex:
     """Returns an index of the same clips' frames, if the given index is of their features; else the given index.
 
     Raises:
-      UserError: if the frames that the features were made from are missing, or do not hold a clip.
+      UserError: if the frames that the features were made from are missing or behind a URL, or do not hold a
+        clip.
     """
     if not clips.manifest.features:
         return clips
-    source = manifest_lib.load(clips.manifest.frames_dir)
+    frames_dir = clips.manifest.frames_dir
+    # A manifest may come from a stranger, who must not make this process send requests.
+    expect(
+        not remote.is_remote(frames_dir),
+        "the frames of the features in a local folder",
+        frames_dir=frames_dir,
+    )
+    source = manifest_lib.load(frames_dir)
     if not len(clips):
         return dataclasses.replace(clips, manifest=source)
     frames = load_clips(source, np.unique(clips.folds).tolist(), fetch=clips.fetch)
