@@ -221,7 +221,7 @@ def repeat_videos(found: Catalog, count: int, folder: str) -> None:
 
 
 def measure_conversion(videos_dir: str, num_workers: int) -> Conversion:
-    """Converts a folder of videos, from the search for videos to the manifest. Runs in a fresh process."""
+    """Measures a whole conversion, from finding the videos to writing the manifest. Call it in a fresh process."""
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         built = shards.convert(videos_dir, folder, FORMAT, num_workers=num_workers, name="bench")

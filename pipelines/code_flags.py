@@ -13,5 +13,5 @@ _ALLOW_CODE = flags.DEFINE_list(
 
 
 def allowed_code() -> list[str]:
-    """Returns the names, <module>:<builder>, of code outside this package that runs may import."""
+    """Returns the names, <module>:<builder>, of the code outside this package that a run may import."""
     return _ALLOW_CODE.value

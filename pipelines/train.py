@@ -170,6 +170,11 @@ def check_worker_flags() -> None:
         raise UserError(
             "With several workers pass --run=<folder>: the same for all, on a file system that all share."
         )
+    if flags.FLAGS["features"].value:
+        raise UserError(
+            "With several workers pass --data=<folder of features> in place of --features, and encode before: "
+            f"{remedies.program('features')} --data=… --features=…"
+        )
     if flags.FLAGS["videos"].value:
         raise UserError(
             "With several workers pass --data=<folder of shards> in place of --videos, and convert before: "
@@ -199,7 +204,7 @@ def parse_steps(text: str | None) -> tuple[int, int] | None:
 
 
 def given_flags() -> dict[str, object]:
-    """Returns the values of all flags of this program by name, whether they are given or defaults."""
+    """Returns the values of all flags of this program by name: given values, and defaults of the others."""
     return {flag.name: flag.value for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0])}
 
 

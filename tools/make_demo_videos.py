@@ -154,7 +154,7 @@ def write_video(path: pathlib.Path, frames: np.ndarray, *, exact: bool = False) 
 
 
 def make_corpus(output: str | os.PathLike, *, groups: int, clips: int, seed: int, workers: int) -> int:
-    """Renders the demo corpus, four pairs of classes that show each other's frames reversed.
+    """Renders the demo corpus: four pairs of classes. A class shows the frames of its pair's other in reverse order.
 
     Args:
       output: the corpus's folder, which must not exist yet. It appears once the corpus is complete.

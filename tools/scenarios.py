@@ -130,7 +130,7 @@ class Scenario:
 
     @property
     def truth(self) -> dict[str, bool]:
-        """Whether the right answer is "yes", by the kind of verdict."""
+        """A dictionary from the kind of a verdict to whether its right answer is "yes"."""
         return dict.fromkeys(self.yes.split(), True) | dict.fromkeys(self.no.split(), False)
 
     def __post_init__(self) -> None:

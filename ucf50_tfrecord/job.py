@@ -274,7 +274,7 @@ def run(
 
 
 def _open_log(job: Job, flags: Mapping[str, object] | None, step: int) -> logs.TensorBoardLog:
-    """Opens the TensorBoard files of a run whose next step follows `step`; writes the run's description."""
+    """Opens the TensorBoard files of a run that goes on after step `step`; writes the run's description."""
     log = logs.TensorBoardLog(job.run_dir, start_step=step, writes=strategy_lib.is_chief(job.strategy))
     if log.writes:
         log.hparams(run_lib.hparams(job.config) | {"devices": job.strategy.num_replicas_in_sync})

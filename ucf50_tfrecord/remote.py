@@ -341,7 +341,7 @@ def _scheme(url: str) -> str:
 
 @contextlib.contextmanager
 def _no_place_is_an_error() -> Iterator[None]:
-    """Turns the block's FileNotFoundError into OSError: to a writer, a missing bucket is just a failure."""
+    """Turns the block's FileNotFoundError into an OSError, since a missing bucket is no missing file to a writer."""
     try:
         yield
     except FileNotFoundError as error:

@@ -241,7 +241,7 @@ def test_runs_that_differ_in_seed_and_folds_alone_are_one_model():
         ("lstm", 0, 1),
         ("lstm (d)", 0, 0),
     ]
-    with pytest.raises(UserError, match="runs/b is the same as another run"):
+    with pytest.raises(UserError, match="runs/b has the model and the seed of another run"):
         compare.name_runs({"runs/a": config(), "runs/b": config()})
 
 

@@ -210,7 +210,7 @@ def reading() -> Iterator[None]:
 
 
 def _has_address_space() -> bool:
-    """Tells whether this process stayed too far below its address space limit for FFmpeg to have hit it."""
+    """Tells whether this process was always so far below its address space limit that FFmpeg cannot have hit it."""
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit == resource.RLIM_INFINITY:
         return True

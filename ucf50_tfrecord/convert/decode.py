@@ -153,8 +153,8 @@ def pick_frames(
 def _is_predictable(packets: list[Packet]) -> bool:
     """Tells whether the descriptions of a video's packets show which packets yield a frame, in what order.
 
-    They do for MPEG-4 Part 2 if every packet is an I-frame, a P-frame or not coded, exactly the I-frames are
-    marked as keyframes, times ascend, and no edit list drops frames.
+    For MPEG-4 Part 2 they do if all of these hold: every packet is an I-frame, a P-frame or an empty frame
+    (not coded); the I-frames, and no others, are marked as keyframes; times ascend; no edit list drops frames.
     """
     if not packets or packets[0].coding_type != mpeg4.I_VOP:
         return False

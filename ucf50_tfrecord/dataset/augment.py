@@ -57,7 +57,7 @@ def augment(
 
     Args:
       video: the clips, uint8 [B, T, H, W, 3]; the part of a global batch that one replica (device) processes.
-        Or their features, float16 [B, T, ...], to which only changes over time apply.
+        Or the clips' features, float16 [B, T, ...], for which `spec` may only name changes of the frames' order.
       position: the clips' positions in the global batch, int64 [B].
       spec: the changes and their strengths.
       batch_size: number of clips in the global batch.
@@ -65,7 +65,7 @@ def augment(
       step: number of the training step, counted from the run's start, int64 [].
 
     Returns:
-      The changed clips, uint8 [B, T, H, W, 3].
+      The changed clips or features, of the shape and dtype of `video`.
     """
     with tf.device("CPU:0"):  # TensorFlow expects seeds on the CPU, also for random numbers drawn on a GPU
         seeds = tf.stack([tf.constant(seed, tf.int64), step])
@@ -94,7 +94,7 @@ def arrange_frames(video: tf.Tensor, keys: tf.Tensor, frame_order: str) -> tf.Te
     Args:
       video: the clips, uint8 [B, T, H, W, 3].
       keys: random numbers, float32 [B, T], by which the frames are sorted.
-      frame_order: SHUFFLED gives this order; SINGLE repeats its first frame T times.
+      frame_order: SHUFFLED gives this order; SINGLE repeats the first frame of this order T times.
 
     Returns:
       The changed clips, uint8 [B, T, H, W, 3].

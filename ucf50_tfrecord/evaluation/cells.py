@@ -266,7 +266,7 @@ def examine(
             return None
         expect(
             of_changed[PLAIN].clips.ids == found[PLAIN].clips.ids,
-            f"the tested clips in {feed.clips.manifest.data_dir}",
+            f"exactly the tested clips, in the same order, in {feed.clips.manifest.data_dir}",
         )
         found[name] = of_changed[PLAIN]
     logits = {

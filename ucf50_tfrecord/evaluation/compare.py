@@ -322,7 +322,9 @@ def name_runs(configs: dict[str, run_lib.RunConfig]) -> list[Cell]:
         tested = config.scored_folds
         parts = taken.setdefault((name, order, config.train.seed), [])
         if tested in parts:
-            raise UserError(f"{run_dir} is the same as another run: {name}, seed {config.train.seed}")
+            raise UserError(
+                f"{run_dir} has the model and the seed of another run: {name}, seed {config.train.seed}"
+            )
         parts.append(tested)
         named.append(Cell(model=name, training=order, part=len(parts) - 1, seed=config.train.seed))
     return named
@@ -378,8 +380,8 @@ def _check_run(run_dir: str, config: run_lib.RunConfig, manifest: Manifest) -> N
         raise UserError(f"{run_dir} holds a run that is not finished: there is no {written_last[0]}")
     if config.fingerprint != manifest.fingerprint:
         raise UserError(
-            f"{run_dir} was trained on other shards than those in {manifest.data_dir}: which of their clips it has "
-            "seen is unknown"
+            f"{run_dir} was trained on other shards than those in {manifest.data_dir}, so it is unknown which "
+            "of the clips there it has seen"
         )
 
 

@@ -251,7 +251,7 @@ class _CellFile(Cell):
         for name, rows in self.logits.items():
             expect(
                 len(rows) == len(self.clips) and len({len(row) for row in rows}) == 1,
-                f"equally long rows of logits of {name!r} for {len(self.clips)} clips",
+                f"equally long rows of logits of {name!r}, one for each of {len(self.clips)} clips",
                 rows=len(rows),
             )
         widths = {len(rows[0]) for rows in self.logits.values()}

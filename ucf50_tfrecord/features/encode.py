@@ -165,7 +165,9 @@ def encode_shard(
             features = _encode(frames, encode, job.features)
             for place, payload, values in zip(places, payloads, features):
                 if not np.isfinite(values).all():
-                    raise UserError(f"{place}: the features of {job.features.encoder} are beyond float16")
+                    raise UserError(
+                        f"{place}: the features of {job.features.encoder} exceed the range of float16"
+                    )
                 framed = tfrecord.frame(record.encode_features(payload, values, place))
                 offsets.append(file.tell())
                 digest.update(framed)

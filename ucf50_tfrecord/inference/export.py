@@ -195,8 +195,8 @@ def compare_with_run(run: FinishedRun, ids: Sequence[str], probabilities: np.nda
     if not own.mean <= OWN_TOLERANCE:
         raise UserError(
             f"On {len(ids)} clips the model's probabilities differ from those in {run.predictions_path} by "
-            f"{own.mean:.2g} on average (tolerance {OWN_TOLERANCE}): these are not the predictions of the "
-            f"{run.weights} weights, or not of these clips. Evaluate the run again."
+            f"{own.mean:.2g} on average (tolerance {OWN_TOLERANCE}): the file holds predictions of other weights "
+            f"than the {run.weights} ones, or of other clips. Evaluate the run again."
         )
     return own
 

@@ -31,7 +31,7 @@ class FinishedRun:
     weights: checkpoint to export, "last" or "best".
     summary: contents of the run's summary.json.
     predictions_path: file of the predictions of these weights for the held-out clips.
-    results: these predictions, as the results of a comparison with one training.
+    results: these predictions, as the results of a comparison that has this training only.
     manifest: manifest of the run's shards; None if they are missing, damaged, or replaced by others.
     no_manifest: the reason if `manifest` is None; otherwise, empty.
     """
@@ -165,7 +165,7 @@ def _find_manifest(config: RunConfig) -> tuple[Manifest | None, str]:
 
 
 def _load_results(path: pathlib.Path, config: RunConfig, manifest: Manifest | None) -> Results:
-    """Loads a run's predictions from the file `path`, as the results of a comparison with one training."""
+    """Loads a run's predictions from the file `path`, as results of a comparison that has this training only."""
     predictions = runner.load_predictions(path, len(config.classes))
     clips = {p.clip_id: (p.label, p.group, p.fold) for p in predictions}
     place = {clip_id: i for i, clip_id in enumerate(clips)}

@@ -136,7 +136,7 @@ def _pooled(model: keras.Model) -> keras.Model:
 def _named_encoder(
     encoder: Any, shape: tuple[int, ...], spec: ModelSpec, dtype: keras.DTypePolicy
 ) -> keras.Model:
-    """Checks the user's own encoder, and returns it as a model named "encoder", by which others find it."""
+    """Checks the user's own encoder, and returns it as a model named "encoder", as others expect."""
     image = keras.Input(shape, dtype=dtype.compute_dtype)
     features = builders.encode(encoder, spec, image)
     return keras.Model(image, ops.cast(features, dtype.compute_dtype), name="encoder")

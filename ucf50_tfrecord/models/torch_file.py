@@ -88,7 +88,11 @@ def _load(file: BinaryIO, num_bytes: int) -> dict[str, np.ndarray]:
 
 
 def _view(tensor: _Tensor, values: np.ndarray) -> np.ndarray:
-    """Returns a tensor's values, which may lie in its storage in another order. Checks that they are inside."""
+    """Returns a tensor's values, which may lie in its storage in another order.
+
+    Raises:
+      ValueError: if they do not all lie within the storage.
+    """
     numbers = (tensor.offset, *tensor.shape, *tensor.strides)
     if len(tensor.shape) != len(tensor.strides) or any(number < 0 for number in numbers):
         raise ValueError(f"a tensor has the shape {tensor.shape} and the strides {tensor.strides}")

@@ -33,7 +33,7 @@ _TRAININGS = {
 
 
 def sections(scores: Scores, verdicts: Sequence[Verdict]) -> Iterator[Block]:
-    """Yields the blocks of the sections on scores, pairs of models and interventions."""
+    """Yields the blocks of three sections: on scores, on pairs of models, and on interventions."""
     yield from _scores(scores)
     yield from _models_apart(verdicts)
     yield from _interventions(scores)

@@ -73,7 +73,7 @@ class Checkpoints:
         self._folder = pathlib.Path(run_dir, "checkpoints")
 
     def restore_last(self, warn: Callable[[str], None] = lambda text: None) -> bool:
-        """Restores the newest undamaged checkpoint; the process that writes deletes newer, damaged ones.
+        """Restores the newest undamaged checkpoint. The process that writes checkpoints deletes newer damaged ones.
 
         Args:
           warn: called with one sentence for each damaged checkpoint that is newer than the restored one.

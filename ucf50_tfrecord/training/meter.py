@@ -178,7 +178,7 @@ class WaitAlarm:
         self._warned = False
 
     def note(self, times: Times) -> None:
-        """Takes the times of the steps since the last call of `note`; warns if the training keeps waiting."""
+        """Records the times of the steps since its last call; warns if the training keeps waiting for input."""
         waits = times.secs and times.wait_secs / times.secs > _MAX_WAIT_FRACTION
         self._waits = [*self._waits, times] if waits else []
         secs, wait_secs = (sum(getattr(t, name) for t in self._waits) for name in ("secs", "wait_secs"))

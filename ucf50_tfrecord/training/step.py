@@ -46,10 +46,10 @@ class StepResult(NamedTuple):
         return cls(*rows.sum(axis=0))
 
     def curves(self) -> dict[str, float]:
-        """Returns the points of the training curves by tag, if these numbers are a total over several steps.
+        """Returns the points of the training curves by tag, from numbers that `total` has summed over steps.
 
-        There is no loss and no accuracy if no clip counts (all were skipped, for example), and no gradient
-        norm if no gradient was finite, as in float16's first steps.
+        Loss and accuracy are left out if no clip was counted (for example because all were skipped), and the
+        gradient norm if no gradient was finite, as in float16's first steps.
         """
         points = {}
         if self.clips:
