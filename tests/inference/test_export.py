@@ -229,7 +229,8 @@ def test_predictions_of_other_weights_are_noticed(run_dir, data_dir, tmp_path):
         variable.assign(variable * 3)
     checkpoint.Checkpoints(copy, model, keras.optimizers.Adam()).save_last()
     with pytest.raises(
-        UserError, match="differ from those in .*predictions.jsonl by .* predictions of other weights than the last"
+        UserError,
+        match="differ from those in .*predictions.jsonl by .* predictions of other weights than the last",
     ):
         export.export_run(finished_run.load(copy), tmp_path / "export")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
