@@ -12,16 +12,14 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from pipelines import code_flags, console, run_flags, terminal
+from ucf50_tfrecord.inference.formats import DEFAULT_FORMATS, FORMATS
 
 if TYPE_CHECKING:
     from ucf50_tfrecord.inference.card import Export
 
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to write. Default: <run>/export.")
-_FORMATS = flags.DEFINE_list(
-    "formats",
-    ["saved_model", "keras"],
-    "What to write, out of saved_model, keras, and onnx, which needs the extra `onnx`.",
-)
+_NAMES = [f"{name} (needs the extra {kind.extra})" if kind.extra else name for name, kind in FORMATS.items()]
+_FORMATS = flags.DEFINE_list("formats", list(DEFAULT_FORMATS), f"What to write, out of: {', '.join(_NAMES)}.")
 
 flags.adopt_module_key_flags(run_flags)
 flags.adopt_module_key_flags(code_flags)
@@ -46,7 +44,6 @@ def main() -> None:
 
 def print_export(exported: Export, output: str) -> None:
     from ucf50_tfrecord.inference.card import CARD_FILENAME
-    from ucf50_tfrecord.inference.formats import FORMATS
 
     kind = "clips of the run" if exported.own else "clips of random pixels"
     terminal.say(

@@ -59,16 +59,18 @@ def test_the_folder_holds_the_formats_the_card_and_nothing_else(exported):
     assert noted["input"] == {"dtype": "uint8", "shape": [None, 5, 16, 24, 3]}
 
 
-@pytest.mark.parametrize(
-    "name, absent, probabilities",
-    [
-        ("saved_model", ["keras", "ucf50_tfrecord"], "answer['probabilities']"),
-        ("keras", [], "probabilities"),
-        ("onnx", ["tensorflow", "keras", "ucf50_tfrecord"], "probabilities"),
-    ],
-)
-def test_the_cards_program_runs_in_a_fresh_process(exported, clips, tmp_path, name, absent, probabilities):
+# By format: the packages that the card's program must not need, and its expression for the probabilities.
+PROGRAMS = {
+    "saved_model": (["keras", "ucf50_tfrecord"], "answer['probabilities']"),
+    "keras": ([], "probabilities"),
+    "onnx": (["tensorflow", "keras", "ucf50_tfrecord"], "probabilities"),
+}
+
+
+@pytest.mark.parametrize("name", export.FORMATS)
+def test_the_cards_program_runs_in_a_fresh_process(exported, clips, tmp_path, name):
     folder, _ = exported
+    absent, probabilities = PROGRAMS[name]
     frames, expected = clips
     np.save(tmp_path / "frames.npy", frames)
     programs = re.findall(r"```python\n(.*?)\n```", (folder / CARD_FILENAME).read_text(), re.DOTALL)
@@ -115,17 +117,20 @@ def make_case(name, **changes):
 
 
 APPLICATION = {"encoder": "MobileNetV3Small", "height": 32, "width": 32}
+ALL_BUT_SAVED_MODEL = tuple(name for name in export.FORMATS if name != "saved_model")
 # An LSTM is what `exported` holds.
-CASES = [(name, {}, ("keras", "onnx")) for name in MODELS if name != "lstm" and not name.startswith("seed_")]
+CASES = [
+    (name, {}, ALL_BUT_SAVED_MODEL) for name in MODELS if name != "lstm" and not name.startswith("seed_")
+]
 CASES += [("conv3d", {"motion": True}, ("keras",)), ("frame_pool", APPLICATION, ("keras",))]
 CASES += [
-    ("frame_pool", {"encoder": name}, ("keras", "onnx"))
+    ("frame_pool", {"encoder": name}, ALL_BUT_SAVED_MODEL)
     for name in ENCODERS
     if name not in (THREE_BLOCK, *APPLICATIONS)  # the models above have the three blocks
 ]
 # Their layers are among those of the models above.
 CASES += [
-    pytest.param(name, {}, ("keras", "onnx"), marks=pytest.mark.slow)
+    pytest.param(name, {}, ALL_BUT_SAVED_MODEL, marks=pytest.mark.slow)
     for name in MODELS
     if name.startswith("seed_")
 ]
@@ -198,7 +203,7 @@ def test_an_unreachable_store_costs_the_shards_alone(run):
 def test_an_earlier_export_is_replaced_and_nothing_else(run, exported, tmp_path):
     folder = shutil.copytree(exported[0], tmp_path / "export")
     export.export_run(run, folder, formats=["saved_model"])
-    assert {path.name for path in folder.iterdir()} == ALL - {"model.keras", "model.onnx"}
+    assert {path.name for path in folder.iterdir()} == {"saved_model", CARD_FILENAME, export.EXPORT_FILENAME}
     (folder / "notes.txt").write_text("mine")
     with pytest.raises(
         UserError, match=f"Expected a folder that is new, empty .*{folder}, which holds notes.txt"
@@ -237,10 +242,11 @@ def test_predictions_of_other_weights_are_noticed(run_dir, data_dir, tmp_path):
 
 
 def test_formats_that_cannot_be_written_are_explained(run, tmp_path, monkeypatch):
-    for formats in (["tflite"], []):
-        with pytest.raises(UserError, match=r"formats out of \('saved_model', 'keras', 'onnx'\)"):
+    for formats in (["no_such_format"], []):
+        with pytest.raises(UserError, match=re.escape(f"formats out of {tuple(export.FORMATS)}")):
             export.export_run(run, tmp_path / "export", formats=formats)
-    monkeypatch.setattr(export, "_ONNX_PACKAGES", ("tf2onnx", "no_such_package"))
+    without = dataclasses.replace(export.FORMATS["onnx"], packages=("tf2onnx", "no_such_package"))
+    monkeypatch.setitem(export.FORMATS, "onnx", without)
     with raises_with_remedies(
         r"missing: no_such_package. To install .*: .* -m tools.install convert,train,onnx"
     ):

@@ -38,11 +38,10 @@ from ucf50_tfrecord.features import frame_model
 from ucf50_tfrecord.inference import card
 from ucf50_tfrecord.inference.card import Export, ExportedFile, RunDifference
 from ucf50_tfrecord.inference.finished_run import FinishedRun
-from ucf50_tfrecord.inference.formats import FORMATS
+from ucf50_tfrecord.inference.formats import DEFAULT_FORMATS, FORMATS
 from ucf50_tfrecord.specs import to_json
 from ucf50_tfrecord.texts import tensorflow_reason
 
-DEFAULT_FORMATS = ("saved_model", "keras")
 EXPORT_FILENAME = "export.json"
 TOLERANCE = 1e-4  # allowed difference of a file's probabilities from the model's: kernels round differently
 # Allowed difference of the model's probabilities from those that the run stored: the mean over clips of the
@@ -52,7 +51,6 @@ OWN_TOLERANCE = 0.05
 _NUM_CLIPS = 16
 _MAX_CLIP_BYTES = 64 << 20  # limit on the clips' pixels; a model's layers take some fifty times as much
 _ONNX_OPSET = 18
-_ONNX_PACKAGES = ("tf2onnx", "onnx", "onnxruntime")
 
 # Maps clips uint8 [B, T, H, W, 3] to probabilities float32 [B, C].
 Classify = Callable[[np.ndarray], np.ndarray]
@@ -61,12 +59,14 @@ Classify = Callable[[np.ndarray], np.ndarray]
 def check_formats(formats: Sequence[str]) -> None:
     """Raises UserError unless all export formats are known and the packages that they need are installed."""
     expect(formats and set(formats) <= set(FORMATS), f"formats out of {tuple(FORMATS)}", formats=formats)
-    missing = [name for name in _ONNX_PACKAGES if importlib.util.find_spec(name) is None]
-    if "onnx" in formats and missing:
-        raise UserError(
-            f"The format onnx needs packages that are missing: {', '.join(missing)}",
-            Remedy(Action.INSTALL, extras="convert,train,onnx"),
-        )
+    for name in formats:
+        kind = FORMATS[name]
+        missing = [package for package in kind.packages if importlib.util.find_spec(package) is None]
+        if missing:
+            raise UserError(
+                f"The format {name} needs packages that are missing: {', '.join(missing)}",
+                Remedy(Action.INSTALL, extras=f"convert,train,{kind.extra}"),
+            )
 
 
 def export_run(

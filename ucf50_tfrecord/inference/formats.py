@@ -17,11 +17,16 @@ class ExportFormat:
     meaning: sentence above the example program in the model card.
     program: example program in Python, run in the export's folder; {frames} stands for the line that makes
       the clips.
+    extra: name of the extra in setup.cfg that installs the packages to write and read the format, or None. A
+      format with an extra is written on request only.
+    packages: the names by which Python imports these packages.
     """
 
     filename: str
     meaning: str
     program: str
+    extra: str | None = None
+    packages: tuple[str, ...] = ()
 
     def snippet(self, spec: ModelSpec) -> str:
         """Returns the example program for clips of the size that a model takes."""
@@ -74,5 +79,8 @@ classes = json.loads(session.get_modelmeta().custom_metadata_map["class_names"])
 [probabilities] = session.run(["probabilities"], {{"frames": frames}})
 best = probabilities[0].argmax()
 print(classes[best], float(probabilities[0, best]))""",
+        extra="onnx",
+        packages=("tf2onnx", "onnx", "onnxruntime"),
     ),
 }
+DEFAULT_FORMATS = tuple(name for name, kind in FORMATS.items() if kind.extra is None)
