@@ -137,7 +137,7 @@ def encode(clip: Clip, clip_format: ClipFormat) -> bytes:
 
 
 def decode_images(encoded: tf.Tensor, clip_format: ClipFormat) -> tf.Tensor:
-    """Decodes a clip's JPEG or PNG frames inside a TensorFlow graph, all in parallel.
+    """Decodes a clip's compressed frames inside a TensorFlow graph, all in parallel.
 
     Args:
       encoded: string [T], the encoded frames of one clip, as read_images returns them.
@@ -234,7 +234,7 @@ def read_images(file: int, place: Place, clip: tuple[str, int], *, clip_format: 
       clip_format: the clip format that the dataset's manifest states.
 
     Returns:
-      A list of T JPEG or PNG images.
+      A list of T compressed images.
 
     Raises:
       UserError: if the record is damaged or belongs to another clip.
@@ -245,7 +245,7 @@ def read_images(file: int, place: Place, clip: tuple[str, int], *, clip_format: 
 def parse_images(
     payload: bytes, place: Place, clip: tuple[str, int], *, clip_format: ClipFormat
 ) -> list[bytes]:
-    """Returns the encoded frames of a clip, a list of T JPEG or PNG images, from its record's payload.
+    """Returns the encoded frames of a clip, a list of T compressed images, from its record's payload.
 
     Args:
       payload: the record's bytes without its length and checksums.
@@ -376,13 +376,13 @@ def size_bounds(stored: StoredFormat) -> tuple[int, int]:
 
 
 def _encoding(clip_format: ClipFormat) -> tuple[bool, str]:
-    """Returns a tuple of whether a format stores raw pixels, and its image format: "JPEG", "PNG" or ""."""
+    """Returns a tuple of whether a format stores raw pixels, and its image format, such as "JPEG", or ""."""
     parts = set(clip_format.encoding.split("+"))
     return "raw" in parts, "".join(parts - {"raw"}).upper()
 
 
 def _compress(frame: np.ndarray, image_format: str, clip_format: ClipFormat) -> bytes:
-    """Encodes a frame, uint8 [H, W, 3], as a JPEG or PNG image."""
+    """Encodes a frame, uint8 [H, W, 3], as an image file."""
     options = {"quality": clip_format.jpeg_quality} if image_format == "JPEG" else {}
     buffer = io.BytesIO()
     PIL.Image.fromarray(frame).save(buffer, image_format, **options)

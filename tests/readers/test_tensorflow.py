@@ -16,7 +16,7 @@ from ucf50_tfrecord.dataset.clips import load_clips
 from ucf50_tfrecord.dataset.feed import read_clips
 from ucf50_tfrecord.features import encode
 from ucf50_tfrecord.features.encoders import load_encoder
-from ucf50_tfrecord.specs import FeatureSpec
+from ucf50_tfrecord.specs import ClipFormat, FeatureSpec
 
 STRING = tf.io.FixedLenFeature([], tf.string)
 
@@ -74,7 +74,7 @@ def test_tensorflow_datasets_reads_every_encoding(data_dirs, expected, encoding)
 
 
 def test_the_example_of_raw_frames(project, data_dirs, expected, monkeypatch):
-    found = document.run("tf.uint8), [15, 64, 64, 3]", project, monkeypatch)
+    found = document.run(f"tf.uint8), {list(ClipFormat().shape)}", project, monkeypatch)
     read = {(frames.tobytes(), label) for frames, label in found["clips"].as_numpy_iterator()}
     asked = [clip for clip_id, clip in expected.items() if "_g06_" in clip_id or "_g07_" in clip_id]
     assert read == {(frames.tobytes(), label) for frames, label in asked} and len(read) == 4
@@ -83,7 +83,7 @@ def test_the_example_of_raw_frames(project, data_dirs, expected, monkeypatch):
 @pytest.fixture(scope="module")
 def features_dir(project, data_dirs):
     """The folder of the features of the raw frames. Read only."""
-    folder = data_dirs["raw"].with_name("ucf50-15x64x64-efficientnet_lite0")
+    folder = data_dirs["raw"].with_name(f"ucf50-{ClipFormat()}-efficientnet_lite0")
     source = manifest.load(str(data_dirs["raw"]))
     encoder = load_encoder(FeatureSpec(encoder="efficientnet_lite0"), source.format)
     run = functools.partial(encode.run_encoder, encoders=[encoder])
@@ -115,7 +115,7 @@ def test_the_pytorch_class_reads_features(project, features_dir, monkeypatch):
 
 @pytest.mark.parametrize("encoding", Encoding)
 def test_parse_example_reads_batches(project, data_dirs, expected, encoding, monkeypatch):
-    found = document.run("tf.uint8), [15, 64, 64, 3]", project, monkeypatch)
+    found = document.run(f"tf.uint8), {list(ClipFormat().shape)}", project, monkeypatch)
     features = found["features"] | {"clip/media_id": STRING}
     if document.sees("tf.io.parse_example")[encoding] == "none":
         with pytest.raises(tf.errors.InvalidArgumentError, match="video"):

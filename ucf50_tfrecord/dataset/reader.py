@@ -103,7 +103,7 @@ class ClipReader:
     def read_images(
         self, index: np.ndarray, payloads: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Reads clips whose frames are stored as JPEG or PNG images.
+        """Reads clips whose frames are stored compressed.
 
         Args:
           index, payloads: as in read_raw.
