@@ -22,7 +22,7 @@ import re
 import shlex
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from absl import flags
 
@@ -297,40 +297,58 @@ def _check_same_format(found: manifest.Manifest, asked: dict[str, object]) -> No
         )
 
 
-class ConversionDisplay(building.BuildListener):
-    """Shows a conversion's progress and result."""
+class BuildDisplay(building.BuildListener):
+    """Shows the progress of a build, counted in units such as the frames of its items.
 
-    def __init__(self, planned: Plan, data_dir: str):
-        self._data_dir = data_dir
-        self._num_videos = sum(job.num_items for job in planned.jobs)
-        self._started, self._num_converted = time.monotonic(), 0
+    num_units: number of units done so far.
+    """
+
+    def __init__(
+        self, data_dir: str, num_items: int, *, verb: str, items: str, unit: str, units_per_item: int = 1
+    ):
+        self._data_dir, self._num_items, self._verb, self._items = data_dir, num_items, verb, items
+        self._unit, self._units_per_item = unit, units_per_item
+        self._started, self.num_units = time.monotonic(), 0
         self._lock = threading.Lock()
         self._stack = contextlib.ExitStack()
 
-    def __enter__(self) -> ConversionDisplay:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self._stack.close()
 
-    def start(self, num_videos: int) -> None:
-        if num_videos:
+    def start(self, num_items: int) -> None:
+        if num_items:
             terminal.say(
-                f"Converting {num_videos} of {self._num_videos} videos: {self._data_dir}", flush=True
+                f"{self._verb.capitalize()} {num_items} of {self._num_items} {self._items}: {self._data_dir}",
+                flush=True,
             )
-        self._bar = self._stack.enter_context(console.progress_bar(num_videos, "video", "converting"))
+        total = num_items * self._units_per_item
+        self._bar = self._stack.enter_context(console.progress_bar(total, self._unit, self._verb))
 
-    def update(self, num_videos: int) -> None:
+    def update(self, num_items: int) -> None:
         with self._lock:
-            self._num_converted += num_videos
-            self._bar.update(num_videos)
+            self.num_units += num_items * self._units_per_item
+            self._bar.update(num_items * self._units_per_item)
+
+    def rate(self) -> float:
+        """Returns the number of units per second since the start."""
+        return self.num_units / (time.monotonic() - self._started)
+
+
+class ConversionDisplay(BuildDisplay):
+    """Shows a conversion's progress and result."""
+
+    def __init__(self, planned: Plan, data_dir: str):
+        num_videos = sum(job.num_items for job in planned.jobs)
+        super().__init__(data_dir, num_videos, verb="converting", items="videos", unit="video")
 
     def print_result(self, built: manifest.Manifest | None) -> None:
-        secs = time.monotonic() - self._started
-        done = f"{self._num_converted / secs:.1f} videos/s" if self._num_converted else "nothing to convert"
+        done = f"{self.rate():.1f} videos/s" if self.num_units else "nothing to convert"
         if built is None:
             terminal.say(
-                f"This task's part is done, {self._num_converted} videos ({done}); other tasks finish {self._data_dir}"
+                f"This task's part is done, {self.num_units} videos ({done}); other tasks finish {self._data_dir}"
             )
             return
         for item in built.quarantined:

@@ -10,11 +10,8 @@ after an interruption, and does nothing when nothing has changed.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
-import threading
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -96,13 +93,12 @@ def encode_changed(plain: Manifest) -> dict[str, Manifest]:
     Raises:
       UserError: if the frames or the encoder are missing or have changed, or a shard cannot be written.
     """
-    from ucf50_tfrecord.dataset.clips import load_clips
+    from ucf50_tfrecord.dataset.clips import load_clips, load_frames_manifest
     from ucf50_tfrecord.evaluation.interventions import INTERVENTIONS
     from ucf50_tfrecord.features import encode as encode_lib
     from ucf50_tfrecord.features.encoders import reload_encoder
 
-    expect(not remote.is_remote(plain.frames_dir), "frames in a local folder", frames_dir=plain.frames_dir)
-    source = manifest_lib.load(plain.frames_dir)
+    source = load_frames_manifest(plain)
     # Only an encoder that the command line names is loaded: the dataset may come from a stranger.
     allowed = [*code_flags.allowed_code(), _SPEC.values()["encoder"]]
     encoders = _on_each_device(lambda: reload_encoder(plain.features, source.format, allowed_code=allowed))
@@ -148,38 +144,21 @@ def _check_same(data_dir: str, asked: FeatureFormat) -> None:
     )
 
 
-class EncodingDisplay(building.BuildListener):
+class EncodingDisplay(convert.BuildDisplay):
     """Shows the progress and the result of an encoding, in frames."""
 
     def __init__(self, source: Manifest, data_dir: str):
-        self._source, self._data_dir = source, data_dir
-        self._num_frames, self._lock = 0, threading.Lock()
-        self._started = time.monotonic()
-        self._stack = contextlib.ExitStack()
-
-    def __enter__(self) -> EncodingDisplay:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._stack.close()
-
-    def start(self, num_items: int) -> None:
-        frames = self._source.format.num_frames
-        if num_items:
-            terminal.say(
-                f"Encoding {num_items} of {self._source.num_clips} clips: {self._data_dir}", flush=True
-            )
-        self._bar = self._stack.enter_context(console.progress_bar(num_items * frames, "frame", "encoding"))
-
-    def update(self, num_items: int) -> None:
-        with self._lock:
-            count = num_items * self._source.format.num_frames
-            self._num_frames += count
-            self._bar.update(count)
+        super().__init__(
+            data_dir,
+            source.num_clips,
+            verb="encoding",
+            items="clips",
+            unit="frame",
+            units_per_item=source.format.num_frames,
+        )
 
     def print_result(self, built: Manifest | None) -> None:
-        secs = time.monotonic() - self._started
-        done = f"{self._num_frames / secs:.0f} frames/s" if self._num_frames else "nothing to encode"
+        done = f"{self.rate():.0f} frames/s" if self.num_units else "nothing to encode"
         if built is None:
             terminal.say(f"This task's part is done ({done}); other tasks finish {self._data_dir}")
             return

@@ -143,6 +143,22 @@ def load_clips(
     )
 
 
+def load_frames_manifest(features: Manifest) -> Manifest:
+    """Loads the manifest of the frames that a dataset of features was made from.
+
+    Raises:
+      UserError: if the frames are missing or behind a URL.
+    """
+    frames_dir = features.frames_dir
+    # A manifest may come from a stranger, who must not make this process send requests.
+    expect(
+        not remote.is_remote(frames_dir),
+        "the frames of the features in a local folder",
+        frames_dir=frames_dir,
+    )
+    return manifest_lib.load(frames_dir)
+
+
 def frames_of(clips: ClipIndex) -> ClipIndex:
     """Returns an index of the same clips' frames, if the given index is of their features; else the given index.
 
@@ -152,14 +168,7 @@ def frames_of(clips: ClipIndex) -> ClipIndex:
     """
     if not clips.manifest.features:
         return clips
-    frames_dir = clips.manifest.frames_dir
-    # A manifest may come from a stranger, who must not make this process send requests.
-    expect(
-        not remote.is_remote(frames_dir),
-        "the frames of the features in a local folder",
-        frames_dir=frames_dir,
-    )
-    source = manifest_lib.load(frames_dir)
+    source = load_frames_manifest(clips.manifest)
     if not len(clips):
         return dataclasses.replace(clips, manifest=source)
     frames = load_clips(source, np.unique(clips.folds).tolist(), fetch=clips.fetch)

@@ -277,5 +277,4 @@ def default_dir(source: Manifest, features: FeatureFormat) -> str:
     )
     grid = f"-grid{features.grid}" if features.grid > 1 else ""
     precision = "" if features.precision == "float32" else f"-{features.precision}"
-    changed = "" if features.intervention == interventions.PLAIN else f"-{features.intervention}"
-    return f"{storage.absolute(source.data_dir).rstrip('/')}-{name}{size}{grid}{precision}{changed}"
+    return f"{storage.absolute(source.data_dir).rstrip('/')}-{name}{size}{grid}{precision}"
