@@ -187,7 +187,7 @@ WORKER = """
 import os, signal, sys, time
 index = int(os.environ["INDEX"])
 def stop(*_):
-    sys.stderr.write(f"stopped {index}\n"); sys.exit(0)  # one write, which no other worker's line can cut
+    sys.stderr.write(f"stopped {index}\\n"); sys.exit(0)  # one write, which no other worker's line can cut
 signal.signal(signal.SIGTERM, stop)
 print("ready", index, flush=True)
 print("warning: said by all", file=sys.stderr)
