@@ -130,6 +130,16 @@ def raises_with_remedies(match: str) -> Iterator[None]:
     assert re.search(match, remedies.message(raised.value)), remedies.message(raised.value)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _forget_models() -> Iterator[None]:
+    """Frees the models of a module's tests: TensorFlow keeps them, and the more it keeps, the slower it frees."""
+    yield
+    if "keras" in sys.modules:
+        from ucf50_tfrecord.evaluation import compare
+
+        compare.forget_models()
+
+
 @pytest.fixture(scope="session")
 def videos_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return make_videos(tmp_path_factory.mktemp("videos") / "Small Set")

@@ -193,7 +193,7 @@ def test_two_replicas_give_the_results_of_one_device(data_dir, tmp_path):
 @pytest.mark.slow
 def test_finished_cells_leave_nothing_in_memory(clips, tmp_path):
     def count():
-        compare._forget_models()
+        compare.forget_models()
         return sum(isinstance(thing, (ClipReader, keras.Model, FuncGraph)) for thing in gc.get_objects())
 
     before, counts = count(), []

@@ -149,7 +149,7 @@ class Comparison:
     def _run_cell(self, cell: Cell, listener: ComparisonListener) -> CellResult | None:
         config, run_dir = self._config(cell), self.run_dir(cell)
         recipe = Recipe(model=config.model, train=config.train)
-        _forget_models()
+        forget_models()
         with run_lib.open_run(run_dir, config):
             train, test, changed = self._make_feeds(cell)
             done = self._train(config, run_dir, train, test, listener=listener)
@@ -271,7 +271,7 @@ def examine_runs(
         trained.check_fits(clips.manifest, config)
         _check_run(run_dir, config, clips.manifest)
         listener.start(cell, number, len(configs))
-        _forget_models()
+        forget_models()
         weights = trained.scored_weights(config)
         model = trained.load_model(run_dir, config, weights, strategy=strategy, allowed_code=allowed_code)
         tested = np.isin(clips.folds, config.scored_folds)
@@ -385,7 +385,7 @@ def _check_run(run_dir: str, config: run_lib.RunConfig, manifest: Manifest) -> N
         )
 
 
-def _forget_models() -> None:
+def forget_models() -> None:
     """Frees the memory that Keras and TensorFlow keep for earlier models: a comparison builds hundreds.
 
     TensorFlow registers a gradient for each call of a tf.custom_gradient (in its own all_reduce and in this
