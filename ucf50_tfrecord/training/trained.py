@@ -56,7 +56,8 @@ def load_model(
         # The checkpoint holds all weights, so the encoder's initial weights are not needed.
         spec = dataclasses.replace(config.model, encoder_weights="none", freeze_encoder=False)
         model = models.build_model(spec, dtype=strategy_lib.keras_policy(config.train.precision))
-        if config.model.freeze_encoder:  # the checkpoint has moving averages of trainable weights only
+        # The checkpoint has moving averages of weights only that the training changes.
+        if config.model.freeze_encoder and not config.train.unfreeze_after_epoch:
             model.get_layer("encoder").trainable = False
         checkpoint.load_weights(run_dir, weights, model, averaged=config.train.ema > 0)
     return model
