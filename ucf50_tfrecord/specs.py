@@ -502,7 +502,7 @@ class TrainSpec:
     )
     unfreeze_after_epoch: int = setting(
         0,
-        "With freeze_encoder: train the encoder, too, after this many epochs; 0 keeps it frozen.",
+        "With freeze_encoder: train the encoder, except its batch norm, after this many epochs; 0 keeps it frozen.",
         Range(0, 10**6),
     )
     unfrozen_rate_factor: float = setting(

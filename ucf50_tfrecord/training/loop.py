@@ -22,6 +22,7 @@ from ucf50_tfrecord.choices import Precision
 from ucf50_tfrecord.dataset import pipeline
 from ucf50_tfrecord.dataset.feed import Feed, read_clips
 from ucf50_tfrecord.errors import Action, Change, Remedy, UserError, expect
+from ucf50_tfrecord.models import encoders
 from ucf50_tfrecord.specs import ModelSpec, TrainSpec
 from ucf50_tfrecord.training import meter as meter_lib
 from ucf50_tfrecord.training import step as step_lib
@@ -388,13 +389,14 @@ def build_state(
 
     Args:
       model_spec: the specification of the model.
-      spec: the settings of the training; the precision must not be AUTO, see strategy.choose_precision.
+      spec: the settings of the training; the precision must not be AUTO, see strategy.choose_precision. With
+        unfreeze_after_epoch, the model's specification must freeze its encoder.
       num_clips: training clips per epoch.
       strategy: the devices that train.
 
     Raises:
-      UserError: if the model cannot be built (see models.build_model), XLA, which the spec asks for, cannot
-        compile it, or it has no encoder to unfreeze, which the spec asks for.
+      UserError: if the model cannot be built (see models.build_model), or XLA, which the spec asks for,
+        cannot compile it.
     """
     keras.utils.set_random_seed(spec.seed)
     policy = strategy_lib.keras_policy(spec.precision)
@@ -409,20 +411,10 @@ def build_state(
             "a model without recurrent layers, as XLA cannot compile those of cuDNN for GPUs",
             model=model_spec.name,
         )
-        late = _unfreeze_later(model) if spec.unfreeze_after_epoch else []
+        # The optimizer and the averages have a place for weights that are trained later: all checkpoints of a run
+        # have one structure.
+        late = encoders.unfreeze(model) if spec.unfreeze_after_epoch else []
         optimizer = make_optimizer(spec, steps_per_epoch, policy, late)
         optimizer.build(model.trainable_variables)
         averages = WeightAverages(model, spec.ema) if spec.ema else None
     return State(model=model, optimizer=optimizer, averages=averages, late=late)
-
-
-def _unfreeze_later(model: keras.Model) -> list[keras.Variable]:
-    """Makes a frozen encoder's weights trainable and returns them; the encoder keeps its inference mode.
-
-    The optimizer and the moving averages thus have a place for them from the start, and all checkpoints of a
-    run have one structure.
-    """
-    encoder = next((layer for layer in model.layers if layer.name == "encoder"), None)
-    expect(encoder is not None, "a model with a frame encoder if it is unfrozen later", model=model.name)
-    encoder.trainable = True
-    return encoder.trainable_variables
