@@ -75,6 +75,8 @@ class _Adam(keras.optimizers.Adam):
 class _AdamW(_Adam, keras.optimizers.AdamW):
     """Like _Adam, but with decoupled weight decay."""
 
+    weight_decay: float
+
     def _apply_weight_decay(self, variables: Sequence[keras.Variable]) -> None:
         """Decays each variable by the weight decay times the variable's own learning rate."""
         super()._apply_weight_decay([variable for variable in variables if not self._is_late(variable)])
