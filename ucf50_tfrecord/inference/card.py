@@ -179,7 +179,9 @@ def _model(run: FinishedRun) -> Iterator[Block]:
     weights = "random initialization" if spec.encoder_weights == "none" else spec.encoder_weights
     if spec.freeze_encoder:
         epochs = config.train.unfreeze_after_epoch
-        weights += f", frozen for the first {epochs} epochs" if epochs else ", frozen"
+        weights += (
+            f", frozen for the first {epochs} of {config.train.epochs} epochs" if epochs else ", frozen"
+        )
     yield Heading("Model")
     yield Table(
         "The exported model.",
