@@ -500,6 +500,14 @@ class TrainSpec:
         "needs test folds. 0 is off.",
         Range(0, 10**6),
     )
+    unfreeze_after_epoch: int = setting(
+        0,
+        "With freeze_encoder: train the encoder, except its batch norm, after this many epochs; 0 keeps it frozen.",
+        Range(0, 10**6),
+    )
+    unfrozen_rate_factor: float = setting(
+        0.1, "Factor of the learning rate for the unfrozen encoder.", Range(0, 1, excludes_low=True)
+    )
     augment: AugmentSpec = AugmentSpec()
     shuffle_shards: int = setting(
         0,
@@ -530,6 +538,17 @@ class TrainSpec:
             "schedule cosine if there is a warm-up",
             schedule=self.schedule,
             warmup_epochs=self.warmup_epochs,
+        )
+        expect(
+            self.unfreeze_after_epoch < self.epochs,
+            f"unfreeze_after_epoch below the {self.epochs} epochs of the training",
+            unfreeze_after_epoch=self.unfreeze_after_epoch,
+        )
+        expect(
+            self.unfreeze_after_epoch or self.unfrozen_rate_factor == type(self).unfrozen_rate_factor,
+            "unfreeze_after_epoch if there is a rate factor of the unfrozen encoder",
+            unfreeze_after_epoch=self.unfreeze_after_epoch,
+            unfrozen_rate_factor=self.unfrozen_rate_factor,
         )
 
 

@@ -203,3 +203,16 @@ def test_other_weights_have_the_scores_of_their_evaluation(run_dir, tmp_path):
     storage.write_json(folder / "summary.json", {"fingerprint": "other"})
     with pytest.raises(UserError, match="needs theirs, on the run's own shards"):
         finished_run.load(copy, "best")
+
+
+@pytest.mark.parametrize("epochs, frozen", [(0, "frozen"), (1, "frozen for the first 1 of 2 epochs")])
+def test_a_card_says_how_long_the_encoder_was_frozen(run, epochs, frozen):
+    config = dataclasses.replace(
+        run.config,
+        model=dataclasses.replace(
+            run.config.model, name="frame_pool", encoder_weights="e.weights.h5", freeze_encoder=True
+        ),
+        train=dataclasses.replace(run.config.train, epochs=2, unfreeze_after_epoch=epochs),
+    )
+    _, table = card._model(dataclasses.replace(run, config=config))
+    assert dict(table.rows)["frame encoder"] == f"the project's own; weights: e.weights.h5, {frozen}"

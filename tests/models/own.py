@@ -21,6 +21,13 @@ def encode(shape, spec, dtype):
     return keras.Sequential([keras.Input(shape), keras.layers.Flatten(), keras.layers.Dense(5, dtype=dtype)])
 
 
+def encode_normalized(shape, spec, dtype):
+    """A small encoder with batch norm."""
+    image = keras.Input(shape, dtype=dtype.compute_dtype)
+    x = frames.normalize(keras.layers.Conv2D(4, 3, dtype=dtype)(image), dtype)
+    return keras.Model(image, keras.ops.mean(keras.ops.relu(x), axis=(1, 2)))
+
+
 def without_encoder(spec, dtype):
     video = keras.Input((spec.num_frames, spec.height, spec.width, 3), dtype="uint8")
     features = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(video))

@@ -282,6 +282,11 @@ def test_every_recipe_parses(recipe, data_dir, tmp_path):
         (["--model=lstm", "--encoder_weights=nowhere.h5"], "none, imagenet or a file. Received: nowhere.h5"),
         (["--model=conv3d", "--freeze_encoder"], "Expected a model out of .* if an encoder is chosen"),
         (["--ema=1"], "ema from 0 to below 1"),
+        (["--epochs=3", "--unfreeze_after_epoch=3"], "below the 3 epochs .* unfreeze_after_epoch=3"),
+        (
+            ["--model=lstm", "--unfreeze_after_epoch=3"],
+            "freeze_encoder .* Received: model='lstm', freeze_enc",
+        ),
         (["--size=32"], "--size is 32x32, theirs is 16x24"),
         (["--batch_size=0"], "Expected batch_size from 1 to 1000000"),
     ],

@@ -39,6 +39,7 @@ def train(
     listener=None,
     make_evaluator=None,
     dropout=0.0,
+    encoder=None,
     log_every_steps=1,
     checkpoint_secs=1e9,
     steps_per_call=1,
@@ -55,7 +56,9 @@ def train(
         for folds in ([2, 3, 4, 5], [1])
     )
     default = functools.partial(runner.Evaluator, feed=val_feed, strategy=strategy, batch_size=4)
-    model_spec = ModelSpec(name=model, num_classes=3, num_frames=5, height=16, width=24, dropout=dropout)
+    model_spec = ModelSpec(
+        name=model, num_classes=3, num_frames=5, height=16, width=24, dropout=dropout, **encoder or {}
+    )
     train_spec = TrainSpec(**dict(epochs=2, batch_size=5, precision=precision) | spec)
     return loop.train(
         feed,

@@ -177,6 +177,11 @@ def _model(run: FinishedRun) -> Iterator[Block]:
     encoder = f"{spec.encoder} of keras.applications" if spec.encoder in APPLICATIONS else spec.encoder
     encoder = "the project's own" if spec.encoder == THREE_BLOCK else encoder
     weights = "random initialization" if spec.encoder_weights == "none" else spec.encoder_weights
+    if spec.freeze_encoder:
+        epochs = config.train.unfreeze_after_epoch
+        weights += (
+            f", frozen for the first {epochs} of {config.train.epochs} epochs" if epochs else ", frozen"
+        )
     yield Heading("Model")
     yield Table(
         "The exported model.",
@@ -184,10 +189,7 @@ def _model(run: FinishedRun) -> Iterator[Block]:
         [
             ("architecture", spec.name),
             ("parameters", f"{run.summary.params:,}"),
-            (
-                "frame encoder",
-                f"{encoder}; weights: {weights}{', frozen' if spec.freeze_encoder else ''}",
-            ),
+            ("frame encoder", f"{encoder}; weights: {weights}"),
             ("input", f"uint8 RGB, {spec.num_frames} frames of {spec.height}x{spec.width} per clip"),
             ("differences of frames as input, too", "yes" if spec.motion else "no"),
             ("output", f"a probability for each of {len(config.classes)} classes"),

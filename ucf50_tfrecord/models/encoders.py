@@ -57,10 +57,21 @@ def frame_features(video: Tensor, spec: ModelSpec, dtype: keras.DTypePolicy) -> 
     if spec.encoder not in APPLICATIONS and spec.encoder_weights not in ("none", "imagenet"):
         with _explained_errors(spec):
             encoder.load_weights(spec.encoder_weights)
-    encoder.trainable = not spec.freeze_encoder
-    if spec.freeze_encoder:  # training=False keeps the statistics of batch norm, too
-        return encode_frames(scaled, lambda x: encoder(x, training=False))
+    encoder.trainable = not spec.freeze_encoder  # False keeps the statistics of batch norm, too
     return encode_frames(scaled, encoder)
+
+
+def unfreeze(model: keras.Model) -> list[keras.Variable]:
+    """Makes the weights of a model's encoder trainable and returns them, without those of batch norm.
+
+    Batch norm stays frozen: the statistics of small batches would spoil pretrained weights.
+    """
+    encoder = model.get_layer("encoder")
+    encoder.trainable = True
+    for layer in encoder._flatten_layers():
+        if isinstance(layer, layers.BatchNormalization):
+            layer.trainable = False
+    return encoder.trainable_variables
 
 
 def three_block(shape: tuple[int, ...], spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:

@@ -10,7 +10,7 @@ import collections
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -22,6 +22,7 @@ from ucf50_tfrecord.choices import Precision
 from ucf50_tfrecord.dataset import pipeline
 from ucf50_tfrecord.dataset.feed import Feed, read_clips
 from ucf50_tfrecord.errors import Action, Change, Remedy, UserError, expect
+from ucf50_tfrecord.models import encoders
 from ucf50_tfrecord.specs import ModelSpec, TrainSpec
 from ucf50_tfrecord.training import meter as meter_lib
 from ucf50_tfrecord.training import step as step_lib
@@ -44,11 +45,18 @@ class State:
     """Everything that training changes: the model, its optimizer and the moving average of its weights.
 
     averages: the moving average of the model's weights; None if TrainSpec.ema is 0.
+    late: the encoder's weights, if TrainSpec.unfreeze_after_epoch keeps them frozen at first.
     """
 
     model: keras.Model
     optimizer: keras.optimizers.Optimizer
     averages: WeightAverages | None
+    late: Sequence[keras.Variable] = ()
+
+    def trained_variables(self, *, frozen: bool) -> list[keras.Variable]:
+        """Returns the weights that steps train, while the encoder is still frozen or after that."""
+        late = {id(variable) for variable in self.late if frozen}
+        return [variable for variable in self.model.trainable_variables if id(variable) not in late]
 
     @property
     def has_batch_norm(self) -> bool:
@@ -166,6 +174,7 @@ class _Run:
         self._strategy, self._run_dir, self._options, self._listener = strategy, run_dir, options, listener
         self._steps_per_epoch = pipeline.num_steps(len(feed.clips), spec.batch_size)
         self._num_steps = spec.epochs * self._steps_per_epoch
+        self._num_frozen_steps = spec.unfreeze_after_epoch * self._steps_per_epoch
         self._is_chief = strategy_lib.is_chief(strategy)
         with strategy.scope():
             self._checkpoints = Checkpoints(
@@ -188,17 +197,7 @@ class _Run:
         """
         spec, options = self._spec, self._options
         self._batches = self._feed.iterator(batch_size=spec.batch_size, seed=spec.seed, start_step=self.step)
-        self._train_steps = step_lib.make_train_steps(
-            step_lib.make_train_step(
-                self._state.model,
-                self._state.optimizer,
-                spec,
-                strategy=self._strategy,
-                frames=self._feed.frames,
-                averages=self._state.averages,
-            ),
-            self._strategy,
-        )
+        self._train_steps = {frozen: self._make_train_steps(frozen=frozen) for frozen in (True, False)}
         self._evaluate, self._log = evaluate, open_log(self.step)
         stack.callback(self._log.close)
         profile_steps = options.profile_steps if self._is_chief else None
@@ -209,6 +208,19 @@ class _Run:
         if self.step and self.is_epoch_done() and not self._is_evaluated():
             self._log.drop_from("validation", self.step)
             self.end_epoch()
+
+    def _make_train_steps(self, *, frozen: bool) -> Callable[..., tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:
+        """Returns the function for steps with the encoder still frozen, or after that; compiled at first use."""
+        train_step = step_lib.make_train_step(
+            self._state.model,
+            self._state.optimizer,
+            self._spec,
+            strategy=self._strategy,
+            frames=self._feed.frames,
+            averages=self._state.averages,
+            variables=self._state.trained_variables(frozen=frozen),
+        )
+        return step_lib.make_train_steps(train_step, self._strategy)
 
     def has_steps_left(self) -> bool:
         return self.step < self._num_steps and not self._stops_early()
@@ -229,7 +241,8 @@ class _Run:
         """Takes `count` steps in one call; returns a tuple of rows, times and votes, see make_train_steps."""
         with tf.device("CPU:0"):  # the host derives random seeds from the step
             arguments = tf.constant(self.step, tf.int64), tf.constant(count, tf.int32), tf.constant(vote)
-        return self._train_steps(self._batches, *arguments)
+        train_steps = self._train_steps[self.step < self._num_frozen_steps]  # a call's steps are of one epoch
+        return train_steps(self._batches, *arguments)
 
     def advance(self, count: int) -> None:
         self.step += count
@@ -376,7 +389,8 @@ def build_state(
 
     Args:
       model_spec: the specification of the model.
-      spec: the settings of the training; the precision must not be AUTO, see strategy.choose_precision.
+      spec: the settings of the training; the precision must not be AUTO, see strategy.choose_precision. With
+        unfreeze_after_epoch, the model's specification must freeze its encoder.
       num_clips: training clips per epoch.
       strategy: the devices that train.
 
@@ -397,7 +411,10 @@ def build_state(
             "a model without recurrent layers, as XLA cannot compile those of cuDNN for GPUs",
             model=model_spec.name,
         )
-        optimizer = make_optimizer(spec, steps_per_epoch, policy)
+        # The optimizer and the averages have a place for weights that are trained later: all checkpoints of a run
+        # have one structure.
+        late = encoders.unfreeze(model) if spec.unfreeze_after_epoch else []
+        optimizer = make_optimizer(spec, steps_per_epoch, policy, late)
         optimizer.build(model.trainable_variables)
         averages = WeightAverages(model, spec.ema) if spec.ema else None
-    return State(model=model, optimizer=optimizer, averages=averages)
+    return State(model=model, optimizer=optimizer, averages=averages, late=late)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import keras
 import tensorflow as tf
@@ -19,14 +19,45 @@ class _Adam(keras.optimizers.Adam):
     replica: where float16 overflows on one replica only, the replicas would diverge. Clipping by norm
     needs the summed gradients, too. And Keras updates a variable by a dozen ops, each of which passes over
     the memory.
+
+    Variables may join later than the others, see `train_later`.
     """
+
+    _late_keys: frozenset[str] = frozenset()
+    _late_factor = 1.0
+
+    def train_later(self, variables: Sequence[keras.Variable], factor: float) -> None:
+        """Lets variables join after the others, with `factor` times the learning rate.
+
+        They join with the first call of apply_gradients that includes them. Adam's bias correction counts
+        their updates from there: by the count of all updates, their first updates would be several times too
+        large. Call this method before `build`.
+        """
+        self._late_keys = frozenset(self._var_key(variable) for variable in variables)
+        self._late_factor = factor
+        self._updates_before = self.add_variable(
+            (), dtype="int", aggregation="only_first_replica", name="updates_before_late_variables"
+        )
+
+    def apply(
+        self, grads: Sequence[tf.Tensor], trainable_variables: Sequence[keras.Variable] | None = None
+    ) -> None:
+        super().apply(grads, trainable_variables)
+        if self._late_keys and not any(map(self._is_late, trainable_variables or self._trainable_variables)):
+            self._updates_before.assign(self.iterations)
+
+    def _is_late(self, variable: keras.Variable | tf.Variable) -> bool:
+        return self._var_key(variable) in self._late_keys
 
     def _all_reduce_sum_gradients(self, grads_and_vars):
         return list(grads_and_vars)
 
     def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
         index = self._get_variable_index(variable)
-        step = tf.cast(self.iterations + 1, variable.dtype)
+        number = self.iterations + 1
+        if self._is_late(variable):
+            number, learning_rate = number - self._updates_before, learning_rate * self._late_factor
+        step = tf.cast(number, variable.dtype)
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
             m=self._momentums[index].value.handle,
@@ -44,8 +75,22 @@ class _Adam(keras.optimizers.Adam):
 class _AdamW(_Adam, keras.optimizers.AdamW):
     """Like _Adam, but with decoupled weight decay."""
 
+    weight_decay: float
 
-def make_optimizer(spec: TrainSpec, steps_per_epoch: int, policy: str) -> keras.optimizers.Optimizer:
+    def _apply_weight_decay(self, variables: Sequence[keras.Variable]) -> None:
+        """Decays each variable by the weight decay times the variable's own learning rate."""
+        super()._apply_weight_decay([variable for variable in variables if not self._is_late(variable)])
+        late = [variable for variable in variables if self._is_late(variable)]
+        if late:
+            decay = self.weight_decay
+            self.weight_decay = decay * self._late_factor
+            super()._apply_weight_decay(late)
+            self.weight_decay = decay
+
+
+def make_optimizer(
+    spec: TrainSpec, steps_per_epoch: int, policy: str, late: Sequence[keras.Variable] = ()
+) -> keras.optimizers.Optimizer:
     """Builds an optimizer with its learning-rate schedule, and with loss scaling for float16.
 
     The optimizer expects gradients that are already summed over the replicas.
@@ -54,6 +99,8 @@ def make_optimizer(spec: TrainSpec, steps_per_epoch: int, policy: str) -> keras.
       spec: the settings of the training.
       steps_per_epoch: number of training steps per epoch, for the schedule.
       policy: the name of the model's Keras dtype policy, such as "mixed_float16".
+      late: variables that are trained after the epoch TrainSpec.unfreeze_after_epoch only, with the learning
+        rate times TrainSpec.unfrozen_rate_factor.
     """
     learning_rate = spec.learning_rate
     if spec.schedule == Schedule.COSINE:
@@ -69,6 +116,8 @@ def make_optimizer(spec: TrainSpec, steps_per_epoch: int, policy: str) -> keras.
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     else:
         optimizer = _Adam(learning_rate, name="adam")
+    if late:
+        optimizer.train_later(late, spec.unfrozen_rate_factor)
     if policy == "mixed_float16":
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     return optimizer
@@ -90,16 +139,23 @@ class WeightAverages(tf.Module):
         self._weights = [variable.value for variable in model.trainable_variables]
         self.averages = [tf.Variable(weight, trainable=False) for weight in self._weights]
 
-    def update(self, strategy: tf.distribute.Strategy, step: tf.Tensor) -> None:
+    def update(
+        self, strategy: tf.distribute.Strategy, step: tf.Tensor, variables: Sequence[keras.Variable]
+    ) -> None:
         """Moves the averages towards the model's weights. Call it after each step, in cross-replica context.
 
         Args:
           strategy: the devices that train.
           step: the step that was just taken, int64 [], counted from 0.
+          variables: the variables that the step trained. The averages of others stay as they are; an average
+            with an equal weight would differ from it by rounding.
         """
+        trained = {id(variable.value) for variable in variables}
         number = tf.cast(step, tf.float32) + 1
         decay = tf.minimum(self._decay, (1 + number) / (10 + number))
         for average, weight in zip(self.averages, self._weights):
+            if id(weight) not in trained:
+                continue
             strategy.extended.update(
                 average,
                 lambda average, weight: average.assign(decay * average + (1 - decay) * weight),

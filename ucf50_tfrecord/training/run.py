@@ -90,12 +90,29 @@ class RunConfig:
             f"a model of features {shape}",
             feature_shape=self.model.feature_shape,
         )
+        if self.train.unfreeze_after_epoch:
+            self._check_unfreezing()
         if self.video_secs:
             expect(
                 self.video_secs[0] <= self.video_secs[1],
                 "video_secs that are the median and the longest",
                 video_secs=self.video_secs,
             )
+
+    def _check_unfreezing(self) -> None:
+        """Raises UserError unless the model has a frozen encoder that can be unfrozen."""
+        expect(
+            not self.model.feature_shape,
+            "no unfreeze_after_epoch where features are stored in place of frames: no encoder is trained",
+            unfreeze_after_epoch=self.train.unfreeze_after_epoch,
+        )
+        expect(
+            self.model.freeze_encoder,
+            "freeze_encoder and encoder_weights if there is unfreeze_after_epoch",
+            model=self.model.name,
+            freeze_encoder=self.model.freeze_encoder,
+            unfreeze_after_epoch=self.train.unfreeze_after_epoch,
+        )
 
     @property
     def scored_folds(self) -> tuple[int, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -70,6 +70,7 @@ def make_train_step(
     strategy: tf.distribute.Strategy,
     frames: Callable[[dict[str, tf.Tensor]], tf.Tensor],
     averages: WeightAverages | None = None,
+    variables: Sequence[keras.Variable] | None = None,
 ) -> TrainStep:
     """Returns the compiled function that takes one training step.
 
@@ -83,6 +84,8 @@ def make_train_step(
       strategy: the devices that train.
       frames: maps a replica's batch to its frames, uint8 [B, T, H, W, 3], as Feed.frames does.
       averages: the moving averages of the model's weights to update after the step, or None.
+      variables: the weights that the step trains; None for all trainable weights of the model. No gradient is
+        computed behind them: if an encoder's weights are left out, its backward pass is, too.
 
     Raises:
       UserError: if XLA is asked for on several devices.
@@ -90,7 +93,8 @@ def make_train_step(
     num_replicas = strategy.num_replicas_in_sync
     expect(not spec.xla or num_replicas == 1, "one device where XLA compiles", devices=num_replicas)
 
-    differentiate = _make_differentiate(model, optimizer, spec)
+    variables = model.trainable_variables if variables is None else variables
+    differentiate = _make_differentiate(model, optimizer, spec, variables)
 
     def replica_step(batch: dict[str, tf.Tensor], step: tf.Tensor) -> tf.Tensor:
         replica = tf.distribute.get_replica_context()
@@ -113,7 +117,7 @@ def make_train_step(
         if spec.clip_norm:
             factor = spec.clip_norm / tf.maximum(norm, spec.clip_norm)
             gradients = [gradient * factor for gradient in gradients]
-        optimizer.apply_gradients(zip(gradients, model.trainable_variables))
+        optimizer.apply_gradients(zip(gradients, variables))
         finite = tf.math.is_finite(norm)
         result = StepResult(
             loss=tf.reduce_sum(losses * counts),
@@ -129,14 +133,17 @@ def make_train_step(
     def train_step(batch: Any, step: tf.Tensor) -> tf.Tensor:
         sums = strategy.run(replica_step, args=(batch, step))
         if averages is not None:
-            averages.update(strategy, step)
+            averages.update(strategy, step, variables)
         return strategy.reduce(tf.distribute.ReduceOp.SUM, sums, axis=None)
 
     return train_step
 
 
 def _make_differentiate(
-    model: keras.Model, optimizer: keras.optimizers.Optimizer, spec: TrainSpec
+    model: keras.Model,
+    optimizer: keras.optimizers.Optimizer,
+    spec: TrainSpec,
+    variables: Sequence[keras.Variable],
 ) -> Callable[..., tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]]:
     """Returns a function for a replica's forward and backward pass, compiled by XLA if spec.xla is set."""
 
@@ -145,13 +152,14 @@ def _make_differentiate(
     ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
         """Returns a tuple: losses float32 [B], whether predictions are right float32 [B], and gradients."""
         key = dropout.RandomKey(seed=spec.seed, batch_size=spec.batch_size, **random_of)
-        with tf.GradientTape() as tape, dropout.random_key(key):
+        with tf.GradientTape(watch_accessed_variables=False) as tape, dropout.random_key(key):
+            tape.watch([variable.value for variable in variables])
             logits = model(video, training=True)  # float32 [B, C]
             losses = _cross_entropy(label, logits, spec.label_smoothing)
             # Gradients are summed over replicas, so this is the global batch's mean.
             loss = optimizer.scale_loss(tf.reduce_sum(weights * losses))
         correct = tf.cast(tf.argmax(logits, axis=1, output_type=label.dtype) == label, tf.float32)
-        return losses, correct, tape.gradient(loss, model.trainable_variables)
+        return losses, correct, tape.gradient(loss, variables)
 
     return tf.function(differentiate, jit_compile=True, autograph=False) if spec.xla else differentiate
 

@@ -12,6 +12,7 @@ import tensorflow as tf
 from ucf50_tfrecord import models
 from ucf50_tfrecord.errors import Action, Remedy, UserError
 from ucf50_tfrecord.manifest import Manifest
+from ucf50_tfrecord.models import encoders
 from ucf50_tfrecord.training import checkpoint
 from ucf50_tfrecord.training import strategy as strategy_lib
 from ucf50_tfrecord.training.run import RunConfig
@@ -56,7 +57,10 @@ def load_model(
         # The checkpoint holds all weights, so the encoder's initial weights are not needed.
         spec = dataclasses.replace(config.model, encoder_weights="none", freeze_encoder=False)
         model = models.build_model(spec, dtype=strategy_lib.keras_policy(config.train.precision))
-        if config.model.freeze_encoder:  # the checkpoint has moving averages of trainable weights only
+        # The checkpoint has moving averages of trainable weights only.
+        if config.train.unfreeze_after_epoch:
+            encoders.unfreeze(model)
+        elif config.model.freeze_encoder:
             model.get_layer("encoder").trainable = False
         checkpoint.load_weights(run_dir, weights, model, averaged=config.train.ema > 0)
     return model
