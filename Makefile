@@ -23,6 +23,7 @@ $(call variable,MODELS)            ## recipes to compare, with commas
 $(call variable,RUNS)              ## folders of runs to compare, with commas
 $(call variable,CV)                ## parts of a comparison's cross-validation, or logo
 $(call variable,SEEDS)             ## trainings of each model in a comparison
+$(call variable,JOBS)              ## trainings side by side in a comparison, or auto
 $(call variable,VIDEO)             ## to predict: a video, a folder, or several with commas
 $(call variable,OUTPUT)            ## folder that compare, export or predict writes
 $(call variable,TORCH)             ## Python of an environment with PyTorch, for bench
@@ -87,10 +88,10 @@ export: $(VENV)/installed  ## Write RUN for other programs, with a card, to OUTP
 
 compare: $(VENV)/installed $(if $(RUNS),,$(filter $(DEMO),$(VIDEOS)))  ## Compare MODELS or RUNS, and say why they differ.
 	$(PYTHON) -m pipelines.compare $(if $(RUNS),$(call flags,DATA),$(DATA_FLAGS) $(FEATURE_FLAGS)) \
-	  $(call flags,MODELS CV VAL_FOLDS SEEDS EPOCHS RUNS OUTPUT) $(FLAGS)
+	  $(call flags,MODELS CV VAL_FOLDS SEEDS EPOCHS RUNS OUTPUT JOBS) $(FLAGS)
 
 compare-check: $(VENV)/installed  ## Check the comparison's verdicts on planted causes.
-	$(PYTHON) -m tools.compare_check $(FLAGS)
+	$(PYTHON) -m tools.compare_check $(call flags,JOBS) $(FLAGS)
 
 verify: $(VENV)/installed  ## Check every shard of DATA.
 	$(PYTHON) -m pipelines.verify $(call flags,DATA) $(FLAGS)

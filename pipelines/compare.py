@@ -6,8 +6,14 @@
 
 The first command trains each recipe that is named; flags of training override
 the recipes. Finished trainings are kept, so the same command resumes an
-interrupted comparison. The second command tests existing runs. The third one
-writes a comparison's report again.
+interrupted comparison. Several processes, also on several hosts with a shared
+file system, may run it at the same time, such as the tasks of a job array:
+
+  python -m pipelines.compare --data=… --task_index=$SLURM_ARRAY_TASK_ID \\
+    --task_count=8
+
+They share the trainings, and the one that finishes last writes the report. The
+second command tests existing runs. The third one writes a report again.
 """
 
 from __future__ import annotations
@@ -22,7 +28,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from absl import flags
 
-from pipelines import code_flags, console, features, inputs, remedies, terminal, train_flags
+from pipelines import (
+    code_flags,
+    console,
+    convert,
+    devices,
+    features,
+    inputs,
+    remedies,
+    terminal,
+    train_flags,
+)
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import recipes, storage
 from ucf50_tfrecord.choices import FrameOrder, Strategy
@@ -54,11 +70,23 @@ _AUDIT = flags.DEFINE_list(
 _RUNS = flags.DEFINE_list("runs", None, "Folders of finished runs to compare, in place of --models.")
 _RESULTS = flags.DEFINE_string("results", None, "A results.json to write the report of again.")
 _OUTPUT = flags.DEFINE_string("output", None, "The comparison's folder. Default: runs/<data>-compare.")
+_JOBS = flags.DEFINE_string(
+    "jobs",
+    "auto",
+    "Trainings side by side, each in a process of its own: a number, or auto for all GPUs, or else all cores.",
+)
+_THREADS_PER_JOB = flags.DEFINE_integer(
+    "threads_per_job",
+    1,
+    "CPU threads of a training, if there is no GPU. It changes the rounding of results; --jobs does not.",
+    lower_bound=1,
+)
+_JOBS_PER_GPU = flags.DEFINE_integer("jobs_per_gpu", 1, "Trainings that share a GPU.", lower_bound=1)
 _STRATEGY = flags.DEFINE_enum(
     "strategy",
     Strategy.AUTO,
     [Strategy.AUTO, Strategy.ONE, Strategy.MIRRORED],
-    "Devices of this process: one, all mirrored, or auto.",
+    "Devices of a training: one, all mirrored, or auto. All but one need --jobs=1.",
 )
 
 _PIXEL_INTERVENTIONS = flags.DEFINE_boolean(
@@ -71,6 +99,8 @@ for _module in (train_flags, features, inputs):
     flags.adopt_module_key_flags(_module)
 
 _FOLDER_KIND = "a comparison"
+# Longest wait for another process that writes the report.
+_REPORT_SECS = 600.0
 # Flags of a training that the comparison sets by itself.
 _DECIDED = ("recipe", "model", "seed", "frame_order", "early_stopping", "train_folds", "test_folds")
 
@@ -94,12 +124,11 @@ def compare_recipes() -> None:
     settings = {model: read_settings(model) for model in dict.fromkeys(_MODELS.value)}
     asked = spec_flags(list(settings))
     input_spec = inputs.INPUTS.build()
+    environments, task = job_environments(), convert.task()
     manifest = features.load_data()
     console.load_tensorflow()
     from ucf50_tfrecord.evaluation import compare
-    from ucf50_tfrecord.training import strategy as strategy_lib
 
-    strategy = strategy_lib.make_strategy(_STRATEGY.value, environment={})
     made = {model: make_recipe(values, manifest) for model, values in settings.items()}
     spec = make_spec(manifest, made, asked)
     folder = _OUTPUT.value or os.path.join("runs", f"{pathlib.Path(manifest.data_dir).name}-compare")
@@ -110,23 +139,86 @@ def compare_recipes() -> None:
         spec=spec,
         clips=input_spec.load_clips(manifest, manifest.folds),
         changed={name: input_spec.load_clips(other, other.folds) for name, other in changed.items()},
-        strategy=strategy,
         cache=input_spec.cache,
         skip_bad_records=input_spec.skips_bad_records,
     )
     comparison.parts  # raises an error if the clips cannot be split as the flags ask for
-    describe(comparison)
-    claim_folder(folder)
-    with (
-        strategy_lib.explain_exhausted_memory(),
-        console.stop_requests() as should_stop,
-        Display() as display,
-    ):
-        results = comparison.run(listener(display, should_stop))
-    if results is None:
-        terminal.say("Stopped. What is finished is kept; to go on:", f"  {remedies.this_command()}")
+    if not convert.finalizes():
+        describe(comparison, num_jobs=len(environments))
+        claim_folder(folder)
+        if not train_cells(comparison, environments, task):
+            terminal.say("Stopped. What is finished is kept; to go on:", f"  {remedies.this_command()}")
+            return
+    left = comparison.unfinished()
+    if not left:
+        with storage.folder_lock(folder, wait_secs=_REPORT_SECS):
+            publish(pathlib.Path(folder), comparison.results(), comparison.clips)
         return
-    publish(pathlib.Path(folder), results, comparison.clips)
+    expect(not convert.finalizes(), "a finished comparison", unfinished=", ".join(map(str, left)))
+    terminal.say(
+        f"{len(left)} trainings are in work in other processes; the one that finishes last writes the report."
+    )
+
+
+def train_cells(comparison, environments: Sequence[Mapping[str, str]], task: tuple[int, int]) -> bool:
+    """Trains and tests the cells of an evaluation.compare.Comparison, and shows the progress.
+
+    Args:
+      comparison: the comparison.
+      environments: the environment variables of each process, see side_by_side.run; empty to run the cells in
+        this process.
+      task: as in Comparison.unfinished.
+
+    Returns:
+      Whether the cells are finished that no other processes run; False if the user stopped the comparison.
+    """
+    from ucf50_tfrecord.evaluation import side_by_side
+    from ucf50_tfrecord.training import strategy as strategy_lib
+
+    with console.stop_requests() as should_stop, Display() as display:
+        to_display = listener(display, should_stop)
+        if environments:
+            return side_by_side.run(
+                comparison,
+                to_display,
+                environments=environments,
+                prepare=console.load_tensorflow,
+                task=task,
+            )
+        strategy = strategy_lib.make_strategy(_STRATEGY.value, environment={})
+        return comparison.run(to_display, strategy=strategy, task=task)
+
+
+def job_environments() -> list[dict[str, str]]:
+    """Returns the environment variables of each process that --jobs asks for; empty for this process alone.
+
+    Without GPUs, also sets the number of threads of this process and its children. Call it before TensorFlow
+    is loaded.
+
+    Raises:
+      UserError: if --jobs, --jobs_per_gpu and --strategy contradict each other.
+    """
+    expect(
+        _JOBS.value == "auto" or (_JOBS.value.isdecimal() and int(_JOBS.value) >= 1),
+        "--jobs=auto or --jobs=<a number from 1 on>",
+        jobs=_JOBS.value,
+    )
+    if _STRATEGY.value == Strategy.MIRRORED:
+        expect(_JOBS.value in ("auto", "1"), "--jobs=1 with --strategy=mirrored", jobs=_JOBS.value)
+        return []
+    gpus = devices.visible_gpus()
+    if gpus:
+        most = len(gpus) * _JOBS_PER_GPU.value
+    else:
+        os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(_THREADS_PER_JOB.value))
+        most = max(1, len(os.sched_getaffinity(0)) // _THREADS_PER_JOB.value)
+    num_jobs = most if _JOBS.value == "auto" else int(_JOBS.value)
+    expect(
+        not gpus or num_jobs <= most,
+        f"at most {most} jobs on {len(gpus)} GPUs with --jobs_per_gpu={_JOBS_PER_GPU.value}",
+        jobs=num_jobs,
+    )
+    return devices.environments(num_jobs, gpus) if num_jobs > 1 else []
 
 
 def compare_runs() -> None:
@@ -339,13 +431,14 @@ def make_spec(
     return ComparisonSpec(recipes=recipes, **asked | {"num_parts": num_parts})
 
 
-def describe(comparison) -> None:
-    """Prints what a comparison, an evaluation.compare.Comparison, will train."""
+def describe(comparison, *, num_jobs: int) -> None:
+    """Prints what a comparison, an evaluation.compare.Comparison, will train, and in how many processes."""
     spec, wanted, clips = comparison.spec, comparison.spec.cells(), comparison.clips
     how = f"{spec.num_parts} parts" if spec.num_parts else f"folds {flags.FLAGS['val_folds'].value}"
+    jobs = f", {num_jobs} at a time" if num_jobs else ""
     terminal.say(
         f"Comparing {', '.join(spec.recipes)} on {len(clips)} clips of {clips.manifest.data_dir}: "
-        f"{how}, {spec.num_seeds} seed(s); {len(wanted)} trainings in {comparison.folder}"
+        f"{how}, {spec.num_seeds} seed(s); {len(wanted)} trainings{jobs} in {comparison.folder}"
     )
 
 
@@ -354,7 +447,7 @@ class Display:
 
     def __init__(self):
         self._bar: console.ProgressBar | None = None
-        self._cell = ""  # the training in progress, as text
+        self._running: dict[Cell, str] = {}  # the trainings in progress, as text
 
     def __enter__(self) -> Display:
         return self
@@ -363,29 +456,44 @@ class Display:
         if self._bar is not None:
             self._bar.close()
 
-    def start(self, cell: Cell, done: int, total: int) -> None:
+    def start(self, cell: Cell, number: int, total: int) -> None:
         if self._bar is None:
             self._bar = console.progress_bar(total, "run", "comparing")
-        self._bar.update(done - self._bar.n)
-        self._cell = str(cell)
-        self._bar.set_postfix_str(self._cell)
+            self._bar.update(number)
+        self._show(cell, "")
         if not sys.stderr.isatty():
-            terminal.say(f"{done + 1}/{total}  {cell}", flush=True)
+            terminal.say(f"{number + 1}/{total}  {cell}", flush=True)
 
-    def report(self, progress) -> None:
-        """Shows the progress of the current training, a training.listener.TrainProgress, after each epoch."""
-        if self._bar is not None and progress.epoch_done:
-            self._bar.set_postfix_str(f"{self._cell} {progress.epoch}/{progress.num_epochs}")
+    def report(self, cell: Cell, progress) -> None:
+        """Shows the progress of a training, a training.listener.TrainProgress, after each epoch."""
+        if progress.epoch_done:
+            score = progress.scores.get("accuracy", float("nan"))
+            shown = "" if np.isnan(score) else f" {score:.2f}"
+            self._show(cell, f" {progress.epoch}/{progress.num_epochs}{shown}")
+
+    def finish(self, cell: Cell) -> None:
+        self._running.pop(cell, None)
+        if self._bar is not None:
+            self._bar.update()
 
     def warn(self, text: str) -> None:
         terminal.warn(text)
+
+    def _show(self, cell: Cell, text: str) -> None:
+        self._running[cell] = f"{cell}{text}"
+        if self._bar is not None:
+            self._bar.set_postfix_str(", ".join(self._running.values()))
 
 
 def listener(display: Display, should_stop: Callable[[], bool]):
     from ucf50_tfrecord.evaluation.cells import ComparisonListener
 
     return ComparisonListener(
-        start=display.start, report=display.report, warn=display.warn, should_stop=should_stop
+        start=display.start,
+        report=display.report,
+        finish=display.finish,
+        warn=display.warn,
+        should_stop=should_stop,
     )
 
 

@@ -93,10 +93,12 @@ _ENGINE = flags.DEFINE_enum(
     "engine", "local", ("local", "beam"), "Where to convert: on this host, or by Apache Beam."
 )
 _BEAM_ARGS = flags.DEFINE_string("beam_args", "", 'Options for Beam: "--runner=… --…".')
-_TASK_INDEX = flags.DEFINE_integer("task_index", None, "Convert only this task's part: 0 to task_count - 1.")
+_TASK_INDEX = flags.DEFINE_integer(
+    "task_index", None, "Do only this task's part of the work: 0 to task_count - 1."
+)
 _TASK_COUNT = flags.DEFINE_integer("task_count", None, "Number of tasks that share the work.")
 _FINALIZE = flags.DEFINE_boolean(
-    "finalize", False, "Convert nothing, only write the manifest after all tasks are done."
+    "finalize", False, "Only write the file that completes the tasks' work: the manifest, or the report."
 )
 
 
@@ -113,9 +115,9 @@ def load_or_convert() -> manifest.Manifest:
     """
     if _VIDEOS.value:
         expect(
-            _TASK_INDEX.value is None,
-            "no --task_index where a whole dataset is needed",
-            task_index=_TASK_INDEX.value,
+            not is_task(),
+            "--data, the folder of finished shards, in place of --videos with --task_index or --finalize",
+            videos=_VIDEOS.value,
         )
         return convert()
     return load()
@@ -155,12 +157,7 @@ def convert() -> manifest.Manifest | None:
         not _FINALIZE.value or not (_TASK_COUNT.value or _VERIFY.value or _OVERWRITE.value),
         "none of --task_index, --verify and --overwrite with --finalize, which converts no video",
     )
-    expect(
-        (_TASK_INDEX.value is None) == (_TASK_COUNT.value is None),
-        "--task_index and --task_count together",
-        task_index=_TASK_INDEX.value,
-        task_count=_TASK_COUNT.value,
-    )
+    task()  # raises an error for wrong flags
     run = _engine()
     name = _NAME.value or manifest.default_name(_VIDEOS.value)
     expect(re.fullmatch(DATASET_NAME, name), "a name of letters, digits and _, starting with a-z", name=name)
@@ -196,9 +193,36 @@ def build(
     if _FINALIZE.value:
         return building.finalize(planned, data_dir)
     if _TASK_INDEX.value is not None:
-        task = _TASK_INDEX.value, _TASK_COUNT.value
-        return building.build_part(planned, data_dir, task=task, run=run, options=options, listener=listener)
+        return building.build_part(
+            planned, data_dir, task=task(), run=run, options=options, listener=listener
+        )
     return building.build_dataset(planned, data_dir, run=run, options=options, listener=listener)
+
+
+def task() -> tuple[int, int]:
+    """Returns the index of this task and the number of tasks; (0, 1) if the flags name no task.
+
+    Raises:
+      UserError: if the flags are wrong.
+    """
+    index, count = _TASK_INDEX.value, _TASK_COUNT.value
+    expect(
+        (index is None) == (count is None),
+        "--task_index and --task_count together",
+        task_index=index,
+        task_count=count,
+    )
+    if index is None:
+        return 0, 1
+    expect(
+        0 <= index < count, "a task index from 0 to below the task count", task_index=index, task_count=count
+    )
+    return index, count
+
+
+def finalizes() -> bool:
+    """Tells whether --finalize is set: nothing is made, only the last file is written from what is there."""
+    return _FINALIZE.value
 
 
 def is_task() -> bool:

@@ -48,7 +48,15 @@ def load_data() -> Manifest:
       UserError: as convert.load_or_convert and encode do.
     """
     manifest = convert.load_or_convert()
-    return encode(manifest) if _SPEC.values()["encoder"] else manifest
+    encoder = _SPEC.values()["encoder"]
+    if not encoder:
+        return manifest
+    expect(
+        not convert.is_task(),
+        "--data, the folder of finished features, in place of --features with --task_index or --finalize",
+        features=encoder,
+    )
+    return encode(manifest)
 
 
 def encode(source: Manifest) -> Manifest | None:

@@ -27,9 +27,9 @@ from collections.abc import Iterator, Sequence
 
 from absl import flags
 
-from pipelines import console, convert, remedies, terminal, train
+from pipelines import console, convert, devices, remedies, terminal, train
 from ucf50_tfrecord.choices import Strategy
-from ucf50_tfrecord.errors import UserError, expect
+from ucf50_tfrecord.errors import expect
 from ucf50_tfrecord.training import cluster
 from ucf50_tfrecord.training import run as run_lib
 
@@ -67,7 +67,7 @@ def main(num_workers: int) -> int:
         f"no {cluster.TF_CONFIG}: each worker gets its own",
         TF_CONFIG=os.environ.get(cluster.TF_CONFIG),
     )
-    environments = worker_environments(num_workers, visible_gpus())
+    environments = worker_environments(num_workers, devices.visible_gpus())
     settings, *_ = train.read_flags()  # so that mistakes show before anything is converted
     manifest = convert.load_or_convert()
     given = flags.FLAGS["run"].value
@@ -83,24 +83,6 @@ def main(num_workers: int) -> int:
     return status
 
 
-def visible_gpus() -> list[str]:
-    """Returns the GPUs that a training on this machine would see, as CUDA_VISIBLE_DEVICES names them.
-
-    Raises:
-      UserError: if there is an NVIDIA driver, but nvidia-smi, which lists the GPUs, does not work.
-    """
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is not None:
-        return [name for name in named.split(",") if name.strip() and not name.startswith("-")]
-    if not console.has_nvidia_driver():
-        return []
-    query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
-    try:
-        return subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise UserError(f"Cannot count the GPUs, set CUDA_VISIBLE_DEVICES=0,1,…: {error}") from error
-
-
 def worker_environments(num_workers: int, gpus: Sequence[str]) -> list[dict[str, str]]:
     """Returns each worker's environment variables.
 
@@ -108,28 +90,19 @@ def worker_environments(num_workers: int, gpus: Sequence[str]) -> list[dict[str,
 
     Args:
       num_workers: number of workers.
-      gpus: the GPUs, as visible_gpus returns them.
+      gpus: the GPUs, as devices.visible_gpus returns them.
 
     Raises:
       UserError: if there are GPUs, but not one for each worker.
     """
     expect(not gpus or len(gpus) >= num_workers, f"a GPU for each of {num_workers} workers", gpus=len(gpus))
-    count = len(gpus) // num_workers
-    threads = max(1, len(os.sched_getaffinity(0)) // num_workers)
     addresses = [f"localhost:{port}" for port in free_ports(num_workers)]
     environments = []
-    for index in range(num_workers):
+    for index, own in enumerate(devices.environments(num_workers, gpus)):
         config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
-        environment = {
-            # Silences TensorFlow, which would report a lost worker many times; run_workers reports it once.
-            "TF_CPP_MIN_LOG_LEVEL": "3",
-            "TF_NUM_INTRAOP_THREADS": str(threads),
-            **os.environ,
-            cluster.TF_CONFIG: json.dumps(config),
-        }
-        if gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[index * count : (index + 1) * count])
-        environments.append(environment)
+        # Silences TensorFlow, which would report a lost worker many times; run_workers reports it once.
+        quiet = {"TF_CPP_MIN_LOG_LEVEL": "3"}
+        environments.append(quiet | os.environ | own | {cluster.TF_CONFIG: json.dumps(config)})
     return environments
 
 

@@ -38,7 +38,6 @@ _FOLDER = flags.DEFINE_string(
     "folder", "bench_results/compare_check", "Folder for corpora, runs and figures."
 )
 _SCENARIOS = flags.DEFINE_list("scenarios", list(scenarios.SCENARIOS), "Scenarios to check.")
-_JOBS = flags.DEFINE_integer("jobs", None, "Corpora in parallel. Default: one per core.", lower_bound=1)
 _CORPUS_SEEDS = flags.DEFINE_list("corpus_seeds", ["0", "1"], "Seeds of the corpora of each scenario.")
 
 _SEQUENCE_MODEL, _CONTROL = "lstm", "frame_pool"
@@ -152,10 +151,10 @@ def compare(name: str, seed: int, folder: pathlib.Path):
         folder=str(folder),
         spec=ComparisonSpec(recipes=recipes, num_parts=_NUM_PARTS, audited=(_SEQUENCE_MODEL,), inside=False),
         clips=load_clips(manifest, manifest.folds),
-        strategy=strategy_lib.make_strategy("auto", environment={}),
         tensorboard=False,
     )
-    return verdicts.judge(comparison.run(ComparisonListener()))
+    strategy = strategy_lib.make_strategy("auto", environment={})
+    return verdicts.judge(comparison.run(ComparisonListener(), strategy=strategy))
 
 
 def make_shards(name: str, seed: int, folder: pathlib.Path):
@@ -200,7 +199,7 @@ def main() -> int:
         expect(name in known, f"scenarios out of {', '.join(known)}", scenario=name)
     for seed in _CORPUS_SEEDS.value:
         expect(seed.isdigit(), "--corpus_seeds=<numbers>", corpus_seeds=seed)
-    jobs = _JOBS.value or os.cpu_count()
+    jobs = max(1, len(compare_pipeline.job_environments()))
     if jobs > 1:  # of one core each
         os.environ |= {"TF_NUM_INTRAOP_THREADS": "1", "OMP_NUM_THREADS": "1"}
     judged = []

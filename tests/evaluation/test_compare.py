@@ -126,11 +126,10 @@ def test_a_control_that_sees_order_ends_the_comparison(loaded, tmp_path, monkeyp
         folder=str(tmp_path),
         spec=spec("frame_pool"),
         clips=load_clips(loaded, loaded.folds),
-        strategy=make_strategy("one"),
         tensorboard=False,
     )
     with pytest.raises(UserError, match="must not see the order of frames, but shuffle1 changes its logits"):
-        comparison.run(cells.ComparisonListener())
+        comparison.run(cells.ComparisonListener(), strategy=make_strategy("one"))
     assert not list(tmp_path.glob("cells/*/cell.json"))
 
 
@@ -145,14 +144,13 @@ def test_an_unreadable_record_is_skipped_on_request(data_dir, tmp_path):
         folder=str(tmp_path / "out"),
         spec=spec("frame_pool", num_parts=0, val_folds=(1,)),
         clips=all_clips,
-        strategy=make_strategy("one"),
         tensorboard=False,
     )
     with pytest.raises(UserError, match="damaged"):
-        comparison.run(cells.ComparisonListener())
+        comparison.run(cells.ComparisonListener(), strategy=make_strategy("one"))
     warned = []
     skipping = dataclasses.replace(comparison, skip_bad_records=True)
-    [result] = skipping.run(cells.ComparisonListener(warn=warned.append)).cells
+    [result] = skipping.run(cells.ComparisonListener(warn=warned.append), strategy=make_strategy("one")).cells
     assert set(result.clips) == set(np.flatnonzero(all_clips.folds == 1)) - {bad}
     assert any("1 of 6 clips were skipped" in text for text in warned)
 
@@ -171,8 +169,8 @@ found = manifest.load(data)
 for name in ("one", "mirrored"):
     comparison = compare.Comparison(
         folder=f"{folder}/{name}", spec=spec("lstm", num_parts=0, val_folds=(1,)),
-        clips=load_clips(found, found.folds), strategy=make_strategy(name), tensorboard=False)
-    [result] = comparison.run(cells.ComparisonListener()).cells
+        clips=load_clips(found, found.folds), tensorboard=False)
+    [result] = comparison.run(cells.ComparisonListener(), strategy=make_strategy(name)).cells
     print(json.dumps(results.cell_to_json(result)))
 """
 
@@ -201,9 +199,8 @@ def test_finished_cells_leave_nothing_in_memory(clips, tmp_path):
         folder=str(tmp_path),
         spec=spec("frame_pool", "seed_lstm"),
         clips=clips,
-        strategy=make_strategy("one"),
         cache="host",
-    ).run(cells.ComparisonListener(start=lambda *_: counts.append(count())))
+    ).run(cells.ComparisonListener(start=lambda *_: counts.append(count())), strategy=make_strategy("one"))
     assert counts[0] <= before and len(counts) == 4
     assert counts[1:] == counts[:1] * 3 and count() == counts[0]
 

@@ -158,12 +158,11 @@ def test_a_comparison_tests_heads_on_changed_clips(grid_dir, changed_dirs, tmp_p
         spec=spec,
         clips=clips_of(grid_dir),
         changed={name: load_clips(found, found.folds) for name, found in changed_dirs.items()},
-        strategy=strategy_lib.make_strategy("one", environment={}),
         tensorboard=False,
     )
-    results = comparison.run(ComparisonListener())
+    results = comparison.run(ComparisonListener(), strategy=strategy_lib.make_strategy("one", environment={}))
     for cell in results.cells:
-        assert tuple(cell.logits) == interventions.names(5)
+        assert set(cell.logits) == set(interventions.names(5))
         assert not np.array_equal(cell.logits["grey"], cell.logits["none"])
     assert results.audit is not None
 

@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pytest
 
+from pipelines import devices
 from pipelines import launch as launch_lib
 from tests.conftest import REPOSITORY, child_pids, is_running, run_module
 from tests.pipelines.test_train import final_weights
@@ -253,16 +254,16 @@ def test_no_worker_outlives_its_launcher():
 def test_workers_share_the_machine(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7,8")
-    first, second = launch_lib.worker_environments(2, launch_lib.visible_gpus())
+    first, second = launch_lib.worker_environments(2, devices.visible_gpus())
     assert (first["CUDA_VISIBLE_DEVICES"], second["CUDA_VISIBLE_DEVICES"]) == ("4,5", "6,7")
     assert first["TF_NUM_INTRAOP_THREADS"] == "4"
     configs = [json.loads(environment["TF_CONFIG"]) for environment in (first, second)]
     assert configs[0]["cluster"] == configs[1]["cluster"] and len(set(configs[0]["cluster"]["worker"])) == 2
     assert [config["task"]["index"] for config in configs] == [0, 1]
     with pytest.raises(ValueError, match="a GPU for each of 6 workers. Received: gpus=5"):
-        launch_lib.worker_environments(6, launch_lib.visible_gpus())
+        launch_lib.worker_environments(6, devices.visible_gpus())
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
-    assert launch_lib.visible_gpus() == []
+    assert devices.visible_gpus() == []
 
 
 def test_mistakes_show_before_anything_is_converted(videos_dir, tmp_path):

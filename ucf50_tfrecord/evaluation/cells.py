@@ -7,6 +7,7 @@ is held out and tested on, and a seed.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +27,7 @@ from ucf50_tfrecord.evaluation.interventions import PLAIN, SHUFFLES
 from ucf50_tfrecord.evaluation.results import LOGIT_DECIMALS, Cell, CellResult, video_of
 from ucf50_tfrecord.evaluation.runner import Evaluator
 from ucf50_tfrecord.specs import ModelSpec, TrainSpec, format_folds, to_json
-from ucf50_tfrecord.training.listener import Listener
+from ucf50_tfrecord.training.listener import Listener, TrainProgress
 
 TEST_BATCH_SIZE = 32
 # Upper limits on the clips, and on their bytes, that are read of training and of test clips to inspect a
@@ -38,16 +39,29 @@ _ROUNDING = {"float32": 1e-4, "bfloat16": 0.05, "float16": 0.01}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ComparisonListener(Listener):
+class ComparisonListener:
     """Functions that a comparison calls while it trains and tests its cells; by default they do nothing.
 
-    A cell is one training of the comparison. The other functions are those of Listener.
+    A cell is one training of the comparison.
 
-    start: called before each cell that is trained or tested, with the cell, the number of finished cells and
-      the number of all cells.
+    start: called before each cell that is trained or tested, with the cell, the number of cells that are
+      finished or in work, and the number of all cells.
+    report: called with the cell and the progress of its training, as Listener.report is.
+    finish: called when a cell that was started is finished.
+    warn, should_stop: as in Listener.
     """
 
-    start: Callable[[Cell, int, int], None] = lambda cell, done, total: None
+    start: Callable[[Cell, int, int], None] = lambda cell, number, total: None
+    report: Callable[[Cell, TrainProgress], None] = lambda cell, progress: None
+    finish: Callable[[Cell], None] = lambda cell: None
+    warn: Callable[[str], None] = lambda text: None
+    should_stop: Callable[[], bool] = lambda: False
+
+    def of(self, cell: Cell) -> Listener:
+        """Returns the listener of one cell's training."""
+        return Listener(
+            report=functools.partial(self.report, cell), warn=self.warn, should_stop=self.should_stop
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -215,7 +229,7 @@ def examine(
     changed: Mapping[str, Feed] | None = None,
     all_ids: Sequence[str],
     strategy: tf.distribute.Strategy,
-    listener: ComparisonListener,
+    listener: Listener,
     look_inside: bool = True,
 ) -> CellResult | None:
     """Tests a cell's model under the cell's interventions, and inspects its recurrent layer.

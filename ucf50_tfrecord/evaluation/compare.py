@@ -1,7 +1,8 @@
 """Runs a comparison of models: trains and tests each of its cells once, and assembles their results.
 
 A cell is one training of the comparison: a model, a split and its tested part, an order of frames, and a
-seed.
+seed. Several processes, also on several hosts, may run the same comparison: a process holds the lock of a
+cell's folder while it runs the cell, and the system releases the lock when the process exits.
 
 <folder>/cells/<cell>/            the folder of the cell's training, as of any other run
 <folder>/cells/<cell>/cell.json   the model's predictions for the cell's test clips; it is written last, so a
@@ -10,6 +11,7 @@ seed.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import gc
@@ -24,7 +26,7 @@ import tensorflow as tf
 from tensorflow.python.framework import ops as tf_ops
 
 from ucf50_tfrecord import storage
-from ucf50_tfrecord.choices import Cache, FoldBy
+from ucf50_tfrecord.choices import Cache, FoldBy, Strategy
 from ucf50_tfrecord.dataset import reader
 from ucf50_tfrecord.dataset.clips import ClipIndex, frames_of
 from ucf50_tfrecord.dataset.feed import Feed, choose_cache, read_in_batches
@@ -34,11 +36,14 @@ from ucf50_tfrecord.evaluation import results as results_lib
 from ucf50_tfrecord.evaluation.cells import ComparisonListener, ComparisonSpec, Recipe, Subject
 from ucf50_tfrecord.evaluation.results import Cell, CellResult, Results
 from ucf50_tfrecord.evaluation.runner import Evaluator
+from ucf50_tfrecord.evaluation.side_by_side import Outcome
 from ucf50_tfrecord.manifest import Manifest
 from ucf50_tfrecord.specs import to_json
 from ucf50_tfrecord.training import loop, trained
 from ucf50_tfrecord.training import run as run_lib
+from ucf50_tfrecord.training.listener import Listener
 from ucf50_tfrecord.training.logs import TensorBoardLog
+from ucf50_tfrecord.training.strategy import explain_exhausted_memory, make_strategy
 
 CELL_FILENAME = "cell.json"
 
@@ -52,8 +57,8 @@ class Comparison:
     clips: index of all clips of the data set.
     changed: indices of the features of the same clips after interventions that change pixels, by intervention,
       if the clips are stored as features.
-    strategy: distribution strategy of the devices.
     cache: where decoded clips are kept; a value of choices.Cache.
+    num_processes: processes that run cells on this host at the same time, which share its memory.
     skip_bad_records: whether unreadable clips are left out; otherwise, they are errors.
     tensorboard: whether each training writes curves and pictures for TensorBoard; its model is then evaluated
       after each epoch.
@@ -62,45 +67,147 @@ class Comparison:
     folder: str
     spec: ComparisonSpec
     clips: ClipIndex
-    strategy: tf.distribute.Strategy
     changed: Mapping[str, ClipIndex] = dataclasses.field(default_factory=dict)
     cache: str = Cache.AUTO
+    num_processes: int = 1
     skip_bad_records: bool = False
     tensorboard: bool = True
 
     @functools.cached_property
     def parts(self) -> dict[str, np.ndarray]:
-        """Dictionary from each split of the cells to the part that each clip is tested in, int64 [N]."""
+        """Dictionary from each split of the cells to the part that each clip is tested in, int64 [N].
+
+        Raises:
+          UserError: if the clips cannot be split so.
+        """
         splits = {cell.split for cell in self.spec.cells()}
         return {
             split: cells.assign_parts(self.clips, self.spec, split) for split in FoldBy if split in splits
         }
 
-    def run(self, listener: ComparisonListener) -> Results | None:
-        """Trains and tests the cells that are not finished yet.
+    def run(
+        self,
+        listener: ComparisonListener,
+        *,
+        strategy: tf.distribute.Strategy,
+        task: tuple[int, int] = (0, 1),
+    ) -> Results | None:
+        """Trains and tests the cells that are not finished yet, one after another, in this process.
 
         Args:
           listener: functions that receive the progress and may stop the comparison.
+          strategy: distribution strategy of the devices.
+          task: as in `unfinished`.
 
         Returns:
-          The results of all cells; None if the listener stopped the comparison.
+          The results of all cells; None if the listener stopped the comparison, or if other processes run the
+          cells that are left.
 
         Raises:
           UserError: if a cell's folder holds a run with another configuration, a clip cannot be read,
             or training fails.
         """
-        wanted = self.spec.cells()
-        self.parts  # raises an error for an impossible split before any training
-        found: list[CellResult] = []
-        for number, cell in enumerate(wanted):
-            result = self._finished(cell)
-            if result is None:
-                listener.start(cell, number, len(wanted))
-                result = self._run_cell(cell, listener)
-            if result is None:
+        while wanted := self.unfinished(task):
+            num_done, num_run = len(self.spec.cells()) - len(wanted), 0
+            for number, cell in enumerate(wanted, num_done):
+                outcome = self.run_cell(
+                    cell,
+                    strategy=strategy,
+                    listener=listener.of(cell),
+                    on_start=functools.partial(listener.start, cell, number, num_done + len(wanted)),
+                )
+                if outcome == Outcome.STOPPED:
+                    return None
+                if outcome == Outcome.FINISHED:
+                    listener.finish(cell)
+                    num_run += 1
+            if not num_run:
                 return None
-            found.append(result)
-        return assemble(self.clips, found, audit=self._audit())
+        return self.results()
+
+    def unfinished(self, task: tuple[int, int] = (0, 1)) -> list[Cell]:
+        """Lists the cells that are not finished, in the order in which a task runs them.
+
+        Args:
+          task: tuple (index, count) of this process's index and the number of processes that run the
+            comparison. Each begins with another part of the cells, then helps with the others.
+
+        Raises:
+          UserError: if a finished cell has another configuration, or the clips cannot be split as asked for.
+        """
+        index, count = task
+        wanted, left = self.spec.cells(), []
+        own_first = [cell for part in range(count) for cell in wanted[(index + part) % count :: count]]
+        for cell in own_first:
+            if os.path.exists(self._result_path(cell)):
+                run_lib.check_run(self.run_dir(cell), self._config(cell))
+            else:
+                left.append(cell)
+        return left
+
+    def run_cell(
+        self,
+        cell: Cell,
+        *,
+        strategy: tf.distribute.Strategy,
+        listener: Listener,
+        on_start: Callable[[], None] = lambda: None,
+    ) -> Outcome:
+        """Trains and tests one cell, unless it is finished or another process runs it.
+
+        What it writes depends only on the cell and the fields of this object, not on the process.
+
+        Args:
+          cell: the cell.
+          strategy: distribution strategy of the devices.
+          listener: functions that receive the progress and may stop the training.
+          on_start: called once this process has the lock of the cell's folder.
+
+        Raises:
+          UserError: as `run` does.
+        """
+        config, run_dir = self._config(cell), self.run_dir(cell)
+        recipe = Recipe(model=config.model, train=config.train)
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(run_lib.open_run(run_dir, config))
+            except storage.LockedError:
+                return Outcome.ELSEWHERE
+            if os.path.exists(self._result_path(cell)):  # another process finished it meanwhile
+                return Outcome.FINISHED
+            on_start()
+            stack.enter_context(explain_exhausted_memory())
+            forget_models()
+            train, test, changed = self._make_feeds(cell, strategy)
+            done = self._train(config, run_dir, train, test, strategy=strategy, listener=listener)
+            if not done.finished:
+                return Outcome.STOPPED
+            result = cells.examine(
+                Subject(cell=cell, recipe=recipe, model=done.model, run_dir=run_dir),
+                train.clips,
+                test,
+                changed=changed,
+                all_ids=self.clips.ids,
+                strategy=strategy,
+                listener=listener,
+                look_inside=self.spec.inside,
+            )
+            if result is None:
+                return Outcome.STOPPED
+            results_lib.save_cell(self._result_path(cell), result)
+        return Outcome.FINISHED
+
+    def on_one_device(self) -> Callable[..., Outcome]:
+        """Returns `run_cell` for one device: the first GPU that this process sees, or the CPU."""
+        return functools.partial(self.run_cell, strategy=make_strategy(Strategy.ONE, environment={}))
+
+    def results(self) -> Results:
+        """Assembles the results of all cells, once they are finished.
+
+        Raises:
+          UserError: if the results of a cell are missing or damaged, or a clip cannot be read.
+        """
+        return assemble(self.clips, map(self._load_result, self.spec.cells()), audit=self._audit())
 
     def run_dir(self, cell: Cell) -> str:
         """Returns the folder of a cell's training and predictions."""
@@ -128,12 +235,11 @@ class Comparison:
     def _video_secs(self) -> tuple[float, float] | None:
         return reader.video_secs([self.clips])
 
-    def _finished(self, cell: Cell) -> CellResult | None:
-        path = pathlib.Path(self.run_dir(cell), CELL_FILENAME)
-        if not path.exists():
-            return None
-        run_lib.check_run(self.run_dir(cell), self._config(cell))
-        manifest = self.clips.manifest
+    def _result_path(self, cell: Cell) -> pathlib.Path:
+        return pathlib.Path(self.run_dir(cell), CELL_FILENAME)
+
+    def _load_result(self, cell: Cell) -> CellResult:
+        path, manifest = self._result_path(cell), self.clips.manifest
         try:
             found = results_lib.load_cell(
                 path,
@@ -146,39 +252,21 @@ class Comparison:
             raise UserError(f"{error}. Remove {path} to test again", *error.remedies) from error
         return found
 
-    def _run_cell(self, cell: Cell, listener: ComparisonListener) -> CellResult | None:
-        config, run_dir = self._config(cell), self.run_dir(cell)
-        recipe = Recipe(model=config.model, train=config.train)
-        forget_models()
-        with run_lib.open_run(run_dir, config):
-            train, test, changed = self._make_feeds(cell)
-            done = self._train(config, run_dir, train, test, listener=listener)
-            if not done.finished:
-                return None
-            result = cells.examine(
-                Subject(cell=cell, recipe=recipe, model=done.model, run_dir=run_dir),
-                train.clips,
-                test,
-                changed=changed,
-                all_ids=self.clips.ids,
-                strategy=self.strategy,
-                listener=listener,
-                look_inside=self.spec.inside,
-            )
-            if result is not None:
-                results_lib.save_cell(pathlib.Path(run_dir, CELL_FILENAME), result)
-        return result
-
-    def _make_feeds(self, cell: Cell) -> tuple[Feed, Feed, dict[str, Feed]]:
+    def _make_feeds(self, cell: Cell, strategy: tf.distribute.Strategy) -> tuple[Feed, Feed, dict[str, Feed]]:
         """Returns feeds to the devices: of the cell's training clips, of its test clips, and of changed ones."""
         is_test = self.parts[cell.split] == cell.part
         mixed = self.spec.recipes[cell.model].train.shuffle_shards
         of_features = self.clips.manifest.features is not None
-        cache = choose_cache(self.cache, self.clips.num_bytes, steps_are_short=of_features).cache
+        cache = choose_cache(
+            self.cache,
+            self.clips.num_bytes,
+            num_processes=self.num_processes,
+            steps_are_short=of_features,
+        ).cache
         train, test = (
             Feed(
                 dataclasses.replace(self.clips.select(chosen), shuffle_shards=mixed),
-                strategy=self.strategy,
+                strategy=strategy,
                 cache=cache,
                 skip_bad_records=self.skip_bad_records,
             )
@@ -186,7 +274,7 @@ class Comparison:
         )
         wanted = cells.interventions_of(cell, self.clips.manifest.format.num_frames)
         changed = {
-            name: Feed(clips.select(is_test), strategy=self.strategy, skip_bad_records=self.skip_bad_records)
+            name: Feed(clips.select(is_test), strategy=strategy, skip_bad_records=self.skip_bad_records)
             for name, clips in self.changed.items()
             if name in wanted
         }
@@ -199,26 +287,25 @@ class Comparison:
         train: Feed,
         test: Feed,
         *,
-        listener: ComparisonListener,
+        strategy: tf.distribute.Strategy,
+        listener: Listener,
     ) -> loop.Trained:
         def open_log(step: int) -> TensorBoardLog:
             log = TensorBoardLog(run_dir, start_step=step, writes=self.tensorboard)
-            log.hparams(run_lib.hparams(config) | {"devices": self.strategy.num_replicas_in_sync})
+            log.hparams(run_lib.hparams(config) | {"devices": strategy.num_replicas_in_sync})
             return log
 
         def make_evaluator(model: keras.Model) -> Callable[[], Any]:
             if not self.tensorboard:
                 return _NoEvaluation
-            return Evaluator(model, test, strategy=self.strategy, batch_size=cells.TEST_BATCH_SIZE)
+            return Evaluator(model, test, strategy=strategy, batch_size=cells.TEST_BATCH_SIZE)
 
-        state = loop.build_state(
-            config.model, config.train, num_clips=len(train.clips), strategy=self.strategy
-        )
+        state = loop.build_state(config.model, config.train, num_clips=len(train.clips), strategy=strategy)
         return loop.train(
             train,
             state,
             config.train,
-            strategy=self.strategy,
+            strategy=strategy,
             run_dir=run_dir,
             make_evaluator=make_evaluator,
             open_log=open_log,
@@ -283,10 +370,11 @@ def examine_runs(
             Feed(clips.select(tested), strategy=strategy, skip_bad_records=skip_bad_records),
             all_ids=clips.ids,
             strategy=strategy,
-            listener=listener,
+            listener=listener.of(cell),
         )
         if result is None:
             return None
+        listener.finish(cell)
         found.append(result)
     return assemble(clips, found, audit=None)
 
