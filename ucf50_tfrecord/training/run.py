@@ -84,7 +84,7 @@ class RunConfig:
             expect(
                 sizes[0] == sizes[1], "clip_format of the model's size", model=sizes[0], clip_format=sizes[1]
             )
-        shape = self.features.shape[1:] if self.features else ()
+        shape = self.features.frame_shape if self.features else ()
         expect(
             self.model.feature_shape == shape,
             f"a model of features {shape}",
