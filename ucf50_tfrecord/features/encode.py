@@ -13,6 +13,7 @@ import os
 import pathlib
 import queue
 from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -33,7 +34,7 @@ from ucf50_tfrecord.specs import AugmentSpec, FeatureFormat
 _FRAMES_PER_CALL = 64
 # The random changes of all views but the first. A shard's fingerprint covers them. They change no colors, as the
 # mean grey of a clip, about which contrast is scaled, depends on the number of cores in the last bits.
-_VIEW_CHANGES = {"horizontal_flip": True, "crop_area": 0.5}
+_VIEW_CHANGES: dict[str, Any] = {"horizontal_flip": True, "crop_area": 0.5}
 
 # Maps frames, uint8 [64, H, W, 3], to features, float16 [64, ...].
 Encode = Callable[[np.ndarray], tf.Tensor]
