@@ -174,10 +174,9 @@ class Feed:
     ) -> Iterator[Any]:
         """Returns a distributed iterator over batches of clips.
 
-        A replica receives each batch as a dictionary of the tensors index, label, position, mask and view (see
-        pipeline.index_batches), and of the tensors that `frames` needs. A compiled function may use the
-        iterator; run it inside `explained`, which turns TensorFlow's errors at unreadable records into a
-        UserError.
+        A replica receives each batch as a dictionary of the tensors that pipeline.index_batches lists, and of those
+        that `frames` needs. A compiled function may use the iterator; run it inside `explained`, which turns
+        TensorFlow's errors at unreadable records into a UserError.
 
         Args:
           batch_size: clips per global batch, over all workers and replicas.

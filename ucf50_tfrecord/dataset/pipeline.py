@@ -78,11 +78,13 @@ def epoch_order(clips: ClipIndex, *, seed: int | None, epoch: int) -> np.ndarray
     )
 
 
-def epoch_views(clips: ClipIndex, *, seed: int, epoch: int) -> np.ndarray:
-    """Returns the view of each clip that an epoch of training sees, int64 [N], drawn from (seed, epoch).
+def epoch_views(clips: ClipIndex, *, seed: int | None, epoch: int, view: int = 0) -> np.ndarray:
+    """Returns the number of the view that an epoch reads of each clip, int64 [N], in the order of the index.
 
-    The draw depends neither on the order of the clips nor on how batches are divided.
+    The views are drawn from (seed, epoch); without a seed, all are `view`.
     """
+    if seed is None:
+        return np.full(len(clips), view, np.int64)
     random = np.random.default_rng([seed, epoch, _VIEW_STREAM])
     return random.integers(clips.manifest.num_views, size=len(clips))
 
@@ -149,8 +151,8 @@ def index_batches(
       worker_slice: the part of each global batch that this worker reads. It is yielded as one batch for each
         of the worker's replicas, in the order of the replicas.
       usable: bool [N], False for clips that must not count; None means that all clips count.
-      view: number of the view of each clip, if the records hold several. With a seed it is not used: views are
-        drawn anew each epoch, see epoch_views.
+      view: number of the view of each clip, if the records hold several. With a seed it is not used, because
+        views are drawn anew each epoch.
 
     Returns:
       A tf.data.Dataset of dictionaries. B is batch_size divided by the number of all workers' replicas,
@@ -171,30 +173,26 @@ def index_batches(
     first_slot = worker_slice.worker * worker_slice.num_replicas * size
     mine = slice(first_slot, first_slot + worker_slice.num_replicas * size)
     labels = tf.constant(clips.labels)
-    names = ["index", "position", "mask", *(["view"] if clips.manifest.num_views > 1 else [])]
 
     def epoch_slots(epoch: np.ndarray) -> list[np.ndarray]:
-        """Returns `names` of this worker's slots in an epoch, each [batches, size]."""
+        """Returns index, position, mask and view of this worker's slots in an epoch, each [batches, size]."""
         order = epoch_order(clips, seed=seed, epoch=int(epoch))
         index, counts = epoch_batches(order, batch_size, num_parts)
         if usable is not None:
             counts &= usable[index]
         position = np.broadcast_to(np.arange(index.shape[1]) % batch_size, index.shape)
-        slots = {"index": index, "position": position, "mask": counts}
-        if "view" in names:
-            slots["view"] = (
-                np.full_like(index, view)
-                if seed is None
-                else epoch_views(clips, seed=seed, epoch=int(epoch))[index]
-            )
+        views = epoch_views(clips, seed=seed, epoch=int(epoch), view=view)[index]
         first = start_step % steps if epoch == start_step // steps else 0
-        return [slots[name][first:, mine].reshape(-1, size) for name in names]
+        return [slots[first:, mine].reshape(-1, size) for slots in (index, position, counts, views)]
 
     def epoch_dataset(epoch: tf.Tensor) -> tf.data.Dataset:
-        dtypes = [tf.bool if name == "mask" else tf.int64 for name in names]
+        dtypes = [tf.int64, tf.int64, tf.bool, tf.int64]
         slots = tf.numpy_function(epoch_slots, [epoch], dtypes, stateful=False)
-        batches = {name: tf.ensure_shape(part, [None, size]) for name, part in zip(names, slots)}
-        return tf.data.Dataset.from_tensor_slices(batches | {"label": tf.gather(labels, batches["index"])})
+        index, position, mask, views = (tf.ensure_shape(part, [None, size]) for part in slots)
+        batches = {"index": index, "label": tf.gather(labels, index), "position": position, "mask": mask}
+        if clips.manifest.num_views > 1:
+            batches["view"] = views
+        return tf.data.Dataset.from_tensor_slices(batches)
 
     last_epoch = tf.int64.max if seed is not None else 1
     dataset = tf.data.Dataset.range(start_step // steps, last_epoch).flat_map(epoch_dataset)

@@ -32,8 +32,8 @@ from ucf50_tfrecord.specs import AugmentSpec, FeatureFormat
 
 # Frames per call of the encoder: enough to fill a device, and few enough for its memory.
 _FRAMES_PER_CALL = 64
-# The random changes of all views but the first. A shard's fingerprint covers them. They change no colors, as the
-# mean grey of a clip, about which contrast is scaled, depends on the number of cores in the last bits.
+# The random changes of all views but the first, as fields of AugmentSpec. Fingerprints of shards cover them. Colors
+# are left alone: their change needs the mean grey of a clip, which may differ between hosts in the last bits.
 _VIEW_CHANGES: dict[str, Any] = {"horizontal_flip": True, "crop_area": 0.5}
 
 # Maps frames, uint8 [64, H, W, 3], to features, float16 [64, ...].
