@@ -233,10 +233,16 @@ def only_chief_speaks(is_chief: bool) -> contextlib.AbstractContextManager:
     return contextlib.nullcontext() if is_chief else contextlib.redirect_stdout(io.StringIO())
 
 
-def print_scores(title: str, plain: dict[str, float], shuffled: dict[str, float]) -> None:
-    """Prints a model's scores on clips with their frames in order and with their frames shuffled."""
+def print_scores(
+    title: str,
+    plain: dict[str, float],
+    shuffled: dict[str, float],
+    views: dict[str, float] | None = None,
+) -> None:
+    """Prints a model's scores on clips with their frames in order, with their frames shuffled, and over views."""
     say("", f"{title}:", "                     accuracy  macro F1")
-    for name, scores in (("frames in order", plain), ("frames shuffled", shuffled)):
+    rows = [("frames in order", plain), ("frames shuffled", shuffled)]
+    for name, scores in [*rows, *([("all views", views)] if views else [])]:
         say(f"  {name:<17}{scores['accuracy']:>12.4f}{scores['macro_f1']:>10.4f}")
 
 

@@ -21,6 +21,9 @@ _FOLDS = flags.DEFINE_string(
     "folds", None, "Folds to evaluate on. Default: the run's test folds, else its validation folds."
 )
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Clips a step, over all devices.", lower_bound=1)
+_TEST_VIEWS = flags.DEFINE_boolean(
+    "test_views", False, "Also score predictions that are averaged over all stored views of each clip."
+)
 _STRATEGY = flags.DEFINE_enum(
     "strategy",
     Strategy.AUTO,
@@ -57,6 +60,8 @@ def evaluate_again() -> None:
     config = run_lib.load_config(run_dir)
     manifest = manifest_lib.load(_DATA.value or config.data_dir)
     trained.check_fits(manifest, config)
+    if _TEST_VIEWS.value:
+        runner.check_views(manifest)
     folds = parse_folds(_FOLDS.value) if _FOLDS.value else config.scored_folds
     trained_on = sorted(set(folds) & set(config.train_folds))
     if trained_on:
@@ -80,14 +85,17 @@ def evaluate_again() -> None:
         model, feed, strategy=strategy, batch_size=_BATCH_SIZE.value, warn=terminal.warn
     )
     evaluations = list(evaluate.evaluate_each(runner.RUN_INTERVENTIONS).values())
+    evaluations += [evaluate.average_views()] if _TEST_VIEWS.value else []
 
     runner.save_predictions(folder / run_lib.PREDICTIONS_FILENAME, evaluations)
-    plain, shuffled = evaluations
+    plain, shuffled, *averaged = evaluations
+    views = averaged[0].scores if averaged else None
     storage.write_json(
         folder / run_lib.SUMMARY_FILENAME,
         plain.scores
         | {
             "shuffled": shuffled.scores,
+            "views": views,
             "weights": weights,
             "num_clips": len(plain.clips),
             "folds": folds,
@@ -101,6 +109,7 @@ def evaluate_again() -> None:
         f"{config.model.name} on {len(plain.clips)} clips of folds {format_folds(folds)}",
         plain.scores,
         shuffled.scores,
+        views,
     )
     terminal.say(f"Results:     {folder}")
 

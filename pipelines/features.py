@@ -81,7 +81,7 @@ def encode(source: Manifest) -> Manifest | None:
     expect(not remote.is_remote(data_dir), "a local --features_data", features_data=data_dir)
     _check_same(data_dir, planned.features)
     run = functools.partial(encode_lib.run_encoder, encoders=encoders)
-    with EncodingDisplay(source, data_dir) as display:
+    with EncodingDisplay(source, data_dir, spec.num_views) as display:
         built = convert.build(planned, data_dir, run, display)
     display.print_result(built)
     return built
@@ -112,7 +112,8 @@ def encode_changed(plain: Manifest) -> dict[str, Manifest]:
     encoders = _on_each_device(lambda: reload_encoder(plain.features, source.format, allowed_code=allowed))
     built = {}
     for name in [entry.name for entry in INTERVENTIONS.values() if entry.needs_pixels]:
-        planned = encode_lib.plan_features(source, dataclasses.replace(plain.features, intervention=name))
+        changed = dataclasses.replace(plain.features, intervention=name, num_views=1)
+        planned = encode_lib.plan_features(source, changed)
         data_dir = f"{plain.data_dir.rstrip('/')}-{name}"
 
         def run(jobs, data_dir, on_clips, name=name):
@@ -155,14 +156,14 @@ def _check_same(data_dir: str, asked: FeatureFormat) -> None:
 class EncodingDisplay(convert.BuildDisplay):
     """Shows the progress and the result of an encoding, in frames."""
 
-    def __init__(self, source: Manifest, data_dir: str):
+    def __init__(self, source: Manifest, data_dir: str, num_views: int = 1):
         super().__init__(
             data_dir,
             source.num_clips,
             verb="encoding",
             items="clips",
             unit="frame",
-            units_per_item=source.format.num_frames,
+            units_per_item=source.format.num_frames * num_views,
         )
 
     def print_result(self, built: Manifest | None) -> None:

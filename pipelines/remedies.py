@@ -34,6 +34,7 @@ FEATURE_FLAGS = {
     "size": "encoder_size",
     "grid": "feature_grid",
     "precision": "feature_precision",
+    "num_views": "feature_views",
 }
 _CHANGES = {Change.SMALLER: "a smaller", Change.LARGER: "a larger", Change.OTHER: "another"}
 _PURPOSES = {

@@ -71,8 +71,11 @@ def main() -> None:
 
     console.load_tensorflow()
     from ucf50_tfrecord import job as job_lib
+    from ucf50_tfrecord.evaluation import runner
     from ucf50_tfrecord.training import strategy as strategy_lib
 
+    if options.test_views:
+        runner.check_views(manifest)
     with contextlib.ExitStack() as stack:
         strategy = start_devices(stack, uses_workers)
         display = console.TrainingDisplay()
@@ -214,7 +217,7 @@ def print_summary(summary: Summary, run_dir: str) -> None:
         f"{summary.model}, {summary.params:,} parameters, after {summary.trained_epochs} epochs, "
         f"{chosen}on {summary.num_clips} clips of folds {format_folds(summary.folds)}"
     )
-    console.print_scores(title, to_json(summary), to_json(summary.shuffled))
+    console.print_scores(title, to_json(summary), to_json(summary.shuffled), to_json(summary.views))
     tensorboard = remedies.shell_command([remedies.python(), "-m", "tensorboard.main", "--logdir", run_dir])
     terminal.say(f"Run:         {run_dir}", f"TensorBoard: {tensorboard}")
 

@@ -197,7 +197,7 @@ def print_scores(run_dir: str) -> None:
         f"  {summary.params:,} parameters; {trained_on} training clips, {summary.trained_epochs} epochs"
     )
     title = f"{summary.num_clips} clips of folds {format_folds(summary.folds)} ({summary.split})"
-    console.print_scores(title, to_json(summary), to_json(summary.shuffled))
+    console.print_scores(title, to_json(summary), to_json(summary.shuffled), to_json(summary.views))
     terminal.say("")
 
 

@@ -263,7 +263,7 @@ def run(
         listener=listener,
     )
     strategy_lib.wait_for_workers(job.strategy)  # until the chief has saved the best weights
-    evaluations = _evaluate(job, trained, evaluators, listener.should_stop)
+    evaluations = _evaluate(job, trained, evaluators, options, listener.should_stop)
     summary = None
     if evaluations is not None:
         summary = summarize(job, trained, evaluations)
@@ -287,17 +287,18 @@ def _evaluate(
     job: Job,
     trained: loop.Trained,
     evaluators: Sequence[Callable[[keras.Model], runner.Evaluator]],
+    options: run_lib.RunOptions,
     should_stop: Callable[[], bool],
 ) -> dict[_Split, list[runner.Evaluation]] | None:
     """Scores the model of a finished training on the validation clips and, if there are any, the test clips.
 
     Each split is evaluated once per intervention in runner.RUN_INTERVENTIONS (an intervention is a change of
-    the clips, such as shuffled frames). The last weights are scored: weights that were chosen by their
+    the clips, such as shuffled frames) and, if `options` ask for it, averaged over the clips' views. The last weights are scored: weights that were chosen by their
     validation scores would make these scores too good. With early stopping, which needs test folds, the
     weights of the best epoch are scored.
 
     Returns:
-      A dictionary from split to its evaluations, in the order of RUN_INTERVENTIONS. The first split is the
+      A dictionary from split to its evaluations, in the order of RUN_INTERVENTIONS, VIEWS last. The first split is the
       one that the summary reports: "test" if there are test folds. None if the training is not finished, or
       if `should_stop` returns True between evaluations.
     """
@@ -310,7 +311,8 @@ def _evaluate(
         evaluate["test"] = evaluators[1](trained.model)
     evaluate["validation"] = trained.evaluate
     found: dict[_Split, list[runner.Evaluation]] = {split: [] for split in evaluate}
-    for split, name in itertools.product(evaluate, runner.RUN_INTERVENTIONS):
+    names = [*runner.RUN_INTERVENTIONS, *([runner.VIEWS] if options.test_views else [])]
+    for split, name in itertools.product(evaluate, names):
         if any(strategy_lib.gather_from_workers(job.strategy, int(should_stop()))):
             return None
         found[split].append(evaluate[split](name))
@@ -328,14 +330,15 @@ def summarize(
 ) -> run_lib.Summary:
     """Builds the contents of summary.json for a job whose training and evaluations are finished."""
     config = job.config
-    (split, (plain, shuffled)), *others = evaluations.items()
+    (split, (plain, shuffled, *views)), *others = evaluations.items()
     scores: dict[str, Any] = plain.scores | {
-        name: run_lib.Scores(**other.scores) for name, (other, _) in others
+        name: run_lib.Scores(**other.scores) for name, (other, *_) in others
     }
     return run_lib.Summary(
         **scores,
         split=split,
         shuffled=run_lib.Scores(**shuffled.scores),
+        views=run_lib.Scores(**views[0].scores) if views else None,
         num_clips=len(plain.clips),
         folds=config.scored_folds,
         weights=trained_lib.scored_weights(config),

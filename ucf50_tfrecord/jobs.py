@@ -94,7 +94,8 @@ class EncodeJob:
     features: the format of the features.
     sources: the state of the videos' files, as in the sidecar of the shard of frames.
     fingerprint: hex sha256 of everything that decides the features: the sha256 of the shard of frames, their
-      format, record.SCHEMA_VERSION, and the format of the features, which names the encoder's weights.
+      format, record.SCHEMA_VERSION, the format of the features, which names the encoder's weights, and the
+      settings of further views, if there are any.
     """
 
     frames_dir: str

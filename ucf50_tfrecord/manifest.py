@@ -82,6 +82,11 @@ class Manifest:
         return self.features or self.format
 
     @property
+    def num_views(self) -> int:
+        """Number of views of each clip in its record; 1 unless features of several views are stored."""
+        return self.features.num_views if self.features else 1
+
+    @property
     def origin(self) -> str:
         """The folder of the files that the shards were made from."""
         return self.frames_dir or self.videos_dir
@@ -340,6 +345,7 @@ def repair_remedy(manifest: Manifest) -> Remedy:
             size=f"{stored.height}x{stored.width}",
             grid=stored.grid,
             precision=str(stored.precision),
+            num_views=stored.num_views,
         )
     options = {
         field.name: getattr(spec, field.name)

@@ -163,7 +163,7 @@ def encode_features(payload: bytes, features: np.ndarray, place: Place | str) ->
 
     Args:
       payload: the payload of the record of frames.
-      features: the features, float16 [T, ...].
+      features: the features, float16 [T, ...], or [K, T, ...] of K views of the clip.
       place: the position of the record of frames, or a name of it, for error messages.
 
     Raises:
@@ -307,7 +307,7 @@ def decode(payload: bytes, place: Place | str = "The record") -> dict[str, Any]:
     Returns:
       A dictionary from feature key to value: a list of bytes, int or float. Only the frames, under the key
       VIDEO, are an array, uint8 [T, H, W, 3], whatever their encoding; or the features, under the key
-      FEATURES, float16 [T, ...].
+      FEATURES, float16 [T, ...] or, of K views, [K, T, ...].
 
     Raises:
       UserError: if the payload is not that of a clip, or a frame cannot be decoded.

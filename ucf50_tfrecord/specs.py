@@ -45,6 +45,7 @@ MAX_FOLD = 9999  # also the largest number of a recording group, which may becom
 MAX_CLIP_BYTES = 1 << 30
 MAX_CLASSES = 1 << 16
 MAX_FEATURES = 1 << 16
+MAX_VIEWS = 64
 # Default of the largest size of the pixels in one shard.
 DEFAULT_SHARD_BYTES = 32 << 20
 
@@ -175,6 +176,12 @@ class FeatureSpec:
         1, "Average features over the cells of a grid of this many cells per side.", Range(1, 16)
     )
     precision: str = setting(Precision.FLOAT32, "Precision in which the encoder computes.")
+    num_views: int = setting(
+        1,
+        "Views of each clip to store: the clip itself, and random crops of it, half of them mirrored. Training "
+        "draws one of them per clip and epoch.",
+        Range(1, MAX_VIEWS),
+    )
 
     def __post_init__(self):
         check_settings(self)
@@ -191,7 +198,7 @@ class FeatureSpec:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FeatureFormat:
     """The format of stored features: float16 of shape [num_frames, num_features], or with a grid
-    [num_frames, grid, grid, num_features].
+    [num_frames, grid, grid, num_features]. With several views of each clip, their number comes first in the shape.
 
     encoder: the encoder, as FeatureSpec names it.
     weights: hex sha256 of the encoder's weights.
@@ -199,6 +206,7 @@ class FeatureFormat:
     grid, precision: as in FeatureSpec.
     intervention: the change of the clips before they were encoded, see evaluation.interventions; "none" if they
       are as stored.
+    num_views: number of views of each clip, see features.encode.make_view. View 0 is the clip as it is stored.
     """
 
     encoder: str
@@ -210,6 +218,8 @@ class FeatureFormat:
     grid: int = 1
     precision: str = Precision.FLOAT32
     intervention: str = "none"
+    # Left out of JSON while it is 1, so that datasets of one view keep their fingerprints.
+    num_views: int = dataclasses.field(default=1, metadata={"omit_default": True})
 
     dtype: ClassVar[str] = "float16"
 
@@ -218,6 +228,13 @@ class FeatureFormat:
         expect_clip_size(self.num_frames, self.height, self.width)
         expect(re.fullmatch("[0-9a-f]{64}", self.weights) is not None, "a sha256", weights=self.weights)
         expect(1 <= self.grid <= 16, "a grid of 1 to 16 cells per side", grid=self.grid)
+        expect(1 <= self.num_views <= MAX_VIEWS, f"1 to {MAX_VIEWS} views", num_views=self.num_views)
+        expect(
+            self.num_views == 1 or self.intervention == "none",
+            "one view of clips that an intervention changes",
+            num_views=self.num_views,
+            intervention=self.intervention,
+        )
         expect(
             1 <= self.num_features <= MAX_FEATURES,
             f"1 to {MAX_FEATURES} features",
@@ -230,19 +247,26 @@ class FeatureFormat:
         )
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def frame_shape(self) -> tuple[int, ...]:
+        """The shape of one frame's features: (F,) or (grid, grid, F)."""
         cells = (self.grid, self.grid) if self.grid > 1 else ()
-        return self.num_frames, *cells, self.num_features
+        return *cells, self.num_features
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        views = (self.num_views,) if self.num_views > 1 else ()
+        return *views, self.num_frames, *self.frame_shape
 
     @property
     def num_bytes(self) -> int:
-        """Size of one clip's features, in bytes."""
+        """Size of one clip's features, of all views, in bytes."""
         return 2 * math.prod(self.shape)
 
     def __str__(self) -> str:
         changed = f" under {self.intervention}" if self.intervention != "none" else ""
-        shape = "x".join(map(str, self.shape))
-        return f"{shape} features of {self.encoder} at {self.height}x{self.width}{changed}"
+        views = f"{self.num_views} views of " if self.num_views > 1 else ""
+        shape = "x".join(map(str, (self.num_frames, *self.frame_shape)))
+        return f"{views}{shape} features of {self.encoder} at {self.height}x{self.width}{changed}"
 
 
 # The format of what a record holds for each clip: frames, or features of frames.
@@ -600,9 +624,16 @@ def shorten(text: str, length: int, *, keep_end: bool = False) -> str:
 
 
 def to_json(value: Any) -> Any:
-    """Turns a dataclass instance, or a dict or sequence of these, into values that json.dumps accepts."""
+    """Turns a dataclass instance, or a dict or sequence of these, into values that json.dumps accepts.
+
+    A field with "omit_default" in its metadata is left out while it has its default.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {
+            field.name: to_json(getattr(value, field.name))
+            for field in dataclasses.fields(value)
+            if not ("omit_default" in field.metadata and getattr(value, field.name) == field.default)
+        }
     if isinstance(value, dict):
         return {str(key): to_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -47,7 +47,7 @@ def _features(stored: StoredFormat, classes: tuple[str, ...]) -> dict[str, Any]:
 
     TensorFlow Datasets parses records as `tf.train.Example`, so it sees the features in the context: scalar
     label, group, fold and media id, and `video`, uint8 [T, H, W, 3], if frames are stored raw, or the features,
-    float16 [T, ...], in place of frames.
+    float16 [T, ...] or, of K views, [K, T, ...], in place of frames.
     """
     package = "tensorflow_datasets.core.features"
 

@@ -8,6 +8,7 @@ from tensorflow.python.framework import kernels
 
 from tests.dataset.helpers import EVERY_AUGMENTATION
 from ucf50_tfrecord.dataset.augment import augment, take_frames
+from ucf50_tfrecord.dataset.pipeline import take_view
 
 SHAPE = (4, 6, 16, 20, 3)
 VIDEO = tf.TensorSpec(SHAPE, tf.uint8)
@@ -85,3 +86,12 @@ def test_resident_clips_are_gathered_on_gpus(data_dir):
         feed._residents[0].scatter_update(tf.IndexedSlices(video, index))
 
     assert missing(keep, tf.TensorSpec((4, 5, 16, 24, 3), tf.uint8), INDEX) == set()
+
+
+def test_views_of_features_are_taken_on_gpus():
+    features = tf.TensorSpec([4, 3, 6, 8], tf.float16)  # [B, K, T, F]
+    taken = tf.function(lambda video, view: take_view({"video": video, "view": view}))
+    assert not missing(taken, features, INDEX)
+    resident = tf.Variable(tf.zeros(features.shape, features.dtype))
+    gathered = tf.function(lambda index: tf.gather_nd(resident, tf.stack([index, index], axis=1)))
+    assert not missing(gathered, INDEX)

@@ -139,8 +139,9 @@ def test_changed_clips_are_encoded_as_the_intervention_shows_them(data_dir, chan
     assert len({built.fingerprint for built in changed_dirs.values()}) == len(PIXELS)
 
 
-def test_a_comparison_tests_heads_on_changed_clips(grid_dir, changed_dirs, tmp_path):
-    built = manifest.load(str(grid_dir))
+@pytest.mark.parametrize("num_views", [1, 2])
+def test_a_comparison_tests_heads_on_changed_clips(data_dir, changed_dirs, tmp_path, num_views):
+    built = build(data_dir, tmp_path / "features", grid=3, num_views=num_views)
     settings = {name: recipes.load(f"features_{name}") | {"epochs": 1} for name in ("frame_pool", "lstm")}
     spec = ComparisonSpec(
         recipes={
@@ -154,9 +155,9 @@ def test_a_comparison_tests_heads_on_changed_clips(grid_dir, changed_dirs, tmp_p
         orders=(),
     )
     comparison = compare.Comparison(
-        folder=str(tmp_path),
+        folder=str(tmp_path / "out"),
         spec=spec,
-        clips=clips_of(grid_dir),
+        clips=clips_of(tmp_path / "features"),
         changed={name: load_clips(found, found.folds) for name, found in changed_dirs.items()},
         tensorboard=False,
     )

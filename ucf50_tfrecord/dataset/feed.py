@@ -169,37 +169,39 @@ class Feed:
         if cache != Cache.NONE:
             self._load(on_loaded)
 
-    def iterator(self, *, batch_size: int, seed: int | None = None, start_step: int = 0) -> Iterator[Any]:
+    def iterator(
+        self, *, batch_size: int, seed: int | None = None, start_step: int = 0, view: int = 0
+    ) -> Iterator[Any]:
         """Returns a distributed iterator over batches of clips.
 
-        A replica receives each batch as a dictionary of the tensors index, label, position and mask (see
-        pipeline.index_batches), and of the tensors that `frames` needs. A compiled function may use the
-        iterator; run it inside `explained`, which turns TensorFlow's errors at unreadable records into a
-        UserError.
+        A replica receives each batch as a dictionary of the tensors that pipeline.index_batches lists, and of those
+        that `frames` needs. A compiled function may use the iterator; run it inside `explained`, which turns
+        TensorFlow's errors at unreadable records into a UserError.
 
         Args:
           batch_size: clips per global batch, over all workers and replicas.
           seed: seed of the shuffling, with which the batches are endless; None gives every clip once, in
             order.
           start_step: number of the first global batch, counted from the start of epoch 0.
+          view: number of the clips' view, if the records hold several and there is no seed, which draws them.
         """
         make = functools.partial(
-            self._worker_dataset, batch_size=batch_size, seed=seed, start_step=start_step
+            self._worker_dataset, batch_size=batch_size, seed=seed, start_step=start_step, view=view
         )
         return iter(self._strategy.distribute_datasets_from_function(make))
 
     def batches(
-        self, *, batch_size: int, seed: int | None = None, start_step: int = 0
+        self, *, batch_size: int, seed: int | None = None, start_step: int = 0, view: int = 0
     ) -> Generator[dict[str, Any]]:
         """Yields the same batches as `iterator`, but raises a UserError at an unreadable record.
 
         Args:
-          batch_size, seed, start_step: as in `iterator`.
+          batch_size, seed, start_step, view: as in `iterator`.
 
         Raises:
           UserError: if a record cannot be read and is not skipped.
         """
-        iterator = self.iterator(batch_size=batch_size, seed=seed, start_step=start_step)
+        iterator = self.iterator(batch_size=batch_size, seed=seed, start_step=start_step, view=view)
         while True:
             with self.explained():
                 batch = next(iterator, None)
@@ -210,7 +212,8 @@ class Feed:
     def frames(self, batch: dict[str, tf.Tensor]) -> tf.Tensor:
         """Returns the frames of a replica's batch, uint8 [B, T, H, W, 3], wherever they are kept.
 
-        If the shards hold features in place of frames, these are returned, float16 [B, T, ...].
+        If the shards hold features in place of frames, these are returned, float16 [B, T, ...]; of several views,
+        the one that the batch names.
 
         Call this method inside a training or evaluation step, in the replica's context.
 
@@ -218,11 +221,14 @@ class Feed:
           batch: the replica's batch, a dictionary of tensors from `iterator`.
         """
         if not self._residents:
-            return batch["video"]
+            return pipeline.take_view(batch)
         replica = tf.get_static_value(
             tf.convert_to_tensor(tf.distribute.get_replica_context().replica_id_in_sync_group)
         )
-        return tf.gather(self._residents[replica % len(self._residents)], batch["index"])
+        resident = self._residents[replica % len(self._residents)]
+        if "view" in batch:
+            return tf.gather_nd(resident, tf.stack([batch["index"], batch["view"]], axis=1))
+        return tf.gather(resident, batch["index"])
 
     def describe_skipped(self) -> Advice:
         """Returns a warning that states why clips were skipped, and how to repair their shards."""
@@ -255,7 +261,13 @@ class Feed:
         return Advice("Faster storage or more CPU cores help", *remedies)
 
     def _worker_dataset(
-        self, context: tf.distribute.InputContext, *, batch_size: int, seed: int | None, start_step: int
+        self,
+        context: tf.distribute.InputContext,
+        *,
+        batch_size: int,
+        seed: int | None,
+        start_step: int,
+        view: int,
     ) -> tf.data.Dataset:
         usable = np.ones(len(self.clips), bool)
         if self.cache != Cache.NONE:
@@ -271,6 +283,7 @@ class Feed:
                 num_replicas=self._strategy.num_replicas_in_sync // context.num_input_pipelines,
             ),
             usable=usable,
+            view=view,
         )
         if self.cache == Cache.NONE:
             return pipeline.read_frames(batches, self._reader)
@@ -307,18 +320,19 @@ def read_clips(clips: ClipIndex) -> np.ndarray:
       clips: the index of the clips.
 
     Returns:
-      The clips' frames in the order of the index, uint8 [N, T, H, W, 3]; or their features, float16 [N, T, ...].
-      Clips with unreadable records are black.
+      The clips' frames in the order of the index, uint8 [N, T, H, W, 3]; or their features, float16 [N, T, ...],
+      of view 0, the plain clip, if there are several. Clips with unreadable records are black.
 
     Raises:
       UserError: if a frame cannot be decoded although its record is sound.
     """
     if not len(clips):
-        return np.zeros((0, *clips.manifest.stored.shape), clips.manifest.stored.dtype)
+        shape = clips.manifest.stored.shape
+        return np.zeros((0, *shape[clips.manifest.num_views > 1 :]), clips.manifest.stored.dtype)
     reader = ClipReader(_in_order(clips), skip_bad_records=True)
     dataset = pipeline.read_frames(pipeline.index_batches(clips, batch_size=len(clips)), reader)
     with _explained(reader):
-        return next(iter(dataset))["video"].numpy()
+        return pipeline.take_view(next(iter(dataset))).numpy()
 
 
 def read_in_batches(clips: ClipIndex) -> Iterator[np.ndarray]:

@@ -28,6 +28,7 @@ from ucf50_tfrecord.errors import expect
 _MAX_BYTES_IN_WORK = 256 << 20
 _PREFETCHED_BATCHES = 2
 _ANNOUNCED_BATCHES = 256
+_VIEW_STREAM = 1  # separates the random numbers for views from those for the order
 # Number of parallel requests to an object store, where a request takes time but little work.
 _PARALLEL_REQUESTS = 16
 
@@ -77,6 +78,17 @@ def epoch_order(clips: ClipIndex, *, seed: int | None, epoch: int) -> np.ndarray
     )
 
 
+def epoch_views(clips: ClipIndex, *, seed: int | None, epoch: int, view: int = 0) -> np.ndarray:
+    """Returns the number of the view that an epoch reads of each clip, int64 [N], in the order of the index.
+
+    The views are drawn from (seed, epoch); without a seed, all are `view`.
+    """
+    if seed is None:
+        return np.full(len(clips), view, np.int64)
+    random = np.random.default_rng([seed, epoch, _VIEW_STREAM])
+    return random.integers(clips.manifest.num_views, size=len(clips))
+
+
 def epoch_batches(order: np.ndarray, batch_size: int, num_parts: int) -> tuple[np.ndarray, np.ndarray]:
     """Cuts the clips of an epoch into batches that can be divided evenly among replicas.
 
@@ -124,6 +136,7 @@ def index_batches(
     start_step: int = 0,
     worker_slice: WorkerSlice = WorkerSlice(),
     usable: np.ndarray | None = None,
+    view: int = 0,
 ) -> tf.data.Dataset:
     """Builds the dataset of one worker's batches, with the clips' indices and labels but without frames.
 
@@ -138,6 +151,8 @@ def index_batches(
       worker_slice: the part of each global batch that this worker reads. It is yielded as one batch for each
         of the worker's replicas, in the order of the replicas.
       usable: bool [N], False for clips that must not count; None means that all clips count.
+      view: number of the view of each clip, if the records hold several. With a seed it is not used, because
+        views are drawn anew each epoch.
 
     Returns:
       A tf.data.Dataset of dictionaries. B is batch_size divided by the number of all workers' replicas,
@@ -146,6 +161,7 @@ def index_batches(
         label: int32 [B], the label of the clip's class.
         position: int64 [B], the clip's position in the global batch, below batch_size.
         mask: bool [B], False for padding and for clips that are not usable.
+        view: int64 [B], number of the clip's view. Only if the records hold several views.
 
     Raises:
       UserError: if there is no clip, or the batch size is not positive.
@@ -159,19 +175,23 @@ def index_batches(
     labels = tf.constant(clips.labels)
 
     def epoch_slots(epoch: np.ndarray) -> list[np.ndarray]:
-        """Returns index, position and mask of this worker's slots in an epoch, each [batches, size]."""
+        """Returns index, position, mask and view of this worker's slots in an epoch, each [batches, size]."""
         order = epoch_order(clips, seed=seed, epoch=int(epoch))
         index, counts = epoch_batches(order, batch_size, num_parts)
         if usable is not None:
             counts &= usable[index]
         position = np.broadcast_to(np.arange(index.shape[1]) % batch_size, index.shape)
+        views = epoch_views(clips, seed=seed, epoch=int(epoch), view=view)[index]
         first = start_step % steps if epoch == start_step // steps else 0
-        return [slots[first:, mine].reshape(-1, size) for slots in (index, position, counts)]
+        return [slots[first:, mine].reshape(-1, size) for slots in (index, position, counts, views)]
 
     def epoch_dataset(epoch: tf.Tensor) -> tf.data.Dataset:
-        slots = tf.numpy_function(epoch_slots, [epoch], [tf.int64, tf.int64, tf.bool], stateful=False)
-        index, position, mask = (tf.ensure_shape(part, [None, size]) for part in slots)
+        dtypes = [tf.int64, tf.int64, tf.bool, tf.int64]
+        slots = tf.numpy_function(epoch_slots, [epoch], dtypes, stateful=False)
+        index, position, mask, views = (tf.ensure_shape(part, [None, size]) for part in slots)
         batches = {"index": index, "label": tf.gather(labels, index), "position": position, "mask": mask}
+        if clips.manifest.num_views > 1:
+            batches["view"] = views
         return tf.data.Dataset.from_tensor_slices(batches)
 
     last_epoch = tf.int64.max if seed is not None else 1
@@ -185,8 +205,10 @@ def index_batches(
 def read_frames(batches: tf.data.Dataset, reader: ClipReader) -> tf.data.Dataset:
     """Adds to each batch the clips' frames from the shards, as `video`, uint8 [B, T, H, W, 3].
 
-    If the shards hold features in place of frames, `video` are the features, float16 [B, T, ...]. The mask becomes False for clips that the reader skips. In memory are the batches that are read in
-    parallel (one per core while they fit into 256 MB, at least two), and two finished batches.
+    If the shards hold features in place of frames, `video` are the features, float16 [B, T, ...], or of all K
+    views, [B, K, T, ...]; take_view then picks one. The mask becomes False for clips that the reader skips. In
+    memory are the batches that are read in parallel (one per core while they fit into 256 MB, at least two), and
+    two finished batches.
 
     Args:
       batches: a dataset as index_batches returns it.
@@ -234,6 +256,13 @@ def read_frames(batches: tf.data.Dataset, reader: ClipReader) -> tf.data.Dataset
     return batches.prefetch(_PREFETCHED_BATCHES)
 
 
+def take_view(batch: dict[str, tf.Tensor]) -> tf.Tensor:
+    """Returns the `video` of a batch: of the view that the batch names, [B, T, ...], if it holds several."""
+    if "view" not in batch:
+        return batch["video"]
+    return tf.gather(batch["video"], batch["view"], axis=1, batch_dims=1)
+
+
 def labelled_batches(clips: ClipIndex, *, batch_size: int, seed: int | None = None) -> tf.data.Dataset:
     """Returns a dataset of clips and labels for keras.Model.fit, keras.Model.evaluate and custom loops.
 
@@ -248,8 +277,9 @@ def labelled_batches(clips: ClipIndex, *, batch_size: int, seed: int | None = No
 
     Returns:
       A tf.data.Dataset of tuples (frames, labels): uint8 [B, T, H, W, 3], or features float16 [B, T, ...] if
-      the shards hold these, and int32 [B]. Iterating over it
-      raises tf.errors.OpError at a record that cannot be read.
+      the shards hold these, and int32 [B]. Of several views, each epoch draws one per clip if there is a seed;
+      else view 0, the plain clip, is taken. Iterating over it raises tf.errors.OpError at a record that cannot be
+      read.
 
     Raises:
       UserError: if there is no clip, or the batch size is not positive.
@@ -258,7 +288,7 @@ def labelled_batches(clips: ClipIndex, *, batch_size: int, seed: int | None = No
 
     def select(batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         count = tf.math.count_nonzero(batch["mask"])  # padding comes last
-        return batch["video"][:count], batch["label"][:count]
+        return take_view(batch)[:count], batch["label"][:count]
 
     steps = num_steps(len(clips), batch_size) if seed is None else tf.data.INFINITE_CARDINALITY
     labelled = batches.map(select).prefetch(_PREFETCHED_BATCHES)

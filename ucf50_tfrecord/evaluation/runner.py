@@ -24,9 +24,11 @@ from ucf50_tfrecord.dataset.feed import Feed, read_clips
 from ucf50_tfrecord.errors import UserError, expect
 from ucf50_tfrecord.evaluation import interventions, metrics
 from ucf50_tfrecord.evaluation.interventions import FIRST_SHUFFLE, PLAIN
+from ucf50_tfrecord.manifest import Manifest
 from ucf50_tfrecord.parsing import Count, Finite, Int64, Name
 
 RUN_INTERVENTIONS = (PLAIN, FIRST_SHUFFLE)  # a run is scored under each of these interventions
+VIEWS = "views"  # stands for the average over a clip's views, where others name an intervention
 _MAX_PREDICTIONS_BYTES = 1 << 30  # with 50 classes, a million lines take half of it
 
 
@@ -36,7 +38,7 @@ class Evaluation:
 
     clips: index of the clips.
     logits: the model's logits, float32 [N, C], in the order of `clips`.
-    intervention: name of the change of the clips that the model got; PLAIN is none.
+    intervention: name of the change of the clips that the model got; PLAIN is none, VIEWS an average over views.
     """
 
     clips: ClipIndex
@@ -116,17 +118,36 @@ class Evaluator:
         self._forward = forward
 
     def __call__(self, name: str = PLAIN) -> Evaluation:
-        """Evaluates all clips under the intervention `name`; see `evaluate_each`."""
-        return self.evaluate_each([name])[name]
+        """Evaluates all clips under the intervention `name` or, for VIEWS, averaged over their views."""
+        return self.average_views() if name == VIEWS else self.evaluate_each([name])[name]
+
+    def average_views(self) -> Evaluation:
+        """Evaluates all views of all clips, and averages the probabilities that each clip's views get.
+
+        Averaged softmax scores are the custom of testing on several views of a video (Feichtenhofer et al. 2019,
+        "SlowFast Networks for Video Recognition").
+
+        Returns:
+          An evaluation whose logits are the logarithms of the averaged probabilities.
+
+        Raises:
+          UserError: as evaluate_each does.
+        """
+        num_views = self._feed.clips.manifest.num_views
+        found = [self.evaluate_each([PLAIN], view=view)[PLAIN] for view in range(num_views)]
+        logs = special.log_softmax([part.logits.astype(np.float64) for part in found], axis=2)
+        average = special.logsumexp(logs, axis=0) - np.log(num_views)
+        return dataclasses.replace(found[0], logits=average.astype(np.float32), intervention=VIEWS)
 
     def evaluate_each(
-        self, names: Sequence[str], should_stop: Callable[[], bool] = lambda: False
+        self, names: Sequence[str], should_stop: Callable[[], bool] = lambda: False, *, view: int = 0
     ) -> dict[str, Evaluation] | None:
         """Evaluates all clips under several interventions, in one pass over the clips.
 
         Args:
           names: names of the interventions, out of those that the evaluator was made for.
           should_stop: called after each batch; if it returns True, the evaluation stops.
+          view: number of the clips' view, if the records hold several; 0 is the plain clip.
 
         Returns:
           A dictionary from each intervention's name to the evaluation, without the clips that the feed skips;
@@ -142,7 +163,7 @@ class Evaluator:
         clips, functions = self._feed.clips, self._functions
         logits = np.full((len(clips), len(names), len(clips.manifest.classes)), np.nan, np.float32)
         seen = np.zeros(len(clips), bool)
-        for batch in self._feed.batches(batch_size=self._batch_size):
+        for batch in self._feed.batches(batch_size=self._batch_size, view=view):
             for place, which in enumerate(chosen):
                 outputs, index, mask = (value.numpy() for value in self._forward(batch, which, functions))
                 counts = mask.astype(bool)
@@ -150,7 +171,7 @@ class Evaluator:
                 seen[index[counts]] = True
             if should_stop():
                 return None
-        if self._feed.skipped:
+        if self._feed.skipped and view == 0:  # all views of a clip are in one record
             self._warn(self._feed.describe_skipped())
         expect(bool(seen.any()), "at least 1 clip that can be read", skipped=len(self._feed.skipped))
         bad = (~np.isfinite(logits[seen])).any(axis=(1, 2)).sum()
@@ -195,13 +216,22 @@ class Evaluator:
             return None  # the features are all that training needs
 
 
+def check_views(manifest: Manifest) -> None:
+    """Raises UserError unless a dataset's records hold several views, over which predictions can be averaged."""
+    expect(
+        manifest.num_views > 1,
+        f"clips with several views for test_views, as feature_views=4 stores them, in {manifest.data_dir}",
+        feature_views=manifest.num_views,
+    )
+
+
 class SavedPrediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A line of predictions.jsonl: a model's prediction for one clip under one intervention.
 
     It is a msgspec.Struct because the line has a field named class, which is no name in Python.
 
     clip_id: id of the clip.
-    intervention: name of the change of the clip that the model got; "perturbation" in the file.
+    intervention: name of the change of the clip that the model got, as in Evaluation; "perturbation" in the file.
     fold: fold of the clip.
     group: recording group of the clip; record.UNKNOWN_GROUP if it has none.
     label, class_name: index and name of the clip's class.

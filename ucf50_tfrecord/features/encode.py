@@ -13,12 +13,14 @@ import os
 import pathlib
 import queue
 from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import record, storage, tfrecord
+from ucf50_tfrecord.dataset import augment
 from ucf50_tfrecord.dataset.clips import ClipIndex
 from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.evaluation import interventions
@@ -26,10 +28,13 @@ from ucf50_tfrecord.features.encoders import FrameEncoder
 from ucf50_tfrecord.jobs import EncodeJob, Plan
 from ucf50_tfrecord.manifest import Manifest
 from ucf50_tfrecord.shards import ShardReport
-from ucf50_tfrecord.specs import FeatureFormat
+from ucf50_tfrecord.specs import AugmentSpec, FeatureFormat
 
 # Frames per call of the encoder: enough to fill a device, and few enough for its memory.
 _FRAMES_PER_CALL = 64
+# The random changes of all views but the first, as fields of AugmentSpec. Fingerprints of shards cover them. Colors
+# are left alone: their change needs the mean grey of a clip, which may differ between hosts in the last bits.
+_VIEW_CHANGES: dict[str, Any] = {"horizontal_flip": True, "crop_area": 0.5}
 
 # Maps frames, uint8 [64, H, W, 3], to features, float16 [64, ...].
 Encode = Callable[[np.ndarray], tf.Tensor]
@@ -71,6 +76,7 @@ def plan_features(source: Manifest, features: FeatureFormat) -> Plan:
                     "shard": shard.sha256,
                     "features": features,
                 }
+                | ({"view_changes": _VIEW_CHANGES} if features.num_views > 1 else {})
             ),
         )
         for shard, report in zip(source.shards, reports)
@@ -160,9 +166,10 @@ def encode_shard(
     digest = hashlib.sha256()
     with storage.atomic_write(pathlib.Path(data_dir, job.filename)) as file:
         for places, payloads, frames in _read_groups(job):
+            clip_ids = source.clip_ids[len(offsets) : len(offsets) + len(places)]
             if change is not None:
-                frames = change(frames, source.clip_ids[len(offsets) : len(offsets) + len(places)])
-            features = _encode(frames, encode, job.features)
+                frames = change(frames, clip_ids)
+            features = _encode_views(frames, clip_ids, encode, job.features)
             for place, payload, values in zip(places, payloads, features):
                 if not np.isfinite(values).all():
                     raise UserError(
@@ -224,6 +231,57 @@ def _frames(job: EncodeJob, places: list[tfrecord.Place], payloads: list[bytes])
     return np.stack(clips)
 
 
+def make_view(frames: np.ndarray, clip_ids: Sequence[str], view: int) -> np.ndarray:
+    """Returns a view of clips: the clips as they are, or changed by an augmentation.
+
+    View 0 is the clip as it is. Every other view is a random crop, scaled to the frame's size, and mirrored with
+    a probability of one half. The change is the same for all frames of a clip. Its random numbers follow from
+    the clip's id and the view's number. No view is shifted in time, because no other frames of a clip are stored.
+    AugmentSpec.temporal_shift shifts stored features in training.
+
+    Args:
+      frames: the clips, uint8 [N, T, H, W, 3].
+      clip_ids: the ids of the N clips.
+      view: number of the view, from 0.
+
+    Returns:
+      The view of each clip, uint8 [N, T, H, W, 3].
+    """
+    if view == 0:
+        return frames
+
+    def seed(clip_id: str) -> int:
+        digest = hashlib.sha256(clip_id.encode("utf-8", "surrogateescape")).digest()
+        return int.from_bytes(digest[:6], "little")
+
+    with tf.device("CPU:0"):  # so that every device gets the same pixels
+        changed = [
+            augment.augment(
+                clip[np.newaxis],
+                tf.constant([0], tf.int64),
+                spec=AugmentSpec(**_VIEW_CHANGES),
+                batch_size=1,
+                seed=seed(clip_id),
+                step=tf.constant(view, tf.int64),
+            )
+            for clip, clip_id in zip(tf.constant(frames), clip_ids, strict=True)
+        ]
+    return tf.concat(changed, axis=0).numpy()
+
+
+def _encode_views(
+    frames: np.ndarray, clip_ids: Sequence[str], encode: Encode, features: FeatureFormat
+) -> np.ndarray:
+    """Encodes all views of clips, uint8 [N, T, H, W, 3], one view after the other: float16 [N, *features.shape].
+
+    The calls of the encoder for view 0 are those of a dataset of one view, and so are its results.
+    """
+    views = [
+        _encode(make_view(frames, clip_ids, view), encode, features) for view in range(features.num_views)
+    ]
+    return np.stack(views, axis=1).reshape(len(frames), *features.shape)
+
+
 def _encode(frames: np.ndarray, encode: Encode, features: FeatureFormat) -> np.ndarray:
     """Encodes clips, uint8 [N, T, H, W, 3], by calls of equal size: float16 [N, T, ...]."""
     flat = frames.reshape(-1, *frames.shape[2:])
@@ -232,7 +290,7 @@ def _encode(frames: np.ndarray, encode: Encode, features: FeatureFormat) -> np.n
         encode(padded[first : first + _FRAMES_PER_CALL]) for first in range(0, len(padded), _FRAMES_PER_CALL)
     ]
     found = np.concatenate([call.numpy() for call in calls])[: len(flat)]
-    return found.reshape(len(frames), *features.shape)
+    return found.reshape(*frames.shape[:2], *features.frame_shape)
 
 
 def _compiled(encoder: FrameEncoder) -> Encode:
@@ -277,4 +335,5 @@ def default_dir(source: Manifest, features: FeatureFormat) -> str:
     )
     grid = f"-grid{features.grid}" if features.grid > 1 else ""
     precision = "" if features.precision == "float32" else f"-{features.precision}"
-    return f"{storage.absolute(source.data_dir).rstrip('/')}-{name}{size}{grid}{precision}"
+    views = f"-v{features.num_views}" if features.num_views > 1 else ""
+    return f"{storage.absolute(source.data_dir).rstrip('/')}-{name}{size}{grid}{precision}{views}"

@@ -65,6 +65,7 @@ def load_encoder(
             width=size[1],
             grid=spec.grid,
             precision=spec.precision,
+            num_views=spec.num_views,
         ),
     )
 
@@ -95,7 +96,7 @@ def reload_encoder(
         precision=stored.precision,
     )
     encoder = load_encoder(spec, clip_format, allowed_code=allowed_code)
-    if encoder.format != dataclasses.replace(stored, intervention=encoder.format.intervention):
+    if encoder.format != dataclasses.replace(stored, intervention="none", num_views=1):
         raise UserError(
             f"The encoder {stored.encoder} is not the one that the features were made with: Expected weights "
             f"{stored.weights[:16]}… for {stored}. Received: {encoder.format.weights[:16]}… for {encoder.format}"

@@ -166,7 +166,8 @@ def _find_manifest(config: RunConfig) -> tuple[Manifest | None, str]:
 
 def _load_results(path: pathlib.Path, config: RunConfig, manifest: Manifest | None) -> Results:
     """Loads a run's predictions from the file `path`, as results of a comparison that has this training only."""
-    predictions = runner.load_predictions(path, len(config.classes))
+    found = runner.load_predictions(path, len(config.classes))
+    predictions = [p for p in found if p.intervention != runner.VIEWS]  # which comparisons do not test
     clips = {p.clip_id: (p.label, p.group, p.fold) for p in predictions}
     place = {clip_id: i for i, clip_id in enumerate(clips)}
     logits = {

@@ -114,7 +114,7 @@ def model_spec(settings: Mapping[str, Any], manifest: Manifest) -> ModelSpec:
         num_frames=manifest.format.num_frames,
         height=manifest.format.height,
         width=manifest.format.width,
-        feature_shape=manifest.features.shape[1:] if manifest.features else (),
+        feature_shape=manifest.features.frame_shape if manifest.features else (),
     )
 
 

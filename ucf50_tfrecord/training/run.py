@@ -84,7 +84,7 @@ class RunConfig:
             expect(
                 sizes[0] == sizes[1], "clip_format of the model's size", model=sizes[0], clip_format=sizes[1]
             )
-        shape = self.features.shape[1:] if self.features else ()
+        shape = self.features.frame_shape if self.features else ()
         expect(
             self.model.feature_shape == shape,
             f"a model of features {shape}",
@@ -122,7 +122,7 @@ class RunConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """Options of how a run is logged and saved. No option changes the trained weights.
+    """Options of how a run is logged, saved and scored. No option changes the trained weights.
 
     profile_steps: the first and the last step to profile, counted from 1; None profiles nothing.
     """
@@ -136,6 +136,9 @@ class RunOptions:
     )
     checkpoint_secs: float = setting(
         300.0, "Seconds between checkpoints within an epoch.", Range(0, math.inf)
+    )
+    test_views: bool = setting(
+        False, "Also score predictions that are averaged over all stored views of each clip."
     )
     profile_steps: tuple[int, int] | None = None
 
@@ -181,6 +184,7 @@ class Summary(Scores):
     accuracy, macro_f1: the final scores, on the clips of `split`.
     split: the split of the final scores: "test" if the run has test folds, else "validation".
     shuffled: scores on the same clips with the frames of each clip shuffled.
+    views: scores on the same clips, of predictions averaged over all stored views; None unless asked for.
     validation: validation scores, if `split` is "test".
     folds: the folds of the final scores.
     weights: the checkpoint of the final scores.
@@ -194,6 +198,7 @@ class Summary(Scores):
 
     split: Literal["validation", "test"] = "validation"
     shuffled: Scores
+    views: Scores | None = None
     validation: Scores | None = None
     num_clips: Count
     folds: tuple[Count, ...]

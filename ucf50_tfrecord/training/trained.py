@@ -67,16 +67,21 @@ def load_model(
 
 
 def check_fits(manifest: Manifest, config: RunConfig) -> None:
-    """Raises UserError unless a dataset has the clips' format and classes that a run's model was trained on."""
-    if manifest.features != config.features:
+    """Raises UserError unless a dataset has the clips' format and classes that a run's model was trained on.
+
+    Features may have another number of views.
+    """
+    stored = manifest.features and dataclasses.replace(manifest.features, num_views=1)
+    trained_on = config.features and dataclasses.replace(config.features, num_views=1)
+    if stored != trained_on:
         raise UserError(
             f"{manifest.data_dir} holds {manifest.features or 'frames'}, the run was trained on "
             f"{config.features or 'frames'}"
         )
-    stored, wanted = manifest.format, config.model
-    if (stored.num_frames, stored.height, stored.width) != (wanted.num_frames, wanted.height, wanted.width):
+    clips, wanted = manifest.format, config.model
+    if (clips.num_frames, clips.height, clips.width) != (wanted.num_frames, wanted.height, wanted.width):
         raise UserError(
-            f"{manifest.data_dir} holds clips of {stored}, the run was trained on "
+            f"{manifest.data_dir} holds clips of {clips}, the run was trained on "
             f"{wanted.num_frames}x{wanted.height}x{wanted.width} (frames x height x width)"
         )
     if manifest.classes != config.classes:
