@@ -170,7 +170,8 @@ def train_cells(comparison, environments: Sequence[Mapping[str, str]], task: tup
       task: as in Comparison.unfinished.
 
     Returns:
-      Whether the cells are finished that no other processes run; False if the user stopped the comparison.
+      False if the user stopped the comparison; otherwise True, and all cells are finished that no other process
+      runs.
     """
     from ucf50_tfrecord.evaluation import side_by_side
     from ucf50_tfrecord.training import strategy as strategy_lib

@@ -154,7 +154,8 @@ def compare(name: str, seed: int, folder: pathlib.Path):
         tensorboard=False,
     )
     strategy = strategy_lib.make_strategy("auto", environment={})
-    return verdicts.judge(comparison.run(ComparisonListener(), strategy=strategy))
+    comparison.run(ComparisonListener(), strategy=strategy)
+    return verdicts.judge(comparison.results())
 
 
 def make_shards(name: str, seed: int, folder: pathlib.Path):

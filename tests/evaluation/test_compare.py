@@ -150,7 +150,8 @@ def test_an_unreadable_record_is_skipped_on_request(data_dir, tmp_path):
         comparison.run(cells.ComparisonListener(), strategy=make_strategy("one"))
     warned = []
     skipping = dataclasses.replace(comparison, skip_bad_records=True)
-    [result] = skipping.run(cells.ComparisonListener(warn=warned.append), strategy=make_strategy("one")).cells
+    assert skipping.run(cells.ComparisonListener(warn=warned.append), strategy=make_strategy("one"))
+    [result] = skipping.results().cells
     assert set(result.clips) == set(np.flatnonzero(all_clips.folds == 1)) - {bad}
     assert any("1 of 6 clips were skipped" in text for text in warned)
 
@@ -170,7 +171,8 @@ for name in ("one", "mirrored"):
     comparison = compare.Comparison(
         folder=f"{folder}/{name}", spec=spec("lstm", num_parts=0, val_folds=(1,)),
         clips=load_clips(found, found.folds), tensorboard=False)
-    [result] = comparison.run(cells.ComparisonListener(), strategy=make_strategy(name)).cells
+    comparison.run(cells.ComparisonListener(), strategy=make_strategy(name))
+    [result] = comparison.results().cells
     print(json.dumps(results.cell_to_json(result)))
 """
 

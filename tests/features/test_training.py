@@ -161,7 +161,8 @@ def test_a_comparison_tests_heads_on_changed_clips(data_dir, changed_dirs, tmp_p
         changed={name: load_clips(found, found.folds) for name, found in changed_dirs.items()},
         tensorboard=False,
     )
-    results = comparison.run(ComparisonListener(), strategy=strategy_lib.make_strategy("one", environment={}))
+    assert comparison.run(ComparisonListener(), strategy=strategy_lib.make_strategy("one", environment={}))
+    results = comparison.results()
     for cell in results.cells:
         assert set(cell.logits) == set(interventions.names(5))
         assert not np.array_equal(cell.logits["grey"], cell.logits["none"])

@@ -1,6 +1,7 @@
 """The comparison as its users run it: real processes, a real interruption."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -9,9 +10,13 @@ import time
 
 import numpy as np
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 
+from pipelines import compare
 from tests.conftest import REPOSITORY
 from tests.warm import run_code, run_module
+from ucf50_tfrecord.errors import UserError
 
 FLAGS = ("--models=frame_pool,lstm", "--cv=2", "--orders=", "--audit=frame_pool", "--epochs=1")
 
@@ -92,6 +97,73 @@ def test_existing_runs_say_what_they_said_when_they_were_trained(compared, tmp_p
             np.testing.assert_allclose(cell["logits"][perturbation], logits, atol=1e-4)
 
 
+@pytest.mark.slow
+def test_any_number_of_processes_and_tasks_finds_the_same(compared, data_dir, tmp_path):
+    """Two jobs ran in `compared`. Here, one does; and four tasks, of which one is killed and run again."""
+    folders = {"jobs": compared[0], "serial": tmp_path / "serial", "tasks": tmp_path / "tasks"}
+    result = run_module(*command(data_dir, folders["serial"], "--jobs=1")[2:])
+    assert result.returncode == 0, result.stderr
+
+    def task(index):
+        flags = (f"--task_index={index}", "--task_count=4", "--jobs=1")
+        return subprocess.Popen(
+            command(data_dir, folders["tasks"], *flags), cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
+        )
+
+    tasks = [task(index) for index in range(4)]
+    while not list(folders["tasks"].glob("cells/*/checkpoints")) and tasks[0].poll() is None:
+        time.sleep(0.01)
+    tasks[0].kill()
+    tasks[0].communicate()
+    tasks[0] = task(0)
+    outputs = [process.communicate(timeout=200)[0] for process in tasks]
+    assert [process.returncode for process in tasks] == [0] * 4
+    assert any("Report:" in output for output in outputs)
+    assert all("Report:" in output or "finishes last writes the report" in output for output in outputs)
+    cells = [path.relative_to(folders["jobs"]) for path in folders["jobs"].glob("cells/*/cell.json")]
+    assert len(cells) == 6
+    for name in ("serial", "tasks"):
+        for path in [*cells, "results.json", "report.md", "report.html"]:
+            expected = (folders["jobs"] / path).read_text().replace(str(folders["jobs"]), "")
+            assert (folders[name] / path).read_text().replace(str(folders[name]), "") == expected, (
+                name,
+                path,
+            )
+    finalized = run_module(*command(data_dir, folders["tasks"], "--finalize")[2:])
+    assert finalized.returncode == 0 and "Report:" in finalized.stdout, finalized.stderr
+
+
+def environments_of(monkeypatch, gpus, *flags_given):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "1")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    with flagsaver.flagsaver():
+        flags.FLAGS(["compare", *flags_given])
+        return compare.job_environments()
+
+
+@pytest.mark.parametrize(
+    "gpus, given, expected",
+    [
+        ("2,3,5", [], ["2", "3", "5"]),
+        ("2,3,5", ["--jobs=2"], ["2", "3"]),
+        ("2,5", ["--jobs_per_gpu=2"], ["2", "5", "2", "5"]),
+        ("7", [], []),  # in this process
+        ("2,5", ["--jobs=1"], []),
+        ("2,5", ["--strategy=mirrored"], []),
+        ("-1", ["--threads_per_job=3"], [None, None]),
+    ],
+)
+def test_each_job_gets_a_gpu_or_its_part_of_the_cores(monkeypatch, gpus, given, expected):
+    found = environments_of(monkeypatch, gpus, *given)
+    assert [environment.get("CUDA_VISIBLE_DEVICES") for environment in found] == expected
+
+
+def test_more_jobs_than_the_gpus_may_take_are_refused(monkeypatch):
+    with pytest.raises(UserError, match="at most 2 jobs on 1 GPUs with --jobs_per_gpu=2. Received: jobs=3"):
+        environments_of(monkeypatch, "0", "--jobs=3", "--jobs_per_gpu=2")
+
+
 MISTAKES = {
     "--models=nothing": "models out of",
     "--cv=9": "at most 5 parts, as many as folds with clips",
@@ -104,6 +176,13 @@ MISTAKES = {
     "--val_folds=1 --audit=lstm": "--cv with --audit",
     "--audit=conv3d": "audited models out of",
     "--runs=a --results=b": "either --runs or --results",
+    "--jobs=0": "--jobs=auto or --jobs=<a number from 1 on>",
+    "--jobs=2 --strategy=mirrored": "--jobs=1 with --strategy=mirrored",
+    "--task_index=2 --task_count=2": "a task index from 0 to below the task count",
+    "--task_index=0": "--task_index and --task_count together",
+    "--task_index=0 --task_count=2 --videos=v": "--data, the folder of finished shards, in place of --videos",
+    "--task_index=0 --task_count=2 --features=f": "--data, the folder of finished features, in place of",
+    "--finalize": "a finished comparison. Received: unfinished='frame_pool-part1-seed0, ",
 }
 # All in one process, which takes seconds to start.
 TRY_EACH = """
@@ -167,11 +246,11 @@ def test_a_folder_of_something_else_is_no_comparison(data_dir, pool_run, tmp_pat
     (tmp_path / "mine" / "results.json").touch()
     (tmp_path / "mine" / "thesis.tex").touch()
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    for flags in (
+    for given in (
         [f"--data={data_dir}", "--models=frame_pool"],
         [f"--data={data_dir}", f"--runs={pool_run}"],
     ):
-        result = run_module("pipelines.compare", *flags, f"--output={tmp_path / output}")
+        result = run_module("pipelines.compare", *given, f"--output={tmp_path / output}")
         assert result.returncode == 2, result.stderr
         assert "error: Expected a folder for a comparison: new, empty or written as such" in result.stderr
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before

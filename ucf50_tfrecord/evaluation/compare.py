@@ -91,7 +91,7 @@ class Comparison:
         *,
         strategy: tf.distribute.Strategy,
         task: tuple[int, int] = (0, 1),
-    ) -> Results | None:
+    ) -> bool:
         """Trains and tests the cells that are not finished yet, one after another, in this process.
 
         Args:
@@ -100,8 +100,8 @@ class Comparison:
           task: as in `unfinished`.
 
         Returns:
-          The results of all cells; None if the listener stopped the comparison, or if other processes run the
-          cells that are left.
+          False if the listener stopped the comparison; otherwise True, and all cells are finished that no other
+          process runs.
 
         Raises:
           UserError: if a cell's folder holds a run with another configuration, a clip cannot be read,
@@ -117,13 +117,13 @@ class Comparison:
                     on_start=functools.partial(listener.start, cell, number, num_done + len(wanted)),
                 )
                 if outcome == Outcome.STOPPED:
-                    return None
+                    return False
                 if outcome == Outcome.FINISHED:
                     listener.finish(cell)
                     num_run += 1
             if not num_run:
-                return None
-        return self.results()
+                break
+        return True
 
     def unfinished(self, task: tuple[int, int] = (0, 1)) -> list[Cell]:
         """Lists the cells that are not finished, in the order in which a task runs them.

@@ -60,8 +60,7 @@ def run(
       task: as in Comparison.unfinished.
 
     Returns:
-      Whether the cells that this process and others can run are finished. False if the listener stopped the
-      comparison.
+      As Comparison.run does.
 
     Raises:
       UserError: as Comparison.run does; or if the processes that ran some cells crashed twice, once all other
