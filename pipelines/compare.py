@@ -95,6 +95,12 @@ _PIXEL_INTERVENTIONS = flags.DEFINE_boolean(
     "With features in place of frames: encode the clips again under each intervention that changes pixels.",
 )
 
+_TENSORBOARD = flags.DEFINE_boolean(
+    "tensorboard",
+    False,
+    "Also write curves and pictures of each training, which is then evaluated after each epoch.",
+)
+
 for _module in (train_flags, features, inputs):
     flags.adopt_module_key_flags(_module)
 
@@ -141,6 +147,7 @@ def compare_recipes() -> None:
         changed={name: input_spec.load_clips(other, other.folds) for name, other in changed.items()},
         cache=input_spec.cache,
         skip_bad_records=input_spec.skips_bad_records,
+        tensorboard=_TENSORBOARD.value,
     )
     comparison.parts  # raises an error if the clips cannot be split as the flags ask for
     if not convert.finalizes():
@@ -468,9 +475,9 @@ class Display:
     def report(self, cell: Cell, progress) -> None:
         """Shows the progress of a training, a training.listener.TrainProgress, after each epoch."""
         if progress.epoch_done:
-            score = progress.scores.get("accuracy", float("nan"))
-            shown = "" if np.isnan(score) else f" {score:.2f}"
-            self._show(cell, f" {progress.epoch}/{progress.num_epochs}{shown}")
+            shown = [name for name in ("accuracy", "train_loss") if name in progress.scores][:1]
+            score = "".join(f" {name} {progress.scores[name]:.2f}" for name in shown)
+            self._show(cell, f" {progress.epoch}/{progress.num_epochs}{score}")
 
     def finish(self, cell: Cell) -> None:
         self._running.pop(cell, None)

@@ -151,7 +151,6 @@ def compare(name: str, seed: int, folder: pathlib.Path):
         folder=str(folder),
         spec=ComparisonSpec(recipes=recipes, num_parts=_NUM_PARTS, audited=(_SEQUENCE_MODEL,), inside=False),
         clips=load_clips(manifest, manifest.folds),
-        tensorboard=False,
     )
     strategy = strategy_lib.make_strategy("auto", environment={})
     comparison.run(ComparisonListener(), strategy=strategy)

@@ -126,7 +126,6 @@ def test_a_control_that_sees_order_ends_the_comparison(loaded, tmp_path, monkeyp
         folder=str(tmp_path),
         spec=spec("frame_pool"),
         clips=load_clips(loaded, loaded.folds),
-        tensorboard=False,
     )
     with pytest.raises(UserError, match="must not see the order of frames, but shuffle1 changes its logits"):
         comparison.run(cells.ComparisonListener(), strategy=make_strategy("one"))
@@ -144,7 +143,6 @@ def test_an_unreadable_record_is_skipped_on_request(data_dir, tmp_path):
         folder=str(tmp_path / "out"),
         spec=spec("frame_pool", num_parts=0, val_folds=(1,)),
         clips=all_clips,
-        tensorboard=False,
     )
     with pytest.raises(UserError, match="damaged"):
         comparison.run(cells.ComparisonListener(), strategy=make_strategy("one"))
@@ -170,7 +168,7 @@ found = manifest.load(data)
 for name in ("one", "mirrored"):
     comparison = compare.Comparison(
         folder=f"{folder}/{name}", spec=spec("lstm", num_parts=0, val_folds=(1,)),
-        clips=load_clips(found, found.folds), tensorboard=False)
+        clips=load_clips(found, found.folds))
     comparison.run(cells.ComparisonListener(), strategy=make_strategy(name))
     [result] = comparison.results().cells
     print(json.dumps(results.cell_to_json(result)))

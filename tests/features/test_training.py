@@ -159,7 +159,6 @@ def test_a_comparison_tests_heads_on_changed_clips(data_dir, changed_dirs, tmp_p
         spec=spec,
         clips=clips_of(tmp_path / "features"),
         changed={name: load_clips(found, found.folds) for name, found in changed_dirs.items()},
-        tensorboard=False,
     )
     assert comparison.run(ComparisonListener(), strategy=strategy_lib.make_strategy("one", environment={}))
     results = comparison.results()

@@ -18,7 +18,6 @@ import gc
 import os
 import pathlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any
 
 import keras
 import numpy as np
@@ -71,7 +70,7 @@ class Comparison:
     cache: str = Cache.AUTO
     num_processes: int = 1
     skip_bad_records: bool = False
-    tensorboard: bool = True
+    tensorboard: bool = False
 
     @functools.cached_property
     def parts(self) -> dict[str, np.ndarray]:
@@ -295,9 +294,7 @@ class Comparison:
             log.hparams(run_lib.hparams(config) | {"devices": strategy.num_replicas_in_sync})
             return log
 
-        def make_evaluator(model: keras.Model) -> Callable[[], Any]:
-            if not self.tensorboard:
-                return _NoEvaluation
+        def make_evaluator(model: keras.Model) -> Evaluator:
             return Evaluator(model, test, strategy=strategy, batch_size=cells.TEST_BATCH_SIZE)
 
         state = loop.build_state(config.model, config.train, num_clips=len(train.clips), strategy=strategy)
@@ -307,7 +304,7 @@ class Comparison:
             config.train,
             strategy=strategy,
             run_dir=run_dir,
-            make_evaluator=make_evaluator,
+            make_evaluator=make_evaluator if self.tensorboard else None,
             open_log=open_log,
             listener=listener,
         )
@@ -454,12 +451,6 @@ def find_near_duplicates(clips: ClipIndex, parts: dict[str, np.ndarray]) -> dict
         split: to_json(audit.find_nearest(pictures, part, labels=clips.labels, groups=clips.groups))
         for split, part in parts.items()
     }
-
-
-class _NoEvaluation:
-    """An evaluator that does nothing, for trainings whose scores after each epoch nothing reads."""
-
-    scores = {"macro_f1": float("nan")}
 
 
 def _check_run(run_dir: str, config: run_lib.RunConfig, manifest: Manifest) -> None:

@@ -74,7 +74,7 @@ class Trained:
 
     model: the trained model. If `finished`, it has the weights to evaluate: their moving averages, if it has
       any.
-    evaluate: the evaluator of the model, as train's argument make_evaluator returned it.
+    evaluate: the evaluator of the model, as train's argument make_evaluator returned it; None without one.
     finished: whether all epochs are done or TrainSpec.early_stopping ended the training.
     step, epochs: numbers of finished steps and epochs, including those of earlier processes.
     clips_per_sec: training clips per second, or None if no step was timed (none was left to do, for example).
@@ -103,7 +103,7 @@ def train(
     strategy: tf.distribute.Strategy,
     run_dir: str,
     options: RunOptions = RunOptions(),
-    make_evaluator: Callable[[keras.Model], Any],
+    make_evaluator: Callable[[keras.Model], Any] | None,
     open_log: Callable[[int], TensorBoardLog],
     listener: Listener = Listener(),
 ) -> Trained:
@@ -117,7 +117,8 @@ def train(
       run_dir: the run's folder.
       options: how often to log and save.
       make_evaluator: called once with the model; returns the model's evaluator, such as an
-        evaluation.runner.Evaluator, which is called after each epoch.
+        evaluation.runner.Evaluator, which is called after each epoch. None evaluates no epoch; a checkpoint is then
+        saved after checkpoint_secs and at the end, not after each epoch.
       open_log: called once with the step that training starts after; returns the run's TensorBoard log.
       listener: receives progress and warnings, and may stop the training.
 
@@ -127,7 +128,7 @@ def train(
     """
     with contextlib.ExitStack() as stack:
         run = _Run(feed, state, spec, strategy=strategy, run_dir=run_dir, options=options, listener=listener)
-        run.open(make_evaluator(state.model), open_log, stack)
+        run.open(make_evaluator and make_evaluator(state.model), open_log, stack)
         ballot = _StopBallot(listener.should_stop, strategy_lib.num_workers(strategy))
         stopped = False
         while not stopped and run.has_steps_left():
@@ -141,8 +142,8 @@ def train(
             stopped = ballot.decide(votes)
 
             scores = {}
-            save = stopped or run.is_epoch_done() or run.is_checkpoint_due()  # evaluation may take long
-            if save or run.step % options.log_every_steps == 0:
+            save = stopped or run.is_checkpoint_due() or run.is_evaluation_due()  # which may take long
+            if save or run.is_epoch_done() or run.step % options.log_every_steps == 0:
                 scores = run.log_curves()  # fails, before anything is saved, if the loss is not finite
             if save:
                 run.save()
@@ -254,6 +255,9 @@ class _Run:
     def is_checkpoint_due(self) -> bool:
         return time.monotonic() - self._last_save > self._options.checkpoint_secs
 
+    def is_evaluation_due(self) -> bool:
+        return self.is_epoch_done() and self._evaluate is not None
+
     def save(self) -> None:
         self._checkpoints.save_last()
         self._last_save = time.monotonic()
@@ -279,6 +283,12 @@ class _Run:
         if self._feed.skipped:
             self._log.scalars("train", {"input/skipped_clips": len(self._feed.skipped)}, step)
             self._listener.warn(self._feed.describe_skipped())
+        if self._evaluate is None:
+            self._checkpoints.evaluated_epochs.assign(epoch)  # there is nothing to do when the run resumes
+            self._log.flush()
+            if not self.has_steps_left():
+                self.save()
+            return scores
         with self._state.evaluated_weights():
             evaluation = self._evaluate()
             self._checkpoints.save_best(evaluation.scores["macro_f1"], epoch)
