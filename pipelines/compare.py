@@ -139,12 +139,11 @@ def compare_recipes() -> None:
     spec = make_spec(manifest, made, asked)
     folder = _OUTPUT.value or os.path.join("runs", f"{pathlib.Path(manifest.data_dir).name}-compare")
     check_folder(folder)
-    changed = features.encode_changed(manifest) if manifest.features and _PIXEL_INTERVENTIONS.value else {}
     comparison = compare.Comparison(
         folder=folder,
         spec=spec,
         clips=input_spec.load_clips(manifest, manifest.folds),
-        changed={name: input_spec.load_clips(other, other.folds) for name, other in changed.items()},
+        changed=load_changed(manifest),
         cache=input_spec.cache,
         skip_bad_records=input_spec.skips_bad_records,
         tensorboard=_TENSORBOARD.value,
@@ -243,6 +242,7 @@ def compare_runs() -> None:
     strategy = strategy_lib.make_strategy(_STRATEGY.value, environment={})
     folder = _OUTPUT.value or os.path.join("runs", f"{pathlib.Path(data_dir).name}-compare-runs")
     check_folder(folder)
+    changed = load_changed(manifest)
     with (
         strategy_lib.explain_exhausted_memory(),
         console.stop_requests() as should_stop,
@@ -252,6 +252,7 @@ def compare_runs() -> None:
             _RUNS.value,
             clips,
             strategy=strategy,
+            changed=changed,
             skip_bad_records=input_spec.skips_bad_records,
             allowed_code=code_flags.allowed_code(),
             listener=listener(display, should_stop),
@@ -260,6 +261,20 @@ def compare_runs() -> None:
         terminal.say("Stopped.")
         return
     publish(pathlib.Path(folder), results, clips)
+
+
+def load_changed(manifest: manifest_lib.Manifest) -> dict[str, ClipIndex]:
+    """Indexes the features of a dataset's clips after the interventions that change pixels, by intervention.
+
+    Encodes what is missing. Empty for a dataset of frames, whose pixels are changed in the tests themselves.
+
+    Raises:
+      UserError: as features.encode_changed does.
+    """
+    if not (manifest.features and _PIXEL_INTERVENTIONS.value):
+        return {}
+    load = inputs.INPUTS.build().load_clips
+    return {name: load(other, other.folds) for name, other in features.encode_changed(manifest).items()}
 
 
 def write_again(path: pathlib.Path) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from absl import flags
 
 from pipelines import code_flags, console, convert, remedies, terminal
 from pipelines.spec_flags import SpecFlags
-from ucf50_tfrecord import building, remote
+from ucf50_tfrecord import building, remote, storage
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord.errors import Action, Change, Remedy, UserError, expect
 from ucf50_tfrecord.manifest import Manifest
@@ -34,6 +35,8 @@ _FEATURES_DATA = flags.DEFINE_string(
     None,
     "Folder of the features. Default: that of the frames, followed by the encoder's name.",
 )
+
+_WAIT_SECS = 5.0
 
 for _module in (convert, code_flags):
     flags.adopt_module_key_flags(_module)
@@ -90,7 +93,8 @@ def encode(source: Manifest) -> Manifest | None:
 def encode_changed(plain: Manifest) -> dict[str, Manifest]:
     """Encodes the frames of a dataset of features again, under each intervention that changes pixels.
 
-    Each becomes a dataset in a folder of its own, beside the given one. Up-to-date shards are kept.
+    Each becomes a dataset in a folder of its own, beside the given one. Up-to-date shards are kept. Waits while
+    another process encodes one of them.
 
     Args:
       plain: the manifest of the features of the unchanged clips.
@@ -120,8 +124,13 @@ def encode_changed(plain: Manifest) -> dict[str, Manifest]:
             change = encode_lib.intervene(name, load_clips(source, source.folds))
             return encode_lib.run_encoder(jobs, data_dir, on_clips, encoders=encoders, change=change)
 
-        with EncodingDisplay(source, data_dir) as display:
-            built[name] = building.build_dataset(planned, data_dir, run=run, listener=display)
+        while name not in built:
+            try:
+                with EncodingDisplay(source, data_dir) as display:
+                    built[name] = building.build_dataset(planned, data_dir, run=run, listener=display)
+            except storage.LockedError:  # such as another task of a job array
+                terminal.note(f"Waiting for another process, which encodes {data_dir}")
+                time.sleep(_WAIT_SECS)
     return built
 
 

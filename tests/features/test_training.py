@@ -1,5 +1,6 @@
 """Trainings on stored features, and the models of frames that they give."""
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -8,11 +9,14 @@ import shutil
 
 import numpy as np
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 
 import ucf50_tfrecord as ucf
+from pipelines import features, terminal
 from tests.conftest import raises_with_remedies, run_module
 from tests.features.test_encode import COLORS, build, clips_of, own_module  # noqa: F401
-from ucf50_tfrecord import building, manifest, recipes
+from ucf50_tfrecord import building, manifest, recipes, storage
 from ucf50_tfrecord.dataset.clips import frames_of, load_clips
 from ucf50_tfrecord.dataset.feed import read_clips
 from ucf50_tfrecord.dataset.inputs import InputSpec
@@ -166,6 +170,16 @@ def test_a_comparison_tests_heads_on_changed_clips(data_dir, changed_dirs, tmp_p
         assert set(cell.logits) == set(interventions.names(5))
         assert not np.array_equal(cell.logits["grey"], cell.logits["none"])
     assert results.audit is not None
+    cell = results.cells[0]
+    again = compare.examine_runs(
+        [cell.run_dir],
+        comparison.clips,
+        changed=comparison.changed,
+        strategy=strategy_lib.make_strategy("one", environment={}),
+        listener=ComparisonListener(),
+    )
+    for name, logits in again.cells[0].logits.items():
+        np.testing.assert_array_equal(logits, cell.logits[name], err_msg=name)
 
 
 def test_a_strangers_dataset_of_features_opens_no_url(grid_dir, tmp_path):
@@ -190,3 +204,23 @@ def test_a_comparison_loads_no_encoder_that_only_the_dataset_names(grid_dir, tmp
     assert result.returncode == 2
     assert f"made by the encoder {COLORS}, which is outside this package" in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_tasks_wait_for_the_one_that_encodes_changed_clips(
+    grid_dir,
+    tmp_path,
+    monkeypatch,
+    own_module,  # noqa: F811
+):
+    folder = shutil.copytree(grid_dir, tmp_path / "features")
+    other = tmp_path / "features-grey"  # as another task, which encodes it, locks it
+    other.mkdir()
+    monkeypatch.setattr(features, "_WAIT_SECS", 0.05)
+    with contextlib.ExitStack() as lock, flagsaver.flagsaver():
+        flags.FLAGS(["features", f"--features={COLORS}"])
+        lock.enter_context(storage.folder_lock(other))
+        said = []
+        monkeypatch.setattr(terminal, "note", lambda text: (said.append(text), lock.close()))
+        built = features.encode_changed(manifest.load(str(folder)))
+    assert said == [f"Waiting for another process, which encodes {other}"]
+    assert set(built) == set(PIXELS) and built["grey"].num_clips == 30

@@ -325,6 +325,7 @@ def examine_runs(
     clips: ClipIndex,
     *,
     strategy: tf.distribute.Strategy,
+    changed: Mapping[str, ClipIndex] | None = None,
     skip_bad_records: bool = False,
     allowed_code: Collection[str] = (),
     listener: ComparisonListener,
@@ -337,6 +338,7 @@ def examine_runs(
       run_dirs: folders of the runs.
       clips: index of all clips of the data set.
       strategy: distribution strategy of the devices to test on.
+      changed: as in Comparison.
       skip_bad_records: whether unreadable clips are left out; otherwise, they are errors.
       allowed_code: names of the model builders, as <module>:<builder>, that may be imported; see
         trained.load_model.
@@ -365,6 +367,11 @@ def examine_runs(
             Subject(cell=cell, recipe=recipe, model=model, run_dir=run_dir),
             clips.select(trained_on),
             Feed(clips.select(tested), strategy=strategy, skip_bad_records=skip_bad_records),
+            changed={
+                name: Feed(index.select(tested), strategy=strategy, skip_bad_records=skip_bad_records)
+                for name, index in (changed or {}).items()
+                if name in cells.interventions_of(cell, config.model.num_frames)
+            },
             all_ids=clips.ids,
             strategy=strategy,
             listener=listener.of(cell),
