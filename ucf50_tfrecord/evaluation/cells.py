@@ -159,7 +159,11 @@ def assign_parts(clips: ClipIndex, spec: ComparisonSpec, split: FoldBy) -> np.nd
         parts = np.searchsorted(folds, clips.folds) % spec.num_parts
     else:
         unknown = sorted(set(spec.val_folds) - set(clips.folds.tolist()))
-        expect(not unknown, f"folds out of {format_folds(folds_of(clips))}", val_folds=format_folds(unknown))
+        expect(
+            not unknown,
+            f"folds out of {format_folds(folds_of(clips.folds))}",
+            val_folds=format_folds(unknown),
+        )
         parts = np.where(np.isin(clips.folds, spec.val_folds), 0, NOT_TESTED)
     for part in range(max(1, spec.num_parts)):
         missing = np.setdiff1d(np.unique(clips.labels), clips.labels[parts != part])
@@ -334,9 +338,13 @@ def check_order_blind(name: str, logits: Mapping[str, np.ndarray], precision: st
             )
 
 
-def folds_of(clips: ClipIndex) -> tuple[int, ...]:
-    """Lists the folds that hold clips of an index, in ascending order."""
-    return tuple(np.unique(clips.folds).tolist())
+def folds_of(folds: np.ndarray) -> tuple[int, ...]:
+    """Lists the folds of clips, each once and in ascending order.
+
+    Args:
+      folds: each clip's fold, int64 [N].
+    """
+    return tuple(np.unique(folds).tolist())
 
 
 def _assign_videos(clips: ClipIndex, num_parts: int) -> np.ndarray:
