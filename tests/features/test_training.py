@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import ucf50_tfrecord as ucf
-from tests.conftest import raises_with_remedies, run_module
+from tests.conftest import raises_with_remedies
 from tests.features.test_encode import COLORS, build, clips_of, own_module  # noqa: F401
+from tests.warm import run_module
 from ucf50_tfrecord import building, manifest, recipes
 from ucf50_tfrecord.dataset.clips import frames_of, load_clips
 from ucf50_tfrecord.dataset.feed import read_clips

@@ -3,15 +3,13 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 
 from pipelines.launch import free_ports, worker_environments
-from tests.conftest import REPOSITORY
+from tests.warm import start_code
 
 WORKER = """
 import json, sys
@@ -44,15 +42,7 @@ ONE = WORKER.replace(
 
 
 def start(code, arguments, **variables):
-    environment = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1", **variables}
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        cwd=REPOSITORY,
-        env={**os.environ, **environment},
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+    return start_code(code, *arguments, env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1", **variables})
 
 
 def results_of(processes):
