@@ -5,8 +5,6 @@ import json
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 import types
 
@@ -16,7 +14,7 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from pipelines import train
 from tests.conftest import REPOSITORY
-from tests.warm import run_module
+from tests.warm import run_module, start_module
 from ucf50_tfrecord import manifest, recipes, storage
 from ucf50_tfrecord.training import run
 
@@ -108,13 +106,7 @@ def test_the_summary_can_be_made_again_from_the_predictions(finished_run, data_d
 def test_an_interrupted_process_goes_on_to_the_same_weights(finished_run, data_dir, tmp_path, signum, status):
     run_dir = tmp_path / "run"
     command = train_flags(data_dir, run_dir, "--checkpoint_secs=0.05")
-    process = subprocess.Popen(
-        [sys.executable, "-m", *command],
-        cwd=REPOSITORY,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+    process = start_module(*command)
     deadline = time.monotonic() + 120
     while not list((run_dir / "checkpoints" / "last").glob("ckpt-*.index")) and time.monotonic() < deadline:
         time.sleep(0.01)
