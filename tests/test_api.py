@@ -13,6 +13,7 @@ import ucf50_tfrecord as ucf
 from tests.conftest import REPOSITORY, run_code
 from ucf50_tfrecord.inference import decoding
 from ucf50_tfrecord.specs import PREDICTION_LIMITS, ClipFormat
+from ucf50_tfrecord.training import logs
 from ucf50_tfrecord.training import run as run_lib
 
 LOADED = """
@@ -56,7 +57,10 @@ def run_document(data_dir, videos_dir, tmp_path, monkeypatch):
     return run
 
 
-def test_the_readme_runs_as_it_stands(run_document):
+def test_the_readme_runs_as_it_stands(run_document, monkeypatch):
+    monkeypatch.setattr(
+        logs.TensorBoardLog, "evaluation", lambda *_: None
+    )  # slow pictures, as the notebook's
     scope = run_document("README.md")
     assert scope["model"].optimizer.iterations == NUM_FIT_STEPS
     assert scope["run"].summary == run_lib.load_summary("runs/first")
