@@ -72,7 +72,7 @@ def test_two_workers_feed_and_evaluate_every_clip_once(data_dir):
 
 JOIN = """
 from ucf50_tfrecord.training import strategy
-strategy.BUILD_SECS = 3.0
+strategy.BUILD_SECS = 1.0
 strategy.make_strategy("multi_worker")
 """
 MEET = """
@@ -91,7 +91,7 @@ def test_a_worker_that_exits_after_the_meeting_keeps_no_other_waiting(remaining)
     ]
     _, stderr = processes[remaining].communicate(timeout=100)
     assert processes[remaining].returncode == -signal.SIGKILL
-    assert "error: all workers were there 3 s ago, and one has not answered since." in stderr
+    assert "error: all workers were there 1 s ago, and one has not answered since." in stderr
     assert processes[1 - remaining].wait(timeout=30) == 0
 
 
