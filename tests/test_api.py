@@ -105,7 +105,7 @@ def test_keras_fit_learns_from_batches(data_dir):
 
 
 def test_a_finished_run_keeps_its_model_and_scores(data_dir, tmp_path):
-    settings = {"epochs": 2, "batch_size": 2, "precision": "float32"}
+    settings = {"epochs": 1, "batch_size": 2, "precision": "float32"}
     run = ucf.train(data_dir, "seed_pool", tmp_path / "run", val_folds="1,2", **settings)
     clips = ucf.open_clips(data_dir, folds=[1, 2])
     predicted = run.model.predict(clips.batches(5), verbose=0).argmax(axis=1)

@@ -214,7 +214,7 @@ def test_best_and_last_weights_can_be_loaded(two_epochs, tmp_path):
         checkpoint.load_weights(str(run_dir), "last", other)
 
 
-@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float16", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_mixed_precision_trains(data_dir, tmp_path, precision):
     seen = []
     trained = train(data_dir, tmp_path, precision=precision, epochs=4, listener={"report": seen.append})
