@@ -1,13 +1,10 @@
 """Real processes that crash, hang and eat memory."""
 
-import ctypes
 import functools
 import os
 import pathlib
 import pickle
 import signal
-import socket
-import stat
 import struct
 import subprocess
 import sys
@@ -19,52 +16,11 @@ import msgspec
 import pytest
 
 from tests.conftest import REPOSITORY, is_running
+from tests.misbehaving import SlowToLoad, attempt, die_once, double_or_die, misbehave, read_file
 from ucf50_tfrecord import storage, workers
 from ucf50_tfrecord.errors import UserError
 
 MEMORY = 256 << 20
-
-
-def spin():
-    while True:
-        pass
-
-
-def eat():
-    eaten = []
-    while True:
-        eaten.append(bytearray(1 << 20))
-
-
-def fail():
-    raise ArithmeticError("no such number")
-
-
-ENDS = {
-    "abort": os.abort,
-    "segfault": lambda: ctypes.string_at(0),
-    "exit": lambda: os._exit(3),
-    "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
-    "raise": fail,
-    "sleep": lambda: time.sleep(600),
-    "spin": spin,
-    "eat": eat,
-    "pid": os.getpid,
-}
-
-
-def double_or_die(item):
-    """Returns twice a number; a word says what to do instead."""
-    return 2 * item if isinstance(item, int) else ENDS[item]()
-
-
-def die_once(folder, item):
-    """Crashes at the first call with an item, and works at the second."""
-    marker = pathlib.Path(folder, str(item))
-    if item % 2 and not marker.exists():
-        marker.touch()
-        os.abort()
-    return item, os.getpid()
 
 
 def call_of(function, timeout_secs=60.0, **options):
@@ -150,7 +106,8 @@ def test_closing_the_pool_ends_calls_that_run():
 @pytest.mark.parametrize("item", ["sleep", "spin"])
 def test_a_busy_worker_ends_with_its_parent(item):
     code = (
-        "import sys; from tests.test_workers import call_of, double_or_die; from ucf50_tfrecord import workers\n"
+        "import sys; from tests.misbehaving import double_or_die; from tests.test_workers import call_of\n"
+        "from ucf50_tfrecord import workers\n"
         "with workers.IsolatedPool(1 << 28) as pool:\n"
         f"    for item, pid in pool.map(call_of(double_or_die), ['pid', {item!r}]): print(pid, flush=True)\n"
     )
@@ -196,22 +153,8 @@ def test_a_worker_that_does_not_start_is_an_error(monkeypatch, interpreter, mess
         run([1])
 
 
-class SlowToLoad:
-    """A function that takes long to arrive in the worker, as one does that imports a lot."""
-
-    def __init__(self, secs):
-        self.secs = secs
-
-    def __setstate__(self, state):
-        self.__dict__.update(state)
-        time.sleep(self.secs)
-
-    def __call__(self, item):
-        return item
-
-
 def test_loading_does_not_count_against_the_first_item():
-    assert run([1, 2], SlowToLoad(1.5), timeout_secs=0.7) == [(1, 1), (2, 2)]
+    assert run([1, 2], SlowToLoad(2.5), timeout_secs=2.0) == [(1, 1), (2, 2)]
 
 
 def test_a_worker_killed_while_it_starts_is_started_again():
@@ -219,35 +162,12 @@ def test_a_worker_killed_while_it_starts_is_started_again():
         results = []
         thread = threading.Thread(target=lambda: results.extend(pool.map(call_of(SlowToLoad(1.0)), [1, 2])))
         thread.start()
-        time.sleep(0.6)
+        deadline = time.monotonic() + 30
+        while not pool._all and time.monotonic() < deadline:
+            time.sleep(0.01)
         os.kill(next(iter(pool._all))._process.pid, signal.SIGKILL)
         thread.join(30)
     assert results == [(1, 1), (2, 2)]
-
-
-def attempt(item, file):
-    """Tries what a process of a stranger's would like to do; returns what came of it."""
-    attempts = {
-        "own file": lambda: file.read().decode(),
-        "other file": lambda: open(item[1]).read(),
-        "through proc": lambda: open(f"/proc/self/root{item[1]}").read(),
-        "new file": lambda: open(item[1] + ".new", "w"),
-        "unlink": lambda: os.unlink(item[1]),
-        "chmod": lambda: os.chmod(item[1], 0o777),
-        "list": lambda: os.listdir(os.path.dirname(item[1])),
-        "socket": lambda: socket.socket(),
-        "connect": lambda: socket.create_connection(("127.0.0.1", 9)),
-        "program": lambda: subprocess.run(["/bin/true"]),
-        "process": os.fork,
-        "signal": lambda: os.kill(os.getppid(), 0),
-        "memory": lambda: open(f"/proc/{os.getppid()}/mem", "rb"),
-        "thread": lambda: threading.Thread(target=str).start(),
-        "library": lambda: __import__("wave").__name__,
-    }
-    try:
-        return str(attempts[item[0]]())
-    except OSError as error:
-        return type(error).__name__
 
 
 @pytest.fixture
@@ -304,28 +224,8 @@ def test_a_file_that_cannot_be_opened_costs_its_item_alone(tmp_path):
     }
 
 
-def read_file(item, file):
-    return file.read().decode()
-
-
 class Answer(msgspec.Struct):
     number: Annotated[int, msgspec.Meta(ge=0, le=100)]
-
-
-def misbehave(item):
-    """Sends what it likes, in place of an answer, as a process that a video has taken over."""
-    [connection] = [int(name) for name in os.listdir("/proc/self/fd") if is_socket(int(name))]
-    if isinstance(item, bytes):
-        os.write(connection, item)
-        time.sleep(600)
-    return item
-
-
-def is_socket(number):
-    try:
-        return stat.S_ISSOCK(os.fstat(number).st_mode)
-    except OSError:
-        return False
 
 
 def message(kind, content, length=None):

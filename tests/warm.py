@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import gc
 import json
 import os
 import pathlib
@@ -20,6 +21,16 @@ import sys
 import tempfile
 import types
 from collections.abc import Mapping
+
+
+def start_module(module: str, *arguments: str | os.PathLike, **options) -> Process:
+    """Starts `python -m <module> <arguments>` in the repository. Options: env and errors."""
+    return Process(["-m", module, *map(str, arguments)], **options)
+
+
+def start_code(code: str, *arguments: str | os.PathLike, **options) -> Process:
+    """Starts `python -c <code> <arguments>` in the repository. Options: env and errors."""
+    return Process(["-c", code, *map(str, arguments)], **options)
 
 
 def run_module(module: str, *arguments: str | os.PathLike, **options) -> subprocess.CompletedProcess:
@@ -39,6 +50,77 @@ def run_script(
     return _run([str(path), *map(str, arguments)], **options)
 
 
+class Process:
+    """A program that runs in a fork, with the methods of subprocess.Popen that tests need.
+
+    Its outputs go to files, so that a test can read them while the program runs.
+    """
+
+    def __init__(self, arguments: list[str], *, env: Mapping[str, str] | None = None, errors: str = "strict"):
+        """Starts Python with command-line arguments.
+
+        Variables of `env` that Python or TensorFlow read when they start have no effect, apart from PYTHONPATH:
+        both have started.
+        """
+        self.args = [sys.executable, *arguments]
+        self.returncode: int | None = None
+        self._errors = errors
+        self._outputs = [tempfile.NamedTemporaryFile() for _ in range(2)]
+        self.pid = _ask(
+            arguments=arguments,
+            outputs=[file.name for file in self._outputs],
+            environment=dict(env or os.environ),
+        )
+
+    @property
+    def stdout(self) -> str:
+        """The standard output so far."""
+        return self._text(0)
+
+    @property
+    def stderr(self) -> str:
+        """The standard error so far."""
+        return self._text(1)
+
+    def _text(self, number: int) -> str:
+        return pathlib.Path(self._outputs[number].name).read_bytes().decode(errors=self._errors)
+
+    def poll(self) -> int | None:
+        """Returns the exit status, or None if the program still runs."""
+        if self.returncode is None:
+            self.returncode = _ask(wait=self.pid, timeout=0.0)
+        return self.returncode
+
+    def wait(self, timeout: float = 250.0) -> int:
+        """Waits until the program exits; returns its exit status as subprocess.Popen does.
+
+        Kills it after `timeout` seconds.
+
+        Raises:
+          subprocess.TimeoutExpired: if it was killed.
+        """
+        if self.returncode is None:
+            self.returncode = _ask(wait=self.pid, timeout=timeout)
+        if self.returncode is None:
+            self.kill()
+            self.returncode = _ask(wait=self.pid, timeout=60.0)
+            raise subprocess.TimeoutExpired(self.args, timeout, self.stdout, self.stderr)
+        return self.returncode
+
+    def communicate(self, timeout: float = 250.0) -> tuple[str, str]:
+        """Waits until the program exits; returns what it wrote to standard output and to standard error."""
+        self.wait(timeout)
+        return self.stdout, self.stderr
+
+    def send_signal(self, signum: int) -> None:
+        """Sends a signal, unless the program is known to have exited."""
+        if self.returncode is None:
+            os.kill(self.pid, signum)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
 def _run(
     arguments: list[str],
     *,
@@ -47,28 +129,25 @@ def _run(
     check: bool = False,
     errors: str = "strict",
 ) -> subprocess.CompletedProcess:
-    """Runs Python with command-line arguments; the options are those of subprocess.run.
-
-    Variables of `env` that Python or TensorFlow read when they start have no effect: both have started.
-    """
-    with tempfile.NamedTemporaryFile() as stdout, tempfile.NamedTemporaryFile() as stderr:
-        request = {"arguments": arguments, "outputs": [stdout.name, stderr.name], "timeout": timeout}
-        server = _server()
-        server.stdin.write(json.dumps(request | {"environment": dict(env or os.environ)}) + "\n")
-        server.stdin.flush()
-        try:
-            status = json.loads(server.stdout.readline())
-        except BaseException:  # such as a test's timeout: the answer must not be taken for the next program's
-            os.killpg(server.pid, signal.SIGKILL)
-            _server.cache_clear()
-            raise
-        texts = [file.read().decode(errors=errors) for file in (stdout, stderr)]
-    if status is None:
-        raise subprocess.TimeoutExpired(arguments, timeout, *texts)
-    done = subprocess.CompletedProcess([sys.executable, *arguments], status, *texts)
+    """Runs Python with command-line arguments; the options are those of subprocess.run and of Process."""
+    process = Process(arguments, env=env, errors=errors)
+    done = subprocess.CompletedProcess(process.args, process.wait(timeout), process.stdout, process.stderr)
     if check:
         done.check_returncode()
     return done
+
+
+def _ask(**request) -> int | None:
+    """Sends a request to the process that forks; returns its answer."""
+    server = _server()
+    server.stdin.write(json.dumps(request) + "\n")
+    server.stdin.flush()
+    try:
+        return json.loads(server.stdout.readline())
+    except BaseException:  # such as a test's timeout: the answer must not be taken for the next request's
+        os.killpg(server.pid, signal.SIGKILL)
+        _server.cache_clear()
+        raise
 
 
 @functools.cache
@@ -90,38 +169,39 @@ def _server() -> subprocess.Popen:
 
 
 def _serve() -> list[str] | None:
-    """Forks for each request, a line of JSON on standard input, and answers with the fork's exit status.
+    """Answers requests, lines of JSON on standard input.
+
+    The answer to a command line is the id of a fork that runs it, and the answer to the id of a fork is its
+    exit status.
 
     Returns:
       In a fork, the command line of its request. In the process itself, None once requests end.
     """
     import tensorflow  # noqa: F401
 
+    gc.freeze()  # so that no fork copies all objects when it collects garbage
     for line in sys.stdin:
         request = json.loads(line)
-        if (pid := os.fork()) == 0:
+        if "wait" in request:
+            answer = _wait(request["wait"], request["timeout"])
+        elif (answer := os.fork()) == 0:
             for number, path in enumerate([os.devnull, *request["outputs"]]):
-                os.dup2(os.open(path, os.O_RDWR), number)
+                os.dup2(os.open(path, os.O_RDWR | os.O_APPEND), number)
             os.environ.clear()
             os.environ.update(request["environment"])
+            sys.path[1:1] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
             tempfile.tempdir = None  # so that the folder is determined again, from TMPDIR
             return request["arguments"]
-        print(json.dumps(_wait(pid, request["timeout"])), flush=True)
+        print(json.dumps(answer), flush=True)
     return None
 
 
 def _wait(pid: int, timeout: float) -> int | None:
-    """Waits until a fork exits; returns its exit status as subprocess.Popen does.
-
-    After `timeout` seconds, kills the fork and returns None.
-    """
+    """Waits until a fork exits; returns its exit status, or None if it still runs after `timeout` seconds."""
     process = os.pidfd_open(pid)
     in_time = select.select([process], [], [], timeout)[0]
-    if not in_time:
-        os.kill(pid, signal.SIGKILL)
     os.close(process)
-    _, status = os.waitpid(pid, 0)
-    return os.waitstatus_to_exitcode(status) if in_time else None
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) if in_time else None
 
 
 def _become(arguments: list[str]) -> None:

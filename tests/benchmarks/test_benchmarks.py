@@ -11,7 +11,7 @@ from tests.conftest import build, run_code, run_module
 def test_convert_measures_installed_decoders_and_writes_figures(videos_dir, tmp_path):
     output = tmp_path / "convert.json"
     flags = [f"--videos={videos_dir}", f"--output={output}", "--rounds=1", "--max_videos=2"]
-    flags += ["--conversion_videos=40", "--long_frames=2000"]
+    flags += ["--conversion_videos=10", "--long_frames=500"]
     result = run_module("benchmarks.convert", *flags)
     assert result.returncode == 0, result.stderr
     figures = json.loads(output.read_text())
@@ -19,8 +19,8 @@ def test_convert_measures_installed_decoders_and_writes_figures(videos_dir, tmp_
     assert names >= {"ours", "decode everything (PyAV)"} and figures["num_videos"] == 2
     assert all(name in result.stdout for name in names)
     assert all(row["videos_per_sec"] > 0 and row["ours_ratio"] > 0 for row in figures["rows"])
-    assert [(row["num_workers"], row["num_videos"]) for row in figures["conversions"]] == [(1, 40), (2, 40)]
-    assert figures["long_video"]["num_frames"] == 2000
+    assert [(row["num_workers"], row["num_videos"]) for row in figures["conversions"]] == [(1, 10), (2, 10)]
+    assert figures["long_video"]["num_frames"] == 500
 
 
 def test_plan_measures_each_size(tmp_path):

@@ -4,16 +4,16 @@ import functools
 import os
 import pathlib
 import shutil
-import signal
-import subprocess
 import sys
+import time
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.conftest import REPOSITORY, flip_bit, raises_with_remedies, run_module
+from tests.conftest import flip_bit, raises_with_remedies
+from tests.warm import run_module, start_module
 from ucf50_tfrecord import building, manifest, record, tfrecord
 from ucf50_tfrecord.dataset.clips import load_clips
 from ucf50_tfrecord.dataset.feed import read_clips
@@ -146,7 +146,7 @@ def test_up_to_date_shards_are_kept_and_damaged_ones_made_again(data_dir, featur
 
 
 def test_two_tasks_make_the_files_of_one(data_dir, features_dir, tmp_path, own_module):
-    environment = {**os.environ, "PYTHONPATH": f"{own_module}:{REPOSITORY}"}
+    environment = {**os.environ, "PYTHONPATH": str(own_module)}
     for index in (1, 0):
         result = run_module(
             *(
@@ -166,16 +166,16 @@ def test_two_tasks_make_the_files_of_one(data_dir, features_dir, tmp_path, own_m
 def test_an_encoding_that_is_killed_anywhere_goes_on_to_the_same_files(
     data_dir, features_dir, tmp_path, own_module
 ):
-    environment = {**os.environ, "PYTHONPATH": f"{own_module}:{REPOSITORY}"}
-    command = [sys.executable, "-m", "pipelines.features", f"--data={data_dir}", f"--features={COLORS}"]
+    environment = {**os.environ, "PYTHONPATH": str(own_module)}
+    command = ["pipelines.features", f"--data={data_dir}", f"--features={COLORS}"]
     command.append(f"--features_data={tmp_path / 'f'}")
     for count in (1, 4):
-        process = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=subprocess.DEVNULL)
+        process = start_module(*command, env=environment)
         while process.poll() is None and len(list((tmp_path / "f").glob("*.json"))) < count:
-            pass
-        process.send_signal(signal.SIGKILL)
+            time.sleep(0.001)
+        process.kill()
         process.wait()
-    subprocess.run(command, cwd=REPOSITORY, env=environment, check=True, capture_output=True)
+    run_module(*command, env=environment, check=True)
     assert contents(tmp_path / "f") == contents(features_dir)
     assert not list((tmp_path / "f").glob(".tmp-*"))
 

@@ -14,8 +14,9 @@ from absl.testing import flagsaver
 
 import ucf50_tfrecord as ucf
 from pipelines import features, terminal
-from tests.conftest import raises_with_remedies, run_module
+from tests.conftest import raises_with_remedies
 from tests.features.test_encode import COLORS, build, clips_of, own_module  # noqa: F401
+from tests.warm import run_module
 from ucf50_tfrecord import building, manifest, recipes, storage
 from ucf50_tfrecord.dataset.clips import frames_of, load_clips
 from ucf50_tfrecord.dataset.feed import read_clips
@@ -26,6 +27,7 @@ from ucf50_tfrecord.evaluation.cells import ComparisonListener, ComparisonSpec, 
 from ucf50_tfrecord.features import encode
 from ucf50_tfrecord.features.encoders import load_encoder
 from ucf50_tfrecord.specs import FeatureSpec
+from ucf50_tfrecord.training import logs
 from ucf50_tfrecord.training import strategy as strategy_lib
 from ucf50_tfrecord.training import trained as trained_lib
 
@@ -92,7 +94,10 @@ def test_settings_of_frames_are_refused(grid_dir, tmp_path, settings, message):
     assert not (tmp_path / "run").exists()
 
 
-def test_weights_do_not_depend_on_where_features_are_kept(grid_dir, tmp_path):
+def test_weights_do_not_depend_on_where_features_are_kept(grid_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        logs.TensorBoardLog, "evaluation", lambda *_: None
+    )  # drawing takes longer than training
     options = {"epochs": 1, "temporal_shift": 2, "frame_order": "shuffled", "precision": "float32"}
     weights = []
     for cache in ("none", "host", "device"):
@@ -155,7 +160,8 @@ def test_a_comparison_tests_heads_on_changed_clips(data_dir, changed_dirs, tmp_p
             )
             for name, values in settings.items()
         },
-        num_parts=2,
+        num_parts=0,
+        val_folds=(1, 2),
         orders=(),
     )
     comparison = compare.Comparison(

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.conftest import run_code
+from tests.warm import run_code
 from ucf50_tfrecord import models
 from ucf50_tfrecord.architectures import MODELS
 from ucf50_tfrecord.models.recurrent import ProjectingLSTM

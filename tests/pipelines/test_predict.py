@@ -5,14 +5,13 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
+import time
 
 import pytest
 from PIL import Image
 
 from tests import warm
-from tests.conftest import REPOSITORY, child_pids, run_module, write_numbered_video
+from tests.conftest import child_pids, run_module, write_numbered_video
 from ucf50_tfrecord.specs import printable
 
 
@@ -94,28 +93,14 @@ def test_an_interruption_ends_it_and_its_workers(tmp_path, pool_run, videos_dir)
     (tmp_path / "videos").mkdir()
     for number in range(3000):
         (tmp_path / "videos" / f"{number}.avi").symlink_to(videos_dir / "Left" / "v_Left_g01_c01.avi")
-    command = [
-        sys.executable,
-        "-m",
-        "pipelines.predict",
-        f"--video={tmp_path / 'videos'}",
-        f"--run={pool_run}",
-    ]
-    environment = os.environ | {"TMPDIR": str(tmp_path)}
-    process = subprocess.Popen(
-        [*command, f"--output={tmp_path / 'found'}"],
-        cwd=REPOSITORY,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    for line in process.stdout:
-        if line.startswith(f"  {22 / 25:.1f} s"):
-            break
+    flags = [f"--video={tmp_path / 'videos'}", f"--run={pool_run}", f"--output={tmp_path / 'found'}"]
+    process = warm.start_module("pipelines.predict", *flags, env=os.environ | {"TMPDIR": str(tmp_path)})
+    deadline = time.monotonic() + 120
+    while f"\n  {22 / 25:.1f} s" not in process.stdout and time.monotonic() < deadline:
+        time.sleep(0.01)
     workers = child_pids(process.pid)
     process.send_signal(signal.SIGINT)
-    rest, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert errors.splitlines()[-1] == "interrupted" and "Traceback" not in errors
     assert workers and not any(os.path.exists(f"/proc/{pid}") for pid in workers)

@@ -1,5 +1,6 @@
 """The report, read back from its files."""
 
+import dataclasses
 import math
 import re
 
@@ -364,6 +365,7 @@ def test_untested_clips_are_reported(tmp_path):
 def test_any_class_name_survives(tmp_path):
     ids = [f"{ODD_NAMES[i // 2]}/v{i}" for i in range(6)]
     results = full_results(names=ODD_NAMES, ids=ids)
+    results = dataclasses.replace(results, cells=results.cells[:2])
     page, _, _ = written(tmp_path, results, read_clips=read_clips([]))
     for name in (*ODD_NAMES, *(ids[i] for i in (1, 5))):
         assert printable(name) in page.text

@@ -46,8 +46,10 @@ def gradient_by_hand(model, batch):
     return [g.numpy() for g in tape.gradient(loss, model.trainable_variables)], float(loss)
 
 
-@pytest.mark.parametrize("xla", [False, True])
-@pytest.mark.parametrize("clip_norm", [0.0, 0.01])
+@pytest.mark.parametrize(
+    "xla, clip_norm",
+    [(False, 0.0), (False, 0.01), (True, 0.01), pytest.param(True, 0.0, marks=pytest.mark.slow)],
+)
 def test_a_step_follows_the_gradient_of_the_clips_that_count(data_dir, xla, clip_norm):
     """Plain gradient descent over a batch that is filled up with clips that do not count."""
     model = build()

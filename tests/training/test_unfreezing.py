@@ -79,8 +79,12 @@ def equal(found, expected):
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"ema": 0.9}, {"precision": "float16"}, {"xla": True, "steps_per_call": 9}],
-    ids=["plain", "ema", "float16", "xla"],
+    [
+        pytest.param({}, id="plain"),
+        pytest.param({"ema": 0.9}, marks=pytest.mark.slow, id="ema"),
+        pytest.param({"precision": "float16"}, marks=pytest.mark.slow, id="float16"),
+        pytest.param({"xla": True, "steps_per_call": 9}, id="xla"),
+    ],
 )
 def test_an_encoder_keeps_every_bit_until_it_is_unfrozen(data_dir, tmp_path, frozen, changes):
     """Until then, training equals that with a frozen encoder. Batch norm stays frozen after it, too."""

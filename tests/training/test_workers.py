@@ -3,15 +3,13 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 
 from pipelines.launch import free_ports, worker_environments
-from tests.conftest import REPOSITORY
+from tests.warm import start_code
 
 WORKER = """
 import json, sys
@@ -44,15 +42,7 @@ ONE = WORKER.replace(
 
 
 def start(code, arguments, **variables):
-    environment = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1", **variables}
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        cwd=REPOSITORY,
-        env={**os.environ, **environment},
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+    return start_code(code, *arguments, env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1", **variables})
 
 
 def results_of(processes):
@@ -82,7 +72,7 @@ def test_two_workers_feed_and_evaluate_every_clip_once(data_dir):
 
 JOIN = """
 from ucf50_tfrecord.training import strategy
-strategy.BUILD_SECS = 3.0
+strategy.BUILD_SECS = 1.0
 strategy.make_strategy("multi_worker")
 """
 MEET = """
@@ -101,7 +91,7 @@ def test_a_worker_that_exits_after_the_meeting_keeps_no_other_waiting(remaining)
     ]
     _, stderr = processes[remaining].communicate(timeout=100)
     assert processes[remaining].returncode == -signal.SIGKILL
-    assert "error: all workers were there 3 s ago, and one has not answered since." in stderr
+    assert "error: all workers were there 1 s ago, and one has not answered since." in stderr
     assert processes[1 - remaining].wait(timeout=30) == 0
 
 
