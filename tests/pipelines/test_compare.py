@@ -1,7 +1,6 @@
 """The comparison as its users run it: real processes, a real interruption."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -10,13 +9,9 @@ import time
 
 import numpy as np
 import pytest
-from absl import flags
-from absl.testing import flagsaver
 
-from pipelines import compare
 from tests.conftest import REPOSITORY
 from tests.warm import run_code, run_module
-from ucf50_tfrecord.errors import UserError
 
 FLAGS = ("--models=frame_pool,lstm", "--cv=2", "--orders=", "--audit=frame_pool", "--epochs=1")
 
@@ -133,35 +128,47 @@ def test_any_number_of_processes_and_tasks_finds_the_same(compared, data_dir, tm
     assert finalized.returncode == 0 and "Report:" in finalized.stdout, finalized.stderr
 
 
-def environments_of(monkeypatch, gpus, *flags_given):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
-    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "1")
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+JOBS = [
+    ("2,3,5", [], ["2", "3", "5"]),
+    ("2,3,5", ["--jobs=2"], ["2", "3"]),
+    ("2,5", ["--jobs_per_gpu=2"], ["2", "5", "2", "5"]),
+    ("7", [], []),  # in this process
+    ("2,5", ["--jobs=1"], []),
+    ("2,5", ["--strategy=mirrored"], []),
+    ("-1", ["--threads_per_job=3"], [None, None]),
+    (
+        "0",
+        ["--jobs=3", "--jobs_per_gpu=2"],
+        "Expected at most 2 jobs on 1 GPUs with --jobs_per_gpu=2. Received: jobs=3",
+    ),
+]
+# In a process of its own, as the flags of two entry points exclude each other.
+SHOW_GPUS = """
+import json, os, sys
+from absl import flags
+from absl.testing import flagsaver
+from pipelines import compare
+from ucf50_tfrecord.errors import UserError
+
+os.sched_getaffinity = lambda pid: set(range(8))
+found = []
+for gpus, given in json.loads(sys.argv[1]):
+    os.environ |= {"CUDA_VISIBLE_DEVICES": gpus}
     with flagsaver.flagsaver():
-        flags.FLAGS(["compare", *flags_given])
-        return compare.job_environments()
+        flags.FLAGS(["compare", *given])
+        try:
+            environments = compare.job_environments()
+            found.append([environment.get("CUDA_VISIBLE_DEVICES") for environment in environments])
+        except UserError as error:
+            found.append(str(error))
+print(json.dumps(found))
+"""
 
 
-@pytest.mark.parametrize(
-    "gpus, given, expected",
-    [
-        ("2,3,5", [], ["2", "3", "5"]),
-        ("2,3,5", ["--jobs=2"], ["2", "3"]),
-        ("2,5", ["--jobs_per_gpu=2"], ["2", "5", "2", "5"]),
-        ("7", [], []),  # in this process
-        ("2,5", ["--jobs=1"], []),
-        ("2,5", ["--strategy=mirrored"], []),
-        ("-1", ["--threads_per_job=3"], [None, None]),
-    ],
-)
-def test_each_job_gets_a_gpu_or_its_part_of_the_cores(monkeypatch, gpus, given, expected):
-    found = environments_of(monkeypatch, gpus, *given)
-    assert [environment.get("CUDA_VISIBLE_DEVICES") for environment in found] == expected
-
-
-def test_more_jobs_than_the_gpus_may_take_are_refused(monkeypatch):
-    with pytest.raises(UserError, match="at most 2 jobs on 1 GPUs with --jobs_per_gpu=2. Received: jobs=3"):
-        environments_of(monkeypatch, "0", "--jobs=3", "--jobs_per_gpu=2")
+def test_each_job_gets_a_gpu_or_its_part_of_the_cores():
+    result = run_code(SHOW_GPUS, json.dumps([(gpus, given) for gpus, given, _ in JOBS]))
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout) == [expected for *_, expected in JOBS]
 
 
 MISTAKES = {

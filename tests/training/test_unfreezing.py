@@ -83,7 +83,7 @@ def equal(found, expected):
         pytest.param({}, id="plain"),
         pytest.param({"ema": 0.9}, marks=pytest.mark.slow, id="ema"),
         pytest.param({"precision": "float16"}, marks=pytest.mark.slow, id="float16"),
-        pytest.param({"xla": True, "steps_per_call": 9}, id="xla"),
+        pytest.param({"xla": True, "steps_per_call": 9}, marks=pytest.mark.slow, id="xla"),
     ],
 )
 def test_an_encoder_keeps_every_bit_until_it_is_unfrozen(data_dir, tmp_path, frozen, changes):
