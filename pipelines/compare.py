@@ -173,7 +173,7 @@ def train_cells(comparison, environments: Sequence[Mapping[str, str]], task: tup
       comparison: the comparison.
       environments: the environment variables of each process, see side_by_side.run; empty to run the cells in
         this process.
-      task: as in Comparison.unfinished.
+      task: as in Comparison.claimable.
 
     Returns:
       False if the user stopped the comparison; otherwise True, and all cells are finished that no other process

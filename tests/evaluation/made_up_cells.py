@@ -45,7 +45,7 @@ class MadeUpComparison:
     spec: MadeUpSpec
     num_processes: int = 1
 
-    def unfinished(self, task):
+    def claimable(self, task):
         return [cell for cell in self.spec.cells() if not self._path(cell, "done").exists()]
 
     def on_one_device(self):

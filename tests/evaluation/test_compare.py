@@ -21,7 +21,9 @@ from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.evaluation import audit, cells, compare, recurrence
 from ucf50_tfrecord.evaluation.cells import ComparisonSpec, Recipe
 from ucf50_tfrecord.evaluation.results import Cell
+from ucf50_tfrecord.evaluation.side_by_side import Outcome
 from ucf50_tfrecord.specs import AugmentSpec, ModelSpec, TrainSpec
+from ucf50_tfrecord.storage import folder_lock
 from ucf50_tfrecord.training.run import RunConfig
 from ucf50_tfrecord.training.strategy import make_strategy
 
@@ -130,6 +132,19 @@ def test_a_control_that_sees_order_ends_the_comparison(loaded, tmp_path, monkeyp
     with pytest.raises(UserError, match="must not see the order of frames, but shuffle1 changes its logits"):
         comparison.run(cells.ComparisonListener(), strategy=make_strategy("one"))
     assert not list(tmp_path.glob("cells/*/cell.json"))
+
+
+def test_a_task_begins_with_its_part_and_leaves_out_what_others_run(clips, tmp_path):
+    comparison = compare.Comparison(folder=str(tmp_path), spec=spec("frame_pool", "lstm"), clips=clips)
+    wanted = comparison.spec.cells()
+    assert comparison.claimable((0, 1)) == comparison.unfinished() == wanted
+    assert comparison.claimable((1, 3)) == [wanted[1], wanted[2], wanted[0], wanted[3]]
+    folder = pathlib.Path(comparison.run_dir(wanted[2]))
+    folder.mkdir(parents=True)
+    with folder_lock(folder):
+        assert comparison.claimable((1, 3)) == [wanted[1], wanted[0], wanted[3]]
+        assert comparison.run_cell(wanted[2], strategy=None, listener=None) == Outcome.ELSEWHERE
+    assert comparison.unfinished() == wanted and not list(folder.glob("*.json"))
 
 
 def test_an_unreadable_record_is_skipped_on_request(data_dir, tmp_path):

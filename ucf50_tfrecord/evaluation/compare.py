@@ -96,7 +96,7 @@ class Comparison:
         Args:
           listener: functions that receive the progress and may stop the comparison.
           strategy: distribution strategy of the devices.
-          task: as in `unfinished`.
+          task: as in `claimable`.
 
         Returns:
           False if the listener stopped the comparison; otherwise True, and all cells are finished that no other
@@ -106,7 +106,7 @@ class Comparison:
           UserError: if a cell's folder holds a run with another configuration, a clip cannot be read,
             or training fails.
         """
-        while wanted := self.unfinished(task):
+        while wanted := self.claimable(task):
             num_done, num_run = len(self.spec.cells()) - len(wanted), 0
             for number, cell in enumerate(wanted, num_done):
                 outcome = self.run_cell(
@@ -124,25 +124,34 @@ class Comparison:
                 break
         return True
 
-    def unfinished(self, task: tuple[int, int] = (0, 1)) -> list[Cell]:
-        """Lists the cells that are not finished, in the order in which a task runs them.
+    def unfinished(self) -> list[Cell]:
+        """Lists the cells that are not finished.
+
+        Raises:
+          UserError: if a finished cell has another configuration, or the clips cannot be split as asked for.
+        """
+        left = []
+        for cell in self.spec.cells():
+            if os.path.exists(self._result_path(cell)):
+                run_lib.check_run(self.run_dir(cell), self._config(cell))
+            else:
+                left.append(cell)
+        return left
+
+    def claimable(self, task: tuple[int, int] = (0, 1)) -> list[Cell]:
+        """Lists the unfinished cells that no other process runs, in the order in which a task runs them.
 
         Args:
           task: tuple (index, count) of this process's index and the number of processes that run the
             comparison. Each begins with another part of the cells, then helps with the others.
 
         Raises:
-          UserError: if a finished cell has another configuration, or the clips cannot be split as asked for.
+          UserError: as `unfinished` does.
         """
         index, count = task
-        wanted, left = self.spec.cells(), []
-        own_first = [cell for part in range(count) for cell in wanted[(index + part) % count :: count]]
-        for cell in own_first:
-            if os.path.exists(self._result_path(cell)):
-                run_lib.check_run(self.run_dir(cell), self._config(cell))
-            else:
-                left.append(cell)
-        return left
+        place = {cell: (number - index) % count for number, cell in enumerate(self.spec.cells())}
+        free = [cell for cell in self.unfinished() if not storage.is_locked(self.run_dir(cell))]
+        return sorted(free, key=place.__getitem__)
 
     def run_cell(
         self,

@@ -57,7 +57,7 @@ def run(
       environments: for each process, environment variables beside those of this process, which give it its
         device.
       prepare: called first in each process, before TensorFlow is loaded; None to do nothing. It must be picklable.
-      task: as in Comparison.unfinished.
+      task: as in Comparison.claimable.
 
     Returns:
       As Comparison.run does.
@@ -68,7 +68,7 @@ def run(
     """
     comparison = dataclasses.replace(comparison, num_processes=len(environments))
     payload = pickle.dumps(comparison)
-    while wanted := comparison.unfinished(task):
+    while wanted := comparison.claimable(task):
         start = functools.partial(_Process, prepare=prepare, payload=payload)
         with _Crew(wanted, len(comparison.spec.cells()), listener, environments, start) as crew:
             crew.run()
@@ -80,7 +80,7 @@ def run(
                 + "; ".join(f"{cell}: {reason}" for cell, reason in crew.failed.items())
                 + ". The others are kept; the same command tries these again"
             )
-        if not crew.num_finished:  # what is left is in work in processes of another parent
+        if not crew.num_finished:  # processes of another parent were faster
             break
     return True
 
