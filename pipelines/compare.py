@@ -21,6 +21,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -42,7 +43,7 @@ from pipelines import (
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import recipes, storage
 from ucf50_tfrecord.choices import FrameOrder, Strategy
-from ucf50_tfrecord.errors import expect
+from ucf50_tfrecord.errors import Advice, expect
 from ucf50_tfrecord.specs import parse_folds
 
 if TYPE_CHECKING:
@@ -291,7 +292,9 @@ def write_again(path: pathlib.Path) -> None:
     if flags.FLAGS["data"].value:
         manifest = manifest_lib.load(flags.FLAGS["data"].value)
         clips = inputs.INPUTS.build().load_clips(manifest, manifest.folds)
-        expect(clips.ids == results.ids, f"the clips of {path} in --data", data=flags.FLAGS["data"].value)
+        expect(
+            clips.ids == results.ids, f"exactly the clips of {path} in --data", data=flags.FLAGS["data"].value
+        )
     publish(path.parent, results, clips)
 
 
@@ -406,8 +409,9 @@ def make_recipe(settings: Mapping[str, Any], manifest: manifest_lib.Manifest) ->
 def spec_flags(models: Sequence[str]) -> dict[str, Any]:
     """Returns the arguments of ComparisonSpec that flags decide, as a dictionary.
 
-    A part of a cross-validation is a set of whole folds that models are tested on after training on the other
-    parts. The argument "num_parts", the number of parts, is None if each fold is a part (--cv=logo).
+    A cross-validation divides the dataset's folds into parts. Models are tested on each part, after training on
+    the other parts. In the dictionary, "num_parts" is the number of parts; it is None if each fold is a part of
+    its own (--cv=logo).
 
     Args:
       models: the names of the models to compare.
@@ -471,6 +475,7 @@ class Display:
     def __init__(self):
         self._bar: console.ProgressBar | None = None
         self._running: dict[Cell, str] = {}  # the trainings in progress, as text
+        self._warned: set[str] = set()
 
     def __enter__(self) -> Display:
         return self
@@ -500,7 +505,11 @@ class Display:
             self._bar.update()
 
     def warn(self, text: str) -> None:
-        terminal.warn(text)
+        """Shows a warning. Advice that many trainings get, but for its numbers, is shown once."""
+        kind = re.sub(r"[0-9]+", "", text) if isinstance(text, Advice) else text
+        if kind not in self._warned:
+            self._warned.add(kind)
+            terminal.warn(text)
 
     def _show(self, cell: Cell, text: str) -> None:
         self._running[cell] = f"{cell}{text}"

@@ -126,9 +126,9 @@ def load_tensorflow() -> None:
     """Imports TensorFlow and finds its devices, without TensorFlow's unhelpful output.
 
     Without an NVIDIA driver, TensorFlow prints a page about CUDA during the import, before the log level
-    applies. That page is hidden unless the import fails. With a driver the output is shown, and a warning
-    follows if TensorFlow sees no GPU. After the import only errors are shown, both of TensorFlow's C++
-    messages (TF_CPP_MIN_LOG_LEVEL) and of its Python messages: it would warn about functions that are traced
+    applies. That page is hidden unless the import fails. With a driver the output is shown, and this function
+    warns if TensorFlow sees no GPU. After the import, TensorFlow shows only errors, from its C++ code
+    (TF_CPP_MIN_LOG_LEVEL) and from its Python code. Otherwise it would warn about functions that are traced
     again when models are built one after another.
     """
     python_logging.getLogger("tensorflow").setLevel(python_logging.ERROR)

@@ -120,7 +120,7 @@ def print_corpus(judged: list[Judged]) -> None:
 
 
 def _model_of(kind: str, models: tuple[str, ...]) -> str:
-    """Returns the model whose verdict of a kind is checked: the sequence model or its order-blind control."""
+    """Returns the model whose verdict of this kind is checked: the sequence model or its order-blind control."""
     from ucf50_tfrecord.evaluation.verdicts import KINDS
 
     if KINDS[kind].effect is None:  # about both; the better one comes first

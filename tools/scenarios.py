@@ -137,7 +137,10 @@ class Scenario:
         expect(len(self.classes) >= 2, "at least 2 classes", classes=list(self.classes))
         expect(0 <= self.true_colors <= 1, "a fraction from 0 to 1", true_colors=self.true_colors)
         marked = any(traits.background is not None for traits in self.classes.values())
-        expect(not (marked and self.recording_backgrounds), "backgrounds of classes or of recordings")
+        expect(
+            not (marked and self.recording_backgrounds),
+            "backgrounds of either classes or recordings, not both",
+        )
 
 
 def render_clip(

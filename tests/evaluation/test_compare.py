@@ -99,9 +99,9 @@ def test_a_split_by_video_is_refused_without_parts(clips):
 
 def test_a_part_with_all_clips_of_a_class_is_refused(clips):
     lonely = clips.select((clips.labels != 1) | (clips.folds == 2))
-    with pytest.raises(UserError, match="Part 2 of 2 holds all clips of Middle.* another number of parts"):
+    with pytest.raises(UserError, match="Part 2 of 2 takes all clips of Middle.* another number of parts"):
         cells.assign_parts(lonely, spec("lstm"), "group")
-    with pytest.raises(UserError, match="Folds 2-3 hold all clips of Middle.* Try other folds"):
+    with pytest.raises(UserError, match="The test on folds 2-3 takes all clips of Middle.* Try other folds"):
         cells.assign_parts(lonely, spec("lstm", num_parts=0, val_folds=(2, 3)), "group")
 
 

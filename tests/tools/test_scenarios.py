@@ -199,7 +199,7 @@ def test_some_recordings_show_the_colour_of_another_class():
                 {"A": Traits(background=scenarios.CLASS_PLACES["Pool"]), "B": Traits()},
                 recording_backgrounds=True,
             ),
-            "of classes or of recordings",
+            "of either classes or recordings",
         ),
     ],
 )

@@ -106,7 +106,7 @@ def _layer_header(data: bytes) -> bytes:
 
 
 def _time_increment_bits(layer: bytes) -> int:
-    """Returns the bits of the time field in frame headers, as a layer's header states; 0 if not stated."""
+    """Returns the number of bits of the time field in frame headers, from a layer's header; 0 if it is not stated."""
     bits = _Bits(layer)
     bits.read(1 + 8)  # random_accessible_vol, video_object_type_indication
     version = 1

@@ -153,7 +153,7 @@ def load_frames_manifest(features: Manifest) -> Manifest:
     # A manifest may come from a stranger, who must not make this process send requests.
     expect(
         not remote.is_remote(frames_dir),
-        "the frames of the features in a local folder",
+        "a local folder of the frames that the features were made from",
         frames_dir=frames_dir,
     )
     return manifest_lib.load(frames_dir)

@@ -175,15 +175,15 @@ class Feed:
         """Returns a distributed iterator over batches of clips.
 
         A replica receives each batch as a dictionary of the tensors that pipeline.index_batches lists, and of those
-        that `frames` needs. A compiled function may use the iterator; run it inside `explained`, which turns
-        TensorFlow's errors at unreadable records into a UserError.
+        that `frames` needs. A compiled function may use the iterator. Call that function inside `explained`, which
+        turns TensorFlow's errors at unreadable records into a UserError.
 
         Args:
           batch_size: clips per global batch, over all workers and replicas.
-          seed: seed of the shuffling, with which the batches are endless; None gives every clip once, in
-            order.
-          start_step: number of the first global batch, counted from the start of epoch 0.
-          view: number of the clips' view, if the records hold several and there is no seed, which draws them.
+          seed: seed of the shuffling. With a seed the batches never end; None gives every clip once, in order.
+          start_step: index of the first global batch, counted from the start of epoch 0.
+          view: index of the view to read, if the records hold several and `seed` is None. With a seed, views are
+            drawn at random.
         """
         make = functools.partial(
             self._worker_dataset, batch_size=batch_size, seed=seed, start_step=start_step, view=view

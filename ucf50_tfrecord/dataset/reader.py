@@ -137,14 +137,14 @@ class ClipReader:
         read: Callable[[int, BinaryIO, Place, tuple[str, int]], None],
         parse: Callable[[int, bytes, Place, tuple[str, int]], None],
     ) -> np.ndarray:
-        """Calls a function for each clip of a batch that reads or parses the clip's record.
+        """Calls `read` or `parse` for each clip of a batch.
 
         Args:
           index: positions of the clips in `clips`, int64 [B].
           payloads: the payloads of the clips' records, if TensorFlow has read the records, else None.
-          read: called as read(row, file, place, clip) without payloads; `clip` is a tuple of the id and the
+          read: called as read(row, file, place, clip) if `payloads` is None. `clip` is a tuple of the id and the
             label that the record must have.
-          parse: called as parse(row, payload, place, clip) with payloads.
+          parse: called as parse(row, payload, place, clip) if there are payloads.
 
         Returns:
           A mask, bool [B], which is False for each skipped clip.

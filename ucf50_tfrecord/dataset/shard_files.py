@@ -33,7 +33,7 @@ class ShardFiles(Protocol):
         """
 
     def renew(self, path: str, file: BinaryIO) -> bool:
-        """Tells whether a damaged shard may be undamaged when it is opened again.
+        """Tells whether to open a damaged shard again, because another copy of it may be undamaged.
 
         Args:
           path: the shard's path or URL.

@@ -169,10 +169,12 @@ def assign_parts(clips: ClipIndex, spec: ComparisonSpec, split: FoldBy) -> np.nd
         missing = np.setdiff1d(np.unique(clips.labels), clips.labels[parts != part])
         if len(missing):
             names = ", ".join(clips.manifest.classes[label] for label in missing)
-            holder, remedy = f"Part {part + 1} of {spec.num_parts} holds", "another number of parts"
+            holder, remedy = f"Part {part + 1} of {spec.num_parts}", "another number of parts"
             if not spec.num_parts:
-                holder, remedy = f"Folds {format_folds(spec.val_folds)} hold", "other folds"
-            raise UserError(f"{holder} all clips of {names}: none is left to train on. Try {remedy}.")
+                holder, remedy = f"The test on folds {format_folds(spec.val_folds)}", "other folds"
+            raise UserError(
+                f"{holder} takes all clips of {names}, so none is left to train on. Try {remedy}."
+            )
     return parts
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Outcome(enum.Enum):
-    """What became of a cell: finished, stopped by the listener, or in work in another process."""
+    """What became of a cell: it is finished, the listener stopped it, or another process runs it."""
 
     FINISHED = enum.auto()
     STOPPED = enum.auto()
@@ -133,9 +133,9 @@ class _Process:
 
 
 class _Crew:
-    """The processes that run some cells side by side. Leaving its block kills those that still run.
+    """The processes that run some cells side by side. Leaving its `with` block kills the processes that still run.
 
-    failed: why the cells failed whose processes crashed twice.
+    failed: for each cell whose process crashed twice, the reason.
     num_finished: number of cells that the processes have finished.
     is_stopping: whether the listener has stopped the comparison.
     """
@@ -165,7 +165,7 @@ class _Crew:
             process.end()
 
     def run(self) -> None:
-        """Gives the processes cells until none is left and none is in work."""
+        """Hands out the cells to the processes, until no cell is waiting and none is running."""
         while True:
             if not self.is_stopping and self._listener.should_stop():
                 self.is_stopping = True
@@ -233,12 +233,12 @@ def _serve(
     """Runs the cells that the parent process sends, and sends back what happens; ends when the parent does.
 
     Args:
-      connection: carries cells and None, which asks to stop the cell in work, from the parent; and to the parent
-        the tuples that _Crew handles.
+      connection: the connection to the parent. The parent sends cells, or None to stop the cell that is running.
+        This process sends the tuples that _Crew handles.
       environment: further environment variables.
       prepare: see `run`.
-      payload: the pickled Comparison. It is unpickled here, since that loads TensorFlow, which reads the
-        variables.
+      payload: the pickled Comparison. It is unpickled here, after the variables are set: unpickling loads
+        TensorFlow, which reads them.
     """
     for signum in (signal.SIGINT, signal.SIGTERM):  # these reach the parent, too, which then asks to stop
         signal.signal(signum, signal.SIG_IGN)
@@ -251,7 +251,7 @@ def _serve(
     listener = Listener(
         report=functools.partial(send, "report"),
         warn=functools.partial(send, "warn"),
-        # While a cell is in work, the parent sends nothing but the request to stop; the end of the connection
+        # While a cell is running, the parent sends nothing but the request to stop; the end of the connection
         # counts as one.
         should_stop=connection.poll,
     )

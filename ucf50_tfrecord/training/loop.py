@@ -211,7 +211,7 @@ class _Run:
             self.end_epoch()
 
     def _make_train_steps(self, *, frozen: bool) -> Callable[..., tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:
-        """Returns the function for steps with the encoder still frozen, or after that; compiled at first use."""
+        """Returns the function for steps with a frozen or an unfrozen encoder; it is compiled at its first use."""
         train_step = step_lib.make_train_step(
             self._state.model,
             self._state.optimizer,

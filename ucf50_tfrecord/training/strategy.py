@@ -215,11 +215,11 @@ def _exits_if_late(secs: float) -> Iterator[None]:
 def _slurm_resolver(
     gpus: list[tf.config.PhysicalDevice],
 ) -> tf.distribute.cluster_resolver.ClusterResolver:
-    """Returns a resolver of the workers that srun started, and chooses this worker's part of its host's GPUs.
+    """Returns a resolver of the workers that srun started. Also chooses this worker's part of its host's GPUs.
 
-    TensorFlow's own resolver finds the workers' addresses. But it does not run without a GPU, relies on ranks
-    in the order of the hosts' names, and overrides Slurm's own binding of GPUs: this function decides these
-    three itself.
+    TensorFlow's own resolver is only used to find the workers' addresses. It has three faults: it does not run
+    without a GPU, it assumes that ranks follow the order of the hosts' names, and it overrides Slurm's own
+    binding of GPUs.
 
     Args:
       gpus: the GPUs that this process sees.
