@@ -43,6 +43,7 @@ from pipelines import (
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import recipes, storage
 from ucf50_tfrecord.choices import FrameOrder, Strategy
+from ucf50_tfrecord.dataset import memory
 from ucf50_tfrecord.errors import Advice, expect
 from ucf50_tfrecord.specs import parse_folds
 
@@ -106,6 +107,8 @@ for _module in (train_flags, features, inputs):
     flags.adopt_module_key_flags(_module)
 
 _FOLDER_KIND = "a comparison"
+# Host memory that each training side by side is given: TensorFlow and a small model take about half of it.
+_JOB_BYTES = 2 << 30
 # Longest wait for another process that writes the report.
 _REPORT_SECS = 600.0
 # Flags of a training that the comparison sets by itself.
@@ -220,6 +223,9 @@ def job_environments() -> list[dict[str, str]]:
     else:
         os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(_THREADS_PER_JOB.value))
         most = max(1, len(os.sched_getaffinity(0)) // _THREADS_PER_JOB.value)
+        free = memory.available_host_bytes()
+        if _JOBS.value == "auto" and free is not None:
+            most = min(most, max(1, free // _JOB_BYTES))
     num_jobs = most if _JOBS.value == "auto" else int(_JOBS.value)
     expect(
         not gpus or num_jobs <= most,

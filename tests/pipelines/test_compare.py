@@ -136,6 +136,8 @@ JOBS = [
     ("2,5", ["--jobs=1"], []),
     ("2,5", ["--strategy=mirrored"], []),
     ("-1", ["--threads_per_job=3"], [None, None]),
+    ("-1", [], [None, None, None]),  # as many as the memory allows
+    ("-1", ["--jobs=5"], [None] * 5),
     (
         "0",
         ["--jobs=3", "--jobs_per_gpu=2"],
@@ -148,9 +150,11 @@ import json, os, sys
 from absl import flags
 from absl.testing import flagsaver
 from pipelines import compare
+from ucf50_tfrecord.dataset import memory
 from ucf50_tfrecord.errors import UserError
 
 os.sched_getaffinity = lambda pid: set(range(8))
+memory.available_host_bytes = lambda: 7 << 30
 found = []
 for gpus, given in json.loads(sys.argv[1]):
     os.environ |= {"CUDA_VISIBLE_DEVICES": gpus}
