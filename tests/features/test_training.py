@@ -193,7 +193,9 @@ def test_a_strangers_dataset_of_features_opens_no_url(grid_dir, tmp_path):
     value = json.loads((folder / "manifest.json").read_text())
     value["frames_dir"] = "http://127.0.0.1:9/frames"
     (folder / "manifest.json").write_text(json.dumps(value))
-    with pytest.raises(UserError, match="Expected a local folder of the frames that the features were made from"):
+    with pytest.raises(
+        UserError, match="Expected a local folder of the frames that the features were made from"
+    ):
         frames_of(clips_of(folder))
 
 

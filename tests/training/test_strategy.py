@@ -77,10 +77,10 @@ def test_workers_are_those_that_tf_config_names():
         ),
         (TWO | {"task": {"type": "worker"}}, "its task needs a type and an index"),
         ({"cluster": TWO["cluster"]}, "its task needs a type and an index"),
-        ({"cluster": {"ps": ["a:1"]}, "task": TASK}, "there are jobs chief and worker only, not 'ps'"),
+        ({"cluster": {"ps": ["a:1"]}, "task": TASK}, "its jobs may be chief and worker only, not 'ps'"),
         ({"cluster": {"worker": "a:1"}, "task": TASK}, "'worker' must be a list of host:port"),
         ({"cluster": {"worker": ["a"]}, "task": TASK}, "'worker' must be a list of host:port"),
-        ({"cluster": {"chief": ["a:1", "b:1"]}, "task": TASK}, "there is one chief at most"),
+        ({"cluster": {"chief": ["a:1", "b:1"]}, "task": TASK}, "it may name one chief at most"),
     ],
 )
 def test_an_unusable_tf_config_is_explained(text, message):
@@ -97,7 +97,7 @@ def test_auto_takes_several_workers_and_one_takes_none():
     )
     assert cluster.uses_workers("auto", two) and not cluster.uses_workers("auto", alone)
     assert cluster.uses_workers("multi_worker", alone) and not cluster.uses_workers("one", two)
-    with pytest.raises(UserError, match="TF_CONFIG names.*or that srun starts.*there is neither"):
+    with pytest.raises(UserError, match="set TF_CONFIG.*or start the workers with srun.*Neither was found"):
         cluster.uses_workers("multi_worker", {})
 
 
@@ -200,7 +200,7 @@ def test_workers_meet_before_tensorflow_waits_for_them():
 
 def test_missing_workers_are_named():
     first, third = meet_all(3, timeout_secs=1.0, absent=[1])
-    assert re.fullmatch(r"Of 3 workers these did not come in time: 1 \(localhost:\d+\)", first)
-    assert "did not say in time that all 3 workers are there" in third
+    assert re.fullmatch(r"Some of the 3 workers did not connect in time: 1 \(localhost:\d+\)", first)
+    assert "did not report in time that all 3 workers have started" in third
     [alone] = meet_all(2, timeout_secs=0.5, absent=[0])
     assert alone.startswith("Worker 0 (localhost:")
