@@ -279,7 +279,7 @@ def test_every_recipe_parses(recipe, data_dir, tmp_path):
             ["--model=lstm", "--unfreeze_after_epoch=3"],
             "freeze_encoder .* Received: model='lstm', freeze_enc",
         ),
-        (["--size=32"], "--size is 32x32, theirs is 16x24"),
+        (["--size=32"], "--size is 32x32, but the shards have 16x24"),
         (["--batch_size=0"], "Expected batch_size from 1 to 1000000"),
     ],
 )

@@ -121,7 +121,7 @@ class ComparisonSpec:
         )
 
     def cells(self) -> list[Cell]:
-        """Lists the cells. The usual trainings come first, so that an interrupted comparison covers all models."""
+        """Lists the cells; usual trainings come first, so that an interrupted comparison covers all models."""
         parts, seeds = range(max(1, self.num_parts)), range(self.num_seeds)
         kept = [
             Cell(model=model, part=part, seed=seed)

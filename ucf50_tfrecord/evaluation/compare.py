@@ -261,7 +261,7 @@ class Comparison:
         return found
 
     def _make_feeds(self, cell: Cell, strategy: tf.distribute.Strategy) -> tuple[Feed, Feed, dict[str, Feed]]:
-        """Returns feeds of a cell's training clips, of its test clips, and of the changed test clips by name."""
+        """Returns feeds of a cell's training clips and test clips, and of changed test clips by intervention."""
         is_test = self.parts[cell.split] == cell.part
         mixed = self.spec.recipes[cell.model].train.shuffle_shards
         of_features = self.clips.manifest.features is not None
@@ -482,7 +482,7 @@ def _check_run(run_dir: str, config: run_lib.RunConfig, manifest: Manifest) -> N
 
 
 def forget_models() -> None:
-    """Frees the memory that Keras and TensorFlow keep for earlier models. A comparison builds hundreds of models.
+    """Frees the memory that Keras and TensorFlow keep for earlier models; a comparison builds hundreds of them.
 
     TensorFlow registers a gradient for each call of a tf.custom_gradient (in its own all_reduce and in this
     package), under a new name, and never removes it. Each entry keeps a graph, its weights and its cached

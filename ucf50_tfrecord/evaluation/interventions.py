@@ -125,7 +125,7 @@ def choose_donors(clips: ClipIndex) -> np.ndarray:
 
 
 def background(video: tf.Tensor) -> tf.Tensor:
-    """Computes the backgrounds of clips (medians over frames) from uint8 [B, T, H, W, 3]: uint8 [B, H, W, 3]."""
+    """Computes clips' backgrounds (medians over frames), uint8 [B, H, W, 3], from uint8 [B, T, H, W, 3]."""
     # Not tf.transpose: TensorFlow would move it before the cast, and oneDNN then complains.
     pixels = tf.stack(tf.unstack(tf.cast(video, tf.float32), axis=1), axis=-1)
     ordered = tf.sort(pixels, axis=-1)  # [B, H, W, 3, T]
@@ -172,7 +172,7 @@ def _same_order(order: Callable[[np.ndarray, int], np.ndarray]) -> Callable[[Cli
 
 
 def _pixels(function: Callable[[tf.Tensor], tf.Tensor]) -> Callable[[ClipIndex, int], Apply]:
-    """Returns a value for Intervention.make: the intervention calls `function`, which maps clips to changed clips."""
+    """Returns a value for Intervention.make: the intervention maps clips to changed clips by `function`."""
     return lambda clips, number: lambda video, index: function(video)
 
 
@@ -209,7 +209,7 @@ def _swap_background(clips: ClipIndex, _number: int) -> Apply:
 
 
 def _replace_background(video: tf.Tensor, old: tf.Tensor, new: tf.Tensor) -> tf.Tensor:
-    """Replaces pixels of `video` that resemble the background `old` by pixels of `new`; both are [B, H, W, 3]."""
+    """Replaces pixels of `video` that resemble the background `old`, [B, H, W, 3], by those of `new`."""
     frames, old = tf.cast(video, tf.float32), tf.cast(old, tf.float32)[:, tf.newaxis]
     foreground = tf.reduce_max(tf.abs(frames - old), axis=-1, keepdims=True) > _FOREGROUND
     return tf.where(foreground, video, new[:, tf.newaxis])

@@ -251,7 +251,7 @@ def _recurrent_layer(model: keras.Model) -> keras.layers.Layer:
 
 
 def _float32_copy(layer: keras.layers.Layer, input_shape: tuple, **changes) -> keras.layers.Layer:
-    """Copies a layer and its weights, with dtype float32; `changes` replace entries of the layer's configuration."""
+    """Copies a layer and its weights, with dtype float32; `changes` replace entries of its configuration."""
     copy = layer.__class__.from_config(layer.get_config() | {"dtype": "float32"} | changes)
     copy.build(input_shape)
     copy.set_weights(layer.get_weights())

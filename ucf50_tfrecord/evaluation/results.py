@@ -207,7 +207,7 @@ class Results:
 
 
 def video_of(clip_id: str) -> str:
-    """Returns a clip's video: the clip's id without the ending #<number>, which numbers the clips of a video."""
+    """Returns a clip's video: the clip's id without #<number> at its end, which numbers a video's clips."""
     video, _, number = clip_id.rpartition("#")
     return video if video and number.isdigit() else clip_id
 

@@ -119,7 +119,7 @@ class Evaluator:
         self._forward = forward
 
     def __call__(self, name: str = PLAIN) -> Evaluation:
-        """Evaluates all clips under the intervention `name`; for VIEWS, averages predictions over the clips' views."""
+        """Evaluates all clips under the intervention `name`; VIEWS averages predictions over clips' views."""
         return self.average_views() if name == VIEWS else self.evaluate_each([name])[name]
 
     def average_views(self) -> Evaluation:

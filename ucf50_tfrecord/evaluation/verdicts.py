@@ -2,8 +2,8 @@
 
 Each question is judged by a paired contrast. For each clip, a value is computed: the fraction of seeds that
 are right under one condition, minus that under another condition, or minus chance. The effect is the mean of
-these values over clips. The independent
-observations are the recording groups, or the videos of clips without a group. The answer is
+these values over clips. The independent observations are the recording groups, or the videos of clips without
+a group. The answer is
 
 - "yes" if the effect is positive and significant at 5%, corrected for all contrasts of the comparison,
 - else "no" if the effect's 95% interval excludes an effect of 0.05 or more (for two models: in either

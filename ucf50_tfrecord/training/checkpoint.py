@@ -25,7 +25,7 @@ class Checkpoints:
     """The checkpoints of a run: the last two, and the weights with the best validation macro F1.
 
     No checkpoint is overwritten: each new one gets the next number. Older checkpoints are deleted once the
-      new one is complete.
+    new one is complete.
     TensorFlow verifies a checkpoint's checksums when it reads it.
 
     All workers (processes that train together) restore checkpoints, but only one worker writes them. That

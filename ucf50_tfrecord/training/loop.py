@@ -119,7 +119,7 @@ def train(
       options: how often to log and save.
       make_evaluator: called once with the model; returns the model's evaluator, such as an
         evaluation.runner.Evaluator. The evaluator is called after each epoch. With None, no epoch is
-        evaluated, and no checkpoint is saved after each epoch, only every checkpoint_secs and at the end.
+        evaluated; checkpoints are saved every checkpoint_secs and at the end, not after each epoch.
       open_log: called once with the number of steps that are already done; returns the run's TensorBoard log.
       listener: receives progress and warnings, and may stop the training.
 

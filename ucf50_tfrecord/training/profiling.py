@@ -48,8 +48,7 @@ class Profiler:
 
         On TensorBoard's Profile page, all time until the next call of this method counts as step `number`:
         waiting for input, the device's work and the rest of the loop. A run that resumes after the first step
-        to profile
-        starts profiling where it resumes. If no steps are profiled, this method costs nothing.
+        to profile starts profiling where it resumes. If no steps are profiled, this method costs nothing.
         """
         if self._steps is None:
             return
