@@ -390,7 +390,7 @@ def read_settings(model: str) -> dict[str, Any]:
       UserError: if there is no such recipe, a flag or a setting is wrong, or a flag sets a value that the
         comparison chooses itself.
     """
-    expect(model in recipes.names(), f"models out of {', '.join(recipes.names())}", models=model)
+    expect(model in recipes.names(), f"each model to be one of {', '.join(recipes.names())}", models=model)
     for flag in _DECIDED:
         expect(
             not flags.FLAGS[flag].present,
@@ -432,7 +432,9 @@ def spec_flags(models: Sequence[str]) -> dict[str, Any]:
     expect(cv == "logo" or (cv.isdecimal() and int(cv) >= 2), "--cv=<a number from 2 on> or --cv=logo", cv=cv)
     orders = [order for order in _ORDERS.value if order]
     for order in orders:
-        expect(order in _TRAINED_ORDERS, f"orders out of {_TRAINED_ORDERS}", orders=order)
+        expect(
+            order in _TRAINED_ORDERS, f"each order to be one of {', '.join(_TRAINED_ORDERS)}", orders=order
+        )
     asked = ",".join(_AUDIT.value)
     audited = {"all": list(models), "none": []}.get(asked, _AUDIT.value)
     unknown = sorted(set(audited) - set(models))

@@ -188,7 +188,7 @@ def make_variable(name: str, value: str) -> str:
 
 
 def shell_command(words: Iterable[str]) -> str:
-    """Joins words into a command line that can be pasted into a shell, whatever characters the words hold."""
+    """Joins words into a command line that can be pasted into a shell, with all special characters quoted."""
     return " ".join(map(shell_word, words))
 
 

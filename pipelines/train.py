@@ -105,10 +105,10 @@ def read_flags() -> tuple[dict[str, Any], Folds, RunOptions]:
 
     Returns:
       A tuple: the settings of the model and the training, the folds that the flags name, and the options of
-        the run.
+      the run.
 
     Raises:
-      UserError: if a flag is wrong, whatever the dataset.
+      UserError: if a flag is wrong for every dataset.
     """
     settings, asked = train_flags.settings(), train_flags.asked_folds()
     check_early_stopping(recipes.train_spec(settings), asked)

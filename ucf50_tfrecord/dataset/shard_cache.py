@@ -143,7 +143,7 @@ class ShardCache:
         return True
 
     def expect(self, paths: Iterable[str]) -> None:
-        """Starts to fetch announced shards ahead of their use, as far as there is room for their copies."""
+        """Announces shards: starts to fetch them before their use, while there is room for their copies."""
         with self._changed:
             self._expected |= {path: None for path in paths if path not in self._open}
             self._changed.notify_all()

@@ -86,7 +86,7 @@ class ComparisonSpec:
       cross-validation: `val_folds` are the only tested part.
     val_folds: folds of the only tested part; given only if `num_parts` is 0.
     num_seeds: trainings of each model per part and frame order, with seeds from 0 on.
-    orders: values of choices.FrameOrder. Models that see frame order are also trained once with each of these
+    orders: values of choices.FrameOrder. Models that see frame order are also trained with each of these
       arrangements of the frames.
     audited: names of models that are also trained and tested on a split by video, which leaks recordings; empty
       if `num_parts` is 0.

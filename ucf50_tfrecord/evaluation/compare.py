@@ -261,7 +261,7 @@ class Comparison:
         return found
 
     def _make_feeds(self, cell: Cell, strategy: tf.distribute.Strategy) -> tuple[Feed, Feed, dict[str, Feed]]:
-        """Returns feeds of a cell's training clips and test clips, and of changed test clips by intervention."""
+        """Returns feeds of a cell's training clips and test clips, and of changed test clips by name."""
         is_test = self.parts[cell.split] == cell.part
         mixed = self.spec.recipes[cell.model].train.shuffle_shards
         of_features = self.clips.manifest.features is not None

@@ -89,7 +89,7 @@ def make(name: str, clips: ClipIndex) -> Apply:
     """Returns the function that changes clips by an intervention, for use in a compiled function.
 
     Args:
-      name: the intervention's name, one of those that `names` lists.
+      name: the intervention's name, as `names` lists it.
       clips: index of the clips to change; background_swap also reads their frames.
     """
     entry = find(name)

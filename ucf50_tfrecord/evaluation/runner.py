@@ -97,7 +97,7 @@ class Evaluator:
             feed.clips.manifest.format.num_frames, of_features=feed.clips.manifest.features is not None
         )
         for name in names:
-            expect(name in known, f"an intervention out of {known}", intervention=name)
+            expect(name in known, f"an intervention that is one of {known}", intervention=name)
         self._feed, self._warn, self._strategy = feed, warn, strategy
         self._batch_size, self._names = batch_size, tuple(names)
 
@@ -159,7 +159,7 @@ class Evaluator:
           UserError: if a clip cannot be read, or the model returns NaN or infinity.
         """
         for name in names:
-            expect(name in self._names, f"an intervention out of {self._names}", intervention=name)
+            expect(name in self._names, f"an intervention that is one of {self._names}", intervention=name)
         with tf.device("CPU:0"):  # because tf.switch_case chooses the branch there
             chosen = [tf.constant(self._names.index(name), tf.int32) for name in names]
         clips, functions = self._feed.clips, self._functions

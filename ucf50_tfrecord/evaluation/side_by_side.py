@@ -49,7 +49,7 @@ def run(
 ) -> bool:
     """Trains and tests the cells of a comparison that are not finished yet, several at a time.
 
-    If this process exits, its processes save checkpoints and exit, too.
+    If this process exits, the processes that it started save checkpoints and exit.
 
     Args:
       comparison: the comparison. The results do not depend on the number of processes.
@@ -133,7 +133,7 @@ class _Process:
 
 
 class _Crew:
-    """The processes that run some cells side by side. Leaving its `with` block kills the processes that still run.
+    """The processes that run some cells side by side. Leaving the `with` block kills running processes.
 
     failed: dictionary from each cell whose process crashed twice to the reason.
     num_finished: number of cells that the processes have finished.

@@ -25,8 +25,7 @@ class Checkpoints:
     """The checkpoints of a run: the last two, and the weights with the best validation macro F1.
 
     No checkpoint is overwritten: each new one gets the next number. Older checkpoints are deleted once the
-    new one is complete.
-    TensorFlow verifies a checkpoint's checksums when it reads it.
+    new one is complete. TensorFlow verifies a checkpoint's checksums when it reads the checkpoint.
 
     All workers (processes that train together) restore checkpoints, but only one worker writes them. That
     worker need not wait for the others, because reading a Keras variable does not combine values of several
@@ -75,7 +74,7 @@ class Checkpoints:
         self._folder = pathlib.Path(run_dir, "checkpoints")
 
     def restore_last(self, warn: Callable[[str], None] = lambda text: None) -> bool:
-        """Restores the newest undamaged checkpoint. The process that writes checkpoints deletes newer damaged ones.
+        """Restores the newest undamaged checkpoint. If this process writes, it deletes newer damaged ones.
 
         Args:
           warn: called with one sentence for each damaged checkpoint that is newer than the restored one.

@@ -213,7 +213,7 @@ class _Run:
             self.end_epoch()
 
     def _make_train_steps(self, *, frozen: bool) -> Callable[..., tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:
-        """Returns the function for steps with a frozen or an unfrozen encoder; it is compiled at its first use."""
+        """Returns the function that takes training steps, compiled at its first use; `frozen` is the encoder's."""
         train_step = step_lib.make_train_step(
             self._state.model,
             self._state.optimizer,
@@ -383,7 +383,7 @@ class _StopBallot:
         self._votes: collections.deque[tf.Tensor] = collections.deque()
 
     def vote(self) -> float:
-        """Returns this worker's vote for the next call of training steps: 1 to stop, 0 to go on."""
+        """Returns this worker's vote for the next call of training steps: 1 to stop, 0 to continue."""
         return float(self._num_workers > 1 and self._should_stop())
 
     def decide(self, votes: tf.Tensor) -> bool:

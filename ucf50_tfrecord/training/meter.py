@@ -28,7 +28,7 @@ class Times:
     """The time that some training steps took.
 
     secs: seconds of training.
-    wait_secs: the part of these seconds that was spent waiting for input.
+    wait_secs: seconds of training that were spent waiting for input.
     clips: number of clips trained on.
     """
 

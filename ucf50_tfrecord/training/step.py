@@ -23,8 +23,8 @@ class StepResult(NamedTuple):
     number, add a field here, its value in `replica_step`, and its curve in `curves`.
 
     loss: sum of the losses of the global batch's clips. Padding clips and skipped clips do not count.
-    correct: number of these clips that are classified correctly.
-    clips: number of these clips.
+    correct: number of the counted clips that are classified correctly.
+    clips: number of the counted clips.
     gradient_norm: norm of the global batch's gradient; 0 if it is not finite.
     finite: 1 if the gradient is finite, else 0.
     """

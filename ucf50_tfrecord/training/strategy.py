@@ -120,8 +120,8 @@ def wait_for_workers(strategy: tf.distribute.Strategy) -> None:
 def explain_lost_workers(strategy: tf.distribute.Strategy) -> Iterator[None]:
     """Turns TensorFlow's error about the loss of another worker into a UserError.
 
-    TensorFlow raises the error in whatever code waits for the lost worker: at once if the connection breaks,
-    else after ten seconds without a heartbeat.
+    TensorFlow raises the error in the code that waits for the lost worker: at once if the connection breaks,
+    otherwise after ten seconds without a heartbeat.
 
     Raises:
       UserError: in place of TensorFlow's error.
