@@ -85,7 +85,7 @@ def test_a_cell_of_another_comparison_is_refused(results, tmp_path):
     path, fits = tmp_path / "cell.json", {"num_clips": 6, "num_classes": 3, "num_frames": 8}
     results_lib.save_cell(path, results.cells[0])
     assert results_lib.load_cell(path, **fits).cell == results.cells[0].cell
-    for name, message in (("num_clips", "clips below 5"), ("num_classes", "logits of 2 classes")):
+    for name, message in (("num_clips", "indices of clips below 5"), ("num_classes", "logits of 2 classes")):
         with pytest.raises(
             UserError, match=f"cell.json is not a cell's result of this comparison: Expected {message}"
         ):
