@@ -338,7 +338,7 @@ def test_views_are_refused_where_there_is_one(plain_run, plain_dir, data_dir, tm
     for command in commands:
         result = run_module(*command, "--test_views")
         assert result.returncode == 2 and "Traceback" not in result.stderr
-        assert "for test_views" in result.stderr and "feature_views=1" in result.stderr
+        assert "because test_views averages" in result.stderr and "feature_views=1" in result.stderr
         assert not (tmp_path / "out").exists()
 
 
