@@ -22,7 +22,7 @@ def _exit_on_interrupt(_signum: int, _frame: object) -> None:
 
 
 def raise_on_interrupt() -> None:
-    """Makes Ctrl-C raise KeyboardInterrupt again. Call it once an entry point is ready to handle that."""
+    """Makes Ctrl-C raise KeyboardInterrupt again. Call it once an entry point can handle this exception."""
     if signal.getsignal(signal.SIGINT) is _exit_on_interrupt:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -7,8 +7,8 @@ from absl import flags
 _ALLOW_CODE = flags.DEFINE_list(
     "allow_code",
     [],
-    "Code outside this package, as <module>:<builder>, that a run may name as its model or encoder. Loading the "
-    "run imports it, which executes it: allow only code that you trust.",
+    "Names, as <module>:<builder>, of code outside this package that may be loaded as a run's model or encoder. "
+    "Loading executes the code: allow only code that you trust.",
 )
 
 

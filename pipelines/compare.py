@@ -1,4 +1,4 @@
-"""Compares models: trains each on all parts of the clips but one, tests it there.
+"""Compares models: trains them, and tests them on clips that are held out.
 
   python -m pipelines.compare --data=data/ucf50-15x64x64 --models=rnn,lstm
   python -m pipelines.compare --runs=runs/one,runs/other
@@ -12,8 +12,8 @@ file system, may run it at the same time, such as the tasks of a job array:
   python -m pipelines.compare --data=… --task_index=$SLURM_ARRAY_TASK_ID \\
     --task_count=8
 
-They share the trainings, and the one that finishes last writes the report. The
-second command tests existing runs. The third one writes a report again.
+The processes share the trainings. The last process to finish writes the report.
+The second command tests existing runs. The third one writes a report again.
 """
 
 from __future__ import annotations
@@ -56,51 +56,58 @@ _MODELS = flags.DEFINE_list("models", ["frame_pool", "rnn", "lstm"], "Recipes to
 _CV = flags.DEFINE_string(
     "cv",
     None,
-    "Parts of the cross-validation, each of whole folds; logo leaves one fold out at a time. Default: 5, or with "
-    "--val_folds those alone.",
+    "Number of parts of the cross-validation, each of whole folds; logo: one part per fold. Default: 5; with "
+    "--val_folds, these folds are the only part that is tested.",
 )
-_SEEDS = flags.DEFINE_integer("seeds", 1, "Trainings of each, with seeds from 0 on.", lower_bound=1)
+_SEEDS = flags.DEFINE_integer(
+    "seeds", 1, "Number of trainings of each model on each part, with seeds 0, 1, ….", lower_bound=1
+)
 _TRAINED_ORDERS = (FrameOrder.SHUFFLED, FrameOrder.SINGLE)
 _ORDERS = flags.DEFINE_list(
     "orders",
     list(_TRAINED_ORDERS),
-    "Other orders of frames to train models that see order with: shuffled, single, or none (empty).",
+    "Also train models that see frame order with these orders: shuffled, single, or none (empty).",
 )
 _AUDIT = flags.DEFINE_list(
-    "audit", ["all"], "Models to train on clips split by video, too, as a leak audit: all, none, or some."
+    "audit",
+    ["all"],
+    "Models to train also on clips that are split by video, to audit leaks: all, none, or names.",
 )
 _RUNS = flags.DEFINE_list("runs", None, "Folders of finished runs to compare, in place of --models.")
-_RESULTS = flags.DEFINE_string("results", None, "A results.json to write the report of again.")
+_RESULTS = flags.DEFINE_string("results", None, "Write the report of this results.json again.")
 _OUTPUT = flags.DEFINE_string("output", None, "The comparison's folder. Default: runs/<data>-compare.")
 _JOBS = flags.DEFINE_string(
     "jobs",
     "auto",
-    "Trainings side by side, each in a process of its own: a number, or auto for all GPUs, or else all cores.",
+    "Number of trainings at a time, each in its own process; auto uses all GPUs, or all cores without GPUs.",
 )
 _THREADS_PER_JOB = flags.DEFINE_integer(
     "threads_per_job",
     1,
-    "CPU threads of a training, if there is no GPU. It changes the rounding of results; --jobs does not.",
+    "CPU threads per training, if there is no GPU. It changes the rounding of results; --jobs does not.",
     lower_bound=1,
 )
-_JOBS_PER_GPU = flags.DEFINE_integer("jobs_per_gpu", 1, "Trainings that share a GPU.", lower_bound=1)
+_JOBS_PER_GPU = flags.DEFINE_integer(
+    "jobs_per_gpu", 1, "Number of trainings that share a GPU.", lower_bound=1
+)
 _STRATEGY = flags.DEFINE_enum(
     "strategy",
     Strategy.AUTO,
     [Strategy.AUTO, Strategy.ONE, Strategy.MIRRORED],
-    "Devices of a training: one, all mirrored, or auto. All but one need --jobs=1.",
+    "Devices per training: one; mirrored (all, one training at a time); or auto. With several trainings at a "
+    "time, each uses one device.",
 )
 
 _PIXEL_INTERVENTIONS = flags.DEFINE_boolean(
     "pixel_interventions",
     True,
-    "With features in place of frames: encode the clips again under each intervention that changes pixels.",
+    "If the dataset holds features: encode its clips again under each intervention that changes pixels.",
 )
 
 _TENSORBOARD = flags.DEFINE_boolean(
     "tensorboard",
     False,
-    "Also write curves and pictures of each training, which is then evaluated after each epoch.",
+    "Also write curves and pictures of each training. Models are then evaluated after each epoch.",
 )
 
 for _module in (train_flags, features, inputs):
@@ -157,16 +164,16 @@ def compare_recipes() -> None:
         describe(comparison, num_jobs=len(environments))
         claim_folder(folder)
         if not train_cells(comparison, environments, task):
-            terminal.say("Stopped. What is finished is kept; to go on:", f"  {remedies.this_command()}")
+            terminal.say("Stopped. Finished trainings are kept. To continue:", f"  {remedies.this_command()}")
             return
     left = comparison.unfinished()
     if not left:
         with storage.folder_lock(folder, wait_secs=_REPORT_SECS):
             publish(pathlib.Path(folder), comparison.results(), comparison.clips)
         return
-    expect(not convert.finalizes(), "a finished comparison", unfinished=", ".join(map(str, left)))
+    expect(not convert.finalizes(), "that all trainings are finished", unfinished=", ".join(map(str, left)))
     terminal.say(
-        f"{len(left)} trainings are in work in other processes; the one that finishes last writes the report."
+        f"Other processes are running {len(left)} trainings. The last process to finish writes the report."
     )
 
 
@@ -175,13 +182,13 @@ def train_cells(comparison, environments: Sequence[Mapping[str, str]], task: tup
 
     Args:
       comparison: the comparison.
-      environments: the environment variables of each process, see side_by_side.run; empty to run the cells in
-        this process.
+      environments: the environment variables of each process, see side_by_side.run. If empty, this process
+        runs the cells.
       task: as in Comparison.claimable.
 
     Returns:
-      False if the user stopped the comparison; otherwise True, and all cells are finished that no other process
-      runs.
+      False if the user stopped the comparison. True if all cells are finished, except cells that other
+      processes are running.
     """
     from ucf50_tfrecord.evaluation import side_by_side
     from ucf50_tfrecord.training import strategy as strategy_lib
@@ -201,10 +208,10 @@ def train_cells(comparison, environments: Sequence[Mapping[str, str]], task: tup
 
 
 def job_environments() -> list[dict[str, str]]:
-    """Returns the environment variables of each process that --jobs asks for; empty for this process alone.
+    """Returns the environment variables of each process that --jobs asks for.
 
-    Without GPUs, also sets the number of threads of this process and its children. Call it before TensorFlow
-    is loaded.
+    The list is empty if this process runs all trainings itself. Without GPUs, also sets the number of threads
+    of this process and its children. Call this function before TensorFlow is loaded.
 
     Raises:
       UserError: if --jobs, --jobs_per_gpu and --strategy contradict each other.
@@ -271,9 +278,10 @@ def compare_runs() -> None:
 
 
 def load_changed(manifest: manifest_lib.Manifest) -> dict[str, ClipIndex]:
-    """Indexes the features of a dataset's clips after the interventions that change pixels, by intervention.
+    """Indexes the features of a dataset's changed clips, for each intervention that changes pixels.
 
-    Encodes what is missing. Empty for a dataset of frames, whose pixels are changed in the tests themselves.
+    Encodes missing features. Returns an empty dictionary for a dataset of frames, because the tests
+    themselves change the pixels of frames.
 
     Raises:
       UserError: as features.encode_changed does.
@@ -314,7 +322,7 @@ def claim_folder(folder: str | os.PathLike) -> None:
 
 
 def check_folder(folder: str | os.PathLike) -> None:
-    """Raises UserError if a folder holds something other than a comparison. Makes no folder and no mark."""
+    """Raises UserError if a folder holds something other than a comparison; does not make the folder."""
     storage.check_own(folder, _FOLDER_KIND, _is_comparison)
 
 
@@ -328,7 +336,7 @@ def _is_comparison(names: set[str]) -> bool:
 def publish(folder: pathlib.Path, results: Results, clips: ClipIndex | None) -> None:
     """Writes results.json, the report and TensorBoard's pictures; prints the verdicts.
 
-    A verdict is a claim about the models with its answer: yes, no or cannot tell.
+    A verdict is the answer to a question about the models: yes, no or cannot tell.
 
     Args:
       folder: the comparison's folder.
@@ -385,14 +393,14 @@ def read_settings(model: str) -> dict[str, Any]:
       model: the recipe's name, which is also its model's name in the comparison.
 
     Raises:
-      UserError: if there is no such recipe, a flag or a setting is wrong, or a flag is given that the
-        comparison decides.
+      UserError: if there is no such recipe, a flag or a setting is wrong, or a flag sets a value that the
+        comparison chooses itself.
     """
-    expect(model in recipes.names(), f"models out of {', '.join(recipes.names())}", models=model)
+    expect(model in recipes.names(), f"each model to be one of {', '.join(recipes.names())}", models=model)
     for flag in _DECIDED:
         expect(
             not flags.FLAGS[flag].present,
-            f"no --{flag}, which the comparison decides",
+            f"no --{flag}: the comparison chooses it",
             **{flag: flags.FLAGS[flag].value},
         )
     settings = train_flags.settings(model)
@@ -413,7 +421,7 @@ def make_recipe(settings: Mapping[str, Any], manifest: manifest_lib.Manifest) ->
 
 
 def spec_flags(models: Sequence[str]) -> dict[str, Any]:
-    """Returns the arguments of ComparisonSpec that flags decide, as a dictionary.
+    """Returns those arguments of ComparisonSpec that the flags set, as a dictionary.
 
     A cross-validation divides the dataset's folds into parts. Models are tested on each part, after training on
     the other parts. In the dictionary, "num_parts" is the number of parts; it is None if each fold is a part of
@@ -430,14 +438,20 @@ def spec_flags(models: Sequence[str]) -> dict[str, Any]:
     expect(cv == "logo" or (cv.isdecimal() and int(cv) >= 2), "--cv=<a number from 2 on> or --cv=logo", cv=cv)
     orders = [order for order in _ORDERS.value if order]
     for order in orders:
-        expect(order in _TRAINED_ORDERS, f"orders out of {_TRAINED_ORDERS}", orders=order)
+        expect(
+            order in _TRAINED_ORDERS, f"each order to be one of {', '.join(_TRAINED_ORDERS)}", orders=order
+        )
     asked = ",".join(_AUDIT.value)
     audited = {"all": list(models), "none": []}.get(asked, _AUDIT.value)
     unknown = sorted(set(audited) - set(models))
-    expect(not unknown, f"audited models out of {', '.join(models)}", audit=unknown)
+    expect(not unknown, f"only compared models ({', '.join(models)}) in --audit", audit=unknown)
     num_parts = None if cv == "logo" else int(cv)
     if val_folds:
-        expect(not flags.FLAGS["audit"].present or not audited, "--cv with --audit", audit=asked)
+        expect(
+            not flags.FLAGS["audit"].present or not audited,
+            "--cv, not --val_folds, with --audit",
+            audit=asked,
+        )
         num_parts, audited = 0, []  # there are no parts to assign videos to
     return {
         "num_parts": num_parts,
@@ -511,7 +525,7 @@ class Display:
             self._bar.update()
 
     def warn(self, text: str) -> None:
-        """Shows a warning. Advice that many trainings get, but for its numbers, is shown once."""
+        """Shows a warning, unless it was shown before; advice is the same even if its numbers differ."""
         kind = re.sub(r"[0-9]+", "", text) if isinstance(text, Advice) else text
         if kind not in self._warned:
             self._warned.add(kind)

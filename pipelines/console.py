@@ -98,9 +98,9 @@ def _end(message: str, status: int) -> int:
 def end_at_once(code: int | str | None) -> None:
     """Exits without destroying TensorFlow's objects. Takes the same codes as sys.exit.
 
-    The destruction of TensorFlow's iterators would wait for pending reads: as long as an object store takes,
-    and for ever once Python has stopped the threads that read. And tensorflow-io 0.37.1 would abort a process
-    that has used its s3:// file system (tensorflow/io issue 2039).
+    Destroying TensorFlow's iterators would wait for pending reads. The wait may be long with an object store,
+    and endless once Python has stopped the threads that read. Besides, tensorflow-io 0.37.1 would abort a
+    process that has used its s3:// file system (tensorflow/io issue 2039).
     """
     if isinstance(code, str):
         note(code)
@@ -113,7 +113,7 @@ def end_at_once(code: int | str | None) -> None:
 def handle_sigterm() -> None:
     """Makes SIGTERM raise KeyboardInterrupt.
 
-    If several workers train together, TensorFlow replaces the handler, so it must be set again.
+    If several workers train together, TensorFlow replaces the handler; then call this function again.
     """
     signal.signal(signal.SIGTERM, _raise_interrupt)
 
@@ -239,7 +239,7 @@ def print_scores(
     shuffled: dict[str, float],
     views: dict[str, float] | None = None,
 ) -> None:
-    """Prints a model's scores on clips with their frames in order, with their frames shuffled, and over views."""
+    """Prints a model's scores for frames in order, for shuffled frames and, if given, averaged over views."""
     say("", f"{title}:", "                     accuracy  macro F1")
     rows = [("frames in order", plain), ("frames shuffled", shuffled)]
     for name, scores in [*rows, *([("all views", views)] if views else [])]:
@@ -256,7 +256,7 @@ class ProgressBar(tqdm.tqdm):
 
 
 def progress_bar(total: int, unit: str, description: str) -> ProgressBar:
-    """Returns a progress bar, which is shown only if standard error is a terminal: logs hold plain lines."""
+    """Returns a progress bar, which is shown only if standard error is a terminal, not in logs."""
     return ProgressBar(
         total=total,
         unit=unit,

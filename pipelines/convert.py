@@ -54,13 +54,15 @@ _DATA = flags.DEFINE_string(
     "data/<name>-<frames>x<height>x<width>.",
 )
 _STAGING = flags.DEFINE_string(
-    "staging", None, "Local folder for the shards if --data is a URL. Default: as --data's default."
+    "staging", None, "Local folder for the shards if --data is a URL. Default: the same as --data's default."
 )
 _NAME = flags.DEFINE_string(
     "name", None, "The dataset's name. Default: made from the name of the videos' folder."
 )
 _SIZE = flags.DEFINE_string(
-    "size", str(ClipFormat.height), "Frame size in pixels: 64, or height x width as in 112x96."
+    "size",
+    str(ClipFormat.height),
+    "Frame size in pixels: 64 for square frames, or <height>x<width> such as 112x96.",
 )
 _FORMAT = SpecFlags(ClipFormat)
 _FOLD_RULE = SpecFlags(FoldRule)
@@ -72,23 +74,25 @@ _SKIP_EMPTY = flags.DEFINE_boolean("skip_empty_classes", False, "Ignore class fo
 _VERIFY = flags.DEFINE_boolean(
     "verify",
     False,
-    "Read existing shards, convert damaged ones again, and retry videos that failed.",
+    "Check the contents of existing shards, convert damaged ones again, and retry videos that failed.",
 )
 _CHECKSUM = flags.DEFINE_boolean(
     "checksum",
     False,
-    "Recognise changed videos by their contents (sha256), not by size and time. Shards made without it are "
-    "converted again.",
+    "Recognise changed videos by their contents (sha256), not by size and time. Shards that were made "
+    "without --checksum are converted again.",
 )
 _OVERWRITE = flags.DEFINE_boolean(
     "overwrite", False, "Replace shards of another format or of other videos in --data."
 )
 _MAX_QUARANTINED = flags.DEFINE_float(
-    "max_quarantined", 0.01, "Fail if a larger fraction of the videos gave no clip.", 0.0, 1.0
+    "max_quarantined", 0.01, "Fail if more than this fraction of the videos gave no clip.", 0.0, 1.0
 )
 _LIMITS = SpecFlags(DecodeLimits)
 
-_WORKERS = flags.DEFINE_integer("workers", None, "Processes that decode. Default: one per core.")
+_WORKERS = flags.DEFINE_integer(
+    "workers", None, "Number of processes that decode videos. Default: one per core."
+)
 _ENGINE = flags.DEFINE_enum(
     "engine", "local", ("local", "beam"), "Where to convert: on this host, or by Apache Beam."
 )
@@ -98,7 +102,9 @@ _TASK_INDEX = flags.DEFINE_integer(
 )
 _TASK_COUNT = flags.DEFINE_integer("task_count", None, "Number of tasks that share the work.")
 _FINALIZE = flags.DEFINE_boolean(
-    "finalize", False, "Only write the file that completes the tasks' work: the manifest, or the report."
+    "finalize",
+    False,
+    "Only write the last file, from the work of finished tasks: the manifest, or a comparison's report.",
 )
 
 
@@ -116,7 +122,7 @@ def load_or_convert() -> manifest.Manifest:
     if _VIDEOS.value:
         expect(
             not is_task(),
-            "--data, the folder of finished shards, in place of --videos with --task_index or --finalize",
+            "--data=<folder of finished shards> instead of --videos with --task_index or --finalize",
             videos=_VIDEOS.value,
         )
         return convert()
@@ -127,7 +133,7 @@ def load() -> manifest.Manifest:
     """Returns the manifest of the dataset that --data names.
 
     Raises:
-      UserError: if there is no dataset, or it has another format than flags that are given.
+      UserError: if there is no dataset, or its format differs from the flags that are given.
     """
     if not _DATA.value:
         raise UserError("Pass --videos=<folder of class folders>, or --data=<folder of shards>.")
@@ -155,7 +161,7 @@ def convert() -> manifest.Manifest | None:
         raise UserError("Pass --videos=<folder of class folders>.")
     expect(
         not _FINALIZE.value or not (_TASK_COUNT.value or _VERIFY.value or _OVERWRITE.value),
-        "none of --task_index, --verify and --overwrite with --finalize, which converts no video",
+        "no --task_index, --verify or --overwrite with --finalize, because --finalize converts no video",
     )
     task()  # raises an error for wrong flags
     run = _engine()
@@ -184,7 +190,7 @@ def convert() -> manifest.Manifest | None:
 def build(
     planned: Plan, data_dir: str, run: Engine, listener: building.BuildListener
 ) -> manifest.Manifest | None:
-    """Makes a dataset, or this task's part of it, or its manifest alone, as the flags say.
+    """Makes a dataset, this task's part of it, or only its manifest, depending on the flags.
 
     Returns:
       The dataset's manifest, or None if other tasks have not finished their parts yet.
@@ -214,14 +220,12 @@ def task() -> tuple[int, int]:
     )
     if index is None:
         return 0, 1
-    expect(
-        0 <= index < count, "a task index from 0 to below the task count", task_index=index, task_count=count
-    )
+    expect(0 <= index < count, "a task_index from 0 to task_count - 1", task_index=index, task_count=count)
     return index, count
 
 
 def finalizes() -> bool:
-    """Tells whether --finalize is set: nothing is made, only the last file is written from what is there."""
+    """Tells whether --finalize is set: only the last file is written, from the work of finished tasks."""
     return _FINALIZE.value
 
 
@@ -273,10 +277,12 @@ def _engine() -> Engine:
         except ValueError as error:
             raise UserError(f"Cannot read --beam_args={_BEAM_ARGS.value!r}: {error}") from error
         expect(
-            _WORKERS.value is None, "no --workers with --engine=beam: see --beam_args", workers=_WORKERS.value
+            _WORKERS.value is None,
+            "no --workers with --engine=beam: set Beam's workers in --beam_args",
+            workers=_WORKERS.value,
         )
         return functools.partial(beam.run_beam, beam_args=beam_args, limits=limits)
-    expect(not _BEAM_ARGS.value, "--engine=beam if there are --beam_args", beam_args=_BEAM_ARGS.value)
+    expect(not _BEAM_ARGS.value, "--engine=beam with --beam_args", beam_args=_BEAM_ARGS.value)
     num_workers = len(os.sched_getaffinity(0)) if _WORKERS.value is None else _WORKERS.value
     expect(num_workers >= 1, "at least 1 worker", workers=num_workers)
     return functools.partial(engines.run_local, num_workers=num_workers, limits=limits)
@@ -309,7 +315,7 @@ def _format_flags(name: str, fmt: ClipFormat, rule: FoldRule) -> dict[str, objec
 def _check_same_format(found: manifest.Manifest, asked: dict[str, object]) -> None:
     stored = _format_flags(found.name, found.format, found.fold_rule)
     differing = [
-        f"--{name} is {value}, theirs is {stored[name]}"
+        f"--{name} is {value}, but the shards have {stored[name]}"
         for name, value in asked.items()
         if value != stored[name]
     ]
@@ -322,7 +328,7 @@ def _check_same_format(found: manifest.Manifest, asked: dict[str, object]) -> No
 
 
 class BuildDisplay(building.BuildListener):
-    """Shows the progress of a build, counted in units such as the frames of its items.
+    """Shows the progress of a build. It counts units, such as the frames of the items (videos or clips).
 
     num_units: number of units done so far.
     """

@@ -25,7 +25,9 @@ def visible_gpus() -> list[str]:
     try:
         return subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()
     except (OSError, subprocess.CalledProcessError) as error:
-        raise UserError(f"Cannot count the GPUs, set CUDA_VISIBLE_DEVICES=0,1,…: {error}") from error
+        raise UserError(
+            f"Cannot count the GPUs: {error}. Set CUDA_VISIBLE_DEVICES, for example to 0,1"
+        ) from error
 
 
 def environments(num_processes: int, gpus: Sequence[str]) -> list[dict[str, str]]:

@@ -20,7 +20,7 @@ _DATA = flags.DEFINE_string("data", None, "Folder of shards. Default: the run's 
 _FOLDS = flags.DEFINE_string(
     "folds", None, "Folds to evaluate on. Default: the run's test folds, else its validation folds."
 )
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Clips a step, over all devices.", lower_bound=1)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Clips per step, over all devices.", lower_bound=1)
 _TEST_VIEWS = flags.DEFINE_boolean(
     "test_views", False, "Also score predictions that are averaged over all stored views of each clip."
 )
@@ -66,7 +66,7 @@ def evaluate_again() -> None:
     trained_on = sorted(set(folds) & set(config.train_folds))
     if trained_on:
         terminal.warn(
-            f"the run was trained on folds {format_folds(trained_on)}; their scores say nothing of new clips"
+            f"the run was trained on folds {format_folds(trained_on)}; scores on these say nothing about new clips"
         )
     if manifest.fingerprint != config.fingerprint:
         terminal.warn(f"{manifest.data_dir} holds other shards than those the run was trained on")
@@ -115,7 +115,7 @@ def evaluate_again() -> None:
 
 
 def _is_evaluation(names: set[str]) -> bool:
-    """Tells from the file names in an unmarked folder whether an earlier version wrote an evaluation into it.
+    """Tells from an unmarked folder's file names whether an earlier version wrote an evaluation into it.
 
     A run's folder has these two files, too, but also others.
     """

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to write. Default: <run>/export.")
 _NAMES = [f"{name} (needs the extra {kind.extra})" if kind.extra else name for name, kind in FORMATS.items()]
-_FORMATS = flags.DEFINE_list("formats", list(DEFAULT_FORMATS), f"What to write, out of: {', '.join(_NAMES)}.")
+_FORMATS = flags.DEFINE_list(
+    "formats", list(DEFAULT_FORMATS), f"Formats to write, any of: {', '.join(_NAMES)}."
+)
 
 flags.adopt_module_key_flags(run_flags)
 flags.adopt_module_key_flags(code_flags)

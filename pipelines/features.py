@@ -33,7 +33,7 @@ _SPEC = SpecFlags(FeatureSpec, names=remedies.FEATURE_FLAGS)
 _FEATURES_DATA = flags.DEFINE_string(
     "features_data",
     None,
-    "Folder of the features. Default: that of the frames, followed by the encoder's name.",
+    "Folder of the features. Default: the folder of the frames with the encoder's name appended.",
 )
 
 _WAIT_SECS = 5.0
@@ -45,7 +45,7 @@ for _module in (convert, code_flags):
 def load_data() -> Manifest:
     """Returns the manifest of the dataset to train on: the features that --features asks for, else the frames.
 
-    Converts videos and encodes frames as far as their shards are not up to date.
+    Converts videos and encodes frames, except those whose shards are up to date.
 
     Raises:
       UserError: as convert.load_or_convert and encode do.
@@ -56,7 +56,7 @@ def load_data() -> Manifest:
         return manifest
     expect(
         not convert.is_task(),
-        "--data, the folder of finished features, in place of --features with --task_index or --finalize",
+        "--data=<folder of finished features> instead of --features with --task_index or --finalize",
         features=encoder,
     )
     return encode(manifest)
@@ -93,8 +93,8 @@ def encode(source: Manifest) -> Manifest | None:
 def encode_changed(plain: Manifest) -> dict[str, Manifest]:
     """Encodes the frames of a dataset of features again, under each intervention that changes pixels.
 
-    Each becomes a dataset in a folder of its own, beside the given one. Up-to-date shards are kept. Waits while
-    another process encodes one of them.
+    Writes one dataset per intervention, into a folder beside the given dataset. Keeps up-to-date shards. If
+    another process is encoding one of these datasets, waits for that process.
 
     Args:
       plain: the manifest of the features of the unchanged clips.
@@ -129,7 +129,7 @@ def encode_changed(plain: Manifest) -> dict[str, Manifest]:
                 with EncodingDisplay(source, data_dir) as display:
                     built[name] = building.build_dataset(planned, data_dir, run=run, listener=display)
             except storage.LockedError:  # such as another task of a job array
-                terminal.note(f"Waiting for another process, which encodes {data_dir}")
+                terminal.note(f"Waiting for another process that is encoding {data_dir}")
                 time.sleep(_WAIT_SECS)
     return built
 

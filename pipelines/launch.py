@@ -4,7 +4,7 @@
 
 The flags after -- are those of pipelines.train. The videos are converted before
 the workers start. Each worker gets an equal part of the GPUs and the cores. The
-first worker's output is shown in full; of the others only errors are shown.
+first worker's output is shown in full. The other workers show only errors.
 Signals are passed on to all workers. No worker outlives this process.
 """
 
@@ -79,7 +79,7 @@ def main(num_workers: int) -> int:
         with contextlib.suppress(OSError):  # a folder that the workers wrote into stays
             os.rmdir(run_dir)
     if was_signalled and status == 0 and not pathlib.Path(run_dir, run_lib.SUMMARY_FILENAME).exists():
-        terminal.say("That is:", f"  {remedies.this_command(run=run_dir)}")
+        terminal.say("To start them again on this machine:", f"  {remedies.this_command(run=run_dir)}")
     return status
 
 
@@ -170,8 +170,8 @@ def run_workers(command: Sequence[str], environments: Sequence[dict[str, str]]) 
 def _failed(workers: Sequence[subprocess.Popen]) -> int | None:
     """Returns the index of the worker that failed, or None.
 
-    If several have failed and one of them was killed, returns that one: it is the cause of the others'
-    failure.
+    If several workers have failed, returns a worker that was killed, if there is one: it made the others
+    fail.
     """
     bad = [index for index, worker in enumerate(workers) if worker.poll()]
     return min(bad, key=lambda index: workers[index].returncode >= 0, default=None)
@@ -193,8 +193,8 @@ def _explain(index: int, returncode: int, was_signalled: bool) -> int:
         return returncode
     if not was_signalled:
         terminal.note(
-            f"error: worker {index} was killed by {signal.Signals(-returncode).name}, and the others with it. Run "
-            "the same command again to go on from the last checkpoint"
+            f"error: worker {index} was killed by {signal.Signals(-returncode).name}, so the others were stopped, "
+            "too. Run the same command again to continue from the last checkpoint"
         )
     return 128 - returncode
 

@@ -34,35 +34,43 @@ if TYPE_CHECKING:
     from ucf50_tfrecord.inference.session import Session
 
 _VIDEO = flags.DEFINE_string(
-    "video", None, "A video or a folder of videos, searched with its subfolders; several with commas."
+    "video",
+    None,
+    "Videos or folders of videos, separated by commas. Folders are searched with their subfolders.",
 )
 _DATA = flags.DEFINE_string(
-    "data", None, "Folder of the run's shards: where runs of earlier versions look up how clips were made."
+    "data",
+    None,
+    "Folder of the run's shards, if it has moved. Runs of earlier versions need it to know how clips were made.",
 )
-_TOP = flags.DEFINE_integer("top", 5, "Classes to show of each video.", lower_bound=1)
+_TOP = flags.DEFINE_integer("top", 5, "Number of classes to show per video.", lower_bound=1)
 _JSON = flags.DEFINE_boolean(
-    "json", False, "Print one JSON document and nothing else; the rest goes to standard error."
+    "json", False, "Print only a JSON document to standard output; all other texts go to standard error."
 )
 _OUTPUT = flags.DEFINE_string(
     "output",
     None,
-    "Folder for predictions.json and a timeline picture of each video that is cut. Default: "
-    "<run>/predictions, where the next prediction replaces it.",
+    "Folder for predictions.json, and a timeline picture of each video that is cut. Default: "
+    "<run>/predictions; the next prediction replaces the files there.",
 )
 _WINDOW_SECS = flags.DEFINE_float(
     "window_secs",
     None,
-    "Cut videos longer than this into windows of this length. Default: cut those longer than any that the run "
-    "was made with, into windows of those videos' median length.",
+    "Cut videos longer than this into windows of this length. Default: cut videos that are longer than every "
+    "video of the run's clips, into windows of the median length of the run's videos.",
 )
 _STRIDE_SECS = flags.DEFINE_float(
-    "stride_secs", None, "From one window's start to the next one's. Default: half a window."
+    "stride_secs",
+    None,
+    "Seconds from the start of a window to the start of the next window. Default: half a window.",
 )
 _CALIBRATE = flags.DEFINE_boolean(
     "calibrate", True, "Scale confidences by a temperature that is fitted on the run's held-out clips."
 )
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Clips a step.", lower_bound=1)
-_WORKERS = flags.DEFINE_integer("workers", None, "Processes that decode. Default: one a core.", lower_bound=1)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Clips per step.", lower_bound=1)
+_WORKERS = flags.DEFINE_integer(
+    "workers", None, "Number of processes that decode. Default: one per core.", lower_bound=1
+)
 _LIMITS = SpecFlags(DecodeLimits, defaults=dataclasses.asdict(PREDICTION_LIMITS))
 
 flags.adopt_module_key_flags(run_flags)
@@ -72,8 +80,8 @@ _PREDICTIONS_FILENAME = "predictions.json"
 _FOLDER_KIND = "predictions"
 _TIMELINE = re.compile(r"[0-9]{2,}-[^/]*\.png", re.DOTALL)
 _MEANING = (
-    "Probabilities hold for videos like the run's own. The model knows its classes alone: a video of none of "
-    "them gets one all the same."
+    "Probabilities hold only for videos like the run's own. The model knows only its own classes: it assigns one "
+    "of them to every video, even if none fits."
 )
 _OPTION_OF_CAUSE = {"timeout": "timeout_secs", "memory": "memory_mib"}
 _NAME_WIDTH, _CLASS_WIDTH = 40, 26  # of 80 columns
@@ -116,7 +124,7 @@ def load_session(stack: contextlib.ExitStack, output: pathlib.Path) -> Session:
     """Loads the run's model and marks the folder of the results as one for predictions.
 
     Args:
-      stack: gets a context that turns TensorFlow's errors about full memory into UserErrors.
+      stack: receives a context that turns TensorFlow's errors about full memory into UserErrors.
       output: the folder of the results.
     """
     storage.check_own(output, _FOLDER_KIND, _is_predictions)
@@ -146,13 +154,15 @@ def announce(session: Session) -> None:
     whole_secs = max(windows.whole_secs, windows.window_secs)
     texts = [
         f"{config.model.name}, {session.weights} weights, clips of {config.clip_format}. Videos of up to "
-        f"{whole_secs:.1f} s are taken whole, longer ones in windows of {windows.window_secs:.1f} s every "
-        f"{windows.stride_secs:.1f} s, whose probabilities are averaged."
+        f"{whole_secs:.1f} s are not cut. Longer ones are cut into windows of {windows.window_secs:.1f} s, one every "
+        f"{windows.stride_secs:.1f} s; the windows' probabilities are averaged."
     ]
     if calibration.num_clips:
         errors = f"expected calibration error {calibration.ece_before:.3f}"
         if calibration.ece_after is not None:
-            errors += f", with it {calibration.ece_after:.3f} (cross-validated by recording group)"
+            errors += (
+                f", {calibration.ece_after:.3f} with the temperature (cross-validated by recording group)"
+            )
         folds = format_folds(config.scored_folds)
         texts.append(
             f"Confidence: temperature {calibration.temperature:.2f}, fitted on {calibration.num_clips} held-out "
@@ -222,7 +232,7 @@ def report_failure(video: decoding.VideoFile, failed: decoding.Failed) -> dict[s
 
 
 def print_prediction(prediction: Prediction, classes: tuple[str, ...]) -> None:
-    """Prints a video's rows of the results table: name and duration beside the most probable classes."""
+    """Prints a video's rows of the results table: its name, its duration and its most probable classes."""
     num_windows = len(prediction.windows_secs)
     cut = f", {num_windows} windows" if num_windows > 1 else ""
     about = [prediction.video.path, f"  {prediction.secs:.1f} s{cut}"]
@@ -247,7 +257,7 @@ def save_timeline(
       prediction: the prediction for the video.
       classes: the names of the classes.
       output: the folder for the picture.
-      number: the video's number, counted from 0, for the picture's name.
+      number: the video's index, counted from 0, for the picture's name.
 
     Returns:
       {"timeline": <the picture's file name>} for the video's entry in predictions.json; {} for an uncut
@@ -275,7 +285,7 @@ def save(document: dict[str, Any], output: pathlib.Path) -> None:
     except storage.MissingError:
         before = set()
     except UserError as error:
-        terminal.warn(f"{error}. It is replaced; pictures that it lists stay")
+        terminal.warn(f"{error}. This file is replaced; the pictures that it lists are kept")
         before = set()
     storage.write_json(path, document)
     stale = before.difference(video.get("timeline") for video in document["videos"])
@@ -297,8 +307,8 @@ class _Predictions:
 def find_timelines(path: pathlib.Path) -> set[str]:
     """Returns the file names of the timeline pictures that a predictions.json lists.
 
-    Names that save_timeline would not give are left out. Earlier versions listed paths: a path to a picture
-    beside predictions.json counts as the picture's name, and other paths are left out.
+    Leaves out names that save_timeline does not give. Earlier versions listed paths. A path to a picture
+    beside predictions.json counts as the picture's name; other paths are left out.
     """
     listed = {
         video.timeline
@@ -316,7 +326,7 @@ def _is_predictions(names: set[str]) -> bool:
 
 
 def describe(session: Session) -> dict[str, Any]:
-    """Returns the part of predictions.json that describes what decides the predictions, except the videos."""
+    """Returns the part of predictions.json that describes the run, the settings and the environment."""
     from ucf50_tfrecord.convert import decode
     from ucf50_tfrecord.training import provenance
 
@@ -347,7 +357,7 @@ def print_summary(document: dict[str, Any], num_failed: int, output: pathlib.Pat
         num_right = sum(video["top"][0]["class"] == video["folder_class"] for video in labelled)
         terminal.say(
             f"Right about {num_right} of the {len(labelled)} videos whose folder has a class's name "
-            f"({num_right / len(labelled):.3f}), whether it was trained on them or not."
+            f"({num_right / len(labelled):.3f}). The run may have been trained on some of these videos."
         )
     if num_failed:
         terminal.say(f"{num_failed} of {len(videos)} videos could not be predicted.")

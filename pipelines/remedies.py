@@ -1,6 +1,6 @@
-"""Turns remedies, which are an error's suggestions of how to fix it, into commands.
+"""Turns remedies (an error's suggestions for fixing it) into commands.
 
-It also holds the names of those options of the library that have another name on a command line.
+This module also holds the flags' names of library options whose flags have other names than the options.
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ def command(remedy: Remedy) -> str:
 def _flag(option: str, value: Any) -> str:
     """Returns an option and its value as a flag, such as "--batch_size=8".
 
-    If the user has to choose the value, the result is a phrase such as "a smaller --batch_size", or the value
-    is an ellipsis.
+    If the user has to choose the value, the result is a phrase such as "a smaller --batch_size", or the flag
+    with an ellipsis, such as "--run=…".
     """
     flag = f"--{FLAGS.get(option, option)}"
     if isinstance(value, Change):
@@ -151,7 +151,7 @@ def python() -> str:
 
 
 def program(command: str) -> str:
-    """Returns the words of a command that start an entry point in the way in which this process was started.
+    """Returns the first words of a command that starts an entry point like this process was started.
 
     They are "ucf50 <command>" if the console script ucf50 started this process, else those of `python -m`.
     """
@@ -161,7 +161,8 @@ def program(command: str) -> str:
 
 
 def _is_from_console_script() -> bool:
-    """Tells whether the console script ucf50 started this process. An interactive Python has one argument."""
+    """Tells whether the console script ucf50 started this process."""
+    # An interactive Python has one argument.
     return len(sys.orig_argv) > 1 and pipelines.is_console_script(sys.orig_argv[1])
 
 
@@ -187,7 +188,7 @@ def make_variable(name: str, value: str) -> str:
 
 
 def shell_command(words: Iterable[str]) -> str:
-    """Joins words into a command line that can be pasted into a shell, whatever characters the words hold."""
+    """Joins words into a command line that can be pasted into a shell, with all special characters quoted."""
     return " ".join(map(shell_word, words))
 
 

@@ -11,7 +11,7 @@ _WEIGHTS = flags.DEFINE_enum(
     "weights",
     None,
     ("last", "best"),
-    "The run's checkpoint to use. Default: the one that its own scores are of.",
+    "The run's checkpoint to use. Default: the one of the run's own final scores.",
 )
 
 
@@ -27,7 +27,7 @@ def run_dir() -> str:
 
 
 def weights() -> str | None:
-    """Returns which checkpoint of the run to use, the value of --weights: "last" or "best".
+    """Returns the value of --weights: the checkpoint of the run to use, "last" or "best".
 
     None stands for the checkpoint that the run's own final scores were computed with.
     """

@@ -1,6 +1,6 @@
 """Gives each process a folder for its temporary files, and removes folders that killed processes left.
 
-The temporary files are not only the program's own: TensorFlow's AutoGraph writes Python modules, for example.
+Libraries write temporary files, too: for example, TensorFlow's AutoGraph writes Python modules.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _MODE = 0o700
 def use_own_folder() -> None:
     """Puts temporary files of this process and its children into a folder that is removed at exit.
 
-    The folder lies in TMPDIR. The process holds the folder's lock until it exits, in whatever way. Folders
-    whose lock no process holds were left by killed processes; they are removed first.
+    The folder lies in TMPDIR. The process holds the folder's lock until it exits, even if it is killed. If no
+    process holds a folder's lock, a killed process has left the folder. Such folders are removed first.
 
     Raises:
       UserError: if the folder cannot be made.
@@ -34,7 +34,9 @@ def use_own_folder() -> None:
     try:
         parent = tempfile.gettempdir()
     except FileNotFoundError as error:
-        raise UserError(f"Cannot make temporary files, set TMPDIR to a folder: {error.strerror}") from error
+        raise UserError(
+            f"Cannot make temporary files: {error.strerror}. Set TMPDIR to a folder that can be written"
+        ) from error
     _remove_abandoned(parent)
     with contextlib.ExitStack() as stack:
         while (folder := _make_locked(parent, stack)) is None:
@@ -48,8 +50,8 @@ def _make_locked(parent: str, stack: contextlib.ExitStack) -> str | None:
     """Makes a folder in `parent`, and locks it until `stack` is closed.
 
     Returns:
-      The folder's path, or None if another process took the folder for a killed process's and removed it
-      before it was locked.
+      The folder's path, or None if another process removed the folder before it was locked. Until then, the
+      folder looks as if a killed process had left it.
     """
     folder = os.path.join(parent, f"{_PREFIX}{secrets.token_hex(8)}")
     try:
@@ -93,7 +95,7 @@ def _remove_abandoned(parent: str) -> None:
 def _is_own(status: os.stat_result) -> bool:
     """Tells whether a folder's owner is this user and its mode is that of _make_locked's folders.
 
-    Anyone may make folders in /tmp with such names.
+    The check is needed because any user may make folders with such names in /tmp.
     """
     return (
         stat.S_ISDIR(status.st_mode)

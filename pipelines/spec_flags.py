@@ -39,10 +39,10 @@ class SpecFlags(Generic[_Spec]):
 
         Args:
           spec: the dataclass.
-          names: names of flags by the names of their fields, where neither the field nor remedies.FLAGS names the
-            flag.
-          defaults: default values of flags by the names of their fields, where they differ from the field's
-            default.
+          names: dictionary from field name to flag name. Other flags are named by remedies.FLAGS, or like
+            their fields.
+          defaults: dictionary from field name to the flag's default. Other flags have the default of their
+            field.
         """
         self._spec, hints = spec, typing.get_type_hints(spec)
         self._holders = {

@@ -1,8 +1,8 @@
-"""Writes to the terminal, which no other module does. Each line that it prints stays one line of plain text.
+"""Writes to the terminal; no other module does. Each line that it prints stays one line of plain text.
 
 Names of files, classes and videos, values of flags and errors of other libraries may hold escape sequences,
 line breaks or characters that reverse the direction of writing; this module escapes them. It imports no
-third-party package, because tools.doctor, which uses it, runs where packages are missing.
+third-party package, because tools.doctor uses it even if packages are missing.
 """
 
 from __future__ import annotations

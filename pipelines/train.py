@@ -44,8 +44,8 @@ _STRATEGY = flags.DEFINE_enum(
     "strategy",
     Strategy.AUTO,
     list(Strategy),
-    "Devices to train on: one; mirrored, all of this process; multi_worker, those of all workers that TF_CONFIG "
-    "or Slurm names; auto chooses.",
+    "Devices to train on: one; mirrored (all of this process); multi_worker (those of all workers that TF_CONFIG "
+    "or Slurm names); or auto, which chooses one of these.",
 )
 _JOIN_SECS = flags.DEFINE_float("join_secs", 600, "Seconds to wait for the other workers to start.")
 _OPTIONS = SpecFlags(RunOptions)
@@ -104,10 +104,11 @@ def read_flags() -> tuple[dict[str, Any], Folds, RunOptions]:
     """Reads the flags of a training, so that a mistake shows before any video is converted.
 
     Returns:
-      A tuple: the settings of model and training; the folds that are asked for; and the options of the run.
+      A tuple: the settings of the model and the training, the folds that the flags name, and the options of
+      the run.
 
     Raises:
-      UserError: if a flag is wrong for any dataset.
+      UserError: if a flag is wrong for every dataset.
     """
     settings, asked = train_flags.settings(), train_flags.asked_folds()
     check_early_stopping(recipes.train_spec(settings), asked)
@@ -116,11 +117,11 @@ def read_flags() -> tuple[dict[str, Any], Folds, RunOptions]:
 
 
 def start_devices(stack: contextlib.ExitStack, uses_workers: bool) -> tf.distribute.Strategy:
-    """Returns the devices that train, as a strategy, once all workers have started.
+    """Waits until all workers have started; returns the devices that train, as a strategy.
 
     Args:
-      stack: gets contexts that turn TensorFlow's errors about full memory and lost workers into UserErrors,
-        and hide the output of workers other than the chief.
+      stack: receives contexts that turn TensorFlow's errors about full memory and lost workers into
+        UserErrors, and that hide the output of all workers but the chief (the first worker).
       uses_workers: whether the strategy trains with several workers.
     """
     from ucf50_tfrecord.training import strategy as strategy_lib
@@ -162,8 +163,8 @@ def announce(job: Job) -> None:
         )
     if config.train.batch_size % num_devices and job.state.has_batch_norm:
         terminal.warn(
-            f"{num_devices} devices cannot share {config.train.batch_size} clips per step evenly: the padding "
-            "clips do not count, but batch norm sees them"
+            f"{num_devices} devices cannot share {config.train.batch_size} clips per step evenly: padding clips "
+            "are added, which do not count in the loss, but which batch norm sees"
         )
 
 
@@ -171,16 +172,16 @@ def check_worker_flags() -> None:
     """Raises UserError unless the flags let several workers share the folders of the run and the shards."""
     if not _RUN.value:
         raise UserError(
-            "With several workers pass --run=<folder>: the same for all, on a file system that all share."
+            "With several workers pass --run=<folder>: the same folder for all, on a file system that all share."
         )
     if flags.FLAGS["features"].value:
         raise UserError(
-            "With several workers pass --data=<folder of features> in place of --features, and encode before: "
+            "With several workers pass --data=<folder of features> instead of --features. To encode before: "
             f"{remedies.program('features')} --data=… --features=…"
         )
     if flags.FLAGS["videos"].value:
         raise UserError(
-            "With several workers pass --data=<folder of shards> in place of --videos, and convert before: "
+            "With several workers pass --data=<folder of shards> instead of --videos. To convert before: "
             f"{remedies.program('convert')} --videos=…"
         )
 
@@ -207,7 +208,7 @@ def parse_steps(text: str | None) -> tuple[int, int] | None:
 
 
 def given_flags() -> dict[str, object]:
-    """Returns the values of all flags of this program by name: given values, and defaults of the others."""
+    """Returns the values of all flags of this program by name; flags that are not given have their defaults."""
     return {flag.name: flag.value for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0])}
 
 

@@ -16,7 +16,7 @@ from ucf50_tfrecord.training.folds import Folds
 _RECIPE = flags.DEFINE_string(
     "recipe",
     None,
-    f"Settings that replace the flags' defaults; given flags override them. One of "
+    f"Settings that replace the defaults of flags; flags that are given override the recipe. One of "
     f"{', '.join(recipes.names())}, or a file that ends in .flags.",
 )
 _SPECS = (
@@ -32,7 +32,7 @@ _VAL_FOLDS = flags.DEFINE_string(
 _TEST_FOLDS = flags.DEFINE_string(
     "test_folds",
     None,
-    "Folds for the final scores; nothing is selected by them. Default: the validation folds.",
+    "Folds for the final scores; they do not influence the training. Default: the validation folds.",
 )
 _TRAIN_FOLDS = flags.DEFINE_string("train_folds", None, "Folds to train on. Default: all others.")
 

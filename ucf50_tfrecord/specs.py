@@ -535,7 +535,7 @@ class TrainSpec:
     augment: AugmentSpec = AugmentSpec()
     shuffle_shards: int = setting(
         0,
-        "Number of shards whose clips are mixed at a time, for shards that are far away; 0 mixes all.",
+        "Number of shards whose clips are shuffled together, for shards that are far away; 0 means all shards.",
         Range(0, 10**9),
     )
     seed: int = setting(

@@ -38,7 +38,7 @@ def test_shards_equal_the_local_engines(tmp_path, videos_dir):
 def test_flags_of_the_other_engine_are_refused(tmp_path, videos_dir):
     assert "no --workers with --engine=beam" in convert(videos_dir, tmp_path / "a", "--workers=2").stderr
     refused = convert(videos_dir, tmp_path / "a", "--engine=local", f"--beam_args={BEAM_ARGS}")
-    assert refused.returncode == 2 and "Expected --engine=beam if there are --beam_args" in refused.stderr
+    assert refused.returncode == 2 and "Expected --engine=beam with --beam_args" in refused.stderr
     assert not (tmp_path / "a").exists()
 
 

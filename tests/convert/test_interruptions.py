@@ -186,10 +186,10 @@ def test_four_tasks_one_killed_and_run_again(tmp_path, many_videos, undisturbed)
     "flags, message",
     [
         (["--task_index=1"], "--task_index and --task_count together"),
-        (["--finalize", "--task_index=1", "--task_count=2"], "none of --task_index"),
-        (["--finalize", "--verify"], "none of --task_index, --verify and"),
-        (["--task_index=2", "--task_count=2"], "a task index from 0 to below the task count"),
-        (["--task_index=-1", "--task_count=2"], "a task index from 0 to below the task count"),
+        (["--finalize", "--task_index=1", "--task_count=2"], "no --task_index"),
+        (["--finalize", "--verify"], "no --task_index, --verify or"),
+        (["--task_index=2", "--task_count=2"], "a task_index from 0 to task_count - 1"),
+        (["--task_index=-1", "--task_count=2"], "a task_index from 0 to task_count - 1"),
     ],
 )
 def test_a_mistaken_task_is_refused(tmp_path, videos_dir, flags, message):

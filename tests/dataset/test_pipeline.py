@@ -188,7 +188,7 @@ def test_clips_of_one_class_or_group_are_neighbours_by_chance_only():
         ({"batch_size": 0}, "a batch of at least 1 clip"),
         (
             {"batch_size": 4, "worker_slice": {"num_workers": 2, "worker": 2}},
-            "a worker below the number of workers",
+            "a worker from 0 to num_workers - 1 and at least 1 replica",
         ),
     ],
 )

@@ -183,7 +183,7 @@ def test_a_folder_full_of_shards_in_use_is_an_error(server, tmp_path, monkeypatc
 
 def test_a_cache_too_small_is_an_error_before_anything_is_fetched(server, tmp_path):
     clips = clips_of(server.url, tmp_path, cache_bytes=20_000)
-    with raises_with_remedies("mixed at a time take .* GiB.*--fetch_cache_gib.*--shuffle_shards"):
+    with raises_with_remedies("shuffled together take .* GiB.*--fetch_cache_gib.*--shuffle_shards"):
         ClipReader(clips)
     assert not copies(tmp_path)
 

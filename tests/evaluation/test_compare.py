@@ -253,7 +253,7 @@ def test_runs_that_differ_in_seed_and_folds_alone_are_one_model():
         ("lstm", 0, 1),
         ("lstm (d)", 0, 0),
     ]
-    with pytest.raises(UserError, match="runs/b has the model and the seed of another run"):
+    with pytest.raises(UserError, match="runs/b has the same model, seed and tested folds as another run"):
         compare.name_runs({"runs/a": config(), "runs/b": config()})
 
 

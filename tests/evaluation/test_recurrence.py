@@ -265,8 +265,8 @@ def test_other_models_are_an_error_that_names_them(name):
     [
         (lambda video, labels: (video[:, 1:], labels), "clips uint8"),
         (lambda video, labels: (video / 255, labels), "clips uint8"),
-        (lambda video, labels: (video, labels[1:]), "a label for each clip"),
-        (lambda video, labels: (video[:0], labels[:0]), "a label for each clip"),
+        (lambda video, labels: (video, labels[1:]), "at least 1 clip, and a label for each clip"),
+        (lambda video, labels: (video[:0], labels[:0]), "at least 1 clip, and a label for each clip"),
         (lambda video, labels: (video, labels + 1), "labels from 0 to 1"),
     ],
 )

@@ -53,15 +53,17 @@ HOSTILE = {
     "cells[0]: Expected equally long rows of logits": lambda v: first(v)["logits"]["none"][0].pop(),
     "cells[0].logits[...][2][1]: Expected float": lambda v: first(v)["logits"]["none"][2].__setitem__(1, "a"),
     "cells[0]: Expected logits for unchanged clips": lambda v: first(v)["logits"].pop("none"),
-    "Expected logits of tests out of": lambda v: first(v)["logits"].update(more=first(v)["logits"]["none"]),
-    "Expected clips below 6. Received: clips=17": lambda v: first(v)["clips"].__setitem__(0, 17),
-    "cells[0]: Expected clips, each once": lambda v: first(v)["clips"].__setitem__(0, 1),
+    "Expected logits of known interventions": lambda v: first(v)["logits"].update(
+        more=first(v)["logits"]["none"]
+    ),
+    "Expected indices of clips below 6. Received: clips=17": lambda v: first(v)["clips"].__setitem__(0, 17),
+    "cells[0]: Expected at least 1 clip, and each clip once": lambda v: first(v)["clips"].__setitem__(0, 1),
     "cells[0].clips[0]: Expected int >= 0. Received: -1": lambda v: first(v)["clips"].__setitem__(0, -1),
     "cells[0]: Expected a model out of": lambda v: first(v).update(architecture="vgg"),
     "cells[0].recurrence: Expected curves": lambda v: first(v)["recurrence"]["loss_gradient"].pop(),
     "Expected loss_gradient of 9 frames": lambda v: v.update(num_frames=9),
     "Expected pairs of clips below 6": lambda v: v["audit"]["group"].update(pairs=[[0, 99, 0.5]]),
-    "Expected cells, each once": lambda v: v["cells"].append(first(v)),
+    "Expected at least 1 cell, and each cell once": lambda v: v["cells"].append(first(v)),
     "Expected known fields. Received: 'cells[1].more'": lambda v: v["cells"][1].update(more=1),
 }
 
@@ -83,7 +85,7 @@ def test_a_cell_of_another_comparison_is_refused(results, tmp_path):
     path, fits = tmp_path / "cell.json", {"num_clips": 6, "num_classes": 3, "num_frames": 8}
     results_lib.save_cell(path, results.cells[0])
     assert results_lib.load_cell(path, **fits).cell == results.cells[0].cell
-    for name, message in (("num_clips", "clips below 5"), ("num_classes", "logits of 2 classes")):
+    for name, message in (("num_clips", "indices of clips below 5"), ("num_classes", "logits of 2 classes")):
         with pytest.raises(
             UserError, match=f"cell.json is not a cell's result of this comparison: Expected {message}"
         ):

@@ -201,7 +201,7 @@ def test_an_encoder_with_other_weights_is_refused(data_dir, tmp_path):
         reload_encoder(stored, source.format)
     model.layers[1].set_weights([2 * weight for weight in model.layers[1].get_weights()])
     model.save(path)
-    with pytest.raises(UserError, match="is not the one that the features were made with: Expected weights"):
+    with pytest.raises(UserError, match="is not the one that the features were made with. Expected: weights"):
         reload_encoder(stored, source.format, allowed_code=[str(path)])
 
 
@@ -217,8 +217,8 @@ def test_the_program_refuses_a_folder_of_other_features(data_dir, features_dir, 
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"encoder": "no_such"}, "Expected an encoder out of"),
-        ({"encoder": "three_block"}, "Expected an encoder out of"),
+        ({"encoder": "no_such"}, "Expected an encoder: one of"),
+        ({"encoder": "three_block"}, "Expected an encoder: one of"),
         ({"encoder": "no_such:builder"}, "Cannot import no_such"),
         ({"encoder": COLORS, "grid": 5}, "a feature_grid of at most 4"),
         ({"encoder": COLORS, "size": "4097"}, "a height of 8 to 4096"),

@@ -230,5 +230,5 @@ def test_tasks_wait_for_the_one_that_encodes_changed_clips(
         said = []
         monkeypatch.setattr(terminal, "note", lambda text: (said.append(text), lock.close()))
         built = features.encode_changed(manifest.load(str(folder)))
-    assert said == [f"Waiting for another process, which encodes {other}"]
+    assert said == [f"Waiting for another process that is encoding {other}"]
     assert set(built) == set(PIXELS) and built["grey"].num_clips == 30

@@ -327,7 +327,7 @@ def test_a_training_scores_the_average_at_its_end_and_its_card_still_reads(views
 
 
 def test_views_are_refused_where_there_is_one(plain_run, plain_dir, data_dir, tmp_path):
-    message = "Expected clips with several views for test_views.*Received: feature_views=1"
+    message = "Expected several views of each clip.*because test_views averages.*Received: feature_views=1"
     for folder in (plain_dir, data_dir):
         with pytest.raises(UserError, match=message):
             check_views(manifest.load(str(folder)))
@@ -338,7 +338,7 @@ def test_views_are_refused_where_there_is_one(plain_run, plain_dir, data_dir, tm
     for command in commands:
         result = run_module(*command, "--test_views")
         assert result.returncode == 2 and "Traceback" not in result.stderr
-        assert "for test_views" in result.stderr and "feature_views=1" in result.stderr
+        assert "because test_views averages" in result.stderr and "feature_views=1" in result.stderr
         assert not (tmp_path / "out").exists()
 
 

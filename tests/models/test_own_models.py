@@ -135,7 +135,7 @@ def test_a_run_imports_only_code_that_the_user_allows(tmp_path, monkeypatch):
     )
     for allowed in ((), ("strangers",), ("strangers:build",), ("strangers:encode", "strangers:other")):
         with pytest.raises(
-            UserError, match="a/run is made by .*strangers:.*, which is code outside this package"
+            UserError, match="a/run would execute .*strangers:.*, which is code outside this package"
         ):
             load(allowed_code=allowed)
     assert "strangers" not in sys.modules

@@ -84,7 +84,7 @@ def test_tensors_are_read_in_the_layout_that_their_strides_state(tmp_path):
 def test_a_file_that_calls_a_function_is_refused_and_calls_nothing(tmp_path):
     touched = tmp_path / "touched"
     path = write(tmp_path / "w.pth", {"w": _Call("os", "mkdir", str(touched))}, {})
-    with pytest.raises(UserError, match="it names os.mkdir, which no tensor needs"):
+    with pytest.raises(UserError, match="it names os.mkdir, which is not needed to load tensors"):
         torch_file.load_weights(path)
     assert not touched.exists()
 

@@ -114,7 +114,9 @@ def test_any_number_of_processes_and_tasks_finds_the_same(compared, data_dir, tm
     outputs = [process.communicate(timeout=200)[0] for process in tasks]
     assert [process.returncode for process in tasks] == [0] * 4
     assert any("Report:" in output for output in outputs)
-    assert all("Report:" in output or "finishes last writes the report" in output for output in outputs)
+    assert all(
+        "Report:" in output or "last process to finish writes the report" in output for output in outputs
+    )
     cells = [path.relative_to(folders["jobs"]) for path in folders["jobs"].glob("cells/*/cell.json")]
     assert len(cells) == 6
     for name in ("serial", "tasks"):
@@ -176,24 +178,24 @@ def test_each_job_gets_a_gpu_or_its_part_of_the_cores():
 
 
 MISTAKES = {
-    "--models=nothing": "models out of",
-    "--cv=9": "at most 5 parts, as many as folds with clips",
+    "--models=nothing": "each model to be one of",
+    "--cv=9": "at most 5 parts, because only 5 folds hold clips",
     "--cv=some": "--cv=<a number from 2 on> or --cv=logo",
     "--cv=1": "--cv=<a number from 2 on> or --cv=logo",
-    "--seed=3": "no --seed, which the comparison decides",
+    "--seed=3": "no --seed: the comparison chooses it",
     "--cv=2 --val_folds=1": "either --cv or --val_folds",
-    "--orders=backwards": "orders out of",
+    "--orders=backwards": "each order to be one of",
     "--val_folds=4,77": "folds out of 1-5",
-    "--val_folds=1 --audit=lstm": "--cv with --audit",
-    "--audit=conv3d": "audited models out of",
+    "--val_folds=1 --audit=lstm": "--cv, not --val_folds, with --audit",
+    "--audit=conv3d": "only compared models",
     "--runs=a --results=b": "either --runs or --results",
     "--jobs=0": "--jobs=auto or --jobs=<a number from 1 on>",
     "--jobs=2 --strategy=mirrored": "--jobs=1 with --strategy=mirrored",
-    "--task_index=2 --task_count=2": "a task index from 0 to below the task count",
+    "--task_index=2 --task_count=2": "a task_index from 0 to task_count - 1",
     "--task_index=0": "--task_index and --task_count together",
-    "--task_index=0 --task_count=2 --videos=v": "--data, the folder of finished shards, in place of --videos",
-    "--task_index=0 --task_count=2 --features=f": "--data, the folder of finished features, in place of",
-    "--finalize": "a finished comparison. Received: unfinished='frame_pool-part1-seed0, ",
+    "--task_index=0 --task_count=2 --videos=v": "--data=<folder of finished shards> instead of --videos",
+    "--task_index=0 --task_count=2 --features=f": "--data=<folder of finished features> instead of",
+    "--finalize": "that all trainings are finished. Received: unfinished='frame_pool-part1-seed0, ",
 }
 # All in one process, which takes seconds to start.
 TRY_EACH = """

@@ -41,7 +41,7 @@ def test_it_converts_then_has_nothing_to_do_then_refuses_another_format(videos_d
     other = run_module(*command[:-2], "--size=24x16", "--frames=6")
     assert other.returncode == 2 and "Traceback" not in other.stderr
     assert (
-        "holds shards of another format: --size is 24x16, theirs is 16x24; --frames is 6, theirs is 5"
+        "holds shards of another format: --size is 24x16, but the shards have 16x24; --frames is 6, but the shards have 5"
         in other.stderr
     )
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "set").iterdir()}

@@ -279,7 +279,7 @@ def test_every_recipe_parses(recipe, data_dir, tmp_path):
             ["--model=lstm", "--unfreeze_after_epoch=3"],
             "freeze_encoder .* Received: model='lstm', freeze_enc",
         ),
-        (["--size=32"], "--size is 32x32, theirs is 16x24"),
+        (["--size=32"], "--size is 32x32, but the shards have 16x24"),
         (["--batch_size=0"], "Expected batch_size from 1 to 1000000"),
     ],
 )
@@ -297,7 +297,7 @@ def test_a_mistake_ends_with_one_clear_message(data_dir, tmp_path, flags, messag
         (["--run=nowhere"], "nowhere is not a run's folder"),
         (["--folds=8"], "Expected folds out of 1-5"),
         ([f"--output={REPOSITORY / 'README.md'}"], "Cannot read the folder .*README.md: Not a directory"),
-        (["--data={other}"], "holds clips of 5x16x24, the run was trained on 4x16x24"),
+        (["--data={other}"], "holds clips of 5x16x24, but the run was trained on 4x16x24"),
     ],
 )
 def test_evaluation_explains_mistakes(finished_run, data_dir, tmp_path, flags, message):

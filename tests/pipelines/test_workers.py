@@ -139,7 +139,7 @@ def test_workers_that_are_stopped_or_killed_go_on_to_the_same_weights(undisturbe
         (
             ["--strategy=multi_worker"],
             {},
-            "there is neither. To start workers on this machine: make train WORKERS=2 or",
+            "Neither was found. To start workers on this machine: make train WORKERS=2 or",
         ),
         (["--strategy=multi_worker"], {"TF_CONFIG": "{"}, "Cannot use TF_CONFIG='{': it is not JSON"),
         (

@@ -165,7 +165,7 @@ def test_a_new_file_is_read_last(tmp_path):
 
 
 def test_a_split_must_be_one_of_three(tmp_path):
-    with pytest.raises(UserError, match="a split out of .*split='val'"):
+    with pytest.raises(UserError, match="a split that is one of .*split='val'"):
         logs.TensorBoardLog(str(tmp_path)).scalars("val", {"loss": 1.0}, 1)
 
 

@@ -574,7 +574,7 @@ def test_evaluation_of_a_run_counts_each_clip_once(two_epochs, tmp_path):
     assert evaluation.logits.shape == (6, 3) and evaluation.confusion.sum() == 6
     shuffled = trained.evaluate("shuffle1")
     np.testing.assert_allclose(shuffled.logits, evaluation.logits, atol=1e-5)  # seed_pool is blind to order
-    with pytest.raises(UserError, match="an intervention out of"):
+    with pytest.raises(UserError, match="an intervention that is one of"):
         trained.evaluate("reverse")
     path = pathlib.Path(tmp_path, "predictions.jsonl")
     runner.save_predictions(path, [evaluation, shuffled])

@@ -56,8 +56,10 @@ HOSTILE = {
         num_frames=10_000, height=4096, width=4096
     ),
     "model: Expected 2 to 65536 classes": lambda v: v["model"].update(num_classes=10**9),
-    "Expected distinct classes, 3 as the model has": lambda v: v.update(classes=["a", "b"]),
-    "Expected clip_format of the model's size": lambda v: v["clip_format"].update(num_frames=6),
+    "Expected distinct classes, as many as the model's 3": lambda v: v.update(classes=["a", "b"]),
+    "Expected a clip_format of the same size as the model's clips": lambda v: v["clip_format"].update(
+        num_frames=6
+    ),
     "train: Expected batch_size from 1 to 1000000": lambda v: v["train"].update(batch_size=10**9),
     "train: Expected epochs from 1 to 1000000": lambda v: v["train"].update(epochs=10**12),
     "train: Expected learning_rate above 0, to 1e+38": lambda v: v["train"].update(learning_rate=1e300),
@@ -65,9 +67,9 @@ HOSTILE = {
     "train.augment: Expected crop_area above 0": lambda v: v["train"]["augment"].update(crop_area=0),
     "fingerprint: Expected str matching": lambda v: v.update(fingerprint="x"),
     "train_folds[0]: Expected int": lambda v: v.update(train_folds=["1"]),
-    "Expected train_folds that are distinct": lambda v: v.update(train_folds=[1, 1]),
+    "Expected train_folds without repeated folds": lambda v: v.update(train_folds=[1, 1]),
     "video_secs[0]: Expected float > 0": lambda v: v.update(video_secs=[-1, 2]),
-    "Expected video_secs that are the median and the longest": lambda v: v.update(video_secs=[3, 2]),
+    "Expected video_secs to be the median and the largest duration": lambda v: v.update(video_secs=[3, 2]),
     "Expected known fields. Received: 'train.more'": lambda v: v["train"].update(more=1),
     "Expected a field model": lambda v: v.pop("model"),
 }
@@ -102,7 +104,7 @@ def test_runs_of_earlier_versions_are_read(pool_run, tmp_path, config):
 def test_a_folder_of_something_else_is_no_run(config, tmp_path, name):
     (tmp_path / name).mkdir()
     with pytest.raises(
-        UserError, match=f"new, empty or a run's. Received: .*, which holds no config.json, but {name}"
+        UserError, match=f"a run's folder. Received: .*, which holds {name} but no config.json"
     ):
         with run.open_run(str(tmp_path), config):
             pass

@@ -73,7 +73,7 @@ def test_xla_requires_one_device():
     class Two:
         num_replicas_in_sync = 2
 
-    with pytest.raises(UserError, match="one device where XLA compiles. Received: devices=2"):
+    with pytest.raises(UserError, match="one device if XLA compiles the step. Received: devices=2"):
         step.make_train_step(
             build(), keras.optimizers.SGD(), spec, strategy=Two(), frames=lambda batch: batch
         )

@@ -216,13 +216,13 @@ FEATURES = FeatureFormat(
         (
             {},
             None,
-            r"freeze_encoder and .*if there is unfreeze_after_epoch. Received: .*freeze_encoder=False",
+            r"freeze_encoder and .*with unfreeze_after_epoch. Received: .*freeze_encoder=False",
         ),
         ({"name": "conv3d"}, None, "Received: model='conv3d', freeze_encoder=False, unfreeze_after_epoch=2"),
         (
             {"feature_shape": (8,)},
             FEATURES,
-            "no unfreeze_after_epoch where features .*unfreeze_after_epoch=2",
+            "no unfreeze_after_epoch for stored features.*unfreeze_after_epoch=2",
         ),
     ],
 )

@@ -91,7 +91,7 @@ def test_a_worker_that_exits_after_the_meeting_keeps_no_other_waiting(remaining)
     ]
     _, stderr = processes[remaining].communicate(timeout=100)
     assert processes[remaining].returncode == -signal.SIGKILL
-    assert "error: all workers were there 1 s ago, and one has not answered since." in stderr
+    assert "error: all workers had started 1 s ago, but one has not answered since." in stderr
     assert processes[1 - remaining].wait(timeout=30) == 0
 
 

@@ -27,8 +27,8 @@ _ERASED_AREAS = (0.02, 1 / 3)
 class Draws(NamedTuple):
     """The random numbers of a batch of clips: each field is float32 [B], one number in [0, 1) per clip.
 
-    Another field would change the numbers of all fields, and so the weights of every seed. A new augmentation
-    draws from a stream of its own, as the order of frames does.
+    Do not add a field: it would change the numbers of all fields, and so the weights that every seed trains.
+    A new augmentation needs a stream of random numbers of its own, like the order of frames (_ORDER_STREAM).
     """
 
     shift: tf.Tensor
@@ -56,13 +56,13 @@ def augment(
     """Applies to each clip of a batch the random changes that `spec` names.
 
     Args:
-      video: the clips, uint8 [B, T, H, W, 3]; the part of a global batch that one replica (device) processes.
-        Or the clips' features, float16 [B, T, ...], for which `spec` may only name changes of the frames' order.
+      video: the clips of a global batch that one replica (device) processes, uint8 [B, T, H, W, 3]. Or the
+        features of these clips, float16 [B, T, ...]; then `spec` may change only the order of frames.
       position: the clips' positions in the global batch, int64 [B].
       spec: the changes and their strengths.
       batch_size: number of clips in the global batch.
       seed: the run's seed.
-      step: number of the training step, counted from the run's start, int64 [].
+      step: index of the training step, counted from the run's start, int64 [].
 
     Returns:
       The changed clips or features, of the shape and dtype of `video`.
@@ -93,8 +93,9 @@ def arrange_frames(video: tf.Tensor, keys: tf.Tensor, frame_order: str) -> tf.Te
 
     Args:
       video: the clips, uint8 [B, T, H, W, 3].
-      keys: random numbers, float32 [B, T], by which the frames are sorted.
-      frame_order: SHUFFLED gives this order; SINGLE repeats the first frame of this order T times.
+      keys: random numbers, float32 [B, T]. Sorting them gives each clip's random order of frames.
+      frame_order: SHUFFLED puts the frames in the random order; SINGLE repeats the first frame of the random
+        order T times.
 
     Returns:
       The changed clips, uint8 [B, T, H, W, 3].
@@ -118,11 +119,11 @@ def shift_frames(video: tf.Tensor, draws: Draws, max_shift: int) -> tf.Tensor:
 
 
 def take_frames(video: tf.Tensor, source: tf.Tensor) -> tf.Tensor:
-    """Picks frames of each clip by their numbers.
+    """Picks frames of each clip by their indices.
 
     Args:
       video: the clips, uint8 [B, T, H, W, 3] or float16 [B, T, ...].
-      source: the numbers of the frames to pick, int64 [B, K].
+      source: the indices of the frames to pick, int64 [B, K].
 
     Returns:
       The picked frames, [B, K, ...], of the same dtype.
@@ -175,13 +176,13 @@ def jitter_color(video: tf.Tensor, draws: Draws, spec: AugmentSpec) -> tf.Tensor
 
 
 def erase(video: tf.Tensor, draws: Draws, fraction: float) -> tf.Tensor:
-    """Paints a random rectangle in one random color over all frames of a random fraction of the clips."""
+    """Paints a random rectangle in one color over a clip's frames, with probability `fraction` per clip."""
     _, _, height, width, _ = video.shape
     area = _ERASED_AREAS[0] + (_ERASED_AREAS[1] - _ERASED_AREAS[0]) * draws.erase_area
     ratio = _log_uniform(draws.erase_ratio, *_ERASED_RATIOS)
 
     def span(size: int, part: tf.Tensor, draw: tf.Tensor) -> tf.Tensor:
-        """Returns bool [B, size]: per clip, True in a random run of about size * part neighboring pixels."""
+        """Returns a mask, bool [B, size]: True for about size * part neighboring pixels of each clip."""
         length = tf.clip_by_value(tf.round(size * part), 1, size)
         first = tf.floor(draw * (size - length + 1))
         pixel = tf.range(size, dtype=tf.float32)

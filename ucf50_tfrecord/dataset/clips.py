@@ -32,13 +32,13 @@ class ClipIndex:
     shard_paths: paths or URLs of the shards.
     ids: the ids of the clips.
     shards: int64, the position in `shard_paths` of the shard that holds the clip.
-    offsets: int64, the first byte of the clip's record in its shard.
-    sizes: int64, the number of bytes of the clip's record, with length and checksums.
+    offsets: int64, the position of the first byte of the clip's record in its shard.
+    sizes: int64, the number of bytes of the clip's record, including its length and checksums.
     labels: int32, the label of the clip's class.
     groups: int64, the number of the clip's recording group; record.UNKNOWN_GROUP if the clip has none.
     folds: int64, the fold of the clip.
     fetch: how records are read if the dataset's folder is a URL.
-    shuffle_shards: number of shards whose clips are mixed at a time when clips are shuffled; 0 mixes all.
+    shuffle_shards: number of shards whose clips are shuffled together; 0 means all shards.
     """
 
     manifest: Manifest
@@ -58,7 +58,7 @@ class ClipIndex:
 
     @property
     def num_bytes(self) -> int:
-        """Size of the decoded pixels, or of the features, of all clips, in bytes."""
+        """Total size in bytes of the decoded pixels of all clips, or of their features."""
         return len(self) * self.manifest.stored.num_bytes
 
     def select(self, chosen: np.ndarray) -> ClipIndex:
@@ -78,7 +78,8 @@ class ClipIndex:
 
         Args:
           batch_size: clips per batch.
-          seed: seed that shuffles the clips anew each epoch, without end; None gives one epoch in order.
+          seed: seed of the shuffling. With a seed, epochs follow each other without end, each in a new order.
+            None gives one epoch, in the order of the index.
         """
         from ucf50_tfrecord.dataset import pipeline  # imports TensorFlow, which an index does not need
 
@@ -101,14 +102,14 @@ def load_clips(
 
     Args:
       manifest: the dataset's manifest.
-      folds: the folds.
+      folds: the numbers of the folds to index.
       check_shards: whether to check now that each shard exists and has the size that the manifest states. If
         not, a missing or damaged shard is noticed when its clips are read.
       fetch, shuffle_shards: as in ClipIndex.
 
     Raises:
-      UserError: if a fold does not exist or is empty, or a shard or its sidecar is missing, unreadable or not the
-        one that the manifest lists.
+      UserError: if a fold does not exist or is empty. Also if a shard or its sidecar is missing, is
+        unreadable, or differs from the one that the manifest lists.
     """
     folds = sorted(set(folds))
     unknown = [fold for fold in folds if fold not in manifest.folds]
@@ -160,11 +161,11 @@ def load_frames_manifest(features: Manifest) -> Manifest:
 
 
 def frames_of(clips: ClipIndex) -> ClipIndex:
-    """Returns an index of the same clips' frames, if the given index is of their features; else the given index.
+    """Returns an index of the frames of the given clips. Returns an index of frames unchanged.
 
     Raises:
-      UserError: if the frames that the features were made from are missing or behind a URL, or do not hold a
-        clip.
+      UserError: if the frames that the features were made from are missing, are behind a URL, or lack one of
+        the clips.
     """
     if not clips.manifest.features:
         return clips
@@ -174,7 +175,7 @@ def frames_of(clips: ClipIndex) -> ClipIndex:
     frames = load_clips(source, np.unique(clips.folds).tolist(), fetch=clips.fetch)
     place = {clip_id: i for i, clip_id in enumerate(frames.ids)}
     missing = next((clip_id for clip_id in clips.ids if clip_id not in place), None)
-    expect(missing is None, f"the frames of all clips in {source.data_dir}", missing=missing)
+    expect(missing is None, f"{source.data_dir} to hold the frames of all clips", missing=missing)
     return frames.select(np.array([place[clip_id] for clip_id in clips.ids], np.int64))
 
 
@@ -186,7 +187,7 @@ def _load_report(manifest: Manifest, shard: ManifestShard) -> ShardReport:
         if report.sha256 != shard.sha256:
             raise UserError(
                 f"The shard {path} is not the one that {manifest_lib.MANIFEST_FILENAME} lists: it was "
-                "written again since"
+                "written again later"
             )
         manifest_lib.check_report(manifest, shard, report)
     except UserError as error:
@@ -195,9 +196,9 @@ def _load_report(manifest: Manifest, shard: ManifestShard) -> ShardReport:
 
 
 def _check_together(manifest: Manifest, folds: Iterable[int], reports: list[ShardReport]) -> None:
-    """Raises UserError unless the sidecars list as many clips per fold and class as the manifest counts.
+    """Raises UserError unless the sidecars and the manifest state equal numbers of clips per fold and class.
 
-    Also raises it if a clip is in two shards.
+    Also raises UserError if two shards hold the same clip.
     """
     counts = {fold: np.zeros(len(manifest.classes), np.int64) for fold in folds}
     ids: set[str] = set()
@@ -209,8 +210,8 @@ def _check_together(manifest: Manifest, folds: Iterable[int], reports: list[Shar
     for fold, found in counts.items():
         if (listed := manifest.clips_per_class[fold]) != tuple(found.tolist()):
             raise UserError(
-                f"{manifest.data_dir}: Expected clips_per_class {listed} of fold {fold}, as its "
-                f"{manifest_lib.MANIFEST_FILENAME} says. Received: {tuple(found.tolist())} in its sidecars"
+                f"{manifest.data_dir}: Expected clips_per_class {listed} in the sidecars of fold {fold}, as "
+                f"{manifest_lib.MANIFEST_FILENAME} says. Received: {tuple(found.tolist())}"
             )
 
 

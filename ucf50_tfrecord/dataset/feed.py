@@ -54,7 +54,7 @@ class CacheChoice:
     """The place where clips' frames are kept, and the reason for this choice.
 
     cache: the place; never AUTO.
-    reason: the end of a sentence that states the reason.
+    reason: the reason, as the end of a sentence, such as "as asked".
     """
 
     cache: Cache
@@ -66,11 +66,11 @@ def choose_cache(
 ) -> CacheChoice:
     """Chooses where frames are kept: resolves AUTO by the free memory, or checks that a given choice fits.
 
-    AUTO keeps frames on the GPUs if they take at most half of the free memory there, else in host memory if
-    they take at most half of the free host memory, else nowhere. Without GPUs, device memory and host memory
-    are the same; AUTO then uses host memory, because frames are gathered from it in parallel to the training
-    step. If steps are short, as those on features, the gathering costs less than its parallel threads, and AUTO
-    uses device memory. If the free memory is unknown, a given choice is not refused.
+    AUTO tries the GPUs first, then host memory. It takes the first place where the frames fill at most half
+    of the free memory; if there is none, it keeps no frames. Without GPUs, device memory and host memory are
+    the same. AUTO then chooses HOST, because frames are gathered from host memory in parallel to the training
+    step. If steps are short, as on features, threads for this cost more than they save, and AUTO chooses
+    DEVICE. If the free memory is unknown, any given choice is accepted.
 
     Args:
       cache: where to keep frames.
@@ -97,20 +97,18 @@ def choose_cache(
         free = free_bytes[cache]
         if free is not None and num_bytes > free:
             raise UserError(
-                f"The cache {cache} needs {needed}, there are {format_bytes(free)} of {names[cache]}",
+                f"The cache {cache} needs {needed}, but there are only {format_bytes(free)} of {names[cache]}",
                 Remedy(Action.SET, "to read clips from the shards each time", cache=Cache.NONE),
             )
         return CacheChoice(cache, "as asked")
     for place in (Cache.DEVICE, Cache.HOST) if gpu is not None or steps_are_short else (Cache.HOST,):
         free = free_bytes[place]
         if free is not None and num_bytes <= memory.AUTO_FRACTION * free:
-            reason = (
-                f"the clips' {needed} take no more than half of the {format_bytes(free)} of {names[place]}"
-            )
+            reason = f"the clips take {needed}, at most half of the {format_bytes(free)} of {names[place]}"
             return CacheChoice(place, reason)
     if host is None:
-        return CacheChoice(Cache.NONE, "how much host memory is free is not known here")
-    reason = f"the clips' {needed} take more than half of the {format_bytes(host)} of {names[Cache.HOST]}"
+        return CacheChoice(Cache.NONE, "the free host memory is unknown")
+    reason = f"the clips take {needed}, more than half of the {format_bytes(host)} of {names[Cache.HOST]}"
     return CacheChoice(Cache.NONE, reason)
 
 
@@ -151,7 +149,7 @@ class Feed:
         )
         expect(
             not (skip_bad_records and self._reader.streams),
-            "unreadable records to stop training where shards are streamed",
+            "that training stops at unreadable records: streamed records cannot be skipped",
             Remedy(Action.SET, on_bad_record="stop"),
             Remedy(Action.SET, method=FetchMethod.COPY),
             on_bad_record="skip",
@@ -174,16 +172,17 @@ class Feed:
     ) -> Iterator[Any]:
         """Returns a distributed iterator over batches of clips.
 
-        A replica receives each batch as a dictionary of the tensors that pipeline.index_batches lists, and of those
-        that `frames` needs. A compiled function may use the iterator. Call that function inside `explained`, which
-        turns TensorFlow's errors at unreadable records into a UserError.
+        Each replica receives its part of a batch as a dictionary. The dictionary holds the tensors that
+        pipeline.index_batches lists, and those from which `frames` takes the frames. A tf.function may use
+        the iterator. Call such a function inside the context `explained`, which turns TensorFlow's errors at
+        unreadable records into a UserError.
 
         Args:
           batch_size: clips per global batch, over all workers and replicas.
           seed: seed of the shuffling. With a seed the batches never end; None gives every clip once, in order.
           start_step: index of the first global batch, counted from the start of epoch 0.
-          view: index of the view to read, if the records hold several and `seed` is None. With a seed, views are
-            drawn at random.
+          view: index of the view (an augmented version of a clip) to read, if the records hold features of
+            several views. With a seed it is ignored: views are drawn at random.
         """
         make = functools.partial(
             self._worker_dataset, batch_size=batch_size, seed=seed, start_step=start_step, view=view
@@ -212,8 +211,8 @@ class Feed:
     def frames(self, batch: dict[str, tf.Tensor]) -> tf.Tensor:
         """Returns the frames of a replica's batch, uint8 [B, T, H, W, 3], wherever they are kept.
 
-        If the shards hold features in place of frames, these are returned, float16 [B, T, ...]; of several views,
-        the one that the batch names.
+        If the shards hold features in place of frames, returns the features, float16 [B, T, ...]. If they
+        hold several views of each clip, returns the features of the view that the batch names.
 
         Call this method inside a training or evaluation step, in the replica's context.
 
@@ -242,7 +241,7 @@ class Feed:
     def advice(self) -> Advice:
         """Returns advice for the user on how to feed these clips faster."""
         if self.cache == Cache.DEVICE:
-            return Advice("The clips are on the device already: see what else uses this machine")
+            return Advice("The clips are on the device already: check what else uses this machine")
         size = format_bytes(self.clips.num_bytes)
         if self.cache == Cache.HOST:
             return Advice(
@@ -320,8 +319,9 @@ def read_clips(clips: ClipIndex) -> np.ndarray:
       clips: the index of the clips.
 
     Returns:
-      The clips' frames in the order of the index, uint8 [N, T, H, W, 3]; or their features, float16 [N, T, ...],
-      of view 0, the plain clip, if there are several. Clips with unreadable records are black.
+      The clips' frames in the order of the index, uint8 [N, T, H, W, 3]. If the shards hold features: the
+      features, float16 [N, T, ...], of view 0 (the plain clip) if there are several views. All values of a
+      clip with an unreadable record are 0.
 
     Raises:
       UserError: if a frame cannot be decoded although its record is sound.
@@ -336,14 +336,14 @@ def read_clips(clips: ClipIndex) -> np.ndarray:
 
 
 def read_in_batches(clips: ClipIndex) -> Iterator[np.ndarray]:
-    """Yields clips as read_clips returns them, a few megabytes at a time, each time uint8 [B, T, H, W, 3]."""
+    """Reads clips like read_clips, but yields a few megabytes at a time, as uint8 [B, T, H, W, 3]."""
     size = _at_once(clips)
     for first in range(0, len(clips), size):
         yield read_clips(clips.select(np.arange(first, min(first + size, len(clips)))))
 
 
 def _in_order(clips: ClipIndex) -> ClipIndex:
-    """Returns the index for reading shard by shard, so that not all shards need to be open at once."""
+    """Returns the same index for reading shard by shard, so that only a few shards are open at once."""
     return dataclasses.replace(clips, shuffle_shards=1)
 
 

@@ -31,13 +31,15 @@ class InputSpec:
     )
     fetch: str = setting(
         FetchSpec.method,
-        "How shards behind a URL are read: copy whole shards into a local folder ahead of their use, or stream "
-        "each clip by TensorFlow's own file systems (gs://, and with tensorflow-io s3://, az://, …).",
+        "How shards behind a URL are read: copy (whole shards are copied into a local folder before their use) "
+        "or stream (TensorFlow's file systems read each clip: gs://, and with tensorflow-io s3://, az://, …).",
     )
     fetch_cache: str | None = setting(
-        None, "Folder of the copies; processes may share it. Default: ~/.cache/ucf50_tfrecord."
+        None, "Folder for copies of shards; processes may share it. Default: ~/.cache/ucf50_tfrecord."
     )
-    fetch_cache_gib: float = setting(20.0, "GiB that all copies may take together.", Range(0, 10**6))
+    fetch_cache_gib: float = setting(
+        20.0, "Largest total size of the copies of shards, in GiB.", Range(0, 10**6)
+    )
 
     def __post_init__(self):
         check_settings(self)
@@ -52,12 +54,11 @@ class InputSpec:
         Args:
           manifest: the dataset's manifest.
           folds: the folds.
-          shuffle_shards: number of shards whose clips are mixed at a time when clips are shuffled; 0 mixes
-            all.
+          shuffle_shards: number of shards whose clips are shuffled together; 0 means all shards.
 
         Raises:
-          UserError: if a fold does not exist or is empty, or a sidecar is missing or damaged; also if a shard
-            is missing or has another size than the manifest states, unless bad records are skipped.
+          UserError: if a fold does not exist or is empty, or a sidecar is missing or damaged. Unless bad
+            records are skipped, also if a shard is missing or has another size than the manifest states.
         """
         return load_clips(
             manifest,

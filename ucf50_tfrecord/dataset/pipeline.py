@@ -6,9 +6,9 @@ buffer, the shuffle is complete, a run can start at any step without reading ear
 state of the input is (seed, step).
 
 A global batch is the batch of all workers (processes) and replicas (copies of the model, one per device)
-together. They divide it clip by clip, so that it holds the same clips whatever their number. Dividing by file
-would make batches depend on the number of workers and save nothing: each clip is read alone, by the worker
-that needs it.
+together. They divide the global batch clip by clip. So a global batch holds the same clips for any number of
+workers and replicas. Dividing the dataset by files would make batches depend on the number of workers. It
+would save nothing, because each worker reads only the clips that it needs.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class WorkerSlice:
     """The part of each global batch that one worker reads for its replicas.
 
     num_workers: number of workers.
-    worker: number of this worker, counted from 0.
-    num_replicas: number of replicas (devices) of this worker; every worker has as many.
+    worker: index of this worker, counted from 0.
+    num_replicas: number of replicas (devices) of each worker; all workers have equally many.
     """
 
     num_workers: int = 1
@@ -49,7 +49,7 @@ class WorkerSlice:
     def __post_init__(self):
         expect(
             0 <= self.worker < self.num_workers and self.num_replicas >= 1,
-            "a worker below the number of workers, with at least 1 replica",
+            "a worker from 0 to num_workers - 1 and at least 1 replica",
             **dataclasses.asdict(self),
         )
 
@@ -63,8 +63,8 @@ def epoch_order(clips: ClipIndex, *, seed: int | None, epoch: int) -> np.ndarray
     """Returns the order in which an epoch visits the clips: their indices, int64 [N].
 
     The order is drawn from (seed, epoch); without a seed it is ascending. If clips.shuffle_shards is not 0,
-    the order of the shards is drawn first, then the order of the clips within each window of that many
-    shards. So only the shards of one window are needed at a time.
+    the shards are shuffled first, and divided into windows of shuffle_shards shards each. Then the clips of
+    each window are shuffled. So only the shards of one window are needed at a time.
     """
     if seed is None:
         return np.arange(len(clips))
@@ -79,9 +79,10 @@ def epoch_order(clips: ClipIndex, *, seed: int | None, epoch: int) -> np.ndarray
 
 
 def epoch_views(clips: ClipIndex, *, seed: int | None, epoch: int, view: int = 0) -> np.ndarray:
-    """Returns the number of the view that an epoch reads of each clip, int64 [N], in the order of the index.
+    """Returns the index of the view to read from each clip in an epoch, int64 [N], in the order of `clips`.
 
-    The views are drawn from (seed, epoch); without a seed, all are `view`.
+    A view is an augmented version of a clip. The views are drawn from (seed, epoch); without a seed, the
+    index is `view` for all clips.
     """
     if seed is None:
         return np.full(len(clips), view, np.int64)
@@ -92,14 +93,14 @@ def epoch_views(clips: ClipIndex, *, seed: int | None, epoch: int, view: int = 0
 def epoch_batches(order: np.ndarray, batch_size: int, num_parts: int) -> tuple[np.ndarray, np.ndarray]:
     """Cuts the clips of an epoch into batches that can be divided evenly among replicas.
 
-    A batch has batch_size slots, rounded up to a multiple of num_parts. Slots without a clip of their own are
-    filled with padding: clips from the start of the epoch, which do not count. They are real clips, so that
-    statistics over a batch see nothing unusual.
+    A batch has batch_size slots, rounded up to a multiple of num_parts. The slots that are left over hold
+    padding: clips from the start of the epoch, which the mask marks as not counted. Padding consists of real
+    clips, so that statistics over a batch see nothing unusual.
 
     Args:
       order: the indices of the epoch's clips in their order, int64 [N].
       batch_size: number of clips in a global batch.
-      num_parts: number of replicas of all workers.
+      num_parts: number of the replicas of all workers together.
 
     Returns:
       A tuple of the clips' indices, int64 [steps, slots], and a mask, bool [steps, slots], which is False for
@@ -121,7 +122,7 @@ def batch_clips(clips: ClipIndex, *, batch_size: int, seed: int | None, step: in
       clips: the index of the clips.
       batch_size: number of clips in a global batch.
       seed: seed of the shuffling; None means ascending order.
-      step: number of the batch, counted from the start of epoch 0.
+      step: index of the batch, counted from the start of epoch 0.
     """
     epoch, number = divmod(step, num_steps(len(clips), batch_size))
     order = epoch_order(clips, seed=seed, epoch=epoch)
@@ -147,12 +148,12 @@ def index_batches(
       clips: the index of the clips, as load_clips returns it.
       batch_size: clips per global batch, over all workers and replicas.
       seed: seed of the shuffling; None for evaluation.
-      start_step: number of the first global batch to yield, counted from the start of epoch 0.
-      worker_slice: the part of each global batch that this worker reads. It is yielded as one batch for each
-        of the worker's replicas, in the order of the replicas.
+      start_step: index of the first global batch to yield, counted from the start of epoch 0.
+      worker_slice: the part of each global batch that this worker reads. The dataset yields this part as one
+        batch per replica of the worker, in the order of the replicas.
       usable: bool [N], False for clips that must not count; None means that all clips count.
-      view: number of the view of each clip, if the records hold several. With a seed it is not used, because
-        views are drawn anew each epoch.
+      view: index of the view to read from each clip, if the records hold several. With a seed it is ignored,
+        because views are drawn anew each epoch.
 
     Returns:
       A tf.data.Dataset of dictionaries. B is batch_size divided by the number of all workers' replicas,
@@ -161,7 +162,7 @@ def index_batches(
         label: int32 [B], the label of the clip's class.
         position: int64 [B], the clip's position in the global batch, below batch_size.
         mask: bool [B], False for padding and for clips that are not usable.
-        view: int64 [B], number of the clip's view. Only if the records hold several views.
+        view: int64 [B], index of the clip's view. Only if the records hold several views.
 
     Raises:
       UserError: if there is no clip, or the batch size is not positive.
@@ -205,10 +206,10 @@ def index_batches(
 def read_frames(batches: tf.data.Dataset, reader: ClipReader) -> tf.data.Dataset:
     """Adds to each batch the clips' frames from the shards, as `video`, uint8 [B, T, H, W, 3].
 
-    If the shards hold features in place of frames, `video` are the features, float16 [B, T, ...], or of all K
-    views, [B, K, T, ...]; take_view then picks one. The mask becomes False for clips that the reader skips. In
-    memory are the batches that are read in parallel (one per core while they fit into 256 MB, at least two), and
-    two finished batches.
+    If the shards hold features in place of frames, `video` holds the features, float16 [B, T, ...]. If they
+    hold K views of each clip, `video` holds the features of all views, [B, K, T, ...], and take_view picks
+    one. The mask becomes False for clips that the reader skips. Memory holds the batches that are read in
+    parallel (one per core while they fit into 256 MB, but at least two) and two finished batches.
 
     Args:
       batches: a dataset as index_batches returns it.
@@ -257,7 +258,7 @@ def read_frames(batches: tf.data.Dataset, reader: ClipReader) -> tf.data.Dataset
 
 
 def take_view(batch: dict[str, tf.Tensor]) -> tf.Tensor:
-    """Returns the `video` of a batch: of the view that the batch names, [B, T, ...], if it holds several."""
+    """Returns the `video` of a batch, [B, T, ...]. Of several views, it picks the one that the batch names."""
     if "view" not in batch:
         return batch["video"]
     return tf.gather(batch["video"], batch["view"], axis=1, batch_dims=1)
@@ -276,10 +277,10 @@ def labelled_batches(clips: ClipIndex, *, batch_size: int, seed: int | None = No
         index's order.
 
     Returns:
-      A tf.data.Dataset of tuples (frames, labels): uint8 [B, T, H, W, 3], or features float16 [B, T, ...] if
-      the shards hold these, and int32 [B]. Of several views, each epoch draws one per clip if there is a seed;
-      else view 0, the plain clip, is taken. Iterating over it raises tf.errors.OpError at a record that cannot be
-      read.
+      A tf.data.Dataset of tuples (frames, labels). The frames are uint8 [B, T, H, W, 3], the labels int32
+      [B]. If the shards hold features, these take the place of the frames, float16 [B, T, ...]. If they hold
+      several views of each clip, each epoch draws one view per clip; without a seed it takes view 0, the
+      plain clip. Iterating over the dataset raises tf.errors.OpError at a record that cannot be read.
 
     Raises:
       UserError: if there is no clip, or the batch size is not positive.

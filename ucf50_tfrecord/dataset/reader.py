@@ -35,7 +35,7 @@ class ClipReader:
     skipped: a dictionary from a skipped clip's position in `clips` to the reason why it was skipped.
     error: the error that stopped the reading; None if there was none.
     streams: whether TensorFlow reads the records from an object store, so that this reader only parses them.
-    fetches_ahead: whether shards are fetched ahead if `expect` announces their clips.
+    fetches_ahead: whether shards are copied before their use, once `expect` has announced their clips.
     """
 
     def __init__(self, clips: ClipIndex, *, skip_bad_records: bool = False):
@@ -173,7 +173,7 @@ class ClipReader:
         return good
 
     def _read_sound(self, path: str, read: Callable[[BinaryIO], None]) -> None:
-        """Calls read(file) with a shard's open file, once more if the shard was damaged and could be renewed.
+        """Calls read(file) with a shard's open file; calls it again if the shard was damaged and was renewed.
 
         Keeps no reference to the file, so that it is closed when nothing else needs it.
         """
@@ -253,7 +253,7 @@ def video_secs(parts: Sequence[ClipIndex]) -> tuple[float, float] | None:
     Only the start of at most 1,000 evenly spread records per index is read.
 
     Args:
-      parts: indices of clips, such as those of the training and the validation clips.
+      parts: indexes of clips, such as one of the training clips and one of the validation clips.
 
     Returns:
       A tuple of the median and the largest duration in seconds, or None if the shards are not local files.
@@ -278,7 +278,7 @@ def _video_secs(clips: ClipIndex) -> Iterator[float]:
 class Buffers:
     """A pool of memory for batches, which reuses a batch's memory once nothing refers to the batch any more.
 
-    Fresh memory costs one page fault per 4 KB, which takes about as long as filling it.
+    Fresh memory costs one page fault per 4 KB. A page fault takes about as long as filling the 4 KB.
     """
 
     def __init__(self):

@@ -2,8 +2,8 @@
 
 Whole shards are copied, and each copy is compared with the manifest's sha256 before its use. Several
 processes of a host may share the folder: a process locks the copies that it has open, so that no other
-process removes them. An interrupted download resumes where it stopped. A copy that the disk has damaged is
-made again.
+process removes them. An interrupted download resumes where it stopped. A copy that was damaged on the disk is
+downloaded again.
 """
 
 from __future__ import annotations
@@ -75,14 +75,14 @@ class ShardCache:
         self._failures: dict[str, OSError | UserError] = {}  # each shard's last one, guarded by its lock
 
     def check_room(self, shards: list[ManifestShard], window: int) -> None:
-        """Checks that the folder has room for the shards whose clips are mixed at a time.
+        """Checks that the folder has room for the shards whose clips are shuffled together.
 
-        The size that these shards need becomes the size of the copies that this process keeps open, which
-        other processes cannot remove. Shards are fetched ahead within this size.
+        This process keeps copies open up to the size that these shards need, and fetches shards ahead within
+        this size. Other processes cannot remove open copies.
 
         Args:
           shards: the shards to read.
-          window: number of shards whose clips are mixed at a time; 0 mixes all.
+          window: number of shards whose clips are shuffled together; 0 means all.
 
         Raises:
           UserError: if these shards need more room than the copies may take.
@@ -93,10 +93,10 @@ class ShardCache:
         needed = sum(sizes[: 2 * window or len(sizes)])
         if needed > self._fetch.cache_bytes:
             raise UserError(
-                f"The shards that are mixed at a time take {needed / 2**30:.2f} GiB, and their copies may take "
-                f"{self._fetch.cache_bytes / 2**30:.2f} GiB in {self._folder}",
+                f"The shards whose clips are shuffled together take {needed / 2**30:.2f} GiB, but the copies in "
+                f"{self._folder} may take only {self._fetch.cache_bytes / 2**30:.2f} GiB",
                 Remedy(Action.SET, cache_bytes=Change.LARGER),
-                Remedy(Action.SET, "to mix fewer shards at a time", shuffle_shards=...),
+                Remedy(Action.SET, "to shuffle fewer shards together", shuffle_shards=...),
                 Remedy(Action.SET, "where memory suffices", cache=Cache.HOST),
             )
         with self._changed:
@@ -122,8 +122,8 @@ class ShardCache:
     def renew(self, path: str, file: BinaryIO) -> bool:
         """Removes the copy of a shard if the disk has damaged it, so that `open` downloads the shard again.
 
-        This is done at most once per shard. Returns False if opening the shard again would give no better
-        copy.
+        A copy is removed at most once per shard. Returns False if opening the shard again would give no
+        better copy.
         """
         copy, shard = self._copy_of(path), self.shards[path]
         with self._url_locks[path], self._being_made(shard):
@@ -143,7 +143,7 @@ class ShardCache:
         return True
 
     def expect(self, paths: Iterable[str]) -> None:
-        """Starts to fetch announced shards ahead of their use, as far as there is room for their copies."""
+        """Announces shards: starts to fetch them before their use, while there is room for their copies."""
         with self._changed:
             self._expected |= {path: None for path in paths if path not in self._open}
             self._changed.notify_all()
@@ -188,8 +188,8 @@ class ShardCache:
     def _fetch_shard(self, url: str) -> BinaryIO:
         """Opens the copy of a shard; downloads the shard first if there is no copy.
 
-        Threads that waited while another thread tried this get the same error if that attempt fails. So a
-        batch does not repeat the attempt for each of its clips.
+        Other threads wait while one thread downloads a shard. If the download fails, they raise the same
+        error. So a batch does not repeat the download for each of its clips.
         """
         earlier = self._failures.get(url)
         with self._url_locks[url]:
@@ -290,7 +290,7 @@ class ShardCache:
         return oldest is not None
 
     def _release_ahead(self, url: str) -> bool:
-        """Releases a copy that was fetched ahead, in favor of the shard `url` if that is needed now.
+        """Releases a copy that was fetched ahead, to make room for the shard `url` if it is needed now.
 
         Returns False if no copy can be released.
         """

@@ -40,7 +40,7 @@ class ShardFiles(Protocol):
           file: the damaged file that `open` returned for the shard.
 
         Raises:
-          UserError: if that cannot be determined.
+          UserError: if the damaged file cannot be checked or removed.
         """
 
     def expect(self, paths: Iterable[str]) -> None:
@@ -53,7 +53,7 @@ class ShardFiles(Protocol):
 def open_files(clips: ClipIndex) -> ShardFiles:
     """Returns an object that opens the shards of some clips.
 
-    For clips of the same remote dataset with equal `fetch` settings it is the same object.
+    Calls for the same remote dataset with equal `fetch` settings return the same object.
 
     Raises:
       UserError: if the folder for copies of remote shards cannot be used or is too small.

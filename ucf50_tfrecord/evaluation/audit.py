@@ -1,8 +1,8 @@
 """Finds near-duplicates between the training clips and the test clips of a split, without any training.
 
-Each test clip is compared with all training clips by small pictures of a few frames. If clips of one
-recording are on both sides of the split, the nearest training clip tends to be of the test clip's recording.
-It then has the right label, although nothing has recognised the action.
+Each test clip is compared with all training clips by small pictures of a few frames. If training and test
+clips come from one recording, a test clip's nearest training clip tends to be of the same recording. Its
+label is then right, although nothing has recognised the action.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sklearn import neighbors
 from ucf50_tfrecord import record
 from ucf50_tfrecord.parsing import Count, Finite, Fraction
 
-NOT_TESTED = -1  # number of the part for clips that are only trained on
+NOT_TESTED = -1  # stands for the part of clips that are only trained on
 NEAR_DUPLICATE = 0.98  # cosine similarity above which two clips are near-duplicates
 _SIDE = 16  # height and width in pixels of the pictures that are compared
 _NUM_FRAMES = 3
@@ -28,7 +28,8 @@ _NUM_PAIRS = 8
 class NearestClips:
     """Statistics of test clips and their nearest training clips, over all parts of a split.
 
-    The parts of a split are tested in turn; the training clips are then those of the other parts.
+    The parts of a split are tested in turn. While one part is tested, the clips of the other parts are the
+    training clips.
 
     accuracy: fraction of test clips whose nearest training clip has their label.
     same_recording: fraction of test clips with a known recording group whose nearest training clip is of the
@@ -44,7 +45,7 @@ class NearestClips:
 
 
 def fingerprints(batches: Iterable[np.ndarray]) -> np.ndarray:
-    """Makes a unit vector of each clip, by which clips are compared.
+    """Makes a unit vector of each clip, for comparing clips with each other.
 
     A vector holds the first, middle and last frame, scaled down by area averaging, minus their mean.
 
@@ -64,8 +65,8 @@ def find_nearest(
 
     Args:
       pictures: unit vectors of N clips, from `fingerprints`.
-      parts: the part of the split that each clip is tested in, int [N]; NOT_TESTED for clips that are only
-        trained on.
+      parts: the index of the part of the split in which each clip is tested, int [N]; NOT_TESTED for clips
+        that are only trained on.
       labels: the class of each clip, int [N].
       groups: the recording group of each clip, int [N]; record.UNKNOWN_GROUP for clips without one.
     """

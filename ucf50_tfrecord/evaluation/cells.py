@@ -1,4 +1,4 @@
-"""Cells of a comparison: which cells it has, which clips each is tested on, and the tests of its model.
+"""The cells of a comparison: lists them, assigns the clips that each cell tests on, and tests their models.
 
 A cell is one training: a model, an order of training frames, a split of the clips, a part of the split that
 is held out and tested on, and a seed.
@@ -44,9 +44,9 @@ class ComparisonListener:
 
     A cell is one training of the comparison.
 
-    start: called before each cell that is trained or tested, with the cell, the number of cells that are
-      finished or in work, and the number of all cells.
-    report: called with the cell and the progress of its training, as Listener.report is.
+    start: called before each cell that is trained or tested. Its arguments are the cell, the number of other
+      cells that are finished or running, and the number of all cells.
+    report: called with the cell and the progress of its training, as often as Listener.report.
     finish: called when a cell that was started is finished.
     warn, should_stop: as in Listener.
     """
@@ -73,7 +73,7 @@ class Recipe:
 
     @property
     def is_order_blind(self) -> bool:
-        """Whether the model's logits are the same whatever the order of a clip's frames."""
+        """Whether the model's logits are the same for every order of a clip's frames."""
         return model_traits(self.model.name).is_order_blind
 
 
@@ -82,11 +82,12 @@ class ComparisonSpec:
     """The models of a comparison, and how they are trained and tested.
 
     recipes: dictionary from a model's name in the comparison to its recipe.
-    num_parts: number of parts of the cross-validation, each of which is held out and tested once; 0 for no
-      cross-validation, with `val_folds` as the only tested part.
+    num_parts: number of parts of the cross-validation. Each part is held out and tested on once. 0 means no
+      cross-validation: `val_folds` are the only tested part.
     val_folds: folds of the only tested part; given only if `num_parts` is 0.
     num_seeds: trainings of each model per part and frame order, with seeds from 0 on.
-    orders: values of choices.FrameOrder; models that see frame order are also trained on frames arranged so.
+    orders: values of choices.FrameOrder. Models that see frame order are also trained with each of these
+      arrangements of the frames.
     audited: names of models that are also trained and tested on a split by video, which leaks recordings; empty
       if `num_parts` is 0.
     inside: whether recurrent layers are inspected, see evaluation.recurrence.
@@ -103,10 +104,16 @@ class ComparisonSpec:
     def __post_init__(self):
         expect(len(self.recipes) >= 1, "at least 1 model", models=list(self.recipes))
         expect(self.num_parts >= 2 or self.val_folds, "at least 2 parts", parts=self.num_parts)
-        expect(not self.num_parts or not self.val_folds, "parts or folds", folds=self.val_folds)
+        expect(
+            not self.num_parts or not self.val_folds,
+            "either parts or val_folds, not both",
+            val_folds=self.val_folds,
+        )
         expect(self.num_seeds >= 1, "at least 1 seed", seeds=self.num_seeds)
         unknown = sorted(set(self.audited) - set(self.recipes))
-        expect(not unknown, f"audited models out of {', '.join(self.recipes)}", models=unknown)
+        expect(
+            not unknown, f"only audited models that are compared ({', '.join(self.recipes)})", audited=unknown
+        )
         expect(
             self.num_parts or not self.audited,
             "a cross-validation if models are audited",
@@ -114,7 +121,7 @@ class ComparisonSpec:
         )
 
     def cells(self) -> list[Cell]:
-        """Lists the cells, the usual trainings first: an interrupted comparison then covers all models."""
+        """Lists the cells; usual trainings come first, so that an interrupted comparison covers all models."""
         parts, seeds = range(max(1, self.num_parts)), range(self.num_seeds)
         kept = [
             Cell(model=model, part=part, seed=seed)
@@ -136,14 +143,15 @@ def assign_parts(clips: ClipIndex, spec: ComparisonSpec, split: FoldBy) -> np.nd
     """Assigns each clip to the part of a split that it is tested in.
 
     In a split by group, whole folds are assigned to the parts in turn. In a split by video, the videos of
-    each class are assigned in turn, in the order of their ids' hashes. The parts are of about the same size.
+    each class are sorted by the hashes of their ids, and assigned to the parts in turn. All parts have about
+    the same size.
 
     Returns:
-      The number of each clip's part, int64 [N]; NOT_TESTED for clips that are only trained on.
+      The index of each clip's part, int64 [N]; NOT_TESTED for clips that are only trained on.
 
     Raises:
-      UserError: if a fold does not exist, there are fewer folds than parts, all clips of a class are in one
-        part, so that none is left to train on, or there is no cross-validation for a split by video.
+      UserError: if a fold does not exist, there are fewer folds than parts, or a split by video lacks a
+        cross-validation. Also if all clips of a class are in one part, so that none is left to train on.
     """
     if split == FoldBy.VIDEO:
         expect(spec.num_parts > 0, "a cross-validation for a split by video", parts=spec.num_parts)
@@ -152,7 +160,7 @@ def assign_parts(clips: ClipIndex, spec: ComparisonSpec, split: FoldBy) -> np.nd
         folds = np.unique(clips.folds)
         expect(
             spec.num_parts <= len(folds),
-            f"at most {len(folds)} parts, as many as folds with clips",
+            f"at most {len(folds)} parts, because only {len(folds)} folds hold clips",
             Remedy(Action.SET, num_parts=len(folds)),
             parts=spec.num_parts,
         )
@@ -179,9 +187,9 @@ def assign_parts(clips: ClipIndex, spec: ComparisonSpec, split: FoldBy) -> np.nd
 
 
 def describe_split(cell: Cell, num_parts: int) -> str:
-    """Returns how one training of the comparison divides the videos, for RunConfig.clip_split.
+    """Describes how a cell divides the videos into training and test videos, for RunConfig.clip_split.
 
-    It is "" where whole folds are divided: these are in the configuration anyway.
+    Returns "" if the cell divides whole folds, because the run's configuration lists the folds.
     """
     return f"by video, part {cell.part + 1} of {num_parts}" if cell.split == FoldBy.VIDEO else ""
 
@@ -197,10 +205,11 @@ def cell_recipe(recipe: Recipe, cell: Cell) -> Recipe:
 def interventions_of(cell: Cell, num_frames: int, *, of_features: bool = False) -> tuple[str, ...]:
     """Lists the names of the interventions that a cell's model is tested under.
 
-    Of stored features, these are the interventions that choose frames; see interventions.names.
+    If the cell's training is the usual one (split by group, frames in order), lists all interventions. With
+    stored features, lists only those that choose frames; see interventions.names.
 
-    If the cell's training is the usual one (split by group, frames in order), these are all interventions.
-    Other trainings serve one question each; these are then the interventions that the question needs.
+    Each other training answers one question. For such a training, lists the interventions that the question
+    needs.
     """
     if cell.split == FoldBy.VIDEO:
         return (PLAIN,)
@@ -244,16 +253,16 @@ def examine(
       subject: the model and its cell.
       train: index of the clips that the model was trained on.
       test: feed of the clips to test on.
-      changed: feeds of the features of the same clips after interventions that change pixels, by intervention,
-        if the clips are stored as features.
+      changed: if the clips are stored as features, a dictionary from the name of each intervention that
+        changes pixels to a feed. The feed holds the features of the changed clips.
       all_ids: ids of all clips of the comparison.
       strategy: distribution strategy of the devices to test on.
       listener: functions that receive warnings and may stop the tests.
-      look_inside: whether to inspect the recurrent layer, if the model has one and its training is the usual
-        one.
+      look_inside: whether to inspect the model's recurrent layer. The layer is inspected only if the model
+        has one and the cell's training is the usual one.
 
     Returns:
-      The predictions; None if the listener stopped the tests.
+      The predictions, or None if the listener stopped the tests.
 
     Raises:
       UserError: if the logits of an order-blind model depend on the order of frames, a clip cannot be read,
@@ -315,8 +324,8 @@ def examine(
 def check_order_blind(name: str, logits: Mapping[str, np.ndarray], precision: str) -> None:
     """Checks that the logits of an order-blind model do not depend on the order of frames.
 
-    This also checks the comparison itself: that reordering interventions change nothing but the order, and
-    that predictions are stored with the right clips.
+    This check also covers the comparison itself: it fails if reordering interventions change more than the
+    order, or if predictions are stored with the wrong clips.
 
     Args:
       name: name of the cell, for the message.
@@ -336,7 +345,7 @@ def check_order_blind(name: str, logits: Mapping[str, np.ndarray], precision: st
         if not largest <= allowed:  # NaN too
             raise UserError(
                 f"{name} must not see the order of frames, but {intervention} changes its logits by up to "
-                f"{largest:.3g}; rounding explains {allowed:.1g}. The comparison cannot be trusted."
+                f"{largest:.3g}; rounding explains only {allowed:.1g}. The comparison cannot be trusted."
             )
 
 

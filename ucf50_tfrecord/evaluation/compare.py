@@ -1,8 +1,8 @@
 """Runs a comparison of models: trains and tests each of its cells once, and assembles their results.
 
 A cell is one training of the comparison: a model, a split and its tested part, an order of frames, and a
-seed. Several processes, also on several hosts, may run the same comparison: a process holds the lock of a
-cell's folder while it runs the cell, and the system releases the lock when the process exits.
+seed. Several processes, also on several hosts, may run the same comparison. A process holds the lock of a
+cell's folder while it runs the cell. The system releases the lock when the process exits.
 
 <folder>/cells/<cell>/            the folder of the cell's training, as of any other run
 <folder>/cells/<cell>/cell.json   the model's predictions for the cell's test clips; it is written last, so a
@@ -51,13 +51,13 @@ CELL_FILENAME = "cell.json"
 class Comparison:
     """A comparison of models, which can be stopped and resumed.
 
-    folder: the comparison's folder; a cell (one training) has its folder below it.
+    folder: the comparison's folder. It holds a folder for each cell (one training).
     spec: the compared models, and how they are trained and tested.
     clips: index of all clips of the data set.
-    changed: indices of the features of the same clips after interventions that change pixels, by intervention,
-      if the clips are stored as features.
+    changed: if the clips are stored as features, a dictionary from the name of each intervention that changes
+      pixels to an index. The index is of the features of the changed clips.
     cache: where decoded clips are kept; a value of choices.Cache.
-    num_processes: processes that run cells on this host at the same time, which share its memory.
+    num_processes: number of processes that run cells on this host at the same time; they share its memory.
     skip_bad_records: whether unreadable clips are left out; otherwise, they are errors.
     tensorboard: whether each training writes curves and pictures for TensorBoard; its model is then evaluated
       after each epoch.
@@ -74,10 +74,10 @@ class Comparison:
 
     @functools.cached_property
     def parts(self) -> dict[str, np.ndarray]:
-        """Dictionary from each split of the cells to the part that each clip is tested in, int64 [N].
+        """Dictionary from each split to the index of the part in which each clip is tested, int64 [N].
 
         Raises:
-          UserError: if the clips cannot be split so.
+          UserError: if the clips cannot be split; see cells.assign_parts.
         """
         splits = {cell.split for cell in self.spec.cells()}
         return {
@@ -99,8 +99,8 @@ class Comparison:
           task: as in `claimable`.
 
         Returns:
-          False if the listener stopped the comparison; otherwise True, and all cells are finished that no other
-          process runs.
+          False if the listener stopped the comparison. True if all cells are finished, except cells that
+          other processes are running.
 
         Raises:
           UserError: if a cell's folder holds a run with another configuration, a clip cannot be read,
@@ -139,11 +139,11 @@ class Comparison:
         return left
 
     def claimable(self, task: tuple[int, int] = (0, 1)) -> list[Cell]:
-        """Lists the unfinished cells that no other process runs, in the order in which a task runs them.
+        """Lists the unfinished cells that no other process runs, in the order in which this process runs them.
 
         Args:
-          task: tuple (index, count) of this process's index and the number of processes that run the
-            comparison. Each begins with another part of the cells, then helps with the others.
+          task: tuple (index, count): the index of this process, and the number of processes that run the
+            comparison. Each process begins with its own part of the cells, then runs cells of other parts.
 
         Raises:
           UserError: as `unfinished` does.
@@ -163,7 +163,7 @@ class Comparison:
     ) -> Outcome:
         """Trains and tests one cell, unless it is finished or another process runs it.
 
-        What it writes depends only on the cell and the fields of this object, not on the process.
+        The written files depend only on the cell and the fields of this object, not on the process.
 
         Args:
           cell: the cell.
@@ -261,7 +261,7 @@ class Comparison:
         return found
 
     def _make_feeds(self, cell: Cell, strategy: tf.distribute.Strategy) -> tuple[Feed, Feed, dict[str, Feed]]:
-        """Returns feeds to the devices: of the cell's training clips, of its test clips, and of changed ones."""
+        """Returns feeds of a cell's training clips and test clips, and of changed test clips by name."""
         is_test = self.parts[cell.split] == cell.part
         mixed = self.spec.recipes[cell.model].train.shuffle_shards
         of_features = self.clips.manifest.features is not None
@@ -321,7 +321,8 @@ class Comparison:
     def _audit(self) -> dict[str, dict]:
         """Finds near-duplicates between training and test clips.
 
-        It does so for the splits by group and by video; without cross-validation, for the tested split alone.
+        With cross-validation, compares the clips of the splits by group and by video; without it, those of
+        the tested split alone.
         """
         parts = self.parts
         if self.spec.num_parts:
@@ -339,7 +340,7 @@ def examine_runs(
     allowed_code: Collection[str] = (),
     listener: ComparisonListener,
 ) -> Results | None:
-    """Compares the models of finished runs, each tested on the folds of the run's own final scores.
+    """Compares the models of finished runs. Tests each model on the folds of its run's own final scores.
 
     See `name_runs` for the models' names in the results. Nothing is written into the runs' folders.
 
@@ -396,7 +397,7 @@ def name_runs(configs: dict[str, run_lib.RunConfig]) -> list[Cell]:
     """Makes a comparison's cell (one training of a named model) for each run.
 
     Runs whose configurations differ only in seed, frame order and folds share a model's name. If several
-    models are of one architecture, all but the first of them are also named after a run's folder.
+    models have the same architecture, the folder of a run is added to the names of all but the first.
 
     Args:
       configs: dictionary from each run's folder to its configuration.
@@ -424,7 +425,7 @@ def name_runs(configs: dict[str, run_lib.RunConfig]) -> list[Cell]:
         parts = taken.setdefault((name, order, config.train.seed), [])
         if tested in parts:
             raise UserError(
-                f"{run_dir} has the model and the seed of another run: {name}, seed {config.train.seed}"
+                f"{run_dir} has the same model, seed and tested folds as another run: {name}, seed {config.train.seed}"
             )
         parts.append(tested)
         named.append(Cell(model=name, training=order, part=len(parts) - 1, seed=config.train.seed))
@@ -457,7 +458,7 @@ def find_near_duplicates(clips: ClipIndex, parts: dict[str, np.ndarray]) -> dict
 
     Args:
       clips: index of the N clips.
-      parts: dictionary from each split to the part that each clip is tested in, int64 [N].
+      parts: dictionary from each split to the index of the part in which each clip is tested, int64 [N].
 
     Returns:
       A dictionary from each split to the result of audit.find_nearest as JSON.
@@ -476,16 +477,16 @@ def _check_run(run_dir: str, config: run_lib.RunConfig, manifest: Manifest) -> N
     if config.fingerprint != manifest.fingerprint:
         raise UserError(
             f"{run_dir} was trained on other shards than those in {manifest.data_dir}, so it is unknown which "
-            "of the clips there it has seen"
+            "of these clips the model has seen"
         )
 
 
 def forget_models() -> None:
-    """Frees the memory that Keras and TensorFlow keep for earlier models: a comparison builds hundreds.
+    """Frees the memory that Keras and TensorFlow keep for earlier models; a comparison builds hundreds of them.
 
     TensorFlow registers a gradient for each call of a tf.custom_gradient (in its own all_reduce and in this
     package), under a new name, and never removes it. Each entry keeps a graph, its weights and its cached
-    clips in memory. After this call, functions that were traced before it cannot be differentiated any more.
+    clips in memory. Functions that were traced before this call can no longer be differentiated after it.
     """
     keras.backend.clear_session()
     gradients = tf_ops.gradient_registry._registry  # it has no public way to remove an entry

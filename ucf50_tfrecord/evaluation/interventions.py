@@ -1,9 +1,9 @@
 """Interventions: changes of the test clips, such as shuffled frames, that show what a model relies on.
 
-If a model loses accuracy under an intervention, it used what the intervention removed, or is disturbed by the
-change. The table INTERVENTIONS, at the end of this file, describes each of them. Interventions run on the
-device. Their random numbers depend only on a clip's id, so a clip is changed in the same way whatever other
-clips are evaluated with it.
+If a model loses accuracy under an intervention, it relies on what the intervention removes, or the change
+disturbs it. The table INTERVENTIONS, at the end of this file, describes each of them. Interventions run on
+the device. Their random numbers depend only on a clip's id. So a clip is changed in the same way regardless
+of the other clips that are evaluated.
 
 A clip's background is the median over its frames, a temporal median filter (Piccardi 2004, "Background
 subtraction techniques: a review"). Where the camera moves, it is a blurred mean of places.
@@ -44,12 +44,13 @@ class Intervention:
     name: name of the intervention, or of the family.
     meaning: description of the clip that the model gets.
     question: the question that the change of accuracy answers.
-    make: function that returns the intervention for the clips of an index; its second argument is the
-      member's number, or 0 for an intervention that is no family.
+    make: function that maps an index of clips and a number to the function that changes these clips. The
+      number is that of the family's member, or 0 for an intervention that is no family.
     numbers: function from a clip's number of frames to the family's numbers; None if this is no family.
-    needs_pixels: whether the intervention changes pixels; the others choose frames, or features of frames.
-    permutes: whether the intervention only reorders a clip's frames; an order-blind model then gives the same
-      logits.
+    needs_pixels: whether the intervention changes pixels. Other interventions only choose frames, and so work
+      on the stored features of frames, too.
+    permutes: whether the intervention only reorders a clip's frames. If so, it does not change the logits of
+      an order-blind model.
     """
 
     name: str
@@ -72,14 +73,15 @@ def names(num_frames: int, *, of_features: bool = False) -> tuple[str, ...]:
 
     Args:
       num_frames: frames per clip.
-      of_features: whether to list only those that can change stored features: the ones that choose frames.
+      of_features: whether to list only interventions that work on stored features, because they only choose
+        frames.
     """
     entries = [entry for entry in INTERVENTIONS.values() if not (of_features and entry.needs_pixels)]
     return tuple(name for entry in entries for name in entry.names(num_frames))
 
 
 def find(name: str) -> Intervention:
-    """Returns the entry of INTERVENTIONS for an intervention's name, such as that of "first" for "first4"."""
+    """Returns the entry of INTERVENTIONS for an intervention's name; for "first4", the entry of "first"."""
     return INTERVENTIONS[name if name in INTERVENTIONS else name.rstrip("0123456789")]
 
 
@@ -87,7 +89,7 @@ def make(name: str, clips: ClipIndex) -> Apply:
     """Returns the function that changes clips by an intervention, for use in a compiled function.
 
     Args:
-      name: the intervention's name, one of those that `names` lists.
+      name: the intervention's name, as `names` lists it.
       clips: index of the clips to change; background_swap also reads their frames.
     """
     entry = find(name)
@@ -105,10 +107,10 @@ def quarter(num_frames: int) -> int:
 
 
 def choose_donors(clips: ClipIndex) -> np.ndarray:
-    """Draws a donor clip, whose background replaces the clip's own, for each of N clips.
+    """Draws a donor clip for each of N clips. The donor's background replaces the clip's own.
 
-    A donor has another class and another group if such a clip exists. Else it has another class, else another
-    group, else it is any other clip.
+    A donor has another class and another group than the clip. If there is no such clip, it has another class;
+    if there is none, another group; if there is none, it is any other clip.
 
     Returns:
       The donors' indices in `clips`, int64 [N].
@@ -123,7 +125,7 @@ def choose_donors(clips: ClipIndex) -> np.ndarray:
 
 
 def background(video: tf.Tensor) -> tf.Tensor:
-    """Computes clips' backgrounds, the median over their frames: uint8 [B, T, H, W, 3] to [B, H, W, 3]."""
+    """Computes clips' backgrounds (medians over frames), uint8 [B, H, W, 3], from uint8 [B, T, H, W, 3]."""
     # Not tf.transpose: TensorFlow would move it before the cast, and oneDNN then complains.
     pixels = tf.stack(tf.unstack(tf.cast(video, tf.float32), axis=1), axis=-1)
     ordered = tf.sort(pixels, axis=-1)  # [B, H, W, 3, T]
@@ -147,7 +149,7 @@ def _permutations(clip_ids: Sequence[str], count: int, seed: int) -> np.ndarray:
 
 
 def _reorder(orders: np.ndarray) -> Apply:
-    """Returns the intervention that shows clip i's frames in the order of row i of `orders`, int64 [N, T]."""
+    """Returns the intervention that shows the frames orders[i] of clip i; `orders` is int64 [N, T]."""
     table = tf.constant(orders)
     return lambda video, index: take_frames(video, tf.gather(table, index))
 
@@ -157,7 +159,7 @@ def _shuffle(clips: ClipIndex, number: int) -> Apply:
 
 
 def _same_order(order: Callable[[np.ndarray, int], np.ndarray]) -> Callable[[ClipIndex, int], Apply]:
-    """Returns a function for Intervention.make, which makes an intervention that reorders all clips alike.
+    """Returns a value for Intervention.make: the intervention reorders the frames of all clips alike.
 
     `order` maps arange(T) and the family's number to the indices of the frames to show, int64 [T].
     """
@@ -170,7 +172,7 @@ def _same_order(order: Callable[[np.ndarray, int], np.ndarray]) -> Callable[[Cli
 
 
 def _pixels(function: Callable[[tf.Tensor], tf.Tensor]) -> Callable[[ClipIndex, int], Apply]:
-    """Returns a function for Intervention.make, from a function that maps clips to changed clips."""
+    """Returns a value for Intervention.make: the intervention maps clips to changed clips by `function`."""
     return lambda clips, number: lambda video, index: function(video)
 
 
@@ -207,7 +209,7 @@ def _swap_background(clips: ClipIndex, _number: int) -> Apply:
 
 
 def _replace_background(video: tf.Tensor, old: tf.Tensor, new: tf.Tensor) -> tf.Tensor:
-    """Replaces pixels of `video` that are like the background `old` by those of `new`, both [B, H, W, 3]."""
+    """Replaces pixels of `video` that resemble the background `old`, [B, H, W, 3], by those of `new`."""
     frames, old = tf.cast(video, tf.float32), tf.cast(old, tf.float32)[:, tf.newaxis]
     foreground = tf.reduce_max(tf.abs(frames - old), axis=-1, keepdims=True) > _FOREGROUND
     return tf.where(foreground, video, new[:, tf.newaxis])

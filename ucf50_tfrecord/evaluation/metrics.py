@@ -15,8 +15,8 @@ def macro_f1(labels: np.ndarray, predictions: np.ndarray) -> float:
     """Computes macro F1: the mean F1 of the classes that occur among the labels.
 
     A class that is never predicted has F1 0. A class without clips is left out, because its F1 is undefined.
-    A clip that is wrongly predicted as such a class already lowers the recall of its true class. If every
-    class has clips, the result equals that of scikit-learn's f1_score(average="macro").
+    A clip that is wrongly predicted as a class without clips still lowers the recall of its true class. If
+    every class has clips, the result equals that of scikit-learn's f1_score(average="macro").
     """
     present = np.unique(labels)
     return float(metrics.f1_score(labels, predictions, labels=present, average="macro", zero_division=0))

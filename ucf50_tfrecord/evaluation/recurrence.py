@@ -39,14 +39,15 @@ class Recurrence:
     loss_gradient: norm of the gradient of a clip's cross entropy with respect to each frame's features.
     logit_gradient: norm of the gradient of the true class's logit with respect to each frame's features.
     memory_gradient: like logit_gradient, but with the last hidden state as the classifier's only input. In
-      models that average the hidden states over time, every frame has a direct path to the logit, which hides
-      how much the recurrence forgets. In other models it equals logit_gradient.
-    memory_frames: effective length of the memory, sum(memory_gradient) / max(memory_gradient). It ranges from
-      1, if a single frame has a gradient, to T, if all gradients are equal; it is 0 if all are 0.
-    probe_accuracy: accuracy on the test clips of linear classifiers, one per step, that are fitted to the
-      hidden states of the training clips at that step.
-    gates: an LSTM's gate activity at each step by the names of GATES, a mean over clips and the layer's
-      outputs, from 0 (closed) to 1 (open). Empty for other layers.
+      models that average the hidden states over time, every frame has a direct path to the logit. In
+      logit_gradient this path hides how much the recurrence forgets. In other models memory_gradient equals
+      logit_gradient.
+    memory_frames: effective length of the memory, sum(memory_gradient) / max(memory_gradient). It is 1 if
+      only one frame has a gradient, T if all gradients are equal, and 0 if all gradients are 0.
+    probe_accuracy: accuracy of a linear classifier per step, on the test clips. Each classifier is fitted to
+      the hidden states of the training clips at its step.
+    gates: for an LSTM, a dictionary from each name in GATES to the gate's activity at each step, from 0
+      (closed) to 1 (open); means over the clips and the layer's outputs. Empty for other layers.
     """
 
     loss_gradient: tuple[Finite, ...]
@@ -59,7 +60,11 @@ class Recurrence:
     def __post_init__(self):
         curves = (self.loss_gradient, self.logit_gradient, self.memory_gradient, self.probe_accuracy)
         lengths = {len(curve) for curve in (*curves, *self.gates.values())}
-        expect(len(lengths) == 1 and lengths != {0}, "curves of equally many frames", frames=sorted(lengths))
+        expect(
+            len(lengths) == 1 and lengths != {0},
+            "curves of the same number of frames",
+            frames=sorted(lengths),
+        )
 
 
 def inspect(
@@ -73,8 +78,9 @@ def inspect(
 
     Args:
       model: a model with one recurrent layer, see ModelTraits.recurrent.
-      train: clips, uint8 [N, T, H, W, 3] or features float16 [N, T, ...], and their labels, int [N], that the linear probes are fitted to.
-      test: clips and labels of the same kinds, on which everything is measured.
+      train: tuple of clips, uint8 [N, T, H, W, 3] or features, float16 [N, T, ...], and their labels, int
+        [N]. The linear probes are fitted to these.
+      test: tuple of clips and labels like `train`. All measurements are made on these clips.
       batch_size: clips per step.
 
     Raises:
@@ -103,8 +109,8 @@ class StepwiseModel:
 
     The original model's frame encoder computes the frames' features, in its own precision. The recurrent
     layer and the classifier are rebuilt with copies of the weights, so that they return the state at every
-    step and compute in float32. Gradients through time span more powers of ten than float16 has (from 6e-8),
-    and bfloat16's 8 bits would add noise that the model does not have.
+    step and compute in float32. Gradients through time may be smaller than the smallest number of float16
+    (6e-8), and the 8 bits of bfloat16 would add noise.
 
     All layers run in inference mode. Gradients are with respect to the features in float32.
     """
@@ -245,7 +251,7 @@ def _recurrent_layer(model: keras.Model) -> keras.layers.Layer:
 
 
 def _float32_copy(layer: keras.layers.Layer, input_shape: tuple, **changes) -> keras.layers.Layer:
-    """Copies a layer and its weights, with dtype float32; `changes` override entries of its configuration."""
+    """Copies a layer and its weights, with dtype float32; `changes` replace entries of its configuration."""
     copy = layer.__class__.from_config(layer.get_config() | {"dtype": "float32"} | changes)
     copy.build(input_shape)
     copy.set_weights(layer.get_weights())
@@ -258,7 +264,7 @@ def _expect_clips(model: keras.Model, videos: np.ndarray, labels: np.ndarray) ->
     expect(fits, f"clips {model.input.dtype} {model.input.shape}", dtype=videos.dtype, shape=videos.shape)
     expect(
         labels.shape == (len(videos),) and len(labels) > 0,
-        "a label for each clip, of 1 or more",
+        "at least 1 clip, and a label for each clip",
         shape=labels.shape,
     )
     expect(

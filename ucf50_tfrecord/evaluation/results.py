@@ -37,10 +37,10 @@ _MAX_CELL_BYTES, _MAX_RESULTS_BYTES = 1 << 30, 8 << 30  # UCF50's logits take 40
 class Cell:
     """One training of a comparison, and the part of the clips that its model is tested on.
 
-    model: name of the model in the comparison, which is the name of a recipe.
+    model: name of the model in the comparison; the recipe of the model has the same name.
     training: arrangement of the frames in training clips; a value of choices.FrameOrder.
     split: whether clips are held out by recording group or by video; a value of choices.FoldBy.
-    part: number, from 0, of the part of the split that is held out and tested on.
+    part: index, from 0, of the part of the split that is held out and tested on.
     seed: seed of the training.
     """
 
@@ -137,12 +137,12 @@ class Results:
 
     @property
     def order_blind(self) -> tuple[str, ...]:
-        """Names of the models whose logits are the same whatever the order of a clip's frames."""
+        """Names of the models whose logits are the same for every order of a clip's frames."""
         return tuple(model for model in self.models if model_traits(self.architectures[model]).is_order_blind)
 
     @functools.cached_property
     def units(self) -> np.ndarray:
-        """The number of each clip's independent unit (group, or else video), int64 [N]; see units_of."""
+        """The index of each clip's independent unit (its group, or its video), int64 [N]; see units_of."""
         return units_of(self.ids, self.groups)
 
     def cells_of(self, condition: Condition) -> list[CellResult]:
@@ -157,8 +157,8 @@ class Results:
     def logits(self, condition: Condition) -> np.ndarray:
         """Returns all clips' logits under a condition, float32 [S, N, C], one row per seed.
 
-        Logits are NaN for clips that a seed was not tested on. For the intervention SHUFFLED, each of its
-        permutations counts as a seed of its own: [S * permutations, N, C].
+        Logits are NaN for clips that a seed's model was not tested on. SHUFFLED stands for several
+        permutations of the frames; there, each seed has a row per permutation, [S * permutations, N, C].
         """
         names = SHUFFLES if condition.intervention == SHUFFLED else (condition.intervention,)
         found = [result for result in self.cells_of(condition) if names[0] in result.logits]
@@ -174,8 +174,8 @@ class Results:
         """Returns the predicted classes under a condition, and the clips that all seeds were tested on.
 
         Returns:
-          A tuple: the predicted classes, int64 [S, N], one row per seed, -1 for clips that not all seeds were
-          tested on; and whether all seeds were tested on each clip, bool [N].
+          A tuple: the predicted classes, int64 [S, N], one row per seed; and a mask, bool [N], which is True
+          for clips that the models of all seeds were tested on. Predictions for other clips are -1.
         """
         logits = self.logits(condition)
         tested = ~np.isnan(logits).any(axis=(0, 2)) & bool(len(logits))
@@ -193,7 +193,7 @@ class Results:
         return self._correct[condition]
 
     def mean(self, values: np.ndarray) -> Estimate | None:
-        """Computes the mean of one value per clip, float [N], and its interval by a bootstrap over units.
+        """Computes the mean of values, one per clip, float [N], and its interval by a bootstrap over units.
 
         Clips whose value is NaN are left out. Returns None if all values are NaN.
         """
@@ -202,28 +202,28 @@ class Results:
 
     @functools.cached_property
     def _correct(self) -> dict[Condition, np.ndarray]:
-        """Results of `correct` by condition: a cache, because verdicts and tables request the same again."""
+        """Cache of the results of `correct` by condition, because verdicts and tables need the same results."""
         return {}
 
 
 def video_of(clip_id: str) -> str:
-    """Returns a clip's video: its id without the # and number that number the clips of one video."""
+    """Returns a clip's video: the clip's id without #<number> at its end, which numbers a video's clips."""
     video, _, number = clip_id.rpartition("#")
     return video if video and number.isdigit() else clip_id
 
 
 def units_of(ids: Sequence[str], groups: np.ndarray) -> np.ndarray:
-    """Numbers the units of N clips: the recording groups, or videos, that count as independent observations.
+    """Numbers the units of N clips: the recording groups (or videos) that count as independent observations.
 
-    A clip's unit is its group, or its video if it has no group. Clips of different classes with the same
-    group number are of one unit, because they are held out together.
+    A clip's unit is its group, or its video if it has no group. Clips with the same group number are of one
+    unit even if their classes differ, because they are held out together.
 
     Args:
       ids: ids of the clips.
       groups: recording group of each clip, int64 [N]; record.UNKNOWN_GROUP for clips without one.
 
     Returns:
-      The number of each clip's unit, int64 [N], from 0.
+      The index of each clip's unit, from 0, int64 [N].
     """
     known = [
         f"group {group}" if group != record.UNKNOWN_GROUP else f"video {video_of(clip_id)}"
@@ -246,7 +246,11 @@ class _CellFile(Cell):
     def __post_init__(self):
         super().__post_init__()
         model_traits(self.architecture)  # refuses unknown names
-        expect(len(set(self.clips)) == len(self.clips) > 0, "clips, each once", clips=len(self.clips))
+        expect(
+            len(set(self.clips)) == len(self.clips) > 0,
+            "at least 1 clip, and each clip once",
+            clips=len(self.clips),
+        )
         expect(PLAIN in self.logits, f"logits for unchanged clips ({PLAIN!r})", logits=sorted(self.logits))
         for name, rows in self.logits.items():
             expect(
@@ -255,7 +259,7 @@ class _CellFile(Cell):
                 rows=len(rows),
             )
         widths = {len(rows[0]) for rows in self.logits.values()}
-        expect(len(widths) == 1, "logits of as many classes in all tests", classes=sorted(widths))
+        expect(len(widths) == 1, "logits of the same number of classes in all tests", classes=sorted(widths))
 
     @property
     def cell(self) -> Cell:
@@ -264,12 +268,12 @@ class _CellFile(Cell):
 
     def check(self, num_clips: int, num_classes: int, num_frames: int) -> None:
         """Raises UserError unless the cell fits a comparison with these numbers; `num_frames` is per clip."""
-        expect(max(self.clips) < num_clips, f"clips below {num_clips}", clips=max(self.clips))
+        expect(max(self.clips) < num_clips, f"indices of clips below {num_clips}", clips=max(self.clips))
         width = len(self.logits[PLAIN][0])
         expect(width == num_classes, f"logits of {num_classes} classes", classes=width)
         known = interventions.names(num_frames)
         unknown = [name for name in self.logits if name not in known]
-        expect(not unknown, f"logits of tests out of {known}", logits=unknown)
+        expect(not unknown, f"logits of known interventions ({', '.join(known)})", logits=unknown)
         if self.recurrence:  # its curves are equally long
             length = len(self.recurrence.loss_gradient)
             expect(length == num_frames, f"loss_gradient of {num_frames} frames", loss_gradient=length)
@@ -328,11 +332,16 @@ class _ResultsFile:
             kind = kinds.setdefault(cell.model, cell.architecture)
             expect(
                 kind == cell.architecture,
-                f"one architecture of {cell.model!r}",
+                f"the same architecture in all cells of {cell.model!r}",
                 architecture=cell.architecture,
             )
         num_cells, num_distinct = len(self.cells), len({file.cell for file in self.cells})
-        expect(num_distinct == num_cells > 0, "cells, each once", cells=num_cells, distinct=num_distinct)
+        expect(
+            num_distinct == num_cells > 0,
+            "at least 1 cell, and each cell once",
+            cells=num_cells,
+            distinct=num_distinct,
+        )
         for split, nearest in (self.audit or {}).items():
             last = max((index for pair in nearest.pairs for index in pair[:2]), default=0)
             expect(last < num_clips, f"pairs of clips below {num_clips} in audit", **{split: last})

@@ -38,7 +38,8 @@ class Evaluation:
 
     clips: index of the clips.
     logits: the model's logits, float32 [N, C], in the order of `clips`.
-    intervention: name of the change of the clips that the model got; PLAIN is none, VIEWS an average over views.
+    intervention: name of the change of the clips. PLAIN means unchanged clips, VIEWS an average over their
+      views.
     """
 
     clips: ClipIndex
@@ -70,7 +71,7 @@ class Evaluation:
 
 
 class Evaluator:
-    """Evaluates one model on the clips of one feed; it compiles once, and can be called after every epoch."""
+    """Evaluates one model on the clips of one feed. It compiles once and may be called after every epoch."""
 
     def __init__(
         self,
@@ -89,14 +90,14 @@ class Evaluator:
           feed: feed of the clips to the devices.
           strategy: distribution strategy of the devices.
           batch_size: clips per step, over all devices.
-          names: names of the interventions that the evaluator can be called with, out of interventions.names.
-          warn: called after each evaluation that skipped clips, with a sentence about these.
+          names: names of the interventions that the evaluator can be called with; see interventions.names.
+          warn: called after each evaluation that skipped clips, with a sentence about the skipped clips.
         """
         known = interventions.names(
             feed.clips.manifest.format.num_frames, of_features=feed.clips.manifest.features is not None
         )
         for name in names:
-            expect(name in known, f"interventions out of {known}", interventions=name)
+            expect(name in known, f"an intervention that is one of {known}", intervention=name)
         self._feed, self._warn, self._strategy = feed, warn, strategy
         self._batch_size, self._names = batch_size, tuple(names)
 
@@ -118,14 +119,14 @@ class Evaluator:
         self._forward = forward
 
     def __call__(self, name: str = PLAIN) -> Evaluation:
-        """Evaluates all clips under the intervention `name` or, for VIEWS, averaged over their views."""
+        """Evaluates all clips under the intervention `name`; VIEWS averages predictions over clips' views."""
         return self.average_views() if name == VIEWS else self.evaluate_each([name])[name]
 
     def average_views(self) -> Evaluation:
-        """Evaluates all views of all clips, and averages the probabilities that each clip's views get.
+        """Evaluates all views of all clips, and averages the predicted probabilities over each clip's views.
 
-        Averaged softmax scores are the custom of testing on several views of a video (Feichtenhofer et al. 2019,
-        "SlowFast Networks for Video Recognition").
+        Averaging softmax scores is usual when a model is tested on several views of a video (Feichtenhofer et
+        al. 2019, "SlowFast Networks for Video Recognition").
 
         Returns:
           An evaluation whose logits are the logarithms of the averaged probabilities.
@@ -145,19 +146,20 @@ class Evaluator:
         """Evaluates all clips under several interventions, in one pass over the clips.
 
         Args:
-          names: names of the interventions, out of those that the evaluator was made for.
+          names: names of interventions; the evaluator must have been made for them.
           should_stop: called after each batch; if it returns True, the evaluation stops.
-          view: number of the clips' view, if the records hold several; 0 is the plain clip.
+          view: index of the view (augmented version) of the clips, if the records hold several; 0 is the
+            plain clip.
 
         Returns:
-          A dictionary from each intervention's name to the evaluation, without the clips that the feed skips;
-          None if `should_stop` stopped the evaluation.
+          A dictionary from each intervention's name to the evaluation, which leaves out clips that the feed
+          skips. None if `should_stop` stopped the evaluation.
 
         Raises:
           UserError: if a clip cannot be read, or the model returns NaN or infinity.
         """
         for name in names:
-            expect(name in self._names, f"an intervention out of {self._names}", intervention=name)
+            expect(name in self._names, f"an intervention that is one of {self._names}", intervention=name)
         with tf.device("CPU:0"):  # because tf.switch_case chooses the branch there
             chosen = [tf.constant(self._names.index(name), tf.int32) for name in names]
         clips, functions = self._feed.clips, self._functions
@@ -192,7 +194,7 @@ class Evaluator:
         return tuple(self._strategy.gather(value, axis=0) for value in (values, batch["index"], mask))
 
     def mistakes(self, evaluation: Evaluation, count: int = 8) -> tuple[np.ndarray, list[str]] | None:
-        """Finds at most `count` wrongly predicted clips, those with the most probable prediction first.
+        """Finds at most `count` wrongly predicted clips. Clips with the most probable predictions come first.
 
         Returns:
           A tuple: the clips' frames, uint8 [N, T, H, W, 3], and a list of N captions. A caption holds the
@@ -220,7 +222,8 @@ def check_views(manifest: Manifest) -> None:
     """Raises UserError unless a dataset's records hold several views, over which predictions can be averaged."""
     expect(
         manifest.num_views > 1,
-        f"clips with several views for test_views, as feature_views=4 stores them, in {manifest.data_dir}",
+        f"several views of each clip in {manifest.data_dir}, because test_views averages over them (for example, "
+        "feature_views=4 stores 4 views)",
         feature_views=manifest.num_views,
     )
 
@@ -228,10 +231,11 @@ def check_views(manifest: Manifest) -> None:
 class SavedPrediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A line of predictions.jsonl: a model's prediction for one clip under one intervention.
 
-    It is a msgspec.Struct because the line has a field named class, which is no name in Python.
+    It is a msgspec.Struct because the line has a field named class, which is a keyword in Python.
 
     clip_id: id of the clip.
-    intervention: name of the change of the clip that the model got, as in Evaluation; "perturbation" in the file.
+    intervention: name of the change of the clip, as in Evaluation; the field is called "perturbation" in the
+      file.
     fold: fold of the clip.
     group: recording group of the clip; record.UNKNOWN_GROUP if it has none.
     label, class_name: index and name of the clip's class.

@@ -1,7 +1,7 @@
 """Runs the cells of a comparison (its trainings) in several processes side by side.
 
-Each process loads TensorFlow once and then runs one cell after another, as the parent process tells it. The
-cell that a process was running when it crashed or was killed is tried once more, in a fresh process.
+Each process loads TensorFlow once, and then runs the cells that the parent process sends it, one after
+another. If a process crashes or is killed, its cell is tried once more in a fresh process.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Outcome(enum.Enum):
-    """What became of a cell: it is finished, the listener stopped it, or another process runs it."""
+    """The outcome of running a cell: it is finished, the listener stopped it, or another process runs it."""
 
     FINISHED = enum.auto()
     STOPPED = enum.auto()
@@ -49,13 +49,13 @@ def run(
 ) -> bool:
     """Trains and tests the cells of a comparison that are not finished yet, several at a time.
 
-    If this process exits, its processes save checkpoints and exit, too.
+    If this process exits, the processes that it started save checkpoints and exit.
 
     Args:
       comparison: the comparison. The results do not depend on the number of processes.
       listener: functions that receive the progress and may stop the comparison.
-      environments: for each process, environment variables beside those of this process, which give it its
-        device.
+      environments: for each process, environment variables that are set in addition to those of this process.
+        They choose the process's device.
       prepare: called first in each process, before TensorFlow is loaded; None to do nothing. It must be picklable.
       task: as in Comparison.claimable.
 
@@ -63,8 +63,8 @@ def run(
       As Comparison.run does.
 
     Raises:
-      UserError: as Comparison.run does; or if the processes that ran some cells crashed twice, once all other
-        cells are finished.
+      UserError: as Comparison.run does. Also if a cell's process crashed twice; this error is raised after
+        all other cells are finished.
     """
     comparison = dataclasses.replace(comparison, num_processes=len(environments))
     payload = pickle.dumps(comparison)
@@ -78,7 +78,7 @@ def run(
             raise UserError(
                 f"{len(crew.failed)} of {len(comparison.spec.cells())} trainings failed twice: "
                 + "; ".join(f"{cell}: {reason}" for cell, reason in crew.failed.items())
-                + ". The others are kept; the same command tries these again"
+                + ". The other trainings are kept; the same command tries the failed ones again"
             )
         if not crew.num_finished:  # processes of another parent were faster
             break
@@ -114,14 +114,14 @@ class _Process:
             pass
 
     def receive(self) -> tuple[str, Any] | None:
-        """Returns the process's next message, its kind and its content; None if the process has exited."""
+        """Returns the process's next message as (kind, content); None if the process has exited."""
         try:
             return self.connection.recv()
         except (EOFError, OSError):
             return None
 
     def end(self) -> str:
-        """Kills the process if it still runs; returns how it ended."""
+        """Kills the process if it still runs; returns a clause that says how it exited."""
         self._process.join(timeout=_POLL_SECS)  # a process closes its connection a moment before it exits
         self._process.kill()
         self._process.join()
@@ -133,9 +133,9 @@ class _Process:
 
 
 class _Crew:
-    """The processes that run some cells side by side. Leaving its `with` block kills the processes that still run.
+    """The processes that run some cells side by side. Leaving the `with` block kills running processes.
 
-    failed: for each cell whose process crashed twice, the reason.
+    failed: dictionary from each cell whose process crashed twice to the reason.
     num_finished: number of cells that the processes have finished.
     is_stopping: whether the listener has stopped the comparison.
     """
@@ -230,15 +230,15 @@ class _Crew:
 def _serve(
     connection: Connection, environment: dict[str, str], prepare: Callable[[], None] | None, payload: bytes
 ) -> None:
-    """Runs the cells that the parent process sends, and sends back what happens; ends when the parent does.
+    """Runs the cells that the parent process sends, and reports to it; exits when the parent exits.
 
     Args:
       connection: the connection to the parent. The parent sends cells, or None to stop the cell that is running.
         This process sends the tuples that _Crew handles.
       environment: further environment variables.
       prepare: see `run`.
-      payload: the pickled Comparison. It is unpickled here, after the variables are set: unpickling loads
-        TensorFlow, which reads them.
+      payload: the pickled Comparison. It is unpickled here, after the environment variables are set, because
+        unpickling loads TensorFlow, which reads the variables.
     """
     for signum in (signal.SIGINT, signal.SIGTERM):  # these reach the parent, too, which then asks to stop
         signal.signal(signum, signal.SIG_IGN)

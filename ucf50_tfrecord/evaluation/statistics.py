@@ -1,7 +1,7 @@
 """Confidence intervals and tests that treat recording groups, not clips, as the independent observations.
 
 Clips of one group show the same recording, so they are not independent. Most functions take one value per
-clip and the number of each clip's group, and compute with scipy.
+clip and the group of each clip, and compute with scipy.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Estimate:
 
 
 def mean_interval(values: np.ndarray, groups: np.ndarray) -> Estimate:
-    """Computes the mean over clips and its 95% confidence interval, by a bootstrap over groups.
+    """Computes the mean over clips, and the mean's 95% confidence interval by a bootstrap over groups.
 
     Args:
       values: float [N], one value per clip.
@@ -78,7 +78,8 @@ def macro_f1_interval(
 ) -> Estimate:
     """Computes the mean of the seeds' macro F1, and its 95% interval by a bootstrap over groups.
 
-    Each seed's macro F1 equals metrics.macro_f1, but is computed from counts, which can be resampled.
+    Each seed's macro F1 equals metrics.macro_f1. Here it is computed from counts of clips per group, because
+    the bootstrap resamples groups.
 
     Args:
       labels: int [N], the true class of each clip.
@@ -132,8 +133,8 @@ def sign_flip_p(values: np.ndarray, groups: np.ndarray) -> float:
 def mcnemar_p(correct: np.ndarray, other: np.ndarray) -> float:
     """Computes McNemar's exact two-sided p value (1947): whether two models are right equally often.
 
-    The test treats clips as independent. Clips of one group are not, so its p value is too small if groups
-    are large. It is reported for comparison with published results, which usually give it.
+    The test treats clips as independent. Clips of one group are not, so the p value is too small if groups
+    are large. It is reported only because published results usually give this p value.
 
     Args:
       correct: bool [N], whether the first model is right about each clip.

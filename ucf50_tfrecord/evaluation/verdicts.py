@@ -1,8 +1,9 @@
 """Verdicts of a comparison: answers to fixed questions about its models, each from a statistical test.
 
-Each question is judged by a paired contrast: for each clip, the difference in the fraction of seeds that
-are right, between two conditions or from chance. The effect is its mean over clips. The independent
-observations are the recording groups, or the videos of clips without a group. The answer is
+Each question is judged by a paired contrast. For each clip, a value is computed: the fraction of seeds that
+are right under one condition, minus that under another condition, or minus chance. The effect is the mean of
+these values over clips. The independent observations are the recording groups, or the videos of clips without
+a group. The answer is
 
 - "yes" if the effect is positive and significant at 5%, corrected for all contrasts of the comparison,
 - else "no" if the effect's 95% interval excludes an effect of 0.05 or more (for two models: in either
@@ -76,11 +77,11 @@ class Kind:
 
     question: the question.
     yes, no: beginnings of the sentences for these answers; {0} and {1} stand for the names of the models.
-    effect: function that computes the judged difference of each clip, positive if it favours "yes"; None for
-      a question about two models.
+    effect: function that computes the judged difference of each clip, positive if it speaks for "yes"; None
+      for a question about two models.
     order_blind: True if the question is asked only about models that cannot see frame order, False if only
-      about models that can, None if about all.
-    is_reverse: whether this is the reverse of the question before it in KINDS; both then share one test.
+      about models that can see it, None if about all models.
+    is_reverse: whether this question is the reverse of the previous one in KINDS. If so, both share one test.
     """
 
     question: str
@@ -179,9 +180,9 @@ class Verdict:
     """The answer to one question about one model or two models, with the numbers that it rests on.
 
     kind: name of the question in KINDS.
-    models: names of the models that the question is about; of two, the model ahead comes first.
+    models: names of the models that the question is about; of two models, the more accurate one comes first.
     answer: the answer.
-    effect: difference in accuracy with its 95% interval, positive if it favours "yes".
+    effect: difference in accuracy with its 95% interval, positive if it speaks for "yes".
     p, adjusted_p: p value of the sign-flip test over groups, before and after the correction for all
       questions of the comparison.
     mcnemar_p: p value of McNemar's test between the two models; NaN for questions about one model.
@@ -231,7 +232,7 @@ class Contrast:
 
 
 def judge(results: Results) -> list[Verdict]:
-    """Answers each question of KINDS for which the results hold predictions, and returns these verdicts."""
+    """Answers each question of KINDS for which the results hold predictions; returns the verdicts."""
     contrasts = [contrast for contrast in find_contrasts(results) if not np.isnan(contrast.values).all()]
     tested = [~np.isnan(contrast.values) for contrast in contrasts]
     p_values = np.array(
@@ -272,9 +273,9 @@ def chance(results: Results, condition: Condition) -> float:
 
 
 def horizon(results: Results, model: str, end: str) -> tuple[int, Estimate] | None:
-    """Finds the smallest number of first or last frames with which a model scores like with the whole clip.
+    """Finds how few of a clip's first or last frames give a model about the same accuracy as the whole clip.
 
-    That is: the 95% interval of the accuracy lost with these frames alone ends below MARGIN.
+    The accuracy counts as about the same if the 95% interval of the accuracy lost ends below MARGIN.
 
     Args:
       results: the comparison's results.
@@ -282,8 +283,8 @@ def horizon(results: Results, model: str, end: str) -> tuple[int, Estimate] | No
       end: "first" or "last", the end of the clip that the frames are taken from.
 
     Returns:
-      A tuple of the number of frames and the accuracy lost with these frames alone; None if no tested number
-      of frames suffices.
+      A tuple of the smallest such number of frames, and the accuracy lost with only these frames. None if no
+      tested number of frames suffices.
     """
     whole = results.correct(Condition(model))
     for count in interventions.horizons(results.num_frames):
@@ -323,7 +324,7 @@ def _answer(effect: Estimate, adjusted_p: float, *, both_ways: bool) -> Answer:
 
 
 def _mcnemar(results: Results, pair: tuple[Condition, Condition], tested: np.ndarray) -> float:
-    """Returns McNemar's p value for two models; a clip's prediction is from its seeds' mean probabilities."""
+    """Returns McNemar's p value for two models, whose predictions are from mean probabilities over seeds."""
     right = [
         ensemble(results.logits(condition))[tested].argmax(axis=1) == results.labels[tested]
         for condition in pair

@@ -1,1 +1,1 @@
-"""Features of frames, encoded once by a frozen encoder, and stored in shards in place of the frames."""
+"""Features of frames: a frozen encoder computes them once, and shards store them in place of the frames."""

@@ -1,8 +1,8 @@
 """Encodes datasets of frames into datasets of features, shard by shard.
 
-A shard of features has the file name, the clips and their order of the shard of frames that it is made from.
-Its bytes depend only on that shard and on the encoder: every call of the encoder gets equally many frames of
-one shard, whatever device, task or run makes it.
+Each shard of features is made from one shard of frames. It has the same file name, and the same clips in the
+same order. Its bytes depend only on the shard of frames and on the encoder, not on the device, task or run
+that makes it, because every call of the encoder gets the same number of frames of one shard.
 """
 
 from __future__ import annotations
@@ -103,14 +103,14 @@ def run_encoder(
     encoders: Sequence[FrameEncoder],
     change: Change | None = None,
 ) -> Generator[ShardReport]:
-    """Encodes shards, several at a time if there are several devices; yields each shard's report when it is done.
+    """Encodes shards, one per device at a time, and yields each shard's report when the shard is done.
 
     Args:
       jobs: the jobs of the shards to encode.
       data_dir: the folder of the features.
       on_clips: called, from any thread, with the number of clips done since the last call.
       encoders: the same encoder on each of the devices.
-      change: changes clips before they are encoded; None encodes them as they are stored.
+      change: function that changes clips before they are encoded; None encodes clips as they are stored.
 
     Raises:
       UserError: if a shard of frames is missing or damaged, or a shard cannot be written.
@@ -146,7 +146,7 @@ def encode_shard(
 ) -> ShardReport:
     """Encodes the clips of a shard of frames and writes them to a shard of features, and its sidecar.
 
-    The shard appears by atomic rename, then its sidecar.
+    The shard is renamed into place when it is complete; then the sidecar is written.
 
     Args:
       job: the shard of frames and the format of the features.
@@ -199,7 +199,7 @@ def encode_shard(
 
 
 def _read_groups(job: EncodeJob) -> Iterator[tuple[list[tfrecord.Place], list[bytes], np.ndarray]]:
-    """Yields a few clips of a shard of frames at a time: their places, their payloads and their frames.
+    """Reads a few clips of a shard of frames at a time; yields their places, payloads and frames.
 
     The frames are uint8 [N, T, H, W, 3]. The shard's sha256 is checked first.
     """
@@ -208,7 +208,7 @@ def _read_groups(job: EncodeJob) -> Iterator[tuple[list[tfrecord.Place], list[by
     try:
         with storage.local_copy(path) as copy:
             if storage.sha256(copy) != job.shard.sha256:
-                raise UserError(f"{path} is damaged: it has another sha256 than its manifest says")
+                raise UserError(f"{path} is damaged: it has another sha256 than its manifest states")
             places: list[tfrecord.Place] = []
             payloads: list[bytes] = []
             for offset, payload in tfrecord.read_file(copy):
@@ -232,17 +232,17 @@ def _frames(job: EncodeJob, places: list[tfrecord.Place], payloads: list[bytes])
 
 
 def make_view(frames: np.ndarray, clip_ids: Sequence[str], view: int) -> np.ndarray:
-    """Returns a view of clips: the clips as they are, or changed by an augmentation.
+    """Returns a view of clips: the clips as they are, or an augmented version of them.
 
-    View 0 is the clip as it is. Every other view is a random crop, scaled to the frame's size, and mirrored with
-    a probability of one half. The change is the same for all frames of a clip. Its random numbers follow from
-    the clip's id and the view's number. No view is shifted in time, because no other frames of a clip are stored.
-    AugmentSpec.temporal_shift shifts stored features in training.
+    View 0 is the clip as it is. Every other view is a random crop, which is scaled to the frame's size, and
+    mirrored with a probability of one half. The change is the same for all frames of a clip. Its random
+    numbers follow from the clip's id and the view's index. Views are not shifted in time:
+    AugmentSpec.temporal_shift shifts the stored features in training.
 
     Args:
       frames: the clips, uint8 [N, T, H, W, 3].
       clip_ids: the ids of the N clips.
-      view: number of the view, from 0.
+      view: index of the view, from 0.
 
     Returns:
       The view of each clip, uint8 [N, T, H, W, 3].
@@ -272,9 +272,9 @@ def make_view(frames: np.ndarray, clip_ids: Sequence[str], view: int) -> np.ndar
 def _encode_views(
     frames: np.ndarray, clip_ids: Sequence[str], encode: Encode, features: FeatureFormat
 ) -> np.ndarray:
-    """Encodes all views of clips, uint8 [N, T, H, W, 3], one view after the other: float16 [N, *features.shape].
+    """Encodes clips, uint8 [N, T, H, W, 3], view by view, and returns float16 [N, *features.shape].
 
-    The calls of the encoder for view 0 are those of a dataset of one view, and so are its results.
+    View 0 is encoded by the same calls as in a dataset with a single view, so that its features are the same.
     """
     views = [
         _encode(make_view(frames, clip_ids, view), encode, features) for view in range(features.num_views)
@@ -283,7 +283,7 @@ def _encode_views(
 
 
 def _encode(frames: np.ndarray, encode: Encode, features: FeatureFormat) -> np.ndarray:
-    """Encodes clips, uint8 [N, T, H, W, 3], by calls of equal size: float16 [N, T, ...]."""
+    """Encodes clips, uint8 [N, T, H, W, 3], by calls of equal size; returns float16 [N, T, ...]."""
     flat = frames.reshape(-1, *frames.shape[2:])
     padded = np.concatenate([flat, np.zeros((-len(flat) % _FRAMES_PER_CALL, *flat.shape[1:]), np.uint8)])
     calls = [
@@ -309,7 +309,8 @@ def intervene(name: str, clips: ClipIndex) -> Change:
 
     Args:
       name: the intervention's name.
-      clips: index of all clips that may be changed; donor clips come from it.
+      clips: index of all clips that may be changed. Donor clips, whose backgrounds replace others, are chosen
+        from it.
     """
     apply = interventions.make(name, clips)
     place = {clip_id: i for i, clip_id in enumerate(clips.ids)}
@@ -322,7 +323,7 @@ def intervene(name: str, clips: ClipIndex) -> Change:
 
 
 def default_dir(source: Manifest, features: FeatureFormat) -> str:
-    """Returns the default folder of features, beside that of their frames."""
+    """Returns the default folder of features, which is beside the folder of their frames."""
     name = os.path.basename(features.encoder.rstrip("/")).replace(":", ".")
     size = (
         ""

@@ -41,8 +41,8 @@ def load_encoder(
     Args:
       spec: the specification.
       clip_format: the format of the stored clips.
-      allowed_code: builders outside this package, as <module>:<builder>, that a run which is named as the
-        encoder may need. Importing them runs their code.
+      allowed_code: builders outside this package, as <module>:<builder>, that may be imported if the encoder
+        is a run whose model needs them. Importing them runs their code.
 
     Raises:
       UserError: if there is no such encoder, its weights are missing, or it cannot take the frames.
@@ -76,13 +76,14 @@ def reload_encoder(
     """Loads the encoder that a dataset's features were made with.
 
     Args:
-      stored: the format of the features. A file of a stranger may hold it, so an encoder of the user's own is
-        loaded only if it is allowed.
+      stored: the format of the features. It may come from a stranger's file, so an encoder outside this
+        package is loaded only if it is allowed.
       clip_format: the format of the frames to encode.
       allowed_code: the encoders outside this package that may be loaded: paths, or <module>:<builder>.
 
     Raises:
-      UserError: if the encoder is not allowed or cannot be loaded, or has other weights now.
+      UserError: if the encoder is not allowed, cannot be loaded, or has other weights than when the features
+        were made.
     """
     if stored.encoder not in PRETRAINED and stored.encoder not in allowed_code:
         raise UserError(
@@ -98,8 +99,8 @@ def reload_encoder(
     encoder = load_encoder(spec, clip_format, allowed_code=allowed_code)
     if encoder.format != dataclasses.replace(stored, intervention="none", num_views=1):
         raise UserError(
-            f"The encoder {stored.encoder} is not the one that the features were made with: Expected weights "
-            f"{stored.weights[:16]}… for {stored}. Received: {encoder.format.weights[:16]}… for {encoder.format}"
+            f"The encoder {stored.encoder} is not the one that the features were made with. Expected: weights "
+            f"{stored.weights[:16]}… for {stored}. Received: weights {encoder.format.weights[:16]}… for {encoder.format}"
         )
     return encoder
 
@@ -107,7 +108,7 @@ def reload_encoder(
 def _load(
     spec: FeatureSpec, size: tuple[int, int], dtype: keras.DTypePolicy, allowed_code: Collection[str]
 ) -> keras.Model:
-    """Returns a model from frames, [N, H, W, 3] with values in [0, 1], to [N, F] or a map [N, h, w, F]."""
+    """Loads an encoder, which maps frames, [N, H, W, 3] in [0, 1], to [N, F] or to a map [N, h, w, F]."""
     name, shape = spec.encoder, (*size, 3)
     if name in PRETRAINED or is_own_code(name):
         described = ModelSpec(  # builders take one; of a frozen encoder it names the encoder and its weights
@@ -126,7 +127,7 @@ def _load(
         return _load_from_run(name, size, allowed_code)
     expect(
         name.endswith(".keras") and os.path.isfile(name),
-        f"an encoder out of {PRETRAINED}, the folder of a run, a .keras file, or <module>:<builder>",
+        f"an encoder: one of {', '.join(PRETRAINED)}, a run's folder, a .keras file, or <module>:<builder>",
         features=name,
     )
     try:
@@ -138,7 +139,11 @@ def _load(
 def _load_from_run(run_dir: str, size: tuple[int, int], allowed_code: Collection[str]) -> keras.Model:
     config = run_lib.load_config(run_dir)
     wanted = (config.model.height, config.model.width)
-    expect(size == wanted, f"encoder_size {wanted[0]}x{wanted[1]}, as in {run_dir}", encoder_size=size)
+    expect(
+        size == wanted,
+        f"encoder_size {wanted[0]}x{wanted[1]}, the size of the frames of {run_dir}",
+        encoder_size=size,
+    )
     expect(not config.model.motion, "a run without motion input, as an encoder", features=run_dir)
     model = trained.load_model(
         run_dir,
@@ -177,7 +182,7 @@ def _apply(inner: keras.Model, spec: FeatureSpec, frames: keras.KerasTensor) -> 
     )
     expect(
         rank == 4 or spec.grid == 1,
-        f"no feature_grid, as {spec.encoder} gives one vector of features per frame",
+        f"a feature_grid of 1, because {spec.encoder} gives one vector of features per frame",
         feature_grid=spec.grid,
     )
     found = ops.cast(found, "float32")
@@ -204,8 +209,8 @@ def _average_cells(found: keras.KerasTensor, spec: FeatureSpec) -> keras.KerasTe
 def _cells(size: int, grid: int) -> np.ndarray:
     """Returns the weights that average `size` places over `grid` cells, float32 [grid, size].
 
-    A cell reaches from the place before its beginning to the place after its end, so that cells may overlap by
-    a place, as in PyTorch's adaptive_avg_pool2d.
+    A cell includes every place that it covers at least partly. So neighbouring cells may overlap by one
+    place, as in PyTorch's adaptive_avg_pool2d.
     """
     weights = np.zeros((grid, size), np.float32)
     for cell in range(grid):

@@ -1,4 +1,4 @@
-"""Joins a run's model of features with the encoder of its features, into a model that takes frames."""
+"""Joins a run's model, which takes features, with the encoder of the features to a model that takes frames."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def load_frame_model(
 ) -> keras.Model:
     """Loads a run's model with its trained weights, as a model that takes frames.
 
-    If the run was trained on features, the model contains their encoder: it maps clips to the logits that the
-    run's model gives for the clips' stored features.
+    If the run was trained on features, the returned model contains the encoder of these features. For a clip
+    it returns the logits that the run's model returns for the clip's stored features.
 
     Args:
       run_dir, config, weights, strategy: as in trained.load_model.

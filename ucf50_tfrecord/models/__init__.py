@@ -30,11 +30,11 @@ def build_model(spec: ModelSpec, *, dtype: str = "float32") -> keras.Model:
 
     Returns:
       A model from uint8 [B, T, H, W, 3] to logits float32 [B, num_classes]. The model itself scales pixels to
-      [0, 1], because uint8 pixels are a quarter of the bytes to copy to the device.
+      [0, 1]: copying uint8 pixels to the device takes a quarter of the bytes of float32.
 
     Raises:
-      UserError: if the builder of the model or of its encoder cannot be imported or does not return such a
-        model, or the encoder cannot be built.
+      UserError: if the builder of the model or of its encoder cannot be imported, or returns something else
+        than such a model. Also if the encoder cannot be built.
     """
     builder = model_traits(spec.name).builder
     model = builders.call(builder, spec, keras.dtype_policies.get(dtype))

@@ -66,7 +66,7 @@ def check_model(model: Any, spec: ModelSpec) -> None:
     layers = [layer.name for layer in model.layers]
     expect(
         not spec.chooses_encoder or "encoder" in layers,
-        f'a layer named "encoder" in {spec.name}, as an encoder is chosen',
+        f'a layer named "encoder" in {spec.name}, because an encoder is chosen',
         layers=layers,
     )
 
@@ -75,7 +75,7 @@ def encode(encoder: Any, spec: ModelSpec, image: keras.KerasTensor) -> keras.Ker
     """Applies a frame encoder to frames, after checking that it is a model.
 
     Args:
-      encoder: what the builder of the encoder returned.
+      encoder: the result of the encoder's builder.
       spec: the specification of the model that the encoder belongs to.
       image: the frames, [N, H, W, C].
 
@@ -103,7 +103,7 @@ def _expect_model(model: Any, builder: str) -> None:
 
 
 def _describe(error: Exception) -> str:
-    """Describes an error; if the user's code was running, also names the line of that code."""
+    """Describes an error. If the user's code was running, also names the line of this code."""
     lines = [
         f" ({frame.filename}:{frame.lineno})"
         for frame in traceback.extract_tb(error.__traceback__)

@@ -1,9 +1,9 @@
 """A 3D CNN with factored convolutions, (2+1)D: first over space, then over time.
 
-Source: Tran et al. 2018, "A Closer Look at Spatiotemporal Convolutions for Action Recognition", without
-residual connections, which four blocks do not need. Both convolutions are computed as 2D convolutions, the
-first over the frames, the second over arrays of (time, pixel). The result is the same, and every device has
-fast kernels for 2D convolutions.
+Source: Tran et al. 2018, "A Closer Look at Spatiotemporal Convolutions for Action Recognition". The residual
+connections are left out, because four blocks do not need them. Both convolutions are computed as 2D
+convolutions: the first over frames, the second over arrays of (time, pixel). The result is the same, and
+every device has fast kernels for 2D convolutions.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ BLOCK_FILTERS = (32, 64, 128, 256)
 
 
 def conv3d(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
-    """3D CNN, four blocks of conv 1x3x3, max-pool and conv 3x1x1, mean, dropout, classifier."""
+    """3D CNN: four blocks (conv 1x3x3, max-pool, conv 3x1x1), then mean, dropout and classifier."""
     video = frames.clip_input(spec)
     x = frames.pixels(video, spec, dtype)
     for filters in BLOCK_FILTERS:

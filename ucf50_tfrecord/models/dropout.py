@@ -1,8 +1,8 @@
 """Dropout whose random numbers follow from the seed, the step and the clip's position in the global batch.
 
-A clip's dropout, like its augmentation, depends neither on the number of replicas nor on where a run was
-resumed. Keras's own dropout layer has a state that would have to be saved, and draws the same numbers on
-every replica.
+Like augmentation, the dropout of a clip depends neither on the number of replicas nor on the step at which a
+run was resumed. Keras's own dropout layer has a state that would have to be saved, and draws the same numbers
+on every replica.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class RandomKey:
     """The values from which dropout derives its random numbers in one training step.
 
     seed: the run's seed.
-    step: the number of the step since the run's start, int64 [] on the host.
+    step: the index of the step, counted from the run's start, int64 [] on the host.
     position: the positions of a replica's clips in the global batch, int64 [B].
     batch_size: clips per global batch.
     """
@@ -39,7 +39,7 @@ _local = threading.local()
 
 @contextlib.contextmanager
 def random_key(key: RandomKey) -> Iterator[None]:
-    """Sets the RandomKey of all Dropout layers while the block runs, which calls a model for training."""
+    """Sets the RandomKey of all Dropout layers while the block runs. The block calls a model for training."""
     _local.key = key
     try:
         yield
@@ -56,7 +56,7 @@ class Dropout(keras.layers.Layer):
 
     Args:
       rate: the fraction of the values that is set to 0.
-      stream: a number that no other dropout layer of the model has, so that layers draw different random
+      stream: a number that is unique among the model's dropout layers, so that they draw different random
         numbers.
       dtype: the layer's dtype policy.
       whole_rows: whether each of the B * k rows is either kept or dropped as a whole (stochastic depth).

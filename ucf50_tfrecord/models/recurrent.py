@@ -1,8 +1,8 @@
 """Recurrent models: a frame encoder, and a recurrent layer whose outputs are averaged over time.
 
-On NVIDIA GPUs Keras runs LSTM and GRU with cuDNN as long as they have the default activations, a bias and no
-recurrent dropout, and are not unrolled. cuDNN has a plain RNN, too, but TensorFlow does not offer it: `rnn`
-is a loop over time on every device.
+On NVIDIA GPUs Keras runs LSTM and GRU with cuDNN, if they have the default activations, a bias and no
+recurrent dropout, and are not unrolled. cuDNN has a plain RNN, too, but TensorFlow does not offer it. So
+`rnn` is a loop over time on every device.
 """
 
 from __future__ import annotations
@@ -47,10 +47,11 @@ def bilstm(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
 
 @keras.saving.register_keras_serializable(package="ucf50_tfrecord")
 class ProjectingLSTM(layers.LSTM):
-    """keras.layers.LSTM, which on CPUs multiplies all frames by the input kernel in one product.
+    """keras.layers.LSTM that multiplies all frames by the input kernel in one product on CPUs.
 
-    Keras's own loop multiplies frame by frame, and adds up as many gradients of the kernel. With the wide features
-    of image models that is most of a training's time. Where cuDNN is used, the layer is Keras's.
+    Keras's own loop multiplies one frame at a time, and adds up one gradient of the kernel per frame. With
+    the wide features of image models, this takes most of a training's time. If cuDNN is used, this layer
+    behaves as Keras's.
     """
 
     def call(self, sequences, initial_state=None, mask=None, training=False):

@@ -9,7 +9,7 @@ Over time: one RNN or LSTM of 256 units, whose output for the last frame goes to
 dropout and no normalization.
 
 The published models are PyTorch models, so weights start from PyTorch's distributions. Recurrent layers have
-fewer biases: PyTorch adds two bias vectors where one has the same effect.
+only one bias vector here, because PyTorch's two have the same effect as one.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Reads PyTorch's files of weights without PyTorch, and without running code that such a file may name.
 
-A pickle may call any function. The unpickler here knows the few that a file of weights needs, and replaces
-them by functions of its own. The format is that of `torch.save` before PyTorch 1.6: four pickles (a magic number,
-a version, facts about the machine, the tensors), the list of storages, and the bytes of each storage.
+A pickle may call any function. The unpickler here allows only the few functions that a file of weights needs,
+and replaces them by its own. The format is that of `torch.save` before PyTorch 1.6: four pickles (a magic
+number, a version, facts about the machine, the tensors), the list of storages, and the bytes of each storage.
 Source: `_legacy_save` in PyTorch's torch/serialization.py.
 """
 
@@ -49,7 +49,7 @@ def load_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
       A dictionary from each tensor's name to its values.
 
     Raises:
-      UserError: if the file cannot be read or is too large, holds anything but tensors, or is damaged.
+      UserError: if the file cannot be read, is too large, is damaged, or holds anything else than tensors.
     """
     try:
         with open(path, "rb") as file:
@@ -73,7 +73,7 @@ def _load(file: BinaryIO, num_bytes: int) -> dict[str, np.ndarray]:
         raise ValueError("expected a dictionary of tensors")
     storages = {tensor.storage.key: tensor.storage for tensor in tensors.values()}
     if not isinstance(keys, list) or set(keys) != set(storages) or len(tensors) > _MAX_TENSORS:
-        raise ValueError("expected the storages of its tensors")
+        raise ValueError("expected a list of exactly the storages of its tensors")
     values = {}
     for key in keys:
         storage = storages[key]
@@ -88,10 +88,10 @@ def _load(file: BinaryIO, num_bytes: int) -> dict[str, np.ndarray]:
 
 
 def _view(tensor: _Tensor, values: np.ndarray) -> np.ndarray:
-    """Returns a tensor's values, which may lie in its storage in another order.
+    """Returns a tensor's values; its storage may hold them in another order.
 
     Raises:
-      ValueError: if they do not all lie within the storage.
+      ValueError: if the tensor reaches beyond its storage.
     """
     numbers = (tensor.offset, *tensor.shape, *tensor.strides)
     if len(tensor.shape) != len(tensor.strides) or any(number < 0 for number in numbers):
@@ -115,7 +115,7 @@ class _Unpickler(pickle.Unpickler):
             return lambda tensor, requires_grad, hooks: tensor
         if module == "torch" and name in _DTYPES:
             return name
-        raise pickle.UnpicklingError(f"it names {module}.{name}, which no tensor needs")
+        raise pickle.UnpicklingError(f"it names {module}.{name}, which is not needed to load tensors")
 
     def persistent_load(self, pid: Any) -> _Storage:
         kind, storage_class, key, _, size, view = pid

@@ -1,8 +1,8 @@
 """A video transformer, factored: attention over space within each frame, then over time.
 
-Source: Arnab et al. 2021, "ViViT: A Video Vision Transformer", the factorised encoder (model 2), with
-pre-norm blocks, means instead of class tokens, and a convolutional stem. Without the stem, transformers
-learn badly from few clips (Xiao et al. 2021, "Early Convolutions Help Transformers See Better").
+Source: Arnab et al. 2021, "ViViT: A Video Vision Transformer", the factorised encoder (model 2), but with
+pre-norm blocks, means instead of class tokens, and a convolutional stem. Without the stem, transformers learn
+poorly from few clips (Xiao et al. 2021, "Early Convolutions Help Transformers See Better").
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MAX_TOKENS = 8
 def transformer(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
     """Conv stem, patches, attention over space and then over time, mean, dropout, classifier.
 
-    Of stored features, a projection takes the place of the stem and of the attention over space.
+    For stored features, a projection replaces the stem and the attention over space.
     """
     streams = itertools.count()
     video = frames.clip_input(spec)
@@ -50,7 +50,7 @@ def transformer(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
 
 
 def _patches(image: Tensor, dtype: keras.DTypePolicy) -> Tensor:
-    """Turns images [N, H, W, C] into tokens [N, L, D], a token for each of L <= 64 patches of an image."""
+    """Turns images [N, H, W, C] into tokens [N, L, D]: one token for each of an image's L <= 64 patches."""
     x = image
     for filters in STEM_FILTERS:
         x = layers.Conv2D(filters, 3, padding="same", use_bias=False, dtype=dtype)(x)

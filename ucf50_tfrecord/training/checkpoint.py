@@ -24,16 +24,17 @@ _DAMAGE = (AssertionError, IndexError, ValueError, tf.errors.OpError)
 class Checkpoints:
     """The checkpoints of a run: the last two, and the weights with the best validation macro F1.
 
-    No checkpoint is overwritten: each gets the next number, and older ones are deleted once it is complete.
-    TensorFlow verifies a checkpoint's checksums when it reads it.
+    No checkpoint is overwritten: each new one gets the next number. Older checkpoints are deleted once the
+    new one is complete. TensorFlow verifies a checkpoint's checksums when it reads the checkpoint.
 
-    All workers (processes that train together) restore checkpoints, but only one writes them. It can write
-    without the others: reading a Keras variable does not combine values of several replicas.
+    All workers (processes that train together) restore checkpoints, but only one worker writes them. That
+    worker need not wait for the others, because reading a Keras variable does not combine values of several
+    replicas.
 
     step: int64 variable, the number of finished training steps.
     evaluated_epochs: int64 variable, the number of the last evaluated epoch; 0 before the first evaluation.
-    best_macro_f1, best_epoch: variables, the validation macro F1 and the epoch of the best weights; -1 and 0
-      before the first evaluation.
+    best_macro_f1: float32 variable, the best validation macro F1; -1 before the first evaluation.
+    best_epoch: int64 variable, the epoch with the best validation macro F1; 0 before the first evaluation.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class Checkpoints:
         self._folder = pathlib.Path(run_dir, "checkpoints")
 
     def restore_last(self, warn: Callable[[str], None] = lambda text: None) -> bool:
-        """Restores the newest undamaged checkpoint. The process that writes checkpoints deletes newer damaged ones.
+        """Restores the newest undamaged checkpoint. If this process writes, it deletes newer damaged ones.
 
         Args:
           warn: called with one sentence for each damaged checkpoint that is newer than the restored one.
@@ -92,7 +93,7 @@ class Checkpoints:
                 damaged[path] = f"Cannot restore the checkpoint {path}: {tensorflow_reason(error)}"
                 continue
             for bad, text in damaged.items():
-                warn(f"{text}. The one before it is taken, of step {self.step.numpy()}.")
+                warn(f"{text}. Training uses the previous one, of step {self.step.numpy()}.")
                 if self._writes:
                     _remove(pathlib.Path(bad).parent, lambda name: name == pathlib.Path(bad).name)
             return True
@@ -108,7 +109,7 @@ class Checkpoints:
             _write(self._state, self._folder / "last", num_kept=2)
 
     def save_best(self, macro_f1: float, epoch: int) -> None:
-        """Saves the model's weights if `macro_f1`, their validation score, is the best so far."""
+        """Saves the model's weights if `macro_f1`, the weights' validation score, is the best so far."""
         if macro_f1 > self.best_macro_f1.numpy():
             self.best_macro_f1.assign(macro_f1)
             self.best_epoch.assign(epoch)
@@ -143,7 +144,7 @@ def check(path: str) -> None:
 def _write(checkpoint: tf.train.Checkpoint, folder: pathlib.Path, *, num_kept: int) -> None:
     """Writes a folder's next checkpoint, and deletes old checkpoints.
 
-    The newest `num_kept` checkpoints stay. Files of checkpoints that were never finished are deleted, too.
+    Keeps the newest `num_kept` checkpoints. Also deletes the files of unfinished checkpoints.
 
     Raises:
       UserError: if the checkpoint cannot be written.
@@ -159,9 +160,10 @@ def _write(checkpoint: tf.train.Checkpoint, folder: pathlib.Path, *, num_kept: i
 
 
 def _remove(folder: pathlib.Path, chosen: Callable[[str], bool]) -> None:
-    """Deletes all files of the checkpoints for whose names, such as ckpt-7, `chosen` returns True.
+    """Deletes all files of each checkpoint for which chosen(name) returns True; a name is, for example, ckpt-7.
 
-    Index files are deleted before data files, since a checkpoint without an index no longer counts as one.
+    Index files are deleted before data files, because files without an index file are not taken for a
+    checkpoint.
     """
     for path in sorted(folder.glob("ckpt-*"), key=lambda path: path.suffix != ".index"):
         match = re.fullmatch(r"(ckpt-[0-9]+)([._].*)?", path.name)
@@ -173,7 +175,7 @@ def _remove(folder: pathlib.Path, chosen: Callable[[str], bool]) -> None:
 
 
 def load_weights(run_dir: str, which: str, model: keras.Model, *, averaged: bool = False) -> None:
-    """Loads a run's weights into a model: their moving averages if the run keeps those, else the weights.
+    """Loads a run's weights into a model; loads their moving averages instead if the run keeps averages.
 
     Args:
       run_dir: the run's folder.

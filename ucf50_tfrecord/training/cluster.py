@@ -40,7 +40,7 @@ _FIRST_PORT, _NUM_PORT_BLOCKS, _PORTS_PER_BLOCK = 12_000, 1_250, 16
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """The workers that train together, and the number of this process among them.
+    """The workers that train together, and the index of this process among them.
 
     addresses: each worker's address, as host:port. Worker 0 is the chief.
     worker: the index of this process in `addresses`.
@@ -52,7 +52,7 @@ class Cluster:
     def __post_init__(self):
         expect(
             0 <= self.worker < len(self.addresses),
-            f"a task below the cluster's {len(self.addresses)}",
+            f"a task index from 0 to {len(self.addresses) - 1}",
             task=self.worker,
         )
 
@@ -60,23 +60,23 @@ class Cluster:
 def uses_workers(strategy: str, environment: Mapping[str, str]) -> bool:
     """Tells whether a strategy trains with the workers that the environment variables name.
 
-    "multi_worker" does. "auto" does if TF_CONFIG names more than one worker: otherwise each worker would
-    train alone, and all would write into one folder. Other strategies do not.
+    "multi_worker" always does. "auto" does if TF_CONFIG names more than one worker; if each worker trained
+    alone, all would write into one folder. Other strategies never do.
 
     Args:
       strategy: the strategy's name, see choices.Strategy.
       environment: the environment variables of this process.
 
     Raises:
-      UserError: if the strategy depends on TF_CONFIG, which cannot be used; or if the strategy is
-        "multi_worker", and neither TF_CONFIG nor Slurm names the workers.
+      UserError: if the strategy is "multi_worker" or "auto", and TF_CONFIG is set but cannot be used. Also if
+        the strategy is "multi_worker", and neither TF_CONFIG nor Slurm names the workers.
     """
     strategy = Strategy(strategy)
     if strategy == Strategy.MULTI_WORKER:
         if from_tf_config(environment) is None and not is_slurm_step(environment):
             raise UserError(
-                f"The strategy multi_worker trains with the workers that {TF_CONFIG} names, such as "
-                f"'{_EXAMPLE}', or that srun starts (Slurm); there is neither",
+                f"The strategy multi_worker needs workers: set {TF_CONFIG}, for example to '{_EXAMPLE}', or start "
+                "the workers with srun (Slurm). Neither was found",
                 Remedy(Action.LAUNCH, num_workers=2),
             )
         return True
@@ -85,7 +85,7 @@ def uses_workers(strategy: str, environment: Mapping[str, str]) -> bool:
 
 
 def from_tf_config(environment: Mapping[str, str]) -> Cluster | None:
-    """Reads the workers from TF_CONFIG, the environment variable with which TensorFlow itself names workers.
+    """Reads the workers from TF_CONFIG, TensorFlow's own environment variable for naming workers.
 
     Returns:
       The cluster, or None if TF_CONFIG is not set or names no workers.
@@ -117,10 +117,10 @@ def from_tf_config(environment: Mapping[str, str]) -> Cluster | None:
 def _problem_of_jobs(jobs: dict[str, Any]) -> str | None:
     for job, addresses in jobs.items():
         if job not in _JOBS:
-            return f"there are jobs {' and '.join(_JOBS)} only, not {job!r}"
+            return f"its jobs may be {' and '.join(_JOBS)} only, not {job!r}"
         if not isinstance(addresses, list) or not all(map(_is_address, addresses)):
             return f"{job!r} must be a list of host:port"
-    return "there is one chief at most" if len(jobs.get("chief", [])) > 1 else None
+    return "it may name one chief at most" if len(jobs.get("chief", [])) > 1 else None
 
 
 def _problem_of_task(task: Any, jobs: dict[str, Any]) -> str | None:
@@ -142,8 +142,8 @@ def is_slurm_step(environment: Mapping[str, str]) -> bool:
 def slurm_port(environment: Mapping[str, str]) -> int:
     """Returns the first port for the tasks of a Slurm job step.
 
-    The port follows from the numbers of the job and the step: other steps on the same host most likely get
-    other ports.
+    The port is computed from the job's and the step's numbers. So other steps on the same host most likely
+    get other ports.
     """
     step = re.sub(r"\D", "", environment.get("SLURM_STEP_ID", "")) or "0"
     block = (31 * int(environment["SLURM_JOB_ID"]) + int(step)) % _NUM_PORT_BLOCKS
@@ -153,8 +153,8 @@ def slurm_port(environment: Mapping[str, str]) -> int:
 def slurm_worker(addresses: tuple[str, ...], environment: Mapping[str, str]) -> int:
     """Returns the worker number of this Slurm task: its index in `addresses`.
 
-    Finds the task by its host and its place on that host, since ranks need not count hosts in the order of
-    `addresses`.
+    Finds the task by its host and its place on that host, because Slurm's ranks may count hosts in another
+    order than `addresses`.
 
     Args:
       addresses: the workers' addresses, as host:port.
@@ -167,17 +167,19 @@ def slurm_worker(addresses: tuple[str, ...], environment: Mapping[str, str]) -> 
     if host is None or place is None:
         return int(environment["SLURM_PROCID"])
     own = f"{host}:{slurm_port(environment) + int(place)}"
-    expect(own in addresses, f"this task's address {own} among the step's", addresses=addresses)
+    expect(
+        own in addresses, f"the address {own} of this task among those of the Slurm step", addresses=addresses
+    )
     return addresses.index(own)
 
 
 def meet(cluster: Cluster, *, timeout_secs: float) -> None:
     """Waits until all workers of a cluster have called this function.
 
-    The other workers connect to worker 0, which tells them when all are there.
+    The other workers connect to worker 0. Worker 0 tells them when all workers have connected.
 
     Args:
-      cluster: the workers, and which of them this process is.
+      cluster: the workers, and the index of this process among them.
       timeout_secs: the longest wait for the others.
 
     Raises:
@@ -193,7 +195,7 @@ def meet(cluster: Cluster, *, timeout_secs: float) -> None:
 
 
 def _receive(cluster: Cluster, deadline: float) -> None:
-    """Waits, as worker 0, until all other workers have connected, then tells each that all are there."""
+    """Waits, as worker 0, until all other workers have connected; then tells each that all have started."""
     missing = set(range(1, len(cluster.addresses)))
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(_listen(cluster.addresses[0], deadline))
@@ -208,14 +210,14 @@ def _receive(cluster: Cluster, deadline: float) -> None:
                     visitors.append(visitor)
         if missing:
             names = ", ".join(f"{index} ({cluster.addresses[index]})" for index in sorted(missing))
-            raise UserError(f"Of {len(cluster.addresses)} workers these did not come in time: {names}")
+            raise UserError(f"Some of the {len(cluster.addresses)} workers did not connect in time: {names}")
         for visitor in visitors:
             with contextlib.suppress(OSError):  # the visitor gave up this connection for a new one
                 visitor.sendall(_GREETING)
 
 
 def _visit(cluster: Cluster, deadline: float) -> None:
-    """Connects, as one of the other workers, to worker 0 until it says that all workers are there."""
+    """Connects to worker 0, as another worker, and waits until it reports that all workers have started."""
     host, _, port = cluster.addresses[0].rpartition(":")
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError):  # worker 0 does not listen yet
@@ -226,7 +228,8 @@ def _visit(cluster: Cluster, deadline: float) -> None:
                     return
         time.sleep(_POLL_SECS)
     raise UserError(
-        f"Worker 0 ({cluster.addresses[0]}) did not say in time that all {len(cluster.addresses)} workers are there"
+        f"Worker 0 ({cluster.addresses[0]}) did not report in time that all {len(cluster.addresses)} workers have "
+        "started"
     )
 
 

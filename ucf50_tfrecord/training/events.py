@@ -65,7 +65,7 @@ def read_scalars(folder: pathlib.Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def write_records(path: pathlib.Path, records: Iterable[bytes]) -> None:
-    """Replaces an event file by one that holds `records`, which may be read from the old file meanwhile.
+    """Replaces an event file by one that holds `records`, which may be read from the old file as needed.
 
     A process that has the old file open continues to read the old contents.
 
@@ -80,7 +80,7 @@ def write_records(path: pathlib.Path, records: Iterable[bytes]) -> None:
 def drop_later(folder: pathlib.Path, step: int) -> int:
     """Removes the events of all steps after `step` from a folder's event files.
 
-    Files without such events stay as they are. A truncated end is removed together with the events.
+    Files without such events stay as they are. In the other files, a truncated last record is removed, too.
 
     Returns:
       The number of events that were removed.
@@ -98,7 +98,7 @@ def drop_later(folder: pathlib.Path, step: int) -> int:
 
 
 def await_new_name(folder: pathlib.Path) -> None:
-    """Waits, less than a second, until a new event file's name would sort after the existing files' names.
+    """Waits less than a second, until the name of a new event file sorts after the names of existing files.
 
     Event files are read in the order of their names, and tf.summary names them by the time in whole seconds.
     """

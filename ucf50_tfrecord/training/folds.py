@@ -18,7 +18,7 @@ from ucf50_tfrecord.specs import TrainSpec, format_folds, parse_folds
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Folds:
-    """The folds of a training's three sets of clips; None for a set whose folds were not asked for.
+    """The folds of a training's three sets of clips. None means that the caller did not choose a set's folds.
 
     train: the folds to train on.
     val: the folds to validate on after each epoch.
@@ -40,7 +40,7 @@ def read_folds(
 ) -> Folds:
     """Reads the folds of each set from a text such as "1-5,9".
 
-    For a text that is None or empty the result holds None: that set's folds are not asked for.
+    If a text is None or empty, the caller does not choose that set's folds: they are None in the result.
 
     Raises:
       UserError: if a text is no list of folds.
@@ -52,25 +52,26 @@ def read_folds(
 def check_early_stopping(train: TrainSpec, asked: Folds) -> None:
     """Raises UserError if a training with early stopping has no test folds.
 
-    Its final scores would be of the validation folds, which also choose its best epoch.
+    Without test folds, the final scores would be computed on the validation folds. They would be too high,
+    because the validation folds also choose the best epoch.
     """
     expect(
         not train.early_stopping or asked.test is not None,
-        "test_folds with early_stopping: scores on the folds that chose the epoch would flatter it",
+        "test_folds with early_stopping: scores on the folds that chose the epoch would be too high",
         test_folds=asked.test,
     )
 
 
 def choose_folds(manifest: Manifest, asked: Folds, warn: Callable[[str], None] = lambda text: None) -> Folds:
-    """Chooses the training and validation folds where they were not asked for.
+    """Chooses the training folds and the validation folds that the caller did not choose.
 
     Args:
       manifest: the dataset's manifest, which lists its folds.
-      asked: the folds that were asked for.
+      asked: the folds that the caller chose.
       warn: called with one sentence for each set that lacks clips of some class.
 
     Returns:
-      The folds of all sets; `test` is as asked for, and may be None.
+      The folds of all sets; `test` is taken from `asked`, and may be None.
 
     Raises:
       UserError: if a fold does not exist or is in two sets, or no fold is left for a set.

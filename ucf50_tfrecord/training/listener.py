@@ -18,8 +18,8 @@ class TrainProgress:
     epoch: the epoch of the last finished step.
     num_epochs: epochs of the whole training.
     epoch_done: whether `step` is the last one of its epoch, and the epoch has been evaluated.
-    scores: if `epoch_done`, the epoch's training loss and validation scores; else the new point of the
-      training curves, or no scores if there is no new point.
+    scores: if `epoch_done`, the epoch's training loss and validation scores. Else the newest point of each
+      training curve, or an empty dictionary if no point is new.
     """
 
     step: int
@@ -35,9 +35,9 @@ class Listener:
     """Functions that a training calls. The defaults ignore all reports and never stop the training.
 
     report: called with the progress after each group of steps that run in one call on the device.
-    warn: called with one sentence that the user should know but need not stop for.
-    should_stop: called after each such group of steps; if it returns True, the training saves a checkpoint
-      and stops. If several workers train together and one of them returns True, all stop after the same step.
+    warn: called with one sentence about a problem that does not stop the training.
+    should_stop: called after each such group of steps. If it returns True, the training saves a checkpoint
+      and stops. If several workers train together, True in one worker stops all workers after the same step.
     """
 
     report: Callable[[TrainProgress], None] = lambda progress: None

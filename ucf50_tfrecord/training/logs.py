@@ -46,9 +46,9 @@ _NUM_SHOWN = 5  # columns of the HParams table; the user has to tick the others 
 class TensorBoardLog:
     """Writes a run's event files; the x axis of every curve is the training step.
 
-    A split is "train", "validation" or "test". The event file of a split is made when it is first written to.
-    Only `flush` and `close` guarantee that events are on disk. All methods raise UserError if a file cannot
-    be written, such as when the disk is full.
+    A split is "train", "validation" or "test". The event file of a split is made at the first write to the
+    split. Only `flush` and `close` guarantee that events are on disk. All methods raise UserError if a file
+    cannot be written, such as when the disk is full.
 
     writes: whether this log writes anything at all.
     """
@@ -58,10 +58,10 @@ class TensorBoardLog:
 
         Args:
           run_dir: the run's folder.
-          start_step: the step that training starts after: 0, or the step of the checkpoint that it resumes
-            from. Events of later steps, left by a process that was interrupted after its last checkpoint, are
-            removed. None removes no events.
-          writes: whether to write anything. If several workers train together, it is True for one of them.
+          start_step: the number of steps that are already done: 0, or the step of the checkpoint that
+            training resumes from. Events of later steps are removed; a process that was interrupted after its
+            last checkpoint left them. None removes no events.
+          writes: whether to write anything. If several workers train together, it is True in one worker only.
 
         Raises:
           UserError: if an event file cannot be read or written.
@@ -76,9 +76,9 @@ class TensorBoardLog:
                 events.drop_later(self._folder / split, start_step)
 
     def drop_from(self, split: str, step: int) -> None:
-        """Removes a split's events of `step` and of later steps, before these are written again.
+        """Removes a split's events of `step` and of later steps, so that they can be written again.
 
-        Call it before anything else is written to the split.
+        Call this method before anything else is written to the split.
 
         Raises:
           UserError: if an event file cannot be read or written.
@@ -98,11 +98,11 @@ class TensorBoardLog:
     def card(self, **sections: Mapping[str, object]) -> None:
         """Writes a text page that describes the run, with a two-column table for each section.
 
-        A run that resumes gets another page, at the step that it resumes from: flags, code and machine may
-        have changed.
+        A run that resumes gets another page, at the step that it resumes from, because flags, code and
+        machine may have changed.
 
         Args:
-          sections: the tables by their titles; a table maps names to values.
+          sections: the tables, by title. A table is a dictionary from name to value.
         """
         parts = [f"### {title.capitalize()}\n\n{_markdown(table)}" for title, table in sections.items()]
         self._text("run", "\n\n".join(parts))
@@ -159,7 +159,7 @@ class TensorBoardLog:
         """Writes a picture of a confusion matrix.
 
         Args:
-          matrix: numbers of clips, int [C, C]; rows are the true classes.
+          matrix: numbers of clips, int [C, C]; rows are true classes, columns are predicted classes.
           classes: the names of the C classes.
           step: the training step.
           split: the split of the clips.
@@ -171,8 +171,8 @@ class TensorBoardLog:
     ) -> None:
         """Writes a picture of all classes' F1, sorted by F1, and a point of each class's curve.
 
-        The curves are called per_class_f1/<class>, which sorts after the names of all other curves, so that
-        TensorBoard shows them below the others.
+        The curves are called per_class_f1/<class>. These names sort after the names of all other curves, so
+        that TensorBoard shows these curves below the others.
 
         Args:
           f1: each class's F1, float [C]; NaN for a class without clips, whose curve gets no point.
@@ -190,10 +190,10 @@ class TensorBoardLog:
     def mistakes(
         self, video: np.ndarray, captions: Sequence[str], step: int, *, split: str = "validation"
     ) -> None:
-        """Writes a picture of misclassified clips, each as a caption above some of its frames.
+        """Writes a picture of misclassified clips; it shows a caption and some frames of each clip.
 
-        If no clip is misclassified, the picture says so: without it, the picture of an earlier step would
-        look like the latest.
+        If no clip is misclassified, the picture says so. Without this picture, TensorBoard would show that of
+        an earlier step as the latest.
 
         Args:
           video: the misclassified clips, uint8 [N, T, H, W, 3].
@@ -248,7 +248,7 @@ class TensorBoardLog:
             yield
 
     def _writer(self, split: str) -> tf.summary.SummaryWriter:
-        expect(split in SPLITS, f"a split out of {SPLITS}", split=split)
+        expect(split in SPLITS, f"a split that is one of {SPLITS}", split=split)
         if not self.writes:
             return tf.summary.create_noop_writer()
         if split not in self._writers:
@@ -286,7 +286,7 @@ def explain_unwritable(folder: str | os.PathLike) -> Iterator[None]:
 class _Column(hparams_api.Domain):
     """A column of the HParams table, without a list of its possible values.
 
-    TensorBoard would use such a list, made from one run, as a filter and hide runs with other values.
+    TensorBoard would take such a list from one run, use it as a filter, and hide runs with other values.
     """
 
     def __init__(self, shown: bool):

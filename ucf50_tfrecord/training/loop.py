@@ -54,7 +54,7 @@ class State:
     late: Sequence[keras.Variable] = ()
 
     def trained_variables(self, *, frozen: bool) -> list[keras.Variable]:
-        """Returns the weights that steps train, while the encoder is still frozen or after that."""
+        """Returns the weights that training steps change; without the encoder's weights if `frozen` is True."""
         late = {id(variable) for variable in self.late if frozen}
         return [variable for variable in self.model.trainable_variables if id(variable) not in late]
 
@@ -64,7 +64,7 @@ class State:
         return any(isinstance(layer, keras.layers.BatchNormalization) for layer in layers)
 
     def evaluated_weights(self) -> contextlib.AbstractContextManager:
-        """Returns a context in which the model has the weights to evaluate: averages, if it has any."""
+        """Returns a context in which the model has the weights to evaluate: their moving averages, if any."""
         return contextlib.nullcontext() if self.averages is None else self.averages.applied()
 
 
@@ -72,13 +72,14 @@ class State:
 class Trained:
     """The outcome of a training.
 
-    model: the trained model. If `finished`, it has the weights to evaluate: their moving averages, if it has
-      any.
+    model: the trained model. If `finished`, it has the weights to evaluate: the moving averages if the
+      training keeps them.
     evaluate: the evaluator of the model, as train's argument make_evaluator returned it; None without one.
-    finished: whether all epochs are done or TrainSpec.early_stopping ended the training.
+    finished: whether the training is over: all epochs are done, or TrainSpec.early_stopping stopped it.
     step, epochs: numbers of finished steps and epochs, including those of earlier processes.
-    clips_per_sec: training clips per second, or None if no step was timed (none was left to do, for example).
-    wait_share: fraction of the training time that was spent waiting for input, or None as for clips_per_sec.
+    clips_per_sec: training clips per second, or None if no step was timed (for example if no step was left to
+      do).
+    wait_share: fraction of the training time that was spent waiting for input, or None if no step was timed.
     num_skipped: number of unreadable training clips that were left out.
     best_macro_f1, best_epoch: the best validation macro F1 and its epoch; -1 and 0 if no epoch was evaluated.
     """
@@ -117,9 +118,9 @@ def train(
       run_dir: the run's folder.
       options: how often to log and save.
       make_evaluator: called once with the model; returns the model's evaluator, such as an
-        evaluation.runner.Evaluator, which is called after each epoch. None evaluates no epoch; a checkpoint is then
-        saved after checkpoint_secs and at the end, not after each epoch.
-      open_log: called once with the step that training starts after; returns the run's TensorBoard log.
+        evaluation.runner.Evaluator. The evaluator is called after each epoch. With None, no epoch is
+        evaluated; checkpoints are saved every checkpoint_secs and at the end, not after each epoch.
+      open_log: called once with the number of steps that are already done; returns the run's TensorBoard log.
       listener: receives progress and warnings, and may stop the training.
 
     Raises:
@@ -184,7 +185,7 @@ class _Run:
         self._checkpoints.restore_last(listener.warn)
         self.step = int(self._checkpoints.step.numpy())
         steps = strategy_lib.gather_from_workers(strategy, self.step)
-        expect(len(set(steps)) == 1, "all workers to see the same checkpoint", steps=steps)
+        expect(len(set(steps)) == 1, "that all workers find the same checkpoint", steps=steps)
         self.meter = meter_lib.Meter()
         self._wait_alarm = meter_lib.WaitAlarm(feed.advice, listener.warn)
         self._next_pictures = 0.0  # no pictures before this time, by time.monotonic()
@@ -192,9 +193,10 @@ class _Run:
     def open(
         self, evaluate: Any, open_log: Callable[[int], TensorBoardLog], stack: contextlib.ExitStack
     ) -> None:
-        """Opens the input at the next batch, and the log and the profiler, which `stack` closes.
+        """Opens the input at the next batch, the log and the profiler. `stack` closes the log and the profiler.
 
-        Also evaluates the last epoch if an earlier process exited between its last step and its evaluation.
+        Also evaluates the last epoch if an earlier process exited after the epoch's last step, before the
+        evaluation.
         """
         spec, options = self._spec, self._options
         self._batches = self._feed.iterator(batch_size=spec.batch_size, seed=spec.seed, start_step=self.step)
@@ -211,7 +213,7 @@ class _Run:
             self.end_epoch()
 
     def _make_train_steps(self, *, frozen: bool) -> Callable[..., tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:
-        """Returns the function for steps with a frozen or an unfrozen encoder; it is compiled at its first use."""
+        """Returns the function that takes training steps, compiled at its first use; `frozen` is the encoder's."""
         train_step = step_lib.make_train_step(
             self._state.model,
             self._state.optimizer,
@@ -227,7 +229,7 @@ class _Run:
         return self.step < self._num_steps and not self._stops_early()
 
     def count_next_steps(self) -> int:
-        """Returns the number of steps for one call: up to the next step after which the host has work."""
+        """Returns the number of steps for one call, so that the call ends where the host has work to do."""
         ends = [self._steps_per_epoch, self._options.log_every_steps]
         counts = [end - self.step % end for end in ends]
         if self._options.profile_steps is not None:  # a call's steps are either all profiled or none
@@ -342,8 +344,8 @@ class _Run:
     def _check(self, rows: np.ndarray) -> None:
         """Raises UserError if the loss or the gradient of a step in `rows` is not finite; names that step.
 
-        With float16's loss scale only the loss is checked: gradients overflow now and then, and the optimizer
-        skips such steps.
+        With float16 only the loss is checked. Its gradients, which are scaled up, overflow now and then, and
+        the optimizer skips such steps.
         """
         found = step_lib.StepResult.of(rows)
         bad = ~np.isfinite(found.loss)
@@ -369,11 +371,11 @@ class _Run:
 
 
 class _StopBallot:
-    """Makes all workers stop after the same step, in whichever worker and whenever a stop is requested.
+    """Makes all workers stop after the same step, even if only one worker is asked to stop.
 
     Each worker passes its vote to the next call of training steps, which returns the sum of all workers'
-    votes. The sum that the call before last returned decides: that call is done on every device, so reading
-    the sum takes no wait. A process that trains alone decides at once.
+    votes. The sum from the call before last decides: every device has finished that call, so reading the sum
+    needs no wait. A process that trains alone decides at once.
     """
 
     def __init__(self, should_stop: Callable[[], bool], num_workers: int):
@@ -381,11 +383,11 @@ class _StopBallot:
         self._votes: collections.deque[tf.Tensor] = collections.deque()
 
     def vote(self) -> float:
-        """Returns this worker's vote for the next call of training steps: 1 to stop, 0 to go on."""
+        """Returns this worker's vote for the next call of training steps: 1 to stop, 0 to continue."""
         return float(self._num_workers > 1 and self._should_stop())
 
     def decide(self, votes: tf.Tensor) -> bool:
-        """Tells, after a call that returned the sum `votes`, whether to stop; alike in all workers."""
+        """Tells whether to stop after a call that returned the sum `votes`; the same for all workers."""
         if self._num_workers == 1:
             return self._should_stop()
         self._votes.append(votes)
@@ -399,14 +401,14 @@ def build_state(
 
     Args:
       model_spec: the specification of the model.
-      spec: the settings of the training; the precision must not be AUTO, see strategy.choose_precision. With
-        unfreeze_after_epoch, the model's specification must freeze its encoder.
+      spec: the settings of the training; the precision must not be AUTO, see strategy.choose_precision. If
+        unfreeze_after_epoch is not 0, `model_spec` must freeze the encoder.
       num_clips: training clips per epoch.
       strategy: the devices that train.
 
     Raises:
-      UserError: if the model cannot be built (see models.build_model), or XLA, which the spec asks for,
-        cannot compile it.
+      UserError: if the model cannot be built (see models.build_model), or if `spec` asks for XLA, which
+        cannot compile the model.
     """
     keras.utils.set_random_seed(spec.seed)
     policy = strategy_lib.keras_policy(spec.precision)
@@ -418,7 +420,7 @@ def build_state(
         )
         expect(
             not (spec.xla and takes_cudnn and strategy_lib.device_type() == "GPU"),
-            "a model without recurrent layers, as XLA cannot compile those of cuDNN for GPUs",
+            "a model without recurrent layers: XLA cannot compile cuDNN's recurrent layers for GPUs",
             model=model_spec.name,
         )
         # The optimizer and the averages have a place for weights that are trained later: all checkpoints of a run

@@ -28,7 +28,7 @@ class Times:
     """The time that some training steps took.
 
     secs: seconds of training.
-    wait_secs: the part of these seconds that was spent waiting for input.
+    wait_secs: seconds of training that were spent waiting for input.
     clips: number of clips trained on.
     """
 
@@ -49,11 +49,11 @@ class Times:
 class Meter:
     """Collects the results of training steps without waiting for the device, and measures the steps' time.
 
-    A call is one call from the host to the device, of one or more steps. The host runs at most one call ahead
-    of the device. The wait for input is the time in which the device has no work: from the end of its last
-    call to the arrival of the next batch. Within a call of several steps it is the time that the host waited;
-    on a GPU that is an upper bound, since the device may still be busy. The first call, which compiles, is
-    not timed, nor is anything between calls (evaluation, saving).
+    In one call the host makes the device take one or more steps. The host runs at most one call ahead of the
+    device. The wait for input is the time in which the device has no work: from the end of its last call to
+    the arrival of the next batch. Between the steps of one call, the host's wait is measured instead; on a
+    GPU it is an upper bound, because the device may still be busy. The first call is not timed, because it
+    compiles. The time between calls (evaluation, saving) is not counted.
 
     last: the times of the steps between the last two calls of `read`.
     """
@@ -75,11 +75,11 @@ class Meter:
             self._queued.popleft().result()
 
     def end_call(self, rows: tf.Tensor, times: tf.Tensor) -> None:
-        """Marks the end of a call, and takes its results, as step.make_train_steps describes them.
+        """Marks the end of a call, and stores its results; see step.make_train_steps.
 
         Args:
           rows: the steps' results, float32 [N, K].
-          times: when each step asked for its batch and when it received it, float64 [N, 2].
+          times: the times at which each step asked for its batch and received it, float64 [N, 2].
         """
         waits = self._waits(times.numpy())
         self._rows.append(rows)
@@ -94,7 +94,7 @@ class Meter:
         """Returns the seconds in which the device lacked input during a call.
 
         Args:
-          times: when each of the call's steps asked for its batch and when it received it, float64 [N, 2].
+          times: the times at which each step of the call asked for its batch and received it, float64 [N, 2].
         """
         waits = times[:, 1] - times[:, 0]
         if self._queued:
@@ -127,8 +127,8 @@ class Meter:
         """Returns the mean training loss since the last call of this method. Call it after `read`.
 
         Returns:
-          {"train_loss": …}; an empty dictionary if no step was taken, as in a run that resumes after an
-          epoch's last step.
+          {"train_loss": …}; an empty dictionary if no step was taken, for example in a run that resumes after
+          the last step of an epoch.
 
         Raises:
           UserError: if no clip could be read.
@@ -178,7 +178,7 @@ class WaitAlarm:
         self._warned = False
 
     def note(self, times: Times) -> None:
-        """Records the times of the steps since its last call; warns if the training keeps waiting for input."""
+        """Records the times of the steps since the last call; warns if training keeps waiting for input."""
         waits = times.secs and times.wait_secs / times.secs > _MAX_WAIT_FRACTION
         self._waits = [*self._waits, times] if waits else []
         secs, wait_secs = (sum(getattr(t, name) for t in self._waits) for name in ("secs", "wait_secs"))

@@ -15,23 +15,23 @@ from ucf50_tfrecord.specs import TrainSpec
 class _Adam(keras.optimizers.Adam):
     """Keras's Adam for gradients that are already summed over the replicas; it updates a variable in one op.
 
-    Keras's own optimizer sums gradients in the update, after the loss scale has checked the gradients of each
-    replica: where float16 overflows on one replica only, the replicas would diverge. Clipping by norm
-    needs the summed gradients, too. And Keras updates a variable by a dozen ops, each of which passes over
+    Keras's own optimizer sums gradients in the update, after each replica has checked its own gradients for
+    overflows of float16. If they overflow on one replica only, the replicas would diverge. Clipping by norm
+    needs the summed gradients, too. Besides, Keras updates a variable by a dozen ops, and each op passes over
     the memory.
 
-    Variables may join later than the others, see `train_later`.
+    Some variables may be trained from a later step on; see `train_later`.
     """
 
     _late_keys: frozenset[str] = frozenset()
     _late_factor = 1.0
 
     def train_later(self, variables: Sequence[keras.Variable], factor: float) -> None:
-        """Lets variables join after the others, with `factor` times the learning rate.
+        """Prepares variables to be trained later than the others, with `factor` times the learning rate.
 
-        They join with the first call of apply_gradients that includes them. Adam's bias correction counts
-        their updates from there: by the count of all updates, their first updates would be several times too
-        large. Call this method before `build`.
+        Their training starts with the first call of apply_gradients that includes them. Adam's bias
+        correction counts their updates from that call on. If it counted all updates instead, the first
+        updates of these variables would be several times too large. Call this method before `build`.
         """
         self._late_keys = frozenset(self._var_key(variable) for variable in variables)
         self._late_factor = factor
@@ -99,8 +99,8 @@ def make_optimizer(
       spec: the settings of the training.
       steps_per_epoch: number of training steps per epoch, for the schedule.
       policy: the name of the model's Keras dtype policy, such as "mixed_float16".
-      late: variables that are trained after the epoch TrainSpec.unfreeze_after_epoch only, with the learning
-        rate times TrainSpec.unfrozen_rate_factor.
+      late: variables that are trained only after epoch TrainSpec.unfreeze_after_epoch, with the learning rate
+        times TrainSpec.unfrozen_rate_factor.
     """
     learning_rate = spec.learning_rate
     if spec.schedule == Schedule.COSINE:
@@ -128,7 +128,7 @@ class WeightAverages(tf.Module):
 
     The decay after step n, counted from 1, is min(decay, (1 + n) / (10 + n)), as in
     tf.train.ExponentialMovingAverage: it starts low, so that the averages soon forget the initial weights.
-    The statistics of batch norm are moving averages already, and are not averaged again.
+    The statistics of batch norm are not averaged, because they are moving averages already.
 
     averages: a variable for each trainable weight of the model.
     """
@@ -147,8 +147,8 @@ class WeightAverages(tf.Module):
         Args:
           strategy: the devices that train.
           step: the step that was just taken, int64 [], counted from 0.
-          variables: the variables that the step trained. The averages of others stay as they are; an average
-            with an equal weight would differ from it by rounding.
+          variables: the variables that the step trained. The averages of other variables stay as they are: an
+            update would make them differ from their equal weights by rounding.
         """
         trained = {id(variable.value) for variable in variables}
         number = tf.cast(step, tf.float32) + 1
@@ -174,6 +174,6 @@ class WeightAverages(tf.Module):
                 variable.assign(weight)
 
     def apply(self) -> None:
-        """Sets the model's weights to their averages, and does not keep the old values."""
+        """Sets the model's weights to their averages for good."""
         for variable, average in zip(self._weights, self.averages):
             variable.assign(average.numpy())

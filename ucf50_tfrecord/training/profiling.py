@@ -14,8 +14,8 @@ from ucf50_tfrecord.texts import tensorflow_reason
 class Profiler:
     """Profiles a range of a run's training steps, and writes the profile into the run's TensorBoard folder.
 
-    Use it as a context manager, or call `close`. Errors of TensorFlow's profiler become warnings: training
-    goes on without a profile.
+    Use it as a context manager, or call `close`. If TensorFlow's profiler fails, `warn` is called, and
+    training continues without a profile.
     """
 
     def __init__(
@@ -46,9 +46,9 @@ class Profiler:
     def step(self, number: int) -> None:
         """Marks the start of training step `number`. Call it before each step.
 
-        On the Profile page everything until the next call of this method counts as step `number`: waiting for
-        input, the device's work and the rest of the loop. A run that resumes after the first step to profile
-        starts profiling where it resumes. If no steps are profiled, this method costs nothing.
+        On TensorBoard's Profile page, all time until the next call of this method counts as step `number`:
+        waiting for input, the device's work and the rest of the loop. A run that resumes after the first step
+        to profile starts profiling where it resumes. If no steps are profiled, this method costs nothing.
         """
         if self._steps is None:
             return

@@ -21,9 +21,9 @@ _GIT_SECS = 5.0
 
 
 def environment() -> dict[str, dict[str, Any]]:
-    """Returns three JSON-ready tables, "versions", "devices" and "code", which describe a run's environment.
+    """Returns the tables "versions", "devices" and "code", which describe a run's environment, ready for JSON.
 
-    Asks git about the code, which takes about 10 ms, and waits at most 15 s for git's answers.
+    Asks git about the code. Git usually answers within 10 ms; this function waits at most 15 s.
     """
     return {"versions": versions(), "devices": devices(), "code": code_state()}
 

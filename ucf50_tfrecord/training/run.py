@@ -42,17 +42,17 @@ _Secs = Annotated[float, msgspec.Meta(gt=0, le=1e13)]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """Everything that decides a run's weights, and the folder of its shards. The precision is never AUTO.
+    """The settings and data that decide a run's weights, and the folder of its shards. Precision is never AUTO.
 
     data_dir: the folder of the shards.
     fingerprint: the manifest's fingerprint of the shards' contents, which does not depend on their folder.
     classes: the names of the classes, in the order of the logits.
     train_folds, val_folds, test_folds: the folds to train, validate and test on.
-    clip_split: a description of the clips of these folds that the run trains and tests on; "" for all clips.
+    clip_split: a description of how the run divides the clips of these folds; "" if it divides them by fold.
     clip_format: the manifest's format of the clips. None in runs of earlier versions.
-    features: the format of the clips' features, if the model is trained on these in place of frames.
-    video_secs: the median and the largest duration of the clips' videos, which decide how prediction cuts
-      other videos. None in runs of earlier versions, and where the shards are not local files.
+    features: the format of the clips' features, if the model is trained on features in place of frames.
+    video_secs: the median and the largest duration of the clips' videos. Prediction uses them to cut other
+      videos into clips. None in runs of earlier versions, and if the shards are not local files.
     """
 
     data_dir: Name
@@ -71,23 +71,26 @@ class RunConfig:
     def __post_init__(self):
         expect(
             len(set(self.classes)) == len(self.classes) == self.model.num_classes,
-            f"distinct classes, {self.model.num_classes} as the model has",
+            f"distinct classes, as many as the model's {self.model.num_classes}",
             classes=len(self.classes),
             distinct=len(set(self.classes)),
         )
         for name in ("train_folds", "val_folds", "test_folds"):
             folds = getattr(self, name)
-            expect(len(set(folds)) == len(folds), f"{name} that are distinct", **{name: folds})
+            expect(len(set(folds)) == len(folds), f"{name} without repeated folds", **{name: folds})
         if self.clip_format:
             model, stored = self.model, self.clip_format
             sizes = [(spec.num_frames, spec.height, spec.width) for spec in (model, stored)]
             expect(
-                sizes[0] == sizes[1], "clip_format of the model's size", model=sizes[0], clip_format=sizes[1]
+                sizes[0] == sizes[1],
+                "a clip_format of the same size as the model's clips",
+                model=sizes[0],
+                clip_format=sizes[1],
             )
         shape = self.features.frame_shape if self.features else ()
         expect(
             self.model.feature_shape == shape,
-            f"a model of features {shape}",
+            f"a model whose feature_shape is {shape}, as the stored features are",
             feature_shape=self.model.feature_shape,
         )
         if self.train.unfreeze_after_epoch:
@@ -95,7 +98,7 @@ class RunConfig:
         if self.video_secs:
             expect(
                 self.video_secs[0] <= self.video_secs[1],
-                "video_secs that are the median and the longest",
+                "video_secs to be the median and the largest duration",
                 video_secs=self.video_secs,
             )
 
@@ -103,12 +106,12 @@ class RunConfig:
         """Raises UserError unless the model has a frozen encoder that can be unfrozen."""
         expect(
             not self.model.feature_shape,
-            "no unfreeze_after_epoch where features are stored in place of frames: no encoder is trained",
+            "no unfreeze_after_epoch for stored features: a model of features has no encoder to train",
             unfreeze_after_epoch=self.train.unfreeze_after_epoch,
         )
         expect(
             self.model.freeze_encoder,
-            "freeze_encoder and encoder_weights if there is unfreeze_after_epoch",
+            "freeze_encoder and encoder_weights with unfreeze_after_epoch",
             model=self.model.name,
             freeze_encoder=self.model.freeze_encoder,
             unfreeze_after_epoch=self.train.unfreeze_after_epoch,
@@ -122,16 +125,18 @@ class RunConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """Options of how a run is logged, saved and scored. No option changes the trained weights.
+    """Options for logging, saving and scoring a run. No option changes the trained weights.
 
     profile_steps: the first and the last step to profile, counted from 1; None profiles nothing.
     """
 
-    log_every_steps: int = setting(20, "Steps between points of the training curves.", Range(1, math.inf))
+    log_every_steps: int = setting(
+        20, "Number of steps between two points of the training curves.", Range(1, math.inf)
+    )
     steps_per_call: int = setting(
         0,
-        "Most steps in one call from the host; more relieve the host where steps are short. 0: one of frames, "
-        "all up to the next point of the curves of features.",
+        "Largest number of training steps in one call from the host to the device. More steps cost the host less "
+        "time if steps are short. 0: one step on frames; on features, all steps up to the next point of the curves.",
         Range(0, math.inf),
     )
     checkpoint_secs: float = setting(
@@ -183,14 +188,16 @@ class Summary(Scores):
 
     accuracy, macro_f1: the final scores, on the clips of `split`.
     split: the split of the final scores: "test" if the run has test folds, else "validation".
-    shuffled: scores on the same clips with the frames of each clip shuffled.
-    views: scores on the same clips, of predictions averaged over all stored views; None unless asked for.
+    shuffled: scores on the same clips, if the frames of each clip are shuffled.
+    views: scores on the same clips, if predictions are averaged over all stored views (augmented versions) of
+      a clip; None unless asked for.
     validation: validation scores, if `split` is "test".
     folds: the folds of the final scores.
-    weights: the checkpoint of the final scores.
+    weights: the checkpoint that the final scores were computed with, "last" or "best".
     clips_per_sec: training clips per second, in the process that trained last; None if no step was timed.
-    wait_share: fraction of that process's training time that was spent waiting for input, or None likewise.
-    num_skipped_clips: number of unreadable training clips that the process left out.
+    wait_share: fraction of that process's training time that was spent waiting for input; None if no step was
+      timed.
+    num_skipped_clips: number of unreadable training clips that this process left out.
     environment: the tables of training.provenance.environment.
 
     Fields with a default may be missing in summaries of earlier versions.
@@ -236,12 +243,12 @@ def load_summary(run_dir: str | os.PathLike) -> Summary:
 
 
 def evaluation_dir(run_dir: str, weights: str, folds: Sequence[int]) -> pathlib.Path:
-    """Returns the folder, within a run's, for the results of evaluating the run again.
+    """Returns the folder for the results of evaluating a run again; it is inside the run's folder.
 
     Args:
       run_dir: the run's folder.
       weights: the checkpoint that is evaluated, "last" or "best".
-      folds: the folds that it is evaluated on.
+      folds: the folds that the checkpoint is evaluated on.
     """
     return pathlib.Path(run_dir, f"evaluation-{weights}-{format_folds(folds)}")
 
@@ -343,26 +350,26 @@ def check_run(run_dir: str, config: RunConfig) -> None:
 
 
 def _check_new(run_dir: str) -> None:
-    """Checks that a new run may be written into a folder without config.json, a run's first file.
+    """Checks that a new run may be written into a folder that holds no config.json (a run's first file).
 
     Raises:
-      UserError: if the folder holds other files of a run, which a new run would replace, a set of shards or a
-        comparison.
+      UserError: if the folder holds a set of shards, a comparison, or other files of a run, which a new run
+        would replace.
     """
     written = {"checkpoints", "tensorboard", SUMMARY_FILENAME, PREDICTIONS_FILENAME, ENCODER_FILENAME}
     others = {"manifest.json", "cells", "results.json", storage.MARKER_FILENAME}
     found = sorted(storage.list_folder(run_dir) & (written | others)) if os.path.isdir(run_dir) else []
     if found:
         raise UserError(
-            f"Expected a folder for the run that is new, empty or a run's. Received: {run_dir}, which holds no "
-            f"{CONFIG_FILENAME}, but {found[0]}"
+            f"Expected a new or empty folder for the run, or a run's folder. Received: {run_dir}, which holds "
+            f"{found[0]} but no {CONFIG_FILENAME}"
         )
 
 
 def digest(config: RunConfig) -> int:
     """Returns a number below 2**48 that identifies a configuration.
 
-    Equal configurations have equal numbers, wherever their shards are.
+    Equal configurations have equal numbers, even if their shards are in different folders.
     """
     value = {key: value for key, value in to_json(config).items() if key not in _NOT_COMPARED}
     return int(hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12], 16)

@@ -1,4 +1,4 @@
-"""Makes the training step, which leads from a batch of clips to updated weights, over all replicas."""
+"""Makes the training step: a function that updates the weights from a batch of clips, on all replicas."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class StepResult(NamedTuple):
     number, add a field here, its value in `replica_step`, and its curve in `curves`.
 
     loss: sum of the losses of the global batch's clips. Padding clips and skipped clips do not count.
-    correct: number of these clips that are classified correctly.
-    clips: number of these clips.
+    correct: number of the counted clips that are classified correctly.
+    clips: number of the counted clips.
     gradient_norm: norm of the global batch's gradient; 0 if it is not finite.
     finite: 1 if the gradient is finite, else 0.
     """
@@ -48,8 +48,8 @@ class StepResult(NamedTuple):
     def curves(self) -> dict[str, float]:
         """Returns the points of the training curves by tag, from numbers that `total` has summed over steps.
 
-        Loss and accuracy are left out if no clip was counted (for example because all were skipped), and the
-        gradient norm if no gradient was finite, as in float16's first steps.
+        Loss and accuracy are left out if no clip was counted, for example because all were skipped. The
+        gradient norm is left out if no gradient was finite, as in the first steps with float16.
         """
         points = {}
         if self.clips:
@@ -84,14 +84,14 @@ def make_train_step(
       strategy: the devices that train.
       frames: maps a replica's batch to its frames, uint8 [B, T, H, W, 3], as Feed.frames does.
       averages: the moving averages of the model's weights to update after the step, or None.
-      variables: the weights that the step trains; None for all trainable weights of the model. No gradient is
-        computed behind them: if an encoder's weights are left out, its backward pass is, too.
+      variables: the weights that the step trains; None for all trainable weights of the model. If an
+        encoder's weights are not among them, its backward pass is left out, too.
 
     Raises:
       UserError: if XLA is asked for on several devices.
     """
     num_replicas = strategy.num_replicas_in_sync
-    expect(not spec.xla or num_replicas == 1, "one device where XLA compiles", devices=num_replicas)
+    expect(not spec.xla or num_replicas == 1, "one device if XLA compiles the step", devices=num_replicas)
 
     variables = model.trainable_variables if variables is None else variables
     differentiate = _make_differentiate(model, optimizer, spec, variables)
@@ -150,7 +150,7 @@ def _make_differentiate(
     def differentiate(
         video: tf.Tensor, label: tf.Tensor, weights: tf.Tensor, random_of: dict[str, tf.Tensor]
     ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
-        """Returns a tuple: losses float32 [B], whether predictions are right float32 [B], and gradients."""
+        """Returns losses, float32 [B]; 1 for right predictions and 0 for others, float32 [B]; and gradients."""
         key = dropout.RandomKey(seed=spec.seed, batch_size=spec.batch_size, **random_of)
         with tf.GradientTape(watch_accessed_variables=False) as tape, dropout.random_key(key):
             tape.watch([variable.value for variable in variables])
@@ -171,14 +171,14 @@ def make_train_steps(
 
     The function's arguments:
       batches: a distributed iterator.
-      first_step: the number of the first step, int64 [].
-      num_steps: the number N of steps, int32 [].
+      first_step: the index of the first step, int64 [].
+      num_steps: how many steps to take, N, int32 [].
       vote: this worker's vote to stop after the call, float32 [].
 
     The function returns a tuple:
       rows: the steps' results, float32 [N, K], see StepResult.
-      times: when each step asked for its batch and when it received it, in seconds since 1970; float64 [N, 2]
-        on the host.
+      times: the times at which each step asked for its batch and received it, in seconds since 1970; float64
+        [N, 2] on the host.
       votes: the votes, summed over the replicas of all workers, float32 [].
     """
 

@@ -31,7 +31,7 @@ _WATCH = """
 import os, select, signal, sys
 if not select.select([sys.stdin], [], [], float(sys.argv[1]))[0]:
     sys.stderr.write(
-        f"error: all workers were there {sys.argv[1]} s ago, and one has not answered since. Start all "
+        f"error: all workers had started {sys.argv[1]} s ago, but one has not answered since. Start all "
         "workers with the same command again.\\n")
     os.kill(int(sys.argv[2]), signal.SIGKILL)
 """
@@ -40,15 +40,15 @@ if not select.select([sys.stdin], [], [], float(sys.argv[1]))[0]:
 def make_strategy(
     name: str, *, join_secs: float = 600.0, environment: Mapping[str, str] = os.environ
 ) -> tf.distribute.Strategy:
-    """Builds the distribution strategy that a name stands for.
+    """Builds the distribution strategy of a given name.
 
-    If it has several workers, call this function before anything runs in TensorFlow.
+    For a strategy with several workers, call this function before anything runs in TensorFlow.
 
     Args:
-      name: the strategy's name: "one" for one device; "mirrored" for all GPUs of this process, or all CPU
-        devices if there is no GPU; "multi_worker" for the GPUs (or the CPU) of all workers that TF_CONFIG or
-        Slurm names, see cluster.uses_workers; "auto" for multi_worker if TF_CONFIG names several workers,
-        else for mirrored if there are several GPUs, else for one.
+      name: the strategy's name. "one": one device. "mirrored": all GPUs of this process, or all CPU devices
+        if there is no GPU. "multi_worker": the GPUs (or the CPU) of all workers that TF_CONFIG or Slurm
+        names, see cluster.uses_workers. "auto": multi_worker if TF_CONFIG names several workers, else
+        mirrored if there are several GPUs, else one.
       join_secs: the longest wait for all workers to start.
       environment: the environment variables that name the workers.
 
@@ -68,7 +68,7 @@ def make_strategy(
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Tells whether this process writes the run's files: it is the first worker, or the only one."""
+    """Tells whether this process is the first or the only worker, which writes the run's files."""
     return strategy.extended.should_checkpoint
 
 
@@ -91,7 +91,7 @@ def num_workers_here(strategy: tf.distribute.Strategy) -> int:
 
 
 def gather_from_workers(strategy: tf.distribute.Strategy, value: int) -> list[int]:
-    """Returns the values of all workers, in the order of the workers, once all have called this function.
+    """Waits until all workers have called this function; returns their values, in the order of the workers.
 
     Raises:
       tf.errors.OpError: if a worker is lost before it calls this function, see explain_lost_workers.
@@ -120,8 +120,8 @@ def wait_for_workers(strategy: tf.distribute.Strategy) -> None:
 def explain_lost_workers(strategy: tf.distribute.Strategy) -> Iterator[None]:
     """Turns TensorFlow's error about the loss of another worker into a UserError.
 
-    TensorFlow raises the error in whatever code waits for the lost worker: at once if the connection breaks,
-    else after ten seconds without a heartbeat.
+    TensorFlow raises the error in the code that waits for the lost worker: at once if the connection breaks,
+    otherwise after ten seconds without a heartbeat.
 
     Raises:
       UserError: in place of TensorFlow's error.
@@ -133,7 +133,7 @@ def explain_lost_workers(strategy: tf.distribute.Strategy) -> Iterator[None]:
         if num_workers(strategy) == 1 or not is_lost:
             raise
         raise UserError(
-            f"{_name_lost(error, strategy)} has exited or cannot be reached, so the others cannot continue. Start "
+            f"{_name_lost(error, strategy)} has exited or cannot be reached, so training cannot continue. Start "
             "all workers with the same command again: they resume from the last checkpoint."
         ) from error
 
@@ -199,9 +199,9 @@ def _join_workers(join_secs: float) -> tf.distribute.Strategy:
 def _exits_if_late(secs: float) -> Iterator[None]:
     """Kills this process, with a message, if the block takes longer than `secs`.
 
-    If a worker exits after all workers have started, but before TensorFlow knows it, the other workers wait
-    forever in C++, where neither Python's signal handlers nor its threads run. So another process watches
-    this one.
+    If a worker exits after all workers have started, but before TensorFlow has connected to it, the other
+    workers wait forever in C++. Neither Python's signal handlers nor its threads run there. So another
+    process watches this one.
     """
     command = [sys.executable, "-c", _WATCH, f"{secs:g}", str(os.getpid())]
     watcher = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)  # unaffected by Ctrl-C
@@ -217,9 +217,9 @@ def _slurm_resolver(
 ) -> tf.distribute.cluster_resolver.ClusterResolver:
     """Returns a resolver of the workers that srun started. Also chooses this worker's part of its host's GPUs.
 
-    TensorFlow's own resolver is only used to find the workers' addresses. It has three faults: it does not run
-    without a GPU, it assumes that ranks follow the order of the hosts' names, and it overrides Slurm's own
-    binding of GPUs.
+    TensorFlow's own resolver only finds the workers' addresses here, because it has three faults: it does not
+    run without a GPU, it assumes that ranks follow the order of the hosts' names, and it overrides Slurm's
+    own binding of GPUs.
 
     Args:
       gpus: the GPUs that this process sees.
@@ -265,7 +265,7 @@ class PrecisionChoice:
     """A choice of the precision of computation.
 
     precision: the precision, never AUTO.
-    reason: why it was chosen, as the end of a sentence.
+    reason: the reason for the choice, as the end of a sentence.
     """
 
     precision: Precision
@@ -308,7 +308,7 @@ def fastest_precision() -> PrecisionChoice:
 
 
 def _cpu_flags() -> set[str]:
-    """Returns the CPU's feature flags; an empty set if the system, unlike Linux, does not list them."""
+    """Returns the CPU's feature flags, which Linux lists; an empty set on other systems."""
     cpuinfo = pathlib.Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     return next((set(line.split(":")[1].split()) for line in lines if line.startswith("flags")), set())

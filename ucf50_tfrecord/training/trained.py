@@ -19,7 +19,7 @@ from ucf50_tfrecord.training.run import RunConfig
 
 
 def scored_weights(config: RunConfig) -> Literal["last", "best"]:
-    """Returns which checkpoint a run's own final scores were computed with: "last" or "best"."""
+    """Returns the checkpoint that a run's own final scores were computed with: "last" or "best"."""
     return "best" if config.train.early_stopping else "last"
 
 
@@ -49,8 +49,8 @@ def load_model(
     refused = [name for name in config.model.own_code if name not in allowed_code]
     if refused:
         raise UserError(
-            f"The model of {run_dir} is made by {' and '.join(refused)}, which is code outside this package that "
-            "loading the run would execute",
+            f"Loading the model of {run_dir} would execute {' and '.join(refused)}, which is code outside this "
+            "package",
             Remedy(Action.SET, "if you trust it", allow_code=list(config.model.own_code)),
         )
     with strategy.scope():
@@ -67,25 +67,25 @@ def load_model(
 
 
 def check_fits(manifest: Manifest, config: RunConfig) -> None:
-    """Raises UserError unless a dataset has the clips' format and classes that a run's model was trained on.
+    """Raises UserError unless a dataset's clip format and classes are those that a run's model was trained on.
 
-    Features may have another number of views.
+    The number of views of each clip's features may differ.
     """
     stored = manifest.features and dataclasses.replace(manifest.features, num_views=1)
     trained_on = config.features and dataclasses.replace(config.features, num_views=1)
     if stored != trained_on:
         raise UserError(
-            f"{manifest.data_dir} holds {manifest.features or 'frames'}, the run was trained on "
+            f"{manifest.data_dir} holds {manifest.features or 'frames'}, but the run was trained on "
             f"{config.features or 'frames'}"
         )
     clips, wanted = manifest.format, config.model
     if (clips.num_frames, clips.height, clips.width) != (wanted.num_frames, wanted.height, wanted.width):
         raise UserError(
-            f"{manifest.data_dir} holds clips of {clips}, the run was trained on "
+            f"{manifest.data_dir} holds clips of {clips}, but the run was trained on "
             f"{wanted.num_frames}x{wanted.height}x{wanted.width} (frames x height x width)"
         )
     if manifest.classes != config.classes:
         raise UserError(
             f"{manifest.data_dir} has {len(manifest.classes)} classes ({', '.join(manifest.classes[:3])}, …), "
-            f"the run was trained on {len(config.classes)} ({', '.join(config.classes[:3])}, …)"
+            f"but the run was trained on {len(config.classes)} ({', '.join(config.classes[:3])}, …)"
         )
