@@ -39,7 +39,7 @@ def compared(data_dir, tmp_path_factory):
 @pytest.mark.slow
 def test_a_stopped_comparison_says_how_to_go_on_and_trains_nothing_twice(compared):
     folder, (status, output), stopped, after = compared
-    assert status == 0 and "to go on:" in output and "pipelines.compare" in output
+    assert status == 0 and "To continue:" in output and "pipelines.compare" in output
     assert 1 <= len(stopped) < 6
     assert {path: path.stat().st_mtime_ns for path in stopped} == stopped
     assert len(list(folder.glob("cells/*/cell.json"))) == 6
