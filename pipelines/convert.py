@@ -220,7 +220,7 @@ def task() -> tuple[int, int]:
     )
     if index is None:
         return 0, 1
-    expect(0 <= index < count, "a task_index from 0 to task_count - 1", task_index=index, task_count=count)
+    building.check_task((index, count))
     return index, count
 
 

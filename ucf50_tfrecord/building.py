@@ -128,9 +128,7 @@ def build_part(
       UserError: as build_dataset does, or if `task` is invalid.
     """
     index, count = task
-    expect(
-        0 <= index < count, "a task index from 0 to below the task count", task_index=index, task_count=count
-    )
+    check_task(task)
     _make_folder(data_dir)
     with (
         # Waits for the lock, because another task may hold it to check whether it was the last one.
@@ -147,6 +145,12 @@ def build_part(
             if len(reports) == len(plan.jobs):
                 return _finish(plan, data_dir, reports)
     return None
+
+
+def check_task(task: tuple[int, int]) -> None:
+    """Raises UserError unless a task's index is from 0 to the number of tasks minus 1; see build_part."""
+    index, count = task
+    expect(0 <= index < count, "a task_index from 0 to task_count - 1", task_index=index, task_count=count)
 
 
 def finalize(plan: Plan, data_dir: str) -> Manifest:

@@ -52,11 +52,16 @@ def build(data_dir, folder, **options):
     return building.build_dataset(planned, str(folder), run=run)
 
 
+def build_for_module(data_dir, tmp_path_factory, **options) -> pathlib.Path:
+    """Encodes a dataset into a folder of its own, for the fixtures of modules; returns the folder."""
+    folder = tmp_path_factory.mktemp("encoded") / "features"
+    build(data_dir, folder, **options)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def features_dir(data_dir, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("features") / "colors"
-    build(data_dir, folder)
-    return folder
+    return build_for_module(data_dir, tmp_path_factory)
 
 
 def contents(folder: pathlib.Path) -> dict[str, bytes]:

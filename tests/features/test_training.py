@@ -15,7 +15,7 @@ from absl.testing import flagsaver
 import ucf50_tfrecord as ucf
 from pipelines import features, terminal
 from tests.conftest import raises_with_remedies
-from tests.features.test_encode import COLORS, build, clips_of, own_module  # noqa: F401
+from tests.features.test_encode import COLORS, build, build_for_module, clips_of, own_module  # noqa: F401
 from tests.warm import run_module
 from ucf50_tfrecord import building, manifest, recipes, storage
 from ucf50_tfrecord.dataset.clips import frames_of, load_clips
@@ -37,9 +37,7 @@ PIXELS = tuple(entry.name for entry in interventions.INTERVENTIONS.values() if e
 @pytest.fixture(scope="module")
 def grid_dir(data_dir, tmp_path_factory, own_module):  # noqa: F811
     """The folder of features that keep the third of the frame that is bright, which tells the classes."""
-    folder = tmp_path_factory.mktemp("features") / "grid"
-    build(data_dir, folder, grid=3)
-    return folder
+    return build_for_module(data_dir, tmp_path_factory, grid=3)
 
 
 @pytest.fixture(scope="module")

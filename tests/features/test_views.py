@@ -17,7 +17,7 @@ from scipy import special
 import ucf50_tfrecord as ucf
 from tests.conftest import REPOSITORY
 from tests.dataset.helpers import read_batches
-from tests.features.test_encode import COLORS, build, clips_of, contents, own_module  # noqa: F401
+from tests.features.test_encode import COLORS, build, build_for_module, clips_of, contents, own_module  # noqa: F401
 from tests.warm import run_module
 from ucf50_tfrecord import building, job, manifest, recipes, record, tfrecord
 from ucf50_tfrecord.dataset import pipeline
@@ -48,16 +48,12 @@ FORMAT = FeatureFormat(
 
 @pytest.fixture(scope="module")
 def plain_dir(data_dir, tmp_path_factory, own_module):  # noqa: F811
-    folder = tmp_path_factory.mktemp("plain") / "features"
-    build(data_dir, folder, grid=2)
-    return folder
+    return build_for_module(data_dir, tmp_path_factory, grid=2)
 
 
 @pytest.fixture(scope="module")
 def views_dir(data_dir, tmp_path_factory, own_module):  # noqa: F811
-    folder = tmp_path_factory.mktemp("views") / "features"
-    build(data_dir, folder, grid=2, num_views=NUM_VIEWS)
-    return folder
+    return build_for_module(data_dir, tmp_path_factory, grid=2, num_views=NUM_VIEWS)
 
 
 def read_views(folder: pathlib.Path) -> dict[str, np.ndarray]:

@@ -280,12 +280,9 @@ class Comparison:
             )
             for chosen in (~is_test, is_test)
         )
-        wanted = cells.interventions_of(cell, self.clips.manifest.format.num_frames)
-        changed = {
-            name: Feed(clips.select(is_test), strategy=strategy, skip_bad_records=self.skip_bad_records)
-            for name, clips in self.changed.items()
-            if name in wanted
-        }
+        changed = _changed_feeds(
+            self.changed, cell, is_test, strategy=strategy, skip_bad_records=self.skip_bad_records
+        )
         return train, test, changed
 
     def _train(
@@ -377,11 +374,9 @@ def examine_runs(
             Subject(cell=cell, recipe=recipe, model=model, run_dir=run_dir),
             clips.select(trained_on),
             Feed(clips.select(tested), strategy=strategy, skip_bad_records=skip_bad_records),
-            changed={
-                name: Feed(index.select(tested), strategy=strategy, skip_bad_records=skip_bad_records)
-                for name, index in (changed or {}).items()
-                if name in cells.interventions_of(cell, config.model.num_frames)
-            },
+            changed=_changed_feeds(
+                changed or {}, cell, tested, strategy=strategy, skip_bad_records=skip_bad_records
+            ),
             all_ids=clips.ids,
             strategy=strategy,
             listener=listener.of(cell),
@@ -467,6 +462,29 @@ def find_near_duplicates(clips: ClipIndex, parts: dict[str, np.ndarray]) -> dict
     return {
         split: to_json(audit.find_nearest(pictures, part, labels=clips.labels, groups=clips.groups))
         for split, part in parts.items()
+    }
+
+
+def _changed_feeds(
+    changed: Mapping[str, ClipIndex],
+    cell: Cell,
+    tested: np.ndarray,
+    *,
+    strategy: tf.distribute.Strategy,
+    skip_bad_records: bool,
+) -> dict[str, Feed]:
+    """Returns feeds of the changed test clips of a cell, for each intervention that the cell is tested under.
+
+    Args:
+      changed: as in Comparison.
+      cell: the cell.
+      tested: mask of the clips that the cell is tested on, bool [N].
+      strategy, skip_bad_records: as in Feed.
+    """
+    return {
+        name: Feed(clips.select(tested), strategy=strategy, skip_bad_records=skip_bad_records)
+        for name, clips in changed.items()
+        if name in cells.interventions_of(cell, clips.manifest.format.num_frames)
     }
 
 
