@@ -169,7 +169,8 @@ def compare_recipes() -> None:
     left = comparison.unfinished()
     if not left:
         with storage.folder_lock(folder, wait_secs=_REPORT_SECS):
-            publish(pathlib.Path(folder), comparison.results(), comparison.clips)
+            save(pathlib.Path(folder), results := comparison.results())
+            publish(pathlib.Path(folder), results, comparison.clips)
         return
     expect(not convert.finalizes(), "that all trainings are finished", unfinished=", ".join(map(str, left)))
     terminal.say(
@@ -274,6 +275,7 @@ def compare_runs() -> None:
     if results is None:
         terminal.say("Stopped.")
         return
+    save(pathlib.Path(folder), results)
     publish(pathlib.Path(folder), results, clips)
 
 
@@ -298,9 +300,9 @@ def write_again(path: pathlib.Path) -> None:
     The report shows pictures of clips if --data names the dataset.
     """
     console.load_tensorflow()
-    from ucf50_tfrecord.evaluation import results as results_lib
+    from ucf50_tfrecord.evaluation import result_files
 
-    results = results_lib.load(path)
+    results = result_files.load(path)
     check_folder(path.parent)
     clips = None
     if flags.FLAGS["data"].value:
@@ -333,8 +335,16 @@ def _is_comparison(names: set[str]) -> bool:
     return not is_other and ("cells" in names or (names <= written and "results.json" in names))
 
 
+def save(folder: pathlib.Path, results: Results) -> None:
+    """Writes the results of a comparison into its folder."""
+    from ucf50_tfrecord.evaluation import result_files
+
+    claim_folder(folder)
+    result_files.save(folder, results)
+
+
 def publish(folder: pathlib.Path, results: Results, clips: ClipIndex | None) -> None:
-    """Writes results.json, the report and TensorBoard's pictures; prints the verdicts.
+    """Writes the report and TensorBoard's pictures; prints the verdicts.
 
     A verdict is the answer to a question about the models: yes, no or cannot tell.
 
@@ -345,12 +355,10 @@ def publish(folder: pathlib.Path, results: Results, clips: ClipIndex | None) -> 
     """
     from ucf50_tfrecord.dataset.clips import frames_of
     from ucf50_tfrecord.dataset.feed import read_clips
-    from ucf50_tfrecord.evaluation import results as results_lib
     from ucf50_tfrecord.evaluation import verdicts
     from ucf50_tfrecord.report import build as report
 
     claim_folder(folder)
-    results_lib.save(folder / "results.json", results)
     judged = verdicts.judge(results)
     frames = None if clips is None else frames_of(clips)
     reader = None if frames is None else lambda chosen: read_clips(frames.select(np.asarray(chosen)))

@@ -6,8 +6,9 @@ A mutant is one damaged or hostile file. Video mutants are random mutations of
 small videos in many containers and codecs and of the videos in --seeds, and
 text files that name other files and hosts. All video mutants go through
 pipelines.convert, some also through pipelines.predict. JSON mutants are
-mutations of every kind of JSON file that the project reads. All go through the
-functions that read that kind of file, some also through whole programs.
+mutations of every kind of JSON and Parquet file that the project reads. All go
+through the functions that read that kind of file, some also through whole
+programs.
 
 Each counter of failures must be zero, else the exit status is 1. Failing
 mutants are kept under --output, each with the command that repeats it. The same
@@ -169,7 +170,7 @@ def define_flags() -> None:
     flags.DEFINE_float("secs", 600.0, "Start nothing new after this many seconds.", lower_bound=0.0)
     flags.DEFINE_integer("seed", 0, "Seed of the mutants.")
     flags.DEFINE_integer("videos", 20_000, "Number of video mutants.", lower_bound=0)
-    flags.DEFINE_integer("json", 10_000, "Number of JSON mutants.", lower_bound=0)
+    flags.DEFINE_integer("json", 10_000, "Number of mutants of JSON and Parquet files.", lower_bound=0)
     flags.DEFINE_integer("first_video", 0, "The first video mutant.", lower_bound=0)
     flags.DEFINE_integer("first_json", 0, "The first JSON mutant.", lower_bound=0)
     flags.DEFINE_string("seeds", None, "Folder of more videos to mutate, with its subfolders.")

@@ -7,8 +7,7 @@ import pytest
 
 from tests.report.tiny import tiny_cell, tiny_results
 from ucf50_tfrecord.errors import UserError
-from ucf50_tfrecord.evaluation import results as results_lib
-from ucf50_tfrecord.evaluation import runner
+from ucf50_tfrecord.evaluation import result_files, runner
 
 RECURRENCE = {
     "loss_gradient": [1.0] * 8,
@@ -31,12 +30,12 @@ def results():
 
 
 def test_results_are_read_as_they_were_written(results, tmp_path):
-    results_lib.save(tmp_path / "results.json", results)
-    loaded = results_lib.load(tmp_path / "results.json")
+    result_files.save(tmp_path, results)
+    loaded = result_files.load(tmp_path / "results.json")
     assert (loaded.ids, loaded.classes, loaded.audit) == (results.ids, results.classes, results.audit)
     for found, cell in zip(loaded.cells, results.cells, strict=True):
         assert (found.cell, found.recurrence) == (cell.cell, cell.recurrence)
-        np.testing.assert_equal(found.logits, cell.logits)
+        np.testing.assert_equal(dict(found.logits), cell.logits)
 
 
 def first(value):
@@ -49,16 +48,6 @@ HOSTILE = {
     "clips: Expected distinct ids": lambda v: v["clips"]["id"].__setitem__(0, v["clips"]["id"][1]),
     "Expected labels below 3. Received: label=9": lambda v: v["clips"]["label"].__setitem__(0, 9),
     "Expected 2 or more distinct classes": lambda v: v.update(classes=["a"]),
-    "cells[0]: Expected equally long rows of logits of 'none'": lambda v: first(v)["logits"]["none"].pop(),
-    "cells[0]: Expected equally long rows of logits": lambda v: first(v)["logits"]["none"][0].pop(),
-    "cells[0].logits[...][2][1]: Expected float": lambda v: first(v)["logits"]["none"][2].__setitem__(1, "a"),
-    "cells[0]: Expected logits for unchanged clips": lambda v: first(v)["logits"].pop("none"),
-    "Expected logits of known interventions": lambda v: first(v)["logits"].update(
-        more=first(v)["logits"]["none"]
-    ),
-    "Expected indices of clips below 6. Received: clips=17": lambda v: first(v)["clips"].__setitem__(0, 17),
-    "cells[0]: Expected at least 1 clip, and each clip once": lambda v: first(v)["clips"].__setitem__(0, 1),
-    "cells[0].clips[0]: Expected int >= 0. Received: -1": lambda v: first(v)["clips"].__setitem__(0, -1),
     "cells[0]: Expected a model out of": lambda v: first(v).update(architecture="vgg"),
     "cells[0].recurrence: Expected curves": lambda v: first(v)["recurrence"]["loss_gradient"].pop(),
     "Expected loss_gradient of 9 frames": lambda v: v.update(num_frames=9),
@@ -71,25 +60,57 @@ HOSTILE = {
 @pytest.mark.parametrize("message", HOSTILE)
 def test_hostile_results_are_refused_with_their_field(results, tmp_path, message):
     path = tmp_path / "results.json"
-    results_lib.save(path, results)
+    result_files.save(tmp_path, results)
     value = json.loads(path.read_text())
     HOSTILE[message](value)
     path.write_text(json.dumps(value))
-    with pytest.raises(
-        UserError, match=f"{path} is not a comparison's results: {re.escape(message.split('|')[-1])}"
-    ):
-        results_lib.load(path)
+    with pytest.raises(UserError, match=f"{path} is not a comparison's results: {re.escape(message)}"):
+        result_files.load(path)
+
+
+def test_results_that_hold_the_predictions_themselves_are_of_an_earlier_version(results, tmp_path):
+    result_files.save(tmp_path, results)
+    (tmp_path / "predictions.parquet").unlink()
+    message = "Expected predictions.parquet beside .*results.json.* a version before 2026-11-27 .* run the comparison"
+    with pytest.raises(UserError, match=message):
+        result_files.load(tmp_path / "results.json")
+    with pytest.raises(UserError, match="Cannot read .*nothing/results.json: No such file"):
+        result_files.load(tmp_path / "nothing" / "results.json")
 
 
 def test_a_cell_of_another_comparison_is_refused(results, tmp_path):
-    path, fits = tmp_path / "cell.json", {"num_clips": 6, "num_classes": 3, "num_frames": 8}
-    results_lib.save_cell(path, results.cells[0])
-    assert results_lib.load_cell(path, **fits).cell == results.cells[0].cell
-    for name, message in (("num_clips", "indices of clips below 5"), ("num_classes", "logits of 2 classes")):
-        with pytest.raises(
-            UserError, match=f"cell.json is not a cell's result of this comparison: Expected {message}"
-        ):
-            results_lib.load_cell(path, **fits | {name: fits[name] - 1})
+    assert not result_files.has_cell(tmp_path)
+    result_files.save_cell(tmp_path, results, results.cells[0])
+    assert result_files.has_cell(tmp_path)
+    assert result_files.load_cell(tmp_path, results).cell == results.cells[0].cell
+    for changes, message in (
+        (
+            {"ids": ("b/other", *results.ids[1:])},
+            "predictions.parquet .*values of the comparison in column clip",
+        ),
+        ({"classes": ("a", "b", "d")}, "predictions.parquet .*values of the comparison in column class_name"),
+        (
+            {"num_frames": 7},
+            "cell.json is not a cell's result of this comparison: Expected loss_gradient of 7",
+        ),
+    ):
+        with pytest.raises(UserError, match=message):
+            result_files.load_cell(tmp_path, dataclasses.replace(results, **changes))
+
+
+def test_a_cell_of_an_earlier_version_is_not_finished(results, tmp_path):
+    (tmp_path / "cell.json").write_text("{}")
+    assert not result_files.has_cell(tmp_path)
+    result_files.save_cell(tmp_path, results, results.cells[0])
+    assert result_files.load_cell(tmp_path, results).cell == results.cells[0].cell
+
+
+def test_a_cell_whose_predictions_cannot_be_written_is_not_finished(results, tmp_path):
+    broken = dataclasses.replace(results.cells[0], logits={"none": np.zeros((6, 3)), "reverse": "no array"})
+    (tmp_path / "cell.json").write_text("{}")
+    with pytest.raises(AttributeError):
+        result_files.save_cell(tmp_path, results, broken)
+    assert not list(tmp_path.iterdir())
 
 
 LINE = {"clip_id": "a/x", "perturbation": "none", "fold": 1, "group": -1, "label": 0, "logits": [1.0, 2.0]}

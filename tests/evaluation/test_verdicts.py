@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from tests.evaluation.made_up import NUM_FRAMES, make_results, right_about
-from ucf50_tfrecord.evaluation import interventions, verdicts
-from ucf50_tfrecord.evaluation import results as results_lib
+from ucf50_tfrecord.evaluation import interventions, result_files, verdicts
 from ucf50_tfrecord.evaluation.interventions import SHUFFLED
 from ucf50_tfrecord.evaluation.results import Condition
 from ucf50_tfrecord.evaluation.verdicts import Answer
@@ -108,15 +107,16 @@ def test_seeds_and_permutations_are_averaged_clip_by_clip():
 
 def test_results_survive_saving_and_loading(tmp_path):
     results = make_results({("lstm", "kept", "none"): 0.7, ("lstm", "kept", "shuffle"): 0.5}, num_seeds=2)
-    results_lib.save(tmp_path / "results.json", results)
-    loaded = results_lib.load(tmp_path / "results.json")
+    result_files.save(tmp_path, results)
+    loaded = result_files.load(tmp_path / "results.json")
     assert loaded.ids == results.ids and loaded.models == results.models
     for name in ("none", "shuffle"):
         condition = Condition("lstm", intervention=name)
-        np.testing.assert_allclose(loaded.logits(condition), results.logits(condition), atol=1e-4)
+        np.testing.assert_array_equal(loaded.logits(condition), results.logits(condition))
     assert [v.text for v in verdicts.judge(loaded)] == [v.text for v in verdicts.judge(results)]
-    results_lib.save(tmp_path / "again.json", loaded)
-    assert (tmp_path / "again.json").read_bytes() == (tmp_path / "results.json").read_bytes()
+    result_files.save(tmp_path / "again", loaded)
+    for name in ("results.json", "predictions.parquet"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / name).read_bytes()
 
 
 def test_clips_without_a_group_are_resampled_by_video():

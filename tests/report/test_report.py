@@ -11,8 +11,7 @@ from PIL import Image
 from tests.drawing.test_document import Page
 from tests.report import tiny
 from tests.report.tiny import tiny_cell, tiny_results, tiny_verdict
-from ucf50_tfrecord.evaluation import interventions
-from ucf50_tfrecord.evaluation import results as results_lib
+from ucf50_tfrecord.evaluation import interventions, result_files
 from ucf50_tfrecord.evaluation import verdicts as verdicts_lib
 from ucf50_tfrecord.evaluation.verdicts import Answer
 from ucf50_tfrecord.report import build as report
@@ -376,8 +375,8 @@ def test_any_class_name_survives(tmp_path):
 
 def test_a_report_from_the_saved_results_is_the_same(full, tmp_path):
     folder, _, _, pictures, _ = full
-    results_lib.save(tmp_path / "results.json", full_results())
-    loaded = results_lib.load(tmp_path / "results.json")
+    result_files.save(tmp_path, full_results())
+    loaded = result_files.load(tmp_path / "results.json")
     written(tmp_path, loaded, read_clips=read_clips([]), notes=["By hand."])
     files = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
     assert len(files) == len(pictures) + 2

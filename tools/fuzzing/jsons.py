@@ -1,4 +1,4 @@
-"""Tries JSON mutants (damaged JSON files) on the functions that read them, and some on whole programs."""
+"""Tries JSON mutants (damaged JSON and Parquet files) on the functions that read them, and some on programs."""
 
 from __future__ import annotations
 

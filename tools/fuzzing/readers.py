@@ -1,4 +1,4 @@
-"""Lists the functions and programs of this project that read JSON files, for tools.fuzz.
+"""Lists the functions and programs of this project that read JSON and Parquet files, for tools.fuzz.
 
 This is the only module of the campaign that names them.
 """
@@ -13,13 +13,13 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from tools.fuzzing import documents, samples
+from tools.fuzzing import documents, samples, tables
 from ucf50_tfrecord import manifest as manifest_lib
 
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-    """A function of the library that reads a JSON file. Paths are relative to the folder of samples."""
+    """A function of the library that reads a JSON or Parquet file. Paths are relative to the folder of samples."""
 
     name: str
     path: str  # of the file
@@ -30,7 +30,7 @@ class Reader:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A program that reads a JSON file; `path` and `writes` as of Reader."""
+    """A program that reads a JSON or Parquet file; `path` and `writes` as of Reader."""
 
     path: str
     module: str
@@ -43,7 +43,8 @@ SHARD = "shards/videos-fold02.tfrecord-00000-of-00001"
 MANIFEST, SIDECAR = "shards/manifest.json", f"{SHARD}.json"
 STORE, STORE_SIDECAR = "store/manifest.json", f"store/{pathlib.Path(SHARD).name}.json"
 CONFIG, SUMMARY, PREDICTIONS = "run/config.json", "run/summary.json", "run/predictions.jsonl"
-RESULTS, CELL, PREDICTED = "comparison/results.json", "comparison/cell.json", "predictions/predictions.json"
+RESULTS, TABLE = "comparison/results.json", "comparison/predictions.parquet"
+CELL, CELL_TABLE, PREDICTED = "cell/cell.json", "cell/predictions.parquet", "predictions/predictions.json"
 # Patterns for all files of these folders except those named in samples.MINE.
 _SHARDS, _STORE, _COMPARISON = (rf"{name}/(?!mine\.).*" for name in ("shards", "store", "comparison"))
 _PICTURES = r"predictions/(predictions\.json|\d+-v_\w+\.png)"
@@ -133,23 +134,19 @@ def calibrate_run(folder: pathlib.Path) -> None:
 
 def load_results(folder: pathlib.Path) -> None:
     """Reads the results of a comparison and computes its verdicts, the answers to its questions."""
-    from ucf50_tfrecord.evaluation import results, verdicts
+    from ucf50_tfrecord.evaluation import result_files, verdicts
 
-    verdicts.judge(results.load(folder / RESULTS))
+    verdicts.judge(result_files.load(folder / RESULTS))
 
 
 def load_cell(folder: pathlib.Path) -> None:
     """Reads the result of one training of a comparison."""
     from ucf50_tfrecord.dataset.clips import load_clips
-    from ucf50_tfrecord.evaluation import results
+    from ucf50_tfrecord.evaluation import compare, result_files
 
     manifest = manifest_lib.load(str(folder / "shards"))
-    results.load_cell(
-        folder / CELL,
-        num_clips=len(load_clips(manifest, manifest.folds)),
-        num_classes=len(manifest.classes),
-        num_frames=manifest.format.num_frames,
-    )
+    clips = compare.compared_clips(load_clips(manifest, manifest.folds))
+    dict(result_files.load_cell(folder / "cell", clips).logits)
 
 
 def save_predictions(folder: pathlib.Path) -> None:
@@ -183,7 +180,9 @@ READERS = (
     Reader("run's predictions", PREDICTIONS, gather_run),
     Reader("run's predictions, calibrated", PREDICTIONS, calibrate_run),
     Reader("results", RESULTS, load_results),
+    Reader("results, table", TABLE, load_results),
     Reader("cell", CELL, load_cell),
+    Reader("cell, table", CELL_TABLE, load_cell),
     Reader("predictions", PREDICTED, save_predictions, _PICTURES),
 )
 
@@ -211,12 +210,15 @@ PROGRAMS = (
         (*_CONVERT, "--staging={}/shards", "--data=file://{}/store"),
         f"{_STORE}|{_SHARDS}",
     ),
-    Program(RESULTS, "pipelines.compare", ("--results={}/" + RESULTS,), _COMPARISON),
+    *(
+        Program(path, "pipelines.compare", ("--results={}/" + RESULTS,), _COMPARISON)
+        for path in (RESULTS, TABLE)
+    ),
 )
 
 
 def make_mutant(pristine: pathlib.Path, seed: int, number: int) -> tuple[Reader, bytes]:
-    """Makes a campaign's JSON mutant with a given number from the intact samples in `pristine`.
+    """Makes a campaign's mutant of a document with a given number from the intact samples in `pristine`.
 
     Returns a random reader and the contents of its damaged file.
     """
@@ -224,6 +226,8 @@ def make_mutant(pristine: pathlib.Path, seed: int, number: int) -> tuple[Reader,
     reader = rng.choice(READERS)
     names = documents.paths_like(str(pristine.parent / samples.VICTIM / "data"))
     text, is_lines = (pristine / reader.path).read_bytes(), reader.path.endswith(".jsonl")
+    if reader.path.endswith(".parquet"):
+        return reader, tables.damage(text, rng, names)
     return reader, documents.damage(text, rng, names, reader.seal, is_lines=is_lines)
 
 

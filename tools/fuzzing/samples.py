@@ -15,7 +15,6 @@ import numpy as np
 from tools import processes
 from tools.fuzzing import seeds
 from ucf50_tfrecord import manifest as manifest_lib
-from ucf50_tfrecord import storage
 
 CLASSES = ("Left", "Right")
 SIZE = ("--size=16x24", "--frames=5")  # flags of the conversion
@@ -65,10 +64,9 @@ def run_program(module: str, *arguments: str) -> None:
 
 
 def make_results(samples: pathlib.Path) -> None:
-    """Writes results.json and one training's cell.json of a comparison with random predictions."""
+    """Writes the results of a comparison, and of one of its trainings (cells), with random predictions."""
     from ucf50_tfrecord.dataset.clips import load_clips
-    from ucf50_tfrecord.evaluation import compare, interventions
-    from ucf50_tfrecord.evaluation import results as results_lib
+    from ucf50_tfrecord.evaluation import compare, interventions, result_files
     from ucf50_tfrecord.evaluation.results import Cell, CellResult
 
     manifest = manifest_lib.load(str(samples / "shards"))
@@ -90,9 +88,9 @@ def make_results(samples: pathlib.Path) -> None:
         )
         found.append(result)
     audit = compare.find_near_duplicates(clips, {"group": clips.folds % 2})
-    results_lib.save(samples / "comparison" / "results.json", compare.assemble(clips, found, audit=audit))
-    cell = results_lib.cell_to_json(found[0])
-    storage.write_json(samples / "comparison" / compare.CELL_FILENAME, cell, indent=None)
+    results = compare.assemble(clips, found, audit=audit)
+    result_files.save(samples / "comparison", results)
+    result_files.save_cell(samples / "cell", results, found[0])
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from ucf50_tfrecord.errors import Action, Remedy, UserError, expect
 from ucf50_tfrecord.evaluation import interventions, recurrence
 from ucf50_tfrecord.evaluation.audit import NOT_TESTED
 from ucf50_tfrecord.evaluation.interventions import PLAIN, SHUFFLES
-from ucf50_tfrecord.evaluation.results import LOGIT_DECIMALS, Cell, CellResult, video_of
+from ucf50_tfrecord.evaluation.results import Cell, CellResult, video_of
 from ucf50_tfrecord.evaluation.runner import Evaluator
 from ucf50_tfrecord.specs import ModelSpec, TrainSpec, format_folds, to_json
 from ucf50_tfrecord.training.listener import Listener, TrainProgress
@@ -313,8 +313,7 @@ def examine(
         cell=cell,
         architecture=recipe.model.name,
         clips=np.array([place[clip_id] for clip_id in tested.ids], np.int64),
-        # Rounded as in the files, so that a report is the same before and after loading the results.
-        logits={name: np.round(values, LOGIT_DECIMALS) for name, values in logits.items()},
+        logits=logits,
         recurrence=inside,
         run_dir=subject.run_dir,
         precision=recipe.train.precision,
@@ -329,15 +328,14 @@ def check_order_blind(name: str, logits: Mapping[str, np.ndarray], precision: st
 
     Args:
       name: name of the cell, for the message.
-      logits: dictionary from the name of an intervention to logits, float [N, C].
+      logits: mapping from the name of an intervention to logits, float [N, C].
       precision: floating-point precision that the model computes in; its rounding is tolerated.
 
     Raises:
       UserError: if the logits depend on the order of frames.
     """
     plain = logits[PLAIN]
-    # Storing rounds each of two logits by up to half a unit of the last decimal; 1.01, as float32 is inexact.
-    allowed = _ROUNDING[precision] * max(1.0, float(np.abs(plain).max())) + 1.01 * 10**-LOGIT_DECIMALS
+    allowed = _ROUNDING[precision] * max(1.0, float(np.abs(plain).max()))
     for intervention in logits:
         if not interventions.find(intervention).permutes:
             continue

@@ -4,9 +4,10 @@ A cell is one training of the comparison: a model, a split and its tested part, 
 seed. Several processes, also on several hosts, may run the same comparison. A process holds the lock of a
 cell's folder while it runs the cell. The system releases the lock when the process exits.
 
-<folder>/cells/<cell>/            the folder of the cell's training, as of any other run
-<folder>/cells/<cell>/cell.json   the model's predictions for the cell's test clips; it is written last, so a
-                                  cell that has it is finished
+<folder>/cells/<cell>/                      the folder of the cell's training, as of any other run
+<folder>/cells/<cell>/predictions.parquet   the model's predictions for the cell's test clips
+<folder>/cells/<cell>/cell.json             the rest of the cell's result; it is written last, so a cell that
+                                            has both files is finished
 """
 
 from __future__ import annotations
@@ -30,10 +31,9 @@ from ucf50_tfrecord.dataset import reader
 from ucf50_tfrecord.dataset.clips import ClipIndex, frames_of
 from ucf50_tfrecord.dataset.feed import Feed, choose_cache, read_in_batches
 from ucf50_tfrecord.errors import UserError, expect
-from ucf50_tfrecord.evaluation import audit, cells
-from ucf50_tfrecord.evaluation import results as results_lib
+from ucf50_tfrecord.evaluation import audit, cells, result_files
 from ucf50_tfrecord.evaluation.cells import ComparisonListener, ComparisonSpec, Recipe, Subject
-from ucf50_tfrecord.evaluation.results import Cell, CellResult, Results
+from ucf50_tfrecord.evaluation.results import Cell, CellResult, ComparedClips, Results
 from ucf50_tfrecord.evaluation.runner import Evaluator
 from ucf50_tfrecord.evaluation.side_by_side import Outcome
 from ucf50_tfrecord.manifest import Manifest
@@ -43,8 +43,6 @@ from ucf50_tfrecord.training import run as run_lib
 from ucf50_tfrecord.training.listener import Listener
 from ucf50_tfrecord.training.logs import TensorBoardLog
 from ucf50_tfrecord.training.strategy import explain_exhausted_memory, make_strategy
-
-CELL_FILENAME = "cell.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -132,7 +130,7 @@ class Comparison:
         """
         left = []
         for cell in self.spec.cells():
-            if os.path.exists(self._result_path(cell)):
+            if result_files.has_cell(self.run_dir(cell)):
                 run_lib.check_run(self.run_dir(cell), self._config(cell))
             else:
                 left.append(cell)
@@ -181,7 +179,7 @@ class Comparison:
                 stack.enter_context(run_lib.open_run(run_dir, config))
             except storage.LockedError:
                 return Outcome.ELSEWHERE
-            if os.path.exists(self._result_path(cell)):  # another process finished it meanwhile
+            if result_files.has_cell(run_dir):  # another process finished it meanwhile
                 return Outcome.FINISHED
             on_start()
             stack.enter_context(explain_exhausted_memory())
@@ -202,7 +200,7 @@ class Comparison:
             )
             if result is None:
                 return Outcome.STOPPED
-            results_lib.save_cell(self._result_path(cell), result)
+            result_files.save_cell(pathlib.Path(run_dir), compared_clips(self.clips), result)
         return Outcome.FINISHED
 
     def on_one_device(self) -> Callable[..., Outcome]:
@@ -243,20 +241,13 @@ class Comparison:
     def _video_secs(self) -> tuple[float, float] | None:
         return reader.video_secs([self.clips])
 
-    def _result_path(self, cell: Cell) -> pathlib.Path:
-        return pathlib.Path(self.run_dir(cell), CELL_FILENAME)
-
     def _load_result(self, cell: Cell) -> CellResult:
-        path, manifest = self._result_path(cell), self.clips.manifest
+        folder = pathlib.Path(self.run_dir(cell))
         try:
-            found = results_lib.load_cell(
-                path,
-                num_clips=len(self.clips),
-                num_classes=len(manifest.classes),
-                num_frames=manifest.format.num_frames,
-            )
+            found = result_files.load_cell(folder, compared_clips(self.clips))
             expect(found.cell == cell, f"the cell {cell}", cell=str(found.cell))
         except UserError as error:
+            path = folder / result_files.CELL_FILENAME
             raise UserError(f"{error}. Remove {path} to test again", *error.remedies) from error
         return found
 
@@ -435,7 +426,12 @@ def assemble(clips: ClipIndex, found: Iterable[CellResult], *, audit: dict | Non
       found: the cells' results.
       audit: dictionary from split to audit.NearestClips as JSON; None for no audit.
     """
-    return Results(
+    return Results(**vars(compared_clips(clips)), cells=tuple(found), audit=audit)
+
+
+def compared_clips(clips: ClipIndex) -> ComparedClips:
+    """Returns what a comparison's results say about its clips; `clips` is the index of all of them."""
+    return ComparedClips(
         name=pathlib.Path(clips.manifest.data_dir).name,
         classes=clips.manifest.classes,
         num_frames=clips.manifest.format.num_frames,
@@ -443,8 +439,6 @@ def assemble(clips: ClipIndex, found: Iterable[CellResult], *, audit: dict | Non
         labels=clips.labels.astype(np.int64),
         groups=clips.groups,
         folds=clips.folds,
-        cells=tuple(found),
-        audit=audit,
     )
 
 
@@ -489,7 +483,7 @@ def _changed_feeds(
 
 
 def _check_run(run_dir: str, config: run_lib.RunConfig, manifest: Manifest) -> None:
-    written_last = (run_lib.SUMMARY_FILENAME, CELL_FILENAME)
+    written_last = (run_lib.SUMMARY_FILENAME, result_files.CELL_FILENAME)
     if not any(pathlib.Path(run_dir, name).exists() for name in written_last):
         raise UserError(f"{run_dir} holds a run that is not finished: there is no {written_last[0]}")
     if config.fingerprint != manifest.fingerprint:

@@ -1,36 +1,27 @@
-"""The results of a comparison of models: logits for every test clip, and the files that hold them.
+"""The results of a comparison of models: logits for every test clip.
 
 A comparison trains several models on the same data and tests them under interventions (changes of the test
-clips, such as shuffled frames). All numbers of its report are computed from these results.
+clips, such as shuffled frames). All numbers of its report are computed from these results, which result_files
+writes and reads.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import json
-import pathlib
-from collections.abc import Sequence
-from typing import Annotated, Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
-import msgspec
 import numpy as np
 
-from ucf50_tfrecord import parsing, record, storage
+from ucf50_tfrecord import record
 from ucf50_tfrecord.architectures import model_traits
-from ucf50_tfrecord.choices import FoldBy, FrameOrder, Precision
-from ucf50_tfrecord.errors import UserError, expect
-from ucf50_tfrecord.evaluation import interventions, statistics
-from ucf50_tfrecord.evaluation.audit import NearestClips
+from ucf50_tfrecord.choices import FoldBy, FrameOrder
+from ucf50_tfrecord.evaluation import statistics
 from ucf50_tfrecord.evaluation.interventions import PLAIN, SHUFFLED, SHUFFLES
-from ucf50_tfrecord.evaluation.recurrence import Recurrence
 from ucf50_tfrecord.evaluation.statistics import Estimate
-from ucf50_tfrecord.parsing import Count, Finite, Int64, Name
+from ucf50_tfrecord.parsing import Count, Name
 from ucf50_tfrecord.settings import read_choices
-from ucf50_tfrecord.specs import to_json
-
-LOGIT_DECIMALS = 4  # decimals of stored logits; with all digits, the files would be twice as long
-_MAX_CELL_BYTES, _MAX_RESULTS_BYTES = 1 << 30, 8 << 30  # UCF50's logits take 40 MB per cell
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,7 +58,8 @@ class CellResult:
     cell: the training and the part of the clips that is tested on.
     architecture: name of the model's architecture in ModelSpec.
     clips: indices of the M test clips in Results.ids, int64 [M].
-    logits: dictionary from the name of an intervention to the test clips' logits, float32 [M, C].
+    logits: mapping from the name of an intervention to the test clips' logits, float32 [M, C]. Those of a file
+      are read from it at each access.
     recurrence: evaluation.recurrence.Recurrence as JSON; None if no recurrent layer was inspected.
     run_dir: folder of the model's weights.
     precision: floating-point precision that the model computes in.
@@ -76,7 +68,7 @@ class CellResult:
     cell: Cell
     architecture: str
     clips: np.ndarray
-    logits: dict[str, np.ndarray]
+    logits: Mapping[str, np.ndarray]
     recurrence: dict[str, Any] | None
     run_dir: str
     precision: str
@@ -101,8 +93,8 @@ class Condition(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Results:
-    """A comparison's clips and all predictions for them.
+class ComparedClips:
+    """The clips of a comparison.
 
     name: name of the data set.
     classes: names of the C classes.
@@ -111,8 +103,6 @@ class Results:
     labels: class of each clip, int64 [N].
     groups: recording group of each clip, int64 [N]; record.UNKNOWN_GROUP for clips without one.
     folds: fold of each clip, int64 [N].
-    cells: predictions of each cell, that is, of each training and its test clips.
-    audit: dictionary from split to evaluation.audit.NearestClips as JSON; None without an audit.
     """
 
     name: str
@@ -122,6 +112,16 @@ class Results:
     labels: np.ndarray
     groups: np.ndarray
     folds: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Results(ComparedClips):
+    """A comparison's clips and all predictions for them.
+
+    cells: predictions of each cell, that is, of each training and its test clips.
+    audit: dictionary from split to evaluation.audit.NearestClips as JSON; None without an audit.
+    """
+
     cells: tuple[CellResult, ...]
     audit: dict[str, Any] | None = None
 
@@ -230,199 +230,3 @@ def units_of(ids: Sequence[str], groups: np.ndarray) -> np.ndarray:
         for group, clip_id in zip(groups.tolist(), ids)
     ]
     return np.unique(known, return_inverse=True)[1]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _CellFile(Cell):
-    """The format of cell.json, and of each cell in results.json: a cell and its predictions."""
-
-    architecture: Name
-    clips: tuple[Count, ...]
-    logits: dict[Name, tuple[tuple[Finite, ...], ...]]
-    recurrence: Recurrence | None
-    run_dir: str
-    precision: Precision
-
-    def __post_init__(self):
-        super().__post_init__()
-        model_traits(self.architecture)  # refuses unknown names
-        expect(
-            len(set(self.clips)) == len(self.clips) > 0,
-            "at least 1 clip, and each clip once",
-            clips=len(self.clips),
-        )
-        expect(PLAIN in self.logits, f"logits for unchanged clips ({PLAIN!r})", logits=sorted(self.logits))
-        for name, rows in self.logits.items():
-            expect(
-                len(rows) == len(self.clips) and len({len(row) for row in rows}) == 1,
-                f"equally long rows of logits of {name!r}, one for each of {len(self.clips)} clips",
-                rows=len(rows),
-            )
-        widths = {len(rows[0]) for rows in self.logits.values()}
-        expect(len(widths) == 1, "logits of the same number of classes in all tests", classes=sorted(widths))
-
-    @property
-    def cell(self) -> Cell:
-        """The cell without its predictions."""
-        return Cell(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Cell)})
-
-    def check(self, num_clips: int, num_classes: int, num_frames: int) -> None:
-        """Raises UserError unless the cell fits a comparison with these numbers; `num_frames` is per clip."""
-        expect(max(self.clips) < num_clips, f"indices of clips below {num_clips}", clips=max(self.clips))
-        width = len(self.logits[PLAIN][0])
-        expect(width == num_classes, f"logits of {num_classes} classes", classes=width)
-        known = interventions.names(num_frames)
-        unknown = [name for name in self.logits if name not in known]
-        expect(not unknown, f"logits of known interventions ({', '.join(known)})", logits=unknown)
-        if self.recurrence:  # its curves are equally long
-            length = len(self.recurrence.loss_gradient)
-            expect(length == num_frames, f"loss_gradient of {num_frames} frames", loss_gradient=length)
-
-    def to_result(self) -> CellResult:
-        """Converts the cell to a CellResult, with NumPy arrays."""
-        return CellResult(
-            cell=self.cell,
-            architecture=self.architecture,
-            clips=np.array(self.clips, np.int64),
-            logits={name: np.array(rows, np.float32) for name, rows in self.logits.items()},
-            recurrence=to_json(self.recurrence),
-            run_dir=self.run_dir,
-            precision=self.precision,
-        )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _ClipsFile:
-    id: tuple[Name, ...]
-    label: tuple[Count, ...]
-    group: tuple[Int64, ...]
-    fold: tuple[Count, ...]
-
-    def __post_init__(self):
-        lengths = {field.name: len(getattr(self, field.name)) for field in dataclasses.fields(self)}
-        expect(len(set(lengths.values())) == 1 and self.id, "an entry for each clip", **lengths)
-        expect(
-            len(set(self.id)) == len(self.id),
-            "distinct ids of clips",
-            id=len(self.id),
-            distinct=len(set(self.id)),
-        )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _ResultsFile:
-    """The format of results.json: the fields of Results, with the clips in one object."""
-
-    name: str
-    classes: tuple[Name, ...]
-    num_frames: Annotated[int, msgspec.Meta(ge=1, le=10_000)]
-    clips: _ClipsFile
-    audit: dict[FoldBy, NearestClips] | None
-    cells: tuple[_CellFile, ...]
-
-    def __post_init__(self):
-        num_clips, num_classes = len(self.clips.id), len(self.classes)
-        expect(len(set(self.classes)) == num_classes >= 2, "2 or more distinct classes", classes=num_classes)
-        expect(
-            max(self.clips.label) < num_classes, f"labels below {num_classes}", label=max(self.clips.label)
-        )
-        kinds: dict[str, str] = {}
-        for number, cell in enumerate(self.cells):
-            cell.check(num_clips, num_classes, self.num_frames)
-            kind = kinds.setdefault(cell.model, cell.architecture)
-            expect(
-                kind == cell.architecture,
-                f"the same architecture in all cells of {cell.model!r}",
-                architecture=cell.architecture,
-            )
-        num_cells, num_distinct = len(self.cells), len({file.cell for file in self.cells})
-        expect(
-            num_distinct == num_cells > 0,
-            "at least 1 cell, and each cell once",
-            cells=num_cells,
-            distinct=num_distinct,
-        )
-        for split, nearest in (self.audit or {}).items():
-            last = max((index for pair in nearest.pairs for index in pair[:2]), default=0)
-            expect(last < num_clips, f"pairs of clips below {num_clips} in audit", **{split: last})
-
-
-def save(path: pathlib.Path, results: Results) -> None:
-    """Writes results.json: the clips, then each cell, with one row of logits per intervention and clip."""
-    head = {
-        "name": results.name,
-        "classes": list(results.classes),
-        "num_frames": results.num_frames,
-        "clips": {
-            "id": list(results.ids),
-            "label": results.labels.tolist(),
-            "group": results.groups.tolist(),
-            "fold": results.folds.tolist(),
-        },
-        "audit": results.audit,
-    }
-    with storage.atomic_write(path) as file:  # cell by cell, because all cells as lists may take gigabytes
-        file.write(json.dumps(head)[:-1].encode() + b', "cells": [')
-        for number, result in enumerate(results.cells):
-            file.write(b",\n" * bool(number) + json.dumps(cell_to_json(result)).encode())
-        file.write(b"]}\n")
-
-
-def load(path: pathlib.Path) -> Results:
-    """Reads a comparison's results from results.json.
-
-    Raises:
-      UserError: if the file does not hold a comparison's results.
-    """
-    file = parsing.read(path, _ResultsFile, "a comparison's results", max_bytes=_MAX_RESULTS_BYTES)
-    return Results(
-        name=file.name,
-        classes=file.classes,
-        num_frames=file.num_frames,
-        ids=file.clips.id,
-        labels=np.array(file.clips.label, np.int64),
-        groups=np.array(file.clips.group, np.int64),
-        folds=np.array(file.clips.fold, np.int64),
-        cells=tuple(cell.to_result() for cell in file.cells),
-        audit=to_json(file.audit),
-    )
-
-
-def save_cell(path: pathlib.Path, result: CellResult) -> None:
-    """Writes one cell's predictions to cell.json."""
-    storage.write_json(path, cell_to_json(result), indent=None)
-
-
-def load_cell(path: pathlib.Path, *, num_clips: int, num_classes: int, num_frames: int) -> CellResult:
-    """Reads one cell's predictions from cell.json.
-
-    Args:
-      path: path of the file.
-      num_clips, num_classes: numbers of the comparison's clips and classes.
-      num_frames: frames per clip.
-
-    Raises:
-      UserError: if the file does not hold a cell's result of a comparison with these numbers.
-    """
-    file = parsing.read(path, _CellFile, "a cell's result", max_bytes=_MAX_CELL_BYTES)
-    try:
-        file.check(num_clips, num_classes, num_frames)
-    except UserError as error:
-        raise UserError(f"{path} is not a cell's result of this comparison: {error}") from error
-    return file.to_result()
-
-
-def cell_to_json(result: CellResult) -> dict[str, Any]:
-    """Converts one cell's predictions to the JSON object of cell.json, with rounded logits."""
-    return to_json(result.cell) | {
-        "architecture": result.architecture,
-        "clips": result.clips.tolist(),
-        "logits": {name: _rounded(rows) for name, rows in result.logits.items()},
-        "recurrence": result.recurrence,
-        "run_dir": result.run_dir,
-        "precision": result.precision,
-    }
-
-
-def _rounded(rows: np.ndarray) -> list[list[float]]:
-    return [[round(x, LOGIT_DECIMALS) for x in row] for row in rows.tolist()]

@@ -12,7 +12,7 @@ from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import parsing
 from ucf50_tfrecord.choices import FoldBy
 from ucf50_tfrecord.errors import Action, Remedy, UserError
-from ucf50_tfrecord.evaluation import compare, runner
+from ucf50_tfrecord.evaluation import result_files, runner
 from ucf50_tfrecord.evaluation.results import Cell, CellResult, Results
 from ucf50_tfrecord.manifest import Manifest
 from ucf50_tfrecord.report.scores import Scores
@@ -90,7 +90,7 @@ def load(run_dir: str, weights: str | None = None) -> FinishedRun:
     """
     config = run_lib.load_config(run_dir)
     summary_path = pathlib.Path(run_dir, run_lib.SUMMARY_FILENAME)
-    if pathlib.Path(run_dir, compare.CELL_FILENAME).is_file():
+    if pathlib.Path(run_dir, result_files.CELL_FILENAME).is_file():
         raise UserError(
             f"{run_dir} is one training of a comparison, whose scores are in its report: only a model that was trained "
             "by itself can be exported",

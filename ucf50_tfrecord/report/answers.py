@@ -14,7 +14,7 @@ from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.evaluation import cells
 from ucf50_tfrecord.evaluation import verdicts as judging
 from ucf50_tfrecord.evaluation.interventions import PLAIN
-from ucf50_tfrecord.evaluation.results import LOGIT_DECIMALS, Condition
+from ucf50_tfrecord.evaluation.results import Condition
 from ucf50_tfrecord.evaluation.verdicts import KINDS, MARGIN, Answer, Verdict
 from ucf50_tfrecord.report.scores import Scores
 
@@ -171,10 +171,7 @@ def _order_check(scores: Scores) -> Iterator[Block]:
         for c in checks
     ]
     sizes = ("Largest change of a logit", "Largest logit", "Predictions changed")
-    caption = (
-        "The effect of another order of frames on the models' logits, which are stored with "
-        f"{LOGIT_DECIMALS} decimals."
-    )
+    caption = "The effect of another order of frames on the models' logits."
     yield Table(caption, ("Model", "Frames", "Sees order", *sizes), rows)
 
 

@@ -8,6 +8,7 @@ was tested by all seeds. Most scores are computed by scikit-learn.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 
 import numpy as np
@@ -253,14 +254,14 @@ class Scores:
         """Yields, for each model and intervention that reorders frames, how much the predictions change."""
         for model in self.models:
             for entry in filter(lambda entry: entry.permutes, INTERVENTIONS.values()):
-                pairs = [
-                    (cell.logits[PLAIN], cell.logits[name])
+                changes = [
+                    _order_check(model, entry.name, cell.logits[PLAIN], cell.logits[name])
                     for cell in self.results.cells_of(Condition(model))
                     for name in entry.names(self.results.num_frames)
                     if name in cell.logits
                 ]
-                if pairs:
-                    yield _order_check(model, entry.name, pairs)
+                if changes:
+                    yield functools.reduce(_join_checks, changes)
 
     def _differences(self, condition: Condition, base: Condition) -> np.ndarray:
         """Computes each clip's fraction of right seeds under `condition` minus that under `base`, [N]."""
@@ -272,14 +273,25 @@ def excludes_zero(estimate: Estimate | None) -> bool:
     return estimate is not None and (estimate.low > 0 or estimate.high < 0)
 
 
-def _order_check(model: str, name: str, pairs: list[tuple[np.ndarray, np.ndarray]]) -> OrderCheck:
+def _order_check(model: str, name: str, plain: np.ndarray, other: np.ndarray) -> OrderCheck:
     return OrderCheck(
         model,
         name,
-        largest_change=max(float(np.abs(plain - other).max(initial=0)) for plain, other in pairs),
-        largest_logit=max(float(np.abs(plain).max(initial=0)) for plain, _ in pairs),
-        num_changed=sum(int((plain.argmax(axis=1) != other.argmax(axis=1)).sum()) for plain, other in pairs),
-        num_tested=sum(len(plain) for plain, _ in pairs),
+        largest_change=float(np.abs(plain - other).max(initial=0)),
+        largest_logit=float(np.abs(plain).max(initial=0)),
+        num_changed=int((plain.argmax(axis=1) != other.argmax(axis=1)).sum()),
+        num_tested=len(plain),
+    )
+
+
+def _join_checks(one: OrderCheck, other: OrderCheck) -> OrderCheck:
+    """Returns the check of the predictions of two checks together."""
+    return dataclasses.replace(
+        one,
+        largest_change=max(one.largest_change, other.largest_change),
+        largest_logit=max(one.largest_logit, other.largest_logit),
+        num_changed=one.num_changed + other.num_changed,
+        num_tested=one.num_tested + other.num_tested,
     )
 
 

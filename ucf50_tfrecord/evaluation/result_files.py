@@ -1,0 +1,231 @@
+"""Writes and reads the results of a comparison, and of each of its cells (trainings).
+
+<folder>/predictions.parquet   all predictions; see evaluation.predictions
+<folder>/results.json          the clips, and what is known of each cell besides its predictions
+
+A cell's folder holds the predictions of the cell alone, and cell.json in place of results.json. The JSON file
+is written last in both folders.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+
+from ucf50_tfrecord import parsing, storage
+from ucf50_tfrecord.architectures import model_traits
+from ucf50_tfrecord.choices import FoldBy, Precision
+from ucf50_tfrecord.errors import UserError, expect
+from ucf50_tfrecord.evaluation import predictions
+from ucf50_tfrecord.evaluation.audit import NearestClips
+from ucf50_tfrecord.evaluation.predictions import Predictions
+from ucf50_tfrecord.evaluation.recurrence import Recurrence
+from ucf50_tfrecord.evaluation.results import Cell, CellResult, ComparedClips, Results
+from ucf50_tfrecord.parsing import Count, Int64, Name
+from ucf50_tfrecord.specs import to_json
+
+CELL_FILENAME, RESULTS_FILENAME = "cell.json", "results.json"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _CellFile(Cell):
+    """The format of cell.json, and of each cell in results.json: a cell without its predictions."""
+
+    architecture: Name
+    recurrence: Recurrence | None
+    run_dir: str
+    precision: Precision
+
+    def __post_init__(self):
+        super().__post_init__()
+        model_traits(self.architecture)  # refuses unknown names
+
+    @property
+    def cell(self) -> Cell:
+        """The cell without the other fields."""
+        return Cell(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Cell)})
+
+    def check(self, num_frames: int) -> None:
+        """Raises UserError unless the cell fits a comparison of clips of `num_frames` frames."""
+        if self.recurrence:  # its curves are equally long
+            length = len(self.recurrence.loss_gradient)
+            expect(length == num_frames, f"loss_gradient of {num_frames} frames", loss_gradient=length)
+
+    def to_result(self, found: Predictions) -> CellResult:
+        """Returns the cell's result, with its predictions."""
+        return CellResult(
+            cell=self.cell,
+            architecture=self.architecture,
+            clips=found.clips,
+            logits=found,
+            recurrence=to_json(self.recurrence),
+            run_dir=self.run_dir,
+            precision=self.precision,
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _ClipsFile:
+    id: tuple[Name, ...]
+    label: tuple[Count, ...]
+    group: tuple[Int64, ...]
+    fold: tuple[Count, ...]
+
+    def __post_init__(self):
+        lengths = {field.name: len(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        expect(len(set(lengths.values())) == 1 and self.id, "an entry for each clip", **lengths)
+        expect(
+            len(set(self.id)) == len(self.id),
+            "distinct ids of clips",
+            id=len(self.id),
+            distinct=len(set(self.id)),
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _ResultsFile:
+    """The format of results.json: the fields of Results, with the clips in one object."""
+
+    name: str
+    classes: tuple[Name, ...]
+    num_frames: Annotated[int, msgspec.Meta(ge=1, le=10_000)]
+    clips: _ClipsFile
+    audit: dict[FoldBy, NearestClips] | None
+    cells: tuple[_CellFile, ...]
+
+    def __post_init__(self):
+        num_clips, num_classes = len(self.clips.id), len(self.classes)
+        expect(len(set(self.classes)) == num_classes >= 2, "2 or more distinct classes", classes=num_classes)
+        expect(
+            max(self.clips.label) < num_classes, f"labels below {num_classes}", label=max(self.clips.label)
+        )
+        kinds: dict[str, str] = {}
+        for cell in self.cells:
+            cell.check(self.num_frames)
+            kind = kinds.setdefault(cell.model, cell.architecture)
+            expect(
+                kind == cell.architecture,
+                f"the same architecture in all cells of {cell.model!r}",
+                architecture=cell.architecture,
+            )
+        num_cells, num_distinct = len(self.cells), len({file.cell for file in self.cells})
+        expect(
+            num_distinct == num_cells > 0,
+            "at least 1 cell, and each cell once",
+            cells=num_cells,
+            distinct=num_distinct,
+        )
+        for split, nearest in (self.audit or {}).items():
+            last = max((index for pair in nearest.pairs for index in pair[:2]), default=0)
+            expect(last < num_clips, f"pairs of clips below {num_clips} in audit", **{split: last})
+
+
+def save(folder: pathlib.Path, results: Results) -> None:
+    """Writes a comparison's results into its folder."""
+    predictions.write(folder / predictions.FILENAME, results, results.cells)
+    content = {
+        "name": results.name,
+        "classes": list(results.classes),
+        "num_frames": results.num_frames,
+        "clips": {
+            "id": list(results.ids),
+            "label": results.labels.tolist(),
+            "group": results.groups.tolist(),
+            "fold": results.folds.tolist(),
+        },
+        "audit": results.audit,
+        "cells": [_cell_to_json(result) for result in results.cells],
+    }
+    storage.write_json(folder / RESULTS_FILENAME, content, indent=None)
+
+
+def load(path: pathlib.Path) -> Results:
+    """Reads a comparison's results from results.json, and the predictions from the file beside it.
+
+    Raises:
+      UserError: if the files do not hold a comparison's results.
+    """
+    _check_version(path)
+    file = parsing.read(path, _ResultsFile, "a comparison's results")
+    clips = ComparedClips(
+        name=file.name,
+        classes=file.classes,
+        num_frames=file.num_frames,
+        ids=file.clips.id,
+        labels=np.array(file.clips.label, np.int64),
+        groups=np.array(file.clips.group, np.int64),
+        folds=np.array(file.clips.fold, np.int64),
+    )
+    found = predictions.read(path.with_name(predictions.FILENAME), clips, [cell.cell for cell in file.cells])
+    return Results(
+        **vars(clips),
+        cells=tuple(cell.to_result(found[cell.cell]) for cell in file.cells),
+        audit=to_json(file.audit),
+    )
+
+
+def save_cell(folder: pathlib.Path, clips: ComparedClips, result: CellResult) -> None:
+    """Writes one cell's result into its folder.
+
+    Args:
+      folder: the cell's folder.
+      clips: the clips of the comparison.
+      result: the result.
+    """
+    path = folder / CELL_FILENAME
+    path.unlink(missing_ok=True)  # of an earlier version; the cell is finished when this file is there again
+    predictions.write(folder / predictions.FILENAME, clips, [result])
+    storage.write_json(path, _cell_to_json(result))
+
+
+def has_cell(folder: str | os.PathLike) -> bool:
+    """Returns whether a cell's folder holds the cell's result.
+
+    Earlier versions stored predictions in cell.json; such a cell has to be tested again.
+    """
+    return all(os.path.exists(os.path.join(folder, name)) for name in (CELL_FILENAME, predictions.FILENAME))
+
+
+def load_cell(folder: pathlib.Path, clips: ComparedClips) -> CellResult:
+    """Reads one cell's result from its folder.
+
+    Args:
+      folder: the cell's folder.
+      clips: the clips of the comparison.
+
+    Raises:
+      UserError: if the folder does not hold a cell's result of this comparison.
+    """
+    path = folder / CELL_FILENAME
+    file = parsing.read(path, _CellFile, "a cell's result")
+    try:
+        file.check(clips.num_frames)
+    except UserError as error:
+        raise UserError(f"{path} is not a cell's result of this comparison: {error}") from error
+    found = predictions.read(folder / predictions.FILENAME, clips, [file.cell])
+    return file.to_result(found[file.cell])
+
+
+def _check_version(path: pathlib.Path) -> None:
+    """Raises UserError for results.json of a version that stored all predictions in it, up to gigabytes."""
+    beside = path.with_name(predictions.FILENAME)
+    if path.is_file() and not beside.exists():
+        raise UserError(
+            f"Expected {beside.name} beside {path}. Received: no such file. If {path.name} holds the predictions "
+            "itself, a version before 2026-11-27 wrote it, and this version cannot read it: run the comparison again "
+            "with the same command; its trainings are kept"
+        )
+
+
+def _cell_to_json(result: CellResult) -> dict[str, Any]:
+    return to_json(result.cell) | {
+        "architecture": result.architecture,
+        "recurrence": result.recurrence,
+        "run_dir": result.run_dir,
+        "precision": result.precision,
+    }
