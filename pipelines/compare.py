@@ -60,7 +60,10 @@ _CV = flags.DEFINE_string(
     "--val_folds, these folds are the only part that is tested.",
 )
 _SEEDS = flags.DEFINE_integer(
-    "seeds", 1, "Number of trainings of each model on each part, with seeds 0, 1, ….", lower_bound=1
+    "seeds",
+    3,
+    "Number of trainings of each model on each part, with seeds 0, 1, …. With 1, no claim about recipes is possible.",
+    lower_bound=1,
 )
 _TRAINED_ORDERS = (FrameOrder.SHUFFLED, FrameOrder.SINGLE)
 _ORDERS = flags.DEFINE_list(

@@ -43,7 +43,7 @@ _CORPUS_SEEDS = flags.DEFINE_list("corpus_seeds", ["0", "1"], "Seeds of the corp
 _SEQUENCE_MODEL, _CONTROL = "lstm", "frame_pool"
 _SIZE, _NUM_FRAMES = 32, 8
 _NUM_GROUPS, _CLIPS_PER_GROUP = 16, 12  # clips of all classes
-_NUM_PARTS = 2
+_NUM_PARTS, _NUM_SEEDS = 2, 3
 _TRAINING = {"epochs": 12, "batch_size": 16, "precision": "auto"}
 # The fraction of right verdicts that is required, and the fraction of false claims that is allowed.
 _MIN_RIGHT, _MAX_FALSE_CLAIMS = 0.90, 0.05
@@ -123,7 +123,7 @@ def _model_of(kind: str, models: tuple[str, ...]) -> str:
     """Returns the model whose verdict of this kind is checked: the sequence model or its order-blind control."""
     from ucf50_tfrecord.evaluation.verdicts import KINDS
 
-    if KINDS[kind].effect is None:  # about both; the better one comes first
+    if KINDS[kind].conditions is None:  # about both; the better one comes first
         return models[0]
     return _CONTROL if KINDS[kind].order_blind else _SEQUENCE_MODEL
 
@@ -149,7 +149,13 @@ def compare(name: str, seed: int, folder: pathlib.Path):
     }
     comparison = compare_lib.Comparison(
         folder=str(folder),
-        spec=ComparisonSpec(recipes=recipes, num_parts=_NUM_PARTS, audited=(_SEQUENCE_MODEL,), inside=False),
+        spec=ComparisonSpec(
+            recipes=recipes,
+            num_parts=_NUM_PARTS,
+            num_seeds=_NUM_SEEDS,
+            audited=(_SEQUENCE_MODEL,),
+            inside=False,
+        ),
         clips=load_clips(manifest, manifest.folds),
     )
     strategy = strategy_lib.make_strategy("auto", environment={})

@@ -5,6 +5,7 @@ import pytest
 from scipy import stats
 
 from ucf50_tfrecord.evaluation import metrics, statistics
+from ucf50_tfrecord.evaluation.statistics import Trainings
 
 
 def test_an_interval_over_groups_is_wider_than_one_over_clips():
@@ -111,3 +112,87 @@ def test_calibration_error_of_a_case_computed_by_hand():
     assert statistics.expected_calibration_error(probabilities, labels) == pytest.approx(0.4)
     sure = np.eye(2)[labels]
     assert statistics.expected_calibration_error(sure, labels) == 0.0
+
+
+_GROUPS = np.arange(192) // 12
+_PARTS = _GROUPS % 2
+
+
+def _train(num_seeds, draw_accuracy, difficulty, rng):
+    """Makes trainings on two parts; `draw_accuracy` draws each training's accuracy on a clip of mean difficulty."""
+    scores = np.empty((num_seeds, len(_GROUPS)))
+    for row in scores:
+        for part in (0, 1):
+            accuracy = draw_accuracy(rng)
+            chosen = _PARTS == part
+            odds = np.log(accuracy / (1 - accuracy)) + difficulty[chosen]
+            row[chosen] = rng.random(chosen.sum()) < 1 / (1 + np.exp(-odds))
+    return Trainings(scores, _PARTS)
+
+
+def _fraction_found(num_seeds, one, other, num_draws=200):
+    rng, found = np.random.default_rng(0), 0
+    for _ in range(num_draws):
+        difficulty = rng.normal(0, 1, 16)[_GROUPS]
+        recipes = (_train(num_seeds, draw, difficulty, rng) for draw in (one, other))
+        found += statistics.compare_recipes(*recipes, _GROUPS).p < 0.05
+    return found / num_draws
+
+
+@pytest.mark.parametrize("num_seeds", [2, 3, 5])
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda rng: rng.choice([0.55, 0.95]),
+        lambda rng: rng.choice([0.55, 0.95], p=[0.15, 0.85]),
+        lambda rng: np.clip(rng.normal(0.7, 0.1), 0.05, 0.95),
+        lambda rng: 0.7,
+    ],
+    ids=["bimodal", "rarely stuck", "normal", "equal"],
+)
+def test_the_same_recipe_twice_differs_in_at_most_one_of_twenty(draw, num_seeds):
+    assert _fraction_found(num_seeds, draw, draw) <= 0.05
+
+
+def test_a_better_recipe_is_found():
+    good, bad = (lambda rng, mean=mean: np.clip(rng.normal(mean, 0.05), 0.05, 0.95) for mean in (0.8, 0.5))
+    assert _fraction_found(3, good, bad) >= 0.9
+
+
+def test_a_test_of_groups_alone_takes_seeds_for_recipes():
+    """The defect that compare_recipes mends: bimodal trainings of one recipe differ far too often."""
+    rng, found = np.random.default_rng(0), 0
+    for _ in range(100):
+        difficulty = rng.normal(0, 1, 16)[_GROUPS]
+        one, other = (_train(3, lambda rng: rng.choice([0.55, 0.95]), difficulty, rng) for _ in range(2))
+        found += statistics.sign_flip_p(one.mean - other.mean, _GROUPS) < 0.05
+    assert found > 20
+
+
+def test_the_variance_of_a_difference_of_recipes_is_as_computed_by_hand():
+    # Two groups are two blocks. One recipe's seeds score 1 and 0 on the first block, the rest is constant.
+    one = Trainings(np.array([[1.0, 1.0], [0.0, 1.0]]), np.array([0, 1]))
+    other = Trainings(np.zeros((2, 2)), np.array([0, 1]))
+    found = statistics.compare_recipes(one, other, np.array([0, 1]))
+    # Trainings: sums per clip 0.5 and 0, variance 0.125, halved for two seeds. Groups: residuals -0.125 and 0.125,
+    # squares summed 0.03125, times 2.
+    assert found.effect.value == 0.75
+    assert found.from_trainings == pytest.approx(0.0625 / 0.125)
+    freedom = 0.125**2 / (0.0625**2 / 1 + 0.0625**2 / 1)
+    half = stats.t.ppf(0.975, freedom) * 0.125**0.5
+    assert found.effect.high == pytest.approx(0.75 + half)
+    assert found.p == 0.5  # that of the sign-flip test with 2 groups, which is larger
+
+
+def test_recipes_without_any_variance_are_compared_by_sign_flips():
+    same = Trainings(np.ones((2, 8)), np.zeros(8, int))
+    found = statistics.compare_recipes(same, same, np.arange(8))
+    assert (found.effect.low, found.effect.high, found.p) == (0.0, 0.0, 1.0)
+    worse = same.scale(0.0, 0.0)
+    assert statistics.compare_recipes(same, worse, np.arange(8)).p == pytest.approx(2 / 256)
+
+
+def test_one_group_gives_no_interval_between_recipes():
+    trainings = Trainings(np.ones((2, 4)), np.zeros(4, int))
+    found = statistics.compare_recipes(trainings, trainings.scale(0.5, 0.0), np.zeros(4, int))
+    assert found.effect.value == 0.5 and np.isnan(found.effect.low) and found.p == 1.0

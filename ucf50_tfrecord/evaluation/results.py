@@ -19,7 +19,7 @@ from ucf50_tfrecord.architectures import model_traits
 from ucf50_tfrecord.choices import FoldBy, FrameOrder
 from ucf50_tfrecord.evaluation import statistics
 from ucf50_tfrecord.evaluation.interventions import PLAIN, SHUFFLED, SHUFFLES
-from ucf50_tfrecord.evaluation.statistics import Estimate
+from ucf50_tfrecord.evaluation.statistics import Estimate, Trainings
 from ucf50_tfrecord.parsing import Count, Name
 from ucf50_tfrecord.settings import read_choices
 
@@ -160,8 +160,7 @@ class Results(ComparedClips):
         Logits are NaN for clips that a seed's model was not tested on. SHUFFLED stands for several
         permutations of the frames; there, each seed has a row per permutation, [S * permutations, N, C].
         """
-        names = SHUFFLES if condition.intervention == SHUFFLED else (condition.intervention,)
-        found = [result for result in self.cells_of(condition) if names[0] in result.logits]
+        names, found = _names_of(condition), self._tested_cells(condition)
         seeds = sorted({result.cell.seed for result in found})
         table = np.full((len(seeds), len(names), len(self.ids), len(self.classes)), np.nan, np.float32)
         for result in found:
@@ -169,6 +168,9 @@ class Results(ComparedClips):
                 if name in result.logits:
                     table[seeds.index(result.cell.seed), number, result.clips] = result.logits[name]
         return table.reshape(-1, *table.shape[2:])
+
+    def _tested_cells(self, condition: Condition) -> list[CellResult]:
+        return [result for result in self.cells_of(condition) if _names_of(condition)[0] in result.logits]
 
     def predictions(self, condition: Condition) -> tuple[np.ndarray, np.ndarray]:
         """Returns the predicted classes under a condition, and the clips that all seeds were tested on.
@@ -186,11 +188,29 @@ class Results(ComparedClips):
 
         The fraction is NaN for clips that not all seeds were tested on.
         """
-        if condition not in self._correct:
+        scores = self.trainings(condition).scores
+        return scores.mean(axis=0) if len(scores) else np.full(len(self.ids), np.nan)
+
+    def trainings(self, condition: Condition) -> Trainings:
+        """Returns the trainings that were tested under a condition, with 1 for right predictions and 0 for others.
+
+        SHUFFLED stands for several permutations of the frames; there, a score is the fraction of permutations
+        under which the prediction is right. Scores are NaN for clips that not all seeds were tested on.
+        """
+        if condition not in self._trainings:
             predictions, tested = self.predictions(condition)
-            fractions = (predictions == self.labels).mean(axis=0) if len(predictions) else np.nan
-            self._correct[condition] = np.where(tested, fractions, np.nan)
-        return self._correct[condition]
+            seeds = sorted({result.cell.seed for result in self._tested_cells(condition)})
+            right = np.where(tested, predictions == self.labels, np.nan)  # [S * permutations, N]
+            scores = right.reshape(len(seeds), -1, len(self.ids)).mean(axis=1) if seeds else right
+            parts = np.full((len(seeds), len(self.ids)), -1)
+            for result in self._tested_cells(condition):
+                parts[seeds.index(result.cell.seed), result.clips] = result.cell.part
+            # In runs, the seeds' parts may hold different clips; a block has the same parts in all seeds.
+            blocks = (
+                np.unique(parts, axis=1, return_inverse=True)[1] if seeds else np.zeros(len(self.ids), int)
+            )
+            self._trainings[condition] = Trainings(scores, blocks.reshape(-1))
+        return self._trainings[condition]
 
     def mean(self, values: np.ndarray) -> Estimate | None:
         """Computes the mean of values, one per clip, float [N], and its interval by a bootstrap over units.
@@ -201,9 +221,14 @@ class Results(ComparedClips):
         return statistics.mean_interval(values[kept], self.units[kept]) if kept.any() else None
 
     @functools.cached_property
-    def _correct(self) -> dict[Condition, np.ndarray]:
-        """Cache of the results of `correct` by condition, because verdicts and tables need the same results."""
+    def _trainings(self) -> dict[Condition, Trainings]:
+        """Cache of the results of `trainings`, because verdicts and tables need the same results."""
         return {}
+
+
+def _names_of(condition: Condition) -> tuple[str, ...]:
+    """Returns the names of the interventions that a condition stands for."""
+    return SHUFFLES if condition.intervention == SHUFFLED else (condition.intervention,)
 
 
 def video_of(clip_id: str) -> str:

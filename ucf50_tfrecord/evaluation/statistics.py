@@ -1,13 +1,15 @@
 """Confidence intervals and tests that treat recording groups, not clips, as the independent observations.
 
 Clips of one group show the same recording, so they are not independent. Most functions take one value per
-clip and the group of each clip, and compute with scipy.
+clip and the group of each clip, and compute with scipy. Claims about recipes, which hold for other seeds as
+well, treat trainings as independent observations, too; see `compare_recipes`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -16,12 +18,14 @@ _CONFIDENCE = 0.95
 _NUM_RESAMPLES = 1999
 _NUM_FLIPS = 9999
 _POWER = 0.8
+# Half of a 95% interval's width, times this factor, is the difference that a test at 5% finds with 80% power.
+POWER_FACTOR = 1 + float(stats.norm.ppf(_POWER) / stats.norm.ppf((1 + _CONFIDENCE) / 2))
 _SEED = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """A value and the ends of its 95% confidence interval; the ends are NaN if there is only one group."""
+    """A value and the ends of its 95% confidence interval; the ends are NaN if there is only one observation."""
 
     value: float
     low: float
@@ -29,6 +33,46 @@ class Estimate:
 
     def __str__(self) -> str:
         return f"{self.value:z.3f} [{self.low:z.3f}, {self.high:z.3f}]"
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainings:
+    """The scores of one recipe's trainings on N clips. The trainings differ in their seeds.
+
+    scores: the score of each clip in the tests of each seed's trainings, float [S, N]; for example 1 if the
+      prediction is right, else 0.
+    blocks: the block of each clip, int [N]. Each seed has one training per block, which scores all clips of
+      the block; with cross-validation, the blocks are the tested parts.
+    """
+
+    scores: np.ndarray
+    blocks: np.ndarray
+
+    @property
+    def mean(self) -> np.ndarray:
+        """The mean over seeds of each clip's score, float [N]."""
+        return self.scores.mean(axis=0)
+
+    def select(self, clips: np.ndarray) -> Trainings:
+        """Returns the scores of some clips; `clips` is a mask, bool [N]."""
+        return Trainings(self.scores[:, clips], self.blocks[clips])
+
+    def scale(self, factor: float, offset: float) -> Trainings:
+        """Returns these trainings with every score multiplied by `factor`, plus `offset`."""
+        return dataclasses.replace(self, scores=self.scores * factor + offset)
+
+
+class RecipeTest(NamedTuple):
+    """The test of a difference between two recipes.
+
+    effect: the mean difference with its 95% interval.
+    p: two-sided p value.
+    from_trainings: fraction of the effect's variance that comes from trainings; the rest comes from groups.
+    """
+
+    effect: Estimate
+    p: float
+    from_trainings: float
 
 
 def mean_interval(values: np.ndarray, groups: np.ndarray) -> Estimate:
@@ -128,6 +172,56 @@ def sign_flip_p(values: np.ndarray, groups: np.ndarray) -> float:
         rng=np.random.default_rng(_SEED),
     )
     return float(result.pvalue)
+
+
+def compare_recipes(one: Trainings, other: Trainings, groups: np.ndarray) -> RecipeTest:
+    """Tests the mean difference between the scores of two recipes' trainings on the same N clips.
+
+    Both groups and trainings are random: other recordings or other seeds would change the difference. Its
+    variance is the sum of the variance over groups and the variance over trainings. This is the variance of
+    two-way clustering (Cameron, Gelbach and Miller 2011, "Robust Inference with Multiway Clustering"), but
+    without subtracting the part that both contain: the sum is never negative, and a little too large. The
+    interval and the p value use Student's t with Satterthwaite's degrees of freedom (1946, "An Approximate
+    Distribution of Estimates of Variance Components"). The p value is not smaller than that of sign_flip_p.
+
+    Trainings count as independent, also trainings of both recipes with the same seed.
+
+    Args:
+      one, other: the trainings of the two recipes, at least 2 seeds each.
+      groups: int [N], the group of each clip.
+
+    Returns:
+      The test; the interval is NaN and p is 1 if all clips are of one group.
+    """
+    values = one.mean - other.mean
+    effect = float(values.mean())
+    sums, counts = _by_group(values[:, np.newaxis], groups)
+    num_groups = len(counts)
+    if num_groups == 1:
+        return RecipeTest(Estimate(effect, float("nan"), float("nan")), 1.0, float("nan"))
+    residuals = (sums[:, 0] - effect * counts) / len(values)
+    of_groups = float((residuals**2).sum()) * num_groups / (num_groups - 1)
+    parts = [part for trainings in (one, other) for part in _training_variances(trainings)]
+    of_trainings = sum(variance for variance, _ in parts)
+    variance = of_groups + of_trainings
+    flip_p = sign_flip_p(values, groups)
+    if not variance:
+        return RecipeTest(Estimate(effect, effect, effect), flip_p, 0.0)
+    squares = of_groups**2 / (num_groups - 1) + sum(part**2 / freedom for part, freedom in parts)
+    t = stats.t(variance**2 / squares)
+    half = float(t.ppf((1 + _CONFIDENCE) / 2)) * variance**0.5
+    p = max(flip_p, 2 * float(t.sf(abs(effect) / variance**0.5)))
+    return RecipeTest(Estimate(effect, effect - half, effect + half), p, of_trainings / variance)
+
+
+def _training_variances(trainings: Trainings) -> list[tuple[float, int]]:
+    """Returns, for each block of clips, its part of the mean's variance over trainings and its degrees of freedom."""
+    num_seeds, num_clips = trainings.scores.shape
+    found = []
+    for block in np.unique(trainings.blocks):
+        sums = trainings.scores[:, trainings.blocks == block].sum(axis=1) / num_clips  # [S]
+        found.append((float(sums.var(ddof=1)) / num_seeds, num_seeds - 1))
+    return found
 
 
 def mcnemar_p(correct: np.ndarray, other: np.ndarray) -> float:

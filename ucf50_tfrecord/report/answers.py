@@ -50,8 +50,9 @@ def section(scores: Scores, verdicts: Sequence[Verdict]) -> Iterator[Block]:
         yield Bullets(together)
     for answer in Answer:
         texts = [verdict.text for verdict in verdicts if verdict.answer == answer]
-        yield Heading(f"{answer.capitalize()} ({len(texts)})", 3)
-        yield Bullets(texts, tone(answer)) if texts else Paragraph("None.")
+        if texts:
+            yield Heading(f"{answer.capitalize()} ({len(texts)})", 3)
+            yield Bullets(texts, tone(answer))
     horizons = list(_horizons(scores, verdicts))
     if horizons:
         yield Heading("How much of the clip is needed", 3)

@@ -18,7 +18,7 @@ from ucf50_tfrecord.drawing import document
 from ucf50_tfrecord.drawing.document import Block, Bullets, Document, Heading, Paragraph, Table
 from ucf50_tfrecord.evaluation.interventions import INTERVENTIONS, SHUFFLED
 from ucf50_tfrecord.evaluation.results import Condition, Results
-from ucf50_tfrecord.evaluation.verdicts import MARGIN, Verdict
+from ucf50_tfrecord.evaluation.verdicts import MARGIN, MARGIN_FRACTION, Verdict
 from ucf50_tfrecord.report import answers, causes, leaks, performance
 from ucf50_tfrecord.report.causes import ReadClips
 from ucf50_tfrecord.report.scores import Scores
@@ -31,14 +31,20 @@ _HOW_TO_READ = (
     "An interval [low, high] contains the true value in about 95 of 100 comparisons like this one. It comes from "
     "resampling whole groups with replacement (a bootstrap over groups, percentiles): clips of one recording look "
     "alike, and counting them as independent would make intervals too narrow.",
-    "A change is paired: each clip under two conditions, by the same weights where the intervention is at test time. "
-    "Its p is that of a sign-flip test: how often a change at least as large, in either direction, appears if each "
-    "group's change could equally have had the other sign.",
+    "A change is paired: each clip under two conditions. A claim about “the trained” model compares two tests of the "
+    "same weights. Its p is that of a sign-flip test: how often a change at least as large, in either direction, "
+    "appears if each group's change could equally have had the other sign.",
+    "A claim about “the recipe” compares different trainings, so it must also hold for other seeds. Its interval and p "
+    "add the variance over trainings to that over groups (two-way clustering, Cameron, Gelbach and Miller 2011; "
+    "Student's t with Satterthwaite's degrees of freedom), and its p is at least that of the sign-flip test. With one "
+    "training of each recipe, the answer is “cannot tell”.",
     "The p in verdicts is corrected for all questions of this report together (false discovery rate, Benjamini and "
     "Hochberg): of the answers “yes”, about one in twenty may be wrong.",
     "“Yes” requires a corrected p below 0.05. “No” requires an interval that excludes a change of "
-    f"{MARGIN} of accuracy or more; a smaller change may exist. Otherwise the answer is “cannot tell”, with the "
-    "number of groups that would probably settle it, given their spread and a power of 80%.",
+    f"{MARGIN} of accuracy or more, and of {MARGIN_FRACTION:.0%} of the model's accuracy above chance; a smaller change "
+    f"may exist. It also requires a model above chance by more than {MARGIN}: a model that has learnt nothing can lose "
+    "nothing. Otherwise the answer is “cannot tell”, with the number of groups or seeds that would probably settle it, "
+    "given their spread and a power of 80%.",
     "McNemar's test treats clips as independent: its p is too small where groups are large. It is given because it "
     "is usually published.",
     "Intervals in tables of classes and interventions are not corrected for their number: of 20 changes that are "
@@ -51,9 +57,10 @@ _LIMITS = (
     "whatever does not move counts as background, persons included.",
     "With few groups (below about 20) bootstrap intervals are too narrow. The sign-flip test keeps its level, but "
     "with fewer than 6 groups it cannot fall below 0.05.",
-    "Seeds are averaged, not resampled: intervals show how the score varies with the recordings. The spread over "
-    "seeds, shown beside it, shows how it varies with the randomness of training.",
-    "All results are about these clips, this resolution and this training: no verdict holds for a model in general.",
+    "In intervals of scores, and of changes outside the verdicts about recipes, seeds are averaged: they show how a "
+    "score varies with the recordings. The spread over seeds, shown beside it, shows how it varies with the randomness "
+    "of training.",
+    "All results are about these clips, this resolution and these settings: no verdict holds for a model in general.",
 )
 
 

@@ -117,14 +117,14 @@ def _models_apart(verdicts: Sequence[Verdict]) -> Iterator[Block]:
     yield Heading("Models against each other")
     rows: list[list[str | Entry]] = []
     for v in found:
-        numbers = [f"{p:.2g}" for p in (v.p, v.adjusted_p, v.mcnemar_p)]
+        numbers = ["–" if np.isnan(p) else f"{p:.2g}" for p in (v.p, v.adjusted_p, v.mcnemar_p)]
         answer = Entry(v.answer, tone(v.answer))
         rows.append([" over ".join(v.models), format_estimate(v.effect, sign=True), *numbers, answer])
-    columns = ("Pair", "Difference of accuracy", "Sign-flip p", "Corrected p", "McNemar p", "Do they differ?")
+    columns = ("Pair", "Difference of accuracy", "p", "Corrected p", "McNemar p", "Do they differ?")
     caption = (
-        "Each pair on the same clips, the model ahead first. The sign-flip test flips whole groups; the correction is "
-        "for all questions of the report. McNemar's test uses one prediction per clip, from the mean of the seeds' "
-        "probabilities."
+        "Each pair on the same clips, the model ahead first. The interval and p allow for other recordings and other "
+        "seeds; with one training of each recipe, neither can be computed. The correction is for all questions of the "
+        "report. McNemar's test uses one prediction per clip, from the mean of the seeds' probabilities."
     )
     yield Table(caption, columns, rows)
 
