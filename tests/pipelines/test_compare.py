@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import REPOSITORY
 from tests.warm import run_code, run_module
 
-FLAGS = ("--models=frame_pool,lstm", "--cv=2", "--orders=", "--audit=frame_pool", "--epochs=1")
+FLAGS = ("--models=frame_pool,lstm", "--cv=2", "--seeds=1", "--orders=", "--audit=frame_pool", "--epochs=1")
 
 
 def command(data, folder, *flags):
