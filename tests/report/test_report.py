@@ -19,6 +19,7 @@ from ucf50_tfrecord.specs import printable
 
 SECTIONS = [
     "Verdicts",
+    "Data, models and trainings",
     "Scores",
     "Models against each other",
     "Interventions at test time",
@@ -333,7 +334,7 @@ def test_published_baseline(markdown):
 
 def test_missing_results_are_left_out_or_requested(tmp_path):
     _, markdown, pictures = written(tmp_path, tiny_results([tiny_cell("lstm", "aabbcc")]))
-    assert set(pictures) == {"scores", "confusion_lstm"}
+    assert set(pictures) == {"summary", "scores", "confusion_lstm"}
     assert "## Models against each other" not in markdown and "### Built-in check" not in markdown
     assert "### Class gains" not in markdown and "### Where" not in markdown
     for words in (
