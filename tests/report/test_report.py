@@ -401,6 +401,6 @@ def test_fifty_classes_and_five_models(tmp_path):
     results = tiny_results(cells, labels=labels, classes=letters, names=[f"Class{i:02d}" for i in range(50)])
     page, markdown, pictures = written(tmp_path, results)
     assert (tmp_path / "report.html").stat().st_size < 5e6
-    assert len(pictures) == 14 and "Class49" in page.text
+    assert len(pictures) == 15 and "Class49" in page.text
     source, split, *_ = row(section(markdown, "Published baseline"), "seed_lstm")
     assert (source, split) == ("this comparison", "by video")
