@@ -56,7 +56,7 @@ flags = $(foreach name,$(1),$(if $($(name)),$(call flag,$(shell echo $(name) | t
 DATA_FLAGS = $(call flags,VIDEOS DATA SIZE FRAMES)
 FEATURE_FLAGS = $(call flags,FEATURES)
 
-.PHONY: help train shards features verify repair evaluate predict export compare compare-check tensorboard inspect doctor help-models bench bench-fetch test test-all test-readers test-remote test-io fuzz lint types format audit pins clean
+.PHONY: help train shards features verify repair evaluate predict export compare reproduce compare-check tensorboard inspect doctor help-models bench bench-fetch test test-all test-readers test-remote test-io fuzz lint types format audit pins clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets and variables.
@@ -89,6 +89,10 @@ export: $(VENV)/installed  ## Write RUN for other programs, with a card, to OUTP
 compare: $(VENV)/installed $(if $(RUNS),,$(filter $(DEMO),$(VIDEOS)))  ## Compare MODELS or RUNS, and say why they differ.
 	$(PYTHON) -m pipelines.compare $(if $(RUNS),$(call flags,DATA),$(DATA_FLAGS) $(FEATURE_FLAGS)) \
 	  $(call flags,MODELS CV VAL_FOLDS SEEDS EPOCHS RUNS OUTPUT JOBS) $(FLAGS)
+
+reproduce: $(VENV)/installed $(filter $(DEMO),$(VIDEOS))  ## Train the published models as published, and by group.
+	$(PYTHON) -m pipelines.compare $(DATA_FLAGS) --models=seed_rnn,seed_lstm --orders= \
+	  --output='$(or $(OUTPUT),runs/reproduce)' $(call flags,CV SEEDS JOBS) $(FLAGS)
 
 compare-check: $(VENV)/installed  ## Check the comparison's verdicts on planted causes.
 	$(PYTHON) -m tools.compare_check $(call flags,JOBS) $(FLAGS)
