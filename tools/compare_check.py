@@ -45,7 +45,7 @@ _SIZE, _NUM_FRAMES = 32, 8
 _NUM_GROUPS, _CLIPS_PER_GROUP = 16, 12  # clips of all classes
 _NUM_PARTS = 2
 _TRAINING = {"epochs": 12, "batch_size": 16, "precision": "auto"}
-# The fraction of right verdicts that is required, and the fraction of false claims that is allowed.
+# The required fraction of right verdicts, and the allowed fraction of false claims.
 _MIN_RIGHT, _MAX_FALSE_CLAIMS = 0.90, 0.05
 
 

@@ -264,7 +264,7 @@ def parse_images(
 
 
 def read_end_us(file: int, offset: int) -> int | None:
-    """Reads when a clip's video ends, from the first bytes of the clip's record; verifies no checksum.
+    """Reads the time at which a clip's video ends from the clip's record; verifies no checksum.
 
     Args:
       file: file descriptor of the open shard.
