@@ -130,7 +130,9 @@ def _model_of(kind: str, models: tuple[str, ...]) -> str:
 
 def _answer_of(verdict: Verdict, *, expected: bool) -> str:
     """Returns a verdict's answer; "no" if it claims the control ahead where the sequence model should be."""
-    is_reversed = verdict.kind == "models_differ" and verdict.models[0] == _CONTROL
+    from ucf50_tfrecord.evaluation.verdicts import KINDS
+
+    is_reversed = KINDS[verdict.kind].effect is None and verdict.models[0] == _CONTROL
     return "no" if expected and is_reversed and verdict.answer == "yes" else verdict.answer
 
 
