@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from pipelines import remedies
+from tests import warm
 from ucf50_tfrecord.errors import UserError
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -153,6 +154,12 @@ def raises_with_remedies(match: str) -> Iterator[None]:
     with pytest.raises(UserError) as raised:
         yield
     assert re.search(match, remedies.message(raised.value)), remedies.message(raised.value)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Starts the process that runs programs for the tests, once for all processes of pytest."""
+    if not hasattr(config, "workerinput"):  # which those have that run the tests for another
+        warm.start()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
