@@ -45,7 +45,7 @@ _SIZE, _NUM_FRAMES = 32, 8
 _NUM_GROUPS, _CLIPS_PER_GROUP = 16, 12  # clips of all classes
 _NUM_PARTS, _NUM_SEEDS = 2, 3
 _TRAINING = {"epochs": 12, "batch_size": 16, "precision": "auto"}
-# The fraction of right verdicts that is required, and the fraction of false claims that is allowed.
+# The required fraction of right verdicts, and the allowed fraction of false claims.
 _MIN_RIGHT, _MAX_FALSE_CLAIMS = 0.90, 0.05
 
 
@@ -130,7 +130,9 @@ def _model_of(kind: str, models: tuple[str, ...]) -> str:
 
 def _answer_of(verdict: Verdict, *, expected: bool) -> str:
     """Returns a verdict's answer; "no" if it claims the control ahead where the sequence model should be."""
-    is_reversed = verdict.kind == "models_differ" and verdict.models[0] == _CONTROL
+    from ucf50_tfrecord.evaluation.verdicts import KINDS
+
+    is_reversed = KINDS[verdict.kind].conditions is None and verdict.models[0] == _CONTROL
     return "no" if expected and is_reversed and verdict.answer == "yes" else verdict.answer
 
 

@@ -50,8 +50,8 @@ def rise(num_frames: int, rng: np.random.Generator) -> np.ndarray:
     """A path from the bottom of the picture to its top.
 
     If the number of frames is even, the actor is in the picture's middle in both middle frames. Otherwise
-    the later of the two, which is the frame that single-frame models see, would show the actor higher in
-    rising clips than in sinking ones.
+    the later of the two would show the actor higher in rising clips than in sinking ones. Models of one frame
+    see that frame.
     """
     time = np.arange(num_frames)
     steps = time - num_frames // 2 + ((time < num_frames // 2) & (num_frames % 2 == 0))
@@ -173,7 +173,7 @@ def render_background(scenario: Scenario, class_name: str, *, group: int, seed: 
     if scenario.recording_backgrounds:
         label = list(scenario.classes).index(class_name)
         return _waves(np.random.default_rng([seed, _RECORDING_PLACE, label, group]), tint=45, height=24)
-    # Per group, not per recording: the classes of a group must differ in their traits alone.
+    # Per group, not per recording: the classes of a group must differ only in their traits.
     rng = np.random.default_rng([seed, _PLACE, group])
     background = scenario.classes[class_name].background
     return _waves(rng, tint=20, height=12) if background is None else _class_place(background, rng)
@@ -314,7 +314,7 @@ SCENARIOS: dict[str, Scenario] = {
         no="appearance_suffices uses_direction uses_background",
     ),
     "full_rate": Scenario(
-        "The classes differ between neighbouring frames alone: at half the frame rate they are equal.",
+        "The classes differ only between neighbouring frames: at half the frame rate they are equal.",
         {"Flicker": Traits(path=flicker), "SlowFlicker": Traits(path=slow_flicker)},
         yes="above_chance needs_order needs_several_frames needs_full_rate models_differ",
         no="appearance_suffices",

@@ -16,7 +16,7 @@ from ucf50_tfrecord.drawing.document import Block, Entry, Figure, Heading, Parag
 from ucf50_tfrecord.evaluation.interventions import PLAIN, SHUFFLED, horizons
 from ucf50_tfrecord.evaluation.results import Condition
 from ucf50_tfrecord.evaluation.statistics import Estimate
-from ucf50_tfrecord.evaluation.verdicts import Verdict
+from ucf50_tfrecord.evaluation.verdicts import KINDS, Verdict
 from ucf50_tfrecord.report.answers import tone
 from ucf50_tfrecord.report.scores import Scores, excludes_zero, format_estimate
 
@@ -111,7 +111,7 @@ def _class_table(scores: Scores, conditions: dict[str, Condition]) -> Table:
 
 
 def _models_apart(verdicts: Sequence[Verdict]) -> Iterator[Block]:
-    found = [verdict for verdict in verdicts if verdict.kind == "models_differ"]
+    found = [verdict for verdict in verdicts if KINDS[verdict.kind].conditions is None]
     if not found:
         return
     yield Heading("Models against each other")
