@@ -248,33 +248,38 @@ class _Table:
     def _check_row_group(self, number: int, *, max_rows: int) -> None:
         """Checks that the stated sizes of a row group are those of predictions for at most `max_rows` clips."""
         group = self.metadata.row_group(number)
-        rows = group.num_rows
-        expect(0 < rows <= max_rows, f"1 to {max_rows} rows", rows=rows)
+        expect(0 < group.num_rows <= max_rows, f"1 to {max_rows} rows", rows=group.num_rows)
         with _open(self.path) as file:
             for place, name in enumerate(_LEAVES):
-                column = group.column(place)
-                values = rows * self.num_classes if name == _LEAF else rows
-                first = column.data_page_offset
-                if column.has_dictionary_page:
-                    first = min(first, column.dictionary_page_offset)
-                try:
-                    found = pages.measure(file.fileno(), first, column.total_compressed_size)
-                except ValueError as error:
-                    raise UserError(f"Expected pages of values in column {name}. Received: {error}") from None
-                expect(
-                    found.num_values == column.num_values == values,
-                    f"{values} values in column {name}",
-                    values=found.num_values,
-                )
-                expect(
-                    found.num_distinct <= values,
-                    f"at most {values} distinct values in column {name}",
-                    distinct=found.num_distinct,
-                )
-                most = values * _VALUE_BYTES + self.text_bytes + _EXTRA_BYTES
-                expect(
-                    found.num_bytes <= most, f"at most {most} bytes in column {name}", bytes=found.num_bytes
-                )
+                values = group.num_rows * (self.num_classes if name == _LEAF else 1)
+                self._check_column(file.fileno(), group.column(place), name, values)
+
+    def _check_column(
+        self, file: int, column: parquet.ColumnChunkMetaData, name: str, num_values: int
+    ) -> None:
+        """Checks that a column of a row group states `num_values` values and the bytes that they may take."""
+        most = num_values * _VALUE_BYTES + self.text_bytes + _EXTRA_BYTES
+        size, first = column.total_compressed_size, column.data_page_offset
+        expect(size <= most, f"at most {most} bytes in column {name}", bytes=size)
+        if column.has_dictionary_page:
+            first = min(first, column.dictionary_page_offset)
+        try:
+            found = pages.measure(file, first, size)
+        except ValueError as error:
+            raise UserError(f"Expected pages of values in column {name}. Received: {error}") from None
+        expect(
+            found.num_values == column.num_values == num_values,
+            f"{num_values} values in column {name}",
+            values=found.num_values,
+            stated=column.num_values,
+        )
+        distinct, decompressed = found.num_distinct, found.num_bytes
+        expect(
+            distinct <= num_values,
+            f"at most {num_values} distinct values in column {name}",
+            distinct=distinct,
+        )
+        expect(decompressed <= most, f"at most {most} bytes in column {name}", bytes=decompressed)
 
 
 def _open(path: pathlib.Path):
