@@ -118,11 +118,12 @@ doctor: | $(VENV)/bin/python  ## Check this machine, DATA and RUN; say how to fi
 help-models: $(VENV)/installed  ## List the models and their numbers of parameters.
 	$(PYTHON) -m tools.describe_models $(call flags,SIZE FRAMES) $(FLAGS)
 
-bench: $(VENV)-bench/installed $(filter $(DEMO),$(VIDEOS))  ## Measure conversion, input and steps beside other tools.
+bench: $(VENV)-bench/installed $(filter $(DEMO),$(VIDEOS))  ## Measure conversion, input, steps and reports.
 	$(VENV)-bench/bin/python -m benchmarks.plan
 	$(VENV)-bench/bin/python -m benchmarks.convert $(call flags,VIDEOS) $(FLAGS)
 	$(VENV)-bench/bin/python -m benchmarks.input $(call flags,VIDEOS)
 	$(VENV)-bench/bin/python -m benchmarks.step $(call flag,torch_python,$(TORCH))
+	$(VENV)-bench/bin/python -m benchmarks.report
 	@$(MAKE) --no-print-directory bench-fetch FLAGS=
 
 bench-fetch: $(VENV)-io/installed $(VENV)/installed-remote $(filter $(DEMO),$(VIDEOS))  ## Measure reading clips from an object store.

@@ -32,6 +32,19 @@ def test_plan_measures_each_size(tmp_path):
     assert all(row["num_shards"] >= 20 for row in rows)
 
 
+def test_report_measures_each_step_of_a_small_comparison(tmp_path):
+    output = tmp_path / "report.json"
+    sizes = ["--models=frame_pool,lstm", "--seeds=1", "--parts=2", "--clips=100", "--classes=3", "--groups=6"]
+    result = run_module("benchmarks.report", f"--output={output}", "--frames=8", *sizes)
+    assert result.returncode == 0, result.stderr
+    figures = json.loads(output.read_text())
+    steps = [row["step"] for row in figures["rows"]]
+    assert steps == ["write the results", "read the results", "verdicts", "report"]
+    assert all(step in result.stdout for step in steps)
+    assert min(row["peak_mb"] for row in figures["rows"]) > 100
+    assert {"predictions.parquet", "results.json", "report.html"} <= set(figures["bytes"])
+
+
 BENCH_INPUT = """
 import json, sys
 from absl import flags

@@ -211,7 +211,7 @@ def test_an_order_blind_model_that_sees_order_fails_the_check(tmp_path):
     assert "This check fails" in markdown and "reverse changes its logits by up to 4" in markdown
 
 
-def test_the_order_check_tolerates_the_rounding_of_stored_logits(tmp_path):
+def test_the_order_check_tolerates_rounding(tmp_path):
     cell = tiny_cell("frame_pool", "aabbcc", reverse="aabbcc")
     cell.logits["none"][:], cell.logits["reverse"][:] = 0.2399, 0.24
     _, markdown, _ = written(tmp_path, tiny_results([cell]))

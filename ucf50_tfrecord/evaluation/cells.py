@@ -35,7 +35,7 @@ TEST_BATCH_SIZE = 32
 _MAX_INSPECTED_CLIPS, _MAX_INSPECTED_BYTES = 512, 256 << 20
 # How much an order-blind model's logits may change when frames are reordered, as a fraction of the largest
 # logit: sums over frames are rounded differently in another order.
-_ROUNDING = {"float32": 1e-4, "bfloat16": 0.05, "float16": 0.01}
+_ROUNDING = {"float32": 2e-4, "bfloat16": 0.05, "float16": 0.01}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

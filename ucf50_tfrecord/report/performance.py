@@ -213,7 +213,7 @@ def _by_class(scores: Scores, names: Sequence[str]) -> Iterator[Block]:
     ]
     caption = (
         "Change of each class's accuracy when frames are shuffled, with 95% intervals over groups, not corrected for "
-        "their number; shaded where they exclude 0. Those of other interventions follow from results.json."
+        "their number; shaded where they exclude 0. Those of other interventions follow from predictions.parquet."
     )
     yield Table(caption, ("Class", *shuffled), rows)
 
