@@ -10,7 +10,7 @@ $(call variable,VIDEOS)            ## folder of class folders; a demo corpus if 
 $(call variable,DATA)              ## folder of shards, or its URL
 $(call variable,SIZE)              ## pixels of a frame, as 64 or 112x96 (height x width)
 $(call variable,FRAMES)            ## frames per clip
-$(call variable,ENGINE)            ## where to convert: local, beam or ray
+$(call variable,ENGINE)            ## where to convert: local, beam or ray; ray compares there, too
 $(call variable,FEATURES)          ## frame encoder whose features are stored, and trained on
 $(call variable,RECIPE)            ## flags to train with; default: that of MODEL, else lstm
 $(call train_variable,MODEL)       ## model to train; see make help-models

@@ -98,7 +98,8 @@ _ENGINE = flags.DEFINE_enum(
     "engine",
     "local",
     ("local", "beam", "ray"),
-    "Where to convert: on this host, by Apache Beam, or on a Ray cluster.",
+    "Where to convert: on this host, by Apache Beam, or on a Ray cluster. With ray, the trainings of a comparison "
+    "run there, too.",
 )
 _BEAM_ARGS = flags.DEFINE_string("beam_args", "", 'Options for Beam: "--runner=… --…".')
 _TASK_INDEX = flags.DEFINE_integer(

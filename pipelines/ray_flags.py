@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from absl import flags
 
+from pipelines import console, scratch
 from ucf50_tfrecord.errors import Action, Remedy, UserError, expect
 
 _ADDRESS = flags.DEFINE_string(
@@ -20,14 +21,15 @@ _ADDRESS = flags.DEFINE_string(
 _CPUS = flags.DEFINE_float(
     "cpus_per_job",
     None,
-    "With --engine=ray: CPUs that Ray reserves per shard. Default: 1.",
+    "With --engine=ray: CPUs that Ray reserves per shard, and per training of a comparison. Default: 1 per shard, "
+    "--threads_per_job per training.",
     lower_bound=0.0,
 )
 
 
-def check_unused() -> None:
-    """Raises UserError if a flag of Ray is given, for commands that run without Ray."""
-    for name in ("ray_address", "cpus_per_job"):
+def check_unused(*others: str) -> None:
+    """Raises UserError if a flag of Ray, one of these or of `others`, is given to a command without Ray."""
+    for name in ("ray_address", "cpus_per_job", *others):
         expect(
             not flags.FLAGS[name].present, f"--engine=ray with --{name}", **{name: flags.FLAGS[name].value}
         )
@@ -53,6 +55,12 @@ def connected() -> Iterator[None]:
         os.environ.setdefault("RAY_TMPDIR", os.path.dirname(tempfile.gettempdir()))
     with ray_cluster.connected(_ADDRESS.value):
         yield
+
+
+def prepare_process() -> None:
+    """Prepares a process for trainings on a node, as console.run and load_tensorflow do on this host."""
+    scratch.use_own_folder()
+    console.load_tensorflow()
 
 
 def check_installed() -> None:

@@ -12,8 +12,6 @@ import pytest
 
 from tests.conftest import child_pids
 
-cluster_utils = pytest.importorskip("ray.cluster_utils")
-
 
 @dataclasses.dataclass
 class TwoNodes:
@@ -38,7 +36,8 @@ class TwoNodes:
 
 @contextlib.contextmanager
 def two_nodes() -> Iterator[TwoNodes]:
-    """Starts the cluster, with one CPU per node; stops it at the end of the block."""
+    """Starts the cluster, with one CPU per node; stops it at the end of the block. Skips the test without Ray."""
+    cluster_utils = pytest.importorskip("ray.cluster_utils")
     cluster = cluster_utils.Cluster(
         initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
     )

@@ -11,6 +11,7 @@ import pytest
 from tests.conftest import REPOSITORY, build, run_code, run_module
 from tests.two_nodes import two_nodes, wait_for
 
+pytest.importorskip("ray")
 FLAGS = ("--name=small", "--size=16x24", "--frames=5", "--engine=ray")
 WITHOUT_RAY = """
 import sys
