@@ -138,6 +138,7 @@ def test_any_number_of_processes_and_tasks_finds_the_same(compared, data_dir, tm
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_ray_cluster_that_loses_a_node_finds_the_same(compared, data_dir, tmp_path):
     with two_nodes() as nodes:
         flags = ("--engine=ray", f"--ray_address={nodes.address}")
