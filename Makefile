@@ -10,6 +10,7 @@ $(call variable,VIDEOS)            ## folder of class folders; a demo corpus if 
 $(call variable,DATA)              ## folder of shards, or its URL
 $(call variable,SIZE)              ## pixels of a frame, as 64 or 112x96 (height x width)
 $(call variable,FRAMES)            ## frames per clip
+$(call variable,ENGINE)            ## where to convert: local, beam or ray; ray compares there, too
 $(call variable,FEATURES)          ## frame encoder whose features are stored, and trained on
 $(call variable,RECIPE)            ## flags to train with; default: that of MODEL, else lstm
 $(call train_variable,MODEL)       ## model to train; see make help-models
@@ -53,7 +54,7 @@ RECIPES := $(patsubst ucf50_tfrecord/recipes/%.flags,%,$(wildcard ucf50_tfrecord
 # Flags of variables that are set: $(call flags,RUN SEED) is --run='…' --seed='…'.
 flag = $(if $(2),--$(1)='$(subst ','\'',$(2))')
 flags = $(foreach name,$(1),$(if $($(name)),$(call flag,$(shell echo $(name) | tr A-Z a-z),$($(name)))))
-DATA_FLAGS = $(call flags,VIDEOS DATA SIZE FRAMES)
+DATA_FLAGS = $(call flags,VIDEOS DATA SIZE FRAMES ENGINE)
 FEATURE_FLAGS = $(call flags,FEATURES)
 
 .PHONY: help train shards features verify repair evaluate predict export compare reproduce compare-check tensorboard inspect doctor help-models bench bench-fetch test test-all test-readers test-remote test-io fuzz lint types format audit pins clean
@@ -203,7 +204,7 @@ $(VENV)-io/installed: setup.cfg pyproject.toml constraints-io.txt
 
 # One stamp per set of extras; a stamp older than the pins is stale.
 $(VENV)/installed: EXTRAS := convert,train,pretrained$(GPU)
-$(VENV)/installed-test: EXTRAS := convert,beam,train,pretrained,test$(GPU)
+$(VENV)/installed-test: EXTRAS := convert,beam,ray,train,pretrained,test$(GPU)
 $(VENV)/installed-remote: EXTRAS := convert,train,remote,stores,test$(GPU)
 $(VENV)/installed-lint: EXTRAS := lint
 $(VENV)/installed-types: EXTRAS := convert,train,lint$(GPU)

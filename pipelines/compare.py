@@ -36,6 +36,7 @@ from pipelines import (
     devices,
     features,
     inputs,
+    ray_flags,
     remedies,
     terminal,
     train_flags,
@@ -82,7 +83,8 @@ _OUTPUT = flags.DEFINE_string("output", None, "The comparison's folder. Default:
 _JOBS = flags.DEFINE_string(
     "jobs",
     "auto",
-    "Number of trainings at a time, each in its own process; auto uses all GPUs, or all cores without GPUs.",
+    "Number of trainings at a time, each in its own process; auto uses all GPUs, or all cores without GPUs. With "
+    "--engine=ray, auto uses the whole cluster.",
 )
 _THREADS_PER_JOB = flags.DEFINE_integer(
     "threads_per_job",
@@ -92,6 +94,19 @@ _THREADS_PER_JOB = flags.DEFINE_integer(
 )
 _JOBS_PER_GPU = flags.DEFINE_integer(
     "jobs_per_gpu", 1, "Number of trainings that share a GPU.", lower_bound=1
+)
+_GPUS_PER_JOB = flags.DEFINE_float(
+    "gpus_per_job",
+    None,
+    "With --engine=ray: GPUs that Ray reserves per training; 0.5 lets two share a GPU. Default: 1 if the cluster "
+    "has GPUs, else 0.",
+    lower_bound=0.0,
+)
+_GIB_PER_JOB = flags.DEFINE_float(
+    "gib_per_job",
+    2.0,
+    "With --engine=ray: host memory that Ray reserves per training, in GiB.",
+    lower_bound=0.0,
 )
 _STRATEGY = flags.DEFINE_enum(
     "strategy",
@@ -119,6 +134,8 @@ for _module in (train_flags, features, inputs):
 _FOLDER_KIND = "a comparison"
 # Host memory that each training side by side is given: TensorFlow and a small model take about half of it.
 _JOB_BYTES = 2 << 30
+# Beginnings of the names of environment variables that change what a training computes.
+_NUMERIC_VARIABLES = ("TF_", "XLA_", "KERAS_", "ONEDNN_", "DNNL_", "OMP_")
 # Longest wait for another process that writes the report.
 _REPORT_SECS = 600.0
 # Flags of a training that the comparison sets by itself.
@@ -194,6 +211,8 @@ def train_cells(comparison, environments: Sequence[Mapping[str, str]], task: tup
       False if the user stopped the comparison. True if all cells are finished, except cells that other
       processes are running.
     """
+    if convert.uses_ray():
+        return train_cells_on_ray(comparison, task)
     from ucf50_tfrecord.evaluation import side_by_side
     from ucf50_tfrecord.training import strategy as strategy_lib
 
@@ -211,28 +230,87 @@ def train_cells(comparison, environments: Sequence[Mapping[str, str]], task: tup
         return comparison.run(to_display, strategy=strategy, task=task)
 
 
+def train_cells_on_ray(comparison, task: tuple[int, int]) -> bool:
+    """Does the same as train_cells on the Ray cluster of the flags."""
+    with ray_flags.connected(), console.stop_requests() as should_stop, Display() as display:
+        from ucf50_tfrecord import ray_cluster
+        from ucf50_tfrecord.evaluation import on_ray
+
+        num_gpus = _GPUS_PER_JOB.value
+        resources = ray_cluster.Resources(
+            num_cpus=ray_flags.cpus_per_job(_THREADS_PER_JOB.value),
+            num_gpus=float(ray_cluster.has_gpus()) if num_gpus is None else num_gpus,
+            memory_bytes=int(_GIB_PER_JOB.value * 2**30),
+        )
+        slots = ray_cluster.slots(resources)
+        terminal.say(f"Ray holds {sum(slots)} trainings at a time, each with {resources}", flush=True)
+        return on_ray.run(
+            comparison,
+            listener(display, should_stop),
+            resources=resources,
+            environment=ray_environment(resources.num_cpus, resources.num_gpus),
+            max_processes=None if _JOBS.value == "auto" else int(_JOBS.value),
+            prepare=ray_flags.prepare_process,
+            task=task,
+        )
+
+
+def ray_environment(num_cpus: float, num_gpus: float) -> dict[str, str]:
+    """Returns the environment variables of a training on Ray with the given resources."""
+    numeric = {name: value for name, value in os.environ.items() if name.startswith(_NUMERIC_VARIABLES)}
+    if num_gpus:  # Ray chooses them
+        return numeric | {"TF_NUM_INTRAOP_THREADS": str(max(1, int(num_cpus)))}
+    return {
+        "TF_NUM_INTRAOP_THREADS": str(_THREADS_PER_JOB.value),
+        **numeric,
+        "CUDA_VISIBLE_DEVICES": "-1",  # Ray hides no GPU from a training without one
+    }
+
+
+def check_ray_flags() -> None:
+    """Checks the flags that depend on whether Ray runs the trainings.
+
+    Raises:
+      UserError: if a flag belongs to another engine, or Ray is asked for but not installed.
+    """
+    if not convert.uses_ray():
+        ray_flags.check_unused("gpus_per_job", "gib_per_job")
+        return
+    for name, instead in (("strategy", "one device per training"), ("jobs_per_gpu", "--gpus_per_job")):
+        expect(
+            not flags.FLAGS[name].present,
+            f"{instead}, not --{name}, with --engine=ray",
+            **{name: flags.FLAGS[name].value},
+        )
+    ray_flags.check_installed()
+
+
 def job_environments() -> list[dict[str, str]]:
     """Returns the environment variables of each process that --jobs asks for.
 
-    The list is empty if this process runs all trainings itself. Without GPUs, also sets the number of threads
-    of this process and its children. Call this function before TensorFlow is loaded.
+    The list is empty if this process runs all trainings itself, or Ray does. Without GPUs, also sets the number
+    of threads of this process and its children. Call this function before TensorFlow is loaded.
 
     Raises:
-      UserError: if --jobs, --jobs_per_gpu and --strategy contradict each other.
+      UserError: if flags contradict each other, or Ray is not installed.
     """
     expect(
         _JOBS.value == "auto" or (_JOBS.value.isdecimal() and int(_JOBS.value) >= 1),
         "--jobs=auto or --jobs=<a number from 1 on>",
         jobs=_JOBS.value,
     )
+    check_ray_flags()
     if _STRATEGY.value == Strategy.MIRRORED:
         expect(_JOBS.value in ("auto", "1"), "--jobs=1 with --strategy=mirrored", jobs=_JOBS.value)
         return []
     gpus = devices.visible_gpus()
+    if not gpus:
+        os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(_THREADS_PER_JOB.value))
+    if convert.uses_ray():
+        return []
     if gpus:
         most = len(gpus) * _JOBS_PER_GPU.value
     else:
-        os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(_THREADS_PER_JOB.value))
         most = max(1, len(os.sched_getaffinity(0)) // _THREADS_PER_JOB.value)
         free = memory.available_host_bytes()
         if _JOBS.value == "auto" and free is not None:

@@ -22,17 +22,18 @@ import re
 import shlex
 import threading
 import time
+from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Self
 
 from absl import flags
 
-from pipelines import console, terminal
+from pipelines import console, ray_flags, terminal
 from pipelines.spec_flags import SpecFlags
 from ucf50_tfrecord import building, manifest, remote
 from ucf50_tfrecord.choices import FoldBy
 from ucf50_tfrecord.errors import Action, Change, Remedy, UserError, expect
-from ucf50_tfrecord.jobs import Plan
-from ucf50_tfrecord.shards import DATASET_NAME
+from ucf50_tfrecord.jobs import Plan, ShardJob
+from ucf50_tfrecord.shards import DATASET_NAME, ShardReport
 from ucf50_tfrecord.specs import (
     DEFAULT_SHARD_BYTES,
     ClipFormat,
@@ -94,7 +95,11 @@ _WORKERS = flags.DEFINE_integer(
     "workers", None, "Number of processes that decode videos. Default: one per core."
 )
 _ENGINE = flags.DEFINE_enum(
-    "engine", "local", ("local", "beam"), "Where to convert: on this host, or by Apache Beam."
+    "engine",
+    "local",
+    ("local", "beam", "ray"),
+    "Where to convert: on this host, by Apache Beam, or on a Ray cluster. With ray, the trainings of a comparison "
+    "run there, too.",
 )
 _BEAM_ARGS = flags.DEFINE_string("beam_args", "", 'Options for Beam: "--runner=… --…".')
 _TASK_INDEX = flags.DEFINE_integer(
@@ -106,6 +111,8 @@ _FINALIZE = flags.DEFINE_boolean(
     False,
     "Only write the last file, from the work of finished tasks: the manifest, or a comparison's report.",
 )
+
+flags.adopt_module_key_flags(ray_flags)
 
 
 def clip_format() -> ClipFormat:
@@ -255,37 +262,66 @@ def default_data_dir(name: str) -> str:
     return os.path.join("data", f"{name}-{clip_format()}{by_video}")
 
 
+def uses_ray() -> bool:
+    """Tells whether the flags choose Ray."""
+    return _ENGINE.value == "ray"
+
+
 def _engine() -> Engine:
-    """Returns the engine that the flags choose: a function that converts videos here or by Apache Beam.
+    """Returns the engine that the flags choose: a function that converts videos.
 
     Raises:
-      UserError: if a flag is out of its range, or Beam is not installed.
+      UserError: if a flag is out of its range or belongs to another engine, or the engine is not installed.
     """
     from ucf50_tfrecord.convert import engines
 
     limits = _LIMITS.build()
-    if _ENGINE.value == "beam":
-        try:
-            from ucf50_tfrecord.convert import beam
-
-            beam_args = shlex.split(_BEAM_ARGS.value)
-        except ImportError as error:
-            raise UserError(
-                f"The engine beam needs packages that are missing ({error})",
-                Remedy(Action.INSTALL, extras="convert,beam"),
-            ) from error
-        except ValueError as error:
-            raise UserError(f"Cannot read --beam_args={_BEAM_ARGS.value!r}: {error}") from error
+    if _ENGINE.value != "beam":
+        expect(not _BEAM_ARGS.value, "--engine=beam with --beam_args", beam_args=_BEAM_ARGS.value)
+    if _ENGINE.value != "local":
         expect(
             _WORKERS.value is None,
-            "no --workers with --engine=beam: set Beam's workers in --beam_args",
+            f"no --workers with --engine={_ENGINE.value}, which has workers of its own",
             workers=_WORKERS.value,
         )
-        return functools.partial(beam.run_beam, beam_args=beam_args, limits=limits)
-    expect(not _BEAM_ARGS.value, "--engine=beam with --beam_args", beam_args=_BEAM_ARGS.value)
+    if uses_ray():
+        ray_flags.check_installed()
+        return functools.partial(_run_ray, limits=limits)
+    ray_flags.check_unused()
+    if _ENGINE.value == "beam":
+        return _beam_engine(limits)
     num_workers = len(os.sched_getaffinity(0)) if _WORKERS.value is None else _WORKERS.value
     expect(num_workers >= 1, "at least 1 worker", workers=num_workers)
     return functools.partial(engines.run_local, num_workers=num_workers, limits=limits)
+
+
+def _beam_engine(limits: DecodeLimits) -> Engine:
+    try:
+        from ucf50_tfrecord.convert import beam
+
+        beam_args = shlex.split(_BEAM_ARGS.value)
+    except ImportError as error:
+        raise UserError(
+            f"The engine beam needs packages that are missing ({error})",
+            Remedy(Action.INSTALL, extras="convert,beam"),
+        ) from error
+    except ValueError as error:
+        raise UserError(f"Cannot read --beam_args={_BEAM_ARGS.value!r}: {error}") from error
+    return functools.partial(beam.run_beam, beam_args=beam_args, limits=limits)
+
+
+def _run_ray(
+    jobs: Sequence[ShardJob], data_dir: str, on_videos: Callable[[int], None], *, limits: DecodeLimits
+) -> Generator[ShardReport]:
+    """Converts shards on the Ray cluster of the flags, as on_ray.run_ray does."""
+    with ray_flags.connected():
+        from ucf50_tfrecord.convert import on_ray
+        from ucf50_tfrecord.ray_cluster import Resources
+
+        resources = Resources(num_cpus=ray_flags.cpus_per_job(1.0))
+        yield from on_ray.run_ray(
+            jobs, os.path.abspath(data_dir), on_videos, resources=resources, limits=limits
+        )
 
 
 def _plan(name: str) -> Plan:

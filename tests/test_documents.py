@@ -17,6 +17,7 @@ DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md"
 FOREIGN_FLAGS = {
     "array cpus-per-task gpus-per-task nodes ntasks-per-node wrap": "Slurm",
     "runner direct_running_mode direct_num_workers": "Apache Beam",
+    "address head": "Ray",
     "experiment mode model_dir config_file params_override": "TF Model Garden",
     "flagfile help helpshort": "absl",
     "logdir": "TensorBoard",

@@ -20,6 +20,7 @@ OPTIONS = REPOSITORY / "docs" / "options.md"
 # Flags of several entry points are listed once, under their module.
 _SHARED = {
     "convert": "conversion",
+    "ray_flags": "Ray",
     "train_flags": "model and training",
     "inputs": "input",
     "run_flags": "run",
@@ -101,7 +102,7 @@ def _meaning(flag: ElementTree.Element) -> str:
 
 
 def _anchor(module: str) -> str:
-    return _SHARED[module].replace(" ", "-")
+    return _SHARED[module].lower().replace(" ", "-")
 
 
 if __name__ == "__main__":

@@ -9,10 +9,11 @@ import dataclasses
 import os
 import pathlib
 import signal
+import subprocess
 import time
 
 from ucf50_tfrecord.errors import UserError
-from ucf50_tfrecord.evaluation.side_by_side import Outcome
+from ucf50_tfrecord.evaluation.crew import Outcome
 from ucf50_tfrecord.storage import LockedError, folder_lock
 from ucf50_tfrecord.training.listener import TrainProgress
 
@@ -20,7 +21,7 @@ from ucf50_tfrecord.training.listener import TrainProgress
 @dataclasses.dataclass(frozen=True)
 class MadeUpCell:
     """does: what the cell does: "finish"; "die_once" and "die_always" by SIGKILL; "fail" with a UserError; "wait"
-    until it is told to stop."""
+    until it is told to stop, and "wait_once"; "leave_lock" dies once, and its folder's lock stays held for a while."""
 
     does: str
     number: int
@@ -62,14 +63,17 @@ class MadeUpComparison:
             return Outcome.ELSEWHERE
 
     def _run(self, cell, listener):
-        listener.report(TrainProgress(step=1, num_steps=2, epoch=1, num_epochs=2))
         tries = len(list(pathlib.Path(self.folder, str(cell)).glob("try*")))
-        self._path(cell, f"try{tries}").touch()
-        if cell.does == "die_always" or (cell.does == "die_once" and not tries):
+        self._path(cell, f"try{tries}").write_text(str(os.getpid()))
+        listener.report(TrainProgress(step=1, num_steps=2, epoch=1, num_epochs=2))
+        if cell.does == "leave_lock" and not tries:
+            lock = next(int(file) for file in os.listdir("/proc/self/fd") if _is_lock(file))
+            subprocess.Popen(["sleep", "1"], pass_fds=[lock])
+        if cell.does == "die_always" or (cell.does in ("die_once", "leave_lock") and not tries):
             os.kill(os.getpid(), signal.SIGKILL)
         if cell.does == "fail":
             raise UserError(f"{cell} cannot be trained")
-        while cell.does == "wait":
+        while cell.does == "wait" or (cell.does == "wait_once" and not tries):
             if listener.should_stop():
                 self._path(cell, "stopped").touch()
                 return Outcome.STOPPED
@@ -80,3 +84,10 @@ class MadeUpComparison:
 
     def _path(self, cell, name):
         return pathlib.Path(self.folder, str(cell), name)
+
+
+def _is_lock(file):
+    try:
+        return os.readlink(f"/proc/self/fd/{file}").endswith("/.lock")
+    except OSError:  # the file by which the folder was listed
+        return False

@@ -20,8 +20,8 @@ from ucf50_tfrecord.dataset.reader import ClipReader
 from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.evaluation import audit, cells, compare, recurrence
 from ucf50_tfrecord.evaluation.cells import ComparisonSpec, Recipe
+from ucf50_tfrecord.evaluation.crew import Outcome
 from ucf50_tfrecord.evaluation.results import Cell
-from ucf50_tfrecord.evaluation.side_by_side import Outcome
 from ucf50_tfrecord.specs import AugmentSpec, ModelSpec, TrainSpec
 from ucf50_tfrecord.storage import folder_lock
 from ucf50_tfrecord.training.run import RunConfig

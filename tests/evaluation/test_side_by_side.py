@@ -56,6 +56,13 @@ def test_a_killed_process_costs_its_cell_one_retry_and_the_others_nothing(tmp_pa
     assert {name for name, step in heard.reported if step == 1} == set(names)
 
 
+def test_a_lock_that_outlives_its_process_is_waited_for(tmp_path):
+    made_up, heard = comparison(tmp_path, "leave_lock", "finish"), Heard()
+    assert run(made_up, heard) is True
+    assert sorted(heard.finished) == ["finish-1", "leave_lock-0"]
+    assert (tmp_path / "leave_lock-0" / "try1").exists()
+
+
 def test_an_error_of_a_cell_is_raised_here_and_ends_the_others(tmp_path):
     made_up = comparison(tmp_path, "fail", "wait")
     with pytest.raises(UserError, match="fail-0 cannot be trained"):

@@ -1,6 +1,10 @@
 """The comparison as its users run it: real processes, a real interruption."""
 
+import contextlib
 import json
+import os
+import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -12,6 +16,7 @@ import pytest
 from pyarrow import parquet
 
 from tests.conftest import REPOSITORY
+from tests.two_nodes import two_nodes, wait_for
 from tests.warm import run_code, run_module
 
 FLAGS = ("--models=frame_pool,lstm", "--cv=2", "--seeds=1", "--orders=", "--audit=frame_pool", "--epochs=1")
@@ -99,6 +104,17 @@ def test_existing_runs_say_what_they_said_when_they_were_trained(compared, tmp_p
         assert row == earlier
 
 
+def check_same(folder, expected):
+    """Checks that two folders of comparisons hold the same predictions and reports, apart from their paths."""
+    cells = [path.relative_to(expected) for path in expected.glob("cells/*/cell.json")]
+    assert len(cells) == 6
+    for path in [*cells, "results.json", "report.md", "report.html"]:
+        found, wanted = ((root / path).read_text().replace(str(root), "") for root in (folder, expected))
+        assert found == wanted, path
+    for path in [*(path.with_name("predictions.parquet") for path in cells), "predictions.parquet"]:
+        assert (folder / path).read_bytes() == (expected / path).read_bytes(), path
+
+
 @pytest.mark.slow
 def test_any_number_of_processes_and_tasks_finds_the_same(compared, data_dir, tmp_path):
     """Two jobs ran in `compared`. Here, one does; and four tasks, of which one is killed and run again."""
@@ -124,20 +140,35 @@ def test_any_number_of_processes_and_tasks_finds_the_same(compared, data_dir, tm
     assert all(
         "Report:" in output or "last process to finish writes the report" in output for output in outputs
     )
-    cells = [path.relative_to(folders["jobs"]) for path in folders["jobs"].glob("cells/*/cell.json")]
-    tables = [path.with_name("predictions.parquet") for path in cells]
-    assert len(cells) == 6
     for name in ("serial", "tasks"):
-        for path in [*cells, "results.json", "report.md", "report.html"]:
-            expected = (folders["jobs"] / path).read_text().replace(str(folders["jobs"]), "")
-            assert (folders[name] / path).read_text().replace(str(folders[name]), "") == expected, (
-                name,
-                path,
-            )
-        for path in [*tables, "predictions.parquet"]:
-            assert (folders[name] / path).read_bytes() == (folders["jobs"] / path).read_bytes(), (name, path)
+        check_same(folders[name], folders["jobs"])
     finalized = run_module(*command(data_dir, folders["tasks"], "--finalize")[2:])
     assert finalized.returncode == 0 and "Report:" in finalized.stdout, finalized.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_ray_cluster_that_loses_a_node_finds_the_same(compared, data_dir, tmp_path):
+    with two_nodes() as nodes:
+        flags = ("--engine=ray", f"--ray_address={nodes.address}")
+        process = subprocess.Popen(
+            command(data_dir, tmp_path / "ray", *flags), cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
+        )
+        wait_for(lambda: any(map(runs_cell, nodes.descendants(0))) or process.poll() is not None)
+        nodes.kill(0)
+        output, _ = process.communicate(timeout=250)
+    assert process.returncode == 0 and "Report:" in output, output
+    assert "Ray holds 2 trainings at a time" in output and "6/6  " in output
+    check_same(tmp_path / "ray", compared[0])
+
+
+def runs_cell(pid):
+    """Tells whether a process holds the lock of a cell's folder."""
+    for file in pathlib.Path(f"/proc/{pid}/fd").glob("*"):
+        with contextlib.suppress(OSError):  # it has just been closed
+            if re.search(r"/cells/[^/]+/\.lock$", os.readlink(file)):
+                return True
+    return False
 
 
 JOBS = [
@@ -187,6 +218,28 @@ def test_each_job_gets_a_gpu_or_its_part_of_the_cores():
     assert json.loads(result.stdout) == [expected for *_, expected in JOBS]
 
 
+SHOW_RAY_ENVIRONMENTS = """
+import json, os, sys
+from absl import flags
+from pipelines import compare
+
+flags.FLAGS(["compare", "--threads_per_job=2"])
+os.environ |= {"TF_SOMETHING": "1", "OTHER": "2"}
+os.environ.pop("TF_NUM_INTRAOP_THREADS", None)
+found = [compare.ray_environment(num_cpus=3.5, num_gpus=gpus) for gpus in (0, 0.5)]
+print(json.dumps([{name: env.get(name) for name in sys.argv[1:]} for env in found]))
+"""
+
+
+def test_a_training_on_ray_gets_its_threads_and_no_gpu_that_it_has_not_reserved():
+    names = ("TF_NUM_INTRAOP_THREADS", "CUDA_VISIBLE_DEVICES", "TF_SOMETHING", "OTHER")
+    result = run_code(SHOW_RAY_ENVIRONMENTS, *names)
+    assert result.returncode == 0, result.stderr
+    without_gpu, with_gpu = (tuple(found.values()) for found in json.loads(result.stdout))
+    assert without_gpu == ("2", "-1", "1", None)
+    assert with_gpu == ("3", None, "1", None)
+
+
 MISTAKES = {
     "--models=nothing": "each model to be one of",
     "--cv=9": "at most 5 parts, because only 5 folds hold clips",
@@ -201,6 +254,10 @@ MISTAKES = {
     "--runs=a --results=b": "either --runs or --results",
     "--jobs=0": "--jobs=auto or --jobs=<a number from 1 on>",
     "--jobs=2 --strategy=mirrored": "--jobs=1 with --strategy=mirrored",
+    "--engine=ray --strategy=mirrored": "one device per training, not --strategy, with --engine=ray",
+    "--engine=ray --jobs_per_gpu=2": "--gpus_per_job, not --jobs_per_gpu, with --engine=ray",
+    "--gpus_per_job=1": "--engine=ray with --gpus_per_job",
+    "--engine=beam --ray_address=auto": "--engine=ray with --ray_address",
     "--task_index=2 --task_count=2": "a task_index from 0 to task_count - 1",
     "--task_index=0": "--task_index and --task_count together",
     "--task_index=0 --task_count=2 --videos=v": "--data=<folder of finished shards> instead of --videos",

@@ -33,9 +33,9 @@ from ucf50_tfrecord.dataset.feed import Feed, choose_cache, read_in_batches
 from ucf50_tfrecord.errors import UserError, expect
 from ucf50_tfrecord.evaluation import audit, cells, result_files
 from ucf50_tfrecord.evaluation.cells import ComparisonListener, ComparisonSpec, Recipe, Subject
+from ucf50_tfrecord.evaluation.crew import Outcome
 from ucf50_tfrecord.evaluation.results import Cell, CellResult, ComparedClips, Results
 from ucf50_tfrecord.evaluation.runner import Evaluator
-from ucf50_tfrecord.evaluation.side_by_side import Outcome
 from ucf50_tfrecord.manifest import Manifest
 from ucf50_tfrecord.specs import to_json
 from ucf50_tfrecord.training import loop, trained

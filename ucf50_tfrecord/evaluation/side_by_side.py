@@ -1,24 +1,23 @@
-"""Runs the cells of a comparison (its trainings) in several processes side by side.
+"""Runs the cells of a comparison (its trainings) in several processes of this host side by side.
 
 Each process loads TensorFlow once, and then runs the cells that the parent process sends it, one after
-another. If a process crashes or is killed, its cell is tried once more in a fresh process.
+another.
 """
 
 from __future__ import annotations
 
-import collections
-import dataclasses
-import enum
+import atexit
 import functools
 import multiprocessing
 import os
 import pickle
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
 
 from ucf50_tfrecord.errors import UserError
+from ucf50_tfrecord.evaluation import crew
 from ucf50_tfrecord.training.listener import Listener
 
 if TYPE_CHECKING:
@@ -26,17 +25,8 @@ if TYPE_CHECKING:
     from ucf50_tfrecord.evaluation.compare import Comparison
     from ucf50_tfrecord.evaluation.results import Cell
 
-
-class Outcome(enum.Enum):
-    """The outcome of running a cell: it is finished, the listener stopped it, or another process runs it."""
-
-    FINISHED = enum.auto()
-    STOPPED = enum.auto()
-    ELSEWHERE = enum.auto()
-
-
-_MAX_TRIES = 2
-_POLL_SECS = 0.2
+# A process closes its connection a moment before it exits.
+_EXIT_SECS = 0.2
 
 
 def run(
@@ -52,50 +42,58 @@ def run(
     If this process exits, the processes that it started save checkpoints and exit.
 
     Args:
-      comparison: the comparison. The results do not depend on the number of processes.
-      listener: functions that receive the progress and may stop the comparison.
+      comparison, listener, task: as in crew.run.
       environments: for each process, environment variables that are set in addition to those of this process.
         They choose the process's device.
       prepare: called first in each process, before TensorFlow is loaded; None to do nothing. It must be picklable.
-      task: as in Comparison.claimable.
 
     Returns:
       As Comparison.run does.
 
     Raises:
-      UserError: as Comparison.run does. Also if a cell's process crashed twice; this error is raised after
-        all other cells are finished.
+      UserError: as crew.run does.
     """
-    comparison = dataclasses.replace(comparison, num_processes=len(environments))
-    payload = pickle.dumps(comparison)
-    while wanted := comparison.claimable(task):
-        start = functools.partial(_Process, prepare=prepare, payload=payload)
-        with _Crew(wanted, len(comparison.spec.cells()), listener, environments, start) as crew:
-            crew.run()
-        if crew.is_stopping:
-            return False
-        if crew.failed:
-            raise UserError(
-                f"{len(crew.failed)} of {len(comparison.spec.cells())} trainings failed twice: "
-                + "; ".join(f"{cell}: {reason}" for cell, reason in crew.failed.items())
-                + ". The other trainings are kept; the same command tries the failed ones again"
-            )
-        if not crew.num_finished:  # processes of another parent were faster
-            break
-    return True
+    return crew.run(
+        comparison,
+        listener,
+        place=_ThisHost(prepare),
+        environments=environments,
+        num_sharing=len(environments),
+        task=task,
+    )
 
 
-class _Process:
-    """A process that runs cells, as its parent process sees it.
+class _ThisHost:
+    """Starts processes on this host; the crew.Place of `run`."""
 
-    cell: the cell that the process runs; None if it is idle.
+    def __init__(self, prepare: Callable[[], None] | None):
+        self._prepare = prepare
+
+    def start(self, environment: Mapping[str, str], payload: bytes) -> LocalProcess:
+        return LocalProcess(environment, prepare=self._prepare, payload=payload)
+
+    def wait(self, processes: Sequence[LocalProcess], timeout_secs: float) -> Collection[LocalProcess]:
+        ready = wait([process.connection for process in processes], timeout=timeout_secs)
+        return [process for process in processes if process.connection in ready]
+
+
+class LocalProcess:
+    """A process on this host that runs cells, as its parent process sees it; a crew.Process.
+
+    Args:
+      environment: environment variables that are set in addition to those of this process.
+      prepare: as in `run`.
+      payload: the pickled comparison.
     """
+
+    is_ready = True
 
     def __init__(self, environment: Mapping[str, str], *, prepare: Callable[[], None] | None, payload: bytes):
         context = multiprocessing.get_context("spawn")
         self.environment = environment
         self.connection, its_end = context.Pipe()
         self.cell: Cell | None = None
+        self._is_exiting = False
         self._process = context.Process(target=_serve, args=(its_end, dict(environment), prepare, payload))
         self._process.start()
         its_end.close()
@@ -113,16 +111,16 @@ class _Process:
         except OSError:  # the process has just exited, which the next `receive` notices
             pass
 
-    def receive(self) -> tuple[str, Any] | None:
-        """Returns the process's next message as (kind, content); None if the process has exited."""
+    def receive(self) -> list[tuple[str, Any]] | None:
         try:
-            return self.connection.recv()
+            return [self.connection.recv()]
         except (EOFError, OSError):
+            self._is_exiting = True
             return None
 
     def end(self) -> str:
-        """Kills the process if it still runs; returns a clause that says how it exited."""
-        self._process.join(timeout=_POLL_SECS)  # a process closes its connection a moment before it exits
+        if self._is_exiting:
+            self._process.join(_EXIT_SECS)
         self._process.kill()
         self._process.join()
         self.connection.close()
@@ -132,101 +130,6 @@ class _Process:
         return f"its process exited with status {code}"
 
 
-class _Crew:
-    """The processes that run some cells side by side. Leaving the `with` block kills running processes.
-
-    failed: dictionary from each cell whose process crashed twice to the reason.
-    num_finished: number of cells that the processes have finished.
-    is_stopping: whether the listener has stopped the comparison.
-    """
-
-    def __init__(
-        self,
-        wanted: Sequence[Cell],
-        total: int,
-        listener: ComparisonListener,
-        environments: Sequence[Mapping[str, str]],
-        start: Callable[[Mapping[str, str]], _Process],
-    ):
-        self._waiting = collections.deque(wanted)
-        self._total, self._num_begun = total, total - len(wanted)
-        self._listener, self._start = listener, start
-        self._free = list(environments[: len(wanted)])  # of no process
-        self._processes: list[_Process] = []
-        self._tries: collections.Counter[Cell] = collections.Counter()
-        self.failed: dict[Cell, str] = {}
-        self.num_finished, self.is_stopping = 0, False
-
-    def __enter__(self) -> _Crew:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        for process in self._processes:
-            process.end()
-
-    def run(self) -> None:
-        """Hands out the cells to the processes, until no cell is waiting and none is running."""
-        while True:
-            if not self.is_stopping and self._listener.should_stop():
-                self.is_stopping = True
-                self._waiting.clear()
-                for process in self._processes:
-                    process.ask_to_stop()
-            self._give()
-            if not any(process.cell for process in self._processes):
-                return
-            ready = wait([process.connection for process in self._processes], timeout=_POLL_SECS)
-            for process in [process for process in self._processes if process.connection in ready]:
-                self._handle(process)
-
-    def _give(self) -> None:
-        for process in self._processes:
-            if self._waiting and process.cell is None:
-                process.give(self._waiting.popleft())
-        while self._waiting and self._free:
-            process = self._start(self._free.pop())
-            self._processes.append(process)
-            process.give(self._waiting.popleft())
-
-    def _handle(self, process: _Process) -> None:
-        message, cell = process.receive(), process.cell
-        if message is None:
-            self._processes.remove(process)
-            self._free.append(process.environment)
-            reason = process.end()
-            if cell is not None and not self.is_stopping:
-                self._try_again(cell, reason)
-            return
-        kind, content = message
-        if cell is None:
-            return  # it was asked to stop when it had just become idle
-        match kind:
-            case "start":
-                if not self._tries[cell]:
-                    self._num_begun += 1
-                self._listener.start(cell, self._num_begun - 1, self._total)
-            case "report":
-                self._listener.report(cell, content)
-            case "warn":
-                self._listener.warn(content)
-            case "error":
-                raise content
-            case "end":
-                process.cell = None
-                if content == Outcome.FINISHED:
-                    self.num_finished += 1
-                    self._listener.finish(cell)
-
-    def _try_again(self, cell: Cell, reason: str) -> None:
-        self._tries[cell] += 1
-        if self._tries[cell] < _MAX_TRIES:
-            self._listener.warn(f"{cell}: {reason}; it is tried again")
-            self._waiting.appendleft(cell)
-        else:
-            self._listener.warn(f"{cell}: {reason}, twice")
-            self.failed[cell] = reason
-
-
 def _serve(
     connection: Connection, environment: dict[str, str], prepare: Callable[[], None] | None, payload: bytes
 ) -> None:
@@ -234,7 +137,7 @@ def _serve(
 
     Args:
       connection: the connection to the parent. The parent sends cells, or None to stop the cell that is running.
-        This process sends the tuples that _Crew handles.
+        This process sends tuples of kind and content, which crew.run handles.
       environment: further environment variables.
       prepare: see `run`.
       payload: the pickled Comparison. It is unpickled here, after the environment variables are set, because
@@ -243,10 +146,6 @@ def _serve(
     for signum in (signal.SIGINT, signal.SIGTERM):  # these reach the parent, too, which then asks to stop
         signal.signal(signum, signal.SIG_IGN)
     os.environ.update(environment)
-    if prepare is not None:
-        prepare()
-    comparison: Comparison = pickle.loads(payload)
-    run_cell = comparison.on_one_device()
     send = functools.partial(_send, connection)
     listener = Listener(
         report=functools.partial(send, "report"),
@@ -256,6 +155,10 @@ def _serve(
         should_stop=connection.poll,
     )
     try:
+        if prepare is not None:
+            prepare()
+        comparison: Comparison = pickle.loads(payload)
+        run_cell = comparison.on_one_device()
         while (cell := connection.recv()) is not None:
             outcome = run_cell(cell, listener=listener, on_start=functools.partial(send, "start", None))
             send("end", outcome)
@@ -264,6 +167,7 @@ def _serve(
     except EOFError:
         pass  # the parent has exited
     connection.close()
+    atexit._run_exitfuncs()  # they remove temporary files
     os._exit(0)  # without destroying TensorFlow's objects, which may wait for reads
 
 
