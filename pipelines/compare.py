@@ -13,6 +13,7 @@ file system, may run it at the same time, such as the tasks of a job array:
     --task_count=8
 
 The processes share the trainings. The last process to finish writes the report.
+With --dry_run, only the plan and an estimate of its time are printed.
 The second command tests existing runs. The third one writes a report again.
 """
 
@@ -34,6 +35,7 @@ from pipelines import (
     console,
     convert,
     devices,
+    dry_run,
     features,
     inputs,
     remedies,
@@ -110,6 +112,13 @@ _TENSORBOARD = flags.DEFINE_boolean(
     "Also write curves and pictures of each training. Models are then evaluated after each epoch.",
 )
 
+_DRY_RUN = flags.DEFINE_boolean(
+    "dry_run",
+    False,
+    "Train nothing. Print the number of trainings, and an estimate of their time, memory and disk space from a "
+    "few measured steps of each model.",
+)
+
 for _module in (train_flags, features, inputs):
     flags.adopt_module_key_flags(_module)
 
@@ -125,6 +134,10 @@ _DECIDED = ("recipe", "model", "seed", "frame_order", "early_stopping", "train_f
 def main() -> None:
     given = [name for name in ("runs", "results") if flags.FLAGS[name].value]
     expect(len(given) < 2, "either --runs or --results", given=given)
+    expect(
+        not (_DRY_RUN.value and (given or convert.finalizes())),
+        "--dry_run without --runs, --results and --finalize",
+    )
     if _OUTPUT.value:
         check_folder(_OUTPUT.value)
     if _RESULTS.value:
@@ -160,6 +173,12 @@ def compare_recipes() -> None:
         tensorboard=_TENSORBOARD.value,
     )
     comparison.parts  # raises an error if the clips cannot be split as the flags ask for
+    if _DRY_RUN.value:
+        engine = dry_run.Engine(environments, task, _STRATEGY.value)
+        changes = manifest.features and _PIXEL_INTERVENTIONS.value
+        num_missing = len(features.changed_datasets(manifest)) - len(comparison.changed) if changes else 0
+        dry_run.show(comparison, engine, num_missing=num_missing, warn=Display().warn)
+        return
     if not convert.finalizes():
         describe(comparison, num_jobs=len(environments))
         claim_folder(folder)
@@ -280,8 +299,8 @@ def compare_runs() -> None:
 def load_changed(manifest: manifest_lib.Manifest) -> dict[str, ClipIndex]:
     """Indexes the features of a dataset's changed clips, for each intervention that changes pixels.
 
-    Encodes missing features. Returns an empty dictionary for a dataset of frames, because the tests
-    themselves change the pixels of frames.
+    Encodes missing features, unless --dry_run is set. Returns an empty dictionary for a dataset of frames,
+    because the tests themselves change the pixels of frames.
 
     Raises:
       UserError: as features.encode_changed does.
@@ -289,7 +308,8 @@ def load_changed(manifest: manifest_lib.Manifest) -> dict[str, ClipIndex]:
     if not (manifest.features and _PIXEL_INTERVENTIONS.value):
         return {}
     load = inputs.INPUTS.build().load_clips
-    return {name: load(other, other.folds) for name, other in features.encode_changed(manifest).items()}
+    found = features.find_changed(manifest) if _DRY_RUN.value else features.encode_changed(manifest)
+    return {name: load(other, other.folds) for name, other in found.items()}
 
 
 def write_again(path: pathlib.Path) -> None:

@@ -260,17 +260,24 @@ class Comparison:
             raise UserError(f"{error}. Remove {path} to test again", *error.remedies) from error
         return found
 
+    def choose_cache(self) -> Cache:
+        """Chooses where this process keeps the clips of a cell, by the free memory. The result is never AUTO.
+
+        Raises:
+          UserError: if the clips do not fit into the memory that the field `cache` names.
+        """
+        return choose_cache(
+            self.cache,
+            self.clips.num_bytes,
+            num_processes=self.num_processes,
+            steps_are_short=self.clips.manifest.features is not None,
+        ).cache
+
     def _make_feeds(self, cell: Cell, strategy: tf.distribute.Strategy) -> tuple[Feed, Feed, dict[str, Feed]]:
         """Returns feeds of a cell's training clips and test clips, and of changed test clips by name."""
         is_test = self.parts[cell.split] == cell.part
         mixed = self.spec.recipes[cell.model].train.shuffle_shards
-        of_features = self.clips.manifest.features is not None
-        cache = choose_cache(
-            self.cache,
-            self.clips.num_bytes,
-            num_processes=self.num_processes,
-            steps_are_short=of_features,
-        ).cache
+        cache = self.choose_cache()
         train, test = (
             Feed(
                 dataclasses.replace(self.clips.select(chosen), shuffle_shards=mixed),
