@@ -223,13 +223,13 @@ class Comparison:
 
     def _config(self, cell: Cell) -> run_lib.RunConfig:
         recipe = cells.cell_recipe(self.spec.recipes[cell.model], cell)
-        parts = self.parts[cell.split]
+        train_folds, val_folds = self._folds[cell.split, cell.part]
         return run_lib.RunConfig(
             data_dir=storage.absolute(self.clips.manifest.data_dir),
             fingerprint=self.clips.manifest.fingerprint,
             classes=self.clips.manifest.classes,
-            train_folds=cells.folds_of(self.clips.folds[parts != cell.part]),
-            val_folds=cells.folds_of(self.clips.folds[parts == cell.part]),
+            train_folds=train_folds,
+            val_folds=val_folds,
             test_folds=(),
             model=recipe.model,
             train=recipe.train,
@@ -238,6 +238,18 @@ class Comparison:
             features=self.clips.manifest.features,
             video_secs=self._video_secs,
         )
+
+    @functools.cached_property
+    def _folds(self) -> dict[tuple[str, int], tuple[tuple[int, ...], tuple[int, ...]]]:
+        """Dictionary from a split and its tested part to the folds that are trained on and those that are tested."""
+        return {
+            (split, part): (
+                cells.folds_of(self.clips.folds[parts != part]),
+                cells.folds_of(self.clips.folds[parts == part]),
+            )
+            for split, parts in self.parts.items()
+            for part in range(max(1, self.spec.num_parts))
+        }
 
     @functools.cached_property
     def _video_secs(self) -> tuple[float, float] | None:
