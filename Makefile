@@ -121,6 +121,7 @@ help-models: $(VENV)/installed  ## List the models and their numbers of paramete
 
 bench: $(VENV)-bench/installed $(filter $(DEMO),$(VIDEOS))  ## Measure conversion, input, steps and reports.
 	$(VENV)-bench/bin/python -m benchmarks.plan
+	$(VENV)-bench/bin/python -m benchmarks.cells
 	$(VENV)-bench/bin/python -m benchmarks.convert $(call flags,VIDEOS) $(FLAGS)
 	$(VENV)-bench/bin/python -m benchmarks.input $(call flags,VIDEOS)
 	$(VENV)-bench/bin/python -m benchmarks.step $(call flag,torch_python,$(TORCH))

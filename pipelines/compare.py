@@ -13,6 +13,7 @@ file system, may run it at the same time, such as the tasks of a job array:
     --task_count=8
 
 The processes share the trainings. The last process to finish writes the report.
+With --dry_run, only the plan and an estimate of its time are printed.
 The second command tests existing runs. The third one writes a report again.
 """
 
@@ -34,6 +35,7 @@ from pipelines import (
     console,
     convert,
     devices,
+    dry_run,
     features,
     inputs,
     ray_flags,
@@ -128,6 +130,13 @@ _TENSORBOARD = flags.DEFINE_boolean(
     "Also write curves and pictures of each training. Models are then evaluated after each epoch.",
 )
 
+_DRY_RUN = flags.DEFINE_boolean(
+    "dry_run",
+    False,
+    "Train nothing. Print the number of trainings, and an estimate of their time, memory and disk space from a "
+    "few measured steps of each model.",
+)
+
 for _module in (train_flags, features, inputs):
     flags.adopt_module_key_flags(_module)
 
@@ -145,6 +154,10 @@ _DECIDED = ("recipe", "model", "seed", "frame_order", "early_stopping", "train_f
 def main() -> None:
     given = [name for name in ("runs", "results") if flags.FLAGS[name].value]
     expect(len(given) < 2, "either --runs or --results", given=given)
+    expect(
+        not (_DRY_RUN.value and (given or convert.finalizes())),
+        "--dry_run without --runs, --results and --finalize",
+    )
     if _OUTPUT.value:
         check_folder(_OUTPUT.value)
     if _RESULTS.value:
@@ -180,6 +193,12 @@ def compare_recipes() -> None:
         tensorboard=_TENSORBOARD.value,
     )
     comparison.parts  # raises an error if the clips cannot be split as the flags ask for
+    if _DRY_RUN.value:
+        engine = dry_run.Engine(environments, task, _STRATEGY.value, num_on_ray=count_on_ray())
+        changes = manifest.features and _PIXEL_INTERVENTIONS.value
+        num_missing = len(features.changed_datasets(manifest)) - len(comparison.changed) if changes else 0
+        dry_run.show(comparison, engine, num_missing=num_missing, warn=Display().warn)
+        return
     if not convert.finalizes():
         describe(comparison, num_jobs=len(environments))
         claim_folder(folder)
@@ -236,12 +255,7 @@ def train_cells_on_ray(comparison, task: tuple[int, int]) -> bool:
         from ucf50_tfrecord import ray_cluster
         from ucf50_tfrecord.evaluation import on_ray
 
-        num_gpus = _GPUS_PER_JOB.value
-        resources = ray_cluster.Resources(
-            num_cpus=ray_flags.cpus_per_job(_THREADS_PER_JOB.value),
-            num_gpus=float(ray_cluster.has_gpus()) if num_gpus is None else num_gpus,
-            memory_bytes=int(_GIB_PER_JOB.value * 2**30),
-        )
+        resources = ray_resources()
         slots = ray_cluster.slots(resources)
         terminal.say(f"Ray holds {sum(slots)} trainings at a time, each with {resources}", flush=True)
         return on_ray.run(
@@ -253,6 +267,29 @@ def train_cells_on_ray(comparison, task: tuple[int, int]) -> bool:
             prepare=ray_flags.prepare_process,
             task=task,
         )
+
+
+def ray_resources():
+    """Returns what Ray reserves for each training, a ray_cluster.Resources. Call it while connected to Ray."""
+    from ucf50_tfrecord import ray_cluster
+
+    num_gpus = _GPUS_PER_JOB.value
+    return ray_cluster.Resources(
+        num_cpus=ray_flags.cpus_per_job(_THREADS_PER_JOB.value),
+        num_gpus=float(ray_cluster.has_gpus()) if num_gpus is None else num_gpus,
+        memory_bytes=int(_GIB_PER_JOB.value * 2**30),
+    )
+
+
+def count_on_ray() -> int:
+    """Returns the number of trainings that would run on Ray at a time; 0 if another engine runs them."""
+    if not convert.uses_ray():
+        return 0
+    with ray_flags.connected():
+        from ucf50_tfrecord import ray_cluster
+
+        held = sum(ray_cluster.slots(ray_resources()))
+    return held if _JOBS.value == "auto" else min(held, int(_JOBS.value))
 
 
 def ray_environment(num_cpus: float, num_gpus: float) -> dict[str, str]:
@@ -363,8 +400,8 @@ def compare_runs() -> None:
 def load_changed(manifest: manifest_lib.Manifest) -> dict[str, ClipIndex]:
     """Indexes the features of a dataset's changed clips, for each intervention that changes pixels.
 
-    Encodes missing features. Returns an empty dictionary for a dataset of frames, because the tests
-    themselves change the pixels of frames.
+    Encodes missing features, unless --dry_run is set. Returns an empty dictionary for a dataset of frames,
+    because the tests themselves change the pixels of frames.
 
     Raises:
       UserError: as features.encode_changed does.
@@ -372,7 +409,8 @@ def load_changed(manifest: manifest_lib.Manifest) -> dict[str, ClipIndex]:
     if not (manifest.features and _PIXEL_INTERVENTIONS.value):
         return {}
     load = inputs.INPUTS.build().load_clips
-    return {name: load(other, other.folds) for name, other in features.encode_changed(manifest).items()}
+    found = features.find_changed(manifest) if _DRY_RUN.value else features.encode_changed(manifest)
+    return {name: load(other, other.folds) for name, other in found.items()}
 
 
 def write_again(path: pathlib.Path) -> None:

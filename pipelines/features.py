@@ -106,7 +106,6 @@ def encode_changed(plain: Manifest) -> dict[str, Manifest]:
       UserError: if the frames or the encoder are missing or have changed, or a shard cannot be written.
     """
     from ucf50_tfrecord.dataset.clips import load_clips, load_frames_manifest
-    from ucf50_tfrecord.evaluation.interventions import INTERVENTIONS
     from ucf50_tfrecord.features import encode as encode_lib
     from ucf50_tfrecord.features.encoders import reload_encoder
 
@@ -115,10 +114,8 @@ def encode_changed(plain: Manifest) -> dict[str, Manifest]:
     allowed = [*code_flags.allowed_code(), _SPEC.values()["encoder"]]
     encoders = _on_each_device(lambda: reload_encoder(plain.features, source.format, allowed_code=allowed))
     built = {}
-    for name in [entry.name for entry in INTERVENTIONS.values() if entry.needs_pixels]:
-        changed = dataclasses.replace(plain.features, intervention=name, num_views=1)
+    for name, (data_dir, changed) in changed_datasets(plain).items():
         planned = encode_lib.plan_features(source, changed)
-        data_dir = f"{plain.data_dir.rstrip('/')}-{name}"
 
         def run(jobs, data_dir, on_clips, name=name):
             change = encode_lib.intervene(name, load_clips(source, source.folds))
@@ -132,6 +129,29 @@ def encode_changed(plain: Manifest) -> dict[str, Manifest]:
                 terminal.note(f"Waiting for another process that is encoding {data_dir}")
                 time.sleep(_WAIT_SECS)
     return built
+
+
+def find_changed(plain: Manifest) -> dict[str, Manifest]:
+    """Returns the finished ones of the datasets that encode_changed makes, by the intervention's name."""
+    found = {}
+    for name, (data_dir, changed) in changed_datasets(plain).items():
+        manifest = manifest_lib.load_if_finished(data_dir)
+        if manifest is not None and manifest.features == changed:
+            found[name] = manifest
+    return found
+
+
+def changed_datasets(plain: Manifest) -> dict[str, tuple[str, FeatureFormat]]:
+    """Returns the folder and the format of each dataset that encode_changed makes, by the intervention's name."""
+    from ucf50_tfrecord.evaluation.interventions import INTERVENTIONS
+
+    return {
+        name: (
+            f"{plain.data_dir.rstrip('/')}-{name}",
+            dataclasses.replace(plain.features, intervention=name, num_views=1),
+        )
+        for name in [entry.name for entry in INTERVENTIONS.values() if entry.needs_pixels]
+    }
 
 
 def _on_each_device(load: Callable[[], FrameEncoder]) -> list[FrameEncoder]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
@@ -105,7 +106,7 @@ class Manifest:
         counts = [self.clips_per_class[fold] for fold in folds]
         return [name for label, name in enumerate(self.classes) if not any(c[label] for c in counts)]
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
         """Hex sha256 of the dataset's contents: equal contents give equal fingerprints on every machine."""
         contents = {

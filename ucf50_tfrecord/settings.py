@@ -65,5 +65,7 @@ def read_choices(spec: Any) -> None:
     for field in dataclasses.fields(spec):
         if isinstance(field.default, Choice):
             kind, value = type(field.default), getattr(spec, field.name)
+            if isinstance(value, kind):
+                continue
             expect(value in tuple(kind), kind.expected(), **{field.name: value})
             object.__setattr__(spec, field.name, kind(value))

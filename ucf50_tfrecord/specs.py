@@ -628,6 +628,8 @@ def to_json(value: Any) -> Any:
 
     A field with "omit_default" in its metadata is left out while it has its default.
     """
+    if value is None or isinstance(value, (str, int, float)):  # first, because most values are
+        return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {
             field.name: to_json(getattr(value, field.name))

@@ -99,3 +99,13 @@ def test_step_measures_without_pytorch(tmp_path):
     assert [row["name"] for row in rows] == ["ours, float32", "Keras TimeDistributed, float32"]
     assert all(row["clips_per_sec"] > 0 and row["torch_ratio"] is None for row in rows)
     assert "Without --torch_python" in result.stdout
+
+
+@pytest.mark.slow
+def test_cells_measures_the_engine_and_a_restart(tmp_path):
+    output = tmp_path / "cells.json"
+    result = run_module("benchmarks.cells", "--cells=100", "--sleep=0.001", f"--output={output}")
+    assert result.returncode == 0, result.stderr
+    figures = json.loads(output.read_text())
+    assert (figures["num_cells"], figures["num_processes"], figures["sleep_secs"]) == (100, 2, 0.001)
+    assert figures["overhead_ms"] > 0 and figures["restart_secs"] > 0

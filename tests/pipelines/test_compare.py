@@ -171,6 +171,43 @@ def runs_cell(pid):
     return False
 
 
+def dry_run(data, output, scratch, *flags):
+    """Returns what a dry run prints. `scratch` is the folder for its temporary files."""
+    scratch.mkdir(exist_ok=True)
+    arguments = command(data, output, "--dry_run", "--models=frame_pool", *flags)[2:]
+    result = run_module(*arguments, env=os.environ | {"TMPDIR": str(scratch)})
+    assert result.returncode == 0, result.stderr
+    assert not list(scratch.iterdir())
+    return result.stdout
+
+
+@pytest.mark.slow
+def test_a_dry_run_estimates_what_is_left_and_writes_nothing(compared, data_dir, tmp_path):
+    folder, scratch = compared[0], tmp_path / "scratch"
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    shown = dry_run(data_dir, folder, scratch, "--seeds=2", "--jobs=2")
+    counts = {
+        match[1]: tuple(map(int, match.groups()[1:]))
+        for match in re.finditer(r"^  (\w[\w ]*?) {2,}(\d+) +(\d+) +(\d+)", shown, re.MULTILINE)
+    }
+    assert counts == {"usual": (4, 2, 2), "by video": (4, 2, 2), "in all": (8, 4, 4)}
+    assert "Processes: 2 processes on " in shown
+    assert float(re.search(r"^About ([0-9.]+) min with 2 processes", shown, re.MULTILINE)[1]) > 0
+    assert re.search(r"^  frame_pool +[0-9,]+ +[0-9.]+ +[0-9.]+ +4$", shown, re.MULTILINE)
+    assert re.search(r"^Memory: about .* GB, of .* free$", shown, re.MULTILINE)
+    assert re.search(r"^Disk:   about .* MB, of .* free$", shown, re.MULTILINE)
+    assert "All trainings are finished" in dry_run(data_dir, folder, scratch)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+@pytest.mark.slow
+def test_a_dry_run_of_a_task_makes_no_folder(data_dir, tmp_path):
+    flags = ("--jobs=1", "--task_index=1", "--task_count=3")
+    shown = dry_run(data_dir, tmp_path / "new", tmp_path / "scratch", *flags)
+    assert "Processes: this process; task 1 of 3" in shown and "with 1 process in each of 3 tasks" in shown
+    assert [path.name for path in tmp_path.iterdir()] == ["scratch"]
+
+
 JOBS = [
     ("2,3,5", [], ["2", "3", "5"]),
     ("2,3,5", ["--jobs=2"], ["2", "3"]),
@@ -262,6 +299,7 @@ MISTAKES = {
     "--task_index=0": "--task_index and --task_count together",
     "--task_index=0 --task_count=2 --videos=v": "--data=<folder of finished shards> instead of --videos",
     "--task_index=0 --task_count=2 --features=f": "--data=<folder of finished features> instead of",
+    "--dry_run --finalize": "--dry_run without --runs, --results and --finalize",
     "--finalize": "that all trainings are finished. Received: unfinished='frame_pool-part1-seed0, ",
 }
 # All in one process, which takes seconds to start.

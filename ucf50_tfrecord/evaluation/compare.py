@@ -221,13 +221,13 @@ class Comparison:
 
     def _config(self, cell: Cell) -> run_lib.RunConfig:
         recipe = cells.cell_recipe(self.spec.recipes[cell.model], cell)
-        parts = self.parts[cell.split]
+        train_folds, val_folds = self._folds[cell.split, cell.part]
         return run_lib.RunConfig(
             data_dir=storage.absolute(self.clips.manifest.data_dir),
             fingerprint=self.clips.manifest.fingerprint,
             classes=self.clips.manifest.classes,
-            train_folds=cells.folds_of(self.clips.folds[parts != cell.part]),
-            val_folds=cells.folds_of(self.clips.folds[parts == cell.part]),
+            train_folds=train_folds,
+            val_folds=val_folds,
             test_folds=(),
             model=recipe.model,
             train=recipe.train,
@@ -236,6 +236,18 @@ class Comparison:
             features=self.clips.manifest.features,
             video_secs=self._video_secs,
         )
+
+    @functools.cached_property
+    def _folds(self) -> dict[tuple[str, int], tuple[tuple[int, ...], tuple[int, ...]]]:
+        """Dictionary from a split and its tested part to the folds that are trained on and those that are tested."""
+        return {
+            (split, part): (
+                cells.folds_of(self.clips.folds[parts != part]),
+                cells.folds_of(self.clips.folds[parts == part]),
+            )
+            for split, parts in self.parts.items()
+            for part in range(max(1, self.spec.num_parts))
+        }
 
     @functools.cached_property
     def _video_secs(self) -> tuple[float, float] | None:
@@ -251,17 +263,24 @@ class Comparison:
             raise UserError(f"{error}. Remove {path} to test again", *error.remedies) from error
         return found
 
+    def choose_cache(self) -> Cache:
+        """Chooses where this process keeps the clips of a cell, by the free memory. The result is never AUTO.
+
+        Raises:
+          UserError: if the clips do not fit into the memory that the field `cache` names.
+        """
+        return choose_cache(
+            self.cache,
+            self.clips.num_bytes,
+            num_processes=self.num_processes,
+            steps_are_short=self.clips.manifest.features is not None,
+        ).cache
+
     def _make_feeds(self, cell: Cell, strategy: tf.distribute.Strategy) -> tuple[Feed, Feed, dict[str, Feed]]:
         """Returns feeds of a cell's training clips and test clips, and of changed test clips by name."""
         is_test = self.parts[cell.split] == cell.part
         mixed = self.spec.recipes[cell.model].train.shuffle_shards
-        of_features = self.clips.manifest.features is not None
-        cache = choose_cache(
-            self.cache,
-            self.clips.num_bytes,
-            num_processes=self.num_processes,
-            steps_are_short=of_features,
-        ).cache
+        cache = self.choose_cache()
         train, test = (
             Feed(
                 dataclasses.replace(self.clips.select(chosen), shuffle_shards=mixed),

@@ -331,8 +331,11 @@ def check_run(run_dir: str, config: RunConfig) -> None:
     """
     if os.path.exists(run_dir) and not os.path.isdir(run_dir):
         raise UserError(f"Expected a folder for the run. Received: {run_dir}, which is a file")
-    if not os.path.isfile(os.path.join(run_dir, CONFIG_FILENAME)):
+    path = os.path.join(run_dir, CONFIG_FILENAME)
+    if not os.path.isfile(path):
         _check_new(run_dir)
+        return
+    if storage.read_json(path) == to_json(config):  # the usual case, without the time to check each value
         return
     old, new = _flatten(load_config(run_dir)), _flatten(config)
     differing = [name for name in new if old[name] != new[name] and name not in _NOT_COMPARED]
