@@ -26,7 +26,7 @@ from pipelines import console, terminal
 from ucf50_tfrecord.choices import FrameOrder
 from ucf50_tfrecord.errors import expect
 from ucf50_tfrecord.evaluation import side_by_side
-from ucf50_tfrecord.evaluation.side_by_side import Outcome
+from ucf50_tfrecord.evaluation.crew import Outcome
 from ucf50_tfrecord.manifest import Manifest, ManifestShard
 from ucf50_tfrecord.specs import ClipFormat, FoldRule, ModelSpec, TrainSpec, to_json
 from ucf50_tfrecord.training.listener import Listener, TrainProgress
@@ -148,7 +148,7 @@ def measure_restart(num_cells: int) -> tuple[float, float]:
       A tuple of the seconds and the seconds of CPU time, which depend less on other work on the machine.
     """
     console.load_tensorflow()
-    from ucf50_tfrecord.evaluation import compare
+    from ucf50_tfrecord.evaluation import predictions, result_files
     from ucf50_tfrecord.training import run as run_lib
 
     with tempfile.TemporaryDirectory() as folder:
@@ -158,9 +158,10 @@ def measure_restart(num_cells: int) -> tuple[float, float]:
             run_dir = comparison.run_dir(cell)
             os.makedirs(run_dir)
             config = to_json(comparison._config(cell))
-            # As run.open_run and results.save_cell write them, but without waiting for the disk.
+            # As run.open_run and result_files.save_cell name them, but without waiting for the disk.
             pathlib.Path(run_dir, run_lib.CONFIG_FILENAME).write_text(json.dumps(config, indent=1))
-            pathlib.Path(run_dir, compare.CELL_FILENAME).write_text("{}")
+            pathlib.Path(run_dir, predictions.FILENAME).touch()
+            pathlib.Path(run_dir, result_files.CELL_FILENAME).write_text("{}")
         again = dataclasses.replace(comparison)  # without the cached properties
         started, cpu_started = time.perf_counter(), time.process_time()
         expect(not again.claimable(), "that all cells are finished", cells=len(cells))

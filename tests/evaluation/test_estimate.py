@@ -73,7 +73,7 @@ def test_needs_add_up_over_unfinished_cells_and_processes():
     assert needs.secs == pytest.approx(8 + 20 + 1 + 37 + 40)  # one process runs a, the other a and b
     assert needs.memory_bytes == 2 * (900 + 100)
     # A checkpoint and 10 logits per cell; results.json repeats these, and has those of finished cells.
-    assert needs.disk_bytes == 1000 + 1000 + 2000 + 3 * 10 * 9 + (30 + 100) * 9
+    assert needs.disk_bytes == 1000 + 1000 + 2000 + 3 * 10 * 4 + (30 + 100) * 4
     tasks = estimate.needs({"a": COST}, 8 * [("a", WORK)], num_processes=2, num_tasks=2)
     assert tasks.secs == pytest.approx(20 + 2 * 37) and tasks.memory_bytes == 2 * 700
     assert estimate.needs({}, [], num_processes=2) == estimate.Needs(secs=0.0, memory_bytes=0, disk_bytes=0)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ucf50_tfrecord.evaluation.compare import Comparison
     from ucf50_tfrecord.evaluation.results import Cell
 
-_LOGIT_BYTES = 9  # of a logit in JSON, such as "-2.3456, "
+_LOGIT_BYTES = 4  # of a logit in predictions.parquet: random bits of a float32 are hardly compressed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,7 @@ class Needs:
 
     secs: seconds from the start of the processes to the end of the last one.
     memory_bytes: host memory in bytes of all processes of this host.
-    disk_bytes: size in bytes of the files that are still to be written, results.json included.
+    disk_bytes: size in bytes of the files that are still to be written, the predictions of all cells included.
     """
 
     secs: float
@@ -229,7 +229,7 @@ def needs(
     Args:
       costs: dictionary from a model's name to the cost of its cells.
       left: the model's name and the work of each unfinished cell, in the order in which the cells are begun.
-      num_finished_logits: number of the logits of finished cells, which results.json holds, too.
+      num_finished_logits: number of the logits of finished cells, which the predictions of all cells hold, too.
       num_processes: number of processes on this host.
       num_tasks: number of tasks, such as hosts, that each run as many processes.
       launch_secs: seconds from the start of a process to its first cell.

@@ -29,9 +29,9 @@ from ucf50_tfrecord.dataset.feed import Feed
 from ucf50_tfrecord.evaluation import cells, side_by_side
 from ucf50_tfrecord.evaluation.cells import ComparisonListener
 from ucf50_tfrecord.evaluation.compare import Comparison
+from ucf50_tfrecord.evaluation.crew import Outcome
 from ucf50_tfrecord.evaluation.estimate import Cost, Timeline
 from ucf50_tfrecord.evaluation.results import Cell
-from ucf50_tfrecord.evaluation.side_by_side import Outcome
 from ucf50_tfrecord.specs import TrainSpec, to_json
 from ucf50_tfrecord.training.listener import Listener, TrainProgress
 from ucf50_tfrecord.training.strategy import keras_policy, make_strategy
