@@ -54,7 +54,7 @@ _CLIPS = flags.DEFINE_integer("clips", 256, "Number of made-up clips.", lower_bo
 _TRAININGS = flags.DEFINE_list(
     "trainings", ["1", "2", "4"], "Numbers of trainings to measure side by side on one GPU."
 )
-_OUTPUT = flags.DEFINE_string("output", "check_gpu.json", "File for the results.")
+_OUTPUT = flags.DEFINE_string("output", "bench_results/check_gpu.json", "File for the results.")
 
 # Columns of the table: header and width.
 _COLUMNS = {"check": 20, "result": 24, "expected": 18, "": 15}

@@ -132,23 +132,30 @@ def precisions(options: Options, doing: Callable[[str], None]) -> Iterator[Resul
         trial = Trial(options, recipe, precision=precision, strategy=strategy)
         results = trial.take_steps(_NUM_PRECISION_STEPS)
         losses = results.loss / results.clips
-        reference = losses if reference is None else reference
-        yield compare_losses(name, losses, reference, num_skipped=int(np.sum(results.finite < 0.5)))
+        if reference is None:
+            reference = losses
+            yield compare_losses(name, losses, reference, num_skipped=None)
+        else:
+            num_skipped = int(np.sum(results.finite < 0.5))
+            yield compare_losses(name, losses, reference, num_skipped=num_skipped)
 
 
-def compare_losses(name: str, losses: np.ndarray, reference: np.ndarray, *, num_skipped: int) -> Result:
+def compare_losses(
+    name: str, losses: np.ndarray, reference: np.ndarray, *, num_skipped: int | None
+) -> Result:
     """Judges the losses of a training by those of the same training in float32.
 
     Args:
       name: the result's name.
       losses: the loss of each step, float64 [N].
-      reference: those in float32; the same array judges float32 itself.
-      num_skipped: number of steps whose gradient was not finite, which loss scaling leaves out.
+      reference: those in float32.
+      num_skipped: number of steps whose gradient was not finite, which loss scaling leaves out; None for float32
+        itself, which must learn.
     """
     last, expected = (float(np.mean(values[-_NUM_LAST_STEPS:])) for values in (losses, reference))
     most = _MAX_PRECISION_DIFFERENCE * float(reference[0])
     figures = {"losses": losses.tolist(), "num_skipped": num_skipped}
-    if losses is reference:
+    if num_skipped is None:
         return judge(
             name,
             bool(np.isfinite(losses).all()) and losses[0] - last >= 2 * most,

@@ -36,14 +36,14 @@ def count(model: keras.Model) -> float:
     """
 
     @tf.function(autograph=False)
-    def step(video: tf.Tensor) -> list[tf.Tensor]:
+    def step(video: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
         position = tf.range(_BATCH_SIZE, dtype=tf.int64)
         key = dropout.RandomKey(
             seed=0, step=tf.constant(0, tf.int64), position=position, batch_size=_BATCH_SIZE
         )
         with tf.GradientTape() as tape, dropout.random_key(key):
             total = tf.reduce_sum(model(video, training=True))
-        return tape.gradient(total, model.trainable_variables)
+        return total, tape.gradient(total, model.trainable_variables)
 
     signature = tf.TensorSpec((_BATCH_SIZE, *model.input_shape[1:]), model.inputs[0].dtype)
     concrete = step.get_concrete_function(signature)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
@@ -116,6 +117,9 @@ def _serve(
 ) -> None:
     """Trains, waits for the others, measures, and sends the figures, or the reason of its failure as a text."""
     worker_process.exit_after(multiprocessing.parent_process().join)
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches the parents, too, which then end this process
     os.environ.update(environment)  # before TensorFlow is loaded, which reads them
     try:
         if options.prepare is not None:
