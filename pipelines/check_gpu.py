@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import collections
 import itertools
+import math
 import os
 import platform
 import tempfile
@@ -121,7 +122,7 @@ def shared_environments(gpus: Sequence[str]) -> tuple[tuple[dict[str, str], ...]
 def progress(started: float) -> isolated.Listener:
     """Returns a listener that prints what is done, and each result, with the time since `started`."""
 
-    def start(check: Check, number: int, total: int, secs: float) -> None:
+    def start(check: Check, number: int, total: int) -> None:
         passed = time.monotonic() - started
         terminal.say(f"[{number}/{total}, after {passed:.0f} s] {check.about}", flush=True)
 
@@ -158,7 +159,7 @@ def write_results(
 ) -> None:
     """Writes the results as JSON: {"checks": {<check>: [<result>, …]}, …}."""
     value: dict[str, Any] = {
-        "checks": to_json(dict(results)),
+        "checks": _without_nan(to_json(dict(results))),
         "gpus": len(gpus),
         "cores": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
@@ -167,6 +168,15 @@ def write_results(
     }
     storage.write_json(path, value)
     terminal.say(f"Results: {path}")
+
+
+def _without_nan(value: Any) -> Any:
+    """Returns a JSON value with "nan", "inf" and "-inf" in place of the numbers that JSON does not have."""
+    if isinstance(value, dict):
+        return {name: _without_nan(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def status_of(results: Mapping[str, Sequence[Result]]) -> int:

@@ -16,7 +16,7 @@ def statuses(results):
 def test_a_check_that_raises_or_crashes_has_failed_and_the_others_go_on():
     told, names = [], ("raises", "crashes", "fails", "works")
     listener = isolated.Listener(
-        start=lambda check, number, total, secs: told.append((check.about, number, total)),
+        start=lambda check, number, total: told.append((check.about, number, total)),
         doing=told.append,
         finish=lambda result: told.append(result.status),
     )

@@ -6,6 +6,7 @@ import os
 import pytest
 
 from tests.conftest import run_code, run_module
+from ucf50_tfrecord import storage
 
 WITHOUT_GPUS = os.environ | {"CUDA_VISIBLE_DEVICES": "-1"}
 SMALL = ("--models=seed_pool", "--size=16", "--frames=2", "--clips=32", "--batch_size=8", "--trainings=1")
@@ -44,6 +45,7 @@ def test_without_a_gpu_it_says_so_and_succeeds(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # ten processes load TensorFlow, one after another
 def test_all_that_a_cpu_can_show_is_checked(tmp_path):
     path = tmp_path / "check.json"
     result = check(path, "--trainings=1,2")
@@ -79,6 +81,23 @@ def test_a_check_that_fails_gives_status_1(tmp_path, names, expected):
     assert statuses(path)[0] == expected
     if "fails" in names:
         assert "FAILED: it is" in result.stdout and "1 ok, 1 FAILED, 0 not checked" in result.stdout
+
+
+NAN = """
+import sys
+from pipelines import check_gpu
+from ucf50_tfrecord.device_checks.outcomes import judge
+result = judge("loss", False, found="", expected="", figures={"losses": [1.0, float("nan")], "most": float("inf")})
+check_gpu.write_results(sys.argv[1], {"made up": [result]}, gpus=["0"], secs=1.0)
+"""
+
+
+def test_numbers_that_json_does_not_have_are_texts(tmp_path):
+    path = tmp_path / "check.json"
+    run_code(NAN, path, check=True)
+    written = storage.read_json(path)  # refuses NaN
+    assert written["checks"]["made up"][0]["figures"] == {"losses": [1.0, "nan"], "most": "inf"}
+    assert (written["gpus"], written["status"]) == (1, 1)
 
 
 @pytest.mark.parametrize(

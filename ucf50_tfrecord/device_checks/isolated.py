@@ -24,20 +24,18 @@ from ucf50_tfrecord.device_checks.outcomes import Check, Options, Result, Status
 # reach each other. Loading TensorFlow and compiling may take a minute on a busy machine.
 _PATIENCE = 3.0
 _MIN_LIMIT_SECS = 120.0
-# Variables of checks that see no GPU.
-_WITHOUT_GPUS = {"CUDA_VISIBLE_DEVICES": "-1"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Listener:
     """Functions that receive the progress of the checks. The defaults ignore it.
 
-    start: called with a check, its number from 1 on, the number of checks, and the seconds planned for it.
+    start: called with a check, its number from 1 on, and the number of checks.
     doing: called with what the check is doing now.
     finish: called with each result.
     """
 
-    start: Callable[[Check, int, int, float], None] = lambda check, number, total, secs: None
+    start: Callable[[Check, int, int], None] = lambda check, number, total: None
     doing: Callable[[str], None] = lambda text: None
     finish: Callable[[Result], None] = lambda result: None
 
@@ -64,7 +62,7 @@ def run_all(
     for number, (name, check) in enumerate(checks.items(), 1):
         secs = (end - time.monotonic()) * check.weight / left_weight
         left_weight -= check.weight
-        listener.start(check, number, len(checks), max(0.0, secs))
+        listener.start(check, number, len(checks))
         if reason := check.obstacle(len(options.gpus)) or ("the time is over" if secs <= 0 else ""):
             found = iter([not_checked(check.about, reason)])
         else:
@@ -141,8 +139,6 @@ def _serve(connection: Connection, check: Check, options: Options) -> None:
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
     )  # Ctrl-C reaches the parent, too, which then kills this process
-    if check.on_cpu:
-        os.environ.update(_WITHOUT_GPUS)  # before TensorFlow is loaded, which reads them
     try:
         if options.prepare is not None and check.loads_tensorflow:
             options.prepare()

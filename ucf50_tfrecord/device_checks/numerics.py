@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import tensorflow as tf
 
+from ucf50_tfrecord import recipes
 from ucf50_tfrecord.choices import Precision, Strategy
 from ucf50_tfrecord.device_checks.outcomes import Options, Result, judge, not_checked
 from ucf50_tfrecord.device_checks.trial import Trial
@@ -68,9 +70,10 @@ def devices(options: Options, doing: Callable[[str], None]) -> Iterator[Result]:
 
 def replicas_on_cpu(options: Options, doing: Callable[[str], None]) -> Iterator[Result]:
     """Compares a training on two virtual CPU devices with one on a single device."""
+    tf.config.set_visible_devices([], "GPU")
     [cpu, *_] = tf.config.list_physical_devices("CPU")
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-    yield _compare_replicas("two CPU devices against one", options, doing)
+    yield _compare_replicas(2, "two CPU devices against one", options, doing)
 
 
 def replicas(options: Options, doing: Callable[[str], None]) -> Iterator[Result]:
@@ -79,16 +82,18 @@ def replicas(options: Options, doing: Callable[[str], None]) -> Iterator[Result]
     expect(num_gpus >= 2, "at least 2 GPUs that TensorFlow sees", gpus=num_gpus)
     # TensorFloat-32 has 10 bits, so other kernels for other batch sizes would differ too much.
     tf.config.experimental.enable_tensor_float_32_execution(False)
-    yield _compare_replicas(f"{num_gpus} GPUs against one", options, doing)
+    yield _compare_replicas(num_gpus, f"{num_gpus} GPUs against one", options, doing)
 
 
-def _compare_replicas(name: str, options: Options, doing: Callable[[str], None]) -> Result:
+def _compare_replicas(num_devices: int, name: str, options: Options, doing: Callable[[str], None]) -> Result:
     """Trains with the same global batches on one device and on all of them, and compares step by step."""
     recipe, found = options.models[0], {}
+    # Batches that the devices can share evenly: batch norm sees the padding clips of others.
+    batch_size = options.batch_size or recipes.load(recipe)["batch_size"]
+    options = dataclasses.replace(options, batch_size=-(-batch_size // num_devices) * num_devices)
     for kind in (Strategy.ONE, Strategy.MIRRORED):
         strategy = strategy_lib.make_strategy(kind, environment={})
-        num_devices = strategy.num_replicas_in_sync
-        doing(f"training {recipe} on {num_devices} device(s)")
+        doing(f"training {recipe} on {strategy.num_replicas_in_sync} device(s)")
         trial = Trial(
             options,
             recipe,
@@ -105,12 +110,13 @@ def _compare_replicas(name: str, options: Options, doing: Callable[[str], None])
     limits = _MAX_LOSS_DIFFERENCE, _MAX_NORM_DIFFERENCE
     return judge(
         name,
-        all(difference <= limit for difference, limit in zip(differences, limits)),  # NaN is not
+        strategy.num_replicas_in_sync == num_devices
+        and all(difference <= limit for difference, limit in zip(differences, limits)),  # NaN is not
         found=f"losses differ by {differences[0]:.1g}, gradients' norms by {differences[1]:.1g}",
         expected=f"at most {limits[0]:g} and {limits[1]:g}, {_NUM_REPLICA_STEPS} steps of {recipe}",
         reason="the devices do not train one model together",
         figures={
-            "devices": num_devices,
+            "devices": strategy.num_replicas_in_sync,
             "batch_size": trial.spec.batch_size,
             "losses": {str(kind): losses.tolist() for kind, (losses, _) in found.items()},
             "loss_difference": differences[0],

@@ -105,7 +105,6 @@ class Check:
     function: its function, a Function, as <module>:<function>.
     about: what it checks, for people.
     weight: its part of the time, relative to other checks.
-    on_cpu: whether it runs without any GPU in its sight.
     min_gpus: number of GPUs without which it cannot run.
     loads_tensorflow: whether its own process loads TensorFlow; else only processes that it starts do.
     """
@@ -113,7 +112,6 @@ class Check:
     function: str
     about: str
     weight: float
-    on_cpu: bool = False
     min_gpus: int = 0
     loads_tensorflow: bool = True
 
@@ -129,10 +127,7 @@ _HERE = __package__
 CHECKS = {
     "devices": Check(function=f"{_HERE}.numerics:devices", about="the GPUs that TensorFlow sees", weight=1),
     "replicas_cpu": Check(
-        function=f"{_HERE}.numerics:replicas_on_cpu",
-        about="two CPU devices against one",
-        weight=2,
-        on_cpu=True,
+        function=f"{_HERE}.numerics:replicas_on_cpu", about="two CPU devices against one", weight=2
     ),
     "replicas": Check(
         function=f"{_HERE}.numerics:replicas", about="all GPUs against one", weight=2, min_gpus=2
