@@ -88,7 +88,7 @@ class _Measured:
         self._before = _reset_memory(self._device)
         self._is_default = cache is None
         if cache is None:
-            cache = feed_lib.choose_cache(Cache.AUTO, num_bytes_of(options)).cache
+            cache = feed_lib.choose_cache(Cache.AUTO, _num_bytes(options)).cache
         self._cache = cache
         with strategy_lib.explain_exhausted_memory():
             self._trial = Trial(options, model, precision=precision, strategy=strategy, cache=cache)
@@ -102,7 +102,7 @@ class _Measured:
         first = _memory(self._device)
         found = self._trial.measure(secs)
         last = _memory(self._device)
-        card = card_name()
+        card = _card_name()
         peak_rate = peaks.rate(
             card,
             self._precision,
@@ -169,13 +169,13 @@ def judge_speed(
     )
 
 
-def num_bytes_of(options: Options) -> int:
+def _num_bytes(options: Options) -> int:
     """Returns the size of the pixels of all made-up clips, in bytes."""
     manifest = manifest_lib.load(options.data_dir)
     return manifest.num_clips * manifest.format.num_bytes
 
 
-def card_name() -> str:
+def _card_name() -> str:
     """Returns the name that the driver gives the first GPU; "" without GPUs."""
     gpus = tf.config.list_physical_devices("GPU")
     return tf.config.experimental.get_device_details(gpus[0]).get("device_name", "") if gpus else ""
