@@ -47,10 +47,13 @@ _MODELS = flags.DEFINE_list(
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 0, "Clips per step; 0: as in the recipe.", lower_bound=0)
 _SIZE = flags.DEFINE_string(
     "size",
-    f"{ClipFormat.height}x{ClipFormat.width}",
-    "Frame size of the made-up clips, as 64 or 112x96 (height x width).",
+    None,
+    "Frame size of the made-up clips, as 64 or 112x96 (height x width). Default: as a conversion's, or 32 without "
+    "a GPU.",
 )
-_FRAMES = flags.DEFINE_integer("frames", ClipFormat.num_frames, "Frames per made-up clip.")
+_FRAMES = flags.DEFINE_integer(
+    "frames", None, "Frames per made-up clip. Default: as a conversion's, or 8 without a GPU."
+)
 _CLIPS = flags.DEFINE_integer("clips", 256, "Number of made-up clips.", lower_bound=made_clips.NUM_CLASSES)
 _TRAININGS = flags.DEFINE_list(
     "trainings", ["1", "2", "4"], "Numbers of trainings to measure side by side on one GPU."
@@ -60,12 +63,12 @@ _OUTPUT = flags.DEFINE_string("output", "bench_results/check_gpu.json", "File fo
 # Columns of the table: header and width.
 _COLUMNS = {"check": 20, "result": 24, "expected": 18, "": 15}
 _MAX_CPU_TRAININGS = 2
+_CPU_FORMAT = ClipFormat(num_frames=8, height=32, width=32)
 
 
 def main() -> int:
     checks, gpus = chosen_checks(), devices.visible_gpus()
-    height, width = parse_size(_SIZE.value)
-    clip_format = ClipFormat(num_frames=_FRAMES.value, height=height, width=width)
+    clip_format = chosen_format(has_gpu=bool(gpus))
     if not gpus:
         terminal.say("There is no GPU on this machine: only what a CPU can show is checked.")
     started = time.monotonic()
@@ -87,6 +90,14 @@ def main() -> int:
     print_table(list(itertools.chain.from_iterable(results.values())))
     write_results(_OUTPUT.value, results, gpus=gpus, secs=secs)
     return status_of(results)
+
+
+def chosen_format(*, has_gpu: bool) -> ClipFormat:
+    """Returns the format of the made-up clips: by default that of a conversion, or a smaller one for a CPU."""
+    default = ClipFormat() if has_gpu else _CPU_FORMAT
+    height, width = parse_size(_SIZE.value) if _SIZE.value else (default.height, default.width)
+    num_frames = default.num_frames if _FRAMES.value is None else _FRAMES.value
+    return ClipFormat(num_frames=num_frames, height=height, width=width)
 
 
 def chosen_checks() -> dict[str, Check]:

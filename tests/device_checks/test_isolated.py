@@ -42,7 +42,7 @@ def test_the_time_is_divided_by_weight_and_what_is_left_goes_to_the_others():
 
 
 def test_a_check_that_hangs_is_killed():
-    [done, killed] = isolated.run(check("hangs"), OPTIONS, limit_secs=10.0)
+    [done, killed] = isolated.run(check("hangs"), OPTIONS, max_silent_secs=10.0)
     assert (done.status, killed.status) == (Status.OK, Status.FAILED)
     assert killed.reason == "no answer within 10 s"
 

@@ -6,7 +6,6 @@ import contextlib
 import multiprocessing
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
@@ -21,8 +20,6 @@ _MIN_SECS, _MAX_SECS = 1.0, 8.0  # of one measurement
 _CONTEXT_BYTES = 1 << 30
 # Together they must not be slower than one alone; the rest is left to noise.
 _MIN_RATIO = 0.9
-# Longest wait for the other trainings to start.
-_START_SECS = 120.0
 
 
 def sharing(options: Options, doing: Callable[[str], None]) -> Iterator[Result]:
@@ -79,28 +76,35 @@ def _measure(
       UserError: if one of them fails.
     """
     context = multiprocessing.get_context("spawn")
-    barrier = context.Barrier(len(environments))
     with contextlib.ExitStack() as stack:
         connections = []
         for environment in environments:
             ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(theirs, barrier, dict(environment), options, secs))
+            process = context.Process(target=_serve, args=(theirs, dict(environment), options, secs))
             process.start()
             theirs.close()
             stack.callback(_end, process)
             connections.append(ours)
-        answers = [_receive(connection) for connection in connections]
-    failures = [answer for answer in answers if isinstance(answer, str)]
-    if failures:
-        raise UserError(f"{len(failures)} of {len(answers)} trainings failed: {failures[0]}")
-    return [answer for answer in answers if not isinstance(answer, str)]
+        for connection in connections:
+            _receive(connection)  # until it has taken its first steps
+        for connection in connections:
+            connection.send("measure")
+        return [_receive(connection) for connection in connections]
 
 
-def _receive(connection: Connection) -> dict[str, Any] | str:
+def _receive(connection: Connection) -> Any:
+    """Returns a training's next message.
+
+    Raises:
+      UserError: if the training has failed, or its process has crashed.
+    """
     try:
-        return connection.recv()
+        kind, content = connection.recv()
     except EOFError:
-        return "its process crashed"
+        kind, content = "error", "its process crashed"
+    if kind == "error":
+        raise UserError(f"A training side by side with others failed: {content}")
+    return content
 
 
 def _end(process: Any) -> None:
@@ -108,14 +112,8 @@ def _end(process: Any) -> None:
     process.join()
 
 
-def _serve(
-    connection: Connection,
-    barrier: threading.Barrier,
-    environment: dict[str, str],
-    options: Options,
-    secs: float,
-) -> None:
-    """Trains, waits for the others, measures, and sends the figures, or the reason of its failure as a text."""
+def _serve(connection: Connection, environment: dict[str, str], options: Options, secs: float) -> None:
+    """Trains, says so, measures once the parent has answered, and sends the figures."""
     worker_process.exit_after(multiprocessing.parent_process().join)
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
@@ -124,15 +122,14 @@ def _serve(
     try:
         if options.prepare is not None:
             options.prepare()
-        connection.send(_train(barrier, options, secs))
+        connection.send(("figures", _train(connection, options, secs)))
     except Exception as error:  # the parent reports it
-        barrier.abort()
-        connection.send(f"{type(error).__name__}: {error}")
+        connection.send(("error", f"{type(error).__name__}: {error}"))
     connection.close()
     os._exit(0)  # without destroying TensorFlow's objects, which may wait for reads
 
 
-def _train(barrier: threading.Barrier, options: Options, secs: float) -> dict[str, Any]:
+def _train(connection: Connection, options: Options, secs: float) -> dict[str, Any]:
     import tensorflow as tf
 
     from ucf50_tfrecord.choices import Cache, Precision, Strategy
@@ -152,7 +149,8 @@ def _train(barrier: threading.Barrier, options: Options, secs: float) -> dict[st
             cache=Cache.HOST,
         )
         trial.warm_up()
-        barrier.wait(_START_SECS)
+        connection.send(("ready", None))
+        connection.recv()  # until all others are ready
         speed = trial.measure(secs)
     device = strategy.extended.worker_devices[0]
     used = tf.config.experimental.get_memory_info(device)["peak"] if on_gpu else 0

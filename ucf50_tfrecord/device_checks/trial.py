@@ -102,10 +102,18 @@ class Trial:
             self._step += 1
         return step_lib.StepResult.of(self._meter.read())
 
-    def losses(self, count: int) -> np.ndarray:
-        """Takes training steps; returns the mean loss of each step's clips, float64 [count]."""
-        results = self.take_steps(count)
-        return results.loss / results.clips
+    def take_steps_within(self, secs: float, *, least: int, most: int) -> step_lib.StepResult:
+        """Takes `least` training steps, and more, up to `most`, while fewer than `secs` seconds pass.
+
+        The first steps, which compile, do not count in the time. Returns as take_steps does.
+        """
+        rows = [self.take_steps(least)]
+        end = time.monotonic() + secs
+        for _ in range(least, most):
+            if time.monotonic() > end:
+                break
+            rows.append(self.take_steps(1))
+        return step_lib.StepResult(*map(np.concatenate, zip(*rows)))
 
     def warm_up(self) -> None:
         """Takes the first steps, which compile and choose kernels, and the first timed one."""
