@@ -57,7 +57,7 @@ flags = $(foreach name,$(1),$(if $($(name)),$(call flag,$(shell echo $(name) | t
 DATA_FLAGS = $(call flags,VIDEOS DATA SIZE FRAMES ENGINE)
 FEATURE_FLAGS = $(call flags,FEATURES)
 
-.PHONY: help train shards features verify repair evaluate predict export compare reproduce compare-check tensorboard inspect doctor help-models bench bench-fetch test test-all test-readers test-remote test-io fuzz lint types format audit pins clean
+.PHONY: help train shards features verify repair evaluate predict export compare reproduce compare-check check-gpu tensorboard inspect doctor help-models bench bench-fetch test test-all test-readers test-remote test-io fuzz lint types format audit pins clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets and variables.
@@ -97,6 +97,9 @@ reproduce: $(VENV)/installed $(filter $(DEMO),$(VIDEOS))  ## Train the published
 
 compare-check: $(VENV)/installed  ## Check the comparison's verdicts on planted causes.
 	$(PYTHON) -m tools.compare_check $(call flags,JOBS) $(FLAGS)
+
+check-gpu: $(VENV)/installed  ## Check and measure training on GPUs, in 8 minutes.
+	$(PYTHON) -m pipelines.check_gpu $(call flags,SIZE FRAMES) $(FLAGS)
 
 verify: $(VENV)/installed  ## Check every shard of DATA.
 	$(PYTHON) -m pipelines.verify $(call flags,DATA) $(FLAGS)

@@ -11,7 +11,18 @@ import sys
 import pipelines
 from pipelines import terminal
 
-COMMANDS = ("convert", "features", "train", "evaluate", "predict", "compare", "export", "verify", "launch")
+COMMANDS = (
+    "convert",
+    "features",
+    "train",
+    "evaluate",
+    "predict",
+    "compare",
+    "export",
+    "verify",
+    "launch",
+    "check-gpu",
+)
 
 
 def main() -> int:
@@ -23,7 +34,7 @@ def main() -> int:
     command = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if command in COMMANDS:
         del sys.argv[1]
-        runpy.run_module(f"pipelines.{command}", run_name="__main__", alter_sys=True)
+        runpy.run_module(module_of(command), run_name="__main__", alter_sys=True)
         return 0
     if command in ("--help", "-h", "help"):
         _print_help()
@@ -41,7 +52,12 @@ def _print_help() -> None:
     terminal.say("", f"{pipelines.CONSOLE_SCRIPT} <command> --helpshort lists a command's flags.")
 
 
+def module_of(command: str) -> str:
+    """Returns the module of a command's entry point."""
+    return f"pipelines.{command.replace('-', '_')}"
+
+
 def first_line(command: str) -> str:
     """Returns the first line of an entry point's docstring, without importing the entry point."""
-    path = importlib.util.find_spec(f"pipelines.{command}").origin
+    path = importlib.util.find_spec(module_of(command)).origin
     return ast.get_docstring(ast.parse(pathlib.Path(path).read_text(encoding="utf-8"))).partition("\n")[0]

@@ -44,6 +44,8 @@ ALLOWED = {
     "features": BASE | {"dataset", "models", "training", "evaluation"},
     "job": BASE | {"dataset", "training", "evaluation"},
     "report": BASE | {"dataset", "drawing", "evaluation"},
+    "device_checks": BASE
+    | {"building", "convert", "worker_process", "recipes", "dataset", "models", "training", "evaluation"},
     "inference": BASE
     | {"workers", "convert", "dataset", "models", "drawing", "training", "evaluation", "features", "report"},
     "api": BASE | {"recipes", "dataset", "models", "training", "features", "job", "inference"},
@@ -119,9 +121,10 @@ def test_videos_are_opened_in_one_place():
     assert users == {"container.py"}
 
 
-def test_only_one_file_of_inference_imports_the_write_side():
-    users = {path.name for path in (LIBRARY / "inference").glob("*.py") if "convert" in rooms_imported(path)}
-    assert users == {"decoding.py"}
+@pytest.mark.parametrize("room, file", [("inference", "decoding.py"), ("device_checks", "made_clips.py")])
+def test_only_one_file_of_a_room_imports_the_write_side(room, file):
+    users = {path.name for path in (LIBRARY / room).glob("*.py") if "convert" in rooms_imported(path)}
+    assert users == {file}
 
 
 def test_only_record_knows_feature_keys():
@@ -144,9 +147,11 @@ def test_only_record_knows_feature_keys():
         ("tools.inspect_data, tools.doctor", ["tensorflow", "keras", "av"]),
         ("ucf50_tfrecord.training.events, ucf50_tfrecord.dataset.memory", ["tensorflow", "keras"]),
         ("pipelines.predict", ["tensorflow", "keras", "av"]),
+        ("pipelines.check_gpu", ["tensorflow", "keras", "av"]),
         ("ucf50_tfrecord.api", ["tensorflow", "keras", "av"]),
         ("ucf50_tfrecord.inference.decoding", ["tensorflow", "keras"]),
         ("ucf50_tfrecord.evaluation.runner, ucf50_tfrecord.training.loop", ["av", "ucf50_tfrecord.convert"]),
+        ("ucf50_tfrecord.device_checks.made_clips, ucf50_tfrecord.device_checks.speed", ["av"]),
     ],
 )
 def test_a_fresh_process_loads_one_side_only(modules, absent):

@@ -11,7 +11,7 @@ import sys
 import xml.etree.ElementTree as ElementTree
 
 from pipelines import terminal
-from pipelines.main import COMMANDS, first_line
+from pipelines.main import COMMANDS, first_line, module_of
 from tools.pins import REPOSITORY
 from ucf50_tfrecord import storage
 from ucf50_tfrecord.errors import expect
@@ -48,15 +48,16 @@ def make_page() -> str:
     commands: list[str] = []
     for command in COMMANDS:
         by_module = {} if command == _LAUNCH else _read_flags(command)
-        shared = [module for module in by_module if module in _SHARED and module != command]
+        own = module_of(command).rpartition(".")[2]
+        shared = [module for module in by_module if module in _SHARED and module != own]
         links = ", ".join(f"[{_SHARED[module]}](#flags-{_anchor(module)})" for module in shared)
         commands += ["", f"## {command}", "", first_line(command)]
         if command == _LAUNCH:
             commands += ["", "`ucf50 launch --workers=<number> -- <flags of train>`"]
         if command in _SHARED:
             commands += ["", f"Its flags are those of the [{_SHARED[command]}](#flags-{_anchor(command)})."]
-        elif by_module.get(command):
-            commands += ["", *_table(by_module[command])]
+        elif by_module.get(own):
+            commands += ["", *_table(by_module[own])]
         if links:
             commands += ["", f"Also the flags of: {links}."]
         sections |= {module: by_module[module] for module in by_module if module in _SHARED}
@@ -68,9 +69,9 @@ def make_page() -> str:
 
 def _read_flags(command: str) -> dict[str, list[ElementTree.Element]]:
     """Returns an entry point's flags, elements of --helpxml, by the last part of their module's name."""
-    arguments = [sys.executable, "-m", f"pipelines.{command}", "--helpxml"]
+    arguments = [sys.executable, "-m", module_of(command), "--helpxml"]
     result = subprocess.run(arguments, cwd=REPOSITORY, capture_output=True, text=True)
-    expect(result.stdout.startswith("<?xml"), f"flags of pipelines.{command}", stderr=result.stderr)
+    expect(result.stdout.startswith("<?xml"), f"flags of {module_of(command)}", stderr=result.stderr)
     found: dict[str, list[ElementTree.Element]] = {}
     for flag in ElementTree.fromstring(result.stdout).iter("flag"):
         if flag.findtext("key") == "yes":

@@ -229,6 +229,11 @@ class Feed:
             return tf.gather_nd(resident, tf.stack([batch["index"], batch["view"]], axis=1))
         return tf.gather(resident, batch["index"])
 
+    @property
+    def resident_devices(self) -> list[str]:
+        """The devices in whose memory the clips are kept, by TensorFlow's names; empty for other caches."""
+        return [resident.device for resident in self._residents]
+
     def describe_skipped(self) -> Advice:
         """Returns a warning that states why clips were skipped, and how to repair their shards."""
         reasons = [self.skipped[clip] for clip in sorted(self.skipped)]
