@@ -60,6 +60,7 @@ class Row:
 
     step: str
     secs: float
+    cpu_secs: float  # of all threads; other work on the machine changes it less than `secs`
     peak_mb: float  # of the process so far
 
 
@@ -160,9 +161,10 @@ def measure_report(folder: pathlib.Path) -> list[Row]:
 
 
 def _measure(step: str, run: Callable[[], T]) -> tuple[Row, T]:
-    started = time.perf_counter()
+    started, started_cpu = time.perf_counter(), time.process_time()
     result = run()
-    return Row(step, time.perf_counter() - started, measuring.peak_mb(resource.RUSAGE_SELF)), result
+    secs, cpu_secs = time.perf_counter() - started, time.process_time() - started_cpu
+    return Row(step, secs, cpu_secs, measuring.peak_mb(resource.RUSAGE_SELF)), result
 
 
 def main() -> None:
@@ -180,9 +182,9 @@ def main() -> None:
         rows = measuring.in_fresh_process(measure_writing, size, folder)
         rows += measuring.in_fresh_process(measure_report, folder)
         num_bytes = {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()}
-    terminal.say(f"{'':<20}{'seconds':>10}{'peak, MB':>10}")
+    terminal.say(f"{'':<20}{'seconds':>10}{'CPU, s':>10}{'peak, MB':>10}")
     for row in rows:
-        terminal.say(f"{row.step:<20}{row.secs:>10.1f}{row.peak_mb:>10.0f}")
+        terminal.say(f"{row.step:<20}{row.secs:>10.1f}{row.cpu_secs:>10.1f}{row.peak_mb:>10.0f}")
     terminal.say(*(f"{name}: {count / 1e6:.2f} MB" for name, count in num_bytes.items()))
     measuring.write_figures(_OUTPUT.value, {"size": to_json(size), "rows": to_json(rows), "bytes": num_bytes})
 
