@@ -28,6 +28,7 @@ CLASS_PLACES = {
 }
 # The order-blind control and the sequence model that are compared unless a scenario names others, by recipe.
 MODELS = ("frame_pool", "lstm")
+Answer = Literal["yes", "no", "cannot tell"]  # of a verdict, as evaluation.verdicts.Answer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,9 +79,9 @@ class Scenario:
     ahead: str | None = None
 
     @property
-    def truth(self) -> dict[str, str]:
-        """A dictionary from the kind of a verdict to its right answer: "yes", "no" or "cannot tell"."""
-        answers = {"yes": self.yes, "no": self.no, "cannot tell": self.cannot_tell}
+    def truth(self) -> dict[str, Answer]:
+        """A dictionary from the kind of a verdict to its right answer."""
+        answers: dict[Answer, str] = {"yes": self.yes, "no": self.no, "cannot tell": self.cannot_tell}
         return {kind: answer for answer, kinds in answers.items() for kind in kinds.split()}
 
     @property
@@ -272,8 +273,8 @@ SCENARIOS: dict[str, Scenario] = {
         "evidence_at_start evidence_at_end recognises_recording",
         wrong_labels=0.3,
     ),
-    # Models are above chance, and the verdicts take the groups' word that they had not seen these recordings. Only
-    # the audit can tell.
+    # Without the verdicts on accuracy above chance in unseen groups: models recognise the recordings, which the
+    # groups hide. Only the audit can tell.
     "wrong_groups": Scenario(
         "The classes do not differ, each recording has a place of its own, and two groups show each recording.",
         _UNMARKED,
@@ -289,7 +290,7 @@ SCENARIOS: dict[str, Scenario] = {
         epochs={"lstm": 1},
         ahead="frame_pool",
     ),
-    # Without the verdicts on accuracy above chance: that these weights are not above chance is true.
+    # Without the verdicts on accuracy above chance, which are about the weights: their "no" is true.
     "undertrained": Scenario(
         "One class shows the other's frames backwards, and trainings of one epoch do not learn it.",
         _RISE_OR_SINK,
