@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import pathlib
+import time
 
 from tools.judging import Corpus, Judged
 from ucf50_tfrecord import storage
 from ucf50_tfrecord.specs import to_json
+
+
+def wait(unit, parent: pathlib.Path) -> None:
+    """Holds the lock of a corpus's folder until the process is killed."""
+    folder = unit.folder(parent)
+    storage.make_folder(folder)
+    with storage.folder_lock(folder):
+        (folder / "waiting").touch()
+        time.sleep(600)
 
 
 def judge(unit, parent: pathlib.Path) -> Corpus | None:

@@ -1,12 +1,14 @@
 """The check of verdicts. It runs in processes of its own, since it defines flags that others define too."""
 
 import json
+import signal
+import time
 
 import pytest
 
 from tests import warm
 from tests.conftest import run_module
-from tests.warm import run_code
+from tests.warm import run_code, start_code
 from tools.judging import Corpus, Draws, Judged
 from ucf50_tfrecord import storage
 from ucf50_tfrecord.specs import to_json
@@ -66,11 +68,13 @@ print(json.dumps([[u.seed for u in claimable(units, pathlib.Path(sys.argv[1]), (
 """
 RUN = """
 import functools, pathlib, sys
+from pipelines import console
 from tests.tools import made_up_corpora
 from tools.compare_check import Unit, run
 
 units = [Unit("order", seed) for seed in range(4)]
-judge = functools.partial(made_up_corpora.judge, parent=pathlib.Path(sys.argv[1]))
+console.handle_sigterm()
+judge = functools.partial(getattr(made_up_corpora, sys.argv[2]), parent=pathlib.Path(sys.argv[1]))
 run(units, pathlib.Path(sys.argv[1]), judge, task=(1, 2), jobs=1)
 """
 ELSEWHERE = """
@@ -191,16 +195,29 @@ def test_every_corpus_is_judged_once_by_one_process(tmp_path):
     finish(tmp_path, "order-0")
     (tmp_path / "order-3").mkdir()
     with storage.folder_lock(tmp_path / "order-3"):
-        result = run_code(RUN, tmp_path)
+        result = run_code(RUN, tmp_path, "judge")
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines() == [
         "order, seed 1: 1 of 1 right",
         "order, seed 2: 1 of 1 right",
     ]
-    result = run_code(RUN, tmp_path)  # resumes
+    result = run_code(RUN, tmp_path, "judge")  # resumes
     assert (result.returncode, result.stdout) == (0, "order, seed 3: 1 of 1 right\n"), result.stderr
     tries = {path.parent.name: path.name for path in tmp_path.rglob("try*")}
     assert tries == {f"order-{seed}": "try0" for seed in (1, 2, 3)}
+
+
+def test_a_stopped_check_stops_its_processes_and_continues(tmp_path):
+    process = start_code(RUN, tmp_path, "wait")
+    waiting = tmp_path / "order-1" / "waiting"
+    while not waiting.exists():
+        assert process.poll() is None, process.stderr
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == -signal.SIGINT, process.stderr  # as Python ends by a KeyboardInterrupt
+    assert not storage.is_locked(waiting.parent)
+    result = run_code(RUN, tmp_path, "judge")
+    assert (result.returncode, len(result.stdout.splitlines())) == (0, 4), result.stderr
 
 
 def test_a_corpus_that_another_process_judges_is_left_to_it(tmp_path):
