@@ -56,7 +56,7 @@ flags = $(foreach name,$(1),$(if $($(name)),$(call flag,$(shell echo $(name) | t
 DATA_FLAGS = $(call flags,VIDEOS DATA SIZE FRAMES)
 FEATURE_FLAGS = $(call flags,FEATURES)
 
-.PHONY: help train shards features verify repair evaluate predict export compare compare-check tensorboard inspect doctor help-models bench bench-fetch test test-all test-readers test-remote test-io fuzz lint types format audit pins clean
+.PHONY: help train shards features verify repair evaluate predict export compare reproduce compare-check tensorboard inspect doctor help-models bench bench-fetch test test-all test-readers test-remote test-io fuzz lint types format audit pins clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets and variables.
@@ -90,6 +90,10 @@ compare: $(VENV)/installed $(if $(RUNS),,$(filter $(DEMO),$(VIDEOS)))  ## Compar
 	$(PYTHON) -m pipelines.compare $(if $(RUNS),$(call flags,DATA),$(DATA_FLAGS) $(FEATURE_FLAGS)) \
 	  $(call flags,MODELS CV VAL_FOLDS SEEDS EPOCHS RUNS OUTPUT JOBS) $(FLAGS)
 
+reproduce: $(VENV)/installed $(filter $(DEMO),$(VIDEOS))  ## Train the published models as published, and by group.
+	$(PYTHON) -m pipelines.compare $(DATA_FLAGS) --models=seed_rnn,seed_lstm --orders= \
+	  --output='$(or $(OUTPUT),runs/reproduce)' $(call flags,CV SEEDS JOBS) $(FLAGS)
+
 compare-check: $(VENV)/installed  ## Check the comparison's verdicts on planted causes.
 	$(PYTHON) -m tools.compare_check $(call flags,JOBS) $(FLAGS)
 
@@ -114,11 +118,12 @@ doctor: | $(VENV)/bin/python  ## Check this machine, DATA and RUN; say how to fi
 help-models: $(VENV)/installed  ## List the models and their numbers of parameters.
 	$(PYTHON) -m tools.describe_models $(call flags,SIZE FRAMES) $(FLAGS)
 
-bench: $(VENV)-bench/installed $(filter $(DEMO),$(VIDEOS))  ## Measure conversion, input and steps beside other tools.
+bench: $(VENV)-bench/installed $(filter $(DEMO),$(VIDEOS))  ## Measure conversion, input, steps and reports.
 	$(VENV)-bench/bin/python -m benchmarks.plan
 	$(VENV)-bench/bin/python -m benchmarks.convert $(call flags,VIDEOS) $(FLAGS)
 	$(VENV)-bench/bin/python -m benchmarks.input $(call flags,VIDEOS)
 	$(VENV)-bench/bin/python -m benchmarks.step $(call flag,torch_python,$(TORCH))
+	$(VENV)-bench/bin/python -m benchmarks.report
 	@$(MAKE) --no-print-directory bench-fetch FLAGS=
 
 bench-fetch: $(VENV)-io/installed $(VENV)/installed-remote $(filter $(DEMO),$(VIDEOS))  ## Measure reading clips from an object store.

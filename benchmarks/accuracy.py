@@ -25,7 +25,7 @@ from benchmarks.measuring import write_figures
 from pipelines import console, terminal
 from tools import processes
 from ucf50_tfrecord import manifest, parsing, recipes, storage
-from ucf50_tfrecord.errors import expect
+from ucf50_tfrecord.errors import UserError, expect
 from ucf50_tfrecord.specs import to_json
 from ucf50_tfrecord.training import run as run_lib
 
@@ -37,7 +37,7 @@ _RUNS = flags.DEFINE_string("runs", "bench_results/accuracy", "Folder for the ru
 
 _PLAIN = ("--dropout=0", "--nohorizontal_flip", "--label_smoothing=0")
 
-# By name of the row: the recipe that it trains, and the flags that override the recipe.
+# By name of the row: its recipe, and flags that override the recipe.
 ROWS: dict[str, tuple[str, tuple[str, ...]]] = {
     **{recipe: (recipe, ()) for recipe in recipes.names()},
     # The published models, trained for as many epochs as the others.
@@ -82,7 +82,7 @@ def train(name: str, seed: str) -> tuple[Training, run_lib.Summary]:
     """Trains one row of ROWS with one seed, unless an earlier call has done so.
 
     Raises:
-      UserError: if training fails, or the folder holds a run with other flags.
+      UserError: if training fails, or the row was trained with other flags before.
     """
     recipe, extra = ROWS[name]
     run_dir = pathlib.Path(_RUNS.value, f"{name.replace(':', '').replace(' ', '-')}-seed{seed}")
@@ -93,13 +93,22 @@ def train(name: str, seed: str) -> tuple[Training, run_lib.Summary]:
     done = run_dir / "row.json"
     if done.exists():
         training = parsing.read(done, Training, "a training of this benchmark")
-        expect(training.flags == resolved, f"the same flags as before for {run_dir}, or none there")
+        if training.flags != resolved:
+            then, now = set(training.flags), set(resolved)
+            raise UserError(
+                f"{run_dir} was trained with other flags. Then: {_sorted(then - now)}. Now: {_sorted(now - then)}. "
+                "Remove that folder to train again, or pass another --runs."
+            )
     else:
         started = time.monotonic()
         processes.run([sys.executable, "-m", "pipelines.train", *given, f"--run={run_dir}"])
         training = Training(resolved, time.monotonic() - started)
         storage.write_json(done, to_json(training))
     return training, run_lib.load_summary(run_dir)
+
+
+def _sorted(options: set[str]) -> str:
+    return " ".join(sorted(options)) or "none"
 
 
 def measure(name: str) -> Row:

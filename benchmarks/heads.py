@@ -37,8 +37,8 @@ class Row:
     precision: str
     start_secs: float  # from building the model to the end of the first epoch, which compiles
     clips_per_sec: float
-    product_clips_per_sec: float  # at which its matrix products alone would train
-    product_gflops: float  # rate of these products, measured in the same process
+    product_clips_per_sec: float  # rate if training consisted only of its matrix products
+    product_gflops: float  # speed of these products, measured in the same process
 
 
 def measure(data: str, recipe: str, epochs: int) -> Row:

@@ -69,8 +69,8 @@ def ours_float(data: str, batch_size: int) -> Batches:
 
 FLOOR = "floor: records in sequence"
 OURS = "ours, --cache=none"
-# By name of the row: the function that returns endless batches, given a dataset's folder and a batch size,
-# and the encoding of the shards that it reads.
+# By name of the row: a function (a dataset's folder, batch size) -> endless batches, and the encoding of the
+# shards for it.
 METHODS: dict[str, tuple[Callable[[str, int], Batches], str]] = {
     OURS: (ours, "raw"),
     "ours, --cache=host": (functools.partial(ours, cache="host"), "raw"),
@@ -152,8 +152,8 @@ def measure_rates(sets: dict[str, str], clip_format: ClipFormat) -> list[Row]:
 def measure_gather(data: str, batch_size: int) -> tuple[float, float]:
     """Returns the median seconds of a training step of seed_lstm with --cache=device, and of its gather.
 
-    The gather picks a batch's clips out of device memory. Steps, which contain a gather, and single gathers
-    alternate on the first device. Runs in a fresh process.
+    The gather picks a batch's clips out of device memory. Steps (each with its gather) and gathers without a
+    step are measured in turn, on the first device. Runs in a fresh process.
     """
     console.load_tensorflow()
     import tensorflow as tf

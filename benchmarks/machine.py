@@ -18,10 +18,10 @@ _MAX_VIDEOS = 40
 
 
 def decode(videos_dir: str | None, data_dir: str | None, folder: str, secs: float) -> dict[str, Any]:
-    """Measures for `secs` how fast one core decodes videos.
+    """Measures how fast one core decodes videos, for `secs` seconds.
 
     Takes the videos in `videos_dir`, else those from which the shards in `data_dir` were made, else demo
-    videos. Converts demo videos if there are no shards. What it makes lies in the temporary `folder`.
+    videos. Converts demo videos if there are no shards. New videos and shards are written into `folder`.
 
     Returns:
       A dictionary of JSON values: `rate` (clips/s), `what` (text that names the videos), `data` (folder of

@@ -45,7 +45,7 @@ def of_decoding(paths: Sequence[str], clip_format: ClipFormat, *, secs: float) -
 def of_batches(batches: Iterator[Any], batch_size: int, *, secs: float) -> float:
     """Returns the clips/s of an endless iterator of batches, after a warm-up.
 
-    Padding clips, for which the `mask` of a batch that is a dictionary is False, do not count.
+    If a batch is a dictionary, only clips whose `mask` is True are counted; the others are padding.
     """
 
     def take() -> int:

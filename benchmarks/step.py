@@ -46,7 +46,7 @@ def ours(spec: ModelSpec, policy: Any) -> Any:
 
 
 def time_distributed(spec: ModelSpec, policy: Any) -> Any:
-    """Builds the published model from single Keras layers, with the frame encoder in TimeDistributed."""
+    """Builds the same model (seed_lstm) from Keras's own layers, with the frame encoder in TimeDistributed."""
     import keras
     from keras import layers
 

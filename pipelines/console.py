@@ -247,7 +247,7 @@ def print_scores(
 
 
 class ProgressBar(tqdm.tqdm):
-    """A progress bar that escapes the texts beside it, so that they stay on the bar's line."""
+    """A progress bar that escapes line breaks and the like in the texts beside it, to stay on one line."""
 
     @property
     def format_dict(self) -> dict[str, object]:
@@ -271,8 +271,8 @@ def progress_bar(total: int, unit: str, description: str) -> ProgressBar:
 def stop_requests() -> Iterator[Callable[[], bool]]:
     """Catches SIGINT and SIGTERM while the block runs.
 
-    The block receives a function that tells whether a signal has arrived. A second signal raises
-    KeyboardInterrupt at once.
+    Yields a function that tells whether a signal has arrived. A second signal raises KeyboardInterrupt at
+    once.
     """
     received: list[int] = []
 

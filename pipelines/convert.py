@@ -114,7 +114,7 @@ def clip_format() -> ClipFormat:
 
 
 def load_or_convert() -> manifest.Manifest:
-    """Returns the manifest of the dataset that the flags name, after converting --videos if that is given.
+    """Returns the manifest of the dataset that the flags name; converts --videos first, if given.
 
     Raises:
       UserError: if the flags name no dataset, or a dataset of another format.
@@ -230,7 +230,7 @@ def finalizes() -> bool:
 
 
 def is_task() -> bool:
-    """Tells whether the flags ask for one task's part of a dataset, or for its manifest alone."""
+    """Tells whether the flags ask only for one task's part of a dataset (--task_index) or its manifest (--finalize)."""
     return _FINALIZE.value or _TASK_INDEX.value is not None
 
 

@@ -73,7 +73,7 @@ def evaluate_again() -> None:
 
     weights = run_flags.weights() or trained.scored_weights(config)
     folder = pathlib.Path(_OUTPUT.value or run_lib.evaluation_dir(run_dir, weights, folds))
-    # Evaluates in this process alone, even if the environment variables name several workers.
+    # Evaluates in this process only, even if the environment variables name several workers.
     strategy = strategy_lib.make_strategy(_STRATEGY.value, environment={})
     model = trained.load_model(
         run_dir, config, weights, strategy=strategy, allowed_code=code_flags.allowed_code()

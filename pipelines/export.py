@@ -48,13 +48,14 @@ def print_export(exported: Export, output: str) -> None:
     from ucf50_tfrecord.inference.card import CARD_FILENAME
 
     kind = "clips of the run" if exported.own else "clips of random pixels"
+    width = max(len(FORMATS[file.format].filename) for file in exported.files) + 2
     terminal.say(
         f"Read back, and compared with the model on {exported.num_clips} {kind} (tolerance {exported.tolerance:g}):",
-        f"  {'file':<14}{'MB':>8}  largest difference of a probability",
+        f"  {'file':<{width}}{'MB':>8}  largest difference of a probability",
     )
     for file in exported.files:
         terminal.say(
-            f"  {FORMATS[file.format].filename:<14}{file.num_bytes / 1e6:>8.1f}  {file.difference:.1g}"
+            f"  {FORMATS[file.format].filename:<{width}}{file.num_bytes / 1e6:>8.1f}  {file.difference:.1g}"
         )
     if own := exported.own:
         terminal.say(

@@ -38,7 +38,7 @@ flags.adopt_module_key_flags(train)
 _POLL_SECS = 0.05
 # Time for the other workers to report their errors, once one worker has failed and they cannot go on.
 _GRACE_SECS = 3.0
-# Ports below those that systems assign by themselves, so that no port is taken before its worker listens.
+# Systems assign higher ports by themselves, so these stay free until a worker listens.
 _PORTS = range(20_000, 32_000)
 _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1

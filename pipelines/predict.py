@@ -107,7 +107,7 @@ def main() -> int:
 
 
 def find_videos() -> list[decoding.VideoFile]:
-    """Returns the videos that --video names, and prints a warning about files that are passed over."""
+    """Returns the videos that --video names; prints a warning about skipped files."""
     from ucf50_tfrecord.inference import decoding
 
     if not _VIDEO.value:
@@ -213,7 +213,7 @@ def predict_all(
 
 
 def show_fraction(bar: console.ProgressBar, number: int, fraction: float) -> None:
-    """Shows, on a bar that counts videos, the fraction of a video's windows that is predicted.
+    """Shows the progress within a video, by its predicted windows, on a bar that counts videos.
 
     Args:
       bar: the bar.

@@ -84,8 +84,8 @@ def _remove_abandoned(parent: str) -> None:
     except PermissionError:  # the folder cannot be listed
         return
     for entry in found:
-        # The suppressed errors mean that the folder's process still runs, or that another process removes the
-        # folder.
+        # The suppressed errors have two causes: the folder's process still runs, or another process removes
+        # the folder.
         with contextlib.suppress(FileNotFoundError, UserError):
             if _is_own(entry.stat(follow_symlinks=False)):
                 with storage.folder_lock(entry.path):

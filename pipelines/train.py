@@ -93,7 +93,7 @@ def main() -> None:
         )
         announce(job)
         with display:
-            outcome = job_lib.run(job, options, listener=listener, flags=given_flags() | settings)
+            outcome = job_lib.run(job, options, listener=listener, flags=flag_values() | settings)
         if outcome.summary is None:
             print_stopped(outcome.trained.step, job.run_dir, strategy_lib.num_workers(strategy))
         else:
@@ -120,8 +120,8 @@ def start_devices(stack: contextlib.ExitStack, uses_workers: bool) -> tf.distrib
     """Waits until all workers have started; returns the devices that train, as a strategy.
 
     Args:
-      stack: receives contexts that turn TensorFlow's errors about full memory and lost workers into
-        UserErrors, and that hide the output of all workers but the chief (the first worker).
+      stack: receives contexts, which this function enters. They turn TensorFlow's errors about full memory
+        and lost workers into UserErrors, and hide the output of all workers but the chief (the first worker).
       uses_workers: whether the strategy trains with several workers.
     """
     from ucf50_tfrecord.training import strategy as strategy_lib
@@ -163,8 +163,8 @@ def announce(job: Job) -> None:
         )
     if config.train.batch_size % num_devices and job.state.has_batch_norm:
         terminal.warn(
-            f"{num_devices} devices cannot share {config.train.batch_size} clips per step evenly: padding clips "
-            "are added, which do not count in the loss, but which batch norm sees"
+            f"{num_devices} devices cannot share {config.train.batch_size} clips per step evenly: padding clips are "
+            "added. They do not count in the loss, but they change the statistics of batch norm"
         )
 
 
@@ -207,7 +207,7 @@ def parse_steps(text: str | None) -> tuple[int, int] | None:
     return int(match[1]), int(match[2])
 
 
-def given_flags() -> dict[str, object]:
+def flag_values() -> dict[str, object]:
     """Returns the values of all flags of this program by name; flags that are not given have their defaults."""
     return {flag.name: flag.value for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0])}
 

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from pipelines import remedies
+from tests import warm
 from ucf50_tfrecord.errors import UserError
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -28,6 +29,30 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 REPOSITORY = pathlib.Path(__file__).parents[1]
 GROUPS = range(1, 6)
 CLASSES = ("Left", "Middle", "Right")
+# Files of tests that take long. They start first, so that none of them runs on alone at the end.
+LONGEST = (
+    "tests/training/test_loop.py",
+    "tests/pipelines/test_train.py",
+    "tests/features/test_training.py",
+    "tests/convert/test_engines.py",
+    "tests/inference/test_export.py",
+    "tests/test_api.py",
+    "tests/pipelines/test_workers.py",
+    "tests/convert/test_interruptions.py",
+    "tests/pipelines/test_terminal.py",
+    "tests/report/test_report.py",
+    "tests/training/test_unfreezing.py",
+    "tests/training/test_workers.py",
+    "tests/test_workers.py",
+    "tests/tools/test_tools.py",
+    "tests/convert/test_isolation.py",
+    "tests/convert/test_beam.py",
+    "tests/models/test_models.py",
+    "tests/models/test_encoders.py",
+    "tests/evaluation/test_recurrence.py",
+    "tests/tools/test_fuzz.py",
+    "tests/pipelines/test_main.py",
+)
 
 
 def write_numbered_video(
@@ -129,6 +154,18 @@ def raises_with_remedies(match: str) -> Iterator[None]:
     with pytest.raises(UserError) as raised:
         yield
     assert re.search(match, remedies.message(raised.value)), remedies.message(raised.value)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Starts the process that runs programs for the tests, once for all processes of pytest."""
+    if not hasattr(config, "workerinput"):  # which those have that run the tests for another
+        warm.start()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the tests of the files that take longest first, in which order the processes take files."""
+    ranks = {path: rank for rank, path in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.nodeid.partition("::")[0], len(ranks)))
 
 
 def pytest_collection_finish() -> None:

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from tests import warm
-from tests.conftest import REPOSITORY, run_code
+from tests.conftest import LONGEST, REPOSITORY, run_code
 
 # A package may import the packages in its row, itself and third-party libraries.
 CONTRACT = {"errors", "choices", "settings", "architectures", "specs", "example", "tfrecord", "record"}
@@ -79,6 +79,10 @@ def test_imports_point_one_way(path):
         "tools",
         "tests",
     }
+
+
+def test_the_files_that_start_first_exist():
+    assert all((REPOSITORY / path).is_file() for path in LONGEST)
 
 
 def test_tools_import_no_benchmark():

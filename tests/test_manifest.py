@@ -136,7 +136,7 @@ HOSTILE = {
     "classes: Expected array of length >= 1": lambda v: v.update(classes=[]),
     "Expected clips_per_class of fold 1 for 2 classes": lambda v: v.update(classes=["Left", "Right"]),
     "Expected 6 clips in fold 1, as its shards have. Received: num_clips=7": count_differently,
-    "Expected num_clips of 30. Received: num_clips=31": lambda v: v.update(num_clips=31),
+    "Expected 30 clips, the sum over all folds. Received: num_clips=31": lambda v: v.update(num_clips=31),
     "Expected at most 3 clips of num_videos=3": lambda v: v.update(num_videos=3),
     "format: Expected clips of at most 1073741824 bytes of pixels": lambda v: v["format"].update(
         num_frames=10_000, height=4096, width=4096

@@ -1,8 +1,10 @@
 """Runs Python programs in forks of a process that has loaded TensorFlow, to save the seconds that this takes.
 
-Each program still runs in a process of its own, with its own modules, flags, signals and exit status. Use
-the functions of the same names in tests.conftest for programs whose start is tested or that do not load
-TensorFlow.
+All processes of pytest share that process.
+
+Each program still runs in a process of its own, with its own entry point, flags, signals and exit status. Use
+the functions of the same names in tests.conftest for programs whose start or last moments are tested or that
+do not load TensorFlow.
 """
 
 from __future__ import annotations
@@ -10,17 +12,32 @@ from __future__ import annotations
 import atexit
 import functools
 import gc
+import importlib
 import json
 import os
 import pathlib
 import runpy
 import select
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import types
 from collections.abc import Mapping
+from typing import NamedTuple, TextIO
+
+# The environment variable that names the folder of the process that forks, with its socket and its errors.
+_FOLDER = "UCF50_TESTS_WARM"
+# What most programs import. Entry points are left out, since their flags exclude each other.
+_LOADED = (
+    "tensorflow",
+    "ucf50_tfrecord.evaluation.compare",
+    "ucf50_tfrecord.job",
+    "ucf50_tfrecord.report.build",
+)
 
 
 def start_module(module: str, *arguments: str | os.PathLike, **options) -> Process:
@@ -137,39 +154,91 @@ def _run(
     return done
 
 
+def start() -> None:
+    """Starts the process that forks, for this process and those that it starts.
+
+    It loads TensorFlow when the first of them asks, and exits when this process does, since its standard input
+    then ends.
+    """
+    folder = pathlib.Path(tempfile.mkdtemp())
+    with socket.socket(socket.AF_UNIX) as listener, open(folder / "errors", "w") as errors:
+        listener.bind(str(folder / "socket"))
+        listener.listen()
+        server = subprocess.Popen(
+            [sys.executable, "-m", "tests.warm", str(listener.fileno())],
+            cwd=pathlib.Path(__file__).parents[1],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            pass_fds=[listener.fileno()],
+            start_new_session=True,
+        )
+    os.environ[_FOLDER] = str(folder)
+    atexit.register(shutil.rmtree, folder)
+    atexit.register(server.communicate)
+
+
 def _ask(**request) -> int | None:
     """Sends a request to the process that forks; returns its answer."""
     server = _server()
-    server.stdin.write(json.dumps(request) + "\n")
-    server.stdin.flush()
+    print(json.dumps(request), file=server.stream, flush=True)
     try:
-        return json.loads(server.stdout.readline())
+        return json.loads(server.stream.readline())
     except BaseException:  # such as a test's timeout: the answer must not be taken for the next request's
         os.killpg(server.pid, signal.SIGKILL)
         _server.cache_clear()
         raise
 
 
-@functools.cache
-def _server() -> subprocess.Popen:
-    """Starts the process that loads TensorFlow and forks for each program, or returns the one started before.
+class _Server(NamedTuple):
+    """The process that forks for this process alone.
 
-    It exits when this process does, since its standard input then ends.
+    pid: its id and that of its process group, to which the programs belong too.
+    stream: requests to it, and its answers.
     """
-    server = subprocess.Popen(
-        [sys.executable, "-m", "tests.warm"],
-        cwd=pathlib.Path(__file__).parents[1],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    atexit.register(server.communicate)
-    return server
+
+    pid: int
+    stream: TextIO
 
 
-def _serve() -> list[str] | None:
-    """Answers requests, lines of JSON on standard input.
+@functools.cache
+def _server() -> _Server:
+    """Connects to the process that forks."""
+    if _FOLDER not in os.environ:
+        start()
+    folder = pathlib.Path(os.environ[_FOLDER])
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(str(folder / "socket"))
+    stream = connection.makefile("rw")
+    if not (pid := stream.readline()):
+        raise RuntimeError((folder / "errors").read_text())
+    return _Server(int(pid), stream)
+
+
+def _serve(listener: socket.socket) -> list[str] | None:
+    """Accepts connections and answers each in a fork, until standard input ends.
+
+    Returns:
+      In a fork that runs a program, its command line. In all others, None once requests end.
+    """
+    while listener in select.select([listener, sys.stdin], [], [])[0]:
+        connection, _ = listener.accept()
+        for name in _LOADED:
+            importlib.import_module(name)
+        gc.freeze()  # so that no fork copies all objects when it collects garbage
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no fork stays as a zombie
+        if os.fork() == 0:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            os.setsid()
+            listener.close()
+            with connection, connection.makefile("rw") as stream:
+                return _answer(stream)
+        connection.close()
+    return None
+
+
+def _answer(stream: TextIO) -> list[str] | None:
+    """Answers requests, lines of JSON; the first line to the client is this process's id.
 
     The answer to a command line is the id of a fork that runs it, and the answer to the id of a fork is its
     exit status.
@@ -177,10 +246,8 @@ def _serve() -> list[str] | None:
     Returns:
       In a fork, the command line of its request. In the process itself, None once requests end.
     """
-    import tensorflow  # noqa: F401
-
-    gc.freeze()  # so that no fork copies all objects when it collects garbage
-    for line in sys.stdin:
+    print(os.getpid(), file=stream, flush=True)
+    for line in stream:
         request = json.loads(line)
         if "wait" in request:
             answer = _wait(request["wait"], request["timeout"])
@@ -192,7 +259,7 @@ def _serve() -> list[str] | None:
             sys.path[1:1] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
             tempfile.tempdir = None  # so that the folder is determined again, from TMPDIR
             return request["arguments"]
-        print(json.dumps(answer), flush=True)
+        print(json.dumps(answer), file=stream, flush=True)
     return None
 
 
@@ -220,7 +287,29 @@ def _become(arguments: list[str]) -> None:
             runpy.run_path(arguments[0], run_name="__main__")
 
 
-if __name__ == "__main__":
-    # A fork returns from _serve, so that it exits as any program does.
-    if arguments := _serve():
+def _run_and_exit(arguments: list[str]) -> None:
+    """Runs a Python command line and exits with its status; after an uncaught error, returns by raising it.
+
+    Python would also free all modules at its end. To free TensorFlow takes 0.2 s, most of it to copy the pages
+    that are shared with the process that forks.
+    """
+    status = 0
+    try:
         _become(arguments)
+    except SystemExit as done:
+        if not isinstance(done.code, int | None):
+            raise
+        status = done.code or 0
+    threading._shutdown()  # waits for the threads that Python itself would wait for
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(status & 0xFF)
+
+
+if __name__ == "__main__":
+    with socket.socket(fileno=int(sys.argv[1])) as connections:
+        # A fork returns from _serve, so that it runs as any program does.
+        command = _serve(connections)
+    if command:
+        _run_and_exit(command)

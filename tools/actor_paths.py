@@ -24,8 +24,8 @@ def rise(num_frames: int, rng: np.random.Generator) -> np.ndarray:
     """A path from the bottom of the picture to its top.
 
     If the number of frames is even, the actor is in the picture's middle in both middle frames. Otherwise
-    the later of the two, which is the frame that single-frame models see, would show the actor higher in
-    rising clips than in sinking ones.
+    the later of the two would show the actor higher in rising clips than in sinking ones. Models of one frame
+    see that frame.
     """
     time = np.arange(num_frames)
     steps = time - num_frames // 2 + ((time < num_frames // 2) & (num_frames % 2 == 0))

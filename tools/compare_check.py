@@ -242,10 +242,13 @@ def _model_of(verdict: Verdict, scenario: Scenario) -> str | None:
 
 def _answer_of(verdict: Verdict, scenario: Scenario) -> Answer:
     """Returns a verdict's answer; "no" if it claims the wrong one of two models ahead."""
-    if verdict.kind == "models_differ" and scenario.truth[verdict.kind] == "yes":
-        ahead = scenario.ahead or scenario.sequence_model
-        if verdict.answer == "yes" and verdict.models[0] != ahead:
-            return "no"
+    is_about_two, ahead = len(verdict.models) == 2, scenario.ahead or scenario.sequence_model
+    if (
+        is_about_two
+        and scenario.truth[verdict.kind] == verdict.answer == "yes"
+        and verdict.models[0] != ahead
+    ):
+        return "no"
     return cast(Answer, str(verdict.answer))
 
 

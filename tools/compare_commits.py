@@ -25,7 +25,7 @@ from absl import flags
 from pipelines import console, terminal
 from ucf50_tfrecord.errors import UserError, expect
 
-# Every option that draws random numbers, and every option that changes how weights are updated.
+# All options that draw random numbers or change how weights are updated.
 _TRAIN_FLAGS = (
     "--precision=float32 --epochs=2 --batch_size=8 --optimizer=adamw --weight_decay=0.01 --schedule=cosine "
     "--warmup_epochs=0.5 --label_smoothing=0.1 --dropout=0.3 --clip_norm=1 --ema=0.9 --horizontal_flip --crop_area=0.7 "

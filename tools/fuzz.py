@@ -3,12 +3,11 @@
   python -m tools.fuzz --secs=3600 --seed=7 --videos=20000 --json=10000
 
 A mutant is one damaged or hostile file. Video mutants are random mutations of
-small videos in many containers and codecs and of the videos in --seeds, and
+small videos in many containers and codecs and of the videos in --seeds, or
 text files that name other files and hosts. All video mutants go through
 pipelines.convert, some also through pipelines.predict. JSON mutants are
 mutations of every kind of JSON and Parquet file that the project reads. All go
-through the functions that read that kind of file, some also through whole
-programs.
+through the functions that read such files, some also through whole programs.
 
 Each counter of failures must be zero, else the exit status is 1. Failing
 mutants are kept under --output, each with the command that repeats it. The same
@@ -96,7 +95,7 @@ def run(progress: Progress, try_videos: TryVideos, try_json: TryJson) -> str:
 
     rounds = chunks(args.first_video, args.videos, videos.ROUND)
     documents = chunks(args.first_json, args.json, _JSON_AT_ONCE)
-    # Alternates between both kinds, so that a campaign that runs out of time has tried both.
+    # Alternates between both kinds, so that both are tried even if time runs out.
     work = [(number / len(documents), "json", numbers) for number, numbers in enumerate(documents)]
     work += [(number / len(rounds), "videos", numbers) for number, numbers in enumerate(rounds)]
     for _, kind, numbers in sorted(work, key=lambda item: item[:2]):
@@ -152,7 +151,7 @@ def campaign(findings: Findings) -> Iterator[tuple[TryVideos, TryJson]]:
 
 
 def check_watches(setting: videos.Setting) -> None:
-    """Opens a canary to check that the file system reports it.
+    """Checks that the file system reports when a canary (a video that no program may open) is opened.
 
     Raises:
       UserError: if the file system does not report the open.

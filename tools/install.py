@@ -48,8 +48,8 @@ def main() -> None:
 def install(extras: Sequence[str]) -> None:
     """Installs the dependencies of the project and of the given extras, then the project itself.
 
-    The project is installed by a call of pip of its own: a call that requires hashes would require one for
-    the project's folder, which has none. The project and the packages without a wheel are built with the
+    The project is installed by a separate call of pip. A call that requires hashes would require one for the
+    project's folder, too, and a folder has no hash. The project and the packages without a wheel are built with the
     pinned setuptools, since pip does not check the downloads of an isolated build.
 
     Raises:

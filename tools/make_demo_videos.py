@@ -1,4 +1,4 @@
-"""Renders a corpus of video files whose classes differ in frame order alone.
+"""Renders a corpus of video files whose classes differ only in frame order.
 
   python -m tools.make_demo_videos --output=data/demo_videos
 
@@ -224,7 +224,7 @@ def _write_corpus(
 
 @contextlib.contextmanager
 def _mapper(workers: int) -> Iterator[Callable]:
-    """Yields a function like `map` that runs in `workers` processes, or in this process if that is 1."""
+    """Yields a function like `map` that runs in `workers` processes; if `workers` is 1, in this process."""
     if workers == 1:
         yield map
         return

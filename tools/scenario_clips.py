@@ -46,7 +46,7 @@ def render_background(scenario: Scenario, class_name: str, *, group: int, seed: 
     if scenario.recording_backgrounds:
         label = list(scenario.classes).index(class_name)
         return _waves(np.random.default_rng([seed, _RECORDING_PLACE, label, group]), tint=45, height=24)
-    # Per group, not per recording: the classes of a group must differ in their traits alone.
+    # Per group, not per recording: the classes of a group must differ only in their traits.
     rng = np.random.default_rng([seed, _PLACE, group])
     background = scenario.classes[class_name].background
     return _waves(rng, tint=20, height=12) if background is None else _class_place(background, rng)

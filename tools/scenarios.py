@@ -183,7 +183,7 @@ SCENARIOS: dict[str, Scenario] = {
         no="appearance_suffices uses_direction uses_background",
     ),
     "full_rate": Scenario(
-        "The classes differ between neighbouring frames alone: at half the frame rate they are equal.",
+        "The classes differ only between neighbouring frames: at half the frame rate they are equal.",
         {"Flicker": Traits(path=flicker), "SlowFlicker": Traits(path=slow_flicker)},
         yes="above_chance needs_order needs_several_frames needs_full_rate models_differ",
         no="appearance_suffices",

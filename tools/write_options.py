@@ -1,4 +1,4 @@
-"""Writes docs/options.md: the flags of each entry point, defaults and meanings.
+"""Writes docs/options.md: each entry point's flags, with defaults and meanings.
 
 python -m tools.write_options
 """
@@ -17,7 +17,7 @@ from ucf50_tfrecord import storage
 from ucf50_tfrecord.errors import expect
 
 OPTIONS = REPOSITORY / "docs" / "options.md"
-# Flags that entry points share are listed once, under the module that defines them.
+# Flags of several entry points are listed once, under their module.
 _SHARED = {
     "convert": "conversion",
     "train_flags": "model and training",

@@ -26,7 +26,7 @@ class Action(enum.StrEnum):
 
 
 class Change(enum.StrEnum):
-    """The direction in which to change an option's value, for remedies that cannot name the right value."""
+    """How to change an option's value, for remedies that cannot name the right value."""
 
     SMALLER = "smaller"
     LARGER = "larger"

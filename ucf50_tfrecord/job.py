@@ -108,7 +108,7 @@ def make_feeds(
       splits: sets of folds.
       inputs: how the clips are read.
       strategy: the devices that receive the batches.
-      shuffle_shards: number of shards whose clips are shuffled together; 0 means all shards.
+      shuffle_shards: number of shards whose clips are shuffled together, or 0 for all shards.
       listener: its functions chose_cache and loading are called.
 
     Raises:

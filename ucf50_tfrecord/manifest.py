@@ -192,7 +192,11 @@ class _ManifestFile:
                 clips_per_class=counts,
             )
         num_clips = sum(listed.values())
-        expect(self.num_clips in (None, num_clips), f"num_clips of {num_clips}", num_clips=self.num_clips)
+        expect(
+            self.num_clips in (None, num_clips),
+            f"{num_clips} clips, the sum over all folds",
+            num_clips=self.num_clips,
+        )
         most = self.num_videos * self.format.clips_per_video
         expect(
             num_clips <= most, f"at most {most} clips of num_videos={self.num_videos}", num_clips=num_clips
@@ -334,7 +338,7 @@ def default_name(videos_dir: str) -> str:
 
 
 def repair_remedy(manifest: Manifest) -> Remedy:
-    """Returns the remedy that makes damaged shards again, with the options that made the dataset."""
+    """Returns the remedy for damaged shards: to make them again, with the dataset's own options."""
     if manifest.features:
         stored = manifest.features
         return Remedy(

@@ -30,7 +30,9 @@ from ucf50_tfrecord.tfrecord import FOOTER_BYTES, HEADER_BYTES, Place
 if TYPE_CHECKING:
     import tensorflow as tf
 
-# Raise this version whenever the bytes written for a video change, or the fields of manifests or sidecars.
+# Raise this version whenever the bytes written for a video change, or manifests or sidecars of earlier versions
+# can no longer be read with the same meaning. Datasets of other versions are refused. A new field with a default
+# does not need it: files without the field are read as if they held the default.
 SCHEMA_VERSION = 2
 
 VIDEO = "video"
@@ -264,7 +266,7 @@ def parse_images(
 
 
 def read_end_us(file: int, offset: int) -> int | None:
-    """Reads when a clip's video ends, from the first bytes of the clip's record; verifies no checksum.
+    """Reads the time at which a clip's video ends from the clip's record; verifies no checksum.
 
     Args:
       file: file descriptor of the open shard.

@@ -34,7 +34,7 @@ def is_remote(path: str | os.PathLike) -> bool:
 
 
 def needs_tensorflow(path: str | os.PathLike) -> bool:
-    """Tells whether a path is a URL that fsspec cannot reach, which needs TensorFlow's file systems."""
+    """Tells whether a path is a URL for TensorFlow's file systems, because fsspec does not know its scheme."""
     return is_remote(path) and not _knows_fsspec(_scheme(str(path)))
 
 

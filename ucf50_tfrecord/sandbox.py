@@ -143,7 +143,7 @@ def enter() -> Restrictions:
 
 
 def library_folders() -> list[str]:
-    """Returns the folders that hold this process's libraries, and the special files that libraries read."""
+    """Returns the folders of this process's libraries, and files that they read, such as /dev/urandom."""
     paths = sysconfig.get_paths()
     return [
         *(paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")),

@@ -38,16 +38,16 @@ def _temporary_path(path: pathlib.Path) -> pathlib.Path:
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
-    """Opens a binary file for writing, which appears at `path` when the block succeeds; see atomic_path."""
+    """Opens a binary file for writing; the file appears at `path` once the block succeeds. See atomic_path."""
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         yield file
 
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike, *, temporary_name: str | None = None) -> Iterator[pathlib.Path]:
-    """Yields the path of a temporary file, which the block writes and which is then renamed to `path`.
+    """Yields the path of a temporary file to write; renames the file to `path` after the block.
 
-    The rename happens only if the block succeeds; otherwise the temporary file is removed. The temporary file
+    If the block raises an error, the temporary file is removed instead. The temporary file
     is in the same folder as `path`, because a rename is atomic within a file system only. It is flushed to
     disk before the rename.
 
@@ -70,7 +70,7 @@ def atomic_path(path: str | os.PathLike, *, temporary_name: str | None = None) -
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        # Errors of other files, such as a video that the block reads, are explained elsewhere.
+        # Errors of other files, such as a video that is read while the block runs, are explained elsewhere.
         if error.filename in (None, str(temporary), str(path), str(path.parent)):
             raise UserError(f"Cannot write {path}: {error.strerror or error}") from error
         raise
@@ -78,9 +78,9 @@ def atomic_path(path: str | os.PathLike, *, temporary_name: str | None = None) -
 
 @contextlib.contextmanager
 def atomic_folder(path: str | os.PathLike, *, names: Collection[str], mark: str) -> Iterator[pathlib.Path]:
-    """Yields a new temporary folder, which the block fills and which is then renamed to `path`.
+    """Yields a new temporary folder to fill; renames the folder to `path` after the block.
 
-    The rename happens only if the block succeeds; otherwise the temporary folder is removed. The folder
+    If the block raises an error, the temporary folder is removed instead. The folder
     replaces an empty folder at `path`, or one that this function wrote before: a folder that holds the file
     `mark` and no other names than `names`.
 
@@ -99,7 +99,7 @@ def atomic_folder(path: str | os.PathLike, *, names: Collection[str], mark: str)
     try:
         temporary.mkdir()
         yield temporary
-        _check_replaceable(path, names, mark)  # the block may have taken long
+        _check_replaceable(path, names, mark)  # again: it may have changed while the block ran
         if path.exists():
             os.rename(path, old)
         os.rename(temporary, path)

@@ -131,8 +131,8 @@ def do_nothing(item: None) -> None:
 def _limit_address_space(num_bytes: int) -> None:
     """Makes memory allocations fail that would exceed the current address space by more than num_bytes.
 
-    num_bytes is far more than the memory limit, which the parent checks from time to time. This limit stops
-    allocations that grow faster than these checks, or whose memory is never used.
+    num_bytes is far more than the memory limit. The parent checks that one from time to time; the limit set
+    here stops processes that grow faster than these checks, or reserve memory without using it.
     """
     with open("/proc/self/statm", encoding="ascii") as file:
         now = int(file.read().split()[0]) * resource.getpagesize()

@@ -57,7 +57,7 @@ class Failure:
     """The reason why a call on an item has no result.
 
     cause: "crash", "timeout" or "memory" if the call crashed or exceeded a limit in two processes; "killed"
-      if the system or a person killed the worker process, in which case the item may be innocent;
+      if the system or a person killed the worker process, perhaps not because of the item;
       "unreadable" if the item's files could not be opened.
     reason: description for the user.
     """
@@ -186,7 +186,7 @@ class IsolatedPool:
 
     @contextlib.contextmanager
     def _worker(self, *, fresh: bool) -> Iterator[_Worker]:
-        """Lends a worker to the block; kills the worker if the block fails.
+        """Yields a worker for use while the block runs; kills the worker if the block raises an error.
 
         Args:
           fresh: whether to start a new worker even if one is idle.
@@ -271,7 +271,7 @@ class _Worker:
                 [sys.executable, "-c", _BOOT, str(theirs.fileno()), *arguments],
                 stdin=subprocess.PIPE,
                 pass_fds=[theirs.fileno()],
-                process_group=0,  # Ctrl-C reaches the parent only, which decides what happens
+                process_group=0,  # Ctrl-C reaches only the parent; the parent decides what happens
                 # Threads that libraries start while loading would escape the sandbox.
                 env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
             )

@@ -32,6 +32,19 @@ def test_plan_measures_each_size(tmp_path):
     assert all(row["num_shards"] >= 20 for row in rows)
 
 
+def test_report_measures_each_step_of_a_small_comparison(tmp_path):
+    output = tmp_path / "report.json"
+    sizes = ["--models=frame_pool,lstm", "--seeds=1", "--parts=2", "--clips=100", "--classes=3", "--groups=6"]
+    result = run_module("benchmarks.report", f"--output={output}", "--frames=8", *sizes)
+    assert result.returncode == 0, result.stderr
+    figures = json.loads(output.read_text())
+    steps = [row["step"] for row in figures["rows"]]
+    assert steps == ["write the results", "read the results", "verdicts", "report"]
+    assert all(step in result.stdout for step in steps)
+    assert min(row["peak_mb"] for row in figures["rows"]) > 100
+    assert {"predictions.parquet", "results.json", "report.html"} <= set(figures["bytes"])
+
+
 BENCH_INPUT = """
 import json, sys
 from absl import flags
@@ -73,7 +86,8 @@ def test_accuracy_keeps_finished_runs_and_notices_other_flags(data_dir, tmp_path
     cell = tmp_path / "seed_pool-seed0" / "row.json"
     cell.write_text(cell.read_text().replace("--epochs=5", "--epochs=6"))
     third = run_module("benchmarks.accuracy", *arguments, "--seeds=0")
-    assert third.returncode == 2 and "the same flags as before for" in third.stderr
+    assert third.returncode == 2
+    assert "was trained with other flags. Then: --epochs=6. Now: --epochs=5. Remove" in third.stderr
 
 
 @pytest.mark.slow

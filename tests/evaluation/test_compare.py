@@ -169,6 +169,29 @@ def test_an_unreadable_record_is_skipped_on_request(data_dir, tmp_path):
     assert any("1 of 6 clips were skipped" in text for text in warned)
 
 
+def test_a_cell_of_an_earlier_version_is_tested_again_with_its_weights(clips, tmp_path):
+    """Earlier versions stored logits in cell.json."""
+    one_cell = spec("frame_pool", num_parts=0, val_folds=(1,))
+    comparison = compare.Comparison(folder=str(tmp_path), spec=one_cell, clips=clips)
+    comparison.run(cells.ComparisonListener(), strategy=make_strategy("one"))
+    [cell] = one_cell.cells()
+    folder = pathlib.Path(comparison.run_dir(cell))
+    names = ("cell.json", "predictions.parquet")
+    written = {name: (folder / name).read_bytes() for name in names}
+    weights = {
+        path: path.stat().st_mtime_ns for path in (folder / "checkpoints").rglob("*") if path.is_file()
+    }
+    assert weights and not comparison.unfinished()
+    (folder / "cell.json").write_text(
+        json.dumps(json.loads(written["cell.json"]) | {"clips": [], "logits": {}})
+    )
+    (folder / "predictions.parquet").unlink()
+    assert comparison.unfinished() == [cell]
+    comparison.run(cells.ComparisonListener(), strategy=make_strategy("one"))
+    assert {name: (folder / name).read_bytes() for name in names} == written
+    assert {path: path.stat().st_mtime_ns for path in weights} == weights
+
+
 REPLICAS = """
 import json, sys, tensorflow as tf
 tf.config.set_logical_device_configuration(
@@ -176,7 +199,7 @@ tf.config.set_logical_device_configuration(
 from tests.evaluation.test_compare import spec
 from ucf50_tfrecord import manifest
 from ucf50_tfrecord.dataset.clips import load_clips
-from ucf50_tfrecord.evaluation import cells, compare, results
+from ucf50_tfrecord.evaluation import cells, compare
 from ucf50_tfrecord.training.strategy import make_strategy
 data, folder = sys.argv[1:]
 found = manifest.load(data)
@@ -186,7 +209,8 @@ for name in ("one", "mirrored"):
         clips=load_clips(found, found.folds))
     comparison.run(cells.ComparisonListener(), strategy=make_strategy(name))
     [result] = comparison.results().cells
-    print(json.dumps(results.cell_to_json(result)))
+    logits = {name: rows.tolist() for name, rows in result.logits.items()}
+    print(json.dumps({"clips": result.clips.tolist(), "logits": logits, "recurrence": result.recurrence}))
 """
 
 

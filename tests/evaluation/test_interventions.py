@@ -36,20 +36,28 @@ def frames_of(name, clips, index=None):
     return found[..., 0, 0, 0].tolist()
 
 
-@pytest.mark.parametrize(
-    "name, expected",
-    [
-        ("none", [0, 1, 2, 3, 4]),
-        ("reverse", [4, 3, 2, 1, 0]),
-        ("middle1", [2, 2, 2, 2, 2]),
-        ("first1", [0, 0, 0, 0, 0]),
-        ("last1", [4, 4, 4, 4, 4]),
-        ("first2", [0, 1, 1, 1, 1]),
-        ("last2", [3, 3, 3, 3, 4]),
-        ("last4", [1, 1, 2, 3, 4]),
-        ("half_rate", [0, 0, 2, 2, 4]),
-    ],
-)
+# The frames of each clip under interventions that choose frames alike in all clips.
+CHOSEN = {
+    "none": [0, 1, 2, 3, 4],
+    "reverse": [4, 3, 2, 1, 0],
+    "middle1": [2, 2, 2, 2, 2],
+    "first1": [0, 0, 0, 0, 0],
+    "last1": [4, 4, 4, 4, 4],
+    "first2": [0, 1, 1, 1, 1],
+    "last2": [3, 3, 3, 3, 4],
+    "last4": [1, 1, 2, 3, 4],
+    "half_rate": [0, 0, 2, 2, 4],
+}
+# Interventions with a test of their own below.
+TESTED = {"shuffle", "gap", "grey", "background_swap", "background_blur", "patches"}
+
+
+def test_each_intervention_has_an_expectation():
+    """A new intervention belongs into CHOSEN, or into TESTED with a test of what it does."""
+    assert {interventions.find(name).name for name in CHOSEN} | TESTED == set(interventions.INTERVENTIONS)
+
+
+@pytest.mark.parametrize("name, expected", CHOSEN.items())
 def test_interventions_on_time_arrange_frames(clips, name, expected):
     assert frames_of(name, clips) == [expected] * len(clips)
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import compute, parquet
 
+from tests.conftest import REPOSITORY
 from tests.report.tiny import tiny_cell, tiny_results
 from ucf50_tfrecord import storage
 from ucf50_tfrecord.errors import UserError
@@ -136,6 +137,27 @@ def test_a_report_keeps_few_conditions_in_memory(results, path, tmp_path, monkey
     assert len(alive) > 20 and most <= 3
 
 
+@pytest.mark.parametrize("reader", ["pandas", "duckdb"])
+def test_other_programs_read_the_table_as_the_document_shows(results, path, monkeypatch, reader):
+    pytest.importorskip("pandas")
+    pytest.importorskip(reader)
+    text = (REPOSITORY / "docs" / "comparing.md").read_text()
+    [code] = [
+        block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if f"import {reader}" in block
+    ]
+    folder = path.parent / "runs" / "ucf50-15x64x64-compare"
+    folder.mkdir(parents=True)
+    path.rename(folder / path.name)
+    monkeypatch.chdir(path.parent)
+    scope: dict = {}
+    exec(code, scope)
+    table = scope["accuracy"]
+    if reader == "duckdb":
+        table = table.pivot(index="intervention", columns="model", values="accuracy")
+    assert table.loc["none", "lstm"] == 1 and np.isnan(table.loc["reverse", "frame_pool"])
+    assert table.loc["reverse", "lstm"] == table.loc["none", "frame_pool"] == pytest.approx(5 / 6)
+
+
 # --- Hostile files
 
 
@@ -183,7 +205,7 @@ def all_groups(change):
 
 LOGITS = pa.list_(pa.field("element", pa.float32(), nullable=False))
 HOSTILE = {
-    "Expected the columns model, training, .* Received: columns=\\['model', 'split'": all_groups(
+    "Expected the columns model, training, .* Received: columns='model, split, ": all_groups(
         lambda table: table.drop_columns("training")
     ),
     "Expected int64 without nulls in column label. Received: type='int32'": all_groups(

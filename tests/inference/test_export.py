@@ -68,6 +68,10 @@ PROGRAMS = {
 }
 
 
+def test_every_format_can_be_written_read_and_called():
+    assert set(export.FORMATS) == set(export._WRITERS) == set(export.READERS) == set(PROGRAMS)
+
+
 @pytest.mark.parametrize("name", export.FORMATS)
 def test_the_cards_program_runs_in_a_fresh_process(exported, clips, tmp_path, name):
     folder, _ = exported

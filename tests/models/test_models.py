@@ -21,6 +21,8 @@ def make_video(spec, batch=3):
 
 LOADED = """
 import sys
+for name in [name for name in sys.modules if name.startswith("ucf50_tfrecord")]:  # of the process that forks
+    del sys.modules[name]
 import ucf50_tfrecord.models
 from ucf50_tfrecord.architectures import ENCODERS, MODELS
 

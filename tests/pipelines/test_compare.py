@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+from pyarrow import parquet
 
 from tests.conftest import REPOSITORY
 from tests.warm import run_code, run_module
@@ -50,17 +51,19 @@ def test_a_stopped_comparison_says_how_to_go_on_and_trains_nothing_twice(compare
 def test_every_prediction_is_there(compared, data_dir):
     results = json.loads((compared[0] / "results.json").read_text())
     assert len(results["clips"]["id"]) == 30 and len(results["cells"]) == 6
+    rows = parquet.read_table(compared[0] / "predictions.parquet").to_pylist()
     for split, model in (("group", "lstm"), ("group", "frame_pool"), ("video", "frame_pool")):
+        wanted = (split, model, "kept", "none")
         tested = [
-            clip
-            for cell in results["cells"]
-            if (cell["split"], cell["model"], cell["training"]) == (split, model, "kept")
-            for clip in cell["clips"]
+            row["clip"]
+            for row in rows
+            if (row["split"], row["model"], row["training"], row["intervention"]) == wanted
         ]
-        assert sorted(tested) == list(range(30))
+        assert sorted(tested) == sorted(results["clips"]["id"])
+    names = {row["intervention"] for row in rows if row["model"] == "lstm" and row["training"] == "kept"}
+    assert {"none", "shuffle1", "reverse", "background_swap", "last2", "patches", "gap"} <= names
+    assert {len(row["logits"]) for row in rows} == {3}
     cell = next(c for c in results["cells"] if c["model"] == "lstm" and c["training"] == "kept")
-    assert {"none", "shuffle1", "reverse", "background_swap", "last2", "patches"} <= set(cell["logits"])
-    assert np.shape(cell["logits"]["gap"]) == (len(cell["clips"]), 3)
     assert len(cell["recurrence"]["memory_gradient"]) == 5
 
 
@@ -71,7 +74,8 @@ def test_the_report_says_what_was_found_and_can_be_written_again(compared, data_
     verdicts = after[after.index("\nCannot tell:") :].split("\nReport:")[0]
     assert max(map(len, verdicts.splitlines())) <= 80
     assert list((folder / "tensorboard").glob("events.*"))
-    reports = {name: (folder / name).read_bytes() for name in ("report.html", "report.md", "results.json")}
+    names = ("report.html", "report.md", "results.json", "predictions.parquet")
+    reports = {name: (folder / name).read_bytes() for name in names}
     result = run_module("pipelines.compare", f"--results={folder / 'results.json'}", f"--data={data_dir}")
     assert result.returncode == 0, result.stderr
     assert {name: (folder / name).read_bytes() for name in reports} == reports
@@ -84,12 +88,15 @@ def test_existing_runs_say_what_they_said_when_they_were_trained(compared, tmp_p
     runs = ",".join(str(folder / "cells" / name) for name in names)
     result = run_module("pipelines.compare", f"--runs={runs}", f"--output={tmp_path / 'again'}")
     assert result.returncode == 0, result.stderr
-    found = json.loads((tmp_path / "again" / "results.json").read_text())["cells"]
-    for cell, name in zip(found, names):
-        before = json.loads((folder / "cells" / name / "cell.json").read_text())
-        assert cell["clips"] == before["clips"]
-        for perturbation, logits in before["logits"].items():
-            np.testing.assert_allclose(cell["logits"][perturbation], logits, atol=1e-4)
+    found = parquet.read_table(tmp_path / "again" / "predictions.parquet").to_pylist()
+    before = [
+        row
+        for name in names
+        for row in parquet.read_table(folder / "cells" / name / "predictions.parquet").to_pylist()
+    ]
+    for row, earlier in zip(found, before, strict=True):
+        np.testing.assert_allclose(row.pop("logits"), earlier.pop("logits"), atol=1e-4)
+        assert row == earlier
 
 
 @pytest.mark.slow
@@ -118,6 +125,7 @@ def test_any_number_of_processes_and_tasks_finds_the_same(compared, data_dir, tm
         "Report:" in output or "last process to finish writes the report" in output for output in outputs
     )
     cells = [path.relative_to(folders["jobs"]) for path in folders["jobs"].glob("cells/*/cell.json")]
+    tables = [path.with_name("predictions.parquet") for path in cells]
     assert len(cells) == 6
     for name in ("serial", "tasks"):
         for path in [*cells, "results.json", "report.md", "report.html"]:
@@ -126,6 +134,8 @@ def test_any_number_of_processes_and_tasks_finds_the_same(compared, data_dir, tm
                 name,
                 path,
             )
+        for path in [*tables, "predictions.parquet"]:
+            assert (folders[name] / path).read_bytes() == (folders["jobs"] / path).read_bytes(), (name, path)
     finalized = run_module(*command(data_dir, folders["tasks"], "--finalize")[2:])
     assert finalized.returncode == 0 and "Report:" in finalized.stdout, finalized.stderr
 

@@ -19,6 +19,7 @@ from ucf50_tfrecord.specs import printable
 
 SECTIONS = [
     "Verdicts",
+    "Data, models and trainings",
     "Scores",
     "Models against each other",
     "Interventions at test time",
@@ -210,7 +211,7 @@ def test_an_order_blind_model_that_sees_order_fails_the_check(tmp_path):
     assert "This check fails" in markdown and "reverse changes its logits by up to 4" in markdown
 
 
-def test_the_order_check_tolerates_the_rounding_of_stored_logits(tmp_path):
+def test_the_order_check_tolerates_rounding(tmp_path):
     cell = tiny_cell("frame_pool", "aabbcc", reverse="aabbcc")
     cell.logits["none"][:], cell.logits["reverse"][:] = 0.2399, 0.24
     _, markdown, _ = written(tmp_path, tiny_results([cell]))
@@ -333,7 +334,7 @@ def test_published_baseline(markdown):
 
 def test_missing_results_are_left_out_or_requested(tmp_path):
     _, markdown, pictures = written(tmp_path, tiny_results([tiny_cell("lstm", "aabbcc")]))
-    assert set(pictures) == {"scores", "confusion_lstm"}
+    assert set(pictures) == {"summary", "scores", "confusion_lstm"}
     assert "## Models against each other" not in markdown and "### Built-in check" not in markdown
     assert "### Class gains" not in markdown and "### Where" not in markdown
     for words in (
@@ -400,6 +401,6 @@ def test_fifty_classes_and_five_models(tmp_path):
     results = tiny_results(cells, labels=labels, classes=letters, names=[f"Class{i:02d}" for i in range(50)])
     page, markdown, pictures = written(tmp_path, results)
     assert (tmp_path / "report.html").stat().st_size < 5e6
-    assert len(pictures) == 14 and "Class49" in page.text
+    assert len(pictures) == 15 and "Class49" in page.text
     source, split, *_ = row(section(markdown, "Published baseline"), "seed_lstm")
     assert (source, split) == ("this comparison", "by video")

@@ -31,8 +31,8 @@ def _has_cuda(value: str) -> bool:
     return any(any(pathlib.Path(folder).glob("libcud*.so*")) for folder in folders)
 
 
-# Environment variables that training obeys silently, each with a function that tells whether a value is
-# harmful, and the effect of such a value.
+# Environment variables that training obeys silently. Each has a function that tells whether a value is harmful,
+# and the effect of harmful values.
 _VARIABLES: dict[str, tuple[Callable[[str], bool], str]] = {
     "TF_ENABLE_ONEDNN_OPTS": (_is_off, "turns oneDNN off: steps on the CPU are slower"),
     "TF_XLA_FLAGS": (
@@ -128,14 +128,20 @@ def _check_several(num_gpus: int) -> Iterator[Finding]:
 
 
 def check_cores(usable: int, machine: int, quota: float | None) -> Iterator[Finding]:
-    """Yields a finding on whether control groups allow less time than the usable cores have (`quota`, in cores)."""
+    """Yields a finding on the CPU cores, and on whether control groups let this process use all their time.
+
+    Args:
+      usable: number of cores that this process may run on.
+      machine: number of the machine's cores.
+      quota: CPU time that control groups allow, in cores; None if they set no limit.
+    """
     text = f"{usable} of {machine} CPU cores" if usable < machine else f"{usable} CPU cores"
     if quota is None or quota >= usable:
         yield ok(text)
         return
     cores = "0" if quota < 2 else f"0-{int(quota) - 1}"
     yield warn(
-        f"{text}, but a control group allows the time of {quota:g}: more threads are suspended",
+        f"{text}, but a control group allows only the CPU time of {quota:g}: threads on more cores are suspended",
         "use no more cores than that",
         command=f"taskset --cpu-list {cores} make train …",
     )

@@ -1,6 +1,6 @@
 """The findings of tools.doctor's checks, and ways to call functions and programs that may crash or hang.
 
-Imports only the standard library and modules that do the same, so that it works where packages are broken.
+Imports no package outside the standard library, even indirectly, so that it works where packages are broken.
 """
 
 from __future__ import annotations
@@ -102,8 +102,8 @@ def ask(module: str, function: str, *arguments: Any, timeout_secs: float) -> Ans
 def run_bounded(command: list[str], timeout_secs: float) -> subprocess.CompletedProcess:
     """Runs a command for at most `timeout_secs` and captures its output as text.
 
-    Unlike subprocess.run, it does not wait forever for a process that cannot be killed, such as one that
-    waits for a GPU or a disk within the kernel.
+    Unlike subprocess.run, it does not wait forever for a process that cannot be killed. A process that waits
+    within the kernel, for a GPU or a disk, is one.
 
     Raises:
       OSError: if the command cannot be started.

@@ -1,4 +1,4 @@
-"""Checks which restrictions of the Linux kernel the processes that decode videos run under."""
+"""Checks how far the Linux kernel restricts the processes that decode videos."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def check_set(folder: str) -> Iterator[Finding]:
 
 
 def _check_shards(manifest: Manifest) -> Iterator[Finding]:
-    """Yields one finding on a set's shards and sidecars, of which it reads the first and the last."""
+    """Yields one finding on a set's shards and sidecars: the sizes of all, the contents of the first and last."""
     from ucf50_tfrecord import manifest as manifest_lib
 
     with concurrent.futures.ThreadPoolExecutor(_PARALLEL_LOOKUPS) as threads:

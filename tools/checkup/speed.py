@@ -36,7 +36,7 @@ class Rates:
 
 
 def check(options: Options) -> Iterator[Finding]:
-    """Measures for about options.speed_secs; yields findings on the rates and the bottleneck of training."""
+    """Yields findings on how fast this machine decodes, reads and trains; takes about options.speed_secs."""
     if not options.speed_secs:
         yield ok("not measured (--nospeed)")
         return
@@ -85,12 +85,16 @@ def name_bottleneck(rates: Rates) -> Iterator[Finding]:
         ratio = rates.input / (rates.step * rates.num_devices)
         yield ok(
             f"the step is the bottleneck: the input is {ratio:.1f} times as fast. "
-            "A GPU, more GPUs, a smaller SIZE or another MODEL help"
+            "Training is faster on a GPU or more GPUs, with smaller frames (--size), or with another --model"
         )
     elif rates.fits_in_memory:
         yield ok(f"{text} when streamed; --cache=auto keeps them in memory, as they fit")
     else:
-        yield warn(text, "use faster storage, more cores, --cache=host, frames stored raw, or a smaller SIZE")
+        yield warn(
+            text,
+            "keep the clips in memory (--cache=host), store frames raw (--encoding=raw) or smaller (--size), "
+            "or use faster storage or more cores",
+        )
     secs = _UCF50_VIDEOS / (rates.decode * rates.num_cores)
     shown = f"{secs / 60:.0f} min" if secs >= 120 else f"{secs:.0f} s"
     yield ok(

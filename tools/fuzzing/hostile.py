@@ -1,4 +1,7 @@
-"""Writes hostile files: texts named like videos that make FFmpeg open other files or connect to hosts."""
+"""Writes hostile files: texts named like videos that make FFmpeg open other files or connect to hosts.
+
+A canary is a video that only such a text names. If a program opens it, the program has obeyed the text.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from tools.fuzzing import seeds
 from ucf50_tfrecord.convert import catalog
 
 CANARY_COLOUR = (255, 0, 255)
-# A frame whose mean distance from CANARY_COLOUR is smaller shows a canary.
+# A frame shows a canary if its mean distance from CANARY_COLOUR is smaller.
 _MAX_DISTANCE = 40
 # Folder names at the start of a relative path that turn it into a URL.
 PROTOCOLS = ("http:", "rtmp:", "file:", "tcp:", "subfile,,start,0,end,0,,:", "concat:", "cache:", "async:")
@@ -125,7 +128,7 @@ def image_sequence(
 
 
 def redirection(path: pathlib.Path, canaries: Canaries, rng: random.Random) -> tuple[str, list[pathlib.Path]]:
-    """A text in one of several old formats that names a URL or a canary."""
+    """A redirection file, in one of several old formats; it names a URL or a canary."""
     texts = (
         f"[Reference]\nRef1=http://{canaries.host}/a.asf\n",
         f"rtsp://{canaries.host}/a\n",

@@ -131,7 +131,7 @@ def try_reader(
     Args:
       reader: the reader.
       content: contents of the damaged file.
-      samples: folder of intact files, in which the reader's file is damaged and restored afterwards. The
+      samples: folder of intact files. The reader's file in it is replaced by `content`, then restored. The
         folder VICTIM beside it must not change at all.
       pristine: intact copy of `samples`.
     """

@@ -29,8 +29,8 @@ def clip_digests(path: str, clip_format: ClipFormat, hold: bool) -> list[str] | 
     """Returns a digest of the expected pixels of each clip of a video, or None if no frame can be decoded.
 
     hold: whether to keep decoded frames, so that FFmpeg cannot reuse their memory, and to fill newly allocated
-      memory with other contents. If pixels differ between False and True, they do not depend on the video
-      alone.
+      memory with a fixed byte. If the digests with and without `hold` differ, the pixels depend not only on
+      the video but also on leftover contents of memory.
     """
     resource.setrlimit(resource.RLIMIT_AS, (_ADDRESS_SPACE_BYTES, _ADDRESS_SPACE_BYTES))
     if hold:

@@ -42,11 +42,11 @@ def damage(content: bytes, rng: random.Random, names: Sequence[str]) -> bytes:
         if everywhere or number == place:
             rng.setstate(state)  # the same change of each table, so that they keep one schema
             tables[number] = change(tables[number], rng, names)
+    schema = tables[place].schema
     if rng.random() < 0.1:
         rng.shuffle(tables)
     if rng.random() < 0.1:
         del tables[rng.randrange(len(tables))]
-    schema = tables[place].schema
     written = io.BytesIO()
     with parquet.ParquetWriter(written, schema, **rng.choice(({}, {}, {}, *_OPTIONS))) as writer:
         for table in tables:
@@ -119,7 +119,7 @@ def _change_rows(table: pa.Table, rng: random.Random, names: Sequence[str]) -> p
         rng.shuffle(rows)
     else:
         rows *= rng.choice((0, 2, 1000))
-    return table.take(rows)
+    return table.take(pa.array(rows, pa.int64()))
 
 
 _CHANGES: tuple[Change, ...] = (

@@ -60,8 +60,8 @@ class Setting:
     """The settings that all rounds of a fuzz campaign share."""
 
     seed: int  # of all randomness
-    sound: Sequence[Seed]  # intact videos, one of which accompanies each round
-    seeds: Sequence[Seed]  # videos that are damaged
+    sound: Sequence[Seed]  # intact videos; each round contains one
+    seeds: Sequence[Seed]  # videos to damage
     findings: Findings
     work: pathlib.Path  # a temporary folder
     workers: int  # processes that run at a time
@@ -269,8 +269,8 @@ class Round:
     def _compare(self, clips: dict[str, list[np.ndarray]], windows: dict[str, list[str]]) -> None:
         """Compares the converter's clips and the digests of predict's windows with the reference decoder.
 
-        Clips of hostile files are only checked for the canary's colour, since the reference decoder would
-        open the files that they name too.
+        Clips of hostile files are only checked for the colour of canaries (see `hostile`), because the
+        reference decoder would open the files named in hostile files, too.
         """
         wanted: list[tuple[str, Stage, ClipFormat, list[str]]] = []
         for path, videos in clips.items():

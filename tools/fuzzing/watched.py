@@ -46,14 +46,14 @@ class Ended:
     stdout: str
     stderr: str
     limit_secs: float
-    processes: tuple[str, ...]  # command lines of child processes that it left running
-    temporary: tuple[str, ...]  # files that it left in its TMPDIR, relative to that folder
+    processes: tuple[str, ...]  # command lines of the child processes it left running
+    temporary: tuple[str, ...]  # files left in its TMPDIR, as paths relative to TMPDIR
 
 
 def _environment(scratch: pathlib.Path, mark: str) -> dict[str, str]:
     """Returns environment variables for a process to watch, with a TMPDIR within `scratch`.
 
-    Child processes inherit the mark, by which they are found.
+    Child processes inherit the variable with `mark`, and are found by it.
     """
     temporary = scratch / "tmp"
     temporary.mkdir(parents=True, exist_ok=True)
@@ -307,8 +307,8 @@ class Listener:
 def snapshot(folder: pathlib.Path, *, still: pathlib.Path | None = None) -> dict[str, tuple]:
     """Returns a dictionary from the path of each file in a folder to its size, modification time and inode.
 
-    still: another folder of files, which must not change at all. It and its subfolders are entries too, so
-      that even a temporary file that was made and removed shows, by the folder's modification time.
+    still: another folder, which must not change at all. The dictionary also holds this folder and its
+      subfolders: even a temporary file that was made and removed changes their modification times.
     """
     found = {}
     for parent, _, names in itertools.chain(os.walk(folder), os.walk(still) if still else ()):

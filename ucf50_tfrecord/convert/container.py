@@ -175,7 +175,7 @@ class Container:
 
 @contextlib.contextmanager
 def open_video(file: BinaryIO, suffix: str) -> Iterator[Container]:
-    """Opens a video and yields its Container; errors in the block become VideoErrors.
+    """Opens a video and yields its Container; raises VideoError if reading it fails while the block runs.
 
     Args:
       file, suffix: as in Container.
@@ -190,7 +190,7 @@ def open_video(file: BinaryIO, suffix: str) -> Iterator[Container]:
 
 @contextlib.contextmanager
 def reading() -> Iterator[None]:
-    """Turns errors that occur in the block while a video is read into VideoErrors.
+    """Raises a VideoError if FFmpeg or PyAV fails to read a video while the block runs.
 
     Raises:
       VideoError: if the video cannot be read.

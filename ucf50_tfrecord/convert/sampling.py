@@ -41,7 +41,7 @@ class Timeline:
     def shown_us(self) -> list[int]:
         """The times when the frames are shown, in microseconds from the first frame, in ascending order.
 
-        A frame whose time is before that of an earlier frame gets the earlier frame's time.
+        If a frame's own time is before an earlier frame's time, it is replaced by the earlier frame's time.
         """
         return list(itertools.accumulate(map(self.microseconds, range(len(self.times))), max))
 
@@ -160,8 +160,8 @@ def even_indices(num_available: int, num_frames: int) -> np.ndarray:
 def even_times(times: Sequence[int], num_frames: int) -> np.ndarray:
     """Chooses the frames nearest to evenly spaced times, the first and the last time included.
 
-    Of several frames with the same time the first is chosen. Of two equally near frames the later is chosen,
-    so that at a constant frame rate the result equals that of even_indices.
+    Of several frames with the same time, the first is chosen. Of two equally near frames, the later is chosen:
+    at a constant frame rate, the result then equals that of even_indices.
 
     Args:
       times: the times of the frames, in any unit.

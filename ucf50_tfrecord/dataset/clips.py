@@ -38,7 +38,7 @@ class ClipIndex:
     groups: int64, the number of the clip's recording group; record.UNKNOWN_GROUP if the clip has none.
     folds: int64, the fold of the clip.
     fetch: how records are read if the dataset's folder is a URL.
-    shuffle_shards: number of shards whose clips are shuffled together; 0 means all shards.
+    shuffle_shards: number of shards whose clips are shuffled together, or 0 for all shards.
     """
 
     manifest: Manifest

@@ -26,7 +26,7 @@ from ucf50_tfrecord.specs import format_bytes
 from ucf50_tfrecord.texts import tensorflow_reason
 
 _LOADED_AT_ONCE_BYTES = 16 << 20
-_NUM_REASONS = 3  # largest number of skipped clips whose reasons a message states
+_NUM_REASONS = 3  # a message gives the reasons of at most this many skipped clips
 # Exceptions that TensorFlow raises when an object store fails, or at a damaged record.
 _STORE_ERRORS = (
     tf.errors.AbortedError,

@@ -54,7 +54,7 @@ class InputSpec:
         Args:
           manifest: the dataset's manifest.
           folds: the folds.
-          shuffle_shards: number of shards whose clips are shuffled together; 0 means all shards.
+          shuffle_shards: number of shards whose clips are shuffled together, or 0 for all shards.
 
         Raises:
           UserError: if a fold does not exist or is empty, or a sidecar is missing or damaged. Unless bad

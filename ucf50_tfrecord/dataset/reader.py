@@ -79,8 +79,8 @@ class ClipReader:
             records.
 
         Returns:
-          A tuple of the frames, uint8 [B, T, H, W, 3], or features, float16 [B, T, ...], and a mask, bool
-          [B], which is False for each skipped clip (whose values are 0).
+          A tuple: the frames, uint8 [B, T, H, W, 3], or features, float16 [B, T, ...]; and a mask, bool [B].
+          For a skipped clip, the mask is False and the frames or features are 0.
 
         Raises:
           UserError: if a record cannot be read and is not skipped. The error names the record's shard, offset
@@ -109,8 +109,8 @@ class ClipReader:
           index, payloads: as in read_raw.
 
         Returns:
-          A tuple of the encoded frames, object [B, T] of bytes, and a mask, bool [B], which is False for each
-          skipped clip (whose frames are empty).
+          A tuple: the encoded frames, object [B, T] of bytes; and a mask, bool [B]. For a skipped clip, the
+          mask is False and the frames are empty.
 
         Raises:
           UserError: as read_raw does.

@@ -32,10 +32,10 @@ _CHUNK_BYTES = 8 << 20
 _RETRY_SECS = (0.5, 2.0)
 _ROOM_WAIT_SECS, _ROOM_POLL_SECS = 60.0, 0.1
 _LOCK_WAIT_SECS = 3600.0  # while another process downloads the same shard
-# File names of copies, and of unfinished copies with their final size. Other files are left alone.
+# File names of copies, and of unfinished copies with their final size. Other files are not touched.
 _COPY, _PART = re.compile(r"[0-9a-f]{64}\.tfrecord"), re.compile(r"[0-9a-f]{64}-([0-9]+)\.part")
 _FOLDER_KIND = "a cache of shards"
-# File names by which a folder of copies that an earlier version made is recognized.
+# Earlier versions did not mark their folder of copies. A folder with a file of such a name is taken for one.
 _OWN = re.compile(rf"{_COPY.pattern}|{_PART.pattern}|\.lock-room|\.lock-[0-9a-f]{{2}}")
 
 
@@ -71,8 +71,8 @@ class ShardCache:
         self._ahead_bytes = self._needed_bytes = 0
         self._threads: list[threading.Thread] = []
         self._url_locks = {url: threading.Lock() for url in shards}
-        self._renewed: set[str] = set()  # shards; each entry is guarded by the shard's lock
-        self._failures: dict[str, OSError | UserError] = {}  # each shard's last one, guarded by its lock
+        self._renewed: set[str] = set()  # URLs of shards; guarded by each shard's lock
+        self._failures: dict[str, OSError | UserError] = {}  # by URL, the last; guarded likewise
 
     def check_room(self, shards: list[ManifestShard], window: int) -> None:
         """Checks that the folder has room for the shards whose clips are shuffled together.
@@ -82,7 +82,7 @@ class ShardCache:
 
         Args:
           shards: the shards to read.
-          window: number of shards whose clips are shuffled together; 0 means all.
+          window: number of shards whose clips are shuffled together, or 0 for all.
 
         Raises:
           UserError: if these shards need more room than the copies may take.
@@ -279,7 +279,7 @@ class ShardCache:
             return True
 
     def _release_oldest(self) -> bool:
-        """Releases the open copy that was used longest ago, so that it may be removed.
+        """Releases the least recently used open copy, so that it may be removed.
 
         Returns False if no copy can be released.
         """

@@ -22,7 +22,7 @@ _MIN_LIMIT = 0.1  # least value of a heat map's strongest colour, so that small 
 _STRONG = 0.88  # from this fraction of a heat map's strongest colour on, white text reads better than black
 # In a heat map with many rows, smaller values are not written: their entries are nearly white.
 _MANY_ROWS, _MIN_WRITTEN = 20, 0.05
-_FEW_ROWS = 10  # most rows of a heat map that is so low that the label of its colours takes two lines
+_FEW_ROWS = 10  # up to this many rows, the label of a heat map's colours takes two lines, as the map is low
 
 
 class Estimate(Protocol):
@@ -45,8 +45,8 @@ class Panel:
     title: the text above the diagram.
     xlabel: the text below the horizontal axis, with the unit.
     series: the series by their names; a series has an estimate for each row, or None for a row without one.
-    points: for each row, single values that are drawn as small ticks.
-    style: the number of a single series' colour and marker; None gives each row its own colour and marker.
+    points: for each row, values to draw as small ticks.
+    style: the number of the colour and marker, if there is one series; None gives each row its own.
     reference: the position of a dashed vertical line, and the line's meaning; None draws no line.
     """
 

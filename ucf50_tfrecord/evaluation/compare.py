@@ -494,11 +494,12 @@ def _check_run(run_dir: str, config: run_lib.RunConfig, manifest: Manifest) -> N
 
 
 def forget_models() -> None:
-    """Frees the memory that Keras and TensorFlow keep for earlier models; a comparison builds hundreds of them.
+    """Frees the memory that Keras and TensorFlow keep for models built earlier; a comparison builds hundreds.
 
-    TensorFlow registers a gradient for each call of a tf.custom_gradient (in its own all_reduce and in this
-    package), under a new name, and never removes it. Each entry keeps a graph, its weights and its cached
-    clips in memory. Functions that were traced before this call can no longer be differentiated after it.
+    Each call of a function decorated with tf.custom_gradient adds an entry to TensorFlow's gradient registry.
+    TensorFlow never removes such entries. TensorFlow's all_reduce and the batch norm of models/frames.py are
+    such functions. An entry keeps the call's graph in memory, with the weights and cached clips that it uses.
+    Functions that were traced before `forget_models` is called can no longer be differentiated afterwards.
     """
     keras.backend.clear_session()
     gradients = tf_ops.gradient_registry._registry  # it has no public way to remove an entry

@@ -44,8 +44,8 @@ class Intervention:
     name: name of the intervention, or of the family.
     meaning: description of the clip that the model gets.
     question: the question that the change of accuracy answers.
-    make: function that maps an index of clips and a number to the function that changes these clips. The
-      number is that of the family's member, or 0 for an intervention that is no family.
+    make: function that takes an index of clips and a member's number (0 if this is no family), and returns a
+      function that changes these clips.
     numbers: function from a clip's number of frames to the family's numbers; None if this is no family.
     needs_pixels: whether the intervention changes pixels. Other interventions only choose frames, and so work
       on the stored features of frames, too.
@@ -62,7 +62,7 @@ class Intervention:
     needs_pixels: bool = False
 
     def names(self, num_frames: int) -> tuple[str, ...]:
-        """Lists the names of the family's members for clips of `num_frames` frames, or the single name."""
+        """Lists the names of the family's members for clips of `num_frames` frames; if no family, the own name."""
         if self.numbers is None:
             return (self.name,)
         return tuple(f"{self.name}{number}" for number in self.numbers(num_frames))

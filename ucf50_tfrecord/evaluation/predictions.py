@@ -26,6 +26,7 @@ from ucf50_tfrecord.errors import UserError, expect
 from ucf50_tfrecord.evaluation import interventions, pages
 from ucf50_tfrecord.evaluation.interventions import PLAIN
 from ucf50_tfrecord.evaluation.results import Cell, CellResult, ComparedClips
+from ucf50_tfrecord.specs import shorten
 
 FILENAME = "predictions.parquet"
 _NAME = pa.dictionary(pa.int32(), pa.string())
@@ -53,6 +54,7 @@ _WRITER = {
 # Upper limits on stated sizes. A row group's metadata take 2 KB, a value's levels (where lists begin) some bits.
 _GROUP_METADATA_BYTES, _VALUE_BYTES, _EXTRA_BYTES = 16 << 10, 16, 64 << 10
 _DAMAGE = (pa.ArrowException, UnicodeDecodeError)  # errors of PyArrow about a file's contents
+_MAX_SHOWN = 200  # characters of a file's text in an error message
 _FOOTER = b"PAR1"  # the end of a file, behind the length of its metadata in 4 bytes
 
 
@@ -131,15 +133,16 @@ def read(path: pathlib.Path, clips: ComparedClips, cells: Collection[Cell]) -> d
             with _naming_row_group(number):
                 columns = table.read_columns(number)
                 key = tuple(_only(columns, name) for name in _KEY)
-                expect(
-                    key in keys, f"a cell and an intervention of the comparison in {', '.join(_KEY)}", row=key
-                )
+                wanted = f"a cell and an intervention of the comparison in {', '.join(_KEY)}"
+                expect(key in keys, wanted, row=_shown(key))
                 cell, name = keys[key]
-                expect(name not in row_groups[cell], f"{name!r} of {cell} once")
+                earlier = row_groups[cell].get(name)
+                expect(earlier is None, f"{name!r} of {cell} once", row_groups=[earlier, number])
                 chosen = _find_clips(columns, clips, place)
                 expect(
                     np.array_equal(chosen, tested.setdefault(cell, chosen)),
                     f"the same clips under all interventions of {cell} in column clip",
+                    intervention=name,
                 )
                 row_groups[cell][name] = number
         for cell, found in row_groups.items():
@@ -231,45 +234,52 @@ class _Table:
     def _check_types(self) -> None:
         schema = self.metadata.schema
         leaves = [schema.column(number).path for number in range(len(schema))]
-        expect(leaves == list(_LEAVES), f"the columns {', '.join(_LEAVES)}", columns=leaves)
+        expect(
+            leaves == list(_LEAVES), f"the columns {', '.join(_LEAVES)}", columns=_shown(", ".join(leaves))
+        )
         found = schema.to_arrow_schema()
         for field in _SCHEMA:
             expect(
                 found.field(field.name).equals(field),
                 f"{field.type} without nulls in column {field.name}",
-                type=str(found.field(field.name).type),
+                type=_shown(found.field(field.name).type),
             )
 
     def _check_row_group(self, number: int, *, max_rows: int) -> None:
         """Checks that the stated sizes of a row group are those of predictions for at most `max_rows` clips."""
         group = self.metadata.row_group(number)
-        rows = group.num_rows
-        expect(0 < rows <= max_rows, f"1 to {max_rows} rows", rows=rows)
+        expect(0 < group.num_rows <= max_rows, f"1 to {max_rows} rows", rows=group.num_rows)
         with _open(self.path) as file:
             for place, name in enumerate(_LEAVES):
-                column = group.column(place)
-                values = rows * self.num_classes if name == _LEAF else rows
-                first = column.data_page_offset
-                if column.has_dictionary_page:
-                    first = min(first, column.dictionary_page_offset)
-                try:
-                    found = pages.measure(file.fileno(), first, column.total_compressed_size)
-                except ValueError as error:
-                    raise UserError(f"Expected pages of values in column {name}. Received: {error}") from None
-                expect(
-                    found.num_values == column.num_values == values,
-                    f"{values} values in column {name}",
-                    values=found.num_values,
-                )
-                expect(
-                    found.num_distinct <= values,
-                    f"at most {values} distinct values in column {name}",
-                    distinct=found.num_distinct,
-                )
-                most = values * _VALUE_BYTES + self.text_bytes + _EXTRA_BYTES
-                expect(
-                    found.num_bytes <= most, f"at most {most} bytes in column {name}", bytes=found.num_bytes
-                )
+                values = group.num_rows * (self.num_classes if name == _LEAF else 1)
+                self._check_column(file.fileno(), group.column(place), name, values)
+
+    def _check_column(
+        self, file: int, column: parquet.ColumnChunkMetaData, name: str, num_values: int
+    ) -> None:
+        """Checks that a column of a row group states `num_values` values and the bytes that they may take."""
+        most = num_values * _VALUE_BYTES + self.text_bytes + _EXTRA_BYTES
+        size, first = column.total_compressed_size, column.data_page_offset
+        expect(size <= most, f"at most {most} bytes in column {name}", bytes=size)
+        if column.has_dictionary_page:
+            first = min(first, column.dictionary_page_offset)
+        try:
+            found = pages.measure(file, first, size)
+        except ValueError as error:
+            raise UserError(f"Expected pages of values in column {name}. Received: {error}") from None
+        expect(
+            found.num_values == column.num_values == num_values,
+            f"{num_values} values in column {name}",
+            values=found.num_values,
+            stated=column.num_values,
+        )
+        distinct, decompressed = found.num_distinct, found.num_bytes
+        expect(
+            distinct <= num_values,
+            f"at most {num_values} distinct values in column {name}",
+            distinct=distinct,
+        )
+        expect(decompressed <= most, f"at most {most} bytes in column {name}", bytes=decompressed)
 
 
 def _open(path: pathlib.Path):
@@ -298,13 +308,12 @@ def _naming(path: pathlib.Path) -> Iterator[None]:
         raise
     except UserError as error:
         raise UserError(f"{problem}: {error}") from error
-    except OSError as error:  # PyArrow's have no errno
-        reason = (
-            f"Cannot read {path}: {error.strerror}" if error.errno else f"{problem}: it is damaged: {error}"
-        )
-        raise UserError(reason) from error
+    except OSError as error:
+        if error.errno:
+            raise UserError(f"Cannot read {path}: {error.strerror}") from error
+        raise UserError(f"{problem}: it is damaged: {_shown(error)}") from error  # PyArrow's have no errno
     except _DAMAGE as error:
-        raise UserError(f"{problem}: it is damaged: {error}") from error
+        raise UserError(f"{problem}: it is damaged: {_shown(error)}") from error
 
 
 @contextlib.contextmanager
@@ -312,8 +321,15 @@ def _naming_row_group(number: int) -> Iterator[None]:
     """Adds the number of a row group to UserErrors and PyArrow's errors of the block."""
     try:
         yield
-    except (UserError, *_DAMAGE) as error:
+    except UserError as error:
         raise UserError(f"row group {number}: {error}") from error
+    except _DAMAGE as error:
+        raise UserError(f"row group {number} is damaged: {_shown(error)}") from error
+
+
+def _shown(value: object) -> str:
+    """Returns the text of a value out of a file, short enough for an error message."""
+    return shorten(str(value).strip(), _MAX_SHOWN)
 
 
 def _only(columns: pa.Table, name: str) -> str | int:
@@ -333,7 +349,8 @@ def _find_clips(columns: pa.Table, clips: ComparedClips, place: Mapping[str, int
       place: dictionary from each clip's id, as in the file, to its index.
     """
     chosen = _look_up(columns, "clip", place)
-    expect(len(np.unique(chosen)) == len(chosen), "each clip once in column clip")
+    distinct = len(np.unique(chosen))
+    expect(distinct == len(chosen), "each clip once in column clip", rows=len(chosen), distinct=distinct)
     labels = _look_up(columns, "class_name", {_text(name): i for i, name in enumerate(clips.classes)})
     found = {name: columns.column(name).to_numpy() for name in ("group", "fold", "label")}
     for name, values, known in (
@@ -357,7 +374,8 @@ def _look_up(columns: pa.Table, name: str, place: Mapping[str, int]) -> np.ndarr
     found = np.array([place.get(text, -1) for text in texts], np.int64)[values.indices.to_numpy()]
     unknown = np.flatnonzero(found < 0)
     if len(unknown):
-        expect(False, f"values of the comparison in column {name}", value=values[int(unknown[0])].as_py())
+        value = _shown(values[int(unknown[0])].as_py())
+        expect(False, f"values of the comparison in column {name}", value=value)
     return found
 
 

@@ -158,7 +158,7 @@ def sign_flip_p(values: np.ndarray, groups: np.ndarray) -> float:
       groups: int [N], the group of each clip.
 
     Returns:
-      The p value; 1 with a single group, or if all groups' sums are 0.
+      The p value; 1 if there is only one group, or all groups' sums are 0.
     """
     sums = _by_group(values[:, np.newaxis], groups)[0][:, 0]
     if len(sums) == 1 or not sums.any():

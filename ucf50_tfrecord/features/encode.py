@@ -33,7 +33,7 @@ from ucf50_tfrecord.specs import AugmentSpec, FeatureFormat
 # Frames per call of the encoder: enough to fill a device, and few enough for its memory.
 _FRAMES_PER_CALL = 64
 # The random changes of all views but the first, as fields of AugmentSpec. Fingerprints of shards cover them. Colors
-# are left alone: their change needs the mean grey of a clip, which may differ between hosts in the last bits.
+# are not changed: that needs the mean grey of a clip, which may differ between hosts in the last bits.
 _VIEW_CHANGES: dict[str, Any] = {"horizontal_flip": True, "crop_area": 0.5}
 
 # Maps frames, uint8 [64, H, W, 3], to features, float16 [64, ...].
@@ -274,7 +274,7 @@ def _encode_views(
 ) -> np.ndarray:
     """Encodes clips, uint8 [N, T, H, W, 3], view by view, and returns float16 [N, *features.shape].
 
-    View 0 is encoded by the same calls as in a dataset with a single view, so that its features are the same.
+    View 0 is encoded by the same calls as in a dataset with a single view, so its features are the same.
     """
     views = [
         _encode(make_view(frames, clip_ids, view), encode, features) for view in range(features.num_views)

@@ -41,8 +41,8 @@ def load_encoder(
     Args:
       spec: the specification.
       clip_format: the format of the stored clips.
-      allowed_code: builders outside this package, as <module>:<builder>, that may be imported if the encoder
-        is a run whose model needs them. Importing them runs their code.
+      allowed_code: names of model builders outside this package, as <module>:<builder>. They may be imported,
+        which runs their code, if the encoder comes from a run that needs them.
 
     Raises:
       UserError: if there is no such encoder, its weights are missing, or it cannot take the frames.

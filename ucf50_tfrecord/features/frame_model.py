@@ -1,4 +1,4 @@
-"""Joins a run's model, which takes features, with the encoder of the features to a model that takes frames."""
+"""Joins a frame encoder and a run's model of its features into one model of frames."""
 
 from __future__ import annotations
 

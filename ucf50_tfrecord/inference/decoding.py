@@ -78,11 +78,11 @@ def find_videos(paths: Sequence[str]) -> tuple[list[VideoFile], list[str]]:
     """Finds the videos that are named by paths, or lie in named folders.
 
     Args:
-      paths: files, which are videos whatever their suffix, and folders, in which and in whose subfolders all
-        files with a video's suffix are videos.
+      paths: paths of files and folders. Each file is taken as a video, whatever its suffix. A folder stands
+        for all files with a video's suffix in it and in its subfolders.
 
     Returns:
-      A tuple: the videos, each once, and a sentence for each folder of which something was skipped.
+      A tuple: the videos, each once, and a sentence for each folder that held skipped files.
 
     Raises:
       UserError: if a path does not exist, cannot be read, or is neither file nor folder, or there is no

@@ -75,9 +75,8 @@ def choose_windows(
 
     Args:
       video_secs: median and maximum duration of the videos that the run was trained on.
-      window_secs: duration of a window; longer videos are cut. None is for windows of the median duration; a
-        video is then cut only if it is longer than the maximum duration, so others are treated as in
-        training.
+      window_secs: duration of a window; longer videos are cut. If None, windows have the median duration, and
+        only videos longer than the maximum duration are cut; shorter videos stay whole, as in training.
       stride_secs: time from a window's start to the next window's start; None for half a window.
     """
     typical, longest = video_secs

@@ -21,8 +21,8 @@ for _builder in (*(traits.builder for traits in MODELS.values()), *ENCODERS.valu
 def build_model(spec: ModelSpec, *, dtype: str = "float32") -> keras.Model:
     """Builds the model that a specification describes.
 
-    If the model's name is of the form my_package.my_module:build, that module is imported, which runs its
-    code. Take such a name from the user, not from a file that someone else wrote.
+    A name of the form my_package.my_module:build imports that module and so runs its code. Take such a name
+    from the user, not from a file that someone else wrote.
 
     Args:
       spec: the specification: the model's name, the shape of its clips, the number of classes and so on.

@@ -39,7 +39,7 @@ _local = threading.local()
 
 @contextlib.contextmanager
 def random_key(key: RandomKey) -> Iterator[None]:
-    """Sets the RandomKey of all Dropout layers while the block runs. The block calls a model for training."""
+    """Sets the RandomKey of all Dropout layers while the block runs; training steps call their model in it."""
     _local.key = key
     try:
         yield

@@ -109,7 +109,7 @@ def _bias_relu_pool(x: tf.Tensor, bias: tf.Tensor):
 
 @keras.saving.register_keras_serializable(package="ucf50_tfrecord")
 class BatchNorm(layers.BatchNormalization):
-    """keras.layers.BatchNormalization that uses a single op in training, for images on one replica.
+    """keras.layers.BatchNormalization computed by one fused op in training, for images on one replica.
 
     Keras's own layer takes about ten passes over the pixels. With several replicas Keras's layer is used,
     because the op cannot synchronize their statistics.

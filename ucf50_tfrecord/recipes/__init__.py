@@ -44,7 +44,7 @@ def load(recipe: str) -> dict[str, Any]:
     """Reads the settings of a recipe.
 
     Args:
-      recipe: a name that `names` returns, or the path of a recipe file, whose name ends in .flags.
+      recipe: one of `names()`, or the path of a recipe file; such a path ends in .flags.
 
     Returns:
       A dictionary from the name of each setting in the recipe to its value.

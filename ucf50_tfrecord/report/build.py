@@ -2,7 +2,7 @@
 
 The report is one HTML file that needs no network, and the same content as Markdown with its pictures in a
 folder beside it. Claims in words come only from verdicts (the answers of evaluation.verdicts). Every number
-can be computed again from results.json.
+can be computed again from results.json and predictions.parquet.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ucf50_tfrecord.drawing.document import Block, Bullets, Document, Heading, P
 from ucf50_tfrecord.evaluation.interventions import INTERVENTIONS, SHUFFLED
 from ucf50_tfrecord.evaluation.results import Condition, Results
 from ucf50_tfrecord.evaluation.verdicts import MARGIN, MARGIN_FRACTION, Verdict
-from ucf50_tfrecord.report import answers, causes, leaks, performance
+from ucf50_tfrecord.report import answers, causes, leaks, performance, summary
 from ucf50_tfrecord.report.causes import ReadClips
 from ucf50_tfrecord.report.scores import Scores
 
@@ -82,7 +82,7 @@ def write(
       verdicts: the comparison's verdicts, from verdicts.judge.
       read_clips: function that reads clips' frames for pictures; None for a report without pictures of clips,
         which then says so.
-      notes: sentences near the top of the report, such as how it was made.
+      notes: sentences above the table of data, models and trainings, such as how the report was made.
 
     Returns:
       A dictionary from the name of each figure to its pixels, uint8 [h, w, 3].
@@ -106,7 +106,11 @@ def build(
 ) -> Document:
     """Builds a comparison's report as a document; see `write` for the arguments."""
     scores = Scores(results)
-    blocks = [*_overview(scores, notes), *answers.section(scores, verdicts)]
+    blocks = [
+        *summary.first_screen(scores, verdicts),
+        *answers.section(scores, verdicts),
+        *_overview(scores, notes),
+    ]
     if scores.models:
         blocks += performance.sections(scores, verdicts)
         blocks += causes.recurrence(scores)
@@ -118,9 +122,10 @@ def build(
 
 def _overview(scores: Scores, notes: Sequence[str]) -> Iterator[Block]:
     results = scores.results
+    yield Heading("Data, models and trainings")
     for note in notes:
         yield Paragraph(note)
-    yield Table("Data, models and trainings.", ("", ""), list(_facts(scores).items()))
+    yield Table("What was compared.", ("", ""), list(_facts(scores).items()))
     lacking = [model for model in results.models if model not in scores.models]
     if lacking:
         yield Paragraph(

@@ -23,8 +23,8 @@ from ucf50_tfrecord.report.scores import Scores, excludes_zero, format_estimate
 ReadClips = Callable[[np.ndarray], np.ndarray]
 _NUM_CONFUSED, _NUM_CONFUSED_STRIPS = 10, 4
 _NUM_CLIPS, _NUM_CLIP_STRIPS = 10, 4
-_NUM_NAMED = 8  # most classes that a sentence names
-# Pairs of models, of which the second was designed to remember what the first forgets.
+_NUM_NAMED = 8  # maximum number of classes in a sentence
+# Pairs (earlier, later) of models: the later one was designed to remember what the earlier one forgets.
 _RIVALS = tuple((traits.improves_on, name) for name, traits in MODELS.items() if traits.improves_on)
 _CURVES = {
     "loss_gradient": ("loss, by frame", "norm of d loss / d features"),
@@ -112,8 +112,8 @@ def _gates(found: dict[str, list[dict[str, Any]]]) -> Iterator[Block]:
 def errors(scores: Scores, read_clips: ReadClips | None) -> Iterator[Block]:
     """Yields the blocks of the section on errors.
 
-    It shows confused classes, each class's gain over a model that cannot see frame order, and clips that only
-    one of two models gets right.
+    They show confused classes, each class's gain over an order-blind model, and clips on which one of two
+    models is right and the other wrong.
 
     Args:
       scores: the numbers of the comparison.
@@ -176,8 +176,9 @@ def _examples(scores: Scores, true: int, taken_for: int) -> tuple[int | None, in
       taken_for: index of the class that is predicted instead.
 
     Returns:
-      A tuple of clip indices, None where no clip fits: the clip of class `true` that is most often predicted
-      as `taken_for`, and the clip of class `taken_for` that is most often predicted correctly.
+      A tuple of two clip indices. First, of the clips of class `true`, the one most often predicted as
+      `taken_for`. Second, of the clips of class `taken_for`, the one most often predicted correctly. An index
+      is None if no clip fits.
     """
     votes = np.zeros((2, len(scores.results.ids)))
     for model in scores.models:

@@ -16,7 +16,7 @@ from ucf50_tfrecord.drawing.document import Block, Entry, Figure, Heading, Parag
 from ucf50_tfrecord.evaluation.interventions import PLAIN, SHUFFLED, horizons
 from ucf50_tfrecord.evaluation.results import Condition
 from ucf50_tfrecord.evaluation.statistics import Estimate
-from ucf50_tfrecord.evaluation.verdicts import Verdict
+from ucf50_tfrecord.evaluation.verdicts import KINDS, Verdict
 from ucf50_tfrecord.report.answers import tone
 from ucf50_tfrecord.report.scores import Scores, excludes_zero, format_estimate
 
@@ -111,7 +111,7 @@ def _class_table(scores: Scores, conditions: dict[str, Condition]) -> Table:
 
 
 def _models_apart(verdicts: Sequence[Verdict]) -> Iterator[Block]:
-    found = [verdict for verdict in verdicts if verdict.kind == "models_differ"]
+    found = [verdict for verdict in verdicts if KINDS[verdict.kind].conditions is None]
     if not found:
         return
     yield Heading("Models against each other")
@@ -213,7 +213,7 @@ def _by_class(scores: Scores, names: Sequence[str]) -> Iterator[Block]:
     ]
     caption = (
         "Change of each class's accuracy when frames are shuffled, with 95% intervals over groups, not corrected for "
-        "their number; shaded where they exclude 0. Those of other interventions follow from results.json."
+        "their number; shaded where they exclude 0. Those of other interventions follow from predictions.parquet."
     )
     yield Table(caption, ("Class", *shuffled), rows)
 

@@ -59,7 +59,7 @@ class OrderCheck:
 
 @dataclasses.dataclass(frozen=True)
 class Confusion:
-    """A pair of classes, of which one is wrongly predicted for clips of the other.
+    """A pair of classes that models confuse: clips of one are predicted as the other.
 
     true: index of the clips' class.
     taken_for: index of the class that is wrongly predicted.
@@ -81,7 +81,7 @@ class Scores:
     """The numbers of a comparison that its report's sections share.
 
     results: the comparison's predictions.
-    models: names of the models that have a clip on which all their seeds were tested.
+    models: names of the models, except those without any clip that was tested with all seeds.
     """
 
     def __init__(self, results: Results):

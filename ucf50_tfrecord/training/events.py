@@ -65,7 +65,7 @@ def read_scalars(folder: pathlib.Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def write_records(path: pathlib.Path, records: Iterable[bytes]) -> None:
-    """Replaces an event file by one that holds `records`, which may be read from the old file as needed.
+    """Replaces an event file by one with `records`; the iterable may read the old file meanwhile.
 
     A process that has the old file open continues to read the old contents.
 

@@ -239,7 +239,7 @@ class TensorBoardLog:
 
     @contextlib.contextmanager
     def _writing(self, split: str, step: int) -> Iterator[None]:
-        # A writer that does nothing leaves the caller's default writer in force, which must not write either.
+        # The no-op writer does not replace the caller's default writer, so record_if stops that one from writing.
         with (
             explain_unwritable(self._folder),
             tf.summary.record_if(self.writes),
@@ -267,13 +267,13 @@ class TensorBoardLog:
 
 @contextlib.contextmanager
 def explain_unwritable(folder: str | os.PathLike) -> Iterator[None]:
-    """Turns TensorFlow's error about event files that it cannot write into a UserError.
+    """Raises a UserError if TensorFlow fails to write event files while the block runs.
 
     Args:
       folder: the folder of the event files, for the message.
 
     Raises:
-      UserError: in place of TensorFlow's error.
+      UserError: instead of TensorFlow's error.
     """
     try:
         yield

@@ -353,8 +353,7 @@ def _check_new(run_dir: str) -> None:
     """Checks that a new run may be written into a folder that holds no config.json (a run's first file).
 
     Raises:
-      UserError: if the folder holds a set of shards, a comparison, or other files of a run, which a new run
-        would replace.
+      UserError: if the folder holds a set of shards, a comparison, or files that a new run would replace.
     """
     written = {"checkpoints", "tensorboard", SUMMARY_FILENAME, PREDICTIONS_FILENAME, ENCODER_FILENAME}
     others = {"manifest.json", "cells", "results.json", storage.MARKER_FILENAME}

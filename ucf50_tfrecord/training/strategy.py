@@ -25,7 +25,7 @@ from ucf50_tfrecord.training import cluster as cluster_lib
 # Variables that are set if srun was told to bind GPUs; each task then sees its own GPUs only.
 _GPUS_BOUND = {"SLURM_GPUS_PER_TASK", "SLURM_GPU_BIND"}
 
-# Time limit for connecting the devices of workers that have all started, which takes seconds.
+# Time limit for connecting the workers' devices once all workers have started. It usually takes seconds.
 BUILD_SECS = 120.0
 _WATCH = """
 import os, select, signal, sys
@@ -197,7 +197,7 @@ def _join_workers(join_secs: float) -> tf.distribute.Strategy:
 
 @contextlib.contextmanager
 def _exits_if_late(secs: float) -> Iterator[None]:
-    """Kills this process, with a message, if the block takes longer than `secs`.
+    """Kills this process, with a message, if the block runs for more than `secs` seconds.
 
     If a worker exits after all workers have started, but before TensorFlow has connected to it, the other
     workers wait forever in C++. Neither Python's signal handlers nor its threads run there. So another

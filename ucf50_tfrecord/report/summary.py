@@ -1,0 +1,96 @@
+"""The first screen of a comparison's report: which model is best, by how much, and whether it uses time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ucf50_tfrecord.choices import FrameOrder
+from ucf50_tfrecord.drawing import diagrams
+from ucf50_tfrecord.drawing.canvas import PRINT_DPI
+from ucf50_tfrecord.drawing.document import Block, Figure, Paragraph
+from ucf50_tfrecord.evaluation.interventions import SHUFFLED
+from ucf50_tfrecord.evaluation.results import Condition
+from ucf50_tfrecord.evaluation.verdicts import Answer, Doubt, Verdict
+from ucf50_tfrecord.report.answers import find
+from ucf50_tfrecord.report.scores import Scores, format_estimate
+
+
+def first_screen(scores: Scores, verdicts: Sequence[Verdict]) -> Iterator[Block]:
+    """Yields a paragraph and a figure; nothing if no model was tested."""
+    accuracy = {model: scores.accuracy(Condition(model)) for model in scores.models}
+    ranked = sorted(
+        (model for model in scores.models if accuracy[model]),
+        key=lambda model: -accuracy[model].value,
+    )
+    if not ranked:
+        return
+    best = ranked[0]
+    chance, _ = scores.chance(Condition(best))
+    words = [
+        f"{best} is the most accurate of {len(ranked)} models: it is right about {format_estimate(accuracy[best])} of "
+        f"the clips; always predicting the most frequent class is right about {chance:.3f}."
+        if len(ranked) > 1
+        else f"{best} is right about {format_estimate(accuracy[best])} of the clips; always predicting the most "
+        f"frequent class is right about {chance:.3f}."
+    ]
+    words += [_lead(verdicts, best, other) for other in ranked[1:2]]
+    words += [_use_of_time(scores, verdicts, model) for model in _asked_about_time(scores, ranked)]
+    yield Paragraph(" ".join(words))
+    shuffled = [
+        scores.accuracy(Condition(model, training=FrameOrder.SHUFFLED, intervention=SHUFFLED))
+        for model in ranked
+    ]
+    series = {"frames in order": [accuracy[model] for model in ranked]}
+    if any(shuffled):
+        series["trained and tested on shuffled frames"] = shuffled
+    panel = diagrams.Panel("", "accuracy (0 to 1)", series, reference=(chance, "most frequent class"))
+    caption = (
+        "Accuracy of each model, with 95% intervals over groups. If order matters to a recipe, its accuracy is lower "
+        "after training on shuffled frames."
+    )
+    yield Figure("summary", diagrams.draw_forest(ranked, [panel]), caption, " ".join(words), PRINT_DPI)
+
+
+def _asked_about_time(scores: Scores, ranked: Sequence[str]) -> list[str]:
+    """Lists the best model, and the best model that sees frame order if that is another one."""
+    sequence = [model for model in ranked if model in scores.sequence_models]
+    return list(dict.fromkeys([ranked[0], *sequence[:1]]))
+
+
+def _lead(verdicts: Sequence[Verdict], best: str, other: str) -> str:
+    verdict = find(verdicts, "models_differ", best, other) or find(verdicts, "models_differ", other, best)
+    if verdict is None:
+        return f"It was not compared with {other} on the same clips."
+    effect = format_estimate(verdict.effect, sign=True)
+    if verdict.answer == Answer.YES:
+        return f"On the clips of both, {verdict.models[0]} is ahead of {verdict.models[1]}, the next best, by {effect}."
+    if verdict.answer == Answer.NO:
+        return f"It does not differ from {other}, the next best: the difference is {effect}."
+    return f"Whether it is better than {other}, the next best, cannot be told: the difference is {effect}{_why(verdict)}."
+
+
+def _use_of_time(scores: Scores, verdicts: Sequence[Verdict], model: str) -> str:
+    if model in scores.order_blind:
+        return f"{model} cannot see the order of frames."
+    verdict = find(verdicts, "needs_order", model)
+    if verdict is None:
+        return f"Whether {model} uses the order of frames was not tested."
+    loss = f"trained and tested on shuffled frames, its accuracy changes by {_negative(verdict)}"
+    if verdict.answer == Answer.YES:
+        return f"{model} uses the order of frames: {loss}."
+    if verdict.answer == Answer.NO:
+        return f"{model} does not use the order of frames: {loss}."
+    return f"Whether {model} uses the order of frames cannot be told: {loss}{_why(verdict)}."
+
+
+def _negative(verdict: Verdict) -> str:
+    effect = verdict.effect
+    return format_estimate(type(effect)(-effect.value, -effect.high, -effect.low), sign=True)
+
+
+def _why(verdict: Verdict) -> str:
+    reasons = {
+        Doubt.ONE_TRAINING: ", with one training of each recipe",
+        Doubt.CHANCE: ", but the model is too close to chance to lose more",
+    }
+    return reasons.get(verdict.doubt, "")
