@@ -58,6 +58,9 @@ _TRAININGS = flags.DEFINE_integer(
     "trainings", 8, "Trainings of a recipe that is compared with itself.", lower_bound=6
 )
 
+for _name in ("jobs", "task_index", "task_count", "finalize"):
+    flags.declare_key_flag(_name)
+
 _SIZE, _NUM_FRAMES = 32, 8
 _NUM_GROUPS, _CLIPS_PER_GROUP = 16, 12  # clips of all classes
 _NUM_PARTS, _NUM_SEEDS = 2, 3
