@@ -31,10 +31,10 @@ from typing import NamedTuple, TextIO
 
 # The environment variable that names the folder of the process that forks, with its socket and its errors.
 _FOLDER = "UCF50_TESTS_WARM"
-# What most programs import. Entry points are left out, since their flags exclude each other.
+# What most programs import. Entry points are left out, since their flags exclude each other, and so is what loads
+# PyArrow: it starts a thread, and a fork of a process with threads may crash.
 _LOADED = (
     "tensorflow",
-    "ucf50_tfrecord.evaluation.compare",
     "ucf50_tfrecord.job",
     "ucf50_tfrecord.report.build",
 )
@@ -149,7 +149,8 @@ def _run(
     """Runs Python with command-line arguments; the options are those of subprocess.run and of Process."""
     process = Process(arguments, env=env, errors=errors)
     done = subprocess.CompletedProcess(process.args, process.wait(timeout), process.stdout, process.stderr)
-    if check:
+    if check and done.returncode:
+        print(done.stderr, file=sys.stderr)  # which the exception does not show
         done.check_returncode()
     return done
 

@@ -13,7 +13,7 @@ keyframe every 12 frames, 25 groups. Each group has its own background, colours,
 sizes and speeds.
 
 The following command renders a corpus of tools.scenarios instead, whose classes
-differ by one known cause:
+differ by a known cause:
 
   python -m tools.make_demo_videos --output=data/order --scenario=order
 """
@@ -34,7 +34,7 @@ import numpy as np
 from absl import flags
 
 from pipelines import console, terminal
-from tools import processes, scenarios
+from tools import processes, scenario_clips, scenarios
 from ucf50_tfrecord import storage
 from ucf50_tfrecord.errors import UserError, expect
 from ucf50_tfrecord.specs import ClipFormat
@@ -127,7 +127,7 @@ def write_clip(
 ) -> None:
     """Writes a scenario's clip (class name, group, clip) as a video."""
     numbers = {"group": item[1], "clip": item[2], "seed": seed, "num_frames": num_frames}
-    frames = scenarios.render_clip(scenario, item[0], **numbers)
+    frames = scenario_clips.render_clip(scenario, item[0], **numbers)
     write_video(_video_path(folder, *item), frames, exact=True)
 
 
@@ -170,7 +170,8 @@ def make_corpus(output: str | os.PathLike, *, groups: int, clips: int, seed: int
       UserError: if `output` exists already.
     """
     write = functools.partial(write_twins, seed=seed)
-    return 2 * _write_corpus(output, write, list(PAIRS), groups, clips, workers)
+    items = list(itertools.product(PAIRS, range(1, groups + 1), range(1, clips + 1)))
+    return 2 * _write_corpus(output, write, items, workers)
 
 
 def make_scenario(
@@ -185,28 +186,32 @@ def make_scenario(
 ) -> int:
     """Renders a scenario's corpus, whose classes differ by a known cause, in clips of `num_frames` frames.
 
-    The other arguments and the result are those of make_corpus.
+    The other arguments and the result are those of make_corpus. If the scenario has a frequent class, that class
+    has several times as many clips.
 
     Raises:
       UserError: if `output` exists already, or the scenario needs another number of frames.
     """
     write = functools.partial(write_clip, scenario=scenario, seed=seed, num_frames=num_frames)
-    return _write_corpus(output, write, list(scenario.classes), groups, clips, workers)
+    items = [
+        (name, group, clip)
+        for name in scenario.classes
+        for group in range(1, groups + 1)
+        for clip in range(1, scenario.num_clips(name, clips) + 1)
+    ]
+    return _write_corpus(output, write, items, workers)
 
 
 def _write_corpus(
     output: str | os.PathLike,
     write: Callable[[pathlib.Path, Any], None],
-    names: Sequence[Any],
-    groups: int,
-    clips: int,
+    items: Sequence[tuple[Any, int, int]],
     workers: int,
 ) -> int:
-    """Calls `write` with a folder and each (name, group, clip), and returns the number of calls."""
+    """Calls `write` with a folder and each item (name, group, clip), and returns the number of calls."""
     target = pathlib.Path(output)
     if target.exists():
         raise UserError(f"{target} exists already; remove it, or choose another --output")
-    items = list(itertools.product(names, range(1, groups + 1), range(1, clips + 1)))
     with (
         storage.atomic_folder(target, names=(), mark="") as partial,
         _mapper(workers) as run,
@@ -262,11 +267,13 @@ def define_flags() -> None:
     default = "Default: data/demo_videos, or data/<scenario>."
     flags.DEFINE_string("output", None, f"The corpus's folder; must not exist yet. {default}")
     flags.DEFINE_integer("groups", 25, "Recording groups.", 1, 99)
-    flags.DEFINE_integer("clips", 2, "Clips per class and group.", 1, 99)
+    flags.DEFINE_integer(
+        "clips", 2, "Clips per class and group; a scenario's frequent class has more.", 1, 99
+    )
     flags.DEFINE_integer("seed", 0, "Seed of all randomness.", lower_bound=0)
     flags.DEFINE_integer("workers", None, "Rendering processes. Default: one per core.", lower_bound=1)
     names = sorted(scenarios.SCENARIOS)
-    flags.DEFINE_enum("scenario", None, names, "Renders a corpus with one known cause instead.")
+    flags.DEFINE_enum("scenario", None, names, "Renders a corpus with a known cause instead.")
     flags.DEFINE_integer("frames", None, f"Frames per clip of a scenario. Default: {DEFAULT_FRAMES}.")
 
 

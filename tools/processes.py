@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import multiprocessing
 import os
 import subprocess
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from pipelines import terminal
 from pipelines.remedies import shell_command
@@ -29,19 +30,30 @@ def run(
     return result.stdout
 
 
+@contextlib.contextmanager
 def pool(
     num_workers: int, *, max_tasks_per_child: int | None = None
-) -> concurrent.futures.ProcessPoolExecutor:
-    """Returns a pool of newly started processes, which exit when this process is killed.
+) -> Iterator[concurrent.futures.ProcessPoolExecutor]:
+    """Yields a pool of newly started processes, which exit when this process is killed.
 
-    They also leave no semaphores behind.
+    They also leave no semaphores behind. If the block raises an exception, such as an interruption, they are killed;
+    the pool itself would wait for all calls that it was given.
     """
-    return concurrent.futures.ProcessPoolExecutor(
+    others = multiprocessing.active_children()
+    with concurrent.futures.ProcessPoolExecutor(
         num_workers,
         mp_context=multiprocessing.get_context("spawn"),
         initializer=exit_with_parent,
         max_tasks_per_child=max_tasks_per_child,
-    )
+    ) as executor:
+        try:
+            yield executor
+        except BaseException:
+            executor.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                if process not in others:
+                    process.kill()
+            raise
 
 
 def exit_with_parent() -> None:

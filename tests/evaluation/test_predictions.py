@@ -11,7 +11,6 @@ import pyarrow as pa
 import pytest
 from pyarrow import compute, parquet
 
-from tests.conftest import REPOSITORY
 from tests.report.tiny import tiny_cell, tiny_results
 from ucf50_tfrecord import storage
 from ucf50_tfrecord.errors import UserError
@@ -135,27 +134,6 @@ def test_a_report_keeps_few_conditions_in_memory(results, path, tmp_path, monkey
     from_file = loaded(path, results)
     build.write(tmp_path / "report", from_file, verdicts.judge(from_file))
     assert len(alive) > 20 and most <= 3
-
-
-@pytest.mark.parametrize("reader", ["pandas", "duckdb"])
-def test_other_programs_read_the_table_as_the_document_shows(results, path, monkeypatch, reader):
-    pytest.importorskip("pandas")
-    pytest.importorskip(reader)
-    text = (REPOSITORY / "docs" / "comparing.md").read_text()
-    [code] = [
-        block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if f"import {reader}" in block
-    ]
-    folder = path.parent / "runs" / "ucf50-15x64x64-compare"
-    folder.mkdir(parents=True)
-    path.rename(folder / path.name)
-    monkeypatch.chdir(path.parent)
-    scope: dict = {}
-    exec(code, scope)
-    table = scope["accuracy"]
-    if reader == "duckdb":
-        table = table.pivot(index="intervention", columns="model", values="accuracy")
-    assert table.loc["none", "lstm"] == 1 and np.isnan(table.loc["reverse", "frame_pool"])
-    assert table.loc["reverse", "lstm"] == table.loc["none", "frame_pool"] == pytest.approx(5 / 6)
 
 
 # --- Hostile files
