@@ -20,7 +20,7 @@ def test_it_names_the_best_model_its_lead_and_its_use_of_time():
     }
     paragraph, figure = screen(fractions, num_seeds=3)
     assert isinstance(paragraph, Paragraph) and isinstance(figure, Figure)
-    assert paragraph.text.startswith("lstm is the most accurate of 2 models: it is right about 0.900 [")
+    assert paragraph.text.startswith("lstm is the most accurate of 2 models, with an accuracy of 0.900 [")
     assert "lstm is ahead of frame_pool, the next best, by +0.5" in paragraph.text
     assert (
         "lstm uses the order of frames: trained and tested on shuffled frames, its accuracy changes by -0.5"
@@ -51,4 +51,6 @@ def test_one_training_each_gives_no_claim_about_the_lead():
 
 def test_a_single_model_is_not_called_the_best():
     paragraph, figure = screen({("lstm", "kept", "none"): 0.5})
-    assert paragraph.text.startswith("lstm is right about 0.500 [") and "most accurate" not in paragraph.text
+    assert (
+        paragraph.text.startswith("lstm has an accuracy of 0.500 [") and "most accurate" not in paragraph.text
+    )

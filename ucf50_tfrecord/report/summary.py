@@ -26,12 +26,10 @@ def first_screen(scores: Scores, verdicts: Sequence[Verdict]) -> Iterator[Block]
         return
     best = ranked[0]
     chance, _ = scores.chance(Condition(best))
+    first = f"{best} is the most accurate of {len(ranked)} models, with" if len(ranked) > 1 else f"{best} has"
     words = [
-        f"{best} is the most accurate of {len(ranked)} models: it is right about {format_estimate(accuracy[best])} of "
-        f"the clips; always predicting the most frequent class is right about {chance:.3f}."
-        if len(ranked) > 1
-        else f"{best} is right about {format_estimate(accuracy[best])} of the clips; always predicting the most "
-        f"frequent class is right about {chance:.3f}."
+        f"{first} an accuracy of {format_estimate(accuracy[best])}; always predicting the most frequent class gives "
+        f"{chance:.3f}."
     ]
     words += [_lead(verdicts, best, other) for other in ranked[1:2]]
     words += [_use_of_time(scores, verdicts, model) for model in _asked_about_time(scores, ranked)]
