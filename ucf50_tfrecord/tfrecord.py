@@ -5,10 +5,11 @@ Source: the format comment in TensorFlow's core/lib/io/record_writer.h.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import crc32c
 
@@ -39,6 +40,34 @@ def frame(payload: bytes) -> bytes:
     """
     length = struct.pack("<Q", len(payload))
     return b"".join((length, checksum(crc32c.crc32c(length)), payload, checksum(crc32c.crc32c(payload))))
+
+
+class Writer:
+    """Appends records to a new file, and keeps what a shard's sidecar states about them.
+
+    offsets: the first byte of each record in the file.
+    """
+
+    def __init__(self, file: BinaryIO):
+        self.offsets: list[int] = []
+        self._file, self._digest = file, hashlib.sha256()
+
+    def write(self, payload: bytes) -> None:
+        """Appends a record with the given payload."""
+        framed = frame(payload)
+        self.offsets.append(self._file.tell())
+        self._digest.update(framed)
+        self._file.write(framed)
+
+    @property
+    def num_bytes(self) -> int:
+        """The size of the file. Only valid while the file is open."""
+        return self._file.tell()
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 of the records, in hexadecimal digits."""
+        return self._digest.hexdigest()
 
 
 def read(file: int, place: Place) -> bytes:

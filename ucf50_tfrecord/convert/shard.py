@@ -6,7 +6,6 @@ The shard's bytes depend only on the job and the contents of its videos.
 from __future__ import annotations
 
 import functools
-import hashlib
 import pathlib
 from collections.abc import Callable
 from typing import Annotated, BinaryIO
@@ -51,11 +50,11 @@ def convert_shard(
     Raises:
       UserError: if the shard cannot be written or no worker process can be started.
     """
-    clips: list[tuple[str, Video, int]] = []
+    clips: list[tuple[str, Video]] = []
     quarantined: list[Quarantined] = []
-    digest = hashlib.sha256()
     call = decoding_call(job.videos_dir, job.format, limits)
     with storage.atomic_write(pathlib.Path(data_dir, job.filename)) as file:
+        writer = tfrecord.Writer(file)
         for video, result in pool.map(call, job.videos):
             on_videos(1)
             if isinstance(result, workers.Failure):
@@ -67,21 +66,19 @@ def convert_shard(
                 continue
             for number, clip in enumerate(result):
                 clip_id = clip_id_of(video, number, job.format)
-                framed = _make_record(job, video, clip_id, clip)
-                clips.append((clip_id, video, file.tell()))
-                digest.update(framed)
-                file.write(framed)
-        num_bytes = file.tell()
+                writer.write(_encode(job, video, clip_id, clip))
+                clips.append((clip_id, video))
+        num_bytes = writer.num_bytes
     report = ShardReport(
         filename=job.filename,
         fold=job.fold,
         num_bytes=num_bytes,
-        sha256=digest.hexdigest(),
+        sha256=writer.sha256,
         fingerprint=job.fingerprint,
-        clip_ids=tuple(clip_id for clip_id, _, _ in clips),
-        labels=tuple(video.label for _, video, _ in clips),
-        groups=tuple(video.group for _, video, _ in clips),
-        offsets=tuple(offset for _, _, offset in clips),
+        clip_ids=tuple(clip_id for clip_id, _ in clips),
+        labels=tuple(video.label for _, video in clips),
+        groups=tuple(video.group for _, video in clips),
+        offsets=tuple(writer.offsets),
         sources=job.sources,
         quarantined=tuple(quarantined),
     )
@@ -195,8 +192,8 @@ def decoding_call(
     )
 
 
-def _make_record(job: ShardJob, video: Video, clip_id: str, clip: decode.DecodedClip) -> bytes:
-    """Returns the record of a clip, with the length and checksums of the TFRecord format."""
+def _encode(job: ShardJob, video: Video, clip_id: str, clip: decode.DecodedClip) -> bytes:
+    """Returns the payload of a clip's record."""
     stored = record.Clip(
         clip_id=clip_id,
         frames=clip.frames,
@@ -210,7 +207,7 @@ def _make_record(job: ShardJob, video: Video, clip_id: str, clip: decode.Decoded
         timestamps_us=clip.timestamps_us,
         end_us=clip.end_us,
     )
-    return tfrecord.frame(record.encode(stored, job.format))
+    return record.encode(stored, job.format)
 
 
 def clip_id_of(video: Video, number: int, clip_format: ClipFormat) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import pathlib
 from collections.abc import Callable, Generator, Sequence
 
@@ -69,24 +68,21 @@ def _write_shards(
 
 
 def _write_shard(job: ShardJob, data_dir: str) -> ShardReport:
-    offsets, digest = [], hashlib.sha256()
     with storage.atomic_write(pathlib.Path(data_dir, job.filename)) as file:
+        writer = tfrecord.Writer(file)
         for video in job.videos:
-            framed = tfrecord.frame(record.encode(_clip(job, video), job.format))
-            offsets.append(file.tell())
-            digest.update(framed)
-            file.write(framed)
-        num_bytes = file.tell()
+            writer.write(record.encode(_clip(job, video), job.format))
+        num_bytes = writer.num_bytes
     report = ShardReport(
         filename=job.filename,
         fold=job.fold,
         num_bytes=num_bytes,
-        sha256=digest.hexdigest(),
+        sha256=writer.sha256,
         fingerprint=job.fingerprint,
         clip_ids=tuple(video.video_id for video in job.videos),
         labels=tuple(video.label for video in job.videos),
         groups=tuple(video.group for video in job.videos),
-        offsets=tuple(offsets),
+        offsets=tuple(writer.offsets),
         sources=job.sources,
     )
     manifest.save_report(data_dir, report)

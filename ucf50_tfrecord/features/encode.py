@@ -162,11 +162,11 @@ def encode_shard(
       UserError: if the shard of frames is missing or damaged, or the shard cannot be written.
     """
     source = manifest_lib.load_report(job.frames_dir, job.filename)
-    offsets: list[int] = []
-    digest = hashlib.sha256()
     with storage.atomic_write(pathlib.Path(data_dir, job.filename)) as file:
+        writer = tfrecord.Writer(file)
         for places, payloads, frames in _read_groups(job):
-            clip_ids = source.clip_ids[len(offsets) : len(offsets) + len(places)]
+            num_written = len(writer.offsets)
+            clip_ids = source.clip_ids[num_written : num_written + len(places)]
             if change is not None:
                 frames = change(frames, clip_ids)
             features = _encode_views(frames, clip_ids, encode, job.features)
@@ -175,22 +175,19 @@ def encode_shard(
                     raise UserError(
                         f"{place}: the features of {job.features.encoder} exceed the range of float16"
                     )
-                framed = tfrecord.frame(record.encode_features(payload, values, place))
-                offsets.append(file.tell())
-                digest.update(framed)
-                file.write(framed)
+                writer.write(record.encode_features(payload, values, place))
             on_clips(len(places))
-        num_bytes = file.tell()
+        num_bytes = writer.num_bytes
     report = ShardReport(
         filename=job.filename,
         fold=job.shard.fold,
         num_bytes=num_bytes,
-        sha256=digest.hexdigest(),
+        sha256=writer.sha256,
         fingerprint=job.fingerprint,
         clip_ids=source.clip_ids,
         labels=source.labels,
         groups=source.groups,
-        offsets=tuple(offsets),
+        offsets=tuple(writer.offsets),
         sources=source.sources,
         quarantined=source.quarantined,
     )
