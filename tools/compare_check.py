@@ -42,6 +42,7 @@ from tools.scenarios import SCENARIOS, Answer, Scenario
 from ucf50_tfrecord import parsing, storage
 from ucf50_tfrecord import recipes as recipes_lib
 from ucf50_tfrecord.errors import expect
+from ucf50_tfrecord.jobs import own_part_first
 from ucf50_tfrecord.specs import ClipFormat, to_json
 
 if TYPE_CHECKING:
@@ -127,10 +128,8 @@ def claimable(units: Sequence[Unit], parent: pathlib.Path, task: tuple[int, int]
       task: tuple (index, count): the index of this process, and the number of processes that share the corpora. Each
         process begins with its own part of the corpora, then takes those of other parts.
     """
-    index, count = task
-    place = {unit: (number - index) % count for number, unit in enumerate(units)}
-    free = [unit for unit in units if not unit.is_done(parent) and not storage.is_locked(unit.folder(parent))]
-    return sorted(free, key=place.__getitem__)
+    ordered = own_part_first(units, task)
+    return [unit for unit in ordered if not (unit.is_done(parent) or storage.is_locked(unit.folder(parent)))]
 
 
 def judge_corpus(unit: Unit, parent: pathlib.Path, *, trainings: int) -> Corpus | None:

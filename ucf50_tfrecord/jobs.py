@@ -1,15 +1,19 @@
 """Dataclasses that describe how shards are made, from videos or from other shards.
 
-A catalogue lists the videos, a job describes one shard, and a plan describes the whole dataset.
+A catalogue lists the videos, a job describes one shard, and a plan describes the whole dataset. A task of a job
+array makes a part of the shards, or of other units of work.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import TypeAlias
+from collections.abc import Sequence
+from typing import TypeAlias, TypeVar
 
 from ucf50_tfrecord.shards import ManifestShard, SourceFile
 from ucf50_tfrecord.specs import ClipFormat, FeatureFormat, FoldRule
+
+Unit = TypeVar("Unit")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -144,3 +148,16 @@ class Plan:
     def origin(self) -> str:
         """The folder of the files that the shards are made from."""
         return self.frames_dir or self.videos_dir
+
+
+def own_part_first(units: Sequence[Unit], task: tuple[int, int]) -> list[Unit]:
+    """Orders units of work that tasks share: a task begins with its own part, then takes those of other parts.
+
+    Args:
+      units: the units, the same in every task.
+      task: tuple (index, count) of the task's index and the number of tasks.
+    """
+    index, count = task
+    return [
+        units[number] for part in range(count) for number in range((index + part) % count, len(units), count)
+    ]

@@ -1,10 +1,11 @@
-"""Extracts from TensorFlow's error messages the part that helps a user."""
+"""Makes parts of messages: the part of TensorFlow's error messages that helps a user, and how a process exited."""
 
 from __future__ import annotations
 
 import errno
 import os
 import re
+import signal
 
 # Parts of TensorFlow's messages that are removed: names of graph nodes, ops and transformations (_NODES), and
 # the Python lines where these were made (_FRAMES).
@@ -37,3 +38,10 @@ def file_problem(error: Exception) -> str | None:
     """
     path, separator, problem = tensorflow_reason(error).rpartition("; ")
     return f"{path}: {problem}" if separator and problem in _FILE_PROBLEMS else None
+
+
+def exit_clause(status: int) -> str:
+    """Returns a clause that says how a process exited, from its status as multiprocessing gives it."""
+    if status < 0:
+        return f"its process was killed by {signal.Signals(-status).name}"
+    return f"its process exited with status {status}"

@@ -6,6 +6,7 @@ all of the GPU's memory. This process never loads TensorFlow.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import importlib
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from multiprocessing.connection import Connection
 from typing import Any
 
-from ucf50_tfrecord import worker_process
+from ucf50_tfrecord import texts, worker_process
 from ucf50_tfrecord.device_checks.outcomes import Check, Options, Result, Status, not_checked
 
 # A check is killed if it says nothing for so long: it hangs, as NCCL does between GPUs that cannot reach each other.
@@ -105,11 +106,12 @@ def run(
                     yield content
                 case "error":
                     yield failed(reason=content)
+                    return
                 case "end":
                     return
                 case "exit":
                     process.join()
-                    yield failed(reason=_explain(process.exitcode))
+                    yield failed(reason=texts.exit_clause(process.exitcode))
                     return
     finally:
         process.kill()
@@ -124,27 +126,30 @@ def _receive(connection: Connection) -> tuple[str, Any]:
         return "exit", None
 
 
-def _explain(code: int) -> str:
-    if code < 0:
-        return f"its process was killed by {signal.Signals(-code).name}"
-    return f"its process exited with status {code}"
-
-
 def _serve(connection: Connection, check: Check, options: Options) -> None:
-    """Runs a check, and sends its results. It exits with its parent."""
-    worker_process.exit_after(multiprocessing.parent_process().join)
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C reaches the parent, too, which then kills this process
-    try:
+    """Runs a check, and sends its results."""
+    with serving(connection):
         if options.prepare is not None and check.loads_tensorflow:
             options.prepare()
         module, _, name = check.function.partition(":")
         function = getattr(importlib.import_module(module), name)
         for result in function(options, lambda text: connection.send(("doing", text))):
             connection.send(("result", result))
+        connection.send(("end", None))
+
+
+@contextlib.contextmanager
+def serving(connection: Connection) -> Iterator[None]:
+    """Runs the block as all that a child process does; the process exits after the block, or with its parent.
+
+    An exception of the block is sent to the parent as ("error", text). Ctrl-C is ignored: it reaches the parent, too,
+    which then kills this process.
+    """
+    worker_process.exit_after(multiprocessing.parent_process().join)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
     except Exception as error:  # whatever it is, the parent reports it and goes on
         connection.send(("error", f"{type(error).__name__}: {error}"))
-    connection.send(("end", None))
     connection.close()
     os._exit(0)  # without destroying TensorFlow's objects, which may wait for reads

@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
-from ucf50_tfrecord import worker_process
+from ucf50_tfrecord.device_checks import isolated
 from ucf50_tfrecord.device_checks.outcomes import Clock, Options, Result, Status, judge, not_checked
 from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.specs import format_bytes
@@ -114,19 +113,11 @@ def _end(process: Any) -> None:
 
 def _serve(connection: Connection, environment: dict[str, str], options: Options, secs: float) -> None:
     """Trains, says so, measures once the parent has answered, and sends the figures."""
-    worker_process.exit_after(multiprocessing.parent_process().join)
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C reaches the parents, too, which then end this process
-    os.environ.update(environment)  # before TensorFlow is loaded, which reads them
-    try:
+    with isolated.serving(connection):
+        os.environ.update(environment)  # before TensorFlow is loaded, which reads them
         if options.prepare is not None:
             options.prepare()
         connection.send(("figures", _train(connection, options, secs)))
-    except Exception as error:  # the parent reports it
-        connection.send(("error", f"{type(error).__name__}: {error}"))
-    connection.close()
-    os._exit(0)  # without destroying TensorFlow's objects, which may wait for reads
 
 
 def _train(connection: Connection, options: Options, secs: float) -> dict[str, Any]:

@@ -25,7 +25,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework import ops as tf_ops
 
-from ucf50_tfrecord import storage
+from ucf50_tfrecord import jobs, storage
 from ucf50_tfrecord.choices import Cache, FoldBy, Strategy
 from ucf50_tfrecord.dataset import reader
 from ucf50_tfrecord.dataset.clips import ClipIndex, frames_of
@@ -146,10 +146,9 @@ class Comparison:
         Raises:
           UserError: as `unfinished` does.
         """
-        index, count = task
-        place = {cell: (number - index) % count for number, cell in enumerate(self.spec.cells())}
-        free = [cell for cell in self.unfinished() if not storage.is_locked(self.run_dir(cell))]
-        return sorted(free, key=place.__getitem__)
+        left = set(self.unfinished())
+        ordered = jobs.own_part_first(self.spec.cells(), task)
+        return [cell for cell in ordered if cell in left and not storage.is_locked(self.run_dir(cell))]
 
     def run_cell(
         self,

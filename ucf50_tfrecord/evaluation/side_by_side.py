@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
 
+from ucf50_tfrecord import texts
 from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.evaluation import crew
 from ucf50_tfrecord.training.listener import Listener
@@ -124,10 +125,7 @@ class LocalProcess:
         self._process.kill()
         self._process.join()
         self.connection.close()
-        code = self._process.exitcode or 0
-        if code < 0:
-            return f"its process was killed by {signal.Signals(-code).name}"
-        return f"its process exited with status {code}"
+        return texts.exit_clause(self._process.exitcode or 0)
 
 
 def _serve(
