@@ -187,7 +187,7 @@ def make_comparison(folder: str, num_cells: int) -> Comparison:
         )
         for name in ("frame_pool", "lstm")
     }
-    spec = ComparisonSpec(recipes=recipes, orders=(FrameOrder.SHUFFLED,), audited=tuple(recipes))
+    spec = ComparisonSpec(recipes=recipes, num_seeds=1, orders=(FrameOrder.SHUFFLED,), audited=tuple(recipes))
     num_seeds = max(1, num_cells // len(spec.cells()))
     return Comparison(
         folder=folder, spec=dataclasses.replace(spec, num_seeds=num_seeds), clips=simulate_clips()

@@ -45,7 +45,8 @@ def recipe(name, **options):
 
 def spec(*names, **options):
     return ComparisonSpec(
-        **{"recipes": {name: recipe(name) for name in names}, "num_parts": 2, "orders": ()} | options
+        **{"recipes": {name: recipe(name) for name in names}, "num_parts": 2, "num_seeds": 1, "orders": ()}
+        | options
     )
 
 

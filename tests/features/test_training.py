@@ -159,6 +159,7 @@ def test_a_comparison_tests_heads_on_changed_clips(data_dir, changed_dirs, tmp_p
             for name, values in settings.items()
         },
         num_parts=0,
+        num_seeds=1,
         val_folds=(1, 2),
         orders=(),
     )

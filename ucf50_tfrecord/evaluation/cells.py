@@ -96,7 +96,7 @@ class ComparisonSpec:
     recipes: Mapping[str, Recipe]
     num_parts: int = 5
     val_folds: tuple[int, ...] = ()
-    num_seeds: int = 1
+    num_seeds: int
     orders: tuple[str, ...] = (FrameOrder.SHUFFLED, FrameOrder.SINGLE)
     audited: tuple[str, ...] = ()
     inside: bool = True

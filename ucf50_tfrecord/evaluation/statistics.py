@@ -34,6 +34,9 @@ class Estimate:
     def __str__(self) -> str:
         return f"{self.value:z.3f} [{self.low:z.3f}, {self.high:z.3f}]"
 
+    def __neg__(self) -> Estimate:
+        return Estimate(-self.value, -self.high, -self.low)
+
 
 @dataclasses.dataclass(frozen=True)
 class Trainings:
@@ -193,6 +196,17 @@ def compare_recipes(one: Trainings, other: Trainings, groups: np.ndarray) -> Rec
     Returns:
       The test; the interval is NaN and p is 1 if all clips are of one group.
     """
+    effect, t_p, from_trainings = _two_way_test(one, other, groups)
+    return RecipeTest(effect, max(t_p, sign_flip_p(one.mean - other.mean, groups)), from_trainings)
+
+
+def recipe_interval(one: Trainings, other: Trainings, groups: np.ndarray) -> Estimate:
+    """Computes the effect of compare_recipes, with its interval, but without the time of sign_flip_p."""
+    return _two_way_test(one, other, groups).effect
+
+
+def _two_way_test(one: Trainings, other: Trainings, groups: np.ndarray) -> RecipeTest:
+    """Returns the test of compare_recipes, with the p value of Student's t alone."""
     values = one.mean - other.mean
     effect = float(values.mean())
     sums, counts = _by_group(values[:, np.newaxis], groups)
@@ -204,13 +218,12 @@ def compare_recipes(one: Trainings, other: Trainings, groups: np.ndarray) -> Rec
     parts = [part for trainings in (one, other) for part in _training_variances(trainings)]
     of_trainings = sum(variance for variance, _ in parts)
     variance = of_groups + of_trainings
-    flip_p = sign_flip_p(values, groups)
     if not variance:
-        return RecipeTest(Estimate(effect, effect, effect), flip_p, 0.0)
+        return RecipeTest(Estimate(effect, effect, effect), 0.0, 0.0)
     squares = of_groups**2 / (num_groups - 1) + sum(part**2 / freedom for part, freedom in parts)
     t = stats.t(variance**2 / squares)
     half = float(t.ppf((1 + _CONFIDENCE) / 2)) * variance**0.5
-    p = max(flip_p, 2 * float(t.sf(abs(effect) / variance**0.5)))
+    p = 2 * float(t.sf(abs(effect) / variance**0.5))
     return RecipeTest(Estimate(effect, effect - half, effect + half), p, of_trainings / variance)
 
 

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import itertools
 from collections.abc import Callable, Iterator
 
@@ -364,7 +365,7 @@ class _Test:
                 float("nan"),
             )
         else:
-            one, other = self._trainings()
+            one, other = self._trainings
             self.effect, self.p, self._from_trainings = statistics.compare_recipes(one, other, self._units)
 
     def verdict(self, adjusted_p: float) -> Verdict:
@@ -380,7 +381,7 @@ class _Test:
             adjusted_p=adjusted_p,
             mcnemar_p=self._mcnemar() if self._is_about_two else float("nan"),
             doubt=doubt,
-            above_chance=None if self.contrast.other is None else self._above_chance(),
+            above_chance=None if self.contrast.other is None else self._above_chance,
             more_groups=more_groups,
             more_seeds=more_seeds,
         )
@@ -391,8 +392,9 @@ class _Test:
 
     @property
     def _has_one_training(self) -> bool:
-        return min(len(trainings.scores) for trainings in self._trainings()) < 2
+        return min(len(trainings.scores) for trainings in self._trainings) < 2
 
+    @functools.cached_property
     def _trainings(self) -> tuple[statistics.Trainings, statistics.Trainings]:
         one, other = self.contrast.one, self.contrast.other
         assert other is not None
@@ -413,26 +415,23 @@ class _Test:
         """Whether the model is so far above chance that an effect of MARGIN_FRACTION of it would have shown."""
         if self.contrast.other is None:  # "no" means that the model is not above chance
             return True
-        excess = self._excess()
         directions = (1, -1) if self._is_about_two else (1,)
-        return self._above_chance().low > MARGIN and all(
-            self._difference_from_fraction(excess, direction).high < 0 for direction in directions
+        return self._above_chance.low > MARGIN and all(
+            self._difference_from_fraction(direction).high < 0 for direction in directions
         )
 
-    def _difference_from_fraction(self, excess: np.ndarray, direction: int) -> Estimate:
-        """Estimates the effect, times `direction`, minus MARGIN_FRACTION of the accuracy above chance.
-
-        Args:
-          excess: each tested clip's accuracy minus chance, float [M].
-          direction: 1 or -1.
-        """
+    def _difference_from_fraction(self, direction: int) -> Estimate:
+        """Estimates the effect, times `direction` (1 or -1), minus MARGIN_FRACTION of the accuracy above chance."""
         if not self.contrast.is_about_recipes:
-            return statistics.mean_interval(direction * self._values - MARGIN_FRACTION * excess, self._units)
-        one, other = self._trainings()
+            return statistics.mean_interval(
+                direction * self._values - MARGIN_FRACTION * self._excess, self._units
+            )
+        one, other = self._trainings
         lost = MARGIN_FRACTION * chance(self._results, self.contrast.one)
-        one = one.scale(direction - MARGIN_FRACTION, lost)  # its accuracy above chance is `excess`
-        return statistics.compare_recipes(one, other.scale(direction, 0.0), self._units).effect
+        one = one.scale(direction - MARGIN_FRACTION, lost)  # its accuracy above chance is _excess
+        return statistics.recipe_interval(one, other.scale(direction, 0.0), self._units)
 
+    @functools.cached_property
     def _excess(self) -> np.ndarray:
         """Returns the accuracy minus chance of the condition that could lose accuracy, float [M]."""
         one, other = self.contrast.one, self.contrast.other
@@ -440,8 +439,9 @@ class _Test:
         base = one if other is None or one.intervention == PLAIN else one._replace(intervention=PLAIN)
         return (self._results.correct(base) - chance(self._results, base))[self._tested]
 
+    @functools.cached_property
     def _above_chance(self) -> Estimate:
-        return statistics.mean_interval(self._excess(), self._units)
+        return statistics.mean_interval(self._excess, self._units)
 
     def _needed(self) -> tuple[int, int]:
         """Estimates the numbers of further groups and further seeds that would settle the answer; one is 0."""
@@ -449,7 +449,7 @@ class _Test:
         if not self._from_trainings > 0.5:  # also if it is unknown
             needed = statistics.groups_needed(self._values, self._units, effect)
             return max(0, needed - len(np.unique(self._units))), 0
-        seeds = min(len(trainings.scores) for trainings in self._trainings())
+        seeds = min(len(trainings.scores) for trainings in self._trainings)
         spread = (self.effect.high - self.effect.low) / 2  # shrinks with the root of the number of seeds
         return 0, max(1, int(np.ceil(seeds * (spread * statistics.POWER_FACTOR / effect) ** 2)) - seeds)
 

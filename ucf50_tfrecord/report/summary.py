@@ -73,17 +73,12 @@ def _use_of_time(scores: Scores, verdicts: Sequence[Verdict], model: str) -> str
     verdict = find(verdicts, "needs_order", model)
     if verdict is None:
         return f"Whether {model} uses the order of frames was not tested."
-    loss = f"trained and tested on shuffled frames, its accuracy changes by {_negative(verdict)}"
+    loss = f"trained and tested on shuffled frames, its accuracy changes by {format_estimate(-verdict.effect, sign=True)}"
     if verdict.answer == Answer.YES:
         return f"{model} uses the order of frames: {loss}."
     if verdict.answer == Answer.NO:
         return f"{model} does not use the order of frames: {loss}."
     return f"Whether {model} uses the order of frames cannot be told: {loss}{_why(verdict)}."
-
-
-def _negative(verdict: Verdict) -> str:
-    effect = verdict.effect
-    return format_estimate(type(effect)(-effect.value, -effect.high, -effect.low), sign=True)
 
 
 def _why(verdict: Verdict) -> str:
