@@ -49,7 +49,7 @@ def measure(data: str, recipe: str, epochs: int) -> Row:
     from ucf50_tfrecord.dataset.feed import Feed
     from ucf50_tfrecord.dataset.inputs import InputSpec
     from ucf50_tfrecord.dataset.pipeline import num_steps
-    from ucf50_tfrecord.training import loop, step
+    from ucf50_tfrecord.training import loop
     from ucf50_tfrecord.training import strategy as strategy_lib
 
     stored = manifest.load(data)
@@ -62,17 +62,15 @@ def measure(data: str, recipe: str, epochs: int) -> Row:
     started = time.perf_counter()
     model = recipes.model_spec(settings, stored)
     state = loop.build_state(model, spec, num_clips=len(feed.clips), strategy=strategy)
-    train_step = step.make_train_step(
-        state.model, state.optimizer, spec, strategy=strategy, frames=feed.frames, averages=state.averages
-    )
-    train_steps, batches = step.make_train_steps(train_step, strategy), None
+    train_steps = state.train_steps(feed.frames, frozen=False)
     count = num_steps(len(feed.clips), spec.batch_size)
     batches = feed.iterator(batch_size=spec.batch_size, seed=spec.seed)
 
     def train(epoch: int) -> None:
         with tf.device("CPU:0"):
             arguments = tf.constant(epoch * count, tf.int64), tf.constant(count), tf.constant(0.0)
-        train_steps(batches, *arguments)[0].numpy()
+            seed = tf.constant(spec.seed, tf.int64)
+        train_steps(batches, *arguments, seed)[0].numpy()
 
     train(0)
     ready = time.perf_counter()

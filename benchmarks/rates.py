@@ -81,8 +81,10 @@ def of_steps(
         "position": tf.range(size, dtype=tf.int64),
     }
 
+    zero = tf.constant(0, tf.int64)
+
     def step() -> int:
-        train_step(batch, tf.constant(0, tf.int64)).numpy()
+        train_step(batch, zero, zero).numpy()
         return size
 
     for _ in range(_WARM_UP_STEPS):

@@ -82,7 +82,7 @@ def evaluate_again() -> None:
     [feed] = job.make_feeds(manifest, [folds], inputs.INPUTS.build(), strategy=strategy, listener=listener)
     storage.claim_folder(folder, _FOLDER_KIND, _is_evaluation)  # before the evaluation, which may take long
     evaluate = runner.Evaluator(
-        model, feed, strategy=strategy, batch_size=_BATCH_SIZE.value, warn=terminal.warn
+        runner.Predictor(model, strategy), feed, batch_size=_BATCH_SIZE.value, warn=terminal.warn
     )
     evaluations = list(evaluate.evaluate_each(runner.RUN_INTERVENTIONS).values())
     evaluations += [evaluate.average_views()] if _TEST_VIEWS.value else []

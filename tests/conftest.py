@@ -179,9 +179,9 @@ def _forget_models() -> Iterator[None]:
     """Frees the models of a module's tests: TensorFlow keeps them, and the more it keeps, the slower it frees."""
     yield
     if "keras" in sys.modules:
-        from ucf50_tfrecord.evaluation import compare
+        from ucf50_tfrecord.evaluation import workbench
 
-        compare.forget_models()
+        workbench.forget_models()
         gc.freeze()  # what remains, remains for all modules
 
 

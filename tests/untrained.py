@@ -86,7 +86,7 @@ def write_run(
         for variable in model.trainable_variables:
             variable.assign(rng.normal(0, weight_std, variable.shape))
     feeds = [Feed(load_clips(manifest, folds), strategy=strategy) for folds in ((3, 4, 5), (1, 2))]
-    evaluate = runner.Evaluator(model, feeds[1], strategy=strategy, batch_size=4)
+    evaluate = runner.Evaluator(runner.Predictor(model, strategy), feeds[1], batch_size=4)
     with run_lib.open_run(str(run_dir), config):
         checkpoints = Checkpoints(str(run_dir), model, keras.optimizers.Adam())
         checkpoints.save_best(0.5, epoch=1)

@@ -241,14 +241,9 @@ def run(
     Raises:
       UserError: if no checkpoint fits, a clip cannot be read, or the loss or its gradient becomes NaN.
     """
+    predictor = runner.Predictor(job.state.model, job.strategy)
     evaluators = [
-        functools.partial(
-            runner.Evaluator,
-            feed=feed,
-            strategy=job.strategy,
-            batch_size=job.config.train.batch_size,
-            warn=listener.warn,
-        )
+        runner.Evaluator(predictor, feed, batch_size=job.config.train.batch_size, warn=listener.warn)
         for feed in job.feeds[1:]
     ]
     trained = loop.train(
@@ -258,7 +253,7 @@ def run(
         strategy=job.strategy,
         run_dir=job.run_dir,
         options=options,
-        make_evaluator=evaluators[0],
+        evaluate=evaluators[0],
         open_log=functools.partial(_open_log, job, flags),
         listener=listener,
     )
@@ -286,7 +281,7 @@ def _open_log(job: Job, flags: Mapping[str, object] | None, step: int) -> logs.T
 def _evaluate(
     job: Job,
     trained: loop.Trained,
-    evaluators: Sequence[Callable[[keras.Model], runner.Evaluator]],
+    evaluators: Sequence[runner.Evaluator],
     options: run_lib.RunOptions,
     should_stop: Callable[[], bool],
 ) -> dict[_Split, list[runner.Evaluation]] | None:
@@ -308,8 +303,8 @@ def _evaluate(
         checkpoint.load_weights(job.run_dir, "best", trained.model)
     evaluate: dict[_Split, runner.Evaluator] = {}
     if len(evaluators) > 1:
-        evaluate["test"] = evaluators[1](trained.model)
-    evaluate["validation"] = trained.evaluate
+        evaluate["test"] = evaluators[1]
+    evaluate["validation"] = evaluators[0]
     found: dict[_Split, list[runner.Evaluation]] = {split: [] for split in evaluate}
     names = [*runner.RUN_INTERVENTIONS, *([runner.VIEWS] if options.test_views else [])]
     for split, name in itertools.product(evaluate, names):

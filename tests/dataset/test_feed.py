@@ -1,3 +1,4 @@
+import itertools
 import pathlib
 import shutil
 
@@ -6,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from tests.conftest import build, flip_bit, raises_with_remedies
+from tests.dataset.helpers import assert_equal_batches
 from ucf50_tfrecord import manifest
 from ucf50_tfrecord.dataset import feed as feed_lib
 from ucf50_tfrecord.dataset import memory
@@ -193,3 +195,29 @@ def test_a_control_group_limits_the_free_memory(tmp_path, monkeypatch):
     write("memory", memory_limit_in_bytes=unlimited, memory_usage_in_bytes="700\n", memory_stat=stat)
     assert memory._cgroups_free() == [4000 - 700 + 250]
     assert memory.available_host_bytes() == 4000 - 700 + 250
+
+
+@pytest.mark.parametrize("cache", KEPT)
+def test_a_feed_of_some_clips_shares_the_kept_ones(data_dir, tmp_path, cache):
+    """Equal to a feed of its own, with the place of a skipped clip; and the kept clips serve one compiled step."""
+    copy = shutil.copytree(data_dir, tmp_path / "data")
+    flip_bit(copy / "small-fold02.tfrecord-00000-of-00002", 3000)
+    clips = load_clips(manifest.load(str(copy)), [1, 2])
+    whole = Feed(clips, strategy=make_strategy("one"), cache=cache, skip_bad_records=True)
+    chosen = np.arange(11, 2, -2)
+    bad = int(np.flatnonzero(clips.folds == 2)[0])
+    chosen = np.append(chosen[chosen != bad], bad)
+    some, again = whole.select(chosen), whole.select(chosen).select(np.arange(len(chosen)))
+    assert some.frames == whole.frames == again.frames
+    alone = Feed(clips.select(chosen), strategy=make_strategy("one"), skip_bad_records=True)
+    batches = [
+        [
+            {name: np.array(batch[name]) for name in ("index", "label", "mask")}
+            | {"video": np.array(feed.frames(batch))[np.array(batch["mask"])]}
+            for batch in itertools.islice(feed.batches(batch_size=2, seed=5), 6)
+        ]
+        for feed in (some, again, alone)
+    ]
+    for found in batches[:2]:
+        assert_equal_batches(found, batches[2])
+    assert [list(feed.skipped) for feed in (some, again, alone)] == [[len(chosen) - 1]] * 3

@@ -77,13 +77,13 @@ def test_resident_clips_are_gathered_on_gpus(data_dir):
 
     clips = load_clips(manifest.load(str(data_dir)), [1])
     feed = Feed(clips, strategy=make_strategy("one"), cache="device")
-    gather = tf.function(lambda index: feed.frames({"index": index}))
+    gather = tf.function(lambda index: feed.frames({"row": index}))
     assert missing(gather, INDEX) == set()
     np.testing.assert_array_equal(gather(tf.constant([3, 1], tf.int64)).shape, (2, 5, 16, 24, 3))
 
     @tf.function
     def keep(video, index):
-        feed._residents[0].scatter_update(tf.IndexedSlices(video, index))
+        feed._residents.write(video, index)
 
     assert missing(keep, tf.TensorSpec((4, 5, 16, 24, 3), tf.uint8), INDEX) == set()
 

@@ -48,12 +48,16 @@ def test_compressed_frames_are_read_as_raw_ones(clips, videos_dir, tmp_path, enc
 
 def test_frames_in_memory_give_the_same_batches(clips):
     whole = read_batches(clips, 12, batch_size=4, seed=3)
-    table = np.empty((18, 5, 16, 24, 3), np.uint8)
+    table, rows = np.empty((20, 5, 16, 24, 3), np.uint8), np.arange(19, 1, -1)
     for batch in whole[:5]:
-        table[batch["index"]] = batch["video"]
-    index = pipeline.index_batches(clips, batch_size=4, seed=3)
-    found = pipeline.gather_frames(index, table, Buffers()).take(12)
-    assert_equal_batches([{k: np.array(v) for k, v in batch.items()} for batch in found], whole)
+        table[rows[batch["index"]]] = batch["video"]
+    index = pipeline.index_batches(clips, batch_size=4, seed=3, rows=rows)
+    found = [
+        {k: np.array(v) for k, v in batch.items()}
+        for batch in pipeline.gather_frames(index, table, Buffers()).take(12)
+    ]
+    assert all((batch.pop("row") == rows[batch["index"]]).all() for batch in found)
+    assert_equal_batches(found, whole)
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 5, 18, 64])

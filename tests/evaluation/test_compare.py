@@ -18,12 +18,14 @@ from ucf50_tfrecord.architectures import MODELS
 from ucf50_tfrecord.dataset.clips import load_clips
 from ucf50_tfrecord.dataset.reader import ClipReader
 from ucf50_tfrecord.errors import UserError
-from ucf50_tfrecord.evaluation import audit, cells, compare, recurrence
+from ucf50_tfrecord.evaluation import audit, cells, compare, recurrence, workbench
 from ucf50_tfrecord.evaluation.cells import ComparisonSpec, Recipe
 from ucf50_tfrecord.evaluation.crew import Outcome
 from ucf50_tfrecord.evaluation.results import Cell
 from ucf50_tfrecord.specs import AugmentSpec, ModelSpec, TrainSpec
 from ucf50_tfrecord.storage import folder_lock
+from ucf50_tfrecord.training import step
+from ucf50_tfrecord.training.listener import Listener
 from ucf50_tfrecord.training.run import RunConfig
 from ucf50_tfrecord.training.strategy import make_strategy
 
@@ -144,7 +146,7 @@ def test_a_task_begins_with_its_part_and_leaves_out_what_others_run(clips, tmp_p
     folder.mkdir(parents=True)
     with folder_lock(folder):
         assert comparison.claimable((1, 3)) == [wanted[1], wanted[0], wanted[3]]
-        assert comparison.run_cell(wanted[2], strategy=None, listener=None) == Outcome.ELSEWHERE
+        assert comparison.run_cell(wanted[2], bench=None, listener=None) == Outcome.ELSEWHERE
     assert comparison.unfinished() == wanted and not list(folder.glob("*.json"))
 
 
@@ -229,20 +231,72 @@ def test_two_replicas_give_the_results_of_one_device(data_dir, tmp_path):
 
 
 @pytest.mark.slow
-def test_finished_cells_leave_nothing_in_memory(clips, tmp_path):
+@pytest.mark.parametrize(
+    "cache, options",
+    [
+        ("host", {"optimizer": "adamw", "schedule": "cosine", "warmup_epochs": 0.5, "ema": 0.9, "epochs": 2}),
+        ("device", {"precision": "float16", "augment": AugmentSpec(horizontal_flip=True, temporal_shift=1)}),
+    ],
+)
+def test_cells_that_share_a_compiled_model_equal_cells_that_do_not(clips, tmp_path, cache, options):
+    """Bit for bit, with parts of different sizes: seeds, schedule, moments, averages and loss scale start anew."""
+    own = recipe("lstm")
+    own = dataclasses.replace(
+        own,
+        model=dataclasses.replace(own.model, dropout=0.5),
+        train=dataclasses.replace(own.train, batch_size=4, **options),
+    )
+    shared = compare.Comparison(
+        folder=str(tmp_path / "shared"),
+        spec=spec("lstm", recipes={"lstm": own}, num_seeds=2, orders=("shuffled",)),
+        clips=clips.select(np.arange(len(clips) - 4)),
+        cache=cache,
+    )
+    shared.run(cells.ComparisonListener(), strategy=make_strategy("one"))
+    alone = dataclasses.replace(shared, folder=str(tmp_path / "alone"))
+    for cell in alone.spec.cells():
+        bench = alone.open_bench(make_strategy("one"))
+        assert alone.run_cell(cell, bench=bench, listener=Listener()) == Outcome.FINISHED
+    found, expected = shared.results(), alone.results()
+    for one, other in zip(found.cells, expected.cells, strict=True):
+        assert one.cell == other.cell and one.recurrence == other.recurrence
+        for name, logits in other.logits.items():
+            np.testing.assert_array_equal(one.logits[name], logits, err_msg=f"{one.cell} {name}")
+    assert len({result.logits["none"].tobytes() for result in found.cells}) == len(found.cells)
+
+
+def test_trainings_of_equal_shape_are_traced_once(clips, tmp_path, monkeypatch):
+    """Two seeds, two parts of different sizes, and a split by video."""
+    made = []
+    make = step.make_train_steps
+    monkeypatch.setattr(
+        step, "make_train_steps", lambda *arguments: made.append(make(*arguments)) or made[-1]
+    )
+    compare.Comparison(
+        folder=str(tmp_path),
+        spec=spec("frame_pool", num_seeds=2, audited=("frame_pool",)),
+        clips=clips.select(np.arange(len(clips) - 4)),
+        cache="host",
+    ).run(cells.ComparisonListener(), strategy=make_strategy("one"))
+    assert [function.experimental_get_tracing_count() for function in made] == [1]
+
+
+@pytest.mark.slow
+def test_cells_share_models_in_memory_and_a_comparison_leaves_none(clips, tmp_path):
     def count():
-        compare.forget_models()
+        workbench.forget_models()
         return sum(isinstance(thing, (ClipReader, keras.Model, FuncGraph)) for thing in gc.get_objects())
 
     before, counts = count(), []
     compare.Comparison(
         folder=str(tmp_path),
-        spec=spec("frame_pool", "seed_lstm"),
+        spec=spec("frame_pool", "seed_lstm", num_seeds=3),
         clips=clips,
         cache="host",
     ).run(cells.ComparisonListener(start=lambda *_: counts.append(count())), strategy=make_strategy("one"))
-    assert counts[0] <= before and len(counts) == 4
-    assert counts[1:] == counts[:1] * 3 and count() == counts[0]
+    assert counts[0] <= before and len(counts) == 12
+    assert counts[0] < counts[1] < counts[2] and len(set(counts[4:])) == 1
+    assert count() == counts[0]
 
 
 def test_the_check_of_order_blind_models_tolerates_rounding_alone():

@@ -31,6 +31,7 @@ COST = Cost(
     checkpoint_bytes=1000,
 )
 WORK = Work(
+    order="kept",
     num_clips=100,
     num_frozen_steps=30,
     num_steps=40,
@@ -48,10 +49,10 @@ def clips(data_dir):
 
 
 def test_a_cell_takes_its_fixed_time_and_that_of_its_steps_and_tests():
-    # 3 to start, 1 to load, 3 frozen steps, 20 steps, 4 + 1 to test, 5 to inspect
-    assert estimate.cell_secs(COST, WORK) == pytest.approx(37.0)
+    # 3 to start, 3 frozen steps, 20 steps, 4 + 1 to test, 5 to inspect
+    assert estimate.cell_secs(COST, WORK) == pytest.approx(36.0)
     blind = dataclasses.replace(WORK, inspects=False, num_frozen_steps=0, num_epoch_tests=1000)
-    assert estimate.cell_secs(COST, blind) == pytest.approx(31.0)
+    assert estimate.cell_secs(COST, blind) == pytest.approx(30.0)
 
 
 def test_each_process_takes_the_next_cell_when_it_is_free():
@@ -70,12 +71,16 @@ def test_needs_add_up_over_unfinished_cells_and_processes():
         num_processes=2,
         launch_secs=8.0,
     )
-    assert needs.secs == pytest.approx(8 + 20 + 1 + 37 + 40)  # one process runs a, the other a and b
+    # Start, load 100 clips, compile a and b; one process runs a, the other a and b.
+    assert needs.secs == pytest.approx(8 + 1 + 20 + 1 + 36 + 39)
+    shuffled = [*left, ("a", dataclasses.replace(WORK, order="shuffled"))]
+    later = estimate.needs({"a": COST, "b": other}, shuffled, num_processes=2, launch_secs=8.0)
+    assert later.secs == pytest.approx(8 + 1 + 20 + 1 + 20 + 36 + 39)
     assert needs.memory_bytes == 2 * (900 + 100)
     # A checkpoint and 10 logits per cell; results.json repeats these, and has those of finished cells.
     assert needs.disk_bytes == 1000 + 1000 + 2000 + 3 * 10 * 4 + (30 + 100) * 4
     tasks = estimate.needs({"a": COST}, 8 * [("a", WORK)], num_processes=2, num_tasks=2)
-    assert tasks.secs == pytest.approx(20 + 2 * 37) and tasks.memory_bytes == 2 * 700
+    assert tasks.secs == pytest.approx(1 + 20 + 2 * 36) and tasks.memory_bytes == 2 * 700
     assert estimate.needs({}, [], num_processes=2) == estimate.Needs(secs=0.0, memory_bytes=0, disk_bytes=0)
 
 

@@ -38,7 +38,8 @@ def clips_of(model, count=6, seed=0):
 
 
 def inspect(model, **options):
-    return recurrence.inspect(model, clips_of(model), clips_of(model, seed=1), **options)
+    stepwise = recurrence.StepwiseModel(model)
+    return recurrence.inspect(stepwise, clips_of(model), clips_of(model, seed=1), **options)
 
 
 def gradients(model):
@@ -210,7 +211,7 @@ def test_training_clips_of_one_class_are_an_error():
     model = fading_rnn(0.5)
     video, labels = clips_of(model)
     with pytest.raises(UserError, match="at least 2 classes"):
-        recurrence.inspect(model, (video, labels * 0), (video, labels))
+        recurrence.inspect(recurrence.StepwiseModel(model), (video, labels * 0), (video, labels))
 
 
 # -- Whole models ---------------------------------------------------------------------------------
@@ -273,4 +274,4 @@ def test_other_models_are_an_error_that_names_them(name):
 def test_clips_that_do_not_fit_are_an_error(change, expected):
     model = fading_rnn(0.5)
     with pytest.raises(UserError, match=expected):
-        recurrence.inspect(model, clips_of(model), change(*clips_of(model)))
+        recurrence.inspect(recurrence.StepwiseModel(model), clips_of(model), change(*clips_of(model)))

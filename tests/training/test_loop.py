@@ -19,7 +19,7 @@ from ucf50_tfrecord.dataset import pipeline
 from ucf50_tfrecord.dataset.clips import load_clips
 from ucf50_tfrecord.dataset.feed import Feed, read_clips
 from ucf50_tfrecord.errors import UserError
-from ucf50_tfrecord.evaluation import compare, runner
+from ucf50_tfrecord.evaluation import runner, workbench
 from ucf50_tfrecord.specs import ModelSpec, TrainSpec
 from ucf50_tfrecord.training import checkpoint, logs, loop
 from ucf50_tfrecord.training import meter as meter_lib
@@ -55,14 +55,15 @@ def train(
         Feed(load_clips(loaded, folds), strategy=strategy, cache=cache, skip_bad_records=skip_bad_records)
         for folds in ([2, 3, 4, 5], [1])
     )
-    default = functools.partial(runner.Evaluator, feed=val_feed, strategy=strategy, batch_size=4)
     model_spec = ModelSpec(
         name=model, num_classes=3, num_frames=5, height=16, width=24, dropout=dropout, **encoder or {}
     )
     train_spec = TrainSpec(**dict(epochs=2, batch_size=5, precision=precision) | spec)
+    state = loop.build_state(model_spec, train_spec, num_clips=len(feed.clips), strategy=strategy)
+    make_evaluator = make_evaluator or functools.partial(runner.Evaluator, feed=val_feed, batch_size=4)
     return loop.train(
         feed,
-        loop.build_state(model_spec, train_spec, num_clips=len(feed.clips), strategy=strategy),
+        state,
         train_spec,
         strategy=strategy,
         run_dir=str(run_dir),
@@ -72,7 +73,7 @@ def train(
             checkpoint_secs=checkpoint_secs,
             profile_steps=profile_steps,
         ),
-        make_evaluator=make_evaluator or default,
+        evaluate=make_evaluator(runner.Predictor(state.model, strategy)),
         open_log=lambda step: logs.TensorBoardLog(str(run_dir), start_step=step),
         listener=Listener(**listener or {}),
     )
@@ -82,7 +83,7 @@ def train(
 def forget_models():
     """Frees the models of each test at once: to free those of the whole module takes TensorFlow up to a minute."""
     yield
-    compare.forget_models()
+    workbench.forget_models()
 
 
 @pytest.fixture(autouse=True)
@@ -281,7 +282,7 @@ def test_early_stopping_stops_a_run_that_no_longer_improves(data_dir, tmp_path):
 
     clips, strategy = load_clips(manifest.load(str(data_dir)), [1]), strategy_lib.make_strategy("one")
     feed = Feed(clips, strategy=strategy)
-    make_evaluator = functools.partial(Peaking, feed=feed, strategy=strategy, batch_size=4)
+    make_evaluator = functools.partial(Peaking, feed=feed, batch_size=4)
     options = {"epochs": 9, "early_stopping": 2, "make_evaluator": make_evaluator}
     trained = train(data_dir, tmp_path, **options)
     assert trained.finished and (trained.step, trained.epochs) == (4 * 5, 4)
@@ -477,7 +478,8 @@ def test_a_dataset_without_a_readable_clip_stops_training(data_dir, tmp_path):
     feed = Feed(clips, strategy=strategy, skip_bad_records=True)
     model = models.build_model(ModelSpec(name="seed_pool", num_classes=3, num_frames=5, height=16, width=24))
     warnings = []
-    evaluate = runner.Evaluator(model, feed, strategy=strategy, batch_size=4, warn=warnings.append)
+    predictor = runner.Predictor(model, strategy)
+    evaluate = runner.Evaluator(predictor, feed, batch_size=4, warn=warnings.append)
     with pytest.raises(UserError, match="Expected at least 1 clip that can be read. Received: skipped=6"):
         evaluate()
     assert "6 of 6 clips were skipped" in warnings[0]

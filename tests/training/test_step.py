@@ -33,7 +33,8 @@ def one_step(model, batch, rate=0.1, averages=None, **spec):
         frames=lambda batch: batch["video"],
         averages=averages,
     )
-    return step.StepResult.of(train_step(batch, tf.constant(0, tf.int64)).numpy())._asdict()
+    zero = tf.constant(0, tf.int64)
+    return step.StepResult.of(train_step(batch, zero, zero).numpy())._asdict()
 
 
 def gradient_by_hand(model, batch):
@@ -144,7 +145,7 @@ train_step = step.make_train_step(model, scaled, spec, strategy=strategy, frames
 found = []
 for number in range(8):
     batch = strategy.experimental_distribute_values_from_function(part)
-    sums = step.StepResult.of(train_step(batch, tf.constant(number, tf.int64)).numpy())
+    sums = step.StepResult.of(train_step(batch, tf.constant(number, tf.int64), tf.constant(0, tf.int64)).numpy())
     copies = [v.numpy().tolist() for v in strategy.experimental_local_results(model.trainable_variables[0].value)]
     found.append([float(sums.finite), float(scaled.scale_loss(1.0)), copies[0] == copies[1], bool(np.any(copies[0]))])
 print(json.dumps(found))

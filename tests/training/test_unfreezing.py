@@ -60,8 +60,8 @@ def watch(data_dir):
     seen, strategy = [], strategy_lib.make_strategy("one")
     feed = Feed(load_clips(manifest.load(str(data_dir)), [1]), strategy=strategy)
 
-    def make_evaluator(model):
-        evaluate = runner.Evaluator(model, feed, strategy=strategy, batch_size=4)
+    def make_evaluator(predictor):
+        evaluate, model = runner.Evaluator(predictor, feed, batch_size=4), predictor.model
 
         def watched():
             seen.append((encoder_of(model).get_weights(), model.get_layer("logits").get_weights()))
@@ -172,9 +172,8 @@ def test_a_frozen_encoder_has_no_backward_pass(data_dir, frozen, is_frozen):
         frames=lambda batch: batch["video"],
         variables=state.trained_variables(frozen=is_frozen),
     )
-    graph = train_step.get_concrete_function(
-        read_all(data_dir, batch_size=32), tf.constant(0, tf.int64)
-    ).graph
+    zero = tf.constant(0, tf.int64)
+    graph = train_step.get_concrete_function(read_all(data_dir, batch_size=32), zero, zero).graph
     kinds = {operation.type for operation in graph.get_operations()}
     assert "Conv2D" in kinds and ("Conv2DBackpropFilter" in kinds) == (not is_frozen)
 

@@ -33,7 +33,7 @@ for _ in range(-(-len(clips) // batch_size)):
 keras.utils.set_random_seed(0)
 with strategy.scope():
     model = models.build_model(ModelSpec(name="seed_pool", num_classes=3, num_frames=5, height=16, width=24))
-evaluate = runner.Evaluator(model, feed, strategy=strategy, batch_size=batch_size)
+evaluate = runner.Evaluator(runner.Predictor(model, strategy), feed, batch_size=batch_size)
 print(json.dumps([seen, evaluate("shuffle1").logits.tolist(), evaluate().scores["accuracy"]]))
 """
 ONE = WORKER.replace(

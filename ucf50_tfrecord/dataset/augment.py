@@ -51,7 +51,13 @@ class Draws(NamedTuple):
 
 
 def augment(
-    video: tf.Tensor, position: tf.Tensor, *, spec: AugmentSpec, batch_size: int, seed: int, step: tf.Tensor
+    video: tf.Tensor,
+    position: tf.Tensor,
+    *,
+    spec: AugmentSpec,
+    batch_size: int,
+    seed: int | tf.Tensor,
+    step: tf.Tensor,
 ) -> tf.Tensor:
     """Applies to each clip of a batch the random changes that `spec` names.
 
@@ -61,15 +67,15 @@ def augment(
       position: the clips' positions in the global batch, int64 [B].
       spec: the changes and their strengths.
       batch_size: number of clips in the global batch.
-      seed: the run's seed.
+      seed: the run's seed, an int or int64 [] on the host.
       step: index of the training step, counted from the run's start, int64 [].
 
     Returns:
       The changed clips or features, of the shape and dtype of `video`.
     """
     with tf.device("CPU:0"):  # TensorFlow expects seeds on the CPU, also for random numbers drawn on a GPU
-        seeds = tf.stack([tf.constant(seed, tf.int64), step])
-        order_seeds = tf.stack([tf.constant(seed, tf.int64) + _ORDER_STREAM, step])
+        seed = tf.convert_to_tensor(seed, tf.int64)
+        seeds, order_seeds = tf.stack([seed, step]), tf.stack([seed + _ORDER_STREAM, step])
     if spec.frame_order != FrameOrder.KEPT:
         keys = tf.random.stateless_uniform([batch_size, video.shape[1]], seed=order_seeds)
         video = arrange_frames(video, tf.gather(keys, position), spec.frame_order)

@@ -7,9 +7,10 @@ same in all three cases.
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import functools
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -143,7 +144,7 @@ class Feed:
         """
         expect(Cache(cache) != Cache.AUTO, "a cache other than auto", cache=cache)
         self.clips, self.cache = clips, cache
-        self._strategy = strategy
+        self._strategy, self._skips_bad_records = strategy, skip_bad_records
         self._reader = ClipReader(
             clips if cache == Cache.NONE else _in_order(clips), skip_bad_records=skip_bad_records
         )
@@ -159,18 +160,36 @@ class Feed:
         stored = clips.manifest.stored
         shape = (len(clips), *stored.shape)
         self._table = np.empty(shape if cache == Cache.HOST else 0, stored.dtype)
-        # Variables, because on GPUs TensorFlow gathers uint8 from variables but not from tensors.
         devices = strategy.extended.worker_devices if cache == Cache.DEVICE else ()
-        self._residents = [
-            _empty_on(device, shape, stored.dtype) for device in devices
-        ]  # in the order of replicas
+        self._residents = _Residents(devices, shape, stored.dtype)
+        self._rows = np.arange(len(clips))
         if cache != Cache.NONE:
             self._load(on_loaded)
+
+    def select(self, chosen: np.ndarray, *, shuffle_shards: int = 0) -> Feed:
+        """Returns a feed of some of these clips. Clips that are kept in memory are shared, not loaded again.
+
+        Args:
+          chosen: positions of the clips in this feed, int64 [M], or a mask of the clips, bool [N].
+          shuffle_shards: number of shards whose clips are shuffled together, or 0 for all shards.
+        """
+        clips = dataclasses.replace(self.clips.select(chosen), shuffle_shards=shuffle_shards)
+        if self.cache == Cache.NONE:
+            return Feed(clips, strategy=self._strategy, skip_bad_records=self._skips_bad_records)
+        feed = copy.copy(self)
+        positions = np.arange(len(self.clips))[chosen]
+        feed.clips, feed._rows = clips, self._rows[chosen]
+        feed.skipped = {
+            place: self.skipped[position]
+            for place, position in enumerate(positions.tolist())
+            if position in self.skipped
+        }
+        return feed
 
     def iterator(
         self, *, batch_size: int, seed: int | None = None, start_step: int = 0, view: int = 0
     ) -> Iterator[Any]:
-        """Returns a distributed iterator over batches of clips.
+        """Returns an iterator over batches of clips, which may be distributed.
 
         Each replica receives its part of a batch as a dictionary. The dictionary holds the tensors that
         pipeline.index_batches lists, and those from which `frames` takes the frames. A tf.function may use
@@ -187,7 +206,15 @@ class Feed:
         make = functools.partial(
             self._worker_dataset, batch_size=batch_size, seed=seed, start_step=start_step, view=view
         )
-        return iter(self._strategy.distribute_datasets_from_function(make))
+        strategy = self._strategy
+        if (
+            isinstance(strategy, tf.distribute.OneDeviceStrategy)
+            and "CPU" in strategy.extended.worker_devices[0]
+        ):
+            # A distributed iterator would copy each batch, and take seconds to delete: the deletion waits for a
+            # sleeping thread that tunes the copies.
+            return iter(make(tf.distribute.InputContext()))
+        return iter(strategy.distribute_datasets_from_function(make))
 
     def batches(
         self, *, batch_size: int, seed: int | None = None, start_step: int = 0, view: int = 0
@@ -208,31 +235,24 @@ class Feed:
                 return
             yield batch
 
-    def frames(self, batch: dict[str, tf.Tensor]) -> tf.Tensor:
-        """Returns the frames of a replica's batch, uint8 [B, T, H, W, 3], wherever they are kept.
+    @property
+    def frames(self) -> Callable[[dict[str, tf.Tensor]], tf.Tensor]:
+        """The function that returns the frames of a replica's batch, wherever they are kept.
 
-        If the shards hold features in place of frames, returns the features, float16 [B, T, ...]. If they
-        hold several views of each clip, returns the features of the view that the batch names.
+        Its argument is the replica's batch, a dictionary of tensors from `iterator`. It returns the frames,
+        uint8 [B, T, H, W, 3]. If the shards hold features in place of frames, it returns the features, float16
+        [B, T, ...]. If they hold several views of each clip, it returns the features of the view that the batch
+        names.
 
-        Call this method inside a training or evaluation step, in the replica's context.
-
-        Args:
-          batch: the replica's batch, a dictionary of tensors from `iterator`.
+        Call it inside a training or evaluation step, in the replica's context. Feeds that share their kept
+        clips, or keep none on a device, have equal functions; so a step that is compiled for one serves all.
         """
-        if not self._residents:
-            return pipeline.take_view(batch)
-        replica = tf.get_static_value(
-            tf.convert_to_tensor(tf.distribute.get_replica_context().replica_id_in_sync_group)
-        )
-        resident = self._residents[replica % len(self._residents)]
-        if "view" in batch:
-            return tf.gather_nd(resident, tf.stack([batch["index"], batch["view"]], axis=1))
-        return tf.gather(resident, batch["index"])
+        return self._residents.gather if self.cache == Cache.DEVICE else pipeline.take_view
 
     @property
     def resident_devices(self) -> list[str]:
         """The devices in whose memory the clips are kept, by TensorFlow's names; empty for other caches."""
-        return [resident.device for resident in self._residents]
+        return [resident.device for resident in self._residents.copies]
 
     def describe_skipped(self) -> Advice:
         """Returns a warning that states why clips were skipped, and how to repair their shards."""
@@ -287,6 +307,7 @@ class Feed:
                 num_replicas=self._strategy.num_replicas_in_sync // context.num_input_pipelines,
             ),
             usable=usable,
+            rows=None if self.cache == Cache.NONE else self._rows,
             view=view,
         )
         if self.cache == Cache.NONE:
@@ -305,8 +326,7 @@ class Feed:
                 index, video = batch["index"], batch["video"]  # for padding, a clip is written a second time
                 if self.cache == Cache.HOST:
                     self._table[index.numpy()] = video.numpy()
-                for resident in self._residents:
-                    resident.scatter_update(tf.IndexedSlices(video, index))
+                self._residents.write(video, index)
                 num_new = min(len(video), len(self.clips) - num_loaded)
                 num_loaded += num_new
                 on_loaded(num_new)
@@ -378,6 +398,31 @@ def _explained(reader: ClipReader) -> Iterator[None]:
         ) from error
 
 
-def _empty_on(device: str, shape: tuple[int, ...], dtype: str) -> tf.Variable:
-    with tf.device(device):
-        return tf.Variable(tf.zeros(shape, dtype), trainable=False)
+class _Residents:
+    """Clips that are kept on devices: each device has a copy of all of them.
+
+    copies: a variable for each device, in the order of replicas. Variables, because on GPUs TensorFlow gathers
+      uint8 from variables but not from tensors.
+    """
+
+    def __init__(self, devices: Sequence[str], shape: tuple[int, ...], dtype: str):
+        """Makes copies of `shape` and `dtype` on `devices`, filled with zeros."""
+        self.copies: list[tf.Variable] = []
+        for device in devices:
+            with tf.device(device):
+                self.copies.append(tf.Variable(tf.zeros(shape, dtype), trainable=False))
+
+    def write(self, video: tf.Tensor, rows: tf.Tensor) -> None:
+        """Writes clips, [B, ...], into the given rows, int64 [B], on all devices."""
+        for resident in self.copies:
+            resident.scatter_update(tf.IndexedSlices(video, rows))
+
+    def gather(self, batch: dict[str, tf.Tensor]) -> tf.Tensor:
+        """Returns the clips of a replica's batch from the replica's device; see Feed.frames."""
+        replica = tf.get_static_value(
+            tf.convert_to_tensor(tf.distribute.get_replica_context().replica_id_in_sync_group)
+        )
+        resident = self.copies[replica % len(self.copies)]
+        if "view" in batch:
+            return tf.gather_nd(resident, tf.stack([batch["row"], batch["view"]], axis=1))
+        return tf.gather(resident, batch["row"])

@@ -137,6 +137,7 @@ def index_batches(
     start_step: int = 0,
     worker_slice: WorkerSlice = WorkerSlice(),
     usable: np.ndarray | None = None,
+    rows: np.ndarray | None = None,
     view: int = 0,
 ) -> tf.data.Dataset:
     """Builds the dataset of one worker's batches, with the clips' indices and labels but without frames.
@@ -152,6 +153,7 @@ def index_batches(
       worker_slice: the part of each global batch that this worker reads. The dataset yields this part as one
         batch per replica of the worker, in the order of the replicas.
       usable: bool [N], False for clips that must not count; None means that all clips count.
+      rows: each clip's row in a table of kept clips, int64 [N]; None if clips are not kept in memory.
       view: index of the view to read from each clip, if the records hold several. With a seed it is ignored,
         because views are drawn anew each epoch.
 
@@ -162,6 +164,7 @@ def index_batches(
         label: int32 [B], the label of the clip's class.
         position: int64 [B], the clip's position in the global batch, below batch_size.
         mask: bool [B], False for padding and for clips that are not usable.
+        row: int64 [B], the clip's row. Only with `rows`.
         view: int64 [B], index of the clip's view. Only if the records hold several views.
 
     Raises:
@@ -191,6 +194,8 @@ def index_batches(
         slots = tf.numpy_function(epoch_slots, [epoch], dtypes, stateful=False)
         index, position, mask, views = (tf.ensure_shape(part, [None, size]) for part in slots)
         batches = {"index": index, "label": tf.gather(labels, index), "position": position, "mask": mask}
+        if rows is not None:
+            batches["row"] = tf.gather(tf.constant(rows), index)
         if clips.manifest.num_views > 1:
             batches["view"] = views
         return tf.data.Dataset.from_tensor_slices(batches)
@@ -200,6 +205,9 @@ def index_batches(
     options = tf.data.Options()
     # Batches are divided above, clip by clip; TensorFlow must not divide them again.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    # The parallelism is chosen below. The thread that would tune it may sleep for seconds after the last batch,
+    # and an iterator's deletion waits for it.
+    options.autotune.enabled = False
     return dataset.with_options(options)
 
 
@@ -252,7 +260,8 @@ def read_frames(batches: tf.data.Dataset, reader: ClipReader) -> tf.data.Dataset
         batches = batches.map(read, num_parallel_calls=parallel, deterministic=True)
     else:  # decoding takes most of the time, so it runs in parallel clip by clip
         clips = batches.map(read_encoded, num_parallel_calls=parallel, deterministic=True).unbatch()
-        clips = clips.map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        cores = len(os.sched_getaffinity(0))
+        clips = clips.map(decode, num_parallel_calls=cores, deterministic=True)
         batches = clips.batch(size, drop_remainder=True)
     return batches.prefetch(_PREFETCHED_BATCHES)
 
@@ -340,20 +349,20 @@ def gather_frames(batches: tf.data.Dataset, table: np.ndarray, buffers: Buffers)
     As many batches are in memory as for read_frames.
 
     Args:
-      batches: a dataset as index_batches returns it.
-      table: the frames or features of all clips, [N, T, ...].
+      batches: a dataset as index_batches returns it for `rows` of the table.
+      table: the frames or features of clips, [M, T, ...].
       buffers: the pool that the batches' memory is taken from.
     """
     size = batches.element_spec["index"].shape[0]
     parallel = _parallel_batches(size * table[0].nbytes)
 
-    def take(index: np.ndarray) -> np.ndarray:
-        # mode="clip" writes straight into `out`; every index is in range.
+    def take(rows: np.ndarray) -> np.ndarray:
+        # mode="clip" writes straight into `out`; every row is in range.
         out = buffers.take((size, table[0].nbytes)).view(table.dtype).reshape(size, *table.shape[1:])
-        return np.take(table, index, axis=0, out=out, mode="clip")
+        return np.take(table, rows, axis=0, out=out, mode="clip")
 
     def gather(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        video = tf.numpy_function(take, [batch["index"]], tf.as_dtype(table.dtype), stateful=False)
+        video = tf.numpy_function(take, [batch["row"]], tf.as_dtype(table.dtype), stateful=False)
         return batch | {"video": tf.ensure_shape(video, (size, *table.shape[1:]))}
 
     batches = batches.map(gather, num_parallel_calls=parallel, deterministic=True)

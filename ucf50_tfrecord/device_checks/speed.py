@@ -15,7 +15,7 @@ from ucf50_tfrecord.dataset import feed as feed_lib
 from ucf50_tfrecord.device_checks import operations, peaks
 from ucf50_tfrecord.device_checks.outcomes import Clock, Options, Result, judge, not_checked
 from ucf50_tfrecord.device_checks.trial import Speed, Trial
-from ucf50_tfrecord.evaluation.compare import forget_models
+from ucf50_tfrecord.evaluation.workbench import forget_models
 from ucf50_tfrecord.specs import format_bytes
 from ucf50_tfrecord.training import strategy as strategy_lib
 

@@ -82,10 +82,7 @@ class Trial:
             recipes.model_spec(settings, manifest), self.spec, num_clips=len(clips), strategy=strategy
         )
         self.model = state.model
-        train_step = step_lib.make_train_step(
-            state.model, state.optimizer, self.spec, strategy=strategy, frames=self.feed.frames
-        )
-        self._train_steps = step_lib.make_train_steps(train_step, strategy)
+        self._train_steps = state.train_steps(self.feed.frames, frozen=False)
         self._batches = self.feed.iterator(batch_size=self.spec.batch_size, seed=self.spec.seed)
         self._meter = meter_lib.Meter()
         self._step = 0
@@ -96,8 +93,9 @@ class Trial:
             self._meter.start_call()
             with tf.device("CPU:0"):  # the host derives random seeds from the step
                 arguments = tf.constant(self._step, tf.int64), tf.constant(1, tf.int32), tf.constant(0.0)
+                seed = tf.constant(self.spec.seed, tf.int64)
             with self.feed.explained():
-                rows, times, _ = self._train_steps(self._batches, *arguments)
+                rows, times, _ = self._train_steps(self._batches, *arguments, seed)
                 self._meter.end_call(rows, times)
             self._step += 1
         return step_lib.StepResult.of(self._meter.read())

@@ -12,9 +12,7 @@ import itertools
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 
-import keras
 import numpy as np
-import tensorflow as tf
 
 from ucf50_tfrecord.architectures import model_traits
 from ucf50_tfrecord.choices import FoldBy, FrameOrder
@@ -26,6 +24,7 @@ from ucf50_tfrecord.evaluation.audit import NOT_TESTED
 from ucf50_tfrecord.evaluation.interventions import PLAIN, SHUFFLES
 from ucf50_tfrecord.evaluation.results import Cell, CellResult, video_of
 from ucf50_tfrecord.evaluation.runner import Evaluator
+from ucf50_tfrecord.evaluation.workbench import Tester
 from ucf50_tfrecord.specs import ModelSpec, TrainSpec, format_folds, to_json
 from ucf50_tfrecord.training.listener import Listener, TrainProgress
 
@@ -227,13 +226,13 @@ class Subject:
 
     cell: the training and the part of the clips that is tested on.
     recipe: specification of the model and its training, with the cell's seed and frame order.
-    model: the model.
+    tester: the model's compiled functions.
     run_dir: folder of the model's weights.
     """
 
     cell: Cell
     recipe: Recipe
-    model: keras.Model
+    tester: Tester
     run_dir: str
 
 
@@ -244,7 +243,6 @@ def examine(
     *,
     changed: Mapping[str, Feed] | None = None,
     all_ids: Sequence[str],
-    strategy: tf.distribute.Strategy,
     listener: Listener,
     look_inside: bool = True,
 ) -> CellResult | None:
@@ -257,7 +255,6 @@ def examine(
       changed: if the clips are stored as features, a dictionary from the name of each intervention that
         changes pixels to a feed. The feed holds the features of the changed clips.
       all_ids: ids of all clips of the comparison.
-      strategy: distribution strategy of the devices to test on.
       listener: functions that receive warnings and may stop the tests.
       look_inside: whether to inspect the model's recurrent layer. The layer is inspected only if the model
         has one and the cell's training is the usual one.
@@ -271,27 +268,14 @@ def examine(
     """
     cell, recipe = subject.cell, subject.recipe
     names = interventions_of(cell, recipe.model.num_frames, of_features=bool(recipe.model.feature_shape))
-    evaluate = Evaluator(
-        subject.model,
-        test,
-        strategy=strategy,
-        batch_size=TEST_BATCH_SIZE,
-        names=names,
-        warn=listener.warn,
+    make_evaluator = functools.partial(
+        Evaluator, subject.tester.predictor, batch_size=TEST_BATCH_SIZE, warn=listener.warn
     )
-    found = evaluate.evaluate_each(names, listener.should_stop)
+    found = make_evaluator(test, names=names).evaluate_each(names, listener.should_stop)
     if found is None:
         return None
     for name, feed in (changed or {}).items():
-        evaluate = Evaluator(
-            subject.model,
-            feed,
-            strategy=strategy,
-            batch_size=TEST_BATCH_SIZE,
-            names=[PLAIN],
-            warn=listener.warn,
-        )
-        of_changed = evaluate.evaluate_each([PLAIN], listener.should_stop)
+        of_changed = make_evaluator(feed, names=[PLAIN]).evaluate_each([PLAIN], listener.should_stop)
         if of_changed is None:
             return None
         expect(
@@ -308,7 +292,7 @@ def examine(
     as_usual = cell == Cell(model=cell.model, part=cell.part, seed=cell.seed)
     inside = None
     if look_inside and as_usual and model_traits(recipe.model.name).recurrent:
-        inside = to_json(recurrence.inspect(subject.model, _some(train), _some(tested)))
+        inside = to_json(recurrence.inspect(subject.tester.stepwise, _some(train), _some(tested)))
     place = {clip_id: i for i, clip_id in enumerate(all_ids)}
     return CellResult(
         cell=cell,

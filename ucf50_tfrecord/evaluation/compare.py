@@ -15,15 +15,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import gc
 import os
 import pathlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-import keras
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.framework import ops as tf_ops
 
 from ucf50_tfrecord import jobs, storage
 from ucf50_tfrecord.choices import Cache, FoldBy, Strategy
@@ -36,6 +33,7 @@ from ucf50_tfrecord.evaluation.cells import ComparisonListener, ComparisonSpec, 
 from ucf50_tfrecord.evaluation.crew import Outcome
 from ucf50_tfrecord.evaluation.results import Cell, CellResult, ComparedClips, Results
 from ucf50_tfrecord.evaluation.runner import Evaluator
+from ucf50_tfrecord.evaluation.workbench import Program, Tester, Workbench, forget_models
 from ucf50_tfrecord.manifest import Manifest
 from ucf50_tfrecord.specs import to_json
 from ucf50_tfrecord.training import loop, trained
@@ -104,12 +102,13 @@ class Comparison:
           UserError: if a cell's folder holds a run with another configuration, a clip cannot be read,
             or training fails.
         """
+        bench = self.open_bench(strategy)
         while wanted := self.claimable(task):
             num_done, num_run = len(self.spec.cells()) - len(wanted), 0
             for number, cell in enumerate(wanted, num_done):
                 outcome = self.run_cell(
                     cell,
-                    strategy=strategy,
+                    bench=bench,
                     listener=listener.of(cell),
                     on_start=functools.partial(listener.start, cell, number, num_done + len(wanted)),
                 )
@@ -154,7 +153,7 @@ class Comparison:
         self,
         cell: Cell,
         *,
-        strategy: tf.distribute.Strategy,
+        bench: Workbench,
         listener: Listener,
         on_start: Callable[[], None] = lambda: None,
     ) -> Outcome:
@@ -164,7 +163,7 @@ class Comparison:
 
         Args:
           cell: the cell.
-          strategy: distribution strategy of the devices.
+          bench: the clips and compiled models of this process, as `open_bench` returns them.
           listener: functions that receive the progress and may stop the training.
           on_start: called once this process has the lock of the cell's folder.
 
@@ -182,18 +181,16 @@ class Comparison:
                 return Outcome.FINISHED
             on_start()
             stack.enter_context(explain_exhausted_memory())
-            forget_models()
-            train, test, changed = self._make_feeds(cell, strategy)
-            done = self._train(config, run_dir, train, test, strategy=strategy, listener=listener)
-            if not done.finished:
+            train, test, changed = self._make_feeds(cell, bench)
+            program = bench.program(config.model, config.train, num_clips=len(train.clips))
+            if not self._train(program, config, run_dir, train, test, listener=listener).finished:
                 return Outcome.STOPPED
             result = cells.examine(
-                Subject(cell=cell, recipe=recipe, model=done.model, run_dir=run_dir),
+                Subject(cell=cell, recipe=recipe, tester=program.tester, run_dir=run_dir),
                 train.clips,
                 test,
                 changed=changed,
                 all_ids=self.clips.ids,
-                strategy=strategy,
                 listener=listener,
                 look_inside=self.spec.inside,
             )
@@ -204,7 +201,19 @@ class Comparison:
 
     def on_one_device(self) -> Callable[..., Outcome]:
         """Returns `run_cell` for one device: the first GPU that this process sees, or the CPU."""
-        return functools.partial(self.run_cell, strategy=make_strategy(Strategy.ONE, environment={}))
+        return functools.partial(
+            self.run_cell, bench=self.open_bench(make_strategy(Strategy.ONE, environment={}))
+        )
+
+    def open_bench(self, strategy: tf.distribute.Strategy) -> Workbench:
+        """Returns a workbench for running this comparison's cells on the devices of a strategy.
+
+        Raises:
+          UserError: if the clips do not fit into the memory that the field `cache` names.
+        """
+        return Workbench(
+            self.clips, strategy=strategy, cache=self.choose_cache(), skip_bad_records=self.skip_bad_records
+        )
 
     def results(self) -> Results:
         """Assembles the results of all cells, once they are finished.
@@ -275,51 +284,41 @@ class Comparison:
             steps_are_short=self.clips.manifest.features is not None,
         ).cache
 
-    def _make_feeds(self, cell: Cell, strategy: tf.distribute.Strategy) -> tuple[Feed, Feed, dict[str, Feed]]:
+    def _make_feeds(self, cell: Cell, bench: Workbench) -> tuple[Feed, Feed, dict[str, Feed]]:
         """Returns feeds of a cell's training clips and test clips, and of changed test clips by name."""
         is_test = self.parts[cell.split] == cell.part
         mixed = self.spec.recipes[cell.model].train.shuffle_shards
-        cache = self.choose_cache()
-        train, test = (
-            Feed(
-                dataclasses.replace(self.clips.select(chosen), shuffle_shards=mixed),
-                strategy=strategy,
-                cache=cache,
-                skip_bad_records=self.skip_bad_records,
-            )
-            for chosen in (~is_test, is_test)
-        )
+        train, test = (bench.feed.select(chosen, shuffle_shards=mixed) for chosen in (~is_test, is_test))
         changed = _changed_feeds(
-            self.changed, cell, is_test, strategy=strategy, skip_bad_records=self.skip_bad_records
+            self.changed, cell, is_test, strategy=bench.strategy, skip_bad_records=self.skip_bad_records
         )
         return train, test, changed
 
     def _train(
         self,
+        program: Program,
         config: run_lib.RunConfig,
         run_dir: str,
         train: Feed,
         test: Feed,
         *,
-        strategy: tf.distribute.Strategy,
         listener: Listener,
     ) -> loop.Trained:
+        strategy = program.state.strategy
+
         def open_log(step: int) -> TensorBoardLog:
             log = TensorBoardLog(run_dir, start_step=step, writes=self.tensorboard)
             log.hparams(run_lib.hparams(config) | {"devices": strategy.num_replicas_in_sync})
             return log
 
-        def make_evaluator(model: keras.Model) -> Evaluator:
-            return Evaluator(model, test, strategy=strategy, batch_size=cells.TEST_BATCH_SIZE)
-
-        state = loop.build_state(config.model, config.train, num_clips=len(train.clips), strategy=strategy)
+        evaluate = Evaluator(program.tester.predictor, test, batch_size=cells.TEST_BATCH_SIZE)
         return loop.train(
             train,
-            state,
+            program.state,
             config.train,
             strategy=strategy,
             run_dir=run_dir,
-            make_evaluator=make_evaluator if self.tensorboard else None,
+            evaluate=evaluate if self.tensorboard else None,
             open_log=open_log,
             listener=listener,
         )
@@ -380,14 +379,13 @@ def examine_runs(
         trained_on = np.isin(clips.folds, config.train_folds)
         recipe = Recipe(model=config.model, train=config.train)
         result = cells.examine(
-            Subject(cell=cell, recipe=recipe, model=model, run_dir=run_dir),
+            Subject(cell=cell, recipe=recipe, tester=Tester(model, strategy), run_dir=run_dir),
             clips.select(trained_on),
             Feed(clips.select(tested), strategy=strategy, skip_bad_records=skip_bad_records),
             changed=_changed_feeds(
                 changed or {}, cell, tested, strategy=strategy, skip_bad_records=skip_bad_records
             ),
             all_ids=clips.ids,
-            strategy=strategy,
             listener=listener.of(cell),
         )
         if result is None:
@@ -509,18 +507,3 @@ def _check_run(run_dir: str, config: run_lib.RunConfig, manifest: Manifest) -> N
             f"{run_dir} was trained on other shards than those in {manifest.data_dir}, so it is unknown which "
             "of these clips the model has seen"
         )
-
-
-def forget_models() -> None:
-    """Frees the memory that Keras and TensorFlow keep for models built earlier; a comparison builds hundreds.
-
-    Each call of a function decorated with tf.custom_gradient adds an entry to TensorFlow's gradient registry.
-    TensorFlow never removes such entries. TensorFlow's all_reduce and the batch norm of models/frames.py are
-    such functions. An entry keeps the call's graph in memory, with the weights and cached clips that it uses.
-    Functions that were traced before `forget_models` is called can no longer be differentiated afterwards.
-    """
-    keras.backend.clear_session()
-    gradients = tf_ops.gradient_registry._registry  # it has no public way to remove an entry
-    for name in [name for name in gradients if name.startswith("CustomGradient-")]:
-        del gradients[name]
-    gc.collect()

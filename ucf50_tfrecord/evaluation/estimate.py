@@ -28,9 +28,9 @@ class Cost:
     """The measured cost of a model's cells in one process, while all processes are busy.
 
     num_parameters: number of the model's weights.
-    first_secs: seconds that the first cell of a process takes more than later ones.
-    start_secs: seconds of a training that do not depend on its length, such as those to trace the steps.
-    load_secs: seconds to load a clip into memory; 0 if clips are not kept in memory.
+    first_secs: seconds to compile the model. A process compiles it once per order of training frames.
+    start_secs: seconds of a training that do not depend on its length.
+    load_secs: seconds to load a clip into memory, once per process; 0 if clips are not kept in memory.
     frozen_step_secs: seconds per step while the encoder is frozen, if it is unfrozen later.
     step_secs: seconds per step.
     test_start_secs: seconds of a test that do not depend on the number of clips.
@@ -59,6 +59,7 @@ class Cost:
 class Work:
     """The work of one cell.
 
+    order: order of the training frames, a value of choices.FrameOrder.
     num_clips: number of clips that are trained on or tested.
     num_frozen_steps: number of training steps with a frozen encoder that is unfrozen later.
     num_steps: number of all other training steps.
@@ -68,6 +69,7 @@ class Work:
     inspects: whether a recurrent layer is inspected.
     """
 
+    order: str
     num_clips: int
     num_frozen_steps: int
     num_steps: int
@@ -111,7 +113,7 @@ class Timeline:
     secs: float
 
     def costs(self, *, inspects: bool) -> dict[str, float]:
-        """Returns those fields of Cost that follow from the times, with the time to load clips in start_secs.
+        """Returns those fields of Cost that follow from the times.
 
         Args:
           inspects: whether the cell inspects a recurrent layer after its tests.
@@ -168,6 +170,7 @@ def work_of(comparison: Comparison, cell: Cell) -> Work:
         cells_lib.interventions_of(cell, num_frames, of_features=manifest.features is not None)
     ) | set(comparison.changed).intersection(cells_lib.interventions_of(cell, num_frames))
     return Work(
+        order=cell.training,
         num_clips=len(parts),
         num_frozen_steps=num_frozen_steps,
         num_steps=recipe.train.epochs * steps_per_epoch - num_frozen_steps,
@@ -179,10 +182,9 @@ def work_of(comparison: Comparison, cell: Cell) -> Work:
 
 
 def cell_secs(cost: Cost, work: Work) -> float:
-    """Returns the seconds that a cell takes in a process that has run another cell before."""
+    """Returns the seconds that a cell takes in a process that has compiled its model and loaded the clips."""
     return (
         cost.start_secs
-        + cost.load_secs * work.num_clips
         + cost.frozen_step_secs * work.num_frozen_steps
         + cost.step_secs * work.num_steps
         + cost.test_start_secs
@@ -239,10 +241,12 @@ def needs(
     used = [costs[model] for model in {model: None for model, _ in left}]
     durations = [cell_secs(costs[model], work) for model, work in left]
     num_logits = num_finished_logits + sum(work.num_logits for _, work in left)
+    programs = {(model, work.order) for model, work in left}
     return Needs(
-        # A process takes longer for its first cell of each model; all processes do so at the same time.
+        # Each process loads all clips and compiles each model; all processes do so at the same time.
         secs=launch_secs
-        + sum(cost.first_secs for cost in used)
+        + max(costs[model].load_secs * work.num_clips for model, work in left)
+        + sum(costs[model].first_secs for model, _ in programs)
         + total_secs(durations, num_processes * num_tasks),
         memory_bytes=min(num_processes, len(left))
         * max(cost.peak_bytes + cost.cached_bytes for cost in used),

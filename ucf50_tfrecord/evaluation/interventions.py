@@ -31,8 +31,27 @@ _GRID = 4  # patches per side
 _FOREGROUND = 30  # distance from the background, in 8-bit levels of any channel, that makes foreground
 _BLUR_DIVISOR = 4  # ratio of a frame's side to the width of the blur
 
-# Maps clips, uint8 [B, T, H, W, 3] or features float16 [B, T, ...], and their indices, int64 [B], to changed clips of equal shape and dtype.
-Apply = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Change:
+    """A function that changes clips, and its numbers for each clip of an index.
+
+    The function is the same for all members of a family and for all indices. So a compiled function of it
+    serves many interventions and many sets of clips.
+
+    function: maps clips, uint8 [B, T, H, W, 3] or features float16 [B, T, ...], to changed clips of equal shape
+      and dtype. If there is a table, its second argument is the clips' rows of the table, [B, ...].
+    table: each clip's numbers, such as its order of frames, [N, ...]; None if the function needs none.
+    """
+
+    function: Callable[..., tf.Tensor]
+    table: np.ndarray | None = None
+
+    def __call__(self, video: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
+        """Changes clips, [B, ...], whose indices in the index of clips are `index`, int64 [B]."""
+        if self.table is None:
+            return self.function(video)
+        return self.function(video, tf.gather(self.table, index))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +63,8 @@ class Intervention:
     name: name of the intervention, or of the family.
     meaning: description of the clip that the model gets.
     question: the question that the change of accuracy answers.
-    make: function that takes an index of clips and a member's number (0 if this is no family), and returns a
-      function that changes these clips.
+    make: function that takes an index of clips and a member's number (0 if this is no family), and returns the
+      change of these clips.
     numbers: function from a clip's number of frames to the family's numbers; None if this is no family.
     needs_pixels: whether the intervention changes pixels. Other interventions only choose frames, and so work
       on the stored features of frames, too.
@@ -56,7 +75,7 @@ class Intervention:
     name: str
     meaning: str
     question: str
-    make: Callable[[ClipIndex, int], Apply]
+    make: Callable[[ClipIndex, int], Change]
     numbers: Callable[[int], Sequence[int]] | None = None
     permutes: bool = False
     needs_pixels: bool = False
@@ -85,8 +104,8 @@ def find(name: str) -> Intervention:
     return INTERVENTIONS[name if name in INTERVENTIONS else name.rstrip("0123456789")]
 
 
-def make(name: str, clips: ClipIndex) -> Apply:
-    """Returns the function that changes clips by an intervention, for use in a compiled function.
+def make(name: str, clips: ClipIndex) -> Change:
+    """Returns the change of clips by an intervention.
 
     Args:
       name: the intervention's name, as `names` lists it.
@@ -148,32 +167,31 @@ def _permutations(clip_ids: Sequence[str], count: int, seed: int) -> np.ndarray:
     return np.array(orders, np.int64).reshape(-1, count)
 
 
-def _reorder(orders: np.ndarray) -> Apply:
-    """Returns the intervention that shows the frames orders[i] of clip i; `orders` is int64 [N, T]."""
-    table = tf.constant(orders)
-    return lambda video, index: take_frames(video, tf.gather(table, index))
+def _shuffle(clips: ClipIndex, number: int) -> Change:
+    orders = _permutations(clips.ids, clips.manifest.format.num_frames, seed=number - 1)
+    return Change(function=take_frames, table=orders)
 
 
-def _shuffle(clips: ClipIndex, number: int) -> Apply:
-    return _reorder(_permutations(clips.ids, clips.manifest.format.num_frames, seed=number - 1))
-
-
-def _same_order(order: Callable[[np.ndarray, int], np.ndarray]) -> Callable[[ClipIndex, int], Apply]:
+def _same_order(order: Callable[[np.ndarray, int], np.ndarray]) -> Callable[[ClipIndex, int], Change]:
     """Returns a value for Intervention.make: the intervention reorders the frames of all clips alike.
 
     `order` maps arange(T) and the family's number to the indices of the frames to show, int64 [T].
     """
 
-    def make_order(clips: ClipIndex, number: int) -> Apply:
+    def make_order(clips: ClipIndex, number: int) -> Change:
         chosen = order(np.arange(clips.manifest.format.num_frames), number)
-        return _reorder(np.tile(chosen, (len(clips), 1)))
+        return Change(function=take_frames, table=np.tile(chosen, (len(clips), 1)))
 
     return make_order
 
 
-def _pixels(function: Callable[[tf.Tensor], tf.Tensor]) -> Callable[[ClipIndex, int], Apply]:
+def _pixels(function: Callable[[tf.Tensor], tf.Tensor]) -> Callable[[ClipIndex, int], Change]:
     """Returns a value for Intervention.make: the intervention maps clips to changed clips by `function`."""
-    return lambda clips, number: lambda video, index: function(video)
+    return lambda clips, number: Change(function=function)
+
+
+def _keep(video: tf.Tensor) -> tf.Tensor:
+    return video
 
 
 def _gap(video: tf.Tensor) -> tf.Tensor:
@@ -198,14 +216,14 @@ def _blur_background(video: tf.Tensor) -> tf.Tensor:
     return _replace_background(video, own, tf.cast(blurred, tf.uint8))
 
 
-def _swap_background(clips: ClipIndex, _number: int) -> Apply:
+def _swap_background(clips: ClipIndex, _number: int) -> Change:
     donated = find_backgrounds(clips)[choose_donors(clips)]
-    table = tf.constant(donated.astype(np.float32))  # GPUs do not gather uint8
+    return Change(function=_give_background, table=donated.astype(np.float32))  # GPUs do not gather uint8
 
-    def swap(video: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
-        return _replace_background(video, background(video), tf.cast(tf.gather(table, index), tf.uint8))
 
-    return swap
+def _give_background(video: tf.Tensor, donated: tf.Tensor) -> tf.Tensor:
+    """Replaces the clips' backgrounds by those of donors, float32 [B, H, W, 3] of 8-bit levels."""
+    return _replace_background(video, background(video), tf.cast(donated, tf.uint8))
 
 
 def _replace_background(video: tf.Tensor, old: tf.Tensor, new: tf.Tensor) -> tf.Tensor:
@@ -215,31 +233,30 @@ def _replace_background(video: tf.Tensor, old: tf.Tensor, new: tf.Tensor) -> tf.
     return tf.where(foreground, video, new[:, tf.newaxis])
 
 
-def _scramble(clips: ClipIndex, _number: int) -> Apply:
-    table = tf.constant(_permutations(clips.ids, _GRID**2, seed=0))  # [N, 16]
+def _shuffle_patches(clips: ClipIndex, _number: int) -> Change:
+    return Change(function=_scramble, table=_permutations(clips.ids, _GRID**2, seed=0))
 
-    def scramble(video: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
-        _, num_frames, height, width, _ = video.shape
-        high, wide = height // _GRID, width // _GRID
-        rows, columns = np.divmod(np.arange(_GRID**2), _GRID)
-        starts = rows * high * width + columns * wide  # of each patch's first pixel in a frame
-        y, x = (place.ravel() for place in np.mgrid[:height, :width])
-        own = np.arange(height * width)
-        inside = (y < high * _GRID) & (x < wide * _GRID)  # pixels beyond the grid stay in place
-        patch = np.where(inside, y // high * _GRID + x // wide, 0)
-        chosen = tf.gather(tf.gather(table, index), patch, axis=1)
-        source = tf.gather(tf.constant(starts), chosen)  # [B, H * W]
-        source = tf.where(inside, source + (own - starts[patch]), own)
-        # TensorFlow does not gather uint8 on GPUs; float16 holds 0 to 255 exactly.
-        pixels = tf.cast(tf.reshape(video, (-1, num_frames, height * width, 3)), tf.float16)
-        return tf.reshape(tf.cast(tf.gather(pixels, source, axis=2, batch_dims=1), tf.uint8), tf.shape(video))
 
-    return scramble
+def _scramble(video: tf.Tensor, orders: tf.Tensor) -> tf.Tensor:
+    """Puts the patches of all frames of a clip into a new order, int64 [B, 16]."""
+    _, num_frames, height, width, _ = video.shape
+    high, wide = height // _GRID, width // _GRID
+    rows, columns = np.divmod(np.arange(_GRID**2), _GRID)
+    starts = rows * high * width + columns * wide  # of each patch's first pixel in a frame
+    y, x = (place.ravel() for place in np.mgrid[:height, :width])
+    own = np.arange(height * width)
+    inside = (y < high * _GRID) & (x < wide * _GRID)  # pixels beyond the grid stay in place
+    patch = np.where(inside, y // high * _GRID + x // wide, 0)
+    source = tf.gather(tf.constant(starts), tf.gather(orders, patch, axis=1))  # [B, H * W]
+    source = tf.where(inside, source + (own - starts[patch]), own)
+    # TensorFlow does not gather uint8 on GPUs; float16 holds 0 to 255 exactly.
+    pixels = tf.cast(tf.reshape(video, (-1, num_frames, height * width, 3)), tf.float16)
+    return tf.reshape(tf.cast(tf.gather(pixels, source, axis=2, batch_dims=1), tf.uint8), tf.shape(video))
 
 
 # The interventions. Tables and figures keep this order. A new one needs an entry here and a function above.
 _TABLE = (
-    Intervention(PLAIN, "the clip as it is", "What does the model score?", _pixels(lambda video: video)),
+    Intervention(PLAIN, "the clip as it is", "What does the model score?", _pixels(_keep)),
     Intervention(
         SHUFFLED,
         f"the frames in a random order, another for each clip; the mean of {NUM_SHUFFLES} orders",
@@ -307,7 +324,7 @@ _TABLE = (
         "patches",
         f"a grid of {_GRID}x{_GRID} patches in a random order, the same in all frames of a clip",
         "Does the arrangement of the picture matter?",
-        _scramble,
+        _shuffle_patches,
         needs_pixels=True,
     ),
 )

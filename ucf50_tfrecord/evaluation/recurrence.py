@@ -68,7 +68,7 @@ class Recurrence:
 
 
 def inspect(
-    model: keras.Model,
+    stepwise: StepwiseModel,
     train: tuple[np.ndarray, np.ndarray],
     test: tuple[np.ndarray, np.ndarray],
     *,
@@ -77,21 +77,21 @@ def inspect(
     """Measures what a model's recurrent layer remembers; the model is not changed.
 
     Args:
-      model: a model with one recurrent layer, see ModelTraits.recurrent.
+      stepwise: the stepwise copy of the model. It may be an earlier copy: its weights are copied anew.
       train: tuple of clips, uint8 [N, T, H, W, 3] or features, float16 [N, T, ...], and their labels, int
         [N]. The linear probes are fitted to these.
       test: tuple of clips and labels like `train`. All measurements are made on these clips.
       batch_size: clips per step.
 
     Raises:
-      UserError: if the model does not have exactly one recurrent layer, the clips do not fit the model, all
-        training clips are of one class, or a hidden state is not finite.
+      UserError: if the clips do not fit the model, all training clips are of one class, or a hidden state is
+        not finite.
     """
     expect(batch_size >= 1, "a batch of at least 1 clip", batch_size=batch_size)
-    stepwise = StepwiseModel(model)
     for clips in (train, test):
-        _expect_clips(model, *clips)
+        _expect_clips(stepwise.model, *clips)
     _expect_classes(train[1])
+    stepwise.copy_weights()
     train_states = _in_batches(stepwise.states, train[:1], batch_size)
     measured = _in_batches(stepwise.measure, test, batch_size)
     means = {name: values.mean(axis=0) for name, values in measured.items() if name != "states"}
@@ -107,6 +107,8 @@ def inspect(
 class StepwiseModel:
     """A copy of a recurrent model that returns the hidden state after each step.
 
+    model: the original model.
+
     The original model's frame encoder computes the frames' features, in its own precision. The recurrent
     layer and the classifier are rebuilt with copies of the weights, so that they return the state at every
     step and compute in float32. Gradients through time may be smaller than the smallest number of float16
@@ -118,6 +120,7 @@ class StepwiseModel:
     def __init__(self, model: keras.Model):
         """Copies the model; raises UserError unless it has exactly one SimpleRNN, LSTM or GRU layer."""
         layer, classifier = _recurrent_layer(model), model.get_layer("logits")
+        self.model, self._originals = model, (layer, classifier)
         self._encoder = keras.Model(model.input, layer.input)
         self._averages = layer.return_sequences  # otherwise, the classifier gets the last state
         # [B, T, F] to [B, T, U]
@@ -128,6 +131,11 @@ class StepwiseModel:
         self.features = tf.function(self._features, input_signature=[video])
         self.states = tf.function(self._states, input_signature=[video])
         self.measure = tf.function(self._measure, input_signature=[video, labels])
+
+    def copy_weights(self) -> None:
+        """Copies the weights of the original's recurrent layer and classifier again; the encoder is shared."""
+        for original, copy in zip(self._originals, (self._recurrent, self._classifier)):
+            copy.set_weights(original.get_weights())
 
     def hidden(self, features: tf.Tensor) -> tf.Tensor:
         """Computes the hidden state after each step, float32 [B, T, U], from features, float32 [B, T, F]."""

@@ -70,15 +70,76 @@ class Evaluation:
         return metrics.confusion(self.clips.labels, self.predictions, self.logits.shape[1])
 
 
+class Predictor:
+    """A model's forward pass, compiled once. Any number of evaluators can share it, also after new training.
+
+    model: the model, from clips, uint8 [B, T, H, W, 3], to logits, float32 [B, C].
+    """
+
+    def __init__(self, model: keras.Model, strategy: tf.distribute.Strategy):
+        """Compiles nothing yet; `strategy` are the devices that predict."""
+        self.model, self._strategy = model, strategy
+        self._compiled: dict[Callable, Callable] = {}
+
+    def read(self, frames: Callable, batch: Any) -> tuple[Any, np.ndarray, np.ndarray]:
+        """Returns a distributed batch's clips, and their indices and mask, both [B], of all replicas.
+
+        Args:
+          frames: maps a replica's batch to its frames, see Feed.frames.
+          batch: the distributed batch.
+        """
+
+        def read(batch: Any) -> tuple[Any, tf.Tensor, tf.Tensor]:
+            mask = self._strategy.run(lambda mask: tf.cast(mask, tf.int64), args=(batch["mask"],))
+            index, mask = (self._strategy.gather(value, axis=0) for value in (batch["index"], mask))
+            return self._strategy.run(frames, args=(batch,)), index, mask
+
+        video, index, mask = self._compile(frames, read)(batch)
+        return video, index.numpy(), mask.numpy().astype(bool)
+
+    def change(self, video: Any, batch: Any, change: interventions.Change, table: tf.Tensor | None) -> Any:
+        """Changes a distributed batch's clips.
+
+        Args:
+          video: the clips, as `read` returns them.
+          batch: the distributed batch.
+          change: the change.
+          table: the change's table as a tensor, or None.
+        """
+        function = change.function
+
+        def run(video: Any, *rows: Any) -> Any:
+            return self._strategy.run(
+                lambda video, *rows: function(video, *([tf.gather(*rows)] if rows else [])),
+                args=(video, *rows),
+            )
+
+        rows = () if table is None else (table, batch["index"])
+        return self._compile(function, run)(video, *rows)
+
+    def logits(self, video: Any) -> np.ndarray:
+        """Returns the logits of a distributed batch's clips, float32 [B, C], of all replicas."""
+
+        def forward(video: Any) -> tf.Tensor:
+            logits = self._strategy.run(lambda video: self.model(video, training=False), args=(video,))
+            return self._strategy.gather(logits, axis=0)
+
+        return self._compile(self.model, forward)(video).numpy()
+
+    def _compile(self, key: Callable, function: Callable) -> Callable:
+        if key not in self._compiled:
+            self._compiled[key] = tf.function(function, reduce_retracing=True)
+        return self._compiled[key]
+
+
 class Evaluator:
-    """Evaluates one model on the clips of one feed. It compiles once and may be called after every epoch."""
+    """Evaluates one model on the clips of one feed. It may be called after every epoch."""
 
     def __init__(
         self,
-        model: keras.Model,
+        predictor: Predictor,
         feed: Feed,
         *,
-        strategy: tf.distribute.Strategy,
         batch_size: int,
         names: Sequence[str] = RUN_INTERVENTIONS,
         warn: Callable[[str], None] = lambda text: None,
@@ -86,9 +147,8 @@ class Evaluator:
         """Prepares the evaluation.
 
         Args:
-          model: model that maps clips, uint8 [B, T, H, W, 3], to logits, float32 [B, C].
-          feed: feed of the clips to the devices.
-          strategy: distribution strategy of the devices.
+          predictor: the model's compiled forward pass.
+          feed: feed of the clips to the predictor's devices.
           batch_size: clips per step, over all devices.
           names: names of the interventions that the evaluator can be called with; see interventions.names.
           warn: called after each evaluation that skipped clips, with a sentence about the skipped clips.
@@ -98,25 +158,8 @@ class Evaluator:
         )
         for name in names:
             expect(name in known, f"an intervention that is one of {known}", intervention=name)
-        self._feed, self._warn, self._strategy = feed, warn, strategy
+        self._predictor, self._feed, self._warn = predictor, feed, warn
         self._batch_size, self._names = batch_size, tuple(names)
-
-        def replica_forward(
-            batch: dict[str, tf.Tensor], which: tf.Tensor, functions: list[interventions.Apply]
-        ) -> tf.Tensor:
-            video = feed.frames(batch)  # [B, T, H, W, 3]
-            branches = [functools.partial(function, video, batch["index"]) for function in functions]
-            return model(tf.switch_case(which, branches), training=False)
-
-        @tf.function
-        def forward(
-            batch: Any, which: tf.Tensor, functions: list[interventions.Apply]
-        ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-            """Returns the global batch's logits, float32 [B, C], clip indices and mask, both int64 [B]."""
-            run = functools.partial(replica_forward, functions=functions)
-            return self._gather(batch, strategy.run(run, args=(batch, which)))
-
-        self._forward = forward
 
     def __call__(self, name: str = PLAIN) -> Evaluation:
         """Evaluates all clips under the intervention `name`; VIEWS averages predictions over clips' views."""
@@ -160,17 +203,15 @@ class Evaluator:
         """
         for name in names:
             expect(name in self._names, f"an intervention that is one of {self._names}", intervention=name)
-        with tf.device("CPU:0"):  # because tf.switch_case chooses the branch there
-            chosen = [tf.constant(self._names.index(name), tf.int32) for name in names]
-        clips, functions = self._feed.clips, self._functions
+        clips, changes, predictor = self._feed.clips, self._changes, self._predictor
         logits = np.full((len(clips), len(names), len(clips.manifest.classes)), np.nan, np.float32)
         seen = np.zeros(len(clips), bool)
         for batch in self._feed.batches(batch_size=self._batch_size, view=view):
-            for place, which in enumerate(chosen):
-                outputs, index, mask = (value.numpy() for value in self._forward(batch, which, functions))
-                counts = mask.astype(bool)
-                logits[index[counts], place] = outputs[counts]
-                seen[index[counts]] = True
+            video, index, mask = predictor.read(self._feed.frames, batch)
+            seen[index[mask]] = True
+            for place, name in enumerate(names):
+                changed = predictor.change(video, batch, *changes[name])
+                logits[index[mask], place] = predictor.logits(changed)[mask]
             if should_stop():
                 return None
         if self._feed.skipped and view == 0:  # all views of a clip are in one record
@@ -185,13 +226,13 @@ class Evaluator:
         }
 
     @functools.cached_property
-    def _functions(self) -> list[interventions.Apply]:
-        return [interventions.make(name, self._feed.clips) for name in self._names]
-
-    def _gather(self, batch: Any, values: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Gathers `values`, the clips' indices, and the mask of real clips from all workers' replicas."""
-        mask = self._strategy.run(lambda mask: tf.cast(mask, tf.int64), args=(batch["mask"],))
-        return tuple(self._strategy.gather(value, axis=0) for value in (values, batch["index"], mask))
+    def _changes(self) -> dict[str, tuple[interventions.Change, tf.Tensor | None]]:
+        """Dictionary from an intervention's name to its change, and the change's table on a device."""
+        changes = {name: interventions.make(name, self._feed.clips) for name in self._names}
+        return {
+            name: (change, None if change.table is None else tf.constant(change.table))
+            for name, change in changes.items()
+        }
 
     def mistakes(self, evaluation: Evaluation, count: int = 8) -> tuple[np.ndarray, list[str]] | None:
         """Finds at most `count` wrongly predicted clips. Clips with the most probable predictions come first.

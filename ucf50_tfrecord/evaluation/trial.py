@@ -142,16 +142,17 @@ class Trials(Comparison):
     ) -> Outcome:
         """Runs short cells of a model, and writes their cost; see Comparison.run_cell.
 
-        Two short cells are run, one after another, because the first cell of a process takes longer.
+        Two short cells are run, one after another: the first one also loads the clips and compiles the model.
         """
         on_start()
         short = self._shorten(cell)
         timelines: list[Timeline] = []
+        bench = short.open_bench(strategy)
         for part in short.spec.cells():
             if timelines and timelines[0].secs > _MAX_REPEATED_SECS:
                 break
             clock = _Clock(listener)
-            outcome = short.run_cell(part, strategy=strategy, listener=clock.listener, on_start=clock.start)
+            outcome = short.run_cell(part, bench=bench, listener=clock.listener, on_start=clock.start)
             if outcome != Outcome.FINISHED:
                 return outcome
             timelines.append(self._timeline(short, clock))
@@ -223,7 +224,6 @@ class Trials(Comparison):
         traits = model_traits(recipe.model.name)
         load_secs = _measure_loading(short, strategy)
         found = timelines[-1].costs(inspects=bool(self.spec.inside and traits.recurrent))
-        found["start_secs"] = max(0.0, found["start_secs"] - load_secs * len(short.clips))
         keeps = short.cache == Cache.HOST or (
             short.cache == Cache.DEVICE and memory.available_device_bytes() is None
         )
@@ -235,7 +235,7 @@ class Trials(Comparison):
             num_parameters=models.build_model(
                 recipe.model, dtype=keras_policy(recipe.train.precision)
             ).count_params(),
-            first_secs=max(0.0, timelines[0].secs - timelines[-1].secs),
+            first_secs=max(0.0, timelines[0].secs - timelines[-1].secs - load_secs * len(short.clips)),
             load_secs=load_secs,
             peak_bytes=peak_bytes,
             cached_bytes=max(0, self.clips.num_bytes - short.clips.num_bytes) if keeps else 0,

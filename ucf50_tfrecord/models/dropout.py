@@ -21,13 +21,13 @@ import tensorflow as tf
 class RandomKey:
     """The values from which dropout derives its random numbers in one training step.
 
-    seed: the run's seed.
+    seed: the run's seed, an int or int64 [] on the host.
     step: the index of the step, counted from the run's start, int64 [] on the host.
     position: the positions of a replica's clips in the global batch, int64 [B].
     batch_size: clips per global batch.
     """
 
-    seed: int
+    seed: int | tf.Tensor
     step: tf.Tensor
     position: tf.Tensor
     batch_size: int
@@ -80,7 +80,8 @@ class Dropout(keras.layers.Layer):
         key = _local.key
         rows = tf.shape(values)[0] // tf.shape(key.position)[0]  # rows per clip
         with tf.device("CPU:0"):  # TensorFlow expects seeds on the host, also for draws on a GPU
-            seeds = tf.stack([tf.constant(key.seed * 1000 + self.stream + 1, tf.int64), key.step])
+            seed = tf.convert_to_tensor(key.seed, tf.int64)
+            seeds = tf.stack([seed * 1000 + self.stream + 1, key.step])
             each = [1] * (len(values.shape) - 1) if self.whole_rows else values.shape[1:]
             shape = tf.concat([[key.batch_size, rows], each], axis=0)
         draws = tf.gather(tf.random.stateless_uniform(shape, seed=seeds), key.position)

@@ -30,7 +30,7 @@ from ucf50_tfrecord.training import strategy as strategy_lib
 from ucf50_tfrecord.training.checkpoint import Checkpoints
 from ucf50_tfrecord.training.listener import Listener, TrainProgress
 from ucf50_tfrecord.training.logs import TensorBoardLog
-from ucf50_tfrecord.training.optimizer import WeightAverages, make_optimizer
+from ucf50_tfrecord.training.optimizer import WeightAverages, make_optimizer, optimizer_variables
 from ucf50_tfrecord.training.profiling import Profiler
 from ucf50_tfrecord.training.run import RunOptions
 
@@ -40,18 +40,64 @@ _NUM_NAMED_CLIPS = 5
 _MAX_DRAWING_FRACTION = 0.05
 
 
+Frames = Callable[[dict[str, tf.Tensor]], tf.Tensor]
+TrainSteps = Callable[..., tuple[tf.Tensor, tf.Tensor, tf.Tensor]]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class State:
     """Everything that training changes: the model, its optimizer and the moving average of its weights.
 
+    It keeps the compiled training steps, which trainings that differ in their seed and clips can share, see
+    `restart`.
+
+    spec: the settings of the training.
+    strategy: the devices that train.
     averages: the moving average of the model's weights; None if TrainSpec.ema is 0.
     late: the encoder's weights, if TrainSpec.unfreeze_after_epoch keeps them frozen at first.
     """
 
+    spec: TrainSpec
+    strategy: tf.distribute.Strategy
     model: keras.Model
     optimizer: keras.optimizers.Optimizer
     averages: WeightAverages | None
     late: Sequence[keras.Variable] = ()
+    _compiled: dict[tuple[Frames, bool], TrainSteps] = dataclasses.field(default_factory=dict, init=False)
+
+    def restart(self, fresh: State) -> None:
+        """Copies all variables from a new state of equal structure; the compiled training steps stay.
+
+        Args:
+          fresh: the state to copy, as build_state returns it. Only its seed and its number of clips may differ.
+        """
+        for own, other in zip(self._variables(), fresh._variables(), strict=True):
+            own.assign(other.numpy())
+
+    def _variables(self) -> list[keras.Variable | tf.Variable]:
+        averages = self.averages.averages if self.averages is not None else []
+        return [*self.model.variables, *optimizer_variables(self.optimizer), *averages]
+
+    def train_steps(self, frames: Frames, *, frozen: bool) -> TrainSteps:
+        """Returns the function that takes training steps, compiled at its first use.
+
+        Args:
+          frames: maps a replica's batch to its frames, see Feed.frames.
+          frozen: whether the encoder's weights are frozen.
+        """
+        key = frames, frozen and bool(self.late)
+        if key not in self._compiled:
+            train_step = step_lib.make_train_step(
+                self.model,
+                self.optimizer,
+                self.spec,
+                strategy=self.strategy,
+                frames=frames,
+                averages=self.averages,
+                variables=self.trained_variables(frozen=frozen),
+            )
+            self._compiled[key] = step_lib.make_train_steps(train_step, self.strategy)
+        return self._compiled[key]
 
     def trained_variables(self, *, frozen: bool) -> list[keras.Variable]:
         """Returns the weights that training steps change; without the encoder's weights if `frozen` is True."""
@@ -74,7 +120,7 @@ class Trained:
 
     model: the trained model. If `finished`, it has the weights to evaluate: the moving averages if the
       training keeps them.
-    evaluate: the evaluator of the model, as train's argument make_evaluator returned it; None without one.
+    evaluate: the evaluator of the model, train's argument `evaluate`.
     finished: whether the training is over: all epochs are done, or TrainSpec.early_stopping stopped it.
     step, epochs: numbers of finished steps and epochs, including those of earlier processes.
     clips_per_sec: training clips per second, or None if no step was timed (for example if no step was left to
@@ -104,7 +150,7 @@ def train(
     strategy: tf.distribute.Strategy,
     run_dir: str,
     options: RunOptions = RunOptions(),
-    make_evaluator: Callable[[keras.Model], Any] | None,
+    evaluate: Any,
     open_log: Callable[[int], TensorBoardLog],
     listener: Listener = Listener(),
 ) -> Trained:
@@ -117,9 +163,9 @@ def train(
       strategy: the devices that train.
       run_dir: the run's folder.
       options: how often to log and save.
-      make_evaluator: called once with the model; returns the model's evaluator, such as an
-        evaluation.runner.Evaluator. The evaluator is called after each epoch. With None, no epoch is
-        evaluated; checkpoints are saved every checkpoint_secs and at the end, not after each epoch.
+      evaluate: the evaluator of the model, such as an evaluation.runner.Evaluator. It is called after each
+        epoch. With None, no epoch is evaluated; checkpoints are saved every checkpoint_secs and at the end, not
+        after each epoch.
       open_log: called once with the number of steps that are already done; returns the run's TensorBoard log.
       listener: receives progress and warnings, and may stop the training.
 
@@ -129,7 +175,7 @@ def train(
     """
     with contextlib.ExitStack() as stack:
         run = _Run(feed, state, spec, strategy=strategy, run_dir=run_dir, options=options, listener=listener)
-        run.open(make_evaluator and make_evaluator(state.model), open_log, stack)
+        run.open(evaluate, open_log, stack)
         ballot = _StopBallot(listener.should_stop, strategy_lib.num_workers(strategy))
         stopped = False
         while not stopped and run.has_steps_left():
@@ -200,7 +246,6 @@ class _Run:
         """
         spec, options = self._spec, self._options
         self._batches = self._feed.iterator(batch_size=spec.batch_size, seed=spec.seed, start_step=self.step)
-        self._train_steps = {frozen: self._make_train_steps(frozen=frozen) for frozen in (True, False)}
         self._evaluate, self._log = evaluate, open_log(self.step)
         stack.callback(self._log.close)
         profile_steps = options.profile_steps if self._is_chief else None
@@ -211,19 +256,6 @@ class _Run:
         if self.step and self.is_epoch_done() and not self._is_evaluated():
             self._log.drop_from("validation", self.step)
             self.end_epoch()
-
-    def _make_train_steps(self, *, frozen: bool) -> Callable[..., tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:
-        """Returns the function that takes training steps, compiled at its first use; `frozen` is the encoder's."""
-        train_step = step_lib.make_train_step(
-            self._state.model,
-            self._state.optimizer,
-            self._spec,
-            strategy=self._strategy,
-            frames=self._feed.frames,
-            averages=self._state.averages,
-            variables=self._state.trained_variables(frozen=frozen),
-        )
-        return step_lib.make_train_steps(train_step, self._strategy)
 
     def has_steps_left(self) -> bool:
         return self.step < self._num_steps and not self._stops_early()
@@ -244,8 +276,9 @@ class _Run:
         """Takes `count` steps in one call; returns a tuple of rows, times and votes, see make_train_steps."""
         with tf.device("CPU:0"):  # the host derives random seeds from the step
             arguments = tf.constant(self.step, tf.int64), tf.constant(count, tf.int32), tf.constant(vote)
-        train_steps = self._train_steps[self.step < self._num_frozen_steps]  # a call's steps are of one epoch
-        return train_steps(self._batches, *arguments)
+            seed = tf.constant(self._spec.seed, tf.int64)
+        is_frozen = self.step < self._num_frozen_steps  # a call's steps are of one epoch
+        return self._state.train_steps(self._feed.frames, frozen=is_frozen)(self._batches, *arguments, seed)
 
     def advance(self, count: int) -> None:
         self.step += count
@@ -429,4 +462,4 @@ def build_state(
         optimizer = make_optimizer(spec, steps_per_epoch, policy, late)
         optimizer.build(model.trainable_variables)
         averages = WeightAverages(model, spec.ema) if spec.ema else None
-    return State(model=model, optimizer=optimizer, averages=averages, late=late)
+    return State(spec=spec, strategy=strategy, model=model, optimizer=optimizer, averages=averages, late=late)

@@ -88,6 +88,29 @@ class _AdamW(_Adam, keras.optimizers.AdamW):
             self.weight_decay = decay
 
 
+class CosineSchedule(keras.optimizers.schedules.CosineDecay):
+    """The schedule of the learning rate: a linear warm-up, then half a cosine down to 0.
+
+    Its lengths are variables. So a compiled training step also serves trainings with other numbers of steps.
+
+    variables: the numbers of steps after the warm-up and of the warm-up, each float32 [].
+    """
+
+    def __init__(self, spec: TrainSpec, steps_per_epoch: int):
+        """Makes the schedule of a training with `steps_per_epoch` steps per epoch."""
+        warmup_steps = round(spec.warmup_epochs * steps_per_epoch)
+        self.variables = [
+            tf.Variable(float(steps), trainable=False)
+            for steps in (max(1, spec.epochs * steps_per_epoch - warmup_steps), warmup_steps)
+        ]
+        super().__init__(
+            initial_learning_rate=0.0 if spec.warmup_epochs else spec.learning_rate,
+            decay_steps=self.variables[0],
+            warmup_target=spec.learning_rate if spec.warmup_epochs else None,
+            warmup_steps=self.variables[1],
+        )
+
+
 def make_optimizer(
     spec: TrainSpec, steps_per_epoch: int, policy: str, late: Sequence[keras.Variable] = ()
 ) -> keras.optimizers.Optimizer:
@@ -104,13 +127,7 @@ def make_optimizer(
     """
     learning_rate = spec.learning_rate
     if spec.schedule == Schedule.COSINE:
-        warmup_steps = round(spec.warmup_epochs * steps_per_epoch)
-        learning_rate = keras.optimizers.schedules.CosineDecay(
-            initial_learning_rate=0.0 if warmup_steps else spec.learning_rate,
-            decay_steps=max(1, spec.epochs * steps_per_epoch - warmup_steps),
-            warmup_target=spec.learning_rate if warmup_steps else None,
-            warmup_steps=warmup_steps,
-        )
+        learning_rate = CosineSchedule(spec, steps_per_epoch)
     if spec.optimizer == Optimizer.ADAMW:
         optimizer = _AdamW(learning_rate, weight_decay=spec.weight_decay, name="adamw")
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
@@ -121,6 +138,13 @@ def make_optimizer(
     if policy == "mixed_float16":
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     return optimizer
+
+
+def optimizer_variables(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable | tf.Variable]:
+    """Returns all that an optimizer of `make_optimizer` changes or depends on, with its schedule's variables."""
+    schedule = getattr(optimizer, "inner_optimizer", optimizer)._learning_rate
+    lengths = schedule.variables if isinstance(schedule, CosineSchedule) else []
+    return [*optimizer.variables, *lengths]
 
 
 class WeightAverages(tf.Module):

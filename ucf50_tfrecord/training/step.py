@@ -59,7 +59,7 @@ class StepResult(NamedTuple):
         return points
 
 
-TrainStep = Callable[[Any, tf.Tensor], tf.Tensor]
+TrainStep = Callable[[Any, tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 def make_train_step(
@@ -74,13 +74,14 @@ def make_train_step(
 ) -> TrainStep:
     """Returns the compiled function that takes one training step.
 
-    The function maps (distributed batch, step int64 [] on the host) to the step's row, float32 [K], whose
-    entries are the fields of StepResult.
+    The function maps (distributed batch, step, seed) to the step's row, float32 [K], whose entries are the
+    fields of StepResult. Step and seed are int64 [] on the host. The seed is an argument, not a constant of the
+    compiled function, so that trainings that differ in their seed alone can share the function.
 
     Args:
       model: the model to train, from uint8 [B, T, H, W, 3] to logits float32 [B, C].
       optimizer: the model's optimizer, as make_optimizer returns it.
-      spec: the settings of the training.
+      spec: the settings of the training; its seed is ignored.
       strategy: the devices that train.
       frames: maps a replica's batch to its frames, uint8 [B, T, H, W, 3], as Feed.frames does.
       averages: the moving averages of the model's weights to update after the step, or None.
@@ -96,7 +97,7 @@ def make_train_step(
     variables = model.trainable_variables if variables is None else variables
     differentiate = _make_differentiate(model, optimizer, spec, variables)
 
-    def replica_step(batch: dict[str, tf.Tensor], step: tf.Tensor) -> tf.Tensor:
+    def replica_step(batch: dict[str, tf.Tensor], step: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         replica = tf.distribute.get_replica_context()
         counts = tf.cast(batch["mask"], tf.float32)  # [B], 0 for padding clips
         video = augment.augment(  # [B, T, H, W, 3]
@@ -104,12 +105,12 @@ def make_train_step(
             batch["position"],
             spec=spec.augment,
             batch_size=spec.batch_size,
-            seed=spec.seed,
+            seed=seed,
             step=step,
         )
         global_count = replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.reduce_sum(counts))
         weights = counts / tf.maximum(global_count, 1.0)  # no clip counts if all were skipped
-        random_of = {"step": step, "position": batch["position"]}
+        random_of = {"step": step, "seed": seed, "position": batch["position"]}
         losses, correct, gradients = differentiate(video, batch["label"], weights, random_of)
         gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
         scale = optimizer.scale_loss(tf.constant(1.0))  # the loss scale for float16; otherwise 1
@@ -130,8 +131,8 @@ def make_train_step(
         return tf.stack(result)
 
     @tf.function
-    def train_step(batch: Any, step: tf.Tensor) -> tf.Tensor:
-        sums = strategy.run(replica_step, args=(batch, step))
+    def train_step(batch: Any, step: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        sums = strategy.run(replica_step, args=(batch, step, seed))
         if averages is not None:
             averages.update(strategy, step, variables)
         return strategy.reduce(tf.distribute.ReduceOp.SUM, sums, axis=None)
@@ -151,7 +152,7 @@ def _make_differentiate(
         video: tf.Tensor, label: tf.Tensor, weights: tf.Tensor, random_of: dict[str, tf.Tensor]
     ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
         """Returns losses, float32 [B]; 1 for right predictions and 0 for others, float32 [B]; and gradients."""
-        key = dropout.RandomKey(seed=spec.seed, batch_size=spec.batch_size, **random_of)
+        key = dropout.RandomKey(batch_size=spec.batch_size, **random_of)
         with tf.GradientTape(watch_accessed_variables=False) as tape, dropout.random_key(key):
             tape.watch([variable.value for variable in variables])
             logits = model(video, training=True)  # float32 [B, C]
@@ -174,6 +175,7 @@ def make_train_steps(
       first_step: the index of the first step, int64 [].
       num_steps: how many steps to take, N, int32 [].
       vote: this worker's vote to stop after the call, float32 [].
+      seed: the run's seed, int64 [].
 
     The function returns a tuple:
       rows: the steps' results, float32 [N, K], see StepResult.
@@ -184,7 +186,7 @@ def make_train_steps(
 
     @tf.function
     def train_steps(
-        batches: Iterator, first_step: tf.Tensor, num_steps: tf.Tensor, vote: tf.Tensor
+        batches: Iterator, first_step: tf.Tensor, num_steps: tf.Tensor, vote: tf.Tensor, seed: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         sums = tf.TensorArray(tf.float32, num_steps, element_shape=[len(StepResult._fields)])
         times = tf.TensorArray(tf.float64, num_steps, element_shape=[2])
@@ -199,7 +201,7 @@ def make_train_steps(
             with tf.device("CPU:0"):  # the host derives random seeds from the step
                 step = first_step + tf.cast(i, tf.int64)
                 times = times.write(i, tf.stack([asked, arrived]))
-            sums = sums.write(i, train_step(batch, step))
+            sums = sums.write(i, train_step(batch, step, seed))
         votes = strategy.reduce(
             tf.distribute.ReduceOp.SUM, strategy.run(tf.identity, args=(vote,)), axis=None
         )
