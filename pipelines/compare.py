@@ -151,7 +151,7 @@ _REPORT_SECS = 600.0
 _DECIDED = ("recipe", "model", "seed", "frame_order", "early_stopping", "train_folds", "test_folds")
 
 
-def main() -> int | None:
+def main() -> int:
     given = [name for name in ("runs", "results") if flags.FLAGS[name].value]
     expect(len(given) < 2, "either --runs or --results", given=given)
     expect(
@@ -219,7 +219,7 @@ def compare_recipes() -> int:
         terminal.say(
             f"Other processes are running {len(left)} trainings. The last process to finish writes the report."
         )
-    show_failures(failed)
+    show_failures(failed, num_cells=len(spec.cells()))
     expect(
         not (left and convert.finalizes()),
         "that all trainings are finished",
@@ -238,11 +238,11 @@ def report_cells(folder: pathlib.Path, comparison) -> None:
         terminal.note("There is no report: in each seed, a training has failed.")
 
 
-def show_failures(failed: Mapping[Cell, str]) -> None:
-    """Prints the failed trainings with their reasons, and the command that tries them again; nothing if none failed."""
+def show_failures(failed: Mapping[Cell, str], *, num_cells: int) -> None:
+    """Prints which of a comparison's trainings failed, why, and the command that tries them again, if any failed."""
     if failed:
         terminal.note(
-            f"error: {len(failed)} trainings failed twice. A report leaves out their seeds.",
+            f"error: {len(failed)} of {num_cells} trainings failed twice. The report leaves out their seeds:",
             *(f"  {cell}: {reason}" for cell, reason in failed.items()),
             "To try them again:",
             f"  {remedies.this_command(without='finalize')}",
