@@ -186,20 +186,24 @@ def kill_twice(process, cell):
     assert len(killed) == 2
 
 
-@pytest.fixture(scope="module")
-def failed(data_dir, tmp_path_factory):
-    """A comparison of which one training failed: its processes were killed, both times."""
-    folder = tmp_path_factory.mktemp("failed")
+def run_and_kill(cell, data, folder, *flags):
+    """Runs a comparison whose processes are killed when they run a cell; returns its exit status and output."""
     process = subprocess.Popen(
-        command(data_dir, folder, "--jobs=2"),
+        command(data, folder, "--jobs=2", *flags),
         cwd=REPOSITORY,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    kill_twice(process, FAILING)
-    output, errors = process.communicate(timeout=200)
-    return folder, process.returncode, output, errors
+    kill_twice(process, cell)
+    return (*process.communicate(timeout=200), process.returncode)
+
+
+@pytest.fixture(scope="module")
+def failed(data_dir, tmp_path_factory):
+    """A comparison of which one training failed: its processes were killed, both times."""
+    folder = tmp_path_factory.mktemp("failed")
+    return folder, *run_and_kill(FAILING, data_dir, folder)
 
 
 def reports(folder):
@@ -212,7 +216,7 @@ REASON = "its process was killed by SIGKILL"
 
 @pytest.mark.slow
 def test_a_training_that_fails_twice_is_named_and_the_others_are_reported(failed):
-    folder, status, output, errors = failed
+    folder, output, errors, status = failed
     assert status == 1 and "Traceback" not in errors
     assert f"warning: {FAILING}: {REASON}; it is tried again" in errors
     assert f"warning: {FAILING} failed twice: {REASON}. The other trainings go on" in errors
@@ -233,6 +237,19 @@ def test_a_training_that_fails_twice_is_named_and_the_others_are_reported(failed
     report = (folder / "report.md").read_text()
     assert "1 of its 6 trainings failed twice" in report.split("\n\n")[1]
     assert f"- {FAILING}: {REASON}" in report.split("\n\n")[2]
+
+
+@pytest.mark.slow
+def test_there_is_no_report_if_no_seed_is_left(data_dir, tmp_path):
+    _, errors, status = run_and_kill(FAILING, data_dir, tmp_path, "--models=lstm", "--audit=none")
+    assert status == 1 and "Traceback" not in errors
+    assert "There is no report: in each seed, a training has failed." in errors
+    assert (
+        f"error: 1 of 2 trainings failed twice. The report leaves out their seeds:\n  {FAILING}: {REASON}\n"
+        in errors
+    )
+    assert [path.parent.name for path in tmp_path.glob("cells/*/cell.json")] == ["lstm-part1-seed0"]
+    assert not {"report.html", "report.md", "results.json"} & {path.name for path in tmp_path.iterdir()}
 
 
 @pytest.mark.slow
