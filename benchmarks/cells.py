@@ -25,7 +25,7 @@ from benchmarks import measuring
 from pipelines import console, terminal
 from ucf50_tfrecord.choices import FrameOrder
 from ucf50_tfrecord.errors import expect
-from ucf50_tfrecord.evaluation import side_by_side
+from ucf50_tfrecord.evaluation import failures, side_by_side
 from ucf50_tfrecord.evaluation.crew import Outcome
 from ucf50_tfrecord.manifest import Manifest, ManifestShard
 from ucf50_tfrecord.specs import ClipFormat, FoldRule, ModelSpec, TrainSpec, to_json
@@ -137,6 +137,8 @@ def measure_engine(num_cells: int, num_processes: int, secs: float) -> tuple[flo
             ComparisonListener(start=note_first, finish=note),
             environments=[{}] * num_processes,
         )
+        failed = failures.load(folder, comparison.spec.cells())
+        expect(not failed, "that no cell fails", failed=len(failed))
     overhead = (times[-1] - times[0]) * num_processes / num_cells - secs
     return overhead, memory[-1] - memory[int(num_cells * _GROWTH_START)]
 

@@ -151,7 +151,7 @@ _REPORT_SECS = 600.0
 _DECIDED = ("recipe", "model", "seed", "frame_order", "early_stopping", "train_folds", "test_folds")
 
 
-def main() -> None:
+def main() -> int:
     given = [name for name in ("runs", "results") if flags.FLAGS[name].value]
     expect(len(given) < 2, "either --runs or --results", given=given)
     expect(
@@ -165,11 +165,16 @@ def main() -> None:
     elif _RUNS.value:
         compare_runs()
     else:
-        compare_recipes()
+        return compare_recipes()
+    return 0
 
 
-def compare_recipes() -> None:
-    """Trains and tests the recipes of --models, except for finished trainings, and writes the report."""
+def compare_recipes() -> int:
+    """Trains and tests the recipes of --models, except for finished trainings, and writes the report.
+
+    Returns:
+      The exit status: 1 if trainings have failed, here or in other processes; else 0.
+    """
     # Reads the flags first, so that mistakes show before any work starts.
     settings = {model: read_settings(model) for model in dict.fromkeys(_MODELS.value)}
     asked = spec_flags(list(settings))
@@ -198,23 +203,50 @@ def compare_recipes() -> None:
         changes = manifest.features and _PIXEL_INTERVENTIONS.value
         num_missing = len(features.changed_datasets(manifest)) - len(comparison.changed) if changes else 0
         dry_run.show(comparison, engine, num_missing=num_missing, warn=Display().warn)
-        return
+        return 0
     if not convert.finalizes():
         describe(comparison, num_jobs=len(environments))
         claim_folder(folder)
         if not train_cells(comparison, environments, task):
             terminal.say("Stopped. Finished trainings are kept. To continue:", f"  {remedies.this_command()}")
-            return
-    left = comparison.unfinished()
+            return 0
+    failed = comparison.failures()
+    left = [cell for cell in comparison.unfinished() if cell not in failed]
     if not left:
         with storage.folder_lock(folder, wait_secs=_REPORT_SECS):
-            save(pathlib.Path(folder), results := comparison.results())
-            publish(pathlib.Path(folder), results, comparison.clips)
-        return
-    expect(not convert.finalizes(), "that all trainings are finished", unfinished=", ".join(map(str, left)))
-    terminal.say(
-        f"Other processes are running {len(left)} trainings. The last process to finish writes the report."
+            report_cells(pathlib.Path(folder), comparison)
+    elif not convert.finalizes():
+        terminal.say(
+            f"Other processes are running {len(left)} trainings. The last process to finish writes the report."
+        )
+    show_failures(failed, num_cells=len(spec.cells()))
+    expect(
+        not (left and convert.finalizes()),
+        "that all trainings are finished",
+        unfinished=", ".join(map(str, left)),
     )
+    return 1 if failed else 0
+
+
+def report_cells(folder: pathlib.Path, comparison) -> None:
+    """Writes the results and the report of an evaluation.compare.Comparison, unless each seed has a failed training."""
+    results = comparison.results()
+    if results.cells:
+        save(folder, results)
+        publish(folder, results, comparison.clips)
+    else:
+        terminal.note("There is no report: in each seed, a training has failed.")
+
+
+def show_failures(failed: Mapping[Cell, str], *, num_cells: int) -> None:
+    """Prints which of a comparison's trainings failed, why, and the command that tries them again, if any failed."""
+    if failed:
+        terminal.note(
+            f"error: {len(failed)} of {num_cells} trainings failed twice. The report leaves out their seeds:",
+            *(f"  {cell}: {reason}" for cell, reason in failed.items()),
+            "To try them again:",
+            f"  {remedies.this_command(without='finalize')}",
+        )
 
 
 def train_cells(comparison, environments: Sequence[Mapping[str, str]], task: tuple[int, int]) -> bool:
@@ -227,8 +259,8 @@ def train_cells(comparison, environments: Sequence[Mapping[str, str]], task: tup
       task: as in Comparison.claimable.
 
     Returns:
-      False if the user stopped the comparison. True if all cells are finished, except cells that other
-      processes are running.
+      False if the user stopped the comparison. True if all cells are finished, except cells that failed and cells
+      that other processes are running.
     """
     if convert.uses_ray():
         return train_cells_on_ray(comparison, task)
@@ -622,6 +654,7 @@ class Display:
     def __init__(self):
         self._bar: console.ProgressBar | None = None
         self._running: dict[Cell, str] = {}  # the trainings in progress, as text
+        self._num_failed = 0
         self._warned: set[str] = set()
 
     def __enter__(self) -> Display:
@@ -651,6 +684,13 @@ class Display:
         if self._bar is not None:
             self._bar.update()
 
+    def fail(self, cell: Cell, reason: str) -> None:
+        self._running.pop(cell, None)
+        self._num_failed += 1
+        if self._bar is not None:
+            self._bar.set_description_str(f"comparing, {self._num_failed} failed")
+        terminal.warn(f"{cell} failed twice: {reason}. The other trainings go on")
+
     def warn(self, text: str) -> None:
         """Shows a warning, unless it was shown before; advice is the same even if its numbers differ."""
         kind = re.sub(r"[0-9]+", "", text) if isinstance(text, Advice) else text
@@ -671,6 +711,7 @@ def listener(display: Display, should_stop: Callable[[], bool]):
         start=display.start,
         report=display.report,
         finish=display.finish,
+        fail=display.fail,
         warn=display.warn,
         should_stop=should_stop,
     )

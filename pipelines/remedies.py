@@ -166,11 +166,12 @@ def _is_from_console_script() -> bool:
     return len(sys.orig_argv) > 1 and pipelines.is_console_script(sys.orig_argv[1])
 
 
-def this_command(run: str | None = None) -> str:
+def this_command(run: str | None = None, *, without: str | None = None) -> str:
     """Returns the command that started this process, quoted for a shell.
 
     Args:
       run: the value of --run that replaces the one in the command; None leaves the command unchanged.
+      without: name of a boolean flag that is left out; None leaves the command unchanged.
     """
     script, *arguments = sys.orig_argv[1:]
     start = [pipelines.CONSOLE_SCRIPT] if _is_from_console_script() else [python(), script]
@@ -178,6 +179,8 @@ def this_command(run: str | None = None) -> str:
         arguments = [argument for argument in arguments if not argument.startswith("--run=")] + [
             f"--run={run}"
         ]
+    if without:
+        arguments = [argument for argument in arguments if argument.lstrip("-").partition("=")[0] != without]
     return shell_command([*start, *arguments])
 
 

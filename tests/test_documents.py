@@ -15,7 +15,7 @@ from ucf50_tfrecord.specs import ClipFormat
 DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md")])
 # Flags of other programs that commands in the documents use.
 FOREIGN_FLAGS = {
-    "array cpus-per-task gpus-per-task nodes ntasks-per-node wrap": "Slurm",
+    "array cpus-per-task gpus nodes ntasks-per-node wrap": "Slurm",
     "runner direct_running_mode direct_num_workers": "Apache Beam",
     "address head": "Ray",
     "experiment mode model_dir config_file params_override": "TF Model Garden",

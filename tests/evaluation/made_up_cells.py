@@ -20,8 +20,9 @@ from ucf50_tfrecord.training.listener import TrainProgress
 
 @dataclasses.dataclass(frozen=True)
 class MadeUpCell:
-    """does: what the cell does: "finish"; "die_once" and "die_always" by SIGKILL; "fail" with a UserError; "wait"
-    until it is told to stop, and "wait_once"; "leave_lock" dies once, and its folder's lock stays held for a while."""
+    """does: what the cell does: "finish"; "die_once" and "die_always" by SIGKILL; "raise_twice" a ValueError; "fail"
+    with a UserError; "wait" until it is told to stop, and "wait_once"; "leave_lock" dies once, and its folder's lock
+    stays held for a while."""
 
     does: str
     number: int
@@ -73,6 +74,8 @@ class MadeUpComparison:
             os.kill(os.getpid(), signal.SIGKILL)
         if cell.does == "fail":
             raise UserError(f"{cell} cannot be trained")
+        if cell.does == "raise_twice" and tries < 2:
+            raise ValueError("no good")
         while cell.does == "wait" or (cell.does == "wait_once" and not tries):
             if listener.should_stop():
                 self._path(cell, "stopped").touch()

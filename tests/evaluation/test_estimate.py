@@ -8,7 +8,9 @@ import pytest
 from tests.evaluation.test_compare import recipe, spec
 from ucf50_tfrecord import manifest
 from ucf50_tfrecord.dataset.clips import load_clips
-from ucf50_tfrecord.evaluation import compare, estimate, trial
+from ucf50_tfrecord.errors import UserError
+from ucf50_tfrecord.evaluation import compare, estimate, failures, side_by_side, trial
+from ucf50_tfrecord.evaluation.cells import ComparisonListener
 from ucf50_tfrecord.evaluation.crew import Outcome
 from ucf50_tfrecord.evaluation.estimate import Cost, Timeline, Work
 from ucf50_tfrecord.evaluation.results import Cell
@@ -188,6 +190,20 @@ def test_a_model_is_measured_by_real_trainings_that_leave_only_their_cost(clips,
     assert cost.peak_bytes > 1e8
     # 18 clips in batches of 8, one epoch; twice
     assert [progress.step for progress in reported] == [1, 2, 3, 1, 2, 3]
+
+
+def test_a_measurement_whose_processes_crash_is_an_error(clips, tmp_path, monkeypatch):
+    def crash(trials, listener, **_):
+        listener.start(trials.spec.cells()[0], 0, 1)
+        failures.save(trials.folder, trials.spec.cells()[0], "its process was killed by SIGKILL")
+        return True
+
+    monkeypatch.setattr(side_by_side, "run", crash)
+    comparison = compare.Comparison(folder="unused", spec=spec("frame_pool"), clips=clips)
+    with pytest.raises(UserError, match="Cannot measure the trainings. frame_pool: .* by SIGKILL, twice"):
+        trial.measure(
+            comparison, ["frame_pool"], ComparisonListener(), folder=str(tmp_path), environments=[{}]
+        )
 
 
 def test_a_short_cell_tests_no_class_that_it_has_not_seen(clips):

@@ -8,6 +8,7 @@ import pytest
 from tests.report.tiny import tiny_cell, tiny_results
 from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.evaluation import result_files, runner
+from ucf50_tfrecord.evaluation.results import Cell, incomplete
 
 RECURRENCE = {
     "loss_gradient": [1.0] * 8,
@@ -38,6 +39,40 @@ def test_results_are_read_as_they_were_written(results, tmp_path):
         np.testing.assert_equal(dict(found.logits), cell.logits)
 
 
+def test_failed_cells_are_read_as_they_were_written(results, tmp_path):
+    failed = {Cell(model="lstm", part=1, seed=1): "its process was killed by SIGKILL"}
+    left_out = (Cell(model="lstm", seed=1),)
+    result_files.save(tmp_path, dataclasses.replace(results, failed=failed, left_out=left_out))
+    loaded = result_files.load(tmp_path / "results.json")
+    assert (loaded.failed, loaded.left_out) == (failed, left_out)
+
+
+def test_results_of_a_version_that_knew_no_failed_cells_are_read(results, tmp_path):
+    result_files.save(tmp_path, results)
+    value = json.loads((tmp_path / "results.json").read_text())
+    assert value.pop("failed") == value.pop("left_out") == []
+    (tmp_path / "results.json").write_text(json.dumps(value))
+    loaded = result_files.load(tmp_path / "results.json")
+    assert (loaded.failed, loaded.left_out) == ({}, ())
+
+
+def test_only_parts_of_the_failed_cells_own_seed_are_incomplete():
+    cells = [
+        Cell(model=model, training=training, split=split, part=part, seed=seed)
+        for model in ("lstm", "rnn")
+        for training in ("kept", "shuffled")
+        for split in ("group", "video")
+        for part in range(3)
+        for seed in range(2)
+    ]
+    failed = cells.pop(cells.index(Cell(model="rnn", training="shuffled", part=1, seed=1)))
+    assert incomplete(cells, []) == ()
+    assert incomplete(cells, [failed]) == (
+        Cell(model="rnn", training="shuffled", part=0, seed=1),
+        Cell(model="rnn", training="shuffled", part=2, seed=1),
+    )
+
+
 def first(value):
     return value["cells"][0]
 
@@ -53,6 +88,15 @@ HOSTILE = {
     "Expected loss_gradient of 9 frames": lambda v: v.update(num_frames=9),
     "Expected pairs of clips below 6": lambda v: v["audit"]["group"].update(pairs=[[0, 99, 0.5]]),
     "Expected at least 1 cell, and each cell once": lambda v: v["cells"].append(first(v)),
+    "Expected at least 1 cell, and each cell once. Received: cells=3": lambda v: v.update(
+        failed=[{"model": "lstm", "reason": "it crashed"}]
+    ),
+    "Expected no cells of seeds of which a part failed. Received: cells=['lstm-part1-seed0']": lambda v: (
+        v.update(failed=[{"model": "lstm", "part": 1, "reason": "it crashed"}])
+    ),
+    "failed[0].reason: Expected str of length >= 1": lambda v: v.update(
+        failed=[{"model": "a", "reason": ""}]
+    ),
     "Expected known fields. Received: 'cells[1].more'": lambda v: v["cells"][1].update(more=1),
 }
 

@@ -1,5 +1,6 @@
 """Processes that run the cells of a comparison side by side: real processes, made-up cells."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 from tests.conftest import REPOSITORY, child_pids, is_running
 from tests.evaluation.made_up_cells import MadeUpComparison, MadeUpSpec
 from ucf50_tfrecord.errors import UserError
-from ucf50_tfrecord.evaluation import side_by_side
+from ucf50_tfrecord.evaluation import failures, side_by_side
 from ucf50_tfrecord.evaluation.cells import ComparisonListener
 from ucf50_tfrecord.storage import folder_lock
 
@@ -22,11 +23,12 @@ class Heard:
     """What a listener heard of a comparison."""
 
     def __init__(self, stop_after=None):
-        self.started, self.reported, self.finished, self.warned = [], [], [], []
+        self.started, self.reported, self.finished, self.failed, self.warned = [], [], [], [], []
         self.listener = ComparisonListener(
             start=lambda cell, number, total: self.started.append((str(cell), number, total)),
             report=lambda cell, progress: self.reported.append((str(cell), progress.step)),
             finish=lambda cell: self.finished.append(str(cell)),
+            fail=lambda cell, reason: self.failed.append((str(cell), reason)),
             warn=self.warned.append,
             should_stop=lambda: stop_after is not None and len(self.reported) >= stop_after,
         )
@@ -43,8 +45,8 @@ def run(made_up, heard):
 def test_a_killed_process_costs_its_cell_one_retry_and_the_others_nothing(tmp_path):
     models = ("finish", "die_once", "die_always", "finish", "finish")
     made_up, heard = comparison(tmp_path, *models), Heard()
-    with pytest.raises(UserError, match="1 of 5 trainings failed twice: die_always.*was killed by SIGKILL"):
-        run(made_up, heard)
+    assert run(made_up, heard) is True
+    assert heard.failed == [("die_always-2", "its process was killed by SIGKILL")]
     names = [str(cell) for cell in made_up.spec.cells()]
     finished = [name for name in names if not name.startswith("die_always")]
     assert sorted(heard.finished) == sorted(finished)
@@ -54,6 +56,41 @@ def test_a_killed_process_costs_its_cell_one_retry_and_the_others_nothing(tmp_pa
     assert sum("it is tried again" in text for text in heard.warned) == 2
     assert sorted({number for _, number, _ in heard.started}) == [0, 1, 2, 3, 4]
     assert {name for name, step in heard.reported if step == 1} == set(names)
+
+
+def test_a_failed_cell_is_noted_until_the_comparison_is_started_again(tmp_path):
+    made_up = comparison(tmp_path, "raise_twice", "finish")
+    cells = made_up.spec.cells()
+    assert run(made_up, heard := Heard()) is True
+    reason = "its process raised ValueError: no good"
+    assert heard.failed == [("raise_twice-0", reason)] and heard.finished == ["finish-1"]
+    assert failures.load(str(tmp_path), cells) == {cells[0]: reason}
+    assert run(made_up, heard := Heard()) is True
+    assert heard.finished == ["raise_twice-0"] and not heard.failed
+    assert failures.load(str(tmp_path), cells) == {}
+
+
+def test_a_cell_that_failed_in_another_process_meanwhile_is_left_out(tmp_path):
+    made_up = comparison(tmp_path, *["finish"] * 6)
+    *_, last = made_up.spec.cells()
+    heard = Heard()
+
+    def fail_elsewhere(cell, progress):
+        failures.save(str(tmp_path), last, "its process was killed by SIGKILL")
+
+    heard.listener = dataclasses.replace(heard.listener, report=fail_elsewhere)
+    assert run(made_up, heard) is True
+    assert len(heard.finished) == 5 and str(last) not in heard.finished
+    assert not list((tmp_path / str(last)).glob("*")) and not heard.failed
+
+
+def test_a_damaged_note_is_an_error_that_names_it(tmp_path):
+    (cell,) = comparison(tmp_path, "finish").spec.cells()
+    failures.save(str(tmp_path), cell, "x" * 5000)
+    assert failures.load(str(tmp_path), [cell]) == {cell: "x" * 1000}
+    (tmp_path / "failed" / "finish-0.json").write_text("{}")
+    with pytest.raises(UserError, match="failed/finish-0.json is not a note .*: Expected a field reason"):
+        failures.load(str(tmp_path), [cell])
 
 
 def test_a_lock_that_outlives_its_process_is_waited_for(tmp_path):

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from pyarrow import parquet
 
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, child_pids
 from tests.two_nodes import two_nodes, wait_for
 from tests.warm import run_code, run_module
 
@@ -162,13 +162,134 @@ def test_a_ray_cluster_that_loses_a_node_finds_the_same(compared, data_dir, tmp_
     check_same(tmp_path / "ray", compared[0])
 
 
-def runs_cell(pid):
-    """Tells whether a process holds the lock of a cell's folder."""
+def runs_cell(pid, cell="[^/]+"):
+    """Tells whether a process holds the lock of a cell's folder; `cell` is a pattern of the cell's name."""
     for file in pathlib.Path(f"/proc/{pid}/fd").glob("*"):
         with contextlib.suppress(OSError):  # it has just been closed
-            if re.search(r"/cells/[^/]+/\.lock$", os.readlink(file)):
+            if re.search(rf"/cells/{cell}/\.lock$", os.readlink(file)):
                 return True
     return False
+
+
+FAILING = "lstm-part2-seed0"
+
+
+def kill_twice(process, cell):
+    """Kills the processes that run a cell of a comparison, as often as it is tried."""
+    killed = set()
+    while len(killed) < 2 and process.poll() is None:
+        for pid in child_pids(process.pid):
+            if pid not in killed and runs_cell(pid, cell):
+                os.kill(pid, signal.SIGKILL)
+                killed.add(pid)
+        time.sleep(0.005)
+    assert len(killed) == 2
+
+
+def run_and_kill(cell, data, folder, *flags):
+    """Runs a comparison whose processes are killed when they run a cell; returns its exit status and output."""
+    process = subprocess.Popen(
+        command(data, folder, "--jobs=2", *flags),
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    kill_twice(process, cell)
+    return (*process.communicate(timeout=200), process.returncode)
+
+
+@pytest.fixture(scope="module")
+def failed(data_dir, tmp_path_factory):
+    """A comparison of which one training failed: its processes were killed, both times."""
+    folder = tmp_path_factory.mktemp("failed")
+    return folder, *run_and_kill(FAILING, data_dir, folder)
+
+
+def reports(folder):
+    names = ("report.html", "report.md", "results.json", "predictions.parquet")
+    return {name: (folder / name).read_bytes() for name in names}
+
+
+REASON = "its process was killed by SIGKILL"
+
+
+@pytest.mark.slow
+def test_a_training_that_fails_twice_is_named_and_the_others_are_reported(failed):
+    folder, output, errors, status = failed
+    assert status == 1 and "Traceback" not in errors
+    assert f"warning: {FAILING}: {REASON}; it is tried again" in errors
+    assert f"warning: {FAILING} failed twice: {REASON}. The other trainings go on" in errors
+    assert (
+        f"error: 1 of 6 trainings failed twice. The report leaves out their seeds:\n  {FAILING}: {REASON}\n"
+        in errors
+    )
+    again = errors[errors.index("To try them again:") :].splitlines()[1]
+    assert "pipelines.compare" in again and f"--output={folder}" in again
+    assert "Report:" in output
+    finished = {path.parent.name for path in folder.glob("cells/*/cell.json")}
+    assert len(finished) == 5 and FAILING not in finished
+    results = json.loads((folder / "results.json").read_text())
+    [lost] = results["failed"]
+    assert (lost["model"], lost["part"], lost["reason"]) == ("lstm", 1, REASON)
+    assert [(cell["model"], cell["part"]) for cell in results["left_out"]] == [("lstm", 0)]
+    assert {cell["model"] for cell in results["cells"]} == {"frame_pool"}
+    report = (folder / "report.md").read_text()
+    assert "1 of its 6 trainings failed twice" in report.split("\n\n")[1]
+    assert f"- {FAILING}: {REASON}" in report.split("\n\n")[2]
+
+
+@pytest.mark.slow
+def test_there_is_no_report_if_no_seed_is_left(data_dir, tmp_path):
+    _, errors, status = run_and_kill(FAILING, data_dir, tmp_path, "--models=lstm", "--audit=none")
+    assert status == 1 and "Traceback" not in errors
+    assert "There is no report: in each seed, a training has failed." in errors
+    assert (
+        f"error: 1 of 2 trainings failed twice. The report leaves out their seeds:\n  {FAILING}: {REASON}\n"
+        in errors
+    )
+    assert [path.parent.name for path in tmp_path.glob("cells/*/cell.json")] == ["lstm-part1-seed0"]
+    assert not {"report.html", "report.md", "results.json"} & {path.name for path in tmp_path.iterdir()}
+
+
+@pytest.mark.slow
+def test_a_report_without_failed_trainings_can_be_written_again(failed, data_dir):
+    """By --finalize, which tells them again, and from its results alone."""
+    folder, before = failed[0], reports(failed[0])
+    result = run_module(*command(data_dir, folder, "--finalize")[2:])
+    assert result.returncode == 1 and "Report:" in result.stdout
+    assert f"  {FAILING}: {REASON}\nTo try them again:\n" in result.stderr
+    assert "--finalize" not in result.stderr and f"--output={folder}" in result.stderr
+    assert reports(folder) == before
+    result = run_module("pipelines.compare", f"--results={folder / 'results.json'}", f"--data={data_dir}")
+    assert result.returncode == 0, result.stderr
+    assert reports(folder) == before
+
+
+@pytest.mark.slow
+def test_finalizing_tells_failed_trainings_from_those_that_never_ran(failed, data_dir):
+    folder, before = failed[0], reports(failed[0])
+    result = run_module(*command(data_dir, folder, "--finalize", "--seeds=2")[2:])
+    assert result.returncode == 2 and "Report:" not in result.stdout
+    assert f"  {FAILING}: {REASON}\nTo try them again:\n" in result.stderr
+    assert (
+        "Expected that all trainings are finished. Received: unfinished='frame_pool-part1-seed1, "
+        in result.stderr
+    )
+    assert FAILING not in result.stderr[result.stderr.index("Expected that") :]
+    assert reports(folder) == before
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_same_command_tries_failed_trainings_again(failed, compared, data_dir):
+    """The last test of that comparison, as it completes it."""
+    folder = failed[0]
+    result = run_module(*command(data_dir, folder)[2:])
+    assert result.returncode == 0, result.stderr
+    assert "6/6  " in result.stdout and "5/6  " not in result.stdout
+    check_same(folder, compared[0])
+    assert not list((folder / "failed").iterdir())
 
 
 def dry_run(data, output, scratch, *flags):

@@ -64,3 +64,14 @@ def test_an_error_keeps_its_remedies_between_processes():
     copy = pickle.loads(pickle.dumps(raised.value))
     assert str(copy) == "Expected fewer. Received: parts=3"
     assert copy.remedies == (Remedy(Action.SET, num_parts=2),)
+
+
+@pytest.mark.parametrize("given", ["--finalize", "-finalize", "--finalize=true"])
+def test_this_command_is_shown_without_a_flag(monkeypatch, given):
+    monkeypatch.setattr(
+        "sys.orig_argv", ["python", "-m", "pipelines.compare", "--data=finalize", given, "--cv=2"]
+    )
+    monkeypatch.setattr("sys.executable", "/bin/python")
+    shown = "/bin/python -m pipelines.compare --data=finalize --cv=2"
+    assert remedies.this_command(without="finalize") == shown
+    assert given in remedies.this_command()

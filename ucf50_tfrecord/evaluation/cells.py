@@ -47,12 +47,14 @@ class ComparisonListener:
       cells that are finished or running, and the number of all cells.
     report: called with the cell and the progress of its training, as often as Listener.report.
     finish: called when a cell that was started is finished.
+    fail: called with a cell whose processes crashed twice, and the reason.
     warn, should_stop: as in Listener.
     """
 
     start: Callable[[Cell, int, int], None] = lambda cell, number, total: None
     report: Callable[[Cell, TrainProgress], None] = lambda cell, progress: None
     finish: Callable[[Cell], None] = lambda cell: None
+    fail: Callable[[Cell, str], None] = lambda cell, reason: None
     warn: Callable[[str], None] = lambda text: None
     should_stop: Callable[[], bool] = lambda: False
 

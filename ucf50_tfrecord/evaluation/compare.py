@@ -8,6 +8,7 @@ cell's folder while it runs the cell. The system releases the lock when the proc
 <folder>/cells/<cell>/predictions.parquet   the model's predictions for the cell's test clips
 <folder>/cells/<cell>/cell.json             the rest of the cell's result; it is written last, so a cell that
                                             has both files is finished
+<folder>/failed/                            the cells that failed; see evaluation.failures
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ from ucf50_tfrecord.dataset import reader
 from ucf50_tfrecord.dataset.clips import ClipIndex, frames_of
 from ucf50_tfrecord.dataset.feed import Feed, choose_cache, read_in_batches
 from ucf50_tfrecord.errors import UserError, expect
-from ucf50_tfrecord.evaluation import audit, cells, result_files
+from ucf50_tfrecord.evaluation import audit, cells, failures, result_files
 from ucf50_tfrecord.evaluation.cells import ComparisonListener, ComparisonSpec, Recipe, Subject
 from ucf50_tfrecord.evaluation.crew import Outcome
-from ucf50_tfrecord.evaluation.results import Cell, CellResult, ComparedClips, Results
+from ucf50_tfrecord.evaluation.results import Cell, CellResult, ComparedClips, Results, incomplete
 from ucf50_tfrecord.evaluation.runner import Evaluator
 from ucf50_tfrecord.evaluation.workbench import Program, Tester, Workbench, forget_models
 from ucf50_tfrecord.manifest import Manifest
@@ -103,6 +104,7 @@ class Comparison:
             or training fails.
         """
         bench = self.open_bench(strategy)
+        failures.forget(self.folder, self.spec.cells())
         while wanted := self.claimable(task):
             num_done, num_run = len(self.spec.cells()) - len(wanted), 0
             for number, cell in enumerate(wanted, num_done):
@@ -134,6 +136,15 @@ class Comparison:
             else:
                 left.append(cell)
         return left
+
+    def failures(self) -> dict[Cell, str]:
+        """Returns the unfinished cells that failed since the comparison was last started, and the reason of each.
+
+        Raises:
+          UserError: as failures.load does.
+        """
+        noted = failures.load(self.folder, self.spec.cells())
+        return {cell: why for cell, why in noted.items() if not result_files.has_cell(self.run_dir(cell))}
 
     def claimable(self, task: tuple[int, int] = (0, 1)) -> list[Cell]:
         """Lists the unfinished cells that no other process runs, in the order in which this process runs them.
@@ -216,12 +227,20 @@ class Comparison:
         )
 
     def results(self) -> Results:
-        """Assembles the results of all cells, once they are finished.
+        """Assembles the results of all cells, once they are finished or have failed.
+
+        If a cell has failed, the finished cells of the same seed are left out, too; see results.incomplete.
 
         Raises:
           UserError: if the results of a cell are missing or damaged, or a clip cannot be read.
         """
-        return assemble(self.clips, map(self._load_result, self.spec.cells()), audit=self._audit())
+        failed = self.failures()
+        found = [self._load_result(cell) for cell in self.spec.cells() if cell not in failed]
+        left_out = incomplete((result.cell for result in found), failed)
+        kept = [result for result in found if result.cell not in left_out]
+        return dataclasses.replace(
+            assemble(self.clips, kept, audit=self._audit()), failed=failed, left_out=left_out
+        )
 
     def run_dir(self, cell: Cell) -> str:
         """Returns the folder of a cell's training and predictions."""

@@ -1,7 +1,7 @@
 """Hands out the cells of a comparison (its trainings) to processes, on this host or on others.
 
 A process runs the cells that it is given, one after another. If a process crashes or is killed, its cell is
-tried once more in another process.
+tried once more in another process. If that one is lost, too, the cell has failed, and the other cells go on.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ucf50_tfrecord.errors import UserError
+from ucf50_tfrecord.evaluation import failures
 
 if TYPE_CHECKING:
     from ucf50_tfrecord.evaluation.cells import ComparisonListener
@@ -103,48 +104,50 @@ def run(
       task: as in Comparison.claimable.
 
     Returns:
-      As Comparison.run does.
+      False if the listener stopped the comparison. True if all cells are finished, except cells that failed (see
+      failures.load) and cells that other processes are running.
 
     Raises:
-      UserError: as Comparison.run does. Also if a cell's process crashed twice; this error is raised after
-        all other cells are finished.
+      UserError: as Comparison.run does. Also if processes cannot be started.
     """
     payload = pickle.dumps(dataclasses.replace(comparison, num_processes=num_sharing))
-    while wanted := comparison.claimable(task):
-        with _Crew(wanted, len(comparison.spec.cells()), listener, place, environments, payload) as crew:
+    failures.forget(comparison.folder, comparison.spec.cells())
+    while wanted := _untried(comparison, task):
+        with _Crew(comparison, wanted, listener, place, environments, payload) as crew:
             crew.run()
         if crew.is_stopping:
             return False
-        if crew.failed:
-            raise UserError(
-                f"{len(crew.failed)} of {len(comparison.spec.cells())} trainings failed twice: "
-                + "; ".join(f"{cell}: {reason}" for cell, reason in crew.failed.items())
-                + ". The other trainings are kept; the same command tries the failed ones again"
-            )
-        if not crew.num_finished:  # processes of another parent were faster
+        if not crew.num_finished:  # processes of another parent were faster, or all have failed
             break
     return True
+
+
+def _untried(comparison: Comparison, task: tuple[int, int]) -> list[Cell]:
+    """Lists the cells that this process may run and that have not failed, here or in another process."""
+    claimable = comparison.claimable(task)
+    failed = failures.load(comparison.folder, claimable)
+    return [cell for cell in claimable if cell not in failed]
 
 
 class _Crew:
     """The processes that run some cells side by side. Leaving the `with` block kills running processes.
 
-    failed: dictionary from each cell whose process crashed twice to the reason.
     num_finished: number of cells that the processes have finished.
     is_stopping: whether the listener has stopped the comparison.
     """
 
     def __init__(
         self,
+        comparison: Comparison,
         wanted: Sequence[Cell],
-        total: int,
         listener: ComparisonListener,
         place: Place,
         environments: Sequence[Mapping[str, str]],
         payload: bytes,
     ):
-        self._waiting = collections.deque(wanted)
-        self._total, self._num_begun = total, total - len(wanted)
+        self._waiting, self._folder = collections.deque(wanted), comparison.folder
+        self._total = len(comparison.spec.cells())
+        self._num_begun = self._total - len(wanted)
         self._listener, self._place, self._payload = listener, place, payload
         self._free = list(environments[: len(wanted)])  # of no process
         self._num_false_starts, self._max_false_starts = 0, _MAX_TRIES * len(self._free)
@@ -153,7 +156,6 @@ class _Crew:
         # Of cells whose process was lost: when to stop waiting for their locks, and when to try next.
         self._lock_deadlines: dict[Cell, float] = {}
         self._next_tries: dict[Cell, float] = {}
-        self.failed: dict[Cell, str] = {}
         self.num_finished, self.is_stopping = 0, False
 
     def __enter__(self) -> _Crew:
@@ -189,10 +191,13 @@ class _Crew:
     def _take(self) -> Cell | None:
         """Removes the next cell that may be tried now from the waiting ones, and returns it."""
         now = time.monotonic()
-        cell = next((cell for cell in self._waiting if self._next_tries.get(cell, now) <= now), None)
-        if cell is not None:
+        while True:
+            cell = next((cell for cell in self._waiting if self._next_tries.get(cell, now) <= now), None)
+            if cell is None:
+                return None
             self._waiting.remove(cell)
-        return cell
+            if not failures.has(self._folder, cell):  # else, it failed in another process meanwhile
+                return cell
 
     def _handle(self, process: Process) -> None:
         messages, cell = process.receive(), process.cell
@@ -239,8 +244,8 @@ class _Crew:
             self._waiting.appendleft(cell)
             self._lock_deadlines[cell] = time.monotonic() + _LOCK_SECS
         else:
-            self._listener.warn(f"{cell}: {reason}, twice")
-            self.failed[cell] = reason
+            failures.save(self._folder, cell, reason)
+            self._listener.fail(cell, reason)
 
     def _wait_for_lock(self, cell: Cell) -> None:
         """Has a cell tried later if its lock may be that of its lost process."""

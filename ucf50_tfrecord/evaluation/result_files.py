@@ -23,9 +23,10 @@ from ucf50_tfrecord.choices import FoldBy, Precision
 from ucf50_tfrecord.errors import UserError, expect
 from ucf50_tfrecord.evaluation import predictions
 from ucf50_tfrecord.evaluation.audit import NearestClips
+from ucf50_tfrecord.evaluation.failures import Reason
 from ucf50_tfrecord.evaluation.predictions import Predictions
 from ucf50_tfrecord.evaluation.recurrence import Recurrence
-from ucf50_tfrecord.evaluation.results import Cell, CellResult, ComparedClips, Results
+from ucf50_tfrecord.evaluation.results import Cell, CellResult, ComparedClips, Results, incomplete
 from ucf50_tfrecord.parsing import Count, Int64, Name
 from ucf50_tfrecord.specs import to_json
 
@@ -33,7 +34,17 @@ CELL_FILENAME, RESULTS_FILENAME = "cell.json", "results.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _CellFile(Cell):
+class _ExtendedCell(Cell):
+    """A cell with further fields."""
+
+    @property
+    def cell(self) -> Cell:
+        """The cell without the other fields."""
+        return Cell(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Cell)})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _CellFile(_ExtendedCell):
     """The format of cell.json, and of each cell in results.json: a cell without its predictions."""
 
     architecture: Name
@@ -44,11 +55,6 @@ class _CellFile(Cell):
     def __post_init__(self):
         super().__post_init__()
         model_traits(self.architecture)  # refuses unknown names
-
-    @property
-    def cell(self) -> Cell:
-        """The cell without the other fields."""
-        return Cell(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Cell)})
 
     def check(self, num_frames: int) -> None:
         """Raises UserError unless the cell fits a comparison of clips of `num_frames` frames."""
@@ -67,6 +73,13 @@ class _CellFile(Cell):
             run_dir=self.run_dir,
             precision=self.precision,
         )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _FailedFile(_ExtendedCell):
+    """The format of each failed cell in results.json."""
+
+    reason: Reason
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,6 +110,8 @@ class _ResultsFile:
     clips: _ClipsFile
     audit: dict[FoldBy, NearestClips] | None
     cells: tuple[_CellFile, ...]
+    failed: tuple[_FailedFile, ...] = ()  # earlier versions wrote neither this nor the next field
+    left_out: tuple[Cell, ...] = ()
 
     def __post_init__(self):
         num_clips, num_classes = len(self.clips.id), len(self.classes)
@@ -113,16 +128,23 @@ class _ResultsFile:
                 f"the same architecture in all cells of {cell.model!r}",
                 architecture=cell.architecture,
             )
-        num_cells, num_distinct = len(self.cells), len({file.cell for file in self.cells})
+        self._check_cells()
+        for split, nearest in (self.audit or {}).items():
+            last = max((index for pair in nearest.pairs for index in pair[:2]), default=0)
+            expect(last < num_clips, f"pairs of clips below {num_clips} in audit", **{split: last})
+
+    def _check_cells(self) -> None:
+        finished, failed = [file.cell for file in self.cells], [file.cell for file in self.failed]
+        listed = [*finished, *failed, *self.left_out]
+        num_cells, num_distinct = len(listed), len(set(listed))
         expect(
-            num_distinct == num_cells > 0,
+            finished and num_distinct == num_cells,
             "at least 1 cell, and each cell once",
             cells=num_cells,
             distinct=num_distinct,
         )
-        for split, nearest in (self.audit or {}).items():
-            last = max((index for pair in nearest.pairs for index in pair[:2]), default=0)
-            expect(last < num_clips, f"pairs of clips below {num_clips} in audit", **{split: last})
+        partial = incomplete(finished, failed)
+        expect(not partial, "no cells of seeds of which a part failed", cells=list(map(str, partial[:1])))
 
 
 def save(folder: pathlib.Path, results: Results) -> None:
@@ -140,6 +162,8 @@ def save(folder: pathlib.Path, results: Results) -> None:
         },
         "audit": results.audit,
         "cells": [_cell_to_json(result) for result in results.cells],
+        "failed": [to_json(cell) | {"reason": reason} for cell, reason in results.failed.items()],
+        "left_out": [to_json(cell) for cell in results.left_out],
     }
     storage.write_json(folder / RESULTS_FILENAME, content, indent=None)
 
@@ -166,6 +190,8 @@ def load(path: pathlib.Path) -> Results:
         **vars(clips),
         cells=tuple(cell.to_result(found[cell.cell]) for cell in file.cells),
         audit=to_json(file.audit),
+        failed={cell.cell: cell.reason for cell in file.failed},
+        left_out=file.left_out,
     )
 
 

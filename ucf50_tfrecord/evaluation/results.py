@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -120,14 +120,18 @@ class Results(ComparedClips):
 
     cells: predictions of each cell, that is, of each training and its test clips.
     audit: dictionary from split to evaluation.audit.NearestClips as JSON; None without an audit.
+    failed: dictionary from each cell without results, because its processes crashed, to the reason.
+    left_out: finished cells whose predictions are left out, because other parts of the same seed failed.
     """
 
     cells: tuple[CellResult, ...]
     audit: dict[str, Any] | None = None
+    failed: Mapping[Cell, str] = dataclasses.field(default_factory=dict)
+    left_out: tuple[Cell, ...] = ()
 
     @property
     def models(self) -> tuple[str, ...]:
-        """Names of the compared models, in the order of the request."""
+        """Names of the models with results, in the order of the request, unless some of their cells failed."""
         return tuple(self.architectures)
 
     @functools.cached_property
@@ -224,6 +228,20 @@ class Results(ComparedClips):
     def _trainings(self) -> dict[Condition, Trainings]:
         """Cache of the results of `trainings`, because verdicts and tables need the same results."""
         return {}
+
+
+def incomplete(cells: Iterable[Cell], failed: Collection[Cell]) -> tuple[Cell, ...]:
+    """Lists the cells that are of the same model, training, split and seed as a failed one.
+
+    Such cells are parts of a cross-validation that is not complete. A score over all clips needs each part: their
+    clips alone may be easier or harder than all clips, and other seeds and models are scored on all of them.
+
+    Args:
+      cells: the cells to choose from.
+      failed: the failed cells.
+    """
+    series = {dataclasses.replace(cell, part=0) for cell in failed}
+    return tuple(cell for cell in cells if dataclasses.replace(cell, part=0) in series)
 
 
 def _names_of(condition: Condition) -> tuple[str, ...]:

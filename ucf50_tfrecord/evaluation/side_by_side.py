@@ -95,6 +95,7 @@ class LocalProcess:
         self.connection, its_end = context.Pipe()
         self.cell: Cell | None = None
         self._is_exiting = False
+        self._crash = ""  # the exception that ended the process
         self._process = context.Process(target=_serve, args=(its_end, dict(environment), prepare, payload))
         self._process.start()
         its_end.close()
@@ -114,10 +115,14 @@ class LocalProcess:
 
     def receive(self) -> list[tuple[str, Any]] | None:
         try:
-            return [self.connection.recv()]
+            kind, content = self.connection.recv()
         except (EOFError, OSError):
             self._is_exiting = True
             return None
+        if kind == "crash":  # the last message, for `end`
+            self._crash = content
+            return []
+        return [(kind, content)]
 
     def end(self) -> str:
         if self._is_exiting:
@@ -125,6 +130,8 @@ class LocalProcess:
         self._process.kill()
         self._process.join()
         self.connection.close()
+        if self._crash:
+            return f"its process raised {self._crash}"
         return texts.exit_clause(self._process.exitcode or 0)
 
 
@@ -135,7 +142,8 @@ def _serve(
 
     Args:
       connection: the connection to the parent. The parent sends cells, or None to stop the cell that is running.
-        This process sends tuples of kind and content, which crew.run handles.
+        This process sends tuples of kind and content, which crew.run handles; before it exits because of an
+        exception, the kind "crash" with the exception's text, which LocalProcess handles.
       environment: further environment variables.
       prepare: see `run`.
       payload: the pickled Comparison. It is unpickled here, after the environment variables are set, because
@@ -164,6 +172,9 @@ def _serve(
         send("error", error)
     except EOFError:
         pass  # the parent has exited
+    except Exception as error:
+        send("crash", f"{type(error).__name__}: {texts.tensorflow_reason(error)}")
+        raise
     connection.close()
     atexit._run_exitfuncs()  # they remove temporary files
     os._exit(0)  # without destroying TensorFlow's objects, which may wait for reads

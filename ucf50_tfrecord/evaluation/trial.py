@@ -26,7 +26,8 @@ from ucf50_tfrecord.architectures import model_traits
 from ucf50_tfrecord.choices import Cache, FoldBy, Strategy
 from ucf50_tfrecord.dataset import memory
 from ucf50_tfrecord.dataset.feed import Feed
-from ucf50_tfrecord.evaluation import cells, side_by_side
+from ucf50_tfrecord.errors import UserError
+from ucf50_tfrecord.evaluation import cells, failures, side_by_side
 from ucf50_tfrecord.evaluation.cells import ComparisonListener
 from ucf50_tfrecord.evaluation.compare import Comparison
 from ucf50_tfrecord.evaluation.crew import Outcome
@@ -79,7 +80,7 @@ def measure(
       The costs, or None if the listener stopped the measurement.
 
     Raises:
-      UserError: as Comparison.run does.
+      UserError: as Comparison.run does. Also if a cell's process crashed twice.
     """
     started, launched = time.monotonic(), []
 
@@ -101,6 +102,11 @@ def measure(
     heard = dataclasses.replace(listener, start=start)
     if not side_by_side.run(trials, heard, environments=environments, prepare=prepare):
         return None
+    failed = [
+        f"{cell.model}: {reason}, twice" for cell, reason in failures.load(folder, spec.cells()).items()
+    ]
+    if failed:
+        raise UserError(f"Cannot measure the trainings. {'; '.join(dict.fromkeys(failed))}")
     return Measured(
         costs={name: _average(trials.costs(name)) for name in names}, launch_secs=launched[0] - started
     )

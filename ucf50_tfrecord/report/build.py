@@ -107,6 +107,7 @@ def build(
     """Builds a comparison's report as a document; see `write` for the arguments."""
     scores = Scores(results)
     blocks = [
+        *summary.failures(results),
         *summary.first_screen(scores, verdicts),
         *answers.section(scores, verdicts),
         *_overview(scores, notes),

@@ -1,15 +1,18 @@
-"""The first screen of a comparison's report: which model is best, by how much, and whether it uses time."""
+"""The first screen of a comparison's report: which model is best, by how much, and whether it uses time.
+
+If trainings failed, it begins with these.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ucf50_tfrecord.choices import FrameOrder
+from ucf50_tfrecord.choices import FoldBy, FrameOrder
 from ucf50_tfrecord.drawing import diagrams
 from ucf50_tfrecord.drawing.canvas import PRINT_DPI
-from ucf50_tfrecord.drawing.document import Block, Figure, Paragraph
+from ucf50_tfrecord.drawing.document import Block, Bullets, Figure, Paragraph
 from ucf50_tfrecord.evaluation.interventions import SHUFFLED
-from ucf50_tfrecord.evaluation.results import Condition
+from ucf50_tfrecord.evaluation.results import Cell, Condition, Results
 from ucf50_tfrecord.evaluation.verdicts import Answer, Doubt, Verdict
 from ucf50_tfrecord.report.answers import find
 from ucf50_tfrecord.report.scores import Scores, format_estimate
@@ -47,6 +50,43 @@ def first_screen(scores: Scores, verdicts: Sequence[Verdict]) -> Iterator[Block]
         "after training on shuffled frames."
     )
     yield Figure("summary", diagrams.draw_forest(ranked, [panel]), caption, " ".join(words), PRINT_DPI)
+
+
+def failures(results: Results) -> Iterator[Block]:
+    """Yields a paragraph and a list of the failed trainings with their reasons; nothing if none failed."""
+    failed, left_out = results.failed, results.left_out
+    if not failed:
+        return
+    total = len(results.cells) + len(failed) + len(left_out)
+    seeds = "; ".join(dict.fromkeys(map(_seed, failed)))
+    words = [
+        f"This comparison is not complete: {len(failed)} of its {total} trainings failed twice, for the reasons below. "
+        f"Starting it again tries them again. Until then, these seeds are left out: {seeds}."
+    ]
+    if left_out:
+        words.append(
+            f"With them, {len(left_out)} finished trainings of the same seeds are left out, because a score needs the "
+            "clips of all parts."
+        )
+    words.append(
+        "All numbers are about the seeds that remain. A model with fewer seeds has wider intervals, and the mean of "
+        "its seeds' probabilities gains less from averaging."
+    )
+    lost = {cell.model: None for cell in failed if not results.cells_of(Condition(cell.model))}
+    if lost:
+        words.append(f"No seed with the usual training remains of {', '.join(lost)}.")
+    yield Paragraph(" ".join(words))
+    reasons: dict[str, list[str]] = {}
+    for cell, reason in failed.items():
+        reasons.setdefault(reason, []).append(str(cell))
+    yield Bullets([f"{', '.join(names)}: {reason}" for reason, names in reasons.items()])
+
+
+def _seed(cell: Cell) -> str:
+    """Describes the seed that a cell is a part of."""
+    order = f", trained on {cell.training} frames" if cell.training != FrameOrder.KEPT else ""
+    split = ", split by video" if cell.split == FoldBy.VIDEO else ""
+    return f"{cell.model}, seed {cell.seed}{order}{split}"
 
 
 def _asked_about_time(scores: Scores, ranked: Sequence[str]) -> list[str]:
