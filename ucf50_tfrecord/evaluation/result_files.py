@@ -97,6 +97,7 @@ class _ResultsFile:
     clips: _ClipsFile
     audit: dict[FoldBy, NearestClips] | None
     cells: tuple[_CellFile, ...]
+    of_features: bool | None = None
 
     def __post_init__(self):
         num_clips, num_classes = len(self.clips.id), len(self.classes)
@@ -132,6 +133,7 @@ def save(folder: pathlib.Path, results: Results) -> None:
         "name": results.name,
         "classes": list(results.classes),
         "num_frames": results.num_frames,
+        "of_features": results.of_features,
         "clips": {
             "id": list(results.ids),
             "label": results.labels.tolist(),
@@ -156,6 +158,7 @@ def load(path: pathlib.Path) -> Results:
         name=file.name,
         classes=file.classes,
         num_frames=file.num_frames,
+        of_features=file.of_features,
         ids=file.clips.id,
         labels=np.array(file.clips.label, np.int64),
         groups=np.array(file.clips.group, np.int64),

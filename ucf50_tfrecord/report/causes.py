@@ -16,14 +16,13 @@ from ucf50_tfrecord.drawing.canvas import PRINT_DPI
 from ucf50_tfrecord.drawing.document import Block, Bullets, Figure, Heading, Paragraph, Table, file_name
 from ucf50_tfrecord.evaluation.recurrence import GATES
 from ucf50_tfrecord.evaluation.results import Condition
-from ucf50_tfrecord.evaluation.statistics import Estimate
-from ucf50_tfrecord.report.scores import Scores, excludes_zero, format_estimate
+from ucf50_tfrecord.report.cues import gain_words, uncorrected
+from ucf50_tfrecord.report.scores import Scores
 
 # Reads frames, uint8 [M, T, H, W, 3], of the clips with given indices in Results.ids, int64 [M].
 ReadClips = Callable[[np.ndarray], np.ndarray]
 _NUM_CONFUSED, _NUM_CONFUSED_STRIPS = 10, 4
 _NUM_CLIPS, _NUM_CLIP_STRIPS = 10, 4
-_NUM_NAMED = 8  # maximum number of classes in a sentence
 # Pairs (earlier, later) of models: the later one was designed to remember what the earlier one forgets.
 _RIVALS = tuple((traits.improves_on, name) for name, traits in MODELS.items() if traits.improves_on)
 _CURVES = {
@@ -207,23 +206,8 @@ def _class_gains(scores: Scores) -> Iterator[Block]:
     )
     yield Figure("class_gains", picture, caption, "Gains beyond their intervals are named below.", PRINT_DPI)
     pairs = {f"{model} over {controls[model]}": gain for model, gain in gains.items()}
-    yield Bullets([_gain_words(pair, gain, classes) for pair, gain in pairs.items()])
-    expected = 0.05 * len(classes)
-    yield Paragraph(
-        f"These intervals are not corrected for the number of classes: if no class gained or lost, {expected:.1g} of "
-        f"{len(classes)} would still lie beyond theirs in each model."
-    )
-
-
-def _gain_words(pair: str, gains: Sequence[Estimate | None], classes: Sequence[str]) -> str:
-    sure = [(name, gain) for name, gain in zip(classes, gains) if excludes_zero(gain)]
-    words = []
-    for verb, sign in (("gains", 1), ("loses", -1)):
-        found = sorted((-sign * gain.value, name, gain) for name, gain in sure if gain.value * sign > 0)
-        named = [f"{name} ({format_estimate(gain, sign=True)})" for _, name, gain in found[:_NUM_NAMED]]
-        more = f" and {len(found) - _NUM_NAMED} more" if len(found) > _NUM_NAMED else ""
-        words += [f"{verb} in {', '.join(named)}{more}"] if named else []
-    return f"{pair}: {'; '.join(words) or 'no class gains or loses beyond its interval'}."
+    yield Bullets([gain_words(pair, gain, classes) for pair, gain in pairs.items()])
+    yield uncorrected(len(classes))
 
 
 def _one_fails(scores: Scores, one: str, other: str, read_clips: ReadClips | None) -> Iterator[Block]:
