@@ -13,6 +13,7 @@ from tests.report import tiny
 from tests.report.tiny import tiny_cell, tiny_results, tiny_verdict
 from ucf50_tfrecord.evaluation import interventions, result_files
 from ucf50_tfrecord.evaluation import verdicts as verdicts_lib
+from ucf50_tfrecord.evaluation.attribution import Attribution
 from ucf50_tfrecord.evaluation.verdicts import Answer
 from ucf50_tfrecord.report import build as report
 from ucf50_tfrecord.specs import printable
@@ -347,6 +348,22 @@ def test_inside_the_recurrence(full):
     frames, spread, fall, probe = row(section(markdown, "Inside the recurrence"), "rnn")
     assert (frames, spread, fall, probe) == ("2.0", "2.0 to 2.0", "0.0078", "0.750")
     assert {"recurrence", "gates"} <= set(pictures)
+
+
+def attributed(cell, *clips):
+    """Returns a cell that attributes predictions for clips to frames, the later the more."""
+    values = tuple(float(value) for value in np.linspace(-0.1, 0.2, tiny.NUM_FRAMES))
+    found = tuple(Attribution(clip=clip, prior=0.2, contributions=values) for clip in clips)
+    return dataclasses.replace(cell, attributions=found)
+
+
+def test_contributions_of_frames(tmp_path):
+    asked = []
+    cells = [attributed(tiny_cell("lstm", "aabbcc"), *range(6)), attributed(tiny_cell("rnn", "aabbcc"), 0, 2)]
+    _, markdown, pictures = written(tmp_path, tiny_results(cells), read_clips=read_clips(asked))
+    assert asked == [[0, 1, 3, 5]] and {"contributions", "contributing_clips"} <= set(pictures)
+    assert "1: a: a/v0; 2: a: a/v1; 3: b: b/v3; 4: c: c/v5" in markdown
+    assert "## Contributions of frames" not in written(tmp_path, full_results())[1]
 
 
 def test_errors(full):

@@ -144,3 +144,22 @@ def pair_right(
     expected = twins[labels]
     both = (forward == labels) & (backward == expected)
     return np.where(expected < 0, np.nan, both)
+
+
+def shapley_values(orders: np.ndarray, values: np.ndarray, empty: float) -> np.ndarray:
+    """Estimates Shapley values of T frames: what each adds on average to a score, over orders of adding frames.
+
+    If each frame is equally often the first, the second and so on, as with all rotations of an order, the estimate
+    is exact for scores that depend on the number of frames alone. Source: Shapley 1953, "A Value for n-Person
+    Games"; for frames of a video: Price and Damen 2020, "Play Fair: Frame Attributions in Video Models".
+
+    Args:
+      orders: int [P, T], orders in which the frames are added.
+      values: float [P, T], the score after each addition, with the first k + 1 frames of the order at column k.
+      empty: the score without any frame.
+
+    Returns:
+      The values, float64 [T]. They sum to the score with all frames minus `empty`.
+    """
+    gains = np.diff(values, axis=1, prepend=empty)
+    return np.bincount(orders.ravel(), weights=gains.ravel(), minlength=orders.shape[1]) / len(orders)

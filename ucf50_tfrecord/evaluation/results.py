@@ -18,6 +18,7 @@ from ucf50_tfrecord import record
 from ucf50_tfrecord.architectures import model_traits
 from ucf50_tfrecord.choices import FoldBy, FrameOrder
 from ucf50_tfrecord.evaluation import interventions, statistics
+from ucf50_tfrecord.evaluation.attribution import Attribution
 from ucf50_tfrecord.evaluation.interventions import PLAIN, SHUFFLED, SHUFFLES
 from ucf50_tfrecord.evaluation.statistics import Estimate, Trainings
 from ucf50_tfrecord.parsing import Count, Name
@@ -63,6 +64,7 @@ class CellResult:
     recurrence: evaluation.recurrence.Recurrence as JSON; None if no recurrent layer was inspected.
     run_dir: folder of the model's weights.
     precision: floating-point precision that the model computes in.
+    attributions: what each frame of a few test clips contributes to their predictions; empty if not measured.
     """
 
     cell: Cell
@@ -72,6 +74,7 @@ class CellResult:
     recurrence: dict[str, Any] | None
     run_dir: str
     precision: str
+    attributions: tuple[Attribution, ...] = ()
 
 
 class Condition(NamedTuple):

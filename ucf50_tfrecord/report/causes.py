@@ -23,6 +23,7 @@ from ucf50_tfrecord.report.scores import Scores
 ReadClips = Callable[[np.ndarray], np.ndarray]
 _NUM_CONFUSED, _NUM_CONFUSED_STRIPS = 10, 4
 _NUM_CLIPS, _NUM_CLIP_STRIPS = 10, 4
+_NUM_ATTRIBUTED = 4
 # Pairs (earlier, later) of models: the later one was designed to remember what the earlier one forgets.
 _RIVALS = tuple((traits.improves_on, name) for name, traits in MODELS.items() if traits.improves_on)
 _CURVES = {
@@ -106,6 +107,48 @@ def _gates(found: dict[str, list[dict[str, Any]]]) -> Iterator[Block]:
         )
         alt = "Gate activity by frame, one line per gate."
         yield Figure("gates", diagrams.draw_charts(charts), caption, alt, PRINT_DPI)
+
+
+def attributions(scores: Scores, read_clips: ReadClips | None) -> Iterator[Block]:
+    """Yields the blocks of the section on what single frames contribute; nothing if it was not measured.
+
+    Args:
+      scores: the numbers of the comparison.
+      read_clips: function that reads clips' frames for pictures; None for a section without these.
+    """
+    by_clip: dict[int, dict[str, list[Sequence[float]]]] = {}
+    for model in scores.models:
+        for result in scores.results.cells_of(Condition(model)):
+            for found in result.attributions:
+                rows = by_clip.setdefault(found.clip, {}).setdefault(model, [])
+                rows.append(found.contributions)
+    if not by_clip:
+        return
+    clips = sorted(by_clip)
+    clips = [clips[i] for i in np.linspace(0, len(clips) - 1, min(_NUM_ATTRIBUTED, len(clips))).astype(int)]
+    results, style = scores.results, {model: number for number, model in enumerate(scores.models)}
+    names = [f"{number}: {results.classes[results.labels[clip]]}" for number, clip in enumerate(clips, 1)]
+    yield Heading("Contributions of frames")
+    yield Paragraph(
+        "A frame's contribution is what it adds to the probability of the true class, averaged over orders in which the "
+        "clip's frames are added (Shapley values). A frame that is not there yet is replaced by the frame before it. "
+        "The contributions sum to the probability for the whole clip minus the class's frequency in training. Frames "
+        "below 0 mislead the model. Few orders are used, so small contributions are uncertain."
+    )
+    charts = [
+        diagrams.Chart(
+            name, "frame", "contribution", [_curve(m, style[m], rows) for m, rows in by_clip[clip].items()]
+        )
+        for name, clip in zip(names, clips)
+    ]
+    caption = "Contribution of each frame to the probability of the true class: means over seeds; bands reach from the "
+    caption += "lowest to the highest. The clips are chosen by their positions in the data set, not by their results."
+    alt = "Contribution by frame for a few clips, one line per model."
+    yield Figure("contributions", diagrams.draw_charts(charts), caption, alt, PRINT_DPI)
+    if read_clips is not None:
+        captions = [f"{name}: {results.ids[clip]}" for name, clip in zip(names, clips)]
+        caption = "The clips of the diagrams."
+        yield strips("contributing_clips", read_clips, np.array(clips), captions, caption)
 
 
 def errors(scores: Scores, read_clips: ReadClips | None) -> Iterator[Block]:
