@@ -57,7 +57,8 @@ def _background(scores: Scores) -> Iterator[Block]:
     if any(found["contrasted accuracy"]):
         words.append(
             "The contrasted accuracy counts a clip if the model is right on the donor's background, but wrong on the "
-            "clip's frozen middle frame. Neither the background nor the look of that frame explains such a clip."
+            "clip's frozen middle frame. Its motion may explain such a clip, and so may luck: the background and the look "
+            "of that frame do not."
         )
     yield Paragraph(" ".join(words))
     caption = (
