@@ -135,6 +135,7 @@ def make_results(size: Size) -> Results:
         labels=labels,
         groups=groups,
         folds=groups,
+        of_features=False,
         cells=tuple(found),
     )
 

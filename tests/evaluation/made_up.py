@@ -63,6 +63,7 @@ def make_results(
         labels=labels,
         groups=groups,
         folds=groups,
+        of_features=False,
         cells=tuple(cells),
     )
 

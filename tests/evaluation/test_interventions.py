@@ -49,7 +49,10 @@ CHOSEN = {
     "half_rate": [0, 0, 2, 2, 4],
 }
 # Interventions with a test of their own below.
-TESTED = {"shuffle", "gap", "grey", "background_swap", "background_blur", "patches"}
+TESTED = {
+    *("shuffle", "gap", "grey", "patches"),
+    *("background_swap", "background_blur", "foreground_only", "background_only"),
+}
 
 
 def test_each_intervention_has_an_expectation():
@@ -120,8 +123,12 @@ def test_the_background_is_the_part_that_does_not_move(clips):
     assert (found[0] == 40).all() and (found[1] == 90).all()
 
 
+def donors_of(clips):
+    return interventions.choose_donors(clips.ids, clips.labels, clips.groups)
+
+
 def test_backgrounds_are_swapped_behind_the_foreground(clips, monkeypatch):
-    donors, greys = interventions.choose_donors(clips), np.arange(len(clips)) * 5
+    donors, greys = donors_of(clips), np.arange(len(clips)) * 5
     backgrounds = np.zeros((len(clips), 16, 24, 3), np.uint8) + greys[:, None, None, None].astype(np.uint8)
     monkeypatch.setattr(interventions, "find_backgrounds", lambda clips: backgrounds)
     found = apply("background_swap", clips, scene(len(clips), greys))
@@ -130,13 +137,13 @@ def test_backgrounds_are_swapped_behind_the_foreground(clips, monkeypatch):
 
 
 def test_donor_clips_are_of_another_class_and_group(clips):
-    donors = interventions.choose_donors(clips)
+    donors = donors_of(clips)
     assert (clips.labels[donors] != clips.labels).all() and (clips.groups[donors] != clips.groups).all()
     one_class = clips.select(clips.labels == 0)
-    donors = interventions.choose_donors(one_class)
+    donors = donors_of(one_class)
     assert (one_class.groups[donors] != one_class.groups).all()
     few = clips.select(np.array([0, 1]))
-    assert interventions.choose_donors(few).tolist() == [1, 0]
+    assert donors_of(few).tolist() == [1, 0]
 
 
 def test_blurring_keeps_the_foreground_and_levels_the_background(clips):
@@ -146,6 +153,15 @@ def test_blurring_keeps_the_foreground_and_levels_the_background(clips):
     moving = video == 255
     assert (found[moving] == 255).all()
     assert found[0, 0, 12, 12].max() < 40
+
+
+def test_the_foreground_alone_is_on_grey(clips):
+    found, video = apply("foreground_only", clips, scene(1, [40])), scene(1, [40])
+    assert (found[video == 255] == 255).all() and (found[video == 40] == 128).all()
+
+
+def test_the_background_alone_is_without_the_foreground(clips):
+    assert (apply("background_only", clips, scene(2, [40, 90])) == [[[[[40]]]], [[[[90]]]]]).all()
 
 
 @pytest.mark.parametrize("height, width", [(16, 24), (17, 22)])

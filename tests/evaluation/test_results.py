@@ -8,6 +8,7 @@ import pytest
 from tests.report.tiny import tiny_cell, tiny_results
 from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.evaluation import result_files, runner
+from ucf50_tfrecord.evaluation.attribution import Attribution
 from ucf50_tfrecord.evaluation.results import Cell, incomplete
 
 RECURRENCE = {
@@ -19,13 +20,14 @@ RECURRENCE = {
     "gates": {"input": [0.5] * 8},
 }
 NEAREST = {"accuracy": 0.5, "same_recording": None, "near_duplicates": 0.1, "pairs": [[0, 1, 0.9]]}
+ATTRIBUTIONS = (Attribution(clip=2, prior=0.25, contributions=(0.5, -0.125) * 4),)
 
 
 @pytest.fixture
 def results():
     cells = [
         tiny_cell("lstm", "aabbcc", recurrence=RECURRENCE, reverse="aabbca"),
-        tiny_cell("frame_pool", "aabbca"),
+        dataclasses.replace(tiny_cell("frame_pool", "aabbca"), attributions=ATTRIBUTIONS),
     ]
     return tiny_results(cells, audit={"group": NEAREST})
 
@@ -34,8 +36,10 @@ def test_results_are_read_as_they_were_written(results, tmp_path):
     result_files.save(tmp_path, results)
     loaded = result_files.load(tmp_path / "results.json")
     assert (loaded.ids, loaded.classes, loaded.audit) == (results.ids, results.classes, results.audit)
+    assert loaded.of_features is False
     for found, cell in zip(loaded.cells, results.cells, strict=True):
         assert (found.cell, found.recurrence) == (cell.cell, cell.recurrence)
+        assert found.attributions == cell.attributions
         np.testing.assert_equal(dict(found.logits), cell.logits)
 
 
@@ -73,8 +77,22 @@ def test_only_parts_of_the_failed_cells_own_seed_are_incomplete():
     )
 
 
+def test_results_of_earlier_versions_do_not_know_donors(results, tmp_path):
+    result_files.save(tmp_path, results)
+    path = tmp_path / "results.json"
+    value = json.loads(path.read_text())
+    del value["of_features"], value["cells"][0]["attributions"]
+    path.write_text(json.dumps(value))
+    loaded = result_files.load(path)
+    assert loaded.of_features is None and loaded.cells[0].attributions == ()
+
+
 def first(value):
     return value["cells"][0]
+
+
+def attributed(value):
+    return value["cells"][1]["attributions"][0]
 
 
 HOSTILE = {
@@ -85,6 +103,11 @@ HOSTILE = {
     "Expected 2 or more distinct classes": lambda v: v.update(classes=["a"]),
     "cells[0]: Expected a model out of": lambda v: first(v).update(architecture="vgg"),
     "cells[0].recurrence: Expected curves": lambda v: first(v)["recurrence"]["loss_gradient"].pop(),
+    "Expected contributions of 8 frames. Received: contributions=7": lambda v: attributed(v)[
+        "contributions"
+    ].pop(),
+    "Expected clips below 6 in attributions. Received: clip=6": lambda v: attributed(v).update(clip=6),
+    "cells[1].attributions[0].prior": lambda v: attributed(v).update(prior=1.5),
     "Expected loss_gradient of 9 frames": lambda v: v.update(num_frames=9),
     "Expected pairs of clips below 6": lambda v: v["audit"]["group"].update(pairs=[[0, 99, 0.5]]),
     "Expected at least 1 cell, and each cell once": lambda v: v["cells"].append(first(v)),

@@ -196,3 +196,15 @@ def test_one_group_gives_no_interval_between_recipes():
     trainings = Trainings(np.ones((2, 4)), np.zeros(4, int))
     found = statistics.compare_recipes(trainings, trainings.scale(0.5, 0.0), np.zeros(4, int))
     assert found.effect.value == 0.5 and np.isnan(found.effect.low) and found.p == 1.0
+
+
+def test_a_weighted_interval_of_a_mean_is_that_of_the_mean():
+    rng = np.random.default_rng(4)
+    values, groups = rng.random(60), rng.integers(0, 9, 60)
+    found = statistics.weighted_interval(groups, lambda weights: (weights * values).sum(-1) / weights.sum(-1))
+    expected = statistics.mean_interval(values, groups)
+    assert (found.value, found.low, found.high) == pytest.approx(
+        (expected.value, expected.low, expected.high)
+    )
+    alone = statistics.weighted_interval(np.zeros(3, int), lambda weights: weights.sum(-1))
+    assert alone.value == 3 and np.isnan([alone.low, alone.high]).all()

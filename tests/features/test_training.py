@@ -24,6 +24,7 @@ from ucf50_tfrecord.dataset.inputs import InputSpec
 from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.evaluation import compare, interventions
 from ucf50_tfrecord.evaluation.cells import ComparisonListener, ComparisonSpec, Recipe
+from ucf50_tfrecord.evaluation.results import Cell, CellResult, Condition
 from ucf50_tfrecord.features import encode
 from ucf50_tfrecord.features.encoders import load_encoder
 from ucf50_tfrecord.specs import FeatureSpec
@@ -144,6 +145,30 @@ def test_changed_clips_are_encoded_as_the_intervention_shows_them(data_dir, chan
     frames = read_clips(clips_of(data_dir))
     assert not np.array_equal(frames[..., 0], frames[..., 1])
     assert len({built.fingerprint for built in changed_dirs.values()}) == len(PIXELS)
+
+
+def test_the_donors_of_changed_clips_are_found_again_from_the_results(data_dir, grid_dir):
+    clips = clips_of(data_dir)
+    frames, tested = read_clips(clips), np.flatnonzero(np.isin(clips.folds, [1, 2]))
+    changed = encode.intervene("background_swap", clips)(frames, clips.ids)
+    cell = CellResult(
+        cell=Cell(model="lstm"),
+        architecture="lstm",
+        clips=tested,
+        logits={"background_swap": np.zeros((len(tested), 3), np.float32)},
+        recurrence=None,
+        run_dir="",
+        precision="float32",
+    )
+    results = compare.assemble(clips_of(grid_dir), [cell], audit=None)
+    [donors] = results.donors(Condition("lstm", intervention="background_swap"))
+    assert (donors[clips.folds > 2] == -1).all()
+    backgrounds = interventions.find_backgrounds(clips)
+    differences = np.abs(frames.astype(int) - backgrounds[:, np.newaxis].astype(int)).max(
+        axis=-1, keepdims=True
+    )
+    expected = np.where(differences > 30, frames, backgrounds[donors][:, np.newaxis])
+    np.testing.assert_array_equal(changed[tested], expected[tested])
 
 
 @pytest.mark.parametrize("num_views, heads", [(1, ("frame_pool", "lstm")), (2, ("frame_pool",))])

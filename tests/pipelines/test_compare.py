@@ -14,6 +14,7 @@ import time
 import numpy as np
 import pytest
 from pyarrow import parquet
+from scipy import special
 
 from tests.conftest import REPOSITORY, child_pids
 from tests.two_nodes import two_nodes, wait_for
@@ -70,6 +71,22 @@ def test_every_prediction_is_there(compared, data_dir):
     assert {len(row["logits"]) for row in rows} == {3}
     cell = next(c for c in results["cells"] if c["model"] == "lstm" and c["training"] == "kept")
     assert len(cell["recurrence"]["memory_gradient"]) == 5
+    assert results["of_features"] is False
+    for found in (
+        cell for cell in results["cells"] if (cell["split"], cell["training"]) == ("group", "kept")
+    ):
+        check_attributions(found, results, rows)
+
+
+def check_attributions(cell, results, rows):
+    """Checks that the contributions of a clip's frames sum to its probability, minus that without frames."""
+    assert len(cell["attributions"]) == 2
+    for attribution in cell["attributions"]:
+        wanted = {name: cell[name] for name in ("model", "training", "split", "part", "seed")}
+        wanted |= {"clip": results["clips"]["id"][attribution["clip"]], "intervention": "none"}
+        [row] = [row for row in rows if wanted.items() <= row.items()]
+        likely = special.softmax(row["logits"])[row["label"]]
+        assert sum(attribution["contributions"]) == pytest.approx(likely - attribution["prior"], abs=0.02)
 
 
 @pytest.mark.slow

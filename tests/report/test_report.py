@@ -13,6 +13,7 @@ from tests.report import tiny
 from tests.report.tiny import tiny_cell, tiny_results, tiny_verdict
 from ucf50_tfrecord.evaluation import interventions, result_files
 from ucf50_tfrecord.evaluation import verdicts as verdicts_lib
+from ucf50_tfrecord.evaluation.attribution import Attribution
 from ucf50_tfrecord.evaluation.verdicts import Answer
 from ucf50_tfrecord.report import build as report
 from ucf50_tfrecord.specs import printable
@@ -225,7 +226,11 @@ def test_scores(markdown):
     assert f1.startswith("0.822 [") and f1_by_seed == "0.822"  # (4/5 + 1 + 2/3) / 3
     likely, other = math.exp(4) / (math.exp(4) + 2), 1 / (math.exp(4) + 2)
     loss = -(5 * math.log(likely) + math.log(other)) / 6
-    assert row(found, "frame_pool", f"{loss:.3f}") == [f"{likely - 5 / 6:.3f}"]
+    losses, brier, area, calibration = row(found.split("Scores of the mean of the seeds'")[1], "frame_pool")
+    assert losses.startswith(f"{loss:.3f} [") and calibration == f"{likely - 5 / 6:.3f}"
+    wrong, right = likely**2 + (1 - other) ** 2 + other**2, (1 - likely) ** 2 + 2 * other**2
+    assert brier.startswith(f"{(5 * right + wrong) / 6:.3f} [")
+    assert area.startswith("0.167 [")  # all clips are equally confident: the error rate
     assert row(found, "c")[0] == "1.00 / 0.50 / 0.67"
     assert "gives accuracy 0.333 and macro F1 0.167" in found
 
@@ -235,8 +240,9 @@ def test_scores_of_videos_and_top_five(tmp_path):
     cell = tiny_cell("lstm", "abbbcc", classes="abcdef", sure=(9, 4, 4, 4, 4, 4))
     cell.logits["none"][:, 5] -= 1  # the least probable, where others tie
     _, markdown, _ = written(tmp_path, tiny_results([cell], classes="abcdef", ids=ids))
-    *_, top5, videos, accuracy, f1 = row(markdown.split("Scores of the mean of the seeds'")[1], "lstm")
-    assert (top5, videos) == ("1.000", "3")
+    assert row(markdown.split("Scores of the mean of the seeds'")[1], "lstm")[-1] == "1.000"
+    videos, accuracy, f1 = row(markdown.split("Scores of whole videos")[1], "lstm")
+    assert videos == "3"
     assert accuracy.startswith("1.000 [") and f1.startswith("1.000 [")
 
 
@@ -269,11 +275,95 @@ def test_interventions_in_training(markdown):
     ]
 
 
+def test_backgrounds(markdown):
+    found = section(markdown, "Interventions at test time").split("### Foreground or background")[1]
+    numbers = {
+        "accuracy on the clip as it is": ("0.833", "0.667", "1.000"),
+        "accuracy on the foreground alone": ("0.833", "0.500", "0.667"),
+        "accuracy on the background alone": ("0.833", "0.500", "0.667"),
+        "accuracy on another clip's background": ("0.833", "0.500", "0.667"),
+        "contrasted accuracy": ("0.000", "0.000", "0.000"),  # the frozen frame gives the same predictions
+    }
+    for words, expected in numbers.items():
+        assert tuple(cell.split(" ")[0] for cell in row(found, words)) == expected
+    assert len(row(found, "swap error")) == 3
+    assert row(found, "predicted as the donor's class without the swap")[2].startswith("0.000 [")
+
+
+def test_the_swap_error_is_left_out_if_donors_are_unknown(tmp_path):
+    results = tiny_results([tiny_cell("lstm", "aabbcc", background_swap="aabbaa")])
+    _, markdown, _ = written(tmp_path, dataclasses.replace(results, of_features=None))
+    assert "| accuracy on another clip's background | 0.667 [" in markdown
+    assert "| swap error |" not in markdown and "| contrasted accuracy |" not in markdown
+
+
+def test_the_oracle_of_single_frames(tmp_path):
+    frames = {"first1": "aaaaaa", "middle1": "aabbaa", "last1": "ccccac"}
+    _, markdown, _ = written(tmp_path, tiny_results([tiny_cell("lstm", "abbbca", **frames)]))
+    assert row(markdown, "whole clip")[0].startswith("0.667 [")
+    assert row(markdown, "middle frame")[0].startswith("0.667 [")
+    assert row(markdown, "oracle single frame")[0].startswith("0.833 [")
+    assert row(markdown, "oracle minus whole clip")[0].startswith("+0.167 [")
+
+
+def test_pairs_of_a_clip_and_its_reverse(tmp_path):
+    cells = [
+        tiny_cell("frame_pool", "aabbcc", reverse="aabbcc"),
+        tiny_cell("lstm", "aabbcc", reverse="bbabcc"),
+    ]
+    _, markdown, _ = written(tmp_path, tiny_results([*cells], labels="aaabcc"))
+    assert "### Pairs of a clip" not in markdown  # no clip of b becomes a
+    cells = [
+        tiny_cell("frame_pool", "aabbcc", reverse="aabbcc"),
+        tiny_cell("lstm", "aabacc", reverse="bbaacc"),
+    ]
+    _, markdown, _ = written(tmp_path, tiny_results([*cells], labels="aabbcc"))
+    assert "### Pairs of a clip" not in markdown  # one clip of b is a: no majority
+    cells = [
+        tiny_cell("frame_pool", "aabbcc", reverse="aabbcc"),
+        tiny_cell("lstm", "abbbcc", reverse="bbaacc"),
+    ]
+    _, markdown, _ = written(tmp_path, tiny_results([*cells], labels="aabbcc"))
+    assert "such pairs are a and b." in markdown
+    assert [cell.split(" ")[0] for cell in row(markdown, "other class for its reverse")] == ["0.000", "1.000"]
+    assert [cell.split(" ")[0] for cell in row(markdown, "pair accuracy: both")] == ["0.000", "0.750"]
+
+
+def test_the_effect_of_order_by_class(full):
+    _, _, markdown, pictures, _ = full
+    found = section(markdown, "Interventions in training")
+    assert "- lstm with frame order: no class gains or loses beyond its interval." in found
+    assert "order_by_class" in pictures and "where there are several" in found
+
+
+def test_temporal_classes_are_named(tmp_path):
+    names = {name: "a" * 16 for name in interventions.SHUFFLES}
+    cells = [tiny_cell("lstm", "ab" * 8), tiny_cell("lstm", "a" * 16, training="shuffled", **names)]
+    _, markdown, _ = written(tmp_path, tiny_results(cells, labels="ab" * 8))
+    assert "- lstm with frame order: gains in b (+1.000 [+1.000, +1.000]).\n" in markdown
+
+
 def test_inside_the_recurrence(full):
     _, _, markdown, pictures, _ = full
     frames, spread, fall, probe = row(section(markdown, "Inside the recurrence"), "rnn")
     assert (frames, spread, fall, probe) == ("2.0", "2.0 to 2.0", "0.0078", "0.750")
     assert {"recurrence", "gates"} <= set(pictures)
+
+
+def attributed(cell, *clips):
+    """Returns a cell that attributes predictions for clips to frames, the later the more."""
+    values = tuple(float(value) for value in np.linspace(-0.1, 0.2, tiny.NUM_FRAMES))
+    found = tuple(Attribution(clip=clip, prior=0.2, contributions=values) for clip in clips)
+    return dataclasses.replace(cell, attributions=found)
+
+
+def test_contributions_of_frames(tmp_path):
+    asked = []
+    cells = [attributed(tiny_cell("lstm", "aabbcc"), *range(6)), attributed(tiny_cell("rnn", "aabbcc"), 0, 2)]
+    _, markdown, pictures = written(tmp_path, tiny_results(cells), read_clips=read_clips(asked))
+    assert asked == [[0, 1, 3, 5]] and {"contributions", "contributing_clips"} <= set(pictures)
+    assert "1: a: a/v0; 2: a: a/v1; 3: b: b/v3; 4: c: c/v5" in markdown
+    assert "## Contributions of frames" not in written(tmp_path, full_results())[1]
 
 
 def test_errors(full):

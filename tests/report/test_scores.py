@@ -62,7 +62,9 @@ def test_quality_measures_the_mean_probabilities():
     scores = scores_of(tiny_cell("lstm", "aabbcc"), tiny_cell("lstm", "aabbca", seed=1))
     quality = scores.quality(Condition("lstm"))
     likely, other = math.exp(4) / (math.exp(4) + 2), 1 / (math.exp(4) + 2)
-    assert quality.log_loss == pytest.approx(-(5 * math.log(likely) + math.log((likely + other) / 2)) / 6)
+    assert quality.log_loss.value == pytest.approx(
+        -(5 * math.log(likely) + math.log((likely + other) / 2)) / 6
+    )
     assert quality.top5 is None  # of three classes
 
 

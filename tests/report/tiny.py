@@ -86,6 +86,7 @@ def tiny_results(
         labels=numbers,
         groups=groups,
         folds=groups,
+        of_features=False,
         cells=tuple(cells),
         audit=audit,
     )

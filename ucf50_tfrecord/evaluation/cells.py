@@ -19,7 +19,7 @@ from ucf50_tfrecord.choices import FoldBy, FrameOrder
 from ucf50_tfrecord.dataset.clips import ClipIndex
 from ucf50_tfrecord.dataset.feed import Feed, read_clips
 from ucf50_tfrecord.errors import Action, Remedy, UserError, expect
-from ucf50_tfrecord.evaluation import interventions, recurrence
+from ucf50_tfrecord.evaluation import attribution, interventions, recurrence
 from ucf50_tfrecord.evaluation.audit import NOT_TESTED
 from ucf50_tfrecord.evaluation.interventions import PLAIN, SHUFFLES
 from ucf50_tfrecord.evaluation.results import Cell, CellResult, video_of
@@ -32,6 +32,7 @@ TEST_BATCH_SIZE = 32
 # Upper limits on the clips, and on their bytes, that are read of training and of test clips to inspect a
 # recurrence.
 _MAX_INSPECTED_CLIPS, _MAX_INSPECTED_BYTES = 512, 256 << 20
+_NUM_ATTRIBUTED = 2  # test clips of each cell whose predictions are attributed to their frames
 # How much an order-blind model's logits may change when frames are reordered, as a fraction of the largest
 # logit: sums over frames are rounded differently in another order.
 _ROUNDING = {"float32": 2e-4, "bfloat16": 0.05, "float16": 0.01}
@@ -91,7 +92,8 @@ class ComparisonSpec:
       arrangements of the frames.
     audited: names of models that are also trained and tested on a split by video. In such a split, clips of
       one recording are in both training and test. Empty if `num_parts` is 0.
-    inside: whether recurrent layers are inspected, see evaluation.recurrence.
+    inside: whether recurrent layers are inspected (see evaluation.recurrence), and the predictions for a few
+      clips are attributed to their frames (see evaluation.attribution).
     """
 
     recipes: Mapping[str, Recipe]
@@ -248,7 +250,7 @@ def examine(
     listener: Listener,
     look_inside: bool = True,
 ) -> CellResult | None:
-    """Tests a cell's model under the cell's interventions, and inspects its recurrent layer.
+    """Tests a cell's model under the cell's interventions, and looks inside it.
 
     Args:
       subject: the model and its cell.
@@ -258,8 +260,8 @@ def examine(
         changes pixels to a feed. The feed holds the features of the changed clips.
       all_ids: ids of all clips of the comparison.
       listener: functions that receive warnings and may stop the tests.
-      look_inside: whether to inspect the model's recurrent layer. The layer is inspected only if the model
-        has one and the cell's training is the usual one.
+      look_inside: whether to inspect the model's recurrent layer, if it has one, and to attribute its predictions
+        for a few clips to their frames. Both are done only if the cell's training is the usual one.
 
     Returns:
       The predictions, or None if the listener stopped the tests.
@@ -292,16 +294,27 @@ def examine(
         check_order_blind(str(cell), logits, recipe.train.precision)
     tested = found[PLAIN].clips
     as_usual = cell == Cell(model=cell.model, part=cell.part, seed=cell.seed)
-    inside = None
-    if look_inside and as_usual and model_traits(recipe.model.name).recurrent:
-        inside = to_json(recurrence.inspect(subject.tester.stepwise, _some(train), _some(tested)))
     place = {clip_id: i for i, clip_id in enumerate(all_ids)}
+    inside, attributions = None, None
+    if look_inside and as_usual:
+        if model_traits(recipe.model.name).recurrent:
+            inside = to_json(recurrence.inspect(subject.tester.stepwise, _some(train), _some(tested)))
+        shown = tested.spread(_NUM_ATTRIBUTED)
+        attributions = attribution.attribute_clips(
+            functools.partial(subject.tester.predictor.predict, batch_size=TEST_BATCH_SIZE),
+            read_clips(shown),
+            shown.labels,
+            places=[place[clip_id] for clip_id in shown.ids],
+            clip_ids=shown.ids,
+            train_labels=train.labels,
+        )
     return CellResult(
         cell=cell,
         architecture=recipe.model.name,
         clips=np.array([place[clip_id] for clip_id in tested.ids], np.int64),
         logits=logits,
         recurrence=inside,
+        attributions=attributions or (),
         run_dir=subject.run_dir,
         precision=recipe.train.precision,
     )

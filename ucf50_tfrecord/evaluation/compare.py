@@ -474,6 +474,7 @@ def compared_clips(clips: ClipIndex) -> ComparedClips:
         labels=clips.labels.astype(np.int64),
         groups=clips.groups,
         folds=clips.folds,
+        of_features=clips.manifest.features is not None,
     )
 
 

@@ -66,7 +66,7 @@ class Work:
     num_tests: number of tested clips, summed over the interventions.
     num_epoch_tests: number of tested clips, summed over the evaluations after epochs.
     num_logits: number of logits that are stored.
-    inspects: whether a recurrent layer is inspected.
+    inspects: whether the model is looked inside after the tests, see ComparisonSpec.inside.
     """
 
     order: str
@@ -116,7 +116,7 @@ class Timeline:
         """Returns those fields of Cost that follow from the times.
 
         Args:
-          inspects: whether the cell inspects a recurrent layer after its tests.
+          inspects: whether the cell looks inside its model after the tests, see ComparisonSpec.inside.
         """
         frozen = [report for report in self.reports if report[0] <= self.num_frozen_steps]
         others = self.reports[len(frozen) :]

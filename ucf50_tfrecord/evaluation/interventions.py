@@ -29,6 +29,7 @@ SHUFFLES = tuple(f"{SHUFFLED}{number}" for number in range(1, NUM_SHUFFLES + 1))
 FIRST_SHUFFLE = SHUFFLES[0]
 _GRID = 4  # patches per side
 _FOREGROUND = 30  # distance from the background, in 8-bit levels of any channel, that makes foreground
+_PAINT = 128  # grey level, of 255, in place of a removed background
 _BLUR_DIVISOR = 4  # ratio of a frame's side to the width of the blur
 
 
@@ -125,18 +126,23 @@ def quarter(num_frames: int) -> int:
     return max(k for k in horizons(num_frames) if k <= max(1, num_frames / 4))
 
 
-def choose_donors(clips: ClipIndex) -> np.ndarray:
+def choose_donors(ids: Sequence[str], labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """Draws a donor clip for each of N clips. The donor's background replaces the clip's own.
 
     A donor has another class and another group than the clip. If there is no such clip, it has another class;
     if there is none, another group; if there is none, it is any other clip.
 
+    Args:
+      ids: ids of the clips.
+      labels: class of each clip, int [N].
+      groups: recording group of each clip, int [N].
+
     Returns:
-      The donors' indices in `clips`, int64 [N].
+      The donors' positions among these clips, int64 [N].
     """
-    donors = np.empty(len(clips), np.int64)
-    for i, clip_id in enumerate(clips.ids):
-        differences = 2 * (clips.labels != clips.labels[i]) + (clips.groups != clips.groups[i])
+    donors = np.empty(len(ids), np.int64)
+    for i, clip_id in enumerate(ids):
+        differences = 2 * (labels != labels[i]) + (groups != groups[i])
         differences[i] = -1
         candidates = np.flatnonzero(differences == differences.max())
         donors[i] = candidates[_rng(clip_id, 0).integers(len(candidates))]
@@ -217,7 +223,7 @@ def _blur_background(video: tf.Tensor) -> tf.Tensor:
 
 
 def _swap_background(clips: ClipIndex, _number: int) -> Change:
-    donated = find_backgrounds(clips)[choose_donors(clips)]
+    donated = find_backgrounds(clips)[choose_donors(clips.ids, clips.labels, clips.groups)]
     return Change(function=_give_background, table=donated.astype(np.float32))  # GPUs do not gather uint8
 
 
@@ -235,6 +241,15 @@ def _replace_background(video: tf.Tensor, old: tf.Tensor, new: tf.Tensor) -> tf.
 
 def _shuffle_patches(clips: ClipIndex, _number: int) -> Change:
     return Change(function=_scramble, table=_permutations(clips.ids, _GRID**2, seed=0))
+
+
+def _foreground_only(video: tf.Tensor) -> tf.Tensor:
+    return _replace_background(video, background(video), tf.constant(_PAINT, tf.uint8, (1, 1, 1, 3)))
+
+
+def _background_only(video: tf.Tensor) -> tf.Tensor:
+    own = tf.cast(background(video), tf.float16)[:, tf.newaxis]  # GPUs do not tile uint8
+    return tf.cast(tf.tile(own, (1, video.shape[1], 1, 1, 1)), tf.uint8)
 
 
 def _scramble(video: tf.Tensor, orders: tf.Tensor) -> tf.Tensor:
@@ -317,6 +332,20 @@ _TABLE = (
         "the background blurred",
         "Do the details of the background matter?",
         _pixels(_blur_background),
+        needs_pixels=True,
+    ),
+    Intervention(
+        "foreground_only",
+        "the background painted grey",
+        "Is the moving foreground enough?",
+        _pixels(_foreground_only),
+        needs_pixels=True,
+    ),
+    Intervention(
+        "background_only",
+        "the background in all frames, without the foreground",
+        "Is the background enough?",
+        _pixels(_background_only),
         needs_pixels=True,
     ),
     Intervention("grey", "without colour", "Does colour matter?", _pixels(_grey), needs_pixels=True),

@@ -22,6 +22,7 @@ from ucf50_tfrecord.architectures import model_traits
 from ucf50_tfrecord.choices import FoldBy, Precision
 from ucf50_tfrecord.errors import UserError, expect
 from ucf50_tfrecord.evaluation import predictions
+from ucf50_tfrecord.evaluation.attribution import Attribution
 from ucf50_tfrecord.evaluation.audit import NearestClips
 from ucf50_tfrecord.evaluation.failures import Reason
 from ucf50_tfrecord.evaluation.predictions import Predictions
@@ -51,16 +52,21 @@ class _CellFile(_ExtendedCell):
     recurrence: Recurrence | None
     run_dir: str
     precision: Precision
+    attributions: tuple[Attribution, ...] = ()
 
     def __post_init__(self):
         super().__post_init__()
         model_traits(self.architecture)  # refuses unknown names
 
-    def check(self, num_frames: int) -> None:
-        """Raises UserError unless the cell fits a comparison of clips of `num_frames` frames."""
+    def check(self, num_frames: int, num_clips: int) -> None:
+        """Raises UserError unless the cell fits a comparison of `num_clips` clips of `num_frames` frames."""
         if self.recurrence:  # its curves are equally long
             length = len(self.recurrence.loss_gradient)
             expect(length == num_frames, f"loss_gradient of {num_frames} frames", loss_gradient=length)
+        for found in self.attributions:
+            length = len(found.contributions)
+            expect(length == num_frames, f"contributions of {num_frames} frames", contributions=length)
+            expect(found.clip < num_clips, f"clips below {num_clips} in attributions", clip=found.clip)
 
     def to_result(self, found: Predictions) -> CellResult:
         """Returns the cell's result, with its predictions."""
@@ -72,6 +78,7 @@ class _CellFile(_ExtendedCell):
             recurrence=to_json(self.recurrence),
             run_dir=self.run_dir,
             precision=self.precision,
+            attributions=self.attributions,
         )
 
 
@@ -112,6 +119,7 @@ class _ResultsFile:
     cells: tuple[_CellFile, ...]
     failed: tuple[_FailedFile, ...] = ()  # earlier versions wrote neither this nor the next field
     left_out: tuple[Cell, ...] = ()
+    of_features: bool | None = None
 
     def __post_init__(self):
         num_clips, num_classes = len(self.clips.id), len(self.classes)
@@ -121,7 +129,7 @@ class _ResultsFile:
         )
         kinds: dict[str, str] = {}
         for cell in self.cells:
-            cell.check(self.num_frames)
+            cell.check(self.num_frames, num_clips)
             kind = kinds.setdefault(cell.model, cell.architecture)
             expect(
                 kind == cell.architecture,
@@ -154,6 +162,7 @@ def save(folder: pathlib.Path, results: Results) -> None:
         "name": results.name,
         "classes": list(results.classes),
         "num_frames": results.num_frames,
+        "of_features": results.of_features,
         "clips": {
             "id": list(results.ids),
             "label": results.labels.tolist(),
@@ -180,6 +189,7 @@ def load(path: pathlib.Path) -> Results:
         name=file.name,
         classes=file.classes,
         num_frames=file.num_frames,
+        of_features=file.of_features,
         ids=file.clips.id,
         labels=np.array(file.clips.label, np.int64),
         groups=np.array(file.clips.group, np.int64),
@@ -230,7 +240,7 @@ def load_cell(folder: pathlib.Path, clips: ComparedClips) -> CellResult:
     path = folder / CELL_FILENAME
     file = parsing.read(path, _CellFile, "a cell's result")
     try:
-        file.check(clips.num_frames)
+        file.check(clips.num_frames, len(clips.ids))
     except UserError as error:
         raise UserError(f"{path} is not a cell's result of this comparison: {error}") from error
     found = predictions.read(folder / predictions.FILENAME, clips, [file.cell])
@@ -254,4 +264,5 @@ def _cell_to_json(result: CellResult) -> dict[str, Any]:
         "recurrence": result.recurrence,
         "run_dir": result.run_dir,
         "precision": result.precision,
+        "attributions": [to_json(found) for found in result.attributions],
     }

@@ -17,7 +17,8 @@ import numpy as np
 from ucf50_tfrecord import record
 from ucf50_tfrecord.architectures import model_traits
 from ucf50_tfrecord.choices import FoldBy, FrameOrder
-from ucf50_tfrecord.evaluation import statistics
+from ucf50_tfrecord.evaluation import interventions, statistics
+from ucf50_tfrecord.evaluation.attribution import Attribution
 from ucf50_tfrecord.evaluation.interventions import PLAIN, SHUFFLED, SHUFFLES
 from ucf50_tfrecord.evaluation.statistics import Estimate, Trainings
 from ucf50_tfrecord.parsing import Count, Name
@@ -63,6 +64,7 @@ class CellResult:
     recurrence: evaluation.recurrence.Recurrence as JSON; None if no recurrent layer was inspected.
     run_dir: folder of the model's weights.
     precision: floating-point precision that the model computes in.
+    attributions: what each frame of a few test clips contributes to their predictions; empty if not measured.
     """
 
     cell: Cell
@@ -72,6 +74,7 @@ class CellResult:
     recurrence: dict[str, Any] | None
     run_dir: str
     precision: str
+    attributions: tuple[Attribution, ...] = ()
 
 
 class Condition(NamedTuple):
@@ -103,6 +106,8 @@ class ComparedClips:
     labels: class of each clip, int64 [N].
     groups: recording group of each clip, int64 [N]; record.UNKNOWN_GROUP for clips without one.
     folds: fold of each clip, int64 [N].
+    of_features: whether the clips are stored as features of their frames; None if unknown, in results of
+      earlier versions.
     """
 
     name: str
@@ -112,6 +117,7 @@ class ComparedClips:
     labels: np.ndarray
     groups: np.ndarray
     folds: np.ndarray
+    of_features: bool | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -216,6 +222,40 @@ class Results(ComparedClips):
             self._trainings[condition] = Trainings(scores, blocks.reshape(-1))
         return self._trainings[condition]
 
+    def donors(self, condition: Condition) -> np.ndarray | None:
+        """Returns the donors whose backgrounds the intervention background_swap gives to the clips.
+
+        Donors are chosen among the test clips of a cell. But if the clips are stored as features, they are encoded
+        once for all cells, so donors are chosen among all clips of the comparison.
+
+        Args:
+          condition: the condition whose cells test the clips.
+
+        Returns:
+          The donor's index for each clip and seed, int64 [S, N], with rows as in `predictions`; -1 for clips that
+          a seed's model was not tested on. None if it is unknown whether the clips are stored as features.
+        """
+        if self.of_features is None:
+            return None
+        found = self._tested_cells(condition)
+        seeds = sorted({result.cell.seed for result in found})
+        donors = np.full((len(seeds), len(self.ids)), -1)
+        for result in found:
+            candidates = np.arange(len(self.ids)) if self.of_features else result.clips
+            chosen = self._choose_donors(candidates)
+            donors[seeds.index(result.cell.seed), result.clips] = chosen[result.clips]
+        return donors
+
+    def _choose_donors(self, candidates: np.ndarray) -> np.ndarray:
+        """Returns the donors of `candidates`, indices of clips, at the positions of these: int64 [N]."""
+        key = candidates.tobytes()
+        if key not in self._donors:
+            ids = [self.ids[i] for i in candidates]
+            chosen = interventions.choose_donors(ids, self.labels[candidates], self.groups[candidates])
+            self._donors[key] = np.full(len(self.ids), -1)
+            self._donors[key][candidates] = candidates[chosen]
+        return self._donors[key]
+
     def mean(self, values: np.ndarray) -> Estimate | None:
         """Computes the mean of values, one per clip, float [N], and its interval by a bootstrap over units.
 
@@ -227,6 +267,11 @@ class Results(ComparedClips):
     @functools.cached_property
     def _trainings(self) -> dict[Condition, Trainings]:
         """Cache of the results of `trainings`, because verdicts and tables need the same results."""
+        return {}
+
+    @functools.cached_property
+    def _donors(self) -> dict[bytes, np.ndarray]:
+        """Cache of donors by the indices of the candidates, because models are tested on the same parts."""
         return {}
 
 

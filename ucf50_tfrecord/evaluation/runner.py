@@ -126,6 +126,15 @@ class Predictor:
 
         return self._compile(self.model, forward)(video).numpy()
 
+    def predict(self, clips: np.ndarray, *, batch_size: int) -> np.ndarray:
+        """Returns the logits, float32 [N, C], of clips that are in no feed, uint8 [N, T, H, W, 3] or features."""
+        found = []
+        for first in range(0, len(clips), batch_size):
+            batch = clips[first : first + batch_size]
+            padded = batch[np.arange(batch_size) % len(batch)]  # all batches of one size: compiled once
+            found.append(self.logits(tf.constant(padded))[: len(batch)])
+        return np.concatenate(found)
+
     def _compile(self, key: Callable, function: Callable) -> Callable:
         if key not in self._compiled:
             self._compiled[key] = tf.function(function, reduce_retracing=True)

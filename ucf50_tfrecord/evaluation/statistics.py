@@ -101,15 +101,44 @@ def interval(parts: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray]) -
       statistic: function that maps sums, float [..., K], to the statistic's values, float [...].
     """
 
-    def resampled(chosen: np.ndarray, axis: int = -1) -> np.ndarray:
-        return statistic(parts[chosen].sum(axis=-2))
+    return _bootstrap(len(parts), lambda chosen: statistic(parts[chosen].sum(axis=-2)))
 
-    value = float(statistic(parts.sum(axis=0)))
-    if len(parts) == 1:
+
+def weighted_interval(groups: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray]) -> Estimate:
+    """Computes a statistic of N weighted clips, and its 95% interval by the bootstrap of `interval`.
+
+    It is for statistics that are no function of sums over groups, such as those that depend on the clips' ranks.
+
+    Args:
+      groups: int [N], the group of each clip.
+      statistic: function that maps weights of the clips, float [..., N], to the statistic's values, float [...].
+        A clip's weight is the number of times that its group is drawn.
+    """
+    index = np.unique(groups, return_inverse=True)[1]
+    num_groups = int(index.max()) + 1
+
+    def resampled(chosen: np.ndarray) -> np.ndarray:
+        rows = chosen.reshape(-1, num_groups)
+        numbered = rows + num_groups * np.arange(len(rows))[:, np.newaxis]
+        drawn = np.bincount(numbered.ravel(), minlength=rows.size).reshape(chosen.shape)
+        return statistic(drawn[..., index].astype(float))
+
+    return _bootstrap(num_groups, resampled)
+
+
+def _bootstrap(num_groups: int, statistic: Callable[[np.ndarray], np.ndarray]) -> Estimate:
+    """Computes a statistic of all groups, and its 95% percentile interval over draws of groups with replacement.
+
+    Args:
+      num_groups: number of groups, G.
+      statistic: function that maps the indices of drawn groups, int [..., G], to the statistic's values, [...].
+    """
+    value = float(statistic(np.arange(num_groups)))
+    if num_groups == 1:
         return Estimate(value, float("nan"), float("nan"))
     result = stats.bootstrap(
-        (np.arange(len(parts)),),
-        resampled,
+        (np.arange(num_groups),),
+        lambda chosen, axis=-1: statistic(chosen),
         n_resamples=_NUM_RESAMPLES,
         batch=200,
         vectorized=True,

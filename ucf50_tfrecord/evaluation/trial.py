@@ -22,7 +22,6 @@ import numpy as np
 import tensorflow as tf
 
 from ucf50_tfrecord import models, parsing, storage
-from ucf50_tfrecord.architectures import model_traits
 from ucf50_tfrecord.choices import Cache, FoldBy, Strategy
 from ucf50_tfrecord.dataset import memory
 from ucf50_tfrecord.dataset.feed import Feed
@@ -227,9 +226,8 @@ class Trials(Comparison):
         strategy: tf.distribute.Strategy,
     ) -> Cost:
         recipe = self.spec.recipes[cell.model]
-        traits = model_traits(recipe.model.name)
         load_secs = _measure_loading(short, strategy)
-        found = timelines[-1].costs(inspects=bool(self.spec.inside and traits.recurrent))
+        found = timelines[-1].costs(inspects=self.spec.inside)
         keeps = short.cache == Cache.HOST or (
             short.cache == Cache.DEVICE and memory.available_device_bytes() is None
         )

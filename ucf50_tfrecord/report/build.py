@@ -115,6 +115,7 @@ def build(
     if scores.models:
         blocks += performance.sections(scores, verdicts)
         blocks += causes.recurrence(scores)
+        blocks += causes.attributions(scores, read_clips)
         blocks += causes.errors(scores, read_clips)
     blocks += leaks.leak_audit(scores, verdicts, read_clips)
     blocks += leaks.published(scores, verdicts)

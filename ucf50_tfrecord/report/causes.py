@@ -16,14 +16,14 @@ from ucf50_tfrecord.drawing.canvas import PRINT_DPI
 from ucf50_tfrecord.drawing.document import Block, Bullets, Figure, Heading, Paragraph, Table, file_name
 from ucf50_tfrecord.evaluation.recurrence import GATES
 from ucf50_tfrecord.evaluation.results import Condition
-from ucf50_tfrecord.evaluation.statistics import Estimate
-from ucf50_tfrecord.report.scores import Scores, excludes_zero, format_estimate
+from ucf50_tfrecord.report.cues import gain_words, uncorrected
+from ucf50_tfrecord.report.scores import Scores
 
 # Reads frames, uint8 [M, T, H, W, 3], of the clips with given indices in Results.ids, int64 [M].
 ReadClips = Callable[[np.ndarray], np.ndarray]
 _NUM_CONFUSED, _NUM_CONFUSED_STRIPS = 10, 4
 _NUM_CLIPS, _NUM_CLIP_STRIPS = 10, 4
-_NUM_NAMED = 8  # maximum number of classes in a sentence
+_NUM_ATTRIBUTED = 4
 # Pairs (earlier, later) of models: the later one was designed to remember what the earlier one forgets.
 _RIVALS = tuple((traits.improves_on, name) for name, traits in MODELS.items() if traits.improves_on)
 _CURVES = {
@@ -107,6 +107,48 @@ def _gates(found: dict[str, list[dict[str, Any]]]) -> Iterator[Block]:
         )
         alt = "Gate activity by frame, one line per gate."
         yield Figure("gates", diagrams.draw_charts(charts), caption, alt, PRINT_DPI)
+
+
+def attributions(scores: Scores, read_clips: ReadClips | None) -> Iterator[Block]:
+    """Yields the blocks of the section on what single frames contribute; nothing if it was not measured.
+
+    Args:
+      scores: the numbers of the comparison.
+      read_clips: function that reads clips' frames for pictures; None for a section without these.
+    """
+    by_clip: dict[int, dict[str, list[Sequence[float]]]] = {}
+    for model in scores.models:
+        for result in scores.results.cells_of(Condition(model)):
+            for found in result.attributions:
+                rows = by_clip.setdefault(found.clip, {}).setdefault(model, [])
+                rows.append(found.contributions)
+    if not by_clip:
+        return
+    clips = sorted(by_clip)
+    clips = [clips[i] for i in np.linspace(0, len(clips) - 1, min(_NUM_ATTRIBUTED, len(clips))).astype(int)]
+    results, style = scores.results, {model: number for number, model in enumerate(scores.models)}
+    names = [f"{number}: {results.classes[results.labels[clip]]}" for number, clip in enumerate(clips, 1)]
+    yield Heading("Contributions of frames")
+    yield Paragraph(
+        "A frame's contribution is what it adds to the probability of the true class, averaged over orders in which the "
+        "clip's frames are added (Shapley values). A frame that is not there yet is replaced by the frame before it. "
+        "The contributions sum to the probability for the whole clip minus the class's frequency in training. Frames "
+        "below 0 mislead the model. Few orders are used, so small contributions are uncertain."
+    )
+    charts = [
+        diagrams.Chart(
+            name, "frame", "contribution", [_curve(m, style[m], rows) for m, rows in by_clip[clip].items()]
+        )
+        for name, clip in zip(names, clips)
+    ]
+    caption = "Contribution of each frame to the probability of the true class: means over seeds; bands reach from the "
+    caption += "lowest to the highest. The clips are chosen by their positions in the data set, not by their results."
+    alt = "Contribution by frame for a few clips, one line per model."
+    yield Figure("contributions", diagrams.draw_charts(charts), caption, alt, PRINT_DPI)
+    if read_clips is not None:
+        captions = [f"{name}: {results.ids[clip]}" for name, clip in zip(names, clips)]
+        caption = "The clips of the diagrams."
+        yield strips("contributing_clips", read_clips, np.array(clips), captions, caption)
 
 
 def errors(scores: Scores, read_clips: ReadClips | None) -> Iterator[Block]:
@@ -207,23 +249,8 @@ def _class_gains(scores: Scores) -> Iterator[Block]:
     )
     yield Figure("class_gains", picture, caption, "Gains beyond their intervals are named below.", PRINT_DPI)
     pairs = {f"{model} over {controls[model]}": gain for model, gain in gains.items()}
-    yield Bullets([_gain_words(pair, gain, classes) for pair, gain in pairs.items()])
-    expected = 0.05 * len(classes)
-    yield Paragraph(
-        f"These intervals are not corrected for the number of classes: if no class gained or lost, {expected:.1g} of "
-        f"{len(classes)} would still lie beyond theirs in each model."
-    )
-
-
-def _gain_words(pair: str, gains: Sequence[Estimate | None], classes: Sequence[str]) -> str:
-    sure = [(name, gain) for name, gain in zip(classes, gains) if excludes_zero(gain)]
-    words = []
-    for verb, sign in (("gains", 1), ("loses", -1)):
-        found = sorted((-sign * gain.value, name, gain) for name, gain in sure if gain.value * sign > 0)
-        named = [f"{name} ({format_estimate(gain, sign=True)})" for _, name, gain in found[:_NUM_NAMED]]
-        more = f" and {len(found) - _NUM_NAMED} more" if len(found) > _NUM_NAMED else ""
-        words += [f"{verb} in {', '.join(named)}{more}"] if named else []
-    return f"{pair}: {'; '.join(words) or 'no class gains or loses beyond its interval'}."
+    yield Bullets([gain_words(pair, gain, classes) for pair, gain in pairs.items()])
+    yield uncorrected(len(classes))
 
 
 def _one_fails(scores: Scores, one: str, other: str, read_clips: ReadClips | None) -> Iterator[Block]:

@@ -17,6 +17,7 @@ from ucf50_tfrecord.evaluation.interventions import PLAIN, SHUFFLED, horizons
 from ucf50_tfrecord.evaluation.results import Condition
 from ucf50_tfrecord.evaluation.statistics import Estimate
 from ucf50_tfrecord.evaluation.verdicts import KINDS, Verdict
+from ucf50_tfrecord.report import cues
 from ucf50_tfrecord.report.answers import tone
 from ucf50_tfrecord.report.scores import Scores, excludes_zero, format_estimate
 
@@ -37,7 +38,9 @@ def sections(scores: Scores, verdicts: Sequence[Verdict]) -> Iterator[Block]:
     yield from _scores(scores)
     yield from _models_apart(verdicts)
     yield from _interventions(scores)
+    yield from cues.at_test_time(scores)
     yield from _trainings(scores)
+    yield from cues.order_by_class(scores)
 
 
 def _scores(scores: Scores) -> Iterator[Block]:
@@ -76,23 +79,31 @@ def _range(values: np.ndarray) -> str:
 
 def _qualities(scores: Scores, conditions: dict[str, Condition]) -> Iterator[Block]:
     quality = {model: scores.quality(condition) for model, condition in conditions.items()}
-    videos = {model: scores.by_video(condition) for model, condition in conditions.items()}
-    columns = ["Model", "Log loss", "Calibration error"]
-    rows = [[model, f"{q.log_loss:.3f}", f"{q.calibration_error:.3f}"] for model, q in quality.items()]
+    columns = ["Model", "Log loss", "Brier score", "Risk-coverage area", "Calibration error"]
+    rows = []
+    for model, q in quality.items():
+        intervals = map(format_estimate, (q.log_loss, q.brier, q.risk_coverage_area))
+        rows.append([model, *intervals, f"{q.calibration_error:.3f}"])
     if any(q.top5 is not None for q in quality.values()):
         columns.append("Top-5 accuracy")
         rows = [[*row, f"{quality[row[0]].top5:.3f}"] for row in rows]
-    if any(videos.values()):
-        columns += ["Videos", "Accuracy by video", "Macro F1 by video"]
-        rows = [[*row, *_video_cells(videos[row[0]])] for row in rows]
     caption = (
-        "Scores of the mean of the seeds' probabilities, which is mostly better and less confident than one seed. Log "
-        "loss: mean of -ln(probability of the true class), in nats. Calibration error: how far, on average, the "
-        "highest probability is from the fraction of clips that are right (expected calibration error, 15 bins)."
+        "Scores of the mean of the seeds' probabilities, which is mostly better and less confident than one seed, with "
+        "95% intervals over groups. Log loss: mean of -ln(probability of the true class), in nats. Brier score: mean "
+        "squared distance between the probabilities and the truth, 0 to 2. Risk-coverage area: the mean fraction of "
+        "errors among clips that are at least as confident as a clip; if confidence says nothing about errors, it is "
+        "the error rate. Calibration error: how far, on average, the highest probability is from the fraction of clips "
+        "that are right (expected calibration error, 15 bins). Lower is better, except for accuracy."
     )
     yield Table(caption, columns, rows)
+    videos = {model: scores.by_video(condition) for model, condition in conditions.items()}
     if any(videos.values()):
-        yield Paragraph("A video's class is that of the mean of its clips' probabilities.")
+        rows = [[model, *_video_cells(found)] for model, found in videos.items()]
+        caption = (
+            "Scores of whole videos, 0 to 1, with 95% intervals over groups. A video's class is that of the mean of its "
+            "clips' probabilities."
+        )
+        yield Table(caption, ("Model", "Videos", "Accuracy by video", "Macro F1 by video"), rows)
 
 
 def _video_cells(found: tuple[int, Estimate, Estimate] | None) -> list[str]:

@@ -15,7 +15,7 @@ import numpy as np
 from sklearn import metrics as sklearn_metrics
 
 from ucf50_tfrecord.architectures import model_traits
-from ucf50_tfrecord.evaluation import interventions, metrics, statistics, verdicts
+from ucf50_tfrecord.evaluation import interventions, measures, metrics, statistics, verdicts
 from ucf50_tfrecord.evaluation.interventions import INTERVENTIONS, PLAIN, SHUFFLED, SHUFFLES
 from ucf50_tfrecord.evaluation.results import Condition, Results, video_of
 from ucf50_tfrecord.evaluation.statistics import Estimate
@@ -28,12 +28,16 @@ class Quality:
     """Scores of one model's class probabilities, averaged over its seeds.
 
     top5: fraction of clips whose class is among the five most probable; None with five classes or fewer.
-    log_loss: mean over clips of -ln(probability of the true class).
+    log_loss: mean over clips of -ln(probability of the true class); see measures.log_losses.
+    brier: mean Brier score; see measures.brier_scores.
+    risk_coverage_area: see measures.risk_coverage_area; a clip's confidence is its highest probability.
     calibration_error: expected calibration error; see statistics.expected_calibration_error.
     """
 
     top5: float | None
-    log_loss: float
+    log_loss: Estimate
+    brier: Estimate
+    risk_coverage_area: Estimate
     calibration_error: float
 
 
@@ -182,13 +186,21 @@ class Scores:
     def quality(self, condition: Condition) -> Quality:
         """Scores the mean of the seeds' class probabilities for the tested clips under `condition`."""
         tested = self.tested(condition)
-        labels, probabilities = self.results.labels[tested], self.probabilities(condition)[tested]
+        labels, units = self.results.labels[tested], self.results.units[tested]
+        probabilities = self.probabilities(condition)[tested]
         every = np.arange(probabilities.shape[1])
         top5 = None
         if len(every) > TOP:
             top5 = float(sklearn_metrics.top_k_accuracy_score(labels, probabilities, k=TOP, labels=every))
-        loss = float(sklearn_metrics.log_loss(labels, probabilities, labels=every))
-        return Quality(top5, loss, statistics.expected_calibration_error(probabilities, labels))
+        confidence, wrong = probabilities.max(axis=1), probabilities.argmax(axis=1) != labels
+        area = functools.partial(measures.risk_coverage_area, confidence, wrong)
+        return Quality(
+            top5,
+            log_loss=statistics.mean_interval(measures.log_losses(probabilities, labels), units),
+            brier=statistics.mean_interval(measures.brier_scores(probabilities, labels), units),
+            risk_coverage_area=statistics.weighted_interval(units, area),
+            calibration_error=statistics.expected_calibration_error(probabilities, labels),
+        )
 
     def by_video(self, condition: Condition) -> tuple[int, Estimate, Estimate] | None:
         """Scores predictions of whole videos, by the mean of the probabilities of a video's clips.
@@ -210,9 +222,9 @@ class Scores:
         f1 = statistics.macro_f1_interval(labels, predictions[np.newaxis], units, sums.shape[1])
         return len(first), accuracy, f1
 
-    def confusion(self, model: str) -> np.ndarray:
+    def confusion(self, model: str, intervention: str = PLAIN) -> np.ndarray:
         """Counts a model's predictions, of all seeds, by true class (row) and prediction: int64 [C, C]."""
-        predictions, tested = self.results.predictions(Condition(model))
+        predictions, tested = self.results.predictions(Condition(model, intervention=intervention))
         labels = np.tile(self.results.labels[tested], len(predictions))
         return metrics.confusion(labels, predictions[:, tested].ravel(), len(self.results.classes))
 
