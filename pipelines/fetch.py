@@ -84,9 +84,7 @@ def _print_result(source: Source, output: str, fetched: FetchedSet) -> None:
         f"{output}: {found}, {format_bytes(fetched.num_bytes)}; {done}: {os.path.join(output, CHECKSUMS_FILENAME)}"
     )
     if fetched.num_ignored:
-        terminal.note(
-            f"{fetched.num_ignored} files of the archive are left out: hidden, or no videos"
-        )
+        terminal.note(f"{fetched.num_ignored} files of the archive are left out: hidden, or no videos")
     if found != expected:
         terminal.warn(f"{source.title} has {expected}, but this archive had {found}")
     terminal.say(f"To train on them: make train {remedies.make_variable('VIDEOS', output)}")

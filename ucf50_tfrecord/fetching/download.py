@@ -131,15 +131,12 @@ def download(
     """
     check_url(url)
     transfer = _Transfer(url, path, num_bytes, max_bytes, options, listener)
-    if not path.exists() or transfer.edition.url != url:
+    if not path.exists():
         transfer.run()
 
 
 class _Transfer:
-    """The transfer of one file, in one or more tries.
-
-    edition: the edition of which the bytes in the partial file are.
-    """
+    """The transfer of one file, in one or more tries. What is left from another URL is discarded at once."""
 
     def __init__(
         self,
@@ -155,7 +152,7 @@ class _Transfer:
         self._part = path.with_name(f"{path.name}.part")
         self._state = path.with_name(f"{path.name}.json")
         self._opener = _opener(url, options.ca_file)
-        self.edition = self._read_edition()
+        self._edition = self._read_edition()
 
     def run(self) -> None:
         """Tries until the file is complete."""
@@ -169,7 +166,9 @@ class _Transfer:
                     f"Cannot download {self._url}: {cut}; {num_failed} tries in a row brought nothing new. The "
                     f"{format_bytes(reached)} that have arrived are kept, and the same command continues"
                 ) from cut
-            wait = min(_MAX_WAIT_SECS, max(cut.wait_secs, self._options.wait_secs * 2**num_failed))
+            wait = min(
+                _MAX_WAIT_SECS, max(cut.wait_secs, self._options.wait_secs * 2 ** max(0, num_failed - 1))
+            )
             self._listener.retry(str(cut), wait)
             time.sleep(wait)
         os.replace(self._part, self._path)
@@ -183,7 +182,7 @@ class _Transfer:
         return None
 
     def _read_edition(self) -> _Edition:
-        """Returns the edition of what an earlier call left; discards what came from another URL."""
+        """Returns the edition of the bytes that an earlier call left; discards those of another URL."""
         try:
             edition = parsing.read(self._state, _Edition, "the state of a download", max_bytes=1 << 16)
         except UserError:  # missing or damaged: nothing tells where the bytes came from
@@ -197,12 +196,13 @@ class _Transfer:
         return storage.file_size(self._part) or 0
 
     def _discard(self) -> None:
-        self._part.unlink(missing_ok=True)
-        self._state.unlink(missing_ok=True)
+        with _explained_writing(self._part):
+            for path in (self._part, self._state, self._path):
+                path.unlink(missing_ok=True)
 
     def _restart(self, reason: str) -> None:
         self._discard()
-        self.edition = _Edition(self._url)
+        self._edition = _Edition(self._url)
         self._listener.restart(reason)
 
     def _try_once(self) -> None:
@@ -212,13 +212,13 @@ class _Transfer:
           _CutError: if the transfer stops for a reason that may pass.
         """
         start = self._length()
-        if start and start == self.edition.num_bytes:
+        if start and start == self._edition.num_bytes:
             return
         headers = {"User-Agent": "ucf50-tfrecord", "Accept-Encoding": "identity"}
         if start:
             headers["Range"] = f"bytes={start}-"
-            if self.edition.condition:
-                headers["If-Range"] = self.edition.condition
+            if self._edition.condition:
+                headers["If-Range"] = self._edition.condition
         try:
             request = urllib.request.Request(self._url, headers=headers)
             with self._opener.open(request, timeout=self._options.stall_secs) as response:
@@ -246,12 +246,12 @@ class _Transfer:
         kind = response.headers.get_content_type()
         if kind in ("text/html", "application/xhtml+xml"):
             raise UserError(f"Cannot download {self._url}: the server sent a web page in place of the file")
-        found, begins_at = _edition_of(response, self._url, self.edition)
+        found, begins_at = _edition_of(response, self._url, self._edition)
         if begins_at is None or response.status not in (_OK, _PARTIAL):
             raise _CutError(
                 f"the server answered {response.status} with another range than the one asked for"
             )
-        if begins_at and not _is_same(self.edition, found):
+        if begins_at and not _is_same(self._edition, found):
             self._restart("the file on the server has changed")
             raise _CutError("the file on the server has changed")
         if begins_at != start:
@@ -259,11 +259,11 @@ class _Transfer:
                 raise _CutError("the server sent another range than the one asked for")
             self._restart(
                 "the server sent the file from its first byte"
-                if _is_same(self.edition, found)
+                if _is_same(self._edition, found)
                 else "the file on the server has changed"
             )
         self._check_size(found.num_bytes, begins_at)
-        self.edition = found
+        self._edition = found
         storage.write_json(self._state, dataclasses.asdict(found))
         self._listener.start("downloading", found.num_bytes or 0, unit="B", done=begins_at)
         self._append(response, begins_at)
@@ -293,7 +293,7 @@ class _Transfer:
         Raises:
           _CutError: if the body ends early.
         """
-        limit = self.edition.num_bytes or self._num_bytes or self._max_bytes
+        limit = self._edition.num_bytes or self._num_bytes or self._max_bytes
         with _explained_writing(self._part), open(self._part, "ab", buffering=0) as file:
             num_written = start
             while chunk := _read(response, self._url):
@@ -305,7 +305,7 @@ class _Transfer:
                 num_written += len(chunk)
                 self._listener.update(len(chunk))
             os.fsync(file.fileno())
-        expected = self.edition.num_bytes or self._num_bytes
+        expected = self._edition.num_bytes or self._num_bytes
         if expected is not None and num_written < expected:
             raise _CutError(f"the connection ended after {num_written} of {expected} bytes")
 

@@ -56,10 +56,10 @@ def find(*, solid: bool = False) -> Unpacker:
     able = [tool for tool in _UNPACKERS if tool.reads_solid or not solid]
     found = next((tool for tool in able if _works(tool)), None)
     if found is None:
-        names = " or ".join(tool.name for tool in able)
+        *names, last = (tool.name for tool in able)
         kind = "solid RAR archives" if solid else "RAR archives"
         raise UserError(
-            f"Expected a program that unpacks {kind}: {names}. Received: none of them on this machine. Install the "
+            f"Expected a program that unpacks {kind}: {', '.join(names)} or {last}. Received: none of them on this machine. Install the "
             "package unar of Debian, Ubuntu, Fedora or Homebrew (p7zip cannot unpack RAR)"
         )
     return found
