@@ -16,7 +16,7 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Protocol
 
 from ucf50_tfrecord import storage
@@ -229,21 +229,21 @@ class _Rar(Archive):
         """Splits the output of an unpacker, which is the contents of all files in their order."""
         tool = unpackers.find(solid=self._opened.is_solid())
         hint = f", or {tool.name} cannot decompress it"
-        with unpackers.running(tool, self._path) as process:
+        with unpackers.running(tool, self._path) as read:
             for entry in self.entries:
-                chunks = _checked(self._path, entry, _take(process.stdout, entry.num_bytes), hint)
+                chunks = _checked(self._path, entry, _take(read, entry.num_bytes), hint)
                 if entry in wanted:
                     yield entry, chunks
                 for _ in chunks:
                     pass  # the next file begins behind this one's bytes
-            if process.stdout.read(1):
+            if read(1):
                 raise UserError(
                     f"{tool.name} found other files in the archive {self._path} than are listed in it"
                 )
 
 
-def _take(stream, num_bytes: int) -> Iterator[bytes]:
+def _take(read: Callable[[int], bytes], num_bytes: int) -> Iterator[bytes]:
     """Yields the next bytes of a stream, in chunks; fewer if the stream ends."""
-    while num_bytes and (chunk := stream.read(min(num_bytes, _CHUNK_BYTES))):
+    while num_bytes and (chunk := read(min(num_bytes, _CHUNK_BYTES))):
         num_bytes -= len(chunk)
         yield chunk

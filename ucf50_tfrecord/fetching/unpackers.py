@@ -13,13 +13,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import BinaryIO, NamedTuple
 
 from ucf50_tfrecord import sandbox
 from ucf50_tfrecord.errors import UserError
+from ucf50_tfrecord.texts import exit_clause
 
-_CHECK_SECS, _END_SECS = 20.0, 2.0
+_CHECK_SECS = 20.0
 
 
 class Unpacker(NamedTuple):
@@ -29,18 +30,26 @@ class Unpacker(NamedTuple):
     arguments: its arguments before the archive's path.
     check: arguments with which it exits with status 0; a program of the same name with other abilities does not.
     reads_solid: whether it reads solid archives, in which each file's compression continues that of the one before.
+    advice: the end of the message if it cannot unpack an archive.
     """
 
     name: str
     arguments: tuple[str, ...]
     check: tuple[str, ...]
     reads_solid: bool = True
+    advice: str = ""
 
 
 _UNPACKERS = (
     Unpacker("unrar", ("p", "-inul", "-p-", "-cfg-", "--"), ("-inul", "-?")),
     Unpacker("unar", ("-quiet", "-no-recursion", "-forks", "skip", "-output-directory", "-"), ("-version",)),
-    Unpacker("bsdtar", ("-x", "--to-stdout", "-f"), ("--version",), reads_solid=False),
+    Unpacker(
+        "bsdtar",
+        ("-x", "--to-stdout", "-f"),
+        ("--version",),
+        reads_solid=False,
+        advice="; unar or unrar may be able to",
+    ),
 )
 
 
@@ -83,11 +92,11 @@ def _works(tool: Unpacker) -> bool:
 
 
 @contextlib.contextmanager
-def running(tool: Unpacker, archive: pathlib.Path) -> Iterator[subprocess.Popen]:
-    """Runs an unpacker while the block reads its standard output.
+def running(tool: Unpacker, archive: pathlib.Path) -> Iterator[Callable[[int], bytes]]:
+    """Runs an unpacker while the block reads its output.
 
-    Raises:
-      UserError: if the unpacker cannot be started, or exits with an error after the block.
+    Yields a function that returns the next bytes of the output, at most as many as its argument; b"" at the end. At
+    the end it raises a UserError if the unpacker has failed.
     """
     program = [os.path.realpath(shutil.which(tool.name)), *tool.arguments, os.path.abspath(archive)]
     with tempfile.TemporaryFile() as errors:
@@ -96,27 +105,29 @@ def running(tool: Unpacker, archive: pathlib.Path) -> Iterator[subprocess.Popen]
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=errors,
+            env=os.environ | {"LC_ALL": "C.UTF-8"},  # else bsdtar fails at names that are not ASCII
             start_new_session=True,  # so that Ctrl-C ends it here, and not before this process
         )
+
+        def read(num_bytes: int) -> bytes:
+            chunk = process.stdout.read(num_bytes)
+            if not chunk and (status := process.wait()):
+                raise UserError(
+                    f"{tool.name} cannot unpack the archive {archive}: {_reason(errors, status)}{tool.advice}"
+                )
+            return chunk
+
         try:
-            yield process
-            status = process.wait()
-        except UserError as error:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                if process.wait(_END_SECS):  # its own reason says more
-                    raise _failure(tool, archive, process.returncode, errors) from error
-            raise
+            yield read
         finally:
             process.kill()
             process.stdout.close()
             process.wait()
-        if status:
-            raise _failure(tool, archive, status, errors)
 
 
-def _failure(tool: Unpacker, archive: pathlib.Path, status: int, errors: BinaryIO) -> UserError:
+def _reason(errors: BinaryIO, status: int) -> str:
+    """Returns the first line that a program wrote to the file of its errors; else its exit status."""
     errors.seek(0)
     lines = errors.read(1 << 16).decode(errors="replace").split("\n")
-    reasons = [line.strip() for line in lines if line.strip()]
-    reason = reasons[-1] if reasons else f"exit status {status}"
-    return UserError(f"{tool.name} cannot unpack the archive {archive}: {reason}")
+    written = [line.strip() for line in lines if line.strip()]
+    return written[0] if written else exit_clause(status)
