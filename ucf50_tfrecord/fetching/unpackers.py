@@ -45,7 +45,7 @@ _UNPACKERS = (
     Unpacker("unar", ("-quiet", "-no-recursion", "-forks", "skip", "-output-directory", "-"), ("-version",)),
     Unpacker(
         "bsdtar",
-        ("-x", "--to-stdout", "-f"),
+        ("-x", "-O", "-f"),
         ("--version",),
         reads_solid=False,
         advice="; unar or unrar may be able to",
