@@ -189,10 +189,10 @@ def test_a_cut_archive_is_damaged(tmp_path, make):
 
 @each_kind
 def test_random_damage_is_an_error_or_changes_no_video(tmp_path, make):
-    """An error of the archive, never another one: with 400 damages per kind."""
+    """An error of the archive, never another one: with 150 damages per kind."""
     archive, rng = make(VIDEOS), random.Random(0)
     failed = 0
-    for number in range(400):
+    for number in range(150):
         damaged = bytearray(archive)
         for _ in range(rng.randrange(1, 4)):
             damaged[rng.randrange(len(damaged))] ^= 1 << rng.randrange(8)
@@ -204,7 +204,7 @@ def test_random_damage_is_an_error_or_changes_no_video(tmp_path, make):
         except UserError:
             failed += 1
         shutil.rmtree(folder)
-    assert failed > 100 and not any(tmp_path.iterdir())
+    assert failed > 40 and not any(tmp_path.iterdir())
 
 
 def test_encrypted_files_are_refused(tmp_path):

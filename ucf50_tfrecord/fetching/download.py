@@ -28,7 +28,7 @@ from ucf50_tfrecord.settings import Range, check_settings, setting
 from ucf50_tfrecord.specs import format_bytes
 
 _CHUNK_BYTES = 1 << 20
-_MAX_WAIT_SECS = 60.0
+_MAX_WAIT_SECS, _MAX_DOUBLINGS = 60.0, 16
 _THIS_MACHINE = frozenset({"localhost", "127.0.0.1", "::1"})
 # Answers that pass: too slow, too early, too many requests; and every error of a server, from 500 on.
 _PASSING = frozenset({408, 425, 429})
@@ -166,9 +166,8 @@ class _Transfer:
                     f"Cannot download {self._url}: {cut}; {num_failed} tries in a row brought nothing new. The "
                     f"{format_bytes(reached)} that have arrived are kept, and the same command continues"
                 ) from cut
-            wait = min(
-                _MAX_WAIT_SECS, max(cut.wait_secs, self._options.wait_secs * 2 ** max(0, num_failed - 1))
-            )
+            wait = self._options.wait_secs * 2 ** min(max(0, num_failed - 1), _MAX_DOUBLINGS)
+            wait = min(max(wait, cut.wait_secs), _MAX_WAIT_SECS)
             self._listener.retry(str(cut), wait)
             time.sleep(wait)
         os.replace(self._part, self._path)
@@ -294,7 +293,7 @@ class _Transfer:
           _CutError: if the body ends early.
         """
         limit = self._edition.num_bytes or self._num_bytes or self._max_bytes
-        with _explained_writing(self._part), open(self._part, "ab", buffering=0) as file:
+        with _explained_writing(self._part), open(self._part, "ab") as file:
             num_written = start
             while chunk := _read(response, self._url):
                 if num_written + len(chunk) > limit:
@@ -302,6 +301,7 @@ class _Transfer:
                 if num_written == 0:
                     formats.check_beginning(chunk, self._url)
                 file.write(chunk)
+                file.flush()  # so that a killed process loses nothing
                 num_written += len(chunk)
                 self._listener.update(len(chunk))
             os.fsync(file.fileno())
@@ -321,10 +321,8 @@ def _edition_of(response: Any, url: str, known: _Edition) -> tuple[_Edition, int
     if response.status == _PARTIAL:
         match = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
         size = match["size"] if match else "*"
-        num_bytes, first = (
-            known.num_bytes if size == "*" else int(size),
-            int(match["first"]) if match else None,
-        )
+        num_bytes = known.num_bytes if size == "*" else int(size)
+        first = int(match["first"]) if match else None
     edition = _Edition(
         url, headers.get("ETag", "").strip(), headers.get("Last-Modified", "").strip(), num_bytes
     )
