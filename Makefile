@@ -26,7 +26,7 @@ $(call variable,CV)                ## parts of a comparison's cross-validation, 
 $(call variable,SEEDS)             ## trainings of each model in a comparison
 $(call variable,JOBS)              ## trainings side by side in a comparison, or auto
 $(call variable,VIDEO)             ## to predict: a video, a folder, or several with commas
-$(call variable,OUTPUT)            ## folder that compare, export or predict writes
+$(call variable,OUTPUT)            ## folder that compare, export, predict or ucf50 writes
 $(call variable,TORCH)             ## Python of an environment with PyTorch, for bench
 $(call variable,FLAGS)             ## more flags; `python -m pipelines.train --helpshort`
 VIDEOS = $(if $(DATA),,$(DEMO))
@@ -57,15 +57,18 @@ flags = $(foreach name,$(1),$(if $($(name)),$(call flag,$(shell echo $(name) | t
 DATA_FLAGS = $(call flags,VIDEOS DATA SIZE FRAMES ENGINE)
 FEATURE_FLAGS = $(call flags,FEATURES)
 
-.PHONY: help train shards features verify repair evaluate predict export compare reproduce compare-check check-gpu tensorboard inspect doctor help-models bench bench-fetch test test-all test-readers test-remote test-io fuzz lint types format audit pins clean
+.PHONY: help ucf50 train shards features verify repair evaluate predict export compare reproduce compare-check check-gpu tensorboard inspect doctor help-models bench bench-fetch test test-all test-readers test-remote test-io fuzz lint types format audit pins clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets and variables.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo "Variables, as in make train VIDEOS=/data/UCF50 SIZE=112:"
 	@awk '/^\$$\(call .*## /{split($$2, part, /[,)]/); sub(/.*## /, ""); printf "  %-14s %s\n", part[2], $$0}' $(firstword $(MAKEFILE_LIST))
 	@echo "Recipes:"
 	@echo "$(RECIPES)" | fold -s -w 76 | sed 's/^/  /'
+
+ucf50: $(VENV)/installed  ## Download UCF50 and unpack it into OUTPUT, else data/UCF50.
+	$(PYTHON) -m pipelines.fetch ucf50 $(call flags,OUTPUT) $(FLAGS)
 
 # The recipe comes first, so that a wrong name fails before anything is installed.
 train: ucf50_tfrecord/recipes/$(RECIPE).flags $(VENV)/installed $(filter $(DEMO),$(VIDEOS))  ## Convert what is missing, train, evaluate.

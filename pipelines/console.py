@@ -28,10 +28,14 @@ _BAR_FORMAT = "{desc}: {n_fmt}/{total_fmt} |{bar}| {elapsed}<{remaining}, {rate_
 _SHOWN_BESIDE_A_BAR = ("loss", "accuracy")
 
 
-def run(main: Callable[[], int | None]) -> None:
+def run(main: Callable[..., int | None], *, arguments: Sequence[str] = ()) -> None:
     """Parses the flags, runs `main`, and exits with the status that `main` returns.
 
     A UserError is printed as one line, and the exit status is 2.
+
+    Args:
+      main: the entry point's function.
+      arguments: names of the arguments that `main` takes from the command line besides the flags.
     """
 
     def guarded(argv: list[str]) -> int | None:
@@ -42,8 +46,11 @@ def run(main: Callable[[], int | None]) -> None:
         try:
             pipelines.raise_on_interrupt()
             scratch.use_own_folder()
-            expect(len(argv) == 1, "flags only", arguments=argv[1:])
-            status = main()
+            expected = (
+                f"flags and {len(arguments)} argument: {', '.join(arguments)}" if arguments else "flags only"
+            )
+            expect(len(argv) == 1 + len(arguments), expected, arguments=argv[1:])
+            status = main(*argv[1:])
             _flush()
             return status
         except UserError as error:
@@ -56,6 +63,8 @@ def run(main: Callable[[], int | None]) -> None:
             _flush()
             return 0
 
+    if arguments:
+        flags.FLAGS.set_gnu_getopt()  # flags may follow the arguments
     try:
         app.run(guarded, flags_parser=_parse_flags)
     except SystemExit as ending:
@@ -255,11 +264,20 @@ class ProgressBar(tqdm.tqdm):
         return shown | {name: printable(shown[name] or "") for name in ("prefix", "postfix")}
 
 
-def progress_bar(total: int, unit: str, description: str) -> ProgressBar:
-    """Returns a progress bar, which is shown only if standard error is a terminal, not in logs."""
+def progress_bar(total: int, unit: str, description: str, *, done: int = 0) -> ProgressBar:
+    """Returns a progress bar, which is shown only if standard error is a terminal, not in logs.
+
+    Args:
+      total: number of units; 0 if unknown.
+      unit: the unit's name; "B" for bytes, which are shown as kB, MB and GB.
+      description: text before the bar.
+      done: number of units that are done already.
+    """
     return ProgressBar(
         total=total,
+        initial=done,
         unit=unit,
+        unit_scale=unit == "B",
         desc=description,
         bar_format=_BAR_FORMAT,
         disable=not sys.stderr.isatty(),

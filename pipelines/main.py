@@ -12,6 +12,7 @@ import pipelines
 from pipelines import terminal
 
 COMMANDS = (
+    "fetch",
     "convert",
     "features",
     "train",

@@ -145,3 +145,11 @@ class FetchMethod(Choice):
 
     COPY = "copy"
     STREAM = "stream"
+
+
+class VideoSet(Choice):
+    """A published set of action videos that can be fetched."""
+
+    UCF50 = "ucf50"
+    UCF101 = "ucf101"
+    HMDB51 = "hmdb51"

@@ -15,10 +15,11 @@ import platform
 import struct
 import sys
 import sysconfig
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
+from typing import NoReturn
 
 # include/uapi/linux/landlock.h. Each version of the interface (ABI) adds rights.
-_FS_READ_FILE, _FS_READ_DIR = 1 << 2, 1 << 3
+_FS_EXECUTE, _FS_READ_FILE, _FS_READ_DIR = 1 << 0, 1 << 2, 1 << 3
 _NUM_FS_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}  # later versions have as many as the last one
 _NET_BIND_TCP, _NET_CONNECT_TCP = 1 << 0, 1 << 1  # from version 4 on
 _SCOPE_ABSTRACT_UNIX_SOCKET, _SCOPE_SIGNAL = 1 << 0, 1 << 1  # from version 6 on
@@ -142,6 +143,23 @@ def enter() -> Restrictions:
     return Restrictions(landlock_abi=_restrict_files(library_folders()), seccomp=_filter_system_calls())
 
 
+def run_program(command: list[str]) -> NoReturn:
+    """Replaces this process by a program that can read files and use its open files, as far as the kernel can.
+
+    The program cannot write or make other files, use the network, or start further processes.
+
+    Args:
+      command: the program's path and its arguments.
+
+    Raises:
+      OSError: if the program cannot be started.
+    """
+    if not _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
+        _restrict_files(["/"], _FS_EXECUTE)
+        _filter_system_calls(allowed={"execve"})
+    os.execv(command[0], command)
+
+
 def library_folders() -> list[str]:
     """Returns the folders of this process's libraries, and files that they read, such as /dev/urandom."""
     paths = sysconfig.get_paths()
@@ -156,11 +174,12 @@ def library_folders() -> list[str]:
     ]
 
 
-def _restrict_files(readable: Iterable[str]) -> int:
+def _restrict_files(readable: Iterable[str], more_rights: int = 0) -> int:
     """Uses Landlock to forbid this process to open files by path, except to read some files and folders.
 
     Args:
       readable: the paths of folders and files that stay readable.
+      more_rights: rights to these that stay besides reading.
 
     Returns:
       The version of the kernel's Landlock interface; 0 if access could not be denied.
@@ -179,19 +198,19 @@ def _restrict_files(readable: Iterable[str]) -> int:
         return 0
     try:
         for path in dict.fromkeys(readable):
-            _allow_reading(ruleset, path)
+            _allow_reading(ruleset, path, more_rights)
         return 0 if _libc.syscall(_LANDLOCK_RESTRICT_SELF, ruleset, 0) else abi
     finally:
         os.close(ruleset)
 
 
-def _allow_reading(ruleset: int, path: str) -> None:
+def _allow_reading(ruleset: int, path: str, more_rights: int) -> None:
     try:
         file = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except OSError:
         return  # the path does not exist
     try:
-        rights = _FS_READ_FILE | (_FS_READ_DIR if os.path.isdir(path) else 0)
+        rights = more_rights | _FS_READ_FILE | (_FS_READ_DIR if os.path.isdir(path) else 0)
         rule = struct.pack("=Qi", rights, file)
         if _libc.syscall(_LANDLOCK_ADD_RULE, ruleset, _RULE_PATH_BENEATH, rule, 0):
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), path)
@@ -205,23 +224,28 @@ class _Filter(ctypes.Structure):
     _fields_ = [("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p)]
 
 
-def _filter_system_calls() -> bool:
-    """Makes the system calls fail that decoding does not need. Returns whether the filter is in force."""
+def _filter_system_calls(allowed: Container[str] = ()) -> bool:
+    """Makes the system calls fail that decoding does not need. Returns whether the filter is in force.
+
+    Args:
+      allowed: names of refused calls that are allowed nevertheless.
+    """
     machine = _ARCHITECTURES.get(platform.machine())
     if machine is None or sys.maxsize < 1 << 32:
         return False
-    program = _program(*machine, os.getpid())
+    program = _program(*machine, os.getpid(), allowed)
     filter_ = _Filter(len(program) // 8, program)
     return _libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(filter_), 0, 0) == 0
 
 
-def _program(column: int, architecture: int, pid: int) -> bytes:
+def _program(column: int, architecture: int, pid: int, allowed: Container[str] = ()) -> bytes:
     """Returns the seccomp filter as a program in classic BPF. Refused system calls fail with EPERM.
 
     Args:
       column: column of the tables above that holds the machine's system call numbers.
       architecture: the kernel's number for the machine's architecture.
       pid: id of this process.
+      allowed: names of refused calls that are allowed nevertheless.
     """
     refused = _ERRNO | _EPERM
     code = [
@@ -232,8 +256,8 @@ def _program(column: int, architecture: int, pid: int) -> bytes:
         _instruction(_JUMP_GREATER_EQUAL, _X32_SYSCALL_BIT, if_false=1),
         _instruction(_RETURN, refused),
     ]
-    for numbers in _REFUSED.values():
-        if numbers[column] is not None:
+    for name, numbers in _REFUSED.items():
+        if numbers[column] is not None and name not in allowed:
             code += [
                 _instruction(_JUMP_EQUAL, numbers[column], if_false=1),
                 _instruction(_RETURN, refused),
@@ -274,3 +298,7 @@ def _instruction(code: int, operand: int, *, if_true: int = 0, if_false: int = 0
     A jump skips `if_true` instructions if its condition holds, else `if_false` instructions.
     """
     return struct.pack("=HBBI", code, if_true, if_false, operand)
+
+
+if __name__ == "__main__":
+    run_program(sys.argv[1:])

@@ -50,7 +50,7 @@ def test_help_lists_the_commands(installed, tmp_path):
         for command in COMMANDS:
             assert f"\n  {command} " in result.stdout
     result = ucf50(installed, "tarin", cwd=tmp_path)
-    assert result.returncode == 2 and result.stderr.startswith("error: Expected a command out of convert, ")
+    assert result.returncode == 2 and result.stderr.startswith("error: Expected a command out of fetch, ")
 
 
 def test_a_command_has_its_own_help_and_flags(installed, tmp_path):

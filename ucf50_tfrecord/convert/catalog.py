@@ -23,6 +23,8 @@ VIDEO_SUFFIXES = frozenset(
     ".3g2 .3gp .asf .avi .divx .dv .f4v .flv .gif .m2ts .m2v .m4v .mjpeg .mkv .mov .mp4 .mpe .mpeg "
     ".mpg .mts .mxf .nut .ogm .ogv .rm .rmvb .ts .vob .webm .wmv .y4m".split()
 )
+# The list of checksums that a fetched set of videos has beside its class folders.
+CHECKSUMS_FILENAME = "SHA256SUMS"
 _UCF_NAME = re.compile(r"_g(\d+)_c\d+$")
 _NUM_EXAMPLES = 3
 
@@ -32,9 +34,9 @@ def find_videos(
 ) -> Catalog:
     """Catalogues the videos in a folder of class folders, ordered by video id.
 
-    Class folders may be links and may hold subfolders. Hidden files and folders are ignored. A warning in the
-    catalogue counts the other entries that are ignored: files without a video's suffix, entries that are not
-    regular files, and dangling links.
+    Class folders may be links and may hold subfolders. Hidden files and folders are ignored, and so is the list of
+    checksums of a fetched set. A warning in the catalogue counts the other entries that are ignored: files without
+    a video's suffix, entries that are not regular files, and dangling links.
 
     Args:
       videos_dir: the folder of class folders.
@@ -94,7 +96,11 @@ def _list_class_dirs(root: pathlib.Path) -> tuple[list[pathlib.Path], list[pathl
       A tuple of two sorted lists: the class folders, and the other entries beside them.
     """
     try:
-        entries = sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))
+        entries = sorted(
+            entry
+            for entry in root.iterdir()
+            if not entry.name.startswith(".") and entry.name != CHECKSUMS_FILENAME
+        )
     except OSError as error:
         raise UserError(f"Cannot read the videos' folder {root}: {error.strerror}") from error
     dirs = [entry for entry in entries if entry.is_dir()]

@@ -1,0 +1,1 @@
+"""Fetching of published video sets: download, checks and unpacking into class folders."""
