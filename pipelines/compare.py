@@ -176,15 +176,18 @@ def compare_recipes() -> int:
       The exit status: 1 if trainings have failed, here or in other processes; else 0.
     """
     # Reads the flags first, so that mistakes show before any work starts.
-    settings = {model: read_settings(model) for model in dict.fromkeys(_MODELS.value)}
-    asked = spec_flags(list(settings))
+    models = list(dict.fromkeys(_MODELS.value))
+    for model in models:
+        read_settings(model)
+    asked = spec_flags(models)
     input_spec = inputs.INPUTS.build()
     environments, task = job_environments(), convert.task()
     manifest = features.load_data()
     console.load_tensorflow()
     from ucf50_tfrecord.evaluation import compare
 
-    made = {model: make_recipe(values, manifest) for model, values in settings.items()}
+    of_features = manifest.features is not None
+    made = {model: make_recipe(read_settings(model, of_features=of_features), manifest) for model in models}
     spec = make_spec(manifest, made, asked)
     folder = _OUTPUT.value or os.path.join("runs", f"{pathlib.Path(manifest.data_dir).name}-compare")
     check_folder(folder)
@@ -545,11 +548,12 @@ def write_tensorboard(folder: pathlib.Path, pictures: dict[str, np.ndarray]) -> 
         writer.close()
 
 
-def read_settings(model: str) -> dict[str, Any]:
+def read_settings(model: str, *, of_features: bool = False) -> dict[str, Any]:
     """Returns the settings of a recipe, overridden by the flags that are given.
 
     Args:
       model: the recipe's name, which is also its model's name in the comparison.
+      of_features: whether the clips are stored as features. The recipe features_<model> then replaces <model>.
 
     Raises:
       UserError: if there is no such recipe, a flag or a setting is wrong, or a flag sets a value that the
@@ -562,7 +566,9 @@ def read_settings(model: str) -> dict[str, Any]:
             f"no --{flag}: the comparison chooses it",
             **{flag: flags.FLAGS[flag].value},
         )
-    settings = train_flags.settings(model)
+    for_features = f"features_{model}"
+    replaces = of_features and for_features in recipes.names()
+    settings = train_flags.settings(for_features if replaces else model)
     recipes.train_spec(settings)
     return settings
 
@@ -573,6 +579,8 @@ def make_recipe(settings: Mapping[str, Any], manifest: manifest_lib.Manifest) ->
     from ucf50_tfrecord.training import strategy as strategy_lib
 
     train = recipes.train_spec(settings)
+    if manifest.features:
+        train.augment.check_chooses_frames()
     return Recipe(
         model=recipes.model_spec(settings, manifest),
         train=dataclasses.replace(train, precision=strategy_lib.choose_precision(train.precision)),

@@ -30,7 +30,7 @@ from ucf50_tfrecord.dataset.inputs import InputSpec
 from ucf50_tfrecord.errors import expect
 from ucf50_tfrecord.evaluation import runner
 from ucf50_tfrecord.manifest import Manifest
-from ucf50_tfrecord.specs import AugmentSpec, ModelSpec, TrainSpec, to_json
+from ucf50_tfrecord.specs import ModelSpec, TrainSpec, to_json
 from ucf50_tfrecord.training import checkpoint, logs, loop, provenance
 from ucf50_tfrecord.training import run as run_lib
 from ucf50_tfrecord.training import strategy as strategy_lib
@@ -174,18 +174,7 @@ def prepare(
         temporal_shift=train.augment.temporal_shift,
     )
     if manifest.features:
-        changes = dataclasses.replace(
-            train.augment,
-            temporal_shift=AugmentSpec.temporal_shift,
-            frame_order=AugmentSpec.frame_order,
-        )
-        expect(
-            changes == AugmentSpec(),
-            "only temporal_shift and frame_order as augmentation, where features are stored in place of frames",
-            **{
-                name: value for name, value in to_json(changes).items() if value != getattr(AugmentSpec, name)
-            },
-        )
+        train.augment.check_chooses_frames()
     train = dataclasses.replace(train, precision=strategy_lib.choose_precision(train.precision))
     config = run_lib.RunConfig(
         data_dir=storage.absolute(manifest.data_dir),

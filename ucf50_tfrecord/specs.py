@@ -492,6 +492,19 @@ class AugmentSpec:
     def __post_init__(self):
         check_settings(self)
 
+    def check_chooses_frames(self) -> None:
+        """Raises UserError unless the augmentation only chooses frames, which stored features allow, too."""
+        changes = dataclasses.replace(
+            self, temporal_shift=AugmentSpec.temporal_shift, frame_order=AugmentSpec.frame_order
+        )
+        expect(
+            changes == AugmentSpec(),
+            "only temporal_shift and frame_order as augmentation, where features are stored in place of frames",
+            **{
+                name: value for name, value in to_json(changes).items() if value != getattr(AugmentSpec, name)
+            },
+        )
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainSpec:
