@@ -76,6 +76,7 @@ class SleepingComparison:
     spec: SleepingSpec
     secs: float
     num_processes: int = 1
+    shared_dir: str | None = None
 
     def claimable(self, task: tuple[int, int] = (0, 1)) -> list[SleepingCell]:
         finished = set(os.listdir(self.folder))

@@ -46,6 +46,7 @@ class MadeUpComparison:
     folder: str
     spec: MadeUpSpec
     num_processes: int = 1
+    shared_dir: str | None = None
 
     def claimable(self, task):
         return [cell for cell in self.spec.cells() if not self._path(cell, "done").exists()]

@@ -30,6 +30,7 @@ COST = Cost(
     inspect_secs=5.0,
     peak_bytes=600,
     cached_bytes=100,
+    shared_bytes=50,
     checkpoint_bytes=1000,
 )
 WORK = Work(
@@ -78,11 +79,11 @@ def test_needs_add_up_over_unfinished_cells_and_processes():
     shuffled = [*left, ("a", dataclasses.replace(WORK, order="shuffled"))]
     later = estimate.needs({"a": COST, "b": other}, shuffled, num_processes=2, launch_secs=8.0)
     assert later.secs == pytest.approx(8 + 1 + 20 + 1 + 20 + 36 + 39)
-    assert needs.memory_bytes == 2 * (900 + 100)
+    assert needs.memory_bytes == 2 * (900 + 100) + 50
     # A checkpoint and 10 logits per cell; results.json repeats these, and has those of finished cells.
     assert needs.disk_bytes == 1000 + 1000 + 2000 + 3 * 10 * 4 + (30 + 100) * 4
     tasks = estimate.needs({"a": COST}, 8 * [("a", WORK)], num_processes=2, num_tasks=2)
-    assert tasks.secs == pytest.approx(1 + 20 + 2 * 36) and tasks.memory_bytes == 2 * 700
+    assert tasks.secs == pytest.approx(1 + 20 + 2 * 36) and tasks.memory_bytes == 2 * 700 + 50
     assert estimate.needs({}, [], num_processes=2) == estimate.Needs(secs=0.0, memory_bytes=0, disk_bytes=0)
 
 

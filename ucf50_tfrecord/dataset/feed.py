@@ -19,7 +19,7 @@ import tensorflow as tf
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import record
 from ucf50_tfrecord.choices import Cache, Encoding, FetchMethod
-from ucf50_tfrecord.dataset import memory, pipeline
+from ucf50_tfrecord.dataset import memory, pipeline, shared_table
 from ucf50_tfrecord.dataset.clips import ClipIndex
 from ucf50_tfrecord.dataset.reader import Buffers, ClipReader
 from ucf50_tfrecord.errors import Action, Advice, Remedy, UserError, expect
@@ -63,7 +63,12 @@ class CacheChoice:
 
 
 def choose_cache(
-    cache: Cache | str, num_bytes: int, *, num_processes: int = 1, steps_are_short: bool = False
+    cache: Cache | str,
+    num_bytes: int,
+    *,
+    num_processes: int = 1,
+    shares_host: bool = False,
+    steps_are_short: bool = False,
 ) -> CacheChoice:
     """Chooses where frames are kept: resolves AUTO by the free memory, or checks that a given choice fits.
 
@@ -76,8 +81,8 @@ def choose_cache(
     Args:
       cache: where to keep frames.
       num_bytes: size of the frames of all clips. Each device that keeps frames keeps all of them.
-      num_processes: number of workers (processes) on this host; each worker that keeps frames keeps all of
-        them.
+      num_processes: number of processes on this host; each one that keeps frames keeps all of them.
+      shares_host: whether the processes share the frames that are kept in host memory.
       steps_are_short: whether a training step takes about a millisecond.
 
     Raises:
@@ -88,11 +93,13 @@ def choose_cache(
         return CacheChoice(cache, "as asked")
     needed = format_bytes(num_bytes)
     host, gpu = memory.available_host_bytes(), memory.available_device_bytes()
+    own = host
     if host is not None:
-        host //= num_processes
-    free_bytes = {Cache.HOST: host, Cache.DEVICE: host if gpu is None else gpu}
+        own = host // num_processes
+        host = host if shares_host else own
+    free_bytes = {Cache.HOST: host, Cache.DEVICE: own if gpu is None else gpu}
     names = {Cache.HOST: "free host memory", Cache.DEVICE: "free memory of each device"}
-    if num_processes > 1:
+    if num_processes > 1 and not shares_host:
         names[Cache.HOST] += f" for each of {num_processes} workers"
     if cache != Cache.AUTO:
         free = free_bytes[cache]
@@ -128,6 +135,7 @@ class Feed:
         strategy: tf.distribute.Strategy,
         cache: Cache | str = Cache.NONE,
         skip_bad_records: bool = False,
+        shared_dir: str | None = None,
         on_loaded: Callable[[int], object] = lambda count: None,
     ):
         """Creates a feed, and loads the clips' frames if they are to be kept in memory.
@@ -137,6 +145,8 @@ class Feed:
           strategy: the devices that receive the batches.
           cache: where to keep frames; not AUTO.
           skip_bad_records: whether clips with unreadable records are skipped; otherwise they are an error.
+          shared_dir: folder through which the processes of this host share the frames that they keep in host
+            memory, see shared_table.open_table; None if they do not share.
           on_loaded: called with the number of clips in each batch that was loaded into memory.
 
         Raises:
@@ -159,12 +169,15 @@ class Feed:
         self._buffers = Buffers()
         stored = clips.manifest.stored
         shape = (len(clips), *stored.shape)
-        self._table = np.empty(shape if cache == Cache.HOST else 0, stored.dtype)
         devices = strategy.extended.worker_devices if cache == Cache.DEVICE else ()
         self._residents = _Residents(devices, shape, stored.dtype)
         self._rows = np.arange(len(clips))
-        if cache != Cache.NONE:
-            self._load(on_loaded)
+        if cache == Cache.HOST and shared_dir:
+            load = functools.partial(self._load, on_loaded=on_loaded)
+            self._table, self.skipped = shared_table.open_table(shared_dir, shape, stored.dtype, load)
+        elif cache != Cache.NONE:
+            self._table = np.empty(shape if cache == Cache.HOST else 0, stored.dtype)
+            self._load(self._table, on_loaded)
 
     def select(self, chosen: np.ndarray, *, shuffle_shards: int = 0) -> Feed:
         """Returns a feed of some of these clips. Clips that are kept in memory are shared, not loaded again.
@@ -316,8 +329,8 @@ class Feed:
             return pipeline.gather_frames(batches, self._table, self._buffers)
         return batches
 
-    def _load(self, on_loaded: Callable[[int], object]) -> None:
-        """Reads all clips into host memory or onto the devices, a few megabytes at a time."""
+    def _load(self, table: np.ndarray, on_loaded: Callable[[int], object]) -> dict[int, str]:
+        """Reads all clips into `table` or onto the devices, a few megabytes at a time; returns the skipped ones."""
         batch_size = min(_at_once(self.clips), len(self.clips))
         batches = pipeline.index_batches(self.clips, batch_size=batch_size)
         num_loaded = 0
@@ -325,12 +338,13 @@ class Feed:
             for batch in pipeline.read_frames(batches, self._reader):
                 index, video = batch["index"], batch["video"]  # for padding, a clip is written a second time
                 if self.cache == Cache.HOST:
-                    self._table[index.numpy()] = video.numpy()
+                    table[index.numpy()] = video.numpy()
                 self._residents.write(video, index)
                 num_new = min(len(video), len(self.clips) - num_loaded)
                 num_loaded += num_new
                 on_loaded(num_new)
         self._reader.release_buffers()
+        return self.skipped
 
     def explained(self) -> contextlib.AbstractContextManager:
         """Returns a context that turns TensorFlow's error at an unreadable record into a UserError."""

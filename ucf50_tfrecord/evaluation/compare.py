@@ -54,7 +54,9 @@ class Comparison:
     changed: if the clips are stored as features, a dictionary from the name of each intervention that changes
       pixels to an index. The index is of the features of the changed clips.
     cache: where decoded clips are kept; a value of choices.Cache.
-    num_processes: number of processes that run cells on this host at the same time; they share its memory.
+    num_processes: number of processes that run cells on this host at the same time.
+    shared_dir: folder through which these processes share the clips that they keep in host memory; None if they
+      do not share them.
     skip_bad_records: whether unreadable clips are left out; otherwise, they are errors.
     tensorboard: whether each training writes curves and pictures for TensorBoard; its model is then evaluated
       after each epoch.
@@ -66,6 +68,7 @@ class Comparison:
     changed: Mapping[str, ClipIndex] = dataclasses.field(default_factory=dict)
     cache: str = Cache.AUTO
     num_processes: int = 1
+    shared_dir: str | None = None
     skip_bad_records: bool = False
     tensorboard: bool = False
 
@@ -223,7 +226,11 @@ class Comparison:
           UserError: if the clips do not fit into the memory that the field `cache` names.
         """
         return Workbench(
-            self.clips, strategy=strategy, cache=self.choose_cache(), skip_bad_records=self.skip_bad_records
+            self.clips,
+            strategy=strategy,
+            cache=self.choose_cache(),
+            skip_bad_records=self.skip_bad_records,
+            shared_dir=self.shared_dir,
         )
 
     def results(self) -> Results:
@@ -300,6 +307,7 @@ class Comparison:
             self.cache,
             self.clips.num_bytes,
             num_processes=self.num_processes,
+            shares_host=self.shared_dir is not None,
             steps_are_short=self.clips.manifest.features is not None,
         ).cache
 

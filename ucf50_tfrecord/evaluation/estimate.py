@@ -36,8 +36,9 @@ class Cost:
     test_start_secs: seconds of a test that do not depend on the number of clips.
     test_secs: seconds per tested clip and intervention.
     inspect_secs: seconds to inspect the recurrent layer.
-    peak_bytes: peak memory of the process in bytes, without `cached_bytes`.
+    peak_bytes: peak memory of the process in bytes, without the kept clips.
     cached_bytes: host memory in bytes for the clips that a process keeps.
+    shared_bytes: host memory in bytes for the clips that the processes of a host keep together.
     checkpoint_bytes: size of a checkpoint in bytes.
     """
 
@@ -52,6 +53,7 @@ class Cost:
     inspect_secs: float
     peak_bytes: int
     cached_bytes: int
+    shared_bytes: int
     checkpoint_bytes: int
 
 
@@ -248,7 +250,7 @@ def needs(
         + max(costs[model].load_secs * work.num_clips for model, work in left)
         + sum(costs[model].first_secs for model, _ in programs)
         + total_secs(durations, num_processes * num_tasks),
-        memory_bytes=min(num_processes, len(left))
-        * max(cost.peak_bytes + cost.cached_bytes for cost in used),
+        memory_bytes=min(num_processes, len(left)) * max(cost.peak_bytes + cost.cached_bytes for cost in used)
+        + max(cost.shared_bytes for cost in used),
         disk_bytes=sum(cell_bytes(costs[model], work) for model, work in left) + _LOGIT_BYTES * num_logits,
     )

@@ -7,11 +7,13 @@ another.
 from __future__ import annotations
 
 import atexit
+import dataclasses
 import functools
 import multiprocessing
 import os
 import pickle
 import signal
+import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
@@ -54,14 +56,15 @@ def run(
     Raises:
       UserError: as crew.run does.
     """
-    return crew.run(
-        comparison,
-        listener,
-        place=_ThisHost(prepare),
-        environments=environments,
-        num_sharing=len(environments),
-        task=task,
-    )
+    with tempfile.TemporaryDirectory(prefix="clips-") as shared_dir:
+        return crew.run(
+            dataclasses.replace(comparison, shared_dir=shared_dir),
+            listener,
+            place=_ThisHost(prepare),
+            environments=environments,
+            num_sharing=len(environments),
+            task=task,
+        )
 
 
 class _ThisHost:

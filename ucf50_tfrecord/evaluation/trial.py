@@ -185,6 +185,7 @@ class Trials(Comparison):
             "clips": clips,
             "changed": {name: changed.select(chosen) for name, changed in self.changed.items()},
             "cache": self.choose_cache(),
+            "shared_dir": None,
             "tensorboard": False,
         }
         return Comparison(**_fields(self) | changes)
@@ -228,9 +229,8 @@ class Trials(Comparison):
         recipe = self.spec.recipes[cell.model]
         load_secs = _measure_loading(short, strategy)
         found = timelines[-1].costs(inspects=self.spec.inside)
-        keeps = short.cache == Cache.HOST or (
-            short.cache == Cache.DEVICE and memory.available_device_bytes() is None
-        )
+        more_bytes = max(0, self.clips.num_bytes - short.clips.num_bytes)
+        has_no_gpu = memory.available_device_bytes() is None
         checkpoints = pathlib.Path(short.run_dir(short.spec.cells()[0]), "checkpoints")
         # Before the model is built once more, only to count its weights.
         peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -242,7 +242,8 @@ class Trials(Comparison):
             first_secs=max(0.0, timelines[0].secs - timelines[-1].secs - load_secs * len(short.clips)),
             load_secs=load_secs,
             peak_bytes=peak_bytes,
-            cached_bytes=max(0, self.clips.num_bytes - short.clips.num_bytes) if keeps else 0,
+            cached_bytes=more_bytes if short.cache == Cache.DEVICE and has_no_gpu else 0,
+            shared_bytes=more_bytes if short.cache == Cache.HOST else 0,
             checkpoint_bytes=sum(path.stat().st_size for path in checkpoints.rglob("*") if path.is_file()),
         )
 

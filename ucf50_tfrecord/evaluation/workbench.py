@@ -69,6 +69,7 @@ class Workbench:
         strategy: tf.distribute.Strategy,
         cache: Cache,
         skip_bad_records: bool = False,
+        shared_dir: str | None = None,
     ):
         """Prepares a workbench; clips are loaded, and models compiled, at their first use.
 
@@ -77,10 +78,16 @@ class Workbench:
           strategy: distribution strategy of the devices.
           cache: where clips are kept; not AUTO.
           skip_bad_records: whether unreadable clips are left out; otherwise, they are errors.
+          shared_dir: as in Feed.
         """
         self.strategy = strategy
         self._load_feed = functools.partial(
-            Feed, clips, strategy=strategy, cache=cache, skip_bad_records=skip_bad_records
+            Feed,
+            clips,
+            strategy=strategy,
+            cache=cache,
+            skip_bad_records=skip_bad_records,
+            shared_dir=shared_dir,
         )
         self._programs: collections.OrderedDict[tuple[ModelSpec, TrainSpec], Program] = (
             collections.OrderedDict()
