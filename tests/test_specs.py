@@ -2,7 +2,7 @@ import pytest
 
 from ucf50_tfrecord import specs
 from ucf50_tfrecord.errors import UserError
-from ucf50_tfrecord.specs import ClipFormat, FoldRule, ModelSpec, TrainSpec
+from ucf50_tfrecord.specs import AugmentSpec, ClipFormat, FoldRule, ModelSpec, TrainSpec
 
 
 @pytest.mark.parametrize("text, size", [("64", (64, 64)), ("112x96", (112, 96)), (" 8x9 ", (8, 9))])
@@ -91,3 +91,9 @@ def test_clip_format_describes_a_clip():
 )
 def test_a_text_is_escaped_and_then_cut(length, keep_end, cut):
     assert specs.shorten("a\nbc", length, keep_end=keep_end) == cut
+
+
+def test_features_allow_only_augmentations_that_choose_frames():
+    AugmentSpec(temporal_shift=2, frame_order="shuffled").check_chooses_frames()
+    with pytest.raises(UserError, match="only temporal_shift and frame_order .* Received: crop_area=0.5"):
+        AugmentSpec(crop_area=0.5, temporal_shift=2).check_chooses_frames()

@@ -19,6 +19,7 @@ from scipy import special
 from tests.conftest import REPOSITORY, child_pids
 from tests.two_nodes import two_nodes, wait_for
 from tests.warm import run_code, run_module
+from ucf50_tfrecord import recipes
 
 FLAGS = ("--models=frame_pool,lstm", "--cv=2", "--seeds=1", "--orders=", "--audit=frame_pool", "--epochs=1")
 
@@ -489,6 +490,25 @@ def test_mistakes_are_told_in_a_line(data_dir, tmp_path):
     for mistake, message in MISTAKES.items():
         assert message in said[mistake], mistake
     assert not (tmp_path / "out").exists()
+
+
+OF_FEATURES = """
+import json, sys
+from absl import flags
+from pipelines import compare
+flags.FLAGS([sys.argv[0], "--epochs=3"])
+print(json.dumps([compare.read_settings(name, of_features=of) for name in ("lstm", "conv3d") for of in (False, True)]))
+"""
+
+
+def test_clips_stored_as_features_are_trained_by_the_recipe_for_features():
+    result = run_code(OF_FEATURES)
+    assert result.returncode == 0, result.stderr
+    lstm, lstm_of_features, *conv3d = json.loads(result.stdout.splitlines()[-1])
+    expected = recipes.load("features_lstm") | {"epochs": 3}
+    assert lstm_of_features.items() >= expected.items() and lstm["horizontal_flip"]
+    assert not lstm_of_features.get("horizontal_flip")
+    assert conv3d[0] == conv3d[1]  # there is no recipe of it for features
 
 
 @pytest.mark.parametrize("output", ["run", "data", "mine"])
