@@ -47,6 +47,8 @@ ALLOWED = {
     "report": BASE | {"dataset", "drawing", "evaluation"},
     "device_checks": BASE
     | {"building", "convert", "worker_process", "recipes", "dataset", "models", "training", "evaluation"},
+    "robustness": BASE
+    | {"workers", "convert", "dataset", "models", "drawing", "training", "evaluation", "features", "report"},
     "inference": BASE
     | {"workers", "convert", "dataset", "models", "drawing", "training", "evaluation", "features", "report"},
     "api": BASE | {"recipes", "dataset", "models", "training", "features", "job", "inference"},
