@@ -104,7 +104,7 @@ def test_every_room_has_a_rule():
 @pytest.mark.parametrize(
     "library, files",
     [
-        ("av", {"container.py", "decode.py"}),
+        ("av", {"container.py", "decode.py", "recode.py"}),
         ("apache_beam", {"beam.py"}),
         ("ray", {"on_ray.py", "ray_cluster.py"}),
         ("rarfile", {"archives.py"}),
@@ -125,7 +125,10 @@ def test_videos_are_opened_in_one_place():
     assert users == {"container.py"}
 
 
-@pytest.mark.parametrize("room, file", [("inference", "decoding.py"), ("device_checks", "made_clips.py")])
+@pytest.mark.parametrize(
+    "room, file",
+    [("inference", "decoding.py"), ("device_checks", "made_clips.py"), ("robustness", "videos.py")],
+)
 def test_only_one_file_of_a_room_imports_the_write_side(room, file):
     users = {path.name for path in (LIBRARY / room).glob("*.py") if "convert" in rooms_imported(path)}
     assert users == {file}
