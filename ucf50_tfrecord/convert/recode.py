@@ -1,7 +1,7 @@
 """Codes a video again, with a loss: by H.264, at a lower frame rate or resolution, or with parts missing.
 
 The result is a temporary video, from which clips are taken as from any other. Losses other than those of H.264
-are made without further ones, as the result is then stored by a lossless codec.
+are made without further ones, as the result is then stored by H.264 without loss.
 """
 
 from __future__ import annotations
@@ -22,8 +22,11 @@ from ucf50_tfrecord.convert.container import Container, VideoError, new_video, o
 from ucf50_tfrecord.convert.sampling import Timeline
 from ucf50_tfrecord.specs import ClipFormat
 
-_H264, _LOSSLESS = "libx264", "ffv1"
+_ENCODER = "libx264"
+_LOSSLESS = {"qp": "0"}
 _PRESET = "veryfast"
+# With the macroblock tree, x264 gives other bytes now and then: its lookahead reads memory that nothing has written.
+_STABLE = "no-mbtree=1"
 _SENT_QUALITY = 23  # constant rate factor of a video that is sent over a network
 _SLICES = 8  # per frame; each is a packet of the network
 _FALLBACK_RATE = 25.0  # frames per second of a video that states none
@@ -117,8 +120,8 @@ def _coarsen(frame: av.VideoFrame, height: int) -> av.VideoFrame:
     return large
 
 
-def _encoder_options(change: Change, bit_rate: float) -> dict[str, str] | None:
-    """Returns the options of the encoder for H.264; None for the lossless one."""
+def _encoder_options(change: Change, bit_rate: float) -> dict[str, str]:
+    """Returns the options of the encoder."""
     match change.recoding:
         case Recoding.QUALITY:
             return {"crf": f"{change.strength:g}"}
@@ -126,14 +129,14 @@ def _encoder_options(change: Change, bit_rate: float) -> dict[str, str] | None:
             # One kilobit per second is the least that the encoder accepts.
             return {"b": str(max(1000, round(bit_rate / change.strength)))}
         case Recoding.LOSS:
-            return {"crf": str(_SENT_QUALITY), "x264-params": f"slices={_SLICES}"}
-    return None
+            return {"crf": str(_SENT_QUALITY), "slices": str(_SLICES)}
+    return _LOSSLESS
 
 
 def _write(
     frames: Iterator[av.VideoFrame],
     output: av.container.OutputContainer,
-    options: dict[str, str] | None,
+    options: dict[str, str],
     video: Container,
     rate: float,
     lose: Callable[[int, bytes], bytes],
@@ -143,7 +146,7 @@ def _write(
     Args:
       frames: the frames, upright.
       output: the container.
-      options: options for H.264; None for lossless frames.
+      options: options of the encoder.
       video: the video that the frames are of.
       rate: the video's frames per second.
       lose: maps a packet's number and content to what arrives of it.
@@ -151,19 +154,22 @@ def _write(
     first = next(frames, None)
     if first is None:
         raise VideoError("no frame decodes")
-    name = _H264 if options else _LOSSLESS
     frames_per_sec = fractions.Fraction(rate).limit_denominator(1 << 16)
-    stream = cast(av.VideoStream, output.add_stream(name, rate=frames_per_sec))
-    # H.264 halves the resolution of colour, so it needs even sides.
-    step = 2 if options else 1
-    width, height = (max(step, side // step * step) for side in (first.width, first.height))
-    stream.width, stream.height, stream.pix_fmt = width, height, _pixel_format(name, first)
-    stream.options = {"preset": _PRESET, **options} if options else {}
+    stream = cast(av.VideoStream, output.add_stream(_ENCODER, rate=frames_per_sec))
+    # Pictures with halved colour need even sides.
+    width, height = (max(2, side // 2 * 2) for side in (first.width, first.height))
+    stream.pix_fmt = "yuv420p"
+    if options == _LOSSLESS:
+        stream.pix_fmt = _lossless_format(first)
+        width, height = first.width, first.height
+    stream.width, stream.height = width, height
+    stream.options = {"preset": _PRESET, "x264-params": _STABLE, **options}
+    context = stream.codec_context
     is_turned = (first.width > first.height) != (video.codec.width > video.codec.height)
-    aspect = video.pixel_aspect
-    stream.codec_context.sample_aspect_ratio = 1 / aspect if is_turned else aspect
-    stream.codec_context.thread_count = 1
-    stream.codec_context.time_base = first.time_base
+    context.sample_aspect_ratio = 1 / video.pixel_aspect if is_turned else video.pixel_aspect
+    for name in ("color_range", "colorspace"):  # by which the decoder's frames are converted to RGB
+        setattr(context, name, getattr(first, name))
+    context.thread_count, context.time_base = 1, first.time_base
     number = 0
     for frame in _with_first(first, frames):
         shown = frame.reformat(width, height, stream.pix_fmt)
@@ -180,12 +186,11 @@ def _with_first(first: av.VideoFrame, others: Iterator[av.VideoFrame]) -> Iterat
     yield from others
 
 
-def _pixel_format(codec: str, frame: av.VideoFrame) -> str:
-    """Returns the pixel format to encode a frame in: for a lossless codec its own, if the codec has it."""
-    if codec == _H264:
-        return "yuv420p"
-    known = {kind.name for kind in av.codec.Codec(codec, "w").video_formats}
-    return frame.format.name if frame.format.name in known else "yuv444p"
+def _lossless_format(frame: av.VideoFrame) -> str:
+    """Returns the pixel format to encode a frame in without loss: its own, if the encoder has it for its size."""
+    known = {kind.name for kind in av.codec.Codec(_ENCODER, "w").video_formats}
+    is_even = frame.width % 2 == 0 and frame.height % 2 == 0
+    return frame.format.name if is_even and frame.format.name in known else "yuv444p"
 
 
 def _send(

@@ -42,9 +42,9 @@ _COLUMNS = (
     "Relative, above chance",
 )
 _FAMILIES = {
-    CorruptionFamily.SPATIAL: "pixels (noise, blur, weather, colour)",
+    CorruptionFamily.SPATIAL: "pixels",
     CorruptionFamily.TEMPORAL: "time",
-    CorruptionFamily.CODEC: "codec (the video coded again)",
+    CorruptionFamily.CODEC: "codec",
 }
 _HOW_TO_READ = (
     "Accuracy is the fraction of clips whose class is predicted, on held-out clips. Severity 0 is the unchanged clip; "
@@ -54,7 +54,8 @@ _HOW_TO_READ = (
     "(Schiappa et al. 2023). The mean accuracy over severities and corruptions is mPC, and its ratio to A_c is rPC, "
     "which equals the mean γr (Yi et al. 2021).",
     "γr flatters weak models: a model that guesses has γr = 1. “Above chance” counts both accuracies from that of always "
-    "predicting the most frequent class. A dash means that the model is not above chance.",
+    "predicting the most frequent class. A negative number means an accuracy below chance. A dash means that the model is "
+    "not above chance on unchanged clips, or not in some resamples.",
     "Random numbers follow from each clip's id: other runs on these clips see the same corrupted clips.",
 )
 _LIMITS = (
@@ -64,7 +65,8 @@ _LIMITS = (
     "corruption, rather than corruptions of one model.",
     "Corruptions of pixels and of time change the stored clip, after scaling. Those of the codec change the video "
     "before it is scaled; scaling hides part of their damage, as it would in the field.",
-    "Intervals are not corrected for the number of corruptions and severities.",
+    "Intervals are not corrected for the number of corruptions and severities. With few groups (below about 20) they are "
+    "too narrow.",
 )
 
 
@@ -107,8 +109,9 @@ def _summary(runs: Sequence[tuple[Results, Scores]]) -> Iterator[Block]:
 def _sentence(results: Results, scores: Scores) -> str:
     means = {name: score.accuracy.value for name, score in scores.by_corruption.items()}
     worst, best = min(means, key=means.__getitem__), max(means, key=means.__getitem__)
-    kept = scores.overall.above_chance
-    above = "" if np.isnan(kept.value) else f" Of its accuracy above chance, it keeps {kept.value:.0%}."
+    kept = scores.overall.above_chance.value
+    above = f" Of its accuracy above chance, it keeps {kept:.0%}." if kept >= 0 else " That is below chance."
+    above = "" if np.isnan(kept) else above
     return (
         f"{results.name} ({results.model}) has accuracy {format_estimate(scores.plain)} on {len(results.ids)} unchanged "
         f"clips of {len(np.unique(results.units))} groups, where chance is {scores.chance:.3f}. Under corruption, its "
@@ -139,7 +142,7 @@ def _heat_maps(runs: Sequence[tuple[Results, Scores]]) -> Iterator[Block]:
         picture = diagrams.draw_changes(
             table,
             rows=list(scores.by_severity),
-            columns=[str(severity) for severity in SEVERITIES],
+            columns=[f"severity {severity}" for severity in SEVERITIES],
             label="change of accuracy (0 to 1)",
             unsure=unsure,
             limit=limit,
