@@ -73,7 +73,8 @@ def test_a_lower_frame_rate_keeps_the_first_frame_of_each_period(tmp_path):
     write_numbered_video(tmp_path / "numbered.mkv", 50)  # at 25 per second
     every = ClipFormat(num_frames=10, height=32, width=48)
     found = recoded(tmp_path / "numbered.mkv", Change(Recoding.FRAME_RATE, 5.0), tmp_path / "scratch", every)
-    assert found[:, 0, 0, 0].tolist() == list(range(0, 50, 5))
+    # RGB is stored as YUV, which rounds.
+    np.testing.assert_allclose(found[:, 0, 0, 0].astype(int), range(0, 50, 5), atol=1)
 
 
 def test_lost_slices_depend_on_the_seed_and_the_first_frame_arrives(videos, tmp_path):
