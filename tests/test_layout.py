@@ -156,6 +156,12 @@ def test_only_record_knows_feature_keys():
         ("ucf50_tfrecord.training.events, ucf50_tfrecord.dataset.memory", ["tensorflow", "keras"]),
         ("pipelines.predict", ["tensorflow", "keras", "av"]),
         ("pipelines.check_gpu", ["tensorflow", "keras", "av"]),
+        ("pipelines.robustness", ["tensorflow", "keras", "av"]),
+        ("ucf50_tfrecord.robustness.videos", ["tensorflow", "keras"]),
+        (
+            "ucf50_tfrecord.robustness.measure, ucf50_tfrecord.robustness.page",
+            ["av", "ucf50_tfrecord.convert"],
+        ),
         ("ucf50_tfrecord.api", ["tensorflow", "keras", "av"]),
         ("ucf50_tfrecord.inference.decoding", ["tensorflow", "keras"]),
         ("ucf50_tfrecord.evaluation.runner, ucf50_tfrecord.training.loop", ["av", "ucf50_tfrecord.convert"]),

@@ -110,7 +110,9 @@ def _sentence(results: Results, scores: Scores) -> str:
     means = {name: score.accuracy.value for name, score in scores.by_corruption.items()}
     worst, best = min(means, key=means.__getitem__), max(means, key=means.__getitem__)
     kept = scores.overall.above_chance.value
-    above = f" Of its accuracy above chance, it keeps {kept:.0%}." if kept >= 0 else " That is below chance."
+    above = (
+        f" Of its accuracy above chance, it keeps {kept:.0%}." if kept >= 0 else " This mean is below chance."
+    )
     above = "" if np.isnan(kept) else above
     return (
         f"{results.name} ({results.model}) has accuracy {format_estimate(scores.plain)} on {len(results.ids)} unchanged "
@@ -147,7 +149,10 @@ def _heat_maps(runs: Sequence[tuple[Results, Scores]]) -> Iterator[Block]:
             unsure=unsure,
             limit=limit,
         )
-        caption = f"{results.name}: accuracy minus that on unchanged clips, by severity. Grey numbers: the 95% interval holds 0."
+        caption = (
+            f"{results.name}: accuracy minus that on unchanged clips, by severity. Grey numbers: the 95% interval holds "
+            "0. With more than 20 corruptions, changes below 0.05 are not written."
+        )
         alt = "One row per corruption, one column per severity, the change as a number."
         yield Figure(f"heat_map_{file_name(results.name)}", picture, caption, alt, PRINT_DPI)
 
