@@ -21,12 +21,12 @@ $(call train_variable,TEST_FOLDS)  ## folds to test on
 $(call train_variable,RUN)         ## folder of a run; an unfinished run is resumed
 $(call variable,WORKERS)           ## processes that train together
 $(call variable,MODELS)            ## recipes to compare, with commas
-$(call variable,RUNS)              ## folders of runs to compare, with commas
+$(call variable,RUNS)              ## folders of runs to compare or test, with commas
 $(call variable,CV)                ## parts of a comparison's cross-validation, or logo
 $(call variable,SEEDS)             ## trainings of each model in a comparison
 $(call variable,JOBS)              ## trainings side by side in a comparison, or auto
 $(call variable,VIDEO)             ## to predict: a video, a folder, or several with commas
-$(call variable,OUTPUT)            ## folder that compare, export, predict or ucf50 writes
+$(call variable,OUTPUT)            ## folder that compare, export, predict, ucf50 … write
 $(call variable,TORCH)             ## Python of an environment with PyTorch, for bench
 $(call variable,FLAGS)             ## more flags; `python -m pipelines.train --helpshort`
 VIDEOS = $(if $(DATA),,$(DEMO))
@@ -57,7 +57,7 @@ flags = $(foreach name,$(1),$(if $($(name)),$(call flag,$(shell echo $(name) | t
 DATA_FLAGS = $(call flags,VIDEOS DATA SIZE FRAMES ENGINE)
 FEATURE_FLAGS = $(call flags,FEATURES)
 
-.PHONY: help ucf50 train shards features verify repair evaluate predict export compare reproduce compare-check check-gpu tensorboard inspect doctor help-models bench bench-fetch test test-all test-readers test-remote test-io fuzz lint types format audit pins clean
+.PHONY: help ucf50 train shards features verify repair evaluate robustness predict export compare reproduce compare-check check-gpu tensorboard inspect doctor help-models bench bench-fetch test test-all test-readers test-remote test-io fuzz lint types format audit pins clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets and variables.
@@ -83,6 +83,9 @@ features: $(VENV)/installed $(filter $(DEMO),$(VIDEOS))  ## Encode the frames of
 
 evaluate: $(VENV)/installed  ## Evaluate RUN again, on VAL_FOLDS if set.
 	$(PYTHON) -m pipelines.evaluate $(call flags,RUN DATA) $(call flag,folds,$(VAL_FOLDS)) $(FLAGS)
+
+robustness: $(VENV)/installed  ## Test RUN, or RUNS, on corrupted clips and videos.
+	$(PYTHON) -m pipelines.robustness $(call flags,RUN RUNS DATA VIDEOS OUTPUT) $(call flag,folds,$(VAL_FOLDS)) $(FLAGS)
 
 predict: $(VENV)/installed  ## Predict the classes of VIDEO with RUN.
 	$(PYTHON) -m pipelines.predict $(call flags,RUN VIDEO DATA OUTPUT) $(FLAGS)

@@ -17,6 +17,7 @@ COMMANDS = (
     "features",
     "train",
     "evaluate",
+    "robustness",
     "predict",
     "compare",
     "export",

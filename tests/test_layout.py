@@ -47,6 +47,8 @@ ALLOWED = {
     "report": BASE | {"dataset", "drawing", "evaluation"},
     "device_checks": BASE
     | {"building", "convert", "worker_process", "recipes", "dataset", "models", "training", "evaluation"},
+    "robustness": BASE
+    | {"workers", "convert", "dataset", "models", "drawing", "training", "evaluation", "features", "report"},
     "inference": BASE
     | {"workers", "convert", "dataset", "models", "drawing", "training", "evaluation", "features", "report"},
     "api": BASE | {"recipes", "dataset", "models", "training", "features", "job", "inference"},
@@ -102,7 +104,7 @@ def test_every_room_has_a_rule():
 @pytest.mark.parametrize(
     "library, files",
     [
-        ("av", {"container.py", "decode.py"}),
+        ("av", {"container.py", "decode.py", "recode.py"}),
         ("apache_beam", {"beam.py"}),
         ("ray", {"on_ray.py", "ray_cluster.py"}),
         ("rarfile", {"archives.py"}),
@@ -123,7 +125,10 @@ def test_videos_are_opened_in_one_place():
     assert users == {"container.py"}
 
 
-@pytest.mark.parametrize("room, file", [("inference", "decoding.py"), ("device_checks", "made_clips.py")])
+@pytest.mark.parametrize(
+    "room, file",
+    [("inference", "decoding.py"), ("device_checks", "made_clips.py"), ("robustness", "videos.py")],
+)
 def test_only_one_file_of_a_room_imports_the_write_side(room, file):
     users = {path.name for path in (LIBRARY / room).glob("*.py") if "convert" in rooms_imported(path)}
     assert users == {file}
@@ -151,6 +156,12 @@ def test_only_record_knows_feature_keys():
         ("ucf50_tfrecord.training.events, ucf50_tfrecord.dataset.memory", ["tensorflow", "keras"]),
         ("pipelines.predict", ["tensorflow", "keras", "av"]),
         ("pipelines.check_gpu", ["tensorflow", "keras", "av"]),
+        ("pipelines.robustness", ["tensorflow", "keras", "av"]),
+        ("ucf50_tfrecord.robustness.videos", ["tensorflow", "keras"]),
+        (
+            "ucf50_tfrecord.robustness.measure, ucf50_tfrecord.robustness.page",
+            ["av", "ucf50_tfrecord.convert"],
+        ),
         ("ucf50_tfrecord.api", ["tensorflow", "keras", "av"]),
         ("ucf50_tfrecord.inference.decoding", ["tensorflow", "keras"]),
         ("ucf50_tfrecord.evaluation.runner, ucf50_tfrecord.training.loop", ["av", "ucf50_tfrecord.convert"]),

@@ -153,3 +153,26 @@ class VideoSet(Choice):
     UCF50 = "ucf50"
     UCF101 = "ucf101"
     HMDB51 = "hmdb51"
+
+
+class CorruptionFamily(Choice):
+    """What a corruption of clips changes: pixels, the order and timing of frames, or the coded video."""
+
+    SPATIAL = "spatial"
+    TEMPORAL = "temporal"
+    CODEC = "codec"
+
+
+class Recoding(Choice):
+    """How a video is coded again, with a strength for each.
+
+    QUALITY: by H.264 with a constant rate factor. BIT_RATE: by H.264 at a fraction of the video's bit rate.
+    LOSS: by H.264, a fraction of whose slices is lost. FRAME_RATE: without loss, at frames per second.
+    HEIGHT: without loss, scaled down to a fraction of the clips' height in between.
+    """
+
+    QUALITY = "quality"
+    BIT_RATE = "bit_rate"
+    LOSS = "loss"
+    FRAME_RATE = "frame_rate"
+    HEIGHT = "height"

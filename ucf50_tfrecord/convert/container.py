@@ -1,4 +1,4 @@
-"""Opens video files safely. This is the only module that gives FFmpeg a file.
+"""Opens video files safely, and writes temporary ones. This is the only module that gives FFmpeg a file.
 
 FFmpeg recognises some 370 formats by their contents, whatever the file's name. Some formats are playlists and
 scripts that name other files and addresses, which FFmpeg would then open. So FFmpeg gets a video as an open
@@ -31,6 +31,8 @@ FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2 mpeg mpegts mpegvideo mxf nsv nut nuv obu ogg rm swf vc1 vc1test vvc wtv "
     "yuv4mpegpipe"
 )
+# Suffix of the videos that `new_video` writes. NUT holds packets of any codec as they are.
+NEW_SUFFIX = ".nut"
 _OPTIONS = {"format_whitelist": FORMATS.replace(" ", ","), "protocol_whitelist": "none"}
 _REFUSED_FORMAT = "Format not on whitelist"
 
@@ -189,6 +191,23 @@ def open_video(file: BinaryIO, suffix: str) -> Iterator[Container]:
 
 
 @contextlib.contextmanager
+def new_video(file: BinaryIO) -> Iterator[av.container.OutputContainer]:
+    """Yields a container for a new video in an open file, whose contents it replaces; see NEW_SUFFIX.
+
+    Args:
+      file: the open file, readable, writable, seekable and without a buffer of its own.
+
+    Raises:
+      VideoError: if the file cannot be written.
+      av.error.FFmpegError: if FFmpeg refuses the video.
+    """
+    file.seek(0)
+    file.truncate()
+    with av.open(_Output(file), "w", format=NEW_SUFFIX[1:]) as container:
+        yield container
+
+
+@contextlib.contextmanager
 def reading() -> Iterator[None]:
     """Raises a VideoError if FFmpeg or PyAV fails to read a video while the block runs.
 
@@ -248,6 +267,24 @@ class _Input:
 
     def seekable(self) -> bool:
         return True
+
+
+class _Output:
+    """The file object that FFmpeg writes a video to."""
+
+    name = f"video{NEW_SUFFIX}"
+
+    def __init__(self, file: BinaryIO):
+        self._file = file
+
+    def write(self, content: bytes) -> int:
+        unwritten = memoryview(content)
+        try:
+            while unwritten:
+                unwritten = unwritten[self._file.write(unwritten) :]
+        except OSError as error:
+            raise VideoError(f"a temporary video cannot be written: {error.strerror}", "room") from error
+        return len(content)
 
 
 def _open(source: _Input) -> av.container.InputContainer:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ucf50_tfrecord.drawing import canvas
-from ucf50_tfrecord.drawing.pixels import draw_strip
+from ucf50_tfrecord.drawing.pixels import MIN_FRAME_HEIGHT, draw_strip
 
 # Sizes in pixels.
 _CAPTION_HEIGHT, _MARGIN = 26, 8
@@ -67,14 +67,17 @@ def draw_class_f1(f1: np.ndarray, classes: Sequence[str]) -> np.ndarray:
     return canvas.render(figure)
 
 
-def draw_captioned_clips(video: np.ndarray, captions: Sequence[str]) -> np.ndarray:
+def draw_captioned_clips(
+    video: np.ndarray, captions: Sequence[str], *, min_height: int = MIN_FRAME_HEIGHT
+) -> np.ndarray:
     """Draws clips below each other, each as a caption above up to 8 evenly spaced frames.
 
     Args:
       video: the clips, uint8 [N, T, H, W, 3]; if there are none, the picture says "no mistakes".
       captions: the captions of the N clips.
+      min_height: height, in pixels, that frames are at least enlarged to.
     """
-    strips = [draw_strip(frames) for frames in video]
+    strips = [draw_strip(frames, min_height=min_height) for frames in video]
     strip_height, strip_width = strips[0].shape[:2] if strips else (0, 0)
     row_height = _CAPTION_HEIGHT + strip_height + _MARGIN
     height = len(strips) * row_height if strips else 2 * _CAPTION_HEIGHT

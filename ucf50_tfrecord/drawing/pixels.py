@@ -8,7 +8,7 @@ import math
 import numpy as np
 from PIL import Image
 
-_MAX_FRAMES, _MIN_FRAME_HEIGHT, _GAP = 8, 128, 2  # for a strip of frames; the last two in pixels
+_MAX_FRAMES, MIN_FRAME_HEIGHT, _GAP = 8, 128, 2  # for a strip of frames; the last two in pixels
 _LEVELS = 31  # the highest value of a colour channel in a small PNG; 32 levels still look smooth
 
 
@@ -22,20 +22,21 @@ def enlarge(frames: np.ndarray, factor: int) -> np.ndarray:
     return frames.repeat(factor, axis=-3).repeat(factor, axis=-2)
 
 
-def draw_strip(frames: np.ndarray) -> np.ndarray:
+def draw_strip(frames: np.ndarray, *, min_height: int = MIN_FRAME_HEIGHT) -> np.ndarray:
     """Lays up to 8 evenly spaced frames of a clip side by side.
 
     Small frames are enlarged by a whole factor, which keeps their pixels sharp.
 
     Args:
       frames: the clip, uint8 [T, H, W, 3].
+      min_height: height, in pixels, that frames are at least enlarged to.
 
     Returns:
       The picture, uint8 [height, width, 3].
     """
     num_frames, height = frames.shape[:2]
     chosen = frames[evenly_spaced(num_frames, _MAX_FRAMES)]
-    large = enlarge(chosen, math.ceil(_MIN_FRAME_HEIGHT / height))
+    large = enlarge(chosen, math.ceil(min_height / height))
     framed = np.pad(large, ((0, 0), (0, 0), (0, _GAP), (0, 0)), constant_values=255)
     return np.concatenate(list(framed), axis=1)[:, :-_GAP]
 

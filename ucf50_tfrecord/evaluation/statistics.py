@@ -8,6 +8,7 @@ well, treat trainings as independent observations, too; see `compare_recipes`.
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -88,6 +89,28 @@ def mean_interval(values: np.ndarray, groups: np.ndarray) -> Estimate:
     sums, counts = _by_group(values[:, np.newaxis], groups)  # [G, 1], [G]
     weights = np.concatenate([sums, counts[:, np.newaxis]], axis=1)
     return interval(weights, lambda totals: totals[..., 0] / totals[..., 1])
+
+
+def ratio_interval(numerators: np.ndarray, denominators: np.ndarray, groups: np.ndarray) -> Estimate:
+    """Computes the ratio of two means over clips, and its 95% confidence interval by a bootstrap over groups.
+
+    Args:
+      numerators, denominators: float [N], one value per clip.
+      groups: int [N], the group of each clip.
+
+    Returns:
+      The ratio; NaN if the mean of the denominators is not positive. The ends of its interval are NaN if that
+      mean is not positive in a resample.
+    """
+    sums, _ = _by_group(np.stack([numerators, denominators], axis=1), groups)
+
+    def ratio(totals: np.ndarray) -> np.ndarray:
+        above, below = totals[..., 0], totals[..., 1]
+        return np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # an unknown ratio in a resample
+        return interval(sums, ratio)
 
 
 def interval(parts: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray]) -> Estimate:

@@ -58,7 +58,7 @@ def load_encoder(
         model=model,
         format=FeatureFormat(
             encoder=spec.encoder,
-            weights=_digest(inner),
+            weights=digest_weights(inner),
             num_frames=clip_format.num_frames,
             num_features=found.shape[-1],
             height=size[0],
@@ -219,7 +219,7 @@ def _cells(size: int, grid: int) -> np.ndarray:
     return weights
 
 
-def _digest(model: keras.Model) -> str:
+def digest_weights(model: keras.Model) -> str:
     """Returns the hex sha256 of a model's weights, in the order of its layers."""
     digest = hashlib.sha256()
     for weight in model.get_weights():

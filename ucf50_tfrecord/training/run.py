@@ -242,15 +242,18 @@ def load_summary(run_dir: str | os.PathLike) -> Summary:
     return parsing.read(pathlib.Path(run_dir, SUMMARY_FILENAME), Summary, "a training's summary")
 
 
-def evaluation_dir(run_dir: str, weights: str, folds: Sequence[int]) -> pathlib.Path:
+def evaluation_dir(
+    run_dir: str, weights: str, folds: Sequence[int], *, kind: str = "evaluation"
+) -> pathlib.Path:
     """Returns the folder for the results of evaluating a run again; it is inside the run's folder.
 
     Args:
       run_dir: the run's folder.
       weights: the checkpoint that is evaluated, "last" or "best".
       folds: the folds that the checkpoint is evaluated on.
+      kind: first word of the folder's name, by the kind of the evaluation.
     """
-    return pathlib.Path(run_dir, f"evaluation-{weights}-{format_folds(folds)}")
+    return pathlib.Path(run_dir, f"{kind}-{weights}-{format_folds(folds)}")
 
 
 def hparams(config: RunConfig) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Tests a finished run on corrupted clips: noise, blur, re-encoded videos, and frames missing or out of order."""
