@@ -14,12 +14,12 @@ from ucf50_tfrecord.training import cluster, loop, strategy
 @pytest.mark.parametrize(
     "gpus, flags, precision",
     [
-        ([], {"avx512_bf16"}, "bfloat16"),
-        ([], {"amx_bf16"}, "bfloat16"),
+        ([], {"avx512_bf16"}, "float32"),
+        ([], {"avx512_bf16", "amx_bf16"}, "bfloat16"),
         ([], {"avx2"}, "float32"),
         ([(9, 0)], set(), "bfloat16"),
         ([(8, 0), (7, 5)], set(), "float16"),
-        ([(6, 1)], {"avx512_bf16"}, "float32"),
+        ([(6, 1)], {"amx_bf16"}, "float32"),
     ],
 )
 def test_auto_precision_follows_the_device(monkeypatch, gpus, flags, precision):

@@ -275,8 +275,9 @@ class PrecisionChoice:
 def choose_precision(precision: Precision | str) -> Precision:
     """Resolves AUTO to a precision in which the devices are fast; returns any other precision unchanged.
 
-    AUTO stands for bfloat16 if the devices compute in it (GPUs from compute capability 8.0, CPUs with
-    AVX512_BF16 or AMX), for float16 on GPUs from compute capability 7.0, and for float32 otherwise.
+    AUTO stands for bfloat16 if the devices are fast in it (GPUs from compute capability 8.0, CPUs with AMX), for
+    float16 on GPUs from compute capability 7.0, and for float32 otherwise. On a CPU with AVX512_BF16 but without
+    AMX, a training step in bfloat16 takes 1.3 to 1.6 times as long as in float32.
     """
     precision = Precision(precision)
     return fastest_precision().precision if precision == Precision.AUTO else precision
@@ -292,12 +293,9 @@ def fastest_precision() -> PrecisionChoice:
     """Returns the precision that AUTO stands for on this process's devices; see choose_precision."""
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus:
-        found = sorted(_cpu_flags() & {"avx512_bf16", "amx_bf16"})
-        if found:
-            return PrecisionChoice(Precision.BFLOAT16, f"the CPU computes in it ({', '.join(found)})")
-        return PrecisionChoice(
-            Precision.FLOAT32, "there is no GPU, and the CPU has neither avx512_bf16 nor amx_bf16"
-        )
+        if "amx_bf16" in _cpu_flags():
+            return PrecisionChoice(Precision.BFLOAT16, "the CPU computes in it (amx_bf16)")
+        return PrecisionChoice(Precision.FLOAT32, "there is no GPU, and the CPU has no amx_bf16")
     details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
     capability = min(detail.get("compute_capability", (0, 0)) for detail in details)
     fast = Precision.FLOAT16 if capability >= (7, 0) else Precision.FLOAT32
