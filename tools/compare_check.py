@@ -65,7 +65,7 @@ for _name in ("jobs", "task_index", "task_count", "finalize"):
 _SIZE, _NUM_FRAMES = 32, 8
 _NUM_GROUPS, _CLIPS_PER_GROUP = 16, 12  # clips of all classes
 _NUM_PARTS, _NUM_SEEDS = 2, 3
-# Not auto: verdicts are then compared between machines without another precision.
+# The precision is fixed, so that verdicts of different machines can be compared.
 _TRAINING = {"epochs": 12, "batch_size": 16, "precision": "float32"}
 # Fraction of test clips with a near-duplicate in training above which the audit is taken to say that groups are wrong.
 _MIN_NEAR_DUPLICATES = 0.5
