@@ -281,6 +281,20 @@ def test_trainings_of_equal_shape_are_traced_once(clips, tmp_path, monkeypatch):
     assert [function.experimental_get_tracing_count() for function in made] == [1]
 
 
+@pytest.mark.parametrize("limit, kept", [(1 << 30, 2), (1, 0)])
+def test_the_models_that_a_process_keeps_have_a_limited_size(clips, monkeypatch, limit, kept):
+    monkeypatch.setattr(workbench, "_MAX_BYTES", limit)
+    bench = workbench.Workbench(clips, strategy=make_strategy("one"), cache="none")
+    models = [recipe(name).model for name in ("seed_pool", "frame_pool", "seed_rnn")]
+    seen = [bench.program(model, recipe("lstm").train, num_clips=8).state for model in models]
+    # Weights and two moments in float32; the number of updates in int64, the learning rate in float32.
+    assert seen[0].num_bytes == 3 * 4 * seen[0].model.count_params() + 8 + 4
+    again = [
+        bench.program(model, recipe("lstm").train, num_clips=8).state for model in models[-kept:] if kept
+    ]
+    assert all(one is other for one, other in zip(again, seen[-kept:]))
+
+
 @pytest.mark.slow
 def test_cells_share_models_in_memory_and_a_comparison_leaves_none(clips, tmp_path):
     def count():

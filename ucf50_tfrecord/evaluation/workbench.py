@@ -24,9 +24,9 @@ from ucf50_tfrecord.evaluation.runner import Predictor
 from ucf50_tfrecord.specs import ModelSpec, TrainSpec
 from ucf50_tfrecord.training import loop
 
-# Compiled models that a process keeps. A comparison's cells of one kind, such as those on shuffled frames, follow
-# each other, with one compiled model per compared model.
-_MAX_PROGRAMS = 12
+# Limits on the number of compiled models that a process keeps, and on the bytes of their variables. A comparison's
+# cells of one kind, such as those on shuffled frames, follow each other, with one compiled model per compared model.
+_MAX_PROGRAMS, _MAX_BYTES = 12, 1 << 30
 
 
 class Tester:
@@ -116,9 +116,7 @@ class Workbench:
         key = model, dataclasses.replace(train, seed=0)
         program = self._programs.pop(key, None)
         if program is None:
-            while len(self._programs) >= _MAX_PROGRAMS:
-                self._programs.popitem(last=False)
-            forget_models()
+            self._make_room()
         state = loop.build_state(model, train, num_clips=num_clips, strategy=self.strategy)
         if program is None:
             program = Program(state, Tester(state.model, self.strategy))
@@ -126,6 +124,17 @@ class Workbench:
             program.state.restart(state)
         self._programs[key] = program
         return program
+
+    def _make_room(self) -> None:
+        """Forgets the models that were not used for longest, until there is room for another one."""
+        sizes = {key: program.state.num_bytes for key, program in self._programs.items()}
+        # A new model is taken to be as large as the largest one.
+        while (
+            len(sizes) >= _MAX_PROGRAMS or sum(sizes.values()) + max(sizes.values(), default=0) > _MAX_BYTES
+        ):
+            oldest = next(iter(sizes))
+            del sizes[oldest], self._programs[oldest]
+        forget_models()
 
 
 def forget_models() -> None:

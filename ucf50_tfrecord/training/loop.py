@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -73,6 +74,13 @@ class State:
         """
         for own, other in zip(self._variables(), fresh._variables(), strict=True):
             own.assign(other.numpy())
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of all variables, on each device."""
+        return sum(
+            math.prod(variable.shape) * variable.dtype.size for variable in map(_raw, self._variables())
+        )
 
     def _variables(self) -> list[keras.Variable | tf.Variable]:
         averages = self.averages.averages if self.averages is not None else []
@@ -425,6 +433,11 @@ class _StopBallot:
             return self._should_stop()
         self._votes.append(votes)
         return len(self._votes) > meter_lib.MAX_QUEUED_CALLS and bool(self._votes.popleft().numpy() > 0)
+
+
+def _raw(variable: keras.Variable | tf.Variable) -> tf.Variable:
+    """Returns TensorFlow's variable of a Keras variable, or the variable itself."""
+    return variable.value if isinstance(variable, keras.Variable) else variable
 
 
 def build_state(
