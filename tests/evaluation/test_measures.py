@@ -77,3 +77,22 @@ def test_a_pair_counts_only_if_both_directions_are_right():
     forward, backward = np.array([[0, 0, 1, 2]]), np.array([[1, 0, 0, 2]])
     found = measures.pair_right(forward, backward, np.array([0, 0, 0, 2]), np.array([1, 0, -1]))
     np.testing.assert_array_equal(found, [[1, 0, 0, np.nan]])
+
+
+def test_the_area_under_the_roc_curve_is_that_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    positive, scores = rng.random(60) < 0.4, rng.integers(0, 8, 60) / 8  # many equal scores
+    assert measures.auroc(scores, positive) == pytest.approx(metrics.roc_auc_score(positive, scores))
+    weights = rng.integers(0, 3, (2, 60)).astype(float)
+    found = measures.auroc(scores, positive, weights)
+    expected = [metrics.roc_auc_score(positive, scores, sample_weight=row) for row in weights]
+    assert found == pytest.approx(expected)
+
+
+def test_the_area_under_the_roc_curve_counts_equal_scores_half():
+    positive = np.array([True, True, False, False])
+    assert measures.auroc(np.array([0.9, 0.5, 0.5, 0.1]), positive) == 3.5 / 4
+    assert measures.auroc(np.array([0.1, 0.2, 0.8, 0.9]), positive) == 0
+    assert (
+        measures.auroc(np.arange(4.0), positive, np.array([1.0, 1.0, 0.0, 0.0])) == 0.5
+    )  # one side is missing
