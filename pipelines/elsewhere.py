@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,8 @@ from ucf50_tfrecord.specs import format_folds, shorten
 from ucf50_tfrecord.training.run import RunConfig
 
 if TYPE_CHECKING:
-    from ucf50_tfrecord.evaluation.elsewhere import Comparison, Confidence, UnknownClass
+    from ucf50_tfrecord.evaluation.elsewhere import ClassScores, Comparison, Confidence, UnknownClass
+    from ucf50_tfrecord.evaluation.statistics import Estimate
 
 _MAX_ROWS = 20  # unknown classes that are printed
 _NAME_WIDTH = 24
@@ -131,15 +133,27 @@ def print_comparison(title: str, found: Comparison, num_classes: int) -> None:
         terminal.say_wrapped(f"Matched with another name: {', '.join(renamed)}.")
     rows = [("this data set", found.here)]
     rows += [("the run's held-out clips", found.own)] if found.own else []
-    units = [f"{scores.num_units} {scores.unit} of {name}" for name, scores in rows]
+    units = [
+        f"{scores.num_units} {scores.unit if scores.num_units > 1 else scores.unit.removesuffix('s')} of {name}"
+        for name, scores in rows
+    ]
     reason = "" if found.here.unit == "groups" else " Not all names of its videos tell a recording group."
-    terminal.say_wrapped(f"95% intervals are over {' and '.join(units)}.{reason}")
+    terminal.say_wrapped(f"95% intervals are over {' and '.join(units)}.{reason}", break_on_hyphens=False)
     terminal.say("", f"{'clips of shared classes':<31}{'accuracy':<23}macro F1")
     for name, scores in rows:
-        for label, of in ((name, scores.all_outputs), ("  shared outputs only", scores.shared_outputs)):
-            terminal.say(f"  {label:<29}{of.accuracy!s:<23}{of.macro_f1}")
+        terminal.say(_score_row(name, scores.all_outputs))
+        if len({*matched.values()}) < num_classes:
+            terminal.say(_score_row("  shared outputs only", scores.shared_outputs))
     _print_confidence([(name, scores.confidence) for name, scores in rows], found)
     _print_unknown(found.unknown_classes)
+
+
+def _score_row(name: str, scores: ClassScores) -> str:
+    return f"  {name:<29}{_shown(scores.accuracy):<23}{_shown(scores.macro_f1)}"
+
+
+def _shown(estimate: Estimate) -> str:
+    return f"{estimate.value:.3f} (no interval)" if math.isnan(estimate.low) else str(estimate)
 
 
 def _print_confidence(rows: list[tuple[str, Confidence]], found: Comparison) -> None:
@@ -149,9 +163,9 @@ def _print_confidence(rows: list[tuple[str, Confidence]], found: Comparison) -> 
     terminal.say("", f"{'confidence':<31}{'mean':<23}10%   50%   90%")
     for name, confidence in rows:
         quantiles = "  ".join(f"{value:.2f}" for value in confidence.quantiles)
-        terminal.say(f"  {name:<29}{confidence.mean!s:<23}{quantiles}")
+        terminal.say(f"  {name:<29}{_shown(confidence.mean):<23}{quantiles}")
     if found.confidence_auroc:
-        terminal.say(f"  {'shared above unknown (AUROC)':<29}{found.confidence_auroc}")
+        terminal.say(f"  {'shared above unknown (AUROC)':<29}{_shown(found.confidence_auroc)}")
 
 
 def _print_unknown(classes: Sequence[UnknownClass]) -> None:

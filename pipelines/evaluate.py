@@ -241,7 +241,7 @@ def load_own(run_dir: str, config: RunConfig, weights: str, predicted: Predicted
 
     try:
         path = finished_run.find_predictions(run_dir, config, run_lib.load_summary(run_dir), weights)
-        own = scoring.predicted_at_home(runner.load_predictions(path, len(config.classes)), predicted.shared)
+        own = scoring.predicted_at_home(runner.load_predictions(path, len(config.classes)), predicted)
         expect(len(own.labels), "held-out clips of the shared classes", held_out=path)
     except UserError as error:
         terminal.warn(Advice(f"the run's own scores are left out: {error}", *error.remedies))

@@ -97,7 +97,7 @@ def test_the_runs_own_scores_are_on_clips_of_shared_classes_in_order():
             for name in ("none", "shuffle1")
             for i, (label, logits) in enumerate([(0, (1, 0, 0)), (1, (0, 1, 0)), (2, (0, 3, 2))])
         ],
-        np.array([0, 2]),
+        elsewhere.predicted_elsewhere(make_clips(), LOGITS, MATCHES),
     )
     assert own.labels.tolist() == [0, 2] and own.groups.tolist() == [0, 2]
     found = compare(own=own)

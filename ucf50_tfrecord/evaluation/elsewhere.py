@@ -142,11 +142,6 @@ class Predicted:
         return self.labels != UNMATCHED
 
     @functools.cached_property
-    def shared(self) -> np.ndarray:
-        """The run's classes that the clips have, int64, ascending."""
-        return np.unique(self.labels[self.is_shared])
-
-    @functools.cached_property
     def predictions(self) -> np.ndarray:
         """The predicted classes over all outputs, int64 [N]."""
         return self.logits.argmax(axis=1)
@@ -210,12 +205,12 @@ def predicted_elsewhere(clips: ClipIndex, logits: np.ndarray, matches: Sequence[
     return Predicted(labels=labels, groups=clips.groups, units=units, logits=logits)
 
 
-def predicted_at_home(predictions: Sequence[SavedPrediction], shared: np.ndarray) -> Predicted:
-    """Takes the clips of some classes from a run's own predictions for its held-out clips.
+def predicted_at_home(predictions: Sequence[SavedPrediction], elsewhere: Predicted) -> Predicted:
+    """Takes the clips of shared classes from a run's own predictions for its held-out clips.
 
     Args:
       predictions: the predictions, as runner.load_predictions returns them.
-      shared: the classes whose clips are taken, int64.
+      elsewhere: the predictions for clips of another data set. Clips of the same classes are taken.
     """
     plain = [p for p in predictions if p.intervention == PLAIN]
     groups = np.array([p.group for p in plain], np.int64)
@@ -225,7 +220,7 @@ def predicted_at_home(predictions: Sequence[SavedPrediction], shared: np.ndarray
         units=units_of([p.clip_id for p in plain], groups),
         logits=np.array([p.logits for p in plain], np.float32),
     )
-    return every.select(np.isin(every.labels, shared))
+    return every.select(np.isin(every.labels, elsewhere.labels[elsewhere.is_shared]))
 
 
 def unknown_classes(clips: ClipIndex, predicted: Predicted, ours: Sequence[str]) -> tuple[UnknownClass, ...]:
@@ -328,9 +323,10 @@ def compare(
       ours: the run's classes.
     """
     shared, rest = predicted.select(predicted.is_shared), predicted.select(~predicted.is_shared)
+    outputs = np.unique([match for match in matches if match != UNMATCHED])
     return Comparison(
-        here=_score(shared, predicted.shared),
-        own=_score(own, predicted.shared) if own else None,
+        here=_score(shared, outputs),
+        own=_score(own, outputs) if own else None,
         class_map={
             name: None if match == UNMATCHED else ours[match]
             for name, match in zip(clips.manifest.classes, matches)
