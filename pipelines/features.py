@@ -75,7 +75,7 @@ def encode(source: Manifest, like: FeatureFormat | None = None) -> Manifest | No
     Raises:
       UserError: if a flag is wrong, the encoder cannot be loaded, or a shard cannot be read or written.
     """
-    spec = _SPEC.build()
+    spec = None if like else _SPEC.build()
     console.load_tensorflow()
     from ucf50_tfrecord.features import encode as encode_lib
     from ucf50_tfrecord.features.encoders import load_encoder, reload_encoder
@@ -83,9 +83,9 @@ def encode(source: Manifest, like: FeatureFormat | None = None) -> Manifest | No
     allowed = code_flags.allowed_code()
     encoders = _on_each_device(
         lambda: (
-            reload_encoder(like, source.format, allowed_code=allowed)
-            if like
-            else load_encoder(spec, source.format, allowed_code=allowed)
+            load_encoder(spec, source.format, allowed_code=allowed)
+            if spec
+            else reload_encoder(like, source.format, allowed_code=allowed)
         )
     )
     planned = encode_lib.plan_features(source, encoders[0].format)
@@ -93,7 +93,7 @@ def encode(source: Manifest, like: FeatureFormat | None = None) -> Manifest | No
     expect(not remote.is_remote(data_dir), "a local --features_data", features_data=data_dir)
     _check_same(data_dir, planned.features)
     run = functools.partial(encode_lib.run_encoder, encoders=encoders)
-    with EncodingDisplay(source, data_dir, spec.num_views) as display:
+    with EncodingDisplay(source, data_dir, spec.num_views if spec else 1) as display:
         built = convert.build(planned, data_dir, run, display)
     display.print_result(built)
     return built

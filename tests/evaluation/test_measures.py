@@ -96,3 +96,27 @@ def test_the_area_under_the_roc_curve_counts_equal_scores_half():
     assert (
         measures.auroc(np.arange(4.0), positive, np.array([1.0, 1.0, 0.0, 0.0])) == 0.5
     )  # one side is missing
+
+
+def test_the_generalized_risk_area_is_the_mean_fraction_of_answered_errors():
+    wrong = np.array([False, True, False, True])
+    # Of 4 clips, with 0 to 4 answered, 0, 0, 1, 1 and 2 are answered wrong; the area is that of trapezoids.
+    area = measures.generalized_risk_area(np.array([0.9, 0.8, 0.7, 0.6]), wrong)
+    assert area == pytest.approx(np.trapezoid([0, 0, 1 / 4, 1 / 4, 2 / 4], dx=1 / 4))
+    # Clips of equal confidence are answered together: of 0, 1 and 4 clips, 0, 0 and 2.
+    area = measures.generalized_risk_area(np.array([0.9, 0.5, 0.5, 0.5]), wrong)
+    assert area == pytest.approx(np.trapezoid([0, 0, 2 / 4], [0, 1 / 4, 1]))
+    assert measures.generalized_risk_area(np.ones(4), np.ones(4, bool)) == 0.5
+    assert measures.generalized_risk_area(np.ones(4), np.zeros(4, bool)) == 0
+
+
+def test_the_generalized_risk_area_weighs_clips_as_often_as_they_are_drawn():
+    confidence, wrong = np.array([0.9, 0.8, 0.7]), np.array([False, True, False])
+    found = measures.generalized_risk_area(confidence, wrong, np.array([[1.0, 2.0, 0.0], [1.0, 1.0, 1.0]]))
+    drawn = [0, 1, 1]
+    assert found == pytest.approx(
+        [
+            measures.generalized_risk_area(confidence[drawn], wrong[drawn]),
+            measures.generalized_risk_area(confidence, wrong),
+        ]
+    )

@@ -97,6 +97,30 @@ def auroc(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray | None =
     return np.divide(won, pairs, out=np.full(np.shape(pairs), 0.5), where=pairs > 0)
 
 
+def generalized_risk_area(
+    confidence: np.ndarray, wrong: np.ndarray, weights: np.ndarray | None = None
+) -> np.ndarray:
+    """Computes the area under the generalized risk-coverage curve (AUGRC): the mean risk of a silent failure.
+
+    A model may refuse to answer for clips below some confidence. The generalized risk is the fraction of all clips
+    that it answers and gets wrong. The area is its mean over all coverages; unlike risk_coverage_area, it does not
+    weigh the most confident errors more than others. The area follows from the error rate and from how well
+    confidence separates right from wrong predictions. Source: Traub et al. 2024, "Overcoming Common Flaws in the
+    Evaluation of Selective Classification Systems".
+
+    Args:
+      confidence: float [N], the confidence in each clip's prediction.
+      wrong: bool [N], whether the prediction is wrong.
+      weights: float [..., N], how often each clip counts; None for once.
+
+    Returns:
+      The area, float64 [...], from 0 to 0.5.
+    """
+    weights = np.ones(len(wrong)) if weights is None else weights
+    error = (weights * wrong).sum(axis=-1) / weights.sum(axis=-1)
+    return (1 - auroc(confidence, ~wrong, weights)) * error * (1 - error) + error**2 / 2
+
+
 def oracle_right(right: Sequence[np.ndarray]) -> np.ndarray:
     """Computes whether any of a clip's frames alone is predicted right: the best frame, known in hindsight.
 
