@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import functools
 import json
-import os
 import pathlib
 import shutil
 
@@ -123,23 +122,6 @@ def test_a_run_on_frames_does_not_fit_features(grid_dir, pool_run):
     assert result.returncode == 2
     assert f"{grid_dir} holds 5x3x3x3 features of {COLORS}" in result.stderr
     assert "the run was trained on frames" in result.stderr
-
-
-def test_videos_of_another_set_are_encoded_as_the_features_of_the_run(run, videos_dir, tmp_path, own_module):  # noqa: F811
-    others = shutil.copytree(videos_dir, tmp_path / "others")
-    (others / "Left").rename(others / "LEFT")
-    (others / "Right").rename(others / "Up")
-    flags = [f"--videos={others}", f"--data={tmp_path / 'data'}", f"--output={tmp_path / 'out'}", "--folds=1"]
-    environment = os.environ | {"PYTHONPATH": str(own_module)}
-    refused = run_module("pipelines.evaluate", f"--run={run.run_dir}", *flags, env=environment)
-    assert refused.returncode == 2 and f"If you trust it: --allow_code={COLORS}" in refused.stderr
-    result = run_module(
-        "pipelines.evaluate", f"--run={run.run_dir}", *flags, f"--allow_code={COLORS}", env=environment
-    )
-    assert result.returncode == 0, result.stderr
-    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert summary["here"]["num_clips"] == 4 and summary["accuracy"] > 0.5
-    assert summary["data_dir"] == f"{tmp_path / 'data'}-colors_encoder.colors-grid3"
 
 
 @pytest.fixture(scope="module")
