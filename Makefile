@@ -81,8 +81,8 @@ shards: $(VENV)/installed $(filter $(DEMO),$(VIDEOS))  ## Convert VIDEOS into TF
 features: $(VENV)/installed $(filter $(DEMO),$(VIDEOS))  ## Encode the frames of DATA, or of VIDEOS, by FEATURES.
 	$(PYTHON) -m pipelines.features $(DATA_FLAGS) $(FEATURE_FLAGS) $(FLAGS)
 
-evaluate: $(VENV)/installed  ## Evaluate RUN again, on VAL_FOLDS if set.
-	$(PYTHON) -m pipelines.evaluate $(call flags,RUN DATA) $(call flag,folds,$(VAL_FOLDS)) $(FLAGS)
+evaluate: $(VENV)/installed  ## Evaluate RUN again, on VAL_FOLDS or other VIDEOS if set.
+	$(PYTHON) -m pipelines.evaluate $(call flags,RUN DATA $(if $(filter command,$(origin VIDEOS)),VIDEOS)) $(call flag,folds,$(VAL_FOLDS)) $(FLAGS)
 
 robustness: $(VENV)/installed  ## Test RUN, or RUNS, on corrupted clips and videos.
 	$(PYTHON) -m pipelines.robustness $(call flags,RUN RUNS DATA VIDEOS OUTPUT) $(call flag,folds,$(VAL_FOLDS)) $(FLAGS)

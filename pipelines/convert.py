@@ -120,8 +120,27 @@ def clip_format() -> ClipFormat:
     return _FORMAT.build(height=height, width=width)
 
 
-def load_or_convert() -> manifest.Manifest:
+def use_format(stored: ClipFormat) -> None:
+    """Makes the format of a finished dataset the default of the flags of the format."""
+    flags.set_default(_SIZE, f"{stored.height}x{stored.width}")
+    _FORMAT.set_defaults(stored)
+
+
+def has_videos() -> bool:
+    """Tells whether --videos is given."""
+    return bool(_VIDEOS.value)
+
+
+def has_data() -> bool:
+    """Tells whether --data is given."""
+    return bool(_DATA.value)
+
+
+def load_or_convert(check: Callable[[Plan], None] = lambda plan: None) -> manifest.Manifest:
     """Returns the manifest of the dataset that the flags name; converts --videos first, if given.
+
+    Args:
+      check: called with the plan of the conversion before any video is converted. It may raise UserError.
 
     Raises:
       UserError: if the flags name no dataset, or a dataset of another format.
@@ -132,7 +151,7 @@ def load_or_convert() -> manifest.Manifest:
             "--data=<folder of finished shards> instead of --videos with --task_index or --finalize",
             videos=_VIDEOS.value,
         )
-        return convert()
+        return convert(check)
     return load()
 
 
@@ -154,8 +173,11 @@ def load() -> manifest.Manifest:
     return loaded
 
 
-def convert() -> manifest.Manifest | None:
+def convert(check: Callable[[Plan], None] = lambda plan: None) -> manifest.Manifest | None:
     """Converts the videos of --videos, except those whose shards are up to date, and prints the result.
+
+    Args:
+      check: called with the plan before any video is converted. It may raise UserError.
 
     Returns:
       The dataset's manifest, or None if other tasks have not finished their parts of the dataset yet.
@@ -183,6 +205,7 @@ def convert() -> manifest.Manifest | None:
         if before:
             _check_same_format(before, _format_flags(name, clip_format(), _FOLD_RULE.build()))
     planned = _plan(name)
+    check(planned)
     with ConversionDisplay(planned, data_dir) as display:
         built = build(planned, data_dir, run, display)
     display.print_result(built)

@@ -62,8 +62,12 @@ def load_data() -> Manifest:
     return encode(manifest)
 
 
-def encode(source: Manifest) -> Manifest | None:
+def encode(source: Manifest, like: FeatureFormat | None = None) -> Manifest | None:
     """Encodes a dataset of frames as the flags say, except for up-to-date shards, and prints the result.
+
+    Args:
+      source: the manifest of the frames.
+      like: the format of other features, by whose encoder the frames are encoded; None for the flags' encoder.
 
     Returns:
       The manifest of the features, or None if other tasks have not finished their parts yet.
@@ -71,20 +75,25 @@ def encode(source: Manifest) -> Manifest | None:
     Raises:
       UserError: if a flag is wrong, the encoder cannot be loaded, or a shard cannot be read or written.
     """
-    spec = _SPEC.build()
+    spec = None if like else _SPEC.build()
     console.load_tensorflow()
     from ucf50_tfrecord.features import encode as encode_lib
-    from ucf50_tfrecord.features.encoders import load_encoder
+    from ucf50_tfrecord.features.encoders import load_encoder, reload_encoder
 
+    allowed = code_flags.allowed_code()
     encoders = _on_each_device(
-        lambda: load_encoder(spec, source.format, allowed_code=code_flags.allowed_code())
+        lambda: (
+            load_encoder(spec, source.format, allowed_code=allowed)
+            if spec
+            else reload_encoder(like, source.format, allowed_code=allowed)
+        )
     )
     planned = encode_lib.plan_features(source, encoders[0].format)
     data_dir = _FEATURES_DATA.value or encode_lib.default_dir(source, encoders[0].format)
     expect(not remote.is_remote(data_dir), "a local --features_data", features_data=data_dir)
     _check_same(data_dir, planned.features)
     run = functools.partial(encode_lib.run_encoder, encoders=encoders)
-    with EncodingDisplay(source, data_dir, spec.num_views) as display:
+    with EncodingDisplay(source, data_dir, spec.num_views if spec else 1) as display:
         built = convert.build(planned, data_dir, run, display)
     display.print_result(built)
     return built

@@ -56,6 +56,11 @@ class SpecFlags(Generic[_Spec]):
             if "help" in field.metadata
         }
 
+    def set_defaults(self, spec: _Spec) -> None:
+        """Makes the values of a dataclass's instance the defaults of the flags."""
+        for name, holder in self._holders.items():
+            flags.set_default(holder, getattr(spec, name))
+
     def values(self) -> dict[str, Any]:
         """Returns the values of the flags, by the names of the fields."""
         return {name: holder.value for name, holder in self._holders.items()}

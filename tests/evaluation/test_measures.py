@@ -77,3 +77,46 @@ def test_a_pair_counts_only_if_both_directions_are_right():
     forward, backward = np.array([[0, 0, 1, 2]]), np.array([[1, 0, 0, 2]])
     found = measures.pair_right(forward, backward, np.array([0, 0, 0, 2]), np.array([1, 0, -1]))
     np.testing.assert_array_equal(found, [[1, 0, 0, np.nan]])
+
+
+def test_the_area_under_the_roc_curve_is_that_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    positive, scores = rng.random(60) < 0.4, rng.integers(0, 8, 60) / 8  # many equal scores
+    assert measures.auroc(scores, positive) == pytest.approx(metrics.roc_auc_score(positive, scores))
+    weights = rng.integers(0, 3, (2, 60)).astype(float)
+    found = measures.auroc(scores, positive, weights)
+    expected = [metrics.roc_auc_score(positive, scores, sample_weight=row) for row in weights]
+    assert found == pytest.approx(expected)
+
+
+def test_the_area_under_the_roc_curve_counts_equal_scores_half():
+    positive = np.array([True, True, False, False])
+    assert measures.auroc(np.array([0.9, 0.5, 0.5, 0.1]), positive) == 3.5 / 4
+    assert measures.auroc(np.array([0.1, 0.2, 0.8, 0.9]), positive) == 0
+    assert (
+        measures.auroc(np.arange(4.0), positive, np.array([1.0, 1.0, 0.0, 0.0])) == 0.5
+    )  # one side is missing
+
+
+def test_the_generalized_risk_area_is_the_mean_fraction_of_answered_errors():
+    wrong = np.array([False, True, False, True])
+    # Of 4 clips, with 0 to 4 answered, 0, 0, 1, 1 and 2 are answered wrong; the area is that of trapezoids.
+    area = measures.generalized_risk_area(np.array([0.9, 0.8, 0.7, 0.6]), wrong)
+    assert area == pytest.approx(np.trapezoid([0, 0, 1 / 4, 1 / 4, 2 / 4], dx=1 / 4))
+    # Clips of equal confidence are answered together: of 0, 1 and 4 clips, 0, 0 and 2.
+    area = measures.generalized_risk_area(np.array([0.9, 0.5, 0.5, 0.5]), wrong)
+    assert area == pytest.approx(np.trapezoid([0, 0, 2 / 4], [0, 1 / 4, 1]))
+    assert measures.generalized_risk_area(np.ones(4), np.ones(4, bool)) == 0.5
+    assert measures.generalized_risk_area(np.ones(4), np.zeros(4, bool)) == 0
+
+
+def test_the_generalized_risk_area_weighs_clips_as_often_as_they_are_drawn():
+    confidence, wrong = np.array([0.9, 0.8, 0.7]), np.array([False, True, False])
+    found = measures.generalized_risk_area(confidence, wrong, np.array([[1.0, 2.0, 0.0], [1.0, 1.0, 1.0]]))
+    drawn = [0, 1, 1]
+    assert found == pytest.approx(
+        [
+            measures.generalized_risk_area(confidence[drawn], wrong[drawn]),
+            measures.generalized_risk_area(confidence, wrong),
+        ]
+    )

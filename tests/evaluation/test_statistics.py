@@ -49,6 +49,13 @@ def test_one_group_gives_no_interval_and_no_evidence():
     assert found.value == 0.5 and np.isnan([found.low, found.high]).all()
 
 
+def test_intervals_of_large_samples_are_computed_in_parts_with_the_same_result(monkeypatch):
+    values, groups = np.random.default_rng(4).normal(0, 1, 300), np.arange(300) // 3
+    expected = statistics.mean_interval(values, groups)
+    monkeypatch.setattr(statistics, "_MAX_BATCH_VALUES", 1000)  # 5 resamples at a time
+    assert statistics.mean_interval(values, groups) == expected
+
+
 def test_macro_f1_equals_scikit_learns_mean_over_seeds():
     rng = np.random.default_rng(3)
     labels, groups = rng.integers(0, 6, 90), rng.integers(0, 9, 90)

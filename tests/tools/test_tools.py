@@ -165,8 +165,9 @@ def test_make_help_and_its_page_list_the_same_variables():
         (
             ["evaluate", "RUN=runs/x", "VAL_FOLDS=3"],
             ["pipelines.evaluate", "--run='runs/x'", "--folds='3'"],
-            [],
+            ["--videos"],
         ),
+        (["evaluate", "RUN=runs/x", "VIDEOS=/v"], ["--run='runs/x'", "--videos='/v'"], ["--data"]),
     ],
 )
 def test_make_passes_variables_as_flags(arguments, parts, absent, tmp_path):

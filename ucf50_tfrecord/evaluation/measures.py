@@ -69,6 +69,58 @@ def risk_coverage_area(
     return (weights * risk).sum(axis=-1) / weights.sum(axis=-1)
 
 
+def auroc(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Computes the area under the ROC curve: the probability that a positive clip has the larger score.
+
+    A clip is drawn from each side; equal scores count one half. Source: Hanley and McNeil 1982, "The Meaning and Use
+    of the Area under a Receiver Operating Characteristic (ROC) Curve".
+
+    Args:
+      scores: float [N], a score of each clip, such as its confidence.
+      positive: bool [N], whether the clip is of the side that should have larger scores.
+      weights: float [..., N], how often each clip counts; None for once.
+
+    Returns:
+      The area, float64 [...], from 0 to 1; 0.5 where one side has no weight.
+    """
+    order = np.argsort(scores, kind="stable")
+    rising = scores[order]
+    weights = np.ones(len(order)) if weights is None else weights[..., order]
+    above, below = weights * positive[order], weights * ~positive[order]
+    # Sums of the other side's weights before the first, and up to the last, clip with the same score.
+    sums = np.concatenate([np.zeros((*below.shape[:-1], 1)), np.cumsum(below, axis=-1)], axis=-1)
+    less, equal_or_less = (
+        sums[..., np.searchsorted(rising, rising, side=side)] for side in ("left", "right")
+    )
+    pairs = above.sum(axis=-1) * below.sum(axis=-1)
+    won = (above * (less + equal_or_less) / 2).sum(axis=-1)
+    return np.divide(won, pairs, out=np.full(np.shape(pairs), 0.5), where=pairs > 0)
+
+
+def generalized_risk_area(
+    confidence: np.ndarray, wrong: np.ndarray, weights: np.ndarray | None = None
+) -> np.ndarray:
+    """Computes the area under the generalized risk-coverage curve (AUGRC): the mean risk of a silent failure.
+
+    A model may refuse to answer for clips below some confidence. The generalized risk is the fraction of all clips
+    that it answers and gets wrong. The area is its mean over all coverages; unlike risk_coverage_area, it does not
+    weigh the most confident errors more than others. The area follows from the error rate and from how well
+    confidence separates right from wrong predictions. Source: Traub et al. 2024, "Overcoming Common Flaws in the
+    Evaluation of Selective Classification Systems".
+
+    Args:
+      confidence: float [N], the confidence in each clip's prediction.
+      wrong: bool [N], whether the prediction is wrong.
+      weights: float [..., N], how often each clip counts; None for once.
+
+    Returns:
+      The area, float64 [...], from 0 to 0.5.
+    """
+    weights = np.ones(len(wrong)) if weights is None else weights
+    error = (weights * wrong).sum(axis=-1) / weights.sum(axis=-1)
+    return (1 - auroc(confidence, ~wrong, weights)) * error * (1 - error) + error**2 / 2
+
+
 def oracle_right(right: Sequence[np.ndarray]) -> np.ndarray:
     """Computes whether any of a clip's frames alone is predicted right: the best frame, known in hindsight.
 

@@ -81,6 +81,11 @@ class Predictor:
         self.model, self._strategy = model, strategy
         self._compiled: dict[Callable, Callable] = {}
 
+    @property
+    def num_classes(self) -> int:
+        """The number of the model's classes; clips of another data set may have other classes."""
+        return self.model.output_shape[-1]
+
     def read(self, frames: Callable, batch: Any) -> tuple[Any, np.ndarray, np.ndarray]:
         """Returns a distributed batch's clips, and their indices and mask, both [B], of all replicas.
 
@@ -170,6 +175,10 @@ class Evaluator:
         self._predictor, self._feed, self._warn = predictor, feed, warn
         self._batch_size, self._names = batch_size, tuple(names)
 
+    @property
+    def model(self) -> keras.Model:
+        return self._predictor.model
+
     def __call__(self, name: str = PLAIN) -> Evaluation:
         """Evaluates all clips under the intervention `name`; VIEWS averages predictions over clips' views."""
         return self.average_views() if name == VIEWS else self.evaluate_each([name])[name]
@@ -213,7 +222,7 @@ class Evaluator:
         for name in names:
             expect(name in self._names, f"an intervention that is one of {self._names}", intervention=name)
         clips, changes, predictor = self._feed.clips, self._changes, self._predictor
-        logits = np.full((len(clips), len(names), len(clips.manifest.classes)), np.nan, np.float32)
+        logits = np.full((len(clips), len(names), predictor.num_classes), np.nan, np.float32)
         seen = np.zeros(len(clips), bool)
         for batch in self._feed.batches(batch_size=self._batch_size, view=view):
             video, index, mask = predictor.read(self._feed.frames, batch)

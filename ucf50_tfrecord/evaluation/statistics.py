@@ -21,6 +21,8 @@ _NUM_FLIPS = 9999
 _POWER = 0.8
 # Half of a 95% interval's width, times this factor, is the difference that a test at 5% finds with 80% power.
 POWER_FACTOR = 1 + float(stats.norm.ppf(_POWER) / stats.norm.ppf((1 + _CONFIDENCE) / 2))
+_BATCH = 200  # resamples that are computed together
+_MAX_BATCH_VALUES = 1 << 25  # the same for large samples: numbers that are gathered for a batch, 256 MiB
 _SEED = 0
 
 
@@ -123,8 +125,11 @@ def interval(parts: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray]) -
       parts: float [G, K], each group's contribution to K sums.
       statistic: function that maps sums, float [..., K], to the statistic's values, float [...].
     """
-
-    return _bootstrap(len(parts), lambda chosen: statistic(parts[chosen].sum(axis=-2)))
+    return _bootstrap(
+        len(parts),
+        lambda chosen: statistic(parts[chosen].sum(axis=-2)),
+        batch=max(1, min(_BATCH, _MAX_BATCH_VALUES // parts.size)),
+    )
 
 
 def weighted_interval(groups: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray]) -> Estimate:
@@ -149,12 +154,15 @@ def weighted_interval(groups: np.ndarray, statistic: Callable[[np.ndarray], np.n
     return _bootstrap(num_groups, resampled)
 
 
-def _bootstrap(num_groups: int, statistic: Callable[[np.ndarray], np.ndarray]) -> Estimate:
+def _bootstrap(
+    num_groups: int, statistic: Callable[[np.ndarray], np.ndarray], *, batch: int = _BATCH
+) -> Estimate:
     """Computes a statistic of all groups, and its 95% percentile interval over draws of groups with replacement.
 
     Args:
       num_groups: number of groups, G.
       statistic: function that maps the indices of drawn groups, int [..., G], to the statistic's values, [...].
+      batch: number of resamples that are computed together; it does not change the result.
     """
     value = float(statistic(np.arange(num_groups)))
     if num_groups == 1:
@@ -163,7 +171,7 @@ def _bootstrap(num_groups: int, statistic: Callable[[np.ndarray], np.ndarray]) -
         (np.arange(num_groups),),
         lambda chosen, axis=-1: statistic(chosen),
         n_resamples=_NUM_RESAMPLES,
-        batch=200,
+        batch=batch,
         vectorized=True,
         method="percentile",
         confidence_level=_CONFIDENCE,

@@ -107,7 +107,7 @@ def load(run_dir: str, weights: str | None = None) -> FinishedRun:
     if missing:
         raise UserError(f"{summary_path} is from an earlier version: it has no {', '.join(missing)}")
     weights = weights or trained.scored_weights(config)
-    predictions_path = _find_predictions(run_dir, config, summary, weights)
+    predictions_path = find_predictions(run_dir, config, summary, weights)
     manifest, why = _find_manifest(config)
     return FinishedRun(
         run_dir=run_dir,
@@ -121,8 +121,17 @@ def load(run_dir: str, weights: str | None = None) -> FinishedRun:
     )
 
 
-def _find_predictions(run_dir: str, config: RunConfig, summary: Summary, weights: str) -> pathlib.Path:
-    """Finds the file of a checkpoint's predictions for the held-out clips; `weights` is "last" or "best"."""
+def find_predictions(run_dir: str, config: RunConfig, summary: Summary, weights: str) -> pathlib.Path:
+    """Finds the file of a checkpoint's predictions for a run's held-out clips.
+
+    Args:
+      run_dir: the run's folder.
+      config, summary: the contents of its files.
+      weights: the checkpoint, "last" or "best".
+
+    Raises:
+      UserError: if the run was not evaluated with these weights.
+    """
     if weights == summary.weights:
         return pathlib.Path(run_dir, run_lib.PREDICTIONS_FILENAME)
     folder = run_lib.evaluation_dir(run_dir, weights, config.scored_folds)

@@ -71,6 +71,19 @@ def check_fits(manifest: Manifest, config: RunConfig) -> None:
 
     The number of views of each clip's features may differ.
     """
+    check_format(manifest, config)
+    if manifest.classes != config.classes:
+        raise UserError(
+            f"{manifest.data_dir} has {len(manifest.classes)} classes ({', '.join(manifest.classes[:3])}, …), "
+            f"but the run was trained on {len(config.classes)} ({', '.join(config.classes[:3])}, …)"
+        )
+
+
+def check_format(manifest: Manifest, config: RunConfig) -> None:
+    """Raises UserError unless a run's model takes a dataset's clips, of whatever classes.
+
+    The number of views of each clip's features may differ.
+    """
     stored = manifest.features and dataclasses.replace(manifest.features, num_views=1)
     trained_on = config.features and dataclasses.replace(config.features, num_views=1)
     if stored != trained_on:
@@ -83,9 +96,4 @@ def check_fits(manifest: Manifest, config: RunConfig) -> None:
         raise UserError(
             f"{manifest.data_dir} holds clips of {clips}, but the run was trained on "
             f"{wanted.num_frames}x{wanted.height}x{wanted.width} (frames x height x width)"
-        )
-    if manifest.classes != config.classes:
-        raise UserError(
-            f"{manifest.data_dir} has {len(manifest.classes)} classes ({', '.join(manifest.classes[:3])}, …), "
-            f"but the run was trained on {len(config.classes)} ({', '.join(config.classes[:3])}, …)"
         )
