@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from tests.conftest import real_folder
-from tests.convert.test_exactness import decode_all, encode, moving_noise, pick_by_index, remux, to_picture
+from tests.convert.test_exactness import (
+    decode_all,
+    encode,
+    moving_noise,
+    odd_videos,
+    pick_by_index,
+    remux,
+    to_picture,
+)
 from ucf50_tfrecord.convert import container, decode
 from ucf50_tfrecord.jobs import Segment
 from ucf50_tfrecord.specs import ClipFormat
@@ -31,7 +39,7 @@ CODECS = {
     "gif": ("gif", "gif", {}),
 }
 # Decoded from a keyframe on or selectively, so that little before a segment is decoded.
-STARTS_LATE = set(CODECS) - {"h264 refresh", "av1", "vp8", "flv", "gif"}
+STARTS_LATE = set(CODECS) - {"h264 refresh", "av1", "vp8", "flv", "gif", "ffv1"}
 
 
 def write(path, name, num_frames=80):
@@ -96,3 +104,23 @@ def test_lying_keyframe_flags_give_no_wrong_frame(tmp_path, name):
         remux(whole, path, keyframes=keyframes)
         for start_us in (300_000, 1_500_000, 2_300_000):
             check(path, Segment(start_us=start_us, end_us=start_us + 400_000))
+
+
+def test_segments_of_real_clips_are_exact():
+    files = sorted(real_folder("UCF50_VIDEOS").rglob("*.avi"))[::8]
+    for path in files:
+        assert check(path, Segment(start_us=1_000_000, end_us=1_500_000))
+    assert len(files) > 30
+
+
+def test_segments_of_real_odd_videos_are_exact():
+    checked = [check(path, Segment(start_us=700_000, end_us=1_900_000)) for path in whole_videos()]
+    assert sum(checked) >= 20
+
+
+def whole_videos():
+    """Yields the odd videos that decode to frames with times."""
+    for path in odd_videos():
+        frames = decode_all(path)
+        if frames and all(frame.pts is not None for frame in frames):
+            yield path

@@ -9,7 +9,9 @@ of three ways:
     keyframe before the segment to the segment's last chosen frame;
   - in order, for all other videos: the decoder gets all packets, and frames are chosen again if the video
     yields other frames than its packets suggest.
-All ways give the same pixels as decoding the whole video in order.
+All ways give the same pixels as decoding the whole video in order. One exception: where a damaged frame is concealed
+with pixels of earlier frames, and the decoder does not say so, a segment's frames may differ. Frames before a segment
+are counted by their packets, including damaged ones that do not decode.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ Kept = TypeVar("Kept")
 _SCALING = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
 # Decoders, by FFmpeg's names, of codecs whose keyframes depend on no earlier frame. In the tests, their frames from a
 # keyframe on equal those of decoding everything.
-_RANDOM_ACCESS = frozenset("h264 hevc vp9 libvpx-vp9 mpeg1video mpeg2video mpeg4 mjpeg ffv1".split())
+_RANDOM_ACCESS = frozenset("h264 hevc vp9 libvpx-vp9 mpeg1video mpeg2video mpeg4 mjpeg".split())
 # One reformatter per process: building its tables takes longer than scaling ten frames.
 _REFORMATTER = VideoReformatter()
 
