@@ -622,7 +622,7 @@ def spec_flags(models: Sequence[str]) -> dict[str, Any]:
         num_parts, audited = 0, []  # there are no parts to assign videos to
     return {
         "num_parts": num_parts,
-        "val_folds": parse_folds(val_folds) if val_folds else (),
+        "val_folds": val_folds,
         "num_seeds": _SEEDS.value,
         "orders": tuple(orders),
         "audited": tuple(audited),
@@ -642,7 +642,9 @@ def make_spec(
     from ucf50_tfrecord.evaluation.cells import ComparisonSpec
 
     num_parts = len(manifest.folds) if asked["num_parts"] is None else asked["num_parts"]
-    return ComparisonSpec(recipes=recipes, **asked | {"num_parts": num_parts})
+    text = asked["val_folds"]
+    val_folds = parse_folds(text, manifest.fold_numbers) if text else ()
+    return ComparisonSpec(recipes=recipes, **asked | {"num_parts": num_parts, "val_folds": val_folds})
 
 
 def describe(comparison, *, num_jobs: int) -> None:

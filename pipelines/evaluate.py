@@ -18,7 +18,9 @@ from ucf50_tfrecord.specs import format_folds, parse_folds
 
 _DATA = flags.DEFINE_string("data", None, "Folder of shards. Default: the run's own.")
 _FOLDS = flags.DEFINE_string(
-    "folds", None, "Folds to evaluate on. Default: the run's test folds, else its validation folds."
+    "folds",
+    None,
+    "Folds to evaluate on, such as 1-5,9, or their names. Default: the run's test folds, else its validation folds.",
 )
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Clips per step, over all devices.", lower_bound=1)
 _TEST_VIEWS = flags.DEFINE_boolean(
@@ -62,7 +64,7 @@ def evaluate_again() -> None:
     trained.check_fits(manifest, config)
     if _TEST_VIEWS.value:
         runner.check_views(manifest)
-    folds = parse_folds(_FOLDS.value) if _FOLDS.value else config.scored_folds
+    folds = parse_folds(_FOLDS.value, manifest.fold_numbers) if _FOLDS.value else config.scored_folds
     trained_on = sorted(set(folds) & set(config.train_folds))
     if trained_on:
         terminal.warn(

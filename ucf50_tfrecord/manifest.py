@@ -110,6 +110,11 @@ class Manifest:
         """The folds that hold clips, in ascending order."""
         return tuple(sorted(self.clips_per_class))
 
+    @property
+    def fold_numbers(self) -> dict[str, int]:
+        """The numbers of the folds that have names, by name."""
+        return {named.name: named.number for named in self.fold_names}
+
     def missing_classes(self, folds: Iterable[int]) -> list[str]:
         """Returns the names of the classes that have no clip in the given folds."""
         counts = [self.clips_per_class[fold] for fold in folds]
