@@ -48,7 +48,7 @@ from ucf50_tfrecord import recipes, storage
 from ucf50_tfrecord.choices import FrameOrder, Strategy
 from ucf50_tfrecord.dataset import memory
 from ucf50_tfrecord.errors import Advice, expect
-from ucf50_tfrecord.specs import parse_folds
+from ucf50_tfrecord.specs import check_folds, parse_folds
 
 if TYPE_CHECKING:
     from ucf50_tfrecord.dataset.clips import ClipIndex
@@ -614,6 +614,7 @@ def spec_flags(models: Sequence[str]) -> dict[str, Any]:
     expect(not unknown, f"only compared models ({', '.join(models)}) in --audit", audit=unknown)
     num_parts = None if cv == "logo" else int(cv)
     if val_folds:
+        check_folds(val_folds)
         expect(
             not flags.FLAGS["audit"].present or not audited,
             "--cv, not --val_folds, with --audit",

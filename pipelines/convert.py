@@ -1,4 +1,4 @@
-"""Converts a folder of class folders into TFRecord shards.
+"""Converts a folder of class folders, or a list of videos, into TFRecord shards.
 
   python -m pipelines.convert --videos=/data/UCF50
 
@@ -73,6 +73,9 @@ _SHARD_MIB = flags.DEFINE_integer(
     "shard_mib", DEFAULT_SHARD_BYTES >> 20, "Largest size of a shard's pixels, in MiB.", lower_bound=1
 )
 _SKIP_EMPTY = flags.DEFINE_boolean("skip_empty_classes", False, "Ignore class folders without videos.")
+_SKIP_MISSING = flags.DEFINE_boolean(
+    "skip_missing_videos", False, "Leave out videos of a list that do not exist."
+)
 
 _VERIFY = flags.DEFINE_boolean(
     "verify",
@@ -332,7 +335,11 @@ def _plan(name: str) -> Plan:
 
     rule = _FOLD_RULE.build()
     found = lists.find_videos(
-        _VIDEOS.value, rule=rule, skip_empty_classes=_SKIP_EMPTY.value, checksum=_CHECKSUM.value
+        _VIDEOS.value,
+        rule=rule,
+        skip_empty_classes=_SKIP_EMPTY.value,
+        skip_missing=_SKIP_MISSING.value,
+        checksum=_CHECKSUM.value,
     )
     leak = plan.find_leak(found, rule)
     for warning in (*found.warnings, *([leak] if leak else [])):

@@ -66,7 +66,11 @@ def settings(recipe: str | None = None) -> dict[str, Any]:
 
 
 def asked_folds() -> AskedFolds:
-    """Returns the folds that --train_folds, --val_folds and --test_folds ask for."""
+    """Returns the folds that --train_folds, --val_folds and --test_folds ask for.
+
+    Raises:
+      UserError: if a flag is no list of folds.
+    """
     return AskedFolds(
         train=_TRAIN_FOLDS.value or "", val=_VAL_FOLDS.value or "", test=_TEST_FOLDS.value or ""
     )

@@ -84,6 +84,13 @@ def parse_folds(text: str, names: Mapping[str, int] = {}) -> tuple[int, ...]:
     return tuple(sorted(set(folds)))
 
 
+def check_folds(text: str) -> None:
+    """Raises UserError if a text is no list of folds, whatever the names of a dataset's folds are."""
+    for part in text.split(","):
+        if not is_fold_name(part.strip()):
+            parse_folds(part)
+
+
 def format_folds(folds: Iterable[int]) -> str:
     """Formats folds as a text that parse_folds reads: (1, 2, 3, 9) gives "1-3,9"."""
     runs: list[list[int]] = []

@@ -1,10 +1,11 @@
 import json
 import re
 import shutil
+import subprocess
 
 import pytest
 
-from tests.conftest import make_videos, raises_with_remedies, run_module
+from tests.conftest import REPOSITORY, make_videos, raises_with_remedies, run_module
 from tests.convert.test_plan import make_plan
 from ucf50_tfrecord import manifest
 from ucf50_tfrecord.convert import catalog, lists, plan
@@ -129,7 +130,7 @@ def test_mistakes_in_json_lines(tmp_path, line, mistake):
         ("path,label,fold\na.avi,x,1\nb.avi,y,\n", "line 3: fold: Expected a fold, as other videos have one"),
         ("path,label,fold\na.avi,x,1\nb.avi,y,test\n", "line 2: fold: Expected a name without a comma"),
         ("path,label,fold\na.avi,x,10000\nb.avi,y,1\n", "Expected folds up to number 9999"),
-        ("path,label\na.avi,x\nb.av,y\n", "line 3: path: Cannot read the video 'b.av': No such file"),
+        ("path,label\na.avi,x\nb.av,y\n", "line 3: path: The video 'b.av' does not exist"),
         ("path,label\na.avi,x\n.,y\n", "line 3: path: Expected a path in the folder of the list"),
         ("path,label\na.avi,x\nb/../../c.avi,y\n", "line 3: path: Expected a path in the folder of the list"),
         ("path,label\na.avi,x\n/dev/null,y\n", "line 3: path: Expected a regular file"),
@@ -143,6 +144,16 @@ def test_a_wrong_list_is_refused(tmp_path, text, message):
 def test_parquet_is_refused_with_the_package_that_it_needs(tmp_path):
     with pytest.raises(UserError, match=r"lists as Parquet need pyarrow.*to_csv"):
         lists.find_videos(write(tmp_path, "", "list.parquet"))
+
+
+def test_missing_videos_are_an_error_unless_skipped(tmp_path):
+    path = write(tmp_path, "path,label\na.avi,x\nb.avi,y\nc.avi,y\n")
+    (tmp_path / "c.avi").unlink()
+    with raises_with_remedies("'c.avi' does not exist. To leave out such videos: --skip_missing_videos"):
+        lists.find_videos(path)
+    found = lists.find_videos(path, skip_missing=True)
+    assert [video.relative_path for video in found.videos] == ["a.avi", "b.avi"]
+    assert found.warnings == ("1 videos do not exist and are left out: c.avi",)
 
 
 def test_absolute_paths_are_accepted_and_listed(tmp_path):
@@ -216,6 +227,30 @@ def test_folders_of_splits_become_folds(tmp_path):
     assert make_plan(found).fold_names == (Named(name="train", number=1), Named(name="test", number=2))
     (tmp_path / "train" / "0.avi").touch()  # now train and test are classes
     assert lists.find_videos(tmp_path).classes == ("test", "train")
+
+
+def commands_of_official_splits():
+    """Returns the two commands of docs/datasets.md that make lists of official splits."""
+    text = (REPOSITORY / "docs" / "datasets.md").read_text()
+    return re.findall(r"^awk .*?split1\.csv$", text, re.MULTILINE | re.DOTALL)
+
+
+def test_official_splits_become_lists_by_the_documented_commands(tmp_path):
+    for name in ("UCF101", "HMDB51", "splits"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "trainlist01.txt").write_text("A/v_A_g08_c01.avi 1\r\nB/v_B_g08_c02.avi 2\r\n")
+    (tmp_path / "testlist01.txt").write_text("A/v_A_g01_c01.avi\nB/v_B_g01_c02.avi\n")
+    (tmp_path / "splits" / "a_b_test_split1.txt").write_text("x#1.avi 1\ny.avi 2\nunused.avi 0\n")
+    (tmp_path / "splits" / "c_test_split1.txt").write_text("z.avi 2 \n")
+    ucf101, hmdb51 = commands_of_official_splits()
+    for command in (ucf101, hmdb51):
+        subprocess.run(command, shell=True, cwd=tmp_path, check=True)
+    made = [(tmp_path / name / "split1.csv").read_text().splitlines() for name in ("UCF101", "HMDB51")]
+    assert made[0][:2] == ["path,label,split", "A/v_A_g08_c01.avi,A,train"]
+    assert made[0][-1] == "B/v_B_g01_c02.avi,B,test" and len(made[0]) == 5
+    assert made[1] == ["path,label,split", "a_b/x#1.avi,a_b,train", "a_b/y.avi,a_b,test", "c/z.avi,c,test"]
+    found = find(tmp_path / "UCF101", (tmp_path / "UCF101" / "split1.csv").read_text())
+    assert [(video.group, video.fold) for video in found.videos] == [(1, 2), (8, 1), (1, 2), (8, 1)]
 
 
 def test_a_converted_list_is_trained_on_by_its_names(tmp_path):

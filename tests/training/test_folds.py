@@ -48,6 +48,12 @@ def test_an_unknown_name_is_an_error_that_lists_the_names(named):
         choose_folds(named("train", "val", "test"), AskedFolds(train="train", val="1"))
 
 
+@pytest.mark.parametrize("text", ["3-1", "1,,2", ",", "1-20000"])
+def test_a_text_that_is_no_list_of_folds_is_refused_without_a_dataset(text):
+    with pytest.raises(UserError, match="Expected folds such as 1-5,9"):
+        AskedFolds(val=text)
+
+
 def test_a_name_is_not_taken_for_a_number():
     assert parse_folds("7, b-2 ,1-3", {"b-2": 9}) == (1, 2, 3, 7, 9)
     assert [text for text in ("7", "1-5", "a,b", " a", "", "a b", "cam1", "3rd") if is_fold_name(text)] == [

@@ -15,7 +15,7 @@ import stat
 from collections.abc import Sequence
 
 from ucf50_tfrecord.convert import catalog, groups
-from ucf50_tfrecord.errors import UserError, expect
+from ucf50_tfrecord.errors import Action, Remedy, UserError, expect
 from ucf50_tfrecord.jobs import Catalog, Segment, Video
 from ucf50_tfrecord.specs import FoldRule, is_fold_name
 
@@ -52,13 +52,15 @@ class Mistakes:
     def add(self, place: str, text: str) -> None:
         self._texts.append(f"{place}: {text}")
 
-    def check(self) -> None:
+    def check(self, *remedies: Remedy) -> None:
         """Raises UserError if there are mistakes. The text shows the first few of them and counts the others."""
         if self._texts:
             rest = len(self._texts) - _MAX_MISTAKES
             more = f"; and {rest} more" if rest > 0 else ""
             count = f"{len(self._texts)} mistakes" if len(self._texts) > 1 else "a mistake"
-            raise UserError(f"{self._source} has {count}. {'; '.join(self._texts[:_MAX_MISTAKES])}{more}")
+            raise UserError(
+                f"{self._source} has {count}. {'; '.join(self._texts[:_MAX_MISTAKES])}{more}", *remedies
+            )
 
 
 def make_catalog(
@@ -67,6 +69,7 @@ def make_catalog(
     *,
     source: str,
     rule: FoldRule = FoldRule(),
+    skip_missing: bool = False,
     checksum: bool = False,
     warnings: tuple[str, ...] = (),
 ) -> Catalog:
@@ -77,6 +80,7 @@ def make_catalog(
       entries: the entries, in any order.
       source: path of the list or the folder, for messages.
       rule: the fold rule, whose pattern finds the groups of entries without one.
+      skip_missing: whether videos that do not exist are left out; otherwise they are an error.
       checksum: whether every video file is read to compute its sha256.
       warnings: the catalogue's first warnings.
 
@@ -85,8 +89,20 @@ def make_catalog(
         and segment, only some entries have a fold, there are too many groups or folds, or fewer than two classes.
     """
     mistakes = Mistakes(source)
-    found = _with_files(root, entries, mistakes)
-    mistakes.check()
+    found, missing = _with_files(root, entries, mistakes)
+    remedies = []
+    if missing and skip_missing:
+        paths = [entry.path for entry in missing]
+        warnings = (
+            *warnings,
+            f"{len(paths)} videos do not exist and are left out: {catalog.examples(paths)}",
+        )
+    elif missing:
+        for entry in missing:
+            mistakes.add(entry.place, f"path: The video {entry.path!r} does not exist")
+        remedies = [Remedy(Action.SET, "to leave out such videos", skip_missing_videos=True)]
+    _check_distinct(found, mistakes)
+    mistakes.check(*remedies)
     classes = tuple(sorted({entry.label for entry, _ in found}))
     expect(len(classes) >= 2, f"at least 2 classes in {source}", classes=list(classes))
     found_groups = [_group_of(entry, rule) for entry, _ in found]
@@ -108,8 +124,6 @@ def make_catalog(
         )
         for (entry, status), group in zip(found, found_groups)
     ]
-    _check_distinct(found, mistakes)
-    mistakes.check()
     if checksum:
         videos = catalog.with_checksums(videos, root)
     return Catalog(
@@ -124,9 +138,13 @@ def make_catalog(
 
 def _with_files(
     root: pathlib.Path, entries: Sequence[Entry], mistakes: Mistakes
-) -> list[tuple[Entry, os.stat_result]]:
-    """Returns the entries with their paths in normal form and the state of their files; reports the mistakes."""
-    found = []
+) -> tuple[list[tuple[Entry, os.stat_result]], list[Entry]]:
+    """Looks the entries' files up, and reports mistakes in paths and folds.
+
+    Returns:
+      A tuple: the entries with paths in normal form, each with the state of its file; and those without a file.
+    """
+    found, missing = [], []
     for entry in entries:
         path = _normal_path(root, entry.path)
         if path is None:
@@ -138,16 +156,18 @@ def _with_files(
             continue
         try:
             status = (root / path).stat()
-        except (OSError, ValueError) as error:  # a ValueError for a zero byte in the path
-            reason = getattr(error, "strerror", None) or error
-            mistakes.add(entry.place, f"path: Cannot read the video {entry.path!r}: {reason}")
+        except (FileNotFoundError, NotADirectoryError):
+            missing.append(entry)
+            continue
+        except OSError as error:
+            mistakes.add(entry.place, f"path: Cannot read the video {entry.path!r}: {error.strerror}")
             continue
         if not stat.S_ISREG(status.st_mode):
             mistakes.add(entry.place, f"path: Expected a regular file. Received: {entry.path!r}")
             continue
         found.append((dataclasses.replace(entry, path=path), status))
     _check_folds([entry for entry, _ in found], mistakes)
-    return found
+    return found, missing
 
 
 def _check_folds(entries: Sequence[Entry], mistakes: Mistakes) -> None:

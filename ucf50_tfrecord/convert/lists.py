@@ -81,6 +81,7 @@ def find_videos(
     *,
     rule: FoldRule = FoldRule(),
     skip_empty_classes: bool = False,
+    skip_missing: bool = False,
     checksum: bool = False,
 ) -> Catalog:
     """Catalogues the videos in a folder of class folders or of splits, or those of a list.
@@ -89,6 +90,7 @@ def find_videos(
       videos: the folder or the list.
       rule: the fold rule, whose pattern finds recording groups.
       skip_empty_classes, checksum: as in catalog.find_videos.
+      skip_missing: whether videos of a list that do not exist are left out; otherwise they are an error.
 
     Raises:
       UserError: as catalog.find_videos, read_list and entries.make_catalog do.
@@ -106,7 +108,14 @@ def find_videos(
         not skip_empty_classes, "a folder of class folders with skip_empty_classes", videos=os.fspath(videos)
     )
     path = pathlib.Path(videos)
-    made = make_catalog(path.parent, read_list(path), source=str(path), rule=rule, checksum=checksum)
+    made = make_catalog(
+        path.parent,
+        read_list(path),
+        source=str(path),
+        rule=rule,
+        skip_missing=skip_missing,
+        checksum=checksum,
+    )
     return dataclasses.replace(made, videos_list=str(path))
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord.errors import UserError, expect
 from ucf50_tfrecord.manifest import Manifest
-from ucf50_tfrecord.specs import TrainSpec, format_folds, parse_folds
+from ucf50_tfrecord.specs import TrainSpec, check_folds, format_folds, parse_folds
 
 # Names of folds that are validated on by default, best first.
 _VALIDATION = ("val", "validation", "valid")
@@ -48,6 +48,11 @@ class AskedFolds:
     train: str = ""
     val: str = ""
     test: str = ""
+
+    def __post_init__(self):
+        for text in dataclasses.astuple(self):
+            if text:
+                check_folds(text)
 
     def read(self, manifest: Manifest) -> Folds:
         """Returns the folds' numbers in a dataset.
