@@ -48,7 +48,7 @@ from ucf50_tfrecord import recipes, storage
 from ucf50_tfrecord.choices import FrameOrder, Strategy
 from ucf50_tfrecord.dataset import memory
 from ucf50_tfrecord.errors import Advice, expect
-from ucf50_tfrecord.specs import parse_folds
+from ucf50_tfrecord.specs import check_folds, parse_folds
 
 if TYPE_CHECKING:
     from ucf50_tfrecord.dataset.clips import ClipIndex
@@ -614,6 +614,7 @@ def spec_flags(models: Sequence[str]) -> dict[str, Any]:
     expect(not unknown, f"only compared models ({', '.join(models)}) in --audit", audit=unknown)
     num_parts = None if cv == "logo" else int(cv)
     if val_folds:
+        check_folds(val_folds)
         expect(
             not flags.FLAGS["audit"].present or not audited,
             "--cv, not --val_folds, with --audit",
@@ -622,7 +623,7 @@ def spec_flags(models: Sequence[str]) -> dict[str, Any]:
         num_parts, audited = 0, []  # there are no parts to assign videos to
     return {
         "num_parts": num_parts,
-        "val_folds": parse_folds(val_folds) if val_folds else (),
+        "val_folds": val_folds,
         "num_seeds": _SEEDS.value,
         "orders": tuple(orders),
         "audited": tuple(audited),
@@ -642,7 +643,9 @@ def make_spec(
     from ucf50_tfrecord.evaluation.cells import ComparisonSpec
 
     num_parts = len(manifest.folds) if asked["num_parts"] is None else asked["num_parts"]
-    return ComparisonSpec(recipes=recipes, **asked | {"num_parts": num_parts})
+    text = asked["val_folds"]
+    val_folds = parse_folds(text, manifest.fold_numbers) if text else ()
+    return ComparisonSpec(recipes=recipes, **asked | {"num_parts": num_parts, "val_folds": val_folds})
 
 
 def describe(comparison, *, num_jobs: int) -> None:

@@ -1,4 +1,4 @@
-"""Converts a folder of class folders into TFRecord shards.
+"""Converts a folder of class folders, or a list of videos, into TFRecord shards.
 
   python -m pipelines.convert --videos=/data/UCF50
 
@@ -47,7 +47,9 @@ from ucf50_tfrecord.specs import (
 if TYPE_CHECKING:
     from ucf50_tfrecord.building import Engine
 
-_VIDEOS = flags.DEFINE_string("videos", None, "Folder with one folder of videos per class.")
+_VIDEOS = flags.DEFINE_string(
+    "videos", None, "Folder with one folder of videos per class, or a list of videos (.csv, .jsonl)."
+)
 _DATA = flags.DEFINE_string(
     "data",
     None,
@@ -58,7 +60,7 @@ _STAGING = flags.DEFINE_string(
     "staging", None, "Local folder for the shards if --data is a URL. Default: the same as --data's default."
 )
 _NAME = flags.DEFINE_string(
-    "name", None, "The dataset's name. Default: made from the name of the videos' folder."
+    "name", None, "The dataset's name. Default: made from the name of the videos' folder or list."
 )
 _SIZE = flags.DEFINE_string(
     "size",
@@ -71,6 +73,9 @@ _SHARD_MIB = flags.DEFINE_integer(
     "shard_mib", DEFAULT_SHARD_BYTES >> 20, "Largest size of a shard's pixels, in MiB.", lower_bound=1
 )
 _SKIP_EMPTY = flags.DEFINE_boolean("skip_empty_classes", False, "Ignore class folders without videos.")
+_SKIP_MISSING = flags.DEFINE_boolean(
+    "skip_missing_videos", False, "Leave out videos of a list that do not exist."
+)
 
 _VERIFY = flags.DEFINE_boolean(
     "verify",
@@ -187,7 +192,7 @@ def convert(check: Callable[[Plan], None] = lambda plan: None) -> manifest.Manif
         catalog.find_videos and the functions of engines).
     """
     if not _VIDEOS.value:
-        raise UserError("Pass --videos=<folder of class folders>.")
+        raise UserError("Pass --videos=<folder of class folders, or list of videos>.")
     expect(
         not _FINALIZE.value or not (_TASK_COUNT.value or _VERIFY.value or _OVERWRITE.value),
         "no --task_index, --verify or --overwrite with --finalize, because --finalize converts no video",
@@ -349,16 +354,24 @@ def _run_ray(
 
 def _plan(name: str) -> Plan:
     """Finds the videos of --videos and plans their shards; prints warnings about the videos."""
-    from ucf50_tfrecord.convert import catalog, decode, plan
+    from ucf50_tfrecord.convert import decode, lists, plan
 
-    found = catalog.find_videos(_VIDEOS.value, skip_empty_classes=_SKIP_EMPTY.value, checksum=_CHECKSUM.value)
-    for warning in found.warnings:
+    rule = _FOLD_RULE.build()
+    found = lists.find_videos(
+        _VIDEOS.value,
+        rule=rule,
+        skip_empty_classes=_SKIP_EMPTY.value,
+        skip_missing=_SKIP_MISSING.value,
+        checksum=_CHECKSUM.value,
+    )
+    leak = plan.find_leak(found, rule)
+    for warning in (*found.warnings, *([leak] if leak else [])):
         terminal.warn(warning)
     return plan.plan_shards(
         found,
         name=name,
         clip_format=clip_format(),
-        fold_rule=_FOLD_RULE.build(),
+        fold_rule=rule,
         decoder=decode.decoder_version(),
         shard_bytes=_SHARD_MIB.value << 20,
     )

@@ -40,7 +40,8 @@ _CLASS_MAP = flags.DEFINE_string(
 _FOLDS = flags.DEFINE_string(
     "folds",
     None,
-    "Folds to evaluate on. Default: the run's test folds, else its validation folds; of another data set, all.",
+    "Folds to evaluate on, such as 1-5,9, or their names. Default: the run's test folds, else its validation folds; of "
+    "another data set, all.",
 )
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Clips per step, over all devices.", lower_bound=1)
 _TEST_VIEWS = flags.DEFINE_boolean(
@@ -137,7 +138,7 @@ def evaluate_again(run_dir: str, config: RunConfig, manifest: Manifest) -> None:
     trained.check_fits(manifest, config)
     if _TEST_VIEWS.value:
         runner.check_views(manifest)
-    folds = parse_folds(_FOLDS.value) if _FOLDS.value else config.scored_folds
+    folds = parse_folds(_FOLDS.value, manifest.fold_numbers) if _FOLDS.value else config.scored_folds
     trained_on = sorted(set(folds) & set(config.train_folds))
     if trained_on:
         terminal.warn(
@@ -195,7 +196,7 @@ def evaluate_elsewhere(
     expect(not _TEST_VIEWS.value, "no test_views on another data set", test_views=True)
     elsewhere.warn_about_format(manifest, config)
     matches = class_matching.match_classes(manifest.classes, config.classes, class_map)
-    folds = parse_folds(_FOLDS.value) if _FOLDS.value else manifest.folds
+    folds = parse_folds(_FOLDS.value, manifest.fold_numbers) if _FOLDS.value else manifest.folds
     weights = run_flags.weights() or trained.scored_weights(config)
     default = pathlib.Path(run_dir, f"evaluation-{weights}-on-{pathlib.PurePath(manifest.data_dir).name}")
     folder = pathlib.Path(_OUTPUT.value or default)

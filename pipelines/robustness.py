@@ -113,12 +113,12 @@ def test_run(run_dir: str, *, is_only: bool) -> _Tested:
 
     config = run_lib.load_config(run_dir)
     weights = run_flags.weights() or trained.scored_weights(config)
-    folds = parse_folds(_FOLDS.value) if _FOLDS.value else config.scored_folds
+    manifest = load_frames(config)
+    folds = parse_folds(_FOLDS.value, manifest.fold_numbers) if _FOLDS.value else config.scored_folds
     if trained_on := sorted(set(folds) & set(config.train_folds)):
         terminal.warn(
             f"the run was trained on folds {format_folds(trained_on)}; scores on these say nothing about new clips"
         )
-    manifest = load_frames(config)
     names = choose_corruptions(manifest)
     own = run_lib.evaluation_dir(run_dir, weights, folds, kind="robustness")
     folder = pathlib.Path(_OUTPUT.value) if is_only and _OUTPUT.value else own

@@ -27,7 +27,7 @@ from ucf50_tfrecord.choices import Strategy
 from ucf50_tfrecord.errors import UserError, expect
 from ucf50_tfrecord.specs import format_folds, to_json
 from ucf50_tfrecord.training import cluster
-from ucf50_tfrecord.training.folds import Folds, check_early_stopping, choose_folds
+from ucf50_tfrecord.training.folds import AskedFolds, check_early_stopping, choose_folds
 from ucf50_tfrecord.training.run import RunOptions, Summary
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def main() -> None:
             print_summary(outcome.summary, job.run_dir)
 
 
-def read_flags() -> tuple[dict[str, Any], Folds, RunOptions]:
+def read_flags() -> tuple[dict[str, Any], AskedFolds, RunOptions]:
     """Reads the flags of a training, so that a mistake shows before any video is converted.
 
     Returns:

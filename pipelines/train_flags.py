@@ -10,8 +10,7 @@ from pipelines.spec_flags import SpecFlags
 from ucf50_tfrecord import recipes
 from ucf50_tfrecord.architectures import ENCODERS, MODELS, is_own_code
 from ucf50_tfrecord.specs import AugmentSpec, ModelSpec, TrainSpec
-from ucf50_tfrecord.training import folds as folds_lib
-from ucf50_tfrecord.training.folds import Folds
+from ucf50_tfrecord.training.folds import AskedFolds
 
 _RECIPE = flags.DEFINE_string(
     "recipe",
@@ -27,14 +26,18 @@ _SPECS = (
 _VAL_FOLDS = flags.DEFINE_string(
     "val_folds",
     None,
-    "Folds to validate on, such as 1-5,9. Default: the first fifth of the folds, or all that --train_folds leaves.",
+    "Folds to validate on, such as 1-5,9, or their names, such as val. Default: the fold named val or test; else the "
+    "first fifth of the folds, or all that --train_folds leaves.",
 )
 _TEST_FOLDS = flags.DEFINE_string(
     "test_folds",
     None,
-    "Folds for the final scores; they do not influence the training. Default: the validation folds.",
+    "Folds for the final scores; they do not influence the training. Default: the fold named test, if val is also a "
+    "name; else the validation folds.",
 )
-_TRAIN_FOLDS = flags.DEFINE_string("train_folds", None, "Folds to train on. Default: all others.")
+_TRAIN_FOLDS = flags.DEFINE_string(
+    "train_folds", None, "Folds to train on. Default: the fold named train, else all others."
+)
 
 for _name, _known in (("model", MODELS), ("encoder", ENCODERS)):
     flags.register_validator(
@@ -62,12 +65,12 @@ def settings(recipe: str | None = None) -> dict[str, Any]:
     return values | {name: value for name, value in stored.items() if not flags.FLAGS[name].present}
 
 
-def asked_folds() -> Folds:
+def asked_folds() -> AskedFolds:
     """Returns the folds that --train_folds, --val_folds and --test_folds ask for.
 
     Raises:
       UserError: if a flag is no list of folds.
     """
-    return folds_lib.read_folds(
-        train_folds=_TRAIN_FOLDS.value, val_folds=_VAL_FOLDS.value, test_folds=_TEST_FOLDS.value
+    return AskedFolds(
+        train=_TRAIN_FOLDS.value or "", val=_VAL_FOLDS.value or "", test=_TEST_FOLDS.value or ""
     )

@@ -23,7 +23,7 @@ from ucf50_tfrecord.dataset.inputs import InputSpec
 from ucf50_tfrecord.errors import UserError, expect
 from ucf50_tfrecord.specs import ModelSpec, parse_folds
 from ucf50_tfrecord.training import run as run_lib
-from ucf50_tfrecord.training.folds import choose_folds, read_folds
+from ucf50_tfrecord.training.folds import AskedFolds, choose_folds
 
 if TYPE_CHECKING:
     import keras
@@ -42,7 +42,7 @@ def open_clips(
 
     Args:
       data: the dataset's folder, or its URL.
-      folds: the folds whose clips are indexed, such as "1-5,9" or [1, 2]; None indexes all clips.
+      folds: the folds whose clips are indexed, such as "1-5,9", "train" or [1, 2]; None indexes all clips.
       inputs: how the clips are read; only the fields whose names begin with `fetch`, and `on_bad_record`, are
         used here.
 
@@ -50,7 +50,7 @@ def open_clips(
       UserError: if there is no dataset, a fold does not exist or holds no clip, or a shard is missing.
     """
     manifest = manifest_lib.load(os.fspath(data))
-    chosen = parse_folds(folds) if isinstance(folds, str) else folds
+    chosen = parse_folds(folds, manifest.fold_numbers) if isinstance(folds, str) else folds
     return inputs.load_clips(manifest, manifest.folds if chosen is None else chosen)
 
 
@@ -152,8 +152,9 @@ def train(
       data: the dataset's folder, or its URL.
       recipe: a name returned by recipes.names(), or the path of a recipe file, whose name ends in .flags.
       run_dir: the run's folder; None makes a new folder under runs/.
-      train_folds, val_folds, test_folds: lists of folds such as "1-5,9". By default the model is validated on
-        the first fifth of the folds and trained on the other folds.
+      train_folds, val_folds, test_folds: lists of folds such as "1-5,9" or "val". By default the model is
+        validated on the first fifth of the folds and trained on the other folds; if folds are named train, val or
+        test, on these.
       inputs: how the clips are read.
       strategy: "one" (one device), "mirrored" (all devices), or "auto".
       report: called with the progress after each group of steps that run in one call.
@@ -174,7 +175,7 @@ def train(
     recipes.check(settings)
     settings = recipes.load(recipe) | settings
     manifest = manifest_lib.load(os.fspath(data))
-    asked = read_folds(train_folds=train_folds, val_folds=val_folds, test_folds=test_folds)
+    asked = AskedFolds(train=train_folds or "", val=val_folds or "", test=test_folds or "")
     listener = job_lib.JobListener(report=report, warn=warn)
     with contextlib.ExitStack() as stack:
         stack.enter_context(strategy_lib.explain_exhausted_memory())

@@ -10,21 +10,36 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TypeAlias, TypeVar
 
-from ucf50_tfrecord.shards import ManifestShard, SourceFile
+from ucf50_tfrecord.shards import ManifestShard, Named, SourceFile
 from ucf50_tfrecord.specs import ClipFormat, FeatureFormat, FoldRule
 
 Unit = TypeVar("Unit")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Video:
-    """One catalogued video file.
+class Segment:
+    """The part of a video that becomes its clips: the frames shown from start_us to before end_us.
 
-    relative_path: the file's path relative to the catalogue's folder, with forward slashes.
-    video_id: `relative_path` without its suffix, such as "Biking/v_Biking_g01_c02".
+    start_us, end_us: microseconds from the video's first frame; an end_us of None is the end of the video.
+    """
+
+    start_us: int
+    end_us: int | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Video:
+    """One catalogued video file, or a segment of it.
+
+    relative_path: the file's path relative to the catalogue's folder, with forward slashes. An absolute path in a
+      list of videos, outside the list's folder, stays absolute.
+    video_id: in a folder of class folders, `relative_path` without its suffix, such as
+      "Biking/v_Biking_g01_c02". It always begins with the class name and a slash.
     label: position of `class_name` among the sorted class names.
-    group: number of the recording group, NN in a UCF file name such as v_Biking_gNN_c02; None for other
-      names.
+    group: number of the recording group: NN in a UCF file name such as v_Biking_gNN_c02, or the number of a group
+      that a list or a pattern names; None if no group is known.
+    fold: number of the fold that a list of videos or a folder such as train/ gives the video; None if neither does.
+    segment: the part of the video that is converted; None is the whole video.
     num_bytes: size of the file.
     mtime_ns: time of the file's last change, in nanoseconds.
     sha256: hex sha256 of the file's contents; None if checksums were not requested or the file is unreadable.
@@ -38,22 +53,29 @@ class Video:
     num_bytes: int
     mtime_ns: int
     sha256: str | None = None
+    fold: int | None = None
+    segment: Segment | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Catalog:
-    """All videos in a folder that has one subfolder per class.
+    """All videos in a folder that has one subfolder per class, or all videos of a list.
 
-    videos_dir: the folder.
+    videos_dir: the folder, or the list's folder.
     classes: the class names; a label is a position in this tuple.
     videos: the videos, ordered by video_id.
-    warnings: sentences for the user about ignored files and folders.
+    warnings: sentences for the user, such as about ignored files and folders.
+    videos_list: the file of the list; "" for a folder of class folders.
+    fold_names, group_names: the names of folds and of groups that have names, in ascending order of the numbers.
     """
 
     videos_dir: str
     classes: tuple[str, ...]
     videos: tuple[Video, ...]
     warnings: tuple[str, ...] = ()
+    videos_list: str = ""
+    fold_names: tuple[Named, ...] = ()
+    group_names: tuple[Named, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,7 +87,7 @@ class ShardJob:
     fold: the fold of all its videos.
     fingerprint: hex sha256 of everything that decides the shard's bytes, except the videos' contents: the format,
       record.SCHEMA_VERSION, the decoder's version, the fold, and the videos' paths, classes, labels and
-      groups.
+      groups; their ids and segments, if a list gives them.
     """
 
     videos_dir: str
@@ -131,6 +153,8 @@ class Plan:
     decoder: names and versions of the libraries that decide the stored pixels.
     shard_bytes: largest size of the pixels in one shard, in bytes (approximate).
     jobs: the shards' jobs, in the order of file names.
+    videos_list: absolute path of the list that names the videos; "" for a folder of class folders.
+    fold_names, group_names: the names of folds and of groups that have names.
     """
 
     name: str
@@ -143,11 +167,14 @@ class Plan:
     jobs: tuple[Job, ...]
     features: FeatureFormat | None = None
     frames_dir: str = ""
+    videos_list: str = ""
+    fold_names: tuple[Named, ...] = ()
+    group_names: tuple[Named, ...] = ()
 
     @property
     def origin(self) -> str:
-        """The folder of the files that the shards are made from."""
-        return self.frames_dir or self.videos_dir
+        """The folder of the files that the shards are made from, or the list that names them."""
+        return self.frames_dir or self.videos_list or self.videos_dir
 
 
 def own_part_first(units: Sequence[Unit], task: tuple[int, int]) -> list[Unit]:

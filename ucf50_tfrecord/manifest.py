@@ -15,6 +15,7 @@ import functools
 import hashlib
 import itertools
 import json
+import os
 import pathlib
 import re
 from collections.abc import Iterable
@@ -29,6 +30,7 @@ from ucf50_tfrecord.parsing import Count, Name, Sha256
 from ucf50_tfrecord.shards import (
     DATASET_NAME,
     ManifestShard,
+    Named,
     Quarantined,
     ShardReport,
     repeated,
@@ -45,6 +47,8 @@ from ucf50_tfrecord.specs import (
 )
 
 MANIFEST_FILENAME = "manifest.json"
+# The formats of lists of videos.
+LIST_SUFFIXES = (".csv", ".jsonl", ".parquet")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,6 +64,8 @@ class Manifest:
     quarantined: the videos that gave no clip.
     features: the format of the features that the records hold in place of frames, or None.
     frames_dir: the folder of the frames that the features were made from; "" if the records hold frames.
+    videos_list: the list that named the videos; "" if they were in class folders.
+    fold_names, group_names: the names of folds and of groups that have names.
     """
 
     data_dir: str
@@ -76,6 +82,9 @@ class Manifest:
     quarantined: tuple[Quarantined, ...]
     features: FeatureFormat | None = None
     frames_dir: str = ""
+    videos_list: str = ""
+    fold_names: tuple[Named, ...] = ()
+    group_names: tuple[Named, ...] = ()
 
     @property
     def stored(self) -> StoredFormat:
@@ -89,8 +98,8 @@ class Manifest:
 
     @property
     def origin(self) -> str:
-        """The folder of the files that the shards were made from."""
-        return self.frames_dir or self.videos_dir
+        """The folder of the files that the shards were made from, or the list that named them."""
+        return self.frames_dir or self.videos_list or self.videos_dir
 
     @property
     def num_clips(self) -> int:
@@ -100,6 +109,11 @@ class Manifest:
     def folds(self) -> tuple[int, ...]:
         """The folds that hold clips, in ascending order."""
         return tuple(sorted(self.clips_per_class))
+
+    @property
+    def fold_numbers(self) -> dict[str, int]:
+        """The numbers of the folds that have names, by name."""
+        return {named.name: named.number for named in self.fold_names}
 
     def missing_classes(self, folds: Iterable[int]) -> list[str]:
         """Returns the names of the classes that have no clip in the given folds."""
@@ -136,6 +150,10 @@ class Manifest:
         storage.write_json(pathlib.Path(self.data_dir, MANIFEST_FILENAME), to_json(value))
 
 
+def _optional(default: Any) -> Any:
+    return dataclasses.field(default=default, metadata={"omit_default": True})
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Fold:
     num_clips: Count
@@ -162,6 +180,10 @@ class _ManifestFile:
     quarantined: tuple[Quarantined, ...]
     features: FeatureFormat | None = None
     frames_dir: str = ""
+    # Written only for lists and named folds, so that the manifests of other datasets stay as they were.
+    videos_list: str = _optional("")
+    fold_names: tuple[Named, ...] = _optional(())
+    group_names: tuple[Named, ...] = _optional(())
 
     def __post_init__(self):
         expect(
@@ -172,6 +194,9 @@ class _ManifestFile:
         own = shard_pattern(self.name)
         foreign = next((name for name in names if not own.fullmatch(name)), None)
         expect(foreign is None, f"shards of the dataset {self.name!r}", filename=foreign)
+        for field in ("fold_names", "group_names"):
+            named = [item.name for item in getattr(self, field)]
+            expect(len(set(named)) == len(named), f"each name once in {field}", repeated=repeated(named))
         self._check_counts()
 
     def _check_counts(self) -> None:
@@ -332,9 +357,20 @@ def load_if_finished(data_dir: str) -> Manifest | None:
         return None
 
 
+def is_list(videos: str | os.PathLike) -> bool:
+    """Tells whether a path is that of a list of videos, by its suffix, and not of a folder."""
+    path = pathlib.Path(videos)
+    return path.suffix.lower() in LIST_SUFFIXES and not path.is_dir()
+
+
 def default_name(videos_dir: str) -> str:
-    """Returns the default name of a dataset made from a folder of videos: "/data/UCF-50/" gives "ucf_50"."""
-    base = re.sub(r"\W+", "_", pathlib.Path(videos_dir).resolve().name.lower(), flags=re.ASCII).strip("_")
+    """Returns the default name of a dataset made from a folder or a list of videos.
+
+    "/data/UCF-50/" gives "ucf_50", and so does "/data/UCF-50.csv".
+    """
+    path = pathlib.Path(videos_dir).resolve()
+    last = path.stem if is_list(path) else path.name
+    base = re.sub(r"\W+", "_", last.lower(), flags=re.ASCII).strip("_")
     return base if base[:1].isalpha() else f"videos_{base}".rstrip("_")
 
 
@@ -360,11 +396,12 @@ def repair_remedy(manifest: Manifest) -> Remedy:
     }
     if {"height", "width"} & options.keys():
         options |= {"height": manifest.format.height, "width": manifest.format.width}
-    if manifest.name != default_name(manifest.videos_dir):
+    videos = manifest.videos_list or manifest.videos_dir
+    if manifest.name != default_name(videos):
         options = {"name": manifest.name} | options
     if manifest.shard_bytes != DEFAULT_SHARD_BYTES:
         options["shard_bytes"] = manifest.shard_bytes
-    folders = {"videos_dir": manifest.videos_dir, "data_dir": manifest.data_dir}
+    folders = {"videos_dir": videos, "data_dir": manifest.data_dir}
     return Remedy(Action.REPAIR, **folders, **options)
 
 
@@ -437,6 +474,9 @@ def assemble(data_dir: str, plan: Plan, reports: Iterable[ShardReport]) -> Manif
         quarantined=tuple(item for report in reports for item in report.quarantined),
         features=plan.features,
         frames_dir=plan.frames_dir,
+        videos_list=plan.videos_list,
+        fold_names=plan.fold_names,
+        group_names=plan.group_names,
     )
 
 

@@ -59,7 +59,7 @@ def read(
     return convert(storage.read_json(path, max_bytes=max_bytes), kind, f"{path} is not {what}", extra=extra)
 
 
-def convert(value: Any, kind: type[T], problem: str, *, extra: bool = False) -> T:
+def convert(value: Any, kind: type[T], problem: str, *, extra: bool = False, lax: bool = False) -> T:
     """Converts a JSON value into a value of a given type.
 
     Args:
@@ -67,12 +67,13 @@ def convert(value: Any, kind: type[T], problem: str, *, extra: bool = False) -> 
       kind: the type: a dataclass, or a list or dict of dataclasses.
       problem: the beginning of error messages.
       extra: whether fields that `kind` does not have are ignored; otherwise they are an error.
+      lax: whether texts such as "1.5" are accepted as numbers, as in files that hold only texts.
 
     Raises:
       UserError: if the value does not fit the type.
     """
     try:
-        parsed = msgspec.convert(value, kind, str_keys=True)
+        parsed = msgspec.convert(value, kind, str_keys=True, strict=not lax)
     except msgspec.ValidationError as error:
         description = _describe(str(error), value)
         raise UserError(f"{problem}: {_cut(description, _MAX_DESCRIPTION)}") from None

@@ -82,8 +82,8 @@ class Clip:
     frame_rate: the video's mean frames per second (0.0 if its container states none).
     frame_indices: int64 [T], positions of the clip's frames among the video's decodable frames.
     timestamps_us: int64 [T], presentation times of the clip's frames, in microseconds from the video's first
-      frame.
-    end_us: when the video's last frame ends, in microseconds from the video's first frame.
+      frame; those of a segment of a video, from the segment's start.
+    end_us: when the last frame of the video or segment ends, in microseconds from the same time.
     """
 
     clip_id: str

@@ -35,6 +35,14 @@ def shard_pattern(name: str | None = None) -> re.Pattern[str]:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Named:
+    """The name of a fold or of a recording group, whose number the records hold."""
+
+    name: Name
+    number: Count
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Quarantined:
     """A video that gave no clip, and the reason.
 

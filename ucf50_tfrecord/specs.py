@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, TypeAlias
 
 from ucf50_tfrecord.architectures import (
@@ -35,7 +35,7 @@ from ucf50_tfrecord.choices import (
     Schedule,
     Spacing,
 )
-from ucf50_tfrecord.errors import expect
+from ucf50_tfrecord.errors import UserError, expect
 from ucf50_tfrecord.settings import Range, check_settings, read_choices, setting
 
 _MAX_TIMEOUT_OF_SIZE_SECS = 3600.0
@@ -58,16 +58,37 @@ def parse_size(text: str) -> tuple[int, int]:
     return height, int(match[2]) if match[2] else height
 
 
-def parse_folds(text: str) -> tuple[int, ...]:
-    """Parses a list of folds such as "1-5,9" into a sorted tuple without repetitions."""
+def is_fold_name(text: str) -> bool:
+    """Tells whether a text may name a fold in a list of folds: no comma in it, and not like 7 or 1-5."""
+    return re.fullmatch(r"(?!\d+(-\d+)?\Z)[^,\s]([^,]*[^,\s])?", text) is not None
+
+
+def parse_folds(text: str, names: Mapping[str, int] = {}) -> tuple[int, ...]:
+    """Parses a list of folds such as "1-5,9" or "val,test" into a sorted tuple without repetitions.
+
+    Args:
+      text: the list of folds: numbers, ranges of numbers, and names.
+      names: a dictionary from the names of folds to their numbers.
+    """
     folds: list[int] = []
+    known = f", or out of {', '.join(list(names)[:10])}" if names else ""
     for part in text.split(","):
+        if part.strip() in names:
+            folds.append(names[part.strip()])
+            continue
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
-        expect(match is not None, "folds such as 1-5,9", folds=text)
+        expect(match is not None, f"folds such as 1-5,9{known}", folds=text)
         first, last = int(match[1]), int(match[2] or match[1])
         expect(first <= last <= MAX_FOLD, f"folds such as 1-5,9, at most {MAX_FOLD}", folds=text)
         folds += range(first, last + 1)
     return tuple(sorted(set(folds)))
+
+
+def check_folds(text: str) -> None:
+    """Raises UserError if a text is no list of folds, whatever the names of a dataset's folds are."""
+    for part in text.split(","):
+        if not is_fold_name(part.strip()):
+            parse_folds(part)
 
 
 def format_folds(folds: Iterable[int]) -> str:
@@ -299,6 +320,8 @@ class FoldRule:
 
     fold_by="group": the video's fold is the number of its recording group, NN in a UCF name with `_gNN_`. So
     no recording is on both sides of a split. A video without a group gets a fold by a hash of its id.
+    A list of videos, or folders such as train/ and test/, may give the folds; and group_pattern, a regular
+    expression with a group named "group", finds the recording group in other names.
     fold_by="video": every video gets a fold from 1 to num_folds by a hash of its id. This is the random split
     of clips in most published notebooks; it puts clips of one recording on both sides of the split.
     """
@@ -308,12 +331,32 @@ class FoldRule:
         "What keeps clips together in a fold: group (the recording, from UCF names), or video (each video by "
         "itself: the random split, which leaks recordings).",
     )
+    group_pattern: str = dataclasses.field(
+        default="",
+        metadata={
+            "help": r"Regular expression that finds the recording group in a video's path, such as "
+            r"'(?P<group>cam\d+)_'. Default: the group in UCF names.",
+            "omit_default": True,
+        },
+    )
     num_folds: int = setting(
         25, "Folds for videos without a group, or with folds by video.", Range(2, MAX_FOLD)
     )
 
     def __post_init__(self):
         check_settings(self)
+        if self.group_pattern:
+            try:
+                names = re.compile(self.group_pattern).groupindex
+            except re.error as error:
+                raise UserError(
+                    f"Expected a regular expression. Received: group_pattern={self.group_pattern!r}: {error}"
+                ) from error
+            expect(
+                "group" in names,
+                "a group named group, such as (?P<group>cam\\d+)_",
+                group_pattern=self.group_pattern,
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -32,7 +32,7 @@ from ucf50_tfrecord.inference import finished_run
 from ucf50_tfrecord.specs import FeatureFormat, FeatureSpec, to_json
 from ucf50_tfrecord.training import strategy as strategy_lib
 from ucf50_tfrecord.training import trained as trained_lib
-from ucf50_tfrecord.training.folds import Folds, choose_folds
+from ucf50_tfrecord.training.folds import AskedFolds, choose_folds
 from ucf50_tfrecord.training.run import RunOptions
 
 NUM_VIEWS = 3
@@ -74,7 +74,7 @@ def run_job(folder, run_dir, *, should_stop=lambda: False, cache="none", options
     with contextlib.ExitStack() as stack:
         prepared = job.prepare(
             found,
-            choose_folds(found, Folds(train=None, val=None, test=None), lambda text: None),
+            choose_folds(found, AskedFolds(), lambda text: None),
             model=recipes.model_spec(values, found),
             train=recipes.train_spec(values),
             inputs=InputSpec(cache=cache),

@@ -470,7 +470,7 @@ EARLY_MISTAKES = (
     "--batch_size=0",
     "--orders=backwards",
     "--audit=conv3d",
-    "--val_folds=x",
+    "--val_folds=3-1",
 )
 
 

@@ -11,13 +11,14 @@ import concurrent.futures
 import dataclasses
 import os
 import pathlib
-import re
 import stat
 
 from ucf50_tfrecord import storage
+from ucf50_tfrecord.convert import groups
 from ucf50_tfrecord.errors import Action, Remedy, UserError, expect
 from ucf50_tfrecord.jobs import Catalog, Video
-from ucf50_tfrecord.specs import MAX_FOLD
+from ucf50_tfrecord.shards import Named
+from ucf50_tfrecord.specs import MAX_FOLD, FoldRule
 
 VIDEO_SUFFIXES = frozenset(
     ".3g2 .3gp .asf .avi .divx .dv .f4v .flv .gif .m2ts .m2v .m4v .mjpeg .mkv .mov .mp4 .mpe .mpeg "
@@ -25,12 +26,15 @@ VIDEO_SUFFIXES = frozenset(
 )
 # The list of checksums that a fetched set of videos has beside its class folders.
 CHECKSUMS_FILENAME = "SHA256SUMS"
-_UCF_NAME = re.compile(r"_g(\d+)_c\d+$")
 _NUM_EXAMPLES = 3
 
 
 def find_videos(
-    videos_dir: str | os.PathLike, *, skip_empty_classes: bool = False, checksum: bool = False
+    videos_dir: str | os.PathLike,
+    *,
+    rule: FoldRule = FoldRule(),
+    skip_empty_classes: bool = False,
+    checksum: bool = False,
 ) -> Catalog:
     """Catalogues the videos in a folder of class folders, ordered by video id.
 
@@ -40,16 +44,17 @@ def find_videos(
 
     Args:
       videos_dir: the folder of class folders.
+      rule: the fold rule, whose pattern finds recording groups; without one, UCF names give them.
       skip_empty_classes: whether class folders without a video are left out; otherwise they are an error.
       checksum: whether every video file is read to compute its sha256.
 
     Raises:
       UserError: if the folder cannot be read or holds fewer than two class folders, a class folder holds no video
-        (unless skip_empty_classes), two videos of a class differ only in their suffix, or the number of a recording
-        group is too large for a fold.
+        (unless skip_empty_classes), two videos of a class differ only in their suffix, the number of a recording
+        group is too large for a fold, or the pattern finds no group.
     """
     root = pathlib.Path(videos_dir)
-    class_dirs, stray = _list_class_dirs(root)
+    class_dirs, stray = list_class_dirs(root)
     files: dict[str, list[pathlib.Path]] = {}
     for class_dir in class_dirs:
         files[class_dir.name], strays = list_videos(class_dir)
@@ -73,8 +78,9 @@ def find_videos(
     videos = [video for _, video in described if video]
     stray += [path for path, video in described if not video]
     _check_ids_are_unique(videos)
+    videos, group_names = _with_groups(videos, rule, root)
     if checksum:
-        videos = _with_checksums(videos, root)
+        videos = with_checksums(videos, root)
     warnings = []
     if empty:
         warnings.append(f"{len(empty)} empty class folders left out: {examples(empty)}")
@@ -86,10 +92,11 @@ def find_videos(
         classes=classes,
         videos=tuple(sorted(videos, key=lambda video: video.video_id)),
         warnings=tuple(warnings),
+        group_names=group_names,
     )
 
 
-def _list_class_dirs(root: pathlib.Path) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
+def list_class_dirs(root: pathlib.Path) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
     """Lists a folder of class folders.
 
     Returns:
@@ -148,8 +155,7 @@ def _describe(path: pathlib.Path, root: pathlib.Path, class_name: str, label: in
         raise UserError(f"Cannot read the video {path}: {error.strerror}") from error
     if not stat.S_ISREG(status.st_mode):
         return None
-    match = _UCF_NAME.search(path.stem)
-    group = int(match[1]) if match else None
+    group = groups.ucf_group(relative.as_posix())
     expect(
         group is None or group <= MAX_FOLD,
         f"a recording group of at most {MAX_FOLD} in the file name of the video {path}",
@@ -166,7 +172,20 @@ def _describe(path: pathlib.Path, root: pathlib.Path, class_name: str, label: in
     )
 
 
-def _with_checksums(videos: list[Video], root: pathlib.Path) -> list[Video]:
+def _with_groups(
+    videos: list[Video], rule: FoldRule, root: pathlib.Path
+) -> tuple[list[Video], tuple[Named, ...]]:
+    """Returns the videos with the groups that the rule's pattern finds in their paths, and the groups' names."""
+    if not rule.group_pattern:
+        return videos, ()
+    found = [groups.find_group(video.relative_path, rule) for video in videos]
+    groups.check_found(found, rule, str(root))
+    numbers = groups.number(found, "groups", str(root))
+    grouped = [dataclasses.replace(video, group=numbers.get(group)) for video, group in zip(videos, found)]
+    return grouped, groups.names_of(numbers)
+
+
+def with_checksums(videos: list[Video], root: pathlib.Path) -> list[Video]:
     """Returns the videos with the sha256 of their files.
 
     The sha256 of a file that cannot be read stays None; such a video fails when it is decoded.

@@ -2,12 +2,16 @@
 
 A clip needs few frames of a video, and decoding takes most of the time. So all packets are demuxed first,
 which is cheap, and the frames are chosen from the descriptions of the packets. Then they are decoded in one
-of two ways:
+of three ways:
   - selectively, if the packets' headers show which packets yield a frame (MPEG-4 Part 2 without B-frames, as in
     UCF50): for each chosen frame, the decoder gets only the packets from the last keyframe up to the frame;
+  - from a keyframe, for a segment of a video of another common codec: the decoder gets the packets from the last
+    keyframe before the segment to the segment's last chosen frame;
   - in order, for all other videos: the decoder gets all packets, and frames are chosen again if the video
     yields other frames than its packets suggest.
-Both ways give the same pixels as decoding the whole video in order.
+All ways give the same pixels as decoding the whole video in order. One exception: where a damaged frame is concealed
+with pixels of earlier frames, and the decoder does not say so, a segment's frames may differ. Frames before a segment
+are counted by their packets, including damaged ones that do not decode.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ import dataclasses
 import fractions
 import os
 import pathlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import BinaryIO, Generic, TypeVar
 
 import av
@@ -29,12 +33,16 @@ from ucf50_tfrecord.choices import Resize
 from ucf50_tfrecord.convert import mpeg4, sampling
 from ucf50_tfrecord.convert.container import Container, Packet, VideoError, open_video, reading
 from ucf50_tfrecord.convert.sampling import Timeline
+from ucf50_tfrecord.jobs import Segment
 from ucf50_tfrecord.specs import ClipFormat
 
 Kept = TypeVar("Kept")
 
 # Scaling that gives the same bytes on every CPU: it uses no approximate vector code.
 _SCALING = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
+# Decoders, by FFmpeg's names, of codecs whose keyframes depend on no earlier frame. In the tests, their frames from a
+# keyframe on equal those of decoding everything.
+_RANDOM_ACCESS = frozenset("h264 hevc vp9 libvpx-vp9 mpeg1video mpeg2video mpeg4 mjpeg".split())
 # One reformatter per process: building its tables takes longer than scaling ten frames.
 _REFORMATTER = VideoReformatter()
 
@@ -45,8 +53,8 @@ class DecodedClip:
 
     frames: the clip's frames, uint8 [T, H, W, 3], RGB.
     frame_indices: int64 [T], positions of the clip's frames among the video's decodable frames.
-    timestamps_us: int64 [T], times of the clip's frames, in microseconds from the video's first frame.
-    end_us: when the video's last frame ends, in microseconds from the video's first frame.
+    timestamps_us: int64 [T], times of the clip's frames, in microseconds from the start of the video or segment.
+    end_us: when the last frame of the video or segment ends, in microseconds from its start.
     frame_rate: mean frames per second that the container states; 0.0 if it states none.
     """
 
@@ -79,8 +87,10 @@ class Picked(Generic[Kept]):
     timeline: Timeline
 
 
-def decode_clips(file: BinaryIO, suffix: str, clip_format: ClipFormat) -> list[DecodedClip]:
-    """Decodes the clips of a video from its first video stream.
+def decode_clips(
+    file: BinaryIO, suffix: str, clip_format: ClipFormat, segment: Segment | None = None
+) -> list[DecodedClip]:
+    """Decodes the clips of a video, or of a segment of it, from its first video stream.
 
     The clips' frames are evenly spaced among the frames that can be decoded, because containers may state
     wrong numbers of frames. Spacing by time is used only if every frame has a time.
@@ -89,23 +99,47 @@ def decode_clips(file: BinaryIO, suffix: str, clip_format: ClipFormat) -> list[D
       file: the video's open file.
       suffix: suffix of the file's name, such as ".avi".
       clip_format: the number of clips and of their frames, and the frames' size.
+      segment: the part of the video that is decoded; None is the whole video.
 
     Returns:
       A list of `clip_format.clips_per_video` clips.
 
     Raises:
-      VideoError: if the file cannot be read, has no video stream, or no frame can be decoded.
+      VideoError: if the file cannot be read, has no video stream, no frame can be decoded, or no frame is shown in
+        the segment.
       MemoryError: if memory runs out.
     """
 
     def choose(timeline: Timeline) -> np.ndarray:
-        return sampling.choose_frames(timeline.times, clip_format)
+        if segment is None:
+            return sampling.choose_frames(timeline.times, clip_format)
+        first, stop = _frames_of(timeline, segment)
+        return first + sampling.choose_frames(timeline.times[first:stop], clip_format)
 
-    picked = pick_frames(file, suffix, clip_format, choose, lambda picture: picture)
-    return [_assemble(picked, indices) for indices in picked.indices]
+    picked = pick_frames(file, suffix, clip_format, choose, lambda picture: picture, is_part=bool(segment))
+    return [_assemble(picked, indices, segment) for indices in picked.indices]
 
 
-def decode_file(path: str | os.PathLike, clip_format: ClipFormat) -> list[DecodedClip]:
+def _frames_of(timeline: Timeline, segment: Segment) -> tuple[int, int]:
+    """Returns the number of a segment's first frame and that of the frame after its last.
+
+    Raises:
+      VideoError: if no frame is shown in the segment.
+    """
+    shown_us = timeline.shown_us
+    first = bisect.bisect_left(shown_us, segment.start_us)
+    stop = len(shown_us) if segment.end_us is None else bisect.bisect_left(shown_us, segment.end_us)
+    if first >= stop:
+        end = "its end" if segment.end_us is None else f"{segment.end_us / 1e6:g} s"
+        raise VideoError(
+            f"no frame from {segment.start_us / 1e6:g} s to {end}; the video ends at {timeline.latest_us / 1e6:g} s"
+        )
+    return first, stop
+
+
+def decode_file(
+    path: str | os.PathLike, clip_format: ClipFormat, segment: Segment | None = None
+) -> list[DecodedClip]:
     """Decodes the clips of a trusted video file in this process, without a worker process.
 
     Raises:
@@ -113,7 +147,7 @@ def decode_file(path: str | os.PathLike, clip_format: ClipFormat) -> list[Decode
       MemoryError: if memory runs out.
     """
     with reading(), storage.open_file(path) as file:
-        return decode_clips(file, pathlib.Path(path).suffix, clip_format)
+        return decode_clips(file, pathlib.Path(path).suffix, clip_format, segment)
 
 
 def pick_frames(
@@ -122,6 +156,8 @@ def pick_frames(
     clip_format: ClipFormat,
     choose: Callable[[Timeline], np.ndarray],
     keep: Callable[[np.ndarray], Kept],
+    *,
+    is_part: bool = False,
 ) -> Picked[Kept]:
     """Decodes chosen frames of a video's first video stream, in one pass if possible.
 
@@ -135,6 +171,7 @@ def pick_frames(
         int64 [..., T]. It is called again if the video yields other frames than its packets suggest.
       keep: maps a decoded frame, uint8 [H, W, 3], to the value to keep for it, so that frames need not stay
         in memory. It is called once per frame, mostly in the order of display.
+      is_part: whether the chosen frames lie in one part of the video, so that decoding need not start with it.
 
     Returns:
       A Picked with the positions of the chosen frames and the kept values.
@@ -147,6 +184,8 @@ def pick_frames(
         packets = source.scan()
         picker = _Picker(source, packets, clip_format, choose, keep)
         picked = picker.pick_selectively() if _is_predictable(packets) else None
+        if not picked and is_part and _may_start_at_keyframes(source.codec.name, packets):
+            picked = picker.pick_from_keyframe()
         return picked or picker.pick_in_order()
 
 
@@ -168,6 +207,26 @@ def _is_predictable(packets: list[Packet]) -> bool:
     )
     times = [packet.pts for packet in packets]
     return types_match and None not in times and all(a < b for a, b in zip(times, times[1:]))
+
+
+def _may_start_at_keyframes(codec: str, packets: list[Packet]) -> bool:
+    """Tells whether decoding may start at a keyframe after the first, and which frames will be shown is known.
+
+    It may for codecs whose keyframes depend on nothing before them, if each packet yields one frame: each has a time
+    of its own, and none is dropped by an edit list. In MPEG-4 Part 2, also only I-frames are marked as keyframes, and
+    each frame is coded.
+    """
+    if codec not in _RANDOM_ACCESS or not packets or not packets[0].is_keyframe:
+        return False
+    if codec == "mpeg4" and not all(
+        packet.coding_type in (mpeg4.I_VOP, mpeg4.P_VOP, mpeg4.B_VOP)
+        and packet.is_keyframe == (packet.coding_type == mpeg4.I_VOP)
+        for packet in packets
+    ):
+        return False
+    times = {packet.pts for packet in packets}
+    has_times = None not in times and len(times) == len(packets)
+    return has_times and not any(packet.is_discard for packet in packets)
 
 
 class _Picker(Generic[Kept]):
@@ -217,6 +276,45 @@ class _Picker(Generic[Kept]):
         self._kept = {}
         return None
 
+    def pick_from_keyframe(self) -> Picked[Kept] | None:
+        """Decodes the packets from the last keyframe before the chosen frames to the last chosen frame.
+
+        The frames that are decoded must be those that the packets suggest. Returns None if they are not, as with
+        damage, or if a keyframe needs earlier frames.
+        """
+        packets = self._packets
+        shown = sorted(packet.pts for packet in packets if packet.pts is not None)
+        timeline = self._timeline([*shown])
+        indices = self._choose(timeline)
+        wanted = {shown[index]: index for index in np.unique(indices).tolist()}
+        start = _start_before(packets, min(wanted))
+        expected = bisect.bisect_left(shown, packets[start].pts or 0)
+        for frame in self._frames_from(start):
+            if frame.pts is not None and frame.pts < shown[expected]:
+                continue  # shown before the keyframe, so it may need frames that were not decoded
+            if frame.is_corrupt or frame.pts != shown[expected]:
+                break
+            if frame.pts in wanted:
+                self._take(wanted[frame.pts], frame)
+                if len(self._kept) == len(wanted):
+                    return Picked(indices, self._kept, timeline)
+            expected += 1
+        self._kept = {}
+        return None
+
+    def _frames_from(self, start: int) -> Iterator[av.VideoFrame]:
+        """Decodes the packets from packet `start` on; yields the frames in the order of display."""
+        source = self._source
+        for number, packet in enumerate(source.replay()):
+            if number == 0 and start:
+                source.decode(
+                    packet
+                )  # some decoders learn from a video's first packet which encoder wrote it
+                source.codec.flush_buffers()
+            elif number >= start:
+                yield from source.decode(packet)
+        yield from source.decode(None)
+
     def pick_in_order(self) -> Picked[Kept]:
         """Decodes all packets and keeps the frames that are chosen from the descriptions of the packets.
 
@@ -263,6 +361,22 @@ def _packets_to(wanted: Collection[int], packets: list[Packet]) -> set[int]:
     return needed
 
 
+def _start_before(packets: list[Packet], first: int) -> int:
+    """Returns the number of the last packet from which a frame and all frames shown after it can be decoded.
+
+    Args:
+      packets: the descriptions of all packets; each has a time.
+      first: the time of the frame.
+    """
+    start, latest = 0, None
+    for number, packet in enumerate(packets):
+        pts = packet.pts or 0
+        if packet.is_keyframe and pts <= first and (latest is None or latest < pts):
+            start = number
+        latest = pts if latest is None else max(latest, pts)
+    return start
+
+
 def _convert(frame: av.VideoFrame, pixel_aspect: fractions.Fraction, clip_format: ClipFormat) -> np.ndarray:
     """Returns a frame scaled to the clips' size and rotated upright, uint8 [H, W, 3]."""
     quarter_turns = round(frame.rotation / 90) % 4
@@ -277,13 +391,17 @@ def _convert(frame: av.VideoFrame, pixel_aspect: fractions.Fraction, clip_format
     return sampling.place_centred(upright, clip_format.height, clip_format.width)
 
 
-def _assemble(picked: Picked[np.ndarray], indices: np.ndarray) -> DecodedClip:
+def _assemble(picked: Picked[np.ndarray], indices: np.ndarray, segment: Segment | None) -> DecodedClip:
     """Builds a clip from its video's kept frames; `indices` are the clip's frames' positions, int64 [T]."""
     timeline = picked.timeline
+    start_us = segment.start_us if segment else 0
+    end_us = timeline.end_us
+    if segment and segment.end_us is not None:
+        end_us = min(end_us, segment.end_us)
     return DecodedClip(
         frames=np.stack([picked.kept[i] for i in indices.tolist()]),
         frame_indices=indices,
-        timestamps_us=np.array([timeline.microseconds(i) for i in indices.tolist()], np.int64),
-        end_us=timeline.end_us,
+        timestamps_us=np.array([timeline.microseconds(i) - start_us for i in indices.tolist()], np.int64),
+        end_us=end_us - start_us,
         frame_rate=timeline.frame_rate,
     )

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pathlib
 
 from ucf50_tfrecord import manifest, record
 from ucf50_tfrecord.choices import FoldBy
+from ucf50_tfrecord.errors import Action, Advice, Remedy
 from ucf50_tfrecord.jobs import Catalog, Plan, ShardJob, Video
-from ucf50_tfrecord.specs import DEFAULT_SHARD_BYTES, ClipFormat, FoldRule
+from ucf50_tfrecord.shards import Named
+from ucf50_tfrecord.specs import DEFAULT_SHARD_BYTES, ClipFormat, FoldRule, is_fold_name
 
 
 def fold_of(video: Video, rule: FoldRule) -> int:
-    """Returns the fold of a video: the number of its recording group, or a hash of its id in 1..num_folds."""
-    if rule.fold_by == FoldBy.GROUP and video.group is not None:
-        return video.group
+    """Returns the fold of a video.
+
+    It is the fold that a list or a folder gives the video, else the number of its recording group, else a hash of
+    its id in 1..num_folds. With folds by video, it is always the hash.
+    """
+    if rule.fold_by == FoldBy.GROUP:
+        given = video.group if video.fold is None else video.fold
+        if given is not None:
+            return given
     return 1 + _hash(video.video_id) % rule.num_folds
 
 
@@ -63,7 +72,7 @@ def plan_shards(
         for index in range(num_shards):
             start, stop = (len(videos) * i // num_shards for i in (index, index + 1))
             members = tuple(videos[start:stop])
-            described = [(v.relative_path, v.class_name, v.label, v.group) for v in members]
+            described = [_fingerprinted(video) for video in members]
             filename = f"{name}-fold{fold:02d}.tfrecord-{index:05d}-of-{num_shards:05d}"
             jobs.append(
                 ShardJob(
@@ -84,6 +93,45 @@ def plan_shards(
         decoder=decoder,
         shard_bytes=shard_bytes,
         jobs=tuple(jobs),
+        videos_list=os.path.abspath(catalog.videos_list) if catalog.videos_list else "",
+        fold_names=_fold_names(catalog, fold_rule),
+        group_names=catalog.group_names,
+    )
+
+
+def _fingerprinted(video: Video) -> tuple:
+    """Returns those fields of a video that decide its records.
+
+    The id and the segment are left out where the path decides them, so that the fingerprints of folders of videos do
+    not depend on what only lists have.
+    """
+    fields = (video.relative_path, video.class_name, video.label, video.group)
+    if video.segment:
+        return *fields, video.video_id, video.segment.start_us, video.segment.end_us
+    is_path = video.video_id == pathlib.PurePosixPath(video.relative_path).with_suffix("").as_posix()
+    return fields if is_path else (*fields, video.video_id)
+
+
+def _fold_names(catalog: Catalog, rule: FoldRule) -> tuple[Named, ...]:
+    """Returns the names of the folds: those that were given, else those of the groups that become folds."""
+    if rule.fold_by != FoldBy.GROUP:
+        return ()
+    has_folds = any(video.fold is not None for video in catalog.videos)
+    names = catalog.fold_names if has_folds else catalog.group_names
+    return tuple(named for named in names if is_fold_name(named.name))
+
+
+def find_leak(catalog: Catalog, rule: FoldRule) -> str | None:
+    """Returns a warning if a hash divides videos whose recording group is unknown, else None."""
+    if rule.fold_by != FoldBy.GROUP:
+        return None
+    hashed = sum(video.group is None and video.fold is None for video in catalog.videos)
+    if not hashed:
+        return None
+    return Advice(
+        f"{hashed} of {len(catalog.videos)} videos have no known recording group. A hash of their ids gives them "
+        "their folds, so clips of one recording may be on both sides of a split, and scores be too high",
+        Remedy(Action.SET, "to name the group in the videos' paths", group_pattern=...),
     )
 
 

@@ -92,6 +92,9 @@ def plan_features(source: Manifest, features: FeatureFormat) -> Plan:
         jobs=jobs,
         features=features,
         frames_dir=storage.absolute(source.data_dir),
+        videos_list=source.videos_list,
+        fold_names=source.fold_names,
+        group_names=source.group_names,
     )
 
 

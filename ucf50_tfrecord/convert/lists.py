@@ -1,0 +1,217 @@
+"""Finds videos: those that a list names, or those in a folder of class folders or of splits.
+
+A list is a file of comma-separated values (.csv) or of one JSON object per line (.jsonl). Its columns:
+  path         the video's file, relative to the list's folder; or an absolute path
+  label        the name of the video's class
+  id           optional: the video's id; by default its path without the suffix
+  group        optional: the recording group, a name or a number
+  split, fold  optional, one of the two: the fold, a name such as test, or a number
+  start, end   optional: the part of the video that is converted, in seconds from its first frame
+
+A list may come from a stranger, and its paths end up in shards. So a relative path must not leave the list's folder.
+An absolute path is accepted, because its text shows where it leads, and a warning lists such videos.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import msgspec
+
+from ucf50_tfrecord import manifest, parsing, storage
+from ucf50_tfrecord.convert import catalog, split_folders
+from ucf50_tfrecord.convert.entries import Entry, Mistakes, make_catalog
+from ucf50_tfrecord.errors import UserError, expect
+from ucf50_tfrecord.jobs import Catalog, Segment
+from ucf50_tfrecord.specs import FoldRule, printable
+
+_MAX_BYTES = 256 << 20  # a million videos take about 100 MB
+_MAX_ID = 1000  # characters
+_Text = Annotated[str, msgspec.Meta(min_length=1, max_length=_MAX_ID)]
+_Secs = Annotated[float, msgspec.Meta(ge=0, le=10**7)]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Row:
+    """One row of a list, checked when built; the fields are the columns."""
+
+    path: Annotated[str, msgspec.Meta(min_length=1, max_length=4096)]
+    label: Annotated[str, msgspec.Meta(min_length=1, max_length=255)] | list[str]
+    id: _Text | None = None
+    group: _Text | int | None = None
+    split: _Text | int | None = None
+    fold: _Text | int | None = None
+    start: _Secs | None = None
+    end: _Secs | None = None
+
+    def __post_init__(self):
+        expect(
+            isinstance(self.label, str) and ";" not in self.label,
+            "one label; several labels of a video are not supported yet",
+            label=self.label,
+        )
+        expect(
+            "/" not in self.label and self.label[0] != ".", "a label like a folder's name", label=self.label
+        )
+        for name in ("path", "label", "id", "group", "split", "fold"):
+            text = str(getattr(self, name))
+            expect(
+                printable(text) == text and text == text.strip(),
+                f"a {name} of printable characters, without spaces around it",
+                **{name: text},
+            )
+        for name in ("group", "split", "fold"):
+            value = getattr(self, name)
+            expect(not isinstance(value, int) or value >= 0, f"a {name} of 0 or more", **{name: value})
+        expect(self.split is None or self.fold is None, "split or fold, not both", split=self.split)
+        expect(self.end is None or self.end > (self.start or 0.0), "an end after the start", end=self.end)
+
+
+COLUMNS = tuple(field.name for field in dataclasses.fields(_Row))
+
+
+def find_videos(
+    videos: str | os.PathLike,
+    *,
+    rule: FoldRule = FoldRule(),
+    skip_empty_classes: bool = False,
+    skip_missing: bool = False,
+    checksum: bool = False,
+) -> Catalog:
+    """Catalogues the videos in a folder of class folders or of splits, or those of a list.
+
+    Args:
+      videos: the folder or the list.
+      rule: the fold rule, whose pattern finds recording groups.
+      skip_empty_classes, checksum: as in catalog.find_videos.
+      skip_missing: whether videos of a list that do not exist are left out; otherwise they are an error.
+
+    Raises:
+      UserError: as catalog.find_videos, read_list and entries.make_catalog do.
+    """
+    if split_folders.is_split(pathlib.Path(videos)):
+        expect(
+            not skip_empty_classes, "no skip_empty_classes with folders of splits", videos=os.fspath(videos)
+        )
+        return split_folders.find_videos(pathlib.Path(videos), rule=rule, checksum=checksum)
+    if not manifest.is_list(videos):
+        return catalog.find_videos(
+            videos, rule=rule, skip_empty_classes=skip_empty_classes, checksum=checksum
+        )
+    expect(
+        not skip_empty_classes, "a folder of class folders with skip_empty_classes", videos=os.fspath(videos)
+    )
+    path = pathlib.Path(videos)
+    made = make_catalog(
+        path.parent,
+        read_list(path),
+        source=str(path),
+        rule=rule,
+        skip_missing=skip_missing,
+        checksum=checksum,
+    )
+    return dataclasses.replace(made, videos_list=str(path))
+
+
+def read_list(path: pathlib.Path) -> list[Entry]:
+    """Reads a list of videos.
+
+    Raises:
+      UserError: if the list cannot be read, has unknown columns or no video, or a value is wrong. The text names
+        the line and the column of each mistake.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        raise UserError(
+            f"Cannot read {path}: lists as Parquet need pyarrow, which the conversion does not install. Write the list "
+            'as CSV, by pandas: pandas.read_parquet("list.parquet").to_csv("list.csv", index=False)'
+        )
+    mistakes = Mistakes(str(path))
+    rows = _csv_rows if suffix == ".csv" else _jsonl_rows
+    entries = []
+    for line, values in rows(path, _read_text(path), mistakes):
+        try:
+            row = parsing.convert(values, _Row, "", lax=suffix == ".csv")
+        except UserError as error:
+            mistakes.add(f"line {line}", str(error).removeprefix(": "))
+            continue
+        entries.append(_entry(row, line))
+    mistakes.check()
+    if not entries:
+        raise UserError(f"{path} names no video")
+    return entries
+
+
+def _entry(row: _Row, line: int) -> Entry:
+    segment = None
+    if row.start or row.end is not None:
+        end_us = None if row.end is None else round(row.end * 1e6)
+        segment = Segment(start_us=round((row.start or 0.0) * 1e6), end_us=end_us)
+    return Entry(
+        place=f"line {line}",
+        path=row.path,
+        label=str(row.label),
+        id=row.id or "",
+        group=row.group,
+        fold=row.split if row.fold is None else row.fold,
+        segment=segment,
+    )
+
+
+def _read_text(path: pathlib.Path) -> str:
+    try:
+        return storage.read_bytes(path, max_bytes=_MAX_BYTES).decode("utf-8-sig")
+    except OSError as error:
+        raise UserError(f"Cannot read the list of videos {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text, at byte {error.start}") from error
+
+
+def _csv_rows(path: pathlib.Path, text: str, mistakes: Mistakes) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields the line number and the values of each row of a CSV file, by column. Empty values are left out."""
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        _check_columns(path, header)
+        start = reader.line_num + 1
+        for fields in reader:
+            line, start = start, reader.line_num + 1
+            if len(fields) == len(header):
+                yield line, {name: value for name, value in zip(header, fields) if value}
+            elif fields:  # an empty line has none
+                mistakes.add(f"line {line}", f"Expected {len(header)} values. Received: {len(fields)}")
+    except csv.Error as error:
+        raise UserError(f"{path} is not valid CSV, at line {reader.line_num}: {error}") from error
+
+
+def _check_columns(path: pathlib.Path, header: list[str]) -> None:
+    for name in ("path", "label"):
+        expect(name in header, f"a column {name} in the first line of {path}", columns=header)
+    expect(len(set(header)) == len(header), f"distinct columns in {path}", columns=header)
+    unknown = [name for name in header if name not in COLUMNS]
+    expect(not unknown, f"columns out of {', '.join(COLUMNS)} in {path}", columns=unknown)
+
+
+def _jsonl_rows(path: pathlib.Path, text: str, mistakes: Mistakes) -> Iterator[tuple[int, Any]]:
+    """Yields the line number and the JSON object of each line."""
+    for line, content in enumerate(text.split("\n"), start=1):
+        if not content.strip():
+            continue
+        try:
+            values = storage.parse_json(content)
+        except ValueError as error:
+            mistakes.add(f"line {line}", f"Expected a JSON object. Received: {error}")
+            continue
+        unknown = [name for name in values if name not in COLUMNS] if isinstance(values, dict) else []
+        if unknown:
+            mistakes.add(
+                f"line {line}", f"Expected columns out of {', '.join(COLUMNS)}. Received: {unknown[0]!r}"
+            )
+        else:
+            yield line, values
