@@ -38,7 +38,7 @@ def test_sets_depend_on_names_alone():
 
 @pytest.mark.parametrize("num_classes, size", [(13, 7), (13, -1), (3, 2), (2, 1)])
 def test_too_few_known_classes_or_sets_are_refused(num_classes, size):
-    with pytest.raises(UserError, match=f"classes to hold out at a time.*held_out_classes={size}"):
+    with pytest.raises(UserError, match=f"classes to hold out at a time.*hold_out_classes={size}"):
         unknown.class_sets(NAMES[:num_classes], size)
 
 

@@ -77,7 +77,7 @@ def class_sets(classes: Sequence[str], size: int) -> tuple[tuple[int, ...], ...]
     expect(
         1 <= size <= most,
         f"0 to {max(0, most)} of {len(classes)} classes to hold out at a time, so that 2 sets and 2 known classes remain",
-        held_out_classes=size,
+        hold_out_classes=size,
     )
     hashes = [zlib.crc32(name.encode("utf-8", "surrogateescape")) for name in classes]
     order = sorted(range(len(classes)), key=lambda index: (hashes[index], classes[index]))
