@@ -141,6 +141,14 @@ def test_a_run_says_which_classes_it_lacks(comparison):
     assert configs[(1,)].clip_split == "by fold, and without Middle in training"
 
 
+def test_a_run_that_lacks_classes_is_not_compared_as_if_it_knew_them(clips, comparison):  # noqa: F811
+    run_dir = comparison.run_dir(comparison.spec.cells()[-1])
+    with pytest.raises(UserError, match="all clips of its training folds.*without Middle in training"):
+        compare.examine_runs(
+            [run_dir], clips, strategy=make_strategy("one"), listener=cells.ComparisonListener()
+        )
+
+
 def damage(folder, change):
     path = folder / "cell.json"
     value = json.loads(path.read_text())

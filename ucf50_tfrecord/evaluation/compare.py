@@ -394,7 +394,8 @@ def examine_runs(
       The results, without an audit; None if the listener stopped the tests.
 
     Raises:
-      UserError: if a run is not finished, does not fit the shards, or names code that is not allowed.
+      UserError: if a run is not finished, does not fit the shards, is not trained on all clips of its folds, or names
+        code that is not allowed.
     """
     configs = {run_dir: run_lib.load_config(run_dir) for run_dir in run_dirs}
     found = []
@@ -534,6 +535,11 @@ def _check_run(run_dir: str, config: run_lib.RunConfig, manifest: Manifest) -> N
     written_last = (run_lib.SUMMARY_FILENAME, result_files.CELL_FILENAME)
     if not any(pathlib.Path(run_dir, name).exists() for name in written_last):
         raise UserError(f"{run_dir} holds a run that is not finished: there is no {written_last[0]}")
+    expect(
+        not config.clip_split,
+        f"a run that is trained on all clips of its training folds in {run_dir}",
+        clip_split=config.clip_split,
+    )
     if config.fingerprint != manifest.fingerprint:
         raise UserError(
             f"{run_dir} was trained on other shards than those in {manifest.data_dir}, so it is unknown which "
