@@ -131,8 +131,8 @@ NUM_FRAMES = 4
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scenario, is_planted", [("color_only", True), ("nothing", False)])
-def test_a_model_notices_an_unknown_colour_but_not_a_class_like_all_others(scenario, is_planted, tmp_path):
+@pytest.mark.parametrize("scenario, is_planted", [("background", True), ("nothing", False)])
+def test_a_model_notices_an_unknown_place_but_not_a_class_like_all_others(scenario, is_planted, tmp_path):
     planted = SCENARIOS[scenario]
     for item in itertools.product(planted.classes, range(1, 13), range(1, 4)):
         make_demo_videos.write_clip(
@@ -154,9 +154,8 @@ def test_a_model_notices_an_unknown_colour_but_not_a_class_like_all_others(scena
     found = {
         score: auroc(dataclasses.replace(results, cells=held_out), score, "frame_pool") for score in Score
     }
-    print(found)
     if is_planted:
-        assert all(estimate.value > 0.8 for estimate in found.values()), found
-        assert found[Score.NEIGHBORS].value > 0.95, found
-    else:
-        assert all(estimate.low <= 0.5 <= estimate.high for estimate in found.values()), found
+        assert found[Score.NEIGHBORS].value > 0.95 and found[Score.SOFTMAX].value > 0.8, found
+    else:  # 4 sets with 18 unknown clips each
+        assert found[Score.NEIGHBORS].low <= 0.5 <= found[Score.NEIGHBORS].high, found
+        assert all(0.35 < estimate.value < 0.65 for estimate in found.values()), found
