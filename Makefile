@@ -24,6 +24,7 @@ $(call variable,MODELS)            ## recipes to compare, with commas
 $(call variable,RUNS)              ## folders of runs to compare or test, with commas
 $(call variable,CV)                ## parts of a comparison's cross-validation, or logo
 $(call variable,SEEDS)             ## trainings of each model in a comparison
+$(call variable,HOLD_OUT_CLASSES)  ## classes a comparison leaves out of training at a time
 $(call variable,JOBS)              ## trainings side by side in a comparison, or auto
 $(call variable,VIDEO)             ## to predict: a video, a folder, or several with commas
 $(call variable,OUTPUT)            ## folder that compare, export, predict, ucf50 … write
@@ -63,7 +64,7 @@ FEATURE_FLAGS = $(call flags,FEATURES)
 help:  ## List the targets and variables.
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo "Variables, as in make train VIDEOS=/data/UCF50 SIZE=112:"
-	@awk '/^\$$\(call .*## /{split($$2, part, /[,)]/); sub(/.*## /, ""); printf "  %-14s %s\n", part[2], $$0}' $(firstword $(MAKEFILE_LIST))
+	@awk '/^\$$\(call .*## /{split($$2, part, /[,)]/); sub(/.*## /, ""); printf "  %-13s  %s\n", part[2], $$0}' $(firstword $(MAKEFILE_LIST))
 	@echo "Recipes:"
 	@echo "$(RECIPES)" | fold -s -w 76 | sed 's/^/  /'
 
@@ -95,7 +96,7 @@ export: $(VENV)/installed  ## Write RUN for other programs, with a card, to OUTP
 
 compare: $(VENV)/installed $(if $(RUNS),,$(filter $(DEMO),$(VIDEOS)))  ## Compare MODELS or RUNS, and say why they differ.
 	$(PYTHON) -m pipelines.compare $(if $(RUNS),$(call flags,DATA),$(DATA_FLAGS) $(FEATURE_FLAGS)) \
-	  $(call flags,MODELS CV VAL_FOLDS SEEDS EPOCHS RUNS OUTPUT JOBS) $(FLAGS)
+	  $(call flags,MODELS CV VAL_FOLDS SEEDS HOLD_OUT_CLASSES EPOCHS RUNS OUTPUT JOBS) $(FLAGS)
 
 reproduce: $(VENV)/installed $(filter $(DEMO),$(VIDEOS))  ## Train the published models as published, and by group.
 	$(PYTHON) -m pipelines.compare $(DATA_FLAGS) --models=seed_rnn,seed_lstm --orders= \

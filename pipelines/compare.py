@@ -79,6 +79,13 @@ _AUDIT = flags.DEFINE_list(
     ["all"],
     "Models to train also on clips that are split by video, to audit leaks: all, none, or names.",
 )
+_HOLD_OUT_CLASSES = flags.DEFINE_integer(
+    "hold_out_classes",
+    0,
+    "Also train each model without this many classes at a time, each class once, to test how well it tells unknown "
+    "classes from known ones. 0 is off.",
+    lower_bound=0,
+)
 _RUNS = flags.DEFINE_list("runs", None, "Folders of finished runs to compare, in place of --models.")
 _RESULTS = flags.DEFINE_string("results", None, "Write the report of this results.json again.")
 _OUTPUT = flags.DEFINE_string("output", None, "The comparison's folder. Default: runs/<data>-compare.")
@@ -592,7 +599,7 @@ def spec_flags(models: Sequence[str]) -> dict[str, Any]:
 
     A cross-validation divides the dataset's folds into parts. Models are tested on each part, after training on
     the other parts. In the dictionary, "num_parts" is the number of parts; it is None if each fold is a part of
-    its own (--cv=logo).
+    its own (--cv=logo). In place of "held_out", it has "hold_out_classes", the number of classes per set.
 
     Args:
       models: the names of the models to compare.
@@ -627,6 +634,7 @@ def spec_flags(models: Sequence[str]) -> dict[str, Any]:
         "num_seeds": _SEEDS.value,
         "orders": tuple(orders),
         "audited": tuple(audited),
+        "hold_out_classes": _HOLD_OUT_CLASSES.value,
     }
 
 
@@ -639,13 +647,22 @@ def make_spec(
       manifest: the dataset's manifest.
       recipes: the recipes to compare, by the names of their models.
       asked: the other arguments of ComparisonSpec, as spec_flags returns them.
+
+    Raises:
+      UserError: if too few classes remain when the classes that the flags ask for are held out.
     """
+    from ucf50_tfrecord.evaluation import unknown
     from ucf50_tfrecord.evaluation.cells import ComparisonSpec
 
     num_parts = len(manifest.folds) if asked["num_parts"] is None else asked["num_parts"]
     text = asked["val_folds"]
     val_folds = parse_folds(text, manifest.fold_numbers) if text else ()
-    return ComparisonSpec(recipes=recipes, **asked | {"num_parts": num_parts, "val_folds": val_folds})
+    others = {name: value for name, value in asked.items() if name != "hold_out_classes"}
+    return ComparisonSpec(
+        recipes=recipes,
+        held_out=unknown.class_sets(manifest.classes, asked["hold_out_classes"]),
+        **others | {"num_parts": num_parts, "val_folds": val_folds},
+    )
 
 
 def describe(comparison, *, num_jobs: int) -> None:

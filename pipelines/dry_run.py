@@ -123,6 +123,7 @@ def _show_counts(comparison: Comparison, wanted: Sequence[Cell], left: Sequence[
         "usual": f"{len(spec.recipes)} model(s) x {parts}",
         "without order": f"frames in training: {', '.join(spec.orders)}",
         "by video": f"audit of {', '.join(spec.audited)}",
+        "without classes": f"{len(spec.held_out)} sets of classes to hold out",
     }
     counts, undone = (collections.Counter(map(estimate.kind_of, cells)) for cells in (wanted, left))
     terminal.say(

@@ -83,10 +83,33 @@ def test_the_table_says_all_about_a_prediction(path):
     rows = parquet.read_table(path).to_pylist()
     assert len(rows) == 18
     assert rows[11] == {
-        **{"model": "lstm", "training": "kept", "split": "group", "part": 0, "seed": 0},
+        **{"model": "lstm", "training": "kept", "split": "group", "part": 0, "seed": 0, "held_out": ""},
         **{"intervention": "reverse", "clip": "c/v5", "group": 3, "fold": 3, "label": 2, "class_name": "c"},
         "logits": [4.0, 0.0, 0.0],
     }
+
+
+def test_held_out_classes_are_part_of_the_key(results, tmp_path):
+    cells = [
+        dataclasses.replace(one, cell=dataclasses.replace(one.cell, held_out=held_out))
+        for one in results.cells
+        for held_out in ((), (0,), (0, 2))
+    ]
+    several = dataclasses.replace(results, cells=tuple(cells))
+    path = tmp_path / "several.parquet"
+    predictions.write(path, several, cells)
+    assert list(read(path, several)) == [result.cell for result in cells]
+    assert set(parquet.read_table(path).column("held_out").to_pylist()) == {"", "0", "0+2"}
+
+
+def test_a_file_of_a_version_that_held_no_classes_out_is_read(results, path):
+    rewrite(path, all_groups(lambda table: table.drop_columns("held_out")))
+    assert "held_out" not in parquet.read_schema(path).names
+    for result in results.cells:
+        found = read(path, results)[result.cell]
+        np.testing.assert_array_equal(found.clips, result.clips)
+        for name, logits in result.logits.items():
+            np.testing.assert_array_equal(found[name], logits)
 
 
 class CountedReads:
@@ -208,7 +231,7 @@ HOSTILE = {
     "row group 1: Expected a cell and an intervention of the comparison in .*'first3'": {
         1: replaced("intervention", lambda values: ["first3"] * 6)
     },
-    "row group 1: Expected a cell and an intervention of the comparison in .* -1, 'reverse'": {
+    "row group 1: Expected a cell and an intervention of the comparison in .* -1, '', 'reverse'": {
         1: replaced("seed", lambda values: [-1] * 6)
     },
     "row group 1: Expected one value in column part. Received: values=2": {

@@ -51,6 +51,16 @@ def test_failed_cells_are_read_as_they_were_written(results, tmp_path):
     assert (loaded.failed, loaded.left_out) == (failed, left_out)
 
 
+def test_results_of_a_version_that_held_no_classes_out_are_read(results, tmp_path):
+    result_files.save(tmp_path, results)
+    value = json.loads((tmp_path / "results.json").read_text())
+    assert [cell.pop("held_out") for cell in value["cells"]] == [[], []]
+    assert [cell.pop("neighbor_distances") for cell in value["cells"]] == [None, None]
+    (tmp_path / "results.json").write_text(json.dumps(value))
+    loaded = result_files.load(tmp_path / "results.json")
+    assert [found.cell for found in loaded.cells] == [cell.cell for cell in results.cells]
+
+
 def test_results_of_a_version_that_knew_no_failed_cells_are_read(results, tmp_path):
     result_files.save(tmp_path, results)
     value = json.loads((tmp_path / "results.json").read_text())

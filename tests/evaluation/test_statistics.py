@@ -215,3 +215,11 @@ def test_a_weighted_interval_of_a_mean_is_that_of_the_mean():
     )
     alone = statistics.weighted_interval(np.zeros(3, int), lambda weights: weights.sum(-1))
     assert alone.value == 3 and np.isnan([alone.low, alone.high]).all()
+
+
+def test_the_t_interval_is_that_of_scipy():
+    values = np.random.default_rng(0).normal(0.6, 0.2, 7)
+    found, wanted = statistics.t_interval(values), stats.ttest_1samp(values, 0).confidence_interval()
+    np.testing.assert_allclose((found.low, found.value, found.high), (wanted.low, values.mean(), wanted.high))
+    assert statistics.t_interval(np.ones(3)) == statistics.Estimate(1, 1, 1)
+    assert np.isnan(statistics.t_interval(np.ones(1)).low)

@@ -1,7 +1,7 @@
 """The cells of a comparison: lists them, assigns the clips that each cell tests on, and tests their models.
 
 A cell is one training: a model, an order of training frames, a split of the clips, a part of the split that
-is held out and tested on, and a seed.
+is held out and tested on, a seed, and the classes that are left out of training.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ucf50_tfrecord.choices import FoldBy, FrameOrder
 from ucf50_tfrecord.dataset.clips import ClipIndex
 from ucf50_tfrecord.dataset.feed import Feed, read_clips
 from ucf50_tfrecord.errors import Action, Remedy, UserError, expect
-from ucf50_tfrecord.evaluation import attribution, interventions, recurrence
+from ucf50_tfrecord.evaluation import attribution, interventions, recurrence, unknown
 from ucf50_tfrecord.evaluation.audit import NOT_TESTED
 from ucf50_tfrecord.evaluation.interventions import PLAIN, SHUFFLES
 from ucf50_tfrecord.evaluation.results import Cell, CellResult, video_of
@@ -92,6 +92,8 @@ class ComparisonSpec:
       arrangements of the frames.
     audited: names of models that are also trained and tested on a split by video. In such a split, clips of
       one recording are in both training and test. Empty if `num_parts` is 0.
+    held_out: sets of classes, each as indices in ascending order. Each model is also trained without the classes
+      of each set, to test how it treats clips of unknown classes.
     inside: whether recurrent layers are inspected (see evaluation.recurrence), and the predictions for a few
       clips are attributed to their frames (see evaluation.attribution).
     """
@@ -102,6 +104,7 @@ class ComparisonSpec:
     num_seeds: int
     orders: tuple[str, ...] = (FrameOrder.SHUFFLED, FrameOrder.SINGLE)
     audited: tuple[str, ...] = ()
+    held_out: tuple[tuple[int, ...], ...] = ()
     inside: bool = True
 
     def __post_init__(self):
@@ -113,9 +116,9 @@ class ComparisonSpec:
             val_folds=self.val_folds,
         )
         expect(self.num_seeds >= 1, "at least 1 seed", seeds=self.num_seeds)
-        unknown = sorted(set(self.audited) - set(self.recipes))
+        others = sorted(set(self.audited) - set(self.recipes))
         expect(
-            not unknown, f"only audited models that are compared ({', '.join(self.recipes)})", audited=unknown
+            not others, f"only audited models that are compared ({', '.join(self.recipes)})", audited=others
         )
         expect(
             self.num_parts or not self.audited,
@@ -124,7 +127,11 @@ class ComparisonSpec:
         )
 
     def cells(self) -> list[Cell]:
-        """Lists the cells; usual trainings come first, so that an interrupted comparison covers all models."""
+        """Lists the cells; usual trainings come first, so that an interrupted comparison covers all models.
+
+        Each set of held-out classes is tested on one part, and the sets take the parts in turn. The sets are what
+        their scores are averaged over, so more parts per set would cost much and tell little.
+        """
         parts, seeds = range(max(1, self.num_parts)), range(self.num_seeds)
         kept = [
             Cell(model=model, part=part, seed=seed)
@@ -139,7 +146,13 @@ class ComparisonSpec:
             for cell in kept
             if not self.recipes[cell.model].is_order_blind
         ]
-        return [*kept, *rearranged, *by_video]
+        without_classes = [
+            Cell(model=model, part=number % len(parts), seed=seed, held_out=classes)
+            for seed, (number, classes), model in itertools.product(
+                seeds, enumerate(self.held_out), self.recipes
+            )
+        ]
+        return [*kept, *rearranged, *by_video, *without_classes]
 
 
 def assign_parts(clips: ClipIndex, spec: ComparisonSpec, split: FoldBy) -> np.ndarray:
@@ -169,11 +182,11 @@ def assign_parts(clips: ClipIndex, spec: ComparisonSpec, split: FoldBy) -> np.nd
         )
         parts = np.searchsorted(folds, clips.folds) % spec.num_parts
     else:
-        unknown = sorted(set(spec.val_folds) - set(clips.folds.tolist()))
+        missing_folds = sorted(set(spec.val_folds) - set(clips.folds.tolist()))
         expect(
-            not unknown,
+            not missing_folds,
             f"folds out of {format_folds(folds_of(clips.folds))}",
-            val_folds=format_folds(unknown),
+            val_folds=format_folds(missing_folds),
         )
         parts = np.where(np.isin(clips.folds, spec.val_folds), 0, NOT_TESTED)
     for part in range(max(1, spec.num_parts)):
@@ -189,12 +202,30 @@ def assign_parts(clips: ClipIndex, spec: ComparisonSpec, split: FoldBy) -> np.nd
     return parts
 
 
-def describe_split(cell: Cell, num_parts: int) -> str:
-    """Describes how a cell divides the videos into training and test videos, for RunConfig.clip_split.
+def describe_split(cell: Cell, num_parts: int, classes: Sequence[str]) -> str:
+    """Describes how a cell divides the clips into training and test clips, for RunConfig.clip_split.
 
     Returns "" if the cell divides whole folds, because the run's configuration lists the folds.
+
+    Args:
+      cell: the cell.
+      num_parts: number of parts of the cross-validation.
+      classes: names of all classes.
     """
+    if cell.held_out:
+        return f"by fold, and without {', '.join(classes[label] for label in cell.held_out)} in training"
     return f"by video, part {cell.part + 1} of {num_parts}" if cell.split == FoldBy.VIDEO else ""
+
+
+def find_trained(clips: ClipIndex, parts: np.ndarray, cell: Cell) -> np.ndarray:
+    """Returns a mask of the clips that a cell trains on, bool [N].
+
+    Args:
+      clips: index of all N clips.
+      parts: the part in which each clip is tested, as assign_parts returns it for the cell's split.
+      cell: the cell.
+    """
+    return (parts != cell.part) & ~np.isin(clips.labels, cell.held_out)
 
 
 def cell_recipe(recipe: Recipe, cell: Cell) -> Recipe:
@@ -213,9 +244,10 @@ def interventions_of(cell: Cell, num_frames: int, *, of_features: bool = False) 
     interventions.names.
 
     The other trainings serve a single purpose each, and are tested only under the interventions that it needs:
-    a split by video, under no change; shuffled frames, under shuffles; one frame per clip, on the middle frame.
+    a split by video, or held-out classes, under no change; shuffled frames, under shuffles; one frame per clip, on
+    the middle frame.
     """
-    if cell.split == FoldBy.VIDEO:
+    if cell.split == FoldBy.VIDEO or cell.held_out:
         return (PLAIN,)
     if cell.training == FrameOrder.SHUFFLED:
         return (PLAIN, *SHUFFLES)
@@ -318,6 +350,21 @@ def examine(
         run_dir=subject.run_dir,
         precision=recipe.train.precision,
     )
+
+
+def measure_neighbors(tester: Tester, train: Feed, test: Feed) -> np.ndarray:
+    """Computes the distance from each test clip to its nearest training clips, float64 [M]; see unknown.neighbor_scores.
+
+    The clips' features are the inputs of the model's classifier.
+
+    Args:
+      tester: the functions of the trained model.
+      train, test: feeds of the clips to train and to test on. Unreadable clips that they skip are left out.
+    """
+    train_features, test_features = (
+        tester.features.predict_feed(feed, batch_size=TEST_BATCH_SIZE) for feed in (train, test)
+    )
+    return unknown.neighbor_scores(train_features, test_features)
 
 
 def check_order_blind(name: str, logits: Mapping[str, np.ndarray], precision: str) -> None:

@@ -210,6 +210,9 @@ class Comparison:
             )
             if result is None:
                 return Outcome.STOPPED
+            if cell.held_out:
+                distances = cells.measure_neighbors(program.tester, train, test)
+                result = dataclasses.replace(result, neighbor_distances=distances)
             result_files.save_cell(pathlib.Path(run_dir), compared_clips(self.clips), result)
         return Outcome.FINISHED
 
@@ -265,7 +268,7 @@ class Comparison:
             test_folds=(),
             model=recipe.model,
             train=recipe.train,
-            clip_split=cells.describe_split(cell, self.spec.num_parts),
+            clip_split=cells.describe_split(cell, self.spec.num_parts, self.clips.manifest.classes),
             clip_format=self.clips.manifest.format,
             features=self.clips.manifest.features,
             video_secs=self._video_secs,
@@ -314,8 +317,9 @@ class Comparison:
     def _make_feeds(self, cell: Cell, bench: Workbench) -> tuple[Feed, Feed, dict[str, Feed]]:
         """Returns feeds of a cell's training clips and test clips, and of changed test clips by name."""
         is_test = self.parts[cell.split] == cell.part
+        is_trained = cells.find_trained(self.clips, self.parts[cell.split], cell)
         mixed = self.spec.recipes[cell.model].train.shuffle_shards
-        train, test = (bench.feed.select(chosen, shuffle_shards=mixed) for chosen in (~is_test, is_test))
+        train, test = (bench.feed.select(chosen, shuffle_shards=mixed) for chosen in (is_trained, is_test))
         changed = _changed_feeds(
             self.changed, cell, is_test, strategy=bench.strategy, skip_bad_records=self.skip_bad_records
         )
@@ -390,7 +394,8 @@ def examine_runs(
       The results, without an audit; None if the listener stopped the tests.
 
     Raises:
-      UserError: if a run is not finished, does not fit the shards, or names code that is not allowed.
+      UserError: if a run is not finished, does not fit the shards, is not trained on all clips of its folds, or names
+        code that is not allowed.
     """
     configs = {run_dir: run_lib.load_config(run_dir) for run_dir in run_dirs}
     found = []
@@ -530,6 +535,11 @@ def _check_run(run_dir: str, config: run_lib.RunConfig, manifest: Manifest) -> N
     written_last = (run_lib.SUMMARY_FILENAME, result_files.CELL_FILENAME)
     if not any(pathlib.Path(run_dir, name).exists() for name in written_last):
         raise UserError(f"{run_dir} holds a run that is not finished: there is no {written_last[0]}")
+    expect(
+        not config.clip_split,
+        f"a run that is trained on all clips of its training folds in {run_dir}",
+        clip_split=config.clip_split,
+    )
     if config.fingerprint != manifest.fingerprint:
         raise UserError(
             f"{run_dir} was trained on other shards than those in {manifest.data_dir}, so it is unknown which "

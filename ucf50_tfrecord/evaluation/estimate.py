@@ -149,7 +149,12 @@ def _step_secs(reports: Sequence[tuple[int, float]]) -> float:
 
 
 def kind_of(cell: Cell) -> str:
-    """Returns the kind of a cell: "usual", "without order" (of training frames) or "by video" (for the audit)."""
+    """Returns the kind of a cell.
+
+    It is "usual", "without order" (of training frames), "by video" (for the audit) or "without classes".
+    """
+    if cell.held_out:
+        return "without classes"
     if cell.split == FoldBy.VIDEO:
         return "by video"
     return "usual" if cell.training == FrameOrder.KEPT else "without order"
@@ -164,8 +169,9 @@ def work_of(comparison: Comparison, cell: Cell) -> Work:
     recipe, manifest = comparison.spec.recipes[cell.model], comparison.clips.manifest
     parts = comparison.parts[cell.split]
     num_tested = int((parts == cell.part).sum())
-    num_trained = len(parts) - num_tested
+    num_trained = int(cells_lib.find_trained(comparison.clips, parts, cell).sum())
     steps_per_epoch = math.ceil(num_trained / recipe.train.batch_size)
+    num_embedded = num_trained + num_tested if cell.held_out else 0
     num_frozen_steps = recipe.train.unfreeze_after_epoch * steps_per_epoch
     num_frames = manifest.format.num_frames
     names = set(
@@ -176,7 +182,7 @@ def work_of(comparison: Comparison, cell: Cell) -> Work:
         num_clips=len(parts),
         num_frozen_steps=num_frozen_steps,
         num_steps=recipe.train.epochs * steps_per_epoch - num_frozen_steps,
-        num_tests=num_tested * len(names),
+        num_tests=num_tested * len(names) + num_embedded,
         num_epoch_tests=num_tested * recipe.train.epochs if comparison.tensorboard else 0,
         num_logits=num_tested * len(names) * len(manifest.classes),
         inspects=comparison.spec.inside and kind_of(cell) == "usual",

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import pathlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -33,6 +34,7 @@ _NAME = pa.dictionary(pa.int32(), pa.string())
 _KEY = {
     **dict.fromkeys(("model", "training", "split"), _NAME),
     **dict.fromkeys(("part", "seed"), pa.int64()),
+    "held_out": _NAME,
     "intervention": _NAME,
 }
 _CLIP = {
@@ -44,6 +46,8 @@ _LOGITS = {"logits": pa.list_(pa.field("element", pa.float32(), nullable=False))
 _SCHEMA = pa.schema([pa.field(name, kind, nullable=False) for name, kind in (_KEY | _CLIP | _LOGITS).items()])
 _LEAF = "logits.list.element"  # Parquet's name of the column of all logits
 _LEAVES = (*_KEY, *_CLIP, _LEAF)
+_LATER = "held_out"  # a column that earlier versions did not write: no class was held out
+_EARLIER_LEAVES = tuple(name for name in _LEAVES if name != _LATER)
 _WRITER = {
     "compression": "zstd",
     "use_dictionary": [name for name in _LEAVES if name != _LEAF],
@@ -188,6 +192,12 @@ class _Table:
                     table._check_row_group(number, max_rows=len(clips.ids))
         return table
 
+    @functools.cached_property
+    def leaves(self) -> tuple[str, ...]:
+        """Names of the file's columns, with the logits' own one."""
+        schema = self.metadata.schema
+        return tuple(schema.column(number).path for number in range(len(schema)))
+
     @property
     def num_row_groups(self) -> int:
         return self.metadata.num_row_groups
@@ -198,7 +208,11 @@ class _Table:
 
     def read_columns(self, number: int) -> pa.Table:
         """Reads all columns but the logits of a row group."""
-        return self._read(number, [*_KEY, *_CLIP])
+        names = [*_KEY, *_CLIP]
+        if _LATER in self.leaves:
+            return self._read(number, names)
+        found = self._read(number, [name for name in names if name != _LATER])
+        return found.append_column(_SCHEMA.field(_LATER), pa.repeat("", len(found)).dictionary_encode())
 
     def read_logits(self, number: int) -> np.ndarray:
         """Reads the logits of a row group of M rows, float32 [M, C].
@@ -232,13 +246,13 @@ class _Table:
         return found
 
     def _check_types(self) -> None:
-        schema = self.metadata.schema
-        leaves = [schema.column(number).path for number in range(len(schema))]
         expect(
-            leaves == list(_LEAVES), f"the columns {', '.join(_LEAVES)}", columns=_shown(", ".join(leaves))
+            self.leaves in (_LEAVES, _EARLIER_LEAVES),
+            f"the columns {', '.join(_LEAVES)}",
+            columns=_shown(", ".join(self.leaves)),
         )
-        found = schema.to_arrow_schema()
-        for field in _SCHEMA:
+        found = self.metadata.schema.to_arrow_schema()
+        for field in (field for field in _SCHEMA if field.name in found.names):
             expect(
                 found.field(field.name).equals(field),
                 f"{field.type} without nulls in column {field.name}",
@@ -250,7 +264,7 @@ class _Table:
         group = self.metadata.row_group(number)
         expect(0 < group.num_rows <= max_rows, f"1 to {max_rows} rows", rows=group.num_rows)
         with _open(self.path) as file:
-            for place, name in enumerate(_LEAVES):
+            for place, name in enumerate(self.leaves):
                 values = group.num_rows * (self.num_classes if name == _LEAF else 1)
                 self._check_column(file.fileno(), group.column(place), name, values)
 
@@ -408,7 +422,8 @@ def _lists(logits: np.ndarray) -> pa.ListArray:
 
 def _key(cell: Cell, name: str) -> tuple[str | int, ...]:
     """Returns the values of the columns _KEY for a cell and the name of an intervention."""
-    return (_text(cell.model), str(cell.training), str(cell.split), cell.part, cell.seed, name)
+    order, split = str(cell.training), str(cell.split)
+    return (_text(cell.model), order, split, cell.part, cell.seed, cell.held_out_text, name)
 
 
 def _text(name: str) -> str:

@@ -31,6 +31,7 @@ from ucf50_tfrecord.evaluation.results import Cell, CellResult, ComparedClips, R
 from ucf50_tfrecord.parsing import Count, Int64, Name
 from ucf50_tfrecord.specs import to_json
 
+_DISTANCE_DECIMALS = 9  # kept of neighbor_distances; further ones depend on the order of sums
 CELL_FILENAME, RESULTS_FILENAME = "cell.json", "results.json"
 
 
@@ -53,13 +54,29 @@ class _CellFile(_ExtendedCell):
     run_dir: str
     precision: Precision
     attributions: tuple[Attribution, ...] = ()
+    neighbor_distances: tuple[Annotated[float, msgspec.Meta(ge=0, le=3)], ...] | None = None
 
     def __post_init__(self):
         super().__post_init__()
         model_traits(self.architecture)  # refuses unknown names
+        expect(
+            bool(self.held_out) == (self.neighbor_distances is not None),
+            "neighbor_distances just if there are held_out classes",
+            held_out=self.held_out,
+        )
 
-    def check(self, num_frames: int, num_clips: int) -> None:
-        """Raises UserError unless the cell fits a comparison of `num_clips` clips of `num_frames` frames."""
+    def check(self, num_frames: int, num_clips: int, num_classes: int) -> None:
+        """Raises UserError unless the cell fits a comparison of clips of `num_classes` classes.
+
+        Args:
+          num_frames: frames per clip.
+          num_clips: number of clips.
+          num_classes: number of classes.
+        """
+        most = max(self.held_out, default=-1)
+        expect(most < num_classes, f"classes below {num_classes} in held_out", held_out=most)
+        known = num_classes - len(self.held_out)
+        expect(known >= 2, "at least 2 classes that are not in held_out", others=known)
         if self.recurrence:  # its curves are equally long
             length = len(self.recurrence.loss_gradient)
             expect(length == num_frames, f"loss_gradient of {num_frames} frames", loss_gradient=length)
@@ -69,7 +86,20 @@ class _CellFile(_ExtendedCell):
             expect(found.clip < num_clips, f"clips below {num_clips} in attributions", clip=found.clip)
 
     def to_result(self, found: Predictions) -> CellResult:
-        """Returns the cell's result, with its predictions."""
+        """Returns the cell's result, with its predictions.
+
+        Raises:
+          UserError: unless there is a distance for each prediction, if there are any.
+        """
+        distances = None
+        if self.neighbor_distances is not None:
+            distances = np.array(self.neighbor_distances)
+            num_clips, num_distances = len(found.clips), len(distances)
+            expect(
+                num_distances == num_clips,
+                f"{num_clips} neighbor_distances of {self.cell}, as many as predictions",
+                neighbor_distances=num_distances,
+            )
         return CellResult(
             cell=self.cell,
             architecture=self.architecture,
@@ -79,6 +109,7 @@ class _CellFile(_ExtendedCell):
             run_dir=self.run_dir,
             precision=self.precision,
             attributions=self.attributions,
+            neighbor_distances=distances,
         )
 
 
@@ -129,7 +160,7 @@ class _ResultsFile:
         )
         kinds: dict[str, str] = {}
         for cell in self.cells:
-            cell.check(self.num_frames, num_clips)
+            cell.check(self.num_frames, num_clips, num_classes)
             kind = kinds.setdefault(cell.model, cell.architecture)
             expect(
                 kind == cell.architecture,
@@ -198,7 +229,7 @@ def load(path: pathlib.Path) -> Results:
     found = predictions.read(path.with_name(predictions.FILENAME), clips, [cell.cell for cell in file.cells])
     return Results(
         **vars(clips),
-        cells=tuple(cell.to_result(found[cell.cell]) for cell in file.cells),
+        cells=tuple(_to_result(path, cell, found) for cell in file.cells),
         audit=to_json(file.audit),
         failed={cell.cell: cell.reason for cell in file.failed},
         left_out=file.left_out,
@@ -240,11 +271,18 @@ def load_cell(folder: pathlib.Path, clips: ComparedClips) -> CellResult:
     path = folder / CELL_FILENAME
     file = parsing.read(path, _CellFile, "a cell's result")
     try:
-        file.check(clips.num_frames, len(clips.ids))
+        file.check(clips.num_frames, len(clips.ids), len(clips.classes))
     except UserError as error:
         raise UserError(f"{path} is not a cell's result of this comparison: {error}") from error
-    found = predictions.read(folder / predictions.FILENAME, clips, [file.cell])
-    return file.to_result(found[file.cell])
+    return _to_result(path, file, predictions.read(folder / predictions.FILENAME, clips, [file.cell]))
+
+
+def _to_result(path: pathlib.Path, file: _CellFile, found: dict[Cell, Predictions]) -> CellResult:
+    """Returns the result of a cell that was read from `path`, with its predictions out of `found`."""
+    try:
+        return file.to_result(found[file.cell])
+    except UserError as error:
+        raise UserError(f"{path} does not fit {predictions.FILENAME} beside it: {error}") from error
 
 
 def _check_version(path: pathlib.Path) -> None:
@@ -259,10 +297,12 @@ def _check_version(path: pathlib.Path) -> None:
 
 
 def _cell_to_json(result: CellResult) -> dict[str, Any]:
+    distances = result.neighbor_distances
     return to_json(result.cell) | {
         "architecture": result.architecture,
         "recurrence": result.recurrence,
         "run_dir": result.run_dir,
         "precision": result.precision,
         "attributions": [to_json(found) for found in result.attributions],
+        "neighbor_distances": None if distances is None else distances.round(_DISTANCE_DECIMALS).tolist(),
     }

@@ -17,6 +17,7 @@ import numpy as np
 from ucf50_tfrecord import record
 from ucf50_tfrecord.architectures import model_traits
 from ucf50_tfrecord.choices import FoldBy, FrameOrder
+from ucf50_tfrecord.errors import expect
 from ucf50_tfrecord.evaluation import interventions, statistics
 from ucf50_tfrecord.evaluation.attribution import Attribution
 from ucf50_tfrecord.evaluation.interventions import PLAIN, SHUFFLED, SHUFFLES
@@ -34,6 +35,8 @@ class Cell:
     split: whether clips are held out by recording group or by video; a value of choices.FoldBy.
     part: index, from 0, of the part of the split that is held out and tested on.
     seed: seed of the training.
+    held_out: indices of the classes that the model is not trained on, in ascending order. Clips of all classes
+      are tested on.
     """
 
     model: Name
@@ -41,14 +44,23 @@ class Cell:
     split: str = FoldBy.GROUP
     part: Count = 0
     seed: Count = 0
+    held_out: tuple[Count, ...] = ()
 
     def __post_init__(self):
         read_choices(self)
+        ordered = tuple(sorted(set(self.held_out)))
+        expect(self.held_out == ordered, "distinct classes in ascending order", held_out=self.held_out)
+
+    @property
+    def held_out_text(self) -> str:
+        """The indices of the held-out classes, such as "3+17"; "" if none is held out."""
+        return "+".join(map(str, self.held_out))
 
     def __str__(self) -> str:
         words = [self.model, f"part{self.part + 1}", f"seed{self.seed}"]
         words += [self.training] if self.training != FrameOrder.KEPT else []
         words += ["by_video"] if self.split == FoldBy.VIDEO else []
+        words += [f"without{self.held_out_text}"] if self.held_out else []
         return "-".join(words)
 
 
@@ -65,6 +77,8 @@ class CellResult:
     run_dir: folder of the model's weights.
     precision: floating-point precision that the model computes in.
     attributions: what each frame of a few test clips contributes to their predictions; empty if not measured.
+    neighbor_distances: distance from each test clip's features to those of its nearest training clips, float64
+      [M]; see unknown.neighbor_scores. None unless classes are held out.
     """
 
     cell: Cell
@@ -75,6 +89,7 @@ class CellResult:
     run_dir: str
     precision: str
     attributions: tuple[Attribution, ...] = ()
+    neighbor_distances: np.ndarray | None = None
 
 
 class Condition(NamedTuple):
@@ -156,9 +171,14 @@ class Results(ComparedClips):
         return units_of(self.ids, self.groups)
 
     def cells_of(self, condition: Condition) -> list[CellResult]:
-        """Lists the results of all cells that have the model, training and split of `condition`."""
-        wanted = condition.model, condition.training, condition.split
-        return [r for r in self.cells if (r.cell.model, r.cell.training, r.cell.split) == wanted]
+        """Lists the results of all cells that have the model, training and split of `condition`.
+
+        Cells whose models are not trained on all classes are left out.
+        """
+        wanted = (*condition[:3], ())
+        return [
+            r for r in self.cells if (r.cell.model, r.cell.training, r.cell.split, r.cell.held_out) == wanted
+        ]
 
     def interventions(self, model: str) -> tuple[str, ...]:
         """Lists the names of the interventions that a model with the usual training was tested under."""

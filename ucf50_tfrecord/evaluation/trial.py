@@ -96,6 +96,7 @@ def measure(
         num_seeds=len(environments),
         orders=(),
         audited=(),
+        held_out=(),
     )
     trials = Trials(**_fields(comparison) | {"folder": folder, "spec": spec}, strategy=strategy)
     heard = dataclasses.replace(listener, start=start)

@@ -37,7 +37,13 @@ class Tester:
 
     def __init__(self, model: keras.Model, strategy: tf.distribute.Strategy):
         """Compiles nothing yet; `strategy` are the devices to test on."""
-        self.predictor = Predictor(model, strategy)
+        self.predictor, self._strategy = Predictor(model, strategy), strategy
+
+    @functools.cached_property
+    def features(self) -> Predictor:
+        """The forward pass up to the classifier: it returns the classifier's inputs [B, F] in place of logits."""
+        model = self.predictor.model
+        return Predictor(keras.Model(model.inputs, model.get_layer("logits").input), self._strategy)
 
     @functools.cached_property
     def stepwise(self) -> StepwiseModel:

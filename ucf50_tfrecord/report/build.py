@@ -19,7 +19,7 @@ from ucf50_tfrecord.drawing.document import Block, Bullets, Document, Heading, P
 from ucf50_tfrecord.evaluation.interventions import INTERVENTIONS, SHUFFLED
 from ucf50_tfrecord.evaluation.results import Condition, Results
 from ucf50_tfrecord.evaluation.verdicts import MARGIN, MARGIN_FRACTION, Verdict
-from ucf50_tfrecord.report import answers, causes, leaks, performance, summary
+from ucf50_tfrecord.report import answers, causes, leaks, performance, summary, unknown_classes
 from ucf50_tfrecord.report.causes import ReadClips
 from ucf50_tfrecord.report.scores import Scores
 
@@ -117,6 +117,7 @@ def build(
         blocks += causes.recurrence(scores)
         blocks += causes.attributions(scores, read_clips)
         blocks += causes.errors(scores, read_clips)
+    blocks += unknown_classes.section(results)
     blocks += leaks.leak_audit(scores, verdicts, read_clips)
     blocks += leaks.published(scores, verdicts)
     return Document(f"Comparison of models on {results.name}", [*blocks, *_how_to_read(scores)])

@@ -86,7 +86,8 @@ def _seed(cell: Cell) -> str:
     """Describes the seed that a cell is a part of."""
     order = f", trained on {cell.training} frames" if cell.training != FrameOrder.KEPT else ""
     split = ", split by video" if cell.split == FoldBy.VIDEO else ""
-    return f"{cell.model}, seed {cell.seed}{order}{split}"
+    held_out = f", without classes {cell.held_out_text}" if cell.held_out else ""
+    return f"{cell.model}, seed {cell.seed}{order}{split}{held_out}"
 
 
 def _asked_about_time(scores: Scores, ranked: Sequence[str]) -> list[str]:
