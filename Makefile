@@ -6,7 +6,7 @@ VARIABLES :=
 TRAIN :=
 variable = $(eval $(1) =)$(eval VARIABLES += $(1))
 train_variable = $(call variable,$(1))$(eval TRAIN += $(1))
-$(call variable,VIDEOS)            ## folder of class folders, or list; a demo corpus if unset, and DATA too
+$(call variable,VIDEOS)            ## class folders, or a list; a demo corpus if DATA is unset, too
 $(call variable,DATA)              ## folder of shards, or its URL
 $(call variable,SIZE)              ## pixels of a frame, as 64 or 112x96 (height x width)
 $(call variable,FRAMES)            ## frames per clip
