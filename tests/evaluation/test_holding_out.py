@@ -114,9 +114,9 @@ def test_distances_are_those_of_the_classifiers_inputs(clips, comparison):  # no
     train, test, _ = comparison._make_feeds(cell, bench)
     restored = comparison._train(program, config, run_dir, train, test, listener=Listener())
     assert restored.finished
-    model = program.tester.predictor.model
+    model = program.compiled.predictor.model
     classifier = model.get_layer("logits")
-    features = [program.tester.features.predict_feed(feed, batch_size=7) for feed in (train, test)]
+    features = [program.compiled.features.predict_feed(feed, batch_size=7) for feed in (train, test)]
     result = comparison.results().cells[-1]
     logits = features[1] @ classifier.kernel.numpy() + classifier.bias.numpy()
     np.testing.assert_allclose(logits, result.logits["none"], atol=1e-4)
@@ -183,7 +183,7 @@ def test_a_hostile_result_is_refused(clips, comparison, tmp_path, change, messag
 def test_features_are_in_the_order_of_the_feed(clips):  # noqa: F811
     strategy, recipe = make_strategy("one"), spec("frame_pool").recipes["frame_pool"]
     state = loop.build_state(recipe.model, recipe.train, num_clips=len(clips), strategy=strategy)
-    predictor = workbench.Tester(state.model, strategy).features
+    predictor = workbench.CompiledModel(state.model, strategy).features
     whole = predictor.predict_feed(Feed(clips, strategy=strategy), batch_size=8)
     few = Feed(clips.select(np.array([7, 3, 20])), strategy=strategy)
     np.testing.assert_allclose(predictor.predict_feed(few, batch_size=8), whole[[7, 3, 20]], atol=1e-5)

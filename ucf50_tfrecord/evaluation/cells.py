@@ -24,7 +24,7 @@ from ucf50_tfrecord.evaluation.audit import NOT_TESTED
 from ucf50_tfrecord.evaluation.interventions import PLAIN, SHUFFLES
 from ucf50_tfrecord.evaluation.results import Cell, CellResult, video_of
 from ucf50_tfrecord.evaluation.runner import Evaluator
-from ucf50_tfrecord.evaluation.workbench import Tester
+from ucf50_tfrecord.evaluation.workbench import CompiledModel
 from ucf50_tfrecord.specs import ModelSpec, TrainSpec, format_folds, to_json
 from ucf50_tfrecord.training.listener import Listener, TrainProgress
 
@@ -262,13 +262,13 @@ class Subject:
 
     cell: the training and the part of the clips that is tested on.
     recipe: specification of the model and its training, with the cell's seed and frame order.
-    tester: the model's compiled functions.
+    compiled: the model's compiled functions.
     run_dir: folder of the model's weights.
     """
 
     cell: Cell
     recipe: Recipe
-    tester: Tester
+    compiled: CompiledModel
     run_dir: str
 
 
@@ -305,7 +305,7 @@ def examine(
     cell, recipe = subject.cell, subject.recipe
     names = interventions_of(cell, recipe.model.num_frames, of_features=bool(recipe.model.feature_shape))
     make_evaluator = functools.partial(
-        Evaluator, subject.tester.predictor, batch_size=TEST_BATCH_SIZE, warn=listener.warn
+        Evaluator, subject.compiled.predictor, batch_size=TEST_BATCH_SIZE, warn=listener.warn
     )
     found = make_evaluator(test, names=names).evaluate_each(names, listener.should_stop)
     if found is None:
@@ -330,10 +330,10 @@ def examine(
     inside, attributions = None, None
     if look_inside and as_usual:
         if model_traits(recipe.model.name).recurrent:
-            inside = to_json(recurrence.inspect(subject.tester.stepwise, _some(train), _some(tested)))
+            inside = to_json(recurrence.inspect(subject.compiled.stepwise, _some(train), _some(tested)))
         shown = tested.spread(_NUM_ATTRIBUTED)
         attributions = attribution.attribute_clips(
-            functools.partial(subject.tester.predictor.predict, batch_size=TEST_BATCH_SIZE),
+            functools.partial(subject.compiled.predictor.predict, batch_size=TEST_BATCH_SIZE),
             read_clips(shown),
             shown.labels,
             places=[place[clip_id] for clip_id in shown.ids],
@@ -352,17 +352,17 @@ def examine(
     )
 
 
-def measure_neighbors(tester: Tester, train: Feed, test: Feed) -> np.ndarray:
+def measure_neighbors(compiled: CompiledModel, train: Feed, test: Feed) -> np.ndarray:
     """Computes the distance from each test clip to its nearest training clips, float64 [M]; see unknown.neighbor_scores.
 
     The clips' features are the inputs of the model's classifier.
 
     Args:
-      tester: the functions of the trained model.
+      compiled: the functions of the trained model.
       train, test: feeds of the clips to train and to test on. Unreadable clips that they skip are left out.
     """
     train_features, test_features = (
-        tester.features.predict_feed(feed, batch_size=TEST_BATCH_SIZE) for feed in (train, test)
+        compiled.features.predict_feed(feed, batch_size=TEST_BATCH_SIZE) for feed in (train, test)
     )
     return unknown.neighbor_scores(train_features, test_features)
 

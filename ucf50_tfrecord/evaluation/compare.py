@@ -34,7 +34,7 @@ from ucf50_tfrecord.evaluation.cells import ComparisonListener, ComparisonSpec, 
 from ucf50_tfrecord.evaluation.crew import Outcome
 from ucf50_tfrecord.evaluation.results import Cell, CellResult, ComparedClips, Results, incomplete
 from ucf50_tfrecord.evaluation.runner import Evaluator
-from ucf50_tfrecord.evaluation.workbench import Program, Tester, Workbench, forget_models
+from ucf50_tfrecord.evaluation.workbench import CompiledModel, Program, Workbench, forget_models
 from ucf50_tfrecord.manifest import Manifest
 from ucf50_tfrecord.specs import to_json
 from ucf50_tfrecord.training import loop, trained
@@ -200,7 +200,7 @@ class Comparison:
             if not self._train(program, config, run_dir, train, test, listener=listener).finished:
                 return Outcome.STOPPED
             result = cells.examine(
-                Subject(cell=cell, recipe=recipe, tester=program.tester, run_dir=run_dir),
+                Subject(cell=cell, recipe=recipe, compiled=program.compiled, run_dir=run_dir),
                 train.clips,
                 test,
                 changed=changed,
@@ -211,7 +211,7 @@ class Comparison:
             if result is None:
                 return Outcome.STOPPED
             if cell.held_out:
-                distances = cells.measure_neighbors(program.tester, train, test)
+                distances = cells.measure_neighbors(program.compiled, train, test)
                 result = dataclasses.replace(result, neighbor_distances=distances)
             result_files.save_cell(pathlib.Path(run_dir), compared_clips(self.clips), result)
         return Outcome.FINISHED
@@ -342,7 +342,7 @@ class Comparison:
             log.hparams(run_lib.hparams(config) | {"devices": strategy.num_replicas_in_sync})
             return log
 
-        evaluate = Evaluator(program.tester.predictor, test, batch_size=cells.TEST_BATCH_SIZE)
+        evaluate = Evaluator(program.compiled.predictor, test, batch_size=cells.TEST_BATCH_SIZE)
         return loop.train(
             train,
             program.state,
@@ -411,7 +411,7 @@ def examine_runs(
         trained_on = np.isin(clips.folds, config.train_folds)
         recipe = Recipe(model=config.model, train=config.train)
         result = cells.examine(
-            Subject(cell=cell, recipe=recipe, tester=Tester(model, strategy), run_dir=run_dir),
+            Subject(cell=cell, recipe=recipe, compiled=CompiledModel(model, strategy), run_dir=run_dir),
             clips.select(trained_on),
             Feed(clips.select(tested), strategy=strategy, skip_bad_records=skip_bad_records),
             changed=_changed_feeds(

@@ -29,7 +29,7 @@ from ucf50_tfrecord.training import loop
 _MAX_PROGRAMS, _MAX_BYTES = 12, 1 << 30
 
 
-class Tester:
+class CompiledModel:
     """A model's compiled functions for tests.
 
     predictor: the model's forward pass.
@@ -52,14 +52,14 @@ class Tester:
 
 
 class Program(NamedTuple):
-    """A compiled model.
+    """A model that several trainings use, one after another.
 
-    state: the model, its optimizer and its training steps.
-    tester: the model's functions for tests.
+    state: the model, its optimizer and its compiled training steps.
+    compiled: the model's functions for tests.
     """
 
     state: loop.State
-    tester: Tester
+    compiled: CompiledModel
 
 
 class Workbench:
@@ -125,7 +125,7 @@ class Workbench:
             self._make_room()
         state = loop.build_state(model, train, num_clips=num_clips, strategy=self.strategy)
         if program is None:
-            program = Program(state, Tester(state.model, self.strategy))
+            program = Program(state, CompiledModel(state.model, self.strategy))
         else:
             program.state.restart(state)
         self._programs[key] = program
