@@ -23,7 +23,7 @@ from ucf50_tfrecord.convert import decode
 
 pick_frames = decode.pick_frames
 
-def decode_badly(file, suffix, *arguments):
+def decode_badly(file, suffix, *arguments, **options):
     name = os.readlink(f"/proc/self/fd/{file.fileno()}")
     if "segfault" in name:
         ctypes.string_at(0)
@@ -35,7 +35,7 @@ def decode_badly(file, suffix, *arguments):
         eaten = []
         while True:
             eaten.append(bytearray(1 << 20))
-    return pick_frames(file, suffix, *arguments)
+    return pick_frames(file, suffix, *arguments, **options)
 
 decode.pick_frames = decode_badly
 """

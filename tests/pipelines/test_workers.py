@@ -268,6 +268,6 @@ def test_workers_share_the_machine(monkeypatch):
 
 def test_mistakes_show_before_anything_is_converted(videos_dir, tmp_path):
     data = [f"--videos={videos_dir}", f"--data={tmp_path / 'set'}"]
-    result = run_module("pipelines.launch", "--workers=2", "--", *data, "--val_folds=x")
+    result = run_module("pipelines.launch", "--workers=2", "--", *data, "--val_folds=3-1")
     assert result.returncode == 2 and "Expected folds such as 1-5,9" in result.stderr
     assert not (tmp_path / "set").exists()

@@ -72,7 +72,7 @@ def resident(options: Options, doing: Callable[[str], None]) -> Iterator[Result]
 
     doing("comparing kept clips with those in the shards")
     index = np.linspace(0, len(feed.clips) - 1, min(_NUM_COMPARED, len(feed.clips))).astype(np.int64)
-    gather = tf.function(lambda index: strategy.run(feed.frames, args=({"index": index},)))
+    gather = tf.function(lambda rows: strategy.run(feed.frames, args=({"row": rows},)))
     kept = gather(tf.constant(index)).numpy()
     num_different = int(np.sum(kept != read_clips(feed.clips.select(index))))
     yield judge(
