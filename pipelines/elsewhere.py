@@ -20,7 +20,7 @@ from ucf50_tfrecord.specs import format_folds, shorten
 from ucf50_tfrecord.training.run import RunConfig
 
 if TYPE_CHECKING:
-    from ucf50_tfrecord.evaluation.elsewhere import ClassScores, Comparison, Confidence, UnknownClass
+    from ucf50_tfrecord.evaluation.elsewhere import ClassScores, Confidence, OtherSetScores, UnknownClass
     from ucf50_tfrecord.evaluation.statistics import Estimate
 
 _MAX_ROWS = 20  # unknown classes that are printed
@@ -114,7 +114,7 @@ def warn_about_format(manifest: Manifest, config: RunConfig) -> None:
         )
 
 
-def print_comparison(title: str, found: Comparison, num_classes: int) -> None:
+def print_comparison(title: str, found: OtherSetScores, num_classes: int) -> None:
     """Prints the scores on another data set beside the run's own, and what is predicted for unknown classes.
 
     Args:
@@ -156,7 +156,7 @@ def _shown(estimate: Estimate) -> str:
     return f"{estimate.value:.3f} (no interval)" if math.isnan(estimate.low) else str(estimate)
 
 
-def _print_confidence(rows: list[tuple[str, Confidence]], found: Comparison) -> None:
+def _print_confidence(rows: list[tuple[str, Confidence]], found: OtherSetScores) -> None:
     """Prints the confidence in predictions: `rows` of shared classes, then that for unknown classes."""
     if found.unknown_confidence:
         rows = [*rows, ("unknown classes", found.unknown_confidence)]

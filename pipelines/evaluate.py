@@ -213,7 +213,7 @@ def evaluate_elsewhere(
     num_trained = scoring.count_same(clips, matches, config.classes, trained_on)
     elsewhere.warn_about_training(num_trained, len(clips), config)
     own = load_own(run_dir, config, weights, predicted)
-    found = scoring.compare(clips, predicted, own, matches, config.classes)
+    found = scoring.score_other_set(clips, predicted, own, matches, config.classes)
 
     scoring.save_predictions(folder / run_lib.PREDICTIONS_FILENAME, clips, predicted, config.classes)
     storage.write_json(

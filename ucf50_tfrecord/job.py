@@ -239,7 +239,6 @@ def run(
         job.feeds[0],
         job.state,
         job.config.train,
-        strategy=job.strategy,
         run_dir=job.run_dir,
         options=options,
         evaluate=evaluators[0],

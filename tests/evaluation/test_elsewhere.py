@@ -35,7 +35,7 @@ def make_clips(groups=GROUPS):
 def compare(clips=None, own=None):
     clips = clips or make_clips()
     predicted = elsewhere.predicted_elsewhere(clips, LOGITS, MATCHES)
-    return elsewhere.compare(clips, predicted, own, MATCHES, OURS)
+    return elsewhere.score_other_set(clips, predicted, own, MATCHES, OURS)
 
 
 def test_the_headline_scores_are_over_all_outputs():

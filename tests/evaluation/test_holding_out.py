@@ -12,6 +12,7 @@ from ucf50_tfrecord.dataset.feed import Feed
 from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.evaluation import cells, compare, estimate, result_files, unknown, workbench
 from ucf50_tfrecord.evaluation.results import Cell, Condition
+from ucf50_tfrecord.evaluation.runner import Evaluator
 from ucf50_tfrecord.report import build
 from ucf50_tfrecord.training import loop
 from ucf50_tfrecord.training import run as run_lib
@@ -116,7 +117,7 @@ def test_distances_are_those_of_the_classifiers_inputs(clips, comparison):  # no
     assert restored.finished
     model = program.compiled.predictor.model
     classifier = model.get_layer("logits")
-    features = [program.compiled.features.predict_feed(feed, batch_size=7) for feed in (train, test)]
+    features = [Evaluator(program.compiled.features, feed, batch_size=7)().logits for feed in (train, test)]
     result = comparison.results().cells[-1]
     logits = features[1] @ classifier.kernel.numpy() + classifier.bias.numpy()
     np.testing.assert_allclose(logits, result.logits["none"], atol=1e-4)
@@ -184,6 +185,6 @@ def test_features_are_in_the_order_of_the_feed(clips):  # noqa: F811
     strategy, recipe = make_strategy("one"), spec("frame_pool").recipes["frame_pool"]
     state = loop.build_state(recipe.model, recipe.train, num_clips=len(clips), strategy=strategy)
     predictor = workbench.CompiledModel(state.model, strategy).features
-    whole = predictor.predict_feed(Feed(clips, strategy=strategy), batch_size=8)
+    whole = Evaluator(predictor, Feed(clips, strategy=strategy), batch_size=8)().logits
     few = Feed(clips.select(np.array([7, 3, 20])), strategy=strategy)
-    np.testing.assert_allclose(predictor.predict_feed(few, batch_size=8), whole[[7, 3, 20]], atol=1e-5)
+    np.testing.assert_allclose(Evaluator(predictor, few, batch_size=8)().logits, whole[[7, 3, 20]], atol=1e-5)

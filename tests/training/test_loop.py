@@ -65,7 +65,6 @@ def train(
         feed,
         state,
         train_spec,
-        strategy=strategy,
         run_dir=str(run_dir),
         options=RunOptions(
             log_every_steps=log_every_steps,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import functools
+import zlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,14 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 _LOOKUPS_AT_ONCE = 16
+
+
+def name_hash(name: str) -> int:
+    """Returns a hash of a clip's id or another name, which is the same on all machines.
+
+    Names of files that are not UTF-8 hold surrogates, so they are hashed as the bytes that they stand for.
+    """
+    return zlib.crc32(name.encode("utf-8", "surrogateescape"))
 
 
 @dataclasses.dataclass(frozen=True)

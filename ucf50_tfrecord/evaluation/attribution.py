@@ -9,12 +9,12 @@ the frame before it. Few of the orders are used, so the values are estimates.
 from __future__ import annotations
 
 import dataclasses
-import zlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy import special
 
+from ucf50_tfrecord.dataset.clips import name_hash
 from ucf50_tfrecord.evaluation import measures
 from ucf50_tfrecord.parsing import Count, Finite, Fraction
 
@@ -65,8 +65,7 @@ def draw_orders(clip_id: str, num_frames: int) -> np.ndarray:
 
     With up to 16 frames, all rotations are used; with more, evenly spaced ones.
     """
-    seed = zlib.crc32(clip_id.encode("utf-8", "surrogateescape"))
-    order = np.random.default_rng(seed).permutation(num_frames)
+    order = np.random.default_rng(name_hash(clip_id)).permutation(num_frames)
     count = min(num_frames, max(1, _MAX_SUBSETS // num_frames))
     shifts = np.arange(count) * num_frames // count
     return order[(np.arange(num_frames) + shifts[:, np.newaxis]) % num_frames]

@@ -9,14 +9,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import zlib
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from ucf50_tfrecord.architectures import model_traits
 from ucf50_tfrecord.choices import FoldBy, FrameOrder
-from ucf50_tfrecord.dataset.clips import ClipIndex
+from ucf50_tfrecord.dataset.clips import ClipIndex, name_hash
 from ucf50_tfrecord.dataset.feed import Feed, read_clips
 from ucf50_tfrecord.errors import Action, Remedy, UserError, expect
 from ucf50_tfrecord.evaluation import attribution, interventions, recurrence, unknown
@@ -327,7 +327,8 @@ def examine(
     tested = found[PLAIN].clips
     as_usual = cell == Cell(model=cell.model, part=cell.part, seed=cell.seed)
     place = {clip_id: i for i, clip_id in enumerate(all_ids)}
-    inside, attributions = None, None
+    inside: dict[str, Any] | None = None
+    attributions: tuple[attribution.Attribution, ...] = ()
     if look_inside and as_usual:
         if model_traits(recipe.model.name).recurrent:
             inside = to_json(recurrence.inspect(subject.compiled.stepwise, _some(train), _some(tested)))
@@ -346,7 +347,7 @@ def examine(
         clips=np.array([place[clip_id] for clip_id in tested.ids], np.int64),
         logits=logits,
         recurrence=inside,
-        attributions=attributions or (),
+        attributions=attributions,
         run_dir=subject.run_dir,
         precision=recipe.train.precision,
     )
@@ -362,7 +363,8 @@ def measure_neighbors(compiled: CompiledModel, train: Feed, test: Feed) -> np.nd
       train, test: feeds of the clips to train and to test on. Unreadable clips that they skip are left out.
     """
     train_features, test_features = (
-        compiled.features.predict_feed(feed, batch_size=TEST_BATCH_SIZE) for feed in (train, test)
+        Evaluator(compiled.features, feed, batch_size=TEST_BATCH_SIZE, names=[PLAIN])().logits
+        for feed in (train, test)
     )
     return unknown.neighbor_scores(train_features, test_features)
 
@@ -408,15 +410,11 @@ def _assign_videos(clips: ClipIndex, num_parts: int) -> np.ndarray:
     parts = np.empty(len(clips), np.int64)
     for label in np.unique(clips.labels):
         own = np.flatnonzero(clips.labels == label)
-        names = sorted(set(videos[own]), key=lambda name: (_hash(name), name))
+        names = sorted(set(videos[own]), key=lambda name: (name_hash(name), name))
         place = {name: i for i, name in enumerate(names)}
         # Each class starts at another part, so that the parts with one video more differ between classes.
         parts[own] = [(place[name] + label) % num_parts for name in videos[own]]
     return parts
-
-
-def _hash(text: str) -> int:
-    return zlib.crc32(text.encode("utf-8", "surrogateescape"))
 
 
 def _some(clips: ClipIndex) -> tuple[np.ndarray, np.ndarray]:

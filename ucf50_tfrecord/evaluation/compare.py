@@ -347,7 +347,6 @@ class Comparison:
             train,
             program.state,
             config.train,
-            strategy=strategy,
             run_dir=run_dir,
             evaluate=evaluate if self.tensorboard else None,
             open_log=open_log,

@@ -86,7 +86,7 @@ class SharedScores:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Comparison:
+class OtherSetScores:
     """A run's scores on another data set beside those on its own held-out clips.
 
     here: the scores on the other set's clips of shared classes.
@@ -310,9 +310,9 @@ def save_predictions(path: pathlib.Path, clips: ClipIndex, predicted: Predicted,
             file.write(json.dumps(line, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n")
 
 
-def compare(
+def score_other_set(
     clips: ClipIndex, predicted: Predicted, own: Predicted | None, matches: Sequence[int], ours: Sequence[str]
-) -> Comparison:
+) -> OtherSetScores:
     """Scores a run on another data set, and on its own held-out clips of the shared classes.
 
     Args:
@@ -324,7 +324,7 @@ def compare(
     """
     shared, rest = predicted.select(predicted.is_shared), predicted.select(~predicted.is_shared)
     outputs = np.unique([match for match in matches if match != UNMATCHED])
-    return Comparison(
+    return OtherSetScores(
         here=_score(shared, outputs),
         own=_score(own, outputs) if own else None,
         class_map={

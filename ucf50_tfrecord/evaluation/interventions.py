@@ -12,14 +12,13 @@ subtraction techniques: a review"). Where the camera moves, it is a blurred mean
 from __future__ import annotations
 
 import dataclasses
-import zlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from ucf50_tfrecord.dataset.augment import LUMA, take_frames
-from ucf50_tfrecord.dataset.clips import ClipIndex
+from ucf50_tfrecord.dataset.clips import ClipIndex, name_hash
 from ucf50_tfrecord.dataset.feed import read_in_batches
 
 PLAIN = "none"  # the unchanged clip
@@ -164,7 +163,7 @@ def find_backgrounds(clips: ClipIndex) -> np.ndarray:
 
 
 def _rng(clip_id: str, seed: int) -> np.random.Generator:
-    return np.random.default_rng([seed, zlib.crc32(clip_id.encode("utf-8", "surrogateescape"))])
+    return np.random.default_rng([seed, name_hash(clip_id)])
 
 
 def _permutations(clip_ids: Sequence[str], count: int, seed: int) -> np.ndarray:

@@ -140,19 +140,6 @@ class Predictor:
             found.append(self.logits(tf.constant(padded))[: len(batch)])
         return np.concatenate(found)
 
-    def predict_feed(self, feed: Feed, *, batch_size: int) -> np.ndarray:
-        """Returns the logits, float32 [M, C], of a feed's clips that can be read, in the order of the feed.
-
-        Raises:
-          UserError: if a clip cannot be read and is not skipped.
-        """
-        found, places = [], []
-        for batch in feed.batches(batch_size=batch_size):
-            video, index, mask = self.read(feed.frames, batch)
-            found.append(self.logits(video)[mask].astype(np.float32))
-            places.append(index[mask])
-        return np.concatenate(found)[np.argsort(np.concatenate(places))]
-
     def _compile(self, key: Callable, function: Callable) -> Callable:
         if key not in self._compiled:
             self._compiled[key] = tf.function(function, reduce_retracing=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import zlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,8 +15,9 @@ from scipy import special
 from sklearn import metrics as sklearn_metrics
 from sklearn import neighbors, preprocessing
 
+from ucf50_tfrecord.dataset.clips import name_hash
 from ucf50_tfrecord.errors import expect
-from ucf50_tfrecord.evaluation import metrics
+from ucf50_tfrecord.evaluation import measures, metrics
 
 # Sun et al. choose the number of neighbors on clips of unknown classes; it is fixed here, so nothing is tuned on
 # the classes that are tested.
@@ -79,7 +79,7 @@ def class_sets(classes: Sequence[str], size: int) -> tuple[tuple[int, ...], ...]
         f"0 to {max(0, most)} of {len(classes)} classes to hold out at a time, so that 2 sets and 2 known classes remain",
         hold_out_classes=size,
     )
-    hashes = [zlib.crc32(name.encode("utf-8", "surrogateescape")) for name in classes]
+    hashes = [name_hash(name) for name in classes]
     order = sorted(range(len(classes)), key=lambda index: (hashes[index], classes[index]))
     parts = np.array_split(order, -(-len(classes) // size))
     return tuple(tuple(sorted(part.tolist())) for part in parts)
@@ -151,7 +151,7 @@ def detect(
         unknown=int(unknown.sum()),
     )
     return Detection(
-        auroc=float(sklearn_metrics.roc_auc_score(unknown, scores)),
+        auroc=float(measures.auroc(scores, unknown)),
         aupr=float(sklearn_metrics.average_precision_score(unknown, scores)),
         false_acceptance=false_acceptance(scores, unknown),
         macro_f1=open_set_macro_f1(scores, logits, labels, held_out, units),

@@ -17,7 +17,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterator
-from typing import Protocol
+from typing import IO, Protocol
 
 from ucf50_tfrecord import storage
 from ucf50_tfrecord.errors import Action, Remedy, UserError
@@ -154,6 +154,18 @@ def _checked(archive: pathlib.Path, entry: Entry, chunks: Iterator[bytes], hint:
         )
 
 
+def _read_each(
+    archive: Archive, path: pathlib.Path, wanted: Collection[Entry], open_entry: Callable[[Entry], IO[bytes]]
+) -> Iterator[tuple[Entry, Iterator[bytes]]]:
+    """Reads entries that can be opened one by one; see Archive.read."""
+    for entry in archive.entries:
+        if entry in wanted:
+            with _explained(path):
+                file = open_entry(entry)
+            with file:
+                yield entry, _checked(path, entry, iter(lambda: file.read(_CHUNK_BYTES), b""))
+
+
 class _Zip(Archive):
     def __init__(self, path: pathlib.Path, opened: zipfile.ZipFile):
         self._path, self._opened = path, opened
@@ -172,12 +184,9 @@ class _Zip(Archive):
         return Entry(safe_path(info.filename, self._path), info.file_size, info.CRC, position)
 
     def read(self, wanted: Collection[Entry]) -> Iterator[tuple[Entry, Iterator[bytes]]]:
-        for entry in self.entries:
-            if entry in wanted:
-                with _explained(self._path):
-                    file = self._opened.open(self._infos[entry.position])
-                with file:
-                    yield entry, _checked(self._path, entry, iter(lambda: file.read(_CHUNK_BYTES), b""))
+        return _read_each(
+            self, self._path, wanted, lambda entry: self._opened.open(self._infos[entry.position])
+        )
 
 
 class _Rar(Archive):
@@ -214,16 +223,10 @@ class _Rar(Archive):
     def read(self, wanted: Collection[Entry]) -> Iterator[tuple[Entry, Iterator[bytes]]]:
         infos = [self._infos[entry.position] for entry in self.entries]
         if all(info.compress_type == self._rarfile.RAR_M0 for info in infos):
-            return self._read_stored(wanted)
+            return _read_each(
+                self, self._path, wanted, lambda entry: self._opened.open(self._infos[entry.position])
+            )
         return self._read_compressed(wanted)
-
-    def _read_stored(self, wanted: Collection[Entry]) -> Iterator[tuple[Entry, Iterator[bytes]]]:
-        for entry in self.entries:
-            if entry in wanted:
-                with _explained(self._path):
-                    file = self._opened.open(self._infos[entry.position])
-                with file:
-                    yield entry, _checked(self._path, entry, iter(lambda: file.read(_CHUNK_BYTES), b""))
 
     def _read_compressed(self, wanted: Collection[Entry]) -> Iterator[tuple[Entry, Iterator[bytes]]]:
         """Splits the output of an unpacker, which is the contents of all files in their order."""

@@ -8,12 +8,12 @@ corrupted alike in each run, regardless of the other clips.
 from __future__ import annotations
 
 import dataclasses
-import zlib
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
 from ucf50_tfrecord.choices import CorruptionFamily, Recoding
+from ucf50_tfrecord.dataset.clips import name_hash
 from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.robustness import spatial, temporal
 from ucf50_tfrecord.robustness.levels import Levels, shorter_side
@@ -87,8 +87,12 @@ def corrupt(clip: np.ndarray, clip_id: str, name: str, severity: int, *, seed: i
 
 def generator(clip_id: str, name: str, seed: int) -> np.random.Generator:
     """Returns the random generator of a corruption of a clip; it is the same for all severities."""
-    texts = [text.encode("utf-8", "surrogateescape") for text in (name, clip_id)]
-    return np.random.default_rng([seed, *map(zlib.crc32, texts)])
+    return np.random.default_rng([seed, name_hash(name), name_hash(clip_id)])
+
+
+def _by_size(levels: Levels) -> Callable[[int, ClipFormat], float]:
+    """Returns a value for Corruption.strength that follows from the shorter side of the clips' frames."""
+    return lambda severity, clips: levels.of(severity, min(clips.height, clips.width))
 
 
 def _spatial(
@@ -109,7 +113,7 @@ def _spatial(
         family=CorruptionFamily.SPATIAL,
         meaning=meaning,
         unit=unit,
-        strength=lambda severity, clips: levels.of(severity, min(clips.height, clips.width)),
+        strength=_by_size(levels),
         apply=apply,
     )
 
@@ -140,7 +144,7 @@ def _codec(name: str, meaning: str, unit: str, levels: Levels, recoding: Recodin
         family=CorruptionFamily.CODEC,
         meaning=meaning,
         unit=unit,
-        strength=lambda severity, clips: levels.of(severity, min(clips.height, clips.width)),
+        strength=_by_size(levels),
         recoding=recoding,
     )
 

@@ -24,6 +24,7 @@ from ucf50_tfrecord.choices import CorruptionFamily, Recoding
 from ucf50_tfrecord.dataset.clips import ClipIndex
 from ucf50_tfrecord.dataset.feed import Feed, read_clips
 from ucf50_tfrecord.errors import UserError, expect
+from ucf50_tfrecord.evaluation.runner import Predictor
 from ucf50_tfrecord.parsing import Name, Sha256
 from ucf50_tfrecord.robustness.corruptions import CORRUPTIONS, corrupt
 from ucf50_tfrecord.robustness.levels import SEVERITIES
@@ -74,13 +75,10 @@ class Tester:
           seed: seed of the corruptions' random numbers.
           warn: called with a sentence about skipped clips.
         """
-        self._feed, self._strategy, self._batch_size, self._seed = feed, strategy, batch_size, seed
+        self._feed, self._batch_size, self._seed = feed, batch_size, seed
         self._warn = warn
         self._format: ClipFormat = feed.clips.manifest.format
-        self._forward = tf.function(
-            functools.partial(model, training=False),
-            input_signature=[tf.TensorSpec([None, *self._format.shape], tf.uint8)],
-        )
+        self._predictor = Predictor(model, strategy)
 
     @functools.cached_property
     def plain(self) -> np.ndarray:
@@ -171,13 +169,12 @@ class Tester:
     def _batches(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields tuples of the positions of B clips, int64 [B], and their frames, uint8 [B, T, H, W, 3]."""
         for batch in self._feed.batches(batch_size=self._batch_size):
-            video = self._strategy.run(self._feed.frames, args=(batch,)).numpy()
-            real = batch["mask"].numpy().astype(bool)
-            yield batch["index"].numpy()[real], video[real]
+            video, index, mask = self._predictor.read(self._feed.frames, batch)
+            yield index[mask], video.numpy()[mask]
 
     def _predict(self, video: np.ndarray) -> np.ndarray:
         """Returns the predicted classes of B clips, int64 [B]."""
-        logits = self._forward(video).numpy()
+        logits = self._predictor.predict(video, batch_size=self._batch_size)
         if not np.isfinite(logits).all():
             raise UserError("The model returns NaN or infinity for a clip")
         return logits.argmax(axis=1)

@@ -155,7 +155,6 @@ def train(
     state: State,
     spec: TrainSpec,
     *,
-    strategy: tf.distribute.Strategy,
     run_dir: str,
     options: RunOptions = RunOptions(),
     evaluate: Any,
@@ -168,7 +167,6 @@ def train(
       feed: the source of the batches of training clips.
       state: the model and its optimizer, as build_state returns them for the same spec.
       spec: the settings of the training.
-      strategy: the devices that train.
       run_dir: the run's folder.
       options: how often to log and save.
       evaluate: the evaluator of the model, such as an evaluation.runner.Evaluator. It is called after each
@@ -182,9 +180,9 @@ def train(
         is not finite.
     """
     with contextlib.ExitStack() as stack:
-        run = _Run(feed, state, spec, strategy=strategy, run_dir=run_dir, options=options, listener=listener)
+        run = _Run(feed, state, spec, run_dir=run_dir, options=options, listener=listener)
         run.open(evaluate, open_log, stack)
-        ballot = _StopBallot(listener.should_stop, strategy_lib.num_workers(strategy))
+        ballot = _StopBallot(listener.should_stop, strategy_lib.num_workers(state.strategy))
         stopped = False
         while not stopped and run.has_steps_left():
             run.meter.start_call()  # waits until the device has little left to do
@@ -220,14 +218,14 @@ class _Run:
         state: State,
         spec: TrainSpec,
         *,
-        strategy: tf.distribute.Strategy,
         run_dir: str,
         options: RunOptions,
         listener: Listener,
     ):
         """Restores the run's last checkpoint, if it has one."""
         self._feed, self._state, self._spec = feed, state, spec
-        self._strategy, self._run_dir, self._options, self._listener = strategy, run_dir, options, listener
+        self._run_dir, self._options, self._listener = run_dir, options, listener
+        strategy = state.strategy
         self._steps_per_epoch = pipeline.num_steps(len(feed.clips), spec.batch_size)
         self._num_steps = spec.epochs * self._steps_per_epoch
         self._num_frozen_steps = spec.unfreeze_after_epoch * self._steps_per_epoch
