@@ -7,6 +7,7 @@ python -m pipelines.export --run=runs/demo --formats=onnx --output=/models/demo
 from __future__ import annotations
 
 import os
+import pathlib
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -23,6 +24,12 @@ _FORMATS = flags.DEFINE_list(
     "formats", list(DEFAULT_FORMATS), f"Formats to write, any of: {', '.join(_NAMES)}."
 )
 
+_COMPARISON = flags.DEFINE_string(
+    "comparison",
+    None,
+    "Folder of a comparison with --hold_out_classes, whose figures on unknown classes the model card then gives.",
+)
+
 flags.adopt_module_key_flags(run_flags)
 flags.adopt_module_key_flags(code_flags)
 
@@ -34,12 +41,21 @@ def main() -> None:
 
     # On a GPU the compared probabilities would be computed in TensorFloat-32, and a training may use the GPU.
     tf.config.set_visible_devices([], "GPU")
+    from ucf50_tfrecord.evaluation import result_files
     from ucf50_tfrecord.inference import export, finished_run
 
     output = _OUTPUT.value or os.path.join(run_dir, "export")
     run = finished_run.load(run_dir, run_flags.weights())
+    comparison = None
+    if _COMPARISON.value:
+        comparison = result_files.load(pathlib.Path(_COMPARISON.value, result_files.RESULTS_FILENAME))
     exported = export.export_run(
-        run, output, formats=_FORMATS.value, warn=terminal.warn, allowed_code=code_flags.allowed_code()
+        run,
+        output,
+        formats=_FORMATS.value,
+        warn=terminal.warn,
+        allowed_code=code_flags.allowed_code(),
+        comparison=comparison,
     )
     print_export(exported, output)
 
