@@ -3,6 +3,7 @@
 import pytest
 
 from tests.conftest import build, make_videos, write_numbered_video
+from tests.readers import document
 from tests.test_croissant import convert
 from ucf50_tfrecord import about, manifest
 from ucf50_tfrecord.about import About
@@ -64,6 +65,20 @@ def assert_it_reads(folder):
 
 def test_it_reads_the_clips_of_frames(data_dir):
     assert_it_reads(data_dir)
+
+
+def test_the_example_of_mlcroissant(project, data_dirs, monkeypatch):
+    found = document.run("import mlcroissant", project, monkeypatch)
+    assert found["classes"] == ["Left", "Right"]
+    assert [(clip["clips/fold"], clip["clips/label"]) for clip in found["train"]] == [
+        (fold, label) for fold in (6, 7, 12, 21) for label in by_fold(data_dirs["raw"], fold)
+    ]
+
+
+def by_fold(folder, fold):
+    """The labels of a fold's clips, in the order of its shards."""
+    shards = [shard for shard in manifest.load(str(folder)).shards if shard.fold == fold]
+    return [label for shard in shards for label in manifest.load_report(str(folder), shard.filename).labels]
 
 
 def test_it_reads_the_clips_of_features(data_dir, tmp_path, own_module):  # noqa: F811
