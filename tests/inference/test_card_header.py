@@ -25,7 +25,7 @@ def test_the_card_begins_with_the_scores_of_the_predictions(run, run_dir, tmp_pa
         "name": "small",
         "type": "small",
         "split": "validation",
-        "args": {"folds": "1-2", "fingerprint": run.config.fingerprint},
+        "args": {"folds": "1-2", "fold_by": "group", "fingerprint": run.config.fingerprint},
     }
     said = read_predictions(run_dir, "none")
     f1 = sklearn_metrics.f1_score(said["label"], said["predicted"], average="macro", zero_division=0)
@@ -43,6 +43,11 @@ def test_scores_on_test_folds_are_named_so(run):
     config = dataclasses.replace(run.config, test_folds=(1, 2))
     [model] = read_header(card_header.header(dataclasses.replace(run, config=config)))["model-index"]
     assert model["results"][0]["dataset"]["split"] == "test"
+
+
+def test_weights_selected_by_the_scored_clips_are_marked(run):
+    [model] = read_header(card_header.header(dataclasses.replace(run, weights="best")))["model-index"]
+    assert "too high" in model["results"][0]["dataset"]["args"]["weights"]
 
 
 def test_names_cannot_break_the_header(run):

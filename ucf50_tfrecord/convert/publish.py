@@ -113,7 +113,7 @@ def _bring_descriptions(built: Manifest, url: str) -> None:
         here, there = storage.join(built.data_dir, name), storage.join(url, name)
         if storage.file_size(here) is None:
             remote.remove(there)
-        elif not _is_equal(here, there):
+        elif storage.file_size(there) != storage.file_size(here) or not _is_equal(here, there):
             _upload(built, name, url)
 
 

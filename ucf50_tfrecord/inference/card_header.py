@@ -37,7 +37,7 @@ def header(run: FinishedRun) -> str:
 
 
 def _result(run: FinishedRun) -> dict[str, Any]:
-    """Returns the entry of the model index: the scores on the run's held-out clips, in the order of the fields."""
+    """Returns the entry of the model index: the scores on the run's held-out clips, and how these were held out."""
     plain = Condition(run.model)
     estimates = {
         ("accuracy", "Accuracy"): run.scores.accuracy(plain),
@@ -48,11 +48,17 @@ def _result(run: FinishedRun) -> dict[str, Any]:
         for (kind, name), estimate in estimates.items()
         if estimate and math.isfinite(estimate.value)
     ]
-    folds = format_folds(np.unique(run.results.folds).tolist())
+    args = {
+        "folds": format_folds(np.unique(run.results.folds).tolist()),
+        "fold_by": str(run.summary.fold_by),
+        "fingerprint": run.config.fingerprint,
+    }
+    if run.is_selected:
+        args["weights"] = "selected by these very clips, so the scores are too high"
     dataset = {
         "name": run.results.name,
         "type": run.results.name,
         "split": "test" if run.is_tested else "validation",
-        "args": {"folds": folds, "fingerprint": run.config.fingerprint},
+        "args": args,
     }
     return {"task": {"type": _TASK, "name": "Action recognition"}, "dataset": dataset, "metrics": metrics}
