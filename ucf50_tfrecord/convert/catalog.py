@@ -39,8 +39,8 @@ def find_videos(
     """Catalogues the videos in a folder of class folders, ordered by video id.
 
     Class folders may be links and may hold subfolders. Hidden files and folders are ignored, and so are the list of
-    checksums and the facts that a fetched set has. A warning in the catalogue counts the other entries that are ignored: files without
-    a video's suffix, entries that are not regular files, and dangling links.
+    checksums and the facts that a fetched set has. A warning in the catalogue counts the other entries that are
+    ignored: files without a video's suffix, entries that are not regular files, and dangling links.
 
     Args:
       videos_dir: the folder of class folders.
