@@ -11,14 +11,15 @@ from tests.conftest import LONGEST, REPOSITORY, run_code
 
 # A package may import the packages in its row, itself and third-party libraries.
 CONTRACT = {"errors", "choices", "settings", "architectures", "specs", "example", "tfrecord", "record"}
-BASE = CONTRACT | {"jobs", "texts", "manifest", "parsing", "remote", "shards", "storage"}
+BASE = CONTRACT | {"about", "jobs", "markdown", "texts", "manifest", "parsing", "remote", "shards", "storage"}
 ALLOWED = {
     "errors": set(),
     "choices": {"errors"},
     "architectures": {"errors"},
     "settings": {"errors", "choices"},
     "specs": {"errors", "choices", "settings", "architectures"},
-    "jobs": {"specs", "shards"},
+    "about": {"errors", "parsing", "specs", "storage"},
+    "jobs": {"about", "specs", "shards"},
     "texts": set(),
     "remote": {"errors", "texts"},
     "storage": {"errors", "remote"},
@@ -31,15 +32,18 @@ ALLOWED = {
     "example": set(),
     "tfrecord": {"errors"},
     "record": CONTRACT,
-    "manifest": CONTRACT | {"jobs", "parsing", "shards", "storage"},
+    "manifest": CONTRACT | {"about", "jobs", "parsing", "shards", "storage"},
     "tfds": BASE,
-    "building": BASE | {"tfds"},
-    "convert": BASE | {"workers", "tfds", "ray_cluster"},
+    "markdown": {"specs"},
+    "croissant": BASE | {"tfds"},
+    "dataset_card": BASE | {"croissant", "tfds"},
+    "building": BASE | {"croissant", "dataset_card", "tfds"},
+    "convert": BASE | {"workers", "croissant", "dataset_card", "tfds", "ray_cluster"},
     "fetching": BASE | {"convert", "sandbox"},
     "dataset": BASE,
     "models": {"errors", "architectures", "specs"},
     "recipes": {"errors", "specs", "manifest"},
-    "drawing": {"errors", "specs"},
+    "drawing": {"errors", "markdown", "specs"},
     "training": BASE | {"dataset", "models", "drawing"},
     "evaluation": BASE | {"dataset", "models", "training", "ray_cluster"},
     "features": BASE | {"dataset", "models", "training", "evaluation"},

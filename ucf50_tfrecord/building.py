@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
-from ucf50_tfrecord import manifest, storage, tfds
+from ucf50_tfrecord import croissant, dataset_card, manifest, storage, tfds
 from ucf50_tfrecord.errors import Action, Change, Remedy, UserError, expect
 from ucf50_tfrecord.jobs import Job, Plan
 from ucf50_tfrecord.manifest import Manifest, ShardReport
@@ -284,7 +284,7 @@ def _finish(plan: Plan, data_dir: str, reports: dict[str, ShardReport]) -> Manif
     """
     built = manifest.assemble(data_dir, plan, reports.values())
     _remove_shards(data_dir, plan.name, keep=set(reports) if built.num_clips else set())
-    storage.remove_unfinished(data_dir)  # temporary files of shards, the manifest and TFDS' files
+    storage.remove_unfinished(data_dir)  # temporary files of shards, the manifest and the descriptions
     storage.remove_files(data_dir, lambda name: _TASK_LOCK.fullmatch(name) is not None)
     if not built.num_clips:
         first = built.quarantined[0]
@@ -292,7 +292,8 @@ def _finish(plan: Plan, data_dir: str, reports: dict[str, ShardReport]) -> Manif
             f"None of the {built.num_videos} videos gave a clip; "
             f"the first, {first.relative_path}: {first.reason}"
         )
-    tfds.save(built)
+    for describe in (tfds.save, croissant.save, dataset_card.save):
+        describe(built)
     built.save()
     return built
 

@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TypeAlias, TypeVar
 
+from ucf50_tfrecord.about import About
 from ucf50_tfrecord.shards import ManifestShard, Named, SourceFile
 from ucf50_tfrecord.specs import ClipFormat, FeatureFormat, FoldRule
 
@@ -67,6 +68,7 @@ class Catalog:
     warnings: sentences for the user, such as about ignored files and folders.
     videos_list: the file of the list; "" for a folder of class folders.
     fold_names, group_names: the names of folds and of groups that have names, in ascending order of the numbers.
+    about: what is known about the data set, such as its license.
     """
 
     videos_dir: str
@@ -76,6 +78,7 @@ class Catalog:
     videos_list: str = ""
     fold_names: tuple[Named, ...] = ()
     group_names: tuple[Named, ...] = ()
+    about: About = About()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -155,6 +158,7 @@ class Plan:
     jobs: the shards' jobs, in the order of file names.
     videos_list: absolute path of the list that names the videos; "" for a folder of class folders.
     fold_names, group_names: the names of folds and of groups that have names.
+    about: what is known about the data set, such as its license.
     """
 
     name: str
@@ -170,6 +174,7 @@ class Plan:
     videos_list: str = ""
     fold_names: tuple[Named, ...] = ()
     group_names: tuple[Named, ...] = ()
+    about: About = About()
 
     @property
     def origin(self) -> str:

@@ -5,6 +5,8 @@ Files beside the shards (TFRecord files):
   <shard>.json              the sidecar of one shard: a ShardReport as JSON
   features.json,
   dataset_info.json         descriptions for readers that use TensorFlow Datasets
+  croissant.json,
+  DATASET_CARD.md           descriptions for catalogues of data sets, and for people
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from typing import Annotated, Any
 import msgspec
 
 from ucf50_tfrecord import parsing, record, storage, tfrecord
+from ucf50_tfrecord.about import About
 from ucf50_tfrecord.errors import Action, Remedy, UserError, expect
 from ucf50_tfrecord.jobs import Plan
 from ucf50_tfrecord.parsing import Count, Name, Sha256
@@ -66,6 +69,7 @@ class Manifest:
     frames_dir: the folder of the frames that the features were made from; "" if the records hold frames.
     videos_list: the list that named the videos; "" if they were in class folders.
     fold_names, group_names: the names of folds and of groups that have names.
+    about: what is known about the data set, such as its license.
     """
 
     data_dir: str
@@ -85,6 +89,7 @@ class Manifest:
     videos_list: str = ""
     fold_names: tuple[Named, ...] = ()
     group_names: tuple[Named, ...] = ()
+    about: About = About()
 
     @property
     def stored(self) -> StoredFormat:
@@ -180,10 +185,11 @@ class _ManifestFile:
     quarantined: tuple[Quarantined, ...]
     features: FeatureFormat | None = None
     frames_dir: str = ""
-    # Written only for lists and named folds, so that the manifests of other datasets stay as they were.
+    # Written only where there are such facts, so that the manifests of other datasets stay as they were.
     videos_list: str = _optional("")
     fold_names: tuple[Named, ...] = _optional(())
     group_names: tuple[Named, ...] = _optional(())
+    about: About = _optional(About())
 
     def __post_init__(self):
         expect(
@@ -477,6 +483,7 @@ def assemble(data_dir: str, plan: Plan, reports: Iterable[ShardReport]) -> Manif
         videos_list=plan.videos_list,
         fold_names=plan.fold_names,
         group_names=plan.group_names,
+        about=plan.about,
     )
 
 

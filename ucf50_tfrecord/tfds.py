@@ -9,6 +9,7 @@ from ucf50_tfrecord import record, storage
 from ucf50_tfrecord.manifest import Manifest
 from ucf50_tfrecord.specs import FeatureFormat, StoredFormat
 
+VERSION = "1.0.0"
 FILENAMES = _FEATURES, _LABELS, _INFO = ("features.json", "label.labels.txt", "dataset_info.json")
 
 
@@ -24,7 +25,7 @@ def save(manifest: Manifest) -> None:
         shards = [shard for shard in manifest.shards if shard.fold == fold]
         splits.append(
             {
-                "name": f"fold{fold:02d}",
+                "name": split_name(fold),
                 "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
                 "shardLengths": [str(shard.num_clips) for shard in shards],
                 "numBytes": str(sum(shard.num_bytes for shard in shards)),
@@ -34,12 +35,17 @@ def save(manifest: Manifest) -> None:
         folder / _INFO,
         {
             "name": manifest.name,
-            "version": "1.0.0",
+            "version": VERSION,
             "fileFormat": "tfrecord",
             "moduleName": "ucf50_tfrecord.convert",
             "splits": splits,
         },
     )
+
+
+def split_name(fold: int) -> str:
+    """Returns the name of a fold as a split, such as "fold01"."""
+    return f"fold{fold:02d}"
 
 
 def _features(stored: StoredFormat, classes: tuple[str, ...]) -> dict[str, Any]:

@@ -108,3 +108,22 @@ def test_a_hostile_manifest_removes_no_file(data_dir, url):
         publish.publish(built, url)
         assert remote.read(f"{url}/{name}") == b"mine"
         remote.remove(f"{url}/{name}")
+
+
+def test_a_description_that_differs_is_sent_again_though_the_manifest_does_not(copy, url, sent):
+    """Sidecars, whose sizes one of them holds, may change without their shards."""
+    built = manifest.load(str(copy))
+    publish.publish(built, url)
+    (copy / "croissant.json").write_text("{}")
+    sent.clear()
+    publish.publish(built, url)
+    assert sent == ["croissant.json"] and remote.read(f"{url}/croissant.json", 0, 2) == b"{}"
+
+
+def test_a_dataset_of_an_earlier_version_is_published_without_what_it_lacks(copy, url):
+    built = manifest.load(str(copy))
+    publish.publish(built, url)
+    for name in ("croissant.json", "DATASET_CARD.md"):
+        (copy / name).unlink()
+    assert publish.publish(built, url) == manifest.load(url)
+    assert sorted(remote.list_names(url)) == files_of(copy)

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import subprocess
 
 import pytest
@@ -15,6 +16,7 @@ from ucf50_tfrecord.fetching import video_set
 from ucf50_tfrecord.fetching.download import DownloadOptions, check_url
 from ucf50_tfrecord.fetching.sources import SOURCES
 from ucf50_tfrecord.fetching.video_set import FetchOptions
+from ucf50_tfrecord.specs import to_json
 
 FAST = DownloadOptions(stall_secs=0.5, num_tries=2, wait_secs=0)
 
@@ -56,6 +58,7 @@ def test_a_set_is_fetched_with_its_checksums_and_nothing_else(server, output):
     files = {
         path.relative_to(output).as_posix(): path.read_bytes() for path in output.rglob("*") if path.is_file()
     }
+    assert json.loads(files.pop("dataset_about.json")) == to_json(SOURCES[VideoSet.UCF50].about)
     lines = files.pop("SHA256SUMS").decode().splitlines()
     assert files == PLACES and lines == sorted(lines, key=lambda line: line[66:]) and len(lines) == 4
     subprocess.run(["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"], cwd=output, check=True)

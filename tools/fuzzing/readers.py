@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tools.fuzzing import documents, samples, tables
+from ucf50_tfrecord import about
 from ucf50_tfrecord import manifest as manifest_lib
 
 
@@ -39,6 +40,7 @@ class Program:
     statuses: tuple[int, ...] = (0, 2)  # that are right when the file is damaged
 
 
+ABOUT = f"videos/{about.FILENAME}"
 SHARD = "shards/videos-fold02.tfrecord-00000-of-00001"
 MANIFEST, SIDECAR = "shards/manifest.json", f"{SHARD}.json"
 STORE, STORE_SIDECAR = "store/manifest.json", f"store/{pathlib.Path(SHARD).name}.json"
@@ -48,6 +50,11 @@ CELL, CELL_TABLE, PREDICTED = "cell/cell.json", "cell/predictions.parquet", "pre
 # Patterns for all files of these folders except those named in samples.MINE.
 _SHARDS, _STORE, _COMPARISON = (rf"{name}/(?!mine\.).*" for name in ("shards", "store", "comparison"))
 _PICTURES = r"predictions/(predictions\.json|\d+-v_\w+\.png)"
+
+
+def load_about(folder: pathlib.Path) -> None:
+    """Reads the facts beside the videos, as a conversion does."""
+    about.load(folder / "videos")
 
 
 def load_set(folder: pathlib.Path) -> None:
@@ -163,6 +170,7 @@ def seal_sidecar(value: dict) -> dict:
 
 
 READERS = (
+    Reader("facts", ABOUT, load_about),
     Reader("manifest", MANIFEST, load_set),
     Reader("manifest, verified", MANIFEST, verify_set),
     Reader("sidecar", SIDECAR, load_set, seal=seal_sidecar),
@@ -192,6 +200,7 @@ _CONVERT = ("--videos={}/videos", *samples.SIZE)
 _EXPORT = (_RUN, _OUTPUT, "--formats=keras")
 _SET, _OUT = (MANIFEST, SIDECAR), "out/.*"
 PROGRAMS = (
+    Program(ABOUT, "pipelines.convert", (*_CONVERT, _DATA), _SHARDS),
     *(Program(path, "pipelines.verify", (_DATA,), statuses=(0, 1, 2)) for path in _SET),
     *(Program(path, "pipelines.convert", (*_CONVERT, _DATA), _SHARDS) for path in _SET),
     *(Program(path, "tools.inspect_data", (_DATA,), statuses=(0, 1, 2)) for path in _SET),

@@ -14,6 +14,7 @@ import numpy as np
 
 from tools import processes
 from tools.fuzzing import seeds
+from ucf50_tfrecord import about
 from ucf50_tfrecord import manifest as manifest_lib
 
 CLASSES = ("Left", "Right")
@@ -53,6 +54,8 @@ def make_run(samples: pathlib.Path) -> None:
             frames[:, :, number * seeds.WIDTH // 2 :][:, :, : seeds.WIDTH // 2] = 250
             path = samples / "videos" / name / f"v_{name}_g{group:02d}_c01.avi"
             seeds.encode(path, seeds.RECIPES[0], frames)
+    facts = {"title": "Samples", "url": "https://example.org", "published": "2026-11", "people": "None."}
+    about.save(samples / "videos", about.About(**facts))
     run_program("pipelines.convert", f"--videos={samples}/videos", f"--data={samples}/shards", *SIZE)
     training = ("--model=seed_pool", "--epochs=1", "--batch_size=4", "--precision=float32", "--cache=host")
     run_program("pipelines.train", f"--data={samples}/shards", f"--run={samples}/run", *training)

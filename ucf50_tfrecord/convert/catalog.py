@@ -13,7 +13,7 @@ import os
 import pathlib
 import stat
 
-from ucf50_tfrecord import storage
+from ucf50_tfrecord import about, storage
 from ucf50_tfrecord.convert import groups
 from ucf50_tfrecord.errors import Action, Remedy, UserError, expect
 from ucf50_tfrecord.jobs import Catalog, Video
@@ -38,9 +38,9 @@ def find_videos(
 ) -> Catalog:
     """Catalogues the videos in a folder of class folders, ordered by video id.
 
-    Class folders may be links and may hold subfolders. Hidden files and folders are ignored, and so is the list of
-    checksums of a fetched set. A warning in the catalogue counts the other entries that are ignored: files without
-    a video's suffix, entries that are not regular files, and dangling links.
+    Class folders may be links and may hold subfolders. Hidden files and folders are ignored, and so are the list of
+    checksums and the facts that a fetched set has. A warning in the catalogue counts the other entries that are
+    ignored: files without a video's suffix, entries that are not regular files, and dangling links.
 
     Args:
       videos_dir: the folder of class folders.
@@ -106,7 +106,7 @@ def list_class_dirs(root: pathlib.Path) -> tuple[list[pathlib.Path], list[pathli
         entries = sorted(
             entry
             for entry in root.iterdir()
-            if not entry.name.startswith(".") and entry.name != CHECKSUMS_FILENAME
+            if not entry.name.startswith(".") and entry.name not in (CHECKSUMS_FILENAME, about.FILENAME)
         )
     except OSError as error:
         raise UserError(f"Cannot read the videos' folder {root}: {error.strerror}") from error

@@ -24,7 +24,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from ucf50_tfrecord import manifest, parsing, storage
+from ucf50_tfrecord import about, manifest, parsing, storage
 from ucf50_tfrecord.convert import catalog, split_folders
 from ucf50_tfrecord.convert.entries import Entry, Mistakes, make_catalog
 from ucf50_tfrecord.errors import UserError, expect
@@ -84,7 +84,7 @@ def find_videos(
     skip_missing: bool = False,
     checksum: bool = False,
 ) -> Catalog:
-    """Catalogues the videos in a folder of class folders or of splits, or those of a list.
+    """Catalogues the videos in a folder of class folders or of splits, or those of a list, with the facts beside them.
 
     Args:
       videos: the folder or the list.
@@ -93,8 +93,16 @@ def find_videos(
       skip_missing: whether videos of a list that do not exist are left out; otherwise they are an error.
 
     Raises:
-      UserError: as catalog.find_videos, read_list and entries.make_catalog do.
+      UserError: as catalog.find_videos, read_list, entries.make_catalog and about.load do.
     """
+    found = _find_videos(videos, rule, skip_empty_classes, skip_missing, checksum)
+    return dataclasses.replace(found, about=about.load(found.videos_dir))
+
+
+def _find_videos(
+    videos: str | os.PathLike, rule: FoldRule, skip_empty_classes: bool, skip_missing: bool, checksum: bool
+) -> Catalog:
+    """Catalogues videos as find_videos does, but without the facts beside them."""
     if split_folders.is_split(pathlib.Path(videos)):
         expect(
             not skip_empty_classes, "no skip_empty_classes with folders of splits", videos=os.fspath(videos)

@@ -96,6 +96,7 @@ def plan_shards(
         videos_list=os.path.abspath(catalog.videos_list) if catalog.videos_list else "",
         fold_names=_fold_names(catalog, fold_rule),
         group_names=catalog.group_names,
+        about=catalog.about,
     )
 
 

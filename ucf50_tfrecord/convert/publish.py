@@ -11,13 +11,14 @@ import concurrent.futures
 import dataclasses
 from collections.abc import Callable
 
+from ucf50_tfrecord import croissant, dataset_card, remote, storage, tfds
 from ucf50_tfrecord import manifest as manifest_lib
-from ucf50_tfrecord import remote, storage, tfds
 from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.manifest import MANIFEST_FILENAME, Manifest, ManifestShard
 from ucf50_tfrecord.shards import shard_pattern
 
 _UPLOADS_AT_ONCE = 8
+_DESCRIPTIONS = (*tfds.FILENAMES, croissant.FILENAME, dataset_card.FILENAME)
 
 
 def publish(
@@ -46,9 +47,8 @@ def publish(
         remote.remove(storage.join(url, MANIFEST_FILENAME))
 
     _bring_shards(built, copied, verify, on_shard)
+    _bring_descriptions(built, url)
     if before != copied:
-        for name in tfds.FILENAMES:
-            _upload(built, name, url)
         for name in _find_stale(built, before, url):
             remote.remove(storage.join(url, name))
         _upload(built, MANIFEST_FILENAME, url)
@@ -104,15 +104,32 @@ def _bring_shards(built: Manifest, copied: Manifest, verify: bool, on_shard: Cal
             raise
 
 
+def _bring_descriptions(built: Manifest, url: str) -> None:
+    """Copies the files that describe a dataset, which may differ where manifests are equal: one holds sidecars' sizes.
+
+    A dataset that an earlier version converted lacks some of them; then an older copy of these is removed.
+    """
+    for name in _DESCRIPTIONS:
+        here, there = storage.join(built.data_dir, name), storage.join(url, name)
+        if storage.file_size(here) is None:
+            remote.remove(there)
+        elif storage.file_size(there) != storage.file_size(here) or not _is_equal(here, there):
+            _upload(built, name, url)
+
+
+def _is_equal(here: str, there: str) -> bool:
+    """Tells whether a copy of a small file exists and has the file's bytes."""
+    try:
+        return storage.read_bytes(there) == storage.read_bytes(here)
+    except FileNotFoundError:
+        return False
+
+
 def _upload(built: Manifest, filename: str, url: str) -> None:
     remote.upload(storage.join(built.data_dir, filename), storage.join(url, filename))
 
 
 def _is_current(shard: ManifestShard, built: Manifest, url: str) -> bool:
     """Tells whether the copy of a shard has the right size and the copy of its sidecar has the same bytes."""
-    try:
-        there = storage.read_bytes(manifest_lib.sidecar_path(url, shard.filename))
-    except FileNotFoundError:
-        return False
-    here = storage.read_bytes(manifest_lib.sidecar_path(built.data_dir, shard.filename))
-    return there == here and storage.file_size(storage.join(url, shard.filename)) == shard.num_bytes
+    here, there = (manifest_lib.sidecar_path(folder, shard.filename) for folder in (built.data_dir, url))
+    return _is_equal(here, there) and storage.file_size(storage.join(url, shard.filename)) == shard.num_bytes

@@ -16,6 +16,7 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
+from ucf50_tfrecord import markdown
 from ucf50_tfrecord.drawing.pixels import to_small_png
 from ucf50_tfrecord.specs import printable
 
@@ -176,37 +177,27 @@ def _environment() -> jinja2.Environment:
 
 def to_markdown(document: Document) -> str:
     """Returns a document as Markdown, which shows the figures from files in the folder FIGURES."""
-    blocks = [f"# {_markdown_text(document.title)}", *map(_markdown, document.blocks)]
+    blocks = [f"# {markdown.escape(document.title)}", *map(_markdown, document.blocks)]
     return "\n\n".join(blocks) + "\n"
 
 
 def _markdown(block: Block) -> str:
     match block:
         case Heading(text, level):
-            return f"{'#' * level} {_markdown_text(text)}"
+            return f"{'#' * level} {markdown.escape(text)}"
         case Paragraph(text):
-            return _markdown_text(text)
+            return markdown.escape(text)
         case Bullets(items):
-            return "\n".join(f"- {_markdown_text(item)}" for item in items)
+            return "\n".join(f"- {markdown.escape(item)}" for item in items)
         case Table():
             return _markdown_table(block)
         case Figure():
-            alt, caption = _markdown_text(block.alt), _markdown_text(block.caption)
+            alt, caption = markdown.escape(block.alt), markdown.escape(block.caption)
             return f"![{alt}]({FIGURES}/{block.name}.png)\n\n*{caption}*"
         case Code(text, language):
             return f"```{language}\n{text}\n```"
 
 
 def _markdown_table(table: Table) -> str:
-    texts = [table.columns, *([entry.text for entry in row] for row in table.entries)]
-    head, *rows = [map(_markdown_text, row) for row in texts]
-    rule = ["---:" if numeric else "---" for numeric in table.is_numeric]
-    lines = "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *rows))
-    return f"*{_markdown_text(table.caption)}*\n\n{lines}"
-
-
-def _markdown_text(text: str) -> str:
-    """Escapes characters that Markdown would interpret; an underscore within a word needs no escape."""
-    text = re.sub(r"([\\`*\[\]<>|~&$])", r"\\\1", printable(text))
-    text = re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", text)
-    return re.sub(r"^(\s*\d*)([#+.)-])(?=[\s#])", r"\1\\\2", text)  # no heading, no list
+    rows = [table.columns, *([entry.text for entry in row] for row in table.entries)]
+    return f"*{markdown.escape(table.caption)}*\n\n{markdown.table(rows, table.is_numeric)}"

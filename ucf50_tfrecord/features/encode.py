@@ -95,6 +95,7 @@ def plan_features(source: Manifest, features: FeatureFormat) -> Plan:
         videos_list=source.videos_list,
         fold_names=source.fold_names,
         group_names=source.group_names,
+        about=source.about,
     )
 
 

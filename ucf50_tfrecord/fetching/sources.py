@@ -1,9 +1,10 @@
-"""The table of published video sets: where each is published, and how large it is."""
+"""The table of published video sets: where each is published, how large it is, and what to cite."""
 
 from __future__ import annotations
 
 import dataclasses
 
+from ucf50_tfrecord.about import About
 from ucf50_tfrecord.choices import VideoSet
 
 
@@ -17,6 +18,9 @@ class Source:
     num_bytes: size of the archive; None if unknown.
     num_videos, num_classes: numbers of videos and classes.
     max_bytes: largest size of all files in the archive together, with room for a new edition.
+    creator: who made it.
+    citation: the paper that its page asks to cite, as BibTeX.
+    collection: where the videos come from, by that paper.
     """
 
     title: str
@@ -26,6 +30,22 @@ class Source:
     num_videos: int
     num_classes: int
     max_bytes: int
+    creator: str
+    citation: str
+    collection: str
+
+    @property
+    def about(self) -> About:
+        """What is known about the set, in the form that conversions read beside its videos."""
+        return About(
+            title=self.title,
+            license=f"For research; the videos belong to their owners and must not be redistributed. See {self.page}",
+            citation=self.citation,
+            creator=self.creator,
+            url=self.page,
+            collection=self.collection,
+            people="The videos show people.",
+        )
 
 
 SOURCES = {
@@ -37,6 +57,11 @@ SOURCES = {
         num_videos=6681,
         num_classes=50,
         max_bytes=8 << 30,
+        creator="Center for Research in Computer Vision, University of Central Florida",
+        citation="@article{reddy2013recognizing, title={Recognizing 50 human action categories of web videos}, "
+        "author={Reddy, Kishore K. and Shah, Mubarak}, journal={Machine Vision and Applications}, volume={24}, "
+        "number={5}, pages={971--981}, year={2013}}",
+        collection="Videos taken from YouTube.",
     ),
     VideoSet.UCF101: Source(
         title="UCF101",
@@ -46,6 +71,11 @@ SOURCES = {
         num_videos=13320,
         num_classes=101,
         max_bytes=16 << 30,
+        creator="Center for Research in Computer Vision, University of Central Florida",
+        citation="@article{soomro2012ucf101, title={UCF101: A Dataset of 101 Human Actions Classes From Videos in The "
+        "Wild}, author={Soomro, Khurram and Zamir, Amir Roshan and Shah, Mubarak}, journal={arXiv:1212.0402}, "
+        "year={2012}}",
+        collection="Videos taken from YouTube.",
     ),
     # An archive of one archive per class. Its size is not published.
     VideoSet.HMDB51: Source(
@@ -56,5 +86,10 @@ SOURCES = {
         num_videos=6766,
         num_classes=51,
         max_bytes=8 << 30,
+        creator="Serre Lab, Brown University",
+        citation="@inproceedings{kuehne2011hmdb, title={HMDB: A large video database for human motion recognition}, "
+        "author={Kuehne, Hildegard and Jhuang, Hueihan and Garrote, Est{\\'i}baliz and Poggio, Tomaso and Serre, "
+        "Thomas}, booktitle={International Conference on Computer Vision}, pages={2556--2563}, year={2011}}",
+        collection="Mostly from movies, the rest from public databases such as YouTube.",
     ),
 }

@@ -1,4 +1,4 @@
-"""Fetches a published video set into a folder of class folders, with the sha256 of each video beside them.
+"""Fetches a published video set into a folder of class folders, with checksums and facts about it beside them.
 
 Until the set is complete, everything is in a folder of its own, `<output>-download`: the archive, or what has
 arrived of it, and what is unpacked. The unpacked folder is renamed to `<output>` last.
@@ -14,7 +14,7 @@ import re
 import shutil
 import urllib.parse
 
-from ucf50_tfrecord import storage
+from ucf50_tfrecord import about, storage
 from ucf50_tfrecord.convert import catalog
 from ucf50_tfrecord.convert.catalog import CHECKSUMS_FILENAME
 from ucf50_tfrecord.errors import Action, Change, Remedy, UserError, expect
@@ -159,12 +159,13 @@ def _remove_unpacked(work: pathlib.Path) -> None:
 
 
 def _unpack(source: Source, archive: pathlib.Path, work: pathlib.Path, listener: FetchListener) -> Unpacked:
-    """Unpacks the archive in the work folder, and writes the list of checksums beside the class folders."""
+    """Unpacks the archive in the work folder; writes the checksums and the facts about the set beside the class folders."""
     for name in (_UNPACKED, _INNER):
         storage.make_folder(work / name)
     unpacked = unpack(archive, work / _UNPACKED, work / _INNER, max_bytes=source.max_bytes, listener=listener)
     with storage.atomic_write(work / _UNPACKED / CHECKSUMS_FILENAME) as file:
         file.writelines(f"{sha256}  {path}\n".encode() for path, sha256 in sorted(unpacked.sums.items()))
+    about.save(work / _UNPACKED, source.about)
     return unpacked
 
 

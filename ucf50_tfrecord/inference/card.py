@@ -22,7 +22,7 @@ from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.evaluation import statistics
 from ucf50_tfrecord.evaluation.interventions import FIRST_SHUFFLE
 from ucf50_tfrecord.evaluation.results import Condition, Results
-from ucf50_tfrecord.inference import field_tests
+from ucf50_tfrecord.inference import card_header, field_tests
 from ucf50_tfrecord.inference.finished_run import FinishedRun
 from ucf50_tfrecord.inference.formats import FORMATS
 from ucf50_tfrecord.manifest import Manifest
@@ -86,7 +86,8 @@ class Export:
 def write(path: pathlib.Path, run: FinishedRun, export: Export, comparison: Results | None = None) -> None:
     """Writes an export's model card as Markdown; see `build`. Raises UserError if the file cannot be written."""
     with storage.atomic_write(path) as file:
-        file.write(document.to_markdown(build(run, export, comparison)).encode())
+        markdown = document.to_markdown(build(run, export, comparison))
+        file.write(f"{card_header.header(run)}{markdown}".encode())
 
 
 def build(run: FinishedRun, export: Export, comparison: Results | None = None) -> document.Document:
