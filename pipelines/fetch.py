@@ -56,8 +56,7 @@ def main(name: str) -> None:
     output = _OUTPUT.value or os.path.join("data", source.title)
     options = FetchOptions(_ARCHIVE.value, _RESTART.value, _KEEP_ARCHIVE.value, _DOWNLOAD.build())
     terminal.say_wrapped(
-        f"{source.title}: for research only; the videos belong to their owners and must not be redistributed. Terms, "
-        f"and the paper to cite: {source.page}",
+        f"{source.title}. {source.license} Terms, and the paper to cite: {source.page}",
         break_long_words=False,
         break_on_hyphens=False,
         flush=True,

@@ -7,6 +7,8 @@ import dataclasses
 from ucf50_tfrecord.about import About
 from ucf50_tfrecord.choices import VideoSet
 
+_UCF_LICENSE = "For research only; the videos belong to their owners and must not be redistributed."
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Source:
@@ -18,6 +20,7 @@ class Source:
     num_bytes: size of the archive; None if unknown.
     num_videos, num_classes: numbers of videos and classes.
     max_bytes: largest size of all files in the archive together, with room for a new edition.
+    license: the terms of its page.
     creator: who made it.
     citation: the paper that its page asks to cite, as BibTeX.
     collection: where the videos come from, by that paper.
@@ -30,6 +33,7 @@ class Source:
     num_videos: int
     num_classes: int
     max_bytes: int
+    license: str
     creator: str
     citation: str
     collection: str
@@ -39,7 +43,7 @@ class Source:
         """What is known about the set, in the form that conversions read beside its videos."""
         return About(
             title=self.title,
-            license=f"For research; the videos belong to their owners and must not be redistributed. See {self.page}",
+            license=f"{self.license} See {self.page}",
             citation=self.citation,
             creator=self.creator,
             url=self.page,
@@ -57,6 +61,7 @@ SOURCES = {
         num_videos=6681,
         num_classes=50,
         max_bytes=8 << 30,
+        license=_UCF_LICENSE,
         creator="Center for Research in Computer Vision, University of Central Florida",
         citation="@article{reddy2013recognizing, title={Recognizing 50 human action categories of web videos}, "
         "author={Reddy, Kishore K. and Shah, Mubarak}, journal={Machine Vision and Applications}, volume={24}, "
@@ -71,6 +76,7 @@ SOURCES = {
         num_videos=13320,
         num_classes=101,
         max_bytes=16 << 30,
+        license=_UCF_LICENSE,
         creator="Center for Research in Computer Vision, University of Central Florida",
         citation="@article{soomro2012ucf101, title={UCF101: A Dataset of 101 Human Actions Classes From Videos in The "
         "Wild}, author={Soomro, Khurram and Zamir, Amir Roshan and Shah, Mubarak}, journal={arXiv:1212.0402}, "
@@ -86,10 +92,11 @@ SOURCES = {
         num_videos=6766,
         num_classes=51,
         max_bytes=8 << 30,
+        license="Creative Commons Attribution 4.0 International; the videos belong to their owners.",
         creator="Serre Lab, Brown University",
         citation="@inproceedings{kuehne2011hmdb, title={HMDB: A large video database for human motion recognition}, "
         "author={Kuehne, Hildegard and Jhuang, Hueihan and Garrote, Est{\\'i}baliz and Poggio, Tomaso and Serre, "
         "Thomas}, booktitle={International Conference on Computer Vision}, pages={2556--2563}, year={2011}}",
-        collection="Mostly from movies, the rest from public databases such as YouTube.",
+        collection="Mostly from movies, the rest from public databases such as the Prelinger archive and YouTube.",
     ),
 }
