@@ -15,12 +15,19 @@ from pipelines import code_flags, console, run_flags, terminal
 from ucf50_tfrecord.inference.formats import DEFAULT_FORMATS, FORMATS
 
 if TYPE_CHECKING:
-    from ucf50_tfrecord.inference.card import Export
+    from ucf50_tfrecord.inference.card_files import Export
 
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to write. Default: <run>/export.")
 _NAMES = [f"{name} (needs the extra {kind.extra})" if kind.extra else name for name, kind in FORMATS.items()]
 _FORMATS = flags.DEFINE_list(
     "formats", list(DEFAULT_FORMATS), f"Formats to write, any of: {', '.join(_NAMES)}."
+)
+
+_MAX_ERROR = flags.DEFINE_float(
+    "max_error",
+    None,
+    "The files also say of which clips the model is confident: of so many that at most this fraction of the answers, "
+    "such as 0.1, is wrong. The threshold of the confidence is chosen on the run's held-out clips.",
 )
 
 flags.adopt_module_key_flags(run_flags)
@@ -39,7 +46,12 @@ def main() -> None:
     output = _OUTPUT.value or os.path.join(run_dir, "export")
     run = finished_run.load(run_dir, run_flags.weights())
     exported = export.export_run(
-        run, output, formats=_FORMATS.value, warn=terminal.warn, allowed_code=code_flags.allowed_code()
+        run,
+        output,
+        formats=_FORMATS.value,
+        max_error=_MAX_ERROR.value,
+        warn=terminal.warn,
+        allowed_code=code_flags.allowed_code(),
     )
     print_export(exported, output)
 

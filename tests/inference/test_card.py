@@ -18,7 +18,7 @@ from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.evaluation import statistics
 from ucf50_tfrecord.evaluation.results import Condition
 from ucf50_tfrecord.inference import card, finished_run
-from ucf50_tfrecord.inference.card import Export, ExportedFile, RunDifference
+from ucf50_tfrecord.inference.card_files import Export, ExportedFile, RunDifference
 
 EXPORT = Export(
     files=(ExportedFile(format="keras", num_bytes=1_234_567, difference=2e-7),),
