@@ -127,7 +127,8 @@ def draw(rng, *, num_units, size, correlation, error):
 
 
 @pytest.mark.parametrize(
-    "num_units, size, correlation", [(25, 12, 0), (25, 12, 0.2), (12, 100, 0.4), (5, 100, 0.05), (5, 100, 0.3)]
+    "num_units, size, correlation",
+    [(25, 12, 0), (25, 12, 0.2), (12, 100, 0.4), (5, 100, 0.05), (5, 100, 0.3)],
 )
 def test_the_wanted_error_is_exceeded_in_few_draws(num_units, size, correlation):
     """The true error is just above the wanted one, at every threshold: each answer is a failure."""

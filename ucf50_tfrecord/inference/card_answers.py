@@ -19,7 +19,7 @@ def section(run: FinishedRun) -> Iterator[Block]:
     first = found[0]
     yield Heading("When it should not answer")
     yield Paragraph(
-        "Where the highest probability (`confidence`) is below a threshold, take the answer for unknown. Each threshold "
+        "Where the highest probability (the output confidence) is below a threshold, take the answer for unknown. Each threshold "
         f"here is chosen on {first.num_clips} held-out clips of {first.num_groups} recording groups (or videos without "
         "one), for probabilities as the files return them, which are not calibrated."
     )
@@ -53,7 +53,7 @@ def section(run: FinishedRun) -> Iterator[Block]:
             else f", and {first.known.accepted:.3f} with other groups' thresholds"
         )
         yield Paragraph(
-            f"A clip of none of the classes may be among those whose `unknown_score`, the energy -log(sum(exp(logits))), "
+            f"A clip of none of the classes may be among those whose unknown_score, the energy -log(sum(exp(logits))), "
             f"is above {first.known.threshold:.3f}: it accepts {first.known.wanted:.0%} of the held-out clips{others}. How "
             "many clips of other classes it finds was not tested."
         )

@@ -36,8 +36,6 @@ def load(run_dir: str, config: RunConfig, weights: str) -> tuple[HeldOut | None,
         return None, f"the run holds no {PREDICTIONS_FILENAME}"
     num_classes = len(config.classes)
     plain = [p for p in runner.load_predictions(path, num_classes) if p.intervention == PLAIN]
-    if not plain:
-        return None, f"the run's {PREDICTIONS_FILENAME} holds no unchanged clip"
     logits = np.array([p.logits for p in plain], np.float64)
     labels = np.array([p.label for p in plain], np.int64)
     groups = np.array([p.group for p in plain], np.int64)

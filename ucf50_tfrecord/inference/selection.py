@@ -113,7 +113,7 @@ class Selection:
 
     def answers(self, confidence: float) -> bool:
         """Tells whether a prediction of this confidence is answered."""
-        return self.threshold is not None and confidence >= self.threshold
+        return self.threshold is not None and bool(confidence >= self.threshold)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
