@@ -13,7 +13,7 @@ _UNKNOWN = "The class may be unknown"
 
 
 def describe_rules(rules: Rules) -> Iterator[str]:
-    """Yields sentences about when a model abstains, and how this works on recording groups of others' thresholds."""
+    """Yields sentences about when a model abstains, and how often it is wrong on other recording groups."""
     clips = f"{rules.num_clips} held-out clips of {rules.num_groups} recording groups"
     selected = rules.selection
     if rules.max_error is not None and rules.why_never:
@@ -53,10 +53,13 @@ def _on_other_groups(rules: Rules) -> str:
     )
 
 
-def notes(judgement: Judgement) -> list[str]:
-    """Lists sentences about a prediction that should not be relied on; none for others."""
+def notes(judgement: Judgement, rules: Rules) -> list[str]:
+    """Lists sentences about why a prediction should not be relied on; none if it may be.
+
+    The reason why nothing at all is answered is left out, because describe_rules says it once.
+    """
     found = []
-    if judgement.confident is False:
+    if judgement.confident is False and rules.has_threshold:
         found.append(judgement.confident_reason)
     if judgement.known is False:
         found.append(f"{_UNKNOWN}: {judgement.known_reason}")

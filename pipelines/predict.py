@@ -215,7 +215,7 @@ def predict_all(
                     found.append(report_failure(video, result))
                 else:
                     classes, judgement = session.config.classes, session.judge(result)
-                    print_prediction(result, judgement, classes)
+                    print_prediction(result, judgement, session)
                     timeline = save_timeline(result, classes, output, number)
                     found.append(result.to_json(classes, _TOP.value) | to_json(judgement) | timeline)
                 show_fraction(bar, number, 1.0)
@@ -241,22 +241,22 @@ def report_failure(video: decoding.VideoFile, failed: decoding.Failed) -> dict[s
     return {"path": video.path, "error": failed.reason, "cause": failed.cause}
 
 
-def print_prediction(prediction: Prediction, judgement: Judgement, classes: tuple[str, ...]) -> None:
+def print_prediction(prediction: Prediction, judgement: Judgement, session: Session) -> None:
     """Prints a video's rows of the results table: its name, its duration and its most probable classes.
 
-    If the model abstains, the first row says so. Sentences below the rows say why the video is not confident or not
-    known.
+    If the model abstains, the first row says so. Sentences below the rows give the reasons, and those for which the
+    class may be unknown.
     """
     num_windows = len(prediction.windows_secs)
     cut = f", {num_windows} windows" if num_windows > 1 else ""
     about = [prediction.video.path, f"  {prediction.secs:.1f} s{cut}"]
     top = prediction.top(_TOP.value)
-    rows = [(classes[label], f"{probability:.3f}") for label, probability in top]
+    rows = [(session.config.classes[label], f"{probability:.3f}") for label, probability in top]
     if judgement.confident is False:
         rows.insert(0, (answers.NO_ANSWER, ""))
     for text, row in zip([*about, *[""] * len(rows)], rows):
         print_row(text, *row)
-    for text in answers.notes(judgement):
+    for text in answers.notes(judgement, session.rules):
         terminal.say_wrapped(text, initial_indent="  ", subsequent_indent="  ", flush=True)
 
 

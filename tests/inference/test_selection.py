@@ -107,7 +107,7 @@ def test_without_a_threshold_nothing_is_answered_and_the_reason_is_given():
     confidence = np.linspace(0.5, 1, 1000)
     found = selection.choose_threshold(confidence, np.arange(1000) % 3 == 0, np.arange(1000), 0.1)
     assert found.value is None and found.reason.startswith(
-        "of the 51 most confident held-out clips, 17 are wrong"
+        "errors among the 51 most confident held-out clips: 17, so that up to 0.433 of"
     )
     one = selection.choose_threshold(confidence, np.zeros(1000, bool), np.zeros(1000, int), 0.1)
     assert one.value is None and one.bound == 1

@@ -206,8 +206,8 @@ def choose_threshold(
     if not num_passed:
         chosen = answered[:, first]
         reason = (
-            f"of the {chosen.sum()} most confident held-out clips, {wrong[chosen].sum()} are wrong, so that up to "
-            f"{bounds[first]:.3f} of such answers may be"
+            f"errors among the {chosen.sum()} most confident held-out clips: {wrong[chosen].sum()}, so that up to "
+            f"{bounds[first]:.3f} of such answers may be wrong"
         )
         return Threshold(None, float(bounds.min()), reason)
     last = first + num_passed - 1
