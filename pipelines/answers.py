@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ucf50_tfrecord.inference.abstention import Judgement, Rules
+    from ucf50_tfrecord.inference.selection import Selection
 
 NO_ANSWER = "NO ANSWER. Most probable:"
 _UNKNOWN = "The class may be unknown"
@@ -77,12 +78,8 @@ def summarize(videos: list[dict[str, Any]], rules: Rules) -> Iterator[str]:
     unknown = [video for video in videos if video["known"] is False]
     if rules.max_error is not None:
         text = f"Answered {len(answered)} of {len(videos)} videos"
-        selected = rules.selection
-        if answered and selected and selected.error is not None and selected.error_bound is not None:
-            text += (
-                f"; expected to be wrong: {selected.error:.3f} of the answers, up to {selected.error_bound:.3f} (on "
-                "clips of other groups)"
-            )
+        if answered and rules.selection:
+            text += f"; {_expected_error(rules.selection)}"
         labelled = [video for video in answered if video["folder_class"]]
         if labelled:
             num_right = sum(video["top"][0]["class"] == video["folder_class"] for video in labelled)
@@ -92,3 +89,12 @@ def summarize(videos: list[dict[str, Any]], rules: Rules) -> Iterator[str]:
         both = sum(bool(video["confident"]) for video in unknown)
         also = f" ({both} of them answered)" if rules.max_error is not None else ""
         yield f"{_UNKNOWN} in {len(unknown)} of {len(videos)} videos{also}."
+
+
+def _expected_error(selection: Selection) -> str:
+    if selection.error is None or selection.error_bound is None:
+        return f"up to {selection.bound:.3f} of the answers are expected to be wrong"
+    return (
+        f"expected to be wrong: {selection.error:.3f} of the answers, up to {selection.error_bound:.3f} (on clips of other "
+        "groups)"
+    )
