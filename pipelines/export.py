@@ -7,6 +7,7 @@ python -m pipelines.export --run=runs/demo --formats=onnx --output=/models/demo
 from __future__ import annotations
 
 import os
+import pathlib
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -29,6 +30,11 @@ _MAX_ERROR = flags.DEFINE_float(
     "The files also say of which clips the model is confident: of so many that at most this fraction of the answers, "
     "such as 0.1, is wrong. The threshold of the confidence is chosen on the run's held-out clips.",
 )
+_COMPARISON = flags.DEFINE_string(
+    "comparison",
+    None,
+    "Folder of a comparison with --hold_out_classes, whose figures on unknown classes the model card then gives.",
+)
 
 flags.adopt_module_key_flags(run_flags)
 flags.adopt_module_key_flags(code_flags)
@@ -41,10 +47,14 @@ def main() -> None:
 
     # On a GPU the compared probabilities would be computed in TensorFloat-32, and a training may use the GPU.
     tf.config.set_visible_devices([], "GPU")
+    from ucf50_tfrecord.evaluation import result_files
     from ucf50_tfrecord.inference import export, finished_run
 
     output = _OUTPUT.value or os.path.join(run_dir, "export")
     run = finished_run.load(run_dir, run_flags.weights())
+    comparison = None
+    if _COMPARISON.value:
+        comparison = result_files.load(pathlib.Path(_COMPARISON.value, result_files.RESULTS_FILENAME))
     exported = export.export_run(
         run,
         output,
@@ -52,6 +62,7 @@ def main() -> None:
         max_error=_MAX_ERROR.value,
         warn=terminal.warn,
         allowed_code=code_flags.allowed_code(),
+        comparison=comparison,
     )
     print_export(exported, output)
 

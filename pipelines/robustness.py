@@ -73,7 +73,6 @@ flags.adopt_module_key_flags(code_flags)
 flags.adopt_module_key_flags(inputs)
 
 _FOLDER_KIND = "a test of robustness"
-_SCORES_FILENAME = "robustness.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,6 +107,7 @@ def test_run(run_dir: str, *, is_only: bool) -> _Tested:
       run_dir: the run's folder.
       is_only: whether no other run is tested, so that --output names the folder of this one.
     """
+    from ucf50_tfrecord.robustness.scores import SCORES_FILENAME
     from ucf50_tfrecord.training import run as run_lib
     from ucf50_tfrecord.training import trained
 
@@ -134,7 +134,7 @@ def test_run(run_dir: str, *, is_only: bool) -> _Tested:
         }
         facts |= {"data": manifest.data_dir, "fingerprint": manifest.fingerprint}
         facts |= {"num_clips": len(tested.results.ids)}
-        storage.write_json(folder / _SCORES_FILENAME, facts | tested.scores.to_json())
+        storage.write_json(folder / SCORES_FILENAME, facts | tested.scores.to_json())
         write_report([tested], folder)
     return tested
 

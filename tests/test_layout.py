@@ -50,7 +50,8 @@ ALLOWED = {
     "robustness": BASE
     | {"workers", "convert", "dataset", "models", "drawing", "training", "evaluation", "features", "report"},
     "inference": BASE
-    | {"workers", "convert", "dataset", "models", "drawing", "training", "evaluation", "features", "report"},
+    | {"workers", "convert", "dataset", "models", "drawing", "training", "evaluation", "features", "report"}
+    | {"robustness"},
     "api": BASE | {"recipes", "dataset", "models", "training", "features", "job", "inference"},
     "__init__": {"api"},
 }

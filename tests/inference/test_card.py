@@ -168,7 +168,7 @@ def test_names_cannot_break_the_card(run):
     text = markdown(dataclasses.replace(run, config=config, results=results, manifest=None))
     assert "<script>" not in text and r"\`d\` \<script\>" in text and r"a\|b" in text
     headings = [line for line in text.splitlines() if line.startswith("#")]
-    assert len(headings) == 9 and headings[0].startswith("# Model card: lstm on x")
+    assert len(headings) == 12 and headings[0].startswith("# Model card: lstm on x")
 
 
 def test_a_run_without_scores_has_no_card(run_dir, tmp_path):

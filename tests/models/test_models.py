@@ -6,6 +6,7 @@ import tensorflow as tf
 from tests.warm import run_code
 from ucf50_tfrecord import models
 from ucf50_tfrecord.architectures import MODELS
+from ucf50_tfrecord.models import frames
 from ucf50_tfrecord.models.recurrent import ProjectingLSTM
 from ucf50_tfrecord.specs import ModelSpec
 
@@ -104,6 +105,44 @@ def test_clips_do_not_mix_and_frames_stay_with_their_clip(name):
     model, video = models.build_model(spec), make_video(spec)
     alone = np.concatenate([model(video[i : i + 1], training=False) for i in range(3)])
     np.testing.assert_allclose(model(video, training=False), alone, atol=1e-5)
+
+
+SPLIT = set(MODELS) - {"conv3d"}  # whose frames meet in the first block
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_is_split_where_its_frames_first_meet(name):
+    spec = make_spec(name)
+    model, video = models.build_model(spec), make_video(spec)
+    halves = frames.split_at_frames(model)
+    assert (halves is not None) == (name in SPLIT)
+    if halves is None:
+        return
+    encoder, head = halves
+    order = [2, 0, 3, 3]  # one frame twice, one left out
+    features = encoder.predict_on_batch(video)[:, order]
+    np.testing.assert_allclose(
+        head.predict_on_batch(features), model.predict_on_batch(video[:, order]), rtol=1e-4, atol=1e-5
+    )
+    model.set_weights([1.5 * weight for weight in model.get_weights()])  # as training does
+    np.testing.assert_allclose(
+        head.predict_on_batch(encoder.predict_on_batch(video)),
+        model.predict_on_batch(video),
+        rtol=1e-4,
+        atol=1e-4,
+    )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(name="lstm", motion=True),
+        dict(name="lstm", encoder="tests.models.own:encode"),
+        dict(name="lstm", feature_shape=(8,)),
+    ],
+)
+def test_a_model_whose_frames_may_meet_earlier_is_not_split(changes):
+    assert frames.split_at_frames(models.build_model(make_spec(**changes))) is None
 
 
 def test_seed_weights_start_from_pytorchs_distributions():

@@ -128,15 +128,15 @@ def take_frames(video: tf.Tensor, source: tf.Tensor) -> tf.Tensor:
     """Picks frames of each clip by their indices.
 
     Args:
-      video: the clips, uint8 [B, T, H, W, 3] or float16 [B, T, ...].
+      video: the clips, uint8 [B, T, H, W, 3], or their frames' features, floating [B, T, ...].
       source: the indices of the frames to pick, int64 [B, K].
 
     Returns:
       The picked frames, [B, K, ...], of the same dtype.
     """
     # TensorFlow does not gather uint8 on GPUs; float16 holds 0 to 255 exactly.
-    frames = tf.gather(tf.cast(video, tf.float16), source, axis=1, batch_dims=1)
-    return tf.cast(frames, video.dtype)
+    values = tf.cast(video, tf.float16) if video.dtype == tf.uint8 else video
+    return tf.cast(tf.gather(values, source, axis=1, batch_dims=1), video.dtype)
 
 
 def resized_crop(video: tf.Tensor, draws: Draws, min_area: float) -> tf.Tensor:

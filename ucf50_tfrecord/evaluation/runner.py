@@ -9,8 +9,8 @@ import dataclasses
 import functools
 import json
 import pathlib
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import keras
 import msgspec
@@ -25,6 +25,7 @@ from ucf50_tfrecord.errors import UserError, expect
 from ucf50_tfrecord.evaluation import interventions, metrics
 from ucf50_tfrecord.evaluation.interventions import FIRST_SHUFFLE, PLAIN
 from ucf50_tfrecord.manifest import Manifest
+from ucf50_tfrecord.models.frames import split_at_frames
 from ucf50_tfrecord.parsing import Count, Finite, Int64, Name
 
 RUN_INTERVENTIONS = (PLAIN, FIRST_SHUFFLE)  # a run is scored under each of these interventions
@@ -68,6 +69,17 @@ class Evaluation:
     def confusion(self) -> np.ndarray:
         """Numbers of clips by true class (rows) and predicted class (columns), int64 [C, C]."""
         return metrics.confusion(self.clips.labels, self.predictions, self.logits.shape[1])
+
+
+class Split(NamedTuple):
+    """A model's two halves.
+
+    encode: maps a distributed batch's clips to the features of their frames, [B, T, ...].
+    head: predicts from these features.
+    """
+
+    encode: Callable[[Any], Any]
+    head: Predictor
 
 
 class Predictor:
@@ -130,6 +142,19 @@ class Predictor:
             return self._strategy.gather(logits, axis=0)
 
         return self._compile(self.model, forward)(video).numpy()
+
+    @functools.cached_property
+    def split(self) -> Split | None:
+        """The model's two halves, if each frame is encoded by itself; see models.split_at_frames."""
+        halves = split_at_frames(self.model)
+        if halves is None:
+            return None
+        encoder, head = halves
+
+        def encode(video: Any) -> Any:
+            return self._strategy.run(lambda video: encoder(video, training=False), args=(video,))
+
+        return Split(encode=tf.function(encode, reduce_retracing=True), head=Predictor(head, self._strategy))
 
     def predict(self, clips: np.ndarray, *, batch_size: int) -> np.ndarray:
         """Returns the logits, float32 [N, C], of clips that are in no feed, uint8 [N, T, H, W, 3] or features."""
@@ -221,15 +246,14 @@ class Evaluator:
         """
         for name in names:
             expect(name in self._names, f"an intervention that is one of {self._names}", intervention=name)
-        clips, changes, predictor = self._feed.clips, self._changes, self._predictor
+        clips, predictor = self._feed.clips, self._predictor
         logits = np.full((len(clips), len(names), predictor.num_classes), np.nan, np.float32)
         seen = np.zeros(len(clips), bool)
         for batch in self._feed.batches(batch_size=self._batch_size, view=view):
             video, index, mask = predictor.read(self._feed.frames, batch)
             seen[index[mask]] = True
-            for place, name in enumerate(names):
-                changed = predictor.change(video, batch, *changes[name])
-                logits[index[mask], place] = predictor.logits(changed)[mask]
+            for place, found in enumerate(self._predict_each(names, video, batch)):
+                logits[index[mask], place] = found[mask]
             if should_stop():
                 return None
         if self._feed.skipped and view == 0:  # all views of a clip are in one record
@@ -242,6 +266,22 @@ class Evaluator:
             name: Evaluation(clips=clips.select(seen), logits=logits[seen, place], intervention=name)
             for place, name in enumerate(names)
         }
+
+    def _predict_each(self, names: Sequence[str], video: Any, batch: Any) -> Iterator[np.ndarray]:
+        """Yields the logits of a distributed batch's clips, float32 [B, C], under each intervention in turn.
+
+        Where the model encodes each frame by itself, frames are encoded once for all interventions that only
+        choose frames.
+        """
+        predictor, split = self._predictor, self._predictor.split
+        encoded = None
+        for name in names:
+            change = self._changes[name]
+            if split is None or interventions.find(name).needs_pixels:
+                yield predictor.logits(predictor.change(video, batch, *change))
+                continue
+            encoded = split.encode(video) if encoded is None else encoded
+            yield split.head.logits(split.head.change(encoded, batch, *change))
 
     @functools.cached_property
     def _changes(self) -> dict[str, tuple[interventions.Change, tf.Tensor | None]]:

@@ -21,7 +21,7 @@ from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.evaluation import statistics
 from ucf50_tfrecord.evaluation.interventions import FIRST_SHUFFLE
 from ucf50_tfrecord.evaluation.results import Condition, Results
-from ucf50_tfrecord.inference import card_answers, card_files
+from ucf50_tfrecord.inference import card_answers, card_files, field_tests
 from ucf50_tfrecord.inference.card_files import Export
 from ucf50_tfrecord.inference.finished_run import FinishedRun
 from ucf50_tfrecord.manifest import Manifest
@@ -37,16 +37,26 @@ _LEAK = (
 )
 
 
-def write(path: pathlib.Path, run: FinishedRun, export: Export) -> None:
-    """Writes an export's model card as Markdown; raises UserError if the file cannot be written."""
+def write(path: pathlib.Path, run: FinishedRun, export: Export, comparison: Results | None = None) -> None:
+    """Writes an export's model card as Markdown; see `build`. Raises UserError if the file cannot be written."""
     with storage.atomic_write(path) as file:
-        file.write(document.to_markdown(build(run, export)).encode())
+        file.write(document.to_markdown(build(run, export, comparison)).encode())
 
 
-def build(run: FinishedRun, export: Export) -> document.Document:
-    """Builds the model card of an exported run, as a document."""
-    sections = (_summary, _data, _model, _training, _scores, card_answers.section, _limits, _use)
+def build(run: FinishedRun, export: Export, comparison: Results | None = None) -> document.Document:
+    """Builds the model card of an exported run, as a document.
+
+    Args:
+      run: the run.
+      export: the files of the export.
+      comparison: as in field_tests.section.
+
+    Raises:
+      UserError: as field_tests.section does.
+    """
+    sections = (_summary, _data, _model, _training, _scores, card_answers.section, _limits)
     blocks = [block for section in sections for block in section(run)]
+    blocks += field_tests.section(run, comparison)
     blocks += card_files.section(run, export)
     return document.Document(f"Model card: {run.model} on {run.results.name}", blocks)
 
@@ -261,8 +271,8 @@ def _limits(run: FinishedRun) -> Iterator[Block]:
     few = [f"{name} ({count})" for name, count in zip(results.classes, counts) if count < _FEW_CLIPS]
     cost = run.scores.change(Condition(run.model), Condition(run.model, intervention=FIRST_SHUFFLE))
     items = [
-        f"It was tested on {counted(len(results.ids), 'clip')} of {results.name}, and on nothing else: other cameras, "
-        "places, people and ways to do an action were not tested.",
+        f"The scores above are of {counted(len(results.ids), 'clip')} of {results.name}: other cameras, places, people "
+        "and ways to do an action may give other scores.",
         "A video of none of the classes still gets one of them, often with a high probability.",
         f"It sees {spec.num_frames} frames, evenly spaced over a whole trimmed video, and nothing between them; "
         "longer videos, with several actions or none, were not tested.",
@@ -282,21 +292,6 @@ def _limits(run: FinishedRun) -> Iterator[Block]:
         items.append(_LEAK)
     yield Heading("Limits")
     yield Bullets(items)
-
-
-def _use(run: FinishedRun) -> Iterator[Block]:
-    yield Heading("Responsible use")
-    yield Bullets(
-        [
-            "Made for research and teaching on action recognition, and for sorting videos whose errors cost little.",
-            "The videos show people. Do not use it to watch, identify or judge people, nor where an error harms "
-            "someone; no test here supports that.",
-            "It was not tested for differences between people: age, skin, sex, body, clothes, disability, country. "
-            "UCF50's videos come from YouTube: they show the people who were filmed and uploaded there, and how.",
-            "The videos belong to their owners, and data sets have terms of use, UCF50 too "
-            "(https://www.crcv.ucf.edu/data/UCF50.php). Check that they allow your use of a model made from them.",
-        ]
-    )
 
 
 def _count_groups(groups: np.ndarray) -> str:

@@ -36,10 +36,10 @@ from ucf50_tfrecord import record, storage
 from ucf50_tfrecord.dataset import reader
 from ucf50_tfrecord.dataset.clips import frames_of, load_clips
 from ucf50_tfrecord.errors import Action, Remedy, UserError, expect
-from ucf50_tfrecord.evaluation.results import Condition
+from ucf50_tfrecord.evaluation.results import Condition, Results
 from ucf50_tfrecord.evaluation.verdicts import ensemble
 from ucf50_tfrecord.features import frame_model
-from ucf50_tfrecord.inference import card
+from ucf50_tfrecord.inference import card, field_tests
 from ucf50_tfrecord.inference.abstention import Rules
 from ucf50_tfrecord.inference.card_files import Export, ExportedFile, RunDifference
 from ucf50_tfrecord.inference.finished_run import FinishedRun
@@ -82,6 +82,7 @@ def export_run(
     max_error: float | None = None,
     warn: Callable[[str], None] = lambda text: None,
     allowed_code: Collection[str] = (),
+    comparison: Results | None = None,
 ) -> Export:
     """Exports a run's model to a folder: files in some formats, and the model card.
 
@@ -98,15 +99,19 @@ def export_run(
         clip would be answered.
       allowed_code: names of the model builders, as <module>:<builder>, that may be imported; see
         trained.load_model.
+      comparison: a comparison with trainings of the run's model without some classes, for the card.
 
     Returns:
       The written files, and their differences from the model and the run.
 
     Raises:
-      UserError: if a format cannot be written, max_error is out of range, a file's outputs differ by more than TOLERANCE or from
-        the run's predictions by more than OWN_TOLERANCE, or `output` holds something else.
+      UserError: if a format cannot be written, max_error is out of range, a file's outputs differ by more than
+        TOLERANCE or from the run's predictions by more than OWN_TOLERANCE, `output` holds something else, or the
+        card cannot be made from the comparison.
     """
     check_formats(formats)
+    if comparison:
+        field_tests.models_without_classes(run, comparison)
     rules = run.rules(max_error)
     if rules.why_never:
         warn(f"The files call no clip confident: {rules.why_never}")
@@ -132,7 +137,7 @@ def export_run(
             files.append(ExportedFile(format=name, num_bytes=_num_bytes(path), difference=difference))
         export = Export(files=tuple(files), tolerance=TOLERANCE, num_clips=len(frames), own=own)
         _write_export(folder / EXPORT_FILENAME, run, export, rules)
-        card.write(folder / card.CARD_FILENAME, run, export)
+        card.write(folder / card.CARD_FILENAME, run, export, comparison)
     return export
 
 

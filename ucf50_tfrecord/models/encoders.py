@@ -58,7 +58,7 @@ def frame_features(video: Tensor, spec: ModelSpec, dtype: keras.DTypePolicy) -> 
         with _explained_errors(spec):
             encoder.load_weights(spec.encoder_weights)
     encoder.trainable = not spec.freeze_encoder  # False keeps the statistics of batch norm, too
-    return encode_frames(scaled, encoder)
+    return frames.mark_frames(encode_frames(scaled, encoder), spec)
 
 
 def unfreeze(model: keras.Model) -> list[keras.Variable]:

@@ -9,9 +9,11 @@ import keras
 import tensorflow as tf
 from keras import layers, ops
 
+from ucf50_tfrecord.architectures import is_own_code
 from ucf50_tfrecord.specs import ModelSpec
 
 NUM_FEATURES = 256
+_FRAME_FEATURES = "frame_features"  # name of the tensor at which split_at_frames cuts a model
 
 Tensor: TypeAlias = keras.KerasTensor
 Encoder = Callable[[Tensor], Tensor]
@@ -51,6 +53,32 @@ def encode_frames(video: Tensor, encoder: Encoder) -> Tensor:
     _, num_frames, *frame_shape = video.shape
     encoded = encoder(ops.reshape(video, (-1, *frame_shape)))
     return ops.reshape(encoded, (-1, num_frames, *encoded.shape[1:]))
+
+
+def mark_frames(features: Tensor, spec: ModelSpec) -> Tensor:
+    """Marks the features of a model's frames, [B, T, ...], as the place where split_at_frames cuts the model.
+
+    Features that depend on other frames, too, are not marked: with motion input. Nor are those of a user's own
+    code, of which this is not known.
+    """
+    if not (spec.motion or is_own_code(spec.name) or is_own_code(spec.encoder)):
+        features.name = _FRAME_FEATURES
+    return features
+
+
+def split_at_frames(model: keras.Model) -> tuple[keras.Model, keras.Model] | None:
+    """Splits a model into two that share its weights: one of each frame by itself, and one of all frames.
+
+    Returns:
+      A tuple: a model from clips, uint8 [B, T, H, W, 3], to the features of their frames, [B, T, ...], where the
+      features of a frame depend on this frame alone; and a model from these features to logits. None if the
+      model has no such features, or takes stored ones.
+    """
+    for operation in model.operations:
+        features = getattr(operation, "output", None)  # an operation that was not called has none
+        if getattr(features, "name", None) == _FRAME_FEATURES:
+            return keras.Model(model.inputs, features), keras.Model(features, model.output)
+    return None
 
 
 def classify(features: Tensor, spec: ModelSpec, **init) -> Tensor:

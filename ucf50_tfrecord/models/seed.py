@@ -69,6 +69,7 @@ def seed_encoder(dtype: keras.DTypePolicy) -> Encoder:
 def _build(spec: ModelSpec, dtype: keras.DTypePolicy, head: Callable[[Tensor], Tensor]) -> keras.Model:
     video = frames.clip_input(spec)
     features = frames.encode_frames(frames.pixels(video, spec, dtype), seed_encoder(dtype))  # [B, T, 256]
+    frames.mark_frames(features, spec)
     logits = frames.classify(head(features), spec, **_torch_init(NUM_UNITS))
     return keras.Model(video, logits, name=spec.name)
 

@@ -43,7 +43,7 @@ def transformer(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
         moments = layers.Dense(WIDTH, dtype=dtype)(frame_features(video, spec, dtype))  # [B, T, D]
     else:
         tokens = frames.encode_frames(frames.pixels(video, spec, dtype), lambda x: _patches(x, dtype))
-        moments = frames.encode_frames(tokens, over_space)  # [B, T, D]
+        moments = frames.mark_frames(frames.encode_frames(tokens, over_space), spec)  # [B, T, D]
     summary = ops.mean(_blocks(moments, spec, dtype, streams), axis=1)  # [B, D]
     dropped = Dropout(spec.dropout, stream=next(streams), dtype=dtype)(summary)
     return keras.Model(video, frames.classify(dropped, spec), name=spec.name)

@@ -20,7 +20,7 @@ from ucf50_tfrecord.report.scores import format_estimate
 
 _NUM_SETS_SHOWN = 12  # rows of the table of sets
 # The measures of the table, by the fields of Detection.
-_MEASURES = {
+MEASURES = {
     "auroc": "AUROC",
     "aupr": "AUPR",
     "false_acceptance": "FPR at 95% TPR",
@@ -52,7 +52,7 @@ def section(results: Results) -> Iterator[Block]:
     sets = sorted({result.cell.held_out for result in scored})
     yield Paragraph(_describe(results, sets, found))
     rows = [
-        [model, score, *(format_estimate(measure(by_set, name)) for name in _MEASURES)]
+        [model, score, *(format_estimate(measure(by_set, name)) for name in MEASURES)]
         for model, of_model in found.items()
         for score, by_set in of_model.items()
     ]
@@ -63,7 +63,7 @@ def section(results: Results) -> Iterator[Block]:
         "known clips are; lower is better. Open-set macro F1 counts all unknown classes as one more class, at a "
         "threshold that accepts 95% of the known clips of other recordings."
     )
-    yield Table(caption, ("Model", "Score", *_MEASURES.values()), rows)
+    yield Table(caption, ("Model", "Score", *MEASURES.values()), rows)
     yield _hardest(results, sets, {model: of_model[Score.SOFTMAX] for model, of_model in found.items()})
 
 

@@ -25,6 +25,8 @@ from ucf50_tfrecord.evaluation.statistics import Estimate
 from ucf50_tfrecord.robustness.corruptions import CORRUPTIONS
 from ucf50_tfrecord.robustness.results import Results
 
+SCORES_FILENAME = "robustness.json"  # Scores.to_json and what was tested, in the folder of a test
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Score:
