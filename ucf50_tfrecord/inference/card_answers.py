@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ucf50_tfrecord.drawing.document import Block, Bullets, Heading, Paragraph, Table
-from ucf50_tfrecord.inference import selection as selection_lib
+from ucf50_tfrecord.inference import held_out, selection
 from ucf50_tfrecord.inference.abstention import SELECTED, Rules
 from ucf50_tfrecord.inference.finished_run import FinishedRun
+from ucf50_tfrecord.inference.selection import Selection
 from ucf50_tfrecord.report.scores import format_estimate
 
 MAX_ERRORS = (0.05, 0.1, 0.2)  # the wanted largest fractions of wrong answers in the table
@@ -15,63 +16,67 @@ MAX_ERRORS = (0.05, 0.1, 0.2)  # the wanted largest fractions of wrong answers i
 
 def section(run: FinishedRun) -> Iterator[Block]:
     """Yields the section about the confidence and the energy at which the model should not answer."""
-    found = [run.rules(max_error) for max_error in MAX_ERRORS]
-    first = found[0]
+    rules = run.rules(MAX_ERRORS[0])
+    clips = held_out.of_results(run.results, run.model)
     yield Heading("When it should not answer")
     yield Paragraph(
-        "Where the highest probability (the output confidence) is below a threshold, take the answer for unknown. Each threshold "
-        f"here is chosen on {first.num_clips} held-out clips of {first.num_groups} recording groups (or videos without "
-        "one), for probabilities as the files return them, which are not calibrated."
+        "If the highest probability (the output confidence) is below a threshold, do not rely on the answer. Each "
+        f"threshold rests on {rules.num_clips} held-out clips of {rules.num_groups} recording groups (or videos without "
+        "one), and is for probabilities as the files return them, which are not calibrated."
     )
+    yield from _thresholds([selection.select(clips, max_error, 1.0, None) for max_error in MAX_ERRORS])
+    if rules.aurc and rules.augrc:
+        yield Paragraph(
+            f"Over all thresholds: AURC {format_estimate(rules.aurc)} (fraction of the answers that are wrong, mean over "
+            f"thresholds, 0 to 1); AUGRC {format_estimate(rules.augrc)} (fraction of all clips that are answered and "
+            "wrong, mean over coverages, 0 to 0.5). Lower is better."
+        )
+    yield from _unknown(rules)
+    if rules.is_selected:
+        yield Paragraph(f"Warning: {SELECTED}.")
+    if run.leaks:
+        yield Paragraph(
+            "Warning: other clips of the same recordings may have been trained on, so the error on new recordings is "
+            "higher than stated here."
+        )
+
+
+def _thresholds(selections: list[Selection]) -> Iterator[Block]:
     yield Table(
         "Thresholds for a wanted largest fraction of wrong answers. A threshold is the lowest whose upper bound on "
-        f"this fraction ({selection_lib.BOUND_LEVEL:.0%} confidence; binomial, with the design effect of groups) is not "
+        f"this fraction ({selection.BOUND_LEVEL:.0%} confidence; binomial, with the design effect of groups) is not "
         "higher. Coverage, the fraction of clips that are answered, with its 95% interval, and error, the fraction of "
         "the answers that are wrong, with its upper bound, are on other groups: each clip's threshold is chosen "
         "without its group. – means no answer.",
         ("wanted error", "threshold", "its bound", "coverage", "error", "error at most"),
-        [_row(rules) for rules in found],
+        [_row(selected) for selected in selections],
     )
-    reasons = [
-        f"{rules.max_error:g}: {rules.selection.reason}."
-        for rules in found
-        if rules.selection and rules.selection.reason
-    ]
+    reasons = [f"{selected.max_error:g}: {selected.reason}." for selected in selections if selected.reason]
     if reasons:
         yield Paragraph("Why there is no threshold:")
         yield Bullets(reasons)
-    if first.aurc and first.augrc:
-        yield Paragraph(
-            f"Over all thresholds: AURC {format_estimate(first.aurc)} (fraction of the answers that are wrong, mean over "
-            f"thresholds, 0 to 1); AUGRC {format_estimate(first.augrc)} (fraction of all clips that are answered and "
-            "wrong, mean over coverages, 0 to 0.5). Lower is better."
-        )
-    if first.known:
-        others = (
-            ""
-            if first.known.accepted is None
-            else f", and {first.known.accepted:.3f} with other groups' thresholds"
-        )
-        yield Paragraph(
-            f"A clip of none of the classes may be among those whose unknown_score, the energy -log(sum(exp(logits))), "
-            f"is above {first.known.threshold:.3f}: it accepts {first.known.wanted:.0%} of the held-out clips{others}. How "
-            "many clips of other classes it finds was not tested."
-        )
-    unseen = 1 - (1 - selection_lib.BOUND_LEVEL) ** (1 / first.num_groups)
-    yield Paragraph(
-        f"All of this holds for recordings like the held-out ones. {first.num_groups} groups cannot exclude that the "
-        f"model is wrong about every clip of some kind of recording that none of them is of, up to {unseen:.0%} of all."
-    )
-    if first.is_selected:
-        yield Paragraph(f"Warning: {SELECTED}.")
 
 
-def _row(rules: Rules) -> tuple[str, ...]:
-    selection = rules.selection
-    assert selection is not None
-    numbers = (selection.threshold, None if selection.threshold is None else selection.bound)
-    own = ["–" if number is None else f"{number:.3f}" for number in numbers]
-    errors = [
-        "–" if number is None else f"{number:.3f}" for number in (selection.error, selection.error_bound)
+def _row(selected: Selection) -> tuple[str, ...]:
+    bound = None if selected.threshold is None else selected.bound
+    numbers = [
+        "–" if number is None else f"{number:.3f}"
+        for number in (selected.threshold, bound, selected.error, selected.error_bound)
     ]
-    return f"{selection.max_error:g}", *own, format_estimate(selection.coverage), *errors
+    return f"{selected.max_error:g}", *numbers[:2], format_estimate(selected.coverage), *numbers[2:]
+
+
+def _unknown(rules: Rules) -> Iterator[Block]:
+    """Yields what tells clips of unknown classes, and what the held-out groups cannot tell."""
+    if known := rules.known:
+        others = "" if known.accepted is None else f", and {known.accepted:.3f} with other groups' thresholds"
+        yield Paragraph(
+            "A clip of none of the classes may be among those whose unknown_score, the energy -log(sum(exp(logits))), is "
+            f"above {known.threshold:.3f}. This accepts {known.wanted:.0%} of the held-out clips{others}. It does not "
+            "tell how many clips of other classes are above it."
+        )
+    unseen = 1 - (1 - selection.BOUND_LEVEL) ** (1 / rules.num_groups)
+    yield Paragraph(
+        f"All of this holds for recordings like the held-out ones. {rules.num_groups} groups do not exclude that the "
+        f"model fails on every clip of some other kind of recording, which may be up to {unseen:.0%} of all."
+    )
