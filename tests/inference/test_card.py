@@ -239,7 +239,7 @@ def test_the_card_says_when_not_to_answer(run_dir, tmp_path):
         assert shown[2] == str(wanted.coverage)
     assert rules.selection.threshold is not None  # at 0.2
     assert f"AURC {rules.aurc}" in text and f"AUGRC {rules.augrc}" in text
-    assert f"is above {rules.known.threshold:.3f}: " in text
+    assert f"above {rules.known.threshold:.3f}. " in text
     assert "40 recording groups" in text and "40 groups do not exclude" in text and "up to 6% of all" in text
     assert "selected the weights" not in text
     assert "selected the weights" in markdown(dataclasses.replace(run, weights="best"))
