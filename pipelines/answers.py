@@ -1,4 +1,4 @@
-"""Texts about when a model abstains, for the terminal of pipelines.predict and pipelines.export."""
+"""Texts about when a model abstains, for the terminal of pipelines.predict."""
 
 from __future__ import annotations
 
