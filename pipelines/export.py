@@ -16,7 +16,7 @@ from pipelines import code_flags, console, run_flags, terminal
 from ucf50_tfrecord.inference.formats import DEFAULT_FORMATS, FORMATS
 
 if TYPE_CHECKING:
-    from ucf50_tfrecord.inference.card import Export
+    from ucf50_tfrecord.inference.card_files import Export
 
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to write. Default: <run>/export.")
 _NAMES = [f"{name} (needs the extra {kind.extra})" if kind.extra else name for name, kind in FORMATS.items()]
@@ -24,6 +24,12 @@ _FORMATS = flags.DEFINE_list(
     "formats", list(DEFAULT_FORMATS), f"Formats to write, any of: {', '.join(_NAMES)}."
 )
 
+_MAX_ERROR = flags.DEFINE_float(
+    "max_error",
+    None,
+    "The files also say of which clips the model is confident: of so many that at most this fraction of the answers, "
+    "such as 0.1, is wrong. The threshold of the confidence is chosen on the run's held-out clips.",
+)
 _COMPARISON = flags.DEFINE_string(
     "comparison",
     None,
@@ -53,6 +59,7 @@ def main() -> None:
         run,
         output,
         formats=_FORMATS.value,
+        max_error=_MAX_ERROR.value,
         warn=terminal.warn,
         allowed_code=code_flags.allowed_code(),
         comparison=comparison,

@@ -2,6 +2,7 @@
 
   python -m pipelines.predict --run=runs/demo --video=holiday.mp4
   python -m pipelines.predict --run=runs/demo --video=clips/,more.avi --json
+  python -m pipelines.predict --run=runs/demo --video=clips/ --max_error=0.1
 
 Videos are decoded in the same way as the training videos. A long video is cut
 into windows that overlap; its probabilities are the mean of the windows'
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from pipelines import code_flags, console, remedies, run_flags, terminal
+from pipelines import answers, code_flags, console, remedies, run_flags, terminal
 from pipelines.spec_flags import SpecFlags
 from ucf50_tfrecord import parsing, storage
 from ucf50_tfrecord.errors import UserError
@@ -30,6 +31,7 @@ from ucf50_tfrecord.specs import PREDICTION_LIMITS, DecodeLimits, format_folds, 
 
 if TYPE_CHECKING:
     from ucf50_tfrecord.inference import decoding
+    from ucf50_tfrecord.inference.abstention import Judgement, Rules
     from ucf50_tfrecord.inference.predict import Prediction
     from ucf50_tfrecord.inference.session import Session
 
@@ -67,6 +69,12 @@ _STRIDE_SECS = flags.DEFINE_float(
 _CALIBRATE = flags.DEFINE_boolean(
     "calibrate", True, "Scale confidences by a temperature that is fitted on the run's held-out clips."
 )
+_MAX_ERROR = flags.DEFINE_float(
+    "max_error",
+    None,
+    "Abstain where more than this fraction of the answers, such as 0.1, would be wrong. The threshold of the "
+    "confidence is chosen on the run's held-out clips.",
+)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Clips per step.", lower_bound=1)
 _WORKERS = flags.DEFINE_integer(
     "workers", None, "Number of processes that decode. Default: one per core.", lower_bound=1
@@ -100,7 +108,7 @@ def main() -> int:
         document = describe(session) | {"videos": predict_all(videos, session, limits, output)}
         save(document, output)
         num_failed = sum("error" in video for video in document["videos"])
-        print_summary(document, num_failed, output)
+        print_summary(document, session.rules, num_failed, output)
     if _JSON.value:
         terminal.say(*json.dumps(document, indent=1, sort_keys=True, allow_nan=False).split("\n"))
     return 1 if num_failed else 0
@@ -140,6 +148,7 @@ def load_session(stack: contextlib.ExitStack, output: pathlib.Path) -> Session:
         window_secs=_WINDOW_SECS.value,
         stride_secs=_STRIDE_SECS.value,
         calibrate=_CALIBRATE.value,
+        max_error=_MAX_ERROR.value,
         batch_size=_BATCH_SIZE.value,
         allowed_code=code_flags.allowed_code(),
         warn=terminal.warn,
@@ -149,7 +158,7 @@ def load_session(stack: contextlib.ExitStack, output: pathlib.Path) -> Session:
 
 
 def announce(session: Session) -> None:
-    """Prints how videos are cut into windows, and how well the probabilities are calibrated."""
+    """Prints how videos are cut into windows, how well probabilities are calibrated, and when the model abstains."""
     config, windows, calibration = session.config, session.windows, session.calibration
     whole_secs = max(windows.whole_secs, windows.window_secs)
     texts = [
@@ -170,7 +179,7 @@ def announce(session: Session) -> None:
         )
     else:
         texts.append(f"Confidence: not calibrated (temperature 1): {calibration.reason}.")
-    for text in (*texts, _MEANING):
+    for text in (*texts, *answers.describe_rules(session.rules), _MEANING):
         terminal.say_wrapped(text, flush=True)
 
 
@@ -205,9 +214,10 @@ def predict_all(
                 if isinstance(result, decoding.Failed):
                     found.append(report_failure(video, result))
                 else:
-                    print_prediction(result, session.config.classes)
-                    timeline = save_timeline(result, session.config.classes, output, number)
-                    found.append(result.to_json(session.config.classes, _TOP.value) | timeline)
+                    classes, judgement = session.config.classes, session.judge(result)
+                    print_prediction(result, judgement, session)
+                    timeline = save_timeline(result, classes, output, number)
+                    found.append(result.to_json(classes, _TOP.value) | to_json(judgement) | timeline)
                 show_fraction(bar, number, 1.0)
     return found
 
@@ -231,14 +241,23 @@ def report_failure(video: decoding.VideoFile, failed: decoding.Failed) -> dict[s
     return {"path": video.path, "error": failed.reason, "cause": failed.cause}
 
 
-def print_prediction(prediction: Prediction, classes: tuple[str, ...]) -> None:
-    """Prints a video's rows of the results table: its name, its duration and its most probable classes."""
+def print_prediction(prediction: Prediction, judgement: Judgement, session: Session) -> None:
+    """Prints a video's rows of the results table: its name, its duration and its most probable classes.
+
+    If the model abstains, the first row says so. Sentences below the rows give the reasons, and those for which the
+    class may be unknown.
+    """
     num_windows = len(prediction.windows_secs)
     cut = f", {num_windows} windows" if num_windows > 1 else ""
     about = [prediction.video.path, f"  {prediction.secs:.1f} s{cut}"]
     top = prediction.top(_TOP.value)
-    for text, (label, probability) in zip([*about, *[""] * len(top)], top):
-        print_row(text, classes[label], f"{probability:.3f}")
+    rows = [(session.config.classes[label], f"{probability:.3f}") for label, probability in top]
+    if judgement.confident is False:
+        rows.insert(0, (answers.NO_ANSWER, ""))
+    for text, row in zip([*about, *[""] * len(rows)], rows):
+        print_row(text, *row)
+    for text in answers.notes(judgement, session.rules):
+        terminal.say_wrapped(text, initial_indent="  ", subsequent_indent="  ", flush=True)
 
 
 def print_row(name: str, class_name: str, value: str) -> None:
@@ -344,13 +363,14 @@ def describe(session: Session) -> dict[str, Any]:
         "clip_format": to_json(config.clip_format),
         "windows": to_json(session.windows),
         "calibration": to_json(session.calibration),
+        "answers": to_json(session.rules),
         "meaning": _MEANING,
         "decoder": decode.decoder_version(),
         **provenance.environment(),
     }
 
 
-def print_summary(document: dict[str, Any], num_failed: int, output: pathlib.Path) -> None:
+def print_summary(document: dict[str, Any], rules: Rules, num_failed: int, output: pathlib.Path) -> None:
     videos = document["videos"]
     labelled = [video for video in videos if video.get("folder_class")]
     if labelled:
@@ -359,6 +379,8 @@ def print_summary(document: dict[str, Any], num_failed: int, output: pathlib.Pat
             f"Right about {num_right} of the {len(labelled)} videos whose folder has a class's name "
             f"({num_right / len(labelled):.3f}). The run may have been trained on some of these videos."
         )
+    for text in answers.summarize([video for video in videos if "error" not in video], rules):
+        terminal.say_wrapped(text)
     if num_failed:
         terminal.say(f"{num_failed} of {len(videos)} videos could not be predicted.")
     num_timelines = sum("timeline" in video for video in videos)

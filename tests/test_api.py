@@ -136,6 +136,10 @@ def test_a_finished_run_keeps_its_model_and_scores(data_dir, tmp_path):
         (lambda data, run: ucf.Run(data), "is not a run's folder"),
         (lambda data, run: ucf.predict(run, "nowhere.avi"), "There is no video or folder nowhere.avi"),
         (lambda data, run: ucf.predict(run, data), "Expected a video file"),
+        (
+            lambda data, run: ucf.predict(run, data / "manifest.json", max_error=1),
+            "max_error above 0, to below 1",
+        ),
     ],
 )
 def test_a_mistake_is_a_user_error(call, message, data_dir, pool_run, tmp_path, monkeypatch):
@@ -154,8 +158,10 @@ def test_a_video_to_predict_may_take_as_long_as_in_the_command(videos_dir, pool_
             return super().__call__(videos)
 
     monkeypatch.setattr(decoding, "Decoder", Decoder)
-    probabilities = ucf.predict(pool_run, videos_dir / "Left" / "v_Left_g01_c01.avi")
+    probabilities = ucf.predict(pool_run, videos_dir / "Left" / "v_Left_g01_c01.avi", max_error=0.1)
     assert sum(probabilities.values()) == pytest.approx(1)
+    assert probabilities.judgement.confident is False and probabilities.judgement.known is not None
+    assert "are too few to show it" in probabilities.judgement.confident_reason
     [limits] = found
     options = (REPOSITORY / "docs" / "options.md").read_text()  # which a test compares with the flags
     [of_predict] = re.findall("^## predict$(.*?)^## ", options, re.MULTILINE | re.DOTALL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 
@@ -110,3 +111,29 @@ def write_run(
         )
         job_lib.write_results(job_lib.summarize(job, trained, evaluations), evaluations, model, str(run_dir))
     return str(run_dir)
+
+
+def replace_predictions(
+    run_dir: str | os.PathLike[str], logits: np.ndarray, labels: np.ndarray, groups: np.ndarray
+) -> None:
+    """Replaces a run's stored predictions by those of N other clips, unchanged and shuffled.
+
+    Args:
+      run_dir: the run's folder.
+      logits: float [N, C].
+      labels, groups: class and recording group of each clip, int [N].
+    """
+    lines = [
+        {
+            "clip_id": f"v{number}",
+            "perturbation": perturbation,
+            "label": label,
+            "fold": group,
+            "group": group,
+            "logits": row,
+        }
+        for perturbation in runner.RUN_INTERVENTIONS
+        for number, (row, label, group) in enumerate(zip(logits.tolist(), labels.tolist(), groups.tolist()))
+    ]
+    path = pathlib.Path(run_dir, run_lib.PREDICTIONS_FILENAME)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ucf50_tfrecord import manifest as manifest_lib
@@ -28,6 +28,7 @@ from ucf50_tfrecord.training.folds import AskedFolds, choose_folds
 if TYPE_CHECKING:
     import keras
 
+    from ucf50_tfrecord.inference.abstention import Judgement
     from ucf50_tfrecord.training.listener import TrainProgress
 
 
@@ -194,20 +195,35 @@ def train(
     return Run(job.run_dir, allowed_code=job.config.model.own_code)
 
 
-def predict(run: Run | str | os.PathLike[str], video: str | os.PathLike[str]) -> dict[str, float]:
+class Answer(dict[str, float]):
+    """A video's classes and their probabilities, the most probable class first, with a judgement of them.
+
+    `judgement` says in `confident` and `known` whether to rely on the answer, and why; see inference.abstention.
+    """
+
+    def __init__(self, probabilities: Mapping[str, float], judgement: Judgement):
+        super().__init__(probabilities)
+        self.judgement = judgement
+
+
+def predict(
+    run: Run | str | os.PathLike[str], video: str | os.PathLike[str], *, max_error: float | None = None
+) -> Answer:
     """Predicts the class of a video with the trained model of a run, as `ucf50 predict` does.
 
     Args:
       run: the run, or the path of its folder.
       video: the path of a video file. The video is decoded as the run's training clips were. A long video is
         cut into windows, and the windows' probabilities are averaged.
+      max_error: the largest fraction of wrong answers, above 0 and below 1, that you accept: the answer's
+        `judgement.confident` is False where more would be wrong, and None without this limit.
 
     Returns:
       A dictionary from class name to probability, the most probable class first. The probabilities are
       calibrated if the run has enough held-out clips.
 
     Raises:
-      UserError: if the video cannot be decoded, or the run has no undamaged checkpoint.
+      UserError: if the video cannot be decoded, max_error is out of range, or the run has no undamaged checkpoint.
     """
     from ucf50_tfrecord.inference import decoding
     from ucf50_tfrecord.inference.session import Session
@@ -215,8 +231,10 @@ def predict(run: Run | str | os.PathLike[str], video: str | os.PathLike[str]) ->
     expect(not os.path.isdir(video), "a video file", video=video)
     run = run if isinstance(run, Run) else Run(run)
     videos, _ = decoding.find_videos([os.fspath(video)])
-    [(file, result)] = Session.load(run.run_dir, model=run.model).predict(videos)
+    session = Session.load(run.run_dir, model=run.model, max_error=max_error)
+    [(file, result)] = session.predict(videos)
     if isinstance(result, decoding.Failed):
         raise UserError(f"Cannot predict {file.path}: {result.reason}")
     top = result.top(len(run.config.classes))
-    return {run.config.classes[label]: probability for label, probability in top}
+    probabilities = {run.config.classes[label]: probability for label, probability in top}
+    return Answer(probabilities, session.judge(result))

@@ -1,14 +1,18 @@
 """Temperatures of made-up logits whose right temperature is known."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 from scipy import special
 
 from tests.conftest import raises_with_remedies
+from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.evaluation.statistics import expected_calibration_error
-from ucf50_tfrecord.inference import calibration
+from ucf50_tfrecord.inference import calibration, held_out
+from ucf50_tfrecord.inference.selection import HeldOut
+from ucf50_tfrecord.inference.session import Session
 from ucf50_tfrecord.specs import ModelSpec, TrainSpec
 from ucf50_tfrecord.training.run import RunConfig
 
@@ -62,7 +66,9 @@ def test_a_known_temperature_is_found_again(temperature):
 def test_a_run_is_calibrated_by_its_held_out_clips_in_order(tmp_path):
     logits, labels = made_up(1000, temperature=3.0)
     save(tmp_path, logits, labels)
-    found = calibration.calibrate(str(tmp_path), config(), "last")
+    clips, why = held_out.load(str(tmp_path), config(), "last")
+    assert why == "" and clips.num_units == 10
+    found = calibration.calibrate(clips)
     assert (found.num_clips, found.reason) == (1000, "")
     assert found.temperature == pytest.approx(3.0, rel=0.12)
     assert found.ece_before == expected_calibration_error(special.softmax(logits, axis=1), labels)
@@ -82,20 +88,27 @@ def test_the_error_after_calibration_is_cross_validated_by_group():
     assert calibration.cross_validated_error(logits, labels, np.zeros(200, int)) is None
 
 
-def test_an_uncalibrated_run_has_temperature_1_and_a_reason(tmp_path):
+def test_a_run_without_predictions_of_the_weights_has_a_reason(tmp_path):
     def reason(weights="last", **train):
-        found = calibration.calibrate(str(tmp_path), config(**train), weights)
+        found, why = held_out.load(str(tmp_path), config(**train), weights)
+        assert found is None
+        return why
+
+    assert reason() == "the run holds no predictions.jsonl"
+    save(tmp_path, *made_up(20))
+    assert reason("best") == "the run's predictions on held-out clips are of its last weights"
+    assert reason("last", early_stopping=3).endswith("are of its best weights")
+
+
+def test_an_uncalibrated_run_has_temperature_1_and_a_reason():
+    def reason(logits, labels):
+        found = calibration.calibrate(HeldOut(logits, labels, np.arange(len(labels))))
         assert (found.temperature, found.num_clips) == (1.0, 0)
         return found.reason
 
-    assert reason() == "the run holds no predictions.jsonl"
     logits, labels = made_up(60)
-    save(tmp_path, logits[:20], labels[:20])
-    assert reason() == "there are 20 held-out clips, and 30 are needed"
-    assert reason("best") == "the run's predictions on held-out clips are of its last weights"
-    assert reason("last", early_stopping=3).endswith("are of its best weights")
-    save(tmp_path, logits, logits.argmax(axis=1))
-    assert reason().startswith("the run is right about all held-out clips")
+    assert reason(logits[:20], labels[:20]) == "there are 20 held-out clips, and 30 are needed"
+    assert reason(logits, logits.argmax(axis=1)).startswith("the run is right about all held-out clips")
 
 
 LINE = '{"clip_id": "a", "perturbation": "none", "label": 0, "fold": 1, "group": 1, "logits": [1, 2, 3, 4]}'
@@ -116,5 +129,17 @@ LINE = '{"clip_id": "a", "perturbation": "none", "label": 0, "fold": 1, "group":
 )
 def test_damaged_predictions_are_a_users_error(tmp_path, content):
     (tmp_path / "predictions.jsonl").write_text(content)
+    with pytest.raises(UserError, match="does not hold predictions"):
+        held_out.load(str(tmp_path), config(), "last")
+
+
+def test_damaged_predictions_have_a_way_around(pool_run, tmp_path):
+    run_dir = shutil.copytree(pool_run, tmp_path / "run")
+    (run_dir / "predictions.jsonl").write_text("{")
     with raises_with_remedies("does not hold predictions.*--nocalibrate"):
-        calibration.calibrate(str(tmp_path), config(), "last")
+        Session.load(str(run_dir))
+    session = Session.load(str(run_dir), calibrate=False)
+    assert session.rules.known is None and session.calibration.reason == "not requested"
+    with pytest.raises(UserError, match="does not hold predictions") as raised:
+        Session.load(str(run_dir), calibrate=False, max_error=0.1)
+    assert not raised.value.remedies

@@ -12,13 +12,16 @@ from sklearn import metrics as sklearn_metrics
 
 from tests.conftest import raises_with_remedies
 from tests.evaluation.made_up import make_results
+from tests.inference.test_selection import make_held_out
+from tests.untrained import replace_predictions
 from ucf50_tfrecord import manifest, storage
 from ucf50_tfrecord.drawing import document
 from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.evaluation import statistics
 from ucf50_tfrecord.evaluation.results import Condition
-from ucf50_tfrecord.inference import card, finished_run
-from ucf50_tfrecord.inference.card import Export, ExportedFile, RunDifference
+from ucf50_tfrecord.inference import card, card_answers, finished_run, selection
+from ucf50_tfrecord.inference import held_out as held_out_lib
+from ucf50_tfrecord.inference.card_files import Export, ExportedFile, RunDifference
 
 EXPORT = Export(
     files=(ExportedFile(format="keras", num_bytes=1_234_567, difference=2e-7),),
@@ -165,7 +168,7 @@ def test_names_cannot_break_the_card(run):
     text = markdown(dataclasses.replace(run, config=config, results=results, manifest=None))
     assert "<script>" not in text and r"\`d\` \<script\>" in text and r"a\|b" in text
     headings = [line for line in text.splitlines() if line.startswith("#")]
-    assert len(headings) == 11 and headings[0].startswith("# Model card: lstm on x")
+    assert len(headings) == 12 and headings[0].startswith("# Model card: lstm on x")
 
 
 def test_a_run_without_scores_has_no_card(run_dir, tmp_path):
@@ -216,3 +219,27 @@ def test_a_card_says_how_long_the_encoder_was_frozen(run, epochs, frozen):
     )
     _, table = card._model(dataclasses.replace(run, config=config))
     assert dict(table.rows)["frame encoder"] == f"the project's own; weights: e.weights.h5, {frozen}"
+
+
+def test_the_card_says_when_not_to_answer(run_dir, tmp_path):
+    copy = shutil.copytree(run_dir, tmp_path / "run")
+    held_out = make_held_out()
+    replace_predictions(copy, held_out.logits, held_out.labels, held_out.units)
+    run = finished_run.load(copy)
+    text = markdown(run).replace("\\", "").split("## When it should not answer")[1].split("\n## ")[0]
+    for max_error in card_answers.MAX_ERRORS:
+        rules = run.rules(max_error)
+        wanted = selection.select(held_out_lib.of_results(run.results, run.model), max_error, 1.0, None)
+        assert rules.selection == wanted
+        shown = row(text, f"{max_error:g}")
+        if wanted.threshold is None:
+            assert shown[:2] == ["–", "–"] and f"- {max_error:g}: {wanted.reason}." in text
+        else:
+            assert shown[:2] == [f"{wanted.threshold:.3f}", f"{wanted.bound:.3f}"]
+        assert shown[2] == str(wanted.coverage)
+    assert rules.selection.threshold is not None  # at 0.2
+    assert f"AURC {rules.aurc}" in text and f"AUGRC {rules.augrc}" in text
+    assert f"above {rules.known.threshold:.3f}. " in text
+    assert "40 recording groups" in text and "40 groups do not exclude" in text and "up to 6% of all" in text
+    assert "selected the weights" not in text
+    assert "selected the weights" in markdown(dataclasses.replace(run, weights="best"))

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from scipy import special
 
 from tests import warm
 from tests.conftest import REPOSITORY, raises_with_remedies
@@ -23,8 +24,10 @@ from ucf50_tfrecord.dataset.clips import load_clips
 from ucf50_tfrecord.dataset.feed import read_clips
 from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.inference import export, finished_run
+from ucf50_tfrecord.inference.abstention import Rules
 from ucf50_tfrecord.inference.card import CARD_FILENAME
-from ucf50_tfrecord.specs import ModelSpec
+from ucf50_tfrecord.inference.selection import KnownRule, Selection
+from ucf50_tfrecord.specs import ModelSpec, to_json
 from ucf50_tfrecord.training import checkpoint
 
 ALL = {kind.filename for kind in export.FORMATS.values()} | {CARD_FILENAME, export.EXPORT_FILENAME}
@@ -106,11 +109,77 @@ def test_the_signature_fits_serving_tools(exported, clips):
     assert (spec.name, spec.dtype, spec.shape.as_list()) == ("frames", tf.uint8, [None, 5, 16, 24, 3])
     shapes = {name: (out.dtype, out.shape.as_list()) for name, out in serve.structured_outputs.items()}
     assert shapes["probabilities"] == (tf.float32, [None, 3])
-    assert shapes["class_names"][0] == tf.string
+    assert shapes["class_names"][0] == tf.string and "confident" not in shapes
+    for name in ("confidence", "unknown_score", "known"):
+        assert shapes[name] == (tf.bool if name == "known" else tf.float32, [None])
     for count in (1, 3):  # every output has a row for each clip
         answer = serve(frames=tf.constant(frames[:count]))
         assert answer["class_names"].numpy().tolist() == [[b"Left", b"Middle", b"Right"]] * count
         np.testing.assert_allclose(answer["probabilities"], expected[:count], atol=1e-5)
+
+
+RULES = Rules(
+    num_clips=9,
+    num_groups=9,
+    max_error=0.1,
+    selection=Selection(max_error=0.1, threshold=0.6, reason="", bound=0.1),
+    known=KnownRule(threshold=-1.2, accepted=None),
+)
+NEVER = dataclasses.replace(
+    RULES, selection=Selection(max_error=0.1, threshold=None, reason="too few", bound=1.0), known=None
+)
+
+
+def _linear(frames):
+    """Logits, of which some clips of random pixels have large ones and some have small ones."""
+    values = tf.reduce_mean(tf.cast(frames, tf.float32), axis=(2, 3))  # [B, T, 3]
+    return (tf.reduce_mean(values, axis=1) - 127.5) * 0.5
+
+
+@pytest.mark.parametrize("rules", [RULES, NEVER], ids=["threshold", "never"])
+def test_files_judge_clips_as_python_does(tmp_path, rules):
+    import onnxruntime
+
+    inputs = keras.Input((2, 4, 4, 3), dtype="uint8")
+    model = keras.Model(inputs, keras.layers.Lambda(_linear)(inputs))
+    frames = np.random.default_rng(0).integers(0, 256, (40, 2, 4, 4, 3), dtype=np.uint8)
+    logits = model(frames).numpy()
+    expected = [rules.judge(special.softmax(row).max(), row[np.newaxis]) for row in logits]
+    if rules is RULES:  # there are clips of both kinds
+        assert len({item.known for item in expected}) == len({item.confident for item in expected}) == 2
+    answers = []
+    for name in ("saved_model", "onnx"):
+        export.write(name, tmp_path / name, model, ("a", "b", "c"), rules)
+    signature = tf.saved_model.load(str(tmp_path / "saved_model")).signatures["serving_default"]
+    answers.append({key: value.numpy() for key, value in signature(frames=tf.constant(frames)).items()})
+    session = onnxruntime.InferenceSession(tmp_path / "onnx", providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    assert all(output.shape[0] == "batch" for output in session.get_outputs())
+    answers.append(dict(zip(names, session.run(names, {"frames": frames}))))
+    for answer in answers:
+        assert answer["confident"].tolist() == [item.confident for item in expected]
+        assert ("known" in answer) == (rules.known is not None)
+        if rules.known:
+            assert answer["known"].tolist() == [item.known for item in expected]
+        np.testing.assert_allclose(
+            answer["unknown_score"], [item.unknown_score for item in expected], atol=1e-5
+        )
+        np.testing.assert_allclose(
+            answer["confidence"], special.softmax(logits, axis=1).max(axis=1), atol=1e-6
+        )
+    noted = json.loads(session.get_modelmeta().custom_metadata_map["answers"])
+    assert noted == to_json(rules)
+
+
+def test_an_export_with_a_limit_on_errors_notes_its_thresholds(run, tmp_path):
+    warnings = []
+    export.export_run(run, tmp_path / "export", formats=["saved_model"], max_error=0.1, warn=warnings.append)
+    assert len(warnings) == 1 and warnings[0].startswith("The files call no clip confident: no threshold is")
+    noted = json.loads((tmp_path / "export" / export.EXPORT_FILENAME).read_text())["answers"]
+    assert noted == to_json(run.rules(0.1)) and noted["known"]["threshold"] is not None
+    with pytest.raises(UserError, match="max_error above 0"):
+        export.export_run(run, tmp_path / "none", formats=["saved_model"], max_error=0.0)
+    assert not (tmp_path / "none").exists()
 
 
 def make_case(name, **changes):

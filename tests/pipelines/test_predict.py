@@ -7,11 +7,15 @@ import shutil
 import signal
 import time
 
+import numpy as np
 import pytest
 from PIL import Image
+from scipy import special
 
 from tests import warm
 from tests.conftest import child_pids, run_module, write_numbered_video
+from tests.inference.test_selection import make_held_out
+from tests.untrained import replace_predictions
 from ucf50_tfrecord.specs import printable
 
 
@@ -105,3 +109,84 @@ def test_an_interruption_ends_it_and_its_workers(tmp_path, pool_run, videos_dir)
     assert errors.splitlines()[-1] == "interrupted" and "Traceback" not in errors
     assert workers and not any(os.path.exists(f"/proc/{pid}") for pid in workers)
     assert not list(tmp_path.glob("ucf50-frames-*")) and os.listdir(tmp_path / "found") == [".ucf50-tfrecord"]
+
+
+def predict_answers(run_dir, videos, *flags):
+    """Predicts videos; returns predictions.json, all printed lines, and the entries of the videos by their names."""
+    result = warm.run_module("pipelines.predict", f"--video={videos}", f"--run={run_dir}", "--json", *flags)
+    assert result.returncode == 0, result.stderr
+    document = json.loads(result.stdout)
+    return document, result.stderr.splitlines(), {os.path.basename(v["path"]): v for v in document["videos"]}
+
+
+@pytest.fixture
+def answering_run(pool_run, tmp_path):
+    """A run whose stored predictions, of 40 groups, are right where they are confident."""
+    run_dir = shutil.copytree(pool_run, tmp_path / "run")
+    held_out = make_held_out()
+    replace_predictions(run_dir, held_out.logits, held_out.labels, held_out.units)
+    return run_dir
+
+
+def test_doubtful_videos_get_no_answer_and_the_reason(answering_run, videos_dir, tmp_path):
+    videos = tmp_path / "videos"
+    shutil.copytree(videos_dir / "Right", videos / "Right")
+    write_numbered_video(videos / "long.mkv", 250)
+    document, lines, found = predict_answers(answering_run, videos, "--max_error=0.2", "--top=2")
+    rules = document["answers"]
+    threshold, energy = rules["selection"]["threshold"], rules["known"]["threshold"]
+    assert (rules["num_clips"], rules["num_groups"], rules["max_error"]) == (1000, 40, 0.2)
+    assert 0 < rules["selection"]["error"] < 0.2 < rules["selection"]["coverage"]["value"] < 1
+    assert 0 < rules["augrc"]["value"] < rules["aurc"]["value"] < 0.5
+    for video in found.values():
+        logits = np.array([row for window in video["windows"] for row in window["logits"]])
+        assert video["unknown_score"] == pytest.approx(-special.logsumexp(logits, axis=1).mean(), abs=1e-5)
+        assert video["confident"] == (max(video["probabilities"]) >= threshold)
+        assert video["known"] == (video["unknown_score"] <= energy)
+        assert "the threshold for at most 20% errors" in video["confident_reason"]
+        assert ("the threshold rests on single clips" in video["known_reason"]) == (len(video["windows"]) > 1)
+    doubtful = [video for video in found.values() if not video["confident"]]
+    assert sum("NO ANSWER. Most probable:" in line for line in lines) == len(doubtful)
+    text = " ".join(line.strip() for line in lines)
+    for video in doubtful:
+        reason = video["confident_reason"]
+        assert f" {reason[0].upper()}{reason[1:]}." in text
+    num_answered = len(found) - len(doubtful)
+    assert f"Answered {num_answered} of {len(found)} videos" in text
+    assert f"Answers: at a confidence of {threshold:.3f} or more, for at most 0.2 wrong." in text
+    assert f"it answers {rules['selection']['coverage']['value']:.3f} [" in text
+
+
+def test_a_run_with_few_groups_answers_nothing(pool_run, videos_dir, tmp_path):
+    flags = ["--max_error=0.1", f"--output={tmp_path / 'found'}"]
+    document, lines, found = predict_answers(pool_run, videos_dir / "Right", *flags)
+    assert document["answers"]["selection"]["threshold"] is None
+    assert {video["confident"] for video in found.values()} == {False}
+    text = " ".join(line.strip() for line in lines)
+    assert (
+        "Answers: none; no threshold is known to keep errors at or below 10%: 12 held-out clips of 2 groups are too few "
+        "to show it."
+    ) in text
+    assert "Answered 0 of 10 videos." in text
+
+
+def test_without_a_limit_or_predictions_nothing_is_judged(pool_run, videos_dir, tmp_path):
+    run_dir = shutil.copytree(pool_run, tmp_path / "run")
+    (run_dir / "predictions.jsonl").unlink()
+    document, lines, found = predict_answers(run_dir, videos_dir / "Right" / "v_Right_g01_c01.avi")
+    [video] = found.values()
+    assert (video["confident"], video["confident_reason"]) == (None, "no limit on errors was requested")
+    assert (video["known"], video["known_reason"]) == (None, "the run holds no predictions.jsonl")
+    assert document["answers"]["selection"] is None
+    assert not any("NO ANSWER" in line or "Answered" in line for line in lines)
+    assert "Unknown classes: not judged; the run holds no predictions.jsonl." in lines
+
+
+@pytest.mark.parametrize("value", ["0", "1", "-0.1", "nan"])
+def test_a_wrong_limit_on_errors_ends_it(pool_run, videos_dir, tmp_path, value):
+    video, output = videos_dir / "Right" / "v_Right_g01_c01.avi", tmp_path / "found"
+    flags = [f"--video={video}", f"--run={pool_run}", f"--output={output}", f"--max_error={value}"]
+    result = warm.run_module("pipelines.predict", *flags)
+    assert (result.returncode, result.stdout) == (2, "") and not output.exists()
+    said = result.stderr.splitlines()[-1]
+    assert said == f"error: Expected max_error above 0, to below 1. Received: max_error={float(value)}"

@@ -131,12 +131,14 @@ def gather_run(folder: pathlib.Path) -> None:
 
 
 def calibrate_run(folder: pathlib.Path) -> None:
-    """Calibrates a run's model from the predictions that the run has stored."""
-    from ucf50_tfrecord.inference import calibration
+    """Calibrates a run's model, and chooses when it abstains, from the predictions that the run has stored."""
+    from ucf50_tfrecord.inference import abstention, calibration, held_out
     from ucf50_tfrecord.training import run, trained
 
     config = run.load_config(str(folder / "run"))
-    calibration.calibrate(str(folder / "run"), config, trained.scored_weights(config))
+    clips, reason = held_out.load(str(folder / "run"), config, trained.scored_weights(config))
+    found = calibration.calibrate(clips) if clips else calibration.Calibration()
+    abstention.make_rules(clips, reason, calibration=found, max_error=0.1, is_selected=False)
 
 
 def load_results(folder: pathlib.Path) -> None:

@@ -139,6 +139,11 @@ def to_files(document: Document, name: str) -> dict[str, bytes]:
     return files | {f"{name}.html": to_html(document, pictures).encode()}
 
 
+def counted(number: int, noun: str) -> str:
+    """Returns a number of things, such as "1 clip" or "1,200 clips"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def file_name(text: str) -> str:
     """Turns any text into a file name that works in every file system and link.
 

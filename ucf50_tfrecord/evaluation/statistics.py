@@ -88,7 +88,7 @@ def mean_interval(values: np.ndarray, groups: np.ndarray) -> Estimate:
       values: float [N], one value per clip.
       groups: int [N], the group of each clip.
     """
-    sums, counts = _by_group(values[:, np.newaxis], groups)  # [G, 1], [G]
+    sums, counts = sums_by_group(values[:, np.newaxis], groups)  # [G, 1], [G]
     weights = np.concatenate([sums, counts[:, np.newaxis]], axis=1)
     return interval(weights, lambda totals: totals[..., 0] / totals[..., 1])
 
@@ -104,7 +104,7 @@ def ratio_interval(numerators: np.ndarray, denominators: np.ndarray, groups: np.
       The ratio; NaN if the mean of the denominators is not positive. The ends of its interval are NaN if that
       mean is not positive in a resample.
     """
-    sums, _ = _by_group(np.stack([numerators, denominators], axis=1), groups)
+    sums, _ = sums_by_group(np.stack([numerators, denominators], axis=1), groups)
 
     def ratio(totals: np.ndarray) -> np.ndarray:
         above, below = totals[..., 0], totals[..., 1]
@@ -198,7 +198,7 @@ def macro_f1_interval(
     is_label = labels[:, np.newaxis] == every  # [N, C]
     is_predicted = predictions[..., np.newaxis] == every  # [S, N, C]
     counts = np.stack([is_predicted & is_label, is_predicted, np.broadcast_to(is_label, is_predicted.shape)])
-    parts, _ = _by_group(np.moveaxis(counts, 2, 0).reshape(len(labels), -1).astype(float), groups)
+    parts, _ = sums_by_group(np.moveaxis(counts, 2, 0).reshape(len(labels), -1).astype(float), groups)
 
     def macro_f1(sums: np.ndarray) -> np.ndarray:
         hits, predicted, present = np.moveaxis(sums.reshape(*sums.shape[:-1], *counts.shape[:2], -1), -3, 0)
@@ -239,7 +239,7 @@ def sign_flip_p(values: np.ndarray, groups: np.ndarray) -> float:
     Returns:
       The p value; 1 if there is only one group, or all groups' sums are 0.
     """
-    sums = _by_group(values[:, np.newaxis], groups)[0][:, 0]
+    sums = sums_by_group(values[:, np.newaxis], groups)[0][:, 0]
     if len(sums) == 1 or not sums.any():
         return 1.0
     result = stats.permutation_test(
@@ -285,7 +285,7 @@ def _two_way_test(one: Trainings, other: Trainings, groups: np.ndarray) -> Recip
     """Returns the test of compare_recipes, with the p value of Student's t alone."""
     values = one.mean - other.mean
     effect = float(values.mean())
-    sums, counts = _by_group(values[:, np.newaxis], groups)
+    sums, counts = sums_by_group(values[:, np.newaxis], groups)
     num_groups = len(counts)
     if num_groups == 1:
         return RecipeTest(Estimate(effect, float("nan"), float("nan")), 1.0, float("nan"))
@@ -348,7 +348,7 @@ def groups_needed(values: np.ndarray, groups: np.ndarray, effect: float) -> int:
     Returns:
       The number of groups; 0 if all clips are of one group, which has no spread.
     """
-    sums, counts = _by_group(values[:, np.newaxis], groups)
+    sums, counts = sums_by_group(values[:, np.newaxis], groups)
     residuals = (sums[:, 0] - values.mean() * counts) / counts.mean()
     wanted = stats.norm.ppf((1 + _CONFIDENCE) / 2) + stats.norm.ppf(_POWER)
     return int(np.ceil((wanted * residuals.std(ddof=1) / effect) ** 2)) if len(sums) > 1 else 0
@@ -372,7 +372,7 @@ def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, nu
     return float(np.abs(gaps).sum() / len(labels))
 
 
-def _by_group(values: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def sums_by_group(values: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns a tuple: sums of `values` over each group's clips, float [G, K]; clips per group, int [G]."""
     _, index, counts = np.unique(groups, return_inverse=True, return_counts=True)
     sums = np.zeros((len(counts), values.shape[1]))

@@ -22,7 +22,7 @@ from ucf50_tfrecord.evaluation import measures, metrics
 # Sun et al. choose the number of neighbors on clips of unknown classes; it is fixed here, so nothing is tuned on
 # the classes that are tested.
 NUM_NEIGHBORS = 10
-ACCEPTED_FRACTION = 0.95  # of clips of known classes, by the thresholds of false_acceptance and macro F1
+ACCEPTED_FRACTION = 0.95  # of clips of known classes, by accepting_threshold
 
 
 class Score(enum.StrEnum):
@@ -168,7 +168,7 @@ def false_acceptance(scores: np.ndarray, unknown: np.ndarray) -> float:
       scores: float [N], the score of each clip.
       unknown: bool [N], whether the clip's class is unknown.
     """
-    return float((scores[unknown] <= _threshold(scores[~unknown])).mean())
+    return float((scores[unknown] <= accepting_threshold(scores[~unknown])).mean())
 
 
 def open_set_macro_f1(
@@ -192,7 +192,7 @@ def open_set_macro_f1(
     accepted = np.empty(len(scores), bool)
     for unit in np.unique(units):
         own = units == unit
-        accepted[own] = scores[own] <= _threshold(scores[~unknown & ~own])
+        accepted[own] = scores[own] <= accepting_threshold(scores[~unknown & ~own])
     num_classes = logits.shape[1]  # also the index that stands for "unknown"
     answers = np.where(accepted, known_logits(logits, held_out, fill=-np.inf).argmax(axis=1), num_classes)
     return metrics.macro_f1(np.where(unknown, num_classes, labels), answers)
@@ -213,6 +213,6 @@ def known_logits(logits: np.ndarray, held_out: Sequence[int], *, fill: float | N
     return logits[:, ~unknown] if fill is None else np.where(unknown, fill, logits)
 
 
-def _threshold(known: np.ndarray) -> float:
+def accepting_threshold(known: np.ndarray) -> float:
     """Returns the lowest score that at least 95% of the scores `known`, float [N], do not exceed."""
     return float(np.quantile(known, ACCEPTED_FRACTION, method="inverted_cdf"))

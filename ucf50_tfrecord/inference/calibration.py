@@ -6,19 +6,13 @@ Source: Guo et al. 2017, "On Calibration of Modern Neural Networks".
 from __future__ import annotations
 
 import dataclasses
-import pathlib
 
 import numpy as np
 from scipy import optimize, special
 from sklearn.model_selection import GroupKFold
 
-from ucf50_tfrecord.errors import Action, Remedy, UserError
-from ucf50_tfrecord.evaluation import runner
-from ucf50_tfrecord.evaluation.interventions import PLAIN
-from ucf50_tfrecord.evaluation.results import units_of
 from ucf50_tfrecord.evaluation.statistics import expected_calibration_error
-from ucf50_tfrecord.training import trained
-from ucf50_tfrecord.training.run import PREDICTIONS_FILENAME, RunConfig
+from ucf50_tfrecord.inference.selection import HeldOut
 
 MIN_CLIPS = 30  # with fewer clips, a fitted temperature is too uncertain
 _TEMPERATURES = (0.05, 20.0)  # lowest and highest fitted temperature
@@ -46,30 +40,16 @@ class Calibration:
     reason: str = ""
 
 
-def calibrate(run_dir: str, config: RunConfig, weights: str) -> Calibration:
-    """Fits a temperature on the predictions that a run has stored for its unchanged held-out clips.
-
-    Args:
-      run_dir: the run's folder.
-      config: the run's configuration.
-      weights: the checkpoint that the temperature is for, "last" or "best".
+def calibrate(held_out: HeldOut) -> Calibration:
+    """Fits a temperature on a run's predictions for its held-out clips.
 
     Returns:
       The calibration. Its temperature is 1 if none could be fitted, for the reason that it names.
-
-    Raises:
-      UserError: if the file of predictions is damaged.
     """
-    path = pathlib.Path(run_dir, PREDICTIONS_FILENAME)
-    scored = trained.scored_weights(config)
-    if weights != scored:
-        return Calibration(reason=f"the run's predictions on held-out clips are of its {scored} weights")
-    if not path.is_file():
-        return Calibration(reason=f"the run holds no {PREDICTIONS_FILENAME}")
-    logits, labels, units = _load(path, len(config.classes))
+    logits, labels, units = held_out
     if len(labels) < MIN_CLIPS:
         return Calibration(reason=f"there are {len(labels)} held-out clips, and {MIN_CLIPS} are needed")
-    if (logits.argmax(axis=1) == labels).all():
+    if not held_out.wrong.any():
         return Calibration(
             reason="the run is right about all held-out clips, so nothing bounds its confidence"
         )
@@ -119,20 +99,3 @@ def cross_validated_error(logits: np.ndarray, labels: np.ndarray, units: np.ndar
         temperature = fit_temperature(logits[others], labels[others])
         probabilities[part] = special.softmax(logits[part] / temperature, axis=1)
     return expected_calibration_error(probabilities, labels)
-
-
-def _load(path: pathlib.Path, num_classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Reads a run's stored predictions for unchanged clips.
-
-    Returns:
-      A tuple of the clips' logits, float64 [N, C], classes, int64 [N], and independent units, int64 [N].
-    """
-    try:
-        plain = [p for p in runner.load_predictions(path, num_classes) if p.intervention == PLAIN]
-    except UserError as error:
-        without = Remedy(Action.SET, "to predict without calibration", calibrate=False)
-        raise UserError(str(error), *error.remedies, without) from error
-    logits = np.array([p.logits for p in plain], np.float64).reshape(len(plain), num_classes)
-    labels = np.array([p.label for p in plain], np.int64)
-    groups = np.array([p.group for p in plain], np.int64)
-    return logits, labels, units_of([p.clip_id for p in plain], groups)

@@ -1,4 +1,4 @@
-"""The model card of an exported run: data, model, training, scores, limits, responsible use, and files.
+"""The model card of an exported run: data, model, training, scores, abstention, limits, responsible use, and files.
 
 Source of the sections: Mitchell et al. 2019, "Model Cards for Model Reporting". Every number comes from
 the run's files and the manifest of its shards. The card says so if any of these is missing.
@@ -6,7 +6,6 @@ the run's files and the manifest of its shards. The card says so if any of these
 
 from __future__ import annotations
 
-import dataclasses
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -17,14 +16,14 @@ from ucf50_tfrecord import record, storage
 from ucf50_tfrecord.architectures import APPLICATIONS, THREE_BLOCK
 from ucf50_tfrecord.dataset.clips import ClipIndex, load_clips
 from ucf50_tfrecord.drawing import document
-from ucf50_tfrecord.drawing.document import Block, Bullets, Code, Heading, Paragraph, Table
+from ucf50_tfrecord.drawing.document import Block, Bullets, Heading, Paragraph, Table, counted
 from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.evaluation import statistics
 from ucf50_tfrecord.evaluation.interventions import FIRST_SHUFFLE
 from ucf50_tfrecord.evaluation.results import Condition, Results
-from ucf50_tfrecord.inference import card_header, field_tests
+from ucf50_tfrecord.inference import card_answers, card_files, card_header, field_tests
+from ucf50_tfrecord.inference.card_files import Export
 from ucf50_tfrecord.inference.finished_run import FinishedRun
-from ucf50_tfrecord.inference.formats import FORMATS
 from ucf50_tfrecord.manifest import Manifest
 from ucf50_tfrecord.report.scores import TOP, format_estimate
 from ucf50_tfrecord.specs import AugmentSpec, format_folds, to_json
@@ -36,51 +35,6 @@ _LEAK = (
     "Clips of one recording can be on both sides of this split, so the scores measure recognition of the "
     "recording too. They are higher than on new recordings; do not compare them with scores by group."
 )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ExportedFile:
-    """A model's file or folder in an export.
-
-    format: name of the export format, a key of formats.FORMATS.
-    num_bytes: size of the file, or of all files in the folder.
-    difference: largest difference between the file's probabilities and those of the run's model.
-    """
-
-    format: str
-    num_bytes: int
-    difference: float
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RunDifference:
-    """Differences between the exported model's probabilities and those the run stored for the same clips.
-
-    mean: mean over clips of each clip's largest difference.
-    largest: largest difference of all.
-    num_other: number of clips for which the most probable class differs.
-    """
-
-    mean: float
-    largest: float
-    num_other: int
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Export:
-    """The files of an export, and how much they differ from the run's model.
-
-    files: the exported files.
-    tolerance: allowed difference between a file's probabilities and the model's.
-    num_clips: number of clips that the files were compared on.
-    own: differences from the predictions that the run stored for these clips; None if the clips were random
-      pixels.
-    """
-
-    files: tuple[ExportedFile, ...]
-    tolerance: float
-    num_clips: int
-    own: RunDifference | None
 
 
 def write(path: pathlib.Path, run: FinishedRun, export: Export, comparison: Results | None = None) -> None:
@@ -101,10 +55,10 @@ def build(run: FinishedRun, export: Export, comparison: Results | None = None) -
     Raises:
       UserError: as field_tests.section does.
     """
-    sections = (_summary, _data, _model, _training, _scores, _limits)
+    sections = (_summary, _data, _model, _training, _scores, card_answers.section, _limits)
     blocks = [block for section in sections for block in section(run)]
     blocks += field_tests.section(run, comparison)
-    blocks += _files(run, export)
+    blocks += card_files.section(run, export)
     return document.Document(f"Model card: {run.model} on {run.results.name}", blocks)
 
 
@@ -114,8 +68,8 @@ def _summary(run: FinishedRun) -> Iterator[Block]:
     new = "" if run.leaks else ", which training has not seen"
     yield Paragraph(
         f"Distinguishes {num_classes} kinds of action in short video clips. Trained on "
-        f"{_count(run.summary.num_train_clips, 'clip')}; accuracy {accuracy} on "
-        f"{_count(len(results.ids), 'clip')} of {_count_groups(results.groups)}{new}."
+        f"{counted(run.summary.num_train_clips, 'clip')}; accuracy {accuracy} on "
+        f"{counted(len(results.ids), 'clip')} of {_count_groups(results.groups)}{new}."
     )
     if run.leaks:
         yield Paragraph(f"Warning: {_LEAK}")
@@ -146,13 +100,13 @@ def _describe_set(run: FinishedRun, folds: Sequence[int]) -> str:
         return "none"
     where = f"folds {format_folds(folds)}"
     if set(folds) == set(run.config.scored_folds):
-        counts = f"{_count(len(run.results.ids), 'clip')} of {_count_groups(run.results.groups)}"
+        counts = f"{counted(len(run.results.ids), 'clip')} of {_count_groups(run.results.groups)}"
         return f"{counts}, {where}"
     clips, why = _index(run, folds)
     if clips:
-        return f"{_count(len(clips), 'clip')} of {_count_groups(clips.groups)}, {where}"
+        return f"{counted(len(clips), 'clip')} of {_count_groups(clips.groups)}, {where}"
     is_training = tuple(folds) == run.config.train_folds
-    count = _count(run.summary.num_train_clips, "clip") if is_training else "unknown number of clips"
+    count = counted(run.summary.num_train_clips, "clip") if is_training else "unknown number of clips"
     return f"{count}, {where}; recording groups unknown: {why}"
 
 
@@ -251,7 +205,7 @@ def _scores(run: FinishedRun) -> Iterator[Block]:
     kind = "test" if run.is_tested else "validation"
     yield Heading("Scores")
     yield Table(
-        f"On {_count(len(results.ids), 'clip')} of {_count_groups(results.groups)}, the {kind} folds "
+        f"On {counted(len(results.ids), 'clip')} of {_count_groups(results.groups)}, the {kind} folds "
         f"{format_folds(np.unique(results.folds).tolist())}; 95% intervals by resampling whole groups (single "
         "videos where they have no group), too narrow where groups are few. The calibration error has no interval: "
         "resampling only makes it larger. – means not available.",
@@ -318,7 +272,7 @@ def _limits(run: FinishedRun) -> Iterator[Block]:
     few = [f"{name} ({count})" for name, count in zip(results.classes, counts) if count < _FEW_CLIPS]
     cost = run.scores.change(Condition(run.model), Condition(run.model, intervention=FIRST_SHUFFLE))
     items = [
-        f"The scores above are of {_count(len(results.ids), 'clip')} of {results.name}: other cameras, places, people "
+        f"The scores above are of {counted(len(results.ids), 'clip')} of {results.name}: other cameras, places, people "
         "and ways to do an action may give other scores.",
         "A video of none of the classes still gets one of them, often with a high probability.",
         f"It sees {spec.num_frames} frames, evenly spaced over a whole trimmed video, and nothing between them; "
@@ -341,57 +295,13 @@ def _limits(run: FinishedRun) -> Iterator[Block]:
     yield Bullets(items)
 
 
-def _files(run: FinishedRun, export: Export) -> Iterator[Block]:
-    yield Heading("Files, and how to call them")
-    rows = [
-        (FORMATS[file.format].filename, f"{file.num_bytes / 1e6:.1f}", f"{file.difference:.1g}")
-        for file in export.files
-    ]
-    kind = "held-out clips" if export.own else "clips of random pixels, as the run's own were missing"
-    yield Table(
-        f"Each was read back and compared with the model on {export.num_clips} {kind}; probabilities may differ "
-        f"by {export.tolerance:g}.",
-        ("file", "MB", "largest difference"),
-        rows,
-    )
-    if export.own:
-        yield Paragraph(
-            f"The run itself, in {run.config.train.precision}, stored probabilities for the same clips; they differ "
-            f"by {export.own.largest:.1g} at most, and {_count(export.own.num_other, 'clip')} of {export.num_clips} "
-            "got another class."
-        )
-    yield Paragraph(_how_frames_are_made(run))
-    for file in export.files:
-        yield Paragraph(FORMATS[file.format].meaning)
-        yield Code(FORMATS[file.format].snippet(run.config.model))
-
-
-def _how_frames_are_made(run: FinishedRun) -> str:
-    spec, clip_format = run.config.model, run.clip_format
-    how = "their spacing and resizing is unknown, as the shards' manifest is missing"
-    if clip_format:
-        spacing = {"index": "by their number", "time": "by time"}[clip_format.spacing]
-        resize = {"stretch": "stretched to", "crop": "cropped to", "pad": "padded to"}[clip_format.resize]
-        how = f"evenly spaced {spacing}, from the video's first to its last, {resize} the size"
-        if (count := clip_format.clips_per_video) > 1:
-            how += f"; {count * spec.num_frames} such frames of a video are assigned in turn to {count} clips"
-    return (
-        f"A clip is {spec.num_frames} RGB frames of {spec.height} rows and {spec.width} columns, uint8; {how}. Run "
-        "these in this folder."
-    )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 def _count_groups(groups: np.ndarray) -> str:
     known = np.unique(groups[groups != record.UNKNOWN_GROUP])
     unknown = int((groups == record.UNKNOWN_GROUP).sum())
     if not len(known):
         return "unknown recording groups"
-    rest = f" (and {_count(unknown, 'clip')} without one)" if unknown else ""
-    return f"{_count(len(known), 'recording group')}{rest}"
+    rest = f" (and {counted(unknown, 'clip')} without one)" if unknown else ""
+    return f"{counted(len(known), 'recording group')}{rest}"
 
 
 def _listed(values: dict[str, Any]) -> str:

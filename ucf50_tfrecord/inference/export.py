@@ -2,13 +2,17 @@
 
 An export is a folder:
 
-<output>/saved_model/     serving_default: frames uint8 [B, T, H, W, 3] to probabilities float32 [B, C]
-                         and class_names string [B, C]; for TensorFlow and TensorFlow Serving
+<output>/saved_model/     serving_default: frames uint8 [B, T, H, W, 3] to probabilities float32 [B, C],
+                         class_names string [B, C], confidence and unknown_score float32 [B], known and
+                         confident bool [B]; for TensorFlow and TensorFlow Serving
 <output>/model.keras      frames to logits float32 [B, C]; for Keras, with ucf50_tfrecord.models imported
-<output>/model.onnx       frames to probabilities; the metadata's class_names is a JSON list
-<output>/export.json      the run, its classes, and the files' differences from the run's model; its presence
-                         marks the folder as an export
+<output>/model.onnx       frames to the same outputs but class_names; the metadata's class_names is a JSON list
+<output>/export.json      the run, its classes, the thresholds of known and confident, and the files' differences
+                         from the run's model; its presence marks the folder as an export
 <output>/MODEL_CARD.md    the model card, see inference.card
+
+`confidence` is the highest probability, `unknown_score` the energy -log(sum(exp(logits))). `confident` is there if an
+export names the wanted largest fraction of wrong answers. See inference.abstention for both.
 
 All files compute in float32 on any device, whatever precision the run was trained in.
 """
@@ -36,7 +40,8 @@ from ucf50_tfrecord.evaluation.results import Condition, Results
 from ucf50_tfrecord.evaluation.verdicts import ensemble
 from ucf50_tfrecord.features import frame_model
 from ucf50_tfrecord.inference import card, field_tests
-from ucf50_tfrecord.inference.card import Export, ExportedFile, RunDifference
+from ucf50_tfrecord.inference.abstention import Rules
+from ucf50_tfrecord.inference.card_files import Export, ExportedFile, RunDifference
 from ucf50_tfrecord.inference.finished_run import FinishedRun
 from ucf50_tfrecord.inference.formats import DEFAULT_FORMATS, FORMATS
 from ucf50_tfrecord.specs import to_json
@@ -74,6 +79,7 @@ def export_run(
     output: str,
     *,
     formats: Sequence[str] = DEFAULT_FORMATS,
+    max_error: float | None = None,
     warn: Callable[[str], None] = lambda text: None,
     allowed_code: Collection[str] = (),
     comparison: Results | None = None,
@@ -87,7 +93,10 @@ def export_run(
       run: the run, from finished_run.load.
       output: path of the folder to write.
       formats: names of export formats, keys of FORMATS.
-      warn: called with a sentence if the comparison uses random pixels, because the run's clips are missing.
+      max_error: wanted largest fraction of wrong answers, above 0 and below 1: the files say whether the model is
+        confident of a clip. None for files that do not say it.
+      warn: called with a sentence if the comparison uses random pixels, because the run's clips are missing, or no
+        clip would be answered.
       allowed_code: names of the model builders, as <module>:<builder>, that may be imported; see
         trained.load_model.
       comparison: a comparison with trainings of the run's model without some classes, for the card.
@@ -96,13 +105,16 @@ def export_run(
       The written files, and their differences from the model and the run.
 
     Raises:
-      UserError: if a format cannot be written, a file's outputs differ by more than TOLERANCE or from
-        the run's predictions by more than OWN_TOLERANCE, `output` holds something else, or the card
-        cannot be made from the comparison.
+      UserError: if a format cannot be written, max_error is out of range, a file's outputs differ by more than
+        TOLERANCE or from the run's predictions by more than OWN_TOLERANCE, `output` holds something else, or the
+        card cannot be made from the comparison.
     """
     check_formats(formats)
     if comparison:
         field_tests.models_without_classes(run, comparison)
+    rules = run.rules(max_error)
+    if rules.why_never:
+        warn(f"The files call no clip confident: {rules.why_never}")
     formats = [name for name in FORMATS if name in formats]
     names = {*(kind.filename for kind in FORMATS.values()), card.CARD_FILENAME, EXPORT_FILENAME}
     with storage.atomic_folder(output, names=names, mark=EXPORT_FILENAME) as folder:
@@ -113,7 +125,7 @@ def export_run(
         files = []
         for name in formats:
             path = folder / FORMATS[name].filename
-            write(name, path, model, run.config.classes)
+            write(name, path, model, run.config.classes, rules)
             difference = _difference(READERS[name](path), frames, probabilities)
             if not difference <= TOLERANCE:  # NaN too
                 others = [kind for kind in formats if kind != name]
@@ -124,7 +136,7 @@ def export_run(
                 )
             files.append(ExportedFile(format=name, num_bytes=_num_bytes(path), difference=difference))
         export = Export(files=tuple(files), tolerance=TOLERANCE, num_clips=len(frames), own=own)
-        _write_export(folder / EXPORT_FILENAME, run, export)
+        _write_export(folder / EXPORT_FILENAME, run, export, rules)
         card.write(folder / card.CARD_FILENAME, run, export, comparison)
     return export
 
@@ -206,7 +218,9 @@ def compare_with_run(run: FinishedRun, ids: Sequence[str], probabilities: np.nda
     return own
 
 
-def write(name: str, path: pathlib.Path, model: keras.Model, classes: Sequence[str]) -> None:
+def write(
+    name: str, path: pathlib.Path, model: keras.Model, classes: Sequence[str], rules: Rules = Rules()
+) -> None:
     """Writes a model in one export format.
 
     Args:
@@ -214,42 +228,62 @@ def write(name: str, path: pathlib.Path, model: keras.Model, classes: Sequence[s
       path: path of the file or folder to write.
       model: the model, from load_for_export.
       classes: names of the classes.
+      rules: the rules by which the file says whether a clip is known, and whether the model is confident of it.
 
     Raises:
       UserError: if the model cannot be written.
     """
     try:
-        _WRITERS[name](path, model, classes)
+        _WRITERS[name](path, model, classes, rules)
     except tf.errors.OpError as error:
         raise UserError(f"Cannot write {path.name}: {tensorflow_reason(error)}") from error
 
 
-def _write_saved_model(path: pathlib.Path, model: keras.Model, classes: Sequence[str]) -> None:
+def _outputs(logits: tf.Tensor, rules: Rules) -> dict[str, tf.Tensor]:
+    """Computes what an exported model returns for B clips, from their logits, float32 [B, C].
+
+    Returns:
+      A dictionary of "probabilities", float32 [B, C]; "confidence" and "unknown_score", float32 [B]; and, if the
+      rules judge it, "known" and "confident", bool [B].
+    """
+    probabilities = tf.nn.softmax(logits)
+    confidence = tf.reduce_max(probabilities, axis=1)
+    energy = -tf.reduce_logsumexp(logits, axis=1)
+    outputs = {"probabilities": probabilities, "confidence": confidence, "unknown_score": energy}
+    if rules.known:
+        outputs["known"] = energy <= rules.known.threshold
+    if rules.max_error is not None:
+        # A confidence is never above 1, so 2 stands for "never".
+        threshold = rules.selection.threshold if rules.selection else None
+        outputs["confident"] = confidence >= (2.0 if threshold is None else threshold)
+    return outputs
+
+
+def _write_saved_model(path: pathlib.Path, model: keras.Model, classes: Sequence[str], rules: Rules) -> None:
     names = tf.constant([[name.encode("utf-8", "surrogateescape") for name in classes]])  # [1, C]
 
     def serve(frames: tf.Tensor) -> dict[str, tf.Tensor]:
-        probabilities = tf.nn.softmax(model(frames, training=False))
         # A row per clip: TensorFlow Serving splits every output by the batch, and its Classify API needs [B, C].
         class_names = tf.repeat(names, tf.shape(frames)[0], axis=0)
-        return {"probabilities": probabilities, "class_names": class_names}
+        return {"class_names": class_names, **_outputs(model(frames, training=False), rules)}
 
     archive = keras.export.ExportArchive()  # no track(model): all weights would be written twice
     archive.add_endpoint("serve", serve, input_signature=[_frames_spec(model)])  # as serving_default, too
     archive.write_out(str(path), verbose=False)
 
 
-def _write_keras(path: pathlib.Path, model: keras.Model, classes: Sequence[str]) -> None:
+def _write_keras(path: pathlib.Path, model: keras.Model, classes: Sequence[str], rules: Rules) -> None:
     model.save(path)
 
 
-def _write_onnx(path: pathlib.Path, model: keras.Model, classes: Sequence[str]) -> None:
+def _write_onnx(path: pathlib.Path, model: keras.Model, classes: Sequence[str], rules: Rules) -> None:
     """Converts a model to ONNX by tf2onnx; raises UserError if tf2onnx cannot convert it."""
     import onnx
     import tf2onnx
 
     @functools.partial(tf.function, input_signature=[_frames_spec(model)], autograph=False)
     def serve(frames: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"probabilities": tf.nn.softmax(model(frames, training=False))}
+        return _outputs(model(frames, training=False), rules)
 
     logger = logging.getLogger("tf2onnx")
     level = logger.level
@@ -271,7 +305,8 @@ def _write_onnx(path: pathlib.Path, model: keras.Model, classes: Sequence[str]) 
         logger.setLevel(level)
     for value in (*onnx_model.graph.input, *onnx_model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
-    onnx.helper.set_model_props(onnx_model, {"class_names": json.dumps(classes)})
+    properties = {"class_names": json.dumps(classes), "answers": json.dumps(to_json(rules))}
+    onnx.helper.set_model_props(onnx_model, properties)
     path.write_bytes(onnx_model.SerializeToString())
 
 
@@ -318,7 +353,7 @@ def _difference(classify: Classify, frames: np.ndarray, expected: np.ndarray) ->
     return float(np.abs(found - expected).max())
 
 
-def _write_export(path: pathlib.Path, run: FinishedRun, export: Export) -> None:
+def _write_export(path: pathlib.Path, run: FinishedRun, export: Export, rules: Rules) -> None:
     spec = run.config.model
     storage.write_json(
         path,
@@ -328,6 +363,7 @@ def _write_export(path: pathlib.Path, run: FinishedRun, export: Export) -> None:
             "fingerprint": run.config.fingerprint,
             "classes": run.config.classes,
             "input": {"dtype": "uint8", "shape": [None, spec.num_frames, spec.height, spec.width, 3]},
+            "answers": to_json(rules),
             "export": to_json(export),
         },
     )

@@ -14,6 +14,9 @@ from ucf50_tfrecord.choices import FoldBy
 from ucf50_tfrecord.errors import Action, Remedy, UserError
 from ucf50_tfrecord.evaluation import result_files, runner
 from ucf50_tfrecord.evaluation.results import Cell, CellResult, Results
+from ucf50_tfrecord.inference import abstention, held_out
+from ucf50_tfrecord.inference.abstention import Rules
+from ucf50_tfrecord.inference.calibration import Calibration
 from ucf50_tfrecord.manifest import Manifest
 from ucf50_tfrecord.report.scores import Scores
 from ucf50_tfrecord.specs import ClipFormat
@@ -68,12 +71,26 @@ class FinishedRun:
     @property
     def is_selected(self) -> bool:
         """Whether the weights were selected by their score on the very clips that the run's scores are on."""
-        return self.weights == "best" and not self.is_tested
+        return trained.is_selected(self.config, self.weights)
 
     @property
     def leaks(self) -> bool:
         """Whether clips of one recording can be both in training and among the held-out clips."""
         return self.summary.fold_by == FoldBy.VIDEO
+
+    def rules(self, max_error: float | None) -> Rules:
+        """Makes the rules of when an exported model abstains: for probabilities without a temperature.
+
+        Args:
+          max_error: the wanted largest fraction of wrong answers; see abstention.make_rules.
+        """
+        return abstention.make_rules(
+            held_out.of_results(self.results, self.model),
+            "",
+            calibration=Calibration(reason="exported models compute probabilities without a temperature"),
+            max_error=max_error,
+            is_selected=self.is_selected,
+        )
 
 
 def load(run_dir: str, weights: str | None = None) -> FinishedRun:

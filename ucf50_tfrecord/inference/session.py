@@ -1,4 +1,4 @@
-"""Sessions: a run's model, ready to predict videos, with its clips' format, windows and calibration."""
+"""Sessions: a run's model, ready to predict videos, with its clips' format, windows, calibration and abstention."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from collections.abc import Callable, Collection, Generator, Sequence
 
 import keras
 
+from ucf50_tfrecord.errors import Action, Remedy, UserError
 from ucf50_tfrecord.features import frame_model
+from ucf50_tfrecord.inference import abstention, decoding, held_out, selection
 from ucf50_tfrecord.inference import calibration as calibration_lib
-from ucf50_tfrecord.inference import decoding
+from ucf50_tfrecord.inference.abstention import Judgement, Rules
 from ucf50_tfrecord.inference.calibration import Calibration
 from ucf50_tfrecord.inference.decoding import Failed, VideoFile
 from ucf50_tfrecord.inference.predict import Prediction, Predictor, choose_windows, complete_config
+from ucf50_tfrecord.inference.selection import HeldOut
 from ucf50_tfrecord.specs import PREDICTION_LIMITS, ClipFormat, DecodeLimits, WindowSpec
 from ucf50_tfrecord.training import run as run_lib
 from ucf50_tfrecord.training import strategy as strategy_lib
@@ -31,6 +34,7 @@ class Session:
     weights: checkpoint of the model, "last" or "best".
     windows: how videos are cut into windows, spans of time that are treated like videos of their own.
     calibration: temperature of the model's probabilities.
+    rules: when the model abstains, and when a video's class may be unknown to it.
     predictor: the model, with the batch size and the temperature.
     """
 
@@ -39,6 +43,7 @@ class Session:
     weights: str
     windows: WindowSpec
     calibration: Calibration
+    rules: Rules
     predictor: Predictor
 
     @classmethod
@@ -52,6 +57,7 @@ class Session:
         window_secs: float | None = None,
         stride_secs: float | None = None,
         calibrate: bool = True,
+        max_error: float | None = None,
         batch_size: int = 32,
         allowed_code: Collection[str] = (),
         warn: Callable[[str], None] = lambda text: None,
@@ -66,6 +72,8 @@ class Session:
           window_secs: duration of a window; None for a default, see predict.choose_windows.
           stride_secs: time from a window's start to the next window's start; None for half a window.
           calibrate: whether to fit a temperature on the run's predictions for its held-out clips.
+          max_error: wanted largest fraction of wrong answers, above 0 and below 1, for which `judge` says whether a
+            prediction is confident; None for no such limit.
           batch_size: clips per step.
           allowed_code: names of the model builders, as <module>:<builder>, that may be imported; see
             trained.load_model.
@@ -73,8 +81,10 @@ class Session:
 
         Raises:
           UserError: if the run has no sound checkpoint or names code that is not allowed, the format of its
-            clips is unknown, or its file of predictions is damaged.
+            clips is unknown, its file of predictions is damaged, or max_error is out of range.
         """
+        if max_error is not None:
+            selection.check_max_error(max_error)
         config = complete_config(run_lib.load_config(run_dir), data_dir, warn)
         clip_format, video_secs = config.clip_format, config.video_secs
         assert clip_format is not None and video_secs is not None  # complete_config has filled them in
@@ -84,15 +94,25 @@ class Session:
             model = frame_model.load_frame_model(
                 run_dir, config, weights, strategy=strategy, allowed_code=allowed_code
             )
-        calibration = Calibration(reason="not requested")
-        if calibrate:
-            calibration = calibration_lib.calibrate(run_dir, config, weights)
+        found, why = None, "the run's predictions on held-out clips are not requested"
+        if calibrate or max_error is not None:
+            found, why = _load_held_out(run_dir, config, weights, max_error)
+        calibration = Calibration(reason=why if calibrate else "not requested")
+        if found and calibrate:
+            calibration = calibration_lib.calibrate(found)
         return cls(
             config=config,
             clip_format=clip_format,
             weights=weights,
             windows=choose_windows(video_secs, window_secs, stride_secs),
             calibration=calibration,
+            rules=abstention.make_rules(
+                found,
+                why,
+                calibration=calibration,
+                max_error=max_error,
+                is_selected=trained.is_selected(config, weights),
+            ),
             predictor=Predictor(
                 model, clip_format, batch_size=batch_size, temperature=calibration.temperature
             ),
@@ -136,3 +156,21 @@ class Session:
                     yield video, self.predictor(video, result, on_fraction)
                 else:
                     yield video, result
+
+    def judge(self, prediction: Prediction) -> Judgement:
+        """Tells whether a prediction is confident, and whether the video's class seems to be known."""
+        logits = prediction.logits.reshape(-1, prediction.logits.shape[-1])
+        return self.rules.judge(float(prediction.probabilities.max()), logits)
+
+
+def _load_held_out(
+    run_dir: str, config: RunConfig, weights: str, max_error: float | None
+) -> tuple[HeldOut | None, str]:
+    """Reads a run's held-out predictions, as held_out.load; an error names the way to do without them."""
+    try:
+        return held_out.load(run_dir, config, weights)
+    except UserError as error:
+        if max_error is not None:
+            raise
+        without = Remedy(Action.SET, "to predict without calibration", calibrate=False)
+        raise UserError(str(error), *error.remedies, without) from error

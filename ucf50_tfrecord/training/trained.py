@@ -23,6 +23,11 @@ def scored_weights(config: RunConfig) -> Literal["last", "best"]:
     return "best" if config.train.early_stopping else "last"
 
 
+def is_selected(config: RunConfig, weights: str) -> bool:
+    """Tells whether a checkpoint was selected by its score on the very clips that the run's scores are on."""
+    return weights == "best" and not config.test_folds
+
+
 def load_model(
     run_dir: str,
     config: RunConfig,

@@ -1,0 +1,96 @@
+"""The part of a model card about the exported files: their differences from the model, and how to call them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+from ucf50_tfrecord.drawing.document import Block, Code, Heading, Paragraph, Table, counted
+from ucf50_tfrecord.inference.finished_run import FinishedRun
+from ucf50_tfrecord.inference.formats import FORMATS
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportedFile:
+    """A model's file or folder in an export.
+
+    format: name of the export format, a key of formats.FORMATS.
+    num_bytes: size of the file, or of all files in the folder.
+    difference: largest difference between the file's probabilities and those of the run's model.
+    """
+
+    format: str
+    num_bytes: int
+    difference: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunDifference:
+    """Differences between the exported model's probabilities and those the run stored for the same clips.
+
+    mean: mean over clips of each clip's largest difference.
+    largest: largest difference of all.
+    num_other: number of clips for which the most probable class differs.
+    """
+
+    mean: float
+    largest: float
+    num_other: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Export:
+    """The files of an export, and how much they differ from the run's model.
+
+    files: the exported files.
+    tolerance: allowed difference between a file's probabilities and the model's.
+    num_clips: number of clips that the files were compared on.
+    own: differences from the predictions that the run stored for these clips; None if the clips were random
+      pixels.
+    """
+
+    files: tuple[ExportedFile, ...]
+    tolerance: float
+    num_clips: int
+    own: RunDifference | None
+
+
+def section(run: FinishedRun, export: Export) -> Iterator[Block]:
+    """Yields the section about the files of an export."""
+    yield Heading("Files, and how to call them")
+    rows = [
+        (FORMATS[file.format].filename, f"{file.num_bytes / 1e6:.1f}", f"{file.difference:.1g}")
+        for file in export.files
+    ]
+    kind = "held-out clips" if export.own else "clips of random pixels, as the run's own were missing"
+    yield Table(
+        f"Each was read back and compared with the model on {export.num_clips} {kind}; probabilities may differ "
+        f"by {export.tolerance:g}.",
+        ("file", "MB", "largest difference"),
+        rows,
+    )
+    if export.own:
+        yield Paragraph(
+            f"The run itself, in {run.config.train.precision}, stored probabilities for the same clips; they differ "
+            f"by {export.own.largest:.1g} at most, and {counted(export.own.num_other, 'clip')} of {export.num_clips} "
+            "got another class."
+        )
+    yield Paragraph(_how_frames_are_made(run))
+    for file in export.files:
+        yield Paragraph(FORMATS[file.format].meaning)
+        yield Code(FORMATS[file.format].snippet(run.config.model))
+
+
+def _how_frames_are_made(run: FinishedRun) -> str:
+    spec, clip_format = run.config.model, run.clip_format
+    how = "their spacing and resizing is unknown, as the shards' manifest is missing"
+    if clip_format:
+        spacing = {"index": "by their number", "time": "by time"}[clip_format.spacing]
+        resize = {"stretch": "stretched to", "crop": "cropped to", "pad": "padded to"}[clip_format.resize]
+        how = f"evenly spaced {spacing}, from the video's first to its last, {resize} the size"
+        if (count := clip_format.clips_per_video) > 1:
+            how += f"; {count * spec.num_frames} such frames of a video are assigned in turn to {count} clips"
+    return (
+        f"A clip is {spec.num_frames} RGB frames of {spec.height} rows and {spec.width} columns, uint8; {how}. Run "
+        "these in this folder."
+    )
