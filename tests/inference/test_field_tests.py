@@ -89,7 +89,7 @@ def write_other_set(copy):
 def test_tests_that_were_not_made_are_named(run):
     text = markdown(run)
     assert all(row(text, name) == ["not tested"] for name in CHECKS.values())
-    assert row(text, "clips of recordings that training has not seen") == ["tested, see above"]
+    assert row(text, "clips of recordings that training has not seen") == ["tested, see above: scores"]
     assert row(text, "differences between people") == ["not tested"]
 
 
@@ -100,7 +100,7 @@ def test_the_card_gives_the_scores_on_corrupted_clips(copy):
         assert row(text, name) == [
             format_estimate(value) for value in (score.accuracy, score.relative, score.above_chance)
         ] or math.isnan(score.above_chance.value)
-    assert row(text, CHECKS["robustness"]) == ["tested, see above"]
+    assert row(text, CHECKS["robustness"]) == ["tested, see above: 2 corruptions"]
     assert "gaussian_noise (" in text
 
 
@@ -126,14 +126,14 @@ def test_the_card_gives_the_scores_on_other_data_sets(copy):
         "0.500 [–]",
         "0.900 [0.800, 1.000]",
     ]
-    assert row(text, CHECKS["others"]) == ["tested, see above"]
+    assert row(text, CHECKS["others"]) == ["tested, see above: 1 data set"]
 
 
 def test_the_card_tells_how_well_trainings_without_some_classes_know_them(run):
     text = document.to_markdown(card.build(run, EXPORT, made_up(3.0)))
     lines = [line for line in text.splitlines() if line.startswith("| lstm | ")]
     assert len(lines) == 3 and all(float(line.split("|")[3].split()[0]) > 0.9 for line in lines)
-    assert row(text, CHECKS["unknown"]) == ["tested, see above"]
+    assert row(text, CHECKS["unknown"]) == ["tested, see above: other trainings"]
 
 
 def test_a_comparison_without_such_trainings_is_refused(run):

@@ -140,14 +140,6 @@ def _describe_split(run: FinishedRun) -> str:
 
 def _model(run: FinishedRun) -> Iterator[Block]:
     spec, config = run.config.model, run.config
-    encoder = f"{spec.encoder} of keras.applications" if spec.encoder in APPLICATIONS else spec.encoder
-    encoder = "the project's own" if spec.encoder == THREE_BLOCK else encoder
-    weights = "random initialization" if spec.encoder_weights == "none" else spec.encoder_weights
-    if spec.freeze_encoder:
-        epochs = config.train.unfreeze_after_epoch
-        weights += (
-            f", frozen for the first {epochs} of {config.train.epochs} epochs" if epochs else ", frozen"
-        )
     yield Heading("Model")
     yield Table(
         "The exported model.",
@@ -155,13 +147,28 @@ def _model(run: FinishedRun) -> Iterator[Block]:
         [
             ("architecture", spec.name),
             ("parameters", f"{run.summary.params:,}"),
-            ("frame encoder", f"{encoder}; weights: {weights}"),
+            ("frame encoder", _encoder(run)),
             ("input", f"uint8 RGB, {spec.num_frames} frames of {spec.height}x{spec.width} per clip"),
             ("differences of frames as input, too", "yes" if spec.motion else "no"),
             ("output", f"a probability for each of {len(config.classes)} classes"),
             ("precision", f"trained in {config.train.precision}, exported in float32"),
         ],
     )
+
+
+def _encoder(run: FinishedRun) -> str:
+    """Describes the frame encoder and its weights, by what a training starts from."""
+    spec, train = run.config.model, run.config.train
+    if spec.feature_shape:
+        stored = run.manifest.stored if run.manifest else "unknown, as the shards' manifest is missing"
+        return f"frozen: the one of the stored features ({stored})"
+    encoder = f"{spec.encoder} of keras.applications" if spec.encoder in APPLICATIONS else spec.encoder
+    encoder = "the project's own" if spec.encoder == THREE_BLOCK else encoder
+    weights = "random initialization" if spec.encoder_weights == "none" else spec.encoder_weights
+    if spec.freeze_encoder:
+        epochs = train.unfreeze_after_epoch
+        weights += f", frozen for the first {epochs} of {train.epochs} epochs" if epochs else ", frozen"
+    return f"{encoder}; weights: {weights}"
 
 
 def _training(run: FinishedRun) -> Iterator[Block]:

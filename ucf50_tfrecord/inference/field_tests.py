@@ -15,7 +15,7 @@ import numpy as np
 
 from ucf50_tfrecord import parsing, record
 from ucf50_tfrecord.dataset.clips import load_clips
-from ucf50_tfrecord.drawing.document import Block, Bullets, Heading, Paragraph, Table
+from ucf50_tfrecord.drawing.document import Block, Bullets, Heading, Paragraph, Table, counted
 from ucf50_tfrecord.errors import UserError, expect
 from ucf50_tfrecord.evaluation.results import Condition, Results
 from ucf50_tfrecord.evaluation.statistics import Estimate
@@ -117,14 +117,17 @@ def section(run: FinishedRun, comparison: Results | None = None) -> Iterator[Blo
     yield from _use()
     yield from _checklist(
         {
-            "clips of recordings that training has not seen": not run.leaks,
-            "noise, blur, compression, frame timing": robustness is not None,
-            "another data set": bool(others),
-            "videos of classes that the model does not know": comparison is not None,
-            "differences between people": False,
-            "long videos with several actions, or none": False,
-            "videos made to mislead the model": False,
-            "drift of the videos during use": False,
+            "clips of recordings that training has not seen": "" if run.leaks else "scores",
+            "noise, blur, compression, frame timing": (
+                counted(len(robustness.corruptions), "corruption") if robustness else ""
+            ),
+            "another data set": counted(len(others), "data set") if others else "",
+            "videos of classes that the model does not know": "other trainings" if comparison else "",
+            "when not to answer": "thresholds",
+            "differences between people": "",
+            "long videos with several actions, or none": "",
+            "videos made to mislead the model": "",
+            "drift of the videos during use": "",
         }
     )
 
@@ -300,10 +303,10 @@ def _use() -> Iterator[Block]:
     )
 
 
-def _checklist(tests: Mapping[str, bool]) -> Iterator[Block]:
-    """Yields the table of the tests that broader use needs; `tests` tells which of them were made."""
+def _checklist(tests: Mapping[str, str]) -> Iterator[Block]:
+    """Yields the table of the tests that broader use needs; `tests` says what was tested, if anything."""
     yield Heading("Checklist before broader use")
-    rows = [(name, "tested, see above" if done else "not tested") for name, done in tests.items()]
+    rows = [(name, f"tested, see above: {what}" if what else "not tested") for name, what in tests.items()]
     yield Table("What was tested, and what was not.", ("test", "state"), rows)
 
 
