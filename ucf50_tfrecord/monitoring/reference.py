@@ -31,7 +31,7 @@ from ucf50_tfrecord.parsing import Fraction, Sha256
 from ucf50_tfrecord.training import run as run_lib
 from ucf50_tfrecord.training.run import RunConfig
 
-FILENAME = "monitoring.json"
+FILENAME = "monitor_reference.json"
 _VERSION = 1  # of the measures. Raise it if their code changes
 
 
@@ -76,10 +76,15 @@ def load(
     Raises:
       UserError: if the run has not finished, or its predictions or the file of its reference are damaged.
     """
-    path = finished_run.find_predictions(run_dir, config, run_lib.load_summary(run_dir), weights)
-    found = [p for p in runner.load_predictions(path, len(config.classes)) if p.intervention == PLAIN]
+    found = load_predictions(run_dir, config, weights)
     values, missing = _load_pictures(run_dir, config, found, data_dir, on_clip)
     return assemble(found, values, len(config.classes), temperature, missing)
+
+
+def load_predictions(run_dir: str, config: RunConfig, weights: str) -> list[runner.SavedPrediction]:
+    """Loads a run's predictions of its unchanged held-out clips; arguments and errors as in load."""
+    path = finished_run.find_predictions(run_dir, config, run_lib.load_summary(run_dir), weights)
+    return [p for p in runner.load_predictions(path, len(config.classes)) if p.intervention == PLAIN]
 
 
 def assemble(
@@ -157,7 +162,7 @@ def _load_pictures(
         if stored.key == key:
             expect(len(stored.clips) == len(ids), f"{len(ids)} clips in {path}", clips=len(stored.clips))
             return np.array(stored.clips, float).reshape(len(ids), len(PICTURES)), ""
-    clips, missing = _find_clips(config, found, data_dir)
+    clips, missing = find_clips(config, found, data_dir)
     if clips is None:
         return None, missing
     values = measure_clips(clips, lambda done: on_clip(done, len(ids)))
@@ -177,7 +182,7 @@ class _Stored:
         expect(self.measures == tuple(map(str, PICTURES)), f"measures {PICTURES}", measures=self.measures)
 
 
-def _find_clips(
+def find_clips(
     config: RunConfig, found: Sequence[runner.SavedPrediction], data_dir: str | None
 ) -> tuple[ClipIndex | None, str]:
     """Finds the frames of predicted clips in the run's shards.

@@ -80,9 +80,8 @@ class Results:
                 f"The reference has {self.num_recordings} recordings, and {MIN_RECORDINGS} are needed: nothing is tested."
             )
         if self.num_failed:
-            found.append(
-                f"{self.num_failed} videos could not be predicted; they are counted, but not part of any test."
-            )
+            total = self.num_failed + sum(len(batch.videos) for batch in self.batches)
+            found.append(f"Not predicted, and so in no test: {self.num_failed} of {total} videos.")
         return found
 
     def scalars(self) -> list[dict[str, float]]:
