@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from ucf50_tfrecord.training.run import RunConfig
 
 _DRAWS = flags.DEFINE_integer("draws", 200, "Divisions of the groups.", lower_bound=1)
+_CORRUPTED_DRAWS = flags.DEFINE_integer(
+    "corrupted_draws", 50, "Divisions of the groups for corrupted streams.", lower_bound=1
+)
 _STREAMS = flags.DEFINE_list(
     "stream_videos", ["10", "20", "all"], "Numbers of videos in a stream; the last one also for corrupted streams."
 )
@@ -50,7 +53,6 @@ _RECODED = flags.DEFINE_string(
 flags.adopt_module_key_flags(run_flags)
 flags.adopt_module_key_flags(code_flags)
 
-_BATCH_SIZE = 32
 _NAME_WIDTH = 16
 
 
@@ -62,8 +64,8 @@ def main() -> int:
     run = _Run.load(run_flags.run_dir())
     rates, draws = [], _DRAWS.value
     for size in _STREAMS.value:
-        counts = count_alarms(run.reference, run.config.classes, {"": run.reference.videos}, size=size, draws=draws)
-        alarms = counts[""]
+        halves = Halves(run.reference, run.config.classes, size=size, draws=draws)
+        alarms = halves.count_alarms(run.reference.videos)
         rates.append(alarms["any"] / draws)
         parts = ", ".join(f"{measure} {alarms[measure]}" for measure in Measure if alarms[measure])
         terminal.say(
@@ -78,48 +80,53 @@ def main() -> int:
 
 def print_power(run: _Run, names: Sequence[str]) -> None:
     """Prints the fraction of draws with an alarm by corruption and severity, and the measures that raise it."""
+    draws = _CORRUPTED_DRAWS.value
+    halves = Halves(run.reference, run.config.classes, size=_STREAMS.value[-1], draws=draws)
     terminal.say("", f"{'corruption':<{_NAME_WIDTH}}severity 1     2     3     4     5   alarms at 5 by")
     for name in names:
-        streams = dict(enumerate(run.corrupted(name), 1))
-        counts = count_alarms(run.reference, run.config.classes, streams, size=_STREAMS.value[-1], draws=_DRAWS.value)
-        cells = "".join(f"{counts[severity]['any'] / _DRAWS.value:>6.2f}" for severity in streams)
-        strongest = counts[max(streams)]
-        by = ", ".join(f"{m} {strongest[m] / _DRAWS.value:.2f}" for m in Measure if strongest[m])
+        counts = [halves.count_alarms(videos) for videos in run.corrupted(name)]
+        cells = "".join(f"{count['any'] / draws:>6.2f}" for count in counts)
+        by = ", ".join(f"{m} {counts[-1][m] / draws:.2f}" for m in Measure if counts[-1][m])
         terminal.say(f"{name:<{_NAME_WIDTH}}    {cells}   {by}", flush=True)
 
 
-def count_alarms(
-    reference: Reference, classes: tuple[str, ...], streams: dict, *, size: str, draws: int
-) -> dict[object, collections.Counter]:
-    """Counts the alarms of streams against the other half of the groups.
+class Halves:
+    """Divisions of a reference's groups into two halves: a smaller reference, and the videos of a stream."""
 
-    Args:
-      reference: the held-out videos, unchanged.
-      classes: names of the classes.
-      streams: the same videos in the same order, as they arrive in a stream, by a name of each stream. Videos
-        whose probabilities are NaN do not decode; they are left out.
-      size: number of videos in the stream, or "all".
-      draws: number of divisions of the groups.
+    def __init__(self, reference: Reference, classes: tuple[str, ...], *, size: str, draws: int):
+        """Divides the groups.
 
-    Returns:
-      For each stream, a counter of draws with an alarm of each measure, and of any ("any").
-    """
-    from ucf50_tfrecord.monitoring.drift import Checker
+        Args:
+          reference: the held-out videos.
+          classes: names of the classes.
+          size: number of videos in the stream, or "all".
+          draws: number of divisions.
+        """
+        from ucf50_tfrecord.monitoring.drift import Checker
 
-    groups = np.unique(reference.groups)
-    expect(len(groups) >= 4, "at least 4 groups of held-out clips", groups=len(groups))
-    counts: dict[object, collections.Counter] = {name: collections.Counter() for name in streams}
-    for draw in range(draws):
-        rng = np.random.default_rng(draw)
-        held = np.isin(reference.groups, rng.permutation(groups)[: len(groups) // 2])
-        recordings = np.unique(reference.recordings[held], return_inverse=True)[1]
-        checker = Checker(reference.videos.select(held), recordings, classes)
-        others = choose_stream(reference, np.flatnonzero(~held), size, rng)
-        for name, videos in streams.items():
+        groups = np.unique(reference.groups)
+        expect(len(groups) >= 4, "at least 4 groups of held-out clips", groups=len(groups))
+        self._halves = []
+        for draw in range(draws):
+            rng = np.random.default_rng(draw)
+            held = np.isin(reference.groups, rng.permutation(groups)[: len(groups) // 2])
+            recordings = np.unique(reference.recordings[held], return_inverse=True)[1]
+            checker = Checker(reference.videos.select(held), recordings, classes)
+            self._halves.append((checker, choose_stream(reference, np.flatnonzero(~held), size, rng)))
+
+    def count_alarms(self, videos: Videos) -> collections.Counter:
+        """Counts the draws with an alarm of each measure, and of any ("any").
+
+        Args:
+          videos: the reference's videos, in its order, as they arrive in the stream. Videos whose probabilities are
+            NaN do not decode; they are left out.
+        """
+        counts: collections.Counter = collections.Counter()
+        for checker, others in self._halves:
             readable = others[~np.isnan(videos.probabilities[others, 0])]
             alarms = checker.check(videos.select(readable)).alarms
-            counts[name].update([*alarms, *(["any"] if alarms else [])])
-    return counts
+            counts.update([*alarms, *(["any"] if alarms else [])])
+        return counts
 
 
 def choose_stream(reference: Reference, others: np.ndarray, size: str, rng: np.random.Generator) -> np.ndarray:
@@ -154,6 +161,7 @@ class _Run:
         from ucf50_tfrecord.features import frame_model
         from ucf50_tfrecord.inference import calibration
         from ucf50_tfrecord.monitoring import reference
+        from ucf50_tfrecord.robustness.levels import SEVERITIES
         from ucf50_tfrecord.training import run as run_lib
         from ucf50_tfrecord.training import strategy as strategy_lib
         from ucf50_tfrecord.training import trained
@@ -177,7 +185,7 @@ class _Run:
             predictions=predictions,
             clips=clips,
             frame_rates=values[:, 2],
-            predict=lambda frames: predictor.predict(frames, batch_size=_BATCH_SIZE),
+            predict=lambda frames: predictor.predict(frames, batch_size=len(SEVERITIES)),
         )
 
     def corrupted(self, name: str) -> list[Videos]:

@@ -65,8 +65,8 @@ def test_ks_of_independent_videos_is_scipys():
     np.testing.assert_allclose(distances.ks_p_values(found, size), [result.pvalue for result in expected])
     halved = distances.ks_p_values(found, distances.effective_size(90, 70, np.full(2, 2.0)))
     assert (halved > distances.ks_p_values(found, size)).all()
-    threshold = distances.ks_threshold(0.01, size)
-    np.testing.assert_allclose(distances.ks_p_values(threshold, size), 0.01, rtol=1e-6)
+    threshold = distances.ks_threshold(0.01, size[0])
+    np.testing.assert_allclose(distances.ks_p_values(threshold, size[0]), 0.01, rtol=1e-6)
 
 
 def test_a_sample_of_the_needed_size_finds_the_distance_in_four_of_five_samples():

