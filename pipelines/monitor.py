@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from pipelines import code_flags, console, run_flags, terminal, video_flags
+from pipelines.spec_flags import SpecFlags
 from ucf50_tfrecord import storage
-from ucf50_tfrecord.choices import BatchBy
 from ucf50_tfrecord.errors import expect
+from ucf50_tfrecord.monitoring.spec import MonitorSpec
 from ucf50_tfrecord.specs import shorten
 
 if TYPE_CHECKING:
@@ -38,25 +39,11 @@ _PREDICTIONS = flags.DEFINE_string(
     None,
     "A predictions.json of the same run, in place of --video: its videos are not decoded again.",
 )
-_BY = flags.DEFINE_enum(
-    "by",
-    BatchBy.ALL,
-    list(BatchBy),
-    "How to divide the stream: by the day of each file's last change (UTC), into batches of --batch_videos in its "
-    "order, or not at all.",
-)
-_BATCH_VIDEOS = flags.DEFINE_integer(
-    "batch_videos", 100, "Videos per batch with --by=batch.", lower_bound=1
-)
-_ALARM_LEVEL = flags.DEFINE_float(
-    "alarm_level",
-    0.05,
-    "Probability of an alarm, in any batch and any measure, if nothing has drifted.",
-    lower_bound=1e-4,
-    upper_bound=0.5,
-)
+_SPEC = SpecFlags(MonitorSpec)
 _PROMETHEUS = flags.DEFINE_string(
-    "prometheus", None, "File to write in Prometheus' text format, such as a textfile collector's monitor.prom."
+    "prometheus",
+    None,
+    "File to write in Prometheus' text format, such as a textfile collector's monitor.prom.",
 )
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the page and the numbers. Default: <run>/monitor.")
 
@@ -66,7 +53,9 @@ flags.adopt_module_key_flags(video_flags)
 
 _FOLDER_KIND = "a check for drift"
 _RESULTS_FILENAME = "monitor.json"
-_EVENTS_FILENAME = "events.out.tfevents.0000000000.monitor"  # a fixed name, so that the next check replaces it
+_EVENTS_FILENAME = (
+    "events.out.tfevents.0000000000.monitor"  # a fixed name, so that the next check replaces it
+)
 _DRIFT_STATUS = 3
 _MAX_ROWS = 20  # batches that are printed
 _NAME_WIDTH = 12
@@ -80,17 +69,24 @@ def main() -> int:
         predictions=_PREDICTIONS.value,
     )
     run_dir = run_flags.run_dir()
+    _SPEC.build()  # refuses wrong values before anything is predicted
     output = pathlib.Path(_OUTPUT.value or os.path.join(run_dir, "monitor"))
-    storage.claim_folder(output, _FOLDER_KIND, lambda names: False)
-    with storage.folder_lock(output), contextlib.ExitStack() as stack:
-        storage.remove_unfinished(output)
+    storage.check_own(output, _FOLDER_KIND, _is_earlier)
+    with contextlib.ExitStack() as stack:
         if _PREDICTIONS.value:
             results = check_predictions(run_dir, _PREDICTIONS.value)
         else:
             results = check_videos(stack, run_dir, video_flags.find_videos())
+    storage.claim_folder(output, _FOLDER_KIND, _is_earlier)
+    with storage.folder_lock(output):
+        storage.remove_unfinished(output)
         save(results, output)
     report(results, output)
     return _DRIFT_STATUS if results.has_drifted else 0
+
+
+def _is_earlier(names: set[str]) -> bool:
+    return False  # earlier versions wrote no such folder
 
 
 def check_predictions(run_dir: str, path: str) -> Results:
@@ -109,9 +105,7 @@ def check_predictions(run_dir: str, path: str) -> Results:
     return check(run_dir, config, weights, reference, found.videos)
 
 
-def check_videos(
-    stack: contextlib.ExitStack, run_dir: str, videos: Sequence[decoding.VideoFile]
-) -> Results:
+def check_videos(stack: contextlib.ExitStack, run_dir: str, videos: Sequence[decoding.VideoFile]) -> Results:
     """Predicts videos as the entry point predict does by default, and checks them.
 
     Args:
@@ -185,7 +179,8 @@ def check(
 ) -> Results:
     from ucf50_tfrecord.monitoring import results, stream
 
-    batches = stream.divide(entries, len(config.classes), BatchBy(_BY.value), _BATCH_VIDEOS.value)
+    spec = _SPEC.build()
+    batches = stream.divide(entries, len(config.classes), spec)
     return results.check_stream(
         reference,
         batches,
@@ -193,7 +188,7 @@ def check(
         model=config.model.name,
         weights=weights,
         classes=config.classes,
-        level=_ALARM_LEVEL.value,
+        level=spec.alarm_level,
     )
 
 

@@ -38,13 +38,17 @@ _CORRUPTED_DRAWS = flags.DEFINE_integer(
     "corrupted_draws", 50, "Divisions of the groups for corrupted streams.", lower_bound=1
 )
 _STREAMS = flags.DEFINE_list(
-    "stream_videos", ["10", "20", "all"], "Numbers of videos in a stream; the last one also for corrupted streams."
+    "stream_videos",
+    ["10", "20", "all"],
+    "Numbers of videos in a stream; the last one also for corrupted streams.",
 )
 _CORRUPTIONS = flags.DEFINE_list(
     "corruptions", list(CorruptionFamily), "Names of corruptions, or of their families."
 )
 _VIDEOS = flags.DEFINE_string(
-    "videos", None, "Folder of the videos, for corruptions of the codec. Default: the one they were converted from."
+    "videos",
+    None,
+    "Folder of the videos, for corruptions of the codec. Default: the one they were converted from.",
 )
 _RECODED = flags.DEFINE_string(
     "recoded", None, "Folder that keeps the clips of videos coded again. Default: <shards>-recoded."
@@ -58,7 +62,7 @@ _NAME_WIDTH = 16
 
 def main() -> int:
     console.load_tensorflow()
-    from ucf50_tfrecord.monitoring.drift import ALARM_LEVEL
+    from ucf50_tfrecord.monitoring.spec import MonitorSpec
     from ucf50_tfrecord.robustness import corruptions
 
     run = _Run.load(run_flags.run_dir())
@@ -75,7 +79,7 @@ def main() -> int:
     names = corruptions.select(_CORRUPTIONS.value) if any(_CORRUPTIONS.value) else ()
     if names:
         print_power(run, names)
-    return int(max(rates) > ALARM_LEVEL)
+    return int(max(rates) > MonitorSpec.alarm_level)
 
 
 def print_power(run: _Run, names: Sequence[str]) -> None:
@@ -129,7 +133,9 @@ class Halves:
         return counts
 
 
-def choose_stream(reference: Reference, others: np.ndarray, size: str, rng: np.random.Generator) -> np.ndarray:
+def choose_stream(
+    reference: Reference, others: np.ndarray, size: str, rng: np.random.Generator
+) -> np.ndarray:
     """Returns the videos of a stream, out of `others`: whole recordings in a random order, the last one cut."""
     recordings = reference.recordings[others]
     ranks = rng.permutation(int(recordings.max()) + 1)[recordings]

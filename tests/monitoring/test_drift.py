@@ -81,9 +81,7 @@ def test_single_new_videos_are_no_drift(reference):
     probabilities = videos.probabilities.copy()
     probabilities[videos.predicted == 3] = [0.7, 0.1, 0.1, 0.1]
     same = np.full(len(videos), 25.0)
-    checker = Checker(
-        Videos(probabilities=probabilities, frame_rate=same), recordings, CLASSES
-    )
+    checker = Checker(Videos(probabilities=probabilities, frame_rate=same), recordings, CLASSES)
     stream = probabilities[:60].copy()
     stream[0] = [0.0, 0.1, 0.1, 0.8]
     rates = same[:60].copy()
@@ -115,7 +113,7 @@ def test_a_threshold_is_where_alarms_begin(reference):
     stream, _ = make_videos(np.random.default_rng(2), 30)
     for test in checker.check(stream).tests:
         if test.measure != Measure.SOFTMAX:
-            drawn = checker._drawn(test.measure, len(stream))
+            drawn = checker._drawn(len(stream))[test.measure]
             assert (drawn > test.threshold).mean() <= test.level <= (drawn >= test.threshold).mean() + 1e-3
 
 

@@ -91,7 +91,9 @@ def test_json_holds_all_numbers(results):
     first, second, third = value["batches"]
     assert second["finding"] == "drift" and second["tests"]["brightness"]["alarm"]
     assert second["tests"]["softmax"]["class"] in CLASSES
-    assert first["finding"] == "no drift found" and sum(first["classes"].values()) == pytest.approx(1, abs=1e-4)
+    assert first["finding"] == "no drift found" and sum(first["classes"].values()) == pytest.approx(
+        1, abs=1e-4
+    )
     assert third == {
         "name": "3",
         "failed": 2,

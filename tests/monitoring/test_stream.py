@@ -8,6 +8,7 @@ from tests.conftest import raises_with_remedies
 from ucf50_tfrecord.choices import BatchBy
 from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.monitoring import stream
+from ucf50_tfrecord.monitoring.spec import MonitorSpec
 from ucf50_tfrecord.specs import ModelSpec, TrainSpec, WindowSpec, to_json
 from ucf50_tfrecord.training.run import RunConfig
 
@@ -42,7 +43,13 @@ FAILED = {"path": "b.avi", "error": "no frame decodes", "cause": "contents"}
 
 def document(*videos, **changes):
     return {
-        "run": {"fingerprint": "0" * 64, "model": "seed_pool", "seed": 0, "weights": "last", "path": "runs/x"},
+        "run": {
+            "fingerprint": "0" * 64,
+            "model": "seed_pool",
+            "seed": 0,
+            "weights": "last",
+            "path": "runs/x",
+        },
         "classes": ["Left", "Right"],
         "windows": to_json(WINDOWS),
         "calibration": {"temperature": 1.5, "num_clips": 40},
@@ -96,10 +103,19 @@ def test_videos_that_cannot_be_are_refused(tmp_path, changes, message):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"run": {"fingerprint": "1" * 64, "model": "seed_pool", "seed": 0, "weights": "last"}}, "predictions by"),
-        ({"run": {"fingerprint": "0" * 64, "model": "seed_pool", "seed": 0, "weights": "best"}}, "predictions by"),
+        (
+            {"run": {"fingerprint": "1" * 64, "model": "seed_pool", "seed": 0, "weights": "last"}},
+            "predictions by",
+        ),
+        (
+            {"run": {"fingerprint": "0" * 64, "model": "seed_pool", "seed": 0, "weights": "best"}},
+            "predictions by",
+        ),
         ({"classes": ["Left", "Up"]}, "classes"),
-        ({"windows": to_json(WindowSpec(whole_secs=0, window_secs=1, stride_secs=1))}, "predictions of Window"),
+        (
+            {"windows": to_json(WindowSpec(whole_secs=0, window_secs=1, stride_secs=1))},
+            "predictions of Window",
+        ),
         ({"calibration": {"temperature": 0}}, "temperature"),
         ({"videos": 3}, "videos"),
     ],
@@ -118,7 +134,7 @@ def test_a_stream_is_divided_by_day_by_number_or_not_at_all():
     found = entries(video(modified=late), FAILED | {"modified": early}, video(), video(modified=early))
 
     def divided(by, size=2):
-        batches = stream.divide(found, 2, by, size)
+        batches = stream.divide(found, 2, MonitorSpec(by=by, batch_videos=size))
         return [(batch.name, len(batch.videos), batch.num_failed) for batch in batches]
 
     assert divided(BatchBy.ALL) == [("all", 3, 1)]
@@ -129,14 +145,16 @@ def test_a_stream_is_divided_by_day_by_number_or_not_at_all():
 
 
 def test_unknown_days_and_too_many_batches_are_refused():
-    with raises_with_remedies("Received: a.avi, whose day is unknown.*To divide the stream by number: --by=batch"):
-        stream.divide(entries(video(modified=...)), 2, BatchBy.DAY, 1)
+    with raises_with_remedies(
+        "Received: a.avi, whose day is unknown.*To divide the stream by number: --by=batch"
+    ):
+        stream.divide(entries(video(modified=...)), 2, MonitorSpec(by=BatchBy.DAY))
     many = entries(*[video()] * (stream.MAX_BATCHES + 1))
     with raises_with_remedies("at most 100 batches.*batches=101.*--by=all.*a larger --batch_videos"):
-        stream.divide(many, 2, BatchBy.BATCH, 1)
+        stream.divide(many, 2, MonitorSpec(by=BatchBy.BATCH, batch_videos=1))
 
 
 def test_a_batch_of_failed_videos_has_no_videos():
-    [batch] = stream.divide(entries(FAILED), 2, BatchBy.ALL, 1)
+    [batch] = stream.divide(entries(FAILED), 2, MonitorSpec())
     assert len(batch.videos) == 0 and batch.videos.probabilities.shape == (0, 2) and batch.num_failed == 1
     assert isinstance(batch.videos.predicted, np.ndarray)

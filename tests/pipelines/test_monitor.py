@@ -33,7 +33,14 @@ def test_videos_and_their_predictions_give_the_same_results(run_dir, videos_dir,
     found = json.loads((folder / "monitor.json").read_text())
     assert [(batch["videos"], batch["failed"]) for batch in found["batches"]] == [(5, 1), (5, 0)]
     names = {path.name for path in folder.iterdir()}
-    assert {"monitor.html", "monitor.md", "figures", "tensorboard", "monitor.json", ".ucf50-tfrecord"} <= names
+    assert {
+        "monitor.html",
+        "monitor.md",
+        "figures",
+        "tensorboard",
+        "monitor.json",
+        ".ucf50-tfrecord",
+    } <= names
     assert "ucf50_monitor_drift{" in (tmp_path / "drift.prom").read_text()
     again = command(run_dir, f"--predictions={run_dir / 'predictions' / 'predictions.json'}", *flags)
     assert again.returncode == 0, again.stderr

@@ -31,7 +31,9 @@ def test_alarms_are_counted_on_the_other_half_of_the_groups():
     assert counts[Measure.BRIGHTNESS] == counts["any"] == 4
     lost = reference.videos.probabilities.copy()
     lost[:] = np.nan
-    assert halves.count_alarms(dataclasses.replace(dark, probabilities=lost))["any"] == 0  # nothing is readable
+    assert (
+        halves.count_alarms(dataclasses.replace(dark, probabilities=lost))["any"] == 0
+    )  # nothing is readable
 
 
 def test_a_stream_is_whole_recordings_up_to_its_size():

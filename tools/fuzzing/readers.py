@@ -154,10 +154,11 @@ def divide_predictions(folder: pathlib.Path) -> None:
     from ucf50_tfrecord import parsing
     from ucf50_tfrecord.choices import BatchBy
     from ucf50_tfrecord.monitoring import stream
+    from ucf50_tfrecord.monitoring.spec import MonitorSpec
 
     found = parsing.read(folder / PREDICTED, stream.Predicted, "a file of predictions", extra=True)
     stream.check_classes(found.videos, len(found.classes), PREDICTED)
-    stream.divide(found.videos, len(found.classes), BatchBy.DAY, 1)
+    stream.divide(found.videos, len(found.classes), MonitorSpec(by=BatchBy.DAY))
 
 
 def save_predictions(folder: pathlib.Path) -> None:

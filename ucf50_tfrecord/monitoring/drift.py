@@ -7,18 +7,19 @@ Rabanser et al. 2019 do. If several batches of a stream are checked together, it
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
 from ucf50_tfrecord.choices import Finding, Measure
 from ucf50_tfrecord.errors import expect
 from ucf50_tfrecord.monitoring import distances
-from ucf50_tfrecord.monitoring.resampling import NUM_UNSEEN, Resampler
+from ucf50_tfrecord.monitoring.resampling import NUM_UNSEEN, Resampler, Table
+from ucf50_tfrecord.monitoring.spec import MonitorSpec
 from ucf50_tfrecord.monitoring.videos import NUMBERS, Videos
 
-ALARM_LEVEL = 0.05  # the probability of an alarm without drift
 # A stream is large enough if a change that moves half of the videos past some value would be found.
 FINDABLE = 0.5
 # The population stability index from which textbooks call a change large. It is shown, but not used.
@@ -26,7 +27,8 @@ CUSTOMARY_PSI = 0.2
 MIN_RECORDINGS = 10  # of a reference; with fewer, resampling says too little
 _NUM_PARTS = 10  # bins of a number, by quantiles of the reference
 _DRAWS_PER_LEVEL = 25  # draws beyond the alarm threshold, so that the threshold is known well enough
-_SEED = 0
+_KEPT_SIZES = 8  # numbers of videos whose draws are kept
+_ROUNDING = 1e-9  # of equal statistics
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,7 +100,7 @@ class Checker:
         recordings: np.ndarray,
         classes: tuple[str, ...],
         *,
-        level: float = ALARM_LEVEL,
+        level: float = MonitorSpec.alarm_level,
         num_checks: int = 1,
     ):
         """Prepares the comparison.
@@ -116,8 +118,8 @@ class Checker:
         self._effects = distances.design_effects(reference.probabilities, recordings)
         self._binned = {measure: _bin(measure, reference) for measure in self.measures[1:]}
         num_draws = math.ceil(_DRAWS_PER_LEVEL * len(Measure) / self._level)
-        self._resampler = Resampler(recordings, num_draws, np.random.default_rng(_SEED))
-        self._streams: dict[tuple[Measure, int], np.ndarray] = {}
+        self._resampler = Resampler(recordings, num_draws)
+        self._kept: dict[int, dict[Measure, np.ndarray]] = {}
 
     @property
     def num_recordings(self) -> int:
@@ -182,14 +184,14 @@ class Checker:
         if measure == Measure.SOFTMAX:
             return self._test_softmax(stream, level)
         binned = self._binned[measure]
-        counts = binned.count(binned.bins), binned.count(binned.bin_of(stream))
-        value = float(binned.statistic(*counts))
-        drawn = self._drawn(measure, len(stream))
+        found = np.bincount(binned.bin_of(stream), minlength=binned.table.num_bins)
+        value = float(binned.statistic(binned.counts, found))
+        drawn = self._drawn(len(stream))[measure]
         return Test(
             measure=measure,
             statistic=value,
             threshold=float(np.quantile(drawn, 1 - level, method="higher")),
-            p=(1 + int((drawn >= value - 1e-9).sum())) / (1 + len(drawn)),
+            p=(1 + int((drawn >= value - _ROUNDING).sum())) / (1 + len(drawn)),
             level=level,
         )
 
@@ -207,60 +209,57 @@ class Checker:
             where=self._classes[place],
         )
 
-    def _drawn(self, measure: Measure, num_videos: int) -> np.ndarray:
-        """Returns a measure's statistic in streams that are drawn from the reference, float64 [draws]."""
-        key = measure, num_videos
-        if key not in self._streams:
-            binned = self._binned[measure]
-            bins = np.concatenate([binned.bins, binned.unseen])
-            references = self._resampler.references(binned.bins, binned.num_bins)
-            streams = self._resampler.streams(bins, binned.num_bins, num_videos)
-            self._streams[key] = binned.statistic(references, streams)
-        return self._streams[key]
+    def _drawn(self, num_videos: int) -> dict[Measure, np.ndarray]:
+        """Returns the statistics of streams that are drawn from the reference, float64 [draws], by measure."""
+        if num_videos not in self._kept:
+            if len(self._kept) >= _KEPT_SIZES:
+                self._kept.clear()
+            tables = [binned.table for binned in self._binned.values()]
+            streams = self._resampler.streams(tables, num_videos)
+            self._kept[num_videos] = {
+                measure: binned.statistic(*counts)
+                for (measure, binned), *counts in zip(self._binned.items(), self._references, streams)
+            }
+        return self._kept[num_videos]
+
+    @functools.cached_property
+    def _references(self) -> list[np.ndarray]:
+        """Drawn references by measure: number of videos by draw and bin, int32 [draws, K]."""
+        return self._resampler.references([binned.table for binned in self._binned.values()])
 
 
 @dataclasses.dataclass(frozen=True)
 class _Binned:
     """A measure in K bins.
 
-    bins: bin of each video of the reference, int64 [N].
-    unseen: bins of videos that the reference happens to lack, [resampling.NUM_UNSEEN].
-    num_bins: number of bins, K.
+    table: the reference's videos in bins.
+    counts: their number in each bin, int64 [K].
     bin_of: returns the bins of other videos, int64 [M].
     statistic: compares numbers of videos by bin, [..., K] each; returns [...].
     """
 
-    bins: np.ndarray
-    unseen: Sequence[int]
-    num_bins: int
+    table: Table
+    counts: np.ndarray
     bin_of: Callable[[Videos], np.ndarray]
     statistic: Callable[[np.ndarray, np.ndarray], np.ndarray]
-
-    def count(self, bins: np.ndarray) -> np.ndarray:
-        """Returns the number of videos in each bin, int64 [K]."""
-        return np.bincount(bins, minlength=self.num_bins)
 
 
 def _bin(measure: Measure, reference: Videos) -> _Binned:
     """Sorts a reference's videos into bins: classes, or parts of the range of a number."""
     if measure == Measure.CLASSES:
-        num_classes = reference.probabilities.shape[1]
-        rarest = np.argsort(np.bincount(reference.predicted, minlength=num_classes), kind="stable")
-        return _Binned(
-            bins=reference.predicted,
-            unseen=np.resize(rarest[:NUM_UNSEEN], NUM_UNSEEN).tolist(),
-            num_bins=num_classes,
-            bin_of=lambda videos: videos.predicted,
-            statistic=distances.chi_squared,
-        )
+        num_bins = reference.probabilities.shape[1]
+        counts = np.bincount(reference.predicted, minlength=num_bins)
+        unseen = np.resize(np.argsort(counts, kind="stable")[:NUM_UNSEEN], NUM_UNSEEN)  # the rarest
+        table = Table(np.concatenate([reference.predicted, unseen]), num_bins)
+        return _Binned(table, counts, lambda videos: videos.predicted, distances.chi_squared)
     edges = bin_edges(_numbers(measure, reference))
-    return _Binned(
-        bins=bin_of(_numbers(measure, reference), edges),
-        unseen=(0, len(edges)),
-        num_bins=len(edges) + 1,
-        bin_of=lambda videos: bin_of(_numbers(measure, videos), edges),
-        statistic=distances.psi,
-    )
+
+    def bin_videos(videos: Videos) -> np.ndarray:
+        return bin_of(_numbers(measure, videos), edges)
+
+    bins = bin_videos(reference)
+    table = Table(np.concatenate([bins, [0, len(edges)]]), len(edges) + 1)
+    return _Binned(table, np.bincount(bins, minlength=table.num_bins), bin_videos, distances.psi)
 
 
 def _numbers(measure: Measure, videos: Videos) -> np.ndarray:

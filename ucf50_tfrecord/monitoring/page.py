@@ -105,9 +105,7 @@ def _batches(results: Results) -> Iterator[Block]:
 def _measures(results: Results) -> Iterator[Block]:
     yield Heading("Measures over the stream")
     charts = [
-        diagrams.Chart(
-            str(measure).replace("_", " "), "batch", _LABELS[measure], _curves(results, measure)
-        )
+        diagrams.Chart(str(measure).replace("_", " "), "batch", _LABELS[measure], _curves(results, measure))
         for measure in NUMBERS
         if results.reference.videos.numbers(measure) is not None
     ]
@@ -171,7 +169,8 @@ def _classes(results: Results) -> Iterator[Block]:
     before, after = reference / reference.sum(), stream / np.sum(stream)
     order = np.argsort(-np.abs(after - before), kind="stable")[:_NUM_CLASSES]
     rows = [
-        [results.classes[i], f"{before[i]:.3f}", f"{after[i]:.3f}", f"{after[i] - before[i]:+.3f}"] for i in order
+        [results.classes[i], f"{before[i]:.3f}", f"{after[i]:.3f}", f"{after[i] - before[i]:+.3f}"]
+        for i in order
     ]
     caption = "Fractions of videos that are predicted as a class, for the classes with the largest changes."
     yield Table(caption, ("Class", "Reference", "Stream", "Change"), rows)

@@ -21,9 +21,15 @@ _BATCHES: Mapping[str, tuple[str, Callable[[Batch, Check], float]]] = {
         "1 if the batch is large enough for a negative finding, else 0.",
         lambda batch, check: check.findable <= FINDABLE,
     ),
-    "findable": ("Least change that is found in 4 of 5 streams, from 0 to 1.", lambda batch, check: check.findable),
+    "findable": (
+        "Least change that is found in 4 of 5 streams, from 0 to 1.",
+        lambda batch, check: check.findable,
+    ),
     "videos": ("Predicted videos of the batch.", lambda batch, check: len(batch.videos)),
-    "failed_videos": ("Videos of the batch that could not be predicted.", lambda batch, check: batch.num_failed),
+    "failed_videos": (
+        "Videos of the batch that could not be predicted.",
+        lambda batch, check: batch.num_failed,
+    ),
 }
 _TESTS: Mapping[str, tuple[str, Callable[[Test], float]]] = {
     "statistic": ("Statistic of a measure's test.", lambda test: test.statistic),
@@ -59,7 +65,9 @@ def _families(results: Results, time_secs: float) -> Iterator[Family]:
     run = {"run": results.run}
     parts = list(zip(results.batches, results.checks))
     for name, (text, value) in _BATCHES.items():
-        yield Family(name, text, [(run | {"batch": batch.name}, value(batch, check)) for batch, check in parts])
+        yield Family(
+            name, text, [(run | {"batch": batch.name}, value(batch, check)) for batch, check in parts]
+        )
     for name, (text, of_test) in _TESTS.items():
         samples = [
             (run | {"batch": batch.name, "measure": str(test.measure)}, of_test(test))

@@ -136,7 +136,9 @@ def assemble(
 
 def _recordings(found: Sequence[runner.SavedPrediction]) -> np.ndarray:
     names = [
-        f"video {video_of(p.clip_id)}" if p.group == record.UNKNOWN_GROUP else f"class {p.label} group {p.group}"
+        f"video {video_of(p.clip_id)}"
+        if p.group == record.UNKNOWN_GROUP
+        else f"class {p.label} group {p.group}"
         for p in found
     ]
     return np.unique(names, return_inverse=True)[1]
@@ -166,7 +168,9 @@ def _load_pictures(
     if clips is None:
         return None, missing
     values = measure_clips(clips, lambda done: on_clip(done, len(ids)))
-    storage.write_json(path, {"key": key, "measures": [*map(str, PICTURES)], "clips": values.tolist()}, indent=None)
+    storage.write_json(
+        path, {"key": key, "measures": [*map(str, PICTURES)], "clips": values.tolist()}, indent=None
+    )
     return values, ""
 
 

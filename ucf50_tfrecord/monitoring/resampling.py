@@ -7,7 +7,8 @@ Tibshirani 1993, "An Introduction to the Bootstrap").
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,79 +19,88 @@ NUM_UNSEEN = 2
 _CHUNK_VALUES = 1 << 21  # drawn videos that are in memory at once
 
 
+class Table(NamedTuple):
+    """A measure of a reference's N videos in K bins.
+
+    bins: bin of each video, and of those of the NUM_UNSEEN made-up recordings, int64 [N + NUM_UNSEEN].
+    num_bins: number of bins, K.
+    """
+
+    bins: np.ndarray
+    num_bins: int
+
+
 class Resampler:
-    """Draws references and streams; all measures of one comparison share the draws.
+    """Draws references and streams. All measures of one comparison share the draws.
 
     num_draws: number of draws.
     """
 
-    def __init__(self, recordings: np.ndarray, num_draws: int, rng: np.random.Generator):
+    def __init__(self, recordings: np.ndarray, num_draws: int, *, seed: int = 0):
         """Prepares the draws.
 
         Args:
           recordings: index of the recording of each of the reference's N videos, from 0, int64 [N].
           num_draws: number of draws.
-          rng: random numbers.
+          seed: seed of the random numbers.
         """
         self.num_draws = num_draws
-        self._recordings, self._rng = recordings, rng
+        self._recordings, self._seed = recordings, seed
         sizes = np.bincount(recordings)
+        self._num_recordings = len(sizes)
         typical = max(1, round(len(recordings) / len(sizes)))
         self._sizes = np.concatenate([sizes, np.full(NUM_UNSEEN, typical)])
         self._starts = np.cumsum(self._sizes) - self._sizes
         # Videos by recording; those of a made-up recording all have the same number, N or N + 1.
         made_up = np.repeat(len(recordings) + np.arange(NUM_UNSEEN), typical)
-        self._kept: dict[int, list[np.ndarray]] = {}  # the streams of the latest size
         self._videos = np.concatenate([np.argsort(recordings, kind="stable"), made_up])
 
-    @functools.cached_property
-    def _drawn_recordings(self) -> np.ndarray:
-        """How often each recording is in each drawn reference, int64 [draws, G]."""
-        num = len(self._sizes) - NUM_UNSEEN
-        return self._rng.multinomial(num, np.full(num, 1 / num), size=self.num_draws)
-
-    def references(self, bins: np.ndarray, num_bins: int) -> np.ndarray:
-        """Returns the number of videos in each bin in references of as many recordings as this one has.
-
-        Args:
-          bins: bin of each video, int64 [N].
-          num_bins: number of bins, K.
+    def references(self, tables: Sequence[Table]) -> list[np.ndarray]:
+        """Draws references of as many recordings as this one has, none of them made up.
 
         Returns:
-          The numbers by draw, int64 [draws, K].
+          For each measure, the number of videos by draw and bin, int32 [draws, K].
         """
-        table = np.zeros((len(self._sizes) - NUM_UNSEEN, num_bins), np.int64)
-        np.add.at(table, (self._recordings, bins), 1)
-        return self._drawn_recordings @ table
+        num = self._num_recordings
+        by_recording = []
+        for bins, num_bins in tables:
+            table = np.zeros((num, num_bins), np.int32)
+            np.add.at(table, (self._recordings, bins[: len(self._recordings)]), 1)
+            by_recording.append(table)
+        found: list[list[np.ndarray]] = [[] for _ in tables]
+        rng = np.random.default_rng([self._seed, 0])
+        for rows in self._parts(num):
+            drawn = rng.multinomial(num, np.full(num, 1 / num), size=rows).astype(np.int32)
+            for counts, table in zip(found, by_recording):
+                counts.append(drawn @ table)
+        return [np.concatenate(counts) for counts in found]
 
-    def streams(self, bins: np.ndarray, num_bins: int, num_videos: int) -> np.ndarray:
-        """Returns the number of videos in each bin in streams of whole recordings, of which the last may be cut.
+    def streams(self, tables: Sequence[Table], num_videos: int) -> list[np.ndarray]:
+        """Draws streams of `num_videos` videos as whole recordings, of which the last one may be cut.
 
-        Args:
-          bins: bin of each video, and of those of the NUM_UNSEEN made-up recordings, int64 [N + NUM_UNSEEN].
-          num_bins: number of bins, K.
-          num_videos: number of videos of a stream.
+        Equal numbers of videos give equal draws.
 
         Returns:
-          The numbers by draw, int64 [draws, K].
+          For each measure, the number of videos by draw and bin, int32 [draws, K].
         """
-        found = []
-        for videos in self._streams(num_videos):
-            rows = num_bins * np.arange(len(videos))[:, np.newaxis]
-            counts = np.bincount((rows + bins[videos]).ravel(), minlength=len(videos) * num_bins)
-            found.append(counts.reshape(-1, num_bins))
-        return np.concatenate(found)
+        found: list[list[np.ndarray]] = [[] for _ in tables]
+        rng = np.random.default_rng([self._seed, num_videos])
+        for rows in self._parts(num_videos):
+            videos = self._draw(rows, num_videos, rng)
+            for counts, (bins, num_bins) in zip(found, tables):
+                places = num_bins * np.arange(rows)[:, np.newaxis] + bins[videos]
+                counts.append(np.bincount(places.ravel(), minlength=rows * num_bins).reshape(rows, num_bins))
+        return [np.concatenate(counts).astype(np.int32) for counts in found]
 
-    def _streams(self, num_videos: int) -> list[np.ndarray]:
-        """Draws streams; returns the positions of their videos, int64 [draws, num_videos], in parts."""
-        if num_videos not in self._kept:
-            chunk = max(1, _CHUNK_VALUES // num_videos)
-            sizes = [min(chunk, self.num_draws - first) for first in range(0, self.num_draws, chunk)]
-            self._kept = {num_videos: [self._draw(size, num_videos) for size in sizes]}
-        return self._kept[num_videos]
+    def _parts(self, row_values: int) -> Iterator[int]:
+        """Yields numbers of draws to make at once, if each takes `row_values` values."""
+        most = max(1, _CHUNK_VALUES // row_values)
+        for first in range(0, self.num_draws, most):
+            yield min(most, self.num_draws - first)
 
-    def _draw(self, num: int, num_videos: int) -> np.ndarray:
-        picked = self._rng.integers(0, len(self._sizes), (num, num_videos))  # at most one recording per video
+    def _draw(self, num: int, num_videos: int, rng: np.random.Generator) -> np.ndarray:
+        """Returns the positions of the videos of `num` streams, int64 [num, num_videos]."""
+        picked = rng.integers(0, len(self._sizes), (num, num_videos))  # at most one recording per video
         sizes = self._sizes[picked]
         taken = np.clip(num_videos - (np.cumsum(sizes, axis=1) - sizes), 0, sizes).ravel()
         within = np.arange(num * num_videos) - np.repeat(np.cumsum(taken) - taken, taken)

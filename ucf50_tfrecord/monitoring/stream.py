@@ -17,6 +17,7 @@ import numpy as np
 from ucf50_tfrecord import parsing
 from ucf50_tfrecord.choices import BatchBy
 from ucf50_tfrecord.errors import Action, Change, Remedy, UserError, expect
+from ucf50_tfrecord.monitoring.spec import MonitorSpec
 from ucf50_tfrecord.monitoring.videos import PICTURES, Videos
 from ucf50_tfrecord.parsing import Count, Fraction, Name, Sha256
 from ucf50_tfrecord.specs import WindowSpec
@@ -121,8 +122,16 @@ def read(path: str | os.PathLike, config: RunConfig, weights: str, windows: Wind
         fingerprint=config.fingerprint, model=config.model.name, seed=config.train.seed, weights=weights
     )
     expect(found.run == known, f"predictions by {known} in {path}", run=found.run)
-    expect(found.classes == config.classes, f"the run's {len(config.classes)} classes in {path}", classes=len(found.classes))
-    expect(found.windows == windows, f"predictions of {windows} in {path}, as the run's own", windows=found.windows)
+    expect(
+        found.classes == config.classes,
+        f"the run's {len(config.classes)} classes in {path}",
+        classes=len(found.classes),
+    )
+    expect(
+        found.windows == windows,
+        f"predictions of {windows} in {path}, as the run's own",
+        windows=found.windows,
+    )
     check_classes(found.videos, len(config.classes), str(path))
     return found
 
@@ -137,7 +146,11 @@ def convert(values: list[dict[str, Any]], num_classes: int) -> tuple[Entry, ...]
 def check_classes(entries: Sequence[Entry], num_classes: int, place: str) -> None:
     """Raises UserError unless each prediction has `num_classes` probabilities."""
     lengths = {len(entry.probabilities) for entry in entries if entry.probabilities is not None}
-    expect(lengths <= {num_classes}, f"{num_classes} probabilities per video in {place}", lengths=sorted(lengths)[:5])
+    expect(
+        lengths <= {num_classes},
+        f"{num_classes} probabilities per video in {place}",
+        lengths=sorted(lengths)[:5],
+    )
 
 
 def gather(entries: Sequence[Entry], num_classes: int) -> Videos:
@@ -151,21 +164,20 @@ def gather(entries: Sequence[Entry], num_classes: int) -> Videos:
     return Videos(probabilities=probabilities, **columns)
 
 
-def divide(entries: Sequence[Entry], num_classes: int, by: BatchBy, batch_videos: int) -> list[Batch]:
+def divide(entries: Sequence[Entry], num_classes: int, spec: MonitorSpec) -> list[Batch]:
     """Divides a stream into batches.
 
     Args:
       entries: the videos of the stream, in its order.
       num_classes: number of classes, C.
-      by: how to divide it. Days are those of the files' last changes, in UTC.
-      batch_videos: number of videos per batch, also of those that could not be predicted.
+      spec: how to divide it. Videos that could not be predicted count as videos of a batch.
 
     Raises:
       UserError: if there are more than MAX_BATCHES batches, or a video's day is unknown.
     """
     parts: dict[str, list[Entry]] = {}
     for number, entry in enumerate(entries):
-        parts.setdefault(_batch_of(entry, number, by, batch_videos), []).append(entry)
+        parts.setdefault(_batch_of(entry, number, spec), []).append(entry)
     expect(
         len(parts) <= MAX_BATCHES,
         f"at most {MAX_BATCHES} batches, as each of them may raise a false alarm",
@@ -173,7 +185,7 @@ def divide(entries: Sequence[Entry], num_classes: int, by: BatchBy, batch_videos
         Remedy(Action.SET, batch_videos=Change.LARGER),
         batches=len(parts),
     )
-    names = sorted(parts) if by == BatchBy.DAY else list(parts)
+    names = sorted(parts) if spec.by == BatchBy.DAY else list(parts)
     return [
         Batch(
             name=name,
@@ -184,11 +196,11 @@ def divide(entries: Sequence[Entry], num_classes: int, by: BatchBy, batch_videos
     ]
 
 
-def _batch_of(entry: Entry, number: int, by: BatchBy, batch_videos: int) -> str:
-    if by == BatchBy.ALL:
+def _batch_of(entry: Entry, number: int, spec: MonitorSpec) -> str:
+    if spec.by == BatchBy.ALL:
         return "all"
-    if by == BatchBy.BATCH:
-        return f"batch {number // batch_videos + 1}"
+    if spec.by == BatchBy.BATCH:
+        return f"batch {number // spec.batch_videos + 1}"
     if entry.modified is None:
         raise UserError(
             f"Expected the day of each video. Received: {entry.path}, whose day is unknown: predictions of earlier "
