@@ -107,5 +107,5 @@ def test_without_shards_the_measures_of_frames_are_left_out(run_dir, data_dir):
 
 def test_the_temperature_is_that_of_the_stream(run_dir):
     config = run_lib.load_config(str(run_dir))
-    sharp, flat = (reference.load(str(run_dir), config, "last", t).videos for t in (1.0, 50.0))
+    sharp, flat = (reference.load(str(run_dir), config, "last", t).videos for t in (1.0, 1e5))
     assert flat.confidence.mean() < sharp.confidence.mean() and (flat.predicted == sharp.predicted).all()
