@@ -149,12 +149,10 @@ def predict_all(session: Session, videos: Sequence[decoding.VideoFile], limits: 
         )
         with contextlib.closing(predicted):
             for number, (video, result) in enumerate(predicted):
-                is_failure = isinstance(result, decoding.Failed)
-                found.append(
-                    video_flags.report_failure(video, result)
-                    if is_failure
-                    else result.to_json(session.config.classes, 1)
-                )
+                if isinstance(result, decoding.Failed):
+                    found.append(video_flags.report_failure(video, result))
+                else:
+                    found.append(result.to_json(session.config.classes, 1))
                 video_flags.show_fraction(bar, number, 1.0)
     return found
 

@@ -89,7 +89,7 @@ def summarize(results: Results) -> str:
 
 def _batches(results: Results) -> Iterator[Block]:
     yield Heading("Findings")
-    rows = [
+    rows: list[list[str | Entry]] = [
         [
             batch.name,
             str(len(batch.videos)),
@@ -164,9 +164,11 @@ def _tests(results: Results) -> Iterator[Block]:
 def _classes(results: Results) -> Iterator[Block]:
     yield Heading("Predicted classes")
     size = len(results.classes)
-    stream = sum(np.bincount(batch.videos.predicted, minlength=size) for batch in results.batches)
+    stream = np.bincount(
+        np.concatenate([batch.videos.predicted for batch in results.batches]), minlength=size
+    )
     reference = np.bincount(results.reference.videos.predicted, minlength=size)
-    before, after = reference / reference.sum(), stream / np.sum(stream)
+    before, after = reference / reference.sum(), stream / stream.sum()
     order = np.argsort(-np.abs(after - before), kind="stable")[:_NUM_CLASSES]
     rows = [
         [results.classes[i], f"{before[i]:.3f}", f"{after[i]:.3f}", f"{after[i] - before[i]:+.3f}"]

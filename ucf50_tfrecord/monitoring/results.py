@@ -165,7 +165,7 @@ def _means(videos: Videos) -> dict[str, float]:
 
 
 def _check_to_json(check: Check) -> dict[str, Any]:
-    tests = {}
+    tests: dict[str, dict[str, Any]] = {}
     for test in check.tests:
         tests[str(test.measure)] = {
             "statistic": round(test.statistic, _DECIMALS),
