@@ -30,6 +30,7 @@ _STATISTICS: Mapping[Measure, str] = {
 } | dict.fromkeys(NUMBERS, "population stability index")
 _BAND = (0.1, 0.9)  # quantiles
 _REFERENCE_STYLE, _STREAM_STYLE = 7, 0  # grey, blue
+_HALF_WIDTH = 0.25  # of the band of a single batch
 _NUM_CLASSES = 10  # of the table of predicted classes
 _HOW_TO_READ = (
     "The unit is the video: a video's windows are averaged before anything is compared.",
@@ -121,13 +122,15 @@ def _measures(results: Results) -> Iterator[Block]:
 def _curves(results: Results, measure: Measure) -> list[diagrams.Curve]:
     reference = _quantiles(results.reference.videos, measure)
     last = len(results.batches)
-    found = [diagrams.Curve("reference", _REFERENCE_STYLE, (0.5, last + 0.5), *zip(reference, reference))]
-    places = [
+    found = [diagrams.Curve("reference", _REFERENCE_STYLE, (0, last + 1), *zip(reference, reference))]
+    places: list[float] = [
         place
         for place, batch in enumerate(results.batches, 1)
         if len(batch.videos) and batch.videos.numbers(measure) is not None
     ]
     rows = [_quantiles(results.batches[place - 1].videos, measure) for place in places]
+    if len(rows) == 1:  # a band needs two points
+        places, rows = [places[0] - _HALF_WIDTH, places[0] + _HALF_WIDTH], 2 * rows
     if rows:
         found.append(diagrams.Curve("stream", _STREAM_STYLE, places, *zip(*rows)))
     return found
