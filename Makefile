@@ -26,7 +26,8 @@ $(call variable,CV)                ## parts of a comparison's cross-validation, 
 $(call variable,SEEDS)             ## trainings of each model in a comparison
 $(call variable,HOLD_OUT_CLASSES)  ## classes a comparison leaves out of training at a time
 $(call variable,JOBS)              ## trainings side by side in a comparison, or auto
-$(call variable,VIDEO)             ## to predict: a video, a folder, or several with commas
+$(call variable,VIDEO)             ## to predict or monitor: a video, a folder, or several with commas
+$(call variable,PREDICTIONS)       ## to monitor in place of VIDEO: a predictions.json of RUN
 $(call variable,OUTPUT)            ## folder that compare, export, predict, ucf50 … write
 $(call variable,TORCH)             ## Python of an environment with PyTorch, for bench
 $(call variable,FLAGS)             ## more flags; `python -m pipelines.train --helpshort`
@@ -58,7 +59,7 @@ flags = $(foreach name,$(1),$(if $($(name)),$(call flag,$(shell echo $(name) | t
 DATA_FLAGS = $(call flags,VIDEOS DATA SIZE FRAMES ENGINE)
 FEATURE_FLAGS = $(call flags,FEATURES)
 
-.PHONY: help ucf50 train shards features verify repair evaluate robustness predict export compare reproduce compare-check check-gpu tensorboard inspect doctor help-models bench bench-fetch test test-all test-readers test-remote test-io fuzz lint types format audit pins clean
+.PHONY: help ucf50 train shards features verify repair evaluate robustness predict monitor export compare reproduce compare-check check-gpu tensorboard inspect doctor help-models bench bench-fetch test test-all test-readers test-remote test-io fuzz lint types format audit pins clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets and variables.
@@ -90,6 +91,9 @@ robustness: $(VENV)/installed  ## Test RUN, or RUNS, on corrupted clips and vide
 
 predict: $(VENV)/installed  ## Predict the classes of VIDEO with RUN.
 	$(PYTHON) -m pipelines.predict $(call flags,RUN VIDEO DATA OUTPUT) $(FLAGS)
+
+monitor: $(VENV)/installed  ## Tell whether VIDEO, or PREDICTIONS, has drifted from RUN's clips.
+	$(PYTHON) -m pipelines.monitor $(call flags,RUN VIDEO PREDICTIONS DATA OUTPUT) $(FLAGS)
 
 export: $(VENV)/installed  ## Write RUN for other programs, with a card, to OUTPUT.
 	$(PYTHON) -m pipelines.export $(call flags,RUN OUTPUT) $(FLAGS)

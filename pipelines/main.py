@@ -19,6 +19,7 @@ COMMANDS = (
     "evaluate",
     "robustness",
     "predict",
+    "monitor",
     "compare",
     "export",
     "verify",

@@ -23,11 +23,10 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from pipelines import answers, code_flags, console, remedies, run_flags, terminal
-from pipelines.spec_flags import SpecFlags
+from pipelines import answers, code_flags, console, run_flags, terminal, video_flags
 from ucf50_tfrecord import parsing, storage
 from ucf50_tfrecord.errors import UserError
-from ucf50_tfrecord.specs import PREDICTION_LIMITS, DecodeLimits, format_folds, shorten, to_json
+from ucf50_tfrecord.specs import DecodeLimits, format_folds, shorten, to_json
 
 if TYPE_CHECKING:
     from ucf50_tfrecord.inference import decoding
@@ -35,16 +34,6 @@ if TYPE_CHECKING:
     from ucf50_tfrecord.inference.predict import Prediction
     from ucf50_tfrecord.inference.session import Session
 
-_VIDEO = flags.DEFINE_string(
-    "video",
-    None,
-    "Videos or folders of videos, separated by commas. Folders are searched with their subfolders.",
-)
-_DATA = flags.DEFINE_string(
-    "data",
-    None,
-    "Folder of the run's shards, if it has moved. Runs of earlier versions need it to know how clips were made.",
-)
 _TOP = flags.DEFINE_integer("top", 5, "Number of classes to show per video.", lower_bound=1)
 _JSON = flags.DEFINE_boolean(
     "json", False, "Print only a JSON document to standard output; all other texts go to standard error."
@@ -75,14 +64,10 @@ _MAX_ERROR = flags.DEFINE_float(
     "Abstain where more than this fraction of the answers, such as 0.1, would be wrong. The threshold of the "
     "confidence is chosen on the run's held-out clips.",
 )
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Clips per step.", lower_bound=1)
-_WORKERS = flags.DEFINE_integer(
-    "workers", None, "Number of processes that decode. Default: one per core.", lower_bound=1
-)
-_LIMITS = SpecFlags(DecodeLimits, defaults=dataclasses.asdict(PREDICTION_LIMITS))
 
 flags.adopt_module_key_flags(run_flags)
 flags.adopt_module_key_flags(code_flags)
+flags.adopt_module_key_flags(video_flags)
 
 _PREDICTIONS_FILENAME = "predictions.json"
 _FOLDER_KIND = "predictions"
@@ -91,7 +76,6 @@ _MEANING = (
     "Probabilities hold only for videos like the run's own. The model knows only its own classes: it assigns one "
     "of them to every video, even if none fits."
 )
-_OPTION_OF_CAUSE = {"timeout": "timeout_secs", "memory": "memory_mib"}
 _NAME_WIDTH, _CLASS_WIDTH = 40, 26  # of 80 columns
 _MAX_STEM = 50  # characters, of up to 4 bytes each: a file's name holds 255
 
@@ -100,8 +84,8 @@ def main() -> int:
     with contextlib.ExitStack() as stack:
         if _JSON.value:
             stack.enter_context(contextlib.redirect_stdout(sys.stderr))
-        videos = find_videos()
-        limits = _LIMITS.build()
+        videos = video_flags.find_videos()
+        limits = video_flags.limits()
         output = pathlib.Path(_OUTPUT.value or os.path.join(run_flags.run_dir(), "predictions"))
         session = load_session(stack, output)
         announce(session)
@@ -112,20 +96,6 @@ def main() -> int:
     if _JSON.value:
         terminal.say(*json.dumps(document, indent=1, sort_keys=True, allow_nan=False).split("\n"))
     return 1 if num_failed else 0
-
-
-def find_videos() -> list[decoding.VideoFile]:
-    """Returns the videos that --video names; prints a warning about skipped files."""
-    from ucf50_tfrecord.inference import decoding
-
-    if not _VIDEO.value:
-        raise UserError("Pass --video=<a video, or a folder of videos>.")
-    # The value may be one existing path with a comma in its name.
-    paths = [_VIDEO.value] if os.path.exists(_VIDEO.value) else filter(None, _VIDEO.value.split(","))
-    videos, warnings = decoding.find_videos(list(paths))
-    for warning in warnings:
-        terminal.warn(warning)
-    return videos
 
 
 def load_session(stack: contextlib.ExitStack, output: pathlib.Path) -> Session:
@@ -144,12 +114,12 @@ def load_session(stack: contextlib.ExitStack, output: pathlib.Path) -> Session:
     session = Session.load(
         run_flags.run_dir(),
         weights=run_flags.weights(),
-        data_dir=_DATA.value,
+        data_dir=video_flags.data_dir(),
         window_secs=_WINDOW_SECS.value,
         stride_secs=_STRIDE_SECS.value,
         calibrate=_CALIBRATE.value,
         max_error=_MAX_ERROR.value,
-        batch_size=_BATCH_SIZE.value,
+        batch_size=video_flags.batch_size(),
         allowed_code=code_flags.allowed_code(),
         warn=terminal.warn,
     )
@@ -205,40 +175,21 @@ def predict_all(
         predicted = session.predict(
             videos,
             limits=limits,
-            num_workers=_WORKERS.value,
+            num_workers=video_flags.num_workers(),
             on_wait=lambda num_frames: bar.set_postfix_str(f"{num_frames} frames decoded"),
-            on_fraction=lambda fraction: show_fraction(bar, len(found), fraction),
+            on_fraction=lambda fraction: video_flags.show_fraction(bar, len(found), fraction),
         )
         with contextlib.closing(predicted):
             for number, (video, result) in enumerate(predicted):
                 if isinstance(result, decoding.Failed):
-                    found.append(report_failure(video, result))
+                    found.append(video_flags.report_failure(video, result))
                 else:
                     classes, judgement = session.config.classes, session.judge(result)
                     print_prediction(result, judgement, session)
                     timeline = save_timeline(result, classes, output, number)
                     found.append(result.to_json(classes, _TOP.value) | to_json(judgement) | timeline)
-                show_fraction(bar, number, 1.0)
+                video_flags.show_fraction(bar, number, 1.0)
     return found
-
-
-def show_fraction(bar: console.ProgressBar, number: int, fraction: float) -> None:
-    """Shows the progress within a video, by its predicted windows, on a bar that counts videos.
-
-    Args:
-      bar: the bar.
-      number: number of videos that are already done.
-      fraction: fraction of the current video's windows that is predicted, 0 to 1.
-    """
-    bar.n = number + round(fraction, 2) if fraction < 1 else number + 1
-    bar.set_postfix_str("")
-
-
-def report_failure(video: decoding.VideoFile, failed: decoding.Failed) -> dict[str, Any]:
-    option = _OPTION_OF_CAUSE.get(failed.cause)
-    more = f" (--{remedies.FLAGS[option]} allows more)" if option else ""
-    terminal.note(f"not predicted: {video.path}: {failed.reason}{more}")
-    return {"path": video.path, "error": failed.reason, "cause": failed.cause}
 
 
 def print_prediction(prediction: Prediction, judgement: Judgement, session: Session) -> None:

@@ -56,6 +56,7 @@ ALLOWED = {
     "inference": BASE
     | {"workers", "convert", "dataset", "models", "drawing", "training", "evaluation", "features", "report"}
     | {"robustness"},
+    "monitoring": BASE | {"dataset", "drawing", "training", "evaluation", "inference"},
     "api": BASE | {"recipes", "dataset", "models", "training", "features", "job", "inference"},
     "__init__": {"api"},
 }
@@ -160,6 +161,7 @@ def test_only_record_knows_feature_keys():
         ("tools.inspect_data, tools.doctor", ["tensorflow", "keras", "av"]),
         ("ucf50_tfrecord.training.events, ucf50_tfrecord.dataset.memory", ["tensorflow", "keras"]),
         ("pipelines.predict", ["tensorflow", "keras", "av"]),
+        ("pipelines.monitor", ["tensorflow", "keras", "av"]),
         ("pipelines.check_gpu", ["tensorflow", "keras", "av"]),
         ("pipelines.robustness", ["tensorflow", "keras", "av"]),
         ("ucf50_tfrecord.robustness.videos", ["tensorflow", "keras"]),

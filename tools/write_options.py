@@ -24,6 +24,7 @@ _SHARED = {
     "train_flags": "model and training",
     "inputs": "input",
     "run_flags": "run",
+    "video_flags": "videos to predict",
     "code_flags": "allowed code",
 }
 _LAUNCH = "launch"

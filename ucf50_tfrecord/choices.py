@@ -176,3 +176,34 @@ class Recoding(Choice):
     LOSS = "loss"
     FRAME_RATE = "frame_rate"
     HEIGHT = "height"
+
+
+class Measure(Choice):
+    """What is compared between a stream of videos and a run's held-out clips.
+
+    SOFTMAX: the probability of each class. CLASSES: the most probable class. CONFIDENCE: its probability.
+    BRIGHTNESS, MOTION_ENERGY: see inference.pictures. FRAME_RATE: as the container states it.
+    """
+
+    SOFTMAX = "softmax"
+    CLASSES = "classes"
+    CONFIDENCE = "confidence"
+    BRIGHTNESS = "brightness"
+    MOTION_ENERGY = "motion_energy"
+    FRAME_RATE = "frame_rate"
+
+
+class BatchBy(Choice):
+    """How a stream of videos is divided: by the day of each file's last change, by number, or not at all."""
+
+    ALL = "all"
+    BATCH = "batch"
+    DAY = "day"
+
+
+class Finding(Choice):
+    """The result of comparing a stream of videos with a reference."""
+
+    DRIFT = "drift"
+    NO_DRIFT = "no drift found"
+    TOO_FEW = "too few videos to tell"

@@ -22,6 +22,7 @@ from ucf50_tfrecord.evaluation.results import Condition
 from ucf50_tfrecord.inference import card, card_answers, finished_run, selection
 from ucf50_tfrecord.inference import held_out as held_out_lib
 from ucf50_tfrecord.inference.card_files import Export, ExportedFile, RunDifference
+from ucf50_tfrecord.specs import FeatureFormat
 
 EXPORT = Export(
     files=(ExportedFile(format="keras", num_bytes=1_234_567, difference=2e-7),),
@@ -219,6 +220,21 @@ def test_a_card_says_how_long_the_encoder_was_frozen(run, epochs, frozen):
     )
     _, table = card._model(dataclasses.replace(run, config=config))
     assert dict(table.rows)["frame encoder"] == f"the project's own; weights: e.weights.h5, {frozen}"
+
+
+def test_a_card_of_a_run_on_features_names_their_encoder(run):
+    stored = FeatureFormat(
+        encoder="efficientnet_lite0", weights="0" * 64, num_frames=5, num_features=8, height=16, width=24
+    )
+    on_features = dataclasses.replace(
+        run,
+        config=dataclasses.replace(
+            run.config, model=dataclasses.replace(run.config.model, feature_shape=(8,))
+        ),
+        manifest=dataclasses.replace(run.manifest, features=stored),
+    )
+    [value] = row(markdown(on_features), "frame encoder")
+    assert value == "frozen: the one of the stored features (5x8 features of efficientnet_lite0 at 16x24)"
 
 
 def test_the_card_says_when_not_to_answer(run_dir, tmp_path):

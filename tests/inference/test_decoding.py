@@ -109,7 +109,7 @@ def test_a_full_disk_is_explained(tmp_path):
 @pytest.mark.parametrize("places", [b"", b"\0" * 8 * 4, b"\xff" * 8 * 5, (9).to_bytes(8, "little") * 5])
 def test_windows_of_missing_frames_are_refused(tmp_path, places):
     (tmp_path / "frames").write_bytes(bytes(16 * 24 * 3 * 9))
-    answer = decoding._Windows(places=places, windows_us=[(0, 1)], num_frames=9, end_us=1)
+    answer = decoding._Windows(places=places, windows_us=[(0, 1)], num_frames=9, end_us=1, frame_rate=25.0)
     with open(tmp_path / "frames", "rb") as frames, pytest.raises(ValueError):
         decoding._parse_windows(FORMAT, frames, decoding.VideoFile(path="a.avi"), answer)
 

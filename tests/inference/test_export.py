@@ -275,7 +275,7 @@ def test_clips_behind_a_url_are_compared_too(run, data_dir, tmp_path, monkeypatc
 
 def test_an_unreachable_store_costs_the_shards_alone(run):
     config = dataclasses.replace(run.config, data_dir="http://127.0.0.1:9/set")
-    found, why = finished_run._find_manifest(config)
+    found, why = finished_run.find_manifest(config)
     assert found is None and why.startswith("Cannot read http://127.0.0.1:9/set/manifest.json")
 
 

@@ -109,6 +109,7 @@ def test_nan_from_the_model_costs_one_video(videos_dir, tmp_path):
         windows_us=[(0, 1)],
         num_frames=5,
         end_us=1,
+        frame_rate=25.0,
     )
     failed = predictor(decoding.VideoFile(path="a.avi"), decoded)
     assert failed == decoding.Failed("the model returns NaN or infinity for it", "model")

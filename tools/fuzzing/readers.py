@@ -158,6 +158,18 @@ def load_cell(folder: pathlib.Path) -> None:
     dict(result_files.load_cell(folder / "cell", clips).logits)
 
 
+def divide_predictions(folder: pathlib.Path) -> None:
+    """Reads predictions.json as a stream of videos, and divides it by day."""
+    from ucf50_tfrecord import parsing
+    from ucf50_tfrecord.choices import BatchBy
+    from ucf50_tfrecord.monitoring import stream
+    from ucf50_tfrecord.monitoring.spec import MonitorSpec
+
+    found = parsing.read(folder / PREDICTED, stream.Predicted, "a file of predictions", extra=True)
+    stream.check_classes(found.videos, len(found.classes), PREDICTED)
+    stream.divide(found.videos, len(found.classes), MonitorSpec(by=BatchBy.DAY))
+
+
 def save_predictions(folder: pathlib.Path) -> None:
     """Replaces the damaged predictions.json and its pictures by new, empty predictions."""
     from pipelines import predict
@@ -194,6 +206,7 @@ READERS = (
     Reader("cell", CELL, load_cell),
     Reader("cell, table", CELL_TABLE, load_cell),
     Reader("predictions", PREDICTED, save_predictions, _PICTURES),
+    Reader("predictions, monitored", PREDICTED, divide_predictions),
 )
 
 _DATA, _RUN, _OUTPUT = "--data={}/shards", "--run={}/run", "--output={}/out"

@@ -11,6 +11,7 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
+import datetime
 import functools
 import itertools
 import os
@@ -36,9 +37,13 @@ _Microseconds = Annotated[int, msgspec.Meta(ge=-(1 << 62), le=1 << 62)]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VideoFile:
-    """A video to predict, by the path of its file."""
+    """A video to predict, by the path of its file.
+
+    modified: time of the file's last change, with its time zone; None if unknown.
+    """
 
     path: str
+    modified: datetime.datetime | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,6 +57,7 @@ class DecodedVideo:
     windows_us: start and end of each window, in microseconds from the video's first frame.
     num_frames: number of the video's decodable frames.
     end_us: microseconds from the video's first frame to the end of its last frame.
+    frame_rate: mean frames per second that the container states; 0.0 if it states none.
     """
 
     frames: BinaryIO
@@ -59,6 +65,7 @@ class DecodedVideo:
     windows_us: list[tuple[int, int]]
     num_frames: int
     end_us: int
+    frame_rate: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +120,7 @@ def _video_file(path: str) -> VideoFile:
         raise UserError(f"Cannot read {path}: {error.strerror}") from error
     if not stat.S_ISREG(status.st_mode):
         raise UserError(f"Expected a video, or a folder of videos. Received: {path}, which is neither")
-    return VideoFile(path=path)
+    return VideoFile(path=path, modified=datetime.datetime.fromtimestamp(status.st_mtime, datetime.UTC))
 
 
 class _Windows(msgspec.Struct, tag=True, forbid_unknown_fields=True):
@@ -126,6 +133,7 @@ class _Windows(msgspec.Struct, tag=True, forbid_unknown_fields=True):
     windows_us: list[tuple[_Microseconds, _Microseconds]]
     num_frames: Annotated[int, msgspec.Meta(ge=1, lt=1 << 53)]
     end_us: _Microseconds
+    frame_rate: Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 
 
 def decode_windows(
@@ -164,6 +172,7 @@ def decode_windows(
         windows_us=sampling.cut_windows(picked.timeline, windows),
         num_frames=len(picked.timeline.times),
         end_us=picked.timeline.latest_us,
+        frame_rate=picked.timeline.frame_rate,
     )
 
 
@@ -195,6 +204,7 @@ def _parse_windows(
         windows_us=answer.windows_us,
         num_frames=answer.num_frames,
         end_us=answer.end_us,
+        frame_rate=answer.frame_rate,
     )
 
 

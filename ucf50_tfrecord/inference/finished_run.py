@@ -125,7 +125,7 @@ def load(run_dir: str, weights: str | None = None) -> FinishedRun:
         raise UserError(f"{summary_path} is from an earlier version: it has no {', '.join(missing)}")
     weights = weights or trained.scored_weights(config)
     predictions_path = find_predictions(run_dir, config, summary, weights)
-    manifest, why = _find_manifest(config)
+    manifest, why = find_manifest(config)
     return FinishedRun(
         run_dir=run_dir,
         config=config,
@@ -172,7 +172,7 @@ class _Evaluated:
     fingerprint: str | None = None
 
 
-def _find_manifest(config: RunConfig) -> tuple[Manifest | None, str]:
+def find_manifest(config: RunConfig) -> tuple[Manifest | None, str]:
     """Finds the manifest of a run's shards.
 
     Returns:

@@ -21,6 +21,7 @@ from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord.dataset import reader
 from ucf50_tfrecord.dataset.clips import load_clips
 from ucf50_tfrecord.errors import Action, Remedy, UserError
+from ucf50_tfrecord.inference import pictures
 from ucf50_tfrecord.inference.decoding import DecodedVideo, Failed, VideoFile
 from ucf50_tfrecord.specs import ClipFormat, WindowSpec
 from ucf50_tfrecord.training import trained
@@ -28,7 +29,8 @@ from ucf50_tfrecord.training.run import RunConfig
 
 # The median and the longest duration of 278 videos of eight UCF50 classes, for runs that store no durations.
 UCF50_SECS = (5.0, 20.0)
-_DECIMALS = 6  # decimals of times, probabilities and logits in files
+_DECIMALS = 6  # decimals of times, probabilities, logits, brightness and motion energy in files
+_RATE_DECIMALS = 3  # decimals of frame rates in files; records hold them as float32
 
 
 def complete_config(
@@ -98,6 +100,8 @@ class Prediction:
     windows_secs: start and end of each window, in seconds from the video's first frame.
     logits: logits of the clips of each window, float32 [windows, clips_per_video, C].
     temperature: number that logits are divided by before the softmax, to calibrate the probabilities.
+    brightness, motion_energy: means over the windows' clips, see pictures.
+    frame_rate: mean frames per second that the video's container states; 0.0 if it states none.
     """
 
     video: VideoFile
@@ -106,6 +110,9 @@ class Prediction:
     windows_secs: list[tuple[float, float]]
     logits: np.ndarray
     temperature: float
+    brightness: float
+    motion_energy: float
+    frame_rate: float
 
     @functools.cached_property
     def window_probabilities(self) -> np.ndarray:
@@ -129,6 +136,10 @@ class Prediction:
             "path": self.video.path,
             "num_frames": self.num_frames,
             "secs": round(self.secs, _DECIMALS),
+            "modified": self.video.modified.isoformat() if self.video.modified else None,
+            "brightness": round(self.brightness, _DECIMALS),
+            "motion_energy": round(self.motion_energy, _DECIMALS),
+            "frame_rate": round(self.frame_rate, _RATE_DECIMALS),
             "folder_class": folder,
             "top": [
                 {"class": classes[label], "probability": round(value, _DECIMALS)}
@@ -184,12 +195,14 @@ class Predictor:
           infinity, as it may in float16 for unusual videos.
         """
         places = decoded.places.reshape(-1, self._format.num_frames)
-        parts = []
+        parts, brightness, motion_energy = [], [], []
         for first in range(0, len(places), self._batch_size):
             batch = self._read(decoded.frames, places[first : first + self._batch_size])
             if batch is None:
                 return Failed("its process changed the frames after its answer", "crash")
             parts.append(self._forward(batch).numpy())
+            brightness.append(pictures.brightness(batch))
+            motion_energy.append(pictures.motion_energy(batch))
             on_fraction((first + len(batch)) / len(places))
         logits = np.concatenate(parts)  # [windows * clips_per_video, C]
         if not np.isfinite(logits).all():
@@ -201,6 +214,9 @@ class Predictor:
             windows_secs=[(start / 1e6, end / 1e6) for start, end in decoded.windows_us],
             logits=logits.reshape(*decoded.places.shape[:2], -1),
             temperature=self._temperature,
+            brightness=float(np.concatenate(brightness).mean()),
+            motion_energy=float(np.concatenate(motion_energy).mean()),
+            frame_rate=decoded.frame_rate,
         )
 
     def _read(self, frames: BinaryIO, places: np.ndarray) -> np.ndarray | None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import pathlib
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 from tensorboard.util import tensor_util
 
 from ucf50_tfrecord import storage, tfrecord
@@ -75,6 +76,26 @@ def write_records(path: pathlib.Path, records: Iterable[bytes]) -> None:
     with storage.atomic_path(path, temporary_name=_UNFINISHED_FILENAME) as unfinished:
         with open(unfinished, "wb") as file:
             file.writelines(map(tfrecord.frame, records))
+
+
+def write_scalars(path: pathlib.Path, rows: Sequence[Mapping[str, float]]) -> None:
+    """Replaces an event file by one with points of curves.
+
+    Args:
+      path: the file's path; its name must hold ".tfevents.".
+      rows: for each step, counted from 1, a dictionary from a curve's tag to its value.
+
+    Raises:
+      UserError: if the file cannot be written.
+    """
+    now = time.time()
+    records = [Event(wall_time=now, file_version="brain.Event:2")]
+    for step, row in enumerate(rows, 1):
+        event = Event(wall_time=now, step=step)
+        for tag, value in row.items():
+            event.summary.MergeFrom(scalar_pb(tag, float(value)))
+        records.append(event)
+    write_records(path, (event.SerializeToString() for event in records))
 
 
 def drop_later(folder: pathlib.Path, step: int) -> int:

@@ -7,6 +7,7 @@
 <run>/predictions.jsonl  the model's logits for each held-out clip
 <run>/encoder.weights.h5 weights of the trained frame encoder, if the model takes an encoder; for
                          ModelSpec.encoder_weights of other runs
+<run>/monitor_reference.json  measures of the held-out clips' frames, written by the first monitoring
 """
 
 from __future__ import annotations

@@ -1,0 +1,99 @@
+"""Flags of entry points that predict videos: the videos, the run's shards, and what decoding may cost."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+
+from pipelines import console, remedies, terminal
+from pipelines.spec_flags import SpecFlags
+from ucf50_tfrecord.errors import UserError
+from ucf50_tfrecord.specs import PREDICTION_LIMITS, DecodeLimits
+
+if TYPE_CHECKING:
+    from ucf50_tfrecord.inference import decoding
+
+_VIDEO = flags.DEFINE_string(
+    "video",
+    None,
+    "Videos or folders of videos, separated by commas. Folders are searched with their subfolders.",
+)
+_DATA = flags.DEFINE_string(
+    "data",
+    None,
+    "Folder of the run's shards, if it has moved. Runs of earlier versions need it to know how clips were made.",
+)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Clips per step.", lower_bound=1)
+_WORKERS = flags.DEFINE_integer(
+    "workers", None, "Number of processes that decode. Default: one per core.", lower_bound=1
+)
+_LIMITS = SpecFlags(DecodeLimits, defaults=dataclasses.asdict(PREDICTION_LIMITS))
+
+_OPTION_OF_CAUSE = {"timeout": "timeout_secs", "memory": "memory_mib"}
+
+
+def data_dir() -> str | None:
+    """Returns the value of --data."""
+    return _DATA.value
+
+
+def batch_size() -> int:
+    """Returns the value of --batch_size."""
+    return _BATCH_SIZE.value
+
+
+def num_workers() -> int | None:
+    """Returns the value of --workers."""
+    return _WORKERS.value
+
+
+def limits() -> DecodeLimits:
+    """Returns the limits on what one video may cost."""
+    return _LIMITS.build()
+
+
+def has_videos() -> bool:
+    """Tells whether --video is given."""
+    return bool(_VIDEO.value)
+
+
+def find_videos() -> list[decoding.VideoFile]:
+    """Returns the videos that --video names; prints a warning about skipped files."""
+    from ucf50_tfrecord.inference import decoding
+
+    if not _VIDEO.value:
+        raise UserError("Pass --video=<a video, or a folder of videos>.")
+    # The value may be one existing path with a comma in its name.
+    paths = [_VIDEO.value] if os.path.exists(_VIDEO.value) else filter(None, _VIDEO.value.split(","))
+    videos, warnings = decoding.find_videos(list(paths))
+    for warning in warnings:
+        terminal.warn(warning)
+    return videos
+
+
+def show_fraction(bar: console.ProgressBar, number: int, fraction: float) -> None:
+    """Shows the progress within a video, by its predicted windows, on a bar that counts videos.
+
+    Args:
+      bar: the bar.
+      number: number of videos that are already done.
+      fraction: fraction of the current video's windows that is predicted, 0 to 1.
+    """
+    bar.n = number + round(fraction, 2) if fraction < 1 else number + 1
+    bar.set_postfix_str("")
+
+
+def report_failure(video: decoding.VideoFile, failed: decoding.Failed) -> dict[str, Any]:
+    """Prints why a video is not predicted; returns its entry for predictions.json."""
+    option = _OPTION_OF_CAUSE.get(failed.cause)
+    more = f" (--{remedies.FLAGS[option]} allows more)" if option else ""
+    terminal.note(f"not predicted: {video.path}: {failed.reason}{more}")
+    return {
+        "path": video.path,
+        "error": failed.reason,
+        "cause": failed.cause,
+        "modified": video.modified.isoformat() if video.modified else None,
+    }

@@ -1,0 +1,1 @@
+"""Monitors a stream of videos: tells whether it differs from the clips that a run was evaluated on."""
