@@ -7,6 +7,7 @@ from pyarrow import parquet
 from ucf50_tfrecord import parquet_pages
 from ucf50_tfrecord.errors import UserError
 
+
 @pytest.mark.parametrize(
     "options", [{}, {"use_dictionary": False}, {"data_page_size": 64, "write_batch_size": 8}]
 )
@@ -38,9 +39,7 @@ HEADERS = {
     "an unusual field": bytes([0x05, 0x02, 0]),
     "a value of kind 9": bytes([0x19, 0x05]),
     "a page of kind 3": bytes([0x15, 6, 0x15, 20, 0x15, 0, 0x4C, 0x15, 6, 0, 0]),
-    "a page with a second dictionary": DATA_PAGE + bytes(
-        [0x15, 4, 0x15, 0, 0x15, 0, 0x4C, 0x15, 0, 0, 0]
-    ),
+    "a page with a second dictionary": DATA_PAGE + bytes([0x15, 4, 0x15, 0, 0x15, 0, 0x4C, 0x15, 0, 0, 0]),
     "a page whose values share their beginnings": bytes([*DATA_PAGE[:-2], 0x15, 14, 0, 0]),
     "without field 5": bytes([0x15, 0, 0x15, 20, 0x15, 0, 0]),
     "does not end": DATA_PAGE[:-1],

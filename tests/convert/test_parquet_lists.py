@@ -128,7 +128,9 @@ def test_a_stranger_cannot_state_large_sizes(tmp_path, monkeypatch):
 def test_many_copies_of_a_long_text_take_no_memory(tmp_path):
     """A file of a few KB that stands for 10 GB."""
     texts = pa.DictionaryArray.from_arrays(pa.array([1] + [0] * 9_999, pa.int32()), ["x" * 2**20, "a.avi"])
-    parquet.write_table(pa.table({"path": texts, "label": texts}), tmp_path / "list.parquet", compression="zstd")
+    parquet.write_table(
+        pa.table({"path": texts, "label": texts}), tmp_path / "list.parquet", compression="zstd"
+    )
     assert (tmp_path / "list.parquet").stat().st_size < 50_000
     message = "list.parquet is not a list of videos: row 2: path: Expected a text of at most 4096 characters"
     with pytest.raises(UserError, match=message):
@@ -147,7 +149,10 @@ def damaged(path):
     content = path.read_bytes()
     metadata = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
     for place in [*range(metadata), *range(metadata, metadata + 64, 11)]:
-        yield bytes([*content[:place], content[place] ^ 1 << place % 8, *content[place + 1 :]]), place >= metadata
+        yield (
+            bytes([*content[:place], content[place] ^ 1 << place % 8, *content[place + 1 :]]),
+            place >= metadata,
+        )
 
 
 def test_any_changed_byte_is_an_error_of_the_user_or_a_list(tmp_path):

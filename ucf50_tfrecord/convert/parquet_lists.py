@@ -196,7 +196,9 @@ def _check_sizes(file: int, metadata: parquet.FileMetaData, *, max_bytes: int) -
             f"{len(metadata.schema)} columns in row group {number}",
             columns=group.num_columns,
         )
-        for place in range(group.num_columns if group.num_rows else 0):  # without rows, there need not be pages
+        for place in range(
+            group.num_columns if group.num_rows else 0
+        ):  # without rows, there need not be pages
             name = metadata.schema.column(place).path
             column = group.column(place)
             pages = parquet_pages.check_column(

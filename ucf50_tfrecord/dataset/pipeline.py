@@ -61,9 +61,7 @@ def num_steps(num_clips: int, batch_size: int) -> int:
     return -(-num_clips // batch_size)
 
 
-def epoch_order(
-    clips: ClipIndex, *, seed: int | None, epoch: int, sampler: str = Sampler.ALL
-) -> np.ndarray:
+def epoch_order(clips: ClipIndex, *, seed: int | None, epoch: int, sampler: str = Sampler.ALL) -> np.ndarray:
     """Returns the order in which an epoch visits the clips: their indices, int64 [N].
 
     The order is drawn from (seed, epoch); without a seed it is ascending. If clips.shuffle_shards is not 0,
