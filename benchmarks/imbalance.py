@@ -24,6 +24,7 @@ from absl import flags
 from benchmarks import measuring
 from pipelines import console, terminal
 from ucf50_tfrecord import manifest, recipes
+from ucf50_tfrecord.choices import Cache
 from ucf50_tfrecord.dataset.clips import ClipIndex, load_clips, name_hash
 from ucf50_tfrecord.specs import ModelSpec, TrainSpec, to_json
 
@@ -39,7 +40,8 @@ _SEEDS = flags.DEFINE_integer("seeds", 3, "Seeds of each training.", lower_bound
 _SECOND_HALF = flags.DEFINE_boolean("second_half", True, "Whether the second half of the classes is rare.")
 _OUTPUT = flags.DEFINE_string("output", "bench_results/imbalance.json", "File for the figures.")
 
-SETTINGS: dict[str, dict[str, str]] = {
+# Settings of recipes, by the name of the row.
+_ROWS: dict[str, dict[str, str]] = {
     "none": {},
     "class_weight": {"class_weight": "balanced"},
     "sampler": {"sampler": "balanced"},
@@ -153,19 +155,19 @@ def main() -> None:
     settings = recipes.load(_RECIPE.value) | {"precision": "float32"}
     if _EPOCHS.value:
         settings |= {"epochs": _EPOCHS.value}
-    model, train = recipes.model_spec(settings, stored), recipes.train_spec(settings)
+    model = recipes.model_spec(settings, stored)
     console.load_tensorflow()
     from ucf50_tfrecord.evaluation.workbench import Workbench
     from ucf50_tfrecord.training.strategy import make_strategy
 
     corpus = Corpus.of(load_clips(stored, stored.folds))
-    bench = Workbench(corpus.clips, strategy=make_strategy("one", environment={}), cache="device")
+    bench = Workbench(corpus.clips, strategy=make_strategy("one", environment={}), cache=Cache.DEVICE)
     terminal.say(f"Training clips of frequent and rare classes, by part: {corpus.describe()}")
     names = [field.name for field in dataclasses.fields(Scores)]
     terminal.say(f"{'':<14}" + "".join(f"{name:>17}" for name in names), flush=True)
     found = {}
-    for setting, options in SETTINGS.items():
-        scores = measure(bench, corpus, model, dataclasses.replace(train, **options))
+    for setting, options in _ROWS.items():
+        scores = measure(bench, corpus, model, recipes.train_spec(settings | options))
         spreads = [measuring.spread([getattr(score, name) for score in scores]) for name in names]
         terminal.say(f"{setting:<14}" + "".join(f"{text:>17}" for text in spreads), flush=True)
         found[setting] = to_json(scores)
