@@ -21,7 +21,7 @@ from typing import Annotated
 import msgspec
 from absl import flags
 
-from benchmarks.measuring import write_figures
+from benchmarks.measuring import spread, write_figures
 from pipelines import console, terminal
 from tools import processes
 from ucf50_tfrecord import manifest, parsing, recipes, storage
@@ -122,12 +122,6 @@ def measure(name: str) -> Row:
         shuffled_macro_f1=[summary.shuffled.macro_f1 for _, summary in found],
         secs=[training.secs for training, _ in found],
     )
-
-
-def spread(values: list[float]) -> str:
-    """Formats the mean and standard deviation of a score over the seeds."""
-    deviation = statistics.stdev(values) if len(values) > 1 else float("nan")
-    return f"{statistics.mean(values):.3f} ± {deviation:.3f}"
 
 
 def main() -> None:

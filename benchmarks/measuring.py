@@ -65,3 +65,9 @@ def write_figures(path: str, figures: Any) -> None:
     """Writes a benchmark's figures, JSON values, into a file and prints the file's path."""
     storage.write_json(pathlib.Path(path), figures)
     terminal.say(f"Figures: {path}")
+
+
+def spread(values: list[float]) -> str:
+    """Formats the mean and standard deviation of a score over the seeds."""
+    deviation = statistics.stdev(values) if len(values) > 1 else float("nan")
+    return f"{statistics.mean(values):.3f} ± {deviation:.3f}"

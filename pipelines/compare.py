@@ -216,6 +216,8 @@ def compare_recipes() -> int:
         return 0
     if not convert.finalizes():
         describe(comparison, num_jobs=len(environments))
+        if warning := comparison.find_lookalikes():
+            terminal.warn(warning)
         claim_folder(folder)
         if not train_cells(comparison, environments, task):
             terminal.say("Stopped. Finished trainings are kept. To continue:", f"  {remedies.this_command()}")

@@ -48,7 +48,9 @@ if TYPE_CHECKING:
     from ucf50_tfrecord.building import Engine
 
 _VIDEOS = flags.DEFINE_string(
-    "videos", None, "Folder with one folder of videos per class, or a list of videos (.csv, .jsonl)."
+    "videos",
+    None,
+    "Folder with one folder of videos per class, or a list of videos (.csv, .jsonl, .parquet).",
 )
 _DATA = flags.DEFINE_string(
     "data",

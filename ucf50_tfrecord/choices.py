@@ -91,6 +91,28 @@ class Schedule(Choice):
     COSINE = "cosine"
 
 
+class ClassWeight(Choice):
+    """How much a training clip counts in the loss.
+
+    NONE: all clips count alike. BALANCED: all classes count alike, since a clip counts in inverse proportion to its
+    class's number of training clips.
+    """
+
+    NONE = "none"
+    BALANCED = "balanced"
+
+
+class Sampler(Choice):
+    """Which training clips an epoch holds.
+
+    ALL: each clip once. BALANCED: as many clips, of each class equally many, so that clips of rare classes come
+    several times.
+    """
+
+    ALL = "all"
+    BALANCED = "balanced"
+
+
 class Precision(Choice):
     """The number format of computation; weights are always float32.
 

@@ -28,7 +28,7 @@ from ucf50_tfrecord.dataset import reader
 from ucf50_tfrecord.dataset.feed import CacheChoice, Feed
 from ucf50_tfrecord.dataset.inputs import InputSpec
 from ucf50_tfrecord.errors import expect
-from ucf50_tfrecord.evaluation import runner
+from ucf50_tfrecord.evaluation import lookalikes, runner
 from ucf50_tfrecord.manifest import Manifest
 from ucf50_tfrecord.specs import ModelSpec, TrainSpec, to_json
 from ucf50_tfrecord.training import checkpoint, logs, loop, provenance
@@ -161,7 +161,7 @@ def prepare(
       run_dir: the run's folder. If it holds an unfinished run of the same configuration, that run is resumed.
         None makes a new folder under runs/.
       stack: receives the lock on the run's folder, which this process holds until the stack is closed.
-      listener: its functions chose_cache and loading are called.
+      listener: its functions chose_cache, loading and warn are called.
 
     Raises:
       UserError: if `run_dir` holds another run, a clip cannot be read, the model cannot be built, or the
@@ -198,6 +198,10 @@ def prepare(
         shuffle_shards=train.shuffle_shards,
         listener=listener,
     )
+    if strategy_lib.is_chief(strategy):
+        warning = lookalikes.find(feeds[0].clips, feeds[-1].clips)
+        if warning:
+            listener.warn(warning)
     config = dataclasses.replace(config, video_secs=reader.video_secs([feed.clips for feed in feeds]))
     state = loop.build_state(model, train, num_clips=len(feeds[0].clips), strategy=strategy)
     digests = strategy_lib.gather_from_workers(strategy, run_lib.digest(config))

@@ -24,6 +24,7 @@ from ucf50_tfrecord.architectures import (
     model_traits,
 )
 from ucf50_tfrecord.choices import (
+    ClassWeight,
     Encoding,
     FetchMethod,
     FoldBy,
@@ -31,6 +32,7 @@ from ucf50_tfrecord.choices import (
     Optimizer,
     Precision,
     Resize,
+    Sampler,
     Sandbox,
     Schedule,
     Spacing,
@@ -589,6 +591,14 @@ class TrainSpec:
         0.1, "Factor of the learning rate for the unfrozen encoder.", Range(0, 1, excludes_low=True)
     )
     augment: AugmentSpec = AugmentSpec()
+    class_weight: str = setting(
+        ClassWeight.NONE,
+        "Weight of a training clip in the loss: none (all clips count alike) or balanced (all classes count alike).",
+    )
+    sampler: str = setting(
+        Sampler.ALL,
+        "Training clips of an epoch: all (each clip once) or balanced (as many, equally many of each class).",
+    )
     shuffle_shards: int = setting(
         0,
         "Number of shards whose clips are shuffled together, for shards that are far away; 0 means all shards.",
@@ -629,6 +639,22 @@ class TrainSpec:
             "unfreeze_after_epoch if there is a rate factor of the unfrozen encoder",
             unfreeze_after_epoch=self.unfreeze_after_epoch,
             unfrozen_rate_factor=self.unfrozen_rate_factor,
+        )
+        if self.sampler == Sampler.BALANCED:
+            self._check_balanced_sampler()
+
+    def _check_balanced_sampler(self) -> None:
+        """Raises UserError if another setting contradicts the balanced sampler."""
+        expect(
+            self.class_weight == ClassWeight.NONE,
+            "a balanced class_weight or a balanced sampler, not both: rare classes would count more than frequent ones",
+            class_weight=self.class_weight,
+            sampler=self.sampler,
+        )
+        expect(
+            not self.shuffle_shards,
+            "shuffle_shards=0 with a balanced sampler, which takes clips from all shards",
+            shuffle_shards=self.shuffle_shards,
         )
 
 

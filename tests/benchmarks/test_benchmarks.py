@@ -109,3 +109,22 @@ def test_cells_measures_the_engine_and_a_restart(tmp_path):
     figures = json.loads(output.read_text())
     assert (figures["num_cells"], figures["num_processes"], figures["sleep_secs"]) == (100, 2, 0.001)
     assert figures["overhead_ms"] > 0 and figures["restart_secs"] > 0
+
+
+def test_imbalance_thins_out_training_clips_of_half_of_the_classes(data_dir, tmp_path):
+    """30 clips of 3 classes: the third is rare, and keeps one of its 4 or 6 clips outside a part."""
+    output = tmp_path / "imbalance.json"
+    arguments = [
+        "--recipe=seed_pool",
+        "--epochs=1",
+        "--parts=2",
+        "--seeds=1",
+        "--ratio=4",
+        f"--output={output}",
+    ]
+    result = run_module("benchmarks.imbalance", f"--data={data_dir}", *arguments)
+    assert result.returncode == 0, result.stderr
+    assert "by part: 8 + 1, 12 + 2" in result.stdout
+    found = json.loads(output.read_text())
+    assert set(found) == {"none", "class_weight", "sampler"}
+    assert all(0 <= score <= 1 for [scores] in found.values() for score in scores.values())

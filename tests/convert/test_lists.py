@@ -141,11 +141,6 @@ def test_a_wrong_list_is_refused(tmp_path, text, message):
         find(tmp_path, text)
 
 
-def test_parquet_is_refused_with_the_package_that_it_needs(tmp_path):
-    with pytest.raises(UserError, match=r"lists as Parquet need pyarrow.*to_csv"):
-        lists.find_videos(write(tmp_path, "", "list.parquet"))
-
-
 def test_missing_videos_are_an_error_unless_skipped(tmp_path):
     path = write(tmp_path, "path,label\na.avi,x\nb.avi,y\nc.avi,y\n")
     (tmp_path / "c.avi").unlink()

@@ -236,6 +236,8 @@ def test_two_replicas_give_the_results_of_one_device(data_dir, tmp_path):
     [
         ("host", {"optimizer": "adamw", "schedule": "cosine", "warmup_epochs": 0.5, "ema": 0.9, "epochs": 2}),
         ("device", {"precision": "float16", "augment": AugmentSpec(horizontal_flip=True, temporal_shift=1)}),
+        ("device", {"class_weight": "balanced", "label_smoothing": 0.1}),
+        ("host", {"sampler": "balanced"}),
     ],
 )
 def test_cells_that_share_a_compiled_model_equal_cells_that_do_not(clips, tmp_path, cache, options):
@@ -265,8 +267,9 @@ def test_cells_that_share_a_compiled_model_equal_cells_that_do_not(clips, tmp_pa
     assert len({result.logits["none"].tobytes() for result in found.cells}) == len(found.cells)
 
 
-def test_trainings_of_equal_shape_are_traced_once(clips, tmp_path, monkeypatch):
-    """Two seeds, two parts of different sizes, and a split by video."""
+@pytest.mark.parametrize("class_weight", ["none", "balanced"])
+def test_trainings_of_equal_shape_are_traced_once(clips, tmp_path, monkeypatch, class_weight):
+    """Two seeds, two parts of different sizes, and a split by video; the weights of classes differ between parts."""
     made = []
     make = step.make_train_steps
     monkeypatch.setattr(
@@ -274,7 +277,11 @@ def test_trainings_of_equal_shape_are_traced_once(clips, tmp_path, monkeypatch):
     )
     compare.Comparison(
         folder=str(tmp_path),
-        spec=spec("frame_pool", num_seeds=2, audited=("frame_pool",)),
+        spec=spec(
+            recipes={"frame_pool": recipe("frame_pool", class_weight=class_weight)},
+            num_seeds=2,
+            audited=("frame_pool",),
+        ),
         clips=clips.select(np.arange(len(clips) - 4)),
         cache="host",
     ).run(cells.ComparisonListener(), strategy=make_strategy("one"))

@@ -225,6 +225,16 @@ def test_an_epoch_of_training_draws_one_view_per_clip(views_dir, plain_dir):
     assert "view" not in read_batches(clips_of(plain_dir), 1, batch_size=4, seed=5)[0]
 
 
+def test_a_clip_that_a_balanced_epoch_repeats_has_a_view_of_its_own_each_time(views_dir):
+    clips = clips_of(views_dir)
+    rare = clips.select(np.sort([*np.flatnonzero(clips.labels == 0), np.flatnonzero(clips.labels == 1)[0]]))
+    drawn = pipeline.epoch_views(rare, seed=5, epoch=0)
+    batches = list(pipeline.index_batches(rare, batch_size=4, seed=5, sampler="balanced").take(3))
+    views, mask, label = (np.concatenate([b[name] for b in batches]) for name in ("view", "mask", "label"))
+    np.testing.assert_array_equal(views[mask], drawn)
+    assert len(set(views[mask & (label == 1)].tolist())) > 1
+
+
 def test_batches_for_keras_fit_draw_views_and_take_the_plain_one_without_a_seed(views_dir, plain_dir):
     clips = clips_of(views_dir)
     views = np.concatenate([features for features, _ in clips.batches(8)])

@@ -181,6 +181,28 @@ def test_ten_interruptions_leave_the_same_weights(undisturbed, data_dir, tmp_pat
     assert_same_weights(resumed, undisturbed)
 
 
+@pytest.mark.parametrize("balanced", ["class_weight", "sampler"])
+def test_balanced_trainings_resume_in_mid_epoch_to_the_same_weights(
+    data_dir, tmp_path, monkeypatch, balanced
+):
+    """On 13 of the clips, 8 of them of one class; stopped after step 4 of 6, and once with clips kept in memory."""
+    load = load_clips
+
+    def load_few(*arguments):
+        clips = load(*arguments)
+        return clips.select(np.sort([*np.flatnonzero(clips.labels == 0), *np.flatnonzero(clips.labels)[:5]]))
+
+    monkeypatch.setitem(globals(), "load_clips", load_few)
+    options = {"model": "frame_pool", "dropout": 0.3, balanced: "balanced"}
+    whole = train(data_dir, tmp_path / "whole", **options)
+    plain = train(data_dir, tmp_path / "plain", **options | {balanced: getattr(TrainSpec, balanced)})
+    seen = []
+    listener = {"report": seen.append, "should_stop": lambda: len(seen) == 3}
+    assert train(data_dir, tmp_path / "cut", listener=listener, **options).step == 4
+    assert_same_weights(train(data_dir, tmp_path / "cut", cache="host", **options), whole)
+    assert any((a != b).any() for a, b in zip(weights(whole), weights(plain), strict=True))
+
+
 @pytest.mark.parametrize("cache", ["host", pytest.param("none", marks=pytest.mark.slow)])
 def test_several_steps_per_call_give_the_same_weights(undisturbed, data_dir, tmp_path, cache):
     """4 steps a call, at most: an epoch's 5 steps are cut in two, and a point of the curve after 3 cuts too.

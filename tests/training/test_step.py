@@ -38,12 +38,12 @@ def one_step(model, batch, rate=0.1, averages=None, **spec):
 
 
 def gradient_by_hand(model, batch):
-    """Of the mean loss over the 24 clips that count; and that loss."""
+    """Of the mean loss over the 24 clips that count, times their weights if there are any; and that loss."""
     with tf.GradientTape() as tape:
         losses = keras.losses.sparse_categorical_crossentropy(
             batch["label"][:24], model(batch["video"][:24]), True
         )
-        loss = tf.reduce_mean(losses)
+        loss = tf.reduce_mean(losses * batch["weight"][:24] if "weight" in batch else losses)
     return [g.numpy() for g in tape.gradient(loss, model.trainable_variables)], float(loss)
 
 
@@ -66,6 +66,62 @@ def test_a_step_follows_the_gradient_of_the_clips_that_count(data_dir, xla, clip
     assert not clip_norm or factor < 0.5
     for old, gradient, variable in zip(before, gradients, model.trainable_variables, strict=True):
         np.testing.assert_allclose(variable.numpy(), old - 0.1 * factor * gradient, atol=1e-6)
+
+
+@pytest.mark.parametrize("xla", [False, True])
+def test_clips_count_by_their_weights(data_dir, xla):
+    """The mean over the number of clips, not over the sum of their weights; padding has a weight, too."""
+    model, batch = build(), dict(read_all(data_dir, batch_size=32))
+    before = [v.numpy() for v in model.trainable_variables]
+    batch["weight"] = tf.constant(np.random.default_rng(0).uniform(0.1, 5, 32), tf.float32)
+    gradients, loss = gradient_by_hand(model, batch)
+    sums = one_step(model, batch, xla=xla)
+    assert sums["loss"] == pytest.approx(24 * loss, rel=1e-5) and sums["clips"] == 24
+    for old, gradient, variable in zip(before, gradients, model.trainable_variables, strict=True):
+        np.testing.assert_allclose(variable.numpy(), old - 0.1 * gradient, atol=1e-6)
+
+
+# The global batch has 3 clips and a padding clip; the first device's clips weigh more.
+REPLICAS = """
+import json, sys, keras, numpy as np, tensorflow as tf
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+from ucf50_tfrecord.specs import TrainSpec
+from ucf50_tfrecord.training import optimizer, step
+from ucf50_tfrecord.training import strategy as strategy_lib
+spec = TrainSpec(epochs=1, batch_size=4)
+random = np.random.default_rng(0)
+batch = {"video": random.integers(0, 256, (4, 1, 2, 2, 3)).astype(np.uint8), "label": np.array([0, 1, 1, 0], np.int32),
+         "mask": np.array([True, True, True, False]), "position": np.arange(4),
+         "weight": np.array([4, 0.5, 0.25, 9], np.float32)}
+found = []
+for name, size in (("one", 4), ("mirrored", 2)):
+    strategy = strategy_lib.make_strategy(name)
+    with strategy.scope():
+        video = keras.Input((1, 2, 2, 3), dtype="uint8")
+        pixels = keras.ops.cast(keras.layers.Flatten(dtype="float32")(video), "float32") / 255
+        model = keras.Model(video, keras.layers.Dense(2, kernel_initializer="zeros")(pixels))
+        adam = optimizer.make_optimizer(spec, 1, "float32")
+        adam.build(model.trainable_variables)
+    def part(context):
+        replica = context.replica_id_in_sync_group
+        return {key: tf.constant(value[replica * size : (replica + 1) * size]) for key, value in batch.items()}
+    train_step = step.make_train_step(model, adam, spec, strategy=strategy, frames=lambda batch: batch["video"])
+    zero = tf.constant(0, tf.int64)
+    row = train_step(strategy.experimental_distribute_values_from_function(part), zero, zero)
+    found.append([row.numpy().tolist(), model.get_weights()[0].tolist()])
+print(json.dumps(found))
+"""
+
+
+def test_weighted_clips_on_two_replicas_train_as_on_one():
+    result = run_code(REPLICAS, timeout=120)
+    assert result.returncode == 0, result.stderr[-3000:]
+    (row, one), (other_row, two) = json.loads(result.stdout)
+    np.testing.assert_allclose(other_row, row, rtol=1e-6)
+    np.testing.assert_allclose(two, one, rtol=1e-5)
+    loss = np.log(2) * (4 + 0.5 + 0.25)  # of a model whose weights are 0
+    assert step.StepResult(*row).loss == pytest.approx(loss, rel=1e-6) and np.any(one)
 
 
 def test_xla_requires_one_device():

@@ -46,6 +46,7 @@ MANIFEST, SIDECAR = "shards/manifest.json", f"{SHARD}.json"
 STORE, STORE_SIDECAR = "store/manifest.json", f"store/{pathlib.Path(SHARD).name}.json"
 CONFIG, SUMMARY, PREDICTIONS = "run/config.json", "run/summary.json", "run/predictions.jsonl"
 RESULTS, TABLE = "comparison/results.json", "comparison/predictions.parquet"
+LIST = samples.LIST
 CELL, CELL_TABLE, PREDICTED = "cell/cell.json", "cell/predictions.parquet", "predictions/predictions.json"
 # Patterns for all files of these folders except those named in samples.MINE.
 _SHARDS, _STORE, _COMPARISON = (rf"{name}/(?!mine\.).*" for name in ("shards", "store", "comparison"))
@@ -170,6 +171,13 @@ def divide_predictions(folder: pathlib.Path) -> None:
     stream.divide(found.videos, len(found.classes), MonitorSpec(by=BatchBy.DAY))
 
 
+def load_list(folder: pathlib.Path) -> None:
+    """Reads a list of videos."""
+    from ucf50_tfrecord.convert import lists
+
+    lists.read_list(folder / LIST)
+
+
 def save_predictions(folder: pathlib.Path) -> None:
     """Replaces the damaged predictions.json and its pictures by new, empty predictions."""
     from pipelines import predict
@@ -205,6 +213,7 @@ READERS = (
     Reader("results, table", TABLE, load_results),
     Reader("cell", CELL, load_cell),
     Reader("cell, table", CELL_TABLE, load_cell),
+    Reader("list of videos, table", LIST, load_list),
     Reader("predictions", PREDICTED, save_predictions, _PICTURES),
     Reader("predictions, monitored", PREDICTED, divide_predictions),
 )

@@ -1,6 +1,6 @@
 """Makes samples, intact files of every kind that the project reads, for tools.fuzz to damage.
 
-The samples are videos, shards, a run, predictions, and a comparison's results.
+The samples are videos, a list of them, shards, a run, predictions, and a comparison's results.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ CLASSES = ("Left", "Right")
 SIZE = ("--size=16x24", "--frames=5")  # flags of the conversion
 # Files that no program may touch: those in the folder VICTIM beside the samples, and MINE among the samples.
 VICTIM, MINE = "victim", ("shards/mine.txt", "predictions/mine.txt", "store/mine.txt", "comparison/mine.txt")
+LIST = "lists/list.parquet"
 _GROUPS = 5
 
 
@@ -37,6 +38,7 @@ def make_samples(folder: pathlib.Path, *, with_documents: bool = True) -> pathli
     video, output = f"--video={samples}/videos/{CLASSES[0]}", f"--output={samples}/predictions"
     run_program("pipelines.predict", f"--run={samples}/run", video, output, "--window_secs=0.4")
     run_program("tools.fuzzing.samples", str(samples))  # loads TensorFlow, so not in this process
+    make_list(samples)
     shutil.copytree(samples / "shards", samples / "store")  # like a published set
     (folder / VICTIM).mkdir()
     victims = [folder / VICTIM / name for name in ("data", "data.tfrecord")]
@@ -59,6 +61,21 @@ def make_run(samples: pathlib.Path) -> None:
     run_program("pipelines.convert", f"--videos={samples}/videos", f"--data={samples}/shards", *SIZE)
     training = ("--model=seed_pool", "--epochs=1", "--batch_size=4", "--precision=float32", "--cache=host")
     run_program("pipelines.train", f"--data={samples}/shards", f"--run={samples}/run", *training)
+
+
+def make_list(samples: pathlib.Path) -> None:
+    """Writes a list of the samples' videos as a Parquet file."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    paths = sorted((samples / "videos").rglob("*.avi"))
+    columns = {
+        "path": pa.array([str(path.relative_to(samples)) for path in paths]).dictionary_encode(),
+        "label": pa.array([path.parent.name for path in paths]).dictionary_encode(),
+        "group": pa.array([int(path.stem[-6:-4]) for path in paths]),
+    }
+    (samples / LIST).parent.mkdir()
+    parquet.write_table(pa.table(columns), samples / LIST)
 
 
 def run_program(module: str, *arguments: str) -> None:

@@ -1,6 +1,7 @@
 """Finds videos: those that a list names, or those in a folder of class folders or of splits.
 
-A list is a file of comma-separated values (.csv) or of one JSON object per line (.jsonl). Its columns:
+A list is a file of comma-separated values (.csv), of one JSON object per line (.jsonl), or a Parquet file (.parquet).
+Its columns:
   path         the video's file, relative to the list's folder; or an absolute path
   label        the name of the video's class
   id           optional: the video's id; by default its path without the suffix
@@ -27,7 +28,7 @@ import msgspec
 from ucf50_tfrecord import about, manifest, parsing, storage
 from ucf50_tfrecord.convert import catalog, split_folders
 from ucf50_tfrecord.convert.entries import Entry, Mistakes, make_catalog
-from ucf50_tfrecord.errors import UserError, expect
+from ucf50_tfrecord.errors import Action, Remedy, UserError, expect
 from ucf50_tfrecord.jobs import Catalog, Segment
 from ucf50_tfrecord.specs import FoldRule, printable
 
@@ -132,37 +133,32 @@ def read_list(path: pathlib.Path) -> list[Entry]:
 
     Raises:
       UserError: if the list cannot be read, has unknown columns or no video, or a value is wrong. The text names
-        the line and the column of each mistake.
+        the line (in a Parquet file, the row) and the column of each mistake.
     """
     suffix = path.suffix.lower()
-    if suffix == ".parquet":
-        raise UserError(
-            f"Cannot read {path}: lists as Parquet need pyarrow, which the conversion does not install. Write the list "
-            'as CSV, by pandas: pandas.read_parquet("list.parquet").to_csv("list.csv", index=False)'
-        )
     mistakes = Mistakes(str(path))
-    rows = _csv_rows if suffix == ".csv" else _jsonl_rows
+    rows = {".csv": _csv_rows, ".jsonl": _jsonl_rows, ".parquet": _parquet_rows}[suffix]
     entries = []
-    for line, values in rows(path, _read_text(path), mistakes):
+    for place, values in rows(path, mistakes):
         try:
             row = parsing.convert(values, _Row, "", lax=suffix == ".csv")
         except UserError as error:
-            mistakes.add(f"line {line}", str(error).removeprefix(": "))
+            mistakes.add(place, str(error).removeprefix(": "))
             continue
-        entries.append(_entry(row, line))
+        entries.append(_entry(row, place))
     mistakes.check()
     if not entries:
         raise UserError(f"{path} names no video")
     return entries
 
 
-def _entry(row: _Row, line: int) -> Entry:
+def _entry(row: _Row, place: str) -> Entry:
     segment = None
     if row.start or row.end is not None:
         end_us = None if row.end is None else round(row.end * 1e6)
         segment = Segment(start_us=round((row.start or 0.0) * 1e6), end_us=end_us)
     return Entry(
-        place=f"line {line}",
+        place=place,
         path=row.path,
         label=str(row.label),
         id=row.id or "",
@@ -181,9 +177,12 @@ def _read_text(path: pathlib.Path) -> str:
         raise UserError(f"{path} is not UTF-8 text, at byte {error.start}") from error
 
 
-def _csv_rows(path: pathlib.Path, text: str, mistakes: Mistakes) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yields the line number and the values of each row of a CSV file, by column. Empty values are left out."""
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+# Each function yields the place of each row, such as "line 7", and the row's values by column.
+
+
+def _csv_rows(path: pathlib.Path, mistakes: Mistakes) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields the rows of a CSV file. Empty values are left out."""
+    reader = csv.reader(io.StringIO(_read_text(path), newline=""), strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
         _check_columns(path, header)
@@ -191,7 +190,7 @@ def _csv_rows(path: pathlib.Path, text: str, mistakes: Mistakes) -> Iterator[tup
         for fields in reader:
             line, start = start, reader.line_num + 1
             if len(fields) == len(header):
-                yield line, {name: value for name, value in zip(header, fields) if value}
+                yield f"line {line}", {name: value for name, value in zip(header, fields) if value}
             elif fields:  # an empty line has none
                 mistakes.add(f"line {line}", f"Expected {len(header)} values. Received: {len(fields)}")
     except csv.Error as error:
@@ -206,9 +205,9 @@ def _check_columns(path: pathlib.Path, header: list[str]) -> None:
     expect(not unknown, f"columns out of {', '.join(COLUMNS)} in {path}", columns=unknown)
 
 
-def _jsonl_rows(path: pathlib.Path, text: str, mistakes: Mistakes) -> Iterator[tuple[int, Any]]:
-    """Yields the line number and the JSON object of each line."""
-    for line, content in enumerate(text.split("\n"), start=1):
+def _jsonl_rows(path: pathlib.Path, mistakes: Mistakes) -> Iterator[tuple[str, Any]]:
+    """Yields the JSON object of each line."""
+    for line, content in enumerate(_read_text(path).split("\n"), start=1):
         if not content.strip():
             continue
         try:
@@ -222,4 +221,24 @@ def _jsonl_rows(path: pathlib.Path, text: str, mistakes: Mistakes) -> Iterator[t
                 f"line {line}", f"Expected columns out of {', '.join(COLUMNS)}. Received: {unknown[0]!r}"
             )
         else:
-            yield line, values
+            yield f"line {line}", values
+
+
+def _parquet_rows(path: pathlib.Path, mistakes: Mistakes) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields the rows of a Parquet file. Missing values are left out.
+
+    A whole number may be stored as a float: pandas does so for a column of whole numbers with a missing value.
+    """
+    try:
+        from ucf50_tfrecord.convert import parquet_lists
+    except ImportError as error:
+        raise UserError(
+            f"Cannot read {path}: lists as Parquet need PyArrow ({error})",
+            Remedy(Action.INSTALL, extras="convert"),
+        ) from error
+    for row, values in parquet_lists.read_rows(path, COLUMNS, max_bytes=_MAX_BYTES):
+        for name in ("group", "split", "fold"):
+            value = values.get(name)
+            if isinstance(value, float) and value.is_integer():
+                values[name] = int(value)
+        yield f"row {row}", values

@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import record
-from ucf50_tfrecord.choices import Cache, Encoding, FetchMethod
+from ucf50_tfrecord.choices import Cache, ClassWeight, Encoding, FetchMethod, Sampler
 from ucf50_tfrecord.dataset import memory, pipeline, shared_table
 from ucf50_tfrecord.dataset.clips import ClipIndex
 from ucf50_tfrecord.dataset.reader import Buffers, ClipReader
@@ -200,7 +200,14 @@ class Feed:
         return feed
 
     def iterator(
-        self, *, batch_size: int, seed: int | None = None, start_step: int = 0, view: int = 0
+        self,
+        *,
+        batch_size: int,
+        seed: int | None = None,
+        start_step: int = 0,
+        view: int = 0,
+        sampler: str = Sampler.ALL,
+        class_weight: str = ClassWeight.NONE,
     ) -> Iterator[Any]:
         """Returns an iterator over batches of clips, which may be distributed.
 
@@ -215,9 +222,16 @@ class Feed:
           start_step: index of the first global batch, counted from the start of epoch 0.
           view: index of the view (an augmented version of a clip) to read, if the records hold features of
             several views. With a seed it is ignored: views are drawn at random.
+          sampler, class_weight: as in pipeline.index_batches.
         """
         make = functools.partial(
-            self._worker_dataset, batch_size=batch_size, seed=seed, start_step=start_step, view=view
+            self._worker_dataset,
+            batch_size=batch_size,
+            seed=seed,
+            start_step=start_step,
+            view=view,
+            sampler=sampler,
+            class_weight=class_weight,
         )
         strategy = self._strategy
         if (
@@ -230,17 +244,31 @@ class Feed:
         return iter(strategy.distribute_datasets_from_function(make))
 
     def batches(
-        self, *, batch_size: int, seed: int | None = None, start_step: int = 0, view: int = 0
+        self,
+        *,
+        batch_size: int,
+        seed: int | None = None,
+        start_step: int = 0,
+        view: int = 0,
+        sampler: str = Sampler.ALL,
+        class_weight: str = ClassWeight.NONE,
     ) -> Generator[dict[str, Any]]:
         """Yields the same batches as `iterator`, but raises a UserError at an unreadable record.
 
         Args:
-          batch_size, seed, start_step, view: as in `iterator`.
+          batch_size, seed, start_step, view, sampler, class_weight: as in `iterator`.
 
         Raises:
           UserError: if a record cannot be read and is not skipped.
         """
-        iterator = self.iterator(batch_size=batch_size, seed=seed, start_step=start_step, view=view)
+        iterator = self.iterator(
+            batch_size=batch_size,
+            seed=seed,
+            start_step=start_step,
+            view=view,
+            sampler=sampler,
+            class_weight=class_weight,
+        )
         while True:
             with self.explained():
                 batch = next(iterator, None)
@@ -305,6 +333,8 @@ class Feed:
         seed: int | None,
         start_step: int,
         view: int,
+        sampler: str,
+        class_weight: str,
     ) -> tf.data.Dataset:
         usable = np.ones(len(self.clips), bool)
         if self.cache != Cache.NONE:
@@ -322,6 +352,8 @@ class Feed:
             usable=usable,
             rows=None if self.cache == Cache.NONE else self._rows,
             view=view,
+            sampler=sampler,
+            class_weight=class_weight,
         )
         if self.cache == Cache.NONE:
             return pipeline.read_frames(batches, self._reader)

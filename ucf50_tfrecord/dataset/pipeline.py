@@ -20,6 +20,8 @@ import numpy as np
 import tensorflow as tf
 
 from ucf50_tfrecord import record
+from ucf50_tfrecord.choices import ClassWeight, Sampler
+from ucf50_tfrecord.dataset import balance
 from ucf50_tfrecord.dataset.clips import ClipIndex
 from ucf50_tfrecord.dataset.reader import Buffers, ClipReader
 from ucf50_tfrecord.errors import expect
@@ -59,15 +61,24 @@ def num_steps(num_clips: int, batch_size: int) -> int:
     return -(-num_clips // batch_size)
 
 
-def epoch_order(clips: ClipIndex, *, seed: int | None, epoch: int) -> np.ndarray:
+def epoch_order(clips: ClipIndex, *, seed: int | None, epoch: int, sampler: str = Sampler.ALL) -> np.ndarray:
     """Returns the order in which an epoch visits the clips: their indices, int64 [N].
 
     The order is drawn from (seed, epoch); without a seed it is ascending. If clips.shuffle_shards is not 0,
     the shards are shuffled first, and divided into windows of shuffle_shards shards each. Then the clips of
     each window are shuffled. So only the shards of one window are needed at a time.
+
+    With a balanced sampler, shuffle_shards must be 0; see balance.balanced_order.
     """
     if seed is None:
         return np.arange(len(clips))
+    if sampler == Sampler.BALANCED:
+        expect(
+            not clips.shuffle_shards,
+            "shuffle_shards=0 with a balanced sampler",
+            shuffle_shards=clips.shuffle_shards,
+        )
+        return balance.balanced_order(clips.labels, seed=seed, epoch=epoch)
     random, window = np.random.default_rng([seed, epoch]), clips.shuffle_shards
     if not window:
         return random.permutation(len(clips))
@@ -79,7 +90,7 @@ def epoch_order(clips: ClipIndex, *, seed: int | None, epoch: int) -> np.ndarray
 
 
 def epoch_views(clips: ClipIndex, *, seed: int | None, epoch: int, view: int = 0) -> np.ndarray:
-    """Returns the index of the view to read from each clip in an epoch, int64 [N], in the order of `clips`.
+    """Returns N indices of views to read in an epoch, int64 [N].
 
     A view is an augmented version of a clip. The views are drawn from (seed, epoch); without a seed, the
     index is `view` for all clips.
@@ -115,7 +126,9 @@ def epoch_batches(order: np.ndarray, batch_size: int, num_parts: int) -> tuple[n
     return batches, counts
 
 
-def batch_clips(clips: ClipIndex, *, batch_size: int, seed: int | None, step: int) -> np.ndarray:
+def batch_clips(
+    clips: ClipIndex, *, batch_size: int, seed: int | None, step: int, sampler: str = Sampler.ALL
+) -> np.ndarray:
     """Returns the indices of the clips in one global batch, int64 [at most batch_size], without padding.
 
     Args:
@@ -123,9 +136,10 @@ def batch_clips(clips: ClipIndex, *, batch_size: int, seed: int | None, step: in
       batch_size: number of clips in a global batch.
       seed: seed of the shuffling; None means ascending order.
       step: index of the batch, counted from the start of epoch 0.
+      sampler: as in epoch_order.
     """
     epoch, number = divmod(step, num_steps(len(clips), batch_size))
-    order = epoch_order(clips, seed=seed, epoch=epoch)
+    order = epoch_order(clips, seed=seed, epoch=epoch, sampler=sampler)
     return order[number * batch_size : (number + 1) * batch_size]
 
 
@@ -139,6 +153,8 @@ def index_batches(
     usable: np.ndarray | None = None,
     rows: np.ndarray | None = None,
     view: int = 0,
+    sampler: str = Sampler.ALL,
+    class_weight: str = ClassWeight.NONE,
 ) -> tf.data.Dataset:
     """Builds the dataset of one worker's batches, with the clips' indices and labels but without frames.
 
@@ -156,6 +172,8 @@ def index_batches(
       rows: each clip's row in a table of kept clips, int64 [N]; None if clips are not kept in memory.
       view: index of the view to read from each clip, if the records hold several. With a seed it is ignored,
         because views are drawn anew each epoch.
+      sampler: which clips an epoch holds, see choices.Sampler. Without a seed it is ignored.
+      class_weight: how much a clip counts in the loss, see choices.ClassWeight.
 
     Returns:
       A tf.data.Dataset of dictionaries. B is batch_size divided by the number of all workers' replicas,
@@ -166,6 +184,7 @@ def index_batches(
         mask: bool [B], False for padding and for clips that are not usable.
         row: int64 [B], the clip's row. Only with `rows`.
         view: int64 [B], index of the clip's view. Only if the records hold several views.
+        weight: float32 [B], the clip's weight in the loss, 1 on average. Only with a balanced class_weight.
 
     Raises:
       UserError: if there is no clip, or the batch size is not positive.
@@ -176,16 +195,21 @@ def index_batches(
     steps, size = num_steps(len(clips), batch_size), -(-batch_size // num_parts)
     first_slot = worker_slice.worker * worker_slice.num_replicas * size
     mine = slice(first_slot, first_slot + worker_slice.num_replicas * size)
-    labels = tf.constant(clips.labels)
+    labels, weights = tf.constant(clips.labels), None
+    if class_weight == ClassWeight.BALANCED:
+        weights = tf.constant(balance.clip_weights(clips.labels))
 
     def epoch_slots(epoch: np.ndarray) -> list[np.ndarray]:
         """Returns index, position, mask and view of this worker's slots in an epoch, each [batches, size]."""
-        order = epoch_order(clips, seed=seed, epoch=int(epoch))
-        index, counts = epoch_batches(order, batch_size, num_parts)
+        order = epoch_order(clips, seed=seed, epoch=int(epoch), sampler=sampler)
+        places, counts = epoch_batches(np.arange(len(order)), batch_size, num_parts)
+        index = order[places]
         if usable is not None:
             counts &= usable[index]
         position = np.broadcast_to(np.arange(index.shape[1]) % batch_size, index.shape)
-        views = epoch_views(clips, seed=seed, epoch=int(epoch), view=view)[index]
+        # A clip that a balanced epoch holds several times has a view of its own each time.
+        viewed = places if sampler == Sampler.BALANCED else index
+        views = epoch_views(clips, seed=seed, epoch=int(epoch), view=view)[viewed]
         first = start_step % steps if epoch == start_step // steps else 0
         return [slots[first:, mine].reshape(-1, size) for slots in (index, position, counts, views)]
 
@@ -198,6 +222,8 @@ def index_batches(
             batches["row"] = tf.gather(tf.constant(rows), index)
         if clips.manifest.num_views > 1:
             batches["view"] = views
+        if weights is not None:
+            batches["weight"] = tf.gather(weights, index)
         return tf.data.Dataset.from_tensor_slices(batches)
 
     last_epoch = tf.int64.max if seed is not None else 1

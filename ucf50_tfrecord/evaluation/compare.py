@@ -28,8 +28,8 @@ from ucf50_tfrecord.choices import Cache, FoldBy, Strategy
 from ucf50_tfrecord.dataset import reader
 from ucf50_tfrecord.dataset.clips import ClipIndex, frames_of
 from ucf50_tfrecord.dataset.feed import Feed, choose_cache, read_in_batches
-from ucf50_tfrecord.errors import UserError, expect
-from ucf50_tfrecord.evaluation import audit, cells, failures, result_files
+from ucf50_tfrecord.errors import Advice, UserError, expect
+from ucf50_tfrecord.evaluation import audit, cells, failures, lookalikes, result_files
 from ucf50_tfrecord.evaluation.cells import ComparisonListener, ComparisonSpec, Recipe, Subject
 from ucf50_tfrecord.evaluation.crew import Outcome
 from ucf50_tfrecord.evaluation.results import Cell, CellResult, ComparedClips, Results, incomplete
@@ -352,6 +352,11 @@ class Comparison:
             open_log=open_log,
             listener=listener,
         )
+
+    def find_lookalikes(self) -> Advice | None:
+        """Returns a warning if clips of the first tested part look like training clips; see lookalikes.find."""
+        is_test = self.parts[FoldBy.GROUP] == 0
+        return lookalikes.find(self.clips.select(~is_test), self.clips.select(is_test))
 
     def _audit(self) -> dict[str, dict]:
         """Finds near-duplicates between training and test clips.

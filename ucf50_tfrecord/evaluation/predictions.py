@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import os
 import pathlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
@@ -22,9 +21,9 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
-from ucf50_tfrecord import storage
+from ucf50_tfrecord import parquet_pages, storage
 from ucf50_tfrecord.errors import UserError, expect
-from ucf50_tfrecord.evaluation import interventions, pages
+from ucf50_tfrecord.evaluation import interventions
 from ucf50_tfrecord.evaluation.interventions import PLAIN
 from ucf50_tfrecord.evaluation.results import Cell, CellResult, ComparedClips
 from ucf50_tfrecord.specs import shorten
@@ -59,7 +58,6 @@ _WRITER = {
 _GROUP_METADATA_BYTES, _VALUE_BYTES, _EXTRA_BYTES = 16 << 10, 16, 64 << 10
 _DAMAGE = (pa.ArrowException, UnicodeDecodeError)  # errors of PyArrow about a file's contents
 _MAX_SHOWN = 200  # characters of a file's text in an error message
-_FOOTER = b"PAR1"  # the end of a file, behind the length of its metadata in 4 bytes
 
 
 class Predictions(Mapping[str, np.ndarray]):
@@ -176,7 +174,8 @@ class _Table:
         """Opens a file of predictions for `clips`, and checks the sizes and types that it states."""
         with _naming(path):
             with _open(path) as file:
-                _check_metadata_size(file, max_row_groups)
+                most = _EXTRA_BYTES + max_row_groups * _GROUP_METADATA_BYTES
+                parquet_pages.check_metadata_size(file.fileno(), most)
                 metadata = parquet.read_metadata(pa.PythonFile(file, "r"))
             names = [*clips.ids, *clips.classes]
             text_bytes = sum(2 * (len(_text(name).encode()) + 4) for name in names)  # once in a dictionary
@@ -273,27 +272,13 @@ class _Table:
     ) -> None:
         """Checks that a column of a row group states `num_values` values and the bytes that they may take."""
         most = num_values * _VALUE_BYTES + self.text_bytes + _EXTRA_BYTES
-        size, first = column.total_compressed_size, column.data_page_offset
-        expect(size <= most, f"at most {most} bytes in column {name}", bytes=size)
-        if column.has_dictionary_page:
-            first = min(first, column.dictionary_page_offset)
-        try:
-            found = pages.measure(file, first, size)
-        except ValueError as error:
-            raise UserError(f"Expected pages of values in column {name}. Received: {error}") from None
-        expect(
-            found.num_values == column.num_values == num_values,
-            f"{num_values} values in column {name}",
-            values=found.num_values,
-            stated=column.num_values,
-        )
-        distinct, decompressed = found.num_distinct, found.num_bytes
+        found = parquet_pages.check_column(file, column, name, num_values=num_values, max_bytes=most)
+        distinct = found.num_distinct
         expect(
             distinct <= num_values,
             f"at most {num_values} distinct values in column {name}",
             distinct=distinct,
         )
-        expect(decompressed <= most, f"at most {most} bytes in column {name}", bytes=decompressed)
 
 
 def _open(path: pathlib.Path):
@@ -301,15 +286,6 @@ def _open(path: pathlib.Path):
         return storage.open_file(path)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise storage.MissingError(f"Cannot read {path}: {error.strerror}") from error
-
-
-def _check_metadata_size(file, max_row_groups: int) -> None:
-    """Checks the stated length of a file's metadata, which a reader decodes as a whole."""
-    size = os.fstat(file.fileno()).st_size
-    ending = os.pread(file.fileno(), 8, max(0, size - 8))
-    expect(ending[4:] == _FOOTER and size >= 12, "a Parquet file", ending=ending[4:])
-    length, most = int.from_bytes(ending[:4], "little"), _EXTRA_BYTES + max_row_groups * _GROUP_METADATA_BYTES
-    expect(length <= min(most, size - 12), f"at most {min(most, size - 12)} bytes of metadata", bytes=length)
 
 
 @contextlib.contextmanager

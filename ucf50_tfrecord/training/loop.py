@@ -251,7 +251,13 @@ class _Run:
         evaluation.
         """
         spec, options = self._spec, self._options
-        self._batches = self._feed.iterator(batch_size=spec.batch_size, seed=spec.seed, start_step=self.step)
+        self._batches = self._feed.iterator(
+            batch_size=spec.batch_size,
+            seed=spec.seed,
+            start_step=self.step,
+            sampler=spec.sampler,
+            class_weight=spec.class_weight,
+        )
         self._evaluate, self._log = evaluate, open_log(self.step)
         stack.callback(self._log.close)
         profile_steps = options.profile_steps if self._is_chief else None
@@ -394,8 +400,10 @@ class _Run:
             return
         first = int(np.flatnonzero(bad)[0])
         step = self.step - len(rows) + first  # counted from 0
-        clips, batch_size = self._feed.clips, self._spec.batch_size
-        indices = pipeline.batch_clips(clips, batch_size=batch_size, seed=self._spec.seed, step=step)
+        clips, spec = self._feed.clips, self._spec
+        indices = pipeline.batch_clips(
+            clips, batch_size=spec.batch_size, seed=spec.seed, step=step, sampler=spec.sampler
+        )
         names = [clips.ids[clip] for clip in indices[:_NUM_NAMED_CLIPS]]
         more = ", …" if len(indices) > len(names) else ""
         loss = found.loss[first]

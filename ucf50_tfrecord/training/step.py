@@ -22,7 +22,8 @@ class StepResult(NamedTuple):
     A compiled function returns them as a row, float32 [K], in the order of these fields. To log another
     number, add a field here, its value in `replica_step`, and its curve in `curves`.
 
-    loss: sum of the losses of the global batch's clips. Padding clips and skipped clips do not count.
+    loss: sum of the losses of the global batch's clips, each times the clip's weight if clips have weights. Padding
+      clips and skipped clips do not count.
     correct: number of the counted clips that are classified correctly.
     clips: number of the counted clips.
     gradient_norm: norm of the global batch's gradient; 0 if it is not finite.
@@ -100,6 +101,9 @@ def make_train_step(
     def replica_step(batch: dict[str, tf.Tensor], step: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         replica = tf.distribute.get_replica_context()
         counts = tf.cast(batch["mask"], tf.float32)  # [B], 0 for padding clips
+        # What the clips' losses count. It comes with the batch, as it depends on the training's clips: a constant
+        # would tie the compiled function to them.
+        importance = counts * batch["weight"] if "weight" in batch else counts
         video = augment.augment(  # [B, T, H, W, 3]
             frames(batch),
             batch["position"],
@@ -109,7 +113,7 @@ def make_train_step(
             step=step,
         )
         global_count = replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.reduce_sum(counts))
-        weights = counts / tf.maximum(global_count, 1.0)  # no clip counts if all were skipped
+        weights = importance / tf.maximum(global_count, 1.0)  # no clip counts if all were skipped
         random_of = {"step": step, "seed": seed, "position": batch["position"]}
         losses, correct, gradients = differentiate(video, batch["label"], weights, random_of)
         gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
@@ -121,7 +125,7 @@ def make_train_step(
         optimizer.apply_gradients(zip(gradients, variables))
         finite = tf.math.is_finite(norm)
         result = StepResult(
-            loss=tf.reduce_sum(losses * counts),
+            loss=tf.reduce_sum(losses * importance),
             correct=tf.reduce_sum(correct * counts),
             clips=tf.reduce_sum(counts),
             # The gradient is the same on all replicas, whose results are summed.
@@ -157,7 +161,8 @@ def _make_differentiate(
             tape.watch([variable.value for variable in variables])
             logits = model(video, training=True)  # float32 [B, C]
             losses = _cross_entropy(label, logits, spec.label_smoothing)
-            # Gradients are summed over replicas, so this is the global batch's mean.
+            # Gradients are summed over replicas, so this is the global batch's mean, in which clips may have weights.
+            # It is not divided by the sum of the weights, which would undo them in a batch of one class.
             loss = optimizer.scale_loss(tf.reduce_sum(weights * losses))
         correct = tf.cast(tf.argmax(logits, axis=1, output_type=label.dtype) == label, tf.float32)
         return losses, correct, tape.gradient(loss, variables)

@@ -10,15 +10,27 @@ Source: https://parquet.apache.org/docs/file-format/data-pages/, and the compact
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-_MAX_HEADER_BYTES = 8 << 10  # a header takes about 30 bytes, and more with the least and the greatest value
+from ucf50_tfrecord.errors import UserError, expect
+
+if TYPE_CHECKING:
+    from pyarrow import parquet
+
+# A header takes about 30 bytes, and up to 17 KB with the least and the greatest value, each stated twice. PyArrow
+# leaves out values of more than 4 KB.
+_MAX_HEADER_BYTES = 20 << 10
 _MAX_DEPTH = 3  # structures in a header: the page's, the kind's, the statistics
 _MAX_FIELD = 15
 _MAX_INT32 = 2**31 - 1
 # Fields of a page's header, of the structures for the kinds of pages, and of the latter.
 _KIND, _UNCOMPRESSED, _COMPRESSED, _DATA, _DICTIONARY, _NUM_VALUES = 1, 2, 3, 5, 7, 1
+_ENCODING = 2
 _DATA_PAGE, _DICTIONARY_PAGE = 0, 2
+# The encoding in which a value may repeat the beginning of the one before (DELTA_BYTE_ARRAY): some bytes would make
+# gigabytes. All other encodings of texts hold each value's bytes.
+_SHARED_BEGINNINGS = 7
+_FOOTER = b"PAR1"  # the end of a file, behind the length of its metadata in 4 bytes
 
 Fields = dict[int, "int | bytes | Fields"]
 
@@ -34,6 +46,56 @@ class Pages(NamedTuple):
     num_values: int
     num_distinct: int
     num_bytes: int
+
+
+def check_metadata_size(file: int, max_bytes: int) -> None:
+    """Checks the stated length of a file's metadata, which a reader decodes as a whole.
+
+    Args:
+      file: descriptor of the open file.
+      max_bytes: largest length.
+
+    Raises:
+      UserError: if the file is no Parquet file, or its metadata are longer than `max_bytes` or the file.
+    """
+    size = os.fstat(file).st_size
+    ending = os.pread(file, 8, max(0, size - 8))
+    expect(ending[4:] == _FOOTER and size >= 12, "a Parquet file", ending=ending[4:])
+    length, most = int.from_bytes(ending[:4], "little"), min(max_bytes, size - 12)
+    expect(length <= most, f"at most {most} bytes of metadata", bytes=length)
+
+
+def check_column(
+    file: int, column: parquet.ColumnChunkMetaData, name: str, *, num_values: int, max_bytes: int
+) -> Pages:
+    """Checks that a column of a row group states a number of values, and how many bytes they take at most.
+
+    Args:
+      file: descriptor of the open file.
+      column: the column's metadata.
+      name: the column's name, for messages.
+      num_values: the number of values.
+      max_bytes: largest size of the pages, compressed and decompressed.
+
+    Raises:
+      UserError: if it states something else, or its bytes are no pages.
+    """
+    size, first = column.total_compressed_size, column.data_page_offset
+    expect(size <= max_bytes, f"at most {max_bytes} bytes in column {name}", bytes=size)
+    if column.has_dictionary_page:
+        first = min(first, column.dictionary_page_offset)
+    try:
+        found = measure(file, first, size)
+    except ValueError as error:
+        raise UserError(f"Expected pages of values in column {name}. Received: {error}") from None
+    expect(
+        found.num_values == column.num_values == num_values,
+        f"{num_values} values in column {name}",
+        values=found.num_values,
+        stated=column.num_values,
+    )
+    expect(found.num_bytes <= max_bytes, f"at most {max_bytes} bytes in column {name}", bytes=found.num_bytes)
+    return found
 
 
 def measure(file: int, start: int, num_bytes: int) -> Pages:
@@ -56,13 +118,18 @@ def measure(file: int, start: int, num_bytes: int) -> Pages:
         except IndexError:
             raise ValueError("a page's header that does not end") from None
         kind, size = _number(fields, _KIND), _number(fields, _COMPRESSED)
-        count = _number(_struct(fields, _DATA if kind == _DATA_PAGE else _DICTIONARY), _NUM_VALUES)
+        if kind not in (_DATA_PAGE, _DICTIONARY_PAGE):
+            raise ValueError(f"a page of kind {kind}")
+        described = _struct(fields, _DATA if kind == _DATA_PAGE else _DICTIONARY)
+        if described.get(_ENCODING) == _SHARED_BEGINNINGS:
+            raise ValueError("a page whose values share their beginnings")
+        count = _number(described, _NUM_VALUES)
         if kind == _DATA_PAGE:
             values += count
-        elif kind == _DICTIONARY_PAGE and place == start:
+        elif place == start:
             distinct = count
         else:
-            raise ValueError(f"a page of kind {kind}")
+            raise ValueError("a page with a second dictionary")
         decompressed += _number(fields, _UNCOMPRESSED)
         place += length + size
     if place != end:
