@@ -92,7 +92,7 @@ robustness: $(VENV)/installed  ## Test RUN, or RUNS, on corrupted clips and vide
 predict: $(VENV)/installed  ## Predict the classes of VIDEO with RUN.
 	$(PYTHON) -m pipelines.predict $(call flags,RUN VIDEO DATA OUTPUT) $(FLAGS)
 
-monitor: $(VENV)/installed  ## Tell whether VIDEO, or PREDICTIONS, has drifted from RUN's clips.
+monitor: $(VENV)/installed  ## Tell whether VIDEO, or PREDICTIONS, drifts from RUN's clips.
 	$(PYTHON) -m pipelines.monitor $(call flags,RUN VIDEO PREDICTIONS DATA OUTPUT) $(FLAGS)
 
 export: $(VENV)/installed  ## Write RUN for other programs, with a card, to OUTPUT.
