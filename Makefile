@@ -26,7 +26,7 @@ $(call variable,CV)                ## parts of a comparison's cross-validation, 
 $(call variable,SEEDS)             ## trainings of each model in a comparison
 $(call variable,HOLD_OUT_CLASSES)  ## classes a comparison leaves out of training at a time
 $(call variable,JOBS)              ## trainings side by side in a comparison, or auto
-$(call variable,VIDEO)             ## to predict or monitor: a video, a folder, or several with commas
+$(call variable,VIDEO)             ## to predict or monitor: video, folder, or several with commas
 $(call variable,PREDICTIONS)       ## to monitor in place of VIDEO: a predictions.json of RUN
 $(call variable,OUTPUT)            ## folder that compare, export, predict, ucf50 … write
 $(call variable,TORCH)             ## Python of an environment with PyTorch, for bench
@@ -92,7 +92,7 @@ robustness: $(VENV)/installed  ## Test RUN, or RUNS, on corrupted clips and vide
 predict: $(VENV)/installed  ## Predict the classes of VIDEO with RUN.
 	$(PYTHON) -m pipelines.predict $(call flags,RUN VIDEO DATA OUTPUT) $(FLAGS)
 
-monitor: $(VENV)/installed  ## Tell whether VIDEO, or PREDICTIONS, has drifted from RUN's clips.
+monitor: $(VENV)/installed  ## Tell whether VIDEO, or PREDICTIONS, drifts from RUN.
 	$(PYTHON) -m pipelines.monitor $(call flags,RUN VIDEO PREDICTIONS DATA OUTPUT) $(FLAGS)
 
 export: $(VENV)/installed  ## Write RUN for other programs, with a card, to OUTPUT.
