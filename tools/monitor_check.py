@@ -165,7 +165,7 @@ class _Run:
     def load(cls, run_dir: str) -> _Run:
         from ucf50_tfrecord.evaluation import runner
         from ucf50_tfrecord.features import frame_model
-        from ucf50_tfrecord.inference import calibration
+        from ucf50_tfrecord.inference import calibration, held_out
         from ucf50_tfrecord.monitoring import reference
         from ucf50_tfrecord.robustness.levels import SEVERITIES
         from ucf50_tfrecord.training import run as run_lib
@@ -174,7 +174,9 @@ class _Run:
 
         config = run_lib.load_config(run_dir)
         weights = trained.scored_weights(config)
-        temperature = calibration.calibrate(run_dir, config, weights).temperature
+        predicted, why = held_out.load(run_dir, config, weights)
+        expect(predicted is not None, "predictions on held-out clips", missing=why)
+        temperature = calibration.calibrate(predicted).temperature
         predictions = reference.load_predictions(run_dir, config, weights)
         clips, missing = reference.find_clips(config, predictions, None)
         expect(clips is not None, "the shards of the run", missing=missing)

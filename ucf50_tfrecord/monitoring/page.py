@@ -123,12 +123,12 @@ def _curves(results: Results, measure: Measure) -> list[diagrams.Curve]:
     reference = _quantiles(results.reference.videos, measure)
     last = len(results.batches)
     found = [diagrams.Curve("reference", _REFERENCE_STYLE, (0, last + 1), *zip(reference, reference))]
-    places: list[float] = [
-        place
+    known = {
+        float(place): batch.videos
         for place, batch in enumerate(results.batches, 1)
         if len(batch.videos) and batch.videos.numbers(measure) is not None
-    ]
-    rows = [_quantiles(results.batches[place - 1].videos, measure) for place in places]
+    }
+    places, rows = list(known), [_quantiles(videos, measure) for videos in known.values()]
     if len(rows) == 1:  # a band needs two points
         places, rows = [places[0] - _HALF_WIDTH, places[0] + _HALF_WIDTH], 2 * rows
     if rows:
