@@ -164,8 +164,8 @@ def test_a_video_to_predict_may_take_as_long_as_in_the_command(videos_dir, pool_
     assert "are too few to show it" in probabilities.judgement.confident_reason
     [limits] = found
     options = (REPOSITORY / "docs" / "options.md").read_text()  # which a test compares with the flags
-    [of_predict] = re.findall("^## predict$(.*?)^## ", options, re.MULTILINE | re.DOTALL)
-    assert f"| `--video_timeout_secs` | `{limits.timeout_secs}` |" in of_predict
+    [of_videos] = re.findall("^## Flags: videos to predict$(.*?)^## ", options, re.MULTILINE | re.DOTALL)
+    assert f"| `--video_timeout_secs` | `{limits.timeout_secs}` |" in of_videos
     assert limits == PREDICTION_LIMITS
 
 

@@ -10,7 +10,6 @@ right. Exits with status 1 if more than the alarm level of the alarms are false.
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import dataclasses
 import os
@@ -62,6 +61,7 @@ _NAME_WIDTH = 16
 
 def main() -> int:
     console.load_tensorflow()
+    from tools.monitor_halves import Halves
     from ucf50_tfrecord.monitoring.spec import MonitorSpec
     from ucf50_tfrecord.robustness import corruptions
 
@@ -84,6 +84,8 @@ def main() -> int:
 
 def print_power(run: _Run, names: Sequence[str]) -> None:
     """Prints the fraction of draws with an alarm by corruption and severity, and the measures that raise it."""
+    from tools.monitor_halves import Halves
+
     draws = _CORRUPTED_DRAWS.value
     halves = Halves(run.reference, run.config.classes, size=_STREAMS.value[-1], draws=draws)
     terminal.say("", f"{'corruption':<{_NAME_WIDTH}}severity 1     2     3     4     5   alarms at 5 by")
@@ -92,55 +94,6 @@ def print_power(run: _Run, names: Sequence[str]) -> None:
         cells = "".join(f"{count['any'] / draws:>6.2f}" for count in counts)
         by = ", ".join(f"{m} {counts[-1][m] / draws:.2f}" for m in Measure if counts[-1][m])
         terminal.say(f"{name:<{_NAME_WIDTH}}    {cells}   {by}", flush=True)
-
-
-class Halves:
-    """Divisions of a reference's groups into two halves: a smaller reference, and the videos of a stream."""
-
-    def __init__(self, reference: Reference, classes: tuple[str, ...], *, size: str, draws: int):
-        """Divides the groups.
-
-        Args:
-          reference: the held-out videos.
-          classes: names of the classes.
-          size: number of videos in the stream, or "all".
-          draws: number of divisions.
-        """
-        from ucf50_tfrecord.monitoring.drift import Checker
-
-        groups = np.unique(reference.groups)
-        expect(len(groups) >= 4, "at least 4 groups of held-out clips", groups=len(groups))
-        self._halves = []
-        for draw in range(draws):
-            rng = np.random.default_rng(draw)
-            held = np.isin(reference.groups, rng.permutation(groups)[: len(groups) // 2])
-            recordings = np.unique(reference.recordings[held], return_inverse=True)[1]
-            checker = Checker(reference.videos.select(held), recordings, classes)
-            self._halves.append((checker, choose_stream(reference, np.flatnonzero(~held), size, rng)))
-
-    def count_alarms(self, videos: Videos) -> collections.Counter:
-        """Counts the draws with an alarm of each measure, and of any ("any").
-
-        Args:
-          videos: the reference's videos, in its order, as they arrive in the stream. Videos whose probabilities are
-            NaN do not decode; they are left out.
-        """
-        counts: collections.Counter = collections.Counter()
-        for checker, others in self._halves:
-            readable = others[~np.isnan(videos.probabilities[others, 0])]
-            alarms = checker.check(videos.select(readable)).alarms
-            counts.update([*alarms, *(["any"] if alarms else [])])
-        return counts
-
-
-def choose_stream(
-    reference: Reference, others: np.ndarray, size: str, rng: np.random.Generator
-) -> np.ndarray:
-    """Returns the videos of a stream, out of `others`: whole recordings in a random order, the last one cut."""
-    recordings = reference.recordings[others]
-    ranks = rng.permutation(int(recordings.max()) + 1)[recordings]
-    ordered = others[np.argsort(ranks, kind="stable")]
-    return ordered if size == "all" else ordered[: int(size)]
 
 
 @dataclasses.dataclass(frozen=True)

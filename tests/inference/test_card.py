@@ -233,8 +233,11 @@ def test_a_card_of_a_run_on_features_names_their_encoder(run):
         ),
         manifest=dataclasses.replace(run.manifest, features=stored),
     )
-    [value] = row(markdown(on_features), "frame encoder")
-    assert value == "frozen: the one of the stored features (5x8 features of efficientnet_lite0 at 16x24)"
+    _, table = card._model(on_features)
+    assert (
+        dict(table.rows)["frame encoder"]
+        == "frozen: the one of the stored features (5x8 features of efficientnet_lite0 at 16x24)"
+    )
 
 
 def test_the_card_says_when_not_to_answer(run_dir, tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.monitoring.made_up import CLASSES, make_videos
-from tools import monitor_check
+from tools import monitor_halves
 from ucf50_tfrecord.choices import Measure
 from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.monitoring.reference import Reference
@@ -19,7 +19,7 @@ def make_reference(num_recordings):
 
 def test_alarms_are_counted_on_the_other_half_of_the_groups():
     reference = make_reference(60)
-    halves = monitor_check.Halves(reference, CLASSES, size="all", draws=4)
+    halves = monitor_halves.Halves(reference, CLASSES, size="all", draws=4)
     for checker, others in halves._halves:
         assert len(checker.reference) + len(others) == len(reference.videos)
         assert set(reference.groups[others]).isdisjoint(
@@ -40,14 +40,14 @@ def test_a_stream_is_whole_recordings_up_to_its_size():
     reference = make_reference(30)
     others = np.flatnonzero(reference.groups % 2)
     rng = np.random.default_rng(0)
-    chosen = monitor_check.choose_stream(reference, others, "10", rng)
+    chosen = monitor_halves.choose_stream(reference, others, "10", rng)
     assert len(chosen) == 10 and set(chosen) <= set(others)
     recordings = reference.recordings[chosen]
     *whole, _ = dict.fromkeys(recordings)
     assert all((recordings == r).sum() == (reference.recordings == r).sum() for r in whole)
-    assert set(monitor_check.choose_stream(reference, others, "all", rng)) == set(others)
+    assert set(monitor_halves.choose_stream(reference, others, "all", rng)) == set(others)
 
 
 def test_few_groups_are_refused():
     with pytest.raises(UserError, match="at least 4 groups of held-out clips. Received: groups=3"):
-        monitor_check.Halves(make_reference(6), CLASSES, size="all", draws=1)
+        monitor_halves.Halves(make_reference(6), CLASSES, size="all", draws=1)
