@@ -226,14 +226,9 @@ def test_a_card_of_a_run_on_features_names_their_encoder(run):
     stored = FeatureFormat(
         encoder="efficientnet_lite0", weights="0" * 64, num_frames=5, num_features=8, height=16, width=24
     )
-    on_features = dataclasses.replace(
-        run,
-        config=dataclasses.replace(
-            run.config, model=dataclasses.replace(run.config.model, feature_shape=(8,))
-        ),
-        manifest=dataclasses.replace(run.manifest, features=stored),
-    )
-    _, table = card._model(on_features)
+    model = dataclasses.replace(run.config.model, feature_shape=(8,))
+    config = dataclasses.replace(run.config, model=model, features=stored)
+    _, table = card._model(dataclasses.replace(run, config=config))
     assert (
         dict(table.rows)["frame encoder"]
         == "frozen: the one of the stored features (5x8 features of efficientnet_lite0 at 16x24)"

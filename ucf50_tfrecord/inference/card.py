@@ -159,9 +159,8 @@ def _model(run: FinishedRun) -> Iterator[Block]:
 def _encoder(run: FinishedRun) -> str:
     """Describes the frame encoder and its weights, by what a training starts from."""
     spec, train = run.config.model, run.config.train
-    if spec.feature_shape:
-        stored = run.manifest.stored if run.manifest else "unknown, as the shards' manifest is missing"
-        return f"frozen: the one of the stored features ({stored})"
+    if run.config.features:
+        return f"frozen: the one of the stored features ({run.config.features})"
     encoder = f"{spec.encoder} of keras.applications" if spec.encoder in APPLICATIONS else spec.encoder
     encoder = "the project's own" if spec.encoder == THREE_BLOCK else encoder
     weights = "random initialization" if spec.encoder_weights == "none" else spec.encoder_weights
