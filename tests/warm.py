@@ -149,8 +149,10 @@ def _run(
     """Runs Python with command-line arguments; the options are those of subprocess.run and of Process."""
     process = Process(arguments, env=env, errors=errors)
     done = subprocess.CompletedProcess(process.args, process.wait(timeout), process.stdout, process.stderr)
-    if check and done.returncode:
-        print(done.stderr, file=sys.stderr)  # which the exception does not show
+    # Neither the exception nor a test that fails shows all of it. A crash is rare, so nothing of it may be lost.
+    if done.returncode in (-signal.SIGSEGV, -signal.SIGABRT) or (check and done.returncode):
+        print(done.stderr, file=sys.stderr)
+    if check:
         done.check_returncode()
     return done
 
