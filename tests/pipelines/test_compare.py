@@ -176,7 +176,7 @@ def test_a_ray_cluster_that_loses_a_node_finds_the_same(compared, data_dir, tmp_
         nodes.kill(0)
         output, _ = process.communicate(timeout=250)
     assert process.returncode == 0 and "Report:" in output, output
-    assert "Ray holds 2 trainings at a time" in output and "6/6  " in output
+    assert "Ray holds 2 trainings at a time" in output and "6/6  " in output, output
     check_same(tmp_path / "ray", compared[0])
 
 
