@@ -15,7 +15,7 @@ import os
 import pathlib
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from absl import flags
 
@@ -28,7 +28,6 @@ from ucf50_tfrecord.specs import shorten
 
 if TYPE_CHECKING:
     from ucf50_tfrecord.inference import decoding
-    from ucf50_tfrecord.inference.session import Session
     from ucf50_tfrecord.monitoring.reference import Reference
     from ucf50_tfrecord.monitoring.results import Results
     from ucf50_tfrecord.monitoring.stream import Entry
@@ -130,31 +129,10 @@ def check_videos(stack: contextlib.ExitStack, run_dir: str, videos: Sequence[dec
     )
     config = session.config
     reference = load_reference(run_dir, config, session.weights, session.calibration.temperature)
-    values = predict_all(session, videos, limits)
+    values = video_flags.predict_all(
+        session, videos, limits, lambda number, prediction: prediction.to_json(config.classes, 1)
+    )
     return check(run_dir, config, session.weights, reference, stream.convert(values, len(config.classes)))
-
-
-def predict_all(session: Session, videos: Sequence[decoding.VideoFile], limits: Any) -> list[dict[str, Any]]:
-    """Predicts videos one after the other; returns their entries for a predictions.json."""
-    from ucf50_tfrecord.inference import decoding
-
-    found: list[dict[str, Any]] = []
-    with console.progress_bar(len(videos), "video", "predicting") as bar:
-        predicted = session.predict(
-            videos,
-            limits=limits,
-            num_workers=video_flags.num_workers(),
-            on_wait=lambda num_frames: bar.set_postfix_str(f"{num_frames} frames decoded"),
-            on_fraction=lambda fraction: video_flags.show_fraction(bar, len(found), fraction),
-        )
-        with contextlib.closing(predicted):
-            for number, (video, result) in enumerate(predicted):
-                if isinstance(result, decoding.Failed):
-                    found.append(video_flags.report_failure(video, result))
-                else:
-                    found.append(result.to_json(session.config.classes, 1))
-                video_flags.show_fraction(bar, number, 1.0)
-    return found
 
 
 def load_reference(run_dir: str, config: RunConfig, weights: str, temperature: float) -> Reference:

@@ -167,29 +167,16 @@ def predict_all(
     Returns:
       The entries of the videos for predictions.json, in the order of the videos.
     """
-    from ucf50_tfrecord.inference import decoding
+    classes = session.config.classes
 
-    found: list[dict[str, Any]] = []
+    def on_prediction(number: int, prediction: Prediction) -> dict[str, Any]:
+        judgement = session.judge(prediction)
+        print_prediction(prediction, judgement, session)
+        timeline = save_timeline(prediction, classes, output, number)
+        return prediction.to_json(classes, _TOP.value) | to_json(judgement) | timeline
+
     print_row("video", "class", "probability")
-    with console.progress_bar(len(videos), "video", "predicting") as bar:
-        predicted = session.predict(
-            videos,
-            limits=limits,
-            num_workers=video_flags.num_workers(),
-            on_wait=lambda num_frames: bar.set_postfix_str(f"{num_frames} frames decoded"),
-            on_fraction=lambda fraction: video_flags.show_fraction(bar, len(found), fraction),
-        )
-        with contextlib.closing(predicted):
-            for number, (video, result) in enumerate(predicted):
-                if isinstance(result, decoding.Failed):
-                    found.append(video_flags.report_failure(video, result))
-                else:
-                    classes, judgement = session.config.classes, session.judge(result)
-                    print_prediction(result, judgement, session)
-                    timeline = save_timeline(result, classes, output, number)
-                    found.append(result.to_json(classes, _TOP.value) | to_json(judgement) | timeline)
-                video_flags.show_fraction(bar, number, 1.0)
-    return found
+    return video_flags.predict_all(session, videos, limits, on_prediction)
 
 
 def print_prediction(prediction: Prediction, judgement: Judgement, session: Session) -> None:

@@ -1,9 +1,11 @@
-"""Flags of entry points that predict videos: the videos, the run's shards, and what decoding may cost."""
+"""Prediction of videos in several entry points: its flags (videos, shards, cost of decoding), and its progress."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
@@ -15,6 +17,8 @@ from ucf50_tfrecord.specs import PREDICTION_LIMITS, DecodeLimits
 
 if TYPE_CHECKING:
     from ucf50_tfrecord.inference import decoding
+    from ucf50_tfrecord.inference.predict import Prediction
+    from ucf50_tfrecord.inference.session import Session
 
 _VIDEO = flags.DEFINE_string(
     "video",
@@ -45,11 +49,6 @@ def batch_size() -> int:
     return _BATCH_SIZE.value
 
 
-def num_workers() -> int | None:
-    """Returns the value of --workers."""
-    return _WORKERS.value
-
-
 def limits() -> DecodeLimits:
     """Returns the limits on what one video may cost."""
     return _LIMITS.build()
@@ -74,7 +73,45 @@ def find_videos() -> list[decoding.VideoFile]:
     return videos
 
 
-def show_fraction(bar: console.ProgressBar, number: int, fraction: float) -> None:
+def predict_all(
+    session: Session,
+    videos: Sequence[decoding.VideoFile],
+    limits: DecodeLimits,
+    on_prediction: Callable[[int, Prediction], dict[str, Any]],
+) -> list[dict[str, Any]]:
+    """Predicts videos one after the other, and shows progress.
+
+    Args:
+      session: the loaded model and the settings of the prediction.
+      videos: the videos to predict.
+      limits: limits on what one video may cost.
+      on_prediction: called with a video's index, counted from 0, and its prediction; returns its entry.
+
+    Returns:
+      The entries of the videos for predictions.json, in the order of the videos.
+    """
+    from ucf50_tfrecord.inference import decoding
+
+    found: list[dict[str, Any]] = []
+    with console.progress_bar(len(videos), "video", "predicting") as bar:
+        predicted = session.predict(
+            videos,
+            limits=limits,
+            num_workers=_WORKERS.value,
+            on_wait=lambda num_frames: bar.set_postfix_str(f"{num_frames} frames decoded"),
+            on_fraction=lambda fraction: _show_fraction(bar, len(found), fraction),
+        )
+        with contextlib.closing(predicted):
+            for number, (video, result) in enumerate(predicted):
+                if isinstance(result, decoding.Failed):
+                    found.append(_report_failure(video, result))
+                else:
+                    found.append(on_prediction(number, result))
+                _show_fraction(bar, number, 1.0)
+    return found
+
+
+def _show_fraction(bar: console.ProgressBar, number: int, fraction: float) -> None:
     """Shows the progress within a video, by its predicted windows, on a bar that counts videos.
 
     Args:
@@ -86,7 +123,7 @@ def show_fraction(bar: console.ProgressBar, number: int, fraction: float) -> Non
     bar.set_postfix_str("")
 
 
-def report_failure(video: decoding.VideoFile, failed: decoding.Failed) -> dict[str, Any]:
+def _report_failure(video: decoding.VideoFile, failed: decoding.Failed) -> dict[str, Any]:
     """Prints why a video is not predicted; returns its entry for predictions.json."""
     option = _OPTION_OF_CAUSE.get(failed.cause)
     more = f" (--{remedies.FLAGS[option]} allows more)" if option else ""
