@@ -14,10 +14,8 @@ import numpy as np
 
 from ucf50_tfrecord import record, storage
 from ucf50_tfrecord.architectures import APPLICATIONS, THREE_BLOCK
-from ucf50_tfrecord.dataset.clips import ClipIndex, load_clips
 from ucf50_tfrecord.drawing import document
 from ucf50_tfrecord.drawing.document import Block, Bullets, Heading, Paragraph, Table, counted
-from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.evaluation import statistics
 from ucf50_tfrecord.evaluation.interventions import FIRST_SHUFFLE
 from ucf50_tfrecord.evaluation.results import Condition, Results
@@ -102,27 +100,12 @@ def _describe_set(run: FinishedRun, folds: Sequence[int]) -> str:
     if set(folds) == set(run.config.scored_folds):
         counts = f"{counted(len(run.results.ids), 'clip')} of {_count_groups(run.results.groups)}"
         return f"{counts}, {where}"
-    clips, why = _index(run, folds)
+    clips, why = run.load_clips(folds)
     if clips:
         return f"{counted(len(clips), 'clip')} of {_count_groups(clips.groups)}, {where}"
     is_training = tuple(folds) == run.config.train_folds
     count = counted(run.summary.num_train_clips, "clip") if is_training else "unknown number of clips"
     return f"{count}, {where}; recording groups unknown: {why}"
-
-
-def _index(run: FinishedRun, folds: Sequence[int]) -> tuple[ClipIndex | None, str]:
-    """Loads the index of the clips of some folds.
-
-    Returns:
-      A tuple of the index and ""; or of None and the reason, if there is no manifest or a sidecar cannot be
-      read.
-    """
-    if run.manifest is None:
-        return None, "the shards' manifest is missing"
-    try:
-        return load_clips(run.manifest, folds, check_shards=False), ""
-    except UserError as error:
-        return None, str(error)
 
 
 def _describe_videos(manifest: Manifest) -> str:

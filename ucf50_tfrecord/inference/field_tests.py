@@ -14,9 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from ucf50_tfrecord import parsing, record
-from ucf50_tfrecord.dataset.clips import load_clips
 from ucf50_tfrecord.drawing.document import Block, Bullets, Heading, Paragraph, Table, counted
-from ucf50_tfrecord.errors import UserError, expect
+from ucf50_tfrecord.errors import expect
 from ucf50_tfrecord.evaluation.results import Condition, Results
 from ucf50_tfrecord.evaluation.statistics import Estimate
 from ucf50_tfrecord.evaluation.unknown import Score
@@ -269,11 +268,9 @@ def _people(run: FinishedRun) -> Iterator[Block]:
 
 def _groups_per_class(run: FinishedRun) -> str:
     """Describes how many recording groups the training clips of a class come from."""
-    assert run.manifest is not None
-    try:
-        clips = load_clips(run.manifest, run.config.train_folds, check_shards=False)
-    except UserError as error:
-        return f"The recording groups of the training clips are unknown: {error}."
+    clips, why = run.load_clips(run.config.train_folds)
+    if clips is None:
+        return f"The recording groups of the training clips are unknown: {why}."
     known = clips.groups != record.UNKNOWN_GROUP
     if not known.any():
         return "The training clips have no recording groups, so the number of people and places is unknown."

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import parsing
 from ucf50_tfrecord.choices import FoldBy
+from ucf50_tfrecord.dataset.clips import ClipIndex, load_clips
 from ucf50_tfrecord.errors import Action, Remedy, UserError
 from ucf50_tfrecord.evaluation import result_files, runner
 from ucf50_tfrecord.evaluation.results import Cell, CellResult, Results
@@ -72,6 +74,20 @@ class FinishedRun:
     def is_selected(self) -> bool:
         """Whether the weights were selected by their score on the very clips that the run's scores are on."""
         return trained.is_selected(self.config, self.weights)
+
+    def load_clips(self, folds: Sequence[int]) -> tuple[ClipIndex | None, str]:
+        """Loads the index of the clips of some folds.
+
+        Returns:
+          A tuple of the index and ""; or of None and the reason, if there is no manifest or a sidecar cannot be
+          read.
+        """
+        if self.manifest is None:
+            return None, "the shards' manifest is missing"
+        try:
+            return load_clips(self.manifest, folds, check_shards=False), ""
+        except UserError as error:
+            return None, str(error)
 
     @property
     def leaks(self) -> bool:
