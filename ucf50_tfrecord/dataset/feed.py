@@ -244,31 +244,17 @@ class Feed:
         return iter(strategy.distribute_datasets_from_function(make))
 
     def batches(
-        self,
-        *,
-        batch_size: int,
-        seed: int | None = None,
-        start_step: int = 0,
-        view: int = 0,
-        sampler: str = Sampler.ALL,
-        class_weight: str = ClassWeight.NONE,
+        self, *, batch_size: int, seed: int | None = None, start_step: int = 0, view: int = 0
     ) -> Generator[dict[str, Any]]:
         """Yields the same batches as `iterator`, but raises a UserError at an unreadable record.
 
         Args:
-          batch_size, seed, start_step, view, sampler, class_weight: as in `iterator`.
+          batch_size, seed, start_step, view: as in `iterator`.
 
         Raises:
           UserError: if a record cannot be read and is not skipped.
         """
-        iterator = self.iterator(
-            batch_size=batch_size,
-            seed=seed,
-            start_step=start_step,
-            view=view,
-            sampler=sampler,
-            class_weight=class_weight,
-        )
+        iterator = self.iterator(batch_size=batch_size, seed=seed, start_step=start_step, view=view)
         while True:
             with self.explained():
                 batch = next(iterator, None)
