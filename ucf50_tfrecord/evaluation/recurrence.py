@@ -241,7 +241,7 @@ def probe(
         expect(bool(np.isfinite(states).all()), "a model with finite hidden states", shape=states.shape)
     accuracies = []
     # Such small products gain nothing from several threads. Where other processes use the cores, threads that wait
-    # for each other take thirty times as long; and sums would depend on their number.
+    # for each other take twenty times as long; and sums would depend on their number.
     with threadpoolctl.threadpool_limits(1):
         for step in range(train_states.shape[1]):
             # In float64: in float32 the solver's line search can fail before it has converged.
