@@ -58,6 +58,13 @@ def test_a_killed_process_costs_its_cell_one_retry_and_the_others_nothing(tmp_pa
     assert {name for name, step in heard.reported if step == 1} == set(names)
 
 
+def test_a_cell_whose_process_dies_before_it_is_heard_is_counted_once(tmp_path):
+    made_up, heard = comparison(tmp_path, "die_unheard", "die_once", "finish"), Heard()
+    assert run(made_up, heard) is True
+    assert len(heard.finished) == 3
+    assert sorted({number for _, number, _ in heard.started}) == [0, 1, 2]
+
+
 def test_a_failed_cell_is_noted_until_the_comparison_is_started_again(tmp_path):
     made_up = comparison(tmp_path, "raise_twice", "finish")
     cells = made_up.spec.cells()

@@ -147,7 +147,8 @@ class _Crew:
     ):
         self._waiting, self._folder = collections.deque(wanted), comparison.folder
         self._total = len(comparison.spec.cells())
-        self._num_begun = self._total - len(wanted)
+        self._num_before = self._total - len(wanted)
+        self._begun: set[Cell] = set()
         self._listener, self._place, self._payload = listener, place, payload
         self._free = list(environments[: len(wanted)])  # of no process
         self._num_false_starts, self._max_false_starts = 0, _MAX_TRIES * len(self._free)
@@ -222,9 +223,8 @@ class _Crew:
         """Handles a message about the cell that a process runs."""
         match kind:
             case "start":
-                if not self._tries[cell]:
-                    self._num_begun += 1
-                self._listener.start(cell, self._num_begun - 1, self._total)
+                self._begun.add(cell)  # a cell that is tried again may be there already
+                self._listener.start(cell, self._num_before + len(self._begun) - 1, self._total)
             case "report":
                 self._listener.report(cell, content)
             case "warn":
