@@ -7,7 +7,7 @@ from tests.warm import run_code
 from ucf50_tfrecord import models
 from ucf50_tfrecord.architectures import MODELS
 from ucf50_tfrecord.models import frames
-from ucf50_tfrecord.models.recurrent import ProjectingLSTM
+from ucf50_tfrecord.models.recurrent import ProjectingGRU, ProjectingLSTM, ProjectingRNN
 from ucf50_tfrecord.specs import ModelSpec
 
 
@@ -165,17 +165,25 @@ def test_input_and_recurrent_weights_start_from_different_values(name):
 
 
 @pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-5), ("mixed_bfloat16", 0.02)])
-def test_the_lstm_of_features_computes_as_keras_does(dtype, tolerance):
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        (ProjectingRNN, keras.layers.SimpleRNN),
+        (ProjectingLSTM, keras.layers.LSTM),
+        (ProjectingGRU, keras.layers.GRU),
+    ],
+)
+def test_recurrent_layers_of_features_compute_as_keras_does(kinds, dtype, tolerance):
     keras.utils.set_random_seed(0)
     policy = keras.dtype_policies.get(dtype)
     features = np.random.default_rng(0).normal(size=(3, 6, 20)).astype(np.float32)
-    ours, theirs = (
-        kind(8, return_sequences=True, dtype=policy) for kind in (ProjectingLSTM, keras.layers.LSTM)
-    )
+    ours, theirs = (kind(8, return_sequences=True, dtype=policy) for kind in kinds)
     results = []
     for layer in (ours, theirs):
         layer.build(features.shape)
-        layer.set_weights(ours.get_weights())
+        layer.set_weights(
+            [weight + 0.1 for weight in ours.get_weights()] if layer is ours else ours.get_weights()
+        )
         with tf.GradientTape() as tape:
             outputs = layer(features)
             loss = tf.reduce_sum(tf.cast(outputs, tf.float32) ** 2)
