@@ -19,112 +19,39 @@ The second command tests existing runs. The third one writes a report again.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import pathlib
-import re
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 from absl import flags
 
 from pipelines import (
     code_flags,
+    comparison_flags,
+    comparison_jobs,
+    comparison_progress,
     console,
     convert,
-    devices,
     dry_run,
     features,
     inputs,
-    ray_flags,
     remedies,
     terminal,
     train_flags,
 )
 from ucf50_tfrecord import manifest as manifest_lib
-from ucf50_tfrecord import recipes, storage
-from ucf50_tfrecord.choices import FrameOrder, Strategy
-from ucf50_tfrecord.dataset import memory
-from ucf50_tfrecord.errors import Advice, expect
-from ucf50_tfrecord.specs import check_folds, parse_folds
+from ucf50_tfrecord import storage
+from ucf50_tfrecord.errors import expect
 
 if TYPE_CHECKING:
     from ucf50_tfrecord.dataset.clips import ClipIndex
-    from ucf50_tfrecord.evaluation.cells import ComparisonSpec, Recipe
     from ucf50_tfrecord.evaluation.results import Cell, Results
 
-_MODELS = flags.DEFINE_list("models", ["frame_pool", "rnn", "lstm"], "Recipes to compare.")
-_CV = flags.DEFINE_string(
-    "cv",
-    None,
-    "Number of parts of the cross-validation, each of whole folds; logo: one part per fold. Default: 5; with "
-    "--val_folds, these folds are the only part that is tested.",
-)
-_SEEDS = flags.DEFINE_integer(
-    "seeds",
-    3,
-    "Number of trainings of each model on each part, with seeds 0, 1, …. With 1, no claim about recipes is possible.",
-    lower_bound=1,
-)
-_TRAINED_ORDERS = (FrameOrder.SHUFFLED, FrameOrder.SINGLE)
-_ORDERS = flags.DEFINE_list(
-    "orders",
-    list(_TRAINED_ORDERS),
-    "Also train models that see frame order with these orders: shuffled, single, or none (empty).",
-)
-_AUDIT = flags.DEFINE_list(
-    "audit",
-    ["all"],
-    "Models to train also on clips that are split by video, to audit leaks: all, none, or names.",
-)
-_HOLD_OUT_CLASSES = flags.DEFINE_integer(
-    "hold_out_classes",
-    0,
-    "Also train each model without this many classes at a time, each class once, to test how well it tells unknown "
-    "classes from known ones. 0 is off.",
-    lower_bound=0,
-)
 _RUNS = flags.DEFINE_list("runs", None, "Folders of finished runs to compare, in place of --models.")
 _RESULTS = flags.DEFINE_string("results", None, "Write the report of this results.json again.")
 _OUTPUT = flags.DEFINE_string("output", None, "The comparison's folder. Default: runs/<data>-compare.")
-_JOBS = flags.DEFINE_string(
-    "jobs",
-    "auto",
-    "Number of trainings at a time, each in its own process; auto uses all GPUs, or all cores without GPUs. With "
-    "--engine=ray, auto uses the whole cluster.",
-)
-_THREADS_PER_JOB = flags.DEFINE_integer(
-    "threads_per_job",
-    1,
-    "CPU threads per training, if there is no GPU. It changes the rounding of results; --jobs does not.",
-    lower_bound=1,
-)
-_JOBS_PER_GPU = flags.DEFINE_integer(
-    "jobs_per_gpu", 1, "Number of trainings that share a GPU.", lower_bound=1
-)
-_GPUS_PER_JOB = flags.DEFINE_float(
-    "gpus_per_job",
-    None,
-    "With --engine=ray: GPUs that Ray reserves per training; 0.5 lets two share a GPU. Default: 1 if the cluster "
-    "has GPUs, else 0.",
-    lower_bound=0.0,
-)
-_GIB_PER_JOB = flags.DEFINE_float(
-    "gib_per_job",
-    2.0,
-    "With --engine=ray: host memory that Ray reserves per training, in GiB.",
-    lower_bound=0.0,
-)
-_STRATEGY = flags.DEFINE_enum(
-    "strategy",
-    Strategy.AUTO,
-    [Strategy.AUTO, Strategy.ONE, Strategy.MIRRORED],
-    "Devices per training: one; mirrored (all, one training at a time); or auto. With several trainings at a "
-    "time, each uses one device.",
-)
-
 _PIXEL_INTERVENTIONS = flags.DEFINE_boolean(
     "pixel_interventions",
     True,
@@ -144,18 +71,12 @@ _DRY_RUN = flags.DEFINE_boolean(
     "few measured steps of each model.",
 )
 
-for _module in (train_flags, features, inputs):
+for _module in (comparison_flags, comparison_jobs, train_flags, features, inputs):
     flags.adopt_module_key_flags(_module)
 
 _FOLDER_KIND = "a comparison"
-# Host memory that each training side by side is given: TensorFlow and a small model take about half of it.
-_JOB_BYTES = 2 << 30
-# Beginnings of the names of environment variables that change what a training computes.
-_NUMERIC_VARIABLES = ("TF_", "XLA_", "KERAS_", "ONEDNN_", "DNNL_", "OMP_")
 # Longest wait for another process that writes the report.
 _REPORT_SECS = 600.0
-# Flags of a training that the comparison sets by itself.
-_DECIDED = ("recipe", "model", "seed", "frame_order", "early_stopping", "train_folds", "test_folds")
 
 
 def main() -> int:
@@ -183,19 +104,24 @@ def compare_recipes() -> int:
       The exit status: 1 if trainings have failed, here or in other processes; else 0.
     """
     # Reads the flags first, so that mistakes show before any work starts.
-    models = list(dict.fromkeys(_MODELS.value))
-    for model in models:
-        read_settings(model)
-    asked = spec_flags(models)
+    named = comparison_flags.name_recipes()
+    for recipe in named.values():
+        comparison_flags.read_settings(recipe)
+    asked = comparison_flags.spec_flags(list(named))
     input_spec = inputs.INPUTS.build()
-    environments, task = job_environments(), convert.task()
+    environments, task = comparison_jobs.job_environments(), convert.task()
     manifest = features.load_data()
     console.load_tensorflow()
     from ucf50_tfrecord.evaluation import compare
 
     of_features = manifest.features is not None
-    made = {model: make_recipe(read_settings(model, of_features=of_features), manifest) for model in models}
-    spec = make_spec(manifest, made, asked)
+    made = {
+        model: comparison_flags.make_recipe(
+            comparison_flags.read_settings(recipe, of_features=of_features), manifest
+        )
+        for model, recipe in named.items()
+    }
+    spec = comparison_flags.make_spec(manifest, made, asked)
     folder = _OUTPUT.value or os.path.join("runs", f"{pathlib.Path(manifest.data_dir).name}-compare")
     check_folder(folder)
     comparison = compare.Comparison(
@@ -209,17 +135,19 @@ def compare_recipes() -> int:
     )
     comparison.parts  # raises an error if the clips cannot be split as the flags ask for
     if _DRY_RUN.value:
-        engine = dry_run.Engine(environments, task, _STRATEGY.value, num_on_ray=count_on_ray())
+        engine = dry_run.Engine(
+            environments, task, comparison_jobs.STRATEGY.value, num_on_ray=comparison_jobs.count_on_ray()
+        )
         changes = manifest.features and _PIXEL_INTERVENTIONS.value
         num_missing = len(features.changed_datasets(manifest)) - len(comparison.changed) if changes else 0
-        dry_run.show(comparison, engine, num_missing=num_missing, warn=Display().warn)
+        dry_run.show(comparison, engine, num_missing=num_missing, warn=comparison_progress.Display().warn)
         return 0
     if not convert.finalizes():
         describe(comparison, num_jobs=len(environments))
         if warning := comparison.find_lookalikes():
             terminal.warn(warning)
         claim_folder(folder)
-        if not train_cells(comparison, environments, task):
+        if not comparison_jobs.train_cells(comparison, environments, task):
             terminal.say("Stopped. Finished trainings are kept. To continue:", f"  {remedies.this_command()}")
             return 0
     failed = comparison.failures()
@@ -261,150 +189,6 @@ def show_failures(failed: Mapping[Cell, str], *, num_cells: int) -> None:
         )
 
 
-def train_cells(comparison, environments: Sequence[Mapping[str, str]], task: tuple[int, int]) -> bool:
-    """Trains and tests the cells of an evaluation.compare.Comparison, and shows the progress.
-
-    Args:
-      comparison: the comparison.
-      environments: the environment variables of each process, see side_by_side.run. If empty, this process
-        runs the cells.
-      task: as in Comparison.claimable.
-
-    Returns:
-      False if the user stopped the comparison. True if all cells are finished, except cells that failed and cells
-      that other processes are running.
-    """
-    if convert.uses_ray():
-        return train_cells_on_ray(comparison, task)
-    from ucf50_tfrecord.evaluation import side_by_side
-    from ucf50_tfrecord.training import strategy as strategy_lib
-
-    with console.stop_requests() as should_stop, Display() as display:
-        to_display = listener(display, should_stop)
-        if environments:
-            return side_by_side.run(
-                comparison,
-                to_display,
-                environments=environments,
-                prepare=console.load_tensorflow,
-                task=task,
-            )
-        strategy = strategy_lib.make_strategy(_STRATEGY.value, environment={})
-        return comparison.run(to_display, strategy=strategy, task=task)
-
-
-def train_cells_on_ray(comparison, task: tuple[int, int]) -> bool:
-    """Does the same as train_cells on the Ray cluster of the flags."""
-    with ray_flags.connected(), console.stop_requests() as should_stop, Display() as display:
-        from ucf50_tfrecord import ray_cluster
-        from ucf50_tfrecord.evaluation import on_ray
-
-        resources = ray_resources()
-        slots = ray_cluster.slots(resources)
-        terminal.say(f"Ray holds {sum(slots)} trainings at a time, each with {resources}", flush=True)
-        return on_ray.run(
-            comparison,
-            listener(display, should_stop),
-            resources=resources,
-            environment=ray_environment(resources.num_cpus, resources.num_gpus),
-            max_processes=None if _JOBS.value == "auto" else int(_JOBS.value),
-            prepare=ray_flags.prepare_process,
-            task=task,
-        )
-
-
-def ray_resources():
-    """Returns what Ray reserves for each training, a ray_cluster.Resources. Call it while connected to Ray."""
-    from ucf50_tfrecord import ray_cluster
-
-    num_gpus = _GPUS_PER_JOB.value
-    return ray_cluster.Resources(
-        num_cpus=ray_flags.cpus_per_job(_THREADS_PER_JOB.value),
-        num_gpus=float(ray_cluster.has_gpus()) if num_gpus is None else num_gpus,
-        memory_bytes=int(_GIB_PER_JOB.value * 2**30),
-    )
-
-
-def count_on_ray() -> int:
-    """Returns the number of trainings that would run on Ray at a time; 0 if another engine runs them."""
-    if not convert.uses_ray():
-        return 0
-    with ray_flags.connected():
-        from ucf50_tfrecord import ray_cluster
-
-        held = sum(ray_cluster.slots(ray_resources()))
-    return held if _JOBS.value == "auto" else min(held, int(_JOBS.value))
-
-
-def ray_environment(num_cpus: float, num_gpus: float) -> dict[str, str]:
-    """Returns the environment variables of a training on Ray with the given resources."""
-    numeric = {name: value for name, value in os.environ.items() if name.startswith(_NUMERIC_VARIABLES)}
-    if num_gpus:  # Ray chooses them
-        return numeric | {"TF_NUM_INTRAOP_THREADS": str(max(1, int(num_cpus)))}
-    return {
-        "TF_NUM_INTRAOP_THREADS": str(_THREADS_PER_JOB.value),
-        **numeric,
-        "CUDA_VISIBLE_DEVICES": "-1",  # Ray hides no GPU from a training without one
-    }
-
-
-def check_ray_flags() -> None:
-    """Checks the flags that depend on whether Ray runs the trainings.
-
-    Raises:
-      UserError: if a flag belongs to another engine, or Ray is asked for but not installed.
-    """
-    if not convert.uses_ray():
-        ray_flags.check_unused("gpus_per_job", "gib_per_job")
-        return
-    for name, instead in (("strategy", "one device per training"), ("jobs_per_gpu", "--gpus_per_job")):
-        expect(
-            not flags.FLAGS[name].present,
-            f"{instead}, not --{name}, with --engine=ray",
-            **{name: flags.FLAGS[name].value},
-        )
-    ray_flags.check_installed()
-
-
-def job_environments() -> list[dict[str, str]]:
-    """Returns the environment variables of each process that --jobs asks for.
-
-    The list is empty if this process runs all trainings itself, or Ray does. Without GPUs, also sets the number
-    of threads of this process and its children. Call this function before TensorFlow is loaded.
-
-    Raises:
-      UserError: if flags contradict each other, or Ray is not installed.
-    """
-    expect(
-        _JOBS.value == "auto" or (_JOBS.value.isdecimal() and int(_JOBS.value) >= 1),
-        "--jobs=auto or --jobs=<a number from 1 on>",
-        jobs=_JOBS.value,
-    )
-    check_ray_flags()
-    if _STRATEGY.value == Strategy.MIRRORED:
-        expect(_JOBS.value in ("auto", "1"), "--jobs=1 with --strategy=mirrored", jobs=_JOBS.value)
-        return []
-    gpus = devices.visible_gpus()
-    if not gpus:
-        os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(_THREADS_PER_JOB.value))
-    if convert.uses_ray():
-        return []
-    if gpus:
-        most = len(gpus) * _JOBS_PER_GPU.value
-    else:
-        most = max(1, len(os.sched_getaffinity(0)) // _THREADS_PER_JOB.value)
-        free = memory.available_host_bytes()
-        if _JOBS.value == "auto" and free is not None:
-            most = min(most, max(1, free // _JOB_BYTES))
-    num_jobs = most if _JOBS.value == "auto" else int(_JOBS.value)
-    expect(
-        not gpus or num_jobs <= most,
-        f"at most {most} jobs on {len(gpus)} GPUs with --jobs_per_gpu={_JOBS_PER_GPU.value}",
-        jobs=num_jobs,
-    )
-    return devices.environments(num_jobs, gpus) if num_jobs > 1 else []
-
-
 def compare_runs() -> None:
     """Tests the models of the runs that --runs names, and writes the report."""
     console.load_tensorflow()
@@ -416,14 +200,14 @@ def compare_runs() -> None:
     manifest = manifest_lib.load(data_dir)
     input_spec = inputs.INPUTS.build()
     clips = input_spec.load_clips(manifest, manifest.folds)
-    strategy = strategy_lib.make_strategy(_STRATEGY.value, environment={})
+    strategy = strategy_lib.make_strategy(comparison_jobs.STRATEGY.value, environment={})
     folder = _OUTPUT.value or os.path.join("runs", f"{pathlib.Path(data_dir).name}-compare-runs")
     check_folder(folder)
     changed = load_changed(manifest)
     with (
         strategy_lib.explain_exhausted_memory(),
         console.stop_requests() as should_stop,
-        Display() as display,
+        comparison_progress.Display() as display,
     ):
         results = compare.examine_runs(
             _RUNS.value,
@@ -432,7 +216,7 @@ def compare_runs() -> None:
             changed=changed,
             skip_bad_records=input_spec.skips_bad_records,
             allowed_code=code_flags.allowed_code(),
-            listener=listener(display, should_stop),
+            listener=comparison_progress.listener(display, should_stop),
         )
     if results is None:
         terminal.say("Stopped.")
@@ -557,116 +341,6 @@ def write_tensorboard(folder: pathlib.Path, pictures: dict[str, np.ndarray]) -> 
         writer.close()
 
 
-def read_settings(model: str, *, of_features: bool = False) -> dict[str, Any]:
-    """Returns the settings of a recipe, overridden by the flags that are given.
-
-    Args:
-      model: the recipe's name, which is also its model's name in the comparison.
-      of_features: whether the clips are stored as features. The recipe features_<model> then replaces <model>.
-
-    Raises:
-      UserError: if there is no such recipe, a flag or a setting is wrong, or a flag sets a value that the
-        comparison chooses itself.
-    """
-    expect(model in recipes.names(), f"each model to be one of {', '.join(recipes.names())}", models=model)
-    for flag in _DECIDED:
-        expect(
-            not flags.FLAGS[flag].present,
-            f"no --{flag}: the comparison chooses it",
-            **{flag: flags.FLAGS[flag].value},
-        )
-    for_features = f"features_{model}"
-    replaces = of_features and for_features in recipes.names()
-    settings = train_flags.settings(for_features if replaces else model)
-    recipes.train_spec(settings)
-    return settings
-
-
-def make_recipe(settings: Mapping[str, Any], manifest: manifest_lib.Manifest) -> Recipe:
-    """Builds a Recipe for a dataset's clips from settings. The Recipe's precision is never AUTO."""
-    from ucf50_tfrecord.evaluation.cells import Recipe
-    from ucf50_tfrecord.training import strategy as strategy_lib
-
-    train = recipes.train_spec(settings)
-    if manifest.features:
-        train.augment.check_chooses_frames()
-    return Recipe(
-        model=recipes.model_spec(settings, manifest),
-        train=dataclasses.replace(train, precision=strategy_lib.choose_precision(train.precision)),
-    )
-
-
-def spec_flags(models: Sequence[str]) -> dict[str, Any]:
-    """Returns those arguments of ComparisonSpec that the flags set, as a dictionary.
-
-    A cross-validation divides the dataset's folds into parts. Models are tested on each part, after training on
-    the other parts. In the dictionary, "num_parts" is the number of parts; it is None if each fold is a part of
-    its own (--cv=logo). In place of "held_out", it has "hold_out_classes", the number of classes per set.
-
-    Args:
-      models: the names of the models to compare.
-
-    Raises:
-      UserError: if a flag is wrong, or flags contradict each other.
-    """
-    val_folds, cv = flags.FLAGS["val_folds"].value, _CV.value or "5"
-    expect(not (val_folds and _CV.value), "either --cv or --val_folds", cv=_CV.value, val_folds=val_folds)
-    expect(cv == "logo" or (cv.isdecimal() and int(cv) >= 2), "--cv=<a number from 2 on> or --cv=logo", cv=cv)
-    orders = [order for order in _ORDERS.value if order]
-    for order in orders:
-        expect(
-            order in _TRAINED_ORDERS, f"each order to be one of {', '.join(_TRAINED_ORDERS)}", orders=order
-        )
-    asked = ",".join(_AUDIT.value)
-    audited = {"all": list(models), "none": []}.get(asked, _AUDIT.value)
-    unknown = sorted(set(audited) - set(models))
-    expect(not unknown, f"only compared models ({', '.join(models)}) in --audit", audit=unknown)
-    num_parts = None if cv == "logo" else int(cv)
-    if val_folds:
-        check_folds(val_folds)
-        expect(
-            not flags.FLAGS["audit"].present or not audited,
-            "--cv, not --val_folds, with --audit",
-            audit=asked,
-        )
-        num_parts, audited = 0, []  # there are no parts to assign videos to
-    return {
-        "num_parts": num_parts,
-        "val_folds": val_folds,
-        "num_seeds": _SEEDS.value,
-        "orders": tuple(orders),
-        "audited": tuple(audited),
-        "hold_out_classes": _HOLD_OUT_CLASSES.value,
-    }
-
-
-def make_spec(
-    manifest: manifest_lib.Manifest, recipes: dict[str, Recipe], asked: dict[str, Any]
-) -> ComparisonSpec:
-    """Builds the specification of a comparison on a dataset.
-
-    Args:
-      manifest: the dataset's manifest.
-      recipes: the recipes to compare, by the names of their models.
-      asked: the other arguments of ComparisonSpec, as spec_flags returns them.
-
-    Raises:
-      UserError: if too few classes remain when the classes that the flags ask for are held out.
-    """
-    from ucf50_tfrecord.evaluation import unknown
-    from ucf50_tfrecord.evaluation.cells import ComparisonSpec
-
-    num_parts = len(manifest.folds) if asked["num_parts"] is None else asked["num_parts"]
-    text = asked["val_folds"]
-    val_folds = parse_folds(text, manifest.fold_numbers) if text else ()
-    others = {name: value for name, value in asked.items() if name != "hold_out_classes"}
-    return ComparisonSpec(
-        recipes=recipes,
-        held_out=unknown.class_sets(manifest.classes, asked["hold_out_classes"]),
-        **others | {"num_parts": num_parts, "val_folds": val_folds},
-    )
-
-
 def describe(comparison, *, num_jobs: int) -> None:
     """Prints what a comparison, an evaluation.compare.Comparison, will train, and in how many processes."""
     spec, wanted, clips = comparison.spec, comparison.spec.cells(), comparison.clips
@@ -675,75 +349,6 @@ def describe(comparison, *, num_jobs: int) -> None:
     terminal.say(
         f"Comparing {', '.join(spec.recipes)} on {len(clips)} clips of {clips.manifest.data_dir}: "
         f"{how}, {spec.num_seeds} seed(s); {len(wanted)} trainings{jobs} in {comparison.folder}"
-    )
-
-
-class Display:
-    """Shows a comparison's progress: a bar for all trainings on a terminal, else a line per training."""
-
-    def __init__(self):
-        self._bar: console.ProgressBar | None = None
-        self._running: dict[Cell, str] = {}  # the trainings in progress, as text
-        self._num_failed = 0
-        self._warned: set[str] = set()
-
-    def __enter__(self) -> Display:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def start(self, cell: Cell, number: int, total: int) -> None:
-        if self._bar is None:
-            self._bar = console.progress_bar(total, "run", "comparing")
-            self._bar.update(number)
-        self._show(cell, "")
-        if not sys.stderr.isatty():
-            terminal.say(f"{number + 1}/{total}  {cell}", flush=True)
-
-    def report(self, cell: Cell, progress) -> None:
-        """Shows the progress of a training, a training.listener.TrainProgress, after each epoch."""
-        if progress.epoch_done:
-            shown = [name for name in ("accuracy", "train_loss") if name in progress.scores][:1]
-            score = "".join(f" {name} {progress.scores[name]:.2f}" for name in shown)
-            self._show(cell, f" {progress.epoch}/{progress.num_epochs}{score}")
-
-    def finish(self, cell: Cell) -> None:
-        self._running.pop(cell, None)
-        if self._bar is not None:
-            self._bar.update()
-
-    def fail(self, cell: Cell, reason: str) -> None:
-        self._running.pop(cell, None)
-        self._num_failed += 1
-        if self._bar is not None:
-            self._bar.set_description_str(f"comparing, {self._num_failed} failed")
-        terminal.warn(f"{cell} failed twice: {reason}. The other trainings go on")
-
-    def warn(self, text: str) -> None:
-        """Shows a warning, unless it was shown before; advice is the same even if its numbers differ."""
-        kind = re.sub(r"[0-9]+", "", text) if isinstance(text, Advice) else text
-        if kind not in self._warned:
-            self._warned.add(kind)
-            terminal.warn(text)
-
-    def _show(self, cell: Cell, text: str) -> None:
-        self._running[cell] = f"{cell}{text}"
-        if self._bar is not None:
-            self._bar.set_postfix_str(", ".join(self._running.values()))
-
-
-def listener(display: Display, should_stop: Callable[[], bool]):
-    from ucf50_tfrecord.evaluation.cells import ComparisonListener
-
-    return ComparisonListener(
-        start=display.start,
-        report=display.report,
-        finish=display.finish,
-        fail=display.fail,
-        warn=display.warn,
-        should_stop=should_stop,
     )
 
 

@@ -34,8 +34,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from absl import flags
 
-from pipelines import compare as compare_pipeline
-from pipelines import console, convert, terminal
+from pipelines import comparison_flags, comparison_jobs, console, convert, terminal
 from tools import judging, make_demo_videos, processes
 from tools.judging import Corpus, Judged
 from tools.scenarios import SCENARIOS, Answer, Scenario
@@ -271,7 +270,7 @@ def compare(unit: Unit, folder: pathlib.Path, *, trainings: int) -> Results:
 
     scenario, manifest = unit.scenario, make_shards(unit, folder)
     recipes = {
-        model: compare_pipeline.make_recipe(_settings(model, scenario), manifest) for model in scenario.models
+        model: comparison_flags.make_recipe(_settings(model, scenario), manifest) for model in scenario.models
     }
     if scenario.is_one_recipe:
         chosen: dict[str, Any] = {"num_seeds": trainings, "orders": ()}
@@ -341,7 +340,7 @@ def read_units() -> list[Unit]:
 def main() -> int:
     units, task, folder = read_units(), convert.task(), pathlib.Path(_FOLDER.value)
     if not convert.finalizes():
-        jobs = max(1, len(compare_pipeline.job_environments()))
+        jobs = max(1, len(comparison_jobs.job_environments()))
         if jobs > 1:  # of one core each
             os.environ |= {"TF_NUM_INTRAOP_THREADS": "1", "OMP_NUM_THREADS": "1"}
         judge = functools.partial(judge_corpus, parent=folder, trainings=_TRAININGS.value)

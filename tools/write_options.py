@@ -27,6 +27,8 @@ _SHARED = {
     "video_flags": "videos to predict",
     "code_flags": "allowed code",
 }
+# Modules with flags of one entry point alone.
+_PARTS = ("comparison_flags", "comparison_jobs")
 _LAUNCH = "launch"
 _HEAD = """# Options
 
@@ -57,8 +59,8 @@ def make_page() -> str:
             commands += ["", "`ucf50 launch --workers=<number> -- <flags of train>`"]
         if command in _SHARED:
             commands += ["", f"Its flags are those of the [{_SHARED[command]}](#flags-{_anchor(command)})."]
-        elif by_module.get(own):
-            commands += ["", *_table(by_module[own])]
+        elif own_flags := [flag for module in (own, *_PARTS) for flag in by_module.get(module, ())]:
+            commands += ["", *_table(own_flags)]
         if links:
             commands += ["", f"Also the flags of: {links}."]
         sections |= {module: by_module[module] for module in by_module if module in _SHARED}

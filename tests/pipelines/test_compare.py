@@ -368,7 +368,7 @@ SHOW_GPUS = """
 import json, os, sys
 from absl import flags
 from absl.testing import flagsaver
-from pipelines import compare
+from pipelines import comparison_jobs
 from ucf50_tfrecord.dataset import memory
 from ucf50_tfrecord.errors import UserError
 
@@ -380,7 +380,7 @@ for gpus, given in json.loads(sys.argv[1]):
     with flagsaver.flagsaver():
         flags.FLAGS(["compare", *given])
         try:
-            environments = compare.job_environments()
+            environments = comparison_jobs.job_environments()
             found.append([environment.get("CUDA_VISIBLE_DEVICES") for environment in environments])
         except UserError as error:
             found.append(str(error))
@@ -397,12 +397,12 @@ def test_each_job_gets_a_gpu_or_its_part_of_the_cores():
 SHOW_RAY_ENVIRONMENTS = """
 import json, os, sys
 from absl import flags
-from pipelines import compare
+from pipelines import comparison_jobs
 
 flags.FLAGS(["compare", "--threads_per_job=2"])
 os.environ |= {"TF_SOMETHING": "1", "OTHER": "2"}
 os.environ.pop("TF_NUM_INTRAOP_THREADS", None)
-found = [compare.ray_environment(num_cpus=3.5, num_gpus=gpus) for gpus in (0, 0.5)]
+found = [comparison_jobs.ray_environment(num_cpus=3.5, num_gpus=gpus) for gpus in (0, 0.5)]
 print(json.dumps([{name: env.get(name) for name in sys.argv[1:]} for env in found]))
 """
 
@@ -418,6 +418,9 @@ def test_a_training_on_ray_gets_its_threads_and_no_gpu_that_it_has_not_reserved(
 
 MISTAKES = {
     "--models=nothing": "each model to be one of",
+    "--models=nothing.flags": "Cannot read the recipe nothing.flags",
+    "--models=my-own.flags": "each recipe file to be named after a model: a letter, then letters, digits or _",
+    "--models=lstm,other/lstm.flags": "recipes with different names",
     "--cv=9": "at most 5 parts, because only 5 folds hold clips",
     "--cv=some": "--cv=<a number from 2 on> or --cv=logo",
     "--cv=1": "--cv=<a number from 2 on> or --cv=logo",
@@ -495,9 +498,9 @@ def test_mistakes_are_told_in_a_line(data_dir, tmp_path):
 OF_FEATURES = """
 import json, sys
 from absl import flags
-from pipelines import compare
+from pipelines import comparison_flags
 flags.FLAGS([sys.argv[0], "--epochs=3"])
-print(json.dumps([compare.read_settings(name, of_features=of) for name in ("lstm", "conv3d") for of in (False, True)]))
+print(json.dumps([comparison_flags.read_settings(name, of_features=of) for name in ("lstm", "conv3d") for of in (False, True)]))
 """
 
 
@@ -509,6 +512,27 @@ def test_clips_stored_as_features_are_trained_by_the_recipe_for_features():
     assert lstm_of_features.items() >= expected.items() and lstm["horizontal_flip"]
     assert not lstm_of_features.get("horizontal_flip")
     assert conv3d[0] == conv3d[1]  # there is no recipe of it for features
+
+
+NAMED = """
+import json, sys
+from absl import flags
+from pipelines import comparison_flags
+
+flags.FLAGS(sys.argv)
+named = comparison_flags.name_recipes()
+print(json.dumps({name: comparison_flags.read_settings(recipe, of_features=True) for name, recipe in named.items()}))
+"""
+
+
+def test_a_recipe_of_ones_own_is_compared_under_the_name_of_its_file(tmp_path):
+    (tmp_path / "big_lstm.flags").write_text("--model=lstm\n--epochs=40\n")
+    result = run_code(NAMED, f"--models=lstm,{tmp_path}/big_lstm.flags", "--dropout=0.5")
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout.splitlines()[-1])
+    assert list(found) == ["lstm", "big_lstm"]
+    assert found["big_lstm"].items() >= {"model": "lstm", "epochs": 40, "dropout": 0.5}.items()
+    assert found["lstm"]["epochs"] == 20 and found["lstm"]["dropout"] == 0.5
 
 
 @pytest.mark.parametrize("output", ["run", "data", "mine"])

@@ -19,7 +19,7 @@ from ucf50_tfrecord.manifest import Manifest
 from ucf50_tfrecord.specs import AugmentSpec, ModelSpec, TrainSpec
 
 _FOLDER = pathlib.Path(__file__).parent
-_SUFFIX = ".flags"
+SUFFIX = ".flags"  # of a recipe's file
 # Fields that are not settings: the dataset's clips decide their values, or they hold settings themselves.
 _DECIDED = {"num_classes", "num_frames", "height", "width", "feature_shape", "augment"}
 _SPECS = (ModelSpec, TrainSpec, AugmentSpec)
@@ -37,7 +37,7 @@ def setting_types(specs: tuple[type, ...] = _SPECS) -> dict[str, type]:
 
 def names() -> list[str]:
     """Returns the names of the recipes that come with the library, sorted."""
-    return sorted(path.stem for path in _FOLDER.glob(f"*{_SUFFIX}"))
+    return sorted(path.stem for path in _FOLDER.glob(f"*{SUFFIX}"))
 
 
 def load(recipe: str) -> dict[str, Any]:
@@ -52,12 +52,12 @@ def load(recipe: str) -> dict[str, Any]:
     Raises:
       UserError: if the recipe does not exist, or one of its lines is not a setting.
     """
-    if recipe.endswith(_SUFFIX):
+    if recipe.endswith(SUFFIX):
         path = pathlib.Path(recipe)
     else:
         known = names()
         expect(recipe in known, f"a recipe out of {', '.join(known)}", recipe=recipe)
-        path = _FOLDER / f"{recipe}{_SUFFIX}"
+        path = _FOLDER / f"{recipe}{SUFFIX}"
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
