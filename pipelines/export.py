@@ -70,15 +70,18 @@ def main() -> None:
 def print_export(exported: Export, output: str) -> None:
     from ucf50_tfrecord.inference.card import CARD_FILENAME
 
-    kind = "clips of the run" if exported.own else "clips of random pixels"
+    source = "clips of the run" if exported.own else "clips of random pixels"
     width = max(len(FORMATS[file.format].filename) for file in exported.files) + 2
     terminal.say(
-        f"Read back, and compared with the model on {exported.num_clips} {kind} (tolerance {exported.tolerance:g}):",
-        f"  {'file':<{width}}{'MB':>8}  largest difference of a probability",
+        f"Read back, and compared with the model on {exported.num_clips} {source}:",
+        f"  {'file':<{width}}{'MB':>8}{'ms per clip':>13}{'another class':>15}  largest difference of a probability",
     )
     for file in exported.files:
+        kind = FORMATS[file.format]
+        allowed = "any" if kind.tolerance is None else f"{kind.tolerance:g}"
         terminal.say(
-            f"  {FORMATS[file.format].filename:<{width}}{file.num_bytes / 1e6:>8.1f}  {file.difference:.1g}"
+            f"  {kind.filename:<{width}}{file.num_bytes / 1e6:>8.1f}{file.millis:>13.1f}{file.num_other:>15}"
+            f"  {file.difference:.1g} (allowed: {allowed})"
         )
     if own := exported.own:
         terminal.say(

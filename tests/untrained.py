@@ -27,13 +27,16 @@ from ucf50_tfrecord.training.loop import Trained
 def fresh_model(spec: ModelSpec, dtype: str = "float32") -> keras.Model:
     """Builds an untrained model with random moving averages in its batch norms.
 
-    With the initial averages, batch norm would change nothing.
+    With the initial averages, batch norm would change nothing. With large means, ReLU would return zeros alone, and
+    all clips would get the same logits.
     """
     keras.utils.set_random_seed(0)
     model = models.build_model(spec, dtype=dtype)
     rng = np.random.default_rng(0)
     for variable in model.non_trainable_variables:
-        if "moving" in variable.path:
+        if "moving_mean" in variable.path:
+            variable.assign(rng.uniform(-0.1, 0.1, variable.shape))
+        elif "moving_variance" in variable.path:
             variable.assign(rng.uniform(0.5, 1.5, variable.shape))
     return model
 

@@ -52,6 +52,14 @@ class Spacing(Choice):
     TIME = "time"
 
 
+class Quantization(Choice):
+    """How a TFLite file stores weights: in float32, in float16, or in 8-bit integers, in which it then computes."""
+
+    NONE = "none"
+    FLOAT16 = "float16"
+    INT8 = "int8"
+
+
 class Resize(Choice):
     """How a frame is fitted to the clip's size.
 

@@ -18,7 +18,7 @@ from ucf50_tfrecord import building, manifest, record, tfrecord
 from ucf50_tfrecord.dataset.clips import load_clips
 from ucf50_tfrecord.dataset.feed import read_clips
 from ucf50_tfrecord.errors import UserError
-from ucf50_tfrecord.features import encode
+from ucf50_tfrecord.features import encode, encoders
 from ucf50_tfrecord.features.encoders import load_encoder, reload_encoder
 from ucf50_tfrecord.specs import FeatureSpec
 
@@ -99,6 +99,17 @@ def test_cells_of_a_grid_overlap_where_it_does_not_divide_the_map():
 
     np.testing.assert_array_equal(4 * _cells(7, 2), [[1, 1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1, 1]])
     np.testing.assert_array_equal(_cells(4, 4), np.eye(4))
+
+
+@pytest.mark.parametrize("size, op", [((32, 24), "ResizeBilinear"), ((8, 24), "ScaleAndTranslate")])
+def test_frames_are_scaled_alike_by_an_operation_that_export_formats_have_if_it_suffices(size, op):
+    frames = np.random.default_rng(0).integers(0, 256, (2, 16, 24, 3), dtype=np.uint8)
+    inputs = keras.Input((16, 24, 3), dtype="uint8")
+    model = keras.Model(inputs, encoders._scaled(inputs, size))
+    expected = tf.image.resize(frames / np.float32(255), size, antialias=True)
+    np.testing.assert_allclose(model(frames), expected, atol=1e-6)
+    graph = tf.function(model).get_concrete_function(tf.TensorSpec((2, 16, 24, 3), tf.uint8)).graph
+    assert op in {operation.type for operation in graph.get_operations()}
 
 
 def test_frames_of_another_size_are_scaled(data_dir, tmp_path):

@@ -25,9 +25,10 @@ from ucf50_tfrecord.inference.card_files import Export, ExportedFile, RunDiffere
 from ucf50_tfrecord.specs import FeatureFormat
 
 EXPORT = Export(
-    files=(ExportedFile(format="keras", num_bytes=1_234_567, difference=2e-7),),
-    tolerance=1e-4,
+    files=(ExportedFile(format="keras", num_bytes=1_234_567, difference=2e-7, num_other=0, millis=12.345),),
     num_clips=12,
+    num_representative=0,
+    num_cores=2,
     own=RunDifference(mean=0.001, largest=0.02, num_other=1),
 )
 
@@ -95,7 +96,7 @@ def test_the_card_describes_data_and_training(run):
     assert row(text, "weights") == ["last, after 2 epochs"] and "seed 0" in row(text, "options")[0]
     assert re.search(r"python 3\.\d+.*tensorflow 2", row(text, "versions")[0])
     assert "version " in row(text, "code")[0]
-    assert row(text, "model.keras") == ["1.2", "2e-07"]
+    assert row(text, "model.keras") == ["1.2", "2e-07", "0.0001", "0", "12.3", "–"]
     assert "differ by 0.02 at most, and 1 clip of 12 got another class" in text
     assert "nothing here shows that the model uses their order" in text
     for title in ("Limits", "Responsible use", "Files, and how to call them"):

@@ -162,7 +162,9 @@ def _scaled(frames: keras.KerasTensor, size: tuple[int, int]) -> keras.KerasTens
     scaled = ops.cast(frames, "float32") / 255.0
     if tuple(frames.shape[1:3]) == size:
         return scaled
-    return ops.image.resize(scaled, size, interpolation="bilinear", antialias=True)
+    # Antialiasing changes nothing where frames grow, and ONNX and TFLite lack its operation.
+    shrinks = size[0] < frames.shape[1] or size[1] < frames.shape[2]
+    return ops.image.resize(scaled, size, interpolation="bilinear", antialias=shrinks)
 
 
 def _apply(inner: keras.Model, spec: FeatureSpec, frames: keras.KerasTensor) -> keras.KerasTensor:

@@ -17,11 +17,17 @@ class ExportedFile:
     format: name of the export format, a key of formats.FORMATS.
     num_bytes: size of the file, or of all files in the folder.
     difference: largest difference between the file's probabilities and those of the run's model.
+    num_other: number of the compared clips for which the file's most probable class is not the model's.
+    millis: median time to compute one clip, in milliseconds, with a thread per core.
+    one_thread_millis: the same with one thread, or None if it was not measured.
     """
 
     format: str
     num_bytes: int
     difference: float
+    num_other: int
+    millis: float
+    one_thread_millis: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,32 +49,43 @@ class Export:
     """The files of an export, and how much they differ from the run's model.
 
     files: the exported files.
-    tolerance: allowed difference between a file's probabilities and the model's.
     num_clips: number of clips that the files were compared on.
+    num_representative: number of other clips on which tflite_int8 measured the ranges of values; 0 without it.
+    num_cores: number of CPU cores of the machine on which the files were timed.
     own: differences from the predictions that the run stored for these clips; None if the clips were random
       pixels.
     """
 
     files: tuple[ExportedFile, ...]
-    tolerance: float
     num_clips: int
+    num_representative: int
+    num_cores: int
     own: RunDifference | None
 
 
 def section(run: FinishedRun, export: Export) -> Iterator[Block]:
     """Yields the section about the files of an export."""
     yield Heading("Files, and how to call them")
-    rows = [
-        (FORMATS[file.format].filename, f"{file.num_bytes / 1e6:.1f}", f"{file.difference:.1g}")
-        for file in export.files
-    ]
     kind = "held-out clips" if export.own else "clips of random pixels, as the run's own were missing"
     yield Table(
-        f"Each was read back and compared with the model on {export.num_clips} {kind}; probabilities may differ "
-        f"by {export.tolerance:g}.",
-        ("file", "MB", "largest difference"),
-        rows,
+        f"Each was read back and compared with the model on {export.num_clips} {kind}. Times are medians for one clip "
+        f"on the {export.num_cores} CPU cores of the machine that exported.",
+        (
+            "file",
+            "MB",
+            "largest difference of a probability",
+            "allowed",
+            "another class",
+            "ms",
+            "ms, one thread",
+        ),
+        [_row(file) for file in export.files],
     )
+    if export.num_representative:
+        yield Paragraph(
+            f"The ranges of values in {FORMATS['tflite_int8'].filename} are those of {export.num_representative} other "
+            "held-out clips, of other recording groups than the compared ones."
+        )
     if export.own:
         yield Paragraph(
             f"The run itself, in {run.config.train.precision}, stored probabilities for the same clips; they differ "
@@ -79,6 +96,19 @@ def section(run: FinishedRun, export: Export) -> Iterator[Block]:
     for file in export.files:
         yield Paragraph(FORMATS[file.format].meaning)
         yield Code(FORMATS[file.format].snippet(run.config.model))
+
+
+def _row(file: ExportedFile) -> tuple[str, ...]:
+    kind = FORMATS[file.format]
+    return (
+        kind.filename,
+        f"{file.num_bytes / 1e6:.1f}",
+        f"{file.difference:.1g}",
+        "any" if kind.tolerance is None else f"{kind.tolerance:g}",
+        str(file.num_other),
+        f"{file.millis:.3g}",
+        "–" if file.one_thread_millis is None else f"{file.one_thread_millis:.3g}",
+    )
 
 
 def _how_frames_are_made(run: FinishedRun) -> str:

@@ -20,6 +20,8 @@ class ExportFormat:
     extra: name of the extra in setup.cfg that installs the packages to write and read the format, or None. A
       format with an extra is written on request only.
     packages: the names by which Python imports these packages.
+    tolerance: allowed difference of the file's probabilities from the model's, or None if only the difference is
+      reported. Kernels round differently.
     """
 
     filename: str
@@ -27,10 +29,29 @@ class ExportFormat:
     program: str
     extra: str | None = None
     packages: tuple[str, ...] = ()
+    tolerance: float | None = 1e-4
 
     def snippet(self, spec: ModelSpec) -> str:
         """Returns the example program for clips of the size that a model takes."""
         return self.program.format(frames=_FRAMES.format(spec.num_frames, spec.height, spec.width))
+
+
+def _tflite(filename: str, meaning: str, *, tolerance: float | None = ExportFormat.tolerance) -> ExportFormat:
+    """Returns one of the formats of TFLite."""
+    program = f"""\
+import json
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+
+{{frames}}
+run = Interpreter("{filename}").get_signature_runner()
+probabilities = run(frames=frames[:1])["probabilities"]
+best = probabilities[0].argmax()
+print(json.load(open("export.json"))["classes"][best], float(probabilities[0, best]))"""
+    return ExportFormat(
+        filename, meaning, program, extra="tflite", packages=("ai_edge_litert",), tolerance=tolerance
+    )
 
 
 # The export formats by name. inference.export has functions that write and read each.
@@ -81,6 +102,19 @@ best = probabilities[0].argmax()
 print(classes[best], float(probabilities[0, best]))""",
         extra="onnx",
         packages=("tf2onnx", "onnx", "onnxruntime"),
+    ),
+    "tflite": _tflite(
+        "model.tflite", "With LiteRT alone, for phones and small computers; it takes one clip at a time:"
+    ),
+    "tflite_float16": _tflite(
+        "model_float16.tflite",
+        "The same with half the size: weights in float16.",
+        tolerance=0.01,
+    ),
+    "tflite_int8": _tflite(
+        "model_int8.tflite",
+        "The same with a quarter of the size: weights and most computations in 8-bit integers.",
+        tolerance=None,
     ),
 }
 DEFAULT_FORMATS = tuple(name for name, kind in FORMATS.items() if kind.extra is None)

@@ -67,7 +67,7 @@ def _blocks(x: Tensor, spec: ModelSpec, dtype: keras.DTypePolicy, streams: Itera
     def drop(values: Tensor) -> Tensor:
         return Dropout(spec.dropout, stream=next(streams), dtype=dtype)(values)
 
-    x = _Positions(dtype=dtype)(x)
+    x = Positions(dtype=dtype)(x)
     for _ in range(NUM_BLOCKS):
         y = layers.LayerNormalization(dtype=dtype)(x)
         y = layers.MultiHeadAttention(NUM_HEADS, WIDTH // NUM_HEADS, dtype=dtype)(y, y)
@@ -78,8 +78,8 @@ def _blocks(x: Tensor, spec: ModelSpec, dtype: keras.DTypePolicy, streams: Itera
     return layers.LayerNormalization(dtype=dtype)(x)
 
 
-@keras.saving.register_keras_serializable(package="ucf50_tfrecord", name="Positions")
-class _Positions(keras.layers.Layer):
+@keras.saving.register_keras_serializable(package="ucf50_tfrecord")
+class Positions(keras.layers.Layer):
     """A layer that adds a learned vector [D] to each of the L positions of [N, L, D]."""
 
     def get_config(self) -> dict[str, Any]:
