@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from tests.conftest import run_code
+from tests.conftest import run_code, run_module
 from ucf50_tfrecord import parquet_check
 from ucf50_tfrecord.errors import UserError
 
@@ -82,3 +82,10 @@ def test_damage_that_pyarrow_reports_is_an_error_of_the_user(tmp_path, monkeypat
 def test_a_missing_file_is_an_error_of_the_user(tmp_path):
     with pytest.raises(UserError, match=f"Cannot read {tmp_path}/nothing: FileNotFoundError"):
         parquet_check.check(tmp_path / "nothing")
+
+
+def test_a_report_of_damaged_predictions_stops_with_an_error_of_the_user(tmp_path):
+    (tmp_path / "results.json").write_text("{}")
+    (tmp_path / "predictions.parquet").write_bytes(aborting())
+    result = run_module("pipelines.compare", f"--results={tmp_path / 'results.json'}")
+    assert result.returncode == 2 and "its process crashed with SIGABRT" in result.stderr

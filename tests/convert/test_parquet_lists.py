@@ -1,5 +1,6 @@
 """Lists of videos as Parquet files: the same as other lists, and files from strangers."""
 
+import decimal
 import io
 import json
 import sys
@@ -66,7 +67,9 @@ LISTS |= {"group": [3, None, 2], "start": [None, 1.5, None], "end": [2.5, 4.0, 3
 
 def check_written(folder):
     """Checks that list.parquet says the same as LISTS, written as CSV."""
-    rows = [["" if value is None else str(value) for value in row] for row in zip(*LISTS.values(), strict=True)]
+    rows = [
+        ["" if value is None else str(value) for value in row] for row in zip(*LISTS.values(), strict=True)
+    ]
     expected = find(folder, "\n".join(map(",".join, [list(LISTS), *rows])))
     assert lists.find_videos(folder / "list.parquet").videos == expected.videos
 
@@ -109,7 +112,7 @@ def test_a_list_that_polars_writes_is_read(tmp_path, compression):
 
 
 def test_exact_decimals_are_numbers(tmp_path):
-    decimals = pa.array([1, 2], pa.int64()).cast(pa.decimal128(18, 1))
+    decimals = pa.array([decimal.Decimal(1), decimal.Decimal(2)], pa.decimal128(18, 1))
     path = write(tmp_path, two(start=decimals, group=decimals), store_decimal_as_integer=True)
     found = lists.find_videos(path).videos
     assert [video.segment.start_us for video in found] == [1_000_000, 2_000_000]
