@@ -38,6 +38,7 @@ from pipelines import (
     features,
     inputs,
     remedies,
+    stored_results,
     terminal,
     train_flags,
 )
@@ -246,10 +247,7 @@ def write_again(path: pathlib.Path) -> None:
 
     The report shows pictures of clips if --data names the dataset.
     """
-    console.load_tensorflow()
-    from ucf50_tfrecord.evaluation import result_files
-
-    results = result_files.load(path)
+    results = stored_results.load(path)
     check_folder(path.parent)
     clips = None
     if flags.FLAGS["data"].value:

@@ -76,7 +76,7 @@ _SHARD_MIB = flags.DEFINE_integer(
 )
 _SKIP_EMPTY = flags.DEFINE_boolean("skip_empty_classes", False, "Ignore class folders without videos.")
 _SKIP_MISSING = flags.DEFINE_boolean(
-    "skip_missing_videos", False, "Leave out videos of a list that do not exist."
+    "skip_missing_videos", False, "Leave out videos of a list, or of --split_files, that do not exist."
 )
 
 _VERIFY = flags.DEFINE_boolean(
@@ -174,6 +174,8 @@ def load() -> manifest.Manifest:
     loaded = manifest.load(_DATA.value)
     stored = _format_flags(loaded.name, loaded.format, loaded.fold_rule)
     asked = {name: flags.FLAGS[name].value for name in stored if flags.FLAGS[name].present}
+    if flags.FLAGS["split_files"].value:
+        asked["official_split"] = flags.FLAGS["official_split"].value
     if "size" in asked:
         asked["size"] = "{}x{}".format(*parse_size(_SIZE.value))
     _check_same_format(loaded, asked)
@@ -289,7 +291,8 @@ def _publish(built: manifest.Manifest, url: str) -> manifest.Manifest:
 def default_data_dir(name: str) -> str:
     rule = _FOLD_RULE.build()
     by_video = f"-by-video{rule.num_folds}" if rule.fold_by == FoldBy.VIDEO else ""
-    return os.path.join("data", f"{name}-{clip_format()}{by_video}")
+    split = f"-split{rule.official_split}" if rule.split_files else ""
+    return os.path.join("data", f"{name}-{clip_format()}{by_video}{split}")
 
 
 def uses_ray() -> bool:
@@ -382,6 +385,8 @@ def _plan(name: str) -> Plan:
 def _format_flags(name: str, fmt: ClipFormat, rule: FoldRule) -> dict[str, object]:
     """Returns the settings that decide a dataset's contents, by the names of their flags."""
     settings = dataclasses.asdict(fmt) | dataclasses.asdict(rule)
+    if not settings.pop("split_files"):  # the files may have moved
+        settings["official_split"] = "none"
     size = f"{settings.pop('height')}x{settings.pop('width')}"
     return {"name": name, "size": size, "frames": settings.pop("num_frames")} | settings
 

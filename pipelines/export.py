@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from pipelines import code_flags, console, run_flags, terminal
+from pipelines import code_flags, console, run_flags, stored_results, terminal
 from ucf50_tfrecord.inference.formats import DEFAULT_FORMATS, FORMATS
 
 if TYPE_CHECKING:
@@ -47,14 +47,14 @@ def main() -> None:
 
     # On a GPU the compared probabilities would be computed in TensorFloat-32, and a training may use the GPU.
     tf.config.set_visible_devices([], "GPU")
-    from ucf50_tfrecord.evaluation import result_files
+    from ucf50_tfrecord.evaluation.result_files import RESULTS_FILENAME
     from ucf50_tfrecord.inference import export, finished_run
 
     output = _OUTPUT.value or os.path.join(run_dir, "export")
     run = finished_run.load(run_dir, run_flags.weights())
     comparison = None
     if _COMPARISON.value:
-        comparison = result_files.load(pathlib.Path(_COMPARISON.value, result_files.RESULTS_FILENAME))
+        comparison = stored_results.load(pathlib.Path(_COMPARISON.value, RESULTS_FILENAME))
     exported = export.export_run(
         run,
         output,

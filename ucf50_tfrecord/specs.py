@@ -324,6 +324,8 @@ class FoldRule:
     no recording is on both sides of a split. A video without a group gets a fold by a hash of its id.
     A list of videos, or folders such as train/ and test/, may give the folds; and group_pattern, a regular
     expression with a group named "group", finds the recording group in other names.
+    split_files: the videos that an official split names get the folds train and test, and others are left out; see
+    convert.official_splits.
     fold_by="video": every video gets a fold from 1 to num_folds by a hash of its id. This is the random split
     of clips in most published notebooks; it puts clips of one recording on both sides of the split.
     """
@@ -344,6 +346,22 @@ class FoldRule:
     num_folds: int = setting(
         25, "Folds for videos without a group, or with folds by video.", Range(2, MAX_FOLD)
     )
+    split_files: str = dataclasses.field(
+        default="",
+        metadata={
+            "help": "Folder of the published files of UCF101's or HMDB51's official splits, which become the folds "
+            "train and test. Other videos are left out. Default: no official split.",
+            "omit_default": True,
+        },
+    )
+    official_split: int = dataclasses.field(
+        default=1,
+        metadata={
+            "help": "Number of the official split, with --split_files.",
+            "range": Range(1, 3),
+            "omit_default": True,
+        },
+    )
 
     def __post_init__(self):
         check_settings(self)
@@ -358,6 +376,14 @@ class FoldRule:
                 "group" in names,
                 "a group named group, such as (?P<group>cam\\d+)_",
                 group_pattern=self.group_pattern,
+            )
+        if self.split_files:
+            expect(self.fold_by == FoldBy.GROUP, "fold_by=group with split_files", fold_by=str(self.fold_by))
+        else:
+            expect(
+                self.official_split == 1,
+                "split_files with official_split",
+                official_split=self.official_split,
             )
 
 

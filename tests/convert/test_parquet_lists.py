@@ -1,5 +1,6 @@
 """Lists of videos as Parquet files: the same as other lists, and files from strangers."""
 
+import decimal
 import io
 import json
 import sys
@@ -58,6 +59,64 @@ def test_a_list_gives_the_same_plan_as_csv_jsonl_or_parquet(tmp_path, options):
     plans = [make_plan(catalog) for catalog in (found, from_csv, from_json)]
     assert plans[0].jobs == plans[1].jobs == plans[2].jobs
     assert plans[0].fold_names == plans[1].fold_names and plans[0].origin == f"{tmp_path}/list.parquet"
+
+
+LISTS = {"path": ["a.avi", "b.avi", "c.avi"], "label": ["x", "y", "x"], "split": ["train", "test", "train"]}
+LISTS |= {"group": [3, None, 2], "start": [None, 1.5, None], "end": [2.5, 4.0, 3.0]}
+
+
+def check_written(folder):
+    """Checks that list.parquet says the same as LISTS, written as CSV."""
+    rows = [
+        ["" if value is None else str(value) for value in row] for row in zip(*LISTS.values(), strict=True)
+    ]
+    expected = find(folder, "\n".join(map(",".join, [list(LISTS), *rows])))
+    assert lists.find_videos(folder / "list.parquet").videos == expected.videos
+
+
+@pytest.mark.parametrize("compression", ["snappy", "gzip", "zstd", "lz4", "brotli", None])
+def test_a_list_that_pandas_writes_is_read(tmp_path, compression):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(LISTS)
+    for types in ({}, {"group": "Int64", "label": "category", "path": "string"}, {"label": object}):
+        frame.astype(types).to_parquet(tmp_path / "list.parquet", compression=compression)
+        check_written(tmp_path)
+
+
+@pytest.mark.parametrize("compression", ["snappy", "gzip", "zstd", "lz4", "brotli", "uncompressed"])
+def test_a_list_that_duckdb_writes_is_read(tmp_path, compression):
+    """Among its types, enum has a dictionary, and numbers such as 1.5 are exact decimals."""
+    duckdb = pytest.importorskip("duckdb")
+    rows = [
+        tuple("null" if value is None else repr(value) for value in row)
+        for row in zip(*LISTS.values(), strict=True)
+    ]
+    values = ", ".join(f"({', '.join(row)})" for row in rows)
+    names = ", ".join(f'"{name}"' for name in LISTS)
+    with duckdb.connect() as database:
+        database.execute(f"create table list as select * from (values {values}) as list({names})")
+        database.execute("create type labels as enum ('x', 'y'); alter table list alter label type labels")
+        options = f"(format parquet, compression {compression})"
+        database.execute(f"copy list to '{tmp_path / 'list.parquet'}' {options}")
+    check_written(tmp_path)
+
+
+@pytest.mark.parametrize("compression", ["snappy", "gzip", "zstd", "lz4", "brotli", "uncompressed"])
+def test_a_list_that_polars_writes_is_read(tmp_path, compression):
+    polars = pytest.importorskip("polars")
+    frame = polars.DataFrame(LISTS)
+    categories = {"label": polars.Categorical, "split": polars.Enum(["train", "test"]), "group": polars.Int8}
+    for types in ({}, categories):
+        frame.cast(types).write_parquet(tmp_path / "list.parquet", compression=compression)
+        check_written(tmp_path)
+
+
+def test_exact_decimals_are_numbers(tmp_path):
+    decimals = pa.array([decimal.Decimal(1), decimal.Decimal(2)], pa.decimal128(18, 1))
+    path = write(tmp_path, two(start=decimals, group=decimals), store_decimal_as_integer=True)
+    found = lists.find_videos(path).videos
+    assert [video.segment.start_us for video in found] == [1_000_000, 2_000_000]
+    assert [video.group for video in found] == [1, 2]
 
 
 def test_mistakes_are_named_with_their_row_and_column(tmp_path):

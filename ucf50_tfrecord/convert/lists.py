@@ -1,4 +1,4 @@
-"""Finds videos: those that a list names, or those in a folder of class folders or of splits.
+"""Finds videos: those that a list or an official split names, or those in a folder of class folders or of splits.
 
 A list is a file of comma-separated values (.csv), of one JSON object per line (.jsonl), or a Parquet file (.parquet).
 Its columns:
@@ -26,7 +26,7 @@ from typing import Annotated, Any
 import msgspec
 
 from ucf50_tfrecord import about, manifest, parsing, storage
-from ucf50_tfrecord.convert import catalog, split_folders
+from ucf50_tfrecord.convert import catalog, official_splits, split_folders
 from ucf50_tfrecord.convert.entries import Entry, Mistakes, make_catalog
 from ucf50_tfrecord.errors import Action, Remedy, UserError, expect
 from ucf50_tfrecord.jobs import Catalog, Segment
@@ -89,12 +89,14 @@ def find_videos(
 
     Args:
       videos: the folder or the list.
-      rule: the fold rule, whose pattern finds recording groups.
+      rule: the fold rule, whose pattern finds recording groups, and which may name an official split.
       skip_empty_classes, checksum: as in catalog.find_videos.
-      skip_missing: whether videos of a list that do not exist are left out; otherwise they are an error.
+      skip_missing: whether videos of a list or an official split that do not exist are left out; otherwise they are an
+        error.
 
     Raises:
-      UserError: as catalog.find_videos, read_list, entries.make_catalog and about.load do.
+      UserError: as catalog.find_videos, read_list, official_splits.find_videos, entries.make_catalog and about.load
+        do.
     """
     found = _find_videos(videos, rule, skip_empty_classes, skip_missing, checksum)
     return dataclasses.replace(found, about=about.load(found.videos_dir))
@@ -104,6 +106,14 @@ def _find_videos(
     videos: str | os.PathLike, rule: FoldRule, skip_empty_classes: bool, skip_missing: bool, checksum: bool
 ) -> Catalog:
     """Catalogues videos as find_videos does, but without the facts beside them."""
+    if rule.split_files:
+        root = pathlib.Path(videos)
+        expect(
+            not (manifest.is_list(videos) or split_folders.is_split(root) or skip_empty_classes),
+            "a folder of class folders, and no skip_empty_classes, with split_files",
+            videos=os.fspath(videos),
+        )
+        return official_splits.find_videos(root, rule=rule, skip_missing=skip_missing, checksum=checksum)
     if split_folders.is_split(pathlib.Path(videos)):
         expect(
             not skip_empty_classes, "no skip_empty_classes with folders of splits", videos=os.fspath(videos)

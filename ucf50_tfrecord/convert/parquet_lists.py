@@ -29,7 +29,8 @@ _MAX_TEXT = 4096  # characters, as many as a path may have
 _MAX_SHOWN = 200  # characters of a file's text in an error message
 # Parquet's physical and logical types of columns that are read.
 _TEXTS = {("BYTE_ARRAY", "STRING")}
-_NUMBERS = {(kind, logical) for kind in ("INT32", "INT64") for logical in ("NONE", "INT")} | {
+# DuckDB writes a number such as 1.5 as an exact decimal.
+_NUMBERS = {(kind, logical) for kind in ("INT32", "INT64") for logical in ("NONE", "INT", "DECIMAL")} | {
     ("FLOAT", "NONE"),
     ("DOUBLE", "NONE"),
 }
@@ -217,6 +218,8 @@ def _append(column: _Column, chunk: pa.Array, name: str) -> None:
     """
     kind = chunk.type
     if column.texts is None:
+        if pa.types.is_decimal(kind):
+            chunk, kind = chunk.cast(pa.float64()), pa.float64()
         is_number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)
         expect(is_number, f"texts or numbers in column {name}", type=shorten(str(kind), _MAX_SHOWN))
         column.values += chunk.to_pylist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import pathlib
@@ -89,7 +90,7 @@ def plan_shards(
         videos_dir=videos_dir,
         classes=catalog.classes,
         format=clip_format,
-        fold_rule=fold_rule,
+        fold_rule=_with_absolute_path(fold_rule),
         decoder=decoder,
         shard_bytes=shard_bytes,
         jobs=tuple(jobs),
@@ -120,6 +121,13 @@ def _fold_names(catalog: Catalog, rule: FoldRule) -> tuple[Named, ...]:
     has_folds = any(video.fold is not None for video in catalog.videos)
     names = catalog.fold_names if has_folds else catalog.group_names
     return tuple(named for named in names if is_fold_name(named.name))
+
+
+def _with_absolute_path(rule: FoldRule) -> FoldRule:
+    """Returns the rule as the manifest keeps it: for repairs from other working folders."""
+    if not rule.split_files:
+        return rule
+    return dataclasses.replace(rule, split_files=os.path.abspath(rule.split_files))
 
 
 def find_leak(catalog: Catalog, rule: FoldRule) -> str | None:
