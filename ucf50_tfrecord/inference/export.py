@@ -174,8 +174,7 @@ def choose_clips(run: FinishedRun, warn: Callable[[str], None]) -> tuple[np.ndar
       A tuple: the clips, uint8 [N, T, H, W, 3], and their ids, or None if the clips are random pixels.
     """
     manifest, spec = run.manifest, run.config.model
-    shape = spec.num_frames, spec.height, spec.width, 3
-    count = int(np.clip(_MAX_CLIP_BYTES // np.prod(shape), 2, _NUM_CLIPS))
+    count = int(np.clip(_MAX_CLIP_BYTES // np.prod(spec.clip_shape), 2, _NUM_CLIPS))
     why = run.no_manifest
     if manifest is not None:
         try:
@@ -183,11 +182,11 @@ def choose_clips(run: FinishedRun, warn: Callable[[str], None]) -> tuple[np.ndar
             tested = set(run.results.ids)
             clips = clips.select(np.array([clip_id in tested for clip_id in clips.ids])).spread(count)
             pixels = [reader.read_record(clips, index)[record.VIDEO] for index in range(len(clips))]
-            return np.stack(pixels), clips.ids
+            return np.stack(pixels)[..., : spec.clip_shape[-1]], clips.ids
         except UserError as error:
             why = str(error)
     warn(f"The files are compared on random pixels, not on clips of the run: {why}")
-    return np.random.default_rng(0).integers(0, 256, (count, *shape), dtype=np.uint8), None
+    return np.random.default_rng(0).integers(0, 256, (count, *spec.clip_shape), dtype=np.uint8), None
 
 
 def compare_with_run(run: FinishedRun, ids: Sequence[str], probabilities: np.ndarray) -> RunDifference:
@@ -362,7 +361,7 @@ def _write_export(path: pathlib.Path, run: FinishedRun, export: Export, rules: R
             "weights": run.weights,
             "fingerprint": run.config.fingerprint,
             "classes": run.config.classes,
-            "input": {"dtype": "uint8", "shape": [None, spec.num_frames, spec.height, spec.width, 3]},
+            "input": {"dtype": "uint8", "shape": [None, *spec.clip_shape]},
             "answers": to_json(rules),
             "export": to_json(export),
         },
