@@ -86,7 +86,9 @@ MODELS = {
     "transformer": ModelTraits(
         f"{_M}.transformer:transformer", "frame_pool", takes_features=True, takes_motion=True
     ),
-    "two_path": ModelTraits(f"{_M}.two_path:two_path", "frame_pool", takes_encoder=True, has_motion_path=True),
+    "two_path": ModelTraits(
+        f"{_M}.two_path:two_path", "frame_pool", takes_encoder=True, has_motion_path=True
+    ),
     "seed_pool": ModelTraits(f"{_M}.seed:seed_pool", None),
     "seed_rnn": ModelTraits(
         f"{_M}.seed:seed_rnn",

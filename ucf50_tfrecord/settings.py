@@ -29,9 +29,7 @@ class Range(NamedTuple):
         return f"{low} to {'below ' if self.excludes_high else ''}{self.high}"
 
 
-def setting(
-    default: Any, text: str, allowed: Range | None = None, *, omit_default: bool = False
-) -> Any:
+def setting(default: Any, text: str, allowed: Range | None = None, *, omit_default: bool = False) -> Any:
     """Returns a dataclass field that serves as an option.
 
     Args:

@@ -85,7 +85,9 @@ def choose_frames(times: Sequence[int | None], clip_format: ClipFormat) -> np.nd
         picked = even_indices(len(times), num_frames)
     steps = np.arange(1 + clip_format.motion_frames)
     with_neighbours = np.minimum(picked[:, np.newaxis] + steps, len(times) - 1)
-    return with_neighbours.reshape(clip_format.num_frames, num_clips, -1).swapaxes(0, 1).reshape(num_clips, -1)
+    return (
+        with_neighbours.reshape(clip_format.num_frames, num_clips, -1).swapaxes(0, 1).reshape(num_clips, -1)
+    )
 
 
 def cut_windows(timeline: Timeline, windows: WindowSpec) -> list[tuple[int, int]]:

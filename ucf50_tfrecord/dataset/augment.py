@@ -195,16 +195,21 @@ def per_picture(function: Callable[[tf.Tensor], tf.Tensor], video: tf.Tensor) ->
     """Applies a function of RGB frames to clips' frames, and separately to the neighbours of each place.
 
     Args:
-      function: maps frames, [..., 3], to changed frames of equal shape.
-      video: the clips, [..., 3 * (1 + k)].
+      function: maps frames, [..., 3] of the dtype of `video`, to changed frames, uint8 of equal shape.
+      video: the clips, uint8 or float32 [..., 3 * (1 + k)].
 
     Returns:
-      The changed clips, of the shape of `video`.
+      The changed clips, uint8 of the shape of `video`.
     """
     if video.shape[-1] == 3:
         return function(video)
-    pictures = [video[..., first : first + 3] for first in range(0, video.shape[-1], 3)]
-    return tf.concat([function(picture) for picture in pictures], axis=-1)
+    # As in take_frames: not all kernels of GPUs take uint8, and float16 holds 0 to 255 exactly.
+    values = tf.cast(video, tf.float16) if video.dtype == tf.uint8 else video
+    pictures = [
+        tf.cast(values[..., first : first + 3], video.dtype) for first in range(0, video.shape[-1], 3)
+    ]
+    changed = [tf.cast(function(picture), tf.float16) for picture in pictures]
+    return tf.cast(tf.concat(changed, axis=-1), tf.uint8)
 
 
 def erase(video: tf.Tensor, draws: Draws, fraction: float) -> tf.Tensor:

@@ -153,10 +153,11 @@ def background(video: tf.Tensor) -> tf.Tensor:
 
     Neighbours of frames are left out: a clip's frames and their neighbours have one background.
     """
+    frames = tf.cast(video, tf.float32)
     if video.shape[-1] > 3:
-        video = video[..., :3]
+        frames = frames[..., :3]
     # Not tf.transpose: TensorFlow would move it before the cast, and oneDNN then complains.
-    pixels = tf.stack(tf.unstack(tf.cast(video, tf.float32), axis=1), axis=-1)
+    pixels = tf.stack(tf.unstack(frames, axis=1), axis=-1)
     ordered = tf.sort(pixels, axis=-1)  # [B, H, W, 3, T]
     return tf.cast(ordered[..., video.shape[1] // 2], tf.uint8)
 

@@ -30,7 +30,9 @@ class ExportFormat:
 
     def snippet(self, spec: ModelSpec) -> str:
         """Returns the example program for clips of the size that a model takes."""
-        meaning = f"RGB of the frame and of the {spec.motion_frames} after it" if spec.motion_frames else "RGB"
+        meaning = (
+            f"RGB of the frame and of the {spec.motion_frames} after it" if spec.motion_frames else "RGB"
+        )
         return self.program.format(frames=_FRAMES.format(*spec.clip_shape, meaning))
 
 

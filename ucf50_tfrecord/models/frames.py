@@ -34,8 +34,9 @@ def pixels(video: Tensor, spec: ModelSpec, dtype: keras.DTypePolicy) -> Tensor:
 
     With motion input (ModelSpec.motion) the result has more channels after the frame's own: those of `differences`.
     """
-    own = video[..., :3] if spec.motion_frames else video
-    scaled = layers.Rescaling(1 / 255, dtype=dtype)(own)
+    scaled = layers.Rescaling(1 / 255, dtype=dtype)(video)
+    if spec.motion_frames:
+        scaled = scaled[..., :3]
     if not spec.motion:
         return scaled
     return ops.concatenate([scaled, differences(video, scaled, spec, dtype)], axis=-1)
@@ -96,8 +97,8 @@ def split_at_frames(model: keras.Model) -> tuple[keras.Model, keras.Model] | Non
 
     Returns:
       A tuple: a model from clips, uint8 [B, T, H, W, C], to the features of their frames, [B, T, ...], where the
-      features of a frame depend on this frame and its neighbours alone; and a model from these features to logits. None if the
-      model has no such features, or takes stored ones.
+      features of a frame depend on this frame and its neighbours alone; and a model from these features to logits.
+      None if the model has no such features, or takes stored ones.
     """
     for operation in model.operations:
         features = getattr(operation, "output", None)  # an operation that was not called has none

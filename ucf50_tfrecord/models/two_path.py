@@ -1,9 +1,9 @@
 """A model of two paths: one sees what the frames show, the other how the picture moves. They are fused late.
 
 The paths are the streams of Simonyan and Zisserman 2014, "Two-stream convolutional networks for action recognition in
-videos": a network on frames and one on motion, fused by a linear classifier on top of both, which they found better than
-the mean of the scores. Their motion is optical flow. Here it is differences of frames, which cost next to nothing, as in
-Wang et al. 2016, "Temporal segment networks".
+videos": a network on frames and one on motion. They fused the networks' scores, best by a linear classifier; here one
+linear classifier of both paths' features is trained with them. Their motion is optical flow. Here it is differences of
+frames, which cost next to nothing, as in Wang et al. 2016, "Temporal segment networks".
 """
 
 from __future__ import annotations
