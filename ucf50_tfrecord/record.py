@@ -188,8 +188,9 @@ def encode_features(payload: bytes, features: np.ndarray, place: Place | str) ->
     """
     message = _parse(payload, place)
     context = message.context.feature
-    for key in (VIDEO, IMAGE_FORMAT):
+    for key in (VIDEO, IMAGE_FORMAT, IMAGE_CHANNELS):
         context.pop(key, None)
+    example.fill(context[IMAGE_CHANNELS], [3])  # of the frames that were encoded, which is without neighbours
     message.feature_lists.feature_list.pop(IMAGE_ENCODED, None)
     example.fill(context[FEATURES], [np.ascontiguousarray(features, "<f2").tobytes()])
     example.fill(context[FEATURE_SHAPE], [*features.shape])

@@ -28,12 +28,15 @@ def two_path(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
     """
     video = frames.clip_input(spec)
     scaled = frames.pixels(video, spec, dtype)  # [B, T, H, W, 3], as this model takes no ModelSpec.motion
+    appearance = encoders.encode(
+        scaled, spec, dtype
+    )  # built first: a seed gives it the weights of frame_pool's
     moving = frames.differences(video, scaled, spec, dtype)  # [B, T, H, W, 3 * k]
     motion_encoder = encoders.three_block(
         moving.shape[2:], spec, dtype, stream=_MOTION_STREAM, name="motion_encoder"
     )
-    paths = [encoders.encode(scaled, spec, dtype), frames.encode_frames(moving, motion_encoder)]
-    features = frames.mark_frames(ops.concatenate(paths, axis=-1), spec)  # [B, T, F + 256]
+    motion = frames.encode_frames(moving, motion_encoder)
+    features = frames.mark_frames(ops.concatenate([appearance, motion], axis=-1), spec)  # [B, T, F + 256]
     # The classifier's kernel is one of each path, and the logits are their sum.
     pooled = Dropout(spec.dropout, stream=1, dtype=dtype)(ops.mean(features, axis=1))
     return keras.Model(video, frames.classify(pooled, spec), name=spec.name)
