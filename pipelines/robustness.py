@@ -140,7 +140,11 @@ def test_run(run_dir: str, *, is_only: bool) -> _Tested:
 
 
 def load_frames(config: RunConfig) -> Manifest:
-    """Loads the manifest of the frames of a run's clips, and checks that the run's model fits them."""
+    """Loads the manifest of the frames of a run's clips, and checks that the run's model fits them.
+
+    Raises:
+      UserError: if it does not, or the clips have motion frames: of those, corruptions in time would need others.
+    """
     from ucf50_tfrecord.dataset.clips import load_frames_manifest
     from ucf50_tfrecord.training import trained
 
@@ -148,7 +152,14 @@ def load_frames(config: RunConfig) -> Manifest:
     trained.check_fits(manifest, config)
     if manifest.fingerprint != config.fingerprint:
         terminal.warn(f"{manifest.data_dir} holds other shards than those the run was trained on")
-    return load_frames_manifest(manifest) if manifest.features else manifest
+    manifest = load_frames_manifest(manifest) if manifest.features else manifest
+    expect(
+        not manifest.format.motion_frames,
+        "clips without motion frames, which alone can be corrupted",
+        data=manifest.data_dir,
+        motion_frames=manifest.format.motion_frames,
+    )
+    return manifest
 
 
 def choose_corruptions(manifest: Manifest) -> tuple[str, ...]:

@@ -83,6 +83,43 @@ def test_clip_format_describes_a_clip():
     assert str(clip_format) == "15x64x48"
 
 
+def test_motion_frames_add_channels_and_leave_other_formats_and_models_as_they_were():
+    clip_format = ClipFormat(num_frames=15, height=64, width=48, motion_frames=2)
+    assert clip_format.shape == (15, 64, 48, 9) and clip_format.num_bytes == 15 * 64 * 48 * 9
+    assert str(clip_format) == "15x64x48-motion2"
+    assert specs.to_json(clip_format)["motion_frames"] == 2
+    assert "motion_frames" not in specs.to_json(ClipFormat())  # so that fingerprints stay
+    assert "motion_frames" not in specs.to_json(ModelSpec(**MODEL))
+    assert (
+        ModelSpec(**MODEL | {"name": "frame_pool", "motion_frames": 1, "motion": True}).input_shape[-1] == 6
+    )
+
+
+@pytest.mark.parametrize(
+    "spec, wrong, message",
+    [
+        (ClipFormat, {"motion_frames": 9}, "motion_frames from 0 to 8"),
+        (ClipFormat, {"motion_frames": 1, "encoding": "png"}, "raw frames if there are motion frames"),
+        (ClipFormat, {"motion_frames": 8, "num_frames": 10_000, "height": 64}, "bytes of pixels"),
+        (ModelSpec, {"name": "frame_pool", "motion": True}, "motion input from sampled frames"),
+        (
+            ModelSpec,
+            {"name": "two_path", "motion": True, "motion_frames": 2},
+            "motion input from motion frames",
+        ),
+        (
+            ModelSpec,
+            {"name": "seed_pool", "motion": True, "motion_frames": 2},
+            "motion input from motion frames",
+        ),
+        (ModelSpec, {"name": "lstm", "feature_shape": (8,), "motion_frames": 2}, "no motion input"),
+    ],
+)
+def test_motion_frames_are_refused_where_nothing_could_use_them(spec, wrong, message):
+    with pytest.raises(UserError, match=message):
+        spec(**(MODEL if spec is ModelSpec else {}) | wrong)
+
+
 @pytest.mark.parametrize(
     "length, keep_end, cut",
     [

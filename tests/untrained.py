@@ -69,6 +69,7 @@ def write_run(
         num_frames=manifest.format.num_frames,
         height=manifest.format.height,
         width=manifest.format.width,
+        motion_frames=manifest.format.motion_frames,
         dropout=0.3,
     )
     config = run_lib.RunConfig(

@@ -27,7 +27,7 @@ class Row:
 
     name: str
     note: str  # shown under the name
-    frames: np.ndarray | None  # of one of the class's clips, uint8 [T, H, W, 3]; None if it has no clips
+    frames: np.ndarray | None  # of one of the class's clips, uint8 [T, H, W, C]; None if it has no clips
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +107,7 @@ def draw(title: str, rows: Sequence[Row], shape: tuple[int, int, int, int]) -> n
         if row.frames is None:
             continue
         for slot, index in enumerate(layout.indices):
-            frame = Image.fromarray(enlarge(row.frames[index], layout.factor))
+            frame = Image.fromarray(enlarge(row.frames[index, ..., :3], layout.factor))
             sheet.paste(frame, (x + layout.frame_x(slot), y))
     return np.asarray(sheet)
 

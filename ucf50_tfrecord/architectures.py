@@ -38,6 +38,7 @@ class ModelTraits:
     takes_features: whether the model may take stored features of frames in place of frames.
     takes_motion: whether ModelSpec.motion may add the differences of consecutive frames to the model's input.
       The controls, which must not see order, and the published models do not accept it.
+    has_motion_path: whether a part of the model always sees motion, whatever ModelSpec.motion says.
     improves_on: name of the model whose forgetting this model was designed to overcome, or None.
     published: the scores of the published baseline that the model reproduces, or None.
     """
@@ -49,8 +50,17 @@ class ModelTraits:
     takes_encoder: bool = False
     takes_features: bool = False
     takes_motion: bool = False
+    has_motion_path: bool = False
     improves_on: str | None = None
     published: PublishedScores | None = None
+
+    @property
+    def takes_neighbours(self) -> bool:
+        """Whether ModelSpec.motion may add the differences of stored neighbours of frames (ClipFormat.motion_frames).
+
+        Controls accept them: a frame's neighbours move with the frame, so they do not tell the order of frames.
+        """
+        return self.takes_motion or (self.takes_encoder and not self.has_motion_path)
 
     @property
     def is_order_blind(self) -> bool:
@@ -75,6 +85,9 @@ MODELS = {
     "conv3d": ModelTraits(f"{_M}.conv3d:conv3d", "frame_pool", takes_motion=True),
     "transformer": ModelTraits(
         f"{_M}.transformer:transformer", "frame_pool", takes_features=True, takes_motion=True
+    ),
+    "two_path": ModelTraits(
+        f"{_M}.two_path:two_path", "frame_pool", takes_encoder=True, has_motion_path=True
     ),
     "seed_pool": ModelTraits(f"{_M}.seed:seed_pool", None),
     "seed_rnn": ModelTraits(

@@ -54,6 +54,8 @@ def describe(manifest: Manifest) -> str:
     """Returns a sentence on what a dataset's records hold."""
     stored = manifest.stored
     what = f"{stored.dtype} RGB frames of shape {list(stored.shape)}"
+    if manifest.format.motion_frames:
+        what += f", whose channels are those of the frame and of the {manifest.format.motion_frames} right after it"
     if manifest.features:
         what = f"{stored.dtype} features of shape {list(stored.shape)} of the frame encoder {manifest.features.encoder}"
     return (

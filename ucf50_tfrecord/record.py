@@ -76,7 +76,7 @@ _START_BYTES = 1 << 13
 class Clip:
     """One clip with its frames and labels, as it is stored in a record.
 
-    frames: the clip's frames, uint8 [T, H, W, 3], RGB.
+    frames: the clip's frames, uint8 [T, H, W, C], RGB; C is 3, or more with the neighbours of ClipFormat.
     group: number of the video's recording group, or None.
     data_path: the video's path relative to the videos' folder.
     frame_rate: the video's mean frames per second (0.0 if its container states none).
@@ -97,6 +97,21 @@ class Clip:
     frame_indices: np.ndarray
     timestamps_us: np.ndarray
     end_us: int
+
+
+def stack_neighbours(pictures: np.ndarray, clip_format: ClipFormat) -> np.ndarray:
+    """Moves the neighbours of clips' frames into the channels of their frames, as ClipFormat describes.
+
+    Args:
+      pictures: the frames, each followed by its neighbours, uint8 [..., T * (1 + motion_frames), H, W, 3].
+      clip_format: the format of the clips.
+
+    Returns:
+      The clips, uint8 [..., T, H, W, 3 * (1 + motion_frames)].
+    """
+    *clips, _, height, width, _ = pictures.shape
+    grouped = pictures.reshape(*clips, clip_format.num_frames, -1, height, width, 3)
+    return np.moveaxis(grouped, -4, -2).reshape(*clips, *clip_format.shape)
 
 
 def encode(clip: Clip, clip_format: ClipFormat) -> bytes:
@@ -173,8 +188,9 @@ def encode_features(payload: bytes, features: np.ndarray, place: Place | str) ->
     """
     message = _parse(payload, place)
     context = message.context.feature
-    for key in (VIDEO, IMAGE_FORMAT):
+    for key in (VIDEO, IMAGE_FORMAT, IMAGE_CHANNELS):
         context.pop(key, None)
+    example.fill(context[IMAGE_CHANNELS], [3])  # of the frames that were encoded, which is without neighbours
     message.feature_lists.feature_list.pop(IMAGE_ENCODED, None)
     example.fill(context[FEATURES], [np.ascontiguousarray(features, "<f2").tobytes()])
     example.fill(context[FEATURE_SHAPE], [*features.shape])
@@ -308,7 +324,7 @@ def decode(payload: bytes, place: Place | str = "The record") -> dict[str, Any]:
 
     Returns:
       A dictionary from feature key to value: a list of bytes, int or float. Only the frames, under the key
-      VIDEO, are an array, uint8 [T, H, W, 3], whatever their encoding; or the features, under the key
+      VIDEO, are an array, uint8 [T, H, W, C], whatever their encoding; or the features, under the key
       FEATURES, float16 [T, ...] or, of K views, [K, T, ...].
 
     Raises:
@@ -480,7 +496,11 @@ def _shape_features(stored: StoredFormat) -> dict[str, list[int]]:
     """Returns the features of a record that state the shape of its content, by key."""
     if isinstance(stored, FeatureFormat):
         return {FEATURE_SHAPE: [*stored.shape]}
-    return {IMAGE_HEIGHT: [stored.height], IMAGE_WIDTH: [stored.width]}
+    return {
+        IMAGE_HEIGHT: [stored.height],
+        IMAGE_WIDTH: [stored.width],
+        IMAGE_CHANNELS: [stored.channels],
+    }
 
 
 @functools.cache

@@ -29,15 +29,18 @@ class Range(NamedTuple):
         return f"{low} to {'below ' if self.excludes_high else ''}{self.high}"
 
 
-def setting(default: Any, text: str, allowed: Range | None = None) -> Any:
+def setting(default: Any, text: str, allowed: Range | None = None, *, omit_default: bool = False) -> Any:
     """Returns a dataclass field that serves as an option.
 
     Args:
       default: the field's default value.
       text: help text of the option.
       allowed: the range of allowed values, which check_settings checks; None allows every value.
+      omit_default: whether specs.to_json leaves the field out while it has its default, so that a new field does not
+        change the fingerprints of what is stored already.
     """
-    return dataclasses.field(default=default, metadata={"help": text, "range": allowed})
+    metadata = {"help": text, "range": allowed} | ({"omit_default": True} if omit_default else {})
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def check_settings(spec: Any) -> None:

@@ -48,6 +48,7 @@ MAX_CLIP_BYTES = 1 << 30
 MAX_CLASSES = 1 << 16
 MAX_FEATURES = 1 << 16
 MAX_VIEWS = 64
+MAX_MOTION_FRAMES = 8
 # Default of the largest size of the pixels in one shard.
 DEFAULT_SHARD_BYTES = 32 << 20
 
@@ -104,24 +105,27 @@ def format_folds(folds: Iterable[int]) -> str:
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
 
 
-def expect_clip_size(num_frames: int, height: int, width: int) -> None:
+def expect_clip_size(num_frames: int, height: int, width: int, channels: int = 3) -> None:
     """Raises UserError unless clips of this number of frames, height and width (in pixels) are supported."""
     expect(1 <= num_frames <= 10_000, "1 to 10000 frames per clip", num_frames=num_frames)
     expect(8 <= height <= 4096, "a height of 8 to 4096 pixels", height=height)
     expect(8 <= width <= 4096, "a width of 8 to 4096 pixels", width=width)
     expect(
-        num_frames * height * width * 3 <= MAX_CLIP_BYTES,
+        num_frames * height * width * channels <= MAX_CLIP_BYTES,
         f"clips of at most {MAX_CLIP_BYTES} bytes of pixels",
-        clip=f"{num_frames}x{height}x{width}x3",
+        clip=f"{num_frames}x{height}x{width}x{channels}",
     )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClipFormat:
-    """The format of stored clips: uint8 frames of shape [num_frames, height, width, 3].
+    """The format of stored clips: uint8 frames of shape [num_frames, height, width, 3 * (1 + motion_frames)].
 
     height and width are in pixels. A video with K clips is sampled at K * num_frames evenly spaced frames;
     clip k takes every K-th of these frames, starting with frame k.
+    The first 3 channels of a frame are its own RGB. Channels 3i to 3i + 2 are the RGB of the frame that the video
+    shows i frames later: its neighbours, which tell how the picture moves. Thus whatever moves, cuts or reorders
+    frames does so with their neighbours.
     """
 
     num_frames: int = setting(15, "Frames per clip, evenly spaced over the video.")
@@ -143,10 +147,23 @@ class ClipFormat:
     clips_per_video: int = setting(
         1, "Clips of each video, their frames evenly shifted against each other.", Range(1, 1000)
     )
+    motion_frames: int = setting(
+        0,
+        "Store beside each frame the frames right after it, this many of them, for models that see motion.",
+        Range(0, MAX_MOTION_FRAMES),
+        omit_default=True,
+    )
 
     def __post_init__(self):
         check_settings(self)
-        expect_clip_size(self.num_frames, self.height, self.width)
+        expect_clip_size(self.num_frames, self.height, self.width, self.channels)
+        # What differs between neighbouring frames is small, and the noise of compression would drown it.
+        expect(
+            not self.motion_frames or self.encoding == Encoding.RAW,
+            "raw frames if there are motion frames",
+            encoding=self.encoding,
+            motion_frames=self.motion_frames,
+        )
         expect(
             "jpeg" in self.encoding or self.jpeg_quality == ClipFormat.jpeg_quality,
             "an encoding with jpeg if there is a JPEG quality",
@@ -157,13 +174,18 @@ class ClipFormat:
     dtype: ClassVar[str] = "uint8"
 
     @property
+    def channels(self) -> int:
+        """Number of values of a pixel: 3 of the frame itself, and 3 of each neighbour."""
+        return 3 * (1 + self.motion_frames)
+
+    @property
     def shape(self) -> tuple[int, int, int, int]:
-        return self.num_frames, self.height, self.width, 3
+        return self.num_frames, self.height, self.width, self.channels
 
     @property
     def num_bytes(self) -> int:
         """Size of one clip's decoded pixels, in bytes."""
-        return self.num_frames * self.height * self.width * 3
+        return math.prod(self.shape)
 
     def __str__(self) -> str:
         parts = [f"{self.num_frames}x{self.height}x{self.width}"]
@@ -176,6 +198,8 @@ class ClipFormat:
             parts.append(self.resize)
         if self.clips_per_video > 1:
             parts.append(f"{self.clips_per_video}clips")
+        if self.motion_frames:
+            parts.append(f"motion{self.motion_frames}")
         return "-".join(parts)
 
 
@@ -424,6 +448,8 @@ class ModelSpec:
 
     feature_shape: the shape of a frame's stored features, (F,) or (grid, grid, F), if the model takes features
       in place of frames. Empty for a model of frames.
+    motion_frames: number of neighbours that are stored beside each frame, see ClipFormat. Motion input then
+      consists of the neighbours' differences from their frame.
     """
 
     name: str = dataclasses.field(
@@ -445,7 +471,13 @@ class ModelSpec:
         "none", "Initial weights of the encoder: none, imagenet, or a file of its weights (.weights.h5)."
     )
     freeze_encoder: bool = setting(False, "Train everything but the encoder.")
-    motion: bool = setting(False, "Give the model each frame's difference from the frame before.")
+    motion: bool = setting(
+        False,
+        "Give the model each frame's differences from the frames right after it, where the clips have motion frames; "
+        "elsewhere its difference from the sampled frame before.",
+    )
+    # Left out of JSON while it is 0, so that runs on clips without motion frames are stored as before.
+    motion_frames: int = dataclasses.field(default=0, metadata={"omit_default": True})
 
     def __post_init__(self):
         check_settings(self)
@@ -453,7 +485,12 @@ class ModelSpec:
         expect(
             2 <= self.num_classes <= MAX_CLASSES, f"2 to {MAX_CLASSES} classes", num_classes=self.num_classes
         )
-        expect_clip_size(self.num_frames, self.height, self.width)
+        expect(
+            0 <= self.motion_frames <= MAX_MOTION_FRAMES,
+            f"0 to {MAX_MOTION_FRAMES} motion frames",
+            motion_frames=self.motion_frames,
+        )
+        expect_clip_size(self.num_frames, self.height, self.width, 3 * (1 + self.motion_frames))
         if self.feature_shape:
             self._check_features(traits)
         expect(
@@ -480,10 +517,13 @@ class ModelSpec:
             "encoder_weights if the encoder is frozen",
             encoder_weights=self.encoder_weights,
         )
+        trait = "takes_neighbours" if self.motion_frames else "takes_motion"
         expect(
-            not self.motion or traits.takes_motion,
-            f"a model out of {_names_with('takes_motion')} if there is motion input",
+            not self.motion or getattr(traits, trait),
+            f"a model out of {_names_with(trait)} if there is motion input from "
+            f"{'motion frames' if self.motion_frames else 'sampled frames'}",
             model=self.name,
+            motion_frames=self.motion_frames,
         )
         expect(
             not self.motion or self.encoder not in PRETRAINED,
@@ -505,17 +545,23 @@ class ModelSpec:
             model=self.name,
         )
         expect(
-            not self.chooses_encoder and not self.motion,
+            not self.chooses_encoder and not self.motion and not self.motion_frames,
             "no encoder and no motion input where features are stored in place of frames",
             encoder=self.encoder,
             encoder_weights=self.encoder_weights,
             motion=self.motion,
+            motion_frames=self.motion_frames,
         )
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """The shape of the model's input, without the batch: [T, H, W, 3], or [T, *feature_shape]."""
-        return (self.num_frames, *(self.feature_shape or (self.height, self.width, 3)))
+        """The shape of the model's input, without the batch: clip_shape, or [T, *feature_shape]."""
+        return (self.num_frames, *self.feature_shape) if self.feature_shape else self.clip_shape
+
+    @property
+    def clip_shape(self) -> tuple[int, int, int, int]:
+        """The shape of a clip, [T, H, W, 3 * (1 + motion_frames)], also where the model takes features of it."""
+        return self.num_frames, self.height, self.width, 3 * (1 + self.motion_frames)
 
     @property
     def input_dtype(self) -> str:

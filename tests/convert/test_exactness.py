@@ -75,8 +75,19 @@ def check(path, pick=pick_by_index, **options):
     for k, clip in enumerate(clips):
         indices = expected[k :: len(clips)]
         assert clip.frame_indices.tolist() == indices, path
-        pictures = np.stack([to_picture(frames[i]) for i in indices])
+        pictures = with_neighbours(frames, indices, clip_format.motion_frames)
         np.testing.assert_array_equal(clip.frames, pictures, err_msg=str(path))
+
+
+def with_neighbours(frames, indices, count):
+    """The frames of a clip, each with the `count` frames after it in its channels; the last frame repeats."""
+    last = len(frames) - 1
+    return np.stack(
+        [
+            np.concatenate([to_picture(frames[min(i + k, last)]) for k in range(count + 1)], axis=2)
+            for i in indices
+        ]
+    )
 
 
 @pytest.fixture
@@ -225,6 +236,30 @@ def test_lost_packets(tmp_path):
         check(path)
 
 
+@pytest.mark.parametrize("num_frames", [1, 2, 16, 200])
+@pytest.mark.parametrize("motion_frames", [1, 2])
+def test_neighbours_are_the_frames_right_after_each_frame(tmp_path, ways, num_frames, motion_frames):
+    path = tmp_path / "x.avi"
+    encode(path, moving_noise(num_frames), "mpeg4", tag="XVID", gop_size=12)
+    check(path, motion_frames=motion_frames)
+    check(path, motion_frames=motion_frames, clips_per_video=2)
+    check(path, pick_by_time, motion_frames=motion_frames, clips_per_video=3, spacing="time")
+    assert ways == [True] * 3
+
+
+def test_neighbours_are_exact_in_all_ways_of_decoding(tmp_path):
+    for suffix, codec, options in (("mp4", "mpeg4", {"bf": "2"}), ("mkv", "libx264", {"bf": "3"})):
+        path = tmp_path / f"x.{suffix}"
+        encode(path, moving_noise(60), codec, codec_options=options)
+        check(path, motion_frames=2)
+    whole, lost = tmp_path / "whole.avi", tmp_path / "lost.avi"
+    encode(whole, moving_noise(90), "mpeg4", tag="XVID", gop_size=12)
+    remux(whole, lost, keep=lambda number: number not in (20, 21, 57, 88))
+    check(lost, motion_frames=2)  # frames are chosen again after the first pass
+    remux(whole, lost, change=lambda number, data: not_coded(data) if number % 7 == 3 else data)
+    check(lost, motion_frames=2)  # what follows a frame is the next packet that yields one
+
+
 def test_damaged_videos(tmp_path):
     """Seeded flips of bits, half of them in the headers of frames, most of which are not wanted."""
     whole = tmp_path / "whole.avi"
@@ -278,3 +313,8 @@ def test_by_time_and_with_several_clips_they_are_exact_too(ways):
     for path in odd_videos() + sorted(real_folder("UCF50_VIDEOS").rglob("*.avi"))[::10]:
         check(path, pick_by_time, spacing="time", clips_per_video=2)
     assert sum(ways) >= 20
+
+
+def test_neighbours_in_real_videos_are_exact():
+    for path in odd_videos() + sorted(real_folder("UCF50_VIDEOS").rglob("*.avi"))[::10]:
+        check(path, pick_by_time, spacing="time", clips_per_video=2, motion_frames=2)

@@ -1,5 +1,6 @@
 """The clips of a segment equal, bit for bit, those of decoding the whole video in order and cutting."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -13,7 +14,7 @@ from tests.convert.test_exactness import (
     odd_videos,
     pick_by_index,
     remux,
-    to_picture,
+    with_neighbours,
 )
 from ucf50_tfrecord.convert import container, decode
 from ucf50_tfrecord.jobs import Segment
@@ -48,7 +49,7 @@ def write(path, name, num_frames=80):
     encode(path, moving_noise(num_frames), codec, codec_options=options, pix_fmt=pix_fmt)
 
 
-def check(path, segment):
+def check(path, segment, clip_format=FORMAT):
     """Compares a segment's clip with the cut out of all frames; returns whether there are frames in it."""
     frames = decode_all(path)
     times = [round(float((frame.pts - frames[0].pts) * frame.time_base) * 1e6) for frame in frames]
@@ -57,12 +58,12 @@ def check(path, segment):
     inside = [i for i, time in enumerate(times) if segment.start_us <= time < end]
     if not inside:
         with pytest.raises(decode.VideoError, match="no frame from"):
-            decode.decode_file(path, FORMAT, segment)
+            decode.decode_file(path, clip_format, segment)
         return False
-    [clip] = decode.decode_file(path, FORMAT, segment)
+    [clip] = decode.decode_file(path, clip_format, segment)
     indices = [inside[i] for i in pick_by_index(inside, FORMAT.num_frames)]
     assert clip.frame_indices.tolist() == indices, path
-    pictures = np.stack([to_picture(frames[i]) for i in indices])
+    pictures = with_neighbours(frames[: inside[-1] + 1], indices, clip_format.motion_frames)
     np.testing.assert_array_equal(clip.frames, pictures, err_msg=f"{path} {segment}")
     assert clip.timestamps_us[0] >= 0 and clip.end_us <= end - segment.start_us
     return True
@@ -94,6 +95,15 @@ def test_a_segment_equals_the_cut_out_of_all_frames(tmp_path, decoded, name):
     decoded.clear()
     assert check(path, Segment(start_us=2_600_000, end_us=2_700_000))
     assert (len(decoded) < 30) == (name in STARTS_LATE), len(decoded)
+
+
+@pytest.mark.parametrize("name", ["h264 open", "mpeg4 with B", "xvid", "ffv1"])
+def test_neighbours_in_a_segment_never_lie_beyond_its_end(tmp_path, name):
+    path = tmp_path / f"x.{CODECS[name][1]}"
+    write(path, name)
+    clip_format = dataclasses.replace(FORMAT, motion_frames=2)
+    for start_us, end_us in ((0, 900_000), (1_920_000, 2_500_000), (2_410_000, 2_460_000), (3_100_000, None)):
+        assert check(path, Segment(start_us=start_us, end_us=end_us), clip_format)
 
 
 @pytest.mark.parametrize("name", ["h264", "hevc open", "vp9", "mpeg2", "mpeg4 with B", "xvid"])

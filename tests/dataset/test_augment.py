@@ -36,8 +36,33 @@ def run(video, spec, *, positions=None, seed=0, step=0):
         seed=seed,
         step=tf.constant(step, tf.int64),
     )
-    assert found.dtype == tf.uint8 and found.shape == (len(positions), *SHAPE[1:])
+    assert found.dtype == tf.uint8 and found.shape == (len(positions), *video.shape[1:])
     return found.numpy()
+
+
+@pytest.mark.parametrize("spec", [*ONE_BY_ONE, EVERY_AUGMENTATION])
+def test_neighbours_are_changed_as_their_frames_are(video, spec):
+    """Frames become what they are without neighbours; neighbours that show the same as their frame still do."""
+    clips = video[:8]
+    resting = run(np.concatenate([clips, clips, clips], axis=-1), spec, seed=5)
+    alone = run(clips, spec, seed=5)
+    np.testing.assert_array_equal(resting, np.concatenate([alone, alone, alone], axis=-1))
+    moving = run(np.concatenate([clips, clips[:, ::-1]], axis=-1), spec, seed=5)
+    np.testing.assert_array_equal(moving[..., :3], alone)
+    assert (moving[..., 3:] != alone).any()
+
+
+def test_differences_scale_with_brightness_and_contrast_and_do_not_appear_from_nothing(video):
+    clips = np.clip(video[:8], 90, 150)
+    later = clips.copy()
+    later[:, :, 4:8] += 20  # the same step in all colours of a part of the picture
+    spec = AugmentSpec(brightness=0.2, contrast=0.2, saturation=0.2)
+    found = run(np.concatenate([clips, later], axis=-1), spec, seed=5).astype(int)
+    steps = found[..., 3:] - found[..., :3]
+    assert (steps[:, :, :4] == 0).all() and (steps[:, :, 8:] == 0).all()
+    inside = steps[:, :, 4:8].reshape(len(clips), -1)
+    assert (np.ptp(inside, axis=1) <= 1).all()  # one factor per clip, but for rounding
+    assert (inside > 8).all() and len(set(inside.mean(axis=1).round(2))) > 1
 
 
 def test_every_augmentation_is_tested():

@@ -56,12 +56,14 @@ def test_a_missing_kernel_is_found():
     }
 
 
-def test_augmentation_runs_on_gpus():
+@pytest.mark.parametrize("channels", [3, 9])
+def test_augmentation_runs_on_gpus(channels):
     @tf.function
     def step(video, position, number):
         return augment(video, position, spec=EVERY_AUGMENTATION, batch_size=4, seed=0, step=number)
 
-    assert missing(step, VIDEO, INDEX, tf.TensorSpec([], tf.int64)) == set()
+    video = tf.TensorSpec((*SHAPE[:-1], channels), tf.uint8)
+    assert missing(step, video, INDEX, tf.TensorSpec([], tf.int64)) == set()
 
 
 def test_frames_are_reordered_on_gpus():

@@ -85,6 +85,15 @@ def test_every_listed_intervention_can_be_made(clips):
         assert (found != video).any() == (name != "none")
 
 
+def test_frames_change_as_without_neighbours_and_still_neighbours_as_their_frames(clips):
+    video = np.random.default_rng(0).integers(0, 256, (len(clips), NUM_FRAMES, 16, 24, 3), np.uint8)
+    for name in interventions.names(NUM_FRAMES):
+        alone = apply(name, clips, video)
+        found = apply(name, clips, np.concatenate([video, video, 255 - video], axis=-1))
+        np.testing.assert_array_equal(found[..., :6], np.concatenate([alone, alone], axis=-1), err_msg=name)
+        assert found.shape == (*video.shape[:-1], 9) and found.dtype == np.uint8
+
+
 def test_each_entry_of_the_table_explains_its_interventions():
     for entry in interventions.INTERVENTIONS.values():
         assert entry.meaning and entry.question.endswith("?")
@@ -180,12 +189,13 @@ def test_patches_change_places_alike_in_all_frames(clips, height, width):
     assert (found[:, :, grid.shape[0] :] == 99).all() and (found[:, :, :, grid.shape[1] :] == 99).all()
 
 
+@pytest.mark.parametrize("channels", [3, 9])
 @pytest.mark.parametrize("name", interventions.names(NUM_FRAMES)[1:])
-def test_interventions_run_on_gpus(clips, name):
+def test_interventions_run_on_gpus(clips, name, channels):
     if not tf.test.is_built_with_cuda():
         pytest.skip("this TensorFlow knows no GPU")
     function = tf.function(interventions.make(name, clips))
-    video = tf.TensorSpec((4, NUM_FRAMES, 16, 24, 3), tf.uint8)
+    video = tf.TensorSpec((4, NUM_FRAMES, 16, 24, channels), tf.uint8)
     assert missing(function, video, tf.TensorSpec([4], tf.int64)) == set()
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.conftest import build as convert
 from tests.conftest import flip_bit, raises_with_remedies
 from tests.warm import run_module, start_module
 from ucf50_tfrecord import building, manifest, record, tfrecord
@@ -67,6 +68,17 @@ def features_dir(data_dir, tmp_path_factory):
 def contents(folder: pathlib.Path) -> dict[str, bytes]:
     """The files of a dataset by name; the manifest without the folders that it names."""
     return {path.name: path.read_bytes() for path in folder.iterdir() if ".tfrecord-" in path.name}
+
+
+def test_features_of_clips_with_motion_frames_are_those_of_the_frames_alone(
+    features_dir, videos_dir, tmp_path
+):
+    convert(videos_dir, tmp_path / "moving", shard_bytes=60_000, motion_frames=2)
+    found = build(tmp_path / "moving", tmp_path / "features")
+    assert found.format == manifest.load(str(features_dir)).format  # a run on them decodes no neighbours
+    assert {
+        path.name: path.read_bytes() for path in (tmp_path / "features").glob("*.tfrecord-*-of-?????")
+    } == {name: content for name, content in contents(features_dir).items() if not name.endswith(".json")}
 
 
 def clips_of(folder):

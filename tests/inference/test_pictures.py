@@ -12,6 +12,12 @@ def test_brightness_is_mean_luma():
     np.testing.assert_allclose(pictures.brightness(clips), [0, 1, 0.587, 0.1], atol=1e-12)
 
 
+def test_neighbours_of_frames_change_no_measure():
+    clips = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 5, 9), np.uint8)
+    for measure in (pictures.brightness, pictures.motion_energy):
+        np.testing.assert_array_equal(measure(clips), measure(clips[..., :3]))
+
+
 def test_motion_energy_is_the_mean_change_between_frames():
     clips = np.zeros((3, 3, 2, 2, 3), np.uint8)
     clips[1] = 200  # bright, and still

@@ -41,15 +41,17 @@ def predict_all(run_dir, videos_dir, *, window_secs=None, stride_secs=None, temp
     "clip_format",
     [
         {},
+        {"motion_frames": 2, "clips_per_video": 2},
         {"encoding": "jpeg", "jpeg_quality": 60, "resize": "crop", "spacing": "time", "clips_per_video": 2},
         *({"encoding": encoding} for encoding in Encoding if encoding not in ("raw", "jpeg")),
     ],
-    ids=lambda options: options.get("encoding", "raw"),
+    ids=lambda options: options.get("encoding", "motion" if options else "raw"),
 )
 def test_logits_are_those_of_evaluation(tmp_path, videos_dir, pool_run, clip_format):
     if clip_format:
         build(videos_dir, tmp_path / "data", **clip_format)
-        run_dir = pathlib.Path(write_run(tmp_path / "run", tmp_path / "data", weight_std=0.5))
+        name = "two_path" if "motion_frames" in clip_format else "seed_pool"
+        run_dir = pathlib.Path(write_run(tmp_path / "run", tmp_path / "data", name=name, weight_std=0.5))
     else:
         run_dir = pool_run
     config = run_lib.load_config(str(run_dir))

@@ -11,11 +11,15 @@ from ucf50_tfrecord.architectures import MODELS, THREE_BLOCK
 from ucf50_tfrecord.models.dropout import RandomKey, random_key
 
 # Recurrent layers use cuDNN there, see test_encoders; a graph built without a GPU has their loop.
-CASES = [(name, THREE_BLOCK) for name, traits in MODELS.items() if not traits.recurrent and name != "bilstm"]
-CASES += [("frame_pool", encoder) for encoder in OWN if encoder != THREE_BLOCK]
+CASES = [
+    (name, THREE_BLOCK, {}) for name, traits in MODELS.items() if not traits.recurrent and name != "bilstm"
+]
+CASES += [("frame_pool", encoder, {}) for encoder in OWN if encoder != THREE_BLOCK]
+CASES += [("two_path", THREE_BLOCK, {"motion_frames": 2})]
+CASES += [("frame_pool", THREE_BLOCK, {"motion_frames": 2, "motion": True})]
 
 
-@pytest.mark.parametrize("name, encoder", CASES)
+@pytest.mark.parametrize("name, encoder, options", CASES)
 @pytest.mark.parametrize(
     "dtype",
     [
@@ -24,8 +28,9 @@ CASES += [("frame_pool", encoder) for encoder in OWN if encoder != THREE_BLOCK]
         "mixed_float16",  # its variables and sums are float32
     ],
 )
-def test_forward_and_backward_pass_run_on_gpus(name, encoder, dtype):
-    spec = make_spec(name, encoder=encoder, dropout=0.3, motion=MODELS[name].takes_motion)
+def test_forward_and_backward_pass_run_on_gpus(name, encoder, options, dtype):
+    options = {"motion": MODELS[name].takes_motion} | options
+    spec = make_spec(name, encoder=encoder, dropout=0.3, **options)
     model = models.build_model(spec, dtype=dtype)
 
     @tf.function

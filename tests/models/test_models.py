@@ -16,7 +16,7 @@ def make_spec(name, **changes):
 
 
 def make_video(spec, batch=3):
-    shape = (batch, spec.num_frames, spec.height, spec.width, 3)
+    shape = (batch, *spec.clip_shape)
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
@@ -107,7 +107,7 @@ def test_clips_do_not_mix_and_frames_stay_with_their_clip(name):
     np.testing.assert_allclose(model(video, training=False), alone, atol=1e-5)
 
 
-SPLIT = set(MODELS) - {"conv3d"}  # whose frames meet in the first block
+SPLIT = set(MODELS) - {"conv3d", "two_path"}  # whose frames meet in the first block, or in the input
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -137,12 +137,56 @@ def test_a_model_is_split_where_its_frames_first_meet(name):
     "changes",
     [
         dict(name="lstm", motion=True),
+        dict(name="two_path"),
         dict(name="lstm", encoder="tests.models.own:encode"),
         dict(name="lstm", feature_shape=(8,)),
     ],
 )
 def test_a_model_whose_frames_may_meet_earlier_is_not_split(changes):
     assert frames.split_at_frames(models.build_model(make_spec(**changes))) is None
+
+
+@pytest.mark.parametrize("name", ["frame_pool", "spread_pool", "lstm", "conv3d", "transformer", "seed_lstm"])
+def test_without_motion_input_stored_neighbours_change_neither_weights_nor_logits(name):
+    found = []
+    video = make_video(make_spec(name, motion_frames=2))
+    for motion_frames in (0, 2):
+        keras.utils.set_random_seed(0)
+        model = models.build_model(make_spec(name, motion_frames=motion_frames))
+        found.append([*model.get_weights(), model(video[..., : 3 * (1 + motion_frames)], training=False)])
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16", "mixed_float16"])
+def test_motion_input_is_the_differences_of_stored_neighbours(dtype):
+    spec = make_spec("lstm", motion=True, motion_frames=2)
+    video = make_video(spec)
+    clip = frames.clip_input(spec)
+    model = keras.Model(clip, frames.pixels(clip, spec, keras.dtype_policies.get(dtype)))
+    found = np.asarray(keras.ops.cast(model(video), "float32"))
+    now, one, two = (video[..., i : i + 3] / 255 for i in (0, 3, 6))
+    expected = np.concatenate([now, one - now, two - now], axis=-1)
+    np.testing.assert_allclose(found, expected, atol=1e-6 if dtype == "float32" else 2e-3)
+
+
+@pytest.mark.parametrize("name, motion", [("frame_pool", True), ("two_path", False)])
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16", "mixed_float16"])
+def test_models_that_pool_see_the_motion_of_neighbours_but_not_the_order_of_frames(name, motion, dtype):
+    keras.utils.set_random_seed(0)
+    spec = make_spec(name, motion=motion, motion_frames=2)
+    model, video = models.build_model(spec, dtype=dtype), make_video(spec)
+    logits = model(video, training=False)
+    assert logits.dtype == "float32" and np.isfinite(logits).all()
+    atol = 1e-5 if dtype == "float32" else 5e-2
+    np.testing.assert_allclose(model(video[:, [2, 0, 3, 1]], training=False), logits, atol=atol)
+    other = video.copy()
+    other[..., 3:] = 255 - other[..., 3:]
+    assert np.abs(model(other, training=False) - logits).max() > 1e-3
+    encoder, head = frames.split_at_frames(model)
+    features = encoder.predict_on_batch(video)[:, [2, 0, 3, 3]]
+    expected = model.predict_on_batch(video[:, [2, 0, 3, 3]])
+    np.testing.assert_allclose(head.predict_on_batch(features), expected, atol=max(atol, 1e-4))
 
 
 def test_seed_weights_start_from_pytorchs_distributions():

@@ -12,7 +12,7 @@ import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pipelines import remedies
-from tests.conftest import CLASSES, flip_bit, raises_with_remedies
+from tests.conftest import CLASSES, build, flip_bit, raises_with_remedies
 from tests.dataset.helpers import EVERY_AUGMENTATION
 from ucf50_tfrecord import manifest, models, texts
 from ucf50_tfrecord.dataset import pipeline
@@ -201,6 +201,19 @@ def test_balanced_trainings_resume_in_mid_epoch_to_the_same_weights(
     assert train(data_dir, tmp_path / "cut", listener=listener, **options).step == 4
     assert_same_weights(train(data_dir, tmp_path / "cut", cache="host", **options), whole)
     assert any((a != b).any() for a, b in zip(weights(whole), weights(plain), strict=True))
+
+
+def test_a_training_of_two_paths_on_stored_neighbours_resumes_in_mid_epoch_to_the_same_weights(
+    videos_dir, tmp_path
+):
+    build(videos_dir, tmp_path / "data", motion_frames=1)
+    options = {"model": "two_path", "dropout": 0.3, "encoder": {"motion_frames": 1}}
+    options |= {"augment": EVERY_AUGMENTATION}
+    whole = train(tmp_path / "data", tmp_path / "whole", **options)
+    seen = []
+    listener = {"report": seen.append, "should_stop": lambda: len(seen) == 3}
+    assert train(tmp_path / "data", tmp_path / "cut", listener=listener, **options).step == 4
+    assert_same_weights(train(tmp_path / "data", tmp_path / "cut", cache="host", **options), whole)
 
 
 @pytest.mark.parametrize("cache", ["host", pytest.param("none", marks=pytest.mark.slow)])

@@ -28,7 +28,7 @@ import av
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from ucf50_tfrecord import storage
+from ucf50_tfrecord import record, storage
 from ucf50_tfrecord.choices import Resize
 from ucf50_tfrecord.convert import mpeg4, sampling
 from ucf50_tfrecord.convert.container import Container, Packet, VideoError, open_video, reading
@@ -51,7 +51,7 @@ _REFORMATTER = VideoReformatter()
 class DecodedClip:
     """The decoded frames of one clip of a video.
 
-    frames: the clip's frames, uint8 [T, H, W, 3], RGB.
+    frames: the clip's frames with their neighbours, uint8 [T, H, W, C], as ClipFormat describes them.
     frame_indices: int64 [T], positions of the clip's frames among the video's decodable frames.
     timestamps_us: int64 [T], times of the clip's frames, in microseconds from the start of the video or segment.
     end_us: when the last frame of the video or segment ends, in microseconds from its start.
@@ -117,7 +117,7 @@ def decode_clips(
         return first + sampling.choose_frames(timeline.times[first:stop], clip_format)
 
     picked = pick_frames(file, suffix, clip_format, choose, lambda picture: picture, is_part=bool(segment))
-    return [_assemble(picked, indices, segment) for indices in picked.indices]
+    return [_assemble(picked, indices, clip_format, segment) for indices in picked.indices]
 
 
 def _frames_of(timeline: Timeline, segment: Segment) -> tuple[int, int]:
@@ -391,15 +391,21 @@ def _convert(frame: av.VideoFrame, pixel_aspect: fractions.Fraction, clip_format
     return sampling.place_centred(upright, clip_format.height, clip_format.width)
 
 
-def _assemble(picked: Picked[np.ndarray], indices: np.ndarray, segment: Segment | None) -> DecodedClip:
-    """Builds a clip from its video's kept frames; `indices` are the clip's frames' positions, int64 [T]."""
+def _assemble(
+    picked: Picked[np.ndarray], indices: np.ndarray, clip_format: ClipFormat, segment: Segment | None
+) -> DecodedClip:
+    """Builds a clip from its video's kept frames; `indices` are a row of what sampling.choose_frames returns."""
     timeline = picked.timeline
+    frames = np.stack([picked.kept[i] for i in indices.tolist()])
+    if clip_format.motion_frames:
+        frames = record.stack_neighbours(frames, clip_format)
+        indices = indices[:: 1 + clip_format.motion_frames]
     start_us = segment.start_us if segment else 0
     end_us = timeline.end_us
     if segment and segment.end_us is not None:
         end_us = min(end_us, segment.end_us)
     return DecodedClip(
-        frames=np.stack([picked.kept[i] for i in indices.tolist()]),
+        frames=frames,
         frame_indices=indices,
         timestamps_us=np.array([timeline.microseconds(i) - start_us for i in indices.tolist()], np.int64),
         end_us=end_us - start_us,

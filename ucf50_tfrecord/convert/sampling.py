@@ -73,7 +73,9 @@ def choose_frames(times: Sequence[int | None], clip_format: ClipFormat) -> np.nd
         evenly spaced frames, starting with frame k.
 
     Returns:
-      The numbers of the chosen frames, int64 [clips_per_video, num_frames], each row ascending.
+      The numbers of the chosen frames, int64 [clips_per_video, num_frames * (1 + motion_frames)]. In each row every
+      frame of the clip is followed by its neighbours, the frames right after it; a neighbour beyond the last frame
+      is the last frame. Without neighbours, each row is ascending.
     """
     num_clips = clip_format.clips_per_video
     num_frames = num_clips * clip_format.num_frames
@@ -81,7 +83,11 @@ def choose_frames(times: Sequence[int | None], clip_format: ClipFormat) -> np.nd
         picked = even_times(times, num_frames)
     else:
         picked = even_indices(len(times), num_frames)
-    return picked.reshape(clip_format.num_frames, num_clips).T
+    steps = np.arange(1 + clip_format.motion_frames)
+    with_neighbours = np.minimum(picked[:, np.newaxis] + steps, len(times) - 1)
+    return (
+        with_neighbours.reshape(clip_format.num_frames, num_clips, -1).swapaxes(0, 1).reshape(num_clips, -1)
+    )
 
 
 def cut_windows(timeline: Timeline, windows: WindowSpec) -> list[tuple[int, int]]:
@@ -128,7 +134,7 @@ def choose_window_frames(timeline: Timeline, clip_format: ClipFormat, windows: W
       windows: how the video is cut into windows.
 
     Returns:
-      The numbers of the chosen frames in the video, int64 [windows, clips_per_video, num_frames].
+      The numbers of the chosen frames in the video, int64 [windows, clips_per_video, num_frames * (1 + motion_frames)].
     """
     shown_us, end_us = timeline.shown_us, timeline.latest_us
     chosen = []

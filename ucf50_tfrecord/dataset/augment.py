@@ -2,11 +2,14 @@
 
 All random numbers follow from the seed, the step and the clip's position in the global batch. So they depend
 neither on the number of replicas nor on the step at which a run was resumed. Every change is the same for all
-frames of a clip, so that augmentation adds no motion.
+frames of a clip and for their neighbours (ClipFormat.motion_frames), so that augmentation adds no motion.
+
+Clips are uint8 [B, T, H, W, C]: C is 3, or 3 * (1 + k) with k neighbours of each frame.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -62,7 +65,7 @@ def augment(
     """Applies to each clip of a batch the random changes that `spec` names.
 
     Args:
-      video: the clips of a global batch that one replica (device) processes, uint8 [B, T, H, W, 3]. Or the
+      video: the clips of a global batch that one replica (device) processes, uint8 [B, T, H, W, C]. Or the
         features of these clips, float16 [B, T, ...]; then `spec` may change only the order of frames.
       position: the clips' positions in the global batch, int64 [B].
       spec: the changes and their strengths.
@@ -166,24 +169,52 @@ def jitter_color(video: tf.Tensor, draws: Draws, spec: AugmentSpec) -> tf.Tensor
     """Scales the brightness, contrast and saturation of each clip, each by a random factor around 1.
 
     Contrast is scaled about the mean grey of the whole clip, so that no frame flickers. Saturation is scaled
-    about the grey of each pixel.
+    about the grey of each pixel. Neighbours are left out of the mean, so that frames change as without them.
     """
 
     def factor(strength: float, draw: tf.Tensor) -> tf.Tensor:
         return _per_clip(1 - strength + 2 * strength * draw)
 
-    pixels = tf.cast(video, tf.float32) * factor(spec.brightness, draws.brightness)
-    grey = tf.tensordot(pixels, tf.constant(LUMA), axes=1)[..., tf.newaxis]  # [B, T, H, W, 1]
-    mean = tf.reduce_mean(grey, axis=[1, 2, 3, 4], keepdims=True)
+    def to_grey(pixels: tf.Tensor) -> tf.Tensor:
+        return tf.tensordot(pixels, tf.constant(LUMA), axes=1)[..., tf.newaxis]  # [B, T, H, W, 1]
+
+    bright = tf.cast(video, tf.float32) * factor(spec.brightness, draws.brightness)
+    mean = tf.reduce_mean(to_grey(bright[..., :3]), axis=[1, 2, 3, 4], keepdims=True)
     contrast = factor(spec.contrast, draws.contrast)
-    pixels = mean + contrast * (pixels - mean)
-    grey = mean + contrast * (grey - mean)
-    return _to_uint8(grey + factor(spec.saturation, draws.saturation) * (pixels - grey))
+    saturation = factor(spec.saturation, draws.saturation)
+
+    def jitter(pixels: tf.Tensor) -> tf.Tensor:
+        grey = mean + contrast * (to_grey(pixels) - mean)
+        pixels = mean + contrast * (pixels - mean)
+        return _to_uint8(grey + saturation * (pixels - grey))
+
+    return per_picture(jitter, bright)
+
+
+def per_picture(function: Callable[[tf.Tensor], tf.Tensor], video: tf.Tensor) -> tf.Tensor:
+    """Applies a function of RGB frames to clips' frames, and separately to the neighbours of each place.
+
+    Args:
+      function: maps frames, [..., 3] of the dtype of `video`, to changed frames, uint8 of equal shape.
+      video: the clips, uint8 or float32 [..., 3 * (1 + k)].
+
+    Returns:
+      The changed clips, uint8 of the shape of `video`.
+    """
+    if video.shape[-1] == 3:
+        return function(video)
+    # As in take_frames: not all kernels of GPUs take uint8, and float16 holds 0 to 255 exactly.
+    values = tf.cast(video, tf.float16) if video.dtype == tf.uint8 else video
+    pictures = [
+        tf.cast(values[..., first : first + 3], video.dtype) for first in range(0, video.shape[-1], 3)
+    ]
+    changed = [tf.cast(function(picture), tf.float16) for picture in pictures]
+    return tf.cast(tf.concat(changed, axis=-1), tf.uint8)
 
 
 def erase(video: tf.Tensor, draws: Draws, fraction: float) -> tf.Tensor:
     """Paints a random rectangle in one color over a clip's frames, with probability `fraction` per clip."""
-    _, _, height, width, _ = video.shape
+    _, _, height, width, channels = video.shape
     area = _ERASED_AREAS[0] + (_ERASED_AREAS[1] - _ERASED_AREAS[0]) * draws.erase_area
     ratio = _log_uniform(draws.erase_ratio, *_ERASED_RATIOS)
 
@@ -196,13 +227,14 @@ def erase(video: tf.Tensor, draws: Draws, fraction: float) -> tf.Tensor:
 
     rows = span(height, tf.sqrt(area / ratio), draws.erase_top)[:, tf.newaxis, :, tf.newaxis, tf.newaxis]
     columns = span(width, tf.sqrt(area * ratio), draws.erase_left)[:, tf.newaxis, tf.newaxis, :, tf.newaxis]
-    color = tf.stack([draws.erase_red, draws.erase_green, draws.erase_blue], axis=1)
+    rgb = [draws.erase_red, draws.erase_green, draws.erase_blue]
+    color = tf.stack(rgb * (channels // 3), axis=1)
     color = tf.cast(256 * color, tf.uint8)[:, tf.newaxis, tf.newaxis, tf.newaxis]
     return tf.where(rows & columns & (_per_clip(draws.erase) < fraction), color, video)
 
 
 def _per_clip(values: tf.Tensor) -> tf.Tensor:
-    """Reshapes one value per clip, [B], so that it broadcasts over clips, [B, T, H, W, 3]."""
+    """Reshapes one value per clip, [B], so that it broadcasts over clips, [B, T, H, W, C]."""
     return values[:, tf.newaxis, tf.newaxis, tf.newaxis, tf.newaxis]
 
 

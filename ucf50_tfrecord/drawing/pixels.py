@@ -28,14 +28,14 @@ def draw_strip(frames: np.ndarray, *, min_height: int = MIN_FRAME_HEIGHT) -> np.
     Small frames are enlarged by a whole factor, which keeps their pixels sharp.
 
     Args:
-      frames: the clip, uint8 [T, H, W, 3].
+      frames: the clip, uint8 [T, H, W, C]. Only the frames are drawn, C's first 3, not their neighbours.
       min_height: height, in pixels, that frames are at least enlarged to.
 
     Returns:
       The picture, uint8 [height, width, 3].
     """
     num_frames, height = frames.shape[:2]
-    chosen = frames[evenly_spaced(num_frames, _MAX_FRAMES)]
+    chosen = frames[evenly_spaced(num_frames, _MAX_FRAMES), ..., :3]
     large = enlarge(chosen, math.ceil(min_height / height))
     framed = np.pad(large, ((0, 0), (0, 0), (0, _GAP), (0, 0)), constant_values=255)
     return np.concatenate(list(framed), axis=1)[:, :-_GAP]

@@ -50,7 +50,7 @@ def fingerprints(batches: Iterable[np.ndarray]) -> np.ndarray:
     A vector holds the first, middle and last frame, scaled down by area averaging, minus their mean.
 
     Args:
-      batches: batches of clips, each uint8 [B, T, H, W, 3].
+      batches: batches of clips, each uint8 [B, T, H, W, C]; neighbours of frames are left out.
 
     Returns:
       The vectors of all N clips, float32 [N, 3 * 16 * 16 * 3].
@@ -94,7 +94,8 @@ def find_nearest(
 def _fingerprint(video: np.ndarray) -> np.ndarray:
     chosen = np.linspace(0, video.shape[1] - 1, _NUM_FRAMES).round().astype(int)
     small = [
-        tf.image.resize(video[:, i].astype(np.float32), (_SIDE, _SIDE), method="area").numpy() for i in chosen
+        tf.image.resize(video[:, i, ..., :3].astype(np.float32), (_SIDE, _SIDE), method="area").numpy()
+        for i in chosen
     ]
     rows = np.stack(small, axis=1).reshape(len(video), -1)
     rows -= rows.mean(axis=1, keepdims=True)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from ucf50_tfrecord.dataset.augment import LUMA, take_frames
+from ucf50_tfrecord.dataset.augment import LUMA, per_picture, take_frames
 from ucf50_tfrecord.dataset.clips import ClipIndex, name_hash
 from ucf50_tfrecord.dataset.feed import read_in_batches
 
@@ -39,7 +39,7 @@ class Change:
     The function is the same for all members of a family and for all indices. So a compiled function of it
     serves many interventions and many sets of clips.
 
-    function: maps clips, uint8 [B, T, H, W, 3] or features float16 [B, T, ...], to changed clips of equal shape
+    function: maps clips, uint8 [B, T, H, W, C] or features float16 [B, T, ...], to changed clips of equal shape
       and dtype. If there is a table, its second argument is the clips' rows of the table, [B, ...].
     table: each clip's numbers, such as its order of frames, [N, ...]; None if the function needs none.
     """
@@ -149,9 +149,15 @@ def choose_donors(ids: Sequence[str], labels: np.ndarray, groups: np.ndarray) ->
 
 
 def background(video: tf.Tensor) -> tf.Tensor:
-    """Computes clips' backgrounds (medians over frames), uint8 [B, H, W, 3], from uint8 [B, T, H, W, 3]."""
+    """Computes clips' backgrounds (medians over frames), uint8 [B, H, W, 3], from uint8 [B, T, H, W, C].
+
+    Neighbours of frames are left out: a clip's frames and their neighbours have one background.
+    """
+    frames = tf.cast(video, tf.float32)
+    if video.shape[-1] > 3:
+        frames = frames[..., :3]
     # Not tf.transpose: TensorFlow would move it before the cast, and oneDNN then complains.
-    pixels = tf.stack(tf.unstack(tf.cast(video, tf.float32), axis=1), axis=-1)
+    pixels = tf.stack(tf.unstack(frames, axis=1), axis=-1)
     ordered = tf.sort(pixels, axis=-1)  # [B, H, W, 3, T]
     return tf.cast(ordered[..., video.shape[1] // 2], tf.uint8)
 
@@ -159,7 +165,7 @@ def background(video: tf.Tensor) -> tf.Tensor:
 def find_backgrounds(clips: ClipIndex) -> np.ndarray:
     """Reads N clips from their shards and returns their backgrounds, uint8 [N, H, W, 3]."""
     middle = clips.manifest.format.num_frames // 2
-    return np.concatenate([np.sort(video, axis=1)[:, middle] for video in read_in_batches(clips)])
+    return np.concatenate([np.sort(video[..., :3], axis=1)[:, middle] for video in read_in_batches(clips)])
 
 
 def _rng(clip_id: str, seed: int) -> np.random.Generator:
@@ -207,8 +213,11 @@ def _gap(video: tf.Tensor) -> tf.Tensor:
 
 
 def _grey(video: tf.Tensor) -> tf.Tensor:
-    grey = tf.tensordot(tf.cast(video, tf.float32), tf.constant(LUMA), axes=1)[..., tf.newaxis]
-    return tf.cast(tf.tile(tf.round(grey), (1, 1, 1, 1, 3)), tf.uint8)
+    def to_grey(frames: tf.Tensor) -> tf.Tensor:
+        grey = tf.tensordot(tf.cast(frames, tf.float32), tf.constant(LUMA), axes=1)[..., tf.newaxis]
+        return tf.cast(tf.tile(tf.round(grey), (1, 1, 1, 1, 3)), tf.uint8)
+
+    return per_picture(to_grey, video)
 
 
 def _blur_background(video: tf.Tensor) -> tf.Tensor:
@@ -233,9 +242,13 @@ def _give_background(video: tf.Tensor, donated: tf.Tensor) -> tf.Tensor:
 
 def _replace_background(video: tf.Tensor, old: tf.Tensor, new: tf.Tensor) -> tf.Tensor:
     """Replaces pixels of `video` that resemble the background `old`, [B, H, W, 3], by those of `new`."""
-    frames, old = tf.cast(video, tf.float32), tf.cast(old, tf.float32)[:, tf.newaxis]
-    foreground = tf.reduce_max(tf.abs(frames - old), axis=-1, keepdims=True) > _FOREGROUND
-    return tf.where(foreground, video, new[:, tf.newaxis])
+    old = tf.cast(old, tf.float32)[:, tf.newaxis]
+
+    def replace(frames: tf.Tensor) -> tf.Tensor:
+        distance = tf.reduce_max(tf.abs(tf.cast(frames, tf.float32) - old), axis=-1, keepdims=True)
+        return tf.where(distance > _FOREGROUND, frames, new[:, tf.newaxis])
+
+    return per_picture(replace, video)
 
 
 def _shuffle_patches(clips: ClipIndex, _number: int) -> Change:
@@ -248,12 +261,12 @@ def _foreground_only(video: tf.Tensor) -> tf.Tensor:
 
 def _background_only(video: tf.Tensor) -> tf.Tensor:
     own = tf.cast(background(video), tf.float16)[:, tf.newaxis]  # GPUs do not tile uint8
-    return tf.cast(tf.tile(own, (1, video.shape[1], 1, 1, 1)), tf.uint8)
+    return tf.cast(tf.tile(own, (1, video.shape[1], 1, 1, video.shape[-1] // 3)), tf.uint8)
 
 
 def _scramble(video: tf.Tensor, orders: tf.Tensor) -> tf.Tensor:
     """Puts the patches of all frames of a clip into a new order, int64 [B, 16]."""
-    _, num_frames, height, width, _ = video.shape
+    _, num_frames, height, width, channels = video.shape
     high, wide = height // _GRID, width // _GRID
     rows, columns = np.divmod(np.arange(_GRID**2), _GRID)
     starts = rows * high * width + columns * wide  # of each patch's first pixel in a frame
@@ -264,7 +277,7 @@ def _scramble(video: tf.Tensor, orders: tf.Tensor) -> tf.Tensor:
     source = tf.gather(tf.constant(starts), tf.gather(orders, patch, axis=1))  # [B, H * W]
     source = tf.where(inside, source + (own - starts[patch]), own)
     # TensorFlow does not gather uint8 on GPUs; float16 holds 0 to 255 exactly.
-    pixels = tf.cast(tf.reshape(video, (-1, num_frames, height * width, 3)), tf.float16)
+    pixels = tf.cast(tf.reshape(video, (-1, num_frames, height * width, channels)), tf.float16)
     return tf.reshape(tf.cast(tf.gather(pixels, source, axis=2, batch_dims=1), tf.uint8), tf.shape(video))
 
 

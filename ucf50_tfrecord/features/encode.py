@@ -8,6 +8,7 @@ that makes it, because every call of the encoder gets the same number of frames 
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import hashlib
 import os
 import pathlib
@@ -85,7 +86,7 @@ def plan_features(source: Manifest, features: FeatureFormat) -> Plan:
         name=source.name,
         videos_dir=source.videos_dir,
         classes=source.classes,
-        format=source.format,
+        format=dataclasses.replace(source.format, motion_frames=0),  # features are of the frames alone
         fold_rule=source.fold_rule,
         decoder=f"{source.decoder}, TensorFlow {tf.__version__}",
         shard_bytes=source.shard_bytes,
@@ -202,7 +203,7 @@ def encode_shard(
 def _read_groups(job: EncodeJob) -> Iterator[tuple[list[tfrecord.Place], list[bytes], np.ndarray]]:
     """Reads a few clips of a shard of frames at a time; yields their places, payloads and frames.
 
-    The frames are uint8 [N, T, H, W, 3]. The shard's sha256 is checked first.
+    The frames are uint8 [N, T, H, W, 3], without their neighbours. The shard's sha256 is checked first.
     """
     path = storage.join(job.frames_dir, job.filename)
     size = max(1, 4 * _FRAMES_PER_CALL // job.frames.num_frames)
@@ -229,7 +230,7 @@ def _frames(job: EncodeJob, places: list[tfrecord.Place], payloads: list[bytes])
     for place, clip in zip(places, clips):
         if clip.shape != job.frames.shape:
             raise UserError(f"{place} holds no clip of {job.frames}")
-    return np.stack(clips)
+    return np.stack(clips)[..., :3]
 
 
 def make_view(frames: np.ndarray, clip_ids: Sequence[str], view: int) -> np.ndarray:

@@ -52,8 +52,8 @@ class DecodedVideo:
 
     frames: a file of the windows' frames, one after the other, each uint8 [H, W, 3]. A worker process wrote
       the file and may still write to it: read it, but do not map it into memory.
-    places: int64 [windows, clips_per_video, T], the positions of each clip's frames in `frames`, counted in
-      frames.
+    places: int64 [windows, clips_per_video, T * (1 + motion_frames)], the positions in `frames` of each clip's
+      frames, each followed by its neighbours, counted in frames.
     windows_us: start and end of each window, in microseconds from the video's first frame.
     num_frames: number of the video's decodable frames.
     end_us: microseconds from the video's first frame to the end of its last frame.
@@ -126,7 +126,7 @@ def _video_file(path: str) -> VideoFile:
 class _Windows(msgspec.Struct, tag=True, forbid_unknown_fields=True):
     """The answer of a worker process for a decoded video: the fields of DecodedVideo without the file.
 
-    places: little-endian int64 [windows, clips_per_video, T].
+    places: little-endian int64 [windows, clips_per_video, T * (1 + motion_frames)].
     """
 
     places: bytes
@@ -194,7 +194,8 @@ def _parse_windows(
         where = f" (in {tempfile.gettempdir()}, TMPDIR)" if answer.cause == "room" else ""
         return Failed(answer.reason + where, answer.cause)
     places = np.frombuffer(answer.places, "<i8").astype(np.int64)
-    places = places.reshape(len(answer.windows_us), clip_format.clips_per_video, clip_format.num_frames)
+    num_pictures = clip_format.num_frames * (1 + clip_format.motion_frames)
+    places = places.reshape(len(answer.windows_us), clip_format.clips_per_video, num_pictures)
     num_stored = os.fstat(frames.fileno()).st_size // _frame_bytes(clip_format)
     if not places.size or places.min() < 0 or places.max() >= num_stored:
         raise ValueError(f"expected windows of {num_stored} frames, found others")
@@ -209,7 +210,7 @@ def _parse_windows(
 
 
 def _frame_bytes(clip_format: ClipFormat) -> int:
-    return clip_format.num_bytes // clip_format.num_frames
+    return clip_format.height * clip_format.width * 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

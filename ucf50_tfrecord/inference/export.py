@@ -176,7 +176,7 @@ def choose_clips(
         then serves for them, and the others for the comparison.
     """
     manifest, spec = run.manifest, run.config.model
-    shape = spec.num_frames, spec.height, spec.width, 3
+    shape = spec.clip_shape
     most = max(2, int(_MAX_CLIP_BYTES // np.prod(shape)))
     why = run.no_manifest
     if manifest is not None:
@@ -188,10 +188,10 @@ def choose_clips(
             if with_representative:
                 is_other = _every_second_group(clips.groups)
                 others = clips.select(is_other).spread(min(most, _MAX_REPRESENTATIVE))
-                representative = _read(others) if len(others) else None
+                representative = _read(others, shape) if len(others) else None
                 clips = clips.select(~is_other)
             clips = clips.spread(min(most, _NUM_CLIPS))
-            return ChosenClips(_read(clips), clips.ids, representative)
+            return ChosenClips(_read(clips, shape), clips.ids, representative)
         except UserError as error:
             why = str(error)
     warn(f"The files are compared on random pixels, not on clips of the run: {why}")
@@ -206,8 +206,10 @@ def _every_second_group(groups: np.ndarray) -> np.ndarray:
     return numbers % 2 == 1
 
 
-def _read(clips: ClipIndex) -> np.ndarray:
-    return np.stack([reader.read_record(clips, index)[record.VIDEO] for index in range(len(clips))])
+def _read(clips: ClipIndex, shape: tuple[int, ...]) -> np.ndarray:
+    """Reads clips, uint8 [N, *shape], without those of their channels that the model does not take."""
+    pixels = [reader.read_record(clips, index)[record.VIDEO] for index in range(len(clips))]
+    return np.stack(pixels)[..., : shape[-1]]
 
 
 def compare_with_run(run: FinishedRun, ids: Sequence[str], probabilities: np.ndarray) -> RunDifference:
@@ -293,7 +295,7 @@ def _write_export(path: pathlib.Path, run: FinishedRun, export: Export, rules: R
             "weights": run.weights,
             "fingerprint": run.config.fingerprint,
             "classes": run.config.classes,
-            "input": {"dtype": "uint8", "shape": [None, spec.num_frames, spec.height, spec.width, 3]},
+            "input": {"dtype": "uint8", "shape": [None, *spec.clip_shape]},
             "answers": to_json(rules),
             "export": to_json(export),
         },

@@ -6,7 +6,7 @@ import dataclasses
 
 from ucf50_tfrecord.specs import ModelSpec
 
-_FRAMES = "frames = np.zeros((1, {}, {}, {}, 3), np.uint8)  # your clips: [clip, frame, row, column, RGB]"
+_FRAMES = "frames = np.zeros((1, {}, {}, {}, {}), np.uint8)  # your clips: [clip, frame, row, column, {}]"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,10 @@ class ExportFormat:
 
     def snippet(self, spec: ModelSpec) -> str:
         """Returns the example program for clips of the size that a model takes."""
-        return self.program.format(frames=_FRAMES.format(spec.num_frames, spec.height, spec.width))
+        meaning = (
+            f"RGB of the frame and of the {spec.motion_frames} after it" if spec.motion_frames else "RGB"
+        )
+        return self.program.format(frames=_FRAMES.format(*spec.clip_shape, meaning))
 
 
 def _tflite(filename: str, meaning: str, *, tolerance: float | None = ExportFormat.tolerance) -> ExportFormat:

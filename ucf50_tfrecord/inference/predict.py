@@ -18,6 +18,7 @@ import tensorflow as tf
 from scipy import special
 
 from ucf50_tfrecord import manifest as manifest_lib
+from ucf50_tfrecord import record
 from ucf50_tfrecord.dataset import reader
 from ucf50_tfrecord.dataset.clips import load_clips
 from ucf50_tfrecord.errors import Action, Remedy, UserError
@@ -194,7 +195,7 @@ class Predictor:
           The prediction; Failed if the file of frames was changed after decoding, or the model returns NaN or
           infinity, as it may in float16 for unusual videos.
         """
-        places = decoded.places.reshape(-1, self._format.num_frames)
+        places = decoded.places.reshape(-1, decoded.places.shape[-1])
         parts, brightness, motion_energy = [], [], []
         for first in range(0, len(places), self._batch_size):
             batch = self._read(decoded.frames, places[first : first + self._batch_size])
@@ -224,16 +225,17 @@ class Predictor:
 
         Args:
           frames: file of frames, one after the other.
-          places: positions of the clips' frames in the file, counted in frames, int64 [B, T].
+          places: positions of the clips' frames and their neighbours in the file, counted in frames, int64
+            [B, T * (1 + motion_frames)].
 
         Returns:
-          The frames, uint8 [B, T, H, W, 3]; None if the file does not hold all of them.
+          The clips, uint8 [B, T, H, W, C]; None if the file does not hold all of their frames.
         """
-        batch = np.empty((*places.shape, *self._format.shape[1:]), np.uint8)
+        batch = np.empty((*places.shape, self._format.height, self._format.width, 3), np.uint8)
         for out, place in zip(batch.reshape(places.size, -1), places.flat):
             if os.preadv(frames.fileno(), [out], int(place) * out.size) != out.size:
                 return None
-        return batch
+        return record.stack_neighbours(batch, self._format) if self._format.motion_frames else batch
 
 
 def _rounded(values: np.ndarray) -> list[float]:

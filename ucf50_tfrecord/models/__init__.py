@@ -29,7 +29,8 @@ def build_model(spec: ModelSpec, *, dtype: str = "float32") -> keras.Model:
       dtype: the name of a Keras dtype policy: "float32", "mixed_bfloat16" or "mixed_float16".
 
     Returns:
-      A model from uint8 [B, T, H, W, 3] to logits float32 [B, num_classes]. The model itself scales pixels to
+      A model from uint8 [B, T, H, W, C], where C is 3, or 3 * (1 + k) with k stored neighbours of each frame
+      (ClipFormat.motion_frames), to logits float32 [B, num_classes]. The model itself scales pixels to
       [0, 1]: copying uint8 pixels to the device takes a quarter of the bytes of float32.
 
     Raises:

@@ -34,7 +34,7 @@ def frame_features(video: Tensor, spec: ModelSpec, dtype: keras.DTypePolicy) -> 
     If `video` holds stored features, they are only flattened.
 
     Args:
-      video: the clips, uint8 [B, T, H, W, 3], or their stored features, float16 [B, T, ...].
+      video: the clips, uint8 [B, T, H, W, C], or their stored features, float16 [B, T, ...].
       spec: the model's specification, which names the encoder and its weights.
       dtype: the dtype policy of the layers.
 
@@ -49,7 +49,15 @@ def frame_features(video: Tensor, spec: ModelSpec, dtype: keras.DTypePolicy) -> 
         return ops.reshape(
             ops.cast(video, dtype.compute_dtype), (-1, spec.num_frames, math.prod(spec.feature_shape))
         )
-    scaled = frames.pixels(video, spec, dtype)  # [B, T, H, W, C]
+    return frames.mark_frames(encode(frames.pixels(video, spec, dtype), spec, dtype), spec)
+
+
+def encode(scaled: Tensor, spec: ModelSpec, dtype: keras.DTypePolicy) -> Tensor:
+    """Encodes frames, [B, T, H, W, C] with values from -1 to 1, to [B, T, F], by the encoder that `spec` names.
+
+    Raises:
+      UserError: as frame_features.
+    """
     shape = scaled.shape[2:]
     encoder = builders.call(ENCODERS.get(spec.encoder, spec.encoder), shape, spec, dtype)
     if spec.encoder not in ENCODERS:
@@ -58,7 +66,7 @@ def frame_features(video: Tensor, spec: ModelSpec, dtype: keras.DTypePolicy) -> 
         with _explained_errors(spec):
             encoder.load_weights(spec.encoder_weights)
     encoder.trainable = not spec.freeze_encoder  # False keeps the statistics of batch norm, too
-    return frames.mark_frames(encode_frames(scaled, encoder), spec)
+    return encode_frames(scaled, encoder)
 
 
 def unfreeze(model: keras.Model) -> list[keras.Variable]:
@@ -74,21 +82,28 @@ def unfreeze(model: keras.Model) -> list[keras.Variable]:
     return encoder.trainable_variables
 
 
-def three_block(shape: tuple[int, ...], spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
-    """Builds the project's own frame encoder, which maps [N, H, W, C] with values in [0, 1] to [N, 256].
+def three_block(
+    shape: tuple[int, ...],
+    spec: ModelSpec,
+    dtype: keras.DTypePolicy,
+    *,
+    stream: int = 0,
+    name: str = "encoder",
+) -> keras.Model:
+    """Builds the project's own frame encoder, which maps [N, H, W, C] with values from -1 to 1 to [N, 256].
 
     It has three blocks of conv 3x3, max-pool 2, batch norm and ReLU; then dropout, dense 256, batch norm and
-    ReLU.
+    ReLU. A second encoder of a model needs another name, and another `stream` of its dropout's random numbers.
     """
     x = image = keras.Input(shape, dtype=dtype.compute_dtype)
     for filters in BLOCK_FILTERS:
         x = layers.Conv2D(filters, 3, padding="same", use_bias=False, dtype=dtype)(x)
         x = layers.MaxPooling2D(2, dtype=dtype)(x)
         x = layers.ReLU(dtype=dtype)(normalize(x, dtype))
-    x = Dropout(spec.dropout, stream=0, dtype=dtype)(layers.Flatten(dtype=dtype)(x))
+    x = Dropout(spec.dropout, stream=stream, dtype=dtype)(layers.Flatten(dtype=dtype)(x))
     x = layers.Dense(frames.NUM_FEATURES, use_bias=False, dtype=dtype)(x)
     features = layers.ReLU(dtype=dtype)(normalize(x, dtype))
-    return keras.Model(image, features, name="encoder")
+    return keras.Model(image, features, name=name)
 
 
 def efficientnet_lite0(shape: tuple[int, ...], spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:

@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 from keras import layers, ops
 
-from ucf50_tfrecord.architectures import is_own_code
+from ucf50_tfrecord.architectures import is_own_code, model_traits
 from ucf50_tfrecord.specs import ModelSpec
 
 NUM_FEATURES = 256
@@ -20,24 +20,48 @@ Encoder = Callable[[Tensor], Tensor]
 
 
 def clip_input(spec: ModelSpec) -> Tensor:
-    """Returns the input of a model: clips uint8 [B, T, H, W, 3], or stored features float16 [B, T, ...]."""
+    """Returns the input of a model: clips uint8 [B, T, H, W, C], or stored features float16 [B, T, ...].
+
+    C is 3, or 3 * (1 + k) if each frame has k stored neighbours (ClipFormat.motion_frames).
+    """
     return keras.Input(
         spec.input_shape, dtype=spec.input_dtype, name="features" if spec.feature_shape else "video"
     )
 
 
 def pixels(video: Tensor, spec: ModelSpec, dtype: keras.DTypePolicy) -> Tensor:
-    """Scales clips, uint8 [B, T, H, W, 3], to values in [0, 1], on the device.
+    """Scales clips, uint8 [B, T, H, W, C], to frames with values in [0, 1], [B, T, H, W, 3], on the device.
 
-    With motion input (ModelSpec.motion) the result has three more channels. They hold the difference between
-    each frame and the previous frame, from -1 to 1. For a clip's first frame they are 0.
+    With motion input (ModelSpec.motion) the result has more channels after the frame's own: those of `differences`.
     """
     scaled = layers.Rescaling(1 / 255, dtype=dtype)(video)
+    if spec.motion_frames:
+        scaled = scaled[..., :3]
     if not spec.motion:
         return scaled
-    difference = scaled[:, 1:] - scaled[:, :-1]
-    difference = ops.concatenate([ops.zeros_like(scaled[:, :1]), difference], axis=1)
-    return ops.concatenate([scaled, difference], axis=-1)  # [B, T, H, W, 6]
+    return ops.concatenate([scaled, differences(video, scaled, spec, dtype)], axis=-1)
+
+
+def differences(video: Tensor, scaled: Tensor, spec: ModelSpec, dtype: keras.DTypePolicy) -> Tensor:
+    """Computes how the pictures of clips move, with values from -1 to 1.
+
+    Args:
+      video: the clips, uint8 [B, T, H, W, C].
+      scaled: their frames with values in [0, 1], [B, T, H, W, 3].
+      spec: the model's specification.
+      dtype: the dtype policy of the layers.
+
+    Returns:
+      If each frame x(t) has k stored neighbours, x(t+1) - x(t) to x(t+k) - x(t), [B, T, H, W, 3 * k]. If there are
+      none, the difference between each frame and the previous frame of the clip, [B, T, H, W, 3]; 0 for the first.
+    """
+    if not spec.motion_frames:
+        difference = scaled[:, 1:] - scaled[:, :-1]
+        return ops.concatenate([ops.zeros_like(scaled[:, :1]), difference], axis=1)
+    # In float32, because neighbours differ by a few of 255 steps, which bfloat16 would round away near 1.
+    exact = layers.Rescaling(1 / 255, dtype="float32")(video)
+    neighbours = exact[..., 3:] - ops.concatenate([exact[..., :3]] * spec.motion_frames, axis=-1)
+    return ops.cast(neighbours, dtype.compute_dtype)
 
 
 def encode_frames(video: Tensor, encoder: Encoder) -> Tensor:
@@ -58,10 +82,12 @@ def encode_frames(video: Tensor, encoder: Encoder) -> Tensor:
 def mark_frames(features: Tensor, spec: ModelSpec) -> Tensor:
     """Marks the features of a model's frames, [B, T, ...], as the place where split_at_frames cuts the model.
 
-    Features that depend on other frames, too, are not marked: with motion input. Nor are those of a user's own
-    code, of which this is not known.
+    Features that depend on other frames, too, are not marked: with differences of sampled frames. Stored neighbours
+    are a part of their frame. Features of a user's own code are not marked either, of which this is not known.
     """
-    if not (spec.motion or is_own_code(spec.name) or is_own_code(spec.encoder)):
+    sees_motion = spec.motion or model_traits(spec.name).has_motion_path
+    sees_others = sees_motion and not spec.motion_frames
+    if not (sees_others or is_own_code(spec.name) or is_own_code(spec.encoder)):
         features.name = _FRAME_FEATURES
     return features
 
@@ -70,9 +96,9 @@ def split_at_frames(model: keras.Model) -> tuple[keras.Model, keras.Model] | Non
     """Splits a model into two that share its weights: one of each frame by itself, and one of all frames.
 
     Returns:
-      A tuple: a model from clips, uint8 [B, T, H, W, 3], to the features of their frames, [B, T, ...], where the
-      features of a frame depend on this frame alone; and a model from these features to logits. None if the
-      model has no such features, or takes stored ones.
+      A tuple: a model from clips, uint8 [B, T, H, W, C], to the features of their frames, [B, T, ...], where the
+      features of a frame depend on this frame and its neighbours alone; and a model from these features to logits.
+      None if the model has no such features, or takes stored ones.
     """
     for operation in model.operations:
         features = getattr(operation, "output", None)  # an operation that was not called has none

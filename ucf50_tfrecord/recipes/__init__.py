@@ -21,7 +21,7 @@ from ucf50_tfrecord.specs import AugmentSpec, ModelSpec, TrainSpec
 _FOLDER = pathlib.Path(__file__).parent
 SUFFIX = ".flags"  # of a recipe's file
 # Fields that are not settings: the dataset's clips decide their values, or they hold settings themselves.
-_DECIDED = {"num_classes", "num_frames", "height", "width", "feature_shape", "augment"}
+_DECIDED = {"num_classes", "num_frames", "height", "width", "feature_shape", "motion_frames", "augment"}
 _SPECS = (ModelSpec, TrainSpec, AugmentSpec)
 
 
@@ -115,6 +115,7 @@ def model_spec(settings: Mapping[str, Any], manifest: Manifest) -> ModelSpec:
         height=manifest.format.height,
         width=manifest.format.width,
         feature_shape=manifest.features.frame_shape if manifest.features else (),
+        motion_frames=0 if manifest.features else manifest.format.motion_frames,
     )
 
 

@@ -84,8 +84,10 @@ def _against_control(scores: Scores, verdicts: Sequence[Verdict], model: str) ->
     recognises = says(Answer.YES, verdicts, "above_chance", model)
     appearance = says(Answer.YES, verdicts, "appearance_suffices", control)
     if no_order and recognises and appearance:
+        moves = model_traits(scores.results.architectures[model]).has_motion_path
+        source = "appearance or local motion" if moves else "appearance"
         yield (
-            f"The score of {model} comes from appearance, not order: {control}, which cannot see order, is above "
+            f"The score of {model} comes from {source}, not order: {control}, which cannot see order, is above "
             f"chance by {appearance.effect}; trained and tested on shuffled frames, {model} loses "
             f"{no_order.effect}."
         )

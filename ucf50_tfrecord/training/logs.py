@@ -148,9 +148,9 @@ class TensorBoardLog:
 
         Args:
           name: the picture's tag.
-          video: the clips, uint8 [N, T, H, W, 3].
+          video: the clips, uint8 [N, T, H, W, C]; neighbours of frames, beyond the first 3 of C, are not shown.
         """
-        strips = [np.concatenate(list(frames), axis=1) for frames in video]
+        strips = [np.concatenate(list(frames[..., :3]), axis=1) for frames in video]
         self._picture("train", name, np.concatenate(strips, axis=0), self._start_step)
 
     def confusion(

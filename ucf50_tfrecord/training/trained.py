@@ -102,3 +102,8 @@ def check_format(manifest: Manifest, config: RunConfig) -> None:
             f"{manifest.data_dir} holds clips of {clips}, but the run was trained on "
             f"{wanted.num_frames}x{wanted.height}x{wanted.width} (frames x height x width)"
         )
+    if not config.features and clips.motion_frames != wanted.motion_frames:
+        raise UserError(
+            f"{manifest.data_dir} holds clips with {clips.motion_frames} motion frames, but the run was trained on "
+            f"clips with {wanted.motion_frames}"
+        )
