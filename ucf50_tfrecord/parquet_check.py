@@ -34,7 +34,7 @@ def check(path: pathlib.Path) -> None:
       UserError: if the file cannot be read, it ends the worker or exceeds the worker's memory or time, or PyArrow
         cannot decode it.
     """
-    call = workers.Call(
+    call: workers.Call[str, str, str] = workers.Call(
         function=decode,
         answer=str,
         parse=lambda item, answer: shorten(answer, _MAX_REASON),
