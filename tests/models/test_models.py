@@ -166,8 +166,10 @@ def test_motion_input_is_the_differences_of_stored_neighbours(dtype):
     model = keras.Model(clip, frames.pixels(clip, spec, keras.dtype_policies.get(dtype)))
     found = np.asarray(keras.ops.cast(model(video), "float32"))
     now, one, two = (video[..., i : i + 3] / 255 for i in (0, 3, 6))
-    expected = np.concatenate([now, one - now, two - now], axis=-1)
-    np.testing.assert_allclose(found, expected, atol=1e-6 if dtype == "float32" else 2e-3)
+    np.testing.assert_allclose(found[..., :3], now, atol=1e-6 if dtype == "float32" else 1e-2)
+    # A difference is rounded once, so that small ones keep their precision.
+    moved = np.concatenate([one - now, two - now], axis=-1)
+    np.testing.assert_allclose(found[..., 3:], moved, rtol=0 if dtype == "float32" else 2**-8, atol=1e-6)
 
 
 @pytest.mark.parametrize("name, motion", [("frame_pool", True), ("two_path", False)])
