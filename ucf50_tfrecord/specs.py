@@ -381,7 +381,7 @@ class FoldRule:
     official_split: int = dataclasses.field(
         default=1,
         metadata={
-            "help": "Number of the official split, with --split_files.",
+            "help": "Number of the official split, if split files are given.",
             "range": Range(1, 3),
             "omit_default": True,
         },
