@@ -1,11 +1,10 @@
 import json
 import re
 import shutil
-import subprocess
 
 import pytest
 
-from tests.conftest import REPOSITORY, make_videos, raises_with_remedies, run_module
+from tests.conftest import make_videos, raises_with_remedies, run_module
 from tests.convert.test_plan import make_plan
 from ucf50_tfrecord import manifest
 from ucf50_tfrecord.convert import catalog, lists, plan
@@ -222,30 +221,6 @@ def test_folders_of_splits_become_folds(tmp_path):
     assert make_plan(found).fold_names == (Named(name="train", number=1), Named(name="test", number=2))
     (tmp_path / "train" / "0.avi").touch()  # now train and test are classes
     assert lists.find_videos(tmp_path).classes == ("test", "train")
-
-
-def commands_of_official_splits():
-    """Returns the two commands of docs/datasets.md that make lists of official splits."""
-    text = (REPOSITORY / "docs" / "datasets.md").read_text()
-    return re.findall(r"^awk .*?split1\.csv$", text, re.MULTILINE | re.DOTALL)
-
-
-def test_official_splits_become_lists_by_the_documented_commands(tmp_path):
-    for name in ("UCF101", "HMDB51", "splits"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "trainlist01.txt").write_text("A/v_A_g08_c01.avi 1\r\nB/v_B_g08_c02.avi 2\r\n")
-    (tmp_path / "testlist01.txt").write_text("A/v_A_g01_c01.avi\nB/v_B_g01_c02.avi\n")
-    (tmp_path / "splits" / "a_b_test_split1.txt").write_text("x#1.avi 1\ny.avi 2\nunused.avi 0\n")
-    (tmp_path / "splits" / "c_test_split1.txt").write_text("z.avi 2 \n")
-    ucf101, hmdb51 = commands_of_official_splits()
-    for command in (ucf101, hmdb51):
-        subprocess.run(command, shell=True, cwd=tmp_path, check=True)
-    made = [(tmp_path / name / "split1.csv").read_text().splitlines() for name in ("UCF101", "HMDB51")]
-    assert made[0][:2] == ["path,label,split", "A/v_A_g08_c01.avi,A,train"]
-    assert made[0][-1] == "B/v_B_g01_c02.avi,B,test" and len(made[0]) == 5
-    assert made[1] == ["path,label,split", "a_b/x#1.avi,a_b,train", "a_b/y.avi,a_b,test", "c/z.avi,c,test"]
-    found = find(tmp_path / "UCF101", (tmp_path / "UCF101" / "split1.csv").read_text())
-    assert [(video.group, video.fold) for video in found.videos] == [(1, 2), (8, 1), (1, 2), (8, 1)]
 
 
 def test_a_converted_list_is_trained_on_by_its_names(tmp_path):

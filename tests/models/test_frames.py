@@ -22,6 +22,14 @@ def gradients(run, layer, x):
     return y, tape.gradient(loss, [x, *(variable.value for variable in layer.trainable_variables)])
 
 
+def bias_gradient(conv, pool, x):
+    """The same gradient of a convolution's bias, summed in float32: CPUs without bfloat16 sum it in bfloat16."""
+    kernel, bias = (tf.cast(variable.value, x.dtype) for variable in (conv.kernel, conv.bias))
+    before = conv.convolution_op(x, kernel)
+    _, (gradient,) = gradients(lambda values: pool(tf.nn.relu(tf.nn.bias_add(values, bias))), pool, before)
+    return tf.reduce_sum(tf.cast(gradient, tf.float32), axis=[0, 1, 2])
+
+
 @pytest.mark.parametrize("dtype", POLICIES)
 @pytest.mark.parametrize("height, width", [(8, 8), (9, 7), (2, 3)])
 @pytest.mark.parametrize("flat", [False, True])
@@ -39,6 +47,7 @@ def test_the_block_computes_convolution_relu_and_pool(dtype, height, width, flat
     pool = layers.MaxPooling2D(2, dtype=dtype)
     one_by_one = keras.Sequential([plain, pool])
     expected, expected_gradients = tf.function(gradients)(one_by_one, plain, x)
+    expected_gradients[-1] = bias_gradient(plain, pool, x)
     found, found_gradients = tf.function(gradients)(block, block, x)
     tolerance = 1e-5 if dtype == "float32" else 2e-2
     assert found.dtype == expected.dtype and block.compute_output_shape(x.shape) == tuple(found.shape)

@@ -42,6 +42,6 @@ def test_forward_and_backward_pass_run_on_gpus(name, encoder, options, dtype):
             loss = tf.reduce_sum(model(video, training=True) ** 2)
         return tape.gradient(loss, model.trainable_variables)
 
-    shape = (4, spec.num_frames, spec.height, spec.width, 3)
+    shape = (4, *spec.clip_shape)
     position, number = tf.TensorSpec([4], tf.int64), tf.TensorSpec([], tf.int64)
     assert missing(step, tf.TensorSpec(shape, tf.uint8), position, number) == set()
