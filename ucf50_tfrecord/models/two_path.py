@@ -28,9 +28,8 @@ def two_path(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
     """
     video = frames.clip_input(spec)
     scaled = frames.pixels(video, spec, dtype)  # [B, T, H, W, 3], as this model takes no ModelSpec.motion
-    appearance = encoders.encode(
-        scaled, spec, dtype
-    )  # built first: a seed gives it the weights of frame_pool's
+    # Built first, so that a seed gives it the weights of frame_pool's.
+    appearance = encoders.encode(scaled, spec, dtype)
     moving = frames.differences(video, scaled, spec, dtype)  # [B, T, H, W, 3 * k]
     motion_encoder = encoders.three_block(
         moving.shape[2:], spec, dtype, stream=_MOTION_STREAM, name="motion_encoder"
