@@ -73,5 +73,7 @@ class ArgumentParser(argparse.ArgumentParser):
 def _write(file: TextIO, lines: Iterator[str] | Sequence[str]) -> None:
     text = "".join(f"{line}\n" for line in lines)
     tqdm = sys.modules.get("tqdm")  # if tqdm is not loaded, there are no progress bars
+    if tqdm:
+        tqdm.tqdm.get_lock()  # made here: a signal while external_write_mode makes it would raise AttributeError
     with tqdm.tqdm.external_write_mode(file=file) if tqdm else contextlib.nullcontext():
         file.write(text)
