@@ -12,6 +12,9 @@ import pytest
 
 from tests.conftest import child_pids
 
+# Longest wait for a step of a test, in seconds. Only a test that fails waits so long.
+MAX_SECS = 500.0
+
 
 @dataclasses.dataclass
 class TwoNodes:
@@ -48,10 +51,13 @@ def two_nodes() -> Iterator[TwoNodes]:
         cluster.shutdown()
 
 
-def wait_for(condition: Callable[[], Any], secs: float = 120.0) -> Any:
-    """Waits until a condition is true; returns its value."""
-    deadline = time.monotonic() + secs
+def wait_for(condition: Callable[[], Any]) -> Any:
+    """Waits until a condition is true; returns its value.
+
+    Ray and TensorFlow are started first. On a busy machine that took more than two minutes.
+    """
+    deadline = time.monotonic() + MAX_SECS
     while not (value := condition()):
-        assert time.monotonic() < deadline
+        assert time.monotonic() < deadline, f"the condition was not met within {MAX_SECS:.0f} s"
         time.sleep(0.02)
     return value

@@ -136,7 +136,7 @@ def test_two_converters_at_once_do_no_harm(tmp_path, many_videos, undisturbed):
         )
         for _ in range(2)
     ]
-    errors = [process.communicate(timeout=120)[1] for process in processes]
+    errors = [process.communicate(timeout=500)[1] for process in processes]
     codes = [process.returncode for process in processes]
     assert 0 in codes and set(codes) <= {0, 2}
     assert all(code == 0 or "Another process is writing" in text for code, text in zip(codes, errors))
@@ -161,7 +161,7 @@ def test_four_tasks_one_killed_and_run_again(tmp_path, many_videos, undisturbed)
     while not list(data.glob("*.tfrecord-*.json")) and time.monotonic() < deadline:
         time.sleep(0.01)
     tasks[2].kill()
-    outputs = [process.communicate(timeout=120) for process in tasks]
+    outputs = [process.communicate(timeout=500) for process in tasks]
     assert [process.returncode for process in tasks] == [0, 0, -signal.SIGKILL, 0], outputs
     assert all("This task's part is done" in outputs[i][0] for i in (0, 1, 3))
     assert not manifest.exists(str(data))
@@ -170,7 +170,7 @@ def test_four_tasks_one_killed_and_run_again(tmp_path, many_videos, undisturbed)
     )
     assert refused.returncode == 2 and "shards are missing" in refused.stderr
     again = task(2)
-    output, errors = again.communicate(timeout=120)
+    output, errors = again.communicate(timeout=500)
     assert again.returncode == 0 and "200 videos, 200 clips" in output, errors
     assert contents(data) == undisturbed[0]
     # Without the manifest, --finalize writes it.

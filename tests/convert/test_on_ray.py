@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from tests.conftest import REPOSITORY, build, run_code, run_module
-from tests.two_nodes import two_nodes, wait_for
+from tests.two_nodes import MAX_SECS, two_nodes, wait_for
 
 pytest.importorskip("ray")
 FLAGS = ("--name=small", "--size=16x24", "--frames=5", "--engine=ray")
@@ -42,6 +42,7 @@ def is_decoding(pid):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3 * MAX_SECS)
 def test_a_killed_node_costs_its_shard_one_retry_and_changes_no_byte(tmp_path, videos_dir):
     local = build(videos_dir, tmp_path / "local")
     with two_nodes() as nodes:
@@ -58,7 +59,7 @@ def test_a_killed_node_costs_its_shard_one_retry_and_changes_no_byte(tmp_path, v
         nodes.kill(0)
         for pid in stopped:
             os.kill(pid, signal.SIGKILL)
-        output, _ = process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=MAX_SECS)
     assert process.returncode == 0, output
     assert "30 videos, 30 clips, 0 quarantined" in output
     check_same_shards(tmp_path / "ray", local)

@@ -162,7 +162,7 @@ def test_processes_share_a_folder_that_holds_less_than_they_read(server, tmp_pat
         for seed in range(3)
     ]
     for process in processes:
-        lines = process.communicate(timeout=120)[0].splitlines()
+        lines = process.communicate(timeout=500)[0].splitlines()
         assert process.returncode == 0
         assert lines == [f"{epoch} {expected.astype(np.int64).sum()}" for epoch in range(3)]
     assert sum(path.stat().st_size for path in copies(tmp_path)) <= room

@@ -17,7 +17,7 @@ from pyarrow import parquet
 from scipy import special
 
 from tests.conftest import REPOSITORY, child_pids
-from tests.two_nodes import two_nodes, wait_for
+from tests.two_nodes import MAX_SECS, two_nodes, wait_for
 from tests.warm import run_code, run_module
 from ucf50_tfrecord import recipes
 
@@ -36,7 +36,7 @@ def compared(data_dir, tmp_path_factory):
     while len(list(folder.glob("cells/*/cell.json"))) < 1 and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=500)
     stopped = {path: path.stat().st_mtime_ns for path in folder.glob("cells/*/cell.json")}
     result = run_module(*command(data_dir, folder)[2:])
     assert result.returncode == 0, result.stderr
@@ -152,7 +152,7 @@ def test_any_number_of_processes_and_tasks_finds_the_same(compared, data_dir, tm
     tasks[0].kill()
     tasks[0].communicate()
     tasks[0] = task(0)
-    outputs = [process.communicate(timeout=200)[0] for process in tasks]
+    outputs = [process.communicate(timeout=500)[0] for process in tasks]
     assert [process.returncode for process in tasks] == [0] * 4
     assert any("Report:" in output for output in outputs)
     assert all(
@@ -165,7 +165,7 @@ def test_any_number_of_processes_and_tasks_finds_the_same(compared, data_dir, tm
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3 * MAX_SECS)
 def test_a_ray_cluster_that_loses_a_node_finds_the_same(compared, data_dir, tmp_path):
     with two_nodes() as nodes:
         flags = ("--engine=ray", f"--ray_address={nodes.address}")
@@ -174,7 +174,7 @@ def test_a_ray_cluster_that_loses_a_node_finds_the_same(compared, data_dir, tmp_
         )
         wait_for(lambda: any(map(runs_cell, nodes.descendants(0))) or process.poll() is not None)
         nodes.kill(0)
-        output, _ = process.communicate(timeout=250)
+        output, _ = process.communicate(timeout=MAX_SECS)
     assert process.returncode == 0 and "Report:" in output, output
     assert "Ray holds 2 trainings at a time" in output and "6/6  " in output, output
     check_same(tmp_path / "ray", compared[0])
@@ -214,7 +214,7 @@ def run_and_kill(cell, data, folder, *flags):
         text=True,
     )
     kill_twice(process, cell)
-    return (*process.communicate(timeout=200), process.returncode)
+    return (*process.communicate(timeout=500), process.returncode)
 
 
 @pytest.fixture(scope="module")

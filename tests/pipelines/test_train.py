@@ -111,7 +111,7 @@ def test_an_interrupted_process_goes_on_to_the_same_weights(finished_run, data_d
     while not list((run_dir / "checkpoints" / "last").glob("ckpt-*.index")) and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signum)
-    stdout, stderr = process.communicate(timeout=120)
+    stdout, stderr = process.communicate(timeout=500)
     assert process.returncode == status, stderr
     assert not (run_dir / "summary.json").exists()
     if status == 0:

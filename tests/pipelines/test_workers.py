@@ -78,7 +78,7 @@ def undisturbed(videos_dir, tmp_path_factory):
     folder = tmp_path_factory.mktemp("workers")
     data = [f"--videos={videos_dir}", f"--data={folder / 'set'}", "--size=16", "--frames=3"]
     process = launch(*data, f"--run={folder / 'run'}", *FLAGS)
-    stdout, stderr = process.communicate(timeout=200)
+    stdout, stderr = process.communicate(timeout=500)
     assert process.returncode == 0, stderr
     return folder, stdout, stderr
 
@@ -107,7 +107,7 @@ def test_workers_that_are_stopped_or_killed_go_on_to_the_same_weights(undisturbe
     launcher = launch(*flags)
     stopped_after = wait_for_checkpoint(run_dir)
     os.kill(sorted(child_pids(launcher.pid))[1], signal.SIGTERM)
-    stdout, stderr = launcher.communicate(timeout=100)
+    stdout, stderr = launcher.communicate(timeout=500)
     assert launcher.returncode == 0, stderr
     step = int(re.search(r"Stopped at step (\d+) and saved", stdout)[1])
     assert stopped_after < step < 18 and wait_for_checkpoint(run_dir) == step
@@ -125,7 +125,7 @@ def test_workers_that_are_stopped_or_killed_go_on_to_the_same_weights(undisturbe
     assert not (run_dir / "summary.json").exists()
 
     last = launch(*flags)
-    _, stderr = last.communicate(timeout=200)
+    _, stderr = last.communicate(timeout=500)
     assert last.returncode == 0, stderr
     expected, found = final_weights(folder / "run"), final_weights(run_dir)
     assert expected.keys() == found.keys()

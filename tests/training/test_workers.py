@@ -49,7 +49,7 @@ def results_of(processes):
     """What each process printed: one JSON value a line."""
     results = []
     for process in processes:
-        stdout, stderr = process.communicate(timeout=200)
+        stdout, stderr = process.communicate(timeout=500)
         assert process.returncode == 0, stderr[-3000:]
         results.append([json.loads(line) for line in stdout.splitlines()])
     return results
@@ -89,7 +89,7 @@ def test_a_worker_that_exits_after_the_meeting_keeps_no_other_waiting(remaining)
     processes = [
         start(code, [], **environment) for code, environment in zip(codes, environments, strict=True)
     ]
-    _, stderr = processes[remaining].communicate(timeout=100)
+    _, stderr = processes[remaining].communicate(timeout=500)
     assert processes[remaining].returncode == -signal.SIGKILL
     assert "error: all workers had started 1 s ago, but one has not answered since." in stderr
     assert processes[1 - remaining].wait(timeout=30) == 0
