@@ -20,7 +20,7 @@ ALLOWED = {
     "settings": {"errors", "choices"},
     "specs": {"errors", "choices", "settings", "architectures"},
     "about": {"errors", "parsing", "specs", "storage"},
-    "jobs": {"about", "specs", "shards"},
+    "jobs": {"about", "choices", "specs", "shards"},
     "texts": set(),
     "parquet_pages": {"errors"},
     "remote": {"errors", "texts"},

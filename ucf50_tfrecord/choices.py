@@ -52,6 +52,13 @@ class Spacing(Choice):
     TIME = "time"
 
 
+class Playback(Choice):
+    """The direction in which a clip plays a video: as it was recorded, or from its end to its start."""
+
+    FORWARD = "forward"
+    BACKWARD = "backward"
+
+
 class Quantization(Choice):
     """How a TFLite file stores weights: in float32, in float16, or in 8-bit integers, in which it then computes."""
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TypeAlias, TypeVar
 
 from ucf50_tfrecord.about import About
+from ucf50_tfrecord.choices import Playback
 from ucf50_tfrecord.shards import ManifestShard, Named, SourceFile
 from ucf50_tfrecord.specs import ClipFormat, FeatureFormat, FoldRule
 
@@ -41,6 +42,7 @@ class Video:
       that a list or a pattern names; None if no group is known.
     fold: number of the fold that a list of videos or a folder such as train/ gives the video; None if neither does.
     segment: the part of the video that is converted; None is the whole video.
+    playback: the direction in which its clips play.
     num_bytes: size of the file.
     mtime_ns: time of the file's last change, in nanoseconds.
     sha256: hex sha256 of the file's contents; None if checksums were not requested or the file is unreadable.
@@ -56,6 +58,7 @@ class Video:
     sha256: str | None = None
     fold: int | None = None
     segment: Segment | None = None
+    playback: Playback = Playback.FORWARD
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,7 +93,7 @@ class ShardJob:
     fold: the fold of all its videos.
     fingerprint: hex sha256 of everything that decides the shard's bytes, except the videos' contents: the format,
       record.SCHEMA_VERSION, the decoder's version, the fold, and the videos' paths, classes, labels and
-      groups; their ids and segments, if a list gives them.
+      groups; their ids, segments and directions of playback, if a list gives them.
     """
 
     videos_dir: str

@@ -29,7 +29,7 @@ import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from ucf50_tfrecord import record, storage
-from ucf50_tfrecord.choices import Resize
+from ucf50_tfrecord.choices import Playback, Resize
 from ucf50_tfrecord.convert import mpeg4, sampling
 from ucf50_tfrecord.convert.container import Container, Packet, VideoError, open_video, reading
 from ucf50_tfrecord.convert.sampling import Timeline
@@ -53,7 +53,8 @@ class DecodedClip:
 
     frames: the clip's frames with their neighbours, uint8 [T, H, W, C], as ClipFormat describes them.
     frame_indices: int64 [T], positions of the clip's frames among the video's decodable frames.
-    timestamps_us: int64 [T], times of the clip's frames, in microseconds from the start of the video or segment.
+    timestamps_us: int64 [T], times of the clip's frames, in microseconds from the start of the video or segment; of a
+      clip that plays backward, from when its last frame is shown back to the frame.
     end_us: when the last frame of the video or segment ends, in microseconds from its start.
     frame_rate: mean frames per second that the container states; 0.0 if it states none.
     """
@@ -88,7 +89,11 @@ class Picked(Generic[Kept]):
 
 
 def decode_clips(
-    file: BinaryIO, suffix: str, clip_format: ClipFormat, segment: Segment | None = None
+    file: BinaryIO,
+    suffix: str,
+    clip_format: ClipFormat,
+    segment: Segment | None = None,
+    playback: Playback = Playback.FORWARD,
 ) -> list[DecodedClip]:
     """Decodes the clips of a video, or of a segment of it, from its first video stream.
 
@@ -100,6 +105,7 @@ def decode_clips(
       suffix: suffix of the file's name, such as ".avi".
       clip_format: the number of clips and of their frames, and the frames' size.
       segment: the part of the video that is decoded; None is the whole video.
+      playback: the direction in which the clips play.
 
     Returns:
       A list of `clip_format.clips_per_video` clips.
@@ -111,21 +117,21 @@ def decode_clips(
     """
 
     def choose(timeline: Timeline) -> np.ndarray:
-        if segment is None:
-            return sampling.choose_frames(timeline.times, clip_format)
         first, stop = _frames_of(timeline, segment)
-        return first + sampling.choose_frames(timeline.times[first:stop], clip_format)
+        return first + sampling.choose_frames(timeline.times[first:stop], clip_format, playback)
 
     picked = pick_frames(file, suffix, clip_format, choose, lambda picture: picture, is_part=bool(segment))
-    return [_assemble(picked, indices, clip_format, segment) for indices in picked.indices]
+    return [_assemble(picked, indices, clip_format, segment, playback) for indices in picked.indices]
 
 
-def _frames_of(timeline: Timeline, segment: Segment) -> tuple[int, int]:
-    """Returns the number of a segment's first frame and that of the frame after its last.
+def _frames_of(timeline: Timeline, segment: Segment | None) -> tuple[int, int]:
+    """Returns the number of a segment's first frame and that of the frame after its last; None is the whole video.
 
     Raises:
       VideoError: if no frame is shown in the segment.
     """
+    if segment is None:
+        return 0, len(timeline.times)
     shown_us = timeline.shown_us
     first = bisect.bisect_left(shown_us, segment.start_us)
     stop = len(shown_us) if segment.end_us is None else bisect.bisect_left(shown_us, segment.end_us)
@@ -138,7 +144,10 @@ def _frames_of(timeline: Timeline, segment: Segment) -> tuple[int, int]:
 
 
 def decode_file(
-    path: str | os.PathLike, clip_format: ClipFormat, segment: Segment | None = None
+    path: str | os.PathLike,
+    clip_format: ClipFormat,
+    segment: Segment | None = None,
+    playback: Playback = Playback.FORWARD,
 ) -> list[DecodedClip]:
     """Decodes the clips of a trusted video file in this process, without a worker process.
 
@@ -147,7 +156,7 @@ def decode_file(
       MemoryError: if memory runs out.
     """
     with reading(), storage.open_file(path) as file:
-        return decode_clips(file, pathlib.Path(path).suffix, clip_format, segment)
+        return decode_clips(file, pathlib.Path(path).suffix, clip_format, segment, playback)
 
 
 def pick_frames(
@@ -392,7 +401,11 @@ def _convert(frame: av.VideoFrame, pixel_aspect: fractions.Fraction, clip_format
 
 
 def _assemble(
-    picked: Picked[np.ndarray], indices: np.ndarray, clip_format: ClipFormat, segment: Segment | None
+    picked: Picked[np.ndarray],
+    indices: np.ndarray,
+    clip_format: ClipFormat,
+    segment: Segment | None,
+    playback: Playback,
 ) -> DecodedClip:
     """Builds a clip from its video's kept frames; `indices` are a row of what sampling.choose_frames returns."""
     timeline = picked.timeline
@@ -401,13 +414,17 @@ def _assemble(
         frames = record.stack_neighbours(frames, clip_format)
         indices = indices[:: 1 + clip_format.motion_frames]
     start_us = segment.start_us if segment else 0
+    timestamps_us = np.array([timeline.microseconds(i) - start_us for i in indices.tolist()], np.int64)
+    if playback == Playback.BACKWARD:
+        last = _frames_of(timeline, segment)[1] - 1
+        timestamps_us = timeline.microseconds(last) - start_us - timestamps_us
     end_us = timeline.end_us
     if segment and segment.end_us is not None:
         end_us = min(end_us, segment.end_us)
     return DecodedClip(
         frames=frames,
         frame_indices=indices,
-        timestamps_us=np.array([timeline.microseconds(i) - start_us for i in indices.tolist()], np.int64),
+        timestamps_us=timestamps_us,
         end_us=end_us - start_us,
         frame_rate=timeline.frame_rate,
     )

@@ -14,6 +14,7 @@ import posixpath
 import stat
 from collections.abc import Sequence
 
+from ucf50_tfrecord.choices import Playback
 from ucf50_tfrecord.convert import catalog, groups
 from ucf50_tfrecord.errors import Action, Remedy, UserError, expect
 from ucf50_tfrecord.jobs import Catalog, Segment, Video
@@ -32,6 +33,7 @@ class Entry:
     id: the video's id without the class name; "" if none is given.
     group, fold: the group and the fold, each a name or a number; None if none is given.
     segment: the part of the video; None is the whole video.
+    playback: the direction in which its clips play.
     """
 
     place: str
@@ -41,6 +43,7 @@ class Entry:
     group: groups.Given = None
     fold: groups.Given = None
     segment: Segment | None = None
+    playback: Playback = Playback.FORWARD
 
 
 class Mistakes:
@@ -85,8 +88,8 @@ def make_catalog(
       warnings: the catalogue's first warnings.
 
     Raises:
-      UserError: if a path leaves the folder or is no regular file, two entries have the same id or the same video
-        and segment, only some entries have a fold, there are too many groups or folds, or fewer than two classes.
+      UserError: if a path leaves the folder or is no regular file, two entries have the same id or the same
+        video, segment and playback, only some entries have a fold, there are too many groups or folds, or fewer than two classes.
     """
     mistakes = Mistakes(source)
     found, missing = _with_files(root, entries, mistakes)
@@ -121,6 +124,7 @@ def make_catalog(
             mtime_ns=status.st_mtime_ns,
             fold=fold_numbers.get(entry.fold),
             segment=entry.segment,
+            playback=entry.playback,
         )
         for (entry, status), group in zip(found, found_groups)
     ]
@@ -211,14 +215,16 @@ def _id_of(entry: Entry) -> str:
 
 
 def _check_distinct(found: Sequence[tuple[Entry, os.stat_result]], mistakes: Mistakes) -> None:
-    """Reports entries that have the id, or the video and the segment, of an earlier entry."""
+    """Reports entries that have the id, or the video, the segment and the playback, of an earlier entry."""
     ids: dict[str, str] = {}
-    parts: dict[tuple[str, Segment | None], str] = {}
+    parts: dict[tuple[str, Segment | None, Playback], str] = {}
     for entry, _ in found:
         video_id = _id_of(entry)
-        first = parts.setdefault((entry.path, entry.segment), entry.place)
+        first = parts.setdefault((entry.path, entry.segment, entry.playback), entry.place)
         if first != entry.place:
-            mistakes.add(entry.place, f"path: {entry.path!r} is already in {first}, with the same segment")
+            mistakes.add(
+                entry.place, f"path: {entry.path!r} is already in {first}, with the same segment and playback"
+            )
             continue
         first = ids.setdefault(video_id, entry.place)
         if first != entry.place:

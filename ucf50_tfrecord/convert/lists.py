@@ -8,6 +8,7 @@ Its columns:
   group        optional: the recording group, a name or a number
   split, fold  optional, one of the two: the fold, a name such as test, or a number
   start, end   optional: the part of the video that is converted, in seconds from its first frame
+  playback     optional: forward, or backward if the clip's frames are to come in reverse order
 
 A list may come from a stranger, and its paths end up in shards. So a relative path must not leave the list's folder.
 An absolute path is accepted, because its text shows where it leads, and a warning lists such videos.
@@ -26,6 +27,7 @@ from typing import Annotated, Any
 import msgspec
 
 from ucf50_tfrecord import about, manifest, parsing, storage
+from ucf50_tfrecord.choices import Playback
 from ucf50_tfrecord.convert import catalog, official_splits, split_folders
 from ucf50_tfrecord.convert.entries import Entry, Mistakes, make_catalog
 from ucf50_tfrecord.errors import Action, Remedy, UserError, expect
@@ -50,6 +52,7 @@ class _Row:
     fold: _Text | int | None = None
     start: _Secs | None = None
     end: _Secs | None = None
+    playback: str | None = None
 
     def __post_init__(self):
         expect(
@@ -72,6 +75,9 @@ class _Row:
             expect(not isinstance(value, int) or value >= 0, f"a {name} of 0 or more", **{name: value})
         expect(self.split is None or self.fold is None, "split or fold, not both", split=self.split)
         expect(self.end is None or self.end > (self.start or 0.0), "an end after the start", end=self.end)
+        expect(
+            self.playback in (None, *Playback), f"a playback out of {tuple(Playback)}", playback=self.playback
+        )
 
 
 COLUMNS = tuple(field.name for field in dataclasses.fields(_Row))
@@ -175,6 +181,7 @@ def _entry(row: _Row, place: str) -> Entry:
         group=row.group,
         fold=row.split if row.fold is None else row.fold,
         segment=segment,
+        playback=Playback(row.playback or Playback.FORWARD),
     )
 
 

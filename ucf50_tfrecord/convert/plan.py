@@ -8,7 +8,7 @@ import os
 import pathlib
 
 from ucf50_tfrecord import manifest, record
-from ucf50_tfrecord.choices import FoldBy
+from ucf50_tfrecord.choices import FoldBy, Playback
 from ucf50_tfrecord.errors import Action, Advice, Remedy
 from ucf50_tfrecord.jobs import Catalog, Plan, ShardJob, Video
 from ucf50_tfrecord.shards import Named
@@ -104,10 +104,12 @@ def plan_shards(
 def _fingerprinted(video: Video) -> tuple:
     """Returns those fields of a video that decide its records.
 
-    The id and the segment are left out where the path decides them, so that the fingerprints of folders of videos do
-    not depend on what only lists have.
+    The id, the segment and the playback are left out where the path decides them, so that the fingerprints of folders
+    of videos do not depend on what only lists have.
     """
-    fields = (video.relative_path, video.class_name, video.label, video.group)
+    fields: tuple = (video.relative_path, video.class_name, video.label, video.group)
+    if video.playback != Playback.FORWARD:
+        fields = (*fields, video.playback)
     if video.segment:
         return *fields, video.video_id, video.segment.start_us, video.segment.end_us
     is_path = video.video_id == pathlib.PurePosixPath(video.relative_path).with_suffix("").as_posix()

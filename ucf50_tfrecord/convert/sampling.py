@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ucf50_tfrecord.choices import Resize, Spacing
+from ucf50_tfrecord.choices import Playback, Resize, Spacing
 from ucf50_tfrecord.specs import ClipFormat, WindowSpec
 
 
@@ -63,7 +63,9 @@ class Timeline:
         return 1 / self.frame_rate if self.frame_rate else 0.0
 
 
-def choose_frames(times: Sequence[int | None], clip_format: ClipFormat) -> np.ndarray:
+def choose_frames(
+    times: Sequence[int | None], clip_format: ClipFormat, playback: Playback = Playback.FORWARD
+) -> np.ndarray:
     """Chooses the frames of all clips of a video, evenly spaced.
 
     Args:
@@ -71,11 +73,13 @@ def choose_frames(times: Sequence[int | None], clip_format: ClipFormat) -> np.nd
         are spaced by their numbers, whatever the format's spacing.
       clip_format: the format of the clips. With K clips per video, clip k gets every K-th of K * num_frames
         evenly spaced frames, starting with frame k.
+      playback: the direction in which the clips play. Both directions choose the same frames.
 
     Returns:
       The numbers of the chosen frames, int64 [clips_per_video, num_frames * (1 + motion_frames)]. In each row every
-      frame of the clip is followed by its neighbours, the frames right after it; a neighbour beyond the last frame
-      is the last frame. Without neighbours, each row is ascending.
+      frame of the clip is followed by its neighbours, the frames that are played right after it; a neighbour beyond
+      the last frame is the last frame. Without neighbours, each row is ascending, or descending for clips that play
+      backward.
     """
     num_clips = clip_format.clips_per_video
     num_frames = num_clips * clip_format.num_frames
@@ -83,11 +87,12 @@ def choose_frames(times: Sequence[int | None], clip_format: ClipFormat) -> np.nd
         picked = even_times(times, num_frames)
     else:
         picked = even_indices(len(times), num_frames)
-    steps = np.arange(1 + clip_format.motion_frames)
-    with_neighbours = np.minimum(picked[:, np.newaxis] + steps, len(times) - 1)
-    return (
-        with_neighbours.reshape(clip_format.num_frames, num_clips, -1).swapaxes(0, 1).reshape(num_clips, -1)
-    )
+    chosen = picked.reshape(clip_format.num_frames, num_clips).T
+    step = 1
+    if playback == Playback.BACKWARD:
+        chosen, step = chosen[:, ::-1], -1
+    neighbours = chosen[..., np.newaxis] + step * np.arange(1 + clip_format.motion_frames)
+    return np.clip(neighbours, 0, len(times) - 1).reshape(num_clips, -1)
 
 
 def cut_windows(timeline: Timeline, windows: WindowSpec) -> list[tuple[int, int]]:

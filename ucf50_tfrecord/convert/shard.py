@@ -118,7 +118,7 @@ def decode_video(clip_format: ClipFormat, video: Video, file: BinaryIO) -> _Deco
     """
     suffix = pathlib.PurePosixPath(video.relative_path).suffix
     try:
-        decoded = decode.decode_clips(file, suffix, clip_format, video.segment)
+        decoded = decode.decode_clips(file, suffix, clip_format, video.segment, video.playback)
     except decode.VideoError as error:
         return Undecodable.of(error)
     return _Decoded(
