@@ -130,7 +130,7 @@ doctor: | $(VENV)/bin/python  ## Check this machine, DATA and RUN; say how to fi
 	-@$(MAKE) --no-print-directory $(VENV)/installed
 	@$(PYTHON) -m tools.doctor $(call flag,videos,$(filter-out $(DEMO),$(VIDEOS))) $(call flags,DATA RUN) $(FLAGS)
 
-help-models: $(VENV)/installed  ## List the models and their numbers of parameters.
+help-models: $(VENV)/installed  ## List the models, their parameters and multiply-adds.
 	$(PYTHON) -m tools.describe_models $(call flags,SIZE FRAMES) $(FLAGS)
 
 bench: $(VENV)-bench/installed $(filter $(DEMO),$(VIDEOS))  ## Measure conversion, input, steps and reports.

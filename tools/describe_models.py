@@ -1,11 +1,13 @@
-"""Lists the models with their numbers of parameters and a short description.
+"""Lists the models with their parameters, multiply-adds and a short description.
 
 python -m tools.describe_models --classes=50 --frames=15 --size=64
 """
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
+from collections.abc import Iterable
 
 from absl import flags
 
@@ -18,25 +20,39 @@ _FRAMES = flags.DEFINE_integer("frames", ClipFormat.num_frames, "Frames per clip
 _SIZE = flags.DEFINE_string(
     "size", str(ClipFormat.height), "Frame size, such as 64 or 112x96 (height x width)."
 )
+_NUM_FEATURES = 1280
 
 
 def main() -> None:
     height, width = parse_size(_SIZE.value)
     clip_format = ClipFormat(num_frames=_FRAMES.value, height=height, width=width)
     console.load_tensorflow()
+    spec = ModelSpec(
+        name="lstm", num_classes=_CLASSES.value, num_frames=_FRAMES.value, height=height, width=width
+    )
+    terminal.say(f"{_CLASSES.value} classes, clips of {clip_format}", "")
+    print_table(dataclasses.replace(spec, name=name) for name in MODELS)
+    terminal.say("", f"On stored features, {_NUM_FEATURES} per frame, as those of efficientnet_lite0", "")
+    print_table(
+        dataclasses.replace(spec, name=name, feature_shape=(_NUM_FEATURES,))
+        for name, traits in MODELS.items()
+        if traits.takes_features
+    )
+
+
+def print_table(specs: Iterable[ModelSpec]) -> None:
+    """Prints a row per model. Its multiply-adds are those of a forward pass of one clip, in millions."""
     from ucf50_tfrecord import models
+    from ucf50_tfrecord.device_checks import operations
     from ucf50_tfrecord.models import builders
 
-    terminal.say(f"{_CLASSES.value} classes, clips of {clip_format}", "")
-    terminal.say(f"{'model':<13}{'parameters':>11}  description")
-    for name, traits in MODELS.items():
-        spec = ModelSpec(
-            name=name, num_classes=_CLASSES.value, num_frames=_FRAMES.value, height=height, width=width
-        )
-        count = models.build_model(spec).count_params()
-        about = inspect.getdoc(builders.load(traits.builder)).splitlines()[0].rstrip(".")
-        row = f"{name:<13}{count:>11,}  {about}"
-        terminal.say_wrapped(row, subsequent_indent=" " * 26)
+    terminal.say(f"{'model':<14}{'parameters':>11}{'multiply-adds':>15}  description")
+    for spec in specs:
+        model = models.build_model(spec)
+        millions = operations.multiply_adds(model) / 1e6
+        about = inspect.getdoc(builders.load(MODELS[spec.name].builder)).splitlines()[0].rstrip(".")
+        row = f"{spec.name:<14}{model.count_params():>11,}{millions:>13,.1f} M  {about}"
+        terminal.say_wrapped(row, subsequent_indent=" " * 42)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from ucf50_tfrecord import models
 from ucf50_tfrecord.device_checks import kernels, operations
 from ucf50_tfrecord.device_checks.operations import Executed
 from ucf50_tfrecord.device_checks.outcomes import Status
+from ucf50_tfrecord.models import recurrent
 from ucf50_tfrecord.specs import ModelSpec
 
 
@@ -30,6 +31,18 @@ def of_layers(shape, *layers):
             2 * 3 * 2 * 4 * 9 * 3 + 3 * 3 * 2 * 5 * 4,
         ),
         ((5, 8, 6, 3), [keras.layers.Conv3D(4, (2, 3, 3))], 2 * 4 * 6 * 4 * 4 * 18 * 3),
+        ((8, 6, 3), [keras.layers.DepthwiseConv2D(3, depth_multiplier=2, padding="same")], 2 * 8 * 6 * 6 * 9),
+        (
+            (8, 6, 3),
+            [keras.layers.Conv2D(4, 1), keras.layers.DepthwiseConv2D(3, padding="same")],
+            2 * 8 * 6 * 4 * 3 + 3 * 8 * 6 * 4 * 9,
+        ),
+        # Neither the input nor the first state, zeros, needs a gradient.
+        (
+            (9, 7),
+            [recurrent.ProjectingLSTM(4, return_sequences=True)],
+            9 * 2 * 7 * 16 + (3 * 9 - 1) * 4 * 16,
+        ),
         ((9, 7), [keras.layers.LSTM(4)], 3 * 9 * (7 * 16 + 4 * 16)),
         ((9, 7), [keras.layers.GRU(4)], 3 * 9 * (7 * 12 + 4 * 12)),
         ((9, 7), [keras.layers.Bidirectional(keras.layers.SimpleRNN(4))], 2 * 3 * 9 * (7 * 4 + 4 * 4)),
@@ -47,6 +60,19 @@ def test_a_published_model_has_the_operations_of_its_layers():
     per_frame = 2 * convolutions[0] + 3 * (sum(convolutions[1:]) + 4 * 4 * 128 * 256)
     spec = ModelSpec(name="seed_pool", num_classes=7, num_frames=frames, height=32, width=32)
     assert operations.count(models.build_model(spec)) == 2 * (frames * per_frame + 3 * 256 * 7)
+
+
+@pytest.mark.parametrize(
+    "shape, layers, products",
+    [
+        ((8, 6, 3), [keras.layers.Conv2D(4, 3, padding="same"), keras.layers.ReLU()], 8 * 6 * 4 * 9 * 3),
+        ((8, 6, 3), [keras.layers.DepthwiseConv2D(3, padding="same")], 8 * 6 * 3 * 9),
+        ((9, 7), [keras.layers.LSTM(4), keras.layers.Dense(5)], 9 * (7 * 16 + 4 * 16) + 4 * 5),
+        ((9, 7), [recurrent.ProjectingGRU(4, return_sequences=True)], 9 * (7 * 12 + 4 * 12)),
+    ],
+)
+def test_multiply_adds_are_those_of_a_forward_pass(shape, layers, products):
+    assert operations.multiply_adds(of_layers(shape, *layers)) == products
 
 
 def test_executed_ops_are_those_that_ran_with_their_devices():

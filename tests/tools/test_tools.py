@@ -226,9 +226,18 @@ def test_the_models_are_listed_with_their_parameters():
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
     assert max(map(len, lines)) <= 80
-    rows = {line.split()[0]: line.split(maxsplit=2)[1:] for line in lines[3:] if not line.startswith(" ")}
-    assert sorted(rows) == sorted(MODELS)
-    assert rows["seed_lstm"] == ["2,728,818", "The published CNN + LSTM"]
+    begin = [number for number, line in enumerate(lines) if line.startswith("model ")]
+    of_frames, of_features = (
+        {line.split()[0]: line.split(maxsplit=4)[1:] for line in part if line and not line.startswith(" ")}
+        for part in (lines[begin[0] + 1 : begin[1] - 2], lines[begin[1] + 1 :])
+    )
+    assert sorted(of_frames) == sorted(MODELS)
+    # Per frame: three convolutions and a dense layer; then a recurrent layer, and the classifier.
+    frame = 27 * 32 * 64**2 + 9 * 32 * 64 * 32**2 + 9 * 64 * 128 * 16**2 + 8 * 8 * 128 * 256
+    millions = (15 * (frame + 2 * 256 * 1024) + 256 * 50) / 1e6
+    assert of_frames["seed_lstm"] == ["2,728,818", f"{millions:.1f}", "M", "The published CNN + LSTM"]
+    assert sorted(of_features) == sorted(name for name, traits in MODELS.items() if traits.takes_features)
+    assert of_features["frame_pool"][:3] == ["64,050", "0.1", "M"]
     result = warm.run_module("tools.describe_models", "--size=huge")
     assert result.returncode == 2 and "a size such as 64 or 112x96" in result.stderr
     result = warm.run_module("tools.describe_models", "--size=0")

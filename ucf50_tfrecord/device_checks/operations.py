@@ -1,4 +1,10 @@
-"""Counts the floating-point operations of a training step, and lists the ops that TensorFlow executed."""
+"""Counts the products that a model computes, and lists the ops that TensorFlow executed.
+
+A product is a convolution, a product of matrices or a recurrent layer. The counts come from the shapes in a graph.
+Recurrent layers of Keras are loops or cuDNN's ops there, which hide their products. So these are counted from the shapes
+of their weights: each weight is multiplied once per frame in the forward pass, and twice in the backward pass, for the
+gradients of the weights and of the inputs.
+"""
 
 from __future__ import annotations
 
@@ -14,22 +20,17 @@ import tensorflow as tf
 from tensorboard.util import tensor_util
 
 from ucf50_tfrecord.errors import UserError
-from ucf50_tfrecord.models import dropout
+from ucf50_tfrecord.models import dropout, recurrent
 from ucf50_tfrecord.training import events
 
 _BATCH_SIZE = 4
 
 
 def count(model: keras.Model) -> float:
-    """Counts the floating-point operations of a training step's products, per clip.
+    """Counts the floating-point operations of a training step's products, forward and backward, per clip.
 
-    A product is a convolution, a product of matrices or a recurrent layer. Each multiplication and each
-    addition counts. The other operations, such as activations and the optimizer's, are few beside these.
-
-    The counts come from the shapes in the graph of the forward and backward pass. Recurrent layers are loops
-    or cuDNN's ops there, which hide their products. So these are counted from the shapes of their weights:
-    each weight is multiplied once per frame in the forward pass, and twice in the backward pass, for the
-    gradients of the weights and of the inputs.
+    Each multiplication and each addition counts. The other operations, such as activations and the optimizer's, are
+    few beside these.
 
     Raises:
       UserError: if the graph does not state the shape of a product.
@@ -45,19 +46,41 @@ def count(model: keras.Model) -> float:
             total = tf.reduce_sum(model(video, training=True))
         return total, tape.gradient(total, model.trainable_variables)
 
+    return 2.0 * (_products(model, step) + 3 * _hidden_products(model))
+
+
+def multiply_adds(model: keras.Model) -> float:
+    """Counts the multiplications of a forward pass's products, per clip; as many additions follow them.
+
+    Raises:
+      UserError: if the graph does not state the shape of a product.
+    """
+
+    @tf.function(autograph=False)
+    def forward(video: tf.Tensor) -> tf.Tensor:
+        return model(video, training=False)
+
+    return _products(model, forward) + _hidden_products(model)
+
+
+def _products(model: keras.Model, function: Callable[[tf.Tensor], object]) -> float:
+    """Returns the multiplications per clip that the graph of a tf.function of clips shows."""
     signature = tf.TensorSpec((_BATCH_SIZE, *model.input_shape[1:]), model.inputs[0].dtype)
-    concrete = step.get_concrete_function(signature)
+    concrete = function.get_concrete_function(signature)
     needed = _needed([tensor.op for tensor in concrete.graph.outputs])
-    products = sum(_PRODUCTS[op.type](op) for op in needed if op.type in _PRODUCTS)
-    return 2.0 * products / _BATCH_SIZE + 2.0 * _recurrent_products(model)
+    return sum(_PRODUCTS[op.type](op) for op in needed if op.type in _PRODUCTS) / _BATCH_SIZE
 
 
-def _recurrent_products(model: keras.Model) -> int:
-    """Returns the multiplications in a step's recurrent layers, per clip."""
+def _hidden_products(model: keras.Model) -> int:
+    """Returns the multiplications per clip and pass in recurrent layers that the graph hides."""
     num_frames = model.input_shape[1]
-    cells = [layer.cell for layer in model._flatten_layers() if isinstance(layer, keras.layers.RNN)]
+    cells = [
+        layer.cell
+        for layer in model._flatten_layers()
+        if isinstance(layer, keras.layers.RNN) and not recurrent.shows_products(layer)
+    ]
     weights = [math.prod(w.shape) for cell in cells for w in (cell.kernel, cell.recurrent_kernel)]
-    return 3 * num_frames * sum(weights)
+    return num_frames * sum(weights)
 
 
 def _needed(ops: Iterable[tf.Operation]) -> set[tf.Operation]:
@@ -89,6 +112,11 @@ def _filter_products(op: tf.Operation, *, kernel: tf.Tensor, pixels: tf.Tensor) 
     return _size(pixels) * _size(kernel) // kernel.shape.as_list()[-1]
 
 
+def _depthwise_products(op: tf.Operation, *, kernel: tf.Tensor, pixels: tf.Tensor) -> int:
+    """Returns what _filter_products does, for a convolution of each channel by itself: [..., channels, multiplier]."""
+    return _size(pixels) * math.prod(kernel.shape.as_list()[:-2])
+
+
 def _matrix_products(op: tf.Operation) -> int:
     """Returns the multiplications of a product of matrices, or of batches of them."""
     transposed = op.get_attr("transpose_a" if op.type == "MatMul" else "adj_x")
@@ -118,6 +146,13 @@ _PRODUCTS: dict[str, Callable[[tf.Operation], int]] = {
     **dict.fromkeys(
         ("Conv2DBackpropFilter", "Conv3DBackpropFilterV2"),
         lambda op: _filter_products(op, kernel=op.outputs[0], pixels=op.inputs[2]),
+    ),
+    "DepthwiseConv2dNative": lambda op: _depthwise_products(op, kernel=op.inputs[1], pixels=op.outputs[0]),
+    "DepthwiseConv2dNativeBackpropInput": lambda op: _depthwise_products(
+        op, kernel=op.inputs[1], pixels=op.inputs[2]
+    ),
+    "DepthwiseConv2dNativeBackpropFilter": lambda op: _depthwise_products(
+        op, kernel=op.outputs[0], pixels=op.inputs[2]
     ),
     **dict.fromkeys(("MatMul", "BatchMatMulV2", "BatchMatMulV3"), _matrix_products),
     "Einsum": _einsum_products,

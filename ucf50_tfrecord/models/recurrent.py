@@ -46,6 +46,11 @@ def bilstm(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
     return _build(spec, dtype, both_ways, NUM_UNITS // 2)
 
 
+def shows_products(layer: layers.Layer) -> bool:
+    """Tells whether the graph of a recurrent layer shows its products: it has no loop, and is not cuDNN's op."""
+    return isinstance(layer, _ProjectingLayer) and not layer.may_use_cudnn
+
+
 class _ProjectingLayer(layers.RNN):
     """A recurrent layer that multiplies all frames by the input kernel in one product on CPUs.
 
@@ -54,10 +59,13 @@ class _ProjectingLayer(layers.RNN):
     behaves as Keras's.
     """
 
-    def call(self, sequences, initial_state=None, mask=None, training=False):
+    @property
+    def may_use_cudnn(self) -> bool:
         can_use_cudnn = getattr(self, "use_cudnn", False)  # SimpleRNN has no such attribute
-        takes_cudnn = can_use_cudnn and bool(tf.config.list_logical_devices("GPU"))
-        if takes_cudnn or initial_state is not None or mask is not None or not self.return_sequences:
+        return can_use_cudnn and bool(tf.config.list_logical_devices("GPU"))
+
+    def call(self, sequences, initial_state=None, mask=None, training=False):
+        if self.may_use_cudnn or initial_state is not None or mask is not None or not self.return_sequences:
             return super().call(sequences, initial_state=initial_state, mask=mask, training=training)
         kernel, recurrent, bias = (
             ops.cast(weight, self.compute_dtype)
