@@ -39,6 +39,7 @@ class ModelTraits:
     takes_motion: whether ModelSpec.motion may add the differences of consecutive frames to the model's input.
       The controls, which must not see order, and the published models do not accept it.
     has_motion_path: whether a part of the model always sees motion, whatever ModelSpec.motion says.
+    has_residuals: whether the model has residual blocks, which ModelSpec.stochastic_depth drops.
     improves_on: name of the model whose forgetting this model was designed to overcome, or None.
     published: the scores of the published baseline that the model reproduces, or None.
     """
@@ -51,6 +52,7 @@ class ModelTraits:
     takes_features: bool = False
     takes_motion: bool = False
     has_motion_path: bool = False
+    has_residuals: bool = False
     improves_on: str | None = None
     published: PublishedScores | None = None
 
@@ -83,8 +85,13 @@ MODELS = {
     "bilstm": _over_features(f"{_M}.recurrent:bilstm", "frame_pool"),
     "gru": _over_features(f"{_M}.recurrent:gru", "frame_pool", recurrent=True),
     "conv3d": ModelTraits(f"{_M}.conv3d:conv3d", "frame_pool", takes_motion=True),
+    "r2plus1d": ModelTraits(f"{_M}.conv3d:r2plus1d", "frame_pool", takes_motion=True, has_residuals=True),
     "transformer": ModelTraits(
-        f"{_M}.transformer:transformer", "frame_pool", takes_features=True, takes_motion=True
+        f"{_M}.transformer:transformer",
+        "frame_pool",
+        takes_features=True,
+        takes_motion=True,
+        has_residuals=True,
     ),
     "two_path": ModelTraits(
         f"{_M}.two_path:two_path", "frame_pool", takes_encoder=True, has_motion_path=True

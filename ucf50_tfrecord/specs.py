@@ -476,6 +476,12 @@ class ModelSpec:
         "Give the model each frame's differences from the frames right after it, where the clips have motion frames; "
         "elsewhere its difference from the sampled frame before.",
     )
+    stochastic_depth: float = setting(
+        0.0,
+        "Rate at which residual blocks are skipped in training, in the last block; linearly less in earlier ones.",
+        Range(0, 1, excludes_high=True),
+        omit_default=True,
+    )
     # Left out of JSON while it is 0, so that runs on clips without motion frames are stored as before.
     motion_frames: int = dataclasses.field(default=0, metadata={"omit_default": True})
 
@@ -516,6 +522,12 @@ class ModelSpec:
             not self.freeze_encoder or self.encoder_weights != "none",
             "encoder_weights if the encoder is frozen",
             encoder_weights=self.encoder_weights,
+        )
+        expect(
+            not self.stochastic_depth or traits.has_residuals,
+            f"a model out of {_names_with('has_residuals')} if there is stochastic depth",
+            model=self.name,
+            stochastic_depth=self.stochastic_depth,
         )
         trait = "takes_neighbours" if self.motion_frames else "takes_motion"
         expect(

@@ -76,6 +76,18 @@ def test_a_sign_flip_test_of_few_groups_is_exact():
     assert statistics.sign_flip_p(np.zeros(6), np.arange(6)) == 1.0
 
 
+def test_differences_that_cancel_out_in_every_group_are_no_effect():
+    """As those of an order-blind model on clips and their reverse: it is right about one of the two per seed."""
+    rng = np.random.default_rng(5)
+    right = rng.integers(0, 2, (5, 36))  # [seeds, pairs]
+    values = np.concatenate([right.mean(axis=0), (1 - right).mean(axis=0)]) - 0.5
+    groups = np.tile(np.arange(12).repeat(3), 2)
+    sums, _ = statistics.sums_by_group(values[:, np.newaxis], groups)
+    assert sums.any() and np.abs(sums).max() < 1e-15  # or the test tests nothing
+    assert statistics.sign_flip_p(values, groups) == 1.0
+    assert statistics.sign_flip_p(1e-12 * np.ones(12), np.arange(12)) < 0.01  # small, but no rounding error
+
+
 def test_sign_flips_take_whole_groups():
     values, groups = np.array([1.0] * 50 + [-1.0] * 50), np.arange(2).repeat(50)
     assert statistics.sign_flip_p(values, groups) == 1.0

@@ -6,7 +6,9 @@ import tensorflow as tf
 from tests.warm import run_code
 from ucf50_tfrecord import models
 from ucf50_tfrecord.architectures import MODELS
+from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.models import frames
+from ucf50_tfrecord.models.dropout import RandomKey, random_key
 from ucf50_tfrecord.models.recurrent import ProjectingGRU, ProjectingLSTM, ProjectingRNN
 from ucf50_tfrecord.specs import ModelSpec
 
@@ -107,7 +109,11 @@ def test_clips_do_not_mix_and_frames_stay_with_their_clip(name):
     np.testing.assert_allclose(model(video, training=False), alone, atol=1e-5)
 
 
-SPLIT = set(MODELS) - {"conv3d", "two_path"}  # whose frames meet in the first block, or in the input
+SPLIT = set(MODELS) - {
+    "conv3d",
+    "r2plus1d",
+    "two_path",
+}  # whose frames meet in the first block, or in the input
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -189,6 +195,54 @@ def test_models_that_pool_see_the_motion_of_neighbours_but_not_the_order_of_fram
     features = encoder.predict_on_batch(video)[:, [2, 0, 3, 3]]
     expected = model.predict_on_batch(video[:, [2, 0, 3, 3]])
     np.testing.assert_allclose(head.predict_on_batch(features), expected, atol=max(atol, 1e-4))
+
+
+@pytest.mark.parametrize("name", [name for name, traits in MODELS.items() if traits.has_residuals])
+def test_stochastic_depth_skips_residuals_of_whole_clips_in_training_alone(name):
+    built, video = [], make_video(make_spec(name))
+    for rate in (0.0, 0.9):
+        keras.utils.clear_session()  # so that both have the same names of weights
+        keras.utils.set_random_seed(0)
+        built.append(models.build_model(make_spec(name, stochastic_depth=rate)))
+    plain, deep = built
+    one, other = ({weight.path: weight.numpy() for weight in model.weights} for model in built)
+    assert one.keys() == other.keys()
+    for path, weight in one.items():
+        np.testing.assert_array_equal(weight, other[path])
+    expected = plain(video, training=False)
+    np.testing.assert_array_equal(deep(video, training=False), expected)
+
+    def train(model, step, position):
+        key = RandomKey(
+            seed=0, step=tf.constant(step, tf.int64), position=tf.constant(position, tf.int64), batch_size=4
+        )
+        for layer in model._flatten_layers():  # so that clips do not meet in the statistics of the batch
+            layer.trainable = not isinstance(layer, frames.BatchNorm)
+        with random_key(key):
+            return model(video, training=True).numpy()
+
+    np.testing.assert_allclose(train(plain, 0, [0, 1, 2]), expected, atol=1e-5)
+    found = train(deep, 0, [0, 1, 2])
+    assert (np.abs(found - expected).max(axis=1) > 1e-3).all()
+    np.testing.assert_array_equal(train(deep, 0, [0, 1, 2]), found)
+    assert np.abs(train(deep, 1, [0, 1, 2]) - found).max() > 1e-3
+    # A clip's draws follow from its position in the global batch.
+    other = train(deep, 0, [0, 3, 2])
+    np.testing.assert_allclose(other[[0, 2]], found[[0, 2]], atol=1e-5)
+
+
+def test_a_model_without_residual_blocks_has_no_stochastic_depth():
+    with pytest.raises(
+        UserError, match=r"a model out of \('r2plus1d', 'transformer'\) if there is stochastic depth"
+    ):
+        make_spec("lstm", stochastic_depth=0.1)
+
+
+@pytest.mark.parametrize("size, cells", [(64, 32), (80, 40), (112, 28), (224, 28)])
+def test_the_residual_blocks_see_about_as_many_cells_at_any_resolution(size, cells):
+    model = models.build_model(make_spec("r2plus1d", num_frames=2, height=size, width=size))
+    first = next(layer for layer in model.layers if isinstance(layer, keras.layers.ReLU))
+    assert first.output.shape[1:] == (cells, cells, 32)
 
 
 def test_seed_weights_start_from_pytorchs_distributions():

@@ -18,6 +18,7 @@ from scipy import stats
 _CONFIDENCE = 0.95
 _NUM_RESAMPLES = 1999
 _NUM_FLIPS = 9999
+_ROUNDING = 1e-9  # sums that are smaller, as a fraction of the largest difference, are rounding errors
 _POWER = 0.8
 # Half of a 95% interval's width, times this factor, is the difference that a test at 5% finds with 80% power.
 POWER_FACTOR = 1 + float(stats.norm.ppf(_POWER) / stats.norm.ppf((1 + _CONFIDENCE) / 2))
@@ -237,9 +238,11 @@ def sign_flip_p(values: np.ndarray, groups: np.ndarray) -> float:
       groups: int [N], the group of each clip.
 
     Returns:
-      The p value; 1 if there is only one group, or all groups' sums are 0.
+      The p value; 1 if there is only one group, or all groups' sums are 0, up to rounding.
     """
     sums = sums_by_group(values[:, np.newaxis], groups)[0][:, 0]
+    # Differences that cancel out in every group, as those of mirrored clips, leave sums of the size of rounding errors.
+    sums[np.abs(sums) < _ROUNDING * np.abs(values).max()] = 0.0
     if len(sums) == 1 or not sums.any():
         return 1.0
     result = stats.permutation_test(

@@ -1,22 +1,27 @@
-"""A 3D CNN with factored convolutions, (2+1)D: first over space, then over time.
+"""3D CNNs with factored convolutions, (2+1)D: first over space, then over time.
 
-Source: Tran et al. 2018, "A Closer Look at Spatiotemporal Convolutions for Action Recognition". The residual
-connections are left out, because four blocks do not need them. Both convolutions are computed as 2D
+Source: Tran et al. 2018, "A Closer Look at Spatiotemporal Convolutions for Action Recognition". conv3d leaves the
+residual connections out, because four blocks do not need them. Both convolutions are computed as 2D
 convolutions: the first over frames, the second over arrays of (time, pixel). The result is the same, and
 every device has fast kernels for 2D convolutions.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import keras
 from keras import layers, ops
 
-from ucf50_tfrecord.models import frames
+from ucf50_tfrecord.models import dropout, frames
 from ucf50_tfrecord.models.dropout import Dropout
 from ucf50_tfrecord.models.frames import Tensor, normalize
 from ucf50_tfrecord.specs import ModelSpec
 
 BLOCK_FILTERS = (32, 64, 128, 256)
+# r2plus1d pools the frames of its stem until their sides are at most this many cells. So its residual blocks cost about
+# the same at every resolution.
+MAX_CELLS = 40
 
 
 def conv3d(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
@@ -27,6 +32,55 @@ def conv3d(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
         x = _over_time(_over_space(x, filters, dtype), filters, dtype)
     pooled = Dropout(spec.dropout, stream=0, dtype=dtype)(ops.mean(x, axis=(1, 2, 3)))
     return keras.Model(video, frames.classify(pooled, spec), name=spec.name)
+
+
+def r2plus1d(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
+    """Residual (2+1)D CNN: stem, four residual blocks of two convolutions, then mean, dropout and classifier.
+
+    The paper's networks, R(2+1)D, are made smaller: one block per stage, half the filters, as many filters between the
+    convolutions over space and over time as after them, and all frames kept, as clips have few. Stochastic depth
+    (Huang et al. 2016, "Deep networks with stochastic depth") drops a block's residual for a whole clip, with a rate
+    that grows linearly up to ModelSpec.stochastic_depth in the last block.
+    """
+    video = frames.clip_input(spec)
+    x = frames.pixels(video, spec, dtype)
+    x = _over_time(frames.encode_frames(x, lambda image: _stem(image, dtype)), BLOCK_FILTERS[0], dtype)
+    for number, filters in enumerate(BLOCK_FILTERS):
+        drop = dropout.drop_residual(spec, number, len(BLOCK_FILTERS), dtype)
+        x = _residual_block(x, filters, 1 if number == 0 else 2, drop, dtype)
+    pooled = Dropout(spec.dropout, stream=0, dtype=dtype)(ops.mean(x, axis=(1, 2, 3)))
+    return keras.Model(video, frames.classify(pooled, spec), name=spec.name)
+
+
+def _stem(image: Tensor, dtype: keras.DTypePolicy) -> Tensor:
+    """Maps frames [N, H, W, C] to [N, h, w, 32]: h and w are half of H and W, halved again while above MAX_CELLS."""
+    image = layers.Conv2D(BLOCK_FILTERS[0], 3, strides=2, padding="same", use_bias=False, dtype=dtype)(image)
+    while max(image.shape[1:3]) > MAX_CELLS:
+        image = layers.MaxPooling2D(2, padding="same", dtype=dtype)(image)
+    return layers.ReLU(dtype=dtype)(normalize(image, dtype))
+
+
+def _residual_block(
+    x: Tensor, filters: int, stride: int, drop: Callable[[Tensor], Tensor], dtype: keras.DTypePolicy
+) -> Tensor:
+    """Adds two (2+1)D convolutions to their input, from [B, T, H, W, C] to [B, T, ceil(H / stride), …, filters]."""
+
+    def over_space(x: Tensor, stride: int) -> Tensor:
+        return frames.encode_frames(x, lambda image: _convolve(image, filters, 3, stride, dtype))
+
+    residual = layers.ReLU(dtype=dtype)(over_space(x, stride))
+    residual = _over_time(residual, filters, dtype)
+    residual = layers.ReLU(dtype=dtype)(over_space(residual, 1))
+    residual = _over_time(residual, filters, dtype, activate=False)
+    if stride > 1 or x.shape[-1] != filters:
+        x = frames.encode_frames(x, lambda image: _convolve(image, filters, 1, stride, dtype))
+    return layers.ReLU(dtype=dtype)(x + drop(residual))
+
+
+def _convolve(image: Tensor, filters: int, side: int, stride: int, dtype: keras.DTypePolicy) -> Tensor:
+    """Convolves frames [N, H, W, C] over space, and normalizes the result."""
+    convolution = layers.Conv2D(filters, side, strides=stride, padding="same", use_bias=False, dtype=dtype)
+    return normalize(convolution(image), dtype)
 
 
 def _over_space(x: Tensor, filters: int, dtype: keras.DTypePolicy) -> Tensor:
@@ -40,10 +94,12 @@ def _over_space(x: Tensor, filters: int, dtype: keras.DTypePolicy) -> Tensor:
     return frames.encode_frames(x, block)
 
 
-def _over_time(x: Tensor, filters: int, dtype: keras.DTypePolicy) -> Tensor:
-    """Convolves each pixel over 3 frames, from [B, T, H, W, C] to [B, T, H, W, filters]."""
+def _over_time(x: Tensor, filters: int, dtype: keras.DTypePolicy, *, activate: bool = True) -> Tensor:
+    """Convolves each pixel over 3 frames, from [B, T, H, W, C] to [B, T, H, W, filters]; then ReLU, if `activate`."""
     _, num_frames, height, width, channels = x.shape
     lines = ops.reshape(x, (-1, num_frames, height * width, channels))
     lines = layers.Conv2D(filters, (3, 1), padding="same", use_bias=False, dtype=dtype)(lines)
-    lines = layers.ReLU(dtype=dtype)(normalize(lines, dtype))
+    lines = normalize(lines, dtype)
+    if activate:
+        lines = layers.ReLU(dtype=dtype)(lines)
     return ops.reshape(lines, (-1, num_frames, height, width, filters))

@@ -10,11 +10,17 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 import tensorflow as tf
+
+from ucf50_tfrecord.specs import ModelSpec
+
+# The lowest `stream` of layers of stochastic depth, above those of dropout in this project's models and below those
+# of models of keras.applications.
+_FIRST_RESIDUAL_STREAM = 50
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,3 +93,23 @@ class Dropout(keras.layers.Layer):
         draws = tf.gather(tf.random.stateless_uniform(shape, seed=seeds), key.position)
         kept = tf.reshape(draws, [-1, *each]) >= self.rate
         return tf.where(kept, values / (1 - self.rate), tf.zeros_like(values))
+
+
+def drop_residual(
+    spec: ModelSpec, number: int, count: int, dtype: keras.DTypePolicy
+) -> Callable[[keras.KerasTensor], keras.KerasTensor]:
+    """Returns what drops residuals, [B * k, ...], before they are added to a residual block's input.
+
+    Each of the B * k rows is dropped as a whole, with a rate that grows linearly from spec.stochastic_depth / count in
+    the first block to spec.stochastic_depth in the last.
+
+    Args:
+      spec: the model's specification.
+      number: the number of the residual among those of the model, from 0.
+      count: the number of residuals of the model.
+      dtype: the layer's dtype policy.
+    """
+    if not spec.stochastic_depth:
+        return lambda residual: residual
+    rate = spec.stochastic_depth * (number + 1) / count
+    return Dropout(rate, stream=_FIRST_RESIDUAL_STREAM + number, dtype=dtype, whole_rows=True)

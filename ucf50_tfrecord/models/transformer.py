@@ -8,13 +8,13 @@ poorly from few clips (Xiao et al. 2021, "Early Convolutions Help Transformers S
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 from keras import layers, ops
 
-from ucf50_tfrecord.models import frames
+from ucf50_tfrecord.models import dropout, frames
 from ucf50_tfrecord.models.dropout import Dropout
 from ucf50_tfrecord.models.encoders import frame_features
 from ucf50_tfrecord.models.frames import Tensor, normalize
@@ -31,20 +31,23 @@ MAX_TOKENS = 8
 def transformer(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
     """Conv stem, patches, attention over space and then over time, mean, dropout, classifier.
 
-    For stored features, a projection replaces the stem and the attention over space.
+    For stored features, a projection replaces the stem and the attention over space. Stochastic depth
+    (ModelSpec.stochastic_depth) drops a residual for a whole clip; in the attention over space, for a whole frame.
     """
     streams = itertools.count()
+    num_residuals = 2 * NUM_BLOCKS * (1 if spec.feature_shape else 2)
+    residuals = (dropout.drop_residual(spec, i, num_residuals, dtype) for i in range(num_residuals))
     video = frames.clip_input(spec)
 
     def over_space(x: Tensor) -> Tensor:  # [B * T, N, D] to [B * T, D]
-        return ops.mean(_blocks(x, spec, dtype, streams), axis=1)
+        return ops.mean(_blocks(x, spec, dtype, streams, residuals), axis=1)
 
     if spec.feature_shape:
         moments = layers.Dense(WIDTH, dtype=dtype)(frame_features(video, spec, dtype))  # [B, T, D]
     else:
         tokens = frames.encode_frames(frames.pixels(video, spec, dtype), lambda x: _patches(x, dtype))
         moments = frames.mark_frames(frames.encode_frames(tokens, over_space), spec)  # [B, T, D]
-    summary = ops.mean(_blocks(moments, spec, dtype, streams), axis=1)  # [B, D]
+    summary = ops.mean(_blocks(moments, spec, dtype, streams, residuals), axis=1)  # [B, D]
     dropped = Dropout(spec.dropout, stream=next(streams), dtype=dtype)(summary)
     return keras.Model(video, frames.classify(dropped, spec), name=spec.name)
 
@@ -61,11 +64,24 @@ def _patches(image: Tensor, dtype: keras.DTypePolicy) -> Tensor:
     return ops.reshape(x, (-1, x.shape[1] * x.shape[2], WIDTH))
 
 
-def _blocks(x: Tensor, spec: ModelSpec, dtype: keras.DTypePolicy, streams: Iterator[int]) -> Tensor:
-    """Adds learned position vectors, then applies NUM_BLOCKS attention blocks: [N, L, D] to [N, L, D]."""
+def _blocks(
+    x: Tensor,
+    spec: ModelSpec,
+    dtype: keras.DTypePolicy,
+    streams: Iterator[int],
+    residuals: Iterator[Callable[[Tensor], Tensor]],
+) -> Tensor:
+    """Adds learned position vectors, then applies NUM_BLOCKS attention blocks: [N, L, D] to [N, L, D].
+
+    Args:
+      x: the tokens.
+      spec, dtype: as of the model.
+      streams: the streams of the model's dropout layers.
+      residuals: what drops the model's residuals, one after another; see dropout.drop_residual.
+    """
 
     def drop(values: Tensor) -> Tensor:
-        return Dropout(spec.dropout, stream=next(streams), dtype=dtype)(values)
+        return next(residuals)(Dropout(spec.dropout, stream=next(streams), dtype=dtype)(values))
 
     x = Positions(dtype=dtype)(x)
     for _ in range(NUM_BLOCKS):
