@@ -36,7 +36,6 @@ def count(model: keras.Model) -> float:
       UserError: if the graph does not state the shape of a product.
     """
 
-    @tf.function(autograph=False)
     def step(video: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
         position = tf.range(_BATCH_SIZE, dtype=tf.int64)
         key = dropout.RandomKey(
@@ -56,7 +55,6 @@ def multiply_adds(model: keras.Model) -> float:
       UserError: if the graph does not state the shape of a product.
     """
 
-    @tf.function(autograph=False)
     def forward(video: tf.Tensor) -> tf.Tensor:
         return model(video, training=False)
 
@@ -64,9 +62,9 @@ def multiply_adds(model: keras.Model) -> float:
 
 
 def _products(model: keras.Model, function: Callable[[tf.Tensor], object]) -> float:
-    """Returns the multiplications per clip that the graph of a tf.function of clips shows."""
+    """Returns the multiplications per clip that the graph of a function of clips shows."""
     signature = tf.TensorSpec((_BATCH_SIZE, *model.input_shape[1:]), model.inputs[0].dtype)
-    concrete = function.get_concrete_function(signature)
+    concrete = tf.function(function, autograph=False).get_concrete_function(signature)
     needed = _needed([tensor.op for tensor in concrete.graph.outputs])
     return sum(_PRODUCTS[op.type](op) for op in needed if op.type in _PRODUCTS) / _BATCH_SIZE
 
