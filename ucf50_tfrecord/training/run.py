@@ -393,7 +393,8 @@ def _describe(name: str, value: Any) -> str:
 
 
 def _flatten(config: RunConfig) -> dict[str, Any]:
-    value = to_json(config)
+    """Returns all settings of a run by name, also those that its JSON leaves out while they have their defaults."""
+    value = dataclasses.asdict(config)
     model, train = value.pop("model"), value.pop("train")
     model["model"] = model.pop("name")
     return value | model | train.pop("augment") | train
