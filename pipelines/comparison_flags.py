@@ -114,7 +114,7 @@ def make_recipe(settings: Mapping[str, Any], manifest: manifest_lib.Manifest) ->
 
     train = recipes.train_spec(settings)
     if manifest.features:
-        train.augment.check_chooses_frames()
+        train.check_fits_features()
     return Recipe(
         model=recipes.model_spec(settings, manifest),
         train=dataclasses.replace(train, precision=strategy_lib.choose_precision(train.precision)),

@@ -62,6 +62,10 @@ TRAIN = dict(epochs=2, batch_size=4)
         (TrainSpec, TRAIN, {"unfrozen_rate_factor": 0.5}),
         (TrainSpec, TRAIN, {"unfreeze_after_epoch": 1, "unfrozen_rate_factor": 0.0}),
         (TrainSpec, TRAIN, {"label_smoothing": 1.0}),
+        (TrainSpec, TRAIN, {"mixup": -0.1}),
+        (TrainSpec, TRAIN, {"cutmix": 101.0}),
+        (TrainSpec, TRAIN, {"mixup": 0.2, "batch_size": 1}),
+        (TrainSpec, TRAIN, {"cutmix": 1.0, "batch_size": 1}),
         (TrainSpec, TRAIN, {"class_weight": "all"}),
         (TrainSpec, TRAIN, {"sampler": "none"}),
         (TrainSpec, TRAIN, {"sampler": "balanced", "class_weight": "balanced"}),
@@ -93,6 +97,11 @@ def test_motion_frames_add_channels_and_leave_other_formats_and_models_as_they_w
     assert (
         ModelSpec(**MODEL | {"name": "frame_pool", "motion_frames": 1, "motion": True}).input_shape[-1] == 6
     )
+
+
+def test_trainings_that_mix_no_clips_are_stored_as_before():
+    assert not {"mixup", "cutmix"} & specs.to_json(TrainSpec(**TRAIN)).keys()
+    assert specs.to_json(TrainSpec(**TRAIN, mixup=0.2))["mixup"] == 0.2
 
 
 @pytest.mark.parametrize(

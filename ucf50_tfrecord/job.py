@@ -174,7 +174,7 @@ def prepare(
         temporal_shift=train.augment.temporal_shift,
     )
     if manifest.features:
-        train.augment.check_chooses_frames()
+        train.check_fits_features()
     train = dataclasses.replace(train, precision=strategy_lib.choose_precision(train.precision))
     config = run_lib.RunConfig(
         data_dir=storage.absolute(manifest.data_dir),

@@ -652,6 +652,20 @@ class TrainSpec:
     label_smoothing: float = setting(
         0.0, "Fraction of the target that is spread over all classes.", Range(0, 1, excludes_high=True)
     )
+    mixup: float = setting(
+        0.0,
+        "Blend each training clip with another of its batch, and their targets alike; the fraction is drawn from "
+        "Beta(x, x). 0 is off.",
+        Range(0, 100),
+        omit_default=True,
+    )
+    cutmix: float = setting(
+        0.0,
+        "Replace a rectangle of each training clip by that of another of its batch, and as large a part of the target; "
+        "1 minus its area is drawn from Beta(x, x). 0 is off. With mixup, each clip gets one of both.",
+        Range(0, 100),
+        omit_default=True,
+    )
     clip_norm: float = setting(
         0.0, "Norm that the gradient of the global batch is cut down to; 0 is off.", Range(0, 1e30)
     )
@@ -724,8 +738,29 @@ class TrainSpec:
             unfreeze_after_epoch=self.unfreeze_after_epoch,
             unfrozen_rate_factor=self.unfrozen_rate_factor,
         )
+        expect(
+            not self.mixes_clips or self.batch_size > 1,
+            "a batch of at least 2 clips if clips are mixed",
+            batch_size=self.batch_size,
+            mixup=self.mixup,
+            cutmix=self.cutmix,
+        )
         if self.sampler == Sampler.BALANCED:
             self._check_balanced_sampler()
+
+    @property
+    def mixes_clips(self) -> bool:
+        """Whether training clips are mixed with others of their batch, by mixup or CutMix."""
+        return bool(self.mixup or self.cutmix)
+
+    def check_fits_features(self) -> None:
+        """Raises UserError if a setting changes pixels, which stored features do not hold."""
+        self.augment.check_chooses_frames()
+        expect(
+            not self.cutmix,
+            "mixup in place of cutmix, where features are stored in place of frames: features have no rectangles",
+            cutmix=self.cutmix,
+        )
 
     def _check_balanced_sampler(self) -> None:
         """Raises UserError if another setting contradicts the balanced sampler."""

@@ -7,8 +7,10 @@ from tensorflow.core.framework import types_pb2
 from tensorflow.python.framework import kernels
 
 from tests.dataset.helpers import EVERY_AUGMENTATION
+from ucf50_tfrecord.dataset import mixing
 from ucf50_tfrecord.dataset.augment import augment, take_frames
 from ucf50_tfrecord.dataset.pipeline import take_view
+from ucf50_tfrecord.specs import TrainSpec
 
 SHAPE = (4, 6, 16, 20, 3)
 VIDEO = tf.TensorSpec(SHAPE, tf.uint8)
@@ -64,6 +66,18 @@ def test_augmentation_runs_on_gpus(channels):
 
     video = tf.TensorSpec((*SHAPE[:-1], channels), tf.uint8)
     assert missing(step, video, INDEX, tf.TensorSpec([], tf.int64)) == set()
+
+
+def test_clips_are_mixed_on_gpus():
+    spec = TrainSpec(batch_size=4, mixup=0.2, cutmix=1.0)
+
+    @tf.function
+    def step(video, counts, position, label, number):
+        mixed = mixing.mix(video, counts, position, spec=spec, seed=0, step=number)
+        return mixed, mixing.of_donors(label)
+
+    tensors = VIDEO, tf.TensorSpec([4], tf.float32), INDEX, tf.TensorSpec([4], tf.int32)
+    assert missing(step, *tensors, tf.TensorSpec([], tf.int64)) == set()
 
 
 def test_frames_are_reordered_on_gpus():

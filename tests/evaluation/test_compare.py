@@ -238,6 +238,7 @@ def test_two_replicas_give_the_results_of_one_device(data_dir, tmp_path):
         ("device", {"precision": "float16", "augment": AugmentSpec(horizontal_flip=True, temporal_shift=1)}),
         ("device", {"class_weight": "balanced", "label_smoothing": 0.1}),
         ("host", {"sampler": "balanced"}),
+        ("host", {"mixup": 0.4, "cutmix": 1.0}),
     ],
 )
 def test_cells_that_share_a_compiled_model_equal_cells_that_do_not(clips, tmp_path, cache, options):

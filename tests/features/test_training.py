@@ -82,6 +82,7 @@ def test_a_strangers_encoder_is_not_loaded_unasked(run):
     "settings, message",
     [
         ({"horizontal_flip": True}, "only temporal_shift and frame_order as augmentation"),
+        ({"cutmix": 1.0}, "mixup in place of cutmix, where features are stored"),
         ({"model": "conv3d"}, "a model out of .*'lstm'.* where features are stored"),
         ({"encoder": "MobileNetV2"}, "no encoder and no motion input where features are stored"),
         ({"motion": True}, "no encoder and no motion input where features are stored"),
@@ -97,7 +98,13 @@ def test_weights_do_not_depend_on_where_features_are_kept(grid_dir, tmp_path, mo
     monkeypatch.setattr(
         logs.TensorBoardLog, "evaluation", lambda *_: None
     )  # drawing takes longer than training
-    options = {"epochs": 1, "temporal_shift": 2, "frame_order": "shuffled", "precision": "float32"}
+    options = {
+        "epochs": 1,
+        "temporal_shift": 2,
+        "frame_order": "shuffled",
+        "precision": "float32",
+        "mixup": 0.4,
+    }
     weights = []
     for cache in ("none", "host", "device"):
         trained = ucf.train(

@@ -40,6 +40,8 @@ def differences(sides):
 def test_the_compared_training_uses_every_augmentation():
     for field in dataclasses.fields(AugmentSpec):
         assert f"--{field.name}" in compare_commits._TRAIN_FLAGS
+    for name in ("mixup", "cutmix"):
+        assert f"--{name}" in compare_commits._TRAIN_FLAGS
 
 
 def test_equal_results_of_different_commits_are_equal(sides):

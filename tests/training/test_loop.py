@@ -146,6 +146,8 @@ CHANCE = {
     "weight_decay": 0.01,
     "ema": 0.9,
     "clip_norm": 1.0,
+    "mixup": 0.4,
+    "cutmix": 1.0,
 }
 
 
@@ -208,7 +210,7 @@ def test_a_training_of_two_paths_on_stored_neighbours_resumes_in_mid_epoch_to_th
 ):
     build(videos_dir, tmp_path / "data", motion_frames=1)
     options = {"model": "two_path", "dropout": 0.3, "encoder": {"motion_frames": 1}}
-    options |= {"augment": EVERY_AUGMENTATION}
+    options |= {"augment": EVERY_AUGMENTATION, "mixup": 0.4, "cutmix": 1.0}
     whole = train(tmp_path / "data", tmp_path / "whole", **options)
     seen = []
     listener = {"report": seen.append, "should_stop": lambda: len(seen) == 3}

@@ -34,6 +34,15 @@ def test_a_folder_of_another_configuration_says_what_differs(pool_run, config):
     assert remedies.message(raised.value).endswith(". Try: another --run; in a comparison: another --output")
 
 
+def test_a_setting_that_files_leave_out_by_default_is_compared_too(pool_run, config, tmp_path):
+    mixed = dataclasses.replace(config, train=dataclasses.replace(config.train, mixup=0.2))
+    with pytest.raises(UserError, match="another configuration: mixup was 0.0, is 0.2"):
+        run.check_run(str(pool_run), mixed)
+    with run.open_run(str(tmp_path), mixed):
+        with pytest.raises(UserError, match="another configuration: mixup was 0.2, is 0.0"):
+            run.check_run(str(tmp_path), config)
+
+
 def test_a_file_is_no_folder_for_a_run(config, tmp_path):
     (tmp_path / "run").touch()
     with pytest.raises(UserError, match="Expected a folder for the run. Received: .*run, which is a file"):

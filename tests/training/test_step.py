@@ -10,6 +10,7 @@ import tensorflow as tf
 from tests.training.test_loop import read_all
 from tests.warm import run_code
 from ucf50_tfrecord import models
+from ucf50_tfrecord.dataset import mixing
 from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.specs import ModelSpec, TrainSpec
 from ucf50_tfrecord.training import checkpoint, optimizer, step
@@ -81,6 +82,36 @@ def test_clips_count_by_their_weights(data_dir, xla):
         np.testing.assert_allclose(variable.numpy(), old - 0.1 * gradient, atol=1e-6)
 
 
+@pytest.mark.parametrize("xla", [False, True])
+@pytest.mark.parametrize("settings", [{"mixup": 0.5}, {"cutmix": 1.0}, {"mixup": 0.5, "cutmix": 1.0}])
+def test_mixtures_are_trained_towards_both_classes(data_dir, settings, xla):
+    """By their fractions, each class with its weight and smoothed; correct is the class of the larger part."""
+    model, batch = build(), dict(read_all(data_dir, batch_size=32))
+    before = [v.numpy() for v in model.trainable_variables]
+    batch["weight"] = tf.constant(np.random.default_rng(0).uniform(0.1, 5, 32), tf.float32)
+    spec = TrainSpec(epochs=1, batch_size=32, **settings)
+    counts, zero = tf.cast(batch["mask"], tf.float32), tf.constant(0, tf.int64)
+    video, fraction = mixing.mix(batch["video"], counts, batch["position"], spec=spec, seed=0, step=zero)
+    donor = np.arange(24) ^ 1
+    label, weight, fraction = (
+        np.array(values)[:24] for values in (batch["label"], batch["weight"], fraction)
+    )
+    classes = np.eye(3) * 0.9 + 0.1 / 3
+    target = (fraction * weight)[:, np.newaxis] * classes[label]
+    target += ((1 - fraction) * weight[donor])[:, np.newaxis] * classes[label[donor]]
+    with tf.GradientTape() as tape:
+        logits = model(video[:24])
+        loss = -tf.reduce_sum(target.astype(np.float32) * tf.nn.log_softmax(logits)) / 24
+    gradients = [gradient.numpy() for gradient in tape.gradient(loss, model.trainable_variables)]
+    sums = one_step(model, batch, xla=xla, label_smoothing=0.1, **settings)
+    assert sums["loss"] == pytest.approx(24 * float(loss), rel=1e-5) and sums["clips"] == 24
+    larger = np.where(fraction >= 0.5, label, label[donor])
+    assert (larger != label).any()
+    assert sums["correct"] == np.count_nonzero(np.argmax(logits, axis=1) == larger)
+    for old, gradient, variable in zip(before, gradients, model.trainable_variables, strict=True):
+        np.testing.assert_allclose(variable.numpy(), old - 0.1 * gradient, atol=1e-6)
+
+
 # The global batch has 3 clips and a padding clip; the first device's clips weigh more.
 REPLICAS = """
 import json, sys, keras, numpy as np, tensorflow as tf
@@ -89,7 +120,7 @@ tf.config.set_logical_device_configuration(
 from ucf50_tfrecord.specs import TrainSpec
 from ucf50_tfrecord.training import optimizer, step
 from ucf50_tfrecord.training import strategy as strategy_lib
-spec = TrainSpec(epochs=1, batch_size=4)
+spec = TrainSpec(epochs=1, batch_size=4, **json.loads(sys.argv[1]))
 random = np.random.default_rng(0)
 batch = {"video": random.integers(0, 256, (4, 1, 2, 2, 3)).astype(np.uint8), "label": np.array([0, 1, 1, 0], np.int32),
          "mask": np.array([True, True, True, False]), "position": np.arange(4),
@@ -114,13 +145,23 @@ print(json.dumps(found))
 """
 
 
-def test_weighted_clips_on_two_replicas_train_as_on_one():
-    result = run_code(REPLICAS, timeout=120)
+@pytest.mark.parametrize("settings", [{}, {"mixup": 0.5, "cutmix": 1.0}])
+def test_weighted_clips_on_two_replicas_train_as_on_one(settings):
+    result = run_code(REPLICAS, json.dumps(settings), timeout=120)
     assert result.returncode == 0, result.stderr[-3000:]
     (row, one), (other_row, two) = json.loads(result.stdout)
     np.testing.assert_allclose(other_row, row, rtol=1e-6)
     np.testing.assert_allclose(two, one, rtol=1e-5)
-    loss = np.log(2) * (4 + 0.5 + 0.25)  # of a model whose weights are 0
+    fraction = np.ones(4)
+    if settings:
+        zero, counts = tf.constant(0, tf.int64), tf.constant([1, 1, 1, 0], tf.float32)
+        arguments = tf.zeros([4, 1, 2, 2, 3], tf.uint8), counts, tf.range(4, dtype=tf.int64)
+        spec = TrainSpec(batch_size=4, **settings)
+        fraction = mixing.mix(*arguments, spec=spec, seed=0, step=zero)[1].numpy()
+        assert (fraction[:2] < 1).any() and (fraction[2:] == 1).all()
+    weights = np.array([4, 0.5, 0.25, 0])
+    # Of a model whose weights are 0, the loss for every class is log(2).
+    loss = np.log(2) * np.sum(fraction * weights + (1 - fraction) * weights[[1, 0, 3, 2]])
     assert step.StepResult(*row).loss == pytest.approx(loss, rel=1e-6) and np.any(one)
 
 

@@ -9,6 +9,7 @@ Clips are uint8 [B, T, H, W, C]: C is 3, or 3 * (1 + k) with k neighbours of eac
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -76,14 +77,11 @@ def augment(
     Returns:
       The changed clips or features, of the shape and dtype of `video`.
     """
-    with tf.device("CPU:0"):  # TensorFlow expects seeds on the CPU, also for random numbers drawn on a GPU
-        seed = tf.convert_to_tensor(seed, tf.int64)
-        seeds, order_seeds = tf.stack([seed, step]), tf.stack([seed + _ORDER_STREAM, step])
+    draw = functools.partial(draw_rows, position=position, batch_size=batch_size, seed=seed, step=step)
     if spec.frame_order != FrameOrder.KEPT:
-        keys = tf.random.stateless_uniform([batch_size, video.shape[1]], seed=order_seeds)
-        video = arrange_frames(video, tf.gather(keys, position), spec.frame_order)
-    rows = tf.random.stateless_uniform([batch_size, len(Draws._fields)], seed=seeds)
-    draws = Draws(*tf.unstack(tf.gather(rows, position), axis=1))
+        keys = draw(video.shape[1], stream=_ORDER_STREAM)
+        video = arrange_frames(video, keys, spec.frame_order)
+    draws = Draws(*tf.unstack(draw(len(Draws._fields)), axis=1))
     if spec.temporal_shift:
         video = shift_frames(video, draws, spec.temporal_shift)
     if spec.horizontal_flip:
@@ -95,6 +93,30 @@ def augment(
     if spec.erase:
         video = erase(video, draws, spec.erase)
     return video
+
+
+def draw_rows(
+    count: int,
+    *,
+    position: tf.Tensor,
+    batch_size: int,
+    seed: int | tf.Tensor,
+    step: tf.Tensor,
+    stream: int = 0,
+) -> tf.Tensor:
+    """Draws random numbers for the clips of a replica, which follow from seed, step and position alone.
+
+    Args:
+      count: how many numbers each clip gets, K.
+      position, batch_size, seed, step: as in `augment`.
+      stream: separates these numbers from others of the same seed: 0, or at least 2**40, above all seeds.
+
+    Returns:
+      The numbers, uniform in [0, 1), float32 [B, K].
+    """
+    with tf.device("CPU:0"):  # TensorFlow expects seeds on the CPU, also for random numbers drawn on a GPU
+        seeds = tf.stack([tf.convert_to_tensor(seed, tf.int64) + stream, step])
+    return tf.gather(tf.random.stateless_uniform([batch_size, count], seed=seeds), position)
 
 
 def arrange_frames(video: tf.Tensor, keys: tf.Tensor, frame_order: str) -> tf.Tensor:

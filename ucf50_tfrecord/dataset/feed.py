@@ -208,6 +208,7 @@ class Feed:
         view: int = 0,
         sampler: str = Sampler.ALL,
         class_weight: str = ClassWeight.NONE,
+        in_pairs: bool = False,
     ) -> Iterator[Any]:
         """Returns an iterator over batches of clips, which may be distributed.
 
@@ -222,7 +223,7 @@ class Feed:
           start_step: index of the first global batch, counted from the start of epoch 0.
           view: index of the view (an augmented version of a clip) to read, if the records hold features of
             several views. With a seed it is ignored: views are drawn at random.
-          sampler, class_weight: as in pipeline.index_batches.
+          sampler, class_weight, in_pairs: as in pipeline.index_batches.
         """
         make = functools.partial(
             self._worker_dataset,
@@ -232,6 +233,7 @@ class Feed:
             view=view,
             sampler=sampler,
             class_weight=class_weight,
+            in_pairs=in_pairs,
         )
         strategy = self._strategy
         if (
@@ -321,6 +323,7 @@ class Feed:
         view: int,
         sampler: str,
         class_weight: str,
+        in_pairs: bool,
     ) -> tf.data.Dataset:
         usable = np.ones(len(self.clips), bool)
         if self.cache != Cache.NONE:
@@ -340,6 +343,7 @@ class Feed:
             view=view,
             sampler=sampler,
             class_weight=class_weight,
+            in_pairs=in_pairs,
         )
         if self.cache == Cache.NONE:
             return pipeline.read_frames(batches, self._reader)

@@ -101,23 +101,39 @@ def epoch_views(clips: ClipIndex, *, seed: int | None, epoch: int, view: int = 0
     return random.integers(clips.manifest.num_views, size=len(clips))
 
 
-def epoch_batches(order: np.ndarray, batch_size: int, num_parts: int) -> tuple[np.ndarray, np.ndarray]:
+def part_size(batch_size: int, num_parts: int, *, in_pairs: bool = False) -> int:
+    """Returns the number of slots that each replica has in a batch.
+
+    Args:
+      batch_size: number of clips in a global batch.
+      num_parts: number of the replicas of all workers together.
+      in_pairs: whether the replicas get whole pairs of neighbouring slots, see dataset.mixing. So each of several
+        replicas has an even number of slots.
+    """
+    size = -(-batch_size // num_parts)
+    return size + size % 2 if in_pairs and num_parts > 1 else size
+
+
+def epoch_batches(
+    order: np.ndarray, batch_size: int, num_parts: int, *, in_pairs: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """Cuts the clips of an epoch into batches that can be divided evenly among replicas.
 
-    A batch has batch_size slots, rounded up to a multiple of num_parts. The slots that are left over hold
+    A batch has part_size slots for each replica, at least batch_size in all. The slots that are left over hold
     padding: clips from the start of the epoch, which the mask marks as not counted. Padding consists of real
     clips, so that statistics over a batch see nothing unusual.
 
     Args:
       order: the indices of the epoch's clips in their order, int64 [N].
       batch_size: number of clips in a global batch.
-      num_parts: number of the replicas of all workers together.
+      num_parts, in_pairs: as in part_size.
 
     Returns:
       A tuple of the clips' indices, int64 [steps, slots], and a mask, bool [steps, slots], which is False for
       padding.
     """
-    steps, slots = num_steps(len(order), batch_size), -(-batch_size // num_parts) * num_parts
+    steps = num_steps(len(order), batch_size)
+    slots = part_size(batch_size, num_parts, in_pairs=in_pairs) * num_parts
     counts = np.zeros((steps, slots), bool)
     counts[:, :batch_size] = np.arange(steps * batch_size).reshape(steps, batch_size) < len(order)
     batches = np.empty((steps, slots), np.int64)
@@ -155,6 +171,7 @@ def index_batches(
     view: int = 0,
     sampler: str = Sampler.ALL,
     class_weight: str = ClassWeight.NONE,
+    in_pairs: bool = False,
 ) -> tf.data.Dataset:
     """Builds the dataset of one worker's batches, with the clips' indices and labels but without frames.
 
@@ -174,10 +191,10 @@ def index_batches(
         because views are drawn anew each epoch.
       sampler: which clips an epoch holds, see choices.Sampler. Without a seed it is ignored.
       class_weight: how much a clip counts in the loss, see choices.ClassWeight.
+      in_pairs: as in part_size.
 
     Returns:
-      A tf.data.Dataset of dictionaries. B is batch_size divided by the number of all workers' replicas,
-      rounded up.
+      A tf.data.Dataset of dictionaries. B is a replica's part of batch_size, see part_size.
         index: int64 [B], the clip's index in `clips`.
         label: int32 [B], the label of the clip's class.
         position: int64 [B], the clip's position in the global batch, below batch_size.
@@ -192,7 +209,7 @@ def index_batches(
     expect(batch_size > 0, "a batch of at least 1 clip", batch_size=batch_size)
     expect(len(clips) > 0, "at least 1 clip", num_clips=len(clips))
     num_parts = worker_slice.num_workers * worker_slice.num_replicas
-    steps, size = num_steps(len(clips), batch_size), -(-batch_size // num_parts)
+    steps, size = num_steps(len(clips), batch_size), part_size(batch_size, num_parts, in_pairs=in_pairs)
     first_slot = worker_slice.worker * worker_slice.num_replicas * size
     mine = slice(first_slot, first_slot + worker_slice.num_replicas * size)
     labels, weights = tf.constant(clips.labels), None
@@ -202,7 +219,7 @@ def index_batches(
     def epoch_slots(epoch: np.ndarray) -> list[np.ndarray]:
         """Returns index, position, mask and view of this worker's slots in an epoch, each [batches, size]."""
         order = epoch_order(clips, seed=seed, epoch=int(epoch), sampler=sampler)
-        places, counts = epoch_batches(np.arange(len(order)), batch_size, num_parts)
+        places, counts = epoch_batches(np.arange(len(order)), batch_size, num_parts, in_pairs=in_pairs)
         index = order[places]
         if usable is not None:
             counts &= usable[index]

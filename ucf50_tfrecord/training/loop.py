@@ -257,6 +257,7 @@ class _Run:
             start_step=self.step,
             sampler=spec.sampler,
             class_weight=spec.class_weight,
+            in_pairs=spec.mixes_clips,
         )
         self._evaluate, self._log = evaluate, open_log(self.step)
         stack.callback(self._log.close)

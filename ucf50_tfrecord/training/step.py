@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ucf50_tfrecord.dataset import augment
+from ucf50_tfrecord.dataset import augment, mixing
 from ucf50_tfrecord.errors import expect
 from ucf50_tfrecord.models import dropout
 from ucf50_tfrecord.specs import TrainSpec
@@ -24,7 +24,7 @@ class StepResult(NamedTuple):
 
     loss: sum of the losses of the global batch's clips, each times the clip's weight if clips have weights. Padding
       clips and skipped clips do not count.
-    correct: number of the counted clips that are classified correctly.
+    correct: number of the counted clips that are classified correctly: of a mixture, as the class of its larger part.
     clips: number of the counted clips.
     gradient_norm: norm of the global batch's gradient; 0 if it is not finite.
     finite: 1 if the gradient is finite, else 0.
@@ -101,9 +101,6 @@ def make_train_step(
     def replica_step(batch: dict[str, tf.Tensor], step: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         replica = tf.distribute.get_replica_context()
         counts = tf.cast(batch["mask"], tf.float32)  # [B], 0 for padding clips
-        # What the clips' losses count. It comes with the batch, as it depends on the training's clips: a constant
-        # would tie the compiled function to them.
-        importance = counts * batch["weight"] if "weight" in batch else counts
         video = augment.augment(  # [B, T, H, W, 3]
             frames(batch),
             batch["position"],
@@ -112,10 +109,15 @@ def make_train_step(
             seed=seed,
             step=step,
         )
-        global_count = replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.reduce_sum(counts))
-        weights = importance / tf.maximum(global_count, 1.0)  # no clip counts if all were skipped
         random_of = {"step": step, "seed": seed, "position": batch["position"]}
-        losses, correct, gradients = differentiate(video, batch["label"], weights, random_of)
+        targets = [_target(batch, counts)]
+        if spec.mixes_clips:
+            video, fraction = mixing.mix(video, counts, spec=spec, **random_of)
+            targets = _mixed_targets(targets[0], fraction)
+        global_count = replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.reduce_sum(counts))
+        count = tf.maximum(global_count, 1.0)  # no clip counts if all were skipped
+        weighted = [target._replace(weight=target.weight / count) for target in targets]
+        losses, predicted, gradients = differentiate(video, weighted, random_of)
         gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
         scale = optimizer.scale_loss(tf.constant(1.0))  # the loss scale for float16; otherwise 1
         norm = tf.linalg.global_norm(gradients) / scale
@@ -125,8 +127,8 @@ def make_train_step(
         optimizer.apply_gradients(zip(gradients, variables))
         finite = tf.math.is_finite(norm)
         result = StepResult(
-            loss=tf.reduce_sum(losses * importance),
-            correct=tf.reduce_sum(correct * counts),
+            loss=tf.add_n([tf.reduce_sum(own * target.weight) for own, target in zip(losses, targets)]),
+            correct=tf.reduce_sum(tf.cast(predicted == targets[0].label, tf.float32) * counts),
             clips=tf.reduce_sum(counts),
             # The gradient is the same on all replicas, whose results are summed.
             gradient_norm=tf.where(finite, norm, 0.0) / num_replicas,
@@ -144,28 +146,68 @@ def make_train_step(
     return train_step
 
 
+class _Target(NamedTuple):
+    """The classes that a replica's clips are trained towards.
+
+    label: the classes, int32 [B].
+    weight: what the clips' losses for these classes count, float32 [B]; 0 for clips that do not count.
+    """
+
+    label: tf.Tensor
+    weight: tf.Tensor
+
+
+def _target(batch: dict[str, tf.Tensor], counts: tf.Tensor) -> _Target:
+    """Returns the target of a batch's clips.
+
+    The clips' weights come with the batch, as they depend on the training's clips: a constant would tie the compiled
+    function to them.
+    """
+    return _Target(batch["label"], counts * batch["weight"] if "weight" in batch else counts)
+
+
+def _mixed_targets(target: _Target, fraction: tf.Tensor) -> list[_Target]:
+    """Returns the two targets of each mixture, that of its larger part first.
+
+    As cross entropy is linear in the target, this is the loss for the mixed target. Each part counts by the weight of its
+    own class, so that with balanced weights all classes still count alike.
+
+    Args:
+      target: the target of the clips before they were mixed.
+      fraction: the fraction of the clip in its mixture, float32 [B].
+    """
+    own = target._replace(weight=fraction * target.weight)
+    donor = _Target(mixing.of_donors(target.label), weight=(1 - fraction) * mixing.of_donors(target.weight))
+    is_larger = fraction >= 0.5
+    return [
+        _Target(*(tf.where(is_larger, *values) for values in zip(*order)))
+        for order in ((own, donor), (donor, own))
+    ]
+
+
 def _make_differentiate(
     model: keras.Model,
     optimizer: keras.optimizers.Optimizer,
     spec: TrainSpec,
     variables: Sequence[keras.Variable],
-) -> Callable[..., tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]]:
+) -> Callable[..., tuple[list[tf.Tensor], tf.Tensor, list[tf.Tensor]]]:
     """Returns a function for a replica's forward and backward pass, compiled by XLA if spec.xla is set."""
 
     def differentiate(
-        video: tf.Tensor, label: tf.Tensor, weights: tf.Tensor, random_of: dict[str, tf.Tensor]
-    ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
-        """Returns losses, float32 [B]; 1 for right predictions and 0 for others, float32 [B]; and gradients."""
+        video: tf.Tensor, targets: list[_Target], random_of: dict[str, tf.Tensor]
+    ) -> tuple[list[tf.Tensor], tf.Tensor, list[tf.Tensor]]:
+        """Returns the clips' losses for each target, float32 [B]; their predicted classes, int32 [B]; and gradients."""
         key = dropout.RandomKey(batch_size=spec.batch_size, **random_of)
         with tf.GradientTape(watch_accessed_variables=False) as tape, dropout.random_key(key):
             tape.watch([variable.value for variable in variables])
             logits = model(video, training=True)  # float32 [B, C]
-            losses = _cross_entropy(label, logits, spec.label_smoothing)
+            losses = [_cross_entropy(target.label, logits, spec.label_smoothing) for target in targets]
             # Gradients are summed over replicas, so this is the global batch's mean, in which clips may have weights.
             # It is not divided by the sum of the weights, which would undo them in a batch of one class.
-            loss = optimizer.scale_loss(tf.reduce_sum(weights * losses))
-        correct = tf.cast(tf.argmax(logits, axis=1, output_type=label.dtype) == label, tf.float32)
-        return losses, correct, tape.gradient(loss, variables)
+            sums = [tf.reduce_sum(target.weight * own) for target, own in zip(targets, losses)]
+            loss = optimizer.scale_loss(tf.add_n(sums))
+        predicted = tf.argmax(logits, axis=1, output_type=targets[0].label.dtype)
+        return losses, predicted, tape.gradient(loss, variables)
 
     return tf.function(differentiate, jit_compile=True, autograph=False) if spec.xla else differentiate
 
