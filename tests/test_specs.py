@@ -99,9 +99,10 @@ def test_motion_frames_add_channels_and_leave_other_formats_and_models_as_they_w
     )
 
 
-def test_trainings_that_mix_no_clips_are_stored_as_before():
+def test_trainings_without_mixing_and_randaugment_are_stored_as_before():
     assert not {"mixup", "cutmix"} & specs.to_json(TrainSpec(**TRAIN)).keys()
     assert specs.to_json(TrainSpec(**TRAIN, mixup=0.2))["mixup"] == 0.2
+    assert not any("randaugment" in name for name in specs.to_json(AugmentSpec()))
 
 
 @pytest.mark.parametrize(
@@ -147,3 +148,5 @@ def test_features_allow_only_augmentations_that_choose_frames():
     AugmentSpec(temporal_shift=2, frame_order="shuffled").check_chooses_frames()
     with pytest.raises(UserError, match="only temporal_shift and frame_order .* Received: crop_area=0.5"):
         AugmentSpec(crop_area=0.5, temporal_shift=2).check_chooses_frames()
+    with pytest.raises(UserError, match="only temporal_shift and frame_order .* Received: randaugment_ops=2"):
+        AugmentSpec(randaugment_ops=2).check_chooses_frames()

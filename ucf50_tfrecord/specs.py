@@ -609,6 +609,15 @@ class AugmentSpec:
     temporal_shift: int = setting(
         0, "Move training clips by up to this many frames either way in time.", Range(0, 9999)
     )
+    randaugment_ops: int = setting(
+        0,
+        "Number of changes of each training clip, drawn from 13 of shape and color (RandAugment); 0 is off.",
+        Range(0, 10),
+        omit_default=True,
+    )
+    randaugment_magnitude: float = setting(
+        9.0, "Strength of RandAugment's changes; 30 is the strongest.", Range(0, 30), omit_default=True
+    )
     erase: float = setting(
         0.0, "Fraction of training clips in which a rectangle is painted over.", Range(0, 1)
     )
@@ -620,6 +629,12 @@ class AugmentSpec:
 
     def __post_init__(self):
         check_settings(self)
+        expect(
+            self.randaugment_ops or self.randaugment_magnitude == type(self).randaugment_magnitude,
+            "randaugment_ops if there is a magnitude of RandAugment",
+            randaugment_magnitude=self.randaugment_magnitude,
+            randaugment_ops=self.randaugment_ops,
+        )
 
     def check_chooses_frames(self) -> None:
         """Raises UserError unless the augmentation only chooses frames, which stored features allow, too."""
@@ -662,7 +677,7 @@ class TrainSpec:
     cutmix: float = setting(
         0.0,
         "Replace a rectangle of each training clip by that of another of its batch, and as large a part of the target; "
-        "1 minus its area is drawn from Beta(x, x). 0 is off. With mixup, each clip gets one of both.",
+        "1 minus its area is drawn from Beta(x, x). 0 is off. With mixup, each clip gets either.",
         Range(0, 100),
         omit_default=True,
     )

@@ -17,6 +17,8 @@ EVERY_AUGMENTATION = AugmentSpec(
     contrast=0.3,
     saturation=0.3,
     temporal_shift=2,
+    randaugment_ops=2,
+    randaugment_magnitude=12.0,
     erase=0.5,
     frame_order="shuffled",
 )

@@ -12,7 +12,9 @@ from ucf50_tfrecord.specs import AugmentSpec
 ONE_BY_ONE = [
     AugmentSpec(**{field.name: getattr(EVERY_AUGMENTATION, field.name)})
     for field in dataclasses.fields(AugmentSpec)
+    if field.name != "randaugment_magnitude"
 ]
+ONE_BY_ONE.append(AugmentSpec(randaugment_ops=1, randaugment_magnitude=20.0))
 ONE_BY_ONE.append(AugmentSpec(frame_order="single"))
 SHAPE = (64, 6, 16, 20, 3)
 
@@ -207,6 +209,9 @@ def test_a_rectangle_is_erased_in_the_chosen_fraction_of_clips(video):
         {"brightness": -0.1},
         {"erase": 2},
         {"temporal_shift": -1},
+        {"randaugment_ops": 11},
+        {"randaugment_magnitude": 31.0},
+        {"randaugment_magnitude": 8.0},
         {"frame_order": "odd"},
     ],
 )

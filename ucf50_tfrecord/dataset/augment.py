@@ -10,16 +10,17 @@ Clips are uint8 [B, T, H, W, C]: C is 3, or 3 * (1 + k) with k neighbours of eac
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import NamedTuple
 
 import tensorflow as tf
 
 from ucf50_tfrecord.choices import FrameOrder
+from ucf50_tfrecord.dataset import randaugment
+from ucf50_tfrecord.dataset.per_clip import draw_rows, per_clip, per_picture, to_grey, to_uint8
 from ucf50_tfrecord.specs import AugmentSpec
 
-_ORDER_STREAM = 1 << 40  # separates the random numbers for the order of frames from all others
-LUMA = (0.299, 0.587, 0.114)  # weights of R, G, B in grey, after ITU-R BT.601
+# These separate the random numbers for the order of frames, and those of RandAugment, from all others.
+_ORDER_STREAM, _RANDAUGMENT_STREAM = 1 << 40, 1 << 42
 # Ranges of the width to height ratio of rectangles, and of the erased fraction of a frame. Sources:
 # Inception's crops (as in torchvision) for crops, and "Random Erasing Data Augmentation" (Zhong et al. 2017)
 # for erased rectangles.
@@ -85,38 +86,17 @@ def augment(
     if spec.temporal_shift:
         video = shift_frames(video, draws, spec.temporal_shift)
     if spec.horizontal_flip:
-        video = tf.where(_per_clip(draws.flip) < 0.5, tf.reverse(video, axis=[3]), video)
+        video = tf.where(per_clip(draws.flip) < 0.5, tf.reverse(video, axis=[3]), video)
     if spec.crop_area < 1:
         video = resized_crop(video, draws, spec.crop_area)
     if spec.brightness or spec.contrast or spec.saturation:
         video = jitter_color(video, draws, spec)
+    if spec.randaugment_ops:
+        rows = draw(2 * spec.randaugment_ops, stream=_RANDAUGMENT_STREAM)
+        video = randaugment.randaugment(video, rows, spec.randaugment_magnitude)
     if spec.erase:
         video = erase(video, draws, spec.erase)
     return video
-
-
-def draw_rows(
-    count: int,
-    *,
-    position: tf.Tensor,
-    batch_size: int,
-    seed: int | tf.Tensor,
-    step: tf.Tensor,
-    stream: int = 0,
-) -> tf.Tensor:
-    """Draws random numbers for the clips of a replica, which follow from seed, step and position alone.
-
-    Args:
-      count: how many numbers each clip gets, K.
-      position, batch_size, seed, step: as in `augment`.
-      stream: separates these numbers from others of the same seed: 0, or at least 2**40, above all seeds.
-
-    Returns:
-      The numbers, uniform in [0, 1), float32 [B, K].
-    """
-    with tf.device("CPU:0"):  # TensorFlow expects seeds on the CPU, also for random numbers drawn on a GPU
-        seeds = tf.stack([tf.convert_to_tensor(seed, tf.int64) + stream, step])
-    return tf.gather(tf.random.stateless_uniform([batch_size, count], seed=seeds), position)
 
 
 def arrange_frames(video: tf.Tensor, keys: tf.Tensor, frame_order: str) -> tf.Tensor:
@@ -184,7 +164,7 @@ def resized_crop(video: tf.Tensor, draws: Draws, min_area: float) -> tf.Tensor:
         box_indices=tf.range(tf.shape(frames)[0]),
         crop_size=(height, width),
     )
-    return tf.reshape(_to_uint8(cropped), tf.shape(video))
+    return tf.reshape(to_uint8(cropped), tf.shape(video))
 
 
 def jitter_color(video: tf.Tensor, draws: Draws, spec: AugmentSpec) -> tf.Tensor:
@@ -195,10 +175,7 @@ def jitter_color(video: tf.Tensor, draws: Draws, spec: AugmentSpec) -> tf.Tensor
     """
 
     def factor(strength: float, draw: tf.Tensor) -> tf.Tensor:
-        return _per_clip(1 - strength + 2 * strength * draw)
-
-    def to_grey(pixels: tf.Tensor) -> tf.Tensor:
-        return tf.tensordot(pixels, tf.constant(LUMA), axes=1)[..., tf.newaxis]  # [B, T, H, W, 1]
+        return per_clip(1 - strength + 2 * strength * draw)
 
     bright = tf.cast(video, tf.float32) * factor(spec.brightness, draws.brightness)
     mean = tf.reduce_mean(to_grey(bright[..., :3]), axis=[1, 2, 3, 4], keepdims=True)
@@ -208,30 +185,9 @@ def jitter_color(video: tf.Tensor, draws: Draws, spec: AugmentSpec) -> tf.Tensor
     def jitter(pixels: tf.Tensor) -> tf.Tensor:
         grey = mean + contrast * (to_grey(pixels) - mean)
         pixels = mean + contrast * (pixels - mean)
-        return _to_uint8(grey + saturation * (pixels - grey))
+        return to_uint8(grey + saturation * (pixels - grey))
 
     return per_picture(jitter, bright)
-
-
-def per_picture(function: Callable[[tf.Tensor], tf.Tensor], video: tf.Tensor) -> tf.Tensor:
-    """Applies a function of RGB frames to clips' frames, and separately to the neighbours of each place.
-
-    Args:
-      function: maps frames, [..., 3] of the dtype of `video`, to changed frames, uint8 of equal shape.
-      video: the clips, uint8 or float32 [..., 3 * (1 + k)].
-
-    Returns:
-      The changed clips, uint8 of the shape of `video`.
-    """
-    if video.shape[-1] == 3:
-        return function(video)
-    # As in take_frames: not all kernels of GPUs take uint8, and float16 holds 0 to 255 exactly.
-    values = tf.cast(video, tf.float16) if video.dtype == tf.uint8 else video
-    pictures = [
-        tf.cast(values[..., first : first + 3], video.dtype) for first in range(0, video.shape[-1], 3)
-    ]
-    changed = [tf.cast(function(picture), tf.float16) for picture in pictures]
-    return tf.cast(tf.concat(changed, axis=-1), tf.uint8)
 
 
 def erase(video: tf.Tensor, draws: Draws, fraction: float) -> tf.Tensor:
@@ -252,18 +208,9 @@ def erase(video: tf.Tensor, draws: Draws, fraction: float) -> tf.Tensor:
     rgb = [draws.erase_red, draws.erase_green, draws.erase_blue]
     color = tf.stack(rgb * (channels // 3), axis=1)
     color = tf.cast(256 * color, tf.uint8)[:, tf.newaxis, tf.newaxis, tf.newaxis]
-    return tf.where(rows & columns & (_per_clip(draws.erase) < fraction), color, video)
-
-
-def _per_clip(values: tf.Tensor) -> tf.Tensor:
-    """Reshapes one value per clip, [B], so that it broadcasts over clips, [B, T, H, W, C]."""
-    return values[:, tf.newaxis, tf.newaxis, tf.newaxis, tf.newaxis]
+    return tf.where(rows & columns & (per_clip(draws.erase) < fraction), color, video)
 
 
 def _log_uniform(draw: tf.Tensor, low: tf.Tensor | float, high: tf.Tensor | float) -> tf.Tensor:
     low, high = tf.math.log(low), tf.math.log(high)
     return tf.exp(low + (high - low) * draw)
-
-
-def _to_uint8(pixels: tf.Tensor) -> tf.Tensor:
-    return tf.cast(tf.round(tf.clip_by_value(pixels, 0, 255)), tf.uint8)

@@ -2,9 +2,9 @@
 
 mixup blends the pixels, or the stored features, of two clips: "mixup: Beyond Empirical Risk Minimization" (Zhang et al.
 2018). CutMix replaces a rectangle of one clip by the same rectangle of the other: "CutMix: Regularization Strategy to
-Train Strong Classifiers with Localizable Features" (Yun et al. 2019). The rectangle is the same in all frames and in
-their neighbours (ClipFormat.motion_frames), which worked best for videos in "VideoMix: Rethinking Data Augmentation for
-Video Classification" (Yun et al. 2020).
+Train Strong Classifiers with Localizable Features" (Yun et al. 2019). The rectangle is the same in all frames, which is
+the best variant for videos in "VideoMix: Rethinking Data Augmentation for Video Classification" (Yun et al. 2020), and in
+their neighbours (ClipFormat.motion_frames).
 
 Each clip is mixed with its donor clip. The clips at positions 2i and 2i + 1 of the global batch are each other's donors.
 As the order of the clips is random and new in each epoch, so are these pairs. No pair is divided between replicas (see
@@ -22,7 +22,7 @@ import numpy as np
 import tensorflow as tf
 from scipy import special
 
-from ucf50_tfrecord.dataset import augment
+from ucf50_tfrecord.dataset.per_clip import draw_rows, per_clip
 from ucf50_tfrecord.specs import TrainSpec
 
 _STREAM = 1 << 41  # separates the random numbers for mixtures from all others
@@ -72,7 +72,7 @@ def mix(
       A tuple of the mixtures, of the shape and dtype of `video`, and the fraction of the clip in its mixture, float32
       [B]. The rest of the mixture is the donor's; the fraction is 1 for clips that stay as they are.
     """
-    rows = augment.draw_rows(
+    rows = draw_rows(
         len(_Draws._fields),
         position=position,
         batch_size=spec.batch_size,
@@ -86,11 +86,14 @@ def mix(
         cut, cut_fraction = _cut(video, draws, spec.cutmix)
         is_cut = draws.kind < 0.5
         own, fraction = (
-            tf.where(_per_clip(is_cut, cut), cut, own),
+            tf.where(per_clip(is_cut, len(cut.shape)), cut, own),
             tf.where(is_cut, cut_fraction, fraction),
         )
     has_donor = (counts * of_donors(counts) > 0) & (of_donors(position) != position)
-    own, fraction = tf.where(_per_clip(has_donor, own), own, 1.0), tf.where(has_donor, fraction, 1.0)
+    own, fraction = (
+        tf.where(per_clip(has_donor, len(own.shape)), own, 1.0),
+        tf.where(has_donor, fraction, 1.0),
+    )
     values = tf.cast(video, tf.float32)
     mixed = own * values + (1 - own) * of_donors(values)
     return tf.cast(tf.round(mixed) if video.dtype == tf.uint8 else mixed, video.dtype), fraction
@@ -99,14 +102,13 @@ def mix(
 def _blend(video: tf.Tensor, draws: _Draws, alpha: float) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the weight of each clip's own values, float32 [B, 1, ...] of the rank of `video`, and its fraction, [B]."""
     fraction = _beta(draws.fraction, alpha)
-    return _per_clip(fraction, video), fraction
+    return per_clip(fraction, len(video.shape)), fraction
 
 
 def _cut(video: tf.Tensor, draws: _Draws, alpha: float) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the weight of each clip's own pixels, 0 in a rectangle and else 1, float32 [B, 1, H, W, 1], and their
-    fraction, [B].
+    """Returns the weight of each clip's own pixels, float32 [B, 1, H, W, 1], and their fraction, [B].
 
-    The rectangle has the frame's shape and, before its parts outside of the frame are cut off, a fraction of its area
+    The weight is 0 in a rectangle and 1 elsewhere. The rectangle has the frame's shape and, before its parts outside of the frame are cut off, a fraction of its area
     that is drawn from Beta(alpha, alpha). Its centre may be anywhere in the frame.
     """
     _, _, height, width, _ = video.shape
@@ -129,14 +131,9 @@ def _cut(video: tf.Tensor, draws: _Draws, alpha: float) -> tuple[tf.Tensor, tf.T
 
 
 def _beta(draw: tf.Tensor, alpha: float) -> tf.Tensor:
-    """Maps uniform numbers in [0, 1) to numbers of the distribution Beta(alpha, alpha): its quantiles, float32 [B].
+    """Maps uniform numbers in [0, 1) to quantiles of the distribution Beta(alpha, alpha), float32 [B].
 
-    A table of equally likely quantiles, as gamma variates, whose ratio is the usual way, become 0 / 0 for small alpha.
+    They come from a table. The usual ratio of gamma variates would become 0 / 0 for small alpha.
     """
     quantiles = special.betaincinv(alpha, alpha, (np.arange(_NUM_QUANTILES) + 0.5) / _NUM_QUANTILES)
     return tf.gather(tf.constant(quantiles, tf.float32), tf.cast(draw * _NUM_QUANTILES, tf.int32))
-
-
-def _per_clip(values: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
-    """Reshapes one value per clip, [B], so that it broadcasts over clips of the rank of `like`."""
-    return tf.reshape(values, [-1, *[1] * (len(like.shape) - 1)])

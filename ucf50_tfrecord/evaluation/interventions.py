@@ -17,9 +17,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from ucf50_tfrecord.dataset.augment import LUMA, per_picture, take_frames
+from ucf50_tfrecord.dataset.augment import take_frames
 from ucf50_tfrecord.dataset.clips import ClipIndex, name_hash
 from ucf50_tfrecord.dataset.feed import read_in_batches
+from ucf50_tfrecord.dataset.per_clip import LUMA, per_picture
 
 PLAIN = "none"  # the unchanged clip
 SHUFFLED = "shuffle"  # the names in SHUFFLES, taken together

@@ -155,8 +155,8 @@ def _encoder(run: FinishedRun) -> str:
 
 def _training(run: FinishedRun) -> Iterator[Block]:
     summary, train = run.summary, to_json(run.config.train)
-    augment, unchanged = train.pop("augment"), to_json(AugmentSpec())
-    augmentation = {name: value for name, value in augment.items() if value != unchanged[name]}
+    augment = train.pop("augment")
+    augmentation = {name: value for name, value in augment.items() if value != getattr(AugmentSpec, name)}
     weights = f"{run.weights}, after {summary.trained_epochs} epochs"
     if run.weights == "best":
         weights = f"best by validation macro F1, of epoch {summary.best.epoch} of {summary.trained_epochs}"

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from scipy import signal
 
-from ucf50_tfrecord.dataset.augment import LUMA
+from ucf50_tfrecord.dataset.per_clip import LUMA
 
 _DISC_POINTS, _LINE_POINTS = 65, 129  # per axis of a disc, and of a line
 _REACH = 3  # of a Gaussian, in standard deviations
