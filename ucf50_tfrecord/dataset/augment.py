@@ -20,7 +20,7 @@ from ucf50_tfrecord.dataset.per_clip import draw_rows, per_clip, per_picture, to
 from ucf50_tfrecord.specs import AugmentSpec
 
 # These separate the random numbers for the order of frames, and those of RandAugment, from all others.
-_ORDER_STREAM, _RANDAUGMENT_STREAM = 1 << 40, 1 << 42
+_ORDER_STREAM, _RANDAUGMENT_STREAM = 1 << 40, 1 << 43
 # Ranges of the width to height ratio of rectangles, and of the erased fraction of a frame. Sources:
 # Inception's crops (as in torchvision) for crops, and "Random Erasing Data Augmentation" (Zhong et al. 2017)
 # for erased rectangles.
