@@ -19,6 +19,7 @@ import tensorflow as tf
 from scipy import special
 
 from ucf50_tfrecord import parsing, storage
+from ucf50_tfrecord.dataset import segments
 from ucf50_tfrecord.dataset.clips import ClipIndex, frames_of
 from ucf50_tfrecord.dataset.feed import Feed, read_clips
 from ucf50_tfrecord.errors import UserError, expect
@@ -85,7 +86,8 @@ class Split(NamedTuple):
 class Predictor:
     """A model's forward pass, compiled once. Any number of evaluators can share it, also after new training.
 
-    model: the model, from clips, uint8 [B, T, H, W, 3], to logits, float32 [B, C].
+    model: the model, from clips, uint8 [B, T, H, W, 3], to logits, float32 [B, C]. Of clips that store more frames than
+      it takes, it gets the middle ones of segments; see dataset.segments.
     """
 
     def __init__(self, model: keras.Model, strategy: tf.distribute.Strategy):
@@ -98,18 +100,26 @@ class Predictor:
         """The number of the model's classes; clips of another data set may have other classes."""
         return self.model.output_shape[-1]
 
+    @property
+    def num_frames(self) -> int:
+        """The number of frames per clip that the model takes, T."""
+        return self.model.input_shape[1]
+
     def read(self, frames: Callable, batch: Any) -> tuple[Any, np.ndarray, np.ndarray]:
-        """Returns a distributed batch's clips, and their indices and mask, both [B], of all replicas.
+        """Returns a distributed batch's clips, [B, T, ...], and their indices and mask, both [B], of all replicas.
 
         Args:
           frames: maps a replica's batch to its frames, see Feed.frames.
           batch: the distributed batch.
         """
 
+        def middles(batch: dict[str, tf.Tensor]) -> tf.Tensor:
+            return segments.take_middles(frames(batch), self.num_frames)
+
         def read(batch: Any) -> tuple[Any, tf.Tensor, tf.Tensor]:
             mask = self._strategy.run(lambda mask: tf.cast(mask, tf.int64), args=(batch["mask"],))
             index, mask = (self._strategy.gather(value, axis=0) for value in (batch["index"], mask))
-            return self._strategy.run(frames, args=(batch,)), index, mask
+            return self._strategy.run(middles, args=(batch,)), index, mask
 
         video, index, mask = self._compile(frames, read)(batch)
         return video, index.numpy(), mask.numpy().astype(bool)
@@ -157,8 +167,11 @@ class Predictor:
         return Split(encode=tf.function(encode, reduce_retracing=True), head=Predictor(head, self._strategy))
 
     def predict(self, clips: np.ndarray, *, batch_size: int) -> np.ndarray:
-        """Returns the logits, float32 [N, C], of clips that are in no feed, uint8 [N, T, H, W, 3] or features."""
-        found = []
+        """Returns the logits, float32 [N, C], of clips that are in no feed, uint8 [N, T, H, W, 3] or features.
+
+        The clips may have more frames than the model takes, as in `read`.
+        """
+        clips, found = segments.take_middles(clips, self.num_frames), []
         for first in range(0, len(clips), batch_size):
             batch = clips[first : first + batch_size]
             padded = batch[np.arange(batch_size) % len(batch)]  # all batches of one size: compiled once
@@ -193,7 +206,7 @@ class Evaluator:
           warn: called after each evaluation that skipped clips, with a sentence about the skipped clips.
         """
         known = interventions.names(
-            feed.clips.manifest.format.num_frames, of_features=feed.clips.manifest.features is not None
+            predictor.num_frames, of_features=feed.clips.manifest.features is not None
         )
         for name in names:
             expect(name in known, f"an intervention that is one of {known}", intervention=name)
@@ -286,7 +299,8 @@ class Evaluator:
     @functools.cached_property
     def _changes(self) -> dict[str, tuple[interventions.Change, tf.Tensor | None]]:
         """Dictionary from an intervention's name to its change, and the change's table on a device."""
-        changes = {name: interventions.make(name, self._feed.clips) for name in self._names}
+        num_frames = self._predictor.num_frames
+        changes = {name: interventions.make(name, self._feed.clips, num_frames) for name in self._names}
         return {
             name: (change, None if change.table is None else tf.constant(change.table))
             for name, change in changes.items()

@@ -19,7 +19,7 @@ from scipy import special
 
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import record
-from ucf50_tfrecord.dataset import reader
+from ucf50_tfrecord.dataset import reader, segments
 from ucf50_tfrecord.dataset.clips import load_clips
 from ucf50_tfrecord.errors import Action, Remedy, UserError
 from ucf50_tfrecord.inference import pictures
@@ -170,11 +170,29 @@ def folder_class(video: VideoFile, classes: Sequence[str]) -> str | None:
 class Predictor:
     """Predicts videos by a model, from the clips of their windows, in batches of clips."""
 
-    def __init__(self, model: keras.Model, clip_format: ClipFormat, *, batch_size: int, temperature: float):
+    def __init__(
+        self,
+        model: keras.Model,
+        clip_format: ClipFormat,
+        *,
+        batch_size: int,
+        temperature: float,
+        num_frames: int | None = None,
+    ):
+        """Prepares the predictions.
+
+        Args:
+          model: the model of frames.
+          clip_format: format of the clips that videos are decoded to.
+          batch_size: clips per step.
+          temperature: as in Prediction.
+          num_frames: frames per clip that the model takes; None for all of `clip_format`.
+        """
         self._format, self._batch_size, self._temperature = clip_format, batch_size, temperature
+        self._num_frames = num_frames or clip_format.num_frames
         self._forward = tf.function(
             functools.partial(model, training=False),
-            input_signature=[tf.TensorSpec([None, *clip_format.shape], tf.uint8)],
+            input_signature=[tf.TensorSpec([None, self._num_frames, *clip_format.shape[1:]], tf.uint8)],
         )
 
     def __call__(
@@ -201,7 +219,7 @@ class Predictor:
             batch = self._read(decoded.frames, places[first : first + self._batch_size])
             if batch is None:
                 return Failed("its process changed the frames after its answer", "crash")
-            parts.append(self._forward(batch).numpy())
+            parts.append(self._forward(segments.take_middles(batch, self._num_frames)).numpy())
             brightness.append(pictures.brightness(batch))
             motion_energy.append(pictures.motion_energy(batch))
             on_fraction((first + len(batch)) / len(places))

@@ -114,7 +114,11 @@ class Session:
                 is_selected=trained.is_selected(config, weights),
             ),
             predictor=Predictor(
-                model, clip_format, batch_size=batch_size, temperature=calibration.temperature
+                model,
+                clip_format,
+                batch_size=batch_size,
+                temperature=calibration.temperature,
+                num_frames=config.model.num_frames,
             ),
         )
 

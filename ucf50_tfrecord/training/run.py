@@ -83,8 +83,8 @@ class RunConfig:
             model, stored = self.model, self.clip_format
             sizes = [(spec.num_frames, spec.height, spec.width) for spec in (model, stored)]
             expect(
-                sizes[0] == sizes[1],
-                "a clip_format of the same size as the model's clips",
+                sizes[0][1:] == sizes[1][1:] and model.num_frames <= stored.num_frames,
+                "a clip_format of the size of the model's clips, and of as many frames or more",
                 model=sizes[0],
                 clip_format=sizes[1],
             )
@@ -117,6 +117,11 @@ class RunConfig:
             freeze_encoder=self.model.freeze_encoder,
             unfreeze_after_epoch=self.train.unfreeze_after_epoch,
         )
+
+    @property
+    def num_stored_frames(self) -> int:
+        """Frames per clip of the run's dataset; the model may take fewer of them."""
+        return (self.clip_format or self.model).num_frames
 
     @property
     def scored_folds(self) -> tuple[int, ...]:
