@@ -5,6 +5,7 @@ import pathlib
 
 import numpy as np
 import pytest
+from scipy import special
 
 import ucf50_tfrecord as ucf
 from tests.dataset.helpers import EVERY_AUGMENTATION
@@ -16,7 +17,7 @@ from ucf50_tfrecord import manifest, recipes
 from ucf50_tfrecord.dataset.clips import load_clips
 from ucf50_tfrecord.dataset.feed import Feed, read_clips
 from ucf50_tfrecord.errors import UserError
-from ucf50_tfrecord.evaluation import compare, interventions
+from ucf50_tfrecord.evaluation import compare, interventions, runner
 from ucf50_tfrecord.evaluation.cells import ComparisonListener, ComparisonSpec, Recipe
 from ucf50_tfrecord.inference import decoding, export, finished_run
 from ucf50_tfrecord.inference.session import Session
@@ -91,6 +92,36 @@ def test_prediction_sees_the_frames_that_evaluation_sees(run_dir, videos_dir):
     assert num_compared == len(found) == 12
 
 
+def test_test_views_of_predictions_and_evaluations_average_other_places_of_the_segments(
+    run_dir, data_dir, videos_dir
+):
+    model, devices = load_model(run_dir)
+    config = run_lib.load_config(str(run_dir))
+    found = manifest.load(str(data_dir))
+    views = runner.choose_views(2, found, config.model, config.train)
+    assert [view.part for view in views] == [0, 1]
+    clips = load_clips(found, [1, 2])
+    feed, predictor = Feed(clips, strategy=devices), runner.Predictor(model, devices)
+    averaged = runner.Evaluator(predictor, feed, batch_size=5, test_views=views)(runner.VIEWS)
+    frames = read_clips(clips)
+    places = [0, 2, 3], [1, 2, 4]
+    each = [model(frames[:, place], training=False).numpy() for place in places]
+    assert np.abs(each[0] - each[1]).max() > 0.01
+    logs = special.log_softmax(np.float64(each), axis=2)
+    np.testing.assert_allclose(averaged.logits, special.logsumexp(logs, axis=0) - np.log(2), atol=1e-3)
+
+    session = Session.load(str(run_dir), calibrate=False, test_views=2)
+    videos, _ = decoding.find_videos([str(videos_dir)])
+    expected, num_compared = dict(zip(clips.ids, np.stack(each, axis=1))), 0
+    for video, prediction in session.predict(videos, num_workers=2):
+        clip_id = pathlib.Path(video.path).relative_to(videos_dir).with_suffix("").as_posix()
+        assert prediction.logits.shape == (1, 2, 3)
+        if clip_id in expected:
+            np.testing.assert_allclose(prediction.logits[0], expected[clip_id], rtol=1e-4, atol=1e-3)
+            num_compared += 1
+    assert num_compared == len(clips)
+
+
 def test_exports_take_the_chosen_frames_and_their_card_says_which(run_dir, tmp_path):
     result = export.export_run(finished_run.load(str(run_dir)), str(tmp_path / "export"), formats=["keras"])
     assert result.own.mean < 1e-3 and result.own.num_other == 0
@@ -121,16 +152,23 @@ def test_evaluating_again_and_training_take_the_flag_and_the_runs_own_number(dat
             "--sample_frames=3",
             "--epochs=1",
             "--precision=float32",
+            "--test_views=2",
         ),
         f"--run={tmp_path / 'run'}",
     )
     assert result.returncode == 0, result.stderr
     config = run_lib.load_config(str(tmp_path / "run"))
     assert (config.model.num_frames, config.num_stored_frames) == (3, 5)
-    again = run_module("pipelines.evaluate", f"--run={tmp_path / 'run'}", f"--output={tmp_path / 'again'}")
+    again = run_module(
+        "pipelines.evaluate",
+        f"--run={tmp_path / 'run'}",
+        f"--output={tmp_path / 'again'}",
+        "--test_views=2",
+        "--test_views=2",
+    )
     assert again.returncode == 0, again.stderr
     first, second = predicted(tmp_path / "run"), predicted(tmp_path / "again")
-    assert first.keys() == second.keys()
+    assert first.keys() == second.keys() == {"none", "shuffle1", "views"}
     for name, logits in first.items():
         for clip_id, row in logits.items():
             np.testing.assert_allclose(second[name][clip_id], row, atol=1e-4)

@@ -22,29 +22,33 @@ _SEGMENT_STREAM = 1 << 42  # separates the random numbers for frames of segments
 Clips = TypeVar("Clips", np.ndarray, tf.Tensor)
 
 
-def middles(num_stored: int, num_frames: int) -> np.ndarray:
-    """Returns the middle frame of each of `num_frames` equal segments of `num_stored` frames, int64 [num_frames].
+def middles(num_stored: int, num_frames: int, *, part: int = 0, num_parts: int = 1) -> np.ndarray:
+    """Returns a frame of each of `num_frames` equal segments of `num_stored` frames, int64 [num_frames].
 
-    The numbers count from 0 and ascend. If a segment has an even number of frames, the later middle is taken.
+    The numbers count from 0 and ascend. They are the segments' middle frames or, if each segment is divided into
+    `num_parts` equal parts, the middle frames of the part with the number `part`, from 0. Of two middle frames, the later is
+    taken.
     """
     expect(
         1 <= num_frames <= num_stored,
         f"1 to {num_stored} frames, as many as clips store",
         num_frames=num_frames,
     )
-    return (2 * np.arange(num_frames, dtype=np.int64) + 1) * num_stored // (2 * num_frames)
+    halves = 2 * (np.arange(num_frames, dtype=np.int64) * num_parts + part) + 1
+    return halves * num_stored // (2 * num_frames * num_parts)
 
 
-def take_middles(clips: Clips, num_frames: int) -> Clips:
+def take_middles(clips: Clips, num_frames: int, *, part: int = 0, num_parts: int = 1) -> Clips:
     """Returns the middle frames of each clip's segments, [B, num_frames, ...] of the same dtype, as tests do.
 
     Args:
       clips: the clips, [B, T, ...]. If T is `num_frames`, they are returned as they are.
       num_frames: number of frames that the model takes.
+      part, num_parts: as in `middles`.
     """
     if clips.shape[1] == num_frames:
         return clips
-    numbers = middles(clips.shape[1], num_frames)
+    numbers = middles(clips.shape[1], num_frames, part=part, num_parts=num_parts)
     if isinstance(clips, np.ndarray):
         return clips[:, numbers]
     return take_frames(clips, tf.repeat(numbers[np.newaxis], tf.shape(clips)[0], axis=0))
