@@ -108,7 +108,9 @@ def test_test_views_of_predictions_and_evaluations_average_other_places_of_the_s
     each = [model(frames[:, place], training=False).numpy() for place in places]
     assert np.abs(each[0] - each[1]).max() > 0.01
     logs = special.log_softmax(np.float64(each), axis=2)
-    np.testing.assert_allclose(averaged.logits, special.logsumexp(logs, axis=0) - np.log(2), rtol=1e-5, atol=1e-3)
+    np.testing.assert_allclose(
+        averaged.logits, special.logsumexp(logs, axis=0) - np.log(2), rtol=1e-5, atol=1e-3
+    )
 
     session = Session.load(str(run_dir), calibrate=False, test_views=2)
     videos, _ = decoding.find_videos([str(videos_dir)])
