@@ -15,9 +15,10 @@ import numpy as np
 import tensorflow as tf
 
 from ucf50_tfrecord.dataset.augment import take_frames
+from ucf50_tfrecord.dataset.per_clip import draw_rows
 from ucf50_tfrecord.errors import expect
 
-_SEGMENT_STREAM = 1 << 42  # separates the random numbers for frames of segments from all others
+_STREAM = 1 << 43  # separates the random numbers for frames of segments from all others
 
 Clips = TypeVar("Clips", np.ndarray, tf.Tensor)
 
@@ -71,14 +72,13 @@ def draw_frames(
     Args:
       clips: the clips, [B, T, ...]. If T is `num_frames`, they are returned as they are.
       num_frames: number of frames that the model takes, at most T.
-      position, batch_size, seed, step: as in augment.augment. The frames follow from these alone.
+      position, batch_size, seed, step: as in per_clip.draw_rows. The frames follow from these alone.
     """
     num_stored = clips.shape[1]
     if num_stored == num_frames:
         return clips
-    with tf.device("CPU:0"):  # TensorFlow expects seeds on the CPU, also for random numbers drawn on a GPU
-        seeds = tf.stack([tf.convert_to_tensor(seed, tf.int64) + _SEGMENT_STREAM, step])
-    draws = tf.gather(tf.random.stateless_uniform([batch_size, num_frames], seed=seeds), position)
+    random_of = {"position": position, "batch_size": batch_size, "seed": seed, "step": step}
+    draws = draw_rows(num_frames, stream=_STREAM, **random_of)
     numbers = (tf.range(num_frames, dtype=tf.float32) + draws) * (num_stored / num_frames)
     # Rounding may give num_stored.
     return take_frames(clips, tf.minimum(tf.cast(numbers, tf.int64), num_stored - 1))
