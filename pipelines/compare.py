@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -298,6 +298,7 @@ def publish(folder: pathlib.Path, results: Results, clips: ClipIndex | None) -> 
       results: the predictions of all models of the comparison.
       clips: the comparison's clips, for pictures of them; None if the clips are not available.
     """
+    from ucf50_tfrecord.dataset import segments
     from ucf50_tfrecord.dataset.clips import frames_of
     from ucf50_tfrecord.dataset.feed import read_clips
     from ucf50_tfrecord.evaluation import verdicts
@@ -306,7 +307,12 @@ def publish(folder: pathlib.Path, results: Results, clips: ClipIndex | None) -> 
     claim_folder(folder)
     judged = verdicts.judge(results)
     frames = None if clips is None else frames_of(clips)
-    reader = None if frames is None else lambda chosen: read_clips(frames.select(np.asarray(chosen)))
+
+    def read(chosen: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Returns the frames of clips that the models see, uint8 [N, T, H, W, 3]."""
+        return segments.take_middles(read_clips(frames.select(np.asarray(chosen))), results.num_frames)
+
+    reader = None if frames is None else read
     pictures = report.write(folder, results, judged, read_clips=reader)
     write_tensorboard(folder / "tensorboard", pictures)
     for answer in verdicts.Answer:

@@ -251,7 +251,7 @@ def print_scores(
     """Prints a model's scores for frames in order, for shuffled frames and, if given, averaged over views."""
     say("", f"{title}:", "                     accuracy  macro F1")
     rows = [("frames in order", plain), ("frames shuffled", shuffled)]
-    for name, scores in [*rows, *([("all views", views)] if views else [])]:
+    for name, scores in [*rows, *([("mean of views", views)] if views else [])]:
         say(f"  {name:<17}{scores['accuracy']:>12.4f}{scores['macro_f1']:>10.4f}")
 
 

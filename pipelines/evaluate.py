@@ -23,9 +23,9 @@ from ucf50_tfrecord.choices import Strategy
 from ucf50_tfrecord.errors import Advice, UserError, expect
 from ucf50_tfrecord.evaluation import class_matching
 from ucf50_tfrecord.manifest import Manifest
-from ucf50_tfrecord.specs import format_folds, parse_folds
+from ucf50_tfrecord.specs import MAX_VIEWS, format_folds, parse_folds
 from ucf50_tfrecord.training import run as run_lib
-from ucf50_tfrecord.training.run import RunConfig
+from ucf50_tfrecord.training.run import RunConfig, RunOptions
 
 if TYPE_CHECKING:
     from ucf50_tfrecord.evaluation.elsewhere import Predicted
@@ -44,8 +44,12 @@ _FOLDS = flags.DEFINE_string(
     "another data set, all.",
 )
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Clips per step, over all devices.", lower_bound=1)
-_TEST_VIEWS = flags.DEFINE_boolean(
-    "test_views", False, "Also score predictions that are averaged over all stored views of each clip."
+_TEST_VIEWS = flags.DEFINE_integer(
+    "test_views",
+    RunOptions.test_views,
+    "Also score predictions that are averaged over this many views of each clip, as in a training. 1 is off.",
+    lower_bound=1,
+    upper_bound=MAX_VIEWS,
 )
 _STRATEGY = flags.DEFINE_enum(
     "strategy",
@@ -127,7 +131,10 @@ def make_evaluator(
     listener = console.TrainingDisplay().listener()
     [feed] = job.make_feeds(manifest, [folds], inputs.INPUTS.build(), strategy=strategy, listener=listener)
     predictor = runner.Predictor(model, strategy)
-    return runner.Evaluator(predictor, feed, batch_size=_BATCH_SIZE.value, names=names, warn=terminal.warn)
+    views = runner.choose_views(_TEST_VIEWS.value, manifest, config.model, config.train)
+    return runner.Evaluator(
+        predictor, feed, batch_size=_BATCH_SIZE.value, names=names, test_views=views, warn=terminal.warn
+    )
 
 
 def evaluate_again(run_dir: str, config: RunConfig, manifest: Manifest) -> None:
@@ -136,8 +143,9 @@ def evaluate_again(run_dir: str, config: RunConfig, manifest: Manifest) -> None:
     from ucf50_tfrecord.training import trained
 
     trained.check_fits(manifest, config)
-    if _TEST_VIEWS.value:
-        runner.check_views(manifest)
+    runner.choose_views(
+        _TEST_VIEWS.value, manifest, config.model, config.train
+    )  # raises an error before work starts
     folds = parse_folds(_FOLDS.value, manifest.fold_numbers) if _FOLDS.value else config.scored_folds
     trained_on = sorted(set(folds) & set(config.train_folds))
     if trained_on:
@@ -152,7 +160,7 @@ def evaluate_again(run_dir: str, config: RunConfig, manifest: Manifest) -> None:
     evaluate = make_evaluator(run_dir, config, manifest, folds, weights, runner.RUN_INTERVENTIONS)
     storage.claim_folder(folder, _FOLDER_KIND, _is_evaluation)  # before the evaluation, which may take long
     evaluations = list(evaluate.evaluate_each(runner.RUN_INTERVENTIONS).values())
-    evaluations += [evaluate.average_views()] if _TEST_VIEWS.value else []
+    evaluations += [evaluate.average_views()] if _TEST_VIEWS.value > 1 else []
 
     runner.save_predictions(folder / run_lib.PREDICTIONS_FILENAME, evaluations)
     plain, shuffled, *averaged = evaluations
@@ -193,7 +201,7 @@ def evaluate_elsewhere(
     from ucf50_tfrecord.training import trained
 
     trained.check_format(manifest, config)
-    expect(not _TEST_VIEWS.value, "no test_views on another data set", test_views=True)
+    expect(_TEST_VIEWS.value == 1, "no test_views on another data set", test_views=_TEST_VIEWS.value)
     elsewhere.warn_about_format(manifest, config)
     matches = class_matching.match_classes(manifest.classes, config.classes, class_map)
     folds = parse_folds(_FOLDS.value, manifest.fold_numbers) if _FOLDS.value else manifest.folds

@@ -26,7 +26,7 @@ from absl import flags
 from pipelines import answers, code_flags, console, run_flags, terminal, video_flags
 from ucf50_tfrecord import parsing, storage
 from ucf50_tfrecord.errors import UserError
-from ucf50_tfrecord.specs import DecodeLimits, format_folds, shorten, to_json
+from ucf50_tfrecord.specs import MAX_VIEWS, DecodeLimits, format_folds, shorten, to_json
 
 if TYPE_CHECKING:
     from ucf50_tfrecord.inference import decoding
@@ -63,6 +63,15 @@ _MAX_ERROR = flags.DEFINE_float(
     None,
     "Abstain where more than this fraction of the answers, such as 0.1, would be wrong. The threshold of the "
     "confidence is chosen on the run's held-out clips.",
+)
+
+_TEST_VIEWS = flags.DEFINE_integer(
+    "test_views",
+    1,
+    "Average the probabilities of this many views of each clip: frames at other places of their segments, for runs with "
+    "sample_frames, or the clip and its mirror image (2), for runs with horizontal_flip.",
+    lower_bound=1,
+    upper_bound=MAX_VIEWS,
 )
 
 flags.adopt_module_key_flags(run_flags)
@@ -119,6 +128,7 @@ def load_session(stack: contextlib.ExitStack, output: pathlib.Path) -> Session:
         stride_secs=_STRIDE_SECS.value,
         calibrate=_CALIBRATE.value,
         max_error=_MAX_ERROR.value,
+        test_views=_TEST_VIEWS.value,
         batch_size=video_flags.batch_size(),
         allowed_code=code_flags.allowed_code(),
         warn=terminal.warn,
@@ -300,6 +310,7 @@ def describe(session: Session) -> dict[str, Any]:
         "classes": config.classes,
         "clip_format": to_json(config.clip_format),
         "windows": to_json(session.windows),
+        "test_views": _TEST_VIEWS.value,
         "calibration": to_json(session.calibration),
         "answers": to_json(session.rules),
         "meaning": _MEANING,

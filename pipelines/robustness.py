@@ -214,7 +214,8 @@ def _test(
         name=pathlib.Path(run_dir).name,
         model=config.model.name,
         classes=config.classes,
-        clip_format=manifest.format,
+        # The strengths of corruptions of time are in frames that the model sees.
+        clip_format=dataclasses.replace(manifest.format, num_frames=config.model.num_frames),
         ids=tuple(clip_id for clip_id, keep in zip(feed.clips.ids, kept) if keep),
         labels=feed.clips.labels[kept].astype(int),
         groups=feed.clips.groups[kept],

@@ -74,8 +74,10 @@ def main() -> None:
     from ucf50_tfrecord.evaluation import runner
     from ucf50_tfrecord.training import strategy as strategy_lib
 
-    if options.test_views:
-        runner.check_views(manifest)
+    train = recipes.train_spec(settings)
+    runner.choose_views(
+        options.test_views, manifest, model, train
+    )  # raises an error if there are not as many
     with contextlib.ExitStack() as stack:
         strategy = start_devices(stack, uses_workers)
         display = console.TrainingDisplay()
@@ -84,7 +86,7 @@ def main() -> None:
             manifest,
             folds,
             model=model,
-            train=recipes.train_spec(settings),
+            train=train,
             inputs=inputs.INPUTS.build(),
             strategy=strategy,
             run_dir=_RUN.value,

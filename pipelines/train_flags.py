@@ -19,7 +19,7 @@ _RECIPE = flags.DEFINE_string(
     f"{', '.join(recipes.names())}, or a file that ends in .flags.",
 )
 _SPECS = (
-    SpecFlags(ModelSpec, names={"name": "model"}, defaults={"name": "lstm"}),
+    SpecFlags(ModelSpec, names=recipes.SETTING_NAMES, defaults={"name": "lstm", "num_frames": 0}),
     SpecFlags(TrainSpec),
     SpecFlags(AugmentSpec),
 )
@@ -58,8 +58,11 @@ def settings(recipe: str | None = None) -> dict[str, Any]:
     Raises:
       UserError: if there is no such recipe.
     """
-    values = {name: value for spec in _SPECS for name, value in spec.values().items()}
-    values["model"] = values.pop("name")
+    values = {
+        recipes.SETTING_NAMES.get(name, name): value
+        for spec in _SPECS
+        for name, value in spec.values().items()
+    }
     recipe = recipe or _RECIPE.value
     stored = recipes.load(recipe) if recipe else {}
     return values | {name: value for name, value in stored.items() if not flags.FLAGS[name].present}

@@ -48,6 +48,7 @@ def write_run(
     name: str = "seed_pool",
     precision: str = "float32",
     weight_std: float | None = None,
+    num_frames: int | None = None,
 ) -> str:
     """Writes a finished run without training: as if trained on folds 3 to 5 and validated on 1 and 2.
 
@@ -58,6 +59,7 @@ def write_run(
       precision: precision of the training.
       weight_std: standard deviation of random weights; None keeps the initial weights, with which the
         model hardly tells clips apart.
+      num_frames: frames per clip that the model takes; None for all stored ones.
 
     Returns:
       The run's folder.
@@ -66,7 +68,7 @@ def write_run(
     model_spec = ModelSpec(
         name=name,
         num_classes=len(manifest.classes),
-        num_frames=manifest.format.num_frames,
+        num_frames=num_frames or manifest.format.num_frames,
         height=manifest.format.height,
         width=manifest.format.width,
         motion_frames=manifest.format.motion_frames,

@@ -31,7 +31,7 @@ _TRAIN_FLAGS = (
     "--warmup_epochs=0.5 --label_smoothing=0.1 --class_weight=balanced --dropout=0.3 --clip_norm=1 --ema=0.9 "
     "--mixup=0.4 --cutmix=1 --randaugment_ops=2 --randaugment_magnitude=12 "
     "--horizontal_flip --crop_area=0.7 --brightness=0.2 --contrast=0.2 --saturation=0.2 --temporal_shift=1 --erase=0.3 "
-    "--frame_order=shuffled"
+    "--frame_order=shuffled --sample_frames=12"
 )
 _DATA, _PREDICTED, _LOG = "data", "predicted", "log.txt"
 

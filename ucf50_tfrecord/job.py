@@ -232,11 +232,19 @@ def run(
         run.
 
     Raises:
-      UserError: if no checkpoint fits, a clip cannot be read, or the loss or its gradient becomes NaN.
+      UserError: if no checkpoint fits, a clip cannot be read, the loss or its gradient becomes NaN, or clips have not as
+        many views as the options ask for.
     """
     predictor = runner.Predictor(job.state.model, job.strategy)
+    views = runner.choose_views(options.test_views, job.manifest, job.config.model, job.config.train)
     evaluators = [
-        runner.Evaluator(predictor, feed, batch_size=job.config.train.batch_size, warn=listener.warn)
+        runner.Evaluator(
+            predictor,
+            feed,
+            batch_size=job.config.train.batch_size,
+            test_views=views,
+            warn=listener.warn,
+        )
         for feed in job.feeds[1:]
     ]
     trained = loop.train(
@@ -298,7 +306,7 @@ def _evaluate(
         evaluate["test"] = evaluators[1]
     evaluate["validation"] = evaluators[0]
     found: dict[_Split, list[runner.Evaluation]] = {split: [] for split in evaluate}
-    names = [*runner.RUN_INTERVENTIONS, *([runner.VIEWS] if options.test_views else [])]
+    names = [*runner.RUN_INTERVENTIONS, *([runner.VIEWS] if options.test_views > 1 else [])]
     for split, name in itertools.product(evaluate, names):
         if any(strategy_lib.gather_from_workers(job.strategy, int(should_stop()))):
             return None

@@ -446,6 +446,7 @@ def _names_with(trait: str) -> tuple[str, ...]:
 class ModelSpec:
     """The settings of a model: its architecture, its encoder, and the shape of its input and output.
 
+    num_frames: frames per clip that the model takes, at most those that are stored; see dataset.segments.
     feature_shape: the shape of a frame's stored features, (F,) or (grid, grid, F), if the model takes features
       in place of frames. Empty for a model of frames.
     motion_frames: number of neighbours that are stored beside each frame, see ClipFormat. Motion input then
@@ -456,7 +457,12 @@ class ModelSpec:
         metadata={"help": f"The model: one of {', '.join(MODELS)}, or <module>:<builder>."}
     )
     num_classes: int
-    num_frames: int
+    num_frames: int = dataclasses.field(
+        metadata={
+            "help": "Frames per clip that the model takes, if clips store more: one of each of this many equal segments, "
+            "drawn anew each time in training, the middle one in tests. 0 takes all stored frames."
+        }
+    )
     height: int
     width: int
     feature_shape: tuple[int, ...] = ()

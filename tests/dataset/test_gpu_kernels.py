@@ -7,7 +7,7 @@ from tensorflow.core.framework import types_pb2
 from tensorflow.python.framework import kernels
 
 from tests.dataset.helpers import EVERY_AUGMENTATION
-from ucf50_tfrecord.dataset import mixing
+from ucf50_tfrecord.dataset import mixing, segments
 from ucf50_tfrecord.dataset.augment import augment, take_frames
 from ucf50_tfrecord.dataset.pipeline import take_view
 from ucf50_tfrecord.specs import TrainSpec
@@ -83,6 +83,14 @@ def test_clips_are_mixed_on_gpus():
 def test_frames_are_reordered_on_gpus():
     order = tf.TensorSpec([4, 6], tf.int64)
     assert missing(tf.function(take_frames), VIDEO, order) == set()
+
+
+def test_frames_of_segments_are_taken_on_gpus():
+    def draw(video, position, number):
+        return segments.draw_frames(video, 4, position=position, batch_size=4, seed=0, step=number)
+
+    assert missing(tf.function(draw), VIDEO, INDEX, tf.TensorSpec([], tf.int64)) == set()
+    assert missing(tf.function(lambda video: segments.take_middles(video, 4)), VIDEO) == set()
 
 
 def test_resident_clips_are_gathered_on_gpus(data_dir):

@@ -55,9 +55,8 @@ def train(
         Feed(load_clips(loaded, folds), strategy=strategy, cache=cache, skip_bad_records=skip_bad_records)
         for folds in ([2, 3, 4, 5], [1])
     )
-    model_spec = ModelSpec(
-        name=model, num_classes=3, num_frames=5, height=16, width=24, dropout=dropout, **encoder or {}
-    )
+    shape = {"num_classes": 3, "num_frames": 5, "height": 16, "width": 24}
+    model_spec = ModelSpec(name=model, dropout=dropout, **shape | (encoder or {}))
     train_spec = TrainSpec(**dict(epochs=2, batch_size=5, precision=precision) | spec)
     state = loop.build_state(model_spec, train_spec, num_clips=len(feed.clips), strategy=strategy)
     make_evaluator = make_evaluator or functools.partial(runner.Evaluator, feed=val_feed, batch_size=4)

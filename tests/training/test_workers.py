@@ -106,7 +106,7 @@ for name in names:
     seen = []
     trained = test_loop.train(
         data_dir, f"{run_dir}/{name}", strategy=name, model=model, precision=precision,
-        batch_size=10, learning_rate=1e-4, dropout=0.3, ema=0.9, clip_norm=1.0, steps_per_call=2,
+        batch_size=10, learning_rate=1e-4, encoder={"num_frames": 3}, dropout=0.3, ema=0.9, clip_norm=1.0, steps_per_call=2,
         log_every_steps=1, augment=test_loop.EVERY_AUGMENTATION, cache=cache,
         **json.loads(mixing),
         listener={"report": seen.append})

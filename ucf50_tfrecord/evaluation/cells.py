@@ -16,6 +16,7 @@ import numpy as np
 
 from ucf50_tfrecord.architectures import model_traits
 from ucf50_tfrecord.choices import FoldBy, FrameOrder
+from ucf50_tfrecord.dataset import segments
 from ucf50_tfrecord.dataset.clips import ClipIndex, name_hash
 from ucf50_tfrecord.dataset.feed import Feed, read_clips
 from ucf50_tfrecord.errors import Action, Remedy, UserError, expect
@@ -109,6 +110,9 @@ class ComparisonSpec:
 
     def __post_init__(self):
         expect(len(self.recipes) >= 1, "at least 1 model", models=list(self.recipes))
+        counts = {name: recipe.model.num_frames for name, recipe in self.recipes.items()}
+        # A number of frames in an intervention's name, such as first4, must mean the same for all.
+        expect(len(set(counts.values())) == 1, "models that take equally many frames", sample_frames=counts)
         expect(self.num_parts >= 2 or self.val_folds, "at least 2 parts", parts=self.num_parts)
         expect(
             not self.num_parts or not self.val_folds,
@@ -125,6 +129,11 @@ class ComparisonSpec:
             "a cross-validation if models are audited",
             audited=self.audited,
         )
+
+    @property
+    def num_frames(self) -> int:
+        """Frames per clip that the models take."""
+        return next(iter(self.recipes.values())).model.num_frames
 
     def cells(self) -> list[Cell]:
         """Lists the cells; usual trainings come first, so that an interrupted comparison covers all models.
@@ -331,11 +340,12 @@ def examine(
     attributions: tuple[attribution.Attribution, ...] = ()
     if look_inside and as_usual:
         if model_traits(recipe.model.name).recurrent:
-            inside = to_json(recurrence.inspect(subject.compiled.stepwise, _some(train), _some(tested)))
+            some = functools.partial(_some, num_frames=recipe.model.num_frames)
+            inside = to_json(recurrence.inspect(subject.compiled.stepwise, some(train), some(tested)))
         shown = tested.spread(_NUM_ATTRIBUTED)
         attributions = attribution.attribute_clips(
             functools.partial(subject.compiled.predictor.predict, batch_size=TEST_BATCH_SIZE),
-            read_clips(shown),
+            segments.take_middles(read_clips(shown), recipe.model.num_frames),
             shown.labels,
             places=[place[clip_id] for clip_id in shown.ids],
             clip_ids=shown.ids,
@@ -417,8 +427,8 @@ def _assign_videos(clips: ClipIndex, num_parts: int) -> np.ndarray:
     return parts
 
 
-def _some(clips: ClipIndex) -> tuple[np.ndarray, np.ndarray]:
-    """Reads evenly spread clips of an index: a tuple of frames, uint8 [N, T, H, W, 3], and labels [N]."""
+def _some(clips: ClipIndex, *, num_frames: int) -> tuple[np.ndarray, np.ndarray]:
+    """Reads evenly spread clips of an index, as tests do: frames, uint8 [N, num_frames, H, W, 3], and labels [N]."""
     count = min(_MAX_INSPECTED_CLIPS, max(1, _MAX_INSPECTED_BYTES // clips.manifest.stored.num_bytes))
     chosen = clips.spread(count)
-    return read_clips(chosen), chosen.labels
+    return segments.take_middles(read_clips(chosen), num_frames), chosen.labels

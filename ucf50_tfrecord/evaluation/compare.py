@@ -213,7 +213,7 @@ class Comparison:
             if cell.held_out:
                 distances = cells.measure_neighbors(program.compiled, train, test)
                 result = dataclasses.replace(result, neighbor_distances=distances)
-            result_files.save_cell(pathlib.Path(run_dir), compared_clips(self.clips), result)
+            result_files.save_cell(pathlib.Path(run_dir), self._compared_clips, result)
         return Outcome.FINISHED
 
     def on_one_device(self) -> Callable[..., Outcome]:
@@ -248,9 +248,8 @@ class Comparison:
         found = [self._load_result(cell) for cell in self.spec.cells() if cell not in failed]
         left_out = incomplete((result.cell for result in found), failed)
         kept = [result for result in found if result.cell not in left_out]
-        return dataclasses.replace(
-            assemble(self.clips, kept, audit=self._audit()), failed=failed, left_out=left_out
-        )
+        found_results = assemble(self.clips, kept, audit=self._audit(), num_frames=self.spec.num_frames)
+        return dataclasses.replace(found_results, failed=failed, left_out=left_out)
 
     def run_dir(self, cell: Cell) -> str:
         """Returns the folder of a cell's training and predictions."""
@@ -286,6 +285,10 @@ class Comparison:
             for part in range(max(1, self.spec.num_parts))
         }
 
+    @property
+    def _compared_clips(self) -> ComparedClips:
+        return compared_clips(self.clips, self.spec.num_frames)
+
     @functools.cached_property
     def _video_secs(self) -> tuple[float, float] | None:
         return reader.video_secs([self.clips])
@@ -293,7 +296,7 @@ class Comparison:
     def _load_result(self, cell: Cell) -> CellResult:
         folder = pathlib.Path(self.run_dir(cell))
         try:
-            found = result_files.load_cell(folder, compared_clips(self.clips))
+            found = result_files.load_cell(folder, self._compared_clips)
             expect(found.cell == cell, f"the cell {cell}", cell=str(found.cell))
         except UserError as error:
             path = folder / result_files.CELL_FILENAME
@@ -321,7 +324,12 @@ class Comparison:
         mixed = self.spec.recipes[cell.model].train.shuffle_shards
         train, test = (bench.feed.select(chosen, shuffle_shards=mixed) for chosen in (is_trained, is_test))
         changed = _changed_feeds(
-            self.changed, cell, is_test, strategy=bench.strategy, skip_bad_records=self.skip_bad_records
+            self.changed,
+            cell,
+            is_test,
+            num_frames=self.spec.num_frames,
+            strategy=bench.strategy,
+            skip_bad_records=self.skip_bad_records,
         )
         return train, test, changed
 
@@ -399,10 +407,12 @@ def examine_runs(
 
     Raises:
       UserError: if a run is not finished, does not fit the shards, is not trained on all clips of its folds, or names
-        code that is not allowed.
+        code that is not allowed. Also if the runs' models take different numbers of frames.
     """
     configs = {run_dir: run_lib.load_config(run_dir) for run_dir in run_dirs}
-    found = []
+    counts = {run_dir: config.model.num_frames for run_dir, config in configs.items()}
+    expect(len(set(counts.values())) == 1, "runs whose models take equally many frames", sample_frames=counts)
+    num_frames, found = next(iter(counts.values())), []
     for number, (cell, run_dir) in enumerate(zip(name_runs(configs), configs)):
         config = configs[run_dir]
         trained.check_fits(clips.manifest, config)
@@ -419,7 +429,12 @@ def examine_runs(
             clips.select(trained_on),
             Feed(clips.select(tested), strategy=strategy, skip_bad_records=skip_bad_records),
             changed=_changed_feeds(
-                changed or {}, cell, tested, strategy=strategy, skip_bad_records=skip_bad_records
+                changed or {},
+                cell,
+                tested,
+                num_frames=num_frames,
+                strategy=strategy,
+                skip_bad_records=skip_bad_records,
             ),
             all_ids=clips.ids,
             listener=listener.of(cell),
@@ -428,7 +443,7 @@ def examine_runs(
             return None
         listener.finish(cell)
         found.append(result)
-    return assemble(clips, found, audit=None)
+    return assemble(clips, found, audit=None, num_frames=num_frames)
 
 
 def name_runs(configs: dict[str, run_lib.RunConfig]) -> list[Cell]:
@@ -470,23 +485,31 @@ def name_runs(configs: dict[str, run_lib.RunConfig]) -> list[Cell]:
     return named
 
 
-def assemble(clips: ClipIndex, found: Iterable[CellResult], *, audit: dict | None) -> Results:
+def assemble(
+    clips: ClipIndex, found: Iterable[CellResult], *, audit: dict | None, num_frames: int | None = None
+) -> Results:
     """Assembles a comparison's results from the results of its cells.
 
     Args:
       clips: index of all clips of the data set.
       found: the cells' results.
       audit: dictionary from split to audit.NearestClips as JSON; None for no audit.
+      num_frames: as in compared_clips.
     """
-    return Results(**vars(compared_clips(clips)), cells=tuple(found), audit=audit)
+    return Results(**vars(compared_clips(clips, num_frames)), cells=tuple(found), audit=audit)
 
 
-def compared_clips(clips: ClipIndex) -> ComparedClips:
-    """Returns what a comparison's results say about its clips; `clips` is the index of all of them."""
+def compared_clips(clips: ClipIndex, num_frames: int | None = None) -> ComparedClips:
+    """Returns what a comparison's results say about its clips.
+
+    Args:
+      clips: index of all clips of the data set.
+      num_frames: frames per clip that the models take; None for all stored ones.
+    """
     return ComparedClips(
         name=pathlib.Path(clips.manifest.data_dir).name,
         classes=clips.manifest.classes,
-        num_frames=clips.manifest.format.num_frames,
+        num_frames=num_frames or clips.manifest.format.num_frames,
         ids=clips.ids,
         labels=clips.labels.astype(np.int64),
         groups=clips.groups,
@@ -517,6 +540,7 @@ def _changed_feeds(
     cell: Cell,
     tested: np.ndarray,
     *,
+    num_frames: int,
     strategy: tf.distribute.Strategy,
     skip_bad_records: bool,
 ) -> dict[str, Feed]:
@@ -526,12 +550,13 @@ def _changed_feeds(
       changed: as in Comparison.
       cell: the cell.
       tested: mask of the clips that the cell is tested on, bool [N].
+      num_frames: frames per clip that the model takes.
       strategy, skip_bad_records: as in Feed.
     """
     return {
         name: Feed(clips.select(tested), strategy=strategy, skip_bad_records=skip_bad_records)
         for name, clips in changed.items()
-        if name in cells.interventions_of(cell, clips.manifest.format.num_frames)
+        if name in cells.interventions_of(cell, num_frames)
     }
 
 

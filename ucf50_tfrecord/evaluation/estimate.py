@@ -173,7 +173,7 @@ def work_of(comparison: Comparison, cell: Cell) -> Work:
     steps_per_epoch = math.ceil(num_trained / recipe.train.batch_size)
     num_embedded = num_trained + num_tested if cell.held_out else 0
     num_frozen_steps = recipe.train.unfreeze_after_epoch * steps_per_epoch
-    num_frames = manifest.format.num_frames
+    num_frames = recipe.model.num_frames
     names = set(
         cells_lib.interventions_of(cell, num_frames, of_features=manifest.features is not None)
     ) | set(comparison.changed).intersection(cells_lib.interventions_of(cell, num_frames))

@@ -64,8 +64,8 @@ class Intervention:
     name: name of the intervention, or of the family.
     meaning: description of the clip that the model gets.
     question: the question that the change of accuracy answers.
-    make: function that takes an index of clips and a member's number (0 if this is no family), and returns the
-      change of these clips.
+    make: function that takes an index of clips, the number of their frames that are tested, and a member's number (0
+      if this is no family), and returns the change of these clips.
     numbers: function from a clip's number of frames to the family's numbers; None if this is no family.
     needs_pixels: whether the intervention changes pixels. Other interventions only choose frames, and so work
       on the stored features of frames, too.
@@ -76,7 +76,7 @@ class Intervention:
     name: str
     meaning: str
     question: str
-    make: Callable[[ClipIndex, int], Change]
+    make: Callable[[ClipIndex, int, int], Change]
     numbers: Callable[[int], Sequence[int]] | None = None
     permutes: bool = False
     needs_pixels: bool = False
@@ -105,15 +105,17 @@ def find(name: str) -> Intervention:
     return INTERVENTIONS[name if name in INTERVENTIONS else name.rstrip("0123456789")]
 
 
-def make(name: str, clips: ClipIndex) -> Change:
+def make(name: str, clips: ClipIndex, num_frames: int | None = None) -> Change:
     """Returns the change of clips by an intervention.
 
     Args:
       name: the intervention's name, as `names` lists it.
-      clips: index of the clips to change; background_swap also reads their frames.
+      clips: index of the clips to change; background_swap also reads their frames, all that are stored.
+      num_frames: frames per clip that are changed, if not all stored ones are tested; see dataset.segments.
     """
     entry = find(name)
-    return entry.make(clips, int(name.removeprefix(entry.name) or 0))
+    count = num_frames or clips.manifest.format.num_frames
+    return entry.make(clips, count, int(name.removeprefix(entry.name) or 0))
 
 
 def horizons(num_frames: int) -> tuple[int, ...]:
@@ -179,27 +181,27 @@ def _permutations(clip_ids: Sequence[str], count: int, seed: int) -> np.ndarray:
     return np.array(orders, np.int64).reshape(-1, count)
 
 
-def _shuffle(clips: ClipIndex, number: int) -> Change:
-    orders = _permutations(clips.ids, clips.manifest.format.num_frames, seed=number - 1)
+def _shuffle(clips: ClipIndex, num_frames: int, number: int) -> Change:
+    orders = _permutations(clips.ids, num_frames, seed=number - 1)
     return Change(function=take_frames, table=orders)
 
 
-def _same_order(order: Callable[[np.ndarray, int], np.ndarray]) -> Callable[[ClipIndex, int], Change]:
+def _same_order(order: Callable[[np.ndarray, int], np.ndarray]) -> Callable[[ClipIndex, int, int], Change]:
     """Returns a value for Intervention.make: the intervention reorders the frames of all clips alike.
 
     `order` maps arange(T) and the family's number to the indices of the frames to show, int64 [T].
     """
 
-    def make_order(clips: ClipIndex, number: int) -> Change:
-        chosen = order(np.arange(clips.manifest.format.num_frames), number)
+    def make_order(clips: ClipIndex, num_frames: int, number: int) -> Change:
+        chosen = order(np.arange(num_frames), number)
         return Change(function=take_frames, table=np.tile(chosen, (len(clips), 1)))
 
     return make_order
 
 
-def _pixels(function: Callable[[tf.Tensor], tf.Tensor]) -> Callable[[ClipIndex, int], Change]:
+def _pixels(function: Callable[[tf.Tensor], tf.Tensor]) -> Callable[[ClipIndex, int, int], Change]:
     """Returns a value for Intervention.make: the intervention maps clips to changed clips by `function`."""
-    return lambda clips, number: Change(function=function)
+    return lambda clips, num_frames, number: Change(function=function)
 
 
 def _keep(video: tf.Tensor) -> tf.Tensor:
@@ -231,7 +233,7 @@ def _blur_background(video: tf.Tensor) -> tf.Tensor:
     return _replace_background(video, own, tf.cast(blurred, tf.uint8))
 
 
-def _swap_background(clips: ClipIndex, _number: int) -> Change:
+def _swap_background(clips: ClipIndex, _num_frames: int, _number: int) -> Change:
     donated = find_backgrounds(clips)[choose_donors(clips.ids, clips.labels, clips.groups)]
     return Change(function=_give_background, table=donated.astype(np.float32))  # GPUs do not gather uint8
 
@@ -252,7 +254,7 @@ def _replace_background(video: tf.Tensor, old: tf.Tensor, new: tf.Tensor) -> tf.
     return per_picture(replace, video)
 
 
-def _shuffle_patches(clips: ClipIndex, _number: int) -> Change:
+def _shuffle_patches(clips: ClipIndex, _num_frames: int, _number: int) -> Change:
     return Change(function=_scramble, table=_permutations(clips.ids, _GRID**2, seed=0))
 
 

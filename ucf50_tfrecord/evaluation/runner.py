@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import json
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -19,14 +19,17 @@ import tensorflow as tf
 from scipy import special
 
 from ucf50_tfrecord import parsing, storage
+from ucf50_tfrecord.dataset import segments, views
 from ucf50_tfrecord.dataset.clips import ClipIndex, frames_of
 from ucf50_tfrecord.dataset.feed import Feed, read_clips
+from ucf50_tfrecord.dataset.views import PLAIN_VIEW, View
 from ucf50_tfrecord.errors import UserError, expect
 from ucf50_tfrecord.evaluation import interventions, metrics
 from ucf50_tfrecord.evaluation.interventions import FIRST_SHUFFLE, PLAIN
 from ucf50_tfrecord.manifest import Manifest
 from ucf50_tfrecord.models.frames import split_at_frames
 from ucf50_tfrecord.parsing import Count, Finite, Int64, Name
+from ucf50_tfrecord.specs import ModelSpec, TrainSpec
 
 RUN_INTERVENTIONS = (PLAIN, FIRST_SHUFFLE)  # a run is scored under each of these interventions
 VIEWS = "views"  # stands for the average over a clip's views, where others name an intervention
@@ -39,7 +42,7 @@ class Evaluation:
 
     clips: index of the clips.
     logits: the model's logits, float32 [N, C], in the order of `clips`.
-    intervention: name of the change of the clips. PLAIN means unchanged clips, VIEWS an average over their
+    intervention: name of the change of the clips. PLAIN means unchanged clips, VIEWS an average over some of their
       views.
     """
 
@@ -85,33 +88,46 @@ class Split(NamedTuple):
 class Predictor:
     """A model's forward pass, compiled once. Any number of evaluators can share it, also after new training.
 
-    model: the model, from clips, uint8 [B, T, H, W, 3], to logits, float32 [B, C].
+    model: the model, from clips, uint8 [B, T, H, W, 3], to logits, float32 [B, C]. Of clips that store more frames than
+      it takes, it gets the middle ones of segments; see dataset.segments.
     """
 
     def __init__(self, model: keras.Model, strategy: tf.distribute.Strategy):
         """Compiles nothing yet; `strategy` are the devices that predict."""
         self.model, self._strategy = model, strategy
-        self._compiled: dict[Callable, Callable] = {}
+        self._compiled: dict[Hashable, Callable] = {}
 
     @property
     def num_classes(self) -> int:
         """The number of the model's classes; clips of another data set may have other classes."""
         return self.model.output_shape[-1]
 
-    def read(self, frames: Callable, batch: Any) -> tuple[Any, np.ndarray, np.ndarray]:
-        """Returns a distributed batch's clips, and their indices and mask, both [B], of all replicas.
+    @property
+    def num_frames(self) -> int:
+        """The number of frames per clip that the model takes, T."""
+        return self.model.input_shape[1]
+
+    def read(
+        self, frames: Callable, batch: Any, view: View = PLAIN_VIEW
+    ) -> tuple[Any, np.ndarray, np.ndarray]:
+        """Returns a distributed batch's clips, [B, T, ...], and their indices and mask, both [B], of all replicas.
 
         Args:
           frames: maps a replica's batch to its frames, see Feed.frames.
-          batch: the distributed batch.
+          batch: the distributed batch, which holds the stored view of `view` if records hold several.
+          view: the view of the clips.
         """
+
+        def seen(batch: dict[str, tf.Tensor]) -> tf.Tensor:
+            return view.take(frames(batch), self.num_frames)
 
         def read(batch: Any) -> tuple[Any, tf.Tensor, tf.Tensor]:
             mask = self._strategy.run(lambda mask: tf.cast(mask, tf.int64), args=(batch["mask"],))
             index, mask = (self._strategy.gather(value, axis=0) for value in (batch["index"], mask))
-            return self._strategy.run(frames, args=(batch,)), index, mask
+            return self._strategy.run(seen, args=(batch,)), index, mask
 
-        video, index, mask = self._compile(frames, read)(batch)
+        key = frames, dataclasses.replace(view, stored=0)  # which the batch names
+        video, index, mask = self._compile(key, read)(batch)
         return video, index.numpy(), mask.numpy().astype(bool)
 
     def change(self, video: Any, batch: Any, change: interventions.Change, table: tf.Tensor | None) -> Any:
@@ -157,15 +173,18 @@ class Predictor:
         return Split(encode=tf.function(encode, reduce_retracing=True), head=Predictor(head, self._strategy))
 
     def predict(self, clips: np.ndarray, *, batch_size: int) -> np.ndarray:
-        """Returns the logits, float32 [N, C], of clips that are in no feed, uint8 [N, T, H, W, 3] or features."""
-        found = []
+        """Returns the logits, float32 [N, C], of clips that are in no feed, uint8 [N, T, H, W, 3] or features.
+
+        The clips may have more frames than the model takes, as in `read`.
+        """
+        clips, found = segments.take_middles(clips, self.num_frames), []
         for first in range(0, len(clips), batch_size):
             batch = clips[first : first + batch_size]
             padded = batch[np.arange(batch_size) % len(batch)]  # all batches of one size: compiled once
             found.append(self.logits(tf.constant(padded))[: len(batch)])
         return np.concatenate(found)
 
-    def _compile(self, key: Callable, function: Callable) -> Callable:
+    def _compile(self, key: Hashable, function: Callable) -> Callable:
         if key not in self._compiled:
             self._compiled[key] = tf.function(function, reduce_retracing=True)
         return self._compiled[key]
@@ -181,6 +200,7 @@ class Evaluator:
         *,
         batch_size: int,
         names: Sequence[str] = RUN_INTERVENTIONS,
+        test_views: Sequence[View] = (PLAIN_VIEW,),
         warn: Callable[[str], None] = lambda text: None,
     ):
         """Prepares the evaluation.
@@ -190,15 +210,16 @@ class Evaluator:
           feed: feed of the clips to the predictor's devices.
           batch_size: clips per step, over all devices.
           names: names of the interventions that the evaluator can be called with; see interventions.names.
+          test_views: the views of each clip that average_views evaluates.
           warn: called after each evaluation that skipped clips, with a sentence about the skipped clips.
         """
         known = interventions.names(
-            feed.clips.manifest.format.num_frames, of_features=feed.clips.manifest.features is not None
+            predictor.num_frames, of_features=feed.clips.manifest.features is not None
         )
         for name in names:
             expect(name in known, f"an intervention that is one of {known}", intervention=name)
         self._predictor, self._feed, self._warn = predictor, feed, warn
-        self._batch_size, self._names = batch_size, tuple(names)
+        self._batch_size, self._names, self._test_views = batch_size, tuple(names), tuple(test_views)
 
     @property
     def model(self) -> keras.Model:
@@ -209,10 +230,7 @@ class Evaluator:
         return self.average_views() if name == VIEWS else self.evaluate_each([name])[name]
 
     def average_views(self) -> Evaluation:
-        """Evaluates all views of all clips, and averages the predicted probabilities over each clip's views.
-
-        Averaging softmax scores is usual when a model is tested on several views of a video (Feichtenhofer et
-        al. 2019, "SlowFast Networks for Video Recognition").
+        """Evaluates the test views of all clips, and averages the predicted probabilities over them; see dataset.views.
 
         Returns:
           An evaluation whose logits are the logarithms of the averaged probabilities.
@@ -220,22 +238,24 @@ class Evaluator:
         Raises:
           UserError: as evaluate_each does.
         """
-        num_views = self._feed.clips.manifest.num_views
-        found = [self.evaluate_each([PLAIN], view=view)[PLAIN] for view in range(num_views)]
+        found = [self.evaluate_each([PLAIN], view=view)[PLAIN] for view in self._test_views]
         logs = special.log_softmax([part.logits.astype(np.float64) for part in found], axis=2)
-        average = special.logsumexp(logs, axis=0) - np.log(num_views)
+        average = special.logsumexp(logs, axis=0) - np.log(len(found))
         return dataclasses.replace(found[0], logits=average.astype(np.float32), intervention=VIEWS)
 
     def evaluate_each(
-        self, names: Sequence[str], should_stop: Callable[[], bool] = lambda: False, *, view: int = 0
+        self,
+        names: Sequence[str],
+        should_stop: Callable[[], bool] = lambda: False,
+        *,
+        view: View = PLAIN_VIEW,
     ) -> dict[str, Evaluation] | None:
         """Evaluates all clips under several interventions, in one pass over the clips.
 
         Args:
           names: names of interventions; the evaluator must have been made for them.
           should_stop: called after each batch; if it returns True, the evaluation stops.
-          view: index of the view (augmented version) of the clips, if the records hold several; 0 is the
-            plain clip.
+          view: the view of the clips.
 
         Returns:
           A dictionary from each intervention's name to the evaluation, which leaves out clips that the feed
@@ -249,14 +269,14 @@ class Evaluator:
         clips, predictor = self._feed.clips, self._predictor
         logits = np.full((len(clips), len(names), predictor.num_classes), np.nan, np.float32)
         seen = np.zeros(len(clips), bool)
-        for batch in self._feed.batches(batch_size=self._batch_size, view=view):
-            video, index, mask = predictor.read(self._feed.frames, batch)
+        for batch in self._feed.batches(batch_size=self._batch_size, view=view.stored):
+            video, index, mask = predictor.read(self._feed.frames, batch, view)
             seen[index[mask]] = True
             for place, found in enumerate(self._predict_each(names, video, batch)):
                 logits[index[mask], place] = found[mask]
             if should_stop():
                 return None
-        if self._feed.skipped and view == 0:  # all views of a clip are in one record
+        if self._feed.skipped and view == PLAIN_VIEW:  # all views of a clip are in one record
             self._warn(self._feed.describe_skipped())
         expect(bool(seen.any()), "at least 1 clip that can be read", skipped=len(self._feed.skipped))
         bad = (~np.isfinite(logits[seen])).any(axis=(1, 2)).sum()
@@ -286,7 +306,8 @@ class Evaluator:
     @functools.cached_property
     def _changes(self) -> dict[str, tuple[interventions.Change, tf.Tensor | None]]:
         """Dictionary from an intervention's name to its change, and the change's table on a device."""
-        changes = {name: interventions.make(name, self._feed.clips) for name in self._names}
+        num_frames = self._predictor.num_frames
+        changes = {name: interventions.make(name, self._feed.clips, num_frames) for name in self._names}
         return {
             name: (change, None if change.table is None else tf.constant(change.table))
             for name, change in changes.items()
@@ -317,13 +338,21 @@ class Evaluator:
             return None  # the features are all that training needs
 
 
-def check_views(manifest: Manifest) -> None:
-    """Raises UserError unless a dataset's records hold several views, over which predictions can be averaged."""
-    expect(
-        manifest.num_views > 1,
-        f"several views of each clip in {manifest.data_dir}, because test_views averages over them (for example, "
-        "feature_views=4 stores 4 views)",
-        feature_views=manifest.num_views,
+def choose_views(count: int, manifest: Manifest, model: ModelSpec, train: TrainSpec) -> tuple[View, ...]:
+    """Chooses the views of a dataset's clips that a model is tested on; see views.choose.
+
+    Args:
+      count: number of views.
+      manifest: the dataset's manifest.
+      model: the model.
+      train: how it was trained.
+    """
+    return views.choose(
+        count,
+        num_stored_views=manifest.num_views,
+        num_stored_frames=manifest.format.num_frames,
+        num_frames=model.num_frames,
+        mirrors=train.augment.horizontal_flip,
     )
 
 

@@ -208,7 +208,7 @@ class Trials(Comparison):
         [cell, _] = short.spec.cells()
         num_trained = int((short.parts[FoldBy.GROUP] != 0).sum())
         num_tested = len(short.clips) - num_trained
-        features, num_frames = short.clips.manifest.features, short.clips.manifest.format.num_frames
+        features, num_frames = short.clips.manifest.features, recipe.model.num_frames
         names = cells.interventions_of(cell, num_frames, of_features=features is not None)
         steps_per_epoch = math.ceil(num_trained / recipe.train.batch_size)
         return Timeline(

@@ -32,7 +32,7 @@ def load_frame_model(
         encoders.reload_encoder.
 
     Returns:
-      A model from clips, uint8 [B, T, H, W, 3], to logits, float32 [B, C].
+      A model from clips, uint8 [B, T, H, W, 3], to logits, float32 [B, C]. T is config.model.num_frames.
 
     Raises:
       UserError: as trained.load_model and encoders.reload_encoder.
@@ -43,6 +43,7 @@ def load_frame_model(
     assert config.clip_format is not None  # runs on features are younger than this field
     with strategy.scope():
         encoder = reload_encoder(config.features, config.clip_format, allowed_code=allowed_code).model
-        video = keras.Input(config.clip_format.shape, dtype="uint8", name="video")
+        shape = config.model.num_frames, *config.clip_format.shape[1:]
+        video = keras.Input(shape, dtype="uint8", name="video")
         features = encode_frames(video, lambda frames: encoder(frames, training=False))
         return keras.Model(video, head(features), name=head.name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
+from ucf50_tfrecord.dataset import segments
 from ucf50_tfrecord.drawing.document import Block, Code, Heading, Paragraph, Table, counted
 from ucf50_tfrecord.inference.finished_run import FinishedRun
 from ucf50_tfrecord.inference.formats import FORMATS
@@ -119,7 +120,10 @@ def _how_frames_are_made(run: FinishedRun) -> str:
         resize = {"stretch": "stretched to", "crop": "cropped to", "pad": "padded to"}[clip_format.resize]
         how = f"evenly spaced {spacing}, from the video's first to its last, {resize} the size"
         if (count := clip_format.clips_per_video) > 1:
-            how += f"; {count * spec.num_frames} such frames of a video are assigned in turn to {count} clips"
+            how += f"; {count * clip_format.num_frames} such frames of a video are assigned in turn to {count} clips"
+        if (stored := clip_format.num_frames) > spec.num_frames:
+            numbers = ", ".join(map(str, segments.middles(stored, spec.num_frames).tolist()))
+            how += f"; of {stored} such frames per clip, the model takes these, counted from 0: {numbers}"
     return (
         f"A clip is {spec.num_frames} RGB frames of {spec.height} rows and {spec.width} columns, uint8; {how}. Run "
         "these in this folder."

@@ -34,7 +34,7 @@ import numpy as np
 import tensorflow as tf
 
 from ucf50_tfrecord import record, storage
-from ucf50_tfrecord.dataset import reader
+from ucf50_tfrecord.dataset import reader, segments
 from ucf50_tfrecord.dataset.clips import ClipIndex, frames_of, load_clips
 from ucf50_tfrecord.errors import Action, Remedy, UserError, expect
 from ucf50_tfrecord.evaluation.results import Condition, Results
@@ -207,9 +207,9 @@ def _every_second_group(groups: np.ndarray) -> np.ndarray:
 
 
 def _read(clips: ClipIndex, shape: tuple[int, ...]) -> np.ndarray:
-    """Reads clips, uint8 [N, *shape], without those of their channels that the model does not take."""
+    """Reads clips, uint8 [N, *shape], without those of their frames and channels that the model does not take."""
     pixels = [reader.read_record(clips, index)[record.VIDEO] for index in range(len(clips))]
-    return np.stack(pixels)[..., : shape[-1]]
+    return segments.take_middles(np.stack(pixels), shape[0])[..., : shape[-1]]
 
 
 def compare_with_run(run: FinishedRun, ids: Sequence[str], probabilities: np.ndarray) -> RunDifference:

@@ -21,6 +21,7 @@ from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import record
 from ucf50_tfrecord.dataset import reader
 from ucf50_tfrecord.dataset.clips import load_clips
+from ucf50_tfrecord.dataset.views import PLAIN_VIEW, View
 from ucf50_tfrecord.errors import Action, Remedy, UserError
 from ucf50_tfrecord.inference import pictures
 from ucf50_tfrecord.inference.decoding import DecodedVideo, Failed, VideoFile
@@ -99,7 +100,7 @@ class Prediction:
     num_frames: number of the video's decodable frames.
     secs: duration of the video.
     windows_secs: start and end of each window, in seconds from the video's first frame.
-    logits: logits of the clips of each window, float32 [windows, clips_per_video, C].
+    logits: logits of the clips of each window, float32 [windows, clips_per_video * views, C].
     temperature: number that logits are divided by before the softmax, to calibrate the probabilities.
     brightness, motion_energy: means over the windows' clips, see pictures.
     frame_rate: mean frames per second that the video's container states; 0.0 if it states none.
@@ -117,7 +118,7 @@ class Prediction:
 
     @functools.cached_property
     def window_probabilities(self) -> np.ndarray:
-        """Class probabilities of each window, float64 [windows, C]: means over the window's clips."""
+        """Class probabilities of each window, float64 [windows, C]: means over the window's clips and views."""
         return special.softmax(self.logits.astype(np.float64) / self.temperature, axis=2).mean(axis=1)
 
     @functools.cached_property
@@ -170,11 +171,36 @@ def folder_class(video: VideoFile, classes: Sequence[str]) -> str | None:
 class Predictor:
     """Predicts videos by a model, from the clips of their windows, in batches of clips."""
 
-    def __init__(self, model: keras.Model, clip_format: ClipFormat, *, batch_size: int, temperature: float):
+    def __init__(
+        self,
+        model: keras.Model,
+        clip_format: ClipFormat,
+        *,
+        batch_size: int,
+        temperature: float,
+        num_frames: int | None = None,
+        views: Sequence[View] = (PLAIN_VIEW,),
+    ):
+        """Prepares the predictions.
+
+        Args:
+          model: the model of frames.
+          clip_format: format of the clips that videos are decoded to.
+          batch_size: clips per step.
+          temperature: as in Prediction.
+          num_frames: frames per clip that the model takes; None for all of `clip_format`.
+          views: the views of each clip that the model predicts.
+        """
         self._format, self._batch_size, self._temperature = clip_format, batch_size, temperature
+        count = num_frames or clip_format.num_frames
+
+        def forward(clips: tf.Tensor) -> tf.Tensor:
+            """Maps B clips to the logits of their views, float32 [B * views, C]; those of a clip follow each other."""
+            found = [model(view.take(clips, count), training=False) for view in views]
+            return tf.reshape(tf.stack(found, axis=1), [-1, found[0].shape[-1]])
+
         self._forward = tf.function(
-            functools.partial(model, training=False),
-            input_signature=[tf.TensorSpec([None, *clip_format.shape], tf.uint8)],
+            forward, input_signature=[tf.TensorSpec([None, *clip_format.shape], tf.uint8)]
         )
 
     def __call__(
@@ -205,7 +231,7 @@ class Predictor:
             brightness.append(pictures.brightness(batch))
             motion_energy.append(pictures.motion_energy(batch))
             on_fraction((first + len(batch)) / len(places))
-        logits = np.concatenate(parts)  # [windows * clips_per_video, C]
+        logits = np.concatenate(parts)  # [windows * clips_per_video * views, C]
         if not np.isfinite(logits).all():
             return Failed("the model returns NaN or infinity for it", "model")
         return Prediction(
@@ -213,7 +239,7 @@ class Predictor:
             num_frames=decoded.num_frames,
             secs=decoded.end_us / 1e6,
             windows_secs=[(start / 1e6, end / 1e6) for start, end in decoded.windows_us],
-            logits=logits.reshape(*decoded.places.shape[:2], -1),
+            logits=logits.reshape(len(decoded.places), -1, logits.shape[-1]),
             temperature=self._temperature,
             brightness=float(np.concatenate(brightness).mean()),
             motion_energy=float(np.concatenate(motion_energy).mean()),

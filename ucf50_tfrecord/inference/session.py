@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Generator, Sequence
 
 import keras
 
+from ucf50_tfrecord.dataset import views as views_lib
 from ucf50_tfrecord.errors import Action, Remedy, UserError
 from ucf50_tfrecord.features import frame_model
 from ucf50_tfrecord.inference import abstention, decoding, held_out, selection
@@ -58,6 +59,7 @@ class Session:
         stride_secs: float | None = None,
         calibrate: bool = True,
         max_error: float | None = None,
+        test_views: int = 1,
         batch_size: int = 32,
         allowed_code: Collection[str] = (),
         warn: Callable[[str], None] = lambda text: None,
@@ -74,6 +76,8 @@ class Session:
           calibrate: whether to fit a temperature on the run's predictions for its held-out clips.
           max_error: wanted largest fraction of wrong answers, above 0 and below 1, for which `judge` says whether a
             prediction is confident; None for no such limit.
+          test_views: number of views of each clip whose probabilities are averaged, see views.choose. Calibration and
+            thresholds rest on single views.
           batch_size: clips per step.
           allowed_code: names of the model builders, as <module>:<builder>, that may be imported; see
             trained.load_model.
@@ -81,13 +85,21 @@ class Session:
 
         Raises:
           UserError: if the run has no sound checkpoint or names code that is not allowed, the format of its
-            clips is unknown, its file of predictions is damaged, or max_error is out of range.
+            clips is unknown, its file of predictions is damaged, max_error is out of range, or a clip has not as
+            many views.
         """
         if max_error is not None:
             selection.check_max_error(max_error)
         config = complete_config(run_lib.load_config(run_dir), data_dir, warn)
         clip_format, video_secs = config.clip_format, config.video_secs
         assert clip_format is not None and video_secs is not None  # complete_config has filled them in
+        views = views_lib.choose(
+            test_views,
+            num_stored_views=1,
+            num_stored_frames=clip_format.num_frames,
+            num_frames=config.model.num_frames,
+            mirrors=config.train.augment.horizontal_flip,
+        )
         weights = weights or trained.scored_weights(config)
         if model is None:
             strategy = strategy_lib.make_strategy("one", environment={})
@@ -114,7 +126,12 @@ class Session:
                 is_selected=trained.is_selected(config, weights),
             ),
             predictor=Predictor(
-                model, clip_format, batch_size=batch_size, temperature=calibration.temperature
+                model,
+                clip_format,
+                batch_size=batch_size,
+                temperature=calibration.temperature,
+                num_frames=config.model.num_frames,
+                views=views,
             ),
         )
 

@@ -1,7 +1,6 @@
 """Recipes: named settings of a model and its training, one flagfile per recipe, in the folder of this module.
 
-A setting is a field of ModelSpec, TrainSpec or AugmentSpec and has the field's name; only ModelSpec.name is
-called `model`. The lines of a recipe read `--name=value`, `--name` or `--noname`, so that programs can use a
+A setting is a field of ModelSpec, TrainSpec or AugmentSpec and has the field's name, except for SETTING_NAMES. The lines of a recipe read `--name=value`, `--name` or `--noname`, so that programs can use a
 recipe as a flagfile.
 """
 
@@ -21,7 +20,9 @@ from ucf50_tfrecord.specs import AugmentSpec, ModelSpec, TrainSpec
 _FOLDER = pathlib.Path(__file__).parent
 SUFFIX = ".flags"  # of a recipe's file
 # Fields that are not settings: the dataset's clips decide their values, or they hold settings themselves.
-_DECIDED = {"num_classes", "num_frames", "height", "width", "feature_shape", "motion_frames", "augment"}
+_DECIDED = {"num_classes", "height", "width", "feature_shape", "motion_frames", "augment"}
+# Names of settings by field, where they differ. Of a dataset, num_frames is the number of stored frames.
+SETTING_NAMES = {"name": "model", "num_frames": "sample_frames"}
 _SPECS = (ModelSpec, TrainSpec, AugmentSpec)
 
 
@@ -31,7 +32,7 @@ def setting_types(specs: tuple[type, ...] = _SPECS) -> dict[str, type]:
     found: dict[str, type] = {}
     for spec in specs:
         hints = typing.get_type_hints(spec)
-        found |= {("model" if name == "name" else name): kind for name, kind in hints.items()}
+        found |= {SETTING_NAMES.get(name, name): kind for name, kind in hints.items()}
     return {name: kind for name, kind in found.items() if name not in _DECIDED}
 
 
@@ -102,16 +103,25 @@ def model_spec(settings: Mapping[str, Any], manifest: Manifest) -> ModelSpec:
     """Builds the specification of a model for the clips of a dataset; settings of the training are ignored.
 
     Args:
-      settings: values by name of the setting, `model` among them.
+      settings: values by name of the setting, `model` among them. If sample_frames is missing or 0, the model takes
+        all stored frames.
       manifest: the dataset's manifest, which decides the clips' size and the number of classes.
 
     Raises:
       UserError: if a value is out of its range, or the model does not accept a setting.
     """
+    fields = {setting: field for field, setting in SETTING_NAMES.items()}
+    chosen = _of(ModelSpec, {fields.get(name, name): value for name, value in settings.items()})
+    num_stored, num_frames = manifest.format.num_frames, chosen.pop("num_frames", 0)
+    expect(
+        0 <= num_frames <= num_stored,
+        f"sample_frames of at most {num_stored}, the frames per clip in {manifest.data_dir}; 0 takes all",
+        sample_frames=num_frames,
+    )
     return ModelSpec(
-        **_of(ModelSpec, {"name" if name == "model" else name: value for name, value in settings.items()}),
+        **chosen,
         num_classes=len(manifest.classes),
-        num_frames=manifest.format.num_frames,
+        num_frames=num_frames or num_stored,
         height=manifest.format.height,
         width=manifest.format.width,
         feature_shape=manifest.features.frame_shape if manifest.features else (),

@@ -21,6 +21,7 @@ import tensorflow as tf
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import parsing, storage
 from ucf50_tfrecord.choices import CorruptionFamily, Recoding
+from ucf50_tfrecord.dataset import segments
 from ucf50_tfrecord.dataset.clips import ClipIndex
 from ucf50_tfrecord.dataset.feed import Feed, read_clips
 from ucf50_tfrecord.errors import UserError, expect
@@ -148,18 +149,23 @@ class Tester:
         """
         clips = self._feed.clips
         place = int(np.argmax((self.plain == clips.labels) + 0.5 * self.kept))
-        [plain] = read_clips(clips.select(np.array([place])))
+        [plain] = self._take(read_clips(clips.select(np.array([place]))))
         found = {}
         for name in names:
             versions = [corrupt(plain, clips.ids[place], name, 0)]
             if CORRUPTIONS[name].family == CorruptionFamily.CODEC:
                 assert recoder is not None
-                versions += recoder.clip(place, *self._recoding(name), seed=self._seed)
+                recoded = recoder.clip(place, *self._recoding(name), seed=self._seed)
+                versions += [None if clip is None else self._take(clip[np.newaxis])[0] for clip in recoded]
             else:
                 versions += [corrupt(plain, clips.ids[place], name, s, seed=self._seed) for s in SEVERITIES]
             shown = [versions[severity] for severity in severities]
             found[name] = [np.zeros_like(plain) if clip is None else clip for clip in shown]
         return clips.ids[place], found
+
+    def _take(self, clips: np.ndarray) -> np.ndarray:
+        """Returns those frames of clips, uint8 [N, T, H, W, 3], that the model sees."""
+        return segments.take_middles(clips, self._predictor.num_frames)
 
     def _recoding(self, name: str) -> tuple[str, Recoding, tuple[float, ...]]:
         """Returns the arguments that tell a Recoder what a corruption of the codec is."""

@@ -31,7 +31,15 @@ from ucf50_tfrecord.choices import FoldBy, Precision
 from ucf50_tfrecord.errors import Action, Change, Remedy, UserError, expect
 from ucf50_tfrecord.parsing import Count, Finite, Fraction, Name, Sha256
 from ucf50_tfrecord.settings import Range, check_settings, setting
-from ucf50_tfrecord.specs import ClipFormat, FeatureFormat, ModelSpec, TrainSpec, format_folds, to_json
+from ucf50_tfrecord.specs import (
+    MAX_VIEWS,
+    ClipFormat,
+    FeatureFormat,
+    ModelSpec,
+    TrainSpec,
+    format_folds,
+    to_json,
+)
 
 CONFIG_FILENAME = "config.json"
 SUMMARY_FILENAME = "summary.json"
@@ -83,8 +91,8 @@ class RunConfig:
             model, stored = self.model, self.clip_format
             sizes = [(spec.num_frames, spec.height, spec.width) for spec in (model, stored)]
             expect(
-                sizes[0] == sizes[1],
-                "a clip_format of the same size as the model's clips",
+                sizes[0][1:] == sizes[1][1:] and model.num_frames <= stored.num_frames,
+                "a clip_format of the size of the model's clips, and of as many frames or more",
                 model=sizes[0],
                 clip_format=sizes[1],
             )
@@ -119,6 +127,11 @@ class RunConfig:
         )
 
     @property
+    def num_stored_frames(self) -> int:
+        """Frames per clip of the run's dataset; the model may take fewer of them."""
+        return (self.clip_format or self.model).num_frames
+
+    @property
     def scored_folds(self) -> tuple[int, ...]:
         """The folds of the run's final scores: its test folds, or its validation folds if it has none."""
         return self.test_folds or self.val_folds
@@ -143,8 +156,12 @@ class RunOptions:
     checkpoint_secs: float = setting(
         300.0, "Seconds between checkpoints within an epoch.", Range(0, math.inf)
     )
-    test_views: bool = setting(
-        False, "Also score predictions that are averaged over all stored views of each clip."
+    test_views: int = setting(
+        1,
+        "Also score predictions that are averaged over this many views of each clip: stored views of features; frames at "
+        "other places of their segments, with sample_frames; or the clip and its mirror image (2), with horizontal_flip. 1 "
+        "is off.",
+        Range(1, MAX_VIEWS),
     )
     profile_steps: tuple[int, int] | None = None
 
@@ -190,8 +207,8 @@ class Summary(Scores):
     accuracy, macro_f1: the final scores, on the clips of `split`.
     split: the split of the final scores: "test" if the run has test folds, else "validation".
     shuffled: scores on the same clips, if the frames of each clip are shuffled.
-    views: scores on the same clips, if predictions are averaged over all stored views (augmented versions) of
-      a clip; None unless asked for.
+    views: scores on the same clips, if predictions are averaged over several views of each clip, see dataset.views; None
+      unless asked for.
     validation: validation scores, if `split` is "test".
     folds: the folds of the final scores.
     weights: the checkpoint that the final scores were computed with, "last" or "best".

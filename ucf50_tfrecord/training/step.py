@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ucf50_tfrecord.dataset import augment, mixing
+from ucf50_tfrecord.dataset import augment, mixing, segments
 from ucf50_tfrecord.errors import expect
 from ucf50_tfrecord.models import dropout
 from ucf50_tfrecord.specs import TrainSpec
@@ -84,7 +84,8 @@ def make_train_step(
       optimizer: the model's optimizer, as make_optimizer returns it.
       spec: the settings of the training; its seed is ignored.
       strategy: the devices that train.
-      frames: maps a replica's batch to its frames, uint8 [B, T, H, W, 3], as Feed.frames does.
+      frames: maps a replica's batch to its frames, uint8 [B, T, H, W, 3], as Feed.frames does. If there are more than
+        the model takes, segments.draw_frames draws some of them.
       averages: the moving averages of the model's weights to update after the step, or None.
       variables: the weights that the step trains; None for all trainable weights of the model. If an
         encoder's weights are not among them, its backward pass is left out, too.
@@ -98,11 +99,18 @@ def make_train_step(
     variables = model.trainable_variables if variables is None else variables
     differentiate = _make_differentiate(model, optimizer, spec, variables)
 
+    def sampled(batch: dict[str, tf.Tensor], step: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """Returns as many frames of a replica's clips as the model takes, uint8 [B, T, H, W, 3]."""
+        random_of = {"position": batch["position"], "seed": seed, "step": step}
+        return segments.draw_frames(
+            frames(batch), model.input_shape[1], batch_size=spec.batch_size, **random_of
+        )
+
     def replica_step(batch: dict[str, tf.Tensor], step: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         replica = tf.distribute.get_replica_context()
         counts = tf.cast(batch["mask"], tf.float32)  # [B], 0 for padding clips
         video = augment.augment(  # [B, T, H, W, 3]
-            frames(batch),
+            sampled(batch, step, seed),
             batch["position"],
             spec=spec.augment,
             batch_size=spec.batch_size,

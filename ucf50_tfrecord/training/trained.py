@@ -96,11 +96,11 @@ def check_format(manifest: Manifest, config: RunConfig) -> None:
             f"{manifest.data_dir} holds {manifest.features or 'frames'}, but the run was trained on "
             f"{config.features or 'frames'}"
         )
-    clips, wanted = manifest.format, config.model
-    if (clips.num_frames, clips.height, clips.width) != (wanted.num_frames, wanted.height, wanted.width):
+    clips, wanted, num_frames = manifest.format, config.model, config.num_stored_frames
+    if (clips.num_frames, clips.height, clips.width) != (num_frames, wanted.height, wanted.width):
         raise UserError(
             f"{manifest.data_dir} holds clips of {clips}, but the run was trained on "
-            f"{wanted.num_frames}x{wanted.height}x{wanted.width} (frames x height x width)"
+            f"{num_frames}x{wanted.height}x{wanted.width} (frames x height x width)"
         )
     if not config.features and clips.motion_frames != wanted.motion_frames:
         raise UserError(
