@@ -18,7 +18,7 @@ from ucf50_tfrecord.dataset.augment import take_frames
 from ucf50_tfrecord.dataset.per_clip import draw_rows
 from ucf50_tfrecord.errors import expect
 
-_STREAM = 1 << 43  # separates the random numbers for frames of segments from all others
+_STREAM = 1 << 42  # separates the random numbers for frames of segments from all others
 
 Clips = TypeVar("Clips", np.ndarray, tf.Tensor)
 
