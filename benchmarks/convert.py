@@ -30,6 +30,7 @@ from pipelines import console, terminal
 from tools import shards
 from ucf50_tfrecord.convert import catalog, decode, sampling
 from ucf50_tfrecord.jobs import Catalog
+from ucf50_tfrecord.labels import as_tuple
 from ucf50_tfrecord.specs import ClipFormat, to_json
 
 _VIDEOS = flags.DEFINE_string("videos", None, "Folder of class folders.", required=True)
@@ -214,8 +215,9 @@ def repeat_videos(found: Catalog, count: int, folder: str) -> None:
     for number in range(count):
         video = found.videos[number * step % len(found.videos)]
         source = pathlib.Path(found.videos_dir, video.relative_path)
-        name = f"v_{video.class_name}_g{video.group or 1:02d}_c{number:06d}{source.suffix}"
-        target = pathlib.Path(folder, video.class_name, name)
+        [class_name] = as_tuple(video.class_name)
+        name = f"v_{class_name}_g{video.group or 1:02d}_c{number:06d}{source.suffix}"
+        target = pathlib.Path(folder, class_name, name)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.symlink_to(source.resolve())
 

@@ -10,7 +10,17 @@ from tests import warm
 from tests.conftest import LONGEST, REPOSITORY, run_code
 
 # A package may import the packages in its row, itself and third-party libraries.
-CONTRACT = {"errors", "choices", "settings", "architectures", "specs", "example", "tfrecord", "record"}
+CONTRACT = {
+    "errors",
+    "choices",
+    "settings",
+    "architectures",
+    "specs",
+    "example",
+    "labels",
+    "tfrecord",
+    "record",
+}
 BASE = CONTRACT | {"about", "jobs", "markdown", "texts", "manifest", "parquet_pages", "parsing", "remote"}
 BASE |= {"shards", "storage"}
 ALLOWED = {
@@ -20,7 +30,7 @@ ALLOWED = {
     "settings": {"errors", "choices"},
     "specs": {"errors", "choices", "settings", "architectures"},
     "about": {"errors", "parsing", "specs", "storage"},
-    "jobs": {"about", "choices", "specs", "shards"},
+    "jobs": {"about", "choices", "labels", "specs", "shards"},
     "texts": set(),
     "parquet_pages": {"errors"},
     "remote": {"errors", "texts"},
@@ -30,9 +40,10 @@ ALLOWED = {
     "workers": {"errors", "choices", "specs", "sandbox", "worker_process"},
     "parquet_check": {"errors", "specs", "parquet_pages", "storage", "workers"},
     "parsing": {"errors", "storage"},
-    "shards": {"errors", "specs", "parsing"},
+    "shards": {"errors", "labels", "specs", "parsing"},
     "ray_cluster": {"errors", "__init__"},
     "example": set(),
+    "labels": {"errors"},
     "tfrecord": {"errors"},
     "record": CONTRACT,
     "manifest": CONTRACT | {"about", "jobs", "parsing", "shards", "storage"},

@@ -16,12 +16,15 @@ _MIN_NAME_WIDTH, _MAX_NAME_WIDTH, _TOTAL_WIDTH = 12, 24, 7
 def format_table(manifest: Manifest) -> list[str]:
     """Returns the lines of a dataset's table of clips per class and fold, 80 columns wide.
 
-    If the folds do not fit in 80 columns, each class's row lists its folds as ranges, without counts.
+    If the folds do not fit in 80 columns, each class's row lists its folds as ranges, without counts. A clip with
+    several labels counts in each of its classes, and once in the row of all classes.
     """
     counts = np.array([manifest.clips_per_class[fold] for fold in manifest.folds]).T  # [classes, folds]
     names = [printable(name) for name in manifest.classes]
     longest = min(max(map(len, [*names, "class"])), _MAX_NAME_WIDTH)
     sums = counts.sum(axis=0)
+    if manifest.multi_label:
+        sums = np.array([manifest.clips_per_fold[fold] for fold in manifest.folds])
     # The sums need wider cells than the counts; they are dropped if the table does not fit.
     for rows in ([*zip(names, counts), ("all", sums)], [*zip(names, counts)]):
         cell_width = 1 + max(len(str(row.max())) for _, row in rows)

@@ -83,7 +83,7 @@ def print_counts(manifest: Manifest) -> None:
     terminal.say(manifest.data_dir)
     print_wrapped(
         f"{manifest.num_clips} clips of {described}, {len(manifest.classes)} "
-        f"classes, {manifest.num_videos} videos"
+        f"classes{', several labels per clip' if manifest.multi_label else ''}, {manifest.num_videos} videos"
     )
     print_wrapped(
         f"{len(sizes)} shards, {format_bytes(sum(sizes))} ({format_bytes(min(sizes))} to "
@@ -130,7 +130,7 @@ def draw_sheet(clips: clips_lib.ClipIndex) -> None:
     manifest = clips.manifest
     rows = []
     for label, name in enumerate(manifest.classes):
-        indices = np.flatnonzero(clips.labels == label)
+        indices = np.flatnonzero(clips.has_class(label))
         if not len(indices):
             rows.append(contact_sheet.Row(name, "no clip", None))
             continue

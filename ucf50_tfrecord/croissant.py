@@ -58,8 +58,9 @@ def describe(manifest: Manifest) -> str:
         what += f", whose channels are those of the frame and of the {manifest.format.motion_frames} right after it"
     if manifest.features:
         what = f"{stored.dtype} features of shape {list(stored.shape)} of the frame encoder {manifest.features.encoder}"
+    kinds = "kinds of action, one or several per clip," if manifest.multi_label else "kinds of action"
     return (
-        f"{manifest.num_clips} clips of {len(manifest.classes)} kinds of action from {manifest.num_videos} videos, in "
+        f"{manifest.num_clips} clips of {len(manifest.classes)} {kinds} from {manifest.num_videos} videos, in "
         f"{len(manifest.shards)} TFRecord files of tf.train.SequenceExample records, with {what}."
     )
 
@@ -108,7 +109,7 @@ def _dataset(manifest: Manifest) -> dict[str, Any]:
         "conformsTo": _VERSION,
         **{name: _encodable(value) for name, value in facts.items() if value},
         "distribution": _distribution(manifest),
-        "recordSet": [_classes(manifest), _folds(manifest), _clips()],
+        "recordSet": [_classes(manifest), _folds(manifest), _clips(manifest.multi_label)],
     }
 
 
@@ -187,7 +188,7 @@ def _folds(manifest: Manifest) -> dict[str, Any]:
     return _record_set("folds", "folds/split", fields, dataType="cr:Split", data=rows)
 
 
-def _clips() -> dict[str, Any]:
+def _clips(multi_label: bool) -> dict[str, Any]:
     """Returns the record set of the clips, which is read from the sidecars and from the fold in their names."""
 
     def listed(path: str) -> dict[str, Any]:
@@ -198,11 +199,10 @@ def _clips() -> dict[str, Any]:
         file_name = {"fileProperty": "fullpath"}
         return {"fileSet": {"@id": _SIDECARS}, "extract": file_name, "transform": {"regex": regex}}
 
+    label = {"source": listed("$.labels[*]"), "references": _reference("classes/label")}
     fields = [
         _field("clips/id", "sc:Text", source=listed("$.clip_ids[*]")),
-        _field(
-            "clips/label", "sc:Integer", source=listed("$.labels[*]"), references=_reference("classes/label")
-        ),
+        _field("clips/label", "sc:Integer", **label, **({"repeated": True} if multi_label else {})),
         _field("clips/group", "sc:Integer", source=listed("$.groups[*]")),
         _field("clips/fold", "sc:Integer", source=named("fold([0-9]+)")),
         _field("clips/split", "sc:Text", source=named("(fold[0-9]+)"), references=_reference("folds/split")),

@@ -82,8 +82,8 @@ def _text(manifest: Manifest) -> str:
 def _folds(manifest: Manifest) -> str:
     names = {number: name for name, number in manifest.fold_numbers.items()}
     rows = [
-        (tfds.split_name(fold), names.get(fold, ""), str(sum(counts)))
-        for fold, counts in sorted(manifest.clips_per_class.items())
+        (tfds.split_name(fold), names.get(fold, ""), str(count))
+        for fold, count in sorted(manifest.clips_per_fold.items())
     ]
     return markdown.table([("split", "name", "clips"), *rows], (False, False, True))
 

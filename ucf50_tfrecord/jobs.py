@@ -12,6 +12,7 @@ from typing import TypeAlias, TypeVar
 
 from ucf50_tfrecord.about import About
 from ucf50_tfrecord.choices import Playback
+from ucf50_tfrecord.labels import ClassName, Label
 from ucf50_tfrecord.shards import ManifestShard, Named, SourceFile
 from ucf50_tfrecord.specs import ClipFormat, FeatureFormat, FoldRule
 
@@ -36,8 +37,10 @@ class Video:
     relative_path: the file's path relative to the catalogue's folder, with forward slashes. An absolute path in a
       list of videos, outside the list's folder, stays absolute.
     video_id: in a folder of class folders, `relative_path` without its suffix, such as
-      "Biking/v_Biking_g01_c02". It always begins with the class name and a slash.
+      "Biking/v_Biking_g01_c02". It begins with the class name and a slash, unless videos have several labels.
     label: position of `class_name` among the sorted class names.
+    class_name: name of the video's class. If videos have several labels, it is a tuple of names, and `label` one of
+      numbers, both in ascending order.
     group: number of the recording group: NN in a UCF file name such as v_Biking_gNN_c02, or the number of a group
       that a list or a pattern names; None if no group is known.
     fold: number of the fold that a list of videos or a folder such as train/ gives the video; None if neither does.
@@ -50,8 +53,8 @@ class Video:
 
     relative_path: str
     video_id: str
-    class_name: str
-    label: int
+    class_name: ClassName
+    label: Label
     group: int | None
     num_bytes: int
     mtime_ns: int
@@ -67,6 +70,7 @@ class Catalog:
 
     videos_dir: the folder, or the list's folder.
     classes: the class names; a label is a position in this tuple.
+    multi_label: whether videos have several labels; then each has a tuple of them, even of one.
     videos: the videos, ordered by video_id.
     warnings: sentences for the user, such as about ignored files and folders.
     videos_list: the file of the list; "" for a folder of class folders.
@@ -78,6 +82,7 @@ class Catalog:
     classes: tuple[str, ...]
     videos: tuple[Video, ...]
     warnings: tuple[str, ...] = ()
+    multi_label: bool = False
     videos_list: str = ""
     fold_names: tuple[Named, ...] = ()
     group_names: tuple[Named, ...] = ()
@@ -158,6 +163,7 @@ class Plan:
     frames_dir: the folder or URL of the frames' dataset, if the jobs encode frames.
     decoder: names and versions of the libraries that decide the stored pixels.
     shard_bytes: largest size of the pixels in one shard, in bytes (approximate).
+    multi_label: whether clips have several labels.
     jobs: the shards' jobs, in the order of file names.
     videos_list: absolute path of the list that names the videos; "" for a folder of class folders.
     fold_names, group_names: the names of folds and of groups that have names.
@@ -172,6 +178,7 @@ class Plan:
     decoder: str
     shard_bytes: int
     jobs: tuple[Job, ...]
+    multi_label: bool = False
     features: FeatureFormat | None = None
     frames_dir: str = ""
     videos_list: str = ""

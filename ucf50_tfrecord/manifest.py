@@ -25,7 +25,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from ucf50_tfrecord import parsing, record, storage, tfrecord
+from ucf50_tfrecord import labels, parsing, record, storage, tfrecord
 from ucf50_tfrecord.about import About
 from ucf50_tfrecord.errors import Action, Remedy, UserError, expect
 from ucf50_tfrecord.jobs import Plan
@@ -63,8 +63,10 @@ class Manifest:
     decoder: names and versions of the libraries that decoded and scaled the frames.
     shard_bytes: largest size of the pixels in one shard, in bytes (approximate).
     num_videos: number of videos, including those that gave no clip.
-    clips_per_class: a dictionary from fold to its numbers of clips, one number per label.
+    clips_per_class: a dictionary from fold to its numbers of clips, one number per label. A clip with several labels
+      counts once in each of its classes.
     quarantined: the videos that gave no clip.
+    multi_label: whether clips have several labels. Then each clip has a tuple of them, even of one.
     features: the format of the features that the records hold in place of frames, or None.
     frames_dir: the folder of the frames that the features were made from; "" if the records hold frames.
     videos_list: the list that named the videos; "" if they were in class folders.
@@ -84,6 +86,7 @@ class Manifest:
     clips_per_class: dict[int, tuple[int, ...]]
     shards: tuple[ManifestShard, ...]
     quarantined: tuple[Quarantined, ...]
+    multi_label: bool = False
     features: FeatureFormat | None = None
     frames_dir: str = ""
     videos_list: str = ""
@@ -120,6 +123,19 @@ class Manifest:
         """The numbers of the folds that have names, by name."""
         return {named.name: named.number for named in self.fold_names}
 
+    @property
+    def clips_per_fold(self) -> dict[int, int]:
+        """The number of clips in each fold that holds some."""
+        counts = dict.fromkeys(self.clips_per_class, 0)
+        for shard in self.shards:
+            if shard.num_clips:
+                counts[shard.fold] += shard.num_clips
+        return counts
+
+    def expect_one_label(self, purpose: str) -> None:
+        """Raises UserError if clips have several labels; `purpose` is what needs one, such as "a comparison"."""
+        labels.expect_one(self.multi_label, purpose, self.data_dir)
+
     def missing_classes(self, folds: Iterable[int]) -> list[str]:
         """Returns the names of the classes that have no clip in the given folds."""
         counts = [self.clips_per_class[fold] for fold in folds]
@@ -136,13 +152,15 @@ class Manifest:
         }
         if self.features:
             contents["features"] = to_json(self.features)
+        if self.multi_label:
+            contents["multi_label"] = True
         return fingerprint(contents)
 
     def save(self) -> None:
         """Writes the manifest to manifest.json, which declares the dataset finished."""
         shared = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name in _FILE_FIELDS}
         folds = {
-            fold: _Fold(num_clips=sum(counts), clips_per_class=counts)
+            fold: _Fold(num_clips=self.clips_per_fold[fold], clips_per_class=counts)
             for fold, counts in self.clips_per_class.items()
         }
         value = _ManifestFile(
@@ -186,6 +204,7 @@ class _ManifestFile:
     features: FeatureFormat | None = None
     frames_dir: str = ""
     # Written only where there are such facts, so that the manifests of other datasets stay as they were.
+    multi_label: bool = _optional(False)
     videos_list: str = _optional("")
     fold_names: tuple[Named, ...] = _optional(())
     group_names: tuple[Named, ...] = _optional(())
@@ -218,9 +237,13 @@ class _ManifestFile:
             )
         for fold, item in self.folds.items():
             counts = item.clips_per_class
+            fits, together = sum(counts) == item.num_clips, "together"
+            if self.multi_label:
+                fits = max(counts, default=0) <= item.num_clips <= sum(counts)
+                together = "each at most and together at least"
             expect(
-                len(counts) == len(self.classes) and sum(counts) == item.num_clips,
-                f"clips_per_class of fold {fold} for {len(self.classes)} classes, together {item.num_clips}",
+                len(counts) == len(self.classes) and fits,
+                f"clips_per_class of fold {fold} for {len(self.classes)} classes, {together} {item.num_clips}",
                 clips_per_class=counts,
             )
         num_clips = sum(listed.values())
@@ -292,18 +315,30 @@ def check_report(manifest: Manifest, shard: ManifestShard, report: ShardReport) 
                 f"{path} is not the one {MANIFEST_FILENAME} lists: Expected {field.name} {listed!r}. "
                 f"Received: {found!r}"
             )
-    for clip_id, label in zip(report.clip_ids, report.labels):
-        if label >= len(manifest.classes) or not clip_id.startswith(f"{manifest.classes[label]}/"):
-            raise UserError(
-                f"{path} does not fit {MANIFEST_FILENAME}: Expected the label of the clip's class. "
-                f"Received: {label} for {clip_id!r}"
-            )
+    _check_labels(manifest, report, path)
     least, most = record.size_bounds(manifest.stored)
     for start, end in itertools.pairwise((*report.offsets, report.num_bytes)):
         if not least <= end - start <= most:
             raise UserError(
                 f"{path} does not fit {MANIFEST_FILENAME}: Expected records of {least} to {most} bytes. "
                 f"Received: {end - start} at offset {start}"
+            )
+
+
+def _check_labels(manifest: Manifest, report: ShardReport, path: str) -> None:
+    """Checks that the labels in a sidecar are of the dataset's classes; one label is also in the clip's id."""
+    for clip_id, label in zip(report.clip_ids, report.labels):
+        if isinstance(label, tuple):
+            expected, fits = "labels of the dataset's classes", label[-1] < len(manifest.classes)
+        else:
+            expected = "the label of the clip's class"
+            fits = label < len(manifest.classes) and clip_id.startswith(f"{manifest.classes[label]}/")
+        if isinstance(label, tuple) != manifest.multi_label:
+            expected = "several labels per clip" if manifest.multi_label else "one label per clip"
+            fits = False
+        if not fits:
+            raise UserError(
+                f"{path} does not fit {MANIFEST_FILENAME}: Expected {expected}. Received: {label} for {clip_id!r}"
             )
 
 
@@ -461,7 +496,9 @@ def assemble(data_dir: str, plan: Plan, reports: Iterable[ShardReport]) -> Manif
     clips_per_class: dict[int, list[int]] = {}
     for report in reports:
         for label in report.labels:
-            clips_per_class.setdefault(report.fold, [0] * len(plan.classes))[label] += 1
+            counts = clips_per_class.setdefault(report.fold, [0] * len(plan.classes))
+            for number in labels.as_tuple(label):
+                counts[number] += 1
     return Manifest(
         data_dir=str(data_dir),
         name=plan.name,
@@ -478,6 +515,7 @@ def assemble(data_dir: str, plan: Plan, reports: Iterable[ShardReport]) -> Manif
             for report in reports
         ),
         quarantined=tuple(item for report in reports for item in report.quarantined),
+        multi_label=plan.multi_label,
         features=plan.features,
         frames_dir=plan.frames_dir,
         videos_list=plan.videos_list,
@@ -543,11 +581,11 @@ def _find_damage(path: pathlib.Path, report: ShardReport) -> list[str]:
     Returns:
       A list with at most one problem: the end of a sentence that begins with the file's name.
     """
-    held = [*zip(report.offsets, zip(report.clip_ids, report.labels))]
-    found: list[tuple[int, tuple[str, int]]] = []
+    held = [*zip(report.offsets, zip(report.clip_ids, map(labels.as_tuple, report.labels)))]
+    found: list[tuple[int, tuple[str, tuple[int, ...]]]] = []
     try:
         for offset, payload in tfrecord.read_file(path):
-            found.append((offset, record.clip_id_and_label(payload, tfrecord.Place(str(path), offset))))
+            found.append((offset, record.clip_id_and_labels(payload, tfrecord.Place(str(path), offset))))
     except UserError as error:
         offset = found[-1][0] if found else -1
         damaged = next((f" ({clip_id})" for start, (clip_id, _) in held if start > offset), "")

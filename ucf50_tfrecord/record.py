@@ -24,6 +24,7 @@ from google.protobuf.message import DecodeError
 
 from ucf50_tfrecord import example, tfrecord
 from ucf50_tfrecord.errors import UserError
+from ucf50_tfrecord.labels import ClassName, Label, as_tuple
 from ucf50_tfrecord.specs import ClipFormat, FeatureFormat, StoredFormat
 from ucf50_tfrecord.tfrecord import FOOTER_BYTES, HEADER_BYTES, Place
 
@@ -77,6 +78,7 @@ class Clip:
     """One clip with its frames and labels, as it is stored in a record.
 
     frames: the clip's frames, uint8 [T, H, W, C], RGB; C is 3, or more with the neighbours of ClipFormat.
+    label, class_name: number and name of the clip's class; tuples in a data set with several labels per clip.
     group: number of the video's recording group, or None.
     data_path: the video's path relative to the videos' folder.
     frame_rate: the video's mean frames per second (0.0 if its container states none).
@@ -88,8 +90,8 @@ class Clip:
 
     clip_id: str
     frames: np.ndarray
-    label: int
-    class_name: str
+    label: Label
+    class_name: ClassName
     group: int | None
     fold: int
     data_path: str
@@ -119,17 +121,18 @@ def encode(clip: Clip, clip_format: ClipFormat) -> bytes:
     num_frames, height, width, channels = clip.frames.shape
     stored_raw, image_format = _encoding(clip_format)
     frames = np.ascontiguousarray(clip.frames, np.uint8)
+    class_names = [_utf8(name) for name in as_tuple(clip.class_name)]
     context: dict[str, Any] = {
-        LABEL: [clip.label],
+        LABEL: [*as_tuple(clip.label)],
         GROUP: [UNKNOWN_GROUP if clip.group is None else clip.group],
         FOLD: [clip.fold],
         FRAME_INDEX: [int(i) for i in clip.frame_indices],
         FRAME_TIMESTAMP: [int(t) for t in clip.timestamps_us],
         MEDIA_ID: [_utf8(clip.clip_id)],
         DATA_PATH: [_utf8(clip.data_path)],
-        LABEL_INDEX: [clip.label],
-        LABEL_STRING: [_utf8(clip.class_name)],
-        LABEL_TEXT: [_utf8(clip.class_name)],
+        LABEL_INDEX: [*as_tuple(clip.label)],
+        LABEL_STRING: class_names,
+        LABEL_TEXT: class_names,
         START_TIMESTAMP: [0],
         END_TIMESTAMP: [int(clip.end_us)],
         IMAGE_FORMAT: [(image_format or "RAW").encode()],
@@ -203,7 +206,7 @@ def stores_raw(stored: StoredFormat) -> bool:
 
 
 def read_raw(
-    file: int, place: Place, clip: tuple[str, int], *, stored: StoredFormat, out: np.ndarray
+    file: int, place: Place, clip: tuple[str, Label], *, stored: StoredFormat, out: np.ndarray
 ) -> None:
     """Reads a clip's raw pixels or features from its shard, checking checksums, format, id and label.
 
@@ -226,7 +229,7 @@ def read_raw(
 
 
 def parse_raw(
-    payload: bytes, place: Place, clip: tuple[str, int], *, stored: StoredFormat, out: np.ndarray
+    payload: bytes, place: Place, clip: tuple[str, Label], *, stored: StoredFormat, out: np.ndarray
 ) -> None:
     """Copies a clip's raw pixels or features from its record's payload, checking format, id and label.
 
@@ -244,7 +247,7 @@ def parse_raw(
     out[:] = np.frombuffer(content, np.uint8)
 
 
-def read_images(file: int, place: Place, clip: tuple[str, int], *, clip_format: ClipFormat) -> list[bytes]:
+def read_images(file: int, place: Place, clip: tuple[str, Label], *, clip_format: ClipFormat) -> list[bytes]:
     """Reads the encoded frames of a clip from its shard.
 
     Args:
@@ -261,7 +264,7 @@ def read_images(file: int, place: Place, clip: tuple[str, int], *, clip_format: 
 
 
 def parse_images(
-    payload: bytes, place: Place, clip: tuple[str, int], *, clip_format: ClipFormat
+    payload: bytes, place: Place, clip: tuple[str, Label], *, clip_format: ClipFormat
 ) -> list[bytes]:
     """Returns the encoded frames of a clip, a list of T compressed images, from its record's payload.
 
@@ -364,8 +367,8 @@ def encoder_version(clip_format: ClipFormat) -> str:
     return f"Pillow {PIL.__version__}, {library} {PIL.features.version(library)}"
 
 
-def clip_id_and_label(payload: bytes, place: Place | str = "The record") -> tuple[str, int]:
-    """Returns the clip id (feature `clip/media_id`) and the label in a record's payload, as a tuple.
+def clip_id_and_labels(payload: bytes, place: Place | str = "The record") -> tuple[str, tuple[int, ...]]:
+    """Returns the clip id (feature `clip/media_id`) and the labels in a record's payload, as a tuple.
 
     Args:
       payload: the record's bytes without its length and checksums.
@@ -375,7 +378,7 @@ def clip_id_and_label(payload: bytes, place: Place | str = "The record") -> tupl
       UserError: if the payload is not that of a clip.
     """
     message = _parse(payload, place)
-    return _clip_id(message), _label(message)
+    return _clip_id(message), _labels(message)
 
 
 def size_bounds(stored: StoredFormat) -> tuple[int, int]:
@@ -413,7 +416,7 @@ def _utf8(text: str) -> bytes:
 
 
 def _read_in_place(
-    file: int, offset: int, clip: tuple[str, int], stored: StoredFormat, out: np.ndarray
+    file: int, offset: int, clip: tuple[str, Label], stored: StoredFormat, out: np.ndarray
 ) -> bool:
     """Reads a clip's raw pixels or features as read_raw does, if its record has the layout of `encode`.
 
@@ -449,13 +452,13 @@ def _read_in_place(
     )
 
 
-def _parse_expected(payload: bytes, place: Place, clip: tuple[str, int], stored: StoredFormat) -> Any:
+def _parse_expected(payload: bytes, place: Place, clip: tuple[str, Label], stored: StoredFormat) -> Any:
     """Parses a record's payload; checks that it is of the expected clip and has the format's shape."""
     message = _parse(payload, place)
     if _clip_id(message) != clip[0]:
         raise UserError(f"{place} is of clip {_clip_id(message)!r}, expected {clip[0]!r}")
-    if _label(message) != clip[1]:
-        raise UserError(f"{place} has label {_label(message)}, expected {clip[1]}")
+    if _labels(message) != as_tuple(clip[1]):
+        raise UserError(f"{place} has label {_shown(_labels(message))}, expected {_shown(as_tuple(clip[1]))}")
     expected = _shape_features(stored)
     found = {key: list(message.context.feature[key].int64_list.value) for key in expected}
     if found != expected:
@@ -468,14 +471,18 @@ def _parse(payload: bytes, place: Place | str) -> Any:
     try:
         message = example.SequenceExample.FromString(payload)
         _clip_id(message)
-        _label(message)
+        _labels(message)[0]
         return message
     except (DecodeError, IndexError) as error:
         raise UserError(f"{place} ({len(payload)} bytes) is not a clip's") from error
 
 
-def _label(message: Any) -> int:
-    return message.context.feature[LABEL].int64_list.value[0]
+def _labels(message: Any) -> tuple[int, ...]:
+    return tuple(message.context.feature[LABEL].int64_list.value)
+
+
+def _shown(labels: tuple[int, ...]) -> str:
+    return "+".join(map(str, labels))
 
 
 def _clip_id(message: Any) -> str:
@@ -510,12 +517,12 @@ def _shape_entries(stored: StoredFormat) -> list[bytes]:
 
 
 @functools.cache
-def _label_entry(label: int) -> bytes:
-    """Returns the serialized map entry of a label.
+def _label_entry(label: Label) -> bytes:
+    """Returns the serialized map entry of a clip's label or labels.
 
     Its tag and length are included, because without them the bytes could also be a part of another entry.
     """
-    return example.field(1, example.ints_entry(LABEL, [label]))
+    return example.field(1, example.ints_entry(LABEL, as_tuple(label)))
 
 
 @functools.cache

@@ -15,9 +15,11 @@ from typing import Annotated
 import msgspec
 
 from ucf50_tfrecord.errors import expect
+from ucf50_tfrecord.labels import as_tuple
 from ucf50_tfrecord.parsing import Count, Int64, Name, Sha256
 from ucf50_tfrecord.specs import MAX_CLASSES
 
+_Label = Annotated[int, msgspec.Meta(ge=0, lt=MAX_CLASSES)]
 # Pattern of a dataset's name. Shards' file names begin with it, so it must not contain a slash.
 DATASET_NAME = r"[a-z]\w*"
 _SHARD = (
@@ -81,7 +83,8 @@ class ShardReport:
     sha256: hex sha256 of the shard's bytes.
     fingerprint: fingerprint of the ShardJob that the shard was made from.
     clip_ids, labels, groups, offsets: one entry per record; an offset is the first byte of the record. A
-      group is the number of the video's recording group, or None.
+      group is the number of the video's recording group, or None. If clips have several labels, each entry of
+      labels is a tuple, in ascending order.
     sources: the state of the file of each video in the ShardJob.
     quarantined: the videos that gave no clip.
     """
@@ -92,7 +95,7 @@ class ShardReport:
     sha256: Sha256
     fingerprint: Sha256
     clip_ids: tuple[Name, ...]
-    labels: tuple[Annotated[int, msgspec.Meta(ge=0, lt=MAX_CLASSES)], ...]
+    labels: tuple[_Label | Annotated[tuple[_Label, ...], msgspec.Meta(min_length=1)], ...]
     groups: tuple[Int64 | None, ...]
     offsets: tuple[Count, ...]
     sources: tuple[SourceFile, ...]
@@ -107,6 +110,8 @@ class ShardReport:
             "distinct clip_ids",
             repeated=repeated(self.clip_ids),
         )
+        unordered = next((x for x in self.labels if as_tuple(x) != tuple(sorted(set(as_tuple(x))))), None)
+        expect(unordered is None, "distinct labels in ascending order for each clip", labels=unordered)
         edges = (*self.offsets, self.num_bytes)
         expect(
             edges[0] == 0 and all(start < end for start, end in itertools.pairwise(edges)),

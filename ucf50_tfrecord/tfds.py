@@ -7,7 +7,7 @@ from typing import Any
 
 from ucf50_tfrecord import record, storage
 from ucf50_tfrecord.manifest import Manifest
-from ucf50_tfrecord.specs import FeatureFormat, StoredFormat
+from ucf50_tfrecord.specs import FeatureFormat
 
 VERSION = "1.0.0"
 FILENAMES = _FEATURES, _LABELS, _INFO = ("features.json", "label.labels.txt", "dataset_info.json")
@@ -16,7 +16,7 @@ FILENAMES = _FEATURES, _LABELS, _INFO = ("features.json", "label.labels.txt", "d
 def save(manifest: Manifest) -> None:
     """Writes a dataset's files for TensorFlow Datasets; each fold becomes a split: "fold01", "fold02", …"""
     folder = pathlib.Path(manifest.data_dir)
-    storage.write_json(folder / _FEATURES, _features(manifest.stored, manifest.classes))
+    storage.write_json(folder / _FEATURES, _features(manifest))
     with storage.atomic_write(folder / _LABELS) as file:
         lines = [name.replace("\n", "\\n") + "\n" for name in manifest.classes]
         file.write("".join(lines).encode("utf-8", "surrogateescape"))
@@ -48,14 +48,15 @@ def split_name(fold: int) -> str:
     return f"fold{fold:02d}"
 
 
-def _features(stored: StoredFormat, classes: tuple[str, ...]) -> dict[str, Any]:
+def _features(manifest: Manifest) -> dict[str, Any]:
     """Returns the contents of features.json, which describes the features of a record, as a JSON value.
 
     TensorFlow Datasets parses records as `tf.train.Example`, so it sees the features in the context: scalar
-    label, group, fold and media id, and `video`, uint8 [T, H, W, 3], if frames are stored raw, or the features,
-    float16 [T, ...] or, of K views, [K, T, ...], in place of frames.
+    label (in a multi-label dataset a sequence of them), group, fold and media id, and `video`, uint8
+    [T, H, W, 3], if frames are stored raw, or the features, float16 [T, ...] or, of K views, [K, T, ...], in
+    place of frames.
     """
-    package = "tensorflow_datasets.core.features"
+    package, stored = "tensorflow_datasets.core.features", manifest.stored
 
     def tensor(shape: tuple[int, ...], dtype: str, encoding: str) -> dict[str, Any]:
         return {
@@ -67,11 +68,17 @@ def _features(stored: StoredFormat, classes: tuple[str, ...]) -> dict[str, Any]:
             },
         }
 
+    label: dict[str, Any] = {
+        "pythonClassName": f"{package}.class_label_feature.ClassLabel",
+        "classLabel": {"numClasses": str(len(manifest.classes))},
+    }
+    if manifest.multi_label:
+        label = {
+            "pythonClassName": f"{package}.sequence_feature.Sequence",
+            "sequence": {"feature": label, "length": "-1"},
+        }
     features = {
-        record.LABEL: {
-            "pythonClassName": f"{package}.class_label_feature.ClassLabel",
-            "classLabel": {"numClasses": str(len(classes))},
-        },
+        record.LABEL: label,
         record.GROUP: tensor((), "int64", "none"),
         record.FOLD: tensor((), "int64", "none"),
         record.MEDIA_ID: {"pythonClassName": f"{package}.text_feature.Text", "text": {}},

@@ -82,7 +82,7 @@ def test_json_lines_hold_the_same(tmp_path):
 
 def test_every_mistake_is_named_with_its_line_and_column(tmp_path):
     text = (
-        "path,label,start,end,fold\na.avi,x,nan,,\na.avi,x,2,1,1\na.avi,x;y,,,1\n,x,,,\na.avi,x\n"
+        "path,label,start,end,fold\na.avi,x,nan,,\na.avi,x,2,1,1\na.avi,x;;y,,,1\n,x,,,\na.avi,x\n"
         '"a\n.avi",x,,,\na.avi,../x,,,\n'
     )
     with pytest.raises(UserError) as raised:
@@ -90,7 +90,7 @@ def test_every_mistake_is_named_with_its_line_and_column(tmp_path):
     assert str(raised.value) == (
         f"{tmp_path}/list.csv has 7 mistakes. line 2: start: Expected float >= 0.0. Received: 'nan'; "
         "line 3: Expected an end after the start. Received: end=1.0; "
-        "line 4: Expected one label; several labels of a video are not supported yet. Received: label='x;y'; "
+        "line 4: Expected a name before, between and after each separator of labels. Received: label='x;;y'; "
         "line 5: Expected a field path. Received: none; "
         "line 6: Expected 5 values. Received: 2; and 2 more"
     )
@@ -101,7 +101,14 @@ def test_every_mistake_is_named_with_its_line_and_column(tmp_path):
     [
         ("[1]", "Expected object. Received: a list of 1"),
         ("{", "Expected a JSON object. Received: "),
-        ('{"path": "a.avi", "label": ["x", "y"]}', "several labels of a video are not supported yet"),
+        ('{"path": "a.avi", "label": ["x", "x"]}', "Expected each label of a video once"),
+        (
+            '{"path": "a.avi", "label": ["x;y"]}',
+            "Expected labels without ';' in a list. Received: label='x;y'",
+        ),
+        ('{"path": "a.avi", "label": ["x", ""]}', "Expected a name before, between and after each separator"),
+        ('{"path": "a.avi", "label": []}', "label: Expected .* Received: a list of 0"),
+        ('{"path": "a.avi", "label": ["x", 1]}', r"label\[1\]: Expected str. Received: 1"),
         ('{"path": "a.avi", "label": "x", "start": "1"}', r"start: Expected float \| null. Received: '1'"),
         ('{"path": "a.avi", "label": "x", "lable": 1}', "Expected columns out of .*Received: 'lable'"),
         ('{"path": "a.avi", "label": "x", "group": -1}', "Expected a group of 0 or more. Received: group=-1"),

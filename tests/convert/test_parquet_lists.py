@@ -123,7 +123,7 @@ def test_mistakes_are_named_with_their_row_and_column(tmp_path):
     table = pa.table(
         {
             "path": ["a.avi", "b.avi", None, "c.avi", "d.avi", "e.avi"],
-            "label": ["x", "y", "x", "x;y", "x", "x"],
+            "label": ["x", "y", "x", "x;", "x", "x"],
             "start": [0.0, -1.0, None, None, float("nan"), None],
             "group": [1.5, 2.0, None, None, None, None],
         }
@@ -133,7 +133,7 @@ def test_mistakes_are_named_with_their_row_and_column(tmp_path):
     assert str(raised.value) == (
         f"{tmp_path}/list.parquet has 5 mistakes. row 1: group: Expected int | str | null. Received: 1.5; "
         "row 2: start: Expected float >= 0.0. Received: -1.0; row 3: Expected a field path. Received: none; "
-        "row 4: Expected one label; several labels of a video are not supported yet. Received: label='x;y'; "
+        "row 4: Expected a name before, between and after each separator of labels. Received: label='x;'; "
         "row 5: start: Expected float >= 0.0. Received: nan"
     )
 

@@ -19,7 +19,7 @@ def test_clips_are_indexed_from_the_sidecars(data_dir):
     offsets, payloads = zip(*tfrecord.read_file(clips.shard_paths[1]))
     mine = [i for i in range(len(clips)) if clips.shards[i] == 1]
     assert tuple(clips.offsets[mine]) == offsets
-    assert [clips.ids[i] for i in mine] == [record.clip_id_and_label(payload)[0] for payload in payloads]
+    assert [clips.ids[i] for i in mine] == [record.clip_id_and_labels(payload)[0] for payload in payloads]
     assert clips.labels[mine].tolist() == [record.decode(payload)["label"][0] for payload in payloads]
 
 

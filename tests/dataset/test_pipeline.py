@@ -24,7 +24,7 @@ def test_batches_hold_the_records_they_claim(clips):
     stored = {}
     for path in clips.shard_paths:
         for _, payload in tfrecord.read_file(path):
-            stored[record.clip_id_and_label(payload)[0]] = record.decode(payload)
+            stored[record.clip_id_and_labels(payload)[0]] = record.decode(payload)
     for batch in read_batches(clips, batch_size=4):
         assert batch["video"].shape == (4, 5, 16, 24, 3) and batch["video"].dtype == np.uint8
         assert batch["label"].dtype == np.int32 and batch["mask"].dtype == bool

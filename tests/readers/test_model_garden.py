@@ -37,7 +37,7 @@ def test_its_decoder_and_parser_read_every_clip(data_dirs, expected, encoding):
                 ClipFormat.num_frames,
             )
             features, label = parse(decoded)
-            frames, index = expected[record.clip_id_and_label(payload)[0]]
+            frames, index = expected[record.clip_id_and_labels(payload)[0]]
             by_tensorflow = np.stack(
                 [tf.io.decode_image(image, channels=3) for image in checks.images_of(payload)]
             )

@@ -174,12 +174,12 @@ def test_dmvr_finds_its_keys(data_dirs, expected, encoding):
     }
     lists = {"image/encoded": tf.io.FixedLenSequenceFeature((), tf.string)}
     for payload in payloads(data_dirs[encoding]):
-        frames, label = expected[record.clip_id_and_label(payload)[0]]
+        frames, label = expected[record.clip_id_and_labels(payload)[0]]
 
         def read():
             clip, steps = tf.io.parse_single_sequence_example(payload, context, lists)
             assert clip["clip/label/index"].values.numpy().tolist() == [label]
-            assert clip["clip/label/text"].values == [record.clip_id_and_label(payload)[0].split("/")[0]]
+            assert clip["clip/label/text"].values == [record.clip_id_and_labels(payload)[0].split("/")[0]]
             return np.stack([tf.image.decode_jpeg(image, channels=3) for image in steps["image/encoded"]])
 
         assert checks.seen(read, frames) == document.sees("DMVR")[encoding]

@@ -42,7 +42,7 @@ def read_video(data_dir, clip_id):
     """Returns a clip's frames, uint8 [T, H, W, 3], from a sequential read."""
     for path in sorted(pathlib.Path(data_dir).glob("*.tfrecord-*-of-?????")):
         for _, payload in tfrecord.read_file(path):
-            if record.clip_id_and_label(payload)[0] == clip_id:
+            if record.clip_id_and_labels(payload)[0] == clip_id:
                 return record.decode(payload)[record.VIDEO]
     raise KeyError(clip_id)
 

@@ -18,6 +18,7 @@ from ucf50_tfrecord.choices import Playback
 from ucf50_tfrecord.convert import catalog, groups
 from ucf50_tfrecord.errors import Action, Remedy, UserError, expect
 from ucf50_tfrecord.jobs import Catalog, Segment, Video
+from ucf50_tfrecord.labels import ClassName, Label, as_tuple
 from ucf50_tfrecord.specs import FoldRule, is_fold_name
 
 _MAX_MISTAKES = 5
@@ -29,7 +30,7 @@ class Entry:
 
     place: where the entry is, for messages, such as "line 7".
     path: the file's path, relative to the folder of all entries, or absolute.
-    label: the class's name.
+    label: the class's name; a sorted tuple of names if the video has several labels.
     id: the video's id without the class name; "" if none is given.
     group, fold: the group and the fold, each a name or a number; None if none is given.
     segment: the part of the video; None is the whole video.
@@ -38,7 +39,7 @@ class Entry:
 
     place: str
     path: str
-    label: str
+    label: ClassName
     id: str = ""
     group: groups.Given = None
     fold: groups.Given = None
@@ -76,7 +77,7 @@ def make_catalog(
     checksum: bool = False,
     warnings: tuple[str, ...] = (),
 ) -> Catalog:
-    """Makes a catalogue from entries.
+    """Makes a catalogue from entries. If one of them has several labels, the catalogue is multi-label.
 
     Args:
       root: the folder that relative paths start from.
@@ -92,6 +93,9 @@ def make_catalog(
         video, segment and playback, only some entries have a fold, there are too many groups or folds, or fewer than two classes.
     """
     mistakes = Mistakes(source)
+    multi_label = any(isinstance(entry.label, tuple) for entry in entries)
+    if multi_label:
+        entries = [dataclasses.replace(entry, label=as_tuple(entry.label)) for entry in entries]
     found, missing = _with_files(root, entries, mistakes)
     remedies = []
     if missing and skip_missing:
@@ -106,19 +110,23 @@ def make_catalog(
         remedies = [Remedy(Action.SET, "to leave out such videos", skip_missing_videos=True)]
     _check_distinct(found, mistakes)
     mistakes.check(*remedies)
-    classes = tuple(sorted({entry.label for entry, _ in found}))
+    classes = tuple(sorted({name for entry, _ in found for name in as_tuple(entry.label)}))
     expect(len(classes) >= 2, f"at least 2 classes in {source}", classes=list(classes))
     found_groups = [_group_of(entry, rule) for entry, _ in found]
     groups.check_found(found_groups, rule, source)
     group_numbers = groups.number(found_groups, "groups", source)
     fold_numbers = groups.number((entry.fold for entry, _ in found), "folds", source)
-    labels = {name: label for label, name in enumerate(classes)}
+    numbers = {name: number for number, name in enumerate(classes)}
+
+    def label_of(name: ClassName) -> Label:
+        return tuple(numbers[part] for part in name) if isinstance(name, tuple) else numbers[name]
+
     videos = [
         Video(
             relative_path=entry.path,
             video_id=_id_of(entry),
             class_name=entry.label,
-            label=labels[entry.label],
+            label=label_of(entry.label),
             group=group_numbers.get(group),
             num_bytes=status.st_size,
             mtime_ns=status.st_mtime_ns,
@@ -135,6 +143,7 @@ def make_catalog(
         classes=classes,
         videos=tuple(sorted(videos, key=lambda video: video.video_id)),
         warnings=(*warnings, *_warnings(videos)),
+        multi_label=multi_label,
         fold_names=groups.names_of(fold_numbers),
         group_names=groups.names_of(group_numbers),
     )
@@ -204,14 +213,16 @@ def _group_of(entry: Entry, rule: FoldRule) -> groups.Given:
 
 
 def _id_of(entry: Entry) -> str:
-    """Returns a video's id, which begins with the class name."""
+    """Returns a video's id, which begins with the class name if there is one label per video."""
     name = entry.id
     if not name:
         name = str(pathlib.PurePosixPath(entry.path).with_suffix("")).lstrip("/")
         if entry.segment:
             end = "" if entry.segment.end_us is None else f"{entry.segment.end_us / 1e6:g}"
             name += f"@{entry.segment.start_us / 1e6:g}-{end}"
-    return name if name.startswith(f"{entry.label}/") else f"{entry.label}/{name}"
+    if isinstance(entry.label, tuple) or name.startswith(f"{entry.label}/"):
+        return name
+    return f"{entry.label}/{name}"
 
 
 def _check_distinct(found: Sequence[tuple[Entry, os.stat_result]], mistakes: Mistakes) -> None:

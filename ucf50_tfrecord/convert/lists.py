@@ -3,12 +3,15 @@
 A list is a file of comma-separated values (.csv), of one JSON object per line (.jsonl), or a Parquet file (.parquet).
 Its columns:
   path         the video's file, relative to the list's folder; or an absolute path
-  label        the name of the video's class
+  label        the name of the video's class; or the names of several, separated by ";" (in JSON lines also a list)
   id           optional: the video's id; by default its path without the suffix
   group        optional: the recording group, a name or a number
   split, fold  optional, one of the two: the fold, a name such as test, or a number
   start, end   optional: the part of the video that is converted, in seconds from its first frame
   playback     optional: forward, or backward if the clip's frames are to come in reverse order
+
+If one row names several labels, or JSON lines hold a list of labels, all videos of the list have several labels, even
+those with one: the data set is multi-label.
 
 A list may come from a stranger, and its paths end up in shards. So a relative path must not leave the list's folder.
 An absolute path is accepted, because its text shows where it leads, and a warning lists such videos.
@@ -26,7 +29,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from ucf50_tfrecord import about, manifest, parsing, storage
+from ucf50_tfrecord import about, labels, manifest, parsing, storage
 from ucf50_tfrecord.choices import Playback
 from ucf50_tfrecord.convert import catalog, official_splits, split_folders
 from ucf50_tfrecord.convert.entries import Entry, Mistakes, make_catalog
@@ -36,6 +39,8 @@ from ucf50_tfrecord.specs import FoldRule, printable
 
 _MAX_BYTES = 256 << 20  # a million videos take about 100 MB
 _MAX_ID = 1000  # characters
+_MAX_LABEL = 255  # characters, as in a folder's name
+_MAX_LABELS = 200  # of a video
 _Text = Annotated[str, msgspec.Meta(min_length=1, max_length=_MAX_ID)]
 _Secs = Annotated[float, msgspec.Meta(ge=0, le=10**7)]
 
@@ -45,7 +50,10 @@ class _Row:
     """One row of a list, checked when built; the fields are the columns."""
 
     path: Annotated[str, msgspec.Meta(min_length=1, max_length=4096)]
-    label: Annotated[str, msgspec.Meta(min_length=1, max_length=255)] | list[str]
+    label: (
+        Annotated[str, msgspec.Meta(min_length=1, max_length=_MAX_LABELS * (_MAX_LABEL + 1))]
+        | Annotated[list[str], msgspec.Meta(min_length=1, max_length=_MAX_LABELS)]
+    )
     id: _Text | None = None
     group: _Text | int | None = None
     split: _Text | int | None = None
@@ -55,15 +63,8 @@ class _Row:
     playback: str | None = None
 
     def __post_init__(self):
-        expect(
-            isinstance(self.label, str) and ";" not in self.label,
-            "one label; several labels of a video are not supported yet",
-            label=self.label,
-        )
-        expect(
-            "/" not in self.label and self.label[0] != ".", "a label like a folder's name", label=self.label
-        )
-        for name in ("path", "label", "id", "group", "split", "fold"):
+        self._check_labels()
+        for name in ("path", "id", "group", "split", "fold"):
             text = str(getattr(self, name))
             expect(
                 printable(text) == text and text == text.strip(),
@@ -78,6 +79,32 @@ class _Row:
         expect(
             self.playback in (None, *Playback), f"a playback out of {tuple(Playback)}", playback=self.playback
         )
+
+    @property
+    def class_name(self) -> labels.ClassName:
+        """The label; a sorted tuple if there are several, or a list of them."""
+        if isinstance(self.label, str) and labels.SEPARATOR not in self.label:
+            return self.label
+        return tuple(sorted(self._names))
+
+    @property
+    def _names(self) -> list[str]:
+        return self.label.split(labels.SEPARATOR) if isinstance(self.label, str) else self.label
+
+    def _check_labels(self) -> None:
+        names = self._names
+        expect(len(names) <= _MAX_LABELS, f"at most {_MAX_LABELS} labels", labels=len(names))
+        for name in names:
+            expect(name, "a name before, between and after each separator of labels", label=self.label)
+            expect(len(name) <= _MAX_LABEL, f"labels of at most {_MAX_LABEL} characters", length=len(name))
+            expect("/" not in name and name[0] != ".", "a label like a folder's name", label=name)
+            expect(labels.SEPARATOR not in name, f"labels without {labels.SEPARATOR!r} in a list", label=name)
+            expect(
+                printable(name) == name and name == name.strip(),
+                "a label of printable characters, without spaces around it",
+                label=name,
+            )
+        expect(len(set(names)) == len(names), "each label of a video once", label=self.label)
 
 
 COLUMNS = tuple(field.name for field in dataclasses.fields(_Row))
@@ -176,7 +203,7 @@ def _entry(row: _Row, place: str) -> Entry:
     return Entry(
         place=place,
         path=row.path,
-        label=str(row.label),
+        label=row.class_name,
         id=row.id or "",
         group=row.group,
         fold=row.split if row.fold is None else row.fold,

@@ -89,6 +89,7 @@ def plan_shards(
         name=name,
         videos_dir=videos_dir,
         classes=catalog.classes,
+        multi_label=catalog.multi_label,
         format=clip_format,
         fold_rule=_with_absolute_path(fold_rule),
         decoder=decoder,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ucf50_tfrecord import labels as labels_lib
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import record, remote, storage
 from ucf50_tfrecord.errors import UserError, expect
@@ -43,7 +44,8 @@ class ClipIndex:
     shards: int64, the position in `shard_paths` of the shard that holds the clip.
     offsets: int64, the position of the first byte of the clip's record in its shard.
     sizes: int64, the number of bytes of the clip's record, including its length and checksums.
-    labels: int32, the label of the clip's class.
+    labels: int32 [N], the label of the clip's class. In a multi-label dataset: uint8 [N, C], 1 for each of the clip's
+      classes.
     groups: int64, the number of the clip's recording group; record.UNKNOWN_GROUP if the clip has none.
     folds: int64, the fold of the clip.
     fetch: how records are read if the dataset's folder is a URL.
@@ -69,6 +71,10 @@ class ClipIndex:
     def num_bytes(self) -> int:
         """Total size in bytes of the decoded pixels of all clips, or of their features."""
         return len(self) * self.manifest.stored.num_bytes
+
+    def has_class(self, label: int) -> np.ndarray:
+        """Returns a mask of the clips of a class, bool [N]; with several labels per clip, of those that have it."""
+        return self.labels[:, label] == 1 if self.manifest.multi_label else self.labels == label
 
     def select(self, chosen: np.ndarray) -> ClipIndex:
         """Returns an index of some of these clips.
@@ -145,7 +151,7 @@ def load_clips(
         shards=np.array([number for number, _ in clips], np.int64),
         offsets=np.array(column("offsets"), np.int64),
         sizes=np.concatenate([np.diff([*report.offsets, report.num_bytes]) for report in reports]),
-        labels=np.array(column("labels"), np.int32),
+        labels=labels_lib.to_array(column("labels"), len(manifest.classes), multi_label=manifest.multi_label),
         groups=np.array([record.UNKNOWN_GROUP if g is None else g for g in column("groups")], np.int64),
         folds=np.array([report.fold for _, report in clips], np.int64),
         fetch=fetch,
@@ -212,7 +218,7 @@ def _check_together(manifest: Manifest, folds: Iterable[int], reports: list[Shar
     counts = {fold: np.zeros(len(manifest.classes), np.int64) for fold in folds}
     ids: set[str] = set()
     for report in reports:
-        np.add.at(counts[report.fold], np.array(report.labels, np.int64), 1)
+        counts[report.fold] += labels_lib.count_clips(report.labels, len(manifest.classes))
         if repeated := ids.intersection(report.clip_ids):
             raise UserError(f"{manifest.data_dir} holds the clip {min(repeated)!r} in two shards")
         ids.update(report.clip_ids)

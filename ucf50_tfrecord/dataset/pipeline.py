@@ -196,7 +196,8 @@ def index_batches(
     Returns:
       A tf.data.Dataset of dictionaries. B is a replica's part of batch_size, see part_size.
         index: int64 [B], the clip's index in `clips`.
-        label: int32 [B], the label of the clip's class.
+        label: int32 [B], the label of the clip's class; in a multi-label dataset uint8 [B, C], 1 for each of the
+          clip's classes.
         position: int64 [B], the clip's position in the global batch, below batch_size.
         mask: bool [B], False for padding and for clips that are not usable.
         row: int64 [B], the clip's row. Only with `rows`.
@@ -330,9 +331,9 @@ def labelled_batches(clips: ClipIndex, *, batch_size: int, seed: int | None = No
 
     Returns:
       A tf.data.Dataset of tuples (frames, labels). The frames are uint8 [B, T, H, W, 3], the labels int32
-      [B]. If the shards hold features, these take the place of the frames, float16 [B, T, ...]. If they hold
-      several views of each clip, each epoch draws one view per clip; without a seed it takes view 0, the
-      plain clip. Iterating over the dataset raises tf.errors.OpError at a record that cannot be read.
+      [B]; in a multi-label dataset uint8 [B, C], 1 for each of a clip's classes. If the shards hold features,
+      these take the place of the frames, float16 [B, T, ...]. If they hold several views of each clip, each epoch
+      draws one view per clip; without a seed it takes view 0, the plain clip. Iterating over the dataset raises tf.errors.OpError at a record that cannot be read.
 
     Raises:
       UserError: if there is no clip, or the batch size is not positive.

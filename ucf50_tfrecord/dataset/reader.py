@@ -21,6 +21,7 @@ from ucf50_tfrecord.dataset import shard_files
 from ucf50_tfrecord.dataset.clips import ClipIndex
 from ucf50_tfrecord.dataset.shard_cache import ShardDamagedError
 from ucf50_tfrecord.errors import Action, Remedy, UserError
+from ucf50_tfrecord.labels import Label, of_row
 from ucf50_tfrecord.tfrecord import Place
 
 _MAX_MEASURED_CLIPS = 1000
@@ -90,10 +91,10 @@ class ClipReader:
         pixels = self._buffers.take((len(index), stored.num_bytes))
         video = pixels.view(stored.dtype).reshape(len(index), *stored.shape)
 
-        def read(row: int, file: BinaryIO, place: Place, clip: tuple[str, int]) -> None:
+        def read(row: int, file: BinaryIO, place: Place, clip: tuple[str, Label]) -> None:
             record.read_raw(file.fileno(), place, clip, stored=stored, out=pixels[row])
 
-        def parse(row: int, payload: bytes, place: Place, clip: tuple[str, int]) -> None:
+        def parse(row: int, payload: bytes, place: Place, clip: tuple[str, Label]) -> None:
             record.parse_raw(payload, place, clip, stored=stored, out=pixels[row])
 
         good = self._read(index, payloads, read, parse)
@@ -118,10 +119,10 @@ class ClipReader:
         clip_format = self.clips.manifest.format
         images = np.full((len(index), clip_format.num_frames), b"", object)
 
-        def read(row: int, file: BinaryIO, place: Place, clip: tuple[str, int]) -> None:
+        def read(row: int, file: BinaryIO, place: Place, clip: tuple[str, Label]) -> None:
             images[row] = record.read_images(file.fileno(), place, clip, clip_format=clip_format)
 
-        def parse(row: int, payload: bytes, place: Place, clip: tuple[str, int]) -> None:
+        def parse(row: int, payload: bytes, place: Place, clip: tuple[str, Label]) -> None:
             images[row] = record.parse_images(payload, place, clip, clip_format=clip_format)
 
         return images, self._read(index, payloads, read, parse)
@@ -134,8 +135,8 @@ class ClipReader:
         self,
         index: np.ndarray,
         payloads: np.ndarray | None,
-        read: Callable[[int, BinaryIO, Place, tuple[str, int]], None],
-        parse: Callable[[int, bytes, Place, tuple[str, int]], None],
+        read: Callable[[int, BinaryIO, Place, tuple[str, Label]], None],
+        parse: Callable[[int, bytes, Place, tuple[str, Label]], None],
     ) -> np.ndarray:
         """Calls `read` or `parse` for each clip of a batch.
 
@@ -143,7 +144,7 @@ class ClipReader:
           index: positions of the clips in `clips`, int64 [B].
           payloads: the payloads of the clips' records, if TensorFlow has read the records, else None.
           read: called as read(row, file, place, clip) if `payloads` is None. `clip` is a tuple of the id and the
-            label that the record must have.
+            label, or the labels, that the record must have.
           parse: called as parse(row, payload, place, clip) if there are payloads.
 
         Returns:
@@ -153,7 +154,7 @@ class ClipReader:
         for row, clip in enumerate(index.tolist()):
             path = self._path(clip)
             place = Place(self._where(path), int(clips.offsets[clip]))
-            expected = clips.ids[clip], int(clips.labels[clip])
+            expected = clips.ids[clip], of_row(clips.labels[clip])
             try:
                 if payloads is None:
                     self._read_sound(path, lambda file: read(row, file, place, expected))

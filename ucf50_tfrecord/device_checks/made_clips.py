@@ -10,6 +10,7 @@ import numpy as np
 from ucf50_tfrecord import building, manifest, record, storage, tfrecord
 from ucf50_tfrecord.convert import plan
 from ucf50_tfrecord.jobs import Catalog, ShardJob, Video
+from ucf50_tfrecord.labels import as_tuple
 from ucf50_tfrecord.manifest import Manifest
 from ucf50_tfrecord.shards import ShardReport
 from ucf50_tfrecord.specs import ClipFormat, FoldRule
@@ -93,7 +94,8 @@ def _clip(job: ShardJob, video: Video) -> record.Clip:
     random = np.random.default_rng(list(video.video_id.encode()))
     frames = random.integers(0, _NOISE, job.format.shape, np.uint8)
     width = job.format.width
-    first, last = (width * place // NUM_CLASSES for place in (video.label, video.label + 1))
+    [label] = as_tuple(video.label)
+    first, last = (width * place // NUM_CLASSES for place in (label, label + 1))
     frames[:, :, first:last] += np.uint8(_BRIGHTER)
     times = np.arange(job.format.num_frames)
     return record.Clip(

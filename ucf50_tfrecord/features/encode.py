@@ -86,6 +86,7 @@ def plan_features(source: Manifest, features: FeatureFormat) -> Plan:
         name=source.name,
         videos_dir=source.videos_dir,
         classes=source.classes,
+        multi_label=source.multi_label,
         format=dataclasses.replace(source.format, motion_frames=0),  # features are of the frames alone
         fold_rule=source.fold_rule,
         decoder=f"{source.decoder}, TensorFlow {tf.__version__}",
