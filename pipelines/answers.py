@@ -7,10 +7,26 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ucf50_tfrecord.inference.abstention import Judgement, Rules
+    from ucf50_tfrecord.inference.held_out import Thresholds
     from ucf50_tfrecord.inference.selection import Selection
 
 NO_ANSWER = "NO ANSWER. Most probable:"
+BELOW = "below their thresholds:"
 _UNKNOWN = "The class may be unknown"
+
+
+def describe_thresholds(thresholds: Thresholds) -> str:
+    """Returns sentences about the thresholds of classes, for clips with several labels, and how they do."""
+    if not thresholds.num_clips:
+        return f"Thresholds: 0.5 for each class; {thresholds.reason}."
+    text = (
+        f"Thresholds: from {min(thresholds.values):.3f} to {max(thresholds.values):.3f}, for the highest F1 of each class "
+        f"on {thresholds.num_clips} held-out clips of {thresholds.num_groups} recording groups. Macro F1 there: "
+        f"{thresholds.macro_f1:.3f} with 0.5 for each class"
+    )
+    if thresholds.tuned_macro_f1 is None:
+        return f"{text}; with these thresholds it is unknown, as all clips are of one group."
+    return f"{text}, {thresholds.tuned_macro_f1:.3f} with thresholds of other groups."
 
 
 def describe_rules(rules: Rules) -> Iterator[str]:

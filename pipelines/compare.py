@@ -112,6 +112,7 @@ def compare_recipes() -> int:
     input_spec = inputs.INPUTS.build()
     environments, task = comparison_jobs.job_environments(), convert.task()
     manifest = features.load_data()
+    manifest.expect_one_label(_FOLDER_KIND)
     console.load_tensorflow()
     from ucf50_tfrecord.evaluation import compare
 
@@ -199,6 +200,7 @@ def compare_runs() -> None:
 
     data_dir = flags.FLAGS["data"].value or run_lib.load_config(_RUNS.value[0]).data_dir
     manifest = manifest_lib.load(data_dir)
+    manifest.expect_one_label(_FOLDER_KIND)
     input_spec = inputs.INPUTS.build()
     clips = input_spec.load_clips(manifest, manifest.folds)
     strategy = strategy_lib.make_strategy(comparison_jobs.STRATEGY.value, environment={})

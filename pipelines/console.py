@@ -248,11 +248,21 @@ def print_scores(
     shuffled: dict[str, float],
     views: dict[str, float] | None = None,
 ) -> None:
-    """Prints a model's scores for frames in order, for shuffled frames and, if given, averaged over views."""
-    say("", f"{title}:", "                     accuracy  macro F1")
+    """Prints a model's scores for frames in order, for shuffled frames and, if given, averaged over views.
+
+    If clips have several labels, mean average precision comes first; "tuned F1" is macro F1 with thresholds of other
+    recording groups. Accuracy is then the fraction of clips of which all classes are right.
+    """
+    columns = {"accuracy": "accuracy", "macro_f1": "macro F1"}
+    if "mean_average_precision" in plain:
+        columns = {"mean_average_precision": "mAP", "macro_f1": "macro F1", "tuned_macro_f1": "tuned F1"}
+        columns |= {"micro_f1": "micro F1", "accuracy": "accuracy"}
+    (first, heading), *rest = columns.items()
+    say("", f"{title}:", f"{'':<19}{heading:>10}" + "".join(f"{heading:>10}" for _, heading in rest))
     rows = [("frames in order", plain), ("frames shuffled", shuffled)]
     for name, scores in [*rows, *([("mean of views", views)] if views else [])]:
-        say(f"  {name:<17}{scores['accuracy']:>12.4f}{scores['macro_f1']:>10.4f}")
+        cells = [f"{scores[key]:.4f}" if key in scores else "–" for key in columns]
+        say(f"  {name:<17}{cells[0]:>12}" + "".join(f"{cell:>10}" for cell in cells[1:]))
 
 
 class ProgressBar(tqdm.tqdm):

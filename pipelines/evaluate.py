@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from pipelines import code_flags, console, convert, elsewhere, inputs, run_flags, terminal
+from ucf50_tfrecord import labels, storage
 from ucf50_tfrecord import manifest as manifest_lib
-from ucf50_tfrecord import storage
 from ucf50_tfrecord.choices import Strategy
 from ucf50_tfrecord.errors import Advice, UserError, expect
 from ucf50_tfrecord.evaluation import class_matching
@@ -200,6 +200,8 @@ def evaluate_elsewhere(
     from ucf50_tfrecord.evaluation import runner
     from ucf50_tfrecord.training import trained
 
+    labels.expect_one(config.multi_label, "an evaluation on another data set", config.data_dir)
+    manifest.expect_one_label("an evaluation on another data set")
     trained.check_format(manifest, config)
     expect(_TEST_VIEWS.value == 1, "no test_views on another data set", test_views=_TEST_VIEWS.value)
     elsewhere.warn_about_format(manifest, config)

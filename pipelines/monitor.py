@@ -21,10 +21,11 @@ from absl import flags
 
 from pipelines import code_flags, console, run_flags, terminal, video_flags
 from pipelines.spec_flags import SpecFlags
-from ucf50_tfrecord import storage
+from ucf50_tfrecord import labels, storage
 from ucf50_tfrecord.errors import expect
 from ucf50_tfrecord.monitoring.spec import MonitorSpec
 from ucf50_tfrecord.specs import shorten
+from ucf50_tfrecord.training import run as run_lib
 
 if TYPE_CHECKING:
     from ucf50_tfrecord.inference import decoding
@@ -69,6 +70,8 @@ def main() -> int:
     )
     run_dir = run_flags.run_dir()
     _SPEC.build()  # refuses wrong values before anything is predicted
+    config = run_lib.load_config(run_dir)
+    labels.expect_one(config.multi_label, "monitoring", config.data_dir)
     output = pathlib.Path(_OUTPUT.value or os.path.join(run_dir, "monitor"))
     storage.check_own(output, _FOLDER_KIND, _is_earlier)
     with contextlib.ExitStack() as stack:
@@ -93,7 +96,6 @@ def check_predictions(run_dir: str, path: str) -> Results:
     console.load_tensorflow()
     from ucf50_tfrecord.inference import predict
     from ucf50_tfrecord.monitoring import stream
-    from ucf50_tfrecord.training import run as run_lib
     from ucf50_tfrecord.training import trained
 
     config = predict.complete_config(run_lib.load_config(run_dir), video_flags.data_dir(), terminal.warn)

@@ -85,6 +85,10 @@ _MEANING = (
     "Probabilities hold only for videos like the run's own. The model knows only its own classes: it assigns one "
     "of them to every video, even if none fits."
 )
+_MEANING_OF_SEVERAL = (
+    "Probabilities hold only for videos like the run's own. The model knows only its own classes; each is predicted by "
+    "itself where its probability reaches its threshold, so that a video may get several classes or none."
+)
 _NAME_WIDTH, _CLASS_WIDTH = 40, 26  # of 80 columns
 _MAX_STEM = 50  # characters, of up to 4 bytes each: a file's name holds 255
 
@@ -159,8 +163,15 @@ def announce(session: Session) -> None:
         )
     else:
         texts.append(f"Confidence: not calibrated (temperature 1): {calibration.reason}.")
-    for text in (*texts, *answers.describe_rules(session.rules), _MEANING):
+    if session.thresholds:
+        texts.append(answers.describe_thresholds(session.thresholds))
+    for text in (*texts, *answers.describe_rules(session.rules), meaning(session)):
         terminal.say_wrapped(text, flush=True)
+
+
+def meaning(session: Session) -> str:
+    """Returns sentences about what the probabilities mean."""
+    return _MEANING_OF_SEVERAL if session.thresholds else _MEANING
 
 
 def predict_all(
@@ -192,14 +203,20 @@ def predict_all(
 def print_prediction(prediction: Prediction, judgement: Judgement, session: Session) -> None:
     """Prints a video's rows of the results table: its name, its duration and its most probable classes.
 
-    If the model abstains, the first row says so. Sentences below the rows give the reasons, and those for which the
+    If the model abstains, the first row says so. With several labels per clip, the predicted classes come first, and a
+    row says what follows. Sentences below the rows give the reasons, and those for which the
     class may be unknown.
     """
     num_windows = len(prediction.windows_secs)
     cut = f", {num_windows} windows" if num_windows > 1 else ""
     about = [prediction.video.path, f"  {prediction.secs:.1f} s{cut}"]
     top = prediction.top(_TOP.value)
+    if session.thresholds:
+        found = prediction.predicted()
+        top = found + [one for one in top if one not in found][: max(0, _TOP.value - len(found))]
     rows = [(session.config.classes[label], f"{probability:.3f}") for label, probability in top]
+    if session.thresholds:
+        rows.insert(len(found), (answers.BELOW, ""))
     if judgement.confident is False:
         rows.insert(0, (answers.NO_ANSWER, ""))
     for text, row in zip([*about, *[""] * len(rows)], rows):
@@ -313,7 +330,8 @@ def describe(session: Session) -> dict[str, Any]:
         "test_views": _TEST_VIEWS.value,
         "calibration": to_json(session.calibration),
         "answers": to_json(session.rules),
-        "meaning": _MEANING,
+        **({"thresholds": to_json(session.thresholds)} if session.thresholds else {}),
+        "meaning": meaning(session),
         "decoder": decode.decoder_version(),
         **provenance.environment(),
     }
@@ -322,7 +340,7 @@ def describe(session: Session) -> dict[str, Any]:
 def print_summary(document: dict[str, Any], rules: Rules, num_failed: int, output: pathlib.Path) -> None:
     videos = document["videos"]
     labelled = [video for video in videos if video.get("folder_class")]
-    if labelled:
+    if labelled and "thresholds" not in document:
         num_right = sum(video["top"][0]["class"] == video["folder_class"] for video in labelled)
         terminal.say(
             f"Right about {num_right} of the {len(labelled)} videos whose folder has a class's name "

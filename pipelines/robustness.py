@@ -150,6 +150,7 @@ def load_frames(config: RunConfig) -> Manifest:
 
     manifest = manifest_lib.load(_DATA.value or config.data_dir)
     trained.check_fits(manifest, config)
+    manifest.expect_one_label("a test of robustness")
     if manifest.fingerprint != config.fingerprint:
         terminal.warn(f"{manifest.data_dir} holds other shards than those the run was trained on")
     manifest = load_frames_manifest(manifest) if manifest.features else manifest

@@ -112,7 +112,7 @@ def write_run(
             clips_per_sec=1.0,
             wait_share=0.0,
             num_skipped=0,
-            best_macro_f1=0.5,
+            best_score=0.5,
             best_epoch=1,
         )
         job_lib.write_results(job_lib.summarize(job, trained, evaluations), evaluations, model, str(run_dir))

@@ -21,6 +21,7 @@ import numpy as np
 from absl import flags
 
 from pipelines import code_flags, console, run_flags, terminal
+from ucf50_tfrecord import labels
 from ucf50_tfrecord.choices import CorruptionFamily, Measure, Recoding
 from ucf50_tfrecord.errors import expect
 from ucf50_tfrecord.specs import DecodeLimits
@@ -126,6 +127,7 @@ class _Run:
         from ucf50_tfrecord.training import trained
 
         config = run_lib.load_config(run_dir)
+        labels.expect_one(config.multi_label, "monitoring", config.data_dir)
         weights = trained.scored_weights(config)
         predicted, why = held_out.load(run_dir, config, weights)
         expect(predicted is not None, "predictions on held-out clips", missing=why)

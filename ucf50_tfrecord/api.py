@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ucf50_tfrecord import manifest as manifest_lib
@@ -38,7 +38,7 @@ def open_clips(
     """Opens an index of a dataset's clips. Reads the manifest and the shards' sidecars (JSON), but no record.
 
     `clips.batches(16, seed=0)` streams them as a tf.data.Dataset of (uint8 [B, T, H, W, 3], int32 [B]);
-    `clips.ids`, `clips.labels` (int32 [N]), `clips.groups` and `clips.folds` (int64 [N]) describe them, and
+    `clips.ids`, `clips.labels` (int32 [N]; uint8 [N, C] with several labels per clip, and [B, C] in batches), `clips.groups` and `clips.folds` (int64 [N]) describe them, and
     `clips.manifest.classes` names the labels.
 
     Args:
@@ -198,12 +198,13 @@ def train(
 class Answer(dict[str, float]):
     """A video's classes and their probabilities, the most probable class first, with a judgement of them.
 
+    `labels` are the predicted classes: the first; with several labels per clip, those that reach their thresholds.
     `judgement` says in `confident` and `known` whether to rely on the answer, and why; see inference.abstention.
     """
 
-    def __init__(self, probabilities: Mapping[str, float], judgement: Judgement):
+    def __init__(self, probabilities: Mapping[str, float], labels: Sequence[str], judgement: Judgement):
         super().__init__(probabilities)
-        self.judgement = judgement
+        self.labels, self.judgement = tuple(labels), judgement
 
 
 def predict(
@@ -237,4 +238,5 @@ def predict(
         raise UserError(f"Cannot predict {file.path}: {result.reason}")
     top = result.top(len(run.config.classes))
     probabilities = {run.config.classes[label]: probability for label, probability in top}
-    return Answer(probabilities, session.judge(result))
+    predicted = [run.config.classes[label] for label, _ in result.predicted()]
+    return Answer(probabilities, predicted, session.judge(result))

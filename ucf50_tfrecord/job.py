@@ -22,7 +22,7 @@ import keras
 import tensorflow as tf
 
 from ucf50_tfrecord import storage
-from ucf50_tfrecord.choices import Cache, FoldBy, Precision
+from ucf50_tfrecord.choices import Cache, ClassWeight, FoldBy, Precision, Sampler
 from ucf50_tfrecord.dataset import feed as feed_lib
 from ucf50_tfrecord.dataset import reader
 from ucf50_tfrecord.dataset.feed import CacheChoice, Feed
@@ -175,6 +175,8 @@ def prepare(
     )
     if manifest.features:
         train.check_fits_features()
+    if manifest.multi_label:
+        _check_several_labels(manifest, train)
     train = dataclasses.replace(train, precision=strategy_lib.choose_precision(train.precision))
     config = run_lib.RunConfig(
         data_dir=storage.absolute(manifest.data_dir),
@@ -187,6 +189,7 @@ def prepare(
         train=train,
         clip_format=manifest.format,
         features=manifest.features,
+        multi_label=manifest.multi_label,
     )
     if run_dir:
         run_lib.check_run(run_dir, config)
@@ -213,6 +216,16 @@ def prepare(
         stack.enter_context(run_lib.open_run(run_dir, config))
     strategy_lib.wait_for_workers(strategy)
     return Job(manifest=manifest, config=config, strategy=strategy, feeds=feeds, state=state, run_dir=run_dir)
+
+
+def _check_several_labels(manifest: Manifest, train: TrainSpec) -> None:
+    """Raises UserError if a training of clips with several labels has settings that need one label per clip."""
+    if train.class_weight != ClassWeight.NONE:
+        manifest.expect_one_label(f"class_weight {train.class_weight}")
+    if train.sampler != Sampler.ALL:
+        manifest.expect_one_label(f"the sampler {train.sampler}")
+    if train.mixes_clips:
+        manifest.expect_one_label("mixup and cutmix")
 
 
 def run(
@@ -272,7 +285,8 @@ def _open_log(job: Job, flags: Mapping[str, object] | None, step: int) -> logs.T
     """Opens the TensorBoard files of a run that goes on after step `step`; writes the run's description."""
     log = logs.TensorBoardLog(job.run_dir, start_step=step, writes=strategy_lib.is_chief(job.strategy))
     if log.writes:
-        log.hparams(run_lib.hparams(job.config) | {"devices": job.strategy.num_replicas_in_sync})
+        values = run_lib.hparams(job.config) | {"devices": job.strategy.num_replicas_in_sync}
+        log.hparams(values, logs.metrics_of(job.manifest))
         data = run_lib.describe_data(job.config, [len(feed.clips) for feed in job.feeds])
         log.card(data=data, **provenance.environment(), flags=dict(flags or {}))
     return log
@@ -344,7 +358,7 @@ def summarize(
         trained_epochs=trained.epochs,
         seed=config.train.seed,
         precision=Precision(config.train.precision),
-        best=run_lib.Best(macro_f1=trained.best_macro_f1, epoch=trained.best_epoch),
+        best=run_lib.Best.of(trained.best_score, trained.best_epoch, multi_label=config.multi_label),
         clips_per_sec=trained.clips_per_sec,
         wait_share=trained.wait_share,
         num_skipped_clips=trained.num_skipped,

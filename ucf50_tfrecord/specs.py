@@ -697,8 +697,8 @@ class TrainSpec:
     )
     early_stopping: int = setting(
         0,
-        "Stop after this many epochs without a better validation macro F1, and take the best epoch's weights; "
-        "needs test folds. 0 is off.",
+        "Stop after this many epochs without a better validation macro F1 (with several labels per clip, mean average "
+        "precision), and take the best epoch's weights; needs test folds. 0 is off.",
         Range(0, 10**6),
     )
     unfreeze_after_epoch: int = setting(

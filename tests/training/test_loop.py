@@ -118,7 +118,7 @@ def test_it_learns_and_scores_held_out_groups(data_dir, tmp_path):
     trained = train(data_dir, tmp_path, model="lstm", epochs=6, batch_size=2, log_every_steps=12, **options)
     assert trained.finished and trained.step == 6 * 12
     assert set(trained.evaluate().scores.values()) == {1.0}
-    assert trained.best_macro_f1 == 1.0 and 1 <= trained.best_epoch <= 6
+    assert trained.best_score == 1.0 and 1 <= trained.best_epoch <= 6
     assert trained.clips_per_sec > 0 and 0 <= trained.wait_share <= 1
 
 
@@ -321,7 +321,7 @@ def test_early_stopping_stops_a_run_that_no_longer_improves(data_dir, tmp_path):
     options = {"epochs": 9, "early_stopping": 2, "make_evaluator": make_evaluator}
     trained = train(data_dir, tmp_path, **options)
     assert trained.finished and (trained.step, trained.epochs) == (4 * 5, 4)
-    assert (trained.best_epoch, trained.best_macro_f1) == (2, pytest.approx(0.6))
+    assert (trained.best_epoch, trained.best_score) == (2, pytest.approx(0.6))
     again = train(data_dir, tmp_path, **options)
     assert again.finished and again.epochs == 4 and again.clips_per_sec is None
     assert next(scores) == 0.9

@@ -112,6 +112,26 @@ def test_mixtures_are_trained_towards_both_classes(data_dir, settings, xla):
         np.testing.assert_allclose(variable.numpy(), old - 0.1 * gradient, atol=1e-6)
 
 
+@pytest.mark.parametrize("xla, smoothing", [(False, 0.0), (True, 0.2)])
+def test_several_labels_have_a_sigmoid_loss_for_each_class(data_dir, xla, smoothing):
+    """The sum of the classes' losses, as the mean over the clips that count; a clip is right if all classes are."""
+    model, batch = build(), dict(read_all(data_dir, batch_size=32))
+    before = [v.numpy() for v in model.trainable_variables]
+    labels = np.random.default_rng(0).integers(0, 2, (32, 3)).astype(np.uint8)
+    batch["label"] = tf.constant(labels)
+    with tf.GradientTape() as tape:
+        logits = model(batch["video"][:24])
+        smoothed = labels[:24] * (1 - smoothing) + smoothing / 2
+        losses = 3 * keras.losses.binary_crossentropy(smoothed.astype(np.float32), logits, from_logits=True)
+        loss = tf.reduce_mean(losses)
+    gradients = tape.gradient(loss, model.trainable_variables)
+    sums = one_step(model, batch, xla=xla, label_smoothing=smoothing)
+    assert sums["loss"] == pytest.approx(24 * float(loss), rel=1e-5)
+    assert sums["correct"] == ((logits.numpy() >= 0) == labels[:24]).all(axis=1).sum()
+    for old, gradient, variable in zip(before, gradients, model.trainable_variables, strict=True):
+        np.testing.assert_allclose(variable.numpy(), old - 0.1 * gradient.numpy(), atol=1e-6)
+
+
 # The global batch has 3 clips and a padding clip; the first device's clips weigh more.
 REPLICAS = """
 import json, sys, keras, numpy as np, tensorflow as tf

@@ -175,9 +175,10 @@ def assign_parts(clips: ClipIndex, spec: ComparisonSpec, split: FoldBy) -> np.nd
       The index of each clip's part, int64 [N]; NOT_TESTED for clips that are only trained on.
 
     Raises:
-      UserError: if a fold does not exist, there are fewer folds than parts, or a split by video lacks a
-        cross-validation. Also if all clips of a class are in one part, so that none is left to train on.
+      UserError: if clips have several labels, a fold does not exist, there are fewer folds than parts, or a split by
+        video lacks a cross-validation. Also if all clips of a class are in one part, so that none is left to train on.
     """
+    clips.manifest.expect_one_label("a comparison")
     if split == FoldBy.VIDEO:
         expect(spec.num_parts > 0, "a cross-validation for a split by video", parts=spec.num_parts)
         parts = _assign_videos(clips, spec.num_parts)

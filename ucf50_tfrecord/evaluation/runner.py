@@ -24,8 +24,10 @@ from ucf50_tfrecord.dataset.clips import ClipIndex, frames_of
 from ucf50_tfrecord.dataset.feed import Feed, read_clips
 from ucf50_tfrecord.dataset.views import PLAIN_VIEW, View
 from ucf50_tfrecord.errors import UserError, expect
-from ucf50_tfrecord.evaluation import interventions, metrics
+from ucf50_tfrecord.evaluation import interventions, metrics, multi_label
 from ucf50_tfrecord.evaluation.interventions import FIRST_SHUFFLE, PLAIN
+from ucf50_tfrecord.evaluation.results import units_of
+from ucf50_tfrecord.labels import ClassName, Label, as_tuple, name_of, names_of, of_row
 from ucf50_tfrecord.manifest import Manifest
 from ucf50_tfrecord.models.frames import split_at_frames
 from ucf50_tfrecord.parsing import Count, Finite, Int64, Name
@@ -50,27 +52,47 @@ class Evaluation:
     logits: np.ndarray
     intervention: str = PLAIN
 
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether clips have several labels."""
+        return self.clips.manifest.multi_label
+
     @functools.cached_property
     def predictions(self) -> np.ndarray:
-        """The predicted classes, int64 [N]."""
-        return self.logits.argmax(axis=1)
+        """The predicted classes, int64 [N]; with several labels per clip bool [N, C], those of a probability >= 0.5."""
+        return self.logits >= 0 if self.is_multi_label else self.logits.argmax(axis=1)
 
     @functools.cached_property
     def scores(self) -> dict[str, float]:
-        """The "accuracy" and "macro_f1" of the predictions, each from 0 to 1."""
+        """The "accuracy" and "macro_f1" of the predictions, each from 0 to 1; with several labels see multi_label."""
+        if self.is_multi_label:
+            units = units_of(self.clips.ids, self.clips.groups)
+            return multi_label.scores(self.clips.labels, self.logits, units)
         return {
             "accuracy": metrics.accuracy(self.clips.labels, self.predictions),
             "macro_f1": metrics.macro_f1(self.clips.labels, self.predictions),
         }
 
+    @property
+    def selecting_score(self) -> float:
+        """The score by which the best epoch is selected: macro F1, or with several labels mean average precision."""
+        return self.scores["mean_average_precision" if self.is_multi_label else "macro_f1"]
+
     @functools.cached_property
     def class_f1(self) -> np.ndarray:
         """F1 of each class, float64 [C]; NaN for a class that none of the clips has."""
+        if self.is_multi_label:
+            return multi_label.class_f1(self.clips.labels == 1, self.predictions)
         return metrics.class_f1(self.clips.labels, self.predictions, self.logits.shape[1])
 
     @functools.cached_property
     def confusion(self) -> np.ndarray:
-        """Numbers of clips by true class (rows) and predicted class (columns), int64 [C, C]."""
+        """Numbers of clips by true class (rows) and predicted class (columns), int64 [C, C].
+
+        Raises:
+          UserError: if clips have several labels.
+        """
+        self.clips.manifest.expect_one_label("a confusion matrix")
         return metrics.confusion(self.clips.labels, self.predictions, self.logits.shape[1])
 
 
@@ -233,14 +255,19 @@ class Evaluator:
         """Evaluates the test views of all clips, and averages the predicted probabilities over them; see dataset.views.
 
         Returns:
-          An evaluation whose logits are the logarithms of the averaged probabilities.
+          An evaluation whose logits are the logarithms of the averaged probabilities; with several labels per clip,
+          the logarithms of their odds.
 
         Raises:
           UserError: as evaluate_each does.
         """
         found = [self.evaluate_each([PLAIN], view=view)[PLAIN] for view in self._test_views]
-        logs = special.log_softmax([part.logits.astype(np.float64) for part in found], axis=2)
-        average = special.logsumexp(logs, axis=0) - np.log(len(found))
+        logits = np.array([part.logits for part in found], np.float64)
+        if found[0].is_multi_label:
+            sums = [special.logsumexp(special.log_expit(sign * logits), axis=0) for sign in (1, -1)]
+            average = sums[0] - sums[1]
+        else:
+            average = special.logsumexp(special.log_softmax(logits, axis=2), axis=0) - np.log(len(found))
         return dataclasses.replace(found[0], logits=average.astype(np.float32), intervention=VIEWS)
 
     def evaluate_each(
@@ -316,18 +343,27 @@ class Evaluator:
     def mistakes(self, evaluation: Evaluation, count: int = 8) -> tuple[np.ndarray, list[str]] | None:
         """Finds at most `count` wrongly predicted clips. Clips with the most probable predictions come first.
 
+        With several labels per clip, the probability is that of the worst mistake: of a class that the clip does not
+        have, or of the absence of one that it has.
+
         Returns:
           A tuple: the clips' frames, uint8 [N, T, H, W, 3], and a list of N captions. A caption holds the
           clip's id, its true class, the predicted class, and the probability of the predicted class. None if
           features are stored in place of frames, and the frames are missing.
         """
         clips, classes = evaluation.clips, evaluation.clips.manifest.classes
-        surest = special.softmax(evaluation.logits, axis=1).max(axis=1)
-        wrong = np.flatnonzero(evaluation.predictions != clips.labels)
+        is_wrong = evaluation.predictions != clips.labels  # [N], or [N, C] with several labels
+        if evaluation.is_multi_label:
+            probabilities = multi_label.probabilities(evaluation.logits)
+            surest = np.abs(probabilities - clips.labels).max(axis=1)
+            is_wrong = is_wrong.any(axis=1)
+        else:
+            surest = special.softmax(evaluation.logits, axis=1).max(axis=1)
+        wrong = np.flatnonzero(is_wrong)
         worst = wrong[np.argsort(-surest[wrong], kind="stable")][:count]
         captions = [
-            f"{clips.ids[i]}: true {classes[clips.labels[i]]}, predicted "
-            f"{classes[evaluation.predictions[i]]} ({surest[i]:.2f})"
+            f"{clips.ids[i]}: true {names_of(of_row(clips.labels[i]), classes)}, predicted "
+            f"{names_of(of_row(evaluation.predictions[i]), classes) or 'none'} ({surest[i]:.2f})"
             for i in worst
         ]
         try:
@@ -366,8 +402,9 @@ class SavedPrediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
       file.
     fold: fold of the clip.
     group: recording group of the clip; record.UNKNOWN_GROUP if it has none.
-    label, class_name: index and name of the clip's class.
-    predicted, predicted_class: index and name of the predicted class.
+    label, class_name: index and name of the clip's class; with several labels per clip, lists of them.
+    predicted, predicted_class: index and name of the predicted class; with several labels per clip, lists of those
+      with a probability of 0.5 or more.
     logits: the model's logits, one per class.
     """
 
@@ -375,10 +412,10 @@ class SavedPrediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     intervention: Name = msgspec.field(name="perturbation")
     fold: Count
     group: Int64
-    label: Count
-    predicted: Count | None = None
-    class_name: str | None = msgspec.field(name="class", default=None)
-    predicted_class: str | None = None
+    label: Count | tuple[Count, ...]
+    predicted: Count | tuple[Count, ...] | None = None
+    class_name: ClassName | None = msgspec.field(name="class", default=None)
+    predicted_class: ClassName | None = None
     logits: tuple[Finite, ...]
 
 
@@ -388,23 +425,31 @@ def save_predictions(path: pathlib.Path, evaluations: list[Evaluation]) -> None:
         for evaluation in evaluations:
             clips, classes = evaluation.clips, evaluation.clips.manifest.classes
             for i, clip_id in enumerate(clips.ids):
+                label, predicted = of_row(clips.labels[i]), of_row(evaluation.predictions[i])
                 line = SavedPrediction(
                     clip_id=clip_id,
                     intervention=evaluation.intervention,
                     fold=int(clips.folds[i]),
                     group=int(clips.groups[i]),
-                    label=int(clips.labels[i]),
-                    predicted=int(evaluation.predictions[i]),
-                    class_name=classes[clips.labels[i]],
-                    predicted_class=classes[evaluation.predictions[i]],
+                    label=label,
+                    predicted=predicted,
+                    class_name=name_of(label, classes),
+                    predicted_class=name_of(predicted, classes),
                     logits=tuple(round(float(x), 6) for x in evaluation.logits[i]),
                 )
                 text = json.dumps(msgspec.to_builtins(line), ensure_ascii=False)
                 file.write(text.encode("utf-8", "surrogateescape") + b"\n")
 
 
-def load_predictions(path: pathlib.Path, num_classes: int) -> list[SavedPrediction]:
+def load_predictions(
+    path: pathlib.Path, num_classes: int, *, several_labels: bool = False
+) -> list[SavedPrediction]:
     """Reads the file of predictions that `save_predictions` wrote.
+
+    Args:
+      path: the file's path.
+      num_classes: number of classes.
+      several_labels: whether clips have several labels.
 
     Returns:
       The predictions, one per clip and intervention, in the order of the file.
@@ -418,7 +463,7 @@ def load_predictions(path: pathlib.Path, num_classes: int) -> list[SavedPredicti
         raise UserError(f"Cannot read {path}: {error.strerror}") from error
     if not lines:
         raise UserError(f"{path} does not hold predictions: it is empty")
-    clips: dict[str, tuple[int, int, int]] = {}
+    clips: dict[str, tuple[Label, int, int]] = {}
     predictions: dict[tuple[str, str], SavedPrediction] = {}
     for number, line in enumerate(lines, 1):
         problem = f"{path} does not hold predictions of {num_classes} classes: line {number}"
@@ -431,7 +476,7 @@ def load_predictions(path: pathlib.Path, num_classes: int) -> list[SavedPredicti
         is_same_clip = clips.setdefault(found.clip_id, place) == place
         is_first = predictions.setdefault(key, found) is found
         try:
-            expect(found.label < num_classes, f"a label below {num_classes}", label=found.label)
+            _check_label(found.label, num_classes, several_labels)
             expect(len(found.logits) == num_classes, f"{num_classes} logits", logits=len(found.logits))
             expect(is_same_clip, "one label, group and fold per clip", found=place)
             expect(is_first, "one line per clip and perturbation", found=key)
@@ -442,3 +487,12 @@ def load_predictions(path: pathlib.Path, num_classes: int) -> list[SavedPredicti
             f"{path} does not hold predictions for unchanged clips (lines with perturbation {PLAIN!r})"
         )
     return [*predictions.values()]
+
+
+def _check_label(label: Label, num_classes: int, several_labels: bool) -> None:
+    """Raises UserError unless a stored label is one class, or with several labels per clip a list of classes."""
+    wanted = "a list of labels" if several_labels else "one label"
+    expect(isinstance(label, tuple) == several_labels, f"{wanted} per clip", label=label)
+    numbers = as_tuple(label)
+    expect(max(numbers, default=num_classes) < num_classes, f"a label below {num_classes}", label=label)
+    expect(numbers == tuple(sorted(set(numbers))), "distinct labels in ascending order", label=label)

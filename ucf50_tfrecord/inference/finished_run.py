@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ucf50_tfrecord import labels, parsing
 from ucf50_tfrecord import manifest as manifest_lib
-from ucf50_tfrecord import parsing
 from ucf50_tfrecord.choices import FoldBy
 from ucf50_tfrecord.dataset.clips import ClipIndex, load_clips
 from ucf50_tfrecord.errors import Action, Remedy, UserError
@@ -118,10 +118,11 @@ def load(run_dir: str, weights: str | None = None) -> FinishedRun:
         scores of the other one are read from the folder of a later evaluation of the run with these weights.
 
     Raises:
-      UserError: if the folder holds no run, the run's training has not finished, or the weights have no
-        scores.
+      UserError: if the folder holds no run, the run is on clips with several labels, its training has not finished, or
+        the weights have no scores.
     """
     config = run_lib.load_config(run_dir)
+    labels.expect_one(config.multi_label, "an export", config.data_dir)
     summary_path = pathlib.Path(run_dir, run_lib.SUMMARY_FILENAME)
     if pathlib.Path(run_dir, result_files.CELL_FILENAME).is_file():
         raise UserError(
@@ -218,7 +219,7 @@ def _load_results(path: pathlib.Path, config: RunConfig, manifest: Manifest | No
     }
     for p in predictions:
         logits[p.intervention][place[p.clip_id]] = p.logits
-    labels, groups, folds = np.array(list(clips.values()), np.int64).T
+    classes, groups, folds = np.array(list(clips.values()), np.int64).T
     cell = CellResult(
         cell=Cell(model=config.model.name, seed=config.train.seed),
         architecture=config.model.name,
@@ -233,7 +234,7 @@ def _load_results(path: pathlib.Path, config: RunConfig, manifest: Manifest | No
         classes=config.classes,
         num_frames=config.model.num_frames,
         ids=tuple(clips),
-        labels=labels,
+        labels=classes,
         groups=groups,
         folds=folds,
         cells=(cell,),

@@ -23,6 +23,7 @@ from ucf50_tfrecord.dataset import reader
 from ucf50_tfrecord.dataset.clips import load_clips
 from ucf50_tfrecord.dataset.views import PLAIN_VIEW, View
 from ucf50_tfrecord.errors import Action, Remedy, UserError
+from ucf50_tfrecord.evaluation import multi_label
 from ucf50_tfrecord.inference import pictures
 from ucf50_tfrecord.inference.decoding import DecodedVideo, Failed, VideoFile
 from ucf50_tfrecord.specs import ClipFormat, WindowSpec
@@ -102,6 +103,8 @@ class Prediction:
     windows_secs: start and end of each window, in seconds from the video's first frame.
     logits: logits of the clips of each window, float32 [windows, clips_per_video * views, C].
     temperature: number that logits are divided by before the softmax, to calibrate the probabilities.
+    thresholds: probability from which on each class is predicted, float64 [C], if clips have several labels. Then
+      probabilities are sigmoids of the logits. None for one label per clip.
     brightness, motion_energy: means over the windows' clips, see pictures.
     frame_rate: mean frames per second that the video's container states; 0.0 if it states none.
     """
@@ -115,10 +118,13 @@ class Prediction:
     brightness: float
     motion_energy: float
     frame_rate: float
+    thresholds: np.ndarray | None = None
 
     @functools.cached_property
     def window_probabilities(self) -> np.ndarray:
         """Class probabilities of each window, float64 [windows, C]: means over the window's clips and views."""
+        if self.thresholds is not None:
+            return multi_label.probabilities(self.logits).mean(axis=1)
         return special.softmax(self.logits.astype(np.float64) / self.temperature, axis=2).mean(axis=1)
 
     @functools.cached_property
@@ -131,9 +137,28 @@ class Prediction:
         order = np.argsort(-self.probabilities, kind="stable")[:count]
         return [(int(label), float(self.probabilities[label])) for label in order]
 
+    def predicted(self) -> list[tuple[int, float]]:
+        """Lists the predicted classes as (class index, probability), the most probable first.
+
+        It is the most probable class; with several labels per clip, those that reach their thresholds, maybe none.
+        """
+        if self.thresholds is None:
+            return self.top(1)
+        every = self.top(len(self.probabilities))
+        return [(label, value) for label, value in every if value >= self.thresholds[label]]
+
     def to_json(self, classes: Sequence[str], top: int) -> dict[str, Any]:
-        """Converts the prediction to JSON, with the names of the `top` most probable out of `classes`."""
+        """Converts the prediction to JSON, with the names of the `top` most probable out of `classes`.
+
+        With several labels per clip, "labels" lists the predicted classes.
+        """
         folder = folder_class(self.video, classes)
+
+        def listed(found: list[tuple[int, float]]) -> list[dict[str, Any]]:
+            return [
+                {"class": classes[label], "probability": round(value, _DECIMALS)} for label, value in found
+            ]
+
         return {
             "path": self.video.path,
             "num_frames": self.num_frames,
@@ -143,10 +168,8 @@ class Prediction:
             "motion_energy": round(self.motion_energy, _DECIMALS),
             "frame_rate": round(self.frame_rate, _RATE_DECIMALS),
             "folder_class": folder,
-            "top": [
-                {"class": classes[label], "probability": round(value, _DECIMALS)}
-                for label, value in self.top(top)
-            ],
+            **({} if self.thresholds is None else {"labels": listed(self.predicted())}),
+            "top": listed(self.top(top)),
             "probabilities": _rounded(self.probabilities),
             "windows": [
                 {
@@ -180,6 +203,7 @@ class Predictor:
         temperature: float,
         num_frames: int | None = None,
         views: Sequence[View] = (PLAIN_VIEW,),
+        thresholds: Sequence[float] | None = None,
     ):
         """Prepares the predictions.
 
@@ -190,8 +214,10 @@ class Predictor:
           temperature: as in Prediction.
           num_frames: frames per clip that the model takes; None for all of `clip_format`.
           views: the views of each clip that the model predicts.
+          thresholds: as in Prediction.
         """
         self._format, self._batch_size, self._temperature = clip_format, batch_size, temperature
+        self._thresholds = None if thresholds is None else np.array(thresholds, np.float64)
         count = num_frames or clip_format.num_frames
 
         def forward(clips: tf.Tensor) -> tf.Tensor:
@@ -241,6 +267,7 @@ class Predictor:
             windows_secs=[(start / 1e6, end / 1e6) for start, end in decoded.windows_us],
             logits=logits.reshape(len(decoded.places), -1, logits.shape[-1]),
             temperature=self._temperature,
+            thresholds=self._thresholds,
             brightness=float(np.concatenate(brightness).mean()),
             motion_energy=float(np.concatenate(motion_energy).mean()),
             frame_rate=decoded.frame_rate,

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Generator, Sequence
 
 import keras
 
+from ucf50_tfrecord import labels
 from ucf50_tfrecord.dataset import views as views_lib
 from ucf50_tfrecord.errors import Action, Remedy, UserError
 from ucf50_tfrecord.features import frame_model
@@ -17,6 +18,7 @@ from ucf50_tfrecord.inference import calibration as calibration_lib
 from ucf50_tfrecord.inference.abstention import Judgement, Rules
 from ucf50_tfrecord.inference.calibration import Calibration
 from ucf50_tfrecord.inference.decoding import Failed, VideoFile
+from ucf50_tfrecord.inference.held_out import Thresholds
 from ucf50_tfrecord.inference.predict import Prediction, Predictor, choose_windows, complete_config
 from ucf50_tfrecord.inference.selection import HeldOut
 from ucf50_tfrecord.specs import PREDICTION_LIMITS, ClipFormat, DecodeLimits, WindowSpec
@@ -36,6 +38,7 @@ class Session:
     windows: how videos are cut into windows, spans of time that are treated like videos of their own.
     calibration: temperature of the model's probabilities.
     rules: when the model abstains, and when a video's class may be unknown to it.
+    thresholds: from which probability on each class is predicted, if clips have several labels; otherwise, None.
     predictor: the model, with the batch size and the temperature.
     """
 
@@ -46,6 +49,7 @@ class Session:
     calibration: Calibration
     rules: Rules
     predictor: Predictor
+    thresholds: Thresholds | None = None
 
     @classmethod
     def load(
@@ -85,12 +89,14 @@ class Session:
 
         Raises:
           UserError: if the run has no sound checkpoint or names code that is not allowed, the format of its
-            clips is unknown, its file of predictions is damaged, max_error is out of range, or a clip has not as
-            many views.
+            clips is unknown, its file of predictions is damaged, max_error is out of range or is given for a run on
+            clips with several labels, or a clip has not as many views.
         """
         if max_error is not None:
             selection.check_max_error(max_error)
         config = complete_config(run_lib.load_config(run_dir), data_dir, warn)
+        if max_error is not None:
+            labels.expect_one(config.multi_label, "max_error", config.data_dir)
         clip_format, video_secs = config.clip_format, config.video_secs
         assert clip_format is not None and video_secs is not None  # complete_config has filled them in
         views = views_lib.choose(
@@ -106,8 +112,11 @@ class Session:
             model = frame_model.load_frame_model(
                 run_dir, config, weights, strategy=strategy, allowed_code=allowed_code
             )
-        found, why = None, "the run's predictions on held-out clips are not requested"
-        if calibrate or max_error is not None:
+        found, why, thresholds = None, "the run's predictions on held-out clips are not requested", None
+        if config.multi_label:
+            why = "it is not defined for clips with several labels"
+            thresholds = held_out.load_thresholds(run_dir, config, weights)
+        elif calibrate or max_error is not None:
             found, why = _load_held_out(run_dir, config, weights, max_error)
         calibration = Calibration(reason=why if calibrate else "not requested")
         if found and calibrate:
@@ -132,7 +141,9 @@ class Session:
                 temperature=calibration.temperature,
                 num_frames=config.model.num_frames,
                 views=views,
+                thresholds=thresholds.values if thresholds else None,
             ),
+            thresholds=thresholds,
         )
 
     def predict(

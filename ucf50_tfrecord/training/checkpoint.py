@@ -33,7 +33,8 @@ class Checkpoints:
 
     step: int64 variable, the number of finished training steps.
     evaluated_epochs: int64 variable, the number of the last evaluated epoch; 0 before the first evaluation.
-    best_macro_f1: float32 variable, the best validation macro F1; -1 before the first evaluation.
+    best_score: float32 variable, the best validation macro F1 (with several labels per clip, mean average precision); -1
+      before the first evaluation. Files call it best_macro_f1.
     best_epoch: int64 variable, the epoch with the best validation macro F1; 0 before the first evaluation.
     """
 
@@ -60,13 +61,13 @@ class Checkpoints:
             tf.Variable(0, dtype=tf.int64, trainable=False, name=name)
             for name in ("step", "evaluated_epochs", "best_epoch")
         )
-        self.best_macro_f1 = tf.Variable(-1.0, trainable=False, name="best_macro_f1")
+        self.best_score = tf.Variable(-1.0, trainable=False, name="best_macro_f1")
         self._state = tf.train.Checkpoint(
             model=model,
             optimizer=optimizer,
             step=self.step,
             evaluated_epochs=self.evaluated_epochs,
-            best_macro_f1=self.best_macro_f1,
+            best_macro_f1=self.best_score,
             best_epoch=self.best_epoch,
             **_tracked(averages),
         )
@@ -108,10 +109,10 @@ class Checkpoints:
         if self._writes:
             _write(self._state, self._folder / "last", num_kept=2)
 
-    def save_best(self, macro_f1: float, epoch: int) -> None:
-        """Saves the model's weights if `macro_f1`, the weights' validation score, is the best so far."""
-        if macro_f1 > self.best_macro_f1.numpy():
-            self.best_macro_f1.assign(macro_f1)
+    def save_best(self, score: float, epoch: int) -> None:
+        """Saves the model's weights if `score`, their validation score, is the best so far."""
+        if score > self.best_score.numpy():
+            self.best_score.assign(score)
             self.best_epoch.assign(epoch)
             if self._writes:
                 _write(self._best, self._folder / "best", num_kept=1)

@@ -27,6 +27,7 @@ from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 
 from ucf50_tfrecord.drawing import class_scores
 from ucf50_tfrecord.errors import UserError, expect
+from ucf50_tfrecord.manifest import Manifest
 from ucf50_tfrecord.texts import tensorflow_reason
 from ucf50_tfrecord.training import events
 
@@ -38,6 +39,8 @@ METRICS = (
     ("test", "accuracy"),
     ("test", "macro_f1"),
 )
+# The same of clips with several labels.
+MULTI_LABEL_METRICS = (*METRICS, ("validation", "mean_average_precision"), ("test", "mean_average_precision"))
 # A fixed name, so that writing the row again replaces it.
 _HPARAMS_FILENAME = "events.out.tfevents.0000000000.hparams"
 _NUM_SHOWN = 5  # columns of the HParams table; the user has to tick the others to see them
@@ -211,6 +214,8 @@ class TensorBoardLog:
     ) -> None:
         """Writes the pictures of an evaluation: confusion matrix, F1 of each class, and worst mistakes.
 
+        With several labels per clip there is no confusion matrix.
+
         Args:
           split: the split of the evaluated clips.
           evaluation: an evaluation.runner.Evaluation.
@@ -219,7 +224,8 @@ class TensorBoardLog:
           step: the training step.
         """
         classes = evaluation.clips.manifest.classes
-        self.confusion(evaluation.confusion, classes, step, split=split)
+        if not evaluation.is_multi_label:
+            self.confusion(evaluation.confusion, classes, step, split=split)
         self.class_f1(evaluation.class_f1, classes, step, split=split)
         if mistakes is not None:
             self.mistakes(*mistakes, step, split=split)
@@ -263,6 +269,11 @@ class TensorBoardLog:
     def _picture(self, split: str, name: str, picture: np.ndarray, step: int) -> None:
         with self._writing(split, step):
             tf.summary.image(_valid(name), picture[np.newaxis])
+
+
+def metrics_of(manifest: Manifest) -> tuple[tuple[str, str], ...]:
+    """Returns the score columns of the HParams table for runs on a dataset."""
+    return MULTI_LABEL_METRICS if manifest.multi_label else METRICS
 
 
 @contextlib.contextmanager

@@ -135,7 +135,8 @@ class Trained:
       do).
     wait_share: fraction of the training time that was spent waiting for input, or None if no step was timed.
     num_skipped: number of unreadable training clips that were left out.
-    best_macro_f1, best_epoch: the best validation macro F1 and its epoch; -1 and 0 if no epoch was evaluated.
+    best_score, best_epoch: the best validation macro F1 (with several labels per clip, mean average precision) and
+      its epoch; -1 and 0 if no epoch was evaluated.
     """
 
     model: keras.Model
@@ -146,7 +147,7 @@ class Trained:
     clips_per_sec: float | None
     wait_share: float | None
     num_skipped: int
-    best_macro_f1: float
+    best_score: float
     best_epoch: int
 
 
@@ -339,7 +340,7 @@ class _Run:
             return scores
         with self._state.evaluated_weights():
             evaluation = self._evaluate()
-            self._checkpoints.save_best(evaluation.scores["macro_f1"], epoch)
+            self._checkpoints.save_best(evaluation.selecting_score, epoch)
         self._checkpoints.evaluated_epochs.assign(epoch)
         self._log.scalars("validation", evaluation.scores, step)
         started = time.monotonic()
@@ -374,7 +375,7 @@ class _Run:
             epochs=self.step // self._steps_per_epoch,
             **self.meter.total(),
             num_skipped=len(self._feed.skipped),
-            best_macro_f1=float(self._checkpoints.best_macro_f1.numpy()),
+            best_score=float(self._checkpoints.best_score.numpy()),
             best_epoch=int(self._checkpoints.best_epoch.numpy()),
         )
 

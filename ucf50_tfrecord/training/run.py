@@ -47,6 +47,12 @@ PREDICTIONS_FILENAME = "predictions.jsonl"
 ENCODER_FILENAME = "encoder.weights.h5"
 # A video's duration in seconds, within the range of a record's microseconds.
 _Secs = Annotated[float, msgspec.Meta(gt=0, le=1e13)]
+_Best = Annotated[float, msgspec.Meta(ge=-1, le=1)]
+
+
+def _optional() -> Any:
+    """Returns a field with the default None, which is left out of files while it has this default."""
+    return dataclasses.field(default=None, metadata={"omit_default": True})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,6 +66,8 @@ class RunConfig:
     clip_split: a description of how the run divides the clips of these folds; "" if it divides them by fold.
     clip_format: the manifest's format of the clips. None in runs of earlier versions.
     features: the format of the clips' features, if the model is trained on features in place of frames.
+    multi_label: whether clips have several labels: then each logit's sigmoid is a class's probability, and the softmax
+      of all of them otherwise.
     video_secs: the median and the largest duration of the clips' videos. Prediction uses them to cut other
       videos into clips. None in runs of earlier versions, and if the shards are not local files.
     """
@@ -75,6 +83,7 @@ class RunConfig:
     clip_split: str = ""
     clip_format: ClipFormat | None = None
     features: FeatureFormat | None = None
+    multi_label: bool = dataclasses.field(default=False, metadata={"omit_default": True})
     video_secs: tuple[_Secs, _Secs] | None = None
 
     def __post_init__(self):
@@ -188,16 +197,36 @@ def load_config(run_dir: str) -> RunConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scores:
+    """Scores of a model on some clips. Those with the default None are of clips with several labels alone.
+
+    See evaluation.multi_label.scores for these, and for the others' meaning then.
+    """
+
     accuracy: Fraction
     macro_f1: Fraction
+    micro_f1: Fraction | None = _optional()
+    mean_average_precision: Fraction | None = _optional()
+    tuned_macro_f1: Fraction | None = _optional()
+    tuned_micro_f1: Fraction | None = _optional()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Best:
-    """The best epoch by validation macro F1. If no epoch was evaluated, `macro_f1` is -1 and `epoch` is 0."""
+    """The best epoch by validation macro F1. If no epoch was evaluated, `macro_f1` is -1 and `epoch` is 0.
 
-    macro_f1: Annotated[float, msgspec.Meta(ge=-1, le=1)]
+    With several labels per clip it is the best epoch by mean average precision, and macro_f1 is None.
+    """
+
+    macro_f1: _Best | None
     epoch: Count
+    mean_average_precision: _Best | None = _optional()
+
+    @classmethod
+    def of(cls, score: float, epoch: int, *, multi_label: bool) -> Best:
+        """Returns the best epoch from the score that selected it."""
+        if multi_label:
+            return cls(macro_f1=None, mean_average_precision=score, epoch=epoch)
+        return cls(macro_f1=score, epoch=epoch)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,8 @@ class StepResult(NamedTuple):
 
     loss: sum of the losses of the global batch's clips, each times the clip's weight if clips have weights. Padding
       clips and skipped clips do not count.
-    correct: number of the counted clips that are classified correctly: of a mixture, as the class of its larger part.
+    correct: number of the counted clips that are classified correctly: of a mixture, as the class of its larger part;
+      with several labels per clip, those of which all classes are.
     clips: number of the counted clips.
     gradient_norm: norm of the global batch's gradient; 0 if it is not finite.
     finite: 1 if the gradient is finite, else 0.
@@ -125,7 +126,7 @@ def make_train_step(
         global_count = replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.reduce_sum(counts))
         count = tf.maximum(global_count, 1.0)  # no clip counts if all were skipped
         weighted = [target._replace(weight=target.weight / count) for target in targets]
-        losses, predicted, gradients = differentiate(video, weighted, random_of)
+        losses, correct, gradients = differentiate(video, weighted, random_of)
         gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
         scale = optimizer.scale_loss(tf.constant(1.0))  # the loss scale for float16; otherwise 1
         norm = tf.linalg.global_norm(gradients) / scale
@@ -136,7 +137,7 @@ def make_train_step(
         finite = tf.math.is_finite(norm)
         result = StepResult(
             loss=tf.add_n([tf.reduce_sum(own * target.weight) for own, target in zip(losses, targets)]),
-            correct=tf.reduce_sum(tf.cast(predicted == targets[0].label, tf.float32) * counts),
+            correct=tf.reduce_sum(correct * counts),
             clips=tf.reduce_sum(counts),
             # The gradient is the same on all replicas, whose results are summed.
             gradient_norm=tf.where(finite, norm, 0.0) / num_replicas,
@@ -157,7 +158,7 @@ def make_train_step(
 class _Target(NamedTuple):
     """The classes that a replica's clips are trained towards.
 
-    label: the classes, int32 [B].
+    label: the classes, int32 [B]; with several labels per clip, uint8 [B, C].
     weight: what the clips' losses for these classes count, float32 [B]; 0 for clips that do not count.
     """
 
@@ -204,7 +205,7 @@ def _make_differentiate(
     def differentiate(
         video: tf.Tensor, targets: list[_Target], random_of: dict[str, tf.Tensor]
     ) -> tuple[list[tf.Tensor], tf.Tensor, list[tf.Tensor]]:
-        """Returns the clips' losses for each target, float32 [B]; their predicted classes, int32 [B]; and gradients."""
+        """Returns the clips' losses for each target, float32 [B]; 1 for right ones and 0 for others; and gradients."""
         key = dropout.RandomKey(batch_size=spec.batch_size, **random_of)
         with tf.GradientTape(watch_accessed_variables=False) as tape, dropout.random_key(key):
             tape.watch([variable.value for variable in variables])
@@ -214,8 +215,7 @@ def _make_differentiate(
             # It is not divided by the sum of the weights, which would undo them in a batch of one class.
             sums = [tf.reduce_sum(target.weight * own) for target, own in zip(targets, losses)]
             loss = optimizer.scale_loss(tf.add_n(sums))
-        predicted = tf.argmax(logits, axis=1, output_type=targets[0].label.dtype)
-        return losses, predicted, tape.gradient(loss, variables)
+        return losses, _correct(targets[0].label, logits), tape.gradient(loss, variables)
 
     return tf.function(differentiate, jit_compile=True, autograph=False) if spec.xla else differentiate
 
@@ -268,13 +268,31 @@ def make_train_steps(
 def _cross_entropy(label: tf.Tensor, logits: tf.Tensor, smoothing: float) -> tf.Tensor:
     """Returns each clip's cross entropy with label smoothing, float32 [B].
 
+    The labels decide between two losses: the softmax's for one label per clip, and the sum of the classes' sigmoid
+    losses for several.
+
     Args:
-      label: the clips' classes, int32 [B].
+      label: the clips' classes, int32 [B]; with several labels per clip uint8 [B, C], 1 for each of a clip's classes.
       logits: the model's outputs, float32 [B, C].
-      smoothing: the fraction of the target that is spread over all classes.
+      smoothing: the fraction of the target that is spread over all classes; with several labels, evenly over yes and
+        no.
     """
+    if label.shape.rank == 2:
+        target = tf.cast(label, logits.dtype) * (1.0 - smoothing) + smoothing / 2
+        losses = tf.nn.sigmoid_cross_entropy_with_logits(labels=target, logits=logits)
+        return tf.reduce_sum(losses, axis=1)
     num_classes = logits.shape[-1]
     target = tf.one_hot(
         label, num_classes, 1.0 - smoothing + smoothing / num_classes, smoothing / num_classes
     )
     return tf.nn.softmax_cross_entropy_with_logits(target, logits)
+
+
+def _correct(label: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Returns 1 for each clip that is classified correctly and 0 for others, float32 [B].
+
+    With several labels per clip, all of its classes must have a probability of 0.5 or more, and no others.
+    """
+    if label.shape.rank == 2:
+        return tf.cast(tf.reduce_all((logits >= 0) == (label > 0), axis=1), tf.float32)
+    return tf.cast(tf.argmax(logits, axis=1, output_type=label.dtype) == label, tf.float32)

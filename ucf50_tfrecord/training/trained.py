@@ -72,11 +72,17 @@ def load_model(
 
 
 def check_fits(manifest: Manifest, config: RunConfig) -> None:
-    """Raises UserError unless a dataset's clip format and classes are those that a run's model was trained on.
+    """Raises UserError unless a dataset's clip format, classes and kind of labels are those that a run was trained on.
 
     The number of views of each clip's features may differ.
     """
     check_format(manifest, config)
+    kinds = [
+        "several labels per clip" if of else "one label per clip"
+        for of in (manifest.multi_label, config.multi_label)
+    ]
+    if kinds[0] != kinds[1]:
+        raise UserError(f"{manifest.data_dir} has {kinds[0]}, but the run was trained on {kinds[1]}")
     if manifest.classes != config.classes:
         raise UserError(
             f"{manifest.data_dir} has {len(manifest.classes)} classes ({', '.join(manifest.classes[:3])}, …), "
