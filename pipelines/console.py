@@ -257,8 +257,7 @@ def print_scores(
     if "mean_average_precision" in plain:
         columns = {"mean_average_precision": "mAP", "macro_f1": "macro F1", "tuned_macro_f1": "tuned F1"}
         columns |= {"micro_f1": "micro F1", "accuracy": "accuracy"}
-    (first, heading), *rest = columns.items()
-    say("", f"{title}:", f"{'':<19}{heading:>10}" + "".join(f"{heading:>10}" for _, heading in rest))
+    say("", f"{title}:", f"{'':<19}" + "".join(f"{heading:>10}" for heading in columns.values()))
     rows = [("frames in order", plain), ("frames shuffled", shuffled)]
     for name, scores in [*rows, *([("mean of views", views)] if views else [])]:
         cells = [f"{scores[key]:.4f}" if key in scores else "–" for key in columns]

@@ -203,9 +203,8 @@ def predict_all(
 def print_prediction(prediction: Prediction, judgement: Judgement, session: Session) -> None:
     """Prints a video's rows of the results table: its name, its duration and its most probable classes.
 
-    If the model abstains, the first row says so. With several labels per clip, the predicted classes come first, and a
-    row says what follows. Sentences below the rows give the reasons, and those for which the
-    class may be unknown.
+    If the model abstains, the first row says so. With several labels per clip, all predicted classes come first, and a
+    row says what follows. Sentences below the rows give the reasons, and those for which the class may be unknown.
     """
     num_windows = len(prediction.windows_secs)
     cut = f", {num_windows} windows" if num_windows > 1 else ""

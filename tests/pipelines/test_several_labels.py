@@ -1,5 +1,6 @@
 """Clips with several labels, from a list of videos to a trained run, its scores and its predictions."""
 
+import dataclasses
 import json
 import pathlib
 import re
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from scipy import special
 from sklearn import metrics
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import ucf50_tfrecord as ucf
 from tests.several_labels import CLASSES, make_data
@@ -18,6 +20,7 @@ from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.evaluation import multi_label, runner
 from ucf50_tfrecord.inference import held_out
 from ucf50_tfrecord.training import run as run_lib
+from ucf50_tfrecord.training import trained
 
 SETTINGS = {"epochs": 4, "batch_size": 4, "val_folds": "1,2", "precision": "float32"}
 
@@ -127,10 +130,6 @@ def test_an_evaluation_of_the_run_gives_its_scores_again(run_dir):
 
 
 def test_a_dataset_of_one_label_does_not_fit_the_run(run_dir, several_dir):
-    import dataclasses
-
-    from ucf50_tfrecord.training import trained
-
     config = run_lib.load_config(run_dir)
     single = dataclasses.replace(manifest.load(str(several_dir)), multi_label=False)
     with pytest.raises(
@@ -168,6 +167,28 @@ def test_the_function_predict_names_the_labels(run_dir, several_dir):
         zip(CLASSES, held_out.load_thresholds(str(run_dir), run_lib.load_config(run_dir), "last").values)
     )
     assert set(answer.labels) == {name for name, value in answer.items() if value >= values[name]}
+
+
+def test_tools_show_several_labels(run_dir, several_dir, tmp_path):
+    result = run_module("tools.inspect_data", f"--data={several_dir}", f"--sheet={tmp_path / 'sheet.png'}")
+    assert result.returncode == 0, result.stderr
+    assert "4 classes, several labels per clip, 30 videos" in " ".join(result.stdout.split())
+    # Each clip counts in each of its classes, and once among all.
+    assert re.search(r"Even +3 +3 +3 +3 +3 +15\n", result.stdout)
+    assert re.search(r"all +6 +6 +6 +6 +6 +30\n", result.stdout)
+    assert (tmp_path / "sheet.png").is_file()
+    result = run_module("tools.inspect_data", f"--run={run_dir}")
+    assert result.returncode == 0 and " mAP " in result.stdout, result.stderr
+    result = run_module("pipelines.verify", f"--data={several_dir}")
+    assert result.returncode == 0, result.stdout
+
+
+def test_tensorboard_has_the_scores_and_no_confusion_matrix(run_dir):
+    found = EventAccumulator(str(run_dir / "tensorboard" / "validation"))
+    found.Reload()
+    tags = set(found.Tags()["tensors"])
+    assert {"mean_average_precision", "tuned_macro_f1", "per_class_f1/Even", "mistakes"} <= tags
+    assert "confusion" not in tags
 
 
 def test_without_predictions_thresholds_are_one_half(run_dir):

@@ -35,7 +35,7 @@ class Checkpoints:
     evaluated_epochs: int64 variable, the number of the last evaluated epoch; 0 before the first evaluation.
     best_score: float32 variable, the best validation macro F1 (with several labels per clip, mean average precision); -1
       before the first evaluation. Files call it best_macro_f1.
-    best_epoch: int64 variable, the epoch with the best validation macro F1; 0 before the first evaluation.
+    best_epoch: int64 variable, the epoch of best_score; 0 before the first evaluation.
     """
 
     def __init__(
