@@ -40,10 +40,7 @@ def test_views_average_the_probabilities_of_each_class(frames_dir):
     logits = np.random.default_rng(0).normal(0, 4, (2, len(clips), 4)).astype(np.float32)
     logits[:, 0] = [[200], [190]]  # whose probabilities round to 1
     evaluations = [{"none": runner.Evaluation(clips=clips, logits=part)} for part in logits]
-    two_views = types.SimpleNamespace(manifest=types.SimpleNamespace(num_views=2))
-    evaluator = types.SimpleNamespace(
-        _feed=types.SimpleNamespace(clips=two_views), evaluate_each=lambda names, view: evaluations[view]
-    )
+    evaluator = types.SimpleNamespace(_test_views=[0, 1], evaluate_each=lambda names, view: evaluations[view])
     found = runner.Evaluator.average_views(evaluator)
     assert dataclasses.replace(found, logits=logits[0]).scores.keys() == found.scores.keys()
     np.testing.assert_allclose(special.expit(found.logits), special.expit(logits).mean(axis=0), atol=1e-6)

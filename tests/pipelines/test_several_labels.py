@@ -84,13 +84,17 @@ def test_a_run_of_one_label_is_not_continued(several_dir, run_dir, tmp_path):
     config = json.loads(path.read_text())
     assert config.pop("multi_label") is True
     path.write_text(json.dumps(config))
-    with pytest.raises(UserError, match="another configuration: multi_label was its default, is True"):
+    with pytest.raises(UserError, match="another configuration: multi_label was False, is True"):
         ucf.train(several_dir, "seed_pool", tmp_path / "run", **SETTINGS)
 
 
-@pytest.mark.parametrize("settings", [{"class_weight": "balanced"}, {"sampler": "balanced"}])
-def test_balancing_classes_is_refused(several_dir, tmp_path, settings):
-    with pytest.raises(UserError, match="Expected one label per clip for .*balanced: .*data_dir='.*data'"):
+@pytest.mark.parametrize(
+    "settings", [{"class_weight": "balanced"}, {"sampler": "balanced"}, {"mixup": 0.2}, {"cutmix": 1.0}]
+)
+def test_balancing_and_mixing_classes_is_refused(several_dir, tmp_path, settings):
+    with pytest.raises(
+        UserError, match="Expected one label per clip for .*(balanced|mixup and cutmix): .*data_dir='.*data'"
+    ):
         ucf.train(several_dir, "seed_pool", tmp_path / "run", **SETTINGS, **settings)
     assert not (tmp_path / "run").exists()
 
