@@ -32,7 +32,9 @@ def main() -> None:
     )
     terminal.say(f"{_CLASSES.value} classes, clips of {clip_format}", "")
     print_table(dataclasses.replace(spec, name=name) for name in MODELS)
-    terminal.say("", f"On stored features, {_NUM_FEATURES} per frame, as those of efficientnet_lite0", "")
+    terminal.say(
+        "", f"Recipes features_<model>: {_NUM_FEATURES} features per frame, as of efficientnet_lite0", ""
+    )
     print_table(
         dataclasses.replace(spec, name=name, feature_shape=(_NUM_FEATURES,))
         for name, traits in MODELS.items()
@@ -41,7 +43,7 @@ def main() -> None:
 
 
 def print_table(specs: Iterable[ModelSpec]) -> None:
-    """Prints a row per model. Its multiply-adds are those of a forward pass of one clip, in millions."""
+    """Prints a row per model. Its multiply-adds are those of a forward pass of one clip, in millions (M)."""
     from ucf50_tfrecord import models
     from ucf50_tfrecord.device_checks import operations
     from ucf50_tfrecord.models import builders

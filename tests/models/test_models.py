@@ -238,11 +238,25 @@ def test_a_model_without_residual_blocks_has_no_stochastic_depth():
         make_spec("lstm", stochastic_depth=0.1)
 
 
-@pytest.mark.parametrize("size, cells", [(64, 32), (80, 40), (112, 28), (224, 28)])
-def test_the_residual_blocks_see_about_as_many_cells_at_any_resolution(size, cells):
-    model = models.build_model(make_spec("r2plus1d", num_frames=2, height=size, width=size))
-    first = next(layer for layer in model.layers if isinstance(layer, keras.layers.ReLU))
-    assert first.output.shape[1:] == (cells, cells, 32)
+@pytest.mark.parametrize(
+    "height, width, cells, blocks",
+    [
+        (64, 64, [(32, 32)], [32]),
+        (80, 80, [(40, 40)], [32]),
+        (82, 16, [(41, 8), (21, 4)], [16, 32]),
+        (112, 112, [(56, 56), (28, 28)], [16, 32]),
+        (224, 224, [(112, 112), (56, 56), (28, 28)], [16, 16, 32]),
+    ],
+)
+def test_a_residual_network_has_more_blocks_at_higher_resolutions(height, width, cells, blocks):
+    model = models.build_model(make_spec("r2plus1d", num_frames=2, height=height, width=width))
+    # The first convolution of each block, after that of the stem; the others have as many channels as filters.
+    over_space = [layer for layer in model.layers if getattr(layer, "kernel_size", None) == (3, 3)]
+    stem, *found = over_space
+    assert stem.output.shape[1:] == (*cells[0], blocks[0])
+    assert [layer.filters for layer in found[::2]] == [*blocks, 64, 128, 256]
+    assert [layer.output.shape[1:3] for layer in found[::2]][: len(cells)] == cells
+    assert all(first.strides == (2, 2) for first in found[2::2]) and found[0].strides == (1, 1)
 
 
 def test_seed_weights_start_from_pytorchs_distributions():

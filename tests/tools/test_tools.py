@@ -10,10 +10,12 @@ import pytest
 
 from tests import warm
 from tests.conftest import REPOSITORY, child_pids, is_running, run_module
+from ucf50_tfrecord import recipes
 from ucf50_tfrecord.architectures import MODELS
 
 # (forwards, backwards)
 PAIRS = (("Grow", "Shrink"), ("Rise", "Sink"), ("Part", "Meet"), ("Scatter", "Gather"))
+MODELS_TABLE = REPOSITORY / "docs" / "training.md"
 
 
 def read_frames(path):
@@ -238,6 +240,22 @@ def test_the_models_are_listed_with_their_parameters():
     assert of_frames["seed_lstm"] == ["2,728,818", f"{millions:.1f}", "M", "The published CNN + LSTM"]
     assert sorted(of_features) == sorted(name for name, traits in MODELS.items() if traits.takes_features)
     assert of_features["frame_pool"][:3] == ["64,050", "0.1", "M"]
+    for name in recipes.names():  # each has its numbers, as none changes them by other settings
+        settings = recipes.load(name)
+        assert not {"encoder", "motion"} & settings.keys()
+        assert settings["model"] in (of_features if name.startswith("features_") else of_frames)
+    documented = {}
+    for names, *numbers in re.findall(
+        r"^\| (`.*?`) \| ([\d,; ]+) \| ([\d,; ]+) M \|", MODELS_TABLE.read_text(), re.M
+    ):
+        parameters, products = (cell.split("; ") for cell in numbers)
+        documented |= dict(
+            zip(re.findall(r"\w+", names), zip(parameters, products, strict=True), strict=True)
+        )
+    assert {"lstm", "r2plus1d", "transformer", "seed_rnn"} <= documented.keys()
+    for name, found in documented.items():
+        parameters, millions, *_ = of_frames[name]
+        assert found == (parameters, f"{float(millions.replace(',', '')):,.0f}"), name
     result = warm.run_module("tools.describe_models", "--size=huge")
     assert result.returncode == 2 and "a size such as 64 or 112x96" in result.stderr
     result = warm.run_module("tools.describe_models", "--size=0")

@@ -15,6 +15,7 @@ from pipelines import remedies
 from tests.conftest import CLASSES, build, flip_bit, raises_with_remedies
 from tests.dataset.helpers import EVERY_AUGMENTATION
 from ucf50_tfrecord import manifest, models, texts
+from ucf50_tfrecord.architectures import MODELS
 from ucf50_tfrecord.dataset import pipeline
 from ucf50_tfrecord.dataset.clips import load_clips
 from ucf50_tfrecord.dataset.feed import Feed, read_clips
@@ -215,6 +216,20 @@ def test_a_training_of_two_paths_on_stored_neighbours_resumes_in_mid_epoch_to_th
     listener = {"report": seen.append, "should_stop": lambda: len(seen) == 3}
     assert train(tmp_path / "data", tmp_path / "cut", listener=listener, **options).step == 4
     assert_same_weights(train(tmp_path / "data", tmp_path / "cut", cache="host", **options), whole)
+
+
+@pytest.mark.parametrize("name", [name for name, traits in MODELS.items() if traits.has_residuals])
+def test_a_training_with_stochastic_depth_resumes_in_mid_epoch_to_the_same_weights(data_dir, tmp_path, name):
+    options = {"model": name, "encoder": {"stochastic_depth": 0.5}}
+    whole = train(data_dir, tmp_path / "whole", **options)
+    plain = train(data_dir, tmp_path / "plain", model=name)
+    seen = []
+    listener = {"report": seen.append, "should_stop": lambda: len(seen) == 3}
+    assert train(data_dir, tmp_path / "cut", listener=listener, **options).step == 4
+    assert_same_weights(train(data_dir, tmp_path / "cut", cache="host", **options), whole)
+    # Sorted, because the drops change the order in which Keras lists layers.
+    norms = [sorted(float(np.square(w).sum()) for w in weights(run)) for run in (whole, plain)]
+    assert not np.allclose(*norms)
 
 
 @pytest.mark.parametrize("cache", ["host", pytest.param("none", marks=pytest.mark.slow)])

@@ -97,7 +97,7 @@ def test_a_worker_that_exits_after_the_meeting_keeps_no_other_waiting(remaining)
 
 TRAIN = """
 import json, sys, tensorflow as tf
-data_dir, run_dir, model, precision, cache, mixing, *names = sys.argv[1:]
+data_dir, run_dir, model, precision, cache, settings, *names = sys.argv[1:]
 if "mirrored" in names:
     tf.config.set_logical_device_configuration(
         tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
@@ -106,9 +106,9 @@ for name in names:
     seen = []
     trained = test_loop.train(
         data_dir, f"{run_dir}/{name}", strategy=name, model=model, precision=precision,
-        batch_size=10, learning_rate=1e-4, encoder={"num_frames": 3}, dropout=0.3, ema=0.9, clip_norm=1.0, steps_per_call=2,
+        batch_size=10, learning_rate=1e-4, dropout=0.3, ema=0.9, clip_norm=1.0, steps_per_call=2,
         log_every_steps=1, augment=test_loop.EVERY_AUGMENTATION, cache=cache,
-        **json.loads(mixing),
+        **{"encoder": {"num_frames": 3}} | json.loads(settings),
         listener={"report": seen.append})
     losses = test_loop.losses(seen) + [seen[-1].scores["train_loss"]]
     print(json.dumps([losses, trained.evaluate().logits.tolist()]))
@@ -129,24 +129,28 @@ def slurm_step(task):
     }
 
 
+DROPS = {"encoder": {"num_frames": 3, "stochastic_depth": 0.5}}
+
+
 @pytest.mark.parametrize(
-    "model, precision, cache, mixing, with_workers",
+    "model, precision, cache, settings, with_workers",
     [
         ("seed_pool", "float32", "host", {"mixup": 0.4, "cutmix": 1.0}, False),
         pytest.param("seed_pool", "float32", "none", {"mixup": 0.4}, True, marks=pytest.mark.slow),
         pytest.param("lstm", "float32", "device", {}, True, marks=pytest.mark.slow),
         pytest.param("lstm", "float16", "host", {}, False, marks=pytest.mark.slow),
+        pytest.param("transformer", "float32", "host", DROPS, False, marks=pytest.mark.slow),
     ],
 )
 def test_two_replicas_train_as_one_device_does(
-    data_dir, tmp_path, model, precision, cache, mixing, with_workers
+    data_dir, tmp_path, model, precision, cache, settings, with_workers
 ):
     """24 clips in batches of 10: in the last one the replicas have 4 and 0 clips that count.
 
     The replicas are two devices of one process; and two processes, as Slurm would start them. Where clips are mixed,
     each replica has 6 slots in place of 5, so that no pair is divided. Padding counts in batch norm: seed_pool has none.
     """
-    arguments = [data_dir, tmp_path, model, precision, cache, json.dumps(mixing)]
+    arguments = [data_dir, tmp_path, model, precision, cache, json.dumps(settings)]
     step = [slurm_step(task) for task in range(2)] if with_workers else []
     workers = [start(TRAIN, [*arguments, "multi_worker"], **variables) for variables in step]
     alone, *others = results_of([start(TRAIN, [*arguments, "one", "mirrored"]), *workers])

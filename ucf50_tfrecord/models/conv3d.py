@@ -19,9 +19,10 @@ from ucf50_tfrecord.models.frames import Tensor, normalize
 from ucf50_tfrecord.specs import ModelSpec
 
 BLOCK_FILTERS = (32, 64, 128, 256)
-# r2plus1d pools the frames of its stem until their sides are at most this many cells. So its residual blocks cost about
-# the same at every resolution.
+# r2plus1d halves frames by more blocks, of FINE_FILTERS, until the first block of BLOCK_FILTERS has sides of at most
+# MAX_CELLS. Few filters, because these blocks have most cells: each halving would cost four times as much as the next.
 MAX_CELLS = 40
+FINE_FILTERS = 16
 
 
 def conv3d(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
@@ -35,29 +36,33 @@ def conv3d(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
 
 
 def r2plus1d(spec: ModelSpec, dtype: keras.DTypePolicy) -> keras.Model:
-    """Residual (2+1)D CNN: stem, four residual blocks of two convolutions, then mean, dropout and classifier.
+    """Residual (2+1)D CNN: stem, four or more residual blocks, then mean, dropout and classifier.
 
     The paper's networks, R(2+1)D, are made smaller: one block per stage, half the filters, as many filters between the
-    convolutions over space and over time as after them, and all frames kept, as clips have few. Stochastic depth
+    convolutions over space and over time as after them, and all frames kept, as clips have few. The number of blocks
+    grows with the resolution: four up to 80x80, five up to 160x160, six up to 320x320. Stochastic depth
     (Huang et al. 2016, "Deep networks with stochastic depth") drops a block's residual for a whole clip, with a rate
     that grows linearly up to ModelSpec.stochastic_depth in the last block.
     """
     video = frames.clip_input(spec)
     x = frames.pixels(video, spec, dtype)
-    x = _over_time(frames.encode_frames(x, lambda image: _stem(image, dtype)), BLOCK_FILTERS[0], dtype)
-    for number, filters in enumerate(BLOCK_FILTERS):
-        drop = dropout.drop_residual(spec, number, len(BLOCK_FILTERS), dtype)
+    block_filters = _block_filters(spec)
+    stem = frames.encode_frames(x, lambda image: _convolve(image, block_filters[0], 3, 2, dtype))
+    x = _over_time(layers.ReLU(dtype=dtype)(stem), block_filters[0], dtype)
+    for number, filters in enumerate(block_filters):
+        drop = dropout.drop_residual(spec, number, len(block_filters), dtype)
         x = _residual_block(x, filters, 1 if number == 0 else 2, drop, dtype)
     pooled = Dropout(spec.dropout, stream=0, dtype=dtype)(ops.mean(x, axis=(1, 2, 3)))
     return keras.Model(video, frames.classify(pooled, spec), name=spec.name)
 
 
-def _stem(image: Tensor, dtype: keras.DTypePolicy) -> Tensor:
-    """Maps frames [N, H, W, C] to [N, h, w, 32]: h and w are half of H and W, halved again while above MAX_CELLS."""
-    image = layers.Conv2D(BLOCK_FILTERS[0], 3, strides=2, padding="same", use_bias=False, dtype=dtype)(image)
-    while max(image.shape[1:3]) > MAX_CELLS:
-        image = layers.MaxPooling2D(2, padding="same", dtype=dtype)(image)
-    return layers.ReLU(dtype=dtype)(normalize(image, dtype))
+def _block_filters(spec: ModelSpec) -> tuple[int, ...]:
+    """Returns the filters of each residual block. The stem and each block but the first halve the frames."""
+    cells = -(-max(spec.height, spec.width) // 2)
+    fine = 0
+    while cells > MAX_CELLS:
+        cells, fine = -(-cells // 2), fine + 1
+    return (FINE_FILTERS,) * fine + BLOCK_FILTERS
 
 
 def _residual_block(
