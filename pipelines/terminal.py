@@ -10,9 +10,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import shutil
 import sys
 import textwrap
 import traceback
+import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import TextIO
 
@@ -42,6 +44,22 @@ def warn(text: str) -> None:
 def say_wrapped(text: str, *, width: int = WIDTH, flush: bool = False, **options) -> None:
     """Prints a text in lines of at most `width` columns, broken at spaces; `options` are textwrap.wrap's."""
     say(*textwrap.wrap(printable(text), width, **options), flush=flush)
+
+
+def rewrite(text: str) -> None:
+    """Prints a line to standard output, a terminal, in place of the one that `rewrite` printed last.
+
+    The line is not ended: end it by say(""). It is cut to the terminal's width, since a longer one could not be
+    replaced.
+    """
+    columns, cut = shutil.get_terminal_size().columns - 1, ""
+    for character in printable(text):
+        columns -= 2 if unicodedata.east_asian_width(character) in "WF" else 1
+        if columns < 0:
+            break
+        cut += character
+    sys.stdout.write(f"\r{cut}\x1b[K")
+    sys.stdout.flush()
 
 
 def say_drawing(drawing: str) -> None:
