@@ -32,7 +32,7 @@ _STALL_SECS = flags.DEFINE_float(
 )
 
 TOP = 3  # classes that are shown by default
-_CLASS_WIDTH = 16  # characters of a class's name, so that three fit a line
+_CLASS_WIDTH = 18  # characters of a class's name, so that three mostly fit a line
 
 
 def is_requested() -> bool:

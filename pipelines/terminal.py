@@ -58,7 +58,7 @@ def rewrite(text: str) -> None:
         if columns < 0:
             break
         cut += character
-    sys.stdout.write(f"\r{cut}\x1b[K")
+    _write(sys.stdout, [cut], start="\r", end="\x1b[K")
     sys.stdout.flush()
 
 
@@ -88,8 +88,8 @@ class ArgumentParser(argparse.ArgumentParser):
         super().error(printable(message))
 
 
-def _write(file: TextIO, lines: Iterator[str] | Sequence[str]) -> None:
-    text = "".join(f"{line}\n" for line in lines)
+def _write(file: TextIO, lines: Iterator[str] | Sequence[str], *, start: str = "", end: str = "\n") -> None:
+    text = "".join(f"{start}{line}{end}" for line in lines)
     tqdm = sys.modules.get("tqdm")  # if tqdm is not loaded, there are no progress bars
     if tqdm:
         tqdm.tqdm.get_lock()  # made here: a signal while external_write_mode makes it would raise AttributeError

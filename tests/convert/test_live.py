@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 
-from tests.conftest import write_numbered_video
+from tests.conftest import write_numbered_video, write_video
 from ucf50_tfrecord import record
 from ucf50_tfrecord.convert import live, sampling
 from ucf50_tfrecord.convert.container import Undecodable, VideoError
@@ -120,16 +120,16 @@ def decode(content, windows=WINDOWS, clip_format=FORMAT):
     return found
 
 
-@pytest.fixture(scope="module")
-def numbered(tmp_path_factory):
-    path = tmp_path_factory.mktemp("numbered") / "155.mkv"
-    write_numbered_video(path, 155)
-    return path.read_bytes()
+def numbered(folder, suffix=".mkv"):
+    """Returns the bytes of a video of 155 frames that carry their numbers."""
+    write_numbered_video(folder / f"155{suffix}", 155)
+    return (folder / f"155{suffix}").read_bytes()
 
 
-def test_a_pipe_is_decoded_frame_by_frame(numbered):
-    *windows, progress = [part for part in decode(numbered)]
-    windows = [part for part in windows if isinstance(part, Window)]
+@pytest.mark.parametrize("suffix", [".mkv", ".avi", ".nut"])
+def test_a_pipe_is_decoded_frame_by_frame(tmp_path, suffix):
+    parts = decode(numbered(tmp_path, suffix))
+    windows = [part for part in parts if isinstance(part, Window)]
     starts = [0, 25, 50, 75, 100, 105]
     assert [(window.start_us, window.end_us) for window in windows] == [
         (40_000 * start, 40_000 * (start + 50)) for start in starts
@@ -138,11 +138,34 @@ def test_a_pipe_is_decoded_frame_by_frame(numbered):
         clips = np.frombuffer(window.clips, np.uint8).reshape(1, *FORMAT.shape)
         assert clips[0, :, 0, 0, 0].tolist() == (start + sampling.even_indices(50, 4)).tolist()
         assert (window.num_frames, window.frame_rate) == (50, 25.0)
-    assert progress == Progress(155, 6_200_000)
+    assert parts[-1] == Progress(155, 6_200_000)
 
 
-def test_a_writer_that_dies_in_mid_frame_ends_the_stream(numbered):
-    *_, progress = decode(numbered[: len(numbered) // 2])
+def test_a_lossy_encoding_changes_the_frames_as_in_training(tmp_path):
+    write_video(
+        tmp_path / "noise.mkv", np.random.default_rng(0).integers(0, 256, (60, 32, 32, 3), dtype=np.uint8)
+    )
+    jpeg = ClipFormat(num_frames=4, height=16, width=16, encoding="jpeg", jpeg_quality=60)
+    content = (tmp_path / "noise.mkv").read_bytes()
+    raw, compressed = (
+        np.frombuffer(decode(content, clip_format=clip_format)[0].clips, np.uint8).reshape(-1, 16, 16, 3)
+        for clip_format in (FORMAT, jpeg)
+    )
+    assert (raw != compressed).any()
+    assert all((record.as_read(one, jpeg) == other).all() for one, other in zip(raw, compressed, strict=True))
+
+
+def test_a_container_that_ends_with_its_index_is_refused_with_the_reason(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (30, 256, 256, 3), dtype=np.uint8)
+    write_video(tmp_path / "index.mp4", noise)
+    *_, failed = decode((tmp_path / "index.mp4").read_bytes())
+    assert isinstance(failed, Undecodable)
+    assert "expected video in a container that can be read from its start, such as MPEG-TS" in failed.reason
+
+
+def test_a_writer_that_dies_in_mid_frame_ends_the_stream(tmp_path):
+    content = numbered(tmp_path)
+    *_, progress = decode(content[: len(content) // 2])
     assert isinstance(progress, Progress) and 60 < progress.num_frames < 90
 
 

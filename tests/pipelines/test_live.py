@@ -14,7 +14,7 @@ import pytest
 
 from pipelines import terminal
 from tests import warm
-from tests.conftest import child_pids, is_running, run_module, write_video
+from tests.conftest import child_pids, is_running, write_video
 from tests.fetching.server import Answer, serving
 
 WINDOW = ["--window_secs=2", "--stride_secs=0.5"]
@@ -100,10 +100,17 @@ def test_without_json_each_window_is_a_line(pool_run, recorded, fifo):
         assert re.fullmatch(r" +\d+\.\d s  (\w+ \d\.\d{3}  ){2}\w+ \d\.\d{3}(  \(may be unknown\))?", line)
 
 
+# Runs an entry point whose standard input is the file that the first argument names.
+FROM_FILE = """
+import os, runpy, sys
+os.dup2(os.open(sys.argv.pop(1), os.O_RDONLY), 0)
+runpy.run_module("pipelines.predict", run_name="__main__", alter_sys=True)
+"""
+
+
 def test_standard_input_is_a_stream(pool_run, recorded):
-    command = [f"--run={pool_run}", "--video=-", "--live", *WINDOW]
-    with open(recorded, "rb") as file:
-        result = run_module("pipelines.predict", *command, stdin=file)
+    flags = [f"--run={pool_run}", "--video=-", "--live", *WINDOW]
+    result = warm.run_code(FROM_FILE, recorded, *flags)
     assert result.returncode == 0, result.stderr
     assert "The stream ended after 10.0 s: 250 frames," in result.stdout
 
@@ -164,8 +171,9 @@ def test_a_signal_ends_it_with_a_summary(pool_run, recorded, fifo, signum):
 
 def test_streams_are_refused_without_live(fifo):
     for name in (fifo, "-", "http://localhost/a.ts"):
-        result = run_module("pipelines.predict", "--run=/nowhere", f"--video={name}", stdin=None)
-        assert result.returncode == 2 and "--live" in result.stderr, result.stderr
+        result = warm.run_module("pipelines.predict", "--run=/nowhere", f"--video={name}")
+        assert result.returncode == 2
+        assert "To predict a stream, in the command `predict`: --live\n" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -181,7 +189,7 @@ def test_streams_are_refused_without_live(fifo):
     ],
 )
 def test_a_mistake_ends_before_the_model_is_loaded(flags, message):
-    result = run_module("pipelines.predict", "--run=/nowhere", "--live", *flags)
+    result = warm.run_module("pipelines.predict", "--run=/nowhere", "--live", *flags)
     assert result.returncode == 2 and re.search(message, result.stderr), result.stderr
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fractions
+import itertools
 import os
 import re
 import resource
@@ -176,9 +177,16 @@ class Container:
     def frames_once(self) -> Iterator[av.VideoFrame]:
         """Decodes packets as they arrive, and keeps none; yields the same frames as `frames`. Call it once."""
         self._demand_exact_pixels()
-        for packet in self._demux():
-            yield from self.decode(packet)
-        yield from self.decode(None)
+        num_frames = 0
+        try:
+            for packet in itertools.chain(self._demux(), [None]):
+                for frame in self.decode(packet):
+                    num_frames += 1
+                    yield frame
+        except av.error.InvalidDataError as error:
+            if not num_frames:
+                raise _no_stream(error) from error
+            raise
 
     def decode(self, packet: av.Packet | None) -> list[av.VideoFrame]:
         """Decodes one packet; None ends the stream.
@@ -373,10 +381,13 @@ def _open_stream(source: _StreamInput) -> av.container.InputContainer:
         except (av.error.InvalidDataError, av.error.EOFError) as error:
             if source.is_empty:
                 raise VideoError("it ended before anything arrived") from error
-            raise VideoError(
-                f"expected video in a container that can be read from its start, such as MPEG-TS or Matroska "
-                f"({_describe(error)})"
-            ) from error
+            raise _no_stream(error) from error
+
+
+def _no_stream(error: av.error.FFmpegError) -> VideoError:
+    return VideoError(
+        f"expected video in a container that can be read from its start, such as MPEG-TS or Matroska ({_describe(error)})"
+    )
 
 
 def _explain_refused_format(logs: list[tuple[int, str, str]], error: Exception) -> None:
