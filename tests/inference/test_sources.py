@@ -46,7 +46,7 @@ def read(name, wait_secs=10.0):
     ],
 )
 def test_names_of_other_things_are_refused(name, message):
-    with raises_with_remedies(message) as _:
+    with raises_with_remedies(message):
         sources.check(name)
 
 
@@ -173,3 +173,7 @@ def test_https_is_read(certificate, monkeypatch):
     tls.load_cert_chain(f"{certificate}.crt", certificate)
     with serving(CONTENT, tls=tls) as server:
         assert read(server.url) == (CONTENT, "")
+        server.answers = [Answer(after=10, stalls=True)]
+        with sources.opened(server.url, 600.0, never) as stream:
+            assert os.read(stream.take_file().fileno(), 10) == CONTENT[:10]
+    assert not [thread for thread in threading.enumerate() if isinstance(thread, sources._Pump)]

@@ -119,7 +119,7 @@ def _video_file(path: str) -> VideoFile:
     try:
         status = os.stat(path)
     except FileNotFoundError:
-        is_stream = path == STANDARD_INPUT or remote.is_remote(path)
+        is_stream = path == STANDARD_INPUT or remote.is_remote(path.lower())
         raise UserError(f"There is no video or folder {path}", *([remedy] if is_stream else [])) from None
     except OSError as error:
         raise UserError(f"Cannot read {path}: {error.strerror}") from error
