@@ -295,8 +295,8 @@ def progress_bar(total: int, unit: str, description: str, *, done: int = 0) -> P
 
 
 @contextlib.contextmanager
-def stop_requests() -> Iterator[Callable[[], bool]]:
-    """Catches SIGINT and SIGTERM while the block runs.
+def stop_requests(text: str = "stopping after this step …") -> Iterator[Callable[[], bool]]:
+    """Catches SIGINT and SIGTERM while the block runs, and prints `text`, unless it is empty, when the first one arrives.
 
     Yields a function that tells whether a signal has arrived. A second signal raises KeyboardInterrupt at
     once.
@@ -307,7 +307,8 @@ def stop_requests() -> Iterator[Callable[[], bool]]:
         if received:
             raise KeyboardInterrupt
         received.append(signum)
-        note("stopping after this step …")
+        if text:
+            note(text)
 
     previous = {signum: signal.signal(signum, handle) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:

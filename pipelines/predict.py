@@ -3,11 +3,13 @@
   python -m pipelines.predict --run=runs/demo --video=holiday.mp4
   python -m pipelines.predict --run=runs/demo --video=clips/,more.avi --json
   python -m pipelines.predict --run=runs/demo --video=clips/ --max_error=0.1
+  … | python -m pipelines.predict --run=runs/demo --live --video=-
 
 Videos are decoded in the same way as the training videos. A long video is cut
 into windows that overlap; its probabilities are the mean of the windows'
 probabilities. Each video is decoded in a process of its own: if one fails, the
-others are still predicted, and the exit status is 1.
+others are still predicted, and the exit status is 1. With --live, a stream is
+predicted while it arrives, window by window.
 """
 
 from __future__ import annotations
@@ -23,10 +25,10 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from pipelines import answers, code_flags, console, run_flags, terminal, video_flags
+from pipelines import answers, code_flags, console, live, run_flags, terminal, video_flags
 from ucf50_tfrecord import parsing, storage
 from ucf50_tfrecord.errors import UserError
-from ucf50_tfrecord.specs import MAX_VIEWS, DecodeLimits, format_folds, shorten, to_json
+from ucf50_tfrecord.specs import MAX_VIEWS, DecodeLimits, WindowSpec, format_folds, shorten, to_json
 
 if TYPE_CHECKING:
     from ucf50_tfrecord.inference import decoding
@@ -34,9 +36,14 @@ if TYPE_CHECKING:
     from ucf50_tfrecord.inference.predict import Prediction
     from ucf50_tfrecord.inference.session import Session
 
-_TOP = flags.DEFINE_integer("top", 5, "Number of classes to show per video.", lower_bound=1)
+_TOP = flags.DEFINE_integer(
+    "top", None, "Number of classes to show per video. Default: 5, or 3 with --live.", lower_bound=1
+)
 _JSON = flags.DEFINE_boolean(
-    "json", False, "Print only a JSON document to standard output; all other texts go to standard error."
+    "json",
+    False,
+    "Print only a JSON document to standard output, or a JSON object per line and window with --live; all other texts "
+    "go to standard error.",
 )
 _OUTPUT = flags.DEFINE_string(
     "output",
@@ -77,6 +84,7 @@ _TEST_VIEWS = flags.DEFINE_integer(
 flags.adopt_module_key_flags(run_flags)
 flags.adopt_module_key_flags(code_flags)
 flags.adopt_module_key_flags(video_flags)
+flags.adopt_module_key_flags(live)
 
 _PREDICTIONS_FILENAME = "predictions.json"
 _FOLDER_KIND = "predictions"
@@ -90,18 +98,24 @@ _MEANING_OF_SEVERAL = (
     "itself where its probability reaches its threshold, so that a video may get several classes or none."
 )
 _NAME_WIDTH, _CLASS_WIDTH = 40, 26  # of 80 columns
+_TOP_CLASSES = 5  # classes that are shown by default
 _MAX_STEM = 50  # characters, of up to 4 bytes each: a file's name holds 255
 
 
 def main() -> int:
     with contextlib.ExitStack() as stack:
+        if live.is_requested():
+            predict_live(stack)
+            return 0
         if _JSON.value:
             stack.enter_context(contextlib.redirect_stdout(sys.stderr))
         videos = video_flags.find_videos()
         limits = video_flags.limits()
         output = pathlib.Path(_OUTPUT.value or os.path.join(run_flags.run_dir(), "predictions"))
-        session = load_session(stack, output)
-        announce(session)
+        storage.check_own(output, _FOLDER_KIND, _is_predictions)
+        session = load_session(stack)
+        storage.claim_folder(output, _FOLDER_KIND, _is_predictions)
+        announce(session, describe_windows(session.windows))
         document = describe(session) | {"videos": predict_all(videos, session, limits, output)}
         save(document, output)
         num_failed = sum("error" in video for video in document["videos"])
@@ -111,20 +125,40 @@ def main() -> int:
     return 1 if num_failed else 0
 
 
-def load_session(stack: contextlib.ExitStack, output: pathlib.Path) -> Session:
-    """Loads the run's model and marks the folder of the results as one for predictions.
+def predict_live(stack: contextlib.ExitStack) -> None:
+    """Predicts a stream while it arrives, see live.predict_stream.
+
+    Args:
+      stack: as in load_session.
+    """
+    if _OUTPUT.value is not None:
+        raise UserError("--live stores nothing. Leave out --output; --json prints what may be stored")
+    live.check_stream()
+    limits = video_flags.limits()
+    with contextlib.redirect_stdout(sys.stderr) if _JSON.value else contextlib.nullcontext():
+        session = load_session(stack)
+        windows = session.windows
+        announce(session, f"Windows of {windows.window_secs:.1f} s, one every {windows.stride_secs:.1f} s.")
+    live.predict_stream(session, limits, top=top(), as_json=_JSON.value)
+
+
+def top() -> int:
+    """Returns the number of classes to show."""
+    return _TOP.value or (live.TOP if live.is_requested() else _TOP_CLASSES)
+
+
+def load_session(stack: contextlib.ExitStack) -> Session:
+    """Loads the run's model.
 
     Args:
       stack: receives a context that turns TensorFlow's errors about full memory into UserErrors.
-      output: the folder of the results.
     """
-    storage.check_own(output, _FOLDER_KIND, _is_predictions)
     console.load_tensorflow()
     from ucf50_tfrecord.inference.session import Session
     from ucf50_tfrecord.training import strategy as strategy_lib
 
     stack.enter_context(strategy_lib.explain_exhausted_memory())
-    session = Session.load(
+    return Session.load(
         run_flags.run_dir(),
         weights=run_flags.weights(),
         data_dir=video_flags.data_dir(),
@@ -137,18 +171,22 @@ def load_session(stack: contextlib.ExitStack, output: pathlib.Path) -> Session:
         allowed_code=code_flags.allowed_code(),
         warn=terminal.warn,
     )
-    storage.claim_folder(output, _FOLDER_KIND, _is_predictions)
-    return session
 
 
-def announce(session: Session) -> None:
-    """Prints how videos are cut into windows, how well probabilities are calibrated, and when the model abstains."""
-    config, windows, calibration = session.config, session.windows, session.calibration
+def describe_windows(windows: WindowSpec) -> str:
+    """Returns sentences about how videos are cut into windows."""
     whole_secs = max(windows.whole_secs, windows.window_secs)
+    return (
+        f"Videos of up to {whole_secs:.1f} s are not cut. Longer ones are cut into windows of "
+        f"{windows.window_secs:.1f} s, one every {windows.stride_secs:.1f} s; the windows' probabilities are averaged."
+    )
+
+
+def announce(session: Session, about_windows: str) -> None:
+    """Prints the model, a text on windows, how well probabilities are calibrated, and when the model abstains."""
+    config, calibration = session.config, session.calibration
     texts = [
-        f"{config.model.name}, {session.weights} weights, clips of {config.clip_format}. Videos of up to "
-        f"{whole_secs:.1f} s are not cut. Longer ones are cut into windows of {windows.window_secs:.1f} s, one every "
-        f"{windows.stride_secs:.1f} s; the windows' probabilities are averaged."
+        f"{config.model.name}, {session.weights} weights, clips of {config.clip_format}. {about_windows}"
     ]
     if calibration.num_clips:
         errors = f"expected calibration error {calibration.ece_before:.3f}"
@@ -194,7 +232,7 @@ def predict_all(
         judgement = session.judge(prediction)
         print_prediction(prediction, judgement, session)
         timeline = save_timeline(prediction, classes, output, number)
-        return prediction.to_json(classes, _TOP.value) | to_json(judgement) | timeline
+        return prediction.to_json(classes, top()) | to_json(judgement) | timeline
 
     print_row("video", "class", "probability")
     return video_flags.predict_all(session, videos, limits, on_prediction)
@@ -209,11 +247,11 @@ def print_prediction(prediction: Prediction, judgement: Judgement, session: Sess
     num_windows = len(prediction.windows_secs)
     cut = f", {num_windows} windows" if num_windows > 1 else ""
     about = [prediction.video.path, f"  {prediction.secs:.1f} s{cut}"]
-    top = prediction.top(_TOP.value)
+    shown = prediction.top(top())
     if session.thresholds:
         found = prediction.predicted()
-        top = found + [one for one in top if one not in found][: max(0, _TOP.value - len(found))]
-    rows = [(session.config.classes[label], f"{probability:.3f}") for label, probability in top]
+        shown = found + [one for one in shown if one not in found][: max(0, top() - len(found))]
+    rows = [(session.config.classes[label], f"{probability:.3f}") for label, probability in shown]
     if session.thresholds:
         rows.insert(len(found), (answers.BELOW, ""))
     if judgement.confident is False:

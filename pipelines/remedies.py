@@ -46,6 +46,7 @@ _PURPOSES = {
     Action.EVALUATE: "to evaluate them",
     Action.LAUNCH: "to start workers on this machine",
     Action.INSTALL: "to install what is missing",
+    Action.PIPE: "to pipe it in",
 }
 _LETTERS = {"\n": r"\n", "\r": r"\r", "\t": r"\t", "\\": r"\\", "'": r"\'"}
 
@@ -85,6 +86,8 @@ def command(remedy: Remedy) -> str:
             return f"make train WORKERS={count} or {program('launch')} --workers={count}"
         case Action.INSTALL:
             return install_command(details["extras"])
+        case Action.PIPE:
+            return f"{shell_command(details['command'])} | {program('predict')} --live --video=- --run=…"
 
 
 def _flag(option: str, value: Any) -> str:

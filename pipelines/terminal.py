@@ -10,9 +10,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import shutil
 import sys
 import textwrap
 import traceback
+import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import TextIO
 
@@ -44,6 +46,22 @@ def say_wrapped(text: str, *, width: int = WIDTH, flush: bool = False, **options
     say(*textwrap.wrap(printable(text), width, **options), flush=flush)
 
 
+def rewrite(text: str) -> None:
+    """Prints a line to standard output, a terminal, in place of the one that `rewrite` printed last.
+
+    The line is not ended: end it by say(""). It is cut to the terminal's width, since a longer one could not be
+    replaced.
+    """
+    columns, cut = shutil.get_terminal_size().columns - 1, ""
+    for character in printable(text):
+        columns -= 2 if unicodedata.east_asian_width(character) in "WF" else 1
+        if columns < 0:
+            break
+        cut += character
+    _write(sys.stdout, [cut], start="\r", end="\x1b[K")
+    sys.stdout.flush()
+
+
 def say_drawing(drawing: str) -> None:
     """Prints a drawing made of text without escaping it; it may hold colour codes, but must hold no names."""
     _write(sys.stdout, drawing.split("\n"))
@@ -70,8 +88,8 @@ class ArgumentParser(argparse.ArgumentParser):
         super().error(printable(message))
 
 
-def _write(file: TextIO, lines: Iterator[str] | Sequence[str]) -> None:
-    text = "".join(f"{line}\n" for line in lines)
+def _write(file: TextIO, lines: Iterator[str] | Sequence[str], *, start: str = "", end: str = "\n") -> None:
+    text = "".join(f"{start}{line}{end}" for line in lines)
     tqdm = sys.modules.get("tqdm")  # if tqdm is not loaded, there are no progress bars
     if tqdm:
         tqdm.tqdm.get_lock()  # made here: a signal while external_write_mode makes it would raise AttributeError

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 _VIDEO = flags.DEFINE_string(
     "video",
     None,
-    "Videos or folders of videos, separated by commas. Folders are searched with their subfolders.",
+    "Videos or folders of videos, separated by commas. Folders are searched with their subfolders. With --live, one "
+    "stream.",
 )
 _DATA = flags.DEFINE_string(
     "data",
@@ -71,6 +72,19 @@ def find_videos() -> list[decoding.VideoFile]:
     for warning in warnings:
         terminal.warn(warning)
     return videos
+
+
+def stream_name() -> str:
+    """Returns the value of --video as the name of one stream, which may have commas."""
+    if not _VIDEO.value:
+        raise UserError("Pass --video=<a stream: -, a FIFO, a device or an http address>.")
+    return _VIDEO.value
+
+
+def limit_note(cause: str) -> str:
+    """Returns a note about the flag that sets the limit by which a video failed; "" if there is none."""
+    option = _OPTION_OF_CAUSE.get(cause)
+    return f" (--{remedies.FLAGS[option]} allows more)" if option else ""
 
 
 def predict_all(
@@ -125,9 +139,7 @@ def _show_fraction(bar: console.ProgressBar, number: int, fraction: float) -> No
 
 def _report_failure(video: decoding.VideoFile, failed: decoding.Failed) -> dict[str, Any]:
     """Prints why a video is not predicted; returns its entry for predictions.json."""
-    option = _OPTION_OF_CAUSE.get(failed.cause)
-    more = f" (--{remedies.FLAGS[option]} allows more)" if option else ""
-    terminal.note(f"not predicted: {video.path}: {failed.reason}{more}")
+    terminal.note(f"not predicted: {video.path}: {failed.reason}{limit_note(failed.cause)}")
     return {
         "path": video.path,
         "error": failed.reason,

@@ -213,6 +213,20 @@ def pool_run(data_dir: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -
     return pathlib.Path(write_run(tmp_path_factory.mktemp("runs") / "pool", data_dir, weight_std=0.5))
 
 
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A certificate for localhost that no system trusts; path of the file with its key."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    path = tmp_path_factory.mktemp("tls") / "server.pem"
+    options = "req -x509 -newkey rsa:2048 -nodes -days 30 -subj /CN=localhost".split()
+    names = ["-addext", "subjectAltName=DNS:localhost"]
+    subprocess.run(
+        ["openssl", *options, *names, "-keyout", path, "-out", f"{path}.crt"], check=True, capture_output=True
+    )
+    return path
+
+
 def plan_of(
     videos_dir, *, fold_by="group", shard_bytes=1 << 20, name="small", checksum=False, **format_options
 ):

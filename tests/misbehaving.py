@@ -110,3 +110,19 @@ def is_socket(number):
         return stat.S_ISSOCK(os.fstat(number).st_mode)
     except OSError:
         return False
+
+
+def count_or_die(item):
+    """Yields the numbers from 0 on; after as many as the item says first, does what it says then."""
+    number, end = item
+    yield from range(number)
+    if end:
+        ENDS[end]()
+
+
+def grow(num_bytes):
+    """Yields again and again without a wait, and takes more memory each time."""
+    eaten = []
+    while True:
+        eaten.append(bytearray(num_bytes))
+        yield len(eaten)

@@ -16,7 +16,16 @@ import msgspec
 import pytest
 
 from tests.conftest import REPOSITORY, is_running
-from tests.misbehaving import SlowToLoad, attempt, die_once, double_or_die, misbehave, read_file
+from tests.misbehaving import (
+    SlowToLoad,
+    attempt,
+    count_or_die,
+    die_once,
+    double_or_die,
+    grow,
+    misbehave,
+    read_file,
+)
 from ucf50_tfrecord import storage, workers
 from ucf50_tfrecord.errors import UserError
 
@@ -264,3 +273,66 @@ def test_an_answer_that_cannot_be_right_counts_as_malformed():
 
     [(_, failure)] = run([2], parse=parse)
     assert failure == workers.Failure("crash", f"{NO_ANSWER}: another number than was asked for")
+
+
+def stream(item, function=count_or_die, timeout_secs=60.0, **options):
+    with workers.IsolatedPool(MEMORY) as pool:
+        return list(pool.stream(call_of(function, timeout_secs, **options), item))
+
+
+def test_the_answers_of_a_stream_come_one_by_one():
+    with workers.IsolatedPool(MEMORY) as pool:
+        answers = pool.stream(call_of(count_or_die, 2.0), (3, "sleep"))
+        assert [next(answers) for _ in range(3)] == [0, 1, 2]
+        assert list(answers) == [workers.Failure("timeout", "it took longer than 2 s")]
+        assert list(pool.stream(call_of(count_or_die), (2, ""))) == [0, 1]
+        assert list(pool.map(call_of(double_or_die), [4])) == [(4, 8)]  # by the same worker
+    assert stream((0, "")) == []
+
+
+@pytest.mark.parametrize(
+    "end, cause, reason",
+    [
+        ("abort", "crash", "its process crashed with SIGABRT"),
+        ("raise", "crash", "ArithmeticError: no such number"),
+        ("eat", "memory", "it needed more than 256 MiB of memory"),
+    ],
+)
+def test_a_stream_that_dies_is_not_tried_again(end, cause, reason):
+    assert stream((2, end)) == [0, 1, workers.Failure(cause, reason)]
+
+
+def test_memory_is_limited_while_answers_follow_each_other():
+    *_, failure = stream(1 << 20, grow)
+    assert failure == workers.Failure("memory", "it needed more than 256 MiB of memory")
+
+
+def test_the_file_of_a_stream_is_opened_once(tmp_path):
+    opened = []
+
+    def open_files(item):
+        opened.append(item)
+        raise FileNotFoundError(2, "No such file")
+
+    [failure] = stream((1, ""), open_files=open_files)
+    assert failure == workers.Failure("unreadable", "FileNotFoundError: No such file") and len(opened) == 1
+
+
+@pytest.mark.parametrize("item", [message(b"?", b""), message(b"A", msgspec.msgpack.encode({"number": 101}))])
+def test_a_malformed_answer_ends_a_stream(item):
+    [failure] = stream(item, misbehave, timeout_secs=2.0, answer=Answer)
+    assert failure.cause == "crash" and failure.reason.startswith(NO_ANSWER)
+
+
+def test_the_end_of_a_stream_is_no_answer_to_another_call():
+    [_, (_, failure), _] = run(
+        [{"number": 1}, message(b"E", b""), {"number": 2}], misbehave, timeout_secs=2.0, answer=Answer
+    )
+    assert failure.cause == "crash" and failure.reason.startswith(NO_ANSWER)
+
+
+def test_closing_the_pool_ends_a_stream():
+    pool = workers.IsolatedPool(MEMORY)
+    threading.Timer(1.0, pool.close).start()
+    with pytest.raises(workers.Cancelled):
+        list(pool.stream(call_of(count_or_die), (1, "sleep")))

@@ -28,7 +28,7 @@ _SHARED = {
     "code_flags": "allowed code",
 }
 # Modules with flags of one entry point alone.
-_PARTS = ("comparison_flags", "comparison_jobs")
+_PARTS = ("comparison_flags", "comparison_jobs", "live")
 _LAUNCH = "launch"
 _HEAD = """# Options
 

@@ -23,6 +23,7 @@ class Action(enum.StrEnum):
     EVALUATE = "evaluate"  # run_dir, weights
     LAUNCH = "launch"  # num_workers
     INSTALL = "install"  # extras, such as "convert,train"
+    PIPE = "pipe"  # command: the words of another program's command, which writes a stream to its standard output
 
 
 class Change(enum.StrEnum):

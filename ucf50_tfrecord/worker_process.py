@@ -2,7 +2,8 @@
 
 The worker trusts its parent process, so the parent sends a pickled function, then pickled items (the
 function's arguments) with their open files. The worker answers each of them with a msgpack message, which
-begins with its kind and length.
+begins with its kind and length. An item that is sent as a stream gets an answer for each value that the function,
+a generator, yields.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import socket
 import struct
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO, Literal
 
 import msgspec
@@ -24,9 +25,9 @@ import msgspec
 from ucf50_tfrecord import sandbox as sandbox_lib
 from ucf50_tfrecord.sandbox import Restrictions
 
-# The first byte of each message: the first two from the parent, the other two from the worker.
-FUNCTION, ITEM = b"F", b"I"
-ANSWERED, FAILED = b"A"[0], b"X"[0]
+# The first byte of each message: the first three from the parent, the others from the worker.
+FUNCTION, ITEM, STREAM = b"F", b"I", b"S"
+ANSWERED, FAILED, ENDED = b"A"[0], b"X"[0], b"E"[0]
 LENGTH = struct.Struct("<Q")
 _MAX_FILES = 8  # files per item
 _MAX_REASON = 2000  # characters of Failed.reason
@@ -66,7 +67,9 @@ def serve(connection_fd: int, *, memory_bytes: int, sandbox: bool) -> None:
                 continue
             with contextlib.ExitStack() as stack:
                 opened = [stack.enter_context(_open(file)) for file in files]
-                _answer(connection, *_call(function, pickle.loads(message[1:]), opened, encoder))
+                call = _stream if message[:1] == STREAM else _call
+                for kind, content in call(function, pickle.loads(message[1:]), opened, encoder):
+                    _answer(connection, kind, content)
 
 
 def _restrict(memory_bytes: int, sandbox: bool) -> Restrictions:
@@ -109,14 +112,31 @@ def _open(file: int) -> BinaryIO:
 
 def _call(
     function: Callable, item: Any, files: Sequence[BinaryIO], encoder: msgspec.msgpack.Encoder
-) -> tuple[int, bytes]:
+) -> Iterator[tuple[int, bytes]]:
+    """Yields the kind and the content of the answer to an item."""
     try:
-        return ANSWERED, encoder.encode(function(item, *files))
-    except MemoryError:
-        failed = Failed("memory", "")
+        yield ANSWERED, encoder.encode(function(item, *files))
     except Exception as error:  # any error costs this item only; its reason is reported
-        failed = Failed("crash", f"{type(error).__name__}: {error}"[:_MAX_REASON])
-    return FAILED, encoder.encode(failed)
+        yield FAILED, encoder.encode(_failed(error))
+
+
+def _stream(
+    function: Callable, item: Any, files: Sequence[BinaryIO], encoder: msgspec.msgpack.Encoder
+) -> Iterator[tuple[int, bytes]]:
+    """Yields the kinds and the contents of the answers to an item, one for each value and one for the end."""
+    try:
+        for value in function(item, *files):
+            yield ANSWERED, encoder.encode(value)
+    except Exception as error:  # as in _call
+        yield FAILED, encoder.encode(_failed(error))
+    else:
+        yield ENDED, b""
+
+
+def _failed(error: Exception) -> Failed:
+    if isinstance(error, MemoryError):
+        return Failed("memory", "")
+    return Failed("crash", f"{type(error).__name__}: {error}"[:_MAX_REASON])
 
 
 def _answer(connection: socket.socket, kind: int, content: bytes) -> None:

@@ -3,7 +3,7 @@
 An item is the argument of one call, such as a video. A worker answers its items one by one, so the item that
 kills the worker is known: the first one without an answer. That item is tried again, alone in a fresh
 process, because an earlier item may have damaged the first process. If the item kills the fresh process too,
-the item is at fault. All other items are unharmed.
+the item is at fault. All other items are unharmed. A stream, which can be read only once, is never tried again.
 
 A worker reads untrusted files, so the worker is not trusted either. It receives its files open and runs in a
 sandbox. Its answers are data of a stated type and size; a worker that sends anything else is killed.
@@ -14,6 +14,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import pickle
@@ -25,7 +26,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, BinaryIO, Generic, TypeVar
 
 import msgspec
@@ -34,7 +35,7 @@ from ucf50_tfrecord.choices import Sandbox
 from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.sandbox import Restrictions
 from ucf50_tfrecord.specs import DecodeLimits
-from ucf50_tfrecord.worker_process import ANSWERED, FUNCTION, ITEM, LENGTH, Failed, do_nothing
+from ucf50_tfrecord.worker_process import ANSWERED, ENDED, FUNCTION, ITEM, LENGTH, STREAM, Failed, do_nothing
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -74,8 +75,8 @@ class Cancelled(Exception):
 class Call(Generic[Item, Answer, Result]):
     """A function that workers call on items, and the limits on its answers.
 
-    function: runs in the worker with an item and the item's open files, and returns the answer. It must be
-      picklable. An exception counts as a crash.
+    function: runs in the worker with an item and the item's open files, and returns the answer, or yields the
+      answers to a stream. It must be picklable. An exception counts as a crash.
     answer: the type of the answers, which msgspec checks: a Struct or a built-in type.
     parse: runs in the parent process; turns an item and its answer into the result. It raises ValueError if
       the answer is wrong.
@@ -169,6 +170,34 @@ class IsolatedPool:
                     position += 1
                 has_failed = not has_failed
 
+    def stream(self, call: Call[Item, Answer, Result], item: Item) -> Generator[Result | Failure, None, None]:
+        """Calls a generator function on one item in a fresh worker. The call is never repeated.
+
+        Args:
+          call: the function, a generator, and the limits on each of its answers. `timeout_secs` is the limit on the
+            time until the first answer, and from each answer to the next one.
+          item: the item. Its files are opened only once.
+
+        Yields:
+          The results of the answers as they arrive. If the call fails, the last one is a Failure.
+
+        Raises:
+          UserError: if no worker can be started.
+          Cancelled: if the pool is closed during the call.
+        """
+        for num_false_starts in itertools.count(1):
+            try:
+                with self._worker(fresh=True) as worker:
+                    worker.begin(call.function)
+                    yield from _stream(worker, call, item)
+                return
+            except _NotStarted as error:
+                if num_false_starts > _MAX_FALSE_STARTS:
+                    raise UserError(f"A worker process did not start: {error}") from error
+            except _Died as death:
+                yield death.failure
+                return
+
     def start(self) -> Restrictions:
         """Starts a worker, unless one is idle already.
 
@@ -233,11 +262,30 @@ def _answers(worker: _Worker, call: Call, items: Sequence) -> Iterator[tuple[Any
         item, failure = sent.popleft()
         if failure is None:
             content = worker.receive(call.timeout_secs(item), call.max_bytes)
-            try:
-                result = call.parse(item, decoder.decode(content))
-            except (msgspec.MsgspecError, ValueError) as error:
-                raise _Died("crash", f"its process gave no answer of the expected form: {error}") from error
+            result = _parse(call, decoder, item, content)
         yield item, failure or result
+
+
+def _stream(worker: _Worker, call: Call, item: Any) -> Iterator[Any]:
+    """Sends an item to a worker and yields the result of each of its answers, or a Failure without any.
+
+    Raises:
+      _Died: if the worker dies or sends a wrong answer.
+    """
+    if failure := worker.send_item(item, call.open_files, STREAM):
+        yield failure
+        return
+    decoder = msgspec.msgpack.Decoder(call.answer)
+    while (content := worker.receive_or_end(call.timeout_secs(item), call.max_bytes)) is not None:
+        yield _parse(call, decoder, item, content)
+
+
+def _parse(call: Call, decoder: msgspec.msgpack.Decoder, item: Any, content: memoryview) -> Any:
+    """Turns an answer into a result; raises _Died if it is a wrong one."""
+    try:
+        return call.parse(item, decoder.decode(content))
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise _Died("crash", f"its process gave no answer of the expected form: {error}") from error
 
 
 _END = object()
@@ -299,8 +347,10 @@ class _Worker:
             self._base_bytes = self._resident_bytes()
         return state
 
-    def send_item(self, item: Any, open_files: Callable[[Any], Sequence[BinaryIO]]) -> Failure | None:
-        """Sends an item with its open files to the worker.
+    def send_item(
+        self, item: Any, open_files: Callable[[Any], Sequence[BinaryIO]], kind: bytes = ITEM
+    ) -> Failure | None:
+        """Sends an item, of the kind ITEM or STREAM, with its open files to the worker.
 
         Returns:
           A Failure if the item's files cannot be opened; otherwise None.
@@ -312,7 +362,7 @@ class _Worker:
         except UserError as error:
             return Failure("unreadable", str(error))
         try:
-            self._send(ITEM + pickle.dumps(item), [file.fileno() for file in files])
+            self._send(kind + pickle.dumps(item), [file.fileno() for file in files])
         finally:
             for file in files:
                 file.close()
@@ -331,13 +381,31 @@ class _Worker:
         Raises:
           _Died: if no answer comes in time, the process is dead, the call failed, or the answer is too long.
         """
+        return self._answer(*self._receive_message(timeout_secs, max_bytes))
+
+    def receive_or_end(self, timeout_secs: float, max_bytes: int) -> memoryview | None:
+        """Returns the content of the next answer to a stream; None at the end. Raises _Died as `receive` does.
+
+        It also checks the worker's memory, as answers may follow each other without a wait.
+        """
+        kind, content = self._receive_message(timeout_secs, max_bytes)
+        if kind == ENDED:
+            return None
+        self._check_memory()
+        return self._answer(kind, content)
+
+    def _receive_message(self, timeout_secs: float, max_bytes: int) -> tuple[int, memoryview]:
+        """Returns the kind and the content of the worker's next message."""
         deadline = time.monotonic() + timeout_secs
         wait = f"it took longer than {timeout_secs:.0f} s"
         kind_and_length = self._receive(1 + LENGTH.size, deadline, wait)
         kind, num_bytes = kind_and_length[0], LENGTH.unpack(kind_and_length[1:])[0]
         if num_bytes > (max_bytes if kind == ANSWERED else _SMALL_BYTES):
             raise _Died("crash", f"its process gave an answer of {num_bytes} bytes, more than it may")
-        content = memoryview(self._receive(num_bytes, deadline, wait))
+        return kind, memoryview(self._receive(num_bytes, deadline, wait))
+
+    def _answer(self, kind: int, content: memoryview) -> memoryview:
+        """Returns the content of an answer; raises _Died for a message of another kind."""
         if kind == ANSWERED:
             return content
         try:

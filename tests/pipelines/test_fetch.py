@@ -5,7 +5,6 @@ import os
 import pty
 import random
 import re
-import shutil
 import signal
 import ssl
 import subprocess
@@ -120,20 +119,6 @@ def test_unpacking_that_is_ended_leaves_no_half_a_set(tmp_path, output, signum):
     assert result.returncode == 0, result.stderr
     assert {path.name for path in output.rglob("*.avi")} == {name.rpartition("/")[2] for name in PLACES}
     assert [path.name for path in output.parent.iterdir()] == ["UCF50"]
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory):
-    """A certificate for localhost that no system trusts; path of the file with its key."""
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is not installed")
-    path = tmp_path_factory.mktemp("tls") / "server.pem"
-    options = "req -x509 -newkey rsa:2048 -nodes -days 30 -subj /CN=localhost".split()
-    names = ["-addext", "subjectAltName=DNS:localhost"]
-    subprocess.run(
-        ["openssl", *options, *names, "-keyout", path, "-out", f"{path}.crt"], check=True, capture_output=True
-    )
-    return path
 
 
 def test_a_certificate_is_verified_and_one_may_be_trusted_besides(certificate, output):

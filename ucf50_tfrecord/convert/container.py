@@ -11,9 +11,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import fractions
+import itertools
 import os
 import re
 import resource
+import select
 from collections.abc import Iterator
 from typing import Annotated, Any, BinaryIO, Literal, NamedTuple
 
@@ -95,20 +97,22 @@ class Container:
     pixel_aspect: width of a pixel divided by its height.
     """
 
-    def __init__(self, file: BinaryIO, suffix: str):
+    def __init__(self, file: BinaryIO, suffix: str, *, is_stream: bool = False):
         """Opens a video.
 
         Args:
-          file: the video's open file, readable and seekable.
+          file: the video's open file, readable and, unless it is a stream, seekable.
           suffix: suffix of the file's name, such as ".avi", by which FFmpeg decides if several formats fit
             the contents.
+          is_stream: whether the file is read only once, from its current position, as a pipe is; then only
+            `frames_once` can read it.
 
         Raises:
           VideoError: if the video's format is not allowed, it has no video stream, or its codec has no
             decoder.
           av.error.FFmpegError, OSError: if the video cannot be opened.
         """
-        self._input = _Input(file, suffix)
+        self._input = _StreamInput(file, suffix) if is_stream else _Input(file, suffix)
         self._kept: list[av.Packet] | None = []
         self._open()
 
@@ -119,7 +123,10 @@ class Container:
         self._container.close()
 
     def _open(self) -> None:
-        self._container = _open(self._input)
+        if isinstance(self._input, _StreamInput):
+            self._container = _open_stream(self._input)
+        else:
+            self._container = _open(self._input)
         if not self._container.streams.video:
             raise VideoError("no video stream")
         self._stream = self._container.streams.video[0]
@@ -151,8 +158,12 @@ class Container:
         if self.codec.is_open or self._kept is None:
             self._container.close()
             self._open()
-        self.codec.options = {"flags": "+bitexact"}
+        self._demand_exact_pixels()
         yield from self._demux() if self._kept is None else self._kept
+
+    def _demand_exact_pixels(self) -> None:
+        """Makes the decoder, before it starts, use only code that gives the same pixels on every CPU."""
+        self.codec.options = {"flags": "+bitexact"}
 
     def _demux(self) -> Iterator[av.Packet]:
         return (packet for packet in self._container.demux(self._stream) if packet.size)
@@ -162,6 +173,20 @@ class Container:
         for packet in self.replay():
             yield from self.decode(packet)
         yield from self.decode(None)
+
+    def frames_once(self) -> Iterator[av.VideoFrame]:
+        """Decodes packets as they arrive, and keeps none; yields the same frames as `frames`. Call it once."""
+        self._demand_exact_pixels()
+        num_frames = 0
+        try:
+            for packet in itertools.chain(self._demux(), [None]):
+                for frame in self.decode(packet):
+                    num_frames += 1
+                    yield frame
+        except av.error.InvalidDataError as error:
+            if not num_frames:
+                raise _no_stream(error) from error
+            raise
 
     def decode(self, packet: av.Packet | None) -> list[av.VideoFrame]:
         """Decodes one packet; None ends the stream.
@@ -187,6 +212,17 @@ def open_video(file: BinaryIO, suffix: str) -> Iterator[Container]:
       MemoryError: if memory runs out.
     """
     with reading(), Container(file, suffix) as container:
+        yield container
+
+
+@contextlib.contextmanager
+def open_stream(file: BinaryIO) -> Iterator[Container]:
+    """Opens a stream, such as a pipe, for Container.frames_once; otherwise does as open_video.
+
+    Args:
+      file: the open file. FFmpeg reads it from its current position on, and never seeks.
+    """
+    with reading(), Container(file, "", is_stream=True) as container:
         yield container
 
 
@@ -269,6 +305,37 @@ class _Input:
         return True
 
 
+class _StreamInput(_Input):
+    """The file object that FFmpeg reads a stream from. It has no position.
+
+    is_empty: whether no byte has arrived yet.
+    """
+
+    def __init__(self, file: BinaryIO, suffix: str):
+        super().__init__(file, suffix)
+        self.is_empty = True
+        self._poll = select.poll()
+        self._poll.register(file, select.POLLIN)
+
+    def read(self, num_bytes: int = -1) -> bytes:
+        """Returns the next bytes as soon as some have arrived; b"" at the stream's end."""
+        while True:
+            self._poll.poll()  # a pipe that others opened may not wait by itself
+            with contextlib.suppress(BlockingIOError):
+                content = os.read(self._file.fileno(), num_bytes)
+                self.is_empty = self.is_empty and not content
+                return content
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return -errno.ESPIPE
+
+    def tell(self) -> int:
+        return -errno.ESPIPE
+
+    def seekable(self) -> bool:
+        return False
+
+
 class _Output:
     """The file object that FFmpeg writes a video to."""
 
@@ -287,31 +354,58 @@ class _Output:
         return len(content)
 
 
+# Metadata may not be UTF-8; nothing reads it.
+_ARGUMENTS: dict[str, Any] = {"metadata_errors": "replace", "container_options": _OPTIONS}
+
+
 def _open(source: _Input) -> av.container.InputContainer:
     source.seek(0)
-    # Metadata may not be UTF-8; nothing reads it.
-    arguments: dict[str, Any] = {"metadata_errors": "replace", "container_options": _OPTIONS}
     try:
-        return av.open(source, **arguments)
+        return av.open(source, **_ARGUMENTS)
     except av.error.ArgumentError as error:
-        if format_name := _find_refused_format(source, arguments):
-            raise VideoError(f"expected a video file, found the format {format_name}") from error
+        # The file is opened again to capture the log.
+        source.seek(0)
+        with _captured_errors() as logs, contextlib.suppress(av.error.FFmpegError):
+            av.open(source, **_ARGUMENTS).close()
+        _explain_refused_format(logs, error)
         raise
 
 
-def _find_refused_format(source: _Input, arguments: dict) -> str | None:
-    """Returns the name of the format for which FFmpeg refused a file, or None if FFmpeg's log names none.
+def _open_stream(source: _StreamInput) -> av.container.InputContainer:
+    with _captured_errors() as logs:  # a stream cannot be opened again
+        try:
+            return av.open(source, **_ARGUMENTS)
+        except av.error.ArgumentError as error:
+            _explain_refused_format(logs, error)
+            raise
+        except (av.error.InvalidDataError, av.error.EOFError) as error:
+            if source.is_empty:
+                raise VideoError("it ended before anything arrived") from error
+            raise _no_stream(error) from error
 
-    The file is opened again to capture the log.
-    """
+
+def _no_stream(error: av.error.FFmpegError) -> VideoError:
+    return VideoError(
+        f"expected video in a container that can be read from its start, such as MPEG-TS or Matroska ({_describe(error)})"
+    )
+
+
+def _explain_refused_format(logs: list[tuple[int, str, str]], error: Exception) -> None:
+    """Raises VideoError if FFmpeg's log names a format for which it refused to open a file."""
+    name = next((name for _, name, text in logs if text.startswith(_REFUSED_FORMAT)), None)
+    if name:
+        raise VideoError(f"expected a video file, found the format {name}") from error
+
+
+@contextlib.contextmanager
+def _captured_errors() -> Iterator[list[tuple[int, str, str]]]:
+    """Yields a list that receives what FFmpeg logs as errors while the block runs: levels, names and texts."""
     level, skips_repeated = av.logging.get_level(), av.logging.get_skip_repeated()
     av.logging.set_level(av.logging.ERROR)
     av.logging.set_skip_repeated(False)  # another file may have been refused before
     try:
-        source.seek(0)
-        with av.logging.Capture() as logs, contextlib.suppress(av.error.FFmpegError):
-            av.open(source, **arguments).close()
+        with av.logging.Capture() as logs:
+            yield logs
     finally:
         av.logging.set_level(level)
         av.logging.set_skip_repeated(skips_repeated)
-    return next((name for _, name, text in logs if text.startswith(_REFUSED_FORMAT)), None)

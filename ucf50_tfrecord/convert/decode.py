@@ -351,7 +351,7 @@ class _Picker(Generic[Kept]):
         return Timeline(times, self._source.time_base_secs, self._source.frame_rate)
 
     def _take(self, index: int, frame: av.VideoFrame) -> None:
-        self._kept[index] = self._keep(_convert(frame, self._source.pixel_aspect, self._format))
+        self._kept[index] = self._keep(fit_frame(frame, self._source.pixel_aspect, self._format))
 
 
 def _packets_to(wanted: Collection[int], packets: list[Packet]) -> set[int]:
@@ -386,7 +386,7 @@ def _start_before(packets: list[Packet], first: int) -> int:
     return start
 
 
-def _convert(frame: av.VideoFrame, pixel_aspect: fractions.Fraction, clip_format: ClipFormat) -> np.ndarray:
+def fit_frame(frame: av.VideoFrame, pixel_aspect: fractions.Fraction, clip_format: ClipFormat) -> np.ndarray:
     """Returns a frame scaled to the clips' size and rotated upright, uint8 [H, W, 3]."""
     quarter_turns = round(frame.rotation / 90) % 4
     height, width = clip_format.height, clip_format.width

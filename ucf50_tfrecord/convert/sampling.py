@@ -7,7 +7,7 @@ import dataclasses
 import fractions
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -110,21 +110,44 @@ def cut_windows(timeline: Timeline, windows: WindowSpec) -> list[tuple[int, int]
     Returns:
       A list of tuples (start, end), one per window, in microseconds from the video's first frame.
     """
-    window_us, stride_us = round(windows.window_secs * 1e6), round(windows.stride_secs * 1e6)
+    cutter = WindowCutter(windows)
     shown_us, end_us = timeline.shown_us, timeline.latest_us
-    if end_us <= max(round(windows.whole_secs * 1e6), window_us):
+    if end_us <= max(round(windows.whole_secs * 1e6), cutter.window_us):
         return [(0, end_us)]
-    starts, start, last = [], 0, end_us - window_us
-    while start < last and start <= shown_us[-1]:
-        next_us = shown_us[bisect.bisect_left(shown_us, start)]
-        if next_us < start + window_us:
-            starts.append(start)
-            start += stride_us
-        else:  # skips to the first window that holds the next frame
-            start = ((next_us - window_us) // stride_us + 1) * stride_us
+    last = end_us - cutter.window_us
+    starts = list(cutter.starts(shown_us, last))
     if last <= shown_us[-1]:
         starts.append(last)
-    return [(start, start + window_us) for start in starts]
+    return [(start, start + cutter.window_us) for start in starts]
+
+
+class WindowCutter:
+    """Finds the starts of windows one after the other, of a whole video or while its frames become known.
+
+    window_us: length of a window, in microseconds.
+    start_us: the earliest start of the next window, in microseconds from the first frame.
+    """
+
+    def __init__(self, windows: WindowSpec):
+        self.window_us, self._stride_us = round(windows.window_secs * 1e6), round(windows.stride_secs * 1e6)
+        self.start_us = 0
+
+    def starts(self, shown_us: Sequence[int], before_us: int) -> Iterator[int]:
+        """Yields the starts of the next windows in which new frames appear, and which start before `before_us`.
+
+        Args:
+          shown_us: the times when frames are shown, ascending, in microseconds from the first frame; all that are
+            known from start_us on.
+          before_us: end of the search, in microseconds from the first frame.
+        """
+        while self.start_us < before_us and self.start_us <= shown_us[-1]:
+            start = self.start_us
+            next_us = shown_us[bisect.bisect_left(shown_us, start)]
+            if next_us < start + self.window_us:
+                self.start_us = start + self._stride_us
+                yield start
+            else:  # skips to the first window that holds the next frame
+                self.start_us = ((next_us - self.window_us) // self._stride_us + 1) * self._stride_us
 
 
 def choose_window_frames(timeline: Timeline, clip_format: ClipFormat, windows: WindowSpec) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Decodes videos for prediction, in worker processes: cuts them into windows, and takes clips from these.
+"""Decodes videos and streams for prediction, in worker processes: cuts them into windows, and takes clips from these.
 
 A window is a span of time that is treated like a video of its own; its frames are chosen and decoded as the
 converter does for training clips. No other file of this package imports the converter's code. Worker
@@ -14,23 +14,26 @@ import dataclasses
 import datetime
 import functools
 import itertools
+import math
 import os
 import pathlib
 import stat
 import tempfile
 from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import Annotated, BinaryIO
+from typing import Annotated, Any, BinaryIO
 
 import msgspec
 import numpy as np
 
-from ucf50_tfrecord import record, storage, workers
-from ucf50_tfrecord.convert import catalog, decode, sampling
+from ucf50_tfrecord import record, remote, storage, workers
+from ucf50_tfrecord.convert import catalog, decode, live, sampling
 from ucf50_tfrecord.convert.container import Undecodable
-from ucf50_tfrecord.errors import UserError
+from ucf50_tfrecord.errors import Action, Remedy, UserError
 from ucf50_tfrecord.specs import ClipFormat, DecodeLimits, WindowSpec
 
+STANDARD_INPUT = "-"  # the name of the stream that this process reads from its standard input
 _POLL_SECS = 0.5
+_HEAD_BYTES = 1 << 10  # of an answer with frames, besides the frames
 _MAX_ANSWER_BYTES = 256 << 20  # enough for the windows of some weeks of video
 _Microseconds = Annotated[int, msgspec.Meta(ge=-(1 << 62), le=1 << 62)]
 
@@ -112,14 +115,20 @@ def find_videos(paths: Sequence[str]) -> tuple[list[VideoFile], list[str]]:
 
 
 def _video_file(path: str) -> VideoFile:
+    remedy = Remedy(Action.SET, "to predict a stream, in the command `predict`", live=True)
     try:
         status = os.stat(path)
     except FileNotFoundError:
-        raise UserError(f"There is no video or folder {path}") from None
+        is_stream = path == STANDARD_INPUT or remote.is_remote(path.lower())
+        raise UserError(f"There is no video or folder {path}", *([remedy] if is_stream else [])) from None
     except OSError as error:
         raise UserError(f"Cannot read {path}: {error.strerror}") from error
     if not stat.S_ISREG(status.st_mode):
-        raise UserError(f"Expected a video, or a folder of videos. Received: {path}, which is neither")
+        is_stream = stat.S_ISFIFO(status.st_mode) or stat.S_ISCHR(status.st_mode)
+        raise UserError(
+            f"Expected a video, or a folder of videos. Received: {path}, which is neither",
+            *([remedy] if is_stream else []),
+        )
     return VideoFile(path=path, modified=datetime.datetime.fromtimestamp(status.st_mtime, datetime.UTC))
 
 
@@ -288,6 +297,65 @@ class Decoder:
             self.on_wait(os.fstat(frames.fileno()).st_size // _frame_bytes(self.clip_format))
         yield video, future.result()
         frames.close()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StreamWindow:
+    """A decoded window of a stream.
+
+    start_us, end_us: its start and end, in microseconds from the stream's first frame.
+    num_frames: number of frames that are shown in it.
+    frame_rate: mean frames per second that the stream's container states; 0.0 if it states none.
+    clips: uint8 [clips_per_video, T, H, W, C], as ClipFormat describes them.
+    """
+
+    start_us: int
+    end_us: int
+    num_frames: int
+    frame_rate: float
+    clips: np.ndarray
+
+
+StreamProgress = live.Progress
+
+
+def stream_call(
+    clip_format: ClipFormat, windows: WindowSpec, timeout_secs: float, open_file: Callable[[], BinaryIO]
+) -> workers.Call[str, Any, StreamWindow | StreamProgress | Failed]:
+    """Returns the call for IsolatedPool.stream that decodes a stream; its item is the stream's name.
+
+    Args:
+      clip_format: format of the clips that the model was trained on.
+      windows: the length and the distance of windows.
+      timeout_secs: largest time in which no frame arrives.
+      open_file: returns the stream's open file, which is closed here once the worker process has it.
+    """
+    shape = (clip_format.clips_per_video, *clip_format.shape)
+
+    def parse(
+        name: str, answer: live.Window | StreamProgress | Undecodable
+    ) -> StreamWindow | StreamProgress | Failed:
+        if isinstance(answer, Undecodable):
+            return Failed(answer.reason, answer.cause)
+        if isinstance(answer, StreamProgress):
+            return answer
+        clips = np.frombuffer(answer.clips, np.uint8).reshape(shape)  # ValueError for another size
+        return StreamWindow(
+            start_us=answer.start_us,
+            end_us=answer.end_us,
+            num_frames=answer.num_frames,
+            frame_rate=answer.frame_rate,
+            clips=clips,
+        )
+
+    return workers.Call(
+        function=functools.partial(live.decode_stream, clip_format, windows),
+        answer=live.Window | StreamProgress | Undecodable,
+        parse=parse,
+        max_bytes=_HEAD_BYTES + math.prod(shape),
+        timeout_secs=lambda name: timeout_secs,
+        open_files=lambda name: [open_file()],
+    )
 
 
 def _temporary_file() -> BinaryIO:

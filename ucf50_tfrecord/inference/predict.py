@@ -9,8 +9,8 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Callable, Sequence
-from typing import Any, BinaryIO
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, BinaryIO, NamedTuple
 
 import keras
 import numpy as np
@@ -25,7 +25,7 @@ from ucf50_tfrecord.dataset.views import PLAIN_VIEW, View
 from ucf50_tfrecord.errors import Action, Remedy, UserError
 from ucf50_tfrecord.evaluation import multi_label
 from ucf50_tfrecord.inference import pictures
-from ucf50_tfrecord.inference.decoding import DecodedVideo, Failed, VideoFile
+from ucf50_tfrecord.inference.decoding import DecodedVideo, Failed, StreamWindow, VideoFile
 from ucf50_tfrecord.specs import ClipFormat, WindowSpec
 from ucf50_tfrecord.training import trained
 from ucf50_tfrecord.training.run import RunConfig
@@ -191,6 +191,18 @@ def folder_class(video: VideoFile, classes: Sequence[str]) -> str | None:
     return name if name in classes else None
 
 
+class _Answers(NamedTuple):
+    """A model's answers to clips.
+
+    logits: float32 [clips * views, C].
+    brightness, motion_energy: means over the clips, see pictures.
+    """
+
+    logits: np.ndarray
+    brightness: float
+    motion_energy: float
+
+
 class Predictor:
     """Predicts videos by a model, from the clips of their windows, in batches of clips."""
 
@@ -248,29 +260,76 @@ class Predictor:
           infinity, as it may in float16 for unusual videos.
         """
         places = decoded.places.reshape(-1, decoded.places.shape[-1])
-        parts, brightness, motion_energy = [], [], []
-        for first in range(0, len(places), self._batch_size):
-            batch = self._read(decoded.frames, places[first : first + self._batch_size])
-            if batch is None:
-                return Failed("its process changed the frames after its answer", "crash")
-            parts.append(self._forward(batch).numpy())
-            brightness.append(pictures.brightness(batch))
-            motion_energy.append(pictures.motion_energy(batch))
-            on_fraction((first + len(batch)) / len(places))
-        logits = np.concatenate(parts)  # [windows * clips_per_video * views, C]
-        if not np.isfinite(logits).all():
-            return Failed("the model returns NaN or infinity for it", "model")
+
+        def batches() -> Iterator[np.ndarray | None]:
+            for first in range(0, len(places), self._batch_size):
+                if first:
+                    on_fraction(first / len(places))
+                yield self._read(decoded.frames, places[first : first + self._batch_size])
+
+        answers = self._answer(batches())
+        if isinstance(answers, Failed):
+            return answers
+        on_fraction(1.0)
         return Prediction(
             video=video,
             num_frames=decoded.num_frames,
             secs=decoded.end_us / 1e6,
             windows_secs=[(start / 1e6, end / 1e6) for start, end in decoded.windows_us],
-            logits=logits.reshape(len(decoded.places), -1, logits.shape[-1]),
+            logits=answers.logits.reshape(len(decoded.places), -1, answers.logits.shape[-1]),
             temperature=self._temperature,
             thresholds=self._thresholds,
-            brightness=float(np.concatenate(brightness).mean()),
-            motion_energy=float(np.concatenate(motion_energy).mean()),
+            brightness=answers.brightness,
+            motion_energy=answers.motion_energy,
             frame_rate=decoded.frame_rate,
+        )
+
+    def predict_window(self, name: str, window: StreamWindow) -> Prediction | Failed:
+        """Predicts a window of a stream.
+
+        Args:
+          name: the stream's name.
+          window: the decoded window.
+
+        Returns:
+          The prediction of a video of this window alone, whose time counts from the stream's first frame; Failed if
+          the model returns NaN or infinity.
+        """
+        firsts = range(0, len(window.clips), self._batch_size)
+        answers = self._answer(window.clips[first : first + self._batch_size] for first in firsts)
+        if isinstance(answers, Failed):
+            return answers
+        return Prediction(
+            video=VideoFile(path=name),
+            num_frames=window.num_frames,
+            secs=(window.end_us - window.start_us) / 1e6,
+            windows_secs=[(window.start_us / 1e6, window.end_us / 1e6)],
+            logits=answers.logits[np.newaxis],
+            temperature=self._temperature,
+            thresholds=self._thresholds,
+            brightness=answers.brightness,
+            motion_energy=answers.motion_energy,
+            frame_rate=window.frame_rate,
+        )
+
+    def warm_up(self) -> None:
+        """Calls the model once on black frames: its first call takes seconds, in which a stream would go on."""
+        self._forward(np.zeros((1, *self._format.shape), np.uint8))
+
+    def _answer(self, batches: Iterable[np.ndarray | None]) -> _Answers | Failed:
+        """Calls the model on batches of clips, uint8 [B, T, H, W, C]; None is one that could not be read."""
+        parts, brightness, motion_energy = [], [], []
+        for batch in batches:
+            if batch is None:
+                return Failed("its process changed the frames after its answer", "crash")
+            parts.append(self._forward(batch).numpy())
+            brightness.append(pictures.brightness(batch))
+            motion_energy.append(pictures.motion_energy(batch))
+        logits = np.concatenate(parts)
+        if not np.isfinite(logits).all():
+            return Failed("the model returns NaN or infinity for it", "model")
+        return _Answers(
+            logits, float(np.concatenate(brightness).mean()), float(np.concatenate(motion_energy).mean())
         )
 
     def _read(self, frames: BinaryIO, places: np.ndarray) -> np.ndarray | None:
