@@ -143,10 +143,11 @@ def calibrate_run(folder: pathlib.Path) -> None:
 
 
 def load_results(folder: pathlib.Path) -> None:
-    """Reads the results of a comparison and computes its verdicts, the answers to its questions."""
-    from ucf50_tfrecord.evaluation import result_files, verdicts
+    """Reads the results of a comparison as pipelines.compare does, and computes its verdicts, the answers to its questions."""
+    from pipelines import stored_results
+    from ucf50_tfrecord.evaluation import verdicts
 
-    verdicts.judge(result_files.load(folder / RESULTS))
+    verdicts.judge(stored_results.load(folder / RESULTS))
 
 
 def load_cell(folder: pathlib.Path) -> None:
