@@ -78,7 +78,7 @@ def test_a_list_of_both_directions_gives_mirrored_clips_in_one_fold(listed, tmp_
     for path in sorted((tmp_path / "data").glob("*.tfrecord-*-of-?????")):
         for _, payload in tfrecord.read_file(path):
             decoded = record.decode(payload)
-            clip_id = record.clip_id_and_label(payload)[0]
+            clip_id = record.clip_id_and_labels(payload)[0]
             clips[clip_id], folds[clip_id] = decoded[record.VIDEO], decoded["fold"]
     for name in ("a/v_a_g01_c01", "a/v_a_g02_c01", "b/v_b_g01_c01", "b/v_b_g03_c01"):
         forward, backward = (f"{direction}/{name}" for direction in ("forward", "backward"))
