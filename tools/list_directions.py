@@ -31,7 +31,6 @@ _VIDEOS = flags.DEFINE_string(
     "videos", None, "Folder with one folder of videos per class, or a list of videos.", required=True
 )
 _LIST = flags.DEFINE_string("list", None, "The list to write, a new .csv file.", required=True)
-_COLUMNS = ("path", "label", "id", "group", "fold", "start", "end", "playback")
 
 
 def main() -> None:
@@ -41,7 +40,7 @@ def main() -> None:
         raise UserError(f"{path} exists already. Remove it, or name another file")
     found = lists.find_videos(_VIDEOS.value)
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(text, lists.COLUMNS, lineterminator="\n")
     writer.writeheader()
     for video in found.videos:
         writer.writerows(rows_of(video, found, path.parent))
@@ -49,7 +48,8 @@ def main() -> None:
         with storage.atomic_write(path) as file:
             file.write(text.getvalue().encode())
     except UnicodeEncodeError as error:
-        raise UserError(f"The path of a video is not valid UTF-8: {error.object!r}") from error
+        row = error.object[: error.end].rpartition("\n")[2]
+        raise UserError(f"Expected paths of valid UTF-8. Received: {row!r}") from error
     terminal.say(f"{2 * len(found.videos)} clips of {len(found.videos)} videos are listed in {path}")
 
 

@@ -10,7 +10,7 @@ import datetime
 import os
 import pathlib
 import re
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 
@@ -22,10 +22,6 @@ FILENAME = "dataset_about.json"
 _MAX_BYTES = 1 << 20
 
 _Text = Annotated[str, msgspec.Meta(max_length=20_000)]
-
-
-def _unknown() -> Any:
-    return dataclasses.field(default="", metadata={"omit_default": True})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,17 +41,17 @@ class About:
     limits: known limits, and what it should not be used for.
     """
 
-    title: _Text = _unknown()
-    description: _Text = _unknown()
-    license: _Text = _unknown()
-    citation: _Text = _unknown()
-    creator: _Text = _unknown()
-    url: _Text = _unknown()
-    published: _Text = _unknown()
-    collection: _Text = _unknown()
-    people: _Text = _unknown()
-    biases: _Text = _unknown()
-    limits: _Text = _unknown()
+    title: _Text = parsing.optional("")
+    description: _Text = parsing.optional("")
+    license: _Text = parsing.optional("")
+    citation: _Text = parsing.optional("")
+    creator: _Text = parsing.optional("")
+    url: _Text = parsing.optional("")
+    published: _Text = parsing.optional("")
+    collection: _Text = parsing.optional("")
+    people: _Text = parsing.optional("")
+    biases: _Text = parsing.optional("")
+    limits: _Text = parsing.optional("")
 
     def __post_init__(self):
         expect(not self.url or re.fullmatch(r"https?://\S+", self.url), "a URL https://…", url=self.url)

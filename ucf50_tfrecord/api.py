@@ -38,8 +38,9 @@ def open_clips(
     """Opens an index of a dataset's clips. Reads the manifest and the shards' sidecars (JSON), but no record.
 
     `clips.batches(16, seed=0)` streams them as a tf.data.Dataset of (uint8 [B, T, H, W, 3], int32 [B]);
-    `clips.ids`, `clips.labels` (int32 [N]; uint8 [N, C] with several labels per clip, and [B, C] in batches), `clips.groups` and `clips.folds` (int64 [N]) describe them, and
-    `clips.manifest.classes` names the labels.
+    `clips.ids`, `clips.labels` (int32 [N]), `clips.groups` and `clips.folds` (int64 [N]) describe them, and
+    `clips.manifest.classes` names the labels. With several labels per clip, labels are uint8 [N, C], and [B, C] in
+    batches.
 
     Args:
       data: the dataset's folder, or its URL.

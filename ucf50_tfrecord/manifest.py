@@ -123,7 +123,7 @@ class Manifest:
         """The numbers of the folds that have names, by name."""
         return {named.name: named.number for named in self.fold_names}
 
-    @property
+    @functools.cached_property
     def clips_per_fold(self) -> dict[int, int]:
         """The number of clips in each fold that holds some."""
         counts = dict.fromkeys(self.clips_per_class, 0)
@@ -173,10 +173,6 @@ class Manifest:
         storage.write_json(pathlib.Path(self.data_dir, MANIFEST_FILENAME), to_json(value))
 
 
-def _optional(default: Any) -> Any:
-    return dataclasses.field(default=default, metadata={"omit_default": True})
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Fold:
     num_clips: Count
@@ -204,11 +200,11 @@ class _ManifestFile:
     features: FeatureFormat | None = None
     frames_dir: str = ""
     # Written only where there are such facts, so that the manifests of other datasets stay as they were.
-    multi_label: bool = _optional(False)
-    videos_list: str = _optional("")
-    fold_names: tuple[Named, ...] = _optional(())
-    group_names: tuple[Named, ...] = _optional(())
-    about: About = _optional(About())
+    multi_label: bool = parsing.optional(False)
+    videos_list: str = parsing.optional("")
+    fold_names: tuple[Named, ...] = parsing.optional(())
+    group_names: tuple[Named, ...] = parsing.optional(())
+    about: About = parsing.optional(About())
 
     def __post_init__(self):
         expect(
@@ -493,12 +489,11 @@ def assemble(data_dir: str, plan: Plan, reports: Iterable[ShardReport]) -> Manif
       reports: the sidecars of all shards, in any order.
     """
     reports = sorted(reports, key=lambda report: report.filename)
-    clips_per_class: dict[int, list[int]] = {}
+    num_classes = len(plan.classes)
+    labels_of: dict[int, list[labels.Label]] = {}
     for report in reports:
-        for label in report.labels:
-            counts = clips_per_class.setdefault(report.fold, [0] * len(plan.classes))
-            for number in labels.as_tuple(label):
-                counts[number] += 1
+        if report.labels:
+            labels_of.setdefault(report.fold, []).extend(report.labels)
     return Manifest(
         data_dir=str(data_dir),
         name=plan.name,
@@ -509,7 +504,9 @@ def assemble(data_dir: str, plan: Plan, reports: Iterable[ShardReport]) -> Manif
         shard_bytes=plan.shard_bytes,
         classes=plan.classes,
         num_videos=sum(len(job.sources) for job in plan.jobs),
-        clips_per_class={fold: tuple(counts) for fold, counts in clips_per_class.items()},
+        clips_per_class={
+            fold: tuple(labels.count_clips(found, num_classes).tolist()) for fold, found in labels_of.items()
+        },
         shards=tuple(
             ManifestShard(**{f.name: getattr(report, f.name) for f in dataclasses.fields(ManifestShard)})
             for report in reports

@@ -33,6 +33,11 @@ Name = Annotated[str, msgspec.Meta(min_length=1)]
 T = TypeVar("T")
 
 
+def optional(default: Any) -> Any:
+    """Returns a dataclass's field that files leave out while it has its default; see specs.to_json."""
+    return dataclasses.field(default=default, metadata={"omit_default": True})
+
+
 def read(
     path: str | os.PathLike,
     kind: type[T],

@@ -67,7 +67,8 @@ def test_a_fast_caller_gets_every_window(tmp_path):
             first = start + 52
             window = next(windows)
             assert (window.start_us, window.end_us) == (40_000 * start, 40_000 * (start + 50))
-            grey = window.clips[0, :, 0, 0, 0].astype(int)
+            clips = np.frombuffer(window.clips, np.uint8).reshape(-1, *FORMAT.shape)
+            grey = clips[0, :, 0, 0, 0].astype(int)
             chosen = 16 + (start + even_indices(50, 5)) % 200
             assert np.abs(grey - (chosen - 16) * 255 / 219).max() <= 3  # 16 to 235 in YUV
         writer.close()

@@ -143,7 +143,7 @@ def calibrate_run(folder: pathlib.Path) -> None:
 
 
 def load_results(folder: pathlib.Path) -> None:
-    """Reads the results of a comparison as pipelines.compare does, and computes its verdicts, the answers to its questions."""
+    """Reads the results of a comparison as pipelines.compare does, and computes its verdicts."""
     from pipelines import stored_results
     from ucf50_tfrecord.evaluation import verdicts
 

@@ -90,7 +90,8 @@ def make_catalog(
 
     Raises:
       UserError: if a path leaves the folder or is no regular file, two entries have the same id or the same
-        video, segment and playback, only some entries have a fold, there are too many groups or folds, or fewer than two classes.
+        video, segment and playback, only some entries have a fold, there are too many groups or folds, or fewer than
+        two classes.
     """
     mistakes = Mistakes(source)
     multi_label = any(isinstance(entry.label, tuple) for entry in entries)

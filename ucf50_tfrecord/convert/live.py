@@ -30,7 +30,7 @@ class Window(msgspec.Struct, tag=True, forbid_unknown_fields=True):
     start_us, end_us: its start and end, in microseconds from the stream's first frame.
     num_frames: number of frames that are shown in it.
     frame_rate: mean frames per second that the stream's container states; 0.0 if it states none.
-    clips: uint8 [clips_per_video, T, H, W, C], as ClipFormat describes them.
+    clips: the bytes of uint8 [clips_per_video, T, H, W, C], as ClipFormat describes them.
     """
 
     start_us: _Microseconds

@@ -108,8 +108,9 @@ def _blend(video: tf.Tensor, draws: _Draws, alpha: float) -> tuple[tf.Tensor, tf
 def _cut(video: tf.Tensor, draws: _Draws, alpha: float) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the weight of each clip's own pixels, float32 [B, 1, H, W, 1], and their fraction, [B].
 
-    The weight is 0 in a rectangle and 1 elsewhere. The rectangle has the frame's shape and, before its parts outside of the frame are cut off, a fraction of its area
-    that is drawn from Beta(alpha, alpha). Its centre may be anywhere in the frame.
+    The weight is 0 in a rectangle and 1 elsewhere. The rectangle has the frame's shape and, before its parts outside of
+    the frame are cut off, a fraction of its area that is drawn from Beta(alpha, alpha). Its centre may be anywhere in
+    the frame.
     """
     _, _, height, width, _ = video.shape
     side = tf.sqrt(1 - _beta(draws.fraction, alpha))

@@ -333,7 +333,8 @@ def labelled_batches(clips: ClipIndex, *, batch_size: int, seed: int | None = No
       A tf.data.Dataset of tuples (frames, labels). The frames are uint8 [B, T, H, W, 3], the labels int32
       [B]; in a multi-label dataset uint8 [B, C], 1 for each of a clip's classes. If the shards hold features,
       these take the place of the frames, float16 [B, T, ...]. If they hold several views of each clip, each epoch
-      draws one view per clip; without a seed it takes view 0, the plain clip. Iterating over the dataset raises tf.errors.OpError at a record that cannot be read.
+      draws one view per clip; without a seed it takes view 0, the plain clip. Iterating over the dataset raises
+      tf.errors.OpError at a record that cannot be read.
 
     Raises:
       UserError: if there is no clip, or the batch size is not positive.

@@ -77,8 +77,9 @@ def draw_frames(
     num_stored = clips.shape[1]
     if num_stored == num_frames:
         return clips
-    random_of = {"position": position, "batch_size": batch_size, "seed": seed, "step": step}
-    draws = draw_rows(num_frames, stream=_STREAM, **random_of)
+    draws = draw_rows(
+        num_frames, position=position, batch_size=batch_size, seed=seed, step=step, stream=_STREAM
+    )
     numbers = (tf.range(num_frames, dtype=tf.float32) + draws) * (num_stored / num_frames)
     # Rounding may give num_stored.
     return take_frames(clips, tf.minimum(tf.cast(numbers, tf.int64), num_stored - 1))

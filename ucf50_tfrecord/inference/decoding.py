@@ -14,13 +14,12 @@ import dataclasses
 import datetime
 import functools
 import itertools
-import math
 import os
 import pathlib
 import stat
 import tempfile
 from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any, BinaryIO, TypeAlias
 
 import msgspec
 import numpy as np
@@ -299,24 +298,8 @@ class Decoder:
         frames.close()
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class StreamWindow:
-    """A decoded window of a stream.
-
-    start_us, end_us: its start and end, in microseconds from the stream's first frame.
-    num_frames: number of frames that are shown in it.
-    frame_rate: mean frames per second that the stream's container states; 0.0 if it states none.
-    clips: uint8 [clips_per_video, T, H, W, C], as ClipFormat describes them.
-    """
-
-    start_us: int
-    end_us: int
-    num_frames: int
-    frame_rate: float
-    clips: np.ndarray
-
-
-StreamProgress = live.Progress
+StreamWindow: TypeAlias = live.Window
+StreamProgress: TypeAlias = live.Progress
 
 
 def stream_call(
@@ -330,29 +313,22 @@ def stream_call(
       timeout_secs: largest time in which no frame arrives.
       open_file: returns the stream's open file, which is closed here once the worker process has it.
     """
-    shape = (clip_format.clips_per_video, *clip_format.shape)
+    num_bytes = clip_format.clips_per_video * clip_format.num_bytes
 
     def parse(
-        name: str, answer: live.Window | StreamProgress | Undecodable
+        name: str, answer: StreamWindow | StreamProgress | Undecodable
     ) -> StreamWindow | StreamProgress | Failed:
         if isinstance(answer, Undecodable):
             return Failed(answer.reason, answer.cause)
-        if isinstance(answer, StreamProgress):
-            return answer
-        clips = np.frombuffer(answer.clips, np.uint8).reshape(shape)  # ValueError for another size
-        return StreamWindow(
-            start_us=answer.start_us,
-            end_us=answer.end_us,
-            num_frames=answer.num_frames,
-            frame_rate=answer.frame_rate,
-            clips=clips,
-        )
+        if isinstance(answer, StreamWindow) and len(answer.clips) != num_bytes:
+            raise ValueError(f"expected clips of {num_bytes} bytes, found {len(answer.clips)}")
+        return answer
 
     return workers.Call(
         function=functools.partial(live.decode_stream, clip_format, windows),
-        answer=live.Window | StreamProgress | Undecodable,
+        answer=StreamWindow | StreamProgress | Undecodable,
         parse=parse,
-        max_bytes=_HEAD_BYTES + math.prod(shape),
+        max_bytes=_HEAD_BYTES + num_bytes,
         timeout_secs=lambda name: timeout_secs,
         open_files=lambda name: [open_file()],
     )

@@ -295,8 +295,9 @@ class Predictor:
           The prediction of a video of this window alone, whose time counts from the stream's first frame; Failed if
           the model returns NaN or infinity.
         """
-        firsts = range(0, len(window.clips), self._batch_size)
-        answers = self._answer(window.clips[first : first + self._batch_size] for first in firsts)
+        clips = np.frombuffer(window.clips, np.uint8).reshape(-1, *self._format.shape)
+        firsts = range(0, len(clips), self._batch_size)
+        answers = self._answer(clips[first : first + self._batch_size] for first in firsts)
         if isinstance(answers, Failed):
             return answers
         return Prediction(

@@ -1,7 +1,7 @@
 """Recipes: named settings of a model and its training, one flagfile per recipe, in the folder of this module.
 
-A setting is a field of ModelSpec, TrainSpec or AugmentSpec and has the field's name, except for SETTING_NAMES. The lines of a recipe read `--name=value`, `--name` or `--noname`, so that programs can use a
-recipe as a flagfile.
+A setting is a field of ModelSpec, TrainSpec or AugmentSpec and has the field's name, except for SETTING_NAMES. The
+lines of a recipe read `--name=value`, `--name` or `--noname`, so that programs can use a recipe as a flagfile.
 """
 
 from __future__ import annotations

@@ -50,11 +50,6 @@ _Secs = Annotated[float, msgspec.Meta(gt=0, le=1e13)]
 _Best = Annotated[float, msgspec.Meta(ge=-1, le=1)]
 
 
-def _optional() -> Any:
-    """Returns a field with the default None, which is left out of files while it has this default."""
-    return dataclasses.field(default=None, metadata={"omit_default": True})
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """The settings and data that decide a run's weights, and the folder of its shards. Precision is never AUTO.
@@ -83,7 +78,7 @@ class RunConfig:
     clip_split: str = ""
     clip_format: ClipFormat | None = None
     features: FeatureFormat | None = None
-    multi_label: bool = dataclasses.field(default=False, metadata={"omit_default": True})
+    multi_label: bool = parsing.optional(False)
     video_secs: tuple[_Secs, _Secs] | None = None
 
     def __post_init__(self):
@@ -204,10 +199,10 @@ class Scores:
 
     accuracy: Fraction
     macro_f1: Fraction
-    micro_f1: Fraction | None = _optional()
-    mean_average_precision: Fraction | None = _optional()
-    tuned_macro_f1: Fraction | None = _optional()
-    tuned_micro_f1: Fraction | None = _optional()
+    micro_f1: Fraction | None = parsing.optional(None)
+    mean_average_precision: Fraction | None = parsing.optional(None)
+    tuned_macro_f1: Fraction | None = parsing.optional(None)
+    tuned_micro_f1: Fraction | None = parsing.optional(None)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -219,7 +214,7 @@ class Best:
 
     macro_f1: _Best | None
     epoch: Count
-    mean_average_precision: _Best | None = _optional()
+    mean_average_precision: _Best | None = parsing.optional(None)
 
     @classmethod
     def of(cls, score: float, epoch: int, *, multi_label: bool) -> Best:

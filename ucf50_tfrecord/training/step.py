@@ -100,25 +100,14 @@ def make_train_step(
     variables = model.trainable_variables if variables is None else variables
     differentiate = _make_differentiate(model, optimizer, spec, variables)
 
-    def sampled(batch: dict[str, tf.Tensor], step: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """Returns as many frames of a replica's clips as the model takes, uint8 [B, T, H, W, 3]."""
-        random_of = {"position": batch["position"], "seed": seed, "step": step}
-        return segments.draw_frames(
-            frames(batch), model.input_shape[1], batch_size=spec.batch_size, **random_of
-        )
-
     def replica_step(batch: dict[str, tf.Tensor], step: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         replica = tf.distribute.get_replica_context()
         counts = tf.cast(batch["mask"], tf.float32)  # [B], 0 for padding clips
-        video = augment.augment(  # [B, T, H, W, 3]
-            sampled(batch, step, seed),
-            batch["position"],
-            spec=spec.augment,
-            batch_size=spec.batch_size,
-            seed=seed,
-            step=step,
-        )
         random_of = {"step": step, "seed": seed, "position": batch["position"]}
+        video = segments.draw_frames(  # [B, T, H, W, 3]
+            frames(batch), model.input_shape[1], batch_size=spec.batch_size, **random_of
+        )
+        video = augment.augment(video, spec=spec.augment, batch_size=spec.batch_size, **random_of)
         targets = [_target(batch, counts)]
         if spec.mixes_clips:
             video, fraction = mixing.mix(video, counts, spec=spec, **random_of)
