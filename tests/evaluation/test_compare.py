@@ -289,6 +289,19 @@ def test_trainings_of_equal_shape_are_traced_once(clips, tmp_path, monkeypatch, 
     assert [function.experimental_get_tracing_count() for function in made] == [1]
 
 
+def test_the_inputs_of_finished_cells_are_freed(clips, tmp_path):
+    counts = []
+
+    def count(*_):
+        gc.collect()
+        counts.append(sum(isinstance(thing, ClipReader) for thing in gc.get_objects()))
+
+    compare.Comparison(
+        folder=str(tmp_path), spec=spec("frame_pool", num_parts=4), clips=clips, cache="none"
+    ).run(cells.ComparisonListener(start=count), strategy=make_strategy("one"))
+    assert len(counts) == 4 and counts[1] == counts[2] == counts[3]
+
+
 @pytest.mark.parametrize("limit, kept", [(1 << 30, 2), (1, 0)])
 def test_the_models_that_a_process_keeps_have_a_limited_size(clips, monkeypatch, limit, kept):
     monkeypatch.setattr(workbench, "_MAX_BYTES", limit)

@@ -34,7 +34,7 @@ from ucf50_tfrecord.evaluation.cells import ComparisonListener, ComparisonSpec, 
 from ucf50_tfrecord.evaluation.crew import Outcome
 from ucf50_tfrecord.evaluation.results import Cell, CellResult, ComparedClips, Results, incomplete
 from ucf50_tfrecord.evaluation.runner import Evaluator
-from ucf50_tfrecord.evaluation.workbench import CompiledModel, Program, Workbench, forget_models
+from ucf50_tfrecord.evaluation.workbench import CompiledModel, Program, Workbench, forget_inputs, forget_models
 from ucf50_tfrecord.manifest import Manifest
 from ucf50_tfrecord.specs import to_json
 from ucf50_tfrecord.training import loop, trained
@@ -195,6 +195,7 @@ class Comparison:
                 return Outcome.FINISHED
             on_start()
             stack.enter_context(explain_exhausted_memory())
+            forget_inputs()  # of the cell before
             train, test, changed = self._make_feeds(cell, bench)
             program = bench.program(config.model, config.train, num_clips=len(train.clips))
             if not self._train(program, config, run_dir, train, test, listener=listener).finished:

@@ -143,6 +143,17 @@ class Workbench:
         forget_models()
 
 
+def forget_inputs() -> None:
+    """Frees the memory that TensorFlow keeps for batches that are no longer read.
+
+    TensorFlow keeps each function that a dataset calls by tf.numpy_function, with the clips that it reads, as long as
+    the default graph, to which all compiled models refer. Datasets that were made before `forget_inputs` is called
+    can no longer be read afterwards.
+    """
+    graph = tf.compat.v1.get_default_graph()
+    getattr(graph, "_py_funcs_used_in_graph", []).clear()  # it has no public way to remove a function
+
+
 def forget_models() -> None:
     """Frees the memory that Keras and TensorFlow keep for models that are no longer used.
 
