@@ -34,7 +34,13 @@ from ucf50_tfrecord.evaluation.cells import ComparisonListener, ComparisonSpec, 
 from ucf50_tfrecord.evaluation.crew import Outcome
 from ucf50_tfrecord.evaluation.results import Cell, CellResult, ComparedClips, Results, incomplete
 from ucf50_tfrecord.evaluation.runner import Evaluator
-from ucf50_tfrecord.evaluation.workbench import CompiledModel, Program, Workbench, forget_inputs, forget_models
+from ucf50_tfrecord.evaluation.workbench import (
+    CompiledModel,
+    Program,
+    Workbench,
+    forget_inputs,
+    forget_models,
+)
 from ucf50_tfrecord.manifest import Manifest
 from ucf50_tfrecord.specs import to_json
 from ucf50_tfrecord.training import loop, trained
