@@ -102,3 +102,54 @@ def test_one_recording_has_no_score_of_thresholds():
     labels, found = make()
     scores = multi_label.scores(labels, special.logit(found), np.zeros(len(labels), int))
     assert "tuned_macro_f1" not in scores and "tuned_micro_f1" not in scores
+
+
+def test_weighted_scores_are_those_of_scikit_learn():
+    labels, found = make(60)
+    found = found.round(1)  # ties
+    labels[:, 3] = False
+    weights = np.random.default_rng(1).integers(0, 4, (5, 60)).astype(float)
+    units = np.random.default_rng(2).permutation(60)
+    values = multi_label.weighted_mean_average_precision(labels, found, units, weights[:, np.argsort(units)])
+    for value, row in zip(values, weights):
+        expected = metrics.average_precision_score(
+            labels[:, :3], found[:, :3], sample_weight=row, average="macro"
+        )
+        assert value == pytest.approx(expected)
+    one = multi_label.weighted_mean_average_precision(labels, found, units // 6, np.ones(10))
+    assert one == pytest.approx(multi_label.mean_average_precision(labels, found))
+    # A class of which no clip is drawn has no part in the mean.
+    row = np.where(labels[:, 0], 0.0, 1.0)
+    expected = metrics.average_precision_score(
+        labels[:, 1:3], found[:, 1:3], sample_weight=row, average="macro"
+    )
+    assert multi_label.weighted_mean_average_precision(labels, found, np.arange(60), row) == pytest.approx(
+        expected
+    )
+
+
+def test_intervals_of_f1_are_around_its_value():
+    labels, found = make(200)
+    decided, units = found >= 0.5, np.repeat(np.arange(20), 10)
+    macro, micro = multi_label.f1_intervals(labels, decided, units)
+    assert (
+        macro.value == pytest.approx(multi_label.macro_f1(labels, decided))
+        and macro.low < macro.value < macro.high
+    )
+    assert (
+        micro.value == pytest.approx(multi_label.micro_f1(labels, decided))
+        and micro.low < micro.value < micro.high
+    )
+    alone, _ = multi_label.f1_intervals(labels, decided, np.zeros(200, int))
+    assert alone.value == macro.value and np.isnan(alone.low)
+
+
+def test_logits_of_thresholds_decide_as_probabilities_do():
+    logits = np.float32([-120, -3, 0, 5, 17, 18, 22, 30, 40])
+    found = multi_label.probabilities(logits)
+    thresholds = np.array([(low + high) / 2 for low, high in zip(found, found[1:])] + [0.5, 1.0])
+    lowest = multi_label.threshold_logits(thresholds)
+    assert np.isfinite(lowest).all() and (np.float32(found[5:]) == 1).all()
+    np.testing.assert_array_equal(
+        logits[:, np.newaxis] >= np.float32(lowest), found[:, np.newaxis] >= thresholds
+    )

@@ -17,13 +17,26 @@ from scipy import special
 from sklearn import metrics
 from sklearn.model_selection import GroupKFold
 
+from ucf50_tfrecord.evaluation import statistics
+from ucf50_tfrecord.evaluation.statistics import Estimate
+
 THRESHOLD = 0.5  # of a class without a threshold of its own
 MAX_PARTS = 10  # parts of the cross-fitting, if there are as many units
+_BELOW_ONE = 1 - 2**-53  # the largest float64 below 1
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
     """Returns the probability of each class, float64 [..., C], from logits, float [..., C]."""
     return special.expit(logits.astype(np.float64))
+
+
+def threshold_logits(thresholds: np.ndarray) -> np.ndarray:
+    """Returns the logits, float64 [C], whose probabilities are the thresholds, float64 [C], each above 0 and at most 1.
+
+    In float32, logits tell probabilities near 1 apart that would all round to 1. A threshold of 1 is lowered to the
+    largest number below it, because its own logit is infinite.
+    """
+    return special.logit(np.minimum(thresholds, _BELOW_ONE))
 
 
 def scores(labels: np.ndarray, logits: np.ndarray, units: np.ndarray) -> dict[str, float]:
@@ -67,6 +80,79 @@ def mean_average_precision(labels: np.ndarray, found: np.ndarray) -> float:
     """
     present = np.flatnonzero(labels.any(axis=0))
     return float(np.mean([metrics.average_precision_score(labels[:, i], found[:, i]) for i in present]))
+
+
+def weighted_mean_average_precision(
+    labels: np.ndarray, found: np.ndarray, units: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
+    """Computes mean_average_precision of clips with weights, as scikit-learn does with sample_weight.
+
+    Args:
+      labels, found: as in mean_average_precision.
+      units: number of each clip's unit, from 0 to G - 1, int [N].
+      weights: the weight of all clips of each unit, float [..., G].
+
+    Returns:
+      The means over the classes that some clip with a positive weight has, float64 [...]; 0 if there are none.
+    """
+    total, present = np.zeros(weights.shape[:-1]), np.zeros(weights.shape[:-1], int)
+    for is_class, values in zip(labels.T, found.T):
+        if not is_class.any():
+            continue
+        own, above = _counts_of_units(is_class, values, units, weights.shape[-1])
+        own, above = weights @ own.T, weights @ above.T  # [..., P]
+        right = np.cumsum(own, axis=-1)
+        area = np.divide(own * right, above, out=np.zeros_like(own), where=above > 0).sum(axis=-1)
+        is_present = right[..., -1] > 0
+        total += np.divide(area, right[..., -1], out=np.zeros_like(area), where=is_present)
+        present += is_present
+    return total / np.maximum(present, 1)
+
+
+def _counts_of_units(
+    is_class: np.ndarray, values: np.ndarray, units: np.ndarray, num_units: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Counts each unit's clips at the P different probabilities that clips of a class have, the highest first.
+
+    Args:
+      is_class: whether clips are of the class, bool [N].
+      values: their probabilities, float [N].
+      units, num_units: number of each clip's unit, int [N], and of units.
+
+    Returns:
+      A tuple of the clips of the class with this probability, and all clips with this or a higher one, float64 [P, G].
+    """
+    steps = -np.unique(-values[is_class])
+    step = np.searchsorted(-steps, -values)  # the first of the probabilities that is not above the clip's
+
+    def count(clips: np.ndarray) -> np.ndarray:
+        places = step[clips] * num_units + units[clips]
+        counts = np.bincount(places, minlength=(len(steps) + 1) * num_units)
+        return counts.reshape(-1, num_units)[: len(steps)].astype(float)
+
+    return count(is_class), np.cumsum(count(np.ones_like(is_class)), axis=0)
+
+
+def f1_intervals(labels: np.ndarray, decided: np.ndarray, units: np.ndarray) -> tuple[Estimate, Estimate]:
+    """Computes macro_f1 and micro_f1 of N clips, and their 95% intervals by a bootstrap over units.
+
+    Args:
+      labels, decided: the clips' classes and the predicted ones, bool [N, C].
+      units: number of each clip's unit, int [N].
+    """
+    counts = np.concatenate([labels & decided, labels, decided], axis=1).astype(float)
+    parts, _ = statistics.sums_by_group(counts, units)
+
+    def macro(sums: np.ndarray) -> np.ndarray:
+        right, present, predicted = np.split(sums, 3, axis=-1)
+        f1, occurs = 2 * right / np.maximum(present + predicted, 1), present > 0
+        return f1.sum(axis=-1, where=occurs) / np.maximum(occurs.sum(axis=-1), 1)
+
+    def micro(sums: np.ndarray) -> np.ndarray:
+        right, present, predicted = (part.sum(axis=-1) for part in np.split(sums, 3, axis=-1))
+        return 2 * right / (present + predicted)  # every clip has a class
+
+    return statistics.interval(parts, macro), statistics.interval(parts, micro)
 
 
 def class_f1(labels: np.ndarray, decided: np.ndarray) -> np.ndarray:
