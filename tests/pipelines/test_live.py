@@ -5,12 +5,14 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import threading
 import time
 
 import numpy as np
 import pytest
+from scipy import special
 
 from pipelines import terminal
 from tests import warm
@@ -88,6 +90,29 @@ def test_live_windows_are_those_of_the_recorded_video(pool_run, recorded, fifo, 
         assert entry["known"] in (True, False) and entry["confident"] is None
     assert "The stream ended after 10.0 s: 250 frames," in live.stderr
     assert "Windows of 2.0 s, one every 0.5 s." in " ".join(live.stderr.split())
+
+
+def test_live_windows_average_the_views_of_a_clip(pool_run, recorded, fifo, tmp_path):
+    run_dir = shutil.copytree(pool_run, tmp_path / "run")
+    config = json.loads((run_dir / "config.json").read_text())
+    config["train"]["augment"]["horizontal_flip"] = True  # then the views are a clip and its mirror image
+    (run_dir / "config.json").write_text(json.dumps(config))
+    flags = ["--json", "--test_views=2", "--nocalibrate", *WINDOW]
+    with writing(fifo, recorded.read_bytes(), delay=0.01):
+        live = predict(run_dir, fifo, "--live", *flags)
+    assert live.returncode == 0, live.stderr
+    offline = predict(run_dir, recorded, f"--output={tmp_path / 'found'}", *flags)
+    [video] = json.loads(offline.stdout)["videos"]
+    expected = {window["start_secs"]: window for window in video["windows"]}
+    found = [json.loads(line) for line in live.stdout.splitlines()]
+    assert len(found) == counts(live.stderr)[0] > 0
+    for entry in found:
+        logits = np.array(entry["logits"])
+        assert logits.shape == (2, 3) and np.abs(logits[0] - logits[1]).max() > 1e-3
+        np.testing.assert_allclose(logits, expected[entry["start_secs"]]["logits"], rtol=1e-4)
+        np.testing.assert_allclose(
+            entry["probabilities"], special.softmax(logits, axis=1).mean(axis=0), atol=1e-5
+        )
 
 
 def test_without_json_each_window_is_a_line(pool_run, recorded, fifo):
