@@ -64,17 +64,18 @@ def main() -> None:
         allowed_code=code_flags.allowed_code(),
         comparison=comparison,
     )
-    print_export(exported, output)
+    print_export(exported, output, several_labels=run.config.multi_label)
 
 
-def print_export(exported: Export, output: str) -> None:
+def print_export(exported: Export, output: str, *, several_labels: bool) -> None:
     from ucf50_tfrecord.inference.card import CARD_FILENAME
 
+    other = "other classes" if several_labels else "another class"
     source = "clips of the run" if exported.own else "clips of random pixels"
     width = max(len(FORMATS[file.format].filename) for file in exported.files) + 2
     terminal.say(
         f"Read back, and compared with the model on {exported.num_clips} {source}:",
-        f"  {'file':<{width}}{'MB':>8}{'ms per clip':>13}{'another class':>15}  largest difference of a probability",
+        f"  {'file':<{width}}{'MB':>8}{'ms per clip':>13}{other:>15}  largest difference of a probability",
     )
     for file in exported.files:
         kind = FORMATS[file.format]
@@ -85,7 +86,7 @@ def print_export(exported: Export, output: str) -> None:
         )
     if own := exported.own:
         terminal.say(
-            f"  the run's own predictions: {own.largest:.1g}; another class for {own.num_other} of {exported.num_clips}"
+            f"  the run's own predictions: {own.largest:.1g}; {other} for {own.num_other} of {exported.num_clips}"
         )
     terminal.say(f"Export:     {output}", f"Model card: {os.path.join(output, CARD_FILENAME)}")
 

@@ -36,6 +36,8 @@ LONGEST = (
     "tests/features/test_training.py",
     "tests/convert/test_engines.py",
     "tests/inference/test_export.py",
+    "tests/inference/test_export_several_labels.py",
+    "tests/pipelines/test_several_labels.py",
     "tests/test_api.py",
     "tests/pipelines/test_workers.py",
     "tests/convert/test_interruptions.py",

@@ -85,6 +85,7 @@ def write_run(
         train=TrainSpec(epochs=2, batch_size=4, precision=precision),
         clip_format=manifest.format,
         video_secs=reader.video_secs([load_clips(manifest, manifest.folds)]),
+        multi_label=manifest.multi_label,
     )
     strategy = tf.distribute.get_strategy()
     model = fresh_model(model_spec, strategy_lib.keras_policy(precision))

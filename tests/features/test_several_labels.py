@@ -5,14 +5,18 @@ import types
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from scipy import special
 
-from tests.features.test_encode import build, own_module  # noqa: F401
+import ucf50_tfrecord as ucf
+from tests.features.test_encode import COLORS, build, own_module  # noqa: F401
 from tests.several_labels import make_data
 from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import record, tfrecord
 from ucf50_tfrecord.dataset.clips import load_clips
+from ucf50_tfrecord.dataset.feed import read_clips
 from ucf50_tfrecord.evaluation import runner
+from ucf50_tfrecord.inference import export, finished_run
 
 
 @pytest.fixture(scope="module")
@@ -45,3 +49,22 @@ def test_views_average_the_probabilities_of_each_class(frames_dir):
     assert dataclasses.replace(found, logits=logits[0]).scores.keys() == found.scores.keys()
     np.testing.assert_allclose(special.expit(found.logits), special.expit(logits).mean(axis=0), atol=1e-6)
     assert 190 < found.logits[0].min() < 191
+
+
+def test_a_run_on_features_is_exported_with_its_encoder(frames_dir, tmp_path, own_module):  # noqa: F811
+    build(frames_dir, tmp_path / "features", grid=3)
+    run_dir = tmp_path / "run"
+    ucf.train(
+        tmp_path / "features", "features_frame_pool", run_dir, epochs=2, val_folds="1,2", precision="float32"
+    )
+    run = finished_run.load(str(run_dir))
+    export.export_run(run, tmp_path / "export", formats=["saved_model"], allowed_code=[COLORS])
+    clips = load_clips(manifest_lib.load(str(frames_dir)), (1, 2))
+    serve = tf.saved_model.load(str(tmp_path / "export" / "saved_model")).signatures["serving_default"]
+    answer = serve(frames=tf.constant(read_clips(clips)))
+    place = {clip_id: i for i, clip_id in enumerate(run.results.ids)}
+    found = run.label_scores.found[[place[clip_id] for clip_id in clips.ids]]
+    # Stored features are rounded to 16 bits.
+    np.testing.assert_allclose(answer["probabilities"], found, atol=2e-3)
+    is_near = np.abs(found - run.thresholds.values) < 2e-3
+    assert (is_near | (answer["predicted"].numpy() == run.decide(found))).all() and not is_near.all()

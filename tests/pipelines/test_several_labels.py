@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -13,6 +14,8 @@ from sklearn import metrics
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import ucf50_tfrecord as ucf
+from tests.conftest import write_video
+from tests.pipelines.test_live import writing
 from tests.several_labels import CLASSES, make_data
 from tests.warm import run_module
 from ucf50_tfrecord import manifest
@@ -208,15 +211,72 @@ def test_without_predictions_thresholds_are_one_half(run_dir):
         (["pipelines.robustness", "--run={run}"], "a test of robustness"),
         (["pipelines.monitor", "--run={run}", "--video={videos}"], "monitoring"),
         (["pipelines.predict", "--run={run}", "--video={videos}", "--max_error=0.1"], "max_error"),
-        (["pipelines.export", "--run={run}"], "an export"),
+        (
+            ["pipelines.export", "--run={run}", "--max_error=0.1"],
+            "max_error, which the export of .*several is asked for",
+        ),
     ],
 )
 def test_what_needs_one_label_per_clip_is_refused(run_dir, several_dir, tmp_path, arguments, purpose):
     places = {"data": several_dir, "run": run_dir, "videos": several_dir.parent / "videos"}
     result = run_module(*(text.format(**places) for text in arguments), f"--output={tmp_path / 'out'}")
     assert result.returncode == 2, result.stderr
-    assert f"Expected one label per clip for {purpose}: " in result.stderr, result.stderr
+    assert re.search(f"Expected one label per clip for {purpose}: ", result.stderr), result.stderr
     assert f"data_dir='{several_dir}'" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_a_run_is_exported_with_the_thresholds_of_its_predictions(run_dir, tmp_path):
+    result = run_module("pipelines.export", f"--run={run_dir}", f"--output={tmp_path / 'out'}")
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"^  file +MB +ms per clip +other classes  largest", result.stdout, re.MULTILINE)
+    assert re.search(r"; other classes for 0 of 12$", result.stdout, re.MULTILINE)
+    found = json.loads((tmp_path / "out" / "export.json").read_text())
+    labels, logits = stored(run_dir)
+    assert found["multi_label"] is True and found["classes"] == list(CLASSES) and "answers" not in found
+    expected = multi_label.choose_thresholds(labels == 1, special.expit(logits))
+    assert found["thresholds"]["values"] == expected.tolist() and found["thresholds"]["num_clips"] == 12
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """A video of 6 s at 25 frames per second whose bright third moves, as it may be piped."""
+    path = tmp_path_factory.mktemp("recorded") / "long.ts"
+    frames = np.random.default_rng(0).integers(0, 60, (150, 32, 48, 3), dtype=np.uint8)
+    for number, frame in enumerate(frames):
+        third = number // 50
+        frame[:, 16 * third : 16 * (third + 1)] += 150
+    write_video(path, frames, codec="mpeg2video")
+    return path
+
+
+@pytest.mark.parametrize("views", [1, 2])
+def test_live_windows_of_several_labels_are_those_of_the_recorded_video(
+    several_dir, run_dir, recorded, tmp_path, views
+):
+    if views > 1:  # a clip and its mirror image
+        run_dir = tmp_path / "mirrored"
+        ucf.train(several_dir, "seed_pool", run_dir, **(SETTINGS | {"epochs": 1, "horizontal_flip": True}))
+    flags = [f"--run={run_dir}", "--json", "--window_secs=2", "--stride_secs=1", f"--test_views={views}"]
+    os.mkfifo(tmp_path / "stream")
+    with writing(tmp_path / "stream", recorded.read_bytes(), delay=0.02):
+        live = run_module("pipelines.predict", f"--video={tmp_path / 'stream'}", "--live", *flags)
+    assert live.returncode == 0, live.stderr
+    result = run_module("pipelines.predict", f"--video={recorded}", f"--output={tmp_path / 'out'}", *flags)
+    document = json.loads(result.stdout)
+    [video], thresholds = document["videos"], document["thresholds"]["values"]
+    expected = {window["start_secs"]: window for window in video["windows"]}
+    found = [json.loads(line) for line in live.stdout.splitlines()]
+    assert found and {entry["start_secs"] for entry in found} <= expected.keys()
+    for entry in found:
+        window = expected[entry["start_secs"]]
+        assert len(entry["logits"]) == views
+        np.testing.assert_allclose(entry["logits"], window["logits"], rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(
+            entry["probabilities"], special.expit(entry["logits"]).mean(axis=0), atol=2e-5
+        )
+        reached = np.array(entry["probabilities"]) >= thresholds
+        assert {one["class"] for one in entry["labels"]} == {CLASSES[i] for i in np.flatnonzero(reached)}
+        assert entry["known"] is None and entry["confident"] is None
 
 
 def test_another_data_set_is_refused(run_dir, data_dir, pool_run, several_dir, tmp_path):

@@ -118,7 +118,8 @@ class ComparedClips:
     classes: names of the C classes.
     num_frames: frames per clip.
     ids: ids of the N clips.
-    labels: class of each clip, int64 [N].
+    labels: class of each clip, int64 [N]. A comparison's clips have one label each; in the results of a single run with
+      several labels per clip it is int64 [N, C], 1 for each of a clip's classes.
     groups: recording group of each clip, int64 [N]; record.UNKNOWN_GROUP for clips without one.
     folds: fold of each clip, int64 [N].
     of_features: whether the clips are stored as features of their frames; None if unknown, in results of

@@ -19,9 +19,11 @@ from ucf50_tfrecord.drawing.document import Block, Bullets, Heading, Paragraph, 
 from ucf50_tfrecord.evaluation import statistics
 from ucf50_tfrecord.evaluation.interventions import FIRST_SHUFFLE
 from ucf50_tfrecord.evaluation.results import Condition, Results
-from ucf50_tfrecord.inference import card_answers, card_files, card_header, field_tests
+from ucf50_tfrecord.evaluation.statistics import Estimate
+from ucf50_tfrecord.inference import card_answers, card_files, card_header, card_labels, field_tests
 from ucf50_tfrecord.inference.card_files import Export
 from ucf50_tfrecord.inference.finished_run import FinishedRun
+from ucf50_tfrecord.labels import count_clips, of_row
 from ucf50_tfrecord.manifest import Manifest
 from ucf50_tfrecord.report.scores import TOP, format_estimate
 from ucf50_tfrecord.specs import AugmentSpec, format_folds, to_json
@@ -32,6 +34,11 @@ _NUM_CONFUSED = 10
 _LEAK = (
     "Clips of one recording can be on both sides of this split, so the scores measure recognition of the "
     "recording too. They are higher than on new recordings; do not compare them with scores by group."
+)
+_LIMITS = (
+    "A video of none of the classes still gets one of them, often with a high probability.",
+    "Probabilities are those of the network, without calibration; their average error is the expected calibration error "
+    "above.",
 )
 
 
@@ -53,7 +60,8 @@ def build(run: FinishedRun, export: Export, comparison: Results | None = None) -
     Raises:
       UserError: as field_tests.section does.
     """
-    sections = (_summary, _data, _model, _training, _scores, card_answers.section, _limits)
+    answers = card_labels.section if run.config.multi_label else card_answers.section
+    sections = (_summary, _data, _model, _training, _scores, answers, _limits)
     blocks = [block for section in sections for block in section(run)]
     blocks += field_tests.section(run, comparison)
     blocks += card_files.section(run, export)
@@ -62,11 +70,17 @@ def build(run: FinishedRun, export: Export, comparison: Results | None = None) -
 
 def _summary(run: FinishedRun) -> Iterator[Block]:
     results, num_classes = run.results, len(run.config.classes)
-    accuracy = format_estimate(run.scores.accuracy(Condition(run.model)))
+    if run.config.multi_label:
+        task = (
+            f"Finds which of {num_classes} kinds of action a short video clip shows: one, several, or none."
+        )
+        score = f"mean average precision {format_estimate(run.label_scores.mean_average_precision)}"
+    else:
+        task = f"Distinguishes {num_classes} kinds of action in short video clips."
+        score = f"accuracy {format_estimate(run.scores.accuracy(Condition(run.model)))}"
     new = "" if run.leaks else ", which training has not seen"
     yield Paragraph(
-        f"Distinguishes {num_classes} kinds of action in short video clips. Trained on "
-        f"{counted(run.summary.num_train_clips, 'clip')}; accuracy {accuracy} on "
+        f"{task} Trained on {counted(run.summary.num_train_clips, 'clip')}; {score} on "
         f"{counted(len(results.ids), 'clip')} of {_count_groups(results.groups)}{new}."
     )
     if run.leaks:
@@ -123,6 +137,7 @@ def _describe_split(run: FinishedRun) -> str:
 
 def _model(run: FinishedRun) -> Iterator[Block]:
     spec, config = run.config.model, run.config
+    each = ", each by itself (sigmoid)" if config.multi_label else ""
     yield Heading("Model")
     yield Table(
         "The exported model.",
@@ -133,7 +148,7 @@ def _model(run: FinishedRun) -> Iterator[Block]:
             ("frame encoder", _encoder(run)),
             ("input", f"uint8 RGB, {spec.num_frames} frames of {spec.height}x{spec.width} per clip"),
             ("differences of frames as input, too", "yes" if spec.motion else "no"),
-            ("output", f"a probability for each of {len(config.classes)} classes"),
+            ("output", f"a probability for each of {len(config.classes)} classes{each}"),
             ("precision", f"trained in {config.train.precision}, exported in float32"),
         ],
     )
@@ -159,7 +174,8 @@ def _training(run: FinishedRun) -> Iterator[Block]:
     augmentation = {name: value for name, value in augment.items() if value != getattr(AugmentSpec, name)}
     weights = f"{run.weights}, after {summary.trained_epochs} epochs"
     if run.weights == "best":
-        weights = f"best by validation macro F1, of epoch {summary.best.epoch} of {summary.trained_epochs}"
+        score = "mean average precision" if run.config.multi_label else "macro F1"
+        weights = f"best by validation {score}, of epoch {summary.best.epoch} of {summary.trained_epochs}"
     rows = [
         ("weights", weights),
         ("augmentation", _listed(augmentation) or "none"),
@@ -176,14 +192,30 @@ def _training(run: FinishedRun) -> Iterator[Block]:
 
 
 def _scores(run: FinishedRun) -> Iterator[Block]:
-    scores, results = run.scores, run.results
+    several, results = run.config.multi_label, run.results
+    kind = "test" if run.is_tested else "validation"
+    where = (
+        f"On {counted(len(results.ids), 'clip')} of {_count_groups(results.groups)}, the {kind} folds "
+        f"{format_folds(np.unique(results.folds).tolist())}; 95% intervals by resampling whole groups (single "
+        "videos where they have no group), too narrow where groups are few."
+    )
+    yield Heading("Scores")
+    yield card_labels.score_table(run, where) if several else _score_table(run, where)
+    if run.is_selected:
+        yield Paragraph("Warning: the weights were selected by these very clips, so the scores are too high.")
+    yield from card_labels.details(run) if several else _details(run)
+
+
+def _score_table(run: FinishedRun, where: str) -> Block:
+    """Returns the table of scores; `where` are sentences on the clips and the intervals."""
+    scores = run.scores
     plain, shuffled = Condition(run.model), Condition(run.model, intervention=FIRST_SHUFFLE)
     quality = scores.quality(plain)
     chance_accuracy, chance_f1 = scores.chance(plain)
     rows = [
         ("accuracy", format_estimate(scores.accuracy(plain))),
         ("macro F1", format_estimate(scores.macro_f1(plain))),
-        (f"class among the {TOP} most probable", format_estimate(top_accuracy(results, plain))),
+        (f"class among the {TOP} most probable", format_estimate(top_accuracy(run.results, plain))),
         ("expected calibration error", f"{quality.calibration_error:.3f}"),
         ("accuracy, frames shuffled", format_estimate(scores.accuracy(shuffled))),
         ("macro F1, frames shuffled", format_estimate(scores.macro_f1(shuffled))),
@@ -191,19 +223,16 @@ def _scores(run: FinishedRun) -> Iterator[Block]:
         ("accuracy of always predicting the most frequent class", f"{chance_accuracy:.3f}"),
         ("macro F1 of the same", f"{chance_f1:.3f}"),
     ]
-    kind = "test" if run.is_tested else "validation"
-    yield Heading("Scores")
-    yield Table(
-        f"On {counted(len(results.ids), 'clip')} of {_count_groups(results.groups)}, the {kind} folds "
-        f"{format_folds(np.unique(results.folds).tolist())}; 95% intervals by resampling whole groups (single "
-        "videos where they have no group), too narrow where groups are few. The calibration error has no interval: "
-        "resampling only makes it larger. – means not available.",
+    return Table(
+        f"{where} The calibration error has no interval: resampling only makes it larger. – means not available.",
         ("measure", "value"),
         rows,
     )
-    if run.is_selected:
-        yield Paragraph("Warning: the weights were selected by these very clips, so the scores are too high.")
-    if by_video := scores.by_video(plain):
+
+
+def _details(run: FinishedRun) -> Iterator[Block]:
+    """Yields the scores by video, the table of classes and the most confused ones."""
+    if by_video := run.scores.by_video(Condition(run.model)):
         count, accuracy, f1 = by_video
         yield Paragraph(
             f"By the mean of each video's clips: accuracy {format_estimate(accuracy)}, macro F1 {format_estimate(f1)} "
@@ -256,18 +285,18 @@ def _confusion_table(run: FinishedRun) -> Iterator[Block]:
 
 
 def _limits(run: FinishedRun) -> Iterator[Block]:
-    results, spec = run.results, run.config.model
-    counts = np.bincount(results.labels, minlength=len(results.classes))
+    results, spec, several = run.results, run.config.model, run.config.multi_label
+    counts = count_clips(map(of_row, results.labels), len(results.classes))
     few = [f"{name} ({count})" for name, count in zip(results.classes, counts) if count < _FEW_CLIPS]
-    cost = run.scores.change(Condition(run.model), Condition(run.model, intervention=FIRST_SHUFFLE))
+    cost = _cost_of_shuffling(run)
+    limits, score = (card_labels.LIMITS, "mean average precision") if several else (_LIMITS, "accuracy")
     items = [
         f"The scores above are of {counted(len(results.ids), 'clip')} of {results.name}: other cameras, places, people "
         "and ways to do an action may give other scores.",
-        "A video of none of the classes still gets one of them, often with a high probability.",
+        limits[0],
         f"It sees {spec.num_frames} frames, evenly spaced over a whole trimmed video, and nothing between them; "
         "longer videos, with several actions or none, were not tested.",
-        "Probabilities are those of the network, without calibration; their average error is the expected "
-        "calibration error above.",
+        *limits[1:],
     ]
     if few:
         items.append(
@@ -275,13 +304,20 @@ def _limits(run: FinishedRun) -> Iterator[Block]:
         )
     if cost is not None and not cost.low > 0:
         items.append(
-            f"Shuffling the frames costs {format_estimate(cost, sign=True)} of the accuracy: nothing here shows that "
-            "the model uses their order."
+            f"Shuffling the frames costs {format_estimate(cost, sign=True)} of the "
+            f"{score}: nothing here shows that the model uses their order."
         )
     if run.leaks:
         items.append(_LEAK)
     yield Heading("Limits")
     yield Bullets(items)
+
+
+def _cost_of_shuffling(run: FinishedRun) -> Estimate | None:
+    """Returns the accuracy, or with several labels the mean average precision, that shuffling the frames costs."""
+    if run.config.multi_label:
+        return run.label_scores.cost_of_shuffling
+    return run.scores.change(Condition(run.model), Condition(run.model, intervention=FIRST_SHUFFLE))
 
 
 def _count_groups(groups: np.ndarray) -> str:

@@ -18,7 +18,8 @@ class ExportedFile:
     format: name of the export format, a key of formats.FORMATS.
     num_bytes: size of the file, or of all files in the folder.
     difference: largest difference between the file's probabilities and those of the run's model.
-    num_other: number of the compared clips for which the file's most probable class is not the model's.
+    num_other: number of the compared clips for which the file's most probable class is not the model's; with several
+      labels per clip, for which the file does not predict the same classes.
     millis: median time to compute one clip, in milliseconds, with a thread per core.
     one_thread_millis: the same with one thread, or None if it was not measured.
     """
@@ -37,7 +38,8 @@ class RunDifference:
 
     mean: mean over clips of each clip's largest difference.
     largest: largest difference of all.
-    num_other: number of clips for which the most probable class differs.
+    num_other: number of clips for which the most probable class differs; with several labels per clip, for which the
+      predicted classes are not the same.
     """
 
     mean: float
@@ -67,16 +69,23 @@ class Export:
 def section(run: FinishedRun, export: Export) -> Iterator[Block]:
     """Yields the section about the files of an export."""
     yield Heading("Files, and how to call them")
+    several = run.config.multi_label
     kind = "held-out clips" if export.own else "clips of random pixels, as the run's own were missing"
+    other = "other classes" if several else "another class"
+    agreement = (
+        " Clips with other classes are those for which not all predicted classes are the same."
+        if several
+        else ""
+    )
     yield Table(
         f"Each was read back and compared with the model on {export.num_clips} {kind}. Times are medians for one clip "
-        f"on the {export.num_cores} CPU cores of the machine that exported.",
+        f"on the {export.num_cores} CPU cores of the machine that exported.{agreement}",
         (
             "file",
             "MB",
             "largest difference of a probability",
             "allowed",
-            "another class",
+            other,
             "ms",
             "ms, one thread",
         ),
@@ -91,12 +100,13 @@ def section(run: FinishedRun, export: Export) -> Iterator[Block]:
         yield Paragraph(
             f"The run itself, in {run.config.train.precision}, stored probabilities for the same clips; they differ "
             f"by {export.own.largest:.1g} at most, and {counted(export.own.num_other, 'clip')} of {export.num_clips} "
-            "got another class."
+            f"got {other}."
         )
     yield Paragraph(_how_frames_are_made(run))
     for file in export.files:
-        yield Paragraph(FORMATS[file.format].meaning)
-        yield Code(FORMATS[file.format].snippet(run.config.model))
+        written = FORMATS[file.format]
+        yield Paragraph((several and written.label_meaning) or written.meaning)
+        yield Code(written.snippet(run.config.model, several_labels=several))
 
 
 def _row(file: ExportedFile) -> tuple[str, ...]:

@@ -12,10 +12,22 @@ import numpy as np
 
 from ucf50_tfrecord import markdown
 from ucf50_tfrecord.evaluation.results import Condition
+from ucf50_tfrecord.evaluation.statistics import Estimate
 from ucf50_tfrecord.inference.finished_run import FinishedRun
 from ucf50_tfrecord.specs import format_folds
 
 _TASK = "video-classification"
+# Types and names of the scores; by whether clips have several labels.
+_NAMES = {
+    False: (("accuracy", "Accuracy"), ("f1", "Macro F1")),
+    True: (
+        ("mean_average_precision", "Mean average precision"),
+        ("f1", "Macro F1 at 0.5"),
+        ("f1", "Micro F1 at 0.5"),
+        ("f1", "Macro F1 at thresholds of other recordings"),
+        ("f1", "Micro F1 at thresholds of other recordings"),
+    ),
+}
 
 
 def header(run: FinishedRun) -> str:
@@ -30,22 +42,26 @@ def header(run: FinishedRun) -> str:
             "pipeline_tag": _TASK,
             "tags": ["action-recognition", "video", run.model],
             "datasets": [run.results.name],
-            "metrics": ["accuracy", "f1"],
+            "metrics": list(dict.fromkeys(kind for kind, _ in _NAMES[run.config.multi_label])),
             "model-index": [{"name": f"{run.model} on {run.results.name}", "results": [_result(run)]}],
         }
     )
 
 
+def _estimates(run: FinishedRun) -> tuple[Estimate | None, ...]:
+    """Returns the scores of the run's held-out clips, in the order of their names."""
+    if not run.config.multi_label:
+        plain = Condition(run.model)
+        return run.scores.accuracy(plain), run.scores.macro_f1(plain)
+    scores = run.label_scores
+    return scores.mean_average_precision, *scores.f1, *(scores.tuned_f1 or (None, None))
+
+
 def _result(run: FinishedRun) -> dict[str, Any]:
     """Returns the entry of the model index: the scores on the run's held-out clips, and how these were held out."""
-    plain = Condition(run.model)
-    estimates = {
-        ("accuracy", "Accuracy"): run.scores.accuracy(plain),
-        ("f1", "Macro F1"): run.scores.macro_f1(plain),
-    }
     metrics = [
         {"type": kind, "name": name, "value": estimate.value}
-        for (kind, name), estimate in estimates.items()
+        for (kind, name), estimate in zip(_NAMES[run.config.multi_label], _estimates(run))
         if estimate and math.isfinite(estimate.value)
     ]
     args = {

@@ -4,17 +4,23 @@ An export is a folder:
 
 <output>/saved_model/     serving_default: frames uint8 [B, T, H, W, 3] to probabilities float32 [B, C],
                          class_names string [B, C], confidence and unknown_score float32 [B], known and
-                         confident bool [B]; for TensorFlow and TensorFlow Serving
-<output>/model.keras      frames to logits float32 [B, C]; for Keras, with ucf50_tfrecord.models imported
+                         confident bool [B]; with several labels per clip, predicted bool [B, C] in place of these
+                         four; for TensorFlow and TensorFlow Serving
+<output>/model.keras      frames to logits float32 [B, C]; with several labels per clip, to a dictionary of
+                         probabilities float32 [B, C]; for Keras, with ucf50_tfrecord.models imported
 <output>/model.onnx       frames to the same outputs but class_names; the metadata's class_names is a JSON list
 <output>/model.tflite, model_float16.tflite, model_int8.tflite
                          the same for one clip; for LiteRT
-<output>/export.json      the run, its classes, the thresholds of known and confident, and the files' differences
-                         from the run's model; its presence marks the folder as an export
+<output>/export.json      the run, its classes, the thresholds of known and confident, or with several labels per clip
+                         those of the classes, and the files' differences from the run's model; its presence marks
+                         the folder as an export
 <output>/MODEL_CARD.md    the model card, see inference.card
 
 `confidence` is the highest probability, `unknown_score` the energy -log(sum(exp(logits))). `confident` is there if an
 export names the wanted largest fraction of wrong answers. See inference.abstention for both.
+
+With several labels per clip, a probability is the sigmoid of its logit, and `predicted` says whether it reaches the class's
+threshold. These are the thresholds of predictions of videos, see inference.held_out.
 
 All files but the last two compute in float32 on any device, whatever precision the run was trained in.
 """
@@ -37,6 +43,7 @@ from ucf50_tfrecord import record, storage
 from ucf50_tfrecord.dataset import reader, segments
 from ucf50_tfrecord.dataset.clips import ClipIndex, frames_of, load_clips
 from ucf50_tfrecord.errors import Action, Remedy, UserError, expect
+from ucf50_tfrecord.evaluation import multi_label
 from ucf50_tfrecord.evaluation.results import Condition, Results
 from ucf50_tfrecord.evaluation.verdicts import ensemble
 from ucf50_tfrecord.features import frame_model
@@ -45,6 +52,7 @@ from ucf50_tfrecord.inference.abstention import Rules
 from ucf50_tfrecord.inference.card_files import Export, ExportedFile, RunDifference
 from ucf50_tfrecord.inference.finished_run import FinishedRun
 from ucf50_tfrecord.inference.formats import DEFAULT_FORMATS, FORMATS
+from ucf50_tfrecord.inference.held_out import Thresholds
 from ucf50_tfrecord.specs import to_json
 
 EXPORT_FILENAME = "export.json"
@@ -91,9 +99,9 @@ def export_run(
       output: path of the folder to write.
       formats: names of export formats, keys of FORMATS.
       max_error: wanted largest fraction of wrong answers, above 0 and below 1: the files say whether the model is
-        confident of a clip. None for files that do not say it.
-      warn: called with a sentence if the comparison uses random pixels, because the run's clips are missing, or no
-        clip would be answered.
+        confident of a clip. None for files that do not say it; it must be None if clips have several labels.
+      warn: called with a sentence if the comparison uses random pixels, because the run's clips are missing, no
+        clip would be answered, or no thresholds of classes could be chosen.
       allowed_code: names of the model builders, as <module>:<builder>, that may be imported; see
         trained.load_model.
       comparison: a comparison with trainings of the run's model without some classes, for the card.
@@ -104,27 +112,32 @@ def export_run(
     Raises:
       UserError: if a format cannot be written, max_error is out of range, a file's outputs differ by more than
         its format allows or from the run's predictions by more than OWN_TOLERANCE, `output` holds something else,
-        or the card cannot be made from the comparison.
+        the card cannot be made from the comparison, or max_error or a comparison is given for a run on clips with
+        several labels.
     """
     check_formats(formats)
     if comparison:
         field_tests.models_without_classes(run, comparison)
-    rules = run.rules(max_error)
-    if rules.why_never:
+    rules = run.thresholds if run.thresholds and max_error is None else run.rules(max_error)
+    if isinstance(rules, Thresholds):
+        if rules.reason:
+            warn(f"Each class is predicted from a probability of {multi_label.THRESHOLD} on: {rules.reason}")
+    elif rules.why_never:
         warn(f"The files call no clip confident: {rules.why_never}")
     formats = [name for name in FORMATS if name in formats]
     names = {*(kind.filename for kind in FORMATS.values()), card.CARD_FILENAME, EXPORT_FILENAME}
     with storage.atomic_folder(output, names=names, mark=EXPORT_FILENAME) as folder:
         model = load_for_export(run, allowed_code)
         clips = choose_clips(run, warn, with_representative="tflite_int8" in formats)
-        probabilities = export_files.classifier(model)(clips.frames)
+        classify = export_files.classifier(model, several_labels=run.config.multi_label)
+        probabilities = classify(clips.frames)
         own = compare_with_run(run, clips.ids, probabilities) if clips.ids else None
         files = []
         for name in formats:
             path = folder / FORMATS[name].filename
             export_files.write(name, path, model, run.config.classes, rules, clips.representative)
             others = [kind for kind in formats if kind != name]
-            files.append(_check_file(name, path, clips.frames, probabilities, others))
+            files.append(_check_file(run, name, path, clips.frames, probabilities, others))
         export = Export(
             files=tuple(files),
             num_clips=len(clips.frames),
@@ -224,12 +237,13 @@ def compare_with_run(run: FinishedRun, ids: Sequence[str], probabilities: np.nda
       UserError: if the probabilities differ too much to be of the same weights and clips.
     """
     place = {clip_id: i for i, clip_id in enumerate(run.results.ids)}
-    stored = ensemble(run.results.logits(Condition(run.model)))[[place[clip_id] for clip_id in ids]]
+    logits = run.results.logits(Condition(run.model))[:, [place[clip_id] for clip_id in ids]]
+    stored = multi_label.probabilities(logits[0]) if run.config.multi_label else ensemble(logits)
     largest = np.abs(stored - probabilities).max(axis=1)
     own = RunDifference(
         mean=float(largest.mean()),
         largest=float(largest.max()),
-        num_other=int((stored.argmax(axis=1) != probabilities.argmax(axis=1)).sum()),
+        num_other=_count_other(run, stored, probabilities),
     )
     if not own.mean <= OWN_TOLERANCE:
         raise UserError(
@@ -240,12 +254,24 @@ def compare_with_run(run: FinishedRun, ids: Sequence[str], probabilities: np.nda
     return own
 
 
+def _count_other(run: FinishedRun, one: np.ndarray, other: np.ndarray) -> int:
+    """Counts the clips for which two files' probabilities, float [N, C], do not predict the same classes."""
+    is_other = run.decide(one) != run.decide(other)  # [N], or with several labels [N, C]
+    return int(is_other.reshape(len(one), -1).any(axis=1).sum())
+
+
 def _check_file(
-    name: str, path: pathlib.Path, frames: np.ndarray, expected: np.ndarray, others: Sequence[str]
+    run: FinishedRun,
+    name: str,
+    path: pathlib.Path,
+    frames: np.ndarray,
+    expected: np.ndarray,
+    others: Sequence[str],
 ) -> ExportedFile:
     """Compares an exported file with the model, and times it.
 
     Args:
+      run: the run.
       name: name of its format.
       path: path of the file or folder.
       frames: clips, uint8 [N, T, H, W, 3].
@@ -269,7 +295,7 @@ def _check_file(
         format=name,
         num_bytes=_num_bytes(path),
         difference=difference,
-        num_other=int((found.argmax(axis=1) != expected.argmax(axis=1)).sum()),
+        num_other=_count_other(run, found, expected),
         millis=_millis(classify, frames[:1]),
         one_thread_millis=_millis(of_one_thread, frames[:1]) if of_one_thread else None,
     )
@@ -286,8 +312,10 @@ def _millis(classify: export_files.Classify, clip: np.ndarray) -> float:
     return statistics.median(times)
 
 
-def _write_export(path: pathlib.Path, run: FinishedRun, export: Export, rules: Rules) -> None:
-    spec = run.config.model
+def _write_export(path: pathlib.Path, run: FinishedRun, export: Export, rules: Rules | Thresholds) -> None:
+    spec, answers = run.config.model, {"answers": to_json(rules)}
+    if isinstance(rules, Thresholds):
+        answers = {"multi_label": True, "thresholds": to_json(rules)}
     storage.write_json(
         path,
         {
@@ -296,7 +324,7 @@ def _write_export(path: pathlib.Path, run: FinishedRun, export: Export, rules: R
             "fingerprint": run.config.fingerprint,
             "classes": run.config.classes,
             "input": {"dtype": "uint8", "shape": [None, *spec.clip_shape]},
-            "answers": to_json(rules),
+            **answers,
             "export": to_json(export),
         },
     )

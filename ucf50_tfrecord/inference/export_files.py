@@ -15,9 +15,11 @@ from scipy import special
 
 from ucf50_tfrecord.choices import Quantization
 from ucf50_tfrecord.errors import Action, Remedy, UserError
+from ucf50_tfrecord.evaluation import multi_label
 from ucf50_tfrecord.inference import tflite
 from ucf50_tfrecord.inference.abstention import Rules
 from ucf50_tfrecord.inference.formats import DEFAULT_FORMATS
+from ucf50_tfrecord.inference.held_out import Thresholds
 from ucf50_tfrecord.specs import to_json
 from ucf50_tfrecord.texts import tensorflow_reason
 
@@ -42,7 +44,7 @@ def write(
     path: pathlib.Path,
     model: keras.Model,
     classes: Sequence[str],
-    rules: Rules = Rules(),
+    rules: Rules | Thresholds = Rules(),
     representative: np.ndarray | None = None,
 ) -> None:
     """Writes a model in one export format.
@@ -52,7 +54,8 @@ def write(
       path: path of the file or folder to write.
       model: the model, from load_for_export.
       classes: names of the classes.
-      rules: the rules by which the file says whether a clip is known, and whether the model is confident of it.
+      rules: the rules by which the file says whether a clip is known, and whether the model is confident of it; for
+        clips with several labels, the thresholds by which it says which classes are predicted.
       representative: clips for tflite_int8, see tflite.write.
 
     Raises:
@@ -69,13 +72,17 @@ def write(
         raise UserError(f"Cannot write {path.name}: {tensorflow_reason(error)}") from error
 
 
-def _outputs(logits: tf.Tensor, rules: Rules) -> dict[str, tf.Tensor]:
+def _outputs(logits: tf.Tensor, rules: Rules | Thresholds) -> dict[str, tf.Tensor]:
     """Computes what an exported model returns for B clips, from their logits, float32 [B, C].
 
     Returns:
       A dictionary of "probabilities", float32 [B, C]; "confidence" and "unknown_score", float32 [B]; and, if the
-      rules judge it, "known" and "confident", bool [B].
+      rules judge it, "known" and "confident", bool [B]. With several labels per clip: "probabilities", each by itself,
+      and "predicted", bool [B, C], whether they reach their thresholds.
     """
+    if isinstance(rules, Thresholds):
+        lowest = multi_label.threshold_logits(np.array(rules.values)).astype(np.float32)
+        return {"probabilities": tf.sigmoid(logits), "predicted": logits >= lowest}
     probabilities = tf.nn.softmax(logits)
     confidence = tf.reduce_max(probabilities, axis=1)
     energy = -tf.reduce_logsumexp(logits, axis=1)
@@ -89,7 +96,9 @@ def _outputs(logits: tf.Tensor, rules: Rules) -> dict[str, tf.Tensor]:
     return outputs
 
 
-def _write_saved_model(path: pathlib.Path, model: keras.Model, classes: Sequence[str], rules: Rules) -> None:
+def _write_saved_model(
+    path: pathlib.Path, model: keras.Model, classes: Sequence[str], rules: Rules | Thresholds
+) -> None:
     names = tf.constant([[name.encode("utf-8", "surrogateescape") for name in classes]])  # [1, C]
 
     def serve(frames: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -102,11 +111,19 @@ def _write_saved_model(path: pathlib.Path, model: keras.Model, classes: Sequence
     archive.write_out(str(path), verbose=False)
 
 
-def _write_keras(path: pathlib.Path, model: keras.Model, classes: Sequence[str], rules: Rules) -> None:
+def _write_keras(
+    path: pathlib.Path, model: keras.Model, classes: Sequence[str], rules: Rules | Thresholds
+) -> None:
+    if isinstance(rules, Thresholds):
+        # The key of the output says that these are not logits, of which one could take a softmax.
+        sigmoid = keras.layers.Activation("sigmoid", name="ucf50_probabilities", dtype="float32")
+        model = keras.Model(model.input, {"probabilities": sigmoid(model.output)}, name=model.name)
     model.save(path)
 
 
-def _write_onnx(path: pathlib.Path, model: keras.Model, classes: Sequence[str], rules: Rules) -> None:
+def _write_onnx(
+    path: pathlib.Path, model: keras.Model, classes: Sequence[str], rules: Rules | Thresholds
+) -> None:
     """Converts a model to ONNX by tf2onnx; raises UserError if tf2onnx cannot convert it."""
     import onnx
     import tf2onnx
@@ -135,7 +152,8 @@ def _write_onnx(path: pathlib.Path, model: keras.Model, classes: Sequence[str], 
         logger.setLevel(level)
     for value in (*onnx_model.graph.input, *onnx_model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
-    properties = {"class_names": json.dumps(classes), "answers": json.dumps(to_json(rules))}
+    about = "thresholds" if isinstance(rules, Thresholds) else "answers"
+    properties = {"class_names": json.dumps(classes), about: json.dumps(to_json(rules))}
     onnx.helper.set_model_props(onnx_model, properties)
     path.write_bytes(onnx_model.SerializeToString())
 
@@ -158,11 +176,21 @@ def _read_saved_model(path: pathlib.Path) -> Classify:
 
 
 def _read_keras(path: pathlib.Path) -> Classify:
-    return classifier(keras.models.load_model(path))
+    model = keras.models.load_model(path)
+    if isinstance(model.output, dict):
+        return lambda frames: model(frames, training=False)["probabilities"].numpy()
+    return classifier(model)
 
 
-def classifier(model: keras.Model) -> Classify:
-    """Returns a function from clips to the probabilities of a model that computes logits."""
+def classifier(model: keras.Model, *, several_labels: bool = False) -> Classify:
+    """Returns a function from clips to the probabilities of a model that computes logits.
+
+    Args:
+      model: the model.
+      several_labels: whether clips have several labels: a probability is then the sigmoid of its logit.
+    """
+    if several_labels:
+        return lambda frames: special.expit(model(frames, training=False).numpy())
     return lambda frames: special.softmax(model(frames, training=False).numpy(), axis=1)
 
 

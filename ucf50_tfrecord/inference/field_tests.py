@@ -13,7 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from ucf50_tfrecord import parsing, record
+from ucf50_tfrecord import labels, parsing, record
+from ucf50_tfrecord.dataset.clips import ClipIndex
 from ucf50_tfrecord.drawing.document import Block, Bullets, Heading, Paragraph, Table, counted
 from ucf50_tfrecord.errors import expect
 from ucf50_tfrecord.evaluation.results import Condition, Results
@@ -122,7 +123,7 @@ def section(run: FinishedRun, comparison: Results | None = None) -> Iterator[Blo
             ),
             "another data set": counted(len(others), "data set") if others else "",
             "videos of classes that the model does not know": "other trainings" if comparison else "",
-            "when not to answer": "thresholds",
+            "when not to answer": "" if run.config.multi_label else "thresholds",
             "differences between people": "",
             "long videos with several actions, or none": "",
             "videos made to mislead the model": "",
@@ -135,8 +136,10 @@ def models_without_classes(run: FinishedRun, comparison: Results) -> list[str]:
     """Lists a comparison's names for models of a run's architecture that were also trained without some classes.
 
     Raises:
-      UserError: if there are none.
+      UserError: if there are none, or the run is on clips with several labels.
     """
+    purpose = f"figures of a comparison in the card of {run.run_dir}"
+    labels.expect_one(run.config.multi_label, purpose, run.config.data_dir)
     found = {
         one.cell.model for one in comparison.cells if one.cell.held_out and one.architecture == run.model
     }
@@ -152,14 +155,15 @@ def load_robustness(run: FinishedRun) -> Robustness | None:
     """Reads the scores of a run's exported weights on corrupted versions of its held-out clips.
 
     Returns:
-      The scores; None if they were not measured, or the clips or weights have changed since.
+      The scores; None if they were not measured, the clips or weights have changed since, or clips have several labels,
+      for which they are not defined.
 
     Raises:
       UserError: if the file is damaged.
     """
     folder = run_lib.evaluation_dir(run.run_dir, run.weights, run.config.scored_folds, kind="robustness")
     path = folder / SCORES_FILENAME
-    if not path.is_file():
+    if run.config.multi_label or not path.is_file():
         return None
     found = parsing.read(path, Robustness, "a test of robustness", extra=True)
     own, num_clips = run.scores.accuracy(Condition(run.model)).value, len(run.results.ids)
@@ -275,14 +279,21 @@ def _groups_per_class(run: FinishedRun) -> str:
     if not known.any():
         return "The training clips have no recording groups, so the number of people and places is unknown."
     counts = {
-        name: len(np.unique(clips.groups[known & (clips.labels == label)]))
-        for label, name in enumerate(run.config.classes)
+        name: len(np.unique(clips.groups[known & is_class]))
+        for name, is_class in zip(run.config.classes, _class_masks(clips, len(run.config.classes)))
     }
     least = min(counts, key=counts.__getitem__)
     return (
         f"The training clips of a class come from {counts[least]} to {max(counts.values())} recording groups, fewest "
         f"for {least}."
     )
+
+
+def _class_masks(clips: ClipIndex, num_classes: int) -> np.ndarray:
+    """Returns which of N clips are of each class, bool [C, N]."""
+    if clips.labels.ndim == 2:  # several labels per clip
+        return clips.labels.T == 1
+    return clips.labels == np.arange(num_classes)[:, np.newaxis]
 
 
 def _use() -> Iterator[Block]:

@@ -16,9 +16,11 @@ from ucf50_tfrecord.dataset.clips import ClipIndex, load_clips
 from ucf50_tfrecord.errors import Action, Remedy, UserError
 from ucf50_tfrecord.evaluation import result_files, runner
 from ucf50_tfrecord.evaluation.results import Cell, CellResult, Results
-from ucf50_tfrecord.inference import abstention, held_out
+from ucf50_tfrecord.inference import abstention, held_out, label_scores
 from ucf50_tfrecord.inference.abstention import Rules
 from ucf50_tfrecord.inference.calibration import Calibration
+from ucf50_tfrecord.inference.held_out import Thresholds
+from ucf50_tfrecord.inference.label_scores import LabelScores
 from ucf50_tfrecord.manifest import Manifest
 from ucf50_tfrecord.report.scores import Scores
 from ucf50_tfrecord.specs import ClipFormat
@@ -52,8 +54,31 @@ class FinishedRun:
 
     @functools.cached_property
     def scores(self) -> Scores:
-        """The scores of the run's predictions for its held-out clips."""
+        """The scores of the run's predictions for its held-out clips, if these have one label each."""
         return Scores(self.results)
+
+    @functools.cached_property
+    def label_scores(self) -> LabelScores:
+        """The same scores if clips have several labels."""
+        return label_scores.of_results(self.results, self.model)
+
+    @functools.cached_property
+    def thresholds(self) -> Thresholds | None:
+        """From which probability on each class is predicted, if clips have several labels; otherwise, None."""
+        if not self.config.multi_label:
+            return None
+        return held_out.load_thresholds(self.run_dir, self.config, self.weights)
+
+    def decide(self, probabilities: np.ndarray) -> np.ndarray:
+        """Returns the classes that are predicted from probabilities, float [N, C].
+
+        Returns:
+          The most probable classes, int64 [N]; with several labels per clip bool [N, C], those that reach their
+          thresholds.
+        """
+        if self.thresholds is None:
+            return probabilities.argmax(axis=1)
+        return probabilities >= np.array(self.thresholds.values)
 
     @property
     def model(self) -> str:
@@ -99,7 +124,12 @@ class FinishedRun:
 
         Args:
           max_error: the wanted largest fraction of wrong answers; see abstention.make_rules.
+
+        Raises:
+          UserError: if max_error is out of range, or clips have several labels.
         """
+        purpose = f"max_error, which the export of {self.run_dir} is asked for"
+        labels.expect_one(self.config.multi_label, purpose, self.config.data_dir)
         return abstention.make_rules(
             held_out.of_results(self.results, self.model),
             "",
@@ -118,11 +148,9 @@ def load(run_dir: str, weights: str | None = None) -> FinishedRun:
         scores of the other one are read from the folder of a later evaluation of the run with these weights.
 
     Raises:
-      UserError: if the folder holds no run, the run is on clips with several labels, its training has not finished, or
-        the weights have no scores.
+      UserError: if the folder holds no run, its training has not finished, or the weights have no scores.
     """
     config = run_lib.load_config(run_dir)
-    labels.expect_one(config.multi_label, "an export", config.data_dir)
     summary_path = pathlib.Path(run_dir, run_lib.SUMMARY_FILENAME)
     if pathlib.Path(run_dir, result_files.CELL_FILENAME).is_file():
         raise UserError(
@@ -209,7 +237,7 @@ def find_manifest(config: RunConfig) -> tuple[Manifest | None, str]:
 
 def _load_results(path: pathlib.Path, config: RunConfig, manifest: Manifest | None) -> Results:
     """Loads a run's predictions from the file `path`, as results of a comparison that has this training only."""
-    found = runner.load_predictions(path, len(config.classes))
+    found = runner.load_predictions(path, len(config.classes), several_labels=config.multi_label)
     predictions = [p for p in found if p.intervention != runner.VIEWS]  # which comparisons do not test
     clips = {p.clip_id: (p.label, p.group, p.fold) for p in predictions}
     place = {clip_id: i for i, clip_id in enumerate(clips)}
@@ -219,7 +247,7 @@ def _load_results(path: pathlib.Path, config: RunConfig, manifest: Manifest | No
     }
     for p in predictions:
         logits[p.intervention][place[p.clip_id]] = p.logits
-    classes, groups, folds = np.array(list(clips.values()), np.int64).T
+    classes, groups, folds = zip(*clips.values())
     cell = CellResult(
         cell=Cell(model=config.model.name, seed=config.train.seed),
         architecture=config.model.name,
@@ -234,8 +262,8 @@ def _load_results(path: pathlib.Path, config: RunConfig, manifest: Manifest | No
         classes=config.classes,
         num_frames=config.model.num_frames,
         ids=tuple(clips),
-        labels=classes,
-        groups=groups,
-        folds=folds,
+        labels=labels.to_array(classes, len(config.classes), multi_label=config.multi_label).astype(np.int64),
+        groups=np.array(groups, np.int64),
+        folds=np.array(folds, np.int64),
         cells=(cell,),
     )

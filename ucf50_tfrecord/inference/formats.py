@@ -6,6 +6,13 @@ import dataclasses
 
 from ucf50_tfrecord.specs import ModelSpec
 
+# The end of the programs that name the classes of a clip that may have several labels, the most probable first.
+_NAME_LABELS = """
+found = [i for i in np.argsort(-probabilities[0]) if predicted[0, i]]
+for i in found:
+    print(classes[i], float(probabilities[0, i]))
+if not found:
+    print("no class reaches its threshold")"""
 _FRAMES = "frames = np.zeros((1, {}, {}, {}, {}), np.uint8)  # your clips: [clip, frame, row, column, {}]"
 
 
@@ -17,6 +24,8 @@ class ExportFormat:
     meaning: sentence above the example program in the model card.
     program: example program in Python, run in the export's folder; {frames} stands for the line that makes
       the clips.
+    label_program: the same for a model of several labels per clip, up to the lines that name the predicted classes.
+    label_meaning: the sentence above it if it is not `meaning`.
     extra: name of the extra in setup.cfg that installs the packages to write and read the format, or None. A
       format with an extra is written on request only.
     packages: the names by which Python imports these packages.
@@ -27,21 +36,26 @@ class ExportFormat:
     filename: str
     meaning: str
     program: str
+    label_program: str
+    label_meaning: str | None = None
     extra: str | None = None
     packages: tuple[str, ...] = ()
     tolerance: float | None = 1e-4
 
-    def snippet(self, spec: ModelSpec) -> str:
-        """Returns the example program for clips of the size that a model takes."""
+    def snippet(self, spec: ModelSpec, *, several_labels: bool = False) -> str:
+        """Returns the example program for clips of the size, and with as many labels, as a model takes."""
         meaning = (
             f"RGB of the frame and of the {spec.motion_frames} after it" if spec.motion_frames else "RGB"
         )
-        return self.program.format(frames=_FRAMES.format(*spec.clip_shape, meaning))
+        frames = _FRAMES.format(*spec.clip_shape, meaning)
+        if several_labels:
+            return self.label_program.format(frames=frames) + _NAME_LABELS
+        return self.program.format(frames=frames)
 
 
 def _tflite(filename: str, meaning: str, *, tolerance: float | None = ExportFormat.tolerance) -> ExportFormat:
     """Returns one of the formats of TFLite."""
-    program = f"""\
+    start = f"""\
 import json
 
 import numpy as np
@@ -49,11 +63,24 @@ from ai_edge_litert.interpreter import Interpreter
 
 {{frames}}
 run = Interpreter("{filename}").get_signature_runner()
+"""
+    program = f"""{start}\
 probabilities = run(frames=frames[:1])["probabilities"]
 best = probabilities[0].argmax()
 print(json.load(open("export.json"))["classes"][best], float(probabilities[0, best]))"""
+    label_program = f"""{start}\
+about = json.load(open("export.json"))
+probabilities = run(frames=frames[:1])["probabilities"]
+predicted = probabilities >= about["thresholds"]["values"]
+classes = about["classes"]"""
     return ExportFormat(
-        filename, meaning, program, extra="tflite", packages=("ai_edge_litert",), tolerance=tolerance
+        filename,
+        meaning,
+        program,
+        label_program,
+        extra="tflite",
+        packages=("ai_edge_litert",),
+        tolerance=tolerance,
     )
 
 
@@ -71,6 +98,15 @@ model = tf.saved_model.load("saved_model")
 answer = model.signatures["serving_default"](frames=tf.constant(frames))
 best = answer["probabilities"].numpy()[0].argmax()
 print(answer["class_names"].numpy()[0, best].decode(), float(answer["probabilities"][0, best]))""",
+        """\
+import numpy as np
+import tensorflow as tf
+
+{frames}
+model = tf.saved_model.load("saved_model")
+answer = model.signatures["serving_default"](frames=tf.constant(frames))
+probabilities, predicted = answer["probabilities"].numpy(), answer["predicted"].numpy()
+classes = [name.decode() for name in answer["class_names"].numpy()[0]]""",
     ),
     "keras": ExportFormat(
         "model.keras",
@@ -87,6 +123,20 @@ model = keras.models.load_model("model.keras")
 probabilities = keras.ops.softmax(model(frames, training=False))
 best = int(keras.ops.argmax(probabilities[0]))
 print(json.load(open("export.json"))["classes"][best], float(probabilities[0, best]))""",
+        """\
+import json
+
+import keras
+import numpy as np
+import ucf50_tfrecord.models  # registers the layers in the file
+
+{frames}
+model = keras.models.load_model("model.keras")
+about = json.load(open("export.json"))
+probabilities = np.array(model(frames, training=False)["probabilities"])
+predicted = probabilities >= about["thresholds"]["values"]
+classes = about["classes"]""",
+        "With Keras and this project's layers, for inference; it returns probabilities:",
     ),
     "onnx": ExportFormat(
         "model.onnx",
@@ -103,6 +153,16 @@ classes = json.loads(session.get_modelmeta().custom_metadata_map["class_names"])
 [probabilities] = session.run(["probabilities"], {{"frames": frames}})
 best = probabilities[0].argmax()
 print(classes[best], float(probabilities[0, best]))""",
+        """\
+import json
+
+import numpy as np
+import onnxruntime
+
+{frames}
+session = onnxruntime.InferenceSession("model.onnx")
+classes = json.loads(session.get_modelmeta().custom_metadata_map["class_names"])
+probabilities, predicted = session.run(["probabilities", "predicted"], {{"frames": frames}})""",
         extra="onnx",
         packages=("tf2onnx", "onnx", "onnxruntime"),
     ),
