@@ -193,10 +193,11 @@ def _test(
     folder: pathlib.Path,
 ) -> _Tested:
     from ucf50_tfrecord import job
-    from ucf50_tfrecord.features import encoders, frame_model
+    from ucf50_tfrecord.features import frame_model
     from ucf50_tfrecord.robustness import measure, page, scores
     from ucf50_tfrecord.robustness.results import Results
     from ucf50_tfrecord.training import strategy as strategy_lib
+    from ucf50_tfrecord.training import trained
 
     strategy = strategy_lib.make_strategy("one", environment={})
     model = frame_model.load_frame_model(
@@ -206,7 +207,7 @@ def _test(
     [feed] = job.make_feeds(manifest, [folds], inputs.INPUTS.build(), strategy=strategy, listener=listener)
     tester = measure.Tester(model, feed, strategy=strategy, batch_size=_BATCH_SIZE.value, warn=terminal.warn)
     with make_recoder(names, feed.clips) as recoder:
-        digest, source = encoders.digest_weights(model), recoder.source if recoder else ""
+        digest, source = trained.digest_weights(model), recoder.source if recoder else ""
         keys = {name: measure.key_of(name, feed.clips, weights=digest, source=source) for name in names}
         predicted = dict(_measure(tester, names, keys, folder, len(config.classes), recoder))
         strips_of, strips = tester.example(names, recoder, page.SHOWN_SEVERITIES)

@@ -28,7 +28,7 @@ from ucf50_tfrecord.inference.abstention import Rules
 from ucf50_tfrecord.inference.card import CARD_FILENAME
 from ucf50_tfrecord.inference.selection import KnownRule, Selection
 from ucf50_tfrecord.specs import ModelSpec, to_json
-from ucf50_tfrecord.training import checkpoint
+from ucf50_tfrecord.training import checkpoint, trained
 
 ALL = {kind.filename for kind in export.FORMATS.values()} | {CARD_FILENAME, export.EXPORT_FILENAME}
 
@@ -337,7 +337,7 @@ def test_clips_behind_a_url_are_compared_too(run, data_dir, tmp_path, monkeypatc
 
 def test_an_unreachable_store_costs_the_shards_alone(run):
     config = dataclasses.replace(run.config, data_dir="http://127.0.0.1:9/set")
-    found, why = finished_run.find_manifest(config)
+    found, why = trained.find_manifest(config)
     assert found is None and why.startswith("Cannot read http://127.0.0.1:9/set/manifest.json")
 
 

@@ -6,7 +6,7 @@ import concurrent.futures
 import dataclasses
 import functools
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -87,6 +87,21 @@ class ClipIndex:
             for name in ("shards", "offsets", "sizes", "labels", "groups", "folds")
         }
         return dataclasses.replace(self, ids=tuple(np.array(self.ids, object)[chosen]), **arrays)
+
+    def find(self, ids: Sequence[str], what: str) -> ClipIndex:
+        """Returns an index of the clips with some ids, in the order of the ids.
+
+        Args:
+          ids: the ids.
+          what: a name of these clips for the error message, such as "the frames of all clips".
+
+        Raises:
+          UserError: if this index lacks one of the clips.
+        """
+        place = {clip_id: i for i, clip_id in enumerate(self.ids)}
+        missing = next((clip_id for clip_id in ids if clip_id not in place), None)
+        expect(missing is None, f"{self.manifest.data_dir} to hold {what}", missing=missing)
+        return self.select(np.array([place[clip_id] for clip_id in ids], np.int64))
 
     def batches(self, batch_size: int, *, seed: int | None = None) -> tf.data.Dataset:
         """Streams these clips as a tf.data.Dataset of (frames, labels); see pipeline.labelled_batches.
@@ -188,10 +203,7 @@ def frames_of(clips: ClipIndex) -> ClipIndex:
     if not len(clips):
         return dataclasses.replace(clips, manifest=source)
     frames = load_clips(source, np.unique(clips.folds).tolist(), fetch=clips.fetch)
-    place = {clip_id: i for i, clip_id in enumerate(frames.ids)}
-    missing = next((clip_id for clip_id in clips.ids if clip_id not in place), None)
-    expect(missing is None, f"{source.data_dir} to hold the frames of all clips", missing=missing)
-    return frames.select(np.array([place[clip_id] for clip_id in clips.ids], np.int64))
+    return frames.find(clips.ids, "the frames of all clips")
 
 
 def _load_report(manifest: Manifest, shard: ManifestShard) -> ShardReport:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 from collections.abc import Collection
 
@@ -58,7 +57,7 @@ def load_encoder(
         model=model,
         format=FeatureFormat(
             encoder=spec.encoder,
-            weights=digest_weights(inner),
+            weights=trained.digest_weights(inner),
             num_frames=clip_format.num_frames,
             num_features=found.shape[-1],
             height=size[0],
@@ -219,11 +218,3 @@ def _cells(size: int, grid: int) -> np.ndarray:
         first, end = cell * size // grid, -(-(cell + 1) * size // grid)
         weights[cell, first:end] = 1 / (end - first)
     return weights
-
-
-def digest_weights(model: keras.Model) -> str:
-    """Returns the hex sha256 of a model's weights, in the order of its layers."""
-    digest = hashlib.sha256()
-    for weight in model.get_weights():
-        digest.update(f"{weight.dtype}{weight.shape}".encode() + np.ascontiguousarray(weight).tobytes())
-    return digest.hexdigest()

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from ucf50_tfrecord import labels, parsing
-from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord.choices import FoldBy
 from ucf50_tfrecord.dataset.clips import ClipIndex, load_clips
 from ucf50_tfrecord.errors import Action, Remedy, UserError
@@ -170,7 +169,7 @@ def load(run_dir: str, weights: str | None = None) -> FinishedRun:
         raise UserError(f"{summary_path} is from an earlier version: it has no {', '.join(missing)}")
     weights = weights or trained.scored_weights(config)
     predictions_path = find_predictions(run_dir, config, summary, weights)
-    manifest, why = find_manifest(config)
+    manifest, why = trained.find_manifest(config)
     return FinishedRun(
         run_dir=run_dir,
         config=config,
@@ -215,24 +214,6 @@ class _Evaluated:
     """The fields that are read from the summary of a run's later evaluation."""
 
     fingerprint: str | None = None
-
-
-def find_manifest(config: RunConfig) -> tuple[Manifest | None, str]:
-    """Finds the manifest of a run's shards.
-
-    Returns:
-      A tuple of the manifest and ""; or of None and the reason, if the shards are missing, damaged, or
-      replaced by others.
-    """
-    try:
-        manifest = manifest_lib.load_if_finished(config.data_dir)
-    except UserError as error:
-        return None, str(error)
-    if manifest is None:
-        return None, f"there is no set of shards in {config.data_dir} any more"
-    if manifest.fingerprint != config.fingerprint:
-        return None, f"{config.data_dir} now holds other shards than those the run was trained on"
-    return manifest, ""
 
 
 def _load_results(path: pathlib.Path, config: RunConfig, manifest: Manifest | None) -> Results:

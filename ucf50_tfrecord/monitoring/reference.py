@@ -29,6 +29,7 @@ from ucf50_tfrecord.monitoring import stream
 from ucf50_tfrecord.monitoring.videos import PICTURES, Videos
 from ucf50_tfrecord.parsing import Fraction, Sha256
 from ucf50_tfrecord.training import run as run_lib
+from ucf50_tfrecord.training import trained
 from ucf50_tfrecord.training.run import RunConfig
 
 FILENAME = "monitor_reference.json"
@@ -194,17 +195,14 @@ def find_clips(
     Returns:
       A tuple of an index of the clips, in the order of the predictions, and ""; or of None and the reason.
     """
-    manifest, missing = finished_run.find_manifest(
+    manifest, missing = trained.find_manifest(
         dataclasses.replace(config, data_dir=data_dir) if data_dir else config
     )
     if manifest is None:
         return None, missing
     try:
         clips = load_clips(manifest, {prediction.fold for prediction in found})
-        places = {clip_id: place for place, clip_id in enumerate(clips.ids)}
-        lost = [p.clip_id for p in found if p.clip_id not in places]
-        expect(not lost, f"all held-out clips in {manifest.data_dir}", missing=lost[:1])
-        return frames_of(clips.select(np.array([places[p.clip_id] for p in found], np.int64))), ""
+        return frames_of(clips.find([p.clip_id for p in found], "all held-out clips")), ""
     except UserError as error:
         return None, str(error)
 

@@ -192,7 +192,7 @@ def key_of(name: str, clips: ClipIndex, *, weights: str, source: str, seed: int 
     Args:
       name: name of the corruption.
       clips: index of the clips.
-      weights: hex sha256 of the model's weights, see encoders.digest_weights.
+      weights: hex sha256 of the model's weights, see trained.digest_weights.
       source: what else decides the clips of corruptions of the codec, see videos.Recoder.source; "" without them.
       seed: seed of the corruptions' random numbers.
     """

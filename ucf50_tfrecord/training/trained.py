@@ -1,14 +1,17 @@
-"""Loads the model of a finished run with its trained weights, and checks that it fits a dataset's clips."""
+"""Loads the model of a finished run with its trained weights; finds its shards, and checks that a dataset fits it."""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Collection
 from typing import Literal
 
 import keras
+import numpy as np
 import tensorflow as tf
 
+from ucf50_tfrecord import manifest as manifest_lib
 from ucf50_tfrecord import models
 from ucf50_tfrecord.errors import Action, Remedy, UserError
 from ucf50_tfrecord.manifest import Manifest
@@ -69,6 +72,32 @@ def load_model(
             model.get_layer("encoder").trainable = False
         checkpoint.load_weights(run_dir, weights, model, averaged=config.train.ema > 0)
     return model
+
+
+def digest_weights(model: keras.Model) -> str:
+    """Returns the hex sha256 of a model's weights, in the order of its layers."""
+    digest = hashlib.sha256()
+    for weight in model.get_weights():
+        digest.update(f"{weight.dtype}{weight.shape}".encode() + np.ascontiguousarray(weight).tobytes())
+    return digest.hexdigest()
+
+
+def find_manifest(config: RunConfig) -> tuple[Manifest | None, str]:
+    """Finds the manifest of a run's shards.
+
+    Returns:
+      A tuple of the manifest and ""; or of None and the reason, if the shards are missing, damaged, or
+      replaced by others.
+    """
+    try:
+        manifest = manifest_lib.load_if_finished(config.data_dir)
+    except UserError as error:
+        return None, str(error)
+    if manifest is None:
+        return None, f"there is no set of shards in {config.data_dir} any more"
+    if manifest.fingerprint != config.fingerprint:
+        return None, f"{config.data_dir} now holds other shards than those the run was trained on"
+    return manifest, ""
 
 
 def check_fits(manifest: Manifest, config: RunConfig) -> None:
