@@ -103,7 +103,7 @@ def read_settings(recipe: str, *, of_features: bool = False) -> dict[str, Any]:
     for_features = f"features_{recipe}"
     replaces = of_features and for_features in recipes.names()
     settings = train_flags.settings(for_features if replaces else recipe)
-    recipes.train_spec(settings)
+    recipes.train_spec(settings).check_fits_comparison()
     return settings
 
 

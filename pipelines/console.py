@@ -203,6 +203,7 @@ class TrainingDisplay:
                 f"Clips are {CACHE_MEANINGS[choice.cache]} (--cache={choice.cache}): {choice.reason}"
             ),
             loading=_loading,
+            predicting=_predicting,
             report=self.update,
             warn=warn,
             should_stop=lambda: self._should_stop(),
@@ -231,6 +232,12 @@ class TrainingDisplay:
 @contextlib.contextmanager
 def _loading(folds: Sequence[int], num_clips: int) -> Iterator[Callable[[int], None]]:
     with progress_bar(num_clips, "clip", f"loading folds {format_folds(folds)}") as bar:
+        yield bar.update
+
+
+@contextlib.contextmanager
+def _predicting(teacher: str, num_clips: int) -> Iterator[Callable[[int], None]]:
+    with progress_bar(num_clips, "clip", f"teacher {teacher}") as bar:
         yield bar.update
 
 

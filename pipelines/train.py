@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from pipelines import console, features, inputs, remedies, terminal, train_flags
+from pipelines import code_flags, console, features, inputs, remedies, terminal, train_flags
 from pipelines.spec_flags import SpecFlags
 from ucf50_tfrecord import recipes
 from ucf50_tfrecord.choices import Strategy
@@ -91,6 +91,7 @@ def main() -> None:
             strategy=strategy,
             run_dir=_RUN.value,
             stack=stack,
+            allowed_code=code_flags.allowed_code(),
             listener=listener,
         )
         announce(job)
@@ -157,6 +158,8 @@ def announce(job: Job) -> None:
         f"{config.model.name}, {config.train.precision} on {num_devices} "
         f"{strategy_lib.device_type()}(s); run {job.run_dir}",
     )
+    if config.taught_by:
+        terminal.say(f"Taught by {', '.join(teacher.name for teacher in config.taught_by)}.")
     num_clips = len(job.feeds[0].clips)
     if config.train.batch_size > num_clips:
         terminal.warn(

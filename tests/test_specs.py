@@ -66,6 +66,14 @@ TRAIN = dict(epochs=2, batch_size=4)
         (TrainSpec, TRAIN, {"cutmix": 101.0}),
         (TrainSpec, TRAIN, {"mixup": 0.2, "batch_size": 1}),
         (TrainSpec, TRAIN, {"cutmix": 1.0, "batch_size": 1}),
+        (TrainSpec, TRAIN, {"distillation": 0.7}),
+        (TrainSpec, TRAIN, {"temperature": 3.0}),
+        (TrainSpec, TRAIN, {"teachers": "a", "distillation": 1.1}),
+        (TrainSpec, TRAIN, {"teachers": "a", "temperature": 0.0}),
+        (TrainSpec, TRAIN, {"teachers": "a,"}),
+        (TrainSpec, TRAIN, {"teachers": "a, a"}),
+        (TrainSpec, TRAIN, {"teachers": "a", "mixup": 0.2}),
+        (TrainSpec, TRAIN, {"teachers": "a", "cutmix": 1.0}),
         (TrainSpec, TRAIN, {"class_weight": "all"}),
         (TrainSpec, TRAIN, {"sampler": "none"}),
         (TrainSpec, TRAIN, {"sampler": "balanced", "class_weight": "balanced"}),
@@ -99,9 +107,11 @@ def test_motion_frames_add_channels_and_leave_other_formats_and_models_as_they_w
     )
 
 
-def test_trainings_without_mixing_and_randaugment_are_stored_as_before():
-    assert not {"mixup", "cutmix"} & specs.to_json(TrainSpec(**TRAIN)).keys()
+def test_trainings_without_newer_settings_are_stored_as_before():
+    newer = {"mixup", "cutmix", "teachers", "distillation", "temperature"}
+    assert not newer & specs.to_json(TrainSpec(**TRAIN)).keys()
     assert specs.to_json(TrainSpec(**TRAIN, mixup=0.2))["mixup"] == 0.2
+    assert TrainSpec(**TRAIN, teachers="runs/a, runs/b").teacher_runs == ("runs/a", "runs/b")
     assert not any("randaugment" in name for name in specs.to_json(AugmentSpec()))
 
 

@@ -178,6 +178,8 @@ def print_run(run_dir: str) -> None:
         f"{train.epochs} epochs of batches of {train.batch_size}, {train.optimizer} at "
         f"{train.learning_rate:g} ({train.schedule}), {train.precision}, seed {train.seed}"
     )
+    if config.taught_by:
+        print_wrapped(f"taught by {', '.join(teacher.name for teacher in config.taught_by)}")
     print_scores(run_dir)
     print_curves(run_dir)
 

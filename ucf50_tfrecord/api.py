@@ -142,6 +142,7 @@ def train(
     test_folds: str | None = None,
     inputs: InputSpec = InputSpec(),
     strategy: str = "auto",
+    allowed_code: Collection[str] = (),
     report: Callable[[TrainProgress], None] = lambda progress: None,
     warn: Callable[[str], None] = lambda text: None,
     **settings: Any,
@@ -159,6 +160,7 @@ def train(
         test, on these.
       inputs: how the clips are read.
       strategy: "one" (one device), "mirrored" (all devices), or "auto".
+      allowed_code: builders outside this package, as <module>:<builder>, that `teachers` may name; see Run.
       report: called with the progress after each group of steps that run in one call.
       warn: called with each warning, a sentence for the user.
       **settings: fields of specs.ModelSpec, TrainSpec and AugmentSpec, such as epochs=5; `model` is the model's
@@ -190,6 +192,7 @@ def train(
             strategy=strategy_lib.make_strategy(strategy, environment={}),
             run_dir=None if run_dir is None else os.fspath(run_dir),
             stack=stack,
+            allowed_code=allowed_code,
             listener=listener,
         )
         job_lib.run(job, listener=listener)

@@ -14,7 +14,7 @@ import dataclasses
 import functools
 import itertools
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal
 
@@ -29,6 +29,7 @@ from ucf50_tfrecord.dataset.feed import CacheChoice, Feed
 from ucf50_tfrecord.dataset.inputs import InputSpec
 from ucf50_tfrecord.errors import expect
 from ucf50_tfrecord.evaluation import lookalikes, runner
+from ucf50_tfrecord.evaluation import teachers as teachers_lib
 from ucf50_tfrecord.manifest import Manifest
 from ucf50_tfrecord.specs import ModelSpec, TrainSpec, to_json
 from ucf50_tfrecord.training import checkpoint, logs, loop, provenance
@@ -51,12 +52,15 @@ class JobListener(Listener):
     loading: called with a list of folds and the number of their clips that will be loaded into memory (0 if
       none). It returns a context manager that is open during the loading. Entering it gives a function, which
       is called with the number of clips in each batch once that batch is loaded.
+    predicting: called with the name of each teacher and the number of clips that it will predict. It returns a
+      context manager like that of `loading`.
     """
 
     chose_cache: Callable[[CacheChoice], None] = lambda choice: None
     loading: Callable[[Sequence[int], int], AbstractContextManager[Callable[[int], None]]] = (
         lambda folds, num_clips: contextlib.nullcontext(lambda count: None)
     )
+    predicting: teachers_lib.Progress = lambda name, num_clips: contextlib.nullcontext(lambda count: None)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -147,6 +151,7 @@ def prepare(
     strategy: tf.distribute.Strategy,
     run_dir: str | None,
     stack: contextlib.ExitStack,
+    allowed_code: Collection[str] = (),
     listener: JobListener = JobListener(),
 ) -> Job:
     """Checks the settings of a training and makes its feeds, its model and, last, its run folder.
@@ -161,11 +166,13 @@ def prepare(
       run_dir: the run's folder. If it holds an unfinished run of the same configuration, that run is resumed.
         None makes a new folder under runs/.
       stack: receives the lock on the run's folder, which this process holds until the stack is closed.
-      listener: its functions chose_cache, loading and warn are called.
+      allowed_code: builders outside this package, as <module>:<builder>, that teachers may name; see
+        trained.load_model.
+      listener: its functions chose_cache, loading, predicting and warn are called.
 
     Raises:
-      UserError: if `run_dir` holds another run, a clip cannot be read, the model cannot be built, or the
-        workers of a multi-worker strategy have different settings or shards.
+      UserError: if `run_dir` holds another run, a clip cannot be read, the model cannot be built, a teacher is refused
+        (see teachers.load), or the workers of a multi-worker strategy have different settings or shards.
     """
     check_early_stopping(train, folds)
     expect(
@@ -178,6 +185,10 @@ def prepare(
     if manifest.multi_label:
         _check_several_labels(manifest, train)
     train = dataclasses.replace(train, precision=strategy_lib.choose_precision(train.precision))
+    splits = [inputs.load_clips(manifest, part) for part in folds.sets] if train.teachers else []
+    teachers = teachers_lib.load(
+        train.teacher_runs, splits, inputs, strategy=strategy, allowed_code=allowed_code
+    )
     config = run_lib.RunConfig(
         data_dir=storage.absolute(manifest.data_dir),
         fingerprint=manifest.fingerprint,
@@ -190,6 +201,7 @@ def prepare(
         clip_format=manifest.format,
         features=manifest.features,
         multi_label=manifest.multi_label,
+        taught_by=tuple(teacher.identity for teacher in teachers),
     )
     if run_dir:
         run_lib.check_run(run_dir, config)
@@ -206,6 +218,9 @@ def prepare(
         if warning:
             listener.warn(warning)
     config = dataclasses.replace(config, video_secs=reader.video_secs([feed.clips for feed in feeds]))
+    feeds[0] = teachers_lib.teach(
+        feeds[0], teachers, train, strategy=strategy, predicting=listener.predicting
+    )
     state = loop.build_state(model, train, num_clips=len(feeds[0].clips), strategy=strategy)
     digests = strategy_lib.gather_from_workers(strategy, run_lib.digest(config))
     expect(len(set(digests)) == 1, "the same settings and shards for all workers", digests=digests)
@@ -226,6 +241,8 @@ def _check_several_labels(manifest: Manifest, train: TrainSpec) -> None:
         manifest.expect_one_label(f"the sampler {train.sampler}")
     if train.mixes_clips:
         manifest.expect_one_label("mixup and cutmix")
+    if train.teachers:
+        manifest.expect_one_label("knowledge distillation")
 
 
 def run(
@@ -369,6 +386,7 @@ def summarize(
         fingerprint=config.fingerprint,
         data_dir=config.data_dir,
         environment=provenance.environment(),
+        teachers=tuple(teacher.name for teacher in config.taught_by),
     )
 
 

@@ -687,6 +687,25 @@ class TrainSpec:
         Range(0, 100),
         omit_default=True,
     )
+    teachers: str = setting(
+        "",
+        "Folders of finished runs, separated by commas, whose predictions the model is also trained towards "
+        "(knowledge distillation): the mean of their probabilities for each training clip.",
+        omit_default=True,
+    )
+    distillation: float = setting(
+        0.5,
+        "With teachers: weight of their probabilities in the loss; the labels have the rest.",
+        Range(0, 1),
+        omit_default=True,
+    )
+    temperature: float = setting(
+        2.0,
+        "With teachers: number that divides their logits and the model's before the softmax; above 1, improbable classes "
+        "count more.",
+        Range(0, 100, excludes_low=True),
+        omit_default=True,
+    )
     clip_norm: float = setting(
         0.0, "Norm that the gradient of the global batch is cut down to; 0 is off.", Range(0, 1e30)
     )
@@ -768,6 +787,17 @@ class TrainSpec:
         )
         if self.sampler == Sampler.BALANCED:
             self._check_balanced_sampler()
+        self._check_distillation()
+
+    @property
+    def teacher_runs(self) -> tuple[str, ...]:
+        """The folders of the runs that teach the model."""
+        return tuple(run.strip() for run in self.teachers.split(",")) if self.teachers else ()
+
+    @property
+    def distills(self) -> bool:
+        """Whether the loss holds the teachers' probabilities."""
+        return bool(self.teachers) and self.distillation > 0
 
     @property
     def mixes_clips(self) -> bool:
@@ -780,6 +810,32 @@ class TrainSpec:
         expect(
             not self.cutmix,
             "mixup in place of cutmix, where features are stored in place of frames: features have no rectangles",
+            cutmix=self.cutmix,
+        )
+
+    def check_fits_comparison(self) -> None:
+        """Raises UserError if the trainings of a comparison, which hold out different clips, cannot have a setting."""
+        expect(
+            not self.teachers,
+            "no teachers in a comparison: its trainings hold out different clips, and a teacher has seen some of them",
+            teachers=self.teachers,
+        )
+
+    def _check_distillation(self) -> None:
+        """Raises UserError if settings of the distillation have no teachers, or do not fit other settings."""
+        given = {name: getattr(self, name) for name in ("distillation", "temperature")}
+        defaults = {name: getattr(type(self), name) for name in given}
+        expect(self.teachers or given == defaults, "teachers if there are settings of distillation", **given)
+        runs = self.teacher_runs
+        expect(
+            all(runs) and len(set(runs)) == len(runs),
+            "folders of different runs, separated by commas",
+            teachers=self.teachers,
+        )
+        expect(
+            not (self.teachers and self.mixes_clips),
+            "neither mixup nor cutmix with teachers, whose probabilities are those of unmixed clips",
+            mixup=self.mixup,
             cutmix=self.cutmix,
         )
 

@@ -425,6 +425,7 @@ MISTAKES = {
     "--cv=some": "--cv=<a number from 2 on> or --cv=logo",
     "--cv=1": "--cv=<a number from 2 on> or --cv=logo",
     "--seed=3": "no --seed: the comparison chooses it",
+    "--teachers=runs/a": "no teachers in a comparison: its trainings hold out different clips",
     "--cv=2 --val_folds=1": "either --cv or --val_folds",
     "--orders=backwards": "each order to be one of",
     "--val_folds=4,77": "folds out of 1-5",
@@ -473,6 +474,7 @@ EARLY_MISTAKES = (
     "--batch_size=0",
     "--orders=backwards",
     "--audit=conv3d",
+    "--teachers=runs/a",
     "--val_folds=3-1",
 )
 

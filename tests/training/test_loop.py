@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import functools
 import pathlib
@@ -49,13 +50,16 @@ def train(
     skip_bad_records=False,
     **spec,
 ):
-    """Trains on folds 2 to 5 (24 clips), validates on fold 1."""
+    """Trains on folds 2 to 5 (24 clips), validates on fold 1. Teachers' probabilities are random."""
     loaded = manifest.load(str(data_dir))
     strategy = strategy_lib.make_strategy(strategy)
     feed, val_feed = (
         Feed(load_clips(loaded, folds), strategy=strategy, cache=cache, skip_bad_records=skip_bad_records)
         for folds in ([2, 3, 4, 5], [1])
     )
+    if "teachers" in spec:
+        random = np.random.default_rng(0)
+        feed = feed.with_soft_targets(random.dirichlet(np.ones(3), len(feed.clips)).astype(np.float32))
     shape = {"num_classes": 3, "num_frames": 5, "height": 16, "width": 24}
     model_spec = ModelSpec(name=model, dropout=dropout, **shape | (encoder or {}))
     train_spec = TrainSpec(**dict(epochs=2, batch_size=5, precision=precision) | spec)
@@ -121,6 +125,21 @@ def test_it_learns_and_scores_held_out_groups(data_dir, tmp_path):
     assert set(trained.evaluate().scores.values()) == {1.0}
     assert trained.best_score == 1.0 and 1 <= trained.best_epoch <= 6
     assert trained.clips_per_sec > 0 and 0 <= trained.wait_share <= 1
+
+
+def test_it_learns_from_a_perfect_teacher_without_labels(data_dir, tmp_path, monkeypatch):
+    def without_labels(self, _):
+        targets = np.eye(3, dtype=np.float32)[self.clips.labels]
+        labels = np.zeros_like(self.clips.labels)
+        taught = copy.copy(self)
+        taught.clips = dataclasses.replace(self.clips, labels=labels, soft_targets=targets)
+        return taught
+
+    monkeypatch.setattr(Feed, "with_soft_targets", without_labels)
+    options = {"optimizer": "adamw", "schedule": "cosine", "warmup_epochs": 1.0, "steps_per_call": 12}
+    options |= {"model": "lstm", "epochs": 6, "batch_size": 2, "log_every_steps": 12}
+    trained = train(data_dir, tmp_path / "taught", teachers="perfect", distillation=1.0, **options)
+    assert set(trained.evaluate().scores.values()) == {1.0}
 
 
 def test_the_loss_is_the_mean_over_the_clips_that_count(data_dir, tmp_path):

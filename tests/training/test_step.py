@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from scipy import special
 
 from tests.training.test_loop import read_all
 from tests.warm import run_code
@@ -132,6 +133,44 @@ def test_several_labels_have_a_sigmoid_loss_for_each_class(data_dir, xla, smooth
         np.testing.assert_allclose(variable.numpy(), old - 0.1 * gradient.numpy(), atol=1e-6)
 
 
+@pytest.mark.parametrize("xla, temperature", [(False, 1.0), (False, 4.0), (True, 2.5)])
+def test_distillation_adds_the_divergence_from_the_teachers(data_dir, xla, temperature):
+    """(1 - a) * cross entropy + a * T² * KL(teacher || student), times the clip's weight; also if a probability is 0."""
+    model, batch = build(), dict(read_all(data_dir, batch_size=32))
+    before = [v.numpy() for v in model.trainable_variables]
+    random = np.random.default_rng(0)
+    batch["weight"] = tf.constant(random.uniform(0.1, 5, 32), tf.float32)
+    teacher = random.dirichlet(np.ones(3), 32).astype(np.float32)
+    teacher[:2] = np.eye(3)[:2]
+    batch["soft_target"] = tf.constant(teacher)
+    label, weight = (batch[name].numpy()[:24] for name in ("label", "weight"))
+    logits = model(batch["video"][:24]).numpy().astype(float)
+    target = np.eye(3)[label] * 0.9 + 0.1 / 3
+    hard = -np.sum(target * special.log_softmax(logits, axis=1), axis=1)
+    softened = special.log_softmax(logits / temperature, axis=1)
+    divergence = np.sum(special.rel_entr(teacher[:24], np.exp(softened)), axis=1)
+    loss = np.mean(weight * (0.3 * hard + 0.7 * temperature**2 * divergence))
+    with tf.GradientTape() as tape:
+        found = model(batch["video"][:24])
+        of_label = -tf.reduce_sum(target.astype(np.float32) * tf.nn.log_softmax(found), axis=1)
+        of_teacher = -tf.reduce_sum(teacher[:24] * tf.nn.log_softmax(found / temperature), axis=1)
+        by_hand = tf.reduce_mean(weight * (0.3 * of_label + 0.7 * temperature**2 * of_teacher))
+    gradients = tape.gradient(by_hand, model.trainable_variables)
+    settings = {"teachers": "a,b", "distillation": 0.7, "temperature": temperature}
+    sums = one_step(model, batch, xla=xla, label_smoothing=0.1, **settings)
+    assert sums["loss"] == pytest.approx(24 * loss, rel=1e-5) and sums["clips"] == 24
+    assert sums["correct"] == np.count_nonzero(logits.argmax(axis=1) == label)
+    for old, gradient, variable in zip(before, gradients, model.trainable_variables, strict=True):
+        np.testing.assert_allclose(variable.numpy(), old - 0.1 * gradient.numpy(), atol=1e-6)
+
+
+def test_a_student_that_predicts_as_its_teachers_do_has_no_loss(data_dir):
+    model, batch = build(), dict(read_all(data_dir, batch_size=32))
+    batch["soft_target"] = tf.nn.softmax(model(batch["video"]) / 2.0)
+    sums = one_step(model, batch, teachers="a", distillation=1.0)
+    assert sums["loss"] == pytest.approx(0, abs=1e-4) and sums["gradient_norm"] < 1e-4
+
+
 # The global batch has 3 clips and a padding clip; the first device's clips weigh more.
 REPLICAS = """
 import json, sys, keras, numpy as np, tensorflow as tf
@@ -144,7 +183,8 @@ spec = TrainSpec(epochs=1, batch_size=4, **json.loads(sys.argv[1]))
 random = np.random.default_rng(0)
 batch = {"video": random.integers(0, 256, (4, 1, 2, 2, 3)).astype(np.uint8), "label": np.array([0, 1, 1, 0], np.int32),
          "mask": np.array([True, True, True, False]), "position": np.arange(4),
-         "weight": np.array([4, 0.5, 0.25, 9], np.float32)}
+         "weight": np.array([4, 0.5, 0.25, 9], np.float32),
+         "soft_target": np.array([[1, 0], [0.5, 0.5], [0.2, 0.8], [0, 1]], np.float32)}
 found = []
 for name, size in (("one", 4), ("mirrored", 2)):
     strategy = strategy_lib.make_strategy(name)
@@ -165,7 +205,9 @@ print(json.dumps(found))
 """
 
 
-@pytest.mark.parametrize("settings", [{}, {"mixup": 0.5, "cutmix": 1.0}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"mixup": 0.5, "cutmix": 1.0}, {"teachers": "a", "distillation": 0.25}]
+)
 def test_weighted_clips_on_two_replicas_train_as_on_one(settings):
     result = run_code(REPLICAS, json.dumps(settings), timeout=120)
     assert result.returncode == 0, result.stderr[-3000:]
@@ -173,7 +215,7 @@ def test_weighted_clips_on_two_replicas_train_as_on_one(settings):
     np.testing.assert_allclose(other_row, row, rtol=1e-6)
     np.testing.assert_allclose(two, one, rtol=1e-5)
     fraction = np.ones(4)
-    if settings:
+    if "mixup" in settings:
         zero, counts = tf.constant(0, tf.int64), tf.constant([1, 1, 1, 0], tf.float32)
         arguments = tf.zeros([4, 1, 2, 2, 3], tf.uint8), counts, tf.range(4, dtype=tf.int64)
         spec = TrainSpec(batch_size=4, **settings)
@@ -182,6 +224,9 @@ def test_weighted_clips_on_two_replicas_train_as_on_one(settings):
     weights = np.array([4, 0.5, 0.25, 0])
     # Of a model whose weights are 0, the loss for every class is log(2).
     loss = np.log(2) * np.sum(fraction * weights + (1 - fraction) * weights[[1, 0, 3, 2]])
+    if "teachers" in settings:
+        entropy = special.entr([[1, 0], [0.5, 0.5], [0.2, 0.8], [0, 1]]).sum(axis=1)
+        loss = 0.75 * loss + 0.25 * 2**2 * np.sum(weights * (np.log(2) - entropy))
     assert step.StepResult(*row).loss == pytest.approx(loss, rel=1e-6) and np.any(one)
 
 

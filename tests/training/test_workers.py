@@ -137,6 +137,8 @@ DROPS = {"encoder": {"num_frames": 3, "stochastic_depth": 0.5}}
     [
         ("seed_pool", "float32", "host", {"mixup": 0.4, "cutmix": 1.0}, False),
         pytest.param("seed_pool", "float32", "none", {"mixup": 0.4}, True, marks=pytest.mark.slow),
+        ("seed_pool", "float32", "host", {"teachers": "a", "temperature": 3.0}, False),
+        pytest.param("seed_pool", "float32", "none", {"teachers": "a"}, True, marks=pytest.mark.slow),
         pytest.param("lstm", "float32", "device", {}, True, marks=pytest.mark.slow),
         pytest.param("lstm", "float16", "host", {}, False, marks=pytest.mark.slow),
         pytest.param("transformer", "float32", "host", DROPS, False, marks=pytest.mark.slow),

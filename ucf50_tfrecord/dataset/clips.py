@@ -48,6 +48,8 @@ class ClipIndex:
       classes.
     groups: int64, the number of the clip's recording group; record.UNKNOWN_GROUP if the clip has none.
     folds: int64, the fold of the clip.
+    soft_targets: float32 [N, C], probabilities of the classes that a training's teachers predict for the clip; None
+      without teachers.
     fetch: how records are read if the dataset's folder is a URL.
     shuffle_shards: number of shards whose clips are shuffled together, or 0 for all shards.
     """
@@ -63,6 +65,7 @@ class ClipIndex:
     folds: np.ndarray
     fetch: FetchSpec = FetchSpec()
     shuffle_shards: int = 0
+    soft_targets: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -84,7 +87,8 @@ class ClipIndex:
         """
         arrays = {
             name: getattr(self, name)[chosen]
-            for name in ("shards", "offsets", "sizes", "labels", "groups", "folds")
+            for name in ("shards", "offsets", "sizes", "labels", "groups", "folds", "soft_targets")
+            if getattr(self, name) is not None
         }
         return dataclasses.replace(self, ids=tuple(np.array(self.ids, object)[chosen]), **arrays)
 

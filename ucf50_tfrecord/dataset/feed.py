@@ -199,6 +199,16 @@ class Feed:
         }
         return feed
 
+    def with_soft_targets(self, soft_targets: np.ndarray) -> Feed:
+        """Returns a feed of the same clips, whose batches also hold teachers' probabilities.
+
+        Args:
+          soft_targets: the probabilities of the classes for each clip, float32 [N, C].
+        """
+        feed = copy.copy(self)
+        feed.clips = dataclasses.replace(self.clips, soft_targets=soft_targets)
+        return feed
+
     def iterator(
         self,
         *,

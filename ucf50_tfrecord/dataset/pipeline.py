@@ -203,6 +203,7 @@ def index_batches(
         row: int64 [B], the clip's row. Only with `rows`.
         view: int64 [B], index of the clip's view. Only if the records hold several views.
         weight: float32 [B], the clip's weight in the loss, 1 on average. Only with a balanced class_weight.
+        soft_target: float32 [B, C], probabilities that teachers predict for the clip. Only if the index holds them.
 
     Raises:
       UserError: if there is no clip, or the batch size is not positive.
@@ -216,6 +217,7 @@ def index_batches(
     labels, weights = tf.constant(clips.labels), None
     if class_weight == ClassWeight.BALANCED:
         weights = tf.constant(balance.clip_weights(clips.labels))
+    soft_targets = None if clips.soft_targets is None else tf.constant(clips.soft_targets)
 
     def epoch_slots(epoch: np.ndarray) -> list[np.ndarray]:
         """Returns index, position, mask and view of this worker's slots in an epoch, each [batches, size]."""
@@ -242,6 +244,8 @@ def index_batches(
             batches["view"] = views
         if weights is not None:
             batches["weight"] = tf.gather(weights, index)
+        if soft_targets is not None:
+            batches["soft_target"] = tf.gather(soft_targets, index)
         return tf.data.Dataset.from_tensor_slices(batches)
 
     last_epoch = tf.int64.max if seed is not None else 1

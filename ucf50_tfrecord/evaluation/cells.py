@@ -111,6 +111,8 @@ class ComparisonSpec:
     def __post_init__(self):
         expect(len(self.recipes) >= 1, "at least 1 model", models=list(self.recipes))
         counts = {name: recipe.model.num_frames for name, recipe in self.recipes.items()}
+        for recipe in self.recipes.values():
+            recipe.train.check_fits_comparison()
         # A number of frames in an intervention's name, such as first4, must mean the same for all.
         expect(len(set(counts.values())) == 1, "models that take equally many frames", sample_frames=counts)
         expect(self.num_parts >= 2 or self.val_folds, "at least 2 parts", parts=self.num_parts)

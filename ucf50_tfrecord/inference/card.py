@@ -169,8 +169,11 @@ def _encoder(run: FinishedRun) -> str:
 
 
 def _training(run: FinishedRun) -> Iterator[Block]:
-    summary, train = run.summary, to_json(run.config.train)
+    summary, spec = run.summary, run.config.train
+    train = to_json(spec)
     augment = train.pop("augment")
+    for name in ("teachers", "distillation", "temperature"):  # in a row of their own, without the runs' paths
+        train.pop(name, None)
     augmentation = {name: value for name, value in augment.items() if value != getattr(AugmentSpec, name)}
     weights = f"{run.weights}, after {summary.trained_epochs} epochs"
     if run.weights == "best":
@@ -185,6 +188,9 @@ def _training(run: FinishedRun) -> Iterator[Block]:
             ", ".join(str(n or "unknown") for n in (summary.num_devices, summary.num_workers)),
         ),
     ]
+    if summary.teachers:
+        setting = f"weight {spec.distillation:g} in the loss, temperature {spec.temperature:g}"
+        rows.insert(1, ("taught by the runs", f"{', '.join(summary.teachers)}; {setting}"))
     for name in ("versions", "devices", "code"):
         rows.append((name, _listed(summary.environment.get(name, {})) or "not recorded by this run"))
     yield Heading("Training")

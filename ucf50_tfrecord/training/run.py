@@ -51,6 +51,20 @@ _Best = Annotated[float, msgspec.Meta(ge=-1, le=1)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class TeacherRun:
+    """A run that taught another one: what identifies it, wherever its folder is.
+
+    name: the name of its folder.
+    fingerprint: that of the shards that it was trained on.
+    weights: hex sha256 of its weights.
+    """
+
+    name: Name
+    fingerprint: Sha256
+    weights: Sha256
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """The settings and data that decide a run's weights, and the folder of its shards. Precision is never AUTO.
 
@@ -65,6 +79,7 @@ class RunConfig:
       of all of them otherwise.
     video_secs: the median and the largest duration of the clips' videos. Prediction uses them to cut other
       videos into clips. None in runs of earlier versions, and if the shards are not local files.
+    taught_by: the runs of train.teachers, in the same order.
     """
 
     data_dir: Name
@@ -80,6 +95,7 @@ class RunConfig:
     features: FeatureFormat | None = None
     multi_label: bool = parsing.optional(False)
     video_secs: tuple[_Secs, _Secs] | None = None
+    taught_by: tuple[TeacherRun, ...] = parsing.optional(())
 
     def __post_init__(self):
         expect(
@@ -108,6 +124,12 @@ class RunConfig:
         )
         if self.train.unfreeze_after_epoch:
             self._check_unfreezing()
+        expect(
+            len(self.taught_by) == len(self.train.teacher_runs),
+            "taught_by to describe each of the teachers",
+            taught_by=len(self.taught_by),
+            teachers=self.train.teachers,
+        )
         if self.video_secs:
             expect(
                 self.video_secs[0] <= self.video_secs[1],
@@ -173,9 +195,9 @@ class RunOptions:
         check_settings(self)
 
 
-# Fields that do not make a configuration another one: the shards' folder, and facts that follow from the
-# shards' contents and so from the fingerprint.
-_NOT_COMPARED = ("data_dir", "clip_format", "video_secs")
+# Fields that do not make a configuration another one: the folders of the shards and of teachers (see taught_by), and
+# facts that follow from the shards' contents and so from the fingerprint.
+_NOT_COMPARED = ("data_dir", "clip_format", "video_secs", "teachers")
 
 
 def load_config(run_dir: str) -> RunConfig:
@@ -241,6 +263,7 @@ class Summary(Scores):
       timed.
     num_skipped_clips: number of unreadable training clips that this process left out.
     environment: the tables of training.provenance.environment.
+    teachers: the names of the folders of the runs that taught the model.
 
     Fields with a default may be missing in summaries of earlier versions.
     """
@@ -270,6 +293,7 @@ class Summary(Scores):
     fingerprint: Sha256 | None = None
     data_dir: str | None = None
     environment: dict[str, dict[str, str | int | bool]] = dataclasses.field(default_factory=dict)
+    teachers: tuple[Name, ...] = parsing.optional(())
 
     def __post_init__(self):
         model_traits(self.model)  # refuses unknown names
@@ -428,6 +452,9 @@ def _describe(name: str, value: Any) -> str:
         return f"{value[:16]}…"
     if name.endswith("_folds"):
         return format_folds(value) or "none"
+    if name == "taught_by":
+        teachers = [f"{teacher['name']} (weights {teacher['weights'][:16]}…)" for teacher in value]
+        return ", ".join(teachers) or "none"
     if name == "classes":
         return f"{len(value)} ({', '.join(value[:3])}{', …' if len(value) > 3 else ''})"
     return repr(value)

@@ -22,8 +22,9 @@ class StepResult(NamedTuple):
     A compiled function returns them as a row, float32 [K], in the order of these fields. To log another
     number, add a field here, its value in `replica_step`, and its curve in `curves`.
 
-    loss: sum of the losses of the global batch's clips, each times the clip's weight if clips have weights. Padding
-      clips and skipped clips do not count.
+    loss: sum of the losses of the global batch's clips, each times the clip's weight if clips have weights. With
+      teachers, a clip's loss is that for its label and for their probabilities. Padding clips and skipped clips do not
+      count.
     correct: number of the counted clips that are classified correctly: of a mixture, as the class of its larger part;
       with several labels per clip, those of which all classes are.
     clips: number of the counted clips.
@@ -115,7 +116,8 @@ def make_train_step(
         global_count = replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.reduce_sum(counts))
         count = tf.maximum(global_count, 1.0)  # no clip counts if all were skipped
         weighted = [target._replace(weight=target.weight / count) for target in targets]
-        losses, correct, gradients = differentiate(video, weighted, random_of)
+        soft_target = batch["soft_target"] if spec.distills else None
+        losses, correct, gradients = differentiate(video, weighted, soft_target, random_of)
         gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
         scale = optimizer.scale_loss(tf.constant(1.0))  # the loss scale for float16; otherwise 1
         norm = tf.linalg.global_norm(gradients) / scale
@@ -192,7 +194,10 @@ def _make_differentiate(
     """Returns a function for a replica's forward and backward pass, compiled by XLA if spec.xla is set."""
 
     def differentiate(
-        video: tf.Tensor, targets: list[_Target], random_of: dict[str, tf.Tensor]
+        video: tf.Tensor,
+        targets: list[_Target],
+        soft_target: tf.Tensor | None,
+        random_of: dict[str, tf.Tensor],
     ) -> tuple[list[tf.Tensor], tf.Tensor, list[tf.Tensor]]:
         """Returns the clips' losses for each target, float32 [B]; 1 for right ones and 0 for others; and gradients."""
         key = dropout.RandomKey(batch_size=spec.batch_size, **random_of)
@@ -200,6 +205,9 @@ def _make_differentiate(
             tape.watch([variable.value for variable in variables])
             logits = model(video, training=True)  # float32 [B, C]
             losses = [_cross_entropy(target.label, logits, spec.label_smoothing) for target in targets]
+            if soft_target is not None:
+                distance = _distillation(soft_target, logits, spec.temperature)
+                losses = [(1 - spec.distillation) * own + spec.distillation * distance for own in losses]
             # Gradients are summed over replicas, so this is the global batch's mean, in which clips may have weights.
             # It is not divided by the sum of the weights, which would undo them in a batch of one class.
             sums = [tf.reduce_sum(target.weight * own) for target, own in zip(targets, losses)]
@@ -275,6 +283,23 @@ def _cross_entropy(label: tf.Tensor, logits: tf.Tensor, smoothing: float) -> tf.
         label, num_classes, 1.0 - smoothing + smoothing / num_classes, smoothing / num_classes
     )
     return tf.nn.softmax_cross_entropy_with_logits(target, logits)
+
+
+def _distillation(soft_target: tf.Tensor, logits: tf.Tensor, temperature: float) -> tf.Tensor:
+    """Returns each clip's loss of knowledge distillation, float32 [B]: T² * KL(soft_target || softmax(logits / T)).
+
+    Source: Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network (2015). The gradients of softened
+    probabilities shrink by 1 / T², so that the factor T² keeps the loss's influence for every temperature. The entropy
+    of the soft target has no gradient; with it, the loss is 0 for a model that predicts as its teachers do.
+
+    Args:
+      soft_target: the teachers' probabilities at the temperature T, float32 [B, C].
+      logits: the model's outputs, float32 [B, C].
+      temperature: T.
+    """
+    cross_entropy = tf.nn.softmax_cross_entropy_with_logits(soft_target, logits / temperature)
+    entropy = -tf.reduce_sum(tf.math.xlogy(soft_target, soft_target), axis=1)
+    return temperature**2 * (cross_entropy - entropy)
 
 
 def _correct(label: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
