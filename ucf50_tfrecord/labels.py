@@ -42,12 +42,12 @@ def of_row(row: Any) -> Label:
     return tuple(np.flatnonzero(row).tolist()) if np.ndim(row) else int(row)
 
 
-def names_of(label: Label, classes: Sequence[str]) -> str:
+def to_text(label: Label, classes: Sequence[str]) -> str:
     """Returns the names of a clip's classes as text, such as "run" or "jump, run"."""
     return ", ".join(classes[number] for number in as_tuple(label))
 
 
-def name_of(label: Label, classes: Sequence[str]) -> ClassName:
+def class_name(label: Label, classes: Sequence[str]) -> ClassName:
     """Returns the name of a clip's class; a tuple of names for several labels."""
     return tuple(classes[number] for number in label) if isinstance(label, tuple) else classes[label]
 

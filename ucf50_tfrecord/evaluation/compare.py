@@ -292,7 +292,7 @@ class Comparison:
             for part in range(max(1, self.spec.num_parts))
         }
 
-    @property
+    @functools.cached_property
     def _compared_clips(self) -> ComparedClips:
         return compared_clips(self.clips, self.spec.num_frames)
 

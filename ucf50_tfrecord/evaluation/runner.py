@@ -27,7 +27,7 @@ from ucf50_tfrecord.errors import UserError, expect
 from ucf50_tfrecord.evaluation import interventions, metrics, multi_label
 from ucf50_tfrecord.evaluation.interventions import FIRST_SHUFFLE, PLAIN
 from ucf50_tfrecord.evaluation.results import units_of
-from ucf50_tfrecord.labels import ClassName, Label, as_tuple, name_of, names_of, of_row
+from ucf50_tfrecord.labels import ClassName, Label, as_tuple, class_name, of_row, to_text
 from ucf50_tfrecord.manifest import Manifest
 from ucf50_tfrecord.models.frames import split_at_frames
 from ucf50_tfrecord.parsing import Count, Finite, Int64, Name
@@ -362,8 +362,8 @@ class Evaluator:
         wrong = np.flatnonzero(is_wrong)
         worst = wrong[np.argsort(-surest[wrong], kind="stable")][:count]
         captions = [
-            f"{clips.ids[i]}: true {names_of(of_row(clips.labels[i]), classes)}, predicted "
-            f"{names_of(of_row(evaluation.predictions[i]), classes) or 'none'} ({surest[i]:.2f})"
+            f"{clips.ids[i]}: true {to_text(of_row(clips.labels[i]), classes)}, predicted "
+            f"{to_text(of_row(evaluation.predictions[i]), classes) or 'none'} ({surest[i]:.2f})"
             for i in worst
         ]
         try:
@@ -433,8 +433,8 @@ def save_predictions(path: pathlib.Path, evaluations: list[Evaluation]) -> None:
                     group=int(clips.groups[i]),
                     label=label,
                     predicted=predicted,
-                    class_name=name_of(label, classes),
-                    predicted_class=name_of(predicted, classes),
+                    class_name=class_name(label, classes),
+                    predicted_class=class_name(predicted, classes),
                     logits=tuple(round(float(x), 6) for x in evaluation.logits[i]),
                 )
                 text = json.dumps(msgspec.to_builtins(line), ensure_ascii=False)
