@@ -198,7 +198,7 @@ def compare_runs() -> None:
     from ucf50_tfrecord.training import run as run_lib
     from ucf50_tfrecord.training import strategy as strategy_lib
 
-    data_dir = flags.FLAGS["data"].value or run_lib.load_config(_RUNS.value[0]).data_dir
+    data_dir = flags.FLAGS["data"].value or run_lib.load_classifier(_RUNS.value[0]).data_dir
     manifest = manifest_lib.load(data_dir)
     manifest.expect_one_label(_FOLDER_KIND)
     input_spec = inputs.INPUTS.build()

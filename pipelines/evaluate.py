@@ -71,7 +71,7 @@ for _module in (convert, run_flags, code_flags, inputs):
 
 def main() -> None:
     run_dir = run_flags.run_dir()
-    config = run_lib.load_config(run_dir)
+    config = run_lib.load_classifier(run_dir)
     class_map = class_matching.load_class_map(_CLASS_MAP.value) if _CLASS_MAP.value else None
     manifest = load_data(config, class_map)  # before TensorFlow is loaded: its worker processes start lighter
     console.load_tensorflow()

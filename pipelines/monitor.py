@@ -70,7 +70,7 @@ def main() -> int:
     )
     run_dir = run_flags.run_dir()
     _SPEC.build()  # refuses wrong values before anything is predicted
-    config = run_lib.load_config(run_dir)
+    config = run_lib.load_classifier(run_dir)
     labels.expect_one(config.multi_label, "monitoring", config.data_dir)
     output = pathlib.Path(_OUTPUT.value or os.path.join(run_dir, "monitor"))
     storage.check_own(output, _FOLDER_KIND, _is_earlier)
@@ -98,7 +98,7 @@ def check_predictions(run_dir: str, path: str) -> Results:
     from ucf50_tfrecord.monitoring import stream
     from ucf50_tfrecord.training import trained
 
-    config = predict.complete_config(run_lib.load_config(run_dir), video_flags.data_dir(), terminal.warn)
+    config = predict.complete_config(run_lib.load_classifier(run_dir), video_flags.data_dir(), terminal.warn)
     weights = run_flags.weights() or trained.scored_weights(config)
     assert config.video_secs is not None  # complete_config has filled it in
     found = stream.read(path, config, weights, predict.choose_windows(config.video_secs, None, None))

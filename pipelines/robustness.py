@@ -111,7 +111,7 @@ def test_run(run_dir: str, *, is_only: bool) -> _Tested:
     from ucf50_tfrecord.training import run as run_lib
     from ucf50_tfrecord.training import trained
 
-    config = run_lib.load_config(run_dir)
+    config = run_lib.load_classifier(run_dir)
     weights = run_flags.weights() or trained.scored_weights(config)
     manifest = load_frames(config)
     folds = parse_folds(_FOLDS.value, manifest.fold_numbers) if _FOLDS.value else config.scored_folds

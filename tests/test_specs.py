@@ -78,6 +78,8 @@ TRAIN = dict(epochs=2, batch_size=4)
         (TrainSpec, TRAIN, {"sampler": "none"}),
         (TrainSpec, TRAIN, {"sampler": "balanced", "class_weight": "balanced"}),
         (TrainSpec, TRAIN, {"sampler": "balanced", "shuffle_shards": 2}),
+        (TrainSpec, TRAIN, {"pretext": "color"}),
+        (TrainSpec, TRAIN, {"pretext": "order", "mixup": 0.2}),
         (TrainSpec, TRAIN, {"seed": -1}),
         (TrainSpec, TRAIN, {"precision": "int8"}),
     ],

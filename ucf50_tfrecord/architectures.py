@@ -65,6 +65,14 @@ class ModelTraits:
         return self.takes_motion or (self.takes_encoder and not self.has_motion_path)
 
     @property
+    def learns_order_in_encoder(self) -> bool:
+        """Whether a task of frame order alone trains the model's frame encoder.
+
+        A motion path would solve the task without the encoder of frames, whose features are averaged over time.
+        """
+        return self.takes_encoder and not self.is_order_blind and not self.has_motion_path
+
+    @property
     def is_order_blind(self) -> bool:
         """Whether the model's logits do not depend on the order of a clip's frames."""
         return self.control is None

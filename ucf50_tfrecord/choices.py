@@ -157,6 +157,13 @@ class FrameOrder(Choice):
     SINGLE = "single"
 
 
+class Pretext(Choice):
+    """The task that labels clips in place of their classes, for pretraining: none, or to tell shuffled frames."""
+
+    NONE = "none"
+    ORDER = "order"
+
+
 class Cache(Choice):
     """Where decoded clips are kept between epochs.
 

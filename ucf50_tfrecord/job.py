@@ -24,11 +24,11 @@ import tensorflow as tf
 from ucf50_tfrecord import storage
 from ucf50_tfrecord.choices import Cache, ClassWeight, FoldBy, Precision, Sampler
 from ucf50_tfrecord.dataset import feed as feed_lib
-from ucf50_tfrecord.dataset import reader
+from ucf50_tfrecord.dataset import pretext, reader
 from ucf50_tfrecord.dataset.feed import CacheChoice, Feed
 from ucf50_tfrecord.dataset.inputs import InputSpec
 from ucf50_tfrecord.errors import expect
-from ucf50_tfrecord.evaluation import lookalikes, runner
+from ucf50_tfrecord.evaluation import lookalikes, pretrained, runner
 from ucf50_tfrecord.evaluation import teachers as teachers_lib
 from ucf50_tfrecord.manifest import Manifest
 from ucf50_tfrecord.specs import ModelSpec, TrainSpec, to_json
@@ -67,7 +67,7 @@ class JobListener(Listener):
 class Job:
     """A training that is ready to start.
 
-    manifest: the dataset's manifest.
+    manifest: the dataset's manifest; with a pretext task, with that task's classes.
     config: all settings that decide the trained weights; a precision of "auto" is already resolved.
     strategy: the devices that train.
     feeds: one Feed (a source of batches) each for the training clips, the validation clips and, if there are
@@ -172,7 +172,8 @@ def prepare(
 
     Raises:
       UserError: if `run_dir` holds another run, a clip cannot be read, the model cannot be built, a teacher is refused
-        (see teachers.load), or the workers of a multi-worker strategy have different settings or shards.
+        (see teachers.load), the model's encoder was trained on clips that are held out (see
+        pretrained.check_held_out), or the workers of a multi-worker strategy have different settings or shards.
     """
     check_early_stopping(train, folds)
     expect(
@@ -189,10 +190,14 @@ def prepare(
     teachers = teachers_lib.load(
         train.teacher_runs, splits, inputs, strategy=strategy, allowed_code=allowed_code
     )
+    labelled = manifest
+    if train.has_pretext:
+        labelled = pretext.relabel_manifest(manifest)
+        model = dataclasses.replace(model, num_classes=len(labelled.classes))
     config = run_lib.RunConfig(
         data_dir=storage.absolute(manifest.data_dir),
         fingerprint=manifest.fingerprint,
-        classes=manifest.classes,
+        classes=labelled.classes,
         train_folds=folds.train or (),
         val_folds=folds.val or (),
         test_folds=folds.test or (),
@@ -200,7 +205,7 @@ def prepare(
         train=train,
         clip_format=manifest.format,
         features=manifest.features,
-        multi_label=manifest.multi_label,
+        multi_label=labelled.multi_label,
         taught_by=tuple(teacher.identity for teacher in teachers),
     )
     if run_dir:
@@ -213,7 +218,10 @@ def prepare(
         shuffle_shards=train.shuffle_shards,
         listener=listener,
     )
-    if strategy_lib.is_chief(strategy):
+    is_chief = strategy_lib.is_chief(strategy)
+    held_out = [feed.clips for feed in feeds[1:]]
+    pretrained.check_held_out(config, held_out, warn=listener.warn if is_chief else lambda text: None)
+    if is_chief:
         warning = lookalikes.find(feeds[0].clips, feeds[-1].clips)
         if warning:
             listener.warn(warning)
@@ -230,7 +238,7 @@ def prepare(
     if strategy_lib.is_chief(strategy):
         stack.enter_context(run_lib.open_run(run_dir, config))
     strategy_lib.wait_for_workers(strategy)
-    return Job(manifest=manifest, config=config, strategy=strategy, feeds=feeds, state=state, run_dir=run_dir)
+    return Job(manifest=labelled, config=config, strategy=strategy, feeds=feeds, state=state, run_dir=run_dir)
 
 
 def _check_several_labels(manifest: Manifest, train: TrainSpec) -> None:
@@ -273,6 +281,7 @@ def run(
             feed,
             batch_size=job.config.train.batch_size,
             test_views=views,
+            has_pretext=job.config.train.has_pretext,
             warn=listener.warn,
         )
         for feed in job.feeds[1:]
@@ -356,6 +365,7 @@ def summarize(
 ) -> run_lib.Summary:
     """Builds the contents of summary.json for a job whose training and evaluations are finished."""
     config = job.config
+    origin = pretrained.find_origin(config.model)
     (split, (plain, shuffled, *views)), *others = evaluations.items()
     scores: dict[str, Any] = plain.scores | {
         name: run_lib.Scores(**other.scores) for name, (other, *_) in others
@@ -369,6 +379,7 @@ def summarize(
         folds=config.scored_folds,
         weights=trained_lib.scored_weights(config),
         train_folds=config.train_folds,
+        encoder_folds=origin and origin[1].train_folds,
         model=config.model.name,
         params=trained.model.count_params(),
         epochs=config.train.epochs,

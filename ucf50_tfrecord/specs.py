@@ -31,6 +31,7 @@ from ucf50_tfrecord.choices import (
     FrameOrder,
     Optimizer,
     Precision,
+    Pretext,
     Resize,
     Sampler,
     Sandbox,
@@ -742,6 +743,12 @@ class TrainSpec:
         "Number of shards whose clips are shuffled together, for shards that are far away; 0 means all shards.",
         Range(0, 10**9),
     )
+    pretext: str = setting(
+        Pretext.NONE,
+        "Pretrain the encoder without the clips' classes: order trains to tell clips whose frames are shuffled from clips "
+        "in order; none is off.",
+        omit_default=True,
+    )
     seed: int = setting(
         0, "Seed of the weights, the order of clips and everything else that is random.", Range(0, 2**31 - 1)
     )
@@ -787,6 +794,8 @@ class TrainSpec:
         )
         if self.sampler == Sampler.BALANCED:
             self._check_balanced_sampler()
+        if self.has_pretext:
+            self._check_pretext()
         self._check_distillation()
 
     @property
@@ -804,6 +813,11 @@ class TrainSpec:
         """Whether training clips are mixed with others of their batch, by mixup or CutMix."""
         return bool(self.mixup or self.cutmix)
 
+    @property
+    def has_pretext(self) -> bool:
+        """Whether the training's labels are those of a pretext task, not the clips' classes."""
+        return self.pretext != Pretext.NONE
+
     def check_fits_features(self) -> None:
         """Raises UserError if a setting changes pixels, which stored features do not hold."""
         self.augment.check_chooses_frames()
@@ -813,12 +827,46 @@ class TrainSpec:
             cutmix=self.cutmix,
         )
 
+    def _check_pretext(self) -> None:
+        """Raises UserError if another setting contradicts a pretext task, whose labels are made in the step."""
+        expect(
+            self.augment.frame_order == FrameOrder.KEPT,
+            "frame_order=kept with a pretext task, which shuffles frames itself",
+            frame_order=self.augment.frame_order,
+            pretext=self.pretext,
+        )
+        expect(
+            self.class_weight == ClassWeight.NONE and self.sampler == Sampler.ALL,
+            "no class_weight and no sampler with a pretext task, which does not use the clips' classes",
+            class_weight=self.class_weight,
+            sampler=self.sampler,
+            pretext=self.pretext,
+        )
+        expect(
+            not self.teachers,
+            "no teachers with a pretext task: they predict the clips' classes",
+            teachers=self.teachers,
+            pretext=self.pretext,
+        )
+        expect(
+            not self.mixes_clips,
+            "no mixup and no cutmix with a pretext task: a mixture of two clips has no order",
+            mixup=self.mixup,
+            cutmix=self.cutmix,
+            pretext=self.pretext,
+        )
+
     def check_fits_comparison(self) -> None:
         """Raises UserError if the trainings of a comparison, which hold out different clips, cannot have a setting."""
         expect(
             not self.teachers,
             "no teachers in a comparison: its trainings hold out different clips, and a teacher has seen some of them",
             teachers=self.teachers,
+        )
+        expect(
+            not self.has_pretext,
+            "no pretext task in a comparison, whose models predict the clips' classes",
+            pretext=self.pretext,
         )
 
     def _check_distillation(self) -> None:

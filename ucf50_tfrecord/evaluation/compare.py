@@ -416,7 +416,7 @@ def examine_runs(
       UserError: if a run is not finished, does not fit the shards, is not trained on all clips of its folds, or names
         code that is not allowed. Also if the runs' models take different numbers of frames.
     """
-    configs = {run_dir: run_lib.load_config(run_dir) for run_dir in run_dirs}
+    configs = {run_dir: run_lib.load_classifier(run_dir) for run_dir in run_dirs}
     counts = {run_dir: config.model.num_frames for run_dir, config in configs.items()}
     expect(len(set(counts.values())) == 1, "runs whose models take equally many frames", sample_frames=counts)
     num_frames, found = next(iter(counts.values())), []

@@ -19,7 +19,8 @@ import tensorflow as tf
 from scipy import special
 
 from ucf50_tfrecord import parsing, storage
-from ucf50_tfrecord.dataset import segments, views
+from ucf50_tfrecord.dataset import pretext, segments, views
+from ucf50_tfrecord.dataset.augment import take_frames
 from ucf50_tfrecord.dataset.clips import ClipIndex, frames_of
 from ucf50_tfrecord.dataset.feed import Feed, read_clips
 from ucf50_tfrecord.dataset.views import PLAIN_VIEW, View
@@ -35,6 +36,7 @@ from ucf50_tfrecord.specs import ModelSpec, TrainSpec
 
 RUN_INTERVENTIONS = (PLAIN, FIRST_SHUFFLE)  # a run is scored under each of these interventions
 VIEWS = "views"  # stands for the average over a clip's views, where others name an intervention
+_ARRANGE = interventions.Change(function=take_frames)
 _MAX_PREDICTIONS_BYTES = 1 << 30  # with 50 classes, a million lines take half of it
 
 
@@ -223,6 +225,7 @@ class Evaluator:
         batch_size: int,
         names: Sequence[str] = RUN_INTERVENTIONS,
         test_views: Sequence[View] = (PLAIN_VIEW,),
+        has_pretext: bool = False,
         warn: Callable[[str], None] = lambda text: None,
     ):
         """Prepares the evaluation.
@@ -233,6 +236,8 @@ class Evaluator:
           batch_size: clips per step, over all devices.
           names: names of the interventions that the evaluator can be called with; see interventions.names.
           test_views: the views of each clip that average_views evaluates.
+          has_pretext: whether the model is scored on the pretext task; see dataset.pretext. Then a clip's frames are
+            put in the order that its id decides, before any intervention.
           warn: called after each evaluation that skipped clips, with a sentence about the skipped clips.
         """
         known = interventions.names(
@@ -242,6 +247,9 @@ class Evaluator:
             expect(name in known, f"an intervention that is one of {known}", intervention=name)
         self._predictor, self._feed, self._warn = predictor, feed, warn
         self._batch_size, self._names, self._test_views = batch_size, tuple(names), tuple(test_views)
+        self._orders = None  # int64 [N, T] on a device
+        if has_pretext:
+            self._orders = tf.constant(pretext.fixed_orders(feed.clips.ids, predictor.num_frames))
 
     @property
     def model(self) -> keras.Model:
@@ -299,8 +307,10 @@ class Evaluator:
         for batch in self._feed.batches(batch_size=self._batch_size, view=view.stored):
             video, index, mask = predictor.read(self._feed.frames, batch, view)
             seen[index[mask]] = True
-            for place, found in enumerate(self._predict_each(names, video, batch)):
-                logits[index[mask], place] = found[mask]
+            if self._orders is not None:
+                video = predictor.change(video, batch, _ARRANGE, self._orders)
+            for place, rows in enumerate(self._predict_each(names, video, batch)):
+                logits[index[mask], place] = rows[mask]
             if should_stop():
                 return None
         if self._feed.skipped and view == PLAIN_VIEW:  # all views of a clip are in one record
@@ -309,8 +319,11 @@ class Evaluator:
         bad = (~np.isfinite(logits[seen])).any(axis=(1, 2)).sum()
         if bad:
             raise UserError(f"The model returns NaN or infinity for {bad} clips")
+        found = clips.select(seen)
+        if self._orders is not None:
+            found = pretext.relabel(found)
         return {
-            name: Evaluation(clips=clips.select(seen), logits=logits[seen, place], intervention=name)
+            name: Evaluation(clips=found, logits=logits[seen, place], intervention=name)
             for place, name in enumerate(names)
         }
 
@@ -349,8 +362,11 @@ class Evaluator:
         Returns:
           A tuple: the clips' frames, uint8 [N, T, H, W, 3], and a list of N captions. A caption holds the
           clip's id, its true class, the predicted class, and the probability of the predicted class. None if
-          features are stored in place of frames, and the frames are missing.
+          features are stored in place of frames, and the frames are missing; also with a pretext task, whose
+          clips are not stored in the order that the model saw.
         """
+        if self._orders is not None:
+            return None
         clips, classes = evaluation.clips, evaluation.clips.manifest.classes
         is_wrong = evaluation.predictions != clips.labels  # [N], or [N, C] with several labels
         if evaluation.is_multi_label:

@@ -80,7 +80,7 @@ def load(
     """
     teachers: list[Teacher] = []
     for run_dir in run_dirs:
-        config = run_lib.load_config(run_dir)
+        config = run_lib.load_classifier(run_dir)
         _check_run(run_dir, config, splits[0].manifest)
         manifest = _find_manifest(run_dir, config, splits[0].manifest)
         trained.check_fits(manifest, config)

@@ -149,7 +149,7 @@ def load(run_dir: str, weights: str | None = None) -> FinishedRun:
     Raises:
       UserError: if the folder holds no run, its training has not finished, or the weights have no scores.
     """
-    config = run_lib.load_config(run_dir)
+    config = run_lib.load_classifier(run_dir)
     summary_path = pathlib.Path(run_dir, run_lib.SUMMARY_FILENAME)
     if pathlib.Path(run_dir, result_files.CELL_FILENAME).is_file():
         raise UserError(

@@ -94,7 +94,7 @@ class Session:
         """
         if max_error is not None:
             selection.check_max_error(max_error)
-        config = complete_config(run_lib.load_config(run_dir), data_dir, warn)
+        config = complete_config(run_lib.load_classifier(run_dir), data_dir, warn)
         if max_error is not None:
             labels.expect_one(config.multi_label, "max_error", config.data_dir)
         clip_format, video_secs = config.clip_format, config.video_secs

@@ -26,7 +26,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from ucf50_tfrecord import parsing, storage
-from ucf50_tfrecord.architectures import model_traits
+from ucf50_tfrecord.architectures import MODELS, model_traits
 from ucf50_tfrecord.choices import FoldBy, Precision
 from ucf50_tfrecord.errors import Action, Change, Remedy, UserError, expect
 from ucf50_tfrecord.parsing import Count, Finite, Fraction, Name, Sha256
@@ -124,6 +124,8 @@ class RunConfig:
         )
         if self.train.unfreeze_after_epoch:
             self._check_unfreezing()
+        if self.train.has_pretext:
+            self._check_pretext()
         expect(
             len(self.taught_by) == len(self.train.teacher_runs),
             "taught_by to describe each of the teachers",
@@ -150,6 +152,33 @@ class RunConfig:
             model=self.model.name,
             freeze_encoder=self.model.freeze_encoder,
             unfreeze_after_epoch=self.train.unfreeze_after_epoch,
+        )
+
+    def _check_pretext(self) -> None:
+        """Raises UserError unless the model has a frame encoder that the pretext task can train."""
+        names = tuple(name for name, traits in MODELS.items() if traits.learns_order_in_encoder)
+        expect(
+            not self.features,
+            "frames for a pretext task, not stored features: it trains the encoder",
+            pretext=self.train.pretext,
+        )
+        expect(
+            model_traits(self.model.name).learns_order_in_encoder,
+            f"a model out of {names} for a pretext task: one that sees the order of frames through its frame encoder",
+            model=self.model.name,
+            pretext=self.train.pretext,
+        )
+        expect(
+            not self.model.freeze_encoder,
+            "an encoder that is not frozen with a pretext task, which trains it",
+            freeze_encoder=self.model.freeze_encoder,
+            pretext=self.train.pretext,
+        )
+        expect(
+            self.model.num_frames >= 2,
+            "at least 2 frames per clip for a pretext task of their order",
+            num_frames=self.model.num_frames,
+            pretext=self.train.pretext,
         )
 
     @property
@@ -212,6 +241,22 @@ def load_config(run_dir: str) -> RunConfig:
     return parsing.read(path, RunConfig, "a run's configuration")
 
 
+def load_classifier(run_dir: str) -> RunConfig:
+    """Reads the configuration of a run whose model predicts its dataset's classes.
+
+    Raises:
+      UserError: as load_config, or if the run was trained on a pretext task.
+    """
+    config = load_config(run_dir)
+    if config.train.has_pretext:
+        raise UserError(
+            f"{run_dir} was trained on the pretext task {config.train.pretext}, not on classes: it predicts none. Its "
+            "encoder is for a training on classes to start with",
+            Remedy(Action.SET, "there", encoder_weights=os.path.join(run_dir, ENCODER_FILENAME)),
+        )
+    return config
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scores:
     """Scores of a model on some clips. Those with the default None are of clips with several labels alone.
@@ -258,6 +303,8 @@ class Summary(Scores):
     validation: validation scores, if `split` is "test".
     folds: the folds of the final scores.
     weights: the checkpoint that the final scores were computed with, "last" or "best".
+    encoder_folds: the folds that the run trained on whose encoder's weights this run started with; None if they are not
+      in a run's folder.
     clips_per_sec: training clips per second, in the process that trained last; None if no step was timed.
     wait_share: fraction of that process's training time that was spent waiting for input; None if no step was
       timed.
@@ -276,6 +323,7 @@ class Summary(Scores):
     folds: tuple[Count, ...]
     weights: Literal["last", "best"]
     train_folds: tuple[Count, ...] = ()
+    encoder_folds: tuple[Count, ...] | None = parsing.optional(None)
     model: Name
     params: Count
     epochs: Count

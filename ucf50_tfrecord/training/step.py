@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ucf50_tfrecord.dataset import augment, mixing, segments
+from ucf50_tfrecord.dataset import augment, mixing, pretext, segments
 from ucf50_tfrecord.errors import expect
 from ucf50_tfrecord.models import dropout
 from ucf50_tfrecord.specs import TrainSpec
@@ -108,6 +108,9 @@ def make_train_step(
         video = segments.draw_frames(  # [B, T, H, W, 3]
             frames(batch), model.input_shape[1], batch_size=spec.batch_size, **random_of
         )
+        if spec.has_pretext:
+            video, label = pretext.draw(video, batch_size=spec.batch_size, **random_of)
+            batch = batch | {"label": label}
         video = augment.augment(video, spec=spec.augment, batch_size=spec.batch_size, **random_of)
         targets = [_target(batch, counts)]
         if spec.mixes_clips:

@@ -1,0 +1,100 @@
+"""Finds the runs that a model's encoder was pretrained by, and checks that they have not seen the held-out clips.
+
+Scores on clips that the encoder was trained on are too high. That is so even if it was trained without their labels: it
+has learned from the very clips that should tell how well it does on new ones (transductive learning).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+
+from ucf50_tfrecord.dataset.clips import ClipIndex, load_clips
+from ucf50_tfrecord.errors import Action, Change, Remedy, UserError
+from ucf50_tfrecord.evaluation.results import video_of
+from ucf50_tfrecord.specs import ModelSpec, format_folds
+from ucf50_tfrecord.training import trained
+from ucf50_tfrecord.training.run import CONFIG_FILENAME, ENCODER_FILENAME, RunConfig, load_config
+
+
+def find_origin(model: ModelSpec) -> tuple[str, RunConfig] | None:
+    """Finds the run whose encoder's weights a model starts with.
+
+    Returns:
+      A tuple of the run's folder and its configuration; None if the model does not start with weights out of a run's
+      folder.
+
+    Raises:
+      UserError: if the run's configuration is damaged.
+    """
+    run_dir, name = os.path.split(os.path.abspath(model.encoder_weights))
+    if name != ENCODER_FILENAME or not os.path.isfile(os.path.join(run_dir, CONFIG_FILENAME)):
+        return None
+    return run_dir, load_config(run_dir)
+
+
+def check_held_out(
+    config: RunConfig, held_out: Sequence[ClipIndex], warn: Callable[[str], None] = lambda text: None
+) -> None:
+    """Checks that the runs by which a run's encoder was pretrained have not trained on its held-out clips.
+
+    Those runs may have read other clips of the same videos, such as larger frames, whose ids are equal.
+
+    Args:
+      config: the run's configuration.
+      held_out: the run's validation clips and, if there are any, its test clips.
+      warn: called with a sentence if it cannot be told, as the shards of such a run are gone.
+
+    Raises:
+      UserError: if such a run has trained on a held-out clip.
+    """
+    for run_dir, origin in _origins(config.model):
+        trained_on = (
+            f"The encoder's weights in {run_dir} were trained on folds {format_folds(origin.train_folds)}"
+        )
+        if origin.fingerprint == config.fingerprint:
+            leaked = {*origin.train_folds} & {*config.val_folds, *config.test_folds}
+        else:
+            videos, why = _trained_videos(origin)
+            if videos is None:
+                warn(
+                    f"{trained_on}. Whether this training holds out some of their clips cannot be told: {why}"
+                )
+                continue
+            trained_on += f" of {origin.data_dir}"
+            leaked = {
+                fold
+                for clips in held_out
+                for fold, clip_id in zip(clips.folds.tolist(), clips.ids)
+                if video_of(clip_id) in videos
+            }
+        if leaked:
+            raise UserError(
+                f"{trained_on}. This training validates on folds {format_folds(config.val_folds)} and tests on "
+                f"{format_folds(config.test_folds) or 'none'}: its scores on clips of folds "
+                f"{format_folds(sorted(leaked))}, which the encoder has seen, would be too high",
+                Remedy(Action.SET, encoder_weights=Change.OTHER),
+                Remedy(Action.SET, val_folds=Change.OTHER),
+            )
+
+
+def _origins(model: ModelSpec) -> Iterator[tuple[str, RunConfig]]:
+    """Yields the run whose encoder a model starts with, the run whose encoder that one started with, and so on."""
+    seen: set[str] = set()
+    found = find_origin(model)
+    while found is not None and found[0] not in seen:
+        seen.add(found[0])
+        yield found
+        found = find_origin(found[1].model)
+
+
+def _trained_videos(config: RunConfig) -> tuple[set[str] | None, str]:
+    """Returns the ids of the videos that a run was trained on, and ""; or None and the reason why they are unknown."""
+    manifest, why = trained.find_manifest(config)
+    if manifest is None:
+        return None, why
+    try:
+        clips = load_clips(manifest, config.train_folds, check_shards=False)
+    except UserError as error:
+        return None, str(error)
+    return {video_of(clip_id) for clip_id in clips.ids}, ""
