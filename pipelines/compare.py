@@ -146,6 +146,7 @@ def compare_recipes() -> int:
         return 0
     if not convert.finalizes():
         describe(comparison, num_jobs=len(environments))
+        comparison.check_encoders(terminal.warn)
         if warning := comparison.find_lookalikes():
             terminal.warn(warning)
         claim_folder(folder)

@@ -16,6 +16,7 @@ from ucf50_tfrecord import manifest
 from ucf50_tfrecord.dataset import pretext
 from ucf50_tfrecord.dataset.clips import load_clips
 from ucf50_tfrecord.errors import UserError
+from ucf50_tfrecord.evaluation import compare
 from ucf50_tfrecord.evaluation.cells import ComparisonSpec, Recipe
 from ucf50_tfrecord.inference import finished_run
 from ucf50_tfrecord.inference.session import Session
@@ -205,6 +206,32 @@ def test_an_encoder_that_has_seen_held_out_videos_in_other_shards_is_refused(dat
     shutil.rmtree(tmp_path / "png")
     ucf.train(data_dir, "frame_pool", tmp_path / "gone", warn=seen.append, **FOLDS, **settings)
     assert any("cannot be told: there is no set of shards" in text for text in seen), seen
+
+
+def test_a_comparison_refuses_an_encoder_that_has_seen_tested_clips(pretrained, rising, tmp_path):
+    loaded = manifest.load(str(rising))
+    spec = ModelSpec(
+        name="lstm",
+        num_classes=2,
+        num_frames=5,
+        height=16,
+        width=24,
+        encoder_weights=str(pathlib.Path(pretrained.run_dir, run_lib.ENCODER_FILENAME)),
+    )
+    recipes = {"lstm": Recipe(model=spec, train=TrainSpec(precision="float32"))}
+
+    def check(**split):
+        compare.Comparison(
+            folder=str(tmp_path),
+            spec=ComparisonSpec(recipes=recipes, num_seeds=1, **split),
+            clips=load_clips(loaded, loaded.folds),
+        ).check_encoders(warn=pytest.fail)
+
+    check(num_parts=0, val_folds=(1, 5))
+    with pytest.raises(UserError, match="its scores on clips of folds 2, which the encoder has seen"):
+        check(num_parts=0, val_folds=(1, 2))
+    with pytest.raises(UserError, match="trained on folds 2-4"):
+        check(num_parts=5)
 
 
 @pytest.mark.parametrize(

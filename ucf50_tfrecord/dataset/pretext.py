@@ -25,9 +25,8 @@ from ucf50_tfrecord.manifest import Manifest
 
 CLASSES = ("in order", "shuffled")
 _STREAM = 1 << 44  # separates the random numbers for the pretext task from all others
-_EVALUATION = (
-    1 << 44
-)  # separates a clip's random numbers from those of interventions, which its id decides, too
+# Separates a clip's random numbers from those of interventions, which its id decides, too.
+_EVALUATION = 1 << 44
 
 
 def draw(

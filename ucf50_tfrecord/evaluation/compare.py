@@ -29,7 +29,7 @@ from ucf50_tfrecord.dataset import reader
 from ucf50_tfrecord.dataset.clips import ClipIndex, frames_of
 from ucf50_tfrecord.dataset.feed import Feed, choose_cache, read_in_batches
 from ucf50_tfrecord.errors import Advice, UserError, expect
-from ucf50_tfrecord.evaluation import audit, cells, failures, lookalikes, result_files
+from ucf50_tfrecord.evaluation import audit, cells, failures, lookalikes, pretrained, result_files
 from ucf50_tfrecord.evaluation.cells import ComparisonListener, ComparisonSpec, Recipe, Subject
 from ucf50_tfrecord.evaluation.crew import Outcome
 from ucf50_tfrecord.evaluation.results import Cell, CellResult, ComparedClips, Results, incomplete
@@ -367,6 +367,22 @@ class Comparison:
             open_log=open_log,
             listener=listener,
         )
+
+    def check_encoders(self, warn: Callable[[str], None]) -> None:
+        """Checks that encoders which start with weights of other runs have not seen clips that a cell is tested on.
+
+        Args:
+          warn: as in pretrained.check_held_out.
+
+        Raises:
+          UserError: as pretrained.check_held_out does.
+        """
+        checked = set()
+        for cell in self.spec.cells():
+            if (key := (cell.model, cell.split, cell.part)) not in checked:
+                checked.add(key)
+                tested = self.clips.select(self.parts[cell.split] == cell.part)
+                pretrained.check_held_out(self._config(cell), [tested], warn)
 
     def find_lookalikes(self) -> Advice | None:
         """Returns a warning if clips of the first tested part look like training clips; see lookalikes.find."""
