@@ -62,12 +62,7 @@ def check_held_out(
                 )
                 continue
             trained_on += f" of {origin.data_dir}"
-            leaked = {
-                fold
-                for clips in held_out
-                for fold, clip_id in zip(clips.folds.tolist(), clips.ids)
-                if video_of(clip_id) in videos
-            }
+            leaked = {*find_clips(held_out, videos)}
         if leaked:
             raise UserError(
                 f"{trained_on}. This training validates on folds {format_folds(config.val_folds)} and tests on "
@@ -76,6 +71,21 @@ def check_held_out(
                 Remedy(Action.SET, encoder_weights=Change.OTHER),
                 Remedy(Action.SET, val_folds=Change.OTHER),
             )
+
+
+def videos_of(clips: ClipIndex) -> set[str]:
+    """Returns the ids of clips' videos."""
+    return {video_of(clip_id) for clip_id in clips.ids}
+
+
+def find_clips(splits: Sequence[ClipIndex], videos: set[str]) -> dict[int, str]:
+    """Finds the folds in which clips are of some videos; returns the id of one of these clips for each fold."""
+    return {
+        fold: clip_id
+        for clips in splits
+        for fold, clip_id in zip(clips.folds.tolist(), clips.ids)
+        if video_of(clip_id) in videos
+    }
 
 
 def _origins(model: ModelSpec) -> Iterator[tuple[str, RunConfig]]:
@@ -94,7 +104,6 @@ def _trained_videos(config: RunConfig) -> tuple[set[str] | None, str]:
     if manifest is None:
         return None, why
     try:
-        clips = load_clips(manifest, config.train_folds, check_shards=False)
+        return videos_of(load_clips(manifest, config.train_folds, check_shards=False)), ""
     except UserError as error:
         return None, str(error)
-    return {video_of(clip_id) for clip_id in clips.ids}, ""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 
 import keras
@@ -26,8 +26,8 @@ from ucf50_tfrecord.dataset.clips import ClipIndex, load_clips
 from ucf50_tfrecord.dataset.feed import Feed
 from ucf50_tfrecord.dataset.inputs import InputSpec
 from ucf50_tfrecord.errors import Action, Change, Remedy, UserError, expect
+from ucf50_tfrecord.evaluation import pretrained
 from ucf50_tfrecord.evaluation.interventions import PLAIN
-from ucf50_tfrecord.evaluation.results import video_of
 from ucf50_tfrecord.evaluation.runner import Evaluation, Evaluator, Predictor
 from ucf50_tfrecord.manifest import Manifest
 from ucf50_tfrecord.specs import TrainSpec, format_folds
@@ -226,23 +226,13 @@ def _check_unseen(run_dir: str, config: RunConfig, manifest: Manifest, splits: S
     if config.train.early_stopping:
         seen.append(("selected by its scores on", config.val_folds, splits[-1:]))
     for how, folds, held_out in seen:
-        videos = _videos(load_clips(manifest, folds, check_shards=False).ids)
-        leaked = {
-            fold: clip_id
-            for clips in held_out
-            for fold, clip_id in zip(clips.folds.tolist(), clips.ids)
-            if video_of(clip_id) in videos
-        }
-        if leaked:
+        videos = pretrained.videos_of(load_clips(manifest, folds, check_shards=False))
+        if leaked := pretrained.find_clips(held_out, videos):
             raise UserError(
                 f"The teacher {run_dir} was {how} clips of folds {format_folds(leaked)}, such as "
                 f"{min(leaked.values())}, which this training holds out: its scores would be too high",
                 *_remedies(config, manifest, splits),
             )
-
-
-def _videos(ids: Iterable[str]) -> set[str]:
-    return {video_of(clip_id) for clip_id in ids}
 
 
 def _remedies(config: RunConfig, manifest: Manifest, splits: Sequence[ClipIndex]) -> list[Remedy]:
