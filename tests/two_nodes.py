@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from tests.conftest import child_pids
-
-# Longest wait for a step of a test, in seconds. Only a test that fails waits so long.
-MAX_SECS = 500.0
 
 
 @dataclasses.dataclass
@@ -49,15 +45,3 @@ def two_nodes() -> Iterator[TwoNodes]:
         yield TwoNodes(cluster.address, cluster, nodes)
     finally:
         cluster.shutdown()
-
-
-def wait_for(condition: Callable[[], Any]) -> Any:
-    """Waits until a condition is true; returns its value.
-
-    Ray and TensorFlow are started first. On a busy machine that took more than two minutes.
-    """
-    deadline = time.monotonic() + MAX_SECS
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"the condition was not met within {MAX_SECS:.0f} s"
-        time.sleep(0.02)
-    return value

@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -21,6 +20,7 @@ from tests.conftest import (
     run_module,
     write_numbered_video,
 )
+from tests.waiting import MAX_SECS, wait_for
 from ucf50_tfrecord import building, manifest, record, storage, tfrecord
 from ucf50_tfrecord.convert import engines, plan
 from ucf50_tfrecord.errors import UserError
@@ -392,15 +392,10 @@ def test_no_worker_outlives_the_converter_and_the_next_one_goes_on(tmp_path, vid
     data = tmp_path / "data"
     command = convert_command(videos, data)
     process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not list(data.glob("*.tfrecord-*.json")) and time.monotonic() < deadline:
-        time.sleep(0.002)
+    wait_for(lambda: list(data.glob("*.tfrecord-*.json")), process=process, poll_secs=0.002)
     process.send_signal(signum)
-    assert process.wait(timeout=60) != 0
-    deadline = time.monotonic() + 30
-    while (alive := processes_of(process.pid, videos)) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not alive
+    assert process.wait(timeout=MAX_SECS) != 0
+    wait_for(lambda: not processes_of(process.pid, videos))
     assert not manifest.exists(str(data))
     assert subprocess.run(command, cwd=REPOSITORY, capture_output=True).returncode == 0
     subprocess.run(

@@ -11,6 +11,7 @@ import time
 import pytest
 
 from tests.conftest import REPOSITORY, child_pids, convert_command, run_module
+from tests.waiting import wait_for
 from ucf50_tfrecord import manifest
 
 
@@ -157,9 +158,7 @@ def test_four_tasks_one_killed_and_run_again(tmp_path, many_videos, undisturbed)
         )
 
     tasks = [task(index) for index in range(4)]
-    deadline = time.monotonic() + 60
-    while not list(data.glob("*.tfrecord-*.json")) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_for(lambda: list(data.glob("*.tfrecord-*.json")), poll_secs=0.01)
     tasks[2].kill()
     outputs = [process.communicate(timeout=500) for process in tasks]
     assert [process.returncode for process in tasks] == [0, 0, -signal.SIGKILL, 0], outputs

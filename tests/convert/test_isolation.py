@@ -5,12 +5,12 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 
 import numpy as np
 import pytest
 
 from tests.conftest import REPOSITORY, build, child_pids, convert_command, plan_of, run_module, write_video
+from tests.waiting import MAX_SECS, wait_for
 from ucf50_tfrecord import building, manifest
 from ucf50_tfrecord.convert import engines
 from ucf50_tfrecord.errors import UserError
@@ -132,13 +132,11 @@ def test_a_worker_that_is_killed_loses_nothing(tmp_path, videos_dir):
     for copy in range(20):
         shutil.copytree(videos_dir / "Left", videos / f"class{copy}")
     process = subprocess.Popen(convert_command(videos, tmp_path / "data"), cwd=REPOSITORY)
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("data/*.tfrecord-*.json")) and time.monotonic() < deadline:
-        time.sleep(0.002)
+    wait_for(lambda: list(tmp_path.glob("data/*.tfrecord-*.json")), process=process, poll_secs=0.002)
     workers = child_pids(process.pid)
     for pid in workers:
         os.kill(pid, signal.SIGKILL)
-    assert process.wait(timeout=60) == 0 and len(workers) == 2
+    assert process.wait(timeout=MAX_SECS) == 0 and len(workers) == 2
     subprocess.run(convert_command(videos, tmp_path / "whole"), cwd=REPOSITORY, check=True)
     built, whole = (manifest.load(str(tmp_path / name)) for name in ("data", "whole"))
     assert built.shards == whole.shards and not built.quarantined

@@ -9,7 +9,8 @@ import sys
 import pytest
 
 from tests.conftest import REPOSITORY, build, run_code, run_module
-from tests.two_nodes import MAX_SECS, two_nodes, wait_for
+from tests.two_nodes import two_nodes
+from tests.waiting import MAX_SECS, wait_for
 
 pytest.importorskip("ray")
 FLAGS = ("--name=small", "--size=16x24", "--frames=5", "--engine=ray")

@@ -5,12 +5,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
 from tests.conftest import REPOSITORY, child_pids, is_running
 from tests.evaluation.made_up_cells import MadeUpComparison, MadeUpSpec
+from tests.waiting import wait_for
 from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.evaluation import failures, side_by_side
 from ucf50_tfrecord.evaluation.cells import ComparisonListener
@@ -138,12 +138,9 @@ run(comparison(sys.argv[1], "wait", "wait"), Heard())
 
 def test_cells_are_stopped_when_the_parent_is_killed(tmp_path):
     parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path)], cwd=REPOSITORY)
-    deadline = time.monotonic() + 60
-    while len(list(tmp_path.glob("*/try0"))) < 2 and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_for(lambda: len(list(tmp_path.glob("*/try0"))) == 2, process=parent)
     children = child_pids(parent.pid)
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
-    while any(map(is_running, children)) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_for(lambda: not any(map(is_running, children)))
     assert len(list(tmp_path.glob("*/stopped"))) == 2

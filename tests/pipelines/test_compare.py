@@ -17,7 +17,8 @@ from pyarrow import parquet
 from scipy import special
 
 from tests.conftest import REPOSITORY, child_pids
-from tests.two_nodes import MAX_SECS, two_nodes, wait_for
+from tests.two_nodes import two_nodes
+from tests.waiting import MAX_SECS, wait_for
 from tests.warm import run_code, run_module
 from ucf50_tfrecord import recipes
 

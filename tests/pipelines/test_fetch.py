@@ -10,7 +10,6 @@ import ssl
 import subprocess
 import sys
 import termios
-import time
 
 import pytest
 
@@ -18,6 +17,7 @@ from tests.conftest import REPOSITORY, is_running, run_module
 from tests.fetching import rar
 from tests.fetching.helpers import PLACES, VIDEOS, make_zip
 from tests.fetching.server import Answer, serving
+from tests.waiting import MAX_SECS, wait_for
 
 LARGE = VIDEOS | {"UCF50/Biking/v_Biking_g03_c01.avi": random.Random(0).randbytes(3 << 20)}
 QUICK = ("--stall_secs=60", "--num_tries=2", "--wait_secs=0")
@@ -45,13 +45,6 @@ def fails(text, *command, **options):
     return result
 
 
-def wait_until(condition, secs=60):
-    deadline = time.monotonic() + secs
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def part_of(output):
     return output.with_name("UCF50-download") / "UCF50.zip.part"
 
@@ -74,9 +67,9 @@ def test_a_download_that_is_ended_resumes_with_the_same_command(server, output, 
     server.answers = [Answer(after=1 << 20, stalls=True)]
     command = [sys.executable, "-m", *arguments(server, output)]
     process = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
-    wait_until(lambda: part_of(output).exists() and part_of(output).stat().st_size == 1 << 20)
+    wait_for(lambda: part_of(output).exists() and part_of(output).stat().st_size == 1 << 20, process=process)
     process.send_signal(signum)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=MAX_SECS)
     if signum == signal.SIGKILL:
         assert process.returncode == -signum
     else:
@@ -100,7 +93,7 @@ def test_unpacking_that_is_ended_leaves_no_half_a_set(tmp_path, output, signum):
     program.write_text(
         f'#!/bin/sh\n[ "$2" = "-?" ] && exit 0\n[ -e {tmp_path}/go ] && exec cat {tmp_path}/all\n'
         f'exec {sys.executable} -c \'import sys, time; data = open("{tmp_path}/first", "rb").read();'
-        " sys.stdout.buffer.write(data * 30); sys.stdout.flush(); time.sleep(60)'\n"
+        " sys.stdout.buffer.write(data * 30); sys.stdout.flush(); time.sleep(600)'\n"
     )
     program.chmod(0o755)
     env = os.environ | {"PATH": f"{program.parent}:/bin"}
@@ -109,9 +102,9 @@ def test_unpacking_that_is_ended_leaves_no_half_a_set(tmp_path, output, signum):
     process = subprocess.Popen(
         [sys.executable, "-m", *command], cwd=REPOSITORY, env=env, stderr=subprocess.PIPE
     )
-    wait_until(lambda: unpacked.is_dir() and any(unpacked.rglob("*.avi")))
+    wait_for(lambda: unpacked.is_dir() and any(unpacked.rglob("*.avi")), process=process)
     process.send_signal(signum)
-    process.communicate(timeout=60)
+    process.communicate(timeout=MAX_SECS)
     assert not output.exists() and unpacked.exists() == (signum == signal.SIGKILL)
     (tmp_path / "all").write_bytes(b"".join(VIDEOS.values()))
     (tmp_path / "go").touch()
@@ -186,7 +179,7 @@ def test_a_terminal_shows_bars(server, output):
         while chunk := os.read(terminal, 1 << 16):
             written += chunk
     os.close(terminal)
-    assert process.wait(60) == 0
+    assert process.wait(MAX_SECS) == 0
     shown = written.decode()
     assert re.search(r"downloading: [\d.]+[kM]?/3\.\d+M \|", shown) and "unpacking: " in shown
 
@@ -207,7 +200,7 @@ def test_a_fetched_set_is_converted_without_a_warning(videos_dir, tmp_path, outp
 def test_a_process_that_ends_leaves_no_unpacker(tmp_path, output):
     archive = tmp_path / "set.rar"
     archive.write_bytes(rar.write_rar4(VIDEOS | {"a.txt": b""}, methods={"a.txt": rar.COMPRESSED}))
-    (tmp_path / "unrar").write_text('#!/bin/sh\n[ "$2" = "-?" ] && exit 0\nexec sleep 60\n')
+    (tmp_path / "unrar").write_text('#!/bin/sh\n[ "$2" = "-?" ] && exit 0\nexec sleep 600\n')
     (tmp_path / "unrar").chmod(0o755)
     env = os.environ | {"PATH": f"{tmp_path}:/bin"}
     command = [sys.executable, "-m", "pipelines.fetch", "ucf50", f"--archive={archive}", f"--output={output}"]
@@ -217,10 +210,9 @@ def test_a_process_that_ends_leaves_no_unpacker(tmp_path, output):
     def unpacker():
         pids = [int(pid) for pid in open(children).read().split()]
         return next(
-            (pid for pid in pids if b"sleep\x0060" in open(f"/proc/{pid}/cmdline", "rb").read()), None
+            (pid for pid in pids if b"sleep\x00600" in open(f"/proc/{pid}/cmdline", "rb").read()), None
         )
 
-    wait_until(unpacker)
-    pid = unpacker()
+    pid = wait_for(unpacker, process=process)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 130 and not is_running(pid)
+    assert process.wait(MAX_SECS) == 130 and not is_running(pid)

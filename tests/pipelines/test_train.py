@@ -5,7 +5,6 @@ import json
 import re
 import shutil
 import signal
-import time
 import types
 
 import numpy as np
@@ -14,6 +13,7 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from pipelines import train
 from tests.conftest import REPOSITORY
+from tests.waiting import wait_for
 from tests.warm import run_module, start_module
 from ucf50_tfrecord import manifest, recipes, storage
 from ucf50_tfrecord.training import run
@@ -107,9 +107,9 @@ def test_an_interrupted_process_goes_on_to_the_same_weights(finished_run, data_d
     run_dir = tmp_path / "run"
     command = train_flags(data_dir, run_dir, "--checkpoint_secs=0.05")
     process = start_module(*command)
-    deadline = time.monotonic() + 120
-    while not list((run_dir / "checkpoints" / "last").glob("ckpt-*.index")) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_for(
+        lambda: list((run_dir / "checkpoints" / "last").glob("ckpt-*.index")), process=process, poll_secs=0.01
+    )
     process.send_signal(signum)
     stdout, stderr = process.communicate(timeout=500)
     assert process.returncode == status, stderr
