@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import shutil
 
 import keras
 import numpy as np
@@ -12,7 +13,7 @@ import tensorflow as tf
 
 from ucf50_tfrecord import job as job_lib
 from ucf50_tfrecord import manifest as manifest_lib
-from ucf50_tfrecord import models
+from ucf50_tfrecord import models, storage
 from ucf50_tfrecord.dataset import reader
 from ucf50_tfrecord.dataset.clips import load_clips
 from ucf50_tfrecord.dataset.feed import Feed
@@ -118,6 +119,22 @@ def write_run(
         )
         job_lib.write_results(job_lib.summarize(job, trained, evaluations), evaluations, model, str(run_dir))
     return str(run_dir)
+
+
+def copy_with_best(run_dir: str | os.PathLike[str], copy: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
+    """Copies a run, as if an evaluation of its best weights had written its predictions.
+
+    Returns:
+      The copy's folder, and the folder of that evaluation.
+    """
+    shutil.copytree(run_dir, copy)
+    folder = copy / "evaluation-best-1-2"
+    folder.mkdir()
+    shutil.move(copy / run_lib.PREDICTIONS_FILENAME, folder)
+    storage.write_json(
+        folder / run_lib.SUMMARY_FILENAME, {"fingerprint": run_lib.load_config(str(copy)).fingerprint}
+    )
+    return copy, folder
 
 
 def replace_predictions(

@@ -220,7 +220,7 @@ def prepare(
     )
     is_chief = strategy_lib.is_chief(strategy)
     held_out = [feed.clips for feed in feeds[1:]]
-    pretrained.check_held_out(config, held_out, warn=listener.warn if is_chief else lambda text: None)
+    pretrained.check_held_out(model, held_out, warn=listener.warn if is_chief else lambda text: None)
     if is_chief:
         warning = lookalikes.find(feeds[0].clips, feeds[-1].clips)
         if warning:

@@ -13,7 +13,7 @@ from sklearn import metrics as sklearn_metrics
 from tests.conftest import raises_with_remedies
 from tests.evaluation.made_up import make_results
 from tests.inference.test_selection import make_held_out
-from tests.untrained import replace_predictions
+from tests.untrained import copy_with_best, replace_predictions
 from ucf50_tfrecord import manifest, storage
 from ucf50_tfrecord.drawing import document
 from ucf50_tfrecord.errors import UserError
@@ -197,12 +197,7 @@ def test_a_run_without_scores_has_no_card(run_dir, tmp_path):
 
 
 def test_other_weights_have_the_scores_of_their_evaluation(run_dir, tmp_path):
-    copy = shutil.copytree(run_dir, tmp_path / "run")
-    folder = copy / "evaluation-best-1-2"
-    folder.mkdir()
-    shutil.move(copy / "predictions.jsonl", folder)
-    fingerprint = storage.read_json(copy / "config.json")["fingerprint"]
-    storage.write_json(folder / "summary.json", {"fingerprint": fingerprint})
+    copy, folder = copy_with_best(run_dir, tmp_path / "run")
     found = finished_run.load(copy, "best")
     assert found.weights == "best" and found.predictions_path == folder / "predictions.jsonl"
     storage.write_json(folder / "summary.json", {"fingerprint": "other"})

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import pathlib
 import re
-import shutil
 import subprocess
 import sys
 
@@ -22,8 +21,7 @@ from tests.inference.test_card import EXPORT, markdown, row
 from tests.inference.test_export import PROGRAMS, TOLERANCES
 from tests.several_labels import CLASSES, make_data
 from tests.test_markdown import read_header
-from tests.untrained import write_run
-from ucf50_tfrecord import storage
+from tests.untrained import copy_with_best, write_run
 from ucf50_tfrecord.dataset.clips import load_clips
 from ucf50_tfrecord.dataset.feed import read_clips
 from ucf50_tfrecord.errors import UserError
@@ -288,12 +286,7 @@ def test_a_card_of_one_recording_and_an_absent_class_leaves_their_scores_out(run
 
 
 def test_weights_without_predictions_of_predict_keep_one_half(run_dir, tmp_path):
-    copy = shutil.copytree(run_dir, tmp_path / "run")
-    folder = copy / "evaluation-best-1-2"
-    folder.mkdir()
-    shutil.move(copy / "predictions.jsonl", folder)
-    fingerprint = storage.read_json(copy / "config.json")["fingerprint"]
-    storage.write_json(folder / "summary.json", {"fingerprint": fingerprint})
+    copy, _ = copy_with_best(run_dir, tmp_path / "run")
     best, warnings = finished_run.load(str(copy), "best"), []
     export.export_run(best, tmp_path / "export", formats=["keras"], warn=warnings.append)
     noted = json.loads((tmp_path / "export" / export.EXPORT_FILENAME).read_text())

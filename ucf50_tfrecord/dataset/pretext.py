@@ -24,9 +24,9 @@ from ucf50_tfrecord.dataset.per_clip import draw_rows
 from ucf50_tfrecord.manifest import Manifest
 
 CLASSES = ("in order", "shuffled")
-_STREAM = 1 << 44  # separates the random numbers for the pretext task from all others
-# Separates a clip's random numbers from those of interventions, which its id decides, too.
-_EVALUATION = 1 << 44
+# Separates the random numbers for the pretext task from all others: in evaluation, those of interventions follow from a
+# clip's id, too.
+_STREAM = 1 << 44
 
 
 def draw(
@@ -91,4 +91,4 @@ def relabel_manifest(manifest: Manifest) -> Manifest:
 
 
 def _generator(clip_id: str) -> np.random.Generator:
-    return np.random.default_rng([name_hash(clip_id), _EVALUATION])
+    return np.random.default_rng([name_hash(clip_id), _STREAM])

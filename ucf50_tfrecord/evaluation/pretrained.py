@@ -34,26 +34,27 @@ def find_origin(model: ModelSpec) -> tuple[str, RunConfig] | None:
 
 
 def check_held_out(
-    config: RunConfig, held_out: Sequence[ClipIndex], warn: Callable[[str], None] = lambda text: None
+    model: ModelSpec, held_out: Sequence[ClipIndex], warn: Callable[[str], None] = lambda text: None
 ) -> None:
-    """Checks that the runs by which a run's encoder was pretrained have not trained on its held-out clips.
+    """Checks that the runs by which a model's encoder was pretrained have not trained on the clips that are held out.
 
     Those runs may have read other clips of the same videos, such as larger frames, whose ids are equal.
 
     Args:
-      config: the run's configuration.
-      held_out: the run's validation clips and, if there are any, its test clips.
+      model: the specification of the model.
+      held_out: the validation clips of the model's training and, if there are any, its test clips.
       warn: called with a sentence if it cannot be told, as the shards of such a run are gone.
 
     Raises:
       UserError: if such a run has trained on a held-out clip.
     """
-    for run_dir, origin in _origins(config.model):
+    for run_dir, origin in _origins(model):
         trained_on = (
             f"The encoder's weights in {run_dir} were trained on folds {format_folds(origin.train_folds)}"
         )
-        if origin.fingerprint == config.fingerprint:
-            leaked = {*origin.train_folds} & {*config.val_folds, *config.test_folds}
+        folds = [{*clips.folds.tolist()} for clips in held_out]
+        if origin.fingerprint == held_out[0].manifest.fingerprint:
+            leaked = {*origin.train_folds}.intersection(set().union(*folds))
         else:
             videos, why = _trained_videos(origin)
             if videos is None:
@@ -65,9 +66,9 @@ def check_held_out(
             leaked = {*find_clips(held_out, videos)}
         if leaked:
             raise UserError(
-                f"{trained_on}. This training validates on folds {format_folds(config.val_folds)} and tests on "
-                f"{format_folds(config.test_folds) or 'none'}: its scores on clips of folds "
-                f"{format_folds(sorted(leaked))}, which the encoder has seen, would be too high",
+                f"{trained_on}. This training validates on folds {format_folds(folds[0])} and tests on "
+                f"{format_folds(folds[1]) if len(folds) > 1 else 'none'}: its scores on clips of folds "
+                f"{format_folds(leaked)}, which the encoder has seen, would be too high",
                 Remedy(Action.SET, encoder_weights=Change.OTHER),
                 Remedy(Action.SET, val_folds=Change.OTHER),
             )

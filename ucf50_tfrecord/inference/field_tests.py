@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from ucf50_tfrecord import labels, parsing, record
-from ucf50_tfrecord.dataset.clips import ClipIndex
 from ucf50_tfrecord.drawing.document import Block, Bullets, Heading, Paragraph, Table, counted
 from ucf50_tfrecord.errors import expect
 from ucf50_tfrecord.evaluation.results import Condition, Results
@@ -279,21 +278,14 @@ def _groups_per_class(run: FinishedRun) -> str:
     if not known.any():
         return "The training clips have no recording groups, so the number of people and places is unknown."
     counts = {
-        name: len(np.unique(clips.groups[known & is_class]))
-        for name, is_class in zip(run.config.classes, _class_masks(clips, len(run.config.classes)))
+        name: len(np.unique(clips.groups[known & clips.has_class(label)]))
+        for label, name in enumerate(run.config.classes)
     }
     least = min(counts, key=counts.__getitem__)
     return (
         f"The training clips of a class come from {counts[least]} to {max(counts.values())} recording groups, fewest "
         f"for {least}."
     )
-
-
-def _class_masks(clips: ClipIndex, num_classes: int) -> np.ndarray:
-    """Returns which of N clips are of each class, bool [C, N]."""
-    if clips.labels.ndim == 2:  # several labels per clip
-        return clips.labels.T == 1
-    return clips.labels == np.arange(num_classes)[:, np.newaxis]
 
 
 def _use() -> Iterator[Block]:
