@@ -6,10 +6,43 @@ from typing import Annotated
 import msgspec
 import pytest
 
+from tests.warm import run_code
 from ucf50_tfrecord import parsing, storage
 from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.parsing import Count, Finite, Name, Sha256
 from ucf50_tfrecord.specs import ClipFormat
+
+# Converts into a type in two threads; the second starts while the first reads the annotations of the type's field.
+TWO_THREADS = """
+import concurrent.futures, dataclasses, threading
+from ucf50_tfrecord import parsing
+
+begun = threading.Event()
+
+def number():
+    begun.set()
+    second_is_done.wait(0.5)
+    return int
+
+@dataclasses.dataclass
+class Part:
+    number: "number()"
+
+@dataclasses.dataclass
+class Whole:
+    part: Part
+
+def convert():
+    return parsing.convert({"part": {"number": 1}}, Whole, "a whole")
+
+second_is_done = threading.Event()
+with concurrent.futures.ThreadPoolExecutor(2) as threads:
+    first = threads.submit(convert)
+    begun.wait()
+    second = threads.submit(convert)
+    second.add_done_callback(lambda _: second_is_done.set())
+    assert first.result() == second.result() == Whole(Part(1))
+"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,3 +126,9 @@ def test_unknown_fields_are_dropped_on_request(tmp_path):
 def test_names_that_are_not_utf8_are_read(tmp_path):
     name = b"caf\xe9.avi".decode("utf-8", "surrogateescape")
     assert read(tmp_path, {"parts": [{"count": 1, "name": name}]}).parts[0].name == name
+
+
+def test_threads_may_convert_into_a_type_that_another_reads_for_the_first_time():
+    """Without a lock, msgspec crashes Python."""
+    done = run_code(TWO_THREADS)
+    assert done.returncode == 0, done.stderr

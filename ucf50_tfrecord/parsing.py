@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import threading
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -31,6 +32,10 @@ Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Name = Annotated[str, msgspec.Meta(min_length=1)]
 
 T = TypeVar("T")
+
+# msgspec reads a type's annotations when it first converts into the type. A thread that meets a type whose
+# annotations another thread has read in part crashes Python (seen in msgspec 0.22.0).
+_LOCK = threading.RLock()
 
 
 def optional(default: Any) -> Any:
@@ -78,7 +83,8 @@ def convert(value: Any, kind: type[T], problem: str, *, extra: bool = False, lax
       UserError: if the value does not fit the type.
     """
     try:
-        parsed = msgspec.convert(value, kind, str_keys=True, strict=not lax)
+        with _LOCK:
+            parsed = msgspec.convert(value, kind, str_keys=True, strict=not lax)
     except msgspec.ValidationError as error:
         description = _describe(str(error), value)
         raise UserError(f"{problem}: {_cut(description, _MAX_DESCRIPTION)}") from None
