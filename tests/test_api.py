@@ -189,6 +189,17 @@ def test_a_recipe_may_be_a_file_of_ones_own(tmp_path):
         path.write_text(f"{RECIPE}{line}\n")
         with pytest.raises(ucf.UserError, match=f"mine.flags. Received: {line}"):
             recipes.load(str(path))
+    path.write_text("# x\n--recipe=lstm\n--epochs=3\n--motion\n")
+    assert recipes.load(str(path)) == recipes.load("lstm") | {"epochs": 3, "motion": True}
+    path.write_text("--epochs=3\n--recipe=lstm\n")
+    with pytest.raises(ucf.UserError, match="mine.flags. Received: --recipe=lstm"):
+        recipes.load(str(path))
+    for base in ("nothing", str(path), ""):
+        path.write_text(f"--recipe={base}\n")
+        with pytest.raises(
+            ucf.UserError, match="Expected --recipe=<one of bilstm, .*mine.flags. Received: recipe="
+        ):
+            recipes.load(str(path))
     path.write_bytes(b"--epochs=\xff")
     with pytest.raises(ucf.UserError, match="mine.flags: it is not UTF-8"):
         recipes.load(str(path))

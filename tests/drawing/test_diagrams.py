@@ -3,7 +3,7 @@ import pytest
 
 from tests.test_layout import LIBRARY, imported_modules
 from ucf50_tfrecord.drawing import canvas, diagrams
-from ucf50_tfrecord.drawing.diagrams import Chart, Curve, Panel
+from ucf50_tfrecord.drawing.diagrams import Chart, Curve, Panel, Point
 from ucf50_tfrecord.evaluation.statistics import Estimate
 
 DRAWING = LIBRARY / "drawing"
@@ -106,6 +106,17 @@ def test_curves_with_zeros_on_a_logarithmic_axis():
 def test_a_single_chart_is_narrower_than_two():
     charts = [Chart("t", "x", "y", [curve("a", 0, [1.0, 2.0])])] * 2
     assert diagrams.draw_charts(charts[:1]).shape[1] < diagrams.draw_charts(charts).shape[1]
+
+
+def test_points_with_odd_names_and_unknown_intervals():
+    found = [*estimates(3), Estimate(0.5, float("nan"), float("nan"))]
+    points = [
+        Point(name, i, 0.01 * 10**i, estimate) for i, (name, estimate) in enumerate(zip(ODD_NAMES, found))
+    ]
+    pixels = diagrams.draw_points(points, xlabel="minutes", ylabel="accuracy")
+    assert is_picture(pixels)
+    assert {rgb(canvas.COLOURS[i]) for i in range(len(points))} <= colours(pixels)
+    assert is_picture(diagrams.draw_points(points[:1], xlabel="minutes", ylabel="accuracy"))
 
 
 def test_ten_models_look_different():

@@ -181,6 +181,9 @@ def test_a_cell_of_an_earlier_version_is_tested_again_with_its_weights(clips, tm
     folder = pathlib.Path(comparison.run_dir(cell))
     names = ("cell.json", "predictions.parquet")
     written = {name: (folder / name).read_bytes() for name in names}
+    [cost] = [result.cost for result in comparison.results().cells]
+    assert cost.num_clips == (clips.folds != 1).sum() * one_cell.recipes["frame_pool"].train.epochs
+    assert cost.secs > 0 and cost.num_parameters > 0
     weights = {
         path: path.stat().st_mtime_ns for path in (folder / "checkpoints").rglob("*") if path.is_file()
     }
@@ -193,6 +196,7 @@ def test_a_cell_of_an_earlier_version_is_tested_again_with_its_weights(clips, tm
     comparison.run(cells.ComparisonListener(), strategy=make_strategy("one"))
     assert {name: (folder / name).read_bytes() for name in names} == written
     assert {path: path.stat().st_mtime_ns for path in weights} == weights
+    assert [result.cost for result in comparison.results().cells] == [cost]
 
 
 REPLICAS = """

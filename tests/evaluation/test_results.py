@@ -9,7 +9,7 @@ from tests.report.tiny import tiny_cell, tiny_results
 from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.evaluation import result_files, runner
 from ucf50_tfrecord.evaluation.attribution import Attribution
-from ucf50_tfrecord.evaluation.results import Cell, incomplete
+from ucf50_tfrecord.evaluation.results import Cell, TrainingCost, incomplete
 
 RECURRENCE = {
     "loss_gradient": [1.0] * 8,
@@ -23,10 +23,13 @@ NEAREST = {"accuracy": 0.5, "same_recording": None, "near_duplicates": 0.1, "pai
 ATTRIBUTIONS = (Attribution(clip=2, prior=0.25, contributions=(0.5, -0.125) * 4),)
 
 
+COST = TrainingCost(num_clips=208, clips_per_sec=31.5, num_parameters=1234)
+
+
 @pytest.fixture
 def results():
     cells = [
-        tiny_cell("lstm", "aabbcc", recurrence=RECURRENCE, reverse="aabbca"),
+        dataclasses.replace(tiny_cell("lstm", "aabbcc", recurrence=RECURRENCE, reverse="aabbca"), cost=COST),
         dataclasses.replace(tiny_cell("frame_pool", "aabbca"), attributions=ATTRIBUTIONS),
     ]
     return tiny_results(cells, audit={"group": NEAREST})
@@ -41,6 +44,27 @@ def test_results_are_read_as_they_were_written(results, tmp_path):
         assert (found.cell, found.recurrence) == (cell.cell, cell.recurrence)
         assert found.attributions == cell.attributions
         np.testing.assert_equal(dict(found.logits), cell.logits)
+        assert found.cost == cell.cost
+    (tmp_path / "costs.json").unlink()  # as in results of earlier versions
+    assert [found.cost for found in result_files.load(tmp_path / "results.json").cells] == [None, None]
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"clips_per_sec": 0}, "[0].cost.clips_per_sec: Expected float > 0"),
+        ({"num_clips": -1}, "[0].cost.num_clips: Expected int >= 0"),
+        ({"more": 1}, "Expected known fields. Received: '[0].cost.more'"),
+    ],
+)
+def test_hostile_costs_are_refused_with_their_field(results, tmp_path, change, message):
+    result_files.save(tmp_path, results)
+    path = tmp_path / "costs.json"
+    [cell] = json.loads(path.read_text())
+    path.write_text(json.dumps([cell | {"cost": cell["cost"] | change}]))
+    expected = f"{path} is not the costs of a comparison's trainings: {message}"
+    with pytest.raises(UserError, match=re.escape(expected)):
+        result_files.load(tmp_path / "results.json")
 
 
 def test_failed_cells_are_read_as_they_were_written(results, tmp_path):

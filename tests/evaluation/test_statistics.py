@@ -67,6 +67,32 @@ def test_macro_f1_equals_scikit_learns_mean_over_seeds():
     assert found.low < found.value < found.high
 
 
+def test_the_mean_of_the_scores_of_macro_f1_is_macro_f1():
+    rng = np.random.default_rng(3)
+    labels = rng.integers(0, 4, 60)
+    predictions = np.where(
+        rng.random((3, 60)) < 0.6, labels, rng.integers(0, 5, (3, 60))
+    )  # 4 is no clip's class
+    scores = statistics.macro_f1_scores(labels, predictions, 5)
+    assert scores.mean() == pytest.approx(np.mean([metrics.macro_f1(labels, row) for row in predictions]))
+    changed = predictions.copy()
+    changed[0, 7] = labels[7]
+    more = statistics.macro_f1_scores(labels, changed, 5)
+    assert more.mean() >= scores.mean()
+
+
+def test_the_scores_of_macro_f1_as_computed_by_hand():
+    # Class 0 has F1 2/3 and class 1 has 4/5: one of the clips of class 0 is predicted as class 1.
+    scores = statistics.macro_f1_scores(np.array([0, 0, 1, 1]), np.array([[0, 1, 1, 1]]), 2)
+    mean = (2 / 3 + 4 / 5) / 2
+    # A clip's influence on a class is (2 hits - F1 * its share of predictions and labels) / their sum, 3 and 5.
+    first = (2 - 2 * 2 / 3) / 3
+    second = (-2 / 3) / 3 + (-4 / 5) / 5
+    other = (2 - 2 * 4 / 5) / 5
+    np.testing.assert_allclose(scores, mean + 4 * np.array([[first, second, other, other]]) / 2)
+    assert scores.mean() == pytest.approx(mean)
+
+
 def test_a_sign_flip_test_of_few_groups_is_exact():
     # All of 4 groups differ the same way: 2 of 2**4 assignments of signs are as extreme.
     assert statistics.sign_flip_p(np.ones(8), np.arange(4).repeat(2)) == pytest.approx(2 / 16)
@@ -171,6 +197,33 @@ def _fraction_found(num_seeds, one, other, num_draws=200):
 )
 def test_the_same_recipe_twice_differs_in_at_most_one_of_twenty(draw, num_seeds):
     assert _fraction_found(num_seeds, draw, draw) <= 0.05
+
+
+def _macro_f1_lead(num_seeds, one, other, rng):
+    """Compares two recipes' macro F1 by trainings on two parts; classes are unbalanced, and some are harder."""
+    labels = rng.choice(4, len(_GROUPS), p=[0.5, 0.25, 0.15, 0.1])
+    difficulty = rng.normal(0, 1, 16)[_GROUPS] - 0.3 * labels
+    found = []
+    for draw in (one, other):
+        right = _train(num_seeds, draw, difficulty, rng).scores > 0
+        predictions = np.where(right, labels, rng.integers(0, 4, right.shape))
+        found.append(Trainings(statistics.macro_f1_scores(labels, predictions, 4), _PARTS))
+    return statistics.recipe_interval(*found, _GROUPS)
+
+
+@pytest.mark.parametrize(
+    "draw", [lambda rng: rng.choice([0.55, 0.95]), lambda rng: 0.7], ids=["bimodal", "equal"]
+)
+def test_the_same_recipe_twice_differs_in_macro_f1_in_at_most_one_of_twenty(draw):
+    rng = np.random.default_rng(0)
+    found = [_macro_f1_lead(3, draw, draw, rng) for _ in range(200)]
+    assert np.mean([not estimate.low <= 0 <= estimate.high for estimate in found]) <= 0.05
+
+
+def test_a_recipe_with_a_better_macro_f1_is_found():
+    rng = np.random.default_rng(0)
+    good, bad = (lambda rng, mean=mean: np.clip(rng.normal(mean, 0.05), 0.05, 0.95) for mean in (0.8, 0.5))
+    assert np.mean([_macro_f1_lead(3, good, bad, rng).low > 0 for _ in range(100)]) >= 0.9
 
 
 def test_a_better_recipe_is_found():

@@ -14,6 +14,7 @@ from tests.report.tiny import tiny_cell, tiny_results, tiny_verdict
 from ucf50_tfrecord.evaluation import interventions, result_files
 from ucf50_tfrecord.evaluation import verdicts as verdicts_lib
 from ucf50_tfrecord.evaluation.attribution import Attribution
+from ucf50_tfrecord.evaluation.results import TrainingCost
 from ucf50_tfrecord.evaluation.verdicts import Answer
 from ucf50_tfrecord.report import build as report
 from ucf50_tfrecord.specs import printable
@@ -23,6 +24,7 @@ SECTIONS = [
     "Data, models and trainings",
     "Scores",
     "Models against each other",
+    "Costs",
     "Interventions at test time",
     "Interventions in training",
     "Inside the recurrence",
@@ -59,7 +61,10 @@ def full_results(**options):
     shuffled = {name: "aabbaa" for name in interventions.SHUFFLES}
     cells = [
         tiny_cell("frame_pool", "aabbca", **{name: "aabbca" for name in TESTS}),
-        tiny_cell("rnn", "abbbca", recurrence=inside(), **{name: "abbbaa" for name in TESTS}),
+        dataclasses.replace(
+            tiny_cell("rnn", "abbbca", recurrence=inside(), **{name: "abbbaa" for name in TESTS}),
+            cost=TrainingCost(num_clips=1_200, clips_per_sec=40.0, num_parameters=12_345),
+        ),
         tiny_cell(
             "lstm",
             "aabbcc",
@@ -251,7 +256,27 @@ def test_models_against_each_other(tmp_path):
     results = tiny_results([tiny_cell(model, "aabbcc") for model in ("rnn", "lstm")])
     _, markdown, _ = written(tmp_path, results, judged=judged)
     cells = row(markdown, "lstm over rnn")
-    assert cells == ["+0.200 [+0.100, +0.300]", "0.01", "0.02", "0.03", "no"]
+    assert cells == ["+0.200 [+0.100, +0.300]", "+0.000 [–]", "0.01", "0.02", "0.03", "no"]
+
+
+def test_costs(markdown):
+    costs = section(markdown, "Costs")
+    assert row(costs, "rnn")[:3] == ["0.50", "40.0", "12,345"]
+    assert "frame_pool" not in costs  # its costs are unknown
+    assert "![" in costs
+
+
+def test_the_costs_of_several_trainings_are_a_median_and_a_range(tmp_path):
+    costs = [
+        TrainingCost(num_clips=6_000, clips_per_sec=speed, num_parameters=9) for speed in (10.0, 200.0, 100.0)
+    ]
+    cells = [
+        dataclasses.replace(tiny_cell("lstm", "aabbcc", seed=seed), cost=cost)
+        for seed, cost in enumerate(costs)
+    ]
+    cells.append(dataclasses.replace(tiny_cell("lstm", "aabbcc", training="shuffled"), cost=costs[0]))
+    _, markdown, _ = written(tmp_path, tiny_results(cells))
+    assert row(markdown, "lstm", "1.00 (0.50 to 10.0)")[:2] == ["100 (10.0 to 200)", "9"]
 
 
 def test_interventions(markdown):

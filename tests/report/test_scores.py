@@ -1,5 +1,6 @@
 """The report's numbers, against cases computed by hand."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -23,6 +24,19 @@ def test_accuracy_is_the_mean_over_seeds_and_clips():
     f1 = (2 * 2 / (3 + 2) + 1 + 2 * 1 / (1 + 2)) / 3  # of the second seed
     assert scores.by_seed(condition) == pytest.approx(np.array([[1, 5 / 6], [1, f1]]))
     assert scores.macro_f1(condition).value == pytest.approx((1 + f1) / 2)
+
+
+def test_the_lead_in_macro_f1_is_on_the_clips_of_both_and_needs_seeds_for_an_interval():
+    cells = [tiny_cell("lstm", "aabbcc"), tiny_cell("lstm", "aabbca", seed=1), tiny_cell("rnn", "aabb")]
+    alone = scores_of(*cells)
+    assert alone.macro_f1_lead("lstm", "rnn").value == pytest.approx(0) and alone.costs("lstm") == []
+    assert np.isnan(alone.macro_f1_lead("lstm", "rnn").low)
+    pairs = scores_of(*cells[:2], tiny_cell("rnn", "abbbcc"), tiny_cell("rnn", "bbbbcc", seed=1))
+    found = pairs.macro_f1_lead("lstm", "rnn")
+    lstm, rnn = (pairs.macro_f1(Condition(model)).value for model in ("lstm", "rnn"))
+    assert found.value == pytest.approx(lstm - rnn) and found.low < found.value < found.high
+    elsewhere = dataclasses.replace(tiny_cell("gru", "c"), clips=np.array([5]))
+    assert scores_of(tiny_cell("rnn", "aabb"), elsewhere).macro_f1_lead("rnn", "gru") is None
 
 
 def test_class_scores_are_means_over_seeds_and_missing_classes_have_none():

@@ -1,4 +1,4 @@
-"""Draws diagrams that compare models or classes: forest plots, heat maps and curves.
+"""Draws diagrams that compare models or classes: forest plots, heat maps, curves and points.
 
 A forest plot shows values with their confidence intervals. A picture is uint8 [height, width, 3].
 """
@@ -11,7 +11,7 @@ from typing import Protocol
 
 import matplotlib.axes
 import numpy as np
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
 from ucf50_tfrecord.drawing import canvas
 
@@ -93,6 +93,22 @@ class Chart:
     log: bool = False
     xticks: Mapping[int, str] | None = None
     reference: tuple[float, str] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """A point of a diagram, with an interval of its height.
+
+    name: the name beside the point.
+    style: the number of the point's colour and marker.
+    x: the horizontal position, positive.
+    y: the height and its interval.
+    """
+
+    name: str
+    style: int
+    x: float
+    y: Estimate
 
 
 def draw_forest(rows: Sequence[str], panels: Sequence[Panel], *, panel_width: float = 3.6) -> np.ndarray:
@@ -182,6 +198,30 @@ def draw_charts(charts: Sequence[Chart], *, columns: int = 2) -> np.ndarray:
         axes.set_axis_off()
     ncols = min(max(1, int(width / (_names_width(lines) + 0.4))), len(lines))
     figure.legend(list(lines.values()), list(lines), loc="outside upper center", ncols=ncols, frameon=False)
+    return canvas.render(figure)
+
+
+def draw_points(points: Sequence[Point], *, xlabel: str, ylabel: str) -> np.ndarray:
+    """Draws points and their intervals over a logarithmic horizontal axis, with a legend in the points' order."""
+    figure = canvas.new_figure(
+        _CHART_WIDTH + _names_width(point.name for point in points),
+        max(_CHART_HEIGHT, 0.2 * len(points) + 0.6),
+    )
+    axes = figure.subplots()
+    for point in points:
+        look = {"color": canvas.colour(point.style)}
+        axes.plot([point.x] * 2, [point.y.low, point.y.high], linewidth=1.4, **look)
+        label, mark = canvas.short_name(point.name), canvas.marker(point.style)
+        axes.plot(point.x, point.y.value, mark, markersize=6, label=label, **look)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.minorticks_off()
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    axes.grid(color="0.9", linewidth=0.6)
+    axes.set_axisbelow(True)
+    figure.legend(loc="outside right upper", frameon=False)
     return canvas.render(figure)
 
 

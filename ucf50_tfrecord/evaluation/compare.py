@@ -6,8 +6,9 @@ cell's folder while it runs the cell. The system releases the lock when the proc
 
 <folder>/cells/<cell>/                      the folder of the cell's training, as of any other run
 <folder>/cells/<cell>/predictions.parquet   the model's predictions for the cell's test clips
+<folder>/cells/<cell>/cost.json             what the training cost; the only file that depends on the process
 <folder>/cells/<cell>/cell.json             the rest of the cell's result; it is written last, so a cell that
-                                            has both files is finished
+                                            has this file and the predictions is finished
 <folder>/failed/                            the cells that failed; see evaluation.failures
 """
 
@@ -32,7 +33,14 @@ from ucf50_tfrecord.errors import Advice, UserError, expect
 from ucf50_tfrecord.evaluation import audit, cells, failures, lookalikes, pretrained, result_files
 from ucf50_tfrecord.evaluation.cells import ComparisonListener, ComparisonSpec, Recipe, Subject
 from ucf50_tfrecord.evaluation.crew import Outcome
-from ucf50_tfrecord.evaluation.results import Cell, CellResult, ComparedClips, Results, incomplete
+from ucf50_tfrecord.evaluation.results import (
+    Cell,
+    CellResult,
+    ComparedClips,
+    Results,
+    TrainingCost,
+    incomplete,
+)
 from ucf50_tfrecord.evaluation.runner import Evaluator
 from ucf50_tfrecord.evaluation.workbench import (
     CompiledModel,
@@ -179,7 +187,8 @@ class Comparison:
     ) -> Outcome:
         """Trains and tests one cell, unless it is finished or another process runs it.
 
-        The written files depend only on the cell and the fields of this object, not on the process.
+        The written files, except for the cost, depend only on the cell and the fields of this object, not on the
+        process.
 
         Args:
           cell: the cell.
@@ -204,8 +213,13 @@ class Comparison:
             forget_inputs()  # of the cell before
             train, test, changed = self._make_feeds(cell, bench)
             program = bench.program(config.model, config.train, num_clips=len(train.clips))
-            if not self._train(program, config, run_dir, train, test, listener=listener).finished:
+            done = self._train(program, config, run_dir, train, test, listener=listener)
+            if not done.finished:
                 return Outcome.STOPPED
+            if done.clips_per_sec:  # else, an earlier process took all steps
+                result_files.save_cost(
+                    pathlib.Path(run_dir), _cost(done, done.clips_per_sec, len(train.clips))
+                )
             result = cells.examine(
                 Subject(cell=cell, recipe=recipe, compiled=program.compiled, run_dir=run_dir),
                 train.clips,
@@ -463,7 +477,7 @@ def examine_runs(
         if result is None:
             return None
         listener.finish(cell)
-        found.append(result)
+        found.append(dataclasses.replace(result, cost=_cost_of_run(run_dir)))
     return assemble(clips, found, audit=None, num_frames=num_frames)
 
 
@@ -554,6 +568,32 @@ def find_near_duplicates(clips: ClipIndex, parts: dict[str, np.ndarray]) -> dict
         split: to_json(audit.find_nearest(pictures, part, labels=clips.labels, groups=clips.groups))
         for split, part in parts.items()
     }
+
+
+def _cost_of_run(run_dir: str) -> TrainingCost | None:
+    """Returns what a finished run's training cost; None if it is unknown, as in runs of earlier versions.
+
+    The run may be a cell of another comparison.
+    """
+    if not pathlib.Path(run_dir, run_lib.SUMMARY_FILENAME).exists():
+        return result_files.load_cost(pathlib.Path(run_dir))
+    summary = run_lib.load_summary(run_dir)
+    if not (summary.clips_per_sec and summary.num_train_clips):
+        return None
+    return TrainingCost(
+        num_clips=summary.trained_epochs * summary.num_train_clips,
+        clips_per_sec=summary.clips_per_sec,
+        num_parameters=summary.params,
+    )
+
+
+def _cost(done: loop.Trained, clips_per_sec: float, num_clips: int) -> TrainingCost:
+    """Returns what a training of `num_clips` clips cost."""
+    return TrainingCost(
+        num_clips=done.epochs * num_clips,
+        clips_per_sec=clips_per_sec,
+        num_parameters=done.model.count_params(),
+    )
 
 
 def _changed_feeds(

@@ -1,10 +1,11 @@
 """Writes and reads the results of a comparison, and of each of its cells (trainings).
 
 <folder>/predictions.parquet   all predictions; see evaluation.predictions
-<folder>/results.json          the clips, and what is known of each cell besides its predictions
+<folder>/costs.json            what the trainings cost. No other file depends on the processes that ran them
+<folder>/results.json          the clips, and what else is known of each cell
 
-A cell's folder holds the predictions of the cell alone, and cell.json in place of results.json. The JSON file
-is written last in both folders.
+A cell's folder holds the predictions and the cost (cost.json) of the cell alone, and cell.json in place of
+results.json. The last file is written last in both folders.
 """
 
 from __future__ import annotations
@@ -27,12 +28,20 @@ from ucf50_tfrecord.evaluation.audit import NearestClips
 from ucf50_tfrecord.evaluation.failures import Reason
 from ucf50_tfrecord.evaluation.predictions import Predictions
 from ucf50_tfrecord.evaluation.recurrence import Recurrence
-from ucf50_tfrecord.evaluation.results import Cell, CellResult, ComparedClips, Results, incomplete
+from ucf50_tfrecord.evaluation.results import (
+    Cell,
+    CellResult,
+    ComparedClips,
+    Results,
+    TrainingCost,
+    incomplete,
+)
 from ucf50_tfrecord.parsing import Count, Int64, Name
 from ucf50_tfrecord.specs import to_json
 
 _DISTANCE_DECIMALS = 9  # kept of neighbor_distances; further ones depend on the order of sums
 CELL_FILENAME, RESULTS_FILENAME = "cell.json", "results.json"
+COST_FILENAME, COSTS_FILENAME = "cost.json", "costs.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,8 +94,8 @@ class _CellFile(_ExtendedCell):
             expect(length == num_frames, f"contributions of {num_frames} frames", contributions=length)
             expect(found.clip < num_clips, f"clips below {num_clips} in attributions", clip=found.clip)
 
-    def to_result(self, found: Predictions) -> CellResult:
-        """Returns the cell's result, with its predictions.
+    def to_result(self, found: Predictions, cost: TrainingCost | None) -> CellResult:
+        """Returns the cell's result, with its predictions and its cost.
 
         Raises:
           UserError: unless there is a distance for each prediction, if there are any.
@@ -110,6 +119,7 @@ class _CellFile(_ExtendedCell):
             precision=self.precision,
             attributions=self.attributions,
             neighbor_distances=distances,
+            cost=cost,
         )
 
 
@@ -118,6 +128,13 @@ class _FailedFile(_ExtendedCell):
     """The format of each failed cell in results.json."""
 
     reason: Reason
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _CostFile(_ExtendedCell):
+    """The format of each cell in costs.json."""
+
+    cost: TrainingCost
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -205,6 +222,8 @@ def save(folder: pathlib.Path, results: Results) -> None:
         "failed": [to_json(cell) | {"reason": reason} for cell, reason in results.failed.items()],
         "left_out": [to_json(cell) for cell in results.left_out],
     }
+    costs = [to_json(r.cell) | {"cost": to_json(r.cost)} for r in results.cells if r.cost]
+    storage.write_json(folder / COSTS_FILENAME, costs, indent=None)
     storage.write_json(folder / RESULTS_FILENAME, content, indent=None)
 
 
@@ -227,17 +246,45 @@ def load(path: pathlib.Path) -> Results:
         folds=np.array(file.clips.fold, np.int64),
     )
     found = predictions.read(path.with_name(predictions.FILENAME), clips, [cell.cell for cell in file.cells])
+    costs = _load_costs(path.with_name(COSTS_FILENAME))
     return Results(
         **vars(clips),
-        cells=tuple(_to_result(path, cell, found) for cell in file.cells),
+        cells=tuple(_to_result(path, cell, found, costs.get(cell.cell)) for cell in file.cells),
         audit=to_json(file.audit),
         failed={cell.cell: cell.reason for cell in file.failed},
         left_out=file.left_out,
     )
 
 
+def _load_costs(path: pathlib.Path) -> dict[Cell, TrainingCost]:
+    """Reads costs.json; returns an empty dictionary if there is none, as in comparisons of earlier versions.
+
+    Raises:
+      UserError: if the file does not hold a comparison's costs.
+    """
+    if not path.exists():
+        return {}
+    files = parsing.read(path, tuple[_CostFile, ...], "the costs of a comparison's trainings")
+    return {file.cell: file.cost for file in files}
+
+
+def save_cost(folder: pathlib.Path, cost: TrainingCost) -> None:
+    """Writes what one cell's training cost into the cell's folder."""
+    storage.write_json(folder / COST_FILENAME, to_json(cost))
+
+
+def load_cost(folder: pathlib.Path) -> TrainingCost | None:
+    """Reads what one cell's training cost; returns None if its folder does not hold that.
+
+    Raises:
+      UserError: if the file does not hold a training's cost.
+    """
+    path = folder / COST_FILENAME
+    return parsing.read(path, TrainingCost, "a training's cost") if path.exists() else None
+
+
 def save_cell(folder: pathlib.Path, clips: ComparedClips, result: CellResult) -> None:
-    """Writes one cell's result into its folder.
+    """Writes one cell's result, except for its cost, into its folder.
 
     Args:
       folder: the cell's folder.
@@ -274,13 +321,16 @@ def load_cell(folder: pathlib.Path, clips: ComparedClips) -> CellResult:
         file.check(clips.num_frames, len(clips.ids), len(clips.classes))
     except UserError as error:
         raise UserError(f"{path} is not a cell's result of this comparison: {error}") from error
-    return _to_result(path, file, predictions.read(folder / predictions.FILENAME, clips, [file.cell]))
+    found = predictions.read(folder / predictions.FILENAME, clips, [file.cell])
+    return _to_result(path, file, found, load_cost(folder))
 
 
-def _to_result(path: pathlib.Path, file: _CellFile, found: dict[Cell, Predictions]) -> CellResult:
+def _to_result(
+    path: pathlib.Path, file: _CellFile, found: dict[Cell, Predictions], cost: TrainingCost | None
+) -> CellResult:
     """Returns the result of a cell that was read from `path`, with its predictions out of `found`."""
     try:
-        return file.to_result(found[file.cell])
+        return file.to_result(found[file.cell], cost)
     except UserError as error:
         raise UserError(f"{path} does not fit {predictions.FILENAME} beside it: {error}") from error
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
+import msgspec
 import numpy as np
 
 from ucf50_tfrecord import record
@@ -65,6 +66,26 @@ class Cell:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingCost:
+    """What a training cost, on the devices and beside the other work of the process that ran it.
+
+    num_clips: number of training clips, each counted once per epoch.
+    clips_per_sec: training clips per second; see loop.Trained. A training that was resumed has the speed of its last
+      process.
+    num_parameters: number of the model's weights.
+    """
+
+    num_clips: Count
+    clips_per_sec: Annotated[float, msgspec.Meta(gt=0, le=1e9)]
+    num_parameters: Count
+
+    @property
+    def secs(self) -> float:
+        """Seconds of all training steps, without the program's start, the model's compilation, and tests."""
+        return self.num_clips / self.clips_per_sec
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class CellResult:
     """The predictions for one cell's test clips, by the model that the cell trained.
 
@@ -79,6 +100,7 @@ class CellResult:
     attributions: what each frame of a few test clips contributes to their predictions; empty if not measured.
     neighbor_distances: distance from each test clip's features to those of its nearest training clips, float64
       [M]; see unknown.neighbor_scores. None unless classes are held out.
+    cost: what the cell's training cost; None if it is unknown, as in results of earlier versions.
     """
 
     cell: Cell
@@ -90,6 +112,7 @@ class CellResult:
     precision: str
     attributions: tuple[Attribution, ...] = ()
     neighbor_distances: np.ndarray | None = None
+    cost: TrainingCost | None = None
 
 
 class Condition(NamedTuple):

@@ -2,6 +2,8 @@
 
 A setting is a field of ModelSpec, TrainSpec or AugmentSpec and has the field's name, except for SETTING_NAMES. The
 lines of a recipe read `--name=value`, `--name` or `--noname`, so that programs can use a recipe as a flagfile.
+A recipe file of one's own may begin with `--recipe=<name>`: it then has the settings of that recipe, except for those
+of its other lines.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from ucf50_tfrecord.specs import AugmentSpec, ModelSpec, TrainSpec
 
 _FOLDER = pathlib.Path(__file__).parent
 SUFFIX = ".flags"  # of a recipe's file
+_BASE = "--recipe="  # the line that names the recipe that a file builds on
 # Fields that are not settings: the dataset's clips decide their values, or they hold settings themselves.
 _DECIDED = {"num_classes", "height", "width", "feature_shape", "motion_frames", "augment"}
 # Names of settings by field, where they differ. Of a dataset, num_frames is the number of stored frames.
@@ -51,7 +54,7 @@ def load(recipe: str) -> dict[str, Any]:
       A dictionary from the name of each setting in the recipe to its value.
 
     Raises:
-      UserError: if the recipe does not exist, or one of its lines is not a setting.
+      UserError: if the recipe, or the one that it builds on, does not exist, or one of its lines is not a setting.
     """
     if recipe.endswith(SUFFIX):
         path = pathlib.Path(recipe)
@@ -65,7 +68,14 @@ def load(recipe: str) -> dict[str, Any]:
         raise UserError(f"Cannot read the recipe {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"Cannot read the recipe {path}: it is not UTF-8") from error
-    return dict(_parse(line.strip(), path) for line in lines if line.strip() and line[0] != "#")
+    stripped = [line.strip() for line in lines if line.strip() and line[0] != "#"]
+    base: dict[str, Any] = {}
+    if recipe.endswith(SUFFIX) and stripped and stripped[0].startswith(_BASE):
+        base_name = stripped.pop(0).removeprefix(_BASE)
+        known = f"--recipe=<one of {', '.join(names())}> in the recipe {path}"
+        expect(base_name in names(), known, recipe=base_name)
+        base = load(base_name)
+    return base | dict(_parse(line, path) for line in stripped)
 
 
 def _parse(line: str, path: pathlib.Path) -> tuple[str, Any]:

@@ -17,7 +17,7 @@ from ucf50_tfrecord.evaluation.interventions import PLAIN, SHUFFLED, horizons
 from ucf50_tfrecord.evaluation.results import Condition
 from ucf50_tfrecord.evaluation.statistics import Estimate
 from ucf50_tfrecord.evaluation.verdicts import KINDS, Verdict
-from ucf50_tfrecord.report import cues
+from ucf50_tfrecord.report import costs, cues
 from ucf50_tfrecord.report.answers import tone
 from ucf50_tfrecord.report.scores import Scores, excludes_zero, format_estimate
 
@@ -34,9 +34,10 @@ _TRAININGS = {
 
 
 def sections(scores: Scores, verdicts: Sequence[Verdict]) -> Iterator[Block]:
-    """Yields the blocks of three sections: on scores, on pairs of models, and on interventions."""
+    """Yields the blocks of four sections: on scores, on pairs of models, on costs, and on interventions."""
     yield from _scores(scores)
-    yield from _models_apart(verdicts)
+    yield from _models_apart(scores, verdicts)
+    yield from costs.section(scores)
     yield from _interventions(scores)
     yield from cues.at_test_time(scores)
     yield from _trainings(scores)
@@ -121,7 +122,7 @@ def _class_table(scores: Scores, conditions: dict[str, Condition]) -> Table:
     return Table(caption, ("Class", *scores.models), rows)
 
 
-def _models_apart(verdicts: Sequence[Verdict]) -> Iterator[Block]:
+def _models_apart(scores: Scores, verdicts: Sequence[Verdict]) -> Iterator[Block]:
     found = [verdict for verdict in verdicts if KINDS[verdict.kind].conditions is None]
     if not found:
         return
@@ -130,12 +131,23 @@ def _models_apart(verdicts: Sequence[Verdict]) -> Iterator[Block]:
     for v in found:
         numbers = ["–" if np.isnan(p) else f"{p:.2g}" for p in (v.p, v.adjusted_p, v.mcnemar_p)]
         answer = Entry(v.answer, tone(v.answer))
-        rows.append([" over ".join(v.models), format_estimate(v.effect, sign=True), *numbers, answer])
-    columns = ("Pair", "Difference of accuracy", "p", "Corrected p", "McNemar p", "Do they differ?")
+        effects = (v.effect, scores.macro_f1_lead(*v.models))
+        leads = [format_estimate(effect, sign=True) for effect in effects]
+        rows.append([" over ".join(v.models), *leads, *numbers, answer])
+    columns = (
+        "Pair",
+        "Difference of accuracy",
+        "Difference of macro F1",
+        "p",
+        "Corrected p",
+        "McNemar p",
+        "Do they differ?",
+    )
     caption = (
-        "Each pair on the same clips, the model ahead first. The interval and p allow for other recordings and other "
-        "seeds; with one training of each recipe, neither can be computed. The correction is for all questions of the "
-        "report. McNemar's test uses one prediction per clip, from the mean of the seeds' probabilities."
+        "Each pair on the same clips, the model ahead in accuracy first. The intervals and p allow for other recordings "
+        "and other seeds; with one training of each recipe, they cannot be computed. Each p is that of the difference of "
+        "accuracy; the correction is for all questions of the report. McNemar's test uses one prediction per clip, from "
+        "the mean of the seeds' probabilities."
     )
     yield Table(caption, columns, rows)
 

@@ -17,7 +17,7 @@ from sklearn import metrics as sklearn_metrics
 from ucf50_tfrecord.architectures import model_traits
 from ucf50_tfrecord.evaluation import interventions, measures, metrics, statistics, verdicts
 from ucf50_tfrecord.evaluation.interventions import INTERVENTIONS, PLAIN, SHUFFLED, SHUFFLES
-from ucf50_tfrecord.evaluation.results import Condition, Results, video_of
+from ucf50_tfrecord.evaluation.results import Condition, Results, TrainingCost, video_of
 from ucf50_tfrecord.evaluation.statistics import Estimate
 
 TOP = 5  # the k of top-k accuracy
@@ -150,6 +150,29 @@ class Scores:
             return None
         labels, units = self.results.labels[tested], self.results.units[tested]
         return statistics.macro_f1_interval(labels, predictions[:, tested], units, len(self.results.classes))
+
+    def macro_f1_lead(self, model: str, other: str) -> Estimate | None:
+        """Computes how far `model` is ahead of `other` in macro F1, on the clips that both were tested on.
+
+        The interval allows for other recordings and other seeds; see statistics.macro_f1_scores. None if there are no
+        such clips.
+        """
+        conditions = (Condition(model), Condition(other))
+        both = np.logical_and(*map(self.tested, conditions))
+        if not both.any():
+            return None
+        found = []
+        for condition in conditions:
+            predictions, _ = self.results.predictions(condition)
+            values = statistics.macro_f1_scores(
+                self.results.labels[both], predictions[:, both], len(self.results.classes)
+            )
+            found.append(statistics.Trainings(values, self.results.trainings(condition).blocks[both]))
+        return statistics.recipe_interval(*found, self.results.units[both])
+
+    def costs(self, model: str) -> list[TrainingCost]:
+        """Lists the known costs of a model's usual trainings."""
+        return [result.cost for result in self.results.cells_of(Condition(model)) if result.cost]
 
     def by_seed(self, condition: Condition) -> np.ndarray:
         """Computes each seed's accuracy (row 0) and macro F1 (row 1) under `condition`: float [2, S]."""
