@@ -195,7 +195,7 @@ def show_failures(failed: Mapping[Cell, str], *, num_cells: int) -> None:
 def compare_runs() -> None:
     """Tests the models of the runs that --runs names, and writes the report."""
     console.load_tensorflow()
-    from ucf50_tfrecord.evaluation import compare
+    from ucf50_tfrecord.evaluation import compare_runs
     from ucf50_tfrecord.training import run as run_lib
     from ucf50_tfrecord.training import strategy as strategy_lib
 
@@ -213,7 +213,7 @@ def compare_runs() -> None:
         console.stop_requests() as should_stop,
         comparison_progress.Display() as display,
     ):
-        results = compare.examine_runs(
+        results = compare_runs.examine_runs(
             _RUNS.value,
             clips,
             strategy=strategy,

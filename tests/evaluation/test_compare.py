@@ -18,7 +18,7 @@ from ucf50_tfrecord.architectures import MODELS
 from ucf50_tfrecord.dataset.clips import load_clips
 from ucf50_tfrecord.dataset.reader import ClipReader
 from ucf50_tfrecord.errors import UserError
-from ucf50_tfrecord.evaluation import audit, cells, compare, recurrence, workbench
+from ucf50_tfrecord.evaluation import audit, cells, compare, compare_runs, recurrence, workbench
 from ucf50_tfrecord.evaluation.cells import ComparisonSpec, Recipe
 from ucf50_tfrecord.evaluation.crew import Outcome
 from ucf50_tfrecord.evaluation.results import Cell
@@ -357,7 +357,7 @@ def config(**options):
 def test_runs_that_differ_in_seed_and_folds_alone_are_one_model():
     other = dataclasses.replace(recipe("lstm").train, seed=1)
     longer = dataclasses.replace(recipe("lstm").train, epochs=9)
-    found = compare.name_runs(
+    found = compare_runs.name_runs(
         {
             "runs/a": config(),
             "runs/b": config(train=other),
@@ -372,7 +372,7 @@ def test_runs_that_differ_in_seed_and_folds_alone_are_one_model():
         ("lstm (d)", 0, 0),
     ]
     with pytest.raises(UserError, match="runs/b has the same model, seed and tested folds as another run"):
-        compare.name_runs({"runs/a": config(), "runs/b": config()})
+        compare_runs.name_runs({"runs/a": config(), "runs/b": config()})
 
 
 def test_the_audit_finds_recordings_on_both_sides():

@@ -10,7 +10,16 @@ import pytest
 from tests.evaluation.test_compare import clips, loaded, spec  # noqa: F401
 from ucf50_tfrecord.dataset.feed import Feed
 from ucf50_tfrecord.errors import UserError
-from ucf50_tfrecord.evaluation import cells, compare, estimate, result_files, unknown, workbench
+from ucf50_tfrecord.evaluation import (
+    assembly,
+    cells,
+    compare,
+    compare_runs,
+    estimate,
+    result_files,
+    unknown,
+    workbench,
+)
 from ucf50_tfrecord.evaluation.results import Cell, Condition
 from ucf50_tfrecord.evaluation.runner import Evaluator
 from ucf50_tfrecord.report import build
@@ -145,7 +154,7 @@ def test_a_run_says_which_classes_it_lacks(comparison):
 def test_a_run_that_lacks_classes_is_not_compared_as_if_it_knew_them(clips, comparison):  # noqa: F811
     run_dir = comparison.run_dir(comparison.spec.cells()[-1])
     with pytest.raises(UserError, match="all clips of its training folds.*without Middle in training"):
-        compare.examine_runs(
+        compare_runs.examine_runs(
             [run_dir], clips, strategy=make_strategy("one"), listener=cells.ComparisonListener()
         )
 
@@ -173,7 +182,7 @@ def damage(folder, change):
 )
 def test_a_hostile_result_is_refused(clips, comparison, tmp_path, change, message):  # noqa: F811
     result = comparison.results().cells[-1]
-    compared = compare.compared_clips(clips)
+    compared = assembly.compared_clips(clips)
     result_files.save_cell(tmp_path, compared, result)
     assert result_files.load_cell(tmp_path, compared).cell == result.cell
     damage(tmp_path, change)

@@ -22,7 +22,7 @@ from ucf50_tfrecord.dataset.clips import frames_of, load_clips
 from ucf50_tfrecord.dataset.feed import read_clips
 from ucf50_tfrecord.dataset.inputs import InputSpec
 from ucf50_tfrecord.errors import UserError
-from ucf50_tfrecord.evaluation import compare, interventions
+from ucf50_tfrecord.evaluation import assembly, compare, compare_runs, interventions
 from ucf50_tfrecord.evaluation.cells import ComparisonListener, ComparisonSpec, Recipe
 from ucf50_tfrecord.evaluation.results import Cell, CellResult, Condition
 from ucf50_tfrecord.features import encode
@@ -167,7 +167,7 @@ def test_the_donors_of_changed_clips_are_found_again_from_the_results(data_dir, 
         run_dir="",
         precision="float32",
     )
-    results = compare.assemble(clips_of(grid_dir), [cell], audit=None)
+    results = assembly.assemble(clips_of(grid_dir), [cell], audit=None)
     [donors] = results.donors(Condition("lstm", intervention="background_swap"))
     assert (donors[clips.folds > 2] == -1).all()
     backgrounds = interventions.find_backgrounds(clips)
@@ -208,7 +208,7 @@ def test_a_comparison_tests_heads_on_changed_clips(data_dir, changed_dirs, tmp_p
         assert not np.array_equal(cell.logits["grey"], cell.logits["none"])
     assert results.audit is not None
     cell = results.cells[0]
-    again = compare.examine_runs(
+    again = compare_runs.examine_runs(
         [cell.run_dir],
         comparison.clips,
         changed=comparison.changed,

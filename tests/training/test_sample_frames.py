@@ -17,7 +17,7 @@ from ucf50_tfrecord import manifest, recipes
 from ucf50_tfrecord.dataset.clips import load_clips
 from ucf50_tfrecord.dataset.feed import Feed, read_clips
 from ucf50_tfrecord.errors import UserError
-from ucf50_tfrecord.evaluation import compare, interventions, runner
+from ucf50_tfrecord.evaluation import compare, compare_runs, interventions, runner
 from ucf50_tfrecord.evaluation.cells import ComparisonListener, ComparisonSpec, Recipe
 from ucf50_tfrecord.inference import decoding, export, finished_run
 from ucf50_tfrecord.inference.session import Session
@@ -214,7 +214,7 @@ def test_a_comparison_tests_the_frames_that_its_models_take(data_dir, tmp_path):
     [cell] = results.cells
     assert set(cell.logits) == set(interventions.names(NUM_FRAMES)) and "first4" not in cell.logits
     assert {len(one.contributions) for one in cell.attributions} == {NUM_FRAMES}
-    again = compare.examine_runs([cell.run_dir], clips, strategy=devices, listener=ComparisonListener())
+    again = compare_runs.examine_runs([cell.run_dir], clips, strategy=devices, listener=ComparisonListener())
     assert again.num_frames == NUM_FRAMES
     np.testing.assert_array_equal(again.cells[0].logits["none"], cell.logits["none"])
 
@@ -223,7 +223,7 @@ def test_models_that_take_different_numbers_of_frames_are_not_compared(data_dir,
     with pytest.raises(UserError, match="models that take equally many frames.*'one': 3, 'two': 5"):
         ComparisonSpec(recipes={"one": recipe("lstm", 3), "two": recipe("lstm", 5)}, num_seeds=1)
     with pytest.raises(UserError, match="runs whose models take equally many frames"):
-        compare.examine_runs(
+        compare_runs.examine_runs(
             [str(run_dir), str(pool_run)], clips_of(data_dir), strategy=None, listener=ComparisonListener()
         )
 

@@ -86,7 +86,7 @@ def run_program(module: str, *arguments: str) -> None:
 def make_results(samples: pathlib.Path) -> None:
     """Writes the results of a comparison, and of one of its trainings (cells), with random predictions."""
     from ucf50_tfrecord.dataset.clips import load_clips
-    from ucf50_tfrecord.evaluation import compare, interventions, result_files
+    from ucf50_tfrecord.evaluation import assembly, interventions, result_files
     from ucf50_tfrecord.evaluation.results import Cell, CellResult
 
     manifest = manifest_lib.load(str(samples / "shards"))
@@ -107,8 +107,8 @@ def make_results(samples: pathlib.Path) -> None:
             precision="float32",
         )
         found.append(result)
-    audit = compare.find_near_duplicates(clips, {"group": clips.folds % 2})
-    results = compare.assemble(clips, found, audit=audit)
+    audit = assembly.find_near_duplicates(clips, {"group": clips.folds % 2})
+    results = assembly.assemble(clips, found, audit=audit)
     result_files.save(samples / "comparison", results)
     result_files.save_cell(samples / "cell", results, found[0])
 

@@ -213,7 +213,9 @@ def draw_points(points: Sequence[Point], *, xlabel: str, ylabel: str) -> np.ndar
         axes.plot([point.x] * 2, [point.y.low, point.y.high], linewidth=1.4, **look)
         label, mark = canvas.short_name(point.name), canvas.marker(point.style)
         axes.plot(point.x, point.y.value, mark, markersize=6, label=label, **look)
+    places = [point.x for point in points]
     axes.set_xscale("log")
+    axes.set_xlim(min(places) / 1.6, max(places) * 1.6)  # wide enough for a tick, wherever the points are
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.minorticks_off()

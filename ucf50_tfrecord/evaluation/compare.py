@@ -19,7 +19,7 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -27,10 +27,10 @@ import tensorflow as tf
 from ucf50_tfrecord import jobs, storage
 from ucf50_tfrecord.choices import Cache, FoldBy, Strategy
 from ucf50_tfrecord.dataset import reader
-from ucf50_tfrecord.dataset.clips import ClipIndex, frames_of
-from ucf50_tfrecord.dataset.feed import Feed, choose_cache, read_in_batches
+from ucf50_tfrecord.dataset.clips import ClipIndex
+from ucf50_tfrecord.dataset.feed import Feed, choose_cache
 from ucf50_tfrecord.errors import Advice, UserError, expect
-from ucf50_tfrecord.evaluation import audit, cells, failures, lookalikes, pretrained, result_files
+from ucf50_tfrecord.evaluation import assembly, cells, failures, lookalikes, pretrained, result_files
 from ucf50_tfrecord.evaluation.cells import ComparisonListener, ComparisonSpec, Recipe, Subject
 from ucf50_tfrecord.evaluation.crew import Outcome
 from ucf50_tfrecord.evaluation.results import (
@@ -43,15 +43,11 @@ from ucf50_tfrecord.evaluation.results import (
 )
 from ucf50_tfrecord.evaluation.runner import Evaluator
 from ucf50_tfrecord.evaluation.workbench import (
-    CompiledModel,
     Program,
     Workbench,
     forget_inputs,
-    forget_models,
 )
-from ucf50_tfrecord.manifest import Manifest
-from ucf50_tfrecord.specs import to_json
-from ucf50_tfrecord.training import loop, trained
+from ucf50_tfrecord.training import loop
 from ucf50_tfrecord.training import run as run_lib
 from ucf50_tfrecord.training.listener import Listener
 from ucf50_tfrecord.training.logs import TensorBoardLog
@@ -269,7 +265,9 @@ class Comparison:
         found = [self._load_result(cell) for cell in self.spec.cells() if cell not in failed]
         left_out = incomplete((result.cell for result in found), failed)
         kept = [result for result in found if result.cell not in left_out]
-        found_results = assemble(self.clips, kept, audit=self._audit(), num_frames=self.spec.num_frames)
+        found_results = assembly.assemble(
+            self.clips, kept, audit=self._audit(), num_frames=self.spec.num_frames
+        )
         return dataclasses.replace(found_results, failed=failed, left_out=left_out)
 
     def run_dir(self, cell: Cell) -> str:
@@ -308,7 +306,7 @@ class Comparison:
 
     @functools.cached_property
     def _compared_clips(self) -> ComparedClips:
-        return compared_clips(self.clips, self.spec.num_frames)
+        return assembly.compared_clips(self.clips, self.spec.num_frames)
 
     @functools.cached_property
     def _video_secs(self) -> tuple[float, float] | None:
@@ -344,7 +342,7 @@ class Comparison:
         is_trained = cells.find_trained(self.clips, self.parts[cell.split], cell)
         mixed = self.spec.recipes[cell.model].train.shuffle_shards
         train, test = (bench.feed.select(chosen, shuffle_shards=mixed) for chosen in (is_trained, is_test))
-        changed = _changed_feeds(
+        changed = changed_feeds(
             self.changed,
             cell,
             is_test,
@@ -410,181 +408,7 @@ class Comparison:
         parts = self.parts
         if self.spec.num_parts:
             parts = {split: cells.assign_parts(self.clips, self.spec, split) for split in FoldBy}
-        return find_near_duplicates(self.clips, parts)
-
-
-def examine_runs(
-    run_dirs: Sequence[str],
-    clips: ClipIndex,
-    *,
-    strategy: tf.distribute.Strategy,
-    changed: Mapping[str, ClipIndex] | None = None,
-    skip_bad_records: bool = False,
-    allowed_code: Collection[str] = (),
-    listener: ComparisonListener,
-) -> Results | None:
-    """Compares the models of finished runs. Tests each model on the folds of its run's own final scores.
-
-    See `name_runs` for the models' names in the results. Nothing is written into the runs' folders.
-
-    Args:
-      run_dirs: folders of the runs.
-      clips: index of all clips of the data set.
-      strategy: distribution strategy of the devices to test on.
-      changed: as in Comparison.
-      skip_bad_records: whether unreadable clips are left out; otherwise, they are errors.
-      allowed_code: names of the model builders, as <module>:<builder>, that may be imported; see
-        trained.load_model.
-      listener: functions that receive the progress and may stop the tests.
-
-    Returns:
-      The results, without an audit; None if the listener stopped the tests.
-
-    Raises:
-      UserError: if a run is not finished, does not fit the shards, is not trained on all clips of its folds, or names
-        code that is not allowed. Also if the runs' models take different numbers of frames.
-    """
-    configs = {run_dir: run_lib.load_classifier(run_dir) for run_dir in run_dirs}
-    counts = {run_dir: config.model.num_frames for run_dir, config in configs.items()}
-    expect(len(set(counts.values())) == 1, "runs whose models take equally many frames", sample_frames=counts)
-    num_frames, found = next(iter(counts.values())), []
-    for number, (cell, run_dir) in enumerate(zip(name_runs(configs), configs)):
-        config = configs[run_dir]
-        trained.check_fits(clips.manifest, config)
-        _check_run(run_dir, config, clips.manifest)
-        listener.start(cell, number, len(configs))
-        forget_models()
-        weights = trained.scored_weights(config)
-        model = trained.load_model(run_dir, config, weights, strategy=strategy, allowed_code=allowed_code)
-        tested = np.isin(clips.folds, config.scored_folds)
-        trained_on = np.isin(clips.folds, config.train_folds)
-        recipe = Recipe(model=config.model, train=config.train)
-        result = cells.examine(
-            Subject(cell=cell, recipe=recipe, compiled=CompiledModel(model, strategy), run_dir=run_dir),
-            clips.select(trained_on),
-            Feed(clips.select(tested), strategy=strategy, skip_bad_records=skip_bad_records),
-            changed=_changed_feeds(
-                changed or {},
-                cell,
-                tested,
-                num_frames=num_frames,
-                strategy=strategy,
-                skip_bad_records=skip_bad_records,
-            ),
-            all_ids=clips.ids,
-            listener=listener.of(cell),
-        )
-        if result is None:
-            return None
-        listener.finish(cell)
-        found.append(dataclasses.replace(result, cost=_cost_of_run(run_dir)))
-    return assemble(clips, found, audit=None, num_frames=num_frames)
-
-
-def name_runs(configs: dict[str, run_lib.RunConfig]) -> list[Cell]:
-    """Makes a comparison's cell (one training of a named model) for each run.
-
-    Runs whose configurations differ only in seed, frame order and folds share a model's name. If several
-    models have the same architecture, the folder of a run is added to the names of all but the first.
-
-    Args:
-      configs: dictionary from each run's folder to its configuration.
-
-    Returns:
-      The runs' cells, in the order of `configs`.
-
-    Raises:
-      UserError: if two runs of one model have the same seed, frame order and tested folds.
-    """
-    kinds: dict[str, list[dict]] = {}
-    named: list[Cell] = []
-    taken: dict[tuple[str, str, int], list[tuple[int, ...]]] = {}
-    for run_dir, config in configs.items():
-        order = config.train.augment.frame_order
-        shared = to_json(config.model) | to_json(config.train)
-        shared = {key: value for key, value in shared.items() if key not in ("seed", "augment")}
-        shared |= {key: v for key, v in to_json(config.train.augment).items() if key != "frame_order"}
-        alike = kinds.setdefault(config.model.name, [])
-        if shared not in alike:
-            alike.append(shared)
-        number = alike.index(shared)
-        name = config.model.name if number == 0 else f"{config.model.name} ({pathlib.Path(run_dir).name})"
-        tested = config.scored_folds
-        parts = taken.setdefault((name, order, config.train.seed), [])
-        if tested in parts:
-            raise UserError(
-                f"{run_dir} has the same model, seed and tested folds as another run: {name}, seed {config.train.seed}"
-            )
-        parts.append(tested)
-        named.append(Cell(model=name, training=order, part=len(parts) - 1, seed=config.train.seed))
-    return named
-
-
-def assemble(
-    clips: ClipIndex, found: Iterable[CellResult], *, audit: dict | None, num_frames: int | None = None
-) -> Results:
-    """Assembles a comparison's results from the results of its cells.
-
-    Args:
-      clips: index of all clips of the data set.
-      found: the cells' results.
-      audit: dictionary from split to audit.NearestClips as JSON; None for no audit.
-      num_frames: as in compared_clips.
-    """
-    return Results(**vars(compared_clips(clips, num_frames)), cells=tuple(found), audit=audit)
-
-
-def compared_clips(clips: ClipIndex, num_frames: int | None = None) -> ComparedClips:
-    """Returns what a comparison's results say about its clips.
-
-    Args:
-      clips: index of all clips of the data set.
-      num_frames: frames per clip that the models take; None for all stored ones.
-    """
-    return ComparedClips(
-        name=pathlib.Path(clips.manifest.data_dir).name,
-        classes=clips.manifest.classes,
-        num_frames=num_frames or clips.manifest.format.num_frames,
-        ids=clips.ids,
-        labels=clips.labels.astype(np.int64),
-        groups=clips.groups,
-        folds=clips.folds,
-        of_features=clips.manifest.features is not None,
-    )
-
-
-def find_near_duplicates(clips: ClipIndex, parts: dict[str, np.ndarray]) -> dict[str, dict]:
-    """Finds each test clip's nearest training clip, for several splits of the clips.
-
-    Args:
-      clips: index of the N clips.
-      parts: dictionary from each split to the index of the part in which each clip is tested, int64 [N].
-
-    Returns:
-      A dictionary from each split to the result of audit.find_nearest as JSON.
-    """
-    pictures = audit.fingerprints(read_in_batches(frames_of(clips)))
-    return {
-        split: to_json(audit.find_nearest(pictures, part, labels=clips.labels, groups=clips.groups))
-        for split, part in parts.items()
-    }
-
-
-def _cost_of_run(run_dir: str) -> TrainingCost | None:
-    """Returns what a finished run's training cost; None if it is unknown, as in runs of earlier versions.
-
-    The run may be a cell of another comparison.
-    """
-    if not pathlib.Path(run_dir, run_lib.SUMMARY_FILENAME).exists():
-        return result_files.load_cost(pathlib.Path(run_dir))
-    summary = run_lib.load_summary(run_dir)
-    if not (summary.clips_per_sec and summary.num_train_clips):
-        return None
-    return TrainingCost(
-        num_clips=summary.trained_epochs * summary.num_train_clips,
-        clips_per_sec=summary.clips_per_sec,
-        num_parameters=summary.params,
-    )
+        return assembly.find_near_duplicates(self.clips, parts)
 
 
 def _cost(done: loop.Trained, clips_per_sec: float, num_clips: int) -> TrainingCost:
@@ -596,7 +420,7 @@ def _cost(done: loop.Trained, clips_per_sec: float, num_clips: int) -> TrainingC
     )
 
 
-def _changed_feeds(
+def changed_feeds(
     changed: Mapping[str, ClipIndex],
     cell: Cell,
     tested: np.ndarray,
@@ -619,19 +443,3 @@ def _changed_feeds(
         for name, clips in changed.items()
         if name in cells.interventions_of(cell, num_frames)
     }
-
-
-def _check_run(run_dir: str, config: run_lib.RunConfig, manifest: Manifest) -> None:
-    written_last = (run_lib.SUMMARY_FILENAME, result_files.CELL_FILENAME)
-    if not any(pathlib.Path(run_dir, name).exists() for name in written_last):
-        raise UserError(f"{run_dir} holds a run that is not finished: there is no {written_last[0]}")
-    expect(
-        not config.clip_split,
-        f"a run that is trained on all clips of its training folds in {run_dir}",
-        clip_split=config.clip_split,
-    )
-    if config.fingerprint != manifest.fingerprint:
-        raise UserError(
-            f"{run_dir} was trained on other shards than those in {manifest.data_dir}, so it is unknown which "
-            "of these clips the model has seen"
-        )

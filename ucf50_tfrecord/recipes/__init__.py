@@ -72,8 +72,8 @@ def load(recipe: str) -> dict[str, Any]:
     base: dict[str, Any] = {}
     if recipe.endswith(SUFFIX) and stripped and stripped[0].startswith(_BASE):
         base_name = stripped.pop(0).removeprefix(_BASE)
-        known = f"--recipe=<one of {', '.join(names())}> in the recipe {path}"
-        expect(base_name in names(), known, recipe=base_name)
+        meant = f"--recipe=<one of {', '.join(names())}> in the recipe {path}"
+        expect(base_name in names(), meant, recipe=base_name)
         base = load(base_name)
     return base | dict(_parse(line, path) for line in stripped)
 

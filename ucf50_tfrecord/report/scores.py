@@ -18,7 +18,7 @@ from ucf50_tfrecord.architectures import model_traits
 from ucf50_tfrecord.evaluation import interventions, measures, metrics, statistics, verdicts
 from ucf50_tfrecord.evaluation.interventions import INTERVENTIONS, PLAIN, SHUFFLED, SHUFFLES
 from ucf50_tfrecord.evaluation.results import Condition, Results, TrainingCost, video_of
-from ucf50_tfrecord.evaluation.statistics import Estimate
+from ucf50_tfrecord.evaluation.statistics import Estimate, Trainings
 
 TOP = 5  # the k of top-k accuracy
 
@@ -157,18 +157,19 @@ class Scores:
         The interval allows for other recordings and other seeds; see statistics.macro_f1_scores. None if there are no
         such clips.
         """
-        conditions = (Condition(model), Condition(other))
-        both = np.logical_and(*map(self.tested, conditions))
+        results = self.results
+        both = self.tested(Condition(model)) & self.tested(Condition(other))
         if not both.any():
             return None
-        found = []
-        for condition in conditions:
-            predictions, _ = self.results.predictions(condition)
-            values = statistics.macro_f1_scores(
-                self.results.labels[both], predictions[:, both], len(self.results.classes)
-            )
-            found.append(statistics.Trainings(values, self.results.trainings(condition).blocks[both]))
-        return statistics.recipe_interval(*found, self.results.units[both])
+
+        def trainings(condition: Condition) -> Trainings:
+            predictions, _ = results.predictions(condition)
+            labels, num_classes = results.labels[both], len(results.classes)
+            values = statistics.macro_f1_scores(labels, predictions[:, both], num_classes)
+            return Trainings(values, results.trainings(condition).blocks[both])
+
+        one, two = trainings(Condition(model)), trainings(Condition(other))
+        return statistics.recipe_interval(one, two, results.units[both])
 
     def costs(self, model: str) -> list[TrainingCost]:
         """Lists the known costs of a model's usual trainings."""
