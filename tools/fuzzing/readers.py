@@ -46,6 +46,7 @@ MANIFEST, SIDECAR = "shards/manifest.json", f"{SHARD}.json"
 STORE, STORE_SIDECAR = "store/manifest.json", f"store/{pathlib.Path(SHARD).name}.json"
 CONFIG, SUMMARY, PREDICTIONS = "run/config.json", "run/summary.json", "run/predictions.jsonl"
 RESULTS, TABLE = "comparison/results.json", "comparison/predictions.parquet"
+COSTS, COST = "comparison/costs.json", "cell/cost.json"
 LIST = samples.LIST
 CELL, CELL_TABLE, PREDICTED = "cell/cell.json", "cell/predictions.parquet", "predictions/predictions.json"
 # Patterns for all files of these folders except those named in samples.MINE.
@@ -212,7 +213,9 @@ READERS = (
     Reader("run's predictions, calibrated", PREDICTIONS, calibrate_run),
     Reader("results", RESULTS, load_results),
     Reader("results, table", TABLE, load_results),
+    Reader("costs", COSTS, load_results),
     Reader("cell", CELL, load_cell),
+    Reader("cost", COST, load_cell),
     Reader("cell, table", CELL_TABLE, load_cell),
     Reader("list of videos, table", LIST, load_list),
     Reader("predictions", PREDICTED, save_predictions, _PICTURES),
@@ -246,7 +249,7 @@ PROGRAMS = (
     ),
     *(
         Program(path, "pipelines.compare", ("--results={}/" + RESULTS,), _COMPARISON)
-        for path in (RESULTS, TABLE)
+        for path in (RESULTS, TABLE, COSTS)
     ),
 )
 

@@ -87,11 +87,12 @@ def make_results(samples: pathlib.Path) -> None:
     """Writes the results of a comparison, and of one of its trainings (cells), with random predictions."""
     from ucf50_tfrecord.dataset.clips import load_clips
     from ucf50_tfrecord.evaluation import assembly, interventions, result_files
-    from ucf50_tfrecord.evaluation.results import Cell, CellResult
+    from ucf50_tfrecord.evaluation.results import Cell, CellResult, TrainingCost
 
     manifest = manifest_lib.load(str(samples / "shards"))
     clips = load_clips(manifest, manifest.folds)
     rng = np.random.default_rng(0)
+    cost = TrainingCost(num_clips=30, clips_per_sec=2.5, num_parameters=1_000)
     found = []
     for model, part in itertools.product(("seed_pool", "seed_rnn"), range(2)):
         chosen = np.flatnonzero(clips.folds % 2 == part)
@@ -105,12 +106,14 @@ def make_results(samples: pathlib.Path) -> None:
             recurrence=None,
             run_dir=str(samples / "run"),
             precision="float32",
+            cost=cost,
         )
         found.append(result)
     audit = assembly.find_near_duplicates(clips, {"group": clips.folds % 2})
     results = assembly.assemble(clips, found, audit=audit)
     result_files.save(samples / "comparison", results)
     result_files.save_cell(samples / "cell", results, found[0])
+    result_files.save_cost(samples / "cell", cost)
 
 
 if __name__ == "__main__":

@@ -75,8 +75,8 @@ class TrainingCost:
     num_parameters: number of the model's weights.
     """
 
-    num_clips: Count
-    clips_per_sec: Annotated[float, msgspec.Meta(gt=0, le=1e9)]
+    num_clips: Annotated[int, msgspec.Meta(ge=1, le=2**53)]
+    clips_per_sec: Annotated[float, msgspec.Meta(ge=1e-6, le=1e9)]
     num_parameters: Count
 
     @property

@@ -2,7 +2,7 @@
 
 The report is one HTML file that needs no network, and the same content as Markdown with its pictures in a
 folder beside it. Claims in words come only from verdicts (the answers of evaluation.verdicts). Every number
-can be computed again from results.json and predictions.parquet.
+can be computed again from results.json, costs.json and predictions.parquet.
 """
 
 from __future__ import annotations
