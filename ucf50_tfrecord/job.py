@@ -365,7 +365,7 @@ def summarize(
 ) -> run_lib.Summary:
     """Builds the contents of summary.json for a job whose training and evaluations are finished."""
     config = job.config
-    origin = pretrained.find_origin(config.model)
+    origin = pretrained.find_origin(config.model, config.features)
     (split, (plain, shuffled, *views)), *others = evaluations.items()
     scores: dict[str, Any] = plain.scores | {
         name: run_lib.Scores(**other.scores) for name, (other, *_) in others

@@ -1,5 +1,6 @@
 """The pretext task of frame order: its labels, trainings on it, and trainings that start with their encoders."""
 
+import functools
 import json
 import pathlib
 import shutil
@@ -10,17 +11,19 @@ import tensorflow as tf
 
 import ucf50_tfrecord as ucf
 from tests import several_labels
-from tests.conftest import build, write_video
+from tests.conftest import build, raises_with_remedies, write_video
 from tests.training.test_loop import assert_same_weights, train
-from ucf50_tfrecord import manifest
+from ucf50_tfrecord import building, manifest
 from ucf50_tfrecord.dataset import pretext
 from ucf50_tfrecord.dataset.clips import load_clips
 from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.evaluation import compare
 from ucf50_tfrecord.evaluation.cells import ComparisonSpec, Recipe
+from ucf50_tfrecord.features import encode
+from ucf50_tfrecord.features.encoders import load_encoder
 from ucf50_tfrecord.inference import finished_run
 from ucf50_tfrecord.inference.session import Session
-from ucf50_tfrecord.specs import ModelSpec, TrainSpec, to_json
+from ucf50_tfrecord.specs import FeatureSpec, ModelSpec, TrainSpec, to_json
 from ucf50_tfrecord.training import logs
 from ucf50_tfrecord.training import run as run_lib
 
@@ -206,6 +209,48 @@ def test_an_encoder_that_has_seen_held_out_videos_in_other_shards_is_refused(dat
     shutil.rmtree(tmp_path / "png")
     ucf.train(data_dir, "frame_pool", tmp_path / "gone", warn=seen.append, **FOLDS, **settings)
     assert any("cannot be told: there is no set of shards" in text for text in seen), seen
+
+
+def test_features_whose_encoder_has_seen_held_out_clips_are_refused(pretrained, rising, tmp_path):
+    source = manifest.load(str(rising))
+    run_dir = tmp_path / "encoder"
+    shutil.copytree(pretrained.run_dir, run_dir)
+    encoder = load_encoder(FeatureSpec(encoder=str(run_dir)), source.format)
+    planned = encode.plan_features(source, encoder.format)
+    building.build_dataset(
+        planned, str(tmp_path / "features"), run=functools.partial(encode.run_encoder, encoders=[encoder])
+    )
+
+    def train_head(name, warn=pytest.fail, **folds):
+        return ucf.train(
+            tmp_path / "features",
+            "features_lstm",
+            tmp_path / name,
+            epochs=1,
+            batch_size=8,
+            warn=warn,
+            **folds,
+        )
+
+    with raises_with_remedies(
+        "were trained on folds 2-4.* folds 3, which the encoder has seen.* another --features"
+    ):
+        train_head("leaks", train_folds="2,4", val_folds="1,3")
+    assert not (tmp_path / "leaks").exists()
+    assert train_head("fits", train_folds="2-4", val_folds="1,5").summary.encoder_folds == (2, 3, 4)
+    config = run_dir / "config.json"
+    config.write_text(
+        json.dumps(
+            json.loads(config.read_text()) | {"data_dir": "http://127.0.0.1:1/x", "fingerprint": "0" * 64}
+        )
+    )
+    seen = []
+    train_head("remote", seen.append, train_folds="2,4", val_folds="1,3")
+    assert [text for text in seen if "cannot be told: http://127.0.0.1:1/x is behind a URL" in text], seen
+    shutil.rmtree(run_dir)
+    seen = []
+    assert train_head("gone", seen.append, train_folds="2-4", val_folds="1,5").summary.encoder_folds is None
+    assert [text for text in seen if f"Whether the encoder {run_dir} of the features" in text], seen
 
 
 def test_a_comparison_refuses_an_encoder_that_has_seen_tested_clips(pretrained, rising, tmp_path):

@@ -381,7 +381,7 @@ class Comparison:
         )
 
     def check_encoders(self, warn: Callable[[str], None]) -> None:
-        """Checks that encoders which start with weights of other runs have not seen clips that a cell is tested on.
+        """Checks that encoders out of other runs have not seen clips that a cell is tested on.
 
         Args:
           warn: as in pretrained.check_held_out.
@@ -391,8 +391,9 @@ class Comparison:
         """
         # Every split tests the same clips, in other parts.
         tested = self.clips.select(self.parts[FoldBy.GROUP] != cells.NOT_TESTED)
-        for recipe in self.spec.recipes.values():
-            pretrained.check_held_out(recipe.model, [tested], warn)
+        models = {recipe.model.encoder_weights: recipe.model for recipe in self.spec.recipes.values()}
+        for model in models.values():
+            pretrained.check_held_out(model, [tested], warn)
 
     def find_lookalikes(self) -> Advice | None:
         """Returns a warning if clips of the first tested part look like training clips; see lookalikes.find."""

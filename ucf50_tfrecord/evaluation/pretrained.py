@@ -1,4 +1,6 @@
-"""Finds the runs that a model's encoder was pretrained by, and checks that they have not seen the held-out clips.
+"""Finds the runs that an encoder was pretrained by, and checks that they have not seen the held-out clips.
+
+The encoder is that of a model, or the frozen one that a dataset's features were made with.
 
 Scores on clips that the encoder was trained on are too high. That is so even if it was trained without their labels: it
 has learned from the very clips that should tell how well it does on new ones (transductive learning).
@@ -9,25 +11,32 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 
+from ucf50_tfrecord import remote
+from ucf50_tfrecord.architectures import PRETRAINED, is_own_code
 from ucf50_tfrecord.dataset.clips import ClipIndex, load_clips
 from ucf50_tfrecord.errors import Action, Change, Remedy, UserError
 from ucf50_tfrecord.evaluation.results import video_of
-from ucf50_tfrecord.specs import ModelSpec, format_folds
+from ucf50_tfrecord.specs import FeatureFormat, ModelSpec, format_folds
 from ucf50_tfrecord.training import trained
 from ucf50_tfrecord.training.run import CONFIG_FILENAME, ENCODER_FILENAME, RunConfig, load_config
 
 
-def find_origin(model: ModelSpec) -> tuple[str, RunConfig] | None:
-    """Finds the run whose encoder's weights a model starts with.
+def find_origin(model: ModelSpec, features: FeatureFormat | None) -> tuple[str, RunConfig] | None:
+    """Finds the run whose encoder's weights a model starts with, or whose encoder its features were made with.
+
+    Args:
+      model: the specification of the model.
+      features: the format of the features that the model takes; None if it takes frames.
 
     Returns:
-      A tuple of the run's folder and its configuration; None if the model does not start with weights out of a run's
-      folder.
+      A tuple of the run's folder and its configuration; None if the encoder is not out of a run's folder.
 
     Raises:
       UserError: if the run's configuration is damaged.
     """
     run_dir, name = os.path.split(os.path.abspath(model.encoder_weights))
+    if features:
+        run_dir, name = os.path.abspath(features.encoder), ENCODER_FILENAME
     if name != ENCODER_FILENAME or not os.path.isfile(os.path.join(run_dir, CONFIG_FILENAME)):
         return None
     return run_dir, load_config(run_dir)
@@ -36,19 +45,26 @@ def find_origin(model: ModelSpec) -> tuple[str, RunConfig] | None:
 def check_held_out(
     model: ModelSpec, held_out: Sequence[ClipIndex], warn: Callable[[str], None] = lambda text: None
 ) -> None:
-    """Checks that the runs by which a model's encoder was pretrained have not trained on the clips that are held out.
+    """Checks that the runs by which an encoder was pretrained have not trained on the clips that are held out.
 
-    Those runs may have read other clips of the same videos, such as larger frames, whose ids are equal.
+    Those runs may have read other clips of the same videos, such as larger frames, whose ids are equal. The encoder is
+    that of the model or, if the clips are stored as features, the one that they were made with.
 
     Args:
       model: the specification of the model.
       held_out: the validation clips of the model's training and, if there are any, its test clips.
-      warn: called with a sentence if it cannot be told, as the shards of such a run are gone.
+      warn: called with a sentence if it cannot be told, as such a run or its shards are gone.
 
     Raises:
       UserError: if such a run has trained on a held-out clip.
     """
-    for run_dir, origin in _origins(model):
+    features = held_out[0].manifest.features
+    if features and _is_lost(features.encoder):
+        warn(
+            f"Whether the encoder {features.encoder} of the features in {held_out[0].manifest.data_dir} was trained on "
+            "held-out clips cannot be told: there is no such run"
+        )
+    for run_dir, origin in _origins(model, features):
         trained_on = (
             f"The encoder's weights in {run_dir} were trained on folds {format_folds(origin.train_folds)}"
         )
@@ -69,7 +85,7 @@ def check_held_out(
                 f"{trained_on}. This training validates on folds {format_folds(folds[0])} and tests on "
                 f"{format_folds(folds[1]) if len(folds) > 1 else 'none'}: its scores on clips of folds "
                 f"{format_folds(leaked)}, which the encoder has seen, would be too high",
-                Remedy(Action.SET, encoder_weights=Change.OTHER),
+                Remedy(Action.SET, **{"features" if features else "encoder_weights": Change.OTHER}),
                 Remedy(Action.SET, val_folds=Change.OTHER),
             )
 
@@ -89,18 +105,26 @@ def find_clips(splits: Sequence[ClipIndex], videos: set[str]) -> dict[int, str]:
     }
 
 
-def _origins(model: ModelSpec) -> Iterator[tuple[str, RunConfig]]:
+def _is_lost(encoder: str) -> bool:
+    """Tells whether the encoder of some features is that of a run which is not there any more."""
+    is_other = encoder in PRETRAINED or is_own_code(encoder) or encoder.endswith(".keras")
+    return not is_other and not os.path.isfile(os.path.join(encoder, CONFIG_FILENAME))
+
+
+def _origins(model: ModelSpec, features: FeatureFormat | None) -> Iterator[tuple[str, RunConfig]]:
     """Yields the run whose encoder a model starts with, the run whose encoder that one started with, and so on."""
     seen: set[str] = set()
-    found = find_origin(model)
+    found = find_origin(model, features)
     while found is not None and found[0] not in seen:
         seen.add(found[0])
         yield found
-        found = find_origin(found[1].model)
+        found = find_origin(found[1].model, found[1].features)
 
 
 def _trained_videos(config: RunConfig) -> tuple[set[str] | None, str]:
     """Returns the ids of the videos that a run was trained on, and ""; or None and the reason why they are unknown."""
+    if remote.is_remote(config.data_dir):  # a stranger's file must not make this process send requests
+        return None, f"{config.data_dir} is behind a URL"
     manifest, why = trained.find_manifest(config)
     if manifest is None:
         return None, why

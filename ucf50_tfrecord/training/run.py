@@ -303,8 +303,8 @@ class Summary(Scores):
     validation: validation scores, if `split` is "test".
     folds: the folds of the final scores.
     weights: the checkpoint that the final scores were computed with, "last" or "best".
-    encoder_folds: the folds that the run trained on whose encoder's weights this run started with; None if they are not
-      in a run's folder.
+    encoder_folds: the folds that the run trained on whose encoder's weights this run started with, or whose encoder its
+      features were made with; None if the encoder is not out of a run's folder.
     clips_per_sec: training clips per second, in the process that trained last; None if no step was timed.
     wait_share: fraction of that process's training time that was spent waiting for input; None if no step was
       timed.
