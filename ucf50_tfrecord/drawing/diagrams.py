@@ -99,7 +99,7 @@ class Chart:
 class Point:
     """A point of a diagram, with an interval of its height.
 
-    name: the name beside the point.
+    name: the name in the legend.
     style: the number of the point's colour and marker.
     x: the horizontal position, positive.
     y: the height and its interval.
