@@ -73,7 +73,7 @@ ucf50: $(VENV)/installed  ## Download UCF50 and unpack it into OUTPUT, else data
 	$(PYTHON) -m pipelines.fetch ucf50 $(call flags,OUTPUT) $(FLAGS)
 
 # The recipe comes first, so that a wrong name fails before anything is installed.
-train: ucf50_tfrecord/recipes/$(RECIPE).flags $(VENV)/installed $(filter $(DEMO),$(VIDEOS))  ## Convert what is missing, train, evaluate.
+train: $(if $(filter %.flags,$(RECIPE)),,ucf50_tfrecord/recipes/$(RECIPE).flags) $(VENV)/installed $(filter $(DEMO),$(VIDEOS))  ## Convert what is missing, train, evaluate.
 	$(PYTHON) -m $(if $(WORKERS),pipelines.launch --workers='$(subst ','\'',$(WORKERS))' --,pipelines.train) \
 	  $(call flag,recipe,$(RECIPE)) $(DATA_FLAGS) $(FEATURE_FLAGS) $(call flags,$(TRAIN)) $(FLAGS)
 

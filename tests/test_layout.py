@@ -37,7 +37,7 @@ ALLOWED = {
     "storage": {"errors", "remote"},
     "sandbox": set(),
     "worker_process": {"sandbox"},
-    "workers": {"errors", "choices", "specs", "sandbox", "worker_process"},
+    "workers": {"errors", "choices", "specs", "parsing", "sandbox", "worker_process"},
     "parquet_check": {"errors", "specs", "parquet_pages", "storage", "workers"},
     "parsing": {"errors", "storage"},
     "shards": {"errors", "labels", "specs", "parsing"},

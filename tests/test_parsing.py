@@ -38,7 +38,7 @@ def convert():
 second_is_done = threading.Event()
 with concurrent.futures.ThreadPoolExecutor(2) as threads:
     first = threads.submit(convert)
-    begun.wait()
+    assert begun.wait(30)
     second = threads.submit(convert)
     second.add_done_callback(lambda _: second_is_done.set())
     assert first.result() == second.result() == Whole(Part(1))

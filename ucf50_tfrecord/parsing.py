@@ -99,6 +99,12 @@ def convert(value: Any, kind: type[T], problem: str, *, extra: bool = False, lax
     return parsed
 
 
+def decoder(kind: type[T]) -> msgspec.msgpack.Decoder[T]:
+    """Returns msgspec's decoder of MessagePack into a type. Several threads may call this function at once."""
+    with _LOCK:
+        return msgspec.msgpack.Decoder(kind)
+
+
 def _find_unknown(value: Any, parsed: Any, place: str) -> str | None:
     """Finds a field of a JSON value that the dataclass parsed from this value does not have.
 

@@ -31,6 +31,7 @@ from typing import Any, BinaryIO, Generic, TypeVar
 
 import msgspec
 
+from ucf50_tfrecord import parsing
 from ucf50_tfrecord.choices import Sandbox
 from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.sandbox import Restrictions
@@ -251,7 +252,7 @@ def _answers(worker: _Worker, call: Call, items: Sequence) -> Iterator[tuple[Any
     Raises:
       _Died: if the worker dies or sends a wrong answer.
     """
-    decoder = msgspec.msgpack.Decoder(call.answer)
+    decoder = parsing.decoder(call.answer)
     rest = iter(items)
     sent: collections.deque[tuple[Any, Any]] = collections.deque()
     while True:
@@ -275,7 +276,7 @@ def _stream(worker: _Worker, call: Call, item: Any) -> Iterator[Any]:
     if failure := worker.send_item(item, call.open_files, STREAM):
         yield failure
         return
-    decoder = msgspec.msgpack.Decoder(call.answer)
+    decoder = parsing.decoder(call.answer)
     while (content := worker.receive_or_end(call.timeout_secs(item), call.max_bytes)) is not None:
         yield _parse(call, decoder, item, content)
 
@@ -340,7 +341,7 @@ class _Worker:
         """
         try:
             self._send(FUNCTION + pickle.dumps(function))
-            state = msgspec.msgpack.decode(self.receive(_START_SECS, _SMALL_BYTES), type=Restrictions)
+            state = parsing.decoder(Restrictions).decode(self.receive(_START_SECS, _SMALL_BYTES))
         except (_Died, msgspec.MsgspecError) as death:
             raise _NotStarted(str(death)) from death
         if self._base_bytes is None:
@@ -409,7 +410,7 @@ class _Worker:
         if kind == ANSWERED:
             return content
         try:
-            failed = msgspec.msgpack.decode(content, type=Failed)
+            failed = parsing.decoder(Failed).decode(content)
         except msgspec.MsgspecError as error:
             raise _Died("crash", f"its process gave no answer of the expected form: {error}") from error
         reason = _over_memory(self._memory_bytes) if failed.cause == "memory" else failed.reason

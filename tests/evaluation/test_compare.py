@@ -21,7 +21,7 @@ from ucf50_tfrecord.errors import UserError
 from ucf50_tfrecord.evaluation import audit, cells, compare, compare_runs, recurrence, workbench
 from ucf50_tfrecord.evaluation.cells import ComparisonSpec, Recipe
 from ucf50_tfrecord.evaluation.crew import Outcome
-from ucf50_tfrecord.evaluation.results import Cell
+from ucf50_tfrecord.evaluation.results import Cell, TrainingCost
 from ucf50_tfrecord.specs import AugmentSpec, ModelSpec, TrainSpec
 from ucf50_tfrecord.storage import folder_lock
 from ucf50_tfrecord.training import step
@@ -352,6 +352,24 @@ def config(**options):
     value = dict(train_folds=(1, 2), val_folds=(3,), test_folds=(), model=recipe("lstm").model)
     value |= {"train": recipe("lstm").train} | options
     return RunConfig(data_dir="", fingerprint="", classes=("a", "b", "c"), **value)
+
+
+def test_the_cost_of_a_run_is_that_of_its_summary(clips, pool_run, tmp_path):
+    run_dir = tmp_path / "run"
+    shutil.copytree(pool_run, run_dir)
+    summary = json.loads((run_dir / "summary.json").read_text())
+    summary |= {"trained_epochs": 3, "num_train_clips": 20, "params": 99}
+
+    def cost(clips_per_sec):
+        (run_dir / "summary.json").write_text(json.dumps(summary | {"clips_per_sec": clips_per_sec}))
+        options = {"strategy": make_strategy("one"), "listener": cells.ComparisonListener()}
+        return compare_runs.examine_runs([str(run_dir)], clips, **options).cells[0].cost
+
+    assert cost(12.5) == TrainingCost(num_clips=60, clips_per_sec=12.5, num_parameters=99)
+    assert cost(None) is None
+    message = f"The cost of {run_dir}, .* is not possible: clips_per_sec: Expected float >= "
+    with pytest.raises(UserError, match=message):
+        cost(-5.0)
 
 
 def test_runs_that_differ_in_seed_and_folds_alone_are_one_model():

@@ -56,6 +56,7 @@ def test_results_are_read_as_they_were_written(results, tmp_path):
         ({"num_clips": 0}, "[0].cost.num_clips: Expected int >= 1"),
         ({"more": 1}, "Expected known fields. Received: '[0].cost.more'"),
     ],
+    ids=str,
 )
 def test_hostile_costs_are_refused_with_their_field(results, tmp_path, change, message):
     result_files.save(tmp_path, results)
@@ -65,6 +66,34 @@ def test_hostile_costs_are_refused_with_their_field(results, tmp_path, change, m
     expected = f"{path} is not the costs of a comparison's trainings: {message}"
     with pytest.raises(UserError, match=re.escape(expected)):
         result_files.load(tmp_path / "results.json")
+
+
+@pytest.mark.parametrize(
+    "change, received",
+    [
+        (lambda cells: cells + cells, "cells=2, distinct=1, unknown=[]"),
+        (lambda cells: [cells[0] | {"seed": 7}], "cells=1, distinct=1, unknown=['lstm-part1-seed7']"),
+    ],
+    ids=["twice", "of another comparison"],
+)
+def test_costs_of_other_cells_are_refused(results, tmp_path, change, received):
+    result_files.save(tmp_path, results)
+    path = tmp_path / "costs.json"
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    message = f"Expected each of the comparison's cells at most once in {path}. Received: {received}"
+    with pytest.raises(UserError, match=re.escape(message)):
+        result_files.load(tmp_path / "results.json")
+
+
+def test_a_damaged_cost_of_a_cell_can_be_removed(tmp_path):
+    assert result_files.load_cost(tmp_path) is None
+    result_files.save_cost(tmp_path, COST)
+    assert result_files.load_cost(tmp_path) == COST
+    path = tmp_path / "cost.json"
+    path.write_text("{}")
+    message = f"{path} is not a training's cost: Expected a field num_clips.* Without this file, the cost is unknown"
+    with pytest.raises(UserError, match=message):
+        result_files.load_cost(tmp_path)
 
 
 def test_failed_cells_are_read_as_they_were_written(results, tmp_path):

@@ -73,17 +73,19 @@ def test_the_mean_of_the_scores_of_macro_f1_is_macro_f1():
     predictions = np.where(
         rng.random((3, 60)) < 0.6, labels, rng.integers(0, 5, (3, 60))
     )  # 4 is no clip's class
-    scores = statistics.macro_f1_scores(labels, predictions, 5)
+    scores = statistics.macro_f1_scores(labels, predictions)
+    assert scores.shape == (3, 60)
     assert scores.mean() == pytest.approx(np.mean([metrics.macro_f1(labels, row) for row in predictions]))
-    changed = predictions.copy()
-    changed[0, 7] = labels[7]
-    more = statistics.macro_f1_scores(labels, changed, 5)
-    assert more.mean() >= scores.mean()
+    wrong = np.flatnonzero(predictions[0] != labels)[0]
+    predictions[0, wrong] = labels[wrong]
+    more = statistics.macro_f1_scores(labels, predictions)
+    assert more.mean() == pytest.approx(np.mean([metrics.macro_f1(labels, row) for row in predictions]))
+    assert more[0, wrong] > scores[0, wrong]
 
 
 def test_the_scores_of_macro_f1_as_computed_by_hand():
     # Class 0 has F1 2/3 and class 1 has 4/5: one of the clips of class 0 is predicted as class 1.
-    scores = statistics.macro_f1_scores(np.array([0, 0, 1, 1]), np.array([[0, 1, 1, 1]]), 2)
+    scores = statistics.macro_f1_scores(np.array([0, 0, 1, 1]), np.array([[0, 1, 1, 1]]))
     mean = (2 / 3 + 4 / 5) / 2
     # A clip's influence on a class is (2 hits - F1 * its share of predictions and labels) / their sum, 3 and 5.
     first = (2 - 2 * 2 / 3) / 3
@@ -207,7 +209,7 @@ def _macro_f1_lead(num_seeds, one, other, rng):
     for draw in (one, other):
         right = _train(num_seeds, draw, difficulty, rng).scores > 0
         predictions = np.where(right, labels, rng.integers(0, 4, right.shape))
-        found.append(Trainings(statistics.macro_f1_scores(labels, predictions, 4), _PARTS))
+        found.append(Trainings(statistics.macro_f1_scores(labels, predictions), _PARTS))
     return statistics.recipe_interval(*found, _GROUPS)
 
 

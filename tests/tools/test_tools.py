@@ -194,6 +194,11 @@ def test_make_names_an_unknown_recipe_before_it_installs(name, tmp_path):
     assert "there is no recipe 'nope'; RECIPE or MODEL is one of: bilstm " in first and "exit 2" in first
 
 
+def test_make_trains_a_recipe_of_ones_own():
+    result = make("--dry-run", "train", "RECIPE=my/own recipe.flags")
+    assert "no recipe" not in result.stdout and "--recipe='my/own recipe.flags'" in result.stdout
+
+
 def test_one_line_of_the_makefile_adds_a_train_variable(tmp_path):
     lines = (REPOSITORY / "Makefile").read_text().splitlines(keepends=True)
     place = next(number for number, line in enumerate(lines) if line.startswith("$(call train_variable,"))

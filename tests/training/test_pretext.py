@@ -13,7 +13,7 @@ import ucf50_tfrecord as ucf
 from tests import several_labels
 from tests.conftest import build, raises_with_remedies, write_video
 from tests.training.test_loop import assert_same_weights, train
-from ucf50_tfrecord import building, manifest
+from ucf50_tfrecord import building, manifest, recipes
 from ucf50_tfrecord.dataset import pretext
 from ucf50_tfrecord.dataset.clips import load_clips
 from ucf50_tfrecord.errors import UserError
@@ -237,6 +237,17 @@ def test_features_whose_encoder_has_seen_held_out_clips_are_refused(pretrained, 
     ):
         train_head("leaks", train_folds="2,4", val_folds="1,3")
     assert not (tmp_path / "leaks").exists()
+    loaded = manifest.load(str(tmp_path / "features"))
+    recipe = Recipe(
+        model=recipes.model_spec(recipes.load("features_lstm"), loaded), train=TrainSpec(precision="float32")
+    )
+    comparison = compare.Comparison(
+        folder=str(tmp_path / "compare"),
+        spec=ComparisonSpec(recipes={"lstm": recipe}, num_seeds=1),
+        clips=load_clips(loaded, loaded.folds),
+    )
+    with pytest.raises(UserError, match="trained on folds 2-4.* which the encoder has seen"):
+        comparison.check_encoders(warn=pytest.fail)
     assert train_head("fits", train_folds="2-4", val_folds="1,5").summary.encoder_folds == (2, 3, 4)
     config = run_dir / "config.json"
     config.write_text(

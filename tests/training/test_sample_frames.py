@@ -217,6 +217,7 @@ def test_a_comparison_tests_the_frames_that_its_models_take(data_dir, tmp_path):
     again = compare_runs.examine_runs([cell.run_dir], clips, strategy=devices, listener=ComparisonListener())
     assert again.num_frames == NUM_FRAMES
     np.testing.assert_array_equal(again.cells[0].logits["none"], cell.logits["none"])
+    assert again.cells[0].cost == cell.cost
 
 
 def test_models_that_take_different_numbers_of_frames_are_not_compared(data_dir, run_dir, pool_run):

@@ -152,13 +152,14 @@ def load_results(folder: pathlib.Path) -> None:
 
 
 def load_cell(folder: pathlib.Path) -> None:
-    """Reads the result of one training of a comparison."""
+    """Reads the result and the cost of one training of a comparison."""
     from ucf50_tfrecord.dataset.clips import load_clips
     from ucf50_tfrecord.evaluation import assembly, result_files
 
     manifest = manifest_lib.load(str(folder / "shards"))
     clips = assembly.compared_clips(load_clips(manifest, manifest.folds))
     dict(result_files.load_cell(folder / "cell", clips).logits)
+    result_files.load_cost(folder / "cell")
 
 
 def divide_predictions(folder: pathlib.Path) -> None:

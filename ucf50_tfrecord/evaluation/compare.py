@@ -6,7 +6,8 @@ cell's folder while it runs the cell. The system releases the lock when the proc
 
 <folder>/cells/<cell>/                      the folder of the cell's training, as of any other run
 <folder>/cells/<cell>/predictions.parquet   the model's predictions for the cell's test clips
-<folder>/cells/<cell>/cost.json             what the training cost; the only file that depends on the process
+<folder>/cells/<cell>/cost.json             the cost of the training, which depends on the process; missing if it
+                                            is unknown
 <folder>/cells/<cell>/cell.json             the rest of the cell's result; it is written last, so a cell that
                                             has this file and the predictions is finished
 <folder>/failed/                            the cells that failed; see evaluation.failures
@@ -212,7 +213,7 @@ class Comparison:
             done = self._train(program, config, run_dir, train, test, listener=listener)
             if not done.finished:
                 return Outcome.STOPPED
-            if done.clips_per_sec:  # else, an earlier process took all steps
+            if done.clips_per_sec:  # else, no step was timed; see loop.Trained
                 result_files.save_cost(
                     pathlib.Path(run_dir), _cost(done, done.clips_per_sec, len(train.clips))
                 )
@@ -320,7 +321,7 @@ class Comparison:
         except UserError as error:
             path = folder / result_files.CELL_FILENAME
             raise UserError(f"{error}. Remove {path} to test again", *error.remedies) from error
-        return found
+        return dataclasses.replace(found, cost=result_files.load_cost(folder))
 
     def choose_cache(self) -> Cache:
         """Chooses where this process keeps the clips of a cell, by the free memory. The result is never AUTO.
@@ -413,7 +414,7 @@ class Comparison:
 
 
 def _cost(done: loop.Trained, clips_per_sec: float, num_clips: int) -> TrainingCost:
-    """Returns what a training of `num_clips` clips cost."""
+    """Returns the cost of a training of `num_clips` clips."""
     return TrainingCost(
         num_clips=done.epochs * num_clips,
         clips_per_sec=clips_per_sec,

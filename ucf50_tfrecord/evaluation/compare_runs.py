@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
+from ucf50_tfrecord import parsing
 from ucf50_tfrecord.dataset.clips import ClipIndex
 from ucf50_tfrecord.dataset.feed import Feed
 from ucf50_tfrecord.errors import UserError, expect
@@ -53,12 +54,14 @@ def examine_runs(
 
     Raises:
       UserError: if a run is not finished, does not fit the shards, is not trained on all clips of its folds, or names
-        code that is not allowed. Also if the runs' models take different numbers of frames.
+        code that is not allowed. Also if the runs' models take different numbers of frames, or a run states no
+        possible cost.
     """
     configs = {run_dir: run_lib.load_classifier(run_dir) for run_dir in run_dirs}
     counts = {run_dir: config.model.num_frames for run_dir, config in configs.items()}
     expect(len(set(counts.values())) == 1, "runs whose models take equally many frames", sample_frames=counts)
     num_frames, found = next(iter(counts.values())), []
+    costs = {run_dir: _cost_of_run(run_dir) for run_dir in run_dirs}
     for number, (cell, run_dir) in enumerate(zip(name_runs(configs), configs)):
         config = configs[run_dir]
         trained.check_fits(clips.manifest, config)
@@ -88,7 +91,7 @@ def examine_runs(
         if result is None:
             return None
         listener.finish(cell)
-        found.append(dataclasses.replace(result, cost=_cost_of_run(run_dir)))
+        found.append(dataclasses.replace(result, cost=costs[run_dir]))
     return assemble(clips, found, audit=None, num_frames=num_frames)
 
 
@@ -132,20 +135,24 @@ def name_runs(configs: dict[str, run_lib.RunConfig]) -> list[Cell]:
 
 
 def _cost_of_run(run_dir: str) -> TrainingCost | None:
-    """Returns what a finished run's training cost; None if it is unknown, as in runs of earlier versions.
+    """Returns the cost of a run's training; None if it is unknown, as in runs of earlier versions.
 
     The run may be a cell of another comparison.
+
+    Raises:
+      UserError: if the run's summary states no possible cost.
     """
     if not pathlib.Path(run_dir, run_lib.SUMMARY_FILENAME).exists():
         return result_files.load_cost(pathlib.Path(run_dir))
     summary = run_lib.load_summary(run_dir)
     if not (summary.clips_per_sec and summary.num_train_clips):
         return None
-    return TrainingCost(
-        num_clips=summary.trained_epochs * summary.num_train_clips,
-        clips_per_sec=summary.clips_per_sec,
-        num_parameters=summary.params,
-    )
+    cost = {
+        "num_clips": summary.trained_epochs * summary.num_train_clips,
+        "clips_per_sec": summary.clips_per_sec,
+        "num_parameters": summary.params,
+    }
+    return parsing.convert(cost, TrainingCost, f"The cost of {run_dir}, from its summary, is not possible")
 
 
 def _check_run(run_dir: str, config: run_lib.RunConfig, manifest: Manifest) -> None:

@@ -36,7 +36,7 @@ def find_origin(model: ModelSpec, features: FeatureFormat | None) -> tuple[str, 
     """
     run_dir, name = os.path.split(os.path.abspath(model.encoder_weights))
     if features:
-        run_dir, name = os.path.abspath(features.encoder), ENCODER_FILENAME
+        run_dir, name = os.path.abspath(features.encoder), ENCODER_FILENAME if _is_of_run(features) else ""
     if name != ENCODER_FILENAME or not os.path.isfile(os.path.join(run_dir, CONFIG_FILENAME)):
         return None
     return run_dir, load_config(run_dir)
@@ -48,7 +48,8 @@ def check_held_out(
     """Checks that the runs by which an encoder was pretrained have not trained on the clips that are held out.
 
     Those runs may have read other clips of the same videos, such as larger frames, whose ids are equal. The encoder is
-    that of the model or, if the clips are stored as features, the one that they were made with.
+    that of the model or, if the clips are stored as features, the one that they were made with. Runs are found by the
+    paths that were given: it is not noticed if another run took the place of one.
 
     Args:
       model: the specification of the model.
@@ -59,10 +60,10 @@ def check_held_out(
       UserError: if such a run has trained on a held-out clip.
     """
     features = held_out[0].manifest.features
-    if features and _is_lost(features.encoder):
+    if features and _is_of_run(features) and not find_origin(model, features):
         warn(
             f"Whether the encoder {features.encoder} of the features in {held_out[0].manifest.data_dir} was trained on "
-            "held-out clips cannot be told: there is no such run"
+            "held-out clips cannot be told: there is no run of this name"
         )
     for run_dir, origin in _origins(model, features):
         trained_on = (
@@ -105,10 +106,10 @@ def find_clips(splits: Sequence[ClipIndex], videos: set[str]) -> dict[int, str]:
     }
 
 
-def _is_lost(encoder: str) -> bool:
-    """Tells whether the encoder of some features is that of a run which is not there any more."""
-    is_other = encoder in PRETRAINED or is_own_code(encoder) or encoder.endswith(".keras")
-    return not is_other and not os.path.isfile(os.path.join(encoder, CONFIG_FILENAME))
+def _is_of_run(features: FeatureFormat) -> bool:
+    """Tells whether features were made with the encoder of a run, by its name; see features.encoders."""
+    name = features.encoder
+    return not (name in PRETRAINED or is_own_code(name) or name.endswith(".keras"))
 
 
 def _origins(model: ModelSpec, features: FeatureFormat | None) -> Iterator[tuple[str, RunConfig]]:

@@ -1,7 +1,8 @@
 """Writes and reads the results of a comparison, and of each of its cells (trainings).
 
 <folder>/predictions.parquet   all predictions; see evaluation.predictions
-<folder>/costs.json            what the trainings cost. No other file depends on the processes that ran them
+<folder>/costs.json            the costs of the trainings, which depend on the processes that ran them; the
+                               other two files do not
 <folder>/results.json          the clips, and what else is known of each cell
 
 A cell's folder holds the predictions and the cost (cost.json) of the cell alone, and cell.json in place of
@@ -13,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -246,7 +248,7 @@ def load(path: pathlib.Path) -> Results:
         folds=np.array(file.clips.fold, np.int64),
     )
     found = predictions.read(path.with_name(predictions.FILENAME), clips, [cell.cell for cell in file.cells])
-    costs = _load_costs(path.with_name(COSTS_FILENAME))
+    costs = _load_costs(path.with_name(COSTS_FILENAME), [cell.cell for cell in file.cells])
     return Results(
         **vars(clips),
         cells=tuple(_to_result(path, cell, found, costs.get(cell.cell)) for cell in file.cells),
@@ -256,31 +258,45 @@ def load(path: pathlib.Path) -> Results:
     )
 
 
-def _load_costs(path: pathlib.Path) -> dict[Cell, TrainingCost]:
+def _load_costs(path: pathlib.Path, cells: Sequence[Cell]) -> dict[Cell, TrainingCost]:
     """Reads costs.json; returns an empty dictionary if there is none, as in comparisons of earlier versions.
 
     Raises:
-      UserError: if the file does not hold a comparison's costs.
+      UserError: if the file does not hold the costs of some of the cells.
     """
     if not path.exists():
         return {}
     files = parsing.read(path, tuple[_CostFile, ...], "the costs of a comparison's trainings")
-    return {file.cell: file.cost for file in files}
+    costs = {file.cell: file.cost for file in files}
+    unknown = [str(cell) for cell in costs if cell not in set(cells)]
+    expect(
+        len(costs) == len(files) and not unknown,
+        f"each of the comparison's cells at most once in {path}",
+        cells=len(files),
+        distinct=len(costs),
+        unknown=unknown[:1],
+    )
+    return costs
 
 
 def save_cost(folder: pathlib.Path, cost: TrainingCost) -> None:
-    """Writes what one cell's training cost into the cell's folder."""
+    """Writes the cost of one cell's training into the cell's folder."""
     storage.write_json(folder / COST_FILENAME, to_json(cost))
 
 
 def load_cost(folder: pathlib.Path) -> TrainingCost | None:
-    """Reads what one cell's training cost; returns None if its folder does not hold that.
+    """Reads the cost of one cell's training; returns None if it is unknown.
 
     Raises:
-      UserError: if the file does not hold a training's cost.
+      UserError: if the cell's file of it holds something else.
     """
     path = folder / COST_FILENAME
-    return parsing.read(path, TrainingCost, "a training's cost") if path.exists() else None
+    try:
+        return parsing.read(path, TrainingCost, "a training's cost") if path.exists() else None
+    except UserError as error:
+        raise UserError(
+            f"{error}. Without this file, the cost is unknown, and all else stays: remove it"
+        ) from error
 
 
 def save_cell(folder: pathlib.Path, clips: ComparedClips, result: CellResult) -> None:
@@ -306,7 +322,7 @@ def has_cell(folder: str | os.PathLike) -> bool:
 
 
 def load_cell(folder: pathlib.Path, clips: ComparedClips) -> CellResult:
-    """Reads one cell's result from its folder.
+    """Reads one cell's result, except for its cost, from its folder.
 
     Args:
       folder: the cell's folder.
@@ -322,7 +338,7 @@ def load_cell(folder: pathlib.Path, clips: ComparedClips) -> CellResult:
     except UserError as error:
         raise UserError(f"{path} is not a cell's result of this comparison: {error}") from error
     found = predictions.read(folder / predictions.FILENAME, clips, [file.cell])
-    return _to_result(path, file, found, load_cost(folder))
+    return _to_result(path, file, found, None)
 
 
 def _to_result(

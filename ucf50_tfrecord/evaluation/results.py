@@ -67,7 +67,7 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingCost:
-    """What a training cost, on the devices and beside the other work of the process that ran it.
+    """The cost of a training, on the devices and beside the other work of the process that ran it.
 
     num_clips: number of training clips, each counted once per epoch.
     clips_per_sec: training clips per second; see loop.Trained. A training that was resumed has the speed of its last
@@ -100,7 +100,7 @@ class CellResult:
     attributions: what each frame of a few test clips contributes to their predictions; empty if not measured.
     neighbor_distances: distance from each test clip's features to those of its nearest training clips, float64
       [M]; see unknown.neighbor_scores. None unless classes are held out.
-    cost: what the cell's training cost; None if it is unknown, as in results of earlier versions.
+    cost: the cost of the cell's training; None if it is unknown, as in results of earlier versions.
     """
 
     cell: Cell

@@ -1,4 +1,4 @@
-"""The comparison report's section on costs: what the training of each model takes, and what it buys."""
+"""The comparison report's section on costs: the minutes of each model's training, beside its accuracy."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def section(scores: Scores) -> Iterator[Block]:
         if (estimate := accuracy.get(model))
     ]
     caption = (
-        "Accuracy against the minutes of a training (median), which is best where it is high and on the left; bars are "
-        "95% intervals over groups."
+        "Accuracy against minutes per training (median), with 95% intervals over groups. Better recipes are higher and "
+        "further left."
     )
     picture = diagrams.draw_points(points, xlabel="minutes per training", ylabel="accuracy (0 to 1)")
     yield Figure("costs", picture, caption, "The numbers are in the table that follows.", PRINT_DPI)
@@ -46,9 +46,9 @@ def section(scores: Scores) -> Iterator[Block]:
         for model, known in found.items()
     ]
     caption = (
-        "What a training takes: median and range over the trainings. Minutes are those of the training steps, without "
-        "the program's start, the model's compilation, and tests. They depend on the hardware, and on what else ran "
-        "beside them, such as other trainings of the comparison."
+        "Costs of a training: median and range over the trainings. Minutes are those of the training steps, without the "
+        "program's start, the model's compilation, tests, and the encoding of features. They depend on the hardware, and "
+        "on other work beside them, such as other trainings of the comparison."
     )
     yield Table(caption, ("Model", "Minutes per training", "Clips/s", "Parameters", "Accuracy"), rows)
 
@@ -60,5 +60,5 @@ def _median(values: np.ndarray) -> str:
 
 
 def _short(value: float) -> str:
-    """Formats a positive number with about three digits."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+    """Formats a positive number with three digits."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

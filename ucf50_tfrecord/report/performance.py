@@ -145,9 +145,9 @@ def _models_apart(scores: Scores, verdicts: Sequence[Verdict]) -> Iterator[Block
     )
     caption = (
         "Each pair on the same clips, the model ahead in accuracy first. The intervals and p allow for other recordings "
-        "and other seeds; with one training of each recipe, they cannot be computed. Each p is that of the difference of "
+        "and other seeds; with one training of a recipe, they cannot be computed. p is that of the difference of "
         "accuracy; the correction is for all questions of the report. McNemar's test uses one prediction per clip, from "
-        "the mean of the seeds' probabilities."
+        "the mean of the seeds' probabilities, and allows for neither."
     )
     yield Table(caption, columns, rows)
 

@@ -164,8 +164,7 @@ class Scores:
 
         def trainings(condition: Condition) -> Trainings:
             predictions, _ = results.predictions(condition)
-            labels, num_classes = results.labels[both], len(results.classes)
-            values = statistics.macro_f1_scores(labels, predictions[:, both], num_classes)
+            values = statistics.macro_f1_scores(results.labels[both], predictions[:, both])
             return Trainings(values, results.trainings(condition).blocks[both])
 
         one, two = trainings(Condition(model)), trainings(Condition(other))

@@ -21,7 +21,7 @@ import msgspec
 import numpy as np
 
 from ucf50_tfrecord import manifest as manifest_lib
-from ucf50_tfrecord import record, storage, workers
+from ucf50_tfrecord import parsing, record, storage, workers
 from ucf50_tfrecord.choices import Recoding
 from ucf50_tfrecord.convert import catalog, decode, recode, shard
 from ucf50_tfrecord.convert.container import NEW_SUFFIX, VideoError
@@ -223,7 +223,7 @@ class Recoder:
         most = len(SEVERITIES) * self._format.num_bytes * self._format.clips_per_video + _ANSWER_BYTES
         with contextlib.suppress(OSError, msgspec.MsgspecError, ValueError):
             content = storage.read_bytes(path, max_bytes=most)
-            return _parse(self._format, item, msgspec.msgpack.decode(content, type=_Answer))
+            return _parse(self._format, item, parsing.decoder(_Answer).decode(content))
         made = self._make(item, most)
         if isinstance(made, workers.Failure):
             self._warn(f"{video.relative_path} under {name} counts as wrong: {made.reason}")
