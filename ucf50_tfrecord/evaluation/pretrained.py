@@ -34,9 +34,10 @@ def find_origin(model: ModelSpec, features: FeatureFormat | None) -> tuple[str, 
     Raises:
       UserError: if the run's configuration is damaged.
     """
-    run_dir, name = os.path.split(os.path.abspath(model.encoder_weights))
-    if features:
-        run_dir, name = os.path.abspath(features.encoder), ENCODER_FILENAME if _is_of_run(features) else ""
+    path = model.encoder_weights
+    if features and _is_of_run(features):
+        path = os.path.join(features.encoder, ENCODER_FILENAME)
+    run_dir, name = os.path.split(os.path.abspath(path))
     if name != ENCODER_FILENAME or not os.path.isfile(os.path.join(run_dir, CONFIG_FILENAME)):
         return None
     return run_dir, load_config(run_dir)
@@ -60,12 +61,13 @@ def check_held_out(
       UserError: if such a run has trained on a held-out clip.
     """
     features = held_out[0].manifest.features
-    if features and _is_of_run(features) and not find_origin(model, features):
+    origins = list(_origins(model, features))
+    if features and _is_of_run(features) and not origins:
         warn(
             f"Whether the encoder {features.encoder} of the features in {held_out[0].manifest.data_dir} was trained on "
             "held-out clips cannot be told: there is no run of this name"
         )
-    for run_dir, origin in _origins(model, features):
+    for run_dir, origin in origins:
         trained_on = (
             f"The encoder's weights in {run_dir} were trained on folds {format_folds(origin.train_folds)}"
         )

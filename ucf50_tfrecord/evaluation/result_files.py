@@ -96,8 +96,8 @@ class _CellFile(_ExtendedCell):
             expect(length == num_frames, f"contributions of {num_frames} frames", contributions=length)
             expect(found.clip < num_clips, f"clips below {num_clips} in attributions", clip=found.clip)
 
-    def to_result(self, found: Predictions, cost: TrainingCost | None) -> CellResult:
-        """Returns the cell's result, with its predictions and its cost.
+    def to_result(self, found: Predictions) -> CellResult:
+        """Returns the cell's result, with its predictions.
 
         Raises:
           UserError: unless there is a distance for each prediction, if there are any.
@@ -121,7 +121,6 @@ class _CellFile(_ExtendedCell):
             precision=self.precision,
             attributions=self.attributions,
             neighbor_distances=distances,
-            cost=cost,
         )
 
 
@@ -251,7 +250,10 @@ def load(path: pathlib.Path) -> Results:
     costs = _load_costs(path.with_name(COSTS_FILENAME), [cell.cell for cell in file.cells])
     return Results(
         **vars(clips),
-        cells=tuple(_to_result(path, cell, found, costs.get(cell.cell)) for cell in file.cells),
+        cells=tuple(
+            dataclasses.replace(_to_result(path, cell, found), cost=costs.get(cell.cell))
+            for cell in file.cells
+        ),
         audit=to_json(file.audit),
         failed={cell.cell: cell.reason for cell in file.failed},
         left_out=file.left_out,
@@ -338,15 +340,13 @@ def load_cell(folder: pathlib.Path, clips: ComparedClips) -> CellResult:
     except UserError as error:
         raise UserError(f"{path} is not a cell's result of this comparison: {error}") from error
     found = predictions.read(folder / predictions.FILENAME, clips, [file.cell])
-    return _to_result(path, file, found, None)
+    return _to_result(path, file, found)
 
 
-def _to_result(
-    path: pathlib.Path, file: _CellFile, found: dict[Cell, Predictions], cost: TrainingCost | None
-) -> CellResult:
+def _to_result(path: pathlib.Path, file: _CellFile, found: dict[Cell, Predictions]) -> CellResult:
     """Returns the result of a cell that was read from `path`, with its predictions out of `found`."""
     try:
-        return file.to_result(found[file.cell], cost)
+        return file.to_result(found[file.cell])
     except UserError as error:
         raise UserError(f"{path} does not fit {predictions.FILENAME} beside it: {error}") from error
 

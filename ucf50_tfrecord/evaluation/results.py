@@ -233,9 +233,11 @@ class Results(ComparedClips):
           A tuple: the predicted classes, int64 [S, N], one row per seed; and a mask, bool [N], which is True
           for clips that the models of all seeds were tested on. Predictions for other clips are -1.
         """
-        logits = self.logits(condition)
-        tested = ~np.isnan(logits).any(axis=(0, 2)) & bool(len(logits))
-        return np.where(tested, np.nan_to_num(logits).argmax(axis=2), -1), tested
+        if condition not in self._predictions:
+            logits = self.logits(condition)
+            tested = ~np.isnan(logits).any(axis=(0, 2)) & bool(len(logits))
+            self._predictions[condition] = np.where(tested, np.nan_to_num(logits).argmax(axis=2), -1), tested
+        return self._predictions[condition]
 
     def correct(self, condition: Condition) -> np.ndarray:
         """Returns the fraction of seeds that predict each clip's class under a condition, float64 [N].
@@ -307,6 +309,11 @@ class Results(ComparedClips):
         """
         kept = ~np.isnan(values)
         return statistics.mean_interval(values[kept], self.units[kept]) if kept.any() else None
+
+    @functools.cached_property
+    def _predictions(self) -> dict[Condition, tuple[np.ndarray, np.ndarray]]:
+        """Cache of the results of `predictions`, because their logits are read from a file."""
+        return {}
 
     @functools.cached_property
     def _trainings(self) -> dict[Condition, Trainings]:

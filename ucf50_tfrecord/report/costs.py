@@ -12,8 +12,6 @@ from ucf50_tfrecord.drawing.document import Block, Figure, Heading, Table
 from ucf50_tfrecord.evaluation.results import Condition
 from ucf50_tfrecord.report.scores import Scores, format_estimate
 
-TITLE = "Costs"
-
 
 def section(scores: Scores) -> Iterator[Block]:
     """Yields a figure of accuracy against minutes, and a table; nothing if no model's cost is known."""
@@ -23,7 +21,7 @@ def section(scores: Scores) -> Iterator[Block]:
     minutes = {model: np.array([cost.secs / 60 for cost in known]) for model, known in found.items()}
     speeds = {model: np.array([cost.clips_per_sec for cost in known]) for model, known in found.items()}
     accuracy = {model: scores.accuracy(Condition(model)) for model in found}
-    yield Heading(TITLE)
+    yield Heading("Costs")
     points = [
         diagrams.Point(model, style, float(np.median(minutes[model])), estimate)
         for style, model in enumerate(scores.models)
@@ -34,7 +32,10 @@ def section(scores: Scores) -> Iterator[Block]:
         "further left."
     )
     picture = diagrams.draw_points(points, xlabel="minutes per training", ylabel="accuracy (0 to 1)")
-    yield Figure("costs", picture, caption, "The numbers are in the table that follows.", PRINT_DPI)
+    alt = "; ".join(
+        f"{model}: {_median(minutes[model])} minutes, accuracy {accuracy[model]}" for model in found
+    )
+    yield Figure("costs", picture, caption, alt, PRINT_DPI)
     rows = [
         [
             model,
